@@ -1,0 +1,75 @@
+# What to type in this repository: `make help` lists it. Every target installs first what it needs and is missing.
+
+GO ?= go
+
+# A package build sets VERSION itself; a tree without git history is "dev".
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+# The version comes from here, so go need not ask git, which refuses trees that belong to another user.
+BUILD = $(GO) build -trimpath -buildvcs=false
+STAMP = -X main.version=$(VERSION)
+
+# One modfile per tool: buf needs another protobuf than the product, and no linter belongs among our dependencies.
+BUF = $(GO) tool -modfile=tools/buf.mod buf
+GOLANGCI = $(GO) tool -modfile=tools/golangci-lint.mod golangci-lint
+
+# SQLite and PKCS#11 are C. Go would quietly turn cgo off where it finds no compiler, and build a server that cannot start.
+export CGO_ENABLED = 1
+
+.DEFAULT_GOAL := build
+.PHONY: demo build run test test-race lint fmt generate check-generated setup-build setup setup-test clean help
+
+demo: setup build ## set up what is missing, build, and run the whole story once
+	deploy/demo.sh
+
+build: setup-build ## bin/brevet, bin/brevet-agent and the examples
+	$(BUILD) -ldflags '$(STAMP)' -o bin/brevet ./cmd/brevet
+	CGO_ENABLED=0 $(BUILD) -ldflags '-s -w $(STAMP)' -o bin/brevet-agent ./cmd/brevet-agent
+ifneq ($(wildcard examples/*/main.go),)
+	CGO_ENABLED=0 $(BUILD) -o bin/ ./examples/...
+endif
+
+run: setup build ## the embedded CA of the demo, kept and left running
+	bin/brevet dev
+
+test: setup-test ## every test
+	$(GO) test ./...
+
+test-race: setup-test ## every test, under the race detector
+	$(GO) test -race ./...
+
+lint: setup-build ## go vet, golangci-lint and buf lint; the first run builds the linters, for minutes
+	$(GO) vet ./...
+	$(GOLANGCI) run ./...
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+
+fmt: ## format Go and proto files in place
+	gofmt -l -w .
+	$(BUF) format --write
+
+generate: ## make proto/**/*.pb.go again from the proto files
+	$(BUF) generate
+
+# A copy without the generated files, generated anew, has to equal the original: that finds stale files, and leftover ones.
+check-generated: ## fail when generated code or go.mod is not current
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
+	cp -R proto "$$tmp" && find "$$tmp" -name '*.pb.go' -delete && \
+	$(BUF) generate --output "$$tmp" && \
+	{ diff -ru proto "$$tmp/proto" || { echo 'check-generated: run make generate and commit what it changes' >&2; exit 1; }; }
+	@$(GO) mod tidy -diff || { echo 'check-generated: run go mod tidy and commit what it changes' >&2; exit 1; }
+
+setup-build:
+	@deploy/setup.sh --build
+
+setup: ## install what building and running need and is missing
+	@deploy/setup.sh
+
+setup-test:
+	@deploy/setup.sh --test
+
+clean: ## remove what was built
+	rm -rf bin dist coverage.*
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -1,0 +1,31 @@
+package ca
+
+import (
+	"errors"
+	"time"
+)
+
+// ErrFenced says that another process has taken over the journal. This one signs nothing any more.
+var ErrFenced = errors.New("ca: another process has taken over this store: stop one of the two")
+
+// unavailable is a failure that may pass: of the token, the store, or the caller's patience.
+type unavailable struct {
+	what  string
+	after time.Duration
+	cause error
+}
+
+func (e *unavailable) Error() string {
+	if e.cause == nil {
+		return "ca: " + e.what
+	}
+	return "ca: " + e.what + ": " + e.cause.Error()
+}
+
+func (e *unavailable) Unwrap() error { return e.cause }
+
+// Temporary reports that the same request, with the same request ID, may succeed later.
+func (e *unavailable) Temporary() bool { return true }
+
+// RetryAfter returns how long to wait before that.
+func (e *unavailable) RetryAfter() time.Duration { return e.after }

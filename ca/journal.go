@@ -1,0 +1,111 @@
+package ca
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Epoch numbers the processes that have written to one journal. Only the newest may write.
+type Epoch uint64
+
+// BatchID names a batch of intents; it is drawn at random.
+type BatchID [16]byte
+
+// NewBatchID draws a BatchID.
+func NewBatchID() BatchID {
+	var id BatchID
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process where there is no randomness
+	return id
+}
+
+// String formats the ID as hexadecimal.
+func (id BatchID) String() string { return hex.EncodeToString(id[:]) }
+
+// IntentItem announces one certificate that the token is about to sign.
+type IntentItem struct {
+	Ref       pki.CertRef
+	Digest    []byte // what the token is asked to sign; for Ed25519, which signs the message itself, its SHA-256
+	NotAfter  time.Time
+	Partition uint16 // of the issuer's CRL
+}
+
+// Intent is a batch of announced signatures. Once it is durable, each of them is accounted for: by the
+// Settlement of the process that wrote it, or of the next one.
+type Intent struct {
+	Batch BatchID
+	Items []IntentItem
+}
+
+// Record is a signed certificate on its way to become an issued one.
+type Record struct {
+	Ref       pki.CertRef
+	Identity  pki.SPIFFEID
+	Profile   string
+	KeyHash   pki.KeyHash
+	NotBefore time.Time
+	NotAfter  time.Time
+	Partition uint16
+	DER       []byte
+	RequestID pki.RequestID
+	Actor     pki.Actor
+	Guard     pki.Guard
+}
+
+// Settlement says what became of a batch: the certificates that were signed. Every item of the intent without a
+// record here, or whose record meets a guard, becomes a revoked record that was never released.
+type Settlement struct {
+	Intent  Intent
+	Records []Record
+	At      time.Time
+}
+
+// Verdicts holds, for each record of a settlement in its order, nil or the *pki.Refusal that kept it from being issued.
+type Verdicts []error
+
+// BatchState is what a journal knows of a batch.
+type BatchState uint8
+
+// A batch is absent before its intent is durable, pending until it is settled, and settled for ever.
+const (
+	BatchAbsent BatchState = iota + 1
+	BatchPending
+	BatchSettled
+)
+
+// Journal is the durable side of issuance. The Authority is its only consumer and calls it from one goroutine at a
+// time.
+//
+// Durability: when Write or Begin has returned without an error, what it wrote survives a crash of the machine. When
+// Write has returned an error, it applied as a whole or not at all, and only State can say which.
+type Journal interface {
+	// Begin opens a new epoch, which fences all earlier ones, and returns the intents that they left pending.
+	Begin(ctx context.Context) (Epoch, []Intent, error)
+	// Write settles batches and announces intents in one transaction: for each settlement, with its records' guards
+	// checked again and consumed, the certificates, request IDs, log entries, the never-released records, and the
+	// removal of exactly one intent. One record's refusal does not fail its batch. The verdicts, one for each
+	// settlement, hold if the transaction applied, so they are returned beside an error too. A stale epoch gets an
+	// error that wraps ErrFenced, and nothing is written.
+	Write(ctx context.Context, epoch Epoch, settle []Settlement, announce []Intent) ([]Verdicts, error)
+	// State reads back what became of batches, in their order.
+	State(ctx context.Context, batches []BatchID) ([]BatchState, error)
+}
+
+// Installed is a CA certificate that a ceremony installed.
+type Installed struct {
+	Certificate []byte // DER
+	// Key is the label of its key in the issuing token; empty for a CA whose key is elsewhere, such as the root.
+	Key string
+	At  time.Time
+}
+
+// Installations keeps the CA certificates of a trust domain. Methods are safe for concurrent use.
+type Installations interface {
+	// Install records a CA certificate, durably; installing the same one again succeeds and changes nothing.
+	Install(ctx context.Context, c Installed, by pki.Actor) error
+	// Installed returns the CA certificates in the order of their installation.
+	Installed(ctx context.Context) ([]Installed, error)
+}

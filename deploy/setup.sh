@@ -1,0 +1,164 @@
+#!/bin/sh
+# Installs what Brevet needs to be built, run and tested, by Debian package name, and only what is missing.
+# It starts and configures nothing; a second run changes nothing.
+
+set -eu
+
+usage() {
+	cat <<'EOF'
+usage: deploy/setup.sh [--build | --test]
+
+  --build   only what building needs
+  --test    also what the tests compare Brevet with
+  (none)    what building and running need
+
+Installs what is missing with apt-get, as root or with sudo. Without either it prints what to install and exits 1.
+EOF
+}
+
+case "${1-}" in
+'') stage=2 ;;
+--build) stage=1 ;;
+--test) stage=3 ;;
+-h | --help)
+	usage
+	exit 0
+	;;
+*)
+	usage >&2
+	exit 2
+	;;
+esac
+if [ $# -gt 1 ]; then
+	usage >&2
+	exit 2
+fi
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; }
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+have_file() {
+	for file in "$@"; do
+		if [ -e "$file" ]; then return 0; fi
+	done
+	return 1
+}
+
+have_compiler() { have "${CC:-gcc}"; }
+
+# The headers are asked for through the compiler: where they lie differs from system to system.
+have_libc() {
+	have_compiler && printf '#include <stdlib.h>\n' | "${CC:-gcc}" -E -x c - >/dev/null 2>&1
+}
+
+have_roots() {
+	have_file ${SSL_CERT_FILE:+"$SSL_CERT_FILE"} /etc/ssl/certs/ca-certificates.crt \
+		/etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem
+}
+
+have_softhsm() {
+	have softhsm2-util && have_file /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so \
+		/usr/lib64/pkcs11/libsofthsm2.so /usr/lib64/softhsm/libsofthsm2.so /usr/lib/pkcs11/libsofthsm2.so \
+		/usr/local/lib/softhsm/libsofthsm2.so /opt/homebrew/lib/softhsm/libsofthsm2.so
+}
+
+have_gnutls() { have certtool && have ocsptool; }
+
+# missing STAGE PROBE DEBIAN FEDORA ALPINE MACOS WHY: asks the probe, and notes the package when it says no.
+# Probes look for the tool itself, never for the package: a tool that came another way is as good.
+debian='' fedora='' alpine='' macos=''
+missing() {
+	if [ "$1" -gt "$stage" ] || $2; then return 0; fi
+	say "missing $3: $7"
+	debian="$debian $3" fedora="$fedora $4" alpine="$alpine $5" macos="$macos $6"
+}
+
+survey() {
+	debian='' fedora='' alpine='' macos=''
+	missing 1 have_compiler gcc gcc gcc '' 'compiles the C of SQLite and of the PKCS#11 binding'
+	missing 1 have_libc libc6-dev glibc-devel musl-dev '' 'the headers that this C includes'
+	missing 1 have_roots ca-certificates ca-certificates ca-certificates ca-certificates \
+		'lets go download modules over HTTPS'
+	missing 2 have_softhsm softhsm2 softhsm softhsm softhsm 'the PKCS#11 token that holds the keys of the demo'
+	missing 2 'have openssl' openssl openssl openssl openssl 'verifies certificates and asks OCSP as a stranger would'
+	missing 2 'have curl' curl curl curl curl 'fetches the CRL over HTTP as a relying party would'
+	missing 3 'have pkcs11-tool' opensc opensc opensc opensc 'looks into the token with code that is not ours'
+	missing 3 have_gnutls gnutls-bin gnutls-utils gnutls-utils gnutls \
+		'a second opinion on certificates, CRLs and OCSP: certtool, ocsptool'
+}
+
+# by_hand WHY: says exactly what a person has to install.
+by_hand() {
+	fail "$1; install this, then run it again:"
+	if have apt-get; then
+		fail "  sudo apt-get install --no-install-recommends$debian"
+	elif have dnf; then
+		fail "  sudo dnf install$fedora"
+	elif have apk; then
+		fail "  sudo apk add$alpine"
+	elif have brew || [ "$(uname -s)" = Darwin ]; then
+		case "$debian" in *gcc* | *libc6-dev*) fail "  xcode-select --install" ;; esac
+		if [ -n "${macos# }" ]; then fail "  brew install$macos"; fi
+	else
+		fail "  Debian, Ubuntu:$debian"
+		fail "  Fedora:        $fedora"
+		fail "  Alpine:        $alpine"
+		fail "  macOS:          the Xcode command line tools;$macos"
+	fi
+	exit 1
+}
+
+# as_root COMMAND...: a password is asked for only where somebody sits in front of it.
+as_root() {
+	if [ "$(id -u)" -eq 0 ]; then
+		"$@"
+	elif have sudo && sudo -n true 2>/dev/null; then
+		sudo -n "$@"
+	elif have sudo && [ -t 0 ] && [ -t 2 ]; then
+		sudo "$@"
+	else
+		return 126
+	fi
+}
+
+# Recommended packages stay out because opensc recommends a smart card daemon, and needrestart stays quiet because it
+# would restart services that are none of our business.
+apt() {
+	as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
+		apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"
+}
+
+install_missing() {
+	have apt-get || by_hand 'there is no apt-get here'
+	as_root true || by_hand 'installing packages takes root, or sudo'
+	say "installing with apt-get:$debian"
+	apt update || fail 'the package lists could not be refreshed; trying with those that are there'
+	# shellcheck disable=SC2086 # a list of package names, one word each
+	apt install -y --no-install-recommends $debian || by_hand 'apt-get could not install everything'
+	survey
+	if [ -n "$debian" ]; then by_hand 'something is missing still'; fi
+}
+
+# Go decides for itself whether it is new enough: it knows its version, the module's, and whether it may fetch another.
+check_go() {
+	wanted=$(sed -n 's/^go //p' "$root/go.mod")
+	if ! have go; then
+		fail "there is no go on the PATH; install Go $wanted or newer (https://go.dev/doc/install), then run it again"
+		if [ -x /usr/local/go/bin/go ]; then fail 'one is in /usr/local/go/bin: put that directory on the PATH'; fi
+		exit 1
+	fi
+	if ! why=$(cd "$root" && GOWORK=off go list -m 2>&1); then
+		fail "this Go cannot build Brevet: $why"
+		fail "install Go $wanted or newer (https://go.dev/doc/install), then run it again"
+		exit 1
+	fi
+}
+
+survey
+if [ -n "$debian" ]; then install_missing; fi
+check_go
+say 'all there'

@@ -1,0 +1,175 @@
+package pki
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+)
+
+// IssuerID names one generation of a CA: the SHA-256 of its subject and its public key (both DER), which is
+// what RFC 5280 and RFC 6960 identify an issuer by. A CA renewed under the same name and key keeps its IssuerID.
+type IssuerID struct{ b [32]byte }
+
+// IssuerOf returns the IssuerID under which the CA certificate c issues.
+func IssuerOf(c *x509.Certificate) IssuerID {
+	h := sha256.New()
+	h.Write(c.RawSubject)
+	h.Write(c.RawSubjectPublicKeyInfo)
+	var id IssuerID
+	h.Sum(id.b[:0])
+	return id
+}
+
+// IssuerIDFromBytes reads the 32 octets that Bytes returns.
+func IssuerIDFromBytes(b []byte) (IssuerID, error) {
+	var id IssuerID
+	if len(b) != len(id.b) {
+		return id, fmt.Errorf("pki: an issuer ID has %d octets, not %d", len(id.b), len(b))
+	}
+	copy(id.b[:], b)
+	return id, nil
+}
+
+// ParseIssuerID reads the 64 hexadecimal digits that String writes.
+func ParseIssuerID(text string) (IssuerID, error) {
+	b, err := hex.DecodeString(text)
+	if err != nil {
+		return IssuerID{}, fmt.Errorf("pki: %q is not an issuer ID: give 64 hexadecimal digits", text)
+	}
+	return IssuerIDFromBytes(b)
+}
+
+// String formats the ID as 64 lower-case hexadecimal digits.
+func (id IssuerID) String() string { return hex.EncodeToString(id.b[:]) }
+
+// Short returns the first 16 hexadecimal digits: the name under which a CA's files are published.
+func (id IssuerID) Short() string { return hex.EncodeToString(id.b[:8]) }
+
+// Bytes returns the 32 octets.
+func (id IssuerID) Bytes() []byte { return append([]byte(nil), id.b[:]...) }
+
+// IsZero reports whether id names no issuer.
+func (id IssuerID) IsZero() bool { return id == IssuerID{} }
+
+// CertRef names one certificate (RFC 5280 §4.1.2.2: issuer and serial number identify a unique certificate).
+type CertRef struct {
+	Issuer IssuerID
+	Serial Serial
+}
+
+// IsZero reports whether r names no certificate.
+func (r CertRef) IsZero() bool { return r == CertRef{} }
+
+// KeyHash identifies a public key: the SHA-256 of its SubjectPublicKeyInfo in DER.
+type KeyHash struct{ b [32]byte }
+
+// HashKey returns the KeyHash of a public key that crypto/x509 can marshal.
+func HashKey(pub crypto.PublicKey) (KeyHash, error) {
+	spki, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return KeyHash{}, fmt.Errorf("pki: hash public key: %w", err)
+	}
+	return HashSPKI(spki), nil
+}
+
+// HashSPKI returns the KeyHash of a SubjectPublicKeyInfo in DER, such as x509.Certificate.RawSubjectPublicKeyInfo.
+func HashSPKI(spki []byte) KeyHash { return KeyHash{sha256.Sum256(spki)} }
+
+// KeyHashFromBytes reads the 32 octets that Bytes returns.
+func KeyHashFromBytes(b []byte) (KeyHash, error) {
+	var h KeyHash
+	if len(b) != len(h.b) {
+		return h, fmt.Errorf("pki: a key hash has %d octets, not %d", len(h.b), len(b))
+	}
+	copy(h.b[:], b)
+	return h, nil
+}
+
+// String formats the hash as 64 lower-case hexadecimal digits.
+func (h KeyHash) String() string { return hex.EncodeToString(h.b[:]) }
+
+// Bytes returns the 32 octets.
+func (h KeyHash) Bytes() []byte { return append([]byte(nil), h.b[:]...) }
+
+// IsZero reports whether h is the hash of no key.
+func (h KeyHash) IsZero() bool { return h == KeyHash{} }
+
+// RequestID is the 128-bit number that a client draws for one request and keeps for its retries: the same
+// identity asking with the same RequestID gets the same certificate.
+type RequestID struct{ b [16]byte }
+
+// RequestIDFromBytes reads 16 octets, not all zero.
+func RequestIDFromBytes(b []byte) (RequestID, error) {
+	var id RequestID
+	if len(b) != len(id.b) {
+		return id, fmt.Errorf("pki: a request ID has %d octets, not %d", len(id.b), len(b))
+	}
+	copy(id.b[:], b)
+	if id.IsZero() {
+		return id, fmt.Errorf("pki: a request ID is drawn at random, not zero")
+	}
+	return id, nil
+}
+
+// String formats the ID as 32 lower-case hexadecimal digits.
+func (id RequestID) String() string { return hex.EncodeToString(id.b[:]) }
+
+// Bytes returns the 16 octets.
+func (id RequestID) Bytes() []byte { return append([]byte(nil), id.b[:]...) }
+
+// IsZero reports whether id is the zero value, which is no request ID.
+func (id RequestID) IsZero() bool { return id == RequestID{} }
+
+// TokenID identifies an enrollment token without giving it away: the SHA-256 of its secret.
+type TokenID struct{ b [32]byte }
+
+// TokenSecret is the 256-bit secret of an enrollment token. It formats as "[secret]", so that it cannot
+// reach a log by accident; Reveal is the way to its text.
+type TokenSecret struct{ b [32]byte }
+
+// TokenSecretFromBytes reads 32 octets, not all zero.
+func TokenSecretFromBytes(b []byte) (TokenSecret, error) {
+	var s TokenSecret
+	if len(b) != len(s.b) {
+		return s, fmt.Errorf("pki: a token's secret has %d octets, not %d", len(s.b), len(b))
+	}
+	copy(s.b[:], b)
+	if s == (TokenSecret{}) {
+		return s, fmt.Errorf("pki: a token's secret is drawn at random, not zero")
+	}
+	return s, nil
+}
+
+// ID returns the token's ID. Comparing IDs instead of secrets leaks nothing about the secret by its timing.
+func (s TokenSecret) ID() TokenID { return TokenID{sha256.Sum256(s.b[:])} }
+
+// Bytes returns the 32 octets, for the request that spends the token.
+func (s TokenSecret) Bytes() []byte { return append([]byte(nil), s.b[:]...) }
+
+// Reveal returns the secret in base64url without padding.
+func (s TokenSecret) Reveal() string { return base64.RawURLEncoding.EncodeToString(s.b[:]) }
+
+// Format hides the secret from every verb of fmt.
+func (s TokenSecret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[secret]")) }
+
+// TokenIDFromBytes reads the 32 octets that Bytes returns.
+func TokenIDFromBytes(b []byte) (TokenID, error) {
+	var id TokenID
+	if len(b) != len(id.b) {
+		return id, fmt.Errorf("pki: a token ID has %d octets, not %d", len(id.b), len(b))
+	}
+	copy(id.b[:], b)
+	return id, nil
+}
+
+// String formats the first 16 hexadecimal digits: enough to tell tokens apart, in logs and lists.
+func (id TokenID) String() string { return hex.EncodeToString(id.b[:8]) }
+
+// Bytes returns the 32 octets.
+func (id TokenID) Bytes() []byte { return append([]byte(nil), id.b[:]...) }
+
+// IsZero reports whether id names no token.
+func (id TokenID) IsZero() bool { return id == TokenID{} }

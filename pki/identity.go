@@ -1,0 +1,66 @@
+package pki
+
+import "fmt"
+
+// IdentityState is where an identity stands in its life.
+type IdentityState uint8
+
+// An identity is registered, becomes enrolled with its first certificate, can be suspended and resumed, and ends retired.
+const (
+	Registered IdentityState = iota + 1
+	Enrolled
+	Suspended
+	Retired
+)
+
+var stateNames = [...]string{Registered: "registered", Enrolled: "enrolled", Suspended: "suspended", Retired: "retired"}
+
+// String returns the state's name.
+func (s IdentityState) String() string {
+	if s < Registered || s > Retired {
+		return fmt.Sprintf("state(%d)", uint8(s))
+	}
+	return stateNames[s]
+}
+
+// ParseIdentityState reads a state's name.
+func ParseIdentityState(text string) (IdentityState, error) {
+	for s := Registered; s <= Retired; s++ {
+		if stateNames[s] == text {
+			return s, nil
+		}
+	}
+	return 0, fmt.Errorf("pki: %q is not an identity's state: use registered, enrolled, suspended or retired", text)
+}
+
+// Kind says what an identity is, and by that what it may ask for.
+type Kind uint8
+
+// Devices and workloads are the operator's own; operators, the server and its validation authority have reserved identities.
+const (
+	Device Kind = iota + 1
+	Workload
+	Operator
+	Server
+	VA
+)
+
+var kindNames = [...]string{Device: "device", Workload: "workload", Operator: "operator", Server: "server", VA: "va"}
+
+// String returns the kind's name.
+func (k Kind) String() string {
+	if k < Device || k > VA {
+		return fmt.Sprintf("kind(%d)", uint8(k))
+	}
+	return kindNames[k]
+}
+
+// ParseKind reads a kind's name.
+func ParseKind(text string) (Kind, error) {
+	for k := Device; k <= VA; k++ {
+		if kindNames[k] == text {
+			return k, nil
+		}
+	}
+	return 0, fmt.Errorf("pki: %q is not a kind of identity: use device, workload or operator", text)
+}

@@ -1,0 +1,138 @@
+package pki_test
+
+import (
+	"errors"
+	"fmt"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"pgregory.net/rapid"
+)
+
+func TestSerialRoundTrips(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var random [pki.SerialRandomSize]byte
+		copy(random[:], rapid.SliceOfN(rapid.Byte(), len(random), len(random)).Draw(t, "random"))
+		at := time.UnixMilli(rapid.Int64Range(1<<40, 1<<46).Draw(t, "ms"))
+		s, err := pki.MakeSerial(at, random)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := s.Int(); n.Sign() <= 0 || len(n.Bytes()) > 20 {
+			t.Fatalf("serial %v is not positive and within 20 octets", n)
+		}
+		for name, back := range map[string]func() (pki.Serial, error){
+			"text":  func() (pki.Serial, error) { return pki.ParseSerial(s.String()) },
+			"lower": func() (pki.Serial, error) { return pki.ParseSerial(strings.ToLower(s.String())) },
+			"bytes": func() (pki.Serial, error) { return pki.SerialFromBytes(s.Bytes()) },
+			"int":   func() (pki.Serial, error) { return pki.SerialFromInt(s.Int()) },
+		} {
+			if got, err := back(); err != nil || got != s {
+				t.Fatalf("%s: %v, %v; want %v", name, got, err, s)
+			}
+		}
+	})
+}
+
+func TestSerialRefusals(t *testing.T) {
+	for _, text := range []string{"", "0", "00", "xyz", "-1", strings.Repeat("f", 40), strings.Repeat("1", 41), "80" + strings.Repeat("0", 38)} {
+		if s, err := pki.ParseSerial(text); err == nil {
+			t.Errorf("ParseSerial(%q) = %v, want a refusal", text, s)
+		}
+	}
+	for _, n := range []*big.Int{nil, big.NewInt(0), big.NewInt(-5), new(big.Int).Lsh(big.NewInt(1), 159)} {
+		if s, err := pki.SerialFromInt(n); err == nil {
+			t.Errorf("SerialFromInt(%v) = %v, want a refusal", n, s)
+		}
+	}
+	for _, at := range []time.Time{time.Unix(0, 0), time.Date(9000, 1, 1, 0, 0, 0, 0, time.UTC)} {
+		if s, err := pki.MakeSerial(at, [pki.SerialRandomSize]byte{1}); err == nil {
+			t.Errorf("MakeSerial(%v) = %v, want a refusal", at, s)
+		}
+	}
+	if got, err := pki.ParseSerial("01:ab"); err != nil || got.String() != "01AB" {
+		t.Errorf("ParseSerial with colons = %v, %v", got, err)
+	}
+}
+
+func TestSPIFFEIDAgreesWithGoSPIFFE(t *testing.T) {
+	for _, text := range []string{
+		"spiffe://fleet.example/device/42", "spiffe://fleet.example/a/b/c", "spiffe://fleet.example", "spiffe://fleet.example/",
+		"spiffe://Fleet.example/a", "spiffe://fleet.example/a//b", "spiffe://fleet.example/../a", "spiffe://fleet.example/a b",
+		"http://fleet.example/a", "spiffe://fleet.example/%61", "spiffe://fleet.example/brevеt/server", "spiffe://fleet.example:7/a",
+		"spiffe://fleet.example/a\x00b", "spiffe://fleet.example/a\u202eb", "", "spiffe:///a",
+	} {
+		want, wantErr := spiffeid.FromString(text)
+		got, err := pki.ParseSPIFFEID(text)
+		if wantOK := wantErr == nil && want.Path() != ""; wantOK != (err == nil) {
+			t.Errorf("ParseSPIFFEID(%q): %v, go-spiffe: %v", text, err, wantErr)
+		} else if err == nil && got.String() != want.String() {
+			t.Errorf("ParseSPIFFEID(%q) = %v", text, got)
+		}
+	}
+}
+
+func TestReservedIdentities(t *testing.T) {
+	for path, want := range map[string]bool{
+		"brevet/server": true, "Brevet/server": true, "BREVET/x": true, "brevet": true,
+		"brevet2/server": false, "device/brevet": false, "a": false,
+	} {
+		id, err := pki.SPIFFEIDIn("fleet.example", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id.Reserved() != want {
+			t.Errorf("%s reserved: %v, want %v", id, id.Reserved(), want)
+		}
+	}
+	if _, err := pki.OperatorID("fleet.example", "a/b"); err == nil {
+		t.Error("an operator's name with a slash passed")
+	}
+}
+
+func TestTokenSecretHidesItself(t *testing.T) {
+	s, err := pki.TokenSecretFromBytes([]byte("0123456789abcdef0123456789abcdef"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		if text := fmt.Sprintf(verb, s); strings.Contains(text, "0123") || strings.Contains(text, "30313233") || strings.Contains(text, "48 49") {
+			t.Errorf("%s shows the secret: %s", verb, text)
+		}
+	}
+}
+
+func TestReasons(t *testing.T) {
+	for _, name := range pki.ReasonNames() {
+		r, err := pki.ParseReason(strings.ToUpper(name))
+		if err != nil || r.String() != name {
+			t.Errorf("reason %s reads back as %v, %v", name, r, err)
+		}
+		if back, err := pki.ReasonFromCode(int(r)); err != nil || back != r {
+			t.Errorf("reason code %d: %v, %v", r, back, err)
+		}
+	}
+	for _, code := range []int{-1, 7, 8, 11, 256} {
+		if _, err := pki.ReasonFromCode(code); err == nil {
+			t.Errorf("reason code %d passed", code)
+		}
+	}
+}
+
+func TestRefusalKeepsItsTypeAndClass(t *testing.T) {
+	err := fmt.Errorf("enroll: %w", pki.Refuse(pki.RuleToken, "ask for a new one", "the token %s", "expired"))
+	r, ok := pki.AsRefusal(err)
+	if !ok || r.Rule != pki.RuleToken || r.Rule.Class() != pki.Unproven {
+		t.Fatalf("AsRefusal = %v, %v", r, ok)
+	}
+	if want := "the token expired; ask for a new one [token.invalid]"; r.Error() != want {
+		t.Errorf("Error() = %q, want %q", r, want)
+	}
+	if _, ok := pki.AsRefusal(errors.New("disk full")); ok {
+		t.Error("a plain error counts as a refusal")
+	}
+}

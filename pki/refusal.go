@@ -1,0 +1,127 @@
+package pki
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Refusal is a typed no: which rule a request met, what about the request met it, and what would pass.
+// A Refusal never carries a secret, and is safe to show to the caller it refuses.
+type Refusal struct {
+	Rule   Rule
+	Detail string // what was found, without the caller's raw bytes
+	Fix    string // what would pass, or the next step
+}
+
+// Refuse makes a Refusal. The detail is formatted as fmt.Sprintf does.
+func Refuse(rule Rule, fix, detail string, args ...any) *Refusal {
+	return &Refusal{Rule: rule, Detail: fmt.Sprintf(detail, args...), Fix: fix}
+}
+
+// Error formats the refusal in one line: what was found, the next step, and the rule's name.
+func (r *Refusal) Error() string {
+	if r.Fix == "" {
+		return fmt.Sprintf("%s [%s]", r.Detail, r.Rule)
+	}
+	return fmt.Sprintf("%s; %s [%s]", r.Detail, r.Fix, r.Rule)
+}
+
+// AsRefusal finds a Refusal in an error's chain.
+func AsRefusal(err error) (*Refusal, bool) {
+	var r *Refusal
+	ok := errors.As(err, &r)
+	return r, ok
+}
+
+// Rule names what a request was refused by. The names are part of the wire contract: they do not change.
+type Rule string
+
+// Class groups rules by what a caller can do about them; the server maps it to a gRPC status code.
+type Class uint8
+
+// The classes of rules.
+const (
+	Malformed   Class = iota + 1 // the request itself is wrong: another one would pass
+	Unproven                     // the caller has not proved who it is
+	Forbidden                    // the caller is known, and may not
+	Missing                      // what the request names does not exist
+	Conflicting                  // the state of things does not allow it now
+	Overcrowded                  // the server has too much to do: later would pass
+)
+
+// The rules, by what they are about.
+const (
+	RuleRequest         Rule = "request.malformed"      // a field is missing, too long or not of its form
+	RuleCSR             Rule = "csr.malformed"          // not a PKCS #10 request, trailing data, or too large
+	RuleCSRSignature    Rule = "csr.signature"          // the proof of possession does not hold
+	RuleCSRContent      Rule = "csr.content"            // the CSR asks for what nobody granted
+	RuleKeyType         Rule = "key.type"               // the profile does not allow this kind or size of key
+	RuleKeyWeak         Rule = "key.weak"               // a key that nobody should use
+	RuleKeyReserved     Rule = "key.reserved"           // the key of a CA
+	RuleKeyForeign      Rule = "key.foreign"            // certified for another identity already
+	RuleKeyCompromised  Rule = "key.compromised"        // revoked for keyCompromise once: never again
+	RuleLifetime        Rule = "profile.lifetime"       // longer than the profile or the issuing CA allows
+	RuleNames           Rule = "profile.names"          // a name that the profile does not allow
+	RuleProfile         Rule = "profile.unknown"        // no such profile
+	RuleLint            Rule = "profile.lint"           // the certificate would break a rule of RFC 5280
+	RuleReserved        Rule = "identity.reserved"      // identities under /brevet/ are not for granting
+	RuleTrustDomain     Rule = "identity.trust_domain"  // an identity of another trust domain
+	RuleIdentity        Rule = "identity.unknown"       // no such identity
+	RuleIdentityExists  Rule = "identity.exists"        // registered already, with other particulars
+	RuleIdentityState   Rule = "identity.state"         // suspended, retired, or not yet enrolled
+	RuleEnrolled        Rule = "identity.enrolled"      // enrolled already; replacing needs to be said
+	RuleChanged         Rule = "identity.changed"       // the identity changed while the request was under way
+	RuleToken           Rule = "token.invalid"          // unknown, expired or spent: which, only the log says
+	RuleTokenBound      Rule = "token.bound"            // bound to another request or key
+	RulePredecessor     Rule = "predecessor.unknown"    // the certificate to renew is not on record
+	RuleRevoked         Rule = "certificate.revoked"    // revoked, or on hold
+	RuleExpired         Rule = "certificate.expired"    // not valid at this time
+	RuleCertificate     Rule = "certificate.untrusted"  // not issued by this CA, or not for this use
+	RuleClone           Rule = "predecessor.clone"      // renewed before, with another key: two hold the credential
+	RuleRequestReused   Rule = "request.reused"         // the request ID was used for another key
+	RuleUnauthenticated Rule = "access.unauthenticated" // the call needs a certificate
+	RuleAccess          Rule = "access.denied"          // the caller's role may not call this
+	RuleNotFound        Rule = "record.unknown"         // no such record
+	RuleFinal           Rule = "revocation.final"       // revoked already, for a reason that does not change
+	RuleReason          Rule = "revocation.reason"      // not a reason for this order
+	RuleCRL             Rule = "crl.invalid"            // not a CRL of this CA, or older than what is published
+	RuleBusy            Rule = "server.busy"            // more work than the bounds allow
+)
+
+var classes = map[Rule]Class{
+	RuleRequest: Malformed, RuleCSR: Malformed, RuleCSRSignature: Malformed, RuleCSRContent: Malformed,
+	RuleKeyType: Malformed, RuleKeyWeak: Malformed, RuleLifetime: Malformed, RuleNames: Malformed,
+	RuleProfile: Malformed, RuleLint: Malformed, RuleTrustDomain: Malformed, RuleReason: Malformed, RuleCRL: Malformed,
+	RuleUnauthenticated: Unproven, RuleToken: Unproven, RuleCertificate: Unproven, RuleExpired: Unproven,
+	RuleKeyReserved: Forbidden, RuleKeyForeign: Forbidden, RuleKeyCompromised: Forbidden, RuleReserved: Forbidden,
+	RuleTokenBound: Forbidden, RuleRevoked: Forbidden, RuleClone: Forbidden, RuleAccess: Forbidden,
+	RuleIdentity: Missing, RulePredecessor: Missing, RuleNotFound: Missing,
+	RuleIdentityExists: Conflicting, RuleIdentityState: Conflicting, RuleEnrolled: Conflicting,
+	RuleChanged: Conflicting, RuleRequestReused: Conflicting, RuleFinal: Conflicting,
+	RuleBusy: Overcrowded,
+}
+
+// Class returns the class of a rule; a rule that is not one of this package's is Malformed.
+func (r Rule) Class() Class {
+	if c, ok := classes[r]; ok {
+		return c
+	}
+	return Malformed
+}
+
+// IsTemporary reports whether an error says of itself that the same call may succeed later.
+// Packages agree on the method, not on a type, so that an error crosses them without an import.
+func IsTemporary(err error) bool {
+	var t interface{ Temporary() bool }
+	return errors.As(err, &t) && t.Temporary()
+}
+
+// RetryAfter returns how long an error asks its caller to wait before the next try, or zero.
+func RetryAfter(err error) time.Duration {
+	var t interface{ RetryAfter() time.Duration }
+	if errors.As(err, &t) {
+		return t.RetryAfter()
+	}
+	return 0
+}

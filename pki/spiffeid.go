@@ -1,0 +1,86 @@
+package pki
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// reservedRoot is the path segment under which only Brevet itself has identities.
+const reservedRoot = "brevet"
+
+// SPIFFEID is a well-formed SPIFFE ID with a path: what Brevet calls an identity. The zero value is none.
+// SPIFFE IDs compare with == and work as map keys.
+type SPIFFEID struct{ id spiffeid.ID }
+
+// ParseSPIFFEID reads spiffe://<trust domain>/<path> as the SPIFFE ID specification §2 has it: a lower-case
+// trust domain, a path of the segments [A-Za-z0-9._-]+, 2,048 octets at most in all.
+func ParseSPIFFEID(text string) (SPIFFEID, error) {
+	if len(text) > 2048 {
+		return SPIFFEID{}, fmt.Errorf("pki: a SPIFFE ID has at most 2048 octets, not %d", len(text))
+	}
+	id, err := spiffeid.FromString(text)
+	if err != nil {
+		return SPIFFEID{}, fmt.Errorf("pki: %q is not a SPIFFE ID (spiffe://trust-domain/path): %w", text, err)
+	}
+	if id.Path() == "" {
+		return SPIFFEID{}, fmt.Errorf("pki: %q names a trust domain, not an identity in it: add a path", text)
+	}
+	return SPIFFEID{id}, nil
+}
+
+// SPIFFEIDIn returns the identity at a path such as "device/42" in a trust domain.
+func SPIFFEIDIn(trustDomain, path string) (SPIFFEID, error) {
+	return ParseSPIFFEID("spiffe://" + trustDomain + "/" + strings.TrimPrefix(path, "/"))
+}
+
+// ParseTrustDomain checks the name of a trust domain.
+func ParseTrustDomain(text string) (string, error) {
+	td, err := spiffeid.TrustDomainFromString(text)
+	if err != nil || td.Name() != text {
+		return "", fmt.Errorf("pki: %q is not a trust domain: use lower-case letters, digits, dots, dashes and underscores", text)
+	}
+	return text, nil
+}
+
+// String returns the URI.
+func (s SPIFFEID) String() string { return s.id.String() }
+
+// URL returns the URI as crypto/x509 wants it in a subject alternative name.
+func (s SPIFFEID) URL() *url.URL { return s.id.URL() }
+
+// TrustDomain returns the name of the trust domain.
+func (s SPIFFEID) TrustDomain() string { return s.id.TrustDomain().Name() }
+
+// Path returns the path without its leading slash.
+func (s SPIFFEID) Path() string { return strings.TrimPrefix(s.id.Path(), "/") }
+
+// Reserved reports whether the identity is one of Brevet's own, which no policy can grant. Look-alikes of the
+// reserved segment in another case count too, so that nobody reads one for the other.
+func (s SPIFFEID) Reserved() bool {
+	first, _, _ := strings.Cut(s.Path(), "/")
+	return strings.EqualFold(first, reservedRoot)
+}
+
+// IsZero reports whether s is no identity.
+func (s SPIFFEID) IsZero() bool { return s.id.IsZero() }
+
+// ServerID is the identity that every server of the trust domain carries and every agent requires.
+func ServerID(trustDomain string) (SPIFFEID, error) {
+	return SPIFFEIDIn(trustDomain, reservedRoot+"/server")
+}
+
+// VAID is the identity of the trust domain's validation authority for one issuing CA.
+func VAID(trustDomain string, issuer IssuerID) (SPIFFEID, error) {
+	return SPIFFEIDIn(trustDomain, reservedRoot+"/va/"+issuer.Short())
+}
+
+// OperatorID is the identity of a human operator.
+func OperatorID(trustDomain, name string) (SPIFFEID, error) {
+	if strings.Contains(name, "/") {
+		return SPIFFEID{}, fmt.Errorf("pki: %q is not an operator's name: use letters, digits, dots, dashes and underscores", name)
+	}
+	return SPIFFEIDIn(trustDomain, reservedRoot+"/operator/"+name)
+}

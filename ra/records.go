@@ -1,0 +1,103 @@
+package ra
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Identity is a machine or person that may have certificates.
+type Identity struct {
+	ID          pki.SPIFFEID
+	Kind        pki.Kind
+	Profile     string
+	Labels      map[string]string
+	DNSNames    []string
+	IPAddresses []netip.Addr
+	State       pki.IdentityState
+	// Generation counts the enrollments, suspensions, resumptions and retirements, from 1.
+	Generation uint64
+	CreatedAt  time.Time
+}
+
+// Token is the record of an enrollment token: everything but its secret.
+type Token struct {
+	ID        pki.TokenID
+	Identity  pki.SPIFFEID
+	Profile   string
+	ExpiresAt time.Time
+	// Replace allows the token to enroll an identity that is enrolled already.
+	Replace   bool
+	CreatedBy pki.Actor
+	CreatedAt time.Time
+	// Request and Key are what the token is bound to once somebody has presented it; zero before.
+	Request pki.RequestID
+	Key     pki.KeyHash
+	// Spent says that a certificate was issued for it.
+	Spent bool
+}
+
+// Certificate is the record of one certificate.
+type Certificate struct {
+	Ref       pki.CertRef
+	Identity  pki.SPIFFEID // zero for a serial that was never released
+	Profile   string
+	KeyHash   pki.KeyHash
+	NotBefore time.Time
+	NotAfter  time.Time
+	Status    pki.Status
+	// DER is empty for a serial that was never released.
+	DER       []byte
+	Released  bool
+	RequestID pki.RequestID
+	// Successor is the key with which the certificate was renewed; zero if it was not.
+	Successor pki.KeyHash
+}
+
+// Cursor is a place in a list of certificates; the zero value is its beginning.
+type Cursor int64
+
+// Records is what the registration authority remembers. Methods are safe for concurrent use. A change and its log
+// entry are one durable transaction. What does not exist is a *pki.Refusal of the class Missing.
+type Records interface {
+	IdentityRecords
+	TokenRecords
+	CertificateRecords
+	// Refused logs a refusal of an authenticated caller, or of one who named an identity or token.
+	Refused(ctx context.Context, by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) error
+}
+
+// IdentityRecords keeps identities.
+type IdentityRecords interface {
+	// CreateIdentity registers an identity in generation 1. One that exists with the same kind, profile, labels and
+	// names is returned as it stands; one that differs is refused (identity.exists).
+	CreateIdentity(ctx context.Context, id Identity, by pki.Actor) (Identity, error)
+	Identity(ctx context.Context, id pki.SPIFFEID) (Identity, error)
+	// Identities returns up to limit identities with an ID after the given one, in the order of their IDs.
+	Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]Identity, error)
+}
+
+// TokenRecords keeps enrollment tokens, by the hash of their secret.
+type TokenRecords interface {
+	CreateToken(ctx context.Context, t Token) error
+	Token(ctx context.Context, id pki.TokenID) (Token, error)
+	// BindToken binds a token that is bound to nothing yet, durably, and returns its record, which says what it is
+	// bound to now: the first caller's request and key.
+	BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (Token, error)
+}
+
+// CertificateRecords reads the inventory of certificates.
+type CertificateRecords interface {
+	Certificate(ctx context.Context, ref pki.CertRef) (Certificate, error)
+	// CertificateBySerial finds a certificate without naming its issuer.
+	CertificateBySerial(ctx context.Context, serial pki.Serial) (Certificate, error)
+	// CertificateByRequest finds what the identity's request was answered with.
+	CertificateByRequest(ctx context.Context, identity pki.SPIFFEID, request pki.RequestID) (Certificate, error)
+	// Certificates returns up to limit certificates, the newest first, from a cursor on, and the cursor of the next
+	// page, zero when there is none. A zero identity means all.
+	Certificates(ctx context.Context, identity pki.SPIFFEID, from Cursor, limit int) ([]Certificate, Cursor, error)
+	// CheckKey returns the *pki.Refusal that a guard for this key and identity would meet now, or nil.
+	CheckKey(ctx context.Context, key pki.KeyHash, identity pki.SPIFFEID) error
+}

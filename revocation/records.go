@@ -1,0 +1,70 @@
+package revocation
+
+import (
+	"context"
+	"iter"
+	"math/big"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Action is what an Order does to certificates.
+type Action uint8
+
+// Revoke is for ever; Hold can be undone by Release.
+const (
+	Revoke Action = iota + 1
+	Hold
+	Release
+)
+
+// Order changes the status of one certificate, or of an identity and all its unexpired certificates.
+type Order struct {
+	Action Action
+	// Reason is why, for Revoke; Hold is certificateHold and Release has none.
+	Reason pki.Reason
+	// Exactly one of Certificate and Identity is set.
+	Certificate pki.CertRef
+	Identity    pki.SPIFFEID
+	// State is what the identity becomes in the same transaction: Suspended with Hold, Retired with Revoke, the
+	// state before the suspension with Release, for which it is left zero. Zero with Revoke leaves the identity as it
+	// is: only its certificates go.
+	State pki.IdentityState
+	By    pki.Actor
+	At    time.Time
+}
+
+// Entry is one line of a CRL (RFC 5280 §5.3).
+type Entry struct {
+	Serial    pki.Serial
+	RevokedAt time.Time
+	Reason    pki.Reason
+}
+
+// CRL is a signed certificate revocation list.
+type CRL struct {
+	Issuer     pki.IssuerID
+	Number     *big.Int
+	ThisUpdate time.Time
+	NextUpdate time.Time
+	DER        []byte
+}
+
+// Records is what the revocation authority writes and reads. Methods are safe for concurrent use. A change and its
+// log entry are one durable transaction.
+type Records interface {
+	// Apply carries out an order and returns the statuses that it changed. An order that would change nothing
+	// because it was carried out before succeeds and returns none. A revocation is final: another reason is refused
+	// (revocation.final), except an upgrade to keyCompromise. Revoking for keyCompromise marks the certificate's key.
+	Apply(ctx context.Context, o Order) ([]pki.StatusChange, error)
+	// TakeNumber takes the next CRL number of an issuer, durably: it is never given again, used or not (RFC 5280 §5.2.3).
+	TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error)
+	// Revoked yields every certificate of the issuer that is revoked or on hold and was not expired at the given
+	// time, in the order of serial numbers, in one consistent read.
+	Revoked(ctx context.Context, issuer pki.IssuerID, notExpiredAt time.Time) iter.Seq2[Entry, error]
+	// PutCRL records a CRL; one with a number not above the recorded one's is refused (crl.invalid).
+	PutCRL(ctx context.Context, c CRL, by pki.Actor) error
+	// CRLs returns the newest CRL of every issuer that has one.
+	CRLs(ctx context.Context) ([]CRL, error)
+}
