@@ -2,15 +2,16 @@
 
 GO ?= go
 
-# A package build sets VERSION itself; a tree without git history is "dev".
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# A package build says `make VERSION=…`; a tree without git history is "dev".
+VERSION = $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 # The version comes from here, so go need not ask git, which refuses trees that belong to another user.
 BUILD = $(GO) build -trimpath -buildvcs=false
 STAMP = -X main.version=$(VERSION)
 
 # One modfile per tool: buf needs another protobuf than the product, and no linter belongs among our dependencies.
-BUF = $(GO) tool -modfile=tools/buf.mod buf
+# Generating needs no C compiler.
+BUF = CGO_ENABLED=0 $(GO) tool -modfile=tools/buf.mod buf
 GOLANGCI = $(GO) tool -modfile=tools/golangci-lint.mod golangci-lint
 
 # SQLite and PKCS#11 are C. Go would quietly turn cgo off where it finds no compiler, and build a server that cannot start.

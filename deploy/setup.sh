@@ -17,9 +17,9 @@ EOF
 }
 
 case "${1-}" in
-'') stage=2 ;;
---build) stage=1 ;;
---test) stage=3 ;;
+'') stage=2 purpose='build and run' ;;
+--build) stage=1 purpose='build' ;;
+--test) stage=3 purpose='build, run and test' ;;
 -h | --help)
 	usage
 	exit 0
@@ -60,10 +60,12 @@ have_roots() {
 		/etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem
 }
 
+# The same places as in hsm/softhsm.go.
 have_softhsm() {
-	have softhsm2-util && have_file /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so \
+	have softhsm2-util && have_file /usr/lib/softhsm/libsofthsm2.so /usr/lib/*-linux-gnu/softhsm/libsofthsm2.so \
 		/usr/lib64/pkcs11/libsofthsm2.so /usr/lib64/softhsm/libsofthsm2.so /usr/lib/pkcs11/libsofthsm2.so \
-		/usr/local/lib/softhsm/libsofthsm2.so /opt/homebrew/lib/softhsm/libsofthsm2.so
+		/usr/lib/libsofthsm2.so /usr/local/lib/softhsm/libsofthsm2.so /opt/homebrew/lib/softhsm/libsofthsm2.so \
+		/home/linuxbrew/.linuxbrew/lib/softhsm/libsofthsm2.so
 }
 
 have_gnutls() { have certtool && have ocsptool; }
@@ -81,6 +83,7 @@ survey() {
 	debian='' fedora='' alpine='' macos=''
 	missing 1 have_compiler gcc gcc gcc '' 'compiles the C of SQLite and of the PKCS#11 binding'
 	missing 1 have_libc libc6-dev glibc-devel musl-dev '' 'the headers that this C includes'
+	missing 1 'have make' make make make '' 'runs the targets of the Makefile'
 	missing 1 have_roots ca-certificates ca-certificates ca-certificates ca-certificates \
 		'lets go download modules over HTTPS'
 	missing 2 have_softhsm softhsm2 softhsm softhsm softhsm 'the PKCS#11 token that holds the keys of the demo'
@@ -101,7 +104,7 @@ by_hand() {
 	elif have apk; then
 		fail "  sudo apk add$alpine"
 	elif have brew || [ "$(uname -s)" = Darwin ]; then
-		case "$debian" in *gcc* | *libc6-dev*) fail "  xcode-select --install" ;; esac
+		case "$debian" in *gcc* | *libc6-dev* | *make*) fail "  xcode-select --install" ;; esac
 		if [ -n "${macos# }" ]; then fail "  brew install$macos"; fi
 	else
 		fail "  Debian, Ubuntu:$debian"
@@ -161,4 +164,4 @@ check_go() {
 survey
 if [ -n "$debian" ]; then install_missing; fi
 check_go
-say 'all there'
+say "all there to $purpose"

@@ -86,6 +86,8 @@ const (
 	RuleFinal           Rule = "revocation.final"       // revoked already, for a reason that does not change
 	RuleReason          Rule = "revocation.reason"      // not a reason for this order
 	RuleCRL             Rule = "crl.invalid"            // not a CRL of this CA, or older than what is published
+	RuleSubject         Rule = "ceremony.subject"       // not the name of a CA, or that of another generation
+	RuleParent          Rule = "ceremony.parent"        // the CA certificate cannot sign this, or the key is not its own
 	RuleBusy            Rule = "server.busy"            // more work than the bounds allow
 )
 
@@ -93,6 +95,7 @@ var classes = map[Rule]Class{
 	RuleRequest: Malformed, RuleCSR: Malformed, RuleCSRSignature: Malformed, RuleCSRContent: Malformed,
 	RuleKeyType: Malformed, RuleKeyWeak: Malformed, RuleLifetime: Malformed, RuleNames: Malformed,
 	RuleProfile: Malformed, RuleLint: Malformed, RuleTrustDomain: Malformed, RuleReason: Malformed, RuleCRL: Malformed,
+	RuleSubject: Malformed, RuleParent: Malformed,
 	RuleUnauthenticated: Unproven, RuleToken: Unproven, RuleCertificate: Unproven, RuleExpired: Unproven,
 	RuleKeyReserved: Forbidden, RuleKeyForeign: Forbidden, RuleKeyCompromised: Forbidden, RuleReserved: Forbidden,
 	RuleTokenBound: Forbidden, RuleRevoked: Forbidden, RuleClone: Forbidden, RuleAccess: Forbidden,

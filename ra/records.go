@@ -74,6 +74,9 @@ type IdentityRecords interface {
 	// CreateIdentity registers an identity in generation 1. One that exists with the same kind, profile, labels and
 	// names is returned as it stands; one that differs is refused (identity.exists).
 	CreateIdentity(ctx context.Context, id Identity, by pki.Actor) (Identity, error)
+	// UpdateIdentity replaces the profile, labels and names of an identity that is not retired, in a new generation, and
+	// returns it (log action identity.updated). Its kind, state and creation time stay. Nothing to change is success.
+	UpdateIdentity(ctx context.Context, id Identity, by pki.Actor, at time.Time) (Identity, error)
 	Identity(ctx context.Context, id pki.SPIFFEID) (Identity, error)
 	// Identities returns up to limit identities with an ID after the given one, in the order of their IDs.
 	Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]Identity, error)

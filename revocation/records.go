@@ -63,8 +63,9 @@ type Records interface {
 	// Revoked yields every certificate of the issuer that is revoked or on hold and was not expired at the given
 	// time, in the order of serial numbers, in one consistent read.
 	Revoked(ctx context.Context, issuer pki.IssuerID, notExpiredAt time.Time) iter.Seq2[Entry, error]
-	// PutCRL records a CRL; one with a number not above the recorded one's is refused (crl.invalid).
-	PutCRL(ctx context.Context, c CRL, by pki.Actor) error
+	// PutCRL records a CRL, at the time at which it is published; one with a number not above the recorded one's is
+	// refused (crl.invalid).
+	PutCRL(ctx context.Context, c CRL, by pki.Actor, at time.Time) error
 	// CRLs returns the newest CRL of every issuer that has one.
 	CRLs(ctx context.Context) ([]CRL, error)
 }

@@ -3,6 +3,7 @@ package translog
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
@@ -20,6 +21,7 @@ type Action string
 const (
 	CAInstalled          Action = "ca.installed"
 	IdentityRegistered   Action = "identity.registered"
+	IdentityUpdated      Action = "identity.updated"
 	IdentitySuspended    Action = "identity.suspended"
 	IdentityResumed      Action = "identity.resumed"
 	IdentityRetired      Action = "identity.retired"
@@ -29,6 +31,8 @@ const (
 	CertificateIssued    Action = "certificate.issued"
 	CertificateAbandoned Action = "certificate.abandoned" // intended or signed, never released, revoked
 	CertificateRevoked   Action = "certificate.revoked"
+	CertificateHeld      Action = "certificate.held"
+	CertificateReleased  Action = "certificate.released" // from hold
 	CRLPublished         Action = "crl.published"
 	RequestRefused       Action = "request.refused"
 )
@@ -53,8 +57,12 @@ type Entry struct {
 	Facts    map[string]string  // further facts, never a secret
 }
 
-// Marshal encodes the entry as the log hashes and keeps it: a brevet.v1.LogEntry in deterministic protobuf.
+// Marshal encodes the entry as the log hashes and keeps it: a brevet.v1.LogEntry in deterministic protobuf. What
+// ParseEntry could not read back, or is longer than MaxEntrySize, is refused: the log would keep it for ever.
 func (e Entry) Marshal() ([]byte, error) {
+	if err := e.check(); err != nil {
+		return nil, fmt.Errorf("translog: encode entry: %w", err)
+	}
 	m := &brevetv1.LogEntry{
 		Time: timestamppb.New(e.Time), Actor: e.Actor.String(), Action: string(e.Action),
 		Outcome: string(e.Outcome), Facts: e.Facts,
@@ -76,7 +84,28 @@ func (e Entry) Marshal() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("translog: encode entry: %w", err)
 	}
+	if len(b) > MaxEntrySize {
+		return nil, fmt.Errorf("translog: encode entry: it has %d octets, more than %d: record the change in parts", len(b), MaxEntrySize)
+	}
 	return b, nil
+}
+
+func (e Entry) check() error {
+	if e.Action == "" {
+		return errors.New("it has no action")
+	}
+	if e.Outcome != Done && e.Outcome != Refused {
+		return fmt.Errorf("%q is not an outcome", string(e.Outcome))
+	}
+	for _, c := range e.Changes {
+		if c.Ref.Issuer.IsZero() || c.Ref.Serial.IsZero() {
+			return errors.New("a status change names no certificate")
+		}
+		if c.Status.State < pki.Good || c.Status.State > pki.Revoked {
+			return fmt.Errorf("the status change of certificate %s has no state", c.Ref.Serial)
+		}
+	}
+	return nil
 }
 
 // ParseEntry reads what Marshal wrote.

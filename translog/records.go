@@ -18,11 +18,13 @@ type Head struct {
 // Records is the store's side of the log. The store writes entries unsequenced, in the transaction of the change that
 // they record; the Sequencer gives them their places. Reads are safe for concurrent use.
 type Records interface {
-	// Sequence gives the oldest unsequenced entries, at most limit, the next indexes and their chain values, in one
-	// durable transaction, in the order in which their changes were committed. It returns them.
+	// Sequence gives the oldest unsequenced entries the next indexes and their chain values, in one durable
+	// transaction, in the order in which their changes were committed. It returns them: limit entries, or as many as
+	// there are. With nothing to sequence it writes nothing.
 	Sequence(ctx context.Context, limit int) ([]Sequenced, error)
 	// Head returns the end of the sequenced log.
 	Head(ctx context.Context) (Head, error)
-	// Entries returns up to limit sequenced entries from an index on, in their order.
+	// Entries returns sequenced entries from an index on, in their order and without a gap: at least one where there
+	// is one, at most limit.
 	Entries(ctx context.Context, from uint64, limit int) ([]Sequenced, error)
 }

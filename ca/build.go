@@ -1,0 +1,136 @@
+package ca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Names are what a certificate says beside the SPIFFE ID.
+type Names struct {
+	DNS []string
+	IPs []netip.Addr
+}
+
+// maxCommonName is ub-common-name of RFC 5280 appendix A.1, in characters.
+const maxCommonName = 64
+
+// idPKIXOCSPNocheck tells relying parties not to ask about a delegate's own status (RFC 6960 §4.2.2.2.1).
+var idPKIXOCSPNocheck = pkix.Extension{
+	Id:    asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5},
+	Value: asn1.NullBytes,
+}
+
+// CommonName returns the subject's common name for an identity: its path, where that fits.
+func CommonName(id pki.SPIFFEID) string {
+	if path := id.Path(); len(path) <= maxCommonName {
+		return path
+	}
+	return ""
+}
+
+// template lays out the certificate: everything in it comes from the profile, the identity and the issuer, but the key.
+func (p *Profile) template(iss Issuer, req Request, serial pki.Serial, now time.Time) (*x509.Certificate, error) {
+	if err := p.checkNames(req.Names); err != nil {
+		return nil, err
+	}
+	if err := p.checkKey(req.Key); err != nil {
+		return nil, err
+	}
+	notBefore, notAfter, err := p.validity(iss, req.Lifetime, now)
+	if err != nil {
+		return nil, err
+	}
+	ski, err := subjectKeyID(req.Key)
+	if err != nil {
+		return nil, err
+	}
+	t := &x509.Certificate{
+		SerialNumber: serial.Int(), NotBefore: notBefore, NotAfter: notAfter,
+		Subject: pkix.Name{CommonName: CommonName(req.Identity)}, SubjectKeyId: ski,
+		URIs: []*url.URL{req.Identity.URL()}, DNSNames: req.Names.DNS,
+		KeyUsage: p.keyUsage, ExtKeyUsage: p.extKeyUsage, BasicConstraintsValid: true,
+	}
+	for _, ip := range req.Names.IPs {
+		t.IPAddresses = append(t.IPAddresses, net.IP(ip.AsSlice()))
+	}
+	at := func(u string) []string {
+		if u == "" {
+			return nil
+		}
+		return []string{strings.ReplaceAll(u, "{issuer}", iss.ID.Short())}
+	}
+	t.CRLDistributionPoints, t.OCSPServer, t.IssuingCertificateURL = at(p.crlURL), at(p.ocspURL), at(p.caURL)
+	if p.delegate() {
+		t.ExtraExtensions = []pkix.Extension{idPKIXOCSPNocheck}
+	}
+	return t, nil
+}
+
+// validity chooses notBefore and notAfter. A lifetime over the profile's is refused; one over the issuing CA's own end
+// is cut there, because a certificate that outlives its issuer does not verify.
+func (p *Profile) validity(iss Issuer, lifetime time.Duration, now time.Time) (notBefore, notAfter time.Time, err error) {
+	if lifetime == 0 {
+		lifetime = p.lifetime
+	}
+	if lifetime < time.Second || lifetime > p.maxLifetime {
+		return notBefore, notAfter, pki.Refuse(pki.RuleLifetime, "ask for one second to "+p.maxLifetime.String(),
+			"profile %s does not allow a lifetime of %s", p.name, lifetime)
+	}
+	end := iss.Certificate.NotAfter
+	if !now.Before(end) || now.Before(iss.Certificate.NotBefore) {
+		return notBefore, notAfter, &unavailable{what: "the issuing CA " + iss.Certificate.Subject.String() +
+			" is not valid now: check the server's clock, or install the next CA generation", after: time.Minute}
+	}
+	notBefore, notAfter = now.Add(-p.backdate).Truncate(time.Second), now.Add(lifetime).Truncate(time.Second)
+	if notBefore.Before(iss.Certificate.NotBefore) {
+		notBefore = iss.Certificate.NotBefore
+	}
+	if notAfter.After(end) {
+		notAfter = end
+	}
+	return notBefore.UTC(), notAfter.UTC(), nil
+}
+
+func (p *Profile) checkNames(n Names) error {
+	for _, c := range []struct {
+		rule  nameRule
+		count int
+		what  string
+	}{{p.dnsNames, len(n.DNS), "DNS names"}, {p.ipAddresses, len(n.IPs), "IP addresses"}} {
+		switch {
+		case c.rule == forbidden && c.count > 0:
+			return pki.Refuse(pki.RuleNames, "register the identity without them", "profile %s allows no %s", p.name, c.what)
+		case c.rule == required && c.count == 0:
+			return pki.Refuse(pki.RuleNames, "register the identity with at least one", "profile %s needs %s", p.name, c.what)
+		}
+	}
+	return nil
+}
+
+// subjectKeyID is the leftmost 160 bits of the SHA-256 of the public key's bits (RFC 7093 §2, method 1).
+func subjectKeyID(pub crypto.PublicKey) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil, pki.Refuse(pki.RuleKeyType, "use a P-256 key", "the key cannot be encoded")
+	}
+	var spki struct {
+		Algorithm pkix.AlgorithmIdentifier
+		PublicKey asn1.BitString
+	}
+	if rest, err := asn1.Unmarshal(der, &spki); err != nil || len(rest) > 0 {
+		return nil, pki.Refuse(pki.RuleKeyType, "use a P-256 key", "the key cannot be encoded")
+	}
+	sum := sha256.Sum256(spki.PublicKey.RightAlign())
+	return bytes.Clone(sum[:20]), nil
+}

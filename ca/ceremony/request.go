@@ -1,0 +1,59 @@
+package ceremony
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"fmt"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// RequestSpec says what to ask a root for. The root decides everything but the subject and the key.
+type RequestSpec struct {
+	Subject Subject
+}
+
+// Request makes the PKCS #10 request (RFC 2986) of a new CA for the signer's key and returns its DER.
+func Request(signer crypto.Signer, spec RequestSpec) ([]byte, error) {
+	if spec.Subject.IsZero() {
+		return nil, refuseSubject("the request has no subject")
+	}
+	algorithm, err := signatureAlgorithm(signer.Public())
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.CertificateRequest{RawSubject: spec.Subject.bytes(), SignatureAlgorithm: algorithm}
+	der, err := x509.CreateCertificateRequest(rand.Reader, template, signer)
+	if err != nil {
+		return nil, fmt.Errorf("ceremony: sign request: %w", err)
+	}
+	return der, nil
+}
+
+const longestRequest = 64 << 10 // octets
+
+// readRequest checks a request's form and its proof of possession.
+func readRequest(der []byte) (*x509.CertificateRequest, Subject, error) {
+	if len(der) > longestRequest {
+		return nil, Subject{}, pki.Refuse(pki.RuleCSR, "give the file that 'brevet ceremony intermediate request' wrote",
+			"the request has %d octets, more than %d", len(der), longestRequest)
+	}
+	csr, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return nil, Subject{}, pki.Refuse(pki.RuleCSR, "give the file that 'brevet ceremony intermediate request' wrote",
+			"this is not a PKCS #10 request: %v", err)
+	}
+	if _, err := signatureAlgorithm(csr.PublicKey); err != nil {
+		return nil, Subject{}, err
+	}
+	if err := csr.CheckSignature(); err != nil {
+		return nil, Subject{}, pki.Refuse(pki.RuleCSRSignature, "make the request again with the key that it asks a certificate for",
+			"the request's signature does not hold: %v", err)
+	}
+	subject, err := subjectFromDER(csr.RawSubject)
+	if err != nil {
+		return nil, Subject{}, err
+	}
+	return csr, subject, nil
+}

@@ -1,0 +1,68 @@
+package ceremony_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"testing"
+
+	"github.com/brevet-pki/brevet/hsm"
+)
+
+// newToken makes a token in the private SoftHSM and logs in to it.
+func newToken(t *testing.T, module, label string) *hsm.Token {
+	t.Helper()
+	pin, err := hsm.NewPIN([]byte("ceremony-1234"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hsm.InitToken(t.Context(), module, label, pin, pin); err != nil {
+		t.Fatal(err)
+	}
+	token, err := hsm.Open(t.Context(), hsm.Config{Module: module, TokenLabel: label}, pin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := token.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return token
+}
+
+// The root's key in one token, the issuing CA's in another, and nothing but crypto.Signer between them and the ceremony.
+func TestKeysInTokens(t *testing.T) {
+	module, err := hsm.FindSoftHSM()
+	if err != nil {
+		t.Fatalf("%v: run deploy/setup.sh --test", err)
+	}
+	conf, err := hsm.WriteSoftHSM(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(hsm.SoftHSMConfEnv, conf)
+	rootToken, subToken := newToken(t, module, "root"), newToken(t, module, "issuing")
+	for _, c := range []struct {
+		algorithm hsm.Algorithm
+		signature x509.SignatureAlgorithm
+	}{
+		{hsm.P256, x509.ECDSAWithSHA256}, {hsm.P384, x509.ECDSAWithSHA384}, {hsm.RSA3072, x509.SHA256WithRSA},
+	} {
+		t.Run(c.algorithm.String(), func(t *testing.T) {
+			generate := func(token *hsm.Token) crypto.Signer {
+				key, err := token.Generate(context.Background(), "key "+c.algorithm.String(), c.algorithm)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return key
+			}
+			p := build(t, func() (crypto.Signer, crypto.Signer) { return generate(rootToken), generate(subToken) }, nil)
+			checkProfile(t, p, c.signature)
+			lintCertificate(t, "root", p.root)
+			lintCertificate(t, "issuing CA", p.sub)
+			checkCRL(t, p, c.signature)
+			checkTools(t, p)
+		})
+	}
+}

@@ -1,0 +1,162 @@
+package ceremony
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
+	"math/big"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Token says which token a ceremony's key lies in, as the caller knows it. Empty fields are left out of the transcript.
+type Token struct {
+	Label  string
+	Serial string
+	Key    string // the label of the key
+}
+
+// Transcript is what a ceremony did, for people: to print, to read aloud, to sign on paper and to keep. It holds
+// nothing secret.
+type Transcript struct {
+	Act      string // what was done, such as "made the root certificate"
+	Command  string // by which command
+	At       time.Time
+	Software string // with its version
+	Token    Token
+	// What was made or, for a request that was signed, taken in; nil where there is none.
+	Request     *x509.CertificateRequest
+	Certificate *x509.Certificate
+	CRL         *x509.RevocationList
+	// Signers are the people or roles who sign on paper, one line each.
+	Signers []string
+}
+
+// String formats the transcript as plain text, in lines of some 80 characters where the given texts allow it. It
+// depends on nothing but its fields, so that a second printing can be compared with the first.
+func (t Transcript) String() string {
+	var p page
+	p.title("CA KEY CEREMONY: TRANSCRIPT")
+	p.field("What was done", t.Act)
+	p.field("When", moment(t.At))
+	p.field("Command", t.Command)
+	p.field("Software", t.Software)
+	p.field("Token", t.Token.Label)
+	p.field("Token serial", t.Token.Serial)
+	p.field("Key in token", t.Token.Key)
+	if t.Request != nil {
+		p.request(t.Request)
+	}
+	if t.Certificate != nil {
+		p.certificate(t.Certificate)
+	}
+	if t.CRL != nil {
+		p.crl(t.CRL)
+	}
+	p.signatures(t.Signers)
+	return p.String()
+}
+
+// page is a transcript being written.
+type page struct{ strings.Builder }
+
+func (p *page) title(text string) {
+	fmt.Fprintf(p, "%s\n%s\n\n", text, strings.Repeat("=", len(text)))
+}
+
+func (p *page) section(text string) {
+	fmt.Fprintf(p, "\n%s\n%s\n", text, strings.Repeat("-", len(text)))
+}
+
+// field writes one line. A value that would break out of it, or hide in it, is written with escapes.
+func (p *page) field(name, value string) {
+	if value == "" {
+		return
+	}
+	if !utf8.ValidString(value) || strings.ContainsFunc(value, func(r rune) bool { return !strconv.IsGraphic(r) }) {
+		value = strconv.Quote(value)
+	}
+	fmt.Fprintf(p, "%-16s%s\n", name, value)
+}
+
+func (p *page) request(r *x509.CertificateRequest) {
+	p.section("Certificate request (PKCS #10)")
+	p.field("Subject", nameText(r.RawSubject))
+	p.field("Key", keyText(r.PublicKey))
+	p.digest("SHA-256 of the request (DER)", r.Raw)
+	p.digest("SHA-256 of its public key (SubjectPublicKeyInfo)", r.RawSubjectPublicKeyInfo)
+}
+
+func (p *page) certificate(c *x509.Certificate) {
+	p.section("Certificate")
+	p.field("Subject", nameText(c.RawSubject))
+	p.field("Issuer", nameText(c.RawIssuer))
+	p.field("Serial number", serialText(c.SerialNumber))
+	p.field("Not before", moment(c.NotBefore))
+	p.field("Not after", moment(c.NotAfter))
+	p.field("Key", keyText(c.PublicKey))
+	p.field("Signed with", c.SignatureAlgorithm.String())
+	if c.MaxPathLen >= 0 {
+		p.field("Path length", strconv.Itoa(c.MaxPathLen))
+	}
+	p.field("Trust domain", strings.Join(c.PermittedURIDomains, ", "))
+	p.field("DNS domains", strings.Join(c.PermittedDNSDomains, ", "))
+	p.field("CRL at", strings.Join(c.CRLDistributionPoints, ", "))
+	p.field("Issuer at", strings.Join(c.IssuingCertificateURL, ", "))
+	p.digest("SHA-256 of the certificate (DER)", c.Raw)
+	p.digest("SHA-256 of its public key (SubjectPublicKeyInfo)", c.RawSubjectPublicKeyInfo)
+}
+
+func (p *page) crl(l *x509.RevocationList) {
+	p.section("Certificate revocation list")
+	p.field("Issuer", nameText(l.RawIssuer))
+	p.field("Number", fmt.Sprint(l.Number))
+	p.field("This update", moment(l.ThisUpdate))
+	p.field("Next update", moment(l.NextUpdate))
+	p.field("Signed with", l.SignatureAlgorithm.String())
+	p.field("Entries", strconv.Itoa(len(l.RevokedCertificateEntries)))
+	for _, e := range l.RevokedCertificateEntries {
+		reason := fmt.Sprintf("reason(%d)", e.ReasonCode)
+		if r, err := pki.ReasonFromCode(e.ReasonCode); err == nil {
+			reason = r.String()
+		}
+		p.field("  revoked", fmt.Sprintf("%s  %s  %s", serialText(e.SerialNumber), moment(e.RevocationTime), reason))
+	}
+	p.digest("SHA-256 of the CRL (DER)", l.Raw)
+}
+
+// digest writes a SHA-256 in numbered lines of four groups, as people read it to each other.
+func (p *page) digest(name string, content []byte) {
+	sum := fmt.Sprintf("%X", sha256.Sum256(content))
+	fmt.Fprintf(p, "\n%s\n", name)
+	for line := range 4 {
+		part := sum[16*line : 16*line+16]
+		fmt.Fprintf(p, "    %d:  %s  %s  %s  %s\n", line+1, part[:4], part[4:8], part[8:12], part[12:])
+	}
+}
+
+func (p *page) signatures(signers []string) {
+	if len(signers) == 0 {
+		return
+	}
+	p.section("Signatures")
+	fmt.Fprint(p, "We were present, and compared the digests above with what the screen showed.\n")
+	for _, s := range signers {
+		fmt.Fprintf(p, "\n\n\n%s    %s\n", strings.Repeat("_", 36), strings.Repeat("_", 36))
+		fmt.Fprintf(p, "%-36s    place, date\n", s)
+	}
+}
+
+func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+// serialText writes whole octets, as OpenSSL does.
+func serialText(n *big.Int) string {
+	if s, err := pki.SerialFromInt(n); err == nil {
+		return s.String()
+	}
+	return fmt.Sprintf("%X", n)
+}

@@ -1,0 +1,274 @@
+package ca
+
+import (
+	"crypto/x509"
+	_ "embed"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// MaxDelegateLifetime bounds a delegated OCSP certificate, which nobody can revoke (RFC 6960 §4.2.2.2.1).
+const MaxDelegateLifetime = 7 * 24 * time.Hour
+
+// maxBackdate bounds how far notBefore may lie behind the clock: longer would vouch for a time nobody saw.
+const maxBackdate = 24 * time.Hour
+
+// ProfileConfig is a profile as an operator writes it. NewProfile turns it into a Profile, once.
+type ProfileConfig struct {
+	// Kinds of identity that may hold the profile: device, workload, operator, server, va.
+	Kinds []string `yaml:"kinds"`
+	// Lifetime of a certificate when its request names none, such as 24h or 7d.
+	Lifetime string `yaml:"lifetime"`
+	// MaxLifetime is the longest that a request may name.
+	MaxLifetime string `yaml:"max_lifetime"`
+	// Backdate is how far notBefore lies behind the clock, for relying parties whose clock is late; 24h at most.
+	Backdate string `yaml:"backdate"`
+	// Keys that may be certified: P-256, P-384, Ed25519, RSA-2048, RSA-3072, RSA-4096.
+	Keys []string `yaml:"keys"`
+	// KeyUsage bits: digitalSignature, keyEncipherment, keyAgreement, contentCommitment.
+	KeyUsage []string `yaml:"key_usage"`
+	// ExtendedKeyUsage purposes: clientAuth, serverAuth, OCSPSigning, codeSigning, emailProtection, timeStamping.
+	ExtendedKeyUsage []string `yaml:"extended_key_usage"`
+	// DNSNames beside the SPIFFE ID: forbidden, allowed or required.
+	DNSNames string `yaml:"dns_names"`
+	// IPAddresses beside the SPIFFE ID: forbidden, allowed or required.
+	IPAddresses string `yaml:"ip_addresses"`
+	// CRLURL, OCSPURL and CAURL go into the certificate; {public_url} and {issuer} are filled in. Empty for none.
+	CRLURL  string `yaml:"crl_url"`
+	OCSPURL string `yaml:"ocsp_url"`
+	CAURL   string `yaml:"ca_url"`
+	// Lint checks every single certificate with zlint before it is signed, not only samples when the profile is loaded.
+	Lint bool `yaml:"lint"`
+}
+
+//go:embed profiles.yaml
+var defaultProfiles []byte
+
+// DefaultProfiles returns the profiles that every Brevet has, by name.
+func DefaultProfiles() (map[string]ProfileConfig, error) {
+	var p map[string]ProfileConfig
+	if err := yaml.Unmarshal(defaultProfiles, &p); err != nil {
+		return nil, fmt.Errorf("ca: read the default profiles: %w", err)
+	}
+	return p, nil
+}
+
+// nameRule says whether certificates carry a kind of name beside the SPIFFE ID.
+type nameRule uint8
+
+const (
+	forbidden nameRule = iota
+	allowed
+	required
+)
+
+// Profile is a validated profile. It is immutable and safe for concurrent use.
+type Profile struct {
+	name        string
+	kinds       []pki.Kind
+	lifetime    time.Duration
+	maxLifetime time.Duration
+	backdate    time.Duration
+	keys        []KeyType
+	keyUsage    x509.KeyUsage
+	extKeyUsage []x509.ExtKeyUsage
+	dnsNames    nameRule
+	ipAddresses nameRule
+	crlURL      string
+	ocspURL     string
+	caURL       string
+	lintEach    bool
+}
+
+// NewProfile checks a profile. publicURL is where the CA's public HTTP port is reached, such as
+// http://pki.fleet.example; it fills {public_url}. Errors name the profile, the key and what would pass.
+func NewProfile(name string, c ProfileConfig, publicURL string) (*Profile, error) {
+	p := &Profile{name: name, lintEach: c.Lint}
+	for _, step := range []func(ProfileConfig) error{p.readKinds, p.readTimes, p.readKeys, p.readUsages, p.readNames} {
+		if err := step(c); err != nil {
+			return nil, fmt.Errorf("profile %s: %w", name, err)
+		}
+	}
+	for _, u := range []struct {
+		key, from string
+		to        *string
+	}{{"crl_url", c.CRLURL, &p.crlURL}, {"ocsp_url", c.OCSPURL, &p.ocspURL}, {"ca_url", c.CAURL, &p.caURL}} {
+		text := strings.ReplaceAll(u.from, "{public_url}", strings.TrimSuffix(publicURL, "/"))
+		if err := checkURL(text); err != nil {
+			return nil, fmt.Errorf("profile %s: %s: %w", name, u.key, err)
+		}
+		*u.to = text
+	}
+	return p, p.checkDelegate()
+}
+
+// Name returns the profile's name.
+func (p *Profile) Name() string { return p.name }
+
+// MaxLifetime returns the longest lifetime that a request may name.
+func (p *Profile) MaxLifetime() time.Duration { return p.maxLifetime }
+
+// Permits reports whether a kind of identity may hold the profile.
+func (p *Profile) Permits(k pki.Kind) bool { return slices.Contains(p.kinds, k) }
+
+func (p *Profile) readKinds(c ProfileConfig) error {
+	for _, text := range c.Kinds {
+		k, err := pki.ParseKind(text)
+		if err != nil {
+			return fmt.Errorf("kinds: %w", err)
+		}
+		p.kinds = append(p.kinds, k)
+	}
+	if len(p.kinds) == 0 {
+		return fmt.Errorf("kinds: name at least one kind of identity that may hold it")
+	}
+	return nil
+}
+
+func (p *Profile) readTimes(c ProfileConfig) error {
+	for _, d := range []struct {
+		key, text string
+		to        *time.Duration
+		least     time.Duration
+	}{
+		{"lifetime", c.Lifetime, &p.lifetime, time.Second},
+		{"max_lifetime", c.MaxLifetime, &p.maxLifetime, time.Second},
+		{"backdate", c.Backdate, &p.backdate, 0},
+	} {
+		if d.text == "" && d.least == 0 {
+			continue
+		}
+		v, err := pki.ParseDuration(d.text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", d.key, err)
+		}
+		if v < d.least {
+			return fmt.Errorf("%s: %s is too short: use %s or more", d.key, d.text, d.least)
+		}
+		*d.to = v
+	}
+	if p.lifetime > p.maxLifetime {
+		return fmt.Errorf("lifetime: %s is longer than max_lifetime, %s", c.Lifetime, c.MaxLifetime)
+	}
+	if p.backdate > maxBackdate {
+		return fmt.Errorf("backdate: %s is too far: use %s or less", c.Backdate, maxBackdate)
+	}
+	return nil
+}
+
+func (p *Profile) readKeys(c ProfileConfig) error {
+	for _, text := range c.Keys {
+		k, err := ParseKeyType(text)
+		if err != nil {
+			return fmt.Errorf("keys: %w", err)
+		}
+		p.keys = append(p.keys, k)
+	}
+	if len(p.keys) == 0 {
+		return fmt.Errorf("keys: name at least one kind of key, such as P-256")
+	}
+	return nil
+}
+
+var keyUsages = map[string]x509.KeyUsage{
+	"digitalSignature":  x509.KeyUsageDigitalSignature,
+	"contentCommitment": x509.KeyUsageContentCommitment,
+	"keyEncipherment":   x509.KeyUsageKeyEncipherment,
+	"keyAgreement":      x509.KeyUsageKeyAgreement,
+}
+
+var extKeyUsages = map[string]x509.ExtKeyUsage{
+	"clientAuth":      x509.ExtKeyUsageClientAuth,
+	"serverAuth":      x509.ExtKeyUsageServerAuth,
+	"OCSPSigning":     x509.ExtKeyUsageOCSPSigning,
+	"codeSigning":     x509.ExtKeyUsageCodeSigning,
+	"emailProtection": x509.ExtKeyUsageEmailProtection,
+	"timeStamping":    x509.ExtKeyUsageTimeStamping,
+}
+
+func (p *Profile) readUsages(c ProfileConfig) error {
+	for _, text := range c.KeyUsage {
+		bit, ok := keyUsages[text]
+		if !ok {
+			return fmt.Errorf("key_usage: %q is not one of %s", text, names(keyUsages))
+		}
+		p.keyUsage |= bit
+	}
+	for _, text := range c.ExtendedKeyUsage {
+		purpose, ok := extKeyUsages[text]
+		if !ok {
+			return fmt.Errorf("extended_key_usage: %q is not one of %s", text, names(extKeyUsages))
+		}
+		p.extKeyUsage = append(p.extKeyUsage, purpose)
+	}
+	if p.keyUsage == 0 || len(p.extKeyUsage) == 0 {
+		return fmt.Errorf("key_usage, extended_key_usage: name at least one of each: a certificate for anything is for nothing")
+	}
+	return nil
+}
+
+func (p *Profile) readNames(c ProfileConfig) error {
+	rules := map[string]nameRule{"forbidden": forbidden, "allowed": allowed, "required": required}
+	for _, n := range []struct {
+		key, text string
+		to        *nameRule
+	}{{"dns_names", c.DNSNames, &p.dnsNames}, {"ip_addresses", c.IPAddresses, &p.ipAddresses}} {
+		if n.text == "" {
+			continue // forbidden: what nobody granted is denied
+		}
+		r, ok := rules[n.text]
+		if !ok {
+			return fmt.Errorf("%s: %q is not one of %s", n.key, n.text, names(rules))
+		}
+		*n.to = r
+	}
+	return nil
+}
+
+// checkDelegate keeps OCSPSigning to validation authorities, alone in its certificate and short-lived.
+func (p *Profile) checkDelegate() error {
+	if !p.delegate() {
+		if p.Permits(pki.VA) {
+			return fmt.Errorf("profile %s: kinds: va is for extended_key_usage [OCSPSigning] only", p.name)
+		}
+		return nil
+	}
+	switch {
+	case len(p.kinds) != 1 || p.kinds[0] != pki.VA:
+		return fmt.Errorf("profile %s: extended_key_usage OCSPSigning is for kinds: [va] only", p.name)
+	case len(p.extKeyUsage) != 1:
+		return fmt.Errorf("profile %s: OCSPSigning stands alone in extended_key_usage", p.name)
+	case p.maxLifetime > MaxDelegateLifetime:
+		return fmt.Errorf("profile %s: max_lifetime: a certificate that nobody checks lives %s at most", p.name, MaxDelegateLifetime)
+	}
+	return nil
+}
+
+func (p *Profile) delegate() bool { return slices.Contains(p.extKeyUsage, x509.ExtKeyUsageOCSPSigning) }
+
+func checkURL(text string) error {
+	if text == "" {
+		return nil
+	}
+	u, err := url.Parse(strings.ReplaceAll(text, "{issuer}", "0"))
+	if err != nil || u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.User != nil {
+		return fmt.Errorf("%q is not an http:// URL: plain HTTP, because checking a TLS certificate there would need this very URL", text)
+	}
+	return nil
+}
+
+func names[V any](m map[string]V) string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return strings.Join(keys, ", ")
+}

@@ -1,0 +1,388 @@
+package ca
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// maxInFlight bounds the certificates between draft and release; above it, Issue sheds load.
+const maxInFlight = 1024
+
+// maxBatch bounds the items of one intent, and so the size of one transaction.
+const maxBatch = 256
+
+// settleRetry is how long the writer waits before it tries a failed settlement again, and settleRetryMost at most.
+const (
+	settleRetry     = 50 * time.Millisecond
+	settleRetryMost = 2 * time.Second
+)
+
+// item is one certificate on its way through the writer.
+type item struct {
+	intent IntentItem
+	// announced gets nil once the intent is durable, or why it is not. verdict gets nil once the record is durable, or
+	// why there is none. Both have room for their one value, so that the writer never waits for a caller.
+	announced chan error
+	verdict   chan error
+
+	// Owned by the goroutine that called Issue until the item is handed to the writer, again.
+	wasAnnounced bool
+	signed       *Record
+
+	// Owned by the writer.
+	seen  bool // arrived; the next event of it is its end
+	batch *batch
+}
+
+func newItem(i IntentItem) *item {
+	return &item{intent: i, announced: make(chan error, 1), verdict: make(chan error, 1)}
+}
+
+// batch is the items of one intent. It is settled when none of them is open.
+type batch struct {
+	id    BatchID
+	items []*item
+	open  int
+}
+
+// writer is the one goroutine that writes to the journal: each of its transactions settles the batches that were
+// signed since the last one, and announces what has arrived since.
+type writer struct {
+	journal  Journal
+	epoch    Epoch
+	observer Observer
+	clock    func() time.Time
+	log      *slog.Logger
+
+	slots chan struct{} // one for each certificate in flight
+	// events brings each item twice, to be announced and when it is signed or given up: one channel, so that the
+	// second cannot overtake the first.
+	events  chan *item
+	closing chan struct{}
+	stopped chan struct{}
+
+	// Owned by the goroutine of run.
+	waiting  []*item  // arrived, not yet announced
+	complete []*batch // announced, with no open item, not yet settled
+	fenced   bool
+	retry    time.Duration // until the next try of a failed settlement; zero where none failed
+}
+
+func newWriter(ctx context.Context, c Config) (*writer, error) {
+	epoch, left, err := c.Journal.Begin(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ca: open the journal: %w", err)
+	}
+	w := &writer{
+		journal: c.Journal, epoch: epoch, observer: c.Observer, clock: c.Clock, log: c.Log,
+		slots: make(chan struct{}, maxInFlight), events: make(chan *item, 2*maxInFlight),
+		closing: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	// What an earlier process left goes the way of everything else: a batch that is complete, with nothing signed.
+	for _, intent := range left {
+		b := &batch{id: intent.Batch}
+		for _, i := range intent.Items {
+			b.items = append(b.items, newItem(i))
+		}
+		w.complete = append(w.complete, b)
+		w.log.Warn("settling certificates that were announced but never released", "batch", b.id, "count", len(b.items))
+	}
+	go w.run()
+	return w, nil
+}
+
+// admit takes a place for one certificate in flight, or refuses at once.
+func (w *writer) admit() (release func(), err error) {
+	select {
+	case <-w.closing:
+		return nil, &unavailable{what: "the server is stopping", after: time.Second}
+	default:
+	}
+	select {
+	case w.slots <- struct{}{}:
+		return func() { <-w.slots }, nil
+	default:
+		return nil, &unavailable{what: fmt.Sprintf("%d certificates are being issued already", maxInFlight), after: time.Second,
+			cause: pki.Refuse(pki.RuleBusy, "try again after the delay", "too many requests are in flight")}
+	}
+}
+
+// announce hands an item to the writer and waits until its intent is durable.
+func (w *writer) announce(ctx context.Context, it *item) error {
+	it.wasAnnounced = true
+	w.send(it)
+	select {
+	case err := <-it.announced:
+		if err != nil {
+			it.wasAnnounced = false
+		}
+		return err
+	case <-ctx.Done():
+		return &unavailable{what: "the caller gave up before the certificate was signed", cause: ctx.Err()}
+	case <-w.stopped:
+		return &unavailable{what: "the server is stopping", after: time.Second}
+	}
+}
+
+// abandon tells the writer that an announced item will have no record.
+func (w *writer) abandon(it *item) {
+	if it.wasAnnounced {
+		w.send(it)
+	}
+}
+
+// record hands a signed certificate to the writer and waits until it is durable.
+func (w *writer) record(ctx context.Context, it *item, r Record) error {
+	it.signed = &r
+	w.send(it)
+	select {
+	case err := <-it.verdict:
+		return err
+	case <-ctx.Done():
+		return &unavailable{what: "the certificate is signed and still being recorded: ask again with the same request ID",
+			after: time.Second, cause: ctx.Err()}
+	case <-w.stopped:
+		return &unavailable{what: "the server is stopping", after: time.Second}
+	}
+}
+
+func (w *writer) send(it *item) {
+	select {
+	case w.events <- it:
+	case <-w.stopped:
+	}
+}
+
+// close stops the writer once nothing is in flight.
+func (w *writer) close(ctx context.Context) error {
+	close(w.closing)
+	select {
+	case <-w.stopped:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("ca: stopped with certificates in flight, which the next start settles: %w", ctx.Err())
+	}
+}
+
+func (w *writer) run() {
+	defer close(w.stopped)
+	for !w.atRest() {
+		w.wait()
+		w.drain()
+		w.write()
+	}
+}
+
+// atRest reports whether the writer may stop: it shall, and nothing is in flight.
+func (w *writer) atRest() bool {
+	return w.isClosing() && len(w.slots) == 0 && len(w.waiting)+len(w.complete)+len(w.events) == 0
+}
+
+func (w *writer) isClosing() bool {
+	select {
+	case <-w.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// wait returns when there is something to write, or time to try a failed settlement again, or to look whether the
+// last callers have gone.
+func (w *writer) wait() {
+	if len(w.waiting)+len(w.complete) > 0 && w.retry == 0 {
+		return
+	}
+	var again <-chan time.Time
+	closing := w.closing
+	if w.isClosing() {
+		again, closing = time.After(time.Millisecond), nil
+	}
+	if w.retry > 0 {
+		again = time.After(w.retry)
+	}
+	select {
+	case it := <-w.events:
+		w.take(it)
+	case <-again:
+	case <-closing:
+	}
+}
+
+// drain takes in what has come, without waiting.
+func (w *writer) drain() {
+	for len(w.waiting) < maxBatch {
+		select {
+		case it := <-w.events:
+			w.take(it)
+		default:
+			return
+		}
+	}
+}
+
+// take notes that an item has arrived, or that it was signed or given up. One that was given up before it was
+// announced leaves the queue.
+func (w *writer) take(it *item) {
+	switch {
+	case !it.seen:
+		it.seen = true
+		w.waiting = append(w.waiting, it)
+	case it.batch == nil:
+		w.waiting = slices.DeleteFunc(w.waiting, func(o *item) bool { return o == it })
+	default:
+		if it.batch.open--; it.batch.open == 0 {
+			w.complete = append(w.complete, it.batch)
+		}
+	}
+}
+
+// write makes one transaction of what there is to settle and to announce.
+func (w *writer) write() {
+	if len(w.waiting)+len(w.complete) == 0 {
+		return
+	}
+	if w.fenced {
+		w.refuseAll(ErrFenced)
+		return
+	}
+	settle := make([]Settlement, len(w.complete))
+	for i, b := range w.complete {
+		settle[i] = b.settlement(w.clock())
+	}
+	var fresh *batch
+	var announce []Intent
+	if len(w.waiting) > 0 {
+		fresh = &batch{id: NewBatchID(), items: w.waiting, open: len(w.waiting)}
+		announce = []Intent{fresh.intent()}
+	}
+	verdicts, err := w.commit(settle, announce)
+	if err != nil {
+		w.failed(err)
+		return
+	}
+	w.retry = 0
+	w.waiting = nil
+	if fresh != nil {
+		for _, it := range fresh.items {
+			it.batch = fresh
+			it.announced <- nil
+		}
+	}
+	done := w.complete
+	w.complete = nil
+	for i, b := range done {
+		w.release(b, settle[i].Records, verdicts[i])
+	}
+}
+
+// commit writes, and after an error reads back whether the transaction applied: an error of COMMIT does not say.
+func (w *writer) commit(settle []Settlement, announce []Intent) ([]Verdicts, error) {
+	ctx := context.Background() // a batch is nobody's alone: no caller's patience may end it
+	verdicts, err := w.journal.Write(ctx, w.epoch, settle, announce)
+	if err == nil || errors.Is(err, ErrFenced) {
+		return verdicts, err
+	}
+	var ids []BatchID
+	want := BatchSettled
+	for _, s := range settle {
+		ids = append(ids, s.Intent.Batch)
+	}
+	if len(ids) == 0 {
+		want = BatchPending
+		for _, i := range announce {
+			ids = append(ids, i.Batch)
+		}
+	}
+	for pause := settleRetry; ; pause = min(2*pause, settleRetryMost) {
+		states, serr := w.journal.State(ctx, ids[:1]) // the transaction is one: its first batch tells of all
+		if serr == nil && len(states) == 1 {
+			if states[0] == want {
+				return verdicts, nil
+			}
+			return nil, err
+		}
+		w.log.Error("the store does not say whether the last transaction applied: asking again", "error", serr, "after", err)
+		select {
+		case <-w.closing:
+			return nil, errors.Join(err, serr)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// failed answers those who wait to announce, since nothing of theirs was signed, and keeps what was signed for
+// another try: it must be accounted for.
+func (w *writer) failed(err error) {
+	if errors.Is(err, ErrFenced) {
+		w.fenced = true
+		w.log.Error("another process has taken over the store: this one signs nothing any more")
+		w.refuseAll(ErrFenced)
+		return
+	}
+	w.fail(&unavailable{what: "the store did not take the intent: nothing was signed", after: time.Second, cause: err})
+	if len(w.complete) > 0 {
+		w.retry = min(max(2*w.retry, settleRetry), settleRetryMost)
+		w.log.Error("the store did not take the record of signed certificates: trying again", "batches", len(w.complete), "error", err)
+	}
+}
+
+// refuseAll answers everybody: this process has no say any more, and its pending intents are its successor's.
+func (w *writer) refuseAll(err error) {
+	w.fail(err)
+	for _, b := range w.complete {
+		for _, it := range b.items {
+			it.verdict <- err
+		}
+	}
+	w.complete, w.retry = nil, 0
+}
+
+// fail answers those who wait to announce.
+func (w *writer) fail(err error) {
+	for _, it := range w.waiting {
+		it.announced <- err
+	}
+	w.waiting = nil
+}
+
+// release tells the observer, and then the callers.
+func (w *writer) release(b *batch, records []Record, verdicts Verdicts) {
+	issued := make([]pki.StatusChange, 0, len(records))
+	refused := map[pki.CertRef]error{}
+	for i, r := range records {
+		if verdicts[i] != nil {
+			refused[r.Ref] = verdicts[i]
+			continue
+		}
+		issued = append(issued, pki.StatusChange{Ref: r.Ref, NotAfter: r.NotAfter, Status: pki.Status{State: pki.Good, Version: 1}})
+	}
+	w.observer.Apply(issued...)
+	for _, it := range b.items {
+		it.verdict <- refused[it.intent.Ref]
+	}
+}
+
+func (b *batch) intent() Intent {
+	i := Intent{Batch: b.id, Items: make([]IntentItem, len(b.items))}
+	for n, it := range b.items {
+		i.Items[n] = it.intent
+	}
+	return i
+}
+
+func (b *batch) settlement(at time.Time) Settlement {
+	s := Settlement{Intent: b.intent(), At: at}
+	for _, it := range b.items {
+		if it.signed != nil {
+			s.Records = append(s.Records, *it.signed)
+		}
+	}
+	return s
+}

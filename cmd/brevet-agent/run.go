@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/brevet-pki/brevet/enroll"
+)
+
+func runCommand(ctx context.Context, args []string, s streams) error {
+	flags := flag.NewFlagSet("run", flag.ContinueOnError)
+	flags.String("config", "", "")
+	set, err := parseFlags(flags, args)
+	if err != nil {
+		return err
+	}
+	log := set.logger(s.err)
+	agent, done, err := set.agent(log, func(*enroll.Pair) { notify(log, daemon.SdNotifyReady) })
+	if err != nil {
+		return err
+	}
+	defer done()
+	err = agent.Run(ctx)
+	notify(log, daemon.SdNotifyStopping)
+	return err
+}
+
+// notify tells systemd, where it started the agent and wants to know.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("systemd could not be told", "state", state, "error", err)
+	}
+}
+
+// agent locks the directory and makes the agent for it. The caller calls done at the end.
+func (set settings) agent(log *slog.Logger, onChange func(*enroll.Pair)) (agent *enroll.Agent, done func(), err error) {
+	client, err := enroll.NewClient(set.Server)
+	if err != nil {
+		return nil, nil, err
+	}
+	dir, err := enroll.OpenDirectory(set.Directory, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	done = func() { _ = dir.Close() } // which unlocks; the end of the process does too
+	agent, err = enroll.NewAgent(enroll.Config{
+		Directory: dir, Authority: client, Token: set.token, Lifetime: set.Lifetime, KeyType: set.KeyType,
+		Reload: set.Reload, OnChange: onChange, Log: log,
+	})
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return agent, done, nil
+}
+
+func enrollCommand(ctx context.Context, args []string, s streams) error {
+	flags := flag.NewFlagSet("enroll", flag.ContinueOnError)
+	flags.String("config", "", "")
+	tokenFile := flags.String("token-file", "", "")
+	set, err := parseFlags(flags, args)
+	if err != nil {
+		return err
+	}
+	token, err := set.tokenToSpend(*tokenFile, s.in)
+	if err != nil {
+		return err
+	}
+	agent, done, err := set.agent(set.logger(s.err), nil)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if p := agent.Pair(); p != nil && p.Origin.Token == token.Secret.ID().String() && !p.Expired(time.Now()) {
+		_, err := fmt.Fprintf(s.out, "enrolled with this token already: %s\n", set.describe(p))
+		return err
+	}
+	if err := agent.Enroll(ctx, token); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(s.out, "enrolled: %s\n", set.describe(agent.Pair()))
+	return err
+}
+
+// tokenToSpend reads the token that the enroll command was given, or the configured one.
+func (set settings) tokenToSpend(file string, in io.Reader) (enroll.Token, error) {
+	switch file {
+	case "":
+		if set.TokenFile == "" {
+			return enroll.Token{}, misusef("enroll needs a token: give --token-file FILE, --token-file - for standard input, or set token_file")
+		}
+		return readTokenFile(set.TokenFile)
+	case "-":
+		return readToken(in)
+	default:
+		return readTokenFile(file)
+	}
+}
+
+func (set settings) describe(p *enroll.Pair) string {
+	return fmt.Sprintf("%s, serial %s, valid until %s, in %s",
+		p.ID(), p.Serial(), stamp(p.Certificate.NotAfter), filepath.Join(set.Directory, "current"))
+}

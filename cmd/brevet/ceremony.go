@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/ca/ceremony"
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+func newCeremony() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "ceremony", Short: "Make roots and issuing CAs, offline, and install them",
+		Long: "A ceremony makes keys in a token and certificates for them. Root and issuing CA may be on different machines\n" +
+			"and tokens; they exchange files:\n\n" +
+			"  brevet ceremony root …                  on the root's machine: key and self-signed certificate\n" +
+			"  brevet ceremony intermediate request …  on the issuing machine: key and certification request\n" +
+			"  brevet ceremony sign …                  on the root's machine: the issuing CA's certificate\n" +
+			"  brevet ceremony crl …                   on the root's machine: the root's CRL, months ahead\n" +
+			"  brevet ceremony install …               on the issuing machine: into the store, and the first operator's token",
+	}
+	intermediate := &cobra.Command{Use: "intermediate", Short: "Ask a root for an issuing CA's certificate"}
+	intermediate.AddCommand(newCeremonyRequest())
+	cmd.AddCommand(newCeremonyToken(), newCeremonyRoot(), intermediate, newCeremonySign(), newCeremonyCRL(), newCeremonyInstall())
+	return cmd
+}
+
+// tokenFlags are the flags of a command that works with a key in a token.
+type tokenFlags struct {
+	config  TokenConfig
+	key     string
+	pinFile string
+}
+
+func (t *tokenFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&t.config.Module, "module", "", "PKCS#11 library (default: SoftHSM's)")
+	f.StringVar(&t.config.Label, "token-label", "", "the token, by its label")
+	f.StringVar(&t.config.Serial, "token-serial", "", "the token, by its serial number")
+	f.StringVar(&t.pinFile, "pin-file", "", "file with the PIN (default: the systemd credential pin, or the terminal asks)")
+	f.StringVar(&t.key, "key-label", "", "label of the key in the token")
+	_ = cmd.MarkFlagRequired("key-label")
+}
+
+// open logs in to the token.
+func (t *tokenFlags) open(ctx context.Context) (*hsm.Token, error) {
+	if (t.config.Label == "") == (t.config.Serial == "") {
+		return nil, &usage{"set one of --token-label and --token-serial"}
+	}
+	pin, err := readPIN(t.pinFile)
+	if err != nil {
+		return nil, err
+	}
+	return openToken(ctx, t.config, pin)
+}
+
+// with opens the token, lets do work with a key, and closes it. A new key is made where an algorithm is given.
+func (t *tokenFlags) with(ctx context.Context, algorithm string, do func(crypto.Signer) error) (err error) {
+	var alg hsm.Algorithm
+	if algorithm != "" {
+		if alg, err = hsm.ParseAlgorithm(algorithm); err != nil {
+			return &usage{"--key: " + trimPrefixes(err.Error())}
+		}
+	}
+	token, err := t.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, token.Close()) }()
+	var key *hsm.Key
+	if alg != 0 {
+		key, err = token.Generate(ctx, t.key, alg)
+	} else {
+		key, err = token.Find(ctx, hsm.KeyRef{Label: t.key})
+	}
+	if err != nil {
+		return err
+	}
+	return do(key)
+}
+
+// readPIN takes the PIN from a file, from systemd, or from the terminal.
+func readPIN(file string) (hsm.PIN, error) {
+	switch {
+	case file != "":
+		return hsm.ReadPINFile(file)
+	case os.Getenv("CREDENTIALS_DIRECTORY") != "":
+		return hsm.ReadPINCredential("pin")
+	default:
+		return hsm.PromptPIN(os.Stdin, "PIN of the token: ")
+	}
+}
+
+// record writes what a ceremony made, and the transcript beside it, and tells the next step.
+func record(cmd *cobra.Command, out, pemType string, der []byte, t ceremony.Transcript, next string) error {
+	if err := writeNew(out, pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}), 0o644); err != nil {
+		return err
+	}
+	t.Command, t.At, t.Software = cmd.CommandPath(), time.Now(), "brevet "+version
+	t.Signers = []string{"Ceremony administrator", "Witness"}
+	paper := out + ".transcript.txt"
+	if err := writeNew(paper, []byte(t.String()), 0o644); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Wrote %s, and %s to print and sign.\nNext: %s\n", out, paper, next)
+	return err
+}
+
+func (t *tokenFlags) transcriptToken() ceremony.Token {
+	return ceremony.Token{Label: t.config.Label, Serial: t.config.Serial, Key: t.key}
+}
+
+// absent refuses early what writeNew would refuse after a key was made.
+func absent(path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s exists already: move it away or choose another name", path)
+	}
+	return nil
+}
+
+func newCeremonyToken() *cobra.Command {
+	var modulePath, label, pinFile, soPINFile string
+	cmd := &cobra.Command{
+		Use: "token", Short: "Initialise an empty token (SoftHSM; hardware comes with its maker's tools)", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			path, err := module(modulePath)
+			if err != nil {
+				return err
+			}
+			so, err := hsm.ReadPINFile(soPINFile)
+			if err != nil {
+				return err
+			}
+			user, err := hsm.ReadPINFile(pinFile)
+			if err != nil {
+				return err
+			}
+			serial, err := hsm.InitToken(cmd.Context(), path, label, so, user)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Token %s is ready; its serial number is %s.\nNext: brevet ceremony root --token-label %s …\n", label, serial, label)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&modulePath, "module", "", "PKCS#11 library (default: SoftHSM's)")
+	f.StringVar(&label, "label", "", "the new token's label")
+	f.StringVar(&pinFile, "pin-file", "", "file with the user PIN")
+	f.StringVar(&soPINFile, "so-pin-file", "", "file with the security officer's PIN")
+	for _, name := range []string{"label", "pin-file", "so-pin-file"} {
+		_ = cmd.MarkFlagRequired(name)
+	}
+	return cmd
+}
+
+func newCeremonyRoot() *cobra.Command {
+	var t tokenFlags
+	var subject, key, lifetime, out string
+	cmd := &cobra.Command{
+		Use: "root", Short: "Make a root key and its self-signed certificate", Args: cobra.NoArgs,
+		Example: "  brevet ceremony root --token-label root --pin-file pin --key-label root-g1 --subject 'CN=Fleet Root G1,O=Example' --out root.crt",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			name, life, err := subjectAndLifetime(subject, lifetime)
+			if err != nil {
+				return err
+			}
+			if err := absent(out); err != nil {
+				return err
+			}
+			return t.with(cmd.Context(), key, func(signer crypto.Signer) error {
+				der, err := ceremony.Root(signer, ceremony.RootSpec{Subject: name, Lifetime: life, PathLength: 1, Now: time.Now()})
+				if err != nil {
+					return err
+				}
+				cert, err := x509.ParseCertificate(der)
+				if err != nil {
+					return err
+				}
+				return record(cmd, out, "CERTIFICATE", der, ceremony.Transcript{
+					Act: "made the root key and its certificate", Token: t.transcriptToken(), Certificate: cert,
+				}, "brevet ceremony intermediate request …, on the issuing machine")
+			})
+		},
+	}
+	t.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&subject, "subject", "", "distinguished name, such as 'CN=Fleet Root G1,O=Example'; every generation has its own")
+	f.StringVar(&key, "key", "P-384", "kind of key: P-256, P-384, RSA-3072, RSA-4096, Ed25519")
+	f.StringVar(&lifetime, "lifetime", "7300d", "how long the certificate lives")
+	f.StringVar(&out, "out", "root.crt", "file to write")
+	_ = cmd.MarkFlagRequired("subject")
+	return cmd
+}
+
+func subjectAndLifetime(subject, lifetime string) (ceremony.Subject, time.Duration, error) {
+	name, err := ceremony.ParseSubject(subject)
+	if err != nil {
+		return name, 0, &usage{"--subject: " + trimPrefixes(err.Error())}
+	}
+	life, err := pki.ParseDuration(lifetime)
+	if err != nil {
+		return name, 0, &usage{"--lifetime: " + trimPrefixes(err.Error())}
+	}
+	return name, life, nil
+}
+
+func newCeremonyRequest() *cobra.Command {
+	var t tokenFlags
+	var subject, key, out string
+	cmd := &cobra.Command{
+		Use: "request", Short: "Make an issuing key and ask for its certificate", Args: cobra.NoArgs,
+		Example: "  brevet ceremony intermediate request --token-label issuing --pin-file pin --key-label issuing-g1 --subject 'CN=Fleet Issuing G1,O=Example' --out issuing.csr",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			name, err := ceremony.ParseSubject(subject)
+			if err != nil {
+				return &usage{"--subject: " + trimPrefixes(err.Error())}
+			}
+			if err := absent(out); err != nil {
+				return err
+			}
+			return t.with(cmd.Context(), key, func(signer crypto.Signer) error {
+				der, err := ceremony.Request(signer, ceremony.RequestSpec{Subject: name})
+				if err != nil {
+					return err
+				}
+				req, err := x509.ParseCertificateRequest(der)
+				if err != nil {
+					return err
+				}
+				return record(cmd, out, "CERTIFICATE REQUEST", der, ceremony.Transcript{
+					Act: "made an issuing key and asked for its certificate", Token: t.transcriptToken(), Request: req,
+				}, "brevet ceremony sign --csr "+filepath.Base(out)+" …, on the root's machine")
+			})
+		},
+	}
+	t.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&subject, "subject", "", "distinguished name, such as 'CN=Fleet Issuing G1,O=Example'; every generation has its own")
+	f.StringVar(&key, "key", "P-256", "kind of key: P-256, P-384, RSA-3072, RSA-4096, Ed25519")
+	f.StringVar(&out, "out", "issuing.csr", "file to write")
+	_ = cmd.MarkFlagRequired("subject")
+	return cmd
+}

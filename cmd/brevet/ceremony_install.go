@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// installation is what a ceremony hands to the issuing machine.
+type installation struct {
+	certificate *x509.Certificate
+	key         string // label of its key in the token
+	others      []*x509.Certificate
+	crls        []*x509.RevocationList
+}
+
+func newCeremonyInstall() *cobra.Command {
+	var certFile, key, operator, tokenOut string
+	var others, crls []string
+	cmd := &cobra.Command{
+		Use: "install", Short: "Install an issuing CA into the store, and make the first operator's token", Args: cobra.NoArgs,
+		Long: "install checks that the token's key, the certificate, its chain and the root's CRL belong together, records\n" +
+			"them in the store, starts everything that the server starts, once, and writes a one-time token for the first\n" +
+			"operator. The server must not be running.",
+		Example: "  brevet ceremony install --config brevet.yaml --certificate issuing.crt --key-label issuing-g1 --root root.crt --crl root.crl \\\n" +
+			"      --operator alice --token-out alice.token",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := loadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			inst, err := readInstallation(certFile, key, others, crls)
+			if err != nil {
+				return err
+			}
+			if tokenOut != "" {
+				if err := absent(tokenOut); err != nil {
+					return err
+				}
+			}
+			return install(cmd, c, inst, operator, tokenOut)
+		},
+	}
+	configFlag(cmd)
+	f := cmd.Flags()
+	f.StringVar(&certFile, "certificate", "issuing.crt", "the issuing CA's certificate")
+	f.StringVar(&key, "key-label", "", "label of its key in the token")
+	f.StringSliceVar(&others, "root", []string{"root.crt"}, "the root's certificate, and any between; may be given again")
+	f.StringSliceVar(&crls, "crl", []string{"root.crl"}, "the root's CRL; may be given again")
+	f.StringVar(&operator, "operator", "", "name of the first operator, who gets a token")
+	f.StringVar(&tokenOut, "token-out", "", "file for the operator's token")
+	_ = cmd.MarkFlagRequired("key-label")
+	cmd.MarkFlagsRequiredTogether("operator", "token-out")
+	return cmd
+}
+
+func readInstallation(certFile, key string, others, crls []string) (installation, error) {
+	inst := installation{key: key}
+	var err error
+	if inst.certificate, err = readCertificate(certFile); err != nil {
+		return inst, err
+	}
+	for _, path := range others {
+		cert, err := readCertificate(path)
+		if err != nil {
+			return inst, err
+		}
+		inst.others = append(inst.others, cert)
+	}
+	for _, path := range crls {
+		der, err := readDER(path, "X509 CRL")
+		if err != nil {
+			return inst, err
+		}
+		crl, err := x509.ParseRevocationList(der)
+		if err != nil {
+			return inst, fmt.Errorf("%s: %w", path, err)
+		}
+		inst.crls = append(inst.crls, crl)
+	}
+	return inst, nil
+}
+
+func install(cmd *cobra.Command, c Config, inst installation, operator, tokenOut string) (err error) {
+	log, err := c.logger(cmd)
+	if err != nil {
+		return err
+	}
+	pin, err := readPIN(c.Token.PINFile)
+	if err != nil {
+		return err
+	}
+	if err := makeDirectory(c.Directory); err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	n, err := openNode(ctx, c, pin, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	if err := n.install(ctx, inst, pki.ActorCommand("ceremony install")); err != nil {
+		return err
+	}
+	s, err := n.server(ctx, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close(ctx)) }()
+	out := cmd.OutOrStdout()
+	if _, err := fmt.Fprintf(out, "Installed %s with key %s.\n", inst.certificate.Subject, inst.key); err != nil {
+		return err
+	}
+	if operator == "" {
+		_, err := fmt.Fprintln(out, "Next: brevet serve")
+		return err
+	}
+	text, err := s.OperatorToken(ctx, operator, false)
+	if err != nil {
+		return err
+	}
+	if err := writeNew(tokenOut, []byte(text+"\n"), 0o600); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "The first operator's token is in %s and serves once, within 24 hours.\nNext: brevet serve, then brevet login --token-file %s\n", tokenOut, tokenOut)
+	return err
+}
+
+// install checks that everything belongs together and records it. It can be repeated.
+func (n *node) install(ctx context.Context, inst installation, by pki.Actor) error {
+	key, err := n.token.Find(ctx, hsm.KeyRef{Label: inst.key})
+	if err != nil {
+		return err
+	}
+	if _, err := ca.NewIssuer(inst.certificate, key, inst.others); err != nil {
+		return err
+	}
+	now := time.Now()
+	for _, cert := range inst.others {
+		if err := n.store.CA().Install(ctx, ca.Installed{Certificate: cert.Raw, At: now}, by); err != nil {
+			return err
+		}
+	}
+	if err := n.store.CA().Install(ctx, ca.Installed{Certificate: inst.certificate.Raw, Key: inst.key, At: now}, by); err != nil {
+		return err
+	}
+	for _, crl := range inst.crls {
+		if err := n.importCRL(ctx, crl, inst.others, by); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *node) importCRL(ctx context.Context, crl *x509.RevocationList, signers []*x509.Certificate, by pki.Actor) error {
+	for _, cert := range signers {
+		if crl.CheckSignatureFrom(cert) != nil {
+			continue
+		}
+		err := n.store.Revocation().PutCRL(ctx, revocation.CRL{
+			Issuer: pki.IssuerOf(cert), Number: crl.Number, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate, DER: crl.Raw,
+		}, by, time.Now())
+		if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleCRL {
+			return nil // an installation that is repeated has this CRL, or a newer one, already
+		}
+		return err
+	}
+	return fmt.Errorf("none of the given CA certificates signed the CRL of %s: give its CA's certificate with --root", crl.Issuer)
+}

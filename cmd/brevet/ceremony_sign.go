@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/ca/ceremony"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// maxCeremonyFile bounds the files that ceremonies exchange.
+const maxCeremonyFile = 16 << 20
+
+// readDER reads a file that holds DER, or its PEM form of the given type.
+func readDER(path, pemType string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxCeremonyFile {
+		return nil, fmt.Errorf("%s has %d octets: that is no %s", path, info.Size(), pemType)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.HasPrefix(bytes.TrimSpace(b), []byte("-----BEGIN")) {
+		return b, nil
+	}
+	block, rest := pem.Decode(b)
+	if block == nil || block.Type != pemType {
+		return nil, fmt.Errorf("%s does not begin with a PEM %s", path, pemType)
+	}
+	if len(bytes.TrimSpace(rest)) > 0 {
+		return nil, fmt.Errorf("%s holds more than one PEM block: give them one by one", path)
+	}
+	return block.Bytes, nil
+}
+
+func readCertificate(path string) (*x509.Certificate, error) {
+	der, err := readDER(path, "CERTIFICATE")
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cert, nil
+}
+
+func newCeremonySign() *cobra.Command {
+	var t tokenFlags
+	var csrFile, rootFile, trustDomain, lifetime, publicURL, out string
+	var permittedDNS, existing []string
+	cmd := &cobra.Command{
+		Use: "sign", Short: "Sign an issuing CA's request with the root key", Args: cobra.NoArgs,
+		Example: "  brevet ceremony sign --token-label root --pin-file pin --key-label root-g1 --root root.crt --csr issuing.csr \\\n" +
+			"      --trust-domain fleet.example --public-url http://pki.fleet.example --out issuing.crt",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			life, err := pki.ParseDuration(lifetime)
+			if err != nil {
+				return &usage{"--lifetime: " + trimPrefixes(err.Error())}
+			}
+			root, err := readCertificate(rootFile)
+			if err != nil {
+				return err
+			}
+			csr, err := readDER(csrFile, "CERTIFICATE REQUEST")
+			if err != nil {
+				return err
+			}
+			if err := absent(out); err != nil {
+				return err
+			}
+			spec := ceremony.SignSpec{Lifetime: life, TrustDomain: trustDomain, PermittedDNS: permittedDNS}
+			if publicURL != "" {
+				base := strings.TrimSuffix(publicURL, "/")
+				id := pki.IssuerOf(root).Short()
+				spec.CRLURL, spec.IssuerURL = base+"/crl/"+id+".crl", base+"/ca/"+id+".cer"
+			}
+			for _, path := range existing {
+				cert, err := readCertificate(path)
+				if err != nil {
+					return err
+				}
+				spec.Existing = append(spec.Existing, cert)
+			}
+			return t.with(cmd.Context(), "", func(signer crypto.Signer) error {
+				spec.Now = time.Now()
+				der, err := ceremony.Sign(root, signer, csr, spec)
+				if err != nil {
+					return err
+				}
+				cert, err := x509.ParseCertificate(der)
+				if err != nil {
+					return err
+				}
+				return record(cmd, out, "CERTIFICATE", der, ceremony.Transcript{
+					Act: "signed an issuing CA's certificate with the root key", Token: t.transcriptToken(), Certificate: cert,
+				}, "brevet ceremony crl …, then brevet ceremony install …, on the issuing machine")
+			})
+		},
+	}
+	t.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&csrFile, "csr", "", "the issuing CA's request")
+	f.StringVar(&rootFile, "root", "root.crt", "the root's certificate")
+	f.StringVar(&trustDomain, "trust-domain", "", "the only SPIFFE trust domain whose identities the CA may certify")
+	f.StringSliceVar(&permittedDNS, "permit-dns", nil, "domain whose DNS names the CA may certify; may be given again (default: any)")
+	f.StringSliceVar(&existing, "existing", nil, "an issuing CA's certificate of an earlier generation; may be given again")
+	f.StringVar(&publicURL, "public-url", "", "where relying parties fetch the root's certificate and CRL, such as http://pki.fleet.example")
+	f.StringVar(&lifetime, "lifetime", "1825d", "how long the certificate lives")
+	f.StringVar(&out, "out", "issuing.crt", "file to write")
+	for _, name := range []string{"csr", "trust-domain"} {
+		_ = cmd.MarkFlagRequired(name)
+	}
+	return cmd
+}
+
+func newCeremonyCRL() *cobra.Command {
+	var t tokenFlags
+	var rootFile, previous, lifetime, out string
+	var revoke []string
+	cmd := &cobra.Command{
+		Use: "crl", Short: "Sign the root's CRL, months ahead", Args: cobra.NoArgs,
+		Long: "crl signs the CRL of a root. Entries and the number come from the CRL before it (--previous), so that no\n" +
+			"revocation is forgotten and no number used twice; the first one has none.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			life, err := pki.ParseDuration(lifetime)
+			if err != nil {
+				return &usage{"--lifetime: " + trimPrefixes(err.Error())}
+			}
+			root, err := readCertificate(rootFile)
+			if err != nil {
+				return err
+			}
+			now := time.Now()
+			spec := ceremony.CRLSpec{Number: big.NewInt(1), NextUpdate: now.Add(life), Now: now}
+			if previous != "" {
+				if err := continueFrom(previous, &spec); err != nil {
+					return err
+				}
+			}
+			if spec.Revoke, err = revocationsOf(revoke, now); err != nil {
+				return err
+			}
+			if err := absent(out); err != nil {
+				return err
+			}
+			return t.with(cmd.Context(), "", func(signer crypto.Signer) error {
+				der, err := ceremony.RootCRL(root, signer, spec)
+				if err != nil {
+					return err
+				}
+				crl, err := x509.ParseRevocationList(der)
+				if err != nil {
+					return err
+				}
+				return record(cmd, out, "X509 CRL", der, ceremony.Transcript{
+					Act: "signed the root's CRL", Token: t.transcriptToken(), CRL: crl,
+				}, "brevet ceremony install … the first time, brevet crl import "+out+" later, on the issuing machine")
+			})
+		},
+	}
+	t.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&rootFile, "root", "root.crt", "the root's certificate")
+	f.StringVar(&previous, "previous", "", "the root's CRL before this one")
+	f.StringSliceVar(&revoke, "revoke", nil, "certificate file and reason to revoke, such as old.crt:superseded; may be given again")
+	f.StringVar(&lifetime, "lifetime", "180d", "until when the CRL is good; sign the next one well before")
+	f.StringVar(&out, "out", "root.crl", "file to write")
+	return cmd
+}
+
+func continueFrom(path string, spec *ceremony.CRLSpec) error {
+	der, err := readDER(path, "X509 CRL")
+	if err != nil {
+		return err
+	}
+	if spec.Previous, err = x509.ParseRevocationList(der); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if spec.Previous.Number == nil {
+		return fmt.Errorf("%s has no CRL number: it is not a CRL that a ceremony made", path)
+	}
+	spec.Number = new(big.Int).Add(spec.Previous.Number, big.NewInt(1))
+	return nil
+}
+
+func revocationsOf(list []string, now time.Time) ([]ceremony.Revocation, error) {
+	var all []ceremony.Revocation
+	for _, text := range list {
+		path, reasonText, ok := strings.Cut(text, ":")
+		if !ok {
+			return nil, &usage{fmt.Sprintf("--revoke %q: write FILE:REASON, such as old.crt:superseded", text)}
+		}
+		reason, err := pki.ParseReason(reasonText)
+		if err != nil {
+			return nil, &usage{"--revoke: " + trimPrefixes(err.Error())}
+		}
+		cert, err := readCertificate(path)
+		if err != nil {
+			return nil, err
+		}
+		serial, err := pki.SerialFromInt(cert.SerialNumber)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		all = append(all, ceremony.Revocation{Serial: serial, Reason: reason, At: now})
+	}
+	return all, nil
+}

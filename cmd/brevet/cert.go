@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+func newCert() *cobra.Command {
+	cmd := &cobra.Command{Use: "cert", Short: "List, show and revoke certificates"}
+	operatorFlag(cmd)
+	cmd.AddCommand(newCertList(), newCertShow(), newCertRevoke())
+	return cmd
+}
+
+var certHeading = []string{"SERIAL", "IDENTITY", "PROFILE", "NOT AFTER", "STATE"}
+
+func printCert(p *printer, c *brevetv1.Certificate) error {
+	state := strings.ToLower(strings.TrimPrefix(c.GetState().String(), "CERTIFICATE_STATE_"))
+	if c.GetReason() != "" {
+		state += " (" + c.GetReason() + ")"
+	}
+	identity, profile := c.GetIdentity(), c.GetProfile()
+	if !c.GetReleased() {
+		identity, profile = "(never released)", "-"
+	}
+	return p.record(c, c.GetSerial(), identity, profile, c.GetNotAfter().AsTime().UTC().Format(time.RFC3339), state)
+}
+
+func newCertList() *cobra.Command {
+	req := &brevetv1.ListCertificatesRequest{PageSize: listPage}
+	cmd := &cobra.Command{
+		Use: "list", Short: "List the certificates, the newest first", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := newPrinter(cmd, certHeading...)
+			if err != nil {
+				return err
+			}
+			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				c := brevetv1.NewCertificateServiceClient(conn)
+				for {
+					resp, err := c.ListCertificates(ctx, req)
+					if err != nil {
+						return err
+					}
+					for _, cert := range resp.GetCertificates() {
+						if err := printCert(p, cert); err != nil {
+							return err
+						}
+					}
+					if req.PageToken = resp.GetNextPageToken(); req.GetPageToken() == "" {
+						return p.close()
+					}
+				}
+			})
+		},
+	}
+	outputFlag(cmd)
+	cmd.Flags().StringVar(&req.Identity, "identity", "", "only this identity's")
+	return cmd
+}
+
+func newCertShow() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "show SERIAL", Short: "Show one certificate, as PEM", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := newPrinter(cmd, certHeading...)
+			if err != nil {
+				return err
+			}
+			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				resp, err := brevetv1.NewCertificateServiceClient(conn).GetCertificate(ctx, &brevetv1.GetCertificateRequest{Serial: args[0]})
+				if err != nil {
+					return err
+				}
+				c := resp.GetCertificate()
+				if err := errors.Join(printCert(p, c), p.close()); err != nil || p.json || len(c.GetCertificate()) == 0 {
+					return err
+				}
+				return pem.Encode(cmd.OutOrStdout(), &pem.Block{Type: "CERTIFICATE", Bytes: c.GetCertificate()})
+			})
+		},
+	}
+	outputFlag(cmd)
+	return cmd
+}
+
+func newCertRevoke() *cobra.Command {
+	req := &brevetv1.RevokeCertificateRequest{}
+	cmd := &cobra.Command{
+		Use: "revoke SERIAL", Short: "Revoke one certificate, now and for ever", Args: cobra.ExactArgs(1),
+		Long: "revoke takes effect before it returns. Reasons: " + strings.Join(pki.ReasonNames(), ", ") + ".\n" +
+			"After keyCompromise, no key of the certificate is ever certified again.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.Serial = args[0]
+			p, err := newPrinter(cmd, certHeading...)
+			if err != nil {
+				return err
+			}
+			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				resp, err := brevetv1.NewCertificateServiceClient(conn).RevokeCertificate(ctx, req)
+				if err != nil {
+					return fmt.Errorf("not revoked: %w", err)
+				}
+				return errors.Join(printCert(p, resp.GetCertificate()), p.close())
+			})
+		},
+	}
+	outputFlag(cmd)
+	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, by its name in RFC 5280 (default unspecified)")
+	return cmd
+}

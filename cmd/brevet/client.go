@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/brevet-pki/brevet/enroll"
+)
+
+// callPatience bounds an operator's command.
+const callPatience = 30 * time.Second
+
+// stateHome is where Brevet keeps what belongs to a person: $XDG_STATE_HOME/brevet, or ~/.local/state/brevet.
+func stateHome() (string, error) {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "brevet"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("find a place for state: %w; set XDG_STATE_HOME", err)
+	}
+	return filepath.Join(home, ".local", "state", "brevet"), nil
+}
+
+func operatorFlag(cmd *cobra.Command) {
+	cmd.PersistentFlags().String("operator", "", "directory of the operator's credential (default: operator in $XDG_STATE_HOME/brevet)")
+}
+
+func operatorDir(cmd *cobra.Command) (string, error) {
+	dir, err := cmd.Flags().GetString("operator")
+	if err != nil || dir != "" {
+		return dir, err
+	}
+	home, err := stateHome()
+	return filepath.Join(home, "operator"), err
+}
+
+// call connects to the server as the operator and makes calls.
+func call(cmd *cobra.Command, do func(ctx context.Context, conn *grpc.ClientConn) error) error {
+	dir, err := operatorDir(cmd)
+	if err != nil {
+		return err
+	}
+	pair, err := operatorPair(cmd.Context(), dir)
+	if err != nil {
+		return err
+	}
+	conn, err := grpc.NewClient("dns:///"+pair.Origin.Server,
+		grpc.WithTransportCredentials(credentials.NewTLS(enroll.ClientTLS(func() *enroll.Pair { return pair }))))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), callPatience)
+	defer cancel()
+	err = do(ctx, conn)
+	return errors.Join(enroll.CallError(pair.Origin.Server, err), conn.Close())
+}
+
+// operatorPair reads the operator's credential, and renews it where its time has come and nobody else does.
+func operatorPair(ctx context.Context, dir string) (*enroll.Pair, error) {
+	pair, err := enroll.ReadPair(dir)
+	if errors.Is(err, enroll.ErrNoCredential) {
+		return nil, fmt.Errorf("no operator's credential in %s: run brevet login --token-file FILE, or name its directory with --operator", dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if pair.Expired(time.Now()) {
+		return nil, fmt.Errorf("the operator's certificate in %s expired at %s: ask another operator for a token "+
+			"(brevet token create operator/NAME --replace), then run brevet login --token-file FILE", dir, pair.Certificate.NotAfter.UTC().Format(time.RFC3339))
+	}
+	agent, closeDir, err := operatorAgent(dir, nil)
+	if err != nil {
+		return pair, nil // somebody keeps this credential already; it is valid
+	}
+	defer closeDir()
+	if err := agent.Refresh(ctx); err != nil {
+		return pair, nil // still valid, and the call will say what is wrong
+	}
+	return agent.Pair(), nil
+}
+
+// operatorAgent opens an operator's credential directory. token, which may be nil, is asked when there is no valid one.
+func operatorAgent(dir string, token func() (enroll.Token, error)) (*enroll.Agent, func(), error) {
+	quiet := slog.New(slog.DiscardHandler)
+	d, err := enroll.OpenDirectory(dir, quiet)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := enroll.NewClient("")
+	if err != nil {
+		return nil, nil, errors.Join(err, d.Close())
+	}
+	agent, err := enroll.NewAgent(enroll.Config{Directory: d, Authority: client, Token: token, KeyType: enroll.P256, Log: quiet})
+	if err != nil {
+		return nil, nil, errors.Join(err, d.Close())
+	}
+	return agent, func() { _ = d.Close() }, nil
+}
+
+func newLogin() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "login --token-file FILE", Short: "Trade an operator's one-time token for a credential", Args: cobra.NoArgs,
+		Long: "login enrolls this person as an operator. The token comes from a file that only you can read, or from standard input (-).",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := operatorDir(cmd)
+			if err != nil {
+				return err
+			}
+			path, err := cmd.Flags().GetString("token-file")
+			if err != nil {
+				return err
+			}
+			token, err := enroll.ReadTokenFile(path, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			agent, closeDir, err := operatorAgent(dir, nil)
+			if err != nil {
+				return err
+			}
+			defer closeDir()
+			ctx, cancel := context.WithTimeout(cmd.Context(), callPatience)
+			defer cancel()
+			if err := agent.Enroll(ctx, token); err != nil {
+				return err
+			}
+			p := agent.Pair()
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "You are %s until %s; commands renew this by themselves while it lasts.\nNext: brevet identity create device/1 --kind device\n",
+				p.ID(), p.Certificate.NotAfter.Local().Format(time.RFC1123))
+			return err
+		},
+	}
+	operatorFlag(cmd)
+	cmd.Flags().String("token-file", "", "file with the token, or - for standard input")
+	_ = cmd.MarkFlagRequired("token-file")
+	return cmd
+}

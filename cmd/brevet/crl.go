@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"errors"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+func newCRL() *cobra.Command {
+	cmd := &cobra.Command{Use: "crl", Short: "List the published CRLs, and import the root's"}
+	operatorFlag(cmd)
+	cmd.AddCommand(newCRLList(), newCRLImport())
+	return cmd
+}
+
+var crlHeading = []string{"ISSUER", "NUMBER", "ENTRIES", "THIS UPDATE", "NEXT UPDATE", "PATH"}
+
+func printCRL(p *printer, c *brevetv1.CRL) error {
+	return p.record(c, c.GetIssuerName(), c.GetNumber(), strconv.Itoa(int(c.GetEntries())),
+		c.GetThisUpdate().AsTime().UTC().Format(time.RFC3339), c.GetNextUpdate().AsTime().UTC().Format(time.RFC3339), c.GetPath())
+}
+
+func newCRLList() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "list", Short: "List the CRLs that are published now", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := newPrinter(cmd, crlHeading...)
+			if err != nil {
+				return err
+			}
+			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				resp, err := brevetv1.NewCRLServiceClient(conn).ListCRLs(ctx, &brevetv1.ListCRLsRequest{})
+				if err != nil {
+					return err
+				}
+				for _, c := range resp.GetCrls() {
+					if err := printCRL(p, c); err != nil {
+						return err
+					}
+				}
+				return p.close()
+			})
+		},
+	}
+	outputFlag(cmd)
+	return cmd
+}
+
+func newCRLImport() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "import FILE", Short: "Publish a CRL that a ceremony signed (PEM or DER)", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			der, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			if block, _ := pem.Decode(bytes.TrimSpace(der)); block != nil {
+				der = block.Bytes
+			}
+			p, err := newPrinter(cmd, crlHeading...)
+			if err != nil {
+				return err
+			}
+			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				resp, err := brevetv1.NewCRLServiceClient(conn).ImportCRL(ctx, &brevetv1.ImportCRLRequest{Crl: der})
+				if err != nil {
+					return err
+				}
+				return errors.Join(printCRL(p, resp.GetCrl()), p.close())
+			})
+		},
+	}
+	outputFlag(cmd)
+	return cmd
+}

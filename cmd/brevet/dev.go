@@ -1,0 +1,317 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/ca/ceremony"
+	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/server"
+)
+
+// Names in a development CA, which has one token for root and issuing CA.
+const (
+	devToken      = "brevet-dev"
+	devRootKey    = "root-g1"
+	devIssuingKey = "issuing-g1"
+	devOperator   = "dev"
+)
+
+// dev is a whole CA in one directory.
+type dev struct {
+	dir         string
+	trustDomain string
+	grpc, http  string
+}
+
+func (d dev) ca() string       { return filepath.Join(d.dir, "ca") }
+func (d dev) operator() string { return filepath.Join(d.dir, "operator") }
+
+func newDev() *cobra.Command {
+	var d dev
+	cmd := &cobra.Command{
+		Use: "dev", Short: "Run a whole CA for development, kept in one directory", Args: cobra.NoArgs,
+		Long: "dev makes a private SoftHSM token, a root and an issuing CA in it, a store and an operator's credential, all in\n" +
+			"one directory, and serves on this machine alone. Started again, it goes on with what is there. It never touches\n" +
+			"your own SoftHSM configuration. Keys of a root and of an issuing CA in one token are for development only.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if d.dir == "" {
+				home, err := stateHome()
+				if err != nil {
+					return err
+				}
+				d.dir = home
+			}
+			dir, err := filepath.Abs(d.dir)
+			if err != nil {
+				return err
+			}
+			d.dir = dir
+			return d.run(cmd)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&d.dir, "dir", "", "state directory (default: $XDG_STATE_HOME/brevet)")
+	f.StringVar(&d.trustDomain, "trust-domain", "dev.brevet.internal", "SPIFFE trust domain of a new CA")
+	f.StringVar(&d.grpc, "grpc", "127.0.0.1:7443", "address of the gRPC listener")
+	f.StringVar(&d.http, "http", "127.0.0.1:7080", "address of the public HTTP listener")
+	return cmd
+}
+
+func (d dev) run(cmd *cobra.Command) (err error) {
+	ctx := cmd.Context()
+	if err := makeDirectory(d.dir); err != nil {
+		return err
+	}
+	if err := d.ensureCA(ctx); err != nil {
+		return fmt.Errorf("make the development CA: %w", err)
+	}
+	c, pin, err := d.config()
+	if err != nil {
+		return err
+	}
+	log, err := c.logger(cmd)
+	if err != nil {
+		return err
+	}
+	n, err := openNode(ctx, c, pin, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	if err := d.install(ctx, n); err != nil {
+		return err
+	}
+	return d.serve(cmd, n)
+}
+
+// ensureCA makes token, keys and certificates once: in a directory beside the final one, so that an interrupted
+// attempt leaves nothing that looks like a CA. It points SoftHSM at the directory.
+func (d dev) ensureCA(ctx context.Context) error {
+	if _, err := os.Stat(d.ca()); err != nil {
+		unfinished := d.ca() + ".unfinished"
+		if err := os.RemoveAll(unfinished); err != nil {
+			return err
+		}
+		if err := d.makeCA(ctx, unfinished); err != nil {
+			return err
+		}
+		if err := os.Rename(unfinished, d.ca()); err != nil {
+			return err
+		}
+	}
+	return useSoftHSM(d.ca())
+}
+
+// useSoftHSM makes a directory the home of this process's SoftHSM, whatever the user's own configuration says.
+func useSoftHSM(dir string) error {
+	conf, err := hsm.WriteSoftHSM(filepath.Join(dir, "softhsm"))
+	if err != nil {
+		return err
+	}
+	return os.Setenv(hsm.SoftHSMConfEnv, conf)
+}
+
+// makeCA is a small ceremony: token, root, issuing CA and the root's CRL.
+func (d dev) makeCA(ctx context.Context, dir string) (err error) {
+	if err := useSoftHSM(dir); err != nil {
+		return err
+	}
+	pinText, pin, err := newPIN()
+	if err != nil {
+		return err
+	}
+	_, soPIN, err := newPIN() // nobody needs it again: the token is thrown away with the directory
+	if err != nil {
+		return err
+	}
+	module, err := hsm.FindSoftHSM()
+	if err != nil {
+		return err
+	}
+	if _, err := hsm.InitToken(ctx, module, devToken, soPIN, pin); err != nil {
+		return err
+	}
+	token, err := openToken(ctx, TokenConfig{Label: devToken}, pin)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, token.Close()) }()
+	root, issuing, crl, err := d.certify(ctx, token)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		writeNew(filepath.Join(dir, "pin"), []byte(pinText), 0o600),
+		writeNew(filepath.Join(dir, "root.crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root}), 0o644),
+		writeNew(filepath.Join(dir, "issuing.crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuing}), 0o644),
+		writeNew(filepath.Join(dir, "root.crl"), pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: crl}), 0o644),
+	)
+}
+
+func newPIN() (string, hsm.PIN, error) {
+	var random [16]byte
+	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process where there is no randomness
+	text := hex.EncodeToString(random[:])
+	pin, err := hsm.NewPIN([]byte(text))
+	return text, pin, err
+}
+
+// Lifetimes in a development CA: nobody should have to think of them.
+const (
+	devRootLifetime    = 10 * 365 * 24 * time.Hour
+	devIssuingLifetime = 5 * 365 * 24 * time.Hour
+)
+
+func (d dev) certify(ctx context.Context, token *hsm.Token) (root, issuing, crl []byte, err error) {
+	rootKey, err := token.Generate(ctx, devRootKey, hsm.P384)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	issuingKey, err := token.Generate(ctx, devIssuingKey, hsm.P256)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	now := time.Now()
+	rootName, err := ceremony.ParseSubject("CN=Brevet Development Root G1")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	issuingName, err := ceremony.ParseSubject("CN=Brevet Development Issuing G1")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if root, err = ceremony.Root(rootKey, ceremony.RootSpec{Subject: rootName, Lifetime: devRootLifetime, PathLength: 1, Now: now}); err != nil {
+		return nil, nil, nil, err
+	}
+	rootCert, err := x509.ParseCertificate(root)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	csr, err := ceremony.Request(issuingKey, ceremony.RequestSpec{Subject: issuingName})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	id := pki.IssuerOf(rootCert).Short()
+	issuing, err = ceremony.Sign(rootCert, rootKey, csr, ceremony.SignSpec{
+		Lifetime: devIssuingLifetime, TrustDomain: d.trustDomain, Now: now,
+		CRLURL: "http://" + d.http + "/crl/" + id + ".crl", IssuerURL: "http://" + d.http + "/ca/" + id + ".cer",
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	crl, err = ceremony.RootCRL(rootCert, rootKey, ceremony.CRLSpec{Number: big.NewInt(1), NextUpdate: now.Add(devIssuingLifetime), Now: now})
+	return root, issuing, crl, err
+}
+
+// config is what brevet.yaml says for other servers. The trust domain is the one that the issuing CA is held to.
+func (d dev) config() (Config, hsm.PIN, error) {
+	pin, err := hsm.ReadPINFile(filepath.Join(d.ca(), "pin"))
+	if err != nil {
+		return Config{}, pin, err
+	}
+	issuing, err := readCertificate(filepath.Join(d.ca(), "issuing.crt"))
+	if err != nil {
+		return Config{}, pin, err
+	}
+	if len(issuing.PermittedURIDomains) != 1 {
+		return Config{}, pin, fmt.Errorf("%s is not a development CA's: start with another --dir", issuing.Subject)
+	}
+	_, port, err := net.SplitHostPort(d.grpc)
+	if err != nil {
+		return Config{}, pin, &usage{fmt.Sprintf("--grpc %q: write it like 127.0.0.1:7443", d.grpc)}
+	}
+	c := Config{
+		TrustDomain: issuing.PermittedURIDomains[0], Directory: d.dir, Names: []string{"localhost", "127.0.0.1", "::1"},
+		Address: net.JoinHostPort("localhost", port), PublicURL: "http://" + d.http,
+		Listen: ListenConfig{GRPC: d.grpc, HTTP: d.http}, Token: TokenConfig{Label: devToken},
+		Log: LogConfig{Format: "text", Level: "warn"},
+	}
+	return c, pin, c.check()
+}
+
+// install records the ceremony's results in the store; it finds them there on every start but the first.
+func (d dev) install(ctx context.Context, n *node) error {
+	inst, err := readInstallation(filepath.Join(d.ca(), "issuing.crt"), devIssuingKey,
+		[]string{filepath.Join(d.ca(), "root.crt")}, []string{filepath.Join(d.ca(), "root.crl")})
+	if err != nil {
+		return err
+	}
+	return n.install(ctx, inst, pki.ActorCommand("dev"))
+}
+
+// serve runs the server, and beside it the agent that keeps the operator's credential.
+func (d dev) serve(cmd *cobra.Command, n *node) error {
+	ctx, stop := context.WithCancel(cmd.Context())
+	defer stop()
+	grpc, http, err := n.config.listen(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := n.server(ctx, grpc, http)
+	if err != nil {
+		return errors.Join(err, grpc.Close(), http.Close())
+	}
+	kept := make(chan error, 1)
+	s.OnReady(func() {
+		go func() { kept <- d.keepOperator(ctx, cmd, s); stop() }()
+	})
+	err = s.Run(ctx)
+	stop()
+	select {
+	case kerr := <-kept:
+		err = errors.Join(err, kerr)
+	default: // it was never started
+	}
+	return err
+}
+
+// keepOperator enrolls the operator where that is needed, says what to do next, and renews the credential for as long
+// as the server runs.
+func (d dev) keepOperator(ctx context.Context, cmd *cobra.Command, s *server.Server) error {
+	agent, closeDir, err := operatorAgent(d.operator(), func() (enroll.Token, error) {
+		text, err := s.OperatorToken(ctx, devOperator, true)
+		if err != nil {
+			return enroll.Token{}, err
+		}
+		return enroll.ParseToken(text)
+	})
+	if err != nil {
+		return err
+	}
+	defer closeDir()
+	if err := agent.Ensure(ctx); err != nil {
+		return fmt.Errorf("enroll the operator: %w", err)
+	}
+	d.sayNext(cmd)
+	return agent.Run(ctx)
+}
+
+func (d dev) sayNext(cmd *cobra.Command) {
+	flag := ""
+	if home, err := stateHome(); err != nil || d.dir != home {
+		flag = " --operator " + d.operator()
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), `The development CA is up: gRPC %s, OCSP and CRLs http://%s, root certificate %s.
+State is kept in %s. Stop with Ctrl-C; start again and it goes on.
+
+Next, in another terminal:
+  brevet identity create device/1%s
+  brevet token create device/1 --out device1.token%s
+  brevet-agent enroll --directory device1 --token-file device1.token
+`, d.grpc, d.http, filepath.Join(d.ca(), "root.crt"), d.dir, flag, flag)
+}

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+func newIdentity() *cobra.Command {
+	cmd := &cobra.Command{Use: "identity", Short: "Register machines and people, suspend, resume and retire them"}
+	operatorFlag(cmd)
+	cmd.AddCommand(newIdentityCreate(), newIdentityList(), newIdentityShow(),
+		identityOrder("suspend", "Put an identity and its certificates on hold",
+			func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
+				r, err := c.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: id})
+				return r.GetIdentity(), err
+			}),
+		identityOrder("resume", "Release what suspend held",
+			func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
+				r, err := c.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: id})
+				return r.GetIdentity(), err
+			}),
+		identityOrder("retire", "End an identity for ever and revoke its certificates",
+			func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
+				r, err := c.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: id})
+				return r.GetIdentity(), err
+			}),
+	)
+	return cmd
+}
+
+var identityHeading = []string{"IDENTITY", "KIND", "PROFILE", "STATE", "NAMES", "LABELS"}
+
+func printIdentity(p *printer, id *brevetv1.Identity) error {
+	var labels []string
+	for _, k := range slices.Sorted(maps.Keys(id.GetLabels())) {
+		labels = append(labels, k+"="+id.GetLabels()[k])
+	}
+	names := slices.Concat(id.GetDnsNames(), id.GetIpAddresses())
+	return p.record(id, id.GetId(), id.GetKind(), id.GetProfile(), id.GetState(), dash(names), dash(labels))
+}
+
+func dash(list []string) string {
+	if len(list) == 0 {
+		return "-"
+	}
+	return strings.Join(list, ",")
+}
+
+func printOneIdentity(cmd *cobra.Command, id *brevetv1.Identity) error {
+	p, err := newPrinter(cmd, identityHeading...)
+	if err != nil {
+		return err
+	}
+	return errors.Join(printIdentity(p, id), p.close())
+}
+
+func newIdentityCreate() *cobra.Command {
+	req := &brevetv1.CreateIdentityRequest{}
+	var labels map[string]string
+	cmd := &cobra.Command{
+		Use: "create NAME", Short: "Register an identity", Args: cobra.ExactArgs(1),
+		Example: "  brevet identity create device/42 --kind device --label site=plant-7\n  brevet identity create web/1 --kind workload --profile server --dns web.fleet.example",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.Id, req.Labels = args[0], labels
+			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				resp, err := brevetv1.NewIdentityServiceClient(conn).CreateIdentity(ctx, req)
+				if err != nil {
+					return err
+				}
+				return printOneIdentity(cmd, resp.GetIdentity())
+			})
+		},
+	}
+	outputFlag(cmd)
+	f := cmd.Flags()
+	f.StringVar(&req.Kind, "kind", "device", "device, workload or operator")
+	f.StringVar(&req.Profile, "profile", "", "profile of its certificates (default: the one named like the kind)")
+	f.StringToStringVar(&labels, "label", nil, "key=value, for the inventory; may be given again")
+	f.StringSliceVar(&req.DnsNames, "dns", nil, "DNS name for its certificates; may be given again")
+	f.StringSliceVar(&req.IpAddresses, "ip", nil, "IP address for its certificates; may be given again")
+	return cmd
+}
+
+func newIdentityList() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "list", Short: "List the identities", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := newPrinter(cmd, identityHeading...)
+			if err != nil {
+				return err
+			}
+			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				c := brevetv1.NewIdentityServiceClient(conn)
+				for req := (&brevetv1.ListIdentitiesRequest{PageSize: listPage}); ; {
+					resp, err := c.ListIdentities(ctx, req)
+					if err != nil {
+						return err
+					}
+					for _, id := range resp.GetIdentities() {
+						if err := printIdentity(p, id); err != nil {
+							return err
+						}
+					}
+					if req.PageToken = resp.GetNextPageToken(); req.GetPageToken() == "" {
+						return p.close()
+					}
+				}
+			})
+		},
+	}
+	outputFlag(cmd)
+	return cmd
+}
+
+// listPage is how many records a list asks for at a time.
+const listPage = 500
+
+func newIdentityShow() *cobra.Command {
+	return identityOrder("show", "Show one identity",
+		func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
+			r, err := c.GetIdentity(ctx, &brevetv1.GetIdentityRequest{Id: id})
+			return r.GetIdentity(), err
+		})
+}
+
+// identityOrder makes a command that does one thing with one identity and prints how it stands afterwards.
+func identityOrder(name, short string, do func(context.Context, brevetv1.IdentityServiceClient, string) (*brevetv1.Identity, error)) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: name + " NAME", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				id, err := do(ctx, brevetv1.NewIdentityServiceClient(conn), args[0])
+				if err != nil {
+					return err
+				}
+				return printOneIdentity(cmd, id)
+			})
+		},
+	}
+	outputFlag(cmd)
+	return cmd
+}
+
+// eachOf reads a stream to its end.
+func eachOf[M any](recv func() (M, error), visit func(M) error) error {
+	for {
+		m, err := recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := visit(m); err != nil {
+			return fmt.Errorf("read the answer: %w", err)
+		}
+	}
+}

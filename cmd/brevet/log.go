@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+func newLog() *cobra.Command {
+	cmd := &cobra.Command{Use: "log", Short: "Read and verify the log of everything that changed"}
+	operatorFlag(cmd)
+	cmd.AddCommand(newLogList(), newLogVerify())
+	return cmd
+}
+
+func newLogList() *cobra.Command {
+	req := &brevetv1.ListEntriesRequest{}
+	cmd := &cobra.Command{
+		Use: "list", Short: "List who did what, the oldest first", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := newPrinter(cmd, "INDEX", "TIME", "WHO", "WHAT", "OUTCOME", "IDENTITY", "SERIALS", "FACTS")
+			if err != nil {
+				return err
+			}
+			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				stream, err := brevetv1.NewLogServiceClient(conn).ListEntries(ctx, req)
+				if err != nil {
+					return err
+				}
+				err = eachOf(stream.Recv, func(e *brevetv1.ListEntriesResponse) error { return printEntry(p, e) })
+				return errors.Join(err, p.close())
+			})
+		},
+	}
+	outputFlag(cmd)
+	cmd.Flags().Uint64Var(&req.From, "from", 1, "first index")
+	cmd.Flags().Uint64Var(&req.Limit, "limit", 0, "how many at most (default all)")
+	return cmd
+}
+
+func printEntry(p *printer, e *brevetv1.ListEntriesResponse) error {
+	var m brevetv1.LogEntry
+	if err := proto.Unmarshal(e.GetEntry(), &m); err != nil {
+		return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+	}
+	var facts, serials []string
+	for _, k := range slices.Sorted(maps.Keys(m.GetFacts())) {
+		facts = append(facts, k+"="+m.GetFacts()[k])
+	}
+	for _, c := range m.GetChanges() {
+		serials = append(serials, strings.ToUpper(fmt.Sprintf("%x", c.GetSerial())))
+	}
+	identity := m.GetIdentity()
+	if identity == "" {
+		identity = "-"
+	}
+	return p.record(&m, strconv.FormatUint(e.GetIndex(), 10), m.GetTime().AsTime().UTC().Format(time.RFC3339),
+		m.GetActor(), m.GetAction(), m.GetOutcome(), identity, dash(serials), dash(facts))
+}
+
+func newLogVerify() *cobra.Command {
+	var archive string
+	cmd := &cobra.Command{
+		Use: "verify", Short: "Check that the log's chain has no gap and no changed entry", Args: cobra.NoArgs,
+		Long: "verify reads every entry from the server, computes the chain itself, and compares its end with the head that the\n" +
+			"server's archive has. With --archive it checks an archive file instead, without a server.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if archive != "" {
+				return verifyArchive(cmd.OutOrStdout(), archive)
+			}
+			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				return verifyServer(ctx, cmd.OutOrStdout(), brevetv1.NewLogServiceClient(conn))
+			})
+		},
+	}
+	cmd.Flags().StringVar(&archive, "archive", "", "archive file to check instead")
+	return cmd
+}
+
+func verifyArchive(out io.Writer, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	head, err := translog.Read(f, func(translog.Sequenced) error { return nil })
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return printHead(out, head, path)
+}
+
+func printHead(out io.Writer, head translog.Head, where string) error {
+	_, err := fmt.Fprintf(out, "%d entries in %s, without gap or change.\nThe last one chains to %s: keep it, and a later verification proves that nothing before it was rewritten.\n",
+		head.Size, where, head.Chain)
+	return err
+}
+
+func verifyServer(ctx context.Context, out io.Writer, c brevetv1.LogServiceClient) error {
+	want, err := c.GetHead(ctx, &brevetv1.GetHeadRequest{})
+	if err != nil {
+		return err
+	}
+	stream, err := c.ListEntries(ctx, &brevetv1.ListEntriesRequest{From: 1, Limit: want.GetSize()})
+	if err != nil {
+		return err
+	}
+	v := translog.NewVerifier(translog.Head{})
+	err = eachOf(stream.Recv, func(e *brevetv1.ListEntriesResponse) error {
+		s := translog.Sequenced{Index: e.GetIndex(), Entry: e.GetEntry()}
+		if len(e.GetChain()) != len(s.Chain) {
+			return fmt.Errorf("entry %d has no chain value", e.GetIndex())
+		}
+		copy(s.Chain[:], e.GetChain())
+		return v.Add(s)
+	})
+	if err != nil {
+		return err
+	}
+	head := v.Head()
+	if head.Size != want.GetSize() || string(head.Chain[:]) != string(want.GetChain()) {
+		return fmt.Errorf("the log and its archive differ: the log ends at %d in %s, the archive at %d in %x: keep both, and find out who changed which",
+			head.Size, head.Chain, want.GetSize(), want.GetChain())
+	}
+	return printHead(out, head, "the log and the archive")
+}

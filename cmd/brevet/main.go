@@ -1,0 +1,119 @@
+// Command brevet is the certificate authority: the server process, and the operator's command line that speaks gRPC to
+// it. Ceremonies, which touch root keys and the store itself, are offline commands of the same binary.
+//
+// It refuses secrets on the command line and in the environment: PINs and tokens come from files, systemd credentials,
+// standard input or a terminal.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker (-X main.version=…).
+var version = "dev"
+
+// Exit codes.
+const (
+	exitFailed = 1 // the command was right and did not succeed
+	exitUsage  = 2 // the command was wrong
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run executes a command line and returns the exit code.
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(errOut, "brevet: "+trimPrefixes(err.Error()))
+	var failed *failure
+	if errors.As(err, &failed) {
+		return exitFailed
+	}
+	return exitUsage
+}
+
+// failure is an error of a command that was given rightly. What is no failure is wrong use.
+type failure struct{ err error }
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// usage is an error that more careful typing avoids, found while a command runs.
+type usage struct{ text string }
+
+func (u *usage) Error() string { return u.text }
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "brevet",
+		Short:         "An internal certificate authority for machines",
+		Long:          "Brevet gives every machine an identity: a short-lived X.509 certificate, signed by a key that never\nleaves its token, renewed by itself, and taken back within a second.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(
+		newDev(), newServe(), newCeremony(), newLogin(), newToken(), newIdentity(), newCert(), newCRL(), newLog(), newVersion(),
+	)
+	mark(root)
+	return root
+}
+
+// mark makes a failure of every error that a command returns, but of a *usage.
+func mark(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		mark(sub)
+	}
+	inner := c.RunE
+	if inner == nil {
+		if c.HasSubCommands() {
+			c.RunE = func(cmd *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return fmt.Errorf("%q is not a command of %s: see %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())
+				}
+				return cmd.Help()
+			}
+			c.Args = cobra.ArbitraryArgs
+		}
+		return
+	}
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		err := inner(cmd, args)
+		var wrong *usage
+		if err == nil || errors.As(err, &wrong) {
+			return err
+		}
+		return &failure{err}
+	}
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "brevet "+version)
+			return err
+		},
+	}
+}

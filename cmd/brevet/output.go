@@ -1,0 +1,92 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+)
+
+// outputFlag adds --output to a command that prints records.
+func outputFlag(cmd *cobra.Command) {
+	cmd.Flags().String("output", "text", "text, or json: one object on a line for each record")
+}
+
+// printer writes records as a table or as JSON lines.
+type printer struct {
+	json  bool
+	out   io.Writer
+	table *tabwriter.Writer
+}
+
+func newPrinter(cmd *cobra.Command, heading ...string) (*printer, error) {
+	format, err := cmd.Flags().GetString("output")
+	if err != nil {
+		return nil, err
+	}
+	p := &printer{out: cmd.OutOrStdout()}
+	switch format {
+	case "json":
+		p.json = true
+	case "text":
+		p.table = tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+		if len(heading) > 0 {
+			fmt.Fprintln(p.table, strings.Join(heading, "\t"))
+		}
+	default:
+		return nil, &usage{fmt.Sprintf("--output %q: use text or json", format)}
+	}
+	return p, nil
+}
+
+// record prints one record: the message as JSON, or the cells as a row.
+func (p *printer) record(m proto.Message, cells ...string) error {
+	if !p.json {
+		_, err := fmt.Fprintln(p.table, strings.Join(cells, "\t"))
+		return err
+	}
+	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return p.raw(b)
+}
+
+// raw prints a JSON object on one line; protojson varies its white space on purpose, and scripts should not see that.
+func (p *printer) raw(b []byte) error {
+	var v json.RawMessage = b
+	compact, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(p.out, "%s\n", compact)
+	return err
+}
+
+func (p *printer) close() error {
+	if p.table == nil {
+		return nil
+	}
+	return p.table.Flush()
+}
+
+// trimPrefixes drops the package names that errors begin with: a person at a terminal has no use for them.
+func trimPrefixes(text string) string {
+	for {
+		head, rest, ok := strings.Cut(text, ": ")
+		if !ok || !packages[head] {
+			return text
+		}
+		text = rest
+	}
+}
+
+var packages = map[string]bool{
+	"ca": true, "ra": true, "hsm": true, "pki": true, "enroll": true, "revocation": true, "responder": true,
+	"translog": true, "server": true, "sqlite": true, "config": true, "ceremony": true,
+}

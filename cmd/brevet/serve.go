@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+)
+
+func newServe() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the server", Args: cobra.NoArgs,
+		Long: "serve runs issuer, registration authority, validation authority and log in one process, until it gets\n" +
+			"SIGTERM or SIGINT; it then finishes what is in flight. --check does everything but serve.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := loadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			check, err := cmd.Flags().GetBool("check")
+			if err != nil {
+				return err
+			}
+			return serve(cmd, c, check)
+		},
+	}
+	configFlag(cmd)
+	cmd.Flags().Bool("check", false, "open the token, the store and the archive, lint the profiles, listen, then stop and say so")
+	return cmd
+}
+
+func serve(cmd *cobra.Command, c Config, check bool) (err error) {
+	log, err := c.logger(cmd)
+	if err != nil {
+		return err
+	}
+	pin, err := readPIN(c.Token.PINFile)
+	if err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	n, err := openNode(ctx, c, pin, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	return n.serve(ctx, cmd, check)
+}
+
+func (n *node) serve(ctx context.Context, cmd *cobra.Command, check bool) error {
+	grpc, http, err := n.config.listen(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := n.server(ctx, grpc, http)
+	if err != nil {
+		return errors.Join(err, grpc.Close(), http.Close())
+	}
+	if check {
+		if err := errors.Join(s.Close(ctx), grpc.Close(), http.Close()); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), "Everything needed to serve is in place.\nNext: brevet serve")
+		return err
+	}
+	s.OnReady(func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) })
+	return s.Run(ctx)
+}

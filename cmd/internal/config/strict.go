@@ -1,0 +1,189 @@
+package config
+
+import (
+	"encoding"
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+var (
+	durationType    = reflect.TypeFor[time.Duration]()
+	textType        = reflect.TypeFor[encoding.TextUnmarshaler]()
+	unmarshalerType = reflect.TypeFor[yaml.Unmarshaler]()
+)
+
+// decode checks a tree of nodes against the type of into, which also brings durations into the form that yaml reads,
+// and then has yaml decode it.
+func decode(root *yaml.Node, into any) error {
+	target := reflect.TypeOf(into)
+	if target == nil || target.Kind() != reflect.Pointer || target.Elem().Kind() != reflect.Struct {
+		return fmt.Errorf("config: decode into a pointer to a struct, not %T", into)
+	}
+	if err := check(root, target.Elem(), ""); err != nil {
+		return err
+	}
+	if err := root.Decode(into); err != nil {
+		return syntaxError(err)
+	}
+	return nil
+}
+
+// check walks node and type side by side.
+func check(n *yaml.Node, t reflect.Type, path string) error {
+	if n.Kind == yaml.AliasNode || n.Anchor != "" {
+		return fault(n, path, "aliases and anchors are not taken: write the value out")
+	}
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" {
+		return nil // "key:" and nothing else: the field keeps its value
+	}
+	switch {
+	case t == durationType:
+		return checkDuration(n, path)
+	case t.Implements(unmarshalerType), reflect.PointerTo(t).Implements(unmarshalerType),
+		t.Implements(textType), reflect.PointerTo(t).Implements(textType):
+		return checkScalar(n, t, path)
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		return check(n, t.Elem(), path)
+	case reflect.Struct:
+		return checkStruct(n, t, path)
+	case reflect.Map:
+		return checkPairs(n, path, func(_, value *yaml.Node, path string) error { return check(value, t.Elem(), path) })
+	case reflect.Slice, reflect.Array:
+		if n.Kind != yaml.SequenceNode {
+			return fault(n, path, "a list belongs here, such as [a, b]")
+		}
+		for i, item := range n.Content {
+			if err := check(item, t.Elem(), path+"["+strconv.Itoa(i)+"]"); err != nil {
+				return err
+			}
+		}
+		return nil
+	default:
+		return checkScalar(n, t, path)
+	}
+}
+
+func checkStruct(n *yaml.Node, t reflect.Type, path string) error {
+	fields := fieldsOf(t)
+	return checkPairs(n, path, func(key, value *yaml.Node, path string) error {
+		field, ok := fields[key.Value]
+		if !ok {
+			return fault(key, path, unknown(key.Value, fields))
+		}
+		return check(value, field, path)
+	})
+}
+
+// checkPairs hands the pairs of a mapping on, each with its path, and refuses a key that repeats.
+func checkPairs(n *yaml.Node, path string, each func(key, value *yaml.Node, path string) error) error {
+	if n.Kind != yaml.MappingNode {
+		return fault(n, path, "keys with values belong here, such as \"key: value\"")
+	}
+	seen := make(map[string]bool)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		at := strings.TrimPrefix(path+"."+key.Value, ".")
+		switch {
+		case key.Kind != yaml.ScalarNode || key.ShortTag() == "!!merge":
+			return fault(key, path, "a key is a plain word")
+		case seen[key.Value]:
+			return fault(key, at, "this key is here twice: keep one")
+		}
+		seen[key.Value] = true
+		if err := each(key, value, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkDuration reads 90s, 1h30m or 7d, and leaves in the node what time.ParseDuration reads.
+func checkDuration(n *yaml.Node, path string) error {
+	d, err := ParseDuration(n.Value)
+	if n.Kind != yaml.ScalarNode || err != nil {
+		return fault(n, path, "a duration with its unit belongs here, such as 30s, 12h or 7d")
+	}
+	n.SetString(d.String())
+	return nil
+}
+
+// ParseDuration reads what time.ParseDuration does, and whole days before it: 7d, 1d12h.
+func ParseDuration(text string) (time.Duration, error) {
+	digits, rest, ok := strings.Cut(text, "d")
+	if !ok {
+		return time.ParseDuration(text)
+	}
+	days, err := strconv.ParseUint(digits, 10, 31)
+	const day = 24 * time.Hour
+	if err != nil || days > uint64((1<<63-1)/day) {
+		return 0, fmt.Errorf("%q is not a duration: give a number with its unit, such as 30s, 12h or 7d", text)
+	}
+	d := time.Duration(days) * day
+	if rest == "" {
+		return d, nil
+	}
+	more, err := time.ParseDuration(rest)
+	if err != nil || more < 0 || d+more < d {
+		return 0, fmt.Errorf("%q is not a duration: give a number with its unit, such as 30s, 12h or 7d", text)
+	}
+	return d + more, nil
+}
+
+// checkScalar has yaml decode one value by itself, so that the error can name its key.
+func checkScalar(n *yaml.Node, t reflect.Type, path string) error {
+	wants := map[reflect.Kind]string{reflect.Bool: "true or false", reflect.String: "a text"}[t.Kind()]
+	if wants == "" {
+		wants = "a " + t.Kind().String()
+	}
+	err := n.Decode(reflect.New(t).Interface())
+	if err == nil {
+		return nil
+	}
+	if reflect.PointerTo(t).Implements(textType) && n.Kind == yaml.ScalarNode {
+		return fault(n, path, strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	return fault(n, path, fmt.Sprintf("%s belongs here, not %s", wants, describe(n)))
+}
+
+func describe(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.SequenceNode:
+		return "a list"
+	case yaml.MappingNode:
+		return "keys with values"
+	default:
+		return strconv.Quote(n.Value)
+	}
+}
+
+// fieldsOf maps the keys of a struct to the types of their values. Embedded structs count when they are inline.
+func fieldsOf(t reflect.Type) map[string]reflect.Type {
+	fields := make(map[string]reflect.Type)
+	for f := range t.Fields() {
+		name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		switch {
+		case !f.IsExported() || name == "-":
+		case slices.Contains(strings.Split(options, ","), "inline"):
+			for key, field := range fieldsOf(f.Type) {
+				fields[key] = field
+			}
+		case name == "":
+			fields[strings.ToLower(f.Name)] = f.Type
+		default:
+			fields[name] = f.Type
+		}
+	}
+	return fields
+}
+
+func fault(n *yaml.Node, path, problem string) error {
+	return &Error{Line: n.Line, Key: path, Problem: problem}
+}

@@ -1,0 +1,218 @@
+#!/usr/bin/env bash
+# Runs Brevet's whole story once, on a private SoftHSM token and a private SQLite file in a temporary directory, and
+# exits 0 only if every step held. It prints, for each step, what happened and the command that a person would type.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+bin=$root/bin
+work=$(mktemp -d "${TMPDIR:-/tmp}/brevet-demo.XXXXXX")
+chmod 700 "$work"
+pids=()
+step=0
+begun=$(date +%s)
+
+# Everything below is private to the demonstration: no configuration of the user's is read or written.
+export SOFTHSM2_CONF=$work/softhsm/softhsm2.conf
+export XDG_STATE_HOME=$work/state
+export PATH=$bin:$PATH
+
+cleanup() {
+  status=$?
+  trap - EXIT INT TERM
+  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+  for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+  if [ "$status" -ne 0 ]; then
+    printf '\nThe demonstration failed (exit %s). The last lines of its logs:\n' "$status" >&2
+    for log in "$work"/*.log; do
+      if [ -s "$log" ]; then printf '%s\n' "--- ${log##*/}" >&2; tail -n 15 "$log" >&2; fi
+    done
+  fi
+  rm -rf "$work"
+  exit "$status"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+say() { # what happened, command
+  step=$((step + 1))
+  printf '%2d. %s\n' "$step" "$1"
+  if [ $# -gt 1 ]; then printf '      $ %s\n' "$2"; fi
+}
+fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
+quiet() { "$@" >>"$work/commands.log" 2>&1 || fail "failed: $*"; }
+
+# until SECONDS COMMAND…: waits for a command to succeed.
+until_ok() {
+  local deadline=$(($(date +%s) + $1))
+  shift
+  until "$@" >>"$work/commands.log" 2>&1; do
+    [ "$(date +%s)" -lt "$deadline" ] || fail "waited in vain for: $*"
+    sleep 0.2
+  done
+}
+
+# A free pair of ports, so that the demonstration disturbs no server that is running.
+port() { # a port that nobody listens on
+  local p
+  while p=$((20000 + RANDOM % 20000)); do
+    if ! (exec 3<>"/dev/tcp/127.0.0.1/$p") 2>/dev/null; then echo "$p"; return; fi
+  done
+}
+grpc=$(port)
+http=$(port)
+while [ "$http" = "$grpc" ]; do http=$(port); done
+url=http://127.0.0.1:$http
+
+cd "$work"
+mkdir -p softhsm/tokens
+printf 'directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n' "$work/softhsm/tokens" >"$SOFTHSM2_CONF"
+umask 077
+for pin in pin so-pin; do od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$pin"; done
+
+printf 'Brevet, from the key ceremony to a revoked certificate. Everything happens in %s.\n\n' "$work"
+
+# --- Key ceremony ---------------------------------------------------------------------------------------------------
+quiet brevet ceremony token --label demo --pin-file pin --so-pin-file so-pin
+say 'A private SoftHSM token is ready; keys made in it cannot leave it.' \
+  'brevet ceremony token --label demo --pin-file pin --so-pin-file so-pin'
+
+tok=(--token-label demo --pin-file pin)
+quiet brevet ceremony root "${tok[@]}" --key-label root-g1 --subject 'CN=Demo Root G1,O=Brevet Demo' --out root.crt
+say 'The root key and its self-signed certificate are made, with a transcript to sign on paper.' \
+  "brevet ceremony root --token-label demo --pin-file pin --key-label root-g1 --subject 'CN=Demo Root G1,O=Brevet Demo'"
+
+quiet brevet ceremony intermediate request "${tok[@]}" --key-label issuing-g1 --subject 'CN=Demo Issuing G1,O=Brevet Demo' --out issuing.csr
+quiet brevet ceremony sign "${tok[@]}" --key-label root-g1 --root root.crt --csr issuing.csr \
+  --trust-domain demo.example --public-url "$url" --out issuing.crt
+quiet brevet ceremony crl "${tok[@]}" --key-label root-g1 --root root.crt --out root.crl
+say 'The issuing CA asked, and the root signed: one trust domain, no CA below it; the root CRL is signed too.' \
+  'brevet ceremony intermediate request … && brevet ceremony sign … && brevet ceremony crl …'
+
+cat >brevet.yaml <<EOF
+trust_domain: demo.example
+directory: $work/ca
+names: [localhost, 127.0.0.1]
+public_url: $url
+listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http"}
+token: {label: demo, pin_file: $work/pin}
+profiles:
+  short: # a certificate that lives well under a minute, so that renewing can be watched
+    kinds: [device]
+    lifetime: 15s
+    max_lifetime: 30s
+    backdate: 5s
+    keys: [P-256]
+    key_usage: [digitalSignature]
+    extended_key_usage: [clientAuth, serverAuth]
+    crl_url: "{public_url}/crl/{issuer}.crl"
+    ocsp_url: "{public_url}/ocsp"
+    ca_url: "{public_url}/ca/{issuer}.cer"
+EOF
+quiet brevet ceremony install --config brevet.yaml --certificate issuing.crt --key-label issuing-g1 \
+  --root root.crt --crl root.crl --operator alice --token-out alice.token
+say 'The issuing CA is installed, and the first operator, alice, has a one-time token.' \
+  'brevet ceremony install --config brevet.yaml --certificate issuing.crt --key-label issuing-g1 --operator alice --token-out alice.token'
+
+# --- Server and operator --------------------------------------------------------------------------------------------
+brevet serve --config brevet.yaml >server.log 2>&1 &
+pids+=($!)
+root_crl=$(openssl x509 -in issuing.crt -noout -ext crlDistributionPoints | sed -n 's/^ *URI://p')
+until_ok 15 curl -fsS -o /dev/null "$root_crl"
+say 'The server is up: issuer, registration authority, validation authority and log in one process.' \
+  'brevet serve --config brevet.yaml'
+
+quiet brevet login --token-file alice.token
+say 'alice traded the token for an operator certificate.' 'brevet login --token-file alice.token'
+
+# --- A device -------------------------------------------------------------------------------------------------------
+quiet brevet identity create device/1 --kind device --profile short --label site=plant-7
+quiet brevet token create device/1 --lifetime 15m --out device1.token
+say 'A device is registered, and a one-time enrollment token is made for it.' \
+  'brevet identity create device/1 --kind device --profile short && brevet token create device/1 --out device1.token'
+
+cat >agent.yaml <<EOF
+directory: $work/device1
+token_file: $work/device1.token
+EOF
+brevet-agent run --config agent.yaml >agent.log 2>&1 &
+agent=$!
+pids+=("$agent")
+cert=$work/device1/current/cert.pem
+until_ok 10 test -s "$cert"
+serial() { openssl x509 -in "$cert" -noout -serial | cut -d= -f2; }
+first=$(serial)
+say "brevet-agent enrolled: certificate $first lives $(( $(date -d "$(openssl x509 -in "$cert" -noout -enddate | cut -d= -f2)" +%s) - $(date +%s) )) s more." \
+  'brevet-agent run --config agent.yaml'
+
+renewal -credential "$work/device1" -certificates 3 >renewal.log 2>&1 &
+renewal=$!
+pids+=("$renewal")
+
+# --- A workload -----------------------------------------------------------------------------------------------------
+quiet brevet identity create web/1 --kind workload --profile workload --dns web.demo.example
+quiet brevet token create web/1 --out web1.token
+quiet workload --root root.crt --token-file web1.token --out web1
+say "A workload got its certificate, for $(openssl x509 -in web1.crt -noout -ext subjectAltName | tail -n 1 | sed 's/^ *//'), with one plain gRPC call." \
+  'EnrollmentService.Enroll(request_id, token, csr)   # examples/workload'
+
+quiet openssl verify -CAfile root.crt -untrusted issuing.crt web1.crt
+say "OpenSSL verifies it: $(openssl verify -CAfile root.crt -untrusted issuing.crt web1.crt)" \
+  'openssl verify -CAfile root.crt -untrusted issuing.crt web1.crt'
+
+ocsp() { # certificate: prints its status as openssl ocsp says it
+  openssl ocsp -CAfile root.crt -issuer issuing.crt -cert "$1" -url "$(openssl x509 -in "$1" -noout -ocsp_uri)" 2>ocsp.log | grep "^$1:" | cut -d' ' -f2
+}
+[ "$(ocsp web1.crt)" = good ] || fail "openssl ocsp does not say good: $(cat ocsp.log)"
+grep -q 'Response verify OK' ocsp.log || fail "openssl ocsp does not verify the response: $(cat ocsp.log)"
+say 'OpenSSL asks OCSP: good.' "openssl ocsp -CAfile root.crt -issuer issuing.crt -cert web1.crt -url $url/ocsp"
+
+# --- Renewal --------------------------------------------------------------------------------------------------------
+wait "$renewal" || fail "connections failed while the device renewed: $(cat renewal.log)"
+last=$(serial)
+[ "$last" != "$first" ] || fail 'the device did not renew'
+say "The device renewed twice by itself, and no connection noticed: $(cat renewal.log)" 'brevet-agent status --config agent.yaml'
+
+# --- Revocation -----------------------------------------------------------------------------------------------------
+web=$(openssl x509 -in web1.crt -noout -serial | cut -d= -f2)
+quiet brevet cert revoke "$web" --reason keyCompromise
+[ "$(ocsp web1.crt)" = revoked ] || fail "openssl ocsp does not say revoked: $(cat ocsp.log)"
+say "The workload's certificate is revoked, and at once OCSP says so." "brevet cert revoke $web --reason keyCompromise"
+
+crl_url=$(openssl x509 -in web1.crt -noout -ext crlDistributionPoints | sed -n 's/^ *URI://p')
+fetch_crl() {
+  curl -fsS -o issuing.crl.der "$crl_url" &&
+    openssl crl -inform DER -in issuing.crl.der -out issuing.crl &&
+    openssl crl -in issuing.crl -noout -text | grep -q "Serial Number: $web"
+}
+until_ok 10 fetch_crl
+quiet openssl crl -in issuing.crl -CAfile issuing.crt -noout
+say "The CRL, fetched over HTTP, holds the serial." "curl -O $crl_url"
+
+openssl x509 -in web1.crt -checkend 0 -noout >/dev/null || fail 'the certificate expired too early to tell'
+set +e
+verdict=$(openssl verify -crl_check -CAfile root.crt -untrusted issuing.crt -CRLfile issuing.crl web1.crt 2>&1)
+set -e
+grep -q 'error 23 at 0 depth lookup: certificate revoked' <<<"$verdict" || fail "openssl verify says: $verdict"
+[ "$(grep -c '^error [0-9]' <<<"$verdict")" = 1 ] || fail "openssl verify says more: $verdict"
+say "OpenSSL refuses the unexpired certificate for that, and nothing else: error 23, certificate revoked." \
+  'openssl verify -crl_check -CAfile root.crt -untrusted issuing.crt -CRLfile issuing.crl web1.crt'
+
+device=$(serial)
+quiet brevet cert revoke "$device" --reason cessationOfOperation
+refused() { brevet-agent status --config agent.yaml 2>&1 | grep -q 'certificate.revoked'; }
+until_ok 20 refused
+say "The device's certificate is revoked: its next renewal is refused, and the agent says why ($(brevet-agent status --config agent.yaml 2>&1 | sed -n 's/.*\(certificate [0-9A-F]* is revoked[^;]*\).*/\1/p' | head -n 1))." \
+  'brevet-agent status --config agent.yaml'
+
+# --- The log --------------------------------------------------------------------------------------------------------
+brevet log list >log.txt 2>>commands.log || fail 'the log cannot be read'
+for what in ca.installed identity.registered token.created token.bound certificate.issued certificate.revoked crl.published request.refused; do
+  grep -q "$what" log.txt || fail "the log does not hold $what"
+done
+grep -q "spiffe://demo.example/brevet/operator/alice *certificate.revoked" log.txt || fail 'the log does not say that alice revoked'
+quiet brevet log verify
+say "The log says who did what, and its chain of $(($(wc -l <log.txt) - 1)) entries holds. alice's part of it:" 'brevet log list && brevet log verify'
+grep 'operator/alice  *\(identity\|token\|certificate.revoked\)' log.txt | awk '{print "        " $2 "  " $4 "  " $6 "  " $7}'
+
+printf '\nEvery step held, in %s s. Next: make run keeps a CA like this one for you to try.\n' "$(($(date +%s) - begun))"

@@ -1,0 +1,193 @@
+package brevet_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/brevet-pki/brevet"
+
+// arrows is the layering of docs/architecture.md: each top-level folder, and the folders it may import besides its own.
+// The folder "." is the module's root. An arrow is added here only after it was added there.
+var arrows = map[string]string{
+	".":          "",
+	"pki":        "",
+	"hsm":        "",
+	"proto":      "",
+	"ca":         "pki",
+	"ra":         "ca pki",
+	"revocation": "proto pki",
+	"translog":   "proto pki",
+	"enroll":     "proto pki",
+	"examples":   "enroll proto pki",
+	"store":      "ca ra revocation translog pki",
+	"server":     "ca ra revocation translog enroll proto pki",
+	"cmd":        "server store hsm ca ra revocation translog enroll proto pki",
+}
+
+// A listed package is what `go list` says about one of ours. Imports come from non-test files.
+type listed struct {
+	ImportPath string
+	Imports    []string
+}
+
+// violations names every import of ours that no arrow allows, and every package whose folder has no arrows.
+func violations(packages []listed) []string {
+	var found []string
+	for _, p := range packages {
+		from := folder(p.ImportPath)
+		allowed, known := arrows[from]
+		if !known {
+			found = append(found, fmt.Sprintf("%s: the folder %s is not in the table of arrows: "+
+				"say in docs/architecture.md and in deps_test.go what it may import", short(p.ImportPath), from))
+			continue
+		}
+		for _, imported := range p.Imports {
+			if reason := refused(from, allowed, imported); reason != "" {
+				found = append(found, fmt.Sprintf("%s imports %s: %s", short(p.ImportPath), short(imported), reason))
+			}
+		}
+	}
+	return found
+}
+
+// refused says why a package in the folder from may not import another, or nothing when it may.
+func refused(from, allowed, imported string) string {
+	if !ours(imported) {
+		return ""
+	}
+	if path.Base(imported) == path.Base(path.Dir(imported))+"test" {
+		return "that package supports tests, and only test files may import it"
+	}
+	to := folder(imported)
+	if to == from || slices.Contains(strings.Fields(allowed), to) {
+		return ""
+	}
+	if allowed == "" {
+		allowed = "no package of ours"
+	}
+	return fmt.Sprintf("there is no arrow %s → %s (%s may import: %s); declare the interface where it is consumed, "+
+		"or map the types in server or cmd", from, to, from, allowed)
+}
+
+func ours(importPath string) bool {
+	return importPath == module || strings.HasPrefix(importPath, module+"/")
+}
+
+// short is the import path below the module, "." for its root.
+func short(importPath string) string {
+	if importPath == module {
+		return "."
+	}
+	return strings.TrimPrefix(importPath, module+"/")
+}
+
+// folder is the first element of the import path below the module.
+func folder(importPath string) string {
+	first, _, _ := strings.Cut(short(importPath), "/")
+	return first
+}
+
+func TestImportsFollowTheArrows(t *testing.T) {
+	packages := list(t)
+	if len(packages) < 2 {
+		t.Fatalf("go list found %d packages: it did not see the tree", len(packages))
+	}
+	goFiles(t) // the test cache does not see what go list reads, and sees what this walks: a changed file runs us again
+	for _, v := range violations(packages) {
+		t.Error(v)
+	}
+}
+
+// list asks go for every package of the module.
+func list(t *testing.T) []listed {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "./...")
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.String())
+	}
+	var packages []listed
+	decoder := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p listed
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			return packages
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		packages = append(packages, p)
+	}
+}
+
+func TestViolationsAreNamed(t *testing.T) {
+	for _, c := range []struct{ from, to, want string }{
+		{"ca", "pki", ""},
+		{"ca/ceremony", "ca", ""},
+		{"ra/token", "ra", ""},
+		{"store/sqlite", "revocation", ""},
+		{"server", "enroll", ""},
+		{"cmd/brevet", "store/sqlite", ""},
+		{"cmd/brevet", "cmd/internal/config", ""},
+		{"examples/workload", "proto/brevet/v1", ""},
+		{"pki", "proto/brevet/v1", "pki → proto"},
+		{"hsm", "pki", "hsm → pki"},
+		{"ca", "ra", "ca → ra"},
+		{"ca/ceremony", "translog", "ca → translog"},
+		{"revocation/check", "ca", "revocation → ca"},
+		{"enroll", "ra/token", "enroll → ra"},
+		{"server", "store/sqlite", "server → store"},
+		{"store/sqlite", "hsm", "store → hsm"},
+		{"examples/workload", "server", "examples → server"},
+		{"enroll", "cmd/internal/config", "enroll → cmd"},
+		{"store/sqlite", "store/storetest", "supports tests"},
+		{"cmd/brevet", "store/storetest", "supports tests"},
+		{"newfolder/sub", "pki", "newfolder is not in the table"},
+	} {
+		got := violations([]listed{{ImportPath: module + "/" + c.from, Imports: []string{"fmt", module + "/" + c.to}}})
+		switch {
+		case c.want == "" && len(got) > 0:
+			t.Errorf("%s → %s is refused: %s", c.from, c.to, got[0])
+		case c.want != "" && (len(got) != 1 || !strings.Contains(got[0], c.want)):
+			t.Errorf("%s → %s: want one violation naming %q, got %q", c.from, c.to, c.want, got)
+		}
+	}
+}
+
+// goFiles is every Go file of the module, without what go itself leaves out.
+func goFiles(t *testing.T) []string {
+	t.Helper()
+	var files []string
+	err := filepath.WalkDir(".", func(name string, entry os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		base := entry.Name()
+		hidden := name != "." && (strings.HasPrefix(base, ".") || strings.HasPrefix(base, "_"))
+		if entry.IsDir() && (hidden || base == "testdata" || base == "vendor") {
+			return filepath.SkipDir
+		}
+		if !entry.IsDir() && !hidden && strings.HasSuffix(base, ".go") {
+			files = append(files, name)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < 2 {
+		t.Fatalf("found %d Go files: this does not run in the module's root", len(files))
+	}
+	return files
+}

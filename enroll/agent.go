@@ -1,0 +1,208 @@
+package enroll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Config says what an Agent works with.
+type Config struct {
+	Directory *Directory // required; the Agent is its one user
+	Authority Authority  // required
+	// Token returns a token to enroll with, or an error that is ErrNoToken. It is asked when there is no valid
+	// credential, or when a renewal was refused; a token that the present credential came from is passed over. Nil
+	// has none.
+	Token    func() (Token, error)
+	Lifetime time.Duration // to ask for; zero for the profile's default
+	KeyType  KeyType
+	// Reload is a command and its arguments, run without a shell after each new credential; empty for none.
+	Reload []string
+	// OnChange is called with each credential that comes into use, the one found on disk included, in order. Nil for nobody.
+	OnChange func(*Pair)
+	Log      *slog.Logger // required
+}
+
+// Agent obtains a credential and keeps it fresh. Ensure, Enroll and Run are for one goroutine at a time; all other
+// methods are safe for concurrent use.
+type Agent struct {
+	holder
+	config Config
+	now    func() time.Time
+
+	// owned by the goroutine in Ensure, Enroll or Run
+	broken  error         // why the credential on disk did not load, or nil
+	renewAt time.Time     // of the pair in use
+	tries   int           // that failed in a row
+	wait    time.Duration // after the last of them
+	failed  time.Time     // when it failed
+	status  Status
+}
+
+// NewAgent returns an Agent with the credential that the directory holds, if there is one. A damaged credential is
+// logged and counts as none.
+func NewAgent(c Config) (*Agent, error) {
+	if c.Directory == nil || c.Authority == nil || c.Log == nil {
+		return nil, errors.New("enroll: an agent needs a directory, an authority and a log")
+	}
+	if c.Lifetime < 0 {
+		return nil, fmt.Errorf("enroll: a lifetime of %s cannot be: leave it out for the profile's default", c.Lifetime)
+	}
+	a := &Agent{config: c, now: time.Now}
+	a.load()
+	return a, nil
+}
+
+func (a *Agent) load() {
+	var err error
+	if a.status, err = ReadStatus(a.config.Directory.path); err != nil {
+		a.status = Status{} // nothing depends on it
+	}
+	pair, err := a.config.Directory.Load()
+	switch {
+	case err == nil:
+		a.adopt(pair)
+	case errors.Is(err, ErrNoCredential):
+	default:
+		a.broken = err
+		a.config.Log.Error("the credential on disk is damaged: enrolling anew needs a token", "error", err)
+	}
+	if f := a.status.Failure; f != nil && f.Final && err == nil && a.status.Serial == pair.Serial() {
+		a.tries = f.Tries // refused before the restart: ask at once whether that still holds
+	}
+}
+
+// adopt brings a pair into use.
+func (a *Agent) adopt(p *Pair) {
+	a.renewAt = renewal(p)
+	a.pair.Store(p)
+	a.broken = nil
+	if a.config.OnChange != nil {
+		a.config.OnChange(p)
+	}
+}
+
+// Ensure returns nil where there is a valid credential. Where there is none it enrolls, in one try.
+func (a *Agent) Ensure(ctx context.Context) error {
+	if p := a.Pair(); p != nil && !p.Expired(a.now()) {
+		return nil
+	}
+	return a.settled(ctx, a.obtain(ctx))
+}
+
+// Enroll spends a token, in one try, and puts the new credential in the place of one that may be there. After an
+// error that is no refusal, the same token may be used again.
+func (a *Agent) Enroll(ctx context.Context, t Token) error {
+	return a.settled(ctx, a.enroll(ctx, t))
+}
+
+// Run keeps the credential fresh until the context ends, which is no error. It returns an error only when there is no
+// valid credential and no way to one: no token, or a token that is refused.
+func (a *Agent) Run(ctx context.Context) error {
+	if p := a.Pair(); p != nil && a.status.Reloaded != p.Serial() {
+		a.reload(ctx, p) // the process ended between the credential and the command
+	}
+	a.report()
+	for a.sleep(ctx) {
+		err := a.settled(ctx, a.obtain(ctx))
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		if p := a.Pair(); (p == nil || p.Expired(a.now())) && (final(err) || errors.Is(err, ErrNoToken)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// sleep returns true when there is something to do, and false when the context has ended. It looks at the wall clock
+// now and then: timers stand still while a device sleeps, and clocks are set.
+func (a *Agent) sleep(ctx context.Context) bool {
+	for {
+		d := a.due()
+		if d <= 0 || ctx.Err() != nil {
+			return ctx.Err() == nil
+		}
+		timer := time.NewTimer(min(d, glance))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		case <-timer.C:
+		}
+	}
+}
+
+// due returns how long there is nothing to do.
+func (a *Agent) due() time.Duration {
+	now := a.now()
+	if a.tries > 0 {
+		if now.Before(a.failed) {
+			return 0 // the clock was set back: nobody knows how long it has been
+		}
+		return a.failed.Add(a.wait).Sub(now)
+	}
+	if p := a.Pair(); p == nil || p.Expired(now) {
+		return 0
+	}
+	return a.renewAt.Sub(now)
+}
+
+// settled records how a try ended, plans the next, and hands the error on.
+func (a *Agent) settled(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return err // an error of our own making
+	}
+	if err == nil {
+		a.tries, a.wait = 0, 0
+		a.report()
+		return nil
+	}
+	a.tries++
+	a.failed = a.now().Round(0)
+	a.wait = delay(a.tries, err, a.Pair(), a.failed)
+	a.status.Failure = failureOf(err, a.tries, a.failed)
+	a.report()
+	f := a.status.Failure
+	attrs := []any{"error", f.Error, "tries", f.Tries, "next_try", a.failed.Add(a.wait).Format(time.RFC3339)}
+	if p := a.Pair(); p != nil {
+		attrs = append(attrs, "valid_until", p.Certificate.NotAfter.Format(time.RFC3339))
+	}
+	if f.Rule != "" {
+		attrs = append(attrs, "rule", f.Rule, "fix", f.Fix)
+	}
+	if f.Final {
+		a.config.Log.Error("the server refuses: asking again only now and then", attrs...)
+	} else {
+		a.config.Log.Warn("no new certificate yet: trying again", attrs...)
+	}
+	return err
+}
+
+// report writes the status file. A disk that is full stops no renewal here.
+func (a *Agent) report() {
+	if a.tries == 0 {
+		a.status.Failure = nil
+		a.status.RenewAt = a.renewAt
+	} else {
+		a.status.RenewAt = a.failed.Add(a.wait)
+	}
+	a.status.Serial = ""
+	if p := a.Pair(); p != nil {
+		a.status.Serial = p.Serial()
+	}
+	if err := a.config.Directory.writeStatus(a.status); err != nil {
+		a.config.Log.Warn("the status file is out of date", "error", err)
+	}
+}
+
+// Refresh obtains a credential where there is none or where the time to renew has come, in one try. It is for programs
+// that live too briefly to Run.
+func (a *Agent) Refresh(ctx context.Context) error {
+	if a.due() > 0 {
+		return nil
+	}
+	return a.settled(ctx, a.obtain(ctx))
+}

@@ -1,0 +1,293 @@
+package enroll
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"log/slog"
+	"maps"
+	"math/big"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const testDomain = "fleet.example"
+
+// testCA is a small CA that keeps Brevet's rules about repeated requests: a token belongs to one request ID and key,
+// a predecessor is renewed with one key, and a request ID has one answer.
+type testCA struct {
+	root, issuer       *x509.Certificate
+	rootKey, issuerKey crypto.Signer
+
+	mu       sync.Mutex
+	lifetime time.Duration
+	backdate time.Duration
+	tokens   map[pki.TokenID]pki.SPIFFEID
+	bound    map[string]string // token or predecessor → request ID and key
+	answers  map[pki.RequestID]Credential
+	revoked  map[string]bool // by serial
+	// before and after, where set, are asked by each call before and after it took effect, and fail it.
+	before, after func() error
+	calls         []time.Time
+}
+
+func newTestCA(t *testing.T) *testCA {
+	t.Helper()
+	ca := &testCA{
+		lifetime: time.Hour, tokens: map[pki.TokenID]pki.SPIFFEID{}, bound: map[string]string{},
+		answers: map[pki.RequestID]Credential{}, revoked: map[string]bool{},
+	}
+	ca.rootKey, ca.issuerKey = testKey(t), testKey(t)
+	ca.root = testSign(t, caTemplate("root"), nil, ca.rootKey.Public(), ca.rootKey)
+	ca.issuer = testSign(t, caTemplate("issuer"), ca.root, ca.issuerKey.Public(), ca.rootKey)
+	return ca
+}
+
+func caTemplate(name string) *x509.Certificate {
+	return &x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: time.Date(1990, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC),
+	}
+}
+
+func leafTemplate(id string, from, until time.Time) *x509.Certificate {
+	uri, err := url.Parse(id)
+	if err != nil {
+		panic(err)
+	}
+	return &x509.Certificate{
+		URIs: []*url.URL{uri}, NotBefore: from, NotAfter: until, KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
+}
+
+func testKey(t testing.TB) crypto.Signer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// testSign signs a template; without a parent it signs itself.
+func testSign(t testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) *x509.Certificate {
+	t.Helper()
+	if parent == nil {
+		parent = template
+	}
+	serial := make([]byte, 16)
+	_, _ = rand.Read(serial)
+	template.SerialNumber = new(big.Int).SetBytes(serial)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// token makes a token for an identity such as device/42.
+func (ca *testCA) token(t testing.TB, path string) Token {
+	t.Helper()
+	b := make([]byte, 32)
+	_, _ = rand.Read(b)
+	secret, err := pki.TokenSecretFromBytes(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := pki.SPIFFEIDIn(testDomain, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.tokens[secret.ID()] = id
+	return Token{Secret: secret, RootFingerprint: sha256.Sum256(ca.root.Raw), TrustDomain: testDomain, Server: "127.0.0.1:7443"}
+}
+
+// clone returns a CA that knows what this one knows now.
+func (ca *testCA) clone() *testCA {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	return &testCA{
+		root: ca.root, issuer: ca.issuer, rootKey: ca.rootKey, issuerKey: ca.issuerKey, lifetime: ca.lifetime, backdate: ca.backdate,
+		tokens: maps.Clone(ca.tokens), bound: maps.Clone(ca.bound), answers: maps.Clone(ca.answers), revoked: maps.Clone(ca.revoked),
+	}
+}
+
+func (ca *testCA) Enroll(ctx context.Context, r EnrollRequest) (Credential, error) {
+	return ca.answer(ctx, func() (Credential, error) {
+		id, ok := ca.tokens[r.Token.Secret.ID()]
+		if !ok {
+			return Credential{}, pki.Refuse(pki.RuleToken, "ask for a new one", "the token is unknown, expired or spent")
+		}
+		return ca.issue(id, r.RequestID, r.CSR, r.Lifetime, "token "+r.Token.Secret.ID().String(), pki.RuleTokenBound)
+	})
+}
+
+func (ca *testCA) Renew(ctx context.Context, r RenewRequest) (Credential, error) {
+	return ca.renew(ctx, r.Current.Certificate, r)
+}
+
+func (ca *testCA) renew(ctx context.Context, predecessor *x509.Certificate, r RenewRequest) (Credential, error) {
+	return ca.answer(ctx, func() (Credential, error) {
+		serial := predecessor.SerialNumber.String()
+		if ca.revoked[serial] {
+			return Credential{}, pki.Refuse(pki.RuleRevoked, "enroll again with a new token", "the certificate is revoked: keyCompromise")
+		}
+		if time.Now().After(predecessor.NotAfter) {
+			return Credential{}, pki.Refuse(pki.RuleExpired, "enroll again with a new token", "the certificate has ended")
+		}
+		id, err := pki.ParseSPIFFEID(predecessor.URIs[0].String())
+		if err != nil {
+			return Credential{}, err
+		}
+		return ca.issue(id, r.RequestID, r.CSR, r.Lifetime, "certificate "+serial, pki.RuleClone)
+	})
+}
+
+func (ca *testCA) answer(ctx context.Context, do func() (Credential, error)) (Credential, error) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.calls = append(ca.calls, time.Now())
+	if ca.before != nil {
+		if err := ca.before(); err != nil {
+			return Credential{}, err
+		}
+	}
+	c, err := do()
+	if err == nil && ca.after != nil {
+		err = ca.after()
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	return c, err
+}
+
+func (ca *testCA) issue(id pki.SPIFFEID, request pki.RequestID, csr []byte, lifetime time.Duration, by string, broken pki.Rule) (Credential, error) {
+	parsed, err := x509.ParseCertificateRequest(csr)
+	if err != nil {
+		return Credential{}, err
+	}
+	if err := parsed.CheckSignature(); err != nil {
+		return Credential{}, err
+	}
+	key := pki.HashSPKI(parsed.RawSubjectPublicKeyInfo)
+	binding := request.String() + key.String()
+	if had, ok := ca.bound[by]; ok && had != binding {
+		return Credential{}, pki.Refuse(broken, "revoke it", "%s was used with another request or key", strings.Fields(by)[0])
+	}
+	ca.bound[by] = binding
+	if c, ok := ca.answers[request]; ok {
+		return c, nil
+	}
+	if lifetime == 0 {
+		lifetime = ca.lifetime
+	}
+	template := leafTemplate(id.String(), time.Now().Add(-ca.backdate), time.Now().Add(lifetime))
+	serial := make([]byte, 16)
+	_, _ = rand.Read(serial)
+	template.SerialNumber = new(big.Int).SetBytes(serial)
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.issuer, parsed.PublicKey, ca.issuerKey)
+	if err != nil {
+		return Credential{}, err
+	}
+	c, err := ParseCredential(der, [][]byte{ca.issuer.Raw}, [][]byte{ca.root.Raw})
+	if err == nil {
+		ca.answers[request] = c
+	}
+	return c, err
+}
+
+func (ca *testCA) revoke(c *x509.Certificate) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.revoked[c.SerialNumber.String()] = true
+}
+
+func (ca *testCA) set(change func()) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	change()
+}
+
+func (ca *testCA) callTimes() []time.Time {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	return append([]time.Time(nil), ca.calls...)
+}
+
+// pairFor makes a pair for an identity, valid for an hour from now.
+func (ca *testCA) pairFor(t testing.TB, path string) *Pair {
+	t.Helper()
+	key := testKey(t)
+	now := time.Now()
+	leaf := testSign(t, leafTemplate("spiffe://"+testDomain+"/"+path, now.Add(-time.Minute), now.Add(time.Hour)), ca.issuer, key.Public(), ca.issuerKey)
+	p, err := NewPair(Credential{leaf, []*x509.Certificate{ca.issuer}, []*x509.Certificate{ca.root}}, key, Origin{}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// serverCertificate is what a Brevet server of the trust domain shows: its chain with the root.
+func (ca *testCA) serverCertificate(t testing.TB, template *x509.Certificate) tls.Certificate {
+	t.Helper()
+	key := testKey(t)
+	leaf := testSign(t, template, ca.issuer, key.Public(), ca.issuerKey)
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.issuer.Raw, ca.root.Raw}, PrivateKey: key}
+}
+
+// testLog collects what is logged.
+type testLog struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *testLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *testLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *testLog) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+func openTestDirectory(t testing.TB, path string, log *slog.Logger) *Directory {
+	t.Helper()
+	d, err := OpenDirectory(path, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}

@@ -1,0 +1,139 @@
+package enroll
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+const (
+	callTimeout = 30 * time.Second // for connecting and answering together, unless the caller's context ends sooner
+	maxMessage  = 256 << 10        // octets of an answer: a certificate, its chain and some roots
+	maxHeaders  = 64 << 10         // octets of an answer's headers, where the details of a refusal travel
+)
+
+// Client is the Authority at the other end of a gRPC connection. It connects for each call, which is rare, so that a
+// call is always made by the credential that it names. It is safe for concurrent use.
+type Client struct {
+	server string
+}
+
+// NewClient returns a Client of the server at host:port. With an empty address it asks whom the token or the
+// credential names.
+func NewClient(server string) (*Client, error) {
+	if server != "" {
+		if err := CheckServer(server); err != nil {
+			return nil, err
+		}
+	}
+	return &Client{server}, nil
+}
+
+// Enroll spends the request's token at a server that shows the root which the token names.
+func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error) {
+	var answer *brevetv1.EnrollResponse
+	err := c.call(ctx, r.Token.Server, firstContactTLS(r.Token), func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
+		answer, err = s.Enroll(ctx, &brevetv1.EnrollRequest{
+			RequestId: r.RequestID.Bytes(), Token: r.Token.Secret.Bytes(), Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime),
+		})
+		return err
+	})
+	if err != nil {
+		return Credential{}, err
+	}
+	credential, err := fromWire(answer.GetCredential())
+	if err != nil {
+		return Credential{}, err
+	}
+	named := func(root *x509.Certificate) bool { return sha256.Sum256(root.Raw) == r.Token.RootFingerprint }
+	if !slices.ContainsFunc(credential.Roots, named) {
+		return Credential{}, errors.New("enroll: the root that the token names is not among the roots of the credential: make a new token")
+	}
+	return credential, nil
+}
+
+// Renew asks over a connection that the current credential authenticates, both ways.
+func (c *Client) Renew(ctx context.Context, r RenewRequest) (Credential, error) {
+	config := ClientTLS(func() *Pair { return r.Current })
+	var answer *brevetv1.RenewResponse
+	err := c.call(ctx, r.Current.Origin.Server, config, func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
+		answer, err = s.Renew(ctx, &brevetv1.RenewRequest{
+			RequestId: r.RequestID.Bytes(), Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime),
+		})
+		return err
+	})
+	if err != nil {
+		return Credential{}, err
+	}
+	return fromWire(answer.GetCredential())
+}
+
+// call connects, makes one call and disconnects. gRPC reports a failed handshake as one string among others, so
+// what this side had against the server is kept aside and reported as it is.
+func (c *Client) call(ctx context.Context, server string, config *tls.Config,
+	do func(context.Context, brevetv1.EnrollmentServiceClient) error,
+) error {
+	if c.server != "" {
+		server = c.server
+	}
+	if err := CheckServer(server); err != nil {
+		return fmt.Errorf("enroll: no server is known: set server in the configuration: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	distrust := make(chan error, 1)
+	verify := config.VerifyConnection
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		err := verify(state)
+		if err != nil {
+			select {
+			case distrust <- err:
+			default:
+			}
+		}
+		return err
+	}
+	conn, err := grpc.NewClient("dns:///"+server,
+		grpc.WithTransportCredentials(credentials.NewTLS(config)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithMaxHeaderListSize(maxHeaders), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry())
+	if err != nil {
+		return fmt.Errorf("enroll: connect to %s: %w", server, err)
+	}
+	defer func() { _ = conn.Close() }() // the answer is in, or the call failed
+	err = do(ctx, brevetv1.NewEnrollmentServiceClient(conn))
+	if err == nil {
+		return nil
+	}
+	select {
+	case cause := <-distrust:
+		return fmt.Errorf("enroll: %s is not to be trusted: %w", server, cause)
+	default:
+		return fromStatus(server, err)
+	}
+}
+
+func wireLifetime(d time.Duration) *durationpb.Duration {
+	if d == 0 {
+		return nil
+	}
+	return durationpb.New(d)
+}
+
+func fromWire(c *brevetv1.Credential) (Credential, error) {
+	if len(c.GetCertificate()) == 0 {
+		return Credential{}, errors.New("enroll: the server's answer holds no certificate: update the agent or the server")
+	}
+	return ParseCredential(c.GetCertificate(), c.GetChain(), c.GetRoots())
+}

@@ -1,0 +1,349 @@
+package enroll
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// testService is the enrollment service of a testCA.
+type testService struct {
+	brevetv1.UnimplementedEnrollmentServiceServer
+	ca    *testCA
+	roots [][]byte // in place of the CA's root, where set
+	fail  error    // in place of every answer, where set
+	hang  bool     // answers never
+}
+
+func (s *testService) Enroll(ctx context.Context, r *brevetv1.EnrollRequest) (*brevetv1.EnrollResponse, error) {
+	id, err := pki.RequestIDFromBytes(r.GetRequestId())
+	if err != nil {
+		return nil, err
+	}
+	secret, err := pki.TokenSecretFromBytes(r.GetToken())
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.answer(ctx, func() (Credential, error) {
+		return s.ca.Enroll(ctx, EnrollRequest{RequestID: id, Token: Token{Secret: secret}, CSR: r.GetCsr(), Lifetime: r.GetLifetime().AsDuration()})
+	})
+	return &brevetv1.EnrollResponse{Credential: c}, err
+}
+
+func (s *testService) Renew(ctx context.Context, r *brevetv1.RenewRequest) (*brevetv1.RenewResponse, error) {
+	id, err := pki.RequestIDFromBytes(r.GetRequestId())
+	if err != nil {
+		return nil, err
+	}
+	p, _ := peer.FromContext(ctx)
+	state := p.AuthInfo.(credentials.TLSInfo).State
+	if len(state.PeerCertificates) == 0 || state.DidResume || state.Version != tls.VersionTLS13 {
+		return nil, status.Error(codes.Unauthenticated, "no client certificate, or a resumed session")
+	}
+	c, err := s.answer(ctx, func() (Credential, error) {
+		return s.ca.renew(ctx, state.PeerCertificates[0], RenewRequest{RequestID: id, CSR: r.GetCsr(), Lifetime: r.GetLifetime().AsDuration()})
+	})
+	return &brevetv1.RenewResponse{Credential: c}, err
+}
+
+func (s *testService) answer(ctx context.Context, do func() (Credential, error)) (*brevetv1.Credential, error) {
+	if s.hang {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if s.fail != nil {
+		return nil, s.fail
+	}
+	c, err := do()
+	if refusal, ok := pki.AsRefusal(err); ok {
+		return nil, withDetails(codes.PermissionDenied, &brevetv1.Refusal{Rule: string(refusal.Rule), Detail: refusal.Detail, Fix: refusal.Fix})
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := &brevetv1.Credential{Certificate: c.Certificate.Raw, Chain: [][]byte{c.Chain[0].Raw}, Roots: [][]byte{c.Roots[0].Raw}}
+	if s.roots != nil {
+		out.Roots = s.roots
+	}
+	return out, nil
+}
+
+func withDetails(code codes.Code, details ...protoadapt.MessageV1) error {
+	s, err := status.New(code, "refused").WithDetails(details...)
+	if err != nil {
+		return err
+	}
+	return s.Err()
+}
+
+// serve runs the service on a loopback port and returns its address.
+func serve(t *testing.T, s *testService, config *tls.Config) string {
+	t.Helper()
+	config.ClientAuth = tls.RequestClientCert
+	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(config)))
+	brevetv1.RegisterEnrollmentServiceServer(server, s)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return l.Addr().String()
+}
+
+func serverTemplate() *x509.Certificate {
+	return leafTemplate("spiffe://fleet.example/brevet/server", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+}
+
+func (ca *testCA) config(t *testing.T, change func(*x509.Certificate)) *tls.Config {
+	template := serverTemplate()
+	if change != nil {
+		change(template)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{ca.serverCertificate(t, template)}, MinVersion: tls.VersionTLS13}
+}
+
+func newTestClient(t *testing.T, server string) *Client {
+	t.Helper()
+	c, err := NewClient(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func enrollRequest(t *testing.T, token Token) EnrollRequest {
+	t.Helper()
+	r, err := newPending("test", P256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := newCSR(r.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return EnrollRequest{RequestID: r.id, Token: token, CSR: csr}
+}
+
+// An agent enrolls and renews over real connections, by the address that its token named, also after a restart
+// without the token.
+func TestClientWithAgent(t *testing.T) {
+	ca := newTestCA(t)
+	token := ca.token(t, "device/1")
+	token.Server = serve(t, &testService{ca: ca}, ca.config(t, nil))
+	dir := openTestDirectory(t, t.TempDir(), new(testLog).logger())
+	config := Config{Directory: dir, Authority: newTestClient(t, ""), Lifetime: 30 * time.Minute, Log: dir.log}
+	agent, err := NewAgent(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Enroll(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if agent, err = NewAgent(config); err != nil {
+			t.Fatal(err)
+		}
+		had := agent.Pair()
+		if err := step(agent); err != nil || agent.Pair().Serial() == had.Serial() || agent.Pair().ID() != had.ID() {
+			t.Fatalf("renewal: %v", err)
+		}
+	}
+	if left := time.Until(agent.Pair().Certificate.NotAfter); left > 30*time.Minute {
+		t.Errorf("asked for 30m, got %s", left)
+	}
+	ca.revoke(agent.Pair().Certificate)
+	err = step(agent)
+	if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleRevoked || refusal.Fix == "" || !final(err) {
+		t.Errorf("renewal of a revoked certificate: %v", err)
+	}
+}
+
+func TestClientDistrusts(t *testing.T) {
+	ca, other := newTestCA(t), newTestCA(t)
+	token, pair := ca.token(t, "device/1"), ca.pairFor(t, "device/1")
+	old := ca.config(t, nil)
+	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
+	rootless := ca.config(t, nil)
+	rootless.Certificates[0].Certificate = rootless.Certificates[0].Certificate[:2]
+	crowd := ca.config(t, nil)
+	for range maxPeerCertificates {
+		crowd.Certificates[0].Certificate = append(crowd.Certificates[0].Certificate, ca.root.Raw)
+	}
+	pinned := ca.config(t, nil) // shows the right root beside a chain of its own
+	pinned.Certificates[0] = other.serverCertificate(t, serverTemplate())
+	pinned.Certificates[0].Certificate = append(pinned.Certificates[0].Certificate, ca.root.Raw)
+	uri := func(text string) func(*x509.Certificate) {
+		u, err := url.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func(c *x509.Certificate) { c.URIs = []*url.URL{u} }
+	}
+	cases := map[string]struct {
+		config    *tls.Config
+		enroll    string // what the error says; empty: it passes
+		renew     string
+		temporary bool
+	}{
+		"the server":           {config: ca.config(t, nil)},
+		"no root shown":        {config: rootless, enroll: "does not show the root"},
+		"another CA":           {config: other.config(t, nil), enroll: "does not show the root", renew: "trusted root"},
+		"root without chain":   {config: pinned, enroll: "trusted root", renew: "trusted root"},
+		"a device":             {config: ca.config(t, uri("spiffe://fleet.example/device/2")), enroll: "must name", renew: "must name"},
+		"another trust domain": {config: ca.config(t, uri("spiffe://other.example/brevet/server")), enroll: "must name", renew: "must name"},
+		"look-alike":           {config: ca.config(t, uri("spiffe://fleet.example/brevet/server/")), enroll: "must name", renew: "must name"},
+		"case":                 {config: ca.config(t, uri("spiffe://fleet.example/Brevet/server")), enroll: "must name", renew: "must name"},
+		"two identities":       {config: ca.config(t, func(c *x509.Certificate) { c.URIs = append(c.URIs, c.URIs[0]) }), enroll: "must name", renew: "must name"},
+		"no identity":          {config: ca.config(t, func(c *x509.Certificate) { c.URIs = nil; c.DNSNames = []string{"localhost"} }), enroll: "must name", renew: "must name"},
+		"no serverAuth":        {config: ca.config(t, func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[:1] }), enroll: "trusted root", renew: "trusted root"},
+		"expired":              {config: ca.config(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), enroll: "check the clock", renew: "check the clock"},
+		"not yet valid":        {config: ca.config(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), enroll: "check the clock", renew: "check the clock"},
+		"a CA":                 {config: ca.config(t, func(c *x509.Certificate) { c.IsCA = true }), enroll: "must name", renew: "must name"},
+		"too many":             {config: crowd, enroll: "11 certificates", renew: "11 certificates"},
+		"TLS 1.2":              {config: old, enroll: "protocol version", renew: "protocol version", temporary: true},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			client := newTestClient(t, serve(t, &testService{ca: ca.clone()}, c.config))
+			r := enrollRequest(t, token)
+			_, enrolled := client.Enroll(t.Context(), r)
+			_, renewed := client.Renew(t.Context(), RenewRequest{RequestID: r.RequestID, Current: pair, CSR: r.CSR})
+			for what, got := range map[string]struct {
+				err  error
+				want string
+			}{"enroll": {enrolled, c.enroll}, "renew": {renewed, c.renew}} {
+				if what == "renew" && c.renew == "" {
+					continue // it was made with the key and ID of the enrollment
+				}
+				if (got.err == nil) != (got.want == "") || got.err != nil && !strings.Contains(got.err.Error(), got.want) {
+					t.Errorf("%s: %v, want %q", what, got.err, got.want)
+				}
+				if got.err != nil && (final(got.err) || pki.IsTemporary(got.err) != c.temporary) {
+					t.Errorf("%s: final %v, temporary %v: %v", what, final(got.err), pki.IsTemporary(got.err), got.err)
+				}
+			}
+		})
+	}
+}
+
+func TestClientReadsRefusals(t *testing.T) {
+	ca := newTestCA(t)
+	refusal := &brevetv1.Refusal{Rule: "token.bound", Detail: "the token is bound", Fix: "make a new one"}
+	busy := &brevetv1.Refusal{Rule: "server.busy", Detail: "too much to do", Fix: "wait"}
+	retry := &errdetails.RetryInfo{RetryDelay: durationpb.New(90 * time.Second)}
+	for name, c := range map[string]struct {
+		fail      error
+		rule      pki.Rule
+		temporary bool
+		final     bool
+		after     time.Duration
+	}{
+		"refusal":           {withDetails(codes.PermissionDenied, refusal), pki.RuleTokenBound, false, true, 0},
+		"no details":        {status.Error(codes.Internal, "oops"), "", false, true, 0},
+		"unimplemented":     {status.Error(codes.Unimplemented, "no"), "", false, true, 0},
+		"unavailable":       {withDetails(codes.Unavailable, retry), "", true, false, 90 * time.Second},
+		"busy":              {withDetails(codes.ResourceExhausted, busy, retry), pki.RuleBusy, true, false, 90 * time.Second},
+		"deadline":          {status.Error(codes.DeadlineExceeded, "slow"), "", true, false, 0},
+		"negative delay":    {withDetails(codes.Unavailable, &errdetails.RetryInfo{RetryDelay: durationpb.New(-time.Hour)}), "", true, false, 0},
+		"not a status":      {errors.New("plain"), "", false, true, 0},
+		"refused elsewhere": {withDetails(codes.Aborted, &errdetails.ErrorInfo{Reason: "x"}, refusal), pki.RuleTokenBound, false, true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := newTestClient(t, serve(t, &testService{ca: ca, fail: c.fail}, ca.config(t, nil)))
+			_, err := client.Enroll(t.Context(), enrollRequest(t, ca.token(t, "device/1")))
+			got, ok := pki.AsRefusal(err)
+			if err == nil || ok != (c.rule != "") || ok && (got.Rule != c.rule || got.Detail == "" || got.Fix == "") {
+				t.Fatalf("error %v, refusal %+v", err, got)
+			}
+			if pki.IsTemporary(err) != c.temporary || final(err) != c.final || pki.RetryAfter(err) != c.after {
+				t.Errorf("temporary %v, final %v, after %s: %v", pki.IsTemporary(err), final(err), pki.RetryAfter(err), err)
+			}
+		})
+	}
+}
+
+func TestClientBoundsAnswers(t *testing.T) {
+	ca, other := newTestCA(t), newTestCA(t)
+	for name, c := range map[string]struct {
+		service *testService
+		why     string
+	}{
+		"too large":         {&testService{ca: ca, roots: [][]byte{make([]byte, maxMessage)}}, "larger than max"},
+		"a torn root":       {&testService{ca: ca, roots: [][]byte{ca.root.Raw[:99]}}, "does not parse"},
+		"no root":           {&testService{ca: ca, roots: [][]byte{}}, "no root"},
+		"another CA's root": {&testService{ca: ca, roots: [][]byte{other.root.Raw}}, "not among the roots"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := newTestClient(t, serve(t, c.service, ca.config(t, nil)))
+			_, err := client.Enroll(t.Context(), enrollRequest(t, ca.token(t, "device/1")))
+			if err == nil || !strings.Contains(err.Error(), c.why) {
+				t.Errorf("%v, want %q", err, c.why)
+			}
+		})
+	}
+}
+
+func TestClientGivesUpInTime(t *testing.T) {
+	ca := newTestCA(t)
+	client := newTestClient(t, serve(t, &testService{ca: ca, hang: true}, ca.config(t, nil)))
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := client.Enroll(ctx, enrollRequest(t, ca.token(t, "device/1"))); !pki.IsTemporary(err) || final(err) {
+		t.Errorf("a call without answer: %v", err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newTestClient(t, address).Enroll(t.Context(), enrollRequest(t, ca.token(t, "device/1"))); !pki.IsTemporary(err) {
+		t.Errorf("nobody listens: %v", err)
+	}
+	pair := ca.pairFor(t, "device/1")
+	if _, err := newTestClient(t, "").Renew(t.Context(), RenewRequest{Current: pair}); err == nil || !strings.Contains(err.Error(), "set server") {
+		t.Errorf("no address: %v", err)
+	}
+	if _, err := NewClient("ca.example"); err == nil {
+		t.Error("an address without port passed")
+	}
+}
+
+// Programs with a credential of their own reach the server by the same rules.
+func TestClientTLSWithoutCredential(t *testing.T) {
+	config := ClientTLS(func() *Pair { return nil })
+	if _, err := config.GetClientCertificate(nil); !errors.Is(err, ErrNoCredential) {
+		t.Errorf("GetClientCertificate: %v", err)
+	}
+	state := tls.ConnectionState{PeerCertificates: []*x509.Certificate{newTestCA(t).root}}
+	if err := config.VerifyConnection(state); !errors.Is(err, ErrNoCredential) {
+		t.Errorf("VerifyConnection: %v", err)
+	}
+}

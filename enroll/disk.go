@@ -1,0 +1,104 @@
+package enroll
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// A change is one step of writing, as small as the file system makes them: power may fail between any two.
+type change struct {
+	kind changeKind
+	path string
+	data []byte // of create
+	to   string // of link and move
+}
+
+type changeKind uint8
+
+const (
+	makeDir changeKind = iota + 1 // path, mode 0700
+	create                        // path with data, mode 0600; it must not exist
+	flush                         // what path, a file or a directory, holds, to the medium
+	link                          // path becomes a symbolic link to to
+	move                          // path becomes to, in place of what to was
+	remove                        // path and all below it; nothing to do where it does not exist
+)
+
+// disk applies a change, or fails; when it fails, the change may have been applied all the same.
+type disk func(change) error
+
+// apply makes a change to the real file system. A directory's entries are durable after a flush of the directory
+// (fsync(2)), a file's content after a flush of the file.
+func apply(c change) error {
+	switch c.kind {
+	case makeDir:
+		return os.Mkdir(c.path, 0o700)
+	case create:
+		return createFile(c.path, c.data)
+	case flush:
+		return flushPath(c.path)
+	case link:
+		return os.Symlink(c.to, c.path)
+	case move:
+		return os.Rename(c.path, c.to)
+	case remove:
+		return os.RemoveAll(c.path)
+	default:
+		return fmt.Errorf("enroll: no such change: %d", c.kind)
+	}
+}
+
+func createFile(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
+func flushPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// all applies changes in order, up to the first that fails.
+func (d disk) all(changes ...change) error {
+	for _, c := range changes {
+		if err := d(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replace puts a file in place of what is there: whoever reads sees the old content or the new one, also after a
+// power cut, and the new one once replace has returned nil.
+func (d disk) replace(path string, data []byte) error {
+	next := path + ".new"
+	return d.all(
+		change{kind: remove, path: next},
+		change{kind: create, path: next, data: data},
+		change{kind: flush, path: next},
+		change{kind: move, path: next, to: path},
+		change{kind: flush, path: filepath.Dir(path)},
+	)
+}
+
+// readFile reads a small file, and refuses a large one.
+func readFile(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > limit {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("not a regular file of at most %d octets", limit)}
+	}
+	return os.ReadFile(path)
+}

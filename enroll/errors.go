@@ -1,0 +1,90 @@
+package enroll
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// ErrNoToken says that there is no token to enroll with.
+var ErrNoToken = errors.New("there is no enrollment token")
+
+// ErrNoCredential says that a directory holds no credential yet.
+var ErrNoCredential = errors.New("there is no credential yet")
+
+// callError is an error status of a server.
+type callError struct {
+	server  string
+	code    codes.Code
+	message string
+	after   time.Duration
+	refusal *pki.Refusal // nil where the server sent none
+}
+
+// CallError turns the error of any call to a Brevet server into what a person can read: a *pki.Refusal in the chain, and
+// Temporary and RetryAfter. Nil stays nil.
+func CallError(server string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); !ok {
+		return err
+	}
+	return fromStatus(server, err)
+}
+
+// fromStatus turns the error of a call into what callers of an Authority look for: a *pki.Refusal in the chain,
+// Temporary and RetryAfter.
+func fromStatus(server string, err error) error {
+	s := status.Convert(err)
+	e := &callError{server: server, code: s.Code(), message: s.Message()}
+	for _, detail := range s.Details() {
+		switch d := detail.(type) {
+		case *brevetv1.Refusal:
+			e.refusal = &pki.Refusal{Rule: pki.Rule(d.GetRule()), Detail: d.GetDetail(), Fix: d.GetFix()}
+		case *errdetails.RetryInfo:
+			e.after = max(0, d.GetRetryDelay().AsDuration())
+		}
+	}
+	return e
+}
+
+func (e *callError) Error() string {
+	if e.refusal != nil {
+		return fmt.Sprintf("enroll: %s refuses: %s", e.server, e.refusal)
+	}
+	return fmt.Sprintf("enroll: %s answers %s: %s", e.server, e.code, e.message)
+}
+
+func (e *callError) Unwrap() error {
+	if e.refusal == nil {
+		return nil
+	}
+	return e.refusal
+}
+
+// Temporary reports whether the same call is worth repeating.
+func (e *callError) Temporary() bool {
+	return e.code == codes.Unavailable || e.code == codes.ResourceExhausted || e.code == codes.DeadlineExceeded
+}
+
+// RetryAfter returns how long the server asked to wait before that, or zero.
+func (e *callError) RetryAfter() time.Duration { return e.after }
+
+// final reports whether asking again soon is pointless: the Authority said no, and not for lack of room. Everything
+// else, a full disk and an unknown certificate on the other side included, may be over at the next try.
+func final(err error) bool {
+	var call *callError
+	if errors.As(err, &call) {
+		return !call.Temporary()
+	}
+	refusal, ok := pki.AsRefusal(err)
+	return ok && refusal.Rule.Class() != pki.Overcrowded && !pki.IsTemporary(err)
+}

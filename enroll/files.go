@@ -1,0 +1,130 @@
+package enroll
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+)
+
+// The files of a generation.
+const (
+	keyName    = "key.pem"
+	certName   = "cert.pem"
+	bundleName = "bundle.pem"
+	originName = "origin.json"
+)
+
+// maxFile bounds each of them, in octets.
+const maxFile = 256 << 10
+
+type file struct {
+	name string
+	data []byte
+}
+
+// files returns the pair as a generation's files.
+func (p *Pair) files() ([]file, error) {
+	key, err := x509.MarshalPKCS8PrivateKey(p.Key)
+	if err != nil {
+		return nil, fmt.Errorf("enroll: encode the private key: %w", err)
+	}
+	origin, err := json.Marshal(p.Origin)
+	if err != nil {
+		return nil, fmt.Errorf("enroll: encode the credential's origin: %w", err)
+	}
+	return []file{
+		{keyName, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})},
+		{certName, encodeCertificates(append([]*x509.Certificate{p.Certificate}, p.Chain...))},
+		{bundleName, encodeCertificates(p.Roots)},
+		{originName, append(origin, '\n')},
+	}, nil
+}
+
+func encodeCertificates(certs []*x509.Certificate) []byte {
+	var b bytes.Buffer
+	for _, c := range certs {
+		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // a buffer takes everything
+	}
+	return b.Bytes()
+}
+
+// readGeneration reads what files returned. A generation without origin.json passes: an operator may have put it there.
+func readGeneration(at string) (*Pair, error) {
+	key, err := readKey(filepath.Join(at, keyName))
+	if err != nil {
+		return nil, err
+	}
+	certs, err := readCertificates(filepath.Join(at, certName))
+	if err != nil {
+		return nil, err
+	}
+	roots, err := readCertificates(filepath.Join(at, bundleName))
+	if err != nil {
+		return nil, err
+	}
+	var from Origin
+	switch data, err := readFile(filepath.Join(at, originName), maxFile); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	default:
+		if err := json.Unmarshal(data, &from); err != nil {
+			return nil, fmt.Errorf("%s: %w", originName, err)
+		}
+	}
+	return NewPair(Credential{Certificate: certs[0], Chain: certs[1:], Roots: roots}, key, from, time.Now())
+}
+
+func readKey(path string) (crypto.Signer, error) {
+	data, err := readFile(path, maxFile)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return nil, fmt.Errorf("%s holds no PKCS #8 private key", path)
+	}
+	return parseKey(block.Bytes)
+}
+
+func parseKey(der []byte) (crypto.Signer, error) {
+	key, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, errors.New("the private key does not parse") // without the cause, which may quote it
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("the private key is not one for signatures")
+	}
+	return signer, nil
+}
+
+// readCertificates reads one certificate at least.
+func readCertificates(path string) ([]*x509.Certificate, error) {
+	data, err := readFile(path, maxFile)
+	if err != nil {
+		return nil, err
+	}
+	var certs []*x509.Certificate
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("%s holds a %s where only certificates belong", path, block.Type)
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		certs = append(certs, c)
+	}
+	if len(certs) == 0 {
+		return nil, fmt.Errorf("%s holds no certificate", path)
+	}
+	return certs, nil
+}

@@ -1,0 +1,114 @@
+package enroll
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// pending is a request under way: what has to stay the same when it is made again after an error or a crash. An
+// Authority that has signed for it answers the same pair of ID and key again; another key would look like a clone.
+type pending struct {
+	id  pki.RequestID
+	key crypto.Signer
+	// by names what authorises the request: "token " and the token's ID, or "certificate " and the predecessor's serial.
+	by string
+}
+
+// pendingFile is the form of pending.json.
+type pendingFile struct {
+	RequestID []byte `json:"request_id"`
+	By        string `json:"by"`
+	Key       []byte `json:"key"` // PKCS #8
+}
+
+// errPending says that pending.json is not what this package wrote. It keeps no cause, which may quote the key.
+var errPending = errors.New(pendingName + " does not parse")
+
+// pend returns the request that is under way by the same authorisation, or draws and records a new one. When it
+// returns, the request is durable.
+func (d *Directory) pend(by string, kind KeyType) (pending, error) {
+	switch old, err := d.readPending(); {
+	case errors.Is(err, errPending):
+		d.log.Warn("the record of the request under way is damaged: making a new request", "file", filepath.Join(d.path, pendingName))
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return pending{}, fmt.Errorf("enroll: read the request under way: %w", err)
+	case err == nil && old.by == by:
+		// The process that wrote it may have failed between the rename and the flush.
+		if err := d.disk(change{kind: flush, path: d.path}); err != nil {
+			return pending{}, fmt.Errorf("enroll: record the request before making it: %w", err)
+		}
+		return old, nil
+	}
+	r, err := newPending(by, kind)
+	if err != nil {
+		return pending{}, err
+	}
+	data, err := r.encode()
+	if err != nil {
+		return pending{}, err
+	}
+	if err := d.disk.replace(filepath.Join(d.path, pendingName), data); err != nil {
+		return pending{}, fmt.Errorf("enroll: record the request before making it: %w", err)
+	}
+	return r, nil
+}
+
+func newPending(by string, kind KeyType) (pending, error) {
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process where there is no randomness
+	r := pending{by: by}
+	var err error
+	if r.id, err = pki.RequestIDFromBytes(id[:]); err != nil {
+		return r, err
+	}
+	if r.key, err = kind.newKey(); err != nil {
+		return r, fmt.Errorf("enroll: make a key: %w", err)
+	}
+	return r, nil
+}
+
+func (r pending) encode() ([]byte, error) {
+	key, err := x509.MarshalPKCS8PrivateKey(r.key)
+	if err != nil {
+		return nil, fmt.Errorf("enroll: encode the private key: %w", err)
+	}
+	data, err := json.Marshal(pendingFile{RequestID: r.id.Bytes(), By: r.by, Key: key})
+	if err != nil {
+		return nil, fmt.Errorf("enroll: encode the request: %w", err)
+	}
+	return data, nil
+}
+
+func (d *Directory) readPending() (pending, error) {
+	data, err := readFile(filepath.Join(d.path, pendingName), maxFile)
+	if err != nil {
+		return pending{}, err
+	}
+	var f pendingFile
+	if err := json.Unmarshal(data, &f); err != nil {
+		return pending{}, errPending
+	}
+	id, idErr := pki.RequestIDFromBytes(f.RequestID)
+	key, keyErr := parseKey(f.Key)
+	if idErr != nil || keyErr != nil {
+		return pending{}, errPending
+	}
+	return pending{id: id, key: key, by: f.By}, nil
+}
+
+// settle forgets the request under way. That it comes back after a power cut does no harm: it is recognised by
+// its authorisation.
+func (d *Directory) settle() error {
+	if err := d.disk(change{kind: remove, path: filepath.Join(d.path, pendingName)}); err != nil {
+		return fmt.Errorf("enroll: forget the request: %w", err)
+	}
+	return nil
+}

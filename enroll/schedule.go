@@ -1,0 +1,77 @@
+package enroll
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// How an Agent spends a certificate's life. It renews between 60 and 73 per cent of it, so that a fleet which was
+// enrolled in one hour does not renew in one hour, and more than a quarter is left for an outage. What is left
+// bounds every delay: the last thing to do with a certificate that still proves something is to renew it.
+const (
+	renewFrom   = 0.60
+	renewSpread = 0.1333
+	renewLeast  = time.Second // however short the life: a CA that is about to end shortens what it issues
+
+	retryFirst  = time.Second // before there is a certificate
+	retryMost   = 5 * time.Minute
+	refusedMost = time.Hour // where the Authority said no
+	glance      = 30 * time.Second
+	patience    = 30 * time.Second // for one call
+)
+
+// renewal draws the moment at which a pair is to be renewed.
+func renewal(p *Pair) time.Time {
+	start, end := p.span()
+	fraction := renewFrom + renewSpread*spread()
+	return start.Add(max(renewLeast, time.Duration(fraction*float64(end.Sub(start)))))
+}
+
+// delay draws the time to wait after the given number of failed tries in a row. The pair is the one in use, or nil.
+// It doubles, up to a tenth of the certificate's life and a quarter of an hour; a server's RetryAfter prolongs it;
+// it never takes more than half of what is left of the certificate, except after a refusal, which waiting does not cure.
+func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
+	first, most, refused := retryFirst, retryMost, refusedMost
+	var left time.Duration
+	if p != nil && !p.Expired(now) {
+		start, end := p.span()
+		life := end.Sub(start)
+		first = min(max(life/100, 100*time.Millisecond), 10*time.Second)
+		most = min(max(life/10, time.Second), 15*time.Minute)
+		refused = min(max(life/4, 10*time.Second), refusedMost)
+		left = end.Sub(now)
+	}
+	if final(err) {
+		return jitter(refused)
+	}
+	d := first
+	for i := 1; i < tries && d < most; i++ {
+		d *= 2
+	}
+	d = jitter(min(d, most))
+	if after := pki.RetryAfter(err); after > d {
+		d = after + time.Duration(spread()*float64(after)/4) // or all who were sent away come back together
+	}
+	if left > 0 {
+		d = min(d, max(left/2, first))
+	}
+	return d
+}
+
+// deadline bounds one call, so that a server which does not answer costs no more than a third of what is left.
+func deadline(p *Pair, now time.Time) time.Duration {
+	if p == nil || p.Expired(now) {
+		return patience
+	}
+	return min(max(p.Certificate.NotAfter.Sub(now)/3, time.Second), patience)
+}
+
+// jitter draws from the upper half of d.
+func jitter(d time.Duration) time.Duration { return d/2 + time.Duration(spread()*float64(d/2)) }
+
+// spread draws from [0, 1).
+func spread() float64 {
+	return rand.Float64() //nolint:gosec // it keeps machines apart, and secrets nothing
+}

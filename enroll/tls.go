@@ -1,0 +1,88 @@
+package enroll
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// maxPeerCertificates bounds the chain that a server may send.
+const maxPeerCertificates = 8
+
+// ClientTLS returns the configuration of a connection to a Brevet server from a program that has a credential: TLS 1.3,
+// the credential as client certificate, and a server that carries the trust domain's server identity under the
+// credential's roots. The function, such as Agent.Pair or Source.Pair, is asked anew for every handshake, so a renewed
+// credential serves the next one; where it returns nil the handshake fails.
+func ClientTLS(current func() *Pair) *tls.Config {
+	c := serverTLS(func(peer []*x509.Certificate) error {
+		pair := current()
+		if pair == nil {
+			return ErrNoCredential
+		}
+		return verifyServer(peer, pair.RootPool(), pair.ID().TrustDomain(), time.Now())
+	})
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		if pair := current(); pair != nil {
+			return pair.TLS(), nil
+		}
+		return nil, ErrNoCredential
+	}
+	return c
+}
+
+// firstContactTLS trusts the one root that a token names by its fingerprint. The server sends the root along with its chain.
+func firstContactTLS(t Token) *tls.Config {
+	return serverTLS(func(peer []*x509.Certificate) error {
+		for _, c := range peer {
+			if sha256.Sum256(c.Raw) == t.RootFingerprint {
+				return verifyServer(peer, poolOf([]*x509.Certificate{c}), t.TrustDomain, time.Now())
+			}
+		}
+		return errors.New("the server does not show the root that the token names: it belongs to another CA, or somebody stands in between; check the address, or make a new token")
+	})
+}
+
+// serverTLS leaves out crypto/tls's own verification, which is about host names, and puts verify in its place. Without
+// session tickets every connection comes by there.
+func serverTLS(verify func([]*x509.Certificate) error) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		InsecureSkipVerify:     true, //nolint:gosec // VerifyConnection verifies in full
+		SessionTicketsDisabled: true,
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if n := len(state.PeerCertificates); n == 0 || n > maxPeerCertificates {
+				return fmt.Errorf("the server shows %d certificates: 1 to %d are expected", n, maxPeerCertificates)
+			}
+			return verify(state.PeerCertificates)
+		},
+	}
+}
+
+// verifyServer checks chain, time and extended key usage (RFC 5280 §6), and that the certificate names the trust
+// domain's server identity and nothing else.
+func verifyServer(peer []*x509.Certificate, roots *x509.CertPool, trustDomain string, now time.Time) error {
+	leaf := peer[0]
+	want, err := pki.ServerID(trustDomain)
+	if err != nil {
+		return err
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: poolOf(peer[1:]), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}); err != nil {
+		var invalid x509.CertificateInvalidError
+		if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+			return fmt.Errorf("a certificate of the server is not valid at %s, which is what this machine's clock says: check the clock, then the server: %w",
+				now.UTC().Format(time.RFC3339), err)
+		}
+		return fmt.Errorf("the server's certificate does not lead to a trusted root: %w", err)
+	}
+	if leaf.IsCA || len(leaf.URIs) != 1 || leaf.URIs[0].String() != want.String() {
+		return fmt.Errorf("this is not the server of %s: its certificate must name %s and nothing else; check the address", trustDomain, want)
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package enroll
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"net"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// tokenPrefix opens a token's text, so that people and secret scanners recognise one; the digit is the layout's version.
+const tokenPrefix = "brevet1."
+
+// MaxTokenText is the longest text of a token in octets; a file or paste beyond it is no token.
+const MaxTokenText = 1024
+
+// Token is what a device needs for its first contact: the secret that proves whose device it is, and whom to trust.
+// Its secret formats as "[secret]"; Text is the way to the whole.
+type Token struct {
+	Secret pki.TokenSecret
+	// RootFingerprint is the SHA-256 of the root certificate in DER.
+	RootFingerprint [32]byte
+	TrustDomain     string
+	// Server is the host:port of the enrollment service.
+	Server string
+}
+
+// Text returns the token as people hand it over: "brevet1." and base64url without padding of the secret (32 octets),
+// the root's fingerprint (32), the trust domain after its length (1), the server, and the CRC-32 (IEEE) of all this (4).
+func (t Token) Text() string {
+	b := append(t.Secret.Bytes(), t.RootFingerprint[:]...)
+	b = append(b, byte(len(t.TrustDomain)))
+	b = append(b, t.TrustDomain...)
+	b = append(b, t.Server...)
+	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
+	return tokenPrefix + base64.RawURLEncoding.EncodeToString(b)
+}
+
+// ParseToken reads what Text wrote. White space anywhere is dropped: terminals wrap lines. No error repeats the text.
+func ParseToken(text string) (Token, error) {
+	if len(text) > 2*MaxTokenText {
+		return Token{}, errors.New("enroll: this is too long for an enrollment token: give the one line that starts with " + tokenPrefix)
+	}
+	body, ok := strings.CutPrefix(strings.Map(dropSpace, text), tokenPrefix)
+	if !ok {
+		return Token{}, errors.New("enroll: this is not an enrollment token: one starts with " + tokenPrefix)
+	}
+	damaged := errors.New("enroll: the enrollment token is incomplete or damaged: copy the whole line again")
+	b, err := base64.RawURLEncoding.DecodeString(body)
+	if err != nil || len(b) < 32+32+1+4 {
+		return Token{}, damaged
+	}
+	b, sum := b[:len(b)-4], b[len(b)-4:]
+	if !bytes.Equal(binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE(b)), sum) {
+		return Token{}, damaged
+	}
+	var t Token
+	if t.Secret, err = pki.TokenSecretFromBytes(b[:32]); err != nil {
+		return Token{}, err
+	}
+	copy(t.RootFingerprint[:], b[32:64])
+	size, names := int(b[64]), b[65:]
+	if size > len(names) {
+		return Token{}, damaged
+	}
+	t.TrustDomain, t.Server = string(names[:size]), string(names[size:])
+	return t, t.Check()
+}
+
+// Check reports what keeps the token from being one that ParseToken reads back: a trust domain or a server that is none.
+func (t Token) Check() error {
+	if _, err := pki.ParseTrustDomain(t.TrustDomain); err != nil {
+		return err
+	}
+	return CheckServer(t.Server)
+}
+
+// CheckServer checks the form of a server's address: host:port, the port in 1 to 65535, 261 octets at most.
+func CheckServer(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	n, perr := strconv.ParseUint(port, 10, 16)
+	if err != nil || perr != nil || n == 0 || host == "" || len(address) > 261 || strings.ContainsFunc(host, notInHost) {
+		return fmt.Errorf("enroll: %q is not a server's address: give host:port, such as brevet.example:7443", address)
+	}
+	return nil
+}
+
+// notInHost keeps out what could change the meaning of a gRPC target or of a log line.
+func notInHost(r rune) bool {
+	return r <= ' ' || r >= 0x7f || strings.ContainsRune(`/\"'?#@<>%`, r)
+}
+
+func dropSpace(r rune) rune {
+	if unicode.IsSpace(r) {
+		return -1
+	}
+	return r
+}

@@ -1,0 +1,144 @@
+// Command renewal shows that a credential renewed by brevet-agent disturbs nobody. A TLS server and a client share the
+// agent's credential directory and authenticate each other. One connection stays open all the time, and a new one is
+// made twice a second; every exchange on either has to succeed, whichever certificates are in use. It runs until it is
+// interrupted, or until -certificates different ones have served, and then says what it saw.
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/brevet-pki/brevet/enroll"
+)
+
+func main() {
+	dir := flag.String("credential", "", "directory that brevet-agent keeps")
+	want := flag.Int("certificates", 0, "end when this many different certificates have served; 0 for never")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, *dir, *want)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "renewal:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, dir string, want int) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	source, err := enroll.OpenSource(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	go source.Run(ctx, func(*enroll.Pair) {})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = listener.Close() }()
+	go serve(listener, &tls.Config{
+		MinVersion: tls.VersionTLS13, GetCertificate: source.GetCertificate, ClientAuth: tls.RequireAnyClientCert,
+		VerifyConnection: verify(source, x509.ExtKeyUsageClientAuth), SessionTicketsDisabled: true,
+	})
+	client := &tls.Config{
+		MinVersion: tls.VersionTLS13, GetClientCertificate: source.GetClientCertificate,
+		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection does it: peers here have identities, not host names
+		VerifyConnection:   verify(source, x509.ExtKeyUsageServerAuth),
+	}
+	return exchange(ctx, listener.Addr().String(), client, want)
+}
+
+// verify checks the other side's chain against the roots that are current at this moment.
+func verify(source *enroll.Source, purpose x509.ExtKeyUsage) func(tls.ConnectionState) error {
+	return func(state tls.ConnectionState) error {
+		intermediates := x509.NewCertPool()
+		for _, c := range state.PeerCertificates[1:] {
+			intermediates.AddCert(c)
+		}
+		_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{
+			Roots: source.Roots(), Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{purpose},
+		})
+		return err
+	}
+}
+
+// serve answers each line with the same line.
+func serve(listener net.Listener, config *tls.Config) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer func() { _ = conn.Close() }()
+			tlsConn := tls.Server(conn, config)
+			lines := bufio.NewScanner(tlsConn)
+			for lines.Scan() {
+				if _, err := fmt.Fprintln(tlsConn, lines.Text()); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
+
+func exchange(ctx context.Context, address string, config *tls.Config, want int) error {
+	kept, err := tls.Dial("tcp", address, config)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = kept.Close() }()
+	seen := map[string]bool{}
+	exchanges, connections := 0, 0
+	for ctx.Err() == nil && (want == 0 || len(seen) < want) {
+		if err := ping(kept); err != nil {
+			return fmt.Errorf("on the connection that stays open: %w", err)
+		}
+		fresh, err := tls.Dial("tcp", address, config)
+		if err != nil {
+			return fmt.Errorf("new connection: %w", err)
+		}
+		seen[fresh.ConnectionState().PeerCertificates[0].SerialNumber.String()] = true
+		if err := errors.Join(ping(fresh), fresh.Close()); err != nil {
+			return fmt.Errorf("on a new connection: %w", err)
+		}
+		exchanges++
+		connections++
+		select {
+		case <-ctx.Done():
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+	fmt.Printf("%d exchanges on one connection that stayed open and %d on new ones, %d certificates, no failure\n", exchanges, connections, len(seen))
+	return nil
+}
+
+func ping(conn net.Conn) error {
+	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return err
+	}
+	sent := time.Now().Format(time.RFC3339Nano)
+	if _, err := fmt.Fprintln(conn, sent); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		return err
+	}
+	if line != sent+"\n" {
+		return fmt.Errorf("sent %q, got %q", sent, line)
+	}
+	return nil
+}

@@ -1,0 +1,255 @@
+package hsm
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/miekg/pkcs11"
+)
+
+// KeyRef names a key by label (CKA_LABEL), by ID (CKA_ID), or by both; what is set must
+// match.
+type KeyRef struct {
+	Label string
+	ID    []byte
+}
+
+// String shows what the reference asks for.
+func (r KeyRef) String() string {
+	switch {
+	case len(r.ID) == 0:
+		return fmt.Sprintf("key %q", r.Label)
+	case r.Label == "":
+		return "key with ID " + hex.EncodeToString(r.ID)
+	}
+	return fmt.Sprintf("key %q with ID %x", r.Label, r.ID)
+}
+
+// template selects objects of one class.
+func (r KeyRef) template(class uint) []*pkcs11.Attribute {
+	t := []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+	}
+	if r.Label != "" {
+		t = append(t, pkcs11.NewAttribute(pkcs11.CKA_LABEL, r.Label))
+	}
+	if len(r.ID) > 0 {
+		t = append(t, pkcs11.NewAttribute(pkcs11.CKA_ID, r.ID))
+	}
+	return t
+}
+
+// KeyInfo describes a private key on the token.
+type KeyInfo struct {
+	Label     string
+	ID        []byte
+	Algorithm Algorithm        // zero for a kind that this package does not use
+	Public    crypto.PublicKey // nil for such a kind, or where the public half is missing
+}
+
+// Find returns the key that ref names. There must be exactly one ([ErrNotFound],
+// [ErrAmbiguous]), made in the token and protected by it ([AttributeError]), and it has
+// signed a fixed text that its public key verifies ([ErrKey]). Before it reports that there
+// is no such key, Find restarts the library and looks again.
+func (t *Token) Find(ctx context.Context, ref KeyRef) (*Key, error) {
+	if ref.Label == "" && len(ref.ID) == 0 {
+		return nil, errors.New("hsm: find key: give its label or its ID")
+	}
+	find := func() (*Key, error) {
+		return run(ctx, t, "find "+ref.String(), func(s *session) (*Key, error) { return s.key(ref) })
+	}
+	k, err := find()
+	if errors.Is(err, ErrNotFound) {
+		t.renew()
+		k, err = find()
+	}
+	return k, err
+}
+
+// Keys lists the private keys on the token, in the token's order.
+func (t *Token) Keys(ctx context.Context) ([]KeyInfo, error) {
+	return run(ctx, t, "list keys", func(s *session) ([]KeyInfo, error) {
+		handles, err := s.privateKeys(KeyRef{})
+		if err != nil {
+			return nil, err
+		}
+		var infos []KeyInfo
+		for _, h := range handles {
+			info, err := s.describe(h)
+			if err != nil {
+				return nil, err
+			}
+			infos = append(infos, info)
+		}
+		return infos, nil
+	})
+}
+
+// names reads the label and the ID of a private key.
+func (s *session) names(h pkcs11.ObjectHandle) (label string, id []byte, err error) {
+	l, err := s.attribute(h, pkcs11.CKA_LABEL)
+	if err != nil {
+		return "", nil, err
+	}
+	id, err = s.attribute(h, pkcs11.CKA_ID)
+	return string(l), id, err
+}
+
+// describe reads what is known about a private key.
+func (s *session) describe(h pkcs11.ObjectHandle) (KeyInfo, error) {
+	label, id, err := s.names(h)
+	if err != nil {
+		return KeyInfo{}, err
+	}
+	info := KeyInfo{Label: label, ID: id}
+	info.Public, info.Algorithm, err = s.publicKey(id)
+	if errors.Is(err, ErrKey) || errors.Is(err, ErrUnsupported) {
+		return KeyInfo{Label: label, ID: id}, nil
+	}
+	return info, err
+}
+
+// key returns the one usable key that ref names.
+func (s *session) key(ref KeyRef) (*Key, error) {
+	handles, err := s.privateKeys(ref)
+	if err != nil {
+		return nil, err
+	}
+	switch len(handles) {
+	case 0:
+		return nil, ErrNotFound
+	case 1:
+		return s.inspect(handles[0])
+	default:
+		return nil, fmt.Errorf("%w: %d keys answer to it: name the key by its ID", ErrAmbiguous, len(handles))
+	}
+}
+
+// inspect returns the key with the private handle h when it is whole, protected and works.
+func (s *session) inspect(h pkcs11.ObjectHandle) (*Key, error) {
+	label, id, err := s.names(h)
+	if err != nil {
+		return nil, err
+	}
+	pub, alg, err := s.publicKey(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.protected(h); err != nil {
+		return nil, err
+	}
+	if err := s.prove(h, pub); err != nil {
+		return nil, err
+	}
+	s.remember(id, knownKey{h, pub})
+	return &Key{token: s.token, label: label, id: id, alg: alg, pub: pub}, nil
+}
+
+// again returns the handle of k in this attachment. Where it is not known yet, there must
+// be exactly one private key with the same CKA_ID, with the same public key, and it must
+// show again that it works.
+func (s *session) again(k *Key) (pkcs11.ObjectHandle, error) {
+	known, ok := s.known(k.id)
+	if !ok {
+		_, err := s.key(KeyRef{ID: k.id})
+		if errors.Is(err, ErrNotFound) {
+			return 0, errKeyLost
+		}
+		if err != nil {
+			return 0, err
+		}
+		known, _ = s.known(k.id)
+	}
+	if !k.pub.Equal(known.pub) {
+		return 0, fmt.Errorf("%w: the ID %x now belongs to another public key", ErrKey, k.id)
+	}
+	return known.handle, nil
+}
+
+// privateKeys searches private keys. A token shows none to an application that is logged
+// out, without an error, so an empty answer is believed only from one that is logged in.
+func (s *session) privateKeys(ref KeyRef) ([]pkcs11.ObjectHandle, error) {
+	handles, err := s.search(ref.template(pkcs11.CKO_PRIVATE_KEY))
+	if err != nil || len(handles) > 0 {
+		return handles, err
+	}
+	if err := s.token.login(s.attachment); err != nil {
+		return nil, err
+	}
+	return s.search(ref.template(pkcs11.CKO_PRIVATE_KEY))
+}
+
+// search returns every object that matches.
+func (s *session) search(template []*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
+	const batch = 64
+	if err := s.lib.FindObjectsInit(s.h, template); err != nil {
+		return nil, fmt.Errorf("begin search: %w", err)
+	}
+	var all []pkcs11.ObjectHandle
+	for {
+		some, _, err := s.lib.FindObjects(s.h, batch)
+		if err != nil {
+			return nil, fmt.Errorf("search: %w", err)
+		}
+		if len(some) == 0 {
+			break
+		}
+		all = append(all, some...)
+	}
+	if err := s.lib.FindObjectsFinal(s.h); err != nil {
+		return nil, fmt.Errorf("end search: %w", err)
+	}
+	return all, nil
+}
+
+// attribute reads one attribute.
+func (s *session) attribute(h pkcs11.ObjectHandle, typ uint) ([]byte, error) {
+	got, err := s.lib.GetAttributeValue(s.h, h, []*pkcs11.Attribute{pkcs11.NewAttribute(typ, nil)})
+	if err != nil {
+		return nil, fmt.Errorf("read attribute 0x%x: %w", typ, err)
+	}
+	if len(got) != 1 {
+		return nil, fmt.Errorf("read attribute 0x%x: the token returned %d values", typ, len(got))
+	}
+	return got[0].Value, nil
+}
+
+// protection is what makes a private key one that was made in the token and never left it.
+var protection = []struct {
+	name string
+	typ  uint
+	want bool
+}{
+	{"CKA_SENSITIVE", pkcs11.CKA_SENSITIVE, true},
+	{"CKA_EXTRACTABLE", pkcs11.CKA_EXTRACTABLE, false},
+	{"CKA_LOCAL", pkcs11.CKA_LOCAL, true},
+	{"CKA_ALWAYS_SENSITIVE", pkcs11.CKA_ALWAYS_SENSITIVE, true},
+	{"CKA_NEVER_EXTRACTABLE", pkcs11.CKA_NEVER_EXTRACTABLE, true},
+}
+
+// protected reads back whether the token guards the private key; an [AttributeError] says
+// which attribute is wrong or unknown to the token.
+func (s *session) protected(h pkcs11.ObjectHandle) error {
+	for _, p := range protection {
+		value, err := s.attribute(h, p.typ)
+		switch c := classify(err); {
+		case c == classOther:
+			return &AttributeError{Attribute: p.name, Want: p.want, Err: err}
+		case c != classNone:
+			return err
+		}
+		want := []byte{0}
+		if p.want {
+			want[0] = 1
+		}
+		if !bytes.Equal(value, want) {
+			return &AttributeError{Attribute: p.name, Want: p.want}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,265 @@
+package hsm
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/miekg/pkcs11"
+)
+
+// objects counts what is on the token.
+func objects(t *testing.T, b *bench, label string) int {
+	t.Helper()
+	return strings.Count(b.pkcs11Tool(t, label, "--list-objects"), " Key Object;")
+}
+
+// TestAttributesNotHonoured: a token that does not protect a key gets no key, and the
+// error names the attribute.
+func TestAttributesNotHonoured(t *testing.T) {
+	b := newBench(t, "attributes")
+	tok := b.open(t, b.config("attributes"))
+	for _, p := range protection {
+		opposite := []byte{1}
+		if p.want {
+			opposite[0] = 0
+		}
+		for _, claim := range [][]byte{opposite, {}, nil} {
+			b.attribute = map[uint][]byte{p.typ: claim}
+			_, err := tok.Generate(t.Context(), "k", P256)
+			var bad *AttributeError
+			if !errors.As(err, &bad) || bad.Attribute != p.name || bad.Want != p.want || temporary(err) {
+				t.Errorf("%s as %x: %v", p.name, claim, err)
+			}
+			b.attribute = nil
+			if n := objects(t, b, "attributes"); n != 0 {
+				t.Fatalf("%s as %x: %d objects are left", p.name, claim, n)
+			}
+		}
+	}
+
+	b.attribute = map[uint][]byte{pkcs11.CKA_SENSITIVE: {0}}
+	b.inject(fault{call: "DestroyObject", times: 1, err: pkcs11.Error(pkcs11.CKR_FUNCTION_FAILED)})
+	if _, err := tok.Generate(t.Context(), "k", P256); err == nil || !strings.Contains(err.Error(), "remove it by hand") {
+		t.Errorf("a pair that cannot be destroyed: %v", err)
+	}
+}
+
+// TestGenerateUnderFaults: whatever fails while a key is made, and whether or not the token
+// had made it by then, there is one pair or none.
+func TestGenerateUnderFaults(t *testing.T) {
+	b := newBench(t, "faults")
+	tok := b.open(t, b.config("faults"))
+	var made int
+	for _, code := range []uint{
+		pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_USER_NOT_LOGGED_IN,
+		pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_DEVICE_ERROR,
+	} {
+		for _, call := range []string{"GenerateKeyPair", "FindObjects", "OpenSession", "SignInit", "Sign"} {
+			for _, applies := range []bool{false, true} {
+				name := fmt.Sprintf("0x%x from %s, applied %v", code, call, applies)
+				b.inject(fault{call: call, times: 1, applies: applies, err: pkcs11.Error(code)})
+				k, err := tok.Generate(t.Context(), name, P256)
+				b.heal()
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+					continue
+				}
+				mustSign(t, k)
+				made++
+				if _, err := tok.Generate(t.Context(), name, P256); !errors.Is(err, ErrExists) {
+					t.Errorf("%s, again: %v", name, err)
+				}
+			}
+		}
+	}
+	if n := objects(t, b, "faults"); n != 2*made {
+		t.Errorf("%d objects for %d keys", n, made)
+	}
+}
+
+// lacking is a library without some mechanisms.
+type lacking struct {
+	cryptoki
+	without uint
+}
+
+func (l lacking) GetMechanismList(slot uint) ([]*pkcs11.Mechanism, error) {
+	list, err := l.cryptoki.GetMechanismList(slot)
+	return slices.DeleteFunc(list, func(m *pkcs11.Mechanism) bool { return m.Mechanism == l.without }), err
+}
+
+// TestMechanismMissing: a token that lacks Ed25519 says so, and still makes other keys.
+func TestMechanismMissing(t *testing.T) {
+	b := newBench(t, "old")
+	for _, without := range []uint{ckmECEdwardsKeyPairGen, ckmEDDSA} {
+		reg := &registry{load: func(path string) (cryptoki, error) {
+			lib, err := load(path)
+			return lacking{lib, without}, err
+		}}
+		tok, err := reg.open(t.Context(), b.config("old"), testPIN(t, userSecret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tok.Generate(t.Context(), "ed", Ed25519); !errors.Is(err, ErrUnsupported) || temporary(err) || !strings.Contains(err.Error(), "Ed25519") {
+			t.Errorf("without 0x%x: %v", without, err)
+		}
+		mustSign(t, mustGenerate(t, tok, fmt.Sprintf("ec %x", without), P256))
+		if err := tok.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestGenerateRefuses: labels and algorithms that cannot be.
+func TestGenerateRefuses(t *testing.T) {
+	b := newBench(t, "refuses")
+	tok := b.open(t, b.config("refuses"))
+	for _, label := range []string{"", " x", "x ", "a\nb", "a\x00", "\xff", strings.Repeat("x", maxLabel+1)} {
+		if _, err := tok.Generate(t.Context(), label, P256); err == nil {
+			t.Errorf("label %q was taken", label)
+		}
+	}
+	for _, alg := range []Algorithm{0, Ed25519 + 1} {
+		if _, err := tok.Generate(t.Context(), "k", alg); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("algorithm %d: %v", alg, err)
+		}
+	}
+	if n := objects(t, b, "refuses"); n != 0 {
+		t.Errorf("%d objects were made", n)
+	}
+}
+
+// TestFindRefuses: keys that other programs put on the token, and which are not ours to
+// use.
+func TestFindRefuses(t *testing.T) {
+	b := newBench(t, "foreign")
+	generate := func(label, id, kind string) {
+		b.pkcs11Tool(t, "foreign", "--keypairgen", "--key-type", kind, "--sensitive", "--label", label, "--id", id)
+	}
+	generate("twin", "01", "EC:prime256v1")
+	generate("twin", "02", "EC:prime256v1")
+	generate("small", "03", "rsa:2048")
+	generate("curve", "04", "EC:secp521r1")
+	generate("half", "05", "EC:prime256v1")
+	b.pkcs11Tool(t, "foreign", "--delete-object", "--type", "pubkey", "--id", "05")
+	generate("fine", "06", "EC:secp384r1")
+
+	imported, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalECPrivateKey(imported)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(imported.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, der := range map[string][]byte{"privkey": der, "pubkey": spki} {
+		file := filepath.Join(t.TempDir(), "key.der")
+		if err := os.WriteFile(file, der, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.pkcs11Tool(t, "foreign", "--write-object", file, "--type", kind, "--label", "imported", "--id", "07", "--usage-sign", "--sensitive")
+	}
+
+	tok := b.open(t, b.config("foreign"))
+	for _, c := range []struct {
+		ref  KeyRef
+		want error
+	}{
+		{KeyRef{Label: "twin"}, ErrAmbiguous},
+		{KeyRef{Label: "twin", ID: []byte{3}}, ErrNotFound},
+		{KeyRef{Label: "nobody"}, ErrNotFound},
+		{KeyRef{ID: []byte{9}}, ErrNotFound},
+		{KeyRef{Label: "small"}, ErrUnsupported},
+		{KeyRef{Label: "curve"}, ErrUnsupported},
+		{KeyRef{Label: "half"}, ErrKey},
+	} {
+		if k, err := tok.Find(t.Context(), c.ref); !errors.Is(err, c.want) || temporary(err) || k != nil {
+			t.Errorf("%v: %v, want %v", c.ref, err, c.want)
+		}
+	}
+	var bad *AttributeError
+	if _, err := tok.Find(t.Context(), KeyRef{Label: "imported"}); !errors.As(err, &bad) || bad.Attribute != "CKA_LOCAL" {
+		t.Errorf("an imported key: %v", err)
+	}
+	for _, ref := range []KeyRef{{Label: "twin", ID: []byte{1}}, {ID: []byte{2}}, {Label: "fine"}} {
+		mustSign(t, mustFind(t, tok, ref))
+	}
+	if _, err := tok.Find(t.Context(), KeyRef{}); err == nil {
+		t.Error("an empty reference found a key")
+	}
+	infos, err := tok.Keys(t.Context())
+	if err != nil || len(infos) != 7 {
+		t.Errorf("Keys = %d, %v", len(infos), err)
+	}
+}
+
+// TestWrongPublicKey: a public half that does not belong to the private one is found out.
+func TestWrongPublicKey(t *testing.T) {
+	b := newBench(t, "mixed")
+	tok := b.open(t, b.config("mixed"))
+	one, two := mustGenerate(t, tok, "one", P256), mustGenerate(t, tok, "two", P256)
+	point, err := two.pub.(*ecdsa.PublicKey).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.attribute = map[uint][]byte{pkcs11.CKA_EC_POINT: point}
+	if _, err := tok.Find(t.Context(), one.Ref()); !errors.Is(err, ErrKey) || temporary(err) {
+		t.Errorf("with the public key of another: %v", err)
+	}
+	b.attribute = nil
+	mustSign(t, mustFind(t, tok, one.Ref()))
+}
+
+// TestInitToken: what it refuses, and that another program sees what it made.
+func TestInitToken(t *testing.T) {
+	b := newBench(t, "first", "second")
+	slots := tool(t, "softhsm2-util", "--show-slots")
+	for _, want := range []string{"first", "second"} {
+		if !strings.Contains(slots, want) {
+			t.Errorf("softhsm2-util does not show %q:\n%s", want, slots)
+		}
+	}
+	so, user := testPIN(t, soSecret), testPIN(t, userSecret)
+	initialise := func(label string, so, user PIN) error {
+		_, err := b.reg.initToken(t.Context(), b.module, label, so, user)
+		return err
+	}
+	if err := initialise("first", so, user); !errors.Is(err, ErrExists) {
+		t.Errorf("a label that is taken: %v", err)
+	}
+	for name, err := range map[string]error{
+		"no label":       initialise("", so, user),
+		"long label":     initialise(strings.Repeat("x", maxTokenLabel+1), so, user),
+		"short user PIN": initialise("third", so, testPIN(t, "1")),
+		"no user PIN":    initialise("third", so, PIN{}),
+		"no SO PIN":      initialise("third", PIN{}, user),
+	} {
+		if err == nil {
+			t.Errorf("%s was taken", name)
+		}
+	}
+	if now := tool(t, "softhsm2-util", "--show-slots"); now != slots {
+		t.Errorf("a refused token left something:\n%s\n%s", slots, now)
+	}
+
+	// Beside an open token, which must not notice.
+	k := mustGenerate(t, b.open(t, b.config("first")), "k", P256)
+	if err := initialise("third", so, user); err != nil {
+		t.Fatal(err)
+	}
+	mustSign(t, k)
+	mustSign(t, mustGenerate(t, b.open(t, b.config("third")), "k", P256))
+}

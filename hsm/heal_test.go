@@ -1,0 +1,547 @@
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/pkcs11"
+)
+
+// TestWrongPIN: one C_Login, one clear error, and a token that still opens.
+func TestWrongPIN(t *testing.T) {
+	b := newBench(t, "pin")
+	before := b.count("Login")
+	_, err := b.reg.open(t.Context(), b.config("pin"), testPIN(t, "not-the-pin"))
+	if !errors.Is(err, ErrPIN) || temporary(err) {
+		t.Fatalf("a wrong PIN: %v", err)
+	}
+	if n := b.count("Login") - before; n != 1 {
+		t.Errorf("a wrong PIN was tried %d times", n)
+	}
+	b.open(t, b.config("pin"))
+	info, err := b.GetTokenInfo(b.slotOf(t, "pin"))
+	if err != nil || info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0 {
+		t.Errorf("the token is locked: flags %x, %v", info.Flags, err)
+	}
+}
+
+// TestWrongPINWhileHealing: somebody changes the PIN, then the device fails. The PIN in
+// hand is tried once, and never again however many calls there are.
+func TestWrongPINWhileHealing(t *testing.T) {
+	b := newBench(t, "pin")
+	k := mustGenerate(t, b.open(t, b.config("pin")), "k", P256)
+	b.pkcs11Tool(t, "pin", "--change-pin", "--new-pin", "env:NEW_PIN")
+	b.inject(fault{call: "Sign", times: 1, err: pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)})
+	before := b.count("Login")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for {
+				_, err := signed(k)
+				if errors.Is(err, ErrPIN) {
+					return
+				}
+				// A call may have passed before the fault.
+				if err != nil {
+					t.Errorf("want ErrPIN: %v", err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := b.count("Login") - before; n != 1 {
+		t.Errorf("the old PIN was tried %d times", n)
+	}
+	b.heal()
+	if _, err := signed(k); !errors.Is(err, ErrPIN) {
+		t.Errorf("later: %v", err)
+	}
+	if n := b.count("Login") - before; n != 1 {
+		t.Errorf("the old PIN was tried again, %d times in all", n)
+	}
+}
+
+// TestHealOnce injects each error that a second try cures, before and after the real call
+// has taken effect. The caller must not notice.
+func TestHealOnce(t *testing.T) {
+	restarts := map[uint]int{
+		pkcs11.CKR_SESSION_CLOSED:           0,
+		pkcs11.CKR_SESSION_HANDLE_INVALID:   0,
+		pkcs11.CKR_USER_NOT_LOGGED_IN:       0,
+		pkcs11.CKR_OBJECT_HANDLE_INVALID:    0,
+		pkcs11.CKR_KEY_HANDLE_INVALID:       0,
+		pkcs11.CKR_DEVICE_ERROR:             1,
+		pkcs11.CKR_DEVICE_REMOVED:           1,
+		pkcs11.CKR_TOKEN_NOT_PRESENT:        1,
+		pkcs11.CKR_GENERAL_ERROR:            1,
+		pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED: 1,
+	}
+	b := newBench(t, "heal")
+	k := mustGenerate(t, b.open(t, b.config("heal")), "k", P256)
+	mustSign(t, k)
+	for code, restarts := range restarts {
+		for _, call := range []string{"SignInit", "Sign"} {
+			for _, applies := range []bool{false, true} {
+				name := fmt.Sprintf("%v from %s, applied %v", pkcs11.Error(code), call, applies)
+				inits, closed := b.count("Initialize"), b.count("CloseSession")
+				b.inject(fault{call: call, times: 1, applies: applies, err: pkcs11.Error(code)})
+				sig, err := signed(k)
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+					continue
+				}
+				verify(t, k, sig)
+				if n := b.count("Initialize") - inits; n != restarts {
+					t.Errorf("%s: the library was initialised %d times", name, n)
+				}
+				if b.count("CloseSession") == closed {
+					t.Errorf("%s: the failed session was kept", name)
+				}
+				b.heal()
+			}
+		}
+	}
+}
+
+// TestHealForeignActs: the real library loses sessions, login and library at the hands of
+// other code in the process.
+func TestHealForeignActs(t *testing.T) {
+	b := newBench(t, "acts")
+	tok := b.open(t, b.config("acts"))
+	k := mustGenerate(t, tok, "k", P256)
+	for name, act := range map[string]func() error{
+		"C_CloseAllSessions": func() error { return b.real(t).CloseAllSessions(b.slotOf(t, "acts")) },
+		"C_Finalize":         func() error { return b.real(t).Finalize() },
+		"C_Logout": func() error {
+			s, err := b.real(t).OpenSession(b.slotOf(t, "acts"), pkcs11.CKF_SERIAL_SESSION)
+			return errors.Join(err, b.real(t).Logout(s))
+		},
+	} {
+		for call, use := range map[string]func() error{
+			"Sign": func() error { _, err := signed(k); return err },
+			"Find": func() error { _, err := tok.Find(t.Context(), k.Ref()); return err },
+			"Keys": func() error {
+				infos, err := tok.Keys(t.Context())
+				if err == nil && len(infos) != 1 {
+					err = fmt.Errorf("%d keys", len(infos))
+				}
+				return err
+			},
+		} {
+			mustSign(t, k)
+			if err := act(); err != nil {
+				t.Fatal(err)
+			}
+			if err := use(); err != nil {
+				t.Errorf("%s after %s: %v", call, name, err)
+			}
+		}
+	}
+}
+
+// TestHealUnderLoad: one fault hits many callers; all get their signature, and the library
+// restarts once for each fault at most.
+func TestHealUnderLoad(t *testing.T) {
+	b := newBench(t, "load")
+	k := mustGenerate(t, b.open(t, b.config("load")), "k", P256)
+	const faults = 5
+	inits := b.count("Initialize")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 40 {
+				eventually(t, func() error {
+					sig, err := signed(k)
+					if err == nil {
+						verify(t, k, sig)
+					}
+					return err
+				})
+			}
+		})
+	}
+	for i := range faults {
+		b.inject(fault{call: "Sign", skip: 20 * i, times: 1, applies: i%2 == 0, err: pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)})
+	}
+	wg.Wait()
+	if n := b.count("Initialize") - inits; n < 1 || n > faults {
+		t.Errorf("the library was initialised %d times for %d faults", n, faults)
+	}
+}
+
+// TestBroken: a device that stays broken gives a temporary error with advice when to come
+// back, is not restarted by every call, and works again when it is whole.
+func TestBroken(t *testing.T) {
+	for name, broken := range map[string]fault{
+		"signing":      {call: "Sign", times: -1, err: pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)},
+		"initialising": {call: "Initialize", times: -1, err: pkcs11.Error(pkcs11.CKR_HOST_MEMORY)},
+		"sessions":     {call: "OpenSession", times: -1, err: pkcs11.Error(pkcs11.CKR_DEVICE_REMOVED)},
+		"logging in":   {call: "Login", times: -1, err: pkcs11.Error(pkcs11.CKR_TOKEN_NOT_PRESENT)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, "broken")
+			k := mustGenerate(t, b.open(t, b.config("broken")), "k", P256)
+			b.inject(broken)
+			b.inject(fault{call: "SignInit", times: 1, err: pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)})
+			inits := b.count("Initialize")
+			for range 50 {
+				if _, err := signed(k); !errors.Is(err, ErrUnavailable) || !temporary(err) || retryAfter(err) <= 0 {
+					t.Fatalf("a broken token: %v", err)
+				}
+			}
+			if n := b.count("Initialize") - inits; n < 1 || n > 10 {
+				t.Errorf("50 calls initialised the library %d times", n)
+			}
+			b.heal()
+			eventually(t, func() error { _, err := signed(k); return err })
+			mustSign(t, k)
+		})
+	}
+}
+
+// TestDirectoryAway moves SoftHSM's storage away and back, at both levels.
+func TestDirectoryAway(t *testing.T) {
+	for name, path := range map[string]string{"the store": "tokens", "the token": "tokens/*-*"} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, "away")
+			tok := b.open(t, b.config("away"))
+			k := mustGenerate(t, tok, "k", P256)
+			found, err := filepath.Glob(filepath.Join(b.dir, path))
+			if err != nil || len(found) != 1 {
+				t.Fatal(found, err)
+			}
+			away := filepath.Join(b.dir, "elsewhere")
+			if err := os.Rename(found[0], away); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := signed(k); !errors.Is(err, ErrUnavailable) || !temporary(err) {
+				t.Errorf("away: %v", err)
+			}
+			if _, err := tok.Generate(t.Context(), "k", P256); err == nil {
+				t.Error("a key was made while the storage was away")
+			}
+			if err := os.Rename(away, found[0]); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, func() error { _, err := signed(k); return err })
+			if infos, err := tok.Keys(t.Context()); err != nil || len(infos) != 1 {
+				t.Errorf("back: %d keys, %v", len(infos), err)
+			}
+		})
+	}
+}
+
+// TestAbsenceIsChecked: after storage went and came back, unnoticed, SoftHSM shows no
+// objects. Find must not believe it, and Generate must not make a second key.
+func TestAbsenceIsChecked(t *testing.T) {
+	b := newBench(t, "absent")
+	tok := b.open(t, b.config("absent"))
+	k := mustGenerate(t, tok, "k", P256)
+	blink := func() {
+		tokens := filepath.Join(b.dir, "tokens")
+		if err := os.Rename(tokens, tokens+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tok.Keys(t.Context()); err != nil { // SoftHSM notices
+			t.Fatal(err)
+		}
+		if err := os.Rename(tokens+".away", tokens); err != nil {
+			t.Fatal(err)
+		}
+		if infos, err := tok.Keys(t.Context()); err != nil || len(infos) != 0 {
+			t.Fatalf("this SoftHSM does not behave as the test supposes: %d keys, %v", len(infos), err)
+		}
+	}
+	blink()
+	if found, err := tok.Find(t.Context(), KeyRef{Label: "k"}); err != nil || !k.pub.Equal(found.Public()) {
+		t.Errorf("Find: %v", err)
+	}
+	blink()
+	if _, err := tok.Generate(t.Context(), "k", P256); !errors.Is(err, ErrExists) {
+		t.Errorf("Generate: %v", err)
+	}
+	blink()
+	mustSign(t, k)
+	if _, err := tok.Find(t.Context(), KeyRef{Label: "other"}); !errors.Is(err, ErrNotFound) || temporary(err) {
+		t.Errorf("Find of what is not there: %v", err)
+	}
+}
+
+// TestAbsenceIsCheckedAnywhere is the same with a library that finds nothing but would
+// still make keys.
+func TestAbsenceIsCheckedAnywhere(t *testing.T) {
+	b := newBench(t, "blind")
+	tok := b.open(t, b.config("blind"))
+	k := mustGenerate(t, tok, "k", P256)
+	b.setBlind(true)
+	if found, err := tok.Find(t.Context(), k.Ref()); err != nil || !k.pub.Equal(found.Public()) {
+		t.Errorf("Find: %v", err)
+	}
+	b.setBlind(true)
+	if _, err := tok.Generate(t.Context(), "k", P256); !errors.Is(err, ErrExists) {
+		t.Errorf("Generate: %v", err)
+	}
+}
+
+// together starts n signatures, and returns when all are inside the library; finish lets
+// them go on and returns their errors.
+func together(b *bench, k *Key, n int) (finish func() error) {
+	release := b.stall("Sign")
+	ended := make(chan error, n)
+	for range n {
+		go func() {
+			_, err := signed(k)
+			ended <- err
+		}()
+	}
+	for b.signing() < n {
+		time.Sleep(time.Millisecond)
+	}
+	return func() error {
+		release()
+		var err error
+		for range n {
+			err = errors.Join(err, <-ended)
+		}
+		return err
+	}
+}
+
+// TestManySessionsLost: with every session in the pool dead, each call still heals within
+// itself.
+func TestManySessionsLost(t *testing.T) {
+	b := newBench(t, "pool")
+	k := mustGenerate(t, b.open(t, b.config("pool")), "k", P256)
+	if err := together(b, k, 6)(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.real(t).CloseAllSessions(b.slotOf(t, "pool")); err != nil {
+		t.Fatal(err)
+	}
+	inits := b.count("Initialize")
+	for range 8 {
+		mustSign(t, k)
+	}
+	if b.count("Initialize") != inits {
+		t.Error("the library was restarted for lost sessions")
+	}
+}
+
+// TestOneFaultManyCalls: calls that a fault fails together heal together, by one restart.
+func TestOneFaultManyCalls(t *testing.T) {
+	b := newBench(t, "together")
+	k := mustGenerate(t, b.open(t, b.config("together")), "k", P256)
+	inits := b.count("Initialize")
+	const n = 6
+	finish := together(b, k, n)
+	// They have passed the place where faults are chosen, so fail their next step.
+	if err := b.real(t).Finalize(); err != nil {
+		t.Fatal(err)
+	}
+	if err := finish(); err != nil {
+		t.Error(err)
+	}
+	if got := b.count("Initialize") - inits; got != 1 {
+		t.Errorf("the library was initialised %d times", got)
+	}
+}
+
+// TestKeyReplaced: a key that comes back under its old ID with another public key is not
+// used.
+func TestKeyReplaced(t *testing.T) {
+	b := newBench(t, "swap")
+	k := mustGenerate(t, b.open(t, b.config("swap")), "k", P256)
+	id := fmt.Sprintf("%x", k.ID())
+	b.pkcs11Tool(t, "swap", "--delete-object", "--type", "privkey", "--id", id)
+	b.pkcs11Tool(t, "swap", "--delete-object", "--type", "pubkey", "--id", id)
+	if _, err := signed(k); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a key that is gone: %v", err)
+	}
+	b.pkcs11Tool(t, "swap", "--keypairgen", "--key-type", "EC:prime256v1", "--sensitive", "--label", "k", "--id", id)
+	var err error
+	for err = errors.New("not tried"); !errors.Is(err, ErrKey); {
+		if _, err = signed(k); err == nil || !temporary(err) && !errors.Is(err, ErrKey) {
+			t.Fatalf("another key under the same ID: %v", err)
+		}
+		time.Sleep(retryAfter(err))
+	}
+}
+
+// TestSharedModule: two tokens in one module outlive each other's restarts and closing.
+func TestSharedModule(t *testing.T) {
+	b := newBench(t, "root", "issuing")
+	root, issuing := b.open(t, b.config("root")), b.open(t, b.config("issuing"))
+	rk, ik := mustGenerate(t, root, "root", P384), mustGenerate(t, issuing, "issuing", P256)
+	for range 3 {
+		b.inject(fault{call: "SignInit", times: 1, err: pkcs11.Error(pkcs11.CKR_DEVICE_REMOVED)})
+		mustSign(t, rk)
+		mustSign(t, ik)
+	}
+	if _, err := issuing.Find(t.Context(), KeyRef{Label: "root"}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a key of the other token: %v", err)
+	}
+
+	finalized := b.count("Finalize")
+	if err := root.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustSign(t, ik)
+	if b.count("Finalize") != finalized {
+		t.Error("closing one token finalized the library of both")
+	}
+	if err := issuing.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.count("Finalize") - finalized; n != 1 {
+		t.Errorf("closing the last token finalized the library %d times", n)
+	}
+	mustSign(t, mustFind(t, b.open(t, b.config("root")), rk.Ref()))
+}
+
+func mustFind(t testing.TB, tok *Token, ref KeyRef) *Key {
+	t.Helper()
+	k, err := tok.Find(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// TestSharedModuleUnderLoad: both tokens sign while one of them is made to restart the
+// library over and over.
+func TestSharedModuleUnderLoad(t *testing.T) {
+	b := newBench(t, "one", "two")
+	var wg sync.WaitGroup
+	for _, label := range []string{"one", "two"} {
+		k := mustGenerate(t, b.open(t, b.config(label)), label, P256)
+		for range 4 {
+			wg.Go(func() {
+				for range 30 {
+					sig, err := signed(k)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					verify(t, k, sig)
+				}
+			})
+		}
+	}
+	third := b.open(t, b.config("one"))
+	for range 10 {
+		third.renew()
+		if _, err := third.Keys(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	wg.Wait()
+}
+
+// TestForeignInitialize: a library that other code of the process has initialised serves,
+// and stays initialised for it, as long as it needs no restart.
+func TestForeignInitialize(t *testing.T) {
+	b := newBench(t, "foreign")
+	tok := b.open(t, b.config("foreign"))
+	ref := mustGenerate(t, tok, "k", P256).Ref()
+	if err := tok.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lib := b.real(t)
+	if err := lib.Initialize(); err != nil {
+		t.Fatal(err)
+	}
+	tok = b.open(t, b.config("foreign"))
+	mustSign(t, mustFind(t, tok, ref))
+	if err := tok.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := lib.Finalize(); err != nil {
+		t.Errorf("the library is not initialised any more: %v", err)
+	}
+}
+
+// TestOpenRefuses: configurations that name no token, or more than one.
+func TestOpenRefuses(t *testing.T) {
+	b := newBench(t, "here")
+	b.open(t, b.config("here")) // its restarts must not disturb this one
+	for name, c := range map[string]struct {
+		cfg       Config
+		temporary bool
+	}{
+		"no module":       {Config{TokenLabel: "here"}, false},
+		"missing module":  {Config{Module: "/nonexistent.so", TokenLabel: "here"}, false},
+		"no name":         {Config{Module: b.module}, false},
+		"two names":       {Config{Module: b.module, TokenLabel: "here", TokenSerial: "1"}, false},
+		"sessions":        {Config{Module: b.module, TokenLabel: "here", Sessions: -1}, false},
+		"wait":            {Config{Module: b.module, TokenLabel: "here", Wait: -1}, false},
+		"unknown label":   {Config{Module: b.module, TokenLabel: "there"}, true},
+		"unknown serial":  {Config{Module: b.module, TokenSerial: "there"}, true},
+		"not for loading": {Config{Module: os.Args[0], TokenLabel: "here"}, false},
+	} {
+		tok, err := b.reg.open(t.Context(), c.cfg, testPIN(t, userSecret))
+		if err == nil || tok != nil || temporary(err) != c.temporary {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := b.reg.open(t.Context(), b.config("here"), PIN{}); err == nil {
+		t.Error("an empty PIN was taken")
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := b.reg.open(gone, b.config("here"), testPIN(t, userSecret)); !errors.Is(err, context.Canceled) {
+		t.Errorf("with a context that has ended: %v", err)
+	}
+}
+
+// TestOpenBySerial opens a token by the number that InitToken returned.
+func TestOpenBySerial(t *testing.T) {
+	b := newBench(t)
+	serial, err := b.reg.initToken(t.Context(), b.module, "by serial", testPIN(t, soSecret), testPIN(t, userSecret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.open(t, Config{Module: b.module, TokenSerial: serial})
+}
+
+// TestBreaker: the first failure costs no pause, later ones more and more, up to a limit.
+func TestBreaker(t *testing.T) {
+	var b breaker
+	now := time.Unix(1_000_000, 0)
+	cause := errors.New("cause")
+	b.trip(now, cause)
+	if err := b.check(now); err != nil {
+		t.Errorf("after one failure: %v", err)
+	}
+	var last time.Duration
+	for range 40 {
+		b.trip(now, cause)
+		if err := b.check(now); !errors.Is(err, cause) {
+			t.Fatalf("during the pause: %v", err)
+		}
+		pause := b.wait(now)
+		b.trip(now, errors.New("late")) // from a call that began before
+		if b.wait(now) != pause || b.check(now) != cause {
+			t.Error("a failure during the pause counted")
+		}
+		if pause > lastPause*6/5 || last < lastPause/2 && pause <= last {
+			t.Errorf("pause %v after %v", pause, last)
+		}
+		last = pause
+		now = now.Add(pause)
+	}
+	if last < lastPause*4/5 {
+		t.Errorf("the longest pause is %v", last)
+	}
+	b.reset()
+	b.trip(now, cause)
+	if err := b.check(now); err != nil {
+		t.Errorf("after success and one failure: %v", err)
+	}
+}

@@ -1,0 +1,106 @@
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/miekg/pkcs11"
+)
+
+// maxTokenLabel is the room for a token's label in CK_TOKEN_INFO, in octets.
+const maxTokenLabel = 32
+
+// InitToken makes a new token in a free slot of the module, with a security officer's PIN
+// and a user PIN, and returns its serial number. It never touches a token that is
+// initialised, and refuses a label that one already has ([ErrExists]). SoftHSM always has a
+// free slot; hardware usually has none, and is set up with its maker's tools. ctx bounds
+// the wait for the library, not the calls into it.
+func InitToken(ctx context.Context, modulePath, label string, so, user PIN) (serial string, err error) {
+	return process.initToken(ctx, modulePath, label, so, user)
+}
+
+func (r *registry) initToken(ctx context.Context, modulePath, label string, so, user PIN) (serial string, err error) {
+	if label == "" || len(label) > maxTokenLabel || strings.TrimSpace(label) != label {
+		return "", fmt.Errorf("hsm: token label %q: use 1 to %d octets, with no space at either end", label, maxTokenLabel)
+	}
+	m, err := r.acquire(modulePath)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, r.release(m)) }()
+	if _, err := m.enter(ctx, 0); err != nil {
+		return "", fmt.Errorf("hsm: initialise token: %w", err)
+	}
+	defer m.leave()
+	serial, err = initToken(m.lib, label, so, user)
+	if err != nil {
+		return "", fmt.Errorf("hsm: initialise token %q: %w", label, err)
+	}
+	return serial, nil
+}
+
+// initToken does the work inside the library.
+func initToken(lib cryptoki, label string, so, user PIN) (serial string, err error) {
+	slot, err := freeSlot(lib, label, so, user)
+	if err != nil {
+		return "", err
+	}
+	if err := lib.InitToken(slot, so.reveal(), label); err != nil {
+		return "", err
+	}
+	s, err := lib.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		return "", fmt.Errorf("open session: %w", err)
+	}
+	defer func() { err = errors.Join(err, lib.CloseSession(s)) }()
+	if err := lib.Login(s, pkcs11.CKU_SO, so.reveal()); err != nil {
+		return "", fmt.Errorf("log in as security officer: %w", err)
+	}
+	// The officer must not stay logged in: no user could log in beside it.
+	defer func() { err = errors.Join(err, lib.Logout(s)) }()
+	if err := lib.InitPIN(s, user.reveal()); err != nil {
+		return "", fmt.Errorf("set the user PIN: %w", err)
+	}
+	info, err := lib.GetTokenInfo(slot)
+	if err != nil {
+		return "", fmt.Errorf("read the new token: %w", err)
+	}
+	return info.SerialNumber, nil
+}
+
+// freeSlot returns a slot whose token is not initialised, after checking that the label is
+// free and that the token will take both PINs.
+func freeSlot(lib cryptoki, label string, pins ...PIN) (uint, error) {
+	slots, err := lib.GetSlotList(true)
+	if err != nil {
+		return 0, fmt.Errorf("list slots: %w", err)
+	}
+	var free []uint
+	for _, slot := range slots {
+		info, err := lib.GetTokenInfo(slot)
+		if err != nil {
+			return 0, fmt.Errorf("read the token in slot %d: %w", slot, err)
+		}
+		if info.Flags&pkcs11.CKF_TOKEN_INITIALIZED != 0 {
+			if info.Label == label {
+				return 0, fmt.Errorf("%w: a token with this label, serial %q", ErrExists, info.SerialNumber)
+			}
+			continue
+		}
+		wrong := func(p PIN) bool {
+			n := uint(len(p.reveal()))
+			return n < max(info.MinPinLen, 1) || info.MaxPinLen > 0 && n > info.MaxPinLen
+		}
+		if slices.ContainsFunc(pins, wrong) {
+			return 0, fmt.Errorf("a PIN has the wrong length: this token takes %d to %d octets", info.MinPinLen, info.MaxPinLen)
+		}
+		free = append(free, slot)
+	}
+	if len(free) == 0 {
+		return 0, errors.New("the module has no free slot: initialise the token with its maker's tools")
+	}
+	return free[0], nil
+}

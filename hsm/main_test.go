@@ -1,0 +1,363 @@
+package hsm
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/pkcs11"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	userSecret = "user-246810"
+	soSecret   = "officer-13579"
+)
+
+// testPIN makes a PIN of a constant.
+func testPIN(t testing.TB, s string) PIN {
+	t.Helper()
+	pin, err := NewPIN([]byte(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pin
+}
+
+// softModule returns the SoftHSM module and points the process at a private store, which
+// SoftHSM reads when the next token is opened.
+func softModule(t testing.TB) (module, dir string) {
+	t.Helper()
+	module, err := FindSoftHSM()
+	if err != nil {
+		t.Fatalf("%v; run deploy/setup.sh --test", err)
+	}
+	dir = t.TempDir()
+	conf, err := WriteSoftHSM(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(SoftHSMConfEnv, conf)
+	return module, dir
+}
+
+// bench is a private SoftHSM whose library the test can make fail.
+type bench struct {
+	*faulty
+	reg    *registry
+	module string
+	dir    string
+}
+
+// newBench makes a store with one token for each label.
+func newBench(t testing.TB, labels ...string) *bench {
+	t.Helper()
+	b := &bench{faulty: &faulty{}}
+	b.module, b.dir = softModule(t)
+	b.reg = &registry{load: func(path string) (cryptoki, error) {
+		lib, err := load(path)
+		if err == nil {
+			b.cryptoki = lib
+		}
+		return b.faulty, err
+	}}
+	for _, label := range labels {
+		if _, err := b.reg.initToken(t.Context(), b.module, label, testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b
+}
+
+func (b *bench) config(label string) Config {
+	return Config{Module: b.module, TokenLabel: label}
+}
+
+// open opens a token and closes it with the test.
+func (b *bench) open(t testing.TB, cfg Config) *Token {
+	t.Helper()
+	tok, err := b.reg.open(t.Context(), cfg, testPIN(t, userSecret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := tok.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return tok
+}
+
+// fault makes calls of one function fail: after skip good ones, times of them. Where it
+// applies, the real call is made first and its answer thrown away.
+type fault struct {
+	call    string
+	skip    int
+	times   int
+	applies bool
+	err     error
+}
+
+// faulty is the real library with faults.
+type faulty struct {
+	cryptoki
+
+	mu        sync.Mutex
+	faults    []*fault
+	counts    map[string]int
+	attribute map[uint][]byte          // what GetAttributeValue claims; nil means that the type is unknown
+	holds     map[string]chan struct{} // calls that wait until the channel is closed
+	blind     bool                     // searches find nothing until Initialize
+	inside    int
+	most      int // that were in Sign at once
+}
+
+// inject adds a fault.
+func (f *faulty) inject(x fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.faults = append(f.faults, &x)
+}
+
+// stall makes a call hang until release is called.
+func (f *faulty) stall(call string) (release func()) {
+	c := make(chan struct{})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.holds = map[string]chan struct{}{call: c}
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.holds = nil
+		close(c)
+	}
+}
+
+// heal removes all faults.
+func (f *faulty) heal() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.faults = nil
+}
+
+// count returns how often call was made.
+func (f *faulty) count(call string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.counts[call]
+}
+
+// setBlind makes searches find nothing, as after a store has gone and come back.
+func (f *faulty) setBlind(blind bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.blind = blind
+}
+
+// signing returns how many calls of Sign are in the library.
+func (f *faulty) signing() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.inside
+}
+
+// through makes the call, or fails it, or both.
+func (f *faulty) through(call string, do func() error) error {
+	f.mu.Lock()
+	if f.counts == nil {
+		f.counts = make(map[string]int)
+	}
+	f.counts[call]++
+	hold := f.holds[call]
+	var hit *fault
+	for _, x := range f.faults {
+		if x.call != call || x.times == 0 {
+			continue
+		}
+		if x.skip > 0 {
+			x.skip--
+			continue
+		}
+		x.times--
+		hit = x
+		break
+	}
+	f.mu.Unlock()
+	if hold != nil {
+		<-hold
+	}
+	if hit == nil {
+		return do()
+	}
+	if hit.applies {
+		_ = do()
+	}
+	return hit.err
+}
+
+func (f *faulty) Initialize(o ...pkcs11.InitializeOption) error {
+	f.setBlind(false)
+	return f.through("Initialize", func() error { return f.cryptoki.Initialize(o...) })
+}
+
+func (f *faulty) Finalize() error { return f.through("Finalize", f.cryptoki.Finalize) }
+
+func (f *faulty) Login(s pkcs11.SessionHandle, user uint, pin string) error {
+	call := "Login"
+	if user == pkcs11.CKU_SO {
+		call = "LoginSO"
+	}
+	return f.through(call, func() error { return f.cryptoki.Login(s, user, pin) })
+}
+
+func (f *faulty) OpenSession(slot uint, flags uint) (h pkcs11.SessionHandle, err error) {
+	err = f.through("OpenSession", func() error { h, err = f.cryptoki.OpenSession(slot, flags); return err })
+	return h, err
+}
+
+func (f *faulty) CloseSession(s pkcs11.SessionHandle) error {
+	return f.through("CloseSession", func() error { return f.cryptoki.CloseSession(s) })
+}
+
+func (f *faulty) FindObjects(s pkcs11.SessionHandle, most int) (h []pkcs11.ObjectHandle, more bool, err error) {
+	err = f.through("FindObjects", func() error { h, more, err = f.cryptoki.FindObjects(s, most); return err })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.blind {
+		return nil, false, err
+	}
+	return h, more, err
+}
+
+func (f *faulty) SignInit(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, o pkcs11.ObjectHandle) error {
+	return f.through("SignInit", func() error { return f.cryptoki.SignInit(s, m, o) })
+}
+
+func (f *faulty) Sign(s pkcs11.SessionHandle, message []byte) (sig []byte, err error) {
+	f.mu.Lock()
+	f.inside++
+	f.most = max(f.most, f.inside)
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		f.inside--
+		f.mu.Unlock()
+	}()
+	err = f.through("Sign", func() error { sig, err = f.cryptoki.Sign(s, message); return err })
+	if err != nil {
+		return nil, err
+	}
+	return sig, nil
+}
+
+func (f *faulty) GenerateKeyPair(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, pub, priv []*pkcs11.Attribute) (p, q pkcs11.ObjectHandle, err error) {
+	err = f.through("GenerateKeyPair", func() error { p, q, err = f.cryptoki.GenerateKeyPair(s, m, pub, priv); return err })
+	return p, q, err
+}
+
+func (f *faulty) DestroyObject(s pkcs11.SessionHandle, o pkcs11.ObjectHandle) error {
+	return f.through("DestroyObject", func() error { return f.cryptoki.DestroyObject(s, o) })
+}
+
+func (f *faulty) GetAttributeValue(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, a []*pkcs11.Attribute) ([]*pkcs11.Attribute, error) {
+	got, err := f.cryptoki.GetAttributeValue(s, o, a)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range got {
+		claim, ok := f.attribute[got[i].Type]
+		if ok && claim == nil {
+			return nil, pkcs11.Error(pkcs11.CKR_ATTRIBUTE_TYPE_INVALID)
+		}
+		if ok {
+			got[i].Value = claim
+		}
+	}
+	return got, err
+}
+
+// real returns the library itself, for what the package never calls.
+func (f *faulty) real(t testing.TB) *pkcs11.Ctx {
+	t.Helper()
+	lib, ok := f.cryptoki.(*pkcs11.Ctx)
+	if !ok {
+		t.Fatalf("the library is a %T", f.cryptoki)
+	}
+	return lib
+}
+
+// slotOf returns where the token is in the library's present generation.
+func (b *bench) slotOf(t testing.TB, label string) uint {
+	t.Helper()
+	slot, err := findSlot(b.faulty, b.config(label))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slot
+}
+
+// tool runs a program that the set-up installs. PINs reach it in the environment.
+func tool(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		t.Fatalf("%s is not installed: run deploy/setup.sh --test", name)
+	}
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "USER_PIN="+userSecret, "SO_PIN="+soSecret, "NEW_PIN="+userSecret+"-new")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// pkcs11Tool runs OpenSC's pkcs11-tool as the user of a token.
+func (b *bench) pkcs11Tool(t testing.TB, label string, args ...string) string {
+	t.Helper()
+	return tool(t, "pkcs11-tool", append([]string{"--module", b.module, "--token-label", label, "--login", "--pin", "env:USER_PIN"}, args...)...)
+}
+
+// temporary reports whether err says, by its behaviour, that it will pass.
+func temporary(err error) bool {
+	var e interface{ Temporary() bool }
+	return errors.As(err, &e) && e.Temporary()
+}
+
+// retryAfter returns the advice in err.
+func retryAfter(err error) time.Duration {
+	var e interface{ RetryAfter() time.Duration }
+	if !errors.As(err, &e) {
+		return 0
+	}
+	return e.RetryAfter()
+}
+
+// eventually repeats a call that fails temporarily, each time after the pause that its
+// error advises.
+func eventually(t testing.TB, call func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		err := call()
+		if err == nil {
+			return
+		}
+		if !temporary(err) || retryAfter(err) <= 0 {
+			t.Errorf("not an error to wait for: %v", err)
+			return
+		}
+		select {
+		case <-time.After(retryAfter(err)):
+		case <-ctx.Done():
+			t.Errorf("has not healed: %v", err)
+			return
+		}
+	}
+}

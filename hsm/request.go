@@ -1,0 +1,151 @@
+package hsm
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"encoding/asn1"
+	"fmt"
+	"math/big"
+
+	"github.com/miekg/pkcs11"
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// request is a signature in the token's terms.
+type request struct {
+	mechanism uint
+	parameter []byte // of the mechanism, or nil
+	data      []byte
+	size      int  // of the token's answer, in octets
+	der       bool // the answer is r and s, to be written as DER
+}
+
+// make has the token sign with key h.
+func (r request) make(s *session, h pkcs11.ObjectHandle) ([]byte, error) {
+	var parameter any // a nil []byte in it would not be nil
+	if r.parameter != nil {
+		parameter = r.parameter
+	}
+	sig, err := s.sign(pkcs11.NewMechanism(r.mechanism, parameter), h, r.data)
+	if err != nil {
+		return nil, err
+	}
+	if len(sig) != r.size {
+		return nil, fmt.Errorf("%w: it gave a signature of %d octets, not %d", ErrKey, len(sig), r.size)
+	}
+	if r.der {
+		return ecdsaDER(sig)
+	}
+	return sig, nil
+}
+
+// hash is a hash function that this package signs, in both languages.
+type hash struct {
+	oid            asn1.ObjectIdentifier
+	mechanism, mgf uint
+}
+
+// hashOf returns the hash of opts after checking that digest can be one of its values.
+func hashOf(digest []byte, opts crypto.SignerOpts) (hash, error) {
+	var h hash
+	switch opts.HashFunc() {
+	case crypto.SHA256:
+		h = hash{asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 1}, pkcs11.CKM_SHA256, pkcs11.CKG_MGF1_SHA256}
+	case crypto.SHA384:
+		h = hash{asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}, pkcs11.CKM_SHA384, pkcs11.CKG_MGF1_SHA384}
+	case crypto.SHA512:
+		h = hash{asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 3}, pkcs11.CKM_SHA512, pkcs11.CKG_MGF1_SHA512}
+	default:
+		return h, fmt.Errorf("%w: hash %v: use SHA-256, SHA-384 or SHA-512", ErrDigest, opts.HashFunc())
+	}
+	if want := opts.HashFunc().Size(); len(digest) != want {
+		return h, fmt.Errorf("%w: %d octets are not a value of %v, which has %d", ErrDigest, len(digest), opts.HashFunc(), want)
+	}
+	return h, nil
+}
+
+// newRequest checks what is to be signed and puts it into the token's terms.
+func newRequest(pub publicKey, digest []byte, opts crypto.SignerOpts) (request, error) {
+	if opts == nil {
+		return request{}, fmt.Errorf("%w: the options do not say with which hash it was made", ErrDigest)
+	}
+	if pub, ok := pub.(ed25519.PublicKey); ok {
+		return ed25519Request(pub, digest, opts)
+	}
+	h, err := hashOf(digest, opts)
+	if err != nil {
+		return request{}, err
+	}
+	switch pub := pub.(type) {
+	case *ecdsa.PublicKey:
+		size := fieldSize(pub.Curve)
+		// A digest longer than the order is cut (SEC 1 section 4.1.3); not every token does.
+		data := digest[:min(len(digest), size)]
+		return request{mechanism: pkcs11.CKM_ECDSA, data: data, size: 2 * size, der: true}, nil
+	case *rsa.PublicKey:
+		if pss, ok := opts.(*rsa.PSSOptions); ok {
+			return pssRequest(pub, h, digest, pss)
+		}
+		info, err := digestInfo(h, digest)
+		return request{mechanism: pkcs11.CKM_RSA_PKCS, data: info, size: pub.Size()}, err
+	}
+	return request{}, fmt.Errorf("%w: a key of type %T", ErrUnsupported, pub)
+}
+
+// ed25519Request is for a message under pure Ed25519 (RFC 8032 section 5.1).
+func ed25519Request(pub ed25519.PublicKey, message []byte, opts crypto.SignerOpts) (request, error) {
+	if o, ok := opts.(*ed25519.Options); opts.HashFunc() != 0 || ok && o.Context != "" {
+		return request{}, fmt.Errorf("%w: an Ed25519 key signs messages, without hash or context", ErrDigest)
+	}
+	return request{mechanism: ckmEDDSA, data: message, size: ed25519.SignatureSize}, nil
+}
+
+// pssRequest is for a digest under RSASSA-PSS (RFC 8017 section 8.1).
+func pssRequest(pub *rsa.PublicKey, h hash, digest []byte, opts *rsa.PSSOptions) (request, error) {
+	salt := opts.SaltLength
+	if salt == rsa.PSSSaltLengthAuto || salt == rsa.PSSSaltLengthEqualsHash {
+		salt = len(digest)
+	}
+	if most := pub.Size() - len(digest) - 2; salt < 0 || salt > most {
+		return request{}, fmt.Errorf("%w: a PSS salt of %d octets: use 0 to %d", ErrDigest, salt, most)
+	}
+	return request{
+		mechanism: pkcs11.CKM_RSA_PKCS_PSS,
+		parameter: pkcs11.NewPSSParams(h.mechanism, h.mgf, uint(salt)),
+		data:      digest,
+		size:      pub.Size(),
+	}, nil
+}
+
+// digestInfo writes the DigestInfo of RFC 8017 section 9.2, which CKM_RSA_PKCS leaves to
+// the caller.
+func digestInfo(h hash, digest []byte) ([]byte, error) {
+	var b cryptobyte.Builder
+	b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1ObjectIdentifier(h.oid)
+			b.AddASN1NULL()
+		})
+		b.AddASN1OctetString(digest)
+	})
+	return b.Bytes()
+}
+
+// ecdsaDER writes r and s, which the token gives one after the other in equal lengths, as
+// the Ecdsa-Sig-Value of RFC 3279 section 2.2.3.
+func ecdsaDER(raw []byte) ([]byte, error) {
+	r := new(big.Int).SetBytes(raw[:len(raw)/2])
+	s := new(big.Int).SetBytes(raw[len(raw)/2:])
+	if r.Sign() == 0 || s.Sign() == 0 {
+		return nil, fmt.Errorf("%w: it gave an ECDSA signature of zero", ErrKey)
+	}
+	var b cryptobyte.Builder
+	b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1BigInt(r)
+		b.AddASN1BigInt(s)
+	})
+	return b.Bytes()
+}

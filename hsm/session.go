@@ -1,0 +1,276 @@
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/miekg/pkcs11"
+)
+
+// attachment is one login to one token in one generation of its library, with everything
+// that ceases to mean anything when that generation ends.
+type attachment struct {
+	lib  cryptoki
+	gen  uint64
+	slot uint
+
+	mu     sync.Mutex // guards what follows
+	anchor pkcs11.SessionHandle
+	idle   []pkcs11.SessionHandle
+	keys   map[string]knownKey // by CKA_ID
+}
+
+// knownKey is a key that has shown in this attachment that it works.
+type knownKey struct {
+	handle pkcs11.ObjectHandle
+	pub    publicKey
+}
+
+// session is an attachment's session, in the hands of one goroutine.
+type session struct {
+	*attachment
+	token *Token
+	h     pkcs11.SessionHandle
+}
+
+// newAttachment finds the token of cfg and opens the session that will keep the login:
+// PKCS#11 logs an application out when its last session closes (v2.40 section 5.6).
+func newAttachment(lib cryptoki, gen uint64, cfg Config) (*attachment, error) {
+	slot, err := findSlot(lib, cfg)
+	if err != nil {
+		return nil, err
+	}
+	anchor, err := lib.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
+	if err != nil {
+		return nil, fmt.Errorf("open session: %w", err)
+	}
+	return &attachment{
+		lib: lib, gen: gen, slot: slot, anchor: anchor,
+		keys: make(map[string]knownKey),
+	}, nil
+}
+
+// findSlot returns the slot that holds the token of cfg just now.
+func findSlot(lib cryptoki, cfg Config) (uint, error) {
+	slots, err := lib.GetSlotList(true)
+	if err != nil {
+		return 0, fmt.Errorf("list slots: %w", err)
+	}
+	var found []uint
+	var seen []string
+	for _, slot := range slots {
+		info, err := lib.GetTokenInfo(slot)
+		// One broken token in the module is no reason to give up on the others.
+		if err != nil || info.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 {
+			continue
+		}
+		seen = append(seen, fmt.Sprintf("%q serial %q", info.Label, info.SerialNumber))
+		if cfg.matches(info) {
+			found = append(found, slot)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		if len(seen) == 0 {
+			seen = []string{"no initialised token"}
+		}
+		return 0, fmt.Errorf("%w, or has another name: the module shows %s", errTokenAbsent, strings.Join(seen, ", "))
+	default:
+		return 0, fmt.Errorf("%w: %d tokens carry this name: use the serial number (%s)",
+			ErrAmbiguous, len(found), strings.Join(seen, ", "))
+	}
+}
+
+// login logs the user in on the anchor session, which it replaces where it was lost. Being
+// logged in already is success. The caller serialises logins.
+func (a *attachment) login(pin PIN) error {
+	a.mu.Lock()
+	anchor := a.anchor
+	a.mu.Unlock()
+	err := a.lib.Login(anchor, pkcs11.CKU_USER, pin.reveal())
+	if classify(err) == classSession {
+		// The library turned down the session before it looked at the PIN.
+		if anchor, err = a.lib.OpenSession(a.slot, pkcs11.CKF_SERIAL_SESSION); err != nil {
+			return fmt.Errorf("open session: %w", err)
+		}
+		a.mu.Lock()
+		a.anchor = anchor
+		a.mu.Unlock()
+		err = a.lib.Login(anchor, pkcs11.CKU_USER, pin.reveal())
+	}
+	if errors.Is(err, pkcs11.Error(pkcs11.CKR_USER_ALREADY_LOGGED_IN)) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("log in: %w", err)
+	}
+	return nil
+}
+
+// take returns an idle session, or a new one when there is none or fresh is asked for.
+func (a *attachment) take(t *Token, fresh bool) (*session, error) {
+	a.mu.Lock()
+	if n := len(a.idle); n > 0 && !fresh {
+		h := a.idle[n-1]
+		a.idle = a.idle[:n-1]
+		a.mu.Unlock()
+		return &session{attachment: a, token: t, h: h}, nil
+	}
+	a.mu.Unlock()
+	h, err := a.lib.OpenSession(a.slot, pkcs11.CKF_SERIAL_SESSION)
+	if err != nil {
+		return nil, fmt.Errorf("open session: %w", err)
+	}
+	return &session{attachment: a, token: t, h: h}, nil
+}
+
+// put gives a session back. After a failed call an operation may still be active in it
+// (v2.40 section 5.2), so it is closed.
+func (a *attachment) put(s *session, failed bool) {
+	if failed {
+		_ = a.lib.CloseSession(s.h)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.idle = append(a.idle, s.h)
+}
+
+// closeSessions closes every session that is not in use, the anchor last.
+func (a *attachment) closeSessions() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, h := range append(a.idle, a.anchor) {
+		_ = a.lib.CloseSession(h)
+	}
+	a.idle = nil
+}
+
+// known returns what this attachment has seen of the key with this ID.
+func (a *attachment) known(id []byte) (knownKey, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	k, ok := a.keys[string(id)]
+	return k, ok
+}
+
+func (a *attachment) remember(id []byte, k knownKey) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.keys[string(id)] = k
+}
+
+// forget drops every handle: whatever made one invalid need not have spared the others.
+func (a *attachment) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.keys)
+}
+
+// writable calls f with a read-write session, which making and destroying keys takes.
+func (s *session) writable(f func(*session) error) error {
+	h, err := s.lib.OpenSession(s.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		return fmt.Errorf("open session: %w", err)
+	}
+	defer func() { _ = s.lib.CloseSession(h) }()
+	return f(&session{attachment: s.attachment, token: s.token, h: h})
+}
+
+// sign is one signature: nothing else may use the session between the two calls.
+func (s *session) sign(mech *pkcs11.Mechanism, key pkcs11.ObjectHandle, data []byte) ([]byte, error) {
+	if err := s.lib.SignInit(s.h, []*pkcs11.Mechanism{mech}, key); err != nil {
+		return nil, fmt.Errorf("begin signature: %w", err)
+	}
+	sig, err := s.lib.Sign(s.h, data)
+	if err != nil {
+		return nil, fmt.Errorf("finish signature: %w", err)
+	}
+	return sig, nil
+}
+
+// run performs op on a session of t, heals what can be healed, and explains what cannot.
+// At most Config.Sessions of them are under way; when ctx ends first, run returns and op
+// ends by itself.
+func run[T any](ctx context.Context, t *Token, what string, op func(*session) (T, error)) (T, error) {
+	type result struct {
+		v   T
+		err error
+	}
+	var none T
+	select {
+	case <-t.done:
+		return none, t.explain(what, ErrClosed)
+	default:
+	}
+	select {
+	case t.calls <- struct{}{}:
+	case <-t.done:
+		return none, t.explain(what, ErrClosed)
+	case <-ctx.Done():
+		return none, t.explain(what, context.Cause(ctx))
+	}
+	out := make(chan result, 1)
+	go func() {
+		defer func() { <-t.calls }()
+		v, err := attempt(ctx, t, op)
+		// Explained here, because it takes the mutex, which a login may be holding.
+		out <- result{v, t.explain(what, err)}
+	}()
+	select {
+	case r := <-out:
+		return r.v, r.err
+	case <-ctx.Done():
+		return none, t.explain(what, context.Cause(ctx))
+	}
+}
+
+// attempt performs op, once more for each class of error that a second try can cure. The
+// classes follow from one another: a lost session may turn out to be a lost login, and
+// that a lost object handle.
+func attempt[T any](ctx context.Context, t *Token, op func(*session) (T, error)) (T, error) {
+	var tried [classes]bool
+	for {
+		v, err := once(ctx, t, tried[classSession], op)
+		c := classify(err)
+		if c == classNone || c == classPIN || c == classOther || tried[c] || ctx.Err() != nil {
+			return v, err
+		}
+		tried[c] = true
+	}
+}
+
+// once performs op on one session and prepares the ground for another try.
+func once[T any](ctx context.Context, t *Token, fresh bool, op func(*session) (T, error)) (T, error) {
+	var none T
+	a, err := t.attach(ctx)
+	if err != nil {
+		return none, err
+	}
+	defer t.module.leave()
+	s, err := a.take(t, fresh)
+	if err != nil {
+		t.settle(a.gen, err)
+		return none, err
+	}
+	v, err := op(s)
+	a.put(s, err != nil)
+	switch classify(err) {
+	case classObject:
+		a.forget()
+	case classLogin:
+		if lerr := t.login(a); lerr != nil {
+			err = lerr
+		}
+	}
+	t.settle(a.gen, err)
+	if err != nil {
+		return none, err
+	}
+	return v, nil
+}

@@ -1,0 +1,75 @@
+package hsm
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestOpen goes the way of a program: a private SoftHSM, os.Setenv, a token, a key, and all
+// of it again, without any part that tests replace.
+func TestOpen(t *testing.T) {
+	module, dir := softModule(t)
+	user := testPIN(t, userSecret)
+	serial, err := InitToken(t.Context(), module, "dev", testPIN(t, soSecret), user)
+	if err != nil || serial == "" {
+		t.Fatal(serial, err)
+	}
+	if stored, err := filepath.Glob(filepath.Join(dir, "tokens", "*")); err != nil || len(stored) != 1 {
+		t.Fatalf("the token is not in the private store: %v, %v", stored, err)
+	}
+	var ref KeyRef
+	for i := range 2 {
+		if _, err := WriteSoftHSM(dir); err != nil {
+			t.Fatal(err)
+		}
+		tok, err := Open(t.Context(), Config{Module: module, TokenLabel: "dev"}, user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			ref = mustGenerate(t, tok, "k", P256).Ref()
+		}
+		mustSign(t, mustFind(t, tok, ref))
+		if err := tok.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestWriteSoftHSM(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a home", "soft hsm")
+	conf, err := WriteSoftHSM(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, mode := range map[string]os.FileMode{dir: 0o700, filepath.Join(dir, "tokens"): 0o700, conf: 0o600} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: %v, %v", path, info.Mode(), err)
+		}
+	}
+	if names, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(names) != 0 {
+		t.Errorf("left over: %v, %v", names, err)
+	}
+	// SoftHSM itself must find its way with a blank in the path.
+	t.Setenv(SoftHSMConfEnv, conf)
+	module, err := FindSoftHSM()
+	if err != nil {
+		t.Fatalf("%v; run deploy/setup.sh --test", err)
+	}
+	if _, err := InitToken(t.Context(), module, "blank", testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{"a#b", "a=b", "a\nb"} {
+		if _, err := WriteSoftHSM(filepath.Join(t.TempDir(), bad)); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := WriteSoftHSM(file); err == nil {
+		t.Error("a file was taken for a directory")
+	}
+}

@@ -1,0 +1,285 @@
+// Package hsm is a PKCS#11 token: it makes keys that cannot leave the token, finds them
+// again, and gives each out as a [crypto.Signer] that stays usable while sessions, logins,
+// the library or the token itself come and go.
+//
+// A [Token] holds one login and a bounded number of sessions. Calls into a PKCS#11 library
+// cannot be cancelled, so each runs on a goroutine of its own, one session to one goroutine;
+// a caller that stops waiting gets a temporary error and the call keeps its place in the
+// bound until the library returns.
+//
+// The package refuses: a second try with a PIN the token has turned down; keys that can be
+// read, exported, or were not made in the token; a label that is taken; an answer of "no
+// such key" from a library that may have lost sight of its storage; digests that do not
+// match their hash; SHA-1.
+//
+// Sources: PKCS#11 v2.40 (base and mechanisms), PKCS#11 v3.0 section 2.3 for Edwards keys,
+// RFC 8017 for RSA, SEC 1 for points and signatures, RFC 8032 for Ed25519.
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/miekg/pkcs11"
+)
+
+// Defaults and limits of [Config].
+const (
+	DefaultSessions = 8
+	MaxSessions     = 256
+	DefaultWait     = 10 * time.Second
+)
+
+// Config says which token to use and how hard.
+type Config struct {
+	// Module is the path of the PKCS#11 library, for instance what [FindSoftHSM] returns.
+	Module string
+	// TokenLabel or TokenSerial names the token; exactly one is set. Slot numbers are no
+	// names: they change when the library restarts.
+	TokenLabel, TokenSerial string
+	// Sessions is how many calls may be inside the library at once for this token, 1 to
+	// [MaxSessions]; 0 means [DefaultSessions]. One more session stays idle to keep the
+	// login, and one more is open while a key is made.
+	Sessions int
+	// Wait is how long [Key.Sign] waits for a session and the token's answer, and
+	// [Token.Close] for calls in flight; 0 means [DefaultWait].
+	Wait time.Duration
+}
+
+// validated returns c with its defaults filled in.
+func (c Config) validated() (Config, error) {
+	switch {
+	case c.Module == "":
+		return c, errors.New("hsm: the path of the PKCS#11 module is missing: set it, for SoftHSM usually /usr/lib/softhsm/libsofthsm2.so")
+	case (c.TokenLabel == "") == (c.TokenSerial == ""):
+		return c, errors.New("hsm: name the token by its label or by its serial number, one of the two")
+	case c.Sessions < 0 || c.Sessions > MaxSessions:
+		return c, fmt.Errorf("hsm: sessions is %d: set 1 to %d, or 0 for %d", c.Sessions, MaxSessions, DefaultSessions)
+	case c.Wait < 0:
+		return c, fmt.Errorf("hsm: wait is %v: set a positive duration, or 0 for %v", c.Wait, DefaultWait)
+	}
+	if c.Sessions == 0 {
+		c.Sessions = DefaultSessions
+	}
+	if c.Wait == 0 {
+		c.Wait = DefaultWait
+	}
+	return c, nil
+}
+
+// matches reports whether info describes the token that c names.
+func (c Config) matches(info pkcs11.TokenInfo) bool {
+	if c.TokenSerial != "" {
+		return info.SerialNumber == c.TokenSerial
+	}
+	return info.Label == c.TokenLabel
+}
+
+// name is the token as messages call it.
+func (c Config) name() string {
+	if c.TokenSerial != "" {
+		return fmt.Sprintf("token with serial %q", c.TokenSerial)
+	}
+	return fmt.Sprintf("token %q", c.TokenLabel)
+}
+
+// Token is a logged-in token. All methods may be called from many goroutines.
+type Token struct {
+	cfg    Config
+	pin    PIN
+	reg    *registry
+	module *module
+
+	calls     chan struct{} // one element per call in flight, capacity cfg.Sessions
+	done      chan struct{} // closed when closing begins
+	beginDone sync.Once
+	closing   sync.Mutex // serialises Close
+	released  bool       // guarded by closing
+
+	mu      sync.Mutex  // guards what follows; held across a login
+	current *attachment // the login in the newest generation this token has entered
+	stale   uint64      // generations up to this one are not to be used again
+	refused error       // the token's answer to the PIN; once set, no login is tried again
+	brake   breaker
+}
+
+// Open loads the module, finds the token and logs in. A PIN that the token refuses gives
+// [ErrPIN] after one single try. Tokens in one module share the library; the last one
+// closed finalizes it. When the application is already logged in to the token, PKCS#11
+// does not look at the PIN again.
+func Open(ctx context.Context, cfg Config, pin PIN) (*Token, error) {
+	return process.open(ctx, cfg, pin)
+}
+
+func (r *registry) open(ctx context.Context, cfg Config, pin PIN) (*Token, error) {
+	cfg, err := cfg.validated()
+	if err != nil {
+		return nil, err
+	}
+	if pin.empty() {
+		return nil, errors.New("hsm: the PIN is empty: read it from a file, a systemd credential or the terminal")
+	}
+	m, err := r.acquire(cfg.Module)
+	if err != nil {
+		return nil, err
+	}
+	t := &Token{
+		cfg: cfg, pin: pin, reg: r, module: m,
+		calls: make(chan struct{}, cfg.Sessions),
+		done:  make(chan struct{}),
+	}
+	_, err = run(ctx, t, "open", func(*session) (struct{}, error) { return struct{}{}, nil })
+	if err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
+// Close waits for the calls in flight, at most Config.Wait, closes this token's sessions
+// and, when it is the last user of the module, finalizes it. When a call does not return
+// in time Close gives a temporary error, leaves the library alone and may be called again.
+// Calls that begin after it give [ErrClosed].
+func (t *Token) Close() error {
+	t.beginDone.Do(func() { close(t.done) })
+	t.closing.Lock()
+	defer t.closing.Unlock()
+	if t.released {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), t.cfg.Wait, errNoAnswer)
+	defer cancel()
+	for taken := range cap(t.calls) {
+		select {
+		case t.calls <- struct{}{}:
+		case <-ctx.Done():
+			for range taken {
+				<-t.calls
+			}
+			return t.explain("close", context.Cause(ctx))
+		}
+	}
+	t.released = true // t.calls stays full: nothing of this token runs any more
+	if t.current != nil {
+		t.module.during(t.current.gen, t.current.closeSessions)
+	}
+	if err := t.reg.release(t.module); err != nil {
+		return t.explain("close", err)
+	}
+	return nil
+}
+
+// attach enters the module and returns the login in its current generation, making it
+// where there is none. On success the caller is inside the module and must leave it.
+func (t *Token) attach(ctx context.Context) (*attachment, error) {
+	t.mu.Lock()
+	stale, err := t.stale, t.mayTry()
+	t.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	gen, err := t.module.enter(ctx, stale)
+	if err != nil {
+		if errors.Is(err, errLibrary) || errors.Is(err, errDraining) {
+			t.distrust(gen, err)
+		}
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.current != nil && t.current.gen == gen {
+		return t.current, nil
+	}
+	a, err := t.loginAnew(gen)
+	if err != nil {
+		t.module.leave()
+		return nil, err
+	}
+	t.current = a
+	return a, nil
+}
+
+// mayTry says why the token must be left alone just now. t.mu is held.
+func (t *Token) mayTry() error {
+	if t.refused != nil {
+		return t.refused
+	}
+	return t.brake.check(time.Now())
+}
+
+// loginAnew finds the slot in generation gen and logs in. t.mu is held.
+func (t *Token) loginAnew(gen uint64) (*attachment, error) {
+	// Another call may have tried, and failed, while this one waited for the mutex.
+	if err := t.mayTry(); err != nil {
+		return nil, err
+	}
+	a, err := newAttachment(t.module.lib, gen, t.cfg)
+	if err == nil {
+		if err = t.loginLocked(a); err != nil {
+			a.closeSessions()
+		}
+	}
+	if classify(err) == classDevice {
+		t.distrustLocked(gen, err)
+	}
+	return a, err
+}
+
+// login logs in again within an attachment, for instance after C_Login was forgotten with
+// the last session.
+func (t *Token) login(a *attachment) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.loginLocked(a)
+}
+
+func (t *Token) loginLocked(a *attachment) error {
+	if t.refused != nil {
+		return t.refused
+	}
+	err := a.login(t.pin)
+	if classify(err) == classPIN {
+		t.refused = err
+	}
+	return err
+}
+
+// distrust records that generation gen failed with err: it is not used again, and the next
+// call restarts the library, at once after the first failure and later with growing delay.
+func (t *Token) distrust(gen uint64, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.distrustLocked(gen, err)
+}
+
+func (t *Token) distrustLocked(gen uint64, err error) {
+	t.stale = max(t.stale, gen)
+	t.brake.trip(time.Now(), err)
+}
+
+// settle records how a call in generation gen ended. Of the calls that one fault fails
+// together, only the first counts.
+func (t *Token) settle(gen uint64, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case gen <= t.stale:
+	case err == nil:
+		t.brake.reset()
+	case classify(err) == classDevice:
+		t.distrustLocked(gen, err)
+	}
+}
+
+// renew makes the next call start the library afresh. SoftHSM, once its directory has
+// vanished and come back, answers every search with nothing until it is initialised again,
+// so an absence counts only when it comes from a library started after the question.
+func (t *Token) renew() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.current != nil {
+		t.stale = max(t.stale, t.current.gen)
+	}
+}

@@ -1,0 +1,108 @@
+package ra
+
+import (
+	"crypto"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/asn1"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// MaxCSR is the size of the largest certification request that is read, in octets.
+const MaxCSR = 16 << 10
+
+// maxRSA bounds the work of checking a signature, in bits of the modulus.
+const maxRSA = 8192
+
+var (
+	oidExtensionRequest = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
+	oidSubjectAltName   = asn1.ObjectIdentifier{2, 5, 29, 17}
+)
+
+// csr is a certification request whose proof of possession holds.
+type csr struct {
+	key     crypto.PublicKey
+	keyHash pki.KeyHash
+	request *x509.CertificateRequest
+}
+
+// parseCSR reads a PKCS #10 request in DER and checks its proof of possession (RFC 2986 §4.2), once.
+func parseCSR(der []byte) (csr, error) {
+	fix := "send one PKCS #10 certification request in DER, " // RFC 2986
+	if len(der) == 0 || len(der) > MaxCSR {
+		return csr{}, pki.Refuse(pki.RuleCSR, fix+"of 16 KiB at most", "the certification request has %d octets", len(der))
+	}
+	req, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return csr{}, pki.Refuse(pki.RuleCSR, fix+"with nothing after it", "the certification request does not parse")
+	}
+	if k, ok := req.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > maxRSA {
+		return csr{}, pki.Refuse(pki.RuleKeyType, "use a P-256 key", "the key is RSA with %d bits", k.N.BitLen())
+	}
+	weak := req.SignatureAlgorithm == x509.SHA1WithRSA || req.SignatureAlgorithm == x509.ECDSAWithSHA1
+	if err := req.CheckSignature(); err != nil || weak {
+		return csr{}, pki.Refuse(pki.RuleCSRSignature, "sign the request with the private key of the key in it, with SHA-256 or better",
+			"the proof of possession does not hold")
+	}
+	return csr{key: req.PublicKey, keyHash: pki.HashSPKI(req.RawSubjectPublicKeyInfo), request: req}, nil
+}
+
+// checkContent refuses a request that asks for what the identity was not granted. Nothing of it reaches the
+// certificate either way, but a client that asks for more than it gets should know.
+func (c csr) checkContent(id Identity) error {
+	fix := "ask for the key alone, or for exactly what the identity was registered with"
+	refuse := func(detail string, args ...any) error { return pki.Refuse(pki.RuleCSRContent, fix, detail, args...) }
+	if err := c.checkSubject(id); err != nil {
+		return err
+	}
+	for _, e := range c.request.Extensions {
+		if !e.Id.Equal(oidSubjectAltName) {
+			return refuse("the request asks for the extension %s", e.Id)
+		}
+	}
+	for _, u := range c.request.URIs {
+		if u.String() != id.ID.String() {
+			return refuse("the request asks for a URI that is not %s", id.ID)
+		}
+	}
+	for _, n := range c.request.DNSNames {
+		if !slices.ContainsFunc(id.DNSNames, func(have string) bool { return strings.EqualFold(have, n) }) {
+			return refuse("the request asks for a DNS name that %s was not granted", id.ID)
+		}
+	}
+	for _, ip := range c.request.IPAddresses {
+		addr, ok := netip.AddrFromSlice(ip)
+		if !ok || !slices.Contains(id.IPAddresses, addr.Unmap()) {
+			return refuse("the request asks for an IP address that %s was not granted", id.ID)
+		}
+	}
+	if len(c.request.EmailAddresses) > 0 {
+		return refuse("the request asks for an email address")
+	}
+	return c.checkAttributes(refuse)
+}
+
+// checkSubject allows an empty subject or the common name that the certificate will have.
+func (c csr) checkSubject(id Identity) error {
+	names := c.request.Subject.Names
+	if len(names) == 0 || len(names) == 1 && c.request.Subject.CommonName == ca.CommonName(id.ID) && c.request.Subject.CommonName != "" {
+		return nil
+	}
+	return pki.Refuse(pki.RuleCSRContent, "leave the subject empty, or use CN="+ca.CommonName(id.ID),
+		"the request asks for another subject")
+}
+
+func (c csr) checkAttributes(refuse func(string, ...any) error) error {
+	//nolint:staticcheck // the deprecated field is the only one that lists every attribute, and none but one is allowed
+	for _, a := range c.request.Attributes {
+		if !a.Type.Equal(oidExtensionRequest) {
+			return refuse("the request has the attribute %s", a.Type)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,229 @@
+package ra
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/net/idna"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Bounds on what one identity can carry.
+const (
+	maxLabels    = 64
+	maxLabelSize = 256 // octets, of a key or a value
+	maxNames     = 100 // DNS names, and as many IP addresses
+)
+
+// Bounds on how long an enrollment token lives, and how long it does when nobody says.
+const (
+	DefaultTokenLifetime = time.Hour
+	maxTokenLifetime     = 30 * 24 * time.Hour
+)
+
+// NewIdentity is a wish to register an identity.
+type NewIdentity struct {
+	// Name is a path such as device/42 or a full SPIFFE ID; for an operator the name alone.
+	Name        string
+	Kind        pki.Kind
+	Profile     string // empty for the profile that has the kind's name
+	Labels      map[string]string
+	DNSNames    []string
+	IPAddresses []netip.Addr
+}
+
+// CreateIdentity registers a device, workload or operator. Brevet's own identities come from Reserve.
+func (r *Registrar) CreateIdentity(ctx context.Context, n NewIdentity, by pki.Actor) (Identity, error) {
+	var id pki.SPIFFEID
+	var err error
+	switch n.Kind {
+	case pki.Operator:
+		id, err = pki.OperatorID(r.trustDomain, n.Name)
+	case pki.Device, pki.Workload:
+		id, err = r.ParseID(n.Name)
+		if err == nil && id.Reserved() {
+			err = pki.Refuse(pki.RuleReserved, "choose a path that does not begin with brevet", "%s is reserved", id)
+		}
+	default:
+		err = pki.Refuse(pki.RuleReserved, "use the kind device, workload or operator", "identities of the kind %s make themselves", n.Kind)
+	}
+	if err != nil {
+		return Identity{}, asRefusal(pki.RuleRequest, err)
+	}
+	return r.register(ctx, id, n, by)
+}
+
+// Reserve registers one of Brevet's own identities, or brings its names up to date with the configuration. Nothing a
+// caller from outside sends reaches it.
+func (r *Registrar) Reserve(ctx context.Context, id pki.SPIFFEID, n NewIdentity, by pki.Actor) (Identity, error) {
+	if !id.Reserved() {
+		return Identity{}, fmt.Errorf("ra: %s is not a reserved identity", id)
+	}
+	have, err := r.register(ctx, id, n, by)
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleIdentityExists {
+		want, err := r.identityOf(id, n)
+		if err != nil {
+			return Identity{}, err
+		}
+		return r.records.UpdateIdentity(ctx, want, by, r.clock())
+	}
+	return have, err
+}
+
+func (r *Registrar) register(ctx context.Context, id pki.SPIFFEID, n NewIdentity, by pki.Actor) (Identity, error) {
+	want, err := r.identityOf(id, n)
+	if err != nil {
+		return Identity{}, err
+	}
+	return r.records.CreateIdentity(ctx, want, by)
+}
+
+func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error) {
+	if n.Profile == "" {
+		n.Profile = n.Kind.String()
+	}
+	p, err := r.issuer.Profile(n.Profile)
+	if err != nil {
+		return Identity{}, err
+	}
+	if !p.Permits(n.Kind) {
+		return Identity{}, pki.Refuse(pki.RuleAccess, "choose another profile", "profile %s is not for identities of the kind %s", n.Profile, n.Kind)
+	}
+	if err := checkLabels(n.Labels); err != nil {
+		return Identity{}, err
+	}
+	dns, ips, err := checkNames(n.DNSNames, n.IPAddresses)
+	if err != nil {
+		return Identity{}, err
+	}
+	return Identity{
+		ID: id, Kind: n.Kind, Profile: n.Profile, Labels: n.Labels, DNSNames: dns, IPAddresses: ips,
+		State: pki.Registered, Generation: 1, CreatedAt: r.clock().Truncate(time.Millisecond),
+	}, nil
+}
+
+// ParseID reads a path or a full SPIFFE ID of this trust domain.
+func (r *Registrar) ParseID(text string) (pki.SPIFFEID, error) {
+	id, err := pki.ParseSPIFFEID(text)
+	if !strings.HasPrefix(text, "spiffe:") {
+		id, err = pki.SPIFFEIDIn(r.trustDomain, text)
+	}
+	if err != nil {
+		return id, asRefusal(pki.RuleRequest, err)
+	}
+	if id.TrustDomain() != r.trustDomain {
+		return id, pki.Refuse(pki.RuleTrustDomain, "use an identity of spiffe://"+r.trustDomain, "%s is of another trust domain", id)
+	}
+	return id, nil
+}
+
+// Identity returns one identity.
+func (r *Registrar) Identity(ctx context.Context, id pki.SPIFFEID) (Identity, error) {
+	return r.records.Identity(ctx, id)
+}
+
+// Records returns the inventory, for reading.
+func (r *Registrar) Records() Records { return r.records }
+
+// CreateToken makes a one-time enrollment token for an identity. The secret is in the answer and nowhere else. A
+// lifetime of zero means an hour; at most it is 30 days.
+func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, lifetime time.Duration, replace bool, by pki.Actor) (pki.TokenSecret, Token, error) {
+	none := pki.TokenSecret{}
+	if lifetime == 0 {
+		lifetime = DefaultTokenLifetime
+	}
+	if lifetime < time.Second || lifetime > maxTokenLifetime {
+		return none, Token{}, pki.Refuse(pki.RuleLifetime, "choose one second to 30 days", "a token cannot live %s", lifetime)
+	}
+	id, err := r.records.Identity(ctx, identity)
+	if err != nil {
+		return none, Token{}, err
+	}
+	switch {
+	case id.State == pki.Suspended || id.State == pki.Retired:
+		return none, Token{}, pki.Refuse(pki.RuleIdentityState, "resume it, or register another one", "%s is %s", id.ID, id.State)
+	case id.State == pki.Enrolled && !replace:
+		return none, Token{}, pki.Refuse(pki.RuleEnrolled, "say --replace to revoke what it has when the token is used", "%s is enrolled already", id.ID)
+	}
+	var random [32]byte
+	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process where there is no randomness
+	secret, err := pki.TokenSecretFromBytes(random[:])
+	if err != nil {
+		return none, Token{}, err
+	}
+	now := r.clock().Truncate(time.Millisecond)
+	t := Token{
+		ID: secret.ID(), Identity: id.ID, Profile: id.Profile, ExpiresAt: now.Add(lifetime),
+		Replace: replace, CreatedBy: by, CreatedAt: now,
+	}
+	return secret, t, r.records.CreateToken(ctx, t)
+}
+
+func checkLabels(labels map[string]string) error {
+	if len(labels) > maxLabels {
+		return pki.Refuse(pki.RuleRequest, fmt.Sprintf("use %d at most", maxLabels), "%d labels", len(labels))
+	}
+	for k, v := range labels {
+		if k == "" || len(k) > maxLabelSize || len(v) > maxLabelSize || !printable(k) || !printable(v) {
+			return pki.Refuse(pki.RuleRequest, fmt.Sprintf("use printable ASCII of %d octets at most", maxLabelSize), "a label's key or value is not of its form")
+		}
+	}
+	return nil
+}
+
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(c rune) bool { return c < 0x20 || c > 0x7e })
+}
+
+// checkNames normalises and checks names: DNS names as IDNA 2008 has them for look-ups, in ASCII, without wildcards.
+func checkNames(dns []string, ips []netip.Addr) ([]string, []netip.Addr, error) {
+	if len(dns) > maxNames || len(ips) > maxNames {
+		return nil, nil, pki.Refuse(pki.RuleNames, fmt.Sprintf("use %d at most", maxNames), "%d DNS names and %d IP addresses", len(dns), len(ips))
+	}
+	var names []string
+	for _, n := range dns {
+		ascii, err := idna.Registration.ToASCII(strings.ToLower(n))
+		if err != nil || ascii == "" || ascii != strings.ToLower(n) || len(ascii) > 253 || !hostName(ascii) {
+			return nil, nil, pki.Refuse(pki.RuleNames, "use names such as pump-1.fleet.example, international ones as xn--…", "%q is not a host name", n)
+		}
+		names = append(names, ascii)
+	}
+	var addrs []netip.Addr
+	for _, a := range ips {
+		if !a.IsValid() || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+			return nil, nil, pki.Refuse(pki.RuleNames, "use a unicast address without a zone", "%s is not the address of a machine", a)
+		}
+		addrs = append(addrs, a.Unmap())
+	}
+	slices.Sort(names)
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(names), slices.Compact(addrs), nil
+}
+
+// hostName checks letters, digits and hyphens in labels of 1 to 63 octets (RFC 1123 §2.1).
+func hostName(name string) bool {
+	for _, label := range strings.Split(name, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		if strings.ContainsFunc(label, func(c rune) bool {
+			return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-'
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+func asRefusal(rule pki.Rule, err error) error {
+	if _, ok := pki.AsRefusal(err); ok {
+		return err
+	}
+	return pki.Refuse(rule, "", "%s", strings.TrimPrefix(err.Error(), "pki: "))
+}

@@ -1,0 +1,243 @@
+package ra
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Issuer signs and records certificates: a *ca.Authority. It is safe for concurrent use.
+type Issuer interface {
+	// Check returns the refusal that Issue would meet for what the request asks, and changes nothing.
+	Check(req ca.Request) error
+	Issue(ctx context.Context, req ca.Request) (ca.Certificate, error)
+	Profile(name string) (*ca.Profile, error)
+}
+
+// Superseder revokes the certificates of an identity that enrolls anew. It is safe for concurrent use.
+type Superseder interface {
+	// Supersede revokes every unexpired certificate of the identity as superseded. When it has returned, no responder
+	// of this process calls one of them good.
+	Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor) error
+}
+
+// Config is what a Registrar is made of. All fields are needed.
+type Config struct {
+	TrustDomain string
+	Records     Records
+	Issuer      Issuer
+	Superseder  Superseder
+	Token       Authenticator
+	Clock       func() time.Time
+	Log         *slog.Logger
+}
+
+// Registrar is the registration authority. It is safe for concurrent use.
+type Registrar struct {
+	trustDomain string
+	records     Records
+	issuer      Issuer
+	superseder  Superseder
+	token       Authenticator
+	clock       func() time.Time
+	log         *slog.Logger
+}
+
+// New returns a Registrar.
+func New(c Config) *Registrar {
+	return &Registrar{c.TrustDomain, c.Records, c.Issuer, c.Superseder, c.Token, c.Clock, c.Log}
+}
+
+// Enrollment asks for an identity's first certificate.
+type Enrollment struct {
+	RequestID pki.RequestID
+	Evidence  []byte // a token's secret
+	CSR       []byte // PKCS #10 in DER
+	Lifetime  time.Duration
+}
+
+// Renewal asks for the successor of a certificate whose holder has proved to have its key, and which the caller of
+// Renew has found to be issued by this CA, for client authentication, in its time.
+type Renewal struct {
+	RequestID   pki.RequestID
+	Predecessor pki.CertRef
+	CSR         []byte
+	Lifetime    time.Duration
+}
+
+// Enroll trades evidence for a certificate. Its steps are 1 and 2 of docs/architecture.md, "The life of a certificate".
+func (r *Registrar) Enroll(ctx context.Context, e Enrollment) (ca.Certificate, error) {
+	claim, cert, err := r.enroll(ctx, e)
+	return cert, r.Note(ctx, claim.Actor, claim.Identity, err)
+}
+
+func (r *Registrar) enroll(ctx context.Context, e Enrollment) (Claim, ca.Certificate, error) {
+	none := ca.Certificate{}
+	claim, err := r.token.Identify(ctx, e.Evidence, r.clock())
+	if err != nil {
+		return claim, none, err
+	}
+	id, err := r.records.Identity(ctx, claim.Identity)
+	if err != nil {
+		return claim, none, err
+	}
+	c, err := parseCSR(e.CSR)
+	if err != nil {
+		return claim, none, err
+	}
+	if cert, found, err := r.answered(ctx, id.ID, e.RequestID, c.keyHash); found || err != nil {
+		return claim, cert, err
+	}
+	req, err := r.decide(ctx, id, c, e.RequestID, e.Lifetime)
+	if err != nil {
+		return claim, none, err
+	}
+	if claim.Profile != id.Profile {
+		return claim, none, pki.Refuse(pki.RuleChanged, "make a new token", "the token was made for profile %s, and %s has %s now",
+			claim.Profile, id.ID, id.Profile)
+	}
+	if id.State == pki.Enrolled && !claim.Replace {
+		return claim, none, pki.Refuse(pki.RuleEnrolled, "make a token with --replace, which revokes the certificates it has",
+			"%s is enrolled already", id.ID)
+	}
+	if err := r.token.Bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, r.clock()}); err != nil {
+		return claim, none, err
+	}
+	if id.State == pki.Enrolled {
+		// The old certificates go before the new one comes: at no time do two holders have a good one.
+		if err := r.superseder.Supersede(ctx, id.ID, claim.Actor); err != nil {
+			return claim, none, fmt.Errorf("ra: supersede the certificates of %s: %w", id.ID, err)
+		}
+	}
+	req.Guard.Enrolls, req.Guard.Token, req.Actor = true, claim.Token, claim.Actor
+	cert, err := r.issuer.Issue(ctx, req)
+	return claim, cert, err
+}
+
+// Renew issues the next certificate to the holder of one.
+func (r *Registrar) Renew(ctx context.Context, n Renewal) (ca.Certificate, error) {
+	id, cert, err := r.renew(ctx, n)
+	by := pki.Actor{}
+	if !id.IsZero() {
+		by = pki.ActorIdentity(id)
+	}
+	return cert, r.Note(ctx, by, id, err)
+}
+
+func (r *Registrar) renew(ctx context.Context, n Renewal) (pki.SPIFFEID, ca.Certificate, error) {
+	none := ca.Certificate{}
+	old, err := r.records.Certificate(ctx, n.Predecessor)
+	if err != nil {
+		return pki.SPIFFEID{}, none, pki.Refuse(pki.RulePredecessor, "enroll with a new token", "the certificate to renew is not on record")
+	}
+	id, err := r.records.Identity(ctx, old.Identity)
+	if err != nil {
+		return old.Identity, none, err
+	}
+	c, err := parseCSR(n.CSR)
+	if err != nil {
+		return id.ID, none, err
+	}
+	if old.Status.State != pki.Good {
+		return id.ID, none, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
+			"certificate %s is %s (%s)", old.Ref.Serial, old.Status.State, old.Status.Reason)
+	}
+	if cert, found, err := r.answered(ctx, id.ID, n.RequestID, c.keyHash); found || err != nil {
+		return id.ID, cert, err
+	}
+	if !old.Successor.IsZero() && old.Successor != c.keyHash {
+		return id.ID, none, pki.Refuse(pki.RuleClone, "find out who holds a copy of the credential, then enroll with a token made with --replace",
+			"certificate %s was renewed before, with another key: two parties hold it", old.Ref.Serial)
+	}
+	if id.State != pki.Enrolled {
+		return id.ID, none, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", id.ID, id.State)
+	}
+	req, err := r.decide(ctx, id, c, n.RequestID, n.Lifetime)
+	if err != nil {
+		return id.ID, none, err
+	}
+	req.Guard.Predecessor, req.Actor = old.Ref, pki.ActorIdentity(id.ID)
+	cert, err := r.issuer.Issue(ctx, req)
+	return id.ID, cert, err
+}
+
+// IssuerLabel is the label of a validation authority's identity that names, in hexadecimal, the issuing CA it answers for.
+const IssuerLabel = "issuer"
+
+// issuerFor returns the CA that a validation authority answers for, which has to be the one that certifies its key
+// (RFC 6960 §4.2.2.2). Everybody else's certificates come from the current CA.
+func issuerFor(id Identity) (pki.IssuerID, error) {
+	if id.Kind != pki.VA {
+		return pki.IssuerID{}, nil
+	}
+	return pki.ParseIssuerID(id.Labels[IssuerLabel])
+}
+
+// answered finds the certificate that the identity's request was answered with before.
+func (r *Registrar) answered(ctx context.Context, id pki.SPIFFEID, request pki.RequestID, key pki.KeyHash) (ca.Certificate, bool, error) {
+	c, err := r.records.CertificateByRequest(ctx, id, request)
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule.Class() == pki.Missing {
+		return ca.Certificate{}, false, nil
+	}
+	if err != nil {
+		return ca.Certificate{}, false, err
+	}
+	if c.KeyHash != key {
+		return ca.Certificate{}, false, pki.Refuse(pki.RuleRequestReused, "draw a new request ID for a new key",
+			"the request ID was used for another key")
+	}
+	return ca.Certificate{Ref: c.Ref, DER: c.DER, NotAfter: c.NotAfter}, true, nil
+}
+
+// decide is the policy: what this identity may have for this key now, and what must still hold when it is recorded.
+func (r *Registrar) decide(ctx context.Context, id Identity, c csr, request pki.RequestID, lifetime time.Duration) (ca.Request, error) {
+	none := ca.Request{}
+	if id.State != pki.Registered && id.State != pki.Enrolled {
+		return none, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", id.ID, id.State)
+	}
+	if id.ID.TrustDomain() != r.trustDomain {
+		return none, pki.Refuse(pki.RuleTrustDomain, "use an identity of "+r.trustDomain, "%s is of another trust domain", id.ID)
+	}
+	p, err := r.issuer.Profile(id.Profile)
+	if err != nil {
+		return none, err
+	}
+	if !p.Permits(id.Kind) {
+		return none, pki.Refuse(pki.RuleAccess, "give the identity a profile that its kind may hold",
+			"profile %s is not for identities of the kind %s", id.Profile, id.Kind)
+	}
+	if err := c.checkContent(id); err != nil {
+		return none, err
+	}
+	issuer, err := issuerFor(id)
+	if err != nil {
+		return none, err
+	}
+	req := ca.Request{
+		RequestID: request, Identity: id.ID, Profile: id.Profile, Issuer: issuer, Key: c.key, Lifetime: lifetime,
+		Names: ca.Names{DNS: id.DNSNames, IPs: id.IPAddresses},
+		Guard: pki.Guard{Identity: id.ID, Generation: id.Generation, Key: c.keyHash},
+	}
+	if err := r.issuer.Check(req); err != nil {
+		return none, err
+	}
+	return req, r.records.CheckKey(ctx, c.keyHash, id.ID)
+}
+
+// Note writes the refusal of a known caller to the log, and returns it. Other errors, and those of nobody known, it
+// returns as they are.
+func (r *Registrar) Note(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error {
+	why, ok := pki.AsRefusal(err)
+	if !ok || id.IsZero() {
+		return err
+	}
+	r.log.WarnContext(ctx, "refused", "identity", id.String(), "by", by.String(), "rule", string(why.Rule), "detail", why.Detail)
+	if lerr := r.records.Refused(ctx, by, id, why, r.clock()); lerr != nil {
+		return fmt.Errorf("ra: log a refusal (%w): %w", why, lerr)
+	}
+	return err
+}

@@ -1,0 +1,70 @@
+// Package token authenticates first certificates by one-time enrollment tokens: 256-bit secrets, of which only a hash
+// is kept, made for one identity and one profile, and expiring. A token serves one request and one key: that pair may
+// retry while the token lives, and everything else is refused. It says no more to the caller than that the token does
+// not serve; the log says why.
+package token
+
+import (
+	"context"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+)
+
+// Records is what the authenticator remembers: ra.TokenRecords without the making of tokens.
+type Records interface {
+	Token(ctx context.Context, id pki.TokenID) (ra.Token, error)
+	BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (ra.Token, error)
+}
+
+// Authenticator is an ra.Authenticator for tokens. It is safe for concurrent use.
+type Authenticator struct{ records Records }
+
+// New returns an Authenticator over the given records.
+func New(records Records) *Authenticator { return &Authenticator{records} }
+
+const fix = "ask an operator for a new token (brevet token create)"
+
+// Identify finds the token by the hash of its secret, which is looked up instead of compared: the time it takes says
+// nothing about a secret that does not exist.
+func (a *Authenticator) Identify(ctx context.Context, evidence []byte, at time.Time) (ra.Claim, error) {
+	t, err := a.find(ctx, evidence)
+	if err != nil {
+		return ra.Claim{}, err
+	}
+	claim := ra.Claim{Identity: t.Identity, Token: t.ID, Profile: t.Profile, Replace: t.Replace, Actor: pki.ActorToken(t.ID)}
+	if !at.Before(t.ExpiresAt) {
+		return claim, pki.Refuse(pki.RuleToken, fix, "the enrollment token does not serve: unknown, expired or used")
+	}
+	return claim, nil
+}
+
+// Bind ties the token to one request and key.
+func (a *Authenticator) Bind(ctx context.Context, evidence []byte, b ra.Binding) error {
+	t, err := a.find(ctx, evidence)
+	if err != nil {
+		return err
+	}
+	if t.Request.IsZero() {
+		if t, err = a.records.BindToken(ctx, t.ID, b.Request, b.Key, b.At); err != nil {
+			return err
+		}
+	}
+	if t.Request != b.Request || t.Key != b.Key {
+		return pki.Refuse(pki.RuleTokenBound, fix, "the enrollment token was presented before, with another request or key")
+	}
+	return nil
+}
+
+func (a *Authenticator) find(ctx context.Context, evidence []byte) (ra.Token, error) {
+	secret, err := pki.TokenSecretFromBytes(evidence)
+	if err != nil {
+		return ra.Token{}, pki.Refuse(pki.RuleToken, "send the 32 octets of the token's secret", "the enrollment token is not of its form")
+	}
+	t, err := a.records.Token(ctx, secret.ID())
+	if r, ok := pki.AsRefusal(err); ok && r.Rule.Class() == pki.Missing {
+		return ra.Token{}, pki.Refuse(pki.RuleToken, fix, "the enrollment token does not serve: unknown, expired or used")
+	}
+	return t, err
+}

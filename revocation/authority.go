@@ -1,0 +1,216 @@
+package revocation
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// DefaultLifetime is how long a CRL is valid unless the configuration says otherwise.
+const DefaultLifetime = 24 * time.Hour
+
+// Issuer is a CA with the key that signs its CRLs.
+type Issuer struct {
+	Certificate *x509.Certificate
+	Signer      crypto.Signer
+}
+
+// Sink is told of every change before Apply returns: the responders of this process. It is safe for concurrent use,
+// may hear of a change twice or late, and goes by the version of each status.
+type Sink interface {
+	Apply(changes ...pki.StatusChange)
+}
+
+// Publisher makes CRLs available to relying parties. It is safe for concurrent use, takes the same CRL again without
+// complaint, and never replaces a CRL by an older one.
+type Publisher interface {
+	PublishCRL(c CRL) error
+}
+
+// Config says what an Authority works with.
+type Config struct {
+	Issuers   []Issuer            // the CAs whose CRLs it signs
+	Elsewhere []*x509.Certificate // the CAs whose CRLs are signed elsewhere, and imported
+	Records   Records
+	Sink      Sink
+	Publisher Publisher
+	Lifetime  time.Duration    // of a CRL, at least a minute; a new one is signed at half of it. Zero is DefaultLifetime
+	Clock     func() time.Time // nil is time.Now
+	Log       *slog.Logger     // nil is slog.Default()
+}
+
+// Authority writes status and signs CRLs. It is safe for concurrent use.
+type Authority struct {
+	records   Records
+	sink      Sink
+	publisher Publisher
+	lifetime  time.Duration
+	clock     func() time.Time
+	log       *slog.Logger
+
+	issuers   map[pki.IssuerID]*issuer
+	elsewhere []*x509.Certificate
+}
+
+// An issuer is one CA whose CRLs this authority signs.
+type issuer struct {
+	Issuer
+	id     pki.IssuerID
+	wanted chan struct{} // holds one request for a new CRL: a change made while one is being signed asks for another
+
+	mu   sync.Mutex // one CRL at a time, so that they are published in the order of their numbers
+	last CRL        // the newest this process knows of; its zero value is none
+}
+
+// New makes an Authority. Nothing is signed before Run or PublishNow.
+func New(c Config) (*Authority, error) {
+	if c.Records == nil || c.Sink == nil || c.Publisher == nil {
+		return nil, errors.New("revocation: an authority needs records, a sink and a publisher")
+	}
+	a := &Authority{
+		records: c.Records, sink: c.Sink, publisher: c.Publisher, lifetime: c.Lifetime, clock: c.Clock, log: c.Log,
+		issuers: map[pki.IssuerID]*issuer{}, elsewhere: c.Elsewhere,
+	}
+	if a.lifetime == 0 {
+		a.lifetime = DefaultLifetime
+	}
+	if a.lifetime < time.Minute {
+		return nil, fmt.Errorf("revocation: a CRL that is valid for %v cannot be kept current: make it a minute at least", a.lifetime)
+	}
+	if a.clock == nil {
+		a.clock = time.Now
+	}
+	if a.log == nil {
+		a.log = slog.Default()
+	}
+	for _, i := range c.Issuers {
+		if err := mayIssueCRLs(i.Certificate); err != nil {
+			return nil, err
+		}
+		if public, ok := i.Certificate.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(i.Signer.Public()) {
+			return nil, fmt.Errorf("revocation: the key given for %s is not the one in its certificate", i.Certificate.Subject)
+		}
+		id := pki.IssuerOf(i.Certificate)
+		a.issuers[id] = &issuer{Issuer: i, id: id, wanted: make(chan struct{}, 1)}
+	}
+	for _, c := range c.Elsewhere {
+		if err := mayIssueCRLs(c); err != nil {
+			return nil, err
+		}
+		if a.issuers[pki.IssuerOf(c)] != nil {
+			return nil, fmt.Errorf("revocation: the CRLs of %s are signed here or elsewhere, not both", c.Subject)
+		}
+	}
+	return a, nil
+}
+
+// mayIssueCRLs finds out early what would otherwise fail with every CRL.
+func mayIssueCRLs(c *x509.Certificate) error {
+	if !c.IsCA || c.KeyUsage&x509.KeyUsageCRLSign == 0 || len(c.SubjectKeyId) == 0 {
+		return fmt.Errorf("revocation: %s cannot issue CRLs: a CA needs the key usage cRLSign and a subject key identifier "+
+			"(RFC 5280 sections 4.2.1.2 and 4.2.1.3)", c.Subject)
+	}
+	return nil
+}
+
+// Apply carries out an order and returns the statuses that it changed. When it returns without error the change is
+// durable, every responder of this process has been told, and a new CRL follows within a second. An order's time is
+// cut to the second; where it is zero it is now, and it is never later. A Refusal says which rule an order breaks.
+func (a *Authority) Apply(ctx context.Context, o Order) ([]pki.StatusChange, error) {
+	now := a.now()
+	if o.At.IsZero() {
+		o.At = now
+	}
+	o.At = o.At.UTC().Truncate(time.Second)
+	if err := o.check(now); err != nil {
+		return nil, err
+	}
+	changes, err := a.records.Apply(ctx, o)
+	if err != nil {
+		if _, refused := pki.AsRefusal(err); !refused {
+			// The change may have become durable all the same, and then the CRLs have to say so.
+			a.wantCRLs()
+		}
+		return nil, err
+	}
+	a.sink.Apply(changes...)
+	for _, c := range changes {
+		if i := a.issuers[c.Ref.Issuer]; i != nil {
+			i.want()
+		}
+	}
+	return changes, nil
+}
+
+// check refuses an order that makes no sense whatever the records say.
+func (o Order) check(now time.Time) error {
+	if o.Certificate.IsZero() == o.Identity.IsZero() {
+		return pki.Refuse(pki.RuleRequest, "name one certificate or one identity", "an order is about exactly one of them")
+	}
+	if o.At.After(now) {
+		return pki.Refuse(pki.RuleRequest, "leave the time out", "an order cannot take effect at %s, which is yet to come",
+			o.At.Format(time.RFC3339))
+	}
+	var reasonFits, stateFits bool
+	switch o.Action {
+	case Revoke:
+		_, err := pki.ReasonFromCode(int(o.Reason))
+		reasonFits = err == nil && o.Reason != pki.CertificateHold
+		stateFits = o.State == 0 || o.State == pki.Retired && !o.Identity.IsZero()
+	case Hold:
+		reasonFits = o.Reason == pki.CertificateHold || o.Reason == pki.Unspecified
+		stateFits = o.State == pki.Suspended && !o.Identity.IsZero() || o.State == 0 && o.Identity.IsZero()
+	case Release:
+		reasonFits = o.Reason == pki.Unspecified
+		stateFits = o.State == 0
+	default:
+		return pki.Refuse(pki.RuleRequest, "revoke, hold or release", "an order has no action %d", o.Action)
+	}
+	if !reasonFits {
+		return pki.Refuse(pki.RuleReason, "revoke for any other reason of RFC 5280 section 5.3.1; hold and release take none",
+			"%v is no reason to %v", o.Reason, o.Action)
+	}
+	if !stateFits {
+		return pki.Refuse(pki.RuleRequest, "hold suspends an identity, revoking may retire it, release restores it",
+			"an order to %v does not make its subject %v", o.Action, o.State)
+	}
+	return nil
+}
+
+// String returns the action as a verb.
+func (a Action) String() string {
+	switch a {
+	case Revoke:
+		return "revoke"
+	case Hold:
+		return "hold"
+	case Release:
+		return "release"
+	default:
+		return fmt.Sprintf("action(%d)", uint8(a))
+	}
+}
+
+// wantCRLs asks for a new CRL of every issuer.
+func (a *Authority) wantCRLs() {
+	for _, i := range a.issuers {
+		i.want()
+	}
+}
+
+func (i *issuer) want() {
+	select {
+	case i.wanted <- struct{}{}:
+	default: // one is asked for already, and will see this change
+	}
+}
+
+// now is the clock cut to the second, as certificates, CRLs and statuses have it.
+func (a *Authority) now() time.Time { return a.clock().UTC().Truncate(time.Second) }

@@ -1,0 +1,108 @@
+package revocation
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Import records and publishes a CRL in DER that was signed elsewhere. It has to be a current, full CRL of one of
+// the CAs whose CRLs are signed elsewhere, signed by that CA, and its number above the recorded one's. The CRL that
+// is recorded already is published again, so that an import can be repeated. The caller bounds the size of der.
+func (a *Authority) Import(ctx context.Context, der []byte, by pki.Actor) (CRL, error) {
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return CRL{}, refuseCRL("import the DER form of a CRL", "this is not a CRL: %v", err)
+	}
+	if len(list.Raw) != len(der) {
+		return CRL{}, refuseCRL("import the CRL alone", "%d octets follow the CRL", len(der)-len(list.Raw))
+	}
+	issuer, err := a.signerOf(list)
+	if err != nil {
+		return CRL{}, err
+	}
+	if err := checkImport(list, a.now()); err != nil {
+		return CRL{}, err
+	}
+	crl := CRL{
+		Issuer: pki.IssuerOf(issuer), Number: list.Number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate,
+		DER: bytes.Clone(der),
+	}
+	recorded, found, err := a.recorded(ctx, crl.Issuer)
+	if err != nil {
+		return CRL{}, err
+	}
+	if !found || !bytes.Equal(recorded.DER, der) {
+		if err := a.records.PutCRL(ctx, crl, by, a.now()); err != nil {
+			return CRL{}, fmt.Errorf("revocation: record CRL %v of %s: %w", crl.Number, issuer.Subject, err)
+		}
+	}
+	if err := a.publisher.PublishCRL(crl); err != nil {
+		return CRL{}, fmt.Errorf("revocation: publish CRL %v of %s: %w", crl.Number, issuer.Subject, err)
+	}
+	return crl, nil
+}
+
+// signerOf finds the CA that signed the list among those whose CRLs are imported.
+func (a *Authority) signerOf(list *x509.RevocationList) (*x509.Certificate, error) {
+	for _, i := range a.issuers {
+		if bytes.Equal(list.RawIssuer, i.Certificate.RawSubject) {
+			return nil, refuseCRL("import only CRLs of CAs whose key is elsewhere", "the CRLs of %s are signed here", list.Issuer)
+		}
+	}
+	known := false
+	for _, c := range a.elsewhere {
+		if !bytes.Equal(list.RawIssuer, c.RawSubject) {
+			continue
+		}
+		if list.CheckSignatureFrom(c) == nil {
+			return c, nil
+		}
+		known = true
+	}
+	if known {
+		return nil, refuseCRL("have it signed with the CA's own key", "the signature is not that of %s", list.Issuer)
+	}
+	return nil, refuseCRL("import the CRL of a CA that this server knows", "no CA here is called %s", list.Issuer)
+}
+
+// checkImport refuses lists that a relying party could not use, or would misread.
+func checkImport(list *x509.RevocationList, now time.Time) error {
+	if list.Number == nil || list.NextUpdate.IsZero() {
+		return refuseCRL("sign one with both", "the CRL has no number or no nextUpdate (RFC 5280 section 5.1.2.5 and 5.2.3)")
+	}
+	if list.ThisUpdate.After(now) {
+		return refuseCRL("set the clocks right", "the CRL is of %s, which is yet to come", list.ThisUpdate.Format(time.RFC3339))
+	}
+	if !list.NextUpdate.After(now) {
+		return refuseCRL("have a new one signed", "the CRL went stale at %s", list.NextUpdate.Format(time.RFC3339))
+	}
+	for _, e := range list.Extensions {
+		if e.Critical {
+			return refuseCRL("sign a full CRL", "the CRL has the critical extension %v: it covers only a part", e.Id)
+		}
+	}
+	return nil
+}
+
+func refuseCRL(fix, detail string, args ...any) error {
+	return pki.Refuse(pki.RuleCRL, fix, detail, args...)
+}
+
+// recorded returns the newest recorded CRL of an issuer.
+func (a *Authority) recorded(ctx context.Context, id pki.IssuerID) (CRL, bool, error) {
+	all, err := a.records.CRLs(ctx)
+	if err != nil {
+		return CRL{}, false, fmt.Errorf("revocation: read recorded CRLs: %w", err)
+	}
+	for _, c := range all {
+		if c.Issuer == id {
+			return c, true, nil
+		}
+	}
+	return CRL{}, false, nil
+}

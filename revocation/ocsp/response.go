@@ -1,0 +1,215 @@
+package ocsp
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1" //nolint:gosec // KeyHash of RFC 6960 §4.2.1 is SHA-1: it finds a key, and proves nothing
+	"crypto/x509"
+	encoding_asn1 "encoding/asn1"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// CertStatus is what a response says of one certificate (RFC 6960 §2.2).
+type CertStatus uint8
+
+// Unknown is said of certificates never issued, Good of those issued and neither revoked nor on hold.
+const (
+	Unknown CertStatus = iota
+	Good
+	Revoked
+)
+
+// Single is the answer about one certificate. Times are written to the second.
+type Single struct {
+	ID         CertID
+	Status     CertStatus
+	RevokedAt  time.Time  // where Status is Revoked
+	Reason     pki.Reason // where Status is Revoked; unspecified is left out (RFC 5280 §5.3.1)
+	ThisUpdate time.Time  // when the status was known to be current
+	NextUpdate time.Time  // when to ask again at the latest
+}
+
+// Response is what a Signer signs.
+type Response struct {
+	ProducedAt time.Time
+	Singles    []Single
+	Nonce      []byte // of the request, or nil
+}
+
+// Signer signs the responses of one responder: with an authorized responder's certificate (RFC 6960 §4.2.2.2), or
+// the CA's own. It is safe for concurrent use as far as its key is.
+type Signer struct {
+	certificate *x509.Certificate
+	key         crypto.Signer
+	keyHash     [sha1.Size]byte
+	algorithm   []byte // AlgorithmIdentifier
+	hash        crypto.Hash
+}
+
+// The AlgorithmIdentifiers of signatures, which differ in whether NULL parameters follow (RFC 5758 §3.2, RFC 4055 §5,
+// RFC 8410 §3).
+var (
+	ecdsaSHA256 = algorithmIdentifier(encoding_asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}, false)
+	ecdsaSHA384 = algorithmIdentifier(encoding_asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}, false)
+	rsaSHA256   = algorithmIdentifier(encoding_asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, true)
+	pureEd25519 = algorithmIdentifier(encoding_asn1.ObjectIdentifier{1, 3, 101, 112}, false)
+
+	oidBasicResponse = encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 1}
+)
+
+func algorithmIdentifier(oid encoding_asn1.ObjectIdentifier, null bool) []byte {
+	var b cryptobyte.Builder
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1ObjectIdentifier(oid)
+		if null {
+			b.AddASN1NULL()
+		}
+	})
+	der, _ := b.Bytes() // what is encoded is constant, and can be
+	return der
+}
+
+// NewSigner pairs a responder's certificate with its key: ECDSA on P-256 or P-384, RSA, or Ed25519.
+func NewSigner(certificate *x509.Certificate, key crypto.Signer) (*Signer, error) {
+	s := &Signer{certificate: certificate, key: key}
+	switch public := key.Public().(type) {
+	case *ecdsa.PublicKey:
+		switch public.Curve {
+		case elliptic.P256():
+			s.algorithm, s.hash = ecdsaSHA256, crypto.SHA256
+		case elliptic.P384():
+			s.algorithm, s.hash = ecdsaSHA384, crypto.SHA384
+		}
+	case *rsa.PublicKey:
+		s.algorithm, s.hash = rsaSHA256, crypto.SHA256
+	case ed25519.PublicKey:
+		s.algorithm = pureEd25519
+	}
+	if s.algorithm == nil {
+		return nil, fmt.Errorf("ocsp: responses cannot be signed with a %T: use P-256, P-384, RSA or Ed25519", key.Public())
+	}
+	if public, ok := certificate.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(key.Public()) {
+		return nil, errors.New("ocsp: the responder's key does not belong to its certificate")
+	}
+	bits, err := publicKeyBits(certificate)
+	if err != nil {
+		return nil, err
+	}
+	s.keyHash = sha1.Sum(bits) //nolint:gosec // an index, see the import
+	return s, nil
+}
+
+// Certificate returns the responder's certificate.
+func (s *Signer) Certificate() *x509.Certificate { return s.certificate }
+
+// Sign returns a successful OCSPResponse in DER.
+func (s *Signer) Sign(r Response) ([]byte, error) {
+	var b cryptobyte.Builder
+	s.addResponseData(&b, r)
+	tbs, err := b.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("ocsp: encode response: %w", err)
+	}
+	signature, err := crypto.SignMessage(s.key, rand.Reader, tbs, s.hash)
+	if err != nil {
+		return nil, fmt.Errorf("ocsp: sign response: %w", err)
+	}
+	der, err := s.envelope(tbs, signature)
+	if err != nil {
+		return nil, fmt.Errorf("ocsp: encode response: %w", err)
+	}
+	return der, nil
+}
+
+// envelope wraps what was signed: OCSPResponse, ResponseBytes, BasicOCSPResponse (RFC 6960 §4.2.1).
+func (s *Signer) envelope(tbs, signature []byte) ([]byte, error) {
+	var b cryptobyte.Builder
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1Enum(0) // successful
+		b.AddASN1(contextTag(0), func(b *cryptobyte.Builder) {
+			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				b.AddASN1ObjectIdentifier(oidBasicResponse)
+				b.AddASN1(asn1.OCTET_STRING, func(b *cryptobyte.Builder) {
+					b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+						b.AddBytes(tbs)
+						b.AddBytes(s.algorithm)
+						b.AddASN1BitString(signature)
+						b.AddASN1(contextTag(0), func(b *cryptobyte.Builder) {
+							b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(s.certificate.Raw) })
+						})
+					})
+				})
+			})
+		})
+	})
+	return b.Bytes()
+}
+
+func (s *Signer) addResponseData(b *cryptobyte.Builder, r Response) {
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(contextTag(2), func(b *cryptobyte.Builder) { b.AddASN1OctetString(s.keyHash[:]) })
+		b.AddASN1GeneralizedTime(r.ProducedAt.UTC())
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			for _, single := range r.Singles {
+				addSingle(b, single)
+			}
+		})
+		if r.Nonce != nil {
+			b.AddASN1(contextTag(1), func(b *cryptobyte.Builder) {
+				b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { addNonce(b, r.Nonce) })
+			})
+		}
+	})
+}
+
+func addNonce(b *cryptobyte.Builder, nonce []byte) {
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1ObjectIdentifier(oidNonce)
+		b.AddASN1(asn1.OCTET_STRING, func(b *cryptobyte.Builder) { b.AddASN1OctetString(nonce) })
+	})
+}
+
+func addSingle(b *cryptobyte.Builder, single Single) {
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddBytes(single.ID.Raw)
+		switch single.Status {
+		case Good:
+			b.AddASN1(asn1.Tag(0).ContextSpecific(), func(*cryptobyte.Builder) {})
+		case Revoked:
+			b.AddASN1(contextTag(1), func(b *cryptobyte.Builder) {
+				b.AddASN1GeneralizedTime(single.RevokedAt.UTC())
+				if single.Reason != pki.Unspecified {
+					b.AddASN1(contextTag(0), func(b *cryptobyte.Builder) { b.AddASN1Enum(int64(single.Reason)) })
+				}
+			})
+		default:
+			b.AddASN1(asn1.Tag(2).ContextSpecific(), func(*cryptobyte.Builder) {})
+		}
+		b.AddASN1GeneralizedTime(single.ThisUpdate.UTC())
+		b.AddASN1(contextTag(0), func(b *cryptobyte.Builder) { b.AddASN1GeneralizedTime(single.NextUpdate.UTC()) })
+	})
+}
+
+// Refusal is an OCSPResponseStatus other than successful (RFC 6960 §2.3). Refusals are not signed.
+type Refusal uint8
+
+// The refusals that Brevet gives. Zero is none.
+const (
+	MalformedRequest Refusal = 1
+	InternalError    Refusal = 2
+	TryLater         Refusal = 3
+	Unauthorized     Refusal = 6
+)
+
+// DER returns the OCSPResponse that carries the refusal.
+func (r Refusal) DER() []byte { return []byte{0x30, 0x03, 0x0a, 0x01, byte(r)} }

@@ -1,0 +1,239 @@
+package responder_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/internal/revtest"
+	"github.com/brevet-pki/brevet/revocation/responder"
+)
+
+// A service is a scene behind a real HTTP server, with the authority that revokes and signs CRLs.
+type service struct {
+	*scene
+	authority *revocation.Authority
+	url       string
+	caFile    string // the issuing CA
+	chainFile string // it and its root
+}
+
+func newService(t *testing.T, keyKind string) *service {
+	t.Helper()
+	s := &service{scene: newScene(t, responder.Config{Staleness: time.Hour}, revtest.Key(t, keyKind))}
+	authority, err := revocation.New(revocation.Config{
+		Issuers: []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: s.ca.Key}},
+		Records: s.book, Sink: s.Responder, Publisher: s.Responder, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(s.handler)
+	t.Cleanup(server.Close)
+	s.authority, s.url = authority, server.URL
+	s.caFile, s.chainFile = revtest.PEMFile(t, s.ca.Certificate), revtest.PEMFile(t, s.ca.Certificate, s.root.Certificate)
+	return s
+}
+
+func (s *service) revoke(t *testing.T, ref pki.CertRef, reason pki.Reason) time.Time {
+	t.Helper()
+	changes, err := s.authority.Apply(t.Context(), revocation.Order{
+		Action: revocation.Revoke, Reason: reason, Certificate: ref, By: pki.ActorCommand("test"), At: s.clock.now().Add(-time.Hour),
+	})
+	if err != nil || len(changes) != 1 {
+		t.Fatalf("revoke: %v, %v", changes, err)
+	}
+	return changes[0].Status.RevokedAt
+}
+
+// openssl asks by POST; it has to find the response valid.
+func (s *service) openssl(t *testing.T, args ...string) string {
+	t.Helper()
+	out := revtest.MustTool(t, "openssl", append([]string{"ocsp", "-url", s.url + "/ocsp", "-issuer", s.caFile, "-CAfile", s.chainFile}, args...)...)
+	if !strings.Contains(out, "Response verify OK") || strings.Contains(out, "WARNING") {
+		t.Errorf("openssl ocsp does not verify the response:\n%s", out)
+	}
+	return out
+}
+
+func TestOpenSSLAsks(t *testing.T) {
+	for _, kind := range []string{"p256", "p384", "rsa", "ed25519"} {
+		t.Run(kind, func(t *testing.T) {
+			s := newService(t, kind)
+			leaf, ref := s.issue(t)
+			other, _ := s.issue(t)
+			leafFile, otherFile := revtest.PEMFile(t, leaf), revtest.PEMFile(t, other)
+			strangerFile := revtest.PEMFile(t, s.ca.Leaf(t, "stranger"))
+			questions := [][]string{{"-no_nonce"}, {"-no_nonce", "-sha256"}, {"-nonce"}, {"-nonce", "-sha256"}}
+			for _, args := range questions {
+				if out := s.openssl(t, append(args, "-cert", leafFile)...); !strings.Contains(out, leafFile+": good") {
+					t.Errorf("%v: want good:\n%s", args, out)
+				}
+			}
+			at := s.revoke(t, ref, pki.KeyCompromise)
+			for _, args := range questions {
+				out := s.openssl(t, append(args, "-cert", leafFile, "-cert", otherFile, "-cert", strangerFile)...)
+				for _, want := range []string{
+					leafFile + ": revoked", otherFile + ": good", strangerFile + ": unknown", "Reason: keyCompromise",
+					"Revocation Time: " + at.Format("Jan _2 15:04:05 2006 GMT"),
+				} {
+					if !strings.Contains(out, want) {
+						t.Errorf("%v: want %q:\n%s", args, want, out)
+					}
+				}
+				if out := s.openssl(t, append(args, "-cert", leafFile)...); !strings.Contains(out, leafFile+": revoked") {
+					t.Errorf("%v: want revoked:\n%s", args, out)
+				}
+			}
+			s.byGET(t, leafFile, "revoked")
+			s.byGET(t, otherFile, "good")
+			s.byGET(t, strangerFile, "unknown")
+		})
+	}
+}
+
+// byGET sends OpenSSL's request by GET, and gives the response to OpenSSL.
+func (s *service) byGET(t *testing.T, certFile, want string) {
+	t.Helper()
+	dir := t.TempDir()
+	requestFile, responseFile := filepath.Join(dir, "request.der"), filepath.Join(dir, "response.der")
+	revtest.MustTool(t, "openssl", "ocsp", "-no_nonce", "-issuer", s.caFile, "-cert", certFile, "-reqout", requestFile)
+	der, err := os.ReadFile(requestFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := fetch(t, s.url+"/ocsp/"+base64.StdEncoding.EncodeToString(der))
+	if err := os.WriteFile(responseFile, body, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := revtest.MustTool(t, "openssl", "ocsp", "-respin", responseFile, "-issuer", s.caFile, "-cert", certFile, "-CAfile", s.chainFile, "-no_nonce")
+	if !strings.Contains(out, "Response verify OK") || !strings.Contains(out, certFile+": "+want) {
+		t.Errorf("by GET: want %s:\n%s", want, out)
+	}
+}
+
+func fetch(t *testing.T, url string) []byte {
+	t.Helper()
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("%s: HTTP %d, %v", url, response.StatusCode, err)
+	}
+	return body
+}
+
+func TestOpenSSLIsRefused(t *testing.T) {
+	s := newService(t, "p256")
+	leaf, _ := s.issue(t)
+	stranger := revtest.NewRoot(t, "Stranger", "p256")
+	strangerFile := revtest.PEMFile(t, stranger.Certificate)
+	leafFile := revtest.PEMFile(t, leaf)
+	ask := func(issuer string, more ...string) string {
+		out, _ := revtest.Tool(t, "openssl", append([]string{"ocsp", "-url", s.url + "/ocsp", "-issuer", issuer, "-cert", leafFile, "-noverify"}, more...)...)
+		return out
+	}
+	if out := ask(strangerFile); !strings.Contains(out, "unauthorized (6)") {
+		t.Errorf("another issuer:\n%s", out)
+	}
+	if out := ask(s.caFile, "-issuer", strangerFile, "-cert", leafFile); !strings.Contains(out, "unauthorized (6)") {
+		t.Errorf("two issuers in one request:\n%s", out)
+	}
+	var many []string
+	for n := range 16 {
+		many = append(many, "-serial", fmt.Sprint(n+1))
+	}
+	if out := ask(s.caFile, many...); !strings.Contains(out, "malformedrequest (1)") {
+		t.Errorf("seventeen certificates in one request:\n%s", out)
+	}
+	s.clock.advance(2 * time.Hour)
+	if out := ask(s.caFile); !strings.Contains(out, "trylater (3)") {
+		t.Errorf("old knowledge:\n%s", out)
+	}
+}
+
+func TestGnuTLSAsks(t *testing.T) {
+	s := newService(t, "p256")
+	leaf, ref := s.issue(t)
+	leafFile := revtest.PEMFile(t, leaf)
+	ask := func(args ...string) string {
+		out, _ := revtest.Tool(t, "ocsptool", append([]string{"--ask", s.url + "/ocsp", "--load-cert", leafFile, "--load-issuer", s.caFile,
+			"--load-trust", s.chainFile}, args...)...)
+		return out
+	}
+	for _, nonce := range []string{"--no-nonce", "--nonce"} {
+		if out := ask(nonce); !strings.Contains(out, "Certificate Status: good") || !strings.Contains(out, "Verifying OCSP Response: Success") {
+			t.Errorf("ocsptool %s before the revocation:\n%s", nonce, out)
+		}
+	}
+	s.revoke(t, ref, pki.CessationOfOperation)
+	if out := ask("--nonce"); !strings.Contains(out, "Certificate Status: revoked") {
+		t.Errorf("ocsptool after the revocation:\n%s", out)
+	}
+}
+
+func TestOpenSSLChecksThePublishedCRL(t *testing.T) {
+	s := newService(t, "p256")
+	leaf, ref := s.issue(t)
+	good, _ := s.issue(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.authority.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	s.revoke(t, ref, pki.PrivilegeWithdrawn)
+	url := s.url + "/crl/" + s.ca.ID().Short() + ".crl"
+	var der []byte
+	for {
+		if w := s.get(t, strings.TrimPrefix(url, s.url)); w.Code == http.StatusOK {
+			list, err := x509.ParseRevocationList(w.Body.Bytes())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(list.RevokedCertificateEntries) > 0 {
+				der = fetch(t, url)
+				break
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	crlFile := revtest.File(t, "crl.pem", pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
+	verify := func(leaf *x509.Certificate) (string, int) {
+		return revtest.Tool(t, "openssl", "verify", "-crl_check", "-CAfile", s.chainFile, "-CRLfile", crlFile, revtest.PEMFile(t, leaf))
+	}
+	if out, code := verify(leaf); code != 2 || !strings.Contains(out, "error 23 at 0 depth lookup: certificate revoked") {
+		t.Errorf("openssl verify of a revoked certificate exits %d:\n%s", code, out)
+	}
+	if out, code := verify(good); code != 0 {
+		t.Errorf("openssl verify of a good certificate exits %d:\n%s", code, out)
+	}
+	if ca := fetch(t, s.url+"/ca/"+s.ca.ID().Short()+".cer"); !bytes.Equal(ca, s.ca.Certificate.Raw) {
+		t.Error("the published CA certificate is another one")
+	}
+}

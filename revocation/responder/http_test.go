@@ -1,0 +1,255 @@
+package responder_test
+
+import (
+	"bytes"
+	"crypto"
+	"encoding/base64"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/internal/revtest"
+	"github.com/brevet-pki/brevet/revocation/ocsp"
+	"github.com/brevet-pki/brevet/revocation/responder"
+)
+
+func TestEveryFormOfGET(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	// A request whose base64 has everything that can go wrong: +, / and padding. Serial numbers are random, so try.
+	leaf, _ := s.issue(t)
+	der := request(t, leaf, s.ca.Certificate, crypto.SHA256)
+	for text := ""; !strings.Contains(text, "+") || !strings.Contains(text, "/") || !strings.Contains(text, "="); {
+		leaf, _ = s.issue(t)
+		der = request(t, leaf, s.ca.Certificate, crypto.SHA1)
+		text = base64.StdEncoding.EncodeToString(der)
+	}
+	standard := base64.StdEncoding.EncodeToString(der)
+	escaped := strings.NewReplacer("+", "%2B", "/", "%2F", "=", "%3D").Replace(standard)
+	var every strings.Builder
+	for _, c := range []byte(standard) {
+		every.WriteString("%" + big.NewInt(int64(c)).Text(16))
+	}
+	for name, path := range map[string]string{
+		"standard":               standard,
+		"without padding":        strings.TrimRight(standard, "="),
+		"URL-safe":               base64.URLEncoding.EncodeToString(der),
+		"URL-safe, no padding":   base64.RawURLEncoding.EncodeToString(der),
+		"escaped":                escaped,
+		"escaped in lower case":  strings.ToLower(escaped[:0]) + strings.NewReplacer("%2B", "%2b", "%2F", "%2f", "%3D", "%3d").Replace(escaped),
+		"escaped by net/url":     url.PathEscape(standard),
+		"escaped as a query":     url.QueryEscape(standard),
+		"every character":        every.String(),
+		"plus become space":      strings.ReplaceAll(standard, "+", "%20"),
+		"a slash in front":       "/" + standard,
+		"an escaped slash there": "%2F" + standard,
+	} {
+		if got, _ := s.read(t, leaf, s.get(t, "/ocsp/"+path).Body.Bytes()); got != "good" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	for name, path := range map[string]string{
+		"no base64":          "!!!!",
+		"escaped twice":      url.PathEscape(url.PathEscape(standard) + "%2B"),
+		"padding in between": standard[:8] + "=" + standard[8:],
+		"too much padding":   standard + "=",
+		"a line break":       standard[:8] + "%0A" + standard[8:],
+		"truncated":          standard[:40],
+		"dots":               "..",
+		"bits left over":     "MB",
+	} {
+		w := s.get(t, "/ocsp/"+path)
+		if !bytes.Equal(w.Body.Bytes(), ocsp.MalformedRequest.DER()) || w.Code != http.StatusOK || w.Header().Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: HTTP %d, %x", name, w.Code, w.Body)
+		}
+	}
+}
+
+func TestRequestsThatAreRefused(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	leaf, _ := s.issue(t)
+	good := request(t, leaf, s.ca.Certificate, crypto.SHA1)
+	if err := s.PublishCRL(revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(1), NextUpdate: time.Now().Add(time.Hour), DER: []byte("crl")}); err != nil {
+		t.Fatal(err)
+	}
+	const requestType = "application/ocsp-request"
+	crl, cer := "/crl/"+s.ca.ID().Short()+".crl", "/ca/"+s.ca.ID().Short()+".cer"
+	for name, c := range map[string]struct {
+		method, path, contentType string
+		body                      []byte
+		code                      int
+		allow                     string
+	}{
+		"as it should be":   {"POST", "/ocsp", requestType, good, 200, ""},
+		"slash at the end":  {"POST", "/ocsp/", requestType, good, 200, ""},
+		"type in capitals":  {"POST", "/ocsp", "Application/OCSP-Request", good, 200, ""},
+		"type, parameter":   {"POST", "/ocsp", requestType + "; charset=binary", good, 200, ""},
+		"no type":           {"POST", "/ocsp", "", good, 415, ""},
+		"a form":            {"POST", "/ocsp", "application/x-www-form-urlencoded", good, 415, ""},
+		"the other type":    {"POST", "/ocsp", "application/ocsp-response", good, 415, ""},
+		"GET of nothing":    {"GET", "/ocsp", "", nil, 405, "POST"},
+		"PUT":               {"PUT", "/ocsp", requestType, good, 405, "POST"},
+		"POST where GET":    {"POST", pathOf(good), requestType, good, 405, "GET, HEAD"},
+		"DELETE":            {"DELETE", pathOf(good), "", nil, 405, "GET, HEAD"},
+		"POST to a CRL":     {"POST", crl, "", nil, 405, "GET, HEAD"},
+		"DELETE a CA":       {"DELETE", cer, "", nil, 405, "GET, HEAD"},
+		"HEAD":              {"HEAD", pathOf(good), "", nil, 200, ""},
+		"too large":         {"POST", "/ocsp", requestType, make([]byte, ocsp.MaxRequestSize+1), 413, ""},
+		"too long":          {"GET", "/ocsp/" + strings.Repeat("A", 2*ocsp.MaxRequestSize), "", nil, 414, ""},
+		"root":              {"GET", "/", "", nil, 404, ""},
+		"elsewhere":         {"POST", "/ocspd", requestType, good, 404, ""},
+		"a CRL not there":   {"GET", "/crl/0123456789abcdef.crl", "", nil, 404, ""},
+		"no CRL yet":        {"GET", "/crl/" + s.root.ID().Short() + ".crl", "", nil, 404, ""},
+		"a CRL's long name": {"GET", "/crl/" + s.ca.ID().String() + ".crl", "", nil, 404, ""},
+		"a CRL's folder":    {"GET", "/crl/", "", nil, 404, ""},
+		"another suffix":    {"GET", "/crl/" + s.ca.ID().Short() + ".cer", "", nil, 404, ""},
+		"out of the folder": {"GET", "/crl/../ca/" + s.ca.ID().Short() + ".cer", "", nil, 404, ""},
+		"CRL":               {"GET", crl, "", nil, 200, ""},
+		"CRL by HEAD":       {"HEAD", crl, "", nil, 200, ""},
+		"CA":                {"GET", cer, "", nil, 200, ""},
+	} {
+		q := httptest.NewRequestWithContext(t.Context(), c.method, c.path, bytes.NewReader(c.body))
+		if c.contentType != "" {
+			q.Header.Set("Content-Type", c.contentType)
+		}
+		w := httptest.NewRecorder()
+		s.handler.ServeHTTP(w, q)
+		if w.Code != c.code || w.Header().Get("Allow") != c.allow {
+			t.Errorf("%s: HTTP %d and Allow %q, want %d and %q: %s", name, w.Code, w.Header().Get("Allow"), c.code, c.allow, w.Body)
+		}
+	}
+	for name, body := range map[string][]byte{"nothing": nil, "zeros": make([]byte, ocsp.MaxRequestSize), "truncated": good[:len(good)-1], "HTTP": []byte("GET / HTTP/1.1\r\n\r\n")} {
+		if got, _ := s.read(t, leaf, s.post(t, body)); got != malformed {
+			t.Errorf("%s: %s, want %s", name, got, malformed)
+		}
+	}
+}
+
+func TestCacheHeaders(t *testing.T) {
+	s := newScene(t, responder.Config{MaxAge: 30 * time.Second}, revtest.Key(t, "p256"))
+	leaf, ref := s.issue(t)
+	path := pathOf(request(t, leaf, s.ca.Certificate, crypto.SHA1))
+	known := s.clock.now().Truncate(time.Second)
+	w := s.get(t, path)
+	tag := w.Header().Get("ETag")
+	for name, want := range map[string]string{
+		"Cache-Control": "public, max-age=30, no-transform, must-revalidate",
+		"Last-Modified": known.UTC().Format(http.TimeFormat), "Expires": known.Add(s.staleness).UTC().Format(http.TimeFormat),
+	} {
+		if got := w.Header().Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	for header, code := range map[string]int{tag: 304, "*": 304, `"x", W/` + tag: 304, `"x"`: 200, "": 200} {
+		w := s.get(t, path, "If-None-Match", header)
+		if w.Code != code || (w.Body.Len() == 0) != (code == 304) || w.Header().Get("ETag") != tag {
+			t.Errorf("If-None-Match %s: HTTP %d with %d octets, want %d", header, w.Code, w.Body.Len(), code)
+		}
+	}
+	// Revoked in the same second: who asks whether anything is new since then has to hear of it.
+	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
+	since := known.UTC().Format(http.TimeFormat)
+	if w := s.get(t, path, "If-None-Match", tag, "If-Modified-Since", since); w.Code != http.StatusOK || w.Header().Get("ETag") == tag {
+		t.Errorf("after a revocation: HTTP %d with ETag %s", w.Code, w.Header().Get("ETag"))
+	}
+	if w := s.get(t, path, "If-Modified-Since", since); w.Code != http.StatusOK {
+		t.Errorf("If-Modified-Since after a revocation: HTTP %d", w.Code)
+	}
+	unknown := s.get(t, pathOf(request(t, s.ca.Leaf(t, "stranger"), s.ca.Certificate, crypto.SHA1)))
+	if got := unknown.Header().Get("Cache-Control"); got != "no-store" {
+		t.Errorf("unknown: Cache-Control %q", got)
+	}
+	// Towards the end of what is known, caches get less.
+	s.clock.advance(s.staleness - 10*time.Second)
+	if got := s.get(t, path).Header().Get("Cache-Control"); !strings.HasPrefix(got, "public, max-age=9,") && !strings.HasPrefix(got, "public, max-age=10,") {
+		t.Errorf("ten seconds before the end: Cache-Control %q", got)
+	}
+	s.clock.advance(11 * time.Second)
+	if w := s.get(t, path); !bytes.Equal(w.Body.Bytes(), ocsp.TryLater.DER()) || w.Header().Get("Cache-Control") != "no-store" {
+		t.Errorf("past the end: %x, Cache-Control %q", w.Body, w.Header().Get("Cache-Control"))
+	}
+}
+
+func TestPublishedFiles(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	now := s.clock.now().Truncate(time.Second)
+	publish := func(number int64, text string) error {
+		return s.PublishCRL(revocation.CRL{
+			Issuer: s.ca.ID(), Number: big.NewInt(number), ThisUpdate: now, NextUpdate: now.Add(time.Hour), DER: []byte(text),
+		})
+	}
+	path := "/crl/" + s.ca.ID().Short() + ".crl"
+	for _, c := range []struct {
+		number int64
+		text   string
+		taken  bool
+		serves string
+	}{
+		{5, "five", true, "five"}, {5, "five", true, "five"}, {4, "four", false, "five"}, {5, "another", false, "five"}, {300, "three hundred", true, "three hundred"},
+	} {
+		err := publish(c.number, c.text)
+		if refusal, refused := pki.AsRefusal(err); refused == c.taken || refused && refusal.Rule != pki.RuleCRL {
+			t.Errorf("publish %d: %v", c.number, err)
+		}
+		w := s.get(t, path)
+		if got := w.Body.String(); got != c.serves || w.Header().Get("Content-Type") != "application/pkix-crl" {
+			t.Errorf("after %d: serves %q as %s, want %q", c.number, got, w.Header().Get("Content-Type"), c.serves)
+		}
+	}
+	w := s.get(t, path)
+	if got := w.Header().Get("Cache-Control"); !strings.HasPrefix(got, "public, max-age=3600") && !strings.HasPrefix(got, "public, max-age=3599") {
+		t.Errorf("Cache-Control %q, want an hour", got)
+	}
+	if got := w.Header().Get("Last-Modified"); got != now.UTC().Format(http.TimeFormat) {
+		t.Errorf("Last-Modified %q, want thisUpdate", got)
+	}
+	if w := s.get(t, path, "If-None-Match", w.Header().Get("ETag")); w.Code != http.StatusNotModified {
+		t.Errorf("If-None-Match: HTTP %d", w.Code)
+	}
+	if w := s.get(t, path, "If-Modified-Since", now.UTC().Format(http.TimeFormat)); w.Code != http.StatusOK {
+		t.Errorf("If-Modified-Since the second of two CRLs: HTTP %d", w.Code)
+	}
+	if w := s.get(t, path, "Range", "bytes=0-4"); w.Code != http.StatusPartialContent || w.Body.String() != "three" {
+		t.Errorf("a range: HTTP %d %q", w.Code, w.Body)
+	}
+	if err := s.PublishCRL(revocation.CRL{Issuer: revtest.NewRoot(t, "Other", "p256").ID(), Number: big.NewInt(1)}); err == nil {
+		t.Error("the CRL of a CA that is not here is taken")
+	}
+	for _, ca := range []revtest.CA{s.root, s.ca} {
+		w := s.get(t, "/ca/"+ca.ID().Short()+".cer")
+		if !bytes.Equal(w.Body.Bytes(), ca.Certificate.Raw) || w.Header().Get("Content-Type") != "application/pkix-cert" {
+			t.Errorf("the certificate of %s: HTTP %d, %s", ca.Certificate.Subject, w.Code, w.Header().Get("Content-Type"))
+		}
+	}
+}
+
+func FuzzGET(f *testing.F) {
+	s := newScene(f, responder.Config{}, revtest.Key(f, "p256"))
+	leaf, _ := s.issue(f)
+	der := request(f, leaf, s.ca.Certificate, crypto.SHA1)
+	f.Add(pathOf(der))
+	f.Add("/ocsp/" + base64.StdEncoding.EncodeToString(der))
+	f.Add("/ocsp/" + url.QueryEscape(base64.StdEncoding.EncodeToString(der)))
+	f.Add("/ocsp//" + "\x00\xff%")
+	f.Add("/crl/" + s.ca.ID().Short() + ".crl")
+	f.Add("/ca/../" + s.ca.ID().Short() + ".cer")
+	f.Fuzz(func(t *testing.T, path string) {
+		q := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: path}, Header: http.Header{}}
+		w := httptest.NewRecorder()
+		s.handler.ServeHTTP(w, q)
+		switch w.Code {
+		case http.StatusNotFound, http.StatusRequestURITooLong, http.StatusMethodNotAllowed:
+		case http.StatusOK:
+			if strings.HasPrefix(path, "/ocsp/") && !bytes.HasPrefix(w.Body.Bytes(), []byte{0x30}) {
+				t.Errorf("%q: %x is no OCSP response", path, w.Body)
+			}
+		default:
+			t.Errorf("%q: HTTP %d", path, w.Code)
+		}
+	})
+}

@@ -1,0 +1,506 @@
+package responder_test
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation/internal/revtest"
+	"github.com/brevet-pki/brevet/revocation/responder"
+	"go.uber.org/goleak"
+	xocsp "golang.org/x/crypto/ocsp"
+	"pgregory.net/rapid"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A clock is set by its test.
+type clock struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
+
+// A scene is a responder that follows the book of one issuing CA, and has a delegate of it.
+type scene struct {
+	*responder.Responder
+	handler   http.Handler
+	root, ca  revtest.CA
+	key       crypto.Signer
+	delegate  *x509.Certificate
+	book      *revtest.Book
+	clock     *clock
+	staleness time.Duration
+}
+
+func newScene(t testing.TB, config responder.Config, key crypto.Signer) *scene {
+	t.Helper()
+	root := revtest.NewRoot(t, "Root", "p256")
+	s := &scene{root: root, ca: root.Intermediate(t, "Issuing CA", "p256"), key: key, book: revtest.NewBook(), clock: &clock{at: time.Now()}}
+	config.Clock, config.Log = s.clock.now, slog.New(slog.DiscardHandler)
+	s.staleness = config.Staleness
+	if s.staleness == 0 {
+		s.staleness = responder.DefaultStaleness
+	}
+	r, err := responder.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Responder, s.handler = r, r.Handler()
+	for _, ca := range []revtest.CA{s.root, s.ca} {
+		if err := r.AddIssuer(ca.Certificate); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.delegate = s.ca.Delegate(t, key, nil)
+	if err := r.SetDelegate(s.ca.ID(), s.delegate, key); err != nil {
+		t.Fatal(err)
+	}
+	s.current(t)
+	return s
+}
+
+// current has the responder look at its book once, and be current by its clock.
+func (s *scene) current(t testing.TB) {
+	t.Helper()
+	if err := responder.FollowOnce(s.Responder, s.book); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *scene) issue(t testing.TB) (*x509.Certificate, pki.CertRef) {
+	t.Helper()
+	leaf := s.ca.Leaf(t, "device")
+	ref := s.ca.Ref(t, leaf)
+	s.Apply(s.book.Issue(ref, leaf.NotAfter))
+	return leaf, ref
+}
+
+// change gives a certificate another status, as the authority does.
+func (s *scene) change(t testing.TB, ref pki.CertRef, state pki.State, reason pki.Reason) {
+	t.Helper()
+	old, ok := s.Status(ref)
+	if !ok {
+		t.Fatalf("%v is not known", ref.Serial)
+	}
+	s.Apply(pki.StatusChange{Ref: ref, NotAfter: s.clock.now().Add(time.Hour), Status: pki.Status{
+		State: state, Reason: reason, RevokedAt: s.clock.now().Truncate(time.Second), Version: old.Version + 1,
+	}})
+}
+
+func request(t testing.TB, leaf, issuer *x509.Certificate, hash crypto.Hash) []byte {
+	t.Helper()
+	der, err := xocsp.CreateRequest(leaf, issuer, &xocsp.RequestOptions{Hash: hash})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// post sends a request and returns the OCSP response in DER.
+func (s *scene) post(t testing.TB, der []byte) []byte {
+	t.Helper()
+	q := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/ocsp", bytes.NewReader(der))
+	q.Header.Set("Content-Type", "application/ocsp-request")
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, q)
+	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "application/ocsp-response" {
+		t.Fatalf("HTTP %d %s: %s", w.Code, w.Header().Get("Content-Type"), w.Body)
+	}
+	return w.Body.Bytes()
+}
+
+// get asks by GET, and returns all of the HTTP response.
+func (s *scene) get(t testing.TB, path string, header ...string) *httptest.ResponseRecorder {
+	t.Helper()
+	q := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+	for i := 0; i < len(header); i += 2 {
+		q.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, q)
+	return w
+}
+
+func pathOf(der []byte) string { return "/ocsp/" + base64.RawURLEncoding.EncodeToString(der) }
+
+// status is what the responder says of a certificate: an OCSP status, or the refusal in its place.
+func (s *scene) status(t testing.TB, leaf *x509.Certificate) string {
+	t.Helper()
+	text, _ := s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
+	return text
+}
+
+func (s *scene) read(t testing.TB, leaf *x509.Certificate, der []byte) (string, *xocsp.Response) {
+	t.Helper()
+	response, err := xocsp.ParseResponseForCert(der, leaf, s.ca.Certificate)
+	var refusal xocsp.ResponseError
+	if errors.As(err, &refusal) {
+		return refusal.Status.String(), nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{"good", "revoked", "unknown"}[response.Status], response
+}
+
+func (s *scene) want(t testing.TB, what string, leaf *x509.Certificate, want string) {
+	t.Helper()
+	if got := s.status(t, leaf); got != want {
+		t.Errorf("%s: the responder says %s, want %s", what, got, want)
+	}
+}
+
+const (
+	tryLater     = "try later"
+	unauthorized = "unauthorized"
+	malformed    = "malformed"
+)
+
+func TestWhatIsSaidOfCertificates(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	leaf, ref := s.issue(t)
+	s.want(t, "issued", leaf, "good")
+	s.want(t, "not issued", s.ca.Leaf(t, "stranger"), "unknown")
+	s.change(t, ref, pki.Hold, pki.CertificateHold)
+	_, response := s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA256)))
+	if response.Status != xocsp.Revoked || response.RevocationReason != xocsp.CertificateHold {
+		t.Errorf("on hold: %+v", response)
+	}
+	s.change(t, ref, pki.Good, 0)
+	s.want(t, "released", leaf, "good")
+	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
+	s.want(t, "revoked", leaf, "revoked")
+	if status, ok := s.Status(ref); !ok || status.State != pki.Revoked || status.Reason != pki.KeyCompromise || status.Version != 4 {
+		t.Errorf("Status = %+v, %v", status, ok)
+	}
+	if status, ok := s.Status(pki.CertRef{Issuer: s.ca.ID(), Serial: revtest.Serial(t)}); ok {
+		t.Errorf("Status of what was never issued = %+v", status)
+	}
+
+	// CAs that are not answered for.
+	other := revtest.NewRoot(t, "Other Root", "p256")
+	stranger := other.Leaf(t, "stranger")
+	if got, _ := s.read(t, stranger, s.post(t, request(t, stranger, other.Certificate, crypto.SHA1))); got != unauthorized {
+		t.Errorf("another CA's: %s, want %s", got, unauthorized)
+	}
+	if got, _ := s.read(t, s.ca.Certificate, s.post(t, request(t, s.ca.Certificate, s.root.Certificate, crypto.SHA1))); got != unauthorized {
+		t.Errorf("an offline root's: %s, want %s", got, unauthorized)
+	}
+	// An issuing CA whose delegate is yet to come.
+	young := s.root.Intermediate(t, "Young CA", "p256")
+	if err := s.AddIssuer(young.Certificate); err != nil {
+		t.Fatal(err)
+	}
+	child := young.Leaf(t, "device")
+	if got, _ := s.read(t, child, s.post(t, request(t, child, young.Certificate, crypto.SHA1))); got != tryLater {
+		t.Errorf("a CA without delegate: %s, want %s", got, tryLater)
+	}
+}
+
+func TestKnowledgeGrowsOld(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	leaf, ref := s.issue(t)
+	known := s.clock.now().Truncate(time.Second)
+	_, response := s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
+	if !response.ThisUpdate.Equal(known) || !response.NextUpdate.Equal(known.Add(s.staleness)) {
+		t.Errorf("the answer is of %v, until %v; the status was known at %v", response.ThisUpdate, response.NextUpdate, known)
+	}
+	s.clock.advance(s.staleness - 2*time.Second)
+	s.want(t, "just within the limit", leaf, "good")
+	s.clock.advance(3 * time.Second)
+	s.want(t, "past the limit", leaf, tryLater)
+	s.change(t, ref, pki.Revoked, pki.Superseded)
+	s.want(t, "revoked past the limit", leaf, tryLater)
+	s.current(t)
+	s.want(t, "current again", leaf, "revoked")
+
+	// A clock that was set back knows nothing until the next look at the feed.
+	s.clock.advance(-10 * time.Minute)
+	s.want(t, "in the past", leaf, tryLater)
+	s.current(t)
+	s.want(t, "current in the past", leaf, "revoked")
+
+	fresh, err := responder.New(responder.Config{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at := fresh.CurrentAt(); !at.IsZero() {
+		t.Errorf("a responder that knows nothing is current at %v", at)
+	}
+}
+
+func TestRevocationAfterTheLastLook(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	leaf, ref := s.issue(t)
+	s.clock.advance(20 * time.Second)
+	s.change(t, ref, pki.Revoked, pki.Superseded)
+	_, response := s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
+	if response.ThisUpdate.Before(response.RevokedAt) || response.ThisUpdate.After(s.clock.now()) {
+		t.Errorf("revoked at %v, said to be known at %v", response.RevokedAt, response.ThisUpdate)
+	}
+}
+
+func TestDelegateEnds(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	leaf, _ := s.issue(t)
+	end := s.delegate.NotAfter
+	s.clock.advance(end.Sub(s.clock.now()) - time.Minute)
+	s.current(t)
+	_, response := s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
+	if response.NextUpdate.After(end) {
+		t.Errorf("an answer outlives its delegate: %v, %v", response.NextUpdate, end)
+	}
+	s.clock.advance(2 * time.Minute)
+	s.current(t)
+	s.want(t, "with an expired delegate", leaf, tryLater)
+	next := revtest.Key(t, "rsa")
+	renewed := s.ca.Delegate(t, next, func(c *x509.Certificate) { c.NotAfter = end.Add(24 * time.Hour) })
+	if err := s.SetDelegate(s.ca.ID(), renewed, next); err != nil {
+		t.Fatal(err)
+	}
+	s.want(t, "with another delegate", leaf, "good")
+}
+
+func TestDelegatesThatAreRefused(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	key := revtest.Key(t, "p256")
+	now := s.clock.now()
+	for name, edit := range map[string]func(*x509.Certificate){
+		"no OCSPSigning": func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} },
+		"any usage":      func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} },
+		"no nocheck":     func(c *x509.Certificate) { c.ExtraExtensions = nil },
+		"expired":        func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Minute) },
+		"yet to come":    func(c *x509.Certificate) { c.NotBefore = now.Add(time.Minute) },
+		"key usage":      func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyAgreement },
+		"a CA":           func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true },
+	} {
+		if err := s.SetDelegate(s.ca.ID(), s.ca.Delegate(t, key, edit), key); err == nil {
+			t.Errorf("%s: want an error", name)
+		}
+	}
+	if err := s.SetDelegate(s.ca.ID(), s.root.Delegate(t, key, nil), key); err == nil {
+		t.Error("another CA's delegate is taken")
+	}
+	namesake := revtest.NewRoot(t, "Root", "p256").Intermediate(t, "Issuing CA", "p256")
+	if err := s.SetDelegate(s.ca.ID(), namesake.Delegate(t, key, nil), key); err == nil {
+		t.Error("a namesake's delegate is taken")
+	}
+	if err := s.SetDelegate(s.ca.ID(), s.ca.Delegate(t, key, nil), revtest.Key(t, "p256")); err == nil {
+		t.Error("another key is taken")
+	}
+	if err := s.SetDelegate(namesake.ID(), namesake.Delegate(t, key, nil), key); err == nil {
+		t.Error("a delegate of a CA that is not here is taken")
+	}
+	if err := s.AddIssuer(s.ca.Leaf(t, "leaf")); err == nil {
+		t.Error("a leaf is taken for a CA")
+	}
+	leaf, _ := s.issue(t)
+	s.want(t, "after all of that", leaf, "good")
+}
+
+func TestConfigurationsThatAreRefused(t *testing.T) {
+	for _, c := range []responder.Config{
+		{MaxAge: -1}, {Staleness: -1}, {MaxAge: time.Minute, Staleness: time.Minute}, {MaxAge: 1, Staleness: time.Second},
+	} {
+		if _, err := responder.New(c); err == nil {
+			t.Errorf("%+v: want an error", c)
+		}
+	}
+}
+
+func TestHighestVersionWins(t *testing.T) {
+	root := revtest.NewRoot(t, "Root", "p256")
+	serials := []pki.Serial{revtest.Serial(t), revtest.Serial(t), revtest.Serial(t)}
+	at := time.Now().Truncate(time.Second).UTC()
+	rapid.Check(t, func(r *rapid.T) {
+		fresh, err := responder.New(responder.Config{})
+		if err != nil {
+			r.Fatal(err)
+		}
+		// The statuses of each certificate, by version; then in any order, some of them more than once.
+		var all []pki.StatusChange
+		newest := map[pki.Serial]pki.Status{}
+		for _, serial := range serials {
+			for v := range rapid.IntRange(0, 5).Draw(r, "versions") {
+				status := pki.Status{State: pki.Good, Version: uint64(v) + 1}
+				if rapid.Bool().Draw(r, "revoked") {
+					status.State, status.Reason, status.RevokedAt = pki.Revoked, pki.Reason(v%6), at.Add(time.Duration(v)*time.Second)
+				}
+				all = append(all, pki.StatusChange{Ref: pki.CertRef{Issuer: root.ID(), Serial: serial}, NotAfter: at.Add(time.Hour), Status: status})
+				newest[serial] = status
+			}
+		}
+		again := rapid.IntRange(0, len(all)).Draw(r, "again")
+		heard := rapid.Permutation(append(slices.Clone(all), all[:again]...)).Draw(r, "heard")
+		for len(heard) > 0 {
+			n := rapid.IntRange(1, len(heard)).Draw(r, "at once")
+			fresh.Apply(heard[:n]...)
+			heard = heard[n:]
+		}
+		for _, serial := range serials {
+			got, ok := fresh.Status(pki.CertRef{Issuer: root.ID(), Serial: serial})
+			want, known := newest[serial]
+			if ok != known || got != want {
+				r.Fatalf("%v: %+v, %v; want %+v, %v", serial, got, ok, want, known)
+			}
+		}
+	})
+}
+
+// A gatedKey lets its test act while it signs: every signature sends on started, then waits for a receive from pass.
+type gatedKey struct {
+	crypto.Signer
+	started chan struct{}
+	pass    chan struct{}
+}
+
+func (k *gatedKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	k.started <- struct{}{}
+	<-k.pass
+	return k.Signer.Sign(random, digest, opts)
+}
+
+func TestRevocationOvertakesASigningInFlight(t *testing.T) {
+	key := &gatedKey{revtest.Key(t, "p256"), make(chan struct{}), make(chan struct{})}
+	s := newScene(t, responder.Config{}, key)
+	leaf, ref := s.issue(t)
+	answered := make(chan string)
+	go func() { answered <- s.status(t, leaf) }()
+	<-key.started // "good" is being signed
+	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
+	key.pass <- struct{}{}
+	<-key.started // and now "revoked"
+	key.pass <- struct{}{}
+	if got := <-answered; got != "revoked" {
+		t.Errorf("an answer after the revocation says %s", got)
+	}
+	s.want(t, "from the cache", leaf, "revoked") // or it would wait for the gate
+}
+
+func TestRevocationsAgainstQuestions(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	for range 8 {
+		leaf, ref := s.issue(t)
+		der := request(t, leaf, s.ca.Certificate, crypto.SHA1)
+		stop := make(chan struct{})
+		var asking sync.WaitGroup
+		for range 4 {
+			asking.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+						s.get(t, pathOf(der))
+					}
+				}
+			})
+		}
+		time.Sleep(2 * time.Millisecond)
+		s.change(t, ref, pki.Revoked, pki.Superseded)
+		for range 20 {
+			if got, _ := s.read(t, leaf, s.get(t, pathOf(der)).Body.Bytes()); got != "revoked" {
+				t.Errorf("after the revocation returned: %s", got)
+			}
+		}
+		close(stop)
+		asking.Wait()
+	}
+}
+
+func TestFloodIsTurnedAway(t *testing.T) {
+	key := &gatedKey{revtest.Key(t, "p256"), make(chan struct{}), make(chan struct{})}
+	s := newScene(t, responder.Config{}, key)
+	kept, _ := s.issue(t)
+	leaf, _ := s.issue(t)
+	go func() { <-key.started; key.pass <- struct{}{} }()
+	s.want(t, "before the flood", kept, "good")
+	var waiting sync.WaitGroup
+	for range responder.MaxSigning {
+		waiting.Go(func() { s.want(t, "one that is being signed", leaf, "good") })
+		<-key.started
+	}
+	s.want(t, "one more", leaf, tryLater)
+	s.want(t, "what was signed before", kept, "good")
+	close(key.pass)
+	waiting.Wait()
+	s.want(t, "after the flood", leaf, "good")
+}
+
+func TestAnswersAreSignedOnce(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	leaf, ref := s.issue(t)
+	der := request(t, leaf, s.ca.Certificate, crypto.SHA1)
+	first := s.post(t, der)
+	if !bytes.Equal(first, s.post(t, der)) || !bytes.Equal(first, s.get(t, pathOf(der)).Body.Bytes()) {
+		t.Error("the same question is signed again")
+	}
+	if bytes.Equal(first, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA256))) {
+		t.Error("a question by SHA-256 gets an answer by SHA-1")
+	}
+	for range 5 {
+		s.clock.advance(s.staleness / 10)
+		s.current(t)
+		if now := s.clock.now(); s.expiry(t, leaf, der).Sub(now) < s.staleness/2-time.Second {
+			t.Errorf("an answer ends within half the limit, though the status is known as of now")
+		}
+	}
+	second := s.post(t, der)
+	if bytes.Equal(first, second) {
+		t.Error("an answer is never renewed")
+	}
+	s.change(t, ref, pki.Hold, pki.CertificateHold)
+	if bytes.Equal(second, s.post(t, der)) {
+		t.Error("an answer survives a change of status")
+	}
+	unknown := request(t, s.ca.Leaf(t, "stranger"), s.ca.Certificate, crypto.SHA1)
+	if bytes.Equal(s.post(t, unknown), s.post(t, unknown)) {
+		t.Error("an answer about what was never issued is kept")
+	}
+}
+
+func TestKeptAnswersAreBounded(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	responder.Keep(s.Responder, 10)
+	for range 30 {
+		leaf, _ := s.issue(t)
+		s.want(t, "issued", leaf, "good")
+		s.want(t, "asked again", leaf, "good")
+	}
+	if n := responder.Kept(s.Responder); n != 10 {
+		t.Errorf("%d answers are kept, want 10", n)
+	}
+	responder.Sweep(s.Responder, s.clock.now().Add(s.staleness))
+	if n := responder.Kept(s.Responder); n != 0 {
+		t.Errorf("%d answers are kept past their end", n)
+	}
+}
+
+func (s *scene) expiry(t testing.TB, leaf *x509.Certificate, der []byte) time.Time {
+	t.Helper()
+	_, response := s.read(t, leaf, s.post(t, der))
+	return response.NextUpdate
+}

@@ -1,0 +1,158 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// caller is who makes a call, once the interceptor has verified the certificate.
+type caller struct {
+	id  pki.SPIFFEID
+	ref pki.CertRef
+}
+
+func (c caller) actor() pki.Actor { return pki.ActorIdentity(c.id) }
+
+type callerKey struct{}
+
+// callerOf returns the verified caller of a call; it is zero where the table lets anybody call.
+func callerOf(ctx context.Context) caller {
+	c, _ := ctx.Value(callerKey{}).(caller)
+	return c
+}
+
+// statuses knows the status of every certificate that may call: a responder's memory.
+type statuses interface {
+	Status(ref pki.CertRef) (pki.Status, bool)
+}
+
+// notes takes down refusals of callers who are known: the registrar.
+type notes interface {
+	Note(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error
+}
+
+// gate lets callers in, or refuses them with a typed error.
+type gate struct {
+	trustDomain   string
+	roots         *x509.CertPool
+	intermediates *x509.CertPool
+	statuses      statuses
+	notes         notes
+	clock         func() time.Time
+}
+
+// enter checks one call against the table and, where that asks for it, the caller's certificate.
+func (g *gate) enter(ctx context.Context, method string) (context.Context, error) {
+	need := access[method]
+	if need == anybody {
+		return ctx, nil
+	}
+	if need == nobody {
+		return nil, pki.Refuse(pki.RuleAccess, "", "this call is not open to anyone")
+	}
+	c, err := g.identify(ctx)
+	if err == nil && need == operators && !c.isOperator() {
+		err = pki.Refuse(pki.RuleAccess, "call with an operator's certificate", "%s is not an operator", c.id)
+	}
+	if err != nil {
+		return nil, g.note(ctx, c, err)
+	}
+	return context.WithValue(ctx, callerKey{}, c), nil
+}
+
+// note has the refusal of a known caller taken down, and returns it.
+func (g *gate) note(ctx context.Context, c caller, err error) error {
+	if c.id.IsZero() {
+		return err
+	}
+	return g.notes.Note(ctx, c.actor(), c.id, err)
+}
+
+func (g *gate) identify(ctx context.Context) (caller, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return caller{}, unauthenticated()
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.PeerCertificates) == 0 {
+		return caller{}, unauthenticated()
+	}
+	return g.verify(info.State.PeerCertificates)
+}
+
+func unauthenticated() error {
+	return pki.Refuse(pki.RuleUnauthenticated, "connect with the client certificate that Brevet issued to you", "the call needs a certificate")
+}
+
+// verify checks chain, time, purpose, identity and revocation of a client's certificate (RFC 5280 §6). The TLS
+// handshake has proved that the client holds its key. The caller beside a refusal is who it is all the same; it is zero
+// where the certificate proves nothing.
+func (g *gate) verify(chain []*x509.Certificate) (caller, error) {
+	leaf, now := chain[0], g.clock()
+	if now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) {
+		return caller{}, pki.Refuse(pki.RuleExpired, "set the device's clock, or enroll with a new token if the certificate is over",
+			"the certificate is valid from %s to %s, and it is %s", stamp(leaf.NotBefore), stamp(leaf.NotAfter), stamp(now))
+	}
+	chains, err := leaf.Verify(x509.VerifyOptions{
+		Roots: g.roots, Intermediates: g.intermediates, CurrentTime: now,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil || len(chains[0]) < 2 {
+		return caller{}, pki.Refuse(pki.RuleCertificate, "use a certificate for client authentication from this CA", "the certificate does not verify here")
+	}
+	serial, err := pki.SerialFromInt(leaf.SerialNumber)
+	if err != nil || len(leaf.URIs) != 1 {
+		return caller{}, pki.Refuse(pki.RuleCertificate, "use a certificate from this CA", "the certificate names no identity")
+	}
+	id, err := pki.ParseSPIFFEID(leaf.URIs[0].String())
+	if err != nil || id.TrustDomain() != g.trustDomain {
+		return caller{}, pki.Refuse(pki.RuleCertificate, "use a certificate from this CA", "the certificate names no identity of %s", g.trustDomain)
+	}
+	ref := pki.CertRef{Issuer: pki.IssuerOf(chains[0][1]), Serial: serial}
+	st, known := g.statuses.Status(ref)
+	c := caller{id, ref}
+	switch {
+	case !known:
+		return c, pki.Refuse(pki.RuleCertificate, "enroll again", "certificate %s is not on record", serial)
+	case st.State != pki.Good:
+		return c, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
+			"certificate %s is %s since %s (%s)", serial, st.State, stamp(st.RevokedAt), st.Reason)
+	}
+	return c, nil
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// unary and stream put the gate before every handler, and the typed answer behind it.
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+	defer func() { err = s.answer(ctx, info.FullMethod, recover(), err) }()
+	if ctx, err = s.gate.enter(ctx, info.FullMethod); err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+	defer func() { err = s.answer(ss.Context(), info.FullMethod, recover(), err) }()
+	ctx, err := s.gate.enter(ss.Context(), info.FullMethod)
+	if err != nil {
+		return err
+	}
+	return next(srv, streamOf{ss, ctx})
+}
+
+// streamOf is a ServerStream whose context knows the caller.
+type streamOf struct {
+	grpc.ServerStream
+	ctx context.Context //nolint:containedctx // the way grpc has a stream's context replaced
+}
+
+// Context returns the context that knows the caller.
+func (s streamOf) Context() context.Context { return s.ctx }

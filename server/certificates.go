@@ -1,0 +1,98 @@
+package server
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// certificates serves brevet.v1.CertificateService.
+type certificates struct {
+	brevetv1.UnimplementedCertificateServiceServer
+	registrar   *ra.Registrar
+	revocations *revocation.Authority
+}
+
+func (s *certificates) GetCertificate(ctx context.Context, req *brevetv1.GetCertificateRequest) (*brevetv1.GetCertificateResponse, error) {
+	c, err := s.find(ctx, req.GetSerial(), req.GetIssuer())
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.GetCertificateResponse{Certificate: certificateOut(c)}, nil
+}
+
+func (s *certificates) find(ctx context.Context, serialText, issuerText string) (ra.Certificate, error) {
+	none := ra.Certificate{}
+	serial, err := pki.ParseSerial(serialText)
+	if err != nil {
+		return none, pki.Refuse(pki.RuleRequest, "give the hexadecimal serial that openssl x509 -serial prints", "%.64q is not a serial number", serialText)
+	}
+	if issuerText == "" {
+		return s.registrar.Records().CertificateBySerial(ctx, serial)
+	}
+	issuer, err := pki.ParseIssuerID(issuerText)
+	if err != nil {
+		return none, pki.Refuse(pki.RuleRequest, "give 64 hexadecimal digits, or leave it out", "%.80q is not an issuer ID", issuerText)
+	}
+	return s.registrar.Records().Certificate(ctx, pki.CertRef{Issuer: issuer, Serial: serial})
+}
+
+func (s *certificates) ListCertificates(ctx context.Context, req *brevetv1.ListCertificatesRequest) (*brevetv1.ListCertificatesResponse, error) {
+	size, err := pageSize(req.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	var id pki.SPIFFEID
+	if req.GetIdentity() != "" {
+		if id, err = s.registrar.ParseID(req.GetIdentity()); err != nil {
+			return nil, err
+		}
+		if _, err := s.registrar.Records().Identity(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	var from int64
+	if req.GetPageToken() != "" {
+		if from, err = strconv.ParseInt(req.GetPageToken(), 10, 64); err != nil || from <= 0 {
+			return nil, pki.Refuse(pki.RuleRequest, "send the next_page_token of the page before", "the page token is not of its form")
+		}
+	}
+	list, next, err := s.registrar.Records().Certificates(ctx, id, ra.Cursor(from), size)
+	if err != nil {
+		return nil, err
+	}
+	resp := &brevetv1.ListCertificatesResponse{}
+	for _, c := range list {
+		resp.Certificates = append(resp.Certificates, certificateOut(c))
+	}
+	if next != 0 {
+		resp.NextPageToken = strconv.FormatInt(int64(next), 10)
+	}
+	return resp, nil
+}
+
+func (s *certificates) RevokeCertificate(ctx context.Context, req *brevetv1.RevokeCertificateRequest) (*brevetv1.RevokeCertificateResponse, error) {
+	reason := pki.Unspecified
+	if req.GetReason() != "" {
+		var err error
+		if reason, err = pki.ParseReason(req.GetReason()); err != nil {
+			return nil, pki.Refuse(pki.RuleReason, "use a name of RFC 5280 section 5.3.1, such as keyCompromise", "%.64q is not a reason", req.GetReason())
+		}
+	}
+	c, err := s.find(ctx, req.GetSerial(), req.GetIssuer())
+	if err != nil {
+		return nil, err
+	}
+	order := revocation.Order{Action: revocation.Revoke, Reason: reason, Certificate: c.Ref, By: callerOf(ctx).actor()}
+	if _, err := s.revocations.Apply(ctx, order); err != nil {
+		return nil, err
+	}
+	if c, err = s.registrar.Records().Certificate(ctx, c.Ref); err != nil {
+		return nil, err
+	}
+	return &brevetv1.RevokeCertificateResponse{Certificate: certificateOut(c)}, nil
+}

@@ -1,0 +1,62 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// maxImport bounds a CRL that an operator imports, in octets.
+const maxImport = 16 << 20
+
+// crls serves brevet.v1.CRLService.
+type crls struct {
+	brevetv1.UnimplementedCRLServiceServer
+	records     revocation.Records
+	revocations *revocation.Authority
+}
+
+func (s *crls) ListCRLs(ctx context.Context, _ *brevetv1.ListCRLsRequest) (*brevetv1.ListCRLsResponse, error) {
+	list, err := s.records.CRLs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp := &brevetv1.ListCRLsResponse{}
+	for _, c := range list {
+		out, err := crlOut(c)
+		if err != nil {
+			return nil, err
+		}
+		resp.Crls = append(resp.Crls, out)
+	}
+	return resp, nil
+}
+
+func (s *crls) ImportCRL(ctx context.Context, req *brevetv1.ImportCRLRequest) (*brevetv1.ImportCRLResponse, error) {
+	if len(req.GetCrl()) == 0 || len(req.GetCrl()) > maxImport {
+		return nil, pki.Refuse(pki.RuleCRL, "send one CRL in DER of 16 MiB at most", "the CRL has %d octets", len(req.GetCrl()))
+	}
+	c, err := s.revocations.Import(ctx, req.GetCrl(), callerOf(ctx).actor())
+	if err != nil {
+		return nil, err
+	}
+	out, err := crlOut(c)
+	return &brevetv1.ImportCRLResponse{Crl: out}, err
+}
+
+func crlOut(c revocation.CRL) (*brevetv1.CRL, error) {
+	list, err := x509.ParseRevocationList(c.DER)
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.CRL{
+		Issuer: c.Issuer.String(), IssuerName: list.Issuer.String(), Number: c.Number.String(),
+		ThisUpdate: timestamppb.New(c.ThisUpdate), NextUpdate: timestamppb.New(c.NextUpdate),
+		Path: "/crl/" + c.Issuer.Short() + ".crl", Entries: int32(min(len(list.RevokedCertificateEntries), 1<<31-1)), //nolint:gosec // bounded
+	}, nil
+}

@@ -1,0 +1,75 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+var codeOf = map[pki.Class]codes.Code{
+	pki.Malformed: codes.InvalidArgument, pki.Unproven: codes.Unauthenticated, pki.Forbidden: codes.PermissionDenied,
+	pki.Missing: codes.NotFound, pki.Conflicting: codes.FailedPrecondition, pki.Overcrowded: codes.ResourceExhausted,
+}
+
+// answer turns what a handler returned, or panicked with, into the status that the caller sees.
+func (s *Server) answer(ctx context.Context, method string, panicked any, err error) error {
+	if panicked != nil {
+		s.log.ErrorContext(ctx, "a call panicked", "method", method, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+		return status.Error(codes.Internal, "internal error: the server's log has the details")
+	}
+	if err == nil {
+		return nil
+	}
+	st, loud := statusOf(err)
+	if loud {
+		s.log.ErrorContext(ctx, "a call failed", "method", method, "error", err)
+	}
+	return st.Err()
+}
+
+// statusOf maps an error to a status, and says whether it is the server's own failure. Callers see the text of
+// refusals and nothing of other errors.
+func statusOf(err error) (st *status.Status, loud bool) {
+	if r, ok := pki.AsRefusal(err); ok {
+		code, ok := codeOf[r.Rule.Class()]
+		if !ok {
+			code = codes.InvalidArgument
+		}
+		return detailed(status.New(code, r.Error()), err,
+			&brevetv1.Refusal{Rule: string(r.Rule), Detail: r.Detail, Fix: r.Fix}), false
+	}
+	if _, ok := status.FromError(err); ok && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return status.Convert(err), false
+	}
+	switch {
+	case pki.IsTemporary(err):
+		return detailed(status.New(codes.Unavailable, "not now: repeat the call with the same request ID after the delay"), err), true
+	case errors.Is(err, context.Canceled):
+		return status.New(codes.Canceled, "the caller gave up"), false
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.New(codes.DeadlineExceeded, "out of time: repeat the call with the same request ID"), false
+	default:
+		return status.New(codes.Internal, "internal error: the server's log has the details"), true
+	}
+}
+
+func detailed(st *status.Status, err error, details ...protoadapt.MessageV1) *status.Status {
+	if after := pki.RetryAfter(err); after > 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(after.Round(time.Millisecond))})
+	}
+	if with, derr := st.WithDetails(details...); derr == nil {
+		return with
+	}
+	return st
+}

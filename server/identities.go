@@ -1,0 +1,139 @@
+package server
+
+import (
+	"context"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// identities serves brevet.v1.IdentityService.
+type identities struct {
+	brevetv1.UnimplementedIdentityServiceServer
+	registrar   *ra.Registrar
+	revocations *revocation.Authority
+	tokenText   func(pki.TokenSecret) string
+}
+
+func (s *identities) CreateIdentity(ctx context.Context, req *brevetv1.CreateIdentityRequest) (*brevetv1.CreateIdentityResponse, error) {
+	kind, err := pki.ParseKind(req.GetKind())
+	if err != nil {
+		return nil, pki.Refuse(pki.RuleRequest, "use device, workload or operator", "%.64q is not a kind of identity", req.GetKind())
+	}
+	ips, err := addressesIn(req.GetIpAddresses())
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.registrar.CreateIdentity(ctx, ra.NewIdentity{
+		Name: req.GetId(), Kind: kind, Profile: req.GetProfile(), Labels: req.GetLabels(),
+		DNSNames: req.GetDnsNames(), IPAddresses: ips,
+	}, callerOf(ctx).actor())
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.CreateIdentityResponse{Identity: identityOut(id)}, nil
+}
+
+func (s *identities) GetIdentity(ctx context.Context, req *brevetv1.GetIdentityRequest) (*brevetv1.GetIdentityResponse, error) {
+	id, err := s.find(ctx, req.GetId())
+	return &brevetv1.GetIdentityResponse{Identity: id}, err
+}
+
+func (s *identities) find(ctx context.Context, text string) (*brevetv1.Identity, error) {
+	id, err := s.registrar.ParseID(text)
+	if err != nil {
+		return nil, err
+	}
+	have, err := s.registrar.Records().Identity(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return identityOut(have), nil
+}
+
+func (s *identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdentitiesRequest) (*brevetv1.ListIdentitiesResponse, error) {
+	size, err := pageSize(req.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	var after pki.SPIFFEID
+	if req.GetPageToken() != "" {
+		if after, err = pki.ParseSPIFFEID(req.GetPageToken()); err != nil {
+			return nil, pki.Refuse(pki.RuleRequest, "send the next_page_token of the page before", "the page token is not of its form")
+		}
+	}
+	list, err := s.registrar.Records().Identities(ctx, after, size)
+	if err != nil {
+		return nil, err
+	}
+	resp := &brevetv1.ListIdentitiesResponse{}
+	for _, id := range list {
+		resp.Identities = append(resp.Identities, identityOut(id))
+	}
+	if len(list) == size {
+		resp.NextPageToken = list[size-1].ID.String()
+	}
+	return resp, nil
+}
+
+func (s *identities) SuspendIdentity(ctx context.Context, req *brevetv1.SuspendIdentityRequest) (*brevetv1.SuspendIdentityResponse, error) {
+	id, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended})
+	return &brevetv1.SuspendIdentityResponse{Identity: id}, err
+}
+
+func (s *identities) ResumeIdentity(ctx context.Context, req *brevetv1.ResumeIdentityRequest) (*brevetv1.ResumeIdentityResponse, error) {
+	id, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Release})
+	return &brevetv1.ResumeIdentityResponse{Identity: id}, err
+}
+
+func (s *identities) RetireIdentity(ctx context.Context, req *brevetv1.RetireIdentityRequest) (*brevetv1.RetireIdentityResponse, error) {
+	id, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired})
+	return &brevetv1.RetireIdentityResponse{Identity: id}, err
+}
+
+// order carries out a change of an identity and returns how it stands afterwards.
+func (s *identities) order(ctx context.Context, text string, o revocation.Order) (*brevetv1.Identity, error) {
+	id, err := s.registrar.ParseID(text)
+	if err != nil {
+		return nil, err
+	}
+	have, err := s.registrar.Records().Identity(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if have.Kind == pki.Server || have.Kind == pki.VA {
+		return nil, pki.Refuse(pki.RuleReserved, "stop the server instead", "%s is part of the CA itself", id)
+	}
+	o.Identity, o.By = id, callerOf(ctx).actor()
+	if _, err := s.revocations.Apply(ctx, o); err != nil {
+		return nil, err
+	}
+	return s.find(ctx, text)
+}
+
+func (s *identities) CreateToken(ctx context.Context, req *brevetv1.CreateTokenRequest) (*brevetv1.CreateTokenResponse, error) {
+	id, err := s.registrar.ParseID(req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	have, err := s.registrar.Records().Identity(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if have.Kind == pki.Server || have.Kind == pki.VA {
+		return nil, pki.Refuse(pki.RuleReserved, "make tokens for devices, workloads and operators", "%s enrolls itself", id)
+	}
+	lifetime, err := durationOf(req.GetLifetime(), "lifetime")
+	if err != nil {
+		return nil, err
+	}
+	secret, t, err := s.registrar.CreateToken(ctx, id, lifetime, req.GetReplace(), callerOf(ctx).actor())
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.CreateTokenResponse{Token: s.tokenText(secret), TokenId: t.ID.String(), ExpiresAt: timestamppb.New(t.ExpiresAt)}, nil
+}

@@ -1,0 +1,57 @@
+package server
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// logs serves brevet.v1.LogService.
+type logs struct {
+	brevetv1.UnimplementedLogServiceServer
+	records   translog.Records
+	sequencer *translog.Sequencer
+	archive   *translog.Archive
+}
+
+// logPage is how many entries are read at a time; a read transaction stays short, however long the stream.
+const logPage = 256
+
+func (s *logs) ListEntries(req *brevetv1.ListEntriesRequest, out grpc.ServerStreamingServer[brevetv1.ListEntriesResponse]) error {
+	ctx := out.Context()
+	if err := s.sequencer.Sync(ctx); err != nil {
+		return err
+	}
+	next, left := max(req.GetFrom(), 1), req.GetLimit()
+	for {
+		page := uint64(logPage)
+		if req.GetLimit() > 0 {
+			page = min(page, left)
+		}
+		if page == 0 {
+			return nil
+		}
+		entries, err := s.records.Entries(ctx, next, int(page)) //nolint:gosec // at most logPage
+		if err != nil || len(entries) == 0 {
+			return err
+		}
+		for _, e := range entries {
+			if err := out.Send(&brevetv1.ListEntriesResponse{Index: e.Index, Entry: e.Entry, Chain: e.Chain[:]}); err != nil {
+				return err
+			}
+			next = e.Index + 1
+			left--
+		}
+	}
+}
+
+func (s *logs) GetHead(ctx context.Context, _ *brevetv1.GetHeadRequest) (*brevetv1.GetHeadResponse, error) {
+	if err := s.sequencer.Sync(ctx); err != nil {
+		return nil, err
+	}
+	head := s.archive.Head()
+	return &brevetv1.GetHeadResponse{Size: head.Size, Chain: head.Chain[:]}, nil
+}

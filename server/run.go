@@ -1,0 +1,172 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/brevet-pki/brevet/enroll"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// Bounds of the gRPC listener. A connection keeps the identity of its handshake, so it does not live for ever.
+const (
+	maxMessage       = 17 << 20 // an imported CRL; other messages are bounded by their fields
+	maxStreams       = 128
+	connectionAge    = 30 * time.Minute
+	connectionGrace  = time.Minute
+	handshakeTimeout = 10 * time.Second
+)
+
+func (s *Server) newGRPC() *grpc.Server {
+	g := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(s.tlsConfig())),
+		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace, Time: time.Minute}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}),
+	)
+	brevetv1.RegisterEnrollmentServiceServer(g, &enrollment{registrar: s.registrar, authority: s.authority})
+	brevetv1.RegisterIdentityServiceServer(g, &identities{registrar: s.registrar, revocations: s.revocations, tokenText: s.tokenText})
+	brevetv1.RegisterCertificateServiceServer(g, &certificates{registrar: s.registrar, revocations: s.revocations})
+	brevetv1.RegisterCRLServiceServer(g, &crls{records: s.config.Stores.Revocation, revocations: s.revocations})
+	brevetv1.RegisterLogServiceServer(g, &logs{records: s.config.Stores.Log, sequencer: s.sequencer, archive: s.config.Archive})
+	s.health = health.NewServer()
+	healthv1.RegisterHealthServer(g, s.health)
+	reflection.Register(g)
+	return g
+}
+
+// tlsConfig asks for a client certificate without demanding one: the gate refuses with a typed error, where a failed
+// handshake would tell the client nothing. Every handshake gets the newest server certificate, with the root in its
+// chain, so that an agent that knows nothing but the root's fingerprint can check it.
+func (s *Server) tlsConfig() *tls.Config {
+	base := &tls.Config{
+		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert,
+		SessionTicketsDisabled: true, // a resumed session would skip nothing here, but keep an old identity for longer
+		NextProtos:             []string{"h2"},
+	}
+	base.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		pair := s.own.Pair()
+		if pair == nil {
+			return nil, errors.New("server: no certificate of its own yet")
+		}
+		return withRoot(pair), nil
+	}
+	return base
+}
+
+func withRoot(p *enroll.Pair) *tls.Certificate {
+	c := &tls.Certificate{PrivateKey: p.Key, Leaf: p.Certificate}
+	for _, list := range [][]*x509.Certificate{{p.Certificate}, p.Chain, p.Roots} {
+		for _, cert := range list {
+			c.Certificate = append(c.Certificate, cert.Raw)
+		}
+	}
+	return c
+}
+
+// Run serves until ctx ends, then finishes what is in flight and returns nil. It returns an error when a part that the
+// others need has failed for good.
+func (s *Server) Run(ctx context.Context) error {
+	// The parts outlive ctx: calls in flight need them while the listeners stop.
+	parts, stopParts := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopParts()
+	group, failed := errgroup.WithContext(parts)
+	group.Go(func() error { return s.sequencer.Run(failed) })
+	group.Go(func() error { return s.responder.Follow(failed, s.config.Stores.Feed) })
+	group.Go(func() error { return s.revocations.Run(failed) })
+	for _, a := range append([]*enroll.Agent{s.own}, s.delegates...) {
+		group.Go(func() error { return s.keepEnrolled(failed, a) })
+	}
+	public := &http.Server{
+		Handler: s.responder.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second,
+		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		BaseContext: func(net.Listener) context.Context { return parts },
+	}
+	if s.caughtUp(failed) {
+		group.Go(func() error { return s.grpc.Serve(s.config.GRPC) })
+		group.Go(func() error {
+			if err := public.Serve(s.config.HTTP); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+		s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
+		if s.ready != nil {
+			s.ready()
+		}
+		s.log.Info("serving", "grpc", s.config.GRPC.Addr().String(), "http", s.config.HTTP.Addr().String(), "trust_domain", s.config.TrustDomain)
+	}
+	select {
+	case <-ctx.Done():
+		s.log.Info("stopping: finishing what is in flight")
+	case <-failed.Done():
+	}
+	err := s.stop(context.WithoutCancel(ctx), public)
+	stopParts()
+	if werr := group.Wait(); werr != nil && !errors.Is(werr, context.Canceled) {
+		err = errors.Join(werr, err)
+	}
+	return err
+}
+
+// caughtUp waits until the responder knows every status, which the gate and relying parties ask for; it returns false
+// when ctx ends first.
+func (s *Server) caughtUp(ctx context.Context) bool {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for s.responder.CurrentAt().IsZero() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
+}
+
+// stop ends the listeners, the calls in flight, and what they led to, in this order.
+func (s *Server) stop(ctx context.Context, public *http.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	s.health.Shutdown()
+	drained := make(chan struct{})
+	go func() { s.grpc.GracefulStop(); close(drained) }()
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		s.grpc.Stop()
+	}
+	err := errors.Join(public.Shutdown(ctx), s.authority.Close(ctx), s.sequencer.Sync(ctx))
+	for _, c := range s.closers {
+		err = errors.Join(err, c.Close())
+	}
+	return err
+}
+
+// keepEnrolled runs an agent of the server's own. Its tokens are the server's to make, so it has no reason to give up.
+func (s *Server) keepEnrolled(ctx context.Context, a *enroll.Agent) error {
+	for ctx.Err() == nil {
+		if err := a.Run(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("a certificate of the server's own could not be renewed: trying again", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,160 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+)
+
+// selfPatience bounds one call of the server to its own registrar.
+const selfPatience = 30 * time.Second
+
+// selfTokenLifetime is how long a token lives that the server makes for itself and spends at once.
+const selfTokenLifetime = time.Minute
+
+// role is one of the server's own identities. It is an enroll.Authority without a network in between: what an agent
+// asks goes to the registrar as everybody's requests do.
+type role struct {
+	id        pki.SPIFFEID
+	actor     pki.Actor
+	registrar *ra.Registrar
+	authority *ca.Authority
+}
+
+// Enroll implements enroll.Authority.
+func (r *role) Enroll(ctx context.Context, req enroll.EnrollRequest) (enroll.Credential, error) {
+	cert, err := r.registrar.Enroll(ctx, ra.Enrollment{
+		RequestID: req.RequestID, Evidence: req.Token.Secret.Bytes(), CSR: req.CSR, Lifetime: req.Lifetime,
+	})
+	if err != nil {
+		return enroll.Credential{}, err
+	}
+	return r.credential(cert)
+}
+
+// Renew implements enroll.Authority.
+func (r *role) Renew(ctx context.Context, req enroll.RenewRequest) (enroll.Credential, error) {
+	serial, err := pki.SerialFromInt(req.Current.Certificate.SerialNumber)
+	if err != nil {
+		return enroll.Credential{}, err
+	}
+	old, err := r.registrar.Records().CertificateBySerial(ctx, serial)
+	if err != nil {
+		return enroll.Credential{}, err
+	}
+	cert, err := r.registrar.Renew(ctx, ra.Renewal{
+		RequestID: req.RequestID, Predecessor: old.Ref, CSR: req.CSR, Lifetime: req.Lifetime,
+	})
+	if err != nil {
+		return enroll.Credential{}, err
+	}
+	return r.credential(cert)
+}
+
+func (r *role) credential(cert ca.Certificate) (enroll.Credential, error) {
+	chain, root, err := chainOf(r.authority, cert.Ref.Issuer)
+	if err != nil {
+		return enroll.Credential{}, err
+	}
+	ders := make([][]byte, len(chain))
+	for i, c := range chain {
+		ders[i] = c.Raw
+	}
+	return enroll.ParseCredential(cert.DER, ders, [][]byte{root.Raw})
+}
+
+// token makes the one-time token that the role enrolls with.
+func (r *role) token() (enroll.Token, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), selfPatience)
+	defer cancel()
+	secret, _, err := r.registrar.CreateToken(ctx, r.id, selfTokenLifetime, true, r.actor)
+	return enroll.Token{Secret: secret, TrustDomain: r.id.TrustDomain()}, err
+}
+
+// agentFor makes the agent of a role and sees to it that there is a certificate.
+func (s *Server) agentFor(ctx context.Context, r *role, directory string, onChange func(*enroll.Pair)) (*enroll.Agent, error) {
+	dir, err := enroll.OpenDirectory(filepath.Join(s.config.Directory, directory), s.log)
+	if err != nil {
+		return nil, err
+	}
+	agent, err := enroll.NewAgent(enroll.Config{
+		Directory: dir, Authority: r, Token: r.token, KeyType: enroll.P256, OnChange: onChange, Log: s.log.With("role", r.id.Path()),
+	})
+	if err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	s.closers = append(s.closers, dir)
+	return agent, agent.Ensure(ctx)
+}
+
+func (s *Server) enrollSelf(ctx context.Context) error {
+	id, err := pki.ServerID(s.config.TrustDomain)
+	if err != nil {
+		return err
+	}
+	want := ra.NewIdentity{Kind: pki.Server}
+	for _, n := range s.config.Names {
+		if ip, err := netip.ParseAddr(n); err == nil {
+			want.IPAddresses = append(want.IPAddresses, ip)
+		} else {
+			want.DNSNames = append(want.DNSNames, n)
+		}
+	}
+	r := &role{id: id, actor: pki.ActorSystem("server"), registrar: s.registrar, authority: s.authority}
+	have, err := s.registrar.Reserve(ctx, id, want, r.actor)
+	if err != nil {
+		return err
+	}
+	if s.own, err = s.agentFor(ctx, r, "server", nil); err != nil {
+		return err
+	}
+	if carries(s.own.Pair(), have) {
+		return nil
+	}
+	t, err := r.token()
+	if err != nil {
+		return err
+	}
+	return s.own.Enroll(ctx, t)
+}
+
+// carries reports whether a certificate has the names that the configuration gives the server now.
+func carries(p *enroll.Pair, id ra.Identity) bool {
+	var ips []netip.Addr
+	for _, ip := range p.Certificate.IPAddresses {
+		if a, ok := netip.AddrFromSlice(ip); ok {
+			ips = append(ips, a.Unmap())
+		}
+	}
+	return slices.Equal(p.Certificate.DNSNames, id.DNSNames) && slices.Equal(ips, id.IPAddresses)
+}
+
+func (s *Server) enrollDelegate(ctx context.Context, iss ca.Issuer) error {
+	id, err := pki.VAID(s.config.TrustDomain, iss.ID)
+	if err != nil {
+		return err
+	}
+	r := &role{id: id, actor: pki.ActorSystem("va"), registrar: s.registrar, authority: s.authority}
+	want := ra.NewIdentity{Kind: pki.VA, Profile: "ocsp", Labels: map[string]string{ra.IssuerLabel: iss.ID.String()}}
+	if _, err := s.registrar.Reserve(ctx, id, want, r.actor); err != nil {
+		return err
+	}
+	agent, err := s.agentFor(ctx, r, "va-"+iss.ID.Short(), func(p *enroll.Pair) {
+		if err := s.responder.SetDelegate(iss.ID, p.Certificate, p.Key); err != nil {
+			s.log.Error("the new OCSP delegate does not serve", "error", err)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	s.delegates = append(s.delegates, agent)
+	return nil
+}

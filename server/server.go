@@ -1,0 +1,204 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/token"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// Config is what a Server is made of. All fields are needed.
+type Config struct {
+	TrustDomain string
+	// Names are the DNS names and IP addresses that the server's own certificate carries.
+	Names []string
+	// Address is where enrollment tokens send agents, host:port.
+	Address string
+	// Directory keeps the server's own credentials: one directory for each of its roles.
+	Directory string
+	GRPC      net.Listener
+	HTTP      net.Listener
+	// Issuers sign certificates and CRLs; the last one is the current one. Authorities are all CA certificates that
+	// are installed, roots included.
+	Issuers     []ca.Issuer
+	Authorities []*x509.Certificate
+	Profiles    map[string]*ca.Profile
+	Stores      Stores
+	Archive     *translog.Archive
+	Clock       func() time.Time
+	Log         *slog.Logger
+}
+
+// Stores are the views of the store that the server's parts ask for.
+type Stores struct {
+	CA         ca.Journal
+	RA         ra.Records
+	Revocation revocation.Records
+	Feed       responder.Feed
+	Log        translog.Records
+}
+
+// stopPatience bounds how long a stopping server waits for calls in flight.
+const stopPatience = 10 * time.Second
+
+// Server is issuer, registration authority, validation authority and log in one process.
+type Server struct {
+	config      Config
+	log         *slog.Logger
+	sequencer   *translog.Sequencer
+	responder   *responder.Responder
+	authority   *ca.Authority
+	registrar   *ra.Registrar
+	revocations *revocation.Authority
+	gate        *gate
+	own         *enroll.Agent   // the server's own certificate
+	delegates   []*enroll.Agent // one OCSP key for each issuing CA
+	grpc        *grpc.Server
+	health      *health.Server
+	closers     []io.Closer // the credential directories
+	ready       func()
+}
+
+// New puts the parts together, settles what an earlier process left behind, and brings the archive up to date. It
+// serves nothing yet. On an error, nothing is left running.
+func New(ctx context.Context, c Config) (*Server, error) {
+	s := &Server{config: c, log: c.Log}
+	s.sequencer = translog.NewSequencer(c.Stores.Log, c.Archive, c.Log)
+	if err := s.sequencer.Reconcile(ctx); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.responder, err = responder.New(responder.Config{Clock: c.Clock, Log: c.Log}); err != nil {
+		return nil, err
+	}
+	for _, cert := range c.Authorities {
+		if err := s.responder.AddIssuer(cert); err != nil {
+			return nil, err
+		}
+	}
+	var signers []revocation.Issuer
+	for _, iss := range c.Issuers {
+		signers = append(signers, revocation.Issuer{Certificate: iss.Certificate, Signer: iss.Signer})
+	}
+	s.revocations, err = revocation.New(revocation.Config{
+		Issuers: signers, Elsewhere: elsewhere(c), Records: c.Stores.Revocation,
+		Sink: s.responder, Publisher: s.responder, Clock: c.Clock, Log: c.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.authority, err = ca.New(ctx, ca.Config{
+		Issuers: c.Issuers, Profiles: c.Profiles, Journal: c.Stores.CA, Observer: s.responder, Clock: c.Clock, Log: c.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.registrar = ra.New(ra.Config{
+		TrustDomain: c.TrustDomain, Records: c.Stores.RA, Issuer: s.authority, Superseder: superseder{s.revocations},
+		Token: token.New(c.Stores.RA), Clock: c.Clock, Log: c.Log,
+	})
+	s.gate = newGate(c, s.responder, s.registrar)
+	if err := s.prepare(ctx); err != nil {
+		return nil, errors.Join(err, s.Close(ctx))
+	}
+	return s, nil
+}
+
+func newGate(c Config, st statuses, n notes) *gate {
+	g := &gate{trustDomain: c.TrustDomain, roots: x509.NewCertPool(), intermediates: x509.NewCertPool(), statuses: st, notes: n, clock: c.Clock}
+	for _, iss := range c.Issuers {
+		g.roots.AddCert(iss.Root)
+		for _, cert := range iss.Chain {
+			g.intermediates.AddCert(cert)
+		}
+	}
+	return g
+}
+
+// elsewhere returns the CA certificates whose CRLs are signed in ceremonies and imported: those without a key here.
+func elsewhere(c Config) []*x509.Certificate {
+	return slices.DeleteFunc(slices.Clone(c.Authorities), func(cert *x509.Certificate) bool {
+		return slices.ContainsFunc(c.Issuers, func(i ca.Issuer) bool { return i.ID == pki.IssuerOf(cert) })
+	})
+}
+
+// prepare makes the server's own identities and the agents that enroll them, and the gRPC server on top.
+func (s *Server) prepare(ctx context.Context) error {
+	if err := s.enrollSelf(ctx); err != nil {
+		return fmt.Errorf("server: prepare its own certificate: %w", err)
+	}
+	for _, iss := range s.config.Issuers {
+		if err := s.enrollDelegate(ctx, iss); err != nil {
+			return fmt.Errorf("server: prepare the OCSP delegate of %s: %w", iss.Certificate.Subject, err)
+		}
+	}
+	s.grpc = s.newGRPC()
+	return nil
+}
+
+// OnReady sets what is called once the server serves. It must be called before Run.
+func (s *Server) OnReady(f func()) { s.ready = f }
+
+// Close releases what New opened, for a server that is not run.
+func (s *Server) Close(ctx context.Context) error {
+	err := s.authority.Close(ctx)
+	for _, c := range s.closers {
+		err = errors.Join(err, c.Close())
+	}
+	return err
+}
+
+// operatorTokenLifetime is how long the token lives that a ceremony hands to an operator.
+const operatorTokenLifetime = 24 * time.Hour
+
+// OperatorToken registers an operator and makes a one-time token for enrolling as one. It is for whoever runs this
+// process, who holds the issuing key anyway.
+func (s *Server) OperatorToken(ctx context.Context, name string, replace bool) (string, error) {
+	by := pki.ActorCommand("ceremony install")
+	id, err := s.registrar.CreateIdentity(ctx, ra.NewIdentity{Name: name, Kind: pki.Operator}, by)
+	if err != nil {
+		return "", err
+	}
+	secret, _, err := s.registrar.CreateToken(ctx, id.ID, operatorTokenLifetime, replace, by)
+	if err != nil {
+		return "", err
+	}
+	return s.tokenText(secret), nil
+}
+
+// tokenText is what an agent needs for its first contact.
+func (s *Server) tokenText(secret pki.TokenSecret) string {
+	return enroll.Token{
+		Secret: secret, RootFingerprint: sha256.Sum256(s.authority.Current().Root.Raw),
+		TrustDomain: s.config.TrustDomain, Server: s.config.Address,
+	}.Text()
+}
+
+// superseder revokes what an identity had before it enrolled anew.
+type superseder struct{ revocations *revocation.Authority }
+
+// Supersede implements ra.Superseder.
+func (s superseder) Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor) error {
+	_, err := s.revocations.Apply(ctx, revocation.Order{
+		Action: revocation.Revoke, Reason: pki.Superseded, Identity: id, By: by,
+	})
+	return err
+}

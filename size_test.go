@@ -1,0 +1,103 @@
+package brevet_test
+
+import (
+	"bytes"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const (
+	longestFile     = 500 // lines: a file holds one thing
+	longestFunction = 80  // lines: a function fits a screen
+)
+
+func TestNothingIsTooLong(t *testing.T) {
+	fset := token.NewFileSet()
+	for _, name := range goFiles(t) {
+		source, file := parse(t, fset, name)
+		if ast.IsGenerated(file) {
+			continue
+		}
+		if lines := bytes.Count(source, []byte("\n")); lines > longestFile {
+			t.Errorf("%s has %d lines, over %d: split it where it begins a second thing", name, lines, longestFile)
+		}
+		for where, lines := range longFunctions(fset, file) {
+			t.Errorf("%s: a function of %d lines, over %d: name its steps", where, lines, longestFunction)
+		}
+	}
+}
+
+// longFunctions gives place and length of every function over longestFunction, literals of package variables included.
+func longFunctions(fset *token.FileSet, file *ast.File) map[string]int {
+	long := map[string]int{}
+	ast.Inspect(file, func(node ast.Node) bool {
+		switch node.(type) {
+		case *ast.FuncDecl, *ast.FuncLit:
+			start, end := fset.Position(node.Pos()), fset.Position(node.End())
+			if lines := end.Line - start.Line + 1; lines > longestFunction {
+				long[start.String()] = lines
+			}
+			return false
+		}
+		return true
+	})
+	return long
+}
+
+func TestPackagesSayWhatTheyAre(t *testing.T) {
+	fset := token.NewFileSet()
+	documented := map[string]bool{}
+	for _, name := range goFiles(t) {
+		_, file := parse(t, fset, name)
+		if strings.HasSuffix(name, "_test.go") || ast.IsGenerated(file) {
+			continue
+		}
+		dir := filepath.Dir(name)
+		documented[dir] = documented[dir] || file.Doc != nil
+	}
+	for dir, ok := range documented {
+		if !ok {
+			t.Errorf("%s has no package comment: what it does, what it refuses, which RFC", dir)
+		}
+	}
+}
+
+func TestLongFunctionsAreFound(t *testing.T) {
+	body := func(lines int) string { return "{\n" + strings.Repeat("\tg()\n", lines-2) + "}\n" }
+	for _, c := range []struct {
+		source string
+		want   int
+	}{
+		{"package p\nfunc f() " + body(80), 0},
+		{"package p\nfunc f() " + body(81), 1},
+		{"package p\nvar v = func() " + body(81), 1},
+		{"package p\nfunc f() {\n\t_ = func() " + body(90) + "}\n", 1},
+	} {
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, "p.go", c.source, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := longFunctions(fset, file); len(got) != c.want {
+			t.Errorf("found %d, want %d in\n%.60s…", len(got), c.want, c.source)
+		}
+	}
+}
+
+func parse(t *testing.T, fset *token.FileSet, name string) ([]byte, *ast.File) {
+	t.Helper()
+	source, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := parser.ParseFile(fset, name, source, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return source, file
+}

@@ -1,0 +1,140 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+)
+
+const selectCertificate = `
+	SELECT c.id, i.issuer, c.serial, n.spiffe_id, c.profile, c.key_hash, c.not_before, c.not_after,
+	       c.state, c.reason, c.revoked_at, c.version, c.der, c.request, c.successor
+	FROM certificates c JOIN issuers i ON i.id = c.issuer LEFT JOIN identities n ON n.id = c.identity `
+
+// Certificate returns the record of one certificate.
+func (r *RA) Certificate(ctx context.Context, ref pki.CertRef) (ra.Certificate, error) {
+	return r.certificate(ctx, noCertificate(ref.Serial), `WHERE c.serial = ? AND i.issuer = ?`, ref.Serial.Bytes(), ref.Issuer.Bytes())
+}
+
+// CertificateBySerial finds a certificate without naming its issuer.
+func (r *RA) CertificateBySerial(ctx context.Context, serial pki.Serial) (ra.Certificate, error) {
+	return r.certificate(ctx, noCertificate(serial), `WHERE c.serial = ?`, serial.Bytes())
+}
+
+// CertificateByRequest finds what a request was answered with.
+func (r *RA) CertificateByRequest(ctx context.Context, identity pki.SPIFFEID, request pki.RequestID) (ra.Certificate, error) {
+	missing := pki.Refuse(pki.RuleNotFound, "", "no certificate answers request %s of %s", request, identity)
+	return r.certificate(ctx, missing, `
+		WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.request = ?`, identity.String(), request.Bytes())
+}
+
+func (r *RA) certificate(ctx context.Context, missing *pki.Refusal, where string, args ...any) (ra.Certificate, error) {
+	var c ra.Certificate
+	err := r.db.read(ctx, "read a certificate", func(ctx context.Context, tx *sql.Tx) error {
+		var err error
+		c, _, err = scanCertificate(tx.QueryRowContext(ctx, selectCertificate+where, args...))
+		if errors.Is(err, sql.ErrNoRows) {
+			return missing
+		}
+		return err
+	})
+	return c, err
+}
+
+func noCertificate(serial pki.Serial) *pki.Refusal {
+	return pki.Refuse(pki.RuleNotFound, "look for it with brevet cert list", "there is no certificate %s on record", serial)
+}
+
+// Certificates returns a page of certificates, the newest first.
+func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cursor, limit int) ([]ra.Certificate, ra.Cursor, error) {
+	if err := checkLimit(limit); err != nil {
+		return nil, 0, err
+	}
+	if from == 0 {
+		from = 1<<63 - 1
+	}
+	where, args := `WHERE c.id <= ?`, []any{int64(from)}
+	if !identity.IsZero() {
+		where += ` AND c.identity = (SELECT id FROM identities WHERE spiffe_id = ?)`
+		args = append(args, identity.String())
+	}
+	var page []ra.Certificate
+	var next ra.Cursor
+	err := r.db.read(ctx, "list certificates", func(ctx context.Context, tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, selectCertificate+where+` ORDER BY c.id DESC LIMIT ?`, append(args, limit+1)...)
+		return each(rows, err, func(rows *sql.Rows) error {
+			c, id, err := scanCertificate(rows)
+			if len(page) == limit {
+				next = ra.Cursor(id)
+				return err
+			}
+			page = append(page, c)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return page, next, nil
+}
+
+// CheckKey returns the refusal that a guard for this key and identity would meet now.
+func (r *RA) CheckKey(ctx context.Context, key pki.KeyHash, identity pki.SPIFFEID) error {
+	return r.db.read(ctx, "check a key", func(ctx context.Context, tx *sql.Tx) error {
+		var id int64 // 0 for one that is not registered: every certificate is then another identity's
+		err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, identity.String()).Scan(&id)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		return checkKey(ctx, tx, key, id)
+	})
+}
+
+// scanCertificate reads a row of selectCertificate, and its id.
+func scanCertificate(row scanner) (ra.Certificate, int64, error) {
+	var c ra.Certificate
+	var id, notAfter int64
+	var issuer, serial, key, request, successor []byte
+	var identity, profile sql.NullString
+	var notBefore, revokedAt sql.NullInt64
+	err := row.Scan(&id, &issuer, &serial, &identity, &profile, &key, &notBefore, &notAfter,
+		&c.Status.State, &c.Status.Reason, &revokedAt, &c.Status.Version, &c.DER, &request, &successor)
+	if err != nil {
+		return ra.Certificate{}, 0, err
+	}
+	c.Released, c.Profile, c.NotAfter = identity.Valid, profile.String, fromMillis(notAfter)
+	if notBefore.Valid {
+		c.NotBefore = fromMillis(notBefore.Int64)
+	}
+	if revokedAt.Valid {
+		c.Status.RevokedAt = fromMillis(revokedAt.Int64)
+	}
+	if c.Ref, err = parseRef(issuer, serial); err != nil {
+		return ra.Certificate{}, 0, err
+	}
+	if identity.Valid {
+		if c.Identity, err = pki.ParseSPIFFEID(identity.String); err != nil {
+			return ra.Certificate{}, 0, err
+		}
+	}
+	if c.KeyHash, err = restore(key, pki.KeyHashFromBytes); err != nil {
+		return ra.Certificate{}, 0, err
+	}
+	if c.RequestID, err = restore(request, pki.RequestIDFromBytes); err != nil {
+		return ra.Certificate{}, 0, err
+	}
+	c.Successor, err = restore(successor, pki.KeyHashFromBytes)
+	return c, id, err
+}
+
+func parseRef(issuer, serial []byte) (pki.CertRef, error) {
+	i, err := pki.IssuerIDFromBytes(issuer)
+	if err != nil {
+		return pki.CertRef{}, err
+	}
+	s, err := pki.SerialFromBytes(serial)
+	return pki.CertRef{Issuer: i, Serial: s}, err
+}

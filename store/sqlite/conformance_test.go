@@ -1,0 +1,40 @@
+package sqlite_test
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+
+	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/store/storetest"
+)
+
+func TestConformance(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Store {
+		return openStore(t, filepath.Join(t.TempDir(), "brevet.db"))
+	})
+}
+
+func openStore(t *testing.T, path string) storetest.Store {
+	t.Helper()
+	faults := &faultyDriver{}
+	db, err := sqlite.OpenWith(context.Background(), path, faults)
+	if err != nil {
+		t.Fatalf("open the store: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Errorf("close the store: %v", err)
+		}
+	})
+	return storetest.Store{
+		Journal: db.CA(), Installations: db.CA(), RA: db.RA(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log(),
+		LoseCommit: faults.loseCommit,
+		Reopen: func(t *testing.T) storetest.Store {
+			if err := db.Close(); err != nil {
+				t.Fatalf("close the store: %v", err)
+			}
+			return openStore(t, path)
+		},
+	}
+}

@@ -1,0 +1,87 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+)
+
+// statements is how many prepared statements a connection keeps: more than the store has.
+const statements = 128
+
+// pragma is a setting that a connection must read back; wrong settings lose what was promised to be durable.
+type pragma struct {
+	name string
+	want string
+}
+
+// writerPragmas: synchronous 2 is FULL. mattn/go-sqlite3 compiles WAL to 1, NORMAL, which loses commits with the power.
+var writerPragmas = []pragma{{"journal_mode", "wal"}, {"synchronous", "2"}, {"foreign_keys", "1"}}
+
+var readerPragmas = []pragma{{"journal_mode", "wal"}, {"query_only", "1"}}
+
+func writerDSN(path string) string {
+	return dsn(path, url.Values{
+		"mode": {"rw"}, "_txlock": {"immediate"}, "_journal_mode": {"WAL"}, "_synchronous": {"FULL"}, "_foreign_keys": {"true"},
+	})
+}
+
+func readerDSN(path string) string {
+	return dsn(path, url.Values{"mode": {"ro"}, "_query_only": {"true"}})
+}
+
+func dsn(path string, options url.Values) string {
+	options.Set("_busy_timeout", strconv.FormatInt(maxBusy.Milliseconds(), 10))
+	options.Set("_stmt_cache_size", strconv.Itoa(statements))
+	file := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: options.Encode()}
+	return file.String()
+}
+
+// connector opens connections, and gives out only those that have the settings that they were opened with.
+type connector struct {
+	driver driver.Driver
+	dsn    string
+	check  []pragma
+}
+
+// Driver returns the driver below.
+func (c connector) Driver() driver.Driver { return c.driver }
+
+// Connect opens a connection and reads its settings back.
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.driver.Open(c.dsn)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range c.check {
+		if err := p.readBack(ctx, conn); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+	}
+	return conn, nil
+}
+
+func (p pragma) readBack(ctx context.Context, conn driver.Conn) error {
+	q, ok := conn.(driver.QueryerContext)
+	if !ok {
+		return errors.New("the driver cannot query")
+	}
+	rows, err := q.QueryContext(ctx, "PRAGMA "+p.name, nil)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	got := make([]driver.Value, 1)
+	if err := rows.Next(got); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if text := fmt.Sprint(got[0]); text != p.want {
+		return fmt.Errorf("SQLite has set %s to %s, not %s: the store needs a local file system that can do shared memory", p.name, text, p.want)
+	}
+	return nil
+}

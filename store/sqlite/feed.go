@@ -1,0 +1,66 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Snapshot visits the status of every certificate not expired at the given time, the never-released ones included, in
+// one read transaction, and returns the end of the sequenced log as that transaction sees it.
+func (r *Revocation) Snapshot(ctx context.Context, at time.Time, visit func(pki.StatusChange) error) (uint64, error) {
+	var index uint64
+	err := r.db.read(ctx, "read the statuses", func(ctx context.Context, tx *sql.Tx) error {
+		head, err := readHead(ctx, tx)
+		if err != nil {
+			return err
+		}
+		index = head.Size
+		rows, err := tx.QueryContext(ctx, `
+			SELECT i.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version
+			FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.not_after >= ?`, millis(at))
+		return each(rows, err, func(rows *sql.Rows) error {
+			var issuer, serial []byte
+			var notAfter int64
+			var revokedAt sql.NullInt64
+			var c pki.StatusChange
+			err := rows.Scan(&issuer, &serial, &notAfter, &c.Status.State, &c.Status.Reason, &revokedAt, &c.Status.Version)
+			if err != nil {
+				return err
+			}
+			if c.Ref, err = parseRef(issuer, serial); err != nil {
+				return err
+			}
+			c.NotAfter = fromMillis(notAfter)
+			if revokedAt.Valid {
+				c.Status.RevokedAt = fromMillis(revokedAt.Int64)
+			}
+			return visit(c)
+		})
+	})
+	if err != nil {
+		return 0, err
+	}
+	return index, nil
+}
+
+// Changes returns the status changes of at most limit sequenced entries after an index, and the index of the last one.
+func (r *Revocation) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
+	var changes []pki.StatusChange
+	last := after
+	err := r.db.read(ctx, "read the status changes", func(ctx context.Context, tx *sql.Tx) error {
+		entries, err := readEntries(ctx, tx, after+1, limit)
+		if err != nil || len(entries) == 0 {
+			return err
+		}
+		last = entries[len(entries)-1].Index
+		changes, err = changesOf(entries)
+		return err
+	})
+	if err != nil {
+		return nil, after, err
+	}
+	return changes, last, nil
+}

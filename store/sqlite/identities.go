@@ -1,0 +1,211 @@
+package sqlite
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+const identityColumns = `spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, generation, created_at`
+
+// CreateIdentity registers an identity, or returns the one that is registered with the same particulars.
+func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
+	var have ra.Identity
+	err := r.db.write(ctx, "register an identity", func(ctx context.Context, tx *writeTx) error {
+		var err error
+		have, err = readIdentity(ctx, tx.Tx, id.ID)
+		if err == nil && id.Kind == have.Kind && sameParticulars(id, have) {
+			return nil
+		}
+		if err == nil {
+			return pki.Refuse(pki.RuleIdentityExists, "choose another name, or register it with the particulars it has",
+				"%s is registered with another kind, profile, labels or names", id.ID)
+		}
+		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleIdentity {
+			return err
+		}
+		have = id
+		have.State, have.Generation, have.CreatedAt = pki.Registered, 1, fromMillis(millis(id.CreatedAt))
+		return tx.insertIdentity(ctx, have, by)
+	})
+	if err != nil {
+		return ra.Identity{}, err
+	}
+	return have, nil
+}
+
+func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity, by pki.Actor) error {
+	p, err := encodeParticulars(id)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO identities (`+identityColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Generation, millis(id.CreatedAt))
+	if err != nil {
+		return err
+	}
+	return tx.append(ctx, translog.Entry{
+		Time: id.CreatedAt, Actor: by, Action: translog.IdentityRegistered, Outcome: translog.Done, Identity: id.ID, Facts: factsOf(id),
+	})
+}
+
+// UpdateIdentity replaces an identity's profile, labels and names, in a new generation.
+func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, at time.Time) (ra.Identity, error) {
+	var have ra.Identity
+	err := r.db.write(ctx, "update an identity", func(ctx context.Context, tx *writeTx) error {
+		var err error
+		have, err = readIdentity(ctx, tx.Tx, id.ID)
+		if err != nil {
+			return err
+		}
+		if have.State == pki.Retired {
+			return pki.Refuse(pki.RuleIdentityState, "register another identity", "%s is retired", id.ID)
+		}
+		if sameParticulars(id, have) {
+			return nil
+		}
+		have.Profile, have.Labels, have.DNSNames, have.IPAddresses = id.Profile, id.Labels, id.DNSNames, id.IPAddresses
+		have.Generation++
+		p, err := encodeParticulars(have)
+		if err != nil {
+			return err
+		}
+		err = tx.exec(ctx, 1, `
+			UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, generation = ? WHERE spiffe_id = ?`,
+			have.Profile, p.labels, p.dnsNames, p.ipAddresses, have.Generation, have.ID.String())
+		if err != nil {
+			return err
+		}
+		return tx.append(ctx, translog.Entry{
+			Time: at, Actor: by, Action: translog.IdentityUpdated, Outcome: translog.Done, Identity: have.ID, Facts: factsOf(have),
+		})
+	})
+	if err != nil {
+		return ra.Identity{}, err
+	}
+	return have, nil
+}
+
+// Identity returns one identity.
+func (r *RA) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error) {
+	var have ra.Identity
+	err := r.db.read(ctx, "read an identity", func(ctx context.Context, tx *sql.Tx) error {
+		var err error
+		have, err = readIdentity(ctx, tx, id)
+		return err
+	})
+	return have, err
+}
+
+// Identities returns up to limit identities after the given one, in the order of their IDs.
+func (r *RA) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]ra.Identity, error) {
+	if err := checkLimit(limit); err != nil {
+		return nil, err
+	}
+	var page []ra.Identity
+	err := r.db.read(ctx, "list identities", func(ctx context.Context, tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, `SELECT `+identityColumns+` FROM identities WHERE spiffe_id > ? ORDER BY spiffe_id LIMIT ?`,
+			after.String(), limit)
+		return each(rows, err, func(rows *sql.Rows) error {
+			id, err := scanIdentity(rows)
+			page = append(page, id)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return page, nil
+}
+
+func readIdentity(ctx context.Context, tx *sql.Tx, id pki.SPIFFEID) (ra.Identity, error) {
+	have, err := scanIdentity(tx.QueryRowContext(ctx, `SELECT `+identityColumns+` FROM identities WHERE spiffe_id = ?`, id.String()))
+	if errors.Is(err, sql.ErrNoRows) {
+		return ra.Identity{}, noIdentity(id)
+	}
+	return have, err
+}
+
+func scanIdentity(row scanner) (ra.Identity, error) {
+	var id ra.Identity
+	var name string
+	var labels, dns, ips []byte
+	var created int64
+	err := row.Scan(&name, &id.Kind, &id.Profile, &labels, &dns, &ips, &id.State, &id.Generation, &created)
+	if err != nil {
+		return ra.Identity{}, err
+	}
+	id.CreatedAt = fromMillis(created)
+	if id.ID, err = pki.ParseSPIFFEID(name); err != nil {
+		return ra.Identity{}, err
+	}
+	err = errors.Join(json.Unmarshal(labels, &id.Labels), json.Unmarshal(dns, &id.DNSNames), json.Unmarshal(ips, &id.IPAddresses))
+	if err != nil {
+		return ra.Identity{}, fmt.Errorf("read the particulars of %s: %w", name, err)
+	}
+	return id, nil
+}
+
+// particulars are the columns in JSON; what is empty is null, so that it reads back as nil.
+type particulars struct{ labels, dnsNames, ipAddresses string }
+
+func encodeParticulars(id ra.Identity) (particulars, error) {
+	var p particulars
+	for _, column := range []struct {
+		into  *string
+		empty bool
+		value any
+	}{
+		{&p.labels, len(id.Labels) == 0, id.Labels},
+		{&p.dnsNames, len(id.DNSNames) == 0, id.DNSNames},
+		{&p.ipAddresses, len(id.IPAddresses) == 0, id.IPAddresses},
+	} {
+		*column.into = "null"
+		if column.empty {
+			continue
+		}
+		text, err := json.Marshal(column.value)
+		if err != nil {
+			return p, fmt.Errorf("encode the particulars of %s: %w", id.ID, err)
+		}
+		*column.into = string(text)
+	}
+	return p, nil
+}
+
+// sameParticulars compares what an update may change. The order of names has no meaning.
+func sameParticulars(a, b ra.Identity) bool {
+	return a.Profile == b.Profile && maps.Equal(a.Labels, b.Labels) &&
+		sameElements(a.DNSNames, b.DNSNames, cmp.Compare[string]) && sameElements(a.IPAddresses, b.IPAddresses, netip.Addr.Compare)
+}
+
+func sameElements[T comparable](a, b []T, compare func(T, T) int) bool {
+	return slices.Equal(slices.SortedFunc(slices.Values(a), compare), slices.SortedFunc(slices.Values(b), compare))
+}
+
+func factsOf(id ra.Identity) map[string]string {
+	facts := map[string]string{"kind": id.Kind.String(), "profile": id.Profile}
+	if len(id.DNSNames) > 0 {
+		facts["dns_names"] = strings.Join(id.DNSNames, " ")
+	}
+	if len(id.IPAddresses) > 0 {
+		var ips []string
+		for _, ip := range id.IPAddresses {
+			ips = append(ips, ip.String())
+		}
+		facts["ip_addresses"] = strings.Join(ips, " ")
+	}
+	return facts
+}

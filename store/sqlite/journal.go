@@ -1,0 +1,130 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/brevet-pki/brevet/ca"
+)
+
+// settledKept is how many of the batches settled before the last Write stay on record as settled. The batches of the
+// last Write that applied always do, however many; so State is right about any batch of a Write that has just
+// returned an error, and the table stays small.
+const settledKept = 1024
+
+// CA is the issuer's view of a DB: a ca.Journal and ca.Installations.
+type CA struct{ db *DB }
+
+// Begin opens a new epoch and returns the intents that earlier ones left pending, the oldest first.
+func (c *CA) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
+	var epoch int64
+	var left []ca.Intent
+	err := c.db.write(ctx, "open an epoch of the journal", func(ctx context.Context, tx *writeTx) error {
+		row := tx.QueryRowContext(ctx, `UPDATE journal SET epoch = epoch + 1 RETURNING epoch`)
+		if err := row.Scan(&epoch); err != nil {
+			return err
+		}
+		left = nil
+		rows, err := tx.QueryContext(ctx, `SELECT batch, items FROM intents ORDER BY id`)
+		return each(rows, err, func(rows *sql.Rows) error {
+			intent, err := scanIntent(rows)
+			left = append(left, intent)
+			return err
+		})
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	return ca.Epoch(epoch), left, nil //nolint:gosec // epochs count up from 1
+}
+
+func scanIntent(row scanner) (ca.Intent, error) {
+	var batch, items []byte
+	if err := row.Scan(&batch, &items); err != nil {
+		return ca.Intent{}, err
+	}
+	decoded, err := decodeItems(items)
+	if err != nil {
+		return ca.Intent{}, fmt.Errorf("read the intent %x: %w", batch, err)
+	}
+	return ca.Intent{Batch: ca.BatchID(batch), Items: decoded}, nil
+}
+
+// Write settles and announces batches in one transaction.
+func (c *CA) Write(ctx context.Context, epoch ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
+	verdicts := make([]ca.Verdicts, len(settle))
+	for i, s := range settle {
+		verdicts[i] = make(ca.Verdicts, len(s.Records))
+	}
+	err := c.db.write(ctx, "write the journal", func(ctx context.Context, tx *writeTx) error {
+		if err := tx.fence(ctx, epoch); err != nil {
+			return err
+		}
+		if len(settle) > 0 {
+			if err := tx.forgetSettled(ctx); err != nil {
+				return err
+			}
+		}
+		for i, s := range settle {
+			if err := tx.settle(ctx, s, verdicts[i]); err != nil {
+				return fmt.Errorf("settle batch %s: %w", s.Intent.Batch, err)
+			}
+		}
+		for _, intent := range announce {
+			if err := tx.announce(ctx, epoch, intent); err != nil {
+				return fmt.Errorf("announce batch %s: %w", intent.Batch, err)
+			}
+		}
+		return nil
+	})
+	return verdicts, err
+}
+
+// fence refuses every epoch but the newest.
+func (tx *writeTx) fence(ctx context.Context, epoch ca.Epoch) error {
+	var newest int64
+	if err := tx.QueryRowContext(ctx, `SELECT epoch FROM journal`).Scan(&newest); err != nil {
+		return err
+	}
+	if ca.Epoch(newest) != epoch { //nolint:gosec // epochs count up from 1
+		return fmt.Errorf("sqlite: epoch %d writes while %d is the newest: %w", epoch, newest, ca.ErrFenced)
+	}
+	return nil
+}
+
+func (tx *writeTx) forgetSettled(ctx context.Context) error {
+	_, err := tx.ExecContext(ctx, `DELETE FROM settled WHERE id <= (SELECT max(id) FROM settled) - ?`, settledKept)
+	return err
+}
+
+func (tx *writeTx) announce(ctx context.Context, epoch ca.Epoch, intent ca.Intent) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO intents (batch, epoch, items) VALUES (?, ?, ?)`,
+		intent.Batch[:], int64(epoch), encodeItems(intent.Items)) //nolint:gosec // epochs count up from 1
+	return err
+}
+
+// State reads back what became of batches. Of a batch settled more than settledKept batches before the last Write it
+// says that it is absent.
+func (c *CA) State(ctx context.Context, batches []ca.BatchID) ([]ca.BatchState, error) {
+	states := make([]ca.BatchState, len(batches))
+	err := c.db.read(ctx, "read the journal", func(ctx context.Context, tx *sql.Tx) error {
+		for i, batch := range batches {
+			row := tx.QueryRowContext(ctx, `
+				SELECT 2 FROM intents WHERE batch = ?1 UNION ALL SELECT 3 FROM settled WHERE batch = ?1`, batch[:])
+			err := row.Scan(&states[i])
+			if errors.Is(err, sql.ErrNoRows) {
+				states[i], err = ca.BatchAbsent, nil
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return states, nil
+}

@@ -1,0 +1,175 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// changesPerEntry keeps entries well below translog.MaxEntrySize; a change of more certificates is several entries.
+const changesPerEntry = 4096
+
+// Log is the sequencer's view of a DB: a translog.Records.
+//
+// An entry's octets are stored once, under an id that becomes its index: ids are given out by the one writer, and a
+// transaction that fails gives them back, so they are in the order of the commits and have no gaps, which sequencing
+// checks. To sequence an entry is to write its chain value.
+type Log struct{ db *DB }
+
+// append writes an entry in the transaction of the change that it records.
+func (tx *writeTx) append(ctx context.Context, e translog.Entry) error {
+	if len(e.Changes) <= changesPerEntry {
+		return tx.appendPart(ctx, e)
+	}
+	parts := slices.Collect(slices.Chunk(e.Changes, changesPerEntry))
+	facts := e.Facts
+	for i, changes := range parts {
+		e.Changes, e.Facts = changes, map[string]string{"part": strconv.Itoa(i+1) + "/" + strconv.Itoa(len(parts))}
+		for k, v := range facts {
+			e.Facts[k] = v
+		}
+		if err := tx.appendPart(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (tx *writeTx) appendPart(ctx context.Context, e translog.Entry) error {
+	encoded, err := e.Marshal()
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO log (entry) VALUES (?)`, encoded)
+	return err
+}
+
+// Sequence gives the oldest unsequenced entries their places.
+func (l *Log) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, error) {
+	if err := checkLimit(limit); err != nil {
+		return nil, err
+	}
+	var sequenced []translog.Sequenced
+	err := l.db.write(ctx, "sequence the log", func(ctx context.Context, tx *writeTx) error {
+		head, err := readHead(ctx, tx.Tx)
+		if err != nil {
+			return err
+		}
+		sequenced, err = unsequenced(ctx, tx.Tx, head, limit)
+		if err != nil {
+			return err
+		}
+		for _, s := range sequenced {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO chain (id, value) VALUES (?, ?)`, int64(s.Index), s.Chain[:]); err != nil { //nolint:gosec // an id
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return sequenced, nil
+}
+
+// unsequenced reads the entries after a head and chains them to it.
+func unsequenced(ctx context.Context, tx *sql.Tx, head translog.Head, limit int) ([]translog.Sequenced, error) {
+	var found []translog.Sequenced
+	rows, err := tx.QueryContext(ctx, `SELECT id, entry FROM log WHERE id > ? ORDER BY id LIMIT ?`, int64(head.Size), limit) //nolint:gosec // an id
+	err = each(rows, err, func(rows *sql.Rows) error {
+		var s translog.Sequenced
+		if err := rows.Scan(&s.Index, &s.Entry); err != nil {
+			return err
+		}
+		if s.Index != head.Size+1 {
+			return fmt.Errorf("log entry %d follows entry %d: entries are missing: restore the store from a backup", s.Index, head.Size)
+		}
+		s.Chain = translog.Chain(head.Chain, s.Entry)
+		head = translog.Head{Size: s.Index, Chain: s.Chain}
+		found = append(found, s)
+		return nil
+	})
+	return found, err
+}
+
+// Head returns the end of the sequenced log.
+func (l *Log) Head(ctx context.Context) (translog.Head, error) {
+	var head translog.Head
+	err := l.db.read(ctx, "read the end of the log", func(ctx context.Context, tx *sql.Tx) error {
+		var err error
+		head, err = readHead(ctx, tx)
+		return err
+	})
+	return head, err
+}
+
+func readHead(ctx context.Context, tx *sql.Tx) (translog.Head, error) {
+	var head translog.Head
+	var chain []byte
+	err := tx.QueryRowContext(ctx, `SELECT id, value FROM chain ORDER BY id DESC LIMIT 1`).Scan(&head.Size, &chain)
+	if errors.Is(err, sql.ErrNoRows) {
+		return translog.Head{}, nil
+	}
+	if err != nil {
+		return translog.Head{}, err
+	}
+	head.Chain = translog.Hash(chain)
+	return head, nil
+}
+
+// Entries returns up to limit sequenced entries from an index on, in their order.
+func (l *Log) Entries(ctx context.Context, from uint64, limit int) ([]translog.Sequenced, error) {
+	var found []translog.Sequenced
+	err := l.db.read(ctx, "read the log", func(ctx context.Context, tx *sql.Tx) error {
+		var err error
+		found, err = readEntries(ctx, tx, from, limit)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+func readEntries(ctx context.Context, tx *sql.Tx, from uint64, limit int) ([]translog.Sequenced, error) {
+	if err := checkLimit(limit); err != nil {
+		return nil, err
+	}
+	if from > 1<<62 {
+		return nil, nil // beyond what an id can be
+	}
+	var found []translog.Sequenced
+	rows, err := tx.QueryContext(ctx, `
+		SELECT log.id, log.entry, chain.value FROM chain JOIN log ON log.id = chain.id
+		WHERE chain.id >= ? ORDER BY chain.id LIMIT ?`, int64(from), limit)
+	err = each(rows, err, func(rows *sql.Rows) error {
+		var s translog.Sequenced
+		var chain []byte
+		if err := rows.Scan(&s.Index, &s.Entry, &chain); err != nil {
+			return err
+		}
+		s.Chain = translog.Hash(chain)
+		found = append(found, s)
+		return nil
+	})
+	return found, err
+}
+
+// changesOf returns the status changes that entries record.
+func changesOf(entries []translog.Sequenced) ([]pki.StatusChange, error) {
+	var changes []pki.StatusChange
+	for _, s := range entries {
+		e, err := translog.ParseEntry(s.Entry)
+		if err != nil {
+			return nil, fmt.Errorf("log entry %d: %w", s.Index, err)
+		}
+		changes = append(changes, e.Changes...)
+	}
+	return changes, nil
+}

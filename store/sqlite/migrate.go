@@ -1,0 +1,86 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"embed"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/pressly/goose/v3"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// applicationID is what the first migration sets: "BRVT".
+const applicationID = 1112692308
+
+// NewerError says that a newer Brevet has written the store, which was left untouched.
+type NewerError struct {
+	Path  string
+	Have  int64 // the version of the store's tables
+	Known int64 // the newest version that this program knows
+}
+
+// Error names both versions and the next step.
+func (e *NewerError) Error() string {
+	return fmt.Sprintf("sqlite: %s has tables of version %d, and this brevet knows them up to %d: run the newer brevet that wrote it", e.Path, e.Have, e.Known)
+}
+
+func newProvider(db *sql.DB) (*goose.Provider, error) {
+	dir, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
+}
+
+func migrate(ctx context.Context, db *sql.DB) error {
+	provider, err := newProvider(db)
+	if err != nil {
+		return err
+	}
+	_, err = provider.Up(ctx)
+	return err
+}
+
+// checkVersion looks at a store read-only, before any connection that could change it.
+func checkVersion(ctx context.Context, d driver.Driver, path string) error {
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		return err // a new store
+	}
+	db := sql.OpenDB(connector{d, readerDSN(path), nil})
+	defer db.Close()
+	provider, err := newProvider(db)
+	if err != nil {
+		return fail("read the migrations", err)
+	}
+	sources := provider.ListSources()
+	known := sources[len(sources)-1].Version
+
+	var owner, tables, migrated, have int64
+	row := db.QueryRowContext(ctx, `
+		SELECT (SELECT application_id FROM pragma_application_id),
+		       (SELECT count(*) FROM sqlite_schema WHERE name NOT LIKE 'goose\_%' ESCAPE '\' AND name NOT LIKE 'sqlite\_%' ESCAPE '\'),
+		       (SELECT count(*) FROM sqlite_schema WHERE name = 'goose_db_version')`)
+	if err := row.Scan(&owner, &tables, &migrated); err != nil {
+		return fail("read "+path, err)
+	}
+	if tables > 0 && (owner != applicationID || migrated == 0) {
+		return fmt.Errorf("sqlite: %s is another program's database: name another file", path)
+	}
+	if migrated == 0 {
+		return nil // made, and never filled
+	}
+	row = db.QueryRowContext(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`)
+	if err := row.Scan(&have); err != nil {
+		return fail("read the version of "+path, err)
+	}
+	if have > known {
+		return &NewerError{Path: path, Have: have, Known: known}
+	}
+	return nil
+}

@@ -1,0 +1,134 @@
+-- The tables of a Brevet store. Times are milliseconds since 1970, UTC. Keys that other rows name are small integers,
+-- so that neither the 32 octets of an issuer nor a SPIFFE ID is repeated in every certificate and index.
+
+-- +goose Up
+PRAGMA application_id = 1112692308; -- "BRVT": other programs' databases are left alone
+
+-- The newest process that writes the journal; it fences every earlier one.
+CREATE TABLE journal (
+    id    INTEGER PRIMARY KEY CHECK (id = 1),
+    epoch INTEGER NOT NULL
+) STRICT;
+INSERT INTO journal (id, epoch) VALUES (1, 0);
+
+-- Announced signatures: a row per batch, gone once the batch is settled.
+CREATE TABLE intents (
+    id    INTEGER PRIMARY KEY,
+    batch BLOB    NOT NULL UNIQUE CHECK (length(batch) = 16),
+    epoch INTEGER NOT NULL,
+    items BLOB    NOT NULL
+) STRICT;
+
+-- The batches settled last, to read back after an ambiguous commit.
+CREATE TABLE settled (
+    id    INTEGER PRIMARY KEY AUTOINCREMENT,
+    batch BLOB    NOT NULL UNIQUE CHECK (length(batch) = 16)
+) STRICT;
+
+CREATE TABLE issuers (
+    id     INTEGER PRIMARY KEY,
+    issuer BLOB    NOT NULL UNIQUE CHECK (length(issuer) = 32)
+) STRICT;
+
+CREATE TABLE ca_certificates (
+    id           INTEGER PRIMARY KEY,
+    fingerprint  BLOB    NOT NULL UNIQUE CHECK (length(fingerprint) = 32),
+    key_hash     BLOB    NOT NULL CHECK (length(key_hash) = 32),
+    key_label    TEXT    NOT NULL,
+    der          BLOB    NOT NULL,
+    installed_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX ca_certificates_by_key ON ca_certificates (key_hash);
+
+CREATE TABLE identities (
+    id           INTEGER PRIMARY KEY,
+    spiffe_id    TEXT    NOT NULL UNIQUE,
+    kind         INTEGER NOT NULL,
+    profile      TEXT    NOT NULL,
+    labels       TEXT    NOT NULL, -- JSON, as are the names and addresses
+    dns_names    TEXT    NOT NULL,
+    ip_addresses TEXT    NOT NULL,
+    state        INTEGER NOT NULL CHECK (state BETWEEN 1 AND 4),
+    resumes      INTEGER CHECK (resumes IN (1, 2)), -- the state before a suspension
+    generation   INTEGER NOT NULL CHECK (generation > 0),
+    created_at   INTEGER NOT NULL,
+    CHECK ((state = 3) = (resumes IS NOT NULL))
+) STRICT;
+
+CREATE TABLE tokens (
+    id         INTEGER PRIMARY KEY,
+    token      BLOB    NOT NULL UNIQUE CHECK (length(token) = 32), -- the hash of the secret
+    identity   INTEGER NOT NULL REFERENCES identities (id),
+    profile    TEXT    NOT NULL,
+    expires_at INTEGER NOT NULL,
+    replaces   INTEGER NOT NULL CHECK (replaces IN (0, 1)),
+    created_by TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    request    BLOB CHECK (length(request) = 16),
+    key_hash   BLOB CHECK (length(key_hash) = 32),
+    spent      INTEGER NOT NULL DEFAULT 0 CHECK (spent IN (0, 1)),
+    CHECK ((request IS NULL) = (key_hash IS NULL))
+) STRICT;
+
+-- Every serial number that an issuing key has signed or was about to. One without an identity was never released: it
+-- has a digest in place of the certificate, and is revoked.
+CREATE TABLE certificates (
+    id            INTEGER PRIMARY KEY,
+    serial        BLOB    NOT NULL UNIQUE CHECK (length(serial) = 20),
+    issuer        INTEGER NOT NULL REFERENCES issuers (id),
+    identity      INTEGER REFERENCES identities (id),
+    profile       TEXT,
+    key_hash      BLOB CHECK (length(key_hash) = 32),
+    not_before    INTEGER,
+    not_after     INTEGER NOT NULL,
+    crl_partition INTEGER NOT NULL,
+    state         INTEGER NOT NULL CHECK (state BETWEEN 1 AND 3),
+    reason        INTEGER NOT NULL,
+    revoked_at    INTEGER,
+    version       INTEGER NOT NULL,
+    der           BLOB,
+    digest        BLOB,
+    request       BLOB CHECK (length(request) = 16),
+    successor     BLOB CHECK (length(successor) = 32),
+    CHECK ((state = 1) = (revoked_at IS NULL)),
+    CHECK ((identity IS NULL) = (der IS NULL)),
+    CHECK ((identity IS NULL) = (digest IS NOT NULL)),
+    CHECK (identity IS NOT NULL OR state = 3)
+) STRICT;
+CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request) WHERE request IS NOT NULL;
+CREATE INDEX certificates_by_identity ON certificates (identity) WHERE identity IS NOT NULL;
+-- Eight octets tell keys apart well enough for an index a third of the size; queries compare the whole hash too.
+CREATE INDEX certificates_by_key ON certificates (substr(key_hash, 1, 8)) WHERE key_hash IS NOT NULL;
+CREATE INDEX certificates_by_expiry ON certificates (not_after);
+CREATE INDEX certificates_revoked ON certificates (issuer, serial) WHERE state <> 1;
+
+CREATE TABLE compromised_keys (
+    key_hash BLOB    PRIMARY KEY CHECK (length(key_hash) = 32),
+    since    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- CRL numbers are 20 octets, big-endian: as long as RFC 5280 section 5.2.3 lets them grow, and in order as they compare.
+CREATE TABLE crl_numbers (
+    issuer INTEGER PRIMARY KEY REFERENCES issuers (id),
+    taken  BLOB    NOT NULL CHECK (length(taken) = 20)
+) STRICT;
+
+CREATE TABLE crls (
+    issuer      INTEGER PRIMARY KEY REFERENCES issuers (id),
+    number      BLOB    NOT NULL CHECK (length(number) = 20),
+    this_update INTEGER NOT NULL,
+    next_update INTEGER NOT NULL,
+    der         BLOB    NOT NULL
+) STRICT;
+
+-- The log. An entry gets its id in the transaction of its change; since a transaction that fails gives its ids back,
+-- they have no gaps and are the indexes. The chain row is what makes an entry sequenced.
+CREATE TABLE log (
+    id    INTEGER PRIMARY KEY AUTOINCREMENT,
+    entry BLOB    NOT NULL
+) STRICT;
+
+CREATE TABLE chain (
+    id    INTEGER PRIMARY KEY,
+    value BLOB    NOT NULL CHECK (length(value) = 32)
+) STRICT;

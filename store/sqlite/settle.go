@@ -1,0 +1,185 @@
+package sqlite
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// issuerActor is who abandons a certificate that nobody's request became.
+var issuerActor = pki.ActorSystem("issuer")
+
+// settle removes a batch's intent and accounts for each of its items: a record that meets no guard is issued, and
+// everything else becomes a revoked record that was never released. The items are those of the durable intent.
+//
+// A refused record costs its batch nothing and needs no savepoint: all guards are read before anything is written,
+// and of the writes only the first can collide, which SQLite undoes alone.
+func (tx *writeTx) settle(ctx context.Context, s ca.Settlement, verdicts ca.Verdicts) error {
+	intent, err := tx.removeIntent(ctx, s.Intent.Batch)
+	if err != nil {
+		return err
+	}
+	unsettled := map[pki.CertRef]ca.IntentItem{}
+	for _, item := range intent.Items {
+		unsettled[item.Ref] = item
+	}
+	for i, r := range s.Records {
+		item, announced := unsettled[r.Ref]
+		if !announced {
+			return fmt.Errorf("certificate %s is not one that the batch announced, or settles twice", r.Ref.Serial)
+		}
+		delete(unsettled, r.Ref)
+		refusal, err := tx.issue(ctx, r, s.At)
+		if err != nil {
+			return fmt.Errorf("record certificate %s: %w", r.Ref.Serial, err)
+		}
+		if refusal == nil {
+			continue
+		}
+		verdicts[i] = refusal
+		if err := tx.abandon(ctx, s.At, refusedEntry(r, refusal), item); err != nil {
+			return err
+		}
+	}
+	var left []ca.IntentItem
+	for _, item := range intent.Items {
+		if _, ok := unsettled[item.Ref]; ok {
+			left = append(left, item)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	return tx.abandon(ctx, s.At, translog.Entry{Actor: issuerActor}, left...)
+}
+
+// removeIntent takes exactly one intent away, and notes that its batch is settled.
+func (tx *writeTx) removeIntent(ctx context.Context, batch ca.BatchID) (ca.Intent, error) {
+	intent, err := scanIntent(tx.QueryRowContext(ctx, `DELETE FROM intents WHERE batch = ? RETURNING batch, items`, batch[:]))
+	if errors.Is(err, sql.ErrNoRows) {
+		return intent, errors.New("it has no pending intent: somebody else settled it, or nobody announced it")
+	}
+	if err != nil {
+		return intent, err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO settled (batch) VALUES (?)`, batch[:])
+	return intent, err
+}
+
+// issue checks a record's guards, consumes them and records the certificate, or returns what refuses it.
+func (tx *writeTx) issue(ctx context.Context, r ca.Record, at time.Time) (*pki.Refusal, error) {
+	g, err := tx.checkGuard(ctx, r, at)
+	if refusal, ok := pki.AsRefusal(err); ok {
+		return refusal, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = tx.insertIssued(ctx, r, g.identity)
+	if isDuplicate(err) { // of the serial number: the guard has looked for the request
+		return pki.Refuse(pki.RuleBusy, "ask again: the next certificate has another number",
+			"the serial number %s is on record already", r.Ref.Serial), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := tx.consume(ctx, r.Guard, g); err != nil {
+		return nil, err
+	}
+	return nil, tx.append(ctx, issuedEntry(r, at))
+}
+
+func (tx *writeTx) insertIssued(ctx context.Context, r ca.Record, identity int64) error {
+	issuer, err := tx.issuer(ctx, r.Ref.Issuer)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO certificates (serial, issuer, identity, profile, key_hash, not_before, not_after, crl_partition,
+		                          state, reason, version, der, request)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 1, ?, ?)`,
+		r.Ref.Serial.Bytes(), issuer, identity, r.Profile, r.KeyHash.Bytes(), millis(r.NotBefore), millis(r.NotAfter),
+		r.Partition, r.DER, optional(r.RequestID))
+	return err
+}
+
+func issuedEntry(r ca.Record, at time.Time) translog.Entry {
+	fingerprint := sha256.Sum256(r.DER)
+	facts := map[string]string{"profile": r.Profile}
+	if !r.RequestID.IsZero() {
+		facts["request"] = r.RequestID.String()
+	}
+	if !r.Guard.Token.IsZero() {
+		facts["token"] = r.Guard.Token.String()
+	}
+	if !r.Guard.Predecessor.IsZero() {
+		facts["predecessor"] = r.Guard.Predecessor.Serial.String()
+	}
+	return translog.Entry{
+		Time: at, Actor: r.Actor, Action: translog.CertificateIssued, Outcome: translog.Done, Identity: r.Identity,
+		Changes: []pki.StatusChange{{
+			Ref: r.Ref, NotAfter: r.NotAfter, Status: pki.Status{State: pki.Good, Version: 1}, Fingerprint: fingerprint[:],
+		}},
+		Facts: facts,
+	}
+}
+
+func refusedEntry(r ca.Record, why *pki.Refusal) translog.Entry {
+	return translog.Entry{Actor: r.Actor, Identity: r.Identity, Facts: map[string]string{"rule": string(why.Rule), "detail": why.Detail}}
+}
+
+// abandon records items that were never released as revoked, with the reason unspecified: nothing happened to their
+// keys or holders that another reason would name. One whose serial number is on record already belongs to somebody
+// else, whose status stays; the log alone has it.
+func (tx *writeTx) abandon(ctx context.Context, at time.Time, e translog.Entry, items ...ca.IntentItem) error {
+	status := pki.Status{State: pki.Revoked, Reason: pki.Unspecified, RevokedAt: at.Truncate(time.Second), Version: 1}
+	for _, item := range items {
+		err := tx.insertAbandoned(ctx, item, status)
+		if isDuplicate(err) {
+			if err := tx.append(ctx, duplicateEntry(item, at)); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("record the unreleased certificate %s: %w", item.Ref.Serial, err)
+		}
+		e.Changes = append(e.Changes, pki.StatusChange{Ref: item.Ref, NotAfter: item.NotAfter, Status: status})
+	}
+	if len(e.Changes) == 0 {
+		return nil
+	}
+	e.Time, e.Action, e.Outcome = at, translog.CertificateAbandoned, translog.Done
+	return tx.append(ctx, e)
+}
+
+func (tx *writeTx) insertAbandoned(ctx context.Context, item ca.IntentItem, status pki.Status) error {
+	issuer, err := tx.issuer(ctx, item.Ref.Issuer)
+	if err != nil {
+		return err
+	}
+	digest := item.Digest
+	if digest == nil {
+		digest = []byte{} // NULL would say that the certificate was released
+	}
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO certificates (serial, issuer, not_after, crl_partition, state, reason, revoked_at, version, digest)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		item.Ref.Serial.Bytes(), issuer, millis(item.NotAfter), item.Partition,
+		status.State, status.Reason, millis(status.RevokedAt), status.Version, digest)
+	return err
+}
+
+func duplicateEntry(item ca.IntentItem, at time.Time) translog.Entry {
+	return translog.Entry{
+		Time: at, Actor: issuerActor, Action: translog.CertificateAbandoned, Outcome: translog.Refused,
+		Facts: map[string]string{"serial": item.Ref.Serial.String(), "issuer": item.Ref.Issuer.String(), "detail": "the serial number is on record already"},
+	}
+}

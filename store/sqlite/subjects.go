@@ -1,0 +1,141 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// subject is a certificate whose status an order may change.
+type subject struct {
+	id            int64
+	ref           pki.CertRef
+	notAfter      time.Time
+	status        pki.Status
+	keyHash       []byte // nil where it was never released, as are the next two
+	identity      pki.SPIFFEID
+	identityState pki.IdentityState
+}
+
+const selectSubject = `
+	SELECT c.id, i.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version, c.key_hash, n.spiffe_id, n.state
+	FROM certificates c JOIN issuers i ON i.id = c.issuer LEFT JOIN identities n ON n.id = c.identity `
+
+func (tx *writeTx) readSubject(ctx context.Context, ref pki.CertRef) (subject, error) {
+	row := tx.QueryRowContext(ctx, selectSubject+`WHERE c.serial = ? AND i.issuer = ?`, ref.Serial.Bytes(), ref.Issuer.Bytes())
+	c, err := scanSubject(row)
+	if errors.Is(err, sql.ErrNoRows) {
+		return c, noCertificate(ref.Serial)
+	}
+	return c, err
+}
+
+// readSubjects reads an identity's certificates that are not expired.
+func (tx *writeTx) readSubjects(ctx context.Context, id pki.SPIFFEID, at time.Time) ([]subject, error) {
+	var all []subject
+	rows, err := tx.QueryContext(ctx, selectSubject+`
+		WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? ORDER BY c.id`, id.String(), millis(at))
+	err = each(rows, err, func(rows *sql.Rows) error {
+		c, err := scanSubject(rows)
+		all = append(all, c)
+		return err
+	})
+	return all, err
+}
+
+func scanSubject(row scanner) (subject, error) {
+	var c subject
+	var issuer, serial []byte
+	var notAfter int64
+	var revokedAt, state sql.NullInt64
+	var identity sql.NullString
+	err := row.Scan(&c.id, &issuer, &serial, &notAfter, &c.status.State, &c.status.Reason, &revokedAt, &c.status.Version,
+		&c.keyHash, &identity, &state)
+	if err != nil {
+		return subject{}, err
+	}
+	c.notAfter = fromMillis(notAfter)
+	if revokedAt.Valid {
+		c.status.RevokedAt = fromMillis(revokedAt.Int64)
+	}
+	if identity.Valid {
+		c.identityState = pki.IdentityState(state.Int64) //nolint:gosec // 1 to 4, as the table has it
+		if c.identity, err = pki.ParseSPIFFEID(identity.String); err != nil {
+			return subject{}, err
+		}
+	}
+	c.ref, err = parseRef(issuer, serial)
+	return c, err
+}
+
+// setStatus gives a certificate its next status, and marks its key where the order says that it is compromised.
+func (tx *writeTx) setStatus(ctx context.Context, c subject, s pki.Status, o revocation.Order) (pki.StatusChange, error) {
+	change := pki.StatusChange{Ref: c.ref, NotAfter: c.notAfter, Status: s}
+	var revokedAt any
+	if s.State != pki.Good {
+		revokedAt = millis(s.RevokedAt)
+	}
+	err := tx.exec(ctx, 1, `UPDATE certificates SET state = ?, reason = ?, revoked_at = ?, version = ? WHERE id = ?`,
+		s.State, s.Reason, revokedAt, s.Version, c.id)
+	if err != nil || c.keyHash == nil || !isKeyCompromise(o) {
+		return change, err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO compromised_keys (key_hash, since) VALUES (?, ?) ON CONFLICT DO NOTHING`, c.keyHash, millis(o.At))
+	return change, err
+}
+
+// moveIdentity brings an identity into the state that an order gives it, in a new generation, and returns how the log
+// calls that, and whether the identity was in another state before.
+func (tx *writeTx) moveIdentity(ctx context.Context, o revocation.Order) (translog.Action, bool, error) {
+	var id int64
+	var from pki.IdentityState
+	var resumes sql.NullInt64
+	row := tx.QueryRowContext(ctx, `SELECT id, state, resumes FROM identities WHERE spiffe_id = ?`, o.Identity.String())
+	err := row.Scan(&id, &from, &resumes)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", false, noIdentity(o.Identity)
+	}
+	if err != nil {
+		return "", false, err
+	}
+	m, err := move(o, from, pki.IdentityState(resumes.Int64)) //nolint:gosec // 1 or 2, as the table has it
+	if err != nil || m.to == from {
+		return m.action, false, err
+	}
+	resumes = sql.NullInt64{Int64: int64(from), Valid: m.to == pki.Suspended}
+	err = tx.exec(ctx, 1, `UPDATE identities SET state = ?, resumes = ?, generation = generation + 1 WHERE id = ?`, m.to, resumes, id)
+	return m.action, err == nil, err
+}
+
+// motion is where an order brings an identity, and how the log calls it.
+type motion struct {
+	to     pki.IdentityState
+	action translog.Action
+}
+
+func move(o revocation.Order, from, resumes pki.IdentityState) (motion, error) {
+	switch {
+	case o.Action == revocation.Revoke && o.State == pki.Retired:
+		return motion{pki.Retired, translog.IdentityRetired}, nil
+	case o.Action == revocation.Revoke && o.Reason == pki.Superseded:
+		return motion{from, translog.IdentityReplaced}, nil
+	case o.Action == revocation.Revoke:
+		return motion{from, translog.CertificateRevoked}, nil
+	case from == pki.Retired:
+		return motion{}, pki.Refuse(pki.RuleIdentityState, "register another identity", "%s is retired", o.Identity)
+	case o.Action == revocation.Hold:
+		return motion{pki.Suspended, translog.IdentitySuspended}, nil
+	case o.Action == revocation.Release && from == pki.Suspended:
+		return motion{resumes, translog.IdentityResumed}, nil
+	case o.Action == revocation.Release:
+		return motion{}, pki.Refuse(pki.RuleIdentityState, "leave it as it is", "%s is %s, not suspended", o.Identity, from)
+	default:
+		return motion{}, fmt.Errorf("an order has no action %d", o.Action)
+	}
+}

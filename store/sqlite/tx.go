@@ -1,0 +1,136 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// writeTx is the one transaction that is writing. It belongs to one goroutine.
+type writeTx struct {
+	*sql.Tx
+	issuers map[pki.IssuerID]int64 // those that this transaction has looked up
+}
+
+// write runs do in a transaction and commits it. The context bounds the wait for the writing connection; a transaction
+// that has begun runs to its end, which is not far: a caller's patience is no reason to lose a batch of others.
+// An error means that nothing was written, unless it is one of COMMIT.
+func (db *DB) write(ctx context.Context, what string, do func(context.Context, *writeTx) error) error {
+	conn, err := db.writer.Conn(ctx)
+	if err != nil {
+		return fail(what, err)
+	}
+	defer conn.Close()
+	err = transact(context.WithoutCancel(ctx), conn, do)
+	if isBroken(err) {
+		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // closes it; the next caller gets a new one
+	}
+	return fail(what, err)
+}
+
+func transact(ctx context.Context, conn *sql.Conn, do func(context.Context, *writeTx) error) error {
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // of no effect after Commit
+	if err := do(ctx, &writeTx{Tx: tx, issuers: map[pki.IssuerID]int64{}}); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// read runs do in a transaction that sees one state of the store and changes nothing.
+func (db *DB) read(ctx context.Context, what string, do func(context.Context, *sql.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, maxRead)
+	defer cancel()
+	tx, err := db.reader.BeginTx(ctx, nil)
+	if err != nil {
+		return fail(what, err)
+	}
+	defer func() { _ = tx.Rollback() }() // there is nothing to lose
+	return fail(what, do(ctx, tx))
+}
+
+// issuer returns the short number of an issuer, which gets one with its first use.
+func (tx *writeTx) issuer(ctx context.Context, issuer pki.IssuerID) (int64, error) {
+	if id, ok := tx.issuers[issuer]; ok {
+		return id, nil
+	}
+	var id int64
+	err := tx.QueryRowContext(ctx, `SELECT id FROM issuers WHERE issuer = ?`, issuer.Bytes()).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = tx.QueryRowContext(ctx, `INSERT INTO issuers (issuer) VALUES (?) RETURNING id`, issuer.Bytes()).Scan(&id)
+	}
+	if err != nil {
+		return 0, err
+	}
+	tx.issuers[issuer] = id
+	return id, nil
+}
+
+// exec runs a statement that must change exactly so many rows.
+func (tx *writeTx) exec(ctx context.Context, rows int64, query string, args ...any) error {
+	result, err := tx.ExecContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n != rows {
+		return errors.Join(fmt.Errorf("%d rows changed where %d should have", n, rows), err)
+	}
+	return nil
+}
+
+// each calls visit for every row.
+func each(rows *sql.Rows, err error, visit func(*sql.Rows) error) error {
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := visit(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// scanner is a *sql.Row or *sql.Rows.
+type scanner interface{ Scan(dest ...any) error }
+
+// checkLimit refuses a page of nothing, which SQLite would take for one without an end.
+func checkLimit(limit int) error {
+	if limit < 1 {
+		return pki.Refuse(pki.RuleRequest, "ask for at least one", "a page of %d", limit)
+	}
+	return nil
+}
+
+func millis(t time.Time) int64 { return t.UnixMilli() }
+
+func fromMillis(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
+
+// optional returns NULL for the zero value, and its octets for any other.
+func optional[T interface {
+	IsZero() bool
+	Bytes() []byte
+}](v T) any {
+	if v.IsZero() {
+		return nil
+	}
+	return v.Bytes()
+}
+
+// restore reads back what optional wrote.
+func restore[T any](b []byte, parse func([]byte) (T, error)) (T, error) {
+	if b == nil {
+		var zero T
+		return zero, nil
+	}
+	return parse(b)
+}

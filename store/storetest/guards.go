@@ -1,0 +1,348 @@
+package storetest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// guardCase makes a record whose guard meets a rule at its settlement, or none where want is empty.
+type guardCase struct {
+	name string
+	want pki.Rule
+	make func(t *testing.T, w *world) ca.Record
+}
+
+func testGuards(t *testing.T, open func(t *testing.T) Store) {
+	w := newWorld(t, open(t))
+	for _, table := range [][]guardCase{identityGuards, tokenGuards, predecessorGuards, keyGuards, requestGuards} {
+		for _, c := range table {
+			t.Run(c.name, func(t *testing.T) { c.check(t, w) })
+		}
+	}
+	t.Run("what a guard consumes", func(t *testing.T) { consumes(t, w) })
+	t.Run("a refusal consumes nothing", func(t *testing.T) { refusalConsumesNothing(t, w) })
+}
+
+func (c guardCase) check(t *testing.T, w *world) {
+	r := c.make(t, w)
+	verdict := w.try(t, r)
+	if c.want == "" {
+		must(t, verdict)
+		return
+	}
+	mustRefuse(t, verdict, c.want)
+	if refusal, _ := pki.AsRefusal(verdict); refusal.Fix == "" {
+		t.Errorf("the refusal %v does not say what would pass", refusal)
+	}
+	if have := w.certificate(t, r.Ref); have.Released || have.Status.State != pki.Revoked {
+		t.Errorf("the refused certificate is %+v", have)
+	}
+}
+
+func (w *world) order(t *testing.T, id pki.SPIFFEID, action revocation.Action, state pki.IdentityState) {
+	t.Helper()
+	w.apply(t, revocation.Order{Action: action, Identity: id, State: state, Reason: map[revocation.Action]pki.Reason{
+		revocation.Revoke: pki.CessationOfOperation, revocation.Hold: pki.CertificateHold}[action]})
+}
+
+// overtaken is an enrollment that was decided before orders were carried out.
+func overtaken(actions ...revocation.Action) func(t *testing.T, w *world) ca.Record {
+	return func(t *testing.T, w *world) ca.Record {
+		r := w.enrollment(t, w.identity(t))
+		for _, a := range actions {
+			w.order(t, r.Identity, a, map[revocation.Action]pki.IdentityState{revocation.Hold: pki.Suspended, revocation.Revoke: pki.Retired}[a])
+		}
+		return r
+	}
+}
+
+var identityGuards = []guardCase{
+	{"identity as it was", "", overtaken()},
+	{"identity unknown", pki.RuleIdentity, func(t *testing.T, w *world) ca.Record {
+		return w.enrollment(t, w.newIdentity(t))
+	}},
+	{"identity unknown to a record without a guard", pki.RuleIdentity, func(t *testing.T, w *world) ca.Record {
+		return w.record(t, w.newIdentity(t).ID)
+	}},
+	{"identity suspended", pki.RuleIdentityState, overtaken(revocation.Hold)},
+	{"identity retired", pki.RuleIdentityState, overtaken(revocation.Revoke)},
+	{"identity suspended and resumed", pki.RuleChanged, overtaken(revocation.Hold, revocation.Release)},
+	{"identity enrolled meanwhile", pki.RuleChanged, func(t *testing.T, w *world) ca.Record {
+		id := w.identity(t)
+		w.issue(t, w.enrollment(t, id))
+		return w.enrollment(t, id)
+	}},
+	{"identity updated meanwhile", pki.RuleChanged, func(t *testing.T, w *world) ca.Record {
+		id := w.identity(t)
+		r := w.enrollment(t, id)
+		id.Labels = map[string]string{"site": "north"}
+		_, err := w.RA.UpdateIdentity(context.Background(), id, operator, w.now)
+		must(t, err)
+		return r
+	}},
+	{"identity enrolled again", "", func(t *testing.T, w *world) ca.Record {
+		return w.enrollment(t, w.stateOf(t, w.issued(t).Identity))
+	}},
+	{"another identity than the guard's", pki.RuleIdentity, func(t *testing.T, w *world) ca.Record {
+		r := w.enrollment(t, w.identity(t))
+		r.Identity = w.identity(t).ID
+		return r
+	}},
+	{"enrolling no identity", pki.RuleIdentity, func(t *testing.T, w *world) ca.Record {
+		r := w.record(t, w.identity(t).ID)
+		r.Guard.Enrolls = true
+		return r
+	}},
+}
+
+// withToken is an enrollment with a token that is bound to it, changed before it is bound, and after.
+func withToken(change func(w *world, token *ra.Token), after func(t *testing.T, w *world, r *ca.Record)) func(t *testing.T, w *world) ca.Record {
+	return func(t *testing.T, w *world) ca.Record {
+		id := w.identity(t)
+		r := w.enrollment(t, id)
+		b := w.draw()
+		tokenID, err := pki.TokenIDFromBytes(b[:])
+		must(t, err)
+		token := ra.Token{ID: tokenID, Identity: id.ID, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: operator, CreatedAt: w.now}
+		if change != nil {
+			change(w, &token)
+		}
+		must(t, w.RA.CreateToken(context.Background(), token))
+		_, err = w.RA.BindToken(context.Background(), token.ID, r.RequestID, r.KeyHash, w.now)
+		must(t, err)
+		r.Guard.Token = token.ID
+		if after != nil {
+			after(t, w, &r)
+		}
+		return r
+	}
+}
+
+var tokenGuards = []guardCase{
+	{"token alive and bound", "", withToken(nil, nil)},
+	{"token expired", pki.RuleToken, withToken(func(w *world, token *ra.Token) { token.ExpiresAt = w.now }, nil)},
+	{"token in its last millisecond", "", withToken(func(w *world, token *ra.Token) { token.ExpiresAt = w.now.Add(time.Millisecond) }, nil)},
+	{"token unknown", pki.RuleToken, withToken(nil, func(t *testing.T, w *world, r *ca.Record) {
+		b := w.draw()
+		var err error
+		r.Guard.Token, err = pki.TokenIDFromBytes(b[:])
+		must(t, err)
+	})},
+	{"token spent", pki.RuleToken, withToken(nil, func(t *testing.T, w *world, r *ca.Record) {
+		w.issue(t, *r)
+		next := w.enrollment(t, w.stateOf(t, r.Identity))
+		next.Guard.Token = r.Guard.Token
+		*r = next
+	})},
+	{"token bound to another request", pki.RuleTokenBound, withToken(nil, func(t *testing.T, w *world, r *ca.Record) { r.RequestID = w.request(t) })},
+	{"token bound to another key", pki.RuleTokenBound, withToken(nil, func(_ *testing.T, w *world, r *ca.Record) {
+		r.KeyHash = w.key()
+		r.Guard.Key = r.KeyHash
+	})},
+	{"token of another identity", pki.RuleToken, withToken(nil, func(t *testing.T, w *world, r *ca.Record) {
+		id := w.identity(t)
+		r.Identity, r.Guard.Identity, r.Guard.Generation = id.ID, id.ID, id.Generation
+	})},
+	{"token bound to nothing", pki.RuleTokenBound, func(t *testing.T, w *world) ca.Record {
+		id := w.identity(t)
+		r := w.enrollment(t, id)
+		r.Guard.Token = w.token(t, id.ID).ID
+		return r
+	}},
+}
+
+// renewal is a record that renews a certificate to which something was done before.
+func renewal(before func(t *testing.T, w *world, predecessor ca.Record)) func(t *testing.T, w *world) ca.Record {
+	return func(t *testing.T, w *world) ca.Record {
+		predecessor := w.issued(t)
+		if before != nil {
+			before(t, w, predecessor)
+		}
+		r := w.record(t, predecessor.Identity)
+		r.Guard.Predecessor = predecessor.Ref
+		return r
+	}
+}
+
+func (w *world) renew(t *testing.T, predecessor ca.Record, key pki.KeyHash) ca.Record {
+	t.Helper()
+	r := w.record(t, predecessor.Identity)
+	r.KeyHash, r.Guard.Key, r.Guard.Predecessor = key, key, predecessor.Ref
+	return w.issue(t, r)
+}
+
+var predecessorGuards = []guardCase{
+	{"predecessor good", "", renewal(nil)},
+	{"predecessor on hold", pki.RuleRevoked, renewal(func(t *testing.T, w *world, p ca.Record) {
+		w.apply(t, revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, Certificate: p.Ref})
+	})},
+	{"predecessor revoked", pki.RuleRevoked, renewal(func(t *testing.T, w *world, p ca.Record) {
+		w.apply(t, revocation.Order{Action: revocation.Revoke, Certificate: p.Ref})
+	})},
+	{"predecessor held and released", "", renewal(func(t *testing.T, w *world, p ca.Record) {
+		w.apply(t, revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, Certificate: p.Ref})
+		w.apply(t, revocation.Order{Action: revocation.Release, Certificate: p.Ref})
+	})},
+	{"predecessor renewed with another key", pki.RuleClone, renewal(func(t *testing.T, w *world, p ca.Record) {
+		w.renew(t, p, w.key())
+	})},
+	{"predecessor renewed with this key", "", func(t *testing.T, w *world) ca.Record {
+		predecessor := w.issued(t)
+		first := w.renew(t, predecessor, w.key())
+		r := w.record(t, predecessor.Identity)
+		r.KeyHash, r.Guard.Key, r.Guard.Predecessor = first.KeyHash, first.KeyHash, predecessor.Ref
+		return r
+	}},
+	{"predecessor unknown", pki.RulePredecessor, func(t *testing.T, w *world) ca.Record {
+		r := w.record(t, w.identity(t).ID)
+		r.Guard.Predecessor = pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}
+		return r
+	}},
+	{"predecessor of another issuer", pki.RulePredecessor, func(t *testing.T, w *world) ca.Record {
+		predecessor := w.issued(t)
+		r := w.record(t, predecessor.Identity)
+		r.Guard.Predecessor = pki.CertRef{Issuer: issuerB, Serial: predecessor.Ref.Serial}
+		return r
+	}},
+	{"predecessor never released", pki.RulePredecessor, func(t *testing.T, w *world) ca.Record {
+		r := w.record(t, w.identity(t).ID)
+		r.Guard.Predecessor = w.abandon(t).Ref
+		return r
+	}},
+}
+
+// ofKey is a record for an identity and a key.
+func ofKey(t *testing.T, w *world, id pki.SPIFFEID, key pki.KeyHash) ca.Record {
+	t.Helper()
+	r := w.record(t, id)
+	r.KeyHash, r.Guard.Key = key, key
+	return r
+}
+
+// keyGuards are also what CheckKey has to say beforehand.
+var keyGuards = []guardCase{
+	{"key of its own", "", func(t *testing.T, w *world) ca.Record {
+		r := w.issued(t)
+		return ofKey(t, w, r.Identity, r.KeyHash)
+	}},
+	{"key of another identity", pki.RuleKeyForeign, func(t *testing.T, w *world) ca.Record {
+		return ofKey(t, w, w.identity(t).ID, w.issued(t).KeyHash)
+	}},
+	{"key of another identity whose certificate is revoked", pki.RuleKeyForeign, func(t *testing.T, w *world) ca.Record {
+		other := w.issued(t)
+		w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: other.Ref})
+		return ofKey(t, w, w.identity(t).ID, other.KeyHash)
+	}},
+	{"key of a certificate that was never released", "", func(t *testing.T, w *world) ca.Record {
+		return ofKey(t, w, w.identity(t).ID, w.abandon(t).KeyHash)
+	}},
+	{"key that was compromised", pki.RuleKeyCompromised, func(t *testing.T, w *world) ca.Record {
+		own := w.issued(t)
+		w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: own.Ref})
+		return ofKey(t, w, own.Identity, own.KeyHash)
+	}},
+	{"key that was compromised later than revoked", pki.RuleKeyCompromised, func(t *testing.T, w *world) ca.Record {
+		own := w.issued(t)
+		w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: own.Ref})
+		w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: own.Ref})
+		return ofKey(t, w, own.Identity, own.KeyHash)
+	}},
+	{"key of an identity that was compromised", pki.RuleKeyCompromised, func(t *testing.T, w *world) ca.Record {
+		own := w.issued(t)
+		w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Identity: own.Identity})
+		return ofKey(t, w, own.Identity, own.KeyHash)
+	}},
+	{"key of a CA", pki.RuleKeyReserved, func(t *testing.T, w *world) ca.Record {
+		der, key := authority(t, "Reserved CA")
+		must(t, w.Installations.Install(context.Background(), ca.Installed{Certificate: der, Key: "issuing", At: w.now}, operator))
+		return ofKey(t, w, w.identity(t).ID, key)
+	}},
+	{"key of the other record in the batch", pki.RuleKeyForeign, func(t *testing.T, w *world) ca.Record {
+		first := w.record(t, w.identity(t).ID)
+		second := ofKey(t, w, w.identity(t).ID, first.KeyHash)
+		verdicts := w.settle(t, w.announce(t, first, second), first, second)
+		must(t, verdicts[0])
+		mustRefuse(t, verdicts[1], pki.RuleKeyForeign)
+		return ofKey(t, w, second.Identity, first.KeyHash)
+	}},
+}
+
+var requestGuards = []guardCase{
+	{"request ID answered before", pki.RuleRequestReused, func(t *testing.T, w *world) ca.Record {
+		first := w.issued(t)
+		r := w.record(t, first.Identity)
+		r.RequestID = first.RequestID
+		return r
+	}},
+	{"request ID answered before, of an identity that has changed since", pki.RuleRequestReused, func(t *testing.T, w *world) ca.Record {
+		first := w.issued(t)
+		again := ofKey(t, w, first.Identity, first.KeyHash)
+		again.RequestID, again.Guard = first.RequestID, first.Guard
+		return again
+	}},
+	{"request ID of another identity", "", func(t *testing.T, w *world) ca.Record {
+		first := w.issued(t)
+		r := w.record(t, w.identity(t).ID)
+		r.RequestID = first.RequestID
+		return r
+	}},
+	{"no request ID, again", "", func(t *testing.T, w *world) ca.Record {
+		r := w.record(t, w.identity(t).ID)
+		r.RequestID = pki.RequestID{}
+		w.issue(t, r)
+		r = w.record(t, r.Identity)
+		r.RequestID = pki.RequestID{}
+		return r
+	}},
+	{"another key than the guard's", pki.RuleRequest, func(t *testing.T, w *world) ca.Record {
+		r := w.record(t, w.identity(t).ID)
+		r.Guard.Key = w.key()
+		return r
+	}},
+}
+
+func consumes(t *testing.T, w *world) {
+	r := withToken(nil, nil)(t, w)
+	w.issue(t, r)
+	id := w.stateOf(t, r.Identity)
+	if id.State != pki.Enrolled || id.Generation != 2 {
+		t.Errorf("after its enrollment the identity is %v in generation %d", id.State, id.Generation)
+	}
+	token, err := w.RA.Token(context.Background(), r.Guard.Token)
+	must(t, err)
+	if !token.Spent {
+		t.Error("the token is not spent")
+	}
+	key := w.key()
+	w.renew(t, r, key)
+	if c := w.certificate(t, r.Ref); c.Successor != key || c.Status.State != pki.Good {
+		t.Errorf("after its renewal the predecessor is %+v", c)
+	}
+	if id := w.stateOf(t, r.Identity); id.Generation != 2 {
+		t.Errorf("a renewal moved the identity to generation %d", id.Generation)
+	}
+}
+
+func refusalConsumesNothing(t *testing.T, w *world) {
+	r := withToken(nil, nil)(t, w)
+	r.Guard.Predecessor = pki.CertRef{Issuer: issuerA, Serial: w.serial(t)} // the only guard that fails
+	mustRefuse(t, w.try(t, r), pki.RulePredecessor)
+	if id := w.stateOf(t, r.Identity); id.State != pki.Registered || id.Generation != 1 {
+		t.Errorf("a refused enrollment left the identity %v in generation %d", id.State, id.Generation)
+	}
+	token, err := w.RA.Token(context.Background(), r.Guard.Token)
+	must(t, err)
+	if token.Spent {
+		t.Error("a refused enrollment spent the token")
+	}
+	retry := ofKey(t, w, r.Identity, r.KeyHash)
+	retry.RequestID, retry.Guard = r.RequestID, r.Guard
+	retry.Guard.Predecessor = pki.CertRef{}
+	w.issue(t, retry)
+}

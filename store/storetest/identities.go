@@ -1,0 +1,202 @@
+package storetest
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// authority makes a CA certificate, and returns it with the hash of its key.
+func authority(t *testing.T, name string) ([]byte, pki.KeyHash) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: epochStart, NotAfter: epochStart.AddDate(10, 0, 0), KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	must(t, err)
+	hash, err := pki.HashKey(key.Public())
+	must(t, err)
+	return der, hash
+}
+
+func testInstallations(t *testing.T, open func(t *testing.T) Store) {
+	w := newWorld(t, open(t))
+	ctx := context.Background()
+	none, err := w.Installations.Installed(ctx)
+	must(t, err)
+	mustEqual(t, "what is installed in a new store", none, nil)
+
+	root, _ := authority(t, "Root")
+	issuing, _ := authority(t, "Issuing")
+	want := []ca.Installed{{Certificate: root, At: w.now}, {Certificate: issuing, Key: "issuing-1", At: w.now.Add(time.Second)}}
+	for _, in := range want {
+		must(t, w.Installations.Install(ctx, in, pki.ActorCommand("ceremony install")))
+	}
+	logged := len(w.entries(t))
+	again := want[0]
+	again.At = w.now.Add(time.Hour)
+	must(t, w.Installations.Install(ctx, again, operator))
+	if n := len(w.entries(t)); n != logged {
+		t.Errorf("installing a certificate again wrote %d log entries", n-logged)
+	}
+	if e := w.lastEntry(t); e.Action != translog.CAInstalled || e.Actor != pki.ActorCommand("ceremony install") || !e.Time.Equal(want[1].At) {
+		t.Errorf("log entry %+v", e)
+	}
+	w.reopen(t)
+	have, err := w.Installations.Installed(ctx)
+	must(t, err)
+	mustEqual(t, "what is installed", have, want)
+}
+
+func testIdentities(t *testing.T, open func(t *testing.T) Store) {
+	each(t, open, map[string]func(t *testing.T, w *world){
+		"create and read": createIdentity, "create again": createIdentityAgain, "update": updateIdentity, "pages": pageIdentities,
+	})
+}
+
+func fullIdentity(t *testing.T, w *world) ra.Identity {
+	t.Helper()
+	id := w.newIdentity(t)
+	id.Labels = map[string]string{"site": "north", "line": "3"}
+	id.DNSNames = []string{"pump.fleet.example", "alias.fleet.example"}
+	id.IPAddresses = []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}
+	return id
+}
+
+func createIdentity(t *testing.T, w *world) {
+	ctx := context.Background()
+	wish := fullIdentity(t, w)
+	_, err := w.RA.Identity(ctx, wish.ID)
+	mustMiss(t, err)
+	made, err := w.RA.CreateIdentity(ctx, wish, operator)
+	must(t, err)
+	want := wish
+	want.State, want.Generation = pki.Registered, 1
+	mustEqual(t, "the identity", made, want)
+	e := w.lastEntry(t)
+	if e.Action != translog.IdentityRegistered || e.Identity != wish.ID || e.Actor != operator || !e.Time.Equal(wish.CreatedAt) || len(e.Changes) != 0 {
+		t.Errorf("log entry %+v", e)
+	}
+	w.reopen(t)
+	mustEqual(t, "the identity after reopening", w.stateOf(t, wish.ID), want)
+}
+
+func createIdentityAgain(t *testing.T, w *world) {
+	ctx := context.Background()
+	wish := fullIdentity(t, w)
+	_, err := w.RA.CreateIdentity(ctx, wish, operator)
+	must(t, err)
+	w.issue(t, w.enrollment(t, w.stateOf(t, wish.ID)))
+	have := w.stateOf(t, wish.ID)
+	logged := len(w.entries(t))
+
+	later := wish
+	later.CreatedAt = w.now.Add(time.Hour)
+	again, err := w.RA.CreateIdentity(ctx, later, operator)
+	must(t, err)
+	mustEqual(t, "the identity, created again after its enrollment", again, have)
+
+	for name, change := range map[string]func(id *ra.Identity){
+		"kind":          func(id *ra.Identity) { id.Kind = pki.Workload },
+		"profile":       func(id *ra.Identity) { id.Profile = "workload" },
+		"label":         func(id *ra.Identity) { id.Labels = map[string]string{"site": "south", "line": "3"} },
+		"fewer labels":  func(id *ra.Identity) { id.Labels = nil },
+		"DNS name":      func(id *ra.Identity) { id.DNSNames = []string{"pump.fleet.example", "other.fleet.example"} },
+		"no DNS names":  func(id *ra.Identity) { id.DNSNames = nil },
+		"IP address":    func(id *ra.Identity) { id.IPAddresses = id.IPAddresses[:1] },
+		"more DNS":      func(id *ra.Identity) { id.DNSNames = append(slices.Clone(id.DNSNames), "more.fleet.example") },
+		"name repeated": func(id *ra.Identity) { id.DNSNames = append(slices.Clone(id.DNSNames), id.DNSNames[0]) },
+	} {
+		other := wish
+		change(&other)
+		if _, err := w.RA.CreateIdentity(ctx, other, operator); err == nil {
+			t.Errorf("%s: an identity that differs was taken for the one on record", name)
+		} else {
+			mustRefuse(t, err, pki.RuleIdentityExists)
+		}
+	}
+	mustEqual(t, "the identity after all that", w.stateOf(t, wish.ID), have)
+	if n := len(w.entries(t)); n != logged {
+		t.Errorf("creating it again wrote %d log entries", n-logged)
+	}
+}
+
+func updateIdentity(t *testing.T, w *world) {
+	ctx := context.Background()
+	r := w.issued(t)
+	have := w.stateOf(t, r.Identity)
+	wish := fullIdentity(t, w)
+	wish.ID, wish.Profile, wish.Kind, wish.CreatedAt = r.Identity, "server", pki.Workload, w.now.Add(time.Hour)
+
+	updated, err := w.RA.UpdateIdentity(ctx, wish, operator, w.now.Add(time.Minute))
+	must(t, err)
+	want := wish
+	want.Kind, want.State, want.Generation, want.CreatedAt = have.Kind, pki.Enrolled, have.Generation+1, have.CreatedAt
+	mustEqual(t, "the updated identity", updated, want)
+	mustEqual(t, "the updated identity as read", w.stateOf(t, r.Identity), want)
+	if e := w.lastEntry(t); e.Action != translog.IdentityUpdated || e.Actor != operator || e.Identity != r.Identity || !e.Time.Equal(w.now.Add(time.Minute)) {
+		t.Errorf("log entry %+v", e)
+	}
+	logged := len(w.entries(t))
+	again, err := w.RA.UpdateIdentity(ctx, wish, operator, w.now)
+	must(t, err)
+	mustEqual(t, "the identity, updated again", again, want)
+	if n := len(w.entries(t)); n != logged {
+		t.Errorf("an update without a change wrote %d log entries", n-logged)
+	}
+	_, err = w.RA.UpdateIdentity(ctx, w.newIdentity(t), operator, w.now)
+	mustMiss(t, err)
+	w.order(t, r.Identity, retire, pki.Retired)
+	wish.Labels = nil
+	_, err = w.RA.UpdateIdentity(ctx, wish, operator, w.now)
+	mustRefuse(t, err, pki.RuleIdentityState)
+}
+
+func pageIdentities(t *testing.T, w *world) {
+	ctx := context.Background()
+	var want []string
+	for range 7 {
+		want = append(want, w.identity(t).ID.String())
+	}
+	slices.Sort(want)
+	for _, limit := range []int{1, 2, 3, 7, 100} {
+		var got []string
+		var after pki.SPIFFEID
+		for {
+			page, err := w.RA.Identities(ctx, after, limit)
+			must(t, err)
+			if len(page) == 0 {
+				break
+			}
+			if len(page) > limit {
+				t.Fatalf("a page of %d, longer than %d", len(page), limit)
+			}
+			for _, id := range page {
+				got = append(got, id.ID.String())
+				after = id.ID
+			}
+		}
+		mustEqual(t, "the list", got, want)
+	}
+	for _, limit := range []int{0, -1} {
+		if page, err := w.RA.Identities(ctx, pki.SPIFFEID{}, limit); err == nil && len(page) > 0 {
+			t.Errorf("a page of at most %d has %d identities", limit, len(page))
+		}
+	}
+}

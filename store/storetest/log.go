@@ -1,0 +1,167 @@
+package storetest
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+func testLog(t *testing.T, open func(t *testing.T) Store) {
+	each(t, open, map[string]func(t *testing.T, w *world){
+		"sequence and read":               sequenceAndRead,
+		"many writers and sequencers":     manyWriters,
+		"what is refused leaves no entry": refusedLeavesNoEntry,
+	})
+}
+
+// verifyChain recomputes the chain over the whole log and compares it with the head.
+func (w *world) verifyChain(t rapid.TB) translog.Head {
+	t.Helper()
+	var head translog.Head
+	for {
+		page, err := w.Log.Entries(context.Background(), head.Size+1, 7)
+		must(t, err)
+		if len(page) == 0 {
+			break
+		}
+		for _, s := range page {
+			if s.Index != head.Size+1 || s.Chain != translog.Chain(head.Chain, s.Entry) {
+				t.Fatalf("entry %d follows %d, with a chain value of %s", s.Index, head.Size, s.Chain)
+			}
+			head = translog.Head{Size: s.Index, Chain: s.Chain}
+		}
+	}
+	want, err := w.Log.Head(context.Background())
+	must(t, err)
+	mustEqual(t, "the end of the log", head, want)
+	return head
+}
+
+func (w *world) note(t rapid.TB, detail string) {
+	t.Helper()
+	must(t, w.RA.Refused(context.Background(), operator, pki.SPIFFEID{}, pki.Refuse(pki.RuleAccess, "", "%s", detail), w.now))
+}
+
+func sequenceAndRead(t *testing.T, w *world) {
+	ctx := context.Background()
+	mustEqual(t, "the head of an empty log", w.verifyChain(t), translog.Head{})
+	none, err := w.Log.Sequence(ctx, 10)
+	must(t, err)
+	mustEqual(t, "what an empty log sequences", len(none), 0)
+	want := []string{"a", "b", "c", "d", "e"}
+	for _, detail := range want {
+		w.note(t, detail)
+	}
+	unsequenced, err := w.Log.Entries(ctx, 1, 10)
+	must(t, err)
+	mustEqual(t, "the entries before they are sequenced", len(unsequenced), 0)
+
+	first, err := w.Log.Sequence(ctx, 2)
+	must(t, err)
+	mustEqual(t, "the first entries sequenced", len(first), 2)
+	w.reopen(t)
+	rest, err := w.Log.Sequence(ctx, 10)
+	must(t, err)
+	all := slices.Concat(first, rest)
+	var got []string
+	for i, s := range all {
+		e, err := translog.ParseEntry(s.Entry)
+		must(t, err)
+		got = append(got, e.Facts["detail"])
+		if s.Index != uint64(i)+1 { //nolint:gosec // a small number
+			t.Errorf("entry %d has the index %d", i+1, s.Index)
+		}
+	}
+	mustEqual(t, "the entries in the order of their commits", got, want)
+	w.verifyChain(t)
+	read, err := w.Log.Entries(ctx, 2, 3)
+	must(t, err)
+	mustEqual(t, "a page of entries", read, all[1:4])
+	none, err = w.Log.Entries(ctx, 6, 10)
+	must(t, err)
+	mustEqual(t, "the entries after the end", len(none), 0)
+	for _, limit := range []int{0, -1} {
+		if page, err := w.Log.Sequence(ctx, limit); err == nil && len(page) > 0 {
+			t.Errorf("at most %d entries, sequenced: %d", limit, len(page))
+		}
+	}
+}
+
+func manyWriters(t *testing.T, w *world) {
+	const writers, notes = 4, 12
+	var run []func()
+	for range writers {
+		run = append(run, func() {
+			for range notes {
+				if err := w.RA.Refused(context.Background(), operator, pki.SPIFFEID{}, pki.Refuse(pki.RuleAccess, "", "no"), w.now); err != nil {
+					t.Errorf("write an entry: %v", err)
+				}
+			}
+		})
+	}
+	var mu sync.Mutex
+	var indexes []uint64
+	for range 2 {
+		run = append(run, func() {
+			for range notes {
+				batch, err := w.Log.Sequence(context.Background(), 3)
+				if err != nil {
+					t.Errorf("sequence: %v", err)
+				}
+				mu.Lock()
+				for _, s := range batch {
+					indexes = append(indexes, s.Index)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	together(run...)
+	for {
+		batch, err := w.Log.Sequence(context.Background(), 10)
+		must(t, err)
+		if len(batch) == 0 {
+			break
+		}
+		for _, s := range batch {
+			indexes = append(indexes, s.Index)
+		}
+	}
+	slices.Sort(indexes)
+	var want []uint64
+	for i := range uint64(writers * notes) {
+		want = append(want, i+1)
+	}
+	mustEqual(t, "the indexes given out", indexes, want)
+	mustEqual(t, "the size of the log", w.verifyChain(t).Size, writers*notes)
+}
+
+// refusedLeavesNoEntry checks that a change that did not take place has neither an entry nor a gap in its place.
+func refusedLeavesNoEntry(t *testing.T, w *world) {
+	ctx := context.Background()
+	r := w.issued(t)
+	before := w.verifyChainAfterAll(t)
+	w.LoseCommit(false)
+	if err := w.RA.CreateToken(ctx, ra.Token{Identity: r.Identity, CreatedBy: operator}); err == nil {
+		t.Error("a commit that did not apply succeeded")
+	}
+	_, err := w.Revocation.Apply(ctx, revocation.Order{Action: revoke, Certificate: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}, By: operator, At: w.now})
+	mustMiss(t, err)
+	mustEqual(t, "the end of the log", w.verifyChainAfterAll(t), before)
+	w.note(t, "next")
+	mustEqual(t, "the size of the log", w.verifyChainAfterAll(t).Size, before.Size+1)
+}
+
+func (w *world) verifyChainAfterAll(t *testing.T) translog.Head {
+	t.Helper()
+	w.sequence(t)
+	return w.verifyChain(t)
+}

@@ -1,0 +1,142 @@
+package storetest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+const (
+	hold    = revocation.Hold
+	release = revocation.Release
+	revoke  = revocation.Revoke
+	retire  = revocation.Revoke // with the state retired
+)
+
+// step is an order about a certificate, and what comes of it: a refusal, no change, or a status.
+type step struct {
+	action  revocation.Action
+	reason  pki.Reason
+	refused pki.Rule
+	changed bool
+	want    pki.Status // version apart
+}
+
+func testOrders(t *testing.T, open func(t *testing.T) Store) {
+	w := newWorld(t, open(t))
+	first, second := w.now, w.now.Add(time.Minute) // when the first and second order of a row are given
+	good := pki.Status{State: pki.Good}
+	held := func(at time.Time) pki.Status {
+		return pki.Status{State: pki.Hold, Reason: pki.CertificateHold, RevokedAt: at}
+	}
+	revoked := func(reason pki.Reason, at time.Time) pki.Status {
+		return pki.Status{State: pki.Revoked, Reason: reason, RevokedAt: at}
+	}
+	for name, steps := range map[string][]step{
+		"revoke":              {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}},
+		"revoke twice":        {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {revoke, pki.Superseded, "", false, revoked(pki.Superseded, first)}},
+		"another reason":      {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {revoke, pki.PrivilegeWithdrawn, pki.RuleFinal, false, revoked(pki.Superseded, first)}},
+		"no reason any more":  {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {revoke, pki.Unspecified, pki.RuleFinal, false, revoked(pki.Superseded, first)}},
+		"upgrade":             {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {revoke, pki.KeyCompromise, "", true, revoked(pki.KeyCompromise, first)}},
+		"upgrade from none":   {{revoke, pki.Unspecified, "", true, revoked(pki.Unspecified, first)}, {revoke, pki.KeyCompromise, "", true, revoked(pki.KeyCompromise, first)}},
+		"no downgrade":        {{revoke, pki.KeyCompromise, "", true, revoked(pki.KeyCompromise, first)}, {revoke, pki.Superseded, pki.RuleFinal, false, revoked(pki.KeyCompromise, first)}},
+		"compromise twice":    {{revoke, pki.KeyCompromise, "", true, revoked(pki.KeyCompromise, first)}, {revoke, pki.KeyCompromise, "", false, revoked(pki.KeyCompromise, first)}},
+		"no release":          {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {release, 0, pki.RuleFinal, false, revoked(pki.Superseded, first)}},
+		"no hold afterwards":  {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {hold, pki.CertificateHold, pki.RuleFinal, false, revoked(pki.Superseded, first)}},
+		"hold":                {{hold, pki.CertificateHold, "", true, held(first)}},
+		"hold twice":          {{hold, pki.CertificateHold, "", true, held(first)}, {hold, pki.CertificateHold, "", false, held(first)}},
+		"hold and release":    {{hold, pki.CertificateHold, "", true, held(first)}, {release, 0, "", true, good}},
+		"release of nothing":  {{release, 0, "", false, good}},
+		"hold, then revoke":   {{hold, pki.CertificateHold, "", true, held(first)}, {revoke, pki.Superseded, "", true, revoked(pki.Superseded, second)}},
+		"hold is no reason":   {{revoke, pki.CertificateHold, pki.RuleReason, false, good}},
+		"neither of the acts": {{release + 1, 0, pki.RuleRequest, false, good}},
+		"hold again": {
+			{hold, pki.CertificateHold, "", true, held(first)}, {release, 0, "", true, good},
+			{hold, pki.CertificateHold, "", true, held(second.Add(time.Minute))},
+		},
+	} {
+		t.Run(name, func(t *testing.T) { followSteps(t, w, steps) })
+	}
+	t.Run("an unknown certificate", func(t *testing.T) { orderUnknown(t, w) })
+	t.Run("a serial that was never released", func(t *testing.T) { orderUnreleased(t, w) })
+	t.Run("an expired certificate", func(t *testing.T) { orderExpired(t, w) })
+}
+
+// followSteps gives the orders of a row, a minute apart, and looks after each at what all readers see.
+func followSteps(t *testing.T, w *world, steps []step) {
+	r := w.issued(t)
+	version := uint64(1)
+	for i, s := range steps {
+		logged := len(w.entries(t))
+		at := w.now.Add(time.Duration(i) * time.Minute).Add(123 * time.Millisecond)
+		changes, err := w.Revocation.Apply(context.Background(), revocation.Order{Action: s.action, Reason: s.reason, Certificate: r.Ref, By: operator, At: at})
+		if s.refused != "" {
+			mustRefuse(t, err, s.refused)
+		} else {
+			must(t, err)
+		}
+		want := s.want
+		var wantChanges []pki.StatusChange
+		if s.changed {
+			version++
+			want.Version = version
+			wantChanges = []pki.StatusChange{{Ref: r.Ref, NotAfter: r.NotAfter, Status: want}}
+		}
+		want.Version = version
+		mustEqual(t, "the changes", changes, wantChanges)
+		mustEqual(t, "the status", w.certificate(t, r.Ref).Status, want)
+		all := w.entries(t)
+		if !s.changed {
+			mustEqual(t, "the number of log entries", len(all), logged)
+			continue
+		}
+		e := all[len(all)-1]
+		mustEqual(t, "the logged changes", e.Changes, wantChanges)
+		wantAction := map[revocation.Action]translog.Action{
+			hold: translog.CertificateHeld, release: translog.CertificateReleased, revoke: translog.CertificateRevoked}[s.action]
+		if len(all) != logged+1 || e.Action != wantAction || e.Actor != operator || e.Identity != r.Identity || !e.Time.Equal(at) {
+			t.Errorf("%d log entries, the last one %+v", len(all)-logged, e)
+		}
+	}
+	if id := w.stateOf(t, r.Identity); id.State != pki.Enrolled || id.Generation != 2 {
+		t.Errorf("orders about a certificate left its identity %v in generation %d", id.State, id.Generation)
+	}
+}
+
+func orderUnknown(t *testing.T, w *world) {
+	r := w.issued(t)
+	for _, ref := range []pki.CertRef{{Issuer: issuerA, Serial: w.serial(t)}, {Issuer: issuerB, Serial: r.Ref.Serial}} {
+		_, err := w.Revocation.Apply(context.Background(), revocation.Order{Action: revoke, Certificate: ref, By: operator, At: w.now})
+		mustMiss(t, err)
+	}
+	_, err := w.Revocation.Apply(context.Background(), revocation.Order{Action: revoke, By: operator, At: w.now})
+	mustRefuse(t, err, pki.RuleRequest)
+	_, err = w.Revocation.Apply(context.Background(), revocation.Order{Action: revoke, Certificate: r.Ref, Identity: r.Identity, By: operator, At: w.now})
+	mustRefuse(t, err, pki.RuleRequest)
+}
+
+func orderUnreleased(t *testing.T, w *world) {
+	r := w.abandon(t)
+	if changes := w.apply(t, revocation.Order{Action: revoke, Reason: pki.Unspecified, Certificate: r.Ref}); len(changes) != 0 {
+		t.Errorf("revoking what was never released changed %v", changes)
+	}
+	for _, action := range []revocation.Action{hold, release} {
+		_, err := w.Revocation.Apply(context.Background(), revocation.Order{Action: action, Certificate: r.Ref, By: operator, At: w.now})
+		mustRefuse(t, err, pki.RuleFinal)
+	}
+}
+
+func orderExpired(t *testing.T, w *world) {
+	r := w.issued(t)
+	at := r.NotAfter.Add(time.Hour)
+	changes, err := w.Revocation.Apply(context.Background(), revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Certificate: r.Ref, By: operator, At: at})
+	must(t, err)
+	if len(changes) != 1 {
+		t.Errorf("revoking an expired certificate changed %v", changes)
+	}
+	mustRefuse(t, w.RA.CheckKey(context.Background(), r.KeyHash, r.Identity), pki.RuleKeyCompromised)
+}

@@ -1,0 +1,93 @@
+package storetest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+func testTokens(t *testing.T, open func(t *testing.T) Store) {
+	each(t, open, map[string]func(t *testing.T, w *world){
+		"create and read": createToken, "bind": bindToken, "refused is logged": refusedIsLogged,
+	})
+}
+
+func createToken(t *testing.T, w *world) {
+	ctx := context.Background()
+	id := w.identity(t).ID
+	token := w.token(t, id)
+	e := w.lastEntry(t)
+	if e.Action != translog.TokenCreated || e.Identity != id || e.Actor != operator || !e.Time.Equal(token.CreatedAt) || e.Facts["token"] != token.ID.String() {
+		t.Errorf("log entry %+v", e)
+	}
+	again := token
+	again.ExpiresAt = token.ExpiresAt.Add(time.Hour)
+	if err := w.RA.CreateToken(ctx, again); err == nil {
+		t.Error("a token was created twice")
+	}
+	w.reopen(t)
+	have, err := w.RA.Token(ctx, token.ID)
+	must(t, err)
+	mustEqual(t, "the token", have, token)
+
+	b := w.draw()
+	unknown, err := pki.TokenIDFromBytes(b[:])
+	must(t, err)
+	_, err = w.RA.Token(ctx, unknown)
+	mustMiss(t, err)
+	_, err = w.RA.BindToken(ctx, unknown, w.request(t), w.key(), w.now)
+	mustMiss(t, err)
+	token.ID, token.Identity, token.Replace = unknown, w.newIdentity(t).ID, true
+	mustMiss(t, w.RA.CreateToken(ctx, token))
+	token.Identity = id
+	must(t, w.RA.CreateToken(ctx, token))
+	have, err = w.RA.Token(ctx, unknown)
+	must(t, err)
+	mustEqual(t, "the token that replaces", have, token)
+}
+
+func bindToken(t *testing.T, w *world) {
+	ctx := context.Background()
+	token := w.token(t, w.identity(t).ID)
+	first := token
+	first.Request, first.Key = w.request(t), w.key()
+	bound, err := w.RA.BindToken(ctx, token.ID, first.Request, first.Key, w.now.Add(time.Second))
+	must(t, err)
+	mustEqual(t, "the bound token", bound, first)
+	e := w.lastEntry(t)
+	if e.Action != translog.TokenBound || e.Identity != token.Identity || e.Actor != pki.ActorToken(token.ID) || !e.Time.Equal(w.now.Add(time.Second)) {
+		t.Errorf("log entry %+v", e)
+	}
+	logged := len(w.entries(t))
+	w.reopen(t)
+	for _, again := range []struct {
+		request pki.RequestID
+		key     pki.KeyHash
+	}{{first.Request, first.Key}, {w.request(t), first.Key}, {first.Request, w.key()}, {w.request(t), w.key()}} {
+		bound, err := w.RA.BindToken(ctx, token.ID, again.request, again.key, w.now)
+		must(t, err)
+		mustEqual(t, "the token, bound again", bound, first)
+	}
+	if n := len(w.entries(t)); n != logged {
+		t.Errorf("binding it again wrote %d log entries", n-logged)
+	}
+}
+
+func refusedIsLogged(t *testing.T, w *world) {
+	ctx := context.Background()
+	id := w.identity(t).ID
+	why := pki.Refuse(pki.RuleClone, "find out", "renewed before")
+	must(t, w.RA.Refused(ctx, pki.ActorIdentity(id), id, why, w.now))
+	mustEqual(t, "the log entry", w.lastEntry(t), translog.Entry{
+		Time: w.now, Actor: pki.ActorIdentity(id), Action: translog.RequestRefused, Outcome: translog.Refused, Identity: id,
+		Facts: map[string]string{"rule": "predecessor.clone", "detail": "renewed before"},
+	})
+	unknown := w.newIdentity(t).ID // a caller may name one that does not exist
+	must(t, w.RA.Refused(ctx, pki.Actor{}, unknown, why, w.now))
+	if e := w.lastEntry(t); e.Identity != unknown || e.Actor.String() != "unknown" {
+		t.Errorf("log entry %+v", e)
+	}
+}

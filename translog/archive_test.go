@@ -1,0 +1,426 @@
+package translog
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+func open(t *testing.T, path string) *Archive {
+	t.Helper()
+	a, err := OpenArchive(path, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	return a
+}
+
+func appendTo(t *testing.T, a *Archive, records []Sequenced) {
+	t.Helper()
+	if err := a.Append(context.Background(), records); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// written makes an archive file of n records, in batches of different sizes, and returns its octets.
+func written(t *testing.T, n int) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "log")
+	a := open(t, path)
+	for size := 1; n > 0; size++ {
+		appendTo(t, a, extend(a.Head(), min(size, n)))
+		n -= min(size, n)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func file0600(t *testing.T, content []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// holds checks that a file is an archive of exactly the n records that extend makes.
+func holds(t *testing.T, path string, n int) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	want := extend(Head{}, n)
+	i := 0
+	head, err := Read(f, func(s Sequenced) error {
+		if i >= len(want) || s.Index != want[i].Index || !bytes.Equal(s.Entry, want[i].Entry) || s.Chain != want[i].Chain {
+			return fmt.Errorf("record %d is %+v", i, s)
+		}
+		i++
+		return nil
+	})
+	if err != nil || i != n || head.Size != uint64(n) {
+		t.Fatalf("archive of %d records up to %+v: %v; want %d", i, head, err, n)
+	}
+}
+
+func TestArchiveKeepsWhatWasAppended(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	a := open(t, path)
+	if a.Head() != (Head{}) {
+		t.Errorf("a new archive's head is %+v", a.Head())
+	}
+	appendTo(t, a, nil)
+	appendTo(t, a, extend(Head{}, 3))
+	if _, err := OpenArchive(path, quiet()); !errors.Is(err, ErrLocked) {
+		t.Errorf("a second open: %v, want ErrLocked", err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Append(context.Background(), extend(a.Head(), 1)); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("append after Close: %v", err)
+	}
+	a = open(t, path)
+	appendTo(t, a, extend(a.Head(), 2))
+	holds(t, path, 5)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, want 0600", info.Mode())
+	}
+}
+
+// The bytes below are on disks. If this test fails the format has changed, and needs another header.
+func TestArchiveGolden(t *testing.T) {
+	entry := []byte("one")
+	chain := Chain(Hash{}, entry)
+	want := "brevet log archive 1\n" + "\x00\x00\x00\x03" + "\x00\x00\x00\x00\x00\x00\x00\x01" + "\xc0\xa4\x3a\x77" + "one" + string(chain[:])
+	path := filepath.Join(t.TempDir(), "log")
+	appendTo(t, open(t, path), []Sequenced{{Index: 1, Entry: entry, Chain: chain}})
+	if got, err := os.ReadFile(path); err != nil || string(got) != want {
+		t.Errorf("archive %q, %v; want %q", got, err, want)
+	}
+}
+
+func TestAppendRefusesWhatDoesNotFit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	a := open(t, path)
+	appendTo(t, a, extend(Head{}, 2))
+	next := extend(a.Head(), 3)
+	wrongChain := []Sequenced{next[0], {Index: next[1].Index, Entry: []byte("another"), Chain: next[1].Chain}}
+	long := make([]byte, MaxEntrySize+1)
+	for name, c := range map[string]struct {
+		records []Sequenced
+		index   uint64
+	}{
+		"a gap":           {next[1:], 3},
+		"a gap within":    {[]Sequenced{next[0], next[2]}, 4},
+		"a repetition":    {extend(Head{}, 2), 3},
+		"a wrong chain":   {wrongChain, 4},
+		"an entry of MBs": {[]Sequenced{{Index: 3, Entry: long, Chain: Chain(a.Head().Chain, long)}}, 3},
+	} {
+		err := a.Append(context.Background(), c.records)
+		var broken *ChainError
+		if !errors.As(err, &broken) || broken.Index != c.index || pki.IsTemporary(err) {
+			t.Errorf("%s: %v, want a ChainError at %d", name, err, c.index)
+		}
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := a.Append(ended, next); !errors.Is(err, context.Canceled) {
+		t.Errorf("append in an ended context: %v", err)
+	}
+	holds(t, path, 2)
+	appendTo(t, a, next)
+	holds(t, path, 5)
+}
+
+// Power loss can leave any beginning of the last append, or that beginning and zeros.
+func TestOpenCutsOffATornRecord(t *testing.T) {
+	whole := written(t, 6)
+	last := len(whole) - frameSize - len("entry 6") - len(Hash{})
+	for _, zeros := range []bool{false, true} {
+		for cut := last; cut < len(whole); cut++ {
+			if cut == last && !zeros {
+				continue // nothing is torn there
+			}
+			torn := bytes.Clone(whole[:cut])
+			if zeros {
+				torn = append(torn, make([]byte, len(whole)-cut+5000)...)
+			}
+			head, err := Read(bytes.NewReader(torn), nil)
+			var tornErr *TornError
+			if !errors.As(err, &tornErr) || tornErr.Offset != int64(last) || tornErr.Index != 6 || head.Size != 5 {
+				t.Fatalf("cut at %d, zeros %v: Read gives %+v, %v", cut, zeros, head, err)
+			}
+			path := file0600(t, torn)
+			var warning bytes.Buffer
+			a, err := OpenArchive(path, slog.New(slog.NewTextHandler(&warning, nil)))
+			if err != nil {
+				t.Fatalf("cut at %d, zeros %v: %v", cut, zeros, err)
+			}
+			if !strings.Contains(warning.String(), "level=WARN") || !strings.Contains(warning.String(), "index=6") {
+				t.Fatalf("cut at %d: logged %q", cut, warning.String())
+			}
+			holds(t, path, 5)
+			appendTo(t, a, extend(a.Head(), 1))
+			a.Close()
+			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, whole) {
+				t.Fatalf("cut at %d, zeros %v: the completed archive differs", cut, zeros)
+			}
+		}
+	}
+}
+
+func TestOpenFinishesAnInterruptedBeginning(t *testing.T) {
+	for n := range archiveHeader {
+		path := file0600(t, []byte(archiveHeader[:n]))
+		appendTo(t, open(t, path), extend(Head{}, 1))
+		holds(t, path, 1)
+	}
+}
+
+// Every single octet of an archive but the last record's matters, and a change of one is never repaired.
+func TestEveryChangeIsFound(t *testing.T) {
+	whole := written(t, 4)
+	record := frameSize + len("entry 1") + len(Hash{})
+	for at := range len(whole) {
+		for _, bit := range []byte{0x01, 0x80} {
+			spoiled := bytes.Clone(whole)
+			spoiled[at] ^= bit
+			path := file0600(t, spoiled)
+			_, err := OpenArchive(path, quiet())
+			if at < len(archiveHeader) {
+				if !errors.Is(err, ErrNotArchive) {
+					t.Fatalf("octet %d of the header changed: %v", at, err)
+				}
+				continue
+			}
+			index := (at - len(archiveHeader)) / record
+			offset := len(archiveHeader) + index*record
+			var corrupt *CorruptError
+			if !errors.As(err, &corrupt) || corrupt.Index != uint64(index+1) || corrupt.Offset != int64(offset) {
+				t.Fatalf("octet %d changed: %v, want a CorruptError at offset %d, entry %d", at, err, offset, index+1)
+			}
+			if !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), strconv.Itoa(offset)) {
+				t.Errorf("the error names neither path nor offset: %v", err)
+			}
+			if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, spoiled) {
+				t.Fatalf("octet %d changed: the file was changed too", at)
+			}
+		}
+	}
+}
+
+func TestRewritingIsFound(t *testing.T) {
+	whole := written(t, 5)
+	records := len(archiveHeader)
+	size := frameSize + len("entry 1") + len(Hash{})
+	cut := func(from, to int) []byte {
+		return append(bytes.Clone(whole[:records+from*size]), whole[records+to*size:]...)
+	}
+	swapped := bytes.Clone(whole)
+	copy(swapped[records+size:], whole[records+2*size:records+3*size])
+	copy(swapped[records+2*size:], whole[records+size:records+2*size])
+	long := appendRecord([]byte(archiveHeader), Sequenced{Index: 1, Entry: make([]byte, MaxEntrySize+1)})
+	for name, b := range map[string][]byte{
+		"a record removed":           cut(1, 2),
+		"the first removed":          cut(0, 1),
+		"two swapped":                swapped,
+		"one twice":                  append(bytes.Clone(whole), whole[records+4*size:]...),
+		"text after the end":         append(bytes.Clone(whole), strings.Repeat("x", 100)...),
+		"zeros, then text":           append(append(bytes.Clone(whole), make([]byte, 1<<17)...), 'x'),
+		"a record longer than any":   long,
+		"a hole of zeros in between": append(append(bytes.Clone(whole[:records+size]), make([]byte, size)...), whole[records+2*size:]...),
+	} {
+		path := file0600(t, b)
+		_, err := OpenArchive(path, quiet())
+		var corrupt *CorruptError
+		if !errors.As(err, &corrupt) {
+			t.Errorf("%s: %v, want a CorruptError", name, err)
+		}
+	}
+	for _, other := range []string{"brevet log archive 2\n", "SQLite format 3\x00 and what follows it", "x"} {
+		if _, err := OpenArchive(file0600(t, []byte(other)), quiet()); !errors.Is(err, ErrNotArchive) {
+			t.Errorf("%q: %v, want ErrNotArchive", other, err)
+		}
+	}
+}
+
+func TestReadPassesErrorsOn(t *testing.T) {
+	whole := written(t, 3)
+	enough := errors.New("enough")
+	visits := 0
+	head, err := Read(bytes.NewReader(whole), func(Sequenced) error {
+		if visits++; visits == 2 {
+			return enough
+		}
+		return nil
+	})
+	if !errors.Is(err, enough) || visits != 2 {
+		t.Errorf("Read = %+v, %v after %d visits", head, err, visits)
+	}
+	for cut := range len(whole) {
+		broken := io.MultiReader(bytes.NewReader(whole[:cut]), failingReader{enough})
+		if _, err := Read(broken, nil); !errors.Is(err, enough) {
+			t.Fatalf("a reader that fails at %d: %v", cut, err)
+		}
+	}
+}
+
+type failingReader struct{ err error }
+
+func (r failingReader) Read([]byte) (int, error) { return 0, r.err }
+
+// faulty is a real file whose calls fail as they are told to, having done their work or a part of it.
+type faulty struct {
+	file
+	write    func(b []byte) (applied int, err error)
+	sync     error
+	truncate error
+}
+
+func (f *faulty) WriteAt(b []byte, at int64) (int, error) {
+	if f.write == nil {
+		return f.file.WriteAt(b, at)
+	}
+	n, err := f.write(b)
+	if _, failed := f.file.WriteAt(b[:n], at); failed != nil {
+		return 0, failed
+	}
+	return n, err
+}
+
+func (f *faulty) Sync() error { return errors.Join(f.file.Sync(), f.sync) }
+
+func (f *faulty) Truncate(size int64) error {
+	if f.truncate != nil {
+		return f.truncate
+	}
+	return f.file.Truncate(size)
+}
+
+func TestAFailedAppendLeavesNothing(t *testing.T) {
+	full := func(applied func(b []byte) int) func([]byte) (int, error) {
+		return func(b []byte) (int, error) { return applied(b), syscall.ENOSPC }
+	}
+	for name, fault := range map[string]faulty{
+		"no room":              {write: full(func([]byte) int { return 0 })},
+		"no room half way":     {write: full(func(b []byte) int { return len(b) / 2 })},
+		"written, yet failed":  {write: full(func(b []byte) int { return len(b) })},
+		"not synced":           {sync: syscall.EIO},
+		"no way to clean up":   {sync: syscall.EIO, truncate: syscall.EIO},
+		"half, and no cleanup": {write: full(func(b []byte) int { return len(b) / 2 }), truncate: syscall.EROFS},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "log")
+			a := open(t, path)
+			appendTo(t, a, extend(Head{}, 2))
+			before := a.Head()
+			real := a.file
+			fault.file = real
+			a.file = &fault
+			for range 3 {
+				if err := a.Append(context.Background(), extend(before, 4)); !pki.IsTemporary(err) || a.Head() != before {
+					t.Fatalf("append: %v, head %+v; want a temporary failure and head %+v", err, a.Head(), before)
+				}
+			}
+			a.file = real
+			appendTo(t, a, extend(before, 1)) // shorter than what failed
+			holds(t, path, 3)
+		})
+	}
+}
+
+// The test binary appends to a file of this name in its directory when the environment says so.
+const (
+	appenderEnv  = "BREVET_TEST_APPENDER"
+	appenderFile = "log"
+)
+
+// bulky is large enough for a kill to meet it half written.
+func bulky(head Head) []Sequenced {
+	var batch []Sequenced
+	for range 3 {
+		entry := bytes.Repeat([]byte{byte(head.Size + 1)}, 100_000)
+		head = Head{Size: head.Size + 1, Chain: Chain(head.Chain, entry)}
+		batch = append(batch, Sequenced{Index: head.Size, Entry: entry, Chain: head.Chain})
+	}
+	return batch
+}
+
+func appendForEver() int {
+	a, err := OpenArchive(appenderFile, quiet())
+	for err == nil {
+		if err = a.Append(context.Background(), bulky(a.Head())); err == nil {
+			fmt.Println(a.Head().Size)
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+func TestKilledWhileAppending(t *testing.T) {
+	path := filepath.Join(t.TempDir(), appenderFile)
+	for range 15 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Dir = filepath.Dir(path)
+		cmd.Env = append(os.Environ(), appenderEnv+"=1")
+		cmd.Stderr = os.Stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		acknowledged := 0
+		for range 1 + rand.IntN(4) {
+			if !lines.Scan() {
+				t.Fatalf("the appender ended: %v", cmd.Wait())
+			}
+			acknowledged, _ = strconv.Atoi(lines.Text())
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		for lines.Scan() {
+			acknowledged, _ = strconv.Atoi(lines.Text())
+		}
+		if err := cmd.Wait(); err == nil {
+			t.Fatal("the appender ended by itself")
+		}
+		a := open(t, path)
+		if size := a.Head().Size; acknowledged == 0 || size < uint64(acknowledged) {
+			t.Fatalf("the archive has %d entries, %d were acknowledged", size, acknowledged)
+		}
+		a.Close()
+	}
+}

@@ -1,0 +1,324 @@
+package translog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// start runs a sequencer until the test ends, and fails the test if it gives up before.
+func start(t *testing.T, records Records, a *Archive) *Sequencer {
+	t.Helper()
+	s := NewSequencer(records, a, quiet())
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return s
+}
+
+func synced(t *testing.T, s *Sequencer) {
+	t.Helper()
+	if err := s.Sync(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// archived returns the entries of an archive file.
+func archived(t *testing.T, path string) []string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var entries []string
+	if _, err := Read(f, func(s Sequenced) error { entries = append(entries, string(s.Entry)); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return entries
+}
+
+func TestSyncCoversWhatWasCommittedBefore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	m, a := &memory{}, open(t, path)
+	s := start(t, m, a)
+	var committed atomic.Int64
+	var group sync.WaitGroup
+	const callers, each = 8, 60
+	for c := range callers {
+		group.Go(func() {
+			for i := range each {
+				m.commit(fmt.Sprintf("%d/%d", c, i))
+				before := committed.Add(1)
+				if err := s.Sync(context.Background()); err != nil {
+					t.Error(err)
+				} else if size := a.Head().Size; size < uint64(before) {
+					t.Errorf("%d entries archived, %d were committed", size, before)
+				}
+			}
+		})
+	}
+	group.Wait()
+	isOnce(t, archived(t, path), callers, each)
+}
+
+// isOnce checks that the entries of every caller are there once, in the order in which it committed them.
+func isOnce(t *testing.T, entries []string, callers, each int) {
+	t.Helper()
+	next := make([]int, callers)
+	for _, e := range entries {
+		var c, i int
+		if _, err := fmt.Sscanf(e, "%d/%d", &c, &i); err != nil || i != next[c] {
+			t.Fatalf("entry %q out of its order, %d was due", e, next[c])
+		}
+		next[c]++
+	}
+	for c, n := range next {
+		if n != each {
+			t.Errorf("caller %d: %d entries archived of %d", c, n, each)
+		}
+	}
+}
+
+func TestRunNeedsNoKick(t *testing.T) {
+	m, a := &memory{}, open(t, filepath.Join(t.TempDir(), "log"))
+	s := start(t, m, a)
+	synced(t, s)
+	m.commit("alone")
+	for a.Head().Size == 0 { // ends with the test's own time limit if Run never looks
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestArchiveCatchesUpAfterACrash(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	m, a := &memory{}, open(t, path)
+	const n = 2*batchSize + 7
+	for i := range n {
+		m.commit(fmt.Sprintf("0/%d", i))
+	}
+	// The process that sequenced these died before it archived more than the first.
+	var lost []Sequenced
+	for range 3 {
+		batch, err := m.Sequence(context.Background(), batchSize)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lost = append(lost, batch...)
+	}
+	appendTo(t, a, lost[:1])
+	s := NewSequencer(m, a, quiet())
+	if err := s.Reconcile(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if a.Head() != m.head() {
+		t.Fatalf("head %+v, the store's is %+v", a.Head(), m.head())
+	}
+	isOnce(t, archived(t, path), 1, n)
+}
+
+// Another process may sequence too: what it took has to be read from the store.
+func TestEntriesThatSomebodyElseSequenced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "log")
+		m, a := &memory{}, open(t, path)
+		s := start(t, m, a)
+		synced(t, s)
+		for i := range 20 {
+			m.commit(fmt.Sprintf("0/%d", i))
+			if i%2 == 0 {
+				if _, err := m.Sequence(context.Background(), 1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if i%5 == 0 {
+				synced(t, s)
+			}
+		}
+		synced(t, s)
+		synced(t, s)
+		isOnce(t, archived(t, path), 1, 20)
+	})
+}
+
+// Every failure of store and disk, whether or not the call took effect, ends in the same log.
+func TestFailuresLoseAndRepeatNothing(t *testing.T) {
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "log")
+			var mu sync.Mutex
+			random := rand.New(rand.NewPCG(seed, 1))
+			chance := func() bool { mu.Lock(); defer mu.Unlock(); return random.IntN(3) == 0 }
+			m, a := &memory{}, open(t, path)
+			m.fault = func(string) (bool, error) {
+				if chance() {
+					return chance(), errStore
+				}
+				return true, nil
+			}
+			disk := &faulty{file: a.file}
+			disk.write = func(b []byte) (int, error) {
+				if chance() {
+					return len(b) / 2, syscall.ENOSPC
+				}
+				return len(b), nil
+			}
+			a.file = disk
+			s := start(t, m, a)
+			for i := range 30 {
+				m.commit(fmt.Sprintf("0/%d", i))
+				if chance() {
+					synced(t, s)
+				}
+			}
+			synced(t, s)
+			isOnce(t, archived(t, path), 1, 30)
+		})
+	}
+}
+
+// Whoever follows the log learns of a revocation from its index: a full disk must not keep that from growing.
+func TestSequencingGoesOnWithoutTheArchive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "log")
+		m, a := &memory{}, open(t, path)
+		var full atomic.Bool
+		disk := &faulty{file: a.file}
+		disk.write = func(b []byte) (int, error) {
+			if full.Load() {
+				return 0, syscall.ENOSPC
+			}
+			return len(b), nil
+		}
+		a.file = disk
+		s := start(t, m, a)
+		synced(t, s)
+		full.Store(true)
+		for i := range 50 {
+			m.commit(fmt.Sprintf("0/%d", i))
+			time.Sleep(time.Second) // of the bubble's own time
+			if head, err := m.Head(context.Background()); err != nil || head.Size != uint64(i+1) {
+				t.Fatalf("%d entries are sequenced, want %d (%v)", head.Size, i+1, err)
+			}
+		}
+		if a.Head().Size != 0 {
+			t.Fatalf("a full disk holds %d entries", a.Head().Size)
+		}
+		full.Store(false)
+		synced(t, s)
+		isOnce(t, archived(t, path), 1, 50)
+	})
+}
+
+func TestSyncSaysWhatIsInTheWay(t *testing.T) {
+	m, a := &memory{}, open(t, filepath.Join(t.TempDir(), "log"))
+	m.fault = func(string) (bool, error) { return false, errStore }
+	s := NewSequencer(m, a, quiet())
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	impatient, giveUp := context.WithCancel(context.Background())
+	for s.because(nil) == nil { // until Run has met the failure
+		time.Sleep(time.Millisecond)
+	}
+	giveUp()
+	if err := s.Sync(impatient); !pki.IsTemporary(err) || !errors.Is(err, context.Canceled) || !errors.Is(err, errStore) {
+		t.Errorf("Sync: %v, want a temporary failure that names the store's", err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	if err := s.Sync(context.Background()); !pki.IsTemporary(err) {
+		t.Errorf("Sync after the end: %v", err)
+	}
+}
+
+func TestMismatchesAreNamed(t *testing.T) {
+	store := func(entries ...string) *memory {
+		m := &memory{}
+		for _, e := range entries {
+			m.commit(e)
+		}
+		if _, err := m.Sequence(context.Background(), 100); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	whole := store("a", "b", "c", "d").sequenced
+	altered := store("a", "b", "c", "d")
+	altered.sequenced[2].Entry = []byte("C")
+	holed := store("a", "b", "c", "d")
+	holed.sequenced = append(holed.sequenced[:2:2], holed.sequenced[3:]...)
+	pruned := store("a", "b", "c", "d")
+	pruned.sequenced = pruned.sequenced[1:]
+	for name, c := range map[string]struct {
+		archive []Sequenced
+		store   *memory
+		index   uint64
+		says    string
+	}{
+		"an old backup":              {whole, store("a", "b"), 3, "brevet restore"},
+		"an empty store":             {whole, store(), 1, "older backup"},
+		"another history":            {whole[:2], store("a", "x", "c"), 2, "differ at entry 2"},
+		"another, of the same size":  {whole, store("a", "b", "c", "x"), 4, "differ at entry 4"},
+		"an entry that was altered":  {whole[:1], altered, 3, "differ at entry 3"},
+		"an entry that is missing":   {whole[:1], holed, 3, "differ at entry 3"},
+		"missing right at the end":   {whole[:2], holed, 3, "does not hold it"},
+		"entries the store let go":   {nil, pruned, 1, "does not hold it"},
+		"the common entry is absent": {whole[:1], pruned, 1, "does not hold it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := open(t, filepath.Join(t.TempDir(), "log"))
+			appendTo(t, a, c.archive)
+			s := NewSequencer(c.store, a, quiet())
+			for call, run := range map[string]func(context.Context) error{"Reconcile": s.Reconcile, "Run": s.Run} {
+				err := run(context.Background())
+				var mismatch *MismatchError
+				if !errors.As(err, &mismatch) || mismatch.Index != c.index || pki.IsTemporary(err) || !strings.Contains(err.Error(), c.says) {
+					t.Errorf("%s: %v, want a MismatchError at %d that says %q", call, err, c.index, c.says)
+				}
+			}
+			if got, had := a.Head().Size, uint64(len(c.archive)); got < had || got > max(had, c.index-1) {
+				t.Errorf("the archive now has %d entries", got)
+			}
+			if err := s.Sync(context.Background()); err == nil {
+				t.Error("Sync succeeds after Run gave up")
+			}
+		})
+	}
+}
+
+func TestVerifierGoesOnFromAHead(t *testing.T) {
+	records := extend(Head{}, 5)
+	v := NewVerifier(Head{Size: 2, Chain: records[1].Chain})
+	if err := v.Add(records[3]); err == nil {
+		t.Error("a gap passed")
+	}
+	for _, r := range records[2:] {
+		if err := v.Add(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := (Head{Size: 5, Chain: records[4].Chain}); v.Head() != want {
+		t.Errorf("head %+v, want %+v", v.Head(), want)
+	}
+}

@@ -1,0 +1,109 @@
+package translog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(appenderEnv) != "" {
+		os.Exit(appendForEver())
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// extend returns n records that continue a head, each with an entry of its own.
+func extend(head Head, n int) []Sequenced {
+	var records []Sequenced
+	for range n {
+		entry := fmt.Appendf(nil, "entry %d", head.Size+1)
+		head = Head{Size: head.Size + 1, Chain: Chain(head.Chain, entry)}
+		records = append(records, Sequenced{Index: head.Size, Entry: entry, Chain: head.Chain})
+	}
+	return records
+}
+
+// memory is the plainest Records there can be: what the Sequencer expects of a store, without one. The stores
+// themselves have a conformance suite of their own.
+type memory struct {
+	mu        sync.Mutex
+	waiting   [][]byte
+	sequenced []Sequenced
+	fault     func(call string) (apply bool, err error) // nil for none
+}
+
+var errStore = errors.New("the store is away")
+
+func (m *memory) commit(entry string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.waiting = append(m.waiting, []byte(entry))
+}
+
+func (m *memory) strike(call string) (bool, error) {
+	if m.fault == nil {
+		return true, nil
+	}
+	return m.fault(call)
+}
+
+func (m *memory) head() Head {
+	if n := len(m.sequenced); n > 0 {
+		return Head{Size: m.sequenced[n-1].Index, Chain: m.sequenced[n-1].Chain}
+	}
+	return Head{}
+}
+
+func (m *memory) Sequence(_ context.Context, limit int) ([]Sequenced, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	apply, err := m.strike("Sequence")
+	if !apply {
+		return nil, err
+	}
+	from := len(m.sequenced)
+	for range min(limit, len(m.waiting)) {
+		head := m.head()
+		m.sequenced = append(m.sequenced, Sequenced{
+			Index: head.Size + 1, Entry: m.waiting[0], Chain: Chain(head.Chain, m.waiting[0]),
+		})
+		m.waiting = m.waiting[1:]
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m.sequenced[from:len(m.sequenced):len(m.sequenced)], nil
+}
+
+func (m *memory) Head(context.Context) (Head, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, err := m.strike("Head"); err != nil {
+		return Head{}, err
+	}
+	return m.head(), nil
+}
+
+func (m *memory) Entries(_ context.Context, from uint64, limit int) ([]Sequenced, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, err := m.strike("Entries"); err != nil {
+		return nil, err
+	}
+	for i, s := range m.sequenced {
+		if s.Index >= from {
+			end := min(i+limit, len(m.sequenced))
+			return m.sequenced[i:end:end], nil
+		}
+	}
+	return nil, nil
+}
