@@ -113,6 +113,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		if p := a.Pair(); (p == nil || p.Expired(a.now())) && (final(err) || errors.Is(err, ErrNoToken)) {
 			return err
 		}
+		a.complain()
 	}
 	return nil
 }
@@ -165,6 +166,11 @@ func (a *Agent) settled(ctx context.Context, err error) error {
 	a.wait = delay(a.tries, err, a.Pair(), a.failed)
 	a.status.Failure = failureOf(err, a.tries, a.failed)
 	a.report()
+	return err
+}
+
+// complain logs the failure of the last try.
+func (a *Agent) complain() {
 	f := a.status.Failure
 	attrs := []any{"error", f.Error, "tries", f.Tries, "next_try", a.failed.Add(a.wait).Format(time.RFC3339)}
 	if p := a.Pair(); p != nil {
@@ -178,7 +184,6 @@ func (a *Agent) settled(ctx context.Context, err error) error {
 	} else {
 		a.config.Log.Warn("no new certificate yet: trying again", attrs...)
 	}
-	return err
 }
 
 // report writes the status file. A disk that is full stops no renewal here.

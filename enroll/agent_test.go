@@ -3,7 +3,6 @@ package enroll
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -11,11 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/brevet-pki/brevet/pki"
 )
 
 // bench is an agent in a bubble of synctest: hours pass in no time.
@@ -24,20 +22,21 @@ type bench struct {
 	ca     *testCA
 	config Config
 	agent  *Agent
+	token  atomic.Pointer[Token] // at hand
 	log    *testLog
 	pairs  []*Pair
-	jumped time.Duration // how far the wall clock is off
-	stop   func() error  // ends Run and returns its error
+	jumped atomic.Int64 // nanoseconds that the wall clock is off
+	stop   func() error // ends Run and returns its error
 }
 
 func newBench(t *testing.T, configure func(*bench)) *bench {
 	b := &bench{T: t, ca: newTestCA(t), log: new(testLog)}
-	token := b.ca.token(t, "device/1")
+	b.give("device/1")
 	dir := openTestDirectory(t, t.TempDir(), b.log.logger())
 	dir.disk = powered
 	b.config = Config{
 		Directory: dir, Authority: b.ca, Log: b.log.logger(), OnChange: func(p *Pair) { b.pairs = append(b.pairs, p) },
-		Token: func() (Token, error) { return token, nil },
+		Token: func() (Token, error) { return *b.token.Load(), nil },
 	}
 	if configure != nil {
 		configure(b)
@@ -46,13 +45,21 @@ func newBench(t *testing.T, configure func(*bench)) *bench {
 	return b
 }
 
+// give makes a token and puts it at hand.
+func (b *bench) give(path string) Token {
+	b.Helper()
+	token := b.ca.token(b, path)
+	b.token.Store(&token)
+	return token
+}
+
 func (b *bench) restart() {
 	b.Helper()
 	var err error
 	if b.agent, err = NewAgent(b.config); err != nil {
 		b.Fatal(err)
 	}
-	b.agent.now = func() time.Time { return time.Now().Add(b.jumped) }
+	b.agent.now = func() time.Time { return time.Now().Add(time.Duration(b.jumped.Load())) }
 }
 
 // run starts the agent's loop.
@@ -207,110 +214,12 @@ func TestAgentHonoursRetryAfter(t *testing.T) {
 	})
 }
 
-func TestAgentReportsRefusalAndStopsHammering(t *testing.T) {
-	inBubble(t, func(b *bench) { b.ca.lifetime = 24 * time.Hour }, func(b *bench) {
-		b.run()
-		b.ca.revoke(b.agent.Pair().Certificate)
-		b.pass(23 * time.Hour)
-		calls := len(b.ca.callTimes()) - 1
-		if calls < 2 || calls > 14 {
-			t.Errorf("%d calls in the last third of a day", calls)
-		}
-		f := b.status().Failure
-		if f == nil || !f.Final || f.Rule != pki.RuleRevoked || f.Fix == "" || !strings.Contains(f.Error, "keyCompromise") {
-			t.Errorf("status %+v", f)
-		}
-		if log := b.log.String(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "rule=certificate.revoked") {
-			t.Errorf("log: %s", log)
-		}
-		b.pass(3 * time.Hour)
-		err := b.stop()
-		if !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "ask an operator for an enrollment token") {
-			t.Errorf("Run ended with %v", err)
-		}
-	})
-}
-
-func TestAgentTakesANewTokenAfterRefusal(t *testing.T) {
-	inBubble(t, nil, func(b *bench) {
-		b.run()
-		b.ca.revoke(b.agent.Pair().Certificate)
-		fresh := b.ca.token(t, "device/1")
-		b.agent.config.Token = func() (Token, error) { return fresh, nil }
-		b.pass(50 * time.Minute)
-		if err := b.stop(); err != nil || len(b.pairs) != 2 || b.agent.Pair().Origin.Token != fresh.Secret.ID().String() {
-			t.Fatalf("%v, %d certificates", err, len(b.pairs))
-		}
-	})
-}
-
-// A refusal that was reported before a restart is looked into at once after it.
-func TestAgentAsksAgainAfterRestart(t *testing.T) {
-	inBubble(t, func(b *bench) { b.ca.lifetime = 24 * time.Hour }, func(b *bench) {
-		b.run()
-		b.ca.revoke(b.agent.Pair().Certificate)
-		b.pass(18 * time.Hour)
-		if err := b.stop(); err != nil {
-			t.Fatal(err)
-		}
-		calls := len(b.ca.callTimes())
-		b.restart()
-		b.run()
-		if got := len(b.ca.callTimes()); got != calls+1 {
-			t.Errorf("%d calls after the restart", got-calls)
-		}
-		if err := b.stop(); err != nil {
-			t.Fatal(err)
-		}
-	})
-}
-
-func TestAgentWithoutTokenSaysSo(t *testing.T) {
-	inBubble(t, func(b *bench) { b.config.Token = nil }, func(b *bench) {
-		err := b.agent.Run(b.Context())
-		if !errors.Is(err, ErrNoToken) || len(b.ca.calls) != 0 {
-			t.Errorf("Run: %v", err)
-		}
-		if err := b.agent.Ensure(b.Context()); !errors.Is(err, ErrNoToken) {
-			t.Errorf("Ensure: %v", err)
-		}
-	})
-}
-
-func TestAgentReturnsRefusedToken(t *testing.T) {
-	other := newTestCA(t).token(t, "device/1")
-	inBubble(t, func(b *bench) { b.config.Token = func() (Token, error) { return other, nil } }, func(b *bench) {
-		err := b.agent.Run(b.Context())
-		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleToken {
-			t.Errorf("Run: %v", err)
-		}
-	})
-}
-
-func TestAgentReEnrollsAfterExpiry(t *testing.T) {
-	inBubble(t, nil, func(b *bench) {
-		if err := b.agent.Ensure(b.Context()); err != nil {
-			t.Fatal(err)
-		}
-		b.pass(2 * time.Hour)
-		err := b.agent.Ensure(b.Context())
-		if !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "ended at") || !strings.Contains(err.Error(), "spent") {
-			t.Fatalf("with the spent token: %v", err)
-		}
-		fresh := b.ca.token(t, "device/1")
-		b.agent.config.Token = func() (Token, error) { return fresh, nil }
-		if err := b.agent.Ensure(b.Context()); err != nil || b.agent.Pair().Expired(time.Now()) {
-			t.Fatal(err)
-		}
-	})
-}
-
 // The device sleeps past the moment: timers stand still, and the wall clock is elsewhere when it wakes.
 func TestAgentRenewsOnWake(t *testing.T) {
 	inBubble(t, func(b *bench) { b.ca.lifetime = 10 * time.Hour }, func(b *bench) {
 		b.run()
 		b.pass(time.Minute)
-		b.jumped = 8 * time.Hour
+		b.jumped.Store(int64(8 * time.Hour))
 		b.pass(glance)
 		if err := b.stop(); err != nil || len(b.pairs) != 2 {
 			t.Fatalf("%v, %d certificates", err, len(b.pairs))
@@ -321,9 +230,9 @@ func TestAgentRenewsOnWake(t *testing.T) {
 // A clock that was wrong while a try failed does not put the next one off for as long as it was wrong.
 func TestAgentSurvivesClockSetBack(t *testing.T) {
 	inBubble(t, func(b *bench) { b.ca.before = func() error { return temporary{} } }, func(b *bench) {
-		b.jumped = 365 * 24 * time.Hour
+		b.jumped.Store(int64(365 * 24 * time.Hour))
 		b.run()
-		b.jumped = 0
+		b.jumped.Store(0)
 		b.ca.set(func() { b.ca.before = nil })
 		b.pass(glance)
 		if err := b.stop(); err != nil || len(b.pairs) != 1 {
@@ -342,7 +251,7 @@ func TestAgentJudgesByItsClock(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, func(b *bench) {
-				b.jumped = c.jump
+				b.jumped.Store(int64(c.jump))
 				err := b.agent.Ensure(b.Context())
 				if (err == nil) != (c.why == "") || err != nil && !strings.Contains(err.Error(), c.why) {
 					t.Errorf("Ensure: %v", err)
@@ -350,63 +259,6 @@ func TestAgentJudgesByItsClock(t *testing.T) {
 			})
 		})
 	}
-}
-
-// What the CA answers with is not put in use unless it is the agent's, for the same identity, and chains.
-func TestAgentRefusesUselessCredentials(t *testing.T) {
-	other := newTestCA(t)
-	for name, c := range map[string]struct {
-		answer func(*bench, RenewRequest) (Credential, error)
-		why    string
-	}{
-		"another key": {func(b *bench, _ RenewRequest) (Credential, error) { return b.ca.pairFor(b, "device/1").Credential, nil }, "another key"},
-		"another identity": {func(b *bench, r RenewRequest) (Credential, error) {
-			return b.ca.renew(b.Context(), b.ca.pairFor(b, "device/2").Certificate, r)
-		}, "instead of"},
-		"another CA": {func(b *bench, r RenewRequest) (Credential, error) {
-			c, err := b.ca.Renew(b.Context(), r)
-			c.Roots = other.pairFor(b, "device/1").Roots
-			return c, err
-		}, "chain"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, nil, func(b *bench) {
-				if err := b.agent.Ensure(b.Context()); err != nil {
-					t.Fatal(err)
-				}
-				had := b.agent.Pair()
-				b.agent.config.Authority = renewer{b.ca, func(r RenewRequest) (Credential, error) { return c.answer(b, r) }}
-				err := step(b.agent)
-				if err == nil || !strings.Contains(err.Error(), c.why) {
-					t.Errorf("renewal: %v", err)
-				}
-				if p, err := ReadPair(b.config.Directory.path); err != nil || p.Serial() != had.Serial() || b.agent.Pair() != had {
-					t.Errorf("the credential in use changed: %v", err)
-				}
-			})
-		})
-	}
-}
-
-type renewer struct {
-	Authority
-	renew func(RenewRequest) (Credential, error)
-}
-
-func (r renewer) Renew(_ context.Context, q RenewRequest) (Credential, error) { return r.renew(q) }
-
-func TestAgentDrawsANewKeyWhenItsKeyIsRefused(t *testing.T) {
-	inBubble(t, nil, func(b *bench) {
-		b.ca.before = func() error { return pki.Refuse(pki.RuleKeyType, "use P-384", "the profile allows P-384 only") }
-		if err := b.agent.Ensure(b.Context()); err == nil {
-			t.Fatal("the refusal got lost")
-		}
-		b.ca.before = nil
-		b.agent.config.KeyType = P384
-		if err := b.agent.Ensure(b.Context()); err != nil || b.agent.Pair().Key.Public().(*ecdsa.PublicKey).Params().BitSize != 384 {
-			t.Fatalf("%v, %T", err, b.agent.Pair())
-		}
-	})
 }
 
 func TestKeyTypes(t *testing.T) {
@@ -432,51 +284,6 @@ func TestKeyTypes(t *testing.T) {
 	}
 }
 
-func TestReloadCommand(t *testing.T) {
-	out := filepath.Join(t.TempDir(), "out")
-	cases := map[string]struct {
-		argv []string
-		log  string
-		runs string
-	}{
-		"succeeds":  {[]string{"sh", "-c", `echo "$1" >> "$0"`, out, "a b"}, "", "a b\n"},
-		"fails":     {[]string{"sh", "-c", `echo x >> "$0"; echo broken >&2; exit 3`, out}, "broken", "x\nx\n"},
-		"not there": {[]string{"/no/such/command"}, "no such file", ""},
-	}
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			_ = os.Remove(out)
-			inBubble(t, func(b *bench) { b.config.Reload = c.argv }, func(b *bench) {
-				if err := b.agent.Ensure(b.Context()); err != nil {
-					t.Fatal(err)
-				}
-				b.restart() // a command that did not succeed runs again, and one that did does not
-				b.run()
-				if err := b.stop(); err != nil || b.agent.Pair() == nil {
-					t.Fatal(err)
-				}
-				if got, _ := os.ReadFile(out); string(got) != c.runs {
-					t.Errorf("the command wrote %q", got)
-				}
-				if log := b.log.String(); !strings.Contains(log, c.log) || strings.Contains(log, "reload") != (c.log != "") {
-					t.Errorf("log: %s", log)
-				}
-			})
-		})
-	}
-}
-
-// A reload command that hangs is ended when the next renewal is due.
-func TestReloadCommandHangs(t *testing.T) {
-	b := newBench(t, func(b *bench) { b.ca.lifetime = 3 * time.Second; b.config.Reload = []string{"sleep", "600"} })
-	if err := b.agent.Ensure(t.Context()); err != nil || b.agent.Pair() == nil {
-		t.Fatal(err)
-	}
-	if log := b.log.String(); !strings.Contains(log, "deadline") {
-		t.Errorf("log: %s", log)
-	}
-}
-
 func TestDamagedCredentialNeedsAToken(t *testing.T) {
 	inBubble(t, nil, func(b *bench) {
 		if err := b.agent.Ensure(b.Context()); err != nil {
@@ -485,13 +292,14 @@ func TestDamagedCredentialNeedsAToken(t *testing.T) {
 		if err := os.Truncate(filepath.Join(b.config.Directory.path, currentName, certName), 9); err != nil {
 			t.Fatal(err)
 		}
+		token := b.config.Token
 		b.config.Token = nil
 		b.restart()
 		if err := b.agent.Run(b.Context()); !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "does not load") {
 			t.Errorf("Run: %v", err)
 		}
-		fresh := b.ca.token(t, "device/1")
-		b.config.Token = func() (Token, error) { return fresh, nil }
+		b.give("device/1")
+		b.config.Token = token
 		b.restart()
 		if err := b.agent.Ensure(b.Context()); err != nil {
 			t.Error(err)
@@ -511,6 +319,9 @@ func TestGettersBeforeAndAfter(t *testing.T) {
 		c, err := a.GetClientCertificate(nil)
 		if err != nil || c != a.Certificate() || c.Leaf == nil || len(c.Certificate) != 2 || a.Roots() == nil {
 			t.Errorf("after: %v", err)
+		}
+		if shown := a.Pair().TLSWithRoot().Certificate; len(shown) != 3 || !slices.Equal(shown[2], b.ca.root.Raw) {
+			t.Errorf("a server shows %d certificates", len(shown))
 		}
 	})
 }

@@ -45,8 +45,11 @@ type Directory struct {
 // OpenDirectory makes the directory where it does not exist, and locks it until Close. It fails when another process
 // has it locked.
 func OpenDirectory(path string, log *slog.Logger) (*Directory, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := makeAll(path); err != nil {
 		return nil, fmt.Errorf("enroll: make the credential directory: %w", err)
+	}
+	if err := checkOwner(path, os.Geteuid()); err != nil {
+		return nil, err
 	}
 	lock, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -60,6 +63,18 @@ func OpenDirectory(path string, log *slog.Logger) (*Directory, error) {
 		return nil, fmt.Errorf("enroll: lock %s: %w", path, err)
 	}
 	return &Directory{path: path, disk: apply, lock: lock, log: log}, nil
+}
+
+// checkOwner keeps root from leaving files that the directory's owner, a service, cannot read.
+func checkOwner(path string, user int) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("enroll: open the credential directory: %w", err)
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && user == 0 && stat.Uid != 0 {
+		return fmt.Errorf("enroll: %s belongs to user %d, who could not read what root writes there: run this as that user (sudo -u '#%d' …)", path, stat.Uid, stat.Uid)
+	}
+	return nil
 }
 
 // Close unlocks the directory.

@@ -3,10 +3,12 @@ package enroll
 import (
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -179,4 +181,25 @@ func keysEqual(a, b pending) bool {
 	ha, errA := pki.HashKey(a.key.Public())
 	hb, errB := pki.HashKey(b.key.Public())
 	return errA == nil && errB == nil && ha == hb
+}
+
+func TestRootLeavesOthersDirectoriesAlone(t *testing.T) {
+	path := t.TempDir()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner := int(info.Sys().(*syscall.Stat_t).Uid)
+	if err := checkOwner(path, owner); err != nil {
+		t.Errorf("the owner is kept out: %v", err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(path, 12345, 12345); err != nil {
+			t.Fatal(err)
+		}
+		owner = 12345
+	}
+	if err := checkOwner(path, 0); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("'#%d'", owner)) {
+		t.Errorf("root in the directory of %d: %v", owner, err)
+	}
 }

@@ -68,6 +68,26 @@ func flushPath(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
+// makeAll makes a directory and those above it that are missing, durably.
+func makeAll(path string) error {
+	var above []string // whose entries change
+	for p := filepath.Clean(path); ; p = filepath.Dir(p) {
+		if _, err := os.Stat(p); err == nil || p == filepath.Dir(p) {
+			break
+		}
+		above = append(above, filepath.Dir(p))
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	for _, p := range above {
+		if err := flushPath(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // all applies changes in order, up to the first that fails.
 func (d disk) all(changes ...change) error {
 	for _, c := range changes {
@@ -91,14 +111,17 @@ func (d disk) replace(path string, data []byte) error {
 	)
 }
 
-// readFile reads a small file, and refuses a large one.
-func readFile(path string, limit int64) ([]byte, error) {
+// maxFile bounds what is read, in octets.
+const maxFile = 256 << 10
+
+// readFile reads a regular file of at most maxFile octets.
+func readFile(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() || info.Size() > limit {
-		return nil, &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("not a regular file of at most %d octets", limit)}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("not a regular file of at most %d octets", maxFile)}
 	}
 	return os.ReadFile(path)
 }

@@ -21,9 +21,6 @@ const (
 	originName = "origin.json"
 )
 
-// maxFile bounds each of them, in octets.
-const maxFile = 256 << 10
-
 type file struct {
 	name string
 	data []byte
@@ -70,7 +67,7 @@ func readGeneration(at string) (*Pair, error) {
 		return nil, err
 	}
 	var from Origin
-	switch data, err := readFile(filepath.Join(at, originName), maxFile); {
+	switch data, err := readFile(filepath.Join(at, originName)); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return nil, err
@@ -83,7 +80,7 @@ func readGeneration(at string) (*Pair, error) {
 }
 
 func readKey(path string) (crypto.Signer, error) {
-	data, err := readFile(path, maxFile)
+	data, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +105,7 @@ func parseKey(der []byte) (crypto.Signer, error) {
 
 // readCertificates reads one certificate at least.
 func readCertificates(path string) ([]*x509.Certificate, error) {
-	data, err := readFile(path, maxFile)
+	data, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}

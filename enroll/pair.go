@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -31,6 +32,7 @@ type Pair struct {
 
 	id    pki.SPIFFEID
 	tls   *tls.Certificate
+	root  *x509.Certificate // that the chain leads to
 	roots *x509.CertPool
 }
 
@@ -58,11 +60,13 @@ func NewPair(c Credential, key crypto.Signer, from Origin, now time.Time) (*Pair
 	} else if now.After(leaf.NotAfter) {
 		now = leaf.NotAfter
 	}
-	if _, err := leaf.Verify(x509.VerifyOptions{
+	paths, err := leaf.Verify(x509.VerifyOptions{
 		Roots: p.roots, Intermediates: poolOf(c.Chain), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	}); err != nil {
+	})
+	if err != nil {
 		return nil, fmt.Errorf("enroll: the certificate does not chain to its roots: %w", err)
 	}
+	p.root = paths[0][len(paths[0])-1]
 	p.tls = &tls.Certificate{PrivateKey: key, Leaf: leaf, Certificate: [][]byte{leaf.Raw}}
 	for _, ca := range c.Chain {
 		p.tls.Certificate = append(p.tls.Certificate, ca.Raw)
@@ -83,6 +87,14 @@ func (p *Pair) ID() pki.SPIFFEID { return p.id }
 
 // TLS returns the certificate, its chain without the root, and the key, for a tls.Config. Callers share it and must not change it.
 func (p *Pair) TLS() *tls.Certificate { return p.tls }
+
+// TLSWithRoot returns the same with the root at the end of the chain: what a Brevet server shows, because an agent
+// with a token knows no more of the root than its fingerprint.
+func (p *Pair) TLSWithRoot() *tls.Certificate {
+	c := *p.tls
+	c.Certificate = append(slices.Clone(c.Certificate), p.root.Raw)
+	return &c
+}
 
 // RootPool returns the trust domain's roots. Callers share it and must not change it.
 func (p *Pair) RootPool() *x509.CertPool { return p.roots }

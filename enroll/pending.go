@@ -88,7 +88,7 @@ func (r pending) encode() ([]byte, error) {
 }
 
 func (d *Directory) readPending() (pending, error) {
-	data, err := readFile(filepath.Join(d.path, pendingName), maxFile)
+	data, err := readFile(filepath.Join(d.path, pendingName))
 	if err != nil {
 		return pending{}, err
 	}

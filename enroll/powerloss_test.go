@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,6 +119,7 @@ func (s *story) replay(t *testing.T, dir string, lasts []lasting) {
 func TestPowerLoss(t *testing.T) {
 	s := tellStory(t)
 	base, cuts := t.TempDir(), 0
+	seen := map[string]bool{} // what was gone on from: many cuts leave the same
 	for n := range len(s.changes) + 1 {
 		open := s.unflushed(n)
 		if len(open) > 10 {
@@ -139,18 +141,46 @@ func TestPowerLoss(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.replay(t, dir, lasts)
+			state := fmt.Sprint(n >= s.asked[0], n >= s.held[0], n >= s.asked[1], n >= s.held[1]) + tree(t, dir)
+			if seen[state] {
+				continue
+			}
+			seen[state] = true
 			if err := s.resume(t, dir, n); err != nil {
 				t.Fatalf("power lost after change %d of %d, losing %b of %d unflushed: %v", n, len(s.changes), lost, len(open), err)
 			}
-			if err := os.RemoveAll(dir); err != nil {
-				t.Fatal(err)
-			}
 		}
 	}
-	if cuts < 100 {
-		t.Errorf("the story was cut only %d times", cuts)
+	if cuts < 400 || len(seen) < 50 {
+		t.Errorf("the story was cut only %d times, in %d ways", cuts, len(seen))
 	}
-	t.Logf("%d changes, %d power cuts", len(s.changes), cuts)
+	t.Logf("%d changes, %d power cuts that left %d different things", len(s.changes), cuts, len(seen))
+}
+
+// tree describes all that a directory holds.
+func tree(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		content := ""
+		switch {
+		case e.Type() == fs.ModeSymlink:
+			content, err = os.Readlink(path)
+		case e.Type().IsRegular():
+			var data []byte
+			data, err = os.ReadFile(path)
+			content = string(data)
+		}
+		fmt.Fprintf(&b, "%s %q\n", strings.TrimPrefix(path, dir), content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
 }
 
 // powered is a disk whose power stays on: flushes, which take long, make no difference.

@@ -44,7 +44,7 @@ func failureOf(err error, tries int, now time.Time) *Failure {
 // ReadStatus reads what the agent of a directory last said. The error is fs.ErrNotExist where it has said nothing yet.
 func ReadStatus(path string) (Status, error) {
 	var s Status
-	data, err := readFile(filepath.Join(path, statusName), maxFile)
+	data, err := readFile(filepath.Join(path, statusName))
 	if err != nil {
 		return s, fmt.Errorf("enroll: read the agent's status: %w", err)
 	}

@@ -36,7 +36,7 @@ type Token struct {
 // the root's fingerprint (32), the trust domain after its length (1), the server, and the CRC-32 (IEEE) of all this (4).
 func (t Token) Text() string {
 	b := append(t.Secret.Bytes(), t.RootFingerprint[:]...)
-	b = append(b, byte(len(t.TrustDomain)))
+	b = append(b, byte(len(t.TrustDomain))) //nolint:gosec // Check holds it to 255 octets (SPIFFE ID section 2.1)
 	b = append(b, t.TrustDomain...)
 	b = append(b, t.Server...)
 	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
@@ -46,11 +46,11 @@ func (t Token) Text() string {
 // ParseToken reads what Text wrote. White space anywhere is dropped: terminals wrap lines. No error repeats the text.
 func ParseToken(text string) (Token, error) {
 	if len(text) > 2*MaxTokenText {
-		return Token{}, errors.New("enroll: this is too long for an enrollment token: give the one line that starts with " + tokenPrefix)
+		return Token{}, fmt.Errorf("enroll: this is too long for an enrollment token: give the one line that starts with %q", tokenPrefix)
 	}
 	body, ok := strings.CutPrefix(strings.Map(dropSpace, text), tokenPrefix)
 	if !ok {
-		return Token{}, errors.New("enroll: this is not an enrollment token: one starts with " + tokenPrefix)
+		return Token{}, fmt.Errorf("enroll: this is not an enrollment token: one starts with %q", tokenPrefix)
 	}
 	damaged := errors.New("enroll: the enrollment token is incomplete or damaged: copy the whole line again")
 	b, err := base64.RawURLEncoding.DecodeString(body)

@@ -2,6 +2,7 @@ package enroll
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -67,6 +68,7 @@ func TestDamagedTokensAreRefused(t *testing.T) {
 		"server with a space": {TrustDomain: testDomain, Server: "a b:1"},
 		"upper case domain":   {TrustDomain: "Fleet", Server: "a:1"},
 		"no domain":           {Server: "a:1"},
+		"domain too long":     {TrustDomain: strings.Repeat("a", 256), Server: "a:1"},
 	} {
 		bad.Secret = ca.token(t, "device/2").Secret
 		if got, err := ParseToken(bad.Text()); err == nil {
@@ -96,7 +98,7 @@ func TestTokenHidesItsSecret(t *testing.T) {
 	slog.New(slog.NewJSONHandler(&logged, nil)).Info("x", "token", token)
 	shown = append(shown, string(js), logged.String())
 	for _, s := range shown {
-		for _, leak := range []string{fmt.Sprintf("%x", secret[:4]), fmt.Sprintf("%X", secret[:4]), fmt.Sprint(secret[:4])[1:8], token.Secret.Reveal()[:6]} {
+		for _, leak := range []string{hex.EncodeToString(secret[:4]), fmt.Sprintf("%X", secret[:4]), fmt.Sprintf("%d %d %d %d", secret[0], secret[1], secret[2], secret[3]), token.Secret.Reveal()[:6]} {
 			if strings.Contains(s, leak) {
 				t.Errorf("%q shows the secret", s)
 			}

@@ -211,7 +211,7 @@ func (b *breaker) delay() time.Duration {
 	}
 	d := min(firstPause<<min(b.failures-2, 10), lastPause)
 	// A fifth up or down, so that replicas that failed together do not return together.
-	return d*4/5 + rand.N(d*2/5)
+	return d*4/5 + rand.N(d*2/5) //nolint:gosec // jitter is no secret
 }
 
 func (b *breaker) wait(now time.Time) time.Duration { return max(b.until.Sub(now), 0) }

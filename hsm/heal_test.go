@@ -527,7 +527,7 @@ func TestBreaker(t *testing.T) {
 		}
 		pause := b.wait(now)
 		b.trip(now, errors.New("late")) // from a call that began before
-		if b.wait(now) != pause || b.check(now) != cause {
+		if b.wait(now) != pause || !errors.Is(b.check(now), cause) {
 			t.Error("a failure during the pause counted")
 		}
 		if pause > lastPause*6/5 || last < lastPause/2 && pause <= last {

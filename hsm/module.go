@@ -14,6 +14,8 @@ import (
 // cryptoki is what this package calls of a PKCS#11 library; *pkcs11.Ctx satisfies it. All
 // methods are safe for concurrent use, except that Initialize and Finalize must not overlap
 // any other call.
+//
+//nolint:interfacebloat // a foreign library's calls, listed so that tests can put faults around the real one
 type cryptoki interface {
 	Initialize(...pkcs11.InitializeOption) error
 	Finalize() error

@@ -72,8 +72,8 @@ func newRequest(pub publicKey, digest []byte, opts crypto.SignerOpts) (request, 
 	if opts == nil {
 		return request{}, fmt.Errorf("%w: the options do not say with which hash it was made", ErrDigest)
 	}
-	if pub, ok := pub.(ed25519.PublicKey); ok {
-		return ed25519Request(pub, digest, opts)
+	if _, ok := pub.(ed25519.PublicKey); ok {
+		return ed25519Request(digest, opts)
 	}
 	h, err := hashOf(digest, opts)
 	if err != nil {
@@ -96,7 +96,7 @@ func newRequest(pub publicKey, digest []byte, opts crypto.SignerOpts) (request, 
 }
 
 // ed25519Request is for a message under pure Ed25519 (RFC 8032 section 5.1).
-func ed25519Request(pub ed25519.PublicKey, message []byte, opts crypto.SignerOpts) (request, error) {
+func ed25519Request(message []byte, opts crypto.SignerOpts) (request, error) {
 	if o, ok := opts.(*ed25519.Options); opts.HashFunc() != 0 || ok && o.Context != "" {
 		return request{}, fmt.Errorf("%w: an Ed25519 key signs messages, without hash or context", ErrDigest)
 	}

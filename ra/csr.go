@@ -9,6 +9,9 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
+
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 )
@@ -64,6 +67,9 @@ func (c csr) checkContent(id Identity) error {
 		if !e.Id.Equal(oidSubjectAltName) {
 			return refuse("the request asks for the extension %s", e.Id)
 		}
+		if !knownNames(e.Value) {
+			return refuse("the request asks for a kind of name that is never granted")
+		}
 	}
 	for _, u := range c.request.URIs {
 		if u.String() != id.ID.String() {
@@ -97,12 +103,52 @@ func (c csr) checkSubject(id Identity) error {
 		"the request asks for another subject")
 }
 
+// checkAttributes allows requests for extensions alone, of one value each (RFC 2986 §4.1). crypto/x509 passes over every
+// attribute and every further value that it does not know, so the octets themselves are read.
 func (c csr) checkAttributes(refuse func(string, ...any) error) error {
-	//nolint:staticcheck // the deprecated field is the only one that lists every attribute, and none but one is allowed
-	for _, a := range c.request.Attributes {
-		if !a.Type.Equal(oidExtensionRequest) {
-			return refuse("the request has the attribute %s", a.Type)
+	info := cryptobyte.String(c.request.RawTBSCertificateRequest)
+	var attributes cryptobyte.String
+	if !info.ReadASN1(&info, cryptobyte_asn1.SEQUENCE) || !info.SkipASN1(cryptobyte_asn1.INTEGER) ||
+		!info.SkipASN1(cryptobyte_asn1.SEQUENCE) || !info.SkipASN1(cryptobyte_asn1.SEQUENCE) ||
+		!info.ReadOptionalASN1(&attributes, nil, cryptobyte_asn1.Tag(0).ContextSpecific().Constructed()) || !info.Empty() {
+		return refuse("the request's attributes cannot be read")
+	}
+	for !attributes.Empty() {
+		var attribute, values cryptobyte.String
+		var id asn1.ObjectIdentifier
+		if !attributes.ReadASN1(&attribute, cryptobyte_asn1.SEQUENCE) || !attribute.ReadASN1ObjectIdentifier(&id) ||
+			!attribute.ReadASN1(&values, cryptobyte_asn1.SET) || !attribute.Empty() {
+			return refuse("an attribute of the request cannot be read")
+		}
+		if !id.Equal(oidExtensionRequest) {
+			return refuse("the request has the attribute %s", id)
+		}
+		if !values.SkipASN1(cryptobyte_asn1.SEQUENCE) || !values.Empty() {
+			return refuse("an attribute of the request has not one value")
 		}
 	}
 	return nil
+}
+
+// knownNames reports whether a subject alternative name holds only kinds of names that checkContent compares: email
+// addresses, DNS names, URIs and IP addresses (RFC 5280 §4.2.1.6). crypto/x509 passes over the others.
+func knownNames(san []byte) bool {
+	names := cryptobyte.String(san)
+	if !names.ReadASN1(&names, cryptobyte_asn1.SEQUENCE) {
+		return false
+	}
+	for !names.Empty() {
+		var name cryptobyte.String
+		var tag cryptobyte_asn1.Tag
+		if !names.ReadAnyASN1(&name, &tag) {
+			return false
+		}
+		switch tag {
+		case cryptobyte_asn1.Tag(1).ContextSpecific(), cryptobyte_asn1.Tag(2).ContextSpecific(),
+			cryptobyte_asn1.Tag(6).ContextSpecific(), cryptobyte_asn1.Tag(7).ContextSpecific():
+		default:
+			return false
+		}
+	}
+	return true
 }

@@ -45,11 +45,12 @@ type Registrar struct {
 	token       Authenticator
 	clock       func() time.Time
 	log         *slog.Logger
+	turns       *turns
 }
 
 // New returns a Registrar.
 func New(c Config) *Registrar {
-	return &Registrar{c.TrustDomain, c.Records, c.Issuer, c.Superseder, c.Token, c.Clock, c.Log}
+	return &Registrar{c.TrustDomain, c.Records, c.Issuer, c.Superseder, c.Token, c.Clock, c.Log, newTurns()}
 }
 
 // Enrollment asks for an identity's first certificate.
@@ -81,41 +82,54 @@ func (r *Registrar) enroll(ctx context.Context, e Enrollment) (Claim, ca.Certifi
 	if err != nil {
 		return claim, none, err
 	}
-	id, err := r.records.Identity(ctx, claim.Identity)
-	if err != nil {
-		return claim, none, err
-	}
 	c, err := parseCSR(e.CSR)
 	if err != nil {
 		return claim, none, err
 	}
-	if cert, found, err := r.answered(ctx, id.ID, e.RequestID, c.keyHash); found || err != nil {
-		return claim, cert, err
-	}
-	req, err := r.decide(ctx, id, c, e.RequestID, e.Lifetime)
+	// Of two enrollments at once, the second would supersede what the first was given, even if it repeats the first.
+	done, err := r.turns.take(ctx, claim.Identity)
 	if err != nil {
 		return claim, none, err
 	}
+	defer done()
+	cert, err := r.enrollAs(ctx, claim, c, e)
+	return claim, cert, err
+}
+
+func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e Enrollment) (ca.Certificate, error) {
+	none := ca.Certificate{}
+	id, err := r.records.Identity(ctx, claim.Identity)
+	if err != nil {
+		return none, err
+	}
+	if cert, found, err := r.answered(ctx, id.ID, e.RequestID, c.keyHash); found || err != nil {
+		return cert, err
+	}
+	req, err := r.decide(ctx, id, c, e.RequestID, e.Lifetime)
+	if err != nil {
+		return none, err
+	}
 	if claim.Profile != id.Profile {
-		return claim, none, pki.Refuse(pki.RuleChanged, "make a new token", "the token was made for profile %s, and %s has %s now",
+		return none, pki.Refuse(pki.RuleChanged, "make a new token", "the token was made for profile %s, and %s has %s now",
 			claim.Profile, id.ID, id.Profile)
 	}
 	if id.State == pki.Enrolled && !claim.Replace {
-		return claim, none, pki.Refuse(pki.RuleEnrolled, "make a token with --replace, which revokes the certificates it has",
+		return none, pki.Refuse(pki.RuleEnrolled, "make a token with --replace, which revokes the certificates it has",
 			"%s is enrolled already", id.ID)
 	}
 	if err := r.token.Bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, r.clock()}); err != nil {
-		return claim, none, err
+		return none, err
 	}
+	// From here on the caller's patience ends nothing: the turn is over when it is known what was issued.
+	ctx = context.WithoutCancel(ctx)
 	if id.State == pki.Enrolled {
 		// The old certificates go before the new one comes: at no time do two holders have a good one.
 		if err := r.superseder.Supersede(ctx, id.ID, claim.Actor); err != nil {
-			return claim, none, fmt.Errorf("ra: supersede the certificates of %s: %w", id.ID, err)
+			return none, fmt.Errorf("ra: supersede the certificates of %s: %w", id.ID, err)
 		}
 	}
 	req.Guard.Enrolls, req.Guard.Token, req.Actor = true, claim.Token, claim.Actor
-	cert, err := r.issuer.Issue(ctx, req)
-	return claim, cert, err
+	return r.issue(ctx, req)
 }
 
 // Renew issues the next certificate to the holder of one.
@@ -161,8 +175,19 @@ func (r *Registrar) renew(ctx context.Context, n Renewal) (pki.SPIFFEID, ca.Cert
 		return id.ID, none, err
 	}
 	req.Guard.Predecessor, req.Actor = old.Ref, pki.ActorIdentity(id.ID)
-	cert, err := r.issuer.Issue(ctx, req)
+	cert, err := r.issue(ctx, req)
 	return id.ID, cert, err
+}
+
+// issue has a certificate issued. Where the same request was answered at the same instant, the answer is the same.
+func (r *Registrar) issue(ctx context.Context, req ca.Request) (ca.Certificate, error) {
+	cert, err := r.issuer.Issue(ctx, req)
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleRequestReused {
+		if cert, found, err := r.answered(ctx, req.Identity, req.RequestID, req.Guard.Key); found || err != nil {
+			return cert, err
+		}
+	}
+	return cert, err
 }
 
 // IssuerLabel is the label of a validation authority's identity that names, in hexadecimal, the issuing CA it answers for.
@@ -228,16 +253,21 @@ func (r *Registrar) decide(ctx context.Context, id Identity, c csr, request pki.
 	return req, r.records.CheckKey(ctx, c.keyHash, id.ID)
 }
 
-// Note writes the refusal of a known caller to the log, and returns it. Other errors, and those of nobody known, it
-// returns as they are.
+// notePatience bounds how long a refusal waits to be logged.
+const notePatience = 10 * time.Second
+
+// Note writes the refusal of a known caller to the log, and returns the error as it is. Other errors, and those of
+// nobody known, are not for the log. A caller who gives up is logged all the same.
 func (r *Registrar) Note(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error {
 	why, ok := pki.AsRefusal(err)
 	if !ok || id.IsZero() {
 		return err
 	}
 	r.log.WarnContext(ctx, "refused", "identity", id.String(), "by", by.String(), "rule", string(why.Rule), "detail", why.Detail)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), notePatience)
+	defer cancel()
 	if lerr := r.records.Refused(ctx, by, id, why, r.clock()); lerr != nil {
-		return fmt.Errorf("ra: log a refusal (%w): %w", why, lerr)
+		r.log.ErrorContext(ctx, "the refusal is missing in the log", "identity", id.String(), "rule", string(why.Rule), "error", lerr)
 	}
 	return err
 }

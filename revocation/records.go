@@ -54,15 +54,25 @@ type CRL struct {
 // Records is what the revocation authority writes and reads. Methods are safe for concurrent use. A change and its
 // log entry are one durable transaction.
 type Records interface {
+	StatusRecords
+	CRLRecords
+}
+
+// StatusRecords keeps which certificates are revoked or on hold.
+type StatusRecords interface {
 	// Apply carries out an order and returns the statuses that it changed. An order that would change nothing
 	// because it was carried out before succeeds and returns none. A revocation is final: another reason is refused
 	// (revocation.final), except an upgrade to keyCompromise. Revoking for keyCompromise marks the certificate's key.
 	Apply(ctx context.Context, o Order) ([]pki.StatusChange, error)
-	// TakeNumber takes the next CRL number of an issuer, durably: it is never given again, used or not (RFC 5280 §5.2.3).
-	TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error)
 	// Revoked yields every certificate of the issuer that is revoked or on hold and was not expired at the given
 	// time, in the order of serial numbers, in one consistent read.
 	Revoked(ctx context.Context, issuer pki.IssuerID, notExpiredAt time.Time) iter.Seq2[Entry, error]
+}
+
+// CRLRecords keeps the newest CRL of every issuer, and which numbers are taken.
+type CRLRecords interface {
+	// TakeNumber takes the next CRL number of an issuer, durably: it is never given again, used or not (RFC 5280 §5.2.3).
+	TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error)
 	// PutCRL records a CRL, at the time at which it is published; one with a number not above the recorded one's is
 	// refused (crl.invalid).
 	PutCRL(ctx context.Context, c CRL, by pki.Actor, at time.Time) error

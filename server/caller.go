@@ -133,10 +133,11 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 // unary and stream put the gate before every handler, and the typed answer behind it.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	defer func() { err = s.answer(ctx, info.FullMethod, recover(), err) }()
-	if ctx, err = s.gate.enter(ctx, info.FullMethod); err != nil {
+	known, err := s.gate.enter(ctx, info.FullMethod)
+	if err != nil {
 		return nil, err
 	}
-	return next(ctx, req)
+	return next(known, req)
 }
 
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {

@@ -66,15 +66,15 @@ func (s *identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdent
 			return nil, pki.Refuse(pki.RuleRequest, "send the next_page_token of the page before", "the page token is not of its form")
 		}
 	}
-	list, err := s.registrar.Records().Identities(ctx, after, size)
+	list, err := s.registrar.Records().Identities(ctx, after, size+1) // one more says that another page follows
 	if err != nil {
 		return nil, err
 	}
 	resp := &brevetv1.ListIdentitiesResponse{}
-	for _, id := range list {
+	for _, id := range list[:min(size, len(list))] {
 		resp.Identities = append(resp.Identities, identityOut(id))
 	}
-	if len(list) == size {
+	if len(list) > size {
 		resp.NextPageToken = list[size-1].ID.String()
 	}
 	return resp, nil

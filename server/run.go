@@ -96,7 +96,7 @@ func (s *Server) Run(ctx context.Context) error {
 		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return parts },
 	}
-	if s.caughtUp(failed) {
+	if s.caughtUp(ctx, failed) {
 		group.Go(func() error { return s.grpc.Serve(s.config.GRPC) })
 		group.Go(func() error {
 			if err := public.Serve(s.config.HTTP); !errors.Is(err, http.ErrServerClosed) {
@@ -109,6 +109,8 @@ func (s *Server) Run(ctx context.Context) error {
 			s.ready()
 		}
 		s.log.Info("serving", "grpc", s.config.GRPC.Addr().String(), "http", s.config.HTTP.Addr().String(), "trust_domain", s.config.TrustDomain)
+	} else {
+		_ = errors.Join(s.config.GRPC.Close(), s.config.HTTP.Close()) // nobody else will
 	}
 	select {
 	case <-ctx.Done():
@@ -124,13 +126,15 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // caughtUp waits until the responder knows every status, which the gate and relying parties ask for; it returns false
-// when ctx ends first.
-func (s *Server) caughtUp(ctx context.Context) bool {
+// when ctx ends or a part fails first.
+func (s *Server) caughtUp(ctx, failed context.Context) bool {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for s.responder.CurrentAt().IsZero() {
 		select {
 		case <-ctx.Done():
+			return false
+		case <-failed.Done():
 			return false
 		case <-tick.C:
 		}

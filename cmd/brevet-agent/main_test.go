@@ -43,7 +43,7 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			for name, notAfter := range map[string]time.Time{"held": time.Now().Add(time.Hour), "ended": time.Now().Add(time.Second)} {
+			for name, notAfter := range map[string]time.Time{"held": time.Now().Add(time.Hour), "ended": time.Now().Add(3 * time.Second)} {
 				if err := ca.enrollInto(filepath.Join(e.WorkDir, name), notAfter); err != nil {
 					return err
 				}

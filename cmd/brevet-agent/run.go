@@ -22,7 +22,11 @@ func runCommand(ctx context.Context, args []string, s streams) error {
 		return err
 	}
 	log := set.logger(s.err)
-	agent, done, err := set.agent(log, func(*enroll.Pair) { notify(log, daemon.SdNotifyReady) })
+	agent, done, err := set.agent(log, func(p *enroll.Pair) {
+		if !p.Expired(time.Now()) {
+			notify(log, daemon.SdNotifyReady)
+		}
+	})
 	if err != nil {
 		return err
 	}
@@ -91,17 +95,13 @@ func enrollCommand(ctx context.Context, args []string, s streams) error {
 
 // tokenToSpend reads the token that the enroll command was given, or the configured one.
 func (set settings) tokenToSpend(file string, in io.Reader) (enroll.Token, error) {
-	switch file {
-	case "":
-		if set.TokenFile == "" {
-			return enroll.Token{}, misusef("enroll needs a token: give --token-file FILE, --token-file - for standard input, or set token_file")
-		}
-		return readTokenFile(set.TokenFile)
-	case "-":
-		return readToken(in)
-	default:
-		return readTokenFile(file)
+	if file != "" {
+		return enroll.ReadTokenFile(file, in)
 	}
+	if set.TokenFile == "" {
+		return enroll.Token{}, misusef("enroll needs a token: give --token-file FILE, --token-file - for standard input, or set token_file")
+	}
+	return enroll.ReadTokenFile(set.TokenFile, in)
 }
 
 func (set settings) describe(p *enroll.Pair) string {

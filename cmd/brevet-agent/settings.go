@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/brevet-pki/brevet/cmd/internal/config"
@@ -37,6 +36,8 @@ func loadSettings(path string) (settings, error) {
 	switch {
 	case s.Directory == "":
 		return s, fault("directory", "name the directory that the credential is kept in, such as /var/lib/brevet-agent")
+	case s.TokenFile == "-":
+		return s, fault("token_file", "name a file; standard input is for the enroll command's --token-file -")
 	case s.Lifetime < 0:
 		return s, fault("lifetime", "a lifetime is positive; leave it out for the profile's default")
 	case s.LogFormat != "text" && s.LogFormat != "json":
@@ -64,34 +65,9 @@ func (s settings) token() (enroll.Token, error) {
 	if s.TokenFile == "" {
 		return enroll.Token{}, fmt.Errorf("%w, for token_file is not set", enroll.ErrNoToken)
 	}
-	t, err := readTokenFile(s.TokenFile)
+	t, err := enroll.ReadTokenFile(s.TokenFile, nil)
 	if err != nil {
 		return t, fmt.Errorf("%w that can be used: %w", enroll.ErrNoToken, err)
 	}
 	return t, nil
-}
-
-func readTokenFile(path string) (enroll.Token, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return enroll.Token{}, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return enroll.Token{}, err
-	}
-	if info.Mode().IsRegular() && info.Mode().Perm()&0o007 != 0 {
-		return enroll.Token{}, fmt.Errorf("every user can read %s: make a new token, and keep it with mode 0600", path)
-	}
-	return readToken(f)
-}
-
-// readToken reads the text of a token to the end.
-func readToken(r io.Reader) (enroll.Token, error) {
-	text, err := io.ReadAll(io.LimitReader(r, 2*enroll.MaxTokenText))
-	if err != nil {
-		return enroll.Token{}, fmt.Errorf("read the enrollment token: %w", err)
-	}
-	return enroll.ParseToken(string(text))
 }

@@ -179,7 +179,7 @@ func TestGnuTLSAsks(t *testing.T) {
 	leaf, ref := s.issue(t)
 	leafFile := revtest.PEMFile(t, leaf)
 	ask := func(args ...string) string {
-		out, _ := revtest.Tool(t, "ocsptool", append([]string{"--ask", s.url + "/ocsp", "--load-cert", leafFile, "--load-issuer", s.caFile,
+		out, _ := revtest.Tool(t, "ocsptool", append([]string{"--ask=" + s.url + "/ocsp", "--load-cert", leafFile, "--load-issuer", s.caFile,
 			"--load-trust", s.chainFile}, args...)...)
 		return out
 	}

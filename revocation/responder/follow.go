@@ -11,8 +11,8 @@ import (
 const (
 	// pollEvery is the wait between two looks at a feed whose end was reached.
 	pollEvery = 100 * time.Millisecond
-	// pollLimit is how many log entries one look reads.
-	pollLimit = 1000
+	// pollLimit is how many log entries one look reads. An entry may be about thousands of certificates.
+	pollLimit = 256
 	// sweepEvery is how often expired entries are forgotten.
 	sweepEvery = time.Minute
 )

@@ -387,13 +387,17 @@ func TestRevocationOvertakesASigningInFlight(t *testing.T) {
 	key := &gatedKey{revtest.Key(t, "p256"), make(chan struct{}), make(chan struct{})}
 	s := newScene(t, responder.Config{}, key)
 	leaf, ref := s.issue(t)
-	answered := make(chan string)
+	answered := make(chan string, 1)
 	go func() { answered <- s.status(t, leaf) }()
 	<-key.started // "good" is being signed
 	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
 	key.pass <- struct{}{}
-	<-key.started // and now "revoked"
-	key.pass <- struct{}{}
+	select {
+	case <-key.started: // and now "revoked"
+		key.pass <- struct{}{}
+	case got := <-answered:
+		t.Fatalf("an answer that was signed before the revocation says %s after it", got)
+	}
 	if got := <-answered; got != "revoked" {
 		t.Errorf("an answer after the revocation says %s", got)
 	}

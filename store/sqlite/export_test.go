@@ -6,7 +6,9 @@ import (
 )
 
 // OpenWith opens a store through a driver, so that tests can break commits.
-func OpenWith(ctx context.Context, path string, d driver.Driver) (*DB, error) { return open(ctx, path, d) }
+func OpenWith(ctx context.Context, path string, d driver.Driver) (*DB, error) {
+	return open(ctx, path, d)
+}
 
 // OnWriter runs a statement on the writing connection, outside any transaction.
 func (db *DB) OnWriter(ctx context.Context, statement string) error {

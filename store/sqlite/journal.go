@@ -100,6 +100,11 @@ func (tx *writeTx) forgetSettled(ctx context.Context) error {
 }
 
 func (tx *writeTx) announce(ctx context.Context, epoch ca.Epoch, intent ca.Intent) error {
+	for _, item := range intent.Items { // what the log could not record could never be settled
+		if item.Ref.Issuer.IsZero() || item.Ref.Serial.IsZero() {
+			return errors.New("an item names no certificate")
+		}
+	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO intents (batch, epoch, items) VALUES (?, ?, ?)`,
 		intent.Batch[:], int64(epoch), encodeItems(intent.Items)) //nolint:gosec // epochs count up from 1
 	return err

@@ -17,6 +17,7 @@ import (
 func testCRLs(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
 		"a number is taken once": numbersAreTakenOnce, "what is revoked": whatIsRevoked, "put": putCRL,
+		"what is revoked is of one moment": revokedOfOneMoment,
 	})
 }
 
@@ -109,6 +110,27 @@ func whatIsRevoked(t *testing.T, w *world) {
 	if !failed {
 		t.Error("a read that could not be made looks like one of nothing")
 	}
+}
+
+func revokedOfOneMoment(t *testing.T, w *world) {
+	var want, got []pki.Serial
+	for range 4 {
+		r := w.issued(t)
+		w.apply(t, revocation.Order{Action: hold, Certificate: r.Ref})
+		want = append(want, r.Ref.Serial)
+	}
+	slices.SortFunc(want, func(a, b pki.Serial) int { return bytes.Compare(a.Bytes(), b.Bytes()) })
+	for e, err := range w.Revocation.Revoked(context.Background(), issuerA, w.now) {
+		must(t, err)
+		if len(got) == 0 {
+			for _, serial := range want {
+				w.apply(t, revocation.Order{Action: release, Certificate: pki.CertRef{Issuer: issuerA, Serial: serial}})
+			}
+			w.abandon(t)
+		}
+		got = append(got, e.Serial)
+	}
+	mustEqual(t, "what was revoked when the read began", got, want)
 }
 
 func (w *world) revoked(t *testing.T, issuer pki.IssuerID, at time.Time) []revocation.Entry {

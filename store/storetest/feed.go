@@ -16,6 +16,7 @@ import (
 func testFeed(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
 		"a snapshot has everything alive": snapshotHasAll, "changes follow the sequenced log": changesFollowLog,
+		"a snapshot is of one moment": snapshotOfOneMoment,
 	})
 }
 
@@ -74,6 +75,34 @@ func snapshotHasAll(t *testing.T, w *world) {
 	if _, err := w.Feed.Snapshot(context.Background(), w.now, func(pki.StatusChange) error { return enough }); !errors.Is(err, enough) {
 		t.Errorf("a visitor's error came back as %v", err)
 	}
+}
+
+// snapshotOfOneMoment changes things while a snapshot is read: what the visits missed must come after its index.
+func snapshotOfOneMoment(t *testing.T, w *world) {
+	var records []pki.CertRef
+	for range 5 {
+		records = append(records, w.issued(t).Ref)
+	}
+	known := statuses{}
+	index, err := w.Feed.Snapshot(context.Background(), w.now, func(c pki.StatusChange) error {
+		if len(known) == 0 {
+			for _, ref := range records {
+				w.apply(t, revocation.Order{Action: revoke, Certificate: ref})
+			}
+			w.issued(t)
+			w.sequence(t)
+		}
+		known.take(c)
+		return nil
+	})
+	must(t, err)
+	changes, _, err := w.Feed.Changes(context.Background(), index, 1000)
+	must(t, err)
+	for _, c := range changes {
+		known.take(c)
+	}
+	now, _ := w.snapshot(t, w.now)
+	mustEqual(t, "the statuses after the changes since the snapshot", known, now)
 }
 
 func changesFollowLog(t *testing.T, w *world) {

@@ -98,8 +98,8 @@ func TestDecodeMap(t *testing.T) {
 	if err := config.DecodeMap(values, &got); err != nil || !reflect.DeepEqual(got, want()) {
 		t.Fatalf("%+v, %v", got, err)
 	}
-	err := config.DecodeMap(map[string]any{"grpc": map[string]any{"adress": "x"}}, &got)
-	if err == nil || err.Error() != "grpc.adress: there is no such key; the nearest is address" {
+	err := config.DecodeMap(map[string]any{"grpc": map[string]any{"addr": "x"}}, &got)
+	if err == nil || err.Error() != "grpc.addr: there is no such key; the nearest is address" {
 		t.Errorf("DecodeMap: %v", err)
 	}
 }
@@ -107,7 +107,7 @@ func TestDecodeMap(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	for text, message := range map[string]string{
 		"directry: x":                       "line 1: directry: there is no such key; the nearest is directory",
-		"grpc_port: 1":                     "line 1: grpc_port: there is no such key; the nearest is grpc",
+		"grpc_port: 1":                      "line 1: grpc_port: there is no such key; the nearest is grpc",
 		"a: 1":                              "line 1: a: there is no such key; the nearest is ",
 		"Directory: x":                      "line 1: Directory: there is no such key; the nearest is directory",
 		"hidden: x":                         "line 1: hidden: there is no such key",

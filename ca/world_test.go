@@ -1,0 +1,188 @@
+package ca_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/ca/ceremony"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/sqlite"
+)
+
+// world is a store with an installed CA and one device, on which tests open Authorities.
+type world struct {
+	store    *sqlite.DB
+	root     *x509.Certificate
+	issuer   ca.Issuer
+	device   ra.Identity
+	signer   *countingSigner
+	observed *observer
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	store, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	w := &world{store: store, observed: &observer{}}
+	w.root, w.issuer = hierarchy(t, elliptic.P256(), 365*24*time.Hour)
+	w.signer = &countingSigner{Signer: w.issuer.Signer}
+	w.issuer.Signer = w.signer
+	now := time.Now()
+	for cert, key := range map[*x509.Certificate]string{w.root: "", w.issuer.Certificate: "issuing"} {
+		if err := store.CA().Install(t.Context(), ca.Installed{Certificate: cert.Raw, Key: key, At: now}, pki.ActorCommand("test")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.device = w.register(t, "device/1")
+	return w
+}
+
+// hierarchy makes a root and an issuing CA, by the ceremony's own functions.
+func hierarchy(t testing.TB, curve elliptic.Curve, lifetime time.Duration) (*x509.Certificate, ca.Issuer) {
+	t.Helper()
+	now := time.Now().Add(-10 * time.Minute) // a CA is older than what it back-dates
+	name := func(text string) ceremony.Subject {
+		s, err := ceremony.ParseSubject(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	rootKey, issuingKey := newKey(t, curve), newKey(t, curve)
+	rootDER, err := ceremony.Root(rootKey, ceremony.RootSpec{Subject: name("CN=Root G1"), Lifetime: 2 * lifetime, PathLength: 1, Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := parse(t, rootDER)
+	csr, err := ceremony.Request(issuingKey, ceremony.RequestSpec{Subject: name("CN=Issuing G1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := ceremony.Sign(root, rootKey, csr, ceremony.SignSpec{Lifetime: lifetime, TrustDomain: "fleet.example", Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	iss, err := ca.NewIssuer(parse(t, der), issuingKey, []*x509.Certificate{root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root, iss
+}
+
+func newKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func parse(t testing.TB, der []byte) *x509.Certificate {
+	t.Helper()
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (w *world) register(t testing.TB, path string) ra.Identity {
+	t.Helper()
+	id, err := pki.SPIFFEIDIn("fleet.example", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have, err := w.store.RA().CreateIdentity(t.Context(), ra.Identity{
+		ID: id, Kind: pki.Device, Profile: "device", State: pki.Registered, Generation: 1, CreatedAt: time.Now().Truncate(time.Millisecond),
+	}, pki.ActorCommand("test"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return have
+}
+
+// open starts an Authority on the world's store, or on a journal that wraps it.
+func (w *world) open(t testing.TB, journal ca.Journal) *ca.Authority {
+	t.Helper()
+	a, err := ca.New(t.Context(), ca.Config{
+		Issuers: []ca.Issuer{w.issuer}, Profiles: profiles(t), Journal: journal, Observer: w.observed,
+		Clock: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func shut(t testing.TB, a *ca.Authority) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := a.Close(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// request asks for a certificate for a new key of the device, without a guard on its generation.
+func (w *world) request(t testing.TB) ca.Request {
+	t.Helper()
+	key := newKey(t, elliptic.P256()).Public()
+	hash, err := pki.HashKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca.Request{
+		RequestID: requestID(t), Identity: w.device.ID, Profile: "device", Key: key,
+		Guard: pki.Guard{Identity: w.device.ID, Generation: w.device.Generation, Key: hash}, Actor: pki.ActorIdentity(w.device.ID),
+	}
+}
+
+func requestID(t testing.TB) pki.RequestID {
+	t.Helper()
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	id, err := pki.RequestIDFromBytes(b[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// signFault is what happens before a signature; an error keeps it from being made.
+type signFault func(digest []byte) error
+
+// countingSigner is the issuing key, with every digest that it signs taken down before it signs.
+type countingSigner struct {
+	crypto.Signer
+	before signFault // nil, or what happens first
+	signed digests
+}
+
+func (s *countingSigner) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if s.before != nil {
+		if err := s.before(digest); err != nil {
+			return nil, err
+		}
+	}
+	s.signed.add(digest)
+	return s.Signer.Sign(random, digest, opts)
+}

@@ -1,0 +1,206 @@
+package main_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The README's tour is a test. Its fenced blocks say by their info string what they are:
+//
+//	sh tour-server   starts the CA, in a terminal of its own
+//	sh tour          commands, which succeed
+//	sh tour fails    commands, the last of which fails, at the latest after some tries
+//	text tour        lines that the block before prints, in this order; … stands for anything
+//
+// All blocks but the first run in one shell, in a home directory of their own.
+
+// tourPatience bounds the start of the server, and all the commands: it is there for what hangs.
+const tourPatience = 2 * time.Minute
+
+// tourBlock is a block of commands, and what it has to print.
+type tourBlock struct {
+	kind     string
+	commands string
+	output   []string
+}
+
+var tourFence = regexp.MustCompile("(?ms)^```((?:sh|text) tour[^\n]*)\n(.*?)^```$")
+
+// readTour reads the blocks, in which it puts this machine's free ports in place of the default ones.
+func readTour(t *testing.T, ports *strings.Replacer) (server tourBlock, blocks []tourBlock) {
+	t.Helper()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range tourFence.FindAllStringSubmatch(string(text), -1) {
+		content := ports.Replace(m[2])
+		if m[1] != "text tour" {
+			blocks = append(blocks, tourBlock{kind: m[1], commands: content})
+			continue
+		}
+		if len(blocks) == 0 {
+			t.Fatal("README.md: the tour begins with an output")
+		}
+		blocks[len(blocks)-1].output = strings.Split(strings.TrimSpace(content), "\n")
+	}
+	if len(blocks) < 5 || blocks[0].kind != "sh tour-server" {
+		t.Fatalf("README.md: a tour of %d blocks, the first of which starts no server", len(blocks))
+	}
+	return blocks[0], blocks[1:]
+}
+
+// missing returns the first expected line that is not in the output, after those before it.
+func (b tourBlock) missing(output string) string {
+	for _, want := range b.output {
+		var parts []string
+		for part := range strings.SplitSeq(strings.TrimSpace(want), "…") {
+			parts = append(parts, regexp.QuoteMeta(part))
+		}
+		found := regexp.MustCompile(strings.Join(parts, ".*")).FindStringIndex(output)
+		if found == nil {
+			return want
+		}
+		output = output[found[1]:]
+	}
+	return ""
+}
+
+func TestTour(t *testing.T) {
+	for _, tool := range []string{"bash", "openssl", "curl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Fatalf("%v: run deploy/setup.sh --test", err)
+		}
+	}
+	grpc, http := freeAddress(t), freeAddress(t)
+	server, blocks := readTour(t, strings.NewReplacer("127.0.0.1:7443", grpc, "127.0.0.1:7080", http))
+	makeRunIsDev(t, server.commands)
+
+	clone := t.TempDir() // stands for the directory that the reader has cloned
+	build(t, filepath.Join(clone, "bin"))
+	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C"}
+	dev := exec.Command(filepath.Join(clone, "bin", "brevet"), "dev", "--grpc", grpc, "--http", http) //nolint:noctx // it is interrupted
+	dev.Env = env
+	server.start(t, dev)
+
+	ctx, cancel := context.WithTimeout(t.Context(), tourPatience)
+	defer cancel()
+	outputs := t.TempDir()
+	shell := exec.CommandContext(ctx, "bash", "-c", script(outputs, blocks))
+	shell.Dir, shell.Env = clone, env
+	err := shell.Run()
+	for n, b := range blocks {
+		output, _ := os.ReadFile(outputOf(outputs, n)) // one that was not reached has none
+		if line := b.missing(string(output)); line != "" {
+			t.Fatalf("after\n%sthe tour promises the line %q, and this came:\n%s", b.commands, line, output)
+		}
+	}
+	if err != nil {
+		t.Errorf("the commands of the tour: %v", err)
+	}
+}
+
+// script is the tour as one program. It ends at the first command that does not do what the tour says.
+func script(outputs string, blocks []tourBlock) string {
+	var s strings.Builder
+	s.WriteString("set -euo pipefail\n")
+	for n, b := range blocks {
+		fmt.Fprintf(&s, "exec >'%s' 2>&1\n", outputOf(outputs, n))
+		if b.kind == "sh tour fails" {
+			fmt.Fprintf(&s, "until ! {\n%s}; do sleep 0.1; done\n", b.commands)
+		} else {
+			s.WriteString(b.commands)
+		}
+	}
+	return s.String()
+}
+
+func outputOf(outputs string, n int) string { return filepath.Join(outputs, strconv.Itoa(n)) }
+
+// makeRunIsDev checks that the command which the tour begins with comes down to brevet dev.
+func makeRunIsDev(t *testing.T, commands string) {
+	t.Helper()
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if commands != "make run\n" || !regexp.MustCompile(`(?m)^run:.*\n\tbin/brevet dev$`).Match(makefile) {
+		t.Fatalf("the tour begins with %q: this test runs brevet dev, as make run does", commands)
+	}
+}
+
+func build(t *testing.T, dir string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", dir+string(filepath.Separator), ".", "../brevet-agent")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+}
+
+// freeAddress is a loopback address that nobody listens on. It has to be known beforehand: certificates contain it.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it is closed at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// start starts a server, waits until it has printed what it promises, and has the test's end interrupt it.
+func (b tourBlock) start(t *testing.T, server *exec.Cmd) {
+	t.Helper()
+	var complaints bytes.Buffer
+	server.Stderr = &complaints
+	out, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	up := make(chan string, 1) // what it printed until it was up, or until its end
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		var output strings.Builder
+		lines, told := bufio.NewScanner(out), false
+		for lines.Scan() {
+			fmt.Fprintln(&output, lines.Text())
+			if !told && b.missing(output.String()) == "" {
+				up <- output.String()
+				told = true
+			}
+		}
+		if !told {
+			up <- output.String()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = server.Process.Signal(os.Interrupt) // where it has ended by itself, Wait says so
+		<-drained
+		if err := server.Wait(); err != nil {
+			t.Errorf("%s: %v\n%s", server, err, complaints.String())
+		}
+	})
+	select {
+	case output := <-up:
+		if line := b.missing(output); line != "" {
+			t.Fatalf("the tour promises the line %q, and the server printed:\n%s", line, output)
+		}
+	case <-time.After(tourPatience):
+		t.Fatalf("the server does not come up")
+	}
+}

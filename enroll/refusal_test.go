@@ -1,0 +1,165 @@
+package enroll
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+func TestAgentReportsRefusalAndStopsHammering(t *testing.T) {
+	inBubble(t, func(b *bench) { b.ca.lifetime = 24 * time.Hour }, func(b *bench) {
+		b.run()
+		b.ca.revoke(b.agent.Pair().Certificate)
+		b.pass(23 * time.Hour)
+		calls := len(b.ca.callTimes()) - 1
+		if calls < 2 || calls > 14 {
+			t.Errorf("%d calls in the last third of a day", calls)
+		}
+		f := b.status().Failure
+		if f == nil || !f.Final || f.Rule != pki.RuleRevoked || f.Fix == "" || !strings.Contains(f.Error, "keyCompromise") {
+			t.Errorf("status %+v", f)
+		}
+		if log := b.log.String(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "rule=certificate.revoked") {
+			t.Errorf("log: %s", log)
+		}
+		b.pass(3 * time.Hour)
+		err := b.stop()
+		if !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "ask an operator for an enrollment token") {
+			t.Errorf("Run ended with %v", err)
+		}
+	})
+}
+
+func TestAgentTakesANewTokenAfterRefusal(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		b.run()
+		b.ca.revoke(b.agent.Pair().Certificate)
+		fresh := b.give("device/1")
+		b.pass(50 * time.Minute)
+		if err := b.stop(); err != nil || len(b.pairs) != 2 || b.agent.Pair().Origin.Token != fresh.Secret.ID().String() {
+			t.Fatalf("%v, %d certificates", err, len(b.pairs))
+		}
+	})
+}
+
+// A refusal that was reported before a restart is looked into at once after it.
+func TestAgentAsksAgainAfterRestart(t *testing.T) {
+	inBubble(t, func(b *bench) { b.ca.lifetime = 24 * time.Hour }, func(b *bench) {
+		b.run()
+		b.ca.revoke(b.agent.Pair().Certificate)
+		b.pass(18 * time.Hour)
+		if err := b.stop(); err != nil {
+			t.Fatal(err)
+		}
+		calls := len(b.ca.callTimes())
+		b.restart()
+		b.run()
+		if got := len(b.ca.callTimes()); got != calls+1 {
+			t.Errorf("%d calls after the restart", got-calls)
+		}
+		if err := b.stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestAgentWithoutTokenSaysSo(t *testing.T) {
+	inBubble(t, func(b *bench) { b.config.Token = nil }, func(b *bench) {
+		err := b.agent.Run(b.Context())
+		if !errors.Is(err, ErrNoToken) || len(b.ca.calls) != 0 {
+			t.Errorf("Run: %v", err)
+		}
+		if err := b.agent.Ensure(b.Context()); !errors.Is(err, ErrNoToken) {
+			t.Errorf("Ensure: %v", err)
+		}
+	})
+}
+
+func TestAgentReturnsRefusedToken(t *testing.T) {
+	other := newTestCA(t).token(t, "device/1")
+	inBubble(t, func(b *bench) { b.config.Token = func() (Token, error) { return other, nil } }, func(b *bench) {
+		err := b.agent.Run(b.Context())
+		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleToken {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+func TestAgentReEnrollsAfterExpiry(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		if err := b.agent.Ensure(b.Context()); err != nil {
+			t.Fatal(err)
+		}
+		b.pass(2 * time.Hour)
+		err := b.agent.Ensure(b.Context())
+		if !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "ended at") || !strings.Contains(err.Error(), "spent") {
+			t.Fatalf("with the spent token: %v", err)
+		}
+		b.give("device/1")
+		if err := b.agent.Ensure(b.Context()); err != nil || b.agent.Pair().Expired(time.Now()) {
+			t.Fatal(err)
+		}
+	})
+}
+
+// What the CA answers with is not put in use unless it is the agent's, for the same identity, and chains.
+func TestAgentRefusesUselessCredentials(t *testing.T) {
+	other := newTestCA(t)
+	for name, c := range map[string]struct {
+		answer func(*bench, RenewRequest) (Credential, error)
+		why    string
+	}{
+		"another key": {func(b *bench, _ RenewRequest) (Credential, error) { return b.ca.pairFor(b, "device/1").Credential, nil }, "another key"},
+		"another identity": {func(b *bench, r RenewRequest) (Credential, error) {
+			return b.ca.renew(b.Context(), b.ca.pairFor(b, "device/2").Certificate, r)
+		}, "instead of"},
+		"another CA": {func(b *bench, r RenewRequest) (Credential, error) {
+			c, err := b.ca.Renew(b.Context(), r)
+			c.Roots = other.pairFor(b, "device/1").Roots
+			return c, err
+		}, "chain"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, func(b *bench) {
+				if err := b.agent.Ensure(b.Context()); err != nil {
+					t.Fatal(err)
+				}
+				had := b.agent.Pair()
+				b.agent.config.Authority = renewer{b.ca, func(r RenewRequest) (Credential, error) { return c.answer(b, r) }}
+				err := step(b.agent)
+				if err == nil || !strings.Contains(err.Error(), c.why) {
+					t.Errorf("renewal: %v", err)
+				}
+				if p, err := ReadPair(b.config.Directory.path); err != nil || p.Serial() != had.Serial() || b.agent.Pair() != had {
+					t.Errorf("the credential in use changed: %v", err)
+				}
+			})
+		})
+	}
+}
+
+type renewer struct {
+	Authority
+	renew func(RenewRequest) (Credential, error)
+}
+
+func (r renewer) Renew(_ context.Context, q RenewRequest) (Credential, error) { return r.renew(q) }
+
+func TestAgentDrawsANewKeyWhenItsKeyIsRefused(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		b.ca.before = func() error { return pki.Refuse(pki.RuleKeyType, "use P-384", "the profile allows P-384 only") }
+		if err := b.agent.Ensure(b.Context()); err == nil {
+			t.Fatal("the refusal got lost")
+		}
+		b.ca.before = nil
+		b.agent.config.KeyType = P384
+		if err := b.agent.Ensure(b.Context()); err != nil || b.agent.Pair().Key.Public().(*ecdsa.PublicKey).Params().BitSize != 384 {
+			t.Fatalf("%v, %T", err, b.agent.Pair())
+		}
+	})
+}

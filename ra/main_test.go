@@ -1,0 +1,92 @@
+package ra_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/servertest"
+	"github.com/brevet-pki/brevet/store/sqlite"
+)
+
+// ground is what the worlds of this package stand on: one SoftHSM token, and stores of SQLite.
+var ground servertest.Ground
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%v: run deploy/setup.sh --test\n", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// run makes the token, runs the tests, and looks for goroutines that they left.
+func run(m *testing.M) (code int, err error) {
+	dir, err := os.MkdirTemp("", "ra-test")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	token, err := newToken(dir)
+	if err != nil {
+		return 0, err
+	}
+	ctx := context.Background()
+	root, err := token.Generate(ctx, "root", hsm.P256)
+	if err != nil {
+		return 0, errors.Join(err, token.Close())
+	}
+	issuing, err := token.Generate(ctx, "issuing", hsm.P256)
+	if err != nil {
+		return 0, errors.Join(err, token.Close())
+	}
+	ground = servertest.Ground{Root: root, Issuing: issuing, Open: openStore}
+	code = m.Run()
+	return code, errors.Join(token.Close(), goleak.Find())
+}
+
+func newToken(dir string) (*hsm.Token, error) {
+	module, err := hsm.FindSoftHSM()
+	if err != nil {
+		return nil, err
+	}
+	conf, err := hsm.WriteSoftHSM(filepath.Join(dir, "softhsm"))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Setenv(hsm.SoftHSMConfEnv, conf); err != nil {
+		return nil, err
+	}
+	pin, err := hsm.NewPIN([]byte("user-246810"))
+	if err != nil {
+		return nil, err
+	}
+	ctx := context.Background()
+	if _, err := hsm.InitToken(ctx, module, "test", pin, pin); err != nil {
+		return nil, err
+	}
+	return hsm.Open(ctx, hsm.Config{Module: module, TokenLabel: "test"}, pin)
+}
+
+// store is a servertest.Store of SQLite.
+type store struct{ *sqlite.DB }
+
+func openStore(ctx context.Context, path string) (servertest.Store, error) {
+	db, err := sqlite.Open(ctx, path)
+	return store{db}, err
+}
+
+func (s store) Stores() server.Stores {
+	return server.Stores{CA: s.CA(), RA: s.RA(), Revocation: s.Revocation(), Feed: s.Revocation(), Log: s.Log()}
+}
+
+func (s store) Installations() ca.Installations { return s.CA() }

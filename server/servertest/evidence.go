@@ -1,0 +1,160 @@
+package servertest
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ocsp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// Refused checks that a call failed with exactly this code and, in its details, this rule: "" for no Refusal at all.
+func Refused(t testing.TB, err error, code codes.Code, rule pki.Rule) {
+	t.Helper()
+	if got := RuleOf(err); status.Code(err) != code || got != rule {
+		t.Errorf("got %v %q, want %v %q: %v", status.Code(err), got, code, rule, err)
+	}
+}
+
+// RuleOf returns the rule that a call's error names, or "".
+func RuleOf(err error) pki.Rule {
+	for _, detail := range status.Convert(err).Details() {
+		if r, ok := detail.(*brevetv1.Refusal); ok {
+			return pki.Rule(r.GetRule())
+		}
+	}
+	return ""
+}
+
+// Inventory returns every certificate on record, the newest first, also those that were never released.
+func (w *World) Inventory(t testing.TB) []ra.Certificate {
+	t.Helper()
+	var all []ra.Certificate
+	for from := ra.Cursor(0); ; {
+		page, next, err := w.Stores.RA.Certificates(context.Background(), pki.SPIFFEID{}, from, 1000)
+		check(t, err)
+		if all = append(all, page...); next == 0 {
+			return all
+		}
+		from = next
+	}
+}
+
+// Entries returns the log's entries after the first ones, as an operator reads them.
+func (w *World) Entries(t testing.TB, after int) []translog.Entry {
+	t.Helper()
+	stream := Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{From: uint64(after) + 1}))(t)
+	var all []translog.Entry
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		check(t, err)
+		all = append(all, Must(translog.ParseEntry(resp.GetEntry()))(t))
+	}
+}
+
+// Find returns the entries of an action about an identity.
+func Find(entries []translog.Entry, action translog.Action, identity string) []translog.Entry {
+	return slices.DeleteFunc(slices.Clone(entries), func(e translog.Entry) bool {
+		return e.Action != action || e.Identity.String() != identity
+	})
+}
+
+// OCSP asks the responder about a certificate. While that says tryLater, because the clock was set, it asks again.
+func (w *World) OCSP(t testing.TB, c *x509.Certificate) *ocsp.Response {
+	t.Helper()
+	request := Must(ocsp.CreateRequest(c, w.Issuing, nil))(t)
+	for {
+		resp := Must(w.http.Post("http://"+w.HTTP+"/ocsp", "application/ocsp-request", bytes.NewReader(request)))(t)
+		der := Must(io.ReadAll(resp.Body))(t)
+		check(t, resp.Body.Close())
+		answer, err := ocsp.ParseResponseForCert(der, c, w.Issuing)
+		var refused ocsp.ResponseError
+		if errors.As(err, &refused) && refused.Status == ocsp.TryLater {
+			time.Sleep(20 * time.Millisecond)
+			continue
+		}
+		check(t, err)
+		return answer
+	}
+}
+
+// Status checks what the responder says of a certificate: good, or a reason of RFC 5280.
+func (w *World) Status(t testing.TB, c *x509.Certificate, want string) {
+	t.Helper()
+	a := w.OCSP(t, c)
+	got := "unknown"
+	switch a.Status {
+	case ocsp.Good:
+		got = "good"
+	case ocsp.Revoked:
+		got = Must(pki.ReasonFromCode(a.RevocationReason))(t).String()
+	}
+	if got != want {
+		t.Errorf("OCSP says of certificate %s: %s, want %s", Serial(c), got, want)
+	}
+}
+
+// auditFiles verifies the archive's chain, and looks for secrets in all that the world has written.
+func (w *World) auditFiles(t testing.TB) {
+	t.Helper()
+	archive := Must(os.Open(w.archivePath()))(t)
+	defer archive.Close()
+	if head, err := translog.Read(archive, nil); err != nil || head.Size == 0 {
+		t.Errorf("the archive does not verify: %d entries, %v", head.Size, err)
+	}
+	files := map[string][]byte{"the server's own log": []byte(w.Log.String())}
+	check(t, filepath.WalkDir(w.Dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		files[path], err = os.ReadFile(path)
+		return err
+	}))
+	if len(files[w.storePath()]) == 0 || len(files[w.archivePath()]) == 0 || len(w.secrets) == 0 {
+		t.Errorf("there was nothing to audit: %d files, %d secrets", len(files), len(w.secrets))
+	}
+	for name, content := range files {
+		for _, secret := range w.secrets {
+			for _, form := range forms(secret) {
+				if bytes.Contains(content, form) {
+					t.Errorf("%s holds a token's secret, as %.8q…", name, form)
+				}
+			}
+		}
+	}
+}
+
+// forms is how a secret may lie in a file: raw, in hexadecimal, and in base64 at any place of what was encoded.
+func forms(secret []byte) [][]byte {
+	digits := hex.EncodeToString(secret)
+	all := [][]byte{secret, []byte(digits), []byte(strings.ToUpper(digits))}
+	for _, coding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+		for before, skip := range []int{0, 2, 3} {
+			octets := append(make([]byte, before), secret...)
+			text := coding.EncodeToString(octets)
+			all = append(all, []byte(text[skip:len(octets)*8/6]))
+		}
+	}
+	return all
+}

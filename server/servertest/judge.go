@@ -1,0 +1,325 @@
+package servertest
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca/lint"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+)
+
+// ocspBatch is how many certificates one OCSP request of the judges is about.
+const ocspBatch = 8
+
+// ahead is how far a clock may run ahead for GnuTLS, which knows no other time than the machine's.
+const ahead = 10 * time.Second
+
+// judge holds everything that the world has issued against zlint, OpenSSL and GnuTLS: each certificate on record, each
+// CRL, and the responder's answer about each certificate that has not expired.
+func (w *World) judge(t testing.TB) {
+	t.Helper()
+	c := w.newCourt(t)
+	for _, judge := range []func(testing.TB){c.lint, c.verify, c.crls, c.openSSLAsks, c.gnuTLSReads, c.gnuTLSAsks} {
+		judge(t)
+	}
+}
+
+// court is a judgement: what is judged, as files.
+type court struct {
+	*World
+	dir                string
+	root, issuing, crl string // PEM files; the last holds the CRLs of both
+	issuingCRL         []byte
+	released           []exhibit // certificates that have not expired are the first ones
+	current            int       // how many those are
+	unreleased         []ra.Certificate
+}
+
+type exhibit struct {
+	ra.Certificate
+	file string
+}
+
+func (w *World) newCourt(t testing.TB) *court {
+	t.Helper()
+	c := &court{World: w, dir: t.TempDir()}
+	c.root, c.issuing = c.pem(t, "root", w.Root.Raw), c.pem(t, "issuing", w.Issuing.Raw)
+	var expired []exhibit
+	now := w.Clock.Now()
+	for i, cert := range w.Inventory(t) {
+		if !cert.Released {
+			c.unreleased = append(c.unreleased, cert)
+			continue
+		}
+		e := exhibit{cert, c.pem(t, strconv.Itoa(i), cert.DER)}
+		if now.Before(cert.NotAfter) {
+			c.released = append(c.released, e)
+		} else {
+			expired = append(expired, e)
+		}
+	}
+	c.current = len(c.released)
+	c.released = append(c.released, expired...)
+	c.issuingCRL = c.awaitCRL(t)
+	c.crl = filepath.Join(c.dir, "crls.pem")
+	lists := append(crlPEM(c.issuingCRL), crlPEM(w.RootCRL)...)
+	check(t, os.WriteFile(c.crl, lists, 0o600))
+	return c
+}
+
+func crlPEM(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}) }
+
+func (c *court) pem(t testing.TB, name string, ders ...[]byte) string {
+	t.Helper()
+	path := filepath.Join(c.dir, name+".pem")
+	var text []byte
+	for _, der := range ders {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	check(t, os.WriteFile(path, text, 0o600))
+	return path
+}
+
+// awaitCRL fetches the issuing CA's CRL once it holds exactly what is revoked or on hold.
+func (c *court) awaitCRL(t testing.TB) []byte {
+	t.Helper()
+	want := map[string]bool{}
+	for _, e := range c.released[:c.current] {
+		if e.Status.State != pki.Good {
+			want[e.Ref.Serial.Int().String()] = true
+		}
+	}
+	for _, u := range c.unreleased {
+		want[u.Ref.Serial.Int().String()] = true
+	}
+	var der []byte
+	for range 1000 {
+		der = c.fetch(t, "/crl/"+pki.IssuerOf(c.Issuing).Short()+".crl")
+		list := Must(x509.ParseRevocationList(der))(t)
+		listed := 0
+		for _, e := range list.RevokedCertificateEntries {
+			if want[e.SerialNumber.String()] {
+				listed++
+			}
+		}
+		if listed == len(want) && len(list.RevokedCertificateEntries) == len(want) {
+			return der
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatalf("no CRL of the %d revoked certificates is published", len(want))
+	return nil
+}
+
+func (c *court) fetch(t testing.TB, path string) []byte {
+	t.Helper()
+	resp := Must(c.http.Get("http://" + c.HTTP + path))(t)
+	defer resp.Body.Close()
+	body := Must(io.ReadAll(resp.Body))(t)
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("GET %s: %s", path, resp.Status)
+	}
+	return body
+}
+
+// lint is zlint's judgement.
+func (c *court) lint(t testing.TB) {
+	t.Helper()
+	for _, der := range append([][]byte{c.Root.Raw, c.Issuing.Raw}, ders(c.released)...) {
+		if err := lint.Certificate(der); err != nil {
+			t.Errorf("certificate %s: %v", Serial(parse(t, der)), err)
+		}
+	}
+	for _, der := range [][]byte{c.RootCRL, c.issuingCRL} {
+		if err := lint.CRL(der); err != nil {
+			t.Errorf("CRL: %v", err)
+		}
+	}
+}
+
+func ders(exhibits []exhibit) [][]byte {
+	all := make([][]byte, len(exhibits))
+	for i, e := range exhibits {
+		all[i] = e.DER
+	}
+	return all
+}
+
+func files(exhibits []exhibit) []string {
+	all := make([]string, len(exhibits))
+	for i, e := range exhibits {
+		all[i] = e.file
+	}
+	return all
+}
+
+// verify is OpenSSL's judgement of the certificates: all of them without regard to time, and those that have not
+// expired together with the CRLs.
+func (c *court) verify(t testing.TB) {
+	t.Helper()
+	common := []string{"verify", "-x509_strict", "-CAfile", c.root, "-untrusted", c.issuing}
+	out, code := c.run(t, "openssl", append(append(common, "-no_check_time"), files(c.released)...)...)
+	if code != 0 || strings.Count(out, ": OK") != len(c.released) {
+		t.Errorf("openssl verify -x509_strict exits %d:\n%s", code, out)
+	}
+	at := strconv.FormatInt(c.Clock.Now().Unix(), 10)
+	out, _ = c.run(t, "openssl", append(append(common, "-crl_check_all", "-attime", at, "-CRLfile", c.crl), files(c.released[:c.current])...)...)
+	revoked := 0
+	for _, e := range c.released[:c.current] {
+		if fine := strings.Contains(out, e.file+": OK"); fine != (e.Status.State == pki.Good) {
+			t.Errorf("openssl verify -crl_check_all of %s, which is %s, says OK: %v\n%s", e.file, e.Status.State, fine, out)
+		}
+		if e.Status.State != pki.Good {
+			revoked++
+		}
+	}
+	if strings.Count(out, "depth lookup") != revoked || strings.Count(out, "error 23 at 0 depth lookup: certificate revoked") != revoked {
+		t.Errorf("openssl verify -crl_check_all does not find %d certificates revoked, and nothing else:\n%s", revoked, out)
+	}
+}
+
+// crls is what OpenSSL and GnuTLS say of the CRLs.
+func (c *court) crls(t testing.TB) {
+	t.Helper()
+	for name, l := range map[string]struct {
+		der    []byte
+		issuer string
+	}{"root": {c.RootCRL, c.root}, "issuing": {c.issuingCRL, c.issuing}} {
+		file := filepath.Join(c.dir, name+".crl.pem")
+		check(t, os.WriteFile(file, crlPEM(l.der), 0o600))
+		if out, code := c.run(t, "openssl", "crl", "-in", file, "-CAfile", l.issuer, "-noout"); code != 0 || !strings.Contains(out, "verify OK") {
+			t.Errorf("openssl crl of the %s CRL exits %d:\n%s", name, code, out)
+		}
+		if out, code := c.run(t, "certtool", "--crl-info", "--infile", file); code != 0 {
+			t.Errorf("certtool --crl-info of the %s CRL exits %d:\n%s", name, code, out)
+		}
+		if c.late() {
+			continue
+		}
+		out, code := c.run(t, "certtool", "--verify-crl", "--infile", file, "--load-ca-certificate", l.issuer)
+		if code != 0 || !strings.Contains(out, "Verified") || strings.Contains(out, "Not verified") {
+			t.Errorf("certtool --verify-crl of the %s CRL exits %d:\n%s", name, code, out)
+		}
+	}
+}
+
+// late reports whether the world's clock runs so far ahead that what it signs is of the future for GnuTLS.
+func (c *court) late() bool { return time.Until(c.Clock.Now()) > ahead }
+
+// openSSLAsks has OpenSSL ask the responder.
+func (c *court) openSSLAsks(t testing.TB) {
+	t.Helper()
+	type question struct {
+		args []string // names the certificate
+		name string   // how OpenSSL prints it
+		want pki.Status
+	}
+	var questions []question
+	for _, e := range c.released[:c.current] {
+		questions = append(questions, question{[]string{"-cert", e.file}, e.file, e.Status})
+	}
+	for _, u := range c.unreleased {
+		serial := "0x" + u.Ref.Serial.String()
+		questions = append(questions, question{[]string{"-serial", serial}, serial, u.Status})
+	}
+	if len(c.released) > 0 {
+		c.OCSP(t, parse(t, c.released[0].DER)) // returns when the responder's knowledge is current
+	}
+	for len(questions) > 0 {
+		batch := questions[:min(ocspBatch, len(questions))]
+		questions = questions[len(batch):]
+		args := []string{"ocsp", "-url", "http://" + c.HTTP + "/ocsp", "-issuer", c.issuing, "-CAfile", c.root, "-verify_other", c.issuing,
+			"-validity_period", "1000000000"}
+		for _, q := range batch {
+			args = append(args, q.args...)
+		}
+		out, code := c.run(t, "openssl", args...)
+		if code != 0 || !strings.Contains(out, "Response verify OK") {
+			t.Errorf("openssl ocsp exits %d:\n%s", code, out)
+		}
+		for _, q := range batch {
+			want := q.name + ": good\n"
+			if q.want.State != pki.Good {
+				want = q.name + ": revoked\n"
+			}
+			if !strings.Contains(out, want) {
+				t.Errorf("openssl ocsp does not say %q:\n%s", want, out)
+			}
+		}
+	}
+}
+
+// gnuTLSReads has certtool read every certificate, and verify its chain where the time allows.
+func (c *court) gnuTLSReads(t testing.TB) {
+	t.Helper()
+	if len(c.released) == 0 {
+		return
+	}
+	all := c.pem(t, "all", ders(c.released)...)
+	out, code := c.run(t, "certtool", "--certificate-info", "--infile", all)
+	if code != 0 || strings.Count(out, "X.509 Certificate Information:") != len(c.released) {
+		t.Errorf("certtool -i exits %d:\n%s", code, out)
+	}
+	if c.late() {
+		return
+	}
+	for i, e := range c.released[:c.current] {
+		chain := c.pem(t, fmt.Sprintf("chain%d", i), e.DER, c.Issuing.Raw, c.Root.Raw)
+		if out, code := c.run(t, "certtool", "--verify-chain", "--infile", chain); code != 0 || !strings.Contains(out, "Chain verification output: Verified. The certificate is trusted.") {
+			t.Errorf("certtool --verify-chain exits %d:\n%s", code, out)
+		}
+	}
+}
+
+// gnuTLSAsks has ocsptool ask the responder about the newest certificate of each status.
+func (c *court) gnuTLSAsks(t testing.TB) {
+	t.Helper()
+	if c.late() {
+		return
+	}
+	asked := map[pki.State]bool{}
+	for _, e := range c.released[:c.current] {
+		if asked[e.Status.State] {
+			continue
+		}
+		asked[e.Status.State] = true
+		want := "Certificate Status: revoked"
+		if e.Status.State == pki.Good {
+			want = "Certificate Status: good"
+		}
+		out, _ := c.run(t, "ocsptool", "--ask=http://"+c.HTTP+"/ocsp", "--load-cert", e.file, "--load-issuer", c.issuing, "--load-trust", c.issuing)
+		if !strings.Contains(out, want) || e.Status.State == pki.Good && !strings.Contains(out, "Verifying OCSP Response: Success") {
+			t.Errorf("ocsptool does not say %q:\n%s", want, out)
+		}
+	}
+}
+
+// run runs a judge, and returns what it printed and its exit code.
+func (c *court) run(t testing.TB, name string, args ...string) (string, int) {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		t.Errorf("%s is not installed: run deploy/setup.sh --test", name)
+		return "", -1
+	}
+	cmd := exec.Command(path, args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Errorf("%s: %v", name, err)
+		return "", -1
+	}
+	return out.String(), cmd.ProcessState.ExitCode()
+}

@@ -1,0 +1,185 @@
+package servertest
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/brevet-pki/brevet/enroll"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// Caller speaks to the server under one certificate, or none.
+type Caller struct {
+	Conn *grpc.ClientConn
+	brevetv1.EnrollmentServiceClient
+	brevetv1.IdentityServiceClient
+	brevetv1.CertificateServiceClient
+	brevetv1.CRLServiceClient
+	brevetv1.LogServiceClient
+}
+
+// Holder is a party with a certificate.
+type Holder struct {
+	*Caller
+	ID          string // SPIFFE ID
+	Key         crypto.Signer
+	Certificate *x509.Certificate
+}
+
+// Caller connects with a client certificate, or with none where it is nil.
+func (w *World) Caller(t testing.TB, certificate *tls.Certificate) *Caller {
+	t.Helper()
+	if certificate == nil {
+		certificate = &tls.Certificate{}
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(w.Root)
+	conn := Must(grpc.NewClient("passthrough:///"+w.GRPC, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+		MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: "localhost",
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate, nil },
+	}))))(t)
+	t.Cleanup(func() { _ = conn.Close() }) // a test may have closed it
+	return &Caller{
+		conn, brevetv1.NewEnrollmentServiceClient(conn), brevetv1.NewIdentityServiceClient(conn),
+		brevetv1.NewCertificateServiceClient(conn), brevetv1.NewCRLServiceClient(conn), brevetv1.NewLogServiceClient(conn),
+	}
+}
+
+// Holder connects as the holder of a certificate in DER.
+func (w *World) Holder(t testing.TB, der []byte, key crypto.Signer) *Holder {
+	t.Helper()
+	h := &Holder{Key: key, Certificate: parse(t, der)}
+	if len(h.Certificate.URIs) == 1 {
+		h.ID = h.Certificate.URIs[0].String()
+	}
+	h.Caller = w.Caller(t, h.tls(w))
+	return h
+}
+
+func (h *Holder) tls(w *World) *tls.Certificate {
+	return &tls.Certificate{Certificate: [][]byte{h.Certificate.Raw, w.Issuing.Raw}, PrivateKey: h.Key}
+}
+
+// Register registers an identity and returns its SPIFFE ID. Edits change the request first.
+func (w *World) Register(t testing.TB, kind, path string, edits ...func(*brevetv1.CreateIdentityRequest)) string {
+	t.Helper()
+	req := &brevetv1.CreateIdentityRequest{Id: path, Kind: kind}
+	for _, edit := range edits {
+		edit(req)
+	}
+	return Must(w.Operator.CreateIdentity(t.Context(), req))(t).GetIdentity().GetId()
+}
+
+// Token makes an enrollment token for an identity and returns its secret.
+func (w *World) Token(t testing.TB, id string, replace bool) []byte {
+	t.Helper()
+	resp := Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: id, Replace: replace}))(t)
+	return w.Secret(t, resp.GetToken())
+}
+
+// Secret returns the secret in a token's text. The world's files are searched for it in the end.
+func (w *World) Secret(t testing.TB, text string) []byte {
+	t.Helper()
+	secret := Must(enroll.ParseToken(text))(t).Secret.Bytes()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.secrets = append(w.secrets, secret)
+	return secret
+}
+
+// Enrolled registers an identity, and enrolls it with a key of its own.
+func (w *World) Enrolled(t testing.TB, kind, path string, edits ...func(*brevetv1.CreateIdentityRequest)) *Holder {
+	t.Helper()
+	return w.Enroll(t, w.Token(t, w.Register(t, kind, path, edits...), false), Key(t))
+}
+
+// Enroll trades a token for a certificate.
+func (w *World) Enroll(t testing.TB, token []byte, key crypto.Signer) *Holder {
+	t.Helper()
+	resp := Must(w.Caller(t, nil).Enroll(t.Context(), Enrollment(t, token, key)))(t)
+	return w.Holder(t, resp.GetCredential().GetCertificate(), key)
+}
+
+// NewOperator makes an operator as the ceremony does.
+func (w *World) NewOperator(t testing.TB, name string) *Holder {
+	t.Helper()
+	return w.Enroll(t, w.Secret(t, Must(w.Server.OperatorToken(t.Context(), name, false))(t)), Key(t))
+}
+
+// Enrollment is a new request for a token and a key. Sent again, it is the same request.
+func Enrollment(t testing.TB, token []byte, key crypto.Signer) *brevetv1.EnrollRequest {
+	t.Helper()
+	return &brevetv1.EnrollRequest{RequestId: RequestID(), Token: token, Csr: CSR(t, key)}
+}
+
+// Renewal is a new request for a key. Sent again, it is the same request.
+func Renewal(t testing.TB, key crypto.Signer) *brevetv1.RenewRequest {
+	t.Helper()
+	return &brevetv1.RenewRequest{RequestId: RequestID(), Csr: CSR(t, key)}
+}
+
+// Renewed is the holder of what a renewal answered.
+func (w *World) Renewed(t testing.TB, h *Holder, key crypto.Signer) *Holder {
+	t.Helper()
+	resp := Must(h.Renew(t.Context(), Renewal(t, key)))(t)
+	return w.Holder(t, resp.GetCredential().GetCertificate(), key)
+}
+
+// RequestID draws a request ID.
+func RequestID() []byte {
+	id := make([]byte, 16)
+	_, _ = rand.Read(id)
+	return id
+}
+
+// Key makes a P-256 key.
+func Key(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	return Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
+}
+
+// CSR makes a certification request. Edits change the template first.
+func CSR(t testing.TB, key crypto.Signer, edits ...func(*x509.CertificateRequest)) []byte {
+	t.Helper()
+	template := &x509.CertificateRequest{}
+	for _, edit := range edits {
+		edit(template)
+	}
+	return Must(x509.CreateCertificateRequest(rand.Reader, template, key))(t)
+}
+
+// Serial is a certificate's serial number as the API has it.
+func Serial(c *x509.Certificate) string { return strings.ToUpper(c.SerialNumber.Text(16)) }
+
+// Suspend, Resume, Retire and Revoke are an operator's orders that have to succeed.
+func (w *World) Suspend(t testing.TB, id string) {
+	t.Helper()
+	Must(w.Operator.SuspendIdentity(t.Context(), &brevetv1.SuspendIdentityRequest{Id: id}))(t)
+}
+
+// Resume releases an identity.
+func (w *World) Resume(t testing.TB, id string) {
+	t.Helper()
+	Must(w.Operator.ResumeIdentity(t.Context(), &brevetv1.ResumeIdentityRequest{Id: id}))(t)
+}
+
+// Retire ends an identity.
+func (w *World) Retire(t testing.TB, id string) {
+	t.Helper()
+	Must(w.Operator.RetireIdentity(t.Context(), &brevetv1.RetireIdentityRequest{Id: id}))(t)
+}
+
+// Revoke revokes a certificate.
+func (w *World) Revoke(t testing.TB, c *x509.Certificate, reason string) {
+	t.Helper()
+	Must(w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: Serial(c), Reason: reason}))(t)
+}

@@ -1,0 +1,289 @@
+// Package servertest builds whole CAs for tests: a server over the real store, with keys in a real token, that speaks
+// gRPC over TLS and plain HTTP on loopback. When a test ends, everything that its world made is held against outside
+// judges, its log is verified, and its files are searched for secrets.
+//
+// It refuses to be part of a program: only test files import it, and they bring the token and the store, which the
+// layers of package server do not know.
+package servertest
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/ca/ceremony"
+	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// TrustDomain is that of every World.
+const TrustDomain = "fleet.example"
+
+// publicURL goes into certificates. Nobody resolves it: the judges are told where to ask.
+const publicURL = "http://pki.fleet.example"
+
+// issuingLabel is the label under which the issuing key is installed.
+const issuingLabel = "issuing"
+
+// Ground is what a World stands on, and its test brings along.
+type Ground struct {
+	// Root and Issuing are keys in a token. Worlds share them.
+	Root, Issuing crypto.Signer
+	// Open opens the store at a path, or makes it.
+	Open func(ctx context.Context, path string) (Store, error)
+}
+
+// Store is an open store.
+type Store interface {
+	Stores() server.Stores
+	Installations() ca.Installations
+	Close() error
+}
+
+// Options change how a World is built. The zero value is the usual one.
+type Options struct {
+	// Names are those of the server's certificate besides localhost.
+	Names []string
+	// Wrap comes between the server and its store, to make it fail.
+	Wrap func(server.Stores) server.Stores
+}
+
+// World is a whole CA with a running server. Its methods may be called by many goroutines, Stop and Restart excepted.
+type World struct {
+	Ground        Ground
+	Dir           string // of the store, the archive and the server's own credentials
+	Clock         *Clock
+	Root, Issuing *x509.Certificate
+	RootCRL       []byte
+	Stores        server.Stores // without Options.Wrap
+	Server        *server.Server
+	GRPC, HTTP    string // addresses
+	Log           *Log
+	Operator      *Holder
+
+	http    *http.Client
+	issuer  ca.Issuer
+	store   Store
+	archive *translog.Archive
+	stop    context.CancelFunc
+	stopped chan error // nil while no server runs
+
+	mu      sync.Mutex
+	secrets [][]byte
+}
+
+// Clock is the time of a World: the machine's, and what it was set ahead by.
+type Clock struct{ ahead atomic.Int64 }
+
+// Now returns the time.
+func (c *Clock) Now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
+
+// Advance sets the clock ahead.
+func (c *Clock) Advance(d time.Duration) { c.ahead.Add(int64(d)) }
+
+// Log is what a World's server has logged, as JSON. It is safe for concurrent use.
+type Log struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// String returns all of it.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// New builds a World and starts its server. When the test ends it is judged and stopped.
+func New(t testing.TB, g Ground, o Options) *World {
+	t.Helper()
+	w := &World{Ground: g, Dir: t.TempDir(), Clock: &Clock{}, Log: &Log{}}
+	w.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // no connection outlives its answer
+	w.ceremony(t)
+	w.open(t)
+	w.install(t)
+	w.serve(t, o)
+	t.Cleanup(func() {
+		if !t.Failed() {
+			w.judge(t)
+		}
+		w.Stop(t)
+		w.auditFiles(t)
+	})
+	w.Operator = w.NewOperator(t, "alice")
+	return w
+}
+
+// ceremony makes the root, the issuing CA and the root's CRL.
+func (w *World) ceremony(t testing.TB) {
+	t.Helper()
+	now := w.Clock.Now().Add(-time.Hour)
+	rootName := Must(ceremony.ParseSubject("CN=Fleet Root G1"))(t)
+	name := Must(ceremony.ParseSubject("CN=Fleet Issuing G1"))(t)
+	w.Root = parse(t, Must(ceremony.Root(w.Ground.Root, ceremony.RootSpec{
+		Subject: rootName, Lifetime: 10 * 365 * 24 * time.Hour, PathLength: 1, Now: now,
+	}))(t))
+	csr := Must(ceremony.Request(w.Ground.Issuing, ceremony.RequestSpec{Subject: name}))(t)
+	id := pki.IssuerOf(w.Root).Short()
+	w.Issuing = parse(t, Must(ceremony.Sign(w.Root, w.Ground.Root, csr, ceremony.SignSpec{
+		Lifetime: 5 * 365 * 24 * time.Hour, TrustDomain: TrustDomain, Now: now,
+		CRLURL: publicURL + "/crl/" + id + ".crl", IssuerURL: publicURL + "/ca/" + id + ".cer",
+	}))(t))
+	w.RootCRL = Must(ceremony.RootCRL(w.Root, w.Ground.Root, ceremony.CRLSpec{
+		Number: big.NewInt(1), NextUpdate: now.Add(365 * 24 * time.Hour), Now: now,
+	}))(t)
+	w.issuer = Must(ca.NewIssuer(w.Issuing, w.Ground.Issuing, []*x509.Certificate{w.Root}))(t)
+}
+
+func (w *World) storePath() string   { return filepath.Join(w.Dir, "store.db") }
+func (w *World) archivePath() string { return filepath.Join(w.Dir, "log.archive") }
+
+func (w *World) logger() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w.Log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func (w *World) open(t testing.TB) {
+	t.Helper()
+	w.store = Must(w.Ground.Open(context.Background(), w.storePath()))(t)
+	w.Stores = w.store.Stores()
+	w.archive = Must(translog.OpenArchive(w.archivePath(), w.logger()))(t)
+}
+
+// install records the ceremony's results, as brevet ceremony install does.
+func (w *World) install(t testing.TB) {
+	t.Helper()
+	by, now := pki.ActorCommand("ceremony install"), w.Clock.Now()
+	for _, in := range []ca.Installed{{Certificate: w.Root.Raw, At: now}, {Certificate: w.Issuing.Raw, Key: issuingLabel, At: now}} {
+		check(t, w.store.Installations().Install(t.Context(), in, by))
+	}
+	crl := Must(x509.ParseRevocationList(w.RootCRL))(t)
+	check(t, w.Stores.Revocation.PutCRL(t.Context(), revocation.CRL{
+		Issuer: pki.IssuerOf(w.Root), Number: crl.Number, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate, DER: w.RootCRL,
+	}, by, now))
+}
+
+// Config is what the world's server is made of, with new listeners.
+func (w *World) Config(t testing.TB, o Options) server.Config {
+	t.Helper()
+	profiles := map[string]*ca.Profile{}
+	for name, c := range Must(ca.DefaultProfiles())(t) {
+		profiles[name] = Must(ca.NewProfile(name, c, publicURL))(t)
+	}
+	stores := w.Stores
+	if o.Wrap != nil {
+		stores = o.Wrap(stores)
+	}
+	grpc, public := listen(t), listen(t)
+	return server.Config{
+		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
+		Directory: filepath.Join(w.Dir, "own"), GRPC: grpc, HTTP: public,
+		Issuers: []ca.Issuer{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
+		Stores: stores, Archive: w.archive, Clock: w.Clock.Now, Log: w.logger(),
+	}
+}
+
+func (w *World) serve(t testing.TB, o Options) {
+	t.Helper()
+	c := w.Config(t, o)
+	w.GRPC, w.HTTP = c.GRPC.Addr().String(), c.HTTP.Addr().String()
+	s := Must(server.New(t.Context(), c))(t)
+	ready := make(chan struct{})
+	s.OnReady(func() { close(ready) })
+	ctx, stop := context.WithCancel(context.Background())
+	w.Server, w.stop, w.stopped = s, stop, make(chan error, 1)
+	go func() { w.stopped <- s.Run(ctx) }()
+	select {
+	case <-ready:
+	case err := <-w.stopped:
+		t.Fatalf("the server did not start: %v", err)
+	}
+}
+
+// StopServer stops the server, and waits until nothing of it is left.
+func (w *World) StopServer(t testing.TB) {
+	t.Helper()
+	if w.stopped == nil {
+		return
+	}
+	w.stop()
+	check(t, <-w.stopped)
+	w.stopped = nil
+}
+
+// Stop stops the server and closes what it stood on.
+func (w *World) Stop(t testing.TB) {
+	t.Helper()
+	w.StopServer(t)
+	check(t, w.archive.Close())
+	check(t, w.store.Close())
+}
+
+// Restart stops everything, and starts a new server on what the old one left.
+func (w *World) Restart(t testing.TB, o Options) {
+	t.Helper()
+	w.Stop(t)
+	w.open(t)
+	w.serve(t, o)
+	if w.Operator != nil {
+		w.Operator.Caller = w.Caller(t, w.Operator.tls(w))
+	}
+}
+
+func listen(t testing.TB) net.Listener {
+	t.Helper()
+	var lc net.ListenConfig
+	return Must(lc.Listen(t.Context(), "tcp", "127.0.0.1:0"))(t)
+}
+
+// OwnPair reads the credential of one of the server's own roles, such as "server".
+func (w *World) OwnPair(t testing.TB, role string) *enroll.Pair {
+	t.Helper()
+	return Must(enroll.ReadPair(filepath.Join(w.Dir, "own", role)))(t)
+}
+
+// DelegateDir is the directory of the issuing CA's OCSP delegate, for OwnPair.
+func (w *World) DelegateDir() string { return "va-" + pki.IssuerOf(w.Issuing).Short() }
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Must turns the results of a call that has to succeed into its value: Must(f())(t).
+func Must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func parse(t testing.TB, der []byte) *x509.Certificate {
+	t.Helper()
+	return Must(x509.ParseCertificate(der))(t)
+}

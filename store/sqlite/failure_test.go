@@ -1,0 +1,149 @@
+package sqlite_test
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite"
+)
+
+var at = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// fill writes about so many octets to the log.
+func fill(db *sqlite.DB, octets int) error {
+	return db.RA().Refused(context.Background(), pki.ActorSystem("test"), pki.SPIFFEID{},
+		pki.Refuse(pki.RuleAccess, "", "%s", strings.Repeat("x", octets)), at)
+}
+
+func mustBeUnavailable(t *testing.T, err error, says string) {
+	t.Helper()
+	if err == nil || !pki.IsTemporary(err) || pki.RetryAfter(err) <= 0 {
+		t.Fatalf("got %v, want a Temporary error with a time to wait", err)
+	}
+	if !strings.Contains(err.Error(), says) {
+		t.Errorf("the error %q does not say %q", err, says)
+	}
+}
+
+func TestDiskFullPasses(t *testing.T) {
+	db := mustOpen(t, filepath.Join(t.TempDir(), "brevet.db"))
+	if err := db.OnWriter(context.Background(), `PRAGMA max_page_count = 100`); err != nil {
+		t.Fatal(err)
+	}
+	mustBeUnavailable(t, fill(db, 500_000), "free some")
+	if size := unsequenced(t, db); size != 0 {
+		t.Errorf("%d log entries of a transaction that found no space", size)
+	}
+	if err := db.OnWriter(context.Background(), `PRAGMA max_page_count = 100000`); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill(db, 500_000); err != nil {
+		t.Errorf("with space again: %v", err)
+	}
+	if size := unsequenced(t, db); size != 1 {
+		t.Errorf("%d log entries, want 1", size)
+	}
+}
+
+// unsequenced sequences what there is and counts it.
+func unsequenced(t *testing.T, db *sqlite.DB) int {
+	t.Helper()
+	batch, err := db.Log().Sequence(context.Background(), 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(batch)
+}
+
+func TestReadOnlyPasses(t *testing.T) {
+	db := mustOpen(t, filepath.Join(t.TempDir(), "brevet.db"))
+	if err := db.OnWriter(context.Background(), `PRAGMA query_only = 1`); err != nil {
+		t.Fatal(err)
+	}
+	mustBeUnavailable(t, fill(db, 1), "read-only")
+	if err := fill(db, 1); err != nil {
+		t.Errorf("the writer did not get a new connection: %v", err)
+	}
+}
+
+func TestForeignLockPasses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	db := mustOpen(t, path)
+	if err := db.OnWriter(context.Background(), `PRAGMA busy_timeout = 1`); err != nil {
+		t.Fatal(err)
+	}
+	other := raw(t, path)
+	other.SetMaxOpenConns(1)
+	mustExec(t, other, `BEGIN IMMEDIATE`)
+	mustBeUnavailable(t, fill(db, 1), "locked")
+	if _, err := db.Log().Head(context.Background()); err != nil {
+		t.Errorf("reading beside a foreign lock: %v", err)
+	}
+	mustExec(t, other, `ROLLBACK`)
+	if err := fill(db, 1); err != nil {
+		t.Errorf("after the foreign lock: %v", err)
+	}
+}
+
+// TestCallerWaitsAsLongAsItLikes checks that a caller who gives up leaves the queue, and that one whose transaction has
+// begun is not cut off.
+func TestCallerWaitsAsLongAsItLikes(t *testing.T) {
+	faults := &faultyDriver{}
+	db, err := sqlite.OpenWith(context.Background(), filepath.Join(t.TempDir(), "brevet.db"), faults)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	impatient, giveUp := context.WithCancel(context.Background())
+	queued := make(chan error)
+	faults.next.Store(&fault{applies: true, before: func() {
+		// Here the first transaction is about to commit. A second caller waits for its turn, and both give up.
+		go func() { queued <- fillFor(impatient, db) }()
+		giveUp()
+		if err := <-queued; err == nil {
+			t.Error("a caller who gave up in the queue succeeded")
+		}
+	}})
+	if err := fillFor(impatient, db); err != nil {
+		t.Errorf("a transaction that had begun was cut off: %v", err)
+	}
+	if size := unsequenced(t, db); size != 1 {
+		t.Errorf("%d log entries, want 1", size)
+	}
+}
+
+func fillFor(ctx context.Context, db *sqlite.DB) error {
+	return db.RA().Refused(ctx, pki.ActorSystem("test"), pki.SPIFFEID{}, pki.Refuse(pki.RuleAccess, "", "no"), at)
+}
+
+func TestCloseWaitsForTheWriter(t *testing.T) {
+	faults := &faultyDriver{}
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	db, err := sqlite.OpenWith(context.Background(), path, faults)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	faults.next.Store(&fault{applies: true, before: func() {
+		go func() { closed <- db.Close() }()
+		if _, err := sqlite.Open(context.Background(), path); err == nil {
+			t.Error("the lock was gone while a transaction was open")
+		}
+	}})
+	if err := fill(db, 1); err != nil {
+		t.Errorf("a transaction beside Close: %v", err)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if size := unsequenced(t, mustOpen(t, path)); size != 1 {
+		t.Errorf("%d log entries, want 1", size)
+	}
+	if err := fill(db, 1); err == nil {
+		t.Error("a closed store took an entry")
+	}
+}

@@ -1,0 +1,279 @@
+package sqlite_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"database/sql"
+	"encoding/binary"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/sqlite"
+)
+
+// derSize is that of a P-256 certificate with a SPIFFE ID, one DNS name and the URLs of CRL, OCSP and issuer.
+const derSize = 640
+
+// record is certificate n, which looks as random as real ones where that counts.
+func record(id pki.SPIFFEID, n uint64) ca.Record {
+	noise := rand.NewChaCha8(sha256.Sum256(binary.BigEndian.AppendUint64(nil, n)))
+	var random [pki.SerialRandomSize]byte
+	var request [16]byte
+	der, key := make([]byte, derSize), make([]byte, 32)
+	for _, b := range [][]byte{random[:], request[:], der, key} {
+		_, _ = noise.Read(b) // never fails
+	}
+	serial, err := pki.MakeSerial(at.Add(time.Duration(n)*time.Millisecond), random)
+	if err != nil {
+		panic(err)
+	}
+	requestID, err := pki.RequestIDFromBytes(request[:])
+	if err != nil {
+		panic(err)
+	}
+	r := ca.Record{
+		Ref: pki.CertRef{Issuer: issuer, Serial: serial}, Identity: id, Profile: "device", KeyHash: pki.HashSPKI(key),
+		NotBefore: at, NotAfter: at.Add(24 * time.Hour), DER: der, RequestID: requestID, Actor: pki.ActorIdentity(id),
+	}
+	r.Guard = pki.Guard{Key: r.KeyHash}
+	return r
+}
+
+var issuer = pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Issuing CA")})
+
+// mill issues batches, for tests that need many certificates.
+type mill struct {
+	tb    testing.TB
+	db    *sqlite.DB
+	epoch ca.Epoch
+	next  uint64
+}
+
+func newMill(tb testing.TB, path string) *mill {
+	tb.Helper()
+	db, err := sqlite.Open(context.Background(), path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = db.Close() })
+	epoch, _, err := db.CA().Begin(context.Background())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &mill{tb: tb, db: db, epoch: epoch}
+}
+
+func (m *mill) identity(n uint64) pki.SPIFFEID {
+	m.tb.Helper()
+	id, err := m.db.RA().CreateIdentity(context.Background(), device(n), pki.ActorCommand("test"))
+	if err != nil {
+		m.tb.Fatal(err)
+	}
+	return id.ID
+}
+
+// issue issues a batch: a certificate for each identity. Where predecessors are given, it renews them.
+func (m *mill) issue(ids []pki.SPIFFEID, predecessors []ca.Record) []ca.Record {
+	m.tb.Helper()
+	intent := ca.Intent{Batch: ca.NewBatchID()}
+	var records []ca.Record
+	for i, id := range ids {
+		m.next++
+		r := record(id, m.next)
+		if predecessors != nil {
+			r.Guard.Predecessor = predecessors[i].Ref
+		}
+		digest := sha256.Sum256(r.DER)
+		intent.Items = append(intent.Items, ca.IntentItem{Ref: r.Ref, Digest: digest[:], NotAfter: r.NotAfter})
+		records = append(records, r)
+	}
+	if _, err := m.db.CA().Write(context.Background(), m.epoch, nil, []ca.Intent{intent}); err != nil {
+		m.tb.Fatal(err)
+	}
+	verdicts, err := m.db.CA().Write(context.Background(), m.epoch, []ca.Settlement{{Intent: intent, Records: records, At: at}}, nil)
+	if err != nil {
+		m.tb.Fatal(err)
+	}
+	for _, v := range verdicts[0] {
+		if v != nil {
+			m.tb.Fatal(v)
+		}
+	}
+	return records
+}
+
+// TestOctetsPerCertificate bounds what a renewed certificate takes on disk, indexes and log included.
+func TestOctetsPerCertificate(t *testing.T) {
+	const fleet, renewals, most = 200, 15, 1400
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	m := newMill(t, path)
+	var ids []pki.SPIFFEID
+	for n := range uint64(fleet) {
+		ids = append(ids, m.identity(n))
+	}
+	empty := sizeAfterClose(t, m, path)
+	m = newMill(t, path)
+	last := m.issue(ids, nil)
+	for range renewals {
+		last = m.issue(ids, last)
+		for unsequenced(t, m.db) > 0 {
+			continue
+		}
+	}
+	size := sizeAfterClose(t, m, path)
+	each := (size - empty) / (fleet * (renewals + 1))
+	t.Logf("%d octets for a certificate of %d", each, derSize)
+	if each > most {
+		t.Errorf("a certificate of %d octets takes %d, over %d", derSize, each, most)
+	}
+}
+
+func sizeAfterClose(t *testing.T, m *mill, path string) int64 {
+	t.Helper()
+	if err := m.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// TestManyChangesAreSeveralEntries checks that an order about very many certificates fits the log.
+func TestManyChangesAreSeveralEntries(t *testing.T) {
+	ctx := context.Background()
+	m := newMill(t, filepath.Join(t.TempDir(), "brevet.db"))
+	id := m.identity(0)
+	ids := make([]pki.SPIFFEID, 4200)
+	for i := range ids {
+		ids[i] = id
+	}
+	m.issue(ids, nil)
+	for unsequenced(t, m.db) > 0 {
+		continue
+	}
+	changes, err := m.db.Revocation().Apply(ctx, revocation.Order{
+		Action: revocation.Revoke, Reason: pki.Superseded, Identity: id, By: pki.ActorCommand("test"), At: at,
+	})
+	if err != nil || len(changes) != len(ids) {
+		t.Fatalf("the order changed %d, %v", len(changes), err)
+	}
+	if n := unsequenced(t, m.db); n != 2 {
+		t.Errorf("%d log entries for %d changes, want 2", n, len(ids))
+	}
+	head, err := m.db.Log().Head(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logged, last, err := m.db.Revocation().Changes(ctx, head.Size-2, 10)
+	if err != nil || len(logged) != len(ids) || last != head.Size {
+		t.Errorf("the feed has %d changes up to %d, %v", len(logged), last, err)
+	}
+}
+
+// TestSettledBatchesAreForgotten checks that the table of settled batches stays small, and right about the last ones.
+func TestSettledBatchesAreForgotten(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	m := newMill(t, path)
+	const batches, writes = 700, 4
+	var last []ca.BatchID
+	for range writes {
+		last = nil
+		var announce []ca.Intent
+		var settle []ca.Settlement
+		for range batches {
+			intent := ca.Intent{Batch: ca.NewBatchID()}
+			announce, settle, last = append(announce, intent), append(settle, ca.Settlement{Intent: intent, At: at}), append(last, intent.Batch)
+		}
+		if _, err := m.db.CA().Write(ctx, m.epoch, nil, announce); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.db.CA().Write(ctx, m.epoch, settle, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	states, err := m.db.CA().State(ctx, last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range states {
+		if s != ca.BatchSettled {
+			t.Fatalf("batch %d of the last write is %v", i, s)
+		}
+	}
+	var kept int
+	if err := raw(t, path).QueryRow(`SELECT count(*) FROM settled`).Scan(&kept); err != nil || kept > 1024+batches {
+		t.Errorf("%d settled batches are kept, %v", kept, err)
+	}
+}
+
+// TestQueriesUseIndexes asks SQLite how it would run what grows with the number of certificates.
+func TestQueriesUseIndexes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	if err := mustOpen(t, path).Close(); err != nil {
+		t.Fatal(err)
+	}
+	db := raw(t, path)
+	for query, index := range map[string]string{
+		`SELECT key_hash FROM certificates WHERE identity = ? AND request = ?`:                                                     "certificates_by_request",
+		`SELECT 1 FROM certificates WHERE substr(key_hash, 1, 8) = substr(?1, 1, 8) AND key_hash = ?1 AND identity <> ?2`:          "certificates_by_key",
+		`SELECT id FROM certificates c WHERE c.id <= ? AND c.identity = (SELECT 1) ORDER BY c.id DESC LIMIT 10`:                    "certificates_by_identity",
+		`SELECT serial FROM certificates WHERE issuer = (SELECT 1) AND state <> 1 AND not_after >= ? ORDER BY serial`:              "certificates_revoked",
+		`SELECT serial FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.serial = ? AND i.issuer = ?`:                  "sqlite_autoindex_certificates_1",
+		`DELETE FROM certificates WHERE not_after < ?`:                                                                             "certificates_by_expiry",
+		`SELECT log.id FROM chain JOIN log ON log.id = chain.id WHERE chain.id >= ? ORDER BY chain.id LIMIT ?`:                     "INTEGER PRIMARY KEY",
+		`SELECT spiffe_id FROM identities WHERE spiffe_id > ? ORDER BY spiffe_id LIMIT ?`:                                          "sqlite_autoindex_identities_1",
+		`SELECT c.id FROM certificates c WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? `: "certificates_by_identity",
+		`SELECT c.id FROM certificates c WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.request = ?    `: "certificates_by_request",
+	} {
+		plan := explain(t, db, query)
+		if !strings.Contains(plan, index) || strings.Contains(plan, "TEMP B-TREE") || strings.Contains(plan, "SCAN certificates") {
+			t.Errorf("%s\nruns as\n%s\nwithout %s", query, plan, index)
+		}
+	}
+}
+
+func explain(t *testing.T, db *sql.DB, query string) string {
+	t.Helper()
+	args := make([]any, strings.Count(query, "?")-strings.Count(query, "?1")+min(1, strings.Count(query, "?1")))
+	rows, err := db.Query("EXPLAIN QUERY PLAN "+query, args...)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	defer rows.Close()
+	var plan []string
+	for rows.Next() {
+		var id, parent, unused int
+		var detail string
+		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+			t.Fatal(err)
+		}
+		plan = append(plan, detail)
+	}
+	return strings.Join(plan, "\n")
+}
+
+func BenchmarkIssue(b *testing.B) {
+	for name, size := range map[string]int{"batches of one": 1, "batches of 64": 64} {
+		b.Run(name, func(b *testing.B) {
+			m := newMill(b, filepath.Join(b.TempDir(), "brevet.db"))
+			ids := make([]pki.SPIFFEID, size)
+			for i := range ids {
+				ids[i] = m.identity(uint64(i)) //nolint:gosec // a small number
+			}
+			for i := 0; i < b.N; i += size {
+				m.issue(ids, nil)
+			}
+		})
+	}
+}
