@@ -1,0 +1,269 @@
+package server_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"io"
+	"math/big"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// result is how a call ends.
+type result struct {
+	code codes.Code
+	rule pki.Rule
+}
+
+var (
+	fine      = result{codes.OK, ""}
+	malformed = result{codes.InvalidArgument, pki.RuleRequest}
+	untrusted = result{codes.Unauthenticated, pki.RuleCertificate}
+	unknown   = result{codes.Unauthenticated, pki.RuleUnauthenticated}
+	denied    = result{codes.PermissionDenied, pki.RuleAccess}
+	revoked   = result{codes.PermissionDenied, pki.RuleRevoked}
+	expired   = result{codes.Unauthenticated, pki.RuleExpired}
+)
+
+// rpcs is how an empty request ends for a caller who may make it. anybody needs no certificate, identities a valid one,
+// and everything else an operator's.
+var rpcs = map[string]struct {
+	anybody, identities bool
+	admitted            result
+}{
+	"brevet.v1.EnrollmentService.Enroll":                            {anybody: true, admitted: malformed},
+	"brevet.v1.EnrollmentService.Renew":                             {identities: true, admitted: malformed},
+	"brevet.v1.IdentityService.CreateIdentity":                      {admitted: malformed},
+	"brevet.v1.IdentityService.GetIdentity":                         {admitted: malformed},
+	"brevet.v1.IdentityService.ListIdentities":                      {admitted: fine},
+	"brevet.v1.IdentityService.SuspendIdentity":                     {admitted: malformed},
+	"brevet.v1.IdentityService.ResumeIdentity":                      {admitted: malformed},
+	"brevet.v1.IdentityService.RetireIdentity":                      {admitted: malformed},
+	"brevet.v1.IdentityService.CreateToken":                         {admitted: malformed},
+	"brevet.v1.CertificateService.GetCertificate":                   {admitted: malformed},
+	"brevet.v1.CertificateService.ListCertificates":                 {admitted: fine},
+	"brevet.v1.CertificateService.RevokeCertificate":                {admitted: malformed},
+	"brevet.v1.CRLService.ListCRLs":                                 {admitted: fine},
+	"brevet.v1.CRLService.ImportCRL":                                {admitted: result{codes.InvalidArgument, pki.RuleCRL}},
+	"brevet.v1.LogService.ListEntries":                              {admitted: fine},
+	"brevet.v1.LogService.GetHead":                                  {admitted: fine},
+	"grpc.health.v1.Health.Check":                                   {anybody: true, admitted: fine},
+	"grpc.health.v1.Health.List":                                    {anybody: true, admitted: fine},
+	"grpc.health.v1.Health.Watch":                                   {anybody: true, admitted: fine},
+	"grpc.reflection.v1.ServerReflection.ServerReflectionInfo":      {anybody: true, admitted: fine},
+	"grpc.reflection.v1alpha.ServerReflection.ServerReflectionInfo": {anybody: true, admitted: fine},
+}
+
+// caller is a kind of caller, and what it meets where a valid identity is needed, and where an operator is.
+type caller struct {
+	name                  string
+	certificate           *tls.Certificate
+	asIdentity, asOperate result
+}
+
+// admitted stands for whatever the RPC answers to a caller who may call it.
+var admitted = result{codes.Unknown, "admitted"}
+
+func TestEveryRPCForEveryCaller(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	methods := listServed(t, w)
+	for name := range rpcs {
+		if methods[name] == nil {
+			t.Errorf("%s is not served", name)
+		}
+	}
+	for _, c := range callers(t, w) {
+		conn := w.Caller(t, c.certificate).Conn
+		for name, m := range methods {
+			r, ok := rpcs[name]
+			if !ok {
+				t.Fatalf("%s is served, and not in this test's table", name)
+			}
+			want := c.asOperate
+			switch {
+			case r.anybody:
+				want = admitted
+			case r.identities:
+				want = c.asIdentity
+			}
+			if want == admitted {
+				want = r.admitted
+			}
+			t.Run(c.name+"/"+name, func(t *testing.T) { servertest.Refused(t, invoke(t, conn, m), want.code, want.rule) })
+		}
+	}
+}
+
+// listServed asks the server itself what it serves.
+func listServed(t *testing.T, w *servertest.World) map[string]protoreflect.MethodDescriptor {
+	t.Helper()
+	stream := servertest.Must(reflectionv1.NewServerReflectionClient(w.Caller(t, nil).Conn).ServerReflectionInfo(t.Context()))(t)
+	if err := stream.Send(&reflectionv1.ServerReflectionRequest{MessageRequest: &reflectionv1.ServerReflectionRequest_ListServices{}}); err != nil {
+		t.Fatal(err)
+	}
+	methods := map[string]protoreflect.MethodDescriptor{}
+	for _, s := range servertest.Must(stream.Recv())(t).GetListServicesResponse().GetService() {
+		d := servertest.Must(protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(s.GetName())))(t)
+		list := d.(protoreflect.ServiceDescriptor).Methods()
+		for i := range list.Len() {
+			methods[string(list.Get(i).FullName())] = list.Get(i)
+		}
+	}
+	return methods
+}
+
+// invoke calls any RPC with an empty request, and reads the first answer of a stream.
+func invoke(t *testing.T, conn *grpc.ClientConn, m protoreflect.MethodDescriptor) error {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	path := "/" + string(m.Parent().FullName()) + "/" + string(m.Name())
+	req, resp := dynamicpb.NewMessage(m.Input()), dynamicpb.NewMessage(m.Output())
+	if !m.IsStreamingClient() && !m.IsStreamingServer() {
+		return conn.Invoke(ctx, path, req, resp)
+	}
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, path)
+	if err != nil {
+		return err
+	}
+	if err := stream.SendMsg(req); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return stream.RecvMsg(resp)
+}
+
+func callers(t *testing.T, w *servertest.World) []caller {
+	t.Helper()
+	pair := func(h *servertest.Holder) *tls.Certificate { return certificate(h.Key, h.Certificate.Raw, w.Issuing.Raw) }
+	serverOnly := func(r *brevetv1.CreateIdentityRequest) { r.Profile = "server" }
+	withdrawn := w.Enrolled(t, "device", "device/revoked")
+	w.Revoke(t, withdrawn.Certificate, "privilegeWithdrawn")
+	held := w.Enrolled(t, "device", "device/held")
+	w.Suspend(t, held.ID)
+	heldOperator := w.NewOperator(t, "mallory")
+	w.Suspend(t, heldOperator.ID)
+	return []caller{
+		{"nobody", nil, unknown, unknown},
+		{"agent", pair(w.Enrolled(t, "device", "device/1")), admitted, denied},
+		{"workload", pair(w.Enrolled(t, "workload", "workload/1")), admitted, denied},
+		{"operator", pair(w.Operator), admitted, admitted},
+		{"the server itself", w.OwnPair(t, "server").TLS(), untrusted, untrusted},
+		{"the OCSP delegate", w.OwnPair(t, w.DelegateDir()).TLS(), untrusted, untrusted},
+		{"revoked", pair(withdrawn), revoked, revoked},
+		{"on hold", pair(held), revoked, revoked},
+		{"operator on hold", pair(heldOperator), revoked, revoked},
+		{"for servers alone", pair(w.Enrolled(t, "device", "device/server", serverOnly)), untrusted, untrusted},
+		{"expired", certificate(w.Operator.Key, forge(t, w, w.Operator, func(c *x509.Certificate) {
+			c.NotBefore, c.NotAfter = time.Now().Add(-30*time.Minute), time.Now().Add(-time.Minute)
+		}), w.Issuing.Raw), expired, expired},
+		{"not yet valid", certificate(w.Operator.Key, forge(t, w, w.Operator, func(c *x509.Certificate) {
+			c.NotBefore = time.Now().Add(time.Hour)
+		}), w.Issuing.Raw), expired, expired},
+		{"signed behind the store's back", certificate(w.Operator.Key, forge(t, w, w.Operator, nil), w.Issuing.Raw), untrusted, untrusted},
+		{"of a foreign CA", foreign(t, w), untrusted, untrusted},
+		{"self-made", selfMade(t, w), untrusted, untrusted},
+		{"the issuing CA", certificate(ground.Issuing, w.Issuing.Raw), untrusted, untrusted},
+		{"the root", certificate(ground.Root, w.Root.Raw), untrusted, untrusted},
+	}
+}
+
+func certificate(key crypto.PrivateKey, chain ...[]byte) *tls.Certificate {
+	return &tls.Certificate{Certificate: chain, PrivateKey: key}
+}
+
+// forge has the issuing key sign what the server never issued: a certificate like the holder's, under another number.
+func forge(t *testing.T, w *servertest.World, like *servertest.Holder, edit func(*x509.Certificate)) []byte {
+	t.Helper()
+	template := likeness(like)
+	if edit != nil {
+		edit(template)
+	}
+	return servertest.Must(x509.CreateCertificate(rand.Reader, template, w.Issuing, like.Key.Public(), ground.Issuing))(t)
+}
+
+func likeness(h *servertest.Holder) *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber: new(big.Int).Add(h.Certificate.SerialNumber, big.NewInt(1)), Subject: h.Certificate.Subject,
+		NotBefore: h.Certificate.NotBefore, NotAfter: h.Certificate.NotAfter, URIs: []*url.URL{h.Certificate.URIs[0]},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
+	}
+}
+
+// foreign is the operator's SPIFFE ID under another CA, which has the names of this one.
+func foreign(t *testing.T, w *servertest.World) *tls.Certificate {
+	t.Helper()
+	caKey, key := servertest.Key(t), servertest.Key(t)
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), RawSubject: w.Issuing.RawSubject, SubjectKeyId: w.Issuing.SubjectKeyId,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	caDER := servertest.Must(x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey))(t)
+	leaf := likeness(w.Operator)
+	leaf.SerialNumber = w.Operator.Certificate.SerialNumber
+	der := servertest.Must(x509.CreateCertificate(rand.Reader, leaf, servertest.Must(x509.ParseCertificate(caDER))(t), key.Public(), caKey))(t)
+	return certificate(key, der, caDER)
+}
+
+func selfMade(t *testing.T, w *servertest.World) *tls.Certificate {
+	t.Helper()
+	key, template := servertest.Key(t), likeness(w.Operator)
+	template.Subject = pkix.Name{CommonName: "brevet/operator/alice"}
+	return certificate(key, servertest.Must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))(t))
+}
+
+// A certificate is checked on every call: a connection that was opened with a good one ends with it.
+func TestRevocationEndsAnOpenConnection(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	bob := w.NewOperator(t, "bob")
+	list := func() error {
+		_, err := bob.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
+		return err
+	}
+	servertest.Refused(t, list(), codes.OK, "")
+	w.Suspend(t, bob.ID)
+	servertest.Refused(t, list(), codes.PermissionDenied, pki.RuleRevoked)
+	w.Resume(t, bob.ID)
+	servertest.Refused(t, list(), codes.OK, "")
+	w.Clock.Advance(13 * time.Hour) // an operator's certificate lives twelve
+	servertest.Refused(t, list(), codes.Unauthenticated, pki.RuleExpired)
+}
+
+func TestWhatIsNotServed(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	for _, path := range []string{"/brevet.v1.IdentityService/DeleteIdentity", "/brevet.v1.Nothing/Nothing"} {
+		err := w.Operator.Conn.Invoke(t.Context(), path, &healthv1.HealthCheckRequest{}, &healthv1.HealthCheckResponse{})
+		servertest.Refused(t, err, codes.Unimplemented, "")
+	}
+	// A name is not a role: only the reserved path of operators opens operators' calls.
+	for _, path := range []string{"operator/eve", "device/brevet/operator/eve"} {
+		eve := w.Enrolled(t, "device", path)
+		_, err := eve.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
+		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
+		if !strings.HasSuffix(eve.ID, path) {
+			t.Errorf("enrolled as %s", eve.ID)
+		}
+	}
+}
