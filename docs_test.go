@@ -53,7 +53,7 @@ func read(t *testing.T, path string) string {
 }
 
 var (
-	fences = regexp.MustCompile("(?ms)^```([^\n]*)\n(.*?)^```$")
+	fences = regexp.MustCompile("(?ms)^```([^\n]*)\n(.*?\n)```$")
 	spans  = regexp.MustCompile("`([^`]+)`")
 	links  = regexp.MustCompile(`\]\(([^)#\s]+)(?:#[^)]*)?\)`)
 	paths  = regexp.MustCompile(`^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*/?$`)

@@ -106,7 +106,10 @@ func NewProfile(name string, c ProfileConfig, publicURL string) (*Profile, error
 		}
 		*u.to = text
 	}
-	return p, p.checkDelegate()
+	if err := p.checkDelegate(); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // Name returns the profile's name.

@@ -7,15 +7,31 @@ import (
 	"time"
 )
 
-// ParseDuration reads a positive duration as people write lifetimes: 90s, 24h, 1h30m, or whole days such as 7d.
+// ParseDuration reads a positive duration as people write lifetimes: what time.ParseDuration reads, such as 90s or
+// 1h30m, and whole days before it, such as 7d or 1d12h.
 func ParseDuration(text string) (time.Duration, error) {
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		n, err := strconv.ParseUint(days, 10, 16)
-		if err == nil && n > 0 {
-			return time.Duration(n) * 24 * time.Hour, nil
-		}
-	} else if d, err := time.ParseDuration(text); err == nil && d > 0 {
-		return d, nil
+	d, ok := parseDays(text)
+	if !ok || d <= 0 {
+		return 0, fmt.Errorf("pki: %.40q is not a duration: give a number above zero with its unit, such as 30s, 12h or 7d", text)
 	}
-	return 0, fmt.Errorf("pki: %q is not a duration: write it like 90s, 24h or 7d", text)
+	return d, nil
+}
+
+func parseDays(text string) (time.Duration, bool) {
+	digits, rest, hasDays := strings.Cut(text, "d")
+	if !hasDays {
+		d, err := time.ParseDuration(text)
+		return d, err == nil
+	}
+	const day = 24 * time.Hour
+	days, err := strconv.ParseUint(digits, 10, 31)
+	if err != nil || days > uint64((1<<63-1)/day) {
+		return 0, false
+	}
+	d := time.Duration(days) * day
+	if rest == "" {
+		return d, true
+	}
+	more, err := time.ParseDuration(rest)
+	return d + more, err == nil && more >= 0 && d+more >= d
 }

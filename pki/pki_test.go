@@ -136,3 +136,22 @@ func TestRefusalKeepsItsTypeAndClass(t *testing.T) {
 		t.Error("a plain error counts as a refusal")
 	}
 }
+
+func TestParseDurationAgreesWithTime(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		days := rapid.IntRange(0, 36500).Draw(t, "days")
+		rest := time.Duration(rapid.Int64Range(1, int64(24*time.Hour)).Draw(t, "rest"))
+		want := time.Duration(days)*24*time.Hour + rest
+		if got, err := pki.ParseDuration(fmt.Sprintf("%dd%s", days, rest)); err != nil || got != want {
+			t.Fatalf("%v, %v; want %v", got, err, want)
+		}
+		if got, err := pki.ParseDuration(want.String()); err != nil || got != want {
+			t.Fatalf("%v, %v; want %v", got, err, want)
+		}
+	})
+	for _, text := range []string{"", "d", "-1d", "1.5d", "999999d", "106751d24h", "1d-1h", "1dd", "1d1d", "7", "0s", "0d", "-1h"} {
+		if got, err := pki.ParseDuration(text); err == nil {
+			t.Errorf("%q is %v", text, got)
+		}
+	}
+}

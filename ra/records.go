@@ -65,8 +65,7 @@ type Records interface {
 	IdentityRecords
 	TokenRecords
 	CertificateRecords
-	// Refused logs a refusal of an authenticated caller, or of one who named an identity or token.
-	Refused(ctx context.Context, by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) error
+	RefusalRecords
 }
 
 // IdentityRecords keeps identities.
@@ -101,6 +100,12 @@ type CertificateRecords interface {
 	// Certificates returns up to limit certificates, the newest first, from a cursor on, and the cursor of the next
 	// page, zero when there is none. A zero identity means all.
 	Certificates(ctx context.Context, identity pki.SPIFFEID, from Cursor, limit int) ([]Certificate, Cursor, error)
+}
+
+// RefusalRecords knows what is to be refused, and takes down what was.
+type RefusalRecords interface {
 	// CheckKey returns the *pki.Refusal that a guard for this key and identity would meet now, or nil.
 	CheckKey(ctx context.Context, key pki.KeyHash, identity pki.SPIFFEID) error
+	// Refused logs a refusal of an authenticated caller, or of one who named an identity or token.
+	Refused(ctx context.Context, by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) error
 }

@@ -17,6 +17,7 @@ type certificates struct {
 	revocations *revocation.Authority
 }
 
+// GetCertificate serves the RPC of that name in brevet.v1.CertificateService.
 func (s *certificates) GetCertificate(ctx context.Context, req *brevetv1.GetCertificateRequest) (*brevetv1.GetCertificateResponse, error) {
 	c, err := s.find(ctx, req.GetSerial(), req.GetIssuer())
 	if err != nil {
@@ -41,6 +42,7 @@ func (s *certificates) find(ctx context.Context, serialText, issuerText string) 
 	return s.registrar.Records().Certificate(ctx, pki.CertRef{Issuer: issuer, Serial: serial})
 }
 
+// ListCertificates serves the RPC of that name in brevet.v1.CertificateService.
 func (s *certificates) ListCertificates(ctx context.Context, req *brevetv1.ListCertificatesRequest) (*brevetv1.ListCertificatesResponse, error) {
 	size, err := pageSize(req.GetPageSize())
 	if err != nil {
@@ -75,6 +77,7 @@ func (s *certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 	return resp, nil
 }
 
+// RevokeCertificate serves the RPC of that name in brevet.v1.CertificateService.
 func (s *certificates) RevokeCertificate(ctx context.Context, req *brevetv1.RevokeCertificateRequest) (*brevetv1.RevokeCertificateResponse, error) {
 	reason := pki.Unspecified
 	if req.GetReason() != "" {

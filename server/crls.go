@@ -21,6 +21,7 @@ type crls struct {
 	revocations *revocation.Authority
 }
 
+// ListCRLs serves the RPC of that name in brevet.v1.CRLService.
 func (s *crls) ListCRLs(ctx context.Context, _ *brevetv1.ListCRLsRequest) (*brevetv1.ListCRLsResponse, error) {
 	list, err := s.records.CRLs(ctx)
 	if err != nil {
@@ -37,6 +38,7 @@ func (s *crls) ListCRLs(ctx context.Context, _ *brevetv1.ListCRLsRequest) (*brev
 	return resp, nil
 }
 
+// ImportCRL serves the RPC of that name in brevet.v1.CRLService.
 func (s *crls) ImportCRL(ctx context.Context, req *brevetv1.ImportCRLRequest) (*brevetv1.ImportCRLResponse, error) {
 	if len(req.GetCrl()) == 0 || len(req.GetCrl()) > maxImport {
 		return nil, pki.Refuse(pki.RuleCRL, "send one CRL in DER of 16 MiB at most", "the CRL has %d octets", len(req.GetCrl()))
@@ -57,6 +59,6 @@ func crlOut(c revocation.CRL) (*brevetv1.CRL, error) {
 	return &brevetv1.CRL{
 		Issuer: c.Issuer.String(), IssuerName: list.Issuer.String(), Number: c.Number.String(),
 		ThisUpdate: timestamppb.New(c.ThisUpdate), NextUpdate: timestamppb.New(c.NextUpdate),
-		Path: "/crl/" + c.Issuer.Short() + ".crl", Entries: int32(min(len(list.RevokedCertificateEntries), 1<<31-1)), //nolint:gosec // bounded
+		Path: "/crl/" + c.Issuer.Short() + ".crl", Entries: int32(min(len(list.RevokedCertificateEntries), 1<<31-1)),
 	}, nil
 }

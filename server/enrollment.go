@@ -20,6 +20,7 @@ type enrollment struct {
 	authority *ca.Authority
 }
 
+// Enroll serves the RPC of that name in brevet.v1.EnrollmentService.
 func (e *enrollment) Enroll(ctx context.Context, req *brevetv1.EnrollRequest) (*brevetv1.EnrollResponse, error) {
 	id, lifetime, err := requestOf(req)
 	if err != nil {
@@ -33,6 +34,7 @@ func (e *enrollment) Enroll(ctx context.Context, req *brevetv1.EnrollRequest) (*
 	return &brevetv1.EnrollResponse{Credential: c}, err
 }
 
+// Renew serves the RPC of that name in brevet.v1.EnrollmentService.
 func (e *enrollment) Renew(ctx context.Context, req *brevetv1.RenewRequest) (*brevetv1.RenewResponse, error) {
 	id, lifetime, err := requestOf(req)
 	if err != nil {

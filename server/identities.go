@@ -19,6 +19,7 @@ type identities struct {
 	tokenText   func(pki.TokenSecret) string
 }
 
+// CreateIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) CreateIdentity(ctx context.Context, req *brevetv1.CreateIdentityRequest) (*brevetv1.CreateIdentityResponse, error) {
 	kind, err := pki.ParseKind(req.GetKind())
 	if err != nil {
@@ -38,6 +39,7 @@ func (s *identities) CreateIdentity(ctx context.Context, req *brevetv1.CreateIde
 	return &brevetv1.CreateIdentityResponse{Identity: identityOut(id)}, nil
 }
 
+// GetIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) GetIdentity(ctx context.Context, req *brevetv1.GetIdentityRequest) (*brevetv1.GetIdentityResponse, error) {
 	id, err := s.find(ctx, req.GetId())
 	return &brevetv1.GetIdentityResponse{Identity: id}, err
@@ -55,6 +57,7 @@ func (s *identities) find(ctx context.Context, text string) (*brevetv1.Identity,
 	return identityOut(have), nil
 }
 
+// ListIdentities serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdentitiesRequest) (*brevetv1.ListIdentitiesResponse, error) {
 	size, err := pageSize(req.GetPageSize())
 	if err != nil {
@@ -80,16 +83,19 @@ func (s *identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdent
 	return resp, nil
 }
 
+// SuspendIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) SuspendIdentity(ctx context.Context, req *brevetv1.SuspendIdentityRequest) (*brevetv1.SuspendIdentityResponse, error) {
 	id, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended})
 	return &brevetv1.SuspendIdentityResponse{Identity: id}, err
 }
 
+// ResumeIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) ResumeIdentity(ctx context.Context, req *brevetv1.ResumeIdentityRequest) (*brevetv1.ResumeIdentityResponse, error) {
 	id, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Release})
 	return &brevetv1.ResumeIdentityResponse{Identity: id}, err
 }
 
+// RetireIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) RetireIdentity(ctx context.Context, req *brevetv1.RetireIdentityRequest) (*brevetv1.RetireIdentityResponse, error) {
 	id, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired})
 	return &brevetv1.RetireIdentityResponse{Identity: id}, err
@@ -115,6 +121,7 @@ func (s *identities) order(ctx context.Context, text string, o revocation.Order)
 	return s.find(ctx, text)
 }
 
+// CreateToken serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) CreateToken(ctx context.Context, req *brevetv1.CreateTokenRequest) (*brevetv1.CreateTokenResponse, error) {
 	id, err := s.registrar.ParseID(req.GetId())
 	if err != nil {

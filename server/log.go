@@ -20,6 +20,7 @@ type logs struct {
 // logPage is how many entries are read at a time; a read transaction stays short, however long the stream.
 const logPage = 256
 
+// ListEntries serves the RPC of that name in brevet.v1.LogService.
 func (s *logs) ListEntries(req *brevetv1.ListEntriesRequest, out grpc.ServerStreamingServer[brevetv1.ListEntriesResponse]) error {
 	ctx := out.Context()
 	if err := s.sequencer.Sync(ctx); err != nil {
@@ -34,7 +35,7 @@ func (s *logs) ListEntries(req *brevetv1.ListEntriesRequest, out grpc.ServerStre
 		if page == 0 {
 			return nil
 		}
-		entries, err := s.records.Entries(ctx, next, int(page)) //nolint:gosec // at most logPage
+		entries, err := s.records.Entries(ctx, next, int(page))
 		if err != nil || len(entries) == 0 {
 			return err
 		}
@@ -48,6 +49,7 @@ func (s *logs) ListEntries(req *brevetv1.ListEntriesRequest, out grpc.ServerStre
 	}
 }
 
+// GetHead serves the RPC of that name in brevet.v1.LogService.
 func (s *logs) GetHead(ctx context.Context, _ *brevetv1.GetHeadRequest) (*brevetv1.GetHeadResponse, error) {
 	if err := s.sequencer.Sync(ctx); err != nil {
 		return nil, err

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"net"
 	"net/http"
@@ -63,19 +62,9 @@ func (s *Server) tlsConfig() *tls.Config {
 		if pair == nil {
 			return nil, errors.New("server: no certificate of its own yet")
 		}
-		return withRoot(pair), nil
+		return pair.TLSWithRoot(), nil
 	}
 	return base
-}
-
-func withRoot(p *enroll.Pair) *tls.Certificate {
-	c := &tls.Certificate{PrivateKey: p.Key, Leaf: p.Certificate}
-	for _, list := range [][]*x509.Certificate{{p.Certificate}, p.Chain, p.Roots} {
-		for _, cert := range list {
-			c.Certificate = append(c.Certificate, cert.Raw)
-		}
-	}
-	return c
 }
 
 // Run serves until ctx ends, then finishes what is in flight and returns nil. It returns an error when a part that the

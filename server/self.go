@@ -92,7 +92,10 @@ func (s *Server) agentFor(ctx context.Context, r *role, directory string, onChan
 		return nil, errors.Join(err, dir.Close())
 	}
 	s.closers = append(s.closers, dir)
-	return agent, agent.Ensure(ctx)
+	if err := agent.Ensure(ctx); err != nil {
+		return nil, err
+	}
+	return agent, nil
 }
 
 func (s *Server) enrollSelf(ctx context.Context) error {

@@ -22,10 +22,12 @@ var version = "dev"
 
 const usage = `usage: brevet-agent <command> [flags]
 
-  run     --config FILE                      get a certificate, and renew it until stopped
-  enroll  --config FILE [--token-file FILE]  spend an enrollment token, from FILE or, with -, from standard input
-  status  --config FILE [--output json]      show what this machine holds, and what comes next
-  version                                    show the version
+  run     WHERE [--token-file FILE]  get a certificate, and renew it until stopped
+  enroll  WHERE [--token-file FILE]  spend an enrollment token, from FILE or, with -, from standard input
+  status  WHERE [--output json]      show what this machine holds, and what comes next
+  version                            show the version
+
+WHERE is --config FILE, or --directory DIR where the directory of the credential is all there is to say.
 `
 
 // misuse is an error of whoever typed the command or wrote the configuration.
@@ -105,12 +107,25 @@ func parseFlags(flags *flag.FlagSet, args []string) (settings, error) {
 	case flags.NArg() > 0:
 		return settings{}, misusef("%s takes no argument %q (brevet-agent help explains the flags)", flags.Name(), flags.Arg(0))
 	}
-	file := flags.Lookup("config")
+	file, dir := flags.Lookup("config"), flags.Lookup("directory")
 	if file == nil {
 		return settings{}, nil
 	}
-	if file.Value.String() == "" {
-		return settings{}, misusef("%s needs --config FILE", flags.Name())
+	switch {
+	case file.Value.String() != "" && dir.Value.String() != "":
+		return settings{}, misusef("%s takes --config or --directory, not both: the configuration names its directory", flags.Name())
+	case file.Value.String() != "":
+		return loadSettings(file.Value.String())
+	case dir.Value.String() != "":
+		return settings{Directory: dir.Value.String(), LogFormat: "text"}, nil
 	}
-	return loadSettings(file.Value.String())
+	return settings{}, misusef("%s needs --config FILE or --directory DIR", flags.Name())
+}
+
+// whereFlags returns the flags of a command that works on a credential.
+func whereFlags(command string) *flag.FlagSet {
+	flags := flag.NewFlagSet(command, flag.ContinueOnError)
+	flags.String("config", "", "")
+	flags.String("directory", "", "")
+	return flags
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,11 +14,18 @@ import (
 )
 
 func runCommand(ctx context.Context, args []string, s streams) error {
-	flags := flag.NewFlagSet("run", flag.ContinueOnError)
-	flags.String("config", "", "")
+	flags := whereFlags("run")
+	tokenFile := flags.String("token-file", "", "")
 	set, err := parseFlags(flags, args)
 	if err != nil {
 		return err
+	}
+	switch *tokenFile {
+	case "":
+	case "-":
+		return misusef("run reads the token again after a refusal, so it needs a file: use enroll to spend one from standard input")
+	default:
+		set.TokenFile = *tokenFile
 	}
 	log := set.logger(s.err)
 	agent, done, err := set.agent(log, func(p *enroll.Pair) {
@@ -66,8 +72,7 @@ func (set settings) agent(log *slog.Logger, onChange func(*enroll.Pair)) (agent 
 }
 
 func enrollCommand(ctx context.Context, args []string, s streams) error {
-	flags := flag.NewFlagSet("enroll", flag.ContinueOnError)
-	flags.String("config", "", "")
+	flags := whereFlags("enroll")
 	tokenFile := flags.String("token-file", "", "")
 	set, err := parseFlags(flags, args)
 	if err != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -28,8 +27,7 @@ type report struct {
 }
 
 func statusCommand(args []string, s streams) error {
-	flags := flag.NewFlagSet("status", flag.ContinueOnError)
-	flags.String("config", "", "")
+	flags := whereFlags("status")
 	output := flags.String("output", "text", "")
 	set, err := parseFlags(flags, args)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,7 @@ import (
 
 // Names in a development CA, which has one token for root and issuing CA.
 const (
-	devToken      = "brevet-dev"
+	devLabel      = "brevet-dev"
 	devRootKey    = "root-g1"
 	devIssuingKey = "issuing-g1"
 	devOperator   = "dev"
@@ -143,10 +144,10 @@ func (d dev) makeCA(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := hsm.InitToken(ctx, module, devToken, soPIN, pin); err != nil {
+	if _, err := hsm.InitToken(ctx, module, devLabel, soPIN, pin); err != nil {
 		return err
 	}
-	token, err := openToken(ctx, TokenConfig{Label: devToken}, pin)
+	token, err := openToken(ctx, TokenConfig{Label: devLabel}, pin)
 	if err != nil {
 		return err
 	}
@@ -238,10 +239,11 @@ func (d dev) config() (Config, hsm.PIN, error) {
 	c := Config{
 		TrustDomain: issuing.PermittedURIDomains[0], Directory: d.dir, Names: []string{"localhost", "127.0.0.1", "::1"},
 		Address: net.JoinHostPort("localhost", port), PublicURL: "http://" + d.http,
-		Listen: ListenConfig{GRPC: d.grpc, HTTP: d.http}, Token: TokenConfig{Label: devToken},
+		Listen: ListenConfig{GRPC: d.grpc, HTTP: d.http}, Token: TokenConfig{Label: devLabel},
 		Log: LogConfig{Format: "text", Level: "warn"},
 	}
-	return c, pin, c.check()
+	err = c.check()
+	return c, pin, err
 }
 
 // install records the ceremony's results in the store; it finds them there on every start but the first.
@@ -306,12 +308,17 @@ func (d dev) sayNext(cmd *cobra.Command) {
 	if home, err := stateHome(); err != nil || d.dir != home {
 		flag = " --operator " + d.operator()
 	}
+	self := os.Args[0]
+	agent := filepath.Join(filepath.Dir(self), "brevet-agent")
+	if !strings.Contains(self, "/") {
+		agent = "brevet-agent"
+	}
 	fmt.Fprintf(cmd.OutOrStdout(), `The development CA is up: gRPC %s, OCSP and CRLs http://%s, root certificate %s.
 State is kept in %s. Stop with Ctrl-C; start again and it goes on.
 
 Next, in another terminal:
-  brevet identity create device/1%s
-  brevet token create device/1 --out device1.token%s
-  brevet-agent enroll --directory device1 --token-file device1.token
-`, d.grpc, d.http, filepath.Join(d.ca(), "root.crt"), d.dir, flag, flag)
+  %s identity create device/1%s
+  %s token create device/1 --out device1.token%s
+  %s run --directory device1 --token-file device1.token
+`, d.grpc, d.http, filepath.Join(d.ca(), "root.crt"), d.dir, self, flag, self, flag, agent)
 }

@@ -35,7 +35,7 @@ type tourBlock struct {
 	output   []string
 }
 
-var tourFence = regexp.MustCompile("(?ms)^```((?:sh|text) tour[^\n]*)\n(.*?)^```$")
+var tourFence = regexp.MustCompile("(?ms)^```((?:sh|text) tour[^\n]*)\n(.*?\n)```$")
 
 // readTour reads the blocks, in which it puts this machine's free ports in place of the default ones.
 func readTour(t *testing.T, ports *strings.Replacer) (server tourBlock, blocks []tourBlock) {
@@ -90,7 +90,8 @@ func TestTour(t *testing.T) {
 	clone := t.TempDir() // stands for the directory that the reader has cloned
 	build(t, filepath.Join(clone, "bin"))
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C"}
-	dev := exec.Command(filepath.Join(clone, "bin", "brevet"), "dev", "--grpc", grpc, "--http", http) //nolint:noctx // it is interrupted
+	dev := exec.CommandContext(context.WithoutCancel(t.Context()), // it is interrupted, after the test's context has ended
+		filepath.Join(clone, "bin", "brevet"), "dev", "--grpc", grpc, "--http", http)
 	dev.Env = env
 	server.start(t, dev)
 
@@ -151,7 +152,8 @@ func build(t *testing.T, dir string) {
 // freeAddress is a loopback address that nobody listens on. It has to be known beforehand: certificates contain it.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it is closed at once
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -87,5 +87,5 @@ func write(out string, key *ecdsa.PrivateKey, c *brevetv1.Credential) error {
 	for _, cert := range append([][]byte{c.GetCertificate()}, c.GetChain()...) {
 		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})...)
 	}
-	return os.WriteFile(out+".crt", chain, 0o644) //nolint:gosec // a certificate is public
+	return os.WriteFile(out+".crt", chain, 0o644)
 }

@@ -99,12 +99,9 @@ func TestCallerWaitsAsLongAsItLikes(t *testing.T) {
 	}
 	defer db.Close()
 	impatient, giveUp := context.WithCancel(context.Background())
-	queued := make(chan error)
-	faults.next.Store(&fault{applies: true, before: func() {
-		// Here the first transaction is about to commit. A second caller waits for its turn, and both give up.
-		go func() { queued <- fillFor(impatient, db) }()
-		giveUp()
-		if err := <-queued; err == nil {
+	// The first caller gives up before its transaction has written, and the second while it waits for its turn.
+	faults.next.Store(&fault{applies: true, begun: giveUp, before: func() {
+		if err := fillFor(impatient, db); err == nil {
 			t.Error("a caller who gave up in the queue succeeded")
 		}
 	}})

@@ -18,6 +18,7 @@ type faultyDriver struct {
 type fault struct {
 	applies bool
 	err     error
+	begun   func() // runs once the transaction has begun; nil for nothing
 	before  func() // runs where the commit would; nil for nothing
 }
 
@@ -40,6 +41,9 @@ type faultyConn struct {
 
 func (c *faultyConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
 	tx, err := c.SQLiteConn.BeginTx(ctx, opts)
+	if f := c.driver.next.Load(); f != nil && f.begun != nil {
+		f.begun()
+	}
 	return faultyTx{tx, c.driver}, err
 }
 
@@ -56,7 +60,7 @@ func (tx faultyTx) Commit() error {
 	if f.before != nil {
 		f.before()
 	}
-	end := tx.Tx.Rollback
+	end := tx.Rollback
 	if f.applies {
 		end = tx.Tx.Commit
 	}

@@ -153,17 +153,17 @@ func checkKey(ctx context.Context, tx *sql.Tx, key pki.KeyHash, identity int64) 
 // consume uses up what a guard has found. It is the same transaction that found it, so nothing can have changed.
 func (tx *writeTx) consume(ctx context.Context, guard pki.Guard, g guarded) error {
 	if guard.Enrolls {
-		if err := tx.exec(ctx, 1, `UPDATE identities SET state = 2, generation = generation + 1 WHERE id = ?`, g.identity); err != nil {
+		if err := tx.execOne(ctx, `UPDATE identities SET state = 2, generation = generation + 1 WHERE id = ?`, g.identity); err != nil {
 			return err
 		}
 	}
 	if g.token != 0 {
-		if err := tx.exec(ctx, 1, `UPDATE tokens SET spent = 1 WHERE id = ?`, g.token); err != nil {
+		if err := tx.execOne(ctx, `UPDATE tokens SET spent = 1 WHERE id = ?`, g.token); err != nil {
 			return err
 		}
 	}
 	if g.predecessor != 0 {
-		return tx.exec(ctx, 1, `UPDATE certificates SET successor = ? WHERE id = ?`, guard.Key.Bytes(), g.predecessor)
+		return tx.execOne(ctx, `UPDATE certificates SET successor = ? WHERE id = ?`, guard.Key.Bytes(), g.predecessor)
 	}
 	return nil
 }

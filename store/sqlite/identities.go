@@ -82,7 +82,7 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 		if err != nil {
 			return err
 		}
-		err = tx.exec(ctx, 1, `
+		err = tx.execOne(ctx, `
 			UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, generation = ? WHERE spiffe_id = ?`,
 			have.Profile, p.labels, p.dnsNames, p.ipAddresses, have.Generation, have.ID.String())
 		if err != nil {

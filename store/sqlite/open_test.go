@@ -167,7 +167,7 @@ func TestErrorsHaveTypes(t *testing.T) {
 	if !errors.As(err, &newer) || newer.Have != 99 || newer.Known < 1 || newer.Path != path {
 		t.Errorf("a newer store: %v", err)
 	}
-	if err := os.Chmod(path, 0o644); err != nil { //nolint:gosec // what the test is about
+	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	_, err = sqlite.Open(context.Background(), path)
@@ -201,13 +201,13 @@ func TestOneOpener(t *testing.T) {
 func TestDirectoryWithoutTheRightToWrite(t *testing.T) {
 	dir := t.TempDir()
 	for d := dir; d != filepath.Dir(d) && d != os.TempDir(); d = filepath.Dir(d) {
-		if err := os.Chmod(d, 0o555); err != nil { //nolint:gosec // what the test is about
+		if err := os.Chmod(d, 0o555); err != nil {
 			t.Fatal(err)
 		}
 	}
 	t.Cleanup(func() {
 		for d := dir; d != filepath.Dir(d) && d != os.TempDir(); d = filepath.Dir(d) {
-			_ = os.Chmod(d, 0o700) //nolint:gosec // a directory
+			_ = os.Chmod(d, 0o700)
 		}
 	})
 	result := make(chan error)

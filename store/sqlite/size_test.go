@@ -260,6 +260,9 @@ func explain(t *testing.T, db *sql.DB, query string) string {
 		}
 		plan = append(plan, detail)
 	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
 	return strings.Join(plan, "\n")
 }
 
@@ -269,7 +272,7 @@ func BenchmarkIssue(b *testing.B) {
 			m := newMill(b, filepath.Join(b.TempDir(), "brevet.db"))
 			ids := make([]pki.SPIFFEID, size)
 			for i := range ids {
-				ids[i] = m.identity(uint64(i)) //nolint:gosec // a small number
+				ids[i] = m.identity(uint64(i))
 			}
 			for i := 0; i < b.N; i += size {
 				m.issue(ids, nil)

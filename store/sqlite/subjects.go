@@ -81,7 +81,7 @@ func (tx *writeTx) setStatus(ctx context.Context, c subject, s pki.Status, o rev
 	if s.State != pki.Good {
 		revokedAt = millis(s.RevokedAt)
 	}
-	err := tx.exec(ctx, 1, `UPDATE certificates SET state = ?, reason = ?, revoked_at = ?, version = ? WHERE id = ?`,
+	err := tx.execOne(ctx, `UPDATE certificates SET state = ?, reason = ?, revoked_at = ?, version = ? WHERE id = ?`,
 		s.State, s.Reason, revokedAt, s.Version, c.id)
 	if err != nil || c.keyHash == nil || !isKeyCompromise(o) {
 		return change, err
@@ -109,7 +109,7 @@ func (tx *writeTx) moveIdentity(ctx context.Context, o revocation.Order) (transl
 		return m.action, false, err
 	}
 	resumes = sql.NullInt64{Int64: int64(from), Valid: m.to == pki.Suspended}
-	err = tx.exec(ctx, 1, `UPDATE identities SET state = ?, resumes = ?, generation = generation + 1 WHERE id = ?`, m.to, resumes, id)
+	err = tx.execOne(ctx, `UPDATE identities SET state = ?, resumes = ?, generation = generation + 1 WHERE id = ?`, m.to, resumes, id)
 	return m.action, err == nil, err
 }
 

@@ -63,7 +63,7 @@ func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestI
 			return err
 		}
 		t.Request, t.Key = request, key
-		err = tx.exec(ctx, 1, `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL`,
+		err = tx.execOne(ctx, `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL`,
 			request.Bytes(), key.Bytes(), id.Bytes())
 		if err != nil {
 			return err

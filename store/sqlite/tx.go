@@ -74,16 +74,17 @@ func (tx *writeTx) issuer(ctx context.Context, issuer pki.IssuerID) (int64, erro
 	return id, nil
 }
 
-// exec runs a statement that must change exactly so many rows.
-func (tx *writeTx) exec(ctx context.Context, rows int64, query string, args ...any) error {
+// execOne runs a statement that must change exactly one row.
+func (tx *writeTx) execOne(ctx context.Context, query string, args ...any) error {
 	result, err := tx.ExecContext(ctx, query, args...)
 	if err != nil {
 		return err
 	}
-	if n, err := result.RowsAffected(); err != nil || n != rows {
-		return errors.Join(fmt.Errorf("%d rows changed where %d should have", n, rows), err)
+	n, err := result.RowsAffected()
+	if err == nil && n != 1 {
+		err = fmt.Errorf("%d rows changed where one should have", n)
 	}
-	return nil
+	return err
 }
 
 // each calls visit for every row.

@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
-
 	"github.com/brevet-pki/brevet/cmd/internal/config"
 )
 
@@ -163,25 +161,6 @@ func TestLoad(t *testing.T) {
 	}
 	if err := config.Load(path, &got); err == nil || err.Error() != path+":2: nme: there is no such key; the nearest is name" {
 		t.Errorf("Load: %v", err)
-	}
-}
-
-func TestParseDurationAgreesWithTime(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		days := rapid.IntRange(0, 36500).Draw(t, "days")
-		rest := time.Duration(rapid.Int64Range(0, int64(24*time.Hour)).Draw(t, "rest"))
-		want := time.Duration(days)*24*time.Hour + rest
-		if got, err := config.ParseDuration(fmt.Sprintf("%dd%s", days, rest)); err != nil || got != want {
-			t.Fatalf("%v, %v; want %v", got, err, want)
-		}
-		if got, err := config.ParseDuration(want.String()); err != nil || got != want {
-			t.Fatalf("%v, %v; want %v", got, err, want)
-		}
-	})
-	for _, text := range []string{"", "d", "-1d", "1.5d", "999999d", "106751d24h", "1d-1h", "1dd", "1d1d", "7"} {
-		if got, err := config.ParseDuration(text); err == nil {
-			t.Errorf("%q is %v", text, got)
-		}
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/brevet-pki/brevet/pki"
 )
 
 var (
@@ -107,34 +109,12 @@ func checkPairs(n *yaml.Node, path string, each func(key, value *yaml.Node, path
 
 // checkDuration reads 90s, 1h30m or 7d, and leaves in the node what time.ParseDuration reads.
 func checkDuration(n *yaml.Node, path string) error {
-	d, err := ParseDuration(n.Value)
+	d, err := pki.ParseDuration(n.Value)
 	if n.Kind != yaml.ScalarNode || err != nil {
 		return fault(n, path, "a duration with its unit belongs here, such as 30s, 12h or 7d")
 	}
 	n.SetString(d.String())
 	return nil
-}
-
-// ParseDuration reads what time.ParseDuration does, and whole days before it: 7d, 1d12h.
-func ParseDuration(text string) (time.Duration, error) {
-	digits, rest, ok := strings.Cut(text, "d")
-	if !ok {
-		return time.ParseDuration(text)
-	}
-	days, err := strconv.ParseUint(digits, 10, 31)
-	const day = 24 * time.Hour
-	if err != nil || days > uint64((1<<63-1)/day) {
-		return 0, fmt.Errorf("%q is not a duration: give a number with its unit, such as 30s, 12h or 7d", text)
-	}
-	d := time.Duration(days) * day
-	if rest == "" {
-		return d, nil
-	}
-	more, err := time.ParseDuration(rest)
-	if err != nil || more < 0 || d+more < d {
-		return 0, fmt.Errorf("%q is not a duration: give a number with its unit, such as 30s, 12h or 7d", text)
-	}
-	return d + more, nil
 }
 
 // checkScalar has yaml decode one value by itself, so that the error can name its key.
