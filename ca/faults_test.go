@@ -76,6 +76,7 @@ type faultyJournal struct {
 	mu        sync.Mutex
 	announced map[string]pki.CertRef // digest to certificate, of intents that became durable
 	pending   map[string]ca.BatchID
+	epoch     ca.Epoch
 }
 
 func (j *faultyJournal) Write(ctx context.Context, epoch ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
@@ -92,6 +93,7 @@ func (j *faultyJournal) Write(ctx context.Context, epoch ca.Epoch, settle []ca.S
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.epoch = epoch
 	if j.announced == nil {
 		j.announced, j.pending = map[string]pki.CertRef{}, map[string]ca.BatchID{}
 	}
@@ -107,24 +109,25 @@ func (j *faultyJournal) Write(ctx context.Context, epoch ca.Epoch, settle []ca.S
 	return verdicts, nil
 }
 
-func (j *faultyJournal) State(ctx context.Context, batches []ca.BatchID) ([]ca.BatchState, error) {
+func (j *faultyJournal) State(ctx context.Context, epoch ca.Epoch, batches []ca.BatchID) ([]ca.BatchState, error) {
 	if j.state != nil {
 		if err := j.state(); err != nil {
 			return nil, err
 		}
 	}
-	return j.Journal.State(ctx, batches)
+	return j.Journal.State(ctx, epoch, batches)
 }
 
 // durable fails unless the intent for a digest is in the store right now.
 func (j *faultyJournal) durable(digest []byte) error {
 	j.mu.Lock()
 	batch, ok := j.pending[hex.EncodeToString(digest)]
+	epoch := j.epoch
 	j.mu.Unlock()
 	if !ok {
 		return errors.New("asked to sign what was never announced")
 	}
-	states, err := j.Journal.State(context.Background(), []ca.BatchID{batch})
+	states, err := j.Journal.State(context.Background(), epoch, []ca.BatchID{batch})
 	if err != nil {
 		return err
 	}

@@ -90,8 +90,9 @@ type Journal interface {
 	// settlement, hold if the transaction applied, so they are returned beside an error too. A stale epoch gets an
 	// error that wraps ErrFenced, and nothing is written.
 	Write(ctx context.Context, epoch Epoch, settle []Settlement, announce []Intent) ([]Verdicts, error)
-	// State reads back what became of batches, in their order.
-	State(ctx context.Context, batches []BatchID) ([]BatchState, error)
+	// State reads back what became of batches, in their order. A stale epoch gets an error that wraps ErrFenced: its
+	// batches may have been settled by the process that fenced it, which says nothing about what it wrote itself.
+	State(ctx context.Context, epoch Epoch, batches []BatchID) ([]BatchState, error)
 }
 
 // Installed is a CA certificate that a ceremony installed.

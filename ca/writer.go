@@ -301,7 +301,10 @@ func (w *writer) commit(settle []Settlement, announce []Intent) ([]Verdicts, err
 		}
 	}
 	for pause := settleRetry; ; pause = min(2*pause, settleRetryMost) {
-		states, serr := w.journal.State(ctx, ids[:1]) // the transaction is one: its first batch tells of all
+		states, serr := w.journal.State(ctx, w.epoch, ids[:1]) // the transaction is one: its first batch tells of all
+		if errors.Is(serr, ErrFenced) {
+			return nil, serr
+		}
 		if serr == nil && len(states) == 1 {
 			if states[0] == want {
 				return verdicts, nil

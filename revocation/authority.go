@@ -120,7 +120,7 @@ func mayIssueCRLs(c *x509.Certificate) error {
 	return nil
 }
 
-// Apply carries out an order and returns the statuses that it changed. When it returns without error the change is
+// Apply carries out an order and returns the statuses of the certificates it is about. When it returns without error the change is
 // durable, every responder of this process has been told, and a new CRL follows within a second. An order's time is
 // cut to the second; where it is zero it is now, and it is never later. A Refusal says which rule an order breaks.
 func (a *Authority) Apply(ctx context.Context, o Order) ([]pki.StatusChange, error) {

@@ -60,8 +60,9 @@ type Records interface {
 
 // StatusRecords keeps which certificates are revoked or on hold.
 type StatusRecords interface {
-	// Apply carries out an order and returns the statuses that it changed. An order that would change nothing
-	// because it was carried out before succeeds and returns none. A revocation is final: another reason is refused
+	// Apply carries out an order and returns the status of every certificate that it is about as it stands now. An
+	// order that changes nothing, because it was carried out before, succeeds and returns the same: whoever repeats an
+	// order after an ambiguous failure tells the responders what the first one did. A revocation is final: another reason is refused
 	// (revocation.final), except an upgrade to keyCompromise. Revoking for keyCompromise marks the certificate's key.
 	Apply(ctx context.Context, o Order) ([]pki.StatusChange, error)
 	// Revoked yields every certificate of the issuer that is revoked or on hold and was not expired at the given

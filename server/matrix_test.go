@@ -154,7 +154,9 @@ func invoke(t *testing.T, conn *grpc.ClientConn, m protoreflect.MethodDescriptor
 
 func callers(t *testing.T, w *servertest.World) []caller {
 	t.Helper()
-	pair := func(h *servertest.Holder) *tls.Certificate { return certificate(h.Key, h.Certificate.Raw, w.Issuing.Raw) }
+	pair := func(h *servertest.Holder) *tls.Certificate {
+		return certificate(h.Key, h.Certificate.Raw, w.Issuing.Raw)
+	}
 	serverOnly := func(r *brevetv1.CreateIdentityRequest) { r.Profile = "server" }
 	withdrawn := w.Enrolled(t, "device", "device/revoked")
 	w.Revoke(t, withdrawn.Certificate, "privilegeWithdrawn")

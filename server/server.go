@@ -171,8 +171,7 @@ const operatorTokenLifetime = 24 * time.Hour
 
 // OperatorToken registers an operator and makes a one-time token for enrolling as one. It is for whoever runs this
 // process, who holds the issuing key anyway.
-func (s *Server) OperatorToken(ctx context.Context, name string, replace bool) (string, error) {
-	by := pki.ActorCommand("ceremony install")
+func (s *Server) OperatorToken(ctx context.Context, name string, replace bool, by pki.Actor) (string, error) {
 	id, err := s.registrar.CreateIdentity(ctx, ra.NewIdentity{Name: name, Kind: pki.Operator}, by)
 	if err != nil {
 		return "", err

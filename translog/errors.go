@@ -63,7 +63,7 @@ type MismatchError struct {
 func (e *MismatchError) Error() string {
 	if e.Store.Size < e.Archive.Size {
 		return fmt.Sprintf("translog: the archive holds %d entries and the store %d: the store was restored from an older backup; "+
-			"replay the archive over it with 'brevet restore', or restore a newer backup", e.Archive.Size, e.Store.Size)
+			"what lies between would be forgotten, revocations among it; restore the newest backup, or the store itself", e.Archive.Size, e.Store.Size)
 	}
 	return fmt.Sprintf("translog: the archive and the store differ at entry %d: %s; check that both belong to the same CA, "+
 		"see 'brevet log verify', and restore the one that was altered", e.Index, e.Detail)

@@ -276,7 +276,7 @@ func TestMismatchesAreNamed(t *testing.T) {
 		index   uint64
 		says    string
 	}{
-		"an old backup":              {whole, store("a", "b"), 3, "brevet restore"},
+		"an old backup":              {whole, store("a", "b"), 3, "newest backup"},
 		"an empty store":             {whole, store(), 1, "older backup"},
 		"another history":            {whole[:2], store("a", "x", "c"), 2, "differ at entry 2"},
 		"another, of the same size":  {whole, store("a", "b", "c", "x"), 4, "differ at entry 4"},

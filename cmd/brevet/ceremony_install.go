@@ -108,7 +108,8 @@ func install(cmd *cobra.Command, c Config, inst installation, operator, tokenOut
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	if err := n.install(ctx, inst, pki.ActorCommand("ceremony install")); err != nil {
+	by := pki.ActorCommand("ceremony install")
+	if err := n.install(ctx, inst, by); err != nil {
 		return err
 	}
 	s, err := n.server(ctx, nil, nil)
@@ -124,7 +125,7 @@ func install(cmd *cobra.Command, c Config, inst installation, operator, tokenOut
 		_, err := fmt.Fprintln(out, "Next: brevet serve")
 		return err
 	}
-	text, err := s.OperatorToken(ctx, operator, false)
+	text, err := s.OperatorToken(ctx, operator, false, by)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,9 @@ const (
 	devOperator   = "dev"
 )
 
+// devActor is who the log says made a development CA.
+var devActor = pki.ActorCommand("dev")
+
 // dev is a whole CA in one directory.
 type dev struct {
 	dir         string
@@ -253,7 +256,7 @@ func (d dev) install(ctx context.Context, n *node) error {
 	if err != nil {
 		return err
 	}
-	return n.install(ctx, inst, pki.ActorCommand("dev"))
+	return n.install(ctx, inst, devActor)
 }
 
 // serve runs the server, and beside it the agent that keeps the operator's credential.
@@ -286,7 +289,7 @@ func (d dev) serve(cmd *cobra.Command, n *node) error {
 // as the server runs.
 func (d dev) keepOperator(ctx context.Context, cmd *cobra.Command, s *server.Server) error {
 	agent, closeDir, err := operatorAgent(d.operator(), func() (enroll.Token, error) {
-		text, err := s.OperatorToken(ctx, devOperator, true)
+		text, err := s.OperatorToken(ctx, devOperator, true, devActor)
 		if err != nil {
 			return enroll.Token{}, err
 		}

@@ -59,7 +59,7 @@ func (c *CA) Write(ctx context.Context, epoch ca.Epoch, settle []ca.Settlement, 
 		verdicts[i] = make(ca.Verdicts, len(s.Records))
 	}
 	err := c.db.write(ctx, "write the journal", func(ctx context.Context, tx *writeTx) error {
-		if err := tx.fence(ctx, epoch); err != nil {
+		if err := fence(ctx, tx.Tx, epoch); err != nil {
 			return err
 		}
 		if len(settle) > 0 {
@@ -83,13 +83,13 @@ func (c *CA) Write(ctx context.Context, epoch ca.Epoch, settle []ca.Settlement, 
 }
 
 // fence refuses every epoch but the newest.
-func (tx *writeTx) fence(ctx context.Context, epoch ca.Epoch) error {
+func fence(ctx context.Context, tx *sql.Tx, epoch ca.Epoch) error {
 	var newest int64
 	if err := tx.QueryRowContext(ctx, `SELECT epoch FROM journal`).Scan(&newest); err != nil {
 		return err
 	}
 	if ca.Epoch(newest) != epoch { //nolint:gosec // epochs count up from 1
-		return fmt.Errorf("sqlite: epoch %d writes while %d is the newest: %w", epoch, newest, ca.ErrFenced)
+		return fmt.Errorf("sqlite: epoch %d asks while %d is the newest: %w", epoch, newest, ca.ErrFenced)
 	}
 	return nil
 }
@@ -112,9 +112,12 @@ func (tx *writeTx) announce(ctx context.Context, epoch ca.Epoch, intent ca.Inten
 
 // State reads back what became of batches. Of a batch settled more than settledKept batches before the last Write it
 // says that it is absent.
-func (c *CA) State(ctx context.Context, batches []ca.BatchID) ([]ca.BatchState, error) {
+func (c *CA) State(ctx context.Context, epoch ca.Epoch, batches []ca.BatchID) ([]ca.BatchState, error) {
 	states := make([]ca.BatchState, len(batches))
 	err := c.db.read(ctx, "read the journal", func(ctx context.Context, tx *sql.Tx) error {
+		if err := fence(ctx, tx, epoch); err != nil {
+			return err
+		}
 		for i, batch := range batches {
 			row := tx.QueryRowContext(ctx, `
 				SELECT 2 FROM intents WHERE batch = ?1 UNION ALL SELECT 3 FROM settled WHERE batch = ?1`, batch[:])

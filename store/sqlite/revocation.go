@@ -13,7 +13,7 @@ import (
 // Revocation is the view of the revocation authority and of responders: a revocation.Records and a responder.Feed.
 type Revocation struct{ db *DB }
 
-// Apply carries out an order and returns the statuses that it changed.
+// Apply carries out an order and returns the statuses of the certificates that it is about.
 //
 // Releasing an identity releases every hold on its certificates; a certificate alone is not released while its identity
 // is suspended. An order about an identity leaves what is revoked already as it is, keyCompromise excepted.
@@ -47,7 +47,7 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) ([]
 		return nil, fmt.Errorf("certificate %s: %w", o.Certificate.Serial, err)
 	}
 	if !changed {
-		return nil, nil
+		return []pki.StatusChange{c.standing()}, nil
 	}
 	if o.Action == revocation.Release && c.identityState == pki.Suspended {
 		return nil, pki.Refuse(pki.RuleIdentityState, "resume the identity, which releases its certificates", "%s is suspended", c.identity)
@@ -72,16 +72,17 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) ([]pki
 	if err != nil {
 		return nil, err
 	}
-	var changes []pki.StatusChange
+	var changes, standing []pki.StatusChange
 	for _, c := range subjects {
 		status, changed, err := next(c.status, o)
 		if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleFinal {
-			continue // revoked before, for a reason of its own
+			changed, err = false, nil // revoked before, for a reason of its own
 		}
 		if err != nil {
 			return nil, err
 		}
 		if !changed {
+			standing = append(standing, c.standing())
 			continue
 		}
 		change, err := tx.setStatus(ctx, c, status, o)
@@ -91,9 +92,12 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) ([]pki
 		changes = append(changes, change)
 	}
 	if !moved && len(changes) == 0 {
-		return nil, nil // carried out before
+		return standing, nil // carried out before
 	}
-	return changes, tx.append(ctx, orderEntry(o, action, o.Identity, changes))
+	if err := tx.append(ctx, orderEntry(o, action, o.Identity, changes)); err != nil {
+		return nil, err
+	}
+	return append(changes, standing...), nil
 }
 
 // next returns the status after an order, and whether that is another one than before.

@@ -202,7 +202,7 @@ func TestSettledBatchesAreForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	states, err := m.db.CA().State(ctx, last)
+	states, err := m.db.CA().State(ctx, m.epoch, last)
 	if err != nil {
 		t.Fatal(err)
 	}

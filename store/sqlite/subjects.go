@@ -23,6 +23,11 @@ type subject struct {
 	identityState pki.IdentityState
 }
 
+// standing is the certificate's status as it is.
+func (c subject) standing() pki.StatusChange {
+	return pki.StatusChange{Ref: c.ref, NotAfter: c.notAfter, Status: c.status}
+}
+
 const selectSubject = `
 	SELECT c.id, i.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version, c.key_hash, n.spiffe_id, n.state
 	FROM certificates c JOIN issuers i ON i.id = c.issuer LEFT JOIN identities n ON n.id = c.identity `

@@ -80,7 +80,9 @@ func staleEpochWritesNothing(t *testing.T, w *world) {
 	_, err = w.Journal.Write(ctx, w.epoch+1, nil, nil)
 	mustFence(t, err)
 
-	states, err := w.Journal.State(ctx, []ca.BatchID{pending.Batch, fresh.Batch})
+	_, err = w.Journal.State(ctx, stale, []ca.BatchID{pending.Batch})
+	mustFence(t, err)
+	states, err := w.Journal.State(ctx, w.epoch, []ca.BatchID{pending.Batch, fresh.Batch})
 	must(t, err)
 	mustEqual(t, "the state", states, []ca.BatchState{ca.BatchPending, ca.BatchAbsent})
 	_, err = w.RA.Certificate(ctx, r.Ref)
@@ -254,10 +256,10 @@ func stateTells(t *testing.T, w *world) {
 	_, err = w.Journal.Write(ctx, w.epoch, settle, nil)
 	must(t, err)
 	pending := w.announce(t, w.record(t, id))
-	states, err := w.Journal.State(ctx, append([]ca.BatchID{ca.NewBatchID(), pending.Batch}, ids...))
+	states, err := w.Journal.State(ctx, w.epoch, append([]ca.BatchID{ca.NewBatchID(), pending.Batch}, ids...))
 	must(t, err)
 	mustEqual(t, "the states", states, want)
-	states, err = w.Journal.State(ctx, nil)
+	states, err = w.Journal.State(ctx, w.epoch, nil)
 	must(t, err)
 	mustEqual(t, "the states of no batches", states, nil)
 }

@@ -80,13 +80,14 @@ func followSteps(t *testing.T, w *world, steps []step) {
 			must(t, err)
 		}
 		want := s.want
-		var wantChanges []pki.StatusChange
 		if s.changed {
 			version++
-			want.Version = version
-			wantChanges = []pki.StatusChange{{Ref: r.Ref, NotAfter: r.NotAfter, Status: want}}
 		}
 		want.Version = version
+		wantChanges := []pki.StatusChange{{Ref: r.Ref, NotAfter: r.NotAfter, Status: want}}
+		if s.refused != "" {
+			wantChanges = nil
+		}
 		mustEqual(t, "the changes", changes, wantChanges)
 		mustEqual(t, "the status", w.certificate(t, r.Ref).Status, want)
 		all := w.entries(t)

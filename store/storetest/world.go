@@ -200,12 +200,26 @@ func (w *world) abandon(t rapid.TB) ca.Record {
 	return r
 }
 
+// apply carries out an order, checks that what it returns is how things stand, and returns what of it has changed.
 func (w *world) apply(t rapid.TB, o revocation.Order) []pki.StatusChange {
 	t.Helper()
-	o.By, o.At = operator, w.now
-	changes, err := w.Revocation.Apply(context.Background(), o)
+	before := map[pki.CertRef]pki.Status{}
+	_, err := w.Feed.Snapshot(context.Background(), time.Time{}, func(c pki.StatusChange) error {
+		before[c.Ref] = c.Status
+		return nil
+	})
 	must(t, err)
-	return changes
+	o.By, o.At = operator, w.now
+	standing, err := w.Revocation.Apply(context.Background(), o)
+	must(t, err)
+	var changed []pki.StatusChange
+	for _, c := range standing {
+		mustEqual(t, "the status", w.certificate(t, c.Ref).Status, c.Status)
+		if before[c.Ref] != c.Status {
+			changed = append(changed, c)
+		}
+	}
+	return changed
 }
 
 func (w *world) stateOf(t rapid.TB, id pki.SPIFFEID) ra.Identity {
