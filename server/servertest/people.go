@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
@@ -112,7 +113,7 @@ func (w *World) Enroll(t testing.TB, token []byte, key crypto.Signer) *Holder {
 // NewOperator makes an operator as the ceremony does.
 func (w *World) NewOperator(t testing.TB, name string) *Holder {
 	t.Helper()
-	return w.Enroll(t, w.Secret(t, Must(w.Server.OperatorToken(t.Context(), name, false, pki.ActorCommand("servertest")))(t)), Key(t))
+	return w.Enroll(t, w.Secret(t, Must(w.Server.OperatorToken(t.Context(), name, false, pki.ActorCommand("ceremony install")))(t)), Key(t))
 }
 
 // Enrollment is a new request for a token and a key. Sent again, it is the same request.
