@@ -66,7 +66,7 @@ func TestBadProfilesAreRefusedByNameAndKey(t *testing.T) {
 		"no kinds":              {func(c *ca.ProfileConfig) { c.Kinds = nil }, "kinds"},
 		"unknown kind":          {func(c *ca.ProfileConfig) { c.Kinds = []string{"toaster"} }, `"toaster"`},
 		"no lifetime":           {func(c *ca.ProfileConfig) { c.Lifetime = "" }, "lifetime"},
-		"lifetime without unit": {func(c *ca.ProfileConfig) { c.Lifetime = "24" }, "24h or 7d"},
+		"lifetime without unit": {func(c *ca.ProfileConfig) { c.Lifetime = "24" }, "12h or 7d"},
 		"negative lifetime":     {func(c *ca.ProfileConfig) { c.Lifetime = "-1h" }, "lifetime"},
 		"too short":             {func(c *ca.ProfileConfig) { c.Lifetime = "10ms" }, "too short"},
 		"over the longest":      {func(c *ca.ProfileConfig) { c.Lifetime = "31d" }, "max_lifetime"},

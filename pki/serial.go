@@ -21,11 +21,10 @@ type Serial struct{ b [SerialSize]byte }
 
 // MakeSerial lays out a serial number: 6 octets of milliseconds since 1970, so that indexes grow at one
 // end, then 14 octets that the caller draws at random, more than the 64 bits that certificate profiles ask for.
-// The time must lie between 2004 and the year 6429, so that the first octet is neither zero, which would make the number
-// shorter, nor negative.
+// The time must lie between 1971 and the year 6429: no right clock shows another one, and later ones would be negative.
 func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	ms := t.UnixMilli()
-	if ms < 1<<40 || ms >= 1<<47 {
+	if ms < 1<<35 || ms >= 1<<47 {
 		return Serial{}, fmt.Errorf("pki: time %s cannot open a serial number: set the clock right", t.UTC().Format(time.RFC3339))
 	}
 	var s Serial

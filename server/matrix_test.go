@@ -37,6 +37,7 @@ type result struct {
 var (
 	fine      = result{codes.OK, ""}
 	malformed = result{codes.InvalidArgument, pki.RuleRequest}
+	unread    = result{codes.InvalidArgument, ""} // by a service that is not ours
 	untrusted = result{codes.Unauthenticated, pki.RuleCertificate}
 	unknown   = result{codes.Unauthenticated, pki.RuleUnauthenticated}
 	denied    = result{codes.PermissionDenied, pki.RuleAccess}
@@ -69,8 +70,8 @@ var rpcs = map[string]struct {
 	"grpc.health.v1.Health.Check":                                   {anybody: true, admitted: fine},
 	"grpc.health.v1.Health.List":                                    {anybody: true, admitted: fine},
 	"grpc.health.v1.Health.Watch":                                   {anybody: true, admitted: fine},
-	"grpc.reflection.v1.ServerReflection.ServerReflectionInfo":      {anybody: true, admitted: fine},
-	"grpc.reflection.v1alpha.ServerReflection.ServerReflectionInfo": {anybody: true, admitted: fine},
+	"grpc.reflection.v1.ServerReflection.ServerReflectionInfo":      {anybody: true, admitted: unread},
+	"grpc.reflection.v1alpha.ServerReflection.ServerReflectionInfo": {anybody: true, admitted: unread},
 }
 
 // caller is a kind of caller, and what it meets where a valid identity is needed, and where an operator is.
@@ -147,6 +148,9 @@ func invoke(t *testing.T, conn *grpc.ClientConn, m protoreflect.MethodDescriptor
 		return err
 	}
 	if err := stream.SendMsg(req); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if err := stream.CloseSend(); err != nil {
 		return err
 	}
 	return stream.RecvMsg(resp)
