@@ -46,12 +46,18 @@ type Registrar struct {
 	clock       func() time.Time
 	log         *slog.Logger
 	turns       *turns
+	refusals    *refusals
 }
 
-// New returns a Registrar.
+// New returns a Registrar. Close it at the end.
 func New(c Config) *Registrar {
-	return &Registrar{c.TrustDomain, c.Records, c.Issuer, c.Superseder, c.Token, c.Clock, c.Log, newTurns()}
+	return &Registrar{
+		c.TrustDomain, c.Records, c.Issuer, c.Superseder, c.Token, c.Clock, c.Log, newTurns(), newRefusals(c.Records, c.Clock, c.Log),
+	}
 }
+
+// Close writes to the log what is still only counted.
+func (r *Registrar) Close() { r.refusals.flush() }
 
 // Enrollment asks for an identity's first certificate.
 type Enrollment struct {
@@ -266,7 +272,7 @@ func (r *Registrar) Note(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err
 	r.log.WarnContext(ctx, "refused", "identity", id.String(), "by", by.String(), "rule", string(why.Rule), "detail", why.Detail)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), notePatience)
 	defer cancel()
-	if lerr := r.records.Refused(ctx, by, id, why, r.clock()); lerr != nil {
+	if lerr := r.refusals.write(ctx, by, id, why); lerr != nil {
 		r.log.ErrorContext(ctx, "the refusal is missing in the log", "identity", id.String(), "rule", string(why.Rule), "error", lerr)
 	}
 	return err

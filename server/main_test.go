@@ -23,7 +23,7 @@ var ground servertest.Ground
 func TestMain(m *testing.M) {
 	code, err := run(m)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%v: run deploy/setup.sh --test\n", err)
+		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
 	os.Exit(code)
@@ -50,14 +50,16 @@ func run(m *testing.M) (code int, err error) {
 		return 0, errors.Join(err, token.Close())
 	}
 	ground = servertest.Ground{Root: root, Issuing: issuing, Open: openStore}
-	code = m.Run()
+	if code = m.Run(); code != 0 {
+		return code, token.Close() // a test that fails leaves things behind
+	}
 	return code, errors.Join(token.Close(), goleak.Find())
 }
 
 func newToken(dir string) (*hsm.Token, error) {
 	module, err := hsm.FindSoftHSM()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: run deploy/setup.sh --test", err)
 	}
 	conf, err := hsm.WriteSoftHSM(filepath.Join(dir, "softhsm"))
 	if err != nil {

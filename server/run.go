@@ -143,6 +143,7 @@ func (s *Server) stop(ctx context.Context, public *http.Server) error {
 	case <-ctx.Done():
 		s.grpc.Stop()
 	}
+	s.registrar.Close()
 	err := errors.Join(public.Shutdown(ctx), s.authority.Close(ctx), s.sequencer.Sync(ctx))
 	for _, c := range s.closers {
 		err = errors.Join(err, c.Close())

@@ -159,6 +159,9 @@ func (s *Server) OnReady(f func()) { s.ready = f }
 
 // Close releases what New opened, for a server that is not run.
 func (s *Server) Close(ctx context.Context) error {
+	if s.registrar != nil {
+		s.registrar.Close()
+	}
 	err := s.authority.Close(ctx)
 	for _, c := range s.closers {
 		err = errors.Join(err, c.Close())

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ocsp"
+
 	"github.com/brevet-pki/brevet/ca/lint"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
@@ -92,35 +94,47 @@ func (c *court) pem(t testing.TB, name string, ders ...[]byte) string {
 	return path
 }
 
-// awaitCRL fetches the issuing CA's CRL once it holds exactly what is revoked or on hold.
+// awaitCRL fetches the issuing CA's CRL once it holds everything that was revoked or put on hold, and is not expired.
+// What was never released may be on it too: nobody waits for that.
 func (c *court) awaitCRL(t testing.TB) []byte {
 	t.Helper()
-	want := map[string]bool{}
+	want, may := map[string]bool{}, map[string]bool{}
 	for _, e := range c.released[:c.current] {
 		if e.Status.State != pki.Good {
 			want[e.Ref.Serial.Int().String()] = true
 		}
 	}
 	for _, u := range c.unreleased {
-		want[u.Ref.Serial.Int().String()] = true
+		may[u.Ref.Serial.Int().String()] = true
 	}
-	var der []byte
 	for range 1000 {
-		der = c.fetch(t, "/crl/"+pki.IssuerOf(c.Issuing).Short()+".crl")
-		list := Must(x509.ParseRevocationList(der))(t)
-		listed := 0
-		for _, e := range list.RevokedCertificateEntries {
-			if want[e.SerialNumber.String()] {
+		der := c.fetch(t, "/crl/"+pki.IssuerOf(c.Issuing).Short()+".crl")
+		listed, others := 0, 0
+		for _, e := range Must(x509.ParseRevocationList(der))(t).RevokedCertificateEntries {
+			switch serial := e.SerialNumber.String(); {
+			case want[serial]:
 				listed++
+			case !may[serial]:
+				others++
 			}
 		}
-		if listed == len(want) && len(list.RevokedCertificateEntries) == len(want) {
+		if listed == len(want) && others == 0 {
 			return der
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	t.Fatalf("no CRL of the %d revoked certificates is published", len(want))
+	t.Fatalf("no CRL of the %d revoked certificates, and no others, is published", len(want))
 	return nil
+}
+
+// awaitUnreleased returns when the responder has heard of what was never released: the log tells it, a little later.
+func (c *court) awaitUnreleased(t testing.TB) {
+	t.Helper()
+	for _, u := range c.unreleased {
+		for c.OCSP(t, &x509.Certificate{SerialNumber: u.Ref.Serial.Int()}).Status != ocsp.Revoked {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
 }
 
 func (c *court) fetch(t testing.TB, path string) []byte {
@@ -237,6 +251,7 @@ func (c *court) openSSLAsks(t testing.TB) {
 	if len(c.released) > 0 {
 		c.OCSP(t, parse(t, c.released[0].DER)) // returns when the responder's knowledge is current
 	}
+	c.awaitUnreleased(t)
 	for len(questions) > 0 {
 		batch := questions[:min(ocspBatch, len(questions))]
 		questions = questions[len(batch):]

@@ -123,13 +123,13 @@ func New(t testing.TB, g Ground, o Options) *World {
 	w.ceremony(t)
 	w.open(t)
 	w.install(t)
+	t.Cleanup(func() { w.auditFiles(t) }) // in the opposite order of this
+	t.Cleanup(func() { w.Stop(t) })
 	w.serve(t, o)
 	t.Cleanup(func() {
 		if !t.Failed() {
 			w.judge(t)
 		}
-		w.Stop(t)
-		w.auditFiles(t)
 	})
 	w.Operator = w.NewOperator(t, "alice")
 	return w

@@ -1,0 +1,329 @@
+package ra_test
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"database/sql"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	_ "github.com/mattn/go-sqlite3" // counts rows past the store
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/servertest"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// rows counts a table's rows without asking the store.
+func rows(t *testing.T, w *servertest.World, table string) int {
+	t.Helper()
+	db := servertest.Must(sql.Open("sqlite3", "file:"+w.Dir+"/store.db?mode=ro"))(t)
+	defer db.Close()
+	var n int
+	if err := db.QueryRowContext(t.Context(), "SELECT count(*) FROM "+table).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// together calls f at the same instant from n goroutines.
+func together[T any](n int, f func(i int) T) []T {
+	results := make([]T, n)
+	start := make(chan struct{})
+	var group sync.WaitGroup
+	for i := range n {
+		group.Go(func() {
+			<-start
+			results[i] = f(i)
+		})
+	}
+	close(start)
+	group.Wait()
+	return results
+}
+
+// answer is what a call for a certificate came to.
+type answer struct {
+	der []byte
+	err error
+}
+
+func TestEnrollGivesWhatWasGranted(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	id := w.Register(t, "device", "device/pump-1", func(r *brevetv1.CreateIdentityRequest) {
+		r.DnsNames = []string{"Pump-1.Fleet.Example", "a.fleet.example"}
+		r.IpAddresses = []string{"192.0.2.7", "2001:db8::7"}
+		r.Labels = map[string]string{"site": "north"}
+	})
+	key := servertest.Key(t)
+	req := servertest.Enrollment(t, w.Token(t, id, false), key)
+	req.Lifetime = durationpb.New(48 * time.Hour)
+	resp := servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t).GetCredential()
+	if len(resp.GetChain()) != 1 || !bytes.Equal(resp.GetChain()[0], w.Issuing.Raw) || len(resp.GetRoots()) != 1 || !bytes.Equal(resp.GetRoots()[0], w.Root.Raw) {
+		t.Error("the chain is not the issuing CA alone, or the roots are not the root alone")
+	}
+	c := servertest.Must(x509.ParseCertificate(resp.GetCertificate()))(t)
+	if !key.PublicKey.Equal(c.PublicKey) || c.Subject.String() != "CN=device/pump-1" || len(c.URIs) != 1 || c.URIs[0].String() != id {
+		t.Errorf("the certificate is of %s, %v, or another key's", c.Subject, c.URIs)
+	}
+	if !slices.Equal(c.DNSNames, []string{"a.fleet.example", "pump-1.fleet.example"}) || fmt.Sprint(c.IPAddresses) != "[192.0.2.7 2001:db8::7]" || c.EmailAddresses != nil {
+		t.Errorf("the certificate names %v, %v, %v", c.DNSNames, c.IPAddresses, c.EmailAddresses)
+	}
+	if c.IsCA || c.KeyUsage != x509.KeyUsageDigitalSignature || !slices.Equal(c.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}) {
+		t.Errorf("the certificate is for %v, %v, CA %v", c.KeyUsage, c.ExtKeyUsage, c.IsCA)
+	}
+	if life := c.NotAfter.Sub(c.NotBefore); life != 48*time.Hour+time.Minute {
+		t.Errorf("it lives %v, want the 48 h that were asked for and a minute of back-dating", life)
+	}
+	w.Status(t, c, "good")
+	got := servertest.Must(w.Operator.GetIdentity(t.Context(), &brevetv1.GetIdentityRequest{Id: id}))(t).GetIdentity()
+	if got.GetState() != "enrolled" || got.GetLabels()["site"] != "north" {
+		t.Errorf("the identity is %v", got)
+	}
+}
+
+func TestEnrollWithEveryKindOfKey(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, key := range map[string]crypto.Signer{
+		"P-256": servertest.Key(t), "P-384": servertest.Must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))(t),
+		"Ed25519": ed, "RSA-3072": servertest.Must(rsa.GenerateKey(rand.Reader, 3072))(t),
+	} {
+		h := w.Enroll(t, w.Token(t, w.Register(t, "device", "device/"+name), false), key)
+		if public := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !public.Equal(h.Certificate.PublicKey) {
+			t.Errorf("%s: the certificate is for another key", name)
+		}
+		w.Renewed(t, h, servertest.Key(t)) // the key works in TLS
+	}
+}
+
+func TestTheSameRequestGetsTheSameCertificate(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	id := w.Register(t, "device", "device/1")
+	req := servertest.Enrollment(t, w.Token(t, id, false), servertest.Key(t))
+	ask := func() []byte {
+		return servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t).GetCredential().GetCertificate()
+	}
+	first := ask()
+	if !bytes.Equal(ask(), first) {
+		t.Error("the same request was given another certificate")
+	}
+	w.Restart(t, servertest.Options{})
+	if !bytes.Equal(ask(), first) {
+		t.Error("the same request was given another certificate after a restart")
+	}
+	if n := rows(t, w, "certificates WHERE identity = (SELECT id FROM identities WHERE spiffe_id = '"+id+"')"); n != 1 {
+		t.Errorf("%d certificates are on record, want one", n)
+	}
+	w.Clock.Advance(time.Hour + time.Minute) // the token dies, and with it its request
+	_, err := w.Caller(t, nil).Enroll(t.Context(), req)
+	servertest.Refused(t, err, codes.Unauthenticated, pki.RuleToken)
+}
+
+func TestATokenServesOneRequestAndKey(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	for i, c := range []struct {
+		again func(*brevetv1.EnrollRequest)
+		code  codes.Code
+		rule  pki.Rule
+	}{
+		{func(r *brevetv1.EnrollRequest) { r.RequestId = servertest.RequestID() }, codes.PermissionDenied, pki.RuleTokenBound},
+		{func(r *brevetv1.EnrollRequest) {
+			r.RequestId, r.Csr = servertest.RequestID(), servertest.CSR(t, servertest.Key(t))
+		}, codes.PermissionDenied, pki.RuleTokenBound},
+		{func(r *brevetv1.EnrollRequest) { r.Csr = servertest.CSR(t, servertest.Key(t)) }, codes.FailedPrecondition, pki.RuleRequestReused},
+	} {
+		// It allows replacing, so that only the binding stands in the way of a second use.
+		token := w.Token(t, w.Register(t, "device", fmt.Sprintf("device/%d", i)), true)
+		req := servertest.Enrollment(t, token, servertest.Key(t))
+		der := servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t).GetCredential().GetCertificate()
+		c.again(req)
+		_, err := w.Caller(t, nil).Enroll(t.Context(), req)
+		servertest.Refused(t, err, c.code, c.rule)
+		w.Status(t, servertest.Must(x509.ParseCertificate(der))(t), "good") // and so did not replace anything
+	}
+}
+
+// A token is bound before anything is signed, so that it serves one request also when that one failed.
+func TestATokenIsBoundEvenWhereNothingWasIssued(t *testing.T) {
+	t.Parallel()
+	journal := &servertest.Faulty{}
+	w := servertest.New(t, ground, servertest.Options{Wrap: journal.Wrap})
+	req := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/1"), false), servertest.Key(t))
+	journal.FailWrites(1)
+	_, err := w.Caller(t, nil).Enroll(t.Context(), req)
+	servertest.Refused(t, err, codes.Unavailable, "")
+	_, err = w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, req.Token, servertest.Key(t)))
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleTokenBound)
+	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t)
+}
+
+func TestOneTokenAndEightKeysAtOnce(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	id := w.Register(t, "device", "device/1")
+	token := w.Token(t, id, true)
+	nobody := w.Caller(t, nil)
+	requests := make([]*brevetv1.EnrollRequest, 8)
+	for i := range requests {
+		requests[i] = servertest.Enrollment(t, token, servertest.Key(t))
+	}
+	winners := 0
+	for _, a := range together(len(requests), func(i int) answer {
+		resp, err := nobody.Enroll(t.Context(), requests[i])
+		return answer{resp.GetCredential().GetCertificate(), err}
+	}) {
+		if a.err == nil {
+			winners++
+			w.Status(t, servertest.Must(x509.ParseCertificate(a.der))(t), "good")
+			continue
+		}
+		servertest.Refused(t, a.err, codes.PermissionDenied, pki.RuleTokenBound)
+	}
+	if n := rows(t, w, "certificates WHERE identity = (SELECT id FROM identities WHERE spiffe_id = '"+id+"')"); winners != 1 || n != 1 {
+		t.Errorf("%d callers got a certificate, and %d are on record; want one", winners, n)
+	}
+}
+
+// A client that has given up waiting asks again while its first call is still under way.
+func TestOneRequestEightTimesAtOnce(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	nobody := w.Caller(t, nil)
+	fresh := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/1"), false), servertest.Key(t))
+	holder := w.Enrolled(t, "device", "device/2")
+	replace := servertest.Enrollment(t, w.Token(t, holder.ID, true), servertest.Key(t))
+	renewing := w.Enrolled(t, "device", "device/3")
+	renewal := servertest.Renewal(t, servertest.Key(t))
+	for name, ask := range map[string]func(int) answer{
+		"enrollment": func(int) answer {
+			resp, err := nobody.Enroll(t.Context(), fresh)
+			return answer{resp.GetCredential().GetCertificate(), err}
+		},
+		"replacement": func(int) answer {
+			resp, err := nobody.Enroll(t.Context(), replace)
+			return answer{resp.GetCredential().GetCertificate(), err}
+		},
+		"renewal": func(int) answer {
+			resp, err := renewing.Renew(t.Context(), renewal)
+			return answer{resp.GetCredential().GetCertificate(), err}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			answers := together(8, ask)
+			for _, a := range answers {
+				if a.err != nil || !bytes.Equal(a.der, answers[0].der) {
+					t.Fatalf("not the same certificate for all: %v", a.err)
+				}
+			}
+			w.Status(t, servertest.Must(x509.ParseCertificate(answers[0].der))(t), "good")
+		})
+	}
+	w.Status(t, holder.Certificate, "superseded")
+}
+
+func TestTokensThatDoNotServe(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	enroll := func(token []byte, code codes.Code, rule pki.Rule) {
+		t.Helper()
+		before := rows(t, w, "certificates")
+		_, err := w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, token, servertest.Key(t)))
+		servertest.Refused(t, err, code, rule)
+		if n := rows(t, w, "certificates"); n != before {
+			t.Errorf("%d certificates more are on record", n-before)
+		}
+	}
+	for _, token := range [][]byte{nil, make([]byte, 32), bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{1}, 31), bytes.Repeat([]byte{1}, 33)} {
+		enroll(token, codes.Unauthenticated, pki.RuleToken)
+	}
+
+	id := w.Register(t, "device", "device/suspended")
+	token := w.Token(t, id, false)
+	w.Suspend(t, id)
+	enroll(token, codes.FailedPrecondition, pki.RuleIdentityState)
+	w.Resume(t, id)
+	w.Enroll(t, token, servertest.Key(t)) // the token has outlived the suspension
+
+	id = w.Register(t, "device", "device/retired")
+	token = w.Token(t, id, false)
+	w.Retire(t, id)
+	enroll(token, codes.FailedPrecondition, pki.RuleIdentityState)
+
+	id = w.Register(t, "device", "device/enrolled")
+	token, other := w.Token(t, id, false), w.Token(t, id, false)
+	w.Enroll(t, token, servertest.Key(t))
+	enroll(other, codes.FailedPrecondition, pki.RuleEnrolled)
+	_, err := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: id})
+	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleEnrolled)
+
+	id = w.Register(t, "device", "device/changed")
+	token = w.Token(t, id, false)
+	changed := servertest.Must(w.Stores.RA.Identity(t.Context(), servertest.Must(pki.ParseSPIFFEID(id))(t)))(t)
+	changed.Profile = "client"
+	servertest.Must(w.Stores.RA.UpdateIdentity(t.Context(), changed, pki.ActorCommand("test"), w.Clock.Now()))(t)
+	enroll(token, codes.FailedPrecondition, pki.RuleChanged)
+
+	token = w.Token(t, w.Register(t, "device", "device/late"), false)
+	w.Clock.Advance(time.Hour + time.Second)
+	enroll(token, codes.Unauthenticated, pki.RuleToken)
+	entries := servertest.Find(w.Entries(t, 0), translog.RequestRefused, "spiffe://"+servertest.TrustDomain+"/device/late")
+	if len(entries) != 1 || entries[0].Facts["rule"] != string(pki.RuleToken) || entries[0].Outcome != translog.Refused {
+		t.Errorf("the log has %+v", entries)
+	}
+}
+
+func TestReplacingRevokesWhatWasThere(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	old := w.Enrolled(t, "device", "device/1")
+	newer := w.Renewed(t, old, servertest.Key(t))
+	next := w.Enroll(t, w.Token(t, old.ID, true), servertest.Key(t))
+	w.Status(t, old.Certificate, "superseded")
+	w.Status(t, newer.Certificate, "superseded")
+	w.Status(t, next.Certificate, "good")
+	for _, h := range []*servertest.Holder{old, newer} {
+		_, err := h.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
+	}
+	w.Renewed(t, next, servertest.Key(t))
+}
+
+func TestLifetimesAreBounded(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	req := servertest.Enrollment(t, w.Token(t, w.Register(t, "workload", "workload/1"), false), servertest.Key(t))
+	for _, d := range []*durationpb.Duration{
+		durationpb.New(24*time.Hour + time.Second), durationpb.New(time.Second - 1), durationpb.New(0), durationpb.New(-time.Hour),
+		{Seconds: 1 << 62}, {Seconds: 60, Nanos: -1},
+	} {
+		req.Lifetime = d
+		_, err := w.Caller(t, nil).Enroll(t.Context(), req)
+		servertest.Refused(t, err, codes.InvalidArgument, pki.RuleLifetime)
+	}
+	for _, id := range [][]byte{nil, make([]byte, 16), make([]byte, 15), bytes.Repeat([]byte{1}, 17)} {
+		_, err := w.Caller(t, nil).Enroll(t.Context(), &brevetv1.EnrollRequest{RequestId: id, Token: req.Token, Csr: req.Csr})
+		servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
+	}
+	req.Lifetime = durationpb.New(24 * time.Hour)
+	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t)
+}

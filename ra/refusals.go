@@ -1,0 +1,108 @@
+package ra
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Bounds on how much of the log one source of refused requests can fill.
+const (
+	refusalWindow = time.Minute
+	refusalsEach  = 10     // entries of one source in a window; further refusals become one entry with their count
+	maxSources    = 10_000 // that are counted apart; further ones count as one
+)
+
+// flushPatience bounds the writing of a count, which no caller waits for.
+const flushPatience = 10 * time.Second
+
+// refusals writes refusals to the log, and keeps a source that repeats itself from filling it. It is safe for
+// concurrent use.
+type refusals struct {
+	records RefusalRecords
+	clock   func() time.Time
+	log     *slog.Logger
+
+	mu      sync.Mutex
+	sources map[pki.SPIFFEID]*source
+}
+
+// source is one identity's refusals in the window that the first of them opened.
+type source struct {
+	written    int
+	suppressed int
+	last       pki.Refusal
+	by         pki.Actor
+	close      *time.Timer
+}
+
+func newRefusals(records RefusalRecords, clock func() time.Time, log *slog.Logger) *refusals {
+	return &refusals{records: records, clock: clock, log: log, sources: map[pki.SPIFFEID]*source{}}
+}
+
+// write logs a refusal of an identity, or counts it.
+func (r *refusals) write(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) error {
+	if !r.admit(by, id, why) {
+		return nil
+	}
+	return r.records.Refused(ctx, by, id, why, r.clock())
+}
+
+// admit reports whether a refusal gets an entry of its own.
+func (r *refusals) admit(by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.sources[id]
+	if s == nil && len(r.sources) >= maxSources {
+		id = pki.SPIFFEID{}
+		s = r.sources[id]
+	}
+	if s == nil {
+		s = &source{}
+		s.close = time.AfterFunc(refusalWindow, func() { r.end(id) })
+		r.sources[id] = s
+	}
+	if s.written < refusalsEach {
+		s.written++
+		return true
+	}
+	s.suppressed++
+	s.last, s.by = *why, by
+	return false
+}
+
+// end closes a source's window and logs the count of what was not logged in it.
+func (r *refusals) end(id pki.SPIFFEID) {
+	r.mu.Lock()
+	s := r.sources[id]
+	delete(r.sources, id)
+	r.mu.Unlock()
+	if s == nil || s.suppressed == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), flushPatience)
+	defer cancel()
+	why := s.last
+	why.Detail = fmt.Sprintf("%d more refusals within %s; the last: %s", s.suppressed, refusalWindow, why.Detail)
+	if err := r.records.Refused(ctx, s.by, id, &why, r.clock()); err != nil {
+		r.log.Error("a count of refusals is not in the log", "identity", id.String(), "count", s.suppressed, "error", err)
+	}
+}
+
+// flush logs every count that is due or not.
+func (r *refusals) flush() {
+	r.mu.Lock()
+	var open []pki.SPIFFEID
+	for id, s := range r.sources {
+		s.close.Stop()
+		open = append(open, id)
+	}
+	r.mu.Unlock()
+	for _, id := range open {
+		r.end(id)
+	}
+}

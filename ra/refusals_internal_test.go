@@ -1,0 +1,125 @@
+package ra
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// book is RefusalRecords that remember.
+type book struct {
+	mu      sync.Mutex
+	entries []string
+	fail    error
+}
+
+func (b *book) CheckKey(context.Context, pki.KeyHash, pki.SPIFFEID) error { return nil }
+
+func (b *book) Refused(_ context.Context, _ pki.Actor, id pki.SPIFFEID, why *pki.Refusal, _ time.Time) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fail != nil {
+		return b.fail
+	}
+	b.entries = append(b.entries, id.String()+" "+why.Detail)
+	return nil
+}
+
+func (b *book) all() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]string(nil), b.entries...)
+}
+
+func sourceID(t *testing.T, n int) pki.SPIFFEID {
+	t.Helper()
+	id, err := pki.SPIFFEIDIn("fleet.example", fmt.Sprintf("device/%d", n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestRepeatedRefusalsBecomeACount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &book{}
+		r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		loud, quiet := sourceID(t, 1), sourceID(t, 2)
+		why := pki.Refuse(pki.RuleRevoked, "ask an operator", "revoked")
+		for range 1000 {
+			if err := r.write(t.Context(), pki.ActorIdentity(loud), loud, why); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.write(t.Context(), pki.ActorIdentity(quiet), quiet, why); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(b.all()); n != 11 {
+			t.Errorf("%d entries at once, want ten of the loud source and one of the quiet one", n)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		all := b.all()
+		if len(all) != 12 || !strings.Contains(all[11], "990 more refusals") {
+			t.Errorf("%d entries after the window, the last %q; want one with the count of 990", len(all), all[len(all)-1])
+		}
+		if len(r.sources) != 0 {
+			t.Errorf("%d sources are still remembered", len(r.sources))
+		}
+		if err := r.write(t.Context(), pki.ActorIdentity(loud), loud, why); err != nil || len(b.all()) != 13 {
+			t.Errorf("a new window does not begin: %v, %d entries", err, len(b.all()))
+		}
+		r.flush()
+	})
+}
+
+func TestCountsSurviveAStop(t *testing.T) {
+	b := &book{}
+	r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	id := sourceID(t, 1)
+	for range 15 {
+		if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.flush()
+	if all := b.all(); len(all) != 11 || !strings.Contains(all[10], "5 more refusals") {
+		t.Errorf("after the stop: %q", all)
+	}
+}
+
+func TestSourcesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &book{}
+		r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		for n := range maxSources + 500 {
+			id := sourceID(t, n)
+			if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := len(r.sources); n != maxSources+1 {
+			t.Errorf("%d sources are remembered, want %d and one for the rest", n, maxSources)
+		}
+		r.flush()
+	})
+}
+
+func TestAFailedEntryIsAnError(t *testing.T) {
+	b := &book{fail: errors.New("disk full")}
+	r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	id := sourceID(t, 1)
+	defer r.flush()
+	if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err == nil {
+		t.Error("the entry is lost and nobody hears of it")
+	}
+}

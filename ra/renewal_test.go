@@ -1,0 +1,112 @@
+package ra_test
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/servertest"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+func TestRenewal(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	first := w.Enrolled(t, "device", "device/1")
+	key := servertest.Key(t)
+	req := servertest.Renewal(t, key)
+	der := servertest.Must(first.Renew(t.Context(), req))(t).GetCredential().GetCertificate()
+	again := servertest.Must(first.Renew(t.Context(), req))(t).GetCredential().GetCertificate()
+	if !bytes.Equal(again, der) {
+		t.Error("the same request was given another certificate")
+	}
+	second := w.Holder(t, der, key)
+	if second.ID != first.ID || second.Certificate.SerialNumber.Cmp(first.Certificate.SerialNumber) == 0 || !key.PublicKey.Equal(second.Certificate.PublicKey) {
+		t.Error("the successor is not a new certificate of the same identity for the new key")
+	}
+	w.Status(t, first.Certificate, "good") // until it ends: connections made with it go on
+	w.Status(t, second.Certificate, "good")
+	third := w.Renewed(t, second, key) // the same key
+	if !key.PublicKey.Equal(third.Certificate.PublicKey) {
+		t.Error("a renewal with the same key is for another")
+	}
+	// The predecessor may be renewed again with the key that followed it: an answer may have been lost for ever.
+	w.Renewed(t, first, key)
+
+	req.Csr = servertest.CSR(t, servertest.Key(t))
+	_, err := first.Renew(t.Context(), req)
+	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleRequestReused)
+}
+
+func TestRenewalWithTwoKeysIsAClone(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	device := w.Enrolled(t, "device", "device/1")
+	honest := w.Renewed(t, device, servertest.Key(t))
+	seen := len(w.Entries(t, 0))
+	before := rows(t, w, "certificates")
+	_, err := device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleClone)
+	if n := rows(t, w, "certificates"); n != before {
+		t.Errorf("%d certificates more are on record", n-before)
+	}
+	entries := servertest.Find(w.Entries(t, seen), translog.RequestRefused, device.ID)
+	if len(entries) != 1 || entries[0].Facts["rule"] != string(pki.RuleClone) || entries[0].Actor.String() != device.ID || entries[0].Outcome != translog.Refused {
+		t.Errorf("the log has %+v", entries)
+	}
+	w.Renewed(t, honest, servertest.Key(t))
+}
+
+func TestEightClonesAtOnce(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	device := w.Enrolled(t, "device", "device/1")
+	requests := make([]*brevetv1.RenewRequest, 8)
+	for i := range requests {
+		requests[i] = servertest.Renewal(t, servertest.Key(t))
+	}
+	winners := 0
+	for _, err := range together(len(requests), func(i int) error {
+		_, err := device.Renew(t.Context(), requests[i])
+		return err
+	}) {
+		if err == nil {
+			winners++
+			continue
+		}
+		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleClone)
+	}
+	if winners != 1 {
+		t.Errorf("%d of eight keys followed one certificate", winners)
+	}
+}
+
+func TestWhoMayNotRenew(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	renew := func(h *servertest.Holder) error {
+		_, err := h.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+		return err
+	}
+	held := w.Enrolled(t, "device", "device/held")
+	w.Suspend(t, held.ID)
+	servertest.Refused(t, renew(held), codes.PermissionDenied, pki.RuleRevoked)
+	w.Resume(t, held.ID)
+	servertest.Refused(t, renew(held), codes.OK, "")
+
+	retired := w.Enrolled(t, "device", "device/retired")
+	w.Retire(t, retired.ID)
+	servertest.Refused(t, renew(retired), codes.PermissionDenied, pki.RuleRevoked)
+
+	revoked := w.Enrolled(t, "device", "device/revoked")
+	w.Revoke(t, revoked.Certificate, "affiliationChanged")
+	servertest.Refused(t, renew(revoked), codes.PermissionDenied, pki.RuleRevoked)
+
+	late := w.Enrolled(t, "workload", "workload/late")
+	w.Clock.Advance(61 * time.Minute)
+	servertest.Refused(t, renew(late), codes.Unauthenticated, pki.RuleExpired)
+}

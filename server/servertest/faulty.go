@@ -1,0 +1,101 @@
+package servertest
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/server"
+)
+
+// Internals is what the faults say of themselves. No caller may see it.
+const Internals = "the disk at /var/lib/brevet burns"
+
+// RetryAfter is what the faults ask their callers to wait.
+const RetryAfter = 1500 * time.Millisecond
+
+// Faulty is a real store that can be made to fail. Its zero value does not.
+type Faulty struct {
+	writes   atomic.Int64 // of the journal, that still fail
+	reads    atomic.Bool  // of identities, fail
+	panics   atomic.Bool  // where identities are listed
+	refusals atomic.Bool  // cannot be logged
+	held     atomic.Pointer[chan struct{}]
+}
+
+// FailWrites makes the next writes of the journal fail as a full disk does: for now, and without effect.
+func (f *Faulty) FailWrites(n int64) { f.writes.Store(n) }
+
+// FailReads makes reading identities fail, or work again.
+func (f *Faulty) FailReads(fail bool) { f.reads.Store(fail) }
+
+// Panic makes listing identities panic, or work again.
+func (f *Faulty) Panic(panics bool) { f.panics.Store(panics) }
+
+// FailRefusals makes logging refusals fail, or work again.
+func (f *Faulty) FailRefusals(fail bool) { f.refusals.Store(fail) }
+
+// Hold makes listing identities wait until release is called. Whoever waits is announced on arrived.
+func (f *Faulty) Hold() (arrived <-chan struct{}, release func()) {
+	gate := make(chan struct{}) // one value to announce the caller, and closed to let it go
+	f.held.Store(&gate)
+	return gate, func() { f.held.Store(nil); close(gate) }
+}
+
+// Wrap is an Options.Wrap.
+func (f *Faulty) Wrap(s server.Stores) server.Stores {
+	s.CA, s.RA = faultyJournal{s.CA, f}, faultyRecords{s.RA, f}
+	return s
+}
+
+type fault struct{}
+
+func (fault) Error() string             { return Internals }
+func (fault) Temporary() bool           { return true }
+func (fault) RetryAfter() time.Duration { return RetryAfter }
+
+type faultyJournal struct {
+	ca.Journal
+	*Faulty
+}
+
+func (j faultyJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
+	if j.writes.Add(-1) >= 0 {
+		return nil, fault{}
+	}
+	return j.Journal.Write(ctx, e, settle, announce)
+}
+
+type faultyRecords struct {
+	ra.Records
+	*Faulty
+}
+
+func (r faultyRecords) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error) {
+	if r.reads.Load() {
+		return ra.Identity{}, fault{}
+	}
+	return r.Records.Identity(ctx, id)
+}
+
+func (r faultyRecords) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]ra.Identity, error) {
+	if r.panics.Load() {
+		panic(errors.New(Internals))
+	}
+	if gate := r.held.Load(); gate != nil {
+		*gate <- struct{}{}
+		<-*gate
+	}
+	return r.Records.Identities(ctx, after, limit)
+}
+
+func (r faultyRecords) Refused(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal, at time.Time) error {
+	if r.refusals.Load() {
+		return fault{}
+	}
+	return r.Records.Refused(ctx, by, id, why, at)
+}
