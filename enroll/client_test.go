@@ -264,13 +264,13 @@ func TestClientReadsRefusals(t *testing.T) {
 		after     time.Duration
 	}{
 		"refusal":           {withDetails(codes.PermissionDenied, refusal), pki.RuleTokenBound, false, true, 0},
-		"no details":        {status.Error(codes.Internal, "oops"), "", false, true, 0},
-		"unimplemented":     {status.Error(codes.Unimplemented, "no"), "", false, true, 0},
+		"no details":        {status.Error(codes.Internal, "oops"), "", false, false, 0},
+		"unimplemented":     {status.Error(codes.Unimplemented, "no"), "", false, false, 0},
 		"unavailable":       {withDetails(codes.Unavailable, retry), "", true, false, 90 * time.Second},
 		"busy":              {withDetails(codes.ResourceExhausted, busy, retry), pki.RuleBusy, true, false, 90 * time.Second},
 		"deadline":          {status.Error(codes.DeadlineExceeded, "slow"), "", true, false, 0},
 		"negative delay":    {withDetails(codes.Unavailable, &errdetails.RetryInfo{RetryDelay: durationpb.New(-time.Hour)}), "", true, false, 0},
-		"not a status":      {errors.New("plain"), "", false, true, 0},
+		"not a status":      {errors.New("plain"), "", false, false, 0},
 		"refused elsewhere": {withDetails(codes.Aborted, &errdetails.ErrorInfo{Reason: "x"}, refusal), pki.RuleTokenBound, false, true, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

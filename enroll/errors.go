@@ -81,10 +81,6 @@ func (e *callError) RetryAfter() time.Duration { return e.after }
 // final reports whether asking again soon is pointless: the Authority said no, and not for lack of room. Everything
 // else, a full disk and an unknown certificate on the other side included, may be over at the next try.
 func final(err error) bool {
-	var call *callError
-	if errors.As(err, &call) {
-		return !call.Temporary()
-	}
 	refusal, ok := pki.AsRefusal(err)
 	return ok && refusal.Rule.Class() != pki.Overcrowded && !pki.IsTemporary(err)
 }

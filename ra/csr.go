@@ -52,7 +52,12 @@ func parseCSR(der []byte) (csr, error) {
 		return csr{}, pki.Refuse(pki.RuleCSRSignature, "sign the request with the private key of the key in it, with SHA-256 or better",
 			"the proof of possession does not hold")
 	}
-	return csr{key: req.PublicKey, keyHash: pki.HashSPKI(req.RawSubjectPublicKeyInfo), request: req}, nil
+	hash, err := pki.HashKey(req.PublicKey)
+	if err != nil || hash != pki.HashSPKI(req.RawSubjectPublicKeyInfo) {
+		// The certificate will hold the key as it is encoded anew; one key has one hash.
+		return csr{}, pki.Refuse(pki.RuleCSR, fix+"whose public key has its one DER encoding", "the public key is not encoded in DER")
+	}
+	return csr{key: req.PublicKey, keyHash: hash, request: req}, nil
 }
 
 // checkContent refuses a request that asks for what the identity was not granted. Nothing of it reaches the

@@ -205,40 +205,35 @@ func TestOneTokenAndEightKeysAtOnce(t *testing.T) {
 }
 
 // A client that has given up waiting asks again while its first call is still under way.
-func TestOneRequestEightTimesAtOnce(t *testing.T) {
+func TestOneEnrollmentEightTimesAtOnce(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	nobody := w.Caller(t, nil)
-	fresh := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/1"), false), servertest.Key(t))
 	holder := w.Enrolled(t, "device", "device/2")
-	replace := servertest.Enrollment(t, w.Token(t, holder.ID, true), servertest.Key(t))
-	renewing := w.Enrolled(t, "device", "device/3")
-	renewal := servertest.Renewal(t, servertest.Key(t))
-	for name, ask := range map[string]func(int) answer{
-		"enrollment": func(int) answer {
-			resp, err := nobody.Enroll(t.Context(), fresh)
-			return answer{resp.GetCredential().GetCertificate(), err}
-		},
-		"replacement": func(int) answer {
-			resp, err := nobody.Enroll(t.Context(), replace)
-			return answer{resp.GetCredential().GetCertificate(), err}
-		},
-		"renewal": func(int) answer {
-			resp, err := renewing.Renew(t.Context(), renewal)
-			return answer{resp.GetCredential().GetCertificate(), err}
-		},
+	for name, req := range map[string]*brevetv1.EnrollRequest{
+		"first":       servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/1"), false), servertest.Key(t)),
+		"replacement": servertest.Enrollment(t, w.Token(t, holder.ID, true), servertest.Key(t)),
 	} {
 		t.Run(name, func(t *testing.T) {
-			answers := together(8, ask)
-			for _, a := range answers {
-				if a.err != nil || !bytes.Equal(a.der, answers[0].der) {
-					t.Fatalf("not the same certificate for all: %v", a.err)
-				}
-			}
-			w.Status(t, servertest.Must(x509.ParseCertificate(answers[0].der))(t), "good")
+			answers := together(8, func(int) answer {
+				resp, err := nobody.Enroll(t.Context(), req)
+				return answer{resp.GetCredential().GetCertificate(), err}
+			})
+			w.Status(t, sameForAll(t, answers), "good")
 		})
 	}
 	w.Status(t, holder.Certificate, "superseded")
+}
+
+// sameForAll returns the one certificate that all answers have to hold.
+func sameForAll(t *testing.T, answers []answer) *x509.Certificate {
+	t.Helper()
+	for _, a := range answers {
+		if a.err != nil || !bytes.Equal(a.der, answers[0].der) {
+			t.Fatalf("not the same certificate for all: %v", a.err)
+		}
+	}
+	return servertest.Must(x509.ParseCertificate(answers[0].der))(t)
 }
 
 func TestTokensThatDoNotServe(t *testing.T) {
@@ -262,7 +257,8 @@ func TestTokensThatDoNotServe(t *testing.T) {
 	w.Suspend(t, id)
 	enroll(token, codes.FailedPrecondition, pki.RuleIdentityState)
 	w.Resume(t, id)
-	w.Enroll(t, token, servertest.Key(t)) // the token has outlived the suspension
+	enroll(token, codes.Unauthenticated, pki.RuleToken) // who made it knew of no suspension
+	w.Enroll(t, w.Token(t, id, false), servertest.Key(t))
 
 	id = w.Register(t, "device", "device/retired")
 	token = w.Token(t, id, false)

@@ -159,7 +159,7 @@ func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, life
 	}
 	now := r.clock().Truncate(time.Millisecond)
 	t := Token{
-		ID: secret.ID(), Identity: id.ID, Profile: id.Profile, ExpiresAt: now.Add(lifetime),
+		ID: secret.ID(), Identity: id.ID, Generation: id.Generation, Profile: id.Profile, ExpiresAt: now.Add(lifetime),
 		Replace: replace, CreatedBy: by, CreatedAt: now,
 	}
 	return secret, t, r.records.CreateToken(ctx, t)

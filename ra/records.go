@@ -24,10 +24,12 @@ type Identity struct {
 
 // Token is the record of an enrollment token: everything but its secret.
 type Token struct {
-	ID        pki.TokenID
-	Identity  pki.SPIFFEID
-	Profile   string
-	ExpiresAt time.Time
+	ID       pki.TokenID
+	Identity pki.SPIFFEID
+	// Generation is that of the identity when the token was made.
+	Generation uint64
+	Profile    string
+	ExpiresAt  time.Time
 	// Replace allows the token to enroll an identity that is enrolled already.
 	Replace   bool
 	CreatedBy pki.Actor

@@ -28,10 +28,16 @@ type refusals struct {
 	log     *slog.Logger
 
 	mu      sync.Mutex
-	sources map[pki.SPIFFEID]*source
+	sources map[sourceKey]*source
 }
 
-// source is one identity's refusals in the window that the first of them opened.
+// sourceKey tells sources apart: an identity and the rule it meets, so that no rule hides behind the noise of another.
+type sourceKey struct {
+	id   pki.SPIFFEID
+	rule pki.Rule
+}
+
+// source is the refusals of one key in the window that the first of them opened.
 type source struct {
 	written    int
 	suppressed int
@@ -41,7 +47,7 @@ type source struct {
 }
 
 func newRefusals(records RefusalRecords, clock func() time.Time, log *slog.Logger) *refusals {
-	return &refusals{records: records, clock: clock, log: log, sources: map[pki.SPIFFEID]*source{}}
+	return &refusals{records: records, clock: clock, log: log, sources: map[sourceKey]*source{}}
 }
 
 // write logs a refusal of an identity, or counts it.
@@ -56,15 +62,20 @@ func (r *refusals) write(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why
 func (r *refusals) admit(by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := r.sources[id]
+	key := sourceKey{id, why.Rule}
+	s := r.sources[key]
 	if s == nil && len(r.sources) >= maxSources {
-		id = pki.SPIFFEID{}
-		s = r.sources[id]
+		key = sourceKey{}
+		s = r.sources[key]
 	}
 	if s == nil {
 		s = &source{}
-		s.close = time.AfterFunc(refusalWindow, func() { r.end(id) })
-		r.sources[id] = s
+		s.close = time.AfterFunc(refusalWindow, func() {
+			ctx, cancel := context.WithTimeout(context.Background(), flushPatience)
+			defer cancel()
+			r.end(ctx, key)
+		})
+		r.sources[key] = s
 	}
 	if s.written < refusalsEach {
 		s.written++
@@ -76,33 +87,31 @@ func (r *refusals) admit(by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) bool {
 }
 
 // end closes a source's window and logs the count of what was not logged in it.
-func (r *refusals) end(id pki.SPIFFEID) {
+func (r *refusals) end(ctx context.Context, key sourceKey) {
 	r.mu.Lock()
-	s := r.sources[id]
-	delete(r.sources, id)
+	s := r.sources[key]
+	delete(r.sources, key)
 	r.mu.Unlock()
 	if s == nil || s.suppressed == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), flushPatience)
-	defer cancel()
 	why := s.last
 	why.Detail = fmt.Sprintf("%d more refusals within %s; the last: %s", s.suppressed, refusalWindow, why.Detail)
-	if err := r.records.Refused(ctx, s.by, id, &why, r.clock()); err != nil {
-		r.log.Error("a count of refusals is not in the log", "identity", id.String(), "count", s.suppressed, "error", err)
+	if err := r.records.Refused(ctx, s.by, key.id, &why, r.clock()); err != nil {
+		r.log.Error("a count of refusals is not in the log", "identity", key.id.String(), "count", s.suppressed, "error", err)
 	}
 }
 
-// flush logs every count that is due or not.
-func (r *refusals) flush() {
+// flush logs every count, due or not.
+func (r *refusals) flush(ctx context.Context) {
 	r.mu.Lock()
-	var open []pki.SPIFFEID
-	for id, s := range r.sources {
+	var open []sourceKey
+	for key, s := range r.sources {
 		s.close.Stop()
-		open = append(open, id)
+		open = append(open, key)
 	}
 	r.mu.Unlock()
-	for _, id := range open {
-		r.end(id)
+	for _, key := range open {
+		r.end(ctx, key)
 	}
 }

@@ -78,7 +78,7 @@ func TestRepeatedRefusalsBecomeACount(t *testing.T) {
 		if err := r.write(t.Context(), pki.ActorIdentity(loud), loud, why); err != nil || len(b.all()) != 13 {
 			t.Errorf("a new window does not begin: %v, %d entries", err, len(b.all()))
 		}
-		r.flush()
+		r.flush(context.Background())
 	})
 }
 
@@ -91,7 +91,7 @@ func TestCountsSurviveAStop(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r.flush()
+	r.flush(context.Background())
 	if all := b.all(); len(all) != 11 || !strings.Contains(all[10], "5 more refusals") {
 		t.Errorf("after the stop: %q", all)
 	}
@@ -110,7 +110,7 @@ func TestSourcesAreBounded(t *testing.T) {
 		if n := len(r.sources); n != maxSources+1 {
 			t.Errorf("%d sources are remembered, want %d and one for the rest", n, maxSources)
 		}
-		r.flush()
+		r.flush(context.Background())
 	})
 }
 
@@ -118,7 +118,7 @@ func TestAFailedEntryIsAnError(t *testing.T) {
 	b := &book{fail: errors.New("disk full")}
 	r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	id := sourceID(t, 1)
-	defer r.flush()
+	defer r.flush(context.Background())
 	if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err == nil {
 		t.Error("the entry is lost and nobody hears of it")
 	}

@@ -2,6 +2,7 @@ package ra
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -57,7 +58,7 @@ func New(c Config) *Registrar {
 }
 
 // Close writes to the log what is still only counted.
-func (r *Registrar) Close() { r.refusals.flush() }
+func (r *Registrar) Close(ctx context.Context) { r.refusals.flush(ctx) }
 
 // Enrollment asks for an identity's first certificate.
 type Enrollment struct {
@@ -126,6 +127,11 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e Enrollme
 	if err := r.token.Bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, r.clock()}); err != nil {
 		return none, err
 	}
+	// After the binding: a spent token is bound, which says more than that its identity has changed since.
+	if claim.Generation != id.Generation {
+		return none, pki.Refuse(pki.RuleToken, "ask an operator for a new token (brevet token create)",
+			"%s changed since the enrollment token was made", id.ID)
+	}
 	// From here on the caller's patience ends nothing: the turn is over when it is known what was issued.
 	ctx = context.WithoutCancel(ctx)
 	if id.State == pki.Enrolled {
@@ -148,7 +154,26 @@ func (r *Registrar) Renew(ctx context.Context, n Renewal) (ca.Certificate, error
 	return cert, r.Note(ctx, by, id, err)
 }
 
+// renew takes turns by identity, as enroll does: a client that asks many times at once costs one signature.
 func (r *Registrar) renew(ctx context.Context, n Renewal) (pki.SPIFFEID, ca.Certificate, error) {
+	none := ca.Certificate{}
+	old, err := r.records.Certificate(ctx, n.Predecessor)
+	if err != nil {
+		return pki.SPIFFEID{}, none, pki.Refuse(pki.RulePredecessor, "enroll with a new token", "the certificate to renew is not on record")
+	}
+	c, err := parseCSR(n.CSR)
+	if err != nil {
+		return old.Identity, none, err
+	}
+	done, err := r.turns.take(ctx, old.Identity)
+	if err != nil {
+		return old.Identity, none, err
+	}
+	defer done()
+	return r.renewAs(ctx, c, n)
+}
+
+func (r *Registrar) renewAs(ctx context.Context, c csr, n Renewal) (pki.SPIFFEID, ca.Certificate, error) {
 	none := ca.Certificate{}
 	old, err := r.records.Certificate(ctx, n.Predecessor)
 	if err != nil {
@@ -157,10 +182,6 @@ func (r *Registrar) renew(ctx context.Context, n Renewal) (pki.SPIFFEID, ca.Cert
 	id, err := r.records.Identity(ctx, old.Identity)
 	if err != nil {
 		return old.Identity, none, err
-	}
-	c, err := parseCSR(n.CSR)
-	if err != nil {
-		return id.ID, none, err
 	}
 	if old.Status.State != pki.Good {
 		return id.ID, none, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
@@ -262,11 +283,16 @@ func (r *Registrar) decide(ctx context.Context, id Identity, c csr, request pki.
 // notePatience bounds how long a refusal waits to be logged.
 const notePatience = 10 * time.Second
 
-// Note writes the refusal of a known caller to the log, and returns the error as it is. Other errors, and those of
-// nobody known, are not for the log. A caller who gives up is logged all the same.
+// noted marks an error that is in the log.
+type noted struct{ error }
+
+func (n noted) Unwrap() error { return n.error }
+
+// Note writes the refusal of a known caller to the log, once however often it is noted, and returns the error. Other
+// errors, and those of nobody known, are not for the log. A caller who gives up is logged all the same.
 func (r *Registrar) Note(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error {
 	why, ok := pki.AsRefusal(err)
-	if !ok || id.IsZero() {
+	if !ok || id.IsZero() || errors.As(err, new(noted)) {
 		return err
 	}
 	r.log.WarnContext(ctx, "refused", "identity", id.String(), "by", by.String(), "rule", string(why.Rule), "detail", why.Detail)
@@ -275,5 +301,5 @@ func (r *Registrar) Note(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err
 	if lerr := r.refusals.write(ctx, by, id, why); lerr != nil {
 		r.log.ErrorContext(ctx, "the refusal is missing in the log", "identity", id.String(), "rule", string(why.Rule), "error", lerr)
 	}
-	return err
+	return noted{err}
 }

@@ -2,6 +2,9 @@ package ra_test
 
 import (
 	"bytes"
+	"context"
+	"crypto/x509"
+	"fmt"
 	"testing"
 	"time"
 
@@ -61,6 +64,17 @@ func TestRenewalWithTwoKeysIsAClone(t *testing.T) {
 	w.Renewed(t, honest, servertest.Key(t))
 }
 
+func TestOneRenewalEightTimesAtOnce(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	device, req := w.Enrolled(t, "device", "device/1"), servertest.Renewal(t, servertest.Key(t))
+	answers := together(8, func(int) answer {
+		resp, err := device.Renew(t.Context(), req)
+		return answer{resp.GetCredential().GetCertificate(), err}
+	})
+	w.Status(t, sameForAll(t, answers), "good")
+}
+
 func TestEightClonesAtOnce(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -82,6 +96,51 @@ func TestEightClonesAtOnce(t *testing.T) {
 	}
 	if winners != 1 {
 		t.Errorf("%d of eight keys followed one certificate", winners)
+	}
+}
+
+// A client gives up while its certificate is signed and not yet on record, and another request is decided meanwhile:
+// the guards see what the decision could not.
+func TestDecidedWhileTheFirstIsBeingRecorded(t *testing.T) {
+	t.Parallel()
+	store := &servertest.Faulty{}
+	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
+	first := servertest.Renewal(t, servertest.Key(t))
+	for i, c := range []struct {
+		then *brevetv1.RenewRequest
+		code codes.Code
+		rule pki.Rule
+	}{
+		{first, codes.OK, ""},
+		{servertest.Renewal(t, servertest.Key(t)), codes.PermissionDenied, pki.RuleClone},
+	} {
+		device := w.Enrolled(t, "device", fmt.Sprintf("device/%d", i))
+		if i > 0 {
+			first = servertest.Renewal(t, servertest.Key(t))
+		}
+		arrived, release := store.HoldRecords()
+		ctx, giveUp := context.WithCancel(t.Context())
+		gaveUp, answered := make(chan error, 1), make(chan error, 1)
+		go func() {
+			_, err := device.Renew(ctx, first)
+			gaveUp <- err
+		}()
+		<-arrived
+		giveUp()
+		servertest.Refused(t, <-gaveUp, codes.Canceled, "")
+		go func() {
+			_, err := device.Renew(t.Context(), c.then)
+			answered <- err
+		}()
+		store.AwaitDecided(2)
+		release()
+		servertest.Refused(t, <-answered, c.code, c.rule)
+		der := servertest.Must(device.Renew(t.Context(), first))(t).GetCredential().GetCertificate()
+		w.Status(t, servertest.Must(x509.ParseCertificate(der))(t), "good")
+		released := rows(t, w, "certificates WHERE identity = (SELECT id FROM identities WHERE spiffe_id = '"+device.ID+"')")
+		if released != 2 {
+			t.Errorf("%d certificates of the device were released, want its first and its second", released)
+		}
 	}
 }
 

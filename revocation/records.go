@@ -63,7 +63,9 @@ type StatusRecords interface {
 	// Apply carries out an order and returns the status of every certificate that it is about as it stands now. An
 	// order that changes nothing, because it was carried out before, succeeds and returns the same: whoever repeats an
 	// order after an ambiguous failure tells the responders what the first one did. A revocation is final: another reason is refused
-	// (revocation.final), except an upgrade to keyCompromise. Revoking for keyCompromise marks the certificate's key.
+	// (revocation.final), except an upgrade to keyCompromise. Revoking for keyCompromise marks the certificate's key, and revokes every
+	// other unexpired certificate of it. An order about an identity reaches certificates that expired within the last
+	// hour too, for a clock may be ahead.
 	Apply(ctx context.Context, o Order) ([]pki.StatusChange, error)
 	// Revoked yields every certificate of the issuer that is revoked or on hold and was not expired at the given
 	// time, in the order of serial numbers, in one consistent read.

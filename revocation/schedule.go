@@ -108,12 +108,13 @@ func (a *Authority) keepCurrent(ctx context.Context, i *issuer) {
 	}
 }
 
-// untilDue waits until an issuer needs a new CRL: a change asked for one, or the last has lived half of its life. It
-// reports false once ctx is done.
+// untilDue waits until an issuer needs a new CRL: a change asked for one, the last has lived half of its life, or it is
+// from a time yet to come, which a clock that was set back leaves behind and relying parties refuse. It reports false
+// once ctx is done.
 func (a *Authority) untilDue(ctx context.Context, i *issuer) bool {
 	for {
 		left := i.validUntil().Add(-a.lifetime / 2).Sub(a.clock())
-		if left <= 0 {
+		if left <= 0 || i.fromTheFuture(a.clock()) {
 			return true
 		}
 		timer := time.NewTimer(min(left, longestWait))
@@ -133,6 +134,13 @@ func (i *issuer) validUntil() time.Time {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.last.NextUpdate
+}
+
+// fromTheFuture reports whether the last CRL says that it was issued after the given time.
+func (i *issuer) fromTheFuture(now time.Time) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.last.ThisUpdate.After(now)
 }
 
 // watchElsewhere looks after the CRLs that nobody here can sign.

@@ -33,46 +33,30 @@ type statuses interface {
 	Status(ref pki.CertRef) (pki.Status, bool)
 }
 
-// notes takes down refusals of callers who are known: the registrar.
-type notes interface {
-	Note(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error
-}
-
 // gate lets callers in, or refuses them with a typed error.
 type gate struct {
 	trustDomain   string
 	roots         *x509.CertPool
 	intermediates *x509.CertPool
 	statuses      statuses
-	notes         notes
 	clock         func() time.Time
 }
 
-// enter checks one call against the table and, where that asks for it, the caller's certificate.
+// enter checks one call against the table and, where that asks for it, the caller's certificate. The context that it
+// returns knows who calls, beside a refusal too where the certificate says it.
 func (g *gate) enter(ctx context.Context, method string) (context.Context, error) {
 	need := access[method]
 	if need == anybody {
 		return ctx, nil
 	}
 	if need == nobody {
-		return nil, pki.Refuse(pki.RuleAccess, "", "this call is not open to anyone")
+		return ctx, pki.Refuse(pki.RuleAccess, "", "this call is not open to anyone")
 	}
 	c, err := g.identify(ctx)
 	if err == nil && need == operators && !c.isOperator() {
 		err = pki.Refuse(pki.RuleAccess, "call with an operator's certificate", "%s is not an operator", c.id)
 	}
-	if err != nil {
-		return nil, g.note(ctx, c, err)
-	}
-	return context.WithValue(ctx, callerKey{}, c), nil
-}
-
-// note has the refusal of a known caller taken down, and returns it.
-func (g *gate) note(ctx context.Context, c caller, err error) error {
-	if c.id.IsZero() {
-		return err
-	}
-	return g.notes.Note(ctx, c.actor(), c.id, err)
+	return context.WithValue(ctx, callerKey{}, c), err
 }
 
 func (g *gate) identify(ctx context.Context) (caller, error) {
@@ -134,19 +118,28 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	defer func() { err = s.answer(ctx, info.FullMethod, recover(), err) }()
 	known, err := s.gate.enter(ctx, info.FullMethod)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		resp, err = next(known, req)
 	}
-	return next(known, req)
+	return resp, s.note(known, err)
 }
 
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 	defer func() { err = s.answer(ss.Context(), info.FullMethod, recover(), err) }()
 	ctx, err := s.gate.enter(ss.Context(), info.FullMethod)
-	if err != nil {
+	if err == nil {
+		err = next(srv, streamOf{ss, ctx})
+	}
+	return s.note(ctx, err)
+}
+
+// note has the refusal of a known caller taken down in the log, and returns the error as it is.
+func (s *Server) note(ctx context.Context, err error) error {
+	c := callerOf(ctx)
+	if c.id.IsZero() {
 		return err
 	}
-	return next(srv, streamOf{ss, ctx})
+	return s.registrar.Note(ctx, c.actor(), c.id, err)
 }
 
 // streamOf is a ServerStream whose context knows the caller.

@@ -11,8 +11,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// maxImport bounds a CRL that an operator imports, in octets.
-const maxImport = 16 << 20
+// maxImport bounds a CRL that an operator imports, in octets: roots revoke a few CA certificates, not devices.
+const maxImport = 192 << 10
 
 // crls serves brevet.v1.CRLService.
 type crls struct {
@@ -41,7 +41,7 @@ func (s *crls) ListCRLs(ctx context.Context, _ *brevetv1.ListCRLsRequest) (*brev
 // ImportCRL serves the RPC of that name in brevet.v1.CRLService.
 func (s *crls) ImportCRL(ctx context.Context, req *brevetv1.ImportCRLRequest) (*brevetv1.ImportCRLResponse, error) {
 	if len(req.GetCrl()) == 0 || len(req.GetCrl()) > maxImport {
-		return nil, pki.Refuse(pki.RuleCRL, "send one CRL in DER of 16 MiB at most", "the CRL has %d octets", len(req.GetCrl()))
+		return nil, pki.Refuse(pki.RuleCRL, "send one CRL in DER of 192 KiB at most", "the CRL has %d octets", len(req.GetCrl()))
 	}
 	c, err := s.revocations.Import(ctx, req.GetCrl(), callerOf(ctx).actor())
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -22,8 +23,10 @@ import (
 
 // Bounds of the gRPC listener. A connection keeps the identity of its handshake, so it does not live for ever.
 const (
-	maxMessage       = 17 << 20 // an imported CRL; other messages are bounded by their fields
+	maxMessage       = 256 << 10 // gRPC reads a message whole before the gate sees the call
+	maxHeaders       = 16 << 10
 	maxStreams       = 128
+	maxConnections   = 4096 // on each of the two ports
 	connectionAge    = 30 * time.Minute
 	connectionGrace  = time.Minute
 	handshakeTimeout = 10 * time.Second
@@ -33,7 +36,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	g := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(s.tlsConfig())),
 		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
-		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace, Time: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}),
 	)
@@ -77,8 +80,10 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.sequencer.Run(failed) })
 	group.Go(func() error { return s.responder.Follow(failed, s.config.Stores.Feed) })
 	group.Go(func() error { return s.revocations.Run(failed) })
+	agents, stopAgents := context.WithCancel(failed)
+	defer stopAgents()
 	for _, a := range append([]*enroll.Agent{s.own}, s.delegates...) {
-		group.Go(func() error { return s.keepEnrolled(failed, a) })
+		group.Go(func() error { return s.keepEnrolled(agents, a) })
 	}
 	public := &http.Server{
 		Handler: s.responder.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second,
@@ -86,9 +91,9 @@ func (s *Server) Run(ctx context.Context) error {
 		BaseContext: func(net.Listener) context.Context { return parts },
 	}
 	if s.caughtUp(ctx, failed) {
-		group.Go(func() error { return s.grpc.Serve(s.config.GRPC) })
+		group.Go(func() error { return s.grpc.Serve(netutil.LimitListener(s.config.GRPC, maxConnections)) })
 		group.Go(func() error {
-			if err := public.Serve(s.config.HTTP); !errors.Is(err, http.ErrServerClosed) {
+			if err := public.Serve(netutil.LimitListener(s.config.HTTP, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
 				return err
 			}
 			return nil
@@ -106,12 +111,13 @@ func (s *Server) Run(ctx context.Context) error {
 		s.log.Info("stopping: finishing what is in flight")
 	case <-failed.Done():
 	}
+	stopAgents()
 	err := s.stop(context.WithoutCancel(ctx), public)
 	stopParts()
 	if werr := group.Wait(); werr != nil && !errors.Is(werr, context.Canceled) {
 		err = errors.Join(werr, err)
 	}
-	return err
+	return errors.Join(err, s.closeDirectories())
 }
 
 // caughtUp waits until the responder knows every status, which the gate and relying parties ask for; it returns false
@@ -131,11 +137,20 @@ func (s *Server) caughtUp(ctx, failed context.Context) bool {
 	return true
 }
 
-// stop ends the listeners, the calls in flight, and what they led to, in this order.
+// stop ends the listeners and the calls in flight, and then what they led to. Streams that never end by themselves,
+// such as watching the health service, cost the first step its patience and the second one nothing.
 func (s *Server) stop(ctx context.Context, public *http.Server) error {
+	s.health.Shutdown()
+	err := s.drain(ctx, public)
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)
 	defer cancel()
-	s.health.Shutdown()
+	s.registrar.Close(ctx)
+	return errors.Join(err, s.authority.Close(ctx), s.sequencer.Sync(ctx))
+}
+
+func (s *Server) drain(ctx context.Context, public *http.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, drainPatience)
+	defer cancel()
 	drained := make(chan struct{})
 	go func() { s.grpc.GracefulStop(); close(drained) }()
 	select {
@@ -143,12 +158,10 @@ func (s *Server) stop(ctx context.Context, public *http.Server) error {
 	case <-ctx.Done():
 		s.grpc.Stop()
 	}
-	s.registrar.Close()
-	err := errors.Join(public.Shutdown(ctx), s.authority.Close(ctx), s.sequencer.Sync(ctx))
-	for _, c := range s.closers {
-		err = errors.Join(err, c.Close())
+	if err := public.Shutdown(ctx); err != nil {
+		return public.Close() // slow readers have had their time
 	}
-	return err
+	return nil
 }
 
 // keepEnrolled runs an agent of the server's own. Its tokens are the server's to make, so it has no reason to give up.

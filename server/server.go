@@ -56,8 +56,11 @@ type Stores struct {
 	Log        translog.Records
 }
 
-// stopPatience bounds how long a stopping server waits for calls in flight.
-const stopPatience = 10 * time.Second
+// How long a stopping server waits for calls in flight, and then for what they have written.
+const (
+	drainPatience = 5 * time.Second
+	stopPatience  = 10 * time.Second
+)
 
 // Server is issuer, registration authority, validation authority and log in one process.
 type Server struct {
@@ -115,15 +118,15 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		TrustDomain: c.TrustDomain, Records: c.Stores.RA, Issuer: s.authority, Superseder: superseder{s.revocations},
 		Token: token.New(c.Stores.RA), Clock: c.Clock, Log: c.Log,
 	})
-	s.gate = newGate(c, s.responder, s.registrar)
+	s.gate = newGate(c, s.responder)
 	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(err, s.Close(ctx))
 	}
 	return s, nil
 }
 
-func newGate(c Config, st statuses, n notes) *gate {
-	g := &gate{trustDomain: c.TrustDomain, roots: x509.NewCertPool(), intermediates: x509.NewCertPool(), statuses: st, notes: n, clock: c.Clock}
+func newGate(c Config, st statuses) *gate {
+	g := &gate{trustDomain: c.TrustDomain, roots: x509.NewCertPool(), intermediates: x509.NewCertPool(), statuses: st, clock: c.Clock}
 	for _, iss := range c.Issuers {
 		g.roots.AddCert(iss.Root)
 		for _, cert := range iss.Chain {
@@ -146,6 +149,11 @@ func (s *Server) prepare(ctx context.Context) error {
 		return fmt.Errorf("server: prepare its own certificate: %w", err)
 	}
 	for _, iss := range s.config.Issuers {
+		if now := s.config.Clock(); now.After(iss.Certificate.NotAfter) || now.Before(iss.Certificate.NotBefore) {
+			// Everything it issued is expired with it, and nobody asks.
+			s.log.Warn("an issuing CA is not valid now: OCSP does not answer for it", "issuer", iss.Certificate.Subject.String())
+			continue
+		}
 		if err := s.enrollDelegate(ctx, iss); err != nil {
 			return fmt.Errorf("server: prepare the OCSP delegate of %s: %w", iss.Certificate.Subject, err)
 		}
@@ -160,9 +168,13 @@ func (s *Server) OnReady(f func()) { s.ready = f }
 // Close releases what New opened, for a server that is not run.
 func (s *Server) Close(ctx context.Context) error {
 	if s.registrar != nil {
-		s.registrar.Close()
+		s.registrar.Close(ctx)
 	}
-	err := s.authority.Close(ctx)
+	return errors.Join(s.authority.Close(ctx), s.closeDirectories())
+}
+
+func (s *Server) closeDirectories() error {
+	var err error
 	for _, c := range s.closers {
 		err = errors.Join(err, c.Close())
 	}
@@ -172,14 +184,14 @@ func (s *Server) Close(ctx context.Context) error {
 // operatorTokenLifetime is how long the token lives that a ceremony hands to an operator.
 const operatorTokenLifetime = 24 * time.Hour
 
-// OperatorToken registers an operator and makes a one-time token for enrolling as one. It is for whoever runs this
-// process, who holds the issuing key anyway.
-func (s *Server) OperatorToken(ctx context.Context, name string, replace bool, by pki.Actor) (string, error) {
+// OperatorToken registers an operator and makes a one-time token for enrolling as one, in the place of whoever has the
+// name so far. It is for whoever runs this process, who holds the issuing key anyway.
+func (s *Server) OperatorToken(ctx context.Context, name string, by pki.Actor) (string, error) {
 	id, err := s.registrar.CreateIdentity(ctx, ra.NewIdentity{Name: name, Kind: pki.Operator}, by)
 	if err != nil {
 		return "", err
 	}
-	secret, _, err := s.registrar.CreateToken(ctx, id.ID, operatorTokenLifetime, replace, by)
+	secret, _, err := s.registrar.CreateToken(ctx, id.ID, operatorTokenLifetime, true, by)
 	if err != nil {
 		return "", err
 	}

@@ -108,7 +108,7 @@ func record(cmd *cobra.Command, out, pemType string, der []byte, t ceremony.Tran
 	}
 	t.Command, t.At, t.Software = cmd.CommandPath(), time.Now(), "brevet "+version
 	t.Signers = []string{"Ceremony administrator", "Witness"}
-	paper := out + ".transcript.txt"
+	paper := paperOf(out)
 	if err := writeNew(paper, []byte(t.String()), 0o644); err != nil {
 		return err
 	}
@@ -116,16 +116,11 @@ func record(cmd *cobra.Command, out, pemType string, der []byte, t ceremony.Tran
 	return err
 }
 
+// paperOf names the transcript that is written beside a file.
+func paperOf(out string) string { return out + ".transcript.txt" }
+
 func (t *tokenFlags) transcriptToken() ceremony.Token {
 	return ceremony.Token{Label: t.config.Label, Serial: t.config.Serial, Key: t.key}
-}
-
-// absent refuses early what writeNew would refuse after a key was made.
-func absent(path string) error {
-	if _, err := os.Lstat(path); err == nil {
-		return fmt.Errorf("%s exists already: move it away or choose another name", path)
-	}
-	return nil
 }
 
 func newCeremonyToken() *cobra.Command {
@@ -175,7 +170,7 @@ func newCeremonyRoot() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := absent(out); err != nil {
+			if err := vacant(out, paperOf(out)); err != nil {
 				return err
 			}
 			return t.with(cmd.Context(), key, func(signer crypto.Signer) error {
@@ -226,7 +221,7 @@ func newCeremonyRequest() *cobra.Command {
 			if err != nil {
 				return &usage{"--subject: " + trimPrefixes(err.Error())}
 			}
-			if err := absent(out); err != nil {
+			if err := vacant(out, paperOf(out)); err != nil {
 				return err
 			}
 			return t.with(cmd.Context(), key, func(signer crypto.Signer) error {

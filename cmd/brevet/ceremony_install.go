@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -43,7 +44,7 @@ func newCeremonyInstall() *cobra.Command {
 				return err
 			}
 			if tokenOut != "" {
-				if err := absent(tokenOut); err != nil {
+				if err := vacant(tokenOut); err != nil {
 					return err
 				}
 			}
@@ -65,6 +66,9 @@ func newCeremonyInstall() *cobra.Command {
 
 func readInstallation(certFile, key string, others, crls []string) (installation, error) {
 	inst := installation{key: key}
+	if len(crls) == 0 {
+		return inst, &usage{"--crl: give the root's CRL, which brevet ceremony crl makes"}
+	}
 	var err error
 	if inst.certificate, err = readCertificate(certFile); err != nil {
 		return inst, err
@@ -83,7 +87,7 @@ func readInstallation(certFile, key string, others, crls []string) (installation
 		}
 		crl, err := x509.ParseRevocationList(der)
 		if err != nil {
-			return inst, fmt.Errorf("%s: %w", path, err)
+			return inst, fmt.Errorf("%s is not a CRL: %w", path, err)
 		}
 		inst.crls = append(inst.crls, crl)
 	}
@@ -125,7 +129,7 @@ func install(cmd *cobra.Command, c Config, inst installation, operator, tokenOut
 		_, err := fmt.Fprintln(out, "Next: brevet serve")
 		return err
 	}
-	text, err := s.OperatorToken(ctx, operator, false, by)
+	text, err := s.OperatorToken(ctx, operator, by)
 	if err != nil {
 		return err
 	}
@@ -145,6 +149,17 @@ func (n *node) install(ctx context.Context, inst installation, by pki.Actor) err
 	if _, err := ca.NewIssuer(inst.certificate, key, inst.others); err != nil {
 		return err
 	}
+	if err := n.config.mayCertify(inst.certificate); err != nil {
+		return err
+	}
+	if err := n.newSubject(ctx, inst.certificate); err != nil {
+		return err
+	}
+	for _, crl := range inst.crls {
+		if _, err := signerOf(crl, inst.others); err != nil {
+			return err
+		}
+	}
 	now := time.Now()
 	for _, cert := range inst.others {
 		if err := n.store.CA().Install(ctx, ca.Installed{Certificate: cert.Raw, At: now}, by); err != nil {
@@ -162,18 +177,44 @@ func (n *node) install(ctx context.Context, inst installation, by pki.Actor) err
 	return nil
 }
 
-func (n *node) importCRL(ctx context.Context, crl *x509.RevocationList, signers []*x509.Certificate, by pki.Actor) error {
-	for _, cert := range signers {
-		if crl.CheckSignatureFrom(cert) != nil {
-			continue
-		}
-		err := n.store.Revocation().PutCRL(ctx, revocation.CRL{
-			Issuer: pki.IssuerOf(cert), Number: crl.Number, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate, DER: crl.Raw,
-		}, by, time.Now())
-		if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleCRL {
-			return nil // an installation that is repeated has this CRL, or a newer one, already
-		}
+// newSubject refuses a subject that an installed CA with another key has: relying parties find an issuer by its name
+// (RFC 5280 section 4.1.2.4).
+func (n *node) newSubject(ctx context.Context, cert *x509.Certificate) error {
+	installed, err := n.store.CA().Installed(ctx)
+	if err != nil {
 		return err
 	}
-	return fmt.Errorf("none of the given CA certificates signed the CRL of %s: give its CA's certificate with --root", crl.Issuer)
+	for _, i := range installed {
+		other, err := x509.ParseCertificate(i.Certificate)
+		if err != nil {
+			return fmt.Errorf("read an installed CA certificate: %w", err)
+		}
+		if bytes.Equal(other.RawSubject, cert.RawSubject) && !bytes.Equal(other.RawSubjectPublicKeyInfo, cert.RawSubjectPublicKeyInfo) {
+			return fmt.Errorf("a CA with another key is installed as %s already: every generation has its own subject, so ask and sign again with another", cert.Subject)
+		}
+	}
+	return nil
+}
+
+func signerOf(crl *x509.RevocationList, among []*x509.Certificate) (*x509.Certificate, error) {
+	for _, cert := range among {
+		if crl.CheckSignatureFrom(cert) == nil {
+			return cert, nil
+		}
+	}
+	return nil, fmt.Errorf("none of the given CA certificates signed the CRL of %s: give its CA's certificate with --root", crl.Issuer)
+}
+
+func (n *node) importCRL(ctx context.Context, crl *x509.RevocationList, signers []*x509.Certificate, by pki.Actor) error {
+	signer, err := signerOf(crl, signers)
+	if err != nil {
+		return err
+	}
+	err = n.store.Revocation().PutCRL(ctx, revocation.CRL{
+		Issuer: pki.IssuerOf(signer), Number: crl.Number, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate, DER: crl.Raw,
+	}, by, time.Now())
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleCRL {
+		return nil // an installation that is repeated has this CRL, or a newer one, already
+	}
+	return err
 }

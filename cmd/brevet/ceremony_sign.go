@@ -53,7 +53,7 @@ func readCertificate(path string) (*x509.Certificate, error) {
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s is not a certificate: %w", path, err)
 	}
 	return cert, nil
 }
@@ -79,7 +79,7 @@ func newCeremonySign() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := absent(out); err != nil {
+			if err := vacant(out, paperOf(out)); err != nil {
 				return err
 			}
 			spec := ceremony.SignSpec{Lifetime: life, TrustDomain: trustDomain, PermittedDNS: permittedDNS}
@@ -151,10 +151,10 @@ func newCeremonyCRL() *cobra.Command {
 					return err
 				}
 			}
-			if spec.Revoke, err = revocationsOf(revoke, now); err != nil {
+			if spec.Revoke, err = revocationsOf(revoke, root, now); err != nil {
 				return err
 			}
-			if err := absent(out); err != nil {
+			if err := vacant(out, paperOf(out)); err != nil {
 				return err
 			}
 			return t.with(cmd.Context(), "", func(signer crypto.Signer) error {
@@ -188,7 +188,7 @@ func continueFrom(path string, spec *ceremony.CRLSpec) error {
 		return err
 	}
 	if spec.Previous, err = x509.ParseRevocationList(der); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s is not a CRL: %w", path, err)
 	}
 	if spec.Previous.Number == nil {
 		return fmt.Errorf("%s has no CRL number: it is not a CRL that a ceremony made", path)
@@ -197,7 +197,7 @@ func continueFrom(path string, spec *ceremony.CRLSpec) error {
 	return nil
 }
 
-func revocationsOf(list []string, now time.Time) ([]ceremony.Revocation, error) {
+func revocationsOf(list []string, root *x509.Certificate, now time.Time) ([]ceremony.Revocation, error) {
 	var all []ceremony.Revocation
 	for _, text := range list {
 		path, reasonText, ok := strings.Cut(text, ":")
@@ -211,6 +211,9 @@ func revocationsOf(list []string, now time.Time) ([]ceremony.Revocation, error) 
 		cert, err := readCertificate(path)
 		if err != nil {
 			return nil, err
+		}
+		if cert.CheckSignatureFrom(root) != nil {
+			return nil, fmt.Errorf("%s was not signed by %s, whose CRL can revoke only what it signed: give the certificate that is meant", path, root.Subject)
 		}
 		serial, err := pki.SerialFromInt(cert.SerialNumber)
 		if err != nil {

@@ -62,7 +62,16 @@ func call(cmd *cobra.Command, do func(ctx context.Context, conn *grpc.ClientConn
 	ctx, cancel := context.WithTimeout(cmd.Context(), callPatience)
 	defer cancel()
 	err = do(ctx, conn)
-	return errors.Join(enroll.CallError(pair.Origin.Server, err), conn.Close())
+	return errors.Join(advise(enroll.CallError(pair.Origin.Server, err)), conn.Close())
+}
+
+// advise adds the next step to an error that may pass.
+func advise(err error) error {
+	var passing interface{ Temporary() bool }
+	if errors.As(err, &passing) && passing.Temporary() {
+		return fmt.Errorf("%w: see whether the server runs and what it logs, then try again", err)
+	}
+	return err
 }
 
 // operatorPair reads the operator's credential, and renews it where its time has come and nobody else does.
@@ -132,7 +141,7 @@ func newLogin() *cobra.Command {
 			ctx, cancel := context.WithTimeout(cmd.Context(), callPatience)
 			defer cancel()
 			if err := agent.Enroll(ctx, token); err != nil {
-				return err
+				return advise(err)
 			}
 			p := agent.Pair()
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "You are %s until %s; commands renew this by themselves while it lasts.\nNext: brevet identity create device/1 --kind device\n",

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -96,11 +95,16 @@ func loadConfig(cmd *cobra.Command) (Config, error) {
 // readConfig decodes a configuration file; a syntax error names its line.
 func readConfig(path string) (Config, error) {
 	c := Config{Listen: ListenConfig{GRPC: ":7443", HTTP: ":7080"}, Log: LogConfig{Format: "text", Level: "info"}}
-	if err := config.Load(path, &c); err != nil {
+	err := config.Load(path, &c)
+	var wrong *config.Error
+	if errors.As(err, &wrong) {
+		return c, &usage{wrong.Error()}
+	}
+	if err != nil {
 		return c, err
 	}
 	if err := c.check(); err != nil {
-		return c, fmt.Errorf("%s: %w", path, err)
+		return c, &usage{path + ": " + err.Error()}
 	}
 	return c, nil
 }
@@ -157,7 +161,7 @@ func (c *Config) profiles() (map[string]*ca.Profile, error) {
 func (c *Config) logger(cmd *cobra.Command) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
-		return nil, fmt.Errorf("log.level: %q: use debug, info, warn or error", c.Log.Level)
+		return nil, &usage{fmt.Sprintf("log.level: %q: use debug, info, warn or error", c.Log.Level)}
 	}
 	opts := &slog.HandlerOptions{Level: level}
 	switch c.Log.Format {
@@ -166,7 +170,7 @@ func (c *Config) logger(cmd *cobra.Command) (*slog.Logger, error) {
 	case "json":
 		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), opts)), nil
 	}
-	return nil, fmt.Errorf("log.format: %q: use text or json", c.Log.Format)
+	return nil, &usage{fmt.Sprintf("log.format: %q: use text or json", c.Log.Format)}
 }
 
 // module returns the PKCS#11 library of a configuration or flag, or SoftHSM's.
@@ -175,17 +179,4 @@ func module(configured string) (string, error) {
 		return configured, nil
 	}
 	return hsm.FindSoftHSM()
-}
-
-// writeNew writes a file that must not exist yet, durably enough for what a person holds in hand.
-func writeNew(path string, content []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("%s exists already: move it away or choose another name", path)
-	}
-	if err != nil {
-		return err
-	}
-	_, werr := f.Write(content)
-	return errors.Join(werr, f.Sync(), f.Close())
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -65,6 +66,9 @@ func newDev() *cobra.Command {
 				return err
 			}
 			d.dir = dir
+			if err := d.check(); err != nil {
+				return err
+			}
 			return d.run(cmd)
 		},
 	}
@@ -74,6 +78,20 @@ func newDev() *cobra.Command {
 	f.StringVar(&d.grpc, "grpc", "127.0.0.1:7443", "address of the gRPC listener")
 	f.StringVar(&d.http, "http", "127.0.0.1:7080", "address of the public HTTP listener")
 	return cmd
+}
+
+// check looks at the flags before anything is made of them: certificates would carry what is wrong in them for years.
+func (d dev) check() error {
+	if _, err := pki.ParseTrustDomain(d.trustDomain); err != nil {
+		return &usage{"--trust-domain: " + err.Error()}
+	}
+	for _, f := range []struct{ flag, address string }{{"--grpc", d.grpc}, {"--http", d.http}} {
+		_, port, err := net.SplitHostPort(f.address)
+		if number, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || number == 0 {
+			return &usage{fmt.Sprintf("%s %q: write it like 127.0.0.1:7443", f.flag, f.address)}
+		}
+	}
+	return nil
 }
 
 func (d dev) run(cmd *cobra.Command) (err error) {
@@ -114,9 +132,15 @@ func (d dev) ensureCA(ctx context.Context) error {
 		if err := d.makeCA(ctx, unfinished); err != nil {
 			return err
 		}
+		if err := keepToken(unfinished); err != nil {
+			return err
+		}
 		if err := os.Rename(unfinished, d.ca()); err != nil {
 			return err
 		}
+	}
+	if err := mendToken(d.ca()); err != nil {
+		return err
 	}
 	return useSoftHSM(d.ca())
 }
@@ -237,7 +261,7 @@ func (d dev) config() (Config, hsm.PIN, error) {
 	}
 	_, port, err := net.SplitHostPort(d.grpc)
 	if err != nil {
-		return Config{}, pin, &usage{fmt.Sprintf("--grpc %q: write it like 127.0.0.1:7443", d.grpc)}
+		return Config{}, pin, err
 	}
 	c := Config{
 		TrustDomain: issuing.PermittedURIDomains[0], Directory: d.dir, Names: []string{"localhost", "127.0.0.1", "::1"},
@@ -289,7 +313,7 @@ func (d dev) serve(cmd *cobra.Command, n *node) error {
 // as the server runs.
 func (d dev) keepOperator(ctx context.Context, cmd *cobra.Command, s *server.Server) error {
 	agent, closeDir, err := operatorAgent(d.operator(), func() (enroll.Token, error) {
-		text, err := s.OperatorToken(ctx, devOperator, true, devActor)
+		text, err := s.OperatorToken(ctx, devOperator, devActor)
 		if err != nil {
 			return enroll.Token{}, err
 		}
@@ -306,10 +330,18 @@ func (d dev) keepOperator(ctx context.Context, cmd *cobra.Command, s *server.Ser
 	return agent.Run(ctx)
 }
 
+// quote makes one word of a path, for a shell.
+func quote(path string) string {
+	if strings.Trim(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@:=,") == "" {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+}
+
 func (d dev) sayNext(cmd *cobra.Command) {
 	flag := ""
 	if home, err := stateHome(); err != nil || d.dir != home {
-		flag = " --operator " + d.operator()
+		flag = " --operator " + quote(d.operator())
 	}
 	self := os.Args[0]
 	agent := filepath.Join(filepath.Dir(self), "brevet-agent")
@@ -323,5 +355,5 @@ Next, in another terminal:
   %s identity create device/1%s
   %s token create device/1 --out device1.token%s
   %s run --directory device1 --token-file device1.token
-`, d.grpc, d.http, filepath.Join(d.ca(), "root.crt"), d.dir, self, flag, self, flag, agent)
+`, d.grpc, d.http, filepath.Join(d.ca(), "root.crt"), d.dir, quote(self), flag, quote(self), flag, quote(agent))
 }

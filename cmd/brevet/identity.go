@@ -56,14 +56,6 @@ func dash(list []string) string {
 	return strings.Join(list, ",")
 }
 
-func printOneIdentity(cmd *cobra.Command, id *brevetv1.Identity) error {
-	p, err := newPrinter(cmd, identityHeading...)
-	if err != nil {
-		return err
-	}
-	return errors.Join(printIdentity(p, id), p.close())
-}
-
 func newIdentityCreate() *cobra.Command {
 	req := &brevetv1.CreateIdentityRequest{}
 	var labels map[string]string
@@ -72,12 +64,16 @@ func newIdentityCreate() *cobra.Command {
 		Example: "  brevet identity create device/42 --kind device --label site=plant-7\n  brevet identity create web/1 --kind workload --profile server --dns web.fleet.example",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Id, req.Labels = args[0], labels
+			p, err := newPrinter(cmd, identityHeading...)
+			if err != nil {
+				return err
+			}
 			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
 				resp, err := brevetv1.NewIdentityServiceClient(conn).CreateIdentity(ctx, req)
 				if err != nil {
 					return err
 				}
-				return printOneIdentity(cmd, resp.GetIdentity())
+				return errors.Join(printIdentity(p, resp.GetIdentity()), p.close())
 			})
 		},
 	}
@@ -138,12 +134,16 @@ func identityOrder(name, short string, do func(context.Context, brevetv1.Identit
 	cmd := &cobra.Command{
 		Use: name + " NAME", Short: short, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := newPrinter(cmd, identityHeading...)
+			if err != nil {
+				return err
+			}
 			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
 				id, err := do(ctx, brevetv1.NewIdentityServiceClient(conn), args[0])
 				if err != nil {
 					return err
 				}
-				return printOneIdentity(cmd, id)
+				return errors.Join(printIdentity(p, id), p.close())
 			})
 		},
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -68,8 +69,27 @@ func printEntry(p *printer, e *brevetv1.ListEntriesResponse) error {
 	if identity == "" {
 		identity = "-"
 	}
+	if p.json {
+		return printEntryJSON(p, e.GetIndex(), &m)
+	}
 	return p.record(&m, strconv.FormatUint(e.GetIndex(), 10), m.GetTime().AsTime().UTC().Format(time.RFC3339),
 		m.GetActor(), m.GetAction(), m.GetOutcome(), identity, dash(serials), dash(facts))
+}
+
+// printEntryJSON adds to an entry its place in the log.
+func printEntryJSON(p *printer, index uint64, m *brevetv1.LogEntry) error {
+	entry, err := marshal(m)
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(struct {
+		Index uint64          `json:"index"`
+		Entry json.RawMessage `json:"entry"`
+	}{index, entry})
+	if err != nil {
+		return err
+	}
+	return p.raw(b)
 }
 
 func newLogVerify() *cobra.Command {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -40,7 +41,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
@@ -48,6 +49,10 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	var failed *failure
 	if errors.As(err, &failed) {
 		return exitFailed
+	}
+	var wrong *usage
+	if !errors.As(err, &wrong) { // it comes from cobra, and names no next step
+		fmt.Fprintf(errOut, "See %s --help.\n", cmd.CommandPath())
 	}
 	return exitUsage
 }
@@ -70,33 +75,37 @@ func newRoot() *cobra.Command {
 		Long:          "Brevet gives every machine an identity: a short-lived X.509 certificate, signed by a key that never\nleaves its token, renewed by itself, and taken back within a second.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		newDev(), newServe(), newCeremony(), newLogin(), newToken(), newIdentity(), newCert(), newCRL(), newLog(), newVersion(),
 	)
+	root.SetHelpCommand(newHelp())
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if name := cmd.Flags().Arg(0); cmd.HasSubCommands() && name != "" {
+			return notCommand(cmd, name) // whose flag it would have been
+		}
+		return err
+	})
 	mark(root)
 	return root
 }
 
-// mark makes a failure of every error that a command returns, but of a *usage.
+// mark makes a failure of every error that a command returns, but of a *usage, and has commands say what they take.
 func mark(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		mark(sub)
 	}
-	inner := c.RunE
-	if inner == nil {
-		if c.HasSubCommands() {
-			c.RunE = func(cmd *cobra.Command, args []string) error {
-				if len(args) > 0 {
-					return fmt.Errorf("%q is not a command of %s: see %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())
-				}
-				return cmd.Help()
-			}
-			c.Args = cobra.ArbitraryArgs
-		}
+	if c.HasSubCommands() {
+		c.Args, c.RunE = cobra.ArbitraryArgs, wantCommand
 		return
+	}
+	takes, inner := c.Args, c.RunE
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if takes(cmd, args) == nil {
+			return nil
+		}
+		return fmt.Errorf("the arguments do not fit: write %s", strings.TrimSuffix(cmd.UseLine(), " [flags]"))
 	}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		err := inner(cmd, args)
@@ -105,6 +114,40 @@ func mark(c *cobra.Command) {
 			return err
 		}
 		return &failure{err}
+	}
+}
+
+// wantCommand answers a command line that ends before it names a command.
+func wantCommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return notCommand(cmd, args[0])
+	}
+	cmd.SetOut(cmd.ErrOrStderr())
+	return errors.Join(cmd.Help(), &usage{"name one of these commands"})
+}
+
+func notCommand(of *cobra.Command, name string) error {
+	of.SuggestionsMinimumDistance = 2
+	text := fmt.Sprintf("%q is not a command of %s", name, of.CommandPath())
+	if near := of.SuggestionsFor(name); len(near) > 0 {
+		text += ": did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return errors.New(text)
+}
+
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND…]", Short: "Help about any command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return notCommand(about, rest[0])
+			}
+			return about.Help()
+		},
 	}
 }
 

@@ -5,10 +5,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -48,11 +52,29 @@ func openNode(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (n *
 		return n, err
 	}
 	n.closers = append(n.closers, n.store.Close)
+	if err = n.expectArchive(ctx); err != nil {
+		return n, err
+	}
 	if n.archive, err = translog.OpenArchive(c.archivePath(), log); err != nil {
 		return n, err
 	}
 	n.closers = append(n.closers, n.archive.Close)
 	return n, nil
+}
+
+// expectArchive refuses a store that has a log and no archive: without it nobody can tell whether the store is an old
+// backup, which would make revoked certificates good again.
+func (n *node) expectArchive(ctx context.Context) error {
+	head, err := n.store.Log().Head(ctx)
+	if err != nil || head.Size == 0 {
+		return err
+	}
+	path := n.config.archivePath()
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the log's archive %s is missing, and the store has %d entries of it: put the archive back. If it is lost for good "+
+			"and the store is the newest there is, make an empty file of that name, and the archive is written anew from the store", path, head.Size)
+	}
+	return nil
 }
 
 func openToken(ctx context.Context, c TokenConfig, pin hsm.PIN) (*hsm.Token, error) {
@@ -101,7 +123,16 @@ func (n *node) issuers(ctx context.Context) (issuers []ca.Issuer, all []*x509.Ce
 	if len(issuers) == 0 {
 		return nil, nil, fmt.Errorf("no CA is installed in %s: run brevet ceremony install", n.config.storePath())
 	}
-	return issuers, all, nil
+	return issuers, all, n.config.mayCertify(issuers[len(issuers)-1].Certificate)
+}
+
+// mayCertify reports whether a CA's name constraints (RFC 5280 section 4.2.1.10) admit the configured trust domain.
+func (c *Config) mayCertify(cert *x509.Certificate) error {
+	if permitted := cert.PermittedURIDomains; len(permitted) > 0 && !slices.Contains(permitted, c.TrustDomain) {
+		return fmt.Errorf("trust_domain: %s may certify identities in %s, not in %s: correct the configuration, or install a CA for it",
+			cert.Subject, strings.Join(permitted, ", "), c.TrustDomain)
+	}
+	return nil
 }
 
 // server puts a server on top of the node. Listeners may be nil for one that will not run.
@@ -127,14 +158,25 @@ func (n *node) server(ctx context.Context, grpc, http net.Listener) (*server.Ser
 
 // listen opens both listeners, or neither.
 func (c *Config) listen(ctx context.Context) (grpc, http net.Listener, err error) {
-	var lc net.ListenConfig
-	if grpc, err = lc.Listen(ctx, "tcp", c.Listen.GRPC); err != nil {
-		return nil, nil, fmt.Errorf("listen.grpc: %w: is another server running?", err)
+	if grpc, err = listen(ctx, "listen.grpc", c.Listen.GRPC); err != nil {
+		return nil, nil, err
 	}
-	if http, err = lc.Listen(ctx, "tcp", c.Listen.HTTP); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("listen.http: %w: is another server running?", err), grpc.Close())
+	if http, err = listen(ctx, "listen.http", c.Listen.HTTP); err != nil {
+		return nil, nil, errors.Join(err, grpc.Close())
 	}
 	return grpc, http, nil
+}
+
+func listen(ctx context.Context, key, address string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w: is another server running?", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return l, nil
 }
 
 // makeDirectory makes the state directory, for its owner alone.

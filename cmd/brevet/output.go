@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -50,11 +51,15 @@ func (p *printer) record(m proto.Message, cells ...string) error {
 		_, err := fmt.Fprintln(p.table, strings.Join(cells, "\t"))
 		return err
 	}
-	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
+	b, err := marshal(m)
 	if err != nil {
 		return err
 	}
 	return p.raw(b)
+}
+
+func marshal(m proto.Message) ([]byte, error) {
+	return protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
 }
 
 // raw prints a JSON object on one line; protojson varies its white space on purpose, and scripts should not see that.
@@ -77,13 +82,9 @@ func (p *printer) close() error {
 
 // trimPrefixes drops the package names that errors begin with: a person at a terminal has no use for them.
 func trimPrefixes(text string) string {
-	for {
-		head, rest, ok := strings.Cut(text, ": ")
-		if !ok || !packages[head] {
-			return text
-		}
-		text = rest
-	}
+	parts := strings.Split(text, ": ")
+	last := len(parts) - 1
+	return strings.Join(append(slices.DeleteFunc(parts[:last:last], func(p string) bool { return packages[p] }), parts[last]), ": ")
 }
 
 var packages = map[string]bool{

@@ -36,6 +36,11 @@ func newTokenCreate() *cobra.Command {
 				}
 				req.Lifetime = durationpb.New(d)
 			}
+			if out != "-" {
+				if err := vacant(out); err != nil {
+					return err
+				}
+			}
 			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
 				resp, err := brevetv1.NewIdentityServiceClient(conn).CreateToken(ctx, req)
 				if err != nil {

@@ -33,7 +33,7 @@ func (a *Authenticator) Identify(ctx context.Context, evidence []byte, at time.T
 	if err != nil {
 		return ra.Claim{}, err
 	}
-	claim := ra.Claim{Identity: t.Identity, Token: t.ID, Profile: t.Profile, Replace: t.Replace, Actor: pki.ActorToken(t.ID)}
+	claim := ra.Claim{Identity: t.Identity, Token: t.ID, Generation: t.Generation, Profile: t.Profile, Replace: t.Replace, Actor: pki.ActorToken(t.ID)}
 	if !at.Before(t.ExpiresAt) {
 		return claim, pki.Refuse(pki.RuleToken, fix, "the enrollment token does not serve: unknown, expired or used")
 	}

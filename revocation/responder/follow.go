@@ -69,6 +69,9 @@ func (f *follower) step(ctx context.Context) time.Duration {
 	}
 	// Everything that the feed had when it was asked is in. Not when it answered: a change may have come since.
 	r.current.Store(&asked)
+	if asked.Before(f.swept) {
+		f.started = false // the clock was set back: what was forgotten as expired may be alive
+	}
 	if asked.Sub(f.swept) >= sweepEvery || asked.Before(f.swept) {
 		f.swept = asked
 		r.sweep(asked)

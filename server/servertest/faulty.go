@@ -25,10 +25,28 @@ type Faulty struct {
 	panics   atomic.Bool  // where identities are listed
 	refusals atomic.Bool  // cannot be logged
 	held     atomic.Pointer[chan struct{}]
+	writing  atomic.Pointer[chan struct{}]
+	decided  atomic.Int64
 }
 
 // FailWrites makes the next writes of the journal fail as a full disk does: for now, and without effect.
 func (f *Faulty) FailWrites(n int64) { f.writes.Store(n) }
+
+// HoldRecords makes the journal wait with certificates that are signed, until release is called: they are not on record
+// before that. The first one to wait is announced on arrived.
+func (f *Faulty) HoldRecords() (arrived <-chan struct{}, release func()) {
+	gate := make(chan struct{}) // as in Hold
+	f.decided.Store(0)
+	f.writing.Store(&gate)
+	return gate, func() { f.writing.Store(nil); close(gate) }
+}
+
+// AwaitDecided returns when so many requests since HoldRecords have been decided, and are about to be signed.
+func (f *Faulty) AwaitDecided(n int64) {
+	for f.decided.Load() < n {
+		time.Sleep(time.Millisecond)
+	}
+}
 
 // FailReads makes reading identities fail, or work again.
 func (f *Faulty) FailReads(fail bool) { f.reads.Store(fail) }
@@ -64,6 +82,10 @@ type faultyJournal struct {
 }
 
 func (j faultyJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
+	if gate := j.writing.Load(); gate != nil && len(settle) > 0 {
+		*gate <- struct{}{}
+		<-*gate
+	}
 	if j.writes.Add(-1) >= 0 {
 		return nil, fault{}
 	}
@@ -91,6 +113,11 @@ func (r faultyRecords) Identities(ctx context.Context, after pki.SPIFFEID, limit
 		<-*gate
 	}
 	return r.Records.Identities(ctx, after, limit)
+}
+
+func (r faultyRecords) CheckKey(ctx context.Context, key pki.KeyHash, id pki.SPIFFEID) error {
+	defer r.decided.Add(1)
+	return r.Records.CheckKey(ctx, key, id)
 }
 
 func (r faultyRecords) Refused(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal, at time.Time) error {

@@ -109,6 +109,10 @@ func (c *court) awaitCRL(t testing.TB) []byte {
 	}
 	for range 1000 {
 		der := c.fetch(t, "/crl/"+pki.IssuerOf(c.Issuing).Short()+".crl")
+		if der == nil {
+			time.Sleep(20 * time.Millisecond)
+			continue
+		}
 		listed, others := 0, 0
 		for _, e := range Must(x509.ParseRevocationList(der))(t).RevokedCertificateEntries {
 			switch serial := e.SerialNumber.String(); {
@@ -137,15 +141,20 @@ func (c *court) awaitUnreleased(t testing.TB) {
 	}
 }
 
+// fetch gets what the server publishes at a path, or nil where that is not there yet.
 func (c *court) fetch(t testing.TB, path string) []byte {
 	t.Helper()
 	resp := Must(c.http.Get("http://" + c.HTTP + path))(t)
 	defer resp.Body.Close()
 	body := Must(io.ReadAll(resp.Body))(t)
-	if resp.StatusCode != http.StatusOK {
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return body
+	case http.StatusNotFound:
+	default:
 		t.Errorf("GET %s: %s", path, resp.Status)
 	}
-	return body
+	return nil
 }
 
 // lint is zlint's judgement.

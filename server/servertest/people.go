@@ -113,7 +113,7 @@ func (w *World) Enroll(t testing.TB, token []byte, key crypto.Signer) *Holder {
 // NewOperator makes an operator as the ceremony does.
 func (w *World) NewOperator(t testing.TB, name string) *Holder {
 	t.Helper()
-	return w.Enroll(t, w.Secret(t, Must(w.Server.OperatorToken(t.Context(), name, false, pki.ActorCommand("ceremony install")))(t)), Key(t))
+	return w.Enroll(t, w.Secret(t, Must(w.Server.OperatorToken(t.Context(), name, pki.ActorCommand("ceremony install")))(t)), Key(t))
 }
 
 // Enrollment is a new request for a token and a key. Sent again, it is the same request.

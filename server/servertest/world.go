@@ -125,7 +125,7 @@ func New(t testing.TB, g Ground, o Options) *World {
 	w.install(t)
 	t.Cleanup(func() { w.auditFiles(t) }) // in the opposite order of this
 	t.Cleanup(func() { w.Stop(t) })
-	w.serve(t, o)
+	w.Serve(t, o)
 	t.Cleanup(func() {
 		if !t.Failed() {
 			w.judge(t)
@@ -203,7 +203,8 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	}
 }
 
-func (w *World) serve(t testing.TB, o Options) {
+// Serve starts a server where none runs.
+func (w *World) Serve(t testing.TB, o Options) {
 	t.Helper()
 	c := w.Config(t, o)
 	w.GRPC, w.HTTP = c.GRPC.Addr().String(), c.HTTP.Addr().String()
@@ -218,6 +219,9 @@ func (w *World) serve(t testing.TB, o Options) {
 	case err := <-w.stopped:
 		t.Fatalf("the server did not start: %v", err)
 	}
+	if w.Operator != nil {
+		w.Operator.Caller = w.Caller(t, w.Operator.tls(w))
+	}
 }
 
 // StopServer stops the server, and waits until nothing of it is left.
@@ -229,6 +233,9 @@ func (w *World) StopServer(t testing.TB) {
 	w.stop()
 	check(t, <-w.stopped)
 	w.stopped = nil
+	if w.Operator != nil {
+		_ = w.Operator.Conn.Close() // it leads nowhere
+	}
 }
 
 // Stop stops the server and closes what it stood on.
@@ -244,10 +251,7 @@ func (w *World) Restart(t testing.TB, o Options) {
 	t.Helper()
 	w.Stop(t)
 	w.open(t)
-	w.serve(t, o)
-	if w.Operator != nil {
-		w.Operator.Caller = w.Caller(t, w.Operator.tls(w))
-	}
+	w.Serve(t, o)
 }
 
 func listen(t testing.TB) net.Listener {

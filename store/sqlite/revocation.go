@@ -57,10 +57,41 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) ([]
 		return nil, err
 	}
 	changes := []pki.StatusChange{change}
+	if isKeyCompromise(o) {
+		others, err := tx.revokeSameKey(ctx, c, o)
+		if err != nil {
+			return nil, err
+		}
+		changes = append(changes, others...)
+	}
 	action := map[revocation.Action]translog.Action{
 		revocation.Revoke: translog.CertificateRevoked, revocation.Hold: translog.CertificateHeld, revocation.Release: translog.CertificateReleased,
 	}[o.Action]
 	return changes, tx.append(ctx, orderEntry(o, action, c.identity, changes))
+}
+
+// revokeSameKey carries a compromise to the other unexpired certificates of the key: a renewal may have kept it.
+func (tx *writeTx) revokeSameKey(ctx context.Context, c subject, o revocation.Order) ([]pki.StatusChange, error) {
+	others, err := tx.readSameKey(ctx, c, o.At)
+	if err != nil {
+		return nil, err
+	}
+	var changes []pki.StatusChange
+	for _, other := range others {
+		status, changed, err := next(other.status, o)
+		if err != nil {
+			return nil, err
+		}
+		if !changed {
+			continue
+		}
+		change, err := tx.setStatus(ctx, other, status, o)
+		if err != nil {
+			return nil, err
+		}
+		changes = append(changes, change)
+	}
+	return changes, nil
 }
 
 func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {

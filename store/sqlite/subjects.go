@@ -41,11 +41,28 @@ func (tx *writeTx) readSubject(ctx context.Context, ref pki.CertRef) (subject, e
 	return c, err
 }
 
-// readSubjects reads an identity's certificates that are not expired.
+// clockGrace is how far a server's clock may be ahead without an order passing over certificates that are still alive.
+const clockGrace = time.Hour
+
+// readSubjects reads an identity's certificates that are not long expired.
 func (tx *writeTx) readSubjects(ctx context.Context, id pki.SPIFFEID, at time.Time) ([]subject, error) {
+	return tx.querySubjects(ctx, `WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? ORDER BY c.id`,
+		id.String(), millis(at.Add(-clockGrace)))
+}
+
+// readSameKey reads the other certificates of a certificate's key that are not long expired.
+func (tx *writeTx) readSameKey(ctx context.Context, c subject, at time.Time) ([]subject, error) {
+	if c.keyHash == nil {
+		return nil, nil
+	}
+	return tx.querySubjects(ctx, `
+		WHERE substr(c.key_hash, 1, 8) = substr(?1, 1, 8) AND c.key_hash = ?1 AND c.id <> ?2 AND c.not_after >= ?3 ORDER BY c.id`,
+		c.keyHash, c.id, millis(at.Add(-clockGrace)))
+}
+
+func (tx *writeTx) querySubjects(ctx context.Context, where string, args ...any) ([]subject, error) {
 	var all []subject
-	rows, err := tx.QueryContext(ctx, selectSubject+`
-		WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? ORDER BY c.id`, id.String(), millis(at))
+	rows, err := tx.QueryContext(ctx, selectSubject+where, args...)
 	err = each(rows, err, func(rows *sql.Rows) error {
 		c, err := scanSubject(rows)
 		all = append(all, c)

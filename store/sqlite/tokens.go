@@ -23,9 +23,9 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `
-			INSERT INTO tokens (token, identity, profile, expires_at, replaces, created_by, created_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?)`,
-			t.ID.Bytes(), identity, t.Profile, millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), millis(t.CreatedAt))
+			INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+			t.ID.Bytes(), identity, int64(t.Generation), t.Profile, millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), millis(t.CreatedAt))
 		if isDuplicate(err) {
 			return pki.Refuse(pki.RuleRequest, "draw a new secret", "the token %s is on record already", t.ID)
 		}
@@ -85,9 +85,9 @@ func readToken(ctx context.Context, tx *sql.Tx, id pki.TokenID) (ra.Token, error
 	var expires, created int64
 	var request, key []byte
 	err := tx.QueryRowContext(ctx, `
-		SELECT i.spiffe_id, t.profile, t.expires_at, t.replaces, t.created_by, t.created_at, t.request, t.key_hash, t.spent
+		SELECT i.spiffe_id, t.generation, t.profile, t.expires_at, t.replaces, t.created_by, t.created_at, t.request, t.key_hash, t.spent
 		FROM tokens t JOIN identities i ON i.id = t.identity WHERE t.token = ?`, id.Bytes()).
-		Scan(&identity, &t.Profile, &expires, &t.Replace, &by, &created, &request, &key, &t.Spent)
+		Scan(&identity, &t.Generation, &t.Profile, &expires, &t.Replace, &by, &created, &request, &key, &t.Spent)
 	if errors.Is(err, sql.ErrNoRows) {
 		return ra.Token{}, pki.Refuse(pki.RuleNotFound, "make a new token (brevet token create)", "there is no token %s", id)
 	}

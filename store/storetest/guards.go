@@ -109,7 +109,7 @@ func withToken(change func(w *world, token *ra.Token), after func(t *testing.T, 
 		b := w.draw()
 		tokenID, err := pki.TokenIDFromBytes(b[:])
 		must(t, err)
-		token := ra.Token{ID: tokenID, Identity: id.ID, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: operator, CreatedAt: w.now}
+		token := ra.Token{ID: tokenID, Identity: id.ID, Generation: id.Generation, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: operator, CreatedAt: w.now}
 		if change != nil {
 			change(w, &token)
 		}

@@ -165,7 +165,7 @@ func compromiseIdentity(t *testing.T, w *world) {
 func expiredStay(t *testing.T, w *world) {
 	r := w.issued(t)
 	last := w.record(t, r.Identity)
-	last.NotAfter = r.NotAfter.Add(time.Hour)
+	last.NotAfter = r.NotAfter.Add(2 * time.Hour)
 	w.issue(t, last)
 	w.now = last.NotAfter // the last second of its life, beyond the first one's
 	changes := w.apply(t, revocation.Order{Action: hold, Identity: r.Identity, State: pki.Suspended})

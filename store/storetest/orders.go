@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/translog"
@@ -64,6 +65,7 @@ func testOrders(t *testing.T, open func(t *testing.T) Store) {
 	t.Run("an unknown certificate", func(t *testing.T) { orderUnknown(t, w) })
 	t.Run("a serial that was never released", func(t *testing.T) { orderUnreleased(t, w) })
 	t.Run("an expired certificate", func(t *testing.T) { orderExpired(t, w) })
+	t.Run("a key with several certificates", func(t *testing.T) { compromiseSharedKey(t, w) })
 }
 
 // followSteps gives the orders of a row, a minute apart, and looks after each at what all readers see.
@@ -105,6 +107,33 @@ func followSteps(t *testing.T, w *world, steps []step) {
 	}
 	if id := w.stateOf(t, r.Identity); id.State != pki.Enrolled || id.Generation != 2 {
 		t.Errorf("orders about a certificate left its identity %v in generation %d", id.State, id.Generation)
+	}
+}
+
+// compromiseSharedKey revokes one certificate of a key that a renewal has kept: all of them go, and nothing else.
+func compromiseSharedKey(t *testing.T, w *world) {
+	first := w.issued(t)
+	renewed, otherKey := w.record(t, first.Identity), w.record(t, first.Identity)
+	renewed.KeyHash, renewed.Guard.Key = first.KeyHash, first.KeyHash
+	w.issue(t, renewed)
+	w.issue(t, otherKey)
+	superseded := w.record(t, first.Identity)
+	superseded.KeyHash, superseded.Guard.Key = first.KeyHash, first.KeyHash
+	w.issue(t, superseded)
+	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: superseded.Ref})
+
+	changed := w.apply(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Certificate: first.Ref})
+	if len(changed) != 3 {
+		t.Errorf("the compromise changed %d certificates, want the three of the key", len(changed))
+	}
+	for _, r := range []ca.Record{first, renewed, superseded} {
+		if s := w.certificate(t, r.Ref).Status; s.State != pki.Revoked || s.Reason != pki.KeyCompromise {
+			t.Errorf("certificate %s of the key is %v (%v)", r.Ref.Serial, s.State, s.Reason)
+		}
+	}
+	w.mustAll(t, []ca.Record{otherKey}, pki.Status{State: pki.Good, Version: 1})
+	if e := w.lastEntry(t); len(e.Changes) != 3 {
+		t.Errorf("the log entry has %d changes", len(e.Changes))
 	}
 }
 

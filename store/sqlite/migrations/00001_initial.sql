@@ -59,6 +59,7 @@ CREATE TABLE tokens (
     id         INTEGER PRIMARY KEY,
     token      BLOB    NOT NULL UNIQUE CHECK (length(token) = 32), -- the hash of the secret
     identity   INTEGER NOT NULL REFERENCES identities (id),
+    generation INTEGER NOT NULL, -- of the identity, when the token was made
     profile    TEXT    NOT NULL,
     expires_at INTEGER NOT NULL,
     replaces   INTEGER NOT NULL CHECK (replaces IN (0, 1)),

@@ -1,0 +1,264 @@
+package ra_test
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	_ "crypto/sha1" // what nobody should sign with
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+var (
+	oidExtensionRequest  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
+	oidChallengePassword = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}
+	oidSubjectAltName    = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidBasicConstraints  = asn1.ObjectIdentifier{2, 5, 29, 19}
+	oidKeyUsage          = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidECDSAWithSHA1     = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 1}
+	oidECDSAWithSHA256   = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
+)
+
+// attribute is one of a request (RFC 2986 §4.1).
+type attribute struct {
+	ID     asn1.ObjectIdentifier
+	Values []any `asn1:"set"`
+}
+
+// handmade is a request that crypto/x509 would not make: with any attributes, signed with any hash.
+func handmade(t *testing.T, hash crypto.Hash, algorithm asn1.ObjectIdentifier, attributes ...attribute) []byte {
+	t.Helper()
+	key := servertest.Key(t)
+	spki := servertest.Must(x509.MarshalPKIXPublicKey(key.Public()))(t)
+	var list []byte
+	for _, a := range attributes {
+		list = append(list, servertest.Must(asn1.Marshal(a))(t)...)
+	}
+	info := servertest.Must(asn1.Marshal(struct {
+		Version    int
+		Subject    pkix.RDNSequence
+		Key        asn1.RawValue
+		Attributes asn1.RawValue
+	}{0, nil, asn1.RawValue{FullBytes: spki}, asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true, Bytes: list}}))(t)
+	h := hash.New()
+	h.Write(info)
+	signature := servertest.Must(ecdsa.SignASN1(rand.Reader, key, h.Sum(nil)))(t)
+	return servertest.Must(asn1.Marshal(struct {
+		Info      asn1.RawValue
+		Algorithm pkix.AlgorithmIdentifier
+		Signature asn1.BitString
+	}{asn1.RawValue{FullBytes: info}, pkix.AlgorithmIdentifier{Algorithm: algorithm}, asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}}))(t)
+}
+
+func withAttributes(t *testing.T, attributes ...attribute) []byte {
+	t.Helper()
+	return handmade(t, crypto.SHA256, oidECDSAWithSHA256, attributes...)
+}
+
+// extensions is one value of an extension request.
+func extensions(t *testing.T, names ...string) any {
+	t.Helper()
+	var sans []asn1.RawValue
+	for _, n := range names {
+		sans = append(sans, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 2, Bytes: []byte(n)})
+	}
+	return []pkix.Extension{{Id: oidSubjectAltName, Value: servertest.Must(asn1.Marshal(sans))(t)}}
+}
+
+// san is a subject alternative name with one name of a kind.
+func san(t *testing.T, tag int, constructed bool, value []byte) func(*x509.CertificateRequest) {
+	t.Helper()
+	der := servertest.Must(asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: tag, IsCompound: constructed, Bytes: value}}))(t)
+	return extension(oidSubjectAltName, der)
+}
+
+func extension(id asn1.ObjectIdentifier, value []byte) func(*x509.CertificateRequest) {
+	return func(r *x509.CertificateRequest) {
+		r.ExtraExtensions = append(r.ExtraExtensions, pkix.Extension{Id: id, Value: value})
+	}
+}
+
+// exponent3 makes an RSA key of 3072 bits with the public exponent 3, which crypto/rsa makes none of.
+func exponent3(t *testing.T) *rsa.PrivateKey {
+	t.Helper()
+	one, three := big.NewInt(1), big.NewInt(3)
+	for {
+		p, q := servertest.Must(rand.Prime(rand.Reader, 1536))(t), servertest.Must(rand.Prime(rand.Reader, 1536))(t)
+		phi := new(big.Int).Mul(new(big.Int).Sub(p, one), new(big.Int).Sub(q, one))
+		d := new(big.Int).ModInverse(three, phi)
+		n := new(big.Int).Mul(p, q)
+		if d == nil || n.BitLen() != 3072 {
+			continue
+		}
+		key := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: n, E: 3}, D: d, Primes: []*big.Int{p, q}}
+		key.Precompute()
+		return key
+	}
+}
+
+func selfSigned(t *testing.T) []byte {
+	t.Helper()
+	key, template := servertest.Key(t), &x509.Certificate{SerialNumber: big.NewInt(1)}
+	return servertest.Must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))(t)
+}
+
+// csrCase is a request that is refused.
+type csrCase struct {
+	name string
+	csr  []byte
+	rule pki.Rule
+}
+
+// malformedCases are about the form and the proof of possession.
+func malformedCases(t *testing.T) []csrCase {
+	t.Helper()
+	fine := servertest.CSR(t, servertest.Key(t))
+	broken, truncated := bytes.Clone(fine), fine[:len(fine)-1]
+	broken[len(broken)-1] ^= 1
+	stranger := bytes.Clone(fine) // the signature stays, the key is another's
+	at := bytes.Index(stranger, []byte{0x00, 0x04}) + 2
+	public := servertest.Must(servertest.Key(t).PublicKey.Bytes())(t)
+	copy(stranger[at:], public[1:])
+	return []csrCase{
+		{"nothing", nil, pki.RuleCSR},
+		{"a sentence", []byte("please sign this"), pki.RuleCSR},
+		{"a certificate", selfSigned(t), pki.RuleCSR},
+		{"16 KiB and one octet", make([]byte, 16<<10+1), pki.RuleCSR},
+		{"something after it", append(bytes.Clone(fine), 0), pki.RuleCSR},
+		{"two of them", append(bytes.Clone(fine), fine...), pki.RuleCSR},
+		{"its end missing", truncated, pki.RuleCSR},
+		{"a broken signature", broken, pki.RuleCSRSignature},
+		{"another key's signature", stranger, pki.RuleCSRSignature},
+		{"a SHA-1 signature", handmade(t, crypto.SHA1, oidECDSAWithSHA1), pki.RuleCSRSignature},
+	}
+}
+
+// keyCases are about the key.
+func keyCases(t *testing.T) []csrCase {
+	t.Helper()
+	onCurve := func(c elliptic.Curve) []byte {
+		return servertest.CSR(t, servertest.Must(ecdsa.GenerateKey(c, rand.Reader))(t))
+	}
+	ofBits := func(n int) []byte { return servertest.CSR(t, servertest.Must(rsa.GenerateKey(rand.Reader, n))(t)) }
+	return []csrCase{
+		{"RSA-1024", ofBits(1024), pki.RuleKeyType},
+		{"RSA-2047", ofBits(2047), pki.RuleKeyType},
+		{"RSA-2048, which the profile leaves out", ofBits(2048), pki.RuleKeyType},
+		{"RSA with exponent 3", servertest.CSR(t, exponent3(t)), pki.RuleKeyWeak},
+		{"P-224", onCurve(elliptic.P224()), pki.RuleKeyType},
+		{"P-521", onCurve(elliptic.P521()), pki.RuleKeyType},
+	}
+}
+
+// contentCases ask for what nobody granted.
+func contentCases(t *testing.T) []csrCase {
+	t.Helper()
+	asking := func(edits ...func(*x509.CertificateRequest)) []byte {
+		return servertest.CSR(t, servertest.Key(t), edits...)
+	}
+	var thousand []string
+	for i := range 1000 {
+		thousand = append(thousand, fmt.Sprintf("h%d.test", i))
+	}
+	uri := func(text string) func(*x509.CertificateRequest) {
+		return func(r *x509.CertificateRequest) { r.URIs = append(r.URIs, servertest.Must(url.Parse(text))(t)) }
+	}
+	subject := func(n pkix.Name) func(*x509.CertificateRequest) {
+		return func(r *x509.CertificateRequest) { r.Subject = n }
+	}
+	cases := []csrCase{
+		{name: "a DNS name", csr: asking(func(r *x509.CertificateRequest) { r.DNSNames = []string{"other.fleet.example"} })},
+		{name: "its own DNS name and another", csr: asking(func(r *x509.CertificateRequest) { r.DNSNames = []string{"pump.fleet.example", "a.fleet.example"} })},
+		{name: "a wildcard", csr: asking(func(r *x509.CertificateRequest) { r.DNSNames = []string{"*.fleet.example"} })},
+		{name: "an IP address", csr: asking(func(r *x509.CertificateRequest) { r.IPAddresses = []net.IP{net.IPv4(192, 0, 2, 99)} })},
+		{name: "an email address", csr: asking(func(r *x509.CertificateRequest) { r.EmailAddresses = []string{"a@fleet.example"} })},
+		{name: "another identity's URI", csr: asking(uri("spiffe://fleet.example/device/other"))},
+		{name: "the server's URI", csr: asking(uri("spiffe://fleet.example/brevet/server"))},
+		{name: "a kind of URI", csr: asking(uri("https://fleet.example"))},
+		{name: "a thousand names", csr: asking(func(r *x509.CertificateRequest) { r.DNSNames = thousand })},
+		{name: "a directory name", csr: asking(san(t, 4, true, []byte{0x30, 0}))},
+		{name: "another name", csr: asking(san(t, 0, true, []byte{0x06, 1, 0x2a, 0xa0, 2, 0x05, 0}))},
+		{name: "a registered ID", csr: asking(san(t, 8, false, []byte{0x2a}))},
+		{name: "CA:TRUE", csr: asking(extension(oidBasicConstraints, []byte{0x30, 3, 1, 1, 0xff}))},
+		{name: "CA:FALSE", csr: asking(extension(oidBasicConstraints, []byte{0x30, 0}))},
+		{name: "a key usage", csr: asking(extension(oidKeyUsage, []byte{3, 2, 1, 6}))},
+		{name: "another subject", csr: asking(subject(pkix.Name{CommonName: "device/other"}))},
+		{name: "an organization", csr: asking(subject(pkix.Name{Organization: []string{"Fleet"}}))},
+		{name: "its name and an organization", csr: asking(subject(pkix.Name{CommonName: "device/pump", Organization: []string{"Fleet"}}))},
+		{name: "a challenge password", csr: withAttributes(t, attribute{oidChallengePassword, []any{"secret"}})},
+		{name: "a structured attribute", csr: withAttributes(t, attribute{asn1.ObjectIdentifier{1, 2, 3}, []any{[]pkix.AttributeTypeAndValue{{Type: oidKeyUsage, Value: "x"}}}})},
+		{name: "extensions in a second value", csr: withAttributes(t, attribute{oidExtensionRequest, []any{extensions(t), extensions(t, "b.example")}})},
+		{name: "extensions in a second attribute", csr: withAttributes(t, attribute{oidExtensionRequest, []any{extensions(t)}}, attribute{oidExtensionRequest, []any{[]pkix.Extension{{Id: oidKeyUsage, Value: []byte{3, 2, 1, 6}}}}})},
+	}
+	for i := range cases {
+		cases[i].rule = pki.RuleCSRContent
+	}
+	return cases
+}
+
+func TestCSRsThatAreRefused(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	outer, nobody := t, w.Caller(t, nil)
+	pump := w.Enrolled(t, "device", "device/pump", granted)
+	for _, c := range append(append(malformedCases(t), keyCases(t)...), contentCases(t)...) {
+		t.Run(c.name, func(t *testing.T) {
+			token := w.Token(t, pump.ID, true)
+			certificates := rows(t, w, "certificates")
+			_, err := nobody.Enroll(t.Context(), &brevetv1.EnrollRequest{RequestId: servertest.RequestID(), Token: token, Csr: c.csr})
+			servertest.Refused(t, err, codes.InvalidArgument, c.rule)
+			_, err = pump.Renew(t.Context(), &brevetv1.RenewRequest{RequestId: servertest.RequestID(), Csr: c.csr})
+			servertest.Refused(t, err, codes.InvalidArgument, c.rule)
+			if n, intents := rows(t, w, "certificates"), rows(t, w, "intents"); n != certificates || intents != 0 {
+				t.Errorf("%d certificates and %d intents are on record, want %d and none", n, intents, certificates)
+			}
+			w.Status(t, pump.Certificate, "good")         // nothing was replaced
+			next := w.Enroll(t, token, servertest.Key(t)) // the token serves a right one
+			pump = w.Holder(outer, next.Certificate.Raw, next.Key)
+		})
+	}
+}
+
+func granted(r *brevetv1.CreateIdentityRequest) {
+	r.DnsNames, r.IpAddresses = []string{"pump.fleet.example"}, []string{"192.0.2.7"}
+}
+
+func TestCSRsThatAskForWhatWasGranted(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	asking := func(edits ...func(*x509.CertificateRequest)) []byte {
+		return servertest.CSR(t, servertest.Key(t), edits...)
+	}
+	id := w.Register(t, "device", "device/3", granted)
+	for i, csr := range [][]byte{
+		asking(),
+		asking(func(r *x509.CertificateRequest) { r.Subject.CommonName = "device/3" }),
+		asking(func(r *x509.CertificateRequest) { r.DNSNames = []string{"PUMP.fleet.example"} }),
+		asking(func(r *x509.CertificateRequest) { r.IPAddresses = []net.IP{net.IPv4(192, 0, 2, 7)} }),
+		asking(func(r *x509.CertificateRequest) { r.URIs = []*url.URL{servertest.Must(url.Parse(id))(t)} }),
+		withAttributes(t),
+		withAttributes(t, attribute{oidExtensionRequest, []any{extensions(t, "pump.fleet.example")}}),
+	} {
+		req := &brevetv1.EnrollRequest{RequestId: servertest.RequestID(), Token: w.Token(t, id, i > 0), Csr: csr}
+		der := servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t).GetCredential().GetCertificate()
+		c := servertest.Must(x509.ParseCertificate(der))(t)
+		if c.Subject.String() != "CN=device/3" || len(c.DNSNames) != 1 || c.DNSNames[0] != "pump.fleet.example" || len(c.IPAddresses) != 1 || len(c.URIs) != 1 {
+			t.Errorf("request %d: the certificate names %s, %v, %v, %v", i, c.Subject, c.DNSNames, c.IPAddresses, c.URIs)
+		}
+	}
+}

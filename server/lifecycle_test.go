@@ -1,0 +1,155 @@
+package server_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc/codes"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// These tests are not parallel: each looks for goroutines that its server left.
+
+func TestStoppingFinishesWhatIsInFlight(t *testing.T) {
+	w := servertest.New(t, ground, servertest.Options{})
+	w.StopServer(t)
+	before := goleak.IgnoreCurrent()
+	store := &servertest.Faulty{}
+	w.Serve(t, servertest.Options{Wrap: store.Wrap})
+	arrived, release := store.Hold()
+	type result struct {
+		page *brevetv1.ListIdentitiesResponse
+		err  error
+	}
+	called, stopped := make(chan result, 1), make(chan struct{})
+	go func() {
+		page, err := w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
+		called <- result{page, err}
+	}()
+	<-arrived
+	go func() {
+		w.StopServer(t)
+		close(stopped)
+	}()
+	for { // until nobody listens any more
+		conn, err := net.Dial("tcp", w.GRPC)
+		if err != nil {
+			break
+		}
+		_ = conn.Close()
+	}
+	select {
+	case <-stopped:
+		t.Error("the server stopped with a call in flight")
+	default:
+	}
+	release()
+	if r := <-called; r.err != nil || len(r.page.GetIdentities()) == 0 {
+		t.Errorf("the call in flight ended with %v, %v", r.page, r.err)
+	}
+	<-stopped
+	goleak.VerifyNone(t, before)
+	w.Serve(t, servertest.Options{})
+}
+
+func TestARestartGoesOn(t *testing.T) {
+	w := servertest.New(t, ground, servertest.Options{})
+	device := w.Enrolled(t, "device", "device/1")
+	revoked := w.Enrolled(t, "device", "device/2")
+	w.Revoke(t, revoked.Certificate, "superseded")
+	own, delegate := shown(t, w), w.OwnPair(t, w.DelegateDir()).Serial()
+	certificates := len(w.Inventory(t))
+
+	w.Restart(t, servertest.Options{})
+	if got := shown(t, w); got.SerialNumber.Cmp(own.SerialNumber) != 0 || w.OwnPair(t, w.DelegateDir()).Serial() != delegate || len(w.Inventory(t)) != certificates {
+		t.Error("the server did not go on with its own credentials")
+	}
+	w.Status(t, device.Certificate, "good")
+	w.Status(t, revoked.Certificate, "superseded")
+	_, err := w.Holder(t, revoked.Certificate.Raw, revoked.Key).Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
+	w.Renewed(t, w.Holder(t, device.Certificate.Raw, device.Key), servertest.Key(t))
+
+	w.Restart(t, servertest.Options{Names: []string{"ca.fleet.example", "127.0.0.1", "::1"}})
+	got := shown(t, w)
+	if !slices.Equal(got.DNSNames, []string{"ca.fleet.example", "localhost"}) || fmt.Sprint(got.IPAddresses) != "[127.0.0.1 ::1]" {
+		t.Errorf("after a change of names the server shows %v, %v", got.DNSNames, got.IPAddresses)
+	}
+	w.Status(t, own, "superseded")
+	w.Status(t, got, "good")
+}
+
+// shown is the certificate that the server shows, whose chain ends in the root.
+func shown(t *testing.T, w *servertest.World) *x509.Certificate {
+	t.Helper()
+	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}} //nolint:gosec // a look at what it shows
+	conn := servertest.Must(d.DialContext(t.Context(), "tcp", w.GRPC))(t).(*tls.Conn)
+	defer conn.Close()
+	chain := conn.ConnectionState().PeerCertificates
+	if len(chain) != 3 || !chain[2].Equal(w.Root) {
+		t.Errorf("the server shows %d certificates, or not the root last", len(chain))
+	}
+	return chain[0]
+}
+
+// deaf is a feed that never answers.
+type deaf struct{ responder.Feed }
+
+func (deaf) Snapshot(context.Context, time.Time, func(pki.StatusChange) error) (uint64, error) {
+	return 0, errors.New("the feed is away")
+}
+
+// A server whose feed never comes serves nothing, and can be stopped.
+func TestStoppingBeforeServing(t *testing.T) {
+	w := servertest.New(t, ground, servertest.Options{})
+	w.StopServer(t)
+	before := goleak.IgnoreCurrent()
+	c := w.Config(t, servertest.Options{Wrap: func(s server.Stores) server.Stores {
+		s.Feed = deaf{s.Feed}
+		return s
+	}})
+	s := servertest.Must(server.New(t.Context(), c))(t)
+	s.OnReady(func() { t.Error("the server serves without knowing any status") })
+	ctx, stop := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.Run(ctx) }()
+	stop()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	for _, l := range []net.Listener{c.GRPC, c.HTTP} {
+		if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("a listener is still open: %v", err)
+		}
+	}
+	goleak.VerifyNone(t, before)
+	w.Serve(t, servertest.Options{})
+}
+
+// New without Run, as brevet serve --check has it, leaves nothing behind.
+func TestClosingWhatNeverRan(t *testing.T) {
+	w := servertest.New(t, ground, servertest.Options{})
+	w.StopServer(t)
+	before := goleak.IgnoreCurrent()
+	c := w.Config(t, servertest.Options{})
+	s := servertest.Must(server.New(t.Context(), c))(t)
+	if err := errors.Join(s.Close(t.Context()), c.GRPC.Close(), c.HTTP.Close()); err != nil {
+		t.Error(err)
+	}
+	goleak.VerifyNone(t, before)
+	w.Serve(t, servertest.Options{})
+	w.Enrolled(t, "device", "device/1")
+}

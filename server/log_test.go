@@ -1,0 +1,135 @@
+package server_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/servertest"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// Every change is in the log once, in its order, with who made it.
+func TestTheLogTellsWhoDidWhat(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	before := len(w.Entries(t, 0))
+	device := w.Register(t, "device", "device/1")
+	token := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: device, Replace: true}))(t)
+	holder := w.Enroll(t, w.Secret(t, token.GetToken()), servertest.Key(t))
+	next := w.Renewed(t, holder, servertest.Key(t))
+	_, err := holder.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleClone)
+	_, err = holder.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
+	w.Suspend(t, device)
+	w.Suspend(t, device) // no change, no entry
+	_, err = next.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
+	w.Resume(t, device)
+	w.Revoke(t, holder.Certificate, "keyCompromise")
+	again := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: device, Replace: true}))(t)
+	w.Enroll(t, w.Secret(t, again.GetToken()), servertest.Key(t))
+	w.Retire(t, device)
+
+	alice, first, second := w.Operator.ID, "token:"+token.GetTokenId(), "token:"+again.GetTokenId()
+	want := []string{
+		alice + " identity.registered done 0",
+		alice + " token.created done 0",
+		first + " token.bound done 0",
+		first + " certificate.issued done 1",
+		device + " certificate.issued done 1",
+		device + " request.refused refused 0 predecessor.clone",
+		device + " request.refused refused 0 access.denied",
+		alice + " identity.suspended done 2",
+		device + " request.refused refused 0 certificate.revoked",
+		alice + " identity.resumed done 2",
+		alice + " certificate.revoked done 1",
+		alice + " token.created done 0",
+		second + " token.bound done 0",
+		second + " identity.replaced done 1",
+		second + " certificate.issued done 1",
+		alice + " identity.retired done 1",
+	}
+	var got []string
+	for _, e := range w.Entries(t, before) {
+		if e.Action == translog.CRLPublished {
+			continue // in its own time
+		}
+		if e.Identity.String() != device {
+			t.Errorf("%s is about %q", e.Action, e.Identity)
+		}
+		got = append(got, strings.TrimSpace(fmt.Sprintf("%s %s %s %d %s", e.Actor, e.Action, e.Outcome, len(e.Changes), e.Facts["rule"])))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the log has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// A reader can compute the chain from what the API gives, up to the head that it names.
+func TestTheLogVerifiesOverTheAPI(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	w.Enrolled(t, "device", "device/1")
+	var chain translog.Hash
+	read := func(from, limit uint64) (n uint64) {
+		t.Helper()
+		stream := servertest.Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{From: from, Limit: limit}))(t)
+		for {
+			e, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return n
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+			if chain = translog.Chain(chain, e.GetEntry()); string(e.GetChain()) != string(chain[:]) || e.GetIndex() != from+n-1 {
+				t.Fatalf("entry %d does not continue the chain", e.GetIndex())
+			}
+		}
+	}
+	if n := read(1, 3); n != 3 {
+		t.Fatalf("%d entries, want 3", n)
+	}
+	size := 3 + read(4, 0)
+	for { // the server may have more to tell meanwhile
+		head := servertest.Must(w.Operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t)
+		if head.GetSize() == size {
+			if string(head.GetChain()) != string(chain[:]) {
+				t.Error("the head is of another chain")
+			}
+			break
+		}
+		size += read(size+1, 0)
+	}
+	if n := read(size+100, 0); n != 0 {
+		t.Errorf("%d entries beyond the end", n)
+	}
+}
+
+// The search for secrets, which every test ends with, finds one where there is one.
+func TestSecretsAreFound(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	text := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: w.Register(t, "device", "device/1")}))(t).GetToken()
+	secret := servertest.Must(enroll.ParseToken(text))(t).Secret
+	for _, leak := range []string{
+		string(secret.Bytes()), fmt.Sprintf("%x", secret.Bytes()), fmt.Sprintf("%X", secret.Bytes()), secret.Reveal(), text, "x" + text,
+	} {
+		if !servertest.Leaks([]byte("before"+leak+"after"), secret.Bytes()) {
+			t.Errorf("the secret is not found in %.20q…", leak)
+		}
+	}
+	if servertest.Leaks([]byte(w.Log.String()), secret.Bytes()) {
+		t.Error("the server's log holds the secret")
+	}
+}
