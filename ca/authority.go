@@ -175,6 +175,9 @@ func (a *Authority) draft(req Request) (*draft, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := iss.checkConstraints(req.Identity, req.Names); err != nil {
+		return nil, err
+	}
 	now := a.clock()
 	serial, err := drawSerial(now)
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"crypto"
 	"crypto/x509"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/brevet-pki/brevet/pki"
 )
@@ -47,6 +49,31 @@ func NewIssuer(cert *x509.Certificate, signer crypto.Signer, others []*x509.Cert
 		at = next
 	}
 	return Issuer{}, fmt.Errorf("ca: the chain of %s does not end in a root", cert.Subject)
+}
+
+// checkConstraints refuses names that the issuing CA's name constraints exclude (RFC 5280 §4.2.1.10): relying parties
+// would refuse the certificate.
+func (iss Issuer) checkConstraints(id pki.SPIFFEID, n Names) error {
+	c := iss.Certificate
+	if uris := c.PermittedURIDomains; len(uris) > 0 && !slices.Contains(uris, id.TrustDomain()) {
+		return pki.Refuse(pki.RuleNames, "use an identity of "+strings.Join(uris, " or "),
+			"the issuing CA may not certify identities of %s", id.TrustDomain())
+	}
+	for _, name := range n.DNS {
+		if domains := c.PermittedDNSDomains; len(domains) > 0 && !under(name, domains) || under(name, c.ExcludedDNSDomains) {
+			return pki.Refuse(pki.RuleNames, "use names that the CA's name constraints permit: "+strings.Join(domains, ", "),
+				"the issuing CA may not certify %s", name)
+		}
+	}
+	return nil
+}
+
+// under reports whether a DNS name is one of the domains or below one of them.
+func under(name string, domains []string) bool {
+	return slices.ContainsFunc(domains, func(d string) bool {
+		d = strings.TrimPrefix(strings.ToLower(d), ".")
+		return d == "" || name == d || strings.HasSuffix(name, "."+d)
+	})
 }
 
 func parentOf(c *x509.Certificate, among []*x509.Certificate) *x509.Certificate {

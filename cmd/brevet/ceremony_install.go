@@ -81,13 +81,9 @@ func readInstallation(certFile, key string, others, crls []string) (installation
 		inst.others = append(inst.others, cert)
 	}
 	for _, path := range crls {
-		der, err := readDER(path, "X509 CRL")
+		crl, err := readCRL(path)
 		if err != nil {
 			return inst, err
-		}
-		crl, err := x509.ParseRevocationList(der)
-		if err != nil {
-			return inst, fmt.Errorf("%s is not a CRL: %w", path, err)
 		}
 		inst.crls = append(inst.crls, crl)
 	}

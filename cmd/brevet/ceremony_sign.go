@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"math/big"
-	"os"
 	"strings"
 	"time"
 
@@ -16,47 +13,6 @@ import (
 	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/pki"
 )
-
-// maxCeremonyFile bounds the files that ceremonies exchange.
-const maxCeremonyFile = 16 << 20
-
-// readDER reads a file that holds DER, or its PEM form of the given type.
-func readDER(path, pemType string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxCeremonyFile {
-		return nil, fmt.Errorf("%s has %d octets: that is no %s", path, info.Size(), pemType)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	if !bytes.HasPrefix(bytes.TrimSpace(b), []byte("-----BEGIN")) {
-		return b, nil
-	}
-	block, rest := pem.Decode(b)
-	if block == nil || block.Type != pemType {
-		return nil, fmt.Errorf("%s does not begin with a PEM %s", path, pemType)
-	}
-	if len(bytes.TrimSpace(rest)) > 0 {
-		return nil, fmt.Errorf("%s holds more than one PEM block: give them one by one", path)
-	}
-	return block.Bytes, nil
-}
-
-func readCertificate(path string) (*x509.Certificate, error) {
-	der, err := readDER(path, "CERTIFICATE")
-	if err != nil {
-		return nil, err
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("%s is not a certificate: %w", path, err)
-	}
-	return cert, nil
-}
 
 func newCeremonySign() *cobra.Command {
 	var t tokenFlags
@@ -75,7 +31,7 @@ func newCeremonySign() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			csr, err := readDER(csrFile, "CERTIFICATE REQUEST")
+			csr, err := readRequest(csrFile)
 			if err != nil {
 				return err
 			}
@@ -97,7 +53,7 @@ func newCeremonySign() *cobra.Command {
 			}
 			return t.with(cmd.Context(), "", func(signer crypto.Signer) error {
 				spec.Now = time.Now()
-				der, err := ceremony.Sign(root, signer, csr, spec)
+				der, err := ceremony.Sign(root, signer, csr.Raw, spec)
 				if err != nil {
 					return err
 				}
@@ -183,12 +139,9 @@ func newCeremonyCRL() *cobra.Command {
 }
 
 func continueFrom(path string, spec *ceremony.CRLSpec) error {
-	der, err := readDER(path, "X509 CRL")
-	if err != nil {
+	var err error
+	if spec.Previous, err = readCRL(path); err != nil {
 		return err
-	}
-	if spec.Previous, err = x509.ParseRevocationList(der); err != nil {
-		return fmt.Errorf("%s is not a CRL: %w", path, err)
 	}
 	if spec.Previous.Number == nil {
 		return fmt.Errorf("%s has no CRL number: it is not a CRL that a ceremony made", path)

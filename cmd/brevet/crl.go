@@ -1,11 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/pem"
 	"errors"
-	"os"
 	"strconv"
 	"time"
 
@@ -59,19 +56,16 @@ func newCRLImport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "import FILE", Short: "Publish a CRL that a ceremony signed (PEM or DER)", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			der, err := os.ReadFile(args[0])
+			crl, err := readCRL(args[0])
 			if err != nil {
 				return err
-			}
-			if block, _ := pem.Decode(bytes.TrimSpace(der)); block != nil {
-				der = block.Bytes
 			}
 			p, err := newPrinter(cmd, crlHeading...)
 			if err != nil {
 				return err
 			}
 			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				resp, err := brevetv1.NewCRLServiceClient(conn).ImportCRL(ctx, &brevetv1.ImportCRLRequest{Crl: der})
+				resp, err := brevetv1.NewCRLServiceClient(conn).ImportCRL(ctx, &brevetv1.ImportCRLRequest{Crl: crl.Raw})
 				if err != nil {
 					return err
 				}

@@ -52,7 +52,7 @@ func openNode(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (n *
 		return n, err
 	}
 	n.closers = append(n.closers, n.store.Close)
-	if err = n.expectArchive(ctx); err != nil {
+	if err := n.expectArchive(ctx); err != nil {
 		return n, err
 	}
 	if n.archive, err = translog.OpenArchive(c.archivePath(), log); err != nil {

@@ -25,7 +25,7 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
 		_, err = tx.ExecContext(ctx, `
 			INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-			t.ID.Bytes(), identity, int64(t.Generation), t.Profile, millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), millis(t.CreatedAt))
+			t.ID.Bytes(), identity, int64(t.Generation), t.Profile, millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), millis(t.CreatedAt)) //nolint:gosec // generations count up from 1
 		if isDuplicate(err) {
 			return pki.Refuse(pki.RuleRequest, "draw a new secret", "the token %s is on record already", t.ID)
 		}
