@@ -2,7 +2,7 @@ package main
 
 import (
 	"bufio"
-	"database/sql" //nolint:depguard // no view of the store makes one that is from the future
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/mattn/go-sqlite3" //nolint:depguard // the driver that sql.Open names
+	_ "github.com/mattn/go-sqlite3"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
