@@ -44,7 +44,22 @@ type attribute struct {
 func handmade(t *testing.T, hash crypto.Hash, algorithm asn1.ObjectIdentifier, attributes ...attribute) []byte {
 	t.Helper()
 	key := servertest.Key(t)
-	spki := servertest.Must(x509.MarshalPKIXPublicKey(key.Public()))(t)
+	return handmadeFor(t, key, servertest.Must(x509.MarshalPKIXPublicKey(key.Public()))(t), hash, algorithm, attributes...)
+}
+
+// longKey is a request whose public key has an element too many, which encoding/asn1 passes over: the same key with
+// another hash.
+func longKey(t *testing.T) []byte {
+	t.Helper()
+	key := servertest.Key(t)
+	var spki asn1.RawValue
+	servertest.Must(asn1.Unmarshal(servertest.Must(x509.MarshalPKIXPublicKey(key.Public()))(t), &spki))(t)
+	long := servertest.Must(asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: append(spki.Bytes, asn1.NullBytes...)}))(t)
+	return handmadeFor(t, key, long, crypto.SHA256, oidECDSAWithSHA256)
+}
+
+func handmadeFor(t *testing.T, key *ecdsa.PrivateKey, spki []byte, hash crypto.Hash, algorithm asn1.ObjectIdentifier, attributes ...attribute) []byte {
+	t.Helper()
 	var list []byte
 	for _, a := range attributes {
 		list = append(list, servertest.Must(asn1.Marshal(a))(t)...)
@@ -137,6 +152,7 @@ func malformedCases(t *testing.T) []csrCase {
 	return []csrCase{
 		{"nothing", nil, pki.RuleCSR},
 		{"a sentence", []byte("please sign this"), pki.RuleCSR},
+		{"a key with an element too many", longKey(t), pki.RuleCSR},
 		{"a certificate", selfSigned(t), pki.RuleCSR},
 		{"16 KiB and one octet", make([]byte, 16<<10+1), pki.RuleCSR},
 		{"something after it", append(bytes.Clone(fine), 0), pki.RuleCSR},

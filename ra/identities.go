@@ -146,8 +146,10 @@ func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, life
 		return none, Token{}, err
 	}
 	switch {
-	case id.State == pki.Suspended || id.State == pki.Retired:
-		return none, Token{}, pki.Refuse(pki.RuleIdentityState, "resume it, or register another one", "%s is %s", id.ID, id.State)
+	case id.State == pki.Suspended:
+		return none, Token{}, pki.Refuse(pki.RuleIdentityState, "resume it first (brevet identity resume)", "%s is suspended", id.ID)
+	case id.State == pki.Retired:
+		return none, Token{}, pki.Refuse(pki.RuleIdentityState, "register another one: this one has ended", "%s is retired", id.ID)
 	case id.State == pki.Enrolled && !replace:
 		return none, Token{}, pki.Refuse(pki.RuleEnrolled, "say --replace to revoke what it has when the token is used", "%s is enrolled already", id.ID)
 	}

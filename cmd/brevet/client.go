@@ -16,8 +16,11 @@ import (
 	"github.com/brevet-pki/brevet/enroll"
 )
 
-// callPatience bounds an operator's command.
+// callPatience bounds one call; a list is many, and a stream of the log takes as long as the log is.
 const callPatience = 30 * time.Second
+
+// maxAnswer bounds one answer, in octets: a page of records with all their names and labels.
+const maxAnswer = 64 << 20
 
 // stateHome is where Brevet keeps what belongs to a person: $XDG_STATE_HOME/brevet, or ~/.local/state/brevet.
 func stateHome() (string, error) {
@@ -55,14 +58,20 @@ func call(cmd *cobra.Command, do func(ctx context.Context, conn *grpc.ClientConn
 		return err
 	}
 	conn, err := grpc.NewClient("dns:///"+pair.Origin.Server,
-		grpc.WithTransportCredentials(credentials.NewTLS(enroll.ClientTLS(func() *enroll.Pair { return pair }))))
+		grpc.WithTransportCredentials(credentials.NewTLS(enroll.ClientTLS(func() *enroll.Pair { return pair }))),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)), grpc.WithUnaryInterceptor(impatient))
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), callPatience)
-	defer cancel()
-	err = do(ctx, conn)
+	err = do(cmd.Context(), conn)
 	return errors.Join(advise(enroll.CallError(pair.Origin.Server, err)), conn.Close())
+}
+
+// impatient gives each call its own deadline.
+func impatient(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	ctx, cancel := context.WithTimeout(ctx, callPatience)
+	defer cancel()
+	return call(ctx, method, req, reply, conn, opts...)
 }
 
 // advise adds the next step to an error that may pass.
@@ -85,7 +94,7 @@ func operatorPair(ctx context.Context, dir string) (*enroll.Pair, error) {
 	}
 	if pair.Expired(time.Now()) {
 		return nil, fmt.Errorf("the operator's certificate in %s expired at %s: ask another operator for a token "+
-			"(brevet token create operator/NAME --replace), then run brevet login --token-file FILE", dir, pair.Certificate.NotAfter.UTC().Format(time.RFC3339))
+			"(brevet token create brevet/operator/NAME --replace), then run brevet login --token-file FILE", dir, pair.Certificate.NotAfter.UTC().Format(time.RFC3339))
 	}
 	agent, closeDir, err := operatorAgent(dir, nil)
 	if err != nil {
