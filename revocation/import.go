@@ -25,7 +25,7 @@ func (a *Authority) Import(ctx context.Context, der []byte, by pki.Actor) (CRL, 
 	if err != nil {
 		return CRL{}, err
 	}
-	if err := checkImport(list, a.now()); err != nil {
+	if err := CheckImport(list, a.now()); err != nil {
 		return CRL{}, err
 	}
 	crl := CRL{
@@ -70,8 +70,8 @@ func (a *Authority) signerOf(list *x509.RevocationList) (*x509.Certificate, erro
 	return nil, refuseCRL("import the CRL of a CA that this server knows", "no CA here is called %s", list.Issuer)
 }
 
-// checkImport refuses lists that a relying party could not use, or would misread.
-func checkImport(list *x509.RevocationList, now time.Time) error {
+// CheckImport refuses lists that a relying party could not use, or would misread. The signature is not looked at.
+func CheckImport(list *x509.RevocationList, now time.Time) error {
 	if list.Number == nil || list.NextUpdate.IsZero() {
 		return refuseCRL("sign one with both", "the CRL has no number or no nextUpdate (RFC 5280 section 5.1.2.5 and 5.2.3)")
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -142,8 +143,14 @@ func (n *node) install(ctx context.Context, inst installation, by pki.Actor) err
 	if err != nil {
 		return err
 	}
-	if _, err := ca.NewIssuer(inst.certificate, key, inst.others); err != nil {
+	iss, err := ca.NewIssuer(inst.certificate, key, inst.others)
+	if err != nil {
 		return err
+	}
+	for _, cert := range inst.others {
+		if !cert.Equal(iss.Root) && !slices.ContainsFunc(iss.Chain, cert.Equal) {
+			return fmt.Errorf("--root %s did not sign %s, nor what signed it: give the certificates of its chain alone", cert.Subject, inst.certificate.Subject)
+		}
 	}
 	if err := n.config.mayCertify(inst.certificate); err != nil {
 		return err
@@ -151,12 +158,15 @@ func (n *node) install(ctx context.Context, inst installation, by pki.Actor) err
 	if err := n.newSubject(ctx, inst.certificate); err != nil {
 		return err
 	}
+	now := time.Now()
 	for _, crl := range inst.crls {
 		if _, err := signerOf(crl, inst.others); err != nil {
 			return err
 		}
+		if err := revocation.CheckImport(crl, now); err != nil {
+			return err
+		}
 	}
-	now := time.Now()
 	for _, cert := range inst.others {
 		if err := n.store.CA().Install(ctx, ca.Installed{Certificate: cert.Raw, At: now}, by); err != nil {
 			return err
