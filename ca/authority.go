@@ -50,6 +50,7 @@ type Config struct {
 	Profiles map[string]*Profile
 	Journal  Journal
 	Observer Observer
+	Meter    Meter
 	Clock    func() time.Time
 	Log      *slog.Logger
 }
@@ -61,6 +62,7 @@ type Authority struct {
 	profiles map[string]*Profile
 	lints    map[pki.IssuerID]understudy
 	clock    func() time.Time
+	meter    Meter
 	writer   *writer
 }
 
@@ -72,7 +74,7 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	}
 	a := &Authority{
 		issuers: map[pki.IssuerID]Issuer{}, lints: map[pki.IssuerID]understudy{},
-		profiles: c.Profiles, clock: c.Clock,
+		profiles: c.Profiles, clock: c.Clock, meter: c.Meter,
 	}
 	for _, iss := range c.Issuers {
 		u, err := newUnderstudy(iss)
@@ -141,7 +143,7 @@ func (a *Authority) Issue(ctx context.Context, req Request) (Certificate, error)
 	defer release()
 	// 4 and 5. CreateCertificate hands the digest to the one-shot signer, which waits for the durable intent and then
 	// has the token sign, once. CreateCertificate verifies the signature it got.
-	s := &oneShot{ctx: ctx, writer: a.writer, issuer: d.issuer, item: d.item}
+	s := &oneShot{ctx: ctx, writer: a.writer, meter: a.meter, issuer: d.issuer, item: d.item}
 	der, err := x509.CreateCertificate(rand.Reader, d.template, d.issuer.Certificate, req.Key, s)
 	if err != nil {
 		a.writer.abandon(d.item)
@@ -149,7 +151,10 @@ func (a *Authority) Issue(ctx context.Context, req Request) (Certificate, error)
 	}
 	// 6. The record, with the guards checked again, is made durable; 7. only then is the certificate released.
 	d.record.DER = der
-	if err := a.writer.record(ctx, d.item, d.record); err != nil {
+	signed := time.Now()
+	err = a.writer.record(ctx, d.item, d.record)
+	a.meter.Step(StepRecord, time.Since(signed), err)
+	if err != nil {
 		return Certificate{}, err
 	}
 	return Certificate{Ref: d.record.Ref, DER: der, NotAfter: d.record.NotAfter}, nil
@@ -219,6 +224,7 @@ func drawSerial(now time.Time) (pki.Serial, error) {
 type oneShot struct {
 	ctx    context.Context //nolint:containedctx // crypto.Signer has no context, and this one lives for one call
 	writer *writer
+	meter  Meter
 	issuer Issuer
 	item   *item
 	used   bool
@@ -238,10 +244,16 @@ func (s *oneShot) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) 
 		sum := sha256.Sum256(digest)
 		s.item.intent.Digest = sum[:]
 	}
-	if err := s.writer.announce(s.ctx, s.item); err != nil {
+	begun := time.Now()
+	err := s.writer.announce(s.ctx, s.item)
+	announced := time.Now()
+	s.meter.Step(StepIntent, announced.Sub(begun), err)
+	if err != nil {
 		return nil, err
 	}
-	return s.issuer.Signer.Sign(random, digest, opts)
+	signature, err := s.issuer.Signer.Sign(random, digest, opts)
+	s.meter.Step(StepSign, time.Since(announced), err)
+	return signature, err
 }
 
 // signingError keeps typed errors and makes a temporary one of what the token or CreateCertificate said otherwise.
@@ -256,6 +268,12 @@ func signingError(err error) error {
 	}
 	return &unavailable{what: "the token did not sign: the certificate was not issued", after: after, cause: err}
 }
+
+// InFlight returns how many certificates are between draft and release.
+func (a *Authority) InFlight() int { return len(a.writer.slots) }
+
+// Fenced reports whether another process has taken over the journal: this one never issues again.
+func (a *Authority) Fenced() bool { return a.writer.lost.Load() }
 
 // Close finishes what is in flight, settles it, and stops the writer. Issue calls after Close are Temporary errors. It
 // returns early, with an error, when ctx ends first; what is then pending is settled by the next process.

@@ -124,7 +124,7 @@ func (w *world) register(t testing.TB, path string) ra.Identity {
 func (w *world) open(t testing.TB, journal ca.Journal) *ca.Authority {
 	t.Helper()
 	a, err := ca.New(t.Context(), ca.Config{
-		Issuers: []ca.Issuer{w.issuer}, Profiles: profiles(t), Journal: journal, Observer: w.observed,
+		Issuers: []ca.Issuer{w.issuer}, Profiles: profiles(t), Journal: journal, Observer: w.observed, Meter: unmetered{},
 		Clock: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
@@ -132,6 +132,10 @@ func (w *world) open(t testing.TB, journal ca.Journal) *ca.Authority {
 	}
 	return a
 }
+
+type unmetered struct{}
+
+func (unmetered) Step(ca.Step, time.Duration, error) {}
 
 func shut(t testing.TB, a *ca.Authority) {
 	t.Helper()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -66,6 +67,7 @@ type writer struct {
 	events  chan *item
 	closing chan struct{}
 	stopped chan struct{}
+	lost    atomic.Bool // as fenced, for everybody
 
 	// Owned by the goroutine of run.
 	waiting  []*item  // arrived, not yet announced
@@ -325,6 +327,7 @@ func (w *writer) commit(settle []Settlement, announce []Intent) ([]Verdicts, err
 func (w *writer) failed(err error) {
 	if errors.Is(err, ErrFenced) {
 		w.fenced = true
+		w.lost.Store(true)
 		w.log.Error("another process has taken over the store: this one signs nothing any more")
 		w.refuseAll(ErrFenced)
 		return

@@ -62,6 +62,8 @@ port() { # a port that nobody listens on
 grpc=$(port)
 http=$(port)
 while [ "$http" = "$grpc" ]; do http=$(port); done
+operations=$(port)
+while [ "$operations" = "$grpc" ] || [ "$operations" = "$http" ]; do operations=$(port); done
 url=http://127.0.0.1:$http
 
 cd "$work"
@@ -94,7 +96,7 @@ trust_domain: demo.example
 directory: $work/ca
 names: [localhost, 127.0.0.1]
 public_url: $url
-listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http"}
+listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http", operations: "127.0.0.1:$operations"}
 token: {label: demo, pin_file: $work/pin}
 profiles:
   short: # a certificate that lives well under a minute, so that renewing can be watched
@@ -119,6 +121,7 @@ brevet serve --config brevet.yaml >server.log 2>&1 &
 pids+=($!)
 root_crl=$(openssl x509 -in issuing.crt -noout -ext crlDistributionPoints | sed -n 's/^ *URI://p')
 until_ok 15 curl -fsS -o /dev/null "$root_crl"
+quiet curl -fsS "http://127.0.0.1:$operations/readyz"
 say 'The server is up: issuer, registration authority, validation authority and log in one process.' \
   'brevet serve --config brevet.yaml'
 

@@ -116,7 +116,8 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // unary and stream put the gate before every handler, and the typed answer behind it.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
-	defer func() { err = s.answer(ctx, info.FullMethod, recover(), err) }()
+	begun := time.Now()
+	defer func() { err = s.answer(ctx, info.FullMethod, begun, recover(), err) }()
 	known, err := s.gate.enter(ctx, info.FullMethod)
 	if err == nil {
 		resp, err = next(known, req)
@@ -125,7 +126,8 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 }
 
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
-	defer func() { err = s.answer(ss.Context(), info.FullMethod, recover(), err) }()
+	begun := time.Now()
+	defer func() { err = s.answer(ss.Context(), info.FullMethod, begun, recover(), err) }()
 	ctx, err := s.gate.enter(ss.Context(), info.FullMethod)
 	if err == nil {
 		err = next(srv, streamOf{ss, ctx})

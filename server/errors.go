@@ -23,7 +23,8 @@ var codeOf = map[pki.Class]codes.Code{
 }
 
 // answer turns what a handler returned, or panicked with, into the status that the caller sees.
-func (s *Server) answer(ctx context.Context, method string, panicked any, err error) error {
+func (s *Server) answer(ctx context.Context, method string, begun time.Time, panicked any, err error) (answered error) {
+	defer func() { s.metrics.call(method, time.Since(begun), err, answered) }()
 	if panicked != nil {
 		s.log.ErrorContext(ctx, "a call panicked", "method", method, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
 		return status.Error(codes.Internal, "internal error: the server's log has the details")

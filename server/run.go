@@ -27,6 +27,7 @@ const (
 	maxHeaders       = 16 << 10
 	maxStreams       = 128
 	maxConnections   = 4096 // on each of the two ports
+	maxProbes        = 64   // connections to the operations port
 	connectionAge    = 30 * time.Minute
 	connectionGrace  = time.Minute
 	handshakeTimeout = 10 * time.Second
@@ -90,14 +91,13 @@ func (s *Server) Run(ctx context.Context) error {
 		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return parts },
 	}
+	closeOperations := s.serveOperations(group)
 	if s.caughtUp(ctx, failed) {
 		group.Go(func() error { return s.grpc.Serve(netutil.LimitListener(s.config.GRPC, maxConnections)) })
 		group.Go(func() error {
-			if err := public.Serve(netutil.LimitListener(s.config.HTTP, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
-				return err
-			}
-			return nil
+			return unlessClosed(public.Serve(netutil.LimitListener(s.config.HTTP, maxConnections)))
 		})
+		s.serving.Store(true)
 		s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
 		if s.ready != nil {
 			s.ready()
@@ -114,10 +114,33 @@ func (s *Server) Run(ctx context.Context) error {
 	stopAgents()
 	err := s.stop(context.WithoutCancel(ctx), public)
 	stopParts()
+	closeOperations() // as late as can be: a server that stops answers probes, as one that is not ready
 	if werr := group.Wait(); werr != nil && !errors.Is(werr, context.Canceled) {
 		err = errors.Join(werr, err)
 	}
 	return errors.Join(err, s.closeDirectories())
+}
+
+// serveOperations serves the operations port, where there is one, and returns what ends it.
+func (s *Server) serveOperations(group *errgroup.Group) (end func()) {
+	if s.config.Operations == nil {
+		return func() {}
+	}
+	operations := &http.Server{
+		Handler: s.operations(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeaders,
+	}
+	group.Go(func() error {
+		return unlessClosed(operations.Serve(netutil.LimitListener(s.config.Operations, maxProbes)))
+	})
+	return func() { _ = operations.Close() } // nobody is left to be told
+}
+
+func unlessClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
 }
 
 // caughtUp waits until the responder knows every status, which the gate and relying parties ask for; it returns false
@@ -140,6 +163,7 @@ func (s *Server) caughtUp(ctx, failed context.Context) bool {
 // stop ends the listeners and the calls in flight, and then what they led to. Streams that never end by themselves,
 // such as watching the health service, cost the first step its patience and the second one nothing.
 func (s *Server) stop(ctx context.Context, public *http.Server) error {
+	s.serving.Store(false)
 	s.health.Shutdown()
 	err := s.drain(ctx, public)
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -36,6 +37,8 @@ type Config struct {
 	Directory string
 	GRPC      net.Listener
 	HTTP      net.Listener
+	// Operations serves metrics and probes; nil for none.
+	Operations net.Listener
 	// Issuers sign certificates and CRLs; the last one is the current one. Authorities are all CA certificates that
 	// are installed, roots included.
 	Issuers     []ca.Issuer
@@ -78,12 +81,15 @@ type Server struct {
 	health      *health.Server
 	closers     []io.Closer // the credential directories
 	ready       func()
+	metrics     *metrics
+	serving     atomic.Bool
+	tokenFails  atomic.Bool // the last certificate signature failed
 }
 
 // New puts the parts together, settles what an earlier process left behind, and brings the archive up to date. It
 // serves nothing yet. On an error, nothing is left running.
 func New(ctx context.Context, c Config) (*Server, error) {
-	s := &Server{config: c, log: c.Log}
+	s := &Server{config: c, log: c.Log, metrics: newMetrics()}
 	s.sequencer = translog.NewSequencer(c.Stores.Log, c.Archive, c.Log)
 	if err := s.sequencer.Reconcile(ctx); err != nil {
 		return nil, err
@@ -109,7 +115,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		return nil, err
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
-		Issuers: c.Issuers, Profiles: c.Profiles, Journal: c.Stores.CA, Observer: s.responder, Clock: c.Clock, Log: c.Log,
+		Issuers: c.Issuers, Profiles: c.Profiles, Journal: c.Stores.CA, Observer: s.responder, Meter: s, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -159,6 +165,7 @@ func (s *Server) prepare(ctx context.Context) error {
 		}
 	}
 	s.grpc = s.newGRPC()
+	s.metrics.registry.MustRegister(s)
 	return nil
 }
 
@@ -204,6 +211,14 @@ func (s *Server) tokenText(secret pki.TokenSecret) string {
 		Secret: secret, RootFingerprint: sha256.Sum256(s.authority.Current().Root.Raw),
 		TrustDomain: s.config.TrustDomain, Server: s.config.Address,
 	}.Text()
+}
+
+// Step implements ca.Meter.
+func (s *Server) Step(step ca.Step, took time.Duration, err error) {
+	if step == ca.StepSign {
+		s.tokenFails.Store(err != nil)
+	}
+	s.metrics.step(step, took, err)
 }
 
 // superseder revokes what an identity had before it enrolled anew.

@@ -113,7 +113,7 @@ func install(cmd *cobra.Command, c Config, inst installation, operator, tokenOut
 	if err := n.install(ctx, inst, by); err != nil {
 		return err
 	}
-	s, err := n.server(ctx, nil, nil)
+	s, err := n.server(ctx, ports{})
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,9 @@ type Config struct {
 type ListenConfig struct {
 	GRPC string `yaml:"grpc"` // default :7443
 	HTTP string `yaml:"http"` // default :7080
+	// Operations serves metrics (/metrics), liveness (/livez) and readiness (/readyz), unencrypted and for anybody who
+	// reaches it (default 127.0.0.1:7090).
+	Operations string `yaml:"operations"`
 }
 
 // TokenConfig says where the issuing keys are.
@@ -94,7 +97,7 @@ func loadConfig(cmd *cobra.Command) (Config, error) {
 
 // readConfig decodes a configuration file; a syntax error names its line.
 func readConfig(path string) (Config, error) {
-	c := Config{Listen: ListenConfig{GRPC: ":7443", HTTP: ":7080"}, Log: LogConfig{Format: "text", Level: "info"}}
+	c := Config{Listen: ListenConfig{GRPC: ":7443", HTTP: ":7080", Operations: "127.0.0.1:7090"}, Log: LogConfig{Format: "text", Level: "info"}}
 	err := config.Load(path, &c)
 	var wrong *config.Error
 	if errors.As(err, &wrong) {
@@ -129,6 +132,11 @@ func (c *Config) check() error {
 	}
 	if _, _, err := net.SplitHostPort(c.Listen.HTTP); err != nil {
 		return fmt.Errorf("listen.http: %w", err)
+	}
+	if c.Listen.Operations != "" {
+		if _, _, err := net.SplitHostPort(c.Listen.Operations); err != nil {
+			return fmt.Errorf("listen.operations: %w", err)
+		}
 	}
 	if c.Address == "" {
 		c.Address = net.JoinHostPort(c.Names[0], port)

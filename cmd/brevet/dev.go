@@ -287,13 +287,13 @@ func (d dev) install(ctx context.Context, n *node) error {
 func (d dev) serve(cmd *cobra.Command, n *node) error {
 	ctx, stop := context.WithCancel(cmd.Context())
 	defer stop()
-	grpc, http, err := n.config.listen(ctx)
+	listeners, err := n.config.listen(ctx)
 	if err != nil {
 		return err
 	}
-	s, err := n.server(ctx, grpc, http)
+	s, err := n.server(ctx, listeners)
 	if err != nil {
-		return errors.Join(err, grpc.Close(), http.Close())
+		return errors.Join(err, listeners.close())
 	}
 	kept := make(chan error, 1)
 	s.OnReady(func() {

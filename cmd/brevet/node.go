@@ -135,8 +135,8 @@ func (c *Config) mayCertify(cert *x509.Certificate) error {
 	return nil
 }
 
-// server puts a server on top of the node. Listeners may be nil for one that will not run.
-func (n *node) server(ctx context.Context, grpc, http net.Listener) (*server.Server, error) {
+// server puts a server on top of the node. The zero ports are for one that will not run.
+func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 	issuers, all, err := n.issuers(ctx)
 	if err != nil {
 		return nil, err
@@ -147,7 +147,7 @@ func (n *node) server(ctx context.Context, grpc, http net.Listener) (*server.Ser
 	}
 	return server.New(ctx, server.Config{
 		TrustDomain: n.config.TrustDomain, Names: n.config.Names, Address: n.config.Address,
-		Directory: filepath.Join(n.config.Directory, "own"), GRPC: grpc, HTTP: http,
+		Directory: filepath.Join(n.config.Directory, "own"), GRPC: p.grpc, HTTP: p.http, Operations: p.operations,
 		Issuers: issuers, Authorities: all, Profiles: profiles,
 		Stores: server.Stores{
 			CA: n.store.CA(), RA: n.store.RA(), Revocation: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
@@ -156,15 +156,36 @@ func (n *node) server(ctx context.Context, grpc, http net.Listener) (*server.Ser
 	})
 }
 
-// listen opens both listeners, or neither.
-func (c *Config) listen(ctx context.Context) (grpc, http net.Listener, err error) {
-	if grpc, err = listen(ctx, "listen.grpc", c.Listen.GRPC); err != nil {
-		return nil, nil, err
+// ports are the listeners of a server. The zero value is those of one that will not run.
+type ports struct{ grpc, http, operations net.Listener }
+
+// listen opens all listeners, or none. No address means no operations port.
+func (c *Config) listen(ctx context.Context) (p ports, err error) {
+	for _, l := range []struct {
+		key, address string
+		to           *net.Listener
+	}{
+		{"listen.grpc", c.Listen.GRPC, &p.grpc}, {"listen.http", c.Listen.HTTP, &p.http},
+		{"listen.operations", c.Listen.Operations, &p.operations},
+	} {
+		if l.address == "" {
+			continue
+		}
+		if *l.to, err = listen(ctx, l.key, l.address); err != nil {
+			return ports{}, errors.Join(err, p.close())
+		}
 	}
-	if http, err = listen(ctx, "listen.http", c.Listen.HTTP); err != nil {
-		return nil, nil, errors.Join(err, grpc.Close())
+	return p, nil
+}
+
+func (p ports) close() error {
+	var err error
+	for _, l := range []net.Listener{p.grpc, p.http, p.operations} {
+		if l != nil {
+			err = errors.Join(err, l.Close())
+		}
 	}
-	return grpc, http, nil
+	return err
 }
 
 func listen(ctx context.Context, key, address string) (net.Listener, error) {

@@ -50,16 +50,16 @@ func serve(cmd *cobra.Command, c Config, check bool) (err error) {
 }
 
 func (n *node) serve(ctx context.Context, cmd *cobra.Command, check bool) error {
-	grpc, http, err := n.config.listen(ctx)
+	listeners, err := n.config.listen(ctx)
 	if err != nil {
 		return err
 	}
-	s, err := n.server(ctx, grpc, http)
+	s, err := n.server(ctx, listeners)
 	if err != nil {
-		return errors.Join(err, grpc.Close(), http.Close())
+		return errors.Join(err, listeners.close())
 	}
 	if check {
-		if err := errors.Join(s.Close(ctx), grpc.Close(), http.Close()); err != nil {
+		if err := errors.Join(s.Close(ctx), listeners.close()); err != nil {
 			return err
 		}
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "Everything needed to serve is in place.\nNext: brevet serve")

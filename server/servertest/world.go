@@ -71,7 +71,8 @@ type World struct {
 	RootCRL       []byte
 	Stores        server.Stores // without Options.Wrap
 	Server        *server.Server
-	GRPC, HTTP    string // addresses
+	GRPC, HTTP    string // addresses, as is the next
+	Operations    string
 	Log           *Log
 	Operator      *Holder
 
@@ -194,10 +195,10 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	if o.Wrap != nil {
 		stores = o.Wrap(stores)
 	}
-	grpc, public := listen(t), listen(t)
+	grpc, public, operations := listen(t), listen(t), listen(t)
 	return server.Config{
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
-		Directory: filepath.Join(w.Dir, "own"), GRPC: grpc, HTTP: public,
+		Directory: filepath.Join(w.Dir, "own"), GRPC: grpc, HTTP: public, Operations: operations,
 		Issuers: []ca.Issuer{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
 		Stores: stores, Archive: w.archive, Clock: w.Clock.Now, Log: w.logger(),
 	}
@@ -207,7 +208,7 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 func (w *World) Serve(t testing.TB, o Options) {
 	t.Helper()
 	c := w.Config(t, o)
-	w.GRPC, w.HTTP = c.GRPC.Addr().String(), c.HTTP.Addr().String()
+	w.GRPC, w.HTTP, w.Operations = c.GRPC.Addr().String(), c.HTTP.Addr().String(), c.Operations.Addr().String()
 	s := Must(server.New(t.Context(), c))(t)
 	ready := make(chan struct{})
 	s.OnReady(func() { close(ready) })
