@@ -40,6 +40,7 @@ type gate struct {
 	intermediates *x509.CertPool
 	statuses      statuses
 	clock         func() time.Time
+	vouched       vouched
 }
 
 // enter checks one call against the table and, where that asks for it, the caller's certificate. The context that it
@@ -84,30 +85,18 @@ func (g *gate) verify(chain []*x509.Certificate) (caller, error) {
 		return caller{}, pki.Refuse(pki.RuleExpired, "set the device's clock, or enroll with a new token if the certificate is over",
 			"the certificate is valid from %s to %s, and it is %s", stamp(leaf.NotBefore), stamp(leaf.NotAfter), stamp(now))
 	}
-	chains, err := leaf.Verify(x509.VerifyOptions{
-		Roots: g.roots, Intermediates: g.intermediates, CurrentTime: now,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
-	if err != nil || len(chains[0]) < 2 {
-		return caller{}, pki.Refuse(pki.RuleCertificate, "use a certificate for client authentication from this CA", "the certificate does not verify here")
+	v, err := g.voucherOf(leaf, now)
+	if err != nil {
+		return caller{}, err
 	}
-	serial, err := pki.SerialFromInt(leaf.SerialNumber)
-	if err != nil || len(leaf.URIs) != 1 {
-		return caller{}, pki.Refuse(pki.RuleCertificate, "use a certificate from this CA", "the certificate names no identity")
-	}
-	id, err := pki.ParseSPIFFEID(leaf.URIs[0].String())
-	if err != nil || id.TrustDomain() != g.trustDomain {
-		return caller{}, pki.Refuse(pki.RuleCertificate, "use a certificate from this CA", "the certificate names no identity of %s", g.trustDomain)
-	}
-	ref := pki.CertRef{Issuer: pki.IssuerOf(chains[0][1]), Serial: serial}
-	st, known := g.statuses.Status(ref)
-	c := caller{id, ref}
+	c := v.caller
+	st, known := g.statuses.Status(c.ref)
 	switch {
 	case !known:
-		return c, pki.Refuse(pki.RuleCertificate, "enroll again", "certificate %s is not on record", serial)
+		return c, pki.Refuse(pki.RuleCertificate, "enroll again", "certificate %s is not on record", c.ref.Serial)
 	case st.State != pki.Good:
 		return c, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
-			"certificate %s is %s since %s (%s)", serial, st.State, stamp(st.RevokedAt), st.Reason)
+			"certificate %s is %s since %s (%s)", c.ref.Serial, st.State, stamp(st.RevokedAt), st.Reason)
 	}
 	return c, nil
 }

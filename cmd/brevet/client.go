@@ -57,14 +57,19 @@ func call(cmd *cobra.Command, do func(ctx context.Context, conn *grpc.ClientConn
 	if err != nil {
 		return err
 	}
-	conn, err := grpc.NewClient("dns:///"+pair.Origin.Server,
-		grpc.WithTransportCredentials(credentials.NewTLS(enroll.ClientTLS(func() *enroll.Pair { return pair }))),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)), grpc.WithUnaryInterceptor(impatient))
+	conn, err := connect(pair)
 	if err != nil {
 		return err
 	}
 	err = do(cmd.Context(), conn)
 	return errors.Join(advise(enroll.CallError(pair.Origin.Server, err)), conn.Close())
+}
+
+// connect returns a connection to the server that a credential came from, as its holder.
+func connect(pair *enroll.Pair) (*grpc.ClientConn, error) {
+	return grpc.NewClient("dns:///"+pair.Origin.Server,
+		grpc.WithTransportCredentials(credentials.NewTLS(enroll.ClientTLS(func() *enroll.Pair { return pair }))),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)), grpc.WithUnaryInterceptor(impatient))
 }
 
 // impatient gives each call its own deadline.

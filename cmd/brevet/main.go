@@ -78,7 +78,7 @@ func newRoot() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
-		newDev(), newServe(), newCeremony(), newLogin(), newToken(), newIdentity(), newCert(), newCRL(), newLog(), newVersion(),
+		newDev(), newServe(), newCeremony(), newLogin(), newToken(), newIdentity(), newCert(), newCRL(), newLog(), newBench(), newVersion(),
 	)
 	root.SetHelpCommand(newHelp())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

@@ -48,14 +48,18 @@ func newPrinter(cmd *cobra.Command, heading ...string) (*printer, error) {
 // record prints one record: the message as JSON, or the cells as a row.
 func (p *printer) record(m proto.Message, cells ...string) error {
 	if !p.json {
-		_, err := fmt.Fprintln(p.table, strings.Join(cells, "\t"))
-		return err
+		return p.row(cells)
 	}
 	b, err := marshal(m)
 	if err != nil {
 		return err
 	}
 	return p.raw(b)
+}
+
+func (p *printer) row(cells []string) error {
+	_, err := fmt.Fprintln(p.table, strings.Join(cells, "\t"))
+	return err
 }
 
 func marshal(m proto.Message) ([]byte, error) {
@@ -89,5 +93,5 @@ func trimPrefixes(text string) string {
 
 var packages = map[string]bool{
 	"ca": true, "ra": true, "hsm": true, "pki": true, "enroll": true, "revocation": true, "responder": true,
-	"translog": true, "server": true, "sqlite": true, "config": true, "ceremony": true,
+	"translog": true, "server": true, "floor": true, "sqlite": true, "config": true, "ceremony": true,
 }

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// benchPatience bounds the start and the end of a measured server.
+const benchPatience = 30 * time.Second
+
+// benchServer is a development CA in a process of its own.
+type benchServer struct {
+	dev   dev
+	cmd   *exec.Cmd
+	ended chan struct{}
+	err   error // of the process; after ended
+}
+
+// startBenchServer runs this binary as a server with token, store and archive in a directory, and waits until it
+// serves. The server ends with the context, or by stop. What it logs goes to log.
+func startBenchServer(ctx context.Context, dir string, log io.Writer) (*benchServer, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	addresses, err := freeAddresses(ctx, 2)
+	if err != nil {
+		return nil, err
+	}
+	s := &benchServer{dev: dev{dir: dir, grpc: addresses[0], http: addresses[1]}, ended: make(chan struct{})}
+	s.cmd = exec.CommandContext(ctx, self, "dev", "--dir", dir, "--grpc", s.dev.grpc, "--http", s.dev.http)
+	s.cmd.Args[0] = os.Args[0]
+	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
+	s.cmd.WaitDelay = benchPatience
+	s.cmd.Stderr = log
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	up := make(chan struct{})
+	go s.follow(out, up)
+	select {
+	case <-up:
+		return s, nil
+	case <-s.ended:
+		return nil, errors.Join(errors.New("the server to measure does not start"), s.err)
+	case <-time.After(benchPatience):
+		return nil, errors.Join(errors.New("the server to measure does not come up"), s.stop())
+	}
+}
+
+// follow reads what the server prints, which says first that it is up, and waits for its end.
+func (s *benchServer) follow(out io.Reader, up chan<- struct{}) {
+	lines := bufio.NewScanner(out)
+	if lines.Scan() {
+		close(up)
+	}
+	_, _ = io.Copy(io.Discard, out) // until it is closed
+	s.err = s.cmd.Wait()
+	close(s.ended)
+}
+
+// stop has the server finish. It may have ended by itself, which is an error here.
+func (s *benchServer) stop() error {
+	select {
+	case <-s.ended:
+		if errors.Is(s.err, context.Canceled) { // it was told to, and did
+			return nil
+		}
+		return errors.Join(errors.New("the measured server ended by itself"), s.err)
+	default:
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-s.ended:
+		if errors.Is(s.err, context.Canceled) {
+			return nil
+		}
+		return s.err
+	case <-time.After(benchPatience):
+		return errors.Join(errors.New("the measured server does not stop, and is killed"), s.cmd.Process.Kill())
+	}
+}
+
+// residentMiB is the server's resident memory now (proc(5), VmRSS).
+func (s *benchServer) residentMiB() (float64, error) {
+	path := fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid)
+	status, err := os.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("rss_mib was not measured: %w", err)
+	}
+	for line := range bytes.Lines(status) {
+		if value, ok := bytes.CutPrefix(line, []byte("VmRSS:")); ok {
+			kib, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(string(value)), " kB"), 64)
+			return kib / 1024, err
+		}
+	}
+	return 0, fmt.Errorf("rss_mib was not measured: %s has no VmRSS", path)
+}
+
+// stored is what the server keeps about certificates, in octets: store, its write-ahead log, and the log's archive.
+func (s *benchServer) stored() (float64, error) {
+	c := Config{Directory: s.dev.dir}
+	var total int64
+	for _, path := range []string{c.storePath(), c.storePath() + "-wal", c.archivePath()} {
+		info, err := os.Stat(path)
+		if err != nil {
+			return 0, fmt.Errorf("bytes_per_certificate was not measured: %w", err)
+		}
+		total += info.Size()
+	}
+	return float64(total), nil
+}
+
+// freeAddresses are loopback addresses that nobody listens on. They have to be known beforehand: certificates contain them.
+func freeAddresses(ctx context.Context, n int) ([]string, error) {
+	var addresses []string
+	var listeners []net.Listener // closed after all are known, so that they differ
+	defer func() {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+	}()
+	for range n {
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		listeners = append(listeners, l)
+		addresses = append(addresses, l.Addr().String())
+	}
+	return addresses, nil
+}

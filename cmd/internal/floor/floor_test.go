@@ -1,0 +1,143 @@
+package floor
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/hsm"
+)
+
+// The schema is the store's, statement for statement.
+func TestSchemaIsTheStores(t *testing.T) {
+	text, err := os.ReadFile("../../../store/sqlite/migrations/00001_initial.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := map[string]bool{}
+	for _, s := range statements(string(text)) {
+		theirs[s] = true
+	}
+	ours := statements(schema)
+	if len(ours) < 7 {
+		t.Fatalf("the schema has %d statements", len(ours))
+	}
+	for _, s := range ours {
+		if !theirs[s] {
+			t.Errorf("the store's migration does not have: %s", s)
+		}
+		delete(theirs, s)
+	}
+	table := regexp.MustCompile(`^CREATE (?:UNIQUE )?INDEX \w+ ON (\w+)`)
+	for s := range theirs { // an index that were missing here would make the floor too fast a one
+		if m := table.FindStringSubmatch(s); len(m) > 1 && strings.Contains(schema, "CREATE TABLE "+m[1]+" ") {
+			t.Errorf("the floor lacks: %s", s)
+		}
+	}
+}
+
+func statements(text string) []string {
+	text = regexp.MustCompile(`--[^\n]*`).ReplaceAllString(text, "")
+	var found []string
+	for s := range strings.SplitSeq(text, ";") {
+		if s = strings.Join(strings.Fields(s), " "); s != "" {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+func TestFloor(t *testing.T) {
+	f := open(t)
+	cost, err := f.Cost(t.Context(), 30*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cost.Check <= 0 || cost.Sign <= 0 || cost.Write <= 0 || cost.Bound() <= 0 {
+		t.Errorf("a cost was not measured: %+v", cost)
+	}
+	before := count(t, f, "certificates")
+	goroutines, err := f.Best(t.Context(), 140*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rate, err := f.Rate(t.Context(), goroutines, 50*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rate <= 0 || goroutines < 1 || goroutines > maxGoroutines {
+		t.Errorf("%v certificates a second by %d goroutines", rate, goroutines)
+	}
+	certificates := count(t, f, "certificates")
+	if certificates <= before {
+		t.Error("the database has no more certificates than before")
+	}
+	for _, table := range []string{"log", "chain"} {
+		if n := count(t, f, table); n != certificates-maxGoroutines {
+			t.Errorf("the database has %d rows in %s for %d certificates", n, table, certificates-maxGoroutines)
+		}
+	}
+	if n := count(t, f, "intents"); n != 0 {
+		t.Errorf("%d intents are left", n)
+	}
+}
+
+func open(t *testing.T) *Floor {
+	t.Helper()
+	conf, err := hsm.WriteSoftHSM(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(hsm.SoftHSMConfEnv, conf)
+	module, err := hsm.FindSoftHSM()
+	if err != nil {
+		t.Fatalf("%v: run deploy/setup.sh --test", err)
+	}
+	text := make([]byte, 8)
+	_, _ = rand.Read(text)
+	pin, err := hsm.NewPIN([]byte(hex.EncodeToString(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hsm.InitToken(t.Context(), module, "floor", pin, pin); err != nil {
+		t.Fatal(err)
+	}
+	token, err := hsm.Open(t.Context(), hsm.Config{Module: module, TokenLabel: "floor"}, pin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := token.Generate(t.Context(), "key", hsm.P256); err != nil {
+		t.Fatal(err)
+	}
+	if err := token.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Directory: t.TempDir(), Module: module, TokenLabel: "floor", PIN: hex.EncodeToString(text), KeyLabel: "key"}
+	f, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Join(c.Directory, "floor.db")); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func count(t *testing.T, f *Floor, table string) int {
+	t.Helper()
+	var n int
+	if err := f.journal.conn.QueryRowContext(t.Context(), "SELECT count(*) FROM "+table).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

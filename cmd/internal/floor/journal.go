@@ -1,0 +1,208 @@
+package floor
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"database/sql"
+	_ "embed"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	_ "github.com/mattn/go-sqlite3" // the driver
+)
+
+// schema holds the tables of Brevet's store that issuing writes to.
+//
+//go:embed schema.sql
+var schema string
+
+// entrySize is what a log entry about a renewed certificate of the device "device/1" has, in octets, as the store of a
+// measured server shows it; itemSize is what a certificate adds to an intent: issuer's place, serial number, end,
+// partition, and the digest with its length.
+const (
+	entrySize = 343
+	itemSize  = 1 + 20 + 6 + 1 + 1 + 32
+)
+
+// settledKept is how many batches stay on record as settled.
+const settledKept = 1024
+
+// journal is the database, with one connection.
+type journal struct {
+	db    *sql.DB
+	conn  *sql.Conn
+	ctx   context.Context //nolint:containedctx // of statements, which the driver can only wait for when nothing ends them
+	chain [32]byte
+
+	// statements live as long as the connection, which close ends
+	begin, commit, rollback               *sql.Stmt
+	announce, unannounce, settled, forget *sql.Stmt
+	certificate, successor, log, seq      *sql.Stmt
+}
+
+// openJournal makes the database, with identities that have a certificate each.
+func openJournal(ctx context.Context, directory string, identities int) (*journal, error) {
+	db, err := sql.Open("sqlite3", "file:"+filepath.Join(directory, "floor.db")+"?_journal_mode=WAL&_synchronous=FULL&_foreign_keys=true")
+	if err != nil {
+		return nil, err
+	}
+	j := &journal{db: db, ctx: context.WithoutCancel(ctx)}
+	if err := j.open(identities); err != nil {
+		return nil, errors.Join(err, j.close())
+	}
+	return j, nil
+}
+
+func (j *journal) open(identities int) error {
+	var err error
+	if j.conn, err = j.db.Conn(j.ctx); err != nil {
+		return err
+	}
+	for name, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "foreign_keys": "1"} {
+		var got string
+		if err := j.conn.QueryRowContext(j.ctx, "PRAGMA "+name).Scan(&got); err != nil || got != want {
+			return errors.Join(err, fmt.Errorf("SQLite has set %s to %q, and a durable store needs %q", name, got, want))
+		}
+	}
+	if _, err := j.conn.ExecContext(j.ctx, schema); err != nil {
+		return err
+	}
+	if _, err := j.conn.ExecContext(j.ctx, `INSERT INTO issuers (issuer) VALUES (randomblob(32))`); err != nil {
+		return err
+	}
+	for i := range identities {
+		if err := j.register(i); err != nil {
+			return err
+		}
+	}
+	return j.prepare()
+}
+
+func (j *journal) register(i int) error {
+	_, err := j.conn.ExecContext(j.ctx, `
+		INSERT INTO identities (id, spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, generation, created_at)
+		VALUES (?, ?, 1, 'device', '{}', '[]', '[]', 2, 1, 0)`, i+1, fmt.Sprintf("spiffe://dev.brevet.internal/device/%d", i))
+	if err != nil {
+		return err
+	}
+	_, err = j.conn.ExecContext(j.ctx, `
+		INSERT INTO certificates (id, serial, issuer, identity, profile, key_hash, not_before, not_after, crl_partition,
+		                          state, reason, version, der, request)
+		VALUES (?1, randomblob(20), 1, ?1, 'device', randomblob(32), 0, 0, 0, 1, 0, 1, randomblob(700), randomblob(16))`, i+1)
+	return err
+}
+
+func (j *journal) prepare() error {
+	for _, s := range []struct {
+		to   **sql.Stmt
+		text string
+	}{
+		{&j.begin, `BEGIN IMMEDIATE`}, {&j.commit, `COMMIT`}, {&j.rollback, `ROLLBACK`},
+		{&j.announce, `INSERT INTO intents (batch, epoch, items) VALUES (?, 1, ?)`},
+		{&j.unannounce, `DELETE FROM intents WHERE batch = ?`},
+		{&j.settled, `INSERT INTO settled (batch) VALUES (?)`},
+		{&j.forget, `DELETE FROM settled WHERE id <= (SELECT max(id) FROM settled) - ?`},
+		{&j.certificate, `
+			INSERT INTO certificates (serial, issuer, identity, profile, key_hash, not_before, not_after, crl_partition,
+			                          state, reason, version, der, request)
+			VALUES (?, 1, ?, 'device', ?, ?, ?, 0, 1, 0, 1, ?, ?)`},
+		{&j.successor, `UPDATE certificates SET successor = ? WHERE id = ?`},
+		{&j.log, `INSERT INTO log (entry) VALUES (?)`},
+		{&j.seq, `INSERT INTO chain (id, value) VALUES (?, ?)`},
+	} {
+		var err error
+		if *s.to, err = j.conn.PrepareContext(j.ctx, s.text); err != nil { //nolint:sqlclosecheck // close closes the connection and with it its statements
+			return fmt.Errorf("%s: %w", s.text, err)
+		}
+	}
+	return nil
+}
+
+func (j *journal) close() error {
+	if j.conn == nil {
+		return j.db.Close()
+	}
+	return errors.Join(j.conn.Close(), j.db.Close())
+}
+
+// run writes rows until there will be no more, in transactions of maxBatch, and returns how many are durable. After an
+// error it only empties the queue. It waits for full batches, since those who fill the queue do not wait for it.
+func (j *journal) run(queue <-chan row) (durable int, err error) {
+	var rows []row
+	write := func() {
+		if err == nil && len(rows) > 0 {
+			if err = j.write(rows); err == nil {
+				durable += len(rows)
+			}
+		}
+		rows = rows[:0]
+	}
+	for r := range queue {
+		if rows = append(rows, r); len(rows) == maxBatch {
+			write()
+		}
+	}
+	write()
+	return durable, err
+}
+
+// write writes rows in a durable transaction, and the intent of as many, which it takes away again.
+func (j *journal) write(rows []row) error {
+	if _, err := j.begin.ExecContext(j.ctx); err != nil {
+		return err
+	}
+	err := j.batch(len(rows))
+	for i := 0; i < len(rows) && err == nil; i++ {
+		err = j.record(rows[i])
+	}
+	if err == nil {
+		_, err = j.commit.ExecContext(j.ctx)
+	}
+	if err != nil {
+		_, rerr := j.rollback.ExecContext(j.ctx)
+		return errors.Join(err, rerr)
+	}
+	return nil
+}
+
+func (j *journal) batch(n int) error {
+	id, items := make([]byte, 16), make([]byte, 34+itemSize*n)
+	_, _ = rand.Read(id) // never fails
+	_, err := j.announce.ExecContext(j.ctx, id, items)
+	if err != nil {
+		return err
+	}
+	if _, err := j.unannounce.ExecContext(j.ctx, id); err != nil {
+		return err
+	}
+	if _, err := j.settled.ExecContext(j.ctx, id); err != nil {
+		return err
+	}
+	_, err = j.forget.ExecContext(j.ctx, settledKept)
+	return err
+}
+
+func (j *journal) record(r row) error {
+	_, err := j.certificate.ExecContext(j.ctx, r.serial, r.identity, r.keyHash, r.notBefore.UnixMilli(), r.notAfter.UnixMilli(), r.der, r.request)
+	if err != nil {
+		return err
+	}
+	if _, err := j.successor.ExecContext(j.ctx, r.keyHash, r.identity); err != nil { // the first certificate has its identity's id
+		return err
+	}
+	entry := make([]byte, entrySize)
+	copy(entry, r.serial)
+	result, err := j.log.ExecContext(j.ctx, entry)
+	if err != nil {
+		return err
+	}
+	id, err := result.LastInsertId()
+	if err != nil {
+		return err
+	}
+	j.chain = sha256.Sum256(append(j.chain[:], entry...))
+	_, err = j.seq.ExecContext(j.ctx, id, j.chain[:])
+	return err
+}

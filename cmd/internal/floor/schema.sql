@@ -1,0 +1,77 @@
+-- The tables of a Brevet store that issuing writes to, as its first migration makes them; a test compares.
+
+CREATE TABLE intents (
+    id    INTEGER PRIMARY KEY,
+    batch BLOB    NOT NULL UNIQUE CHECK (length(batch) = 16),
+    epoch INTEGER NOT NULL,
+    items BLOB    NOT NULL
+) STRICT;
+
+CREATE TABLE settled (
+    id    INTEGER PRIMARY KEY AUTOINCREMENT,
+    batch BLOB    NOT NULL UNIQUE CHECK (length(batch) = 16)
+) STRICT;
+
+CREATE TABLE issuers (
+    id     INTEGER PRIMARY KEY,
+    issuer BLOB    NOT NULL UNIQUE CHECK (length(issuer) = 32)
+) STRICT;
+
+CREATE TABLE identities (
+    id           INTEGER PRIMARY KEY,
+    spiffe_id    TEXT    NOT NULL UNIQUE,
+    kind         INTEGER NOT NULL,
+    profile      TEXT    NOT NULL,
+    labels       TEXT    NOT NULL,
+    dns_names    TEXT    NOT NULL,
+    ip_addresses TEXT    NOT NULL,
+    state        INTEGER NOT NULL CHECK (state BETWEEN 1 AND 4),
+    resumes      INTEGER CHECK (resumes IN (1, 2)),
+    generation   INTEGER NOT NULL CHECK (generation > 0),
+    created_at   INTEGER NOT NULL,
+    CHECK ((state = 3) = (resumes IS NOT NULL))
+) STRICT;
+
+CREATE TABLE certificates (
+    id            INTEGER PRIMARY KEY,
+    serial        BLOB    NOT NULL UNIQUE CHECK (length(serial) = 20),
+    issuer        INTEGER NOT NULL REFERENCES issuers (id),
+    identity      INTEGER REFERENCES identities (id),
+    profile       TEXT,
+    key_hash      BLOB CHECK (length(key_hash) = 32),
+    not_before    INTEGER,
+    not_after     INTEGER NOT NULL,
+    crl_partition INTEGER NOT NULL,
+    state         INTEGER NOT NULL CHECK (state BETWEEN 1 AND 3),
+    reason        INTEGER NOT NULL,
+    revoked_at    INTEGER,
+    version       INTEGER NOT NULL,
+    der           BLOB,
+    digest        BLOB,
+    request       BLOB CHECK (length(request) = 16),
+    successor     BLOB CHECK (length(successor) = 32),
+    CHECK ((state = 1) = (revoked_at IS NULL)),
+    CHECK ((identity IS NULL) = (der IS NULL)),
+    CHECK ((identity IS NULL) = (digest IS NOT NULL)),
+    CHECK (identity IS NOT NULL OR state = 3)
+) STRICT;
+
+CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request) WHERE request IS NOT NULL;
+
+CREATE INDEX certificates_by_identity ON certificates (identity) WHERE identity IS NOT NULL;
+
+CREATE INDEX certificates_by_key ON certificates (substr(key_hash, 1, 8)) WHERE key_hash IS NOT NULL;
+
+CREATE INDEX certificates_by_expiry ON certificates (not_after);
+
+CREATE INDEX certificates_revoked ON certificates (issuer, serial) WHERE state <> 1;
+
+CREATE TABLE log (
+    id    INTEGER PRIMARY KEY AUTOINCREMENT,
+    entry BLOB    NOT NULL
+) STRICT;
+
+CREATE TABLE chain (
+    id    INTEGER PRIMARY KEY,
+    value BLOB    NOT NULL CHECK (length(value) = 32)
+) STRICT;
