@@ -21,7 +21,7 @@ GOLANGCI = $(GO) tool -modfile=tools/golangci-lint.mod golangci-lint
 export CGO_ENABLED = 1
 
 .DEFAULT_GOAL := build
-.PHONY: demo build run test test-race lint fmt generate check-generated setup-build setup setup-test clean help
+.PHONY: demo build run bench test test-race fuzz sizes lint fmt generate check-generated setup-build setup setup-test clean help
 
 demo: setup build ## set up what is missing, build, and run the whole story once
 	deploy/demo.sh
@@ -36,11 +36,25 @@ endif
 run: setup build ## the embedded CA of the demo, kept and left running
 	bin/brevet dev
 
+bench: setup build ## what the token signs, and a server issues, on this machine: for minutes, best with nothing else running
+	bin/brevet bench token
+	bin/brevet bench issue --callers 1
+	bin/brevet bench issue --callers 64
+
 test: setup-test ## every test
 	$(GO) test ./...
 
 test-race: setup-test ## every test, under the race detector
 	$(GO) test -race ./...
+
+# How long each target runs, such as 30s or 10m.
+FUZZTIME ?= 1m
+
+fuzz: setup-test ## every fuzz target in turn, FUZZTIME=1m each; what they find becomes a test
+	deploy/fuzz.sh $(FUZZTIME)
+
+sizes: setup build ## what the agent costs a device: binaries, memory, and which packages take the most
+	AGENT_TAGS=$(AGENT_TAGS) deploy/sizes.sh
 
 lint: setup-build ## go vet, golangci-lint and buf lint; the first run builds the linters, for minutes
 	$(GO) vet ./...

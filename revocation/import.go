@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"encoding/asn1"
 	"fmt"
 	"time"
 
@@ -70,6 +71,13 @@ func (a *Authority) signerOf(list *x509.RevocationList) (*x509.Certificate, erro
 	return nil, refuseCRL("import the CRL of a CA that this server knows", "no CA here is called %s", list.Issuer)
 }
 
+// What makes a CRL one of a part is critical where it is made by the rules (RFC 5280 §5.2.4 and §5.2.5), and no less
+// partial where it is not.
+var (
+	oidDeltaCRL          = asn1.ObjectIdentifier{2, 5, 29, 27}
+	oidDistributionPoint = asn1.ObjectIdentifier{2, 5, 29, 28}
+)
+
 // CheckImport refuses lists that a relying party could not use, or would misread. The signature is not looked at.
 func CheckImport(list *x509.RevocationList, now time.Time) error {
 	if list.Number == nil || list.NextUpdate.IsZero() {
@@ -82,8 +90,8 @@ func CheckImport(list *x509.RevocationList, now time.Time) error {
 		return refuseCRL("have a new one signed", "the CRL went stale at %s", list.NextUpdate.Format(time.RFC3339))
 	}
 	for _, e := range list.Extensions {
-		if e.Critical {
-			return refuseCRL("sign a full CRL", "the CRL has the critical extension %v: it covers only a part", e.Id)
+		if e.Critical || e.Id.Equal(oidDeltaCRL) || e.Id.Equal(oidDistributionPoint) {
+			return refuseCRL("sign a full CRL", "the CRL has the extension %v: it covers only a part", e.Id)
 		}
 	}
 	return nil

@@ -1,0 +1,96 @@
+package enroll
+
+import (
+	"crypto/ed25519"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// fuzzToken has a secret that is the given octets, as far as they reach.
+func fuzzToken(t testing.TB, secret []byte, domain, server string) Token {
+	t.Helper()
+	b := make([]byte, 32)
+	copy(b, secret)
+	b[31] |= 1 // nobody draws zero
+	s, err := pki.TokenSecretFromBytes(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Token{Secret: s, TrustDomain: domain, Server: server}
+}
+
+func FuzzParseToken(f *testing.F) {
+	token := fuzzToken(f, nil, testDomain, "ca.example:7443").Text()
+	for _, seed := range []string{token, " " + token[:40] + "\r\n" + token[40:], token[:len(token)-1], "brevet1." + strings.Repeat("A", 92), "brevet2.AAAA", ""} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		token, err := ParseToken(text)
+		if err == nil {
+			if again, err := ParseToken(token.Text()); err != nil || again != token {
+				t.Fatalf("%q reads as %v, and that as %v, %v", text, token, again, err)
+			}
+		} else if len(text) > 60 && strings.Contains(err.Error(), text[20:60]) {
+			t.Fatalf("the error shows the token: %v", err)
+		}
+	})
+}
+
+// FuzzTokenFields has tokens whose checksum is right, as no text that is drawn at random has.
+func FuzzTokenFields(f *testing.F) {
+	f.Add([]byte{1}, testDomain, "ca.example:7443")
+	f.Add([]byte{}, testDomain, "[::1]:65536")
+	f.Add([]byte{2}, "Fleet", "a b:1")
+	f.Add([]byte{3}, strings.Repeat("a", 256), "%2f/x:1")
+	f.Fuzz(func(t *testing.T, secret []byte, domain, server string) {
+		made := fuzzToken(t, secret, domain, server)
+		text := made.Text()
+		if len(domain) > 255 || len(text) > 2*MaxTokenText {
+			return // Check refuses the first; the second is too long to be read
+		}
+		token, err := ParseToken(text)
+		if token, want := token, made.Check(); (err == nil) != (want == nil) || err == nil && token != made {
+			t.Fatalf("%q at %q reads as %v, %v; Check says %v", domain, server, token, err, want)
+		}
+	})
+}
+
+// FuzzCredential is what an agent does with a server's answer: nothing serves that is not for its key and an identity.
+func FuzzCredential(f *testing.F) {
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)) // the same in every process
+	now := time.Now()
+	root := testSign(f, caTemplate("root"), nil, key.Public(), key)
+	leaf := testSign(f, leafTemplate("spiffe://"+testDomain+"/device/1", now.Add(-time.Minute), now.Add(time.Hour)), root, key.Public(), key)
+	for _, c := range []*brevetv1.Credential{
+		{Certificate: leaf.Raw, Roots: [][]byte{root.Raw}},
+		{Certificate: leaf.Raw, Chain: [][]byte{root.Raw, leaf.Raw}, Roots: [][]byte{root.Raw, root.Raw}},
+		{Certificate: root.Raw, Roots: [][]byte{root.Raw}},
+		{},
+	} {
+		wire, err := proto.Marshal(&brevetv1.EnrollResponse{Credential: c})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(wire)
+	}
+	f.Fuzz(func(t *testing.T, wire []byte) {
+		var answer brevetv1.EnrollResponse
+		if proto.Unmarshal(wire, &answer) != nil {
+			return
+		}
+		c, err := fromWire(answer.GetCredential())
+		if err != nil {
+			return
+		}
+		p, err := NewPair(c, key, Origin{}, now)
+		if err == nil && (!key.Public().(ed25519.PublicKey).Equal(c.Certificate.PublicKey) || c.Certificate.IsCA || p.ID().IsZero()) {
+			t.Fatalf("serial %s serves as %q", p.Serial(), p.ID())
+		}
+	})
+}

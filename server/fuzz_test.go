@@ -1,0 +1,101 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// octets is a codec that sends and keeps messages as they are.
+type octets struct{}
+
+func (octets) Marshal(v any) ([]byte, error)      { return *v.(*[]byte), nil }
+func (octets) Unmarshal(data []byte, v any) error { *v.(*[]byte) = slices.Clone(data); return nil }
+func (octets) Name() string                       { return "proto" }
+
+// FuzzRPC sends any octets to any RPC of ours, as an operator and as nobody. What no rule covers is never the answer.
+func FuzzRPC(f *testing.F) {
+	w := servertest.New(f, ground, servertest.Options{})
+	nobody := w.Caller(f, nil)
+	methods := slices.DeleteFunc(slices.Sorted(maps.Keys(rpcs)), func(name string) bool { return !strings.HasPrefix(name, "brevet.") })
+	device := w.Enrolled(f, "device", "device/1")
+	seeds := map[string]proto.Message{
+		"Enroll":            &brevetv1.EnrollRequest{RequestId: make([]byte, 16), Token: make([]byte, 32), Csr: []byte{0x30, 0}, Lifetime: &durationpb.Duration{Seconds: 1 << 62, Nanos: -1}},
+		"Renew":             servertest.Renewal(f, device.Key),
+		"CreateIdentity":    &brevetv1.CreateIdentityRequest{Id: "device/\x00", Kind: "device", DnsNames: []string{"xn--a"}, IpAddresses: []string{"fe80::1%eth0"}, Labels: map[string]string{"": "\u202e"}},
+		"GetIdentity":       &brevetv1.GetIdentityRequest{Id: device.ID},
+		"ListIdentities":    &brevetv1.ListIdentitiesRequest{PageSize: -1, PageToken: "spiffe://a"},
+		"CreateToken":       &brevetv1.CreateTokenRequest{Id: "device/1", Lifetime: durationpb.New(-time.Second), Replace: true},
+		"GetCertificate":    &brevetv1.GetCertificateRequest{Serial: servertest.Serial(device.Certificate), Issuer: strings.Repeat("0", 64)},
+		"ListCertificates":  &brevetv1.ListCertificatesRequest{Identity: device.ID, PageToken: "9223372036854775807", PageSize: 1 << 30},
+		"RevokeCertificate": &brevetv1.RevokeCertificateRequest{Serial: "01", Reason: "certificateHold"},
+		"ImportCRL":         &brevetv1.ImportCRLRequest{Crl: w.RootCRL},
+		"ListEntries":       &brevetv1.ListEntriesRequest{From: 1<<64 - 1, Limit: 1<<64 - 1},
+	}
+	for i, method := range methods {
+		_, name, _ := strings.Cut(strings.TrimPrefix(method, "brevet.v1."), ".")
+		if seed, ok := seeds[name]; ok {
+			f.Add(uint8(i), true, servertest.Must(proto.Marshal(seed))(f))
+		}
+		f.Add(uint8(i), false, []byte{0xff})
+	}
+	f.Fuzz(func(t *testing.T, method uint8, operator bool, message []byte) {
+		if len(message) > 200<<10 {
+			return // gRPC refuses it unread
+		}
+		conn := nobody.Conn
+		if operator {
+			conn = w.Operator.Conn
+		}
+		name := methods[int(method)%len(methods)]
+		err := send(t.Context(), conn, name, message)
+		switch st := status.Convert(err); st.Code() {
+		case codes.OK:
+		case codes.Internal, codes.Unknown, codes.Unavailable, codes.DeadlineExceeded:
+			if !strings.HasPrefix(st.Message(), "grpc: failed to unmarshal") { // gRPC's own answer to what is no message of the call
+				t.Fatalf("%s of %x: %v", name, message, err)
+			}
+		default:
+			if servertest.RuleOf(err) == "" {
+				t.Fatalf("%s of %x: %v names no rule", name, message, err)
+			}
+		}
+	})
+}
+
+// send calls an RPC with a message in its encoding, and reads the first answer.
+func send(ctx context.Context, conn *grpc.ClientConn, name string, message []byte) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	at := strings.LastIndex(name, ".")
+	path := fmt.Sprintf("/%s/%s", name[:at], name[at+1:])
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, path, grpc.ForceCodec(octets{}))
+	if err != nil {
+		return err
+	}
+	if err := stream.SendMsg(&message); err != nil {
+		return err
+	}
+	if err := stream.CloseSend(); err != nil {
+		return err
+	}
+	if err := stream.RecvMsg(new([]byte)); !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil // a stream of nothing
+}

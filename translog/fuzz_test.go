@@ -1,0 +1,82 @@
+package translog
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// FuzzParseEntry: what an entry says is what it says when it is written again.
+func FuzzParseEntry(f *testing.F) {
+	serial, err := pki.ParseSerial("0102")
+	if err != nil {
+		f.Fatal(err)
+	}
+	issuer, err := pki.IssuerIDFromBytes(bytes.Repeat([]byte{0xca}, 32))
+	if err != nil {
+		f.Fatal(err)
+	}
+	ref := pki.CertRef{Issuer: issuer, Serial: serial}
+	for _, e := range []Entry{
+		{Time: time.Unix(1, 0), Action: CertificateIssued, Outcome: Done, Facts: map[string]string{"a": "b"}},
+		{Action: CertificateRevoked, Outcome: Refused, Changes: []pki.StatusChange{{Ref: ref, Status: pki.Status{State: pki.Revoked, Version: 2}}}},
+	} {
+		encoded, err := e.Marshal()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(encoded)
+	}
+	f.Add([]byte{0xff})
+	f.Fuzz(func(t *testing.T, encoded []byte) {
+		e, err := ParseEntry(encoded)
+		if err != nil {
+			return
+		}
+		first, err := e.Marshal()
+		if err != nil {
+			return // no action, no outcome, or a change of no certificate: nobody wrote that
+		}
+		again, err := ParseEntry(first)
+		if err != nil {
+			t.Fatalf("%+v does not read back: %v", e, err)
+		}
+		if second, err := again.Marshal(); err != nil || !bytes.Equal(first, second) {
+			t.Fatalf("%x reads back as %x, %v", first, second, err)
+		}
+	})
+}
+
+// FuzzRead: an archive is read to the end that verifies, and the rest is named.
+func FuzzRead(f *testing.F) {
+	whole := []byte(archiveHeader)
+	for _, s := range extend(Head{}, 3) {
+		whole = appendRecord(whole, s)
+	}
+	f.Add(whole)
+	f.Add(whole[:len(whole)-5])
+	f.Add(append(bytes.Clone(whole), make([]byte, 100)...))
+	f.Add([]byte(archiveHeader))
+	f.Add(appendRecord([]byte(archiveHeader), Sequenced{Index: 1, Entry: make([]byte, 40)}))
+	f.Fuzz(func(t *testing.T, archive []byte) {
+		seen := Head{}
+		head, err := Read(bytes.NewReader(archive), func(s Sequenced) error {
+			if s.Index != seen.Size+1 || s.Chain != Chain(seen.Chain, s.Entry) {
+				t.Fatalf("record %d follows record %d", s.Index, seen.Size)
+			}
+			seen = Head{Size: s.Index, Chain: s.Chain}
+			return nil
+		})
+		if head != seen {
+			t.Fatalf("read up to %d, and says %d", seen.Size, head.Size)
+		}
+		var torn *TornError
+		var corrupt *CorruptError
+		if err != nil && !errors.As(err, &torn) && !errors.As(err, &corrupt) && !errors.Is(err, ErrNotArchive) {
+			t.Fatalf("%v is not typed", err)
+		}
+	})
+}
