@@ -34,6 +34,11 @@ func readerDSN(path string) string {
 	return dsn(path, url.Values{"mode": {"ro"}, "_query_only": {"true"}})
 }
 
+// recoveryDSN opens a file to roll back what a killed process has left, and changes nothing else.
+func recoveryDSN(path string) string {
+	return dsn(path, url.Values{"mode": {"rw"}})
+}
+
 func dsn(path string, options url.Values) string {
 	options.Set("_busy_timeout", strconv.FormatInt(maxBusy.Milliseconds(), 10))
 	options.Set("_stmt_cache_size", strconv.Itoa(statements))

@@ -5,10 +5,12 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 
+	sqlite3 "github.com/mattn/go-sqlite3"
 	"github.com/pressly/goose/v3"
 )
 
@@ -52,7 +54,19 @@ func checkVersion(ctx context.Context, d driver.Driver, path string) error {
 	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
 		return err // a new store
 	}
-	db := sql.OpenDB(connector{d, readerDSN(path), nil})
+	err := inspect(ctx, d, path, readerDSN(path))
+	var left sqlite3.Error
+	if errors.As(err, &left) && left.Code == sqlite3.ErrReadonly {
+		// A process was killed in the middle of a transaction. SQLite rolls that back, but not through a connection that
+		// may only read; whatever version the store has, this leaves it as its last commit did.
+		err = inspect(ctx, d, path, recoveryDSN(path))
+	}
+	return err
+}
+
+// inspect refuses a database that another program or a newer Brevet has written.
+func inspect(ctx context.Context, d driver.Driver, path, dsn string) error {
+	db := sql.OpenDB(connector{d, dsn, nil})
 	defer db.Close()
 	provider, err := newProvider(db)
 	if err != nil {
