@@ -123,11 +123,6 @@ func (r *Registrar) ParseID(text string) (pki.SPIFFEID, error) {
 	return id, nil
 }
 
-// Identity returns one identity.
-func (r *Registrar) Identity(ctx context.Context, id pki.SPIFFEID) (Identity, error) {
-	return r.records.Identity(ctx, id)
-}
-
 // Records returns the inventory, for reading.
 func (r *Registrar) Records() Records { return r.records }
 
