@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -119,56 +120,19 @@ func (a *Authority) Profile(name string) (*Profile, error) {
 	return p, nil
 }
 
-// Check returns the refusal that Issue would meet for what the request asks, and signs and records nothing.
-func (a *Authority) Check(req Request) error {
-	_, err := a.draft(req)
-	return err
-}
-
-// Issue signs one certificate and returns it once it is on record: one call in, one certificate or one typed error
-// out. The error is a *pki.Refusal where another request would pass, and Temporary where this one would pass later,
-// under the same request ID: it may even have been recorded meanwhile, and a retry then finds the record.
-//
-// The steps are those of docs/architecture.md, "The life of a certificate".
-func (a *Authority) Issue(ctx context.Context, req Request) (Certificate, error) {
-	// 3. The certificate is built from its profile and a fresh serial.
-	d, err := a.draft(req)
-	if err != nil {
-		return Certificate{}, err
-	}
-	release, err := a.writer.admit()
-	if err != nil {
-		return Certificate{}, err
-	}
-	defer release()
-	// 4 and 5. CreateCertificate hands the digest to the one-shot signer, which waits for the durable intent and then
-	// has the token sign, once. CreateCertificate verifies the signature it got.
-	s := &oneShot{ctx: ctx, writer: a.writer, meter: a.meter, issuer: d.issuer, item: d.item}
-	der, err := x509.CreateCertificate(rand.Reader, d.template, d.issuer.Certificate, req.Key, s)
-	if err != nil {
-		a.writer.abandon(d.item)
-		return Certificate{}, signingError(err)
-	}
-	// 6. The record, with the guards checked again, is made durable; 7. only then is the certificate released.
-	d.record.DER = der
-	signed := time.Now()
-	err = a.writer.record(ctx, d.item, d.record)
-	a.meter.Step(StepRecord, time.Since(signed), err)
-	if err != nil {
-		return Certificate{}, err
-	}
-	return Certificate{Ref: d.record.Ref, DER: der, NotAfter: d.record.NotAfter}, nil
-}
-
-// draft is a certificate before its signature.
-type draft struct {
+// Draft is a certificate before its signature, and what must still hold when it is recorded. It is issued once.
+type Draft struct {
 	issuer   Issuer
 	template *x509.Certificate
+	key      crypto.PublicKey
 	item     *item
 	record   Record
+	used     atomic.Bool
 }
 
-func (a *Authority) draft(req Request) (*draft, error) {
+// Draft builds the certificate of a request from its profile and a fresh serial, or returns the *pki.Refusal of what the
+// request asks. It signs and records nothing: a draft may be dropped.
+func (a *Authority) Draft(req Request) (*Draft, error) {
 	if req.Issuer.IsZero() {
 		req.Issuer = a.current
 	}
@@ -202,14 +166,47 @@ func (a *Authority) draft(req Request) (*draft, error) {
 		return nil, err
 	}
 	ref := pki.CertRef{Issuer: req.Issuer, Serial: serial}
-	return &draft{
-		issuer: iss, template: template,
+	return &Draft{
+		issuer: iss, template: template, key: req.Key,
 		item: newItem(IntentItem{Ref: ref, NotAfter: template.NotAfter}),
 		record: Record{
 			Ref: ref, Identity: req.Identity, Profile: req.Profile, KeyHash: key, NotBefore: template.NotBefore,
 			NotAfter: template.NotAfter, RequestID: req.RequestID, Actor: req.Actor, Guard: req.Guard,
 		},
 	}, nil
+}
+
+// Issue signs one certificate and returns it once it is on record: one draft in, one certificate or one typed error
+// out. The error is a *pki.Refusal where another request would pass, and Temporary where this one would pass later,
+// under the same request ID: it may even have been recorded meanwhile, and a retry then finds the record.
+//
+// The steps are those of docs/architecture.md, "The life of a certificate".
+func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
+	if d.used.Swap(true) {
+		return Certificate{}, errors.New("ca: this draft was issued before")
+	}
+	release, err := a.writer.admit()
+	if err != nil {
+		return Certificate{}, err
+	}
+	defer release()
+	// 4 and 5. CreateCertificate hands the digest to the one-shot signer, which waits for the durable intent and then
+	// has the token sign, once. CreateCertificate verifies the signature it got.
+	s := &oneShot{ctx: ctx, writer: a.writer, meter: a.meter, issuer: d.issuer, item: d.item}
+	der, err := x509.CreateCertificate(rand.Reader, d.template, d.issuer.Certificate, d.key, s)
+	if err != nil {
+		a.writer.abandon(d.item)
+		return Certificate{}, signingError(err)
+	}
+	// 6. The record, with the guards checked again, is made durable; 7. only then is the certificate released.
+	d.record.DER = der
+	signed := time.Now()
+	err = a.writer.record(ctx, d.item, d.record)
+	a.meter.Step(StepRecord, time.Since(signed), err)
+	if err != nil {
+		return Certificate{}, err
+	}
+	return Certificate{Ref: d.record.Ref, DER: der, NotAfter: d.record.NotAfter}, nil
 }
 
 func drawSerial(now time.Time) (pki.Serial, error) {

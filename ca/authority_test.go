@@ -33,7 +33,7 @@ func TestIssuedCertificateIsWhatTheProfileSays(t *testing.T) {
 	defer shut(t, a)
 	req := w.request(t)
 	req.Names = ca.Names{DNS: []string{"pump-1.fleet.example"}}
-	c, err := a.Issue(t.Context(), req)
+	c, err := issue(t.Context(), a, req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestRefusedRequestsSignNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			req := w.request(t)
 			c.change(&req)
-			_, err := a.Issue(t.Context(), req)
+			_, err := issue(t.Context(), a, req)
 			refusal, ok := pki.AsRefusal(err)
 			if !ok || refusal.Rule != c.rule || refusal.Fix == "" {
 				t.Errorf("Issue: %v, want a refusal by %s with a fix", err, c.rule)
@@ -143,7 +143,7 @@ func TestNotAfterStaysWithinTheIssuersOwn(t *testing.T) {
 	_, w.issuer = hierarchy(t, elliptic.P256(), time.Hour)
 	a := w.open(t, w.store.CA())
 	defer shut(t, a)
-	c, err := a.Issue(t.Context(), w.request(t))
+	c, err := issue(t.Context(), a, w.request(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestEveryIssuerKeyKindLintsAndSigns(t *testing.T) {
 	if req.Guard.Key, err = pki.HashKey(req.Key); err != nil {
 		t.Fatal(err)
 	}
-	c, err := a.Issue(t.Context(), req)
+	c, err := issue(t.Context(), a, req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func TestNothingIsSignedWithoutADurableIntent(t *testing.T) {
 	for i := range got {
 		req := w.request(t)
 		wg.Go(func() {
-			c, err := a.Issue(context.Background(), req)
+			c, err := issue(context.Background(), a, req)
 			if err != nil {
 				t.Error(err)
 				return
@@ -257,7 +257,7 @@ func TestFaultsLoseNothing(t *testing.T) {
 			}
 			wg.Go(func() {
 				defer cancel()
-				c, err := a.Issue(ctx, req)
+				c, err := issue(ctx, a, req)
 				if err != nil {
 					if !pki.IsTemporary(err) {
 						t.Errorf("Issue: %v, want a temporary error", err)
@@ -294,7 +294,7 @@ func TestNextProcessSettlesWhatACrashLeft(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	req := w.request(t)
-	_, err := a.Issue(ctx, req)
+	_, err := issue(ctx, a, req)
 	if !pki.IsTemporary(err) {
 		t.Fatalf("Issue: %v, want a temporary error", err)
 	}
@@ -318,10 +318,10 @@ func TestNextProcessSettlesWhatACrashLeft(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	j.write = nil
-	if _, err := a.Issue(t.Context(), w.request(t)); !errors.Is(err, ca.ErrFenced) {
+	if _, err := issue(t.Context(), a, w.request(t)); !errors.Is(err, ca.ErrFenced) {
 		t.Errorf("the old process issues: %v, want ErrFenced", err)
 	}
-	if c, err := b.Issue(t.Context(), req); err != nil || len(c.DER) == 0 {
+	if c, err := issue(t.Context(), b, req); err != nil || len(c.DER) == 0 {
 		t.Errorf("the retry with the same request ID: %v", err)
 	}
 	shut(t, a)
@@ -356,7 +356,7 @@ func TestAmbiguousCommitIsReadBack(t *testing.T) {
 		return nil
 	}
 	a := w.open(t, j)
-	c, err := a.Issue(t.Context(), w.request(t))
+	c, err := issue(t.Context(), a, w.request(t))
 	if err != nil {
 		t.Fatalf("Issue: %v; the record is durable, so the certificate is to be released", err)
 	}
@@ -376,7 +376,7 @@ func TestOneGuardFailsAlone(t *testing.T) {
 			req.Guard.Generation++
 		}
 		wg.Go(func() {
-			_, err := a.Issue(context.Background(), req)
+			_, err := issue(context.Background(), a, req)
 			refusal, refused := pki.AsRefusal(err)
 			switch {
 			case i == 7 && (!refused || refusal.Rule != pki.RuleChanged):
@@ -402,7 +402,7 @@ func TestLoadIsShedAboveTheBound(t *testing.T) {
 	}
 	for _, req := range requests {
 		wg.Go(func() {
-			_, err := a.Issue(context.Background(), req)
+			_, err := issue(context.Background(), a, req)
 			if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleBusy {
 				if pki.RetryAfter(err) <= 0 {
 					t.Error("the refusal has no delay")
@@ -437,14 +437,14 @@ func TestCloseFinishesWhatIsInFlight(t *testing.T) {
 	req := w.request(t)
 	done := make(chan error, 1)
 	go func() {
-		_, err := a.Issue(context.Background(), req)
+		_, err := issue(context.Background(), a, req)
 		done <- err
 	}()
 	<-signing
 	closed := make(chan struct{})
 	go func() { shut(t, a); close(closed) }()
 	for { // Close has begun once Issue refuses
-		if _, err := a.Issue(t.Context(), w.request(t)); err != nil {
+		if _, err := issue(t.Context(), a, w.request(t)); err != nil {
 			if !pki.IsTemporary(err) {
 				t.Errorf("Issue while stopping: %v, want a temporary error", err)
 			}
@@ -471,7 +471,7 @@ func TestNamesKeepToTheCAsConstraints(t *testing.T) {
 	} {
 		req := w.request(t)
 		req.Names = ca.Names{DNS: []string{name}}
-		err := a.Check(req)
+		_, err := a.Draft(req)
 		if refusal, ok := pki.AsRefusal(err); permitted && err != nil || !permitted && (!ok || refusal.Rule != pki.RuleNames) {
 			t.Errorf("%s: %v, want permitted %v", name, err, permitted)
 		}

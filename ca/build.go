@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
@@ -12,6 +11,9 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/brevet-pki/brevet/pki"
 )
@@ -121,16 +123,12 @@ func (p *Profile) checkNames(n Names) error {
 // subjectKeyID is the leftmost 160 bits of the SHA-256 of the public key's bits (RFC 7093 §2, method 1).
 func subjectKeyID(pub crypto.PublicKey) ([]byte, error) {
 	der, err := x509.MarshalPKIXPublicKey(pub)
-	if err != nil {
+	info := cryptobyte.String(der)
+	var bits cryptobyte.String
+	if err != nil || !info.ReadASN1(&info, cbasn1.SEQUENCE) || !info.SkipASN1(cbasn1.SEQUENCE) ||
+		!info.ReadASN1(&bits, cbasn1.BIT_STRING) || !bits.Skip(1) {
 		return nil, pki.Refuse(pki.RuleKeyType, "use a P-256 key", "the key cannot be encoded")
 	}
-	var spki struct {
-		Algorithm pkix.AlgorithmIdentifier
-		PublicKey asn1.BitString
-	}
-	if rest, err := asn1.Unmarshal(der, &spki); err != nil || len(rest) > 0 {
-		return nil, pki.Refuse(pki.RuleKeyType, "use a P-256 key", "the key cannot be encoded")
-	}
-	sum := sha256.Sum256(spki.PublicKey.RightAlign())
-	return bytes.Clone(sum[:20]), nil
+	sum := sha256.Sum256(bits)
+	return sum[:20], nil
 }

@@ -190,3 +190,12 @@ func (s *countingSigner) Sign(random io.Reader, digest []byte, opts crypto.Signe
 	s.signed.add(digest)
 	return s.Signer.Sign(random, digest, opts)
 }
+
+// issue drafts and issues, as a registration authority does.
+func issue(ctx context.Context, a *ca.Authority, req ca.Request) (ca.Certificate, error) {
+	d, err := a.Draft(req)
+	if err != nil {
+		return ca.Certificate{}, err
+	}
+	return a.Issue(ctx, d)
+}

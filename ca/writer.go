@@ -18,6 +18,14 @@ const maxInFlight = 1024
 // maxBatch bounds the items of one intent, and so the size of one transaction.
 const maxBatch = 256
 
+// crowd is how many certificates have to be in flight for the writer to wait for company, patience how many times as long
+// as the last transaction took, and patienceMost how long at most.
+const (
+	crowd        = 4
+	patience     = 1
+	patienceMost = 5 * time.Millisecond
+)
+
 // settleRetry is how long the writer waits before it tries a failed settlement again, and settleRetryMost at most.
 const (
 	settleRetry     = 50 * time.Millisecond
@@ -72,6 +80,8 @@ type writer struct {
 	// Owned by the goroutine of run.
 	waiting  []*item  // arrived, not yet announced
 	complete []*batch // announced, with no open item, not yet settled
+	signed   int           // certificates that were signed or given up, and wait for their batch to be settled
+	took     time.Duration // by the last transaction
 	fenced   bool
 	retry    time.Duration // until the next try of a failed settlement; zero where none failed
 }
@@ -176,8 +186,10 @@ func (w *writer) run() {
 	defer close(w.stopped)
 	for !w.atRest() {
 		w.wait()
-		w.drain()
+		w.gather()
+		begun := time.Now()
 		w.write()
+		w.took = time.Since(begun)
 	}
 }
 
@@ -217,13 +229,28 @@ func (w *writer) wait() {
 	}
 }
 
-// drain takes in what has come, without waiting.
-func (w *writer) drain() {
+// gather takes in what has come. A transaction costs much the same for one certificate as for many, so the writer waits
+// while most of those in flight are still to come, as long as the last transaction took: what waits there would have
+// waited for it. With few in flight nobody waits.
+func (w *writer) gather() {
+	var late <-chan time.Time
 	for len(w.waiting) < maxBatch {
 		select {
 		case it := <-w.events:
 			w.take(it)
+			continue
 		default:
+		}
+		if w.retry > 0 || w.isClosing() || len(w.slots) < crowd || 2*(len(w.waiting)+w.signed) >= len(w.slots) {
+			return
+		}
+		if late == nil {
+			late = time.After(min(patience*w.took, patienceMost))
+		}
+		select {
+		case it := <-w.events:
+			w.take(it)
+		case <-late:
 			return
 		}
 	}
@@ -239,6 +266,7 @@ func (w *writer) take(it *item) {
 	case it.batch == nil:
 		w.waiting = slices.DeleteFunc(w.waiting, func(o *item) bool { return o == it })
 	default:
+		w.signed++
 		if it.batch.open--; it.batch.open == 0 {
 			w.complete = append(w.complete, it.batch)
 		}
@@ -280,6 +308,7 @@ func (w *writer) write() {
 	done := w.complete
 	w.complete = nil
 	for i, b := range done {
+		w.signed -= b.ended()
 		w.release(b, settle[i].Records, verdicts[i])
 	}
 }
@@ -373,6 +402,14 @@ func (w *writer) release(b *batch, records []Record, verdicts Verdicts) {
 	for _, it := range b.items {
 		it.verdict <- refused[it.intent.Ref]
 	}
+}
+
+// ended is how many of the items this process has announced: none of a batch that an earlier one left.
+func (b *batch) ended() int {
+	if len(b.items) == 0 || b.items[0].batch == nil {
+		return 0
+	}
+	return len(b.items)
 }
 
 func (b *batch) intent() Intent {

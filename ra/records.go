@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -58,6 +59,39 @@ type Certificate struct {
 	Successor pki.KeyHash
 }
 
+// Question is what is asked of the records about a request for a certificate.
+type Question struct {
+	Identity pki.SPIFFEID
+	// Predecessor is the certificate to renew; zero for none.
+	Predecessor pki.CertRef
+	Request     pki.RequestID
+	Key         pki.KeyHash
+}
+
+// Standing is what a decision about a request rests on.
+type Standing struct {
+	Identity Identity
+	// Predecessor says how the certificate to renew stands; zero where the question names none.
+	Predecessor Predecessor
+	// Answer is what the request was answered with before; nil where it was not.
+	Answer *Answer
+	// Key refuses the key, as a guard for it and this identity would; nil where nothing is against it.
+	Key *pki.Refusal
+}
+
+// Predecessor is a certificate that is to be renewed.
+type Predecessor struct {
+	Status pki.Status
+	// Successor is the key with which it was renewed before; zero if it was not.
+	Successor pki.KeyHash
+}
+
+// Answer is the certificate that a request was answered with, and the key that it was for.
+type Answer struct {
+	Certificate ca.Certificate
+	Key         pki.KeyHash
+}
+
 // Cursor is a place in a list of certificates; the zero value is its beginning.
 type Cursor int64
 
@@ -97,17 +131,16 @@ type CertificateRecords interface {
 	Certificate(ctx context.Context, ref pki.CertRef) (Certificate, error)
 	// CertificateBySerial finds a certificate without naming its issuer.
 	CertificateBySerial(ctx context.Context, serial pki.Serial) (Certificate, error)
-	// CertificateByRequest finds what the identity's request was answered with.
-	CertificateByRequest(ctx context.Context, identity pki.SPIFFEID, request pki.RequestID) (Certificate, error)
+	// Standing answers a question, all of it as of one moment. An identity that is not registered, and a predecessor that
+	// was not released to it, are refused.
+	Standing(ctx context.Context, q Question) (Standing, error)
 	// Certificates returns up to limit certificates, the newest first, from a cursor on, and the cursor of the next
 	// page, zero when there is none. A zero identity means all.
 	Certificates(ctx context.Context, identity pki.SPIFFEID, from Cursor, limit int) ([]Certificate, Cursor, error)
 }
 
-// RefusalRecords knows what is to be refused, and takes down what was.
+// RefusalRecords takes down what was refused.
 type RefusalRecords interface {
-	// CheckKey returns the *pki.Refusal that a guard for this key and identity would meet now, or nil.
-	CheckKey(ctx context.Context, key pki.KeyHash, identity pki.SPIFFEID) error
 	// Refused logs a refusal of an authenticated caller, or of one who named an identity or token.
 	Refused(ctx context.Context, by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) error
 }

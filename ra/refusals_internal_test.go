@@ -22,8 +22,6 @@ type book struct {
 	fail    error
 }
 
-func (b *book) CheckKey(context.Context, pki.KeyHash, pki.SPIFFEID) error { return nil }
-
 func (b *book) Refused(_ context.Context, _ pki.Actor, id pki.SPIFFEID, why *pki.Refusal, _ time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

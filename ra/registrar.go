@@ -13,9 +13,9 @@ import (
 
 // Issuer signs and records certificates: a *ca.Authority. It is safe for concurrent use.
 type Issuer interface {
-	// Check returns the refusal that Issue would meet for what the request asks, and changes nothing.
-	Check(req ca.Request) error
-	Issue(ctx context.Context, req ca.Request) (ca.Certificate, error)
+	// Draft returns what Issue will sign for the request, or the refusal of it, and changes nothing.
+	Draft(req ca.Request) (*ca.Draft, error)
+	Issue(ctx context.Context, d *ca.Draft) (ca.Certificate, error)
 	Profile(name string) (*ca.Profile, error)
 }
 
@@ -69,9 +69,10 @@ type Enrollment struct {
 }
 
 // Renewal asks for the successor of a certificate whose holder has proved to have its key, and which the caller of
-// Renew has found to be issued by this CA, for client authentication, in its time.
+// Renew has found to be issued by this CA to this identity, for client authentication, in its time.
 type Renewal struct {
 	RequestID   pki.RequestID
+	Identity    pki.SPIFFEID
 	Predecessor pki.CertRef
 	CSR         []byte
 	Lifetime    time.Duration
@@ -105,14 +106,18 @@ func (r *Registrar) enroll(ctx context.Context, e Enrollment) (Claim, ca.Certifi
 
 func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e Enrollment) (ca.Certificate, error) {
 	none := ca.Certificate{}
-	id, err := r.records.Identity(ctx, claim.Identity)
+	q := Question{Identity: claim.Identity, Request: e.RequestID, Key: c.keyHash}
+	st, err := r.records.Standing(ctx, q)
 	if err != nil {
 		return none, err
 	}
-	if cert, found, err := r.answered(ctx, id.ID, e.RequestID, c.keyHash); found || err != nil {
-		return cert, err
+	if st.Answer != nil {
+		return answered(st.Answer, c.keyHash)
 	}
-	req, err := r.decide(ctx, id, c, e.RequestID, e.Lifetime)
+	id := st.Identity
+	d, err := r.decide(st, c, ca.Request{
+		RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claim.Actor, Guard: pki.Guard{Enrolls: true, Token: claim.Token},
+	})
 	if err != nil {
 		return none, err
 	}
@@ -140,78 +145,66 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e Enrollme
 			return none, fmt.Errorf("ra: supersede the certificates of %s: %w", id.ID, err)
 		}
 	}
-	req.Guard.Enrolls, req.Guard.Token, req.Actor = true, claim.Token, claim.Actor
-	return r.issue(ctx, req)
+	return r.issue(ctx, d, q)
 }
 
 // Renew issues the next certificate to the holder of one.
 func (r *Registrar) Renew(ctx context.Context, n Renewal) (ca.Certificate, error) {
-	id, cert, err := r.renew(ctx, n)
-	by := pki.Actor{}
-	if !id.IsZero() {
-		by = pki.ActorIdentity(id)
-	}
-	return cert, r.Note(ctx, by, id, err)
+	cert, err := r.renew(ctx, n)
+	return cert, r.Note(ctx, pki.ActorIdentity(n.Identity), n.Identity, err)
 }
 
 // renew takes turns by identity, as enroll does: a client that asks many times at once costs one signature.
-func (r *Registrar) renew(ctx context.Context, n Renewal) (pki.SPIFFEID, ca.Certificate, error) {
-	none := ca.Certificate{}
-	old, err := r.records.Certificate(ctx, n.Predecessor)
-	if err != nil {
-		return pki.SPIFFEID{}, none, pki.Refuse(pki.RulePredecessor, "enroll with a new token", "the certificate to renew is not on record")
-	}
+func (r *Registrar) renew(ctx context.Context, n Renewal) (ca.Certificate, error) {
 	c, err := parseCSR(n.CSR)
 	if err != nil {
-		return old.Identity, none, err
+		return ca.Certificate{}, err
 	}
-	done, err := r.turns.take(ctx, old.Identity)
+	done, err := r.turns.take(ctx, n.Identity)
 	if err != nil {
-		return old.Identity, none, err
+		return ca.Certificate{}, err
 	}
 	defer done()
 	return r.renewAs(ctx, c, n)
 }
 
-func (r *Registrar) renewAs(ctx context.Context, c csr, n Renewal) (pki.SPIFFEID, ca.Certificate, error) {
+func (r *Registrar) renewAs(ctx context.Context, c csr, n Renewal) (ca.Certificate, error) {
 	none := ca.Certificate{}
-	old, err := r.records.Certificate(ctx, n.Predecessor)
+	q := Question{n.Identity, n.Predecessor, n.RequestID, c.keyHash}
+	st, err := r.records.Standing(ctx, q)
 	if err != nil {
-		return pki.SPIFFEID{}, none, pki.Refuse(pki.RulePredecessor, "enroll with a new token", "the certificate to renew is not on record")
+		return none, err
 	}
-	id, err := r.records.Identity(ctx, old.Identity)
-	if err != nil {
-		return old.Identity, none, err
-	}
+	old := st.Predecessor
 	if old.Status.State != pki.Good {
-		return id.ID, none, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
-			"certificate %s is %s (%s)", old.Ref.Serial, old.Status.State, old.Status.Reason)
+		return none, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
+			"certificate %s is %s (%s)", n.Predecessor.Serial, old.Status.State, old.Status.Reason)
 	}
-	if cert, found, err := r.answered(ctx, id.ID, n.RequestID, c.keyHash); found || err != nil {
-		return id.ID, cert, err
+	if st.Answer != nil {
+		return answered(st.Answer, c.keyHash)
 	}
 	if !old.Successor.IsZero() && old.Successor != c.keyHash {
-		return id.ID, none, pki.Refuse(pki.RuleClone, "find out who holds a copy of the credential, then enroll with a token made with --replace",
-			"certificate %s was renewed before, with another key: two parties hold it", old.Ref.Serial)
+		return none, pki.Refuse(pki.RuleClone, "find out who holds a copy of the credential, then enroll with a token made with --replace",
+			"certificate %s was renewed before, with another key: two parties hold it", n.Predecessor.Serial)
 	}
-	if id.State != pki.Enrolled {
-		return id.ID, none, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", id.ID, id.State)
+	if st.Identity.State != pki.Enrolled {
+		return none, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", n.Identity, st.Identity.State)
 	}
-	req, err := r.decide(ctx, id, c, n.RequestID, n.Lifetime)
+	d, err := r.decide(st, c, ca.Request{
+		RequestID: n.RequestID, Lifetime: n.Lifetime, Actor: pki.ActorIdentity(n.Identity), Guard: pki.Guard{Predecessor: n.Predecessor},
+	})
 	if err != nil {
-		return id.ID, none, err
+		return none, err
 	}
-	req.Guard.Predecessor, req.Actor = old.Ref, pki.ActorIdentity(id.ID)
-	cert, err := r.issue(ctx, req)
-	return id.ID, cert, err
+	return r.issue(ctx, d, q)
 }
 
-// issue has a certificate issued. Where the same request was answered at the same instant, the answer is the same.
-func (r *Registrar) issue(ctx context.Context, req ca.Request) (ca.Certificate, error) {
-	cert, err := r.issuer.Issue(ctx, req)
+// issue has a certificate issued. Where the same request was being answered meanwhile, the answer is the same.
+func (r *Registrar) issue(ctx context.Context, d *ca.Draft, q Question) (ca.Certificate, error) {
+	cert, err := r.issuer.Issue(ctx, d)
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleRequestReused {
-		if cert, found, err := r.answered(ctx, req.Identity, req.RequestID, req.Guard.Key); found || err != nil {
-			return cert, err
+		if st, serr := r.records.Standing(ctx, q); serr == nil && st.Answer != nil {
+			return answered(st.Answer, q.Key)
 		}
 	}
 	return cert, err
@@ -229,55 +222,47 @@ func issuerFor(id Identity) (pki.IssuerID, error) {
 	return pki.ParseIssuerID(id.Labels[IssuerLabel])
 }
 
-// answered finds the certificate that the identity's request was answered with before.
-func (r *Registrar) answered(ctx context.Context, id pki.SPIFFEID, request pki.RequestID, key pki.KeyHash) (ca.Certificate, bool, error) {
-	c, err := r.records.CertificateByRequest(ctx, id, request)
-	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule.Class() == pki.Missing {
-		return ca.Certificate{}, false, nil
-	}
-	if err != nil {
-		return ca.Certificate{}, false, err
-	}
-	if c.KeyHash != key {
-		return ca.Certificate{}, false, pki.Refuse(pki.RuleRequestReused, "draw a new request ID for a new key",
+// answered repeats what the identity's request was answered with before.
+func answered(a *Answer, key pki.KeyHash) (ca.Certificate, error) {
+	if a.Key != key {
+		return ca.Certificate{}, pki.Refuse(pki.RuleRequestReused, "draw a new request ID for a new key",
 			"the request ID was used for another key")
 	}
-	return ca.Certificate{Ref: c.Ref, DER: c.DER, NotAfter: c.NotAfter}, true, nil
+	return a.Certificate, nil
 }
 
-// decide is the policy: what this identity may have for this key now, and what must still hold when it is recorded.
-func (r *Registrar) decide(ctx context.Context, id Identity, c csr, request pki.RequestID, lifetime time.Duration) (ca.Request, error) {
-	none := ca.Request{}
+// decide is the policy: what this identity may have for this key now, and what must still hold when it is recorded. The
+// request comes with what its caller has to say: who asks, for how long, and the guards of the kind of request.
+func (r *Registrar) decide(st Standing, c csr, req ca.Request) (*ca.Draft, error) {
+	id := st.Identity
 	if id.State != pki.Registered && id.State != pki.Enrolled {
-		return none, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", id.ID, id.State)
+		return nil, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", id.ID, id.State)
 	}
 	if id.ID.TrustDomain() != r.trustDomain {
-		return none, pki.Refuse(pki.RuleTrustDomain, "use an identity of "+r.trustDomain, "%s is of another trust domain", id.ID)
+		return nil, pki.Refuse(pki.RuleTrustDomain, "use an identity of "+r.trustDomain, "%s is of another trust domain", id.ID)
 	}
 	p, err := r.issuer.Profile(id.Profile)
 	if err != nil {
-		return none, err
+		return nil, err
 	}
 	if !p.Permits(id.Kind) {
-		return none, pki.Refuse(pki.RuleAccess, "give the identity a profile that its kind may hold",
+		return nil, pki.Refuse(pki.RuleAccess, "give the identity a profile that its kind may hold",
 			"profile %s is not for identities of the kind %s", id.Profile, id.Kind)
 	}
 	if err := c.checkContent(id); err != nil {
-		return none, err
+		return nil, err
 	}
-	issuer, err := issuerFor(id)
-	if err != nil {
-		return none, err
+	if req.Issuer, err = issuerFor(id); err != nil {
+		return nil, err
 	}
-	req := ca.Request{
-		RequestID: request, Identity: id.ID, Profile: id.Profile, Issuer: issuer, Key: c.key, Lifetime: lifetime,
-		Names: ca.Names{DNS: id.DNSNames, IPs: id.IPAddresses},
-		Guard: pki.Guard{Identity: id.ID, Generation: id.Generation, Key: c.keyHash},
+	req.Identity, req.Profile, req.Key = id.ID, id.Profile, c.key
+	req.Names = ca.Names{DNS: id.DNSNames, IPs: id.IPAddresses}
+	req.Guard.Identity, req.Guard.Generation, req.Guard.Key = id.ID, id.Generation, c.keyHash
+	d, err := r.issuer.Draft(req)
+	if err == nil && st.Key != nil {
+		err = st.Key
 	}
-	if err := r.issuer.Check(req); err != nil {
-		return none, err
-	}
-	return req, r.records.CheckKey(ctx, c.keyHash, id.ID)
+	return d, err
 }
 
 // notePatience bounds how long a refusal waits to be logged.

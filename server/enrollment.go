@@ -40,7 +40,10 @@ func (e *enrollment) Renew(ctx context.Context, req *brevetv1.RenewRequest) (*br
 	if err != nil {
 		return nil, err
 	}
-	cert, err := e.registrar.Renew(ctx, ra.Renewal{RequestID: id, Predecessor: callerOf(ctx).ref, CSR: req.GetCsr(), Lifetime: lifetime})
+	by := callerOf(ctx)
+	cert, err := e.registrar.Renew(ctx, ra.Renewal{
+		RequestID: id, Identity: by.id, Predecessor: by.ref, CSR: req.GetCsr(), Lifetime: lifetime,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -51,7 +51,7 @@ func (r *role) Renew(ctx context.Context, req enroll.RenewRequest) (enroll.Crede
 		return enroll.Credential{}, err
 	}
 	cert, err := r.registrar.Renew(ctx, ra.Renewal{
-		RequestID: req.RequestID, Predecessor: old.Ref, CSR: req.CSR, Lifetime: req.Lifetime,
+		RequestID: req.RequestID, Identity: old.Identity, Predecessor: old.Ref, CSR: req.CSR, Lifetime: req.Lifetime,
 	})
 	if err != nil {
 		return enroll.Credential{}, err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/brevet-pki/brevet/cmd/internal/floor"
 	"github.com/brevet-pki/brevet/enroll"
@@ -73,7 +74,7 @@ type issueRig struct {
 // issueFields are what a round measures, in the order that they are shown in.
 var issueFields = []string{
 	"certificates_per_second", "p50_ms", "p99_ms", "token_signatures_per_second", "floor_per_second", "floor_ratio",
-	"floor_reach", "rss_mib", "bytes_per_certificate",
+	"floor_reach", "rss_mib", "bytes_per_certificate", "server_cpu_us", "load_cpu_us", "floor_cpu_us",
 }
 
 func (b *issueBench) run(cmd *cobra.Command, p *printer, dir string, round time.Duration) (err error) {
@@ -163,7 +164,15 @@ func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float
 	if err != nil {
 		return nil, err
 	}
+	cpu, err := r.cpu()
+	if err != nil {
+		return nil, err
+	}
 	issued, err := putLoad(ctx, r.callers, d)
+	if err != nil {
+		return nil, err
+	}
+	loaded, err := r.cpu()
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +188,15 @@ func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float
 	if err != nil {
 		return nil, err
 	}
+	begun, err := ownCPU()
+	if err != nil {
+		return nil, err
+	}
 	rate, err := r.floor.Rate(ctx, r.goroutines, d)
+	if err != nil {
+		return nil, err
+	}
+	ended, err := ownCPU()
 	if err != nil {
 		return nil, err
 	}
@@ -187,14 +204,39 @@ func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float
 	if err != nil {
 		return nil, err
 	}
+	n := float64(len(issued.latencies))
 	r.say("floor, one certificate: check %s, sign %s, write %s", cost.Check, cost.Sign, cost.Write)
 	return map[string]float64{
 		"certificates_per_second": issued.rate, "p50_ms": issued.quantile(0.5), "p99_ms": issued.quantile(0.99),
 		"token_signatures_per_second": signatures, "floor_per_second": rate, "floor_ratio": issued.rate / rate,
 		"floor_reach": rate / cost.Bound(), "rss_mib": resident,
-		"bytes_per_certificate": (after - before) / float64(len(issued.latencies)),
+		"bytes_per_certificate": (after - before) / n,
+		"server_cpu_us": micros(loaded.server-cpu.server) / n, "load_cpu_us": micros(loaded.load-cpu.load) / n,
+		"floor_cpu_us": micros(ended-begun) / (rate * d.Seconds()),
 	}, nil
 }
+
+// spentCPU is the processor time that the server, and this process, have used so far. What a certificate costs in it
+// says more than a rate where others use the machine too.
+type spentCPU struct{ server, load time.Duration }
+
+func (r *issueRig) cpu() (c spentCPU, err error) {
+	if c.server, err = r.server.cpu(); err != nil {
+		return c, err
+	}
+	c.load, err = ownCPU()
+	return c, err
+}
+
+func ownCPU() (time.Duration, error) {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0, fmt.Errorf("processor time was not measured: %w", err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
+}
+
+func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
 func (b *issueBench) report(p *printer, rig *issueRig, measured map[string][]float64) error {
 	spreads := map[string]spread{}

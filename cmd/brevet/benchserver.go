@@ -114,6 +114,28 @@ func (s *benchServer) residentMiB() (float64, error) {
 	return 0, fmt.Errorf("rss_mib was not measured: %s has no VmRSS", path)
 }
 
+// clockTicks are those of a second in proc(5): USER_HZ, which is 100 on every architecture that Go runs on.
+const clockTicks = 100
+
+// cpu is the processor time that the server has used so far (proc(5), utime and stime), to a hundredth of a second.
+func (s *benchServer) cpu() (time.Duration, error) {
+	path := fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid)
+	stat, err := os.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("processor time was not measured: %w", err)
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // from the third on: a name may have spaces
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("processor time was not measured: %s has %d fields", path, len(fields))
+	}
+	user, err := strconv.ParseInt(fields[11], 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	system, err := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * time.Second / clockTicks, err
+}
+
 // stored is what the server keeps about certificates, in octets: store, its write-ahead log, and the log's archive.
 func (s *benchServer) stored() (float64, error) {
 	c := Config{Directory: s.dev.dir}

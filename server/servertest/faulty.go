@@ -115,9 +115,12 @@ func (r faultyRecords) Identities(ctx context.Context, after pki.SPIFFEID, limit
 	return r.Records.Identities(ctx, after, limit)
 }
 
-func (r faultyRecords) CheckKey(ctx context.Context, key pki.KeyHash, id pki.SPIFFEID) error {
+func (r faultyRecords) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
+	if r.reads.Load() {
+		return ra.Standing{}, fault{}
+	}
 	defer r.decided.Add(1)
-	return r.Records.CheckKey(ctx, key, id)
+	return r.Records.Standing(ctx, q)
 }
 
 func (r faultyRecords) Refused(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal, at time.Time) error {

@@ -24,13 +24,6 @@ func (r *RA) CertificateBySerial(ctx context.Context, serial pki.Serial) (ra.Cer
 	return r.certificate(ctx, noCertificate(serial), `WHERE c.serial = ?`, serial.Bytes())
 }
 
-// CertificateByRequest finds what a request was answered with.
-func (r *RA) CertificateByRequest(ctx context.Context, identity pki.SPIFFEID, request pki.RequestID) (ra.Certificate, error) {
-	missing := pki.Refuse(pki.RuleNotFound, "", "no certificate answers request %s of %s", request, identity)
-	return r.certificate(ctx, missing, `
-		WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.request = ?`, identity.String(), request.Bytes())
-}
-
 func (r *RA) certificate(ctx context.Context, missing *pki.Refusal, where string, args ...any) (ra.Certificate, error) {
 	var c ra.Certificate
 	err := r.db.read(ctx, "read a certificate", func(ctx context.Context, tx *sql.Tx) error {
@@ -79,18 +72,6 @@ func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cu
 		return nil, 0, err
 	}
 	return page, next, nil
-}
-
-// CheckKey returns the refusal that a guard for this key and identity would meet now.
-func (r *RA) CheckKey(ctx context.Context, key pki.KeyHash, identity pki.SPIFFEID) error {
-	return r.db.read(ctx, "check a key", func(ctx context.Context, tx *sql.Tx) error {
-		var id int64 // 0 for one that is not registered: every certificate is then another identity's
-		err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, identity.String()).Scan(&id)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-		return checkKey(ctx, tx, key, id)
-	})
 }
 
 // scanCertificate reads a row of selectCertificate, and its id.

@@ -17,6 +17,26 @@ type guarded struct {
 	predecessor int64
 }
 
+// selectGuarded finds the identity of a record (?1), with what is on record about the certificate that it renews (?2, ?3),
+// the request that it answers (?4) and its key (?5).
+const selectGuarded = `
+	SELECT n.id, n.state, n.generation, p.id, p.state, p.successor,
+	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = ?4), ` + againstKey + `
+	FROM identities n
+	LEFT JOIN certificates p ON p.serial = ?2 AND p.identity IS NOT NULL AND p.issuer = (SELECT id FROM issuers WHERE issuer = ?3)
+	WHERE n.spiffe_id = ?1`
+
+// found is what selectGuarded selects.
+type found struct {
+	identity, generation int64
+	state                pki.IdentityState
+	predecessor          sql.NullInt64
+	predecessorState     sql.NullInt64
+	successor            []byte
+	answered             bool
+	against              objections
+}
+
 // checkGuard reads whether everything still holds that was true when the certificate was decided. What does not is a
 // *pki.Refusal.
 func (tx *writeTx) checkGuard(ctx context.Context, r ca.Record, at time.Time) (guarded, error) {
@@ -24,58 +44,74 @@ func (tx *writeTx) checkGuard(ctx context.Context, r ca.Record, at time.Time) (g
 	if r.Guard.Key != r.KeyHash {
 		return g, pki.Refuse(pki.RuleRequest, "ask again", "the certificate was decided for another key")
 	}
-	var err error
-	if g.identity, err = tx.checkIdentity(ctx, r); err != nil {
+	var f found
+	row := tx.QueryRowContext(ctx, selectGuarded, r.Identity.String(), optional(r.Guard.Predecessor.Serial),
+		optional(r.Guard.Predecessor.Issuer), optional(r.RequestID), r.Guard.Key.Bytes())
+	err := row.Scan(&f.identity, &f.state, &f.generation, &f.predecessor, &f.predecessorState, &f.successor,
+		&f.answered, &f.against.compromised, &f.against.reserved, &f.against.foreign)
+	if errors.Is(err, sql.ErrNoRows) {
+		return g, noIdentity(r.Identity)
+	}
+	if err != nil {
 		return g, err
 	}
+	if err := f.checkIdentity(r); err != nil {
+		return g, err
+	}
+	g.identity = f.identity
 	if !r.Guard.Token.IsZero() {
 		if g.token, err = tx.checkToken(ctx, r, g.identity, at); err != nil {
 			return g, err
 		}
 	}
 	if !r.Guard.Predecessor.IsZero() {
-		if g.predecessor, err = tx.checkPredecessor(ctx, r.Guard); err != nil {
+		if err := f.checkPredecessor(r.Guard); err != nil {
 			return g, err
 		}
+		g.predecessor = f.predecessor.Int64
 	}
-	return g, checkKey(ctx, tx.Tx, r.Guard.Key, g.identity)
+	if refusal := f.against.refusal(); refusal != nil {
+		return g, refusal
+	}
+	return g, nil
 }
 
-// checkIdentity looks up the record's identity, which has to be registered also where no guard asks for it, and that
-// its request ID is new. A repeated request comes first: its caller needs to hear that the answer is on record, not
-// that answering it has changed the identity.
-func (tx *writeTx) checkIdentity(ctx context.Context, r ca.Record) (int64, error) {
-	var id, generation int64
-	var state pki.IdentityState
-	var answered []byte
-	row := tx.QueryRowContext(ctx, `
-		SELECT id, state, generation,
-		       (SELECT key_hash FROM certificates WHERE identity = identities.id AND request = ?)
-		FROM identities WHERE spiffe_id = ?`, optional(r.RequestID), r.Identity.String())
-	err := row.Scan(&id, &state, &generation, &answered)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, noIdentity(r.Identity)
-	}
-	if err != nil {
-		return 0, err
-	}
-	if answered != nil {
-		return 0, pki.Refuse(pki.RuleRequestReused, "ask again for the certificate on record, or draw a new request ID for another one",
+// checkIdentity holds the identity against the guard; it has to be registered also where no guard asks for it. A repeated
+// request comes first: its caller needs to hear that the answer is on record, not that answering it has changed the
+// identity.
+func (f *found) checkIdentity(r ca.Record) error {
+	if f.answered {
+		return pki.Refuse(pki.RuleRequestReused, "ask again for the certificate on record, or draw a new request ID for another one",
 			"the request ID was answered with a certificate before")
 	}
 	if r.Guard.Identity.IsZero() && !r.Guard.Enrolls {
-		return id, nil
+		return nil
 	}
 	if r.Guard.Identity != r.Identity {
-		return 0, pki.Refuse(pki.RuleIdentity, "ask again", "the certificate of %s was decided for %s", r.Identity, r.Guard.Identity)
+		return pki.Refuse(pki.RuleIdentity, "ask again", "the certificate of %s was decided for %s", r.Identity, r.Guard.Identity)
 	}
-	if state != pki.Registered && state != pki.Enrolled {
-		return 0, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", r.Identity, state)
+	if f.state != pki.Registered && f.state != pki.Enrolled {
+		return pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", r.Identity, f.state)
 	}
-	if uint64(generation) != r.Guard.Generation { //nolint:gosec // generations count up from 1
-		return 0, pki.Refuse(pki.RuleChanged, "ask again", "%s changed while the request was under way", r.Identity)
+	if uint64(f.generation) != r.Guard.Generation { //nolint:gosec // generations count up from 1
+		return pki.Refuse(pki.RuleChanged, "ask again", "%s changed while the request was under way", r.Identity)
 	}
-	return id, nil
+	return nil
+}
+
+func (f *found) checkPredecessor(g pki.Guard) error {
+	if !f.predecessor.Valid {
+		return noPredecessor(g.Predecessor.Serial)
+	}
+	if state := pki.State(f.predecessorState.Int64); state != pki.Good { //nolint:gosec // 1 to 3, as the table has it
+		return pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
+			"the certificate to renew, %s, is %s", g.Predecessor.Serial, state)
+	}
+	if f.successor != nil && string(f.successor) != string(g.Key.Bytes()) {
+		return pki.Refuse(pki.RuleClone, "find out who holds a copy of the credential, then enroll again",
+			"certificate %s was renewed before, with another key", g.Predecessor.Serial)
+	}
+	return nil
 }
 
 // checkToken does not say which of its conditions failed: what the caller may know of a token is that it does not serve.
@@ -99,51 +135,17 @@ func (tx *writeTx) checkToken(ctx context.Context, r ca.Record, identity int64, 
 	return id, nil
 }
 
-func (tx *writeTx) checkPredecessor(ctx context.Context, g pki.Guard) (int64, error) {
-	var id int64
-	var state pki.State
-	var successor []byte
-	row := tx.QueryRowContext(ctx, `
-		SELECT c.id, c.state, c.successor FROM certificates c JOIN issuers i ON i.id = c.issuer
-		WHERE c.serial = ? AND i.issuer = ? AND c.identity IS NOT NULL`,
-		g.Predecessor.Serial.Bytes(), g.Predecessor.Issuer.Bytes())
-	err := row.Scan(&id, &state, &successor)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, pki.Refuse(pki.RulePredecessor, "enroll with a new token", "the certificate to renew, %s, is not on record", g.Predecessor.Serial)
-	}
-	if err != nil {
-		return 0, err
-	}
-	if state != pki.Good {
-		return 0, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
-			"the certificate to renew, %s, is %s", g.Predecessor.Serial, state)
-	}
-	if successor != nil && string(successor) != string(g.Key.Bytes()) {
-		return 0, pki.Refuse(pki.RuleClone, "find out who holds a copy of the credential, then enroll again",
-			"certificate %s was renewed before, with another key", g.Predecessor.Serial)
-	}
-	return id, nil
-}
+// objections are what againstKey selects.
+type objections struct{ compromised, reserved, foreign bool }
 
-// checkKey refuses a key that this identity must not have certified. An identity that is not registered is 0.
-func checkKey(ctx context.Context, tx *sql.Tx, key pki.KeyHash, identity int64) error {
-	var compromised, reserved, foreign bool
-	row := tx.QueryRowContext(ctx, `
-		SELECT EXISTS (SELECT 1 FROM compromised_keys WHERE key_hash = ?1),
-		       EXISTS (SELECT 1 FROM ca_certificates WHERE key_hash = ?1),
-		       EXISTS (SELECT 1 FROM certificates
-		               WHERE substr(key_hash, 1, 8) = substr(?1, 1, 8) AND key_hash = ?1 AND identity <> ?2)`,
-		key.Bytes(), identity)
-	if err := row.Scan(&compromised, &reserved, &foreign); err != nil {
-		return err
-	}
+func (o objections) refusal() *pki.Refusal {
 	const fix = "make a new key"
 	switch {
-	case compromised:
+	case o.compromised:
 		return pki.Refuse(pki.RuleKeyCompromised, fix, "the key was revoked as compromised")
-	case reserved:
+	case o.reserved:
 		return pki.Refuse(pki.RuleKeyReserved, fix, "the key is that of a CA")
-	case foreign:
+	case o.foreign:
 		return pki.Refuse(pki.RuleKeyForeign, fix, "the key is certified for another identity")
 	default:
 		return nil
@@ -170,4 +172,8 @@ func (tx *writeTx) consume(ctx context.Context, guard pki.Guard, g guarded) erro
 
 func noIdentity(id pki.SPIFFEID) *pki.Refusal {
 	return pki.Refuse(pki.RuleIdentity, "register it first (brevet identity create)", "there is no identity %s", id)
+}
+
+func noPredecessor(serial pki.Serial) *pki.Refusal {
+	return pki.Refuse(pki.RulePredecessor, "enroll with a new token", "the certificate to renew, %s, is not on record", serial)
 }

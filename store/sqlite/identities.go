@@ -18,7 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-const identityColumns = `spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, generation, created_at`
+const identityColumns = `n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.generation, n.created_at`
 
 // CreateIdentity registers an identity, or returns the one that is registered with the same particulars.
 func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
@@ -51,7 +51,9 @@ func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity, by pki.Ac
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO identities (`+identityColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, generation, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Generation, millis(id.CreatedAt))
 	if err != nil {
 		return err
@@ -116,7 +118,7 @@ func (r *RA) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]r
 	}
 	var page []ra.Identity
 	err := r.db.read(ctx, "list identities", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `SELECT `+identityColumns+` FROM identities WHERE spiffe_id > ? ORDER BY spiffe_id LIMIT ?`,
+		rows, err := tx.QueryContext(ctx, `SELECT `+identityColumns+` FROM identities n WHERE n.spiffe_id > ? ORDER BY n.spiffe_id LIMIT ?`,
 			after.String(), limit)
 		return each(rows, err, func(rows *sql.Rows) error {
 			id, err := scanIdentity(rows)
@@ -131,7 +133,7 @@ func (r *RA) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]r
 }
 
 func readIdentity(ctx context.Context, tx *sql.Tx, id pki.SPIFFEID) (ra.Identity, error) {
-	have, err := scanIdentity(tx.QueryRowContext(ctx, `SELECT `+identityColumns+` FROM identities WHERE spiffe_id = ?`, id.String()))
+	have, err := scanIdentity(tx.QueryRowContext(ctx, `SELECT `+identityColumns+` FROM identities n WHERE n.spiffe_id = ?`, id.String()))
 	if errors.Is(err, sql.ErrNoRows) {
 		return ra.Identity{}, noIdentity(id)
 	}
@@ -139,23 +141,47 @@ func readIdentity(ctx context.Context, tx *sql.Tx, id pki.SPIFFEID) (ra.Identity
 }
 
 func scanIdentity(row scanner) (ra.Identity, error) {
-	var id ra.Identity
-	var name string
-	var labels, dns, ips []byte
-	var created int64
-	err := row.Scan(&name, &id.Kind, &id.Profile, &labels, &dns, &ips, &id.State, &id.Generation, &created)
-	if err != nil {
+	var r identityRow
+	if err := row.Scan(r.columns()...); err != nil {
 		return ra.Identity{}, err
 	}
-	id.CreatedAt = fromMillis(created)
-	if id.ID, err = pki.ParseSPIFFEID(name); err != nil {
+	return r.identity()
+}
+
+// identityRow is what identityColumns select.
+type identityRow struct {
+	name             string
+	kind             pki.Kind
+	profile          string
+	labels, dns, ips []byte
+	state            pki.IdentityState
+	generation       uint64
+	created          int64
+}
+
+func (r *identityRow) columns() []any {
+	return []any{&r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.generation, &r.created}
+}
+
+func (r *identityRow) identity() (ra.Identity, error) {
+	id := ra.Identity{Kind: r.kind, Profile: r.profile, State: r.state, Generation: r.generation, CreatedAt: fromMillis(r.created)}
+	var err error
+	if id.ID, err = pki.ParseSPIFFEID(r.name); err != nil {
 		return ra.Identity{}, err
 	}
-	err = errors.Join(json.Unmarshal(labels, &id.Labels), json.Unmarshal(dns, &id.DNSNames), json.Unmarshal(ips, &id.IPAddresses))
+	err = errors.Join(restoreJSON(r.labels, &id.Labels), restoreJSON(r.dns, &id.DNSNames), restoreJSON(r.ips, &id.IPAddresses))
 	if err != nil {
-		return ra.Identity{}, fmt.Errorf("read the particulars of %s: %w", name, err)
+		return ra.Identity{}, fmt.Errorf("read the particulars of %s: %w", r.name, err)
 	}
 	return id, nil
+}
+
+// restoreJSON reads a column of particulars; null, which most of them are, is nothing.
+func restoreJSON(column []byte, into any) error {
+	if string(column) == "null" {
+		return nil
+	}
+	return json.Unmarshal(column, into)
 }
 
 // particulars are the columns in JSON; what is empty is null, so that it reads back as nil.

@@ -45,9 +45,9 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
 // Token returns the record of a token.
 func (r *RA) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {
 	var t ra.Token
-	err := r.db.read(ctx, "read a token", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.look(ctx, "read a token", func(ctx context.Context, conn *sql.Conn) error {
 		var err error
-		t, err = readToken(ctx, tx, id)
+		t, err = readToken(ctx, conn, id)
 		return err
 	})
 	return t, err
@@ -58,7 +58,7 @@ func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestI
 	var t ra.Token
 	err := r.db.write(ctx, "bind a token", func(ctx context.Context, tx *writeTx) error {
 		var err error
-		t, err = readToken(ctx, tx.Tx, id)
+		t, err = readToken(ctx, tx, id)
 		if err != nil || !t.Request.IsZero() {
 			return err
 		}
@@ -79,12 +79,12 @@ func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestI
 	return t, nil
 }
 
-func readToken(ctx context.Context, tx *sql.Tx, id pki.TokenID) (ra.Token, error) {
+func readToken(ctx context.Context, from querier, id pki.TokenID) (ra.Token, error) {
 	t := ra.Token{ID: id}
 	var identity, by string
 	var expires, created int64
 	var request, key []byte
-	err := tx.QueryRowContext(ctx, `
+	err := from.QueryRowContext(ctx, `
 		SELECT i.spiffe_id, t.generation, t.profile, t.expires_at, t.replaces, t.created_by, t.created_at, t.request, t.key_hash, t.spent
 		FROM tokens t JOIN identities i ON i.id = t.identity WHERE t.token = ?`, id.Bytes()).
 		Scan(&identity, &t.Generation, &t.Profile, &expires, &t.Replace, &by, &created, &request, &key, &t.Spent)

@@ -57,6 +57,17 @@ func (db *DB) read(ctx context.Context, what string, do func(context.Context, *s
 	return fail(what, do(ctx, tx))
 }
 
+// look runs do, which reads with one statement: that sees one state of the store by itself. The context bounds the wait
+// for a connection; a statement that has begun is not far from its end.
+func (db *DB) look(ctx context.Context, what string, do func(context.Context, *sql.Conn) error) error {
+	conn, err := db.reader.Conn(ctx)
+	if err != nil {
+		return fail(what, err)
+	}
+	defer conn.Close()
+	return fail(what, do(context.WithoutCancel(ctx), conn))
+}
+
 // issuer returns the short number of an issuer, which gets one with its first use.
 func (tx *writeTx) issuer(ctx context.Context, issuer pki.IssuerID) (int64, error) {
 	if id, ok := tx.issuers[issuer]; ok {
@@ -99,6 +110,11 @@ func each(rows *sql.Rows, err error, visit func(*sql.Rows) error) error {
 		}
 	}
 	return rows.Err()
+}
+
+// querier is a connection, or a transaction on one.
+type querier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
 // scanner is a *sql.Row or *sql.Rows.

@@ -5,37 +5,85 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
 )
 
 func testCertificates(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
-		"find": findCertificate, "pages": pageCertificates, "check a key": checkKey,
+		"find": findCertificate, "pages": pageCertificates, "how a request stands": standing, "check a key": checkKeys,
 	})
 }
 
 func findCertificate(t *testing.T, w *world) {
 	ctx := context.Background()
-	r, other := w.issued(t), w.issued(t)
+	r := w.issued(t)
 	want := w.certificate(t, r.Ref)
 	bySerial, err := w.RA.CertificateBySerial(ctx, r.Ref.Serial)
 	must(t, err)
 	mustEqual(t, "the certificate by its serial number", bySerial, want)
-	byRequest, err := w.RA.CertificateByRequest(ctx, r.Identity, r.RequestID)
-	must(t, err)
-	mustEqual(t, "the certificate by its request", byRequest, want)
-
 	_, err = w.RA.Certificate(ctx, pki.CertRef{Issuer: issuerA, Serial: w.serial(t)})
 	mustMiss(t, err)
 	_, err = w.RA.CertificateBySerial(ctx, w.serial(t))
 	mustMiss(t, err)
-	_, err = w.RA.CertificateByRequest(ctx, other.Identity, r.RequestID)
-	mustMiss(t, err)
-	_, err = w.RA.CertificateByRequest(ctx, w.newIdentity(t).ID, r.RequestID)
-	mustMiss(t, err)
-	_, err = w.RA.CertificateByRequest(ctx, r.Identity, w.request(t))
-	mustMiss(t, err)
+}
+
+// standing is what a request for a certificate rests on.
+func standing(t *testing.T, w *world) {
+	r, other := w.issued(t), w.issued(t)
+	want := ra.Standing{Identity: w.stateOf(t, r.Identity), Answer: &ra.Answer{
+		Certificate: ca.Certificate{Ref: r.Ref, DER: r.DER, NotAfter: r.NotAfter}, Key: r.KeyHash,
+	}}
+	mustEqual(t, "a request that was answered", w.standing(t, ra.Question{Identity: r.Identity, Request: r.RequestID, Key: r.KeyHash}), want)
+	want.Answer = nil
+	mustEqual(t, "a new request", w.standing(t, ra.Question{Identity: r.Identity, Request: w.request(t), Key: w.key()}), want)
+	if st := w.standing(t, ra.Question{Identity: other.Identity, Request: r.RequestID, Key: other.KeyHash}); st.Answer != nil {
+		t.Errorf("the request of %s is answered with the certificate of %s", other.Identity, r.Identity)
+	}
+	renewal := ra.Question{Identity: r.Identity, Predecessor: r.Ref, Request: w.request(t), Key: r.KeyHash}
+	want.Predecessor.Status = w.certificate(t, r.Ref).Status
+	mustEqual(t, "a renewal", w.standing(t, renewal), want)
+
+	next := w.record(t, r.Identity)
+	next.Guard.Predecessor = r.Ref
+	w.issue(t, next)
+	w.apply(t, revocation.Order{Action: hold, Certificate: r.Ref, Reason: pki.CertificateHold})
+	want.Predecessor = ra.Predecessor{Status: w.certificate(t, r.Ref).Status, Successor: next.KeyHash}
+	mustEqual(t, "a renewal of what is on hold, and was renewed", w.standing(t, renewal), want)
+
+	for name, q := range map[string]ra.Question{
+		"a certificate of another": {Identity: other.Identity, Predecessor: r.Ref, Request: w.request(t), Key: w.key()},
+		"an unknown certificate": {
+			Identity: r.Identity, Predecessor: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}, Request: w.request(t), Key: w.key(),
+		},
+		"another issuer's": {Identity: r.Identity, Predecessor: pki.CertRef{Issuer: issuerB, Serial: r.Ref.Serial}, Request: w.request(t), Key: w.key()},
+		"unreleased":       {Identity: r.Identity, Predecessor: w.abandon(t).Ref, Request: w.request(t), Key: w.key()},
+	} {
+		_, err := w.RA.Standing(context.Background(), q)
+		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RulePredecessor {
+			t.Errorf("%s to renew: %v", name, err)
+		}
+	}
+	_, err := w.RA.Standing(context.Background(), ra.Question{Identity: w.newIdentity(t).ID, Request: w.request(t), Key: w.key()})
+	mustRefuse(t, err, pki.RuleIdentity)
+}
+
+func (w *world) standing(t *testing.T, q ra.Question) ra.Standing {
+	t.Helper()
+	st, err := w.RA.Standing(context.Background(), q)
+	must(t, err)
+	return st
+}
+
+// checkKey returns what is against a key, for an identity.
+func (w *world) checkKey(t *testing.T, key pki.KeyHash, id pki.SPIFFEID) error {
+	t.Helper()
+	if refusal := w.standing(t, ra.Question{Identity: id, Request: w.request(t), Key: key}).Key; refusal != nil {
+		return refusal
+	}
+	return nil
 }
 
 func pageCertificates(t *testing.T, w *world) {
@@ -94,12 +142,12 @@ func (w *world) list(t *testing.T, id pki.SPIFFEID, limit int) []pki.CertRef {
 	}
 }
 
-// checkKey has to say what the guard would.
-func checkKey(t *testing.T, w *world) {
+// checkKeys has to say what the guard would.
+func checkKeys(t *testing.T, w *world) {
 	for _, c := range keyGuards {
 		t.Run(c.name, func(t *testing.T) {
 			r := c.make(t, w)
-			err := w.RA.CheckKey(context.Background(), r.KeyHash, r.Identity)
+			err := w.checkKey(t, r.KeyHash, r.Identity)
 			if c.want == "" {
 				must(t, err)
 				return
@@ -107,10 +155,10 @@ func checkKey(t *testing.T, w *world) {
 			mustRefuse(t, err, c.want)
 		})
 	}
-	stranger := w.newIdentity(t).ID
-	mustRefuse(t, w.RA.CheckKey(context.Background(), w.issued(t).KeyHash, stranger), pki.RuleKeyForeign)
-	must(t, w.RA.CheckKey(context.Background(), w.key(), stranger))
+	stranger := w.identity(t).ID
+	mustRefuse(t, w.checkKey(t, w.issued(t).KeyHash, stranger), pki.RuleKeyForeign)
+	must(t, w.checkKey(t, w.key(), stranger))
 	unused := w.record(t, w.identity(t).ID)
 	w.announce(t, unused)
-	must(t, w.RA.CheckKey(context.Background(), unused.KeyHash, stranger)) // announced, and not issued
+	must(t, w.checkKey(t, unused.KeyHash, stranger)) // announced, and not issued
 }

@@ -158,7 +158,7 @@ func compromiseIdentity(t *testing.T, w *world) {
 		if s := w.certificate(t, r.Ref).Status; s.Reason != pki.KeyCompromise {
 			t.Errorf("certificate %s is revoked for %v", r.Ref.Serial, s.Reason)
 		}
-		mustRefuse(t, w.RA.CheckKey(context.Background(), r.KeyHash, id), pki.RuleKeyCompromised)
+		mustRefuse(t, w.checkKey(t, r.KeyHash, id), pki.RuleKeyCompromised)
 	}
 }
 

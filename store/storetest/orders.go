@@ -168,5 +168,5 @@ func orderExpired(t *testing.T, w *world) {
 	if len(changes) != 1 {
 		t.Errorf("revoking an expired certificate changed %v", changes)
 	}
-	mustRefuse(t, w.RA.CheckKey(context.Background(), r.KeyHash, r.Identity), pki.RuleKeyCompromised)
+	mustRefuse(t, w.checkKey(t, r.KeyHash, r.Identity), pki.RuleKeyCompromised)
 }
