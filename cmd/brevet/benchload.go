@@ -21,21 +21,13 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// renewalsOfKey is how often a caller renews with one key and one request over one connection. The next key comes with
-// a new connection, by the newest certificate, as a device's does. A device has one certificate for each key, or few:
-// more of them would measure how the store finds a key's certificates, and fewer would measure handshakes.
-const renewalsOfKey = 32
-
-// caller is a device that renews without pause, with a new request ID each time. Keys, requests and connections are
-// made between the calls that are timed, and count in the rate, not in the latencies.
+// caller is a device that renews without pause over a connection that it keeps, with a new request ID each time, and
+// with one key: a certificate that was renewed with one key is not renewed with another.
 type caller struct {
 	pair   *enroll.Pair // authenticates the connection
 	conn   *grpc.ClientConn
 	client brevetv1.EnrollmentServiceClient
-	key    *ecdsa.PrivateKey // that the next certificates are for
 	csr    []byte
-	made   int // with this key
-	newest *brevetv1.Credential
 }
 
 func newRequestID() (pki.RequestID, error) {
@@ -112,16 +104,13 @@ func enrollCaller(ctx context.Context, identities brevetv1.IdentityServiceClient
 
 // connect makes the next key, and the connection by the current pair.
 func (c *caller) connect(ctx context.Context) (err error) {
-	if err := c.close(); err != nil {
-		return err
-	}
-	if c.key, c.csr, err = newKeyAndCSR(); err != nil {
+	if _, c.csr, err = newKeyAndCSR(); err != nil {
 		return err
 	}
 	if c.conn, err = connect(c.pair); err != nil {
 		return err
 	}
-	c.made, c.client = 0, brevetv1.NewEnrollmentServiceClient(c.conn)
+	c.client = brevetv1.NewEnrollmentServiceClient(c.conn)
 	ctx, cancel := context.WithTimeout(ctx, callPatience)
 	defer cancel()
 	c.conn.Connect()
@@ -142,25 +131,8 @@ func (c *caller) close() error {
 	return err
 }
 
-// rotate goes on with the newest certificate.
-func (c *caller) rotate(ctx context.Context) error {
-	credential, err := enroll.ParseCredential(c.newest.GetCertificate(), c.newest.GetChain(), c.newest.GetRoots())
-	if err != nil {
-		return err
-	}
-	if c.pair, err = enroll.NewPair(credential, c.key, c.pair.Origin, time.Now()); err != nil {
-		return err
-	}
-	return c.connect(ctx)
-}
-
 // renew gets one certificate, and says how long the call took.
 func (c *caller) renew(ctx context.Context) (time.Duration, error) {
-	if c.made == renewalsOfKey {
-		if err := c.rotate(ctx); err != nil {
-			return 0, err
-		}
-	}
 	id, err := newRequestID()
 	if err != nil {
 		return 0, err
@@ -171,10 +143,9 @@ func (c *caller) renew(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, enroll.CallError(c.pair.Origin.Server, err)
 	}
-	if c.newest = resp.GetCredential(); len(c.newest.GetCertificate()) == 0 {
+	if len(resp.GetCredential().GetCertificate()) == 0 {
 		return 0, errors.New("the server answered without a certificate")
 	}
-	c.made++
 	return took, nil
 }
 

@@ -10,9 +10,10 @@ import (
 )
 
 const selectCertificate = `
-	SELECT c.id, i.issuer, c.serial, n.spiffe_id, c.profile, c.key_hash, c.not_before, c.not_after,
-	       c.state, c.reason, c.revoked_at, c.version, c.der, c.request, c.successor
-	FROM certificates c JOIN issuers i ON i.id = c.issuer LEFT JOIN identities n ON n.id = c.identity `
+	SELECT c.id, i.issuer, c.serial, n.spiffe_id, c.profile, c.key, k.rest, c.not_before, c.not_after,
+	       c.state, c.reason, c.revoked_at, c.version, c.der, c.request, s.id, s.rest
+	FROM certificates c JOIN issuers i ON i.id = c.issuer LEFT JOIN identities n ON n.id = c.identity
+	LEFT JOIN keys k ON k.id = c.key LEFT JOIN keys s ON s.id = c.successor `
 
 // Certificate returns the record of one certificate.
 func (r *RA) Certificate(ctx context.Context, ref pki.CertRef) (ra.Certificate, error) {
@@ -41,6 +42,12 @@ func noCertificate(serial pki.Serial) *pki.Refusal {
 	return pki.Refuse(pki.RuleNotFound, "look for it with brevet cert list", "there is no certificate %s on record", serial)
 }
 
+// Of one identity, those it has are found and sorted: the plus signs keep SQLite from walking through those of all.
+const (
+	pageOfAll = `WHERE c.id <= ? ORDER BY c.id DESC LIMIT ?`
+	pageOfOne = `WHERE +c.id <= ? AND c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) ORDER BY +c.id DESC LIMIT ?`
+)
+
 // Certificates returns a page of certificates, the newest first.
 func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cursor, limit int) ([]ra.Certificate, ra.Cursor, error) {
 	if err := checkLimit(limit); err != nil {
@@ -49,15 +56,14 @@ func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cu
 	if from == 0 {
 		from = 1<<63 - 1
 	}
-	where, args := `WHERE c.id <= ?`, []any{int64(from)}
+	where, args := pageOfAll, []any{int64(from), limit + 1}
 	if !identity.IsZero() {
-		where += ` AND c.identity = (SELECT id FROM identities WHERE spiffe_id = ?)`
-		args = append(args, identity.String())
+		where, args = pageOfOne, []any{int64(from), identity.String(), limit + 1}
 	}
 	var page []ra.Certificate
 	var next ra.Cursor
 	err := r.db.read(ctx, "list certificates", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, selectCertificate+where+` ORDER BY c.id DESC LIMIT ?`, append(args, limit+1)...)
+		rows, err := tx.QueryContext(ctx, selectCertificate+where, args...)
 		return each(rows, err, func(rows *sql.Rows) error {
 			c, id, err := scanCertificate(rows)
 			if len(page) == limit {
@@ -78,11 +84,12 @@ func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cu
 func scanCertificate(row scanner) (ra.Certificate, int64, error) {
 	var c ra.Certificate
 	var id, notAfter int64
-	var issuer, serial, key, request, successor []byte
+	var issuer, serial, request []byte
+	var key, successor storedKey
 	var identity, profile sql.NullString
 	var notBefore, revokedAt sql.NullInt64
-	err := row.Scan(&id, &issuer, &serial, &identity, &profile, &key, &notBefore, &notAfter,
-		&c.Status.State, &c.Status.Reason, &revokedAt, &c.Status.Version, &c.DER, &request, &successor)
+	err := row.Scan(&id, &issuer, &serial, &identity, &profile, &key.id, &key.rest, &notBefore, &notAfter,
+		&c.Status.State, &c.Status.Reason, &revokedAt, &c.Status.Version, &c.DER, &request, &successor.id, &successor.rest)
 	if err != nil {
 		return ra.Certificate{}, 0, err
 	}
@@ -101,13 +108,13 @@ func scanCertificate(row scanner) (ra.Certificate, int64, error) {
 			return ra.Certificate{}, 0, err
 		}
 	}
-	if c.KeyHash, err = restore(key, pki.KeyHashFromBytes); err != nil {
+	if c.KeyHash, err = key.hash(); err != nil {
 		return ra.Certificate{}, 0, err
 	}
 	if c.RequestID, err = restore(request, pki.RequestIDFromBytes); err != nil {
 		return ra.Certificate{}, 0, err
 	}
-	c.Successor, err = restore(successor, pki.KeyHashFromBytes)
+	c.Successor, err = successor.hash()
 	return c, id, err
 }
 

@@ -15,3 +15,9 @@ func (db *DB) OnWriter(ctx context.Context, statement string) error {
 	_, err := db.writer.ExecContext(ctx, statement)
 	return err
 }
+
+// The statements of a page of one identity's certificates.
+const (
+	SelectCertificate = selectCertificate
+	PageOfOne         = pageOfOne
+)

@@ -15,40 +15,46 @@ type guarded struct {
 	identity    int64
 	token       int64
 	predecessor int64
+	newKey      bool
 }
 
 // selectGuarded finds the identity of a record (?1), with what is on record about the certificate that it renews (?2, ?3),
-// the request that it answers (?4) and its key (?5).
+// the request that it answers (?4) and its key (?5, ?6).
 const selectGuarded = `
 	SELECT n.id, n.state, n.generation, p.id, p.state, p.successor,
-	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = ?4), ` + againstKey + `
+	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = ?4), ` + keyColumns + `
 	FROM identities n
 	LEFT JOIN certificates p ON p.serial = ?2 AND p.identity IS NOT NULL AND p.issuer = (SELECT id FROM issuers WHERE issuer = ?3)
+	LEFT JOIN keys k ON k.id = ?5
 	WHERE n.spiffe_id = ?1`
 
 // found is what selectGuarded selects.
 type found struct {
-	identity, generation int64
-	state                pki.IdentityState
-	predecessor          sql.NullInt64
-	predecessorState     sql.NullInt64
-	successor            []byte
-	answered             bool
-	against              objections
+	identity, generation                     int64
+	state                                    pki.IdentityState
+	predecessor, predecessorState, successor sql.NullInt64
+	answered                                 bool
+	key                                      keyRow
+}
+
+func (f *found) columns() []any {
+	return append([]any{&f.identity, &f.state, &f.generation, &f.predecessor, &f.predecessorState, &f.successor, &f.answered}, f.key.columns()...)
 }
 
 // checkGuard reads whether everything still holds that was true when the certificate was decided. What does not is a
 // *pki.Refusal.
 func (tx *writeTx) checkGuard(ctx context.Context, r ca.Record, at time.Time) (guarded, error) {
 	var g guarded
+	if r.RequestID.IsZero() {
+		return g, pki.Refuse(pki.RuleRequest, "ask again with a request ID", "the certificate answers no request")
+	}
 	if r.Guard.Key != r.KeyHash {
 		return g, pki.Refuse(pki.RuleRequest, "ask again", "the certificate was decided for another key")
 	}
 	var f found
 	row := tx.QueryRowContext(ctx, selectGuarded, r.Identity.String(), optional(r.Guard.Predecessor.Serial),
-		optional(r.Guard.Predecessor.Issuer), optional(r.RequestID), r.Guard.Key.Bytes())
-	err := row.Scan(&f.identity, &f.state, &f.generation, &f.predecessor, &f.predecessorState, &f.successor,
-		&f.answered, &f.against.compromised, &f.against.reserved, &f.against.foreign)
+		optional(r.Guard.Predecessor.Issuer), r.RequestID.Bytes(), keyID(r.Guard.Key), r.Guard.Key.Bytes())
+	err := row.Scan(f.columns()...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return g, noIdentity(r.Identity)
 	}
@@ -68,11 +74,14 @@ func (tx *writeTx) checkGuard(ctx context.Context, r ca.Record, at time.Time) (g
 		if err := f.checkPredecessor(r.Guard); err != nil {
 			return g, err
 		}
-		g.predecessor = f.predecessor.Int64
+		if !f.successor.Valid {
+			g.predecessor = f.predecessor.Int64
+		}
 	}
-	if refusal := f.against.refusal(); refusal != nil {
+	if refusal := f.key.against(r.Guard.Key, g.identity); refusal != nil {
 		return g, refusal
 	}
+	g.newKey = !f.key.identity.Valid
 	return g, nil
 }
 
@@ -107,7 +116,7 @@ func (f *found) checkPredecessor(g pki.Guard) error {
 		return pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
 			"the certificate to renew, %s, is %s", g.Predecessor.Serial, state)
 	}
-	if f.successor != nil && string(f.successor) != string(g.Key.Bytes()) {
+	if f.successor.Valid && f.successor.Int64 != keyID(g.Key) {
 		return pki.Refuse(pki.RuleClone, "find out who holds a copy of the credential, then enroll again",
 			"certificate %s was renewed before, with another key", g.Predecessor.Serial)
 	}
@@ -135,23 +144,6 @@ func (tx *writeTx) checkToken(ctx context.Context, r ca.Record, identity int64, 
 	return id, nil
 }
 
-// objections are what againstKey selects.
-type objections struct{ compromised, reserved, foreign bool }
-
-func (o objections) refusal() *pki.Refusal {
-	const fix = "make a new key"
-	switch {
-	case o.compromised:
-		return pki.Refuse(pki.RuleKeyCompromised, fix, "the key was revoked as compromised")
-	case o.reserved:
-		return pki.Refuse(pki.RuleKeyReserved, fix, "the key is that of a CA")
-	case o.foreign:
-		return pki.Refuse(pki.RuleKeyForeign, fix, "the key is certified for another identity")
-	default:
-		return nil
-	}
-}
-
 // consume uses up what a guard has found. It is the same transaction that found it, so nothing can have changed.
 func (tx *writeTx) consume(ctx context.Context, guard pki.Guard, g guarded) error {
 	if guard.Enrolls {
@@ -165,7 +157,7 @@ func (tx *writeTx) consume(ctx context.Context, guard pki.Guard, g guarded) erro
 		}
 	}
 	if g.predecessor != 0 {
-		return tx.execOne(ctx, `UPDATE certificates SET successor = ? WHERE id = ?`, guard.Key.Bytes(), g.predecessor)
+		return tx.execOne(ctx, `UPDATE certificates SET successor = ? WHERE id = ?`, keyID(guard.Key), g.predecessor)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-const identityColumns = `n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.generation, n.created_at`
+const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.generation, n.created_at`
 
 // CreateIdentity registers an identity, or returns the one that is registered with the same particulars.
 func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
@@ -150,6 +150,7 @@ func scanIdentity(row scanner) (ra.Identity, error) {
 
 // identityRow is what identityColumns select.
 type identityRow struct {
+	id               int64
 	name             string
 	kind             pki.Kind
 	profile          string
@@ -160,7 +161,7 @@ type identityRow struct {
 }
 
 func (r *identityRow) columns() []any {
-	return []any{&r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.generation, &r.created}
+	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.generation, &r.created}
 }
 
 func (r *identityRow) identity() (ra.Identity, error) {

@@ -19,7 +19,8 @@ const changesPerEntry = 4096
 //
 // An entry's octets are stored once, under an id that becomes its index: ids are given out by the one writer, and a
 // transaction that fails gives them back, so they are in the order of the commits and have no gaps, which sequencing
-// checks. To sequence an entry is to write its chain value.
+// checks. To sequence entries is to write the chain value after the last of them; those in between are computed when
+// they are read, and held against the ones that were written.
 type Log struct{ db *DB }
 
 // append writes an entry in the transaction of the change that it records.
@@ -65,12 +66,12 @@ func (l *Log) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, er
 		if err != nil {
 			return err
 		}
-		for _, s := range sequenced {
-			if _, err := tx.ExecContext(ctx, `INSERT INTO chain (id, value) VALUES (?, ?)`, int64(s.Index), s.Chain[:]); err != nil { //nolint:gosec // an id
-				return err
-			}
+		if len(sequenced) == 0 {
+			return nil
 		}
-		return nil
+		last := sequenced[len(sequenced)-1]
+		_, err = tx.ExecContext(ctx, `INSERT INTO chain (id, value) VALUES (?, ?)`, int64(last.Index), last.Chain[:]) //nolint:gosec // an id
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -80,17 +81,27 @@ func (l *Log) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, er
 
 // unsequenced reads the entries after a head and chains them to it.
 func unsequenced(ctx context.Context, tx *sql.Tx, head translog.Head, limit int) ([]translog.Sequenced, error) {
+	rows, err := tx.QueryContext(ctx, `SELECT id, entry, NULL FROM log WHERE id > ? ORDER BY id LIMIT ?`, int64(head.Size), limit) //nolint:gosec // an id
+	return chained(rows, err, head)
+}
+
+// chained reads ids, entries and, where there are any, the chain values on record, in order from a head on.
+func chained(rows *sql.Rows, err error, head translog.Head) ([]translog.Sequenced, error) {
 	var found []translog.Sequenced
-	rows, err := tx.QueryContext(ctx, `SELECT id, entry FROM log WHERE id > ? ORDER BY id LIMIT ?`, int64(head.Size), limit) //nolint:gosec // an id
 	err = each(rows, err, func(rows *sql.Rows) error {
 		var s translog.Sequenced
-		if err := rows.Scan(&s.Index, &s.Entry); err != nil {
+		var recorded []byte
+		if err := rows.Scan(&s.Index, &s.Entry, &recorded); err != nil {
 			return err
 		}
 		if s.Index != head.Size+1 {
 			return fmt.Errorf("log entry %d follows entry %d: entries are missing: restore the store from a backup", s.Index, head.Size)
 		}
 		s.Chain = translog.Chain(head.Chain, s.Entry)
+		if recorded != nil && translog.Hash(recorded) != s.Chain {
+			return fmt.Errorf("the log was changed before entry %d: its chain value is %x, and %s follows from the entries: "+
+				"restore the store from a backup", s.Index, recorded, s.Chain)
+		}
 		head = translog.Head{Size: s.Index, Chain: s.Chain}
 		found = append(found, s)
 		return nil
@@ -110,16 +121,21 @@ func (l *Log) Head(ctx context.Context) (translog.Head, error) {
 }
 
 func readHead(ctx context.Context, tx *sql.Tx) (translog.Head, error) {
+	return scanHead(tx.QueryRowContext(ctx, `SELECT id, value FROM chain ORDER BY id DESC LIMIT 1`))
+}
+
+// scanHead reads a row of chain; where there is none, the head is the beginning.
+func scanHead(row *sql.Row) (translog.Head, error) {
 	var head translog.Head
-	var chain []byte
-	err := tx.QueryRowContext(ctx, `SELECT id, value FROM chain ORDER BY id DESC LIMIT 1`).Scan(&head.Size, &chain)
+	var value []byte
+	err := row.Scan(&head.Size, &value)
 	if errors.Is(err, sql.ErrNoRows) {
 		return translog.Head{}, nil
 	}
 	if err != nil {
 		return translog.Head{}, err
 	}
-	head.Chain = translog.Hash(chain)
+	head.Chain = translog.Hash(value)
 	return head, nil
 }
 
@@ -144,21 +160,23 @@ func readEntries(ctx context.Context, tx *sql.Tx, from uint64, limit int) ([]tra
 	if from > 1<<62 {
 		return nil, nil // beyond what an id can be
 	}
-	var found []translog.Sequenced
+	head, err := readHead(ctx, tx)
+	if err != nil || from > head.Size {
+		return nil, err
+	}
+	before, err := scanHead(tx.QueryRowContext(ctx, `SELECT id, value FROM chain WHERE id < ? ORDER BY id DESC LIMIT 1`, int64(from)))
+	if err != nil {
+		return nil, err
+	}
+	to := min(head.Size, from+uint64(limit)-1) //nolint:gosec // checked above
 	rows, err := tx.QueryContext(ctx, `
-		SELECT log.id, log.entry, chain.value FROM chain JOIN log ON log.id = chain.id
-		WHERE chain.id >= ? ORDER BY chain.id LIMIT ?`, int64(from), limit)
-	err = each(rows, err, func(rows *sql.Rows) error {
-		var s translog.Sequenced
-		var chain []byte
-		if err := rows.Scan(&s.Index, &s.Entry, &chain); err != nil {
-			return err
-		}
-		s.Chain = translog.Hash(chain)
-		found = append(found, s)
-		return nil
-	})
-	return found, err
+		SELECT log.id, log.entry, chain.value FROM log LEFT JOIN chain ON chain.id = log.id
+		WHERE log.id > ? AND log.id <= ? ORDER BY log.id`, int64(before.Size), int64(to)) //nolint:gosec // ids
+	found, err := chained(rows, err, before)
+	if err != nil {
+		return nil, err
+	}
+	return found[max(from, 1)-before.Size-1:], nil
 }
 
 // changesOf returns the status changes that entries record.

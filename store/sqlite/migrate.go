@@ -93,6 +93,9 @@ func inspect(ctx context.Context, d driver.Driver, path, dsn string) error {
 	if err := row.Scan(&have); err != nil {
 		return fail("read the version of "+path, err)
 	}
+	if have > 0 && have < sources[0].Version {
+		return fmt.Errorf("sqlite: %s was made by a development version of brevet, before the first release: start with a new store", path)
+	}
 	if have > known {
 		return &NewerError{Path: path, Have: have, Known: known}
 	}

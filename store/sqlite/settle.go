@@ -90,6 +90,11 @@ func (tx *writeTx) issue(ctx context.Context, r ca.Record, at time.Time) (*pki.R
 	if err != nil {
 		return nil, err
 	}
+	if g.newKey {
+		if err := tx.claim(ctx, r.KeyHash, g.identity); err != nil {
+			return nil, err
+		}
+	}
 	if err := tx.consume(ctx, r.Guard, g); err != nil {
 		return nil, err
 	}
@@ -102,11 +107,11 @@ func (tx *writeTx) insertIssued(ctx context.Context, r ca.Record, identity int64
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `
-		INSERT INTO certificates (serial, issuer, identity, profile, key_hash, not_before, not_after, crl_partition,
-		                          state, reason, version, der, request)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 1, ?, ?)`,
-		r.Ref.Serial.Bytes(), issuer, identity, r.Profile, r.KeyHash.Bytes(), millis(r.NotBefore), millis(r.NotAfter),
-		r.Partition, r.DER, optional(r.RequestID))
+		INSERT INTO certificates (serial, issuer, identity, request, key, profile, not_before, not_after, crl_partition,
+		                          state, reason, version, der)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 1, ?)`,
+		r.Ref.Serial.Bytes(), issuer, identity, r.RequestID.Bytes(), keyID(r.KeyHash), r.Profile, millis(r.NotBefore), millis(r.NotAfter),
+		r.Partition, r.DER)
 	return err
 }
 

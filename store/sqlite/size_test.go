@@ -225,21 +225,32 @@ func TestQueriesUseIndexes(t *testing.T) {
 	}
 	db := raw(t, path)
 	for query, index := range map[string]string{
-		`SELECT key_hash FROM certificates WHERE identity = ? AND request = ?`:                                                     "certificates_by_request",
-		`SELECT 1 FROM certificates WHERE substr(key_hash, 1, 8) = substr(?1, 1, 8) AND key_hash = ?1 AND identity <> ?2`:          "certificates_by_key",
-		`SELECT id FROM certificates c WHERE c.id <= ? AND c.identity = (SELECT 1) ORDER BY c.id DESC LIMIT 10`:                    "certificates_by_identity",
+		`SELECT 1 FROM certificates WHERE identity = ? AND request = ?`:                                                            "certificates_by_request",
+		`SELECT k.rest FROM identities n LEFT JOIN keys k ON k.id = ? WHERE n.spiffe_id = ?`:                                       "SEARCH k USING INTEGER PRIMARY KEY",
 		`SELECT serial FROM certificates WHERE issuer = (SELECT 1) AND state <> 1 AND not_after >= ? ORDER BY serial`:              "certificates_revoked",
 		`SELECT serial FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.serial = ? AND i.issuer = ?`:                  "sqlite_autoindex_certificates_1",
 		`DELETE FROM certificates WHERE not_after < ?`:                                                                             "certificates_by_expiry",
-		`SELECT log.id FROM chain JOIN log ON log.id = chain.id WHERE chain.id >= ? ORDER BY chain.id LIMIT ?`:                     "INTEGER PRIMARY KEY",
+		`SELECT log.id FROM log LEFT JOIN chain ON chain.id = log.id WHERE log.id > ? AND log.id <= ? ORDER BY log.id`:             "INTEGER PRIMARY KEY",
 		`SELECT spiffe_id FROM identities WHERE spiffe_id > ? ORDER BY spiffe_id LIMIT ?`:                                          "sqlite_autoindex_identities_1",
-		`SELECT c.id FROM certificates c WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? `: "certificates_by_identity",
+		`SELECT c.id FROM certificates c WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? `: "certificates_by_request",
 		`SELECT c.id FROM certificates c WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.request = ?    `: "certificates_by_request",
 	} {
 		plan := explain(t, db, query)
 		if !strings.Contains(plan, index) || strings.Contains(plan, "TEMP B-TREE") || strings.Contains(plan, "SCAN certificates") {
 			t.Errorf("%s\nruns as\n%s\nwithout %s", query, plan, index)
 		}
+	}
+}
+
+// An identity's certificates are sorted, and those of all are not walked through for them.
+func TestOneIdentityIsListedByItsIndex(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	if err := mustOpen(t, path).Close(); err != nil {
+		t.Fatal(err)
+	}
+	plan := explain(t, raw(t, path), sqlite.SelectCertificate+sqlite.PageOfOne)
+	if !strings.Contains(plan, "certificates_by_request") || strings.Contains(plan, "SCAN c") {
+		t.Errorf("a page of one identity runs as\n%s", plan)
 	}
 }
 

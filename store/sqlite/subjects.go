@@ -18,7 +18,7 @@ type subject struct {
 	ref           pki.CertRef
 	notAfter      time.Time
 	status        pki.Status
-	keyHash       []byte // nil where it was never released, as are the next two
+	key           sql.NullInt64 // null where it was never released, and the next two are zero
 	identity      pki.SPIFFEID
 	identityState pki.IdentityState
 }
@@ -29,7 +29,7 @@ func (c subject) standing() pki.StatusChange {
 }
 
 const selectSubject = `
-	SELECT c.id, i.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version, c.key_hash, n.spiffe_id, n.state
+	SELECT c.id, i.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version, c.key, n.spiffe_id, n.state
 	FROM certificates c JOIN issuers i ON i.id = c.issuer LEFT JOIN identities n ON n.id = c.identity `
 
 func (tx *writeTx) readSubject(ctx context.Context, ref pki.CertRef) (subject, error) {
@@ -52,12 +52,12 @@ func (tx *writeTx) readSubjects(ctx context.Context, id pki.SPIFFEID, at time.Ti
 
 // readSameKey reads the other certificates of a certificate's key that are not long expired.
 func (tx *writeTx) readSameKey(ctx context.Context, c subject, at time.Time) ([]subject, error) {
-	if c.keyHash == nil {
+	if !c.key.Valid {
 		return nil, nil
 	}
 	return tx.querySubjects(ctx, `
-		WHERE substr(c.key_hash, 1, 8) = substr(?1, 1, 8) AND c.key_hash = ?1 AND c.id <> ?2 AND c.not_after >= ?3 ORDER BY c.id`,
-		c.keyHash, c.id, millis(at.Add(-clockGrace)))
+		WHERE c.identity = (SELECT identity FROM keys WHERE id = ?1) AND c.key = ?1 AND c.id <> ?2 AND c.not_after >= ?3 ORDER BY c.id`,
+		c.key.Int64, c.id, millis(at.Add(-clockGrace)))
 }
 
 func (tx *writeTx) querySubjects(ctx context.Context, where string, args ...any) ([]subject, error) {
@@ -78,7 +78,7 @@ func scanSubject(row scanner) (subject, error) {
 	var revokedAt, state sql.NullInt64
 	var identity sql.NullString
 	err := row.Scan(&c.id, &issuer, &serial, &notAfter, &c.status.State, &c.status.Reason, &revokedAt, &c.status.Version,
-		&c.keyHash, &identity, &state)
+		&c.key, &identity, &state)
 	if err != nil {
 		return subject{}, err
 	}
@@ -105,11 +105,10 @@ func (tx *writeTx) setStatus(ctx context.Context, c subject, s pki.Status, o rev
 	}
 	err := tx.execOne(ctx, `UPDATE certificates SET state = ?, reason = ?, revoked_at = ?, version = ? WHERE id = ?`,
 		s.State, s.Reason, revokedAt, s.Version, c.id)
-	if err != nil || c.keyHash == nil || !isKeyCompromise(o) {
+	if err != nil || !c.key.Valid || !isKeyCompromise(o) {
 		return change, err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO compromised_keys (key_hash, since) VALUES (?, ?) ON CONFLICT DO NOTHING`, c.keyHash, millis(o.At))
-	return change, err
+	return change, tx.execOne(ctx, `UPDATE keys SET compromised_at = coalesce(compromised_at, ?) WHERE id = ?`, millis(o.At), c.key.Int64)
 }
 
 // moveIdentity brings an identity into the state that an order gives it, in a new generation, and returns how the log

@@ -292,11 +292,8 @@ var requestGuards = []guardCase{
 		r.RequestID = first.RequestID
 		return r
 	}},
-	{"no request ID, again", "", func(t *testing.T, w *world) ca.Record {
+	{"no request ID", pki.RuleRequest, func(t *testing.T, w *world) ca.Record {
 		r := w.record(t, w.identity(t).ID)
-		r.RequestID = pki.RequestID{}
-		w.issue(t, r)
-		r = w.record(t, r.Identity)
 		r.RequestID = pki.RequestID{}
 		return r
 	}},

@@ -47,7 +47,6 @@ func (r request) check() (crypto.PublicKey, error) {
 type row struct {
 	serial    []byte
 	identity  int64
-	keyHash   []byte
 	notBefore time.Time
 	notAfter  time.Time
 	der       []byte
@@ -68,7 +67,6 @@ func (r request) certify(issuer *x509.Certificate, key crypto.PublicKey, s *sess
 	}
 	_, _ = rand.Read(out.request) // never fails
 	hash := sha256.Sum256(spki)
-	out.keyHash = hash[:]
 	out.der, err = x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(out.serial), NotBefore: out.notBefore.UTC(), NotAfter: out.notAfter.UTC(),
 		Subject: pkix.Name{CommonName: r.name}, SubjectKeyId: hash[:20], URIs: []*url.URL{r.uri},

@@ -31,15 +31,17 @@ const settledKept = 1024
 
 // journal is the database, with one connection.
 type journal struct {
-	db    *sql.DB
-	conn  *sql.Conn
-	ctx   context.Context //nolint:containedctx // of statements, which the driver can only wait for when nothing ends them
-	chain [32]byte
+	db   *sql.DB
+	conn *sql.Conn
+	ctx  context.Context //nolint:containedctx // of statements, which the driver can only wait for when nothing ends them
+
+	entries int64 // of the log, and what they chain to
+	chain   [32]byte
 
 	// statements live as long as the connection, which close ends
 	begin, commit, rollback               *sql.Stmt
 	announce, unannounce, settled, forget *sql.Stmt
-	certificate, successor, log, seq      *sql.Stmt
+	certificate, log, seq                 *sql.Stmt
 }
 
 // openJournal makes the database, with identities that have a certificate each.
@@ -87,10 +89,14 @@ func (j *journal) register(i int) error {
 	if err != nil {
 		return err
 	}
+	_, err = j.conn.ExecContext(j.ctx, `INSERT INTO keys (id, rest, identity) VALUES (?1, randomblob(24), ?1)`, i+1)
+	if err != nil {
+		return err
+	}
 	_, err = j.conn.ExecContext(j.ctx, `
-		INSERT INTO certificates (id, serial, issuer, identity, profile, key_hash, not_before, not_after, crl_partition,
-		                          state, reason, version, der, request)
-		VALUES (?1, randomblob(20), 1, ?1, 'device', randomblob(32), 0, 0, 0, 1, 0, 1, randomblob(700), randomblob(16))`, i+1)
+		INSERT INTO certificates (id, serial, issuer, identity, request, key, profile, not_before, not_after, crl_partition,
+		                          state, reason, version, der)
+		VALUES (?1, randomblob(20), 1, ?1, randomblob(16), ?1, 'device', 0, 0, 0, 1, 0, 1, randomblob(700))`, i+1)
 	return err
 }
 
@@ -105,10 +111,9 @@ func (j *journal) prepare() error {
 		{&j.settled, `INSERT INTO settled (batch) VALUES (?)`},
 		{&j.forget, `DELETE FROM settled WHERE id <= (SELECT max(id) FROM settled) - ?`},
 		{&j.certificate, `
-			INSERT INTO certificates (serial, issuer, identity, profile, key_hash, not_before, not_after, crl_partition,
-			                          state, reason, version, der, request)
-			VALUES (?, 1, ?, 'device', ?, ?, ?, 0, 1, 0, 1, ?, ?)`},
-		{&j.successor, `UPDATE certificates SET successor = ? WHERE id = ?`},
+			INSERT INTO certificates (serial, issuer, identity, request, key, profile, not_before, not_after, crl_partition,
+			                          state, reason, version, der)
+			VALUES (?, 1, ?2, ?, ?2, 'device', ?, ?, 0, 1, 0, 1, ?)`},
 		{&j.log, `INSERT INTO log (entry) VALUES (?)`},
 		{&j.seq, `INSERT INTO chain (id, value) VALUES (?, ?)`},
 	} {
@@ -158,6 +163,9 @@ func (j *journal) write(rows []row) error {
 		err = j.record(rows[i])
 	}
 	if err == nil {
+		_, err = j.seq.ExecContext(j.ctx, j.entries, j.chain[:])
+	}
+	if err == nil {
 		_, err = j.commit.ExecContext(j.ctx)
 	}
 	if err != nil {
@@ -185,24 +193,18 @@ func (j *journal) batch(n int) error {
 }
 
 func (j *journal) record(r row) error {
-	_, err := j.certificate.ExecContext(j.ctx, r.serial, r.identity, r.keyHash, r.notBefore.UnixMilli(), r.notAfter.UnixMilli(), r.der, r.request)
+	_, err := j.certificate.ExecContext(j.ctx, r.serial, r.identity, r.request, r.notBefore.UnixMilli(), r.notAfter.UnixMilli(), r.der)
 	if err != nil {
-		return err
-	}
-	if _, err := j.successor.ExecContext(j.ctx, r.keyHash, r.identity); err != nil { // the first certificate has its identity's id
 		return err
 	}
 	entry := make([]byte, entrySize)
 	copy(entry, r.serial)
+	leaf := sha256.Sum256(entry)
+	j.chain = sha256.Sum256(append(j.chain[:], leaf[:]...))
 	result, err := j.log.ExecContext(j.ctx, entry)
 	if err != nil {
 		return err
 	}
-	id, err := result.LastInsertId()
-	if err != nil {
-		return err
-	}
-	j.chain = sha256.Sum256(append(j.chain[:], entry...))
-	_, err = j.seq.ExecContext(j.ctx, id, j.chain[:])
+	j.entries, err = result.LastInsertId()
 	return err
 }

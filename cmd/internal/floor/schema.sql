@@ -22,14 +22,21 @@ CREATE TABLE identities (
     spiffe_id    TEXT    NOT NULL UNIQUE,
     kind         INTEGER NOT NULL,
     profile      TEXT    NOT NULL,
-    labels       TEXT    NOT NULL,
+    labels       TEXT    NOT NULL, -- JSON, as are the names and addresses
     dns_names    TEXT    NOT NULL,
     ip_addresses TEXT    NOT NULL,
     state        INTEGER NOT NULL CHECK (state BETWEEN 1 AND 4),
-    resumes      INTEGER CHECK (resumes IN (1, 2)),
+    resumes      INTEGER CHECK (resumes IN (1, 2)), -- the state before a suspension
     generation   INTEGER NOT NULL CHECK (generation > 0),
     created_at   INTEGER NOT NULL,
     CHECK ((state = 3) = (resumes IS NOT NULL))
+) STRICT;
+
+CREATE TABLE keys (
+    id             INTEGER PRIMARY KEY,
+    rest           BLOB    NOT NULL CHECK (length(rest) = 24),
+    identity       INTEGER REFERENCES identities (id),
+    compromised_at INTEGER
 ) STRICT;
 
 CREATE TABLE certificates (
@@ -37,8 +44,10 @@ CREATE TABLE certificates (
     serial        BLOB    NOT NULL UNIQUE CHECK (length(serial) = 20),
     issuer        INTEGER NOT NULL REFERENCES issuers (id),
     identity      INTEGER REFERENCES identities (id),
+    request       BLOB CHECK (length(request) = 16),
+    key           INTEGER REFERENCES keys (id) DEFERRABLE INITIALLY DEFERRED,
+    successor     INTEGER REFERENCES keys (id), -- the key that it was renewed with
     profile       TEXT,
-    key_hash      BLOB CHECK (length(key_hash) = 32),
     not_before    INTEGER,
     not_after     INTEGER NOT NULL,
     crl_partition INTEGER NOT NULL,
@@ -48,19 +57,15 @@ CREATE TABLE certificates (
     version       INTEGER NOT NULL,
     der           BLOB,
     digest        BLOB,
-    request       BLOB CHECK (length(request) = 16),
-    successor     BLOB CHECK (length(successor) = 32),
     CHECK ((state = 1) = (revoked_at IS NULL)),
     CHECK ((identity IS NULL) = (der IS NULL)),
+    CHECK ((identity IS NULL) = (request IS NULL)),
+    CHECK ((identity IS NULL) = (key IS NULL)),
     CHECK ((identity IS NULL) = (digest IS NOT NULL)),
     CHECK (identity IS NOT NULL OR state = 3)
 ) STRICT;
 
-CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request) WHERE request IS NOT NULL;
-
-CREATE INDEX certificates_by_identity ON certificates (identity) WHERE identity IS NOT NULL;
-
-CREATE INDEX certificates_by_key ON certificates (substr(key_hash, 1, 8)) WHERE key_hash IS NOT NULL;
+CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request) WHERE identity IS NOT NULL;
 
 CREATE INDEX certificates_by_expiry ON certificates (not_after);
 

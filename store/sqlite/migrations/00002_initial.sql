@@ -71,6 +71,16 @@ CREATE TABLE tokens (
     CHECK ((request IS NULL) = (key_hash IS NULL))
 ) STRICT;
 
+-- Public keys, each of one identity; of none where nobody had it certified. The first 8 octets of the SHA-256 of the
+-- SubjectPublicKeyInfo are the row's number, as SQLite's signed integer, so that a key is found without an index; two
+-- keys that begin alike cannot both be certified.
+CREATE TABLE keys (
+    id             INTEGER PRIMARY KEY,
+    rest           BLOB    NOT NULL CHECK (length(rest) = 24),
+    identity       INTEGER REFERENCES identities (id),
+    compromised_at INTEGER
+) STRICT;
+
 -- Every serial number that an issuing key has signed or was about to. One without an identity was never released: it
 -- has a digest in place of the certificate, and is revoked.
 CREATE TABLE certificates (
@@ -78,8 +88,10 @@ CREATE TABLE certificates (
     serial        BLOB    NOT NULL UNIQUE CHECK (length(serial) = 20),
     issuer        INTEGER NOT NULL REFERENCES issuers (id),
     identity      INTEGER REFERENCES identities (id),
+    request       BLOB CHECK (length(request) = 16),
+    key           INTEGER REFERENCES keys (id) DEFERRABLE INITIALLY DEFERRED,
+    successor     INTEGER REFERENCES keys (id), -- the key that it was renewed with
     profile       TEXT,
-    key_hash      BLOB CHECK (length(key_hash) = 32),
     not_before    INTEGER,
     not_after     INTEGER NOT NULL,
     crl_partition INTEGER NOT NULL,
@@ -89,24 +101,16 @@ CREATE TABLE certificates (
     version       INTEGER NOT NULL,
     der           BLOB,
     digest        BLOB,
-    request       BLOB CHECK (length(request) = 16),
-    successor     BLOB CHECK (length(successor) = 32),
     CHECK ((state = 1) = (revoked_at IS NULL)),
     CHECK ((identity IS NULL) = (der IS NULL)),
+    CHECK ((identity IS NULL) = (request IS NULL)),
+    CHECK ((identity IS NULL) = (key IS NULL)),
     CHECK ((identity IS NULL) = (digest IS NOT NULL)),
     CHECK (identity IS NOT NULL OR state = 3)
 ) STRICT;
-CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request) WHERE request IS NOT NULL;
-CREATE INDEX certificates_by_identity ON certificates (identity) WHERE identity IS NOT NULL;
--- Eight octets tell keys apart well enough for an index a third of the size; queries compare the whole hash too.
-CREATE INDEX certificates_by_key ON certificates (substr(key_hash, 1, 8)) WHERE key_hash IS NOT NULL;
+CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request) WHERE identity IS NOT NULL;
 CREATE INDEX certificates_by_expiry ON certificates (not_after);
 CREATE INDEX certificates_revoked ON certificates (issuer, serial) WHERE state <> 1;
-
-CREATE TABLE compromised_keys (
-    key_hash BLOB    PRIMARY KEY CHECK (length(key_hash) = 32),
-    since    INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
 
 -- CRL numbers are 20 octets, big-endian: as long as RFC 5280 section 5.2.3 lets them grow, and in order as they compare.
 CREATE TABLE crl_numbers (
@@ -123,7 +127,8 @@ CREATE TABLE crls (
 ) STRICT;
 
 -- The log. An entry gets its id in the transaction of its change; since a transaction that fails gives its ids back,
--- they have no gaps and are the indexes. The chain row is what makes an entry sequenced.
+-- they have no gaps and are the indexes. The last chain row says how far the log is sequenced; there is one for each
+-- batch that was, and what lies between two follows from the entries.
 CREATE TABLE log (
     id    INTEGER PRIMARY KEY AUTOINCREMENT,
     entry BLOB    NOT NULL

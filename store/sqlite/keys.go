@@ -1,0 +1,69 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// keyColumns select what is on record of a key: k, a LEFT JOIN with keys, and whether its whole hash (?6) is a CA's.
+const keyColumns = `k.rest, k.identity, k.compromised_at, EXISTS (SELECT 1 FROM ca_certificates WHERE key_hash = ?6)`
+
+// keyID is the number of a key's row: the first 8 octets of its hash.
+func keyID(h pki.KeyHash) int64 {
+	return int64(binary.BigEndian.Uint64(h.Bytes())) //nolint:gosec // the same octets, read as SQLite's integer
+}
+
+func keyRest(h pki.KeyHash) []byte { return h.Bytes()[8:] }
+
+// storedKey is a key by its row.
+type storedKey struct {
+	id   sql.NullInt64
+	rest []byte
+}
+
+// hash is zero where there is no key.
+func (k storedKey) hash() (pki.KeyHash, error) {
+	if !k.id.Valid {
+		return pki.KeyHash{}, nil
+	}
+	return pki.KeyHashFromBytes(append(binary.BigEndian.AppendUint64(nil, uint64(k.id.Int64)), k.rest...)) //nolint:gosec // as in keyID
+}
+
+// keyRow is what keyColumns select; without a rest, nothing is on record of the key.
+type keyRow struct {
+	rest                    []byte
+	identity, compromisedAt sql.NullInt64
+	reserved                bool
+}
+
+func (k *keyRow) columns() []any { return []any{&k.rest, &k.identity, &k.compromisedAt, &k.reserved} }
+
+// against is what keeps an identity from having the key certified, or nil.
+func (k *keyRow) against(key pki.KeyHash, identity int64) *pki.Refusal {
+	const fix = "make a new key"
+	switch {
+	case k.reserved:
+		return pki.Refuse(pki.RuleKeyReserved, fix, "the key is that of a CA")
+	case k.rest == nil:
+		return nil
+	case string(k.rest) != string(keyRest(key)):
+		return pki.Refuse(pki.RuleKeyForeign, fix, "the first octets of the key's hash are those of another key on record")
+	case k.compromisedAt.Valid:
+		return pki.Refuse(pki.RuleKeyCompromised, fix, "the key was revoked as compromised")
+	case k.identity.Valid && k.identity.Int64 != identity:
+		return pki.Refuse(pki.RuleKeyForeign, fix, "the key is certified for another identity")
+	default:
+		return nil
+	}
+}
+
+// claim records that an identity has a key certified, which its guard has found to be nobody else's.
+func (tx *writeTx) claim(ctx context.Context, key pki.KeyHash, identity int64) error {
+	_, err := tx.ExecContext(ctx, `
+		INSERT INTO keys (id, rest, identity) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET identity = excluded.identity`,
+		keyID(key), keyRest(key), identity)
+	return err
+}
