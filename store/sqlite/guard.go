@@ -18,15 +18,15 @@ type guarded struct {
 	newKey      bool
 }
 
-// selectGuarded finds the identity of a record (?1), with what is on record about the certificate that it renews (?2, ?3),
-// the request that it answers (?4) and its key (?5, ?6).
+// selectGuarded finds the identity of a record, with what is on record about the certificate that it renews, the request
+// that it answers, and its key.
 const selectGuarded = `
+	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
 	SELECT n.id, n.state, n.generation, p.id, p.state, p.successor,
-	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = ?4), ` + keyColumns + `
-	FROM identities n
-	LEFT JOIN certificates p ON p.serial = ?2 AND p.identity IS NOT NULL AND p.issuer = (SELECT id FROM issuers WHERE issuer = ?3)
-	LEFT JOIN keys k ON k.id = ?5
-	WHERE n.spiffe_id = ?1`
+	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = q.request), ` + keyColumns + `
+	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
+	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity IS NOT NULL AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
+	LEFT JOIN keys k ON k.id = q.key`
 
 // found is what selectGuarded selects.
 type found struct {
@@ -52,8 +52,7 @@ func (tx *writeTx) checkGuard(ctx context.Context, r ca.Record, at time.Time) (g
 		return g, pki.Refuse(pki.RuleRequest, "ask again", "the certificate was decided for another key")
 	}
 	var f found
-	row := tx.QueryRowContext(ctx, selectGuarded, r.Identity.String(), optional(r.Guard.Predecessor.Serial),
-		optional(r.Guard.Predecessor.Issuer), r.RequestID.Bytes(), keyID(r.Guard.Key), r.Guard.Key.Bytes())
+	row := tx.QueryRowContext(ctx, selectGuarded, questionOf(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key)...)
 	err := row.Scan(f.columns()...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return g, noIdentity(r.Identity)

@@ -8,8 +8,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// keyColumns select what is on record of a key: k, a LEFT JOIN with keys, and whether its whole hash (?6) is a CA's.
-const keyColumns = `k.rest, k.identity, k.compromised_at, EXISTS (SELECT 1 FROM ca_certificates WHERE key_hash = ?6)`
+// keyColumns select what is on record of a key: k, a LEFT JOIN with keys, and whether its whole hash is a CA's.
+const keyColumns = `k.rest, k.identity, k.compromised_at, EXISTS (SELECT 1 FROM ca_certificates WHERE key_hash = q.hash)`
 
 // keyID is the number of a key's row: the first 8 octets of its hash.
 func keyID(h pki.KeyHash) int64 {

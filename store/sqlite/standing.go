@@ -11,26 +11,34 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// selectStanding finds an identity (?1), with what is asked about it: the certificate to renew (?2, ?3), the certificate
-// that a request (?4) was answered with, and what is on record of a key (?5, ?6).
+// selectStanding finds an identity, with what is asked about it: the certificate to renew, the certificate that a request
+// was answered with, and what is on record of a key.
 const selectStanding = `
+	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
 	SELECT ` + identityColumns + `,
 	       p.state, p.reason, p.revoked_at, p.version, s.id, s.rest,
 	       a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.not_after, a.der, ` + keyColumns + `
-	FROM identities n
-	LEFT JOIN certificates p ON p.serial = ?2 AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = ?3)
+	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
+	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
 	LEFT JOIN keys s ON s.id = p.successor
-	LEFT JOIN certificates a ON a.identity = n.id AND a.request = ?4
+	LEFT JOIN certificates a ON a.identity = n.id AND a.request = q.request
 	LEFT JOIN keys ak ON ak.id = a.key
-	LEFT JOIN keys k ON k.id = ?5
-	WHERE n.spiffe_id = ?1`
+	LEFT JOIN keys k ON k.id = q.key`
+
+// questionColumns are what is asked about, in the order of the arguments. Statements have them in a table of their own,
+// because SQLite plans one that joins tables by its arguments anew each time that they change (sqlite3VdbeSetVarmask),
+// which takes several times as long as running it.
+const questionColumns = `?1 AS spiffe_id, ?2 AS serial, ?3 AS issuer, ?4 AS request, ?5 AS key, ?6 AS hash`
+
+func questionOf(id pki.SPIFFEID, predecessor pki.CertRef, request pki.RequestID, key pki.KeyHash) []any {
+	return []any{id.String(), optional(predecessor.Serial), optional(predecessor.Issuer), optional(request), keyID(key), key.Bytes()}
+}
 
 // Standing answers a question in one statement, which sees one state of the store.
 func (r *RA) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
 	var st ra.Standing
 	err := r.db.look(ctx, "read how a request stands", func(ctx context.Context, conn *sql.Conn) error {
-		row := conn.QueryRowContext(ctx, selectStanding, q.Identity.String(), optional(q.Predecessor.Serial),
-			optional(q.Predecessor.Issuer), optional(q.Request), keyID(q.Key), q.Key.Bytes())
+		row := conn.QueryRowContext(ctx, selectStanding, questionOf(q.Identity, q.Predecessor, q.Request, q.Key)...)
 		var err error
 		if st, err = scanStanding(row, q); errors.Is(err, sql.ErrNoRows) {
 			return noIdentity(q.Identity)

@@ -85,8 +85,9 @@ func readToken(ctx context.Context, from querier, id pki.TokenID) (ra.Token, err
 	var expires, created int64
 	var request, key []byte
 	err := from.QueryRowContext(ctx, `
-		SELECT i.spiffe_id, t.generation, t.profile, t.expires_at, t.replaces, t.created_by, t.created_at, t.request, t.key_hash, t.spent
-		FROM tokens t JOIN identities i ON i.id = t.identity WHERE t.token = ?`, id.Bytes()).
+		SELECT (SELECT spiffe_id FROM identities WHERE id = identity), generation, profile, expires_at, replaces, created_by, created_at,
+		       request, key_hash, spent
+		FROM tokens WHERE token = ?`, id.Bytes()).
 		Scan(&identity, &t.Generation, &t.Profile, &expires, &t.Replace, &by, &created, &request, &key, &t.Spent)
 	if errors.Is(err, sql.ErrNoRows) {
 		return ra.Token{}, pki.Refuse(pki.RuleNotFound, "make a new token (brevet token create)", "there is no token %s", id)

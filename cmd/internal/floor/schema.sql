@@ -65,7 +65,7 @@ CREATE TABLE certificates (
     CHECK (identity IS NOT NULL OR state = 3)
 ) STRICT;
 
-CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request) WHERE identity IS NOT NULL;
+CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request);
 
 CREATE INDEX certificates_by_expiry ON certificates (not_after);
 
