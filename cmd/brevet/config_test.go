@@ -44,7 +44,7 @@ func TestExampleLoads(t *testing.T) {
 	}
 }
 
-// A configuration that holds; the cases change one line of it.
+// A configuration that holds; a case changes one line of it, or adds one.
 const sound = `trust_domain: fleet.example
 directory: /var/lib/brevet
 names: [ca.fleet.example, "2001:db8::1"]
@@ -69,7 +69,7 @@ func TestWrongConfigurationsNameTheKey(t *testing.T) {
 	}
 	for change, want := range map[string]string{
 		"trust_domain: Fleet.example":          `trust_domain: pki: "Fleet.example" is not a trust domain`,
-		"trust_domin: fleet.example":           `:1: trust_domin: there is no such key; the nearest is trust_domain`,
+		"trust_domin: fleet.example":           `:9: trust_domin: there is no such key; the nearest is trust_domain`,
 		"directory: brevet":                    `directory: "brevet" is not an absolute path`,
 		"names: ca.fleet.example":              `:3: names: a list belongs here`,
 		"names: []":                            `names: name at least one`,
@@ -101,8 +101,8 @@ func TestWrongConfigurationsNameTheKey(t *testing.T) {
 		"profiles: {pump: {kinds: [device], lifetime: 1}}": `profiles.pump.lifetime: pki: "1" is not a duration`,
 	} {
 		key, _, _ := strings.Cut(change, ":")
-		lines := strings.Split(sound, "\n")
-		at := slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, strings.TrimSuffix(key, "in")) })
+		lines := strings.Split(strings.TrimSpace(sound), "\n")
+		at := slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, key+":") })
 		if at < 0 {
 			lines = append(lines, change)
 		} else {
