@@ -66,10 +66,12 @@ fmt: ## format Go and proto files in place
 	gofmt -l -w .
 	$(BUF) format --write
 
-generate: ## make proto/**/*.pb.go again from the proto files
+# One package after the other: both write into the same page.
+generate: setup-build ## make proto/**/*.pb.go and docs/configuration.md again from what they are made of
 	$(BUF) generate
+	$(GO) test -p 1 -count 1 -run '^TestReferenceIsCurrent$$' ./cmd/brevet ./cmd/brevet-agent -update
 
-# A copy without the generated files, generated anew, has to equal the original: that finds stale files, and leftover ones.
+# docs/configuration.md is checked by the tests. A copy without the generated files, generated anew, has to equal the original: that finds stale files, and leftover ones.
 check-generated: ## fail when generated code or go.mod is not current
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
 	cp -R proto "$$tmp" && find "$$tmp" -name '*.pb.go' -delete && \

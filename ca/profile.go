@@ -3,6 +3,7 @@ package ca
 import (
 	"crypto/x509"
 	_ "embed"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -20,31 +21,50 @@ const MaxDelegateLifetime = 7 * 24 * time.Hour
 // maxBackdate bounds how far notBefore may lie behind the clock: longer would vouch for a time nobody saw.
 const maxBackdate = 24 * time.Hour
 
-// ProfileConfig is a profile as an operator writes it. NewProfile turns it into a Profile, once.
+// Duration is a span of time as an operator writes it, such as 90s, 24h or 7d: what pki.ParseDuration reads.
+type Duration string
+
+// ProfileConfig is a profile as an operator writes it. NewProfile turns it into a Profile, once. What is said about the
+// fields is part of the reference in docs/configuration.md.
 type ProfileConfig struct {
-	// Kinds of identity that may hold the profile: device, workload, operator, server, va.
+	// Required. The kinds of identity that may have it: `device`, `workload`, `operator`, `server`, or `va`, which is for
+	// OCSP responders and stands alone.
 	Kinds []string `yaml:"kinds"`
-	// Lifetime of a certificate when its request names none, such as 24h or 7d.
-	Lifetime string `yaml:"lifetime"`
-	// MaxLifetime is the longest that a request may name.
-	MaxLifetime string `yaml:"max_lifetime"`
-	// Backdate is how far notBefore lies behind the clock, for relying parties whose clock is late; 24h at most.
-	Backdate string `yaml:"backdate"`
-	// Keys that may be certified: P-256, P-384, Ed25519, RSA-2048, RSA-3072, RSA-4096.
+	// Required. How long a certificate lives when its request names no lifetime, such as `24h` or `7d`: 1 second at
+	// least, `max_lifetime` at most.
+	Lifetime Duration `yaml:"lifetime"`
+	// Required. The longest that a request may name, such as `30d`. A certificate that would outlive the CA's ends with it. With
+	// `OCSPSigning` it is 7 days at most, for nobody can revoke such a certificate.
+	MaxLifetime Duration `yaml:"max_lifetime"`
+	// How far notBefore lies in the past, for relying parties whose clocks are late, such as `5m`: 24 hours at most. Left
+	// out, a certificate begins when it is issued.
+	Backdate Duration `yaml:"backdate"`
+	// Required. The keys that are certified: `P-256`, `P-384`, `Ed25519`, `RSA-2048`, `RSA-3072`, `RSA-4096`.
 	Keys []string `yaml:"keys"`
-	// KeyUsage bits: digitalSignature, keyEncipherment, keyAgreement, contentCommitment.
+	// Required. The bits of the key usage extension: `digitalSignature`, `keyEncipherment`, `keyAgreement`,
+	// `contentCommitment`.
 	KeyUsage []string `yaml:"key_usage"`
-	// ExtendedKeyUsage purposes: clientAuth, serverAuth, OCSPSigning, codeSigning, emailProtection, timeStamping.
+	// Required. What the certificate is for: `clientAuth`, `serverAuth`, `codeSigning`, `emailProtection`,
+	// `timeStamping`, or `OCSPSigning`, which stands alone and is for the kind `va`.
 	ExtendedKeyUsage []string `yaml:"extended_key_usage"`
-	// DNSNames beside the SPIFFE ID: forbidden, allowed or required.
+	// Whether DNS names stand beside the SPIFFE ID: `forbidden`, `allowed` or `required`. Left out, they are forbidden.
+	// Which ones they are, `brevet identity create --dns` says.
 	DNSNames string `yaml:"dns_names"`
-	// IPAddresses beside the SPIFFE ID: forbidden, allowed or required.
+	// Whether IP addresses stand beside the SPIFFE ID: `forbidden`, `allowed` or `required`. Left out, they are forbidden.
+	// Which ones they are, `brevet identity create --ip` says.
 	IPAddresses string `yaml:"ip_addresses"`
-	// CRLURL, OCSPURL and CAURL go into the certificate; {public_url} and {issuer} are filled in. Empty for none.
-	CRLURL  string `yaml:"crl_url"`
+	// Where the certificate says that its CRL is, an `http://` URL. `"{public_url}/crl/{issuer}.crl"` is where Brevet serves
+	// it: `{public_url}` is filled in from the key of that name, `{issuer}` with the issuing CA's identifier. Left out, the
+	// certificate says nothing of it.
+	CRLURL string `yaml:"crl_url"`
+	// Where the certificate says that OCSP is asked, an `http://` URL, filled in as `crl_url` is. `"{public_url}/ocsp"` is
+	// where Brevet answers. Left out, the certificate says nothing of it.
 	OCSPURL string `yaml:"ocsp_url"`
-	CAURL   string `yaml:"ca_url"`
-	// Lint checks every single certificate with zlint before it is signed, not only samples when the profile is loaded.
+	// Where the certificate says that the issuing CA's certificate is, an `http://` URL, filled in as `crl_url` is.
+	// `"{public_url}/ca/{issuer}.cer"` is where Brevet serves it. Left out, the certificate says nothing of it.
+	CAURL string `yaml:"ca_url"`
+	// Whether each certificate is checked with zlint before it is signed, which takes time, and not only samples when the
+	// server starts.
 	Lint bool `yaml:"lint"`
 }
 
@@ -88,12 +108,13 @@ type Profile struct {
 }
 
 // NewProfile checks a profile. publicURL is where the CA's public HTTP port is reached, such as
-// http://pki.fleet.example; it fills {public_url}. Errors name the profile, the key and what would pass.
+// http://pki.fleet.example; it fills {public_url}. Errors begin with the path of the key, such as
+// profiles.device.lifetime, and say what would pass.
 func NewProfile(name string, c ProfileConfig, publicURL string) (*Profile, error) {
 	p := &Profile{name: name, lintEach: c.Lint}
 	for _, step := range []func(ProfileConfig) error{p.readKinds, p.readTimes, p.readKeys, p.readUsages, p.readNames} {
 		if err := step(c); err != nil {
-			return nil, fmt.Errorf("profile %s: %w", name, err)
+			return nil, fmt.Errorf("profiles.%s.%w", name, err)
 		}
 	}
 	for _, u := range []struct {
@@ -102,12 +123,12 @@ func NewProfile(name string, c ProfileConfig, publicURL string) (*Profile, error
 	}{{"crl_url", c.CRLURL, &p.crlURL}, {"ocsp_url", c.OCSPURL, &p.ocspURL}, {"ca_url", c.CAURL, &p.caURL}} {
 		text := strings.ReplaceAll(u.from, "{public_url}", strings.TrimSuffix(publicURL, "/"))
 		if err := checkURL(text); err != nil {
-			return nil, fmt.Errorf("profile %s: %s: %w", name, u.key, err)
+			return nil, fmt.Errorf("profiles.%s.%s: %w", name, u.key, err)
 		}
 		*u.to = text
 	}
 	if err := p.checkDelegate(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("profiles.%s.%w", name, err)
 	}
 	return p, nil
 }
@@ -141,9 +162,9 @@ func (p *Profile) readTimes(c ProfileConfig) error {
 		to        *time.Duration
 		least     time.Duration
 	}{
-		{"lifetime", c.Lifetime, &p.lifetime, time.Second},
-		{"max_lifetime", c.MaxLifetime, &p.maxLifetime, time.Second},
-		{"backdate", c.Backdate, &p.backdate, 0},
+		{"lifetime", string(c.Lifetime), &p.lifetime, time.Second},
+		{"max_lifetime", string(c.MaxLifetime), &p.maxLifetime, time.Second},
+		{"backdate", string(c.Backdate), &p.backdate, 0},
 	} {
 		if d.text == "" && d.least == 0 {
 			continue
@@ -211,8 +232,11 @@ func (p *Profile) readUsages(c ProfileConfig) error {
 		}
 		p.extKeyUsage = append(p.extKeyUsage, purpose)
 	}
-	if p.keyUsage == 0 || len(p.extKeyUsage) == 0 {
-		return fmt.Errorf("key_usage, extended_key_usage: name at least one of each: a certificate for anything is for nothing")
+	switch {
+	case p.keyUsage == 0:
+		return errors.New("key_usage: name at least one: a key for anything is for nothing")
+	case len(p.extKeyUsage) == 0:
+		return errors.New("extended_key_usage: name at least one: a certificate for anything is for nothing")
 	}
 	return nil
 }
@@ -239,17 +263,17 @@ func (p *Profile) readNames(c ProfileConfig) error {
 func (p *Profile) checkDelegate() error {
 	if !p.delegate() {
 		if p.Permits(pki.VA) {
-			return fmt.Errorf("profile %s: kinds: va is for extended_key_usage [OCSPSigning] only", p.name)
+			return errors.New("kinds: va is for extended_key_usage [OCSPSigning] only")
 		}
 		return nil
 	}
 	switch {
 	case len(p.kinds) != 1 || p.kinds[0] != pki.VA:
-		return fmt.Errorf("profile %s: extended_key_usage OCSPSigning is for kinds: [va] only", p.name)
+		return errors.New("extended_key_usage: OCSPSigning is for kinds: [va] only")
 	case len(p.extKeyUsage) != 1:
-		return fmt.Errorf("profile %s: OCSPSigning stands alone in extended_key_usage", p.name)
+		return errors.New("extended_key_usage: OCSPSigning stands alone")
 	case p.maxLifetime > MaxDelegateLifetime:
-		return fmt.Errorf("profile %s: max_lifetime: a certificate that nobody checks lives %s at most", p.name, MaxDelegateLifetime)
+		return fmt.Errorf("max_lifetime: a certificate that nobody checks lives %s at most", MaxDelegateLifetime)
 	}
 	return nil
 }

@@ -98,7 +98,7 @@ func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error)
 	if err := checkLabels(n.Labels); err != nil {
 		return Identity{}, err
 	}
-	dns, ips, err := checkNames(n.DNSNames, n.IPAddresses)
+	dns, ips, err := CheckNames(n.DNSNames, n.IPAddresses)
 	if err != nil {
 		return Identity{}, err
 	}
@@ -178,8 +178,8 @@ func printable(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool { return c < 0x20 || c > 0x7e })
 }
 
-// checkNames normalises and checks names: DNS names as IDNA 2008 has them for look-ups, in ASCII, without wildcards.
-func checkNames(dns []string, ips []netip.Addr) ([]string, []netip.Addr, error) {
+// CheckNames normalises and checks the names that stand beside a SPIFFE ID: DNS names as IDNA 2008 has them for look-ups, in ASCII, without wildcards.
+func CheckNames(dns []string, ips []netip.Addr) ([]string, []netip.Addr, error) {
 	if len(dns) > maxNames || len(ips) > maxNames {
 		return nil, nil, pki.Refuse(pki.RuleNames, fmt.Sprintf("use %d at most", maxNames), "%d DNS names and %d IP addresses", len(dns), len(ips))
 	}

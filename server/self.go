@@ -98,19 +98,30 @@ func (s *Server) agentFor(ctx context.Context, r *role, directory string, onChan
 	return agent, nil
 }
 
+// CheckNames reports what no server's certificate can carry: it is Config.Names, looked at beforehand.
+func CheckNames(names []string) error {
+	_, _, err := ra.CheckNames(splitNames(names))
+	return err
+}
+
+func splitNames(names []string) (dns []string, ips []netip.Addr) {
+	for _, n := range names {
+		if ip, err := netip.ParseAddr(n); err == nil {
+			ips = append(ips, ip)
+		} else {
+			dns = append(dns, n)
+		}
+	}
+	return dns, ips
+}
+
 func (s *Server) enrollSelf(ctx context.Context) error {
 	id, err := pki.ServerID(s.config.TrustDomain)
 	if err != nil {
 		return err
 	}
 	want := ra.NewIdentity{Kind: pki.Server}
-	for _, n := range s.config.Names {
-		if ip, err := netip.ParseAddr(n); err == nil {
-			want.IPAddresses = append(want.IPAddresses, ip)
-		} else {
-			want.DNSNames = append(want.DNSNames, n)
-		}
-	}
+	want.DNSNames, want.IPAddresses = splitNames(s.config.Names)
 	r := &role{id: id, actor: pki.ActorSystem("server"), registrar: s.registrar, authority: s.authority}
 	have, err := s.registrar.Reserve(ctx, id, want, r.actor)
 	if err != nil {

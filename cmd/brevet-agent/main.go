@@ -117,7 +117,9 @@ func parseFlags(flags *flag.FlagSet, args []string) (settings, error) {
 	case file.Value.String() != "":
 		return loadSettings(file.Value.String())
 	case dir.Value.String() != "":
-		return settings{Directory: dir.Value.String(), LogFormat: "text"}, nil
+		set := defaultSettings()
+		set.Directory = dir.Value.String()
+		return set, nil
 	}
 	return settings{}, misusef("%s needs --config FILE or --directory DIR", flags.Name())
 }

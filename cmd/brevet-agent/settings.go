@@ -4,31 +4,43 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/cmd/internal/config"
 	"github.com/brevet-pki/brevet/enroll"
 )
 
-// settings is the configuration file.
+// settings is the configuration file. What is said about its fields is the reference in docs/configuration.md.
 type settings struct {
-	// Directory holds the credential; the agent writes nowhere else.
+	// Required. The directory of the credential, such as `/var/lib/brevet-agent`. The agent makes it, and writes nowhere
+	// else. `current/` in it has `key.pem`, `cert.pem` and `bundle.pem`.
 	Directory string `yaml:"directory"`
-	// TokenFile holds an enrollment token. It is read only when there is no valid credential, or when the server
-	// refuses to renew the one there is. A token that was spent may stay there: it is passed over.
+	// The file with an enrollment token. It is read only when there is no valid credential, or when the server refuses to
+	// renew the one there is. A token that was spent may stay there: it is passed over. Left out, the first credential
+	// comes from `brevet-agent enroll --token-file`.
 	TokenFile string `yaml:"token_file"`
-	// Server is the host:port to ask, in place of the one that the token named.
+	// The server to ask, as `host:port`, such as `ca.fleet.example:7443`. Left out, it is the one that the token named.
 	Server string `yaml:"server"`
-	// Lifetime is how long a certificate shall live; unset for the profile's default.
-	Lifetime time.Duration  `yaml:"lifetime"`
-	KeyType  enroll.KeyType `yaml:"key_type"`
-	// Reload is a command and its arguments, run without a shell after each new credential.
-	Reload    []string `yaml:"reload"`
-	LogFormat string   `yaml:"log_format"`
+	// How long a certificate shall live, such as `12h` or `7d`. Left out, it is the profile's `lifetime`; the server
+	// refuses more than the profile's `max_lifetime`.
+	Lifetime time.Duration `yaml:"lifetime"`
+	// What keys the agent makes, a new one for each certificate: `P-256`, `P-384` or `Ed25519`. The profile has to allow
+	// it.
+	KeyType enroll.KeyType `yaml:"key_type"`
+	// A command and its arguments, run after each new credential, such as `[/usr/local/bin/reload-broker, --quietly]`: without
+	// a shell, as the agent's user and inside its service's confinement, for 30 seconds at most. A failure is logged, and
+	// the new credential stays.
+	Reload []string `yaml:"reload"`
+	// How the agent logs, to standard error: `text` or `json`.
+	LogFormat config.LogFormat `yaml:"log_format"`
 }
 
+// defaultSettings is what holds where the file says nothing.
+func defaultSettings() settings { return settings{LogFormat: config.LogText} }
+
 func loadSettings(path string) (settings, error) {
-	s := settings{LogFormat: "text"}
+	s := defaultSettings()
 	if err := config.Load(path, &s); err != nil {
 		return s, err
 	}
@@ -40,24 +52,19 @@ func loadSettings(path string) (settings, error) {
 		return s, fault("token_file", "name a file; standard input is for the enroll command's --token-file -")
 	case s.Lifetime < 0:
 		return s, fault("lifetime", "a lifetime is positive; leave it out for the profile's default")
-	case s.LogFormat != "text" && s.LogFormat != "json":
-		return s, fault("log_format", fmt.Sprintf("%q is no format: use text or json", s.LogFormat))
 	case len(s.Reload) > 0 && s.Reload[0] == "":
 		return s, fault("reload", "the first item names the command")
 	}
 	if s.Server != "" {
 		if err := enroll.CheckServer(s.Server); err != nil {
-			return s, fault("server", err.Error())
+			return s, fault("server", strings.TrimPrefix(err.Error(), "enroll: "))
 		}
 	}
 	return s, nil
 }
 
 func (s settings) logger(w io.Writer) *slog.Logger {
-	if s.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, nil))
-	}
-	return slog.New(slog.NewTextHandler(w, nil))
+	return s.LogFormat.Logger(w, config.LogLevel(slog.LevelInfo))
 }
 
 // token reads the token file. That there is none to be had is ErrNoToken.

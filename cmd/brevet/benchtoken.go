@@ -100,7 +100,7 @@ func (b *tokenBench) configured(cmd *cobra.Command, sessions int) (*hsm.Key, fun
 	if err != nil {
 		return nil, nil, err
 	}
-	pin, err := readPIN(c.Token.PINFile)
+	pin, err := c.pin()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -92,11 +92,7 @@ func readInstallation(certFile, key string, others, crls []string) (installation
 }
 
 func install(cmd *cobra.Command, c Config, inst installation, operator, tokenOut string) (err error) {
-	log, err := c.logger(cmd)
-	if err != nil {
-		return err
-	}
-	pin, err := readPIN(c.Token.PINFile)
+	pin, err := c.pin()
 	if err != nil {
 		return err
 	}
@@ -104,7 +100,7 @@ func install(cmd *cobra.Command, c Config, inst installation, operator, tokenOut
 		return err
 	}
 	ctx := cmd.Context()
-	n, err := openNode(ctx, c, pin, log)
+	n, err := openNode(ctx, c, pin, c.logger(cmd))
 	if err != nil {
 		return err
 	}

@@ -9,62 +9,93 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/viper"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/cmd/internal/config"
+	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/server"
 )
 
-// Config is the server's configuration file.
+// Config is the server's configuration file. What is said about its fields is the reference in docs/configuration.md.
 type Config struct {
-	// TrustDomain is the SPIFFE trust domain, such as fleet.example.
+	// Required. The SPIFFE trust domain that every identity is in: lower-case letters, digits, dots, dashes and
+	// underscores, such as `fleet.example`. The issuing CA's certificate has to permit it.
 	TrustDomain string `yaml:"trust_domain"`
-	// Directory keeps the store, the log's archive and the server's own credentials.
+	// Required. An absolute path, such as `/var/lib/brevet`. There are `store.db`, `log.archive` and `own/`, the
+	// server's own credentials. It is for the server's account alone, of mode 0700; `brevet ceremony install` makes it.
 	Directory string `yaml:"directory"`
-	// Names are the DNS names and IP addresses that clients reach the server by.
+	// Required. DNS names and IP addresses that clients reach the server by, at least one, such as
+	// `[ca.fleet.example, 192.0.2.10]`. They go into the server's own certificate; no wildcards.
 	Names []string `yaml:"names"`
-	// Address is where enrollment tokens send agents (default: the first name, with the port of listen.grpc).
+	// Where enrollment tokens send agents, as `host:port`. Left out, it is the first of `names`, with the port of
+	// `listen.grpc`. Set it where agents come through another port, such as that of a load balancer.
 	Address string `yaml:"address"`
-	// PublicURL is where relying parties reach listen.http; it goes into certificates, so it cannot change for those
-	// already out.
-	PublicURL string       `yaml:"public_url"`
-	Listen    ListenConfig `yaml:"listen"`
-	Token     TokenConfig  `yaml:"token"`
-	// Profiles adds profiles, or takes the place of default ones with the same name.
+	// Required. Where relying parties reach `listen.http`, such as `http://pki.fleet.example`: http, for a TLS certificate
+	// there would itself have to be looked up there. It goes into certificates, and those that are out keep the old one.
+	PublicURL string `yaml:"public_url"`
+	// Where the server listens.
+	Listen ListenConfig `yaml:"listen"`
+	// The PKCS#11 token that holds the issuing keys.
+	Token TokenConfig `yaml:"token"`
+	// What certificates say, by the name of the profile. These come beside the default profiles, which are below; one with
+	// a default profile's name takes its place, whole. An identity has the profile named like its kind, unless
+	// `brevet identity create --profile` says another.
 	Profiles map[string]ca.ProfileConfig `yaml:"profiles"`
-	Log      LogConfig                   `yaml:"log"`
+	// How the server logs, to standard error.
+	Log LogConfig `yaml:"log"`
 }
 
 // ListenConfig says where the server listens.
 type ListenConfig struct {
-	GRPC string `yaml:"grpc"` // default :7443
-	HTTP string `yaml:"http"` // default :7080
-	// Operations serves metrics (/metrics), liveness (/livez) and readiness (/readyz), unencrypted and for anybody who
-	// reaches it (default 127.0.0.1:7090).
+	// The address of gRPC, for devices, workloads and operators, over mutual TLS: `host:port`, or `:port` for every
+	// address of the machine. The port is 1 to 65535.
+	GRPC string `yaml:"grpc"`
+	// The address of OCSP, CRLs and CA certificates, for relying parties, unencrypted: `host:port` or `:port`.
+	HTTP string `yaml:"http"`
+	// The address of metrics (`/metrics`), liveness (`/livez`) and readiness (`/readyz`), unencrypted and for anybody who
+	// reaches it: `host:port` or `:port`, or `""` for none.
 	Operations string `yaml:"operations"`
 }
 
 // TokenConfig says where the issuing keys are.
 type TokenConfig struct {
-	// Module is the PKCS#11 library (default: SoftHSM, where the system keeps it).
+	// The path of the PKCS#11 library, such as `/usr/lib/softhsm/libsofthsm2.so`. Left out, it is SoftHSM, where the
+	// system keeps it.
 	Module string `yaml:"module"`
-	// Label or Serial names the token.
-	Label  string `yaml:"label"`
+	// The token, by its label. One of this and `token.serial` is required, and not both.
+	Label string `yaml:"label"`
+	// The token, by its serial number, where two have one label. One of this and `token.label` is required, and not both.
 	Serial string `yaml:"serial"`
-	// PINFile holds the PIN, readable by the server alone (default: the systemd credential "pin").
+	// The file with the PIN, of mode 0600, or 0640 for the service's group. Left out, it is the systemd credential
+	// `pin`, and where there is none, the terminal asks.
 	PINFile string `yaml:"pin_file"`
-	// Sessions is how many signatures may be in the token at once.
+	// How many signatures may be in the token at once, 1 to 256. More than the token can work on at once gains nothing;
+	// `brevet bench token` measures it.
 	Sessions int `yaml:"sessions"`
 }
 
 // LogConfig says how the process logs.
 type LogConfig struct {
-	Format string `yaml:"format"` // text or json
-	Level  string `yaml:"level"`  // debug, info, warn or error
+	// `text` or `json`.
+	Format config.LogFormat `yaml:"format"`
+	// The least that is logged: `debug`, `info`, `warn` or `error`.
+	Level config.LogLevel `yaml:"level"`
+}
+
+// defaultConfig is what holds where the file says nothing.
+func defaultConfig() Config {
+	return Config{
+		Listen: ListenConfig{GRPC: ":7443", HTTP: ":7080", Operations: "127.0.0.1:7090"},
+		Token:  TokenConfig{Sessions: hsm.DefaultSessions},
+		Log:    LogConfig{Format: config.LogText},
+	}
 }
 
 func configFlag(cmd *cobra.Command) {
@@ -97,7 +128,7 @@ func loadConfig(cmd *cobra.Command) (Config, error) {
 
 // readConfig decodes a configuration file; a syntax error names its line.
 func readConfig(path string) (Config, error) {
-	c := Config{Listen: ListenConfig{GRPC: ":7443", HTTP: ":7080", Operations: "127.0.0.1:7090"}, Log: LogConfig{Format: "text", Level: "info"}}
+	c := defaultConfig()
 	err := config.Load(path, &c)
 	var wrong *config.Error
 	if errors.As(err, &wrong) {
@@ -112,37 +143,91 @@ func readConfig(path string) (Config, error) {
 	return c, nil
 }
 
+// check looks at every value, and sets what follows from others. Errors begin with the key.
 func (c *Config) check() error {
-	if _, err := pki.ParseTrustDomain(c.TrustDomain); err != nil {
-		return fmt.Errorf("trust_domain: %w", err)
-	}
-	if !filepath.IsAbs(c.Directory) {
-		return fmt.Errorf("directory: %q is not an absolute path", c.Directory)
-	}
-	if len(c.Names) == 0 {
-		return errors.New("names: name at least one DNS name or IP address that clients reach the server by")
-	}
-	u, err := url.Parse(c.PublicURL)
-	if err != nil || u.Scheme != "http" || u.Host == "" {
-		return fmt.Errorf("public_url: %q is not an http:// URL", c.PublicURL)
-	}
-	_, port, err := net.SplitHostPort(c.Listen.GRPC)
-	if err != nil {
-		return fmt.Errorf("listen.grpc: %w", err)
-	}
-	if _, _, err := net.SplitHostPort(c.Listen.HTTP); err != nil {
-		return fmt.Errorf("listen.http: %w", err)
-	}
-	if c.Listen.Operations != "" {
-		if _, _, err := net.SplitHostPort(c.Listen.Operations); err != nil {
-			return fmt.Errorf("listen.operations: %w", err)
+	for _, k := range []struct {
+		key   string
+		check func() error
+	}{
+		{"trust_domain", c.checkTrustDomain}, {"directory", c.checkDirectory}, {"names", c.checkNames}, {"public_url", c.checkPublicURL},
+		{"listen.grpc", func() error { return checkListen(c.Listen.GRPC) }},
+		{"listen.http", func() error { return checkListen(c.Listen.HTTP) }},
+		{"listen.operations", c.checkOperations}, {"address", c.checkAddress}, {"token", c.Token.checkName},
+		{"token.sessions", c.Token.checkSessions},
+	} {
+		if err := k.check(); err != nil {
+			return fmt.Errorf("%s: %w", k.key, err)
 		}
 	}
+	_, err := c.profiles()
+	return err
+}
+
+func (c *Config) checkTrustDomain() error {
+	_, err := pki.ParseTrustDomain(c.TrustDomain)
+	return err
+}
+
+func (c *Config) checkDirectory() error {
+	if !filepath.IsAbs(c.Directory) {
+		return fmt.Errorf("%q is not an absolute path", c.Directory)
+	}
+	return nil
+}
+
+func (c *Config) checkNames() error {
+	if len(c.Names) == 0 {
+		return errors.New("name at least one DNS name or IP address that clients reach the server by")
+	}
+	return server.CheckNames(c.Names)
+}
+
+func (c *Config) checkPublicURL() error {
+	u, err := url.Parse(c.PublicURL)
+	if err != nil || u.Scheme != "http" || u.Hostname() == "" || u.User != nil || strings.ContainsAny(c.PublicURL, "?#") {
+		return fmt.Errorf("%q is not an http:// URL with a host, such as http://pki.fleet.example", c.PublicURL)
+	}
+	return nil
+}
+
+func (c *Config) checkOperations() error {
+	if c.Listen.Operations == "" {
+		return nil
+	}
+	return checkListen(c.Listen.Operations)
+}
+
+// checkListen looks at the form; whether the address is this machine's shows when it is listened on.
+func checkListen(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
+		return fmt.Errorf("%q is no address to listen on: write host:port, such as 127.0.0.1:7443 or :7443", address)
+	}
+	return nil
+}
+
+// checkAddress comes after names and listen.grpc, which it takes its default from.
+func (c *Config) checkAddress() error {
 	if c.Address == "" {
+		_, port, err := net.SplitHostPort(c.Listen.GRPC)
+		if err != nil {
+			return err
+		}
 		c.Address = net.JoinHostPort(c.Names[0], port)
 	}
-	if (c.Token.Label == "") == (c.Token.Serial == "") {
-		return errors.New("token: set one of label and serial")
+	return enroll.CheckServer(c.Address)
+}
+
+func (c TokenConfig) checkName() error {
+	if (c.Label == "") == (c.Serial == "") {
+		return errors.New("set one of label and serial")
+	}
+	return nil
+}
+
+func (c TokenConfig) checkSessions() error {
+	if c.Sessions < 1 || c.Sessions > hsm.MaxSessions {
+		return fmt.Errorf("%d is out of range: use 1 to %d", c.Sessions, hsm.MaxSessions)
 	}
 	return nil
 }
@@ -165,20 +250,18 @@ func (c *Config) profiles() (map[string]*ca.Profile, error) {
 	return profiles, nil
 }
 
+// pin reads the token's PIN from where the configuration says.
+func (c *Config) pin() (hsm.PIN, error) {
+	pin, err := readPIN(c.Token.PINFile)
+	if err != nil {
+		return pin, fmt.Errorf("token.pin_file: %w", err)
+	}
+	return pin, nil
+}
+
 // logger writes to standard error, as the configuration says.
-func (c *Config) logger(cmd *cobra.Command) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
-		return nil, &usage{fmt.Sprintf("log.level: %q: use debug, info, warn or error", c.Log.Level)}
-	}
-	opts := &slog.HandlerOptions{Level: level}
-	switch c.Log.Format {
-	case "text":
-		return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), opts)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), opts)), nil
-	}
-	return nil, &usage{fmt.Sprintf("log.format: %q: use text or json", c.Log.Format)}
+func (c *Config) logger(cmd *cobra.Command) *slog.Logger {
+	return c.Log.Format.Logger(cmd.ErrOrStderr(), c.Log.Level)
 }
 
 // module returns the PKCS#11 library of a configuration or flag, or SoftHSM's.

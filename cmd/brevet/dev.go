@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/brevet-pki/brevet/ca/ceremony"
+	"github.com/brevet-pki/brevet/cmd/internal/config"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
@@ -106,11 +108,7 @@ func (d dev) run(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
-	log, err := c.logger(cmd)
-	if err != nil {
-		return err
-	}
-	n, err := openNode(ctx, c, pin, log)
+	n, err := openNode(ctx, c, pin, c.logger(cmd))
 	if err != nil {
 		return err
 	}
@@ -263,12 +261,11 @@ func (d dev) config() (Config, hsm.PIN, error) {
 	if err != nil {
 		return Config{}, pin, err
 	}
-	c := Config{
-		TrustDomain: issuing.PermittedURIDomains[0], Directory: d.dir, Names: []string{"localhost", "127.0.0.1", "::1"},
-		Address: net.JoinHostPort("localhost", port), PublicURL: "http://" + d.http,
-		Listen: ListenConfig{GRPC: d.grpc, HTTP: d.http}, Token: TokenConfig{Label: devLabel},
-		Log: LogConfig{Format: "text", Level: "warn"},
-	}
+	c := defaultConfig()
+	c.TrustDomain, c.Directory, c.Names = issuing.PermittedURIDomains[0], d.dir, []string{"localhost", "127.0.0.1", "::1"}
+	c.Address, c.PublicURL = net.JoinHostPort("localhost", port), "http://"+d.http
+	c.Listen = ListenConfig{GRPC: d.grpc, HTTP: d.http}
+	c.Token.Label, c.Log.Level = devLabel, config.LogLevel(slog.LevelWarn)
 	err = c.check()
 	return c, pin, err
 }

@@ -32,16 +32,12 @@ func newServe() *cobra.Command {
 }
 
 func serve(cmd *cobra.Command, c Config, check bool) (err error) {
-	log, err := c.logger(cmd)
-	if err != nil {
-		return err
-	}
-	pin, err := readPIN(c.Token.PINFile)
+	pin, err := c.pin()
 	if err != nil {
 		return err
 	}
 	ctx := cmd.Context()
-	n, err := openNode(ctx, c, pin, log)
+	n, err := openNode(ctx, c, pin, c.logger(cmd))
 	if err != nil {
 		return err
 	}

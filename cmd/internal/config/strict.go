@@ -119,7 +119,7 @@ func checkDuration(n *yaml.Node, path string) error {
 
 // checkScalar has yaml decode one value by itself, so that the error can name its key.
 func checkScalar(n *yaml.Node, t reflect.Type, path string) error {
-	wants := map[reflect.Kind]string{reflect.Bool: "true or false", reflect.String: "a text"}[t.Kind()]
+	wants := map[reflect.Kind]string{reflect.Bool: "true or false", reflect.String: "a text", reflect.Int: "a whole number", reflect.Float64: "a number"}[t.Kind()]
 	if wants == "" {
 		wants = "a " + t.Kind().String()
 	}

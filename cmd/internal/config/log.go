@@ -1,0 +1,54 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+)
+
+// LogFormat is how log records are written.
+type LogFormat string
+
+// The formats.
+const (
+	LogText LogFormat = "text"
+	LogJSON LogFormat = "json"
+)
+
+// UnmarshalText reads text or json.
+func (f *LogFormat) UnmarshalText(text []byte) error {
+	switch name := LogFormat(text); name {
+	case LogText, LogJSON:
+		*f = name
+		return nil
+	default:
+		return fmt.Errorf("%q is no format: use text or json", text)
+	}
+}
+
+// Logger returns a logger that writes records of a level and above.
+func (f LogFormat) Logger(w io.Writer, least LogLevel) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: slog.Level(least)}
+	if f == LogJSON {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// LogLevel is one of slog's levels, without those between. The zero value is info.
+type LogLevel slog.Level
+
+// UnmarshalText reads debug, info, warn or error.
+func (l *LogLevel) UnmarshalText(text []byte) error {
+	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
+		if LogLevel(level).String() == string(text) {
+			*l = LogLevel(level)
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is no level: use debug, info, warn or error", text)
+}
+
+// String returns the name that UnmarshalText reads.
+func (l LogLevel) String() string { return strings.ToLower(slog.Level(l).String()) }
