@@ -5,10 +5,8 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -62,6 +60,7 @@ type Authority struct {
 	current  pki.IssuerID
 	profiles map[string]*Profile
 	lints    map[pki.IssuerID]understudy
+	layouts  map[layoutOf]*layout
 	clock    func() time.Time
 	meter    Meter
 	writer   *writer
@@ -74,7 +73,7 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 		return nil, errors.New("ca: no issuing CA is installed: run brevet ceremony install")
 	}
 	a := &Authority{
-		issuers: map[pki.IssuerID]Issuer{}, lints: map[pki.IssuerID]understudy{},
+		issuers: map[pki.IssuerID]Issuer{}, lints: map[pki.IssuerID]understudy{}, layouts: map[layoutOf]*layout{},
 		profiles: c.Profiles, clock: c.Clock, meter: c.Meter,
 	}
 	for _, iss := range c.Issuers {
@@ -89,10 +88,8 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 		return nil, fmt.Errorf("ca: the issuing CA %s is not valid at %s: check the clock, or install the next CA generation",
 			cur.Subject, now.UTC().Format(time.RFC3339))
 	}
-	for _, p := range c.Profiles {
-		if err := a.lints[a.current].lintProfile(p, now); err != nil {
-			return nil, err
-		}
+	if err := a.layOut(now); err != nil {
+		return nil, err
 	}
 	w, err := newWriter(ctx, c)
 	if err != nil {
@@ -100,6 +97,35 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	}
 	a.writer = w
 	return a, nil
+}
+
+// layoutOf names a layout.
+type layoutOf struct {
+	issuer  pki.IssuerID
+	profile *Profile
+}
+
+// layOut prepares what each CA that is valid now may issue, and lints what the current one will.
+func (a *Authority) layOut(now time.Time) error {
+	for id, u := range a.lints {
+		if now.After(u.issuer.Certificate.NotAfter) || now.Before(u.issuer.Certificate.NotBefore) {
+			continue // it issues nothing
+		}
+		for _, p := range a.profiles {
+			l, err := u.layout(p, now)
+			if err != nil {
+				return err
+			}
+			a.layouts[layoutOf{id, p}] = l
+			if id != a.current {
+				continue
+			}
+			if err := u.lintProfile(p, l, now); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Issuer returns an issuing CA by its ID, and whether there is one.
@@ -122,12 +148,13 @@ func (a *Authority) Profile(name string) (*Profile, error) {
 
 // Draft is a certificate before its signature, and what must still hold when it is recorded. It is issued once.
 type Draft struct {
-	issuer   Issuer
-	template *x509.Certificate
-	key      crypto.PublicKey
-	item     *item
-	record   Record
-	used     atomic.Bool
+	issuer  Issuer
+	layout  *layout
+	tbs     []byte // TBSCertificate
+	message []byte // what the key signs of it
+	item    *item
+	record  Record
+	used    atomic.Bool
 }
 
 // Draft builds the certificate of a request from its profile and a fresh serial, or returns the *pki.Refusal of what the
@@ -156,24 +183,37 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 	if err != nil {
 		return nil, err
 	}
+	l := a.layouts[layoutOf{req.Issuer, p}]
+	if l == nil { // it was not valid yet when this process started
+		return nil, &unavailable{what: "the issuing CA " + iss.Certificate.Subject.String() + " was not valid when this server started: restart it"}
+	}
+	tbs, err := l.tbs(template)
+	if err != nil {
+		return nil, fmt.Errorf("ca: write the certificate of %s: %w", req.Identity, err)
+	}
 	if p.lintEach {
-		if err := a.lints[req.Issuer].lint(template, req.Key); err != nil {
+		if err := a.lints[req.Issuer].lint(l, tbs); err != nil {
 			return nil, err
 		}
 	}
-	key, err := pki.HashKey(req.Key)
-	if err != nil {
-		return nil, err
-	}
-	ref := pki.CertRef{Issuer: req.Issuer, Serial: serial}
+	message, ref := l.message(tbs), pki.CertRef{Issuer: req.Issuer, Serial: serial}
 	return &Draft{
-		issuer: iss, template: template, key: req.Key,
-		item: newItem(IntentItem{Ref: ref, NotAfter: template.NotAfter}),
+		issuer: iss, layout: l, tbs: tbs, message: message,
+		item: newItem(IntentItem{Ref: ref, Digest: digestOf(message, l.hash), NotAfter: template.NotAfter}),
 		record: Record{
-			Ref: ref, Identity: req.Identity, Profile: req.Profile, KeyHash: key, NotBefore: template.NotBefore,
-			NotAfter: template.NotAfter, RequestID: req.RequestID, Actor: req.Actor, Guard: req.Guard,
+			Ref: ref, Identity: req.Identity, Profile: req.Profile, KeyHash: pki.HashSPKI(template.RawSubjectPublicKeyInfo),
+			NotBefore: template.NotBefore, NotAfter: template.NotAfter, RequestID: req.RequestID, Actor: req.Actor, Guard: req.Guard,
 		},
 	}, nil
+}
+
+// digestOf is what an intent keeps of a message: for Ed25519, which signs the message itself, its SHA-256.
+func digestOf(message []byte, hash crypto.Hash) []byte {
+	if hash != 0 {
+		return message
+	}
+	sum := sha256.Sum256(message)
+	return sum[:]
 }
 
 // Issue signs one certificate and returns it once it is on record: one draft in, one certificate or one typed error
@@ -190,23 +230,33 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 		return Certificate{}, err
 	}
 	defer release()
-	// 4 and 5. CreateCertificate hands the digest to the one-shot signer, which waits for the durable intent and then
-	// has the token sign, once. CreateCertificate verifies the signature it got.
-	s := &oneShot{ctx: ctx, writer: a.writer, meter: a.meter, issuer: d.issuer, item: d.item}
-	der, err := x509.CreateCertificate(rand.Reader, d.template, d.issuer.Certificate, d.key, s)
+	// 4. The intent is durable before the key is used.
+	begun := time.Now()
+	err = a.writer.announce(ctx, d.item)
+	announced := time.Now()
+	a.meter.Step(StepIntent, announced.Sub(begun), err)
+	if err != nil {
+		a.writer.abandon(d.item)
+		return Certificate{}, err
+	}
+	// 5. The token signs once, and what it gave is checked.
+	signature, err := d.layout.sign(d.issuer.Certificate, d.issuer.Signer, d.tbs, d.message)
+	signed := time.Now()
+	a.meter.Step(StepSign, signed.Sub(announced), err)
+	if err == nil {
+		d.record.DER, err = d.layout.certificate(d.tbs, signature)
+	}
 	if err != nil {
 		a.writer.abandon(d.item)
 		return Certificate{}, signingError(err)
 	}
 	// 6. The record, with the guards checked again, is made durable; 7. only then is the certificate released.
-	d.record.DER = der
-	signed := time.Now()
 	err = a.writer.record(ctx, d.item, d.record)
 	a.meter.Step(StepRecord, time.Since(signed), err)
 	if err != nil {
 		return Certificate{}, err
 	}
-	return Certificate{Ref: d.record.Ref, DER: der, NotAfter: d.record.NotAfter}, nil
+	return Certificate{Ref: d.record.Ref, DER: d.record.DER, NotAfter: d.record.NotAfter}, nil
 }
 
 func drawSerial(now time.Time) (pki.Serial, error) {
@@ -217,43 +267,7 @@ func drawSerial(now time.Time) (pki.Serial, error) {
 	return pki.MakeSerial(now, random)
 }
 
-// oneShot is the crypto.Signer of one certificate: it announces the digest, waits for the intent, and signs once.
-type oneShot struct {
-	ctx    context.Context //nolint:containedctx // crypto.Signer has no context, and this one lives for one call
-	writer *writer
-	meter  Meter
-	issuer Issuer
-	item   *item
-	used   bool
-}
-
-// Public returns the issuing CA's public key.
-func (s *oneShot) Public() crypto.PublicKey { return s.issuer.Signer.Public() }
-
-// Sign signs the certificate after its intent is durable. A second call is refused.
-func (s *oneShot) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	if s.used {
-		return nil, errors.New("ca: this signer has signed its one certificate")
-	}
-	s.used = true
-	s.item.intent.Digest = digest
-	if opts.HashFunc() == 0 {
-		sum := sha256.Sum256(digest)
-		s.item.intent.Digest = sum[:]
-	}
-	begun := time.Now()
-	err := s.writer.announce(s.ctx, s.item)
-	announced := time.Now()
-	s.meter.Step(StepIntent, announced.Sub(begun), err)
-	if err != nil {
-		return nil, err
-	}
-	signature, err := s.issuer.Signer.Sign(random, digest, opts)
-	s.meter.Step(StepSign, time.Since(announced), err)
-	return signature, err
-}
-
-// signingError keeps typed errors and makes a temporary one of what the token or CreateCertificate said otherwise.
+// signingError keeps typed errors and makes a temporary one of what the token said otherwise.
 func signingError(err error) error {
 	var u *unavailable
 	if errors.As(err, &u) || errors.Is(err, ErrFenced) {

@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -41,7 +40,8 @@ func CommonName(id pki.SPIFFEID) string {
 	return ""
 }
 
-// template lays out the certificate: everything in it comes from the profile, the identity and the issuer, but the key.
+// template says what the certificate holds: everything in it comes from the profile, the identity and the issuer, but the
+// key, which is in RawSubjectPublicKeyInfo.
 func (p *Profile) template(iss Issuer, req Request, serial pki.Serial, now time.Time) (*x509.Certificate, error) {
 	if err := p.checkNames(req.Names); err != nil {
 		return nil, err
@@ -53,14 +53,19 @@ func (p *Profile) template(iss Issuer, req Request, serial pki.Serial, now time.
 	if err != nil {
 		return nil, err
 	}
-	ski, err := subjectKeyID(req.Key)
+	spki, err := x509.MarshalPKIXPublicKey(req.Key)
+	if err != nil {
+		return nil, unencodable()
+	}
+	ski, err := subjectKeyID(spki)
 	if err != nil {
 		return nil, err
 	}
 	t := &x509.Certificate{
 		SerialNumber: serial.Int(), NotBefore: notBefore, NotAfter: notAfter,
 		Subject: pkix.Name{CommonName: CommonName(req.Identity)}, SubjectKeyId: ski,
-		URIs: []*url.URL{req.Identity.URL()}, DNSNames: req.Names.DNS,
+		RawSubjectPublicKeyInfo: spki,
+		URIs:                    []*url.URL{req.Identity.URL()}, DNSNames: req.Names.DNS,
 		KeyUsage: p.keyUsage, ExtKeyUsage: p.extKeyUsage, BasicConstraintsValid: true,
 	}
 	for _, ip := range req.Names.IPs {
@@ -121,14 +126,16 @@ func (p *Profile) checkNames(n Names) error {
 }
 
 // subjectKeyID is the leftmost 160 bits of the SHA-256 of the public key's bits (RFC 7093 §2, method 1).
-func subjectKeyID(pub crypto.PublicKey) ([]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(pub)
-	info := cryptobyte.String(der)
+func subjectKeyID(spki []byte) ([]byte, error) {
+	info := cryptobyte.String(spki)
 	var bits cryptobyte.String
-	if err != nil || !info.ReadASN1(&info, cbasn1.SEQUENCE) || !info.SkipASN1(cbasn1.SEQUENCE) ||
-		!info.ReadASN1(&bits, cbasn1.BIT_STRING) || !bits.Skip(1) {
-		return nil, pki.Refuse(pki.RuleKeyType, "use a P-256 key", "the key cannot be encoded")
+	if !info.ReadASN1(&info, cbasn1.SEQUENCE) || !info.SkipASN1(cbasn1.SEQUENCE) || !info.ReadASN1(&bits, cbasn1.BIT_STRING) || !bits.Skip(1) {
+		return nil, unencodable()
 	}
 	sum := sha256.Sum256(bits)
 	return sum[:20], nil
+}
+
+func unencodable() *pki.Refusal {
+	return pki.Refuse(pki.RuleKeyType, "use a P-256 key", "the key cannot be encoded")
 }

@@ -46,11 +46,38 @@ func throwaway(like crypto.PublicKey) (crypto.Signer, error) {
 	}
 }
 
-// lint signs a template with the throwaway key and holds it against zlint.
-func (u understudy) lint(template *x509.Certificate, pub crypto.PublicKey) error {
+// layout makes the layout of a profile's certificates, from a sample that crypto/x509 makes.
+func (u understudy) layout(p *Profile, now time.Time) (*layout, error) {
+	pub, err := sampleKey(p.keys[0])
+	if err != nil {
+		return nil, err
+	}
+	template, err := u.sample(p, p.sampleNames(), pub, p.lifetime, now)
+	if err != nil {
+		return nil, err
+	}
 	parent := *u.issuer.Certificate
 	parent.PublicKey = u.key.Public() // CreateCertificate verifies what it signed with the parent's key
 	der, err := x509.CreateCertificate(rand.Reader, template, &parent, pub, u.key)
+	if err != nil {
+		return nil, fmt.Errorf("ca: sign a sample of profile %s: %w", p.name, err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("ca: read a sample of profile %s: %w", p.name, err)
+	}
+	return newLayout(template, cert)
+}
+
+// lint signs a TBSCertificate with the throwaway key and holds the certificate against zlint.
+func (u understudy) lint(l *layout, tbs []byte) error {
+	parent := *u.issuer.Certificate
+	parent.PublicKey = u.key.Public()
+	signature, err := l.sign(&parent, u.key, tbs, l.message(tbs))
+	if err != nil {
+		return fmt.Errorf("ca: sign a sample: %w", err)
+	}
+	der, err := l.certificate(tbs, signature)
 	if err != nil {
 		return fmt.Errorf("ca: sign a sample: %w", err)
 	}
@@ -60,21 +87,39 @@ func (u understudy) lint(template *x509.Certificate, pub crypto.PublicKey) error
 	return nil
 }
 
-// lintProfile lints samples of what a profile can issue: each kind of key, with and without the names it allows, at
-// its default and its longest lifetime.
-func (u understudy) lintProfile(p *Profile, now time.Time) error {
-	id, err := pki.ParseSPIFFEID("spiffe://sample.invalid/device/sample")
-	if err != nil {
-		return err
-	}
-	full := Names{}
+// sampleNames are one of each kind of name that the profile allows.
+func (p *Profile) sampleNames() Names {
+	n := Names{}
 	if p.dnsNames != forbidden {
-		full.DNS = []string{"sample.example.com"}
+		n.DNS = []string{"sample.example.com"}
 	}
 	if p.ipAddresses != forbidden {
-		full.IPs = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+		n.IPs = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 	}
-	variants := []Names{full}
+	return n
+}
+
+// sample is the template of a certificate for nobody.
+func (u understudy) sample(p *Profile, n Names, pub crypto.PublicKey, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
+	id, err := pki.ParseSPIFFEID("spiffe://sample.invalid/device/sample")
+	if err != nil {
+		return nil, err
+	}
+	serial, err := pki.MakeSerial(now, [pki.SerialRandomSize]byte{1})
+	if err != nil {
+		return nil, err
+	}
+	template, err := p.template(u.issuer, Request{Identity: id, Names: n, Key: pub, Lifetime: lifetime}, serial, now)
+	if err != nil {
+		return nil, fmt.Errorf("profile %s: %w", p.name, err)
+	}
+	return template, nil
+}
+
+// lintProfile lints samples of what a profile can issue: each kind of key, with and without the names it allows, at
+// its default and its longest lifetime.
+func (u understudy) lintProfile(p *Profile, l *layout, now time.Time) error {
+	variants := []Names{p.sampleNames()}
 	if p.dnsNames != required && p.ipAddresses != required {
 		variants = append(variants, Names{})
 	}
@@ -85,15 +130,15 @@ func (u understudy) lintProfile(p *Profile, now time.Time) error {
 		}
 		for _, n := range variants {
 			for _, lifetime := range []time.Duration{p.lifetime, p.maxLifetime} {
-				serial, err := pki.MakeSerial(now, [pki.SerialRandomSize]byte{1})
+				template, err := u.sample(p, n, pub, lifetime, now)
 				if err != nil {
 					return err
 				}
-				template, err := p.template(u.issuer, Request{Identity: id, Names: n, Key: pub, Lifetime: lifetime}, serial, now)
+				tbs, err := l.tbs(template)
 				if err != nil {
-					return fmt.Errorf("profile %s: %w", p.name, err)
+					return err
 				}
-				if err := u.lint(template, pub); err != nil {
+				if err := u.lint(l, tbs); err != nil {
 					return fmt.Errorf("profile %s: %w", p.name, err)
 				}
 			}

@@ -123,9 +123,15 @@ func (w *world) register(t testing.TB, path string) ra.Identity {
 // open starts an Authority on the world's store, or on a journal that wraps it.
 func (w *world) open(t testing.TB, journal ca.Journal) *ca.Authority {
 	t.Helper()
+	return w.openAt(t, journal, time.Now)
+}
+
+// openAt starts one with a clock of its own.
+func (w *world) openAt(t testing.TB, journal ca.Journal, clock func() time.Time) *ca.Authority {
+	t.Helper()
 	a, err := ca.New(t.Context(), ca.Config{
 		Issuers: []ca.Issuer{w.issuer}, Profiles: profiles(t), Journal: journal, Observer: w.observed, Meter: unmetered{},
-		Clock: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Clock: clock, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -78,8 +78,8 @@ type writer struct {
 	lost    atomic.Bool // as fenced, for everybody
 
 	// Owned by the goroutine of run.
-	waiting  []*item  // arrived, not yet announced
-	complete []*batch // announced, with no open item, not yet settled
+	waiting  []*item       // arrived, not yet announced
+	complete []*batch      // announced, with no open item, not yet settled
 	signed   int           // certificates that were signed or given up, and wait for their batch to be settled
 	took     time.Duration // by the last transaction
 	fenced   bool

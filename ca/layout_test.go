@@ -1,0 +1,141 @@
+package ca_test
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Every certificate is, octet for octet, what crypto/x509 makes of what it reads in it.
+func TestCertificatesAreLaidOutAsByX509(t *testing.T) {
+	w := newWorld(t)
+	a := w.open(t, w.store.CA())
+	defer shut(t, a)
+	// A key is one identity's, so each gets its own; an RSA key that looks like one is as good as one that took a second.
+	keys := []func(*testing.T) crypto.PublicKey{
+		func(t *testing.T) crypto.PublicKey { return newKey(t, elliptic.P256()).Public() },
+		func(t *testing.T) crypto.PublicKey { return newKey(t, elliptic.P384()).Public() },
+		func(t *testing.T) crypto.PublicKey { return newEd25519(t) },
+		func(t *testing.T) crypto.PublicKey { return newModulus(t) },
+	}
+	n := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		n++
+		path := rapid.SampledFrom([]string{"a", "a_b/C.d-1", strings.Repeat("x", 64), strings.Repeat("long/", 20) + "x"}).Draw(rt, "path")
+		id := w.register(t, fmt.Sprintf("%s/%d", path, n))
+		key := rapid.SampledFrom(keys).Draw(rt, "key")(t)
+		req := ca.Request{
+			RequestID: requestID(t), Identity: id.ID, Profile: "device", Key: key,
+			Lifetime: time.Duration(rapid.IntRange(0, 30*24*3600).Draw(rt, "lifetime")) * time.Second,
+			Actor:    pki.ActorIdentity(id.ID),
+		}
+		for i := range rapid.IntRange(0, 3).Draw(rt, "DNS names") {
+			req.Names.DNS = append(req.Names.DNS, fmt.Sprintf("n%d.fleet.example", i))
+		}
+		for _, ip := range []string{"192.0.2.1", "2001:db8::1"}[:rapid.IntRange(0, 2).Draw(rt, "addresses")] {
+			req.Names.IPs = append(req.Names.IPs, netip.MustParseAddr(ip))
+		}
+		req.Guard = pki.Guard{Identity: id.ID, Generation: id.Generation, Key: hashKey(t, key)}
+		c, err := issue(t.Context(), a, req)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		sameAsX509(rt, c.DER, w.issuer.Certificate)
+	})
+}
+
+// Times from 2050 on are written in another form (RFC 5280 §4.1.2.5).
+func TestCertificatesOfALaterCentury(t *testing.T) {
+	for _, at := range []time.Time{
+		time.Date(2049, 12, 31, 23, 59, 58, 0, time.UTC), time.Date(2049, 12, 31, 23, 0, 0, 0, time.UTC), time.Date(2050, 1, 1, 0, 0, 1, 0, time.UTC),
+	} {
+		w := newWorld(t)
+		long := *w.issuer.Certificate
+		long.NotAfter = at.AddDate(10, 0, 0)
+		w.issuer.Certificate = &long
+		a := w.openAt(t, w.store.CA(), func() time.Time { return at })
+		req := w.request(t)
+		req.Lifetime = time.Hour
+		c, err := issue(t.Context(), a, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sameAsX509(t, c.DER, w.issuer.Certificate)
+		shut(t, a)
+	}
+}
+
+// sameAsX509 has crypto/x509 make the certificate anew from what it reads in it.
+func sameAsX509(t rapid.TB, der []byte, parent *x509.Certificate) {
+	t.Helper()
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatalf("%x does not parse: %v", der, err)
+	}
+	if err := cert.CheckSignatureFrom(parent); err != nil {
+		t.Fatal(err)
+	}
+	template := *cert
+	template.RawSubject = nil // to be encoded anew
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signs := *parent
+	signs.PublicKey = key.Public()
+	again, err := x509.CreateCertificate(rand.Reader, &template, &signs, cert.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := x509.ParseCertificate(again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(cert.RawTBSCertificate, want.RawTBSCertificate) {
+		t.Fatalf("the certificate is\n%x\nand crypto/x509 makes\n%x", cert.RawTBSCertificate, want.RawTBSCertificate)
+	}
+}
+
+func hashKey(t testing.TB, pub crypto.PublicKey) pki.KeyHash {
+	t.Helper()
+	h, err := pki.HashKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func newEd25519(t testing.TB) ed25519.PublicKey {
+	t.Helper()
+	pub, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pub
+}
+
+func newModulus(t testing.TB) *rsa.PublicKey {
+	t.Helper()
+	one, err := rand.Prime(rand.Reader, 512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := new(big.Int).Lsh(one, 3072-512) // 3072 bits, and odd with the next line
+	return &rsa.PublicKey{N: n.Add(n, one), E: 65537}
+}
