@@ -151,12 +151,13 @@ func (a *Authority) Issue(ctx context.Context, req Request) (Certificate, error)
 	}
 	// 6. The record, with the guards checked again, is made durable; 7. only then is the certificate released.
 	d.record.DER = der
-	signed := time.Now()
+	recorded := a.meter.Begin(ctx, StepRecord)
 	err = a.writer.record(ctx, d.item, d.record)
-	a.meter.Step(StepRecord, time.Since(signed), err)
+	recorded(err)
 	if err != nil {
 		return Certificate{}, err
 	}
+	a.meter.Issued(req.Profile)
 	return Certificate{Ref: d.record.Ref, DER: der, NotAfter: d.record.NotAfter}, nil
 }
 
@@ -244,15 +245,15 @@ func (s *oneShot) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) 
 		sum := sha256.Sum256(digest)
 		s.item.intent.Digest = sum[:]
 	}
-	begun := time.Now()
+	announced := s.meter.Begin(s.ctx, StepIntent)
 	err := s.writer.announce(s.ctx, s.item)
-	announced := time.Now()
-	s.meter.Step(StepIntent, announced.Sub(begun), err)
+	announced(err)
 	if err != nil {
 		return nil, err
 	}
+	signed := s.meter.Begin(s.ctx, StepSign)
 	signature, err := s.issuer.Signer.Sign(random, digest, opts)
-	s.meter.Step(StepSign, time.Since(announced), err)
+	signed(err)
 	return signature, err
 }
 

@@ -135,7 +135,8 @@ func (w *world) open(t testing.TB, journal ca.Journal) *ca.Authority {
 
 type unmetered struct{}
 
-func (unmetered) Step(ca.Step, time.Duration, error) {}
+func (unmetered) Begin(context.Context, ca.Step) func(error) { return func(error) {} }
+func (unmetered) Issued(string)                              {}
 
 func shut(t testing.TB, a *ca.Authority) {
 	t.Helper()

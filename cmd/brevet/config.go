@@ -37,6 +37,7 @@ type Config struct {
 	// Profiles adds profiles, or takes the place of default ones with the same name.
 	Profiles map[string]ca.ProfileConfig `yaml:"profiles"`
 	Log      LogConfig                   `yaml:"log"`
+	Traces   TracesConfig                `yaml:"traces"`
 }
 
 // ListenConfig says where the server listens.
@@ -65,6 +66,30 @@ type TokenConfig struct {
 type LogConfig struct {
 	Format string `yaml:"format"` // text or json
 	Level  string `yaml:"level"`  // debug, info, warn or error
+}
+
+// TracesConfig says where OpenTelemetry traces of gRPC calls go. Without it there are none.
+type TracesConfig struct {
+	// Endpoint is the URL of a collector that takes OTLP over gRPC, host and port included: http://127.0.0.1:4317 in
+	// clear, https://collector.example:4317 with TLS and the system's roots. Empty means no traces (default: empty).
+	Endpoint string `yaml:"endpoint"`
+	// Share is how many of the calls are traced, from 0, none, to 1, all of them (default: 1). Callers have no say in it.
+	Share float64 `yaml:"share"`
+}
+
+// check refuses what the exporter would take for something else, or connect to only later.
+func (c TracesConfig) check() error {
+	if c.Share < 0 || c.Share > 1 {
+		return fmt.Errorf("traces.share: %v is not between 0 and 1", c.Share)
+	}
+	if c.Endpoint == "" {
+		return nil
+	}
+	u, err := url.Parse(c.Endpoint)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Port() == "" || u.Path != "" || u.User != nil {
+		return fmt.Errorf("traces.endpoint: %q: write it like http://127.0.0.1:4317", c.Endpoint)
+	}
+	return nil
 }
 
 func configFlag(cmd *cobra.Command) {
@@ -97,7 +122,10 @@ func loadConfig(cmd *cobra.Command) (Config, error) {
 
 // readConfig decodes a configuration file; a syntax error names its line.
 func readConfig(path string) (Config, error) {
-	c := Config{Listen: ListenConfig{GRPC: ":7443", HTTP: ":7080", Operations: "127.0.0.1:7090"}, Log: LogConfig{Format: "text", Level: "info"}}
+	c := Config{
+		Listen: ListenConfig{GRPC: ":7443", HTTP: ":7080", Operations: "127.0.0.1:7090"},
+		Log:    LogConfig{Format: "text", Level: "info"}, Traces: TracesConfig{Share: 1},
+	}
 	err := config.Load(path, &c)
 	var wrong *config.Error
 	if errors.As(err, &wrong) {
@@ -144,7 +172,7 @@ func (c *Config) check() error {
 	if (c.Token.Label == "") == (c.Token.Serial == "") {
 		return errors.New("token: set one of label and serial")
 	}
-	return nil
+	return c.Traces.check()
 }
 
 // profiles returns the default profiles with the configuration's own in their place or beside them.
