@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/x509"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,7 +31,8 @@ func newGauges() gauges {
 		tokenFailures: g("brevet_token_failures", "Failures of the token since it last worked."),
 		connections:   g("brevet_connections_limit", "Connections that can be open on each of the ports grpc and http."),
 		expiry: g("brevet_expiry_timestamp_seconds",
-			"When what the CA lives on ends, as Unix time: CA certificates, CRLs, the server's certificate, OCSP delegates.", "kind", "name"),
+			"When what the CA lives on ends, as Unix time: certificates of the issuing CA, of its root and those between, of "+
+				"earlier issuing CAs; CRLs; the server's certificate; OCSP delegates (va).", "kind", "name"),
 		current: g("brevet_statuses_current_timestamp_seconds", "When the responder last knew every status, as Unix time."),
 		crl:     g("brevet_crl_this_update_timestamp_seconds", "When the published CRL was signed, as Unix time.", "name"),
 		log:     g("brevet_log_entries", "Entries of the log, by how far they have come: written, sequenced or archived.", "in"),
@@ -94,13 +96,16 @@ func bit(b bool) float64 {
 	return 0
 }
 
-// expiries are of everything that the CA lives on.
+// expiries are of everything that the CA lives on. An earlier CA that has expired is over, and so is its CRL.
 func (r *reading) expiries(ctx context.Context) {
-	names := map[pki.IssuerID]string{}
+	names, now := map[pki.IssuerID]string{}, r.config.Clock()
 	for _, c := range r.config.Authorities {
-		id := pki.IssuerOf(c)
+		kind, id := r.kindOf(c), pki.IssuerOf(c)
+		if kind == "earlier" && now.After(c.NotAfter) {
+			continue
+		}
 		names[id] = c.Subject.String() + " " + id.Short()
-		r.at(r.gauges.expiry, c.NotAfter, "ca", names[id])
+		r.at(r.gauges.expiry, c.NotAfter, kind, names[id])
 	}
 	for kind, certs := range r.ownCertificates() {
 		for _, c := range certs {
@@ -112,8 +117,25 @@ func (r *reading) expiries(ctx context.Context) {
 		r.failures++
 	}
 	for _, c := range crls {
-		r.at(r.gauges.expiry, c.NextUpdate, "crl", names[c.Issuer])
-		r.at(r.gauges.crl, c.ThisUpdate, names[c.Issuer])
+		if name, living := names[c.Issuer]; living {
+			r.at(r.gauges.expiry, c.NextUpdate, "crl", name)
+			r.at(r.gauges.crl, c.ThisUpdate, name)
+		}
+	}
+}
+
+// kindOf says what a CA is to the one that issues now.
+func (s *Server) kindOf(c *x509.Certificate) string {
+	current := s.authority.Current()
+	switch {
+	case c.Equal(current.Certificate):
+		return "issuing"
+	case c.Equal(current.Root):
+		return "root"
+	case slices.ContainsFunc(current.Chain, c.Equal):
+		return "intermediate"
+	default:
+		return "earlier"
 	}
 }
 

@@ -83,7 +83,8 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 	now := float64(w.Clock.Now().Unix())
 	name := w.Issuing.Subject.String() + " " + pki.IssuerOf(w.Issuing).Short()
 	for _, series := range []string{
-		`brevet_expiry_timestamp_seconds{kind="ca",name="` + name + `"}`,
+		`brevet_expiry_timestamp_seconds{kind="issuing",name="` + name + `"}`,
+		`brevet_expiry_timestamp_seconds{kind="root",name="` + w.Root.Subject.String() + " " + pki.IssuerOf(w.Root).Short() + `"}`,
 		`brevet_expiry_timestamp_seconds{kind="crl",name="` + name + `"}`,
 		`brevet_expiry_timestamp_seconds{kind="server",name="spiffe://` + servertest.TrustDomain + `/brevet/server"}`,
 		`brevet_expiry_timestamp_seconds{kind="va",name="spiffe://` + servertest.TrustDomain + `/brevet/va/` + pki.IssuerOf(w.Issuing).Short() + `"}`,
