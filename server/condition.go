@@ -129,7 +129,7 @@ func (s *Server) writable(now time.Time) error {
 	}
 	switch free, err := s.config.Disk.Free(); {
 	case err != nil:
-		return errors.New("the store cannot be written: its file system is read-only, or its files are not the server's")
+		return errors.New("the store cannot be written: its file is gone, not the server's, or on a file system that is read-only")
 	case free < leastRoom:
 		return fmt.Errorf("the disk is full: less than %d MiB are free", leastRoom>>20)
 	}

@@ -149,3 +149,25 @@ func TestADiskThatTakesNothing(t *testing.T) {
 	w.Disk.Protect(false)
 	unready(t, w, "")
 }
+
+func TestAStoreThatAnotherProcessTookOver(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	req := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/1"), false), servertest.Key(t))
+	if _, _, err := w.Stores.CA.Begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Caller(t, nil).Enroll(t.Context(), req); err == nil {
+		t.Error("a process that is fenced issues")
+	}
+	for _, probe := range []string{"/livez", "/readyz"} {
+		if code, body := ask(t, w, probe); code != http.StatusServiceUnavailable || !strings.Contains(body, "another process") {
+			t.Errorf("%s: %d %s", probe, code, body)
+		}
+	}
+	if _, text := ask(t, w, "/metrics"); metric(t, text, "brevet_fenced") != 1 {
+		t.Error("brevet_fenced is not 1")
+	}
+	w.Restart(t, servertest.Options{})
+	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t)
+}
