@@ -30,6 +30,7 @@ type Meter interface {
 
 type unmetered struct{}
 
+// Answered implements Meter.
 func (unmetered) Answered(Outcome) {}
 
 func outcomeOf(singles []ocsp.Single) Outcome {
