@@ -72,7 +72,7 @@ func (t *tracing) serverOptions() []grpc.ServerOption {
 	}
 	return []grpc.ServerOption{grpc.StatsHandler(otelgrpc.NewServerHandler(
 		otelgrpc.WithTracerProvider(t.provider), otelgrpc.WithMeterProvider(meternoop.NewMeterProvider()),
-		otelgrpc.WithPropagators(parent{}), otelgrpc.WithPublicEndpoint(), otelgrpc.WithFilter(traced),
+		otelgrpc.WithPropagators(propagation.TraceContext{}), otelgrpc.WithPublicEndpoint(), otelgrpc.WithFilter(traced),
 	))}
 }
 
@@ -80,15 +80,6 @@ func (t *tracing) serverOptions() []grpc.ServerOption {
 func traced(info *stats.RPCTagInfo) bool {
 	_, known := access[info.FullMethodName]
 	return known && strings.HasPrefix(info.FullMethodName, "/brevet.v1.")
-}
-
-// parent reads the traceparent of W3C Trace Context and leaves its tracestate, which is free text, alone.
-type parent struct{ propagation.TraceContext }
-
-// Extract implements propagation.TextMapPropagator.
-func (p parent) Extract(ctx context.Context, carrier propagation.TextMapCarrier) context.Context {
-	sc := trace.SpanContextFromContext(p.TraceContext.Extract(ctx, carrier))
-	return trace.ContextWithRemoteSpanContext(ctx, sc.WithTraceState(trace.TraceState{}))
 }
 
 // step traces a step of issuing where its call is traced.

@@ -13,6 +13,7 @@ import (
 	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
@@ -90,8 +91,12 @@ func TestCallsAreTraced(t *testing.T) {
 	_, err := device.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
 	_ = device.Conn.Invoke(t.Context(), "/brevet.v1.EnrollmentService/MadeUp", &brevetv1.EnrollRequest{}, &brevetv1.EnrollResponse{})
+	servertest.Must(healthv1.NewHealthClient(device.Conn).Check(t.Context(), &healthv1.HealthCheckRequest{}))(t)
 	w.StopServer(t) // which sends what is left
 
+	if probes := c.named("grpc.health.v1.Health/Check"); len(probes) > 0 {
+		t.Errorf("probes are traced: %v", probes)
+	}
 	calls := c.named("brevet.v1.EnrollmentService/Enroll")
 	call := calls[len(calls)-1] // the operator's came first
 	if len(call.GetParentSpanId()) != 0 || hex.EncodeToString(call.GetTraceId()) == callersTrace {
