@@ -231,18 +231,17 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 	}
 	defer release()
 	// 4. The intent is durable before the key is used.
-	begun := time.Now()
+	end := a.meter.Begin(ctx, StepIntent)
 	err = a.writer.announce(ctx, d.item)
-	announced := time.Now()
-	a.meter.Step(StepIntent, announced.Sub(begun), err)
+	end(err)
 	if err != nil {
 		a.writer.abandon(d.item)
 		return Certificate{}, err
 	}
 	// 5. The token signs once, and what it gave is checked.
+	end = a.meter.Begin(ctx, StepSign)
 	signature, err := d.layout.sign(d.issuer.Certificate, d.issuer.Signer, d.tbs, d.message)
-	signed := time.Now()
-	a.meter.Step(StepSign, signed.Sub(announced), err)
+	end(err)
 	if err == nil {
 		d.record.DER, err = d.layout.certificate(d.tbs, signature)
 	}
@@ -251,11 +250,13 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 		return Certificate{}, signingError(err)
 	}
 	// 6. The record, with the guards checked again, is made durable; 7. only then is the certificate released.
+	end = a.meter.Begin(ctx, StepRecord)
 	err = a.writer.record(ctx, d.item, d.record)
-	a.meter.Step(StepRecord, time.Since(signed), err)
+	end(err)
 	if err != nil {
 		return Certificate{}, err
 	}
+	a.meter.Issued(d.record.Profile)
 	return Certificate{Ref: d.record.Ref, DER: d.record.DER, NotAfter: d.record.NotAfter}, nil
 }
 

@@ -1,6 +1,6 @@
 package ca
 
-import "time"
+import "context"
 
 // Step is a part of issuing a certificate that can take long.
 type Step string
@@ -12,8 +12,15 @@ const (
 	StepRecord Step = "record"
 )
 
-// Meter is told how long each step of each certificate took, and whether it failed. It must not block, and is safe for
+// Steps are all steps, in their order.
+func Steps() []Step { return []Step{StepIntent, StepSign, StepRecord} }
+
+// Meter is told of the steps of each certificate, and of the certificates. It must not block, and is safe for
 // concurrent use.
 type Meter interface {
-	Step(step Step, took time.Duration, err error)
+	// Begin is told that a step begins, in the context of the call that it belongs to. The function that it returns is
+	// called once, when the step has ended, with what it failed with.
+	Begin(ctx context.Context, step Step) (end func(err error))
+	// Issued is told of a certificate that is on record, and of its profile.
+	Issued(profile string)
 }

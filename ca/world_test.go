@@ -141,7 +141,8 @@ func (w *world) openAt(t testing.TB, journal ca.Journal, clock func() time.Time)
 
 type unmetered struct{}
 
-func (unmetered) Step(ca.Step, time.Duration, error) {}
+func (unmetered) Begin(context.Context, ca.Step) func(error) { return func(error) {} }
+func (unmetered) Issued(string)                              {}
 
 func shut(t testing.TB, a *ca.Authority) {
 	t.Helper()

@@ -92,6 +92,8 @@ survey() {
 	missing 3 'have pkcs11-tool' opensc opensc opensc opensc 'looks into the token with code that is not ours'
 	missing 3 have_gnutls gnutls-bin gnutls-utils gnutls-utils gnutls \
 		'a second opinion on certificates, CRLs and OCSP: certtool, ocsptool'
+	missing 3 'have promtool' prometheus golang-github-prometheus prometheus prometheus \
+		'promtool, which checks the alert rules and the dashboard'
 	missing 3 'have systemd-analyze' systemd systemd systemd '' 'rates how the service files confine what they start'
 }
 
@@ -136,13 +138,33 @@ apt() {
 		apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"
 }
 
+# Debian has promtool in the package of the Prometheus server, which starts when it is installed. So the one program is
+# taken out of the package, and the package is not installed.
+take_promtool() {
+	dir=$(mktemp -d) || return 1
+	status=0
+	(cd "$dir" && apt -o APT::Sandbox::User=root download prometheus) &&
+		as_root sh -c 'dpkg-deb --fsys-tarfile "$1"/prometheus_*.deb | tar -x -C "$1" ./usr/bin/promtool &&
+			install -m 0755 "$1/usr/bin/promtool" /usr/local/bin/promtool' sh "$dir" || status=1
+	as_root rm -rf "$dir"
+	return "$status"
+}
+
 install_missing() {
 	have apt-get || by_hand 'there is no apt-get here'
 	as_root true || by_hand 'installing packages takes root, or sudo'
 	say "installing with apt-get:$debian"
 	apt update || fail 'the package lists could not be refreshed; trying with those that are there'
+	packages=''
+	for package in $debian; do
+		if [ "$package" = prometheus ]; then
+			take_promtool || by_hand 'promtool could not be taken out of its package'
+		else
+			packages="$packages $package"
+		fi
+	done
 	# shellcheck disable=SC2086 # a list of package names, one word each
-	apt install -y --no-install-recommends $debian || by_hand 'apt-get could not install everything'
+	[ -z "$packages" ] || apt install -y --no-install-recommends $packages || by_hand 'apt-get could not install everything'
 	survey
 	if [ -n "$debian" ]; then by_hand 'something is missing still'; fi
 }

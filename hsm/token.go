@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -98,6 +99,8 @@ type Token struct {
 	beginDone sync.Once
 	closing   sync.Mutex // serialises Close
 	released  bool       // guarded by closing
+
+	failures atomic.Int64 // those of brake, for readers that must not wait for mu
 
 	mu      sync.Mutex  // guards what follows; held across a login
 	current *attachment // the login in the newest generation this token has entered
@@ -257,6 +260,7 @@ func (t *Token) distrust(gen uint64, err error) {
 func (t *Token) distrustLocked(gen uint64, err error) {
 	t.stale = max(t.stale, gen)
 	t.brake.trip(time.Now(), err)
+	t.failures.Store(int64(t.brake.failures))
 }
 
 // settle records how a call in generation gen ended. Of the calls that one fault fails
@@ -268,6 +272,7 @@ func (t *Token) settle(gen uint64, err error) {
 	case gen <= t.stale:
 	case err == nil:
 		t.brake.reset()
+		t.failures.Store(0)
 	case classify(err) == classDevice:
 		t.distrustLocked(gen, err)
 	}

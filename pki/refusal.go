@@ -3,6 +3,8 @@ package pki
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -104,6 +106,9 @@ var classes = map[Rule]Class{
 	RuleChanged: Conflicting, RuleRequestReused: Conflicting, RuleFinal: Conflicting,
 	RuleBusy: Overcrowded,
 }
+
+// Rules returns all rules, in the order of their names.
+func Rules() []Rule { return slices.Sorted(maps.Keys(classes)) }
 
 // Class returns the class of a rule; a rule that is not one of this package's is Malformed.
 func (r Rule) Class() Class {

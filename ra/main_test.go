@@ -49,7 +49,7 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 0, errors.Join(err, token.Close())
 	}
-	ground = servertest.Ground{Root: root, Issuing: issuing, Open: openStore}
+	ground = servertest.Ground{Root: root, Issuing: issuing, Token: hsm.Watched{Token: token, Keys: []*hsm.Key{issuing}}, Open: openStore}
 	if code = m.Run(); code != 0 {
 		return code, token.Close() // a test that fails leaves things behind
 	}

@@ -24,8 +24,9 @@ var codeOf = map[pki.Class]codes.Code{
 
 // answer turns what a handler returned, or panicked with, into the status that the caller sees.
 func (s *Server) answer(ctx context.Context, method string, begun time.Time, panicked any, err error) (answered error) {
-	defer func() { s.metrics.call(method, time.Since(begun), err, answered) }()
+	defer func() { s.metrics.call(method, time.Since(begun), err, answered); traceRefusal(ctx, err) }()
 	if panicked != nil {
+		s.metrics.failures.Inc()
 		s.log.ErrorContext(ctx, "a call panicked", "method", method, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
 		return status.Error(codes.Internal, "internal error: the server's log has the details")
 	}
@@ -34,6 +35,7 @@ func (s *Server) answer(ctx context.Context, method string, begun time.Time, pan
 	}
 	st, loud := statusOf(err)
 	if loud {
+		s.metrics.failures.Inc()
 		s.log.ErrorContext(ctx, "a call failed", "method", method, "error", err)
 	}
 	return st.Err()

@@ -2,69 +2,121 @@ package server
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// metrics is what the operations port tells about calls and issuance. Labels come from closed sets: RPCs, status codes,
-// rules and steps. Nothing a caller sends becomes one.
+// metrics is what the operations port tells about what happened since the start. Labels come from closed sets: RPCs,
+// status codes, rules, steps, profiles. Nothing a caller sends becomes one. What stands now is in gauges.go.
 type metrics struct {
-	registry *prometheus.Registry
-	calls    *prometheus.HistogramVec
-	refusals *prometheus.CounterVec
-	steps    *prometheus.HistogramVec
-	signing  *prometheus.CounterVec
+	registry   *prometheus.Registry
+	calls      *prometheus.HistogramVec
+	failures   prometheus.Counter
+	refusals   *prometheus.CounterVec
+	issued     *prometheus.CounterVec
+	signing    *prometheus.CounterVec
+	writes     *prometheus.CounterVec
+	writing    prometheus.Histogram
+	requests   *prometheus.HistogramVec
+	handshakes *prometheus.CounterVec
+	open       *prometheus.GaugeVec
+	steps      map[ca.Step]stepMetrics
+	answers    map[responder.Outcome]prometheus.Counter
 }
+
+// stepMetrics are those of one step, looked up once: every certificate takes each step.
+type stepMetrics struct {
+	took    prometheus.Observer
+	ongoing prometheus.Gauge
+}
+
+// Labels that code gives to what it counts.
+const (
+	resultOK     = "ok"
+	resultFailed = "failed"
+	portGRPC     = "grpc"
+	portHTTP     = "http"
+)
 
 // latencies reach from a signature in software to a token that hangs, in seconds.
 var latencies = prometheus.ExponentialBuckets(0.0005, 2, 15)
 
-func newMetrics() *metrics {
+func newMetrics(profiles map[string]*ca.Profile) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
-		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "brevet_call_seconds", Help: "Duration of gRPC calls, by RPC and status code.", Buckets: latencies,
-		}, []string{"rpc", "code"}),
-		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "brevet_refusals_total", Help: "Refused calls, by rule.",
-		}, []string{"rule"}),
-		steps: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "brevet_issue_step_seconds", Help: "Duration of the steps of issuing a certificate: intent, sign, record.", Buckets: latencies,
-		}, []string{"step"}),
-		signing: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "brevet_signatures_total", Help: "Certificate signatures asked of the token, by result: ok or failed.",
-		}, []string{"result"}),
+		calls:    histograms("brevet_call_seconds", "Duration of gRPC calls, by RPC and status code.", "rpc", "code"),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "brevet_call_failures_total", Help: "Calls that failed through the server's own fault.",
+		}),
+		refusals:   counters("brevet_refusals_total", "Refused calls, by rule.", "rule"),
+		issued:     counters("brevet_certificates_issued_total", "Certificates that are on record, by profile.", "profile"),
+		signing:    counters("brevet_signatures_total", "Certificate signatures asked of the token, by result: ok or failed.", "result"),
+		writes:     counters("brevet_journal_writes_total", "Transactions of the issuing pipeline, by result: ok or failed.", "result"),
+		requests:   histograms("brevet_http_request_seconds", "Duration of HTTP requests, by what was asked for and status code.", "for", "code"),
+		handshakes: counters("brevet_tls_handshakes_total", "TLS handshakes on the gRPC port, by result: ok or failed.", "result"),
+		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "brevet_connections_open", Help: "Connections that are open, by port: grpc or http.",
+		}, []string{"port"}),
+		writing: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "brevet_journal_write_seconds", Help: "Duration of the issuing pipeline's transactions.", Buckets: latencies,
+		}),
+		steps: map[ca.Step]stepMetrics{}, answers: map[responder.Outcome]prometheus.Counter{},
 	}
-	for _, result := range []string{"ok", "failed"} {
-		m.signing.WithLabelValues(result) // a rate needs a zero to start from
+	steps := histograms("brevet_issue_step_seconds", "Duration of the steps of issuing a certificate: intent, sign, record.", "step")
+	ongoing := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "brevet_issue_step_certificates", Help: "Certificates that are in a step of issuing: intent, sign, record.",
+	}, []string{"step"})
+	for _, s := range ca.Steps() {
+		m.steps[s] = stepMetrics{steps.WithLabelValues(string(s)), ongoing.WithLabelValues(string(s))}
 	}
-	m.registry.MustRegister(m.calls, m.refusals, m.steps, m.signing,
+	answers := counters("brevet_ocsp_answers_total", "OCSP responses, by what they say.", "outcome")
+	for _, o := range responder.Outcomes() {
+		m.answers[o] = answers.WithLabelValues(string(o))
+	}
+	m.fromZero(profiles)
+	m.registry.MustRegister(m.calls, m.failures, m.refusals, m.issued, m.signing, m.writes, m.writing, m.requests, m.handshakes, m.open,
+		steps, ongoing, answers,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-// step counts one step of issuing.
-func (m *metrics) step(step ca.Step, took time.Duration, err error) {
-	m.steps.WithLabelValues(string(step)).Observe(took.Seconds())
-	if step != ca.StepSign {
-		return
+func histograms(name, help string, labels ...string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: latencies}, labels)
+}
+
+func counters(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+}
+
+// fromZero makes series before anything is counted in them: a rate does not see what a series begins with.
+func (m *metrics) fromZero(profiles map[string]*ca.Profile) {
+	for _, result := range []string{resultOK, resultFailed} {
+		m.signing.WithLabelValues(result)
+		m.writes.WithLabelValues(result)
+		m.handshakes.WithLabelValues(result)
 	}
-	result := "ok"
-	if err != nil {
-		result = "failed"
+	for name := range profiles {
+		m.issued.WithLabelValues(name)
 	}
-	m.signing.WithLabelValues(result).Inc()
+	for _, rule := range pki.Rules() {
+		m.refusals.WithLabelValues(string(rule))
+	}
+	for _, port := range []string{portGRPC, portHTTP} {
+		m.open.WithLabelValues(port)
+	}
 }
 
 // call counts one finished call.
@@ -78,136 +130,71 @@ func (m *metrics) call(method string, took time.Duration, why error, answered er
 	}
 }
 
-// Gauges that are read when somebody asks.
-var (
-	inFlightDesc = prometheus.NewDesc("brevet_certificates_in_flight", "Certificates between draft and release.", nil, nil)
-	expiryDesc   = prometheus.NewDesc("brevet_expiry_timestamp_seconds",
-		"When what the CA lives on ends, as Unix time: CA certificates, CRLs, the server's certificate, OCSP delegates.", []string{"kind", "name"}, nil)
-	currentDesc = prometheus.NewDesc("brevet_statuses_current_timestamp_seconds",
-		"When the responder last knew every status, as Unix time.", nil, nil)
-	crlDesc  = prometheus.NewDesc("brevet_crl_this_update_timestamp_seconds", "When the published CRL was signed, as Unix time.", []string{"name"}, nil)
-	logDesc  = prometheus.NewDesc("brevet_log_entries", "Entries of the log, by how far they have come: sequenced or archived.", []string{"in"}, nil)
-	readDesc = prometheus.NewDesc("brevet_scrape_failures", "Parts of this answer that could not be read.", nil, nil)
-)
+func resultOf(err error) string {
+	if err != nil {
+		return resultFailed
+	}
+	return resultOK
+}
 
-// Describe implements prometheus.Collector.
-func (s *Server) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{inFlightDesc, expiryDesc, currentDesc, crlDesc, logDesc, readDesc} {
-		ch <- d
+// Answered implements responder.Meter.
+func (m *metrics) Answered(o responder.Outcome) {
+	if c := m.answers[o]; c != nil {
+		c.Inc()
 	}
 }
 
-// Collect implements prometheus.Collector.
-func (s *Server) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+// What the public port serves, by the beginning of the path.
+var publicPaths = []struct{ prefix, what string }{{"/ocsp", "ocsp"}, {"/crl/", "crl"}, {"/ca/", "ca"}, {"", "other"}}
+
+// public counts what a handler answers.
+func (m *metrics) public(next http.Handler) http.Handler {
+	counted := map[string]http.Handler{}
+	for _, s := range publicPaths {
+		counted[s.what] = promhttp.InstrumentHandlerDuration(m.requests.MustCurryWith(prometheus.Labels{"for": s.what}), next)
 	}
-	at := func(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
-	gauge(inFlightDesc, float64(s.authority.InFlight()))
-	gauge(currentDesc, at(s.responder.CurrentAt()))
-	names := map[pki.IssuerID]string{}
-	for _, c := range s.config.Authorities {
-		names[pki.IssuerOf(c)] = c.Subject.String()
-		gauge(expiryDesc, at(c.NotAfter), "ca", c.Subject.String()+" "+pki.IssuerOf(c).Short())
-	}
-	for kind, certs := range s.ownCertificates() {
-		for _, c := range certs {
-			gauge(expiryDesc, at(c.NotAfter), kind, pathOf(c))
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		for _, s := range publicPaths {
+			if strings.HasPrefix(q.URL.Path, s.prefix) {
+				counted[s.what].ServeHTTP(w, q)
+				return
+			}
 		}
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), scrapePatience)
-	defer cancel()
-	failures := 0.0
-	crls, err := s.config.Stores.Revocation.CRLs(ctx)
-	if err != nil {
-		failures++
-	}
-	for _, c := range crls {
-		name := names[c.Issuer] + " " + c.Issuer.Short()
-		gauge(expiryDesc, at(c.NextUpdate), "crl", name)
-		gauge(crlDesc, at(c.ThisUpdate), name)
-	}
-	head, err := s.config.Stores.Log.Head(ctx)
-	if err != nil {
-		failures++
-	} else {
-		gauge(logDesc, float64(head.Size), "sequenced")
-	}
-	gauge(logDesc, float64(s.config.Archive.Head().Size), "archived")
-	gauge(readDesc, failures)
+	})
 }
 
-// scrapePatience bounds what an answer on the operations port waits for the store.
-const scrapePatience = 2 * time.Second
-
-func (s *Server) ownCertificates() map[string][]*x509.Certificate {
-	own := map[string][]*x509.Certificate{}
-	if p := s.own.Pair(); p != nil {
-		own["server"] = append(own["server"], p.Certificate)
-	}
-	for _, d := range s.delegates {
-		if p := d.Pair(); p != nil {
-			own["va"] = append(own["va"], p.Certificate)
-		}
-	}
-	return own
+// countedTLS counts handshakes.
+type countedTLS struct {
+	credentials.TransportCredentials
+	metrics *metrics
 }
 
-func pathOf(c *x509.Certificate) string {
-	if len(c.URIs) == 0 {
-		return ""
-	}
-	return c.URIs[0].String()
+// ServerHandshake implements credentials.TransportCredentials.
+func (c countedTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
+	c.metrics.handshakes.WithLabelValues(resultOf(err)).Inc()
+	return conn, info, err
 }
 
-// operations serves the operations port: metrics, liveness and readiness.
-func (s *Server) operations() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { respond(w, s.alive()) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { respond(w, s.readiness(r.Context())) })
-	return mux
+// Clone implements credentials.TransportCredentials.
+func (c countedTLS) Clone() credentials.TransportCredentials {
+	return countedTLS{c.TransportCredentials.Clone(), c.metrics}
 }
 
-// alive returns what only a restart, or stopping the other process, mends.
-func (s *Server) alive() error {
-	if s.authority.Fenced() {
-		return ca.ErrFenced
-	}
-	return nil
+// journal counts what the issuing pipeline writes, and remembers when the store last took nothing.
+type journal struct {
+	ca.Journal
+	server *Server
 }
 
-// readiness returns what keeps this process from doing its work now.
-func (s *Server) readiness(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, scrapePatience)
-	defer cancel()
-	now := s.config.Clock()
-	err := s.alive()
-	if !s.serving.Load() {
-		err = errors.Join(err, errors.New("not serving: starting or stopping"))
+// Write implements ca.Journal.
+func (j journal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
+	begun := time.Now()
+	verdicts, err := j.Journal.Write(ctx, e, settle, announce)
+	j.server.metrics.writing.Observe(time.Since(begun).Seconds())
+	j.server.metrics.writes.WithLabelValues(resultOf(err)).Inc()
+	if !errors.Is(err, ca.ErrFenced) { // which is not the store's failure
+		j.server.store.note(err, j.server.config.Clock())
 	}
-	if age := now.Sub(s.responder.CurrentAt()); age > time.Minute {
-		err = errors.Join(err, errors.New("the responder has not heard from the store for over a minute"))
-	}
-	if p := s.own.Pair(); p == nil || p.Expired(now) {
-		err = errors.Join(err, errors.New("the server's own certificate has expired"))
-	}
-	if _, herr := s.config.Stores.Log.Head(ctx); herr != nil {
-		err = errors.Join(err, errors.New("the store cannot be read"))
-	}
-	if s.tokenFails.Load() {
-		err = errors.Join(err, errors.New("the token did not sign the last certificate"))
-	}
-	return err
-}
-
-// respond answers a probe: 200 with {"status":"ok"}, or 503 with the reasons, one in a line.
-func respond(w http.ResponseWriter, err error) {
-	w.Header().Set("Content-Type", "application/json")
-	answer := map[string]string{"status": "ok"}
-	if err != nil {
-		w.WriteHeader(http.StatusServiceUnavailable)
-		answer = map[string]string{"status": "unavailable", "reason": err.Error()}
-	}
-	_ = json.NewEncoder(w).Encode(answer) // whoever asked has gone
+	return verdicts, err
 }

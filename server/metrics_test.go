@@ -1,6 +1,8 @@
 package server_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"net/http"
 	"regexp"
@@ -50,6 +52,8 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	_, before := ask(t, w, "/metrics")
 	device := w.Enrolled(t, "device", "device/1")
+	w.OCSP(t, device.Certificate)
+	rejectsTheServer(t, w)
 	_, err := device.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
 	_, text := ask(t, w, "/metrics")
@@ -63,6 +67,14 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 		`brevet_issue_step_seconds_count{step="sign"}`:                                                       1,
 		`brevet_issue_step_seconds_count{step="record"}`:                                                     1,
 		`brevet_signatures_total{result="ok"}`:                                                               1,
+		`brevet_signatures_total{result="failed"}`:                                                           0,
+		`brevet_certificates_issued_total{profile="device"}`:                                                 1,
+		`brevet_journal_writes_total{result="failed"}`:                                                       0,
+		`brevet_tls_handshakes_total{result="failed"}`:                                                       1,
+		`brevet_tls_handshakes_total{result="ok"}`:                                                           3, // the operator, the newcomer, the device
+		`brevet_connections_open{port="grpc"}`:                                                               3,
+		`brevet_ocsp_answers_total{outcome="good"}`:                                                          1,
+		`brevet_http_request_seconds_count{code="200",for="ocsp"}`:                                           1,
 	} {
 		if got := grew(series); got != want {
 			t.Errorf("%s grew by %v, want %v", series, got, want)
@@ -71,7 +83,8 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 	now := float64(w.Clock.Now().Unix())
 	name := w.Issuing.Subject.String() + " " + pki.IssuerOf(w.Issuing).Short()
 	for _, series := range []string{
-		`brevet_expiry_timestamp_seconds{kind="ca",name="` + name + `"}`,
+		`brevet_expiry_timestamp_seconds{kind="issuing",name="` + name + `"}`,
+		`brevet_expiry_timestamp_seconds{kind="root",name="` + w.Root.Subject.String() + " " + pki.IssuerOf(w.Root).Short() + `"}`,
 		`brevet_expiry_timestamp_seconds{kind="crl",name="` + name + `"}`,
 		`brevet_expiry_timestamp_seconds{kind="server",name="spiffe://` + servertest.TrustDomain + `/brevet/server"}`,
 		`brevet_expiry_timestamp_seconds{kind="va",name="spiffe://` + servertest.TrustDomain + `/brevet/va/` + pki.IssuerOf(w.Issuing).Short() + `"}`,
@@ -80,45 +93,59 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 			t.Errorf("%s is %v, want a time after %v", series, at, now)
 		}
 	}
-	for series, want := range map[string]float64{"brevet_certificates_in_flight": 0, "brevet_scrape_failures": 0} {
+	for series, want := range map[string]float64{
+		"brevet_certificates_in_flight": 0, "brevet_scrape_failures": 0, "brevet_ready": 1, "brevet_fenced": 0,
+		"brevet_token_up": 1, "brevet_token_calls": 0, "brevet_token_sessions": 8, "brevet_token_failures": 0,
+		`brevet_issue_step_certificates{step="record"}`: 0, `brevet_file_bytes{file="archive"}`: 1,
+	} {
 		if got := metric(t, text, series); got != want {
 			t.Errorf("%s is %v, want %v", series, got, want)
 		}
+	}
+	if at := metric(t, text, `brevet_log_entries{in="written"}`); at < metric(t, text, `brevet_log_entries{in="archived"}`) || at < 5 {
+		t.Errorf("%v entries are written", at)
+	}
+	if metric(t, text, "brevet_journal_write_seconds_count") < 2 {
+		t.Error("a certificate takes two transactions")
 	}
 	if strings.Contains(text, "device/1") {
 		t.Error("a caller's identity became a label")
 	}
 }
 
-func TestProbesMeanSomething(t *testing.T) {
+// rejectsTheServer ends a handshake, as a client does that knows another root.
+func rejectsTheServer(t *testing.T, w *servertest.World) {
+	t.Helper()
+	conn, err := tls.Dial("tcp", w.GRPC, &tls.Config{MinVersion: tls.VersionTLS13, MaxVersion: tls.VersionTLS13, RootCAs: x509.NewCertPool(), ServerName: "localhost"})
+	if err == nil {
+		_ = conn.Close()
+		t.Fatal("a client without roots accepts the server")
+	}
+	for {
+		if _, text := ask(t, w, "/metrics"); metric(t, text, `brevet_tls_handshakes_total{result="failed"}`) > 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestCertificatesAreCountedInTheirStep(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
-	if code, body := ask(t, w, "/livez"); code != http.StatusOK {
-		t.Errorf("/livez: %d %s", code, body)
-	}
-	if code, body := ask(t, w, "/readyz"); code != http.StatusOK {
-		t.Errorf("/readyz: %d %s", code, body)
-	}
-	// An open call keeps the server stopping: it is alive then, and not ready.
-	arrived, release := store.Hold()
-	go func() { _, _ = w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}) }()
+	token, key := w.Token(t, w.Register(t, "device", "device/1"), false), servertest.Key(t)
+	arrived, release := store.HoldRecords()
+	done := make(chan struct{})
+	go func() { defer close(done); w.Enroll(t, token, key) }()
 	<-arrived
-	stopped := make(chan struct{})
-	go func() { w.StopServer(t); close(stopped) }()
-	for {
-		code, body := ask(t, w, "/readyz")
-		if code == http.StatusServiceUnavailable && strings.Contains(body, "not serving") {
-			break
+	_, text := ask(t, w, "/metrics")
+	for step, want := range map[string]float64{"intent": 0, "sign": 0, "record": 1} {
+		if got := metric(t, text, `brevet_issue_step_certificates{step="`+step+`"}`); got != want {
+			t.Errorf("%v certificates in the step %s, want %v", got, step, want)
 		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	if code, body := ask(t, w, "/livez"); code != http.StatusOK {
-		t.Errorf("/livez while stopping: %d %s", code, body)
 	}
 	release()
-	<-stopped
-	w.Serve(t, servertest.Options{Wrap: store.Wrap}) // for the judges
+	<-done
 }
 
 func TestOperationsPortServesNothingElse(t *testing.T) {

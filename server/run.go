@@ -34,13 +34,13 @@ const (
 )
 
 func (s *Server) newGRPC() *grpc.Server {
-	g := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(s.tlsConfig())),
+	g := grpc.NewServer(append(s.traces.serverOptions(),
+		grpc.Creds(countedTLS{credentials.NewTLS(s.tlsConfig()), s.metrics}),
 		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace, Time: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}),
-	)
+	)...)
 	brevetv1.RegisterEnrollmentServiceServer(g, &enrollment{registrar: s.registrar, authority: s.authority})
 	brevetv1.RegisterIdentityServiceServer(g, &identities{registrar: s.registrar, revocations: s.revocations, tokenText: s.tokenText})
 	brevetv1.RegisterCertificateServiceServer(g, &certificates{registrar: s.registrar, revocations: s.revocations})
@@ -81,21 +81,22 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.sequencer.Run(failed) })
 	group.Go(func() error { return s.responder.Follow(failed, s.config.Stores.Feed) })
 	group.Go(func() error { return s.revocations.Run(failed) })
+	group.Go(func() error { return s.watchToken(failed) })
 	agents, stopAgents := context.WithCancel(failed)
 	defer stopAgents()
 	for _, a := range append([]*enroll.Agent{s.own}, s.delegates...) {
 		group.Go(func() error { return s.keepEnrolled(agents, a) })
 	}
 	public := &http.Server{
-		Handler: s.responder.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second,
+		Handler: s.metrics.public(s.responder.Handler()), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second,
 		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return parts },
 	}
 	closeOperations := s.serveOperations(group)
 	if s.caughtUp(ctx, failed) {
-		group.Go(func() error { return s.grpc.Serve(netutil.LimitListener(s.config.GRPC, maxConnections)) })
+		group.Go(func() error { return s.grpc.Serve(s.limit(s.config.GRPC, portGRPC)) })
 		group.Go(func() error {
-			return unlessClosed(public.Serve(netutil.LimitListener(s.config.HTTP, maxConnections)))
+			return unlessClosed(public.Serve(s.limit(s.config.HTTP, portHTTP)))
 		})
 		s.serving.Store(true)
 		s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
@@ -114,6 +115,7 @@ func (s *Server) Run(ctx context.Context) error {
 	stopAgents()
 	err := s.stop(context.WithoutCancel(ctx), public)
 	stopParts()
+	s.traces.close(context.WithoutCancel(ctx), s.log)
 	closeOperations() // as late as can be: a server that stops answers probes, as one that is not ready
 	if werr := group.Wait(); werr != nil && !errors.Is(werr, context.Canceled) {
 		err = errors.Join(werr, err)
@@ -134,6 +136,11 @@ func (s *Server) serveOperations(group *errgroup.Group) (end func()) {
 		return unlessClosed(operations.Serve(netutil.LimitListener(s.config.Operations, maxProbes)))
 	})
 	return func() { _ = operations.Close() } // nobody is left to be told
+}
+
+// limit bounds the connections of a port, and counts them.
+func (s *Server) limit(l net.Listener, port string) net.Listener {
+	return countedListener{netutil.LimitListener(l, maxConnections), s.metrics.open.WithLabelValues(port)}
 }
 
 func unlessClosed(err error) error {

@@ -46,8 +46,12 @@ type Config struct {
 	Profiles    map[string]*ca.Profile
 	Stores      Stores
 	Archive     *translog.Archive
-	Clock       func() time.Time
-	Log         *slog.Logger
+	Token       Token
+	Disk        Disk
+	// Traces says where traces of calls go; the zero value is nowhere.
+	Traces Traces
+	Clock  func() time.Time
+	Log    *slog.Logger
 }
 
 // Stores are the views of the store that the server's parts ask for.
@@ -82,25 +86,41 @@ type Server struct {
 	closers     []io.Closer // the credential directories
 	ready       func()
 	metrics     *metrics
+	gauges      gauges
+	traces      *tracing
 	serving     atomic.Bool
-	tokenFails  atomic.Bool // the last certificate signature failed
+	token       lastTry // of signing certificates
+	store       lastTry // of writing the journal
 }
 
 // New puts the parts together, settles what an earlier process left behind, and brings the archive up to date. It
 // serves nothing yet. On an error, nothing is left running.
 func New(ctx context.Context, c Config) (*Server, error) {
-	s := &Server{config: c, log: c.Log, metrics: newMetrics()}
-	s.sequencer = translog.NewSequencer(c.Stores.Log, c.Archive, c.Log)
-	if err := s.sequencer.Reconcile(ctx); err != nil {
+	s := &Server{config: c, log: c.Log, metrics: newMetrics(c.Profiles), gauges: newGauges()}
+	var err error
+	if s.traces, err = newTracing(ctx, c.Traces, c.Log); err != nil {
 		return nil, err
 	}
-	var err error
-	if s.responder, err = responder.New(responder.Config{Clock: c.Clock, Log: c.Log}); err != nil {
+	if err := s.assemble(ctx, c); err != nil {
+		s.traces.close(ctx, c.Log)
 		return nil, err
+	}
+	return s, nil
+}
+
+// assemble makes the parts.
+func (s *Server) assemble(ctx context.Context, c Config) error {
+	s.sequencer = translog.NewSequencer(c.Stores.Log, c.Archive, c.Log)
+	if err := s.sequencer.Reconcile(ctx); err != nil {
+		return err
+	}
+	var err error
+	if s.responder, err = responder.New(responder.Config{Meter: s.metrics, Clock: c.Clock, Log: c.Log}); err != nil {
+		return err
 	}
 	for _, cert := range c.Authorities {
 		if err := s.responder.AddIssuer(cert); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	var signers []revocation.Issuer
@@ -112,13 +132,13 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		Sink: s.responder, Publisher: s.responder, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
-		Issuers: c.Issuers, Profiles: c.Profiles, Journal: c.Stores.CA, Observer: s.responder, Meter: s, Clock: c.Clock, Log: c.Log,
+		Issuers: c.Issuers, Profiles: c.Profiles, Journal: journal{c.Stores.CA, s}, Observer: s.responder, Meter: s, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.registrar = ra.New(ra.Config{
 		TrustDomain: c.TrustDomain, Records: c.Stores.RA, Issuer: s.authority, Superseder: superseder{s.revocations},
@@ -126,9 +146,9 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	})
 	s.gate = newGate(c, s.responder)
 	if err := s.prepare(ctx); err != nil {
-		return nil, errors.Join(err, s.Close(ctx))
+		return errors.Join(err, s.Close(ctx))
 	}
-	return s, nil
+	return nil
 }
 
 func newGate(c Config, st statuses) *gate {
@@ -177,6 +197,7 @@ func (s *Server) Close(ctx context.Context) error {
 	if s.registrar != nil {
 		s.registrar.Close(ctx)
 	}
+	s.traces.close(ctx, s.log)
 	return errors.Join(s.authority.Close(ctx), s.closeDirectories())
 }
 
@@ -213,13 +234,24 @@ func (s *Server) tokenText(secret pki.TokenSecret) string {
 	}.Text()
 }
 
-// Step implements ca.Meter.
-func (s *Server) Step(step ca.Step, took time.Duration, err error) {
-	if step == ca.StepSign {
-		s.tokenFails.Store(err != nil)
+// Begin implements ca.Meter.
+func (s *Server) Begin(ctx context.Context, step ca.Step) (end func(error)) {
+	begun, m := time.Now(), s.metrics.steps[step]
+	m.ongoing.Inc()
+	traced := s.traces.step(ctx, step)
+	return func(err error) {
+		traced(err)
+		m.ongoing.Dec()
+		m.took.Observe(time.Since(begun).Seconds())
+		if step == ca.StepSign {
+			s.metrics.signing.WithLabelValues(resultOf(err)).Inc()
+			s.token.note(err, s.config.Clock())
+		}
 	}
-	s.metrics.step(step, took, err)
 }
+
+// Issued implements ca.Meter.
+func (s *Server) Issued(profile string) { s.metrics.issued.WithLabelValues(profile).Inc() }
 
 // superseder revokes what an identity had before it enrolled anew.
 type superseder struct{ revocations *revocation.Authority }

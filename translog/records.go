@@ -24,6 +24,8 @@ type Records interface {
 	Sequence(ctx context.Context, limit int) ([]Sequenced, error)
 	// Head returns the end of the sequenced log.
 	Head(ctx context.Context) (Head, error)
+	// Written returns how many entries there are, those that wait for their places included.
+	Written(ctx context.Context) (uint64, error)
 	// Entries returns sequenced entries from an index on, in their order and without a gap: at least one where there
 	// is one, at most limit.
 	Entries(ctx context.Context, from uint64, limit int) ([]Sequenced, error)

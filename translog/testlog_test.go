@@ -63,6 +63,12 @@ func (m *memory) head() Head {
 	return Head{}
 }
 
+func (m *memory) Written(context.Context) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return uint64(len(m.sequenced) + len(m.waiting)), nil
+}
+
 func (m *memory) Sequence(_ context.Context, limit int) ([]Sequenced, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -50,6 +50,8 @@ type Config struct {
 	Profiles map[string]ca.ProfileConfig `yaml:"profiles"`
 	// How the server logs, to standard error.
 	Log LogConfig `yaml:"log"`
+	// OpenTelemetry traces of gRPC calls and of the steps of issuing. Without an endpoint there are none.
+	Traces TracesConfig `yaml:"traces"`
 }
 
 // ListenConfig says where the server listens.
@@ -95,7 +97,36 @@ func defaultConfig() Config {
 		Listen: ListenConfig{GRPC: ":7443", HTTP: ":7080", Operations: "127.0.0.1:7090"},
 		Token:  TokenConfig{Sessions: hsm.DefaultSessions},
 		Log:    LogConfig{Format: config.LogText},
+		Traces: TracesConfig{Share: 1},
 	}
+}
+
+// TracesConfig says where OpenTelemetry traces go.
+type TracesConfig struct {
+	// The URL of a collector that takes OTLP over gRPC, with host and port: `http://127.0.0.1:4317` in clear, or
+	// `https://collector.example:4317` with TLS and the system's roots. Left out, there are no traces.
+	Endpoint string `yaml:"endpoint"`
+	// How many of the calls are traced, from `0`, none, to `1`, all of them. Callers have no say in it.
+	Share float64 `yaml:"share"`
+}
+
+// checkEndpoint refuses what the exporter would take for something else, or connect to only later.
+func (c TracesConfig) checkEndpoint() error {
+	if c.Endpoint == "" {
+		return nil
+	}
+	u, err := url.Parse(c.Endpoint)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Port() == "" || u.Path != "" || u.User != nil {
+		return fmt.Errorf("%q: write it like http://127.0.0.1:4317", c.Endpoint)
+	}
+	return nil
+}
+
+func (c TracesConfig) checkShare() error {
+	if c.Share < 0 || c.Share > 1 {
+		return fmt.Errorf("%v is not between 0 and 1", c.Share)
+	}
+	return nil
 }
 
 func configFlag(cmd *cobra.Command) {
@@ -154,6 +185,7 @@ func (c *Config) check() error {
 		{"listen.http", func() error { return checkListen(c.Listen.HTTP) }},
 		{"listen.operations", c.checkOperations}, {"address", c.checkAddress}, {"token", c.Token.checkName},
 		{"token.sessions", c.Token.checkSessions},
+		{"traces.endpoint", c.Traces.checkEndpoint}, {"traces.share", c.Traces.checkShare},
 	} {
 		if err := k.check(); err != nil {
 			return fmt.Errorf("%s: %w", k.key, err)

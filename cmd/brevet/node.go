@@ -29,6 +29,7 @@ type node struct {
 	token   *hsm.Token
 	store   *sqlite.DB
 	archive *translog.Archive
+	keys    []*hsm.Key // those of the issuing CAs
 	closers []func() error
 }
 
@@ -118,6 +119,7 @@ func (n *node) issuers(ctx context.Context) (issuers []ca.Issuer, all []*x509.Ce
 		if err != nil {
 			return nil, nil, err
 		}
+		n.keys = append(n.keys, key)
 		issuers = append(issuers, iss)
 	}
 	if len(issuers) == 0 {
@@ -152,7 +154,8 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 		Stores: server.Stores{
 			CA: n.store.CA(), RA: n.store.RA(), Revocation: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
 		},
-		Archive: n.archive, Clock: time.Now, Log: n.log,
+		Archive: n.archive, Token: hsm.Watched{Token: n.token, Keys: n.keys}, Disk: n.config.volume(),
+		Traces: server.Traces{Endpoint: n.config.Traces.Endpoint, Share: n.config.Traces.Share}, Clock: time.Now, Log: n.log,
 	})
 }
 

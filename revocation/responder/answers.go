@@ -14,6 +14,7 @@ const maxAnswers = 1 << 17
 type answer struct {
 	der        []byte
 	etag       string
+	outcome    Outcome
 	signer     *ocsp.Signer
 	version    uint64
 	thisUpdate time.Time

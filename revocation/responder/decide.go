@@ -55,7 +55,10 @@ func (r *Responder) answer(q *ocsp.Request) (a *answer, shared bool, refusal ocs
 		if !d.holds() {
 			continue
 		}
-		a := &answer{der: der, etag: etag(der), signer: d.signer, version: d.versions[0], thisUpdate: d.thisUpdate, nextUpdate: d.nextUpdate}
+		a := &answer{
+			der: der, etag: etag(der), outcome: outcomeOf(d.response.Singles), signer: d.signer, version: d.versions[0],
+			thisUpdate: d.thisUpdate, nextUpdate: d.nextUpdate,
+		}
 		// Answers about what was never issued are not kept: there is no end of such serial numbers.
 		shared := alone && a.version != 0
 		if shared {

@@ -107,7 +107,7 @@ func (r *Responder) serveGET(w http.ResponseWriter, q *http.Request, encoded str
 	der, err := decodePath(encoded)
 	if err != nil {
 		header.Set("Cache-Control", "no-store")
-		writeOCSP(w, ocsp.MalformedRequest.DER())
+		writeOCSP(w, r.refuse(ocsp.MalformedRequest).DER())
 		return
 	}
 	a, shared, refusal := r.respond(der)
@@ -138,9 +138,20 @@ func (r *Responder) serveGET(w http.ResponseWriter, q *http.Request, encoded str
 func (r *Responder) respond(der []byte) (*answer, bool, ocsp.Refusal) {
 	q, err := ocsp.ParseRequest(der)
 	if err != nil {
-		return nil, false, ocsp.MalformedRequest
+		return nil, false, r.refuse(ocsp.MalformedRequest)
 	}
-	return r.answer(q)
+	a, shared, refusal := r.answer(q)
+	if refusal != 0 {
+		return nil, false, r.refuse(refusal)
+	}
+	r.meter.Answered(a.outcome)
+	return a, shared, 0
+}
+
+// refuse counts a refusal, and returns it.
+func (r *Responder) refuse(refusal ocsp.Refusal) ocsp.Refusal {
+	r.meter.Answered(outcomeOfRefusal(refusal))
+	return refusal
 }
 
 func writeOCSP(w http.ResponseWriter, der []byte) {

@@ -38,6 +38,7 @@ type Config struct {
 	// thisUpdate. A longer one bridges longer losses of the feed; a shorter one ends a revoked certificate's life in
 	// caches and staples sooner. At least twice MaxAge. Zero is DefaultStaleness.
 	Staleness time.Duration
+	Meter     Meter            // nil for none
 	Clock     func() time.Time // nil is time.Now
 	Log       *slog.Logger     // nil is slog.Default()
 }
@@ -46,6 +47,7 @@ type Config struct {
 type Responder struct {
 	maxAge    time.Duration
 	staleness time.Duration
+	meter     Meter
 	clock     func() time.Time
 	log       *slog.Logger
 
@@ -73,7 +75,7 @@ type issuer struct {
 // New makes a Responder that knows nothing yet, and answers tryLater until it has followed a feed to its end.
 func New(c Config) (*Responder, error) {
 	r := &Responder{
-		maxAge: c.MaxAge, staleness: c.Staleness, clock: c.Clock, log: c.Log,
+		maxAge: c.MaxAge, staleness: c.Staleness, meter: c.Meter, clock: c.Clock, log: c.Log,
 		signing: make(chan struct{}, maxSigning),
 		answers: answers{byID: map[string]*answer{}, limit: maxAnswers},
 		issuers: map[pki.IssuerID]*issuer{}, byHash: map[ocsp.IssuerHash]*issuer{}, byName: map[string]*issuer{},
@@ -87,6 +89,9 @@ func New(c Config) (*Responder, error) {
 	if r.maxAge < 0 || r.staleness < 2*r.maxAge || r.staleness < 2*time.Second {
 		return nil, fmt.Errorf("responder: a staleness limit of %v does not go with answers that caches keep for %v: "+
 			"make it at least twice that, and 2 s", r.staleness, r.maxAge)
+	}
+	if r.meter == nil {
+		r.meter = unmetered{}
 	}
 	if r.clock == nil {
 		r.clock = time.Now

@@ -43,6 +43,8 @@ const issuingLabel = "issuing"
 type Ground struct {
 	// Root and Issuing are keys in a token. Worlds share them.
 	Root, Issuing crypto.Signer
+	// Token is where the issuing key is.
+	Token server.Token
 	// Open opens the store at a path, or makes it.
 	Open func(ctx context.Context, path string) (Store, error)
 }
@@ -60,6 +62,10 @@ type Options struct {
 	Names []string
 	// Wrap comes between the server and its store, to make it fail.
 	Wrap func(server.Stores) server.Stores
+	// Token takes the place of the ground's, for whoever watches it. Nothing is signed by it.
+	Token server.Token
+	// Traces says where traces go.
+	Traces server.Traces
 }
 
 // World is a whole CA with a running server. Its methods may be called by many goroutines, Stop and Restart excepted.
@@ -67,6 +73,7 @@ type World struct {
 	Ground        Ground
 	Dir           string // of the store, the archive and the server's own credentials
 	Clock         *Clock
+	Disk          *Disk
 	Root, Issuing *x509.Certificate
 	RootCRL       []byte
 	Stores        server.Stores // without Options.Wrap
@@ -119,7 +126,7 @@ func (l *Log) String() string {
 // New builds a World and starts its server. When the test ends it is judged and stopped.
 func New(t testing.TB, g Ground, o Options) *World {
 	t.Helper()
-	w := &World{Ground: g, Dir: t.TempDir(), Clock: &Clock{}, Log: &Log{}}
+	w := &World{Ground: g, Dir: t.TempDir(), Clock: &Clock{}, Disk: &Disk{}, Log: &Log{}}
 	w.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // no connection outlives its answer
 	w.ceremony(t)
 	w.open(t)
@@ -195,12 +202,16 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	if o.Wrap != nil {
 		stores = o.Wrap(stores)
 	}
+	token := w.Ground.Token
+	if o.Token != nil {
+		token = o.Token
+	}
 	grpc, public, operations := listen(t), listen(t), listen(t)
 	return server.Config{
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), GRPC: grpc, HTTP: public, Operations: operations,
 		Issuers: []ca.Issuer{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
-		Stores: stores, Archive: w.archive, Clock: w.Clock.Now, Log: w.logger(),
+		Stores: stores, Archive: w.archive, Token: token, Disk: w.Disk, Traces: o.Traces, Clock: w.Clock.Now, Log: w.logger(),
 	}
 }
 

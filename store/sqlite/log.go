@@ -120,6 +120,15 @@ func (l *Log) Head(ctx context.Context) (translog.Head, error) {
 	return head, err
 }
 
+// Written returns how many entries there are, those included that wait for their place.
+func (l *Log) Written(ctx context.Context) (uint64, error) {
+	var written uint64
+	err := l.db.read(ctx, "count the log", func(ctx context.Context, tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(id), 0) FROM log`).Scan(&written) // ids have no gaps
+	})
+	return written, err
+}
+
 func readHead(ctx context.Context, tx *sql.Tx) (translog.Head, error) {
 	return scanHead(tx.QueryRowContext(ctx, `SELECT id, value FROM chain ORDER BY id DESC LIMIT 1`))
 }

@@ -56,6 +56,9 @@ func sequenceAndRead(t *testing.T, w *world) {
 	none, err := w.Log.Sequence(ctx, 10)
 	must(t, err)
 	mustEqual(t, "what an empty log sequences", len(none), 0)
+	nothing, err := w.Log.Written(ctx)
+	must(t, err)
+	mustEqual(t, "what is written in an empty log", nothing, uint64(0))
 	want := []string{"a", "b", "c", "d", "e"}
 	for _, detail := range want {
 		w.note(t, detail)
@@ -63,6 +66,9 @@ func sequenceAndRead(t *testing.T, w *world) {
 	unsequenced, err := w.Log.Entries(ctx, 1, 10)
 	must(t, err)
 	mustEqual(t, "the entries before they are sequenced", len(unsequenced), 0)
+	written, err := w.Log.Written(ctx)
+	must(t, err)
+	mustEqual(t, "the entries that are written", written, uint64(len(want)))
 
 	first, err := w.Log.Sequence(ctx, 2)
 	must(t, err)

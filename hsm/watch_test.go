@@ -1,0 +1,66 @@
+package hsm
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/miekg/pkcs11"
+)
+
+func TestProve(t *testing.T) {
+	b := newBench(t, "watched")
+	tok := b.open(t, b.config("watched"))
+	w := Watched{tok, []*Key{mustGenerate(t, tok, "one", P256), mustGenerate(t, tok, "two", P384)}}
+	if err := w.Prove(t.Context()); err != nil { // which finds the keys
+		t.Fatal(err)
+	}
+	before := b.count("Sign")
+	if err := w.Prove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.count("Sign") - before; n != 2 {
+		t.Errorf("two keys are proved with %d signatures", n)
+	}
+	b.inject(fault{call: "Sign", times: 1 << 20, err: pkcs11.Error(pkcs11.CKR_DEVICE_REMOVED)})
+	if err := w.Prove(t.Context()); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a token that is removed: %v", err)
+	}
+	if tok.Failures() == 0 {
+		t.Error("a failure does not count")
+	}
+	b.heal()
+	eventually(t, func() error { return w.Prove(t.Context()) })
+	if n := tok.Failures(); n != 0 {
+		t.Errorf("%d failures of a token that works", n)
+	}
+}
+
+// TestCallsThatHang: whoever watches does not wait where the token hangs, be it in a login.
+func TestCallsThatHang(t *testing.T) {
+	for _, call := range []string{"Sign", "Login"} {
+		t.Run(call, func(t *testing.T) {
+			b := newBench(t, "slow")
+			cfg := b.config("slow")
+			cfg.Sessions, cfg.Wait = 2, 100*time.Millisecond
+			tok := b.open(t, cfg)
+			k := mustGenerate(t, tok, "k", P256)
+			if now, most := tok.Calls(); now != 0 || most != 2 {
+				t.Errorf("%d calls of %d in an idle token", now, most)
+			}
+			release := b.stall(call)
+			b.inject(fault{call: "SignInit", times: 1, err: pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)})
+			if _, err := signed(k); !errors.Is(err, ErrBusy) {
+				t.Errorf("a call without an answer: %v", err)
+			}
+			if now, _ := tok.Calls(); now != 1 {
+				t.Errorf("%d calls in a token that hangs, want 1", now)
+			}
+			if n := tok.Failures(); n != 1 {
+				t.Errorf("%d failures, want 1", n)
+			}
+			release()
+			eventually(t, func() error { _, err := signed(k); return err })
+		})
+	}
+}

@@ -1,0 +1,60 @@
+package responder
+
+import "github.com/brevet-pki/brevet/revocation/ocsp"
+
+// Outcome is what an OCSP response says: the status of the one certificate that was asked about, or the name of RFC 6960
+// §4.2.1 for a response without one.
+type Outcome string
+
+// The outcomes. Several is a response about more certificates than one.
+const (
+	Good          Outcome = "good"
+	Revoked       Outcome = "revoked"
+	Unknown       Outcome = "unknown"
+	Several       Outcome = "several"
+	Malformed     Outcome = "malformedRequest"
+	InternalError Outcome = "internalError"
+	TryLater      Outcome = "tryLater"
+	Unauthorized  Outcome = "unauthorized"
+)
+
+// Outcomes are all outcomes.
+func Outcomes() []Outcome {
+	return []Outcome{Good, Revoked, Unknown, Several, Malformed, InternalError, TryLater, Unauthorized}
+}
+
+// Meter is told what each OCSP response says. It must not block, and is safe for concurrent use.
+type Meter interface {
+	Answered(o Outcome)
+}
+
+type unmetered struct{}
+
+// Answered implements Meter.
+func (unmetered) Answered(Outcome) {}
+
+func outcomeOf(singles []ocsp.Single) Outcome {
+	switch {
+	case len(singles) != 1:
+		return Several
+	case singles[0].Status == ocsp.Good:
+		return Good
+	case singles[0].Status == ocsp.Revoked:
+		return Revoked
+	default:
+		return Unknown
+	}
+}
+
+func outcomeOfRefusal(r ocsp.Refusal) Outcome {
+	switch r {
+	case ocsp.MalformedRequest:
+		return Malformed
+	case ocsp.TryLater:
+		return TryLater
+	case ocsp.Unauthorized:
+		return Unauthorized
+	default:
+		return InternalError
+	}
+}

@@ -1,0 +1,137 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+)
+
+// Token is the token of the issuing keys, for whoever watches it. Methods are safe for concurrent use.
+type Token interface {
+	// Prove has every issuing key sign something that attests nothing, and checks the signatures. It ends with ctx.
+	Prove(ctx context.Context) error
+	// Calls returns how many calls are in the token now, and how many there can be. It does not wait.
+	Calls() (now, most int)
+	// Failures returns how many failures there have been since the token last worked. It does not wait.
+	Failures() int
+}
+
+// Disk is where the store and the log's archive lie. Methods are safe for concurrent use.
+type Disk interface {
+	// Sizes returns the size in octets of each file, by a name from a closed set.
+	Sizes() map[string]int64
+	// Free returns how many octets there is room for, and an error where nothing can be written.
+	Free() (int64, error)
+}
+
+const (
+	// scrapePatience bounds what an answer on the operations port waits for the store.
+	scrapePatience = 2 * time.Second
+	// proveEvery is how often a token that nobody asks for signatures is asked for one.
+	proveEvery = 10 * time.Second
+	// storeDoubt is how long the server is not ready for after the store did not take a transaction. Where calls stay
+	// away meanwhile nothing would ever show that it takes them again.
+	storeDoubt = time.Minute
+	// leastRoom is what has to be free on the disk, in octets: a transaction, and the WAL file until it is taken in.
+	leastRoom = 64 << 20
+)
+
+// lastTry is how something went when it was last tried.
+type lastTry struct {
+	tried  atomic.Int64 // Unix time in nanoseconds
+	failed atomic.Bool
+}
+
+func (l *lastTry) note(err error, at time.Time) {
+	l.failed.Store(err != nil)
+	l.tried.Store(at.UnixNano())
+}
+
+// since returns how far from the last try this time is, be it that the clock was set back.
+func (l *lastTry) since(now time.Time) time.Duration {
+	return now.Sub(time.Unix(0, l.tried.Load())).Abs()
+}
+
+// watchToken has the token prove itself where no certificate did so for a while: a token that is lost is known before
+// somebody needs it, and one that is back is known though nobody asks an unready server.
+func (s *Server) watchToken(ctx context.Context) error {
+	tick := time.NewTicker(proveEvery)
+	defer tick.Stop()
+	for {
+		if s.token.since(s.config.Clock()) >= proveEvery {
+			s.proveToken(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Server) proveToken(ctx context.Context) {
+	limited, cancel := context.WithTimeout(ctx, proveEvery)
+	defer cancel()
+	failed := s.token.failed.Load()
+	err := s.config.Token.Prove(limited)
+	if ctx.Err() != nil {
+		return
+	}
+	s.token.note(err, s.config.Clock())
+	switch {
+	case err != nil && !failed:
+		s.log.Error("the token does not sign: no certificates and no CRLs until it does", "error", err)
+	case err == nil && failed:
+		s.log.Info("the token signs again")
+	}
+}
+
+// alive returns what only a restart, or stopping the other process, mends.
+func (s *Server) alive() error {
+	if s.authority.Fenced() {
+		return ca.ErrFenced
+	}
+	return nil
+}
+
+// readiness returns what keeps this process from doing its work now.
+func (s *Server) readiness(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, scrapePatience)
+	defer cancel()
+	now := s.config.Clock()
+	err := s.alive()
+	if !s.serving.Load() {
+		err = errors.Join(err, errors.New("not serving: starting or stopping"))
+	}
+	if age := now.Sub(s.responder.CurrentAt()); age > time.Minute {
+		err = errors.Join(err, errors.New("the responder has not heard from the store for over a minute"))
+	}
+	if p := s.own.Pair(); p == nil || p.Expired(now) {
+		err = errors.Join(err, errors.New("the server's own certificate has expired"))
+	}
+	if _, herr := s.config.Stores.Log.Head(ctx); herr != nil {
+		err = errors.Join(err, errors.New("the store cannot be read"))
+	}
+	if s.token.failed.Load() {
+		err = errors.Join(err, errors.New("the token did not sign when it was last asked"))
+	}
+	return errors.Join(err, s.writable(now))
+}
+
+// writable returns why the store would not take a certificate now.
+func (s *Server) writable(now time.Time) error {
+	if s.store.failed.Load() && s.store.since(now) < storeDoubt {
+		return errors.New("the store did not take the last transaction")
+	}
+	switch free, err := s.config.Disk.Free(); {
+	case err != nil:
+		return errors.New("the store cannot be written: its file is gone, not the server's, or on a file system that is read-only")
+	case free < leastRoom:
+		return fmt.Errorf("the disk is full: less than %d MiB are free", leastRoom>>20)
+	}
+	return nil
+}

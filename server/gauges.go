@@ -1,0 +1,186 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// gauges are what is read when somebody asks.
+type gauges struct {
+	ready, fenced, inFlight, tokenUp, tokenCalls, tokenSessions, tokenFailures, connections,
+	expiry, current, crl, log, files, free, unread *prometheus.Desc
+}
+
+func newGauges() gauges {
+	g := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	return gauges{
+		ready:         g("brevet_ready", "1 where /readyz says ok, else 0."),
+		fenced:        g("brevet_fenced", "1 where another process has taken over the store, else 0."),
+		inFlight:      g("brevet_certificates_in_flight", "Certificates between draft and release."),
+		tokenUp:       g("brevet_token_up", "1 where the token signed when it was last asked, for a certificate or to prove itself, else 0."),
+		tokenCalls:    g("brevet_token_calls", "Calls that are in the token."),
+		tokenSessions: g("brevet_token_sessions", "Calls that can be in the token at once."),
+		tokenFailures: g("brevet_token_failures", "Failures of the token since it last worked."),
+		connections:   g("brevet_connections_limit", "Connections that can be open on each of the ports grpc and http."),
+		expiry: g("brevet_expiry_timestamp_seconds",
+			"When what the CA lives on ends, as Unix time: certificates of the issuing CA, of its root and those between, of "+
+				"earlier issuing CAs; CRLs; the server's certificate; OCSP delegates (va).", "kind", "name"),
+		current: g("brevet_statuses_current_timestamp_seconds", "When the responder last knew every status, as Unix time."),
+		crl:     g("brevet_crl_this_update_timestamp_seconds", "When the published CRL was signed, as Unix time.", "name"),
+		log:     g("brevet_log_entries", "Entries of the log, by how far they have come: written, sequenced or archived.", "in"),
+		files:   g("brevet_file_bytes", "Sizes of the server's files: store, wal or archive.", "file"),
+		free:    g("brevet_disk_free_bytes", "Room on the disk of the store; 0 where it cannot be written."),
+		unread:  g("brevet_scrape_failures", "Parts of this answer that could not be read."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (s *Server) Describe(ch chan<- *prometheus.Desc) {
+	g := s.gauges
+	for _, d := range []*prometheus.Desc{
+		g.ready, g.fenced, g.inFlight, g.tokenUp, g.tokenCalls, g.tokenSessions, g.tokenFailures, g.connections,
+		g.expiry, g.current, g.crl, g.log, g.files, g.free, g.unread,
+	} {
+		ch <- d
+	}
+}
+
+// A reading is one answer to who collects.
+type reading struct {
+	*Server
+	ch       chan<- prometheus.Metric
+	failures int
+}
+
+func (r *reading) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	r.ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func (r *reading) at(d *prometheus.Desc, t time.Time, labels ...string) {
+	r.gauge(d, float64(t.UnixMilli())/1000, labels...)
+}
+
+// Collect implements prometheus.Collector.
+func (s *Server) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapePatience)
+	defer cancel()
+	r, g := &reading{Server: s, ch: ch}, s.gauges
+	r.gauge(g.ready, bit(s.readiness(ctx) == nil))
+	r.gauge(g.fenced, bit(s.authority.Fenced()))
+	r.gauge(g.inFlight, float64(s.authority.InFlight()))
+	r.gauge(g.tokenUp, bit(!s.token.failed.Load()))
+	calls, sessions := s.config.Token.Calls()
+	r.gauge(g.tokenCalls, float64(calls))
+	r.gauge(g.tokenSessions, float64(sessions))
+	r.gauge(g.tokenFailures, float64(s.config.Token.Failures()))
+	r.gauge(g.connections, maxConnections)
+	r.at(g.current, s.responder.CurrentAt())
+	r.expiries(ctx)
+	r.backlog(ctx)
+	r.disk()
+	r.gauge(g.unread, float64(r.failures))
+}
+
+func bit(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// expiries are of everything that the CA lives on. An earlier CA that has expired is over, and so is its CRL.
+func (r *reading) expiries(ctx context.Context) {
+	names, now := map[pki.IssuerID]string{}, r.config.Clock()
+	for _, c := range r.config.Authorities {
+		kind, id := r.kindOf(c), pki.IssuerOf(c)
+		if kind == "earlier" && now.After(c.NotAfter) {
+			continue
+		}
+		names[id] = c.Subject.String() + " " + id.Short()
+		r.at(r.gauges.expiry, c.NotAfter, kind, names[id])
+	}
+	for kind, certs := range r.ownCertificates() {
+		for _, c := range certs {
+			r.at(r.gauges.expiry, c.NotAfter, kind, pathOf(c))
+		}
+	}
+	crls, err := r.config.Stores.Revocation.CRLs(ctx)
+	if err != nil {
+		r.failures++
+	}
+	for _, c := range crls {
+		if name, living := names[c.Issuer]; living {
+			r.at(r.gauges.expiry, c.NextUpdate, "crl", name)
+			r.at(r.gauges.crl, c.ThisUpdate, name)
+		}
+	}
+}
+
+// kindOf says what a CA is to the one that issues now.
+func (s *Server) kindOf(c *x509.Certificate) string {
+	current := s.authority.Current()
+	switch {
+	case c.Equal(current.Certificate):
+		return "issuing"
+	case c.Equal(current.Root):
+		return "root"
+	case slices.ContainsFunc(current.Chain, c.Equal):
+		return "intermediate"
+	default:
+		return "earlier"
+	}
+}
+
+// backlog is read from its far end, so that no entry seems to be archived before it is written.
+func (r *reading) backlog(ctx context.Context) {
+	r.gauge(r.gauges.log, float64(r.config.Archive.Head().Size), "archived")
+	if head, err := r.config.Stores.Log.Head(ctx); err != nil {
+		r.failures++
+	} else {
+		r.gauge(r.gauges.log, float64(head.Size), "sequenced")
+	}
+	if written, err := r.config.Stores.Log.Written(ctx); err != nil {
+		r.failures++
+	} else {
+		r.gauge(r.gauges.log, float64(written), "written")
+	}
+}
+
+func (r *reading) disk() {
+	for file, size := range r.config.Disk.Sizes() {
+		r.gauge(r.gauges.files, float64(size), file)
+	}
+	free, err := r.config.Disk.Free()
+	if err != nil {
+		free = 0
+	}
+	r.gauge(r.gauges.free, float64(free))
+}
+
+func (s *Server) ownCertificates() map[string][]*x509.Certificate {
+	own := map[string][]*x509.Certificate{}
+	if p := s.own.Pair(); p != nil {
+		own["server"] = append(own["server"], p.Certificate)
+	}
+	for _, d := range s.delegates {
+		if p := d.Pair(); p != nil {
+			own["va"] = append(own["va"], p.Certificate)
+		}
+	}
+	return own
+}
+
+func pathOf(c *x509.Certificate) string {
+	if len(c.URIs) == 0 {
+		return ""
+	}
+	return c.URIs[0].String()
+}

@@ -1,0 +1,173 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+func TestProbesMeanSomething(t *testing.T) {
+	t.Parallel()
+	store := &servertest.Faulty{}
+	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
+	if code, body := ask(t, w, "/livez"); code != http.StatusOK {
+		t.Errorf("/livez: %d %s", code, body)
+	}
+	if code, body := ask(t, w, "/readyz"); code != http.StatusOK {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	// An open call keeps the server stopping: it is alive then, and not ready.
+	arrived, release := store.Hold()
+	go func() { _, _ = w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}) }()
+	<-arrived
+	stopped := make(chan struct{})
+	go func() { w.StopServer(t); close(stopped) }()
+	for {
+		code, body := ask(t, w, "/readyz")
+		if code == http.StatusServiceUnavailable && strings.Contains(body, "not serving") {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if code, body := ask(t, w, "/livez"); code != http.StatusOK {
+		t.Errorf("/livez while stopping: %d %s", code, body)
+	}
+	release()
+	<-stopped
+	w.Serve(t, servertest.Options{Wrap: store.Wrap}) // for the judges
+}
+
+// brokenToken is a token that proves itself, or not.
+type brokenToken struct{ broken atomic.Bool }
+
+func (b *brokenToken) Prove(context.Context) error {
+	if b.broken.Load() {
+		return errors.New(servertest.Internals)
+	}
+	return nil
+}
+
+func (b *brokenToken) Calls() (now, most int) { return 2, 3 }
+func (b *brokenToken) Failures() int          { return 4 }
+
+// unready asks whether the server is ready, and looks for the one reason why it is not; empty for none.
+func unready(t *testing.T, w *servertest.World, reason string) {
+	t.Helper()
+	code, body := ask(t, w, "/readyz")
+	_, text := ask(t, w, "/metrics")
+	ready := metric(t, text, "brevet_ready")
+	switch {
+	case reason == "" && (code != http.StatusOK || ready != 1):
+		t.Errorf("the server is not ready: %s, brevet_ready is %v", body, ready)
+	case reason != "" && (code != http.StatusServiceUnavailable || ready != 0 || !strings.Contains(body, reason) || strings.Contains(body, `\n`)):
+		t.Errorf("ready: %d %s, brevet_ready is %v, want it not to be for one reason: %s", code, body, ready, reason)
+	}
+	if strings.Contains(body, servertest.Internals) {
+		t.Errorf("whoever asks is told the internals: %s", body)
+	}
+	if code, body := ask(t, w, "/livez"); code != http.StatusOK {
+		t.Errorf("a restart does not mend it, and /livez fails: %d %s", code, body)
+	}
+}
+
+func TestATokenThatIsLostAndFound(t *testing.T) {
+	t.Parallel()
+	token := &brokenToken{}
+	w := servertest.New(t, ground, servertest.Options{Token: token})
+	_, text := ask(t, w, "/metrics")
+	for series, want := range map[string]float64{"brevet_token_calls": 2, "brevet_token_sessions": 3, "brevet_token_failures": 4} {
+		if got := metric(t, text, series); got != want {
+			t.Errorf("%s is %v, want %v", series, got, want)
+		}
+	}
+	token.broken.Store(true)
+	w.Server.ProveToken(t.Context())
+	w.Server.ProveToken(t.Context())
+	unready(t, w, "the token did not sign")
+	if n := strings.Count(w.Log.String(), "the token does not sign"); n != 1 {
+		t.Errorf("one loss is told %d times", n)
+	}
+	// Nobody asks an unready server for a certificate: the token has to prove itself.
+	token.broken.Store(false)
+	w.Server.ProveToken(t.Context())
+	unready(t, w, "")
+	// Or a certificate proves it.
+	token.broken.Store(true)
+	w.Server.ProveToken(t.Context())
+	w.Enrolled(t, "device", "device/1")
+	unready(t, w, "")
+}
+
+func TestAStoreThatTakesNothing(t *testing.T) {
+	t.Parallel()
+	store := &servertest.Faulty{}
+	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
+	req := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/1"), false), servertest.Key(t))
+	store.FailWrites(1)
+	_, err := w.Caller(t, nil).Enroll(t.Context(), req)
+	unavailable(t, err)
+	unready(t, w, "the store did not take")
+	// Nobody calls an unready server: it has to be tried again some time.
+	w.Clock.Advance(server.StoreDoubt)
+	for code := 0; code != http.StatusOK; time.Sleep(5 * time.Millisecond) {
+		code, _ = ask(t, w, "/readyz") // the responder follows the clock
+	}
+	store.FailWrites(1)
+	_, err = w.Caller(t, nil).Enroll(t.Context(), req)
+	unavailable(t, err)
+	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t)
+	unready(t, w, "")
+	_, text := ask(t, w, "/metrics")
+	if failed := metric(t, text, `brevet_journal_writes_total{result="failed"}`); failed != 2 {
+		t.Errorf("%v transactions failed, want 2", failed)
+	}
+	if failed := metric(t, text, "brevet_call_failures_total"); failed != 2 {
+		t.Errorf("%v calls failed, want 2", failed)
+	}
+}
+
+func TestADiskThatTakesNothing(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	unready(t, w, "")
+	w.Disk.Fill(true)
+	unready(t, w, "the disk is full")
+	w.Disk.Protect(true)
+	unready(t, w, "cannot be written")
+	if _, text := ask(t, w, "/metrics"); metric(t, text, "brevet_disk_free_bytes") != 0 {
+		t.Error("there is room on a disk that is read-only")
+	}
+	w.Disk.Fill(false)
+	w.Disk.Protect(false)
+	unready(t, w, "")
+}
+
+func TestAStoreThatAnotherProcessTookOver(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	req := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/1"), false), servertest.Key(t))
+	if _, _, err := w.Stores.CA.Begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Caller(t, nil).Enroll(t.Context(), req); err == nil {
+		t.Error("a process that is fenced issues")
+	}
+	for _, probe := range []string{"/livez", "/readyz"} {
+		if code, body := ask(t, w, probe); code != http.StatusServiceUnavailable || !strings.Contains(body, "another process") {
+			t.Errorf("%s: %d %s", probe, code, body)
+		}
+	}
+	if _, text := ask(t, w, "/metrics"); metric(t, text, "brevet_fenced") != 1 {
+		t.Error("brevet_fenced is not 1")
+	}
+	w.Restart(t, servertest.Options{})
+	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t)
+}

@@ -1,0 +1,31 @@
+package servertest
+
+import (
+	"errors"
+	"sync/atomic"
+)
+
+// Disk says of a World's disk what its test wants. Its zero value has room.
+type Disk struct {
+	full, readOnly atomic.Bool
+}
+
+// Fill leaves no room on the disk, or makes room again.
+func (d *Disk) Fill(full bool) { d.full.Store(full) }
+
+// Protect makes the disk read-only, or writable again.
+func (d *Disk) Protect(readOnly bool) { d.readOnly.Store(readOnly) }
+
+// Sizes implements server.Disk.
+func (d *Disk) Sizes() map[string]int64 { return map[string]int64{"store": 3, "wal": 2, "archive": 1} }
+
+// Free implements server.Disk.
+func (d *Disk) Free() (int64, error) {
+	switch {
+	case d.readOnly.Load():
+		return 0, errors.New(Internals)
+	case d.full.Load():
+		return 1, nil
+	}
+	return 1 << 40, nil
+}

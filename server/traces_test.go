@@ -1,0 +1,161 @@
+package server_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+
+	collectorv1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// collector takes traces as an OpenTelemetry collector does.
+type collector struct {
+	collectorv1.UnimplementedTraceServiceServer
+	endpoint string
+
+	mu    sync.Mutex
+	spans []*tracev1.Span
+	raw   []byte
+}
+
+func newCollector(t *testing.T) *collector {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, s := &collector{endpoint: "http://" + l.Addr().String()}, grpc.NewServer()
+	collectorv1.RegisterTraceServiceServer(s, c)
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(s.Stop)
+	return c
+}
+
+// Export implements collectorv1.TraceServiceServer.
+func (c *collector) Export(_ context.Context, req *collectorv1.ExportTraceServiceRequest) (*collectorv1.ExportTraceServiceResponse, error) {
+	raw, err := proto.Marshal(req)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.raw = append(c.raw, raw...)
+	for _, r := range req.GetResourceSpans() {
+		for _, s := range r.GetScopeSpans() {
+			c.spans = append(c.spans, s.GetSpans()...)
+		}
+	}
+	return &collectorv1.ExportTraceServiceResponse{}, err
+}
+
+// named returns the spans of a name.
+func (c *collector) named(name string) []*tracev1.Span {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var found []*tracev1.Span
+	for _, s := range c.spans {
+		if s.GetName() == name {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// W3C Trace Context of a caller who wants to be sampled.
+const (
+	callersTrace = "0af7651916cd43dd8448eb211c80319c"
+	traceparent  = "00-" + callersTrace + "-b7ad6b7169203331-01"
+)
+
+func TestCallsAreTraced(t *testing.T) {
+	t.Parallel()
+	c := newCollector(t)
+	o := servertest.Options{Traces: server.Traces{Endpoint: c.endpoint, Share: 1}}
+	w := servertest.New(t, ground, o)
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", traceparent, "tracestate", "vendor=tracestate-of-the-caller")
+	token, key := w.Token(t, w.Register(t, "device", "device/1"), false), servertest.Key(t)
+	resp := servertest.Must(w.Caller(t, nil).Enroll(ctx, servertest.Enrollment(t, token, key)))(t)
+	device := w.Holder(t, resp.GetCredential().GetCertificate(), key)
+	_, err := device.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
+	_ = device.Conn.Invoke(t.Context(), "/brevet.v1.EnrollmentService/MadeUp", &brevetv1.EnrollRequest{}, &brevetv1.EnrollResponse{})
+	servertest.Must(healthv1.NewHealthClient(device.Conn).Check(t.Context(), &healthv1.HealthCheckRequest{}))(t)
+	w.StopServer(t) // which sends what is left
+
+	if probes := c.named("grpc.health.v1.Health/Check"); len(probes) > 0 {
+		t.Errorf("probes are traced: %v", probes)
+	}
+	calls := c.named("brevet.v1.EnrollmentService/Enroll")
+	call := calls[len(calls)-1] // the operator's came first
+	if len(call.GetParentSpanId()) != 0 || hex.EncodeToString(call.GetTraceId()) == callersTrace {
+		t.Error("a caller's trace took ours in")
+	}
+	if links := call.GetLinks(); len(links) != 1 || hex.EncodeToString(links[0].GetTraceId()) != callersTrace || links[0].GetTraceState() != "" {
+		t.Errorf("the links are %v, want the caller's trace, without its text", call.GetLinks())
+	}
+	for _, step := range []string{"intent", "sign", "record"} {
+		var children int
+		for _, s := range c.named(step) {
+			if bytes.Equal(s.GetParentSpanId(), call.GetSpanId()) && bytes.Equal(s.GetTraceId(), call.GetTraceId()) {
+				children++
+			}
+		}
+		if children != 1 {
+			t.Errorf("the enrollment has %d spans %s, want one", children, step)
+		}
+	}
+	refused := c.named("brevet.v1.IdentityService/ListIdentities")
+	if len(refused) != 1 || !strings.Contains(refused[0].String(), string(pki.RuleAccess)) {
+		t.Errorf("the refused call's spans are %v, want one with its rule", refused)
+	}
+	for _, secret := range []string{"device/1", "alice", "MadeUp", "tracestate-of-the-caller", string(token)} {
+		if bytes.Contains(c.raw, []byte(secret)) {
+			t.Errorf("%q is in a span", secret)
+		}
+	}
+	w.Serve(t, o) // for the judges
+}
+
+func TestCallersDoNotDecideWhatIsTraced(t *testing.T) {
+	t.Parallel()
+	c := newCollector(t)
+	o := servertest.Options{Traces: server.Traces{Endpoint: c.endpoint, Share: 0}}
+	w := servertest.New(t, ground, o)
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", traceparent)
+	servertest.Must(w.Operator.ListIdentities(ctx, &brevetv1.ListIdentitiesRequest{}))(t)
+	w.StopServer(t)
+	if len(c.spans) > 0 {
+		t.Errorf("a caller asked to be traced, and was: %v", c.spans)
+	}
+	w.Serve(t, o)
+}
+
+func TestNobodyWaitsForACollector(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0") // it is connected to, and never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	o := servertest.Options{Traces: server.Traces{Endpoint: "http://" + l.Addr().String(), Share: 1}}
+	w := servertest.New(t, ground, o)
+	w.Enrolled(t, "device", "device/1")
+	unready(t, w, "")
+	w.StopServer(t)
+	if !strings.Contains(w.Log.String(), "traces are not") {
+		t.Error("nobody is told that traces are lost")
+	}
+	w.Serve(t, servertest.Options{})
+}
