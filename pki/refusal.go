@@ -48,11 +48,13 @@ const (
 	Missing                      // what the request names does not exist
 	Conflicting                  // the state of things does not allow it now
 	Overcrowded                  // the server has too much to do: later would pass
+	Oversized                    // more than is read: less would pass
 )
 
 // The rules, by what they are about.
 const (
 	RuleRequest         Rule = "request.malformed"      // a field is missing, too long or not of its form
+	RuleSize            Rule = "request.size"           // the message is over the server's bound
 	RuleCSR             Rule = "csr.malformed"          // not a PKCS #10 request, trailing data, or too large
 	RuleCSRSignature    Rule = "csr.signature"          // the proof of possession does not hold
 	RuleCSRContent      Rule = "csr.content"            // the CSR asks for what nobody granted
@@ -102,7 +104,7 @@ var classes = map[Rule]Class{
 	RuleIdentity: Missing, RulePredecessor: Missing, RuleNotFound: Missing,
 	RuleIdentityExists: Conflicting, RuleIdentityState: Conflicting, RuleEnrolled: Conflicting,
 	RuleChanged: Conflicting, RuleRequestReused: Conflicting, RuleFinal: Conflicting,
-	RuleBusy: Overcrowded,
+	RuleBusy: Overcrowded, RuleSize: Oversized,
 }
 
 // Class returns the class of a rule; a rule that is not one of this package's is Malformed.

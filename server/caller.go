@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 
@@ -103,27 +102,6 @@ func (g *gate) verify(chain []*x509.Certificate) (caller, error) {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// unary and stream put the gate before every handler, and the typed answer behind it.
-func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
-	begun := time.Now()
-	defer func() { err = s.answer(ctx, info.FullMethod, begun, recover(), err) }()
-	known, err := s.gate.enter(ctx, info.FullMethod)
-	if err == nil {
-		resp, err = next(known, req)
-	}
-	return resp, s.note(known, err)
-}
-
-func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
-	begun := time.Now()
-	defer func() { err = s.answer(ss.Context(), info.FullMethod, begun, recover(), err) }()
-	ctx, err := s.gate.enter(ss.Context(), info.FullMethod)
-	if err == nil {
-		err = next(srv, streamOf{ss, ctx})
-	}
-	return s.note(ctx, err)
-}
-
 // note has the refusal of a known caller taken down in the log, and returns the error as it is.
 func (s *Server) note(ctx context.Context, err error) error {
 	c := callerOf(ctx)
@@ -132,12 +110,3 @@ func (s *Server) note(ctx context.Context, err error) error {
 	}
 	return s.registrar.Note(ctx, c.actor(), c.id, err)
 }
-
-// streamOf is a ServerStream whose context knows the caller.
-type streamOf struct {
-	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // the way grpc has a stream's context replaced
-}
-
-// Context returns the context that knows the caller.
-func (s streamOf) Context() context.Context { return s.ctx }
