@@ -34,6 +34,10 @@ func (s *Server) answer(ctx context.Context, method string, begun time.Time, pan
 		return nil
 	}
 	st, loud := statusOf(err)
+	if loud && pki.IsTemporary(err) {
+		now := time.Now()
+		s.failed.Store(&now)
+	}
 	if loud {
 		s.log.ErrorContext(ctx, "a call failed", "method", method, "error", err)
 	}

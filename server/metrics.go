@@ -198,6 +198,9 @@ func (s *Server) readiness(ctx context.Context) error {
 	if s.tokenFails.Load() {
 		err = errors.Join(err, errors.New("the token did not sign the last certificate"))
 	}
+	if at := s.failed.Load(); at != nil && time.Since(*at) < time.Minute {
+		err = errors.Join(err, errors.New("a call failed within the last minute, for want of the token, the store or its disk: the log says which"))
+	}
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -83,12 +84,18 @@ func TestAMessageThatIsTooLarge(t *testing.T) {
 			}
 		}
 	}
+	counted := func() float64 {
+		_, text := ask(t, w, "/metrics")
+		return metric(t, text, `brevet_refusals_total{rule="request.size"}`)
+	}
+	for deadline := time.Now().Add(30 * time.Second); counted() < 6 && time.Now().Before(deadline); { // after the answer
+		time.Sleep(5 * time.Millisecond)
+	}
+	if got := counted(); got != 6 {
+		t.Errorf("the metrics count %v messages that are too large, want 6", got)
+	}
 	if n := refusalsSince(t, w, before, w.Operator.ID, pki.RuleSize); n != 4 {
 		t.Errorf("the log has %d entries of an operator's huge messages, want 4", n)
-	}
-	_, text := ask(t, w, "/metrics")
-	if got := metric(t, text, `brevet_refusals_total{rule="request.size"}`); got != 6 {
-		t.Errorf("the metrics count %v messages that are too large, want 6", got)
 	}
 	servertest.Must(w.Operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t) // the connection is still good
 }

@@ -83,7 +83,8 @@ type Server struct {
 	ready       func()
 	metrics     *metrics
 	serving     atomic.Bool
-	tokenFails  atomic.Bool // the last certificate signature failed
+	tokenFails  atomic.Bool               // the last certificate signature failed
+	failed      atomic.Pointer[time.Time] // when a call last failed for want of token, store or disk; nil before the first
 }
 
 // New puts the parts together, settles what an earlier process left behind, and brings the archive up to date. It
