@@ -80,9 +80,13 @@ func unauthenticated() error {
 // where the certificate proves nothing.
 func (g *gate) verify(chain []*x509.Certificate) (caller, error) {
 	leaf, now := chain[0], g.clock()
-	if now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) {
-		return caller{}, pki.Refuse(pki.RuleExpired, "set the device's clock, or enroll with a new token if the certificate is over",
-			"the certificate is valid from %s to %s, and it is %s", stamp(leaf.NotBefore), stamp(leaf.NotAfter), stamp(now))
+	if now.Before(leaf.NotBefore) {
+		return caller{}, pki.Refuse(pki.RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
+			"the certificate is valid from %s on, and it is %s here", stamp(leaf.NotBefore), stamp(now))
+	}
+	if now.After(leaf.NotAfter) {
+		return caller{}, pki.Refuse(pki.RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
+			"the certificate was valid until %s, and it is %s here", stamp(leaf.NotAfter), stamp(now))
 	}
 	v, err := g.voucherOf(leaf, now)
 	if err != nil {
