@@ -104,7 +104,7 @@ func TestRevocationAfterTheLastLook(t *testing.T) {
 	s.clock.advance(-10 * time.Minute)
 	s.current(t)
 	_, response = s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
-	if response.Status != ocsp.Revoked || response.RevokedAt.After(s.clock.now()) || response.ThisUpdate.After(s.clock.now()) {
+	if response.Status != xocsp.Revoked || response.RevokedAt.After(s.clock.now()) || response.ThisUpdate.After(s.clock.now()) {
 		t.Errorf("status %d, revoked at %v, at %v", response.Status, response.RevokedAt, s.clock.now())
 	}
 }
