@@ -3,6 +3,7 @@ package pki
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -10,13 +11,37 @@ import (
 // A Refusal never carries a secret, and is safe to show to the caller it refuses.
 type Refusal struct {
 	Rule   Rule
-	Detail string // what was found, without the caller's raw bytes
+	Detail string // what was found, in printable ASCII
 	Fix    string // what would pass, or the next step
 }
 
-// Refuse makes a Refusal. The detail is formatted as fmt.Sprintf does.
+// maxDetail bounds what a refusal repeats of a request, in octets: it goes into answers and the log.
+const maxDetail = 1024
+
+// Refuse makes a Refusal. The detail is formatted as fmt.Sprintf does. What a caller has put into it cannot deceive who
+// reads it: anything but printable ASCII is escaped, and too much of it cut off.
 func Refuse(rule Rule, fix, detail string, args ...any) *Refusal {
-	return &Refusal{Rule: rule, Detail: fmt.Sprintf(detail, args...), Fix: fix}
+	return &Refusal{Rule: rule, Detail: plain(fmt.Sprintf(detail, args...)), Fix: fix}
+}
+
+func plain(text string) string {
+	isPlain := func(c rune) bool { return c >= 0x20 && c <= 0x7e }
+	if len(text) <= maxDetail && !strings.ContainsFunc(text, func(c rune) bool { return !isPlain(c) }) {
+		return text
+	}
+	var b strings.Builder
+	for _, c := range text {
+		if b.Len() >= maxDetail {
+			b.WriteString("...")
+			break
+		}
+		if isPlain(c) {
+			b.WriteRune(c)
+		} else {
+			fmt.Fprintf(&b, `\u%04x`, c)
+		}
+	}
+	return b.String()
 }
 
 // Error formats the refusal in one line: what was found, the next step, and the rule's name.

@@ -50,7 +50,7 @@ func (g *gate) enter(ctx context.Context, method string) (context.Context, error
 		return ctx, nil
 	}
 	if need == nobody {
-		return ctx, pki.Refuse(pki.RuleAccess, "", "this call is not open to anyone")
+		return ctx, pki.Refuse(pki.RuleAccess, "call what the API has (proto/brevet/v1)", "this call is not open to anyone")
 	}
 	c, err := g.identify(ctx)
 	if err == nil && need == operators && !c.isOperator() {
