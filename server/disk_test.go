@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -151,6 +152,9 @@ func TestAFullDiskPasses(t *testing.T) {
 	}
 	free()
 
+	if log := w.Log.String(); !strings.Contains(log, "there is no space for the store: free some on its disk") || strings.Contains(log, "the disk of the store fails") {
+		t.Error("the log does not say that the disk is full, or says otherwise")
+	}
 	done := l.turns.Load()
 	wait("devices come and go again", func() bool { return l.turns.Load() >= done+8 })
 	l.stop.Store(true)

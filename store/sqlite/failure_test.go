@@ -16,7 +16,7 @@ var at = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 // fill writes about so many octets to the log.
 func fill(db *sqlite.DB, octets int) error {
 	return db.RA().Refused(context.Background(), pki.ActorSystem("test"), pki.SPIFFEID{},
-		pki.Refuse(pki.RuleAccess, "", "%s", strings.Repeat("x", octets)), at)
+		&pki.Refusal{Rule: pki.RuleAccess, Detail: strings.Repeat("x", octets)}, at)
 }
 
 func mustBeUnavailable(t *testing.T, err error, says string) {
