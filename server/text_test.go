@@ -16,19 +16,15 @@ func fit(text string) bool {
 	return len(text) < 1200 && !strings.ContainsFunc(text, func(c rune) bool { return c < 0x20 || c > 0x7e })
 }
 
-// Characters that deceive a reader are refused in every text that an operator sends, and what is said about them, to the
-// caller and in the log, is free of them.
-func TestTextsThatDeceive(t *testing.T) {
-	t.Parallel()
-	w := servertest.New(t, ground, servertest.Options{})
-	op, before := w.Operator, len(w.Entries(t, 0))
+// textFields calls each RPC of operators with a text in one of its fields.
+func textFields(op *servertest.Holder) map[string]func(context.Context, string) error {
 	create := func(ctx context.Context, r *brevetv1.CreateIdentityRequest) error {
 		r.Kind = max(r.Kind, "device")
 		r.Id = max(r.Id, "device/1")
 		_, err := op.CreateIdentity(ctx, r)
 		return err
 	}
-	fields := map[string]func(context.Context, string) error{
+	return map[string]func(context.Context, string) error{
 		"identity": func(ctx context.Context, s string) error {
 			_, err := op.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: s, Kind: "device"})
 			return err
@@ -89,6 +85,14 @@ func TestTextsThatDeceive(t *testing.T) {
 			return err
 		},
 	}
+}
+
+// Characters that deceive a reader are refused in every text that an operator sends, and what is said about them, to the
+// caller and in the log, is free of them.
+func TestTextsThatDeceive(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	fields, before := textFields(w.Operator), len(w.Entries(t, 0))
 	for _, text := range []string{
 		"\x00", "device/1\x00", "\x1b[2J", "a\r\nb", "\u202e1/ecived", "dev\u0456ce/1", "br\u0435vet/server", "\u200b", "\ufeffdevice/1",
 		"\U000e0041", strings.Repeat("\u202e", 60_000), "a\u0300", "\uff42revet/server",
