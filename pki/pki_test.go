@@ -158,11 +158,11 @@ func TestParseDurationAgreesWithTime(t *testing.T) {
 
 func TestRefusalsAreFitToShow(t *testing.T) {
 	for text, want := range map[string]string{
-		"device/42 is retired": "device/42 is retired",
-		`"a\b" is none`:         `"a\b" is none`,
+		"device/42 is retired":    "device/42 is retired",
+		`"a\b" is none`:           `"a\b" is none`,
 		"br\u0435vet\u202e\x00\n": `br\u0435vet\u202e\u0000\u000a`,
-		"\xff":                 `\ufffd`,
-		"\U0001f600":           `\u1f600`,
+		"\xff":                    `\ufffd`,
+		"\U0001f600":              `\u1f600`,
 	} {
 		if got := pki.Refuse(pki.RuleRequest, "", "%s", text).Detail; got != want {
 			t.Errorf("%q becomes %q, want %q", text, got, want)

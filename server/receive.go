@@ -74,7 +74,7 @@ func (g gated) RegisterService(desc *grpc.ServiceDesc, impl any) {
 
 // unary puts the gate before a handler and the reading of its message, and the typed answer behind it.
 func (s *Server) unary(method string, next grpc.MethodHandler) grpc.MethodHandler {
-	return func(srv any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (resp any, err error) { //nolint:revive // the order is gRPC's
+	return func(srv any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (resp any, err error) {
 		begun := time.Now()
 		defer func() { err = s.answer(ctx, method, begun, recover(), err) }()
 		known, err := s.gate.enter(ctx, method)
