@@ -15,3 +15,6 @@ func (db *DB) OnWriter(ctx context.Context, statement string) error {
 	_, err := db.writer.ExecContext(ctx, statement)
 	return err
 }
+
+// Fail puts an error of SQLite into words.
+func Fail(err error) error { return fail("try", err) }
