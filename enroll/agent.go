@@ -145,7 +145,7 @@ func (a *Agent) due() time.Duration {
 		}
 		return a.failed.Add(a.wait).Sub(now)
 	}
-	if p := a.Pair(); p == nil || p.Expired(now) {
+	if p := a.Pair(); p == nil || p.Expired(now) || p.early(now) {
 		return 0
 	}
 	return a.renewAt.Sub(now)

@@ -19,6 +19,9 @@ var ErrNoToken = errors.New("there is no enrollment token")
 // ErrNoCredential says that a directory holds no credential yet.
 var ErrNoCredential = errors.New("there is no credential yet")
 
+// longestAfter bounds how long a server can send its callers away.
+const longestAfter = time.Hour
+
 // callError is an error status of a server.
 type callError struct {
 	server  string
@@ -50,7 +53,7 @@ func fromStatus(server string, err error) error {
 		case *brevetv1.Refusal:
 			e.refusal = &pki.Refusal{Rule: pki.Rule(d.GetRule()), Detail: d.GetDetail(), Fix: d.GetFix()}
 		case *errdetails.RetryInfo:
-			e.after = max(0, d.GetRetryDelay().AsDuration())
+			e.after = min(max(0, d.GetRetryDelay().AsDuration()), longestAfter)
 		}
 	}
 	return e

@@ -6,7 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -91,6 +96,36 @@ func FuzzCredential(f *testing.F) {
 		p, err := NewPair(c, key, Origin{}, now)
 		if err == nil && (!key.Public().(ed25519.PublicKey).Equal(c.Certificate.PublicKey) || c.Certificate.IsCA || p.ID().IsZero()) {
 			t.Fatalf("serial %s serves as %q", p.Serial(), p.ID())
+		}
+	})
+}
+
+// FuzzStatus reads what a server says of a call that failed: no answer of it sends an agent away for ever, or has it ask
+// without a pause.
+func FuzzStatus(f *testing.F) {
+	for _, seed := range []error{
+		withDetails(codes.PermissionDenied, &brevetv1.Refusal{Rule: "predecessor.clone", Detail: "two hold it", Fix: "ask"}),
+		withDetails(codes.Unavailable, &errdetails.RetryInfo{RetryDelay: &durationpb.Duration{Seconds: 1 << 62}}),
+		withDetails(codes.ResourceExhausted, &errdetails.RetryInfo{RetryDelay: &durationpb.Duration{Seconds: -1, Nanos: 1 << 30}}),
+		status.Error(codes.Internal, "\x00"),
+	} {
+		wire, err := proto.Marshal(status.Convert(seed).Proto())
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(wire)
+	}
+	f.Fuzz(func(t *testing.T, wire []byte) {
+		var st spb.Status
+		if proto.Unmarshal(wire, &st) != nil || st.GetCode() == 0 {
+			return
+		}
+		err := fromStatus("ca:7443", status.ErrorProto(&st))
+		if err.Error() == "" {
+			t.Error("nothing is said")
+		}
+		if d := delay(1, err, nil, time.Now()); d <= 0 || d > 2*time.Hour {
+			t.Errorf("the next try is in %s", d)
 		}
 	})
 }

@@ -101,6 +101,11 @@ func (a *Agent) renew(ctx context.Context, current *Pair) error {
 	if pair.ID() != current.ID() {
 		return fmt.Errorf("enroll: the new certificate names %s instead of %s: it is not put in use", pair.ID(), current.ID())
 	}
+	// Asked again, the server answers with the same certificate.
+	if now, from := a.now(), pair.Certificate.NotBefore; now.Before(from) && current.validAt(now) && current.validAt(from) {
+		return fmt.Errorf("enroll: the new certificate is not valid before %s by this machine's clock, and the one in use stays so until then: "+
+			"check this machine's clock, then the server's", from.Format(time.RFC3339))
+	}
 	return a.install(ctx, pair)
 }
 
@@ -134,14 +139,14 @@ func (a *Agent) check(c Credential, r pending, from Origin) (*Pair, error) {
 		return nil, fmt.Errorf("enroll: what the server issued ended at %s by this machine's clock, and is not put in use: set the clock",
 			c.Certificate.NotAfter.Format(time.RFC3339))
 	}
-	if now.Before(c.Certificate.NotBefore) {
-		a.config.Log.Warn("the new certificate is not valid yet by this machine's clock: set the clock", "not_before", c.Certificate.NotBefore.Format(time.RFC3339))
-	}
 	return pair, nil
 }
 
 // install makes a pair durable, then uses it. From the rename on it is in use, whatever fails after it.
 func (a *Agent) install(ctx context.Context, p *Pair) error {
+	if from := p.Certificate.NotBefore; a.now().Before(from) {
+		a.config.Log.Warn("the new certificate is not valid yet by this machine's clock: set the clock", "not_before", from.Format(time.RFC3339))
+	}
 	dir := a.config.Directory
 	if err := dir.install(p); err != nil {
 		return err

@@ -111,6 +111,16 @@ func (p *Pair) Serial() string {
 // Expired reports whether the certificate's life is over at a time.
 func (p *Pair) Expired(now time.Time) bool { return now.After(p.Certificate.NotAfter) }
 
+func (p *Pair) validAt(at time.Time) bool {
+	return !at.Before(p.Certificate.NotBefore) && !p.Expired(at)
+}
+
+// early reports whether the certificate is of no use yet because the clock that it was obtained by was ahead: renewing
+// it mends that. Where the clock is behind, a new certificate would be from the future as well.
+func (p *Pair) early(now time.Time) bool {
+	return now.Before(p.Certificate.NotBefore) && now.Before(p.Origin.Obtained)
+}
+
 // span returns the part of the certificate's life that is this machine's: from its arrival, where that is known and
 // can be true, to its end.
 func (p *Pair) span() (start, end time.Time) {

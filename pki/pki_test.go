@@ -155,3 +155,20 @@ func TestParseDurationAgreesWithTime(t *testing.T) {
 		}
 	}
 }
+
+func TestRefusalsAreFitToShow(t *testing.T) {
+	for text, want := range map[string]string{
+		"device/42 is retired":    "device/42 is retired",
+		`"a\b" is none`:           `"a\b" is none`,
+		"br\u0435vet\u202e\x00\n": `br\u0435vet\u202e\u0000\u000a`,
+		"\xff":                    `\ufffd`,
+		"\U0001f600":              `\u1f600`,
+	} {
+		if got := pki.Refuse(pki.RuleRequest, "", "%s", text).Detail; got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
+	}
+	if got := pki.Refuse(pki.RuleRequest, "", "%s", strings.Repeat("\u202e", 1<<18)).Detail; len(got) > 1100 || !strings.HasSuffix(got, "...") {
+		t.Errorf("a long detail has %d octets", len(got))
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -12,13 +13,37 @@ import (
 // A Refusal never carries a secret, and is safe to show to the caller it refuses.
 type Refusal struct {
 	Rule   Rule
-	Detail string // what was found, without the caller's raw bytes
+	Detail string // what was found, in printable ASCII
 	Fix    string // what would pass, or the next step
 }
 
-// Refuse makes a Refusal. The detail is formatted as fmt.Sprintf does.
+// maxDetail bounds what a refusal repeats of a request, in octets: it goes into answers and the log.
+const maxDetail = 1024
+
+// Refuse makes a Refusal. The detail is formatted as fmt.Sprintf does. What a caller has put into it cannot deceive who
+// reads it: anything but printable ASCII is escaped, and too much of it cut off.
 func Refuse(rule Rule, fix, detail string, args ...any) *Refusal {
-	return &Refusal{Rule: rule, Detail: fmt.Sprintf(detail, args...), Fix: fix}
+	return &Refusal{Rule: rule, Detail: plain(fmt.Sprintf(detail, args...)), Fix: fix}
+}
+
+func plain(text string) string {
+	isPlain := func(c rune) bool { return c >= 0x20 && c <= 0x7e }
+	if len(text) <= maxDetail && !strings.ContainsFunc(text, func(c rune) bool { return !isPlain(c) }) {
+		return text
+	}
+	var b strings.Builder
+	for _, c := range text {
+		if b.Len() >= maxDetail {
+			b.WriteString("...")
+			break
+		}
+		if isPlain(c) {
+			b.WriteRune(c)
+		} else {
+			fmt.Fprintf(&b, `\u%04x`, c)
+		}
+	}
+	return b.String()
 }
 
 // Error formats the refusal in one line: what was found, the next step, and the rule's name.
@@ -50,11 +75,13 @@ const (
 	Missing                      // what the request names does not exist
 	Conflicting                  // the state of things does not allow it now
 	Overcrowded                  // the server has too much to do: later would pass
+	Oversized                    // more than is read: less would pass
 )
 
 // The rules, by what they are about.
 const (
 	RuleRequest         Rule = "request.malformed"      // a field is missing, too long or not of its form
+	RuleSize            Rule = "request.size"           // the message is over the server's bound
 	RuleCSR             Rule = "csr.malformed"          // not a PKCS #10 request, trailing data, or too large
 	RuleCSRSignature    Rule = "csr.signature"          // the proof of possession does not hold
 	RuleCSRContent      Rule = "csr.content"            // the CSR asks for what nobody granted
@@ -104,7 +131,7 @@ var classes = map[Rule]Class{
 	RuleIdentity: Missing, RulePredecessor: Missing, RuleNotFound: Missing,
 	RuleIdentityExists: Conflicting, RuleIdentityState: Conflicting, RuleEnrolled: Conflicting,
 	RuleChanged: Conflicting, RuleRequestReused: Conflicting, RuleFinal: Conflicting,
-	RuleBusy: Overcrowded,
+	RuleBusy: Overcrowded, RuleSize: Oversized,
 }
 
 // Rules returns all rules, in the order of their names.

@@ -46,6 +46,8 @@ func parseCSR(der []byte) (csr, error) {
 	}
 	if k, ok := req.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > maxRSA {
 		return csr{}, pki.Refuse(pki.RuleKeyType, "use a P-256 key", "the key is RSA with %d bits", k.N.BitLen())
+	} else if ok && k.E < 3 {
+		return csr{}, pki.Refuse(pki.RuleKeyWeak, "use 65537", "the RSA exponent is %d", k.E) // with 1, anybody can sign
 	}
 	weak := req.SignatureAlgorithm == x509.SHA1WithRSA || req.SignatureAlgorithm == x509.ECDSAWithSHA1
 	if err := req.CheckSignature(); err != nil || weak {

@@ -126,6 +126,14 @@ func exponent3(t *testing.T) *rsa.PrivateKey {
 	}
 }
 
+// exponent1 is a request under an RSA key with the public exponent 1: its signature is what is to be signed.
+func exponent1(t *testing.T) []byte {
+	t.Helper()
+	key := servertest.Must(rsa.GenerateKey(rand.Reader, 2048))(t).PublicKey
+	key.E = 1
+	return handmadeFor(t, servertest.Key(t), servertest.Must(x509.MarshalPKIXPublicKey(&key))(t), crypto.SHA256, oidECDSAWithSHA256)
+}
+
 func selfSigned(t *testing.T) []byte {
 	t.Helper()
 	key, template := servertest.Key(t), &x509.Certificate{SerialNumber: big.NewInt(1)}
@@ -175,6 +183,7 @@ func keyCases(t *testing.T) []csrCase {
 		{"RSA-1024", ofBits(1024), pki.RuleKeyType},
 		{"RSA-2047", ofBits(2047), pki.RuleKeyType},
 		{"RSA-2048, which the profile leaves out", ofBits(2048), pki.RuleKeyType},
+		{"RSA with exponent 1", exponent1(t), pki.RuleKeyWeak},
 		{"RSA with exponent 3", servertest.CSR(t, exponent3(t)), pki.RuleKeyWeak},
 		{"P-224", onCurve(elliptic.P224()), pki.RuleKeyType},
 		{"P-521", onCurve(elliptic.P521()), pki.RuleKeyType},
@@ -187,9 +196,9 @@ func contentCases(t *testing.T) []csrCase {
 	asking := func(edits ...func(*x509.CertificateRequest)) []byte {
 		return servertest.CSR(t, servertest.Key(t), edits...)
 	}
-	var thousand []string
-	for i := range 1000 {
-		thousand = append(thousand, fmt.Sprintf("h%d.test", i))
+	var names []string
+	for i := range 10_000 {
+		names = append(names, fmt.Sprintf("h%d.test", i))
 	}
 	uri := func(text string) func(*x509.CertificateRequest) {
 		return func(r *x509.CertificateRequest) { r.URIs = append(r.URIs, servertest.Must(url.Parse(text))(t)) }
@@ -203,10 +212,20 @@ func contentCases(t *testing.T) []csrCase {
 		{name: "a wildcard", csr: asking(func(r *x509.CertificateRequest) { r.DNSNames = []string{"*.fleet.example"} })},
 		{name: "an IP address", csr: asking(func(r *x509.CertificateRequest) { r.IPAddresses = []net.IP{net.IPv4(192, 0, 2, 99)} })},
 		{name: "an email address", csr: asking(func(r *x509.CertificateRequest) { r.EmailAddresses = []string{"a@fleet.example"} })},
+		{name: "the server's URI in capitals", csr: asking(uri("spiffe://fleet.example/BREVET/server"))},
+		{name: "the server's URI, escaped", csr: asking(uri("spiffe://fleet.example/%62revet/server"))},
+		{name: "the server's URI with dots", csr: asking(uri("spiffe://fleet.example/device/../brevet/server"))},
+		{name: "the server's URI in another case of scheme and host", csr: asking(uri("SPIFFE://FLEET.example/brevet/server"))},
+		{name: "an operator's URI beside its own", csr: asking(uri("spiffe://fleet.example/device/pump"), uri("spiffe://fleet.example/brevet/operator/alice"))},
+		{name: "a look-alike of its own URI", csr: asking(uri("spiffe://fleet.example/device/p\u0443mp"))},
+		{name: "its own URI with a NUL", csr: asking(san(t, 6, false, []byte("spiffe://fleet.example/device/pump%00")))},
+		{name: "its own DNS name with a point", csr: asking(san(t, 2, false, []byte("pump.fleet.example.")))},
+		{name: "a common name with a NUL", csr: asking(subject(pkix.Name{CommonName: "device/pump\x00"}))},
+		{name: "a common name from right to left", csr: asking(subject(pkix.Name{CommonName: "device/pump\u202e"}))},
 		{name: "another identity's URI", csr: asking(uri("spiffe://fleet.example/device/other"))},
 		{name: "the server's URI", csr: asking(uri("spiffe://fleet.example/brevet/server"))},
 		{name: "a kind of URI", csr: asking(uri("https://fleet.example"))},
-		{name: "a thousand names", csr: asking(func(r *x509.CertificateRequest) { r.DNSNames = thousand })},
+		{name: "a thousand names", csr: asking(func(r *x509.CertificateRequest) { r.DNSNames = names[:1000] })},
 		{name: "a directory name", csr: asking(san(t, 4, true, []byte{0x30, 0}))},
 		{name: "another name", csr: asking(san(t, 0, true, []byte{0x06, 1, 0x2a, 0xa0, 2, 0x05, 0}))},
 		{name: "a registered ID", csr: asking(san(t, 8, false, []byte{0x2a}))},
@@ -224,7 +243,7 @@ func contentCases(t *testing.T) []csrCase {
 	for i := range cases {
 		cases[i].rule = pki.RuleCSRContent
 	}
-	return cases
+	return append(cases, csrCase{"ten thousand names", asking(func(r *x509.CertificateRequest) { r.DNSNames = names }), pki.RuleCSR})
 }
 
 func TestCSRsThatAreRefused(t *testing.T) {

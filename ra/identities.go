@@ -222,5 +222,5 @@ func asRefusal(rule pki.Rule, err error) error {
 	if _, ok := pki.AsRefusal(err); ok {
 		return err
 	}
-	return pki.Refuse(rule, "", "%s", strings.TrimPrefix(err.Error(), "pki: "))
+	return pki.Refuse(rule, "use a path such as device/42: letters, digits, dots, dashes and underscores between slashes", "%s", strings.TrimPrefix(err.Error(), "pki: "))
 }

@@ -3,6 +3,7 @@ package ra_test
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +62,8 @@ func TestIdentitiesThatAreNotRegistered(t *testing.T) {
 		{&brevetv1.CreateIdentityRequest{Id: "device/taken", Kind: "workload"}, codes.FailedPrecondition, pki.RuleIdentityExists},
 		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", Labels: labels}, codes.InvalidArgument, pki.RuleRequest},
 		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", Labels: map[string]string{"a": "\n"}}, codes.InvalidArgument, pki.RuleRequest},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", DnsNames: slices.Repeat([]string{"h.example"}, 10_000)}, codes.InvalidArgument, pki.RuleNames},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", IpAddresses: slices.Repeat([]string{"192.0.2.1"}, 10_000)}, codes.InvalidArgument, pki.RuleNames},
 		{named("*.fleet.example"), codes.InvalidArgument, pki.RuleNames},
 		{named("a..b"), codes.InvalidArgument, pki.RuleNames},
 		{named("a_b.example"), codes.InvalidArgument, pki.RuleNames},

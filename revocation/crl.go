@@ -66,9 +66,11 @@ func (a *Authority) sign(ctx context.Context, i *issuer, number *big.Int) (CRL, 
 		if err != nil {
 			return CRL{}, fmt.Errorf("read what is revoked: %w", err)
 		}
-		entries = append(entries, x509.RevocationListEntry{
-			SerialNumber: e.Serial.Int(), RevocationTime: e.RevokedAt.UTC().Truncate(time.Second), ReasonCode: int(e.Reason),
-		})
+		at := e.RevokedAt.UTC().Truncate(time.Second)
+		if at.After(crl.ThisUpdate) {
+			at = crl.ThisUpdate // the clock was set back since, and nobody shall take it for yet to come
+		}
+		entries = append(entries, x509.RevocationListEntry{SerialNumber: e.Serial.Int(), RevocationTime: at, ReasonCode: int(e.Reason)})
 	}
 	template := &x509.RevocationList{
 		Number: number, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate, RevokedCertificateEntries: entries,

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 
@@ -51,7 +50,7 @@ func (g *gate) enter(ctx context.Context, method string) (context.Context, error
 		return ctx, nil
 	}
 	if need == nobody {
-		return ctx, pki.Refuse(pki.RuleAccess, "", "this call is not open to anyone")
+		return ctx, pki.Refuse(pki.RuleAccess, "call what the API has (proto/brevet/v1)", "this call is not open to anyone")
 	}
 	c, err := g.identify(ctx)
 	if err == nil && need == operators && !c.isOperator() {
@@ -81,9 +80,13 @@ func unauthenticated() error {
 // where the certificate proves nothing.
 func (g *gate) verify(chain []*x509.Certificate) (caller, error) {
 	leaf, now := chain[0], g.clock()
-	if now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) {
-		return caller{}, pki.Refuse(pki.RuleExpired, "set the device's clock, or enroll with a new token if the certificate is over",
-			"the certificate is valid from %s to %s, and it is %s", stamp(leaf.NotBefore), stamp(leaf.NotAfter), stamp(now))
+	if now.Before(leaf.NotBefore) {
+		return caller{}, pki.Refuse(pki.RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
+			"the certificate is valid from %s on, and it is %s here", stamp(leaf.NotBefore), stamp(now))
+	}
+	if now.After(leaf.NotAfter) {
+		return caller{}, pki.Refuse(pki.RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
+			"the certificate was valid until %s, and it is %s here", stamp(leaf.NotAfter), stamp(now))
 	}
 	v, err := g.voucherOf(leaf, now)
 	if err != nil {
@@ -103,27 +106,6 @@ func (g *gate) verify(chain []*x509.Certificate) (caller, error) {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// unary and stream put the gate before every handler, and the typed answer behind it.
-func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
-	begun := time.Now()
-	defer func() { err = s.answer(ctx, info.FullMethod, begun, recover(), err) }()
-	known, err := s.gate.enter(ctx, info.FullMethod)
-	if err == nil {
-		resp, err = next(known, req)
-	}
-	return resp, s.note(known, err)
-}
-
-func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
-	begun := time.Now()
-	defer func() { err = s.answer(ss.Context(), info.FullMethod, begun, recover(), err) }()
-	ctx, err := s.gate.enter(ss.Context(), info.FullMethod)
-	if err == nil {
-		err = next(srv, streamOf{ss, ctx})
-	}
-	return s.note(ctx, err)
-}
-
 // note has the refusal of a known caller taken down in the log, and returns the error as it is.
 func (s *Server) note(ctx context.Context, err error) error {
 	c := callerOf(ctx)
@@ -132,12 +114,3 @@ func (s *Server) note(ctx context.Context, err error) error {
 	}
 	return s.registrar.Note(ctx, c.actor(), c.id, err)
 }
-
-// streamOf is a ServerStream whose context knows the caller.
-type streamOf struct {
-	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // the way grpc has a stream's context replaced
-}
-
-// Context returns the context that knows the caller.
-func (s streamOf) Context() context.Context { return s.ctx }

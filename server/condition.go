@@ -125,7 +125,7 @@ func (s *Server) readiness(ctx context.Context) error {
 // writable returns why the store would not take a certificate now.
 func (s *Server) writable(now time.Time) error {
 	if s.store.failed.Load() && s.store.since(now) < storeDoubt {
-		return errors.New("the store did not take the last transaction")
+		return errors.New("the store failed a call, or the last transaction, within the last minute: the log says why")
 	}
 	switch free, err := s.config.Disk.Free(); {
 	case err != nil:

@@ -20,6 +20,7 @@ import (
 var codeOf = map[pki.Class]codes.Code{
 	pki.Malformed: codes.InvalidArgument, pki.Unproven: codes.Unauthenticated, pki.Forbidden: codes.PermissionDenied,
 	pki.Missing: codes.NotFound, pki.Conflicting: codes.FailedPrecondition, pki.Overcrowded: codes.ResourceExhausted,
+	pki.Oversized: codes.ResourceExhausted,
 }
 
 // answer turns what a handler returned, or panicked with, into the status that the caller sees.
@@ -34,6 +35,9 @@ func (s *Server) answer(ctx context.Context, method string, begun time.Time, pan
 		return nil
 	}
 	st, loud := statusOf(err)
+	if loud && pki.IsTemporary(err) && !s.token.failed.Load() {
+		s.store.note(err, s.config.Clock())
+	}
 	if loud {
 		s.metrics.failures.Inc()
 		s.log.ErrorContext(ctx, "a call failed", "method", method, "error", err)

@@ -67,9 +67,7 @@ func FuzzRPC(f *testing.F) {
 		switch st := status.Convert(err); st.Code() {
 		case codes.OK:
 		case codes.Internal, codes.Unknown, codes.Unavailable, codes.DeadlineExceeded:
-			if !strings.HasPrefix(st.Message(), "grpc: failed to unmarshal") { // gRPC's own answer to what is no message of the call
-				t.Fatalf("%s of %x: %v", name, message, err)
-			}
+			t.Fatalf("%s of %x: %v", name, message, err)
 		default:
 			if servertest.RuleOf(err) == "" {
 				t.Fatalf("%s of %x: %v names no rule", name, message, err)
@@ -88,7 +86,7 @@ func send(ctx context.Context, conn *grpc.ClientConn, name string, message []byt
 	if err != nil {
 		return err
 	}
-	if err := stream.SendMsg(&message); err != nil {
+	if err := stream.SendMsg(&message); err != nil && !errors.Is(err, io.EOF) { // after EOF the answer is there
 		return err
 	}
 	if err := stream.CloseSend(); err != nil {

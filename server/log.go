@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -17,13 +18,16 @@ type logs struct {
 	archive   *translog.Archive
 }
 
+// syncPatience bounds how long a reader waits for what is not archived yet: on a full disk that would be for ever.
+const syncPatience = 5 * time.Second
+
 // logPage is how many entries are read at a time; a read transaction stays short, however long the stream.
 const logPage = 256
 
 // ListEntries serves the RPC of that name in brevet.v1.LogService.
 func (s *logs) ListEntries(req *brevetv1.ListEntriesRequest, out grpc.ServerStreamingServer[brevetv1.ListEntriesResponse]) error {
 	ctx := out.Context()
-	if err := s.sequencer.Sync(ctx); err != nil {
+	if err := s.sync(ctx); err != nil {
 		return err
 	}
 	next, left := max(req.GetFrom(), 1), req.GetLimit()
@@ -51,9 +55,16 @@ func (s *logs) ListEntries(req *brevetv1.ListEntriesRequest, out grpc.ServerStre
 
 // GetHead serves the RPC of that name in brevet.v1.LogService.
 func (s *logs) GetHead(ctx context.Context, _ *brevetv1.GetHeadRequest) (*brevetv1.GetHeadResponse, error) {
-	if err := s.sequencer.Sync(ctx); err != nil {
+	if err := s.sync(ctx); err != nil {
 		return nil, err
 	}
 	head := s.archive.Head()
 	return &brevetv1.GetHeadResponse{Size: head.Size, Chain: head.Chain[:]}, nil
+}
+
+// sync waits until what was committed so far is in the log and the archive.
+func (s *logs) sync(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, syncPatience)
+	defer cancel()
+	return s.sequencer.Sync(ctx)
 }

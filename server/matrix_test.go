@@ -166,6 +166,10 @@ func callers(t *testing.T, w *servertest.World) []caller {
 	w.Revoke(t, withdrawn.Certificate, "privilegeWithdrawn")
 	held := w.Enrolled(t, "device", "device/held")
 	w.Suspend(t, held.ID)
+	replaced := w.Enrolled(t, "device", "device/replaced")
+	w.Enroll(t, w.Token(t, replaced.ID, true), servertest.Key(t))
+	before := w.NewOperator(t, "bob")
+	w.NewOperator(t, "bob") // takes the name over
 	heldOperator := w.NewOperator(t, "mallory")
 	w.Suspend(t, heldOperator.ID)
 	return []caller{
@@ -176,6 +180,8 @@ func callers(t *testing.T, w *servertest.World) []caller {
 		{"the server itself", w.OwnPair(t, "server").TLS(), untrusted, untrusted},
 		{"the OCSP delegate", w.OwnPair(t, w.DelegateDir()).TLS(), untrusted, untrusted},
 		{"revoked", pair(withdrawn), revoked, revoked},
+		{"superseded", pair(replaced), revoked, revoked},
+		{"superseded operator", pair(before), revoked, revoked},
 		{"on hold", pair(held), revoked, revoked},
 		{"operator on hold", pair(heldOperator), revoked, revoked},
 		{"for servers alone", pair(w.Enrolled(t, "device", "device/server", serverOnly)), untrusted, untrusted},

@@ -23,7 +23,7 @@ import (
 
 // Bounds of the gRPC listener. A connection keeps the identity of its handshake, so it does not live for ever.
 const (
-	maxMessage       = 256 << 10 // gRPC reads a message whole before the gate sees the call
+	maxMessage       = 256 << 10 // gRPC reads a message whole before it is decoded
 	maxHeaders       = 16 << 10
 	maxStreams       = 128
 	maxConnections   = 4096 // on each of the two ports
@@ -36,19 +36,20 @@ const (
 func (s *Server) newGRPC() *grpc.Server {
 	g := grpc.NewServer(append(s.traces.serverOptions(),
 		grpc.Creds(countedTLS{credentials.NewTLS(s.tlsConfig()), s.metrics}),
-		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
+		grpc.ForceServerCodecV2(newCodec()), grpc.StreamInterceptor(s.stream),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace, Time: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}),
 	)...)
-	brevetv1.RegisterEnrollmentServiceServer(g, &enrollment{registrar: s.registrar, authority: s.authority})
-	brevetv1.RegisterIdentityServiceServer(g, &identities{registrar: s.registrar, revocations: s.revocations, tokenText: s.tokenText})
-	brevetv1.RegisterCertificateServiceServer(g, &certificates{registrar: s.registrar, revocations: s.revocations})
-	brevetv1.RegisterCRLServiceServer(g, &crls{records: s.config.Stores.Revocation, revocations: s.revocations})
-	brevetv1.RegisterLogServiceServer(g, &logs{records: s.config.Stores.Log, sequencer: s.sequencer, archive: s.config.Archive})
+	services := gated{g, s}
+	brevetv1.RegisterEnrollmentServiceServer(services, &enrollment{registrar: s.registrar, authority: s.authority})
+	brevetv1.RegisterIdentityServiceServer(services, &identities{registrar: s.registrar, revocations: s.revocations, tokenText: s.tokenText})
+	brevetv1.RegisterCertificateServiceServer(services, &certificates{registrar: s.registrar, revocations: s.revocations})
+	brevetv1.RegisterCRLServiceServer(services, &crls{records: s.config.Stores.Revocation, revocations: s.revocations})
+	brevetv1.RegisterLogServiceServer(services, &logs{records: s.config.Stores.Log, sequencer: s.sequencer, archive: s.config.Archive})
 	s.health = health.NewServer()
-	healthv1.RegisterHealthServer(g, s.health)
-	reflection.Register(g)
+	healthv1.RegisterHealthServer(services, s.health)
+	reflection.Register(services)
 	return g
 }
 

@@ -3,6 +3,7 @@ package translog
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // ErrLocked says that another process holds the archive open.
@@ -69,6 +70,8 @@ func (e *MismatchError) Error() string {
 		"see 'brevet log verify', and restore the one that was altered", e.Index, e.Detail)
 }
 
+const retryAfter = 5 * time.Second
+
 // unavailable is a failure that may pass: of the disk, the store, or the caller's patience.
 type unavailable struct {
 	what  string
@@ -86,3 +89,6 @@ func (e *unavailable) Unwrap() error { return e.cause }
 
 // Temporary reports that the same call may succeed later. Nothing is lost or written twice by calling again.
 func (e *unavailable) Temporary() bool { return true }
+
+// RetryAfter returns how long to wait before that: disks take somebody to look after them.
+func (e *unavailable) RetryAfter() time.Duration { return retryAfter }

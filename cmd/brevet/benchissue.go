@@ -211,7 +211,7 @@ func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float
 		"token_signatures_per_second": signatures, "floor_per_second": rate, "floor_ratio": issued.rate / rate,
 		"floor_reach": rate / cost.Bound(), "rss_mib": resident,
 		"bytes_per_certificate": (after - before) / n,
-		"server_cpu_us": micros(loaded.server-cpu.server) / n, "load_cpu_us": micros(loaded.load-cpu.load) / n,
+		"server_cpu_us":         micros(loaded.server-cpu.server) / n, "load_cpu_us": micros(loaded.load-cpu.load) / n,
 		"floor_cpu_us": micros(ended-begun) / (rate * d.Seconds()),
 	}, nil
 }

@@ -152,7 +152,9 @@ func (r *Responder) decide(i *issuer, q *ocsp.Request) (*decision, ocsp.Refusal)
 		single := singleOf(id, status)
 		single.ThisUpdate, single.NextUpdate = current, end
 		// A revocation that this process heard of since is known as of its own time.
-		if single.RevokedAt.After(current) && !single.RevokedAt.After(now) {
+		if single.RevokedAt.After(now) {
+			single.RevokedAt = current // the clock was set back since, and nobody shall take it for yet to come
+		} else if single.RevokedAt.After(current) {
 			single.ThisUpdate = single.RevokedAt
 		}
 		d.response.Singles = append(d.response.Singles, single)

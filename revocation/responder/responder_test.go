@@ -100,6 +100,13 @@ func TestRevocationAfterTheLastLook(t *testing.T) {
 	if response.ThisUpdate.Before(response.RevokedAt) || response.ThisUpdate.After(s.clock.now()) {
 		t.Errorf("revoked at %v, said to be known at %v", response.RevokedAt, response.ThisUpdate)
 	}
+	// The clock is set back to before the revocation, which is then no less in force.
+	s.clock.advance(-10 * time.Minute)
+	s.current(t)
+	_, response = s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
+	if response.Status != xocsp.Revoked || response.RevokedAt.After(s.clock.now()) || response.ThisUpdate.After(s.clock.now()) {
+		t.Errorf("status %d, revoked at %v, at %v", response.Status, response.RevokedAt, s.clock.now())
+	}
 }
 
 func TestDelegateEnds(t *testing.T) {

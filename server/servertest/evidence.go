@@ -32,6 +32,11 @@ func Refused(t testing.TB, err error, code codes.Code, rule pki.Rule) {
 	if got := RuleOf(err); status.Code(err) != code || got != rule {
 		t.Errorf("got %v %q, want %v %q: %v", status.Code(err), got, code, rule, err)
 	}
+	for _, detail := range status.Convert(err).Details() {
+		if r, ok := detail.(*brevetv1.Refusal); ok && (r.GetDetail() == "" || r.GetFix() == "") {
+			t.Errorf("the refusal says not what was found or not what would pass: %v", r)
+		}
+	}
 }
 
 // RuleOf returns the rule that a call's error names, or "".

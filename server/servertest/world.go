@@ -60,6 +60,8 @@ type Store interface {
 type Options struct {
 	// Names are those of the server's certificate besides localhost.
 	Names []string
+	// Ahead is what the clock is set ahead by from the beginning.
+	Ahead time.Duration
 	// Wrap comes between the server and its store, to make it fail.
 	Wrap func(server.Stores) server.Stores
 	// Token takes the place of the ground's, for whoever watches it. Nothing is signed by it.
@@ -127,6 +129,7 @@ func (l *Log) String() string {
 func New(t testing.TB, g Ground, o Options) *World {
 	t.Helper()
 	w := &World{Ground: g, Dir: t.TempDir(), Clock: &Clock{}, Disk: &Disk{}, Log: &Log{}}
+	w.Clock.Advance(o.Ahead)
 	w.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // no connection outlives its answer
 	w.ceremony(t)
 	w.open(t)

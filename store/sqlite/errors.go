@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 	"time"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
@@ -85,7 +86,7 @@ func fail(what string, err error) error {
 	}
 	var cause sqlite3.Error
 	if errors.As(err, &cause) {
-		if p, ok := passing[cause.Code]; ok {
+		if p, ok := passing[codeOf(cause)]; ok {
 			return &unavailable{what + ": " + p.advice, p.after, err}
 		}
 	}
@@ -93,6 +94,18 @@ func fail(what string, err error) error {
 		return &unavailable{what + ": no answer in time", retryBusy, err}
 	}
 	return fmt.Errorf("sqlite: %s: %w", what, err)
+}
+
+// codeOf returns the code of an error, by what the system says where SQLite says no more than that the disk failed.
+func codeOf(err sqlite3.Error) sqlite3.ErrNo {
+	switch {
+	case err.Code == sqlite3.ErrIoErr && err.SystemErrno == syscall.ENOSPC:
+		return sqlite3.ErrFull
+	case err.Code == sqlite3.ErrIoErr && err.SystemErrno == syscall.EROFS:
+		return sqlite3.ErrReadonly
+	default:
+		return err.Code
+	}
 }
 
 // isBroken reports whether a connection is better closed after an error than used again: what it thinks of the file may

@@ -21,3 +21,6 @@ const (
 	SelectCertificate = selectCertificate
 	PageOfOne         = pageOfOne
 )
+
+// Fail puts an error of SQLite into words.
+func Fail(err error) error { return fail("try", err) }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	sqlite3 "github.com/mattn/go-sqlite3"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/sqlite"
@@ -16,7 +19,7 @@ var at = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 // fill writes about so many octets to the log.
 func fill(db *sqlite.DB, octets int) error {
 	return db.RA().Refused(context.Background(), pki.ActorSystem("test"), pki.SPIFFEID{},
-		pki.Refuse(pki.RuleAccess, "", "%s", strings.Repeat("x", octets)), at)
+		&pki.Refusal{Rule: pki.RuleAccess, Detail: strings.Repeat("x", octets)}, at)
 }
 
 func mustBeUnavailable(t *testing.T, err error, says string) {
@@ -67,6 +70,13 @@ func TestReadOnlyPasses(t *testing.T) {
 	mustBeUnavailable(t, fill(db, 1), "read-only")
 	if err := fill(db, 1); err != nil {
 		t.Errorf("the writer did not get a new connection: %v", err)
+	}
+}
+
+// What SQLite calls a failing disk may be a full or a read-only one.
+func TestTheDisksOwnWords(t *testing.T) {
+	for errno, says := range map[syscall.Errno]string{syscall.ENOSPC: "free some", syscall.EROFS: "read-only", syscall.EIO: "kernel's log"} {
+		mustBeUnavailable(t, sqlite.Fail(sqlite3.Error{Code: sqlite3.ErrIoErr, SystemErrno: errno}), says)
 	}
 }
 

@@ -155,5 +155,5 @@ func openError(path string, err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("sqlite: the store cannot be opened for writing: give %s and its directory to the account that runs brevet: %w", path, err)
 	}
-	return &unavailable{"the store cannot be opened for writing", retryDisk, err}
+	return &unavailable{"the store cannot be opened for writing: look at its disk", retryDisk, err}
 }

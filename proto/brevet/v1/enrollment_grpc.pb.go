@@ -36,6 +36,7 @@ const (
 //
 // Refusals carry a brevet.v1.Refusal among the status details. UNAVAILABLE and RESOURCE_EXHAUSTED are worth
 // repeating, after the google.rpc.RetryInfo delay where there is one; other codes are not.
+// A message over 256 KiB is answered by gRPC itself, before it is read: RESOURCE_EXHAUSTED without a Refusal.
 type EnrollmentServiceClient interface {
 	// Enroll trades a one-time enrollment token for the identity's first certificate. It needs no client
 	// certificate. The token is bound to this request ID and key before anything is signed; that pair may retry
@@ -88,6 +89,7 @@ func (c *enrollmentServiceClient) Renew(ctx context.Context, in *RenewRequest, o
 //
 // Refusals carry a brevet.v1.Refusal among the status details. UNAVAILABLE and RESOURCE_EXHAUSTED are worth
 // repeating, after the google.rpc.RetryInfo delay where there is one; other codes are not.
+// A message over 256 KiB is answered by gRPC itself, before it is read: RESOURCE_EXHAUSTED without a Refusal.
 type EnrollmentServiceServer interface {
 	// Enroll trades a one-time enrollment token for the identity's first certificate. It needs no client
 	// certificate. The token is bound to this request ID and key before anything is signed; that pair may retry

@@ -1,0 +1,142 @@
+package server_test
+
+import (
+	"crypto/x509"
+	"io"
+	"math/big"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// settled waits until the server has noticed that the clock was set.
+func settled(t *testing.T, w *servertest.World) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if code, body := ask(t, w, "/readyz"); code == http.StatusOK {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("not ready after the clock was set: %s", body)
+		}
+	}
+}
+
+// published is the issuing CA's CRL, once its number is over the given one.
+func published(t *testing.T, w *servertest.World, over *big.Int) *x509.RevocationList {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		resp := servertest.Must(http.Get("http://" + w.HTTP + "/crl/" + pki.IssuerOf(w.Issuing).Short() + ".crl"))(t)
+		der := servertest.Must(io.ReadAll(resp.Body))(t)
+		servertest.Must(0, resp.Body.Close())(t)
+		if list, err := x509.ParseRevocationList(der); err == nil && list.Number.Cmp(over) > 0 {
+			return list
+		} else if time.Now().After(deadline) {
+			t.Fatalf("no CRL over number %v: %v", over, err)
+		}
+	}
+}
+
+func lists(list *x509.RevocationList, c *x509.Certificate) bool {
+	for _, e := range list.RevokedCertificateEntries {
+		if e.SerialNumber.Cmp(c.SerialNumber) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// The server's clock is an hour ahead for a while. Nothing that is revoked becomes good, no serial or CRL number is used
+// twice, who is refused for it is told to look at the clock, and when the clock is right again so is everything else.
+func TestTheServersClockIsSet(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{Ahead: -time.Hour - time.Second}) // so that ahead is the judges' own time
+	nobody := w.Caller(t, nil)
+	before, revoked := w.Enrolled(t, "device", "device/before"), w.Enrolled(t, "device", "device/revoked")
+	w.Revoke(t, revoked.Certificate, "keyCompromise")
+	token := w.Token(t, w.Register(t, "device", "device/token"), false) // for an hour
+	first := published(t, w, big.NewInt(0))
+
+	w.Clock.Advance(time.Hour + time.Second)
+	settled(t, w)
+	_, err := nobody.Enroll(t.Context(), servertest.Enrollment(t, token, servertest.Key(t)))
+	servertest.Refused(t, err, codes.Unauthenticated, pki.RuleToken)
+	ahead := w.Enrolled(t, "device", "device/ahead")
+	early := w.Enrolled(t, "device", "device/early")
+	w.Revoke(t, early.Certificate, "superseded") // at a time that is yet to come
+	made := w.Token(t, w.Register(t, "device", "device/made"), false)
+	renewed := w.Renewed(t, before, servertest.Key(t))
+	w.Status(t, revoked.Certificate, "keyCompromise")
+	w.Status(t, ahead.Certificate, "good")
+	during := published(t, w, first.Number)
+	for !lists(during, early.Certificate) {
+		during = published(t, w, during.Number)
+	}
+
+	w.Clock.Advance(-time.Hour - time.Second)
+	settled(t, w)
+	for _, h := range []*servertest.Holder{ahead, renewed} {
+		_, err = h.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+		servertest.Refused(t, err, codes.Unauthenticated, pki.RuleExpired)
+		if !strings.Contains(err.Error(), "look at the server's clock") {
+			t.Errorf("the refusal does not name the clock: %v", err)
+		}
+	}
+	w.Status(t, revoked.Certificate, "keyCompromise")
+	w.Status(t, early.Certificate, "superseded")
+	w.Status(t, before.Certificate, "good")
+	after := w.Enroll(t, made, servertest.Key(t))
+	w.Renewed(t, after, servertest.Key(t))
+	w.Revoke(t, after.Certificate, "superseded")
+	list := published(t, w, during.Number)
+	for !lists(list, after.Certificate) {
+		list = published(t, w, list.Number)
+	}
+	if !lists(list, early.Certificate) || !lists(list, revoked.Certificate) || list.ThisUpdate.After(w.Clock.Now()) {
+		t.Errorf("the CRL of %s lacks what was revoked", list.ThisUpdate)
+	}
+	w.Enroll(t, token, servertest.Key(t)) // it lives again
+	seen := map[pki.Serial]bool{}
+	for _, c := range w.Inventory(t) {
+		if seen[c.Ref.Serial] {
+			t.Errorf("serial %s twice", c.Ref.Serial)
+		}
+		seen[c.Ref.Serial] = true
+	}
+	w.Clock.Advance(time.Hour + time.Second)
+	settled(t, w)
+	w.Renewed(t, ahead, servertest.Key(t))
+	w.Renewed(t, renewed, servertest.Key(t))
+	w.Status(t, early.Certificate, "superseded")
+}
+
+// A clock that is before everything that the CA stands on is the server's own trouble, and passes with it.
+func TestTheServersClockIsFarBehind(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	device := w.Enrolled(t, "device", "device/1")
+	enrollment := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/2"), false), servertest.Key(t))
+	w.Clock.Advance(-2 * time.Hour) // the issuing CA began an hour ago
+	_, err := w.Caller(t, nil).Enroll(t.Context(), enrollment)
+	unavailable(t, err)
+	if !strings.Contains(w.Log.String(), "check the server's clock") {
+		t.Error("the log does not name the clock")
+	}
+	_, err = device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+	servertest.Refused(t, err, codes.Unauthenticated, pki.RuleExpired)
+	_, err = w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
+	servertest.Refused(t, err, codes.Unauthenticated, pki.RuleExpired)
+	if !strings.Contains(status.Convert(err).Message(), "clock") {
+		t.Errorf("the refusal does not name the clock: %v", err)
+	}
+	w.Clock.Advance(2 * time.Hour)
+	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), enrollment))(t)
+	servertest.Must(device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t))))(t)
+}

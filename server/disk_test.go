@@ -1,0 +1,176 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// diskEnv names the directory of a small disk, for a test that runs itself anew where it may mount one.
+const diskEnv = "BREVET_TEST_DISK"
+
+// smallDisk has the rest of a test run in a process with a file system of its own, which holds everything that the test
+// writes, and returns where it is mounted. Where it returns false the other process has done the work.
+func smallDisk(t *testing.T, octets int) (dir string, here bool) {
+	t.Helper()
+	if dir = os.Getenv(diskEnv); dir != "" {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=700", octets)); err != nil {
+			t.Fatalf("mount a small file system in a user namespace: %v", err)
+		}
+		t.Setenv("TMPDIR", dir)
+		return dir, true
+	}
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), diskEnv+"="+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("in a user namespace, where it can mount a small file system: %v\n%s", err, out)
+	}
+	return "", false
+}
+
+// fillDisk takes all the space that is left, and returns what gives it back.
+func fillDisk(t *testing.T, dir string) (free func()) {
+	t.Helper()
+	path := filepath.Join(dir, "filler")
+	f := servertest.Must(os.Create(path))(t)
+	for err := error(nil); !errors.Is(err, syscall.ENOSPC); {
+		if _, err = f.Write(make([]byte, 4096)); err != nil && !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
+	}
+	servertest.Must(0, f.Close())(t)
+	return func() { servertest.Must(0, os.Remove(path))(t) }
+}
+
+// load is callers who repeat each call until it succeeds, whatever keeps it from that.
+type load struct {
+	w      *servertest.World
+	stop   atomic.Bool
+	failed atomic.Int64
+	turns  atomic.Int64 // devices that were enrolled, renewed and revoked
+}
+
+// insist makes a call until it succeeds. What it meets before has to be an error that passes, and says when.
+func (l *load) insist(t *testing.T, call func(context.Context) error) {
+	for err := call(t.Context()); err != nil && !t.Failed(); err = call(t.Context()) {
+		unavailable(t, err)
+		l.failed.Add(1)
+		time.Sleep(5 * time.Millisecond) // sooner than they say
+	}
+}
+
+// run leads one device after the other through its life.
+func (l *load) run(t *testing.T, worker int) {
+	nobody := l.w.Caller(t, nil)
+	for n := 0; !l.stop.Load() && !t.Failed(); n++ {
+		id, first, second := fmt.Sprintf("device/%d-%d", worker, n), servertest.Key(t), servertest.Key(t)
+		l.insist(t, func(ctx context.Context) error {
+			_, err := l.w.Operator.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: id, Kind: "device"})
+			return err
+		})
+		var token *brevetv1.CreateTokenResponse
+		l.insist(t, func(ctx context.Context) (err error) {
+			token, err = l.w.Operator.CreateToken(ctx, &brevetv1.CreateTokenRequest{Id: id})
+			return err
+		})
+		var enrolled *brevetv1.EnrollResponse
+		enrollment := servertest.Enrollment(t, l.w.Secret(t, token.GetToken()), first)
+		l.insist(t, func(ctx context.Context) (err error) {
+			enrolled, err = nobody.Enroll(ctx, enrollment)
+			return err
+		})
+		holder := l.w.Holder(t, enrolled.GetCredential().GetCertificate(), first)
+		var renewed *brevetv1.RenewResponse
+		renewal := servertest.Renewal(t, second)
+		l.insist(t, func(ctx context.Context) (err error) {
+			renewed, err = holder.Renew(ctx, renewal)
+			return err
+		})
+		l.insist(t, func(ctx context.Context) error {
+			_, err := l.w.Operator.RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{Serial: servertest.Serial(holder.Certificate), Reason: "superseded"})
+			return err
+		})
+		l.w.Status(t, holder.Certificate, "superseded")
+		l.w.Status(t, l.w.Holder(t, renewed.GetCredential().GetCertificate(), second).Certificate, "good")
+		l.turns.Add(1)
+	}
+}
+
+// A disk that is full fails calls for now, loses nothing, and needs no restart once there is space.
+func TestAFullDiskPasses(t *testing.T) {
+	dir, here := smallDisk(t, 32<<20)
+	if !here {
+		return
+	}
+	w := servertest.New(t, ground, servertest.Options{})
+	revoked := w.Enrolled(t, "device", "device/revoked")
+	w.Revoke(t, revoked.Certificate, "keyCompromise")
+	l := &load{w: w}
+	var workers sync.WaitGroup
+	for n := range 4 {
+		workers.Go(func() { l.run(t, n) })
+	}
+	wait := func(what string, holds func() bool) {
+		for deadline := time.Now().Add(time.Minute); !holds() && !t.Failed(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Errorf("in vain: %s", what)
+			}
+		}
+	}
+	wait("devices come and go", func() bool { return l.turns.Load() >= 4 })
+
+	free := fillDisk(t, dir)
+	wait("calls fail", func() bool { return l.failed.Load() >= 40 })
+	if code, reason := ask(t, w, "/readyz"); code != 503 {
+		t.Errorf("the probe says %d, %s", code, reason)
+	}
+	w.Status(t, revoked.Certificate, "keyCompromise")
+	stream := servertest.Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{}))(t)
+	if _, err := stream.Recv(); status.Code(err) != codes.OK { // it depends on what waits to be sequenced
+		unavailable(t, err)
+	}
+	free()
+
+	if log := w.Log.String(); !strings.Contains(log, "there is no space for the store: free some on its disk") || strings.Contains(log, "the disk of the store fails") {
+		t.Error("the log does not say that the disk is full, or says otherwise")
+	}
+	done := l.turns.Load()
+	wait("devices come and go again", func() bool { return l.turns.Load() >= done+8 })
+	l.stop.Store(true)
+	workers.Wait()
+	// What was signed is on record, and the world's own audit reads log and archive. Each device has two certificates.
+	released := map[string]int{}
+	for _, c := range w.Inventory(t) {
+		if c.Released {
+			released[c.Identity.Path()]++
+		}
+	}
+	for worker := range 4 {
+		for n := 0; released[fmt.Sprintf("device/%d-%d", worker, n)] != 0; n++ {
+			if got := released[fmt.Sprintf("device/%d-%d", worker, n)]; got != 2 {
+				t.Errorf("device/%d-%d has %d certificates, want 2", worker, n, got)
+			}
+		}
+	}
+}
