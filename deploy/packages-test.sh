@@ -34,6 +34,7 @@ boot() {
 
   install -d -m 0755 "$copy/packages"
   cp dist/*.deb deploy/packages-steps.sh "$copy/packages/"
+  rm -f "$copy/var/lib/man-db/auto-update" # or each dpkg indexes every manual of the system
   # What this system starts besides is not started there, and nobody waits for a network.
   mkdir -p "$copy/run/systemd/system"
   printf '[Unit]\nRequires=sysinit.target\nAfter=sysinit.target\n' >"$copy/run/systemd/system/packages-test.target"

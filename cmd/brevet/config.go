@@ -90,7 +90,7 @@ func loadConfig(cmd *cobra.Command) (Config, error) {
 	}
 	var parse viper.ConfigParseError
 	if err := v.ReadInConfig(); err != nil && !errors.As(err, &parse) {
-		return Config{}, &usage{fmt.Sprintf("no configuration: %v; name it with --config", err)}
+		return Config{}, fmt.Errorf("no configuration: %w; name it with --config", err)
 	}
 	return readConfig(v.ConfigFileUsed())
 }

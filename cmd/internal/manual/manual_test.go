@@ -46,16 +46,16 @@ func TestWrite(t *testing.T) {
 	if err := Write(tree(), share, time.Unix(86400, 0)); err != nil {
 		t.Fatal(err)
 	}
-	page := unpack(t, filepath.Join(share, "man/man1/tool-key-make.1.gz"))
+	page := unpack(t, filepath.Join(share, "man", "man1", "tool-key-make.1.gz"))
 	for _, want := range []string{"tool-key-make - Make a key", "Jan 1970", "--out", "key.pem", "file to write", "tool key make a_b"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not say %q:\n%s", want, page)
 		}
 	}
-	if page := unpack(t, filepath.Join(share, "man/man1/tool.1.gz")); !strings.Contains(page, "tool-key(1)") || strings.Contains(page, "secret") {
+	if page := unpack(t, filepath.Join(share, "man", "man1", "tool.1.gz")); !strings.Contains(page, "tool-key(1)") || strings.Contains(page, "secret") {
 		t.Errorf("the first page leads elsewhere:\n%s", page)
 	}
-	if _, err := os.Stat(filepath.Join(share, "man/man1/tool-secret.1.gz")); err == nil {
+	if _, err := os.Stat(filepath.Join(share, "man", "man1", "tool-secret.1.gz")); err == nil {
 		t.Error("a hidden command has a page")
 	}
 	for _, script := range []string{"bash-completion/completions/tool", "zsh/vendor-completions/_tool", "fish/vendor_completions.d/tool.fish"} {
