@@ -102,7 +102,8 @@ func Help(w io.Writer) {
 				flags = append(flags, f)
 			}
 		}
-		fmt.Fprintf(t, "  %s\t%s\t%s\n", c.Name, c.Short, strings.Join(takes, " "))
+		line := []string{"  " + c.Name, c.Short, strings.Join(takes, " ")}
+		fmt.Fprintln(t, strings.TrimSuffix(strings.Join(line, "\t"), "\t"))
 	}
 	fmt.Fprintln(t)
 	for _, f := range flags {

@@ -46,7 +46,7 @@ func writePages(c *cobra.Command, dir string, date time.Time) error {
 			return err
 		}
 	}
-	header := &doc.GenManHeader{Section: "1", Date: &date, Source: c.Root().Name(), Manual: c.Root().Short}
+	header := &doc.GenManHeader{Section: "1", Date: &date, Source: c.Root().Name(), Manual: "Brevet"}
 	var page bytes.Buffer
 	if err := doc.GenMan(c, header, &page); err != nil {
 		return err
