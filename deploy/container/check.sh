@@ -47,6 +47,9 @@ mounted=$(images mount "$agent")
 is 'the content of the agent' 'usr/bin/brevet-agent' "$(cd "$mounted" && find . -type f -printf '%P\n' | grep -v '^\(etc\|run\|dev\|proc\|sys\)/')"
 is 'the directory of the agent' '700 65532:65532' "$(stat -c '%a %u:%g' "$mounted/var/lib/brevet-agent")"
 images umount "$agent" >/dev/null
+# `buildah run` would put volumes of its own over those that it is given.
+images config --volume /var/lib/brevet- "$server"
+images config --volume /var/lib/brevet-agent- "$agent"
 say 'Both images build, run as 65532, and the agent holds nothing but itself.'
 
 # --- Run --------------------------------------------------------------------------------------------------------------
@@ -82,6 +85,7 @@ once ceremony token --label issuing --pin-file /etc/brevet/pin --so-pin-file /et
 once ceremony root "${token[@]}" --key-label root-g1 --subject 'CN=Fleet Root G1'
 once ceremony intermediate request "${token[@]}" --key-label issuing-g1 --subject 'CN=Fleet Issuing G1'
 once ceremony sign "${token[@]}" --key-label root-g1 --csr issuing.csr --trust-domain fleet.example --public-url "http://127.0.0.1:$http"
+once ceremony crl "${token[@]}" --key-label root-g1
 once ceremony install --config /etc/brevet/brevet.yaml --certificate issuing.crt --key-label issuing-g1 --root root.crt --operator alice --token-out alice.token
 brevet serve --config /etc/brevet/brevet.yaml >"$work/server.log" 2>&1 &
 pids+=($!)
@@ -95,10 +99,11 @@ until_ok() { # COMMAND…: waits until it succeeds
 until_ok curl -fsS "http://127.0.0.1:$operations/readyz"
 say 'The server is ready, with a SoftHSM token in its volume.'
 
-once login --token-file alice.token
-once identity create device/1
-once token create device/1 --out device1.token
-install -m 0600 -o 65532 -g 65532 "$work/state/device1.token" "$work/agent-etc/token"
+operator() { XDG_STATE_HOME=$work/operator bin/brevet "$@" >>"$work/commands.log" 2>&1 || fail "brevet $*"; }
+operator login --token-file "$work/state/alice.token"
+operator identity create device/1
+operator token create device/1 --out "$work/device1.token"
+install -m 0600 -o 65532 -g 65532 "$work/device1.token" "$work/agent-etc/token"
 images run --isolation chroot --volume "$work/agent-etc:/etc/brevet-agent:ro" --volume "$work/agent-state:/var/lib/brevet-agent" "$agent" -- \
   /usr/bin/brevet-agent run --config /etc/brevet-agent/agent.yaml >"$work/agent.log" 2>&1 &
 pids+=($!)
