@@ -21,13 +21,13 @@ GOLANGCI = $(GO) tool -modfile=tools/golangci-lint.mod golangci-lint
 export CGO_ENABLED = 1
 
 .DEFAULT_GOAL := build
-.PHONY: demo build run bench test test-race fuzz sizes lint fmt generate check-generated setup-build setup setup-test clean help
+.PHONY: demo build run packages test-packages test-containers bench test test-race fuzz sizes lint fmt generate check-generated setup-build setup setup-test clean help
 
 demo: setup build ## set up what is missing, build, and run the whole story once
 	deploy/demo.sh
 
 build: setup-build ## bin/brevet, bin/brevet-agent and the examples
-	$(BUILD) -ldflags '$(STAMP)' -o bin/brevet ./cmd/brevet
+	$(BUILD) -ldflags '-s -w $(STAMP)' -o bin/brevet ./cmd/brevet
 	CGO_ENABLED=0 $(BUILD) -tags $(AGENT_TAGS) -ldflags '-s -w $(STAMP)' -o bin/brevet-agent ./cmd/brevet-agent
 ifneq ($(wildcard examples/*/main.go),)
 	CGO_ENABLED=0 $(BUILD) -o bin/ ./examples/...
@@ -35,6 +35,15 @@ endif
 
 run: setup build ## the embedded CA of the demo, kept and left running
 	bin/brevet dev
+
+packages: build ## dist/*.deb: the server, and the agent
+	VERSION='$(VERSION)' deploy/packages.sh
+
+test-packages: setup-test packages ## as root: install the packages in a copy of this system, under a systemd of its own
+	deploy/packages-test.sh
+
+test-containers: build ## as root, with buildah and debootstrap: build both images from a Debian made here, and start them
+	deploy/container/check.sh
 
 bench: setup build ## what the token signs, and a server issues, on this machine: for minutes, best with nothing else running
 	bin/brevet bench token

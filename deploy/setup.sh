@@ -68,6 +68,8 @@ have_softhsm() {
 		/home/linuxbrew/.linuxbrew/lib/softhsm/libsofthsm2.so
 }
 
+have_namespaces() { have unshare && have nsenter && have setpriv && have runuser && have pivot_root && have ip; }
+
 have_gnutls() { have certtool && have ocsptool; }
 
 # missing STAGE PROBE DEBIAN FEDORA ALPINE MACOS WHY: asks the probe, and notes the package when it says no.
@@ -95,6 +97,10 @@ survey() {
 	missing 3 'have promtool' prometheus golang-github-prometheus prometheus prometheus \
 		'promtool, which checks the alert rules and the dashboard'
 	missing 3 'have systemd-analyze' systemd systemd systemd '' 'rates how the service files confine what they start'
+	missing 3 have_namespaces 'util-linux iproute2' 'util-linux iproute' 'util-linux iproute2' '' \
+		'makes the copy of this system that packages are installed in'
+	missing 3 'have_file /usr/share/bash-completion/bash_completion' bash-completion bash-completion bash-completion '' \
+		'the shell in which the packages complete commands'
 }
 
 # by_hand WHY: says exactly what a person has to install.

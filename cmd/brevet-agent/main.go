@@ -14,21 +14,12 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/brevet-pki/brevet/cmd/internal/agentcli"
 	"github.com/brevet-pki/brevet/cmd/internal/config"
 )
 
 // version is set when the binary is built.
 var version = "dev"
-
-const usage = `usage: brevet-agent <command> [flags]
-
-  run     WHERE [--token-file FILE]  get a certificate, and renew it until stopped
-  enroll  WHERE [--token-file FILE]  spend an enrollment token, from FILE or, with -, from standard input
-  status  WHERE [--output json]      show what this machine holds, and what comes next
-  version                            show the version
-
-WHERE is --config FILE, or --directory DIR where the directory of the credential is all there is to say.
-`
 
 // misuse is an error of whoever typed the command or wrote the configuration.
 type misuse struct{ error }
@@ -59,7 +50,7 @@ func execute(ctx context.Context, args []string, s streams) int {
 	case err == nil:
 		return 0
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(s.out, usage)
+		agentcli.Help(s.out)
 		return 0
 	case errors.As(err, &wrong), errors.As(err, &setting):
 		fmt.Fprintln(s.err, "brevet-agent:", err)
@@ -72,7 +63,7 @@ func execute(ctx context.Context, args []string, s streams) int {
 
 func command(ctx context.Context, args []string, s streams) error {
 	if len(args) == 0 {
-		return misusef("name a command: run, enroll, status or version (brevet-agent help explains them)")
+		return misusef("name a command: %s", agentcli.Names())
 	}
 	name, rest := args[0], args[1:]
 	switch name {
@@ -83,51 +74,54 @@ func command(ctx context.Context, args []string, s streams) error {
 	case "status":
 		return statusCommand(rest, s)
 	case "version":
-		if _, err := parseFlags(flag.NewFlagSet(name, flag.ContinueOnError), rest); err != nil {
+		if _, _, err := parseFlags(name, rest); err != nil {
 			return err
 		}
 		_, err := fmt.Fprintln(s.out, "brevet-agent", version)
 		return err
+	case agentcli.CompleteCommand:
+		agentcli.Complete(s.out, rest)
+		return nil
 	case "help", "-h", "-help", "--help":
 		return flag.ErrHelp
 	default:
-		return misusef("%q is no command: use run, enroll, status or version", name)
+		return misusef("%q is no command: use %s", name, agentcli.Names())
 	}
 }
 
 // parseFlags parses a command's flags, and loads the settings where there is a --config among them.
-func parseFlags(flags *flag.FlagSet, args []string) (settings, error) {
+func parseFlags(name string, args []string) (settings, *flag.FlagSet, error) {
+	c, _ := agentcli.Find(name)
+	flags := c.FlagSet()
 	flags.SetOutput(io.Discard) // the error says it all
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		return settings{}, err
+		return settings{}, flags, err
 	case err != nil:
-		return settings{}, misusef("%s: %w (brevet-agent help explains the flags)", flags.Name(), err)
+		return settings{}, flags, misusef("%s: %w (brevet-agent help explains the flags)", name, err)
 	case flags.NArg() > 0:
-		return settings{}, misusef("%s takes no argument %q (brevet-agent help explains the flags)", flags.Name(), flags.Arg(0))
+		return settings{}, flags, misusef("%s takes no argument %q (brevet-agent help explains the flags)", name, flags.Arg(0))
+	case flags.Lookup("config") == nil:
+		return settings{}, flags, nil
 	}
-	file, dir := flags.Lookup("config"), flags.Lookup("directory")
-	if file == nil {
-		return settings{}, nil
-	}
-	switch {
-	case file.Value.String() != "" && dir.Value.String() != "":
-		return settings{}, misusef("%s takes --config or --directory, not both: the configuration names its directory", flags.Name())
-	case file.Value.String() != "":
-		return loadSettings(file.Value.String())
-	case dir.Value.String() != "":
-		set := defaultSettings()
-		set.Directory = dir.Value.String()
-		return set, nil
-	}
-	return settings{}, misusef("%s needs --config FILE or --directory DIR", flags.Name())
+	set, err := where(name, value(flags, "config"), value(flags, "directory"))
+	return set, flags, err
 }
 
-// whereFlags returns the flags of a command that works on a credential.
-func whereFlags(command string) *flag.FlagSet {
-	flags := flag.NewFlagSet(command, flag.ContinueOnError)
-	flags.String("config", "", "")
-	flags.String("directory", "", "")
-	return flags
+func value(flags *flag.FlagSet, name string) string { return flags.Lookup(name).Value.String() }
+
+// where returns the settings of a command that works on a credential.
+func where(name, file, dir string) (settings, error) {
+	switch {
+	case file != "" && dir != "":
+		return settings{}, misusef("%s takes --config or --directory, not both: the configuration names its directory", name)
+	case file != "":
+		return loadSettings(file)
+	case dir != "":
+		set := defaultSettings()
+		set.Directory = dir
+		return set, nil
+	}
+	return settings{}, misusef("%s needs --config FILE or --directory DIR", name)
 }

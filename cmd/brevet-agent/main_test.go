@@ -25,6 +25,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/brevet-pki/brevet/cmd/internal/agentcli"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
 )
@@ -159,6 +160,17 @@ func (i *issuer) enrollInto(path string, notAfter time.Time) error {
 		return err
 	}
 	return agent.Enroll(context.Background(), i.token)
+}
+
+// Whatever the description of the command line names is there: an unknown flag is refused by the command itself.
+func TestDescribedCommandsExist(t *testing.T) {
+	for _, c := range agentcli.Commands() {
+		var said strings.Builder
+		execute(t.Context(), []string{c.Name, "--no-such-flag"}, streams{nil, &said, &said})
+		if want := c.Name + ": flag provided but not defined"; c.Name != "help" && !strings.Contains(said.String(), want) {
+			t.Errorf("%s says %q, want %q", c.Name, &said, want)
+		}
+	}
 }
 
 // systemd hears that the agent is ready once there is a credential, and that it stops.

@@ -14,18 +14,16 @@ import (
 )
 
 func runCommand(ctx context.Context, args []string, s streams) error {
-	flags := whereFlags("run")
-	tokenFile := flags.String("token-file", "", "")
-	set, err := parseFlags(flags, args)
+	set, flags, err := parseFlags("run", args)
 	if err != nil {
 		return err
 	}
-	switch *tokenFile {
+	switch tokenFile := value(flags, "token-file"); tokenFile {
 	case "":
 	case "-":
 		return misusef("run reads the token again after a refusal, so it needs a file: use enroll to spend one from standard input")
 	default:
-		set.TokenFile = *tokenFile
+		set.TokenFile = tokenFile
 	}
 	log := set.logger(s.err)
 	agent, done, err := set.agent(log, func(p *enroll.Pair) {
@@ -72,13 +70,11 @@ func (set settings) agent(log *slog.Logger, onChange func(*enroll.Pair)) (agent 
 }
 
 func enrollCommand(ctx context.Context, args []string, s streams) error {
-	flags := whereFlags("enroll")
-	tokenFile := flags.String("token-file", "", "")
-	set, err := parseFlags(flags, args)
+	set, flags, err := parseFlags("enroll", args)
 	if err != nil {
 		return err
 	}
-	token, err := set.tokenToSpend(*tokenFile, s.in)
+	token, err := set.tokenToSpend(value(flags, "token-file"), s.in)
 	if err != nil {
 		return err
 	}

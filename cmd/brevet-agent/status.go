@@ -27,14 +27,13 @@ type report struct {
 }
 
 func statusCommand(args []string, s streams) error {
-	flags := whereFlags("status")
-	output := flags.String("output", "text", "")
-	set, err := parseFlags(flags, args)
+	set, flags, err := parseFlags("status", args)
 	if err != nil {
 		return err
 	}
-	if *output != "text" && *output != "json" {
-		return misusef("status: --output %q is no format: use text or json", *output)
+	output := value(flags, "output")
+	if output != "text" && output != "json" {
+		return misusef("status: --output %q is no format: use text or json", output)
 	}
 	said, _ := enroll.ReadStatus(set.Directory) // an agent that has said nothing yet leaves nothing to show
 	pair, err := enroll.ReadPair(set.Directory)
@@ -45,7 +44,7 @@ func statusCommand(args []string, s streams) error {
 		return err
 	}
 	r := set.report(pair, said, time.Now())
-	if *output == "json" {
+	if output == "json" {
 		encoder := json.NewEncoder(s.out)
 		encoder.SetIndent("", "  ")
 		err = encoder.Encode(r)

@@ -16,6 +16,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/cmd/internal/manual"
 )
 
 // version is set by the linker (-X main.version=…).
@@ -78,7 +80,7 @@ func newRoot() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
-		newDev(), newServe(), newCeremony(), newLogin(), newToken(), newIdentity(), newCert(), newCRL(), newLog(), newBench(), newVersion(),
+		newDev(), newServe(), newCeremony(), newLogin(), newToken(), newIdentity(), newCert(), newCRL(), newLog(), newBench(), newManual(), newVersion(),
 	)
 	root.SetHelpCommand(newHelp())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -147,6 +149,20 @@ func newHelp() *cobra.Command {
 				return notCommand(about, rest[0])
 			}
 			return about.Help()
+		},
+	}
+}
+
+// newManual is for whoever makes a package.
+func newManual() *cobra.Command {
+	return &cobra.Command{
+		Use: "manual DIRECTORY", Short: "Write man pages and completions", Args: cobra.ExactArgs(1), Hidden: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			date, err := manual.Date()
+			if err != nil {
+				return err
+			}
+			return manual.Write(cmd.Root(), args[0], date)
 		},
 	}
 }

@@ -1,0 +1,193 @@
+#!/usr/bin/env bash
+# What an operator does with the packages, from installing to purging, on a system whose process 1 is systemd.
+# deploy/packages-test.sh calls it, in a copy of the system: it changes what it runs on.
+set -euo pipefail
+cd /packages
+
+begun=$(date +%s)
+say() { printf '%3d s  %s\n' "$(($(date +%s) - begun))" "$*"; }
+fail() { printf 'packages-steps: %s\n' "$*" >&2; exit 1; }
+quiet() { "$@" >commands.log 2>&1 || { cat commands.log >&2; fail "failed: $*"; }; }
+is() { # WHAT WANT GOT
+  [ "$2" = "$3" ] || fail "$1 is $3, and should be $2"
+}
+mode() { is "$1" "$2" "$(stat -c '%a %U:%G' "$1")"; }
+state() { # UNIT WANT: as systemctl is-active says
+  is "$1" "$2" "$(systemctl is-active "$1" || true)"
+}
+# Some systems leave out documents of packages: here they are looked at.
+dpkg() { command dpkg --path-include='/usr/share/*' "$@"; }
+as_brevet() { runuser -u brevet -- env SOFTHSM2_CONF=/etc/brevet/softhsm2.conf "$@"; }
+
+# --- Install ----------------------------------------------------------------------------------------------------------
+quiet dpkg --install brevet_*.deb brevet-agent_*.deb
+for name in brevet brevet-agent; do
+  state "$name" inactive
+  is "$name" disabled "$(systemctl is-enabled "$name" || true)"
+  mode "/etc/$name" '755 root:root'
+  mode "/var/lib/$name" "700 $name:$name"
+  mode "/usr/bin/$name" '755 root:root'
+  is "the shell of $name" /usr/sbin/nologin "$(getent passwd "$name" | cut -d: -f7)"
+  is "the home of $name" "/var/lib/$name" "$(getent passwd "$name" | cut -d: -f6)"
+  [ -s "/usr/share/doc/$name/copyright" ] || fail "$name has no copyright file"
+  is "the version of $name" "$name" "$("$name" version | cut -d' ' -f1)"
+done
+is 'the files that differ from the packages' '' "$(dpkg --verify brevet brevet-agent)"
+say 'Installed: accounts and directories are there, and nothing is started or enabled.'
+
+# Started before it is configured, each says what is missing; without a PIN the server is not tried again.
+refuses() { # UNIT TEXT: the unit does not start, and its journal says why
+  if systemctl start "$1" 2>/dev/null; then fail "$1 starts, and should not"; fi
+  journalctl --sync
+  journalctl --no-pager --quiet --unit="$1" | grep -q -- "$2" || fail "nobody says why $1 does not start"
+}
+refuses brevet status=243/CREDENTIALS
+is 'the server without a PIN' failed "$(systemctl show brevet --property SubState --value)"
+install -m 0600 /dev/null /etc/brevet/pin
+refuses brevet 'no configuration: open /etc/brevet/brevet.yaml'
+refuses brevet-agent '/etc/brevet-agent/agent.yaml: no such file'
+quiet systemctl stop brevet brevet-agent
+say 'Started too early, each says what it lacks.'
+
+# --- Manual and completions -------------------------------------------------------------------------------------------
+for page in brevet brevet-ceremony-intermediate-request brevet-agent brevet-agent-run; do
+  zcat "/usr/share/man/man1/$page.1.gz" | grep -q "^$page - " || fail "the page $page has no name"
+done
+completes() { # LINE WORD: the completion of the line offers the word
+  (
+    set +eu
+    . /usr/share/bash-completion/bash_completion
+    read -ra COMP_WORDS <<<"$1"
+    case $1 in *' ') COMP_WORDS+=('') ;; esac
+    COMP_LINE=$1 COMP_POINT=${#1} COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMP_TYPE=63
+    . "/usr/share/bash-completion/completions/${COMP_WORDS[0]}"
+    "__start_${COMP_WORDS[0]}"
+    printf '%s\n' "${COMPREPLY[@]}"
+  ) >commands.log 2>&1
+  grep -q -- "^$2\b" commands.log || fail "the completion of '$1' offers: $(cat commands.log)"
+}
+completes 'brevet cere' ceremony
+completes 'brevet identity ' create
+completes 'brevet identity create device/1 --ki' --kind
+completes 'brevet-agent st' status
+completes 'brevet-agent run --to' --token-file
+completes 'brevet-agent status --output ' json
+say 'The manual is there, and the shell completes commands and flags.'
+
+# --- Configure, and start ---------------------------------------------------------------------------------------------
+cat >/etc/brevet/brevet.yaml <<'EOF'
+trust_domain: fleet.example
+directory: /var/lib/brevet
+names: [localhost, 127.0.0.1]
+public_url: http://127.0.0.1:7080
+token: {label: issuing}
+EOF
+for pin in pin so-pin; do head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$pin"; done
+install -m 0600 pin /etc/brevet/pin
+install -d -m 0700 -o brevet -g brevet /var/lib/brevet/softhsm /var/lib/brevet/ceremony
+install -m 0600 -o brevet -g brevet pin so-pin /var/lib/brevet/ceremony/
+(
+  cd /var/lib/brevet/ceremony
+  token=(--token-label issuing --pin-file pin)
+  quiet as_brevet brevet ceremony token --label issuing --pin-file pin --so-pin-file so-pin
+  quiet as_brevet brevet ceremony root "${token[@]}" --key-label root-g1 --subject 'CN=Fleet Root G1'
+  quiet as_brevet brevet ceremony intermediate request "${token[@]}" --key-label issuing-g1 --subject 'CN=Fleet Issuing G1'
+  quiet as_brevet brevet ceremony sign "${token[@]}" --key-label root-g1 --csr issuing.csr --trust-domain fleet.example --public-url http://127.0.0.1:7080
+  quiet as_brevet brevet ceremony crl "${token[@]}" --key-label root-g1
+  # No terminal is here to ask for the PIN: it comes as the service gets it.
+  quiet as_brevet env CREDENTIALS_DIRECTORY="$PWD" brevet ceremony install --config /etc/brevet/brevet.yaml \
+    --certificate issuing.crt --key-label issuing-g1 --root root.crt --crl root.crl --operator alice --token-out alice.token
+  rm pin so-pin
+)
+quiet systemctl enable --now brevet
+state brevet active
+quiet curl -fsS http://127.0.0.1:7090/readyz
+say 'The server runs, with its PIN as a credential of systemd.'
+
+quiet brevet login --token-file /var/lib/brevet/ceremony/alice.token
+quiet brevet identity create device/1
+quiet brevet token create device/1 --out device1.token
+install -m 0640 -g brevet-agent device1.token /etc/brevet-agent/token
+cp /usr/share/doc/brevet-agent/examples/agent.yaml /etc/brevet-agent/
+quiet systemctl enable --now brevet-agent
+state brevet-agent active
+credential=/var/lib/brevet-agent/current
+serial() { openssl x509 -in $credential/cert.pem -noout -serial | cut -d= -f2; }
+first=$(serial)
+quiet openssl verify -CAfile /var/lib/brevet/ceremony/root.crt -untrusted $credential/cert.pem $credential/cert.pem
+quiet brevet-agent status --config /etc/brevet-agent/agent.yaml
+mode "$(readlink -f $credential/key.pem)" '600 brevet-agent:brevet-agent'
+say "The agent runs, and was ready when it had a certificate: $first."
+
+# --- Restart, upgrade -------------------------------------------------------------------------------------------------
+pid() { systemctl show "$1" --property MainPID --value; }
+both_go_on() { # BEFORE: two processes of before, of which none may be left
+  systemctl is-active --quiet brevet brevet-agent || systemctl is-system-running --wait >/dev/null || true
+  for name in brevet brevet-agent; do
+    state "$name" active
+    grep -qw "$(pid "$name")" <<<"$1" && fail "$name is still the process that it was"
+  done
+  quiet curl -fsS http://127.0.0.1:7090/readyz
+  is "the agent's certificate" "$first" "$(serial)"
+  is 'failed units' '' "$(systemctl list-units --failed --plain --no-legend 'brevet*')"
+}
+before="$(pid brevet) $(pid brevet-agent)"
+quiet systemctl restart brevet brevet-agent
+both_go_on "$before"
+say 'Both restart, and go on with what they have.'
+
+before="$(pid brevet) $(pid brevet-agent)"
+quiet dpkg --install brevet_*.deb brevet-agent_*.deb
+settle() { # the upgrade restarts them and does not wait
+  until [ -z "$(systemctl list-jobs --plain --no-legend 'brevet*')" ]; do sleep 0.1; done
+}
+settle
+both_go_on "$before"
+quiet brevet log verify
+say 'An upgrade restarts what runs, and the log still verifies.'
+
+# --- Stop, revoke, refuse ---------------------------------------------------------------------------------------------
+quiet systemctl stop brevet brevet-agent
+for name in brevet brevet-agent; do
+  is "the result of $name" success "$(systemctl show "$name" --property Result --value)"
+done
+quiet dpkg --install brevet_*.deb brevet-agent_*.deb
+settle
+state brevet inactive
+state brevet-agent inactive
+say 'Both stop cleanly, and an upgrade leaves stopped what was stopped.'
+
+# --- Remove, install again --------------------------------------------------------------------------------------------
+quiet systemctl start brevet brevet-agent
+quiet dpkg --remove brevet brevet-agent
+kept() {
+  for path in /var/lib/brevet/store.db /var/lib/brevet/log.archive /var/lib/brevet/softhsm /etc/brevet/brevet.yaml /etc/brevet/pin \
+    /var/lib/brevet-agent/current/key.pem /etc/brevet-agent/agent.yaml; do
+    [ -e "$path" ] || fail "$path is gone"
+  done
+}
+for name in brevet brevet-agent; do
+  state "$name" inactive
+  [ ! -e "/usr/bin/$name" ] || fail "/usr/bin/$name is still there"
+done
+kept
+quiet dpkg --install brevet_*.deb brevet-agent_*.deb
+settle
+state brevet inactive
+is 'brevet' enabled "$(systemctl is-enabled brevet)"
+quiet systemctl start brevet brevet-agent
+state brevet active
+state brevet-agent active
+is "the agent's certificate" "$first" "$(serial)"
+say 'Removing stops them and keeps what is theirs; installed again they go on.'
+
+# --- Purge ------------------------------------------------------------------------------------------------------------
+quiet dpkg --purge brevet brevet-agent
+for name in brevet brevet-agent; do
+  grep -q "^$name: /var/lib/$name stays" commands.log || fail "purging does not say that /var/lib/$name stays"
+  state "$name" inactive
+  [ ! -L "/etc/systemd/system/multi-user.target.wants/$name.service" ] || fail "$name is still enabled"
+done
+kept
+[ ! -e /etc/brevet/softhsm2.conf ] || fail "purging leaves the package's own configuration"
+say 'Purging keeps keys, store, log and what the operator wrote, and says so.'
