@@ -114,7 +114,7 @@ func TestAStoreThatTakesNothing(t *testing.T) {
 	store.FailWrites(1)
 	_, err := w.Caller(t, nil).Enroll(t.Context(), req)
 	unavailable(t, err)
-	unready(t, w, "the store did not take")
+	unready(t, w, "the store failed a call")
 	// Nobody calls an unready server: it has to be tried again some time.
 	w.Clock.Advance(server.StoreDoubt)
 	for code := 0; code != http.StatusOK; time.Sleep(5 * time.Millisecond) {
