@@ -44,7 +44,9 @@ func (b *book) faultf(format string, args ...any) {
 	b.fault(format, args...)
 }
 
-func (b *book) fault(format string, args ...any) { b.faults = append(b.faults, fmt.Sprintf(format, args...)) }
+func (b *book) fault(format string, args ...any) {
+	b.faults = append(b.faults, fmt.Sprintf(format, args...))
+}
 
 // answered takes down what a request got.
 func (b *book) answered(r *request, c *x509.Certificate) {

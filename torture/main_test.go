@@ -207,4 +207,3 @@ func parse(t testing.TB, der []byte) *x509.Certificate {
 	must(t, err)
 	return c
 }
-

@@ -23,7 +23,7 @@ type world struct {
 	book       *book
 	witness    *witness
 	clients    *clients
-	plant      string // the fault that its servers have
+	plant      string    // the fault that its servers have
 	recorder   *recorder // under which its servers run; nil for none
 }
 
@@ -59,7 +59,7 @@ func (w *world) launch(t *testing.T, o orders) (p *process, up bool) {
 	if w.recorder != nil {
 		argv = append(w.recorder.begin(t, w.dir), argv...)
 	}
-	p = run(t, argv, "server", o)
+	p = command(t, argv, "server", o)
 	lines := bufio.NewReader(p.out(t))
 	first, _ := lines.ReadString('\n')
 	_, _ = fmt.Sscan(first, &p.pid)
@@ -87,8 +87,8 @@ func (w *world) start(t *testing.T, o orders) *process {
 	return p
 }
 
-// run starts the test program in another role.
-func run(t *testing.T, argv []string, role string, o any) *process {
+// command is the test program in another role.
+func command(t *testing.T, argv []string, role string, o any) *process {
 	t.Helper()
 	text, err := json.Marshal(o)
 	must(t, err)

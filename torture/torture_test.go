@@ -1,6 +1,7 @@
 package torture
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -27,21 +28,27 @@ var startKills = []kill{
 	{before(stepBegin), 1}, {after(stepBegin), 1}, {before(stepSettle), 1}, {after(stepSettle), 1}, {before(stepEntries), 1}, {after(stepEntries), 1},
 }
 
+// diskCalls are the system calls before which strace kills.
+var diskCalls = []string{"pwrite64", "fdatasync", "fsync", "ftruncate"}
+
 // torture is one world and what happens to it.
 type torture struct {
 	*world
-	random *rand.Rand
-	fleet  *fleet
-	server *process
-	before *snapshot // of the last audit
+	random   *rand.Rand
+	fleet    *fleet
+	server   *process
+	before   *snapshot     // of the last audit
+	patience time.Duration // for a server to come to rest
 
-	died, killed, cut int // servers, by how they ended
+	died, killed, cut     int // servers, by how they ended
+	changes, open         int // to the disk: all, and those that were not flushed when the power was cut
+	certificates, entries int
 }
 
-func newTorture(t *testing.T, g *ground, random *rand.Rand, plant string) *torture {
+func newTorture(t *testing.T, g *ground, random *rand.Rand, plant string, r *recorder) *torture {
 	t.Helper()
-	tt := &torture{world: newWorld(t, g), random: random}
-	tt.plant = plant
+	tt := &torture{world: newWorld(t, g), random: random, patience: patience}
+	tt.plant, tt.recorder = plant, r
 	tt.begin(t, kill{})
 	return tt
 }
@@ -52,6 +59,7 @@ func (tt *torture) begin(t *testing.T, k kill) {
 	p, up := tt.launch(t, orders{Kill: k})
 	if !up {
 		tt.died++
+		tt.lose(t)
 		p, _ = tt.launch(t, orders{})
 	}
 	tt.server = p
@@ -61,12 +69,54 @@ func (tt *torture) begin(t *testing.T, k kill) {
 	}
 }
 
-// round puts load on the server, which dies at a step, or after a time that the step did not come in; goes on with
-// another one; and returns what is wrong then.
-func (tt *torture) round(t *testing.T, k, next kill, wait time.Duration) []string {
+// round is what a server goes through.
+type round struct {
+	kill kill          // where it dies
+	wait time.Duration // or when, where it does not come there
+	call string        // the system call before which another one dies in between, as recorder.inject has it; empty for none
+	next kill          // where the start of the next one dies
+}
+
+func (r round) String() string {
+	return fmt.Sprintf("killed at %s, or after %s, at system call %q, and at %s", r.kill, r.wait, r.call, r.next)
+}
+
+// round puts load on the server, which dies; goes on with another one; and returns what is wrong then.
+func (tt *torture) round(t *testing.T, r round) []string {
 	t.Helper()
 	tt.fleet.work(t.Context())
-	tt.server.arm(k)
+	tt.server.arm(r.kill)
+	tt.die(t, r.wait)
+	if r.call != "" {
+		tt.inject(t, r)
+	}
+	tt.begin(t, r.next)
+	tt.fleet.end()
+	return tt.look(t)
+}
+
+// inject has another server die at a system call.
+func (tt *torture) inject(t *testing.T, r round) {
+	t.Helper()
+	usual := tt.recorder
+	tt.recorder = &recorder{inject: r.call}
+	p, up := tt.launch(t, orders{})
+	if up {
+		tt.server = p
+		tt.clients.connect(p)
+		tt.die(t, r.wait)
+	} else {
+		tt.died++
+	}
+	if usual != nil {
+		tt.lose(t)
+	}
+	tt.recorder = usual
+}
+
+// die waits for the server's death, and helps.
+func (tt *torture) die(t *testing.T, wait time.Duration) {
+	t.Helper()
 	select {
 	case <-tt.server.ended:
 		tt.died++
@@ -78,15 +128,28 @@ func (tt *torture) round(t *testing.T, k, next kill, wait time.Duration) []strin
 	if !killed(tt.server.err) {
 		t.Errorf("the server ended by itself: %v\n%s", tt.server.err, tt.server.stderr.String())
 	}
-	tt.begin(t, next)
-	tt.fleet.end()
-	return tt.look(t, patience)
+	if tt.recorder != nil && tt.recorder.inject == "" {
+		tt.lose(t)
+	}
+}
+
+// lose cuts the power, where a recorder knows what that means.
+func (tt *torture) lose(t *testing.T) {
+	t.Helper()
+	if tt.recorder == nil {
+		return
+	}
+	c := drawnCut(tt.random)
+	c.lies = tt.plant == diskLies
+	changes, open := tt.recorder.power(t, c)
+	tt.cut++
+	tt.changes, tt.open = tt.changes+changes, tt.open+open
 }
 
 // look audits.
-func (tt *torture) look(t *testing.T, wait time.Duration) []string {
+func (tt *torture) look(t *testing.T) []string {
 	t.Helper()
-	s, faults := tt.atRest(tt.dir, wait)
+	s, faults := tt.atRest(tt.dir, tt.patience)
 	if s == nil {
 		return faults
 	}
@@ -99,23 +162,55 @@ func (tt *torture) look(t *testing.T, wait time.Duration) []string {
 // drawn is the kill at a random one of its times.
 func (k kill) drawn(r *rand.Rand) kill { return kill{k.Step, 1 + r.IntN(k.N)} }
 
+// draw is a round of a random kind.
+func draw(r *rand.Rand) round {
+	rd := round{kill: kills[r.IntN(len(kills))].drawn(r), wait: 200*time.Millisecond + time.Duration(r.Int64N(int64(time.Second)))}
+	switch r.IntN(4) {
+	case 0:
+		rd.next = startKills[r.IntN(len(startKills))]
+	case 1:
+		rd.call = fmt.Sprintf("%s:%d", diskCalls[r.IntN(len(diskCalls))], 1+r.IntN(20))
+	}
+	return rd
+}
+
+// run goes through rounds, at least so many and as long as the flag says.
+func run(t *testing.T, rounds int, begin func() *torture, random *rand.Rand) {
+	t.Helper()
+	end := time.Now().Add(*long)
+	var all torture
+	var tt *torture
+	for n := 0; n < rounds || time.Now().Before(end); n++ {
+		if n%worldRounds == 0 {
+			if tt != nil {
+				all.add(tt)
+				tt.server.stop(t)
+			}
+			tt = begin()
+		}
+		r := draw(random)
+		if faults := tt.round(t, r); len(faults) > 0 {
+			t.Fatalf("round %d, %s: %s\n%s", n, r, report(faults), tt.server.stderr.String())
+		}
+	}
+	all.add(tt)
+	t.Logf("servers died at steps and system calls: %d, at random: %d; power cuts: %d, %d changes, %d of them not flushed; %d certificates, %d log entries",
+		all.died, all.killed, all.cut, all.changes, all.open, all.certificates, all.entries)
+}
+
+func (tt *torture) add(o *torture) {
+	tt.died, tt.killed, tt.cut, tt.changes, tt.open = tt.died+o.died, tt.killed+o.killed, tt.cut+o.cut, tt.changes+o.changes, tt.open+o.open
+	tt.certificates, tt.entries = tt.certificates+len(o.before.rows), tt.entries+len(o.before.log)
+}
+
 func TestKilledAtEveryStep(t *testing.T) {
 	random := rand.New(rand.NewPCG(*seed, 1))
 	g := newGround(t)
-	end := time.Now().Add(*long)
-	var tt *torture
-	for n := 0; n < 12 || time.Now().Before(end); n++ {
-		if n%worldRounds == 0 {
-			tt = newTorture(t, g, random, "")
-		}
-		k, next := kills[random.IntN(len(kills))].drawn(random), kill{}
-		if random.IntN(3) == 0 {
-			next = startKills[random.IntN(len(startKills))]
-		}
-		wait := 200*time.Millisecond + time.Duration(random.Int64N(int64(time.Second)))
-		if faults := tt.round(t, k, next, wait); len(faults) > 0 {
-			t.Fatalf("round %d, killed at %s, then at %s: %s", n, k, next, report(faults))
-		}
-	}
-	t.Logf("died at steps: %d, at random: %d; %d certificates, %d entries", tt.died, tt.killed, len(tt.before.rows), len(tt.before.log))
+	run(t, 12, func() *torture { return newTorture(t, g, random, "", nil) }, random)
+}
+
+func TestPowerCuts(t *testing.T) {
+	random := rand.New(rand.NewPCG(*seed, 2))
+	g := newGround(t)
+	run(t, 6, func() *torture { return newTorture(t, g, random, "", &recorder{}) }, random)
 }

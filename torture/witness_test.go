@@ -114,4 +114,6 @@ func signsCRL() bool {
 }
 
 // short is enough of a digest or a serial number to find it.
-func short(hexadecimal string) string { return strings.ToUpper(hexadecimal[:min(16, len(hexadecimal))]) }
+func short(hexadecimal string) string {
+	return strings.ToUpper(hexadecimal[:min(16, len(hexadecimal))])
+}
