@@ -22,6 +22,7 @@ const (
 	releaseBeforeRecord = "release before the record is durable"
 	forgetIntents       = "forget what was left"
 	answerBeforeOrder   = "answer an order before it is durable"
+	deafResponder       = "tell the responder nothing of orders"
 	diskLies            = "flush nothing" // of the disk, and not of the server
 )
 
@@ -37,6 +38,8 @@ func plant(name string, s server.Stores) (server.Stores, error) {
 		s.CA = forgetfulJournal{s.CA}
 	case answerBeforeOrder:
 		s.Revocation = &lateOrders{Records: s.Revocation}
+	case deafResponder:
+		s.Revocation = quietOrders{s.Revocation}
 	default:
 		return s, fmt.Errorf("no such fault: %s", name)
 	}
@@ -119,6 +122,14 @@ func (r *lateOrders) Apply(ctx context.Context, o revocation.Order) ([]pki.Statu
 	}
 	r.waiting = []revocation.Order{o}
 	return nil, nil
+}
+
+// quietOrders carries out orders, and lets the responder find out from the log.
+type quietOrders struct{ revocation.Records }
+
+func (r quietOrders) Apply(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
+	_, err := r.Records.Apply(ctx, o)
+	return nil, err
 }
 
 // A torture that cannot find a fault proves nothing.
