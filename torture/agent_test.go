@@ -125,9 +125,9 @@ func newPatient(t *testing.T, g *ground, random *rand.Rand) *patient {
 	return a
 }
 
-// TestPowerCutsOfAnAgent is what enroll/powerloss_test.go does to the agent's own idea of a disk, with what the kernel is asked.
-func TestPowerCutsOfAnAgent(t *testing.T) {
-	a := newPatient(t, newGround(t), rand.New(rand.NewPCG(*seed, 4)))
+// powerCutsOfAnAgent is what enroll/powerloss_test.go does to the agent's own idea of a disk, with what the kernel is asked.
+func powerCutsOfAnAgent(t *testing.T, g *ground, random *rand.Rand) {
+	a := newPatient(t, g, random)
 	end := time.Now().Add(*long)
 	for n := 0; n < 8 || time.Now().Before(end); n++ {
 		c := drawnCut(a.random)
@@ -141,8 +141,8 @@ func TestPowerCutsOfAnAgent(t *testing.T) {
 	}
 }
 
-func TestALyingDiskUnderAnAgentIsFound(t *testing.T) {
-	a := newPatient(t, newGround(t), rand.New(rand.NewPCG(*seed, 5)))
+func lyingDiskUnderAnAgentIsFound(t *testing.T, g *ground, random *rand.Rand) {
+	a := newPatient(t, g, random)
 	for range 20 {
 		a.life(t, cut{random: child(a.random), lies: true})
 		if err := a.holds(); err != nil {

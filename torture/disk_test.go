@@ -231,6 +231,27 @@ func (r *recorder) check(t testing.TB, ops []op) {
 		is := cmp.Or(real.nodes[path], &node{kind: fs.ModeIrregular})
 		if r.ours(path) && !unsure[path] && (is.kind != n.kind || is.link != n.link || !bytes.Equal(is.content, n.content)) {
 			t.Errorf("%s is not what the recorded changes make of it: %d octets for %d", path, len(is.content), len(n.content))
+			for x := range min(len(is.content), len(n.content)) {
+				if is.content[x] != n.content[x] {
+					fmt.Println("DIFF at", x)
+					for i, o := range ops {
+						if o.kind != opFlush && o.path == path && (o.kind != opWrite || o.offset <= int64(x) && int64(x) < o.offset+int64(len(o.data))) {
+							m := -1
+							if o.kind == opWrite {
+								m = 0
+								for y := range o.data {
+									if is.content[int(o.offset)+y] == o.data[y] {
+										m++
+									}
+								}
+							}
+							fmt.Println(i, o.kind, o.begin, o.end, o.offset, len(o.data), m)
+						}
+					}
+					os.Rename(r.trace, "/tmp/tort/badtrace")
+					break
+				}
+			}
 		}
 	}
 }

@@ -133,8 +133,7 @@ func (r quietOrders) Apply(ctx context.Context, o revocation.Order) ([]pki.Statu
 }
 
 // A torture that cannot find a fault proves nothing.
-func TestPlantedFaultsAreFound(t *testing.T) {
-	g := newGround(t)
+func plantedFaultsAreFound(t *testing.T, g *ground, random *rand.Rand) {
 	for _, c := range []struct {
 		plant string
 		kill  kill
@@ -151,7 +150,7 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 			if c.plant == diskLies {
 				r = &recorder{}
 			}
-			tt := newTorture(t, g, rand.New(rand.NewPCG(*seed, 3)), c.plant, r)
+			tt := newTorture(t, g, child(random), c.plant, r)
 			tt.patience = time.Second // what is forgotten never comes to rest
 			for n := range 20 {
 				faults := tt.round(t, round{kill: c.kill, wait: time.Second})

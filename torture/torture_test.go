@@ -2,7 +2,10 @@ package torture
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -40,14 +43,12 @@ type torture struct {
 	before   *snapshot     // of the last audit
 	patience time.Duration // for a server to come to rest
 
-	died, killed, cut     int // servers, by how they ended
-	changes, open         int // to the disk: all, and those that were not flushed when the power was cut
-	certificates, entries int
+	sum
 }
 
 func newTorture(t *testing.T, g *ground, random *rand.Rand, plant string, r *recorder) *torture {
 	t.Helper()
-	tt := &torture{world: newWorld(t, g), random: random, patience: patience}
+	tt := &torture{world: newWorld(t, g), random: random, patience: patience, sum: sum{steps: map[string]int{}}}
 	tt.plant, tt.recorder = plant, r
 	tt.begin(t, kill{})
 	return tt
@@ -58,7 +59,7 @@ func (tt *torture) begin(t *testing.T, k kill) {
 	t.Helper()
 	p, up := tt.launch(t, orders{Kill: k})
 	if !up {
-		tt.died++
+		tt.steps["at a start, "+k.Step]++
 		tt.lose(t)
 		p, _ = tt.launch(t, orders{})
 	}
@@ -86,7 +87,7 @@ func (tt *torture) round(t *testing.T, r round) []string {
 	t.Helper()
 	tt.fleet.work(t.Context())
 	tt.server.arm(r.kill)
-	tt.die(t, r.wait)
+	tt.die(t, r.kill.Step, r.wait)
 	if r.call != "" {
 		tt.inject(t, r)
 	}
@@ -104,9 +105,9 @@ func (tt *torture) inject(t *testing.T, r round) {
 	if up {
 		tt.server = p
 		tt.clients.connect(p)
-		tt.die(t, r.wait)
+		tt.die(t, "before a system call "+r.call[:strings.Index(r.call, ":")], r.wait)
 	} else {
-		tt.died++
+		tt.steps["before a system call of a start"]++
 	}
 	if usual != nil {
 		tt.lose(t)
@@ -114,12 +115,12 @@ func (tt *torture) inject(t *testing.T, r round) {
 	tt.recorder = usual
 }
 
-// die waits for the server's death, and helps.
-func (tt *torture) die(t *testing.T, wait time.Duration) {
+// die waits for the server's death at a step, and helps.
+func (tt *torture) die(t *testing.T, step string, wait time.Duration) {
 	t.Helper()
 	select {
 	case <-tt.server.ended:
-		tt.died++
+		tt.steps[step]++
 	case <-time.After(wait):
 		tt.killed++
 		tt.server.kill()
@@ -162,25 +163,70 @@ func (tt *torture) look(t *testing.T) []string {
 // drawn is the kill at a random one of its times.
 func (k kill) drawn(r *rand.Rand) kill { return kill{k.Step, 1 + r.IntN(k.N)} }
 
-// draw is a round of a random kind.
-func draw(r *rand.Rand) round {
-	rd := round{kill: kills[r.IntN(len(kills))].drawn(r), wait: 200*time.Millisecond + time.Duration(r.Int64N(int64(time.Second)))}
-	switch r.IntN(4) {
-	case 0:
-		rd.next = startKills[r.IntN(len(startKills))]
-	case 1:
-		rd.call = fmt.Sprintf("%s:%d", diskCalls[r.IntN(len(diskCalls))], 1+r.IntN(20))
-	}
-	return rd
+// plan draws rounds. It comes to every place of kills before it comes to one again.
+type plan struct {
+	random *rand.Rand
+	due    []kill
 }
 
-// run goes through rounds, at least so many and as long as the flag says.
-func run(t *testing.T, rounds int, begin func() *torture, random *rand.Rand) {
+func (p *plan) draw() round {
+	r := p.random
+	if len(p.due) == 0 {
+		p.due = slices.Clone(kills)
+		r.Shuffle(len(p.due), func(i, j int) { p.due[i], p.due[j] = p.due[j], p.due[i] })
+	}
+	next := round{kill: p.due[0].drawn(r), wait: 200*time.Millisecond + time.Duration(r.Int64N(int64(500*time.Millisecond)))}
+	p.due = p.due[1:]
+	switch r.IntN(4) {
+	case 0:
+		next.next = startKills[r.IntN(len(startKills))]
+	case 1:
+		next.call = fmt.Sprintf("%s:%d", diskCalls[r.IntN(len(diskCalls))], 1+r.IntN(60))
+	}
+	return next
+}
+
+// sum is what many worlds went through.
+type sum struct {
+	steps                 map[string]int // servers that died at each
+	killed, cut           int            // servers that were killed at some moment; power cuts
+	changes, open         int            // to the disk: all, and those that were not flushed when the power was cut
+	certificates, entries int
+}
+
+func (s *sum) add(tt *torture) {
+	for step, n := range tt.steps {
+		s.steps[step] += n
+	}
+	s.killed, s.cut, s.changes, s.open = s.killed+tt.killed, s.cut+tt.cut, s.changes+tt.changes, s.open+tt.open
+	s.certificates, s.entries = s.certificates+len(tt.before.rows), s.entries+len(tt.before.log)
+}
+
+// report says where servers died, and fails where one should have, often, and never did.
+func (s *sum) report(t *testing.T, rounds int) {
 	t.Helper()
-	end := time.Now().Add(*long)
-	var all torture
+	died := 0
+	for _, step := range slices.Sorted(maps.Keys(s.steps)) {
+		t.Logf("%4d died %s", s.steps[step], step)
+		died += s.steps[step]
+	}
+	t.Logf("%d rounds: %d servers died where they were told to, %d were killed at some moment; %d power cuts, %d changes to the disk, %d of them not flushed; %d certificates, %d log entries",
+		rounds, died, s.killed, s.cut, s.changes, s.open, s.certificates, s.entries)
+	for _, k := range kills {
+		if passes := rounds / len(kills); passes >= 10 && s.steps[k.Step] == 0 {
+			t.Errorf("nobody ever came to the step %q: the wrappers no longer fit the pipeline", k.Step)
+		}
+	}
+}
+
+// rounds kills servers, at least so many times and as long as the flag says.
+func rounds(t *testing.T, least int, random *rand.Rand, begin func() *torture) {
+	t.Helper()
+	all := sum{steps: map[string]int{}}
+	p := plan{random: random}
 	var tt *torture
-	for n := 0; n < rounds || time.Now().Before(end); n++ {
+	n := 0
+	for end := time.Now().Add(*long); n < least || time.Now().Before(end); n++ {
 		if n%worldRounds == 0 {
 			if tt != nil {
 				all.add(tt)
@@ -188,29 +234,42 @@ func run(t *testing.T, rounds int, begin func() *torture, random *rand.Rand) {
 			}
 			tt = begin()
 		}
-		r := draw(random)
-		if faults := tt.round(t, r); len(faults) > 0 {
+		r := p.draw()
+		if faults := tt.round(t, r); len(faults) > 0 || t.Failed() {
 			t.Fatalf("round %d, %s: %s\n%s", n, r, report(faults), tt.server.stderr.String())
 		}
 	}
 	all.add(tt)
-	t.Logf("servers died at steps and system calls: %d, at random: %d; power cuts: %d, %d changes, %d of them not flushed; %d certificates, %d log entries",
-		all.died, all.killed, all.cut, all.changes, all.open, all.certificates, all.entries)
+	all.report(t, n)
 }
 
-func (tt *torture) add(o *torture) {
-	tt.died, tt.killed, tt.cut, tt.changes, tt.open = tt.died+o.died, tt.killed+o.killed, tt.cut+o.cut, tt.changes+o.changes, tt.open+o.open
-	tt.certificates, tt.entries = tt.certificates+len(o.before.rows), tt.entries+len(o.before.log)
+func killedAtEveryStep(t *testing.T, g *ground, random *rand.Rand) {
+	rounds(t, 10, random, func() *torture { return newTorture(t, g, random, "", nil) })
 }
 
-func TestKilledAtEveryStep(t *testing.T) {
-	random := rand.New(rand.NewPCG(*seed, 1))
+func powerCuts(t *testing.T, g *ground, random *rand.Rand) {
+	rounds(t, 5, random, func() *torture { return newTorture(t, g, random, "", &recorder{}) })
+}
+
+// TestTorture is the short form of all tortures; with -torture.duration each goes on for so long.
+func TestTorture(t *testing.T) {
 	g := newGround(t)
-	run(t, 12, func() *torture { return newTorture(t, g, random, "", nil) }, random)
-}
-
-func TestPowerCuts(t *testing.T) {
-	random := rand.New(rand.NewPCG(*seed, 2))
-	g := newGround(t)
-	run(t, 6, func() *torture { return newTorture(t, g, random, "", &recorder{}) }, random)
+	for i, c := range []struct {
+		name string
+		test func(*testing.T, *ground, *rand.Rand)
+	}{
+		{"killed at every step", killedAtEveryStep},
+		{"power cuts", powerCuts},
+		{"power cuts of an agent", powerCutsOfAnAgent},
+		{"histories are linearizable", historiesAreLinearizable},
+		{"planted faults are found", plantedFaultsAreFound},
+		{"a lying disk under an agent is found", lyingDiskUnderAnAgentIsFound},
+		{"histories with planted faults are not linearizable", plantedHistoriesAreNot},
+		{"what is missing in the files is found", missingIsFound},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.test(t, g, rand.New(rand.NewPCG(*seed, uint64(i))))
+		})
+	}
 }

@@ -116,9 +116,8 @@ func split(line string) (c call, ok bool) {
 	}
 	c.name, c.begin = name, nanoseconds(stamp)
 	args, after, returned := strings.Cut(rest, ") = ")
-	if !returned {
-		args, _, _ = strings.Cut(rest, " <unfinished")
-		args = strings.TrimSuffix(args, ")")
+	if !returned { // the line ends in " <unfinished ...>", " <detached ...>" or the like
+		args = rest[:max(0, strings.LastIndex(rest, " <"))]
 	}
 	c.args = strings.Split(args, ", ")
 	if i := strings.LastIndex(after, " <"); i >= 0 && !strings.HasPrefix(after, "?") {
