@@ -92,6 +92,7 @@ survey() {
 	missing 3 'have pkcs11-tool' opensc opensc opensc opensc 'looks into the token with code that is not ours'
 	missing 3 have_gnutls gnutls-bin gnutls-utils gnutls-utils gnutls \
 		'a second opinion on certificates, CRLs and OCSP: certtool, ocsptool'
+	missing 3 'have strace' strace strace strace '' 'takes down what a server writes, so that a power cut can lose some of it'
 	missing 3 'have systemd-analyze' systemd systemd systemd '' 'rates how the service files confine what they start'
 }
 
