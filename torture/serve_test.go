@@ -73,7 +73,7 @@ func (o orders) serve(ctx context.Context, steps *steps) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	archive, err := translog.OpenArchive(filepath.Join(o.Dir, archiveName), log)
+	archive, err := translog.OpenArchiveOf(ctx, db.Log(), filepath.Join(o.Dir, archiveName), log)
 	if err != nil {
 		return err
 	}
