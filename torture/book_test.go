@@ -14,8 +14,7 @@ type holder struct {
 	key         *ecdsa.PrivateKey
 }
 
-func (h *holder) identity() string { return h.certificate.URIs[0].String() }
-func (h *holder) serial() string   { return serialOf(h.certificate) }
+func (h *holder) serial() string { return serialOf(h.certificate) }
 
 // serialOf is a serial number as the store's column has it, in hexadecimal.
 func serialOf(c *x509.Certificate) string { return fmt.Sprintf("%040X", c.SerialNumber) }

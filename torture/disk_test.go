@@ -168,7 +168,7 @@ func durable(began *disk, ops []op) []bool {
 type cut struct {
 	random *rand.Rand
 	keep   float64 // the share of it that is there all the same
-	tear   float64 // the share of the writes among it of which only some sectors are
+	tear   float64 // the share of the writes among that of which only some sectors are
 	lies   bool    // the disk has flushed nothing of the last half
 }
 
@@ -198,14 +198,16 @@ func (r *recorder) power(t testing.TB, c cut) (changes, open int) {
 		switch {
 		case o.kind == opFlush:
 			continue
-		case lasts[i] || c.random.Float64() < c.keep && !c.tears(o):
+		case lasts[i]:
 			after.apply(o)
-		case c.keep > 0 && c.tears(o):
+			continue
+		case c.random.Float64() >= c.keep:
+		case o.kind == opWrite && o.offset >= 0 && c.random.Float64() < c.tear:
 			c.torn(after, o)
+		default:
+			after.apply(o)
 		}
-		if !lasts[i] {
-			open++
-		}
+		open++
 	}
 	must(t, after.write(r.dir))
 	return len(ops), open
@@ -231,33 +233,8 @@ func (r *recorder) check(t testing.TB, ops []op) {
 		is := cmp.Or(real.nodes[path], &node{kind: fs.ModeIrregular})
 		if r.ours(path) && !unsure[path] && (is.kind != n.kind || is.link != n.link || !bytes.Equal(is.content, n.content)) {
 			t.Errorf("%s is not what the recorded changes make of it: %d octets for %d", path, len(is.content), len(n.content))
-			for x := range min(len(is.content), len(n.content)) {
-				if is.content[x] != n.content[x] {
-					fmt.Println("DIFF at", x)
-					for i, o := range ops {
-						if o.kind != opFlush && o.path == path && (o.kind != opWrite || o.offset <= int64(x) && int64(x) < o.offset+int64(len(o.data))) {
-							m := -1
-							if o.kind == opWrite {
-								m = 0
-								for y := range o.data {
-									if is.content[int(o.offset)+y] == o.data[y] {
-										m++
-									}
-								}
-							}
-							fmt.Println(i, o.kind, o.begin, o.end, o.offset, len(o.data), m)
-						}
-					}
-					os.Rename(r.trace, "/tmp/tort/badtrace")
-					break
-				}
-			}
 		}
 	}
-}
-
-func (c cut) tears(o op) bool {
-	return o.kind == opWrite && o.offset >= 0 && c.random.Float64() < c.tear
 }
 
 // torn writes some of the sectors.

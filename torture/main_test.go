@@ -56,11 +56,12 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	var err error
 	switch os.Getenv(roleEnv) {
 	case "server":
-		exit(serve())
+		err = serve()
 	case "agent":
-		exit(runAgent())
+		err = runAgent()
 	default:
 		flag.Parse()
 		if *seed == 0 {
@@ -69,14 +70,10 @@ func TestMain(m *testing.M) {
 		fmt.Printf("torture.seed=%d\n", *seed)
 		os.Exit(m.Run())
 	}
-}
-
-func exit(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	os.Exit(0)
 }
 
 // ground is a CA that has run once, in directories to copy: every world begins with it.

@@ -3,6 +3,7 @@ package torture
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -150,8 +151,8 @@ func (p *process) await(t *testing.T) {
 
 // killed reports whether a process died of SIGKILL. strace dies as what it follows did.
 func killed(err error) bool {
-	exit, ok := err.(*exec.ExitError)
-	if !ok {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
 		return false
 	}
 	status, ok := exit.Sys().(syscall.WaitStatus)

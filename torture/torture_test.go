@@ -105,7 +105,8 @@ func (tt *torture) inject(t *testing.T, r round) {
 	if up {
 		tt.server = p
 		tt.clients.connect(p)
-		tt.die(t, "before a system call "+r.call[:strings.Index(r.call, ":")], r.wait)
+		call, _, _ := strings.Cut(r.call, ":")
+		tt.die(t, "before a system call, "+call, r.wait)
 	} else {
 		tt.steps["before a system call of a start"]++
 	}
