@@ -120,7 +120,8 @@ func split(line string) (c call, ok bool) {
 		args = rest[:max(0, strings.LastIndex(rest, " <"))]
 	}
 	c.args = strings.Split(args, ", ")
-	if i := strings.LastIndex(after, " <"); i >= 0 && !strings.HasPrefix(after, "?") {
+	// "?" and an error without a name are what strace says of a call whose end the process did not live to see.
+	if i := strings.LastIndex(after, " <"); i >= 0 && !strings.HasPrefix(after, "?") && !strings.HasPrefix(after, "-1 (errno") {
 		c.result, c.end = after[:i], c.begin+nanoseconds(strings.TrimSuffix(after[i+2:], ">"))
 	}
 	return c, true
@@ -167,7 +168,7 @@ func (r *recorder) ours(path string) bool {
 // parse makes ops of a line, or none where it changed nothing here.
 func (r *recorder) parse(line string) ([]op, error) {
 	c, ok := split(line)
-	if !ok || strings.HasPrefix(c.result, "-1 ") {
+	if !ok || strings.HasPrefix(c.result, "-1 E") {
 		return nil, nil
 	}
 	ops, err := c.ops()
