@@ -28,6 +28,7 @@ type fleet struct {
 	devices []*device
 
 	finish chan struct{}
+	cancel context.CancelFunc
 	busy   sync.WaitGroup
 }
 
@@ -48,6 +49,7 @@ func child(r *rand.Rand) *rand.Rand { return rand.New(rand.NewPCG(r.Uint64(), r.
 // work puts load on the server until end.
 func (f *fleet) work(ctx context.Context) {
 	f.finish = make(chan struct{})
+	ctx, f.cancel = context.WithCancel(ctx)
 	for _, d := range f.devices {
 		f.repeat(func() { d.step(ctx) })
 	}
@@ -71,6 +73,13 @@ func (f *fleet) repeat(step func()) {
 func (f *fleet) end() {
 	close(f.finish)
 	f.busy.Wait()
+	f.cancel()
+}
+
+// giveUp ends without one.
+func (f *fleet) giveUp() {
+	f.cancel()
+	f.end()
 }
 
 func (d *device) step(ctx context.Context) {

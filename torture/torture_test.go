@@ -50,24 +50,26 @@ func newTorture(t *testing.T, g *ground, random *rand.Rand, plant string, r *rec
 	t.Helper()
 	tt := &torture{world: newWorld(t, g), random: random, patience: patience, sum: sum{steps: map[string]int{}}}
 	tt.plant, tt.recorder = plant, r
-	tt.begin(t, kill{})
+	must(t, tt.begin(t, kill{}))
+	tt.fleet = tt.world.fleet(t, child(tt.random), fleetSize)
 	return tt
 }
 
 // begin starts a server, and where that dies, another one.
-func (tt *torture) begin(t *testing.T, k kill) {
+func (tt *torture) begin(t *testing.T, k kill) error {
 	t.Helper()
-	p, up := tt.launch(t, orders{Kill: k})
-	if !up {
+	p, err := tt.launch(t, orders{Kill: k})
+	if p == nil && err == nil {
 		tt.steps["at a start, "+k.Step]++
 		tt.lose(t)
-		p, _ = tt.launch(t, orders{})
+		p, err = tt.launch(t, orders{})
+	}
+	if err != nil {
+		return err
 	}
 	tt.server = p
 	tt.clients.connect(p)
-	if tt.fleet == nil {
-		tt.fleet = tt.world.fleet(t, child(tt.random), fleetSize)
-	}
+	return nil
 }
 
 // round is what a server goes through.
@@ -88,21 +90,31 @@ func (tt *torture) round(t *testing.T, r round) []string {
 	tt.fleet.work(t.Context())
 	tt.server.arm(r.kill)
 	tt.die(t, r.kill.Step, r.wait)
+	var err error
 	if r.call != "" {
-		tt.inject(t, r)
+		err = tt.inject(t, r)
 	}
-	tt.begin(t, r.next)
+	if err == nil {
+		err = tt.begin(t, r.next)
+	}
+	if err != nil {
+		tt.fleet.giveUp()
+		return []string{err.Error()}
+	}
 	tt.fleet.end()
 	return tt.look(t)
 }
 
 // inject has another server die at a system call.
-func (tt *torture) inject(t *testing.T, r round) {
+func (tt *torture) inject(t *testing.T, r round) error {
 	t.Helper()
 	usual := tt.recorder
 	tt.recorder = &recorder{inject: r.call}
-	p, up := tt.launch(t, orders{})
-	if up {
+	p, err := tt.launch(t, orders{})
+	if err != nil {
+		return err
+	}
+	if p != nil {
 		tt.server = p
 		tt.clients.connect(p)
 		call, _, _ := strings.Cut(r.call, ":")
@@ -114,6 +126,7 @@ func (tt *torture) inject(t *testing.T, r round) {
 		tt.lose(t)
 	}
 	tt.recorder = usual
+	return nil
 }
 
 // die waits for the server's death at a step, and helps.
