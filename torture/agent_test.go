@@ -135,7 +135,7 @@ func powerCutsOfAnAgent(t *testing.T, g *ground, random *rand.Rand) {
 	a := newPatient(t, g, random)
 	end := time.Now().Add(*long)
 	n := 0
-	for ; n < 8 || time.Now().Before(end); n++ {
+	for ; n < 6 || time.Now().Before(end); n++ {
 		c := drawnCut(a.random)
 		a.life(t, c)
 		if err := a.holds(); err != nil {

@@ -262,11 +262,11 @@ func rounds(t *testing.T, least int, random *rand.Rand, begin func() *torture) {
 }
 
 func killedAtEveryStep(t *testing.T, g *ground, random *rand.Rand) {
-	rounds(t, 10, random, func() *torture { return newTorture(t, g, random, "", nil) })
+	rounds(t, 8, random, func() *torture { return newTorture(t, g, random, "", nil) })
 }
 
 func powerCuts(t *testing.T, g *ground, random *rand.Rand) {
-	rounds(t, 5, random, func() *torture { return newTorture(t, g, random, "", &recorder{}) })
+	rounds(t, 4, random, func() *torture { return newTorture(t, g, random, "", &recorder{}) })
 }
 
 // TestTorture is the short form of all tortures; with -torture.duration each goes on for so long.

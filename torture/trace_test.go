@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,6 +34,9 @@ type recorder struct {
 // begin returns the command that runs the next process.
 func (r *recorder) begin(t testing.TB, dir string) []string {
 	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("power cuts need strace, which only Linux has")
+	}
 	r.dir, r.trace = dir, t.TempDir()
 	var err error
 	r.began, err = readDisk(dir)

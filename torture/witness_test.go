@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -32,7 +33,10 @@ type witness struct {
 
 func newWitness(t *testing.T) *witness {
 	t.Helper()
-	w := &witness{path: filepath.Join(t.TempDir(), "witness"), certificates: map[string]bool{}, crls: map[string]bool{}}
+	dir, err := os.MkdirTemp("", "witness") // t.TempDir has the test's name in it, and a socket's path is short (unix(7))
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	w := &witness{path: filepath.Join(dir, "socket"), certificates: map[string]bool{}, crls: map[string]bool{}}
 	l, err := net.Listen("unix", w.path)
 	must(t, err)
 	t.Cleanup(func() { _ = l.Close() })
