@@ -151,7 +151,7 @@ func plantedFaultsAreFound(t *testing.T, g *ground, random *rand.Rand) {
 				r = &recorder{}
 			}
 			tt := newTorture(t, g, child(random), c.plant, r)
-			tt.patience = time.Second // what is forgotten never comes to rest
+			tt.patience = 300 * time.Millisecond // what is forgotten never comes to rest
 			for n := range 20 {
 				faults := tt.round(t, round{kill: c.kill, wait: time.Second})
 				one, other, _ := strings.Cut(c.finds, "|")
