@@ -3,6 +3,7 @@ package torture
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"database/sql"
 	"encoding/binary"
 	"encoding/hex"
@@ -15,8 +16,6 @@ import (
 	"strings"
 
 	_ "github.com/mattn/go-sqlite3" // plain SQL, and nothing of ours
-
-	"crypto/x509"
 )
 
 // row is a certificate on record.
