@@ -21,7 +21,7 @@ GOLANGCI = $(GO) tool -modfile=tools/golangci-lint.mod golangci-lint
 export CGO_ENABLED = 1
 
 .DEFAULT_GOAL := build
-.PHONY: demo build run packages test-packages test-containers bench test test-race fuzz sizes lint fmt generate check-generated setup-build setup setup-test clean help
+.PHONY: demo build run packages test-packages test-containers bench test test-race torture fuzz sizes lint fmt generate check-generated setup-build setup setup-test clean help
 
 demo: setup build ## set up what is missing, build, and run the whole story once
 	deploy/demo.sh
@@ -55,6 +55,13 @@ test: setup-test ## every test
 
 test-race: setup-test ## every test, under the race detector
 	$(GO) test -race ./...
+
+# How long each torture goes on, such as 1m or 8h, and the seed that a failed one printed; 0 draws a new one.
+TORTURE ?= 5m
+SEED ?= 0
+
+torture: setup-test ## kills, power cuts and histories of real servers, TORTURE=5m of each, SEED=… to draw the same again
+	$(GO) test -count=1 -timeout 0 -parallel 4 -v ./torture -torture.duration=$(TORTURE) -torture.seed=$(SEED)
 
 # How long each target runs, such as 30s or 10m.
 FUZZTIME ?= 1m

@@ -32,6 +32,7 @@ var arrows = map[string]string{
 	"store":      "ca ra revocation translog pki",
 	"server":     "ca ra revocation translog enroll proto pki",
 	"cmd":        "server store hsm ca ra revocation translog enroll proto pki",
+	"torture":    "",
 }
 
 // A listed package is what `go list` says about one of ours. Imports come from non-test files.

@@ -26,6 +26,7 @@ const (
 	maxMessage       = 256 << 10 // gRPC reads a message whole before it is decoded
 	maxHeaders       = 16 << 10
 	maxStreams       = 128
+	window           = 64 << 10 // octets that a connection may send ahead; fixed, or gRPC measures the line with a ping for each message
 	maxConnections   = 4096 // on each of the two ports
 	maxProbes        = 64   // connections to the operations port
 	connectionAge    = 30 * time.Minute
@@ -38,6 +39,7 @@ func (s *Server) newGRPC() *grpc.Server {
 		grpc.Creds(countedTLS{credentials.NewTLS(s.tlsConfig()), s.metrics}),
 		grpc.ForceServerCodecV2(newCodec()), grpc.StreamInterceptor(s.stream),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.StaticConnWindowSize(window), grpc.StaticStreamWindowSize(window), grpc.NumStreamWorkers(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace, Time: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}),
 	)...)

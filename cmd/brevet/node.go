@@ -56,7 +56,7 @@ func openNode(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (n *
 	if err := n.expectArchive(ctx); err != nil {
 		return n, err
 	}
-	if n.archive, err = translog.OpenArchive(c.archivePath(), log); err != nil {
+	if n.archive, err = translog.OpenArchiveOf(ctx, n.store.Log(), c.archivePath(), log); err != nil {
 		return n, err
 	}
 	n.closers = append(n.closers, n.archive.Close)

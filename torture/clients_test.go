@@ -1,0 +1,221 @@
+package torture
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	"github.com/brevet-pki/brevet/enroll"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// callPatience bounds one call. A server that was killed answers nothing.
+const callPatience = 20 * time.Second
+
+// request is what a client repeats until it has an answer.
+type request struct {
+	id, csr []byte
+	key     *ecdsa.PrivateKey
+	secret  []byte  // of an enrollment
+	renews  *holder // of a renewal
+}
+
+func newKey() *ecdsa.PrivateKey {
+	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader) // never fails on a curve of the standard library
+	return key
+}
+
+// newRequest enrolls with a token's text.
+func newRequest(token string, key *ecdsa.PrivateKey) *request {
+	r := newRenewal(nil, key)
+	if parsed, err := enroll.ParseToken(token); err == nil {
+		r.secret = parsed.Secret.Bytes()
+	}
+	return r
+}
+
+func newRenewal(renews *holder, key *ecdsa.PrivateKey) *request {
+	r := &request{id: make([]byte, 16), key: key, renews: renews}
+	_, _ = rand.Read(r.id)
+	r.csr, _ = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key) // an empty template cannot fail
+	return r
+}
+
+func newHolder(t testing.TB, der []byte, key *ecdsa.PrivateKey) *holder {
+	t.Helper()
+	return &holder{parse(t, der), key}
+}
+
+// clients speak to the server that is up.
+type clients struct {
+	ground *ground
+
+	mu      sync.Mutex
+	server  *process      // nil while none is up
+	changed chan struct{} // closed when that changes
+}
+
+func newClients(g *ground) *clients { return &clients{ground: g, changed: make(chan struct{})} }
+
+// connect tells the clients which server is up; nil for none.
+func (c *clients) connect(p *process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.server = p
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// current waits for a server that is up.
+func (c *clients) current(ctx context.Context) (*process, error) {
+	for {
+		c.mu.Lock()
+		p, changed := c.server, c.changed
+		c.mu.Unlock()
+		if p != nil {
+			return p, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// call makes one call to the server that is up.
+func (c *clients) call(ctx context.Context, as *holder, do func(context.Context, *grpc.ClientConn) error) error {
+	p, err := c.current(ctx)
+	if err != nil {
+		return err
+	}
+	return c.callTo(ctx, p, as, do)
+}
+
+// callTo connects as somebody, or nobody, makes one call, and disconnects.
+func (c *clients) callTo(ctx context.Context, p *process, as *holder, do func(context.Context, *grpc.ClientConn) error) error {
+	roots := x509.NewCertPool()
+	roots.AddCert(c.ground.root)
+	config := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: "localhost"}
+	if as != nil {
+		config.Certificates = []tls.Certificate{{Certificate: [][]byte{as.certificate.Raw, c.ground.issuing.Raw}, PrivateKey: as.key}}
+	}
+	conn, err := grpc.NewClient("passthrough:///"+p.grpc, grpc.WithTransportCredentials(credentials.NewTLS(config)),
+		grpc.WithDisableRetry(), grpc.WithDisableServiceConfig())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // the answer is in, or the call failed
+	ctx, cancel := context.WithTimeout(ctx, callPatience)
+	defer cancel()
+	return do(ctx, conn)
+}
+
+// until repeats a call until it is answered: by a yes, or a no that another try would get too.
+func (c *clients) until(ctx context.Context, as *holder, do func(context.Context, *grpc.ClientConn) error) error {
+	for {
+		err := c.call(ctx, as, do)
+		if !passing(err) || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// passing reports whether an error says to repeat the call.
+func passing(err error) bool {
+	switch status.Code(err) {
+	case codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded, codes.Canceled:
+		return true
+	default:
+		return false
+	}
+}
+
+// ask makes a request once, and returns the certificate that answers it.
+func (r *request) ask(ctx context.Context, conn *grpc.ClientConn) ([]byte, error) {
+	s := brevetv1.NewEnrollmentServiceClient(conn)
+	if r.renews == nil {
+		resp, err := s.Enroll(ctx, &brevetv1.EnrollRequest{RequestId: r.id, Token: r.secret, Csr: r.csr})
+		return resp.GetCredential().GetCertificate(), err
+	}
+	resp, err := s.Renew(ctx, &brevetv1.RenewRequest{RequestId: r.id, Csr: r.csr})
+	return resp.GetCredential().GetCertificate(), err
+}
+
+// obtain makes a request until it is answered.
+func (c *clients) obtain(ctx context.Context, r *request) (der []byte, err error) {
+	err = c.until(ctx, r.renews, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+		der, err = r.ask(ctx, conn)
+		return err
+	})
+	return der, err
+}
+
+// operate makes an operator's call until it is answered.
+func (c *clients) operate(ctx context.Context, do func(context.Context, *grpc.ClientConn) error) error {
+	return c.until(ctx, c.ground.operator, do)
+}
+
+// register registers a device and returns its SPIFFE ID.
+func (c *clients) register(ctx context.Context, path string) (id string, err error) {
+	err = c.operate(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		resp, err := brevetv1.NewIdentityServiceClient(conn).CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: path, Kind: "device"})
+		id = resp.GetIdentity().GetId()
+		return err
+	})
+	return id, err
+}
+
+// makeToken makes a token for an identity.
+func (c *clients) makeToken(ctx context.Context, id string, replace bool) (text string, err error) {
+	err = c.operate(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		resp, err := brevetv1.NewIdentityServiceClient(conn).CreateToken(ctx, &brevetv1.CreateTokenRequest{Id: id, Replace: replace})
+		text = resp.GetToken()
+		return err
+	})
+	return text, err
+}
+
+func (c *clients) suspend(ctx context.Context, id string) error {
+	return c.operate(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := brevetv1.NewIdentityServiceClient(conn).SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: id})
+		return err
+	})
+}
+
+func (c *clients) resume(ctx context.Context, id string) error {
+	return c.operate(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := brevetv1.NewIdentityServiceClient(conn).ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: id})
+		return err
+	})
+}
+
+func (c *clients) revoke(ctx context.Context, serial string) error {
+	return c.operate(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := brevetv1.NewCertificateServiceClient(conn).RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{Serial: serial, Reason: "superseded"})
+		return err
+	})
+}
+
+// unexpected names an error that no refusal of the product is.
+func unexpected(what string, err error) error {
+	switch status.Code(err) {
+	case codes.OK, codes.PermissionDenied, codes.FailedPrecondition, codes.Unauthenticated, codes.AlreadyExists:
+		return nil
+	default:
+		return fmt.Errorf("%s: %w", what, err)
+	}
+}

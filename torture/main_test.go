@@ -1,0 +1,206 @@
+// Package torture kills real servers, restarts them, and asks from outside whether anything was lost.
+//
+// The test program executes itself: as the server (serve_test.go), which is made of the real parts with wrappers around
+// the interfaces between them, or as an agent. The wrappers count the steps of the pipeline and kill the process with
+// SIGKILL at one of them (steps_test.go), and tell another process of every signature before the token makes it
+// (witness_test.go). Clients keep what they got and what they were promised (clients_test.go, book_test.go). After each
+// restart the files are read with plain SQL and nothing of ours, and held against that (audit_test.go).
+//
+// The page cache survives a kill. For a power cut the server runs under strace, which takes down every change that it
+// asks the kernel for; from that the disk is built again as it may be when what was not flushed is lost, torn, or there
+// (trace_test.go, disk_test.go).
+//
+// Each of these has to find the faults that are planted for it (planted_test.go).
+package torture
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/ca/ceremony"
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/sqlite"
+)
+
+var (
+	long = flag.Duration("torture.duration", 0, "how long each torture lasts; zero for the short form")
+	seed = flag.Uint64("torture.seed", 0, "what is drawn at random follows from it; zero for a new one")
+)
+
+// roleEnv makes the test program something else: "server" or "agent", whose orders are in ordersEnv.
+const (
+	roleEnv   = "BREVET_TORTURE_ROLE"
+	ordersEnv = "BREVET_TORTURE_ORDERS"
+)
+
+const (
+	trustDomain  = "fleet.example"
+	publicURL    = "http://pki.fleet.example"
+	tokenLabel   = "torture"
+	tokenPIN     = "user-246810"
+	issuingLabel = "issuing"
+)
+
+func TestMain(m *testing.M) {
+	var err error
+	switch os.Getenv(roleEnv) {
+	case "server":
+		err = serve()
+	case "agent":
+		err = runAgent()
+	default:
+		flag.Parse()
+		if *seed == 0 {
+			*seed = rand.Uint64()
+		}
+		fmt.Printf("torture.seed=%d\n", *seed)
+		os.Exit(m.Run())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// ground is a CA that has run once, in directories to copy: every world begins with it.
+type ground struct {
+	token, files  string
+	root, issuing *x509.Certificate
+	operator      *holder
+}
+
+// newGround holds the ceremony, and has a server make its own certificates and enroll an operator.
+func newGround(t *testing.T) *ground {
+	t.Helper()
+	dir := t.TempDir()
+	g := &ground{token: filepath.Join(dir, "token"), files: filepath.Join(dir, "files")}
+	must(t, os.Mkdir(g.files, 0o700))
+	g.ceremony(t)
+	w := &world{ground: g, dir: g.files, token: g.token, book: newBook(), witness: newWitness(t), clients: newClients(g)}
+	p := w.start(t, orders{Operator: "torturer"})
+	w.clients.connect(p)
+	key := newKey()
+	der, err := w.clients.obtain(t.Context(), newRequest(p.operator, key))
+	must(t, err)
+	g.operator = newHolder(t, der, key)
+	p.stop(t)
+	return g
+}
+
+// ceremony makes the token with the keys, and the store with the certificates.
+func (g *ground) ceremony(t *testing.T) {
+	t.Helper()
+	module, err := hsm.FindSoftHSM()
+	if err != nil {
+		t.Fatalf("%v: run deploy/setup.sh --test", err)
+	}
+	conf, err := hsm.WriteSoftHSM(g.token)
+	must(t, err)
+	t.Setenv(hsm.SoftHSMConfEnv, conf)
+	pin, err := hsm.NewPIN([]byte(tokenPIN))
+	must(t, err)
+	_, err = hsm.InitToken(t.Context(), module, tokenLabel, pin, pin)
+	must(t, err)
+	token, err := hsm.Open(t.Context(), hsm.Config{Module: module, TokenLabel: tokenLabel}, pin)
+	must(t, err)
+	defer func() { must(t, token.Close()) }()
+	root, err := token.Generate(t.Context(), "root", hsm.P256)
+	must(t, err)
+	issuing, err := token.Generate(t.Context(), issuingLabel, hsm.P256)
+	must(t, err)
+	crl := g.certify(t, root, issuing)
+	g.install(t, crl)
+}
+
+func (g *ground) certify(t *testing.T, root, issuing crypto.Signer) (crl []byte) {
+	t.Helper()
+	now := time.Now().Add(-time.Hour)
+	const life = 365 * 24 * time.Hour
+	subject := func(text string) ceremony.Subject {
+		s, err := ceremony.ParseSubject(text)
+		must(t, err)
+		return s
+	}
+	der, err := ceremony.Root(root, ceremony.RootSpec{Subject: subject("CN=Fleet Root G1"), Lifetime: 2 * life, PathLength: 1, Now: now})
+	must(t, err)
+	g.root = parse(t, der)
+	csr, err := ceremony.Request(issuing, ceremony.RequestSpec{Subject: subject("CN=Fleet Issuing G1")})
+	must(t, err)
+	id := pki.IssuerOf(g.root).Short()
+	der, err = ceremony.Sign(g.root, root, csr, ceremony.SignSpec{
+		Lifetime: life, TrustDomain: trustDomain, Now: now, CRLURL: publicURL + "/crl/" + id + ".crl", IssuerURL: publicURL + "/ca/" + id + ".cer",
+	})
+	must(t, err)
+	g.issuing = parse(t, der)
+	crl, err = ceremony.RootCRL(g.root, root, ceremony.CRLSpec{Number: big.NewInt(1), NextUpdate: now.Add(life), Now: now})
+	must(t, err)
+	return crl
+}
+
+func (g *ground) install(t *testing.T, der []byte) {
+	t.Helper()
+	ctx := context.Background()
+	db, err := sqlite.Open(ctx, filepath.Join(g.files, storeName))
+	must(t, err)
+	by, now := pki.ActorCommand("ceremony install"), time.Now()
+	for _, in := range []ca.Installed{{Certificate: g.root.Raw, At: now}, {Certificate: g.issuing.Raw, Key: issuingLabel, At: now}} {
+		must(t, db.CA().Install(ctx, in, by))
+	}
+	crl, err := x509.ParseRevocationList(der)
+	must(t, err)
+	must(t, db.Revocation().PutCRL(ctx, revocation.CRL{
+		Issuer: pki.IssuerOf(g.root), Number: crl.Number, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate, DER: der,
+	}, by, now))
+	must(t, db.Close())
+}
+
+// copyTree copies directories, files and symbolic links, and what is at the destination goes.
+func copyTree(from, to string) error {
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, path[len(from):])
+		switch {
+		case e.IsDir():
+			return os.Mkdir(target, 0o700)
+		case e.Type() == fs.ModeSymlink:
+			link, err := os.Readlink(path)
+			return errors.Join(err, os.Symlink(link, target))
+		default:
+			content, err := os.ReadFile(path)
+			return errors.Join(err, os.WriteFile(target, content, 0o600))
+		}
+	})
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func parse(t testing.TB, der []byte) *x509.Certificate {
+	t.Helper()
+	c, err := x509.ParseCertificate(der)
+	must(t, err)
+	return c
+}

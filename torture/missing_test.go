@@ -1,0 +1,70 @@
+package torture
+
+import (
+	"database/sql"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// missingIsFound takes something away from files that pass, or adds something, one thing at a time: the audit has to see
+// each. Triggers and checks of the store do not help it.
+func missingIsFound(t *testing.T, g *ground, random *rand.Rand) {
+	tt := newTorture(t, g, random, "", nil)
+	for tt.before == nil || len(tt.book.revoked) == 0 || len(tt.book.states) == 0 || !slices.ContainsFunc(tt.before.rows, unreleased) {
+		if faults := tt.round(t, round{kill: kill{after(stepSign), 20}, wait: patience}); len(faults) > 0 {
+			t.Fatal(report(faults))
+		}
+	}
+	tt.server.stop(t)
+	const newest = `(SELECT max(id) FROM certificates WHERE der IS NOT NULL)`
+	for _, c := range []struct{ change, finds string }{
+		{`DELETE FROM certificates WHERE id = ` + newest, "which is not on record"},
+		{`UPDATE certificates SET der = NULL, identity = NULL, digest = x'00', state = 3, revoked_at = 1 WHERE id = ` + newest, "which is not on record"},
+		{`DELETE FROM certificates WHERE der IS NULL AND id > 8`, "neither a certificate nor a revoked record"},
+		{`UPDATE certificates SET state = 1, revoked_at = NULL WHERE state = 3 AND der IS NOT NULL`, "was revoked"},
+		{`UPDATE identities SET state = 5 - state, resumes = CASE state WHEN 2 THEN 1 END WHERE state IN (2, 3)`, "last, and is in state"},
+		{`DELETE FROM log WHERE id = (SELECT max(id) FROM log)`, "the archive has"},
+		{`UPDATE log SET entry = x'0a00' WHERE id = 9`, "is not the same in the store and the archive"},
+		{`UPDATE chain SET value = zeroblob(32) WHERE id = (SELECT max(id) FROM chain)`, "is not the same in the store and the archive"},
+		{`UPDATE log SET entry = (SELECT entry FROM log l WHERE hex(l.entry) LIKE '%'||hex('certificate.issued')||'%' ORDER BY id DESC LIMIT 1)
+			WHERE id = 9`, "twice"},
+		{`UPDATE log SET entry = (SELECT entry FROM log l WHERE hex(l.entry) LIKE '%'||hex('token')||'%' AND hex(l.entry) LIKE '%'||hex('certificate.issued')||'%'
+			ORDER BY id DESC LIMIT 1) WHERE id = 9`, "was spent 2 times"},
+		{`UPDATE crl_numbers SET taken = zeroblob(20)`, "CRLs, and 0 numbers are taken"},
+		{`INSERT INTO intents (batch, epoch, items) VALUES (zeroblob(16), 1, x'')`, "are never settled"},
+	} {
+		if faults := tt.changed(t, c.change); !slices.ContainsFunc(faults, func(f string) bool { return strings.Contains(f, c.finds) }) {
+			t.Errorf("after %s: %s", c.change, report(faults))
+		}
+	}
+	if faults := tt.changed(t, `SELECT 1`); len(faults) > 0 {
+		t.Errorf("files that nobody changed: %s", report(faults))
+	}
+}
+
+func unreleased(r row) bool { return r.der == nil }
+
+// changed audits a copy of the files in which something was changed.
+func (tt *torture) changed(t *testing.T, statement string) []string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "files")
+	must(t, copyTree(tt.dir, dir))
+	must(t, os.RemoveAll(filepath.Join(dir, storeName+"-shm")))
+	db, err := sql.Open("sqlite3", filepath.Join(dir, storeName)+"?_ignore_check_constraints=true")
+	must(t, err)
+	for _, s := range []string{`PRAGMA foreign_keys = OFF`, `PRAGMA ignore_check_constraints = ON`, statement} {
+		if _, err := db.Exec(s); err != nil {
+			t.Fatalf("%v: %s", err, s)
+		}
+	}
+	must(t, db.Close())
+	s, faults := tt.atRest(dir, 0)
+	if s == nil {
+		return faults
+	}
+	return append(faults, tt.audit(s, nil)...)
+}

@@ -1,0 +1,172 @@
+package torture
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"database/sql"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	_ "github.com/mattn/go-sqlite3" // plain SQL, and nothing of ours
+)
+
+// row is a certificate on record.
+type row struct {
+	serial   string // hexadecimal, upper case
+	identity string // "" for one that was never released
+	state    int    // 1 good, 2 hold, 3 revoked
+	der      []byte
+	digest   string // hexadecimal: of an unreleased one as the intent had it, of a released one as it was signed
+}
+
+// link is a line of the log.
+type link struct {
+	entry []byte
+	chain []byte // nil before it is sequenced
+}
+
+// snapshot is what the files of a server say.
+type snapshot struct {
+	rows       []row
+	identities map[string]int // states: 1 registered, 2 enrolled, 3 suspended, 4 retired
+	log        []link
+	archive    []link
+	pending    int      // intents
+	numbers    *big.Int // CRL numbers taken, by the issuer with the most
+}
+
+// readFiles reads store and archive, which a server may have open.
+func readFiles(dir string) (*snapshot, error) {
+	file := url.URL{Scheme: "file", Opaque: filepath.Join(dir, storeName), RawQuery: "mode=ro&_query_only=true&_busy_timeout=5000"}
+	db, err := sql.Open("sqlite3", file.String())
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	tx, err := db.Begin()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = tx.Rollback() }() // nothing was written
+	s := &snapshot{identities: map[string]int{}, numbers: &big.Int{}}
+	if s.archive, err = readArchive(filepath.Join(dir, archiveName)); err != nil {
+		return nil, err
+	}
+	return s, errors.Join(s.readRows(tx), s.readLog(tx), s.readRest(tx))
+}
+
+// query calls visit for every row of a statement's result.
+func query(tx *sql.Tx, statement string, visit func(scan func(...any) error) error) error {
+	rows, err := tx.Query(statement)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := visit(rows.Scan); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func (s *snapshot) readRows(tx *sql.Tx) error {
+	return query(tx, `SELECT hex(c.serial), coalesce(i.spiffe_id, ''), c.state, c.der, c.digest
+		FROM certificates c LEFT JOIN identities i ON i.id = c.identity ORDER BY c.id`,
+		func(scan func(...any) error) error {
+			var r row
+			var digest []byte
+			if err := scan(&r.serial, &r.identity, &r.state, &r.der, &digest); err != nil {
+				return err
+			}
+			r.digest = hex.EncodeToString(digest)
+			if r.der != nil {
+				c, err := x509.ParseCertificate(r.der)
+				if err != nil {
+					return err
+				}
+				if serialOf(c) != r.serial {
+					return fmt.Errorf("the certificate on record as %s is %s", r.serial, serialOf(c))
+				}
+				sum := sha256.Sum256(c.RawTBSCertificate)
+				r.digest = hex.EncodeToString(sum[:])
+			}
+			s.rows = append(s.rows, r)
+			return nil
+		})
+}
+
+func (s *snapshot) readLog(tx *sql.Tx) error {
+	return query(tx, `SELECT l.id, l.entry, c.value FROM log l LEFT JOIN chain c ON c.id = l.id ORDER BY l.id`,
+		func(scan func(...any) error) error {
+			var id int
+			var l link
+			if err := scan(&id, &l.entry, &l.chain); err != nil {
+				return err
+			}
+			if id != len(s.log)+1 {
+				return fmt.Errorf("the log has no entry %d", len(s.log)+1)
+			}
+			s.log = append(s.log, l)
+			return nil
+		})
+}
+
+func (s *snapshot) readRest(tx *sql.Tx) error {
+	return errors.Join(
+		query(tx, `SELECT spiffe_id, state FROM identities`, func(scan func(...any) error) error {
+			var id string
+			var state int
+			err := scan(&id, &state)
+			s.identities[id] = state
+			return err
+		}),
+		query(tx, `SELECT count(*) FROM intents`, func(scan func(...any) error) error { return scan(&s.pending) }),
+		query(tx, `SELECT taken FROM crl_numbers ORDER BY taken DESC LIMIT 1`, func(scan func(...any) error) error {
+			var taken []byte
+			err := scan(&taken)
+			s.numbers.SetBytes(taken)
+			return err
+		}),
+	)
+}
+
+// readArchive reads an archive by its description alone (translog/record.go), up to a record that is not whole yet, and
+// computes the chain itself.
+func readArchive(path string) ([]link, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	rest, ok := strings.CutPrefix(string(content), "brevet log archive 1\n")
+	if !ok {
+		return nil, errors.New("the archive has no header")
+	}
+	var links []link
+	before := make([]byte, sha256.Size)
+	for len(rest) >= 16 {
+		length, index := int(binary.BigEndian.Uint32([]byte(rest[:4]))), binary.BigEndian.Uint64([]byte(rest[4:12]))
+		if index != uint64(len(links))+1 {
+			return nil, fmt.Errorf("the archive has entry %d after %d", index, len(links))
+		}
+		if len(rest) < 16+length+sha256.Size {
+			break
+		}
+		l := link{[]byte(rest[16 : 16+length]), []byte(rest[16+length : 16+length+sha256.Size])}
+		leaf := sha256.Sum256(append([]byte{0}, l.entry...))
+		node := sha256.Sum256(append(append([]byte{1}, before...), leaf[:]...))
+		if !bytes.Equal(node[:], l.chain) {
+			return nil, fmt.Errorf("the archive's chain breaks at %d", index)
+		}
+		links, before, rest = append(links, l), l.chain, rest[16+length+sha256.Size:]
+	}
+	return links, nil
+}
