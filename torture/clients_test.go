@@ -123,11 +123,14 @@ func (c *clients) callTo(ctx context.Context, p *process, as *holder, do func(co
 	return do(ctx, conn)
 }
 
+// givingUp is how long a server may stay away before that is what is wrong.
+const givingUp = 2 * time.Minute
+
 // until repeats a call until it is answered: by a yes, or a no that another try would get too.
 func (c *clients) until(ctx context.Context, as *holder, do func(context.Context, *grpc.ClientConn) error) error {
-	for {
+	for begun := time.Now(); ; {
 		err := c.call(ctx, as, do)
-		if !passing(err) || ctx.Err() != nil {
+		if !passing(err) || ctx.Err() != nil || time.Since(begun) > givingUp {
 			return err
 		}
 		time.Sleep(5 * time.Millisecond)
