@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -24,7 +23,13 @@ type layout struct {
 	hash       crypto.Hash // of what the key signs; 0 where it signs the message itself
 	identifier []byte      // AlgorithmIdentifier
 	issuer     []byte      // Name
-	extensions []pkix.Extension
+	extensions []extension
+}
+
+// extension is one that certificates have, in their order. Its DER is nil where it differs from one to the next.
+type extension struct {
+	id  asn1.ObjectIdentifier
+	der []byte
 }
 
 var (
@@ -36,7 +41,7 @@ var (
 // newLayout takes the constant parts from a certificate that was made of a template, and checks that it writes the rest
 // of that certificate as crypto/x509 does.
 func newLayout(template, sample *x509.Certificate) (*layout, error) {
-	l := &layout{algorithm: sample.SignatureAlgorithm, issuer: sample.RawIssuer, extensions: sample.Extensions}
+	l := &layout{algorithm: sample.SignatureAlgorithm, issuer: sample.RawIssuer}
 	switch sample.SignatureAlgorithm {
 	case x509.SHA256WithRSA, x509.ECDSAWithSHA256:
 		l.hash = crypto.SHA256
@@ -53,6 +58,16 @@ func newLayout(template, sample *x509.Certificate) (*layout, error) {
 		return nil, errors.New("ca: a sample certificate cannot be read")
 	}
 	l.identifier = identifier
+	for _, e := range sample.Extensions {
+		der, err := asn1.Marshal(e)
+		if err != nil {
+			return nil, fmt.Errorf("ca: a sample certificate cannot be read: %w", err)
+		}
+		if e.Id.Equal(oidSubjectKeyID) || e.Id.Equal(oidSubjectAltName) {
+			der = nil
+		}
+		l.extensions = append(l.extensions, extension{e.Id, der})
+	}
 	written, err := l.tbs(template)
 	if err != nil {
 		return nil, err
@@ -86,26 +101,21 @@ func (l *layout) tbs(t *x509.Certificate) ([]byte, error) {
 
 func (l *layout) addExtensions(b *cryptobyte.Builder, t *x509.Certificate) {
 	for _, e := range l.extensions {
+		if e.der != nil {
+			b.AddBytes(e.der)
+			continue
+		}
 		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1ObjectIdentifier(e.Id)
-			switch {
-			case e.Id.Equal(oidSubjectKeyID):
+			b.AddASN1ObjectIdentifier(e.id)
+			if e.id.Equal(oidSubjectKeyID) {
 				b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { b.AddASN1OctetString(t.SubjectKeyId) })
-			case e.Id.Equal(oidSubjectAltName):
-				addCritical(b, t.Subject.CommonName == "") // RFC 5280 §4.2.1.6: where the subject is empty
-				b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { addNames(b, t) })
-			default:
-				addCritical(b, e.Critical)
-				b.AddASN1OctetString(e.Value)
+				return
 			}
+			if t.Subject.CommonName == "" { // where the subject is empty, the names are critical (RFC 5280 §4.2.1.6)
+				b.AddASN1Boolean(true)
+			}
+			b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { addNames(b, t) })
 		})
-	}
-}
-
-// addCritical leaves out the default, as DER wants.
-func addCritical(b *cryptobyte.Builder, critical bool) {
-	if critical {
-		b.AddASN1Boolean(true)
 	}
 }
 

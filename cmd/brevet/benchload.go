@@ -21,6 +21,9 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
+// loadWindow is how many octets a server may send ahead on a connection of the load.
+const loadWindow = 64 << 10
+
 // caller is a device that renews without pause over a connection that it keeps, with a new request ID each time, and
 // with one key: a certificate that was renewed with one key is not renewed with another.
 type caller struct {
@@ -107,7 +110,8 @@ func (c *caller) connect(ctx context.Context) (err error) {
 	if _, c.csr, err = newKeyAndCSR(); err != nil {
 		return err
 	}
-	if c.conn, err = connect(c.pair); err != nil {
+	// Windows of a fixed size: a client that measures the line sends a ping with each answer.
+	if c.conn, err = connect(c.pair, grpc.WithStaticConnWindowSize(loadWindow), grpc.WithStaticStreamWindowSize(loadWindow)); err != nil {
 		return err
 	}
 	c.client = brevetv1.NewEnrollmentServiceClient(c.conn)

@@ -66,10 +66,10 @@ func call(cmd *cobra.Command, do func(ctx context.Context, conn *grpc.ClientConn
 }
 
 // connect returns a connection to the server that a credential came from, as its holder.
-func connect(pair *enroll.Pair) (*grpc.ClientConn, error) {
-	return grpc.NewClient("dns:///"+pair.Origin.Server,
+func connect(pair *enroll.Pair, options ...grpc.DialOption) (*grpc.ClientConn, error) {
+	return grpc.NewClient("dns:///"+pair.Origin.Server, append(options,
 		grpc.WithTransportCredentials(credentials.NewTLS(enroll.ClientTLS(func() *enroll.Pair { return pair }))),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)), grpc.WithUnaryInterceptor(impatient))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)), grpc.WithUnaryInterceptor(impatient))...)
 }
 
 // impatient gives each call its own deadline.
