@@ -27,8 +27,8 @@ const (
 	maxHeaders       = 16 << 10
 	maxStreams       = 128
 	window           = 64 << 10 // octets that a connection may send ahead; fixed, or gRPC measures the line with a ping for each message
-	maxConnections   = 4096 // on each of the two ports
-	maxProbes        = 64   // connections to the operations port
+	maxConnections   = 4096     // on each of the two ports
+	maxProbes        = 64       // connections to the operations port
 	connectionAge    = 30 * time.Minute
 	connectionGrace  = time.Minute
 	handshakeTimeout = 10 * time.Second
