@@ -194,6 +194,9 @@ func (s *Server) OnReady(f func()) { s.ready = f }
 
 // Close releases what New opened, for a server that is not run.
 func (s *Server) Close(ctx context.Context) error {
+	if s.grpc != nil {
+		s.grpc.Stop() // which ends its workers
+	}
 	if s.registrar != nil {
 		s.registrar.Close(ctx)
 	}

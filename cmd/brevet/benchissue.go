@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,9 @@ const floorReach = 0.85
 // issueBench is a measurement of a whole server.
 type issueBench struct {
 	benchFlags
-	callers int
+	callers        int
+	newConnections bool
+	pace           pace
 }
 
 func newBenchIssue() *cobra.Command {
@@ -36,7 +39,11 @@ func newBenchIssue() *cobra.Command {
 		Long: "issue starts a server process with a token and a store of its own in a temporary directory, enrolls devices,\n" +
 			"and has each renew without pause over a connection that it keeps. In turn with it, it measures the floor, which\n" +
 			"is the same work with nothing of Brevet around it and no RPC, and the token alone; each takes as long again as\n" +
-			"--duration. Load and floor share this machine's cores with the server. Set TMPDIR to measure another disk.",
+			"--duration. Load and floor share this machine's cores with the server. Set TMPDIR to measure another disk.\n\n" +
+			"With --new-connections each certificate takes a TLS handshake of its own, and handshake_ratio is its rate to that of\n" +
+			"an empty call in the place of the certificate. With --token-rate the token makes so many signatures a second at\n" +
+			"most, each after --token-latency: token_share is how much of that rate certificates reach, and open_loop_p99_ms is\n" +
+			"what one takes when requests come at random times at 80 % of it.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := newPrinter(cmd, "MEASURE", "MEDIAN", "MIN", "MAX")
 			if err != nil {
@@ -46,8 +53,8 @@ func newBenchIssue() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if b.callers < 1 || b.callers > maxCallers {
-				return &usage{fmt.Sprintf("--callers %d: give 1 to %d", b.callers, maxCallers)}
+			if err := b.check(); err != nil {
+				return err
 			}
 			dir, remove, err := benchDirectory()
 			if err != nil {
@@ -57,12 +64,75 @@ func newBenchIssue() *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&b.callers, "callers", 16, "devices that renew at once")
+	f := cmd.Flags()
+	f.BoolVar(&b.newConnections, "new-connections", false, "a new connection for each certificate")
+	f.Float64Var(&b.pace.rate, "token-rate", 0, "signatures a second that the token makes at most (default: no limit)")
+	f.DurationVar(&b.pace.latency, "token-latency", 0, "how long the token waits before each signature, with --token-rate")
 	b.add(cmd, "10s", "how long certificates are issued, in all rounds together")
 	return cmd
 }
 
+func (b *issueBench) check() error {
+	if b.callers < 1 || b.callers > maxCallers {
+		return &usage{fmt.Sprintf("--callers %d: give 1 to %d", b.callers, maxCallers)}
+	}
+	if err := b.pace.check(); err != nil {
+		return &usage{err.Error()}
+	}
+	if b.pace.latency > 0 && b.pace.rate == 0 {
+		return &usage{"--token-latency goes with --token-rate"}
+	}
+	if b.newConnections && !b.pace.isZero() {
+		return &usage{"--new-connections and --token-rate measure different things: give one of them"}
+	}
+	return nil
+}
+
+// mode is one way to ask for certificates, and what it measures beside what all do.
+type mode struct {
+	call    func(*caller, context.Context) (time.Duration, error)
+	options []string // of the server
+	fields  []string
+	measure func(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error
+}
+
+func (b *issueBench) mode() mode {
+	switch {
+	case b.newConnections:
+		return mode{call: (*caller).renewAnew, fields: []string{"handshakes_per_second", "handshake_ratio"}, measure: measureHandshakes}
+	case !b.pace.isZero():
+		return mode{
+			call: (*caller).renew, fields: []string{"token_share", "open_loop_p99_ms", "open_loop_latencies"}, measure: b.measureArrivals,
+			options: []string{"--token-rate", decimal(b.pace.rate), "--token-latency", b.pace.latency.String()},
+		}
+	default:
+		nothing := func(context.Context, *issueRig, time.Duration, map[string]float64) error { return nil }
+		return mode{call: (*caller).renew, measure: nothing}
+	}
+}
+
+// measureHandshakes makes empty calls over new connections.
+func measureHandshakes(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
+	l, err := putLoad(ctx, r.callers, (*caller).greetAnew, d)
+	values["handshakes_per_second"], values["handshake_ratio"] = l.rate, values["certificates_per_second"]/l.rate
+	return err
+}
+
+// openShare is how much of the token's rate requests come at that do not wait for each other.
+const openShare = 0.8
+
+// measureArrivals has requests come at random times.
+func (b *issueBench) measureArrivals(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
+	l, err := arrive(ctx, r.callers, openShare*b.pace.rate, d)
+	values["token_share"] = values["certificates_per_second"] / b.pace.rate
+	values["open_loop_p99_ms"] = l.quantile(0.99)
+	values["open_loop_latencies"] = l.quantile(0.99) / max(1, float64(b.pace.latency)/float64(time.Millisecond))
+	return err
+}
+
 // issueRig is everything that is measured.
 type issueRig struct {
+	mode
 	say        func(format string, args ...any)
 	server     *benchServer
 	callers    []*caller
@@ -79,10 +149,10 @@ var issueFields = []string{
 
 func (b *issueBench) run(cmd *cobra.Command, p *printer, dir string, round time.Duration) (err error) {
 	ctx := cmd.Context()
-	rig := &issueRig{say: func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }}
+	rig := &issueRig{mode: b.mode(), say: func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }}
 	defer func() { err = errors.Join(err, rig.close()) }()
 	rig.say("starting a server of its own")
-	if rig.server, err = startBenchServer(ctx, filepath.Join(dir, "server"), cmd.ErrOrStderr()); err != nil {
+	if rig.server, err = startBenchServer(ctx, filepath.Join(dir, "server"), cmd.ErrOrStderr(), rig.options...); err != nil {
 		return err
 	}
 	operator, err := enroll.ReadPair(rig.server.dev.operator())
@@ -107,7 +177,7 @@ func (b *issueBench) run(cmd *cobra.Command, p *printer, dir string, round time.
 	}); err != nil {
 		return err
 	}
-	measured, err := rig.measure(ctx, b.rounds, round)
+	measured, err := rig.rounds(ctx, b.rounds, round)
 	if err := errors.Join(err, rig.closeFloor()); err != nil { // before its token
 		return err
 	}
@@ -134,8 +204,8 @@ func (r *issueRig) close() error {
 	return err
 }
 
-func (r *issueRig) measure(ctx context.Context, rounds int, d time.Duration) (map[string][]float64, error) {
-	if _, err := putLoad(ctx, r.callers, d); err != nil { // files and caches grow to their size
+func (r *issueRig) rounds(ctx context.Context, rounds int, d time.Duration) (map[string][]float64, error) {
+	if _, err := putLoad(ctx, r.callers, r.call, d); err != nil { // files and caches grow to their size
 		return nil, err
 	}
 	var err error
@@ -164,56 +234,69 @@ func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float
 	if err != nil {
 		return nil, err
 	}
-	cpu, err := r.cpu()
+	values := map[string]float64{}
+	n, err := r.load(ctx, d, values)
 	if err != nil {
 		return nil, err
 	}
-	issued, err := putLoad(ctx, r.callers, d)
-	if err != nil {
+	if values["token_signatures_per_second"], err = signatureRate(ctx, r.token, hsm.DefaultSessions, d); err != nil {
 		return nil, err
 	}
-	loaded, err := r.cpu()
-	if err != nil {
-		return nil, err
-	}
-	resident, err := r.server.residentMiB()
-	if err != nil {
-		return nil, err
-	}
-	signatures, err := signatureRate(ctx, r.token, hsm.DefaultSessions, d)
-	if err != nil {
-		return nil, err
-	}
-	cost, err := r.floor.Cost(ctx, d/3)
-	if err != nil {
-		return nil, err
-	}
-	begun, err := ownCPU()
-	if err != nil {
-		return nil, err
-	}
-	rate, err := r.floor.Rate(ctx, r.goroutines, d)
-	if err != nil {
-		return nil, err
-	}
-	ended, err := ownCPU()
-	if err != nil {
+	if err := r.compare(ctx, d, values); err != nil {
 		return nil, err
 	}
 	after, err := r.server.stored()
 	if err != nil {
 		return nil, err
 	}
-	n := float64(len(issued.latencies))
+	values["bytes_per_certificate"] = (after - before) / float64(n)
+	return values, r.measure(ctx, r, d, values)
+}
+
+// load has the callers ask for certificates, and says how many they got.
+func (r *issueRig) load(ctx context.Context, d time.Duration, values map[string]float64) (int, error) {
+	before, err := r.cpu()
+	if err != nil {
+		return 0, err
+	}
+	l, err := putLoad(ctx, r.callers, r.call, d)
+	if err != nil {
+		return 0, err
+	}
+	after, err := r.cpu()
+	if err != nil {
+		return 0, err
+	}
+	n := len(l.latencies)
+	values["certificates_per_second"], values["p50_ms"], values["p99_ms"] = l.rate, l.quantile(0.5), l.quantile(0.99)
+	values["server_cpu_us"] = micros(after.server-before.server) / float64(n)
+	values["load_cpu_us"] = micros(after.load-before.load) / float64(n)
+	values["rss_mib"], err = r.server.residentMiB()
+	return n, err
+}
+
+// compare measures the floor.
+func (r *issueRig) compare(ctx context.Context, d time.Duration, values map[string]float64) error {
+	cost, err := r.floor.Cost(ctx, d/3)
+	if err != nil {
+		return err
+	}
+	before, err := ownCPU()
+	if err != nil {
+		return err
+	}
+	rate, err := r.floor.Rate(ctx, r.goroutines, d)
+	if err != nil {
+		return err
+	}
+	after, err := ownCPU()
+	if err != nil {
+		return err
+	}
 	r.say("floor, one certificate: check %s, sign %s, write %s", cost.Check, cost.Sign, cost.Write)
-	return map[string]float64{
-		"certificates_per_second": issued.rate, "p50_ms": issued.quantile(0.5), "p99_ms": issued.quantile(0.99),
-		"token_signatures_per_second": signatures, "floor_per_second": rate, "floor_ratio": issued.rate / rate,
-		"floor_reach": rate / cost.Bound(), "rss_mib": resident,
-		"bytes_per_certificate": (after - before) / n,
-		"server_cpu_us":         micros(loaded.server-cpu.server) / n, "load_cpu_us": micros(loaded.load-cpu.load) / n,
-		"floor_cpu_us": micros(ended-begun) / (rate * d.Seconds()),
-	}, nil
+	values["floor_per_second"], values["floor_ratio"] = rate, values["certificates_per_second"]/rate
+	values["floor_reach"], values["floor_cpu_us"] = rate/cost.Bound(), micros(after-before)/(rate*d.Seconds())
+	return nil
 }
 
 // spentCPU is the processor time that the server, and this process, have used so far. What a certificate costs in it
@@ -242,7 +325,7 @@ func (b *issueBench) report(p *printer, rig *issueRig, measured map[string][]flo
 	spreads := map[string]spread{}
 	object := map[string]any{"callers": b.callers, "rounds": b.rounds, "floor_goroutines": rig.goroutines, "spread": spreads}
 	var rows [][]string
-	for _, name := range issueFields {
+	for _, name := range slices.Concat(issueFields, rig.fields) {
 		s, err := spreadOf(name, measured[name])
 		if err != nil {
 			return err

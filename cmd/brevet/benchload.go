@@ -99,17 +99,14 @@ func enrollCaller(ctx context.Context, identities brevetv1.IdentityServiceClient
 	if err != nil {
 		return nil, err
 	}
-	if err := c.connect(ctx); err != nil {
+	if _, c.csr, err = newKeyAndCSR(); err != nil {
 		return nil, err
 	}
-	return c, nil
+	return c, c.open(ctx)
 }
 
-// connect makes the next key, and the connection by the current pair.
-func (c *caller) connect(ctx context.Context) (err error) {
-	if _, c.csr, err = newKeyAndCSR(); err != nil {
-		return err
-	}
+// open makes the connection.
+func (c *caller) open(ctx context.Context) (err error) {
 	// Windows of a fixed size: a client that measures the line sends a ping with each answer.
 	if c.conn, err = connect(c.pair, grpc.WithStaticConnWindowSize(loadWindow), grpc.WithStaticStreamWindowSize(loadWindow)); err != nil {
 		return err
@@ -159,8 +156,8 @@ type load struct {
 	latencies []time.Duration // one for each certificate, the shortest first
 }
 
-// putLoad has all callers renew for d. An error of one is an error of all.
-func putLoad(ctx context.Context, callers []*caller, d time.Duration) (load, error) {
+// putLoad has all callers make calls for d, each one after the other. An error of one is an error of all.
+func putLoad(ctx context.Context, callers []*caller, call func(*caller, context.Context) (time.Duration, error), d time.Duration) (load, error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	latencies := make([][]time.Duration, len(callers))
@@ -169,7 +166,7 @@ func putLoad(ctx context.Context, callers []*caller, d time.Duration) (load, err
 	for i, c := range callers {
 		all.Go(func() {
 			for time.Since(begin) < d && ctx.Err() == nil {
-				took, err := c.renew(ctx)
+				took, err := call(c, ctx)
 				if err != nil {
 					fail(err)
 					return

@@ -28,8 +28,8 @@ type benchServer struct {
 }
 
 // startBenchServer runs this binary as a server with token, store and archive in a directory, and waits until it
-// serves. The server ends with the context, or by stop. What it logs goes to log.
-func startBenchServer(ctx context.Context, dir string, log io.Writer) (*benchServer, error) {
+// serves. The options are those of dev. The server ends with the context, or by stop. What it logs goes to log.
+func startBenchServer(ctx context.Context, dir string, log io.Writer, options ...string) (*benchServer, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -39,7 +39,7 @@ func startBenchServer(ctx context.Context, dir string, log io.Writer) (*benchSer
 		return nil, err
 	}
 	s := &benchServer{dev: dev{dir: dir, grpc: addresses[0], http: addresses[1]}, ended: make(chan struct{})}
-	s.cmd = exec.CommandContext(ctx, self, "dev", "--dir", dir, "--grpc", s.dev.grpc, "--http", s.dev.http)
+	s.cmd = exec.CommandContext(ctx, self, append([]string{"dev", "--dir", dir, "--grpc", s.dev.grpc, "--http", s.dev.http}, options...)...)
 	s.cmd.Args[0] = os.Args[0]
 	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
 	s.cmd.WaitDelay = benchPatience

@@ -69,7 +69,8 @@ func call(cmd *cobra.Command, do func(ctx context.Context, conn *grpc.ClientConn
 func connect(pair *enroll.Pair, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	return grpc.NewClient("dns:///"+pair.Origin.Server, append(options,
 		grpc.WithTransportCredentials(credentials.NewTLS(enroll.ClientTLS(func() *enroll.Pair { return pair }))),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)), grpc.WithUnaryInterceptor(impatient))...)
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)), grpc.WithUnaryInterceptor(impatient),
+		grpc.WithDisableServiceConfig())...) // which is looked up in the DNS, for seconds where there is none
 }
 
 // impatient gives each call its own deadline.

@@ -43,6 +43,7 @@ type dev struct {
 	dir         string
 	trustDomain string
 	grpc, http  string
+	pace        pace
 }
 
 func (d dev) ca() string       { return filepath.Join(d.dir, "ca") }
@@ -79,6 +80,11 @@ func newDev() *cobra.Command {
 	f.StringVar(&d.trustDomain, "trust-domain", "dev.brevet.internal", "SPIFFE trust domain of a new CA")
 	f.StringVar(&d.grpc, "grpc", "127.0.0.1:7443", "address of the gRPC listener")
 	f.StringVar(&d.http, "http", "127.0.0.1:7080", "address of the public HTTP listener")
+	f.Float64Var(&d.pace.rate, "token-rate", 0, "signatures a second that the token makes at most, as one behind a network does")
+	f.DurationVar(&d.pace.latency, "token-latency", 0, "how long the token waits before each signature, such as 2ms")
+	for _, name := range []string{"token-rate", "token-latency"} {
+		_ = f.MarkHidden(name) // they are for measurements; the error is of a flag that is not there
+	}
 	return cmd
 }
 
@@ -92,6 +98,9 @@ func (d dev) check() error {
 		if number, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || number == 0 {
 			return &usage{fmt.Sprintf("%s %q: write it like 127.0.0.1:7443", f.flag, f.address)}
 		}
+	}
+	if err := d.pace.check(); err != nil {
+		return &usage{err.Error()}
 	}
 	return nil
 }
@@ -113,6 +122,7 @@ func (d dev) run(cmd *cobra.Command) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
+	n.pace = d.pace
 	if err := d.install(ctx, n); err != nil {
 		return err
 	}

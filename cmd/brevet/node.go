@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -30,6 +31,7 @@ type node struct {
 	store   *sqlite.DB
 	archive *translog.Archive
 	keys    []*hsm.Key // those of the issuing CAs
+	pace    pace
 	closers []func() error
 }
 
@@ -120,6 +122,7 @@ func (n *node) issuers(ctx context.Context) (issuers []ca.Issuer, all []*x509.Ce
 			return nil, nil, err
 		}
 		n.keys = append(n.keys, key)
+		iss.Signer = n.pace.signer(key)
 		issuers = append(issuers, iss)
 	}
 	if len(issuers) == 0 {
@@ -137,8 +140,13 @@ func (c *Config) mayCertify(cert *x509.Certificate) error {
 	return nil
 }
 
+// garbage is how much the heap grows before it is collected, in per cent of what lives: twice as much as usual, since what
+// lives is little beside what issuing a certificate takes for a moment.
+const garbage = 200
+
 // server puts a server on top of the node. The zero ports are for one that will not run.
 func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
+	debug.SetGCPercent(garbage)
 	issuers, all, err := n.issuers(ctx)
 	if err != nil {
 		return nil, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -46,12 +45,7 @@ func serve(cmd *cobra.Command, c Config, check bool) (err error) {
 	return n.serve(ctx, cmd, check)
 }
 
-// garbage is how much the heap grows before it is collected, in per cent of what lives: twice as much as usual, since what
-// lives is little beside what issuing a certificate takes for a moment.
-const garbage = 200
-
 func (n *node) serve(ctx context.Context, cmd *cobra.Command, check bool) error {
-	debug.SetGCPercent(garbage)
 	listeners, err := n.config.listen(ctx)
 	if err != nil {
 		return err
