@@ -9,7 +9,9 @@ import (
 // served is every RPC that the server registers.
 func served() map[string]bool {
 	methods := map[string]bool{}
-	for service, info := range new(Server).newGRPC().GetServiceInfo() {
+	g := new(Server).newGRPC()
+	defer g.Stop()
+	for service, info := range g.GetServiceInfo() {
 		for _, m := range info.Methods {
 			methods["/"+service+"/"+m.Name] = true
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +31,7 @@ type issueBench struct {
 	callers        int
 	newConnections bool
 	pace           pace
+	preload        int
 }
 
 func newBenchIssue() *cobra.Command {
@@ -68,6 +70,7 @@ func newBenchIssue() *cobra.Command {
 	f.BoolVar(&b.newConnections, "new-connections", false, "a new connection for each certificate")
 	f.Float64Var(&b.pace.rate, "token-rate", 0, "signatures a second that the token makes at most (default: no limit)")
 	f.DurationVar(&b.pace.latency, "token-latency", 0, "how long the token waits before each signature, with --token-rate")
+	f.IntVar(&b.preload, "preload", 0, "certificates that the store holds beforehand; a server with an empty one is measured in turn")
 	b.add(cmd, "10s", "how long certificates are issued, in all rounds together")
 	return cmd
 }
@@ -82,8 +85,14 @@ func (b *issueBench) check() error {
 	if b.pace.latency > 0 && b.pace.rate == 0 {
 		return &usage{"--token-latency goes with --token-rate"}
 	}
-	if b.newConnections && !b.pace.isZero() {
-		return &usage{"--new-connections and --token-rate measure different things: give one of them"}
+	given := 0
+	for _, is := range []bool{b.newConnections, !b.pace.isZero(), b.preload != 0} {
+		if is {
+			given++
+		}
+	}
+	if given > 1 || b.preload < 0 {
+		return &usage{"--new-connections, --token-rate and --preload measure different things: give one of them"}
 	}
 	return nil
 }
@@ -105,6 +114,8 @@ func (b *issueBench) mode() mode {
 			call: (*caller).renew, fields: []string{"token_share", "open_loop_p99_ms", "open_loop_latencies"}, measure: b.measureArrivals,
 			options: []string{"--token-rate", decimal(b.pace.rate), "--token-latency", b.pace.latency.String()},
 		}
+	case b.preload > 0:
+		return mode{call: (*caller).renew, fields: []string{"growth_ratio", "empty_certificates_per_second"}, measure: measureEmpty}
 	default:
 		nothing := func(context.Context, *issueRig, time.Duration, map[string]float64) error { return nil }
 		return mode{call: (*caller).renew, measure: nothing}
@@ -115,6 +126,13 @@ func (b *issueBench) mode() mode {
 func measureHandshakes(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
 	l, err := putLoad(ctx, r.callers, (*caller).greetAnew, d)
 	values["handshakes_per_second"], values["handshake_ratio"] = l.rate, values["certificates_per_second"]/l.rate
+	return err
+}
+
+// measureEmpty has the callers of the server whose store was not filled ask for certificates.
+func measureEmpty(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
+	l, err := putLoad(ctx, r.empty.callers, r.call, d)
+	values["empty_certificates_per_second"], values["growth_ratio"] = l.rate, values["certificates_per_second"]/l.rate
 	return err
 }
 
@@ -133,12 +151,33 @@ func (b *issueBench) measureArrivals(ctx context.Context, r *issueRig, d time.Du
 // issueRig is everything that is measured.
 type issueRig struct {
 	mode
-	say        func(format string, args ...any)
-	server     *benchServer
-	callers    []*caller
+	log io.Writer
+	say func(format string, args ...any)
+	*party
+	empty      *party // with --preload, what the first one is compared with
 	token      *hsm.Key
 	floor      *floor.Floor
 	goroutines int // that the floor is fastest with
+}
+
+// party is a server and its callers.
+type party struct {
+	server  *benchServer
+	callers []*caller
+}
+
+func (p *party) close() error {
+	if p == nil {
+		return nil
+	}
+	var err error
+	for _, c := range p.callers {
+		err = errors.Join(err, c.close())
+	}
+	if p.server != nil {
+		err = errors.Join(err, p.server.stop())
+	}
+	return err
 }
 
 // issueFields are what a round measures, in the order that they are shown in.
@@ -149,19 +188,15 @@ var issueFields = []string{
 
 func (b *issueBench) run(cmd *cobra.Command, p *printer, dir string, round time.Duration) (err error) {
 	ctx := cmd.Context()
-	rig := &issueRig{mode: b.mode(), say: func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }}
+	rig := &issueRig{mode: b.mode(), log: cmd.ErrOrStderr(), say: func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }}
 	defer func() { err = errors.Join(err, rig.close()) }()
-	rig.say("starting a server of its own")
-	if rig.server, err = startBenchServer(ctx, filepath.Join(dir, "server"), cmd.ErrOrStderr(), rig.options...); err != nil {
+	if rig.party, err = b.open(ctx, rig, filepath.Join(dir, "server"), b.preload); err != nil {
 		return err
 	}
-	operator, err := enroll.ReadPair(rig.server.dev.operator())
-	if err != nil {
-		return err
-	}
-	rig.say("enrolling %d callers", b.callers)
-	if rig.callers, err = enrollCallers(ctx, operator, b.callers); err != nil {
-		return err
+	if b.preload > 0 {
+		if rig.empty, err = b.open(ctx, rig, filepath.Join(dir, "empty"), 0); err != nil {
+			return err
+		}
 	}
 	t, err := makeBenchToken(ctx, dir, hsm.DefaultSessions)
 	if err != nil {
@@ -194,14 +229,46 @@ func (r *issueRig) closeFloor() error {
 }
 
 func (r *issueRig) close() error {
-	err := r.closeFloor()
-	for _, c := range r.callers {
-		err = errors.Join(err, c.close())
+	return errors.Join(r.closeFloor(), r.party.close(), r.empty.close())
+}
+
+// open starts a server, on a store that holds so many certificates, and enrolls its callers.
+func (b *issueBench) open(ctx context.Context, rig *issueRig, dir string, certificates int) (p *party, err error) {
+	p = &party{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+			p = nil
+		}
+	}()
+	rig.say("starting a server of its own")
+	d, err := benchDev(ctx, dir)
+	if err != nil {
+		return p, err
 	}
-	if r.server != nil {
-		err = errors.Join(err, r.server.stop())
+	if p.server, err = startBenchServer(ctx, d, rig.log, rig.options...); err != nil {
+		return p, err
 	}
-	return err
+	if certificates > 0 {
+		if err := p.server.stop(); err != nil {
+			return p, err
+		}
+		p.server = nil
+		rig.say("filling its store with %d certificates", certificates)
+		if err := preload(ctx, d, certificates, rig.say); err != nil {
+			return p, err
+		}
+		if p.server, err = startBenchServer(ctx, d, rig.log, rig.options...); err != nil {
+			return p, err
+		}
+	}
+	operator, err := enroll.ReadPair(p.server.dev.operator())
+	if err != nil {
+		return p, err
+	}
+	rig.say("enrolling %d callers", b.callers)
+	p.callers, err = enrollCallers(ctx, operator, b.callers)
+	return p, err
 }
 
 func (r *issueRig) rounds(ctx context.Context, rounds int, d time.Duration) (map[string][]float64, error) {

@@ -16,8 +16,9 @@ import (
 	"time"
 )
 
-// benchPatience bounds the start and the end of a measured server.
-const benchPatience = 30 * time.Second
+// benchPatience bounds the start and the end of a measured server. One whose store was filled brings its archive up to
+// date first.
+const benchPatience = 30 * time.Minute
 
 // benchServer is a development CA in a process of its own.
 type benchServer struct {
@@ -27,19 +28,24 @@ type benchServer struct {
 	err   error // of the process; after ended
 }
 
-// startBenchServer runs this binary as a server with token, store and archive in a directory, and waits until it
-// serves. The options are those of dev. The server ends with the context, or by stop. What it logs goes to log.
-func startBenchServer(ctx context.Context, dir string, log io.Writer, options ...string) (*benchServer, error) {
+// benchDev is a development CA in a directory, on addresses that nobody listens on. They are in its certificates.
+func benchDev(ctx context.Context, dir string) (dev, error) {
+	addresses, err := freeAddresses(ctx, 2)
+	if err != nil {
+		return dev{}, err
+	}
+	return dev{dir: dir, grpc: addresses[0], http: addresses[1]}, nil
+}
+
+// startBenchServer runs this binary as the server of a development CA, and waits until it serves. The server ends with
+// the context, or by stop. The options are further ones of dev. What it logs goes to log.
+func startBenchServer(ctx context.Context, d dev, log io.Writer, options ...string) (*benchServer, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	addresses, err := freeAddresses(ctx, 2)
-	if err != nil {
-		return nil, err
-	}
-	s := &benchServer{dev: dev{dir: dir, grpc: addresses[0], http: addresses[1]}, ended: make(chan struct{})}
-	s.cmd = exec.CommandContext(ctx, self, append([]string{"dev", "--dir", dir, "--grpc", s.dev.grpc, "--http", s.dev.http}, options...)...)
+	s := &benchServer{dev: d, ended: make(chan struct{})}
+	s.cmd = exec.CommandContext(ctx, self, append([]string{"dev", "--dir", d.dir, "--grpc", d.grpc, "--http", d.http}, options...)...)
 	s.cmd.Args[0] = os.Args[0]
 	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
 	s.cmd.WaitDelay = benchPatience

@@ -47,6 +47,7 @@ type dev struct {
 }
 
 func (d dev) ca() string       { return filepath.Join(d.dir, "ca") }
+func (d dev) issuing() string  { return filepath.Join(d.ca(), "issuing.crt") }
 func (d dev) operator() string { return filepath.Join(d.dir, "operator") }
 
 func newDev() *cobra.Command {
@@ -260,7 +261,7 @@ func (d dev) config() (Config, hsm.PIN, error) {
 	if err != nil {
 		return Config{}, pin, err
 	}
-	issuing, err := readCertificate(filepath.Join(d.ca(), "issuing.crt"))
+	issuing, err := readCertificate(d.issuing())
 	if err != nil {
 		return Config{}, pin, err
 	}
@@ -282,7 +283,7 @@ func (d dev) config() (Config, hsm.PIN, error) {
 
 // install records the ceremony's results in the store; it finds them there on every start but the first.
 func (d dev) install(ctx context.Context, n *node) error {
-	inst, err := readInstallation(filepath.Join(d.ca(), "issuing.crt"), devIssuingKey,
+	inst, err := readInstallation(d.issuing(), devIssuingKey,
 		[]string{filepath.Join(d.ca(), "root.crt")}, []string{filepath.Join(d.ca(), "root.crl")})
 	if err != nil {
 		return err

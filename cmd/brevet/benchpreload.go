@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"net/url"
+	"runtime"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/sqlite"
+)
+
+const (
+	// perIdentity is how many certificates an identity has in a store that was filled.
+	perIdentity = 100
+	// preloadBatch is how many certificates a transaction records.
+	preloadBatch = 256
+)
+
+// actor is who fills a store.
+var preloadActor = pki.ActorCommand("bench")
+
+// preload fills the store of a development CA that is not running: certificates of the size of real ones, each of a key
+// of its own, signed by a key of this process, with everything that issuing writes.
+func preload(ctx context.Context, d dev, n int, say func(string, ...any)) (err error) {
+	issuing, err := readCertificate(d.issuing())
+	if err != nil {
+		return err
+	}
+	c := Config{Directory: d.dir}
+	db, err := sqlite.Open(ctx, c.storePath())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	epoch, _, err := db.CA().Begin(ctx)
+	if err != nil {
+		return err
+	}
+	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	p := &preloader{db: db, epoch: epoch, issuing: issuing, signer: signer}
+	made := make(chan ca.Record, preloadBatch)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer close(made)
+		makers, ctx := errgroup.WithContext(ctx)
+		for i := range runtime.GOMAXPROCS(0) {
+			makers.Go(func() error { return p.make(ctx, i, n, made) })
+		}
+		return makers.Wait()
+	})
+	group.Go(func() error { return p.write(ctx, n, made, say) })
+	return group.Wait()
+}
+
+// preloader makes and writes records. Its fields do not change.
+type preloader struct {
+	db      *sqlite.DB
+	epoch   ca.Epoch
+	issuing *x509.Certificate
+	signer  *ecdsa.PrivateKey
+}
+
+// make makes every GOMAXPROCS-th identity from the first one on, and its certificates.
+func (p *preloader) make(ctx context.Context, first, n int, made chan<- ca.Record) error {
+	for i := first; i*perIdentity < n; i += runtime.GOMAXPROCS(0) {
+		id, err := pki.SPIFFEIDIn(p.issuing.PermittedURIDomains[0], fmt.Sprintf("preloaded/%d", i))
+		if err != nil {
+			return err
+		}
+		if _, err := p.db.RA().CreateIdentity(ctx, ra.Identity{ID: id, Kind: pki.Device, Profile: "device", CreatedAt: time.Now()}, preloadActor); err != nil {
+			return err
+		}
+		for range min(perIdentity, n-i*perIdentity) {
+			r, err := p.record(id)
+			if err != nil {
+				return err
+			}
+			select {
+			case made <- r:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
+}
+
+func (p *preloader) record(id pki.SPIFFEID) (ca.Record, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return ca.Record{}, err
+	}
+	request, err := newRequestID()
+	if err != nil {
+		return ca.Record{}, err
+	}
+	now := time.Now()
+	var random [pki.SerialRandomSize]byte
+	_, _ = rand.Read(random[:]) // never fails
+	serial, err := pki.MakeSerial(now, random)
+	if err != nil {
+		return ca.Record{}, err
+	}
+	hash, err := pki.HashKey(key.Public())
+	if err != nil {
+		return ca.Record{}, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial.Int(), NotBefore: now.Add(-time.Minute).Truncate(time.Second), NotAfter: now.Add(24 * time.Hour).Truncate(time.Second),
+		Subject: pkix.Name{CommonName: ca.CommonName(id)}, SubjectKeyId: hash.Bytes()[:20], URIs: []*url.URL{id.URL()},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true, CRLDistributionPoints: []string{"http://127.0.0.1:12345/crl/0123456789abcdef.crl"},
+		OCSPServer: []string{"http://127.0.0.1:12345/ocsp"}, IssuingCertificateURL: []string{"http://127.0.0.1:12345/ca/0123456789abcdef.cer"},
+	}
+	parent := *p.issuing
+	parent.PublicKey = p.signer.Public()
+	der, err := x509.CreateCertificate(rand.Reader, template, &parent, key.Public(), p.signer)
+	return ca.Record{
+		Ref: pki.CertRef{Issuer: pki.IssuerOf(p.issuing), Serial: serial}, Identity: id, Profile: "device", KeyHash: hash,
+		NotBefore: template.NotBefore, NotAfter: template.NotAfter, DER: der, RequestID: request, Actor: preloadActor, Guard: pki.Guard{Key: hash},
+	}, err
+}
+
+// write records what is made, in batches that are announced and settled as the server's are, and sequences the log.
+func (p *preloader) write(ctx context.Context, n int, made <-chan ca.Record, say func(string, ...any)) error {
+	var open []ca.Settlement
+	for done := 0; done < n || len(open) > 0; {
+		next := ca.Settlement{Intent: ca.Intent{Batch: ca.NewBatchID()}, At: time.Now()}
+		for len(next.Records) < min(preloadBatch, n-done) {
+			r, ok := <-made
+			if !ok {
+				return context.Cause(ctx)
+			}
+			digest := sha256.Sum256(r.DER)
+			next.Intent.Items = append(next.Intent.Items, ca.IntentItem{Ref: r.Ref, Digest: digest[:], NotAfter: r.NotAfter})
+			next.Records = append(next.Records, r)
+		}
+		done += len(next.Records)
+		var announce []ca.Intent
+		if len(next.Records) > 0 {
+			announce = []ca.Intent{next.Intent}
+		}
+		if _, err := p.db.CA().Write(ctx, p.epoch, open, announce); err != nil {
+			return err
+		}
+		if open = open[:0]; len(announce) > 0 {
+			open = []ca.Settlement{next}
+		}
+		if _, err := p.db.Log().Sequence(ctx, 2*preloadBatch); err != nil {
+			return err
+		}
+		if done/100_000 != (done-len(next.Records))/100_000 {
+			say("%d certificates are in the store", done)
+		}
+	}
+	return nil
+}
