@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -161,24 +159,6 @@ func (m *metrics) public(next http.Handler) http.Handler {
 			}
 		}
 	})
-}
-
-// countedTLS counts handshakes.
-type countedTLS struct {
-	credentials.TransportCredentials
-	metrics *metrics
-}
-
-// ServerHandshake implements credentials.TransportCredentials.
-func (c countedTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
-	c.metrics.handshakes.WithLabelValues(resultOf(err)).Inc()
-	return conn, info, err
-}
-
-// Clone implements credentials.TransportCredentials.
-func (c countedTLS) Clone() credentials.TransportCredentials {
-	return countedTLS{c.TransportCredentials.Clone(), c.metrics}
 }
 
 // journal counts what the issuing pipeline writes, and remembers when the store last took nothing.

@@ -35,7 +35,7 @@ const (
 
 func (s *Server) newGRPC() *grpc.Server {
 	g := grpc.NewServer(append(s.traces.serverOptions(),
-		grpc.Creds(countedTLS{credentials.NewTLS(s.tlsConfig()), s.metrics}),
+		grpc.Creds(boundedTLS{credentials.NewTLS(s.tlsConfig()), s}),
 		grpc.ForceServerCodecV2(newCodec()), grpc.StreamInterceptor(s.stream),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace, Time: time.Minute}),
