@@ -31,6 +31,7 @@ type metrics struct {
 	requests   *prometheus.HistogramVec
 	handshakes *prometheus.CounterVec
 	open       *prometheus.GaugeVec
+	closed     *prometheus.CounterVec
 	steps      map[ca.Step]stepMetrics
 	answers    map[responder.Outcome]prometheus.Counter
 }
@@ -68,6 +69,7 @@ func newMetrics(profiles map[string]*ca.Profile) *metrics {
 		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "brevet_connections_open", Help: "Connections that are open, by port: grpc or http.",
 		}, []string{"port"}),
+		closed: counters("brevet_connections_refused_total", "Connections that were closed at once, for there were too many, by port: grpc or http.", "port"),
 		writing: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "brevet_journal_write_seconds", Help: "Duration of the issuing pipeline's transactions.", Buckets: latencies,
 		}),
@@ -85,7 +87,7 @@ func newMetrics(profiles map[string]*ca.Profile) *metrics {
 		m.answers[o] = answers.WithLabelValues(string(o))
 	}
 	m.fromZero(profiles)
-	m.registry.MustRegister(m.calls, m.failures, m.refusals, m.issued, m.signing, m.writes, m.writing, m.requests, m.handshakes, m.open,
+	m.registry.MustRegister(m.calls, m.failures, m.refusals, m.issued, m.signing, m.writes, m.writing, m.requests, m.handshakes, m.open, m.closed,
 		steps, ongoing, answers,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -114,6 +116,7 @@ func (m *metrics) fromZero(profiles map[string]*ca.Profile) {
 	}
 	for _, port := range []string{portGRPC, portHTTP} {
 		m.open.WithLabelValues(port)
+		m.closed.WithLabelValues(port)
 	}
 }
 

@@ -141,7 +141,7 @@ func (s *Server) serveOperations(group *errgroup.Group) (end func()) {
 
 // limit bounds the connections of a port, and counts them.
 func (s *Server) limit(l net.Listener, port string) net.Listener {
-	return countedListener{netutil.LimitListener(l, maxConnections), s.metrics.open.WithLabelValues(port)}
+	return newSharedListener(l, maxConnections, s.metrics.open.WithLabelValues(port), s.metrics.closed.WithLabelValues(port))
 }
 
 func unlessClosed(err error) error {
