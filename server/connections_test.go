@@ -17,10 +17,10 @@ type arrivals struct {
 
 // Accept implements net.Listener.
 func (a arrivals) Accept() (net.Conn, error) {
-	from, ok := <-a.from
-	if !ok {
+	if len(a.from) == 0 {
 		return nil, net.ErrClosed
 	}
+	from := <-a.from
 	conn, other := net.Pipe()
 	return arrived{conn, other, net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 1))}, nil
 }
@@ -53,16 +53,9 @@ func TestNobodyTakesAllConnections(t *testing.T) {
 		for range n {
 			a.from <- from
 		}
-		a.from <- "2001:db8::1" // comes through, and tells that all before it were dealt with
 		for {
 			conn, err := l.Accept()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if conn.RemoteAddr().(*net.TCPAddr).IP.Equal(net.ParseIP("2001:db8::1")) {
-				if err := conn.Close(); err != nil {
-					t.Error(err)
-				}
+			if err != nil { // there is nobody else
 				return accepted
 			}
 			accepted = append(accepted, conn)
@@ -87,9 +80,5 @@ func TestNobodyTakesAllConnections(t *testing.T) {
 	}
 	if valueOf(t, open) != 0 || l.all != 0 || len(l.of) != 0 {
 		t.Errorf("when all are closed, %v are open, of %d sources", valueOf(t, open), len(l.of))
-	}
-	close(a.from)
-	if _, err := l.Accept(); err == nil {
-		t.Error("a closed listener accepts")
 	}
 }
