@@ -48,13 +48,14 @@ const (
 //
 // More certificates under way than the token and the journal's transactions are busy with gain nothing, and wait in queues
 // that are fair to nobody. Of an identity one renewal is at work, for they take turns (package ra). Enrollments have half
-// of the places that renewals have, so a flood of them leaves most of the token to the fleet. All certificates that are
-// let in fit into the issuing pipeline (package ca).
+// of the places that renewals have, so a flood of them leaves most of the token to the fleet, and one address keeps half of
+// the token's sessions busy at most, so the others find it as they are used to. All certificates that are let in fit into
+// the issuing pipeline (package ca).
 func sizes(sessions int) map[work]admission.Size {
 	issuing := 128 + 2*sessions
 	computing := 4 * runtime.GOMAXPROCS(0)
 	return map[work]admission.Size{
-		enrollments:   {Slots: issuing / 2, Each: issuing / 8, Queue: 1024},
+		enrollments:   {Slots: issuing / 2, Each: (sessions + 1) / 2, Queue: 1024},
 		renewals:      {Slots: issuing, Each: 1, Queue: 1024},
 		revocations:   {Slots: 16, Each: 8, Queue: 256},
 		registrations: {Slots: 16, Each: 8, Queue: 256},

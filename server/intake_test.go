@@ -86,7 +86,7 @@ func TestAFloodOfEnrollmentsTakesWhatItMay(t *testing.T) {
 	late := w.Token(t, w.Register(t, "device", "device/3"), false)
 	flood := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/flood"), false), servertest.Key(t))
 	_, sessions := ground.Token.Calls()
-	share := (128 + 2*sessions) / 8
+	share := (sessions + 1) / 2
 	const queued = 512
 
 	ctx, giveUp := context.WithCancel(t.Context())
