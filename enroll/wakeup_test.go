@@ -68,11 +68,7 @@ func (f *fleet) device(t *testing.T, id admission.Source) {
 		f.mu.Unlock()
 		err := f.renew(t, id)
 		if err == nil {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			f.served++
-			f.tries += tries
-			f.most, f.last = max(f.most, tries), time.Since(f.begun)
+			f.done(tries)
 			return
 		}
 		if final(err) || pki.RetryAfter(err) <= 0 {
@@ -81,6 +77,14 @@ func (f *fleet) device(t *testing.T, id admission.Source) {
 		}
 		time.Sleep(delay(tries, err, nil, time.Now()))
 	}
+}
+
+func (f *fleet) done(tries int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.served++
+	f.tries += tries
+	f.most, f.last = max(f.most, tries), time.Since(f.begun)
 }
 
 func (f *fleet) renew(t *testing.T, id admission.Source) error {

@@ -78,8 +78,12 @@ func (l *later) Temporary() bool { return true }
 func (l *later) RetryAfter() time.Duration { return l.after }
 
 func busy(what string, waiting int, after time.Duration) error {
-	return &later{pki.Refuse(pki.RuleBusy, "try again after the delay", "there is no room for more %s: %d wait already", what, waiting), away(after)}
+	after = away(after)
+	return &later{pki.Refuse(pki.RuleBusy, again(after), "there is no room for more %s: %d wait already", what, waiting), after}
 }
+
+// again is the next step, for a person.
+func again(after time.Duration) string { return "try again in " + max(after.Round(time.Second), time.Second).String() }
 
 // away bounds a delay, and draws from its last quarter, so that those who were turned away together come back apart.
 // Agents add as much again (package enroll, delay).

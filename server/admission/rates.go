@@ -72,10 +72,10 @@ func (r *Rates) Take(from Source, now time.Time) error {
 		return nil
 	}
 	missing := max(0, 1-b.TokensAt(now)) / r.rate.PerSecond
+	after := away(time.Duration(missing*float64(time.Second)) * 4 / 3) // no sooner than there is a token
 	return &later{
-		pki.Refuse(pki.RuleRate, "try again after the delay, or have "+r.key+" raised",
-			"%s calls more than %g times a second", from, r.rate.PerSecond),
-		away(time.Duration(missing*float64(time.Second)) * 4 / 3), // no sooner than there is a token
+		pki.Refuse(pki.RuleRate, again(after)+", or have "+r.key+" raised", "%s calls more than %g times a second", from, r.rate.PerSecond),
+		after,
 	}
 }
 
