@@ -83,7 +83,9 @@ func busy(what string, waiting int, after time.Duration) error {
 }
 
 // again is the next step, for a person.
-func again(after time.Duration) string { return "try again in " + max(after.Round(time.Second), time.Second).String() }
+func again(after time.Duration) string {
+	return "try again in " + max(after.Round(time.Second), time.Second).String()
+}
 
 // away bounds a delay, and draws from its last quarter, so that those who were turned away together come back apart.
 // Agents add as much again (package enroll, delay).
