@@ -21,7 +21,7 @@ GOLANGCI = $(GO) tool -modfile=tools/golangci-lint.mod golangci-lint
 export CGO_ENABLED = 1
 
 .DEFAULT_GOAL := build
-.PHONY: demo build run packages test-packages test-containers bench test test-race torture fuzz sizes lint fmt generate check-generated setup-build setup setup-test clean help
+.PHONY: demo build run packages test-packages test-containers bench fairness test test-race torture fuzz sizes lint fmt generate check-generated setup-build setup setup-test clean help
 
 demo: setup build ## set up what is missing, build, and run the whole story once
 	deploy/demo.sh
@@ -49,6 +49,9 @@ bench: setup build ## what the token signs, and a server issues, on this machine
 	bin/brevet bench token
 	bin/brevet bench issue --callers 1
 	bin/brevet bench issue --callers 64
+
+fairness: setup-test ## what a client that makes ten times its calls does to the others' latency: for minutes, best with nothing else running
+	$(GO) test -run '^$$' -bench BesideAFlood -benchtime 1x ./server
 
 test: setup-test ## every test
 	$(GO) test ./...

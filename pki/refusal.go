@@ -118,6 +118,7 @@ const (
 	RuleSubject         Rule = "ceremony.subject"       // not the name of a CA, or that of another generation
 	RuleParent          Rule = "ceremony.parent"        // the CA certificate cannot sign this, or the key is not its own
 	RuleBusy            Rule = "server.busy"            // more work than the bounds allow
+	RuleRate            Rule = "server.rate"            // the caller calls more often than it may
 )
 
 var classes = map[Rule]Class{
@@ -131,7 +132,7 @@ var classes = map[Rule]Class{
 	RuleIdentity: Missing, RulePredecessor: Missing, RuleNotFound: Missing,
 	RuleIdentityExists: Conflicting, RuleIdentityState: Conflicting, RuleEnrolled: Conflicting,
 	RuleChanged: Conflicting, RuleRequestReused: Conflicting, RuleFinal: Conflicting,
-	RuleBusy: Overcrowded, RuleSize: Oversized,
+	RuleBusy: Overcrowded, RuleRate: Overcrowded, RuleSize: Oversized,
 }
 
 // Rules returns all rules, in the order of their names.

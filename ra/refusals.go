@@ -50,11 +50,12 @@ func newRefusals(records RefusalRecords, clock func() time.Time, log *slog.Logge
 	return &refusals{records: records, clock: clock, log: log, sources: map[sourceKey]*source{}}
 }
 
-// write logs a refusal of an identity, or counts it.
+// write logs a refusal of an identity, there and on standard error, or counts it.
 func (r *refusals) write(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) error {
 	if !r.admit(by, id, why) {
 		return nil
 	}
+	r.log.WarnContext(ctx, "refused", "identity", id.String(), "by", by.String(), "rule", string(why.Rule), "detail", why.Detail)
 	return r.records.Refused(ctx, by, id, why, r.clock())
 }
 
@@ -96,6 +97,7 @@ func (r *refusals) end(ctx context.Context, key sourceKey) {
 		return
 	}
 	why := s.last
+	r.log.Warn("refused, and counted", "identity", key.id.String(), "by", s.by.String(), "rule", string(why.Rule), "count", s.suppressed)
 	why.Detail = fmt.Sprintf("%d more refusals within %s; the last: %s", s.suppressed, refusalWindow, why.Detail)
 	if err := r.records.Refused(ctx, s.by, key.id, &why, r.clock()); err != nil {
 		r.log.Error("a count of refusals is not in the log", "identity", key.id.String(), "count", s.suppressed, "error", err)

@@ -49,8 +49,8 @@ func sourceID(t *testing.T, n int) pki.SPIFFEID {
 
 func TestRepeatedRefusalsBecomeACount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &book{}
-		r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		b, said := &book{}, &strings.Builder{}
+		r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(said, nil)))
 		loud, quiet := sourceID(t, 1), sourceID(t, 2)
 		why := pki.Refuse(pki.RuleRevoked, "ask an operator", "revoked")
 		for range 1000 {
@@ -69,6 +69,9 @@ func TestRepeatedRefusalsBecomeACount(t *testing.T) {
 		all := b.all()
 		if len(all) != 12 || !strings.Contains(all[11], "990 more refusals") {
 			t.Errorf("%d entries after the window, the last %q; want one with the count of 990", len(all), all[len(all)-1])
+		}
+		if n := strings.Count(said.String(), "\n"); n != 12 || !strings.Contains(said.String(), "count=990") {
+			t.Errorf("%d lines are logged, want one for each entry: %s", n, said)
 		}
 		if len(r.sources) != 0 {
 			t.Errorf("%d sources are still remembered", len(r.sources))

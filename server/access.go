@@ -47,6 +47,30 @@ var access = map[string]who{
 	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": anybody,
 }
 
+// works says what kind of work an RPC is, and so which lane it waits in. What is not in it, health and reflection, waits
+// nowhere. A test fails for an RPC of our own that is missing.
+var works = map[string]work{
+	brevetv1.EnrollmentService_Enroll_FullMethodName: enrollments,
+	brevetv1.EnrollmentService_Renew_FullMethodName:  renewals,
+
+	brevetv1.IdentityService_SuspendIdentity_FullMethodName:      revocations,
+	brevetv1.IdentityService_ResumeIdentity_FullMethodName:       revocations,
+	brevetv1.IdentityService_RetireIdentity_FullMethodName:       revocations,
+	brevetv1.CertificateService_RevokeCertificate_FullMethodName: revocations,
+	brevetv1.CRLService_ImportCRL_FullMethodName:                 revocations,
+
+	brevetv1.IdentityService_CreateIdentity_FullMethodName: registrations,
+	brevetv1.IdentityService_CreateToken_FullMethodName:    registrations,
+
+	brevetv1.IdentityService_GetIdentity_FullMethodName:         readings,
+	brevetv1.IdentityService_ListIdentities_FullMethodName:      readings,
+	brevetv1.CertificateService_GetCertificate_FullMethodName:   readings,
+	brevetv1.CertificateService_ListCertificates_FullMethodName: readings,
+	brevetv1.CRLService_ListCRLs_FullMethodName:                 readings,
+	brevetv1.LogService_ListEntries_FullMethodName:              readings,
+	brevetv1.LogService_GetHead_FullMethodName:                  readings,
+}
+
 // operatorPath opens the reserved paths of operators. Nobody but an operator is ever issued a certificate under it.
 const operatorPath = "brevet/operator/"
 

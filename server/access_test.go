@@ -1,6 +1,7 @@
 package server
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -29,6 +30,33 @@ func TestAccessTableIsWhatIsServed(t *testing.T) {
 	for m := range access {
 		if !methods[m] {
 			t.Errorf("%s is in the table, and not served", m)
+		}
+	}
+}
+
+func TestEveryRPCHasItsLane(t *testing.T) {
+	for m := range access {
+		if _, waits := works[m]; waits != strings.HasPrefix(m, "/brevet.v1.") {
+			t.Errorf("%s waits in a lane: %v", m, waits)
+		}
+	}
+	for m, w := range works {
+		if access[m] == nobody || sizes(1)[w].Slots == 0 {
+			t.Errorf("%s is not served, or there is no lane for %s", m, w)
+		}
+		if (w == enrollments) != (access[m] == anybody) || w == revocations && access[m] != operators {
+			t.Errorf("%s: whoever may call it may fill the lane of %s", m, w)
+		}
+	}
+}
+
+// What is let in fits into the issuing pipeline, which would turn away the rest without a thought for who it is.
+func TestLanesFitThePipeline(t *testing.T) {
+	const pipeline, mostSessions = 1024, 256 // package ca maxInFlight, package hsm MaxSessions
+	for sessions := range mostSessions {
+		s := sizes(sessions + 1)
+		if issuing := s[enrollments].Slots + s[renewals].Slots; issuing > pipeline || s[enrollments].Slots*2 > s[renewals].Slots {
+			t.Errorf("with %d sessions, %d enrollments and %d renewals are at work", sessions+1, s[enrollments].Slots, s[renewals].Slots)
 		}
 	}
 }

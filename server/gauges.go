@@ -14,7 +14,7 @@ import (
 // gauges are what is read when somebody asks.
 type gauges struct {
 	ready, fenced, inFlight, tokenUp, tokenCalls, tokenSessions, tokenFailures, connections,
-	expiry, current, crl, log, files, free, unread *prometheus.Desc
+	working, waiting, slots, away, expiry, current, crl, log, files, free, unread *prometheus.Desc
 }
 
 func newGauges() gauges {
@@ -30,6 +30,10 @@ func newGauges() gauges {
 		tokenSessions: g("brevet_token_sessions", "Calls that can be in the token at once."),
 		tokenFailures: g("brevet_token_failures", "Failures of the token since it last worked."),
 		connections:   g("brevet_connections_limit", "Connections that can be open on each of the ports grpc and http."),
+		working:       g("brevet_lane_working", "Calls at work, by lane: what kind of work they are.", "lane"),
+		waiting:       g("brevet_lane_waiting", "Calls that wait for their turn, by lane.", "lane"),
+		slots:         g("brevet_lane_slots", "Calls that can be at work at once, by lane.", "lane"),
+		away:          g("brevet_lane_refused_total", "Calls that were turned away because the lane was full, by lane.", "lane"),
 		expiry: g("brevet_expiry_timestamp_seconds",
 			"When what the CA lives on ends, as Unix time: certificates of the issuing CA, of its root and those between, of "+
 				"earlier issuing CAs; CRLs; the server's certificate; OCSP delegates (va).", "kind", "name"),
@@ -47,7 +51,7 @@ func (s *Server) Describe(ch chan<- *prometheus.Desc) {
 	g := s.gauges
 	for _, d := range []*prometheus.Desc{
 		g.ready, g.fenced, g.inFlight, g.tokenUp, g.tokenCalls, g.tokenSessions, g.tokenFailures, g.connections,
-		g.expiry, g.current, g.crl, g.log, g.files, g.free, g.unread,
+		g.working, g.waiting, g.slots, g.away, g.expiry, g.current, g.crl, g.log, g.files, g.free, g.unread,
 	} {
 		ch <- d
 	}
@@ -83,6 +87,7 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	r.gauge(g.tokenFailures, float64(s.config.Token.Failures()))
 	r.gauge(g.connections, maxConnections)
 	r.at(g.current, s.responder.CurrentAt())
+	r.lanes()
 	r.expiries(ctx)
 	r.backlog(ctx)
 	r.disk()
@@ -94,6 +99,18 @@ func bit(b bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+// lanes are those that calls wait in.
+func (r *reading) lanes() {
+	g := r.gauges
+	for w, lane := range r.intake.lanes {
+		load := lane.Load()
+		r.gauge(g.working, float64(load.Working), string(w))
+		r.gauge(g.waiting, float64(load.Waiting), string(w))
+		r.gauge(g.slots, float64(lane.Slots()), string(w))
+		r.ch <- prometheus.MustNewConstMetric(g.away, prometheus.CounterValue, float64(load.Refused), string(w))
+	}
 }
 
 // expiries are of everything that the CA lives on. An earlier CA that has expired is over, and so is its CRL.

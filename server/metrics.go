@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -33,6 +31,7 @@ type metrics struct {
 	requests   *prometheus.HistogramVec
 	handshakes *prometheus.CounterVec
 	open       *prometheus.GaugeVec
+	closed     *prometheus.CounterVec
 	steps      map[ca.Step]stepMetrics
 	answers    map[responder.Outcome]prometheus.Counter
 }
@@ -70,6 +69,7 @@ func newMetrics(profiles map[string]*ca.Profile) *metrics {
 		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "brevet_connections_open", Help: "Connections that are open, by port: grpc or http.",
 		}, []string{"port"}),
+		closed: counters("brevet_connections_refused_total", "Connections that were closed at once, for there were too many, by port: grpc or http.", "port"),
 		writing: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "brevet_journal_write_seconds", Help: "Duration of the issuing pipeline's transactions.", Buckets: latencies,
 		}),
@@ -87,7 +87,7 @@ func newMetrics(profiles map[string]*ca.Profile) *metrics {
 		m.answers[o] = answers.WithLabelValues(string(o))
 	}
 	m.fromZero(profiles)
-	m.registry.MustRegister(m.calls, m.failures, m.refusals, m.issued, m.signing, m.writes, m.writing, m.requests, m.handshakes, m.open,
+	m.registry.MustRegister(m.calls, m.failures, m.refusals, m.issued, m.signing, m.writes, m.writing, m.requests, m.handshakes, m.open, m.closed,
 		steps, ongoing, answers,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -116,6 +116,7 @@ func (m *metrics) fromZero(profiles map[string]*ca.Profile) {
 	}
 	for _, port := range []string{portGRPC, portHTTP} {
 		m.open.WithLabelValues(port)
+		m.closed.WithLabelValues(port)
 	}
 }
 
@@ -161,24 +162,6 @@ func (m *metrics) public(next http.Handler) http.Handler {
 			}
 		}
 	})
-}
-
-// countedTLS counts handshakes.
-type countedTLS struct {
-	credentials.TransportCredentials
-	metrics *metrics
-}
-
-// ServerHandshake implements credentials.TransportCredentials.
-func (c countedTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
-	c.metrics.handshakes.WithLabelValues(resultOf(err)).Inc()
-	return conn, info, err
-}
-
-// Clone implements credentials.TransportCredentials.
-func (c countedTLS) Clone() credentials.TransportCredentials {
-	return countedTLS{c.TransportCredentials.Clone(), c.metrics}
 }
 
 // journal counts what the issuing pipeline writes, and remembers when the store last took nothing.

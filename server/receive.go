@@ -72,13 +72,15 @@ func (g gated) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	g.Server.RegisterService(&d, impl)
 }
 
-// unary puts the gate before a handler and the reading of its message, and the typed answer behind it.
+// unary puts the gate and the intake before a handler and the reading of its message, and the typed answer behind it.
 func (s *Server) unary(method string, next grpc.MethodHandler) grpc.MethodHandler {
 	return func(srv any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (resp any, err error) {
 		begun := time.Now()
 		defer func() { err = s.answer(ctx, method, begun, recover(), err) }()
 		known, err := s.gate.enter(ctx, method)
+		leave, err := s.intake.enter(known, method, err)
 		if err == nil {
+			defer leave()
 			resp, err = next(srv, known, func(into any) error { return receive(read, into) }, nil)
 		}
 		return resp, s.note(known, err)
@@ -90,7 +92,9 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	begun := time.Now()
 	defer func() { err = s.answer(ss.Context(), info.FullMethod, begun, recover(), err) }()
 	ctx, err := s.gate.enter(ss.Context(), info.FullMethod)
+	leave, err := s.intake.enter(ctx, info.FullMethod, err)
 	if err == nil {
+		defer leave()
 		err = next(srv, streamOf{ss, ctx})
 	}
 	return s.note(ctx, err)

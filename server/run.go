@@ -36,7 +36,7 @@ const (
 
 func (s *Server) newGRPC() *grpc.Server {
 	g := grpc.NewServer(append(s.traces.serverOptions(),
-		grpc.Creds(countedTLS{credentials.NewTLS(s.tlsConfig()), s.metrics}),
+		grpc.Creds(boundedTLS{credentials.NewTLS(s.tlsConfig()), s}),
 		grpc.ForceServerCodecV2(newCodec()), grpc.StreamInterceptor(s.stream),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.StaticConnWindowSize(window), grpc.StaticStreamWindowSize(window), grpc.NumStreamWorkers(maxStreams),
@@ -143,7 +143,7 @@ func (s *Server) serveOperations(group *errgroup.Group) (end func()) {
 
 // limit bounds the connections of a port, and counts them.
 func (s *Server) limit(l net.Listener, port string) net.Listener {
-	return countedListener{netutil.LimitListener(l, maxConnections), s.metrics.open.WithLabelValues(port)}
+	return newSharedListener(l, maxConnections, s.metrics.open.WithLabelValues(port), s.metrics.closed.WithLabelValues(port))
 }
 
 func unlessClosed(err error) error {

@@ -48,6 +48,8 @@ type Config struct {
 	Archive     *translog.Archive
 	Token       Token
 	Disk        Disk
+	// Limits say how often callers may call.
+	Limits Limits
 	// Traces says where traces of calls go; the zero value is nowhere.
 	Traces Traces
 	Clock  func() time.Time
@@ -79,6 +81,7 @@ type Server struct {
 	registrar   *ra.Registrar
 	revocations *revocation.Authority
 	gate        *gate
+	intake      *intake
 	own         *enroll.Agent   // the server's own certificate
 	delegates   []*enroll.Agent // one OCSP key for each issuing CA
 	grpc        *grpc.Server
@@ -110,6 +113,9 @@ func New(ctx context.Context, c Config) (*Server, error) {
 
 // assemble makes the parts.
 func (s *Server) assemble(ctx context.Context, c Config) error {
+	if err := c.Limits.check(); err != nil {
+		return err
+	}
 	s.sequencer = translog.NewSequencer(c.Stores.Log, c.Archive, c.Log)
 	if err := s.sequencer.Reconcile(ctx); err != nil {
 		return err
@@ -145,6 +151,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		Token: token.New(c.Stores.RA), Clock: c.Clock, Log: c.Log,
 	})
 	s.gate = newGate(c, s.responder)
+	s.intake = newIntake(c)
 	if err := s.prepare(ctx); err != nil {
 		return errors.Join(err, s.Close(ctx))
 	}

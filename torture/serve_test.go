@@ -16,6 +16,7 @@ import (
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/servertest"
 	"github.com/brevet-pki/brevet/store/sqlite"
 	"github.com/brevet-pki/brevet/translog"
@@ -62,6 +63,9 @@ func serve() error {
 	return o.serve(ctx, steps)
 }
 
+// unlimited is a rate that nobody reaches.
+var unlimited = admission.Rate{PerSecond: 1e6, Burst: 1e6}
+
 func (o orders) serve(ctx context.Context, steps *steps) (err error) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	token, err := o.openToken(ctx)
@@ -98,7 +102,7 @@ func (o orders) serve(ctx context.Context, steps *steps) (err error) {
 	s, err := server.New(ctx, server.Config{
 		TrustDomain: trustDomain, Names: []string{"localhost"}, Address: "localhost:7443", Directory: filepath.Join(o.Dir, ownName),
 		GRPC: grpc, HTTP: public, Issuers: issuers, Authorities: all, Profiles: profiles,
-		Stores: steps.wrap(stores), Archive: archive, Token: hsm.Watched{Token: token}, Disk: &servertest.Disk{}, Clock: time.Now, Log: log,
+		Stores: steps.wrap(stores), Archive: archive, Token: hsm.Watched{Token: token}, Disk: &servertest.Disk{}, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: time.Now, Log: log,
 	})
 	if err != nil {
 		return err

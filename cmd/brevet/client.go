@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/pki"
 )
 
 // callPatience bounds one call; a list is many, and a stream of the log takes as long as the log is.
@@ -80,10 +81,9 @@ func impatient(ctx context.Context, method string, req, reply any, conn *grpc.Cl
 	return call(ctx, method, req, reply, conn, opts...)
 }
 
-// advise adds the next step to an error that may pass.
+// advise adds the next step to an error that may pass. A refusal says it by itself.
 func advise(err error) error {
-	var passing interface{ Temporary() bool }
-	if errors.As(err, &passing) && passing.Temporary() {
+	if _, refused := pki.AsRefusal(err); !refused && pki.IsTemporary(err) {
 		return fmt.Errorf("%w: see whether the server runs and what it logs, then try again", err)
 	}
 	return err

@@ -21,6 +21,7 @@ import (
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/admission"
 )
 
 // Config is the server's configuration file. What is said about its fields is the reference in docs/configuration.md.
@@ -48,6 +49,8 @@ type Config struct {
 	// a default profile's name takes its place, whole. An identity has the profile named like its kind, unless
 	// `brevet identity create --profile` says another.
 	Profiles map[string]ca.ProfileConfig `yaml:"profiles"`
+	// How often callers may call. What is above that is refused as `server.rate`, with the time to come back at.
+	Limits LimitsConfig `yaml:"limits"`
 	// How the server logs, to standard error.
 	Log LogConfig `yaml:"log"`
 	// OpenTelemetry traces of gRPC calls and of the steps of issuing. Without an endpoint there are none.
@@ -83,6 +86,24 @@ type TokenConfig struct {
 	Sessions int `yaml:"sessions"`
 }
 
+// LimitsConfig says how often callers may call.
+type LimitsConfig struct {
+	// Each identity, by the certificate that it calls with: devices, workloads and operators. An operator's calls to revoke,
+	// suspend, resume and retire, and to import CRLs, are not held back by it.
+	Identity RateConfig `yaml:"identity"`
+	// All callers together that have no certificate and one address: who enrolls, and who is refused. Hosts behind one
+	// gateway have one address; of IPv6 addresses the first 64 bits count. Raise it where many devices enroll from one place.
+	Address RateConfig `yaml:"address"`
+}
+
+// RateConfig is how often a source may call.
+type RateConfig struct {
+	// Calls a second in the long run, `0.01` to `1000000`.
+	PerSecond float64 `yaml:"per_second"`
+	// Calls at once, after it has been quiet, `1` to `1000000`.
+	Burst int `yaml:"burst"`
+}
+
 // LogConfig says how the process logs.
 type LogConfig struct {
 	// `text` or `json`.
@@ -93,7 +114,9 @@ type LogConfig struct {
 
 // defaultConfig is what holds where the file says nothing.
 func defaultConfig() Config {
+	limits := server.DefaultLimits()
 	return Config{
+		Limits: LimitsConfig{Identity: RateConfig(limits.Identity), Address: RateConfig(limits.Address)},
 		Listen: ListenConfig{GRPC: ":7443", HTTP: ":7080", Operations: "127.0.0.1:7090"},
 		Token:  TokenConfig{Sessions: hsm.DefaultSessions},
 		Log:    LogConfig{Format: config.LogText},
@@ -185,6 +208,10 @@ func (c *Config) check() error {
 		{"listen.http", func() error { return checkListen(c.Listen.HTTP) }},
 		{"listen.operations", c.checkOperations}, {"address", c.checkAddress}, {"token", c.Token.checkName},
 		{"token.sessions", c.Token.checkSessions},
+		{"limits.identity.per_second", admission.Rate(c.Limits.Identity).CheckPerSecond},
+		{"limits.identity.burst", admission.Rate(c.Limits.Identity).CheckBurst},
+		{"limits.address.per_second", admission.Rate(c.Limits.Address).CheckPerSecond},
+		{"limits.address.burst", admission.Rate(c.Limits.Address).CheckBurst},
 		{"traces.endpoint", c.Traces.checkEndpoint}, {"traces.share", c.Traces.checkShare},
 	} {
 		if err := k.check(); err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/store/sqlite"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -163,6 +164,7 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 			CA: n.store.CA(), RA: n.store.RA(), Revocation: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
 		},
 		Archive: n.archive, Token: hsm.Watched{Token: n.token, Keys: n.keys}, Disk: n.config.volume(),
+		Limits: server.Limits{Identity: admission.Rate(n.config.Limits.Identity), Address: admission.Rate(n.config.Limits.Address)},
 		Traces: server.Traces{Endpoint: n.config.Traces.Endpoint, Share: n.config.Traces.Share}, Clock: time.Now, Log: n.log,
 	})
 }

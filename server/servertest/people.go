@@ -37,17 +37,17 @@ type Holder struct {
 }
 
 // Caller connects with a client certificate, or with none where it is nil.
-func (w *World) Caller(t testing.TB, certificate *tls.Certificate) *Caller {
+func (w *World) Caller(t testing.TB, certificate *tls.Certificate, options ...grpc.DialOption) *Caller {
 	t.Helper()
 	if certificate == nil {
 		certificate = &tls.Certificate{}
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(w.Root)
-	conn := Must(grpc.NewClient("passthrough:///"+w.GRPC, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+	conn := Must(grpc.NewClient("passthrough:///"+w.GRPC, append(options, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
 		MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: "localhost",
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate, nil },
-	}))))(t)
+	})))...))(t)
 	t.Cleanup(func() { _ = conn.Close() }) // a test may have closed it
 	return &Caller{
 		conn, brevetv1.NewEnrollmentServiceClient(conn), brevetv1.NewIdentityServiceClient(conn),

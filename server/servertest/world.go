@@ -27,6 +27,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -68,6 +69,8 @@ type Options struct {
 	Token server.Token
 	// Traces says where traces go.
 	Traces server.Traces
+	// Limits are how often callers may call, where that is not without end for a test.
+	Limits *server.Limits
 }
 
 // World is a whole CA with a running server. Its methods may be called by many goroutines, Stop and Restart excepted.
@@ -209,12 +212,18 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	if o.Token != nil {
 		token = o.Token
 	}
+	endless := admission.Rate{PerSecond: 1e6, Burst: 1e6}
+	limits := server.Limits{Identity: endless, Address: endless}
+	if o.Limits != nil {
+		limits = *o.Limits
+	}
 	grpc, public, operations := listen(t), listen(t), listen(t)
 	return server.Config{
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), GRPC: grpc, HTTP: public, Operations: operations,
 		Issuers: []ca.Issuer{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
-		Stores: stores, Archive: w.archive, Token: token, Disk: w.Disk, Traces: o.Traces, Clock: w.Clock.Now, Log: w.logger(),
+		Stores: stores, Archive: w.archive, Token: token, Disk: w.Disk, Limits: limits, Traces: o.Traces,
+		Clock: w.Clock.Now, Log: w.logger(),
 	}
 }
 

@@ -1,0 +1,143 @@
+package server_test
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// What BenchmarkBesideAFlood puts on a server: peers, each with a steady load, all of them a share of what the server can
+// do; then one of them with so many times its load.
+const (
+	peers      = 9
+	usualShare = 0.4
+	floodTimes = 10
+	floodFor   = 4 * time.Second
+)
+
+// peer makes calls, each with a function that takes nothing but the call's time.
+type peer struct {
+	next func(b *testing.B) (call func() error)
+}
+
+// callAll has every peer make calls at its rate, whatever becomes of them, and returns how long those took that succeeded
+// of all but the first peer, in order, and how many did not.
+func callAll(b *testing.B, all []peer, rates []float64) (took []time.Duration, failed int) {
+	b.Helper()
+	calls := make([][]func() error, len(all))
+	for i, p := range all { // beforehand: what a client computes is not the server's
+		for range int(rates[i] * floodFor.Seconds()) {
+			calls[i] = append(calls[i], p.next(b))
+		}
+	}
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	for i := range all {
+		group.Go(func() {
+			each := time.Duration(float64(time.Second) / rates[i])
+			tick := time.NewTicker(each)
+			defer tick.Stop()
+			time.Sleep(each * time.Duration(i) / time.Duration(len(all)))
+			for _, call := range calls[i] {
+				group.Go(func() {
+					begun := time.Now()
+					err := call()
+					if mu.Lock(); err != nil {
+						failed++
+					} else if i > 0 {
+						took = append(took, time.Since(begun))
+					}
+					mu.Unlock()
+				})
+				<-tick.C
+			}
+		})
+	}
+	group.Wait()
+	slices.Sort(took)
+	return took, failed
+}
+
+// capacity is how many calls a second all peers get answered that make one after the other.
+func capacity(b *testing.B, all []peer) float64 {
+	b.Helper()
+	const each = 100
+	calls := make([][]func() error, len(all))
+	for i, p := range all {
+		for range each {
+			calls[i] = append(calls[i], p.next(b))
+		}
+	}
+	begun := time.Now()
+	var group sync.WaitGroup
+	for i := range all {
+		group.Go(func() {
+			for _, call := range calls[i] {
+				if err := call(); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	return float64(each*len(all)) / time.Since(begun).Seconds()
+}
+
+// BenchmarkBesideAFlood measures what becomes of everybody's latency when one client makes ten times its calls. It is no
+// test: how long something takes is the machine's as much as ours. Run it with make fairness.
+func BenchmarkBesideAFlood(b *testing.B) {
+	for _, kind := range []struct {
+		name string
+		peer func(b *testing.B, w *servertest.World, n int) peer
+	}{{"renewals", renewing}, {"enrollments", enrolling}} {
+		b.Run(kind.name, func(b *testing.B) {
+			w := servertest.New(b, ground, servertest.Options{})
+			var all []peer
+			for n := range peers {
+				all = append(all, kind.peer(b, w, n))
+			}
+			each := capacity(b, all) * usualShare / peers
+			rates := slices.Repeat([]float64{each}, peers)
+			for b.Loop() {
+				alone, failed := callAll(b, all, rates)
+				beside, failedBeside := callAll(b, all, append([]float64{floodTimes * each}, rates[1:]...))
+				before, after := quantile(alone, 0.99), quantile(beside, 0.99)
+				b.ReportMetric(before.Seconds()*1000, "p99-before-ms")
+				b.ReportMetric(after.Seconds()*1000, "p99-beside-ms")
+				b.ReportMetric(after.Seconds()/before.Seconds(), "times")
+				b.ReportMetric(each*peers, "calls/s-before")
+				b.ReportMetric(float64(failed+failedBeside), "failed")
+			}
+		})
+	}
+}
+
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	return sorted[int(q*float64(len(sorted)-1))]
+}
+
+// renewing is a device that renews its certificate, again and again, with one key.
+func renewing(b *testing.B, w *servertest.World, n int) peer {
+	b.Helper()
+	device, key := w.Enrolled(b, "device", fmt.Sprintf("device/%d", n)), servertest.Key(b)
+	return peer{func(b *testing.B) func() error {
+		req := servertest.Renewal(b, key)
+		return func() error { _, err := device.Renew(b.Context(), req); return err }
+	}}
+}
+
+// enrolling is an address from which devices enroll, each one once.
+func enrolling(b *testing.B, w *servertest.World, n int) peer {
+	b.Helper()
+	caller, device := w.Caller(b, nil, from(fmt.Sprintf("127.0.1.%d", n+1))), 0
+	return peer{func(b *testing.B) func() error {
+		device++
+		id := w.Register(b, "device", fmt.Sprintf("device/%d/%d", n, device))
+		req := servertest.Enrollment(b, w.Token(b, id, false), servertest.Key(b))
+		return func() error { _, err := caller.Enroll(b.Context(), req); return err }
+	}}
+}

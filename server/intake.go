@@ -1,0 +1,108 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"google.golang.org/grpc/peer"
+
+	"github.com/brevet-pki/brevet/server/admission"
+)
+
+// Limits say how often callers may call.
+type Limits struct {
+	Identity admission.Rate // each identity, by its certificate
+	Address  admission.Rate // all callers from one address, without one
+}
+
+// DefaultLimits are far above what machines do that are well.
+func DefaultLimits() Limits {
+	return Limits{Identity: admission.Rate{PerSecond: 100, Burst: 1000}, Address: admission.Rate{PerSecond: 100, Burst: 1000}}
+}
+
+func (l Limits) check() error {
+	for _, r := range []admission.Rate{l.Identity, l.Address} {
+		if err := errors.Join(r.CheckPerSecond(), r.CheckBurst()); err != nil {
+			return fmt.Errorf("server: limits: %w", err)
+		}
+	}
+	return nil
+}
+
+// work is a kind of work, which has a lane of its own: none can take what another needs.
+type work string
+
+const (
+	enrollments   work = "enrollments"   // by anybody, who may be a flood
+	renewals      work = "renewals"      // what keeps the fleet going
+	revocations   work = "revocations"   // what has to pass whatever else goes on
+	registrations work = "registrations" // of identities and tokens
+	readings      work = "readings"      // of records and the log
+	handshakes    work = "handshakes"    // of TLS
+)
+
+// sizes are those of the lanes, where so many signatures can be in the token at once.
+//
+// More certificates under way than the token and the journal's transactions are busy with gain nothing, and wait in queues
+// that are fair to nobody. Of an identity one renewal is at work, for they take turns (package ra). Enrollments have half
+// of the places that renewals have, so a flood of them leaves most of the token to the fleet, and one address keeps half of
+// the token's sessions busy at most, so the others find it as they are used to. All certificates that are let in fit into
+// the issuing pipeline (package ca).
+func sizes(sessions int) map[work]admission.Size {
+	issuing := 128 + 2*sessions
+	computing := 4 * runtime.GOMAXPROCS(0)
+	return map[work]admission.Size{
+		enrollments:   {Slots: issuing / 2, Each: (sessions + 1) / 2, Queue: 1024},
+		renewals:      {Slots: issuing, Each: 1, Queue: 1024},
+		revocations:   {Slots: 16, Each: 8, Queue: 256},
+		registrations: {Slots: 16, Each: 8, Queue: 256},
+		readings:      {Slots: 8, Each: 4, Queue: 128},
+		handshakes:    {Slots: computing, Each: computing / 2, Queue: maxConnections},
+	}
+}
+
+// intake lets calls go to work, or has them wait, or turns them away: after the gate, and before the message is read.
+type intake struct {
+	lanes                 map[work]*admission.Lane
+	identities, addresses *admission.Rates
+}
+
+func newIntake(c Config) *intake {
+	in := &intake{
+		lanes:      map[work]*admission.Lane{},
+		identities: admission.NewRates("limits.identity", c.Limits.Identity),
+		addresses:  admission.NewRates("limits.address", c.Limits.Address),
+	}
+	_, sessions := c.Token.Calls()
+	for w, size := range sizes(sessions) {
+		in.lanes[w] = admission.NewLane(string(w), size)
+	}
+	return in
+}
+
+// enter takes in a call that the gate has let in or refused, and returns what to call when it is over. A refusal of the
+// gate costs its caller as much as a call: whoever repeats it is told to stay away.
+func (in *intake) enter(ctx context.Context, method string, refused error) (leave func(), err error) {
+	w, from, rates := works[method], admission.Source{}, in.identities
+	if c := callerOf(ctx); !c.id.IsZero() {
+		from = admission.Identity(c.id)
+	} else if p, ok := peer.FromContext(ctx); ok {
+		from, rates = admission.Address(p.Addr), in.addresses
+	}
+	if refused != nil || w != revocations { // an operator may always take back
+		if err := rates.Take(from, time.Now()); err != nil {
+			return nil, err
+		}
+	}
+	if refused != nil {
+		return nil, refused
+	}
+	lane := in.lanes[w]
+	if lane == nil {
+		return func() {}, nil
+	}
+	return lane.Enter(ctx, from)
+}

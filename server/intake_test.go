@@ -1,0 +1,246 @@
+package server_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/admission"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// stuck is records in which enrollments of one identity hang until it is let go.
+type stuck struct {
+	ra.Records
+	id  string
+	let chan struct{}
+}
+
+func (s *stuck) wrap(stores server.Stores) server.Stores {
+	s.Records = stores.RA
+	stores.RA = s
+	return stores
+}
+
+// Standing implements ra.Records.
+func (s *stuck) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
+	if q.Identity.String() == s.id {
+		<-s.let
+	}
+	return s.Records.Standing(ctx, q)
+}
+
+// from connects from an address of this machine.
+func from(address string) grpc.DialOption {
+	return grpc.WithContextDialer(func(ctx context.Context, to string) (net.Conn, error) {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+		return d.DialContext(ctx, "tcp", to)
+	})
+}
+
+// insist repeats a call for as long as there is no room for it: on a slow machine it may wait too long for its turn.
+func insist(ctx context.Context, call func() error) {
+	for ctx.Err() == nil {
+		if status.Code(call()) != codes.ResourceExhausted {
+			return
+		}
+	}
+}
+
+// awaitLane waits until the metrics of a lane say so.
+func awaitLane(t *testing.T, w *servertest.World, lane string, working, waiting float64) {
+	t.Helper()
+	for patience := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		_, text := ask(t, w, "/metrics")
+		in, line := metric(t, text, `brevet_lane_working{lane="`+lane+`"}`), metric(t, text, `brevet_lane_waiting{lane="`+lane+`"}`)
+		if in == working && line == waiting {
+			return
+		}
+		if time.Now().After(patience) {
+			t.Fatalf("the lane of %s has %g at work and %g waiting, and not %g and %g", lane, in, line, working, waiting)
+		}
+	}
+}
+
+// A flood of enrollments from one address fills what it may, and is turned away with a hint. Who enrolls from elsewhere,
+// who renews, and who revokes notices nothing.
+func TestAFloodOfEnrollmentsTakesWhatItMay(t *testing.T) {
+	t.Parallel()
+	s := &stuck{id: "spiffe://" + servertest.TrustDomain + "/device/flood", let: make(chan struct{})}
+	w := servertest.New(t, ground, servertest.Options{Wrap: s.wrap})
+	device, stolen := w.Enrolled(t, "device", "device/1"), w.Enrolled(t, "device", "device/2")
+	late := w.Token(t, w.Register(t, "device", "device/3"), false)
+	flood := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/flood"), false), servertest.Key(t))
+	_, sessions := ground.Token.Calls()
+	share := (sessions + 1) / 2
+	const queued = 512
+
+	ctx, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
+	var group sync.WaitGroup
+	var conn *servertest.Caller
+	for n := range share + queued {
+		if n%100 == 0 { // a connection carries so many calls
+			conn = w.Caller(t, nil)
+		}
+		caller := conn
+		group.Go(func() {
+			insist(ctx, func() error { _, err := caller.Enroll(ctx, flood); return err })
+		})
+	}
+	awaitLane(t, w, "enrollments", float64(share), queued)
+	_, err := w.Caller(t, nil).Enroll(t.Context(), flood)
+	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleBusy)
+	if retryDelay(err) == "" {
+		t.Error("the flood is not told when to come back")
+	}
+	servertest.Must(w.Caller(t, nil, from("127.0.0.2")).Enroll(t.Context(), servertest.Enrollment(t, late, servertest.Key(t))))(t)
+	w.Renewed(t, device, servertest.Key(t))
+	w.Revoke(t, stolen.Certificate, "keyCompromise")
+	servertest.Must(w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}))(t)
+	giveUp()
+	awaitLane(t, w, "enrollments", 1, 0) // those that waited for their turn, in the lane or in package ra
+	close(s.let)
+	group.Wait()
+	awaitLane(t, w, "enrollments", 0, 0)
+	_, text := ask(t, w, "/metrics")
+	if metric(t, text, `brevet_lane_refused_total{lane="enrollments"}`) < 1 || metric(t, text, `brevet_lane_refused_total{lane="renewals"}`) != 0 {
+		t.Error("the metrics do not count who was turned away")
+	}
+}
+
+// An identity that renews many times at once holds one place, and the others wait where they cost nothing. When there is
+// too much of it, it is turned away, and the log is not filled with that.
+func TestAnIdentityHoldsOnePlace(t *testing.T) {
+	t.Parallel()
+	s := &stuck{let: make(chan struct{})}
+	w := servertest.New(t, ground, servertest.Options{Wrap: s.wrap})
+	device, other := w.Enrolled(t, "device", "device/1"), w.Enrolled(t, "device", "device/2")
+	before := len(w.Entries(t, 0))
+	s.id = device.ID
+	req := servertest.Renewal(t, servertest.Key(t))
+	const queued = 512
+	var group sync.WaitGroup
+	var caller *servertest.Caller
+	for n := range 1 + queued {
+		if n%100 == 0 {
+			caller = w.Holder(t, device.Certificate.Raw, device.Key).Caller
+		}
+		c := caller
+		group.Go(func() {
+			insist(t.Context(), func() error { _, err := c.Renew(t.Context(), req); return err })
+		})
+	}
+	awaitLane(t, w, "renewals", 1, queued)
+	_, err := device.Renew(t.Context(), req)
+	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleBusy)
+	w.Renewed(t, other, servertest.Key(t))
+	close(s.let)
+	group.Wait()
+	entries := w.Entries(t, before)
+	for _, e := range entries {
+		if e.Action != "certificate.issued" {
+			t.Errorf("the log has %s, about a lack of room", e.Action)
+		}
+	}
+	if len(entries) != 2 {
+		t.Errorf("the log has %d new entries, want one for each certificate", len(entries))
+	}
+}
+
+func TestRatesHold(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	device := w.Enrolled(t, "device", "device/1")
+	stolen := w.Enrolled(t, "device", "device/2")
+	slow := admission.Rate{PerSecond: 0.01, Burst: 5}
+	w.Restart(t, servertest.Options{Limits: &server.Limits{Identity: slow, Address: slow}})
+	device.Caller = w.Holder(t, device.Certificate.Raw, device.Key).Caller
+	refused := func(who string, call func() error) {
+		t.Helper()
+		for n := range slow.Burst + 2 {
+			err := call()
+			if n < slow.Burst {
+				if err != nil {
+					t.Errorf("%s: call %d: %v", who, n, err)
+				}
+				continue
+			}
+			servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleRate)
+			if after, perr := time.ParseDuration(retryDelay(err)); perr != nil || after < 70*time.Second || after > 5*time.Minute {
+				t.Errorf("%s is asked to come back after %s, with one call in 100 seconds", who, retryDelay(err))
+			}
+		}
+	}
+	refused("operator", func() error {
+		_, err := w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
+		return err
+	})
+	w.Revoke(t, stolen.Certificate, "keyCompromise") // whatever else it has done
+	_, err := device.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
+	for range slow.Burst - 1 { // what is refused counts, of revocations too
+		_, err = device.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{})
+		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
+	}
+	_, err = device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleRate)
+	for n, address := range []string{"127.0.0.3", "127.0.0.4"} {
+		c := healthv1.NewHealthClient(w.Caller(t, nil, from(address)).Conn)
+		refused(fmt.Sprintf("address %d", n), func() error {
+			_, err := c.Check(t.Context(), &healthv1.HealthCheckRequest{})
+			return err
+		})
+	}
+	w.Restart(t, servertest.Options{}) // for those who judge
+}
+
+// halfway is a connection that never reads: a client that sends its ClientHello, and then nothing.
+type halfway struct {
+	net.Conn
+	over <-chan struct{}
+}
+
+// Read implements net.Conn.
+func (h halfway) Read([]byte) (int, error) {
+	<-h.over
+	return 0, net.ErrClosed
+}
+
+// Clients that begin a handshake and go no further take nobody's place, though there are more of them than places.
+func TestHandshakesThatStandStill(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	_, text := ask(t, w, "/metrics")
+	clients := 2*int(metric(t, text, `brevet_lane_slots{lane="handshakes"}`)) + 1
+	over := make(chan struct{})
+	var group sync.WaitGroup
+	for range clients {
+		conn := servertest.Must((&net.Dialer{}).DialContext(t.Context(), "tcp", w.GRPC))(t)
+		group.Go(func() {
+			client := tls.Client(halfway{conn, over}, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
+			if err := client.HandshakeContext(context.WithoutCancel(t.Context())); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("the handshake ended with %v", err)
+			}
+			_ = client.Close()
+		})
+	}
+	device := w.Enrolled(t, "device", "device/1")
+	w.Renewed(t, device, servertest.Key(t))
+	close(over)
+	group.Wait()
+}
