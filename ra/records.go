@@ -102,6 +102,7 @@ type Records interface {
 	TokenRecords
 	CertificateRecords
 	RefusalRecords
+	RetentionRecords
 }
 
 // IdentityRecords keeps identities.

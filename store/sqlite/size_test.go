@@ -225,11 +225,14 @@ func TestQueriesUseIndexes(t *testing.T) {
 	}
 	db := raw(t, path)
 	for query, index := range map[string]string{
-		`SELECT 1 FROM certificates WHERE identity = ? AND request = ?`:                                                            "certificates_by_request",
-		`SELECT k.rest FROM identities n LEFT JOIN keys k ON k.id = ? WHERE n.spiffe_id = ?`:                                       "SEARCH k USING INTEGER PRIMARY KEY",
-		`SELECT serial FROM certificates WHERE issuer = (SELECT 1) AND state <> 1 AND not_after >= ? ORDER BY serial`:              "certificates_revoked",
-		`SELECT serial FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.serial = ? AND i.issuer = ?`:                  "sqlite_autoindex_certificates_1",
-		`DELETE FROM certificates WHERE not_after < ?`:                                                                             "certificates_by_expiry",
+		`SELECT 1 FROM certificates WHERE identity = ? AND request = ?`:                                               "certificates_by_request",
+		`SELECT k.rest FROM identities n LEFT JOIN keys k ON k.id = ? WHERE n.spiffe_id = ?`:                          "SEARCH k USING INTEGER PRIMARY KEY",
+		`SELECT serial FROM certificates WHERE issuer = (SELECT 1) AND state <> 1 AND not_after >= ? ORDER BY serial`: "certificates_revoked",
+		`SELECT serial FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.serial = ? AND i.issuer = ?`:     "sqlite_autoindex_certificates_1",
+		sqlite.SelectExpired: "certificates_by_expiry",
+		sqlite.DeleteExpired: "certificates_by_expiry",
+		sqlite.CountRange:    "certificates_by_expiry",
+		sqlite.DeleteTokens:  "tokens_by_expiry",
 		`SELECT log.id FROM log LEFT JOIN chain ON chain.id = log.id WHERE log.id > ? AND log.id <= ? ORDER BY log.id`:             "INTEGER PRIMARY KEY",
 		`SELECT spiffe_id FROM identities WHERE spiffe_id > ? ORDER BY spiffe_id LIMIT ?`:                                          "sqlite_autoindex_identities_1",
 		`SELECT c.id FROM certificates c WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? `: "certificates_by_request",

@@ -35,6 +35,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"installations": testInstallations, "identities": testIdentities, "tokens": testTokens,
 		"certificates": testCertificates, "orders": testOrders, "identity orders": testIdentityOrders,
 		"crls": testCRLs, "feed": testFeed, "replay": testReplay, "log": testLog,
+		"retention": testRetention,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
