@@ -20,7 +20,7 @@ const (
 	sweepStep  = 256 // certificates a transaction, which takes some milliseconds
 	// A step is followed by a pause of some times as long as the step took: the store's writer belongs to issuing.
 	idlePause  = 4
-	busyPause  = 19
+	busyPause  = 9
 	leastPause = time.Millisecond
 	// ageSpeed is how fast the records' age may catch up with the clock after the server did not run.
 	ageSpeed = 2
@@ -116,7 +116,7 @@ func (s *Sweeper) sweep(ctx context.Context, before time.Time) error {
 }
 
 // rest is the pause after a step that took so long. By its length the sweep takes a fifth of the writer's time, and a
-// twentieth while certificates are being issued, whatever the disk can do.
+// tenth while certificates are being issued, whatever the disk can do.
 func (s *Sweeper) rest(took time.Duration) time.Duration {
 	times := time.Duration(idlePause)
 	if s.c.Busy() {
