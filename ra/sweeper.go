@@ -60,6 +60,14 @@ func NewSweeper(c SweeperConfig) (*Sweeper, error) {
 // Retention is how long records stay after the end of what they are about.
 func (s *Sweeper) Retention() time.Duration { return s.c.Retention }
 
+// Before is the end before which records leave: of the last sweep, or of the first one as the clock would have it.
+func (s *Sweeper) Before() time.Time {
+	if last := s.Last(); !last.Ended.IsZero() {
+		return last.Before
+	}
+	return s.c.Clock().Add(-s.c.Retention)
+}
+
 // Last returns the last sweep.
 func (s *Sweeper) Last() Sweep {
 	s.mu.Lock()

@@ -48,6 +48,8 @@ type Config struct {
 	Archive     *translog.Archive
 	Token       Token
 	Disk        Disk
+	// Retention is how long records stay in the store after the end of what they are about.
+	Retention time.Duration
 	// Traces says where traces of calls go; the zero value is nowhere.
 	Traces Traces
 	Clock  func() time.Time
@@ -78,6 +80,7 @@ type Server struct {
 	authority   *ca.Authority
 	registrar   *ra.Registrar
 	revocations *revocation.Authority
+	sweeper     *ra.Sweeper
 	gate        *gate
 	own         *enroll.Agent   // the server's own certificate
 	delegates   []*enroll.Agent // one OCSP key for each issuing CA
@@ -130,6 +133,12 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	s.revocations, err = revocation.New(revocation.Config{
 		Issuers: signers, Elsewhere: elsewhere(c), Records: c.Stores.Revocation,
 		Sink: s.responder, Publisher: s.responder, Clock: c.Clock, Log: c.Log,
+	})
+	if err != nil {
+		return err
+	}
+	s.sweeper, err = ra.NewSweeper(ra.SweeperConfig{
+		Records: c.Stores.RA, Retention: c.Retention, Busy: func() bool { return s.authority.InFlight() > 0 }, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err
