@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -101,6 +102,7 @@ func (s *Server) Run(ctx context.Context) error {
 		group.Go(func() error {
 			return unlessClosed(public.Serve(s.limit(s.config.HTTP, portHTTP)))
 		})
+		debug.FreeOSMemory() // what reading the statuses and linting the profiles took
 		s.serving.Store(true)
 		s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
 		if s.ready != nil {

@@ -24,8 +24,8 @@ func newStore() *cobra.Command {
 func newStoreStats() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "stats", Short: "Count what the store holds, and what waits to leave it", Args: cobra.NoArgs,
-		Long: "stats counts certificates, identities, tokens and keys. A number over a million is shown as \"over\" one:\n" +
-			"counting ends there, and holds up nobody meanwhile.",
+		Long: "stats counts certificates, identities, tokens and keys. Each count ends at a million, and then\n" +
+			"says \"at least\". Counting holds up nobody who issues.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := newPrinter(cmd)
 			if err != nil {
@@ -83,11 +83,11 @@ type number struct {
 func counts(numbers ...number) string {
 	var parts []string
 	for _, c := range numbers {
-		over := ""
+		atLeast := ""
 		if c.n.GetAtLeast() {
-			over = "over "
+			atLeast = "at least "
 		}
-		parts = append(parts, fmt.Sprintf("%s%d %s", over, c.n.GetValue(), c.of))
+		parts = append(parts, fmt.Sprintf("%s%d %s", atLeast, c.n.GetValue(), c.of))
 	}
 	return strings.Join(parts, ", ")
 }

@@ -15,7 +15,7 @@ const (
 )
 
 // statuses holds what is known of one CA's certificates. Almost all of them are good and never were anything else: those
-// are rows of a table, which takes a third of what a map would. The others are in a map.
+// are rows of a table, which takes a quarter of what a map would. The others are in a map.
 type statuses struct {
 	mu     sync.RWMutex
 	good   table // those of version 1

@@ -2,11 +2,13 @@ package sqlite_test
 
 import (
 	"context"
+	"log/slog"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/translog"
@@ -120,4 +122,56 @@ func TestKeysAreCounted(t *testing.T) {
 	if err := db.QueryRow(`SELECT count(*) FROM keys`).Scan(&keys); err != nil || keys != 0 {
 		t.Errorf("%d keys are left of no certificate, %v", keys, err)
 	}
+}
+
+// A sweeper on a store, for three days: what ended leaves when its retention is over, no sooner, and what is issued
+// meanwhile stays.
+func TestASweeperKeepsTheRetention(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	synctest.Test(t, func(t *testing.T) {
+		m := newMill(t, path)
+		defer m.db.Close()
+		ids := []pki.SPIFFEID{m.identity(0), m.identity(1)}
+		first := m.issue(ids, nil)
+		start := time.Now()
+		clock := func() time.Time { return at.Add(time.Since(start)) }
+		sweeper, err := ra.NewSweeper(ra.SweeperConfig{
+			Records: m.db.RA(), Retention: ra.MinRetention, Busy: func() bool { return true }, Clock: clock, Log: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- sweeper.Run(ctx) }()
+		last := first
+		onRecord := func(r ca.Record) bool {
+			t.Helper()
+			_, err := m.db.RA().Certificate(t.Context(), r.Ref)
+			_, refused := pki.AsRefusal(err)
+			if err != nil && !refused {
+				t.Fatal(err)
+			}
+			return err == nil
+		}
+		for hours := range 75 {
+			for _, r := range first { // each lives for a day, and is on record for two more
+				if on := onRecord(r); on != (hours <= 24+48) && hours != 24+48 {
+					t.Fatalf("after %d h a certificate is on record: %v", hours, on)
+				}
+			}
+			time.Sleep(time.Hour)
+			m.at = clock()
+			last = m.issue(ids, last)
+		}
+		for _, r := range last {
+			if !onRecord(r) {
+				t.Error("a new certificate has left")
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }

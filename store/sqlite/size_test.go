@@ -54,6 +54,7 @@ type mill struct {
 	tb    testing.TB
 	db    *sqlite.DB
 	epoch ca.Epoch
+	at    time.Time // of what it issues
 	next  uint64
 }
 
@@ -68,7 +69,7 @@ func newMill(tb testing.TB, path string) *mill {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &mill{tb: tb, db: db, epoch: epoch}
+	return &mill{tb: tb, db: db, epoch: epoch, at: at}
 }
 
 func (m *mill) identity(n uint64) pki.SPIFFEID {
@@ -88,6 +89,7 @@ func (m *mill) issue(ids []pki.SPIFFEID, predecessors []ca.Record) []ca.Record {
 	for i, id := range ids {
 		m.next++
 		r := record(id, m.next)
+		r.NotBefore, r.NotAfter = m.at, m.at.Add(24*time.Hour)
 		if predecessors != nil {
 			r.Guard.Predecessor = predecessors[i].Ref
 		}
@@ -98,7 +100,7 @@ func (m *mill) issue(ids []pki.SPIFFEID, predecessors []ca.Record) []ca.Record {
 	if _, err := m.db.CA().Write(context.Background(), m.epoch, nil, []ca.Intent{intent}); err != nil {
 		m.tb.Fatal(err)
 	}
-	verdicts, err := m.db.CA().Write(context.Background(), m.epoch, []ca.Settlement{{Intent: intent, Records: records, At: at}}, nil)
+	verdicts, err := m.db.CA().Write(context.Background(), m.epoch, []ca.Settlement{{Intent: intent, Records: records, At: m.at}}, nil)
 	if err != nil {
 		m.tb.Fatal(err)
 	}
