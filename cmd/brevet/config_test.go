@@ -90,6 +90,7 @@ func TestWrongConfigurationsNameTheKey(t *testing.T) {
 		"token: {}":                            `token: set one of label and serial`,
 		"token: {label: a, serial: b}":         `token: set one of label and serial`,
 		"token: {label: a, sessions: 0}":       `token.sessions: 0 is out of range: use 1 to 256`,
+		"retention: 47h":                       `retention: 47h0m0s is too short: keep records for 48h0m0s at least`,
 		"token: {label: a, sessions: 257}":     `token.sessions: 257 is out of range`,
 		"token: {label: a, sessions: many}":    `:6: token.sessions: a whole number belongs here, not "many"`,
 		"log: {format: xml}":                   `:7: log.format: "xml" is no format: use text or json`,
