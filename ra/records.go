@@ -102,7 +102,6 @@ type Records interface {
 	TokenRecords
 	CertificateRecords
 	RefusalRecords
-	RetentionRecords
 }
 
 // IdentityRecords keeps identities.

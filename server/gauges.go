@@ -162,7 +162,7 @@ func (r *reading) backlog(ctx context.Context) {
 const maxWaiting = 100_000
 
 func (r *reading) retention(ctx context.Context) {
-	if waiting, err := r.config.Stores.RA.Waiting(ctx, r.sweeper.Before(), maxWaiting); err != nil {
+	if waiting, err := r.config.Stores.Retention.Waiting(ctx, r.sweeper.Before(), maxWaiting); err != nil {
 		r.failures++
 	} else {
 		r.gauge(r.gauges.waiting, float64(waiting))

@@ -48,7 +48,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	brevetv1.RegisterCertificateServiceServer(services, &certificates{registrar: s.registrar, revocations: s.revocations})
 	brevetv1.RegisterCRLServiceServer(services, &crls{records: s.config.Stores.Revocation, revocations: s.revocations})
 	brevetv1.RegisterLogServiceServer(services, &logs{records: s.config.Stores.Log, sequencer: s.sequencer, archive: s.config.Archive})
-	brevetv1.RegisterStoreServiceServer(services, &stores{records: s.config.Stores.RA, sweeper: s.sweeper, disk: s.config.Disk, clock: s.config.Clock})
+	brevetv1.RegisterStoreServiceServer(services, &stores{records: s.config.Stores.Retention, sweeper: s.sweeper, disk: s.config.Disk, clock: s.config.Clock})
 	s.health = health.NewServer()
 	healthv1.RegisterHealthServer(services, s.health)
 	reflection.Register(services)

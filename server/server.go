@@ -60,6 +60,7 @@ type Config struct {
 type Stores struct {
 	CA         ca.Journal
 	RA         ra.Records
+	Retention  ra.RetentionRecords
 	Revocation revocation.Records
 	Feed       responder.Feed
 	Log        translog.Records
@@ -138,7 +139,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.sweeper, err = ra.NewSweeper(ra.SweeperConfig{
-		Records: c.Stores.RA, Retention: c.Retention, Busy: func() bool { return s.authority.InFlight() > 0 }, Clock: c.Clock, Log: c.Log,
+		Records: c.Stores.Retention, Retention: c.Retention, Busy: func() bool { return s.authority.InFlight() > 0 }, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err

@@ -20,8 +20,8 @@ var epoch = time.Unix(1_800_000_000, 0).UTC()
 func serialNumber(tb rapid.TB, n uint64) pki.Serial {
 	tb.Helper()
 	var random [pki.SerialRandomSize]byte
-	binary.BigEndian.PutUint64(random[:], rand.New(rand.NewPCG(n, n)).Uint64()) //nolint:gosec // no secret
-	binary.BigEndian.PutUint32(random[10:], uint32(n))                          //nolint:gosec // its end is enough
+	binary.BigEndian.PutUint64(random[:], rand.New(rand.NewPCG(n, n)).Uint64())
+	binary.BigEndian.PutUint32(random[10:], uint32(n))
 	s, err := pki.MakeSerial(epoch, random)
 	if err != nil {
 		tb.Fatal(err)
@@ -45,7 +45,7 @@ func TestStatusesAreAsInAPlainMap(t *testing.T) {
 		s, want := newStatuses(), plain{}
 		serials := make([]pki.Serial, rapid.IntRange(1, 40).Draw(t, "serials"))
 		for i := range serials {
-			serials[i] = serialNumber(t, uint64(i)) //nolint:gosec // counts up
+			serials[i] = serialNumber(t, uint64(i))
 		}
 		// Hashes that meet: in one part, and around its end.
 		few, apart, hash := rapid.Uint64Range(1, 20).Draw(t, "hashes"), rapid.Uint64Range(0, 27).Draw(t, "apart"), newHash()
@@ -92,7 +92,7 @@ func heap() int64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc) //nolint:gosec // less
+	return int64(m.HeapAlloc)
 }
 
 // TestOctetsPerStatus bounds what a certificate takes of the server's memory, at every size, and that it is given back.
@@ -108,7 +108,7 @@ func TestOctetsPerStatus(t *testing.T) {
 			if n < few {
 				end = epoch.Add(2 * time.Hour)
 			}
-			change[0] = pki.StatusChange{Ref: pki.CertRef{Serial: serialNumber(t, uint64(n))}, NotAfter: end, Status: pki.Status{State: pki.Good, Version: 1}} //nolint:gosec // counts up
+			change[0] = pki.StatusChange{Ref: pki.CertRef{Serial: serialNumber(t, uint64(n))}, NotAfter: end, Status: pki.Status{State: pki.Good, Version: 1}}
 			s.apply(change, epoch)
 		}
 		each := float64(heap()-empty+int64(s.good.size())) / float64((step+1)*perStep)

@@ -18,8 +18,8 @@ const (
 	countStates = `
 		SELECT state, identity IS NULL, count(*)
 		FROM (SELECT state, identity FROM certificates INDEXED BY certificates_revoked WHERE state <> 1 LIMIT ?) GROUP BY 1, 2`
-	countIdentities = `SELECT state, count(*) FROM (SELECT state FROM identities LIMIT ?) GROUP BY state`
-	countTokens     = `
+	countIdentities  = `SELECT state, count(*) FROM (SELECT state FROM identities LIMIT ?) GROUP BY state`
+	countEnrollments = `
 		SELECT count(*), coalesce(sum(spent), 0), coalesce(sum(spent = 0 AND expires_at <= ?), 0)
 		FROM (SELECT spent, expires_at FROM tokens LIMIT ?)`
 	countKeys = `SELECT count(*), count(compromised_at) FROM (SELECT compromised_at FROM keys LIMIT ?)`
@@ -121,7 +121,7 @@ func countOthers(ctx context.Context, tx *sql.Tx, c *ra.Census, at time.Time) er
 		c.Identities[state] = ra.Count{N: n.N, AtLeast: counted(all).AtLeast}
 	}
 	var tokens, spent, expired, keys, compromised uint64
-	if err := tx.QueryRowContext(ctx, countTokens, millis(at), countUpTo).Scan(&tokens, &spent, &expired); err != nil {
+	if err := tx.QueryRowContext(ctx, countEnrollments, millis(at), countUpTo).Scan(&tokens, &spent, &expired); err != nil {
 		return err
 	}
 	more := counted(tokens).AtLeast

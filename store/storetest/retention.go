@@ -40,7 +40,7 @@ func (w *world) sweep(t testing.TB, before time.Time, limit int) ra.Expired {
 	var all ra.Expired
 	step := ra.ExpiryStep{Before: before, At: w.now, Limit: limit}
 	for {
-		e, err := w.RA.Expire(context.Background(), step)
+		e, err := w.Retention.Expire(context.Background(), step)
 		must(t, err)
 		if e.Certificates > limit || e.Tokens > limit {
 			t.Fatalf("a step of %d took %+v", limit, e)
@@ -106,7 +106,7 @@ func endedLeaves(t *testing.T, w *world) {
 	w.reopen(t)
 	w.mustBeGone(t, first.Ref)
 	w.certificate(t, second.Ref)
-	_, err = w.RA.Expire(ctx, ra.ExpiryStep{Before: w.now, At: w.now})
+	_, err = w.Retention.Expire(ctx, ra.ExpiryStep{Before: w.now, At: w.now})
 	mustRefuse(t, err, pki.RuleRequest)
 }
 
@@ -134,7 +134,7 @@ func mixedLifetimes(t *testing.T, w *world) {
 		func() {
 			s := ra.ExpiryStep{Before: before, At: at, Limit: step}
 			for {
-				one, err := w.RA.Expire(context.Background(), s)
+				one, err := w.Retention.Expire(context.Background(), s)
 				if err != nil {
 					t.Errorf("a step: %v", err)
 					return
@@ -265,7 +265,7 @@ func tokensLeave(t *testing.T, w *world) {
 
 // neverPastTheLog asks with the time of a clock that is a year ahead.
 func neverPastTheLog(t *testing.T, w *world) {
-	none, err := w.RA.Expire(context.Background(), ra.ExpiryStep{Before: w.now, At: w.now, Limit: 10})
+	none, err := w.Retention.Expire(context.Background(), ra.ExpiryStep{Before: w.now, At: w.now, Limit: 10})
 	must(t, err)
 	mustEqual(t, "what left an empty store", none, ra.Expired{})
 	id := w.issued(t).Identity
@@ -279,7 +279,7 @@ func neverPastTheLog(t *testing.T, w *world) {
 func ageGrows(t *testing.T, w *world) {
 	advance := func(by time.Duration, now time.Time) time.Time {
 		t.Helper()
-		age, err := w.RA.Advance(context.Background(), by, now)
+		age, err := w.Retention.Advance(context.Background(), by, now)
 		must(t, err)
 		return age
 	}
@@ -305,10 +305,10 @@ func lostStep(t *testing.T, w *world) {
 		w.pass(t, 2*time.Minute)
 		step := ra.ExpiryStep{Before: w.now, At: w.now, Limit: 10}
 		w.LoseCommit(applies)
-		_, err := w.RA.Expire(context.Background(), step)
+		_, err := w.Retention.Expire(context.Background(), step)
 		mustPass(t, err)
 		before := len(w.entries(t))
-		e, err := w.RA.Expire(context.Background(), step)
+		e, err := w.Retention.Expire(context.Background(), step)
 		must(t, err)
 		w.mustBeGone(t, r.Ref)
 		if left := e.Certificates == 1; left == applies || len(w.entries(t))-before != e.Certificates {
@@ -319,7 +319,7 @@ func lostStep(t *testing.T, w *world) {
 
 func census(t *testing.T, w *world) {
 	ctx := context.Background()
-	c, err := w.RA.Census(ctx, w.now, w.now)
+	c, err := w.Retention.Census(ctx, w.now, w.now)
 	must(t, err)
 	if !c.OldestNotAfter.IsZero() || c.Good.N+c.Keys.N+c.LogEntries != 0 || c.Bytes == 0 {
 		t.Errorf("an empty store has %+v", c)
@@ -332,7 +332,7 @@ func census(t *testing.T, w *world) {
 	w.apply(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Certificate: revoked.Ref})
 	w.token(t, good.Identity)
 	w.pass(t, 30*time.Minute)
-	c, err = w.RA.Census(ctx, w.now, short.NotAfter.Add(time.Second))
+	c, err = w.Retention.Census(ctx, w.now, short.NotAfter.Add(time.Second))
 	must(t, err)
 	n := func(n uint64) ra.Count { return ra.Count{N: n} }
 	want := ra.Census{
@@ -342,10 +342,10 @@ func census(t *testing.T, w *world) {
 		LogEntries: uint64(len(w.entries(t))), Bytes: c.Bytes, FreeBytes: c.FreeBytes,
 	}
 	mustEqual(t, "the census", c, want)
-	waiting, err := w.RA.Waiting(ctx, w.now, 100)
+	waiting, err := w.Retention.Waiting(ctx, w.now, 100)
 	must(t, err)
 	mustEqual(t, "what waits", waiting, 2)
-	waiting, err = w.RA.Waiting(ctx, w.now, 1)
+	waiting, err = w.Retention.Waiting(ctx, w.now, 1)
 	must(t, err)
 	mustEqual(t, "what waits, of one at most", waiting, 1)
 }
