@@ -39,6 +39,8 @@ var access = map[string]who{
 	brevetv1.LogService_ListEntries_FullMethodName: operators,
 	brevetv1.LogService_GetHead_FullMethodName:     operators,
 
+	brevetv1.StoreService_GetStats_FullMethodName: operators,
+
 	// Public knowledge: whether the server is up, and what its API looks like.
 	"/grpc.health.v1.Health/Check":                                   anybody,
 	"/grpc.health.v1.Health/List":                                    anybody,
@@ -69,6 +71,7 @@ var works = map[string]work{
 	brevetv1.CRLService_ListCRLs_FullMethodName:                 readings,
 	brevetv1.LogService_ListEntries_FullMethodName:              readings,
 	brevetv1.LogService_GetHead_FullMethodName:                  readings,
+	brevetv1.StoreService_GetStats_FullMethodName:               readings,
 }
 
 // operatorPath opens the reserved paths of operators. Nobody but an operator is ever issued a certificate under it.

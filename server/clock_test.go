@@ -14,6 +14,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
@@ -139,4 +140,44 @@ func TestTheServersClockIsFarBehind(t *testing.T) {
 	w.Clock.Advance(2 * time.Hour)
 	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), enrollment))(t)
 	servertest.Must(device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t))))(t)
+}
+
+// A server that starts while the clock is a year ahead of everything that happened takes nothing out of the store, though it
+// logs with that clock; when the clock is right again all is there.
+func TestAClockThatIsAYearAheadExpiresNothing(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	device := w.Enrolled(t, "device", "device/1")
+	swept := func() {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			if _, text := ask(t, w, "/metrics"); metric(t, text, "brevet_last_sweep_timestamp_seconds") > 0 {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("the server does not sweep")
+			}
+		}
+	}
+	swept()
+	number := published(t, w, big.NewInt(0)).Number
+	year := 365 * 24 * time.Hour
+	w.StopServer(t)
+	w.Clock.Advance(year)
+	for range 2 { // the second time the log has come that far too
+		w.Serve(t, servertest.Options{})
+		swept()
+		number = published(t, w, number).Number
+		w.StopServer(t)
+	}
+	w.Clock.Advance(-year)
+	w.Serve(t, servertest.Options{})
+	w.Status(t, device.Certificate, "good")
+	stats := servertest.Must(w.Operator.GetStats(t.Context(), &brevetv1.GetStatsRequest{}))(t)
+	if c := stats.GetCertificates(); c.GetGood().GetValue() < 3 || c.GetWaiting().GetValue() != 0 || stats.GetRetention().GetLastCertificates() != 0 {
+		t.Errorf("the store has %v", stats)
+	}
+	if stats.GetFiles().GetStore() == 0 || stats.GetIdentities().GetEnrolled().GetValue() < 3 || stats.GetRetention().GetRetention().AsDuration() != ra.DefaultRetention {
+		t.Errorf("the store has %v", stats)
+	}
 }

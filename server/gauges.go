@@ -14,7 +14,7 @@ import (
 // gauges are what is read when somebody asks.
 type gauges struct {
 	ready, fenced, inFlight, tokenUp, tokenCalls, tokenSessions, tokenFailures, connections,
-	working, waiting, slots, away, expiry, current, crl, log, files, free, unread *prometheus.Desc
+	working, waiting, slots, away, expiry, current, crl, log, files, free, overdue, swept, unread *prometheus.Desc
 }
 
 func newGauges() gauges {
@@ -42,7 +42,10 @@ func newGauges() gauges {
 		log:     g("brevet_log_entries", "Entries of the log, by how far they have come: written, sequenced or archived.", "in"),
 		files:   g("brevet_file_bytes", "Sizes of the server's files: store, wal or archive.", "file"),
 		free:    g("brevet_disk_free_bytes", "Room on the disk of the store; 0 where it cannot be written."),
-		unread:  g("brevet_scrape_failures", "Parts of this answer that could not be read."),
+		overdue: g("brevet_records_waiting",
+			"Certificates on record that ended before the retention, and leave with the next sweep; counted up to 100000."),
+		swept:  g("brevet_last_sweep_timestamp_seconds", "When expired records last left the store, as Unix time; 0 before the first time."),
+		unread: g("brevet_scrape_failures", "Parts of this answer that could not be read."),
 	}
 }
 
@@ -51,7 +54,7 @@ func (s *Server) Describe(ch chan<- *prometheus.Desc) {
 	g := s.gauges
 	for _, d := range []*prometheus.Desc{
 		g.ready, g.fenced, g.inFlight, g.tokenUp, g.tokenCalls, g.tokenSessions, g.tokenFailures, g.connections,
-		g.working, g.waiting, g.slots, g.away, g.expiry, g.current, g.crl, g.log, g.files, g.free, g.unread,
+		g.working, g.waiting, g.slots, g.away, g.expiry, g.current, g.crl, g.log, g.files, g.free, g.overdue, g.swept, g.unread,
 	} {
 		ch <- d
 	}
@@ -91,6 +94,7 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	r.expiries(ctx)
 	r.backlog(ctx)
 	r.disk()
+	r.retention(ctx)
 	r.gauge(g.unread, float64(r.failures))
 }
 
@@ -168,6 +172,22 @@ func (r *reading) backlog(ctx context.Context) {
 		r.failures++
 	} else {
 		r.gauge(r.gauges.log, float64(written), "written")
+	}
+}
+
+// maxWaiting bounds what counting costs whoever collects.
+const maxWaiting = 100_000
+
+func (r *reading) retention(ctx context.Context) {
+	if waiting, err := r.config.Stores.Retention.Waiting(ctx, r.sweeper.Before(), maxWaiting); err != nil {
+		r.failures++
+	} else {
+		r.gauge(r.gauges.overdue, float64(waiting))
+	}
+	if last := r.sweeper.Last().Ended; last.IsZero() {
+		r.gauge(r.gauges.swept, 0)
+	} else {
+		r.at(r.gauges.swept, last)
 	}
 }
 

@@ -67,6 +67,7 @@ var rpcs = map[string]struct {
 	"brevet.v1.CRLService.ImportCRL":                                {admitted: result{codes.InvalidArgument, pki.RuleCRL}},
 	"brevet.v1.LogService.ListEntries":                              {admitted: fine},
 	"brevet.v1.LogService.GetHead":                                  {admitted: fine},
+	"brevet.v1.StoreService.GetStats":                               {admitted: fine},
 	"grpc.health.v1.Health.Check":                                   {anybody: true, admitted: fine},
 	"grpc.health.v1.Health.List":                                    {anybody: true, admitted: fine},
 	"grpc.health.v1.Health.Watch":                                   {anybody: true, admitted: fine},

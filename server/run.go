@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -49,6 +50,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	brevetv1.RegisterCertificateServiceServer(services, &certificates{registrar: s.registrar, revocations: s.revocations})
 	brevetv1.RegisterCRLServiceServer(services, &crls{records: s.config.Stores.Revocation, revocations: s.revocations})
 	brevetv1.RegisterLogServiceServer(services, &logs{records: s.config.Stores.Log, sequencer: s.sequencer, archive: s.config.Archive})
+	brevetv1.RegisterStoreServiceServer(services, &stores{records: s.config.Stores.Retention, sweeper: s.sweeper, disk: s.config.Disk, clock: s.config.Clock})
 	s.health = health.NewServer()
 	healthv1.RegisterHealthServer(services, s.health)
 	reflection.Register(services)
@@ -85,6 +87,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.responder.Follow(failed, s.config.Stores.Feed) })
 	group.Go(func() error { return s.revocations.Run(failed) })
 	group.Go(func() error { return s.watchToken(failed) })
+	group.Go(func() error { return s.sweeper.Run(failed) })
 	agents, stopAgents := context.WithCancel(failed)
 	defer stopAgents()
 	for _, a := range append([]*enroll.Agent{s.own}, s.delegates...) {
@@ -101,6 +104,7 @@ func (s *Server) Run(ctx context.Context) error {
 		group.Go(func() error {
 			return unlessClosed(public.Serve(s.limit(s.config.HTTP, portHTTP)))
 		})
+		debug.FreeOSMemory() // what reading the statuses and linting the profiles took
 		s.serving.Store(true)
 		s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
 		if s.ready != nil {

@@ -50,6 +50,8 @@ type Config struct {
 	Disk        Disk
 	// Limits say how often callers may call.
 	Limits Limits
+	// Retention is how long records stay in the store after the end of what they are about.
+	Retention time.Duration
 	// Traces says where traces of calls go; the zero value is nowhere.
 	Traces Traces
 	Clock  func() time.Time
@@ -60,6 +62,7 @@ type Config struct {
 type Stores struct {
 	CA         ca.Journal
 	RA         ra.Records
+	Retention  ra.RetentionRecords
 	Revocation revocation.Records
 	Feed       responder.Feed
 	Log        translog.Records
@@ -80,6 +83,7 @@ type Server struct {
 	authority   *ca.Authority
 	registrar   *ra.Registrar
 	revocations *revocation.Authority
+	sweeper     *ra.Sweeper
 	gate        *gate
 	intake      *intake
 	own         *enroll.Agent   // the server's own certificate
@@ -136,6 +140,12 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	s.revocations, err = revocation.New(revocation.Config{
 		Issuers: signers, Elsewhere: elsewhere(c), Records: c.Stores.Revocation,
 		Sink: s.responder, Publisher: s.responder, Clock: c.Clock, Log: c.Log,
+	})
+	if err != nil {
+		return err
+	}
+	s.sweeper, err = ra.NewSweeper(ra.SweeperConfig{
+		Records: c.Stores.Retention, Retention: c.Retention, Busy: func() bool { return s.authority.InFlight() > 0 }, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err

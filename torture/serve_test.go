@@ -15,6 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/servertest"
@@ -91,7 +92,7 @@ func (o orders) serve(ctx context.Context, steps *steps) (err error) {
 	if err != nil {
 		return err
 	}
-	stores, err := plant(o.Plant, server.Stores{CA: db.CA(), RA: db.RA(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log()})
+	stores, err := plant(o.Plant, server.Stores{CA: db.CA(), RA: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log()})
 	if err != nil {
 		return err
 	}
@@ -102,7 +103,7 @@ func (o orders) serve(ctx context.Context, steps *steps) (err error) {
 	s, err := server.New(ctx, server.Config{
 		TrustDomain: trustDomain, Names: []string{"localhost"}, Address: "localhost:7443", Directory: filepath.Join(o.Dir, ownName),
 		GRPC: grpc, HTTP: public, Issuers: issuers, Authorities: all, Profiles: profiles,
-		Stores: steps.wrap(stores), Archive: archive, Token: hsm.Watched{Token: token}, Disk: &servertest.Disk{}, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: time.Now, Log: log,
+		Stores: steps.wrap(stores), Archive: archive, Token: hsm.Watched{Token: token}, Disk: &servertest.Disk{}, Retention: ra.DefaultRetention, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: time.Now, Log: log,
 	})
 	if err != nil {
 		return err

@@ -35,6 +35,7 @@ const (
 	CertificateReleased  Action = "certificate.released" // from hold
 	CRLPublished         Action = "crl.published"
 	RequestRefused       Action = "request.refused"
+	RecordsExpired       Action = "records.expired" // of what ended long ago, from the store
 )
 
 // Outcome says whether what an entry records took place.

@@ -102,7 +102,8 @@ func enrollCaller(ctx context.Context, identities brevetv1.IdentityServiceClient
 	if _, c.csr, err = newKeyAndCSR(); err != nil {
 		return nil, err
 	}
-	return c, c.open(ctx)
+	err = c.open(ctx)
+	return c, err
 }
 
 // open makes the connection.

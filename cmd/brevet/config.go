@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/viper"
@@ -20,6 +21,7 @@ import (
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
 )
@@ -51,6 +53,11 @@ type Config struct {
 	Profiles map[string]ca.ProfileConfig `yaml:"profiles"`
 	// How often callers may call. What is above that is refused as `server.rate`, with the time to come back at.
 	Limits LimitsConfig `yaml:"limits"`
+	// How long records stay in the store after the end of what they are about, at least `2d`: certificates with their
+	// request IDs, tokens, and keys that no certificate has any more. Until then `brevet cert` shows them and a repeated
+	// request is answered with them; after that the log alone has them. It has to be longer than the clock could be ahead
+	// without anybody noticing.
+	Retention time.Duration `yaml:"retention"`
 	// How the server logs, to standard error.
 	Log LogConfig `yaml:"log"`
 	// OpenTelemetry traces of gRPC calls and of the steps of issuing. Without an endpoint there are none.
@@ -119,7 +126,7 @@ func defaultConfig() Config {
 		Limits: LimitsConfig{Identity: RateConfig(limits.Identity), Address: RateConfig(limits.Address)},
 		Listen: ListenConfig{GRPC: ":7443", HTTP: ":7080", Operations: "127.0.0.1:7090"},
 		Token:  TokenConfig{Sessions: hsm.DefaultSessions},
-		Log:    LogConfig{Format: config.LogText},
+		Log:    LogConfig{Format: config.LogText}, Retention: ra.DefaultRetention,
 		Traces: TracesConfig{Share: 1},
 	}
 }
@@ -212,6 +219,7 @@ func (c *Config) check() error {
 		{"limits.identity.burst", admission.Rate(c.Limits.Identity).CheckBurst},
 		{"limits.address.per_second", admission.Rate(c.Limits.Address).CheckPerSecond},
 		{"limits.address.burst", admission.Rate(c.Limits.Address).CheckBurst},
+		{"retention", c.checkRetention},
 		{"traces.endpoint", c.Traces.checkEndpoint}, {"traces.share", c.Traces.checkShare},
 	} {
 		if err := k.check(); err != nil {
@@ -275,6 +283,13 @@ func (c *Config) checkAddress() error {
 		c.Address = net.JoinHostPort(c.Names[0], port)
 	}
 	return enroll.CheckServer(c.Address)
+}
+
+func (c *Config) checkRetention() error {
+	if c.Retention < ra.MinRetention {
+		return fmt.Errorf("%v is too short: keep records for %v at least", c.Retention, ra.MinRetention)
+	}
+	return nil
 }
 
 func (c TokenConfig) checkName() error {

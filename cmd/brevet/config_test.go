@@ -101,6 +101,7 @@ func TestWrongConfigurationsNameTheKey(t *testing.T) {
 		"log: {level: loud}":                    `:7: log.level: "loud" is no level: use debug, info, warn or error`,
 		"log: {level: [info]}":                  `:7: log.level: `,
 		"profiles: {pump: {kinds: [toaster]}}":  `profiles.pump.kinds: `,
+		"retention: 47h":                        `retention: 47h0m0s is too short: keep records for 48h0m0s at least`,
 		"profiles: {pump: {kinds: [va], lifetime: 1h, max_lifetime: 2h, keys: [P-256], key_usage: [keyAgreement], extended_key_usage: [clientAuth]}}": `profiles.pump.kinds: va is for`,
 		"profiles: {pump: {kind: [device]}}":               `:8: profiles.pump.kind: there is no such key; the nearest is kinds`,
 		"profiles: {pump: {kinds: [device], lifetime: 1}}": `profiles.pump.lifetime: pki: "1" is not a duration`,

@@ -80,7 +80,7 @@ func newRoot() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
-		newDev(), newServe(), newCeremony(), newLogin(), newToken(), newIdentity(), newCert(), newCRL(), newLog(), newBench(), newManual(), newVersion(),
+		newDev(), newServe(), newCeremony(), newLogin(), newToken(), newIdentity(), newCert(), newCRL(), newLog(), newStore(), newBench(), newManual(), newVersion(),
 	)
 	root.SetHelpCommand(newHelp())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

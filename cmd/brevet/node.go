@@ -161,9 +161,9 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 		Directory: filepath.Join(n.config.Directory, "own"), GRPC: p.grpc, HTTP: p.http, Operations: p.operations,
 		Issuers: issuers, Authorities: all, Profiles: profiles,
 		Stores: server.Stores{
-			CA: n.store.CA(), RA: n.store.RA(), Revocation: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
+			CA: n.store.CA(), RA: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
 		},
-		Archive: n.archive, Token: hsm.Watched{Token: n.token, Keys: n.keys}, Disk: n.config.volume(),
+		Archive: n.archive, Token: hsm.Watched{Token: n.token, Keys: n.keys}, Disk: n.config.volume(), Retention: n.config.Retention,
 		Limits: server.Limits{Identity: admission.Rate(n.config.Limits.Identity), Address: admission.Rate(n.config.Limits.Address)},
 		Traces: server.Traces{Endpoint: n.config.Traces.Endpoint, Share: n.config.Traces.Share}, Clock: time.Now, Log: n.log,
 	})

@@ -112,7 +112,7 @@ func (r *Responder) issuer(id pki.IssuerID) *issuer {
 	if i := r.issuers[id]; i != nil {
 		return i
 	}
-	i := &issuer{id: id, statuses: statuses{bySerial: map[pki.Serial]entry{}}}
+	i := &issuer{id: id, statuses: newStatuses()}
 	r.issuers[id] = i
 	return i
 }

@@ -26,6 +26,7 @@ type Caller struct {
 	brevetv1.CertificateServiceClient
 	brevetv1.CRLServiceClient
 	brevetv1.LogServiceClient
+	brevetv1.StoreServiceClient
 }
 
 // Holder is a party with a certificate.
@@ -51,7 +52,7 @@ func (w *World) Caller(t testing.TB, certificate *tls.Certificate, options ...gr
 	t.Cleanup(func() { _ = conn.Close() }) // a test may have closed it
 	return &Caller{
 		conn, brevetv1.NewEnrollmentServiceClient(conn), brevetv1.NewIdentityServiceClient(conn),
-		brevetv1.NewCertificateServiceClient(conn), brevetv1.NewCRLServiceClient(conn), brevetv1.NewLogServiceClient(conn),
+		brevetv1.NewCertificateServiceClient(conn), brevetv1.NewCRLServiceClient(conn), brevetv1.NewLogServiceClient(conn), brevetv1.NewStoreServiceClient(conn),
 	}
 }
 

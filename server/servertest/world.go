@@ -25,6 +25,7 @@ import (
 	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
@@ -222,7 +223,7 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), GRPC: grpc, HTTP: public, Operations: operations,
 		Issuers: []ca.Issuer{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
-		Stores: stores, Archive: w.archive, Token: token, Disk: w.Disk, Limits: limits, Traces: o.Traces,
+		Stores: stores, Archive: w.archive, Token: token, Disk: w.Disk, Retention: ra.DefaultRetention, Limits: limits, Traces: o.Traces,
 		Clock: w.Clock.Now, Log: w.logger(),
 	}
 }

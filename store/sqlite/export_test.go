@@ -22,5 +22,22 @@ const (
 	PageOfOne         = pageOfOne
 )
 
+// The statements of a step of a sweep, and what counts certificates.
+const (
+	SelectExpired = selectExpired
+	DeleteExpired = deleteExpired
+	DeleteTokens  = deleteTokens
+	CountRange    = countRange
+)
+
+// Hold has the writing connection until release is closed, and says when it has it.
+func (db *DB) Hold(held chan<- struct{}, release <-chan struct{}) error {
+	return db.write(context.Background(), "hold the writer", func(context.Context, *writeTx) error {
+		close(held)
+		<-release
+		return nil
+	})
+}
+
 // Fail puts an error of SQLite into words.
 func Fail(err error) error { return fail("try", err) }

@@ -15,7 +15,14 @@ type guarded struct {
 	identity    int64
 	token       int64
 	predecessor int64
-	newKey      bool
+}
+
+// names is how often certificates will name the key: the new one, and the one that it renews.
+func (g guarded) names() int {
+	if g.predecessor != 0 {
+		return 2
+	}
+	return 1
 }
 
 // selectGuarded finds the identity of a record, with what is on record about the certificate that it renews, the request
@@ -80,7 +87,6 @@ func (tx *writeTx) checkGuard(ctx context.Context, r ca.Record, at time.Time) (g
 	if refusal := f.key.against(r.Guard.Key, g.identity); refusal != nil {
 		return g, refusal
 	}
-	g.newKey = !f.key.identity.Valid
 	return g, nil
 }
 

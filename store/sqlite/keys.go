@@ -60,10 +60,25 @@ func (k *keyRow) against(key pki.KeyHash, identity int64) *pki.Refusal {
 	}
 }
 
-// claim records that an identity has a key certified, which its guard has found to be nobody else's.
-func (tx *writeTx) claim(ctx context.Context, key pki.KeyHash, identity int64) error {
+// claim records that an identity has a key certified, which its guard has found to be nobody else's, and how often the
+// certificate and the one before it name the key.
+func (tx *writeTx) claim(ctx context.Context, key pki.KeyHash, identity int64, names int) error {
 	_, err := tx.ExecContext(ctx, `
-		INSERT INTO keys (id, rest, identity) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET identity = excluded.identity`,
-		keyID(key), keyRest(key), identity)
+		INSERT INTO keys (id, rest, identity, named) VALUES (?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET identity = excluded.identity, named = named + excluded.named`,
+		keyID(key), keyRest(key), identity, names)
 	return err
+}
+
+// unname takes back that a certificate names a key. One that no certificate names any more leaves, unless it was
+// compromised: that one must never be certified again.
+func (tx *writeTx) unname(ctx context.Context, key int64) (left bool, err error) {
+	result, err := tx.ExecContext(ctx, `DELETE FROM keys WHERE id = ? AND named = 1 AND compromised_at IS NULL`, key)
+	if err != nil {
+		return false, err
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 1 {
+		return n == 1, err
+	}
+	return false, tx.execOne(ctx, `UPDATE keys SET named = named - 1 WHERE id = ?`, key)
 }

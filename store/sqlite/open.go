@@ -36,7 +36,8 @@ const (
 type DB struct {
 	path   string
 	lock   *os.File
-	writer *sql.DB // one connection, whose transactions begin IMMEDIATE
+	writer *sql.DB       // one connection, whose transactions begin IMMEDIATE
+	turn   chan struct{} // holds one value while somebody has the writing connection
 	reader *sql.DB
 
 	closing  sync.Once
@@ -59,7 +60,7 @@ func open(ctx context.Context, path string, d driver.Driver) (_ *DB, err error) 
 	if dir := filepath.Dir(path); !isDirectory(dir) {
 		return nil, &MissingDirectoryError{Dir: dir}
 	}
-	db := &DB{path: path}
+	db := &DB{path: path, turn: make(chan struct{}, 1)}
 	if db.lock, err = takeLock(path + ".lock"); err != nil {
 		return nil, err
 	}

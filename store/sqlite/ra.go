@@ -8,7 +8,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// RA is the registration authority's view of a DB: an ra.Records.
+// RA is the registration authority's view of a DB: an ra.Records and ra.RetentionRecords.
 type RA struct{ db *DB }
 
 // Refused logs a refusal.

@@ -90,10 +90,8 @@ func (tx *writeTx) issue(ctx context.Context, r ca.Record, at time.Time) (*pki.R
 	if err != nil {
 		return nil, err
 	}
-	if g.newKey {
-		if err := tx.claim(ctx, r.KeyHash, g.identity); err != nil {
-			return nil, err
-		}
+	if err := tx.claim(ctx, r.KeyHash, g.identity, g.names()); err != nil {
+		return nil, err
 	}
 	if err := tx.consume(ctx, r.Guard, g); err != nil {
 		return nil, err

@@ -54,6 +54,7 @@ type mill struct {
 	tb    testing.TB
 	db    *sqlite.DB
 	epoch ca.Epoch
+	at    time.Time // of what it issues
 	next  uint64
 }
 
@@ -68,7 +69,7 @@ func newMill(tb testing.TB, path string) *mill {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &mill{tb: tb, db: db, epoch: epoch}
+	return &mill{tb: tb, db: db, epoch: epoch, at: at}
 }
 
 func (m *mill) identity(n uint64) pki.SPIFFEID {
@@ -88,6 +89,7 @@ func (m *mill) issue(ids []pki.SPIFFEID, predecessors []ca.Record) []ca.Record {
 	for i, id := range ids {
 		m.next++
 		r := record(id, m.next)
+		r.NotBefore, r.NotAfter = m.at, m.at.Add(24*time.Hour)
 		if predecessors != nil {
 			r.Guard.Predecessor = predecessors[i].Ref
 		}
@@ -98,7 +100,7 @@ func (m *mill) issue(ids []pki.SPIFFEID, predecessors []ca.Record) []ca.Record {
 	if _, err := m.db.CA().Write(context.Background(), m.epoch, nil, []ca.Intent{intent}); err != nil {
 		m.tb.Fatal(err)
 	}
-	verdicts, err := m.db.CA().Write(context.Background(), m.epoch, []ca.Settlement{{Intent: intent, Records: records, At: at}}, nil)
+	verdicts, err := m.db.CA().Write(context.Background(), m.epoch, []ca.Settlement{{Intent: intent, Records: records, At: m.at}}, nil)
 	if err != nil {
 		m.tb.Fatal(err)
 	}
@@ -225,11 +227,14 @@ func TestQueriesUseIndexes(t *testing.T) {
 	}
 	db := raw(t, path)
 	for query, index := range map[string]string{
-		`SELECT 1 FROM certificates WHERE identity = ? AND request = ?`:                                                            "certificates_by_request",
-		`SELECT k.rest FROM identities n LEFT JOIN keys k ON k.id = ? WHERE n.spiffe_id = ?`:                                       "SEARCH k USING INTEGER PRIMARY KEY",
-		`SELECT serial FROM certificates WHERE issuer = (SELECT 1) AND state <> 1 AND not_after >= ? ORDER BY serial`:              "certificates_revoked",
-		`SELECT serial FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.serial = ? AND i.issuer = ?`:                  "sqlite_autoindex_certificates_1",
-		`DELETE FROM certificates WHERE not_after < ?`:                                                                             "certificates_by_expiry",
+		`SELECT 1 FROM certificates WHERE identity = ? AND request = ?`:                                               "certificates_by_request",
+		`SELECT k.rest FROM identities n LEFT JOIN keys k ON k.id = ? WHERE n.spiffe_id = ?`:                          "SEARCH k USING INTEGER PRIMARY KEY",
+		`SELECT serial FROM certificates WHERE issuer = (SELECT 1) AND state <> 1 AND not_after >= ? ORDER BY serial`: "certificates_revoked",
+		`SELECT serial FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.serial = ? AND i.issuer = ?`:     "sqlite_autoindex_certificates_1",
+		sqlite.SelectExpired: "certificates_by_expiry",
+		sqlite.DeleteExpired: "certificates_by_expiry",
+		sqlite.CountRange:    "certificates_by_expiry",
+		sqlite.DeleteTokens:  "tokens_by_expiry",
 		`SELECT log.id FROM log LEFT JOIN chain ON chain.id = log.id WHERE log.id > ? AND log.id <= ? ORDER BY log.id`:             "INTEGER PRIMARY KEY",
 		`SELECT spiffe_id FROM identities WHERE spiffe_id > ? ORDER BY spiffe_id LIMIT ?`:                                          "sqlite_autoindex_identities_1",
 		`SELECT c.id FROM certificates c WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? `: "certificates_by_request",

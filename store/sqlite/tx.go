@@ -18,9 +18,17 @@ type writeTx struct {
 }
 
 // write runs do in a transaction and commits it. The context bounds the wait for the writing connection; a transaction
-// that has begun runs to its end, which is not far: a caller's patience is no reason to lose a batch of others.
+// that has begun runs to its end, which is not far: a caller's patience is no reason to lose a batch of others. Those who
+// wait are served in the order of their coming, which database/sql does not promise: nobody waits for the second
+// transaction of somebody else.
 // An error means that nothing was written, unless it is one of COMMIT.
 func (db *DB) write(ctx context.Context, what string, do func(context.Context, *writeTx) error) error {
+	select {
+	case db.turn <- struct{}{}: // the runtime keeps senders in their order
+	case <-ctx.Done():
+		return fail(what, ctx.Err())
+	}
+	defer func() { <-db.turn }()
 	conn, err := db.writer.Conn(ctx)
 	if err != nil {
 		return fail(what, err)

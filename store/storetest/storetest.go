@@ -1,4 +1,4 @@
-// Package storetest is what every store has to pass: the contracts of ca.Journal, ca.Installations, ra.Records,
+// Package storetest is what every store has to pass: the contracts of ca.Journal, ca.Installations, ra.Records, ra.RetentionRecords,
 // revocation.Records, responder.Feed and translog.Records, sentence by sentence, against a real store. It refuses to
 // know which engine that is; what only one engine has is tested beside that engine.
 package storetest
@@ -18,6 +18,7 @@ type Store struct {
 	Journal       ca.Journal
 	Installations ca.Installations
 	RA            ra.Records
+	Retention     ra.RetentionRecords
 	Revocation    revocation.Records
 	Feed          responder.Feed
 	Log           translog.Records
@@ -35,6 +36,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"installations": testInstallations, "identities": testIdentities, "tokens": testTokens,
 		"certificates": testCertificates, "orders": testOrders, "identity orders": testIdentityOrders,
 		"crls": testCRLs, "feed": testFeed, "replay": testReplay, "log": testLog,
+		"retention": testRetention,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

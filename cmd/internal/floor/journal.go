@@ -89,7 +89,7 @@ func (j *journal) register(i int) error {
 	if err != nil {
 		return err
 	}
-	_, err = j.conn.ExecContext(j.ctx, `INSERT INTO keys (id, rest, identity) VALUES (?1, randomblob(24), ?1)`, i+1)
+	_, err = j.conn.ExecContext(j.ctx, `INSERT INTO keys (id, rest, identity, named) VALUES (?1, randomblob(24), ?1, 1)`, i+1)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,8 @@ CREATE TABLE keys (
     id             INTEGER PRIMARY KEY,
     rest           BLOB    NOT NULL CHECK (length(rest) = 24),
     identity       INTEGER REFERENCES identities (id),
-    compromised_at INTEGER
+    compromised_at INTEGER,
+    named          INTEGER NOT NULL CHECK (named >= 0)
 ) STRICT;
 
 CREATE TABLE certificates (
@@ -45,8 +46,8 @@ CREATE TABLE certificates (
     issuer        INTEGER NOT NULL REFERENCES issuers (id),
     identity      INTEGER REFERENCES identities (id),
     request       BLOB CHECK (length(request) = 16),
-    key           INTEGER REFERENCES keys (id) DEFERRABLE INITIALLY DEFERRED,
-    successor     INTEGER REFERENCES keys (id), -- the key that it was renewed with
+    key           INTEGER,
+    successor     INTEGER, -- the key that it was renewed with
     profile       TEXT,
     not_before    INTEGER,
     not_after     INTEGER NOT NULL,

@@ -70,27 +70,30 @@ CREATE TABLE tokens (
     spent      INTEGER NOT NULL DEFAULT 0 CHECK (spent IN (0, 1)),
     CHECK ((request IS NULL) = (key_hash IS NULL))
 ) STRICT;
+CREATE INDEX tokens_by_expiry ON tokens (expires_at);
 
 -- Public keys, each of one identity; of none where nobody had it certified. The first 8 octets of the SHA-256 of the
 -- SubjectPublicKeyInfo are the row's number, as SQLite's signed integer, so that a key is found without an index; two
--- keys that begin alike cannot both be certified.
+-- keys that begin alike cannot both be certified. A key that no certificate names leaves; a compromised one stays.
 CREATE TABLE keys (
     id             INTEGER PRIMARY KEY,
     rest           BLOB    NOT NULL CHECK (length(rest) = 24),
     identity       INTEGER REFERENCES identities (id),
-    compromised_at INTEGER
+    compromised_at INTEGER,
+    named          INTEGER NOT NULL CHECK (named >= 0) -- how often certificates name it, as their key or as the next one
 ) STRICT;
 
 -- Every serial number that an issuing key has signed or was about to. One without an identity was never released: it
--- has a digest in place of the certificate, and is revoked.
+-- has a digest in place of the certificate, and is revoked. Its key and successor are rows of keys, which count that:
+-- for a foreign key SQLite would read every certificate whenever a key leaves.
 CREATE TABLE certificates (
     id            INTEGER PRIMARY KEY,
     serial        BLOB    NOT NULL UNIQUE CHECK (length(serial) = 20),
     issuer        INTEGER NOT NULL REFERENCES issuers (id),
     identity      INTEGER REFERENCES identities (id),
     request       BLOB CHECK (length(request) = 16),
-    key           INTEGER REFERENCES keys (id) DEFERRABLE INITIALLY DEFERRED,
-    successor     INTEGER REFERENCES keys (id), -- the key that it was renewed with
+    key           INTEGER,
+    successor     INTEGER, -- the key that it was renewed with
     profile       TEXT,
     not_before    INTEGER,
     not_after     INTEGER NOT NULL,
@@ -137,4 +140,11 @@ CREATE TABLE log (
 CREATE TABLE chain (
     id    INTEGER PRIMARY KEY,
     value BLOB    NOT NULL CHECK (length(value) = 32)
+) STRICT;
+
+-- How far time has come by what the store has lived through, which no clock that was set can hurry; no row before that
+-- was asked for the first time.
+CREATE TABLE age (
+    id   INTEGER PRIMARY KEY CHECK (id = 1),
+    time INTEGER NOT NULL
 ) STRICT;

@@ -1,0 +1,132 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+)
+
+// countUpTo bounds what a census costs: of what there is more than that, it says so.
+const countUpTo = 1_000_000
+
+// What a census counts: certificates by one index each, of which SQLite would choose another for the second.
+const (
+	countRange  = `SELECT count(*) FROM (SELECT 1 FROM certificates WHERE not_after >= ? AND not_after < ? LIMIT ?)`
+	countStates = `
+		SELECT state, identity IS NULL, count(*)
+		FROM (SELECT state, identity FROM certificates INDEXED BY certificates_revoked WHERE state <> 1 LIMIT ?) GROUP BY 1, 2`
+	countIdentities  = `SELECT state, count(*) FROM (SELECT state FROM identities LIMIT ?) GROUP BY state`
+	countEnrollments = `
+		SELECT count(*), coalesce(sum(spent), 0), coalesce(sum(spent = 0 AND expires_at <= ?), 0)
+		FROM (SELECT spent, expires_at FROM tokens LIMIT ?)`
+	countKeys = `SELECT count(*), count(compromised_at) FROM (SELECT compromised_at FROM keys LIMIT ?)`
+	measure   = `
+		SELECT coalesce((SELECT min(not_after) FROM certificates), 0), (SELECT coalesce(max(id), 0) FROM log),
+		       (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size),
+		       (SELECT freelist_count FROM pragma_freelist_count) * (SELECT page_size FROM pragma_page_size)`
+)
+
+// Census counts what there is, through a reading connection.
+func (r *RA) Census(ctx context.Context, at, before time.Time) (ra.Census, error) {
+	var c ra.Census
+	err := r.db.read(ctx, "count the records", func(ctx context.Context, tx *sql.Tx) error {
+		c = ra.Census{Identities: map[pki.IdentityState]ra.Count{}}
+		for _, count := range []func(context.Context, *sql.Tx) error{
+			func(ctx context.Context, tx *sql.Tx) error { return countByEnd(ctx, tx, &c, at, before) },
+			func(ctx context.Context, tx *sql.Tx) error { return countByState(ctx, tx, &c) },
+			func(ctx context.Context, tx *sql.Tx) error { return countOthers(ctx, tx, &c, at) },
+		} {
+			if err := count(ctx, tx); err != nil {
+				return err
+			}
+		}
+		var oldest int64
+		err := tx.QueryRowContext(ctx, measure).Scan(&oldest, &c.LogEntries, &c.Bytes, &c.FreeBytes)
+		if oldest != 0 {
+			c.OldestNotAfter = fromMillis(oldest)
+		}
+		return err
+	})
+	if err != nil {
+		return ra.Census{}, err
+	}
+	return c, nil
+}
+
+// counted is a count that ended at countUpTo at the latest.
+func counted(n uint64) ra.Count { return ra.Count{N: n, AtLeast: n >= countUpTo} }
+
+func countByEnd(ctx context.Context, tx *sql.Tx, c *ra.Census, at, before time.Time) error {
+	const first, last = -1 << 62, 1 << 62
+	for _, r := range []struct {
+		into     *ra.Count
+		from, to int64
+	}{
+		{&c.Unexpired, millis(at), last}, {&c.Expired, millis(before), millis(at)}, {&c.Waiting, first, millis(before)},
+	} {
+		var n uint64
+		if err := tx.QueryRowContext(ctx, countRange, r.from, r.to, countUpTo).Scan(&n); err != nil {
+			return err
+		}
+		*r.into = counted(n)
+	}
+	return nil
+}
+
+func countByState(ctx context.Context, tx *sql.Tx, c *ra.Census) error {
+	rows, err := tx.QueryContext(ctx, countStates, countUpTo)
+	var all uint64
+	err = each(rows, err, func(rows *sql.Rows) error {
+		var state pki.State
+		var unreleased bool
+		var n uint64
+		if err := rows.Scan(&state, &unreleased, &n); err != nil {
+			return err
+		}
+		all += n
+		switch {
+		case unreleased:
+			c.Unreleased.N = n
+		case state == pki.Hold:
+			c.OnHold.N = n
+		default:
+			c.Revoked.N = n
+		}
+		return nil
+	})
+	more := counted(all).AtLeast
+	c.OnHold.AtLeast, c.Revoked.AtLeast, c.Unreleased.AtLeast = more, more, more
+	c.Good = c.Unexpired.Add(c.Expired).Add(c.Waiting).Less(ra.Count{N: all, AtLeast: more})
+	return err
+}
+
+func countOthers(ctx context.Context, tx *sql.Tx, c *ra.Census, at time.Time) error {
+	rows, err := tx.QueryContext(ctx, countIdentities, countUpTo)
+	var all uint64
+	err = each(rows, err, func(rows *sql.Rows) error {
+		var state pki.IdentityState
+		var n uint64
+		err := rows.Scan(&state, &n)
+		c.Identities[state] = ra.Count{N: n}
+		all += n
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for state, n := range c.Identities {
+		c.Identities[state] = ra.Count{N: n.N, AtLeast: counted(all).AtLeast}
+	}
+	var tokens, spent, expired, keys, compromised uint64
+	if err := tx.QueryRowContext(ctx, countEnrollments, millis(at), countUpTo).Scan(&tokens, &spent, &expired); err != nil {
+		return err
+	}
+	more := counted(tokens).AtLeast
+	c.OpenTokens, c.SpentTokens, c.ExpiredTokens = ra.Count{N: tokens - spent - expired, AtLeast: more}, ra.Count{N: spent, AtLeast: more}, ra.Count{N: expired, AtLeast: more}
+	err = tx.QueryRowContext(ctx, countKeys, countUpTo).Scan(&keys, &compromised)
+	c.Keys, c.CompromisedKeys = counted(keys), ra.Count{N: compromised, AtLeast: counted(keys).AtLeast}
+	return err
+}

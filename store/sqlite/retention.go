@@ -1,0 +1,188 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// retentionActor is who takes expired records away.
+var retentionActor = pki.ActorSystem("retention")
+
+// Advance moves the age of the records on.
+func (r *RA) Advance(ctx context.Context, by time.Duration, now time.Time) (time.Time, error) {
+	var age time.Time
+	err := r.db.write(ctx, "advance the age of the records", func(ctx context.Context, tx *writeTx) error {
+		before, err := tx.age(ctx)
+		if err != nil || before.IsZero() {
+			return err // nothing has happened yet that could have an age
+		}
+		age = before
+		if now.After(before) {
+			age = earlier(before.Add(by), now)
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO age (id, time) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET time = excluded.time`, millis(age))
+		return err
+	})
+	return earlier(age, now), err
+}
+
+// age reads how far the records have come; before that was ever asked for, as far as the log.
+func (tx *writeTx) age(ctx context.Context) (time.Time, error) {
+	var age int64
+	err := tx.QueryRowContext(ctx, `SELECT time FROM age`).Scan(&age)
+	if errors.Is(err, sql.ErrNoRows) {
+		return tx.newestEntry(ctx)
+	}
+	return fromMillis(age), err
+}
+
+// newestEntry returns the time of the log's newest entry, zero where there is none.
+func (tx *writeTx) newestEntry(ctx context.Context) (time.Time, error) {
+	var encoded []byte
+	err := tx.QueryRowContext(ctx, `SELECT entry FROM log ORDER BY id DESC LIMIT 1`).Scan(&encoded)
+	if errors.Is(err, sql.ErrNoRows) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	e, err := translog.ParseEntry(encoded)
+	return e.Time, err
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// Expire takes one step through what has ended.
+func (r *RA) Expire(ctx context.Context, s ra.ExpiryStep) (ra.Expired, error) {
+	if err := checkLimit(s.Limit); err != nil {
+		return ra.Expired{}, err
+	}
+	var gone ra.Expired
+	err := r.db.write(ctx, "take expired records away", func(ctx context.Context, tx *writeTx) error {
+		gone = ra.Expired{}
+		newest, err := tx.newestEntry(ctx)
+		if err != nil {
+			return err
+		}
+		before := millis(earlier(s.Before, newest))
+		oldest, err := tx.expireCertificates(ctx, s, before, &gone)
+		if err != nil {
+			return err
+		}
+		if err := tx.expireTokens(ctx, s.Limit, before, &gone); err != nil {
+			return err
+		}
+		if gone.Certificates+gone.Tokens == 0 {
+			return nil
+		}
+		return tx.append(ctx, expiredEntry(s.At, oldest, gone))
+	})
+	if err != nil {
+		return ra.Expired{}, err
+	}
+	return gone, nil
+}
+
+// expireCertificates looks at the next certificates that ended before a time, and takes those away that may leave. It
+// returns the end of the first of them.
+func (tx *writeTx) expireCertificates(ctx context.Context, s ra.ExpiryStep, before int64, gone *ra.Expired) (oldest time.Time, err error) {
+	last, looked, err := tx.endOfStep(ctx, s, before)
+	if err != nil || looked == 0 {
+		return oldest, err
+	}
+	gone.Next, gone.More = last, looked == s.Limit
+	var keys []int64
+	rows, err := tx.QueryContext(ctx, deleteExpired, millis(s.After.NotAfter), s.After.Row, millis(last.NotAfter), last.Row)
+	err = each(rows, err, func(rows *sql.Rows) error {
+		var notAfter int64
+		var key, successor sql.NullInt64
+		if err := rows.Scan(&notAfter, &key, &successor); err != nil {
+			return err
+		}
+		for _, k := range []sql.NullInt64{key, successor} {
+			if k.Valid {
+				keys = append(keys, k.Int64)
+			}
+		}
+		if at := fromMillis(notAfter); gone.Certificates == 0 || at.Before(oldest) {
+			oldest = at
+		}
+		gone.Certificates++
+		return nil
+	})
+	for i := 0; i < len(keys) && err == nil; i++ {
+		var left bool
+		if left, err = tx.unname(ctx, keys[i]); left {
+			gone.Keys++
+		}
+	}
+	return oldest, err
+}
+
+// What is expired by time and place, and may leave.
+const (
+	selectExpired = `SELECT not_after, id FROM certificates WHERE not_after < ? AND (not_after, id) > (?, ?) ORDER BY not_after, id LIMIT ?`
+	deleteExpired = `
+		DELETE FROM certificates WHERE (not_after, id) > (?, ?) AND (not_after, id) <= (?, ?)
+		  AND (state = 1 OR EXISTS (SELECT 1 FROM crls WHERE crls.issuer = certificates.issuer AND crls.this_update > certificates.not_after))
+		RETURNING not_after, key, successor`
+	deleteTokens = `DELETE FROM tokens WHERE id IN (SELECT id FROM tokens WHERE expires_at < ? ORDER BY expires_at LIMIT ?)`
+)
+
+// endOfStep finds the place at which a step ends, and how many certificates it is about.
+func (tx *writeTx) endOfStep(ctx context.Context, s ra.ExpiryStep, before int64) (last ra.Place, looked int, err error) {
+	rows, err := tx.QueryContext(ctx, selectExpired, before, millis(s.After.NotAfter), s.After.Row, s.Limit)
+	err = each(rows, err, func(rows *sql.Rows) error {
+		var notAfter int64
+		if err := rows.Scan(&notAfter, &last.Row); err != nil {
+			return err
+		}
+		last.NotAfter = fromMillis(notAfter)
+		looked++
+		return nil
+	})
+	return last, looked, err
+}
+
+func (tx *writeTx) expireTokens(ctx context.Context, limit int, before int64, gone *ra.Expired) error {
+	result, err := tx.ExecContext(ctx, deleteTokens, before, limit)
+	if err != nil {
+		return err
+	}
+	n, err := result.RowsAffected()
+	gone.Tokens = int(n)
+	gone.More = gone.More || gone.Tokens == limit
+	return err
+}
+
+// expiredEntry says which certificates left by the range of their ends.
+func expiredEntry(at, oldest time.Time, gone ra.Expired) translog.Entry {
+	facts := map[string]string{
+		"certificates": strconv.Itoa(gone.Certificates), "tokens": strconv.Itoa(gone.Tokens), "keys": strconv.Itoa(gone.Keys),
+	}
+	if gone.Certificates > 0 {
+		facts["not_after_from"], facts["not_after_to"] = oldest.Format(time.RFC3339), gone.Next.NotAfter.Format(time.RFC3339)
+	}
+	return translog.Entry{Time: at, Actor: retentionActor, Action: translog.RecordsExpired, Outcome: translog.Done, Facts: facts}
+}
+
+// Waiting counts certificates that ended before a time.
+func (r *RA) Waiting(ctx context.Context, before time.Time, most int) (int, error) {
+	var n int
+	err := r.db.look(ctx, "count what waits to leave", func(ctx context.Context, conn *sql.Conn) error {
+		return conn.QueryRowContext(ctx, countRange, -1<<62, millis(before), most).Scan(&n)
+	})
+	return n, err
+}

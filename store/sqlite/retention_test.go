@@ -1,0 +1,177 @@
+package sqlite_test
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// A sweep that asks for one step after another is let in between those who issue and write, and never before one who
+// came earlier: nobody waits for more than one step.
+func TestNobodyWaitsForASecondStep(t *testing.T) {
+	const rounds, writers = 6, 3
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	synctest.Test(t, func(t *testing.T) {
+		m := newMill(t, path)
+		defer m.db.Close()
+		ids := []pki.SPIFFEID{m.identity(0)}
+		for range rounds {
+			m.issue(ids, nil)
+		}
+		after := at.Add(48 * time.Hour)
+		refuse := func() {
+			err := m.db.RA().Refused(context.Background(), pki.ActorCommand("test"), ids[0], pki.Refuse(pki.RuleBusy, "wait", "busy"), after)
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		refuse() // the log has come that far
+		for unsequenced(t, m.db) > 0 {
+			continue
+		}
+		held, release := make(chan struct{}), make(chan struct{})
+		go func() {
+			if err := m.db.Hold(held, release); err != nil {
+				t.Error(err)
+			}
+		}()
+		<-held
+		for range rounds { // all of them wait, each behind those before it
+			go func() {
+				if _, err := m.db.RA().Expire(context.Background(), ra.ExpiryStep{Before: after, At: after, Limit: 1}); err != nil {
+					t.Error(err)
+				}
+			}()
+			synctest.Wait()
+			for range writers {
+				go refuse()
+				synctest.Wait()
+			}
+		}
+		close(release)
+		synctest.Wait()
+		head, err := m.db.Log().Head(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for unsequenced(t, m.db) > 0 {
+			continue
+		}
+		entries, err := m.db.Log().Entries(context.Background(), head.Size+1, 100)
+		if err != nil || len(entries) != rounds*(writers+1) {
+			t.Fatalf("%d log entries, %v", len(entries), err)
+		}
+		for i, s := range entries {
+			e, err := translog.ParseEntry(s.Entry)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if step := e.Action == translog.RecordsExpired; step != (i%(writers+1) == 0) {
+				t.Errorf("entry %d is %s: somebody was overtaken", i, e.Action)
+			}
+		}
+	})
+}
+
+// Every key says how many certificates name it, whatever was issued, renewed and taken away.
+func TestKeysAreCounted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	m := newMill(t, path)
+	var ids []pki.SPIFFEID
+	for n := range uint64(20) {
+		ids = append(ids, m.identity(n))
+	}
+	last := m.issue(ids, nil)
+	for range 3 {
+		last = m.issue(ids, last)
+	}
+	after := at.Add(48 * time.Hour)
+	if err := m.db.RA().Refused(context.Background(), pki.ActorCommand("test"), ids[0], pki.Refuse(pki.RuleBusy, "wait", "busy"), after); err != nil {
+		t.Fatal(err)
+	}
+	const wrong = `SELECT count(*) FROM keys k WHERE named <>
+		(SELECT count(*) FROM certificates WHERE key = k.id) + (SELECT count(*) FROM certificates WHERE successor = k.id)`
+	db, step := raw(t, path), ra.ExpiryStep{Before: after, At: after, Limit: 17}
+	for {
+		var miscounted, missing int
+		if err := db.QueryRow(wrong).Scan(&miscounted); err != nil {
+			t.Fatal(err)
+		}
+		err := db.QueryRow(`SELECT count(*) FROM certificates WHERE key NOT IN (SELECT id FROM keys) OR successor NOT IN (SELECT id FROM keys)`).Scan(&missing)
+		if err != nil || miscounted+missing > 0 {
+			t.Fatalf("%d keys are miscounted, %d certificates have keys that are gone, %v", miscounted, missing, err)
+		}
+		e, err := m.db.RA().Expire(context.Background(), step)
+		if err != nil {
+			t.Fatal(err)
+		}
+		step.After = e.Next
+		if !e.More {
+			break
+		}
+	}
+	var keys int
+	if err := db.QueryRow(`SELECT count(*) FROM keys`).Scan(&keys); err != nil || keys != 0 {
+		t.Errorf("%d keys are left of no certificate, %v", keys, err)
+	}
+}
+
+// A sweeper on a store, for three days: what ended leaves when its retention is over, no sooner, and what is issued
+// meanwhile stays.
+func TestASweeperKeepsTheRetention(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	synctest.Test(t, func(t *testing.T) {
+		m := newMill(t, path)
+		defer m.db.Close()
+		ids := []pki.SPIFFEID{m.identity(0), m.identity(1)}
+		first := m.issue(ids, nil)
+		start := time.Now()
+		clock := func() time.Time { return at.Add(time.Since(start)) }
+		sweeper, err := ra.NewSweeper(ra.SweeperConfig{
+			Records: m.db.RA(), Retention: ra.MinRetention, Busy: func() bool { return true }, Clock: clock, Log: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- sweeper.Run(ctx) }()
+		last := first
+		onRecord := func(r ca.Record) bool {
+			t.Helper()
+			_, err := m.db.RA().Certificate(t.Context(), r.Ref)
+			_, refused := pki.AsRefusal(err)
+			if err != nil && !refused {
+				t.Fatal(err)
+			}
+			return err == nil
+		}
+		for hours := range 75 {
+			for _, r := range first { // each lives for a day, and is on record for two more
+				if on := onRecord(r); on != (hours <= 24+48) && hours != 24+48 {
+					t.Fatalf("after %d h a certificate is on record: %v", hours, on)
+				}
+			}
+			time.Sleep(time.Hour)
+			m.at = clock()
+			last = m.issue(ids, last)
+		}
+		for _, r := range last {
+			if !onRecord(r) {
+				t.Error("a new certificate has left")
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
