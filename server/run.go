@@ -42,7 +42,7 @@ func (s *Server) newGRPC() *grpc.Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}),
 	)...)
 	services := gated{g, s}
-	brevetv1.RegisterEnrollmentServiceServer(services, &enrollment{registrar: s.registrar, authority: s.authority, bulk: newBulk(s)})
+	brevetv1.RegisterEnrollmentServiceServer(services, &enrollment{registrar: s.registrar, authority: s.authority, bulk: s.bulk})
 	brevetv1.RegisterIdentityServiceServer(services, &identities{registrar: s.registrar, revocations: s.revocations, tokenText: s.tokenText})
 	brevetv1.RegisterCertificateServiceServer(services, &certificates{registrar: s.registrar, revocations: s.revocations})
 	brevetv1.RegisterCRLServiceServer(services, &crls{records: s.config.Stores.Revocation, revocations: s.revocations})

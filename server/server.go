@@ -86,6 +86,7 @@ type Server struct {
 	closers     []io.Closer // the credential directories
 	ready       func()
 	stopping    chan struct{} // closed when the server stops
+	bulk        bulk
 	metrics     *metrics
 	gauges      gauges
 	traces      *tracing
@@ -98,6 +99,7 @@ type Server struct {
 // serves nothing yet. On an error, nothing is left running.
 func New(ctx context.Context, c Config) (*Server, error) {
 	s := &Server{config: c, log: c.Log, stopping: make(chan struct{}), metrics: newMetrics(c.Profiles), gauges: newGauges()}
+	s.bulk = newBulk(s)
 	var err error
 	if s.traces, err = newTracing(ctx, c.Traces, c.Log); err != nil {
 		return nil, err
