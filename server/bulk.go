@@ -71,6 +71,8 @@ type arrival struct {
 
 // carryOut carries out orders until the caller or the server ends it, and returns when what was begun is done.
 func (o *orders) carryOut(ctx context.Context) error {
+	work, done := apart(ctx)
+	defer done()
 	defer o.underWay.Wait()
 	reading, end := context.WithCancel(ctx)
 	defer end()
@@ -95,10 +97,18 @@ func (o *orders) carryOut(ctx context.Context) error {
 			return err
 		}
 		o.underWay.Go(func() {
-			o.answer(o.fulfil(ctx, next.order))
+			o.answer(o.fulfil(work, next.order))
 			<-o.window
 		})
 	}
+}
+
+// apart returns the context that a stream's orders are carried out under. It ends with the call, but by no deadline: the
+// store takes that for its own slowness, and says so. And it is not traced: a stream is one call, of any number of orders.
+func apart(ctx context.Context) (context.Context, context.CancelFunc) {
+	work, end := context.WithCancel(untraced(context.WithoutCancel(ctx)))
+	stop := context.AfterFunc(ctx, end)
+	return work, func() { stop(); end() }
 }
 
 // read passes on what arrives, one message at a time, until the stream or ctx ends. It is a goroutine of its own because
