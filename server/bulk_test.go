@@ -10,7 +10,6 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -258,28 +257,6 @@ func TestAStreamThatIsCancelled(t *testing.T) {
 		release()
 		eachOnce(t, w, reqs, w.Operator.Orders(t, reqs...))
 	}
-}
-
-// A client's deadline, which is for its whole stream, is nobody's failure.
-func TestAStreamThatRunsOutOfTime(t *testing.T) {
-	t.Parallel()
-	store := &servertest.Faulty{}
-	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
-	reqs := orders(t, "device", 5)
-	store.Stall(true)
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	_, err := servertest.Deliver(t, servertest.Must(w.Operator.IssueCertificates(ctx))(t), reqs...)
-	servertest.Refused(t, err, codes.DeadlineExceeded, "")
-	for w.Server.OrdersUnderWay() > 0 {
-		time.Sleep(time.Millisecond)
-	}
-	store.Stall(false)
-	unready(t, w, "")
-	if strings.Contains(w.Log.String(), "a call failed") {
-		t.Error("the log takes the caller's deadline for a failure")
-	}
-	eachOnce(t, w, reqs, w.Operator.Orders(t, reqs...))
 }
 
 // An order that fails through the server's own fault may be sent again, and says when.

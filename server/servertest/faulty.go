@@ -23,7 +23,6 @@ type Faulty struct {
 	writes   atomic.Int64 // of the journal, that still fail
 	reads    atomic.Bool  // of identities, fail
 	panics   atomic.Bool  // where identities are listed
-	stalls   atomic.Bool  // where it is read how requests stand
 	refusals atomic.Bool  // cannot be logged
 	held     atomic.Pointer[chan struct{}]
 	writing  atomic.Pointer[chan struct{}]
@@ -51,10 +50,6 @@ func (f *Faulty) AwaitDecided(n int64) {
 
 // FailReads makes reading identities fail, or work again.
 func (f *Faulty) FailReads(fail bool) { f.reads.Store(fail) }
-
-// Stall makes reading how requests stand take longer than any caller waits, or work again. As in the store, a deadline is
-// a failure of its own.
-func (f *Faulty) Stall(stalls bool) { f.stalls.Store(stalls) }
 
 // Panic makes listing identities panic, or work again.
 func (f *Faulty) Panic(panics bool) { f.panics.Store(panics) }
@@ -123,13 +118,6 @@ func (r faultyRecords) Identities(ctx context.Context, after pki.SPIFFEID, limit
 func (r faultyRecords) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
 	if r.reads.Load() {
 		return ra.Standing{}, fault{}
-	}
-	if r.stalls.Load() {
-		<-ctx.Done()
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return ra.Standing{}, fault{}
-		}
-		return ra.Standing{}, ctx.Err()
 	}
 	defer r.decided.Add(1)
 	return r.Records.Standing(ctx, q)
