@@ -273,6 +273,60 @@ func TestOrdersThatFailForNow(t *testing.T) {
 	eachOnce(t, w, reqs, w.Operator.Orders(t, reqs...))
 }
 
+// A bug that one order meets ends neither its stream nor the server.
+func TestAnOrderThatPanics(t *testing.T) {
+	t.Parallel()
+	store := &servertest.Faulty{}
+	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
+	reqs := orders(t, "device", 2)
+	stream := servertest.Must(w.Operator.IssueCertificates(t.Context()))(t)
+	for i, want := range []codes.Code{codes.Internal, codes.OK, codes.OK} {
+		store.Panic(i == 0)
+		if err := stream.Send(reqs[min(i, 1)]); err != nil {
+			t.Fatal(err)
+		}
+		err := servertest.FailureOf(servertest.Must(stream.Recv())(t))
+		servertest.Refused(t, err, want, "")
+		discreet(t, err)
+	}
+	eachOnce(t, w, reqs, w.Operator.Orders(t, reqs...))
+}
+
+// Orders are counted as calls are, and what is wrong with them fills the log no more than that of calls.
+func TestOrdersCountAsCalls(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	reqs := orders(t, "device", 15)
+	for _, req := range reqs[3:] {
+		req.Registration.Kind = "toaster"
+	}
+	reqs[3].RequestId = make([]byte, 1000)
+	before := len(w.Entries(t, 0))
+	answers := w.Operator.Orders(t, reqs...)
+	if _, ok := answers[string(make([]byte, 64))]; !ok {
+		t.Error("no answer has the beginning of a request ID that is too long")
+	}
+	if n := refusalsSince(t, w, before, w.Operator.ID, pki.RuleRequest); n != 10 {
+		t.Errorf("the log has %d entries of bad orders, want ten: the rest is a count", n)
+	}
+	series := func(code codes.Code) string {
+		return fmt.Sprintf(`brevet_call_seconds_count{code=%q,rpc=%q}`, code, brevetv1.EnrollmentService_IssueCertificates_FullMethodName)
+	}
+	want := map[string]float64{series(codes.OK): 4, series(codes.InvalidArgument): 12, `brevet_refusals_total{rule="request.malformed"}`: 12}
+	counted := func(name string) float64 {
+		_, text := ask(t, w, "/metrics")
+		return metric(t, text, name)
+	}
+	for deadline := time.Now().Add(30 * time.Second); counted(series(codes.OK)) < 4 && time.Now().Before(deadline); { // the stream after its end
+		time.Sleep(5 * time.Millisecond)
+	}
+	for name, n := range want {
+		if got := counted(name); got != n {
+			t.Errorf("%s is %v, want %v", name, got, n)
+		}
+	}
+}
+
 // Who loses the right to order does so with the next message, not with the next stream.
 func TestSuspendedInTheMiddleOfAStream(t *testing.T) {
 	t.Parallel()
