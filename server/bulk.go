@@ -74,9 +74,9 @@ func (o *orders) carryOut(ctx context.Context) error {
 	work, done := apart(ctx)
 	defer done()
 	defer o.underWay.Wait()
-	reading, end := context.WithCancel(ctx)
-	defer end()
-	arrivals := o.read(reading)
+	over := make(chan struct{})
+	defer close(over)
+	arrivals := o.read(over)
 	for {
 		if err := take(ctx, o.window, o.bulk.stopping); err != nil {
 			return err
@@ -111,16 +111,16 @@ func apart(ctx context.Context) (context.Context, context.CancelFunc) {
 	return work, func() { stop(); end() }
 }
 
-// read passes on what arrives, one message at a time, until the stream or ctx ends. It is a goroutine of its own because
-// nothing but the end of the call interrupts Recv.
-func (o *orders) read(ctx context.Context) <-chan arrival {
+// read passes on what arrives, one message at a time and the end of the stream last, until nobody wants more. It is a
+// goroutine of its own because nothing but the end of the call interrupts Recv.
+func (o *orders) read(over <-chan struct{}) <-chan arrival {
 	arrivals := make(chan arrival)
 	go func() {
 		for {
 			order, err := o.stream.Recv()
 			select {
 			case arrivals <- arrival{order, err}:
-			case <-ctx.Done():
+			case <-over:
 				return
 			}
 			if err != nil {
