@@ -28,6 +28,8 @@ type Request struct {
 	Lifetime time.Duration
 	Guard    pki.Guard
 	Actor    pki.Actor
+	// Patient has Issue wait where as many certificates are in flight as may be, instead of refusing.
+	Patient bool
 }
 
 // Certificate is an issued certificate, on record.
@@ -154,6 +156,7 @@ type Draft struct {
 	message []byte // what the key signs of it
 	item    *item
 	record  Record
+	patient bool
 	used    atomic.Bool
 }
 
@@ -198,7 +201,7 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 	}
 	message, ref := l.message(tbs), pki.CertRef{Issuer: req.Issuer, Serial: serial}
 	return &Draft{
-		issuer: iss, layout: l, tbs: tbs, message: message,
+		issuer: iss, layout: l, tbs: tbs, message: message, patient: req.Patient,
 		item: newItem(IntentItem{Ref: ref, Digest: digestOf(message, l.hash), NotAfter: template.NotAfter}),
 		record: Record{
 			Ref: ref, Identity: req.Identity, Profile: req.Profile, KeyHash: pki.HashSPKI(template.RawSubjectPublicKeyInfo),
@@ -225,7 +228,7 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 	if d.used.Swap(true) {
 		return Certificate{}, errors.New("ca: this draft was issued before")
 	}
-	release, err := a.writer.admit()
+	release, err := a.admit(ctx, d)
 	if err != nil {
 		return Certificate{}, err
 	}

@@ -18,8 +18,9 @@ const (
 
 // access is the one table of who may call what. A test fails for an RPC that is served and not in it.
 var access = map[string]who{
-	brevetv1.EnrollmentService_Enroll_FullMethodName: anybody, // the token is the proof
-	brevetv1.EnrollmentService_Renew_FullMethodName:  identity,
+	brevetv1.EnrollmentService_Enroll_FullMethodName:            anybody, // the token is the proof
+	brevetv1.EnrollmentService_Renew_FullMethodName:             identity,
+	brevetv1.EnrollmentService_IssueCertificates_FullMethodName: operators,
 
 	brevetv1.IdentityService_CreateIdentity_FullMethodName:  operators,
 	brevetv1.IdentityService_GetIdentity_FullMethodName:     operators,
@@ -54,6 +55,8 @@ var access = map[string]who{
 var works = map[string]work{
 	brevetv1.EnrollmentService_Enroll_FullMethodName: enrollments,
 	brevetv1.EnrollmentService_Renew_FullMethodName:  renewals,
+
+	brevetv1.EnrollmentService_IssueCertificates_FullMethodName: streams,
 
 	brevetv1.IdentityService_SuspendIdentity_FullMethodName:      revocations,
 	brevetv1.IdentityService_ResumeIdentity_FullMethodName:       revocations,

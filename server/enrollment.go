@@ -18,6 +18,7 @@ type enrollment struct {
 	brevetv1.UnimplementedEnrollmentServiceServer
 	registrar *ra.Registrar
 	authority *ca.Authority
+	bulk      bulk
 }
 
 // Enroll serves the RPC of that name in brevet.v1.EnrollmentService.

@@ -37,6 +37,7 @@ func FuzzRPC(f *testing.F) {
 	seeds := map[string]proto.Message{
 		"Enroll":            &brevetv1.EnrollRequest{RequestId: make([]byte, 16), Token: make([]byte, 32), Csr: []byte{0x30, 0}, Lifetime: &durationpb.Duration{Seconds: 1 << 62, Nanos: -1}},
 		"Renew":             servertest.Renewal(f, device.Key),
+		"IssueCertificates": servertest.Order(f, "device/2", servertest.Key(f)),
 		"CreateIdentity":    &brevetv1.CreateIdentityRequest{Id: "device/\x00", Kind: "device", DnsNames: []string{"xn--a"}, IpAddresses: []string{"fe80::1%eth0"}, Labels: map[string]string{"": "\u202e"}},
 		"GetIdentity":       &brevetv1.GetIdentityRequest{Id: device.ID},
 		"ListIdentities":    &brevetv1.ListIdentitiesRequest{PageSize: -1, PageToken: "spiffe://a"},
@@ -76,7 +77,16 @@ func FuzzRPC(f *testing.F) {
 	})
 }
 
-// send calls an RPC with a message in its encoding, and reads the first answer.
+// times is how many messages of a call there are.
+func times(name string) int {
+	if strings.HasSuffix(name, ".IssueCertificates") {
+		return 2
+	}
+	return 1
+}
+
+// send calls an RPC with a message in its encoding, and reads the first answer. Where the failure is in the answer, it
+// returns that.
 func send(ctx context.Context, conn *grpc.ClientConn, name string, message []byte) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -86,14 +96,24 @@ func send(ctx context.Context, conn *grpc.ClientConn, name string, message []byt
 	if err != nil {
 		return err
 	}
-	if err := stream.SendMsg(&message); err != nil && !errors.Is(err, io.EOF) { // after EOF the answer is there
-		return err
+	for range times(name) {
+		if err := stream.SendMsg(&message); err != nil && !errors.Is(err, io.EOF) { // after EOF the answer is there
+			return err
+		}
 	}
 	if err := stream.CloseSend(); err != nil {
 		return err
 	}
-	if err := stream.RecvMsg(new([]byte)); !errors.Is(err, io.EOF) {
+	var answer []byte
+	switch err := stream.RecvMsg(&answer); {
+	case errors.Is(err, io.EOF):
+		return nil // a stream of nothing
+	case err != nil || times(name) == 1:
 		return err
 	}
-	return nil // a stream of nothing
+	var issued brevetv1.IssueCertificatesResponse
+	if err := proto.Unmarshal(answer, &issued); err != nil {
+		return err
+	}
+	return servertest.FailureOf(&issued)
 }

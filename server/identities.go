@@ -21,22 +21,29 @@ type identities struct {
 
 // CreateIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) CreateIdentity(ctx context.Context, req *brevetv1.CreateIdentityRequest) (*brevetv1.CreateIdentityResponse, error) {
-	kind, err := pki.ParseKind(req.GetKind())
-	if err != nil {
-		return nil, pki.Refuse(pki.RuleRequest, "use device, workload or operator", "%.64q is not a kind of identity", req.GetKind())
-	}
-	ips, err := addressesIn(req.GetIpAddresses())
+	n, err := newIdentityOf(req.GetId(), &brevetv1.Registration{
+		Kind: req.GetKind(), Profile: req.GetProfile(), Labels: req.GetLabels(), DnsNames: req.GetDnsNames(), IpAddresses: req.GetIpAddresses(),
+	})
 	if err != nil {
 		return nil, err
 	}
-	id, err := s.registrar.CreateIdentity(ctx, ra.NewIdentity{
-		Name: req.GetId(), Kind: kind, Profile: req.GetProfile(), Labels: req.GetLabels(),
-		DNSNames: req.GetDnsNames(), IPAddresses: ips,
-	}, callerOf(ctx).actor())
+	id, err := s.registrar.CreateIdentity(ctx, n, callerOf(ctx).actor())
 	if err != nil {
 		return nil, err
 	}
 	return &brevetv1.CreateIdentityResponse{Identity: identityOut(id)}, nil
+}
+
+// newIdentityOf reads what an identity is to be registered with.
+func newIdentityOf(name string, r *brevetv1.Registration) (ra.NewIdentity, error) {
+	kind, err := pki.ParseKind(r.GetKind())
+	if err != nil {
+		return ra.NewIdentity{}, pki.Refuse(pki.RuleRequest, "use device, workload or operator", "%.64q is not a kind of identity", r.GetKind())
+	}
+	ips, err := addressesIn(r.GetIpAddresses())
+	return ra.NewIdentity{
+		Name: name, Kind: kind, Profile: r.GetProfile(), Labels: r.GetLabels(), DNSNames: r.GetDnsNames(), IPAddresses: ips,
+	}, err
 }
 
 // GetIdentity serves the RPC of that name in brevet.v1.IdentityService.

@@ -40,6 +40,7 @@ const (
 	renewals      work = "renewals"      // what keeps the fleet going
 	revocations   work = "revocations"   // what has to pass whatever else goes on
 	registrations work = "registrations" // of identities and tokens
+	streams       work = "streams"       // of orders, which have bounds of their own
 	readings      work = "readings"      // of records and the log
 	handshakes    work = "handshakes"    // of TLS
 )
@@ -59,6 +60,7 @@ func sizes(sessions int) map[work]admission.Size {
 		renewals:      {Slots: issuing, Each: 1, Queue: 1024},
 		revocations:   {Slots: 16, Each: 8, Queue: 256},
 		registrations: {Slots: 16, Each: 8, Queue: 256},
+		streams:       {Slots: 64, Each: 32, Queue: 64},
 		readings:      {Slots: 8, Each: 4, Queue: 128},
 		handshakes:    {Slots: computing, Each: computing / 2, Queue: maxConnections},
 	}

@@ -153,3 +153,22 @@ func TestClosingWhatNeverRan(t *testing.T) {
 	w.Serve(t, servertest.Options{})
 	w.Enrolled(t, "device", "device/1")
 }
+
+// Whatever ends a stream of orders, nothing of it stays.
+func TestStreamsOfOrdersLeaveNothing(t *testing.T) {
+	w := servertest.New(t, ground, servertest.Options{})
+	w.Operator.Orders(t, orders(t, "device", 1)...) // which connects
+	before := goleak.IgnoreCurrent()
+	for i := range 16 {
+		ctx, cancel := context.WithCancel(t.Context())
+		stream := servertest.Must(w.Operator.IssueCertificates(ctx))(t)
+		if err := stream.Send(&brevetv1.IssueCertificatesRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			servertest.Must(stream.Recv())(t)
+		}
+		cancel()
+	}
+	goleak.VerifyNone(t, before)
+}

@@ -95,7 +95,7 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	leave, err := s.intake.enter(ctx, info.FullMethod, err)
 	if err == nil {
 		defer leave()
-		err = next(srv, streamOf{ss, ctx})
+		err = next(srv, streamOf{ss, ctx, func() error { _, err := s.gate.enter(ctx, info.FullMethod); return err }})
 	}
 	return s.note(ctx, err)
 }
@@ -103,11 +103,18 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 // streamOf is a ServerStream whose context knows the caller, and which refuses messages as unary calls do.
 type streamOf struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // the way grpc has a stream's context replaced
+	ctx   context.Context //nolint:containedctx // the way grpc has a stream's context replaced
+	enter func() error
 }
 
 // Context returns the context that knows the caller.
 func (s streamOf) Context() context.Context { return s.ctx }
 
-// RecvMsg implements grpc.ServerStream.
-func (s streamOf) RecvMsg(into any) error { return receive(s.ServerStream.RecvMsg, into) }
+// RecvMsg implements grpc.ServerStream. A stream can outlive its caller's certificate, so that is looked at before each
+// message is used.
+func (s streamOf) RecvMsg(into any) error {
+	if err := receive(s.ServerStream.RecvMsg, into); err != nil {
+		return err
+	}
+	return s.enter()
+}

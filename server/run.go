@@ -45,7 +45,7 @@ func (s *Server) newGRPC() *grpc.Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}),
 	)...)
 	services := gated{g, s}
-	brevetv1.RegisterEnrollmentServiceServer(services, &enrollment{registrar: s.registrar, authority: s.authority})
+	brevetv1.RegisterEnrollmentServiceServer(services, &enrollment{registrar: s.registrar, authority: s.authority, bulk: s.bulk})
 	brevetv1.RegisterIdentityServiceServer(services, &identities{registrar: s.registrar, revocations: s.revocations, tokenText: s.tokenText})
 	brevetv1.RegisterCertificateServiceServer(services, &certificates{registrar: s.registrar, revocations: s.revocations})
 	brevetv1.RegisterCRLServiceServer(services, &crls{records: s.config.Stores.Revocation, revocations: s.revocations})
@@ -178,6 +178,7 @@ func (s *Server) caughtUp(ctx, failed context.Context) bool {
 // such as watching the health service, cost the first step its patience and the second one nothing.
 func (s *Server) stop(ctx context.Context, public *http.Server) error {
 	s.serving.Store(false)
+	close(s.stopping)
 	s.health.Shutdown()
 	err := s.drain(ctx, public)
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)

@@ -92,6 +92,8 @@ type Server struct {
 	health      *health.Server
 	closers     []io.Closer // the credential directories
 	ready       func()
+	stopping    chan struct{} // closed when the server stops
+	bulk        bulk
 	metrics     *metrics
 	gauges      gauges
 	traces      *tracing
@@ -103,7 +105,8 @@ type Server struct {
 // New puts the parts together, settles what an earlier process left behind, and brings the archive up to date. It
 // serves nothing yet. On an error, nothing is left running.
 func New(ctx context.Context, c Config) (*Server, error) {
-	s := &Server{config: c, log: c.Log, metrics: newMetrics(c.Profiles), gauges: newGauges()}
+	s := &Server{config: c, log: c.Log, stopping: make(chan struct{}), metrics: newMetrics(c.Profiles), gauges: newGauges()}
+	s.bulk = newBulk(s)
 	var err error
 	if s.traces, err = newTracing(ctx, c.Traces, c.Log); err != nil {
 		return nil, err

@@ -96,6 +96,11 @@ func (t *tracing) step(ctx context.Context, step ca.Step) (end func(error)) {
 	}
 }
 
+// untraced is for what a call does without a trace.
+func untraced(ctx context.Context) context.Context {
+	return trace.ContextWithSpanContext(ctx, trace.SpanContext{})
+}
+
 // traceRefusal notes the rule that a traced call was refused by.
 func traceRefusal(ctx context.Context, err error) {
 	if span := trace.SpanFromContext(ctx); err != nil && span.IsRecording() {

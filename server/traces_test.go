@@ -128,6 +128,24 @@ func TestCallsAreTraced(t *testing.T) {
 	w.Serve(t, o) // for the judges
 }
 
+// A stream of orders is one span, however many there are.
+func TestAStreamIsOneSpan(t *testing.T) {
+	t.Parallel()
+	c := newCollector(t)
+	o := servertest.Options{Traces: server.Traces{Endpoint: c.endpoint, Share: 1}}
+	w := servertest.New(t, ground, o)
+	bob := w.NewOperator(t, "bob")
+	w.StopServer(t)
+	before := len(c.named("sign"))
+	w.Serve(t, o)
+	w.Holder(t, bob.Certificate.Raw, bob.Key).Orders(t, orders(t, "device", 5)...)
+	w.StopServer(t)
+	if calls, steps := len(c.named("brevet.v1.EnrollmentService/IssueCertificates")), len(c.named("sign"))-before; calls != 1 || steps != 0 {
+		t.Errorf("five orders have %d spans of calls and %d of signatures, want one and none", calls, steps)
+	}
+	w.Serve(t, o)
+}
+
 func TestCallersDoNotDecideWhatIsTraced(t *testing.T) {
 	t.Parallel()
 	c := newCollector(t)

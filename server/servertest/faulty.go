@@ -22,7 +22,7 @@ const RetryAfter = 1500 * time.Millisecond
 type Faulty struct {
 	writes   atomic.Int64 // of the journal, that still fail
 	reads    atomic.Bool  // of identities, fail
-	panics   atomic.Bool  // where identities are listed
+	panics   atomic.Bool  // where identities are listed, or it is read how requests stand
 	refusals atomic.Bool  // cannot be logged
 	held     atomic.Pointer[chan struct{}]
 	writing  atomic.Pointer[chan struct{}]
@@ -51,7 +51,7 @@ func (f *Faulty) AwaitDecided(n int64) {
 // FailReads makes reading identities fail, or work again.
 func (f *Faulty) FailReads(fail bool) { f.reads.Store(fail) }
 
-// Panic makes listing identities panic, or work again.
+// Panic makes listing identities, and reading how requests stand, panic or work again.
 func (f *Faulty) Panic(panics bool) { f.panics.Store(panics) }
 
 // FailRefusals makes logging refusals fail, or work again.
@@ -118,6 +118,9 @@ func (r faultyRecords) Identities(ctx context.Context, after pki.SPIFFEID, limit
 func (r faultyRecords) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
 	if r.reads.Load() {
 		return ra.Standing{}, fault{}
+	}
+	if r.panics.Load() {
+		panic(errors.New(Internals))
 	}
 	defer r.decided.Add(1)
 	return r.Records.Standing(ctx, q)

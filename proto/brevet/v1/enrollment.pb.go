@@ -298,6 +298,399 @@ func (x *RenewResponse) GetCredential() *Credential {
 	return nil
 }
 
+// IssueCertificatesRequest asks for one certificate of one identity. An identity that is only registered is enrolled
+// by it, which voids the tokens made for it; one that is enrolled gets a further certificate beside those it has.
+type IssueCertificatesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 16 octets drawn at random, kept for retries of this request.
+	RequestId []byte `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// A path such as "device/42", or the full SPIFFE ID. Identities of operators, and of Brevet itself, are refused.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// PKCS #10 certification request in DER (RFC 2986), 16 KiB at most.
+	Csr []byte `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"`
+	// How long the certificate shall live; unset for the profile's default. At most the profile's maximum.
+	Lifetime *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// What the identity is registered with where it does not exist yet. One that exists with the same particulars stays
+	// as it is; with others, the request is refused. Unset, the identity has to exist.
+	Registration  *Registration `protobuf:"bytes,5,opt,name=registration,proto3" json:"registration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueCertificatesRequest) Reset() {
+	*x = IssueCertificatesRequest{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueCertificatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueCertificatesRequest) ProtoMessage() {}
+
+func (x *IssueCertificatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueCertificatesRequest.ProtoReflect.Descriptor instead.
+func (*IssueCertificatesRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *IssueCertificatesRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
+}
+
+func (x *IssueCertificatesRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *IssueCertificatesRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+func (x *IssueCertificatesRequest) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+func (x *IssueCertificatesRequest) GetRegistration() *Registration {
+	if x != nil {
+		return x.Registration
+	}
+	return nil
+}
+
+// Registration is the particulars of an identity, as in CreateIdentityRequest.
+type Registration struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "device" or "workload".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Unset for the profile that has the kind's name.
+	Profile       string            `protobuf:"bytes,2,opt,name=profile,proto3" json:"profile,omitempty"`
+	Labels        map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	DnsNames      []string          `protobuf:"bytes,4,rep,name=dns_names,json=dnsNames,proto3" json:"dns_names,omitempty"`
+	IpAddresses   []string          `protobuf:"bytes,5,rep,name=ip_addresses,json=ipAddresses,proto3" json:"ip_addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Registration) Reset() {
+	*x = Registration{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Registration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Registration) ProtoMessage() {}
+
+func (x *Registration) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Registration.ProtoReflect.Descriptor instead.
+func (*Registration) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Registration) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Registration) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *Registration) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Registration) GetDnsNames() []string {
+	if x != nil {
+		return x.DnsNames
+	}
+	return nil
+}
+
+func (x *Registration) GetIpAddresses() []string {
+	if x != nil {
+		return x.IpAddresses
+	}
+	return nil
+}
+
+// IssueCertificatesResponse answers one request.
+type IssueCertificatesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That of the request; its first 64 octets where it is longer, and so not of its form.
+	RequestId []byte `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Types that are valid to be assigned to Result:
+	//
+	//	*IssueCertificatesResponse_Certificate
+	//	*IssueCertificatesResponse_Failure
+	Result isIssueCertificatesResponse_Result `protobuf_oneof:"result"`
+	// What goes with the certificate, and with all that follow it until another answer has an issuer. The first
+	// certificate of a stream has one.
+	Issuer        *Issuer `protobuf:"bytes,4,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueCertificatesResponse) Reset() {
+	*x = IssueCertificatesResponse{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueCertificatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueCertificatesResponse) ProtoMessage() {}
+
+func (x *IssueCertificatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueCertificatesResponse.ProtoReflect.Descriptor instead.
+func (*IssueCertificatesResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *IssueCertificatesResponse) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
+}
+
+func (x *IssueCertificatesResponse) GetResult() isIssueCertificatesResponse_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *IssueCertificatesResponse) GetCertificate() []byte {
+	if x != nil {
+		if x, ok := x.Result.(*IssueCertificatesResponse_Certificate); ok {
+			return x.Certificate
+		}
+	}
+	return nil
+}
+
+func (x *IssueCertificatesResponse) GetFailure() *Failure {
+	if x != nil {
+		if x, ok := x.Result.(*IssueCertificatesResponse_Failure); ok {
+			return x.Failure
+		}
+	}
+	return nil
+}
+
+func (x *IssueCertificatesResponse) GetIssuer() *Issuer {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+type isIssueCertificatesResponse_Result interface {
+	isIssueCertificatesResponse_Result()
+}
+
+type IssueCertificatesResponse_Certificate struct {
+	// The certificate in DER.
+	Certificate []byte `protobuf:"bytes,2,opt,name=certificate,proto3,oneof"`
+}
+
+type IssueCertificatesResponse_Failure struct {
+	Failure *Failure `protobuf:"bytes,3,opt,name=failure,proto3,oneof"`
+}
+
+func (*IssueCertificatesResponse_Certificate) isIssueCertificatesResponse_Result() {}
+
+func (*IssueCertificatesResponse_Failure) isIssueCertificatesResponse_Result() {}
+
+// Issuer is what the holder of a certificate needs beside it.
+type Issuer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The CA certificates between the certificate and the root, in DER, the issuer first, the root left out.
+	Chain [][]byte `protobuf:"bytes,1,rep,name=chain,proto3" json:"chain,omitempty"`
+	// The trust domain's root certificates in DER.
+	Roots         [][]byte `protobuf:"bytes,2,rep,name=roots,proto3" json:"roots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Issuer) Reset() {
+	*x = Issuer{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Issuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Issuer) ProtoMessage() {}
+
+func (x *Issuer) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
+func (*Issuer) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Issuer) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *Issuer) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+// Failure is what a call that failed would have ended with: its status, and the details of that.
+type Failure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A gRPC status code. Of these, UNAVAILABLE and RESOURCE_EXHAUSTED are worth repeating.
+	Code    int32  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// Set where a rule refused the request.
+	Refusal *Refusal `protobuf:"bytes,3,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	// How long to wait before the request is repeated, where the server says so.
+	RetryDelay    *durationpb.Duration `protobuf:"bytes,4,opt,name=retry_delay,json=retryDelay,proto3" json:"retry_delay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failure) Reset() {
+	*x = Failure{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failure) ProtoMessage() {}
+
+func (x *Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
+func (*Failure) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Failure) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *Failure) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Failure) GetRefusal() *Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return nil
+}
+
+func (x *Failure) GetRetryDelay() *durationpb.Duration {
+	if x != nil {
+		return x.RetryDelay
+	}
+	return nil
+}
+
 // Credential is an issued certificate with what its holder needs to use it.
 type Credential struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -313,7 +706,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -325,7 +718,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -338,7 +731,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{4}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Credential) GetCertificate() []byte {
@@ -377,7 +770,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -389,7 +782,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -402,7 +795,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Refusal) GetRule() string {
@@ -454,7 +847,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +859,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +872,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{6}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Certificate) GetSerial() string {
@@ -589,7 +982,39 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\rRenewResponse\x125\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x15.brevet.v1.CredentialR\n" +
-	"credential\"Z\n" +
+	"credential\"\xcf\x01\n" +
+	"\x18IssueCertificatesRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\fR\trequestId\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
+	"\x03csr\x18\x03 \x01(\fR\x03csr\x125\n" +
+	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12;\n" +
+	"\fregistration\x18\x05 \x01(\v2\x17.brevet.v1.RegistrationR\fregistration\"\xf4\x01\n" +
+	"\fRegistration\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
+	"\aprofile\x18\x02 \x01(\tR\aprofile\x12;\n" +
+	"\x06labels\x18\x03 \x03(\v2#.brevet.v1.Registration.LabelsEntryR\x06labels\x12\x1b\n" +
+	"\tdns_names\x18\x04 \x03(\tR\bdnsNames\x12!\n" +
+	"\fip_addresses\x18\x05 \x03(\tR\vipAddresses\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc3\x01\n" +
+	"\x19IssueCertificatesResponse\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\fR\trequestId\x12\"\n" +
+	"\vcertificate\x18\x02 \x01(\fH\x00R\vcertificate\x12.\n" +
+	"\afailure\x18\x03 \x01(\v2\x12.brevet.v1.FailureH\x00R\afailure\x12)\n" +
+	"\x06issuer\x18\x04 \x01(\v2\x11.brevet.v1.IssuerR\x06issuerB\b\n" +
+	"\x06result\"4\n" +
+	"\x06Issuer\x12\x14\n" +
+	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x14\n" +
+	"\x05roots\x18\x02 \x03(\fR\x05roots\"\xa1\x01\n" +
+	"\aFailure\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12,\n" +
+	"\arefusal\x18\x03 \x01(\v2\x12.brevet.v1.RefusalR\arefusal\x12:\n" +
+	"\vretry_delay\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryDelay\"Z\n" +
 	"\n" +
 	"Credential\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x14\n" +
@@ -619,10 +1044,11 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\x1dCERTIFICATE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16CERTIFICATE_STATE_GOOD\x10\x01\x12\x1a\n" +
 	"\x16CERTIFICATE_STATE_HOLD\x10\x02\x12\x1d\n" +
-	"\x19CERTIFICATE_STATE_REVOKED\x10\x032\x8e\x01\n" +
+	"\x19CERTIFICATE_STATE_REVOKED\x10\x032\xf2\x01\n" +
 	"\x11EnrollmentService\x12=\n" +
 	"\x06Enroll\x12\x18.brevet.v1.EnrollRequest\x1a\x19.brevet.v1.EnrollResponse\x12:\n" +
-	"\x05Renew\x12\x17.brevet.v1.RenewRequest\x1a\x18.brevet.v1.RenewResponseB7Z5github.com/brevet-pki/brevet/proto/brevet/v1;brevetv1b\x06proto3"
+	"\x05Renew\x12\x17.brevet.v1.RenewRequest\x1a\x18.brevet.v1.RenewResponse\x12b\n" +
+	"\x11IssueCertificates\x12#.brevet.v1.IssueCertificatesRequest\x1a$.brevet.v1.IssueCertificatesResponse(\x010\x01B7Z5github.com/brevet-pki/brevet/proto/brevet/v1;brevetv1b\x06proto3"
 
 var (
 	file_brevet_v1_enrollment_proto_rawDescOnce sync.Once
@@ -637,37 +1063,52 @@ func file_brevet_v1_enrollment_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_enrollment_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_brevet_v1_enrollment_proto_goTypes = []any{
-	(CertificateState)(0),         // 0: brevet.v1.CertificateState
-	(*EnrollRequest)(nil),         // 1: brevet.v1.EnrollRequest
-	(*EnrollResponse)(nil),        // 2: brevet.v1.EnrollResponse
-	(*RenewRequest)(nil),          // 3: brevet.v1.RenewRequest
-	(*RenewResponse)(nil),         // 4: brevet.v1.RenewResponse
-	(*Credential)(nil),            // 5: brevet.v1.Credential
-	(*Refusal)(nil),               // 6: brevet.v1.Refusal
-	(*Certificate)(nil),           // 7: brevet.v1.Certificate
-	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(CertificateState)(0),             // 0: brevet.v1.CertificateState
+	(*EnrollRequest)(nil),             // 1: brevet.v1.EnrollRequest
+	(*EnrollResponse)(nil),            // 2: brevet.v1.EnrollResponse
+	(*RenewRequest)(nil),              // 3: brevet.v1.RenewRequest
+	(*RenewResponse)(nil),             // 4: brevet.v1.RenewResponse
+	(*IssueCertificatesRequest)(nil),  // 5: brevet.v1.IssueCertificatesRequest
+	(*Registration)(nil),              // 6: brevet.v1.Registration
+	(*IssueCertificatesResponse)(nil), // 7: brevet.v1.IssueCertificatesResponse
+	(*Issuer)(nil),                    // 8: brevet.v1.Issuer
+	(*Failure)(nil),                   // 9: brevet.v1.Failure
+	(*Credential)(nil),                // 10: brevet.v1.Credential
+	(*Refusal)(nil),                   // 11: brevet.v1.Refusal
+	(*Certificate)(nil),               // 12: brevet.v1.Certificate
+	nil,                               // 13: brevet.v1.Registration.LabelsEntry
+	(*durationpb.Duration)(nil),       // 14: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
 }
 var file_brevet_v1_enrollment_proto_depIdxs = []int32{
-	8,  // 0: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
-	5,  // 1: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
-	8,  // 2: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
-	5,  // 3: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
-	9,  // 4: brevet.v1.Certificate.not_before:type_name -> google.protobuf.Timestamp
-	9,  // 5: brevet.v1.Certificate.not_after:type_name -> google.protobuf.Timestamp
-	0,  // 6: brevet.v1.Certificate.state:type_name -> brevet.v1.CertificateState
-	9,  // 7: brevet.v1.Certificate.revoked_at:type_name -> google.protobuf.Timestamp
-	1,  // 8: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
-	3,  // 9: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
-	2,  // 10: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
-	4,  // 11: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
-	10, // [10:12] is the sub-list for method output_type
-	8,  // [8:10] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	14, // 0: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
+	10, // 1: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
+	14, // 2: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
+	10, // 3: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
+	14, // 4: brevet.v1.IssueCertificatesRequest.lifetime:type_name -> google.protobuf.Duration
+	6,  // 5: brevet.v1.IssueCertificatesRequest.registration:type_name -> brevet.v1.Registration
+	13, // 6: brevet.v1.Registration.labels:type_name -> brevet.v1.Registration.LabelsEntry
+	9,  // 7: brevet.v1.IssueCertificatesResponse.failure:type_name -> brevet.v1.Failure
+	8,  // 8: brevet.v1.IssueCertificatesResponse.issuer:type_name -> brevet.v1.Issuer
+	11, // 9: brevet.v1.Failure.refusal:type_name -> brevet.v1.Refusal
+	14, // 10: brevet.v1.Failure.retry_delay:type_name -> google.protobuf.Duration
+	15, // 11: brevet.v1.Certificate.not_before:type_name -> google.protobuf.Timestamp
+	15, // 12: brevet.v1.Certificate.not_after:type_name -> google.protobuf.Timestamp
+	0,  // 13: brevet.v1.Certificate.state:type_name -> brevet.v1.CertificateState
+	15, // 14: brevet.v1.Certificate.revoked_at:type_name -> google.protobuf.Timestamp
+	1,  // 15: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
+	3,  // 16: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
+	5,  // 17: brevet.v1.EnrollmentService.IssueCertificates:input_type -> brevet.v1.IssueCertificatesRequest
+	2,  // 18: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
+	4,  // 19: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
+	7,  // 20: brevet.v1.EnrollmentService.IssueCertificates:output_type -> brevet.v1.IssueCertificatesResponse
+	18, // [18:21] is the sub-list for method output_type
+	15, // [15:18] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_enrollment_proto_init() }
@@ -675,13 +1116,17 @@ func file_brevet_v1_enrollment_proto_init() {
 	if File_brevet_v1_enrollment_proto != nil {
 		return
 	}
+	file_brevet_v1_enrollment_proto_msgTypes[6].OneofWrappers = []any{
+		(*IssueCertificatesResponse_Certificate)(nil),
+		(*IssueCertificatesResponse_Failure)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_enrollment_proto_rawDesc), len(file_brevet_v1_enrollment_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,8 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	EnrollmentService_Enroll_FullMethodName = "/brevet.v1.EnrollmentService/Enroll"
-	EnrollmentService_Renew_FullMethodName  = "/brevet.v1.EnrollmentService/Renew"
+	EnrollmentService_Enroll_FullMethodName            = "/brevet.v1.EnrollmentService/Enroll"
+	EnrollmentService_Renew_FullMethodName             = "/brevet.v1.EnrollmentService/Renew"
+	EnrollmentService_IssueCertificates_FullMethodName = "/brevet.v1.EnrollmentService/IssueCertificates"
 )
 
 // EnrollmentServiceClient is the client API for EnrollmentService service.
@@ -46,6 +47,17 @@ type EnrollmentServiceClient interface {
 	// certificate, which becomes the predecessor. The CSR may hold the same key or, better, a new one. Renewing one
 	// predecessor with two different keys is refused as a clone.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
+	// IssueCertificates issues many certificates on one stream: to the devices of a factory, or to a fleet that moves
+	// here. Operators only; no enrollment token is needed.
+	//
+	// Each request is decided, recorded and answered by itself, as if it were a call: its failure ends nothing, and
+	// answers come as they are ready, in any order. While 256 requests of a stream are without an answer, the server
+	// reads no more of it, so a client reads answers while it sends.
+	//
+	// A stream ends with OK once the client has ended its side and everything is answered. However it ends, also with
+	// the connection or the server: requests without an answer are sent again on a new stream, with the same request
+	// IDs and keys, and those that were carried out are answered with the same certificates.
+	IssueCertificates(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[IssueCertificatesRequest, IssueCertificatesResponse], error)
 }
 
 type enrollmentServiceClient struct {
@@ -76,6 +88,19 @@ func (c *enrollmentServiceClient) Renew(ctx context.Context, in *RenewRequest, o
 	return out, nil
 }
 
+func (c *enrollmentServiceClient) IssueCertificates(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[IssueCertificatesRequest, IssueCertificatesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &EnrollmentService_ServiceDesc.Streams[0], EnrollmentService_IssueCertificates_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[IssueCertificatesRequest, IssueCertificatesResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type EnrollmentService_IssueCertificatesClient = grpc.BidiStreamingClient[IssueCertificatesRequest, IssueCertificatesResponse]
+
 // EnrollmentServiceServer is the server API for EnrollmentService service.
 // All implementations must embed UnimplementedEnrollmentServiceServer
 // for forward compatibility.
@@ -99,6 +124,17 @@ type EnrollmentServiceServer interface {
 	// certificate, which becomes the predecessor. The CSR may hold the same key or, better, a new one. Renewing one
 	// predecessor with two different keys is refused as a clone.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
+	// IssueCertificates issues many certificates on one stream: to the devices of a factory, or to a fleet that moves
+	// here. Operators only; no enrollment token is needed.
+	//
+	// Each request is decided, recorded and answered by itself, as if it were a call: its failure ends nothing, and
+	// answers come as they are ready, in any order. While 256 requests of a stream are without an answer, the server
+	// reads no more of it, so a client reads answers while it sends.
+	//
+	// A stream ends with OK once the client has ended its side and everything is answered. However it ends, also with
+	// the connection or the server: requests without an answer are sent again on a new stream, with the same request
+	// IDs and keys, and those that were carried out are answered with the same certificates.
+	IssueCertificates(grpc.BidiStreamingServer[IssueCertificatesRequest, IssueCertificatesResponse]) error
 	mustEmbedUnimplementedEnrollmentServiceServer()
 }
 
@@ -114,6 +150,9 @@ func (UnimplementedEnrollmentServiceServer) Enroll(context.Context, *EnrollReque
 }
 func (UnimplementedEnrollmentServiceServer) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
+}
+func (UnimplementedEnrollmentServiceServer) IssueCertificates(grpc.BidiStreamingServer[IssueCertificatesRequest, IssueCertificatesResponse]) error {
+	return status.Error(codes.Unimplemented, "method IssueCertificates not implemented")
 }
 func (UnimplementedEnrollmentServiceServer) mustEmbedUnimplementedEnrollmentServiceServer() {}
 func (UnimplementedEnrollmentServiceServer) testEmbeddedByValue()                           {}
@@ -172,6 +211,13 @@ func _EnrollmentService_Renew_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _EnrollmentService_IssueCertificates_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(EnrollmentServiceServer).IssueCertificates(&grpc.GenericServerStream[IssueCertificatesRequest, IssueCertificatesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type EnrollmentService_IssueCertificatesServer = grpc.BidiStreamingServer[IssueCertificatesRequest, IssueCertificatesResponse]
+
 // EnrollmentService_ServiceDesc is the grpc.ServiceDesc for EnrollmentService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -188,6 +234,13 @@ var EnrollmentService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _EnrollmentService_Renew_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "IssueCertificates",
+			Handler:       _EnrollmentService_IssueCertificates_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "brevet/v1/enrollment.proto",
 }

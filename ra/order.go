@@ -1,0 +1,92 @@
+package ra
+
+import (
+	"context"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Order asks, on an operator's word, for a certificate of an identity, for a key that its sender has made or was given.
+type Order struct {
+	RequestID pki.RequestID
+	Name      string // of the identity, as NewIdentity has it
+	CSR       []byte
+	Lifetime  time.Duration
+	// Register is what the identity is registered with where it does not exist yet; nil where it has to. The name in it
+	// is not read.
+	Register *NewIdentity
+	By       pki.Actor
+}
+
+// Order issues a certificate to whom an operator names. It takes no evidence but the operator's word, and it waits where
+// Enroll and Renew would be told that the server is busy. An identity that is only registered is enrolled, which voids
+// the tokens made for it; an enrolled one gets a further certificate, and keeps those it has.
+//
+// An order that has been decided is carried out, however long its caller listens: asked again, it is on record.
+func (r *Registrar) Order(ctx context.Context, o Order) (ca.Certificate, error) {
+	none := ca.Certificate{}
+	id, err := r.ParseID(o.Name)
+	if err != nil {
+		return none, err
+	}
+	if id.Reserved() {
+		return none, pki.Refuse(pki.RuleReserved, "order for devices and workloads; an operator enrolls with a token", "%s is reserved", id)
+	}
+	c, err := parseCSR(o.CSR)
+	if err != nil {
+		return none, err
+	}
+	done, err := r.turns.take(ctx, id)
+	if err != nil {
+		return none, err
+	}
+	defer done()
+	q := Question{Identity: id, Request: o.RequestID, Key: c.keyHash}
+	st, err := r.standingToOrder(ctx, q, o)
+	if err != nil {
+		return none, err
+	}
+	if st.Answer != nil {
+		return answered(st.Answer, c.keyHash)
+	}
+	d, err := r.decide(st, c, ca.Request{
+		RequestID: o.RequestID, Lifetime: o.Lifetime, Actor: o.By, Patient: true,
+		Guard: pki.Guard{Enrolls: st.Identity.State == pki.Registered},
+	})
+	if err != nil {
+		return none, err
+	}
+	return r.issue(context.WithoutCancel(ctx), d, q)
+}
+
+// standingToOrder is what the decision about an order rests on, once its identity is registered as the order has it.
+func (r *Registrar) standingToOrder(ctx context.Context, q Question, o Order) (Standing, error) {
+	st, err := r.records.Standing(ctx, q)
+	refusal, _ := pki.AsRefusal(err)
+	missing := refusal != nil && refusal.Rule == pki.RuleIdentity
+	if o.Register == nil || st.Answer != nil || err != nil && !missing {
+		return st, err
+	}
+	if err := r.registerOrdered(ctx, q.Identity, *o.Register, o.By); err != nil || !missing {
+		return st, err
+	}
+	return r.records.Standing(ctx, q)
+}
+
+// registerOrdered registers one identity at a time: whoever records certificates would otherwise wait, for the store's
+// one writing connection, behind all that a stream has to register.
+func (r *Registrar) registerOrdered(ctx context.Context, id pki.SPIFFEID, n NewIdentity, by pki.Actor) error {
+	if n.Kind != pki.Device && n.Kind != pki.Workload {
+		return pki.Refuse(pki.RuleReserved, "use the kind device or workload", "identities of the kind %s are not for ordering", n.Kind)
+	}
+	select {
+	case r.registering <- struct{}{}:
+		defer func() { <-r.registering }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	_, err := r.register(ctx, id, n, by)
+	return err
+}

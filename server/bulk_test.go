@@ -1,0 +1,366 @@
+package server_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"fmt"
+	mathrand "math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// orders makes requests for as many new devices under a path.
+func orders(t *testing.T, path string, n int) []*brevetv1.IssueCertificatesRequest {
+	t.Helper()
+	reqs := make([]*brevetv1.IssueCertificatesRequest, n)
+	for i := range reqs {
+		reqs[i] = servertest.Order(t, fmt.Sprintf("%s/%d", path, i), servertest.Key(t))
+	}
+	return reqs
+}
+
+// onRecord counts the certificates that were released, by request ID, and those that were not.
+func onRecord(t *testing.T, w *servertest.World) (released map[string]int, unreleased int) {
+	t.Helper()
+	released = map[string]int{}
+	for _, c := range w.Inventory(t) {
+		if c.Released {
+			released[string(c.RequestID.Bytes())]++
+		} else {
+			unreleased++
+		}
+	}
+	return released, unreleased
+}
+
+// eachOnce checks that every request was answered with a certificate, and that it is its only one on record.
+func eachOnce(t *testing.T, w *servertest.World, reqs []*brevetv1.IssueCertificatesRequest, answers servertest.Answers) {
+	t.Helper()
+	released, unreleased := onRecord(t, w)
+	for _, req := range reqs {
+		der, err := answers.Of(req)
+		if n := released[string(req.GetRequestId())]; err != nil || len(der) == 0 || n != 1 {
+			t.Errorf("%s was answered with %d octets and %v, and has %d certificates on record", req.GetId(), len(der), err, n)
+		}
+	}
+	if unreleased > 0 {
+		t.Errorf("%d certificates on record were never released", unreleased)
+	}
+}
+
+// fault is one thing that is wrong with a request, or unusual.
+type fault struct {
+	name string
+	edit func(*brevetv1.IssueCertificatesRequest)
+}
+
+// faults are the ways in which requests differ from a good one. Keys are given to each anew.
+func faults(t *testing.T, w *servertest.World) []fault {
+	t.Helper()
+	type request = *brevetv1.IssueCertificatesRequest
+	csr := func(edit func(*x509.CertificateRequest)) func(request) {
+		return func(r request) { r.Csr = servertest.CSR(t, servertest.Key(t), edit) }
+	}
+	keyed := func(key crypto.Signer) func(request) {
+		return func(r request) { r.Csr = servertest.CSR(t, key) }
+	}
+	other := w.Enrolled(t, "device", "device/other")
+	compromised := w.Enrolled(t, "device", "device/compromised")
+	w.Revoke(t, compromised.Certificate, "keyCompromise")
+	p224 := servertest.Must(ecdsa.GenerateKey(elliptic.P224(), rand.Reader))(t)
+	return []fault{
+		{"nothing", func(request) {}},
+		{"names", func(r request) {
+			r.Registration.DnsNames, r.Registration.IpAddresses, r.Registration.Profile = []string{"a.fleet.example"}, []string{"192.0.2.7"}, "server"
+		}},
+		{"labels", func(r request) { r.Registration.Labels = map[string]string{"line": "3"} }},
+		{"lifetime", func(r request) { r.Lifetime = durationpb.New(time.Hour) }},
+		{"workload", func(r request) { r.Registration.Kind = "workload" }},
+		{"no request ID", func(r request) { r.RequestId = nil }},
+		{"a short request ID", func(r request) { r.RequestId = r.RequestId[:15] }},
+		{"no CSR", func(r request) { r.Csr = nil }},
+		{"a huge CSR", func(r request) { r.Csr = make([]byte, 17<<10) }},
+		{"half a CSR", func(r request) { r.Csr = r.Csr[:len(r.Csr)/2] }},
+		{"more than a CSR", func(r request) { r.Csr = append(r.Csr, 0) }},
+		{"no proof of possession", func(r request) { r.Csr[len(r.Csr)-1] ^= 1 }},
+		{"a foreign name", csr(func(c *x509.CertificateRequest) { c.DNSNames = []string{"b.fleet.example"} })},
+		{"a foreign subject", csr(func(c *x509.CertificateRequest) { c.Subject.CommonName = "root" })},
+		{"a curve that is too small", keyed(p224)},
+		{"the key of a CA", keyed(ground.Issuing)},
+		{"the key of another", keyed(other.Key)},
+		{"a compromised key", keyed(compromised.Key)},
+		{"too long a lifetime", func(r request) { r.Lifetime = durationpb.New(20 * 365 * 24 * time.Hour) }},
+		{"a negative lifetime", func(r request) { r.Lifetime = durationpb.New(-1) }},
+		{"no kind", func(r request) { r.Registration.Kind = "" }},
+		{"no such profile", func(r request) { r.Registration.Profile = "imperial" }},
+		{"a profile for others", func(r request) { r.Registration.Profile = "ocsp" }},
+		{"a label without a key", func(r request) { r.Registration.Labels = map[string]string{"": "x"} }},
+		{"no host name", func(r request) { r.Registration.DnsNames = []string{"-"} }},
+		{"no address", func(r request) { r.Registration.IpAddresses = []string{"fe80::1%eth0"} }},
+		{"no identity", func(r request) { r.Id = "" }},
+		{"no path", func(r request) { r.Id = "device//1" }},
+		{"another trust domain", func(r request) { r.Id = "spiffe://elsewhere.example/device/1" }},
+		{"a reserved path", func(r request) { r.Id = "brevet/server" }},
+		{"not registered", func(r request) { r.Registration = nil }},
+		{"registered otherwise", func(r request) { r.Id = other.ID; r.Registration.Labels = map[string]string{"line": "4"} }},
+	}
+}
+
+// unary does by calls of its own what an order does.
+func unary(t *testing.T, w *servertest.World, nobody *servertest.Caller, r *brevetv1.IssueCertificatesRequest) ([]byte, error) {
+	t.Helper()
+	if g := r.GetRegistration(); g != nil {
+		_, err := w.Operator.CreateIdentity(t.Context(), &brevetv1.CreateIdentityRequest{
+			Id: r.GetId(), Kind: g.GetKind(), Profile: g.GetProfile(), Labels: g.GetLabels(), DnsNames: g.GetDnsNames(), IpAddresses: g.GetIpAddresses(),
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	token, err := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: r.GetId(), Replace: true})
+	if err != nil {
+		return nil, err
+	}
+	resp, err := nobody.Enroll(t.Context(), &brevetv1.EnrollRequest{
+		RequestId: r.GetRequestId(), Token: w.Secret(t, token.GetToken()), Csr: r.GetCsr(), Lifetime: r.GetLifetime(),
+	})
+	return resp.GetCredential().GetCertificate(), err
+}
+
+// A stream of good and bad requests, in any order, comes to what calls would have come to.
+func TestBulkComesToWhatCallsComeTo(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	list := faults(t, w)
+	faulty := func(path string) []*brevetv1.IssueCertificatesRequest {
+		reqs := orders(t, path, len(list))
+		for i, f := range list {
+			f.edit(reqs[i])
+		}
+		return reqs
+	}
+	called, sent, good := faulty("called"), faulty("sent"), orders(t, "good", 20)
+	stream := slices.Concat(sent, good)
+	mathrand.Shuffle(len(stream), func(i, j int) { stream[i], stream[j] = stream[j], stream[i] })
+	answers := w.Operator.Orders(t, stream...)
+	nobody := w.Caller(t, nil)
+	for i, f := range list {
+		want, wantErr := unary(t, w, nobody, called[i])
+		got, err := answers.Of(sent[i])
+		if status.Code(err) != status.Code(wantErr) || servertest.RuleOf(err) != servertest.RuleOf(wantErr) || (got == nil) != (want == nil) {
+			t.Errorf("%s: the stream answers %v, and calls %v", f.name, err, wantErr)
+		} else if got != nil && likeOf(t, got) != likeOf(t, want) {
+			t.Errorf("%s: the stream issues %s, and calls %s", f.name, likeOf(t, got), likeOf(t, want))
+		}
+		discreet(t, err)
+	}
+	for _, req := range good {
+		_, err := answers.Of(req)
+		servertest.Refused(t, err, codes.OK, "")
+	}
+}
+
+// likeOf is what a certificate shares with those of equal particulars.
+func likeOf(t *testing.T, der []byte) string {
+	t.Helper()
+	c := servertest.Must(x509.ParseCertificate(der))(t)
+	return fmt.Sprint(c.NotAfter.Sub(c.NotBefore), c.DNSNames, c.IPAddresses, c.KeyUsage, c.ExtKeyUsage, c.Issuer, len(c.Extensions))
+}
+
+// The chain is in the first answer with a certificate, and in no other one of the same CA.
+func TestTheChainComesOnce(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	for range 2 {
+		stream := servertest.Must(w.Operator.IssueCertificates(t.Context()))(t)
+		reqs := orders(t, "device", 5)
+		reqs[0].Csr = nil
+		for i, req := range reqs {
+			if err := stream.Send(req); err != nil {
+				t.Fatal(err)
+			}
+			a := servertest.Must(stream.Recv())(t)
+			if (i == 1) != (a.GetIssuer() != nil) || (i == 0) != (a.GetFailure() != nil) {
+				t.Errorf("answer %d is %v", i, a)
+			}
+			if i == 1 && (string(a.GetIssuer().GetChain()[0]) != string(w.Issuing.Raw) || string(a.GetIssuer().GetRoots()[0]) != string(w.Root.Raw)) {
+				t.Error("the first certificate's issuer is another")
+			}
+		}
+	}
+}
+
+// What came of a stream whose answers were lost comes again on the next one.
+func TestOrdersAcrossAReconnect(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	reqs := orders(t, "device", 60)
+	first := w.NewOperator(t, "bob")
+	stream := servertest.Must(first.IssueCertificates(t.Context()))(t)
+	for _, req := range reqs {
+		if err := stream.Send(req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := servertest.Answers{}
+	for range 20 {
+		before.Take(t, servertest.Must(stream.Recv())(t))
+	}
+	if err := first.Conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	after := w.Operator.Orders(t, reqs...)
+	eachOnce(t, w, reqs, after)
+	for id, a := range before {
+		if string(a.GetCertificate()) != string(after[id].GetCertificate()) {
+			t.Errorf("request %x has two certificates", id)
+		}
+	}
+}
+
+// A client that cancels, whatever is under way, leaves nothing half-done.
+func TestAStreamThatIsCancelled(t *testing.T) {
+	t.Parallel()
+	store := &servertest.Faulty{}
+	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
+	for _, looks := range []int64{1, 30, 80} { // two for each, before and after it is registered
+		reqs := orders(t, fmt.Sprintf("cancelled-after-%d", looks), 40)
+		ctx, cancel := context.WithCancel(t.Context())
+		stream := servertest.Must(w.Operator.IssueCertificates(ctx))(t)
+		arrived, release := store.HoldRecords()
+		for _, req := range reqs {
+			if err := stream.Send(req); err != nil {
+				t.Fatal(err)
+			}
+		}
+		<-arrived
+		store.AwaitDecided(looks)
+		cancel()
+		for err := error(nil); status.Code(err) != codes.Canceled; {
+			if _, err = stream.Recv(); err != nil && status.Code(err) != codes.Canceled {
+				t.Fatalf("the stream ended with %v", err)
+			}
+		}
+		release()
+		eachOnce(t, w, reqs, w.Operator.Orders(t, reqs...))
+	}
+}
+
+// An order that fails through the server's own fault may be sent again, and says when.
+func TestOrdersThatFailForNow(t *testing.T) {
+	t.Parallel()
+	store := &servertest.Faulty{}
+	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
+	reqs := orders(t, "device", 5)
+	store.FailReads(true)
+	for _, a := range w.Operator.Orders(t, reqs...) {
+		unavailable(t, servertest.FailureOf(a))
+	}
+	store.FailReads(false)
+	eachOnce(t, w, reqs, w.Operator.Orders(t, reqs...))
+}
+
+// A bug that one order meets ends neither its stream nor the server.
+func TestAnOrderThatPanics(t *testing.T) {
+	t.Parallel()
+	store := &servertest.Faulty{}
+	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
+	reqs := orders(t, "device", 2)
+	stream := servertest.Must(w.Operator.IssueCertificates(t.Context()))(t)
+	for i, want := range []codes.Code{codes.Internal, codes.OK, codes.OK} {
+		store.Panic(i == 0)
+		if err := stream.Send(reqs[min(i, 1)]); err != nil {
+			t.Fatal(err)
+		}
+		err := servertest.FailureOf(servertest.Must(stream.Recv())(t))
+		servertest.Refused(t, err, want, "")
+		discreet(t, err)
+	}
+	eachOnce(t, w, reqs, w.Operator.Orders(t, reqs...))
+}
+
+// Orders are counted as calls are, and what is wrong with them fills the log no more than that of calls.
+func TestOrdersCountAsCalls(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	reqs := orders(t, "device", 15)
+	for _, req := range reqs[3:] {
+		req.Registration.Kind = "toaster"
+	}
+	reqs[3].RequestId = make([]byte, 1000)
+	before := len(w.Entries(t, 0))
+	answers := w.Operator.Orders(t, reqs...)
+	if _, ok := answers[string(make([]byte, 64))]; !ok {
+		t.Error("no answer has the beginning of a request ID that is too long")
+	}
+	if n := refusalsSince(t, w, before, w.Operator.ID, pki.RuleRequest); n != 10 {
+		t.Errorf("the log has %d entries of bad orders, want ten: the rest is a count", n)
+	}
+	series := func(code codes.Code) string {
+		return fmt.Sprintf(`brevet_call_seconds_count{code=%q,rpc=%q}`, code, brevetv1.EnrollmentService_IssueCertificates_FullMethodName)
+	}
+	want := map[string]float64{series(codes.OK): 4, series(codes.InvalidArgument): 12, `brevet_refusals_total{rule="request.malformed"}`: 12}
+	counted := func(name string) float64 {
+		_, text := ask(t, w, "/metrics")
+		return metric(t, text, name)
+	}
+	for deadline := time.Now().Add(30 * time.Second); counted(series(codes.OK)) < 4 && time.Now().Before(deadline); { // the stream after its end
+		time.Sleep(5 * time.Millisecond)
+	}
+	for name, n := range want {
+		if got := counted(name); got != n {
+			t.Errorf("%s is %v, want %v", name, got, n)
+		}
+	}
+}
+
+// Who loses the right to order does so with the next message, not with the next stream.
+func TestSuspendedInTheMiddleOfAStream(t *testing.T) {
+	t.Parallel()
+	store := &servertest.Faulty{}
+	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
+	bob := w.NewOperator(t, "bob")
+	device := w.Enrolled(t, "device", "device/suspended")
+	held := servertest.Order(t, device.ID, servertest.Key(t))
+	reqs := append(orders(t, "device", 10), held)
+	stream := servertest.Must(bob.IssueCertificates(t.Context()))(t)
+	arrived, release := store.HoldRecords()
+	for _, req := range reqs {
+		if err := stream.Send(req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-arrived
+	store.AwaitDecided(21) // ten of them twice, as they had to be registered
+	w.Suspend(t, device.ID)
+	w.Suspend(t, bob.ID)
+	if err := stream.Send(servertest.Order(t, "device/late", servertest.Key(t))); err != nil {
+		t.Fatal(err)
+	}
+	release()
+	answers, err := servertest.Deliver(t, stream)
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
+	for _, req := range reqs[:10] { // they were under way
+		_, err := answers.Of(req)
+		servertest.Refused(t, err, codes.OK, "")
+	}
+	if _, err := answers.Of(held); servertest.RuleOf(err) != pki.RuleChanged && servertest.RuleOf(err) != pki.RuleIdentityState {
+		t.Errorf("the suspended device's was answered with %v", err)
+	}
+	if len(answers) != len(reqs) {
+		t.Errorf("%d answers, want %d", len(answers), len(reqs))
+	}
+}
