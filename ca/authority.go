@@ -107,14 +107,17 @@ type layoutOf struct {
 	profile *Profile
 }
 
-// layOut prepares what each CA that is valid now may issue, and lints what the current one will.
+// layOut prepares what each CA issues, be it not valid now, and lints what the current one does.
 func (a *Authority) layOut(now time.Time) error {
 	for id, u := range a.lints {
-		if now.After(u.issuer.Certificate.NotAfter) || now.Before(u.issuer.Certificate.NotBefore) {
-			continue // it issues nothing
+		within := now
+		if c := u.issuer.Certificate; now.Before(c.NotBefore) {
+			within = c.NotBefore
+		} else if !now.Before(c.NotAfter) {
+			within = c.NotAfter.Add(-time.Second)
 		}
 		for _, p := range a.profiles {
-			l, err := u.layout(p, now)
+			l, err := u.layout(p, within)
 			if err != nil {
 				return err
 			}
@@ -187,9 +190,6 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 		return nil, err
 	}
 	l := a.layouts[layoutOf{req.Issuer, p}]
-	if l == nil { // it was not valid yet when this process started
-		return nil, &unavailable{what: "the issuing CA " + iss.Certificate.Subject.String() + " was not valid when this server started: restart it"}
-	}
 	tbs, err := l.tbs(template)
 	if err != nil {
 		return nil, fmt.Errorf("ca: write the certificate of %s: %w", req.Identity, err)
@@ -233,13 +233,22 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 		return Certificate{}, err
 	}
 	defer release()
+	// Whatever ends this before the record is handed over, a panic included, the batch must not wait for it.
+	handed := false
+	defer func() {
+		if !handed {
+			a.writer.abandon(d.item)
+		}
+	}()
 	// 4. The intent is durable before the key is used.
 	end := a.meter.Begin(ctx, StepIntent)
 	err = a.writer.announce(ctx, d.item)
 	end(err)
 	if err != nil {
-		a.writer.abandon(d.item)
 		return Certificate{}, err
+	}
+	if now := a.clock(); !now.Before(d.record.NotAfter) {
+		return Certificate{}, &unavailable{what: "the certificate was over before its turn came", after: time.Second}
 	}
 	// 5. The token signs once, and what it gave is checked.
 	end = a.meter.Begin(ctx, StepSign)
@@ -249,10 +258,10 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 		d.record.DER, err = d.layout.certificate(d.tbs, signature)
 	}
 	if err != nil {
-		a.writer.abandon(d.item)
 		return Certificate{}, signingError(err)
 	}
 	// 6. The record, with the guards checked again, is made durable; 7. only then is the certificate released.
+	handed = true
 	end = a.meter.Begin(ctx, StepRecord)
 	err = a.writer.record(ctx, d.item, d.record)
 	end(err)

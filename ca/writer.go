@@ -103,6 +103,7 @@ func newWriter(ctx context.Context, c Config) (*writer, error) {
 			b.items = append(b.items, newItem(i))
 		}
 		w.complete = append(w.complete, b)
+		w.signed += len(b.items)
 		w.log.Warn("settling certificates that were announced but never released", "batch", b.id, "count", len(b.items))
 	}
 	go w.run()
@@ -187,9 +188,7 @@ func (w *writer) run() {
 	for !w.atRest() {
 		w.wait()
 		w.gather()
-		begun := time.Now()
 		w.write()
-		w.took = time.Since(begun)
 	}
 }
 
@@ -292,7 +291,9 @@ func (w *writer) write() {
 		fresh = &batch{id: NewBatchID(), items: w.waiting, open: len(w.waiting)}
 		announce = []Intent{fresh.intent()}
 	}
+	begun := time.Now()
 	verdicts, err := w.commit(settle, announce)
+	w.took = time.Since(begun)
 	if err != nil {
 		w.failed(err)
 		return
@@ -308,7 +309,7 @@ func (w *writer) write() {
 	done := w.complete
 	w.complete = nil
 	for i, b := range done {
-		w.signed -= b.ended()
+		w.signed -= len(b.items)
 		w.release(b, settle[i].Records, verdicts[i])
 	}
 }
@@ -376,7 +377,7 @@ func (w *writer) refuseAll(err error) {
 			it.verdict <- err
 		}
 	}
-	w.complete, w.retry = nil, 0
+	w.complete, w.signed, w.retry = nil, 0, 0
 }
 
 // fail answers those who wait to announce.
@@ -402,14 +403,6 @@ func (w *writer) release(b *batch, records []Record, verdicts Verdicts) {
 	for _, it := range b.items {
 		it.verdict <- refused[it.intent.Ref]
 	}
-}
-
-// ended is how many of the items this process has announced: none of a batch that an earlier one left.
-func (b *batch) ended() int {
-	if len(b.items) == 0 || b.items[0].batch == nil {
-		return 0
-	}
-	return len(b.items)
 }
 
 func (b *batch) intent() Intent {

@@ -205,7 +205,11 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n Renewal) (ca.Certifica
 func (r *Registrar) issue(ctx context.Context, d *ca.Draft, q Question) (ca.Certificate, error) {
 	cert, err := r.issuer.Issue(ctx, d)
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleRequestReused {
-		if st, serr := r.records.Standing(ctx, q); serr == nil && st.Answer != nil {
+		st, serr := r.records.Standing(ctx, q)
+		if serr != nil { // the refusal would have the caller forget a request that was answered
+			return ca.Certificate{}, serr
+		}
+		if st.Answer != nil {
 			return answered(st.Answer, q.Key)
 		}
 	}

@@ -66,7 +66,7 @@ func sizes(sessions int) map[work]admission.Size {
 	}
 }
 
-// intake lets calls go to work, or has them wait, or turns them away: after the gate, and before the message is read.
+// intake lets calls go to work, or has them wait, or turns them away.
 type intake struct {
 	lanes                 map[work]*admission.Lane
 	identities, addresses *admission.Rates
@@ -85,26 +85,39 @@ func newIntake(c Config) *intake {
 	return in
 }
 
-// enter takes in a call that the gate has let in or refused, and returns what to call when it is over. A refusal of the
-// gate costs its caller as much as a call: whoever repeats it is told to stay away.
-func (in *intake) enter(ctx context.Context, method string, refused error) (leave func(), err error) {
-	w, from, rates := works[method], admission.Source{}, in.identities
+// source says whom a call counts for, and how often that one may call.
+func (in *intake) source(ctx context.Context) (admission.Source, *admission.Rates) {
 	if c := callerOf(ctx); !c.id.IsZero() {
-		from = admission.Identity(c.id)
-	} else if p, ok := peer.FromContext(ctx); ok {
-		from, rates = admission.Address(p.Addr), in.addresses
+		return admission.Identity(c.id), in.identities
 	}
-	if refused != nil || w != revocations { // an operator may always take back
-		if err := rates.Take(from, time.Now()); err != nil {
-			return nil, err
-		}
+	if p, ok := peer.FromContext(ctx); ok {
+		return admission.Address(p.Addr), in.addresses
 	}
-	if refused != nil {
-		return nil, refused
+	return admission.Source{}, in.identities
+}
+
+// admit counts a call that the gate has let in or refused, and refuses it where its caller calls too often. A refusal of
+// the gate costs its caller as much as a call: whoever repeats it is told to stay away.
+func (in *intake) admit(ctx context.Context, method string, refused error) error {
+	if refused == nil && works[method] == revocations { // an operator may always take back
+		return nil
 	}
-	lane := in.lanes[w]
+	from, rates := in.source(ctx)
+	if err := rates.Take(from, time.Now()); err != nil {
+		return err
+	}
+	return refused
+}
+
+// enter has a call wait for its turn in its lane, and returns what to call when it is over.
+func (in *intake) enter(ctx context.Context, method string) (leave func(), err error) {
+	lane := in.lanes[works[method]]
 	if lane == nil {
 		return func() {}, nil
 	}
-	return lane.Enter(ctx, from)
+	from, _ := in.source(ctx)
+	if leave, err = lane.Enter(ctx, from); err != nil {
+		return func() {}, err
+	}
+	return leave, nil
 }

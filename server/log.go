@@ -2,9 +2,12 @@ package server
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/translog"
@@ -40,6 +43,9 @@ func (s *logs) ListEntries(req *brevetv1.ListEntriesRequest, out grpc.ServerStre
 			return nil
 		}
 		entries, err := s.records.Entries(ctx, next, int(page))
+		if broken := new(translog.ChainError); errors.As(err, &broken) {
+			return status.Error(codes.DataLoss, broken.Error()+": restore the store from a backup, and find out who changed it")
+		}
 		if err != nil || len(entries) == 0 {
 			return err
 		}

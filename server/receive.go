@@ -47,6 +47,9 @@ func receive(read func(any) error, into any) error {
 	case status.Code(err) == codes.ResourceExhausted:
 		// gRPC has answered already, with the same code and no rule: it keeps nothing of so large a message.
 		return pki.Refuse(pki.RuleSize, "send less, or in several calls", "the message is over %d KiB", maxMessage>>10)
+	case status.Code(err) == codes.Internal:
+		// gRPC has answered this already, too: a call that ends without a message, or goes on after it.
+		return pki.Refuse(pki.RuleRequest, "send one message", "the call has not one message")
 	case err != nil:
 		return err
 	case m.err != nil:
@@ -72,16 +75,23 @@ func (g gated) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	g.Server.RegisterService(&d, impl)
 }
 
-// unary puts the gate and the intake before a handler and the reading of its message, and the typed answer behind it.
+// unary puts the gate before the reading of a handler's message, the intake before the handler, and the typed answer
+// behind it.
 func (s *Server) unary(method string, next grpc.MethodHandler) grpc.MethodHandler {
 	return func(srv any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (resp any, err error) {
 		begun := time.Now()
 		defer func() { err = s.answer(ctx, method, begun, recover(), err) }()
 		known, err := s.gate.enter(ctx, method)
-		leave, err := s.intake.enter(known, method, err)
-		if err == nil {
-			defer leave()
-			resp, err = next(srv, known, func(into any) error { return receive(read, into) }, nil)
+		leave := func() {}
+		defer func() { leave() }()
+		if err = s.intake.admit(known, method, err); err == nil {
+			resp, err = next(srv, known, func(into any) (err error) {
+				// A caller that sends nothing takes no place from those who do.
+				if err = receive(read, into); err == nil {
+					leave, err = s.intake.enter(known, method)
+				}
+				return err
+			}, nil)
 		}
 		return resp, s.note(known, err)
 	}
@@ -92,9 +102,12 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	begun := time.Now()
 	defer func() { err = s.answer(ss.Context(), info.FullMethod, begun, recover(), err) }()
 	ctx, err := s.gate.enter(ss.Context(), info.FullMethod)
-	leave, err := s.intake.enter(ctx, info.FullMethod, err)
+	leave := func() {}
+	defer func() { leave() }()
+	if err = s.intake.admit(ctx, info.FullMethod, err); err == nil {
+		leave, err = s.intake.enter(ctx, info.FullMethod)
+	}
 	if err == nil {
-		defer leave()
 		err = next(srv, streamOf{ss, ctx, func() error { _, err := s.gate.enter(ctx, info.FullMethod); return err }})
 	}
 	return s.note(ctx, err)

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -98,4 +99,18 @@ func TestAMessageThatIsTooLarge(t *testing.T) {
 		t.Errorf("the log has %d entries of an operator's huge messages, want 4", n)
 	}
 	servertest.Must(w.Operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t) // the connection is still good
+}
+
+// Callers that open a call and send nothing take no place from those who do.
+func TestSilentCallersTakeNoPlace(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	silent := w.Caller(t, nil)
+	for range 100 { // far more than there are places for one address, and for all
+		_, err := silent.Conn.NewStream(t.Context(), &grpc.StreamDesc{}, brevetv1.EnrollmentService_Enroll_FullMethodName)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Enrolled(t, "device", "device/1")
 }

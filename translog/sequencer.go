@@ -101,6 +101,10 @@ func (s *Sequencer) catchUp(ctx context.Context, store Head) error {
 // entries reads entries that the store's head says there are.
 func (s *Sequencer) entries(ctx context.Context, from uint64, limit int, store Head) ([]Sequenced, error) {
 	batch, err := s.records.Entries(ctx, from, limit)
+	var broken *ChainError
+	if errors.As(err, &broken) {
+		return nil, &MismatchError{Archive: s.archive.Head(), Store: store, Index: broken.Index, Detail: "in the store, " + broken.Detail}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("translog: read entries from %d on: %w", from, err)
 	}

@@ -32,7 +32,7 @@ const selectGuarded = `
 	SELECT n.id, n.state, n.generation, p.id, p.state, p.successor,
 	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = q.request), ` + keyColumns + `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
-	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity IS NOT NULL AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
+	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
 	LEFT JOIN keys k ON k.id = q.key`
 
 // found is what selectGuarded selects.

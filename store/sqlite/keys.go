@@ -65,7 +65,7 @@ func (k *keyRow) against(key pki.KeyHash, identity int64) *pki.Refusal {
 func (tx *writeTx) claim(ctx context.Context, key pki.KeyHash, identity int64, names int) error {
 	_, err := tx.ExecContext(ctx, `
 		INSERT INTO keys (id, rest, identity, named) VALUES (?, ?, ?, ?)
-		ON CONFLICT (id) DO UPDATE SET identity = excluded.identity, named = named + excluded.named`,
+		ON CONFLICT (id) DO UPDATE SET named = named + excluded.named`,
 		keyID(key), keyRest(key), identity, names)
 	return err
 }

@@ -95,12 +95,12 @@ func chained(rows *sql.Rows, err error, head translog.Head) ([]translog.Sequence
 			return err
 		}
 		if s.Index != head.Size+1 {
-			return fmt.Errorf("log entry %d follows entry %d: entries are missing: restore the store from a backup", s.Index, head.Size)
+			return &translog.ChainError{Index: head.Size + 1, Detail: fmt.Sprintf("it is missing, and entry %d follows", s.Index)}
 		}
 		s.Chain = translog.Chain(head.Chain, s.Entry)
 		if recorded != nil && translog.Hash(recorded) != s.Chain {
-			return fmt.Errorf("the log was changed before entry %d: its chain value is %x, and %s follows from the entries: "+
-				"restore the store from a backup", s.Index, recorded, s.Chain)
+			return &translog.ChainError{Index: s.Index, Detail: fmt.Sprintf("its chain value is %x, and %s follows from it and the entries before it: "+
+				"one of them was altered", recorded, s.Chain)}
 		}
 		head = translog.Head{Size: s.Index, Chain: s.Chain}
 		found = append(found, s)
@@ -169,6 +169,7 @@ func readEntries(ctx context.Context, tx *sql.Tx, from uint64, limit int) ([]tra
 	if from > 1<<62 {
 		return nil, nil // beyond what an id can be
 	}
+	from = max(from, 1)
 	head, err := readHead(ctx, tx)
 	if err != nil || from > head.Size {
 		return nil, err
@@ -177,15 +178,22 @@ func readEntries(ctx context.Context, tx *sql.Tx, from uint64, limit int) ([]tra
 	if err != nil {
 		return nil, err
 	}
-	to := min(head.Size, from+uint64(limit)-1) //nolint:gosec // checked above
+	// To the next chain value, or what is read of the last batch would be held against nothing.
+	to, last := min(head.Size, from+uint64(limit)-1), uint64(0)                                                       //nolint:gosec // checked above
+	if err := tx.QueryRowContext(ctx, `SELECT min(id) FROM chain WHERE id >= ?`, int64(to)).Scan(&last); err != nil { //nolint:gosec // an id
+		return nil, err
+	}
 	rows, err := tx.QueryContext(ctx, `
 		SELECT log.id, log.entry, chain.value FROM log LEFT JOIN chain ON chain.id = log.id
-		WHERE log.id > ? AND log.id <= ? ORDER BY log.id`, int64(before.Size), int64(to)) //nolint:gosec // ids
+		WHERE log.id > ? AND log.id <= ? ORDER BY log.id`, int64(before.Size), int64(last)) //nolint:gosec // ids
 	found, err := chained(rows, err, before)
 	if err != nil {
 		return nil, err
 	}
-	return found[max(from, 1)-before.Size-1:], nil
+	if end := before.Size + uint64(len(found)); end != last {
+		return nil, &translog.ChainError{Index: end + 1, Detail: "it is missing"}
+	}
+	return found[from-before.Size-1 : to-before.Size], nil
 }
 
 // changesOf returns the status changes that entries record.

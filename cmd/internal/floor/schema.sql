@@ -35,7 +35,7 @@ CREATE TABLE identities (
 CREATE TABLE keys (
     id             INTEGER PRIMARY KEY,
     rest           BLOB    NOT NULL CHECK (length(rest) = 24),
-    identity       INTEGER REFERENCES identities (id),
+    identity       INTEGER NOT NULL REFERENCES identities (id),
     compromised_at INTEGER,
     named          INTEGER NOT NULL CHECK (named >= 0)
 ) STRICT;

@@ -72,13 +72,13 @@ CREATE TABLE tokens (
 ) STRICT;
 CREATE INDEX tokens_by_expiry ON tokens (expires_at);
 
--- Public keys, each of one identity; of none where nobody had it certified. The first 8 octets of the SHA-256 of the
+-- Public keys that were certified, each for one identity. The first 8 octets of the SHA-256 of the
 -- SubjectPublicKeyInfo are the row's number, as SQLite's signed integer, so that a key is found without an index; two
 -- keys that begin alike cannot both be certified. A key that no certificate names leaves; a compromised one stays.
 CREATE TABLE keys (
     id             INTEGER PRIMARY KEY,
     rest           BLOB    NOT NULL CHECK (length(rest) = 24),
-    identity       INTEGER REFERENCES identities (id),
+    identity       INTEGER NOT NULL REFERENCES identities (id),
     compromised_at INTEGER,
     named          INTEGER NOT NULL CHECK (named >= 0) -- how often certificates name it, as their key or as the next one
 ) STRICT;
