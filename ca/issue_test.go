@@ -1,0 +1,68 @@
+package ca_test
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// TestAPanicStrandsNobody has one signature of many panic: the others of its batch are recorded all the same.
+func TestAPanicStrandsNobody(t *testing.T) {
+	w := newWorld(t)
+	var signed atomic.Int64
+	w.signer.before = func([]byte) error {
+		if signed.Add(1) == 7 {
+			panic("the signer's own")
+		}
+		return nil
+	}
+	a := w.open(t, w.store.CA())
+	var wg sync.WaitGroup
+	var issued, panicked atomic.Int64
+	for range 32 {
+		req := w.request(t)
+		wg.Go(func() {
+			defer func() {
+				if recover() != nil { // as the server does
+					panicked.Add(1)
+				}
+			}()
+			if _, err := issue(t.Context(), a, req); err == nil {
+				issued.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	shut(t, a)
+	if issued.Load() != 31 || panicked.Load() != 1 {
+		t.Errorf("%d were issued and %d panicked of 32", issued.Load(), panicked.Load())
+	}
+	if _, left, err := w.store.CA().Begin(t.Context()); err != nil || len(left) != 0 {
+		t.Errorf("%d batches are left, %v", len(left), err)
+	}
+}
+
+// TestNothingIsSignedThatIsOver lets a certificate end while it waits for its turn.
+func TestNothingIsSignedThatIsOver(t *testing.T) {
+	w := newWorld(t)
+	var late atomic.Int64
+	a := w.openAt(t, w.store.CA(), func() time.Time { return time.Now().Add(time.Duration(late.Load())) })
+	defer shut(t, a)
+	req := w.request(t)
+	req.Lifetime = time.Minute
+	d, err := a.Draft(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late.Store(int64(2 * time.Minute))
+	before := len(w.signer.signed.list())
+	if _, err := a.Issue(t.Context(), d); !pki.IsTemporary(err) {
+		t.Errorf("a certificate that is over: %v, want a temporary error", err)
+	}
+	if n := len(w.signer.signed.list()) - before; n != 0 {
+		t.Errorf("the key signed %d", n)
+	}
+}
