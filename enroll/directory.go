@@ -77,8 +77,11 @@ func checkOwner(path string, user int) error {
 	return nil
 }
 
-// Close unlocks the directory.
-func (d *Directory) Close() error { return d.lock.Close() }
+// Close unlocks the directory. To close the lock is not enough: a reload command that is being started just now has it open,
+// too, until it runs its program.
+func (d *Directory) Close() error {
+	return errors.Join(syscall.Flock(int(d.lock.Fd()), syscall.LOCK_UN), d.lock.Close())
+}
 
 // Load reads the pair in use; ErrNoCredential where there is none yet. A key that other users can read is logged.
 func (d *Directory) Load() (*Pair, error) {

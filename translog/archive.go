@@ -41,7 +41,7 @@ func OpenArchive(path string, log *slog.Logger) (*Archive, error) {
 	}
 	a, err := openArchive(f, log)
 	if err != nil {
-		f.Close()
+		_ = locked{f}.Close() // the error that matters is the first one
 		return nil, fmt.Errorf("%w (archive %s)", err, path)
 	}
 	return a, nil
@@ -77,7 +77,16 @@ func openArchive(f *os.File, log *slog.Logger) (*Archive, error) {
 	default:
 		return nil, err
 	}
-	return &Archive{file: f, end: sc.verified, size: sc.offset}, nil
+	return &Archive{file: locked{f}, end: sc.verified, size: sc.offset}, nil
+}
+
+// locked is an archive's file, whose lock goes when it is closed. Closing alone would not do: a process that is being started
+// just now has the file open, too, until it runs its program.
+type locked struct{ *os.File }
+
+// Close gives the lock back, and closes the file.
+func (l locked) Close() error {
+	return errors.Join(syscall.Flock(int(l.Fd()), syscall.LOCK_UN), l.File.Close())
 }
 
 func lock(f *os.File) error {

@@ -32,6 +32,8 @@ type issueBench struct {
 	newConnections bool
 	pace           pace
 	preload        int
+	bulk           bool
+	count          int
 }
 
 func newBenchIssue() *cobra.Command {
@@ -45,7 +47,8 @@ func newBenchIssue() *cobra.Command {
 			"With --new-connections each certificate takes a TLS handshake of its own, and handshake_ratio is its rate to that of\n" +
 			"an empty call in the place of the certificate. With --token-rate the token makes so many signatures a second at\n" +
 			"most, each after --token-latency: token_share is how much of that rate certificates reach, and open_loop_p99_ms is\n" +
-			"what one takes when requests come at random times at 80 % of it.",
+			"what one takes when requests come at random times at 80 % of it. With --bulk each caller is an operator's stream of\n" +
+			"orders, for 64 devices at once.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := newPrinter(cmd, "MEASURE", "MEDIAN", "MIN", "MAX")
 			if err != nil {
@@ -70,6 +73,8 @@ func newBenchIssue() *cobra.Command {
 	f.BoolVar(&b.newConnections, "new-connections", false, "a new connection for each certificate")
 	f.Float64Var(&b.pace.rate, "token-rate", 0, "signatures a second that the token makes at most (default: no limit)")
 	f.DurationVar(&b.pace.latency, "token-latency", 0, "how long the token waits before each signature, with --token-rate")
+	f.BoolVar(&b.bulk, "bulk", false, "callers are streams of orders, each with 64 under way")
+	f.IntVar(&b.count, "count", 0, "with --bulk, how many certificates are issued in each round, however long that takes")
 	f.IntVar(&b.preload, "preload", 0, "certificates that the store holds beforehand; a server with an empty one is measured in turn")
 	b.add(cmd, "10s", "how long certificates are issued, in all rounds together")
 	return cmd
@@ -86,20 +91,23 @@ func (b *issueBench) check() error {
 		return &usage{"--token-latency goes with --token-rate"}
 	}
 	given := 0
-	for _, is := range []bool{b.newConnections, !b.pace.isZero(), b.preload != 0} {
+	for _, is := range []bool{b.newConnections, !b.pace.isZero(), b.preload != 0, b.bulk} {
 		if is {
 			given++
 		}
 	}
 	if given > 1 || b.preload < 0 {
-		return &usage{"--new-connections, --token-rate and --preload measure different things: give one of them"}
+		return &usage{"--new-connections, --token-rate, --preload and --bulk measure different things: give one of them"}
+	}
+	if b.count < 0 || b.count > 0 && (!b.bulk || b.count < b.callers*ordersInFlight) {
+		return &usage{fmt.Sprintf("--count goes with --bulk, and is at least %d for each caller", ordersInFlight)}
 	}
 	return nil
 }
 
 // mode is one way to ask for certificates, and what it measures beside what all do.
 type mode struct {
-	call    func(*caller, context.Context) (time.Duration, error)
+	put     func(ctx context.Context, p *party, d time.Duration) (load, error)
 	options []string // of the server
 	fields  []string
 	measure func(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error
@@ -108,19 +116,31 @@ type mode struct {
 func (b *issueBench) mode() mode {
 	switch {
 	case b.newConnections:
-		return mode{call: (*caller).renewAnew, fields: []string{"handshakes_per_second", "handshake_ratio"}, measure: measureHandshakes}
+		return mode{put: each((*caller).renewAnew), fields: []string{"handshakes_per_second", "handshake_ratio"}, measure: measureHandshakes}
 	case !b.pace.isZero():
 		return mode{
-			call: (*caller).renew, fields: []string{"token_share", "open_loop_p99_ms", "open_loop_latencies"}, measure: b.measureArrivals,
+			put: each((*caller).renew), fields: []string{"token_share", "open_loop_p99_ms", "open_loop_latencies"}, measure: b.measureArrivals,
 			options: []string{"--token-rate", decimal(b.pace.rate), "--token-latency", b.pace.latency.String()},
 		}
 	case b.preload > 0:
-		return mode{call: (*caller).renew, fields: []string{"growth_ratio", "empty_certificates_per_second"}, measure: measureEmpty}
+		return mode{put: each((*caller).renew), fields: []string{"growth_ratio", "empty_certificates_per_second"}, measure: measureEmpty}
+	case b.bulk:
+		return mode{measure: measureNothing, put: func(ctx context.Context, p *party, d time.Duration) (load, error) {
+			return putOrders(ctx, p.streams, b.count, d)
+		}}
 	default:
-		nothing := func(context.Context, *issueRig, time.Duration, map[string]float64) error { return nil }
-		return mode{call: (*caller).renew, measure: nothing}
+		return mode{put: each((*caller).renew), measure: measureNothing}
 	}
 }
+
+// each has all callers make a call, over and over.
+func each(call func(*caller, context.Context) (time.Duration, error)) func(context.Context, *party, time.Duration) (load, error) {
+	return func(ctx context.Context, p *party, d time.Duration) (load, error) {
+		return putLoad(ctx, p.callers, call, d)
+	}
+}
+
+func measureNothing(context.Context, *issueRig, time.Duration, map[string]float64) error { return nil }
 
 // measureHandshakes makes empty calls over new connections.
 func measureHandshakes(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
@@ -131,7 +151,7 @@ func measureHandshakes(ctx context.Context, r *issueRig, d time.Duration, values
 
 // measureEmpty has the callers of the server whose store was not filled ask for certificates.
 func measureEmpty(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
-	l, err := putLoad(ctx, r.empty.callers, r.call, d)
+	l, err := r.put(ctx, r.empty, d)
 	values["empty_certificates_per_second"], values["growth_ratio"] = l.rate, values["certificates_per_second"]/l.rate
 	return err
 }
@@ -164,6 +184,7 @@ type issueRig struct {
 type party struct {
 	server  *benchServer
 	callers []*caller
+	streams []*orderer // with --bulk, in the place of callers
 }
 
 func (p *party) close() error {
@@ -173,6 +194,9 @@ func (p *party) close() error {
 	var err error
 	for _, c := range p.callers {
 		err = errors.Join(err, c.close())
+	}
+	for _, o := range p.streams {
+		err = errors.Join(err, o.close())
 	}
 	if p.server != nil {
 		err = errors.Join(err, p.server.stop())
@@ -267,12 +291,16 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, dir string, certif
 		return p, err
 	}
 	rig.say("enrolling %d callers", b.callers)
+	if b.bulk {
+		p.streams, err = openStreams(ctx, operator, b.callers)
+		return p, err
+	}
 	p.callers, err = enrollCallers(ctx, operator, b.callers)
 	return p, err
 }
 
 func (r *issueRig) rounds(ctx context.Context, rounds int, d time.Duration) (map[string][]float64, error) {
-	if _, err := putLoad(ctx, r.callers, r.call, d); err != nil { // files and caches grow to their size
+	if _, err := r.put(ctx, r.party, d); err != nil { // files and caches grow to their size
 		return nil, err
 	}
 	var err error
@@ -326,7 +354,7 @@ func (r *issueRig) load(ctx context.Context, d time.Duration, values map[string]
 	if err != nil {
 		return 0, err
 	}
-	l, err := putLoad(ctx, r.callers, r.call, d)
+	l, err := r.put(ctx, r.party, d)
 	if err != nil {
 		return 0, err
 	}

@@ -48,6 +48,12 @@ func takeLock(path string) (*os.File, error) {
 	return f, nil
 }
 
+// giveLock lets the lock go. To close the file is not enough: a process that is being started just now has it open, too,
+// until it runs its program.
+func giveLock(f *os.File) error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
+}
+
 func writeHolder(f *os.File) error {
 	if err := f.Truncate(0); err != nil {
 		return err

@@ -101,7 +101,7 @@ func (db *DB) Close() error {
 		if db.writer != nil {
 			errs = append(errs, closeWriter(db.writer))
 		}
-		if err := errors.Join(append(errs, db.lock.Close())...); err != nil {
+		if err := errors.Join(append(errs, giveLock(db.lock))...); err != nil {
 			db.closeErr = fmt.Errorf("sqlite: close %s: %w", db.path, err)
 		}
 	})
