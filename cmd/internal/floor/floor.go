@@ -22,6 +22,8 @@ import (
 const (
 	maxGoroutines = 64
 	maxBatch      = 64
+	// ahead is how many certificates may wait to be written: as many as are made while the disk is waited for.
+	ahead = 8 * maxBatch
 )
 
 // Config says what a floor is built on.
@@ -116,7 +118,7 @@ func (f *Floor) Rate(ctx context.Context, goroutines int, d time.Duration) (floa
 	begin := time.Now()
 	timed, cancel := context.WithDeadline(ctx, begin.Add(d))
 	defer cancel()
-	queue, errs := make(chan row, maxBatch), make([]error, goroutines)
+	queue, errs := make(chan row, ahead), make([]error, goroutines)
 	var issuers sync.WaitGroup
 	for i := range goroutines {
 		issuers.Go(func() { errs[i] = f.issue(timed, f.requests[i], queue) })
