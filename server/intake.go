@@ -60,7 +60,7 @@ func sizes(sessions int) map[work]admission.Size {
 		renewals:      {Slots: issuing, Each: 1, Queue: 1024},
 		revocations:   {Slots: 16, Each: 8, Queue: 256},
 		registrations: {Slots: 16, Each: 8, Queue: 256},
-		streams:       {Slots: 64, Each: 32, Queue: 64},
+		streams:       {Slots: 128, Each: 64, Queue: 64},
 		readings:      {Slots: 8, Each: 4, Queue: 128},
 		handshakes:    {Slots: computing, Each: computing / 2, Queue: maxConnections},
 	}
