@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -148,8 +147,5 @@ func putOrders(ctx context.Context, streams []*orderer, count int, d time.Durati
 	if ctx.Err() != nil {
 		return load{}, context.Cause(ctx)
 	}
-	l := load{latencies: slices.Concat(latencies...)}
-	slices.Sort(l.latencies)
-	l.rate = float64(len(l.latencies)) / took.Seconds()
-	return l, nil
+	return loadOf(took, latencies...), nil
 }

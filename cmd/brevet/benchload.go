@@ -181,10 +181,14 @@ func putLoad(ctx context.Context, callers []*caller, call func(*caller, context.
 	if ctx.Err() != nil {
 		return load{}, context.Cause(ctx)
 	}
-	l := load{latencies: slices.Concat(latencies...)}
-	slices.Sort(l.latencies)
-	l.rate = float64(len(l.latencies)) / took.Seconds()
-	return l, nil
+	return loadOf(took, latencies...), nil
+}
+
+// loadOf is what callers got in so long.
+func loadOf(took time.Duration, latencies ...[]time.Duration) load {
+	all := slices.Concat(latencies...)
+	slices.Sort(all)
+	return load{rate: float64(len(all)) / took.Seconds(), latencies: all}
 }
 
 // quantile is the latency that a share of the calls does not exceed, in milliseconds; not a number where there were none.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -46,7 +45,7 @@ func arrive(ctx context.Context, callers []*caller, rate float64, d time.Duratio
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	var mu sync.Mutex
-	var l load
+	var latencies []time.Duration
 	var all sync.WaitGroup
 	begin := time.Now()
 	for at, n := time.Duration(0), 0; at < d && ctx.Err() == nil; n++ {
@@ -61,7 +60,7 @@ func arrive(ctx context.Context, callers []*caller, rate float64, d time.Duratio
 			took := time.Since(due)
 			mu.Lock()
 			defer mu.Unlock()
-			l.latencies = append(l.latencies, took)
+			latencies = append(latencies, took)
 		})
 		at += time.Duration(rand.ExpFloat64() / rate * float64(time.Second)) //nolint:gosec // of no use to anybody who guesses it
 	}
@@ -69,7 +68,5 @@ func arrive(ctx context.Context, callers []*caller, rate float64, d time.Duratio
 	if ctx.Err() != nil {
 		return load{}, context.Cause(ctx)
 	}
-	slices.Sort(l.latencies)
-	l.rate = float64(len(l.latencies)) / time.Since(begin).Seconds()
-	return l, nil
+	return loadOf(time.Since(begin), latencies), nil
 }
