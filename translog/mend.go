@@ -42,7 +42,7 @@ func mend(ctx context.Context, records Records, path string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("translog: open archive: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = locked{f}.Close() }() // what was cut off is durable by then
 	if err := lock(f); err != nil {
 		return false, err
 	}

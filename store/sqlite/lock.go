@@ -42,7 +42,7 @@ func takeLock(path string) (*os.File, error) {
 		err = writeHolder(f)
 	}
 	if err != nil {
-		_ = f.Close()
+		_ = giveLock(f) // the error that matters is the first one
 		return nil, openError(path, err)
 	}
 	return f, nil
