@@ -18,12 +18,10 @@ const maxInFlight = 1024
 // maxBatch bounds the items of one intent, and so the size of one transaction.
 const maxBatch = 256
 
-// crowd is how many certificates have to be in flight for the writer to wait for company, patience how many times as long
-// as the last transaction took, and patienceMost how long at most.
+// crowd is how many certificates have to be in flight for the writer to wait for company, and patience how long at most.
 const (
-	crowd        = 4
-	patience     = 1
-	patienceMost = 5 * time.Millisecond
+	crowd    = 4
+	patience = 5 * time.Millisecond
 )
 
 // settleRetry is how long the writer waits before it tries a failed settlement again, and settleRetryMost at most.
@@ -244,7 +242,7 @@ func (w *writer) gather() {
 			return
 		}
 		if late == nil {
-			late = time.After(min(patience*w.took, patienceMost))
+			late = time.After(min(w.took, patience))
 		}
 		select {
 		case it := <-w.events:
