@@ -120,8 +120,8 @@ say 'The issuing CA is installed, and the first operator, alice, has a one-time 
 brevet serve --config brevet.yaml >server.log 2>&1 &
 pids+=($!)
 root_crl=$(openssl x509 -in issuing.crt -noout -ext crlDistributionPoints | sed -n 's/^ *URI://p')
+until_ok 15 curl -fsS -o /dev/null "http://127.0.0.1:$operations/readyz"
 until_ok 15 curl -fsS -o /dev/null "$root_crl"
-quiet curl -fsS "http://127.0.0.1:$operations/readyz"
 say 'The server is up: issuer, registration authority, validation authority and log in one process.' \
   'brevet serve --config brevet.yaml'
 

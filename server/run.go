@@ -100,12 +100,12 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	closeOperations := s.serveOperations(group)
 	if s.caughtUp(ctx, failed) {
+		debug.FreeOSMemory()  // what reading the statuses and linting the profiles took
+		s.serving.Store(true) // the listeners hold who comes until they are served
 		group.Go(func() error { return s.grpc.Serve(s.limit(s.config.GRPC, portGRPC)) })
 		group.Go(func() error {
 			return unlessClosed(public.Serve(s.limit(s.config.HTTP, portHTTP)))
 		})
-		debug.FreeOSMemory() // what reading the statuses and linting the profiles took
-		s.serving.Store(true)
 		s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
 		if s.ready != nil {
 			s.ready()
