@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -18,11 +19,8 @@ const maxInFlight = 1024
 // maxBatch bounds the items of one intent, and so the size of one transaction.
 const maxBatch = 256
 
-// crowd is how many certificates have to be in flight for the writer to wait for company, and patience how long at most.
-const (
-	crowd    = 4
-	patience = 5 * time.Millisecond
-)
+// patience bounds how long a transaction waits for company.
+const patience = 5 * time.Millisecond
 
 // settleRetry is how long the writer waits before it tries a failed settlement again, and settleRetryMost at most.
 const (
@@ -76,10 +74,9 @@ type writer struct {
 	lost    atomic.Bool // as fenced, for everybody
 
 	// Owned by the goroutine of run.
-	waiting  []*item       // arrived, not yet announced
-	complete []*batch      // announced, with no open item, not yet settled
-	signed   int           // certificates that were signed or given up, and wait for their batch to be settled
-	took     time.Duration // by the last transaction
+	waiting  []*item  // arrived, not yet announced
+	complete []*batch // announced, with no open item, not yet settled
+	signed   int      // certificates that were signed or given up, and wait for their batch to be settled
 	fenced   bool
 	retry    time.Duration // until the next try of a failed settlement; zero where none failed
 }
@@ -226,28 +223,29 @@ func (w *writer) wait() {
 	}
 }
 
-// gather takes in what has come. A transaction costs much the same for one certificate as for many, so the writer waits
-// while most of those in flight are still to come, as long as the last transaction took: what waits there would have
-// waited for it. With few in flight nobody waits.
+// gather takes in what has come. A transaction costs much the same for one certificate as for many, so the writer first
+// lets everybody run who can, as long as that brings something: where the processors are busy, what they do meanwhile is
+// no time lost, and where they are not, nobody waits.
 func (w *writer) gather() {
-	var late <-chan time.Time
+	for begun := time.Now(); ; {
+		w.drain()
+		if len(w.waiting) >= maxBatch || w.retry > 0 || time.Since(begun) >= patience {
+			return
+		}
+		runtime.Gosched()
+		if len(w.events) == 0 {
+			return
+		}
+	}
+}
+
+// drain takes what waits in the channel.
+func (w *writer) drain() {
 	for len(w.waiting) < maxBatch {
 		select {
 		case it := <-w.events:
 			w.take(it)
-			continue
 		default:
-		}
-		if w.retry > 0 || w.isClosing() || len(w.slots) < crowd || 2*(len(w.waiting)+w.signed) >= len(w.slots) {
-			return
-		}
-		if late == nil {
-			late = time.After(min(w.took, patience))
-		}
-		select {
-		case it := <-w.events:
-			w.take(it)
-		case <-late:
 			return
 		}
 	}
@@ -289,9 +287,7 @@ func (w *writer) write() {
 		fresh = &batch{id: NewBatchID(), items: w.waiting, open: len(w.waiting)}
 		announce = []Intent{fresh.intent()}
 	}
-	begun := time.Now()
 	verdicts, err := w.commit(settle, announce)
-	w.took = time.Since(begun)
 	if err != nil {
 		w.failed(err)
 		return

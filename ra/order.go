@@ -69,24 +69,19 @@ func (r *Registrar) standingToOrder(ctx context.Context, q Question, o Order) (S
 	if o.Register == nil || st.Answer != nil || err != nil && !missing {
 		return st, err
 	}
-	if err := r.registerOrdered(ctx, q.Identity, *o.Register, o.By); err != nil || !missing {
+	n := *o.Register
+	if n.Kind != pki.Device && n.Kind != pki.Workload {
+		return st, pki.Refuse(pki.RuleReserved, "use the kind device or workload", "identities of the kind %s are not for ordering", n.Kind)
+	}
+	want, err := r.identityOf(q.Identity, n)
+	if err != nil {
+		return st, err
+	}
+	if !missing && want.Kind == st.Identity.Kind && want.SameParticulars(st.Identity) {
+		return st, nil
+	}
+	if _, err := r.records.CreateIdentity(ctx, want, o.By); err != nil {
 		return st, err
 	}
 	return r.records.Standing(ctx, q)
-}
-
-// registerOrdered registers one identity at a time: whoever records certificates would otherwise wait, for the store's
-// one writing connection, behind all that a stream has to register.
-func (r *Registrar) registerOrdered(ctx context.Context, id pki.SPIFFEID, n NewIdentity, by pki.Actor) error {
-	if n.Kind != pki.Device && n.Kind != pki.Workload {
-		return pki.Refuse(pki.RuleReserved, "use the kind device or workload", "identities of the kind %s are not for ordering", n.Kind)
-	}
-	select {
-	case r.registering <- struct{}{}:
-		defer func() { <-r.registering }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	_, err := r.register(ctx, id, n, by)
-	return err
 }

@@ -1,8 +1,11 @@
 package ra
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -21,6 +24,17 @@ type Identity struct {
 	// Generation counts the enrollments, suspensions, resumptions and retirements, from 1.
 	Generation uint64
 	CreatedAt  time.Time
+}
+
+// SameParticulars reports whether two identities have the same profile, labels and names. The order of names has no
+// meaning.
+func (i Identity) SameParticulars(o Identity) bool {
+	return i.Profile == o.Profile && maps.Equal(i.Labels, o.Labels) &&
+		sameElements(i.DNSNames, o.DNSNames, cmp.Compare[string]) && sameElements(i.IPAddresses, o.IPAddresses, netip.Addr.Compare)
+}
+
+func sameElements[T comparable](a, b []T, compare func(T, T) int) bool {
+	return slices.Equal(slices.SortedFunc(slices.Values(a), compare), slices.SortedFunc(slices.Values(b), compare))
 }
 
 // Token is the record of an enrollment token: everything but its secret.

@@ -47,14 +47,13 @@ type Registrar struct {
 	clock       func() time.Time
 	log         *slog.Logger
 	turns       *turns
-	registering chan struct{} // holds one value while an ordered identity is being registered
 	refusals    *refusals
 }
 
 // New returns a Registrar. Close it at the end.
 func New(c Config) *Registrar {
 	return &Registrar{
-		c.TrustDomain, c.Records, c.Issuer, c.Superseder, c.Token, c.Clock, c.Log, newTurns(), make(chan struct{}, 1),
+		c.TrustDomain, c.Records, c.Issuer, c.Superseder, c.Token, c.Clock, c.Log, newTurns(),
 		newRefusals(c.Records, c.Clock, c.Log),
 	}
 }

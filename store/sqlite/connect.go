@@ -17,12 +17,18 @@ const statements = 128
 type pragma struct {
 	name string
 	want string
+	set  bool // by a statement, since the driver has no option for it
 }
 
 // writerPragmas: synchronous 2 is FULL. mattn/go-sqlite3 compiles WAL to 1, NORMAL, which loses commits with the power.
-var writerPragmas = []pragma{{"journal_mode", "wal"}, {"synchronous", "2"}, {"foreign_keys", "1"}}
+// temp_store 2 is MEMORY: what undoes a savepoint is otherwise written to a file where it outgrows 64 KiB. Checkpoints
+// are the checkpointer's.
+var writerPragmas = []pragma{
+	{name: "journal_mode", want: "wal"}, {name: "synchronous", want: "2"}, {name: "foreign_keys", want: "1"},
+	{name: "temp_store", want: "2", set: true}, {name: "wal_autocheckpoint", want: "0", set: true},
+}
 
-var readerPragmas = []pragma{{"journal_mode", "wal"}, {"query_only", "1"}}
+var readerPragmas = []pragma{{name: "journal_mode", want: "wal"}, {name: "query_only", want: "1"}}
 
 func writerDSN(path string) string {
 	return dsn(path, url.Values{
@@ -75,6 +81,15 @@ func (p pragma) readBack(ctx context.Context, conn driver.Conn) error {
 	q, ok := conn.(driver.QueryerContext)
 	if !ok {
 		return errors.New("the driver cannot query")
+	}
+	if p.set {
+		rows, err := q.QueryContext(ctx, "PRAGMA "+p.name+" = "+p.want, nil)
+		if err != nil {
+			return err
+		}
+		if err := rows.Close(); err != nil {
+			return err
+		}
 	}
 	rows, err := q.QueryContext(ctx, "PRAGMA "+p.name, nil)
 	if err != nil {

@@ -3,6 +3,10 @@ package sqlite
 import (
 	"context"
 	"database/sql/driver"
+	"errors"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 )
 
 // OpenWith opens a store through a driver, so that tests can break commits.
@@ -30,14 +34,48 @@ const (
 	CountRange    = countRange
 )
 
-// Hold has the writing connection until release is closed, and says when it has it.
+// Hold has the writing connection until release is closed, and says when it has it. It commits nothing.
 func (db *DB) Hold(held chan<- struct{}, release <-chan struct{}) error {
-	return db.write(context.Background(), "hold the writer", func(context.Context, *writeTx) error {
+	errHeld := errors.New("held")
+	err := db.write(context.Background(), "hold the writer", func(context.Context, *writeTx) error {
 		close(held)
 		<-release
-		return nil
+		return errHeld
 	})
+	if errors.Is(err, errHeld) {
+		return nil
+	}
+	return err
 }
 
 // Fail puts an error of SQLite into words.
 func Fail(err error) error { return fail("try", err) }
+
+// Waiting is how many jobs wait for the next transaction.
+func (db *DB) Waiting() int {
+	db.next.mu.Lock()
+	defer db.next.mu.Unlock()
+	return len(db.next.jobs)
+}
+
+// Written is how many transactions there were.
+func (db *DB) Written() uint64 { return db.written.Load() }
+
+// FailAfterWriting registers an identity, and fails in the same job.
+func (db *DB) FailAfterWriting(id ra.Identity, err error) error {
+	id.State, id.Generation = pki.Registered, 1
+	return db.write(context.Background(), "fail", func(ctx context.Context, tx *writeTx) error {
+		return errors.Join(tx.insertIdentity(ctx, id, pki.ActorCommand("test")), err)
+	})
+}
+
+// PanicAfterWriting registers an identity, and panics in the same job.
+func (db *DB) PanicAfterWriting(id ra.Identity) error {
+	id.State, id.Generation = pki.Registered, 1
+	return db.write(context.Background(), "panic", func(ctx context.Context, tx *writeTx) error {
+		if err := tx.insertIdentity(ctx, id, pki.ActorCommand("test")); err != nil {
+			return err
+		}
+		panic("on purpose")
+	})
+}

@@ -1,15 +1,11 @@
 package sqlite
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +22,7 @@ func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (
 	err := r.db.write(ctx, "register an identity", func(ctx context.Context, tx *writeTx) error {
 		var err error
 		have, err = readIdentity(ctx, tx.Tx, id.ID)
-		if err == nil && id.Kind == have.Kind && sameParticulars(id, have) {
+		if err == nil && id.Kind == have.Kind && id.SameParticulars(have) {
 			return nil
 		}
 		if err == nil {
@@ -75,7 +71,7 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 		if have.State == pki.Retired {
 			return pki.Refuse(pki.RuleIdentityState, "register another identity", "%s is retired", id.ID)
 		}
-		if sameParticulars(id, have) {
+		if id.SameParticulars(have) {
 			return nil
 		}
 		have.Profile, have.Labels, have.DNSNames, have.IPAddresses = id.Profile, id.Labels, id.DNSNames, id.IPAddresses
@@ -210,16 +206,6 @@ func encodeParticulars(id ra.Identity) (particulars, error) {
 		*column.into = string(text)
 	}
 	return p, nil
-}
-
-// sameParticulars compares what an update may change. The order of names has no meaning.
-func sameParticulars(a, b ra.Identity) bool {
-	return a.Profile == b.Profile && maps.Equal(a.Labels, b.Labels) &&
-		sameElements(a.DNSNames, b.DNSNames, cmp.Compare[string]) && sameElements(a.IPAddresses, b.IPAddresses, netip.Addr.Compare)
-}
-
-func sameElements[T comparable](a, b []T, compare func(T, T) int) bool {
-	return slices.Equal(slices.SortedFunc(slices.Values(a), compare), slices.SortedFunc(slices.Values(b), compare))
 }
 
 func factsOf(id ra.Identity) map[string]string {

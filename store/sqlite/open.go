@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
@@ -38,7 +39,11 @@ type DB struct {
 	lock   *os.File
 	writer *sql.DB       // one connection, whose transactions begin IMMEDIATE
 	turn   chan struct{} // holds one value while somebody has the writing connection
+	next   group         // what waits for it
 	reader *sql.DB
+
+	written      atomic.Uint64 // transactions so far
+	checkpointer checkpointer
 
 	closing  sync.Once
 	closeErr error
@@ -87,6 +92,9 @@ func open(ctx context.Context, path string, d driver.Driver) (_ *DB, err error) 
 	if err := db.reader.PingContext(ctx); err != nil {
 		return nil, fail("open for reading", err)
 	}
+	db.checkpointer.db = sql.OpenDB(connector{d, writerDSN(path), writerPragmas})
+	db.checkpointer.db.SetMaxOpenConns(1)
+	db.checkpointer.start(db)
 	return db, nil
 }
 
@@ -94,7 +102,7 @@ func open(ctx context.Context, path string, d driver.Driver) (_ *DB, err error) 
 // does nothing.
 func (db *DB) Close() error {
 	db.closing.Do(func() {
-		var errs []error
+		errs := []error{db.checkpointer.close()}
 		if db.reader != nil {
 			errs = append(errs, db.reader.Close())
 		}

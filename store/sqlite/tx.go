@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"time"
@@ -15,42 +14,6 @@ import (
 type writeTx struct {
 	*sql.Tx
 	issuers map[pki.IssuerID]int64 // those that this transaction has looked up
-}
-
-// write runs do in a transaction and commits it. The context bounds the wait for the writing connection; a transaction
-// that has begun runs to its end, which is not far: a caller's patience is no reason to lose a batch of others. Those who
-// wait are served in the order of their coming, which database/sql does not promise: nobody waits for the second
-// transaction of somebody else.
-// An error means that nothing was written, unless it is one of COMMIT.
-func (db *DB) write(ctx context.Context, what string, do func(context.Context, *writeTx) error) error {
-	select {
-	case db.turn <- struct{}{}: // the runtime keeps senders in their order
-	case <-ctx.Done():
-		return fail(what, ctx.Err())
-	}
-	defer func() { <-db.turn }()
-	conn, err := db.writer.Conn(ctx)
-	if err != nil {
-		return fail(what, err)
-	}
-	defer conn.Close()
-	err = transact(context.WithoutCancel(ctx), conn, do)
-	if isBroken(err) {
-		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // closes it; the next caller gets a new one
-	}
-	return fail(what, err)
-}
-
-func transact(ctx context.Context, conn *sql.Conn, do func(context.Context, *writeTx) error) error {
-	tx, err := conn.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback() }() // of no effect after Commit
-	if err := do(ctx, &writeTx{Tx: tx, issuers: map[pki.IssuerID]int64{}}); err != nil {
-		return err
-	}
-	return tx.Commit()
 }
 
 // read runs do in a transaction that sees one state of the store and changes nothing.

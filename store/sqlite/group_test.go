@@ -1,0 +1,189 @@
+package sqlite_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite"
+)
+
+// together has jobs share one transaction: the first in the queue begins it once all are there.
+func together(t *testing.T, db *sqlite.DB, jobs ...func() error) []error {
+	t.Helper()
+	held, release := make(chan struct{}), make(chan struct{})
+	errs := make([]error, len(jobs))
+	var all sync.WaitGroup
+	all.Go(func() {
+		if err := db.Hold(held, release); err != nil {
+			t.Error(err)
+		}
+	})
+	<-held
+	for i, job := range jobs {
+		all.Go(func() { errs[i] = job() })
+		for db.Waiting() <= i {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	close(release)
+	all.Wait()
+	return errs
+}
+
+func register(db *sqlite.DB, n uint64) func() error {
+	return func() error {
+		_, err := db.RA().CreateIdentity(context.Background(), device(n), pki.ActorCommand("test"))
+		return err
+	}
+}
+
+func registered(t *testing.T, db *sqlite.DB, n uint64) bool {
+	t.Helper()
+	_, err := db.RA().Identity(context.Background(), device(n).ID)
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleIdentity {
+		return false
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return true
+}
+
+// differing registers device n with other particulars than register does.
+func differing(db *sqlite.DB, n uint64) func() error {
+	return func() error {
+		id := device(n)
+		id.Labels = map[string]string{"site": "elsewhere"}
+		_, err := db.RA().CreateIdentity(context.Background(), id, pki.ActorCommand("test"))
+		return err
+	}
+}
+
+func TestOneJobsFailureIsItsOwn(t *testing.T) {
+	db := mustOpen(t, filepath.Join(t.TempDir(), "brevet.db"))
+	failure := errors.New("after it has written")
+	before := db.Written()
+	errs := together(t, db, register(db, 1),
+		func() error { return db.FailAfterWriting(device(2), failure) },
+		differing(db, 1),
+		func() error { return fill(db, 500_000) }, // pages enough to outgrow what SQLite keeps of a savepoint in memory
+		register(db, 3))
+	if errs[0] != nil || errs[3] != nil || errs[4] != nil {
+		t.Errorf("beside others that failed: %v", errs)
+	}
+	if !errors.Is(errs[1], failure) {
+		t.Errorf("the one that failed got %v", errs[1])
+	}
+	if refusal, ok := pki.AsRefusal(errs[2]); !ok || refusal.Rule != pki.RuleIdentityExists {
+		t.Errorf("got %v, want a refusal by %s", errs[2], pki.RuleIdentityExists)
+	}
+	for n, want := range map[uint64]bool{1: true, 2: false, 3: true} {
+		if registered(t, db, n) != want {
+			t.Errorf("identity %d is registered: %v", n, !want)
+		}
+	}
+	if made := db.Written() - before; made != 2 { // that of Hold is one
+		t.Errorf("%d transactions, want 2", made)
+	}
+	if size := unsequenced(t, db); size != 3 {
+		t.Errorf("%d log entries, want 3", size)
+	}
+}
+
+func TestJobsShareALostCommit(t *testing.T) {
+	for _, applies := range []bool{false, true} {
+		t.Run(fmt.Sprintf("applies %v", applies), func(t *testing.T) {
+			faults := &faultyDriver{}
+			db, err := sqlite.OpenWith(context.Background(), filepath.Join(t.TempDir(), "brevet.db"), faults)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			// A refusal that rests on what did not become durable does not stand: the third job's comes from the first.
+			errs := together(t, db, func() error { faults.loseCommit(applies); return register(db, 1)() }, register(db, 2), differing(db, 1))
+			for i, err := range errs {
+				if _, refused := pki.AsRefusal(err); err == nil || refused || !pki.IsTemporary(err) {
+					t.Errorf("job %d got %v, want a Temporary error", i, err)
+				}
+			}
+			for n := range uint64(2) {
+				if registered(t, db, n+1) != applies {
+					t.Errorf("identity %d is registered: %v", n+1, !applies)
+				}
+			}
+		})
+	}
+}
+
+func TestAPanicIsItsOwners(t *testing.T) {
+	db := mustOpen(t, filepath.Join(t.TempDir(), "brevet.db"))
+	errs := together(t, db, register(db, 1),
+		func() (err error) {
+			defer func() { err = fmt.Errorf("recovered: %v", recover()) }()
+			return db.PanicAfterWriting(device(2))
+		},
+		register(db, 3))
+	if errs[0] != nil || errs[2] != nil || !strings.Contains(fmt.Sprint(errs[1]), "recovered: on purpose") {
+		t.Errorf("got %v", errs)
+	}
+	if registered(t, db, 2) || !registered(t, db, 1) || !registered(t, db, 3) {
+		t.Error("not exactly the jobs that did not panic are on record")
+	}
+}
+
+// A disk without space ends the whole transaction: nobody may be told that his part of it stands.
+func TestJobsShareAFullDisk(t *testing.T) {
+	db := mustOpen(t, filepath.Join(t.TempDir(), "brevet.db"))
+	if err := db.OnWriter(context.Background(), `PRAGMA max_page_count = 100`); err != nil {
+		t.Fatal(err)
+	}
+	errs := together(t, db, register(db, 1), func() error { return fill(db, 500_000) }, register(db, 2))
+	mustBeUnavailable(t, errs[1], "free some")
+	for i, n := range map[int]uint64{0: 1, 2: 2} {
+		if registered(t, db, n) != (errs[i] == nil) {
+			t.Errorf("identity %d is on record: %v, and its caller was told %v", n, errs[i] != nil, errs[i])
+		}
+	}
+}
+
+func TestWALIsTakenInBesideTheWriter(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	m := newMill(t, path)
+	ids := []pki.SPIFFEID{m.identity(1), m.identity(2), m.identity(3), m.identity(4)}
+	size := func() int64 {
+		info, err := os.Stat(path + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	database := func() int64 {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	// As many octets again and again: without checkpoints the WAL would hold them all.
+	for database() < 16<<20 {
+		m.issue(ids, nil)
+		if wal := size(); wal > 64<<20 {
+			t.Fatalf("the WAL has grown to %d octets, and the database has %d", wal, database())
+		}
+	}
+	db := m.db
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path + "-wal"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("closing left a WAL: %v", err)
+	}
+}
