@@ -111,6 +111,7 @@ type mode struct {
 	options []string // of the server
 	fields  []string
 	measure func(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error
+	counted bool // a round is so many certificates, and none go before the first one
 }
 
 func (b *issueBench) mode() mode {
@@ -125,7 +126,7 @@ func (b *issueBench) mode() mode {
 	case b.preload > 0:
 		return mode{put: each((*caller).renew), fields: []string{"growth_ratio", "empty_certificates_per_second"}, measure: measureEmpty}
 	case b.bulk:
-		return mode{measure: measureNothing, put: func(ctx context.Context, p *party, d time.Duration) (load, error) {
+		return mode{measure: measureNothing, counted: b.count > 0, put: func(ctx context.Context, p *party, d time.Duration) (load, error) {
 			return putOrders(ctx, p.streams, b.count, d)
 		}}
 	default:
@@ -300,10 +301,12 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, dir string, certif
 }
 
 func (r *issueRig) rounds(ctx context.Context, rounds int, d time.Duration) (map[string][]float64, error) {
-	if _, err := r.put(ctx, r.party, d); err != nil { // files and caches grow to their size
-		return nil, err
-	}
 	var err error
+	if !r.counted { // files and caches grow to their size
+		if _, err = r.put(ctx, r.party, d); err != nil {
+			return nil, err
+		}
+	}
 	if r.goroutines, err = r.floor.Best(ctx, d); err != nil {
 		return nil, err
 	}

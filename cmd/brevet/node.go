@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -141,13 +140,9 @@ func (c *Config) mayCertify(cert *x509.Certificate) error {
 	return nil
 }
 
-// garbage is how much the heap grows before it is collected, in per cent of what lives: twice as much as usual, since what
-// lives is little beside what issuing a certificate takes for a moment.
-const garbage = 200
-
 // server puts a server on top of the node. The zero ports are for one that will not run.
 func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
-	debug.SetGCPercent(garbage)
+	boundGarbage(ctx)
 	issuers, all, err := n.issuers(ctx)
 	if err != nil {
 		return nil, err

@@ -8,13 +8,15 @@ import (
 )
 
 const (
-	// checkpointEvery is how often it is looked whether a checkpoint is due.
-	checkpointEvery = 200 * time.Millisecond
-	// checkpointAfter is how many transactions make one due at once, and checkpointAtLeast how long fewer wait for it.
-	checkpointAfter   = 64
-	checkpointAtLeast = 10 * time.Second
-	// longWAL is how many pages the WAL file has before the writer is held up to begin it anew; SQLite's own measure.
+	// longWAL is how many pages the WAL file may have before it is taken in and begun anew: SQLite's own measure.
 	longWAL = 1000
+	// A transaction and a log entry, with what they are about, change about so many pages.
+	pagesOfTransaction = 6
+	pagesOfEntry       = 4
+	// checkpointEvery is how often it is looked whether a checkpoint is due, and checkpointAfter when it is however little
+	// was written.
+	checkpointEvery = 20 * time.Millisecond
+	checkpointAfter = time.Second
 )
 
 // checkpointer takes what the WAL file has into the database file beside the writer, on a connection of its own. SQLite
@@ -43,7 +45,7 @@ func (c *checkpointer) run(db *DB) {
 		case <-tick.C:
 		}
 		now := db.written.Load()
-		if now == seen || now-seen < checkpointAfter && time.Since(last) < checkpointAtLeast {
+		if now == seen || now-seen < longWAL && time.Since(last) < checkpointAfter {
 			continue
 		}
 		seen, last = now, time.Now()

@@ -58,9 +58,6 @@ func (db *DB) Waiting() int {
 	return len(db.next.jobs)
 }
 
-// Written is how many transactions there were.
-func (db *DB) Written() uint64 { return db.written.Load() }
-
 // FailAfterWriting registers an identity, and fails in the same job.
 func (db *DB) FailAfterWriting(id ra.Identity, err error) error {
 	id.State, id.Generation = pki.Registered, 1

@@ -20,6 +20,7 @@ type job struct {
 	done     chan struct{} // closed once what follows is set
 	err      error
 	panicked any
+	entries  uint64 // that it has appended to the log
 }
 
 // group is the jobs that wait for the next transaction, in the order of their coming.
@@ -114,7 +115,11 @@ func (db *DB) carryOut(jobs []*job) {
 	if err := transact(ctx, conn, jobs); err != nil {
 		failAll(jobs, err)
 	}
-	db.written.Add(1)
+	pages := uint64(pagesOfTransaction)
+	for _, j := range jobs {
+		pages += j.entries * pagesOfEntry
+	}
+	db.written.Add(pages)
 	if slices.ContainsFunc(jobs, func(j *job) bool { return isBroken(j.err) }) {
 		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // closes it; the next caller gets a new one
 	}
@@ -173,6 +178,8 @@ func (j *job) run(tx *sql.Tx) (ok bool) {
 			ok = false
 		}
 	}()
-	j.err = j.do(&writeTx{Tx: tx, issuers: map[pki.IssuerID]int64{}})
+	w := &writeTx{Tx: tx, issuers: map[pki.IssuerID]int64{}}
+	j.err = j.do(w)
+	j.entries = w.entries
 	return j.err == nil
 }

@@ -70,7 +70,6 @@ func differing(db *sqlite.DB, n uint64) func() error {
 func TestOneJobsFailureIsItsOwn(t *testing.T) {
 	db := mustOpen(t, filepath.Join(t.TempDir(), "brevet.db"))
 	failure := errors.New("after it has written")
-	before := db.Written()
 	errs := together(t, db, register(db, 1),
 		func() error { return db.FailAfterWriting(device(2), failure) },
 		differing(db, 1),
@@ -89,9 +88,6 @@ func TestOneJobsFailureIsItsOwn(t *testing.T) {
 		if registered(t, db, n) != want {
 			t.Errorf("identity %d is registered: %v", n, !want)
 		}
-	}
-	if made := db.Written() - before; made != 2 { // that of Hold is one
-		t.Errorf("%d transactions, want 2", made)
 	}
 	if size := unsequenced(t, db); size != 3 {
 		t.Errorf("%d log entries, want 3", size)
@@ -175,7 +171,7 @@ func TestWALIsTakenInBesideTheWriter(t *testing.T) {
 	// As many octets again and again: without checkpoints the WAL would hold them all.
 	for database() < 16<<20 {
 		m.issue(ids, nil)
-		if wal := size(); wal > 64<<20 {
+		if wal := size(); wal > 24<<20 {
 			t.Fatalf("the WAL has grown to %d octets, and the database has %d", wal, database())
 		}
 	}

@@ -47,6 +47,7 @@ func (tx *writeTx) appendPart(ctx context.Context, e translog.Entry) error {
 	if err != nil {
 		return err
 	}
+	tx.entries++
 	_, err = tx.ExecContext(ctx, `INSERT INTO log (entry) VALUES (?)`, encoded)
 	return err
 }

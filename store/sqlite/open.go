@@ -42,7 +42,7 @@ type DB struct {
 	next   group         // what waits for it
 	reader *sql.DB
 
-	written      atomic.Uint64 // transactions so far
+	written      atomic.Uint64 // about how many pages the WAL file got so far
 	checkpointer checkpointer
 
 	closing  sync.Once

@@ -14,6 +14,7 @@ import (
 type writeTx struct {
 	*sql.Tx
 	issuers map[pki.IssuerID]int64 // those that this transaction has looked up
+	entries uint64                 // that it has appended to the log
 }
 
 // read runs do in a transaction that sees one state of the store and changes nothing.
