@@ -66,3 +66,46 @@ func TestNothingIsSignedThatIsOver(t *testing.T) {
 		t.Errorf("the key signed %d", n)
 	}
 }
+
+// TestASlowSignatureKeepsNobody holds one signature back until all others are released, those of its own batch included.
+func TestASlowSignatureKeepsNobody(t *testing.T) {
+	const all = 32
+	w := newWorld(t)
+	var others sync.WaitGroup
+	others.Add(all - 1)
+	var signed, late atomic.Int64
+	w.signer.before = func([]byte) error {
+		if signed.Add(1) > 1 {
+			return nil
+		}
+		released := make(chan struct{})
+		go func() { others.Wait(); close(released) }()
+		select {
+		case <-released:
+		case <-time.After(10 * time.Second):
+			late.Add(1)
+		}
+		return nil
+	}
+	a := w.open(t, w.store.CA())
+	errs := make(chan error, all)
+	for range all {
+		req := w.request(t)
+		go func() {
+			_, err := issue(t.Context(), a, req)
+			errs <- err
+		}()
+	}
+	for i := range all {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+		if i < all-1 {
+			others.Done()
+		}
+	}
+	shut(t, a)
+	if late.Load() != 0 {
+		t.Error("others waited for one that was slow to sign")
+	}
+}

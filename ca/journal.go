@@ -55,10 +55,11 @@ type Record struct {
 	Guard     pki.Guard
 }
 
-// Settlement says what became of a batch: the certificates that were signed. Every item of the intent without a
-// record here, or whose record meets a guard, becomes a revoked record that was never released.
+// Settlement says what became of items of a batch: the certificates that were signed. Every item of the intent here
+// without a record here, or whose record meets a guard, becomes a revoked record that was never released. The items of the
+// batch that are not named stay announced.
 type Settlement struct {
-	Intent  Intent
+	Intent  Intent // the items that are settled now
 	Records []Record
 	At      time.Time
 }
@@ -69,7 +70,8 @@ type Verdicts []error
 // BatchState is what a journal knows of a batch.
 type BatchState uint8
 
-// A batch is absent before its intent is durable, pending until it is settled, and settled for ever.
+// A batch is absent before its intent is durable, pending until the last of its items is settled, and settled for ever. One
+// without items is settled from its beginning.
 const (
 	BatchAbsent BatchState = iota + 1
 	BatchPending
@@ -84,9 +86,9 @@ const (
 type Journal interface {
 	// Begin opens a new epoch, which fences all earlier ones, and returns the intents that they left pending.
 	Begin(ctx context.Context) (Epoch, []Intent, error)
-	// Write settles batches and announces intents in one transaction: for each settlement, with its records' guards
+	// Write settles items and announces intents in one transaction: for each settlement, with its records' guards
 	// checked again and consumed, the certificates, request IDs, log entries, the never-released records, and the
-	// removal of exactly one intent. One record's refusal does not fail its batch. The verdicts, one for each
+	// removal of its items from their intent, which have to be there. One record's refusal does not fail the others. The verdicts, one for each
 	// settlement, hold if the transaction applied, so they are returned beside an error too. A stale epoch gets an
 	// error that wraps ErrFenced, and nothing is written.
 	Write(ctx context.Context, epoch Epoch, settle []Settlement, announce []Intent) ([]Verdicts, error)

@@ -41,23 +41,16 @@ type item struct {
 	signed       *Record
 
 	// Owned by the writer.
-	seen  bool // arrived; the next event of it is its end
-	batch *batch
+	seen  bool    // arrived; the next event of it is its end
+	batch BatchID // that announced it; zero before
 }
 
 func newItem(i IntentItem) *item {
 	return &item{intent: i, announced: make(chan error, 1), verdict: make(chan error, 1)}
 }
 
-// batch is the items of one intent. It is settled when none of them is open.
-type batch struct {
-	id    BatchID
-	items []*item
-	open  int
-}
-
-// writer is the one goroutine that writes to the journal: each of its transactions settles the batches that were
-// signed since the last one, and announces what has arrived since.
+// writer is the one goroutine that writes to the journal: each of its transactions settles what was signed since the
+// last one, and announces what has arrived since.
 type writer struct {
 	journal  Journal
 	epoch    Epoch
@@ -74,11 +67,10 @@ type writer struct {
 	lost    atomic.Bool // as fenced, for everybody
 
 	// Owned by the goroutine of run.
-	waiting  []*item  // arrived, not yet announced
-	complete []*batch // announced, with no open item, not yet settled
-	signed   int      // certificates that were signed or given up, and wait for their batch to be settled
-	fenced   bool
-	retry    time.Duration // until the next try of a failed settlement; zero where none failed
+	waiting []*item // arrived, not yet announced
+	done    []*item // announced, and signed or given up, not yet settled
+	fenced  bool
+	retry   time.Duration // until the next try of a failed settlement; zero where none failed
 }
 
 func newWriter(ctx context.Context, c Config) (*writer, error) {
@@ -91,15 +83,14 @@ func newWriter(ctx context.Context, c Config) (*writer, error) {
 		slots: make(chan struct{}, maxInFlight), events: make(chan *item, 2*maxInFlight),
 		closing: make(chan struct{}), stopped: make(chan struct{}),
 	}
-	// What an earlier process left goes the way of everything else: a batch that is complete, with nothing signed.
+	// What an earlier process left goes the way of everything else that was given up.
 	for _, intent := range left {
-		b := &batch{id: intent.Batch}
 		for _, i := range intent.Items {
-			b.items = append(b.items, newItem(i))
+			it := newItem(i)
+			it.batch = intent.Batch
+			w.done = append(w.done, it)
 		}
-		w.complete = append(w.complete, b)
-		w.signed += len(b.items)
-		w.log.Warn("settling certificates that were announced but never released", "batch", b.id, "count", len(b.items))
+		w.log.Warn("settling certificates that were announced but never released", "batch", intent.Batch, "count", len(intent.Items))
 	}
 	go w.run()
 	return w, nil
@@ -189,7 +180,7 @@ func (w *writer) run() {
 
 // atRest reports whether the writer may stop: it shall, and nothing is in flight.
 func (w *writer) atRest() bool {
-	return w.isClosing() && len(w.slots) == 0 && len(w.waiting)+len(w.complete)+len(w.events) == 0
+	return w.isClosing() && len(w.slots) == 0 && len(w.waiting)+len(w.done)+len(w.events) == 0
 }
 
 func (w *writer) isClosing() bool {
@@ -204,7 +195,7 @@ func (w *writer) isClosing() bool {
 // wait returns when there is something to write, or time to try a failed settlement again, or to look whether the
 // last callers have gone.
 func (w *writer) wait() {
-	if len(w.waiting)+len(w.complete) > 0 && w.retry == 0 {
+	if len(w.waiting)+len(w.done) > 0 && w.retry == 0 {
 		return
 	}
 	var again <-chan time.Time
@@ -258,81 +249,77 @@ func (w *writer) take(it *item) {
 	case !it.seen:
 		it.seen = true
 		w.waiting = append(w.waiting, it)
-	case it.batch == nil:
+	case it.batch == BatchID{}:
 		w.waiting = slices.DeleteFunc(w.waiting, func(o *item) bool { return o == it })
 	default:
-		w.signed++
-		if it.batch.open--; it.batch.open == 0 {
-			w.complete = append(w.complete, it.batch)
-		}
+		w.done = append(w.done, it)
 	}
 }
 
 // write makes one transaction of what there is to settle and to announce.
 func (w *writer) write() {
-	if len(w.waiting)+len(w.complete) == 0 {
+	if len(w.waiting)+len(w.done) == 0 {
 		return
 	}
 	if w.fenced {
 		w.refuseAll(ErrFenced)
 		return
 	}
-	settle := make([]Settlement, len(w.complete))
-	for i, b := range w.complete {
-		settle[i] = b.settlement(w.clock())
+	settle := settlementsOf(w.done, w.clock())
+	// There is always an intent, be it of nothing: its state tells whether the transaction applied.
+	fresh := Intent{Batch: NewBatchID(), Items: make([]IntentItem, len(w.waiting))}
+	for i, it := range w.waiting {
+		fresh.Items[i] = it.intent
 	}
-	var fresh *batch
-	var announce []Intent
-	if len(w.waiting) > 0 {
-		fresh = &batch{id: NewBatchID(), items: w.waiting, open: len(w.waiting)}
-		announce = []Intent{fresh.intent()}
-	}
-	verdicts, err := w.commit(settle, announce)
+	verdicts, err := w.commit(settle, fresh)
 	if err != nil {
 		w.failed(err)
 		return
 	}
 	w.retry = 0
-	w.waiting = nil
-	if fresh != nil {
-		for _, it := range fresh.items {
-			it.batch = fresh
-			it.announced <- nil
+	for _, it := range w.waiting {
+		it.batch = fresh.Batch
+		it.announced <- nil
+	}
+	done := w.done
+	w.waiting, w.done = nil, nil
+	w.release(done, settle, verdicts)
+}
+
+// settlementsOf returns what became of items, by their batches.
+func settlementsOf(items []*item, at time.Time) []Settlement {
+	var all []Settlement
+	places := map[BatchID]int{}
+	for _, it := range items {
+		i, ok := places[it.batch]
+		if !ok {
+			i = len(all)
+			places[it.batch] = i
+			all = append(all, Settlement{Intent: Intent{Batch: it.batch}, At: at})
+		}
+		s := &all[i]
+		s.Intent.Items = append(s.Intent.Items, it.intent)
+		if it.signed != nil {
+			s.Records = append(s.Records, *it.signed)
 		}
 	}
-	done := w.complete
-	w.complete = nil
-	for i, b := range done {
-		w.signed -= len(b.items)
-		w.release(b, settle[i].Records, verdicts[i])
-	}
+	return all
 }
 
 // commit writes, and after an error reads back whether the transaction applied: an error of COMMIT does not say.
-func (w *writer) commit(settle []Settlement, announce []Intent) ([]Verdicts, error) {
-	ctx := context.Background() // a batch is nobody's alone: no caller's patience may end it
-	verdicts, err := w.journal.Write(ctx, w.epoch, settle, announce)
+func (w *writer) commit(settle []Settlement, fresh Intent) ([]Verdicts, error) {
+	ctx := context.Background() // a transaction is nobody's alone: no caller's patience may end it
+	verdicts, err := w.journal.Write(ctx, w.epoch, settle, []Intent{fresh})
 	if err == nil || errors.Is(err, ErrFenced) {
 		return verdicts, err
 	}
-	var ids []BatchID
-	want := BatchSettled
-	for _, s := range settle {
-		ids = append(ids, s.Intent.Batch)
-	}
-	if len(ids) == 0 {
-		want = BatchPending
-		for _, i := range announce {
-			ids = append(ids, i.Batch)
-		}
-	}
 	for pause := settleRetry; ; pause = min(2*pause, settleRetryMost) {
-		states, serr := w.journal.State(ctx, w.epoch, ids[:1]) // the transaction is one: its first batch tells of all
+		states, serr := w.journal.State(ctx, w.epoch, []BatchID{fresh.Batch})
 		if errors.Is(serr, ErrFenced) {
 			return nil, serr
 		}
 		if serr == nil && len(states) == 1 {
-			if states[0] == want {
+			if states[0] != BatchAbsent {
 				return verdicts, nil
 			}
 			return nil, err
@@ -357,21 +344,19 @@ func (w *writer) failed(err error) {
 		return
 	}
 	w.fail(&unavailable{what: "the store did not take the intent: nothing was signed", after: time.Second, cause: err})
-	if len(w.complete) > 0 {
+	if len(w.done) > 0 {
 		w.retry = min(max(2*w.retry, settleRetry), settleRetryMost)
-		w.log.Error("the store did not take the record of signed certificates: trying again", "batches", len(w.complete), "error", err)
+		w.log.Error("the store did not take the record of signed certificates: trying again", "count", len(w.done), "error", err)
 	}
 }
 
 // refuseAll answers everybody: this process has no say any more, and its pending intents are its successor's.
 func (w *writer) refuseAll(err error) {
 	w.fail(err)
-	for _, b := range w.complete {
-		for _, it := range b.items {
-			it.verdict <- err
-		}
+	for _, it := range w.done {
+		it.verdict <- err
 	}
-	w.complete, w.signed, w.retry = nil, 0, 0
+	w.done, w.retry = nil, 0
 }
 
 // fail answers those who wait to announce.
@@ -383,36 +368,20 @@ func (w *writer) fail(err error) {
 }
 
 // release tells the observer, and then the callers.
-func (w *writer) release(b *batch, records []Record, verdicts Verdicts) {
-	issued := make([]pki.StatusChange, 0, len(records))
+func (w *writer) release(done []*item, settled []Settlement, verdicts []Verdicts) {
+	issued := make([]pki.StatusChange, 0, len(done))
 	refused := map[pki.CertRef]error{}
-	for i, r := range records {
-		if verdicts[i] != nil {
-			refused[r.Ref] = verdicts[i]
-			continue
+	for i, s := range settled {
+		for j, r := range s.Records {
+			if verdicts[i][j] != nil {
+				refused[r.Ref] = verdicts[i][j]
+				continue
+			}
+			issued = append(issued, pki.StatusChange{Ref: r.Ref, NotAfter: r.NotAfter, Status: pki.Status{State: pki.Good, Version: 1}})
 		}
-		issued = append(issued, pki.StatusChange{Ref: r.Ref, NotAfter: r.NotAfter, Status: pki.Status{State: pki.Good, Version: 1}})
 	}
 	w.observer.Apply(issued...)
-	for _, it := range b.items {
+	for _, it := range done {
 		it.verdict <- refused[it.intent.Ref]
 	}
-}
-
-func (b *batch) intent() Intent {
-	i := Intent{Batch: b.id, Items: make([]IntentItem, len(b.items))}
-	for n, it := range b.items {
-		i.Items[n] = it.intent
-	}
-	return i
-}
-
-func (b *batch) settlement(at time.Time) Settlement {
-	s := Settlement{Intent: b.intent(), At: at}
-	for _, it := range b.items {
-		if it.signed != nil {
-			s.Records = append(s.Records, *it.signed)
-		}
-	}
-	return s
 }

@@ -52,7 +52,7 @@ func scanIntent(row scanner) (ca.Intent, error) {
 	return ca.Intent{Batch: ca.BatchID(batch), Items: decoded}, nil
 }
 
-// Write settles and announces batches in one transaction.
+// Write settles and announces in one transaction.
 func (c *CA) Write(ctx context.Context, epoch ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
 	verdicts := make([]ca.Verdicts, len(settle))
 	for i, s := range settle {
@@ -62,10 +62,8 @@ func (c *CA) Write(ctx context.Context, epoch ca.Epoch, settle []ca.Settlement, 
 		if err := fence(ctx, tx.Tx, epoch); err != nil {
 			return err
 		}
-		if len(settle) > 0 {
-			if err := tx.forgetSettled(ctx); err != nil {
-				return err
-			}
+		if err := tx.forgetSettled(ctx); err != nil {
+			return err
 		}
 		for i, s := range settle {
 			if err := tx.settle(ctx, s, verdicts[i]); err != nil {
@@ -104,6 +102,9 @@ func (tx *writeTx) announce(ctx context.Context, epoch ca.Epoch, intent ca.Inten
 		if item.Ref.Issuer.IsZero() || item.Ref.Serial.IsZero() {
 			return errors.New("an item names no certificate")
 		}
+	}
+	if len(intent.Items) == 0 {
+		return tx.noteSettled(ctx, intent.Batch)
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO intents (batch, epoch, items) VALUES (?, ?, ?)`,
 		intent.Batch[:], int64(epoch), encodeItems(intent.Items)) //nolint:gosec // epochs count up from 1

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -16,24 +17,24 @@ import (
 // issuerActor is who abandons a certificate that nobody's request became.
 var issuerActor = pki.ActorSystem("issuer")
 
-// settle removes a batch's intent and accounts for each of its items: a record that meets no guard is issued, and
-// everything else becomes a revoked record that was never released. The items are those of the durable intent.
+// settle takes items from their intent and accounts for each: a record that meets no guard is issued, and everything
+// else becomes a revoked record that was never released. The items are those of the durable intent.
 //
-// A refused record costs its batch nothing and needs no savepoint: all guards are read before anything is written,
+// A refused record costs the others nothing and needs no savepoint: all guards are read before anything is written,
 // and of the writes only the first can collide, which SQLite undoes alone.
 func (tx *writeTx) settle(ctx context.Context, s ca.Settlement, verdicts ca.Verdicts) error {
-	intent, err := tx.removeIntent(ctx, s.Intent.Batch)
+	items, err := tx.takeItems(ctx, s.Intent)
 	if err != nil {
 		return err
 	}
 	unsettled := map[pki.CertRef]ca.IntentItem{}
-	for _, item := range intent.Items {
+	for _, item := range items {
 		unsettled[item.Ref] = item
 	}
 	for i, r := range s.Records {
 		item, announced := unsettled[r.Ref]
 		if !announced {
-			return fmt.Errorf("certificate %s is not one that the batch announced, or settles twice", r.Ref.Serial)
+			return fmt.Errorf("certificate %s is not one that is settled here, or settles twice", r.Ref.Serial)
 		}
 		delete(unsettled, r.Ref)
 		refusal, err := tx.issue(ctx, r, s.At)
@@ -48,29 +49,50 @@ func (tx *writeTx) settle(ctx context.Context, s ca.Settlement, verdicts ca.Verd
 			return err
 		}
 	}
-	var left []ca.IntentItem
+	items = slices.DeleteFunc(items, func(i ca.IntentItem) bool { _, left := unsettled[i.Ref]; return !left })
+	if len(items) == 0 {
+		return nil
+	}
+	return tx.abandon(ctx, s.At, translog.Entry{Actor: issuerActor}, items...)
+}
+
+// takeItems takes items from a pending intent, and returns them as that has them. An intent without items leaves, and its
+// batch is noted as settled.
+func (tx *writeTx) takeItems(ctx context.Context, wanted ca.Intent) ([]ca.IntentItem, error) {
+	intent, err := scanIntent(tx.QueryRowContext(ctx, `SELECT batch, items FROM intents WHERE batch = ?`, wanted.Batch[:]))
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, errors.New("it has no pending intent: somebody else settled it, or nobody announced it")
+	}
+	if err != nil {
+		return nil, err
+	}
+	want := map[pki.CertRef]bool{}
+	for _, item := range wanted.Items {
+		want[item.Ref] = true
+	}
+	var taken, left []ca.IntentItem
 	for _, item := range intent.Items {
-		if _, ok := unsettled[item.Ref]; ok {
+		if want[item.Ref] {
+			taken = append(taken, item)
+		} else {
 			left = append(left, item)
 		}
 	}
-	if len(left) == 0 {
-		return nil
+	if len(taken) != len(wanted.Items) {
+		return nil, fmt.Errorf("%d of the items to settle are not pending: somebody else settled them, or nobody announced them", len(wanted.Items)-len(taken))
 	}
-	return tx.abandon(ctx, s.At, translog.Entry{Actor: issuerActor}, left...)
+	if len(left) > 0 {
+		return taken, tx.execOne(ctx, `UPDATE intents SET items = ? WHERE batch = ?`, encodeItems(left), wanted.Batch[:])
+	}
+	if err := tx.execOne(ctx, `DELETE FROM intents WHERE batch = ?`, wanted.Batch[:]); err != nil {
+		return nil, err
+	}
+	return taken, tx.noteSettled(ctx, wanted.Batch)
 }
 
-// removeIntent takes exactly one intent away, and notes that its batch is settled.
-func (tx *writeTx) removeIntent(ctx context.Context, batch ca.BatchID) (ca.Intent, error) {
-	intent, err := scanIntent(tx.QueryRowContext(ctx, `DELETE FROM intents WHERE batch = ? RETURNING batch, items`, batch[:]))
-	if errors.Is(err, sql.ErrNoRows) {
-		return intent, errors.New("it has no pending intent: somebody else settled it, or nobody announced it")
-	}
-	if err != nil {
-		return intent, err
-	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO settled (batch) VALUES (?)`, batch[:])
-	return intent, err
+func (tx *writeTx) noteSettled(ctx context.Context, batch ca.BatchID) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO settled (batch) VALUES (?)`, batch[:])
+	return err
 }
 
 // issue checks a record's guards, consumes them and records the certificate, or returns what refuses it.

@@ -194,7 +194,8 @@ func TestSettledBatchesAreForgotten(t *testing.T) {
 		var announce []ca.Intent
 		var settle []ca.Settlement
 		for range batches {
-			intent := ca.Intent{Batch: ca.NewBatchID()}
+			m.next++
+			intent := ca.Intent{Batch: ca.NewBatchID(), Items: []ca.IntentItem{{Ref: record(device(1).ID, m.next).Ref, NotAfter: at}}}
 			announce, settle, last = append(announce, intent), append(settle, ca.Settlement{Intent: intent, At: at}), append(last, intent.Batch)
 		}
 		if _, err := m.db.CA().Write(ctx, m.epoch, nil, announce); err != nil {

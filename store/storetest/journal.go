@@ -22,6 +22,8 @@ func testJournal(t *testing.T, open func(t *testing.T) Store) {
 		"a refusal costs its batch nothing":        refusalCostsBatchNothing,
 		"an intent is settled once":                intentIsSettledOnce,
 		"only what was announced is issued":        onlyAnnouncedIsIssued,
+		"a batch is settled item by item":          batchIsSettledByItem,
+		"an intent of nothing is settled":          intentOfNothing,
 		"a serial number is used once":             serialIsUsedOnce,
 		"one write settles and announces many":     writeSettlesAndAnnouncesMany,
 		"state tells absent, pending and settled":  stateTells,
@@ -186,10 +188,52 @@ func onlyAnnouncedIsIssued(t *testing.T, w *world) {
 	}
 	_, err = w.RA.Certificate(context.Background(), smuggled.Ref)
 	mustMiss(t, err)
-	w.settle(t, ca.Intent{Batch: intent.Batch}) // the durable intent counts, not what the settlement repeats of it
+	forged := ca.Intent{Batch: intent.Batch, Items: []ca.IntentItem{{Ref: announced.Ref}}}
+	w.settle(t, forged) // the durable intent counts, not what the settlement repeats of it
 	if c := w.certificate(t, announced.Ref); c.Released || c.Status.State != pki.Revoked {
 		t.Errorf("an announced serial that the settlement left out: %+v", c)
 	}
+	if c := w.certificate(t, announced.Ref); !c.NotAfter.Equal(announced.NotAfter) {
+		t.Errorf("it ends at %v, and was announced to end at %v", c.NotAfter, announced.NotAfter)
+	}
+}
+
+func batchIsSettledByItem(t *testing.T, w *world) {
+	ctx := context.Background()
+	id := w.identity(t).ID
+	first, second, third := w.record(t, id), w.record(t, id), w.record(t, id)
+	whole := w.announce(t, first, second, third)
+	part := func(records ...ca.Record) ca.Intent {
+		intent := intentOf(records...)
+		intent.Batch = whole.Batch
+		return intent
+	}
+	must(t, w.settle(t, part(second), second)[0])
+	w.mustBe(t, whole.Batch, ca.BatchPending)
+	if _, err := w.Journal.Write(ctx, w.epoch, []ca.Settlement{{Intent: part(second), Records: []ca.Record{second}, At: w.now}}, nil); err == nil {
+		t.Error("an item was settled twice")
+	}
+	if _, err := w.Journal.Write(ctx, w.epoch, []ca.Settlement{{Intent: part(first), Records: []ca.Record{third}, At: w.now}}, nil); err == nil {
+		t.Error("a certificate was issued in the settlement of another one")
+	}
+	w.settle(t, part(first)) // given up
+	w.reopen(t)
+	mustEqual(t, "what is pending", w.begin(t), []ca.Intent{part(third)})
+	must(t, w.settle(t, part(third), third)[0])
+	w.mustBe(t, whole.Batch, ca.BatchSettled)
+	for r, released := range map[*ca.Record]bool{&first: false, &second: true, &third: true} {
+		if c := w.certificate(t, r.Ref); c.Released != released {
+			t.Errorf("certificate %s is released: %v", r.Ref.Serial, c.Released)
+		}
+	}
+	mustEqual(t, "what is pending at the end", w.begin(t), nil)
+}
+
+// intentOfNothing checks what a writer with nothing to announce asks about to learn whether its transaction applied.
+func intentOfNothing(t *testing.T, w *world) {
+	nothing := w.announce(t)
+	w.mustBe(t, nothing.Batch, ca.BatchSettled)
+	mustEqual(t, "what is pending", w.begin(t), nil)
 }
 
 func serialIsUsedOnce(t *testing.T, w *world) {
