@@ -41,5 +41,5 @@ func boundGarbage(ctx context.Context) {
 
 // garbagePercent is how much the heap may grow, in per cent of so many octets that live.
 func garbagePercent(live uint64) int {
-	return int(max(garbageLeast, min(garbageShare, garbageMost*100/max(1, live)))) //nolint:gosec // at most 200
+	return int(max(garbageLeast, min(garbageShare, garbageMost*100/max(1, live))))
 }

@@ -52,32 +52,45 @@ func (tx *writeTx) appendPart(ctx context.Context, e translog.Entry) error {
 	return err
 }
 
-// Sequence gives the oldest unsequenced entries their places.
+// Sequence gives the oldest unsequenced entries their places. It reads and chains them beside the writer, which only
+// notes the last chain value: an entry is never changed. Where somebody else has sequenced meanwhile, it begins anew.
 func (l *Log) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, error) {
 	if err := checkLimit(limit); err != nil {
 		return nil, err
 	}
-	var sequenced []translog.Sequenced
-	err := l.db.write(ctx, "sequence the log", func(ctx context.Context, tx *writeTx) error {
-		head, err := readHead(ctx, tx.Tx)
+	for {
+		head, sequenced, err := l.unsequenced(ctx, limit)
+		if err != nil || len(sequenced) == 0 {
+			return nil, err
+		}
+		last, moved := sequenced[len(sequenced)-1], false
+		err = l.db.write(ctx, "sequence the log", func(ctx context.Context, tx *writeTx) error {
+			now, err := readHead(ctx, tx.Tx)
+			if moved = now != head; err != nil || moved {
+				return err
+			}
+			_, err = tx.ExecContext(ctx, `INSERT INTO chain (id, value) VALUES (?, ?)`, int64(last.Index), last.Chain[:]) //nolint:gosec // an id
+			return err
+		})
 		if err != nil {
+			return nil, err
+		}
+		if !moved {
+			return sequenced, nil
+		}
+	}
+}
+
+// unsequenced returns the end of the sequenced log, and the entries after it, chained to it.
+func (l *Log) unsequenced(ctx context.Context, limit int) (head translog.Head, found []translog.Sequenced, err error) {
+	err = l.db.read(ctx, "read what is to be sequenced", func(ctx context.Context, tx *sql.Tx) error {
+		if head, err = readHead(ctx, tx); err != nil {
 			return err
 		}
-		sequenced, err = unsequenced(ctx, tx.Tx, head, limit)
-		if err != nil {
-			return err
-		}
-		if len(sequenced) == 0 {
-			return nil
-		}
-		last := sequenced[len(sequenced)-1]
-		_, err = tx.ExecContext(ctx, `INSERT INTO chain (id, value) VALUES (?, ?)`, int64(last.Index), last.Chain[:]) //nolint:gosec // an id
+		found, err = unsequenced(ctx, tx, head, limit)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return sequenced, nil
+	return head, found, err
 }
 
 // unsequenced reads the entries after a head and chains them to it.
