@@ -17,13 +17,21 @@ func ActorSystem(part string) Actor { return Actor{"system:" + part} }
 // ActorCommand is a person at the CA's own machine who ran an offline command.
 func ActorCommand(command string) Actor { return Actor{"command:" + command} }
 
+// unknown stands for nobody known.
+const unknown = "unknown"
+
 // ActorFromText restores an Actor from its String, for a store that reads one back.
-func ActorFromText(text string) Actor { return Actor{text} }
+func ActorFromText(text string) Actor {
+	if text == unknown {
+		return Actor{}
+	}
+	return Actor{text}
+}
 
 // String formats the actor: a SPIFFE ID, or one of token:…, system:…, command:…, or "unknown".
 func (a Actor) String() string {
 	if a.text == "" {
-		return "unknown"
+		return unknown
 	}
 	return a.text
 }

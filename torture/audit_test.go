@@ -97,20 +97,24 @@ func (a *auditor) readEntries() {
 		}
 		for _, c := range e.GetChanges() {
 			serial := fmt.Sprintf("%X", c.GetSerial())
-			if _, twice := a.issued[serial]; (twice || a.dropped[serial]) && c.GetVersion() == 1 {
+			version, state := c.GetVersion(), int(c.GetKind())
+			if version == 0 && state == 0 && len(c.GetFingerprint()) == sha256.Size { // issued just now
+				version, state = 1, good
+			}
+			if _, twice := a.issued[serial]; (twice || a.dropped[serial]) && version == 1 {
 				a.faultf("the log has the serial number %s twice", serial)
 			}
 			switch e.GetAction() {
-			case "certificate.issued":
+			case brevetv1.Action_ACTION_CERTIFICATE_ISSUED:
 				a.issued[serial] = c.GetFingerprint()
-			case "certificate.abandoned":
+			case brevetv1.Action_ACTION_CERTIFICATE_ABANDONED:
 				a.dropped[serial] = true
 			}
-			if c.GetVersion() > versions[serial] {
-				versions[serial], a.states[serial] = c.GetVersion(), int(c.GetKind())
+			if version > versions[serial] {
+				versions[serial], a.states[serial] = version, state
 			}
 		}
-		if token := e.GetFacts()["token"]; token != "" && e.GetAction() == "certificate.issued" {
+		if token := e.GetFacts()["token"]; token != "" && e.GetAction() == brevetv1.Action_ACTION_CERTIFICATE_ISSUED {
 			if a.tokens[token]++; a.tokens[token] > 1 {
 				a.faultf("the token %s was spent %d times", short(token), a.tokens[token])
 			}

@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 
 	_ "github.com/mattn/go-sqlite3" // plain SQL, and nothing of ours
 )
@@ -139,34 +138,42 @@ func (s *snapshot) readRest(tx *sql.Tx) error {
 	)
 }
 
-// readArchive reads an archive by its description alone (translog/record.go), up to a record that is not whole yet, and
+// readArchive reads an archive by its description alone (translog/batch.go), up to a batch that is not whole yet, and
 // computes the chain itself.
 func readArchive(path string) ([]link, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	rest, ok := strings.CutPrefix(string(content), "brevet log archive 1\n")
+	rest, ok := bytes.CutPrefix(content, []byte("brevet log archive 2\n"))
 	if !ok {
 		return nil, errors.New("the archive has no header")
 	}
 	var links []link
-	before := make([]byte, sha256.Size)
+	chain := make([]byte, sha256.Size)
 	for len(rest) >= 16 {
-		length, index := int(binary.BigEndian.Uint32([]byte(rest[:4]))), binary.BigEndian.Uint64([]byte(rest[4:12]))
+		length, index := int(binary.BigEndian.Uint32(rest[:4])), binary.BigEndian.Uint64(rest[4:12])
 		if index != uint64(len(links))+1 {
 			return nil, fmt.Errorf("the archive has entry %d after %d", index, len(links))
 		}
 		if len(rest) < 16+length+sha256.Size {
 			break
 		}
-		l := link{[]byte(rest[16 : 16+length]), []byte(rest[16+length : 16+length+sha256.Size])}
-		leaf := sha256.Sum256(append([]byte{0}, l.entry...))
-		node := sha256.Sum256(append(append([]byte{1}, before...), leaf[:]...))
-		if !bytes.Equal(node[:], l.chain) {
-			return nil, fmt.Errorf("the archive's chain breaks at %d", index)
+		for entries := rest[16 : 16+length]; len(entries) > 0; {
+			size, n := binary.Uvarint(entries)
+			if n <= 0 || size > uint64(len(entries)-n) {
+				return nil, fmt.Errorf("the archive has no length of entry %d", len(links)+1)
+			}
+			entry := entries[n : n+int(size)]
+			leaf := sha256.Sum256(append([]byte{0}, entry...))
+			node := sha256.Sum256(append(append([]byte{1}, chain...), leaf[:]...))
+			chain = node[:]
+			links, entries = append(links, link{entry, chain}), entries[n+int(size):]
 		}
-		links, before, rest = append(links, l), l.chain, rest[16+length+sha256.Size:]
+		if !bytes.Equal(chain, rest[16+length:16+length+sha256.Size]) {
+			return nil, fmt.Errorf("the archive's chain breaks between %d and %d", index, len(links))
+		}
+		rest = rest[16+length+sha256.Size:]
 	}
 	return links, nil
 }

@@ -31,7 +31,7 @@ type Archive struct {
 	left bool  // something may lie beyond size
 }
 
-// OpenArchive opens the archive at a path, or makes one with mode 0600, and verifies all of it. A last record that
+// OpenArchive opens the archive at a path, or makes one with mode 0600, and verifies all of it. A last batch that
 // power loss cut short is cut off, with a warning: the Sequencer appends it again. Errors are a *CorruptError,
 // ErrNotArchive, ErrLocked, or of the file system; after each of them the file is as it was.
 func OpenArchive(path string, log *slog.Logger) (*Archive, error) {
@@ -69,15 +69,15 @@ func openArchive(f *os.File, log *slog.Logger) (*Archive, error) {
 	switch {
 	case errors.Is(err, io.EOF):
 	case errors.As(err, &torn):
-		log.Warn("cut off the archive's last record, which is incomplete: an append was interrupted",
+		log.Warn("cut off the archive's last batch, which is incomplete: an append was interrupted",
 			"archive", f.Name(), "index", torn.Index, "offset", torn.Offset)
 		if err := errors.Join(f.Truncate(torn.Offset), f.Sync()); err != nil {
-			return nil, fmt.Errorf("translog: cut off the archive's incomplete record: %w", err)
+			return nil, fmt.Errorf("translog: cut off the archive's incomplete batch: %w", err)
 		}
 	default:
 		return nil, err
 	}
-	return &Archive{file: locked{f}, end: sc.verified, size: sc.offset}, nil
+	return &Archive{file: locked{f}, end: Verifier{sc.verified}, size: sc.offset}, nil
 }
 
 // locked is an archive's file, whose lock goes when it is closed. Closing alone would not do: a process that is being started
@@ -145,8 +145,8 @@ func (a *Archive) Append(ctx context.Context, records []Sequenced) error {
 	}
 	end := a.end
 	for _, s := range records {
-		if len(s.Entry) > MaxEntrySize {
-			return &ChainError{Index: s.Index, Detail: fmt.Sprintf("its entry has %d octets, more than %d", len(s.Entry), MaxEntrySize)}
+		if n := len(s.Entry); n == 0 || n > MaxEntrySize {
+			return &ChainError{Index: s.Index, Detail: fmt.Sprintf("its entry has %d octets, and one has from 1 to %d", n, MaxEntrySize)}
 		}
 		if err := end.Add(s); err != nil {
 			return err
@@ -183,21 +183,16 @@ func (a *Archive) cut() error {
 	return err
 }
 
-// write writes records from the end on, in pieces of about a megabyte, and returns the new end.
+// write writes records from the end on, a batch at a time, and returns the new end.
 func (a *Archive) write(records []Sequenced) (int64, error) {
-	const piece = 1 << 20
 	var buf []byte
 	at := a.size
-	for i, s := range records {
-		buf = appendRecord(buf, s)
-		if len(buf) < piece && i < len(records)-1 {
-			continue
-		}
+	for batch := range batches(records) {
+		buf = appendBatch(buf[:0], batch)
 		if _, err := a.file.WriteAt(buf, at); err != nil {
 			return 0, err
 		}
 		at += int64(len(buf))
-		buf = buf[:0]
 	}
 	return at, nil
 }

@@ -5,37 +5,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-)
-
-// Action names what an entry records.
-type Action string
-
-// The actions. Their names are part of the log's format: they do not change.
-const (
-	CAInstalled          Action = "ca.installed"
-	IdentityRegistered   Action = "identity.registered"
-	IdentityUpdated      Action = "identity.updated"
-	IdentitySuspended    Action = "identity.suspended"
-	IdentityResumed      Action = "identity.resumed"
-	IdentityRetired      Action = "identity.retired"
-	IdentityReplaced     Action = "identity.replaced"
-	TokenCreated         Action = "token.created"
-	TokenBound           Action = "token.bound"
-	CertificateIssued    Action = "certificate.issued"
-	CertificateAbandoned Action = "certificate.abandoned" // intended or signed, never released, revoked
-	CertificateRevoked   Action = "certificate.revoked"
-	CertificateHeld      Action = "certificate.held"
-	CertificateReleased  Action = "certificate.released" // from hold
-	CRLPublished         Action = "crl.published"
-	RequestRefused       Action = "request.refused"
-	RecordsExpired       Action = "records.expired" // of what ended long ago, from the store
 )
 
 // Outcome says whether what an entry records took place.
@@ -47,7 +23,7 @@ const (
 	Refused Outcome = "refused"
 )
 
-// Entry is one change of state, or one refused attempt at it.
+// Entry is one change of state, or one refused attempt at it. Its times are kept to the millisecond, as the store keeps them.
 type Entry struct {
 	Time     time.Time
 	Actor    pki.Actor
@@ -58,28 +34,24 @@ type Entry struct {
 	Facts    map[string]string  // further facts, never a secret
 }
 
+const scheme = "spiffe://" // begins every SPIFFE ID, and is not kept
+
 // Marshal encodes the entry as the log hashes and keeps it: a brevet.v1.LogEntry in deterministic protobuf. What
 // ParseEntry could not read back, or is longer than MaxEntrySize, is refused: the log would keep it for ever.
 func (e Entry) Marshal() ([]byte, error) {
 	if err := e.check(); err != nil {
 		return nil, fmt.Errorf("translog: encode entry: %w", err)
 	}
+	action, _ := e.Action.number() // check has seen that there is one
 	m := &brevetv1.LogEntry{
-		Time: timestamppb.New(e.Time), Actor: e.Actor.String(), Action: string(e.Action),
-		Outcome: string(e.Outcome), Facts: e.Facts,
+		Time: e.Time.UnixMilli(), Action: action, Refused: e.Outcome == Refused, Identity: strings.TrimPrefix(e.Identity.String(), scheme),
 	}
-	if !e.Identity.IsZero() {
-		m.Identity = e.Identity.String()
+	if e.Actor != pki.ActorIdentity(e.Identity) {
+		m.Actor = e.Actor.String()
 	}
+	setFacts(m, e.Facts)
 	for _, c := range e.Changes {
-		sc := &brevetv1.StatusChange{
-			Issuer: c.Ref.Issuer.Bytes(), Serial: c.Ref.Serial.Bytes(), NotAfter: timestamppb.New(c.NotAfter),
-			Version: c.Status.Version, Kind: brevetv1.StatusKind(c.Status.State), Fingerprint: c.Fingerprint,
-		}
-		if c.Status.State != pki.Good {
-			sc.Reason, sc.RevokedAt = uint32(c.Status.Reason), timestamppb.New(c.Status.RevokedAt)
-		}
-		m.Changes = append(m.Changes, sc)
+		m.Changes = append(m.Changes, encodeChange(c))
 	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
@@ -91,49 +63,115 @@ func (e Entry) Marshal() ([]byte, error) {
 	return b, nil
 }
 
+func encodeChange(c pki.StatusChange) *brevetv1.StatusChange {
+	sc := &brevetv1.StatusChange{
+		Issuer: c.Ref.Issuer.Bytes(), Serial: c.Ref.Serial.Bytes(), NotAfter: c.NotAfter.UnixMilli(), Fingerprint: c.Fingerprint,
+	}
+	if len(c.Fingerprint) > 0 && c.Status.State == pki.Good && c.Status.Version == 1 {
+		return sc // issued just now
+	}
+	sc.Kind, sc.Version = brevetv1.StatusKind(c.Status.State), c.Status.Version
+	if c.Status.State != pki.Good {
+		sc.Reason, sc.RevokedAt = uint32(c.Status.Reason), c.Status.RevokedAt.UnixMilli()
+	}
+	return sc
+}
+
 func (e Entry) check() error {
-	if e.Action == "" {
-		return errors.New("it has no action")
+	if _, ok := e.Action.number(); !ok {
+		return fmt.Errorf("%q is not an action", string(e.Action))
 	}
 	if e.Outcome != Done && e.Outcome != Refused {
 		return fmt.Errorf("%q is not an outcome", string(e.Outcome))
 	}
+	if err := checkTime(e.Time); err != nil {
+		return err
+	}
 	for _, c := range e.Changes {
-		if c.Ref.Issuer.IsZero() || c.Ref.Serial.IsZero() {
-			return errors.New("a status change names no certificate")
-		}
-		if c.Status.State < pki.Good || c.Status.State > pki.Revoked {
-			return fmt.Errorf("the status change of certificate %s has no state", c.Ref.Serial)
+		if err := checkChange(c); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// ParseEntry reads what Marshal wrote.
+func checkChange(c pki.StatusChange) error {
+	if c.Ref.Issuer.IsZero() || c.Ref.Serial.IsZero() {
+		return errors.New("a status change names no certificate")
+	}
+	if c.Status.State < pki.Good || c.Status.State > pki.Revoked {
+		return fmt.Errorf("the status change of certificate %s has no state", c.Ref.Serial)
+	}
+	if err := checkTime(c.NotAfter); err != nil || c.Status.State == pki.Good {
+		return err
+	}
+	if _, err := pki.ReasonFromCode(int(c.Status.Reason)); err != nil {
+		return err
+	}
+	return checkTime(c.Status.RevokedAt)
+}
+
+// checkTime refuses what RFC 3339 cannot write: readers print times.
+func checkTime(t time.Time) error {
+	if year := t.UTC().Year(); year < 1 || year > 9999 {
+		return fmt.Errorf("the year %d is not between 1 and 9999", year)
+	}
+	return nil
+}
+
+// ParseEntry reads what Marshal wrote. An action that this program does not know is refused: what such an entry says
+// about certificates cannot be told by who does not know what happened to them.
 func ParseEntry(b []byte) (Entry, error) {
 	var m brevetv1.LogEntry
-	if err := proto.Unmarshal(b, &m); err != nil {
+	err := proto.Unmarshal(b, &m)
+	var e Entry
+	if err == nil {
+		e, err = parse(&m)
+	}
+	if err != nil {
 		return Entry{}, fmt.Errorf("translog: decode entry: %w", err)
 	}
-	e := Entry{
-		Time: m.GetTime().AsTime(), Actor: pki.ActorFromText(m.GetActor()), Action: Action(m.GetAction()),
-		Outcome: Outcome(m.GetOutcome()), Facts: m.GetFacts(),
+	return e, nil
+}
+
+func parse(m *brevetv1.LogEntry) (Entry, error) {
+	action, ok := actionOf(m.GetAction())
+	if !ok {
+		return Entry{}, fmt.Errorf("the action %d is not known here: use the brevet that wrote it", m.GetAction())
+	}
+	e := Entry{Action: action, Outcome: Done}
+	if m.GetRefused() {
+		e.Outcome = Refused
+	}
+	var err error
+	if e.Time, err = parseTime(m.GetTime()); err != nil {
+		return Entry{}, err
 	}
 	if m.GetIdentity() != "" {
-		id, err := pki.ParseSPIFFEID(m.GetIdentity())
-		if err != nil {
-			return Entry{}, fmt.Errorf("translog: decode entry: %w", err)
+		if e.Identity, err = pki.ParseSPIFFEID(scheme + m.GetIdentity()); err != nil {
+			return Entry{}, err
 		}
-		e.Identity = id
+	}
+	e.Actor = pki.ActorIdentity(e.Identity)
+	if m.GetActor() != "" {
+		e.Actor = pki.ActorFromText(m.GetActor())
+	}
+	if e.Facts, err = factsOf(m); err != nil {
+		return Entry{}, err
 	}
 	for _, sc := range m.GetChanges() {
 		c, err := parseChange(sc)
 		if err != nil {
-			return Entry{}, fmt.Errorf("translog: decode entry: %w", err)
+			return Entry{}, err
 		}
 		e.Changes = append(e.Changes, c)
 	}
 	return e, nil
+}
+
+func parseTime(ms int64) (time.Time, error) {
+	t := time.UnixMilli(ms).UTC()
+	return t, checkTime(t)
 }
 
 func parseChange(sc *brevetv1.StatusChange) (pki.StatusChange, error) {
@@ -145,26 +183,38 @@ func parseChange(sc *brevetv1.StatusChange) (pki.StatusChange, error) {
 	if err != nil {
 		return pki.StatusChange{}, err
 	}
-	c := pki.StatusChange{
-		Ref:         pki.CertRef{Issuer: issuer, Serial: serial},
-		NotAfter:    sc.GetNotAfter().AsTime(),
-		Status:      pki.Status{Version: sc.GetVersion()},
-		Fingerprint: sc.GetFingerprint(),
+	c := pki.StatusChange{Ref: pki.CertRef{Issuer: issuer, Serial: serial}, Fingerprint: sc.GetFingerprint()}
+	if c.NotAfter, err = parseTime(sc.GetNotAfter()); err != nil {
+		return pki.StatusChange{}, err
 	}
-	switch sc.GetKind() {
-	case brevetv1.StatusKind_STATUS_KIND_GOOD:
-		c.Status.State = pki.Good
-		return c, nil
-	case brevetv1.StatusKind_STATUS_KIND_HOLD:
-		c.Status.State = pki.Hold
-	case brevetv1.StatusKind_STATUS_KIND_REVOKED:
-		c.Status.State = pki.Revoked
-	default:
-		return pki.StatusChange{}, fmt.Errorf("unknown status kind %d", sc.GetKind())
-	}
-	c.Status.RevokedAt = sc.GetRevokedAt().AsTime()
-	c.Status.Reason, err = pki.ReasonFromCode(int(sc.GetReason()))
+	c.Status, err = parseStatus(sc)
 	return c, err
+}
+
+func parseStatus(sc *brevetv1.StatusChange) (pki.Status, error) {
+	s := pki.Status{Version: sc.GetVersion()}
+	switch sc.GetKind() {
+	case brevetv1.StatusKind_STATUS_KIND_UNSPECIFIED:
+		if len(sc.GetFingerprint()) == 0 || s.Version != 0 {
+			return pki.Status{}, errors.New("a status change has no kind")
+		}
+		return pki.Status{State: pki.Good, Version: 1}, nil
+	case brevetv1.StatusKind_STATUS_KIND_GOOD:
+		s.State = pki.Good
+		return s, nil
+	case brevetv1.StatusKind_STATUS_KIND_HOLD:
+		s.State = pki.Hold
+	case brevetv1.StatusKind_STATUS_KIND_REVOKED:
+		s.State = pki.Revoked
+	default:
+		return pki.Status{}, fmt.Errorf("unknown status kind %d", sc.GetKind())
+	}
+	var err error
+	if s.RevokedAt, err = parseTime(sc.GetRevokedAt()); err != nil {
+		return pki.Status{}, err
+	}
+	s.Reason, err = pki.ReasonFromCode(int(sc.GetReason()))
+	return s, err
 }
 
 // Hash is a SHA-256 chain value. The zero value stands before the first entry.

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
 // sameValues compares the opaque values of pki, which are comparable.
@@ -24,7 +25,7 @@ var sameValues = cmp.Options{
 }
 
 func drawTime(t *rapid.T, label string) time.Time {
-	return time.Unix(rapid.Int64Range(0, 250_000_000_000).Draw(t, label), rapid.Int64Range(0, 999_999_999).Draw(t, label+" ns")).UTC()
+	return time.UnixMilli(rapid.Int64Range(time.Time{}.UnixMilli(), 250_000_000_000_000).Draw(t, label)).UTC()
 }
 
 func drawChange(t *rapid.T) pki.StatusChange {
@@ -42,11 +43,13 @@ func drawChange(t *rapid.T) pki.StatusChange {
 		Ref: pki.CertRef{Issuer: issuer, Serial: serial}, NotAfter: drawTime(t, "not after"),
 		Status: pki.Status{
 			State:   rapid.SampledFrom([]pki.State{pki.Good, pki.Hold, pki.Revoked}).Draw(t, "state"),
-			Version: rapid.Uint64().Draw(t, "version"),
+			Version: rapid.OneOf(rapid.Uint64Range(0, 2), rapid.Uint64()).Draw(t, "version"),
 		},
 	}
-	if c.Status.State == pki.Good {
+	if rapid.Bool().Draw(t, "issued") {
 		c.Fingerprint = rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "fingerprint")
+	}
+	if c.Status.State == pki.Good {
 		return c
 	}
 	c.Status.RevokedAt = drawTime(t, "revoked at")
@@ -57,21 +60,46 @@ func drawChange(t *rapid.T) pki.StatusChange {
 	return c
 }
 
-func TestEntryRoundTrips(t *testing.T) {
-	device, err := pki.ParseSPIFFEID("spiffe://fleet.example/device/42")
-	if err != nil {
-		t.Fatal(err)
+// drawFacts draws facts of any name and text, and often those that have a field of their own, in its form and in
+// forms that look like it.
+func drawFacts(t *rapid.T) map[string]string {
+	facts := rapid.MapOfN(rapid.String(), rapid.String(), 0, 3).Draw(t, "facts")
+	digits := func(octets int, alphabet string) *rapid.Generator[string] {
+		return rapid.StringOfN(rapid.RuneFrom([]rune(alphabet)), 2*octets, 2*octets, -1)
 	}
-	actors := []pki.Actor{{}, pki.ActorIdentity(device), pki.ActorSystem("crl"), pki.ActorCommand("ceremony install")}
+	text := rapid.OneOf(
+		rapid.String(),
+		digits(20, "0123456789ABCDEF"), digits(20, "0123456789abcdef"), digits(20, "0"), digits(20, "F"), digits(19, "1A"), digits(21, "1"),
+		digits(16, "0123456789abcdef"), digits(16, "0123456789ABCDEF"), digits(16, "0"), digits(15, "1a"), digits(17, "1"),
+		rapid.SampledFrom([]string{"", "0", "A", "a", "01", "00A", "1:2", " 12", "device", "\x00"}),
+	)
+	for _, name := range []string{"predecessor", "profile", "request"} {
+		if rapid.Bool().Draw(t, "has "+name) {
+			facts[name] = text.Draw(t, name)
+		}
+	}
+	return facts
+}
+
+func TestEntryRoundTrips(t *testing.T) {
+	var ids []pki.SPIFFEID
+	for _, text := range []string{"spiffe://fleet.example/device/42", "spiffe://fleet.example/brevet/operator/ann"} {
+		id, err := pki.ParseSPIFFEID(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	actors := []pki.Actor{{}, pki.ActorIdentity(ids[0]), pki.ActorIdentity(ids[1]), pki.ActorSystem("crl"), pki.ActorCommand("ceremony install")}
 	rapid.Check(t, func(t *rapid.T) {
 		e := Entry{
 			Time:     drawTime(t, "time"),
 			Actor:    rapid.SampledFrom(actors).Draw(t, "actor"),
-			Action:   rapid.SampledFrom([]Action{CertificateIssued, CertificateRevoked, RequestRefused}).Draw(t, "action"),
+			Action:   rapid.SampledFrom(actions[1:]).Draw(t, "action"),
 			Outcome:  rapid.SampledFrom([]Outcome{Done, Refused}).Draw(t, "outcome"),
-			Identity: rapid.SampledFrom([]pki.SPIFFEID{{}, device}).Draw(t, "identity"),
+			Identity: rapid.SampledFrom([]pki.SPIFFEID{{}, ids[0]}).Draw(t, "identity"),
 			Changes:  rapid.SliceOfN(rapid.Custom(drawChange), 0, 4).Draw(t, "changes"),
-			Facts:    rapid.MapOfN(rapid.String(), rapid.String(), 0, 8).Draw(t, "facts"),
+			Facts:    drawFacts(t),
 		}
 		b, err := e.Marshal()
 		if err != nil {
@@ -84,7 +112,6 @@ func TestEntryRoundTrips(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e.Actor = pki.ActorFromText(e.Actor.String()) // nobody known reads back by that name
 		if len(e.Changes) == 0 {
 			e.Changes = nil
 		}
@@ -95,6 +122,22 @@ func TestEntryRoundTrips(t *testing.T) {
 			t.Fatalf("the entry reads back differently (-want +got):\n%s", d)
 		}
 	})
+}
+
+// A finer time is cut to its millisecond, before 1970 as after it.
+func TestTimesAreKeptToTheMillisecond(t *testing.T) {
+	for _, ns := range []int64{1_999_999, -1} {
+		e := goldenEntry(t)
+		e.Time = time.Unix(0, ns)
+		b, err := e.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := ParseEntry(b)
+		if age := e.Time.Sub(got.Time); err != nil || age < 0 || age >= time.Millisecond || got.Time.Nanosecond()%1e6 != 0 {
+			t.Errorf("%v reads back as %v, %v", e.Time, got.Time, err)
+		}
+	}
 }
 
 func goldenEntry(t *testing.T) Entry {
@@ -110,7 +153,7 @@ func goldenEntry(t *testing.T) Entry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := time.Date(2026, 11, 22, 8, 0, 0, 500, time.UTC)
+	at := time.Date(2026, 11, 22, 8, 0, 0, 500e6, time.UTC)
 	return Entry{
 		Time: at, Actor: pki.ActorSystem("test"), Action: CertificateRevoked, Outcome: Done, Identity: device,
 		Changes: []pki.StatusChange{{
@@ -121,25 +164,71 @@ func goldenEntry(t *testing.T) Entry {
 	}
 }
 
+// renewal is the entry that a log has most of.
+func renewal(t *testing.T) Entry {
+	t.Helper()
+	e := goldenEntry(t)
+	e.Actor, e.Action = pki.ActorIdentity(e.Identity), CertificateIssued
+	e.Changes[0].Status, e.Changes[0].Fingerprint = pki.Status{State: pki.Good, Version: 1}, bytes.Repeat([]byte{0xf1}, 32)
+	e.Facts = map[string]string{"predecessor": strings.Repeat("0E", 20), "profile": "device", "request": strings.Repeat("0a", 16)}
+	return e
+}
+
 // The bytes below are in archives. If this test fails the format has changed, and the change is wrong.
 func TestEntryGolden(t *testing.T) {
-	const want = "" +
-		"0a090880c28ad80610f403" + // time
-		"120b73797374656d3a74657374" + // actor
-		"1a1363657274696669636174652e7265766f6b6564" + // action
-		"2204646f6e65" + // outcome
-		"2a20" + "7370696666653a2f2f666c6565742e6578616d706c652f6465766963652f3432" + // identity
-		"3251" + // change
-		"0a20" + "cacacacacacacacacacacacacacacacacacacacacacacacacacacacacacacaca" +
-		"1214" + "1717171717171717171717171717171717171717" +
-		"1a0908" + "90de8ad80610f403" + "2002" + "2803" + "3001" + "3a0608" + "80c28ad806" +
-		"3a060a01611201" + "31" + "3a060a01621201" + "32" // facts, in the order of their names
-	b, err := goldenEntry(t).Marshal()
-	if err != nil {
-		t.Fatal(err)
+	const identity = "2a17" + "666c6565742e6578616d706c652f6465766963652f3432"
+	const issuer = "0a20" + "cacacacacacacacacacacacacacacacacacacacacacacacacacacacacacacaca"
+	const serial = "1214" + "1717171717171717171717171717171717171717"
+	for name, c := range map[string]struct {
+		entry Entry
+		want  string
+	}{
+		"a revocation": {
+			goldenEntry(t),
+			"08f4d39392a034" + // time
+				"120b73797374656d3a74657374" + // actor
+				"180c" + // action
+				identity +
+				"324c" + issuer + serial + // change
+				"18f4b0ef93a034" + "2803" + "3002" + "3801" + "4080d09392a034" + // not after, kind, version, reason, revoked at
+				"52060a01611201" + "31" + "52060a01621201" + "32", // facts, in the order of their names
+		},
+		"a renewal": {
+			renewal(t),
+			"08f4d39392a034" + // time
+				"180a" + // action
+				identity +
+				"3261" + issuer + serial + // change
+				"18f4b0ef93a034" + // not after
+				"2220" + "f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1" + // fingerprint
+				"3a14" + "0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e" + // predecessor
+				"4206" + "646576696365" + // profile
+				"4a10" + "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a", // request
+		},
+	} {
+		b, err := c.entry.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := hex.EncodeToString(b); got != c.want {
+			t.Errorf("%s is encoded as\n%s, want\n%s", name, got, c.want)
+		}
 	}
-	if got := hex.EncodeToString(b); got != want {
-		t.Errorf("encoding\n%s, want\n%s", got, want)
+}
+
+// The numbers of the actions are in archives, too.
+func TestActionsHaveTheirNumbers(t *testing.T) {
+	names := brevetv1.Action_name
+	if len(names) != len(actions) {
+		t.Fatalf("%d actions, %d in brevet.v1", len(actions), len(names))
+	}
+	for n, name := range names {
+		if n == 0 {
+			continue
+		}
+		if want := strings.ToLower(strings.Replace(strings.TrimPrefix(name, "ACTION_"), "_", ".", 1)); string(actions[n]) != want {
+			t.Errorf("action %d is %s, and %s in brevet.v1", n, actions[n], want)
+		}
 	}
 }
 
@@ -162,15 +251,19 @@ func TestChainGolden(t *testing.T) {
 
 func TestMarshalRefusesWhatCouldNotBeReadBack(t *testing.T) {
 	for name, spoil := range map[string]func(*Entry){
-		"no action":       func(e *Entry) { e.Action = "" },
-		"no outcome":      func(e *Entry) { e.Outcome = "" },
-		"other outcome":   func(e *Entry) { e.Outcome = "maybe" },
-		"no issuer":       func(e *Entry) { e.Changes[0].Ref.Issuer = pki.IssuerID{} },
-		"no serial":       func(e *Entry) { e.Changes[0].Ref.Serial = pki.Serial{} },
-		"no state":        func(e *Entry) { e.Changes[0].Status.State = 0 },
-		"unknown state":   func(e *Entry) { e.Changes[0].Status.State = 4 },
-		"no text":         func(e *Entry) { e.Facts["name"] = "\xff" },
-		"too long a fact": func(e *Entry) { e.Facts["name"] = strings.Repeat("x", MaxEntrySize) },
+		"no action":         func(e *Entry) { e.Action = "" },
+		"other action":      func(e *Entry) { e.Action = "certificate.lost" },
+		"no outcome":        func(e *Entry) { e.Outcome = "" },
+		"other outcome":     func(e *Entry) { e.Outcome = "maybe" },
+		"no issuer":         func(e *Entry) { e.Changes[0].Ref.Issuer = pki.IssuerID{} },
+		"no serial":         func(e *Entry) { e.Changes[0].Ref.Serial = pki.Serial{} },
+		"no state":          func(e *Entry) { e.Changes[0].Status.State = 0 },
+		"unknown state":     func(e *Entry) { e.Changes[0].Status.State = 4 },
+		"no reason":         func(e *Entry) { e.Changes[0].Status.Reason = 7 },
+		"a time before 1":   func(e *Entry) { e.Time = time.Time{}.Add(-time.Millisecond) },
+		"an end after 9999": func(e *Entry) { e.Changes[0].NotAfter = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
+		"no text":           func(e *Entry) { e.Facts["name"] = "\xff" },
+		"too long a fact":   func(e *Entry) { e.Facts["name"] = strings.Repeat("x", MaxEntrySize) },
 	} {
 		e := goldenEntry(t)
 		spoil(&e)
@@ -188,9 +281,33 @@ func TestParseEntryRefuses(t *testing.T) {
 	field := func(n protowire.Number, content []byte) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, n, protowire.BytesType), content)
 	}
+	number := func(n protowire.Number, v uint64) []byte {
+		return protowire.AppendVarint(protowire.AppendTag(nil, n, protowire.VarintType), v)
+	}
+	certificate := append(field(1, bytes.Repeat([]byte{0xca}, 32)), field(2, bytes.Repeat([]byte{0x17}, 20))...)
+	issued := append(bytes.Clone(certificate), field(4, bytes.Repeat([]byte{0xf1}, 32))...)
+	with := func(more ...byte) []byte { return append(bytes.Clone(good), more...) }
+	if _, err := ParseEntry(with(field(6, issued)...)); err != nil {
+		t.Fatal(err)
+	}
 	for name, b := range map[string][]byte{
+		"nothing":             nil,
+		"no action":           field(5, []byte("fleet.example/device/42")),
+		"another action":      with(number(3, 18)...),
+		"an early time":       with(number(1, 1<<63)...),
+		"a late time":         with(number(1, 1<<60)...),
+		"a whole SPIFFE ID":   with(field(5, []byte("spiffe://fleet.example/device/42"))...),
+		"half a predecessor":  with(field(7, []byte{1})...),
+		"half a request":      with(field(9, []byte{1})...),
+		"a fact twice":        with(append(field(8, []byte("device")), field(10, append(field(1, []byte("profile")), field(2, []byte("server"))...))...)...),
+		"no kind":             with(field(6, certificate)...),
+		"no kind, a version":  with(field(6, append(bytes.Clone(issued), number(6, 2)...))...),
+		"another kind":        with(field(6, append(bytes.Clone(issued), number(5, 4)...))...),
+		"another reason":      with(field(6, append(bytes.Clone(certificate), append(number(5, 3), number(7, 7)...)...))...),
+		"a late revocation":   with(field(6, append(bytes.Clone(certificate), append(number(5, 3), number(8, 1<<60)...)...))...),
+		"a late end":          with(field(6, append(bytes.Clone(issued), number(3, 1<<60)...))...),
 		"a cut entry":         good[:len(good)-1],
-		"another identity":    append(bytes.Clone(good), field(5, []byte("https://fleet.example/device/42"))...),
+		"another identity":    append(bytes.Clone(good), field(5, []byte("fleet.example/a b"))...),
 		"a change of nothing": append(bytes.Clone(good), field(6, nil)...),
 		"an issuer too short": append(bytes.Clone(good), field(6, field(1, []byte{1}))...),
 	} {

@@ -10,7 +10,7 @@ import (
 var ErrLocked = errors.New("another process has the archive open: stop it, or give this one an archive of its own")
 
 // ErrNotArchive says that a file does not begin as an archive of this version does.
-var ErrNotArchive = errors.New("not a log archive, or one of a later version: check the path, or use the brevet that wrote it")
+var ErrNotArchive = errors.New("not a log archive, or one of another version: check the path, or use the brevet that wrote it")
 
 // ChainError is the error of a record that does not continue the log: its index leaves a gap, or its chain value is
 // not the one that its entry gives.
@@ -26,29 +26,29 @@ func (e *ChainError) Error() string {
 
 // CorruptError is the error of an archive that was damaged or altered. Everything before Offset verifies.
 type CorruptError struct {
-	Offset int64  // in octets from the start of the file: where the bad record begins
-	Index  uint64 // of the entry that was due there
+	Offset int64  // in octets from the start of the file: where the bad batch begins
+	Index  uint64 // of the entry that was due there, as the batch's first
 	Detail string
 }
 
 // Error names the place, and what to do about it.
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("translog: the archive is damaged or was altered at offset %d, entry %d: %s; nothing was changed: "+
+	return fmt.Sprintf("translog: the archive is damaged or was altered in the batch at offset %d, from entry %d on: %s; nothing was changed: "+
 		"keep the file as evidence, and put a copy of it in its place, or move it away and have it written anew from the store",
 		e.Offset, e.Index, e.Detail)
 }
 
-// TornError is the error of an archive that ends within a record: the machine lost power during the last append, or
+// TornError is the error of an archive that ends within a batch: the machine lost power during the last append, or
 // the file was copied during one. Everything before Offset verifies.
 type TornError struct {
-	Offset int64  // in octets from the start of the file: where the incomplete record begins
-	Index  uint64 // of the entry that was due there
+	Offset int64  // in octets from the start of the file: where the incomplete batch begins
+	Index  uint64 // of the entry that was due there, as the batch's first
 }
 
 // Error names the place, and what to do about it.
 func (e *TornError) Error() string {
-	return fmt.Sprintf("translog: the archive ends within entry %d, at offset %d; the entries before it verify: "+
-		"start the server, which completes it, or copy the file again", e.Index, e.Offset)
+	return fmt.Sprintf("translog: the archive ends within the batch at offset %d, which begins with entry %d; the entries before it verify: "+
+		"start the server, which completes it, or copy the file again", e.Offset, e.Index)
 }
 
 // MismatchError is the error of an archive and a store that do not hold the same log. A server that finds one must

@@ -23,6 +23,11 @@ func FuzzParseEntry(f *testing.F) {
 	for _, e := range []Entry{
 		{Time: time.Unix(1, 0), Action: CertificateIssued, Outcome: Done, Facts: map[string]string{"a": "b"}},
 		{Action: CertificateRevoked, Outcome: Refused, Changes: []pki.StatusChange{{Ref: ref, Status: pki.Status{State: pki.Revoked, Version: 2}}}},
+		{
+			Actor: pki.ActorCommand("test"), Action: CertificateIssued, Outcome: Done,
+			Changes: []pki.StatusChange{{Ref: ref, Status: pki.Status{State: pki.Good, Version: 1}, Fingerprint: bytes.Repeat([]byte{0xf1}, 32)}},
+			Facts:   map[string]string{"predecessor": "0102", "profile": "device", "request": "000102030405060708090a0b0c0d0e0f", "token": "x"},
+		},
 	} {
 		encoded, err := e.Marshal()
 		if err != nil {
@@ -38,7 +43,7 @@ func FuzzParseEntry(f *testing.F) {
 		}
 		first, err := e.Marshal()
 		if err != nil {
-			return // no action, no outcome, or a change of no certificate: nobody wrote that
+			return // a change of no certificate, or more than an entry may have: nobody wrote that
 		}
 		again, err := ParseEntry(first)
 		if err != nil {
@@ -53,14 +58,15 @@ func FuzzParseEntry(f *testing.F) {
 // FuzzRead: an archive is read to the end that verifies, and the rest is named.
 func FuzzRead(f *testing.F) {
 	whole := []byte(archiveHeader)
-	for _, s := range extend(Head{}, 3) {
-		whole = appendRecord(whole, s)
+	records := extend(Head{}, 6)
+	for _, batch := range [][]Sequenced{records[:1], records[1:3], records[3:]} {
+		whole = appendBatch(whole, batch)
 	}
 	f.Add(whole)
 	f.Add(whole[:len(whole)-5])
 	f.Add(append(bytes.Clone(whole), make([]byte, 100)...))
 	f.Add([]byte(archiveHeader))
-	f.Add(appendRecord([]byte(archiveHeader), Sequenced{Index: 1, Entry: make([]byte, 40)}))
+	f.Add(appendBatch([]byte(archiveHeader), []Sequenced{{Index: 1, Entry: make([]byte, 40)}}))
 	f.Fuzz(func(t *testing.T, archive []byte) {
 		seen := Head{}
 		head, err := Read(bytes.NewReader(archive), func(s Sequenced) error {

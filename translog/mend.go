@@ -15,7 +15,7 @@ const sector = 512
 
 // OpenArchiveOf opens the archive that belongs to a store as OpenArchive does, and mends it before where that takes the
 // store's word: where power loss kept the later sectors of the last append and lost earlier ones. Such an archive looks
-// altered; but every sector beyond its good records is as the store's next entries make it, or empty. The append is cut
+// altered; but every sector beyond its good batches is as an append of the store's next entries makes it, or empty. The append is cut
 // off, and the Sequencer repeats it. What is anything else, or longer than one append, is the *CorruptError that it was, and
 // stays as evidence.
 func OpenArchiveOf(ctx context.Context, records Records, path string, log *slog.Logger) (*Archive, error) {
@@ -55,9 +55,12 @@ func mend(ctx context.Context, records Records, path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	explained, err := isTorn(f, corrupt.Offset, next)
-	if err != nil || !explained {
-		return false, err
+	tail, err := io.ReadAll(io.NewSectionReader(f, corrupt.Offset, longest(next)+1))
+	if err != nil {
+		return false, fmt.Errorf("translog: read archive: %w", err)
+	}
+	if !isTorn(tail, corrupt.Offset, next) {
+		return false, nil
 	}
 	if err := errors.Join(f.Truncate(corrupt.Offset), f.Sync()); err != nil {
 		return false, &unavailable{"cut off the archive's torn append", err}
@@ -65,40 +68,63 @@ func mend(ctx context.Context, records Records, path string) (bool, error) {
 	return true, nil
 }
 
-// following returns what an append after a head would write, as the store has it: nothing where the store ends there, or
+// following returns what an append after a head could write, as the store has it: nothing where the store ends there, or
 // does not continue that head.
-func following(ctx context.Context, records Records, head Head) ([]byte, error) {
+func following(ctx context.Context, records Records, head Head) ([]Sequenced, error) {
 	next, err := records.Entries(ctx, head.Size+1, batchSize)
 	if err != nil {
 		return nil, fmt.Errorf("translog: read entries from %d on: %w", head.Size+1, err)
 	}
-	var written []byte
-	for v := NewVerifier(head); len(next) > 0 && v.Add(next[0]) == nil; next = next[1:] {
-		written = appendRecord(written, next[0])
+	good := 0
+	for v := NewVerifier(head); good < len(next) && v.Add(next[good]) == nil; {
+		good++
 	}
-	return written, nil
+	return next[:good], nil
 }
 
-// isTorn reports whether each sector of a file from an offset on is what was to be written there, or empty.
-func isTorn(f *os.File, offset int64, written []byte) (bool, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return false, fmt.Errorf("translog: read archive: %w", err)
+// longest returns how many octets an append of records takes.
+func longest(records []Sequenced) (size int64) {
+	for batch := range batches(records) {
+		size += frameSize + int64(len(Hash{}))
+		for _, s := range batch {
+			size += int64(sizeOf(s.Entry))
+		}
 	}
-	size := info.Size() - offset
-	if size > int64(len(written)) {
-		return false, nil
+	return size
+}
+
+// isTorn reports whether an append of the next entries, of one or several or all of them, explains a file's tail from an
+// offset on: each sector is what was to be written there, or empty. How many entries the append had is not known, as the
+// store may have more by now: an append of more goes on from the same whole batches, and only its last one differs.
+func isTorn(tail []byte, offset int64, next []Sequenced) bool {
+	var written []byte // of the append, from where the tail now begins
+	for batch := range batches(next) {
+		for n := range batch {
+			if all := appendBatch(written, batch[:n+1]); len(tail) <= len(all) && isWritten(tail, all, offset) {
+				return true
+			}
+		}
+		written = appendBatch(written, batch)
+		whole := len(written) - int((offset+int64(len(written)))%sector) // to the end of the last whole sector
+		if whole <= 0 {
+			continue
+		}
+		if len(tail) < whole || !isWritten(tail[:whole], written, offset) {
+			return false
+		}
+		tail, written, offset = tail[whole:], written[whole:], offset+int64(whole)
 	}
-	tail := make([]byte, size)
-	if _, err := f.ReadAt(tail, offset); err != nil && !errors.Is(err, io.EOF) {
-		return false, fmt.Errorf("translog: read archive: %w", err)
-	}
+	return false
+}
+
+// isWritten reports whether each sector of a tail is the beginning of what was written, or empty.
+func isWritten(tail, written []byte, offset int64) bool {
 	for len(tail) > 0 {
 		n := min(len(tail), sector-int(offset%sector))
 		if part := tail[:n]; !bytes.Equal(part, written[:n]) && len(bytes.Trim(part, "\x00")) > 0 {
-			return false, nil
+			return false
 		}
 		tail, written, offset = tail[n:], written[n:], offset+int64(n)
 	}
-	return true, nil
+	return true
 }

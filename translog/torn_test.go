@@ -6,28 +6,36 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 )
 
-// appended is an archive before and after an append of two records over several sectors, and a store with all of it.
-func appended(t *testing.T) (before, after []byte, store *memory) {
+// appended is an archive before and after an append of some records to six of a store's, and the store.
+func appended(t *testing.T, entries []string, records int) (before, after []byte, store *memory) {
 	t.Helper()
 	store = &memory{}
-	for i := range 9 {
-		store.commit(fmt.Sprintf("%d %s", i, bytes.Repeat([]byte{'x'}, 200*(i%8))))
+	for _, e := range entries {
+		store.commit(e)
 	}
-	if _, err := store.Sequence(t.Context(), 100); err != nil {
+	if _, err := store.Sequence(t.Context(), len(entries)); err != nil {
 		t.Fatal(err)
 	}
-	before = []byte(archiveHeader)
-	for _, s := range store.sequenced[:6] {
-		before = appendRecord(before, s)
-	}
+	before = appendBatch([]byte(archiveHeader), store.sequenced[:6])
 	after = bytes.Clone(before)
-	for _, s := range store.sequenced[6:] {
-		after = appendRecord(after, s)
+	for batch := range batches(store.sequenced[6 : 6+records]) {
+		after = appendBatch(after, batch)
 	}
 	return before, after, store
+}
+
+// oblong are n entries of different lengths.
+func oblong(n int) []string {
+	var entries []string
+	for i := range n {
+		entries = append(entries, fmt.Sprintf("%d %s", i, bytes.Repeat([]byte{'x'}, 200*(i%8))))
+	}
+	return entries
 }
 
 // torn is the archive after the append, without the sectors of it that lost has a bit for.
@@ -56,30 +64,77 @@ func reconciled(t *testing.T, content []byte, store Records) (path string, err e
 }
 
 func TestAppendsAreMendedHoweverTheyWereTorn(t *testing.T) {
-	before, after, store := appended(t)
-	parts := (len(after)-1)/sector - len(before)/sector + 1
-	if parts < 5 || parts > 8 {
-		t.Fatalf("the append lies in %d sectors", parts)
-	}
-	for lost := range 1 << parts {
-		path, err := reconciled(t, torn(before, after, lost), store)
-		if err != nil {
-			t.Fatalf("sectors %b lost: %v", lost, err)
+	for _, c := range []struct{ stored, records int }{
+		{9, 3}, // all that the store has
+		{9, 2}, // the store has one more by now
+		{14, 1},
+		{14, 4},
+	} {
+		before, after, store := appended(t, oblong(c.stored), c.records)
+		parts := (len(after)-1)/sector - len(before)/sector + 1
+		if parts < 3 || parts > 8 {
+			t.Fatalf("an append of %d lies in %d sectors", c.records, parts)
 		}
-		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, after) {
-			t.Fatalf("sectors %b lost: the archive is not what it was (%v)", lost, err)
+		for lost := range 1 << parts {
+			path, err := reconciled(t, torn(before, after, lost), store)
+			if err != nil {
+				t.Fatalf("sectors %b of an append of %d lost: %v", lost, c.records, err)
+			}
+			got, err := os.ReadFile(path)
+			if whole := c.records == c.stored-6; err != nil || whole && !bytes.Equal(got, after) {
+				t.Fatalf("sectors %b of an append of %d lost: the archive is not what it was (%v)", lost, c.records, err)
+			}
+			if got := archived(t, path); !slices.Equal(got, oblong(c.stored)) {
+				t.Fatalf("sectors %b of an append of %d lost: %d entries are archived", lost, c.records, len(got))
+			}
+		}
+	}
+}
+
+// An append of several batches is one append: any sector of any of them may be lost.
+func TestAppendsOfSeveralBatchesAreMended(t *testing.T) {
+	entries := oblong(6)
+	for i := range 6 {
+		entries = append(entries, fmt.Sprint(i)+strings.Repeat("y", MaxEntrySize/3))
+	}
+	for _, records := range []int{4, 6} {
+		before, after, store := appended(t, entries, records)
+		size := len(after) - len(before)
+		for _, hole := range [][2]int{{0, 1}, {1, 2}, {0, size / 3}, {size / 3, size / 2}, {size / 2, size}, {MaxEntrySize, MaxEntrySize + 2000}, {size - 1, size}, {0, size - 1}} {
+			content := bytes.Clone(after)
+			from, to := (len(before)+hole[0])/sector*sector, min(len(after), (len(before)+hole[1]+sector-1)/sector*sector)
+			clear(content[max(from, len(before)):to])
+			path, err := reconciled(t, content, store)
+			if err != nil {
+				t.Fatalf("octets %v of an append of %d lost: %v", hole, records, err)
+			}
+			if got := archived(t, path); !slices.Equal(got, entries) {
+				t.Fatalf("octets %v of an append of %d lost: %d entries are archived", hole, records, len(got))
+			}
+		}
+		altered := bytes.Clone(after)
+		clear(altered[len(before) : len(before)/sector*sector+sector])
+		altered[len(before)+size/3] ^= 1
+		path, err := reconciled(t, altered, store)
+		var corrupt *CorruptError
+		if got, readErr := os.ReadFile(path); !errors.As(err, &corrupt) || readErr != nil || !bytes.Equal(got, altered) {
+			t.Errorf("an altered append of %d: %v, and the file is what it was: %v", records, err, bytes.Equal(got, altered))
 		}
 	}
 }
 
 // What the store cannot explain stays as evidence.
 func TestOtherDamageIsNotMended(t *testing.T) {
-	before, after, store := appended(t)
+	before, after, store := appended(t, oblong(9), 3)
 	hole := torn(before, after, 1<<1)
 	altered := bytes.Clone(hole)
 	altered[len(altered)-1] ^= 1
 	early := bytes.Clone(after)
 	clear(early[sector : 2*sector]) // a sector of what was durable, and more behind it than the store has
+	two := bytes.Clone(before)      // appends, of which the first has a hole: it was durable before the second began
+	two = appendBatch(two, store.sequenced[6:8])
+	clear(two[len(before)/sector*sector+sector : len(before)/sector*sector+2*sector])
+	two = appendBatch(two, store.sequenced[8:9])
 	older := &memory{sequenced: store.sequenced[:7]}
 	longer := append(bytes.Clone(hole), "more"...)
 	for name, c := range map[string]struct {
@@ -90,6 +145,7 @@ func TestOtherDamageIsNotMended(t *testing.T) {
 		"a store of an older backup":   {hole, older},
 		"a store at the archive's end": {hole, &memory{sequenced: store.sequenced[:6]}},
 		"more than the store has":      {longer, store},
+		"an append before the last":    {two, store},
 		"altered, and a sector lost":   {early, &memory{sequenced: store.sequenced[:8]}},
 	} {
 		path, err := reconciled(t, c.content, c.store)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,13 +11,12 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 
+	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -53,39 +53,75 @@ func newLogList() *cobra.Command {
 	return cmd
 }
 
-func printEntry(p *printer, e *brevetv1.ListEntriesResponse) error {
-	var m brevetv1.LogEntry
-	if err := proto.Unmarshal(e.GetEntry(), &m); err != nil {
-		return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+func printEntry(p *printer, r *brevetv1.ListEntriesResponse) error {
+	e, err := translog.ParseEntry(r.GetEntry())
+	if err != nil {
+		return fmt.Errorf("entry %d: %w", r.GetIndex(), err)
+	}
+	if p.json {
+		return printEntryJSON(p, r.GetIndex(), e)
 	}
 	var facts, serials []string
-	for _, k := range slices.Sorted(maps.Keys(m.GetFacts())) {
-		facts = append(facts, k+"="+m.GetFacts()[k])
+	for _, k := range slices.Sorted(maps.Keys(e.Facts)) {
+		facts = append(facts, k+"="+e.Facts[k])
 	}
-	for _, c := range m.GetChanges() {
-		serials = append(serials, strings.ToUpper(fmt.Sprintf("%x", c.GetSerial())))
+	for _, c := range e.Changes {
+		serials = append(serials, c.Ref.Serial.String())
 	}
-	identity := m.GetIdentity()
+	identity := e.Identity.String()
 	if identity == "" {
 		identity = "-"
 	}
-	if p.json {
-		return printEntryJSON(p, e.GetIndex(), &m)
-	}
-	return p.record(&m, strconv.FormatUint(e.GetIndex(), 10), m.GetTime().AsTime().UTC().Format(time.RFC3339),
-		m.GetActor(), m.GetAction(), m.GetOutcome(), identity, dash(serials), dash(facts))
+	return p.row([]string{
+		strconv.FormatUint(r.GetIndex(), 10), e.Time.Format(time.RFC3339), e.Actor.String(), string(e.Action), string(e.Outcome),
+		identity, dash(serials), dash(facts),
+	})
+}
+
+// entryJSON is an entry with everything spelled out that its encoding leaves out.
+type entryJSON struct {
+	Time     time.Time         `json:"time"`
+	Actor    string            `json:"actor"`
+	Action   translog.Action   `json:"action"`
+	Outcome  translog.Outcome  `json:"outcome"`
+	Identity string            `json:"identity"`
+	Changes  []changeJSON      `json:"changes"`
+	Facts    map[string]string `json:"facts"`
+}
+
+// changeJSON is a status change. Issuer, serial number and fingerprint are hexadecimal.
+type changeJSON struct {
+	Issuer      string    `json:"issuer"`
+	Serial      string    `json:"serial"`
+	NotAfter    time.Time `json:"not_after"`
+	Version     uint64    `json:"version"`
+	State       string    `json:"state"`
+	Reason      string    `json:"reason,omitempty"`
+	RevokedAt   time.Time `json:"revoked_at,omitzero"`
+	Fingerprint string    `json:"fingerprint,omitempty"`
 }
 
 // printEntryJSON adds to an entry its place in the log.
-func printEntryJSON(p *printer, index uint64, m *brevetv1.LogEntry) error {
-	entry, err := marshal(m)
-	if err != nil {
-		return err
+func printEntryJSON(p *printer, index uint64, e translog.Entry) error {
+	j := entryJSON{
+		Time: e.Time, Actor: e.Actor.String(), Action: e.Action, Outcome: e.Outcome, Identity: e.Identity.String(),
+		Changes: []changeJSON{}, Facts: map[string]string{},
+	}
+	maps.Copy(j.Facts, e.Facts)
+	for _, c := range e.Changes {
+		change := changeJSON{
+			Issuer: c.Ref.Issuer.String(), Serial: c.Ref.Serial.String(), NotAfter: c.NotAfter, Version: c.Status.Version,
+			State: c.Status.State.String(), Fingerprint: hex.EncodeToString(c.Fingerprint),
+		}
+		if c.Status.State != pki.Good {
+			change.Reason, change.RevokedAt = c.Status.Reason.String(), c.Status.RevokedAt
+		}
+		j.Changes = append(j.Changes, change)
 	}
 	b, err := json.Marshal(struct {
-		Index uint64          `json:"index"`
-		Entry json.RawMessage `json:"entry"`
-	}{index, entry})
+		Index uint64    `json:"index"`
+		Entry entryJSON `json:"entry"`
+	}{index, j})
 	if err != nil {
 		return err
 	}

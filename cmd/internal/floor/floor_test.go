@@ -2,6 +2,7 @@ package floor
 
 import (
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
 	"os"
 	"path/filepath"
@@ -11,11 +12,13 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 // The schema is the store's, statement for statement.
 func TestSchemaIsTheStores(t *testing.T) {
-	text, err := os.ReadFile("../../../store/sqlite/migrations/00003_initial.sql")
+	text, err := os.ReadFile("../../../store/sqlite/migrations/00004_initial.sql")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,6 +53,32 @@ func statements(text string) []string {
 		}
 	}
 	return found
+}
+
+// The entry that the floor writes has the size of the one that the store writes.
+func TestEntryHasTheSizeOfARealOne(t *testing.T) {
+	id, err := pki.ParseSPIFFEID("spiffe://dev.brevet.internal/device/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial, err := pki.MakeSerial(time.Now(), [pki.SerialRandomSize]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer := pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Issuing CA")})
+	b, err := translog.Entry{
+		Time: time.Now(), Actor: pki.ActorIdentity(id), Action: translog.CertificateIssued, Outcome: translog.Done, Identity: id,
+		Changes: []pki.StatusChange{{
+			Ref: pki.CertRef{Issuer: issuer, Serial: serial}, NotAfter: time.Now(), Status: pki.Status{State: pki.Good, Version: 1}, Fingerprint: make([]byte, 32),
+		}},
+		Facts: map[string]string{"predecessor": serial.String(), "profile": "device", "request": strings.Repeat("01", 16)},
+	}.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(b) != entrySize {
+		t.Errorf("an entry about a renewal has %d octets, and the floor's %d", len(b), entrySize)
+	}
 }
 
 func TestFloor(t *testing.T) {

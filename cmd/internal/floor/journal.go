@@ -18,11 +18,11 @@ import (
 //go:embed schema.sql
 var schema string
 
-// entrySize is what a log entry about a renewed certificate of the device "device/1" has, in octets, as the store of a
-// measured server shows it; itemSize is what a certificate adds to an intent: issuer's place, serial number, end,
+// entrySize is what a log entry about a renewed certificate of the device "device/1" has, in octets, in the store of a
+// measured server; itemSize is what a certificate adds to an intent: issuer's place, serial number, end,
 // partition, and the digest with its length.
 const (
-	entrySize = 343
+	entrySize = 186
 	itemSize  = 1 + 20 + 6 + 1 + 1 + 32
 )
 

@@ -9,7 +9,6 @@ package brevetv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
-	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -22,6 +21,106 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Action is what an entry records.
+type Action int32
+
+const (
+	// No entry has it.
+	Action_ACTION_UNSPECIFIED         Action = 0
+	Action_ACTION_CA_INSTALLED        Action = 1
+	Action_ACTION_IDENTITY_REGISTERED Action = 2
+	Action_ACTION_IDENTITY_UPDATED    Action = 3
+	Action_ACTION_IDENTITY_SUSPENDED  Action = 4
+	Action_ACTION_IDENTITY_RESUMED    Action = 5
+	Action_ACTION_IDENTITY_RETIRED    Action = 6
+	Action_ACTION_IDENTITY_REPLACED   Action = 7
+	Action_ACTION_TOKEN_CREATED       Action = 8
+	Action_ACTION_TOKEN_BOUND         Action = 9
+	Action_ACTION_CERTIFICATE_ISSUED  Action = 10
+	// Intended or signed, never released, revoked.
+	Action_ACTION_CERTIFICATE_ABANDONED Action = 11
+	Action_ACTION_CERTIFICATE_REVOKED   Action = 12
+	Action_ACTION_CERTIFICATE_HELD      Action = 13
+	// From hold.
+	Action_ACTION_CERTIFICATE_RELEASED Action = 14
+	Action_ACTION_CRL_PUBLISHED        Action = 15
+	Action_ACTION_REQUEST_REFUSED      Action = 16
+	// Of what ended long ago, from the store.
+	Action_ACTION_RECORDS_EXPIRED Action = 17
+)
+
+// Enum value maps for Action.
+var (
+	Action_name = map[int32]string{
+		0:  "ACTION_UNSPECIFIED",
+		1:  "ACTION_CA_INSTALLED",
+		2:  "ACTION_IDENTITY_REGISTERED",
+		3:  "ACTION_IDENTITY_UPDATED",
+		4:  "ACTION_IDENTITY_SUSPENDED",
+		5:  "ACTION_IDENTITY_RESUMED",
+		6:  "ACTION_IDENTITY_RETIRED",
+		7:  "ACTION_IDENTITY_REPLACED",
+		8:  "ACTION_TOKEN_CREATED",
+		9:  "ACTION_TOKEN_BOUND",
+		10: "ACTION_CERTIFICATE_ISSUED",
+		11: "ACTION_CERTIFICATE_ABANDONED",
+		12: "ACTION_CERTIFICATE_REVOKED",
+		13: "ACTION_CERTIFICATE_HELD",
+		14: "ACTION_CERTIFICATE_RELEASED",
+		15: "ACTION_CRL_PUBLISHED",
+		16: "ACTION_REQUEST_REFUSED",
+		17: "ACTION_RECORDS_EXPIRED",
+	}
+	Action_value = map[string]int32{
+		"ACTION_UNSPECIFIED":           0,
+		"ACTION_CA_INSTALLED":          1,
+		"ACTION_IDENTITY_REGISTERED":   2,
+		"ACTION_IDENTITY_UPDATED":      3,
+		"ACTION_IDENTITY_SUSPENDED":    4,
+		"ACTION_IDENTITY_RESUMED":      5,
+		"ACTION_IDENTITY_RETIRED":      6,
+		"ACTION_IDENTITY_REPLACED":     7,
+		"ACTION_TOKEN_CREATED":         8,
+		"ACTION_TOKEN_BOUND":           9,
+		"ACTION_CERTIFICATE_ISSUED":    10,
+		"ACTION_CERTIFICATE_ABANDONED": 11,
+		"ACTION_CERTIFICATE_REVOKED":   12,
+		"ACTION_CERTIFICATE_HELD":      13,
+		"ACTION_CERTIFICATE_RELEASED":  14,
+		"ACTION_CRL_PUBLISHED":         15,
+		"ACTION_REQUEST_REFUSED":       16,
+		"ACTION_RECORDS_EXPIRED":       17,
+	}
+)
+
+func (x Action) Enum() *Action {
+	p := new(Action)
+	*p = x
+	return p
+}
+
+func (x Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_brevet_v1_log_proto_enumTypes[0].Descriptor()
+}
+
+func (Action) Type() protoreflect.EnumType {
+	return &file_brevet_v1_log_proto_enumTypes[0]
+}
+
+func (x Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Action.Descriptor instead.
+func (Action) EnumDescriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{0}
+}
+
+// StatusKind is what may be said of a certificate's validity.
 type StatusKind int32
 
 const (
@@ -58,11 +157,11 @@ func (x StatusKind) String() string {
 }
 
 func (StatusKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_brevet_v1_log_proto_enumTypes[0].Descriptor()
+	return file_brevet_v1_log_proto_enumTypes[1].Descriptor()
 }
 
 func (StatusKind) Type() protoreflect.EnumType {
-	return &file_brevet_v1_log_proto_enumTypes[0]
+	return &file_brevet_v1_log_proto_enumTypes[1]
 }
 
 func (x StatusKind) Number() protoreflect.EnumNumber {
@@ -71,26 +170,35 @@ func (x StatusKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StatusKind.Descriptor instead.
 func (StatusKind) EnumDescriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{0}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{1}
 }
 
 // LogEntry is one change of state. It is written in the transaction of the change, and its encoding is what the
-// log's hashes cover, so fields are only ever added.
+// log's hashes cover, so fields and values are only ever added. Entries are kept for ever and most are alike, so
+// what can be told from the rest is left out, and each field says how. Times are milliseconds since 1970, UTC.
 type LogEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Time  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
-	// Who: a SPIFFE ID, or "token:…", "system:…", "command:…".
+	Time  int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Who: a SPIFFE ID, "token:…", "system:…", "command:…" or "unknown". Absent where it is the identity itself; where
+	// both are absent, nobody known.
 	Actor string `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
-	// What: "certificate.issued", "identity.suspended" and so on.
-	Action string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
-	// "done" or "refused".
-	Outcome string `protobuf:"bytes,4,opt,name=outcome,proto3" json:"outcome,omitempty"`
-	// SPIFFE ID that it concerns, where one.
+	// What. A reader that does not know the value cannot say what the entry means, and refuses it.
+	Action Action `protobuf:"varint,3,opt,name=action,proto3,enum=brevet.v1.Action" json:"action,omitempty"`
+	// It was asked for and refused. Absent where it was done.
+	Refused bool `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	// SPIFFE ID that it concerns, without "spiffe://", where one.
 	Identity string `protobuf:"bytes,5,opt,name=identity,proto3" json:"identity,omitempty"`
 	// The certificate statuses that it changed, where any.
 	Changes []*StatusChange `protobuf:"bytes,6,rep,name=changes,proto3" json:"changes,omitempty"`
-	// Further facts, such as a profile's or token's name; never a secret.
-	Facts         map[string]string `protobuf:"bytes,7,rep,name=facts,proto3" json:"facts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Serial number of the certificate that was renewed, 20 octets, where one: the fact "predecessor" in hexadecimal.
+	Predecessor []byte `protobuf:"bytes,7,opt,name=predecessor,proto3" json:"predecessor,omitempty"`
+	// Profile, where one: the fact "profile".
+	Profile string `protobuf:"bytes,8,opt,name=profile,proto3" json:"profile,omitempty"`
+	// Request ID of the client, 16 octets, where one: the fact "request" in hexadecimal.
+	Request []byte `protobuf:"bytes,9,opt,name=request,proto3" json:"request,omitempty"`
+	// Further facts, such as a token's name; never a secret. None of them is called as one of the three above, unless
+	// its text is not what that field stands for.
+	Facts         map[string]string `protobuf:"bytes,10,rep,name=facts,proto3" json:"facts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -125,11 +233,11 @@ func (*LogEntry) Descriptor() ([]byte, []int) {
 	return file_brevet_v1_log_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *LogEntry) GetTime() *timestamppb.Timestamp {
+func (x *LogEntry) GetTime() int64 {
 	if x != nil {
 		return x.Time
 	}
-	return nil
+	return 0
 }
 
 func (x *LogEntry) GetActor() string {
@@ -139,18 +247,18 @@ func (x *LogEntry) GetActor() string {
 	return ""
 }
 
-func (x *LogEntry) GetAction() string {
+func (x *LogEntry) GetAction() Action {
 	if x != nil {
 		return x.Action
 	}
-	return ""
+	return Action_ACTION_UNSPECIFIED
 }
 
-func (x *LogEntry) GetOutcome() string {
+func (x *LogEntry) GetRefused() bool {
 	if x != nil {
-		return x.Outcome
+		return x.Refused
 	}
-	return ""
+	return false
 }
 
 func (x *LogEntry) GetIdentity() string {
@@ -163,6 +271,27 @@ func (x *LogEntry) GetIdentity() string {
 func (x *LogEntry) GetChanges() []*StatusChange {
 	if x != nil {
 		return x.Changes
+	}
+	return nil
+}
+
+func (x *LogEntry) GetPredecessor() []byte {
+	if x != nil {
+		return x.Predecessor
+	}
+	return nil
+}
+
+func (x *LogEntry) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *LogEntry) GetRequest() []byte {
+	if x != nil {
+		return x.Request
 	}
 	return nil
 }
@@ -180,17 +309,19 @@ type StatusChange struct {
 	// 32 octets.
 	Issuer []byte `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	// 20 octets.
-	Serial   []byte                 `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`
-	NotAfter *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
-	// Counts the changes of this certificate's status, 1 when it was issued. A higher version is newer.
-	Version uint64     `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
-	Kind    StatusKind `protobuf:"varint,5,opt,name=kind,proto3,enum=brevet.v1.StatusKind" json:"kind,omitempty"`
-	// CRLReason code of RFC 5280 section 5.3.1.
-	Reason uint32 `protobuf:"varint,6,opt,name=reason,proto3" json:"reason,omitempty"`
-	// When it was revoked or put on hold.
-	RevokedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
+	Serial   []byte `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`
+	NotAfter int64  `protobuf:"varint,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
 	// SHA-256 of the certificate, when it was issued.
-	Fingerprint   []byte `protobuf:"bytes,8,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	Fingerprint []byte `protobuf:"bytes,4,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	// Absent where there is a fingerprint and no version: such a certificate is good, at version 1, because it was
+	// issued just now. Otherwise it is never absent.
+	Kind StatusKind `protobuf:"varint,5,opt,name=kind,proto3,enum=brevet.v1.StatusKind" json:"kind,omitempty"`
+	// Counts the changes of this certificate's status, 1 when it was issued. A higher version is newer.
+	Version uint64 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	// CRLReason code of RFC 5280 section 5.3.1.
+	Reason uint32 `protobuf:"varint,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it was revoked or put on hold.
+	RevokedAt     int64 `protobuf:"varint,8,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -239,39 +370,11 @@ func (x *StatusChange) GetSerial() []byte {
 	return nil
 }
 
-func (x *StatusChange) GetNotAfter() *timestamppb.Timestamp {
+func (x *StatusChange) GetNotAfter() int64 {
 	if x != nil {
 		return x.NotAfter
 	}
-	return nil
-}
-
-func (x *StatusChange) GetVersion() uint64 {
-	if x != nil {
-		return x.Version
-	}
 	return 0
-}
-
-func (x *StatusChange) GetKind() StatusKind {
-	if x != nil {
-		return x.Kind
-	}
-	return StatusKind_STATUS_KIND_UNSPECIFIED
-}
-
-func (x *StatusChange) GetReason() uint32 {
-	if x != nil {
-		return x.Reason
-	}
-	return 0
-}
-
-func (x *StatusChange) GetRevokedAt() *timestamppb.Timestamp {
-	if x != nil {
-		return x.RevokedAt
-	}
-	return nil
 }
 
 func (x *StatusChange) GetFingerprint() []byte {
@@ -281,33 +384,85 @@ func (x *StatusChange) GetFingerprint() []byte {
 	return nil
 }
 
+func (x *StatusChange) GetKind() StatusKind {
+	if x != nil {
+		return x.Kind
+	}
+	return StatusKind_STATUS_KIND_UNSPECIFIED
+}
+
+func (x *StatusChange) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *StatusChange) GetReason() uint32 {
+	if x != nil {
+		return x.Reason
+	}
+	return 0
+}
+
+func (x *StatusChange) GetRevokedAt() int64 {
+	if x != nil {
+		return x.RevokedAt
+	}
+	return 0
+}
+
 var File_brevet_v1_log_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x13brevet/v1/log.proto\x12\tbrevet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x02\n" +
-	"\bLogEntry\x12.\n" +
-	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
-	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x16\n" +
-	"\x06action\x18\x03 \x01(\tR\x06action\x12\x18\n" +
-	"\aoutcome\x18\x04 \x01(\tR\aoutcome\x12\x1a\n" +
+	"\x13brevet/v1/log.proto\x12\tbrevet.v1\"\x8e\x03\n" +
+	"\bLogEntry\x12\x12\n" +
+	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
+	"\x05actor\x18\x02 \x01(\tR\x05actor\x12)\n" +
+	"\x06action\x18\x03 \x01(\x0e2\x11.brevet.v1.ActionR\x06action\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\bR\arefused\x12\x1a\n" +
 	"\bidentity\x18\x05 \x01(\tR\bidentity\x121\n" +
-	"\achanges\x18\x06 \x03(\v2\x17.brevet.v1.StatusChangeR\achanges\x124\n" +
-	"\x05facts\x18\a \x03(\v2\x1e.brevet.v1.LogEntry.FactsEntryR\x05facts\x1a8\n" +
+	"\achanges\x18\x06 \x03(\v2\x17.brevet.v1.StatusChangeR\achanges\x12 \n" +
+	"\vpredecessor\x18\a \x01(\fR\vpredecessor\x12\x18\n" +
+	"\aprofile\x18\b \x01(\tR\aprofile\x12\x18\n" +
+	"\arequest\x18\t \x01(\fR\arequest\x124\n" +
+	"\x05facts\x18\n" +
+	" \x03(\v2\x1e.brevet.v1.LogEntry.FactsEntryR\x05facts\x1a8\n" +
 	"\n" +
 	"FactsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf9\x01\n" +
 	"\fStatusChange\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\fR\x06issuer\x12\x16\n" +
-	"\x06serial\x18\x02 \x01(\fR\x06serial\x127\n" +
-	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\x04R\aversion\x12)\n" +
-	"\x04kind\x18\x05 \x01(\x0e2\x15.brevet.v1.StatusKindR\x04kind\x12\x16\n" +
-	"\x06reason\x18\x06 \x01(\rR\x06reason\x129\n" +
+	"\x06serial\x18\x02 \x01(\fR\x06serial\x12\x1b\n" +
+	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter\x12 \n" +
+	"\vfingerprint\x18\x04 \x01(\fR\vfingerprint\x12)\n" +
+	"\x04kind\x18\x05 \x01(\x0e2\x15.brevet.v1.StatusKindR\x04kind\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\x04R\aversion\x12\x16\n" +
+	"\x06reason\x18\a \x01(\rR\x06reason\x12\x1d\n" +
 	"\n" +
-	"revoked_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12 \n" +
-	"\vfingerprint\x18\b \x01(\fR\vfingerprint*n\n" +
+	"revoked_at\x18\b \x01(\x03R\trevokedAt*\x90\x04\n" +
+	"\x06Action\x12\x16\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13ACTION_CA_INSTALLED\x10\x01\x12\x1e\n" +
+	"\x1aACTION_IDENTITY_REGISTERED\x10\x02\x12\x1b\n" +
+	"\x17ACTION_IDENTITY_UPDATED\x10\x03\x12\x1d\n" +
+	"\x19ACTION_IDENTITY_SUSPENDED\x10\x04\x12\x1b\n" +
+	"\x17ACTION_IDENTITY_RESUMED\x10\x05\x12\x1b\n" +
+	"\x17ACTION_IDENTITY_RETIRED\x10\x06\x12\x1c\n" +
+	"\x18ACTION_IDENTITY_REPLACED\x10\a\x12\x18\n" +
+	"\x14ACTION_TOKEN_CREATED\x10\b\x12\x16\n" +
+	"\x12ACTION_TOKEN_BOUND\x10\t\x12\x1d\n" +
+	"\x19ACTION_CERTIFICATE_ISSUED\x10\n" +
+	"\x12 \n" +
+	"\x1cACTION_CERTIFICATE_ABANDONED\x10\v\x12\x1e\n" +
+	"\x1aACTION_CERTIFICATE_REVOKED\x10\f\x12\x1b\n" +
+	"\x17ACTION_CERTIFICATE_HELD\x10\r\x12\x1f\n" +
+	"\x1bACTION_CERTIFICATE_RELEASED\x10\x0e\x12\x18\n" +
+	"\x14ACTION_CRL_PUBLISHED\x10\x0f\x12\x1a\n" +
+	"\x16ACTION_REQUEST_REFUSED\x10\x10\x12\x1a\n" +
+	"\x16ACTION_RECORDS_EXPIRED\x10\x11*n\n" +
 	"\n" +
 	"StatusKind\x12\x1b\n" +
 	"\x17STATUS_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -327,27 +482,25 @@ func file_brevet_v1_log_proto_rawDescGZIP() []byte {
 	return file_brevet_v1_log_proto_rawDescData
 }
 
-var file_brevet_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_brevet_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_brevet_v1_log_proto_goTypes = []any{
-	(StatusKind)(0),               // 0: brevet.v1.StatusKind
-	(*LogEntry)(nil),              // 1: brevet.v1.LogEntry
-	(*StatusChange)(nil),          // 2: brevet.v1.StatusChange
-	nil,                           // 3: brevet.v1.LogEntry.FactsEntry
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
+	(Action)(0),          // 0: brevet.v1.Action
+	(StatusKind)(0),      // 1: brevet.v1.StatusKind
+	(*LogEntry)(nil),     // 2: brevet.v1.LogEntry
+	(*StatusChange)(nil), // 3: brevet.v1.StatusChange
+	nil,                  // 4: brevet.v1.LogEntry.FactsEntry
 }
 var file_brevet_v1_log_proto_depIdxs = []int32{
-	4, // 0: brevet.v1.LogEntry.time:type_name -> google.protobuf.Timestamp
-	2, // 1: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
-	3, // 2: brevet.v1.LogEntry.facts:type_name -> brevet.v1.LogEntry.FactsEntry
-	4, // 3: brevet.v1.StatusChange.not_after:type_name -> google.protobuf.Timestamp
-	0, // 4: brevet.v1.StatusChange.kind:type_name -> brevet.v1.StatusKind
-	4, // 5: brevet.v1.StatusChange.revoked_at:type_name -> google.protobuf.Timestamp
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	0, // 0: brevet.v1.LogEntry.action:type_name -> brevet.v1.Action
+	3, // 1: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
+	4, // 2: brevet.v1.LogEntry.facts:type_name -> brevet.v1.LogEntry.FactsEntry
+	1, // 3: brevet.v1.StatusChange.kind:type_name -> brevet.v1.StatusKind
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_log_proto_init() }
@@ -360,7 +513,7 @@ func file_brevet_v1_log_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_log_proto_rawDesc), len(file_brevet_v1_log_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -1,0 +1,66 @@
+package translog
+
+import (
+	"slices"
+
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// Action names what an entry records.
+type Action string
+
+// The actions. An entry keeps the number that brevet.v1.Action has for each of them: neither changes.
+const (
+	CAInstalled          Action = "ca.installed"
+	IdentityRegistered   Action = "identity.registered"
+	IdentityUpdated      Action = "identity.updated"
+	IdentitySuspended    Action = "identity.suspended"
+	IdentityResumed      Action = "identity.resumed"
+	IdentityRetired      Action = "identity.retired"
+	IdentityReplaced     Action = "identity.replaced"
+	TokenCreated         Action = "token.created"
+	TokenBound           Action = "token.bound"
+	CertificateIssued    Action = "certificate.issued"
+	CertificateAbandoned Action = "certificate.abandoned" // intended or signed, never released, revoked
+	CertificateRevoked   Action = "certificate.revoked"
+	CertificateHeld      Action = "certificate.held"
+	CertificateReleased  Action = "certificate.released" // from hold
+	CRLPublished         Action = "crl.published"
+	RequestRefused       Action = "request.refused"
+	RecordsExpired       Action = "records.expired" // of what ended long ago, from the store
+)
+
+// actions are the actions by their numbers.
+var actions = [...]Action{
+	brevetv1.Action_ACTION_CA_INSTALLED:          CAInstalled,
+	brevetv1.Action_ACTION_IDENTITY_REGISTERED:   IdentityRegistered,
+	brevetv1.Action_ACTION_IDENTITY_UPDATED:      IdentityUpdated,
+	brevetv1.Action_ACTION_IDENTITY_SUSPENDED:    IdentitySuspended,
+	brevetv1.Action_ACTION_IDENTITY_RESUMED:      IdentityResumed,
+	brevetv1.Action_ACTION_IDENTITY_RETIRED:      IdentityRetired,
+	brevetv1.Action_ACTION_IDENTITY_REPLACED:     IdentityReplaced,
+	brevetv1.Action_ACTION_TOKEN_CREATED:         TokenCreated,
+	brevetv1.Action_ACTION_TOKEN_BOUND:           TokenBound,
+	brevetv1.Action_ACTION_CERTIFICATE_ISSUED:    CertificateIssued,
+	brevetv1.Action_ACTION_CERTIFICATE_ABANDONED: CertificateAbandoned,
+	brevetv1.Action_ACTION_CERTIFICATE_REVOKED:   CertificateRevoked,
+	brevetv1.Action_ACTION_CERTIFICATE_HELD:      CertificateHeld,
+	brevetv1.Action_ACTION_CERTIFICATE_RELEASED:  CertificateReleased,
+	brevetv1.Action_ACTION_CRL_PUBLISHED:         CRLPublished,
+	brevetv1.Action_ACTION_REQUEST_REFUSED:       RequestRefused,
+	brevetv1.Action_ACTION_RECORDS_EXPIRED:       RecordsExpired,
+}
+
+// number returns what an entry keeps of an action; there is none for what is not an action.
+func (a Action) number() (brevetv1.Action, bool) {
+	n := slices.Index(actions[:], a)
+	return brevetv1.Action(n), n > 0 //nolint:gosec // an index of actions
+}
+
+// actionOf returns the action with a number.
+func actionOf(n brevetv1.Action) (Action, bool) {
+	if n <= 0 || int(n) >= len(actions) {
+		return "", false
+	}
+	return actions[n], true
+}

@@ -1,0 +1,221 @@
+package translog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// batchOctets is what a batch of n records takes that extend makes, below the tenth.
+func batchOctets(n int) int { return frameSize + n*sizeOf([]byte("entry 1")) + len(Hash{}) }
+
+// The bytes below are on disks. If this test fails the format has changed, and needs another header.
+func TestArchiveGolden(t *testing.T) {
+	first := Chain(Hash{}, []byte("one"))
+	second := Chain(first, []byte("two"))
+	want := "brevet log archive 2\n" + "\x00\x00\x00\x08" + "\x00\x00\x00\x00\x00\x00\x00\x01" + "\x61\x78\xc4\xc9" + "\x03one" + "\x03two" + string(second[:])
+	path := filepath.Join(t.TempDir(), "log")
+	appendTo(t, open(t, path), []Sequenced{{1, []byte("one"), first}, {2, []byte("two"), second}})
+	if got, err := os.ReadFile(path); err != nil || string(got) != want {
+		t.Errorf("archive %q, %v; want %q", got, err, want)
+	}
+}
+
+// Every single octet of an archive matters, and a change of one is never repaired.
+func TestEveryChangeIsFound(t *testing.T) {
+	whole := written(t, 4)
+	batchOf := map[int]int{} // by octet: where its batch begins
+	first := map[int]int{}   // by where a batch begins: its first entry
+	for at, entry := len(archiveHeader), 1; at < len(whole); {
+		n := min(len(first)+1, 5-entry)
+		first[at] = entry
+		for i := range batchOctets(n) {
+			batchOf[at+i] = at
+		}
+		at, entry = at+batchOctets(n), entry+n
+	}
+	for at := range len(whole) {
+		for _, bit := range []byte{0x01, 0x80} {
+			spoiled := bytes.Clone(whole)
+			spoiled[at] ^= bit
+			path := file0600(t, spoiled)
+			_, err := OpenArchive(path, quiet())
+			if at < len(archiveHeader) {
+				if !errors.Is(err, ErrNotArchive) {
+					t.Fatalf("octet %d of the header changed: %v", at, err)
+				}
+				continue
+			}
+			offset, index := batchOf[at], first[batchOf[at]]
+			var corrupt *CorruptError
+			if !errors.As(err, &corrupt) || corrupt.Index != uint64(index) || corrupt.Offset != int64(offset) {
+				t.Fatalf("octet %d changed: %v, want a CorruptError at offset %d, entry %d", at, err, offset, index)
+			}
+			if !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), strconv.Itoa(offset)) {
+				t.Errorf("the error names neither path nor offset: %v", err)
+			}
+			if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, spoiled) {
+				t.Fatalf("octet %d changed: the file was changed too", at)
+			}
+		}
+	}
+}
+
+// A chain value that ends in a zero looks like one that was cut short, unless what it covers is looked at.
+func TestAChangeUnderAZeroIsFound(t *testing.T) {
+	records := extend(Head{}, 1)
+	for n := 0; records[0].Chain[31] != 0; n++ {
+		records[0].Entry = fmt.Appendf(nil, "entry %d", n)
+		records[0].Chain = Chain(Hash{}, records[0].Entry)
+	}
+	whole := appendBatch([]byte(archiveHeader), records)
+	for at := len(archiveHeader) + frameSize; at < len(whole)-len(Hash{}); at++ {
+		spoiled := bytes.Clone(whole)
+		spoiled[at] ^= 1
+		_, err := Read(bytes.NewReader(spoiled), nil)
+		var corrupt *CorruptError
+		if !errors.As(err, &corrupt) {
+			t.Errorf("octet %d changed: %v, want a CorruptError", at, err)
+		}
+	}
+}
+
+// framed is an archive of one batch with any octets for its entries, and the chain value of one entry.
+func framed(index uint64, entries string, chain Hash) []byte {
+	frame := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, uint32(len(entries))), index)
+	frame = binary.BigEndian.AppendUint32(frame, checksum(frame))
+	return slices.Concat([]byte(archiveHeader), frame, []byte(entries), chain[:])
+}
+
+func TestRewritingIsFound(t *testing.T) {
+	whole := []byte(archiveHeader)
+	for _, s := range extend(Head{}, 5) {
+		whole = appendBatch(whole, []Sequenced{s})
+	}
+	begin, size := len(archiveHeader), batchOctets(1)
+	cut := func(from, to int) []byte {
+		return append(bytes.Clone(whole[:begin+from*size]), whole[begin+to*size:]...)
+	}
+	swapped := bytes.Clone(whole)
+	copy(swapped[begin+size:], whole[begin+2*size:begin+3*size])
+	copy(swapped[begin+2*size:], whole[begin+size:begin+2*size])
+	one := Chain(Hash{}, []byte("one"))
+	var many Head
+	for range maxBatchEntries + 1 {
+		many = Head{many.Size + 1, Chain(many.Chain, []byte("x"))}
+	}
+	if _, err := Read(bytes.NewReader(framed(1, "\x03one", one)), nil); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{
+		"a batch removed":             cut(1, 2),
+		"the first removed":           cut(0, 1),
+		"two swapped":                 swapped,
+		"one twice":                   append(bytes.Clone(whole), whole[begin+4*size:]...),
+		"text after the end":          append(bytes.Clone(whole), strings.Repeat("x", 100)...),
+		"a frame of text":             append(bytes.Clone(whole), strings.Repeat("x", frameSize)...),
+		"zeros, then text":            append(append(bytes.Clone(whole), make([]byte, 1<<17)...), 'x'),
+		"a batch longer than any":     framed(1, strings.Repeat("x", maxBatchSize+1), one),
+		"more entries than any":       framed(1, strings.Repeat("\x01x", maxBatchEntries+1), many.Chain),
+		"a batch of nothing":          framed(1, "", Hash{}),
+		"an entry of nothing":         framed(1, "\x00", Chain(Hash{}, nil)),
+		"a longer form of a length":   framed(1, "\x83\x00one", one),
+		"a length beyond the batch":   framed(1, "\x04one", one),
+		"a length that does not end":  framed(1, "\x03one\xff", one),
+		"a length longer than any":    framed(1, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01one", one),
+		"another first entry":         framed(2, "\x03one", one),
+		"a hole of zeros in between":  append(append(bytes.Clone(whole[:begin+size]), make([]byte, size)...), whole[begin+2*size:]...),
+		"a hole instead of a value":   append(append(bytes.Clone(whole[:begin+size-32]), make([]byte, 32)...), whole[begin+size:]...),
+		"an end that is more than it": append(bytes.Clone(whole[:len(whole)-1]), 0, 'x'),
+	} {
+		path := file0600(t, b)
+		_, err := OpenArchive(path, quiet())
+		var corrupt *CorruptError
+		if !errors.As(err, &corrupt) {
+			t.Errorf("%s: %v, want a CorruptError", name, err)
+		}
+	}
+	for _, other := range []string{"brevet log archive 1\n", "brevet log archive 3\n", "SQLite format 3\x00 and what follows it", "x"} {
+		if _, err := OpenArchive(file0600(t, []byte(other)), quiet()); !errors.Is(err, ErrNotArchive) {
+			t.Errorf("%q: %v, want ErrNotArchive", other, err)
+		}
+	}
+}
+
+// Whatever is appended reads back, in batches that a reader can hold.
+func TestBatchesAreBounded(t *testing.T) {
+	shared := bytes.Repeat([]byte{'x'}, MaxEntrySize)
+	rapid.Check(t, func(t *rapid.T) {
+		var records []Sequenced
+		size := rapid.SampledFrom([]int{1, 127, 128, 2000, MaxEntrySize / 2, MaxEntrySize/2 + 1, MaxEntrySize - 1, MaxEntrySize})
+		for _, n := range rapid.SliceOfN(size, 0, 6).Draw(t, "sizes") {
+			records = append(records, Sequenced{Entry: shared[:n]})
+		}
+		few := rapid.SampledFrom([]int{0, maxBatchEntries - 1, maxBatchEntries, maxBatchEntries + 1}).Draw(t, "small ones")
+		for range few {
+			records = append(records, Sequenced{Entry: shared[:1]})
+		}
+		head := Head{}
+		for i := range records {
+			head = Head{head.Size + 1, Chain(head.Chain, records[i].Entry)}
+			records[i].Index, records[i].Chain = head.Size, head.Chain
+		}
+		content := []byte(archiveHeader)
+		for batch := range batches(records) {
+			before := len(content)
+			content = appendBatch(content, batch)
+			if octets := len(content) - before - frameSize - len(Hash{}); octets > maxBatchSize || len(batch) > maxBatchEntries {
+				t.Fatalf("a batch of %d entries, %d octets", len(batch), octets)
+			}
+		}
+		if int64(len(content)-len(archiveHeader)) != longest(records) {
+			t.Fatalf("%d octets, %d were expected", len(content), longest(records))
+		}
+		var index uint64
+		got, err := Read(bytes.NewReader(content), func(s Sequenced) error {
+			if want := records[index]; s.Index != want.Index || s.Chain != want.Chain || !bytes.Equal(s.Entry, want.Entry) {
+				t.Fatalf("record %d reads as %d of %d octets", index+1, s.Index, len(s.Entry))
+			}
+			index++
+			return nil
+		})
+		if err != nil || got != head || index != head.Size {
+			t.Fatalf("read up to %d of %d, %d visited: %v", got.Size, head.Size, index, err)
+		}
+	})
+}
+
+func TestReadPassesErrorsOn(t *testing.T) {
+	whole := written(t, 3)
+	enough := errors.New("enough")
+	visits := 0
+	head, err := Read(bytes.NewReader(whole), func(Sequenced) error {
+		if visits++; visits == 2 {
+			return enough
+		}
+		return nil
+	})
+	if !errors.Is(err, enough) || visits != 2 {
+		t.Errorf("Read = %+v, %v after %d visits", head, err, visits)
+	}
+	for cut := range len(whole) {
+		broken := io.MultiReader(bytes.NewReader(whole[:cut]), failingReader{enough})
+		if _, err := Read(broken, nil); !errors.Is(err, enough) {
+			t.Fatalf("a reader that fails at %d: %v", cut, err)
+		}
+	}
+}
+
+type failingReader struct{ err error }
+
+func (r failingReader) Read([]byte) (int, error) { return 0, r.err }

@@ -1,0 +1,74 @@
+package translog
+
+import (
+	"encoding/hex"
+	"fmt"
+	"maps"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// Facts that most entries have. Each has a field of its own in the encoding where its text is exactly what the field stands
+// for, and is a fact like any other where it is not: so every text reads back as it was.
+const (
+	factPredecessor = "predecessor"
+	factProfile     = "profile"
+	factRequest     = "request"
+)
+
+func setFacts(m *brevetv1.LogEntry, facts map[string]string) {
+	rest := maps.Clone(facts)
+	if s, err := pki.ParseSerial(facts[factPredecessor]); err == nil && s.String() == facts[factPredecessor] {
+		m.Predecessor = s.Bytes()
+		delete(rest, factPredecessor)
+	}
+	if p := facts[factProfile]; p != "" {
+		m.Profile = p
+		delete(rest, factProfile)
+	}
+	if id, err := parseRequest(facts[factRequest]); err == nil && id.String() == facts[factRequest] {
+		m.Request = id.Bytes()
+		delete(rest, factRequest)
+	}
+	m.Facts = rest
+}
+
+func parseRequest(text string) (pki.RequestID, error) {
+	b, err := hex.DecodeString(text)
+	if err != nil {
+		return pki.RequestID{}, err
+	}
+	return pki.RequestIDFromBytes(b)
+}
+
+func factsOf(m *brevetv1.LogEntry) (map[string]string, error) {
+	typed := map[string]string{}
+	if b := m.GetPredecessor(); len(b) > 0 {
+		s, err := pki.SerialFromBytes(b)
+		if err != nil {
+			return nil, err
+		}
+		typed[factPredecessor] = s.String()
+	}
+	if p := m.GetProfile(); p != "" {
+		typed[factProfile] = p
+	}
+	if b := m.GetRequest(); len(b) > 0 {
+		id, err := pki.RequestIDFromBytes(b)
+		if err != nil {
+			return nil, err
+		}
+		typed[factRequest] = id.String()
+	}
+	if len(typed) == 0 {
+		return m.GetFacts(), nil
+	}
+	for k, v := range m.GetFacts() {
+		if _, twice := typed[k]; twice {
+			return nil, fmt.Errorf("it has the fact %q twice", k)
+		}
+		typed[k] = v
+	}
+	return typed, nil
+}
