@@ -139,6 +139,9 @@ func (p *Profile) Name() string { return p.name }
 // MaxLifetime returns the longest lifetime that a request may name.
 func (p *Profile) MaxLifetime() time.Duration { return p.maxLifetime }
 
+// Keys returns the kinds of keys that are certified, in the order of the configuration: at least one.
+func (p *Profile) Keys() []KeyType { return slices.Clone(p.keys) }
+
 // Permits reports whether a kind of identity may hold the profile.
 func (p *Profile) Permits(k pki.Kind) bool { return slices.Contains(p.kinds, k) }
 

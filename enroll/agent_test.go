@@ -279,8 +279,10 @@ func TestKeyTypes(t *testing.T) {
 			}
 		})
 	}
-	if _, err := ParseKeyType("rsa"); err == nil {
-		t.Error("rsa passed")
+	for _, text := range []string{"rsa", RSA2048.String(), ""} { // which no device makes
+		if _, err := ParseKeyType(text); err == nil {
+			t.Errorf("%q passed", text)
+		}
 	}
 }
 

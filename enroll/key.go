@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
 )
@@ -13,16 +14,22 @@ import (
 // KeyType says what keys an Agent makes. The zero value is P-256.
 type KeyType uint8
 
-// The kinds of keys that a device makes for itself.
+// The kinds of keys that a device makes for itself, and then those that only the server makes, for relying parties that ask
+// for it.
 const (
 	P256 KeyType = iota
 	P384
 	Ed25519
+	RSA2048
+	RSA3072
+	RSA4096
 )
 
-var keyTypeNames = [...]string{P256: "P-256", P384: "P-384", Ed25519: "Ed25519"}
+var keyTypeNames = [...]string{
+	P256: "P-256", P384: "P-384", Ed25519: "Ed25519", RSA2048: "RSA-2048", RSA3072: "RSA-3072", RSA4096: "RSA-4096",
+}
 
-// String returns the name that ParseKeyType reads.
+// String returns the name that profiles have for it.
 func (t KeyType) String() string {
 	if int(t) >= len(keyTypeNames) {
 		return fmt.Sprintf("key(%d)", uint8(t))
@@ -30,9 +37,9 @@ func (t KeyType) String() string {
 	return keyTypeNames[t]
 }
 
-// ParseKeyType reads P-256, P-384 or Ed25519.
+// ParseKeyType reads what a device makes: P-256, P-384 or Ed25519.
 func ParseKeyType(text string) (KeyType, error) {
-	for t, name := range keyTypeNames {
+	for t, name := range keyTypeNames[:RSA2048] {
 		if name == text {
 			return KeyType(t), nil
 		}
@@ -56,6 +63,12 @@ func (t KeyType) newKey() (crypto.Signer, error) {
 	case Ed25519:
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		return key, err
+	case RSA2048:
+		return rsa.GenerateKey(rand.Reader, 2048)
+	case RSA3072:
+		return rsa.GenerateKey(rand.Reader, 3072)
+	case RSA4096:
+		return rsa.GenerateKey(rand.Reader, 4096)
 	default:
 		return nil, fmt.Errorf("enroll: no such type of key: %s", t)
 	}

@@ -3,13 +3,16 @@ package server
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc/status"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -148,21 +151,48 @@ func (m *metrics) Answered(o responder.Outcome) {
 // What the public port serves, by the beginning of the path.
 var publicPaths = []struct{ prefix, what string }{{"/ocsp", "ocsp"}, {"/crl/", "crl"}, {"/ca/", "ca"}, {"", "other"}}
 
-// public counts what a handler answers.
+// public counts what a handler answers. It does so for every answer of the responder, which takes it little more than
+// copying memory; so it looks nothing up for a success, and leaves nothing to collect.
 func (m *metrics) public(next http.Handler) http.Handler {
-	counted := map[string]http.Handler{}
-	for _, s := range publicPaths {
-		counted[s.what] = promhttp.InstrumentHandlerDuration(m.requests.MustCurryWith(prometheus.Labels{"for": s.what}), next)
+	succeeded := make([]prometheus.Observer, len(publicPaths))
+	for n, p := range publicPaths {
+		succeeded[n] = m.requests.WithLabelValues(p.what, strconv.Itoa(http.StatusOK))
 	}
+	writers := sync.Pool{New: func() any { return new(codeWriter) }}
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		for _, s := range publicPaths {
-			if strings.HasPrefix(q.URL.Path, s.prefix) {
-				counted[s.what].ServeHTTP(w, q)
-				return
-			}
+		n := slices.IndexFunc(publicPaths, func(p struct{ prefix, what string }) bool { return strings.HasPrefix(q.URL.Path, p.prefix) })
+		begun, coded := time.Now(), writers.Get().(*codeWriter)
+		coded.ResponseWriter, coded.code = w, http.StatusOK
+		next.ServeHTTP(coded, q)
+		took := succeeded[n]
+		if coded.code != http.StatusOK {
+			took = m.requests.WithLabelValues(publicPaths[n].what, strconv.Itoa(coded.code))
 		}
+		took.Observe(time.Since(begun).Seconds())
+		coded.ResponseWriter = nil
+		writers.Put(coded)
 	})
 }
+
+// A codeWriter remembers the status code of a response.
+type codeWriter struct {
+	http.ResponseWriter
+	code int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *codeWriter) WriteHeader(code int) {
+	w.code = code
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// WriteString implements io.StringWriter, as what it wraps does.
+func (w *codeWriter) WriteString(text string) (int, error) {
+	return io.WriteString(w.ResponseWriter, text)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *codeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // journal counts what the issuing pipeline writes, and remembers when the store last took nothing.
 type journal struct {

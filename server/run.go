@@ -85,6 +85,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group, failed := errgroup.WithContext(parts)
 	group.Go(func() error { return s.sequencer.Run(failed) })
 	group.Go(func() error { return s.responder.Follow(failed, s.config.Stores.Feed) })
+	group.Go(func() error { return s.responder.Renew(failed) })
 	group.Go(func() error { return s.revocations.Run(failed) })
 	group.Go(func() error { return s.watchToken(failed) })
 	group.Go(func() error { return s.sweeper.Run(failed) })

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -80,13 +81,13 @@ func (r *role) token() (enroll.Token, error) {
 }
 
 // agentFor makes the agent of a role and sees to it that there is a certificate.
-func (s *Server) agentFor(ctx context.Context, r *role, directory string, onChange func(*enroll.Pair)) (*enroll.Agent, error) {
+func (s *Server) agentFor(ctx context.Context, r *role, directory string, keys enroll.KeyType, onChange func(*enroll.Pair)) (*enroll.Agent, error) {
 	dir, err := enroll.OpenDirectory(filepath.Join(s.config.Directory, directory), s.log)
 	if err != nil {
 		return nil, err
 	}
 	agent, err := enroll.NewAgent(enroll.Config{
-		Directory: dir, Authority: r, Token: r.token, KeyType: enroll.P256, OnChange: onChange, Log: s.log.With("role", r.id.Path()),
+		Directory: dir, Authority: r, Token: r.token, KeyType: keys, OnChange: onChange, Log: s.log.With("role", r.id.Path()),
 	})
 	if err != nil {
 		return nil, errors.Join(err, dir.Close())
@@ -127,7 +128,7 @@ func (s *Server) enrollSelf(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.own, err = s.agentFor(ctx, r, "server", nil); err != nil {
+	if s.own, err = s.agentFor(ctx, r, "server", enroll.P256, nil); err != nil {
 		return err
 	}
 	if carries(s.own.Pair(), have) {
@@ -151,17 +152,39 @@ func carries(p *enroll.Pair, id ra.Identity) bool {
 	return slices.Equal(p.Certificate.DNSNames, id.DNSNames) && slices.Equal(ips, id.IPAddresses)
 }
 
+// delegateProfile is the profile of OCSP delegates.
+const delegateProfile = "ocsp"
+
+// delegateKeys is the kind of key that delegates sign with: the first one of their profile, of those that sign OCSP.
+func (s *Server) delegateKeys() (enroll.KeyType, error) {
+	profile, err := s.authority.Profile(delegateProfile)
+	if err != nil {
+		return 0, err
+	}
+	name := profile.Keys()[0]
+	for k := enroll.P256; k <= enroll.RSA4096; k++ {
+		if k.String() == string(name) {
+			return k, nil
+		}
+	}
+	return 0, fmt.Errorf("profiles.%s.keys: no responder signs with %s", delegateProfile, name)
+}
+
 func (s *Server) enrollDelegate(ctx context.Context, iss ca.Issuer) error {
 	id, err := pki.VAID(s.config.TrustDomain, iss.ID)
 	if err != nil {
 		return err
 	}
 	r := &role{id: id, actor: pki.ActorSystem("va"), registrar: s.registrar, authority: s.authority}
-	want := ra.NewIdentity{Kind: pki.VA, Profile: "ocsp", Labels: map[string]string{ra.IssuerLabel: iss.ID.String()}}
+	want := ra.NewIdentity{Kind: pki.VA, Profile: delegateProfile, Labels: map[string]string{ra.IssuerLabel: iss.ID.String()}}
 	if _, err := s.registrar.Reserve(ctx, id, want, r.actor); err != nil {
 		return err
 	}
-	agent, err := s.agentFor(ctx, r, "va-"+iss.ID.Short(), func(p *enroll.Pair) {
+	keys, err := s.delegateKeys()
+	if err != nil {
+		return err
+	}
+	agent, err := s.agentFor(ctx, r, "va-"+iss.ID.Short(), keys, func(p *enroll.Pair) {
 		if err := s.responder.SetDelegate(iss.ID, p.Certificate, p.Key); err != nil {
 			s.log.Error("the new OCSP delegate does not serve", "error", err)
 		}

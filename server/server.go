@@ -50,12 +50,20 @@ type Config struct {
 	Disk        Disk
 	// Limits say how often callers may call.
 	Limits Limits
+	// OCSP says how relying parties are answered; the zero value is the default.
+	OCSP OCSP
 	// Retention is how long records stay in the store after the end of what they are about.
 	Retention time.Duration
 	// Traces says where traces of calls go; the zero value is nowhere.
 	Traces Traces
 	Clock  func() time.Time
 	Log    *slog.Logger
+}
+
+// OCSP is how relying parties are answered, as in responder.Config.
+type OCSP struct {
+	MaxAge         time.Duration
+	ExtendedRevoke bool
 }
 
 // Stores are the views of the store that the server's parts ask for.
@@ -128,7 +136,10 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	var err error
-	if s.responder, err = responder.New(responder.Config{Meter: s.metrics, Clock: c.Clock, Log: c.Log}); err != nil {
+	s.responder, err = responder.New(responder.Config{
+		MaxAge: c.OCSP.MaxAge, ExtendedRevoke: c.OCSP.ExtendedRevoke, Meter: s.metrics, Clock: c.Clock, Log: c.Log,
+	})
+	if err != nil {
 		return err
 	}
 	for _, cert := range c.Authorities {

@@ -22,6 +22,7 @@ import (
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
 )
@@ -53,6 +54,8 @@ type Config struct {
 	Profiles map[string]ca.ProfileConfig `yaml:"profiles"`
 	// How often callers may call. What is above that is refused as `server.rate`, with the time to come back at.
 	Limits LimitsConfig `yaml:"limits"`
+	// What relying parties are answered when they ask for the status of a certificate.
+	OCSP OCSPConfig `yaml:"ocsp"`
 	// How long records stay in the store after the end of what they are about, at least `2d`: certificates with their
 	// request IDs, tokens, and keys that no certificate has any more. Until then `brevet cert` shows them and a repeated
 	// request is answered with them; after that the log alone has them. It has to be longer than the clock could be ahead
@@ -111,6 +114,18 @@ type RateConfig struct {
 	Burst int `yaml:"burst"`
 }
 
+// OCSPConfig says how relying parties are answered.
+type OCSPConfig struct {
+	// How long caches may keep an answer, `1s` to `1h`: that long after a revocation some relying parties behind a cache still
+	// see `good`. Answers end (`nextUpdate`) after five minutes, or after twice this where that is longer; what staples
+	// them may show them so long. When the server has not heard from its store for that time, it says `tryLater`.
+	MaxAge time.Duration `yaml:"max_age"`
+	// Whether a certificate that was never issued is called `revoked`, on hold since 1970, and not `unknown` (RFC 6960
+	// section 2.2): for relying parties that accept a certificate whose status is unknown. The same is then said of
+	// certificates that ended more than an hour ago, which the server has forgotten.
+	ExtendedRevoke bool `yaml:"extended_revoke"`
+}
+
 // LogConfig says how the process logs.
 type LogConfig struct {
 	// `text` or `json`.
@@ -126,6 +141,7 @@ func defaultConfig() Config {
 		Limits: LimitsConfig{Identity: RateConfig(limits.Identity), Address: RateConfig(limits.Address)},
 		Listen: ListenConfig{GRPC: ":7443", HTTP: ":7080", Operations: "127.0.0.1:7090"},
 		Token:  TokenConfig{Sessions: hsm.DefaultSessions},
+		OCSP:   OCSPConfig{MaxAge: responder.DefaultMaxAge},
 		Log:    LogConfig{Format: config.LogText}, Retention: ra.DefaultRetention,
 		Traces: TracesConfig{Share: 1},
 	}
@@ -219,6 +235,7 @@ func (c *Config) check() error {
 		{"limits.identity.burst", admission.Rate(c.Limits.Identity).CheckBurst},
 		{"limits.address.per_second", admission.Rate(c.Limits.Address).CheckPerSecond},
 		{"limits.address.burst", admission.Rate(c.Limits.Address).CheckBurst},
+		{"ocsp.max_age", func() error { return responder.CheckMaxAge(c.OCSP.MaxAge) }},
 		{"retention", c.checkRetention},
 		{"traces.endpoint", c.Traces.checkEndpoint}, {"traces.share", c.Traces.checkShare},
 	} {

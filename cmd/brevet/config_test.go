@@ -97,6 +97,8 @@ func TestWrongConfigurationsNameTheKey(t *testing.T) {
 		"limits: {address: {per_second: 1e7}}":  `limits.address.per_second: 1e+07 is out of range`,
 		"limits: {address: {per_second: .nan}}": `limits.address.per_second: NaN is out of range`,
 		"limits: {address: {burst: 1000001}}":   `limits.address.burst: 1000001 is out of range`,
+		"ocsp: {max_age: 500ms}":                `ocsp.max_age: 500ms is out of range: use 1s to 1h0m0s`,
+		"ocsp: {max_age: 61m}":                  `ocsp.max_age: 1h1m0s is out of range`,
 		"log: {format: xml}":                    `:7: log.format: "xml" is no format: use text or json`,
 		"log: {level: loud}":                    `:7: log.level: "loud" is no level: use debug, info, warn or error`,
 		"log: {level: [info]}":                  `:7: log.level: `,

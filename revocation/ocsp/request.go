@@ -98,6 +98,25 @@ func ParseRequest(der []byte) (*Request, error) {
 	return parseTBS(tbs)
 }
 
+// PlainCertID returns where the CertID is in a request that has one and no extensions, as most requests are, and the serial
+// number in it. It looks at no more than that takes: only who finds the octets to be those of a CertID that ParseRequest
+// returned before knows that they are one, and then that ParseRequest would return it again, and no nonce.
+func PlainCertID(der []byte) (id []byte, serial pki.Serial, ok bool) {
+	// OCSPRequest, tbsRequest, requestList and Request begin with two octets each, and end together.
+	for range 4 {
+		if len(der) < 2 || der[0] != 0x30 || der[1] >= 0x80 || int(der[1]) != len(der)-2 {
+			return nil, pki.Serial{}, false
+		}
+		der = der[2:]
+	}
+	number := len(der) - pki.SerialSize
+	if number < 2 || der[number-2] != byte(asn1.INTEGER) || der[number-1] != pki.SerialSize {
+		return nil, pki.Serial{}, false
+	}
+	serial, err := pki.SerialFromBytes(der[number:])
+	return der, serial, err == nil
+}
+
 func parseTBS(tbs cryptobyte.String) (*Request, error) {
 	// A version is only there when it is not v1, DER leaves out defaults, and there is no other version.
 	if tbs.PeekASN1Tag(contextTag(0)) {

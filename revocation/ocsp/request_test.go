@@ -299,6 +299,8 @@ func FuzzParseRequest(f *testing.F) {
 		if err != nil {
 			return
 		}
+		checkAgainstOthers(t, der, q)
+		checkPlain(t, der, q)
 		if len(q.IDs) < 1 || len(q.IDs) > ocsp.MaxIDs || q.Nonce != nil && (len(q.Nonce) < 1 || len(q.Nonce) > ocsp.MaxNonce) {
 			t.Fatalf("%d CertIDs and a nonce of %d octets are out of bounds", len(q.IDs), len(q.Nonce))
 		}

@@ -44,6 +44,14 @@ type Response struct {
 	ProducedAt time.Time
 	Singles    []Single
 	Nonce      []byte // of the request, or nil
+	// ExtendedRevoke says that revoked may be said of certificates that were never issued, as NotIssued does.
+	ExtendedRevoke bool
+}
+
+// NotIssued says of a certificate that was never issued that it is revoked (RFC 6960 §2.2). The response has to have
+// ExtendedRevoke.
+func NotIssued(id CertID) Single {
+	return Single{ID: id, Status: Revoked, RevokedAt: time.Unix(0, 0), Reason: pki.CertificateHold}
 }
 
 // Signer signs the responses of one responder: with an authorized responder's certificate (RFC 6960 §4.2.2.2), or
@@ -64,7 +72,8 @@ var (
 	rsaSHA256   = algorithmIdentifier(encoding_asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, true)
 	pureEd25519 = algorithmIdentifier(encoding_asn1.ObjectIdentifier{1, 3, 101, 112}, false)
 
-	oidBasicResponse = encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 1}
+	oidBasicResponse  = encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 1}
+	oidExtendedRevoke = encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 9} // RFC 6960 §4.4.8
 )
 
 func algorithmIdentifier(oid encoding_asn1.ObjectIdentifier, null bool) []byte {
@@ -164,18 +173,26 @@ func (s *Signer) addResponseData(b *cryptobyte.Builder, r Response) {
 				addSingle(b, single)
 			}
 		})
-		if r.Nonce != nil {
-			b.AddASN1(contextTag(1), func(b *cryptobyte.Builder) {
-				b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { addNonce(b, r.Nonce) })
-			})
+		if r.Nonce != nil || r.ExtendedRevoke {
+			b.AddASN1(contextTag(1), func(b *cryptobyte.Builder) { b.AddASN1(asn1.SEQUENCE, r.addExtensions) })
 		}
 	})
 }
 
-func addNonce(b *cryptobyte.Builder, nonce []byte) {
+// addExtensions adds the responseExtensions, none of them critical.
+func (r Response) addExtensions(b *cryptobyte.Builder) {
+	if r.Nonce != nil {
+		addExtension(b, oidNonce, func(b *cryptobyte.Builder) { b.AddASN1OctetString(r.Nonce) })
+	}
+	if r.ExtendedRevoke {
+		addExtension(b, oidExtendedRevoke, func(b *cryptobyte.Builder) { b.AddASN1NULL() })
+	}
+}
+
+func addExtension(b *cryptobyte.Builder, oid encoding_asn1.ObjectIdentifier, value func(*cryptobyte.Builder)) {
 	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1ObjectIdentifier(oidNonce)
-		b.AddASN1(asn1.OCTET_STRING, func(b *cryptobyte.Builder) { b.AddASN1OctetString(nonce) })
+		b.AddASN1ObjectIdentifier(oid)
+		b.AddASN1(asn1.OCTET_STRING, value)
 	})
 }
 

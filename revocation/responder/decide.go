@@ -1,6 +1,7 @@
 package responder
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"time"
@@ -18,55 +19,94 @@ type decision struct {
 	issuer   *issuer
 	signer   *ocsp.Signer
 	response ocsp.Response
-	versions []uint64 // of the statuses of response.Singles, 0 where not known
-	// thisUpdate and nextUpdate enclose those of the singles.
-	thisUpdate, nextUpdate time.Time
+	versions []uint64  // of the statuses of response.Singles, 0 where not known
+	current  time.Time // when the statuses were last known to be complete
 }
 
-// answer returns a signed answer, and whether it may be kept and given to others; or why there is none.
-func (r *Responder) answer(q *ocsp.Request) (a *answer, shared bool, refusal ocsp.Refusal) {
+// answer returns a signed answer, or why there is none. What is said without nonce of one certificate that was issued is
+// kept; of others there is no end.
+func (r *Responder) answer(ctx context.Context, q *ocsp.Request) (*answer, ocsp.Refusal) {
 	i, refusal := r.issuerOf(q)
 	if refusal != 0 {
-		return nil, false, refusal
+		return nil, refusal
 	}
-	alone := len(q.IDs) == 1 && q.Nonce == nil
-	if alone {
-		if a := r.kept(i, q.IDs[0]); a != nil {
-			return a, true, 0
+	if id := q.IDs[0]; len(q.IDs) == 1 && q.Nonce == nil && keeps(id) && i.statuses.version(id.Serial) != 0 {
+		return r.keptAnswer(ctx, i, q)
+	}
+	if !r.once.enter(ctx) {
+		return nil, ocsp.TryLater
+	}
+	defer r.once.leave()
+	d, der, refusal := r.sign(i, q)
+	if refusal != 0 {
+		return nil, refusal
+	}
+	return newAnswer(d, der), 0
+}
+
+// keptAnswer returns the answer that is kept, or signs it. Of several who ask the same at a time one signs.
+func (r *Responder) keptAnswer(ctx context.Context, i *issuer, q *ocsp.Request) (*answer, ocsp.Refusal) {
+	id := q.IDs[0]
+	for range signTries {
+		if a := r.recall(r.clock(), id.Serial, id.Raw); a != nil {
+			return a, 0
+		}
+		first, done := r.answers.begin(id)
+		if !first {
+			select {
+			case <-done: // and look: a change may have overtaken that answer
+				continue
+			case <-ctx.Done():
+				return nil, ocsp.TryLater
+			}
+		}
+		if a, refusal := r.signKept(ctx, i, q); a != nil || refusal != 0 {
+			return a, refusal
 		}
 	}
-	select {
-	case r.signing <- struct{}{}:
-		defer func() { <-r.signing }()
-	default:
-		return nil, false, ocsp.TryLater
+	return nil, ocsp.TryLater
+}
+
+// signKept signs an answer that is kept, for the first who asks. It returns neither answer nor refusal where a change of
+// status has overtaken it.
+func (r *Responder) signKept(ctx context.Context, i *issuer, q *ocsp.Request) (*answer, ocsp.Refusal) {
+	defer r.answers.end(q.IDs[0])
+	if !r.lasting.enter(ctx) {
+		return nil, ocsp.TryLater
 	}
+	defer r.lasting.leave()
+	d, der, refusal := r.sign(i, q)
+	if refusal != 0 {
+		return nil, refusal
+	}
+	if d.versions[0] == 0 { // it expired meanwhile, and is forgotten
+		return newAnswer(d, der), 0
+	}
+	a := r.answers.newKept(d, der, r.clock().Unix())
+	if !r.answers.put(a) {
+		return nil, 0
+	}
+	return a, 0
+}
+
+// sign decides and signs, anew when what it rests on has changed meanwhile: a change that came while an answer was
+// signed has been promised to be in every answer after it.
+func (r *Responder) sign(i *issuer, q *ocsp.Request) (*decision, []byte, ocsp.Refusal) {
 	for range signTries {
 		d, refusal := r.decide(i, q)
 		if refusal != 0 {
-			return nil, false, refusal
+			return nil, nil, refusal
 		}
 		der, err := d.signer.Sign(d.response)
 		if err != nil {
 			r.log.Error("an OCSP answer cannot be signed", "issuer", i.id.Short(), "error", err)
-			return nil, false, ocsp.InternalError
+			return nil, nil, ocsp.InternalError
 		}
-		// A change that came while this was signed has been promised to be in every answer after it.
-		if !d.holds() {
-			continue
+		if d.holds() {
+			return d, der, 0
 		}
-		a := &answer{
-			der: der, etag: etag(der), outcome: outcomeOf(d.response.Singles), signer: d.signer, version: d.versions[0],
-			thisUpdate: d.thisUpdate, nextUpdate: d.nextUpdate,
-		}
-		// Answers about what was never issued are not kept: there is no end of such serial numbers.
-		shared := alone && a.version != 0
-		if shared {
-			r.answers.put(q.IDs[0].Raw, a)
-		}
-		return a, shared, 0
 	}
-	return nil, false, ocsp.TryLater
+	return nil, nil, ocsp.TryLater
 }
 
 // issuerOf finds the one CA that a request is about. A request about several is unauthorized: no delegate can sign
@@ -85,24 +125,20 @@ func (r *Responder) issuerOf(q *ocsp.Request) (*issuer, ocsp.Refusal) {
 	return i, 0
 }
 
-// kept returns an answer that was signed before and is still what would be signed now. It is signed anew once the
-// knowledge has moved on by half the staleness limit, so that no client gets one that is about to end.
-func (r *Responder) kept(i *issuer, id ocsp.CertID) *answer {
-	a := r.answers.get(id.Raw)
+// recall returns an answer that was signed before and is still fit to be given now. It is signed anew once the knowledge
+// has moved on by half the staleness limit, so that no client gets one that is about to end.
+func (r *Responder) recall(now time.Time, serial pki.Serial, id []byte) *answer {
+	a := r.answers.get(serial, id)
 	if a == nil {
 		return nil
 	}
-	now := r.clock()
 	current, known := r.knownAt(now)
-	if !known || !now.Before(a.nextUpdate) || current.Sub(a.thisUpdate) >= r.staleness/2 || now.Before(a.thisUpdate) {
+	seconds := now.Unix()
+	if !known || seconds >= a.nextUpdate || seconds < a.thisUpdate || current.Unix()-a.current >= r.freshFor {
 		return nil
 	}
-	i.mu.RLock()
-	signer := i.signer
-	i.mu.RUnlock()
-	// The version is read last: whatever Apply changed before this moment is seen.
-	if a.signer != signer || a.version != i.statuses.version(id.Serial) {
-		return nil
+	if seconds-a.asked.Load() > r.askedStep { // a hot answer is read by all and rarely written
+		a.asked.Store(seconds)
 	}
 	return a
 }
@@ -145,11 +181,14 @@ func (r *Responder) decide(i *issuer, q *ocsp.Request) (*decision, ocsp.Refusal)
 	if !end.After(now) {
 		return nil, ocsp.TryLater
 	}
-	d := &decision{issuer: i, signer: signer, thisUpdate: current, nextUpdate: end}
+	d := &decision{issuer: i, signer: signer, current: current}
 	d.response = ocsp.Response{ProducedAt: now.Truncate(time.Second), Nonce: q.Nonce}
 	for _, id := range q.IDs {
-		status, _ := i.statuses.get(id.Serial)
+		status, issued := i.statuses.get(id.Serial)
 		single := singleOf(id, status)
+		if !issued && r.extendedRevoke {
+			single, d.response.ExtendedRevoke = ocsp.NotIssued(id), true
+		}
 		single.ThisUpdate, single.NextUpdate = current, end
 		// A revocation that this process heard of since is known as of its own time.
 		if single.RevokedAt.After(now) {
@@ -184,9 +223,7 @@ func (d *decision) holds() bool {
 			return false
 		}
 	}
-	d.issuer.mu.RLock()
-	defer d.issuer.mu.RUnlock()
-	return d.issuer.signer == d.signer
+	return d.issuer.delegate() == d.signer
 }
 
 func etag(der []byte) string {

@@ -2,6 +2,9 @@
 // CRLs that it is given, and the certificates of the CAs. It follows a Feed of statuses, takes changes of its own
 // process at once, and signs with a delegated key for every issuing CA.
 //
+// An answer about one certificate, without nonce, is signed once and kept, and renewed while it is asked for. Others are
+// signed for their request alone. Signing has budgets, so that no flood takes all processors from what is in memory.
+//
 // What it will not do: say good of a certificate that was not issued; say anything but tryLater when what it knows is
 // older than its limit, or when it has no valid delegate; answer from a cache what a change has made untrue; replace a
 // CRL by an older one; answer one request about two CAs, since no one delegate can sign that (unauthorized).

@@ -2,11 +2,16 @@ package responder
 
 import (
 	"context"
-	"time"
+	"fmt"
 )
 
-// MaxSigning is maxSigning, for tests that fill it.
-const MaxSigning = maxSigning
+// MaxWaiting is maxWaiting, for tests that fill it.
+const MaxWaiting = maxWaiting
+
+// Signing is how many answers of a kind are signed at a time, and Waiting how many wait now that are not to be kept.
+func Signing(r *Responder) int       { return cap(r.once.working) }
+func Waiting(r *Responder) int       { return int(r.once.waiting.Load()) }
+func WaitingToKeep(r *Responder) int { return int(r.lasting.waiting.Load()) }
 
 // FollowOnce reads a feed to its end, and no more.
 func FollowOnce(r *Responder, feed Feed) error {
@@ -25,14 +30,34 @@ func FollowOnce(r *Responder, feed Feed) error {
 }
 
 // Kept counts the answers that are kept.
-func Kept(r *Responder) int {
-	r.answers.mu.RLock()
-	defer r.answers.mu.RUnlock()
-	return len(r.answers.byID)
+func Kept(r *Responder) (n int) {
+	for i := range r.answers.shards {
+		s := &r.answers.shards[i]
+		s.mu.RLock()
+		counted := 0
+		for _, a := range s.bySerial {
+			for ; a != nil; a = a.next {
+				counted++
+			}
+		}
+		if s.mu.RUnlock(); counted != s.count || len(s.signing) > 0 {
+			panic(fmt.Sprintf("%d answers are counted as %d, %d are being signed", counted, s.count, len(s.signing)))
+		}
+		n += counted
+	}
+	return n
 }
 
-// Keep bounds the answers that are kept.
+// Shards is shardCount.
+const Shards = shardCount
+
+// Keep bounds the answers that are kept, in each shard.
 func Keep(r *Responder, limit int) { r.answers.limit = limit }
 
-// Sweep forgets what has expired.
-func Sweep(r *Responder, now time.Time) { r.sweep(now) }
+// RenewOnce looks once through all answers that are kept, and returns how many it renewed.
+func RenewOnce(r *Responder) (n int) {
+	for i := range r.answers.shards {
+		n += r.renewShard(context.Background(), &r.answers.shards[i])
+	}
+	return n
+}

@@ -102,7 +102,7 @@ func (f *follower) read(ctx context.Context, asked time.Time) (atEnd bool, err e
 	return read < pollLimit, nil
 }
 
-// sweep forgets expired certificates and answers.
+// sweep forgets expired certificates.
 func (r *Responder) sweep(now time.Time) {
 	r.mu.RLock()
 	all := make([]*issuer, 0, len(r.issuers))
@@ -113,5 +113,4 @@ func (r *Responder) sweep(now time.Time) {
 	for _, i := range all {
 		i.statuses.sweep(now.Add(-expiredGrace))
 	}
-	r.answers.sweep(now)
 }

@@ -6,7 +6,8 @@ import "github.com/brevet-pki/brevet/revocation/ocsp"
 // §4.2.1 for a response without one.
 type Outcome string
 
-// The outcomes. Several is a response about more certificates than one.
+// The outcomes. Unknown is said of what was never issued, also where the response says it as extended-revoke. Several is
+// a response about more certificates than one.
 const (
 	Good          Outcome = "good"
 	Revoked       Outcome = "revoked"
@@ -33,10 +34,13 @@ type unmetered struct{}
 // Answered implements Meter.
 func (unmetered) Answered(Outcome) {}
 
-func outcomeOf(singles []ocsp.Single) Outcome {
+func outcomeOf(r ocsp.Response) Outcome {
+	singles := r.Singles
 	switch {
 	case len(singles) != 1:
 		return Several
+	case r.ExtendedRevoke:
+		return Unknown
 	case singles[0].Status == ocsp.Good:
 		return Good
 	case singles[0].Status == ocsp.Revoked:

@@ -27,33 +27,52 @@ const (
 	DefaultStaleness = 5 * time.Minute
 )
 
-// maxSigning is how many answers may be being signed at a time. More are told to try later.
-const maxSigning = 256
-
 // Config says how a Responder answers.
 type Config struct {
-	// MaxAge is how long caches may keep an answer that says good or revoked. Zero is DefaultMaxAge.
+	// MaxAge is how long caches may keep an answer that says good or revoked, as CheckMaxAge has it. Zero is DefaultMaxAge.
 	MaxAge time.Duration
 	// Staleness is how old the responder's knowledge may be when it answers, and how far nextUpdate lies after
 	// thisUpdate. A longer one bridges longer losses of the feed; a shorter one ends a revoked certificate's life in
-	// caches and staples sooner. At least twice MaxAge. Zero is DefaultStaleness.
+	// caches and staples sooner. At least twice MaxAge. Zero is DefaultStaleness, or twice MaxAge where that is more.
 	Staleness time.Duration
-	Meter     Meter            // nil for none
-	Clock     func() time.Time // nil is time.Now
-	Log       *slog.Logger     // nil is slog.Default()
+	// ExtendedRevoke has certificates that were never issued called revoked, on hold since 1970, and not unknown: for
+	// relying parties that take unknown for good (RFC 6960 §2.2).
+	ExtendedRevoke bool
+	Meter          Meter            // nil for none
+	Clock          func() time.Time // nil is time.Now
+	Log            *slog.Logger     // nil is slog.Default()
+}
+
+// The range of MaxAge. HTTP counts in seconds, and the staleness limit grows with it.
+const (
+	minMaxAge = time.Second
+	maxMaxAge = time.Hour
+)
+
+// CheckMaxAge reports what Config.MaxAge cannot be: it is 1 second to 1 hour.
+func CheckMaxAge(age time.Duration) error {
+	if age < minMaxAge || age > maxMaxAge {
+		return fmt.Errorf("%v is out of range: use %v to %v", age, minMaxAge, maxMaxAge)
+	}
+	return nil
 }
 
 // Responder answers for the CAs that it was given. It is safe for concurrent use.
 type Responder struct {
-	maxAge    time.Duration
-	staleness time.Duration
-	meter     Meter
-	clock     func() time.Time
-	log       *slog.Logger
+	maxAge         time.Duration
+	cacheable      []string // Cache-Control of an answer that caches may keep for maxAge
+	staleness      time.Duration
+	extendedRevoke bool
+	meter          Meter
+	clock          func() time.Time
+	log            *slog.Logger
 
-	answers answers
-	signing chan struct{}             // a slot is held while an answer is signed
-	current atomic.Pointer[time.Time] // when the statuses were last known to be complete; nil before the first time
+	answers   *answers
+	freshFor  int64                     // seconds by which the knowledge may be newer than a kept answer that is given
+	askedStep int64                     // seconds that pass before it is noted anew that an answer was asked for
+	lasting   *budget                   // for signing answers that are kept
+	once      *budget                   // for signing answers that are not
+	current   atomic.Pointer[time.Time] // when the statuses were last known to be complete; nil before the first time
 
 	mu      sync.RWMutex // guards the maps, not the issuers in them
 	issuers map[pki.IssuerID]*issuer
@@ -72,12 +91,18 @@ type issuer struct {
 	crl         *revocation.CRL   // nil before the first
 }
 
+// delegate returns what signs the answers now, or nil.
+func (i *issuer) delegate() *ocsp.Signer {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	return i.signer
+}
+
 // New makes a Responder that knows nothing yet, and answers tryLater until it has followed a feed to its end.
 func New(c Config) (*Responder, error) {
 	r := &Responder{
-		maxAge: c.MaxAge, staleness: c.Staleness, meter: c.Meter, clock: c.Clock, log: c.Log,
-		signing: make(chan struct{}, maxSigning),
-		answers: answers{byID: map[string]*answer{}, limit: maxAnswers},
+		maxAge: c.MaxAge, staleness: c.Staleness, extendedRevoke: c.ExtendedRevoke, meter: c.Meter, clock: c.Clock, log: c.Log,
+		answers: newAnswers(), lasting: newBudget(), once: newBudget(),
 		issuers: map[pki.IssuerID]*issuer{}, byHash: map[ocsp.IssuerHash]*issuer{}, byName: map[string]*issuer{},
 	}
 	if r.maxAge == 0 {
@@ -86,10 +111,15 @@ func New(c Config) (*Responder, error) {
 	if r.staleness == 0 {
 		r.staleness = max(DefaultStaleness, 2*r.maxAge)
 	}
-	if r.maxAge < 0 || r.staleness < 2*r.maxAge || r.staleness < 2*time.Second {
+	if err := CheckMaxAge(r.maxAge); err != nil {
+		return nil, fmt.Errorf("responder: the age at which caches forget an answer: %w", err)
+	}
+	if r.staleness < 2*r.maxAge || r.staleness < 2*time.Second {
 		return nil, fmt.Errorf("responder: a staleness limit of %v does not go with answers that caches keep for %v: "+
 			"make it at least twice that, and 2 s", r.staleness, r.maxAge)
 	}
+	r.cacheable, r.freshFor = []string{cacheControl(r.maxAge)}, int64(r.staleness/2/time.Second)
+	r.askedStep = int64(r.staleness / askedSteps / time.Second)
 	if r.meter == nil {
 		r.meter = unmetered{}
 	}
@@ -152,7 +182,8 @@ func (r *Responder) AddIssuer(certificate *x509.Certificate) error {
 
 var oidNoCheck = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}
 
-// SetDelegate has the responder sign its answers for a CA with a delegated key from now on (RFC 6960 §4.2.2.2). The
+// SetDelegate has the responder sign its answers for a CA with a delegated key from now on (RFC 6960 §4.2.2.2). Answers
+// that the delegate before it signed are given until they are renewed, and end with that delegate at the latest. The
 // certificate has to be valid now, issued by that CA itself, for OCSPSigning, and to carry id-pkix-ocsp-nocheck.
 func (r *Responder) SetDelegate(id pki.IssuerID, certificate *x509.Certificate, key crypto.Signer) error {
 	i := r.known(id)
@@ -226,6 +257,11 @@ func (r *Responder) Apply(changes ...pki.StatusChange) {
 			n++
 		}
 		r.issuer(id).statuses.apply(changes[:n], forgotten)
+		for _, c := range changes[:n] {
+			if c.Status.Version > 1 { // of what is heard of for the first time no answer is kept
+				r.answers.drop(c.Ref.Serial)
+			}
+		}
 		changes = changes[n:]
 	}
 }

@@ -258,7 +258,7 @@ func (c *court) openSSLAsks(t testing.TB) {
 		questions = append(questions, question{[]string{"-serial", serial}, serial, u.Status})
 	}
 	if len(c.released) > 0 {
-		c.OCSP(t, parse(t, c.released[0].DER)) // returns when the responder's knowledge is current
+		c.answer(t, parse(t, c.released[0].DER)) // returns when the responder's knowledge is current
 	}
 	c.awaitUnreleased(t)
 	for len(questions) > 0 {

@@ -70,6 +70,10 @@ type Options struct {
 	Token server.Token
 	// Traces says where traces go.
 	Traces server.Traces
+	// OCSP says how relying parties are answered.
+	OCSP server.OCSP
+	// DelegateKeys are the keys of the profile ocsp, where they are others than the default's.
+	DelegateKeys []string
 	// Limits are how often callers may call, where that is not without end for a test.
 	Limits *server.Limits
 }
@@ -203,6 +207,9 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	t.Helper()
 	profiles := map[string]*ca.Profile{}
 	for name, c := range Must(ca.DefaultProfiles())(t) {
+		if name == "ocsp" && o.DelegateKeys != nil {
+			c.Keys = o.DelegateKeys
+		}
 		profiles[name] = Must(ca.NewProfile(name, c, publicURL))(t)
 	}
 	stores := w.Stores
@@ -223,7 +230,7 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), GRPC: grpc, HTTP: public, Operations: operations,
 		Issuers: []ca.Issuer{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
-		Stores: stores, Archive: w.archive, Token: token, Disk: w.Disk, Retention: ra.DefaultRetention, Limits: limits, Traces: o.Traces,
+		Stores: stores, Archive: w.archive, Token: token, Disk: w.Disk, Retention: ra.DefaultRetention, Limits: limits, OCSP: o.OCSP, Traces: o.Traces,
 		Clock: w.Clock.Now, Log: w.logger(),
 	}
 }

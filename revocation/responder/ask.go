@@ -1,0 +1,229 @@
+package responder
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/brevet-pki/brevet/revocation/ocsp"
+)
+
+const (
+	typeRequest  = "application/ocsp-request"
+	typeResponse = "application/ocsp-response"
+
+	// longestGET bounds what follows /ocsp/: the largest request in base64, and room for slashes in front.
+	longestGET = ocsp.MaxRequestSize/3*4 + 16
+	// shortBody is what net/http finds the length of by itself, in less time.
+	shortBody = 2 << 10
+)
+
+// What http.Header holds of every answer. Nobody may write into these.
+var (
+	contentType = []string{typeResponse}
+	noStore     = []string{"no-store"}
+)
+
+// A workspace is where one request is read.
+type workspace struct {
+	text [longestGET]byte
+	der  [longestGET]byte
+}
+
+var workspaces = sync.Pool{New: func() any { return new(workspace) }}
+
+func (r *Responder) servePOST(w http.ResponseWriter, q *http.Request) {
+	if !allowed(w, q, http.MethodPost) {
+		return
+	}
+	if !isRequest(q.Header["Content-Type"]) {
+		http.Error(w, "send "+typeRequest, http.StatusUnsupportedMediaType)
+		return
+	}
+	space := workspaces.Get().(*workspace)
+	defer workspaces.Put(space)
+	der, err := readBody(w, q, space)
+	if err != nil {
+		refuseBody(w, err)
+		return
+	}
+	// HTTP caches no response to a POST (RFC 9110 §9.3.3) that does not ask for it.
+	a, refusal := r.respond(q.Context(), r.clock(), der)
+	if refusal != 0 {
+		writeRefusal(w, refusal)
+		return
+	}
+	a.write(w, q)
+}
+
+// refuseBody answers a request whose body cannot be read.
+func refuseBody(w http.ResponseWriter, err error) {
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		http.Error(w, "an OCSP request has at most "+strconv.Itoa(ocsp.MaxRequestSize)+" octets", http.StatusRequestEntityTooLarge)
+		return
+	}
+	http.Error(w, "the request did not arrive whole", http.StatusBadRequest)
+}
+
+// isRequest reports whether a Content-Type is that of an OCSP request, with or without parameters.
+func isRequest(header []string) bool {
+	if len(header) != 1 {
+		return false
+	}
+	if header[0] == typeRequest {
+		return true
+	}
+	media, _, err := mime.ParseMediaType(header[0])
+	return err == nil && media == typeRequest
+}
+
+// readBody reads a request's body, of at most ocsp.MaxRequestSize octets. It may be of the workspace.
+func readBody(w http.ResponseWriter, q *http.Request, space *workspace) ([]byte, error) {
+	n := q.ContentLength
+	if n > ocsp.MaxRequestSize {
+		w.Header().Set("Connection", "close") // nobody reads it
+		return nil, &http.MaxBytesError{Limit: ocsp.MaxRequestSize}
+	}
+	if n >= 0 {
+		_, err := io.ReadFull(q.Body, space.der[:n])
+		return space.der[:n], err
+	}
+	return io.ReadAll(http.MaxBytesReader(w, q.Body, ocsp.MaxRequestSize))
+}
+
+func (r *Responder) serveGET(w http.ResponseWriter, q *http.Request, encoded string) {
+	if !allowed(w, q, http.MethodGet, http.MethodHead) {
+		return
+	}
+	if len(encoded) > longestGET {
+		http.Error(w, "an OCSP request has at most "+strconv.Itoa(ocsp.MaxRequestSize)+" octets", http.StatusRequestURITooLong)
+		return
+	}
+	space := workspaces.Get().(*workspace)
+	defer workspaces.Put(space)
+	der, err := decodePath(space, encoded)
+	if err != nil {
+		writeRefusal(w, r.refuse(ocsp.MalformedRequest))
+		return
+	}
+	now := r.clock()
+	a, refusal := r.respond(q.Context(), now, der)
+	if refusal != 0 {
+		writeRefusal(w, refusal)
+		return
+	}
+	header := w.Header()
+	if !a.isKept() {
+		header["Cache-Control"] = noStore
+		a.write(w, q)
+		return
+	}
+	// RFC 5019 §6.2. If-Modified-Since is not honoured: a status may change twice in one second.
+	header["Cache-Control"] = r.cacheable
+	if left := time.Unix(a.nextUpdate, 0).Sub(now); left < r.maxAge {
+		header["Cache-Control"] = []string{cacheControl(left)}
+	}
+	header["Expires"] = a.value(valueExpires)
+	header["Last-Modified"] = a.value(valueModified)
+	header["Etag"] = a.value(valueETag)
+	if asked := q.Header["If-None-Match"]; len(asked) > 0 && matches(asked[0], a.values[valueETag]) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	a.write(w, q)
+}
+
+// cacheControl is the Cache-Control of an answer.
+func cacheControl(age time.Duration) string { return cacheFor(age) + ", no-transform, must-revalidate" }
+
+// respond answers a request in DER, which it keeps no part of.
+func (r *Responder) respond(ctx context.Context, now time.Time, der []byte) (*answer, ocsp.Refusal) {
+	if id, serial, plain := ocsp.PlainCertID(der); plain {
+		if a := r.recall(now, serial, id); a != nil {
+			r.meter.Answered(a.outcome)
+			return a, 0
+		}
+	}
+	q, err := ocsp.ParseRequest(der)
+	if err != nil {
+		return nil, r.refuse(ocsp.MalformedRequest)
+	}
+	a, refusal := r.answer(ctx, q)
+	if refusal != 0 {
+		return nil, r.refuse(refusal)
+	}
+	r.meter.Answered(a.outcome)
+	return a, 0
+}
+
+// refuse counts a refusal, and returns it.
+func (r *Responder) refuse(refusal ocsp.Refusal) ocsp.Refusal {
+	r.meter.Answered(outcomeOfRefusal(refusal))
+	return refusal
+}
+
+// write sends the answer. A client that has gone needs none.
+func (a *answer) write(w http.ResponseWriter, q *http.Request) {
+	header := w.Header()
+	header["Content-Type"] = contentType
+	if size := len(a.head) + len(a.tail); size > shortBody || q.Method == http.MethodHead {
+		header["Content-Length"] = []string{strconv.Itoa(size)}
+	}
+	_, _ = io.WriteString(w, a.head)
+	if len(a.tail) > 0 {
+		_, _ = io.WriteString(w, a.tail)
+	}
+}
+
+func writeRefusal(w http.ResponseWriter, refusal ocsp.Refusal) {
+	header := w.Header()
+	header["Cache-Control"], header["Content-Type"] = noStore, contentType
+	_, _ = w.Write(refusal.DER())
+}
+
+// strictBase64 refuses what RFC 4648 §3.5 lets decoders refuse: bits that are left over.
+var strictBase64 = base64.RawStdEncoding.Strict()
+
+// decodePath reads the base64 of a GET in every form that clients and proxies make of it: both alphabets, with or
+// without padding, with a plus sign turned into a space, with slashes added in front. It is of longestGET at most, and
+// what it returns is of the workspace.
+func decodePath(space *workspace, encoded string) ([]byte, error) {
+	encoded = strings.TrimLeft(encoded, "/") // no request in DER begins with what encodes as a slash
+	text := space.text[:copy(space.text[:], encoded)]
+	for n, c := range text {
+		switch c {
+		case '-', ' ':
+			text[n] = '+'
+		case '_':
+			text[n] = '/'
+		case '\r', '\n': // the decoder would skip them
+			return nil, errors.New("responder: a line break in base64")
+		}
+	}
+	bare := bytes.TrimRight(text, "=")
+	if padding := len(text) - len(bare); padding > 0 && (padding > 2 || len(text)%4 != 0) {
+		return nil, errors.New("responder: wrong padding")
+	}
+	n, err := strictBase64.Decode(space.der[:], bare)
+	return space.der[:n], err
+}
+
+// matches reports whether an If-None-Match names the tag (RFC 9110 §13.1.2).
+func matches(header, tag string) bool {
+	for candidate := range strings.SplitSeq(header, ",") {
+		candidate = strings.TrimSpace(candidate)
+		if candidate == "*" || strings.TrimPrefix(candidate, "W/") == tag {
+			return true
+		}
+	}
+	return false
+}

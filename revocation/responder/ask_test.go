@@ -1,0 +1,230 @@
+package responder_test
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	encoding_asn1 "encoding/asn1"
+	"fmt"
+	"math/big"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+	xocsp "golang.org/x/crypto/ocsp"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation/internal/revtest"
+	"github.com/brevet-pki/brevet/revocation/ocsp"
+	"github.com/brevet-pki/brevet/revocation/responder"
+)
+
+// singleRequest is the one entry of requestList in a request of x/crypto/ocsp.
+func singleRequest(t testing.TB, der []byte) []byte {
+	t.Helper()
+	outer := cryptobyte.String(der)
+	for range 3 {
+		if !outer.ReadASN1(&outer, asn1.SEQUENCE) {
+			t.Fatalf("%x is no request", der)
+		}
+	}
+	return outer
+}
+
+// compose makes a request of entries of requestList, with a nonce of so many octets, or none below 0.
+func compose(t testing.TB, nonce int, entries ...[]byte) []byte {
+	t.Helper()
+	var b cryptobyte.Builder
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(slices.Concat(entries...)) })
+			if nonce < 0 {
+				return
+			}
+			b.AddASN1(asn1.Tag(2).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+				b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(nonceExtension(t, nonce)) })
+			})
+		})
+	})
+	der, err := b.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+func nonceExtension(t testing.TB, size int) []byte {
+	t.Helper()
+	var b cryptobyte.Builder
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1ObjectIdentifier(encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 2})
+		b.AddASN1(asn1.OCTET_STRING, func(b *cryptobyte.Builder) { b.AddASN1OctetString(bytes.Repeat([]byte{7}, size)) })
+	})
+	der, err := b.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+func TestNonces(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	leaf, _ := s.issue(t)
+	entry := singleRequest(t, request(t, leaf, s.ca.Certificate, crypto.SHA1))
+	for size, want := range map[int]string{0: malformed, 1: "good", 15: "good", 16: "good", 32: "good", 33: "good", 128: "good", 129: malformed} {
+		der := compose(t, size, entry)
+		answer := s.post(t, der)
+		if got, _ := s.read(t, leaf, answer); got != want {
+			t.Errorf("a nonce of %d octets: %s, want %s", size, got, want)
+		}
+		if echoed := bytes.Contains(answer, nonceExtension(t, size)); echoed != (want == "good") {
+			t.Errorf("a nonce of %d octets is in the answer: %v", size, echoed)
+		}
+		if got := s.get(t, pathOf(der)).Header().Get("Cache-Control"); got != "no-store" {
+			t.Errorf("a nonce of %d octets: Cache-Control %q", size, got)
+		}
+	}
+	if n := responder.Kept(s.Responder); n != 0 {
+		t.Errorf("%d answers with a nonce are kept", n)
+	}
+}
+
+func TestSeveralCertificates(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	young := s.root.Intermediate(t, "Young CA", "p256")
+	if err := s.AddIssuer(young.Certificate); err != nil {
+		t.Fatal(err)
+	}
+	key := revtest.Key(t, "ed25519")
+	if err := s.SetDelegate(young.ID(), young.Delegate(t, key, nil), key); err != nil {
+		t.Fatal(err)
+	}
+	leaf, _ := s.issue(t)
+	entry := func(issuer *x509.Certificate, h crypto.Hash) []byte {
+		return singleRequest(t, request(t, leaf, issuer, h))
+	}
+	ours, theirs := entry(s.ca.Certificate, crypto.SHA1), entry(young.Certificate, crypto.SHA1)
+	for name, c := range map[string]struct {
+		der  []byte
+		want string
+	}{
+		"both hashes":            {compose(t, -1, ours, entry(s.ca.Certificate, crypto.SHA256)), "good"},
+		"the same one twice":     {compose(t, -1, ours, ours), "good"},
+		"sixteen":                {compose(t, -1, bytes.Repeat(ours, 16)), "good"},
+		"sixteen, with a nonce":  {compose(t, 32, bytes.Repeat(ours, 16)), "good"},
+		"seventeen":              {compose(t, -1, bytes.Repeat(ours, 17)), malformed},
+		"two CAs":                {compose(t, -1, ours, theirs), unauthorized},
+		"two CAs, with a nonce":  {compose(t, 32, ours, theirs), unauthorized},
+		"a CA that is not here":  {compose(t, -1, ours, entry(leaf, crypto.SHA1)), unauthorized},
+		"a hash that is unknown": {compose(t, -1, ours, entry(s.ca.Certificate, crypto.SHA384)), unauthorized},
+	} {
+		if got, _ := s.read(t, leaf, s.post(t, c.der)); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+	if n := responder.Kept(s.Responder); n != 0 {
+		t.Errorf("%d answers about several certificates are kept", n)
+	}
+}
+
+// TestNeverIssued is RFC 6960 §2.2 and §4.4.8.
+func TestNeverIssued(t *testing.T) {
+	extended := []byte{0x30, 0x0f, 6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 9, 4, 2, 5, 0}
+	for _, revoke := range []bool{false, true} {
+		s := newScene(t, responder.Config{ExtendedRevoke: revoke}, revtest.Key(t, "p256"))
+		leaf, _ := s.issue(t)
+		stranger := s.ca.Leaf(t, "stranger")
+		plain := s.post(t, request(t, stranger, s.ca.Certificate, crypto.SHA1))
+		for name, answer := range map[string][]byte{
+			"plain":      plain,
+			"with nonce": s.post(t, compose(t, 32, singleRequest(t, request(t, stranger, s.ca.Certificate, crypto.SHA256)))),
+			"beside a good one": s.post(t, compose(t, -1, singleRequest(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)),
+				singleRequest(t, request(t, stranger, s.ca.Certificate, crypto.SHA1)))),
+		} {
+			got, response := s.read(t, stranger, answer)
+			if bytes.Contains(answer, extended) != revoke {
+				t.Errorf("%s: the extension is there: %v, want %v", name, !revoke, revoke)
+			}
+			switch {
+			case !revoke && got != "unknown":
+				t.Errorf("%s: %s, want unknown", name, got)
+			case revoke && (got != "revoked" || response.RevocationReason != xocsp.CertificateHold || !response.RevokedAt.Equal(time.Unix(0, 0))):
+				t.Errorf("%s: %s at %v for %d", name, got, response.RevokedAt, response.RevocationReason)
+			}
+		}
+		if got := s.get(t, pathOf(request(t, stranger, s.ca.Certificate, crypto.SHA1))).Header().Get("Cache-Control"); got != "no-store" {
+			t.Errorf("Cache-Control %q", got)
+		}
+		good := s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1))
+		if got, _ := s.read(t, leaf, good); got != "good" || bytes.Contains(good, extended) {
+			t.Errorf("issued: %s, with the extension: %v", got, bytes.Contains(good, extended))
+		}
+		if n := responder.Kept(s.Responder); n != 1 {
+			t.Errorf("%d answers are kept, want the one about what was issued", n)
+		}
+		// Once it is issued it is good at once.
+		s.Apply(s.book.Issue(s.ca.Ref(t, stranger), stranger.NotAfter))
+		s.want(t, "issued since", stranger, "good")
+	}
+}
+
+// TestSerialNumbersOfEveryLength asks for what x/crypto/ocsp encodes in fewer octets, or in one more than X.509 has.
+func TestSerialNumbersOfEveryLength(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	leaf, _ := s.issue(t)
+	for bits := uint(1); bits < 8*21; bits++ {
+		other := *leaf
+		other.SerialNumber = new(big.Int).Lsh(big.NewInt(1), bits)
+		for range 2 {
+			if got, _ := s.read(t, &other, s.post(t, request(t, &other, s.ca.Certificate, crypto.SHA1))); got != "unknown" {
+				t.Errorf("2^%d: %s", bits, got)
+			}
+		}
+		if serial, err := pki.SerialFromInt(other.SerialNumber); err == nil && bits%8 == 3 {
+			s.Apply(pki.StatusChange{
+				Ref: pki.CertRef{Issuer: s.ca.ID(), Serial: serial}, NotAfter: leaf.NotAfter, Status: pki.Status{State: pki.Good, Version: 1},
+			})
+			for range 2 {
+				s.want(t, fmt.Sprintf("2^%d", bits), &other, "good")
+			}
+		}
+	}
+}
+
+// FuzzPOST has whatever parses answered with what somebody else's parser takes, and the same a second time.
+func FuzzPOST(f *testing.F) {
+	s := newScene(f, responder.Config{}, revtest.Key(f, "p256"))
+	leaf, _ := s.issue(f)
+	for _, h := range []crypto.Hash{crypto.SHA1, crypto.SHA256} {
+		entry := singleRequest(f, request(f, leaf, s.ca.Certificate, h))
+		f.Add(compose(f, -1, entry))
+		f.Add(compose(f, 32, entry))
+		f.Add(compose(f, -1, entry, entry))
+	}
+	f.Fuzz(func(t *testing.T, der []byte) {
+		if len(der) > ocsp.MaxRequestSize {
+			return
+		}
+		q, err := ocsp.ParseRequest(der)
+		for range 2 {
+			answer := s.post(t, der)
+			refused := len(answer) == len(ocsp.MalformedRequest.DER())
+			if err != nil && !bytes.Equal(answer, ocsp.MalformedRequest.DER()) || err == nil && bytes.Equal(answer, ocsp.MalformedRequest.DER()) {
+				t.Fatalf("%x, which parses with %v, is answered with %x", der, err, answer)
+			}
+			if refused {
+				continue
+			}
+			response, err := xocsp.ParseResponse(answer, s.ca.Certificate)
+			if len(q.IDs) == 1 && (err != nil || !bytes.Contains(answer, q.IDs[0].Raw) || response.Status == xocsp.Revoked) {
+				t.Fatalf("%x is answered with %x: %v", der, answer, err)
+			}
+			if got := s.get(t, pathOf(der)); got.Code != http.StatusOK {
+				t.Fatalf("by GET: HTTP %d", got.Code)
+			}
+		}
+	})
+}
