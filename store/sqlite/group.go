@@ -112,7 +112,7 @@ func (db *DB) carryOut(jobs []*job) {
 		return
 	}
 	defer conn.Close()
-	if err := transact(ctx, conn, jobs); err != nil {
+	if err = transact(ctx, conn, jobs); err != nil {
 		failAll(jobs, err)
 	}
 	pages := uint64(pagesOfTransaction)
@@ -120,7 +120,7 @@ func (db *DB) carryOut(jobs []*job) {
 		pages += j.entries * pagesOfEntry
 	}
 	db.written.Add(pages)
-	if slices.ContainsFunc(jobs, func(j *job) bool { return isBroken(j.err) }) {
+	if isBroken(err) || slices.ContainsFunc(jobs, func(j *job) bool { return isBroken(j.err) }) {
 		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // closes it; the next caller gets a new one
 	}
 }

@@ -87,16 +87,11 @@ func (l *Log) unsequenced(ctx context.Context, limit int) (head translog.Head, f
 		if head, err = readHead(ctx, tx); err != nil {
 			return err
 		}
-		found, err = unsequenced(ctx, tx, head, limit)
+		rows, err := tx.QueryContext(ctx, `SELECT id, entry, NULL FROM log WHERE id > ? ORDER BY id LIMIT ?`, int64(head.Size), limit) //nolint:gosec // an id
+		found, err = chained(rows, err, head)
 		return err
 	})
 	return head, found, err
-}
-
-// unsequenced reads the entries after a head and chains them to it.
-func unsequenced(ctx context.Context, tx *sql.Tx, head translog.Head, limit int) ([]translog.Sequenced, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT id, entry, NULL FROM log WHERE id > ? ORDER BY id LIMIT ?`, int64(head.Size), limit) //nolint:gosec // an id
-	return chained(rows, err, head)
 }
 
 // chained reads ids, entries and, where there are any, the chain values on record, in order from a head on.
