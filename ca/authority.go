@@ -49,11 +49,14 @@ type Observer interface {
 type Config struct {
 	Issuers  []Issuer // the last one is the current one
 	Profiles map[string]*Profile
-	Journal  Journal
-	Observer Observer
-	Meter    Meter
-	Clock    func() time.Time
-	Log      *slog.Logger
+	// Partitions is how many parts the CRL of each issuing CA has, over which the certificates of partitioned profiles are
+	// spread: 1 to MaxPartitions. It may be another number than before: what was issued keeps its partition.
+	Partitions int
+	Journal    Journal
+	Observer   Observer
+	Meter      Meter
+	Clock      func() time.Time
+	Log        *slog.Logger
 }
 
 // Authority issues certificates. It is safe for concurrent use.
@@ -63,6 +66,7 @@ type Authority struct {
 	profiles map[string]*Profile
 	lints    map[pki.IssuerID]understudy
 	layouts  map[layoutOf]*layout
+	parts    int // of a CRL
 	clock    func() time.Time
 	meter    Meter
 	writer   *writer
@@ -74,9 +78,12 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	if len(c.Issuers) == 0 {
 		return nil, errors.New("ca: no issuing CA is installed: run brevet ceremony install")
 	}
+	if err := CheckPartitions(c.Partitions); err != nil {
+		return nil, fmt.Errorf("ca: partitions of CRLs: %w", err)
+	}
 	a := &Authority{
 		issuers: map[pki.IssuerID]Issuer{}, lints: map[pki.IssuerID]understudy{}, layouts: map[layoutOf]*layout{},
-		profiles: c.Profiles, clock: c.Clock, meter: c.Meter,
+		profiles: c.Profiles, parts: c.Partitions, clock: c.Clock, meter: c.Meter,
 	}
 	for _, iss := range c.Issuers {
 		u, err := newUnderstudy(iss)
@@ -185,7 +192,8 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 	if err != nil {
 		return nil, err
 	}
-	template, err := p.template(iss, req, serial, now)
+	partition := p.partitionOf(serial, a.parts)
+	template, err := p.template(iss, req, serial, partition, now)
 	if err != nil {
 		return nil, err
 	}
@@ -202,10 +210,11 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 	message, ref := l.message(tbs), pki.CertRef{Issuer: req.Issuer, Serial: serial}
 	return &Draft{
 		issuer: iss, layout: l, tbs: tbs, message: message, patient: req.Patient,
-		item: newItem(IntentItem{Ref: ref, Digest: digestOf(message, l.hash), NotAfter: template.NotAfter}),
+		item: newItem(IntentItem{Ref: ref, Digest: digestOf(message, l.hash), NotAfter: template.NotAfter, Partition: partition}),
 		record: Record{
 			Ref: ref, Identity: req.Identity, Profile: req.Profile, KeyHash: pki.HashSPKI(template.RawSubjectPublicKeyInfo),
-			NotBefore: template.NotBefore, NotAfter: template.NotAfter, RequestID: req.RequestID, Actor: req.Actor, Guard: req.Guard,
+			NotBefore: template.NotBefore, NotAfter: template.NotAfter, Partition: partition,
+			RequestID: req.RequestID, Actor: req.Actor, Guard: req.Guard,
 		},
 	}, nil
 }

@@ -42,7 +42,7 @@ func CommonName(id pki.SPIFFEID) string {
 
 // template says what the certificate holds: everything in it comes from the profile, the identity and the issuer, but the
 // key, which is in RawSubjectPublicKeyInfo.
-func (p *Profile) template(iss Issuer, req Request, serial pki.Serial, now time.Time) (*x509.Certificate, error) {
+func (p *Profile) template(iss Issuer, req Request, serial pki.Serial, partition uint16, now time.Time) (*x509.Certificate, error) {
 	if err := p.checkNames(req.Names); err != nil {
 		return nil, err
 	}
@@ -75,13 +75,30 @@ func (p *Profile) template(iss Issuer, req Request, serial pki.Serial, now time.
 		if u == "" {
 			return nil
 		}
-		return []string{strings.ReplaceAll(u, "{issuer}", iss.ID.Short())}
+		return []string{strings.ReplaceAll(u, issuerField, iss.ID.Short())}
 	}
 	t.CRLDistributionPoints, t.OCSPServer, t.IssuingCertificateURL = at(p.crlURL), at(p.ocspURL), at(p.caURL)
-	if p.delegate() {
+	switch {
+	case p.delegate():
 		t.ExtraExtensions = []pkix.Extension{idPKIXOCSPNocheck}
+	case p.noRevAvail:
+		t.ExtraExtensions = []pkix.Extension{noRevAvail}
+	case p.partitioned:
+		return t, p.addPartition(t, iss.ID, partition)
 	}
 	return t, nil
+}
+
+// addPartition has a certificate say where the CRL of its partition is, and the delta CRL.
+func (p *Profile) addPartition(t *x509.Certificate, issuer pki.IssuerID, partition uint16) error {
+	crl, delta := p.CRLPoint(issuer, partition)
+	t.CRLDistributionPoints = []string{crl}
+	if delta == "" {
+		return nil
+	}
+	value, err := distributionPoints(delta)
+	t.ExtraExtensions = []pkix.Extension{{Id: oidFreshestCRL, Value: value}}
+	return err
 }
 
 // validity chooses notBefore and notAfter. A lifetime over the profile's is refused; one over the issuing CA's own end

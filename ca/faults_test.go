@@ -39,21 +39,29 @@ func (d *digests) list() []string {
 // observer remembers what it was told of.
 type observer struct {
 	mu    sync.Mutex
-	known map[pki.CertRef]bool
+	known map[pki.CertRef]pki.Status
 }
 
 func (o *observer) Apply(changes ...pki.StatusChange) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.known == nil {
-		o.known = map[pki.CertRef]bool{}
+		o.known = map[pki.CertRef]pki.Status{}
 	}
 	for _, c := range changes {
-		o.known[c.Ref] = true
+		o.known[c.Ref] = c.Status
 	}
 }
 
 func (o *observer) knows(ref pki.CertRef) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, ok := o.known[ref]
+	return ok
+}
+
+// status is what it was told last of a certificate.
+func (o *observer) status(ref pki.CertRef) pki.Status {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.known[ref]

@@ -64,8 +64,16 @@ type Settlement struct {
 	At      time.Time
 }
 
-// Verdicts holds, for each record of a settlement in its order, nil or the *pki.Refusal that kept it from being issued.
-type Verdicts []error
+// Verdict is what became of a record.
+type Verdict struct {
+	// Refusal is the *pki.Refusal that kept it from being issued; nil where it was.
+	Refusal error
+	// Superseded is the new status of the certificate that its guard has revoked; zero for none.
+	Superseded pki.StatusChange
+}
+
+// Verdicts holds one for each record of a settlement, in its order.
+type Verdicts []Verdict
 
 // BatchState is what a journal knows of a batch.
 type BatchState uint8
@@ -87,7 +95,7 @@ type Journal interface {
 	// Begin opens a new epoch, which fences all earlier ones, and returns the intents that they left pending.
 	Begin(ctx context.Context) (Epoch, []Intent, error)
 	// Write settles items and announces intents in one transaction: for each settlement, with its records' guards
-	// checked again and consumed, the certificates, request IDs, log entries, the never-released records, and the
+	// checked again and consumed, the certificates and the revocation of those that they supersede, request IDs, log entries, the never-released records, and the
 	// removal of its items from their intent, which have to be there. One record's refusal does not fail the others. The verdicts, one for each
 	// settlement, hold if the transaction applied, so they are returned beside an error too. A stale epoch gets an
 	// error that wraps ErrFenced, and nothing is written.

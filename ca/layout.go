@@ -17,7 +17,7 @@ import (
 
 // layout writes the certificates of one profile under one issuing CA (RFC 5280 §4.1). What is the same in all of them is
 // taken from a sample that crypto/x509 made; only what differs is encoded for each: serial number, validity, subject,
-// public key, subject key identifier and subject alternative name.
+// public key, subject key identifier and subject alternative name, and in partitioned profiles where the CRLs are.
 type layout struct {
 	algorithm  x509.SignatureAlgorithm
 	hash       crypto.Hash // of what the key signs; 0 where it signs the message itself
@@ -33,14 +33,16 @@ type extension struct {
 }
 
 var (
-	oidCommonName     = asn1.ObjectIdentifier{2, 5, 4, 3}
-	oidSubjectKeyID   = asn1.ObjectIdentifier{2, 5, 29, 14}
-	oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidCommonName            = asn1.ObjectIdentifier{2, 5, 4, 3}
+	oidSubjectKeyID          = asn1.ObjectIdentifier{2, 5, 29, 14}
+	oidSubjectAltName        = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidCRLDistributionPoints = asn1.ObjectIdentifier{2, 5, 29, 31}
+	oidFreshestCRL           = asn1.ObjectIdentifier{2, 5, 29, 46}
 )
 
 // newLayout takes the constant parts from a certificate that was made of a template, and checks that it writes the rest
-// of that certificate as crypto/x509 does.
-func newLayout(template, sample *x509.Certificate) (*layout, error) {
+// of that certificate as crypto/x509 does. In a partitioned profile they do not include where the CRLs are.
+func newLayout(template, sample *x509.Certificate, partitioned bool) (*layout, error) {
 	l := &layout{algorithm: sample.SignatureAlgorithm, issuer: sample.RawIssuer}
 	switch sample.SignatureAlgorithm {
 	case x509.SHA256WithRSA, x509.ECDSAWithSHA256:
@@ -63,7 +65,8 @@ func newLayout(template, sample *x509.Certificate) (*layout, error) {
 		if err != nil {
 			return nil, fmt.Errorf("ca: a sample certificate cannot be read: %w", err)
 		}
-		if e.Id.Equal(oidSubjectKeyID) || e.Id.Equal(oidSubjectAltName) {
+		if e.Id.Equal(oidSubjectKeyID) || e.Id.Equal(oidSubjectAltName) ||
+			partitioned && (e.Id.Equal(oidCRLDistributionPoints) || e.Id.Equal(oidFreshestCRL)) {
 			der = nil
 		}
 		l.extensions = append(l.extensions, extension{e.Id, der})
@@ -107,14 +110,19 @@ func (l *layout) addExtensions(b *cryptobyte.Builder, t *x509.Certificate) {
 		}
 		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 			b.AddASN1ObjectIdentifier(e.id)
-			if e.id.Equal(oidSubjectKeyID) {
+			switch {
+			case e.id.Equal(oidSubjectKeyID):
 				b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { b.AddASN1OctetString(t.SubjectKeyId) })
-				return
+			case e.id.Equal(oidSubjectAltName):
+				if t.Subject.CommonName == "" { // where the subject is empty, the names are critical (RFC 5280 §4.2.1.6)
+					b.AddASN1Boolean(true)
+				}
+				b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { addNames(b, t) })
+			case e.id.Equal(oidCRLDistributionPoints):
+				b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { addDistributionPoints(b, t.CRLDistributionPoints[0]) })
+			default: // freshest CRL, the only one that a partitioned profile adds
+				b.AddASN1OctetString(t.ExtraExtensions[0].Value)
 			}
-			if t.Subject.CommonName == "" { // where the subject is empty, the names are critical (RFC 5280 §4.2.1.6)
-				b.AddASN1Boolean(true)
-			}
-			b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { addNames(b, t) })
 		})
 	}
 }

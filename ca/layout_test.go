@@ -9,9 +9,12 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"fmt"
 	"math/big"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -81,6 +84,74 @@ func TestCertificatesOfALaterCentury(t *testing.T) {
 	}
 }
 
+// Where the CRLs are differs from one certificate to the next in partitioned profiles, and is written as crypto/x509 does all
+// the same; it has no freshest CRL, which has the form of CRL distribution points (RFC 5280 §4.2.1.15).
+func TestPartitionsAreLaidOutAsByX509(t *testing.T) {
+	w := newWorld(t)
+	issuer := pki.IssuerOf(w.issuer.Certificate)
+	for name, change := range map[string]func(*ca.ProfileConfig){
+		"with a delta":    func(c *ca.ProfileConfig) { c.DeltaCRLURL = "{public_url}/crl/{issuer}/{partition}-delta.crl" },
+		"without a delta": func(*ca.ProfileConfig) {},
+		"without OCSP":    func(c *ca.ProfileConfig) { c.OCSPURL, c.CAURL = "", "" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := profile(t, func(c *ca.ProfileConfig) {
+				c.CRLURL = "{public_url}/crl/{issuer}/{partition}.crl"
+				change(c)
+			})
+			journal := &remembering{Journal: w.store.CA()}
+			a := w.openWith(t, journal, p, 1000)
+			defer shut(t, a)
+			for range 20 {
+				c, err := issue(t.Context(), a, w.request(t))
+				if err != nil {
+					t.Fatal(err)
+				}
+				sameAsX509(t, c.DER, w.issuer.Certificate)
+				cert, partition := parse(t, c.DER), journal.partition(t, c.Ref)
+				url, delta := p.CRLPoint(issuer, partition)
+				if want := fmt.Sprintf("%s/crl/%s/%d.crl", publicURL, issuer.Short(), partition); url != want || len(cert.CRLDistributionPoints) != 1 || cert.CRLDistributionPoints[0] != want {
+					t.Errorf("the certificate names %v, the profile %s, want %s", cert.CRLDistributionPoints, url, want)
+				}
+				checkFreshest(t, cert, delta, name == "with a delta")
+			}
+		})
+	}
+}
+
+// checkFreshest looks whether a certificate has a freshest CRL of the URL, in the octets that crypto/x509 writes for CRL
+// distribution points.
+func checkFreshest(t *testing.T, cert *x509.Certificate, delta string, wanted bool) {
+	t.Helper()
+	at := slices.IndexFunc(cert.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidFreshestCRL) })
+	if !wanted {
+		if at >= 0 || delta != "" {
+			t.Errorf("the certificate names a delta CRL, or its profile does: %q", delta)
+		}
+		return
+	}
+	if at < 0 || cert.Extensions[at].Critical {
+		t.Fatal("the certificate names no delta CRL, or has to be understood to")
+	}
+	key := newKey(t, elliptic.P256())
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), CRLDistributionPoints: []string{delta}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := parse(t, der).Extensions; !strings.HasSuffix(delta, "-delta.crl") || !bytes.Equal(cert.Extensions[at].Value, want[len(want)-1].Value) {
+		t.Errorf("the freshest CRL is %x, crypto/x509 writes %x for %s", cert.Extensions[at].Value, want[len(want)-1].Value, delta)
+	}
+}
+
+// unreadByX509 are extensions that crypto/x509 neither reads nor writes.
+var unreadByX509 = []asn1.ObjectIdentifier{oidFreshestCRL, oidNoRevAvail}
+
+var (
+	oidFreshestCRL = asn1.ObjectIdentifier{2, 5, 29, 46}
+	oidNoRevAvail  = asn1.ObjectIdentifier{2, 5, 29, 56}
+)
+
 // sameAsX509 has crypto/x509 make the certificate anew from what it reads in it.
 func sameAsX509(t rapid.TB, der []byte, parent *x509.Certificate) {
 	t.Helper()
@@ -93,6 +164,11 @@ func sameAsX509(t rapid.TB, der []byte, parent *x509.Certificate) {
 	}
 	template := *cert
 	template.RawSubject = nil // to be encoded anew
+	for _, e := range cert.Extensions {
+		if slices.ContainsFunc(unreadByX509, e.Id.Equal) {
+			template.ExtraExtensions = append(template.ExtraExtensions, e)
+		}
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)

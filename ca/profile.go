@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -54,15 +53,28 @@ type ProfileConfig struct {
 	// Which ones they are, `brevet identity create --ip` says.
 	IPAddresses string `yaml:"ip_addresses"`
 	// Where the certificate says that its CRL is, an `http://` URL. `"{public_url}/crl/{issuer}.crl"` is where Brevet serves
-	// it: `{public_url}` is filled in from the key of that name, `{issuer}` with the issuing CA's identifier. Left out, the
-	// certificate says nothing of it.
+	// it: `{public_url}` is filled in from the key of that name, `{issuer}` with the issuing CA's identifier. With
+	// `{partition}` in it, as in `"{public_url}/crl/{issuer}/{partition}.crl"`, each certificate gets one of `crl.partitions`
+	// parts of the CRL when it is issued, and keeps it. Left out, the certificate says nothing of it.
 	CRLURL string `yaml:"crl_url"`
+	// Where the certificate says that the delta CRL of its partition is (freshest CRL, RFC 5280 section 4.2.1.15), an
+	// `http://` URL, filled in as `crl_url` is, such as `"{public_url}/crl/{issuer}/{partition}-delta.crl"`. Both have to have
+	// `{partition}`. Left out, the certificate says nothing of it.
+	DeltaCRLURL string `yaml:"delta_crl_url"`
 	// Where the certificate says that OCSP is asked, an `http://` URL, filled in as `crl_url` is. `"{public_url}/ocsp"` is
 	// where Brevet answers. Left out, the certificate says nothing of it.
 	OCSPURL string `yaml:"ocsp_url"`
 	// Where the certificate says that the issuing CA's certificate is, an `http://` URL, filled in as `crl_url` is.
 	// `"{public_url}/ca/{issuer}.cer"` is where Brevet serves it. Left out, the certificate says nothing of it.
 	CAURL string `yaml:"ca_url"`
+	// Whether the certificate says that there is nothing to learn of its revocation (noRevAvail, RFC 9608), and relying parties
+	// accept it until it ends: for lives so short that a revocation would come too late. `max_lifetime` is then 7 days at
+	// most, and `crl_url`, `delta_crl_url` and `ocsp_url` are left out. Brevet itself refuses it once it is revoked.
+	NoRevAvail bool `yaml:"no_rev_avail"`
+	// Whether a renewal revokes the certificate that it renews, as superseded, and not only follows it. Calls with that one
+	// are refused from then on, on connections that are open too, and it stays in the CRL until it ends; a device that never heard
+	// the answer may repeat its request with it. Left out, it is good until it ends.
+	RenewalRevokes bool `yaml:"renewal_revokes"`
 	// Whether each certificate is checked with zlint before it is signed, which takes time, and not only samples when the
 	// server starts.
 	Lint bool `yaml:"lint"`
@@ -102,30 +114,31 @@ type Profile struct {
 	dnsNames    nameRule
 	ipAddresses nameRule
 	crlURL      string
+	deltaCRLURL string
 	ocspURL     string
 	caURL       string
-	lintEach    bool
+	// Its certificates are spread over the partitions of their CA's CRL.
+	partitioned    bool
+	noRevAvail     bool
+	renewalRevokes bool
+	lintEach       bool
 }
 
 // NewProfile checks a profile. publicURL is where the CA's public HTTP port is reached, such as
 // http://pki.fleet.example; it fills {public_url}. Errors begin with the path of the key, such as
 // profiles.device.lifetime, and say what would pass.
 func NewProfile(name string, c ProfileConfig, publicURL string) (*Profile, error) {
-	p := &Profile{name: name, lintEach: c.Lint}
+	p := &Profile{name: name, noRevAvail: c.NoRevAvail, renewalRevokes: c.RenewalRevokes, lintEach: c.Lint}
 	for _, step := range []func(ProfileConfig) error{p.readKinds, p.readTimes, p.readKeys, p.readUsages, p.readNames} {
 		if err := step(c); err != nil {
 			return nil, fmt.Errorf("profiles.%s.%w", name, err)
 		}
 	}
-	for _, u := range []struct {
-		key, from string
-		to        *string
-	}{{"crl_url", c.CRLURL, &p.crlURL}, {"ocsp_url", c.OCSPURL, &p.ocspURL}, {"ca_url", c.CAURL, &p.caURL}} {
-		text := strings.ReplaceAll(u.from, "{public_url}", strings.TrimSuffix(publicURL, "/"))
-		if err := checkURL(text); err != nil {
-			return nil, fmt.Errorf("profiles.%s.%s: %w", name, u.key, err)
-		}
-		*u.to = text
+	if err := p.readURLs(c, publicURL); err != nil {
+		return nil, fmt.Errorf("profiles.%s.%w", name, err)
+	}
+	if err := p.checkUnchecked(c); err != nil {
+		return nil, fmt.Errorf("profiles.%s.%w", name, err)
 	}
 	if err := p.checkDelegate(); err != nil {
 		return nil, fmt.Errorf("profiles.%s.%w", name, err)
@@ -138,6 +151,9 @@ func (p *Profile) Name() string { return p.name }
 
 // MaxLifetime returns the longest lifetime that a request may name.
 func (p *Profile) MaxLifetime() time.Duration { return p.maxLifetime }
+
+// RenewalRevokes reports whether a renewal revokes the certificate that it renews.
+func (p *Profile) RenewalRevokes() bool { return p.renewalRevokes }
 
 // Keys returns the kinds of keys that are certified, in the order of the configuration: at least one.
 func (p *Profile) Keys() []KeyType { return slices.Clone(p.keys) }
@@ -277,22 +293,13 @@ func (p *Profile) checkDelegate() error {
 		return errors.New("extended_key_usage: OCSPSigning stands alone")
 	case p.maxLifetime > MaxDelegateLifetime:
 		return fmt.Errorf("max_lifetime: a certificate that nobody checks lives %s at most", MaxDelegateLifetime)
+	case p.renewalRevokes:
+		return errors.New("renewal_revokes: nobody looks up an OCSP responder's certificate: leave it out")
 	}
 	return nil
 }
 
 func (p *Profile) delegate() bool { return slices.Contains(p.extKeyUsage, x509.ExtKeyUsageOCSPSigning) }
-
-func checkURL(text string) error {
-	if text == "" {
-		return nil
-	}
-	u, err := url.Parse(strings.ReplaceAll(text, "{issuer}", "0"))
-	if err != nil || u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.User != nil {
-		return fmt.Errorf("%q is not an http:// URL: plain HTTP, because checking a TLS certificate there would need this very URL", text)
-	}
-	return nil
-}
 
 func names[V any](m map[string]V) string {
 	keys := make([]string, 0, len(m))

@@ -58,6 +58,28 @@ func TestDefaultProfilesKeepToTheirKinds(t *testing.T) {
 	}
 }
 
+// unchecked makes a profile of certificates that nobody checks.
+func unchecked(c *ca.ProfileConfig) {
+	c.NoRevAvail, c.CRLURL, c.OCSPURL, c.MaxLifetime = true, "", "", "7d"
+}
+
+// parted makes a partitioned profile with deltas.
+func parted(c *ca.ProfileConfig) {
+	c.CRLURL, c.DeltaCRLURL = "{public_url}/crl/{issuer}/{partition}.crl", "{public_url}/crl/{issuer}/{partition}-delta.crl"
+}
+
+// profile makes the default profile for devices, with a change.
+func profile(t testing.TB, change func(*ca.ProfileConfig)) *ca.Profile {
+	t.Helper()
+	c := defaults(t)["device"]
+	change(&c)
+	p, err := ca.NewProfile("device", c, publicURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 func TestBadProfilesAreRefusedByNameAndKey(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*ca.ProfileConfig)
@@ -84,6 +106,24 @@ func TestBadProfilesAreRefusedByNameAndKey(t *testing.T) {
 		"long-lived delegate": {func(c *ca.ProfileConfig) {
 			c.Kinds, c.ExtendedKeyUsage, c.MaxLifetime = []string{"va"}, []string{"OCSPSigning"}, "8d"
 		}, "max_lifetime"},
+		"delegate that revokes": {func(c *ca.ProfileConfig) {
+			c.Kinds, c.ExtendedKeyUsage, c.MaxLifetime, c.RenewalRevokes = []string{"va"}, []string{"OCSPSigning"}, "7d", true
+		}, "renewal_revokes"},
+		"delegate with noRevAvail": {func(c *ca.ProfileConfig) {
+			unchecked(c)
+			c.Kinds, c.ExtendedKeyUsage = []string{"va"}, []string{"OCSPSigning"}
+		}, "id-pkix-ocsp-nocheck"},
+		"unchecked for long":           {func(c *ca.ProfileConfig) { unchecked(c); c.MaxLifetime = "8d" }, "max_lifetime"},
+		"unchecked with a CRL":         {func(c *ca.ProfileConfig) { unchecked(c); c.CRLURL = "{public_url}/x.crl" }, "drop crl_url"},
+		"unchecked with a delta CRL":   {func(c *ca.ProfileConfig) { unchecked(c); parted(c); c.CRLURL = "" }, "delta_crl_url"},
+		"unchecked with OCSP":          {func(c *ca.ProfileConfig) { unchecked(c); c.OCSPURL = "{public_url}/ocsp" }, "drop ocsp_url"},
+		"partition of OCSP":            {func(c *ca.ProfileConfig) { c.OCSPURL = "{public_url}/ocsp/{partition}" }, "ocsp_url"},
+		"partition of a CA":            {func(c *ca.ProfileConfig) { c.CAURL = "{public_url}/{partition}.cer" }, "ca_url"},
+		"delta of the whole":           {func(c *ca.ProfileConfig) { parted(c); c.CRLURL = "{public_url}/x.crl" }, "delta_crl_url"},
+		"delta of nothing":             {func(c *ca.ProfileConfig) { parted(c); c.CRLURL = "" }, "delta_crl_url"},
+		"one delta for all partitions": {func(c *ca.ProfileConfig) { parted(c); c.DeltaCRLURL = "{public_url}/delta.crl" }, "delta_crl_url"},
+		"delta that is the CRL":        {func(c *ca.ProfileConfig) { parted(c); c.DeltaCRLURL = c.CRLURL }, "delta_crl_url"},
+		"https delta":                  {func(c *ca.ProfileConfig) { parted(c); c.DeltaCRLURL = "https://x/{partition}.crl" }, "delta_crl_url"},
 		"delegate with more": {func(c *ca.ProfileConfig) {
 			c.Kinds, c.ExtendedKeyUsage, c.MaxLifetime = []string{"va"}, []string{"OCSPSigning", "clientAuth"}, "7d"
 		}, "alone"},

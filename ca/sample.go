@@ -66,7 +66,7 @@ func (u understudy) layout(p *Profile, now time.Time) (*layout, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ca: read a sample of profile %s: %w", p.name, err)
 	}
-	return newLayout(template, cert)
+	return newLayout(template, cert, p.partitioned)
 }
 
 // lint signs a TBSCertificate with the throwaway key and holds the certificate against zlint.
@@ -109,7 +109,7 @@ func (u understudy) sample(p *Profile, n Names, pub crypto.PublicKey, lifetime t
 	if err != nil {
 		return nil, err
 	}
-	template, err := p.template(u.issuer, Request{Identity: id, Names: n, Key: pub, Lifetime: lifetime}, serial, now)
+	template, err := p.template(u.issuer, Request{Identity: id, Names: n, Key: pub, Lifetime: lifetime}, serial, 1, now)
 	if err != nil {
 		return nil, fmt.Errorf("profile %s: %w", p.name, err)
 	}

@@ -129,8 +129,21 @@ func (w *world) open(t testing.TB, journal ca.Journal) *ca.Authority {
 // openAt starts one with a clock of its own.
 func (w *world) openAt(t testing.TB, journal ca.Journal, clock func() time.Time) *ca.Authority {
 	t.Helper()
+	return w.openConfigured(t, journal, clock, profiles(t), 4)
+}
+
+// openWith starts one that has a profile in the place of the default for devices, and so many partitions.
+func (w *world) openWith(t testing.TB, journal ca.Journal, p *ca.Profile, partitions int) *ca.Authority {
+	t.Helper()
+	all := profiles(t)
+	all["device"] = p
+	return w.openConfigured(t, journal, time.Now, all, partitions)
+}
+
+func (w *world) openConfigured(t testing.TB, journal ca.Journal, clock func() time.Time, all map[string]*ca.Profile, partitions int) *ca.Authority {
+	t.Helper()
 	a, err := ca.New(t.Context(), ca.Config{
-		Issuers: []ca.Issuer{w.issuer}, Profiles: profiles(t), Journal: journal, Observer: w.observed, Meter: unmetered{},
+		Issuers: []ca.Issuer{w.issuer}, Profiles: all, Partitions: partitions, Journal: journal, Observer: w.observed, Meter: unmetered{},
 		Clock: clock, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {

@@ -373,11 +373,15 @@ func (w *writer) release(done []*item, settled []Settlement, verdicts []Verdicts
 	refused := map[pki.CertRef]error{}
 	for i, s := range settled {
 		for j, r := range s.Records {
-			if verdicts[i][j] != nil {
-				refused[r.Ref] = verdicts[i][j]
+			v := verdicts[i][j]
+			if v.Refusal != nil {
+				refused[r.Ref] = v.Refusal
 				continue
 			}
 			issued = append(issued, pki.StatusChange{Ref: r.Ref, NotAfter: r.NotAfter, Status: pki.Status{State: pki.Good, Version: 1}})
+			if !v.Superseded.Ref.IsZero() {
+				issued = append(issued, v.Superseded)
+			}
 		}
 	}
 	w.observer.Apply(issued...)

@@ -14,6 +14,8 @@ type Guard struct {
 	Token TokenID
 	// Predecessor must be recorded and not revoked, and must not have been renewed with another key.
 	Predecessor CertRef
+	// Supersedes says that the predecessor is revoked, as superseded, in the same transaction. Without one it says nothing.
+	Supersedes bool
 	// Key must not be known as compromised, belong to a CA, or have been certified for another identity.
 	Key KeyHash
 }

@@ -98,12 +98,17 @@ type Predecessor struct {
 	Status pki.Status
 	// Successor is the key with which it was renewed before; zero if it was not.
 	Successor pki.KeyHash
+	// Superseded says that its renewal revoked it, as pki.Guard has it.
+	Superseded bool
 }
 
 // Answer is the certificate that a request was answered with, and the key that it was for.
 type Answer struct {
 	Certificate ca.Certificate
 	Key         pki.KeyHash
+	// Supersedes says that the certificate renewed the predecessor that the question names, and that this one was
+	// revoked for it.
+	Supersedes bool
 }
 
 // Cursor is a place in a list of certificates; the zero value is its beginning.

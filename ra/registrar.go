@@ -70,7 +70,8 @@ type Enrollment struct {
 }
 
 // Renewal asks for the successor of a certificate whose holder has proved to have its key, and which the caller of
-// Renew has found to be issued by this CA to this identity, for client authentication, in its time.
+// Renew has found to be issued by this CA to this identity, for client authentication, in its time. Its status is looked
+// at by Renew.
 type Renewal struct {
 	RequestID   pki.RequestID
 	Identity    pki.SPIFFEID
@@ -178,15 +179,13 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n Renewal) (ca.Certifica
 	}
 	old := st.Predecessor
 	if old.Status.State != pki.Good {
-		return none, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
-			"certificate %s is %s (%s)", n.Predecessor.Serial, old.Status.State, old.Status.Reason)
+		return afterwards(st, c.keyHash, n.Predecessor.Serial)
 	}
 	if st.Answer != nil {
 		return answered(st.Answer, c.keyHash)
 	}
-	if !old.Successor.IsZero() && old.Successor != c.keyHash {
-		return none, pki.Refuse(pki.RuleClone, "find out who holds a copy of the credential, then enroll with a token made with --replace",
-			"certificate %s was renewed before, with another key: two parties hold it", n.Predecessor.Serial)
+	if old.renewedWithAnother(c.keyHash) {
+		return none, cloned(n.Predecessor.Serial)
 	}
 	if st.Identity.State != pki.Enrolled {
 		return none, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", n.Identity, st.Identity.State)
@@ -198,6 +197,31 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n Renewal) (ca.Certifica
 		return none, err
 	}
 	return r.issue(ctx, d, q)
+}
+
+// afterwards is what the holder of a certificate that is good no longer hears. Nothing is issued to it. One that its renewal has
+// revoked may not have heard the answer, and hears it again under the same request ID, for the same key.
+func afterwards(st Standing, key pki.KeyHash, serial pki.Serial) (ca.Certificate, error) {
+	old := st.Predecessor
+	if old.Superseded && old.Status.Reason == pki.Superseded { // and no other reason has followed
+		if a := st.Answer; a != nil && a.Supersedes && a.Key == key {
+			return a.Certificate, nil
+		}
+		if old.renewedWithAnother(key) {
+			return ca.Certificate{}, cloned(serial)
+		}
+	}
+	return ca.Certificate{}, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
+		"certificate %s is %s (%s)", serial, old.Status.State, old.Status.Reason)
+}
+
+func (p Predecessor) renewedWithAnother(key pki.KeyHash) bool {
+	return !p.Successor.IsZero() && p.Successor != key
+}
+
+func cloned(serial pki.Serial) *pki.Refusal {
+	return pki.Refuse(pki.RuleClone, "find out who holds a copy of the credential, then enroll with a token made with --replace",
+		"certificate %s was renewed before, with another key: two parties hold it", serial)
 }
 
 // issue has a certificate issued. Where the same request was being answered meanwhile, the answer is the same.
@@ -263,6 +287,7 @@ func (r *Registrar) decide(st Standing, c csr, req ca.Request) (*ca.Draft, error
 	req.Identity, req.Profile, req.Key = id.ID, id.Profile, c.key
 	req.Names = ca.Names{DNS: id.DNSNames, IPs: id.IPAddresses}
 	req.Guard.Identity, req.Guard.Generation, req.Guard.Key = id.ID, id.Generation, c.keyHash
+	req.Guard.Supersedes = p.RenewalRevokes() && !req.Guard.Predecessor.IsZero()
 	d, err := r.issuer.Draft(req)
 	if err == nil && st.Key != nil {
 		err = st.Key

@@ -149,6 +149,19 @@ func (a *Authority) Apply(ctx context.Context, o Order) ([]pki.StatusChange, err
 	return changes, nil
 }
 
+// Recorded hears of changes that became durable without an order, such as a renewal that revokes what it renews. Where one is
+// not good, a new CRL of its issuer follows within a second. The sink is told by whoever recorded them. It does not block.
+func (a *Authority) Recorded(changes ...pki.StatusChange) {
+	for _, c := range changes {
+		if c.Status.State == pki.Good { // most are, and no CRL has them
+			continue
+		}
+		if i := a.issuers[c.Ref.Issuer]; i != nil {
+			i.want()
+		}
+	}
+}
+
 // check refuses an order that makes no sense whatever the records say.
 func (o Order) check(now time.Time) error {
 	if o.Certificate.IsZero() == o.Identity.IsZero() {

@@ -108,6 +108,32 @@ func TestChangesShareACRL(t *testing.T) {
 	})
 }
 
+// What others have recorded is in a CRL within a second, and what no CRL has asks for none.
+func TestWhatOthersRecordReachesTheCRL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, never)
+		s.running(t)
+		wait(time.Minute)
+		_, ref := s.issue(t)
+		_, next := s.issue(t)
+		good := s.book.Issue(next, time.Now().Add(time.Hour))
+		s.Recorded(good)
+		wait(time.Minute)
+		if n := len(s.outlet.published()); n != 1 {
+			t.Fatalf("%d CRLs, want the first alone", n)
+		}
+		changes, err := s.book.Apply(t.Context(), revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: ref, At: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Recorded(append(changes, good)...)
+		wait(time.Second)
+		if !lists(s.newest(t), ref) || lists(s.newest(t), next) {
+			t.Error("the CRL does not have what was revoked, and that alone")
+		}
+	})
+}
+
 func TestExpiredEntriesAppearOnceMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, never)

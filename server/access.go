@@ -13,13 +13,14 @@ const (
 	nobody    who = iota // the zero value: what is not in the table is denied
 	anybody              // without a certificate too
 	identity             // any caller with a valid certificate
+	renewing             // the same, and one whose certificate was superseded: it may not have heard the answer to its renewal
 	operators            // callers with a valid operator's certificate
 )
 
 // access is the one table of who may call what. A test fails for an RPC that is served and not in it.
 var access = map[string]who{
 	brevetv1.EnrollmentService_Enroll_FullMethodName:            anybody, // the token is the proof
-	brevetv1.EnrollmentService_Renew_FullMethodName:             identity,
+	brevetv1.EnrollmentService_Renew_FullMethodName:             renewing,
 	brevetv1.EnrollmentService_IssueCertificates_FullMethodName: operators,
 
 	brevetv1.IdentityService_CreateIdentity_FullMethodName:  operators,

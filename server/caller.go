@@ -52,14 +52,14 @@ func (g *gate) enter(ctx context.Context, method string) (context.Context, error
 	if need == nobody {
 		return ctx, pki.Refuse(pki.RuleAccess, "call what the API has (proto/brevet/v1)", "this call is not open to anyone")
 	}
-	c, err := g.identify(ctx)
+	c, err := g.identify(ctx, need == renewing)
 	if err == nil && need == operators && !c.isOperator() {
 		err = pki.Refuse(pki.RuleAccess, "call with an operator's certificate", "%s is not an operator", c.id)
 	}
 	return context.WithValue(ctx, callerKey{}, c), err
 }
 
-func (g *gate) identify(ctx context.Context) (caller, error) {
+func (g *gate) identify(ctx context.Context, renewing bool) (caller, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return caller{}, unauthenticated()
@@ -68,7 +68,7 @@ func (g *gate) identify(ctx context.Context) (caller, error) {
 	if !ok || len(info.State.PeerCertificates) == 0 {
 		return caller{}, unauthenticated()
 	}
-	return g.verify(info.State.PeerCertificates)
+	return g.verify(info.State.PeerCertificates, renewing)
 }
 
 func unauthenticated() error {
@@ -77,8 +77,9 @@ func unauthenticated() error {
 
 // verify checks chain, time, purpose, identity and revocation of a client's certificate (RFC 5280 §6). The TLS
 // handshake has proved that the client holds its key. The caller beside a refusal is who it is all the same; it is zero
-// where the certificate proves nothing.
-func (g *gate) verify(chain []*x509.Certificate) (caller, error) {
+// where the certificate proves nothing. For a renewal a superseded certificate passes too: whether it may have an answer, and
+// it never has more, is the registration authority's to say.
+func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) {
 	leaf, now := chain[0], g.clock()
 	if now.Before(leaf.NotBefore) {
 		return caller{}, pki.Refuse(pki.RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
@@ -97,6 +98,7 @@ func (g *gate) verify(chain []*x509.Certificate) (caller, error) {
 	switch {
 	case !known:
 		return c, pki.Refuse(pki.RuleCertificate, "enroll again", "certificate %s is not on record", c.ref.Serial)
+	case renewing && st.State == pki.Revoked && st.Reason == pki.Superseded:
 	case st.State != pki.Good:
 		return c, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
 			"certificate %s is %s since %s (%s)", c.ref.Serial, st.State, stamp(st.RevokedAt), st.Reason)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -52,6 +53,8 @@ type Config struct {
 	Limits Limits
 	// OCSP says how relying parties are answered; the zero value is the default.
 	OCSP OCSP
+	// CRL says what CRLs there are; the zero value is the default.
+	CRL CRL
 	// Retention is how long records stay in the store after the end of what they are about.
 	Retention time.Duration
 	// Traces says where traces of calls go; the zero value is nowhere.
@@ -64,6 +67,12 @@ type Config struct {
 type OCSP struct {
 	MaxAge         time.Duration
 	ExtendedRevoke bool
+}
+
+// CRL is what CRLs the issuing CAs have.
+type CRL struct {
+	// Partitions is as in ca.Config; zero is ca.DefaultPartitions.
+	Partitions int
 }
 
 // Stores are the views of the store that the server's parts ask for.
@@ -165,7 +174,8 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
-		Issuers: c.Issuers, Profiles: c.Profiles, Journal: journal{c.Stores.CA, s}, Observer: s.responder, Meter: s, Clock: c.Clock, Log: c.Log,
+		Issuers: c.Issuers, Profiles: c.Profiles, Partitions: cmp.Or(c.CRL.Partitions, ca.DefaultPartitions),
+		Journal: journal{c.Stores.CA, s}, Observer: observer{s.responder, s.revocations}, Meter: s, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err
@@ -296,4 +306,16 @@ func (s superseder) Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor
 		Action: revocation.Revoke, Reason: pki.Superseded, Identity: id, By: by,
 	})
 	return err
+}
+
+// observer passes on what issuing has changed.
+type observer struct {
+	responder   *responder.Responder
+	revocations *revocation.Authority
+}
+
+// Apply implements ca.Observer.
+func (o observer) Apply(changes ...pki.StatusChange) {
+	o.responder.Apply(changes...)
+	o.revocations.Recorded(changes...)
 }

@@ -1,5 +1,6 @@
-// Package lint holds certificates and CRLs against the rules of RFC 5280 and its updates, with zlint. It leaves out the
-// rules of the public web PKI, which misfire on a private CA, and refuses what breaks a rule at the level of an error.
+// Package lint holds certificates and CRLs against the rules of RFC 5280 and its updates, with zlint, and certificates
+// against RFC 9608, which zlint has no rules for. It leaves out the rules of the public web PKI, which misfire on a
+// private CA, and refuses what breaks a rule at the level of an error.
 package lint
 
 import (
@@ -30,7 +31,7 @@ func Certificate(der []byte) error {
 	if err != nil {
 		return fmt.Errorf("lint: parse certificate: %w", err)
 	}
-	return verdict(zlint.LintCertificateEx(c, reg))
+	return verdict(zlint.LintCertificateEx(c, reg), noRevAvail(c)...)
 }
 
 // CRL checks a certificate revocation list in DER, as Certificate does a certificate.
@@ -46,8 +47,8 @@ func CRL(der []byte) error {
 	return verdict(zlint.LintRevocationListEx(crl, reg))
 }
 
-func verdict(set *zlint.ResultSet) error {
-	var broken []string
+// verdict joins what zlint found with what rules of our own found.
+func verdict(set *zlint.ResultSet, broken ...string) error {
 	for name, r := range set.Results {
 		if r.Status >= lint.Error {
 			broken = append(broken, strings.TrimSpace(name+" "+r.Details))

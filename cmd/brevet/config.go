@@ -56,6 +56,8 @@ type Config struct {
 	Limits LimitsConfig `yaml:"limits"`
 	// What relying parties are answered when they ask for the status of a certificate.
 	OCSP OCSPConfig `yaml:"ocsp"`
+	// The certificate revocation lists that relying parties fetch.
+	CRL CRLConfig `yaml:"crl"`
 	// How long records stay in the store after the end of what they are about, at least `2d`: certificates with their
 	// request IDs, tokens, and keys that no certificate has any more. Until then `brevet cert` shows them and a repeated
 	// request is answered with them; after that the log alone has them. It has to be longer than the clock could be ahead
@@ -126,6 +128,14 @@ type OCSPConfig struct {
 	ExtendedRevoke bool `yaml:"extended_revoke"`
 }
 
+// CRLConfig says what CRLs there are.
+type CRLConfig struct {
+	// How many partitions the CRL of each issuing CA has beside the whole one, 1 to 1024. Certificates of profiles with
+	// `{partition}` in their `crl_url` are spread over them, so that a relying party fetches one part and not all. Another
+	// number holds for what is issued from then on: certificates keep the partition that they name.
+	Partitions int `yaml:"partitions"`
+}
+
 // LogConfig says how the process logs.
 type LogConfig struct {
 	// `text` or `json`.
@@ -142,6 +152,7 @@ func defaultConfig() Config {
 		Listen: ListenConfig{GRPC: ":7443", HTTP: ":7080", Operations: "127.0.0.1:7090"},
 		Token:  TokenConfig{Sessions: hsm.DefaultSessions},
 		OCSP:   OCSPConfig{MaxAge: responder.DefaultMaxAge},
+		CRL:    CRLConfig{Partitions: ca.DefaultPartitions},
 		Log:    LogConfig{Format: config.LogText}, Retention: ra.DefaultRetention,
 		Traces: TracesConfig{Share: 1},
 	}
@@ -236,6 +247,7 @@ func (c *Config) check() error {
 		{"limits.address.per_second", admission.Rate(c.Limits.Address).CheckPerSecond},
 		{"limits.address.burst", admission.Rate(c.Limits.Address).CheckBurst},
 		{"ocsp.max_age", func() error { return responder.CheckMaxAge(c.OCSP.MaxAge) }},
+		{"crl.partitions", func() error { return ca.CheckPartitions(c.CRL.Partitions) }},
 		{"retention", c.checkRetention},
 		{"traces.endpoint", c.Traces.checkEndpoint}, {"traces.share", c.Traces.checkShare},
 	} {
@@ -268,7 +280,7 @@ func (c *Config) checkNames() error {
 
 func (c *Config) checkPublicURL() error {
 	u, err := url.Parse(c.PublicURL)
-	if err != nil || u.Scheme != "http" || u.Hostname() == "" || u.User != nil || strings.ContainsAny(c.PublicURL, "?#") {
+	if err != nil || u.Scheme != "http" || u.Hostname() == "" || u.User != nil || strings.ContainsAny(c.PublicURL, "?#{}") {
 		return fmt.Errorf("%q is not an http:// URL with a host, such as http://pki.fleet.example", c.PublicURL)
 	}
 	return nil

@@ -161,6 +161,7 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 		Archive: n.archive, Token: hsm.Watched{Token: n.token, Keys: n.keys}, Disk: n.config.volume(), Retention: n.config.Retention,
 		Limits: server.Limits{Identity: admission.Rate(n.config.Limits.Identity), Address: admission.Rate(n.config.Limits.Address)},
 		OCSP:   server.OCSP{MaxAge: n.config.OCSP.MaxAge, ExtendedRevoke: n.config.OCSP.ExtendedRevoke},
+		CRL:    server.CRL{Partitions: n.config.CRL.Partitions},
 		Traces: server.Traces{Endpoint: n.config.Traces.Endpoint, Share: n.config.Traces.Share}, Clock: time.Now, Log: n.log,
 	})
 }

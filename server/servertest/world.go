@@ -72,6 +72,10 @@ type Options struct {
 	Traces server.Traces
 	// OCSP says how relying parties are answered.
 	OCSP server.OCSP
+	// CRL says what CRLs there are.
+	CRL server.CRL
+	// Profile changes a default profile, which it is told by name.
+	Profile func(name string, c *ca.ProfileConfig)
 	// DelegateKeys are the keys of the profile ocsp, where they are others than the default's.
 	DelegateKeys []string
 	// Limits are how often callers may call, where that is not without end for a test.
@@ -210,6 +214,9 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 		if name == "ocsp" && o.DelegateKeys != nil {
 			c.Keys = o.DelegateKeys
 		}
+		if o.Profile != nil {
+			o.Profile(name, &c)
+		}
 		profiles[name] = Must(ca.NewProfile(name, c, publicURL))(t)
 	}
 	stores := w.Stores
@@ -230,7 +237,7 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), GRPC: grpc, HTTP: public, Operations: operations,
 		Issuers: []ca.Issuer{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
-		Stores: stores, Archive: w.archive, Token: token, Disk: w.Disk, Retention: ra.DefaultRetention, Limits: limits, OCSP: o.OCSP, Traces: o.Traces,
+		Stores: stores, Archive: w.archive, Token: token, Disk: w.Disk, Retention: ra.DefaultRetention, Limits: limits, OCSP: o.OCSP, CRL: o.CRL, Traces: o.Traces,
 		Clock: w.Clock.Now, Log: w.logger(),
 	}
 }

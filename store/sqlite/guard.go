@@ -14,7 +14,9 @@ import (
 type guarded struct {
 	identity    int64
 	token       int64
-	predecessor int64
+	predecessor int64 // which gets a successor
+	supersedes  int64 // the predecessor too, with its next status
+	superseded  pki.StatusChange
 }
 
 // names is how often certificates will name the key: the new one, and the one that it renews.
@@ -29,7 +31,7 @@ func (g guarded) names() int {
 // that it answers, and its key.
 const selectGuarded = `
 	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
-	SELECT n.id, n.state, n.generation, p.id, p.state, p.successor,
+	SELECT n.id, n.state, n.generation, p.id, p.state, p.successor, p.superseded_by, p.version, p.not_after,
 	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = q.request), ` + keyColumns + `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
@@ -40,12 +42,14 @@ type found struct {
 	identity, generation                     int64
 	state                                    pki.IdentityState
 	predecessor, predecessorState, successor sql.NullInt64
+	supersededBy, version, notAfter          sql.NullInt64 // of the predecessor
 	answered                                 bool
 	key                                      keyRow
 }
 
 func (f *found) columns() []any {
-	return append([]any{&f.identity, &f.state, &f.generation, &f.predecessor, &f.predecessorState, &f.successor, &f.answered}, f.key.columns()...)
+	return append([]any{&f.identity, &f.state, &f.generation, &f.predecessor, &f.predecessorState, &f.successor, &f.supersededBy, &f.version, &f.notAfter,
+		&f.answered}, f.key.columns()...)
 }
 
 // checkGuard reads whether everything still holds that was true when the certificate was decided. What does not is a
@@ -83,6 +87,9 @@ func (tx *writeTx) checkGuard(ctx context.Context, r ca.Record, at time.Time) (g
 		if !f.successor.Valid {
 			g.predecessor = f.predecessor.Int64
 		}
+		if r.Guard.Supersedes {
+			g.supersedes, g.superseded = f.predecessor.Int64, f.supersede(r.Guard.Predecessor, at)
+		}
 	}
 	if refusal := f.key.against(r.Guard.Key, g.identity); refusal != nil {
 		return g, refusal
@@ -113,17 +120,27 @@ func (f *found) checkIdentity(r ca.Record) error {
 	return nil
 }
 
+// supersede is the status of the predecessor once it is revoked.
+func (f *found) supersede(ref pki.CertRef, at time.Time) pki.StatusChange {
+	return pki.StatusChange{Ref: ref, NotAfter: fromMillis(f.notAfter.Int64), Status: pki.Status{
+		State: pki.Revoked, Reason: pki.Superseded, RevokedAt: at.Truncate(time.Second),
+		Version: uint64(f.version.Int64) + 1, //nolint:gosec // versions count up from 1
+	}}
+}
+
+// checkPredecessor has a clone be one, also where the renewal with the other key has revoked the predecessor.
 func (f *found) checkPredecessor(g pki.Guard) error {
 	if !f.predecessor.Valid {
 		return noPredecessor(g.Predecessor.Serial)
 	}
-	if state := pki.State(f.predecessorState.Int64); state != pki.Good { //nolint:gosec // 1 to 3, as the table has it
-		return pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
-			"the certificate to renew, %s, is %s", g.Predecessor.Serial, state)
-	}
-	if f.successor.Valid && f.successor.Int64 != keyID(g.Key) {
+	state := pki.State(f.predecessorState.Int64) //nolint:gosec // 1 to 3, as the table has it
+	if f.successor.Valid && f.successor.Int64 != keyID(g.Key) && (state == pki.Good || f.supersededBy.Valid) {
 		return pki.Refuse(pki.RuleClone, "find out who holds a copy of the credential, then enroll again",
 			"certificate %s was renewed before, with another key", g.Predecessor.Serial)
+	}
+	if state != pki.Good {
+		return pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
+			"the certificate to renew, %s, is %s", g.Predecessor.Serial, state)
 	}
 	return nil
 }
@@ -149,8 +166,9 @@ func (tx *writeTx) checkToken(ctx context.Context, r ca.Record, identity int64, 
 	return id, nil
 }
 
-// consume uses up what a guard has found. It is the same transaction that found it, so nothing can have changed.
-func (tx *writeTx) consume(ctx context.Context, guard pki.Guard, g guarded) error {
+// consume uses up what a guard has found, for the certificate in a row. It is the same transaction that found it, so nothing
+// can have changed.
+func (tx *writeTx) consume(ctx context.Context, guard pki.Guard, g guarded, certificate int64) error {
 	if guard.Enrolls {
 		if err := tx.execOne(ctx, `UPDATE identities SET state = 2, generation = generation + 1 WHERE id = ?`, g.identity); err != nil {
 			return err
@@ -160,6 +178,12 @@ func (tx *writeTx) consume(ctx context.Context, guard pki.Guard, g guarded) erro
 		if err := tx.execOne(ctx, `UPDATE tokens SET spent = 1 WHERE id = ?`, g.token); err != nil {
 			return err
 		}
+	}
+	if g.supersedes != 0 {
+		s := g.superseded.Status
+		return tx.execOne(ctx, `
+			UPDATE certificates SET successor = ?, superseded_by = ?, state = ?, reason = ?, revoked_at = ?, version = ? WHERE id = ?`,
+			keyID(guard.Key), certificate, s.State, s.Reason, millis(s.RevokedAt), s.Version, g.supersedes)
 	}
 	if g.predecessor != 0 {
 		return tx.execOne(ctx, `UPDATE certificates SET successor = ? WHERE id = ?`, keyID(guard.Key), g.predecessor)

@@ -37,14 +37,15 @@ func (tx *writeTx) settle(ctx context.Context, s ca.Settlement, verdicts ca.Verd
 			return fmt.Errorf("certificate %s is not one that is settled here, or settles twice", r.Ref.Serial)
 		}
 		delete(unsettled, r.Ref)
-		refusal, err := tx.issue(ctx, r, s.At)
+		superseded, refusal, err := tx.issue(ctx, r, s.At)
 		if err != nil {
 			return fmt.Errorf("record certificate %s: %w", r.Ref.Serial, err)
 		}
 		if refusal == nil {
+			verdicts[i] = ca.Verdict{Superseded: superseded}
 			continue
 		}
-		verdicts[i] = refusal
+		verdicts[i] = ca.Verdict{Refusal: refusal}
 		if err := tx.abandon(ctx, s.At, refusedEntry(r, refusal), item); err != nil {
 			return err
 		}
@@ -95,44 +96,53 @@ func (tx *writeTx) noteSettled(ctx context.Context, batch ca.BatchID) error {
 	return err
 }
 
-// issue checks a record's guards, consumes them and records the certificate, or returns what refuses it.
-func (tx *writeTx) issue(ctx context.Context, r ca.Record, at time.Time) (*pki.Refusal, error) {
+// issue checks a record's guards, consumes them and records the certificate, or returns what refuses it. What it supersedes
+// is zero for nothing.
+func (tx *writeTx) issue(ctx context.Context, r ca.Record, at time.Time) (superseded pki.StatusChange, _ *pki.Refusal, _ error) {
 	g, err := tx.checkGuard(ctx, r, at)
 	if refusal, ok := pki.AsRefusal(err); ok {
-		return refusal, nil
+		return superseded, refusal, nil
 	}
 	if err != nil {
-		return nil, err
+		return superseded, nil, err
 	}
-	err = tx.insertIssued(ctx, r, g.identity)
+	id, err := tx.insertIssued(ctx, r, g.identity)
 	if isDuplicate(err) { // of the serial number: the guard has looked for the request
-		return pki.Refuse(pki.RuleBusy, "ask again: the next certificate has another number",
+		return superseded, pki.Refuse(pki.RuleBusy, "ask again: the next certificate has another number",
 			"the serial number %s is on record already", r.Ref.Serial), nil
 	}
 	if err != nil {
-		return nil, err
+		return superseded, nil, err
 	}
 	if err := tx.claim(ctx, r.KeyHash, g.identity, g.names()); err != nil {
-		return nil, err
+		return superseded, nil, err
 	}
-	if err := tx.consume(ctx, r.Guard, g); err != nil {
-		return nil, err
+	if err := tx.consume(ctx, r.Guard, g, id); err != nil {
+		return superseded, nil, err
 	}
-	return nil, tx.append(ctx, issuedEntry(r, at))
+	e := issuedEntry(r, at)
+	if !g.superseded.Ref.IsZero() {
+		e.Changes = append(e.Changes, g.superseded)
+	}
+	return g.superseded, nil, tx.append(ctx, e)
 }
 
-func (tx *writeTx) insertIssued(ctx context.Context, r ca.Record, identity int64) error {
+// insertIssued returns the number of the certificate's row.
+func (tx *writeTx) insertIssued(ctx context.Context, r ca.Record, identity int64) (int64, error) {
 	issuer, err := tx.issuer(ctx, r.Ref.Issuer)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	_, err = tx.ExecContext(ctx, `
+	result, err := tx.ExecContext(ctx, `
 		INSERT INTO certificates (serial, issuer, identity, request, key, profile, not_before, not_after, crl_partition,
 		                          state, reason, version, der)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 1, ?)`,
 		r.Ref.Serial.Bytes(), issuer, identity, r.RequestID.Bytes(), keyID(r.KeyHash), r.Profile, millis(r.NotBefore), millis(r.NotAfter),
 		r.Partition, r.DER)
-	return err
+	if err != nil {
+		return 0, err
+	}
+	return result.LastInsertId()
 }
 
 func issuedEntry(r ca.Record, at time.Time) translog.Entry {

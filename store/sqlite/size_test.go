@@ -105,8 +105,8 @@ func (m *mill) issue(ids []pki.SPIFFEID, predecessors []ca.Record) []ca.Record {
 		m.tb.Fatal(err)
 	}
 	for _, v := range verdicts[0] {
-		if v != nil {
-			m.tb.Fatal(v)
+		if v.Refusal != nil {
+			m.tb.Fatal(v.Refusal)
 		}
 	}
 	return records

@@ -16,8 +16,8 @@ import (
 const selectStanding = `
 	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
 	SELECT ` + identityColumns + `,
-	       p.state, p.reason, p.revoked_at, p.version, s.id, s.rest,
-	       a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.not_after, a.der, ` + keyColumns + `
+	       p.state, p.reason, p.revoked_at, p.version, p.superseded_by, s.id, s.rest,
+	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.not_after, a.der, ` + keyColumns + `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
 	LEFT JOIN keys s ON s.id = p.successor
@@ -51,13 +51,13 @@ func (r *RA) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
 func scanStanding(row scanner, q ra.Question) (ra.Standing, error) {
 	var st ra.Standing
 	var id identityRow
-	var state, reason, revokedAt, version, answerEnd sql.NullInt64
+	var state, reason, revokedAt, version, supersededBy, answer, answerEnd sql.NullInt64
 	var answerSerial, answerIssuer, der []byte
 	var successor, answerKey storedKey
 	var key keyRow
 	err := row.Scan(slices.Concat(id.columns(),
-		[]any{&state, &reason, &revokedAt, &version, &successor.id, &successor.rest,
-			&answerSerial, &answerIssuer, &answerKey.id, &answerKey.rest, &answerEnd, &der}, key.columns())...)
+		[]any{&state, &reason, &revokedAt, &version, &supersededBy, &successor.id, &successor.rest,
+			&answer, &answerSerial, &answerIssuer, &answerKey.id, &answerKey.rest, &answerEnd, &der}, key.columns())...)
 	if err != nil {
 		return st, err
 	}
@@ -70,6 +70,7 @@ func scanStanding(row scanner, q ra.Question) (ra.Standing, error) {
 			return st, noPredecessor(q.Predecessor.Serial)
 		}
 		st.Predecessor.Status = statusOf(state.Int64, reason.Int64, version.Int64, revokedAt)
+		st.Predecessor.Superseded = supersededBy.Valid
 		if st.Predecessor.Successor, err = successor.hash(); err != nil {
 			return st, err
 		}
@@ -82,6 +83,8 @@ func scanStanding(row scanner, q ra.Question) (ra.Standing, error) {
 		return st, err
 	}
 	st.Answer.Key, err = answerKey.hash()
+	// Rows that left give their numbers to others, and so the key has to be that of the renewal.
+	st.Answer.Supersedes = supersededBy.Valid && supersededBy == answer && successor.id == answerKey.id
 	return st, err
 }
 

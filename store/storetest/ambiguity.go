@@ -51,8 +51,8 @@ func lostSettlement(t *testing.T, w *world, applies bool) {
 		verdicts, err = w.Journal.Write(context.Background(), w.epoch, settle, []ca.Intent{next})
 		must(t, err)
 	}
-	must(t, verdicts[0][0])
-	mustRefuse(t, verdicts[0][1], pki.RuleChanged)
+	must(t, verdicts[0][0].Refusal)
+	mustRefuse(t, verdicts[0][1].Refusal, pki.RuleChanged)
 	w.reopen(t)
 	if c := w.certificate(t, good.Ref); !c.Released {
 		t.Errorf("the settled certificate is %+v", c)

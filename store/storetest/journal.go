@@ -18,6 +18,9 @@ func testJournal(t *testing.T, open func(t *testing.T) Store) {
 		"begin returns what is pending":            beginReturnsPending,
 		"a stale epoch writes nothing":             staleEpochWritesNothing,
 		"a record becomes a certificate":           recordBecomesCertificate,
+		"a record supersedes its predecessor":      recordSupersedes,
+		"what is superseded once":                  supersededOnce,
+		"whose renewal superseded a certificate":   whoSuperseded,
 		"an item without a record is revoked":      itemWithoutRecordIsRevoked,
 		"a refusal costs its batch nothing":        refusalCostsBatchNothing,
 		"an intent is settled once":                intentIsSettledOnce,
@@ -271,7 +274,7 @@ func writeSettlesAndAnnouncesMany(t *testing.T, w *world) {
 	must(t, err)
 	verdicts, err := w.Journal.Write(ctx, w.epoch, settle, next)
 	must(t, err)
-	mustEqual(t, "the verdicts", verdicts, []ca.Verdicts{{nil}, {nil}, {nil}})
+	mustEqual(t, "the verdicts", verdicts, []ca.Verdicts{{{}}, {{}}, {{}}})
 	for _, s := range settle {
 		if c := w.certificate(t, s.Records[0].Ref); !c.Released {
 			t.Errorf("record %s was not issued", c.Ref.Serial)

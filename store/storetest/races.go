@@ -106,8 +106,8 @@ func suspendWhileIssuing(t *testing.T, w *world) {
 		must(t, errs[0])
 		must(t, errs[1])
 		want := pki.Hold
-		if verdicts[0][0] != nil {
-			mustRefuse(t, verdicts[0][0], pki.RuleIdentityState)
+		if refusal := verdicts[0][0].Refusal; refusal != nil {
+			mustRefuse(t, refusal, pki.RuleIdentityState)
 			want = pki.Revoked
 		}
 		if c := w.certificate(t, r.Ref); c.Status.State != want {

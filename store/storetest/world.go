@@ -162,8 +162,18 @@ func (w *world) announce(t rapid.TB, records ...ca.Record) ca.Intent {
 	return intent
 }
 
-// settle settles one batch and returns its verdicts.
-func (w *world) settle(t rapid.TB, intent ca.Intent, records ...ca.Record) ca.Verdicts {
+// settle settles one batch and returns what refuses its records.
+func (w *world) settle(t rapid.TB, intent ca.Intent, records ...ca.Record) []error {
+	t.Helper()
+	var refusals []error
+	for _, v := range w.judge(t, intent, records...) {
+		refusals = append(refusals, v.Refusal)
+	}
+	return refusals
+}
+
+// judge settles one batch and returns its verdicts.
+func (w *world) judge(t rapid.TB, intent ca.Intent, records ...ca.Record) ca.Verdicts {
 	t.Helper()
 	verdicts, err := w.Journal.Write(context.Background(), w.epoch, []ca.Settlement{{Intent: intent, Records: records, At: w.now}}, nil)
 	must(t, err)

@@ -94,6 +94,7 @@ CREATE TABLE certificates (
     request       BLOB CHECK (length(request) = 16),
     key           INTEGER,
     successor     INTEGER, -- the key that it was renewed with
+    superseded_by INTEGER, -- the certificate that renewed it, where it was revoked for that
     profile       TEXT,
     not_before    INTEGER,
     not_after     INTEGER NOT NULL,

@@ -1,0 +1,43 @@
+package ra
+
+import (
+	"testing"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// What a certificate that is good no longer hears does not rest on what the gate has looked at: its status may have changed since.
+func TestWhoHearsAnAnswerAfterwards(t *testing.T) {
+	t.Parallel()
+	key, other := pki.HashSPKI([]byte{1}), pki.HashSPKI([]byte{2})
+	answer := &Answer{Certificate: ca.Certificate{DER: []byte("renewed")}, Key: key, Supersedes: true}
+	revoked := func(why pki.Reason) pki.Status { return pki.Status{State: pki.Revoked, Reason: why} }
+	for name, c := range map[string]struct {
+		old    Predecessor
+		answer *Answer
+		key    pki.KeyHash
+		want   pki.Rule // none where it is answered
+	}{
+		"its renewal's request":        {Predecessor{revoked(pki.Superseded), key, true}, answer, key, ""},
+		"another request":              {Predecessor{revoked(pki.Superseded), key, true}, nil, key, pki.RuleRevoked},
+		"another certificate's":        {Predecessor{revoked(pki.Superseded), key, true}, &Answer{Key: key}, key, pki.RuleRevoked},
+		"another key":                  {Predecessor{revoked(pki.Superseded), key, true}, answer, other, pki.RuleClone},
+		"compromised since":            {Predecessor{revoked(pki.KeyCompromise), key, true}, answer, key, pki.RuleRevoked},
+		"superseded by an operator":    {Predecessor{revoked(pki.Superseded), key, false}, answer, key, pki.RuleRevoked},
+		"by an operator, another key":  {Predecessor{revoked(pki.Superseded), key, false}, answer, other, pki.RuleRevoked},
+		"on hold, and answered before": {Predecessor{pki.Status{State: pki.Hold, Reason: pki.CertificateHold}, key, false}, answer, key, pki.RuleRevoked},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cert, err := afterwards(Standing{Predecessor: c.old, Answer: c.answer}, c.key, pki.Serial{})
+			refusal, refused := pki.AsRefusal(err)
+			switch {
+			case c.want == "" && (err != nil || string(cert.DER) != "renewed"):
+				t.Errorf("it hears %q, %v", cert.DER, err)
+			case c.want != "" && (!refused || refusal.Rule != c.want || cert.DER != nil):
+				t.Errorf("it hears %q, %v, want a refusal by %s", cert.DER, err, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,122 @@
+package storetest
+
+import (
+	"crypto/sha256"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// superseding is a record that renews a certificate with a key and has it revoked.
+func (w *world) superseding(t *testing.T, predecessor ca.Record, key pki.KeyHash) ca.Record {
+	t.Helper()
+	r := ofKey(t, w, predecessor.Identity, key)
+	r.Guard.Predecessor, r.Guard.Supersedes = predecessor.Ref, true
+	return r
+}
+
+// recordSupersedes checks what one transaction has to do: status, successor, log entry and verdict say the same.
+func recordSupersedes(t *testing.T, w *world) {
+	old := w.issued(t)
+	w.apply(t, revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, Certificate: old.Ref})
+	w.apply(t, revocation.Order{Action: revocation.Release, Certificate: old.Ref}) // its version is 3 now
+	w.now = w.now.Add(time.Minute + 300*time.Millisecond)
+	r := w.superseding(t, old, w.key())
+	want := pki.StatusChange{Ref: old.Ref, NotAfter: old.NotAfter, Status: pki.Status{
+		State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now.Truncate(time.Second), Version: 4,
+	}}
+	mustEqual(t, "the verdict", w.judge(t, w.announce(t, r), r), ca.Verdicts{{Superseded: want}})
+	check := func() {
+		t.Helper()
+		have := w.certificate(t, old.Ref)
+		mustEqual(t, "the predecessor's status", have.Status, want.Status)
+		mustEqual(t, "the predecessor's successor", have.Successor, r.KeyHash)
+		st := w.standing(t, ra.Question{Identity: r.Identity, Predecessor: old.Ref, Request: w.request(t), Key: w.key()})
+		mustEqual(t, "the predecessor to renew", st.Predecessor, ra.Predecessor{Status: want.Status, Successor: r.KeyHash, Superseded: true})
+		mustEqual(t, "the certificate's status", w.certificate(t, r.Ref).Status, pki.Status{State: pki.Good, Version: 1})
+	}
+	check()
+	fingerprint := sha256.Sum256(r.DER)
+	e := w.lastEntry(t)
+	mustEqual(t, "the action", e.Action, translog.CertificateIssued)
+	mustEqual(t, "the changes in the log", e.Changes, []pki.StatusChange{
+		{Ref: r.Ref, NotAfter: r.NotAfter, Status: pki.Status{State: pki.Good, Version: 1}, Fingerprint: fingerprint[:]}, want,
+	})
+	w.reopen(t)
+	check()
+}
+
+// supersededOnce checks that nothing follows a superseded certificate, and that what is refused supersedes nothing.
+func supersededOnce(t *testing.T, w *world) {
+	old := w.issued(t)
+	refused := w.superseding(t, old, w.key())
+	refused.Guard.Identity, refused.Guard.Generation = old.Identity, 99
+	mustRefuse(t, w.try(t, refused), pki.RuleChanged)
+	if c := w.certificate(t, old.Ref); c.Status.State != pki.Good {
+		t.Errorf("a refused renewal left its predecessor %v", c.Status.State)
+	}
+
+	first := w.superseding(t, old, w.key())
+	same, another := w.superseding(t, old, first.KeyHash), w.superseding(t, old, w.key())
+	refusals := w.settle(t, w.announce(t, first, same, another), first, same, another) // in one transaction
+	must(t, refusals[0])
+	mustRefuse(t, refusals[1], pki.RuleRevoked)
+	mustRefuse(t, refusals[2], pki.RuleClone)
+	mustRefuse(t, w.try(t, w.superseding(t, old, first.KeyHash)), pki.RuleRevoked)
+	mustRefuse(t, w.try(t, w.superseding(t, old, w.key())), pki.RuleClone)
+	if c := w.certificate(t, old.Ref); c.Status.Version != 2 {
+		t.Errorf("one renewal and four refused ones gave the predecessor %d statuses", c.Status.Version)
+	}
+
+	// One that was renewed before, when renewals did not revoke, is revoked by its next renewal with the same key.
+	earlier := w.issued(t)
+	next := w.renew(t, earlier, w.key())
+	r := w.superseding(t, earlier, next.KeyHash)
+	w.issue(t, r)
+	if c := w.certificate(t, earlier.Ref); c.Status.State != pki.Revoked || c.Successor != next.KeyHash {
+		t.Errorf("the predecessor of both is %+v", c)
+	}
+	w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: earlier.Ref})
+	if c := w.certificate(t, earlier.Ref); c.Status.Reason != pki.KeyCompromise {
+		t.Errorf("a compromise that is learned of later left the reason %v", c.Status.Reason)
+	}
+}
+
+// whoSuperseded checks that the answer to one request alone is the one that superseded a certificate.
+func whoSuperseded(t *testing.T, w *world) {
+	supersedes := func(old pki.CertRef, by ca.Record) bool {
+		t.Helper()
+		st := w.standing(t, ra.Question{Identity: by.Identity, Predecessor: old, Request: by.RequestID, Key: by.KeyHash})
+		return st.Answer != nil && st.Answer.Supersedes
+	}
+	first := w.issued(t)
+	second := w.issue(t, w.superseding(t, first, w.key()))
+	third := w.issue(t, w.superseding(t, second, second.KeyHash)) // which keeps its key
+	plain := w.renew(t, third, w.key())
+	w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: third.Ref}) // by an operator
+	for _, c := range []struct {
+		what string
+		old  pki.CertRef
+		by   ca.Record
+		want bool
+	}{
+		{"the renewal of the first", first.Ref, second, true},
+		{"the renewal of the second", second.Ref, third, true},
+		{"the renewal after the next", first.Ref, third, false},
+		{"a renewal that revoked nothing", third.Ref, plain, false},
+		{"the first itself", first.Ref, first, false},
+		{"the renewal of another than asked about", plain.Ref, second, false},
+	} {
+		if got := supersedes(c.old, c.by); got != c.want {
+			t.Errorf("%s superseded it: %v", c.what, got)
+		}
+	}
+	if st := w.standing(t, ra.Question{Identity: first.Identity, Request: second.RequestID, Key: second.KeyHash}); st.Answer == nil || st.Answer.Supersedes {
+		t.Errorf("asked about no predecessor, the answer is %+v", st.Answer)
+	}
+}
