@@ -91,12 +91,16 @@ func (p *Profile) readURLs(c ProfileConfig, publicURL string) error {
 	}
 	p.partitioned = strings.Contains(c.CRLURL, partitionField)
 	switch {
+	case p.partitioned && !strings.Contains(c.CRLURL, issuerField):
+		return fmt.Errorf("crl_url: every issuing CA has partitions of its own, and two share no URL: put %s into it", issuerField)
 	case p.deltaCRLURL == "":
 		return nil
 	case !p.partitioned:
 		return fmt.Errorf("delta_crl_url: deltas are of partitions: put %s into crl_url, or leave this out", partitionField)
 	case !strings.Contains(c.DeltaCRLURL, partitionField):
 		return fmt.Errorf("delta_crl_url: %q is one URL for all partitions: put %s into it", c.DeltaCRLURL, partitionField)
+	case !strings.Contains(c.DeltaCRLURL, issuerField):
+		return fmt.Errorf("delta_crl_url: every issuing CA has deltas of its own, and two share no URL: put %s into it", issuerField)
 	case p.deltaCRLURL == p.crlURL:
 		return errors.New("delta_crl_url: it is the URL of the CRL itself: use another one")
 	}

@@ -59,7 +59,7 @@ type ProfileConfig struct {
 	CRLURL string `yaml:"crl_url"`
 	// Where the certificate says that the delta CRL of its partition is (freshest CRL, RFC 5280 section 4.2.1.15), an
 	// `http://` URL, filled in as `crl_url` is, such as `"{public_url}/crl/{issuer}/{partition}-delta.crl"`. Both have to have
-	// `{partition}`. Left out, the certificate says nothing of it.
+	// `{issuer}` and `{partition}`. Left out, the certificate says nothing of it.
 	DeltaCRLURL string `yaml:"delta_crl_url"`
 	// Where the certificate says that OCSP is asked, an `http://` URL, filled in as `crl_url` is. `"{public_url}/ocsp"` is
 	// where Brevet answers. Left out, the certificate says nothing of it.

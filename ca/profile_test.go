@@ -122,6 +122,8 @@ func TestBadProfilesAreRefusedByNameAndKey(t *testing.T) {
 		"delta of the whole":           {func(c *ca.ProfileConfig) { parted(c); c.CRLURL = "{public_url}/x.crl" }, "delta_crl_url"},
 		"delta of nothing":             {func(c *ca.ProfileConfig) { parted(c); c.CRLURL = "" }, "delta_crl_url"},
 		"one delta for all partitions": {func(c *ca.ProfileConfig) { parted(c); c.DeltaCRLURL = "{public_url}/delta.crl" }, "delta_crl_url"},
+		"partition of any CA":          {func(c *ca.ProfileConfig) { parted(c); c.CRLURL = "{public_url}/crl/{partition}.crl" }, "put {issuer} into it"},
+		"delta of any CA":              {func(c *ca.ProfileConfig) { parted(c); c.DeltaCRLURL = "{public_url}/{partition}-delta.crl" }, "put {issuer} into it"},
 		"delta that is the CRL":        {func(c *ca.ProfileConfig) { parted(c); c.DeltaCRLURL = c.CRLURL }, "delta_crl_url"},
 		"https delta":                  {func(c *ca.ProfileConfig) { parted(c); c.DeltaCRLURL = "https://x/{partition}.crl" }, "delta_crl_url"},
 		"delegate with more": {func(c *ca.ProfileConfig) {
