@@ -35,6 +35,11 @@ func ClientTLS(current func() *Pair) *tls.Config {
 	return c
 }
 
+// AnonymousTLS is for callers without a certificate of their own: it trusts servers of a trust domain under given roots.
+func AnonymousTLS(roots *x509.CertPool, trustDomain string) *tls.Config {
+	return serverTLS(func(peer []*x509.Certificate) error { return verifyServer(peer, roots, trustDomain, time.Now()) })
+}
+
 // firstContactTLS trusts the one root that a token names by its fingerprint. The server sends the root along with its chain.
 func firstContactTLS(t Token) *tls.Config {
 	return serverTLS(func(peer []*x509.Certificate) error {

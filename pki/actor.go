@@ -1,8 +1,8 @@
 package pki
 
 // Actor says who caused a change, as the log records it. It is one of: an identity, which an authenticated
-// certificate or token named; the system itself, with the part of it; an offline command, with its name; or
-// nobody known. Actors compare with ==.
+// certificate or token named; whoever holds a key; the system itself, with the part of it; an offline command, with its
+// name; or nobody known. Actors compare with ==.
 type Actor struct{ text string }
 
 // ActorIdentity is a caller who proved to be the identity.
@@ -10,6 +10,9 @@ func ActorIdentity(id SPIFFEID) Actor { return Actor{id.String()} }
 
 // ActorToken is a caller who held a token made for an identity, and nothing else yet.
 func ActorToken(id TokenID) Actor { return Actor{"token:" + id.String()} }
+
+// ActorKey is a caller who proved to hold a private key, and nothing else.
+func ActorKey(key KeyHash) Actor { return Actor{"key:" + key.String()[:16]} }
 
 // ActorSystem is Brevet itself: the named part acted on its own schedule.
 func ActorSystem(part string) Actor { return Actor{"system:" + part} }
@@ -28,7 +31,7 @@ func ActorFromText(text string) Actor {
 	return Actor{text}
 }
 
-// String formats the actor: a SPIFFE ID, or one of token:…, system:…, command:…, or "unknown".
+// String formats the actor: a SPIFFE ID, or one of token:…, key:…, system:…, command:…, or "unknown".
 func (a Actor) String() string {
 	if a.text == "" {
 		return unknown

@@ -88,6 +88,15 @@ func KeyHashFromBytes(b []byte) (KeyHash, error) {
 	return h, nil
 }
 
+// ParseKeyHash reads the 64 hexadecimal digits that String writes.
+func ParseKeyHash(text string) (KeyHash, error) {
+	b, err := hex.DecodeString(text)
+	if err != nil {
+		return KeyHash{}, fmt.Errorf("pki: %q is not the hash of a key: give 64 hexadecimal digits", text)
+	}
+	return KeyHashFromBytes(b)
+}
+
 // String formats the hash as 64 lower-case hexadecimal digits.
 func (h KeyHash) String() string { return hex.EncodeToString(h.b[:]) }
 

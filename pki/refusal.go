@@ -90,6 +90,7 @@ const (
 	RuleKeyReserved     Rule = "key.reserved"           // the key of a CA
 	RuleKeyForeign      Rule = "key.foreign"            // certified for another identity already
 	RuleKeyCompromised  Rule = "key.compromised"        // revoked for keyCompromise once: never again
+	RuleKeyPossession   Rule = "key.possession"         // the signature does not prove that the caller holds the key
 	RuleLifetime        Rule = "profile.lifetime"       // longer than the profile or the issuing CA allows
 	RuleNames           Rule = "profile.names"          // a name that the profile does not allow
 	RuleProfile         Rule = "profile.unknown"        // no such profile
@@ -126,7 +127,7 @@ var classes = map[Rule]Class{
 	RuleKeyType: Malformed, RuleKeyWeak: Malformed, RuleLifetime: Malformed, RuleNames: Malformed,
 	RuleProfile: Malformed, RuleLint: Malformed, RuleTrustDomain: Malformed, RuleReason: Malformed, RuleCRL: Malformed,
 	RuleSubject: Malformed, RuleParent: Malformed,
-	RuleUnauthenticated: Unproven, RuleToken: Unproven, RuleCertificate: Unproven, RuleExpired: Unproven,
+	RuleUnauthenticated: Unproven, RuleToken: Unproven, RuleCertificate: Unproven, RuleExpired: Unproven, RuleKeyPossession: Unproven,
 	RuleKeyReserved: Forbidden, RuleKeyForeign: Forbidden, RuleKeyCompromised: Forbidden, RuleReserved: Forbidden,
 	RuleTokenBound: Forbidden, RuleRevoked: Forbidden, RuleClone: Forbidden, RuleAccess: Forbidden,
 	RuleIdentity: Missing, RulePredecessor: Missing, RuleNotFound: Missing,

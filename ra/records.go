@@ -65,6 +65,8 @@ type Certificate struct {
 	NotBefore time.Time
 	NotAfter  time.Time
 	Status    pki.Status
+	// InvalidSince is when it is known or suspected to have become invalid; zero where nobody said.
+	InvalidSince time.Time
 	// DER is empty for a serial that was never released.
 	DER       []byte
 	Released  bool

@@ -57,6 +57,7 @@ type Authority struct {
 
 	issuers   map[pki.IssuerID]*issuer
 	elsewhere []*x509.Certificate
+	sets      sets
 }
 
 // An issuer is one CA whose CRLs this authority signs.
@@ -76,7 +77,7 @@ func New(c Config) (*Authority, error) {
 	}
 	a := &Authority{
 		records: c.Records, sink: c.Sink, publisher: c.Publisher, lifetime: c.Lifetime, clock: c.Clock, log: c.Log,
-		issuers: map[pki.IssuerID]*issuer{}, elsewhere: c.Elsewhere,
+		issuers: map[pki.IssuerID]*issuer{}, elsewhere: c.Elsewhere, sets: newSets(),
 	}
 	if a.lifetime == 0 {
 		a.lifetime = DefaultLifetime
@@ -128,7 +129,7 @@ func (a *Authority) Apply(ctx context.Context, o Order) ([]pki.StatusChange, err
 	if o.At.IsZero() {
 		o.At = now
 	}
-	o.At = o.At.UTC().Truncate(time.Second)
+	o.At, o.InvalidSince = o.At.UTC().Truncate(time.Second), o.InvalidSince.UTC().Truncate(time.Second)
 	if err := o.check(now); err != nil {
 		return nil, err
 	}
@@ -140,13 +141,21 @@ func (a *Authority) Apply(ctx context.Context, o Order) ([]pki.StatusChange, err
 		}
 		return nil, err
 	}
-	a.sink.Apply(changes...)
+	a.tell(changes)
+	a.wantCRLsOf(changes)
+	return changes, nil
+}
+
+// tell has the responders know how certificates stand.
+func (a *Authority) tell(changes []pki.StatusChange) { a.sink.Apply(changes...) }
+
+// wantCRLsOf asks for a new CRL of everybody who issued one of these certificates.
+func (a *Authority) wantCRLsOf(changes []pki.StatusChange) {
 	for _, c := range changes {
 		if i := a.issuers[c.Ref.Issuer]; i != nil {
 			i.want()
 		}
 	}
-	return changes, nil
 }
 
 // Recorded hears of changes that became durable without an order, such as a renewal that revokes what it renews. Where one is
@@ -164,8 +173,11 @@ func (a *Authority) Recorded(changes ...pki.StatusChange) {
 
 // check refuses an order that makes no sense whatever the records say.
 func (o Order) check(now time.Time) error {
-	if o.Certificate.IsZero() == o.Identity.IsZero() {
-		return pki.Refuse(pki.RuleRequest, "name one certificate or one identity", "an order is about exactly one of them")
+	if !o.hasOneSubject() {
+		return pki.Refuse(pki.RuleRequest, "name one certificate, one identity or one key", "an order is about exactly one of them")
+	}
+	if !o.Key.IsZero() && (o.Action != Revoke || o.Reason != pki.KeyCompromise) {
+		return pki.Refuse(pki.RuleReason, "revoke it for keyCompromise", "an order about a key can do nothing else")
 	}
 	if o.At.After(now) {
 		return pki.Refuse(pki.RuleRequest, "leave the time out", "an order cannot take effect at %s, which is yet to come",
@@ -194,7 +206,23 @@ func (o Order) check(now time.Time) error {
 		return pki.Refuse(pki.RuleRequest, "hold suspends an identity, revoking may retire it, release restores it",
 			"an order to %v does not make its subject %v", o.Action, o.State)
 	}
-	return nil
+	if o.Action != Revoke && !o.InvalidSince.IsZero() {
+		return pki.Refuse(pki.RuleRequest, "leave the invalidity date out, or revoke", "to %v says nothing about when something became invalid", o.Action)
+	}
+	if err := checkSince(o.InvalidSince, o.At); err != nil {
+		return err
+	}
+	return checkWhy(o.Why)
+}
+
+func (o Order) hasOneSubject() bool {
+	subjects := 0
+	for _, none := range []bool{o.Certificate.IsZero(), o.Identity.IsZero(), o.Key.IsZero()} {
+		if !none {
+			subjects++
+		}
+	}
+	return subjects == 1
 }
 
 // String returns the action as a verb.

@@ -19,20 +19,26 @@ const (
 	Release
 )
 
-// Order changes the status of one certificate, or of an identity and all its unexpired certificates.
+// Order changes the status of one certificate, of an identity and all its unexpired certificates, or of those of a key.
 type Order struct {
 	Action Action
 	// Reason is why, for Revoke; Hold is certificateHold and Release has none.
 	Reason pki.Reason
-	// Exactly one of Certificate and Identity is set.
+	// Exactly one of Certificate, Identity and Key is set. One about a key revokes for keyCompromise.
 	Certificate pki.CertRef
 	Identity    pki.SPIFFEID
+	Key         pki.KeyHash
 	// State is what the identity becomes in the same transaction: Suspended with Hold, Retired with Revoke, the
 	// state before the suspension with Release, for which it is left zero. Zero with Revoke leaves the identity as it
 	// is: only its certificates go.
 	State pki.IdentityState
-	By    pki.Actor
-	At    time.Time
+	// InvalidSince is when the certificates are known or suspected to have become invalid, to the second, where that is
+	// known (RFC 5280 §5.3.2): not after At. It belongs to Revoke.
+	InvalidSince time.Time
+	By           pki.Actor
+	// Why is a comment for the log, in printable ASCII of 256 octets at most.
+	Why string
+	At  time.Time
 }
 
 // Entry is one line of a CRL (RFC 5280 §5.3).
@@ -55,6 +61,7 @@ type CRL struct {
 // log entry are one durable transaction.
 type Records interface {
 	StatusRecords
+	SetRecords
 	CRLRecords
 }
 
@@ -64,7 +71,8 @@ type StatusRecords interface {
 	// order that changes nothing, because it was carried out before, succeeds and returns the same: whoever repeats an
 	// order after an ambiguous failure tells the responders what the first one did. A revocation is final: another reason is refused
 	// (revocation.final), except an upgrade to keyCompromise. Revoking for keyCompromise marks the certificate's key, and revokes every
-	// other unexpired certificate of it. An order about an identity reaches certificates that expired within the last
+	// other unexpired certificate of it. A key that was never certified, or whose certificates have all left, is refused
+	// (record.unknown). An order about an identity or a key reaches certificates that expired within the last
 	// hour too, for a clock may be ahead.
 	Apply(ctx context.Context, o Order) ([]pki.StatusChange, error)
 	// Revoked yields every certificate of the issuer that is revoked or on hold and was not expired at the given

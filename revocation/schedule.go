@@ -25,7 +25,7 @@ const (
 
 // Run publishes what is recorded, and then keeps the CRLs current until ctx is done. It signs a CRL of every issuer at
 // its start, since a change that was recorded just before a crash is in none yet; another one at half of its
-// lifetime; and one soon after changes. What fails is logged and tried again with growing waits, up to 15 s.
+// lifetime; and one soon after changes. It has the records of sets follow, those included that an earlier run has left. What fails is logged and tried again with growing waits, up to 15 s.
 // Run returns nil once nothing of it is left running.
 func (a *Authority) Run(ctx context.Context) error {
 	if !a.publishRecorded(ctx) {
@@ -36,6 +36,7 @@ func (a *Authority) Run(ctx context.Context) error {
 		running.Go(func() { a.keepCurrent(ctx, i) })
 	}
 	running.Go(func() { a.watchElsewhere(ctx) })
+	running.Go(func() { a.followSets(ctx) })
 	running.Wait()
 	return nil
 }

@@ -35,6 +35,10 @@ var access = map[string]who{
 	brevetv1.CertificateService_ListCertificates_FullMethodName:  operators,
 	brevetv1.CertificateService_RevokeCertificate_FullMethodName: operators,
 
+	brevetv1.CertificateService_RevokeCertificates_FullMethodName:   operators,
+	brevetv1.CertificateService_GetRevocationSet_FullMethodName:     operators,
+	brevetv1.CertificateService_RevokeCompromisedKey_FullMethodName: anybody, // the signature is the proof
+
 	brevetv1.CRLService_ListCRLs_FullMethodName:  operators,
 	brevetv1.CRLService_ImportCRL_FullMethodName: operators,
 
@@ -65,6 +69,9 @@ var works = map[string]work{
 	brevetv1.CertificateService_RevokeCertificate_FullMethodName: revocations,
 	brevetv1.CRLService_ImportCRL_FullMethodName:                 revocations,
 
+	brevetv1.CertificateService_RevokeCertificates_FullMethodName:   revocations,
+	brevetv1.CertificateService_RevokeCompromisedKey_FullMethodName: compromises,
+
 	brevetv1.IdentityService_CreateIdentity_FullMethodName: registrations,
 	brevetv1.IdentityService_CreateToken_FullMethodName:    registrations,
 
@@ -72,6 +79,7 @@ var works = map[string]work{
 	brevetv1.IdentityService_ListIdentities_FullMethodName:      readings,
 	brevetv1.CertificateService_GetCertificate_FullMethodName:   readings,
 	brevetv1.CertificateService_ListCertificates_FullMethodName: readings,
+	brevetv1.CertificateService_GetRevocationSet_FullMethodName: readings,
 	brevetv1.CRLService_ListCRLs_FullMethodName:                 readings,
 	brevetv1.LogService_ListEntries_FullMethodName:              readings,
 	brevetv1.LogService_GetHead_FullMethodName:                  readings,

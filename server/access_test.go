@@ -44,7 +44,7 @@ func TestEveryRPCHasItsLane(t *testing.T) {
 		if access[m] == nobody || sizes(1)[w].Slots == 0 {
 			t.Errorf("%s is not served, or there is no lane for %s", m, w)
 		}
-		if (w == enrollments) != (access[m] == anybody) || w == revocations && access[m] != operators {
+		if (w == enrollments || w == compromises) != (access[m] == anybody) || w == revocations && access[m] != operators {
 			t.Errorf("%s: whoever may call it may fill the lane of %s", m, w)
 		}
 	}

@@ -3,6 +3,9 @@ package server
 import (
 	"context"
 	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -15,6 +18,7 @@ type certificates struct {
 	brevetv1.UnimplementedCertificateServiceServer
 	registrar   *ra.Registrar
 	revocations *revocation.Authority
+	trustDomain string
 }
 
 // GetCertificate serves the RPC of that name in brevet.v1.CertificateService.
@@ -79,18 +83,17 @@ func (s *certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 
 // RevokeCertificate serves the RPC of that name in brevet.v1.CertificateService.
 func (s *certificates) RevokeCertificate(ctx context.Context, req *brevetv1.RevokeCertificateRequest) (*brevetv1.RevokeCertificateResponse, error) {
-	reason := pki.Unspecified
-	if req.GetReason() != "" {
-		var err error
-		if reason, err = pki.ParseReason(req.GetReason()); err != nil {
-			return nil, pki.Refuse(pki.RuleReason, "use a name of RFC 5280 section 5.3.1, such as keyCompromise", "%.64q is not a reason", req.GetReason())
-		}
+	reason, since, err := groundsIn(req)
+	if err != nil {
+		return nil, err
 	}
 	c, err := s.find(ctx, req.GetSerial(), req.GetIssuer())
 	if err != nil {
 		return nil, err
 	}
-	order := revocation.Order{Action: revocation.Revoke, Reason: reason, Certificate: c.Ref, By: callerOf(ctx).actor()}
+	order := revocation.Order{
+		Action: revocation.Revoke, Reason: reason, Certificate: c.Ref, InvalidSince: since, By: callerOf(ctx).actor(), Why: req.GetComment(),
+	}
 	if _, err := s.revocations.Apply(ctx, order); err != nil {
 		return nil, err
 	}
@@ -98,4 +101,20 @@ func (s *certificates) RevokeCertificate(ctx context.Context, req *brevetv1.Revo
 		return nil, err
 	}
 	return &brevetv1.RevokeCertificateResponse{Certificate: certificateOut(c)}, nil
+}
+
+// groundsIn reads the reason and the invalidity date of a request to revoke.
+func groundsIn(req interface {
+	GetReason() string
+	GetInvalidSince() *timestamppb.Timestamp
+}) (pki.Reason, time.Time, error) {
+	reason := pki.Unspecified
+	if req.GetReason() != "" {
+		var err error
+		if reason, err = pki.ParseReason(req.GetReason()); err != nil {
+			return 0, time.Time{}, pki.Refuse(pki.RuleReason, "use a name of RFC 5280 section 5.3.1, such as keyCompromise", "%.64q is not a reason", req.GetReason())
+		}
+	}
+	since, err := timeIn(req.GetInvalidSince(), "invalid_since")
+	return reason, since, err
 }

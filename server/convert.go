@@ -39,6 +39,25 @@ func durationOf(d *durationpb.Duration, field string) (time.Duration, error) {
 	return d.AsDuration(), nil
 }
 
+// timeIn reads an optional time: nil is the zero time, which is refused as such.
+func timeIn(t *timestamppb.Timestamp, field string) (time.Time, error) {
+	if t == nil {
+		return time.Time{}, nil
+	}
+	if err := t.CheckValid(); err != nil || t.AsTime().IsZero() {
+		return time.Time{}, pki.Refuse(pki.RuleRequest, "leave it unset, or send a time of the years 1970 and after", "%s is not a time", field)
+	}
+	return t.AsTime(), nil
+}
+
+// timeOut is nil for the zero time.
+func timeOut(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
 func identityOut(id ra.Identity) *brevetv1.Identity {
 	out := &brevetv1.Identity{
 		Id: id.ID.String(), Kind: id.Kind.String(), Profile: id.Profile, Labels: id.Labels, DnsNames: id.DNSNames,
@@ -72,6 +91,7 @@ func certificateOut(c ra.Certificate) *brevetv1.Certificate {
 	out := &brevetv1.Certificate{
 		Serial: c.Ref.Serial.String(), Issuer: c.Ref.Issuer.String(), Profile: c.Profile, Certificate: c.DER,
 		NotAfter: timestamppb.New(c.NotAfter), State: stateOut[c.Status.State], Released: c.Released,
+		InvalidSince: timeOut(c.InvalidSince),
 	}
 	if c.Released {
 		out.Identity, out.KeyHash, out.NotBefore = c.Identity.String(), c.KeyHash.String(), timestamppb.New(c.NotBefore)

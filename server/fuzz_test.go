@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/servertest"
@@ -45,8 +46,12 @@ func FuzzRPC(f *testing.F) {
 		"GetCertificate":    &brevetv1.GetCertificateRequest{Serial: servertest.Serial(device.Certificate), Issuer: strings.Repeat("0", 64)},
 		"ListCertificates":  &brevetv1.ListCertificatesRequest{Identity: device.ID, PageToken: "9223372036854775807", PageSize: 1 << 30},
 		"RevokeCertificate": &brevetv1.RevokeCertificateRequest{Serial: "01", Reason: "certificateHold"},
-		"ImportCRL":         &brevetv1.ImportCRLRequest{Crl: w.RootCRL},
-		"ListEntries":       &brevetv1.ListEntriesRequest{From: 1<<64 - 1, Limit: 1<<64 - 1},
+		"RevokeCertificates": &brevetv1.RevokeCertificatesRequest{DryRun: true, Reason: "keyCompromise", InvalidSince: &timestamppb.Timestamp{Seconds: -1 << 62}, Comment: "\x00",
+			Selection: &brevetv1.CertificateSelection{LabelName: "site", LineageOf: servertest.Serial(device.Certificate), IssuedFrom: &timestamppb.Timestamp{Nanos: -1}}},
+		"GetRevocationSet":     &brevetv1.GetRevocationSetRequest{Id: 1 << 62},
+		"RevokeCompromisedKey": statementOf(f, device.Key, servertest.TrustDomain),
+		"ImportCRL":            &brevetv1.ImportCRLRequest{Crl: w.RootCRL},
+		"ListEntries":          &brevetv1.ListEntriesRequest{From: 1<<64 - 1, Limit: 1<<64 - 1},
 	}
 	for i, method := range methods {
 		_, name, _ := strings.Cut(strings.TrimPrefix(method, "brevet.v1."), ".")

@@ -92,19 +92,25 @@ func (s *identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdent
 
 // SuspendIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) SuspendIdentity(ctx context.Context, req *brevetv1.SuspendIdentityRequest) (*brevetv1.SuspendIdentityResponse, error) {
-	id, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended})
+	id, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Why: req.GetComment()})
 	return &brevetv1.SuspendIdentityResponse{Identity: id}, err
 }
 
 // ResumeIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) ResumeIdentity(ctx context.Context, req *brevetv1.ResumeIdentityRequest) (*brevetv1.ResumeIdentityResponse, error) {
-	id, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Release})
+	id, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Release, Why: req.GetComment()})
 	return &brevetv1.ResumeIdentityResponse{Identity: id}, err
 }
 
 // RetireIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) RetireIdentity(ctx context.Context, req *brevetv1.RetireIdentityRequest) (*brevetv1.RetireIdentityResponse, error) {
-	id, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired})
+	since, err := timeIn(req.GetInvalidSince(), "invalid_since")
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.order(ctx, req.GetId(), revocation.Order{
+		Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired, InvalidSince: since, Why: req.GetComment(),
+	})
 	return &brevetv1.RetireIdentityResponse{Identity: id}, err
 }
 

@@ -39,6 +39,7 @@ const (
 	enrollments   work = "enrollments"   // by anybody, who may be a flood
 	renewals      work = "renewals"      // what keeps the fleet going
 	revocations   work = "revocations"   // what has to pass whatever else goes on
+	compromises   work = "compromises"   // of keys, by anybody who can prove it, or cannot
 	registrations work = "registrations" // of identities and tokens
 	streams       work = "streams"       // of orders, which have bounds of their own
 	readings      work = "readings"      // of records and the log
@@ -59,6 +60,7 @@ func sizes(sessions int) map[work]admission.Size {
 		enrollments:   {Slots: issuing / 2, Each: (sessions + 1) / 2, Queue: 1024},
 		renewals:      {Slots: issuing, Each: 1, Queue: 1024},
 		revocations:   {Slots: 16, Each: 8, Queue: 256},
+		compromises:   {Slots: 4, Each: 1, Queue: 64},
 		registrations: {Slots: 16, Each: 8, Queue: 256},
 		streams:       {Slots: 128, Each: 64, Queue: 64},
 		readings:      {Slots: 8, Each: 4, Queue: 128},

@@ -27,7 +27,8 @@ const (
 	CertificateReleased  Action = "certificate.released" // from hold
 	CRLPublished         Action = "crl.published"
 	RequestRefused       Action = "request.refused"
-	RecordsExpired       Action = "records.expired" // of what ended long ago, from the store
+	RecordsExpired       Action = "records.expired"    // of what ended long ago, from the store
+	RevocationOrdered    Action = "revocation.ordered" // of all certificates that a selection has; entries with their changes follow
 )
 
 // actions are the actions by their numbers.
@@ -49,6 +50,7 @@ var actions = [...]Action{
 	brevetv1.Action_ACTION_CRL_PUBLISHED:         CRLPublished,
 	brevetv1.Action_ACTION_REQUEST_REFUSED:       RequestRefused,
 	brevetv1.Action_ACTION_RECORDS_EXPIRED:       RecordsExpired,
+	brevetv1.Action_ACTION_REVOCATION_ORDERED:    RevocationOrdered,
 }
 
 // number returns what an entry keeps of an action; there is none for what is not an action.

@@ -280,7 +280,7 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, dir string, certif
 		}
 		p.server = nil
 		rig.say("filling its store with %d certificates", certificates)
-		if err := preload(ctx, d, certificates, rig.say); err != nil {
+		if err := preload(ctx, d, filling{certificates: certificates, perIdentity: perIdentity}, rig.say); err != nil {
 			return p, err
 		}
 		if p.server, err = startBenchServer(ctx, d, rig.log, rig.options...); err != nil {

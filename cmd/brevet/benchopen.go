@@ -42,13 +42,18 @@ func (c *caller) anew(ctx context.Context, do func(*caller) error) (time.Duratio
 // arrive has requests for certificates come at random times, so many a second on average (a Poisson process), whether
 // those before are answered or not, and says how long each waited from when it came. Callers take turns.
 func arrive(ctx context.Context, callers []*caller, rate float64, d time.Duration) (load, error) {
+	return arriveWhile(ctx, callers, rate, func(at time.Duration) bool { return at < d })
+}
+
+// arriveWhile has requests come as arrive does, while going says so of the time since the first.
+func arriveWhile(ctx context.Context, callers []*caller, rate float64, going func(at time.Duration) bool) (load, error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	var mu sync.Mutex
 	var latencies []time.Duration
 	var all sync.WaitGroup
 	begin := time.Now()
-	for at, n := time.Duration(0), 0; at < d && ctx.Err() == nil; n++ {
+	for at, n := time.Duration(0), 0; going(at) && ctx.Err() == nil; n++ {
 		due := begin.Add(at)
 		time.Sleep(time.Until(due))
 		c := callers[n%len(callers)]

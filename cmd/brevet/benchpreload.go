@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"runtime"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +24,8 @@ import (
 const (
 	// perIdentity is how many certificates an identity has in a store that was filled.
 	perIdentity = 100
+	// preloadMakers is how many identities are registered at once: they share transactions.
+	preloadMakers = 32
 	// preloadBatch is how many certificates a transaction records.
 	preloadBatch = 256
 )
@@ -32,9 +33,17 @@ const (
 // actor is who fills a store.
 var preloadActor = pki.ActorCommand("bench")
 
+// filling is what a store is filled with.
+type filling struct {
+	certificates int
+	perIdentity  int
+	labels       map[string]string // of each identity
+	made         func(pki.Serial)  // is told of each certificate; nil for nobody. It is called by one goroutine at a time
+}
+
 // preload fills the store of a development CA that is not running: certificates of the size of real ones, each of a key
 // of its own, signed by a key of this process, with everything that issuing writes.
-func preload(ctx context.Context, d dev, n int, say func(string, ...any)) (err error) {
+func preload(ctx context.Context, d dev, f filling, say func(string, ...any)) (err error) {
 	issuing, err := readCertificate(d.issuing())
 	if err != nil {
 		return err
@@ -53,40 +62,44 @@ func preload(ctx context.Context, d dev, n int, say func(string, ...any)) (err e
 	if err != nil {
 		return err
 	}
-	p := &preloader{db: db, epoch: epoch, issuing: issuing, signer: signer}
+	p := &preloader{filling: f, db: db, epoch: epoch, issuing: issuing, signer: signer}
 	made := make(chan ca.Record, preloadBatch)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		defer close(made)
 		makers, ctx := errgroup.WithContext(ctx)
-		for i := range runtime.GOMAXPROCS(0) {
-			makers.Go(func() error { return p.make(ctx, i, n, made) })
+		for i := range preloadMakers {
+			makers.Go(func() error { return p.make(ctx, i, made) })
 		}
 		return makers.Wait()
 	})
-	group.Go(func() error { return p.write(ctx, n, made, say) })
+	group.Go(func() error { return p.write(ctx, made, say) })
 	return group.Wait()
 }
 
 // preloader makes and writes records. Its fields do not change.
 type preloader struct {
+	filling
 	db      *sqlite.DB
 	epoch   ca.Epoch
 	issuing *x509.Certificate
 	signer  *ecdsa.PrivateKey
 }
 
-// make makes every GOMAXPROCS-th identity from the first one on, and its certificates.
-func (p *preloader) make(ctx context.Context, first, n int, made chan<- ca.Record) error {
-	for i := first; i*perIdentity < n; i += runtime.GOMAXPROCS(0) {
+// make makes every preloadMakers-th identity from the first one on, and its certificates.
+func (p *preloader) make(ctx context.Context, first int, made chan<- ca.Record) error {
+	n := p.certificates
+	for i := first; i*p.perIdentity < n; i += preloadMakers {
 		id, err := pki.SPIFFEIDIn(p.issuing.PermittedURIDomains[0], fmt.Sprintf("preloaded/%d", i))
 		if err != nil {
 			return err
 		}
-		if _, err := p.db.RA().CreateIdentity(ctx, ra.Identity{ID: id, Kind: pki.Device, Profile: "device", CreatedAt: time.Now()}, preloadActor); err != nil {
+		if _, err := p.db.RA().CreateIdentity(ctx, ra.Identity{
+			ID: id, Kind: pki.Device, Profile: "device", Labels: p.labels, CreatedAt: time.Now(),
+		}, preloadActor); err != nil {
 			return err
 		}
-		for range min(perIdentity, n-i*perIdentity) {
+		for range min(p.perIdentity, n-i*p.perIdentity) {
 			r, err := p.record(id)
 			if err != nil {
 				return err
@@ -138,7 +151,8 @@ func (p *preloader) record(id pki.SPIFFEID) (ca.Record, error) {
 }
 
 // write records what is made, in batches that are announced and settled as the server's are, and sequences the log.
-func (p *preloader) write(ctx context.Context, n int, made <-chan ca.Record, say func(string, ...any)) error {
+func (p *preloader) write(ctx context.Context, made <-chan ca.Record, say func(string, ...any)) error {
+	n := p.certificates
 	var open []ca.Settlement
 	for done := 0; done < n || len(open) > 0; {
 		next := ca.Settlement{Intent: ca.Intent{Batch: ca.NewBatchID()}, At: time.Now()}
@@ -150,6 +164,9 @@ func (p *preloader) write(ctx context.Context, n int, made <-chan ca.Record, say
 			digest := sha256.Sum256(r.DER)
 			next.Intent.Items = append(next.Intent.Items, ca.IntentItem{Ref: r.Ref, Digest: digest[:], NotAfter: r.NotAfter})
 			next.Records = append(next.Records, r)
+			if p.made != nil {
+				p.made(r.Ref.Serial)
+			}
 		}
 		done += len(next.Records)
 		var announce []ca.Intent

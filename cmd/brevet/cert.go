@@ -4,14 +4,12 @@ import (
 	"context"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
-	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
@@ -91,31 +89,5 @@ func newCertShow() *cobra.Command {
 		},
 	}
 	outputFlag(cmd)
-	return cmd
-}
-
-func newCertRevoke() *cobra.Command {
-	req := &brevetv1.RevokeCertificateRequest{}
-	cmd := &cobra.Command{
-		Use: "revoke SERIAL", Short: "Revoke one certificate, now and for ever", Args: cobra.ExactArgs(1),
-		Long: "revoke takes effect before it returns. Reasons: " + strings.Join(pki.ReasonNames(), ", ") + ".\n" +
-			"After keyCompromise, no key of the certificate is ever certified again.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req.Serial = args[0]
-			p, err := newPrinter(cmd, certHeading...)
-			if err != nil {
-				return err
-			}
-			return call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				resp, err := brevetv1.NewCertificateServiceClient(conn).RevokeCertificate(ctx, req)
-				if err != nil {
-					return fmt.Errorf("not revoked: %w", err)
-				}
-				return errors.Join(printCert(p, resp.GetCertificate()), p.close())
-			})
-		},
-	}
-	outputFlag(cmd)
-	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, by its name in RFC 5280 (default unspecified)")
 	return cmd
 }

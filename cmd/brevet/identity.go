@@ -19,21 +19,17 @@ func newIdentity() *cobra.Command {
 	cmd := &cobra.Command{Use: "identity", Short: "Register machines and people, suspend, resume and retire them"}
 	operatorFlag(cmd)
 	cmd.AddCommand(newIdentityCreate(), newIdentityList(), newIdentityShow(),
-		identityOrder("suspend", "Put an identity and its certificates on hold",
-			func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
-				r, err := c.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: id})
+		commented("suspend", "Put an identity and its certificates on hold",
+			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (*brevetv1.Identity, error) {
+				r, err := c.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: id, Comment: comment})
 				return r.GetIdentity(), err
 			}),
-		identityOrder("resume", "Release what suspend held",
-			func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
-				r, err := c.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: id})
+		commented("resume", "Release what suspend held",
+			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (*brevetv1.Identity, error) {
+				r, err := c.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: id, Comment: comment})
 				return r.GetIdentity(), err
 			}),
-		identityOrder("retire", "End an identity for ever and revoke its certificates",
-			func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
-				r, err := c.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: id})
-				return r.GetIdentity(), err
-			}),
+		newIdentityRetire(),
 	)
 	return cmd
 }
@@ -115,6 +111,31 @@ func newIdentityList() *cobra.Command {
 		},
 	}
 	outputFlag(cmd)
+	return cmd
+}
+
+// commented makes a command that changes an identity for a reason, in words.
+func commented(name, short string, do func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (*brevetv1.Identity, error)) *cobra.Command {
+	var comment string
+	cmd := identityOrder(name, short, func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
+		return do(ctx, c, id, comment)
+	})
+	cmd.Flags().StringVar(&comment, "comment", "", "why, in words, for the log")
+	return cmd
+}
+
+func newIdentityRetire() *cobra.Command {
+	var since string
+	cmd := commented("retire", "End an identity for ever and revoke its certificates",
+		func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (*brevetv1.Identity, error) {
+			at, err := readTime("--invalid-since", since)
+			if err != nil {
+				return nil, err
+			}
+			r, err := c.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: id, Comment: comment, InvalidSince: at})
+			return r.GetIdentity(), err
+		})
+	cmd.Flags().StringVar(&since, "invalid-since", "", "when its certificates are known or suspected to have become invalid, for the CRL")
 	return cmd
 }
 

@@ -11,7 +11,7 @@ import (
 
 const selectCertificate = `
 	SELECT c.id, i.issuer, c.serial, n.spiffe_id, c.profile, c.key, k.rest, c.not_before, c.not_after,
-	       c.state, c.reason, c.revoked_at, c.version, c.der, c.request, s.id, s.rest
+	       c.state, c.reason, c.revoked_at, c.invalid_since, c.version, c.der, c.request, s.id, s.rest
 	FROM certificates c JOIN issuers i ON i.id = c.issuer LEFT JOIN identities n ON n.id = c.identity
 	LEFT JOIN keys k ON k.id = c.key LEFT JOIN keys s ON s.id = c.successor `
 
@@ -28,11 +28,16 @@ func (r *RA) CertificateBySerial(ctx context.Context, serial pki.Serial) (ra.Cer
 func (r *RA) certificate(ctx context.Context, missing *pki.Refusal, where string, args ...any) (ra.Certificate, error) {
 	var c ra.Certificate
 	err := r.db.read(ctx, "read a certificate", func(ctx context.Context, tx *sql.Tx) error {
-		var err error
-		c, _, err = scanCertificate(tx.QueryRowContext(ctx, selectCertificate+where, args...))
+		found, id, err := scanCertificate(tx.QueryRowContext(ctx, selectCertificate+where, args...))
 		if errors.Is(err, sql.ErrNoRows) {
 			return missing
 		}
+		if err != nil {
+			return err
+		}
+		page := []ra.Certificate{found}
+		err = addSets(ctx, tx, page, []int64{id})
+		c = page[0]
 		return err
 	})
 	return c, err
@@ -64,20 +69,40 @@ func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cu
 	var next ra.Cursor
 	err := r.db.read(ctx, "list certificates", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, selectCertificate+where, args...)
-		return each(rows, err, func(rows *sql.Rows) error {
+		var ids []int64
+		err = each(rows, err, func(rows *sql.Rows) error {
 			c, id, err := scanCertificate(rows)
 			if len(page) == limit {
 				next = ra.Cursor(id)
 				return err
 			}
-			page = append(page, c)
+			page, ids = append(page, c), append(ids, id)
 			return err
 		})
+		if err != nil {
+			return err
+		}
+		return addSets(ctx, tx, page, ids)
 	})
 	if err != nil {
 		return nil, 0, err
 	}
 	return page, next, nil
+}
+
+// addSets adds to certificates what sets of revocations say whose records are to follow.
+func addSets(ctx context.Context, tx *sql.Tx, page []ra.Certificate, ids []int64) error {
+	open, err := readOpenSets(ctx, tx)
+	if err != nil || len(open) == 0 || len(page) == 0 {
+		return err
+	}
+	masks, err := open.masks(ctx, tx, ids)
+	for i, id := range ids {
+		c := &page[i]
+		c.InvalidSince = open.since(c.Status, masks[id], c.InvalidSince)
+		c.Status = open.apply(c.Status, masks[id])
+	}
+	return err
 }
 
 // scanCertificate reads a row of selectCertificate, and its id.
@@ -87,9 +112,9 @@ func scanCertificate(row scanner) (ra.Certificate, int64, error) {
 	var issuer, serial, request []byte
 	var key, successor storedKey
 	var identity, profile sql.NullString
-	var notBefore, revokedAt sql.NullInt64
+	var notBefore, revokedAt, since sql.NullInt64
 	err := row.Scan(&id, &issuer, &serial, &identity, &profile, &key.id, &key.rest, &notBefore, &notAfter,
-		&c.Status.State, &c.Status.Reason, &revokedAt, &c.Status.Version, &c.DER, &request, &successor.id, &successor.rest)
+		&c.Status.State, &c.Status.Reason, &revokedAt, &since, &c.Status.Version, &c.DER, &request, &successor.id, &successor.rest)
 	if err != nil {
 		return ra.Certificate{}, 0, err
 	}
@@ -97,9 +122,7 @@ func scanCertificate(row scanner) (ra.Certificate, int64, error) {
 	if notBefore.Valid {
 		c.NotBefore = fromMillis(notBefore.Int64)
 	}
-	if revokedAt.Valid {
-		c.Status.RevokedAt = fromMillis(revokedAt.Int64)
-	}
+	c.Status.RevokedAt, c.InvalidSince = restoreMillis(revokedAt), restoreMillis(since)
 	if c.Ref, err = parseRef(issuer, serial); err != nil {
 		return ra.Certificate{}, 0, err
 	}

@@ -22,9 +22,16 @@ import (
 // crashEnv makes the test program issue certificates in the store it names until it is killed.
 const crashEnv = "BREVET_TEST_CRASH_STORE"
 
+// crashHow, where it is set to revoke, has it revoke them.
+const crashHow = "BREVET_TEST_CRASH_HOW"
+
 func TestMain(m *testing.M) {
 	if path := os.Getenv(crashEnv); path != "" {
-		if err := issueUntilKilled(path); err != nil {
+		until := issueUntilKilled
+		if os.Getenv(crashHow) == "revoke" {
+			until = revokeUntilKilled
+		}
+		if err := until(path); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
 		os.Exit(1)

@@ -18,32 +18,44 @@ func (r *Revocation) Snapshot(ctx context.Context, at time.Time, visit func(pki.
 			return err
 		}
 		index = head.Size
-		rows, err := tx.QueryContext(ctx, `
-			SELECT i.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version
-			FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.not_after >= ?`, millis(at))
-		return each(rows, err, func(rows *sql.Rows) error {
-			var issuer, serial []byte
-			var notAfter int64
-			var revokedAt sql.NullInt64
-			var c pki.StatusChange
-			err := rows.Scan(&issuer, &serial, &notAfter, &c.Status.State, &c.Status.Reason, &revokedAt, &c.Status.Version)
-			if err != nil {
-				return err
-			}
-			if c.Ref, err = parseRef(issuer, serial); err != nil {
-				return err
-			}
-			c.NotAfter = fromMillis(notAfter)
-			if revokedAt.Valid {
-				c.Status.RevokedAt = fromMillis(revokedAt.Int64)
-			}
-			return visit(c)
-		})
+		open, err := readOpenSets(ctx, tx)
+		if err != nil {
+			return err
+		}
+		return eachStatus(ctx, tx, at, open, visit)
 	})
 	if err != nil {
 		return 0, err
 	}
 	return index, nil
+}
+
+// eachStatus visits the statuses of certificates not expired at a time, with what sets say whose records are to follow.
+func eachStatus(ctx context.Context, tx *sql.Tx, at time.Time, open openSets, visit func(pki.StatusChange) error) error {
+	var q clause
+	q.add(`SELECT i.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version, `)
+	open.mask(&q)
+	q.add(` FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.not_after >= ?`, millis(at))
+	rows, err := tx.QueryContext(ctx, q.text.String(), q.args...)
+	return each(rows, err, func(rows *sql.Rows) error {
+		var issuer, serial []byte
+		var notAfter int64
+		var revokedAt sql.NullInt64
+		var mask uint64
+		var c pki.StatusChange
+		err := rows.Scan(&issuer, &serial, &notAfter, &c.Status.State, &c.Status.Reason, &revokedAt, &c.Status.Version, &mask)
+		if err != nil {
+			return err
+		}
+		if c.Ref, err = parseRef(issuer, serial); err != nil {
+			return err
+		}
+		c.NotAfter, c.Status.RevokedAt = fromMillis(notAfter), restoreMillis(revokedAt)
+		if mask != 0 {
+			c.Status = open.apply(c.Status, mask)
+		}
+		return visit(c)
+	})
 }
 
 // Changes returns the status changes of at most limit sequenced entries after an index, and the index of the last one.

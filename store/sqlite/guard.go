@@ -32,7 +32,7 @@ func (g guarded) names() int {
 const selectGuarded = `
 	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
 	SELECT n.id, n.state, n.generation, p.id, p.state, p.successor, p.superseded_by, p.version, p.not_after,
-	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = q.request), ` + keyColumns + `
+	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = q.request), ` + anyOpen + `, ` + keyColumns + `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
 	LEFT JOIN keys k ON k.id = q.key`
@@ -43,13 +43,13 @@ type found struct {
 	state                                    pki.IdentityState
 	predecessor, predecessorState, successor sql.NullInt64
 	supersededBy, version, notAfter          sql.NullInt64 // of the predecessor
-	answered                                 bool
+	answered, revoking                       bool
 	key                                      keyRow
 }
 
 func (f *found) columns() []any {
 	return append([]any{&f.identity, &f.state, &f.generation, &f.predecessor, &f.predecessorState, &f.successor, &f.supersededBy, &f.version, &f.notAfter,
-		&f.answered}, f.key.columns()...)
+		&f.answered, &f.revoking}, f.key.columns()...)
 }
 
 // checkGuard reads whether everything still holds that was true when the certificate was decided. What does not is a
@@ -73,6 +73,11 @@ func (tx *writeTx) checkGuard(ctx context.Context, r ca.Record, at time.Time) (g
 	}
 	if err := f.checkIdentity(r); err != nil {
 		return g, err
+	}
+	if f.revoking {
+		if err := f.addSets(ctx, tx, r.Guard.Key); err != nil {
+			return g, err
+		}
 	}
 	g.identity = f.identity
 	if !r.Guard.Token.IsZero() {
@@ -126,6 +131,24 @@ func (f *found) supersede(ref pki.CertRef, at time.Time) pki.StatusChange {
 		State: pki.Revoked, Reason: pki.Superseded, RevokedAt: at.Truncate(time.Second),
 		Version: uint64(f.version.Int64) + 1, //nolint:gosec // versions count up from 1
 	}}
+}
+
+// addSets adds what sets of revocations say whose records are to follow.
+func (f *found) addSets(ctx context.Context, q querier, key pki.KeyHash) error {
+	open, err := readOpenSets(ctx, q)
+	if err != nil {
+		return err
+	}
+	if f.predecessor.Valid {
+		masks, err := open.masks(ctx, q, []int64{f.predecessor.Int64})
+		if err != nil {
+			return err
+		}
+		if masks[f.predecessor.Int64] != 0 {
+			f.predecessorState.Int64 = int64(pki.Revoked) // by one of them, if it was not before
+		}
+	}
+	return f.key.addSets(ctx, q, open, key)
 }
 
 // checkPredecessor has a clone be one, also where the renewal with the other key has revoked the predecessor.

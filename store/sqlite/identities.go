@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -54,9 +55,49 @@ func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity, by pki.Ac
 	if err != nil {
 		return err
 	}
+	if err := tx.insertLabels(ctx, id); err != nil {
+		return err
+	}
 	return tx.append(ctx, translog.Entry{
 		Time: id.CreatedAt, Actor: by, Action: translog.IdentityRegistered, Outcome: translog.Done, Identity: id.ID, Facts: factsOf(id),
 	})
+}
+
+// insertLabels has an identity be found by its labels.
+func (tx *writeTx) insertLabels(ctx context.Context, id ra.Identity) error {
+	for name, value := range id.Labels {
+		_, err := tx.ExecContext(ctx, `
+			INSERT INTO identity_labels (name, value, identity) SELECT ?, ?, id FROM identities WHERE spiffe_id = ?`,
+			name, value, id.ID.String())
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changeLabels gives an identity other labels. While certificates are being revoked by a label it is refused: their
+// holders' labels say which ones.
+func (tx *writeTx) changeLabels(ctx context.Context, have, id ra.Identity) error {
+	if maps.Equal(have.Labels, id.Labels) {
+		return nil
+	}
+	var open bool
+	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM revocation_sets WHERE done = 0 AND label_name IS NOT NULL)`).Scan(&open)
+	if err != nil {
+		return err
+	}
+	if open {
+		return pki.Refuse(pki.RuleBusy, "ask again in a minute", "certificates are being revoked by a label, and labels do not change meanwhile")
+	}
+	for name, value := range have.Labels {
+		if err := tx.execOne(ctx, `
+			DELETE FROM identity_labels WHERE name = ? AND value = ? AND identity = (SELECT id FROM identities WHERE spiffe_id = ?)`,
+			name, value, id.ID.String()); err != nil {
+			return err
+		}
+	}
+	return tx.insertLabels(ctx, id)
 }
 
 // UpdateIdentity replaces an identity's profile, labels and names, in a new generation.
@@ -73,6 +114,9 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 		}
 		if id.SameParticulars(have) {
 			return nil
+		}
+		if err := tx.changeLabels(ctx, have, id); err != nil {
+			return err
 		}
 		have.Profile, have.Labels, have.DNSNames, have.IPAddresses = id.Profile, id.Labels, id.DNSNames, id.IPAddresses
 		have.Generation++

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/binary"
+	"errors"
 
 	"github.com/brevet-pki/brevet/pki"
 )
@@ -41,6 +42,16 @@ type keyRow struct {
 
 func (k *keyRow) columns() []any { return []any{&k.rest, &k.identity, &k.compromisedAt, &k.reserved} }
 
+// addSets adds that a key is compromised by a set of revocations whose records are to follow.
+func (k *keyRow) addSets(ctx context.Context, q querier, open openSets, key pki.KeyHash) error {
+	if !k.identity.Valid || k.compromisedAt.Valid {
+		return nil
+	}
+	compromised, err := open.compromise(ctx, q, keyID(key), k.identity.Int64)
+	k.compromisedAt.Valid = compromised
+	return err
+}
+
 // against is what keeps an identity from having the key certified, or nil.
 func (k *keyRow) against(key pki.KeyHash, identity int64) *pki.Refusal {
 	const fix = "make a new key"
@@ -58,6 +69,30 @@ func (k *keyRow) against(key pki.KeyHash, identity int64) *pki.Refusal {
 	default:
 		return nil
 	}
+}
+
+// certifiedKey is a key on record.
+type certifiedKey struct {
+	identity    pki.SPIFFEID
+	compromised bool
+}
+
+// readKey finds a key that was certified.
+func readKey(ctx context.Context, q querier, key pki.KeyHash) (certifiedKey, error) {
+	var k certifiedKey
+	var identity string
+	row := q.QueryRowContext(ctx, `
+		SELECT n.spiffe_id, k.compromised_at IS NOT NULL FROM keys k JOIN identities n ON n.id = k.identity WHERE k.id = ? AND k.rest = ?`,
+		keyID(key), keyRest(key))
+	err := row.Scan(&identity, &k.compromised)
+	if errors.Is(err, sql.ErrNoRows) {
+		return k, pki.Refuse(pki.RuleNotFound, "look at which CA has certified it, and when: what ended long ago is not on record any more",
+			"no certificate of the key %s is on record", key)
+	}
+	if err == nil {
+		k.identity, err = pki.ParseSPIFFEID(identity)
+	}
+	return k, err
 }
 
 // claim records that an identity has a key certified, which its guard has found to be nobody else's, and how often the

@@ -44,6 +44,7 @@ type DB struct {
 
 	written      atomic.Uint64 // about how many pages the WAL file got so far
 	checkpointer checkpointer
+	following    following
 
 	closing  sync.Once
 	closeErr error

@@ -72,6 +72,12 @@ func (r *RA) Expire(ctx context.Context, s ra.ExpiryStep) (ra.Expired, error) {
 	var gone ra.Expired
 	err := r.db.write(ctx, "take expired records away", func(ctx context.Context, tx *writeTx) error {
 		gone = ra.Expired{}
+		// The rows of certificates give their numbers back where the newest ones leave, and sets of revocations end with a
+		// number.
+		var revoking bool
+		if err := tx.QueryRowContext(ctx, `SELECT `+anyOpen).Scan(&revoking); err != nil || revoking {
+			return err
+		}
 		newest, err := tx.newestEntry(ctx)
 		if err != nil {
 			return err

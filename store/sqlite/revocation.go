@@ -21,13 +21,16 @@ func (r *Revocation) Apply(ctx context.Context, o revocation.Order) ([]pki.Statu
 	var changes []pki.StatusChange
 	err := r.db.write(ctx, "carry out the order", func(ctx context.Context, tx *writeTx) error {
 		var err error
+		certificate, identity, key := !o.Certificate.IsZero(), !o.Identity.IsZero(), !o.Key.IsZero()
 		switch {
-		case o.Certificate.IsZero() == o.Identity.IsZero():
-			return pki.Refuse(pki.RuleRequest, "name one certificate or one identity", "an order is about exactly one of them")
-		case o.Identity.IsZero():
+		case certificate && !identity && !key:
 			changes, err = tx.orderCertificate(ctx, o)
-		default:
+		case identity && !certificate && !key:
 			changes, err = tx.orderIdentity(ctx, o)
+		case key && !certificate && !identity:
+			changes, err = tx.orderKey(ctx, o)
+		default:
+			return pki.Refuse(pki.RuleRequest, "name one certificate, one identity or one key", "an order is about exactly one of them")
 		}
 		return err
 	})
@@ -38,7 +41,7 @@ func (r *Revocation) Apply(ctx context.Context, o revocation.Order) ([]pki.Statu
 }
 
 func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
-	c, err := tx.readSubject(ctx, o.Certificate)
+	c, err := readSubject(ctx, tx, o.Certificate)
 	if err != nil {
 		return nil, err
 	}
@@ -72,26 +75,40 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) ([]
 
 // revokeSameKey carries a compromise to the other unexpired certificates of the key: a renewal may have kept it.
 func (tx *writeTx) revokeSameKey(ctx context.Context, c subject, o revocation.Order) ([]pki.StatusChange, error) {
-	others, err := tx.readSameKey(ctx, c, o.At)
+	if !c.key.Valid {
+		return nil, nil
+	}
+	others, err := readKeySubjects(ctx, tx, c.key.Int64, c.id, o.At)
 	if err != nil {
 		return nil, err
 	}
-	var changes []pki.StatusChange
-	for _, other := range others {
-		status, changed, err := next(other.status, o)
-		if err != nil {
-			return nil, err
-		}
-		if !changed {
-			continue
-		}
-		change, err := tx.setStatus(ctx, other, status, o)
-		if err != nil {
-			return nil, err
-		}
-		changes = append(changes, change)
+	changes, _, err := tx.changeSubjects(ctx, others, o)
+	return changes, err
+}
+
+// orderKey revokes what a compromised key has, and marks it where it has nothing that is alive, too.
+func (tx *writeTx) orderKey(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
+	if !isKeyCompromise(o) {
+		return nil, pki.Refuse(pki.RuleReason, "revoke it for keyCompromise", "an order about a key can do nothing else")
 	}
-	return changes, nil
+	key, err := readKey(ctx, tx, o.Key)
+	if err != nil {
+		return nil, err
+	}
+	subjects, err := readKeySubjects(ctx, tx, keyID(o.Key), 0, o.At)
+	if err != nil {
+		return nil, err
+	}
+	changes, standing, err := tx.changeSubjects(ctx, subjects, o)
+	if err != nil || len(changes) == 0 && key.compromised {
+		return standing, err // carried out before
+	}
+	if err := tx.markKey(ctx, keyID(o.Key), o.At); err != nil {
+		return nil, err
+	}
+	entry := orderEntry(o, translog.CertificateRevoked, key.identity, changes)
+	entry.Facts["key"] = o.Key.String()
+	return append(changes, standing...), tx.append(ctx, entry)
 }
 
 func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
@@ -99,28 +116,13 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) ([]pki
 	if err != nil {
 		return nil, err
 	}
-	subjects, err := tx.readSubjects(ctx, o.Identity, o.At)
+	subjects, err := readSubjects(ctx, tx, o.Identity, o.At)
 	if err != nil {
 		return nil, err
 	}
-	var changes, standing []pki.StatusChange
-	for _, c := range subjects {
-		status, changed, err := next(c.status, o)
-		if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleFinal {
-			changed, err = false, nil // revoked before, for a reason of its own
-		}
-		if err != nil {
-			return nil, err
-		}
-		if !changed {
-			standing = append(standing, c.standing())
-			continue
-		}
-		change, err := tx.setStatus(ctx, c, status, o)
-		if err != nil {
-			return nil, err
-		}
-		changes = append(changes, change)
+	changes, standing, err := tx.changeSubjects(ctx, subjects, o)
+	if err != nil {
+		return nil, err
 	}
 	if !moved && len(changes) == 0 {
 		return standing, nil // carried out before
@@ -129,6 +131,30 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) ([]pki
 		return nil, err
 	}
 	return append(changes, standing...), nil
+}
+
+// changeSubjects gives certificates their next status, and returns what has changed and what has not: that stands as it is,
+// or was revoked before, for a reason of its own.
+func (tx *writeTx) changeSubjects(ctx context.Context, subjects []subject, o revocation.Order) (changes, standing []pki.StatusChange, err error) {
+	for _, c := range subjects {
+		status, changed, err := next(c.status, o)
+		if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleFinal {
+			changed, err = false, nil
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if !changed {
+			standing = append(standing, c.standing())
+			continue
+		}
+		change, err := tx.setStatus(ctx, c, status, o)
+		if err != nil {
+			return nil, nil, err
+		}
+		changes = append(changes, change)
+	}
+	return changes, standing, nil
 }
 
 // next returns the status after an order, and whether that is another one than before.
@@ -174,11 +200,24 @@ func ifFinal(s pki.Status) error {
 }
 
 func orderEntry(o revocation.Order, action translog.Action, id pki.SPIFFEID, changes []pki.StatusChange) translog.Entry {
-	e := translog.Entry{Time: o.At, Actor: o.By, Action: action, Outcome: translog.Done, Identity: id, Changes: changes}
-	if o.Action == revocation.Revoke {
-		e.Facts = map[string]string{"reason": o.Reason.String()}
+	return translog.Entry{
+		Time: o.At, Actor: o.By, Action: action, Outcome: translog.Done, Identity: id, Changes: changes, Facts: orderFacts(o),
 	}
-	return e
+}
+
+// orderFacts are the reason, the invalidity date and the comment, where there are any.
+func orderFacts(o revocation.Order) map[string]string {
+	facts := map[string]string{}
+	if o.Action == revocation.Revoke {
+		facts["reason"] = o.Reason.String()
+	}
+	if !o.InvalidSince.IsZero() {
+		facts["invalid_since"] = o.InvalidSince.UTC().Format(time.RFC3339)
+	}
+	if o.Why != "" {
+		facts["comment"] = o.Why
+	}
+	return facts
 }
 
 // isKeyCompromise reports whether an order says that keys are not their holders' alone.

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"database/sql"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -84,6 +85,14 @@ func (m *mill) identity(n uint64) pki.SPIFFEID {
 // issue issues a batch: a certificate for each identity. Where predecessors are given, it renews them.
 func (m *mill) issue(ids []pki.SPIFFEID, predecessors []ca.Record) []ca.Record {
 	m.tb.Helper()
+	records, err := m.write(ids, predecessors)
+	if err != nil {
+		m.tb.Fatal(err)
+	}
+	return records
+}
+
+func (m *mill) write(ids []pki.SPIFFEID, predecessors []ca.Record) ([]ca.Record, error) {
 	intent := ca.Intent{Batch: ca.NewBatchID()}
 	var records []ca.Record
 	for i, id := range ids {
@@ -98,18 +107,17 @@ func (m *mill) issue(ids []pki.SPIFFEID, predecessors []ca.Record) []ca.Record {
 		records = append(records, r)
 	}
 	if _, err := m.db.CA().Write(context.Background(), m.epoch, nil, []ca.Intent{intent}); err != nil {
-		m.tb.Fatal(err)
+		return nil, err
 	}
 	verdicts, err := m.db.CA().Write(context.Background(), m.epoch, []ca.Settlement{{Intent: intent, Records: records, At: m.at}}, nil)
 	if err != nil {
-		m.tb.Fatal(err)
+		return nil, err
 	}
+	var refused []error
 	for _, v := range verdicts[0] {
-		if v.Refusal != nil {
-			m.tb.Fatal(v.Refusal)
-		}
+		refused = append(refused, v.Refusal)
 	}
-	return records
+	return records, errors.Join(refused...)
 }
 
 // TestOctetsPerCertificate bounds what a renewed certificate takes on disk, indexes and log included.

@@ -16,7 +16,7 @@ import (
 const selectStanding = `
 	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
 	SELECT ` + identityColumns + `,
-	       p.state, p.reason, p.revoked_at, p.version, p.superseded_by, s.id, s.rest,
+	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, s.id, s.rest, ` + anyOpen + `,
 	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.not_after, a.der, ` + keyColumns + `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
@@ -34,57 +34,101 @@ func questionOf(id pki.SPIFFEID, predecessor pki.CertRef, request pki.RequestID,
 	return []any{id.String(), optional(predecessor.Serial), optional(predecessor.Issuer), optional(request), keyID(key), key.Bytes()}
 }
 
-// Standing answers a question in one statement, which sees one state of the store.
+// Standing answers a question in one statement, which sees one state of the store. While records follow a revocation, it
+// takes a few, in one transaction.
 func (r *RA) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
-	var st ra.Standing
-	err := r.db.look(ctx, "read how a request stands", func(ctx context.Context, conn *sql.Conn) error {
-		row := conn.QueryRowContext(ctx, selectStanding, questionOf(q.Identity, q.Predecessor, q.Request, q.Key)...)
-		var err error
-		if st, err = scanStanding(row, q); errors.Is(err, sql.ErrNoRows) {
-			return noIdentity(q.Identity)
-		}
-		return err
-	})
-	return st, err
+	const what = "read how a request stands"
+	var row standingRow
+	err := r.db.look(ctx, what, func(ctx context.Context, conn *sql.Conn) error { return row.read(ctx, conn, q) })
+	if err == nil && row.revoking {
+		err = r.db.read(ctx, what, func(ctx context.Context, tx *sql.Tx) error {
+			row = standingRow{}
+			if err := row.read(ctx, tx, q); err != nil {
+				return err
+			}
+			return row.addSets(ctx, tx, q)
+		})
+	}
+	if err != nil {
+		return ra.Standing{}, err
+	}
+	st, err := row.standing(q)
+	return st, fail(what, err)
 }
 
-func scanStanding(row scanner, q ra.Question) (ra.Standing, error) {
-	var st ra.Standing
-	var id identityRow
-	var state, reason, revokedAt, version, supersededBy, answer, answerEnd sql.NullInt64
-	var answerSerial, answerIssuer, der []byte
-	var successor, answerKey storedKey
-	var key keyRow
-	err := row.Scan(slices.Concat(id.columns(),
-		[]any{&state, &reason, &revokedAt, &version, &supersededBy, &successor.id, &successor.rest,
-			&answer, &answerSerial, &answerIssuer, &answerKey.id, &answerKey.rest, &answerEnd, &der}, key.columns())...)
+// standingRow is what selectStanding selects.
+type standingRow struct {
+	id                                 identityRow
+	predecessor                        sql.NullInt64
+	state, reason, revokedAt, version  sql.NullInt64
+	supersededBy                       sql.NullInt64
+	successor                          storedKey
+	revoking                           bool
+	answerRow                          sql.NullInt64
+	answerSerial, answerIssuer, answer []byte
+	answerKey                          storedKey
+	answerEnd                          sql.NullInt64
+	key                                keyRow
+}
+
+func (r *standingRow) read(ctx context.Context, from querier, q ra.Question) error {
+	row := from.QueryRowContext(ctx, selectStanding, questionOf(q.Identity, q.Predecessor, q.Request, q.Key)...)
+	err := row.Scan(slices.Concat(r.id.columns(),
+		[]any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.successor.id, &r.successor.rest, &r.revoking,
+			&r.answerRow, &r.answerSerial, &r.answerIssuer, &r.answerKey.id, &r.answerKey.rest, &r.answerEnd, &r.answer}, r.key.columns())...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return noIdentity(q.Identity)
+	}
+	return err
+}
+
+// addSets adds what sets of revocations say whose records are to follow.
+func (r *standingRow) addSets(ctx context.Context, from querier, q ra.Question) error {
+	open, err := readOpenSets(ctx, from)
 	if err != nil {
+		return err
+	}
+	if r.predecessor.Valid {
+		masks, err := open.masks(ctx, from, []int64{r.predecessor.Int64})
+		if err != nil {
+			return err
+		}
+		before := statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
+		if st := open.apply(before, masks[r.predecessor.Int64]); st != before {
+			r.state.Int64, r.reason.Int64, r.version.Int64 = int64(st.State), int64(st.Reason), int64(st.Version) //nolint:gosec // as the table has it
+			r.revokedAt = sql.NullInt64{Int64: millis(st.RevokedAt), Valid: true}
+		}
+	}
+	return r.key.addSets(ctx, from, open, q.Key)
+}
+
+func (r *standingRow) standing(q ra.Question) (ra.Standing, error) {
+	var st ra.Standing
+	var err error
+	if st.Identity, err = r.id.identity(); err != nil {
 		return st, err
 	}
-	if st.Identity, err = id.identity(); err != nil {
-		return st, err
-	}
-	st.Key = key.against(q.Key, id.id)
+	st.Key = r.key.against(q.Key, r.id.id)
 	if !q.Predecessor.IsZero() {
-		if !state.Valid {
+		if !r.state.Valid {
 			return st, noPredecessor(q.Predecessor.Serial)
 		}
-		st.Predecessor.Status = statusOf(state.Int64, reason.Int64, version.Int64, revokedAt)
-		st.Predecessor.Superseded = supersededBy.Valid
-		if st.Predecessor.Successor, err = successor.hash(); err != nil {
+		st.Predecessor.Status = statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
+		st.Predecessor.Superseded = r.supersededBy.Valid
+		if st.Predecessor.Successor, err = r.successor.hash(); err != nil {
 			return st, err
 		}
 	}
-	if answerSerial == nil {
+	if r.answerSerial == nil {
 		return st, nil
 	}
-	st.Answer = &ra.Answer{Certificate: ca.Certificate{DER: der, NotAfter: fromMillis(answerEnd.Int64)}}
-	if st.Answer.Certificate.Ref, err = parseRef(answerIssuer, answerSerial); err != nil {
+	st.Answer = &ra.Answer{Certificate: ca.Certificate{DER: r.answer, NotAfter: fromMillis(r.answerEnd.Int64)}}
+	if st.Answer.Certificate.Ref, err = parseRef(r.answerIssuer, r.answerSerial); err != nil {
 		return st, err
 	}
-	st.Answer.Key, err = answerKey.hash()
+	st.Answer.Key, err = r.answerKey.hash()
 	// Rows that left give their numbers to others, and so the key has to be that of the renewal.
-	st.Answer.Supersedes = supersededBy.Valid && supersededBy == answer && successor.id == answerKey.id
+	st.Answer.Supersedes = r.supersededBy.Valid && r.supersededBy == r.answerRow && r.successor.id == r.answerKey.id
 	return st, err
 }
 

@@ -17,7 +17,8 @@ type subject struct {
 	id            int64
 	ref           pki.CertRef
 	notAfter      time.Time
-	status        pki.Status
+	status        pki.Status    // as is the next, with what sets of revocations say whose records are to follow
+	since         time.Time     // when it became invalid; zero where nobody said
 	key           sql.NullInt64 // null where it was never released, and the next two are zero
 	identity      pki.SPIFFEID
 	identityState pki.IdentityState
@@ -29,45 +30,58 @@ func (c subject) standing() pki.StatusChange {
 }
 
 const selectSubject = `
-	SELECT c.id, i.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version, c.key, n.spiffe_id, n.state
+	SELECT c.id, i.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.invalid_since, c.version, c.key, n.spiffe_id, n.state
 	FROM certificates c JOIN issuers i ON i.id = c.issuer LEFT JOIN identities n ON n.id = c.identity `
 
-func (tx *writeTx) readSubject(ctx context.Context, ref pki.CertRef) (subject, error) {
-	row := tx.QueryRowContext(ctx, selectSubject+`WHERE c.serial = ? AND i.issuer = ?`, ref.Serial.Bytes(), ref.Issuer.Bytes())
-	c, err := scanSubject(row)
-	if errors.Is(err, sql.ErrNoRows) {
-		return c, noCertificate(ref.Serial)
+func readSubject(ctx context.Context, q querier, ref pki.CertRef) (subject, error) {
+	all, err := querySubjects(ctx, q, `WHERE c.serial = ? AND i.issuer = ?`, ref.Serial.Bytes(), ref.Issuer.Bytes())
+	if err == nil && len(all) == 0 {
+		err = noCertificate(ref.Serial)
 	}
-	return c, err
+	if err != nil {
+		return subject{}, err
+	}
+	return all[0], nil
 }
 
 // clockGrace is how far a server's clock may be ahead without an order passing over certificates that are still alive.
 const clockGrace = time.Hour
 
 // readSubjects reads an identity's certificates that are not long expired.
-func (tx *writeTx) readSubjects(ctx context.Context, id pki.SPIFFEID, at time.Time) ([]subject, error) {
-	return tx.querySubjects(ctx, `WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? ORDER BY c.id`,
+func readSubjects(ctx context.Context, q querier, id pki.SPIFFEID, at time.Time) ([]subject, error) {
+	return querySubjects(ctx, q, `WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? ORDER BY c.id`,
 		id.String(), millis(at.Add(-clockGrace)))
 }
 
-// readSameKey reads the other certificates of a certificate's key that are not long expired.
-func (tx *writeTx) readSameKey(ctx context.Context, c subject, at time.Time) ([]subject, error) {
-	if !c.key.Valid {
-		return nil, nil
-	}
-	return tx.querySubjects(ctx, `
+// readKeySubjects reads the certificates of a key that are not long expired, but for one of them.
+func readKeySubjects(ctx context.Context, q querier, key, but int64, at time.Time) ([]subject, error) {
+	return querySubjects(ctx, q, `
 		WHERE c.identity = (SELECT identity FROM keys WHERE id = ?1) AND c.key = ?1 AND c.id <> ?2 AND c.not_after >= ?3 ORDER BY c.id`,
-		c.key.Int64, c.id, millis(at.Add(-clockGrace)))
+		key, but, millis(at.Add(-clockGrace)))
 }
 
-func (tx *writeTx) querySubjects(ctx context.Context, where string, args ...any) ([]subject, error) {
+func querySubjects(ctx context.Context, q querier, where string, args ...any) ([]subject, error) {
 	var all []subject
-	rows, err := tx.QueryContext(ctx, selectSubject+where, args...)
+	var ids []int64
+	rows, err := q.QueryContext(ctx, selectSubject+where, args...)
 	err = each(rows, err, func(rows *sql.Rows) error {
 		c, err := scanSubject(rows)
-		all = append(all, c)
+		all, ids = append(all, c), append(ids, c.id)
 		return err
 	})
+	if err != nil || len(all) == 0 {
+		return all, err
+	}
+	open, err := readOpenSets(ctx, q)
+	if err != nil || len(open) == 0 {
+		return all, err
+	}
+	masks, err := open.masks(ctx, q, ids)
+	for i := range all {
+		c := &all[i]
+		c.since = open.since(c.status, masks[c.id], c.since)
+		c.status = open.apply(c.status, masks[c.id])
+	}
 	return all, err
 }
 
@@ -75,17 +89,15 @@ func scanSubject(row scanner) (subject, error) {
 	var c subject
 	var issuer, serial []byte
 	var notAfter int64
-	var revokedAt, state sql.NullInt64
+	var revokedAt, since, state sql.NullInt64
 	var identity sql.NullString
-	err := row.Scan(&c.id, &issuer, &serial, &notAfter, &c.status.State, &c.status.Reason, &revokedAt, &c.status.Version,
+	err := row.Scan(&c.id, &issuer, &serial, &notAfter, &c.status.State, &c.status.Reason, &revokedAt, &since, &c.status.Version,
 		&c.key, &identity, &state)
 	if err != nil {
 		return subject{}, err
 	}
 	c.notAfter = fromMillis(notAfter)
-	if revokedAt.Valid {
-		c.status.RevokedAt = fromMillis(revokedAt.Int64)
-	}
+	c.status.RevokedAt, c.since = restoreMillis(revokedAt), restoreMillis(since)
 	if identity.Valid {
 		c.identityState = pki.IdentityState(state.Int64) //nolint:gosec // 1 to 4, as the table has it
 		if c.identity, err = pki.ParseSPIFFEID(identity.String); err != nil {
@@ -103,12 +115,21 @@ func (tx *writeTx) setStatus(ctx context.Context, c subject, s pki.Status, o rev
 	if s.State != pki.Good {
 		revokedAt = millis(s.RevokedAt)
 	}
-	err := tx.execOne(ctx, `UPDATE certificates SET state = ?, reason = ?, revoked_at = ?, version = ? WHERE id = ?`,
-		s.State, s.Reason, revokedAt, s.Version, c.id)
+	since := o.InvalidSince
+	if since.IsZero() && s.State == pki.Revoked {
+		since = c.since // an upgrade that says nothing of it leaves what was known
+	}
+	err := tx.execOne(ctx, `UPDATE certificates SET state = ?, reason = ?, revoked_at = ?, invalid_since = ?, version = ? WHERE id = ?`,
+		s.State, s.Reason, revokedAt, optionalMillis(since), s.Version, c.id)
 	if err != nil || !c.key.Valid || !isKeyCompromise(o) {
 		return change, err
 	}
-	return change, tx.execOne(ctx, `UPDATE keys SET compromised_at = coalesce(compromised_at, ?) WHERE id = ?`, millis(o.At), c.key.Int64)
+	return change, tx.markKey(ctx, c.key.Int64, o.At)
+}
+
+// markKey has a key never be certified again.
+func (tx *writeTx) markKey(ctx context.Context, key int64, at time.Time) error {
+	return tx.execOne(ctx, `UPDATE keys SET compromised_at = coalesce(compromised_at, ?) WHERE id = ?`, millis(at), key)
 }
 
 // moveIdentity brings an identity into the state that an order gives it, in a new generation, and returns how the log

@@ -87,6 +87,7 @@ func each(rows *sql.Rows, err error, visit func(*sql.Rows) error) error {
 // querier is a connection, or a transaction on one.
 type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
 // scanner is a *sql.Row or *sql.Rows.
@@ -103,6 +104,30 @@ func checkLimit(limit int) error {
 func millis(t time.Time) int64 { return t.UnixMilli() }
 
 func fromMillis(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
+
+// optionalMillis returns NULL for no time.
+func optionalMillis(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return millis(t)
+}
+
+// restoreMillis reads back what optionalMillis wrote.
+func restoreMillis(ms sql.NullInt64) time.Time {
+	if !ms.Valid {
+		return time.Time{}
+	}
+	return fromMillis(ms.Int64)
+}
+
+// optionalText returns NULL for no text.
+func optionalText(text string) any {
+	if text == "" {
+		return nil
+	}
+	return text
+}
 
 // optional returns NULL for the zero value, and its octets for any other.
 func optional[T interface {

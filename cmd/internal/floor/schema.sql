@@ -56,6 +56,7 @@ CREATE TABLE certificates (
     state         INTEGER NOT NULL CHECK (state BETWEEN 1 AND 3),
     reason        INTEGER NOT NULL,
     revoked_at    INTEGER,
+    invalid_since INTEGER,
     version       INTEGER NOT NULL,
     der           BLOB,
     digest        BLOB,

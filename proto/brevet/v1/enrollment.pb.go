@@ -840,7 +840,9 @@ type Certificate struct {
 	// SHA-256 of the SubjectPublicKeyInfo, hexadecimal.
 	KeyHash string `protobuf:"bytes,11,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
 	// False for a serial that was reserved or signed but never handed to anybody; such a serial is revoked.
-	Released      bool `protobuf:"varint,12,opt,name=released,proto3" json:"released,omitempty"`
+	Released bool `protobuf:"varint,12,opt,name=released,proto3" json:"released,omitempty"`
+	// The invalidity date of RFC 5280 section 5.3.2, where whoever revoked it gave one.
+	InvalidSince  *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=invalid_since,json=invalidSince,proto3" json:"invalid_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -959,6 +961,13 @@ func (x *Certificate) GetReleased() bool {
 	return false
 }
 
+func (x *Certificate) GetInvalidSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.InvalidSince
+	}
+	return nil
+}
+
 var File_brevet_v1_enrollment_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_enrollment_proto_rawDesc = "" +
@@ -1023,7 +1032,7 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\aRefusal\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x10\n" +
-	"\x03fix\x18\x03 \x01(\tR\x03fix\"\xc6\x03\n" +
+	"\x03fix\x18\x03 \x01(\tR\x03fix\"\x87\x04\n" +
 	"\vCertificate\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x1a\n" +
@@ -1039,7 +1048,8 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\vcertificate\x18\n" +
 	" \x01(\fR\vcertificate\x12\x19\n" +
 	"\bkey_hash\x18\v \x01(\tR\akeyHash\x12\x1a\n" +
-	"\breleased\x18\f \x01(\bR\breleased*\x8c\x01\n" +
+	"\breleased\x18\f \x01(\bR\breleased\x12?\n" +
+	"\rinvalid_since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\finvalidSince*\x8c\x01\n" +
 	"\x10CertificateState\x12!\n" +
 	"\x1dCERTIFICATE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16CERTIFICATE_STATE_GOOD\x10\x01\x12\x1a\n" +
@@ -1098,17 +1108,18 @@ var file_brevet_v1_enrollment_proto_depIdxs = []int32{
 	15, // 12: brevet.v1.Certificate.not_after:type_name -> google.protobuf.Timestamp
 	0,  // 13: brevet.v1.Certificate.state:type_name -> brevet.v1.CertificateState
 	15, // 14: brevet.v1.Certificate.revoked_at:type_name -> google.protobuf.Timestamp
-	1,  // 15: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
-	3,  // 16: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
-	5,  // 17: brevet.v1.EnrollmentService.IssueCertificates:input_type -> brevet.v1.IssueCertificatesRequest
-	2,  // 18: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
-	4,  // 19: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
-	7,  // 20: brevet.v1.EnrollmentService.IssueCertificates:output_type -> brevet.v1.IssueCertificatesResponse
-	18, // [18:21] is the sub-list for method output_type
-	15, // [15:18] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	15, // 15: brevet.v1.Certificate.invalid_since:type_name -> google.protobuf.Timestamp
+	1,  // 16: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
+	3,  // 17: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
+	5,  // 18: brevet.v1.EnrollmentService.IssueCertificates:input_type -> brevet.v1.IssueCertificatesRequest
+	2,  // 19: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
+	4,  // 20: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
+	7,  // 21: brevet.v1.EnrollmentService.IssueCertificates:output_type -> brevet.v1.IssueCertificatesResponse
+	19, // [19:22] is the sub-list for method output_type
+	16, // [16:19] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_enrollment_proto_init() }

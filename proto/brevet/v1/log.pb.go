@@ -47,6 +47,8 @@ const (
 	Action_ACTION_REQUEST_REFUSED      Action = 16
 	// Of what ended long ago, from the store.
 	Action_ACTION_RECORDS_EXPIRED Action = 17
+	// Of all certificates that its facts select. Entries with their changes follow.
+	Action_ACTION_REVOCATION_ORDERED Action = 18
 )
 
 // Enum value maps for Action.
@@ -70,6 +72,7 @@ var (
 		15: "ACTION_CRL_PUBLISHED",
 		16: "ACTION_REQUEST_REFUSED",
 		17: "ACTION_RECORDS_EXPIRED",
+		18: "ACTION_REVOCATION_ORDERED",
 	}
 	Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED":           0,
@@ -90,6 +93,7 @@ var (
 		"ACTION_CRL_PUBLISHED":         15,
 		"ACTION_REQUEST_REFUSED":       16,
 		"ACTION_RECORDS_EXPIRED":       17,
+		"ACTION_REVOCATION_ORDERED":    18,
 	}
 )
 
@@ -179,7 +183,7 @@ func (StatusKind) EnumDescriptor() ([]byte, []int) {
 type LogEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Time  int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
-	// Who: a SPIFFE ID, "token:…", "system:…", "command:…" or "unknown". Absent where it is the identity itself; where
+	// Who: a SPIFFE ID, "token:…", "key:…", "system:…", "command:…" or "unknown". Absent where it is the identity itself; where
 	// both are absent, nobody known.
 	Actor string `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
 	// What. A reader that does not know the value cannot say what the entry means, and refuses it.
@@ -442,7 +446,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06reason\x18\a \x01(\rR\x06reason\x12\x1d\n" +
 	"\n" +
-	"revoked_at\x18\b \x01(\x03R\trevokedAt*\x90\x04\n" +
+	"revoked_at\x18\b \x01(\x03R\trevokedAt*\xaf\x04\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ACTION_CA_INSTALLED\x10\x01\x12\x1e\n" +
@@ -462,7 +466,8 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x1bACTION_CERTIFICATE_RELEASED\x10\x0e\x12\x18\n" +
 	"\x14ACTION_CRL_PUBLISHED\x10\x0f\x12\x1a\n" +
 	"\x16ACTION_REQUEST_REFUSED\x10\x10\x12\x1a\n" +
-	"\x16ACTION_RECORDS_EXPIRED\x10\x11*n\n" +
+	"\x16ACTION_RECORDS_EXPIRED\x10\x11\x12\x1d\n" +
+	"\x19ACTION_REVOCATION_ORDERED\x10\x12*n\n" +
 	"\n" +
 	"StatusKind\x12\x1b\n" +
 	"\x17STATUS_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +

@@ -455,8 +455,10 @@ func (x *ListIdentitiesResponse) GetNextPageToken() string {
 }
 
 type SuspendIdentityRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Why, for the log: printable ASCII of 256 octets at most; may be empty.
+	Comment       string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -494,6 +496,13 @@ func (*SuspendIdentityRequest) Descriptor() ([]byte, []int) {
 func (x *SuspendIdentityRequest) GetId() string {
 	if x != nil {
 		return x.Id
+	}
+	return ""
+}
+
+func (x *SuspendIdentityRequest) GetComment() string {
+	if x != nil {
+		return x.Comment
 	}
 	return ""
 }
@@ -543,8 +552,10 @@ func (x *SuspendIdentityResponse) GetIdentity() *Identity {
 }
 
 type ResumeIdentityRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Why, for the log: printable ASCII of 256 octets at most; may be empty.
+	Comment       string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -582,6 +593,13 @@ func (*ResumeIdentityRequest) Descriptor() ([]byte, []int) {
 func (x *ResumeIdentityRequest) GetId() string {
 	if x != nil {
 		return x.Id
+	}
+	return ""
+}
+
+func (x *ResumeIdentityRequest) GetComment() string {
+	if x != nil {
+		return x.Comment
 	}
 	return ""
 }
@@ -631,8 +649,12 @@ func (x *ResumeIdentityResponse) GetIdentity() *Identity {
 }
 
 type RetireIdentityRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// As in SuspendIdentityRequest.
+	Comment string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
+	// As in RevokeCertificateRequest.
+	InvalidSince  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=invalid_since,json=invalidSince,proto3" json:"invalid_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -672,6 +694,20 @@ func (x *RetireIdentityRequest) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *RetireIdentityRequest) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *RetireIdentityRequest) GetInvalidSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.InvalidSince
+	}
+	return nil
 }
 
 type RetireIdentityResponse struct {
@@ -1064,7 +1100,11 @@ type RevokeCertificateRequest struct {
 	// As in GetCertificateRequest.
 	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	// Name of RFC 5280 section 5.3.1; empty for "unspecified". certificateHold belongs to SuspendIdentity.
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The invalidity date of RFC 5280 section 5.3.2, to the second; unset where it is not known.
+	InvalidSince *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=invalid_since,json=invalidSince,proto3" json:"invalid_since,omitempty"`
+	// As in SuspendIdentityRequest.
+	Comment       string `protobuf:"bytes,5,opt,name=comment,proto3" json:"comment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1120,6 +1160,20 @@ func (x *RevokeCertificateRequest) GetReason() string {
 	return ""
 }
 
+func (x *RevokeCertificateRequest) GetInvalidSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.InvalidSince
+	}
+	return nil
+}
+
+func (x *RevokeCertificateRequest) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
 type RevokeCertificateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Certificate   *Certificate           `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
@@ -1164,6 +1218,567 @@ func (x *RevokeCertificateResponse) GetCertificate() *Certificate {
 	return nil
 }
 
+// CertificateSelection is of the certificates for which all fields hold that are set; one at least is.
+type CertificateSelection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The CA that issued it: 64 hexadecimal digits.
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Whose it is.
+	Identity string `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	// Serial number of the certificate that it was renewed from, over any number of renewals, or its own; hexadecimal. Where
+	// renewals keep their key, all later certificates of that key count.
+	LineageOf string `protobuf:"bytes,3,opt,name=lineage_of,json=lineageOf,proto3" json:"lineage_of,omitempty"`
+	// SHA-256 of its SubjectPublicKeyInfo, 64 hexadecimal digits.
+	KeyHash string `protobuf:"bytes,4,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
+	// What it was issued under.
+	Profile string `protobuf:"bytes,5,opt,name=profile,proto3" json:"profile,omitempty"`
+	// A label of its identity.
+	LabelName  string `protobuf:"bytes,6,opt,name=label_name,json=labelName,proto3" json:"label_name,omitempty"`
+	LabelValue string `protobuf:"bytes,7,opt,name=label_value,json=labelValue,proto3" json:"label_value,omitempty"`
+	// When it was issued, which its serial number begins with, to the millisecond: from the first time on, and before the
+	// second.
+	IssuedFrom    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=issued_from,json=issuedFrom,proto3" json:"issued_from,omitempty"`
+	IssuedUntil   *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=issued_until,json=issuedUntil,proto3" json:"issued_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateSelection) Reset() {
+	*x = CertificateSelection{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateSelection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateSelection) ProtoMessage() {}
+
+func (x *CertificateSelection) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateSelection.ProtoReflect.Descriptor instead.
+func (*CertificateSelection) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CertificateSelection) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *CertificateSelection) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *CertificateSelection) GetLineageOf() string {
+	if x != nil {
+		return x.LineageOf
+	}
+	return ""
+}
+
+func (x *CertificateSelection) GetKeyHash() string {
+	if x != nil {
+		return x.KeyHash
+	}
+	return ""
+}
+
+func (x *CertificateSelection) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *CertificateSelection) GetLabelName() string {
+	if x != nil {
+		return x.LabelName
+	}
+	return ""
+}
+
+func (x *CertificateSelection) GetLabelValue() string {
+	if x != nil {
+		return x.LabelValue
+	}
+	return ""
+}
+
+func (x *CertificateSelection) GetIssuedFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.IssuedFrom
+	}
+	return nil
+}
+
+func (x *CertificateSelection) GetIssuedUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.IssuedUntil
+	}
+	return nil
+}
+
+type RevokeCertificatesRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Selection *CertificateSelection  `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"`
+	// As in RevokeCertificateRequest. With keyCompromise, other certificates of the same keys are revoked with those that are
+	// selected, and none of the keys is ever certified again.
+	Reason       string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	InvalidSince *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=invalid_since,json=invalidSince,proto3" json:"invalid_since,omitempty"`
+	Comment      string                 `protobuf:"bytes,4,opt,name=comment,proto3" json:"comment,omitempty"`
+	// Counts, and changes nothing.
+	DryRun        bool `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeCertificatesRequest) Reset() {
+	*x = RevokeCertificatesRequest{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeCertificatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeCertificatesRequest) ProtoMessage() {}
+
+func (x *RevokeCertificatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeCertificatesRequest.ProtoReflect.Descriptor instead.
+func (*RevokeCertificatesRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RevokeCertificatesRequest) GetSelection() *CertificateSelection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *RevokeCertificatesRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RevokeCertificatesRequest) GetInvalidSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.InvalidSince
+	}
+	return nil
+}
+
+func (x *RevokeCertificatesRequest) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *RevokeCertificatesRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type RevokeCertificatesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With dry_run, what would come of it: without an id and a time.
+	Set           *RevocationSet `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeCertificatesResponse) Reset() {
+	*x = RevokeCertificatesResponse{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeCertificatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeCertificatesResponse) ProtoMessage() {}
+
+func (x *RevokeCertificatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeCertificatesResponse.ProtoReflect.Descriptor instead.
+func (*RevokeCertificatesResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RevokeCertificatesResponse) GetSet() *RevocationSet {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+type GetRevocationSetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRevocationSetRequest) Reset() {
+	*x = GetRevocationSetRequest{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRevocationSetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRevocationSetRequest) ProtoMessage() {}
+
+func (x *GetRevocationSetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRevocationSetRequest.ProtoReflect.Descriptor instead.
+func (*GetRevocationSetRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *GetRevocationSetRequest) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+type GetRevocationSetResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Set           *RevocationSet         `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRevocationSetResponse) Reset() {
+	*x = GetRevocationSetResponse{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRevocationSetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRevocationSetResponse) ProtoMessage() {}
+
+func (x *GetRevocationSetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRevocationSetResponse.ProtoReflect.Descriptor instead.
+func (*GetRevocationSetResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GetRevocationSetResponse) GetSet() *RevocationSet {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+// RevocationSet is an order about all certificates of a selection.
+type RevocationSet struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Id           int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Selection    *CertificateSelection  `protobuf:"bytes,2,opt,name=selection,proto3" json:"selection,omitempty"`
+	Reason       string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	InvalidSince *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=invalid_since,json=invalidSince,proto3" json:"invalid_since,omitempty"`
+	Comment      string                 `protobuf:"bytes,5,opt,name=comment,proto3" json:"comment,omitempty"`
+	// Who gave it, as in the log.
+	OrderedBy string                 `protobuf:"bytes,6,opt,name=ordered_by,json=orderedBy,proto3" json:"ordered_by,omitempty"`
+	OrderedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=ordered_at,json=orderedAt,proto3" json:"ordered_at,omitempty"`
+	// How many certificates it changes; unset before they were counted.
+	Total *int64 `protobuf:"varint,8,opt,name=total,proto3,oneof" json:"total,omitempty"`
+	// How many of their records say so.
+	Followed int64 `protobuf:"varint,9,opt,name=followed,proto3" json:"followed,omitempty"`
+	// All do. A CRL with the last of them follows.
+	Done          bool `protobuf:"varint,10,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevocationSet) Reset() {
+	*x = RevocationSet{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevocationSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevocationSet) ProtoMessage() {}
+
+func (x *RevocationSet) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevocationSet.ProtoReflect.Descriptor instead.
+func (*RevocationSet) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RevocationSet) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *RevocationSet) GetSelection() *CertificateSelection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *RevocationSet) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RevocationSet) GetInvalidSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.InvalidSince
+	}
+	return nil
+}
+
+func (x *RevocationSet) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *RevocationSet) GetOrderedBy() string {
+	if x != nil {
+		return x.OrderedBy
+	}
+	return ""
+}
+
+func (x *RevocationSet) GetOrderedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OrderedAt
+	}
+	return nil
+}
+
+func (x *RevocationSet) GetTotal() int64 {
+	if x != nil && x.Total != nil {
+		return *x.Total
+	}
+	return 0
+}
+
+func (x *RevocationSet) GetFollowed() int64 {
+	if x != nil {
+		return x.Followed
+	}
+	return 0
+}
+
+func (x *RevocationSet) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+type RevokeCompromisedKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The SubjectPublicKeyInfo, in DER.
+	PublicKey []byte `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// Of the key, over its statement: the text "brevet: the holder of this key asks that all its certificates be revoked as
+	// compromised", the trust domain, and the SHA-256 of public_key in lower-case hexadecimal, each followed by a line feed.
+	// ECDSA (in DER) and RSA (PKCS #1 v1.5) with SHA-256, or Ed25519.
+	Signature     []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeCompromisedKeyRequest) Reset() {
+	*x = RevokeCompromisedKeyRequest{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeCompromisedKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeCompromisedKeyRequest) ProtoMessage() {}
+
+func (x *RevokeCompromisedKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeCompromisedKeyRequest.ProtoReflect.Descriptor instead.
+func (*RevokeCompromisedKeyRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RevokeCompromisedKeyRequest) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *RevokeCompromisedKeyRequest) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+type RevokeCompromisedKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 64 hexadecimal digits.
+	KeyHash string `protobuf:"bytes,1,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
+	// How many certificates of it are revoked that have not ended.
+	Revoked       int32 `protobuf:"varint,2,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeCompromisedKeyResponse) Reset() {
+	*x = RevokeCompromisedKeyResponse{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeCompromisedKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeCompromisedKeyResponse) ProtoMessage() {}
+
+func (x *RevokeCompromisedKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeCompromisedKeyResponse.ProtoReflect.Descriptor instead.
+func (*RevokeCompromisedKeyResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RevokeCompromisedKeyResponse) GetKeyHash() string {
+	if x != nil {
+		return x.KeyHash
+	}
+	return ""
+}
+
+func (x *RevokeCompromisedKeyResponse) GetRevoked() int32 {
+	if x != nil {
+		return x.Revoked
+	}
+	return 0
+}
+
 type CRL struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 64 hexadecimal digits.
@@ -1184,7 +1799,7 @@ type CRL struct {
 
 func (x *CRL) Reset() {
 	*x = CRL{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[21]
+	mi := &file_brevet_v1_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1811,7 @@ func (x *CRL) String() string {
 func (*CRL) ProtoMessage() {}
 
 func (x *CRL) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[21]
+	mi := &file_brevet_v1_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1824,7 @@ func (x *CRL) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CRL.ProtoReflect.Descriptor instead.
 func (*CRL) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{21}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CRL) GetIssuer() string {
@@ -1269,7 +1884,7 @@ type ListCRLsRequest struct {
 
 func (x *ListCRLsRequest) Reset() {
 	*x = ListCRLsRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[22]
+	mi := &file_brevet_v1_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1896,7 @@ func (x *ListCRLsRequest) String() string {
 func (*ListCRLsRequest) ProtoMessage() {}
 
 func (x *ListCRLsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[22]
+	mi := &file_brevet_v1_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1909,7 @@ func (x *ListCRLsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCRLsRequest.ProtoReflect.Descriptor instead.
 func (*ListCRLsRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{22}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{30}
 }
 
 type ListCRLsResponse struct {
@@ -1306,7 +1921,7 @@ type ListCRLsResponse struct {
 
 func (x *ListCRLsResponse) Reset() {
 	*x = ListCRLsResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[23]
+	mi := &file_brevet_v1_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1933,7 @@ func (x *ListCRLsResponse) String() string {
 func (*ListCRLsResponse) ProtoMessage() {}
 
 func (x *ListCRLsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[23]
+	mi := &file_brevet_v1_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1946,7 @@ func (x *ListCRLsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCRLsResponse.ProtoReflect.Descriptor instead.
 func (*ListCRLsResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{23}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListCRLsResponse) GetCrls() []*CRL {
@@ -1351,7 +1966,7 @@ type ImportCRLRequest struct {
 
 func (x *ImportCRLRequest) Reset() {
 	*x = ImportCRLRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[24]
+	mi := &file_brevet_v1_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1978,7 @@ func (x *ImportCRLRequest) String() string {
 func (*ImportCRLRequest) ProtoMessage() {}
 
 func (x *ImportCRLRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[24]
+	mi := &file_brevet_v1_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1991,7 @@ func (x *ImportCRLRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCRLRequest.ProtoReflect.Descriptor instead.
 func (*ImportCRLRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{24}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ImportCRLRequest) GetCrl() []byte {
@@ -1395,7 +2010,7 @@ type ImportCRLResponse struct {
 
 func (x *ImportCRLResponse) Reset() {
 	*x = ImportCRLResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[25]
+	mi := &file_brevet_v1_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +2022,7 @@ func (x *ImportCRLResponse) String() string {
 func (*ImportCRLResponse) ProtoMessage() {}
 
 func (x *ImportCRLResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[25]
+	mi := &file_brevet_v1_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +2035,7 @@ func (x *ImportCRLResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCRLResponse.ProtoReflect.Descriptor instead.
 func (*ImportCRLResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{25}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ImportCRLResponse) GetCrl() *CRL {
@@ -1442,7 +2057,7 @@ type ListEntriesRequest struct {
 
 func (x *ListEntriesRequest) Reset() {
 	*x = ListEntriesRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[26]
+	mi := &file_brevet_v1_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +2069,7 @@ func (x *ListEntriesRequest) String() string {
 func (*ListEntriesRequest) ProtoMessage() {}
 
 func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[26]
+	mi := &file_brevet_v1_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +2082,7 @@ func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{26}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListEntriesRequest) GetFrom() uint64 {
@@ -1497,7 +2112,7 @@ type ListEntriesResponse struct {
 
 func (x *ListEntriesResponse) Reset() {
 	*x = ListEntriesResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[27]
+	mi := &file_brevet_v1_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +2124,7 @@ func (x *ListEntriesResponse) String() string {
 func (*ListEntriesResponse) ProtoMessage() {}
 
 func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[27]
+	mi := &file_brevet_v1_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +2137,7 @@ func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{27}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListEntriesResponse) GetIndex() uint64 {
@@ -1554,7 +2169,7 @@ type GetHeadRequest struct {
 
 func (x *GetHeadRequest) Reset() {
 	*x = GetHeadRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[28]
+	mi := &file_brevet_v1_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +2181,7 @@ func (x *GetHeadRequest) String() string {
 func (*GetHeadRequest) ProtoMessage() {}
 
 func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[28]
+	mi := &file_brevet_v1_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +2194,7 @@ func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadRequest.ProtoReflect.Descriptor instead.
 func (*GetHeadRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{36}
 }
 
 type GetHeadResponse struct {
@@ -1592,7 +2207,7 @@ type GetHeadResponse struct {
 
 func (x *GetHeadResponse) Reset() {
 	*x = GetHeadResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[29]
+	mi := &file_brevet_v1_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +2219,7 @@ func (x *GetHeadResponse) String() string {
 func (*GetHeadResponse) ProtoMessage() {}
 
 func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[29]
+	mi := &file_brevet_v1_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,7 +2232,7 @@ func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadResponse.ProtoReflect.Descriptor instead.
 func (*GetHeadResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetHeadResponse) GetSize() uint64 {
@@ -1676,17 +2291,21 @@ const file_brevet_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"identities\x18\x01 \x03(\v2\x13.brevet.v1.IdentityR\n" +
 	"identities\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"(\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"B\n" +
 	"\x16SuspendIdentityRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"J\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\acomment\x18\x02 \x01(\tR\acomment\"J\n" +
 	"\x17SuspendIdentityResponse\x12/\n" +
-	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"'\n" +
+	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"A\n" +
 	"\x15ResumeIdentityRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"I\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\acomment\x18\x02 \x01(\tR\acomment\"I\n" +
 	"\x16ResumeIdentityResponse\x12/\n" +
-	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"'\n" +
+	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"\x82\x01\n" +
 	"\x15RetireIdentityRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"I\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\acomment\x18\x02 \x01(\tR\acomment\x12?\n" +
+	"\rinvalid_since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\finvalidSince\"I\n" +
 	"\x16RetireIdentityResponse\x12/\n" +
 	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"u\n" +
 	"\x12CreateTokenRequest\x12\x0e\n" +
@@ -1710,13 +2329,63 @@ const file_brevet_v1_operator_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"~\n" +
 	"\x18ListCertificatesResponse\x12:\n" +
 	"\fcertificates\x18\x01 \x03(\v2\x16.brevet.v1.CertificateR\fcertificates\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"b\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbd\x01\n" +
 	"\x18RevokeCertificateRequest\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"U\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12?\n" +
+	"\rinvalid_since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\finvalidSince\x12\x18\n" +
+	"\acomment\x18\x05 \x01(\tR\acomment\"U\n" +
 	"\x19RevokeCertificateResponse\x128\n" +
-	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\"\xfe\x01\n" +
+	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\"\xda\x02\n" +
+	"\x14CertificateSelection\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x1d\n" +
+	"\n" +
+	"lineage_of\x18\x03 \x01(\tR\tlineageOf\x12\x19\n" +
+	"\bkey_hash\x18\x04 \x01(\tR\akeyHash\x12\x18\n" +
+	"\aprofile\x18\x05 \x01(\tR\aprofile\x12\x1d\n" +
+	"\n" +
+	"label_name\x18\x06 \x01(\tR\tlabelName\x12\x1f\n" +
+	"\vlabel_value\x18\a \x01(\tR\n" +
+	"labelValue\x12;\n" +
+	"\vissued_from\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"issuedFrom\x12=\n" +
+	"\fissued_until\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vissuedUntil\"\xe6\x01\n" +
+	"\x19RevokeCertificatesRequest\x12=\n" +
+	"\tselection\x18\x01 \x01(\v2\x1f.brevet.v1.CertificateSelectionR\tselection\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12?\n" +
+	"\rinvalid_since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\finvalidSince\x12\x18\n" +
+	"\acomment\x18\x04 \x01(\tR\acomment\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"H\n" +
+	"\x1aRevokeCertificatesResponse\x12*\n" +
+	"\x03set\x18\x01 \x01(\v2\x18.brevet.v1.RevocationSetR\x03set\")\n" +
+	"\x17GetRevocationSetRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\"F\n" +
+	"\x18GetRevocationSetResponse\x12*\n" +
+	"\x03set\x18\x01 \x01(\v2\x18.brevet.v1.RevocationSetR\x03set\"\x80\x03\n" +
+	"\rRevocationSet\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12=\n" +
+	"\tselection\x18\x02 \x01(\v2\x1f.brevet.v1.CertificateSelectionR\tselection\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12?\n" +
+	"\rinvalid_since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\finvalidSince\x12\x18\n" +
+	"\acomment\x18\x05 \x01(\tR\acomment\x12\x1d\n" +
+	"\n" +
+	"ordered_by\x18\x06 \x01(\tR\torderedBy\x129\n" +
+	"\n" +
+	"ordered_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\torderedAt\x12\x19\n" +
+	"\x05total\x18\b \x01(\x03H\x00R\x05total\x88\x01\x01\x12\x1a\n" +
+	"\bfollowed\x18\t \x01(\x03R\bfollowed\x12\x12\n" +
+	"\x04done\x18\n" +
+	" \x01(\bR\x04doneB\b\n" +
+	"\x06_total\"Z\n" +
+	"\x1bRevokeCompromisedKeyRequest\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"S\n" +
+	"\x1cRevokeCompromisedKeyResponse\x12\x19\n" +
+	"\bkey_hash\x18\x01 \x01(\tR\akeyHash\x12\x18\n" +
+	"\arevoked\x18\x02 \x01(\x05R\arevoked\"\xfe\x01\n" +
 	"\x03CRL\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x1f\n" +
 	"\vissuer_name\x18\x02 \x01(\tR\n" +
@@ -1753,11 +2422,14 @@ const file_brevet_v1_operator_proto_rawDesc = "" +
 	"\x0fSuspendIdentity\x12!.brevet.v1.SuspendIdentityRequest\x1a\".brevet.v1.SuspendIdentityResponse\x12U\n" +
 	"\x0eResumeIdentity\x12 .brevet.v1.ResumeIdentityRequest\x1a!.brevet.v1.ResumeIdentityResponse\x12U\n" +
 	"\x0eRetireIdentity\x12 .brevet.v1.RetireIdentityRequest\x1a!.brevet.v1.RetireIdentityResponse\x12L\n" +
-	"\vCreateToken\x12\x1d.brevet.v1.CreateTokenRequest\x1a\x1e.brevet.v1.CreateTokenResponse2\xa8\x02\n" +
+	"\vCreateToken\x12\x1d.brevet.v1.CreateTokenRequest\x1a\x1e.brevet.v1.CreateTokenResponse2\xd1\x04\n" +
 	"\x12CertificateService\x12U\n" +
 	"\x0eGetCertificate\x12 .brevet.v1.GetCertificateRequest\x1a!.brevet.v1.GetCertificateResponse\x12[\n" +
 	"\x10ListCertificates\x12\".brevet.v1.ListCertificatesRequest\x1a#.brevet.v1.ListCertificatesResponse\x12^\n" +
-	"\x11RevokeCertificate\x12#.brevet.v1.RevokeCertificateRequest\x1a$.brevet.v1.RevokeCertificateResponse2\x99\x01\n" +
+	"\x11RevokeCertificate\x12#.brevet.v1.RevokeCertificateRequest\x1a$.brevet.v1.RevokeCertificateResponse\x12a\n" +
+	"\x12RevokeCertificates\x12$.brevet.v1.RevokeCertificatesRequest\x1a%.brevet.v1.RevokeCertificatesResponse\x12[\n" +
+	"\x10GetRevocationSet\x12\".brevet.v1.GetRevocationSetRequest\x1a#.brevet.v1.GetRevocationSetResponse\x12g\n" +
+	"\x14RevokeCompromisedKey\x12&.brevet.v1.RevokeCompromisedKeyRequest\x1a'.brevet.v1.RevokeCompromisedKeyResponse2\x99\x01\n" +
 	"\n" +
 	"CRLService\x12C\n" +
 	"\bListCRLs\x12\x1a.brevet.v1.ListCRLsRequest\x1a\x1b.brevet.v1.ListCRLsResponse\x12F\n" +
@@ -1779,96 +2451,121 @@ func file_brevet_v1_operator_proto_rawDescGZIP() []byte {
 	return file_brevet_v1_operator_proto_rawDescData
 }
 
-var file_brevet_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_brevet_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_brevet_v1_operator_proto_goTypes = []any{
-	(*Identity)(nil),                  // 0: brevet.v1.Identity
-	(*CreateIdentityRequest)(nil),     // 1: brevet.v1.CreateIdentityRequest
-	(*CreateIdentityResponse)(nil),    // 2: brevet.v1.CreateIdentityResponse
-	(*GetIdentityRequest)(nil),        // 3: brevet.v1.GetIdentityRequest
-	(*GetIdentityResponse)(nil),       // 4: brevet.v1.GetIdentityResponse
-	(*ListIdentitiesRequest)(nil),     // 5: brevet.v1.ListIdentitiesRequest
-	(*ListIdentitiesResponse)(nil),    // 6: brevet.v1.ListIdentitiesResponse
-	(*SuspendIdentityRequest)(nil),    // 7: brevet.v1.SuspendIdentityRequest
-	(*SuspendIdentityResponse)(nil),   // 8: brevet.v1.SuspendIdentityResponse
-	(*ResumeIdentityRequest)(nil),     // 9: brevet.v1.ResumeIdentityRequest
-	(*ResumeIdentityResponse)(nil),    // 10: brevet.v1.ResumeIdentityResponse
-	(*RetireIdentityRequest)(nil),     // 11: brevet.v1.RetireIdentityRequest
-	(*RetireIdentityResponse)(nil),    // 12: brevet.v1.RetireIdentityResponse
-	(*CreateTokenRequest)(nil),        // 13: brevet.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),       // 14: brevet.v1.CreateTokenResponse
-	(*GetCertificateRequest)(nil),     // 15: brevet.v1.GetCertificateRequest
-	(*GetCertificateResponse)(nil),    // 16: brevet.v1.GetCertificateResponse
-	(*ListCertificatesRequest)(nil),   // 17: brevet.v1.ListCertificatesRequest
-	(*ListCertificatesResponse)(nil),  // 18: brevet.v1.ListCertificatesResponse
-	(*RevokeCertificateRequest)(nil),  // 19: brevet.v1.RevokeCertificateRequest
-	(*RevokeCertificateResponse)(nil), // 20: brevet.v1.RevokeCertificateResponse
-	(*CRL)(nil),                       // 21: brevet.v1.CRL
-	(*ListCRLsRequest)(nil),           // 22: brevet.v1.ListCRLsRequest
-	(*ListCRLsResponse)(nil),          // 23: brevet.v1.ListCRLsResponse
-	(*ImportCRLRequest)(nil),          // 24: brevet.v1.ImportCRLRequest
-	(*ImportCRLResponse)(nil),         // 25: brevet.v1.ImportCRLResponse
-	(*ListEntriesRequest)(nil),        // 26: brevet.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil),       // 27: brevet.v1.ListEntriesResponse
-	(*GetHeadRequest)(nil),            // 28: brevet.v1.GetHeadRequest
-	(*GetHeadResponse)(nil),           // 29: brevet.v1.GetHeadResponse
-	nil,                               // 30: brevet.v1.Identity.LabelsEntry
-	nil,                               // 31: brevet.v1.CreateIdentityRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil),     // 32: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 33: google.protobuf.Duration
-	(*Certificate)(nil),               // 34: brevet.v1.Certificate
+	(*Identity)(nil),                     // 0: brevet.v1.Identity
+	(*CreateIdentityRequest)(nil),        // 1: brevet.v1.CreateIdentityRequest
+	(*CreateIdentityResponse)(nil),       // 2: brevet.v1.CreateIdentityResponse
+	(*GetIdentityRequest)(nil),           // 3: brevet.v1.GetIdentityRequest
+	(*GetIdentityResponse)(nil),          // 4: brevet.v1.GetIdentityResponse
+	(*ListIdentitiesRequest)(nil),        // 5: brevet.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil),       // 6: brevet.v1.ListIdentitiesResponse
+	(*SuspendIdentityRequest)(nil),       // 7: brevet.v1.SuspendIdentityRequest
+	(*SuspendIdentityResponse)(nil),      // 8: brevet.v1.SuspendIdentityResponse
+	(*ResumeIdentityRequest)(nil),        // 9: brevet.v1.ResumeIdentityRequest
+	(*ResumeIdentityResponse)(nil),       // 10: brevet.v1.ResumeIdentityResponse
+	(*RetireIdentityRequest)(nil),        // 11: brevet.v1.RetireIdentityRequest
+	(*RetireIdentityResponse)(nil),       // 12: brevet.v1.RetireIdentityResponse
+	(*CreateTokenRequest)(nil),           // 13: brevet.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),          // 14: brevet.v1.CreateTokenResponse
+	(*GetCertificateRequest)(nil),        // 15: brevet.v1.GetCertificateRequest
+	(*GetCertificateResponse)(nil),       // 16: brevet.v1.GetCertificateResponse
+	(*ListCertificatesRequest)(nil),      // 17: brevet.v1.ListCertificatesRequest
+	(*ListCertificatesResponse)(nil),     // 18: brevet.v1.ListCertificatesResponse
+	(*RevokeCertificateRequest)(nil),     // 19: brevet.v1.RevokeCertificateRequest
+	(*RevokeCertificateResponse)(nil),    // 20: brevet.v1.RevokeCertificateResponse
+	(*CertificateSelection)(nil),         // 21: brevet.v1.CertificateSelection
+	(*RevokeCertificatesRequest)(nil),    // 22: brevet.v1.RevokeCertificatesRequest
+	(*RevokeCertificatesResponse)(nil),   // 23: brevet.v1.RevokeCertificatesResponse
+	(*GetRevocationSetRequest)(nil),      // 24: brevet.v1.GetRevocationSetRequest
+	(*GetRevocationSetResponse)(nil),     // 25: brevet.v1.GetRevocationSetResponse
+	(*RevocationSet)(nil),                // 26: brevet.v1.RevocationSet
+	(*RevokeCompromisedKeyRequest)(nil),  // 27: brevet.v1.RevokeCompromisedKeyRequest
+	(*RevokeCompromisedKeyResponse)(nil), // 28: brevet.v1.RevokeCompromisedKeyResponse
+	(*CRL)(nil),                          // 29: brevet.v1.CRL
+	(*ListCRLsRequest)(nil),              // 30: brevet.v1.ListCRLsRequest
+	(*ListCRLsResponse)(nil),             // 31: brevet.v1.ListCRLsResponse
+	(*ImportCRLRequest)(nil),             // 32: brevet.v1.ImportCRLRequest
+	(*ImportCRLResponse)(nil),            // 33: brevet.v1.ImportCRLResponse
+	(*ListEntriesRequest)(nil),           // 34: brevet.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),          // 35: brevet.v1.ListEntriesResponse
+	(*GetHeadRequest)(nil),               // 36: brevet.v1.GetHeadRequest
+	(*GetHeadResponse)(nil),              // 37: brevet.v1.GetHeadResponse
+	nil,                                  // 38: brevet.v1.Identity.LabelsEntry
+	nil,                                  // 39: brevet.v1.CreateIdentityRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),        // 40: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 41: google.protobuf.Duration
+	(*Certificate)(nil),                  // 42: brevet.v1.Certificate
 }
 var file_brevet_v1_operator_proto_depIdxs = []int32{
-	30, // 0: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
-	32, // 1: brevet.v1.Identity.created_at:type_name -> google.protobuf.Timestamp
-	31, // 2: brevet.v1.CreateIdentityRequest.labels:type_name -> brevet.v1.CreateIdentityRequest.LabelsEntry
+	38, // 0: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
+	40, // 1: brevet.v1.Identity.created_at:type_name -> google.protobuf.Timestamp
+	39, // 2: brevet.v1.CreateIdentityRequest.labels:type_name -> brevet.v1.CreateIdentityRequest.LabelsEntry
 	0,  // 3: brevet.v1.CreateIdentityResponse.identity:type_name -> brevet.v1.Identity
 	0,  // 4: brevet.v1.GetIdentityResponse.identity:type_name -> brevet.v1.Identity
 	0,  // 5: brevet.v1.ListIdentitiesResponse.identities:type_name -> brevet.v1.Identity
 	0,  // 6: brevet.v1.SuspendIdentityResponse.identity:type_name -> brevet.v1.Identity
 	0,  // 7: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
-	0,  // 8: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
-	33, // 9: brevet.v1.CreateTokenRequest.lifetime:type_name -> google.protobuf.Duration
-	32, // 10: brevet.v1.CreateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	34, // 11: brevet.v1.GetCertificateResponse.certificate:type_name -> brevet.v1.Certificate
-	34, // 12: brevet.v1.ListCertificatesResponse.certificates:type_name -> brevet.v1.Certificate
-	34, // 13: brevet.v1.RevokeCertificateResponse.certificate:type_name -> brevet.v1.Certificate
-	32, // 14: brevet.v1.CRL.this_update:type_name -> google.protobuf.Timestamp
-	32, // 15: brevet.v1.CRL.next_update:type_name -> google.protobuf.Timestamp
-	21, // 16: brevet.v1.ListCRLsResponse.crls:type_name -> brevet.v1.CRL
-	21, // 17: brevet.v1.ImportCRLResponse.crl:type_name -> brevet.v1.CRL
-	1,  // 18: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
-	3,  // 19: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
-	5,  // 20: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
-	7,  // 21: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
-	9,  // 22: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
-	11, // 23: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
-	13, // 24: brevet.v1.IdentityService.CreateToken:input_type -> brevet.v1.CreateTokenRequest
-	15, // 25: brevet.v1.CertificateService.GetCertificate:input_type -> brevet.v1.GetCertificateRequest
-	17, // 26: brevet.v1.CertificateService.ListCertificates:input_type -> brevet.v1.ListCertificatesRequest
-	19, // 27: brevet.v1.CertificateService.RevokeCertificate:input_type -> brevet.v1.RevokeCertificateRequest
-	22, // 28: brevet.v1.CRLService.ListCRLs:input_type -> brevet.v1.ListCRLsRequest
-	24, // 29: brevet.v1.CRLService.ImportCRL:input_type -> brevet.v1.ImportCRLRequest
-	26, // 30: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
-	28, // 31: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
-	2,  // 32: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
-	4,  // 33: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
-	6,  // 34: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
-	8,  // 35: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
-	10, // 36: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
-	12, // 37: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
-	14, // 38: brevet.v1.IdentityService.CreateToken:output_type -> brevet.v1.CreateTokenResponse
-	16, // 39: brevet.v1.CertificateService.GetCertificate:output_type -> brevet.v1.GetCertificateResponse
-	18, // 40: brevet.v1.CertificateService.ListCertificates:output_type -> brevet.v1.ListCertificatesResponse
-	20, // 41: brevet.v1.CertificateService.RevokeCertificate:output_type -> brevet.v1.RevokeCertificateResponse
-	23, // 42: brevet.v1.CRLService.ListCRLs:output_type -> brevet.v1.ListCRLsResponse
-	25, // 43: brevet.v1.CRLService.ImportCRL:output_type -> brevet.v1.ImportCRLResponse
-	27, // 44: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
-	29, // 45: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
-	32, // [32:46] is the sub-list for method output_type
-	18, // [18:32] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	40, // 8: brevet.v1.RetireIdentityRequest.invalid_since:type_name -> google.protobuf.Timestamp
+	0,  // 9: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
+	41, // 10: brevet.v1.CreateTokenRequest.lifetime:type_name -> google.protobuf.Duration
+	40, // 11: brevet.v1.CreateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	42, // 12: brevet.v1.GetCertificateResponse.certificate:type_name -> brevet.v1.Certificate
+	42, // 13: brevet.v1.ListCertificatesResponse.certificates:type_name -> brevet.v1.Certificate
+	40, // 14: brevet.v1.RevokeCertificateRequest.invalid_since:type_name -> google.protobuf.Timestamp
+	42, // 15: brevet.v1.RevokeCertificateResponse.certificate:type_name -> brevet.v1.Certificate
+	40, // 16: brevet.v1.CertificateSelection.issued_from:type_name -> google.protobuf.Timestamp
+	40, // 17: brevet.v1.CertificateSelection.issued_until:type_name -> google.protobuf.Timestamp
+	21, // 18: brevet.v1.RevokeCertificatesRequest.selection:type_name -> brevet.v1.CertificateSelection
+	40, // 19: brevet.v1.RevokeCertificatesRequest.invalid_since:type_name -> google.protobuf.Timestamp
+	26, // 20: brevet.v1.RevokeCertificatesResponse.set:type_name -> brevet.v1.RevocationSet
+	26, // 21: brevet.v1.GetRevocationSetResponse.set:type_name -> brevet.v1.RevocationSet
+	21, // 22: brevet.v1.RevocationSet.selection:type_name -> brevet.v1.CertificateSelection
+	40, // 23: brevet.v1.RevocationSet.invalid_since:type_name -> google.protobuf.Timestamp
+	40, // 24: brevet.v1.RevocationSet.ordered_at:type_name -> google.protobuf.Timestamp
+	40, // 25: brevet.v1.CRL.this_update:type_name -> google.protobuf.Timestamp
+	40, // 26: brevet.v1.CRL.next_update:type_name -> google.protobuf.Timestamp
+	29, // 27: brevet.v1.ListCRLsResponse.crls:type_name -> brevet.v1.CRL
+	29, // 28: brevet.v1.ImportCRLResponse.crl:type_name -> brevet.v1.CRL
+	1,  // 29: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
+	3,  // 30: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
+	5,  // 31: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
+	7,  // 32: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
+	9,  // 33: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
+	11, // 34: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
+	13, // 35: brevet.v1.IdentityService.CreateToken:input_type -> brevet.v1.CreateTokenRequest
+	15, // 36: brevet.v1.CertificateService.GetCertificate:input_type -> brevet.v1.GetCertificateRequest
+	17, // 37: brevet.v1.CertificateService.ListCertificates:input_type -> brevet.v1.ListCertificatesRequest
+	19, // 38: brevet.v1.CertificateService.RevokeCertificate:input_type -> brevet.v1.RevokeCertificateRequest
+	22, // 39: brevet.v1.CertificateService.RevokeCertificates:input_type -> brevet.v1.RevokeCertificatesRequest
+	24, // 40: brevet.v1.CertificateService.GetRevocationSet:input_type -> brevet.v1.GetRevocationSetRequest
+	27, // 41: brevet.v1.CertificateService.RevokeCompromisedKey:input_type -> brevet.v1.RevokeCompromisedKeyRequest
+	30, // 42: brevet.v1.CRLService.ListCRLs:input_type -> brevet.v1.ListCRLsRequest
+	32, // 43: brevet.v1.CRLService.ImportCRL:input_type -> brevet.v1.ImportCRLRequest
+	34, // 44: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
+	36, // 45: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
+	2,  // 46: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
+	4,  // 47: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
+	6,  // 48: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
+	8,  // 49: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
+	10, // 50: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
+	12, // 51: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
+	14, // 52: brevet.v1.IdentityService.CreateToken:output_type -> brevet.v1.CreateTokenResponse
+	16, // 53: brevet.v1.CertificateService.GetCertificate:output_type -> brevet.v1.GetCertificateResponse
+	18, // 54: brevet.v1.CertificateService.ListCertificates:output_type -> brevet.v1.ListCertificatesResponse
+	20, // 55: brevet.v1.CertificateService.RevokeCertificate:output_type -> brevet.v1.RevokeCertificateResponse
+	23, // 56: brevet.v1.CertificateService.RevokeCertificates:output_type -> brevet.v1.RevokeCertificatesResponse
+	25, // 57: brevet.v1.CertificateService.GetRevocationSet:output_type -> brevet.v1.GetRevocationSetResponse
+	28, // 58: brevet.v1.CertificateService.RevokeCompromisedKey:output_type -> brevet.v1.RevokeCompromisedKeyResponse
+	31, // 59: brevet.v1.CRLService.ListCRLs:output_type -> brevet.v1.ListCRLsResponse
+	33, // 60: brevet.v1.CRLService.ImportCRL:output_type -> brevet.v1.ImportCRLResponse
+	35, // 61: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
+	37, // 62: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
+	46, // [46:63] is the sub-list for method output_type
+	29, // [29:46] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_operator_proto_init() }
@@ -1877,13 +2574,14 @@ func file_brevet_v1_operator_proto_init() {
 		return
 	}
 	file_brevet_v1_enrollment_proto_init()
+	file_brevet_v1_operator_proto_msgTypes[26].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_operator_proto_rawDesc), len(file_brevet_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -367,16 +367,20 @@ var IdentityService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	CertificateService_GetCertificate_FullMethodName    = "/brevet.v1.CertificateService/GetCertificate"
-	CertificateService_ListCertificates_FullMethodName  = "/brevet.v1.CertificateService/ListCertificates"
-	CertificateService_RevokeCertificate_FullMethodName = "/brevet.v1.CertificateService/RevokeCertificate"
+	CertificateService_GetCertificate_FullMethodName       = "/brevet.v1.CertificateService/GetCertificate"
+	CertificateService_ListCertificates_FullMethodName     = "/brevet.v1.CertificateService/ListCertificates"
+	CertificateService_RevokeCertificate_FullMethodName    = "/brevet.v1.CertificateService/RevokeCertificate"
+	CertificateService_RevokeCertificates_FullMethodName   = "/brevet.v1.CertificateService/RevokeCertificates"
+	CertificateService_GetRevocationSet_FullMethodName     = "/brevet.v1.CertificateService/GetRevocationSet"
+	CertificateService_RevokeCompromisedKey_FullMethodName = "/brevet.v1.CertificateService/RevokeCompromisedKey"
 )
 
 // CertificateServiceClient is the client API for CertificateService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// CertificateService is the inventory of certificates, and the way to take one back. Operators only.
+// CertificateService is the inventory of certificates, and the way to take them back. Operators only, but for
+// RevokeCompromisedKey.
 type CertificateServiceClient interface {
 	// GetCertificate returns one record: the certificate, and whether it is good, on hold or revoked.
 	GetCertificate(ctx context.Context, in *GetCertificateRequest, opts ...grpc.CallOption) (*GetCertificateResponse, error)
@@ -385,6 +389,15 @@ type CertificateServiceClient interface {
 	// RevokeCertificate revokes one certificate. When it has returned, no responder in the server's process says
 	// "good" for it any more, and a CRL with it is being published.
 	RevokeCertificate(ctx context.Context, in *RevokeCertificateRequest, opts ...grpc.CallOption) (*RevokeCertificateResponse, error)
+	// RevokeCertificates revokes all certificates of a selection, or counts them. When it has returned, no responder in
+	// the server's process says "good" for any of them any more. Their own records, and a CRL with them, follow; the order
+	// is durable, and outlives a restart. Whoever repeats it gives another one, which changes what the first one has not.
+	RevokeCertificates(ctx context.Context, in *RevokeCertificatesRequest, opts ...grpc.CallOption) (*RevokeCertificatesResponse, error)
+	// GetRevocationSet returns how far an order of RevokeCertificates has come.
+	GetRevocationSet(ctx context.Context, in *GetRevocationSetRequest, opts ...grpc.CallOption) (*GetRevocationSetResponse, error)
+	// RevokeCompromisedKey revokes all certificates of a key for keyCompromise and has it never be certified again. Anybody
+	// may call it who holds the key: that is the proof that it is compromised.
+	RevokeCompromisedKey(ctx context.Context, in *RevokeCompromisedKeyRequest, opts ...grpc.CallOption) (*RevokeCompromisedKeyResponse, error)
 }
 
 type certificateServiceClient struct {
@@ -425,11 +438,42 @@ func (c *certificateServiceClient) RevokeCertificate(ctx context.Context, in *Re
 	return out, nil
 }
 
+func (c *certificateServiceClient) RevokeCertificates(ctx context.Context, in *RevokeCertificatesRequest, opts ...grpc.CallOption) (*RevokeCertificatesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeCertificatesResponse)
+	err := c.cc.Invoke(ctx, CertificateService_RevokeCertificates_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *certificateServiceClient) GetRevocationSet(ctx context.Context, in *GetRevocationSetRequest, opts ...grpc.CallOption) (*GetRevocationSetResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetRevocationSetResponse)
+	err := c.cc.Invoke(ctx, CertificateService_GetRevocationSet_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *certificateServiceClient) RevokeCompromisedKey(ctx context.Context, in *RevokeCompromisedKeyRequest, opts ...grpc.CallOption) (*RevokeCompromisedKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeCompromisedKeyResponse)
+	err := c.cc.Invoke(ctx, CertificateService_RevokeCompromisedKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CertificateServiceServer is the server API for CertificateService service.
 // All implementations must embed UnimplementedCertificateServiceServer
 // for forward compatibility.
 //
-// CertificateService is the inventory of certificates, and the way to take one back. Operators only.
+// CertificateService is the inventory of certificates, and the way to take them back. Operators only, but for
+// RevokeCompromisedKey.
 type CertificateServiceServer interface {
 	// GetCertificate returns one record: the certificate, and whether it is good, on hold or revoked.
 	GetCertificate(context.Context, *GetCertificateRequest) (*GetCertificateResponse, error)
@@ -438,6 +482,15 @@ type CertificateServiceServer interface {
 	// RevokeCertificate revokes one certificate. When it has returned, no responder in the server's process says
 	// "good" for it any more, and a CRL with it is being published.
 	RevokeCertificate(context.Context, *RevokeCertificateRequest) (*RevokeCertificateResponse, error)
+	// RevokeCertificates revokes all certificates of a selection, or counts them. When it has returned, no responder in
+	// the server's process says "good" for any of them any more. Their own records, and a CRL with them, follow; the order
+	// is durable, and outlives a restart. Whoever repeats it gives another one, which changes what the first one has not.
+	RevokeCertificates(context.Context, *RevokeCertificatesRequest) (*RevokeCertificatesResponse, error)
+	// GetRevocationSet returns how far an order of RevokeCertificates has come.
+	GetRevocationSet(context.Context, *GetRevocationSetRequest) (*GetRevocationSetResponse, error)
+	// RevokeCompromisedKey revokes all certificates of a key for keyCompromise and has it never be certified again. Anybody
+	// may call it who holds the key: that is the proof that it is compromised.
+	RevokeCompromisedKey(context.Context, *RevokeCompromisedKeyRequest) (*RevokeCompromisedKeyResponse, error)
 	mustEmbedUnimplementedCertificateServiceServer()
 }
 
@@ -456,6 +509,15 @@ func (UnimplementedCertificateServiceServer) ListCertificates(context.Context, *
 }
 func (UnimplementedCertificateServiceServer) RevokeCertificate(context.Context, *RevokeCertificateRequest) (*RevokeCertificateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeCertificate not implemented")
+}
+func (UnimplementedCertificateServiceServer) RevokeCertificates(context.Context, *RevokeCertificatesRequest) (*RevokeCertificatesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeCertificates not implemented")
+}
+func (UnimplementedCertificateServiceServer) GetRevocationSet(context.Context, *GetRevocationSetRequest) (*GetRevocationSetResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetRevocationSet not implemented")
+}
+func (UnimplementedCertificateServiceServer) RevokeCompromisedKey(context.Context, *RevokeCompromisedKeyRequest) (*RevokeCompromisedKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeCompromisedKey not implemented")
 }
 func (UnimplementedCertificateServiceServer) mustEmbedUnimplementedCertificateServiceServer() {}
 func (UnimplementedCertificateServiceServer) testEmbeddedByValue()                            {}
@@ -532,6 +594,60 @@ func _CertificateService_RevokeCertificate_Handler(srv interface{}, ctx context.
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CertificateService_RevokeCertificates_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeCertificatesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateServiceServer).RevokeCertificates(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateService_RevokeCertificates_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateServiceServer).RevokeCertificates(ctx, req.(*RevokeCertificatesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CertificateService_GetRevocationSet_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRevocationSetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateServiceServer).GetRevocationSet(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateService_GetRevocationSet_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateServiceServer).GetRevocationSet(ctx, req.(*GetRevocationSetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CertificateService_RevokeCompromisedKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeCompromisedKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateServiceServer).RevokeCompromisedKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateService_RevokeCompromisedKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateServiceServer).RevokeCompromisedKey(ctx, req.(*RevokeCompromisedKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CertificateService_ServiceDesc is the grpc.ServiceDesc for CertificateService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -550,6 +666,18 @@ var CertificateService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RevokeCertificate",
 			Handler:    _CertificateService_RevokeCertificate_Handler,
+		},
+		{
+			MethodName: "RevokeCertificates",
+			Handler:    _CertificateService_RevokeCertificates_Handler,
+		},
+		{
+			MethodName: "GetRevocationSet",
+			Handler:    _CertificateService_GetRevocationSet_Handler,
+		},
+		{
+			MethodName: "RevokeCompromisedKey",
+			Handler:    _CertificateService_RevokeCompromisedKey_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

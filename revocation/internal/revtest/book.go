@@ -21,6 +21,7 @@ type Book struct {
 	log      []pki.StatusChange
 	numbers  map[pki.IssuerID]int64
 	crls     map[pki.IssuerID]revocation.CRL
+	sets     []*revocation.Set
 	by       map[pki.IssuerID]pki.Actor
 }
 

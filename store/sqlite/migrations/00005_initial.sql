@@ -55,6 +55,14 @@ CREATE TABLE identities (
     CHECK ((state = 3) = (resumes IS NOT NULL))
 ) STRICT;
 
+-- The labels once more, so that those who have one are found; most identities have none, and no row.
+CREATE TABLE identity_labels (
+    name     TEXT    NOT NULL,
+    value    TEXT    NOT NULL,
+    identity INTEGER NOT NULL REFERENCES identities (id),
+    PRIMARY KEY (name, value, identity)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE tokens (
     id         INTEGER PRIMARY KEY,
     token      BLOB    NOT NULL UNIQUE CHECK (length(token) = 32), -- the hash of the secret
@@ -102,6 +110,7 @@ CREATE TABLE certificates (
     state         INTEGER NOT NULL CHECK (state BETWEEN 1 AND 3),
     reason        INTEGER NOT NULL,
     revoked_at    INTEGER,
+    invalid_since INTEGER, -- RFC 5280 section 5.3.2, where whoever revoked it knew
     version       INTEGER NOT NULL,
     der           BLOB,
     digest        BLOB,
@@ -115,6 +124,34 @@ CREATE TABLE certificates (
 CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request);
 CREATE INDEX certificates_by_expiry ON certificates (not_after);
 CREATE INDEX certificates_revoked ON certificates (issuer, serial) WHERE state <> 1;
+
+-- Orders to revoke whatever a selection has. Each is in effect from its row on, and the members' own rows follow, in the
+-- order of their numbers, as far as progress says. A certificate after the mark is no member.
+CREATE TABLE revocation_sets (
+    id            INTEGER PRIMARY KEY,
+    issuer        INTEGER REFERENCES issuers (id),
+    identity      INTEGER REFERENCES identities (id),
+    lineage       BLOB CHECK (length(lineage) = 52), -- issuer and serial number of the first
+    key_hash      BLOB CHECK (length(key_hash) = 32),
+    profile       TEXT,
+    label_name    TEXT,
+    label_value   TEXT,
+    issued_from   INTEGER,
+    issued_until  INTEGER,
+    reason        INTEGER NOT NULL,
+    invalid_since INTEGER,
+    ordered_by    TEXT    NOT NULL,
+    ordered_at    INTEGER NOT NULL,
+    why           TEXT    NOT NULL,
+    mark          INTEGER NOT NULL,
+    progress      INTEGER NOT NULL,
+    total         INTEGER, -- null before they were counted
+    followed      INTEGER NOT NULL,
+    done          INTEGER NOT NULL CHECK (done IN (0, 1)),
+    CHECK ((label_name IS NULL) = (label_value IS NULL)),
+    CHECK (done = 0 OR total IS NOT NULL)
+) STRICT;
+CREATE INDEX revocation_sets_open ON revocation_sets (id) WHERE done = 0;
 
 -- CRL numbers are 20 octets, big-endian: as long as RFC 5280 section 5.2.3 lets them grow, and in order as they compare.
 CREATE TABLE crl_numbers (

@@ -1,0 +1,182 @@
+package revocation
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+const (
+	// setStep is how many records a transaction changes, which takes some milliseconds.
+	setStep = 128
+	// A step is followed by a pause of some times as long as the step took: the store's writer belongs to issuing.
+	setPause   = 4
+	leastPause = time.Millisecond
+	// crlEvery is how often new CRLs are asked for while records follow: each is as long as all that is revoked.
+	crlEvery = 10 * time.Second
+)
+
+// sets is what an Authority knows of the sets that are not done.
+type sets struct {
+	wanted chan struct{} // holds one wish to look for them
+
+	mu   sync.Mutex
+	told map[int64]bool // those whose members the responders know of
+}
+
+func newSets() sets { return sets{wanted: make(chan struct{}, 1), told: map[int64]bool{}} }
+
+func (s *sets) want() {
+	select {
+	case s.wanted <- struct{}{}:
+	default:
+	}
+}
+
+func (s *sets) isTold(id int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.told[id]
+}
+
+func (s *sets) setTold(id int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told[id] = true
+}
+
+func (s *sets) forget(id int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.told, id)
+}
+
+// CountSet returns how many certificates an order would change if it were given now, and changes nothing.
+func (a *Authority) CountSet(ctx context.Context, o SetOrder) (int, error) {
+	o, err := a.prepare(o)
+	if err != nil {
+		return 0, err
+	}
+	return a.records.CountSet(ctx, o)
+}
+
+// prepare cuts an order's times as certificates and statuses have them, and refuses what makes no sense.
+func (a *Authority) prepare(o SetOrder) (SetOrder, error) {
+	now := a.now()
+	if o.At.IsZero() {
+		o.At = now
+	}
+	o.At, o.InvalidSince = o.At.UTC().Truncate(time.Second), o.InvalidSince.UTC().Truncate(time.Second)
+	return o, o.check(now)
+}
+
+// RevokeSet gives an order about a set. When it returns without error the order is durable and every responder of this
+// process has been told of every member; the members' records, and so the CRLs, follow while Run runs. An error that is
+// no Refusal does not say that nothing happened: whoever repeats the order gives another one, which changes what the
+// first one has not, and tells the responders of both.
+func (a *Authority) RevokeSet(ctx context.Context, o SetOrder) (Set, error) {
+	o, err := a.prepare(o)
+	if err != nil {
+		return Set{}, err
+	}
+	set, changes, err := a.records.OrderSet(ctx, o)
+	if err != nil {
+		if _, refused := pki.AsRefusal(err); !refused {
+			// The order may have become durable all the same.
+			a.sets.want()
+			a.wantCRLs()
+		}
+		return Set{}, err
+	}
+	if set.Done {
+		a.tell(changes)
+		a.wantCRLsOf(changes)
+		return set, nil
+	}
+	defer a.sets.want()
+	return a.tellSet(ctx, set.ID)
+}
+
+// tellSet has the responders know of a set's members.
+func (a *Authority) tellSet(ctx context.Context, id int64) (Set, error) {
+	set, err := a.records.TellSet(ctx, id, a.tell)
+	if err == nil {
+		a.sets.setTold(id)
+	}
+	return set, err
+}
+
+// Set returns how far a set has come.
+func (a *Authority) Set(ctx context.Context, id int64) (Set, error) { return a.records.Set(ctx, id) }
+
+// followSets has records follow until ctx is done, one set after the other.
+func (a *Authority) followSets(ctx context.Context) {
+	retry := newBackOff()
+	for ctx.Err() == nil {
+		wait := longestWait
+		err := a.followOpen(ctx)
+		switch {
+		case err == nil:
+			retry.Reset()
+		case ctx.Err() == nil:
+			wait = retry.NextBackOff()
+			a.log.Error("records of a revocation do not follow, trying again", "wait", wait, "error", err)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-a.sets.wanted:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// followOpen has the records of all sets follow that are not done.
+func (a *Authority) followOpen(ctx context.Context) error {
+	for {
+		open, err := a.records.OpenSets(ctx)
+		if err != nil || len(open) == 0 {
+			return err
+		}
+		for _, set := range open {
+			if err := a.followSet(ctx, set.ID); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// followSet takes the steps of one set.
+func (a *Authority) followSet(ctx context.Context, id int64) error {
+	if !a.sets.isTold(id) {
+		if _, err := a.tellSet(ctx, id); err != nil {
+			return err
+		}
+	}
+	asked := a.clock()
+	for {
+		begun := time.Now()
+		changes, set, err := a.records.FollowSet(ctx, id, setStep, a.clock())
+		if err != nil {
+			a.wantCRLs() // a step may have become durable all the same
+			return err
+		}
+		a.tell(changes)
+		if set.Done {
+			a.sets.forget(id)
+			a.wantCRLs()
+			a.log.Info("the records of a revocation have followed", "set", id, "certificates", set.Total, "reason", set.Reason.String())
+			return nil
+		}
+		if since := a.clock().Sub(asked); since >= crlEvery || since < 0 {
+			asked = a.clock()
+			a.wantCRLsOf(changes)
+		}
+		if !sleep(ctx, max(setPause*time.Since(begun), leastPause)) {
+			return ctx.Err()
+		}
+	}
+}

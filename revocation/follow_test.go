@@ -1,0 +1,185 @@
+package revocation_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+func (f *faulty) OrderSet(ctx context.Context, o revocation.SetOrder) (revocation.Set, []pki.StatusChange, error) {
+	applied, err := f.fail("OrderSet")
+	if err == nil || applied {
+		set, changes, bookErr := f.Book.OrderSet(ctx, o)
+		if err == nil {
+			return set, changes, bookErr
+		}
+	}
+	return revocation.Set{}, nil, err
+}
+
+func (f *faulty) TellSet(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.Set, error) {
+	if _, err := f.fail("TellSet"); err != nil {
+		return revocation.Set{}, err
+	}
+	return f.Book.TellSet(ctx, id, tell)
+}
+
+func (f *faulty) FollowSet(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.Set, error) {
+	applied, err := f.fail("FollowSet")
+	if err == nil || applied {
+		changes, set, bookErr := f.Book.FollowSet(ctx, id, limit, at)
+		if err == nil {
+			return changes, set, bookErr
+		}
+	}
+	return nil, revocation.Set{}, err
+}
+
+func (s *scene) ofIssuer() revocation.SetOrder {
+	return revocation.SetOrder{Selection: revocation.Selection{Issuer: s.ca.ID()}, Reason: pki.CACompromise, By: operator}
+}
+
+// told counts the certificates that the sink knows to be revoked.
+func (s *scene) told() int {
+	s.outlet.mu.Lock()
+	defer s.outlet.mu.Unlock()
+	revoked := map[pki.CertRef]bool{}
+	for _, c := range s.outlet.changes {
+		revoked[c.Ref] = c.Status.State == pki.Revoked
+	}
+	return len(revoked)
+}
+
+// The sink knows all members when the order returns; their records, and the CRL, follow while Run runs.
+func TestASetIsToldBeforeItsRecordsFollow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const members = 300
+		s := newScene(t, never)
+		for range members {
+			s.issue(t)
+		}
+		o := s.ofIssuer()
+		n, err := s.CountSet(t.Context(), o)
+		if err != nil || n != members || s.told() != 0 {
+			t.Errorf("counted %d, %v, and told %d", n, err, s.told())
+		}
+		set, err := s.RevokeSet(t.Context(), o)
+		if err != nil || set.Total != members || set.Done {
+			t.Errorf("the order returns %+v, %v", set, err)
+		}
+		if s.told() != members {
+			t.Errorf("told were %d", s.told())
+		}
+		stop := s.running(t)
+		wait(5 * time.Second)
+		stop()
+		if set, err = s.Set(t.Context(), set.ID); err != nil || !set.Done || set.Followed != members {
+			t.Errorf("afterwards it is %+v, %v", set, err)
+		}
+		if n := len(s.newest(t).RevokedCertificateEntries); n != members {
+			t.Errorf("the CRL has %d entries", n)
+		}
+	})
+}
+
+// A next run takes up what one before it has left, and tells the sink by itself.
+func TestANextRunHasRecordsFollow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, never)
+		for range 10 {
+			s.issue(t)
+		}
+		if _, err := s.RevokeSet(t.Context(), s.ofIssuer()); err != nil {
+			t.Fatal(err)
+		}
+		s.outlet.changes = nil
+		s.start(t, never)
+		stop := s.running(t)
+		wait(5 * time.Second)
+		stop()
+		if s.told() != 10 || len(s.newest(t).RevokedCertificateEntries) != 10 {
+			t.Errorf("told were %d, and the CRL has %d", s.told(), len(s.newest(t).RevokedCertificateEntries))
+		}
+	})
+}
+
+// Whatever fails on the way, before or after it has applied, in the end all is revoked, told and listed.
+func TestSetsHeal(t *testing.T) {
+	for _, call := range []string{"OrderSet", "TellSet", "FollowSet"} {
+		for _, applied := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				failures := 0
+				s := newScene(t, func(c string) (bool, error) {
+					if c != call || failures == 2 {
+						return false, nil
+					}
+					failures++
+					return applied, errors.New("on purpose")
+				})
+				for range 200 {
+					s.issue(t)
+				}
+				stop := s.running(t)
+				wait(2 * time.Second)
+				for range 3 {
+					_, _ = s.RevokeSet(t.Context(), s.ofIssuer()) // again, as an operator does who does not know
+					wait(time.Second)
+				}
+				wait(10 * time.Second)
+				stop()
+				if failures != 2 || s.told() != 200 || len(s.newest(t).RevokedCertificateEntries) != 200 {
+					t.Errorf("%s, applied %v: told were %d, and the CRL has %d", call, applied, s.told(), len(s.newest(t).RevokedCertificateEntries))
+				}
+			})
+		}
+	}
+}
+
+func TestSetsThatMakeNoSense(t *testing.T) {
+	s := newScene(t, never)
+	now := time.Now()
+	for name, c := range map[string]struct {
+		edit func(*revocation.SetOrder)
+		rule pki.Rule
+	}{
+		"all there are":       {func(o *revocation.SetOrder) { o.Selection = revocation.Selection{} }, pki.RuleRequest},
+		"hold":                {func(o *revocation.SetOrder) { o.Reason = pki.CertificateHold }, pki.RuleReason},
+		"no reason":           {func(o *revocation.SetOrder) { o.Reason = 7 }, pki.RuleReason},
+		"a value alone":       {func(o *revocation.SetOrder) { o.Label.Value = "x" }, pki.RuleRequest},
+		"the future":          {func(o *revocation.SetOrder) { o.At = now.Add(time.Hour) }, pki.RuleRequest},
+		"invalid tomorrow":    {func(o *revocation.SetOrder) { o.InvalidSince = now.Add(24 * time.Hour) }, pki.RuleRequest},
+		"invalid before 1970": {func(o *revocation.SetOrder) { o.InvalidSince = time.Unix(-1, 0) }, pki.RuleRequest},
+		"a time backwards":    {func(o *revocation.SetOrder) { o.IssuedFrom, o.IssuedUntil = now, now.Add(-time.Hour) }, pki.RuleRequest},
+		"no time":             {func(o *revocation.SetOrder) { o.IssuedFrom = time.Unix(1, 0) }, pki.RuleRequest},
+		"a bell":              {func(o *revocation.SetOrder) { o.Why = "\a" }, pki.RuleRequest},
+		"a novel":             {func(o *revocation.SetOrder) { o.Why = string(make([]byte, 257)) }, pki.RuleRequest},
+	} {
+		o := s.ofIssuer()
+		c.edit(&o)
+		for _, try := range []func() error{
+			func() error { _, err := s.CountSet(t.Context(), o); return err },
+			func() error { _, err := s.RevokeSet(t.Context(), o); return err },
+		} {
+			if refusal, ok := pki.AsRefusal(try()); !ok || refusal.Rule != c.rule || refusal.Fix == "" {
+				t.Errorf("%s: %v", name, try())
+			}
+		}
+	}
+	_, ref := s.issue(t)
+	for name, o := range map[string]revocation.Order{
+		"two subjects":     {Action: revocation.Revoke, Certificate: ref, Key: pki.HashSPKI(nil), Reason: pki.KeyCompromise},
+		"a key on hold":    {Action: revocation.Hold, Key: pki.HashSPKI(nil)},
+		"a key superseded": {Action: revocation.Revoke, Key: pki.HashSPKI(nil), Reason: pki.Superseded},
+		"invalid on hold":  {Action: revocation.Hold, Certificate: ref, InvalidSince: now.Add(-time.Hour)},
+		"an escape":        {Action: revocation.Revoke, Certificate: ref, Why: "\x1b[2J"},
+	} {
+		if _, err := s.Apply(t.Context(), o); err == nil {
+			t.Errorf("%s passes", name)
+		}
+	}
+}

@@ -1,0 +1,105 @@
+package revtest
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// CountSet implements revocation.Records. A Book knows certificates by their issuer alone.
+func (b *Book) CountSet(ctx context.Context, o revocation.SetOrder) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.members(o)), ctx.Err()
+}
+
+// members are what an order would change, as it would have them.
+func (b *Book) members(o revocation.SetOrder) []pki.StatusChange {
+	var found []pki.StatusChange
+	for ref, c := range b.statuses {
+		if ref.Issuer != o.Issuer || c.Status.State == pki.Revoked {
+			continue
+		}
+		c.Status = pki.Status{State: pki.Revoked, Reason: o.Reason, RevokedAt: o.At, Version: c.Status.Version + 1}
+		found = append(found, c)
+	}
+	slices.SortFunc(found, func(x, y pki.StatusChange) int { return cmp.Compare(x.Ref.Serial.String(), y.Ref.Serial.String()) })
+	return found
+}
+
+// OrderSet implements revocation.Records.
+func (b *Book) OrderSet(ctx context.Context, o revocation.SetOrder) (revocation.Set, []pki.StatusChange, error) {
+	if err := ctx.Err(); err != nil {
+		return revocation.Set{}, nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := &revocation.Set{ID: int64(len(b.sets) + 1), SetOrder: o}
+	b.sets = append(b.sets, s)
+	return *s, nil, nil
+}
+
+// TellSet implements revocation.Records.
+func (b *Book) TellSet(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.Set, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, err := b.set(id)
+	if err != nil || s.Done {
+		return s, err
+	}
+	members := b.members(s.SetOrder)
+	tell(members)
+	b.sets[id-1].Total, b.sets[id-1].Counted = s.Followed+len(members), true
+	return *b.sets[id-1], ctx.Err()
+}
+
+// FollowSet implements revocation.Records.
+func (b *Book) FollowSet(ctx context.Context, id int64, limit int, _ time.Time) ([]pki.StatusChange, revocation.Set, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, err := b.set(id)
+	if err != nil || s.Done || ctx.Err() != nil {
+		return nil, s, cmp.Or(err, ctx.Err())
+	}
+	members := b.members(s.SetOrder)
+	step := members[:min(limit, len(members))]
+	for i, c := range step {
+		step[i] = b.put(c)
+	}
+	b.sets[id-1].Followed += len(step)
+	b.sets[id-1].Done = len(step) == len(members)
+	return step, *b.sets[id-1], nil
+}
+
+// Set implements revocation.Records.
+func (b *Book) Set(ctx context.Context, id int64) (revocation.Set, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, err := b.set(id)
+	return s, cmp.Or(err, ctx.Err())
+}
+
+// set is Set for who holds the lock.
+func (b *Book) set(id int64) (revocation.Set, error) {
+	if id < 1 || id > int64(len(b.sets)) {
+		return revocation.Set{}, pki.Refuse(pki.RuleNotFound, "name one that was ordered", "there is no set %d", id)
+	}
+	return *b.sets[id-1], nil
+}
+
+// OpenSets implements revocation.Records.
+func (b *Book) OpenSets(ctx context.Context) ([]revocation.Set, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var open []revocation.Set
+	for _, s := range b.sets {
+		if !s.Done {
+			open = append(open, *s)
+		}
+	}
+	return open, ctx.Err()
+}

@@ -1,0 +1,167 @@
+package revocation
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Selection says which certificates a SetOrder is about: those for which every field that is set holds. At least one is
+// set. Certificates that were never released have neither identity nor profile, are revoked already, and are selected by
+// none.
+type Selection struct {
+	// Issuer is the CA that issued it: all of one issuing CA where nothing else is set.
+	Issuer pki.IssuerID
+	// Identity is whose it is.
+	Identity pki.SPIFFEID
+	// LineageOf is the certificate that it was renewed from, over any number of renewals, or itself. What the store knows
+	// of a renewal is its key: a certificate is of the lineage if it is the first one, or if it is the identity's, has the
+	// key that one of the lineage was renewed with, and was recorded after that one. So where renewals keep their key,
+	// all later certificates of that key are of the lineage: whoever holds one of them can use the others.
+	LineageOf pki.CertRef
+	// Key is its public key.
+	Key pki.KeyHash
+	// Profile is what it was issued under.
+	Profile string
+	// Label is one that its identity has.
+	Label Label
+	// IssuedFrom and IssuedUntil bound the time of its issue, to the millisecond, the first included and the second not.
+	// That time is the one that its serial number begins with; notBefore lies before it, by what the profile backdates.
+	IssuedFrom, IssuedUntil time.Time
+}
+
+// Label is a label of identities: a name with its value. The zero value is none.
+type Label struct{ Name, Value string }
+
+// IsZero reports whether l is no label.
+func (l Label) IsZero() bool { return l == Label{} }
+
+// IsZero reports whether nothing is selected by.
+func (s Selection) IsZero() bool {
+	return s.Issuer.IsZero() && !s.OfOneIdentity() && s.Profile == "" && s.Label.IsZero() && s.IssuedFrom.IsZero() && s.IssuedUntil.IsZero()
+}
+
+// OfOneIdentity reports whether all that is selected belongs to one identity at most. There are few of those, and one
+// transaction changes them all.
+func (s Selection) OfOneIdentity() bool {
+	return !s.Identity.IsZero() || !s.LineageOf.IsZero() || !s.Key.IsZero()
+}
+
+// SetOrder revokes all certificates of a selection that are on record when it is given and have not ended, or have within
+// the last hour, for a clock may be ahead. What is issued afterwards is not revoked: to keep the holders from getting
+// more, suspend or retire the identities.
+//
+// What is on hold is revoked; what is revoked already stays as it is, unless the order's reason is keyCompromise. With that
+// reason, the members' keys are marked, and every other certificate of one of them is a member too.
+type SetOrder struct {
+	Selection
+	// Reason is any but certificateHold.
+	Reason pki.Reason
+	// InvalidSince, By, Why and At are as in Order.
+	InvalidSince time.Time
+	By           pki.Actor
+	Why          string
+	At           time.Time
+}
+
+// Set is a SetOrder that was given, and how far it has come. It is in effect for all its members from its record on.
+type Set struct {
+	ID int64
+	SetOrder
+	// Total is how many certificates it changes, zero until Counted.
+	Total   int
+	Counted bool
+	// Followed is how many of their own records say so by now, and so the next CRL.
+	Followed int
+	// Done says that all do.
+	Done bool
+}
+
+// SetRecords keeps orders about sets of certificates. An order is one durable row, with one log entry; the records of its
+// members follow in steps. From the row on, whatever is asked of the records takes every member for revoked: the version
+// of its status is the one that its own record will have.
+type SetRecords interface {
+	SetOrders
+	SetSteps
+}
+
+// SetOrders gives orders about sets.
+type SetOrders interface {
+	// CountSet returns how many certificates an order would change, and changes nothing.
+	CountSet(ctx context.Context, o SetOrder) (int, error)
+	// OrderSet makes an order durable. Where it is of one identity, all its records are changed in the same transaction:
+	// the set is done, and the statuses of all that it selects are returned as they stand. What a selection names has to
+	// be on record. More sets than a few that are not done are refused (server.busy).
+	OrderSet(ctx context.Context, o SetOrder) (Set, []pki.StatusChange, error)
+	// Set returns a set.
+	Set(ctx context.Context, id int64) (Set, error)
+}
+
+// SetSteps has the records of sets follow.
+type SetSteps interface {
+	// OpenSets returns the sets that are not done, the oldest first.
+	OpenSets(ctx context.Context) ([]Set, error)
+	// TellSet calls tell with the statuses of all certificates that a set which is not done selects, as they stand by that
+	// order, some thousands at a time, and counts its members, durably. What tell is given is used again.
+	TellSet(ctx context.Context, id int64, tell func([]pki.StatusChange)) (Set, error)
+	// FollowSet takes one step: in one transaction, with a log entry as of the given time, it has the records of at most
+	// limit further members say what the set says, and returns what has changed. The oldest set that is not done comes
+	// first: for another one it does nothing.
+	FollowSet(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, Set, error)
+}
+
+// maxWhy bounds a comment, in octets.
+const maxWhy = 256
+
+// checkWhy refuses a comment that the log could not show as it is.
+func checkWhy(why string) error {
+	if len(why) > maxWhy || strings.ContainsFunc(why, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
+		return pki.Refuse(pki.RuleRequest, "use printable ASCII of 256 octets at most", "the comment is not of its form")
+	}
+	return nil
+}
+
+// checkSince refuses an invalidity date that is no date before the order's.
+func checkSince(since, at time.Time) error {
+	if since.IsZero() {
+		return nil
+	}
+	if since.After(at) || since.Year() < 1970 {
+		return pki.Refuse(pki.RuleRequest, "give a time between 1970 and now, or leave it out",
+			"a certificate cannot be known to be invalid since %s", since.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// check refuses an order that makes no sense whatever the records say.
+func (o SetOrder) check(now time.Time) error {
+	if o.IsZero() {
+		return pki.Refuse(pki.RuleRequest, "say what to revoke by: issuer, identity, lineage, key, profile, label or time of issue",
+			"a selection without a criterion would be of all certificates")
+	}
+	if !o.Label.IsZero() && o.Label.Name == "" {
+		return pki.Refuse(pki.RuleRequest, "write it NAME=VALUE", "a label has a name")
+	}
+	if !o.IssuedFrom.IsZero() && !o.IssuedUntil.IsZero() && !o.IssuedFrom.Before(o.IssuedUntil) {
+		return pki.Refuse(pki.RuleRequest, "give a time of issue that begins before it ends", "nothing is issued from %s until %s",
+			o.IssuedFrom.UTC().Format(time.RFC3339), o.IssuedUntil.UTC().Format(time.RFC3339))
+	}
+	for _, t := range []time.Time{o.IssuedFrom, o.IssuedUntil} {
+		if !t.IsZero() && (t.Year() < 1972 || t.Year() > 6428) {
+			return pki.Refuse(pki.RuleRequest, "give a time between the years 1972 and 6428", "nothing is issued at %s", t.UTC().Format(time.RFC3339))
+		}
+	}
+	if _, err := pki.ReasonFromCode(int(o.Reason)); err != nil || o.Reason == pki.CertificateHold {
+		return pki.Refuse(pki.RuleReason, "revoke for any other reason of RFC 5280 section 5.3.1; to hold, suspend the identities",
+			"%v is no reason to revoke", o.Reason)
+	}
+	if o.At.After(now) {
+		return pki.Refuse(pki.RuleRequest, "leave the time out", "an order cannot take effect at %s, which is yet to come", o.At.Format(time.RFC3339))
+	}
+	if err := checkSince(o.InvalidSince, o.At); err != nil {
+		return err
+	}
+	return checkWhy(o.Why)
+}

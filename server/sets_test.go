@@ -1,0 +1,312 @@
+package server_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// slowRecords have no record follow before the test says so.
+type slowRecords struct {
+	revocation.Records
+	follow <-chan struct{}
+}
+
+func (s slowRecords) FollowSet(ctx context.Context, id int64, _ int, at time.Time) ([]pki.StatusChange, revocation.Set, error) {
+	select {
+	case <-s.follow:
+		return s.Records.FollowSet(ctx, id, 2, at) // a few steps, also of a small set
+	case <-ctx.Done():
+		return nil, revocation.Set{}, ctx.Err()
+	}
+}
+
+func slowed(follow <-chan struct{}) servertest.Options {
+	return servertest.Options{Wrap: func(s server.Stores) server.Stores {
+		s.Revocation = slowRecords{s.Revocation, follow}
+		return s
+	}}
+}
+
+func labelled(name, value string) func(*brevetv1.CreateIdentityRequest) {
+	return func(r *brevetv1.CreateIdentityRequest) { r.Labels = map[string]string{name: value} }
+}
+
+func revokeSet(t *testing.T, w *servertest.World, s *brevetv1.CertificateSelection, reason string) *brevetv1.RevocationSet {
+	t.Helper()
+	req := &brevetv1.RevokeCertificatesRequest{Selection: s, Reason: reason, Comment: "stolen", DryRun: true}
+	counted := servertest.Must(w.Operator.RevokeCertificates(t.Context(), req))(t).GetSet()
+	req.DryRun = false
+	set := servertest.Must(w.Operator.RevokeCertificates(t.Context(), req))(t).GetSet()
+	if counted.GetTotal() != set.GetTotal() || counted.GetId() != 0 || set.GetId() == 0 {
+		t.Errorf("counted were %v, and revoked %v", counted, set)
+	}
+	return set
+}
+
+// done waits until the records of a set have followed.
+func done(t *testing.T, w *servertest.World, id int64) *brevetv1.RevocationSet {
+	t.Helper()
+	for {
+		set := servertest.Must(w.Operator.GetRevocationSet(t.Context(), &brevetv1.GetRevocationSetRequest{Id: id}))(t).GetSet()
+		if set.GetDone() {
+			return set
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// What an order is about is revoked when the order returns, and after a restart before any record has followed.
+func TestASetIsInEffectBeforeItsRecordsFollow(t *testing.T) {
+	t.Parallel()
+	follow := make(chan struct{})
+	w := servertest.New(t, ground, slowed(follow))
+	var stolen []*servertest.Holder
+	for i := range 5 {
+		stolen = append(stolen, w.Enrolled(t, "device", fmt.Sprintf("device/%d", i), labelled("batch", "7")))
+	}
+	w.Suspend(t, stolen[0].ID) // what is on hold is revoked
+	other := w.Enrolled(t, "device", "device/other", labelled("batch", "8"))
+	set := revokeSet(t, w, &brevetv1.CertificateSelection{LabelName: "batch", LabelValue: "7"}, "privilegeWithdrawn")
+	if set.GetTotal() != 5 || set.GetFollowed() != 0 || set.GetDone() {
+		t.Errorf("the set is %v", set)
+	}
+	stand := func() {
+		t.Helper()
+		for _, h := range stolen {
+			w.Status(t, h.Certificate, "privilegeWithdrawn")
+			_, err := h.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+			servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
+			c := servertest.Must(w.Operator.GetCertificate(t.Context(), &brevetv1.GetCertificateRequest{Serial: servertest.Serial(h.Certificate)}))(t)
+			if c.GetCertificate().GetReason() != "privilegeWithdrawn" {
+				t.Errorf("on record is %v", c)
+			}
+		}
+		w.Status(t, other.Certificate, "good")
+	}
+	stand()
+	_, err := w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: servertest.Serial(stolen[1].Certificate), Reason: "superseded"})
+	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleFinal)
+	_, err = w.Operator.ResumeIdentity(t.Context(), &brevetv1.ResumeIdentityRequest{Id: stolen[0].ID})
+	servertest.Refused(t, err, codes.OK, "") // the identity is, its certificate is not
+	later := w.Enrolled(t, "device", "device/later", labelled("batch", "7"))
+	w.Status(t, later.Certificate, "good")
+
+	w.Restart(t, slowed(follow))
+	w.Operator = w.Holder(t, w.Operator.Certificate.Raw, w.Operator.Key)
+	for i, h := range stolen {
+		stolen[i] = w.Holder(t, h.Certificate.Raw, h.Key)
+	}
+	stand()
+	w.Status(t, later.Certificate, "good")
+	close(follow)
+	if set := done(t, w, set.GetId()); set.GetFollowed() != 5 || set.GetTotal() != 5 {
+		t.Errorf("the set is %v", set)
+	}
+	stand()
+}
+
+func TestWhatCanBeSelected(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	all := func() (n int64) {
+		t.Helper()
+		for _, c := range w.Inventory(t) {
+			if c.Status.State == pki.Good {
+				n++
+			}
+		}
+		return n
+	}
+	begin := time.Now()
+	a := w.Enrolled(t, "device", "device/a", labelled("site", "north"))
+	b := w.Enrolled(t, "workload", "workload/b", labelled("site", "north"))
+	renewed := w.Renewed(t, a, servertest.Key(t))
+	hash := servertest.Must(pki.HashKey(b.Key.Public()))(t).String()
+	end := time.Now().Add(time.Millisecond)
+	for name, c := range map[string]struct {
+		selection *brevetv1.CertificateSelection
+		want      int64
+	}{
+		"label":              {&brevetv1.CertificateSelection{LabelName: "site", LabelValue: "north"}, 3},
+		"a label of nobody":  {&brevetv1.CertificateSelection{LabelName: "site", LabelValue: "south"}, 0},
+		"label and profile":  {&brevetv1.CertificateSelection{LabelName: "site", LabelValue: "north", Profile: "workload"}, 1},
+		"identity":           {&brevetv1.CertificateSelection{Identity: "device/a"}, 2},
+		"lineage":            {&brevetv1.CertificateSelection{LineageOf: servertest.Serial(a.Certificate)}, 2},
+		"the end of a line":  {&brevetv1.CertificateSelection{LineageOf: servertest.Serial(renewed.Certificate)}, 1},
+		"key":                {&brevetv1.CertificateSelection{KeyHash: hash}, 1},
+		"key of another":     {&brevetv1.CertificateSelection{KeyHash: hash, Identity: "device/a"}, 0},
+		"profile":            {&brevetv1.CertificateSelection{Profile: "device"}, 2},
+		"time":               {&brevetv1.CertificateSelection{IssuedFrom: timestamppb.New(begin), IssuedUntil: timestamppb.New(end)}, 3},
+		"before that time":   {&brevetv1.CertificateSelection{IssuedUntil: timestamppb.New(begin), Profile: "device"}, 0},
+		"all of the issuer":  {&brevetv1.CertificateSelection{Issuer: pki.IssuerOf(w.Issuing).String()}, all()},
+		"issuer and profile": {&brevetv1.CertificateSelection{Issuer: pki.IssuerOf(w.Issuing).String(), Profile: "workload"}, 1},
+	} {
+		set := servertest.Must(w.Operator.RevokeCertificates(t.Context(), &brevetv1.RevokeCertificatesRequest{Selection: c.selection, DryRun: true}))(t).GetSet()
+		if set.GetTotal() != c.want {
+			t.Errorf("%s: %d certificates, want %d", name, set.GetTotal(), c.want)
+		}
+	}
+	if logged := len(w.Entries(t, 0)); logged == 0 {
+		t.Error("the log is empty")
+	}
+	for name, c := range map[string]struct {
+		req  *brevetv1.RevokeCertificatesRequest
+		code codes.Code
+		rule pki.Rule
+	}{
+		"nothing":      {&brevetv1.RevokeCertificatesRequest{}, codes.InvalidArgument, pki.RuleRequest},
+		"hold":         {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, Reason: "certificateHold"}, codes.InvalidArgument, pki.RuleReason},
+		"no reason":    {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, Reason: "tired"}, codes.InvalidArgument, pki.RuleReason},
+		"a future":     {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, InvalidSince: timestamppb.New(end.Add(time.Hour))}, codes.InvalidArgument, pki.RuleRequest},
+		"a comment":    {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, Comment: "\x1b[2J"}, codes.InvalidArgument, pki.RuleRequest},
+		"long comment": {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, Comment: fmt.Sprintf("%257d", 1)}, codes.InvalidArgument, pki.RuleRequest},
+		"no time":      {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{IssuedFrom: timestamppb.New(end), IssuedUntil: timestamppb.New(begin)}}, codes.InvalidArgument, pki.RuleRequest},
+		"no issuer":    {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Issuer: hash}}, codes.NotFound, pki.RuleNotFound},
+		"half issuer":  {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Issuer: hash[:16]}}, codes.InvalidArgument, pki.RuleRequest},
+		"no identity":  {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: "device/none"}}, codes.NotFound, pki.RuleIdentity},
+		"no serial":    {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{LineageOf: "01"}}, codes.NotFound, pki.RuleNotFound},
+		"no key":       {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{KeyHash: fmt.Sprintf("%064d", 1)}}, codes.NotFound, pki.RuleNotFound},
+		"value alone":  {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{LabelValue: "north"}}, codes.InvalidArgument, pki.RuleRequest},
+		"a long label": {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{LabelName: fmt.Sprintf("%257d", 1)}}, codes.InvalidArgument, pki.RuleRequest},
+	} {
+		for _, c.req.DryRun = range []bool{true, false} {
+			_, err := w.Operator.RevokeCertificates(t.Context(), c.req)
+			if servertest.RuleOf(err) != c.rule {
+				t.Errorf("%s: %v", name, err)
+			}
+			servertest.Refused(t, err, c.code, c.rule)
+		}
+	}
+	_, err := w.Operator.GetRevocationSet(t.Context(), &brevetv1.GetRevocationSetRequest{Id: 77})
+	servertest.Refused(t, err, codes.NotFound, pki.RuleNotFound)
+	w.Status(t, a.Certificate, "good")
+}
+
+// A lineage goes at once, with its reason, its date and who gave the order on record.
+func TestALineageIsRevoked(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	first := w.Enrolled(t, "device", "device/1")
+	second := w.Renewed(t, first, servertest.Key(t))
+	third := w.Renewed(t, second, servertest.Key(t))
+	since := timestamppb.New(time.Now().Add(-time.Hour).Truncate(time.Second))
+	set := servertest.Must(w.Operator.RevokeCertificates(t.Context(), &brevetv1.RevokeCertificatesRequest{
+		Selection: &brevetv1.CertificateSelection{LineageOf: servertest.Serial(second.Certificate)},
+		Reason:    "keyCompromise", InvalidSince: since, Comment: "copied from a backup",
+	}))(t).GetSet()
+	if !set.GetDone() || set.GetTotal() != 2 || set.GetOrderedBy() != w.Operator.ID || set.GetComment() != "copied from a backup" {
+		t.Errorf("the set is %v", set)
+	}
+	w.Status(t, first.Certificate, "good")
+	w.Status(t, second.Certificate, "keyCompromise")
+	w.Status(t, third.Certificate, "keyCompromise")
+	c := servertest.Must(w.Operator.GetCertificate(t.Context(), &brevetv1.GetCertificateRequest{Serial: servertest.Serial(third.Certificate)}))(t).GetCertificate()
+	if !c.GetInvalidSince().AsTime().Equal(since.AsTime()) {
+		t.Errorf("the invalidity date on record is %v", c.GetInvalidSince())
+	}
+	entries := w.Entries(t, 0)
+	ordered, changed := entries[len(entries)-2], entries[len(entries)-1]
+	if ordered.Facts["comment"] != "copied from a backup" || servertest.Must(pki.ParseSerial(ordered.Facts["lineage_of"]))(t).Int().Cmp(second.Certificate.SerialNumber) != 0 ||
+		ordered.Facts["invalid_since"] != since.AsTime().Format(time.RFC3339) || len(changed.Changes) != 2 || changed.Facts["set"] != ordered.Facts["set"] {
+		t.Errorf("the log says %+v and %+v", ordered, changed)
+	}
+}
+
+// Whoever revokes a whole issuing CA goes with it, and the server itself gets new certificates, of the same CA.
+func TestAWholeIssuerIsRevoked(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	device := w.Enrolled(t, "device", "device/1")
+	set := revokeSet(t, w, &brevetv1.CertificateSelection{Issuer: pki.IssuerOf(w.Issuing).String()}, "cACompromise")
+	if set.GetTotal() < 4 { // the device, the operator, the server and its OCSP delegate
+		t.Errorf("the set is %v", set)
+	}
+	w.Status(t, device.Certificate, "cACompromise")
+	w.Status(t, w.Operator.Certificate, "cACompromise")
+	_, err := w.Operator.GetRevocationSet(t.Context(), &brevetv1.GetRevocationSetRequest{Id: set.GetId()})
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
+	w.Operator = w.NewOperator(t, "bob")
+	done(t, w, set.GetId())
+	w.Status(t, w.Operator.Certificate, "good") // it was issued afterwards
+}
+
+// statementOf is the request of who holds a P-256 key.
+func statementOf(t testing.TB, key crypto.Signer, trustDomain string) *brevetv1.RevokeCompromisedKeyRequest {
+	t.Helper()
+	spki := servertest.Must(x509.MarshalPKIXPublicKey(key.Public()))(t)
+	digest := sha256.Sum256(pki.CompromiseStatement(trustDomain, pki.HashSPKI(spki)))
+	return &brevetv1.RevokeCompromisedKeyRequest{PublicKey: spki, Signature: servertest.Must(key.Sign(rand.Reader, digest[:], crypto.SHA256))(t)}
+}
+
+func TestACompromisedKeyRevokesItself(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	device := w.Enrolled(t, "device", "device/1")
+	again := w.Renewed(t, device, device.Key)
+	another := w.Renewed(t, device, device.Key)
+	other := w.Enrolled(t, "device", "device/2")
+	nobody := w.Caller(t, nil)
+	right := statementOf(t, device.Key, servertest.TrustDomain)
+	logged := len(w.Entries(t, 0))
+	csr := servertest.CSR(t, device.Key)
+	request := servertest.Must(x509.ParseCertificateRequest(csr))(t)
+	for name, c := range map[string]struct {
+		key, signature []byte
+		code           codes.Code
+		rule           pki.Rule
+	}{
+		"another key's signature": {right.GetPublicKey(), statementOf(t, other.Key, servertest.TrustDomain).GetSignature(), codes.Unauthenticated, pki.RuleKeyPossession},
+		"another trust domain":    {right.GetPublicKey(), statementOf(t, device.Key, "other.example").GetSignature(), codes.Unauthenticated, pki.RuleKeyPossession},
+		"a request's signature":   {right.GetPublicKey(), request.Signature, codes.Unauthenticated, pki.RuleKeyPossession},
+		"no signature":            {right.GetPublicKey(), nil, codes.InvalidArgument, pki.RuleRequest},
+		"no key":                  {nil, right.GetSignature(), codes.InvalidArgument, pki.RuleRequest},
+		"more than a key":         {append([]byte(nil), append(right.GetPublicKey(), 0)...), right.GetSignature(), codes.InvalidArgument, pki.RuleRequest},
+		"a large key":             {make([]byte, 3<<10), right.GetSignature(), codes.InvalidArgument, pki.RuleRequest},
+		"a large signature":       {right.GetPublicKey(), make([]byte, 3<<10), codes.InvalidArgument, pki.RuleRequest},
+	} {
+		_, err := nobody.RevokeCompromisedKey(t.Context(), &brevetv1.RevokeCompromisedKeyRequest{PublicKey: c.key, Signature: c.signature})
+		if servertest.RuleOf(err) != c.rule {
+			t.Errorf("%s: %v", name, err)
+		}
+		servertest.Refused(t, err, c.code, c.rule)
+	}
+	_, err := nobody.RevokeCompromisedKey(t.Context(), statementOf(t, servertest.Key(t), servertest.TrustDomain))
+	servertest.Refused(t, err, codes.NotFound, pki.RuleNotFound)
+	_, err = nobody.RevokeCompromisedKey(t.Context(), statementOf(t, ground.Issuing, servertest.TrustDomain))
+	servertest.Refused(t, err, codes.NotFound, pki.RuleNotFound)
+	w.Status(t, device.Certificate, "good")
+	if n := len(w.Entries(t, 0)); n != logged {
+		t.Errorf("what proves nothing has left %d entries in the log", n-logged)
+	}
+	for range 2 { // it is true for ever, and said once
+		resp := servertest.Must(nobody.RevokeCompromisedKey(t.Context(), right))(t)
+		if resp.GetRevoked() != 3 || resp.GetKeyHash() != pki.HashSPKI(right.GetPublicKey()).String() {
+			t.Errorf("the answer is %v", resp)
+		}
+	}
+	for _, h := range []*servertest.Holder{device, again, another} {
+		w.Status(t, h.Certificate, "keyCompromise")
+	}
+	w.Status(t, other.Certificate, "good")
+	entries := w.Entries(t, logged)
+	if len(entries) == 0 || entries[0].Actor != pki.ActorKey(pki.HashSPKI(right.GetPublicKey())) || len(entries[0].Changes) != 3 {
+		t.Errorf("the log says %+v", entries)
+	}
+	_, err = nobody.Enroll(t.Context(), servertest.Enrollment(t, w.Token(t, device.ID, true), device.Key))
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleKeyCompromised)
+}

@@ -1,0 +1,343 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// clause is a part of a statement with its arguments, in their order.
+type clause struct {
+	text strings.Builder
+	args []any
+}
+
+func (c *clause) add(text string, args ...any) {
+	c.text.WriteString(text)
+	c.args = append(c.args, args...)
+}
+
+// setRow is a set with where it stands among the certificates.
+type setRow struct {
+	revocation.Set
+	mark     int64 // the last certificate that can be a member
+	progress int64 // the last one whose record has followed
+}
+
+// order is what a set does to each member.
+func (s *setRow) order() revocation.Order {
+	return revocation.Order{Action: revocation.Revoke, Reason: s.Reason, InvalidSince: s.InvalidSince, By: s.By, Why: s.Why, At: s.At}
+}
+
+// next returns the status of a member, and whether that is another one than before.
+func (s *setRow) next(before pki.Status) (pki.Status, bool) {
+	status, changed, err := next(before, s.order())
+	if err != nil || !changed {
+		return before, false // it is final
+	}
+	return status, true
+}
+
+// spreads reports whether a certificate can be a member that is not selected: of a compromised key that is selected with
+// another certificate. All certificates of a key are one identity's, and of one identity all have its labels.
+func (s *setRow) spreads() bool {
+	return s.Reason == pki.KeyCompromise && (!s.Issuer.IsZero() || s.Profile != "" || !s.IssuedFrom.IsZero() || !s.IssuedUntil.IsZero())
+}
+
+// member adds the condition under which the certificate c is a member. The plus signs keep SQLite from walking through all
+// certificates by these columns.
+func (s *setRow) member(q *clause) { s.memberAmong(q, s.Label) }
+
+// memberAmong is member where it is known already that the identity has the label, unless that is named.
+func (s *setRow) memberAmong(q *clause, label revocation.Label) {
+	q.add(`(+c.id <= ? AND +c.not_after >= ? AND (`, s.mark, millis(s.At.Add(-clockGrace)))
+	s.selected(q, "c", label)
+	if s.spreads() {
+		q.add(` OR EXISTS (SELECT 1 FROM certificates m WHERE m.identity = c.identity AND m.key = c.key AND +m.id <= ? AND +m.not_after >= ? AND `,
+			s.mark, millis(s.At.Add(-clockGrace)))
+		s.selected(q, "m", label)
+		q.add(`)`)
+	}
+	q.add(`))`)
+}
+
+// selected adds the condition under which a certificate has what the selection says. That it is one of an identity's, of
+// a key's or of a lineage is not in it: sets that say so have no members whose records follow.
+func (s *setRow) selected(q *clause, c string, label revocation.Label) {
+	q.add(c + `.identity IS NOT NULL`)
+	if !s.Issuer.IsZero() {
+		q.add(` AND +`+c+`.issuer = (SELECT id FROM issuers WHERE issuer = ?)`, s.Issuer.Bytes())
+	}
+	if s.Profile != "" {
+		q.add(` AND `+c+`.profile = ?`, s.Profile)
+	}
+	if !s.IssuedFrom.IsZero() {
+		q.add(` AND `+c+`.serial >= ?`, firstSerial(s.IssuedFrom))
+	}
+	if !s.IssuedUntil.IsZero() {
+		q.add(` AND `+c+`.serial < ?`, firstSerial(s.IssuedUntil))
+	}
+	if !label.IsZero() {
+		q.add(` AND EXISTS (SELECT 1 FROM identity_labels l WHERE l.name = ? AND l.value = ? AND l.identity = `+c+`.identity)`, label.Name, label.Value)
+	}
+}
+
+// firstSerial is the lowest serial number of a millisecond (pki.MakeSerial).
+func firstSerial(t time.Time) []byte {
+	ms := binary.BigEndian.AppendUint64(nil, uint64(t.Add(time.Millisecond-1).UnixMilli()))
+	return append(ms[2:], make([]byte, pki.SerialRandomSize)...)
+}
+
+// among adds where to look for members: those who have the label; what was issued in a time, by its serial number; or
+// else all that has not ended.
+func (s *setRow) among(q *clause) {
+	switch {
+	case !s.Label.IsZero():
+		q.add(` FROM identity_labels d CROSS JOIN certificates c ON c.identity = d.identity WHERE d.name = ? AND d.value = ? AND `, s.Label.Name, s.Label.Value)
+		s.memberAmong(q, revocation.Label{})
+		return
+	case !s.IssuedFrom.IsZero() && !s.spreads():
+		q.add(` FROM certificates c WHERE `)
+	default:
+		q.add(` FROM certificates c INDEXED BY certificates_by_expiry WHERE c.not_after >= ? AND `, millis(s.At.Add(-clockGrace)))
+	}
+	s.member(q)
+}
+
+// openSets are the sets whose records have not all followed, the oldest first.
+type openSets []setRow
+
+// maxOpenSets bounds them: each costs whoever reads a status.
+const maxOpenSets = 16
+
+// anyOpen is true where there are such sets.
+const anyOpen = `EXISTS (SELECT 1 FROM revocation_sets WHERE done = 0)`
+
+func readOpenSets(ctx context.Context, q querier) (openSets, error) {
+	return querySets(ctx, q, `WHERE s.done = 0 ORDER BY s.id`)
+}
+
+// mask adds a number whose bits say of which of the sets the certificate c is a member.
+func (open openSets) mask(q *clause) {
+	q.add(`(0`)
+	for i := range open {
+		q.add(` | (((`)
+		open[i].member(q)
+		q.add(`) IS TRUE) << ?)`, i)
+	}
+	q.add(`)`)
+}
+
+// masks are those of certificates by their rows.
+func (open openSets) masks(ctx context.Context, q querier, ids []int64) (map[int64]uint64, error) {
+	list, err := json.Marshal(ids)
+	if err != nil {
+		return nil, err
+	}
+	var c clause
+	c.add(`SELECT c.id, `)
+	open.mask(&c)
+	c.add(` FROM json_each(?) j CROSS JOIN certificates c ON c.id = j.value`, string(list))
+	masks := map[int64]uint64{}
+	rows, err := q.QueryContext(ctx, c.text.String(), c.args...)
+	err = each(rows, err, func(rows *sql.Rows) error {
+		var id int64
+		var mask uint64
+		if err := rows.Scan(&id, &mask); err != nil {
+			return err
+		}
+		masks[id] = mask
+		return nil
+	})
+	return masks, err
+}
+
+// apply returns a status as the sets have it, one after the other.
+func (open openSets) apply(status pki.Status, mask uint64) pki.Status {
+	for i := range open {
+		if mask>>i&1 == 1 {
+			status, _ = open[i].next(status)
+		}
+	}
+	return status
+}
+
+// since is the invalidity date that goes with what apply returns.
+func (open openSets) since(status pki.Status, mask uint64, since time.Time) time.Time {
+	for i := range open {
+		if mask>>i&1 == 0 {
+			continue
+		}
+		var changed bool
+		if status, changed = open[i].next(status); changed && !open[i].InvalidSince.IsZero() {
+			since = open[i].InvalidSince
+		}
+	}
+	return since
+}
+
+// compromise reports whether a key of an identity is compromised by one of the sets.
+func (open openSets) compromise(ctx context.Context, q querier, key, identity int64) (bool, error) {
+	for i := range open {
+		if open[i].Reason != pki.KeyCompromise {
+			continue
+		}
+		var c clause
+		c.add(`SELECT EXISTS (SELECT 1 FROM certificates c WHERE c.identity = ? AND c.key = ? AND `, identity, key)
+		open[i].member(&c)
+		c.add(`)`)
+		var found bool
+		if err := q.QueryRowContext(ctx, c.text.String(), c.args...).Scan(&found); err != nil || found {
+			return found, err
+		}
+	}
+	return false, nil
+}
+
+// member is a certificate that a set selects, as the records have it but for what follows.
+type member struct {
+	id     int64
+	change pki.StatusChange // as the set has it
+	isNew  bool             // the set has changed it
+}
+
+// eachMember visits what a set selects, after the sets before it. What does not end soon is asked after ctx now and then.
+func (s *setRow) eachMember(ctx context.Context, q querier, before openSets, visit func(member) error) error {
+	issuers, err := readIssuers(ctx, q)
+	if err != nil {
+		return err
+	}
+	var c clause
+	c.add(`SELECT c.id, c.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version, `)
+	before.mask(&c)
+	s.among(&c)
+	rows, err := q.QueryContext(ctx, c.text.String(), c.args...)
+	var serial sql.RawBytes
+	return each(rows, err, func(rows *sql.Rows) error {
+		var m member
+		var issuer, notAfter int64
+		var revokedAt sql.NullInt64
+		var mask uint64
+		st := &m.change.Status
+		if err := rows.Scan(&m.id, &issuer, &serial, &notAfter, &st.State, &st.Reason, &revokedAt, &st.Version, &mask); err != nil {
+			return err
+		}
+		var err error
+		if m.change.Ref.Serial, err = pki.SerialFromBytes(serial); err != nil {
+			return err
+		}
+		m.change.Ref.Issuer, m.change.NotAfter, st.RevokedAt = issuers[issuer], fromMillis(notAfter), restoreMillis(revokedAt)
+		*st, m.isNew = s.next(before.apply(*st, mask))
+		return visit(m)
+	})
+}
+
+func readIssuers(ctx context.Context, q querier) (map[int64]pki.IssuerID, error) {
+	issuers := map[int64]pki.IssuerID{}
+	rows, err := q.QueryContext(ctx, `SELECT id, issuer FROM issuers`)
+	err = each(rows, err, func(rows *sql.Rows) error {
+		var id int64
+		var issuer []byte
+		if err := rows.Scan(&id, &issuer); err != nil {
+			return err
+		}
+		var err error
+		issuers[id], err = pki.IssuerIDFromBytes(issuer)
+		return err
+	})
+	return issuers, err
+}
+
+// lineage returns the rows of a certificate and of those that were renewed from it (revocation.Selection). They are of one
+// identity, and each comes after the one that it was renewed from, so one walk finds them.
+func lineage(ctx context.Context, q querier, first int64) (map[int64]bool, error) {
+	line, keys := map[int64]bool{first: true}, map[int64]bool{}
+	rows, err := q.QueryContext(ctx, `
+		SELECT id, key, successor FROM certificates
+		WHERE identity = (SELECT identity FROM certificates WHERE id = ?1) AND +id >= ?1 ORDER BY +id`, first)
+	err = each(rows, err, func(rows *sql.Rows) error {
+		var id, key int64
+		var successor sql.NullInt64
+		if err := rows.Scan(&id, &key, &successor); err != nil {
+			return err
+		}
+		if id != first && !keys[key] {
+			return nil
+		}
+		line[id] = true
+		if successor.Valid {
+			keys[successor.Int64] = true
+		}
+		return nil
+	})
+	return line, err
+}
+
+// few returns the certificates of one identity that a set selects, whatever else it selects by.
+func (s *setRow) few(ctx context.Context, q querier) (selected []subject, err error) {
+	identity := s.Identity
+	var first subject
+	if !s.LineageOf.IsZero() {
+		if first, err = readSubject(ctx, q, s.LineageOf); err != nil {
+			return nil, err
+		}
+		if !first.key.Valid {
+			return nil, pki.Refuse(pki.RuleNotFound, "name one that was released", "certificate %s was never released", s.LineageOf.Serial)
+		}
+		identity = first.identity
+	}
+	if !s.Key.IsZero() {
+		key, err := readKey(ctx, q, s.Key)
+		if err != nil {
+			return nil, err
+		}
+		if identity.IsZero() {
+			identity = key.identity
+		}
+	}
+	all, err := readSubjects(ctx, q, identity, s.At)
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	keep, err := s.filter(ctx, q, identity, first.id, all)
+	return slices.DeleteFunc(all, func(c subject) bool { return !keep[c.id] }), err
+}
+
+// filter says which certificates of an identity are members.
+func (s *setRow) filter(ctx context.Context, q querier, identity pki.SPIFFEID, first int64, all []subject) (map[int64]bool, error) {
+	var ids []int64
+	for _, c := range all {
+		ids = append(ids, c.id)
+	}
+	plain := *s
+	plain.Reason = pki.Unspecified // keys are looked at below, with what else is selected by
+	masks, err := openSets{plain}.masks(ctx, q, ids)
+	if err != nil {
+		return nil, err
+	}
+	var line map[int64]bool
+	if first != 0 {
+		if line, err = lineage(ctx, q, first); err != nil {
+			return nil, err
+		}
+	}
+	keep, keys := map[int64]bool{}, map[int64]bool{}
+	for _, c := range all {
+		if masks[c.id] == 1 && (s.Identity.IsZero() || s.Identity == identity) && (first == 0 || line[c.id]) && (s.Key.IsZero() || c.key.Int64 == keyID(s.Key)) {
+			keep[c.id], keys[c.key.Int64] = true, true
+		}
+	}
+	if s.Reason == pki.KeyCompromise {
+		for _, c := range all {
+			keep[c.id] = keep[c.id] || keys[c.key.Int64]
+		}
+	}
+	return keep, nil
+}

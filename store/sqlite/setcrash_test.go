@@ -1,0 +1,144 @@
+package sqlite_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/sqlite"
+)
+
+// What a process that is killed revokes, and how many records follow in a step.
+const (
+	crashMembers = 100
+	crashStep    = 30
+)
+
+var stolen = revocation.SetOrder{
+	Selection: revocation.Selection{Label: revocation.Label{Name: "batch", Value: "7"}}, Reason: pki.Superseded, By: pki.ActorCommand("test"), At: at,
+}
+
+// revokeUntilKilled issues certificates of one label, revokes them all, and stops for ever before the commit of the third
+// step of those whose records follow.
+func revokeUntilKilled(path string) error {
+	ctx := context.Background()
+	faults := &faultyDriver{}
+	db, err := sqlite.OpenWith(ctx, path, faults)
+	if err != nil {
+		return err
+	}
+	m := &mill{db: db, at: at}
+	if m.epoch, _, err = db.CA().Begin(ctx); err != nil {
+		return err
+	}
+	var ids []pki.SPIFFEID
+	for n := range uint64(crashMembers / 2) {
+		id := device(n)
+		id.Labels = map[string]string{"batch": "7"}
+		if id, err = db.RA().CreateIdentity(ctx, id, pki.ActorCommand("test")); err != nil {
+			return err
+		}
+		ids = append(ids, id.ID)
+	}
+	for range 2 {
+		if _, err := m.write(ids, nil); err != nil {
+			return err
+		}
+	}
+	set, _, err := db.Revocation().OrderSet(ctx, stolen)
+	if err != nil {
+		return err
+	}
+	for n := range 3 {
+		if n == 2 {
+			faults.next.Store(&fault{before: func() {
+				fmt.Println("committing")
+				_, _ = io.Copy(io.Discard, os.Stdin) // until the kill
+			}})
+		}
+		if _, _, err := db.Revocation().FollowSet(ctx, set.ID, crashStep, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A process is killed while records follow: what it ordered stays in effect for all, and the next one has the rest follow.
+func TestKilledWhileRecordsFollow(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	child := exec.Command(os.Args[0])
+	child.Env, child.Stderr = append(os.Environ(), crashEnv+"="+path, crashHow+"=revoke"), os.Stderr
+	stdin, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	stdout, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if strings.TrimSpace(line) != "committing" {
+		t.Errorf("the process says %q, %v", line, err)
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = child.Wait() // it was killed
+
+	db := mustOpen(t, path)
+	revoked := func() (n int) {
+		t.Helper()
+		_, err := db.Revocation().Snapshot(ctx, at.Add(-time.Hour), func(c pki.StatusChange) error {
+			if c.Status == (pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: at.Truncate(time.Second), Version: 2}) {
+				n++
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := revoked(); n != crashMembers {
+		t.Errorf("after the kill %d of %d are revoked", n, crashMembers)
+	}
+	open, err := db.Revocation().OpenSets(ctx)
+	if err != nil || len(open) != 1 || open[0].Followed != 2*crashStep {
+		t.Fatalf("the kill left the sets %+v, %v", open, err)
+	}
+	for set := open[0]; !set.Done; {
+		if _, set, err = db.Revocation().FollowSet(ctx, set.ID, crashStep, at); err != nil {
+			t.Fatal(err)
+		}
+		if set.Done && set.Followed != crashMembers {
+			t.Errorf("the set ends as %+v", set)
+		}
+	}
+	if n := revoked(); n != crashMembers {
+		t.Errorf("in the end %d of %d are revoked", n, crashMembers)
+	}
+	listed := 0
+	for _, err := range db.Revocation().Revoked(ctx, issuer, at) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed++
+	}
+	if listed != crashMembers {
+		t.Errorf("a CRL would list %d of %d", listed, crashMembers)
+	}
+}

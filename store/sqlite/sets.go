@@ -1,0 +1,257 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+const selectSets = `
+	SELECT s.id, i.issuer, n.spiffe_id, s.lineage, s.key_hash, s.profile, s.label_name, s.label_value, s.issued_from, s.issued_until,
+	       s.reason, s.invalid_since, s.ordered_by, s.ordered_at, s.why, s.mark, s.progress, s.total, s.followed, s.done
+	FROM revocation_sets s LEFT JOIN issuers i ON i.id = s.issuer LEFT JOIN identities n ON n.id = s.identity `
+
+func querySets(ctx context.Context, q querier, where string, args ...any) ([]setRow, error) {
+	var all []setRow
+	rows, err := q.QueryContext(ctx, selectSets+where, args...)
+	err = each(rows, err, func(rows *sql.Rows) error {
+		s, err := scanSet(rows)
+		all = append(all, s)
+		return err
+	})
+	return all, err
+}
+
+func readSet(ctx context.Context, q querier, id int64) (setRow, error) {
+	found, err := querySets(ctx, q, `WHERE s.id = ?`, id)
+	if err == nil && len(found) == 0 {
+		err = pki.Refuse(pki.RuleNotFound, "look for it in the log (brevet log list), where it is the fact set of revocation.ordered",
+			"there is no order %d about a set of certificates", id)
+	}
+	if err != nil {
+		return setRow{}, err
+	}
+	return found[0], nil
+}
+
+func scanSet(row scanner) (setRow, error) {
+	var s setRow
+	var issuer, lineage, key []byte
+	var identity, profile, name, value sql.NullString
+	var from, until, since, total sql.NullInt64
+	var at int64
+	var by string
+	err := row.Scan(&s.ID, &issuer, &identity, &lineage, &key, &profile, &name, &value, &from, &until,
+		&s.Reason, &since, &by, &at, &s.Why, &s.mark, &s.progress, &total, &s.Followed, &s.Done)
+	if err != nil {
+		return s, err
+	}
+	s.Profile, s.Label = profile.String, revocation.Label{Name: name.String, Value: value.String}
+	s.IssuedFrom, s.IssuedUntil, s.InvalidSince = restoreMillis(from), restoreMillis(until), restoreMillis(since)
+	s.By, s.At, s.Total, s.Counted = pki.ActorFromText(by), fromMillis(at), int(total.Int64), total.Valid
+	if identity.Valid {
+		if s.Identity, err = pki.ParseSPIFFEID(identity.String); err != nil {
+			return s, err
+		}
+	}
+	if lineage != nil {
+		if s.LineageOf, err = parseRef(lineage[:32], lineage[32:]); err != nil {
+			return s, err
+		}
+	}
+	if s.Issuer, err = restore(issuer, pki.IssuerIDFromBytes); err != nil {
+		return s, err
+	}
+	s.Key, err = restore(key, pki.KeyHashFromBytes)
+	return s, err
+}
+
+// CountSet counts what an order would change, through a reading connection.
+func (r *Revocation) CountSet(ctx context.Context, o revocation.SetOrder) (int, error) {
+	n := 0
+	err := r.db.read(ctx, "count what would be revoked", func(ctx context.Context, tx *sql.Tx) error {
+		s := setRow{Set: revocation.Set{SetOrder: o}}
+		if err := s.checkNamed(ctx, tx); err != nil {
+			return err
+		}
+		if err := tx.QueryRowContext(ctx, newestCertificate).Scan(&s.mark); err != nil {
+			return err
+		}
+		if o.OfOneIdentity() {
+			few, err := s.few(ctx, tx)
+			for _, c := range few {
+				if _, changed := s.next(c.status); changed {
+					n++
+				}
+			}
+			return err
+		}
+		before, err := readOpenSets(ctx, tx)
+		if err != nil {
+			return err
+		}
+		return s.eachMember(ctx, tx, before, func(m member) error {
+			if m.isNew {
+				n++
+			}
+			return nil
+		})
+	})
+	return n, err
+}
+
+const newestCertificate = `SELECT coalesce(max(id), 0) FROM certificates`
+
+// checkNamed refuses a selection by an issuer or an identity that is not on record. Its key and its certificate are found
+// with the members.
+func (s *setRow) checkNamed(ctx context.Context, q querier) error {
+	if !s.Issuer.IsZero() {
+		var known bool
+		if err := q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM issuers WHERE issuer = ?)`, s.Issuer.Bytes()).Scan(&known); err != nil {
+			return err
+		}
+		if !known {
+			return pki.Refuse(pki.RuleNotFound, "see which there are with brevet crl list --output json", "no certificate of the issuer %s is on record", s.Issuer)
+		}
+	}
+	if s.Identity.IsZero() {
+		return nil
+	}
+	var known bool
+	if err := q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM identities WHERE spiffe_id = ?)`, s.Identity.String()).Scan(&known); err != nil {
+		return err
+	}
+	if !known {
+		return noIdentity(s.Identity)
+	}
+	return nil
+}
+
+// OrderSet makes an order durable, and carries it out where it is of one identity.
+func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revocation.Set, []pki.StatusChange, error) {
+	var s setRow
+	var standing []pki.StatusChange
+	err := r.db.write(ctx, "revoke a set of certificates", func(ctx context.Context, tx *writeTx) error {
+		s, standing = setRow{Set: revocation.Set{SetOrder: o}}, nil
+		if err := s.checkNamed(ctx, tx); err != nil {
+			return err
+		}
+		var open int
+		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM revocation_sets WHERE done = 0`).Scan(&open); err != nil {
+			return err
+		}
+		if open >= maxOpenSets {
+			return pki.Refuse(pki.RuleBusy, "wait until the records of an earlier one have followed", "%d sets of certificates are being revoked", open)
+		}
+		if err := tx.insertSet(ctx, &s); err != nil {
+			return err
+		}
+		if err := tx.append(ctx, translog.Entry{
+			Time: o.At, Actor: o.By, Action: translog.RevocationOrdered, Outcome: translog.Done, Identity: o.Identity, Facts: setFacts(s.Set),
+		}); err != nil || !o.OfOneIdentity() {
+			return err
+		}
+		var err error
+		standing, err = tx.revokeFew(ctx, &s)
+		return err
+	})
+	if err != nil {
+		return revocation.Set{}, nil, err
+	}
+	return s.Set, standing, nil
+}
+
+// insertSet records a set. One of one identity is never one whose records are to follow, not even for who carries it out.
+func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
+	var lineage, name, value, total any
+	if s.OfOneIdentity() {
+		total = 0
+	}
+	if !s.LineageOf.IsZero() {
+		lineage = slices.Concat(s.LineageOf.Issuer.Bytes(), s.LineageOf.Serial.Bytes())
+	}
+	if !s.Label.IsZero() {
+		name, value = s.Label.Name, s.Label.Value
+	}
+	return tx.QueryRowContext(ctx, `
+		INSERT INTO revocation_sets (issuer, identity, lineage, key_hash, profile, label_name, label_value, issued_from, issued_until,
+		                             reason, invalid_since, ordered_by, ordered_at, why, mark, progress, total, followed, done)
+		VALUES ((SELECT id FROM issuers WHERE issuer = ?), (SELECT id FROM identities WHERE spiffe_id = ?), ?, ?, ?, ?, ?, ?, ?,
+		        ?, ?, ?, ?, ?, (`+newestCertificate+`), 0, ?, 0, ?)
+		RETURNING id, mark`,
+		optional(s.Issuer), s.Identity.String(), lineage, optional(s.Key), optionalText(s.Profile), name, value,
+		optionalMillis(s.IssuedFrom), optionalMillis(s.IssuedUntil), s.Reason, optionalMillis(s.InvalidSince), s.By.String(), millis(s.At), s.Why,
+		total, s.OfOneIdentity(),
+	).Scan(&s.ID, &s.mark)
+}
+
+// setFacts say in the log what an order selects.
+func setFacts(s revocation.Set) map[string]string {
+	row := setRow{Set: s}
+	facts := orderFacts(row.order())
+	facts["set"] = strconv.FormatInt(s.ID, 10)
+	for name, value := range map[string]string{
+		"issuer": textOf(s.Issuer), "lineage_of": textOf(s.LineageOf.Serial), "key": textOf(s.Key), "profile": s.Profile,
+		"label": s.Label.Name + "=" + s.Label.Value, "issued_from": timeText(s.IssuedFrom), "issued_until": timeText(s.IssuedUntil),
+	} {
+		if value != "" && (name != "label" || !s.Label.IsZero()) {
+			facts[name] = value
+		}
+	}
+	return facts
+}
+
+func textOf(v interface {
+	IsZero() bool
+	String() string
+}) string {
+	if v.IsZero() {
+		return ""
+	}
+	return v.String()
+}
+
+func timeText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02T15:04:05.999Z07:00")
+}
+
+// revokeFew carries out a set of one identity, and returns the statuses of all that it selects.
+func (tx *writeTx) revokeFew(ctx context.Context, s *setRow) ([]pki.StatusChange, error) {
+	few, err := s.few(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	changes, standing, err := tx.changeSubjects(ctx, few, s.order())
+	if err != nil {
+		return nil, err
+	}
+	if s.Reason == pki.KeyCompromise && !s.Key.IsZero() { // which may have nothing that is alive
+		if err := tx.markKey(ctx, keyID(s.Key), s.At); err != nil {
+			return nil, err
+		}
+	}
+	if len(changes) > 0 {
+		if err := tx.append(ctx, s.followEntry(s.At, few[0].identity, changes)); err != nil {
+			return nil, err
+		}
+	}
+	s.Total, s.Counted, s.Followed, s.Done = len(changes), true, len(changes), true
+	return append(changes, standing...), tx.execOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1 WHERE id = ?2`, s.Total, s.ID)
+}
+
+// followEntry is the log entry of records that follow.
+func (s *setRow) followEntry(at time.Time, identity pki.SPIFFEID, changes []pki.StatusChange) translog.Entry {
+	return translog.Entry{
+		Time: at, Actor: s.By, Action: translog.CertificateRevoked, Outcome: translog.Done, Identity: identity, Changes: changes,
+		Facts: map[string]string{"reason": s.Reason.String(), "set": strconv.FormatInt(s.ID, 10)},
+	}
+}

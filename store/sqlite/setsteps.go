@@ -1,0 +1,261 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// tellStep is how many statuses are told at a time.
+const tellStep = 4096
+
+// TellSet visits a set's members, and notes how many there are.
+func (r *Revocation) TellSet(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.Set, error) {
+	var s setRow
+	var todo []int64
+	err := r.db.read(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
+		var err error
+		if s, err = readSet(ctx, tx, id); err != nil || s.Done {
+			return err
+		}
+		todo, err = s.tell(ctx, tx, tell)
+		return err
+	})
+	if err != nil || s.Done {
+		return s.Set, err
+	}
+	r.db.following.put(id, s.progress, todo)
+	if s.Counted {
+		return s.Set, nil
+	}
+	err = r.db.write(ctx, "count what is revoked", func(ctx context.Context, tx *writeTx) error {
+		// Steps may have been taken since it was read. What they did is not counted twice: total is of when it was read.
+		_, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ? WHERE id = ? AND total IS NULL`, s.Followed+len(todo), id)
+		if err != nil {
+			return err
+		}
+		s, err = readSet(ctx, tx, id)
+		return err
+	})
+	return s.Set, err
+}
+
+// tell visits what a set selects, and returns the rows of those whose records are to follow, in their order.
+func (s *setRow) tell(ctx context.Context, q querier, tell func([]pki.StatusChange)) ([]int64, error) {
+	before, err := querySets(ctx, q, `WHERE s.done = 0 AND s.id < ? ORDER BY s.id`, s.ID)
+	if err != nil {
+		return nil, err
+	}
+	var todo []int64
+	batch := make([]pki.StatusChange, 0, tellStep)
+	err = s.eachMember(ctx, q, before, func(m member) error {
+		if m.isNew {
+			todo = append(todo, m.id)
+		}
+		if batch = append(batch, m.change); len(batch) == tellStep {
+			tell(batch)
+			batch = batch[:0]
+		}
+		return nil
+	})
+	if err == nil && len(batch) > 0 {
+		tell(batch)
+	}
+	slices.Sort(todo)
+	return todo, err
+}
+
+// following is what is left to do of sets that are not done, as far as somebody looked. What is not in it is read again.
+type following struct {
+	mu   sync.Mutex
+	sets map[int64]left
+}
+
+// left are the rows after a place in their order.
+type left struct {
+	progress int64
+	rows     []int64
+}
+
+func (f *following) put(id, progress int64, rows []int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.sets == nil {
+		f.sets = map[int64]left{}
+	}
+	f.sets[id] = left{progress, rows}
+}
+
+// take removes what is left of a set, if that is known.
+func (f *following) take(id int64) (left, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l, ok := f.sets[id]
+	delete(f.sets, id)
+	return l, ok
+}
+
+// errMoved says that somebody else has taken a step since it was looked up what is left.
+var errMoved = errors.New("another step was taken meanwhile")
+
+// FollowSet takes one step through a set.
+func (r *Revocation) FollowSet(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.Set, error) {
+	if err := checkLimit(limit); err != nil {
+		return nil, revocation.Set{}, err
+	}
+	for {
+		changes, set, err := r.followOnce(ctx, id, limit, at)
+		if !errors.Is(err, errMoved) {
+			return changes, set, err
+		}
+	}
+}
+
+func (r *Revocation) followOnce(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.Set, error) {
+	todo, err := r.leftOf(ctx, id)
+	if err != nil {
+		return nil, revocation.Set{}, err
+	}
+	var s setRow
+	var changes []pki.StatusChange
+	step := todo.rows[:min(limit, len(todo.rows))]
+	err = r.db.write(ctx, "have records follow a revocation", func(ctx context.Context, tx *writeTx) error {
+		changes = nil
+		if s, err = readSet(ctx, tx, id); err != nil || s.Done {
+			return err
+		}
+		var isNext bool
+		err := tx.QueryRowContext(ctx, `SELECT NOT EXISTS (SELECT 1 FROM revocation_sets WHERE done = 0 AND id < ?)`, id).Scan(&isNext)
+		if err != nil || !isNext {
+			return err
+		}
+		if s.progress != todo.progress {
+			return errMoved
+		}
+		changes, err = tx.followStep(ctx, &s, step, len(step) == len(todo.rows), at)
+		return err
+	})
+	if err != nil {
+		return nil, revocation.Set{}, err
+	}
+	if !s.Done && s.progress != todo.progress {
+		r.db.following.put(id, s.progress, todo.rows[len(step):])
+	}
+	return changes, s.Set, nil
+}
+
+// leftOf returns what is left to do of a set.
+func (r *Revocation) leftOf(ctx context.Context, id int64) (left, error) {
+	if todo, ok := r.db.following.take(id); ok {
+		return todo, nil
+	}
+	var todo left
+	err := r.db.read(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
+		s, err := readSet(ctx, tx, id)
+		if err != nil || s.Done {
+			return err
+		}
+		todo.progress = s.progress
+		todo.rows, err = s.tell(ctx, tx, func([]pki.StatusChange) {})
+		return err
+	})
+	return todo, err
+}
+
+// followStep changes the records of some members, and notes how far the set has come.
+func (tx *writeTx) followStep(ctx context.Context, s *setRow, rows []int64, isLast bool, at time.Time) ([]pki.StatusChange, error) {
+	changes, err := tx.changeRows(ctx, s, rows)
+	if err != nil {
+		return nil, err
+	}
+	if len(changes) > 0 {
+		if err := tx.append(ctx, s.followEntry(at, pki.SPIFFEID{}, changes)); err != nil {
+			return nil, err
+		}
+	}
+	if len(rows) > 0 {
+		s.progress = rows[len(rows)-1]
+	}
+	s.Followed += len(rows)
+	var total any // as it is
+	if isLast {   // some may have been revoked apart since they were counted
+		s.Total, s.Counted, s.Done, total = s.Followed, true, true, s.Followed
+	}
+	return changes, tx.execOne(ctx, `UPDATE revocation_sets SET progress = ?, followed = ?, total = coalesce(?, total), done = ? WHERE id = ?`,
+		s.progress, s.Followed, total, s.Done, s.ID)
+}
+
+// changeRows revokes certificates in one statement. Their statuses are those that next has: what is revoked already stays,
+// but for an upgrade to keyCompromise, which keeps its time.
+func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pki.StatusChange, error) {
+	list, err := json.Marshal(ids)
+	if err != nil {
+		return nil, err
+	}
+	issuers, err := readIssuers(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	var changes []pki.StatusChange
+	rows, err := tx.QueryContext(ctx, `
+		UPDATE certificates SET state = 3, reason = ?2, revoked_at = CASE state WHEN 3 THEN revoked_at ELSE ?3 END, version = version + 1,
+		       invalid_since = coalesce(?4, CASE state WHEN 3 THEN invalid_since END)
+		WHERE id IN (SELECT value FROM json_each(?1)) AND (state <> 3 OR ?2 = 1 AND reason <> 1)
+		RETURNING issuer, serial, not_after, revoked_at, version`,
+		string(list), s.Reason, millis(s.At), optionalMillis(s.InvalidSince))
+	err = each(rows, err, func(rows *sql.Rows) error {
+		c := pki.StatusChange{Status: pki.Status{State: pki.Revoked, Reason: s.Reason}}
+		var issuer, notAfter, revokedAt int64
+		var serial []byte
+		if err := rows.Scan(&issuer, &serial, &notAfter, &revokedAt, &c.Status.Version); err != nil {
+			return err
+		}
+		var err error
+		c.Ref.Serial, err = pki.SerialFromBytes(serial)
+		c.Ref.Issuer, c.NotAfter, c.Status.RevokedAt = issuers[issuer], fromMillis(notAfter), fromMillis(revokedAt)
+		changes = append(changes, c)
+		return err
+	})
+	if err != nil || s.Reason != pki.KeyCompromise {
+		return changes, err
+	}
+	_, err = tx.ExecContext(ctx, `
+		UPDATE keys SET compromised_at = coalesce(compromised_at, ?2)
+		WHERE id IN (SELECT c.key FROM json_each(?1) j CROSS JOIN certificates c ON c.id = j.value WHERE c.key IS NOT NULL)`,
+		string(list), millis(s.At))
+	return changes, err
+}
+
+// Set returns a set.
+func (r *Revocation) Set(ctx context.Context, id int64) (revocation.Set, error) {
+	var s setRow
+	err := r.db.read(ctx, "read a revocation", func(ctx context.Context, tx *sql.Tx) error {
+		var err error
+		s, err = readSet(ctx, tx, id)
+		return err
+	})
+	return s.Set, err
+}
+
+// OpenSets returns the sets that are not done.
+func (r *Revocation) OpenSets(ctx context.Context) ([]revocation.Set, error) {
+	var all []revocation.Set
+	err := r.db.read(ctx, "read the revocations", func(ctx context.Context, tx *sql.Tx) error {
+		open, err := readOpenSets(ctx, tx)
+		for _, s := range open {
+			all = append(all, s.Set)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
