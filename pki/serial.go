@@ -85,6 +85,9 @@ func (s Serial) String() string {
 // Bytes returns the 20 octets.
 func (s Serial) Bytes() []byte { return append([]byte(nil), s.b[:]...) }
 
+// Array returns the same octets, without taking memory for them.
+func (s Serial) Array() [SerialSize]byte { return s.b }
+
 // Int returns the serial as the integer that X.509 encodes.
 func (s Serial) Int() *big.Int { return new(big.Int).SetBytes(s.b[:]) }
 

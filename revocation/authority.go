@@ -31,7 +31,9 @@ type Sink interface {
 // Publisher makes CRLs available to relying parties. It is safe for concurrent use, takes the same CRL again without
 // complaint, and never replaces a CRL by an older one.
 type Publisher interface {
-	PublishCRL(c CRL) error
+	// PublishCRL publishes the CRL that is in the file at a path. Another one will be renamed to that path later: whoever
+	// needs this one for longer keeps the file open.
+	PublishCRL(c CRL, path string) error
 }
 
 // Config says what an Authority works with.
@@ -41,42 +43,59 @@ type Config struct {
 	Records   Records
 	Sink      Sink
 	Publisher Publisher
-	Lifetime  time.Duration    // of a CRL, at least a minute; a new one is signed at half of it. Zero is DefaultLifetime
-	Clock     func() time.Time // nil is time.Now
-	Log       *slog.Logger     // nil is slog.Default()
+	// Directory is where the files of CRLs lie; it is made where it is missing, and no other process writes to it.
+	Directory string
+	// Directories are further ones that CRLs are published to, for other web servers. They have to exist. Other processes may
+	// publish to them too: of two CRLs the one with the higher number stays.
+	Directories []string
+	// Points are the distribution points that certificates will name from now on. They are on record when New returns, and
+	// what was ever on record is kept current.
+	Points   []Point
+	Lifetime time.Duration    // of a CRL, at least a minute; a new one is signed at half of it. A delta has a quarter. Zero is DefaultLifetime
+	Clock    func() time.Time // nil is time.Now
+	Log      *slog.Logger     // nil is slog.Default()
 }
 
 // Authority writes status and signs CRLs. It is safe for concurrent use.
 type Authority struct {
-	records   Records
-	sink      Sink
-	publisher Publisher
-	lifetime  time.Duration
-	clock     func() time.Time
-	log       *slog.Logger
+	records     Records
+	sink        Sink
+	publisher   Publisher
+	shelf       shelf
+	directories []*directory
+	lifetime    time.Duration
+	clock       func() time.Time
+	log         *slog.Logger
 
 	issuers   map[pki.IssuerID]*issuer
 	elsewhere []*x509.Certificate
 	sets      sets
+	importing sync.Mutex // one at a time, for the sake of their files
 }
 
 // An issuer is one CA whose CRLs this authority signs.
 type issuer struct {
 	Issuer
 	id     pki.IssuerID
-	wanted chan struct{} // holds one request for a new CRL: a change made while one is being signed asks for another
+	scheme scheme
+	points []*points     // by partition
+	wanted chan struct{} // holds one request for new CRLs: a change made while some are being signed asks for others
+	packed chan struct{} // holds one request to pack what CRLs are read from
 
-	mu   sync.Mutex // one CRL at a time, so that they are published in the order of their numbers
-	last CRL        // the newest this process knows of; its zero value is none
+	mu      sync.Mutex      // one round at a time, so that CRLs are published in the order of their numbers
+	last    map[Scope]CRL   // the newest that this process knows of
+	looked  uint64          // the log entry up to which the last round has looked for changes
+	took    time.Duration   // by the last round
+	renamed map[uint16]bool // partitions whose published CRL has other names than the next one
 }
 
-// New makes an Authority. Nothing is signed before Run or PublishNow.
-func New(c Config) (*Authority, error) {
-	if c.Records == nil || c.Sink == nil || c.Publisher == nil {
-		return nil, errors.New("revocation: an authority needs records, a sink and a publisher")
+// New makes an Authority, and records the distribution points that it is given. Nothing is signed before Run or PublishNow.
+func New(ctx context.Context, c Config) (*Authority, error) {
+	if c.Records == nil || c.Sink == nil || c.Publisher == nil || c.Directory == "" {
+		return nil, errors.New("revocation: an authority needs records, a sink, a publisher and a directory")
 	}
 	a := &Authority{
-		records: c.Records, sink: c.Sink, publisher: c.Publisher, lifetime: c.Lifetime, clock: c.Clock, log: c.Log,
+		records: c.Records, sink: c.Sink, publisher: c.Publisher, shelf: shelf{c.Directory}, lifetime: c.Lifetime, clock: c.Clock, log: c.Log,
 		issuers: map[pki.IssuerID]*issuer{}, elsewhere: c.Elsewhere, sets: newSets(),
 	}
 	if a.lifetime == 0 {
@@ -98,8 +117,15 @@ func New(c Config) (*Authority, error) {
 		if public, ok := i.Certificate.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(i.Signer.Public()) {
 			return nil, fmt.Errorf("revocation: the key given for %s is not the one in its certificate", i.Certificate.Subject)
 		}
+		scheme, err := schemeOf(i.Certificate.PublicKey)
+		if err != nil {
+			return nil, fmt.Errorf("revocation: %s: %w", i.Certificate.Subject, err)
+		}
 		id := pki.IssuerOf(i.Certificate)
-		a.issuers[id] = &issuer{Issuer: i, id: id, wanted: make(chan struct{}, 1)}
+		a.issuers[id] = &issuer{
+			Issuer: i, id: id, scheme: scheme, wanted: make(chan struct{}, 1), packed: make(chan struct{}, 1),
+			last: map[Scope]CRL{}, renamed: map[uint16]bool{},
+		}
 	}
 	for _, c := range c.Elsewhere {
 		if err := mayIssueCRLs(c); err != nil {
@@ -109,7 +135,26 @@ func New(c Config) (*Authority, error) {
 			return nil, fmt.Errorf("revocation: the CRLs of %s are signed here or elsewhere, not both", c.Subject)
 		}
 	}
+	for _, path := range c.Directories {
+		a.directories = append(a.directories, newDirectory(path))
+	}
+	if err := a.prepare(ctx, c.Points); err != nil {
+		return nil, err
+	}
 	return a, nil
+}
+
+// prepare makes durable what has to be before certificates are issued, and learns what is on record.
+func (a *Authority) prepare(ctx context.Context, points []Point) error {
+	if err := a.recordPoints(ctx, points); err != nil {
+		return err
+	}
+	for _, i := range a.issuers {
+		if err := a.findRenamed(i); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mayIssueCRLs finds out early what would otherwise fail with every CRL.
@@ -246,10 +291,13 @@ func (a *Authority) wantCRLs() {
 	}
 }
 
-func (i *issuer) want() {
+func (i *issuer) want() { request(i.wanted) }
+
+// request asks whoever reads the channel, once: what is asked for already sees this too.
+func request(c chan<- struct{}) {
 	select {
-	case i.wanted <- struct{}{}:
-	default: // one is asked for already, and will see this change
+	case c <- struct{}{}:
+	default:
 	}
 }
 

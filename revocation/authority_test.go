@@ -3,11 +3,14 @@ package revocation_test
 import (
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -24,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var operator = pki.ActorCommand("test")
 
-// An outlet is told of changes and CRLs, and remembers them.
+// An outlet is told of changes and CRLs, and remembers them, with what their files hold.
 type outlet struct {
 	mu      sync.Mutex
 	changes []pki.StatusChange
@@ -37,7 +40,15 @@ func (o *outlet) Apply(changes ...pki.StatusChange) {
 	o.changes = append(o.changes, changes...)
 }
 
-func (o *outlet) PublishCRL(c revocation.CRL) error {
+func (o *outlet) PublishCRL(c revocation.CRL, path string) error {
+	der, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if int64(len(der)) != c.Size || sha256.Sum256(der) != c.SHA256 {
+		return fmt.Errorf("%s has %d octets, and its record is of another file", path, len(der))
+	}
+	c.DER = der
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.crls = append(o.crls, c)
@@ -79,10 +90,10 @@ func (f *faulty) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int,
 	return nil, err
 }
 
-func (f *faulty) PutCRL(ctx context.Context, c revocation.CRL, by pki.Actor, at time.Time) error {
-	applied, err := f.fail("PutCRL")
+func (f *faulty) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, at time.Time) error {
+	applied, err := f.fail("PutCRLs")
 	if err == nil || applied {
-		if bookErr := f.Book.PutCRL(ctx, c, by, at); err == nil {
+		if bookErr := f.Book.PutCRLs(ctx, crls, by, at); err == nil {
 			return bookErr
 		}
 	}
@@ -118,12 +129,16 @@ type scene struct {
 	book     *revtest.Book
 	outlet   *outlet
 	log      *logBook
+	dir      string             // of CRLs
+	further  []string           // directories
+	points   []revocation.Point // that certificates name from the next start on
+	clock    func() time.Time   // nil for the real one
 }
 
 func newScene(t testing.TB, fail func(call string) (bool, error)) *scene {
 	t.Helper()
 	root := revtest.NewRoot(t, "Offline Root", "p256")
-	s := &scene{root: root, ca: root.Intermediate(t, "Issuing CA", "p256"), book: revtest.NewBook(), outlet: &outlet{}, log: &logBook{}}
+	s := &scene{root: root, ca: root.Intermediate(t, "Issuing CA", "p256"), book: revtest.NewBook(), outlet: &outlet{}, log: &logBook{}, dir: t.TempDir()}
 	s.start(t, fail)
 	return s
 }
@@ -131,10 +146,11 @@ func newScene(t testing.TB, fail func(call string) (bool, error)) *scene {
 // start makes a new authority over the scene's records, as a restart does.
 func (s *scene) start(t testing.TB, fail func(call string) (bool, error)) {
 	t.Helper()
-	a, err := revocation.New(revocation.Config{
+	a, err := revocation.New(t.Context(), revocation.Config{
 		Issuers:   []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: flakyKey{s.ca.Key, fail}}},
 		Elsewhere: []*x509.Certificate{s.root.Certificate},
-		Records:   &faulty{s.book, fail}, Sink: s.outlet, Publisher: s.outlet, Log: slog.New(slog.NewTextHandler(s.log, nil)),
+		Records:   &faulty{s.book, fail}, Sink: s.outlet, Publisher: s.outlet,
+		Directory: s.dir, Directories: s.further, Points: s.points, Clock: s.clock, Log: slog.New(slog.NewTextHandler(s.log, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +178,7 @@ func (s *scene) revoke(t testing.TB, ref pki.CertRef, reason pki.Reason) {
 func (s *scene) newest(t testing.TB) *x509.RevocationList {
 	t.Helper()
 	for _, c := range slices.Backward(s.outlet.published()) {
-		if c.Issuer == s.ca.ID() {
+		if c.Scope() == (revocation.Scope{Issuer: s.ca.ID()}) {
 			return parse(t, c)
 		}
 	}
@@ -295,11 +311,16 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 		"another's key":      {Issuers: []revocation.Issuer{{Certificate: root.Certificate, Signer: revtest.Key(t, "p256")}}},
 		"here and elsewhere": {Issuers: []revocation.Issuer{own}, Elsewhere: []*x509.Certificate{root.Certificate}},
 		"no CA elsewhere":    {Elsewhere: []*x509.Certificate{root.Leaf(t, "leaf")}},
+		"full partition":     {Issuers: []revocation.Issuer{own}, Points: []revocation.Point{{Issuer: root.ID(), URL: "http://pki.example/a"}}},
+		"no partition":       {Issuers: []revocation.Issuer{own}, Points: []revocation.Point{{Issuer: root.ID(), Partition: 4097, URL: "http://pki.example/a"}}},
+		"no URL":             {Issuers: []revocation.Issuer{own}, Points: []revocation.Point{{Issuer: root.ID(), Partition: 1, URL: "/crl/1.crl"}}},
+		"a delta's URL":      {Issuers: []revocation.Issuer{own}, Points: []revocation.Point{{Issuer: root.ID(), Partition: 1, DeltaURL: "http://pki.example/a"}}},
+		"another's point":    {Points: []revocation.Point{{Issuer: root.ID(), Partition: 1, URL: "http://pki.example/a"}}},
 	} {
 		if name != "nothing" {
-			c.Records, c.Sink, c.Publisher = revtest.NewBook(), &outlet{}, &outlet{}
+			c.Records, c.Sink, c.Publisher, c.Directory = revtest.NewBook(), &outlet{}, &outlet{}, t.TempDir()
 		}
-		if _, err := revocation.New(c); err == nil {
+		if _, err := revocation.New(t.Context(), c); err == nil {
 			t.Errorf("%s: want an error", name)
 		}
 	}

@@ -25,7 +25,7 @@ func TestOthersReadCRLs(t *testing.T) {
 	for _, kind := range []string{"p256", "p384", "rsa", "ed25519"} {
 		t.Run(kind, func(t *testing.T) {
 			root := revtest.NewRoot(t, "Offline Root", "p256")
-			s := &scene{root: root, ca: root.Intermediate(t, "Issuing CA", kind), book: revtest.NewBook(), outlet: &outlet{}, log: &logBook{}}
+			s := &scene{root: root, ca: root.Intermediate(t, "Issuing CA", kind), book: revtest.NewBook(), outlet: &outlet{}, log: &logBook{}, dir: t.TempDir()}
 			s.start(t, never)
 			if err := s.PublishNow(t.Context()); err != nil {
 				t.Fatal(err)
@@ -70,6 +70,13 @@ func judge(t *testing.T, s *scene) string {
 	if !strings.Contains(verified, "Verified") || strings.Contains(verified, "Not verified") {
 		t.Errorf("certtool does not verify the CRL:\n%s", verified)
 	}
+	lintCRL(t, der)
+	return text
+}
+
+// lintCRL has zlint look at a CRL by the rules of RFC 5280.
+func lintCRL(t *testing.T, der []byte) {
+	t.Helper()
 	list, err := zx509.ParseRevocationList(der)
 	if err != nil {
 		t.Fatal(err)
@@ -91,12 +98,13 @@ func judge(t *testing.T, s *scene) string {
 	if passed == 0 {
 		t.Error("zlint has looked at nothing")
 	}
-	return text
 }
+
+func crlPEM(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}) }
 
 func pemFile(t *testing.T, crl []byte) string {
 	t.Helper()
-	return revtest.File(t, "crl.pem", pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: crl}))
+	return revtest.File(t, "crl.pem", crlPEM(crl))
 }
 
 // check has OpenSSL verify a certificate against the newest CRL: it has to exit with the code, for one reason or none.

@@ -55,15 +55,15 @@ func (s *sets) forget(id int64) {
 
 // CountSet returns how many certificates an order would change if it were given now, and changes nothing.
 func (a *Authority) CountSet(ctx context.Context, o SetOrder) (int, error) {
-	o, err := a.prepare(o)
+	o, err := a.orderly(o)
 	if err != nil {
 		return 0, err
 	}
 	return a.records.CountSet(ctx, o)
 }
 
-// prepare cuts an order's times as certificates and statuses have them, and refuses what makes no sense.
-func (a *Authority) prepare(o SetOrder) (SetOrder, error) {
+// orderly cuts an order's times as certificates and statuses have them, and refuses what makes no sense.
+func (a *Authority) orderly(o SetOrder) (SetOrder, error) {
 	now := a.now()
 	if o.At.IsZero() {
 		o.At = now
@@ -77,7 +77,7 @@ func (a *Authority) prepare(o SetOrder) (SetOrder, error) {
 // no Refusal does not say that nothing happened: whoever repeats the order gives another one, which changes what the
 // first one has not, and tells the responders of both.
 func (a *Authority) RevokeSet(ctx context.Context, o SetOrder) (Set, error) {
-	o, err := a.prepare(o)
+	o, err := a.orderly(o)
 	if err != nil {
 		return Set{}, err
 	}

@@ -3,8 +3,8 @@ package revocation
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
-	"encoding/asn1"
 	"fmt"
 	"time"
 
@@ -29,23 +29,34 @@ func (a *Authority) Import(ctx context.Context, der []byte, by pki.Actor) (CRL, 
 	if err := CheckImport(list, a.now()); err != nil {
 		return CRL{}, err
 	}
-	crl := CRL{
-		Issuer: pki.IssuerOf(issuer), Number: list.Number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate,
-		DER: bytes.Clone(der),
-	}
+	crl := Imported(pki.IssuerOf(issuer), list)
+	a.importing.Lock()
+	defer a.importing.Unlock()
 	recorded, found, err := a.recorded(ctx, crl.Issuer)
 	if err != nil {
 		return CRL{}, err
 	}
 	if !found || !bytes.Equal(recorded.DER, der) {
-		if err := a.records.PutCRL(ctx, crl, by, a.now()); err != nil {
+		if err := a.records.PutCRLs(ctx, []CRL{crl}, by, a.now()); err != nil {
 			return CRL{}, fmt.Errorf("revocation: record CRL %v of %s: %w", crl.Number, issuer.Subject, err)
 		}
 	}
-	if err := a.publisher.PublishCRL(crl); err != nil {
+	if _, err := a.shelf.recover(crl); err != nil {
+		return CRL{}, fmt.Errorf("revocation: write CRL %v of %s: %w", crl.Number, issuer.Subject, err)
+	}
+	if err := a.publish([]CRL{crl}); err != nil {
 		return CRL{}, fmt.Errorf("revocation: publish CRL %v of %s: %w", crl.Number, issuer.Subject, err)
 	}
 	return crl, nil
+}
+
+// Imported is the record of a full CRL that was signed elsewhere.
+func Imported(issuer pki.IssuerID, list *x509.RevocationList) CRL {
+	return CRL{
+		Issuer: issuer, Number: list.Number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate,
+		SHA256: sha256.Sum256(list.Raw), Size: int64(len(list.Raw)), Entries: int64(len(list.RevokedCertificateEntries)),
+		DER: bytes.Clone(list.Raw),
+	}
 }
 
 // signerOf finds the CA that signed the list among those whose CRLs are imported.
@@ -71,13 +82,6 @@ func (a *Authority) signerOf(list *x509.RevocationList) (*x509.Certificate, erro
 	return nil, refuseCRL("import the CRL of a CA that this server knows", "no CA here is called %s", list.Issuer)
 }
 
-// What makes a CRL one of a part is critical where it is made by the rules (RFC 5280 §5.2.4 and §5.2.5), and no less
-// partial where it is not.
-var (
-	oidDeltaCRL          = asn1.ObjectIdentifier{2, 5, 29, 27}
-	oidDistributionPoint = asn1.ObjectIdentifier{2, 5, 29, 28}
-)
-
 // CheckImport refuses lists that a relying party could not use, or would misread. The signature is not looked at.
 func CheckImport(list *x509.RevocationList, now time.Time) error {
 	if list.Number == nil || list.NextUpdate.IsZero() {
@@ -101,14 +105,14 @@ func refuseCRL(fix, detail string, args ...any) error {
 	return pki.Refuse(pki.RuleCRL, fix, detail, args...)
 }
 
-// recorded returns the newest recorded CRL of an issuer.
+// recorded returns the newest recorded full CRL of an issuer.
 func (a *Authority) recorded(ctx context.Context, id pki.IssuerID) (CRL, bool, error) {
 	all, err := a.records.CRLs(ctx)
 	if err != nil {
 		return CRL{}, false, fmt.Errorf("revocation: read recorded CRLs: %w", err)
 	}
 	for _, c := range all {
-		if c.Issuer == id {
+		if c.Scope() == (Scope{Issuer: id}) {
 			return c, true, nil
 		}
 	}

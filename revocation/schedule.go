@@ -14,6 +14,8 @@ import (
 const (
 	// settle is how long a change waits for others to share its CRL with.
 	settle = 250 * time.Millisecond
+	// restShare is how many times as long as the last round took nothing but the schedule asks for the next one.
+	restShare = 4
 	// longestWait bounds a sleep, so that a clock that was set or a machine that slept is noticed.
 	longestWait = time.Minute
 	// watchEvery is how often the CRLs that are signed elsewhere are looked at.
@@ -23,21 +25,26 @@ const (
 	warnAhead = 30 * 24 * time.Hour
 )
 
-// Run publishes what is recorded, and then keeps the CRLs current until ctx is done. It signs a CRL of every issuer at
-// its start, since a change that was recorded just before a crash is in none yet; another one at half of its
-// lifetime; and one soon after changes. It has the records of sets follow, those included that an earlier run has left. What fails is logged and tried again with growing waits, up to 15 s.
-// Run returns nil once nothing of it is left running.
+// Run publishes what is recorded, and then keeps the CRLs current until ctx is done. It signs all CRLs of every issuer at
+// its start, since a change that was recorded just before a crash is in none yet; each again at half of its
+// lifetime; and soon after changes the full one and those of the partitions in which something has changed. It has the
+// records of sets follow, those included that an earlier run has left. What fails is logged and tried again with growing
+// waits, up to 15 s. Run returns nil once nothing of it is left running.
 func (a *Authority) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	for _, d := range a.directories {
+		running.Go(func() { d.keep(ctx, a.shelf, a.log) })
+	}
 	if !a.publishRecorded(ctx) {
 		return nil
 	}
-	var running sync.WaitGroup
 	for _, i := range a.issuers {
 		running.Go(func() { a.keepCurrent(ctx, i) })
+		running.Go(func() { a.keepPacked(ctx, i) })
 	}
 	running.Go(func() { a.watchElsewhere(ctx) })
 	running.Go(func() { a.followSets(ctx) })
-	running.Wait()
 	return nil
 }
 
@@ -66,31 +73,38 @@ func (a *Authority) publishAll(recorded []CRL) {
 		if i := a.issuers[c.Issuer]; i != nil {
 			i.remember(c)
 		}
-		// A CRL of a CA that is no longer here has no publisher either.
-		if err := a.publisher.PublishCRL(c); err != nil {
-			a.log.Warn("a recorded CRL is not published", "issuer", c.Issuer.Short(), "number", c.Number, "error", err)
+		there, err := a.shelf.recover(c)
+		if err == nil && there {
+			err = a.publish([]CRL{c}) // a CRL of a CA that is no longer here has no publisher either
+		}
+		switch {
+		case err != nil:
+			a.log.Warn("a recorded CRL is not published", "crl", c.Scope().Path(), "number", c.Number, "error", err)
+		case !there:
+			a.log.Warn("the file of a recorded CRL is missing or damaged: a new one follows", "crl", c.Scope().Path(), "number", c.Number)
 		}
 	}
 }
 
-// remember takes c for the newest CRL unless a newer one is known.
+// remember takes c for the newest CRL of its scope unless a newer one is known.
 func (i *issuer) remember(c CRL) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.last.Number == nil || i.last.Number.Cmp(c.Number) < 0 {
-		i.last = c
+	if last, found := i.last[c.Scope()]; !found || last.Number.Cmp(c.Number) < 0 {
+		i.last[c.Scope()] = c
 	}
 }
 
 // keepCurrent signs an issuer's CRLs until ctx is done.
 func (a *Authority) keepCurrent(ctx context.Context, i *issuer) {
 	retry := newBackOff()
-	for {
+	for why := everything; ; {
 		select {
-		case <-i.wanted: // what was asked for so far is in the CRL that comes now
+		case <-i.wanted: // what was asked for so far is in the CRLs that come now
+			why = max(why, change)
 		default:
 		}
-		err := a.publishNew(ctx, i)
+		err := a.publishNew(ctx, i, why)
 		if ctx.Err() != nil {
 			return
 		}
@@ -103,19 +117,19 @@ func (a *Authority) keepCurrent(ctx context.Context, i *issuer) {
 			continue
 		}
 		retry.Reset()
-		if !a.untilDue(ctx, i) {
+		request(i.packed)
+		if why = schedule; !a.untilDue(ctx, i) {
 			return
 		}
 	}
 }
 
-// untilDue waits until an issuer needs a new CRL: a change asked for one, the last has lived half of its life, or it is
-// from a time yet to come, which a clock that was set back leaves behind and relying parties refuse. It reports false
-// once ctx is done.
+// untilDue waits until an issuer needs new CRLs: a change asked for some, or one is due. It reports false once ctx is done.
 func (a *Authority) untilDue(ctx context.Context, i *issuer) bool {
+	ended := time.Now()
 	for {
-		left := i.validUntil().Add(-a.lifetime / 2).Sub(a.clock())
-		if left <= 0 || i.fromTheFuture(a.clock()) {
+		left := i.nextDue(a.lifetime, a.clock()).Sub(a.clock())
+		if left <= 0 {
 			return true
 		}
 		timer := time.NewTimer(min(left, longestWait))
@@ -125,23 +139,54 @@ func (a *Authority) untilDue(ctx context.Context, i *issuer) bool {
 			return false
 		case <-i.wanted:
 			timer.Stop()
-			return sleep(ctx, settle)
+			i.want() // it is answered by what comes next
+			return sleep(ctx, max(settle, i.rest()-time.Since(ended)))
 		case <-timer.C:
 		}
 	}
 }
 
+// rest is how long an issuer's rounds lie apart at least where changes ask for them: one that takes long takes from
+// issuing what it needs.
+func (i *issuer) rest() time.Duration {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return restShare * i.took
+}
+
+// nextDue is when the first of an issuer's CRLs is due.
+func (i *issuer) nextDue(lifetime time.Duration, now time.Time) time.Time {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	var first time.Time
+	for n, s := range i.scopes() {
+		if at := i.dueAt(s, lifetime, now); n == 0 || at.Before(first) {
+			first = at
+		}
+	}
+	return first
+}
+
+// validUntil is when the full CRL ends.
 func (i *issuer) validUntil() time.Time {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.last.NextUpdate
+	return i.last[Scope{Issuer: i.id}].NextUpdate
 }
 
-// fromTheFuture reports whether the last CRL says that it was issued after the given time.
-func (i *issuer) fromTheFuture(now time.Time) bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.last.ThisUpdate.After(now)
+// keepPacked has the store pack what CRLs are read from, after rounds and beside them. Failing costs time alone, and so
+// the next round is soon enough to try again.
+func (a *Authority) keepPacked(ctx context.Context, i *issuer) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-i.packed:
+		}
+		if err := a.records.Pack(ctx, i.id); err != nil && ctx.Err() == nil {
+			a.log.Warn("what CRLs are read from is not packed: they take longer", "issuer", i.Certificate.Subject, "error", err)
+		}
+	}
 }
 
 // watchElsewhere looks after the CRLs that nobody here can sign.

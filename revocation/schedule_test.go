@@ -41,6 +41,12 @@ func wait(d time.Duration) {
 	synctest.Wait()
 }
 
+// synctestScene has a test play in a time of its own.
+func synctestScene(t *testing.T, test func(t *testing.T, s *scene)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(t, newScene(t, never)) })
+}
+
 func TestCRLsOnSchedule(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, never)
@@ -157,7 +163,7 @@ func TestExpiredEntriesAppearOnceMore(t *testing.T) {
 }
 
 func TestFailuresHeal(t *testing.T) {
-	for _, call := range []string{"CRLs", "TakeNumber", "Sign", "PutCRL"} {
+	for _, call := range []string{"CRLs", "TakeNumber", "Sign", "PutCRLs"} {
 		for _, applied := range []bool{false, true} {
 			t.Run(call, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {

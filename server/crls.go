@@ -19,6 +19,7 @@ type crls struct {
 	brevetv1.UnimplementedCRLServiceServer
 	records     revocation.Records
 	revocations *revocation.Authority
+	authorities []*x509.Certificate
 }
 
 // ListCRLs serves the RPC of that name in brevet.v1.CRLService.
@@ -29,11 +30,7 @@ func (s *crls) ListCRLs(ctx context.Context, _ *brevetv1.ListCRLsRequest) (*brev
 	}
 	resp := &brevetv1.ListCRLsResponse{}
 	for _, c := range list {
-		out, err := crlOut(c)
-		if err != nil {
-			return nil, err
-		}
-		resp.Crls = append(resp.Crls, out)
+		resp.Crls = append(resp.Crls, s.out(c))
 	}
 	return resp, nil
 }
@@ -47,18 +44,23 @@ func (s *crls) ImportCRL(ctx context.Context, req *brevetv1.ImportCRLRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	out, err := crlOut(c)
-	return &brevetv1.ImportCRLResponse{Crl: out}, err
+	return &brevetv1.ImportCRLResponse{Crl: s.out(c)}, nil
 }
 
-func crlOut(c revocation.CRL) (*brevetv1.CRL, error) {
-	list, err := x509.ParseRevocationList(c.DER)
-	if err != nil {
-		return nil, err
-	}
-	return &brevetv1.CRL{
-		Issuer: c.Issuer.String(), IssuerName: list.Issuer.String(), Number: c.Number.String(),
+// out is a CRL on the wire. That of a CA which is not installed any more has no name.
+func (s *crls) out(c revocation.CRL) *brevetv1.CRL {
+	out := &brevetv1.CRL{
+		Issuer: c.Issuer.String(), Number: c.Number.String(), Partition: uint32(c.Partition), Delta: c.Delta,
 		ThisUpdate: timestamppb.New(c.ThisUpdate), NextUpdate: timestamppb.New(c.NextUpdate),
-		Path: "/crl/" + c.Issuer.Short() + ".crl", Entries: int32(min(len(list.RevokedCertificateEntries), 1<<31-1)),
-	}, nil
+		Path: "/crl/" + c.Scope().Path(), Entries: c.Entries, Size: c.Size, Sha256: c.SHA256[:],
+	}
+	if c.Delta {
+		out.BaseNumber = c.Base.Number.String()
+	}
+	for _, cert := range s.authorities {
+		if pki.IssuerOf(cert) == c.Issuer {
+			out.IssuerName = cert.Subject.String()
+		}
+	}
+	return out
 }

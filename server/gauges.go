@@ -3,18 +3,21 @@ package server
 import (
 	"context"
 	"crypto/x509"
+	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
 )
 
 // gauges are what is read when somebody asks.
 type gauges struct {
 	ready, fenced, inFlight, tokenUp, tokenCalls, tokenSessions, tokenFailures, connections,
-	working, waiting, slots, away, expiry, current, crl, log, files, free, overdue, swept, unread *prometheus.Desc
+	working, waiting, slots, away, expiry, current, crl, crlFailing, log, files, free, overdue, swept, unread *prometheus.Desc
 }
 
 func newGauges() gauges {
@@ -39,9 +42,11 @@ func newGauges() gauges {
 				"earlier issuing CAs; CRLs; the server's certificate; OCSP delegates (va).", "kind", "name"),
 		current: g("brevet_statuses_current_timestamp_seconds", "When the responder last knew every status, as Unix time."),
 		crl:     g("brevet_crl_this_update_timestamp_seconds", "When the published CRL was signed, as Unix time.", "name"),
-		log:     g("brevet_log_entries", "Entries of the log, by how far they have come: written, sequenced or archived.", "in"),
-		files:   g("brevet_file_bytes", "Sizes of the server's files: store, wal or archive.", "file"),
-		free:    g("brevet_disk_free_bytes", "Room on the disk of the store; 0 where it cannot be written."),
+		crlFailing: g("brevet_crl_directory_failing",
+			"1 where the last try to bring CRLs to this further directory failed, and it may have old ones, else 0.", "directory"),
+		log:   g("brevet_log_entries", "Entries of the log, by how far they have come: written, sequenced or archived.", "in"),
+		files: g("brevet_file_bytes", "Sizes of the server's files: store, wal or archive.", "file"),
+		free:  g("brevet_disk_free_bytes", "Room on the disk of the store; 0 where it cannot be written."),
 		overdue: g("brevet_records_waiting",
 			"Certificates on record that ended before the retention, and leave with the next sweep; counted up to 100000."),
 		swept:  g("brevet_last_sweep_timestamp_seconds", "When expired records last left the store, as Unix time; 0 before the first time."),
@@ -54,7 +59,7 @@ func (s *Server) Describe(ch chan<- *prometheus.Desc) {
 	g := s.gauges
 	for _, d := range []*prometheus.Desc{
 		g.ready, g.fenced, g.inFlight, g.tokenUp, g.tokenCalls, g.tokenSessions, g.tokenFailures, g.connections,
-		g.working, g.waiting, g.slots, g.away, g.expiry, g.current, g.crl, g.log, g.files, g.free, g.overdue, g.swept, g.unread,
+		g.working, g.waiting, g.slots, g.away, g.expiry, g.current, g.crl, g.crlFailing, g.log, g.files, g.free, g.overdue, g.swept, g.unread,
 	} {
 		ch <- d
 	}
@@ -92,6 +97,9 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	r.at(g.current, s.responder.CurrentAt())
 	r.lanes()
 	r.expiries(ctx)
+	for directory, failure := range r.revocations.Directories() {
+		r.gauge(g.crlFailing, bit(failure != nil), directory)
+	}
 	r.backlog(ctx)
 	r.disk()
 	r.retention(ctx)
@@ -137,8 +145,18 @@ func (r *reading) expiries(ctx context.Context) {
 	if err != nil {
 		r.failures++
 	}
+	current := map[revocation.Scope]bool{}
+	for _, scope := range r.revocations.Scopes() {
+		current[scope] = true
+	}
 	for _, c := range crls {
+		if !current[c.Scope()] {
+			continue // of a CA that is not installed, or a delta that no certificate names any more
+		}
 		if name, living := names[c.Issuer]; living {
+			if c.Partition != 0 {
+				name += " " + strings.TrimSuffix(path.Base(c.Scope().Path()), ".crl")
+			}
 			r.at(r.gauges.expiry, c.NextUpdate, "crl", name)
 			r.at(r.gauges.crl, c.ThisUpdate, name)
 		}

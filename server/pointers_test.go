@@ -1,16 +1,20 @@
 package server_test
 
 import (
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
@@ -18,7 +22,7 @@ import (
 func TestWhereCertificatesSayTheirRevocationIs(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{
-		CRL: server.CRL{Partitions: 3},
+		Partitions: 3,
 		Profile: func(name string, c *ca.ProfileConfig) {
 			switch name {
 			case "device":
@@ -46,6 +50,81 @@ func TestWhereCertificatesSayTheirRevocationIs(t *testing.T) {
 		strings.Contains(text, "OCSP") || !regexp.MustCompile(`(?m)^\s*(2\.5\.29\.56|X509v3 No Revocation Available): *$`).MatchString(text) {
 		t.Errorf("OpenSSL reads %s, want noRevAvail and no pointers", text)
 	}
+}
+
+// A relying party that fetches what certificates name finds the revocation there, in the CRL of the partition and in its
+// delta, also once there are fewer partitions and certificates name other URLs.
+func TestCertificatesLeadToTheirCRLs(t *testing.T) {
+	t.Parallel()
+	parted := func(host string, partitions int) servertest.Options {
+		return servertest.Options{Partitions: partitions, Profile: func(name string, c *ca.ProfileConfig) {
+			if name == "device" {
+				c.CRLURL, c.DeltaCRLURL = host+"/crl/{issuer}/{partition}.crl", host+"/crl/{issuer}/{partition}-delta.crl"
+			}
+		}}
+	}
+	w := servertest.New(t, ground, parted("{public_url}", 8))
+	var early []*x509.Certificate
+	for _, path := range []string{"device/1", "device/2", "device/3"} {
+		early = append(early, w.Enrolled(t, "device", path).Certificate)
+	}
+	w.Revoke(t, early[0], "keyCompromise")
+	certificateVerifies(t, w, early[0], false)
+	w.Restart(t, parted("http://mirror.fleet.example", 1))
+	late := w.Enrolled(t, "device", "device/4").Certificate
+	w.Revoke(t, early[1], "superseded")
+	for i, c := range append(early, late) {
+		certificateVerifies(t, w, c, i > 1)
+	}
+	w.Revoke(t, late, "superseded")
+	certificateVerifies(t, w, late, false)
+}
+
+// certificateVerifies has OpenSSL verify a certificate with the CRL and the delta that it names, until they say that it is
+// good or revoked. That a revocation is not in them yet is no fault of theirs for a second.
+func certificateVerifies(t *testing.T, w *servertest.World, c *x509.Certificate, good bool) {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name string, blocks ...*pem.Block) string {
+		var text []byte
+		for _, b := range blocks {
+			text = append(text, pem.EncodeToMemory(b)...)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(dir, name)
+	}
+	leaf := write("leaf.pem", &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+	chain := write("ca.pem", &pem.Block{Type: "CERTIFICATE", Bytes: w.Root.Raw}, &pem.Block{Type: "CERTIFICATE", Bytes: w.Issuing.Raw})
+	base := c.CRLDistributionPoints[0][strings.Index(c.CRLDistributionPoints[0], "/crl/"):]
+	want := "error 23 at 0 depth"
+	if good {
+		want = "leaf.pem: OK"
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		crls := write("crls.pem", &pem.Block{Type: "X509 CRL", Bytes: fetched(t, w, base)},
+			&pem.Block{Type: "X509 CRL", Bytes: fetched(t, w, strings.TrimSuffix(base, ".crl")+"-delta.crl")})
+		out, _ := exec.CommandContext(t.Context(), "openssl", "verify", "-crl_check", "-extended_crl", "-use_deltas",
+			"-CAfile", chain, "-CRLfile", crls, leaf).CombinedOutput()
+		if strings.Contains(string(out), want) {
+			return
+		}
+		if good || time.Now().After(end) {
+			t.Fatalf("openssl says of what is at %s: %s, want %s", base, out, want)
+		}
+	}
+}
+
+func fetched(t *testing.T, w *servertest.World, path string) []byte {
+	t.Helper()
+	request := servertest.Must(http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+w.HTTP+path, nil))(t)
+	resp := servertest.Must(http.DefaultClient.Do(request))(t)
+	der := servertest.Must(io.ReadAll(resp.Body))(t)
+	if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("GET %s: %s, %v", path, resp.Status, err)
+	}
+	return der
 }
 
 func openSSLReads(t *testing.T, der []byte) string {

@@ -48,7 +48,9 @@ func (s *Server) newGRPC() *grpc.Server {
 	brevetv1.RegisterEnrollmentServiceServer(services, &enrollment{registrar: s.registrar, authority: s.authority, bulk: s.bulk})
 	brevetv1.RegisterIdentityServiceServer(services, &identities{registrar: s.registrar, revocations: s.revocations, tokenText: s.tokenText})
 	brevetv1.RegisterCertificateServiceServer(services, &certificates{registrar: s.registrar, revocations: s.revocations, trustDomain: s.config.TrustDomain})
-	brevetv1.RegisterCRLServiceServer(services, &crls{records: s.config.Stores.Revocation, revocations: s.revocations})
+	brevetv1.RegisterCRLServiceServer(services, &crls{
+		records: s.config.Stores.Revocation, revocations: s.revocations, authorities: s.config.Authorities,
+	})
 	brevetv1.RegisterLogServiceServer(services, &logs{records: s.config.Stores.Log, sequencer: s.sequencer, archive: s.config.Archive})
 	brevetv1.RegisterStoreServiceServer(services, &stores{records: s.config.Stores.Retention, sweeper: s.sweeper, disk: s.config.Disk, clock: s.config.Clock})
 	s.health = health.NewServer()
@@ -128,7 +130,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if werr := group.Wait(); werr != nil && !errors.Is(werr, context.Canceled) {
 		err = errors.Join(werr, err)
 	}
-	return errors.Join(err, s.closeDirectories())
+	return errors.Join(err, s.closeDirectories(), s.responder.Close())
 }
 
 // serveOperations serves the operations port, where there is one, and returns what ends it.

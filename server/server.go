@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -36,8 +37,10 @@ type Config struct {
 	Address string
 	// Directory keeps the server's own credentials: one directory for each of its roles.
 	Directory string
-	GRPC      net.Listener
-	HTTP      net.Listener
+	// CRLs says where CRLs lie.
+	CRLs CRLs
+	GRPC net.Listener
+	HTTP net.Listener
 	// Operations serves metrics and probes; nil for none.
 	Operations net.Listener
 	// Issuers sign certificates and CRLs; the last one is the current one. Authorities are all CA certificates that
@@ -53,8 +56,6 @@ type Config struct {
 	Limits Limits
 	// OCSP says how relying parties are answered; the zero value is the default.
 	OCSP OCSP
-	// CRL says what CRLs there are; the zero value is the default.
-	CRL CRL
 	// Retention is how long records stay in the store after the end of what they are about.
 	Retention time.Duration
 	// Traces says where traces of calls go; the zero value is nowhere.
@@ -63,16 +64,17 @@ type Config struct {
 	Log    *slog.Logger
 }
 
+// CRLs is what CRLs the issuing CAs have, and where they lie, as in revocation.Config.
+type CRLs struct {
+	Directory   string   // the server's own
+	Directories []string // further ones, for other web servers; none is fine
+	Partitions  int      // as in ca.Config; zero is ca.DefaultPartitions
+}
+
 // OCSP is how relying parties are answered, as in responder.Config.
 type OCSP struct {
 	MaxAge         time.Duration
 	ExtendedRevoke bool
-}
-
-// CRL is what CRLs the issuing CAs have.
-type CRL struct {
-	// Partitions is as in ca.Config; zero is ca.DefaultPartitions.
-	Partitions int
 }
 
 // Stores are the views of the store that the server's parts ask for.
@@ -156,15 +158,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	var signers []revocation.Issuer
-	for _, iss := range c.Issuers {
-		signers = append(signers, revocation.Issuer{Certificate: iss.Certificate, Signer: iss.Signer})
-	}
-	s.revocations, err = revocation.New(revocation.Config{
-		Issuers: signers, Elsewhere: elsewhere(c), Records: c.Stores.Revocation,
-		Sink: s.responder, Publisher: s.responder, Clock: c.Clock, Log: c.Log,
-	})
-	if err != nil {
+	if s.revocations, err = newRevocations(ctx, c, s.responder); err != nil {
 		return err
 	}
 	s.sweeper, err = ra.NewSweeper(ra.SweeperConfig{
@@ -174,7 +168,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
-		Issuers: c.Issuers, Profiles: c.Profiles, Partitions: cmp.Or(c.CRL.Partitions, ca.DefaultPartitions),
+		Issuers: c.Issuers, Profiles: c.Profiles, Partitions: c.CRLs.partitions(),
 		Journal: journal{c.Stores.CA, s}, Observer: observer{s.responder, s.revocations}, Meter: s, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
@@ -190,6 +184,37 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return errors.Join(err, s.Close(ctx))
 	}
 	return nil
+}
+
+// newRevocations makes the authority that signs CRLs. It makes the distribution points durable that certificates will name, so
+// it comes before whatever issues them.
+func newRevocations(ctx context.Context, c Config, r *responder.Responder) (*revocation.Authority, error) {
+	var signers []revocation.Issuer
+	for _, iss := range c.Issuers {
+		signers = append(signers, revocation.Issuer{Certificate: iss.Certificate, Signer: iss.Signer})
+	}
+	return revocation.New(ctx, revocation.Config{
+		Issuers: signers, Elsewhere: elsewhere(c), Records: c.Stores.Revocation, Sink: r, Publisher: r,
+		Directory: c.CRLs.Directory, Directories: c.CRLs.Directories, Points: pointsOf(c), Clock: c.Clock, Log: c.Log,
+	})
+}
+
+func (c CRLs) partitions() int { return cmp.Or(c.Partitions, ca.DefaultPartitions) }
+
+// pointsOf returns the distribution points that certificates will name. What earlier ones name is on record.
+func pointsOf(c Config) []revocation.Point {
+	var points []revocation.Point
+	for _, iss := range c.Issuers {
+		for _, name := range slices.Sorted(maps.Keys(c.Profiles)) {
+			for n := range c.CRLs.partitions() {
+				partition := uint16(n + 1) //nolint:gosec // ca.MaxPartitions at most
+				if url, delta := c.Profiles[name].CRLPoint(iss.ID, partition); url != "" {
+					points = append(points, revocation.Point{Issuer: iss.ID, Partition: partition, URL: url, DeltaURL: delta})
+				}
+			}
+		}
+	}
+	return points
 }
 
 func newGate(c Config, st statuses) *gate {
@@ -242,7 +267,7 @@ func (s *Server) Close(ctx context.Context) error {
 		s.registrar.Close(ctx)
 	}
 	s.traces.close(ctx, s.log)
-	return errors.Join(s.authority.Close(ctx), s.closeDirectories())
+	return errors.Join(s.authority.Close(ctx), s.closeDirectories(), s.responder.Close())
 }
 
 func (s *Server) closeDirectories() error {

@@ -162,9 +162,7 @@ func (g *ground) install(t *testing.T, der []byte) {
 	}
 	crl, err := x509.ParseRevocationList(der)
 	must(t, err)
-	must(t, db.Revocation().PutCRL(ctx, revocation.CRL{
-		Issuer: pki.IssuerOf(g.root), Number: crl.Number, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate, DER: der,
-	}, by, now))
+	must(t, db.Revocation().PutCRLs(ctx, []revocation.CRL{revocation.Imported(pki.IssuerOf(g.root), crl)}, by, now))
 	must(t, db.Close())
 }
 

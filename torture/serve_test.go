@@ -28,6 +28,7 @@ const (
 	storeName   = "store.db"
 	archiveName = "log.archive"
 	ownName     = "own"
+	crlsName    = "crls"
 )
 
 // orders is what a server process is told.
@@ -102,6 +103,7 @@ func (o orders) serve(ctx context.Context, steps *steps) (err error) {
 	}
 	s, err := server.New(ctx, server.Config{
 		TrustDomain: trustDomain, Names: []string{"localhost"}, Address: "localhost:7443", Directory: filepath.Join(o.Dir, ownName),
+		CRLs: server.CRLs{Directory: filepath.Join(o.Dir, crlsName)},
 		GRPC: grpc, HTTP: public, Issuers: issuers, Authorities: all, Profiles: profiles,
 		Stores: steps.wrap(stores), Archive: archive, Token: hsm.Watched{Token: token}, Disk: &servertest.Disk{}, Retention: ra.DefaultRetention, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: time.Now, Log: log,
 	})

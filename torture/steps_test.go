@@ -141,8 +141,8 @@ func (r *steppingRevocations) TakeNumber(ctx context.Context, issuer pki.IssuerI
 	return around(r.steps, stepNumber, func() (*big.Int, error) { return r.Records.TakeNumber(ctx, issuer) })
 }
 
-func (r *steppingRevocations) PutCRL(ctx context.Context, c revocation.CRL, by pki.Actor, at time.Time) error {
-	_, err := around(r.steps, stepPutCRL, func() (struct{}, error) { return struct{}{}, r.Records.PutCRL(ctx, c, by, at) })
+func (r *steppingRevocations) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, at time.Time) error {
+	_, err := around(r.steps, stepPutCRL, func() (struct{}, error) { return struct{}{}, r.Records.PutCRLs(ctx, crls, by, at) })
 	return err
 }
 

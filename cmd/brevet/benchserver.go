@@ -106,18 +106,22 @@ func (s *benchServer) stop() error {
 
 // residentMiB is the server's resident memory now (proc(5), VmRSS).
 func (s *benchServer) residentMiB() (float64, error) {
-	path := fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid)
+	return statusMiB(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid), "VmRSS:")
+}
+
+// statusMiB reads a size in kB from what the kernel says of a process.
+func statusMiB(path, field string) (float64, error) {
 	status, err := os.ReadFile(path)
 	if err != nil {
-		return 0, fmt.Errorf("rss_mib was not measured: %w", err)
+		return 0, fmt.Errorf("memory was not measured: %w", err)
 	}
 	for line := range bytes.Lines(status) {
-		if value, ok := bytes.CutPrefix(line, []byte("VmRSS:")); ok {
+		if value, ok := bytes.CutPrefix(line, []byte(field)); ok {
 			kib, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(string(value)), " kB"), 64)
 			return kib / 1024, err
 		}
 	}
-	return 0, fmt.Errorf("rss_mib was not measured: %s has no VmRSS", path)
+	return 0, fmt.Errorf("memory was not measured: %s has no %s", path, field)
 }
 
 // clockTicks are those of a second in proc(5): USER_HZ, which is 100 on every architecture that Go runs on.

@@ -212,9 +212,7 @@ func (n *node) importCRL(ctx context.Context, crl *x509.RevocationList, signers 
 	if err != nil {
 		return err
 	}
-	err = n.store.Revocation().PutCRL(ctx, revocation.CRL{
-		Issuer: pki.IssuerOf(signer), Number: crl.Number, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate, DER: crl.Raw,
-	}, by, time.Now())
+	err = n.store.Revocation().PutCRLs(ctx, []revocation.CRL{revocation.Imported(pki.IssuerOf(signer), crl)}, by, time.Now())
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleCRL {
 		return nil // an installation that is repeated has this CRL, or a newer one, already
 	}

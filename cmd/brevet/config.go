@@ -32,8 +32,8 @@ type Config struct {
 	// Required. The SPIFFE trust domain that every identity is in: lower-case letters, digits, dots, dashes and
 	// underscores, such as `fleet.example`. The issuing CA's certificate has to permit it.
 	TrustDomain string `yaml:"trust_domain"`
-	// Required. An absolute path, such as `/var/lib/brevet`. There are `store.db`, `log.archive` and `own/`, the
-	// server's own credentials. It is for the server's account alone, of mode 0700; `brevet ceremony install` makes it.
+	// Required. An absolute path, such as `/var/lib/brevet`. There are `store.db`, `log.archive`, `crls/`, the
+	// CRLs that are published, and `own/`, the server's own credentials. It is for the server's account alone, of mode 0700; `brevet ceremony install` makes it.
 	Directory string `yaml:"directory"`
 	// Required. DNS names and IP addresses that clients reach the server by, at least one, such as
 	// `[ca.fleet.example, 192.0.2.10]`. They go into the server's own certificate; no wildcards.
@@ -56,7 +56,7 @@ type Config struct {
 	Limits LimitsConfig `yaml:"limits"`
 	// What relying parties are answered when they ask for the status of a certificate.
 	OCSP OCSPConfig `yaml:"ocsp"`
-	// The certificate revocation lists that relying parties fetch.
+	// The certificate revocation lists that relying parties fetch, and where they are published beside `listen.http`.
 	CRL CRLConfig `yaml:"crl"`
 	// How long records stay in the store after the end of what they are about, at least `2d`: certificates with their
 	// request IDs, tokens, and keys that no certificate has any more. Until then `brevet cert` shows them and a repeated
@@ -128,12 +128,17 @@ type OCSPConfig struct {
 	ExtendedRevoke bool `yaml:"extended_revoke"`
 }
 
-// CRLConfig says what CRLs there are.
+// CRLConfig says what CRLs there are, and where they are published.
 type CRLConfig struct {
 	// How many partitions the CRL of each issuing CA has beside the whole one, 1 to 1024. Certificates of profiles with
 	// `{partition}` in their `crl_url` are spread over them, so that a relying party fetches one part and not all. Another
 	// number holds for what is issued from then on: certificates keep the partition that they name.
 	Partitions int `yaml:"partitions"`
+	// Directories that get every CRL too, for another web server or as the origin of a CDN: absolute paths, such as
+	// `[/srv/www/crl]`. They have to exist and to be writable for the server. The files have the paths that they have below
+	// `/crl/` of `listen.http`, and others may read them. Several servers may publish to one directory: of two CRLs of one
+	// path, the one with the higher number stays.
+	Directories []string `yaml:"directories"`
 }
 
 // LogConfig says how the process logs.
@@ -248,7 +253,7 @@ func (c *Config) check() error {
 		{"limits.address.burst", admission.Rate(c.Limits.Address).CheckBurst},
 		{"ocsp.max_age", func() error { return responder.CheckMaxAge(c.OCSP.MaxAge) }},
 		{"crl.partitions", func() error { return ca.CheckPartitions(c.CRL.Partitions) }},
-		{"retention", c.checkRetention},
+		{"crl.directories", c.CRL.checkDirectories}, {"retention", c.checkRetention},
 		{"traces.endpoint", c.Traces.checkEndpoint}, {"traces.share", c.Traces.checkShare},
 	} {
 		if err := k.check(); err != nil {
@@ -312,6 +317,18 @@ func (c *Config) checkAddress() error {
 		c.Address = net.JoinHostPort(c.Names[0], port)
 	}
 	return enroll.CheckServer(c.Address)
+}
+
+func (c CRLConfig) checkDirectories() error {
+	for i, path := range c.Directories {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf("%q is not an absolute path", path)
+		}
+		if slices.Contains(c.Directories[:i], path) {
+			return fmt.Errorf("%q is there twice", path)
+		}
+	}
+	return nil
 }
 
 func (c *Config) checkRetention() error {

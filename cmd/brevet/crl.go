@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -19,10 +20,22 @@ func newCRL() *cobra.Command {
 	return cmd
 }
 
-var crlHeading = []string{"ISSUER", "NUMBER", "ENTRIES", "THIS UPDATE", "NEXT UPDATE", "PATH"}
+var crlHeading = []string{"ISSUER", "SCOPE", "NUMBER", "ENTRIES", "OCTETS", "THIS UPDATE", "NEXT UPDATE", "PATH"}
+
+// scopeOf says what a CRL is about: everything, a partition, or what has changed in it since a base.
+func scopeOf(c *brevetv1.CRL) string {
+	switch {
+	case c.GetPartition() == 0:
+		return "full"
+	case c.GetDelta():
+		return fmt.Sprintf("%d, delta to %s", c.GetPartition(), c.GetBaseNumber())
+	default:
+		return strconv.Itoa(int(c.GetPartition()))
+	}
+}
 
 func printCRL(p *printer, c *brevetv1.CRL) error {
-	return p.record(c, c.GetIssuerName(), c.GetNumber(), strconv.Itoa(int(c.GetEntries())),
+	return p.record(c, c.GetIssuerName(), scopeOf(c), c.GetNumber(), strconv.FormatInt(c.GetEntries(), 10), strconv.FormatInt(c.GetSize(), 10),
 		c.GetThisUpdate().AsTime().UTC().Format(time.RFC3339), c.GetNextUpdate().AsTime().UTC().Format(time.RFC3339), c.GetPath())
 }
 

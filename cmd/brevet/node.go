@@ -37,6 +37,7 @@ type node struct {
 
 func (c *Config) storePath() string   { return filepath.Join(c.Directory, "store.db") }
 func (c *Config) archivePath() string { return filepath.Join(c.Directory, "log.archive") }
+func (c *Config) crlPath() string     { return filepath.Join(c.Directory, "crls") }
 
 // openNode opens the parts, the token first: without it nothing else is worth touching.
 func openNode(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (n *node, err error) {
@@ -153,7 +154,9 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 	}
 	return server.New(ctx, server.Config{
 		TrustDomain: n.config.TrustDomain, Names: n.config.Names, Address: n.config.Address,
-		Directory: filepath.Join(n.config.Directory, "own"), GRPC: p.grpc, HTTP: p.http, Operations: p.operations,
+		Directory: filepath.Join(n.config.Directory, "own"),
+		CRLs:      server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions},
+		GRPC:      p.grpc, HTTP: p.http, Operations: p.operations,
 		Issuers: issuers, Authorities: all, Profiles: profiles,
 		Stores: server.Stores{
 			CA: n.store.CA(), RA: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
@@ -161,7 +164,6 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 		Archive: n.archive, Token: hsm.Watched{Token: n.token, Keys: n.keys}, Disk: n.config.volume(), Retention: n.config.Retention,
 		Limits: server.Limits{Identity: admission.Rate(n.config.Limits.Identity), Address: admission.Rate(n.config.Limits.Address)},
 		OCSP:   server.OCSP{MaxAge: n.config.OCSP.MaxAge, ExtendedRevoke: n.config.OCSP.ExtendedRevoke},
-		CRL:    server.CRL{Partitions: n.config.CRL.Partitions},
 		Traces: server.Traces{Endpoint: n.config.Traces.Endpoint, Share: n.config.Traces.Share}, Clock: time.Now, Log: n.log,
 	})
 }

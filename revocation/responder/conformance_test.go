@@ -35,9 +35,9 @@ type service struct {
 func newService(t *testing.T, keyKind string) *service {
 	t.Helper()
 	s := &service{scene: newScene(t, responder.Config{Staleness: time.Hour}, revtest.Key(t, keyKind))}
-	authority, err := revocation.New(revocation.Config{
+	authority, err := revocation.New(t.Context(), revocation.Config{
 		Issuers: []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: s.ca.Key}},
-		Records: s.book, Sink: s.Responder, Publisher: s.Responder, Log: slog.New(slog.DiscardHandler),
+		Records: s.book, Sink: s.Responder, Publisher: s.Responder, Directory: t.TempDir(), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/brevet-pki/brevet/revocation"
 )
 
 const (
@@ -23,7 +21,8 @@ const (
 //
 //	POST /ocsp                a request in DER (RFC 6960 appendix A.1)
 //	GET  /ocsp/{base64}       the same in base64, standard or URL-safe, padded or not, percent-encoded or not
-//	GET  /crl/{issuer}.crl    the CA's CRL in DER; {issuer} is pki.IssuerID.Short
+//	GET  /crl/{issuer}.crl    the CA's full CRL in DER; {issuer} is pki.IssuerID.Short
+//	GET  /crl/{issuer}/{partition}.crl and /crl/{issuer}/{partition}-delta.crl, those of its partitions
 //	GET  /ca/{issuer}.cer     the CA's certificate in DER
 //
 // A request it cannot read is answered with malformedRequest and 200, as RFC 6960 has it; what is no such request at
@@ -68,52 +67,30 @@ func cacheFor(age time.Duration) string {
 	return "public, max-age=" + strconv.FormatInt(int64(max(age, 0)/time.Second), 10)
 }
 
-func (r *Responder) serveCRL(w http.ResponseWriter, q *http.Request, file string) {
-	_, crl := r.published(file, ".crl")
-	if crl == nil {
-		http.Error(w, "no such CRL", http.StatusNotFound)
-		return
-	}
-	w.Header().Set("Cache-Control", cacheFor(crl.NextUpdate.Sub(r.clock()))+", must-revalidate")
-	w.Header().Set("Last-Modified", crl.ThisUpdate.UTC().Format(http.TimeFormat))
-	w.Header().Set("ETag", `"`+crl.Number.Text(16)+`"`)
-	serveFile(w, q, typeCRL, crl.DER)
-}
-
 func (r *Responder) serveCA(w http.ResponseWriter, q *http.Request, file string) {
-	certificate, _ := r.published(file, ".cer")
+	certificate := r.certificate(file)
 	if certificate == nil {
 		http.Error(w, "no such CA", http.StatusNotFound)
 		return
 	}
 	w.Header().Set("Cache-Control", cacheFor(caMaxAge))
 	w.Header().Set("ETag", etag(certificate.Raw))
-	serveFile(w, q, typeCA, certificate.Raw)
+	serveFile(w, q, typeCA, bytes.NewReader(certificate.Raw))
 }
 
-// serveFile serves what may be fetched in parts. It gives http.ServeContent no time: two CRLs may be of one second,
-// and a client that asks by date would keep the older one.
-func serveFile(w http.ResponseWriter, q *http.Request, contentType string, content []byte) {
-	if !allowed(w, q, http.MethodGet, http.MethodHead) {
-		return
-	}
-	w.Header().Set("Content-Type", contentType)
-	http.ServeContent(w, q, "", time.Time{}, bytes.NewReader(content))
-}
-
-// published returns what there is for a file name such as 0123456789abcdef.crl: either may be nil.
-func (r *Responder) published(file, suffix string) (*x509.Certificate, *revocation.CRL) {
-	name, ok := strings.CutSuffix(file, suffix)
+// certificate returns what there is for a file name such as 0123456789abcdef.cer, or nil.
+func (r *Responder) certificate(file string) *x509.Certificate {
+	name, ok := strings.CutSuffix(file, ".cer")
 	if !ok {
-		return nil, nil
+		return nil
 	}
 	r.mu.RLock()
 	i := r.byName[name]
 	r.mu.RUnlock()
 	if i == nil {
-		return nil, nil
+		return nil
 	}
 	i.mu.RLock()
 	defer i.mu.RUnlock()
-	return i.certificate, i.crl
+	return i.certificate
 }

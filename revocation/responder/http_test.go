@@ -3,11 +3,14 @@ package responder_test
 import (
 	"bytes"
 	"crypto"
+	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -75,7 +78,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, _ := s.issue(t)
 	good := request(t, leaf, s.ca.Certificate, crypto.SHA1)
-	if err := s.PublishCRL(revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(1), NextUpdate: time.Now().Add(time.Hour), DER: []byte("crl")}); err != nil {
+	if err := s.publish(t, revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(1), NextUpdate: time.Now().Add(time.Hour)}, "crl"); err != nil {
 		t.Fatal(err)
 	}
 	const requestType = "application/ocsp-request"
@@ -176,13 +179,84 @@ func TestCacheHeaders(t *testing.T) {
 	}
 }
 
+// publish publishes a CRL whose file holds a text.
+func (s *scene) publish(t testing.TB, c revocation.CRL, text string) error {
+	t.Helper()
+	c.Size, c.SHA256 = int64(len(text)), sha256.Sum256([]byte(text))
+	return s.PublishCRL(c, revtest.File(t, "crl", []byte(text)))
+}
+
+// TestScopesAreServedApart looks at the CRLs of partitions, and their deltas, under their own names.
+func TestScopesAreServedApart(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	now := s.clock.now().Truncate(time.Second)
+	want := map[string]string{}
+	for n, c := range []revocation.CRL{{}, {Partition: 1}, {Partition: 1, Delta: true}, {Partition: 4096}} {
+		c.Issuer, c.Number, c.ThisUpdate, c.NextUpdate = s.ca.ID(), big.NewInt(7), now, now.Add(time.Duration(n+1)*time.Hour)
+		text := fmt.Sprintf("list %d", n)
+		if err := s.publish(t, c, text); err != nil {
+			t.Fatal(err)
+		}
+		want["/crl/"+c.Scope().Path()] = text
+	}
+	short := s.ca.ID().Short()
+	for _, path := range []string{"/crl/" + short + ".crl", "/crl/" + short + "/1.crl", "/crl/" + short + "/1-delta.crl", "/crl/" + short + "/4096.crl"} {
+		w := s.get(t, path)
+		if w.Code != http.StatusOK || w.Body.String() != want[path] {
+			t.Errorf("%s: HTTP %d %q, want %q", path, w.Code, w.Body, want[path])
+		}
+	}
+	for _, path := range []string{"/1.crl/", "/01.crl", "/2.crl", "/1-delta.crl.crl", "/4096-delta.crl", "/", "/../" + short + ".crl"} {
+		if w := s.get(t, "/crl/"+short+path); w.Code != http.StatusNotFound {
+			t.Errorf("%s: HTTP %d", path, w.Code)
+		}
+	}
+}
+
+// TestACRLIsServedToItsEnd has a newer CRL published in the middle of an answer.
+func TestACRLIsServedToItsEnd(t *testing.T) {
+	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	now := s.clock.now().Truncate(time.Second)
+	publish := func(n int64, text string) {
+		c := revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(n), ThisUpdate: now, NextUpdate: now.Add(time.Hour)}
+		if err := s.publish(t, c, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := strings.Repeat("old ", 100_000)
+	publish(1, old)
+	w := &haltingWriter{ResponseRecorder: httptest.NewRecorder(), first: func() { publish(2, "new"); publish(3, "newer") }}
+	s.handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/crl/"+s.ca.ID().Short()+".crl", nil))
+	if w.Body.String() != old {
+		t.Errorf("%d octets are served of a CRL of %d", w.Body.Len(), len(old))
+	}
+	if got := s.get(t, "/crl/"+s.ca.ID().Short()+".crl").Body.String(); got != "newer" {
+		t.Errorf("then %q is served", got)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// haltingWriter calls first before it takes the first octets of a body.
+type haltingWriter struct {
+	*httptest.ResponseRecorder
+	first func()
+}
+
+func (w *haltingWriter) Write(b []byte) (int, error) {
+	if w.first != nil {
+		w.first()
+		w.first = nil
+	}
+	return w.ResponseRecorder.Write(b)
+}
+
 func TestPublishedFiles(t *testing.T) {
 	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
 	now := s.clock.now().Truncate(time.Second)
 	publish := func(number int64, text string) error {
-		return s.PublishCRL(revocation.CRL{
-			Issuer: s.ca.ID(), Number: big.NewInt(number), ThisUpdate: now, NextUpdate: now.Add(time.Hour), DER: []byte(text),
-		})
+		return s.publish(t, revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(number), ThisUpdate: now, NextUpdate: now.Add(time.Hour)}, text)
 	}
 	path := "/crl/" + s.ca.ID().Short() + ".crl"
 	for _, c := range []struct {
@@ -218,8 +292,16 @@ func TestPublishedFiles(t *testing.T) {
 	if w := s.get(t, path, "Range", "bytes=0-4"); w.Code != http.StatusPartialContent || w.Body.String() != "three" {
 		t.Errorf("a range: HTTP %d %q", w.Code, w.Body)
 	}
-	if err := s.PublishCRL(revocation.CRL{Issuer: revtest.NewRoot(t, "Other", "p256").ID(), Number: big.NewInt(1)}); err == nil {
+	if err := s.publish(t, revocation.CRL{Issuer: revtest.NewRoot(t, "Other", "p256").ID(), Number: big.NewInt(1)}, "other"); err == nil {
 		t.Error("the CRL of a CA that is not here is taken")
+	}
+	for name, err := range map[string]error{
+		"a file that is not there": s.PublishCRL(revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(301), Size: 1}, filepath.Join(t.TempDir(), "none")),
+		"another file":             s.PublishCRL(revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(301), Size: 1}, revtest.File(t, "crl", []byte("two"))),
+	} {
+		if err == nil || s.get(t, path).Body.String() != "three hundred" {
+			t.Errorf("%s is taken for a CRL: %v", name, err)
+		}
 	}
 	for _, ca := range []revtest.CA{s.root, s.ca} {
 		w := s.get(t, "/ca/"+ca.ID().Short()+".cer")

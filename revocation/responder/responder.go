@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/ocsp"
 )
 
@@ -88,7 +87,7 @@ type issuer struct {
 	mu          sync.RWMutex      // guards what follows
 	certificate *x509.Certificate // nil while only statuses of it are known
 	signer      *ocsp.Signer      // nil before the first delegate
-	crl         *revocation.CRL   // nil before the first
+	crls        map[string]*list  // by their paths below /crl/
 }
 
 // delegate returns what signs the answers now, or nil.
@@ -142,7 +141,7 @@ func (r *Responder) issuer(id pki.IssuerID) *issuer {
 	if i := r.issuers[id]; i != nil {
 		return i
 	}
-	i := &issuer{id: id, statuses: newStatuses()}
+	i := &issuer{id: id, statuses: newStatuses(), crls: map[string]*list{}}
 	r.issuers[id] = i
 	return i
 }
@@ -226,24 +225,6 @@ func checkDelegate(c, ca *x509.Certificate, now time.Time) error {
 	if now.Before(c.NotBefore) || now.After(c.NotAfter) {
 		return fmt.Errorf("it is valid from %s to %s, and not now", c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339))
 	}
-	return nil
-}
-
-// PublishCRL implements revocation.Publisher.
-func (r *Responder) PublishCRL(c revocation.CRL) error {
-	i := r.known(c.Issuer)
-	if i == nil {
-		return fmt.Errorf("responder: issuer %s is not one of those published for: add its certificate first", c.Issuer.Short())
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.crl != nil {
-		order := c.Number.Cmp(i.crl.Number)
-		if order < 0 || order == 0 && !bytes.Equal(c.DER, i.crl.DER) {
-			return pki.Refuse(pki.RuleCRL, "publish a newer one", "CRL %v does not replace %v, which is published", c.Number, i.crl.Number)
-		}
-	}
-	i.crl = &c
 	return nil
 }
 

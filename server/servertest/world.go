@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -72,8 +73,8 @@ type Options struct {
 	Traces server.Traces
 	// OCSP says how relying parties are answered.
 	OCSP server.OCSP
-	// CRL says what CRLs there are.
-	CRL server.CRL
+	// Partitions is how many parts each CRL has; zero is the default.
+	Partitions int
 	// Profile changes a default profile, which it is told by name.
 	Profile func(name string, c *ca.ProfileConfig)
 	// DelegateKeys are the keys of the profile ocsp, where they are others than the default's.
@@ -201,9 +202,7 @@ func (w *World) install(t testing.TB) {
 		check(t, w.store.Installations().Install(t.Context(), in, by))
 	}
 	crl := Must(x509.ParseRevocationList(w.RootCRL))(t)
-	check(t, w.Stores.Revocation.PutCRL(t.Context(), revocation.CRL{
-		Issuer: pki.IssuerOf(w.Root), Number: crl.Number, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate, DER: w.RootCRL,
-	}, by, now))
+	check(t, w.Stores.Revocation.PutCRLs(t.Context(), []revocation.CRL{revocation.Imported(pki.IssuerOf(w.Root), crl)}, by, now))
 }
 
 // Config is what the world's server is made of, with new listeners.
@@ -232,12 +231,14 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	if o.Limits != nil {
 		limits = *o.Limits
 	}
+	published := filepath.Join(w.Dir, "published")
+	check(t, os.MkdirAll(published, 0o700))
 	grpc, public, operations := listen(t), listen(t), listen(t)
 	return server.Config{
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
-		Directory: filepath.Join(w.Dir, "own"), GRPC: grpc, HTTP: public, Operations: operations,
+		Directory: filepath.Join(w.Dir, "own"), CRLs: server.CRLs{Directory: filepath.Join(w.Dir, "crls"), Directories: []string{published}, Partitions: o.Partitions}, GRPC: grpc, HTTP: public, Operations: operations,
 		Issuers: []ca.Issuer{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
-		Stores: stores, Archive: w.archive, Token: token, Disk: w.Disk, Retention: ra.DefaultRetention, Limits: limits, OCSP: o.OCSP, CRL: o.CRL, Traces: o.Traces,
+		Stores: stores, Archive: w.archive, Token: token, Disk: w.Disk, Retention: ra.DefaultRetention, Limits: limits, OCSP: o.OCSP, Traces: o.Traces,
 		Clock: w.Clock.Now, Log: w.logger(),
 	}
 }

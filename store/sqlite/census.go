@@ -17,7 +17,7 @@ const (
 	countRange  = `SELECT count(*) FROM (SELECT 1 FROM certificates WHERE not_after >= ? AND not_after < ? LIMIT ?)`
 	countStates = `
 		SELECT state, identity IS NULL, count(*)
-		FROM (SELECT state, identity FROM certificates INDEXED BY certificates_revoked WHERE state <> 1 LIMIT ?) GROUP BY 1, 2`
+		FROM (SELECT state, identity FROM certificates INDEXED BY certificates_changed WHERE changed IS NOT NULL AND state <> 1 LIMIT ?) GROUP BY 1, 2`
 	countIdentities  = `SELECT state, count(*) FROM (SELECT state FROM identities LIMIT ?) GROUP BY state`
 	countEnrollments = `
 		SELECT count(*), coalesce(sum(spent), 0), coalesce(sum(spent = 0 AND expires_at <= ?), 0)

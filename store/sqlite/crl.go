@@ -3,9 +3,9 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"iter"
 	"math/big"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -16,7 +16,7 @@ import (
 // crlNumberSize is the longest CRL number in octets (RFC 5280 §5.2.3).
 const crlNumberSize = 20
 
-// TakeNumber takes the next CRL number of an issuer: above all it has taken, and above the CRL on record.
+// TakeNumber takes the next CRL number of an issuer: above all it has taken, and above every CRL on record.
 func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
 	number := new(big.Int)
 	err := r.db.write(ctx, "take a CRL number", func(ctx context.Context, tx *writeTx) error {
@@ -48,93 +48,144 @@ func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.
 
 func fitsCRLNumber(n *big.Int) bool { return n != nil && n.Sign() >= 0 && n.BitLen() < 8*crlNumberSize }
 
-// Revoked yields every certificate of the issuer that is revoked or on hold and not expired at the given time, in the
-// order of serial numbers, the never-released ones included.
-func (r *Revocation) Revoked(ctx context.Context, issuer pki.IssuerID, notExpiredAt time.Time) iter.Seq2[revocation.Entry, error] {
-	return func(yield func(revocation.Entry, error) bool) {
-		err := r.db.read(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
-			rows, err := tx.QueryContext(ctx, `
-				SELECT serial, revoked_at, reason FROM certificates
-				WHERE issuer = (SELECT id FROM issuers WHERE issuer = ?) AND state <> 1 AND not_after >= ? ORDER BY serial`,
-				issuer.Bytes(), millis(notExpiredAt))
-			return each(rows, err, func(rows *sql.Rows) error {
-				var serial []byte
-				var at int64
-				var e revocation.Entry
-				if err := rows.Scan(&serial, &at, &e.Reason); err != nil {
-					return err
-				}
-				var err error
-				if e.Serial, err = pki.SerialFromBytes(serial); err != nil {
-					return err
-				}
-				e.RevokedAt = fromMillis(at)
-				if !yield(e, nil) {
-					return errStopped
-				}
-				return nil
-			})
-		})
-		if err != nil && !errors.Is(err, errStopped) {
-			yield(revocation.Entry{}, err)
+// PutCRLs records CRLs in place of the last ones of their scopes.
+func (r *Revocation) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, at time.Time) error {
+	for _, c := range crls {
+		if !fitsCRLNumber(c.Number) {
+			return pki.Refuse(pki.RuleCRL, "number it with at most 20 octets (RFC 5280 section 5.2.3)", "the CRL number %v is not one", c.Number)
 		}
 	}
-}
-
-// errStopped ends a read whose consumer has seen enough.
-var errStopped = errors.New("stopped")
-
-// PutCRL records a CRL in place of the issuer's last one.
-func (r *Revocation) PutCRL(ctx context.Context, c revocation.CRL, by pki.Actor, at time.Time) error {
-	if !fitsCRLNumber(c.Number) {
-		return pki.Refuse(pki.RuleCRL, "number it with at most 20 octets (RFC 5280 section 5.2.3)", "the CRL number %v is not one", c.Number)
-	}
-	number := c.Number.FillBytes(make([]byte, crlNumberSize))
-	return r.db.write(ctx, "record a CRL", func(ctx context.Context, tx *writeTx) error {
-		id, err := tx.issuer(ctx, c.Issuer)
-		if err != nil {
-			return err
+	return r.db.write(ctx, "record CRLs", func(ctx context.Context, tx *writeTx) error {
+		for _, c := range crls {
+			if err := tx.putCRL(ctx, c); err != nil {
+				return err
+			}
+			if err := tx.append(ctx, crlEntry(c, by, at)); err != nil {
+				return err
+			}
 		}
-		result, err := tx.ExecContext(ctx, `
-			INSERT INTO crls (issuer, number, this_update, next_update, der) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT (issuer) DO UPDATE SET number = excluded.number, this_update = excluded.this_update,
-			    next_update = excluded.next_update, der = excluded.der
-			WHERE excluded.number > crls.number`,
-			id, number, millis(c.ThisUpdate), millis(c.NextUpdate), c.DER)
-		if err != nil {
-			return err
-		}
-		n, err := result.RowsAffected()
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return pki.Refuse(pki.RuleCRL, "publish a newer one", "CRL %v of %s is not above the one on record", c.Number, c.Issuer.Short())
-		}
-		return tx.append(ctx, translog.Entry{
-			Time: at, Actor: by, Action: translog.CRLPublished, Outcome: translog.Done,
-			Facts: map[string]string{"issuer": c.Issuer.String(), "number": c.Number.String()},
-		})
+		return nil
 	})
 }
 
-// CRLs returns the newest CRL of every issuer that has one.
+func (tx *writeTx) putCRL(ctx context.Context, c revocation.CRL) error {
+	id, err := tx.issuer(ctx, c.Issuer)
+	if err != nil {
+		return err
+	}
+	var baseNumber, baseUpdate, basePosition any
+	if c.Base.Number != nil {
+		baseNumber, baseUpdate = c.Base.Number.FillBytes(make([]byte, crlNumberSize)), millis(c.Base.ThisUpdate)
+		basePosition = int64(c.Base.Position) //nolint:gosec // an id
+	}
+	result, err := tx.ExecContext(ctx, `
+		INSERT INTO crls (issuer, crl_partition, delta, number, this_update, next_update, position, base_number, base_update, base_position,
+		                  digest, size, entries, der)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (issuer, crl_partition, delta) DO UPDATE SET number = excluded.number, this_update = excluded.this_update,
+		    next_update = excluded.next_update, position = excluded.position, base_number = excluded.base_number,
+		    base_update = excluded.base_update, base_position = excluded.base_position, digest = excluded.digest, size = excluded.size,
+		    entries = excluded.entries, der = excluded.der
+		WHERE excluded.number > crls.number`,
+		id, c.Partition, c.Delta, c.Number.FillBytes(make([]byte, crlNumberSize)), millis(c.ThisUpdate), millis(c.NextUpdate),
+		int64(c.Position), baseNumber, baseUpdate, basePosition, c.SHA256[:], c.Size, c.Entries, c.DER) //nolint:gosec // an id
+	if err != nil {
+		return err
+	}
+	n, err := result.RowsAffected()
+	if err == nil && n == 0 {
+		return pki.Refuse(pki.RuleCRL, "publish a newer one", "CRL %v of %s is not above the one on record",
+			c.Number, strings.TrimSuffix(c.Scope().Path(), ".crl"))
+	}
+	return err
+}
+
+// crlEntry says of which scope a CRL is, unless it is the full one.
+func crlEntry(c revocation.CRL, by pki.Actor, at time.Time) translog.Entry {
+	facts := map[string]string{"issuer": c.Issuer.String(), "number": c.Number.String()}
+	if c.Partition != 0 {
+		facts["partition"] = strconv.Itoa(int(c.Partition))
+	}
+	if c.Delta {
+		facts["base"] = c.Base.Number.String()
+	}
+	return translog.Entry{Time: at, Actor: by, Action: translog.CRLPublished, Outcome: translog.Done, Facts: facts}
+}
+
+// CRLs returns the newest CRL of every scope that has one.
 func (r *Revocation) CRLs(ctx context.Context) ([]revocation.CRL, error) {
 	var all []revocation.CRL
 	err := r.db.read(ctx, "read the CRLs", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, `
-			SELECT i.issuer, c.number, c.this_update, c.next_update, c.der FROM crls c JOIN issuers i ON i.id = c.issuer ORDER BY i.id`)
+			SELECT i.issuer, c.crl_partition, c.delta, c.number, c.this_update, c.next_update, c.position, c.base_number, c.base_update, c.base_position,
+			       c.digest, c.size, c.entries, c.der
+			FROM crls c JOIN issuers i ON i.id = c.issuer ORDER BY c.issuer, c.crl_partition, c.delta`)
 		return each(rows, err, func(rows *sql.Rows) error {
-			var issuer, number []byte
-			var this, next int64
-			var c revocation.CRL
-			if err := rows.Scan(&issuer, &number, &this, &next, &c.DER); err != nil {
+			c, err := scanCRL(rows)
+			all = append(all, c)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+func scanCRL(row scanner) (revocation.CRL, error) {
+	var c revocation.CRL
+	var issuer, number, baseNumber, digest []byte
+	var this, next int64
+	var baseUpdate, basePosition sql.NullInt64
+	err := row.Scan(&issuer, &c.Partition, &c.Delta, &number, &this, &next, &c.Position, &baseNumber, &baseUpdate, &basePosition,
+		&digest, &c.Size, &c.Entries, &c.DER)
+	if err != nil {
+		return revocation.CRL{}, err
+	}
+	c.Number, c.ThisUpdate, c.NextUpdate = new(big.Int).SetBytes(number), fromMillis(this), fromMillis(next)
+	if baseNumber != nil {
+		c.Base = revocation.Base{
+			Number: new(big.Int).SetBytes(baseNumber), ThisUpdate: fromMillis(baseUpdate.Int64), Position: uint64(basePosition.Int64), //nolint:gosec // an id
+		}
+	}
+	copy(c.SHA256[:], digest)
+	c.Issuer, err = pki.IssuerIDFromBytes(issuer)
+	return c, err
+}
+
+// PutPoints records distribution points.
+func (r *Revocation) PutPoints(ctx context.Context, points []revocation.Point) error {
+	return r.db.write(ctx, "record distribution points", func(ctx context.Context, tx *writeTx) error {
+		for _, p := range points {
+			id, err := tx.issuer(ctx, p.Issuer)
+			if err != nil {
 				return err
 			}
-			c.Number, c.ThisUpdate, c.NextUpdate = new(big.Int).SetBytes(number), fromMillis(this), fromMillis(next)
+			_, err = tx.ExecContext(ctx, `INSERT INTO crl_points (issuer, crl_partition, url, delta_url) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+				id, p.Partition, p.URL, p.DeltaURL)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Points returns every distribution point on record.
+func (r *Revocation) Points(ctx context.Context) ([]revocation.Point, error) {
+	var all []revocation.Point
+	err := r.db.read(ctx, "read the distribution points", func(ctx context.Context, tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, `
+			SELECT i.issuer, p.crl_partition, p.url, p.delta_url FROM crl_points p JOIN issuers i ON i.id = p.issuer ORDER BY p.id`)
+		return each(rows, err, func(rows *sql.Rows) error {
+			var issuer []byte
+			var p revocation.Point
+			if err := rows.Scan(&issuer, &p.Partition, &p.URL, &p.DeltaURL); err != nil {
+				return err
+			}
 			var err error
-			c.Issuer, err = pki.IssuerIDFromBytes(issuer)
-			all = append(all, c)
+			p.Issuer, err = pki.IssuerIDFromBytes(issuer)
+			all = append(all, p)
 			return err
 		})
 	})

@@ -34,6 +34,19 @@ const (
 	CountRange    = countRange
 )
 
+// The statements that find what CRLs list.
+const (
+	NextPartition = nextPartition
+	SelectTail    = selectTail
+	SelectRecords = selectRecords
+)
+
+// WorthPacking is how many changes are packed beside so many records, and how many are looked at.
+func (db *DB) WorthPacking(packed int) (worth, looked int) { return db.packing.worth(packed), packPass }
+
+// PackSmall has changes packed however few they are, in segments of so many records.
+func (db *DB) PackSmall(records int) { db.packing.from, db.packing.segment = 1, records }
+
 // Hold has the writing connection until release is closed, and says when it has it. It commits nothing.
 func (db *DB) Hold(held chan<- struct{}, release <-chan struct{}) error {
 	errHeld := errors.New("held")

@@ -20,7 +20,7 @@ type job struct {
 	done     chan struct{} // closed once what follows is set
 	err      error
 	panicked any
-	entries  uint64 // that it has appended to the log
+	pages    uint64 // about how many it has changed
 }
 
 // group is the jobs that wait for the next transaction, in the order of their coming.
@@ -117,7 +117,7 @@ func (db *DB) carryOut(jobs []*job) {
 	}
 	pages := uint64(pagesOfTransaction)
 	for _, j := range jobs {
-		pages += j.entries * pagesOfEntry
+		pages += j.pages
 	}
 	db.written.Add(pages)
 	if isBroken(err) || slices.ContainsFunc(jobs, func(j *job) bool { return isBroken(j.err) }) {
@@ -180,6 +180,6 @@ func (j *job) run(tx *sql.Tx) (ok bool) {
 	}()
 	w := &writeTx{Tx: tx, issuers: map[pki.IssuerID]int64{}}
 	j.err = j.do(w)
-	j.entries = w.entries
+	j.pages = w.entries*pagesOfEntry + w.pages
 	return j.err == nil
 }

@@ -205,7 +205,8 @@ func (tx *writeTx) consume(ctx context.Context, guard pki.Guard, g guarded, cert
 	if g.supersedes != 0 {
 		s := g.superseded.Status
 		return tx.execOne(ctx, `
-			UPDATE certificates SET successor = ?, superseded_by = ?, state = ?, reason = ?, revoked_at = ?, version = ? WHERE id = ?`,
+			UPDATE certificates SET successor = ?, superseded_by = ?, state = ?, reason = ?, revoked_at = ?, version = ?, changed = (`+nextEntry+`)
+			WHERE id = ?`,
 			keyID(guard.Key), certificate, s.State, s.Reason, millis(s.RevokedAt), s.Version, g.supersedes)
 	}
 	if g.predecessor != 0 {

@@ -23,6 +23,10 @@ const changesPerEntry = 4096
 // they are read, and held against the ones that were written.
 type Log struct{ db *DB }
 
+// nextEntry is the id that the next entry gets: within a transaction nobody else writes one, and ids are never given twice,
+// but by a transaction or savepoint that is undone with everything that it wrote.
+const nextEntry = `SELECT coalesce(max(id), 0) + 1 FROM log`
+
 // append writes an entry in the transaction of the change that it records.
 func (tx *writeTx) append(ctx context.Context, e translog.Entry) error {
 	if len(e.Changes) <= changesPerEntry {

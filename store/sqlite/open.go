@@ -42,6 +42,8 @@ type DB struct {
 	next   group         // what waits for it
 	reader *sql.DB
 
+	packing packing // what CRLs list
+
 	written      atomic.Uint64 // about how many pages the WAL file got so far
 	checkpointer checkpointer
 	following    following
@@ -66,7 +68,7 @@ func open(ctx context.Context, path string, d driver.Driver) (_ *DB, err error) 
 	if dir := filepath.Dir(path); !isDirectory(dir) {
 		return nil, &MissingDirectoryError{Dir: dir}
 	}
-	db := &DB{path: path, turn: make(chan struct{}, 1)}
+	db := &DB{path: path, turn: make(chan struct{}, 1), packing: packing{make(chan struct{}, 1), packFrom, segmentRecords}}
 	if db.lock, err = takeLock(path + ".lock"); err != nil {
 		return nil, err
 	}

@@ -142,8 +142,15 @@ const (
 	selectExpired = `SELECT not_after, id FROM certificates WHERE not_after < ? AND (not_after, id) > (?, ?) ORDER BY not_after, id LIMIT ?`
 	deleteExpired = `
 		DELETE FROM certificates WHERE (not_after, id) > (?, ?) AND (not_after, id) <= (?, ?)
-		  AND (state = 1 OR EXISTS (SELECT 1 FROM crls WHERE crls.issuer = certificates.issuer AND crls.this_update > certificates.not_after))
+		  AND (state = 1 OR (` + listedFull + ` AND (` + listedPart + ` OR NOT ` + hasPart + `)))
 		RETURNING not_after, key, successor`
+	// Whether the full CRL from after its end is out, that of its partition, and whether there is one of its partition.
+	listedFull = `EXISTS (
+		SELECT 1 FROM crls l WHERE l.issuer = certificates.issuer AND l.crl_partition = 0 AND l.delta = 0 AND l.this_update > not_after)`
+	listedPart = `EXISTS (
+		SELECT 1 FROM crls l WHERE l.issuer = certificates.issuer AND l.crl_partition = certificates.crl_partition AND l.delta = 0 AND l.this_update > not_after)`
+	hasPart = `EXISTS (SELECT 1 FROM crl_points p WHERE p.issuer = certificates.issuer AND p.crl_partition = certificates.crl_partition)`
+
 	deleteTokens = `DELETE FROM tokens WHERE id IN (SELECT id FROM tokens WHERE expires_at < ? ORDER BY expires_at LIMIT ?)`
 )
 

@@ -205,7 +205,7 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 	}
 	var changes []pki.StatusChange
 	rows, err := tx.QueryContext(ctx, `
-		UPDATE certificates SET state = 3, reason = ?2, revoked_at = CASE state WHEN 3 THEN revoked_at ELSE ?3 END, version = version + 1,
+		UPDATE certificates SET state = 3, reason = ?2, revoked_at = CASE state WHEN 3 THEN revoked_at ELSE ?3 END, version = version + 1, changed = (`+nextEntry+`),
 		       invalid_since = coalesce(?4, CASE state WHEN 3 THEN invalid_since END)
 		WHERE id IN (SELECT value FROM json_each(?1)) AND (state <> 3 OR ?2 = 1 AND reason <> 1)
 		RETURNING issuer, serial, not_after, revoked_at, version`,

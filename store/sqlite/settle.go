@@ -205,8 +205,8 @@ func (tx *writeTx) insertAbandoned(ctx context.Context, item ca.IntentItem, stat
 		digest = []byte{} // NULL would say that the certificate was released
 	}
 	_, err = tx.ExecContext(ctx, `
-		INSERT INTO certificates (serial, issuer, not_after, crl_partition, state, reason, revoked_at, version, digest)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		INSERT INTO certificates (serial, issuer, not_after, crl_partition, state, reason, revoked_at, version, changed, digest)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, (`+nextEntry+`), ?)`,
 		item.Ref.Serial.Bytes(), issuer, millis(item.NotAfter), item.Partition,
 		status.State, status.Reason, millis(status.RevokedAt), status.Version, digest)
 	return err

@@ -57,6 +57,8 @@ type mill struct {
 	epoch ca.Epoch
 	at    time.Time // of what it issues
 	next  uint64
+
+	partitions int // that certificates are in, by turns, from 0 on; zero is one
 }
 
 func newMill(tb testing.TB, path string) *mill {
@@ -99,11 +101,12 @@ func (m *mill) write(ids []pki.SPIFFEID, predecessors []ca.Record) ([]ca.Record,
 		m.next++
 		r := record(id, m.next)
 		r.NotBefore, r.NotAfter = m.at, m.at.Add(24*time.Hour)
+		r.Partition = uint16(m.next) % uint16(max(1, m.partitions))
 		if predecessors != nil {
 			r.Guard.Predecessor = predecessors[i].Ref
 		}
 		digest := sha256.Sum256(r.DER)
-		intent.Items = append(intent.Items, ca.IntentItem{Ref: r.Ref, Digest: digest[:], NotAfter: r.NotAfter})
+		intent.Items = append(intent.Items, ca.IntentItem{Ref: r.Ref, Digest: digest[:], NotAfter: r.NotAfter, Partition: r.Partition})
 		records = append(records, r)
 	}
 	if _, err := m.db.CA().Write(context.Background(), m.epoch, nil, []ca.Intent{intent}); err != nil {
@@ -236,10 +239,13 @@ func TestQueriesUseIndexes(t *testing.T) {
 	}
 	db := raw(t, path)
 	for query, index := range map[string]string{
-		`SELECT 1 FROM certificates WHERE identity = ? AND request = ?`:                                               "certificates_by_request",
-		`SELECT k.rest FROM identities n LEFT JOIN keys k ON k.id = ? WHERE n.spiffe_id = ?`:                          "SEARCH k USING INTEGER PRIMARY KEY",
-		`SELECT serial FROM certificates WHERE issuer = (SELECT 1) AND state <> 1 AND not_after >= ? ORDER BY serial`: "certificates_revoked",
-		`SELECT serial FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.serial = ? AND i.issuer = ?`:     "sqlite_autoindex_certificates_1",
+		`SELECT 1 FROM certificates WHERE identity = ? AND request = ?`:                      "certificates_by_request",
+		`SELECT k.rest FROM identities n LEFT JOIN keys k ON k.id = ? WHERE n.spiffe_id = ?`: "SEARCH k USING INTEGER PRIMARY KEY",
+		sqlite.NextPartition: "certificates_changed",
+		sqlite.SelectTail:    "certificates_changed",
+		sqlite.SelectRecords + `AND not_after >= ? ORDER BY changed, id`:                                          "certificates_changed",
+		`SELECT EXISTS (SELECT 1 FROM certificates WHERE issuer = ? AND crl_partition = ? AND changed > ?)`:       "certificates_changed",
+		`SELECT serial FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.serial = ? AND i.issuer = ?`: "sqlite_autoindex_certificates_1",
 		sqlite.SelectExpired: "certificates_by_expiry",
 		sqlite.DeleteExpired: "certificates_by_expiry",
 		sqlite.CountRange:    "certificates_by_expiry",

@@ -119,7 +119,7 @@ func (tx *writeTx) setStatus(ctx context.Context, c subject, s pki.Status, o rev
 	if since.IsZero() && s.State == pki.Revoked {
 		since = c.since // an upgrade that says nothing of it leaves what was known
 	}
-	err := tx.execOne(ctx, `UPDATE certificates SET state = ?, reason = ?, revoked_at = ?, invalid_since = ?, version = ? WHERE id = ?`,
+	err := tx.execOne(ctx, `UPDATE certificates SET state = ?, reason = ?, revoked_at = ?, invalid_since = ?, version = ?, changed = (`+nextEntry+`) WHERE id = ?`,
 		s.State, s.Reason, revokedAt, optionalMillis(since), s.Version, c.id)
 	if err != nil || !c.key.Valid || !isKeyCompromise(o) {
 		return change, err

@@ -15,6 +15,7 @@ type writeTx struct {
 	*sql.Tx
 	issuers map[pki.IssuerID]int64 // those that this transaction has looked up
 	entries uint64                 // that it has appended to the log
+	pages   uint64                 // about how many it has changed beside what entries are about
 }
 
 // read runs do in a transaction that sees one state of the store and changes nothing.

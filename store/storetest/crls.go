@@ -3,12 +3,17 @@ package storetest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"math/big"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/translog"
@@ -17,7 +22,8 @@ import (
 func testCRLs(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
 		"a number is taken once": numbersAreTakenOnce, "what is revoked": whatIsRevoked, "put": putCRL,
-		"what is revoked is of one moment": revokedOfOneMoment,
+		"what is revoked is of one moment": revokedOfOneMoment, "what has changed": whatHasChanged, "points": pointsAreKept,
+		"a batch of CRLs": putSeveral,
 	})
 }
 
@@ -90,56 +96,156 @@ func whatIsRevoked(t *testing.T, w *world) {
 		{Serial: held.Ref.Serial, RevokedAt: w.now, Reason: pki.CertificateHold},
 		{Serial: unreleased.Ref.Serial, RevokedAt: w.now, Reason: pki.Unspecified},
 	}
-	slices.SortFunc(want, func(a, b revocation.Entry) int { return bytes.Compare(a.Serial.Bytes(), b.Serial.Bytes()) })
+	sortEntries(want)
 	mustEqual(t, "what is revoked", w.revoked(t, issuerA, expired.NotAfter.Add(time.Second)), want)
 	if n := len(w.revoked(t, issuerA, expired.NotAfter)); n != 4 {
 		t.Errorf("%d are revoked in the last second of one's life, want 4", n)
 	}
 	mustEqual(t, "what an unknown issuer has revoked", w.revoked(t, issuerNobody, w.now), nil)
 
-	for _, err := range w.Revocation.Revoked(ctx, issuerA, w.now) { // a reader may stop
-		must(t, err)
-		break
+	must(t, w.Revocation.View(ctx, issuerA, func(v revocation.View) error {
+		for _, err := range v.Entries(revocation.Listing{NotExpiredAt: w.now}) { // a reader may stop
+			must(t, err)
+			break
+		}
+		return nil
+	}))
+	errMine := errors.New("mine")
+	if err := w.Revocation.View(ctx, issuerA, func(revocation.View) error { return errMine }); !errors.Is(err, errMine) {
+		t.Errorf("a reader's own error comes back as %v", err)
 	}
 	gone, cancel := context.WithCancel(ctx)
-	cancel()
 	failed := false
-	for _, err := range w.Revocation.Revoked(gone, issuerA, w.now) {
-		failed = failed || err != nil
-	}
-	if !failed {
+	err := w.Revocation.View(gone, issuerA, func(v revocation.View) error {
+		cancel()
+		for _, err := range v.Entries(revocation.Listing{NotExpiredAt: w.now}) {
+			failed = failed || err != nil
+		}
+		return nil
+	})
+	if !failed && err == nil {
 		t.Error("a read that could not be made looks like one of nothing")
 	}
 }
 
 func revokedOfOneMoment(t *testing.T, w *world) {
-	var want, got []pki.Serial
+	ctx := context.Background()
+	var want []revocation.Entry
 	for range 4 {
 		r := w.issued(t)
 		w.apply(t, revocation.Order{Action: hold, Certificate: r.Ref})
-		want = append(want, r.Ref.Serial)
+		want = append(want, revocation.Entry{Serial: r.Ref.Serial, RevokedAt: w.now, Reason: pki.CertificateHold})
 	}
-	slices.SortFunc(want, func(a, b pki.Serial) int { return bytes.Compare(a.Bytes(), b.Bytes()) })
-	for e, err := range w.Revocation.Revoked(context.Background(), issuerA, w.now) {
-		must(t, err)
-		if len(got) == 0 {
-			for _, serial := range want {
-				w.apply(t, revocation.Order{Action: release, Certificate: pki.CertRef{Issuer: issuerA, Serial: serial}})
-			}
-			w.abandon(t)
+	sortEntries(want)
+	must(t, w.Revocation.View(ctx, issuerA, func(v revocation.View) error {
+		before := v.Position()
+		mustEqual(t, "what is revoked", w.listed(t, v, revocation.Listing{NotExpiredAt: w.now}), want)
+		for _, e := range want {
+			w.apply(t, revocation.Order{Action: release, Certificate: pki.CertRef{Issuer: issuerA, Serial: e.Serial}})
 		}
-		got = append(got, e.Serial)
+		w.abandon(t)
+		mustEqual(t, "what was revoked when the read began", w.listed(t, v, revocation.Listing{NotExpiredAt: w.now}), want)
+		mustEqual(t, "the position", v.Position(), before)
+		changed, err := v.Changed(before)
+		must(t, err)
+		mustEqual(t, "what has changed since", changed, nil)
+		return nil
+	}))
+	if n := len(w.revoked(t, issuerA, w.now)); n != 1 {
+		t.Errorf("%d are revoked afterwards, want the one that was never released", n)
 	}
-	mustEqual(t, "what was revoked when the read began", got, want)
 }
 
-func (w *world) revoked(t *testing.T, issuer pki.IssuerID, at time.Time) []revocation.Entry {
-	t.Helper()
-	var all []revocation.Entry
-	for e, err := range w.Revocation.Revoked(context.Background(), issuer, at) {
-		must(t, err)
-		all = append(all, e)
+// whatHasChanged is what deltas list, by partitions.
+func whatHasChanged(t *testing.T, w *world) {
+	ctx := context.Background()
+	in := func(partition uint16) ca.Record {
+		r := w.record(t, w.identity(t).ID)
+		r.Partition = partition
+		return w.issue(t, r)
 	}
+	order := func(action revocation.Action, reason pki.Reason, r ca.Record) {
+		w.apply(t, revocation.Order{Action: action, Reason: reason, Certificate: r.Ref})
+	}
+	first, held, other, none := in(1), in(1), in(2), in(0)
+	in(3) // in which nothing happens
+	order(revoke, pki.Superseded, first)
+	order(hold, 0, held)
+	var base uint64
+	must(t, w.Revocation.View(ctx, issuerA, func(v revocation.View) error {
+		base = v.Position()
+		mustEqual(t, "what partition 1 lists", len(w.listed(t, v, revocation.Listing{Partition: 1, NotExpiredAt: w.now})), 2)
+		return nil
+	}))
+	w.now = w.now.Add(time.Minute)
+	order(release, 0, held)
+	order(revoke, pki.KeyCompromise, first)
+	order(revoke, pki.Unspecified, other)
+	order(revoke, pki.AffiliationChanged, none)
+	abandoned := w.record(t, w.identity(t).ID)
+	abandoned.Partition = 5
+	w.settle(t, w.announce(t, abandoned))
+	for range 2 {
+		must(t, w.Revocation.View(ctx, issuerA, func(v revocation.View) error {
+			changed, err := v.Changed(base)
+			must(t, err)
+			mustEqual(t, "the partitions that have changed", changed, []uint16{0, 1, 2, 5})
+			want := []revocation.Entry{
+				{Serial: first.Ref.Serial, RevokedAt: w.now.Add(-time.Minute), Reason: pki.KeyCompromise}, {Serial: held.Ref.Serial, Removed: true},
+			}
+			sortEntries(want)
+			l := revocation.Listing{Partition: 1, NotExpiredAt: w.now, Delta: true, Since: base}
+			mustEqual(t, "what has changed in partition 1", w.listed(t, v, l), want)
+			mustEqual(t, "what partition 1 lists", len(w.listed(t, v, revocation.Listing{Partition: 1, NotExpiredAt: w.now})), 1)
+			mustEqual(t, "what partition 2 lists", len(w.listed(t, v, revocation.Listing{Partition: 2, NotExpiredAt: w.now})), 1)
+			mustEqual(t, "what all list", len(w.listed(t, v, revocation.Listing{NotExpiredAt: w.now})), 4)
+			l.Since = v.Position()
+			mustEqual(t, "what has changed since now", w.listed(t, v, l), nil)
+			return nil
+		}))
+		w.reopen(t)
+	}
+}
+
+func pointsAreKept(t *testing.T, w *world) {
+	ctx := context.Background()
+	a := revocation.Point{Issuer: issuerA, Partition: 1, URL: "http://pki.example/crl/a/1.crl", DeltaURL: "http://pki.example/crl/a/1-delta.crl"}
+	b := revocation.Point{Issuer: issuerA, Partition: 1, URL: "http://old.example/crl/a/1.crl"}
+	c := revocation.Point{Issuer: issuerB, Partition: 4096, URL: "http://pki.example/crl/b/4096.crl"}
+	for _, points := range [][]revocation.Point{{b}, {a, c}, {c, b, a}, nil} {
+		must(t, w.Revocation.PutPoints(ctx, points))
+	}
+	w.reopen(t)
+	have, err := w.Revocation.Points(ctx)
+	must(t, err)
+	mustEqual(t, "the points on record", have, []revocation.Point{b, a, c})
+}
+
+func sortEntries(entries []revocation.Entry) {
+	slices.SortFunc(entries, func(a, b revocation.Entry) int { return bytes.Compare(a.Serial.Bytes(), b.Serial.Bytes()) })
+}
+
+// listed is what a view yields, twice the same, by serial numbers.
+func (w *world) listed(t *testing.T, v revocation.View, l revocation.Listing) []revocation.Entry {
+	t.Helper()
+	var passes [2][]revocation.Entry
+	for n := range passes {
+		for e, err := range v.Entries(l) {
+			must(t, err)
+			passes[n] = append(passes[n], e)
+		}
+	}
+	mustEqual(t, "the second pass", passes[1], passes[0])
+	sortEntries(passes[0])
+	return passes[0]
+}
+
+func (w *world) revoked(t *testing.T, issuer pki.IssuerID, at time.Time) (all []revocation.Entry) {
+	t.Helper()
+	must(t, w.Revocation.View(context.Background(), issuer, func(v revocation.View) error {
+		all = w.listed(t, v, revocation.Listing{NotExpiredAt: at})
+		return nil
+	}))
 	return all
 }
 
@@ -151,29 +257,55 @@ func putCRL(t *testing.T, w *world) {
 
 	at := w.now.Add(time.Minute)
 	crl := func(issuer pki.IssuerID, n *big.Int, der string) revocation.CRL {
-		return revocation.CRL{Issuer: issuer, Number: n, ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour), DER: []byte(der)}
+		return revocation.CRL{
+			Issuer: issuer, Number: n, ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour), DER: []byte(der),
+			SHA256: sha256.Sum256([]byte(der)), Size: int64(len(der)), Entries: 5, Position: 9,
+		}
 	}
 	first := crl(issuerA, w.number(t, issuerA), "first")
-	must(t, w.Revocation.PutCRL(ctx, first, operator, at))
+	must(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{first}, operator, at))
 	if e := w.lastEntry(t); e.Action != translog.CRLPublished || e.Actor != operator || !e.Time.Equal(at) || e.Facts["number"] != first.Number.String() {
 		t.Errorf("log entry %+v", e)
 	}
 	huge := new(big.Int).Lsh(big.NewInt(1), 150)
 	root := crl(issuerB, huge, "the root's") // whose numbers another machine takes
-	must(t, w.Revocation.PutCRL(ctx, root, operator, at))
-	mustRefuse(t, w.Revocation.PutCRL(ctx, crl(issuerA, first.Number, "same number"), operator, at), pki.RuleCRL)
-	mustRefuse(t, w.Revocation.PutCRL(ctx, crl(issuerB, big.NewInt(7), "older"), operator, at), pki.RuleCRL)
+	must(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{root}, operator, at))
+	mustRefuse(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{crl(issuerA, first.Number, "same number")}, operator, at), pki.RuleCRL)
+	mustRefuse(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{crl(issuerB, big.NewInt(7), "older")}, operator, at), pki.RuleCRL)
 	for _, n := range []*big.Int{nil, big.NewInt(-1), new(big.Int).Lsh(big.NewInt(1), 159)} {
-		mustRefuse(t, w.Revocation.PutCRL(ctx, crl(issuerB, n, "no number"), operator, at), pki.RuleCRL)
+		mustRefuse(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{crl(issuerB, n, "no number")}, operator, at), pki.RuleCRL)
 	}
 	w.mustPublish(t, first, root)
 	second := crl(issuerA, w.number(t, issuerA), "second")
-	must(t, w.Revocation.PutCRL(ctx, second, operator, at))
+	must(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{second}, operator, at))
 	w.reopen(t)
 	w.mustPublish(t, second, root)
 	if n := w.number(t, issuerB); n.Cmp(huge) <= 0 {
 		t.Errorf("number %v was taken below the CRL on record", n)
 	}
+}
+
+// putSeveral records all CRLs of a round, or none.
+func putSeveral(t *testing.T, w *world) {
+	ctx := context.Background()
+	n := w.number(t, issuerA)
+	base := revocation.Base{Number: n, ThisUpdate: w.now, Position: 3}
+	full := revocation.CRL{Issuer: issuerA, Number: n, ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour), Position: 3, Size: 1 << 40, Entries: 1 << 33}
+	part, delta := full, full
+	part.Partition, part.Base = 65535, base
+	delta.Partition, delta.Delta, delta.Base = 65535, true, base
+	round := []revocation.CRL{full, part, delta}
+	must(t, w.Revocation.PutCRLs(ctx, round, operator, w.now))
+	entries := w.entries(t)
+	if e := entries[len(entries)-1]; e.Facts["partition"] != "65535" || e.Facts["base"] != n.String() || e.Facts["number"] != n.String() {
+		t.Errorf("log entry %+v", e)
+	}
+	w.mustPublish(t, round...)
+	next := w.number(t, issuerA)
+	full.Number, delta.Number = next, n
+	mustRefuse(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{full, delta}, operator, w.now), pki.RuleCRL)
+	w.reopen(t)
+	w.mustPublish(t, round...)
 }
 
 func (w *world) mustPublish(t *testing.T, want ...revocation.CRL) {
@@ -182,10 +314,16 @@ func (w *world) mustPublish(t *testing.T, want ...revocation.CRL) {
 	must(t, err)
 	mustEqual(t, "the number of CRLs", len(have), len(want))
 	for _, c := range have {
-		i := slices.IndexFunc(want, func(o revocation.CRL) bool { return o.Issuer == c.Issuer })
-		if i < 0 || c.Number.Cmp(want[i].Number) != 0 || string(c.DER) != string(want[i].DER) ||
-			!c.ThisUpdate.Equal(want[i].ThisUpdate) || !c.NextUpdate.Equal(want[i].NextUpdate) {
-			t.Errorf("CRL %v %q of %s is on record", c.Number, c.DER, c.Issuer.Short())
+		i := slices.IndexFunc(want, func(o revocation.CRL) bool { return o.Scope() == c.Scope() })
+		if i < 0 {
+			t.Fatalf("CRL %v of %s is on record", c.Number, c.Scope().Path())
+		}
+		if diff := cmp.Diff(want[i], c, append(values, cmp.Comparer(sameNumber))...); diff != "" {
+			t.Errorf("the record of %s is not what was recorded (- want, + got):\n%s", c.Scope().Path(), diff)
 		}
 	}
+}
+
+func sameNumber(a, b *big.Int) bool {
+	return a == nil && b == nil || a != nil && b != nil && a.Cmp(b) == 0
 }

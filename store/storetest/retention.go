@@ -20,7 +20,8 @@ const tenYears = 10 * 365 * 24 * time.Hour
 func testRetention(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
 		"what has ended leaves": endedLeaves, "a minute and ten years": mixedLifetimes, "revoked until the CRL after": revokedUntilCRL,
-		"keys": keysLeave, "tokens": tokensLeave, "never past the log": neverPastTheLog, "age": ageGrows, "a lost step": lostStep,
+		"revoked until all CRLs after": revokedUntilAllCRLs,
+		"keys":                         keysLeave, "tokens": tokensLeave, "never past the log": neverPastTheLog, "age": ageGrows, "a lost step": lostStep,
 		"census": census,
 	})
 }
@@ -71,9 +72,36 @@ func (w *world) mustBeGone(t testing.TB, refs ...pki.CertRef) {
 
 func (w *world) publish(t *testing.T) {
 	t.Helper()
-	must(t, w.Revocation.PutCRL(context.Background(), revocation.CRL{
-		Issuer: issuerA, Number: w.number(t, issuerA), ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour), DER: []byte("CRL"),
-	}, operator, w.now))
+	w.publishIn(t, 0, false)
+}
+
+// publishIn records a new CRL of a partition, or its delta.
+func (w *world) publishIn(t *testing.T, partition uint16, delta bool) {
+	t.Helper()
+	n := w.number(t, issuerA)
+	must(t, w.Revocation.PutCRLs(context.Background(), []revocation.CRL{{
+		Issuer: issuerA, Partition: partition, Delta: delta, Number: n, ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour),
+		Base: revocation.Base{Number: n, ThisUpdate: w.now},
+	}}, operator, w.now))
+}
+
+// revokedUntilAllCRLs has a revoked certificate stay until it was in the CRL of its partition too.
+func revokedUntilAllCRLs(t *testing.T, w *world) {
+	r := w.issued(t) // in partition 7
+	must(t, w.Revocation.PutPoints(context.Background(), []revocation.Point{
+		{Issuer: issuerA, Partition: 7, URL: "http://pki.example/7.crl"}, {Issuer: issuerA, Partition: 8, URL: "http://pki.example/8.crl"},
+	}))
+	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: r.Ref})
+	w.publishIn(t, 7, false) // before its end
+	w.pass(t, 2*time.Hour)
+	w.publish(t)
+	w.publishIn(t, 7, true)
+	mustEqual(t, "what left before the partition's CRL", w.sweep(t, w.now, 1), ra.Expired{})
+	w.publishIn(t, 8, false)
+	mustEqual(t, "what left with another partition's", w.sweep(t, w.now, 1), ra.Expired{})
+	w.publishIn(t, 7, false)
+	mustEqual(t, "what left after it", w.sweep(t, w.now, 1), ra.Expired{Certificates: 1, Keys: 1})
+	w.mustBeGone(t, r.Ref)
 }
 
 func endedLeaves(t *testing.T, w *world) {

@@ -300,13 +300,9 @@ func (f *fleet) finish(t rapid.TB) {
 	open, err := f.w.Revocation.OpenSets(context.Background())
 	must(t, err)
 	mustEqual(t, "the sets that are not done", len(open), 0)
-	revoked := map[pki.CertRef]pki.Reason{}
-	for _, issuer := range []pki.IssuerID{issuerA, issuerB} {
-		for e, err := range f.w.Revocation.Revoked(context.Background(), issuer, f.w.now.Add(-24*365*time.Hour)) {
-			must(t, err)
-			revoked[pki.CertRef{Issuer: issuer, Serial: e.Serial}] = e.Reason
-		}
-	}
+	always := f.w.now.Add(-24 * 365 * time.Hour)
+	revoked := f.listed(t, revocation.Listing{NotExpiredAt: always})
+	changed := f.listed(t, revocation.Listing{NotExpiredAt: always, Delta: true})
 	logged := statuses{}
 	for _, e := range f.w.entries(t) {
 		for _, c := range e.Changes {
@@ -318,8 +314,29 @@ func (f *fleet) finish(t rapid.TB) {
 		if listed != (c.status.State != pki.Good) || listed && reason != c.status.Reason {
 			t.Fatalf("certificate %s, which is %v, in the CRL: %v (%v)", c.Ref.Serial, c.status, listed, reason)
 		}
+		if delta, has := changed[c.Ref]; has != (c.status.Version > 1) || listed && delta != reason {
+			t.Fatalf("certificate %s, which is %v, in a delta of everything: %v (%v)", c.Ref.Serial, c.status, has, delta)
+		}
 		mustEqual(t, "what the log comes to", logged[c.Ref].Status, c.status)
 	}
+}
+
+// listed are the reasons that CRLs of all issuers give.
+func (f *fleet) listed(t rapid.TB, l revocation.Listing) map[pki.CertRef]pki.Reason {
+	t.Helper()
+	found := map[pki.CertRef]pki.Reason{}
+	for _, issuer := range []pki.IssuerID{issuerA, issuerB} {
+		must(t, f.w.Revocation.View(context.Background(), issuer, func(v revocation.View) error {
+			for e, err := range v.Entries(l) {
+				if err != nil {
+					return err
+				}
+				found[pki.CertRef{Issuer: issuer, Serial: e.Serial}] = e.Reason
+			}
+			return nil
+		}))
+	}
+	return found
 }
 
 // testSetModel does random things beside sets whose records follow, and compares with what has no steps.

@@ -58,6 +58,7 @@ CREATE TABLE certificates (
     revoked_at    INTEGER,
     invalid_since INTEGER,
     version       INTEGER NOT NULL,
+    changed       INTEGER,
     der           BLOB,
     digest        BLOB,
     CHECK ((state = 1) = (revoked_at IS NULL)),
@@ -72,7 +73,7 @@ CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request);
 
 CREATE INDEX certificates_by_expiry ON certificates (not_after);
 
-CREATE INDEX certificates_revoked ON certificates (issuer, serial) WHERE state <> 1;
+CREATE INDEX certificates_changed ON certificates (issuer, crl_partition, changed) WHERE changed IS NOT NULL;
 
 CREATE TABLE log (
     id    INTEGER PRIMARY KEY AUTOINCREMENT,

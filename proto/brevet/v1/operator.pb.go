@@ -1791,8 +1791,18 @@ type CRL struct {
 	NextUpdate *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=next_update,json=nextUpdate,proto3" json:"next_update,omitempty"`
 	// The URL path on the public port.
 	Path string `protobuf:"bytes,6,opt,name=path,proto3" json:"path,omitempty"`
-	// How many certificates it revokes.
-	Entries       int32 `protobuf:"varint,7,opt,name=entries,proto3" json:"entries,omitempty"`
+	// How many entries it has.
+	Entries int64 `protobuf:"varint,7,opt,name=entries,proto3" json:"entries,omitempty"`
+	// Which partition of the issuer's certificates it is about; 0 for the full CRL.
+	Partition uint32 `protobuf:"varint,8,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Whether it is a delta CRL (RFC 5280 section 5.2.4).
+	Delta bool `protobuf:"varint,9,opt,name=delta,proto3" json:"delta,omitempty"`
+	// Of a delta, the number of the CRL that it goes on from; decimal.
+	BaseNumber string `protobuf:"bytes,10,opt,name=base_number,json=baseNumber,proto3" json:"base_number,omitempty"`
+	// Octets of its DER form.
+	Size int64 `protobuf:"varint,11,opt,name=size,proto3" json:"size,omitempty"`
+	// SHA-256 of its DER form.
+	Sha256        []byte `protobuf:"bytes,12,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1869,11 +1879,46 @@ func (x *CRL) GetPath() string {
 	return ""
 }
 
-func (x *CRL) GetEntries() int32 {
+func (x *CRL) GetEntries() int64 {
 	if x != nil {
 		return x.Entries
 	}
 	return 0
+}
+
+func (x *CRL) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *CRL) GetDelta() bool {
+	if x != nil {
+		return x.Delta
+	}
+	return false
+}
+
+func (x *CRL) GetBaseNumber() string {
+	if x != nil {
+		return x.BaseNumber
+	}
+	return ""
+}
+
+func (x *CRL) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *CRL) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
 }
 
 type ListCRLsRequest struct {
@@ -2385,7 +2430,7 @@ const file_brevet_v1_operator_proto_rawDesc = "" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\"S\n" +
 	"\x1cRevokeCompromisedKeyResponse\x12\x19\n" +
 	"\bkey_hash\x18\x01 \x01(\tR\akeyHash\x12\x18\n" +
-	"\arevoked\x18\x02 \x01(\x05R\arevoked\"\xfe\x01\n" +
+	"\arevoked\x18\x02 \x01(\x05R\arevoked\"\xff\x02\n" +
 	"\x03CRL\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x1f\n" +
 	"\vissuer_name\x18\x02 \x01(\tR\n" +
@@ -2396,7 +2441,14 @@ const file_brevet_v1_operator_proto_rawDesc = "" +
 	"\vnext_update\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"nextUpdate\x12\x12\n" +
 	"\x04path\x18\x06 \x01(\tR\x04path\x12\x18\n" +
-	"\aentries\x18\a \x01(\x05R\aentries\"\x11\n" +
+	"\aentries\x18\a \x01(\x03R\aentries\x12\x1c\n" +
+	"\tpartition\x18\b \x01(\rR\tpartition\x12\x14\n" +
+	"\x05delta\x18\t \x01(\bR\x05delta\x12\x1f\n" +
+	"\vbase_number\x18\n" +
+	" \x01(\tR\n" +
+	"baseNumber\x12\x12\n" +
+	"\x04size\x18\v \x01(\x03R\x04size\x12\x16\n" +
+	"\x06sha256\x18\f \x01(\fR\x06sha256\"\x11\n" +
 	"\x0fListCRLsRequest\"6\n" +
 	"\x10ListCRLsResponse\x12\"\n" +
 	"\x04crls\x18\x01 \x03(\v2\x0e.brevet.v1.CRLR\x04crls\"$\n" +

@@ -1,9 +1,10 @@
 package revtest
 
 import (
-	"cmp"
+	"bytes"
 	"context"
 	"iter"
+	"maps"
 	"math/big"
 	"slices"
 	"sync"
@@ -18,25 +19,39 @@ import (
 type Book struct {
 	mu       sync.Mutex
 	statuses map[pki.CertRef]pki.StatusChange
+	marks    map[pki.CertRef]mark
 	log      []pki.StatusChange
 	numbers  map[pki.IssuerID]int64
-	crls     map[pki.IssuerID]revocation.CRL
+	crls     map[revocation.Scope]revocation.CRL
 	sets     []*revocation.Set
 	by       map[pki.IssuerID]pki.Actor
+	points   []revocation.Point
+}
+
+// mark is what CRLs ask of a certificate beside its status.
+type mark struct {
+	partition uint16
+	changed   uint64 // the log's length after its last change, zero before any
 }
 
 // NewBook makes an empty Book.
 func NewBook() *Book {
 	return &Book{
-		statuses: map[pki.CertRef]pki.StatusChange{}, numbers: map[pki.IssuerID]int64{},
-		crls: map[pki.IssuerID]revocation.CRL{}, by: map[pki.IssuerID]pki.Actor{},
+		statuses: map[pki.CertRef]pki.StatusChange{}, marks: map[pki.CertRef]mark{}, numbers: map[pki.IssuerID]int64{},
+		crls: map[revocation.Scope]revocation.CRL{}, by: map[pki.IssuerID]pki.Actor{},
 	}
 }
 
-// Issue records a good certificate.
+// Issue records a good certificate of no partition.
 func (b *Book) Issue(ref pki.CertRef, notAfter time.Time) pki.StatusChange {
+	return b.IssueIn(0, ref, notAfter)
+}
+
+// IssueIn records a good certificate of a partition.
+func (b *Book) IssueIn(partition uint16, ref pki.CertRef, notAfter time.Time) pki.StatusChange {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.marks[ref] = mark{partition: partition}
 	return b.put(pki.StatusChange{Ref: ref, NotAfter: notAfter, Status: pki.Status{State: pki.Good}})
 }
 
@@ -72,7 +87,9 @@ func (b *Book) Apply(ctx context.Context, o revocation.Order) ([]pki.StatusChang
 		return nil, pki.Refuse(pki.RuleFinal, "nothing undoes a revocation", "revoked already for %v", c.Status.Reason)
 	}
 	c.Status.State, c.Status.Reason, c.Status.RevokedAt = next.State, next.Reason, next.RevokedAt
-	return []pki.StatusChange{b.put(c)}, nil
+	c = b.put(c)
+	b.marks[c.Ref] = mark{b.marks[c.Ref].partition, uint64(len(b.log))}
+	return []pki.StatusChange{c}, nil
 }
 
 // TakeNumber implements revocation.Records.
@@ -83,38 +100,77 @@ func (b *Book) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, e
 	return big.NewInt(b.numbers[issuer]), ctx.Err()
 }
 
-// Revoked implements revocation.Records.
-func (b *Book) Revoked(ctx context.Context, issuer pki.IssuerID, notExpiredAt time.Time) iter.Seq2[revocation.Entry, error] {
+// View implements revocation.Records.
+func (b *Book) View(ctx context.Context, issuer pki.IssuerID, read func(revocation.View) error) error {
+	b.mu.Lock()
+	v := &view{issuer: issuer, statuses: maps.Clone(b.statuses), marks: maps.Clone(b.marks), position: uint64(len(b.log))}
+	b.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return read(v)
+}
+
+// view is a copy of a Book.
+type view struct {
+	issuer   pki.IssuerID
+	statuses map[pki.CertRef]pki.StatusChange
+	marks    map[pki.CertRef]mark
+	position uint64
+}
+
+func (v *view) Position() uint64 { return v.position }
+
+func (v *view) Changed(since uint64) ([]uint16, error) {
+	changed := map[uint16]bool{}
+	for ref, m := range v.marks {
+		if ref.Issuer == v.issuer && m.changed > since {
+			changed[m.partition] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(changed)), nil
+}
+
+func (v *view) Entries(l revocation.Listing) iter.Seq2[revocation.Entry, error] {
+	var entries []revocation.Entry
+	for ref, c := range v.statuses {
+		m := v.marks[ref]
+		if ref.Issuer != v.issuer || l.Partition != 0 && m.partition != l.Partition || c.NotAfter.Before(l.NotExpiredAt) ||
+			l.Delta && m.changed <= l.Since {
+			continue
+		}
+		switch {
+		case c.Status.State != pki.Good:
+			entries = append(entries, revocation.Entry{Serial: ref.Serial, RevokedAt: c.Status.RevokedAt, Reason: c.Status.Reason})
+		case l.Delta:
+			entries = append(entries, revocation.Entry{Serial: ref.Serial, Removed: true})
+		}
+	}
+	slices.SortFunc(entries, func(x, y revocation.Entry) int { return bytes.Compare(x.Serial.Bytes(), y.Serial.Bytes()) })
 	return func(yield func(revocation.Entry, error) bool) {
-		for _, e := range b.entries(issuer, notExpiredAt) {
-			if !yield(e, ctx.Err()) {
+		for _, e := range entries {
+			if !yield(e, nil) {
 				return
 			}
 		}
 	}
 }
 
-func (b *Book) entries(issuer pki.IssuerID, notExpiredAt time.Time) []revocation.Entry {
+// Pack implements revocation.Records.
+func (b *Book) Pack(ctx context.Context, _ pki.IssuerID) error { return ctx.Err() }
+
+// PutCRLs implements revocation.Records.
+func (b *Book) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, _ time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var entries []revocation.Entry
-	for ref, c := range b.statuses {
-		if ref.Issuer == issuer && c.Status.State != pki.Good && !c.NotAfter.Before(notExpiredAt) {
-			entries = append(entries, revocation.Entry{Serial: ref.Serial, RevokedAt: c.Status.RevokedAt, Reason: c.Status.Reason})
+	for _, c := range crls {
+		if old, ok := b.crls[c.Scope()]; ok && c.Number.Cmp(old.Number) <= 0 {
+			return pki.Refuse(pki.RuleCRL, "import a newer one", "CRL %v is not above %v, which is recorded", c.Number, old.Number)
 		}
 	}
-	slices.SortFunc(entries, func(x, y revocation.Entry) int { return cmp.Compare(x.Serial.String(), y.Serial.String()) })
-	return entries
-}
-
-// PutCRL implements revocation.Records.
-func (b *Book) PutCRL(ctx context.Context, c revocation.CRL, by pki.Actor, _ time.Time) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if old, ok := b.crls[c.Issuer]; ok && c.Number.Cmp(old.Number) <= 0 {
-		return pki.Refuse(pki.RuleCRL, "import a newer one", "CRL %v is not above %v, which is recorded", c.Number, old.Number)
+	for _, c := range crls {
+		b.crls[c.Scope()], b.by[c.Issuer] = c, by
 	}
-	b.crls[c.Issuer], b.by[c.Issuer] = c, by
 	return ctx.Err()
 }
 
@@ -129,11 +185,26 @@ func (b *Book) PutBy(issuer pki.IssuerID) pki.Actor {
 func (b *Book) CRLs(ctx context.Context) ([]revocation.CRL, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var all []revocation.CRL
-	for _, c := range b.crls {
-		all = append(all, c)
+	return slices.Collect(maps.Values(b.crls)), ctx.Err()
+}
+
+// PutPoints implements revocation.Records.
+func (b *Book) PutPoints(ctx context.Context, points []revocation.Point) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range points {
+		if !slices.Contains(b.points, p) {
+			b.points = append(b.points, p)
+		}
 	}
-	return all, ctx.Err()
+	return ctx.Err()
+}
+
+// Points implements revocation.Records.
+func (b *Book) Points(ctx context.Context) ([]revocation.Point, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.points), ctx.Err()
 }
 
 // Snapshot implements responder.Feed.

@@ -102,9 +102,16 @@ func caTemplate(t testing.TB, name string) *x509.Certificate {
 // Leaf issues a client certificate with a lifetime of a day.
 func (ca CA) Leaf(t testing.TB, name string) *x509.Certificate {
 	t.Helper()
+	return ca.LeafWith(t, name, nil)
+}
+
+// LeafWith issues such a certificate with further extensions.
+func (ca CA) LeafWith(t testing.TB, name string, extensions []pkix.Extension) *x509.Certificate {
+	t.Helper()
 	now := time.Now()
 	return sign(t, &x509.Certificate{
-		SerialNumber: Serial(t).Int(), Subject: pkix.Name{CommonName: name},
+		ExtraExtensions: extensions,
+		SerialNumber:    Serial(t).Int(), Subject: pkix.Name{CommonName: name},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}, ca.Certificate, Key(t, "p256"), ca.Key)

@@ -69,6 +69,7 @@ func (b *Book) FollowSet(ctx context.Context, id int64, limit int, _ time.Time) 
 	step := members[:min(limit, len(members))]
 	for i, c := range step {
 		step[i] = b.put(c)
+		b.marks[c.Ref] = mark{b.marks[c.Ref].partition, uint64(len(b.log))}
 	}
 	b.sets[id-1].Followed += len(step)
 	b.sets[id-1].Done = len(step) == len(members)

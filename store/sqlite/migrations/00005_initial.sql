@@ -93,7 +93,8 @@ CREATE TABLE keys (
 
 -- Every serial number that an issuing key has signed or was about to. One without an identity was never released: it
 -- has a digest in place of the certificate, and is revoked. Its key and successor are rows of keys, which count that:
--- for a foreign key SQLite would read every certificate whenever a key leaves.
+-- for a foreign key SQLite would read every certificate whenever a key leaves. Changed is the id of the log entry in which
+-- its status last changed after it was issued, or in which it was given up; NULL where it was never anything but good.
 CREATE TABLE certificates (
     id            INTEGER PRIMARY KEY,
     serial        BLOB    NOT NULL UNIQUE CHECK (length(serial) = 20),
@@ -112,6 +113,7 @@ CREATE TABLE certificates (
     revoked_at    INTEGER,
     invalid_since INTEGER, -- RFC 5280 section 5.3.2, where whoever revoked it knew
     version       INTEGER NOT NULL,
+    changed       INTEGER,
     der           BLOB,
     digest        BLOB,
     CHECK ((state = 1) = (revoked_at IS NULL)),
@@ -123,7 +125,7 @@ CREATE TABLE certificates (
 ) STRICT;
 CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request);
 CREATE INDEX certificates_by_expiry ON certificates (not_after);
-CREATE INDEX certificates_revoked ON certificates (issuer, serial) WHERE state <> 1;
+CREATE INDEX certificates_changed ON certificates (issuer, crl_partition, changed) WHERE changed IS NOT NULL;
 
 -- Orders to revoke whatever a selection has. Each is in effect from its row on, and the members' own rows follow, in the
 -- order of their numbers, as far as progress says. A certificate after the mark is no member.
@@ -159,12 +161,55 @@ CREATE TABLE crl_numbers (
     taken  BLOB    NOT NULL CHECK (length(taken) = 20)
 ) STRICT;
 
+-- The newest CRL of each scope: partition 0 is the full CRL. The list is a file beside the store, unless it was signed
+-- elsewhere and cannot be made again.
 CREATE TABLE crls (
-    issuer      INTEGER PRIMARY KEY REFERENCES issuers (id),
-    number      BLOB    NOT NULL CHECK (length(number) = 20),
-    this_update INTEGER NOT NULL,
-    next_update INTEGER NOT NULL,
-    der         BLOB    NOT NULL
+    issuer        INTEGER NOT NULL REFERENCES issuers (id),
+    crl_partition INTEGER NOT NULL CHECK (crl_partition BETWEEN 0 AND 65535),
+    delta         INTEGER NOT NULL CHECK (delta IN (0, 1)),
+    number        BLOB    NOT NULL CHECK (length(number) = 20),
+    this_update   INTEGER NOT NULL,
+    next_update   INTEGER NOT NULL,
+    position      INTEGER NOT NULL, -- in the log, up to which it knows all changes
+    base_number   BLOB CHECK (length(base_number) = 20),
+    base_update   INTEGER,
+    base_position INTEGER,
+    digest        BLOB    NOT NULL CHECK (length(digest) = 32),
+    size          INTEGER NOT NULL,
+    entries       INTEGER NOT NULL,
+    der           BLOB,
+    PRIMARY KEY (issuer, crl_partition, delta),
+    CHECK ((base_number IS NULL) = (base_update IS NULL) AND (base_number IS NULL) = (base_position IS NULL))
+) STRICT;
+
+-- Every distribution point that was ever put into certificates.
+CREATE TABLE crl_points (
+    id            INTEGER PRIMARY KEY,
+    issuer        INTEGER NOT NULL REFERENCES issuers (id),
+    crl_partition INTEGER NOT NULL CHECK (crl_partition BETWEEN 1 AND 65535),
+    url           TEXT    NOT NULL,
+    delta_url     TEXT    NOT NULL, -- empty for none
+    UNIQUE (issuer, crl_partition, url, delta_url)
+) STRICT;
+
+-- What CRLs list, packed, so that they are made without reading a row for each entry. It is derived from certificates, and
+-- may be deleted: a segment holds what is revoked from its first serial number on, up to the next segment's, as things
+-- stood at the position of its partition or later.
+CREATE TABLE crl_segments (
+    id            INTEGER PRIMARY KEY,
+    issuer        INTEGER NOT NULL REFERENCES issuers (id),
+    crl_partition INTEGER NOT NULL,
+    first         BLOB    NOT NULL CHECK (length(first) = 20),
+    entries       BLOB    NOT NULL,
+    wanes_at      INTEGER NOT NULL, -- when a quarter of them has ended
+    UNIQUE (issuer, crl_partition, first)
+) STRICT;
+
+CREATE TABLE crl_packed (
+    issuer        INTEGER NOT NULL REFERENCES issuers (id),
+    crl_partition INTEGER NOT NULL,
+    position      INTEGER NOT NULL, -- in the log: all changes up to it are in the segments
+    PRIMARY KEY (issuer, crl_partition)
 ) STRICT;
 
 -- The log. An entry gets its id in the transaction of its change; since a transaction that fails gives its ids back,

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/ca/ceremony"
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/store/sqlite"
+)
+
+// maxBenchEntries bounds what a measurement fills a store with.
+const maxBenchEntries = 100_000_000
+
+// crlBench is a measurement of making a CRL.
+type crlBench struct {
+	entries int
+	rounds  int
+}
+
+func newBenchCRL() *cobra.Command {
+	var b crlBench
+	cmd := &cobra.Command{
+		Use: "crl", Short: "Measure how long a full CRL takes, from the store to the published file", Args: cobra.NoArgs,
+		Long: "crl fills a store of its own with revoked certificates, and has a process of its own publish their full CRL: take\n" +
+			"a number, read the store, write, sign with a SoftHSM token, flush, record and rename. In turn with it, another one\n" +
+			"does the same with a store in which nothing is revoked: crl_peak_mib is by how much the peaks of their resident\n" +
+			"memory (VmHWM) differ. What it made is removed again.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := newPrinter(cmd, "MEASURED", "MEDIAN", "MIN", "MAX")
+			if err != nil {
+				return err
+			}
+			if b.entries < 1 || b.entries > maxBenchEntries {
+				return &usage{fmt.Sprintf("--entries %d: give 1 to %d", b.entries, maxBenchEntries)}
+			}
+			if b.rounds < 1 || b.rounds > 99 {
+				return &usage{fmt.Sprintf("--rounds %d: give 1 to 99", b.rounds)}
+			}
+			return b.run(cmd, p)
+		},
+	}
+	cmd.Flags().IntVar(&b.entries, "entries", 1_000_000, "how many certificates are revoked")
+	cmd.Flags().IntVar(&b.rounds, "rounds", 5, "rounds, 1 to 99: what is compared takes turns")
+	outputFlag(cmd)
+	return cmd
+}
+
+// crlRound is what one process has measured.
+type crlRound struct {
+	Seconds float64 `json:"seconds"`
+	PeakMiB float64 `json:"peak_mib"`
+	Entries int64   `json:"entries"`
+	Size    int64   `json:"size"`
+}
+
+func (b *crlBench) run(cmd *cobra.Command, p *printer) (err error) {
+	ctx := cmd.Context()
+	dir, remove, err := benchDirectory()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	say := func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }
+	if err := prepareCRLBench(ctx, dir, b.entries, say); err != nil {
+		return err
+	}
+	var seconds, peaks []float64
+	var last crlRound
+	for round := range b.rounds {
+		empty, err := crlProcess(ctx, dir, emptyStore)
+		if err != nil {
+			return err
+		}
+		if last, err = crlProcess(ctx, dir, fullStore); err != nil {
+			return err
+		}
+		if last.Entries != int64(b.entries) || empty.Entries != 0 {
+			return fmt.Errorf("the CRLs have %d and %d entries, and not %d and none", last.Entries, empty.Entries, b.entries)
+		}
+		say("round %d of %d: %.3f s, peak %.1f MiB, and %.1f MiB with nothing revoked", round+1, b.rounds, last.Seconds, last.PeakMiB, empty.PeakMiB)
+		seconds, peaks = append(seconds, last.Seconds), append(peaks, last.PeakMiB-empty.PeakMiB)
+	}
+	return emitCRLBench(p, seconds, peaks, last)
+}
+
+func emitCRLBench(p *printer, seconds, peaks []float64, last crlRound) error {
+	took, err := spreadOf("crl_seconds", seconds)
+	if err != nil {
+		return err
+	}
+	peak, err := spreadOf("crl_peak_mib", peaks)
+	if err != nil {
+		return fmt.Errorf("crl_peak_mib was not measured, since so few entries take less than what two processes differ by: give more --entries (%w)", err)
+	}
+	result := struct {
+		Size    int64             `json:"bytes"`
+		PeakMiB float64           `json:"crl_peak_mib"`
+		Seconds float64           `json:"crl_seconds"`
+		Entries int64             `json:"entries"`
+		Rounds  int               `json:"rounds"`
+		Spread  map[string]spread `json:"spread"`
+	}{last.Size, peak.Median, took.Median, last.Entries, len(seconds), map[string]spread{"crl_peak_mib": peak, "crl_seconds": took}}
+	return p.emit(result, [][]string{
+		{"crl_seconds", decimal(took.Median), decimal(took.Min), decimal(took.Max)},
+		{"crl_peak_mib", decimal(peak.Median), decimal(peak.Min), decimal(peak.Max)},
+		{"entries", strconv.FormatInt(last.Entries, 10), "", ""},
+		{"bytes", strconv.FormatInt(last.Size, 10), "", ""},
+	})
+}
+
+// Where a measurement of CRLs has what, below its directory.
+const (
+	emptyStore = "empty"
+	fullStore  = "full"
+	benchPIN   = "pin"
+	benchCA    = "ca.crt"
+)
+
+// prepareCRLBench makes a token with a CA's key, and two stores.
+func prepareCRLBench(ctx context.Context, dir string, entries int, say func(string, ...any)) (err error) {
+	t, err := makeBenchToken(ctx, dir, 1)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.token.Close()) }()
+	if err := writeNew(filepath.Join(dir, benchPIN), []byte(t.pin+"\n"), 0o600); err != nil {
+		return err
+	}
+	name, err := ceremony.ParseSubject("CN=Brevet Bench CA")
+	if err != nil {
+		return err
+	}
+	der, err := ceremony.Root(t.key, ceremony.RootSpec{Subject: name, Lifetime: 365 * 24 * time.Hour, Now: time.Now()})
+	if err != nil {
+		return err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return err
+	}
+	if err := writeNew(filepath.Join(dir, benchCA), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		return err
+	}
+	for name, n := range map[string]int{emptyStore: 0, fullStore: entries} {
+		store := filepath.Join(dir, name)
+		if err := makeDirectory(store); err != nil {
+			return err
+		}
+		if err := fillRevoked(ctx, filepath.Join(store, "store.db"), pki.IssuerOf(cert), n, say); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// crlProcess runs this binary to make a CRL from a store, and returns what it says of that.
+func crlProcess(ctx context.Context, dir, store string) (crlRound, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return crlRound{}, err
+	}
+	cmd := exec.CommandContext(ctx, self, "bench", "crl-round", dir, store)
+	cmd.Args[0] = os.Args[0]
+	var failed bytes.Buffer
+	cmd.Stderr = &failed
+	out, err := cmd.Output()
+	if err != nil {
+		return crlRound{}, fmt.Errorf("the process to measure fails: %w: %s", err, failed.String())
+	}
+	var r crlRound
+	err = json.Unmarshal(out, &r)
+	return r, err
+}
+
+// newBenchCRLRound is the process that is measured.
+func newBenchCRLRound() *cobra.Command {
+	return &cobra.Command{
+		Use: "crl-round DIRECTORY STORE", Short: "Make one CRL, and say what that took", Args: cobra.ExactArgs(2), Hidden: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := makeBenchCRL(cmd.Context(), args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
+		},
+	}
+}
+
+func makeBenchCRL(ctx context.Context, dir, store string) (r crlRound, err error) {
+	boundGarbage(ctx) // as the server has it
+	cert, err := readCertificate(filepath.Join(dir, benchCA))
+	if err != nil {
+		return r, err
+	}
+	if err := useSoftHSM(filepath.Join(dir, "token")); err != nil {
+		return r, err
+	}
+	pin, err := hsm.ReadPINFile(filepath.Join(dir, benchPIN))
+	if err != nil {
+		return r, err
+	}
+	token, err := openToken(ctx, TokenConfig{Label: benchLabel, Sessions: 1}, pin)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, token.Close()) }()
+	key, err := token.Find(ctx, hsm.KeyRef{Label: benchKey})
+	if err != nil {
+		return r, err
+	}
+	db, err := sqlite.Open(ctx, filepath.Join(dir, store, "store.db"))
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	public, err := responder.New(responder.Config{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, public.Close()) }()
+	if err := public.AddIssuer(cert); err != nil {
+		return r, err
+	}
+	authority, err := revocation.New(ctx, revocation.Config{
+		Issuers: []revocation.Issuer{{Certificate: cert, Signer: key}}, Records: db.Revocation(), Sink: public, Publisher: public,
+		Directory: filepath.Join(dir, store, "crls"), Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return r, err
+	}
+	begun := time.Now()
+	if err := authority.PublishNow(ctx); err != nil {
+		return r, err
+	}
+	r.Seconds = time.Since(begun).Seconds()
+	crls, err := db.Revocation().CRLs(ctx)
+	if err != nil {
+		return r, err
+	}
+	for _, c := range crls {
+		r.Entries, r.Size = c.Entries, c.Size
+	}
+	r.PeakMiB, err = peakMiB()
+	return r, err
+}
+
+// peakMiB is the most resident memory that this process has had (proc(5), VmHWM).
+func peakMiB() (float64, error) {
+	return statusMiB("/proc/self/status", "VmHWM:")
+}

@@ -1,0 +1,295 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"iter"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// View reads in one transaction, so that all of a round's CRLs are of one moment. What the reader itself fails with is
+// returned as it is.
+func (r *Revocation) View(ctx context.Context, issuer pki.IssuerID, read func(revocation.View) error) error {
+	var failed error
+	err := r.db.read(ctx, readRevoked, func(ctx context.Context, tx *sql.Tx) error {
+		// For a context that can end, the driver starts a goroutine for every row: the view looks at it by itself.
+		v := &view{ctx: ctx, quiet: context.WithoutCancel(ctx), tx: tx}
+		err := tx.QueryRowContext(v.quiet, `SELECT (SELECT coalesce(max(id), 0) FROM log), (SELECT coalesce(max(id), 0) FROM issuers WHERE issuer = ?)`,
+			issuer.Bytes()).Scan(&v.position, &v.issuer)
+		if err != nil {
+			return err
+		}
+		failed = read(v)
+		return nil
+	})
+	return errors.Join(err, failed)
+}
+
+// readRevoked is what a view does, in an error.
+const readRevoked = "read what is revoked"
+
+// view is a revocation.View.
+type view struct {
+	ctx      context.Context //nolint:containedctx // of the call that the view ends with
+	quiet    context.Context //nolint:containedctx // the same without its end
+	tx       *sql.Tx
+	issuer   int64 // zero for one that is not on record
+	position uint64
+}
+
+// Position implements revocation.View.
+func (v *view) Position() uint64 { return v.position }
+
+// nextPartition finds partitions one by one, so that their entries are not looked at.
+const nextPartition = `
+	SELECT crl_partition FROM certificates WHERE issuer = ? AND changed IS NOT NULL AND crl_partition >= ? ORDER BY crl_partition LIMIT 1`
+
+// partitions returns those in which a status ever changed, in ascending order.
+func partitions(ctx context.Context, q querier, issuer int64) ([]uint16, error) {
+	var all []uint16
+	for from := 0; ; {
+		var p uint16
+		err := q.QueryRowContext(ctx, nextPartition, issuer, from).Scan(&p)
+		if errors.Is(err, sql.ErrNoRows) {
+			return all, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+		from = int(p) + 1
+	}
+}
+
+// Changed implements revocation.View.
+func (v *view) Changed(since uint64) ([]uint16, error) {
+	changed, err := v.changed(since)
+	return changed, fail(readRevoked, err)
+}
+
+func (v *view) changed(since uint64) ([]uint16, error) {
+	all, err := partitions(v.ctx, v.tx, v.issuer)
+	if err != nil {
+		return nil, err
+	}
+	var changed []uint16
+	for _, p := range all {
+		var is bool
+		err := v.tx.QueryRowContext(v.quiet, `SELECT EXISTS (SELECT 1 FROM certificates WHERE issuer = ? AND crl_partition = ? AND changed > ?)`,
+			v.issuer, p, int64(since)).Scan(&is) //nolint:gosec // an id
+		if err != nil {
+			return nil, err
+		}
+		if is {
+			changed = append(changed, p)
+		}
+	}
+	return changed, nil
+}
+
+// errStopped ends a read whose consumer has seen enough.
+var errStopped = errors.New("stopped")
+
+// Entries implements revocation.View.
+func (v *view) Entries(l revocation.Listing) iter.Seq2[revocation.Entry, error] {
+	return func(yield func(revocation.Entry, error) bool) {
+		err := v.entries(l, func(r *record) error {
+			if !yield(r.entry(), nil) {
+				return errStopped
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errStopped) {
+			yield(revocation.Entry{}, fail(readRevoked, err))
+		}
+	}
+}
+
+func (v *view) entries(l revocation.Listing, visit func(*record) error) error {
+	if err := v.ctx.Err(); err != nil {
+		return err
+	}
+	parts := []uint16{l.Partition}
+	if l.Partition == 0 {
+		var err error
+		if parts, err = partitions(v.ctx, v.tx, v.issuer); err != nil {
+			return err
+		}
+	}
+	for _, p := range parts {
+		read := v.whole
+		if l.Delta {
+			read = v.changes
+		}
+		if err := read(p, l, visit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// selectRecords reads what a record has.
+const selectRecords = `
+	SELECT serial, not_after, revoked_at, invalid_since, reason, state FROM certificates
+	WHERE issuer = ? AND crl_partition = ? AND changed > ? `
+
+// changes reads what has changed in a partition since a log entry, in the order in which it did.
+func (v *view) changes(partition uint16, l revocation.Listing, visit func(*record) error) error {
+	t, err := v.readRecords(partition, l.Since, `AND not_after >= ? ORDER BY changed, id`, millis(l.NotExpiredAt))
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	for t.next() {
+		if err := visit(&t.at); err != nil {
+			return err
+		}
+	}
+	return t.err
+}
+
+// whole merges a partition's segments with what has changed since they were packed, both in the order of serial numbers.
+func (v *view) whole(partition uint16, l revocation.Listing, visit func(*record) error) error {
+	position, err := packedTo(v.quiet, v.tx, v.issuer, partition)
+	if err != nil {
+		return err
+	}
+	t, err := v.readRecords(partition, position, `ORDER BY serial`)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	from := l.NotExpiredAt.UnixMilli()
+	listed := func(r *record) error {
+		if r.listed && r.notAfter >= from {
+			return visit(r)
+		}
+		return nil
+	}
+	more := t.next()
+	rows, err := v.tx.QueryContext(v.quiet, `SELECT entries FROM crl_segments WHERE issuer = ? AND crl_partition = ? ORDER BY first`, v.issuer, partition)
+	err = each(rows, err, func(rows *sql.Rows) error {
+		var packed sql.RawBytes
+		if err := rows.Scan(&packed); err != nil {
+			return err
+		}
+		if err := v.ctx.Err(); err != nil {
+			return err
+		}
+		var r record
+		for len(packed) >= recordSize {
+			order := 1
+			if more {
+				order = bytes.Compare(t.serial, packed[:pki.SerialSize])
+			}
+			if order <= 0 {
+				if err := listed(&t.at); err != nil {
+					return err
+				}
+				more = t.next()
+			}
+			if order < 0 {
+				continue
+			}
+			if order > 0 {
+				if err := r.unpack(packed); err != nil {
+					return err
+				}
+				if err := listed(&r); err != nil {
+					return err
+				}
+			}
+			packed = packed[recordSize:]
+		}
+		if len(packed) > 0 {
+			return errDamagedSegment
+		}
+		return nil
+	})
+	for ; err == nil && more; more = t.next() {
+		err = listed(&t.at)
+	}
+	return errors.Join(err, t.err)
+}
+
+// tail reads rows of certificates one by one.
+type tail struct {
+	view   *view
+	rows   *sql.Rows
+	n      int
+	serial sql.RawBytes // of at
+	at     record
+	err    error
+}
+
+func (v *view) readRecords(partition uint16, since uint64, rest string, args ...any) (*tail, error) {
+	args = append([]any{v.issuer, partition, int64(since)}, args...)     //nolint:gosec // an id
+	rows, err := v.tx.QueryContext(v.quiet, selectRecords+rest, args...) //nolint:rowserrcheck // tail.next does
+	return &tail{view: v, rows: rows}, err
+}
+
+func (t *tail) close() { _ = t.rows.Close() } // what it read is read
+
+func (t *tail) next() bool {
+	if t.n++; t.n%1024 == 0 && t.err == nil {
+		t.err = t.view.ctx.Err()
+	}
+	if t.err != nil || !t.rows.Next() {
+		t.err = errors.Join(t.err, t.rows.Err())
+		return false
+	}
+	t.err = t.at.scan(t.rows, &t.serial)
+	return t.err == nil
+}
+
+// record is what CRLs ask of a certificate. Times are milliseconds since 1970.
+type record struct {
+	serial       pki.Serial
+	notAfter     int64
+	revokedAt    int64
+	invalidSince int64 // zero for none
+	reason       pki.Reason
+	listed       bool // it is revoked or on hold
+}
+
+// scan reads a row of selectRecords; serial is valid until the next one.
+func (r *record) scan(rows *sql.Rows, serial *sql.RawBytes) error {
+	var revokedAt, invalidSince sql.NullInt64
+	var state pki.State
+	if err := rows.Scan(serial, &r.notAfter, &revokedAt, &invalidSince, &r.reason, &state); err != nil {
+		return err
+	}
+	var err error
+	r.serial, err = pki.SerialFromBytes(*serial)
+	r.revokedAt, r.invalidSince, r.listed = revokedAt.Int64, invalidSince.Int64, state != pki.Good
+	return err
+}
+
+func (r *record) entry() revocation.Entry {
+	e := revocation.Entry{Serial: r.serial, Reason: r.reason, Removed: !r.listed}
+	if r.listed {
+		e.RevokedAt = fromMillis(r.revokedAt)
+	} else {
+		e.Reason = pki.Unspecified
+	}
+	if r.invalidSince != 0 {
+		e.InvalidSince = fromMillis(r.invalidSince)
+	}
+	return e
+}
+
+// packedTo returns the log entry up to which a partition's changes are in its segments.
+func packedTo(ctx context.Context, q querier, issuer int64, partition uint16) (uint64, error) {
+	var position uint64
+	err := q.QueryRowContext(ctx, `SELECT position FROM crl_packed WHERE issuer = ? AND crl_partition = ?`, issuer, partition).Scan(&position)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	return position, err
+}
+
+var errDamagedSegment = errors.New("a segment of packed entries is damaged: delete the rows of crl_segments and crl_packed, which are made anew")
