@@ -45,11 +45,13 @@ test-packages: setup-test packages ## as root: install the packages in a copy of
 test-containers: build ## as root, with buildah and debootstrap: build both images from a Debian made here, and start them
 	deploy/container/check.sh
 
-bench: setup build ## what the token signs, and a server issues and revokes, on this machine: for minutes, best with nothing else running
+bench: setup-test build ## what the token signs, and a server issues, revokes and answers, on this machine: for minutes, best with nothing else running
 	bin/brevet bench token
 	bin/brevet bench issue --callers 1
 	bin/brevet bench issue --callers 64
 	bin/brevet bench revoke
+	bin/brevet bench crl
+	bin/brevet bench ocsp
 
 fairness: setup-test ## what a client that makes ten times its calls does to the others' latency: for minutes, best with nothing else running
 	$(GO) test -run '^$$' -bench BesideAFlood -benchtime 1x ./server

@@ -72,6 +72,15 @@ have_namespaces() { have unshare && have nsenter && have setpriv && have runuser
 
 have_gnutls() { have certtool && have ocsptool; }
 
+have_nss() { have certutil && have crlutil && have vfychain; }
+
+# A Java that runs a program from its source.
+have_java() { have java && have javac; }
+
+# Programs that were taken out of their packages are there, and may lack a library.
+have_nginx() { have nginx && nginx -v >/dev/null 2>&1; }
+have_haproxy() { have haproxy && haproxy -v >/dev/null 2>&1; }
+
 # missing STAGE PROBE DEBIAN FEDORA ALPINE MACOS WHY: asks the probe, and notes the package when it says no.
 # Probes look for the tool itself, never for the package: a tool that came another way is as good.
 debian='' fedora='' alpine='' macos=''
@@ -96,6 +105,12 @@ survey() {
 		'a second opinion on certificates, CRLs and OCSP: certtool, ocsptool'
 	missing 3 'have promtool' prometheus golang-github-prometheus prometheus prometheus \
 		'promtool, which checks the alert rules and the dashboard'
+	missing 3 'have wrk' wrk wrk wrk wrk 'asks for OCSP as fast as it is answered, for brevet bench ocsp'
+	missing 3 have_nss libnss3-tools nss-tools nss-tools nss 'what Firefox makes of CRLs and OCSP: certutil, crlutil, vfychain'
+	missing 3 have_java default-jdk-headless java-21-openjdk-devel openjdk21-jdk openjdk 'what Java makes of CRLs and OCSP'
+	missing 3 'have_file /usr/share/java/bcpkix.jar' libbcpkix-java bouncycastle-pkix '' '' 'Bouncy Castle, likewise'
+	missing 3 have_nginx 'nginx libpcre2-8-0' nginx nginx nginx 'staples OCSP answers, which curl then looks at'
+	missing 3 have_haproxy 'haproxy liblua5.3-0 libopentracing-c-wrapper0' haproxy haproxy haproxy 'likewise'
 	missing 3 'have strace' strace strace strace '' 'takes down what a server writes, so that a power cut can lose some of it'
 	missing 3 'have systemd-analyze' systemd systemd systemd '' 'rates how the service files confine what they start'
 	missing 3 have_namespaces 'util-linux iproute2' 'util-linux iproute' 'util-linux iproute2' '' \
@@ -145,14 +160,15 @@ apt() {
 		apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"
 }
 
-# Debian has promtool in the package of the Prometheus server, which starts when it is installed. So the one program is
-# taken out of the package, and the package is not installed.
-take_promtool() {
+# Some programs come with a server that starts when its package is installed. So the one program is taken out of the
+# package, and the package is not installed.
+# take PACKAGE PROGRAM: PROGRAM as the package has it, such as usr/bin/promtool.
+take() {
 	dir=$(mktemp -d) || return 1
 	status=0
-	(cd "$dir" && apt -o APT::Sandbox::User=root download prometheus) &&
-		as_root sh -c 'dpkg-deb --fsys-tarfile "$1"/prometheus_*.deb | tar -x -C "$1" ./usr/bin/promtool &&
-			install -m 0755 "$1/usr/bin/promtool" /usr/local/bin/promtool' sh "$dir" || status=1
+	(cd "$dir" && apt -o APT::Sandbox::User=root download "$1") &&
+		as_root sh -c 'dpkg-deb --fsys-tarfile "$1/$2"_*.deb | tar -x -C "$1" "./$3" &&
+			install -m 0755 "$1/$3" /usr/local/bin/' sh "$dir" "$1" "$2" || status=1
 	as_root rm -rf "$dir"
 	return "$status"
 }
@@ -164,11 +180,12 @@ install_missing() {
 	apt update || fail 'the package lists could not be refreshed; trying with those that are there'
 	packages=''
 	for package in $debian; do
-		if [ "$package" = prometheus ]; then
-			take_promtool || by_hand 'promtool could not be taken out of its package'
-		else
-			packages="$packages $package"
-		fi
+		case "$package" in
+		prometheus) take prometheus usr/bin/promtool || by_hand 'promtool could not be taken out of its package' ;;
+		nginx) take nginx usr/sbin/nginx || by_hand 'nginx could not be taken out of its package' ;;
+		haproxy) take haproxy usr/sbin/haproxy || by_hand 'haproxy could not be taken out of its package' ;;
+		*) packages="$packages $package" ;;
+		esac
 	done
 	# shellcheck disable=SC2086 # a list of package names, one word each
 	[ -z "$packages" ] || apt install -y --no-install-recommends $packages || by_hand 'apt-get could not install everything'

@@ -11,9 +11,11 @@ import (
 const (
 	// setStep is how many records a transaction changes, which takes some milliseconds.
 	setStep = 128
-	// A step is followed by a pause of some times as long as the step took: the store's writer belongs to issuing.
+	// A step is followed by a pause of some times as long as the step took: the store's writer belongs to issuing. What a
+	// step takes on a machine with too much to do is waiting, most of it, and no reason to take long.
 	setPause   = 4
 	leastPause = time.Millisecond
+	mostPause  = 10 * time.Millisecond
 	// crlEvery is how often new CRLs are asked for while records follow: each is as long as all that is revoked.
 	crlEvery = 10 * time.Second
 )
@@ -96,7 +98,7 @@ func (a *Authority) RevokeSet(ctx context.Context, o SetOrder) (Set, error) {
 		return set, nil
 	}
 	defer a.sets.want()
-	return a.tellSet(ctx, set.ID)
+	return a.tellSet(context.WithoutCancel(ctx), set.ID) // the order is given, whoever still waits for it
 }
 
 // tellSet has the responders know of a set's members.
@@ -175,7 +177,7 @@ func (a *Authority) followSet(ctx context.Context, id int64) error {
 			asked = a.clock()
 			a.wantCRLsOf(changes)
 		}
-		if !sleep(ctx, max(setPause*time.Since(begun), leastPause)) {
+		if !sleep(ctx, min(max(setPause*time.Since(begun), leastPause), mostPause)) {
 			return ctx.Err()
 		}
 	}

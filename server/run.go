@@ -96,11 +96,8 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, a := range append([]*enroll.Agent{s.own}, s.delegates...) {
 		group.Go(func() error { return s.keepEnrolled(agents, a) })
 	}
-	public := &http.Server{
-		Handler: s.metrics.public(s.responder.Handler()), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second,
-		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
-		BaseContext: func(net.Listener) context.Context { return parts },
-	}
+	public := PublicHTTP(s.metrics.public(s.responder.Handler()))
+	public.BaseContext = func(net.Listener) context.Context { return parts }
 	closeOperations := s.serveOperations(group)
 	if s.caughtUp(ctx, failed) {
 		debug.FreeOSMemory()  // what reading the statuses and linting the profiles took
@@ -131,6 +128,14 @@ func (s *Server) Run(ctx context.Context) error {
 		err = errors.Join(werr, err)
 	}
 	return errors.Join(err, s.closeDirectories(), s.responder.Close())
+}
+
+// PublicHTTP is a server with the bounds of the public port. What is compared with a Server has the same.
+func PublicHTTP(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second,
+		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxHeaders,
+	}
 }
 
 // serveOperations serves the operations port, where there is one, and returns what ends it.

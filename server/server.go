@@ -207,7 +207,7 @@ func pointsOf(c Config) []revocation.Point {
 	for _, iss := range c.Issuers {
 		for _, name := range slices.Sorted(maps.Keys(c.Profiles)) {
 			for n := range c.CRLs.partitions() {
-				partition := uint16(n + 1) //nolint:gosec // ca.MaxPartitions at most
+				partition := uint16(n + 1)
 				if url, delta := c.Profiles[name].CRLPoint(iss.ID, partition); url != "" {
 					points = append(points, revocation.Point{Issuer: iss.ID, Partition: partition, URL: url, DeltaURL: delta})
 				}

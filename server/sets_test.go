@@ -227,7 +227,7 @@ func TestALineageIsRevoked(t *testing.T) {
 	}
 }
 
-// Whoever revokes a whole issuing CA goes with it, and the server itself gets new certificates, of the same CA.
+// Whoever revokes a whole issuing CA goes with it; what is issued afterwards is no member.
 func TestAWholeIssuerIsRevoked(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})

@@ -25,7 +25,7 @@ const (
 
 func newBench() *cobra.Command {
 	cmd := &cobra.Command{Use: "bench", Short: "Measure what this machine and its token can do"}
-	cmd.AddCommand(newBenchToken(), newBenchIssue(), newBenchRevoke(), newBenchCRL(), newBenchCRLRound())
+	cmd.AddCommand(newBenchToken(), newBenchIssue(), newBenchRevoke(), newBenchCRL(), newBenchCRLRound(), newBenchOCSP(), newBenchBare(), newBenchSigning())
 	return cmd
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"strings"
 	"testing"
 	"time"
 )
@@ -45,5 +46,12 @@ func TestQuantile(t *testing.T) {
 		if got := l.quantile(share); got != want {
 			t.Errorf("quantile(%v) = %v, want %v", share, got, want)
 		}
+	}
+}
+
+func TestWithoutWrk(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	if path, err := findWrk(); err == nil || !strings.Contains(err.Error(), "apt-get install wrk") {
+		t.Errorf("findWrk() = %q, %v: want how to install it", path, err)
 	}
 }

@@ -38,7 +38,7 @@ type filling struct {
 	certificates int
 	perIdentity  int
 	labels       map[string]string // of each identity
-	made         func(pki.Serial)  // is told of each certificate; nil for nobody. It is called by one goroutine at a time
+	made         func(pki.CertRef) // is told of each certificate; nil for nobody. It is called by one goroutine at a time
 }
 
 // preload fills the store of a development CA that is not running: certificates of the size of real ones, each of a key
@@ -63,17 +63,17 @@ func preload(ctx context.Context, d dev, f filling, say func(string, ...any)) (e
 		return err
 	}
 	p := &preloader{filling: f, db: db, epoch: epoch, issuing: issuing, signer: signer}
-	made := make(chan ca.Record, preloadBatch)
+	records := make(chan ca.Record, preloadBatch)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		defer close(made)
+		defer close(records)
 		makers, ctx := errgroup.WithContext(ctx)
 		for i := range preloadMakers {
-			makers.Go(func() error { return p.make(ctx, i, made) })
+			makers.Go(func() error { return p.make(ctx, i, records) })
 		}
 		return makers.Wait()
 	})
-	group.Go(func() error { return p.write(ctx, made, say) })
+	group.Go(func() error { return p.write(ctx, records, say) })
 	return group.Wait()
 }
 
@@ -151,13 +151,13 @@ func (p *preloader) record(id pki.SPIFFEID) (ca.Record, error) {
 }
 
 // write records what is made, in batches that are announced and settled as the server's are, and sequences the log.
-func (p *preloader) write(ctx context.Context, made <-chan ca.Record, say func(string, ...any)) error {
+func (p *preloader) write(ctx context.Context, records <-chan ca.Record, say func(string, ...any)) error {
 	n := p.certificates
 	var open []ca.Settlement
 	for done := 0; done < n || len(open) > 0; {
 		next := ca.Settlement{Intent: ca.Intent{Batch: ca.NewBatchID()}, At: time.Now()}
 		for len(next.Records) < min(preloadBatch, n-done) {
-			r, ok := <-made
+			r, ok := <-records
 			if !ok {
 				return context.Cause(ctx)
 			}
@@ -165,7 +165,7 @@ func (p *preloader) write(ctx context.Context, made <-chan ca.Record, say func(s
 			next.Intent.Items = append(next.Intent.Items, ca.IntentItem{Ref: r.Ref, Digest: digest[:], NotAfter: r.NotAfter})
 			next.Records = append(next.Records, r)
 			if p.made != nil {
-				p.made(r.Ref.Serial)
+				p.made(r.Ref)
 			}
 		}
 		done += len(next.Records)

@@ -127,9 +127,12 @@ func statusMiB(path, field string) (float64, error) {
 // clockTicks are those of a second in proc(5): USER_HZ, which is 100 on every architecture that Go runs on.
 const clockTicks = 100
 
-// cpu is the processor time that the server has used so far (proc(5), utime and stime), to a hundredth of a second.
-func (s *benchServer) cpu() (time.Duration, error) {
-	path := fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid)
+// cpu is the processor time that the server has used so far.
+func (s *benchServer) cpu() (time.Duration, error) { return cpuOf(s.cmd.Process) }
+
+// cpuOf is the processor time that a process has used so far (proc(5), utime and stime), to a hundredth of a second.
+func cpuOf(p *os.Process) (time.Duration, error) {
+	path := fmt.Sprintf("/proc/%d/stat", p.Pid)
 	stat, err := os.ReadFile(path)
 	if err != nil {
 		return 0, fmt.Errorf("processor time was not measured: %w", err)

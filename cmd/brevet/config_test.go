@@ -106,6 +106,8 @@ func TestWrongConfigurationsNameTheKey(t *testing.T) {
 		"log: {level: loud}":                    `:7: log.level: "loud" is no level: use debug, info, warn or error`,
 		"log: {level: [info]}":                  `:7: log.level: `,
 		"profiles: {pump: {kinds: [toaster]}}":  `profiles.pump.kinds: `,
+		"crl: {directories: [www/crl]}":         `crl.directories: "www/crl" is not an absolute path`,
+		"crl: {directories: [/srv/a, /srv/a]}":  `crl.directories: "/srv/a" is there twice`,
 		"retention: 47h":                        `retention: 47h0m0s is too short: keep records for 48h0m0s at least`,
 		"profiles: {pump: {kinds: [va], lifetime: 1h, max_lifetime: 2h, keys: [P-256], key_usage: [keyAgreement], extended_key_usage: [clientAuth]}}": `profiles.pump.kinds: va is for`,
 		"profiles: {pump: {kind: [device]}}":               `:8: profiles.pump.kind: there is no such key; the nearest is kinds`,

@@ -1,6 +1,7 @@
 package ocsp
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/sha1" //nolint:gosec // RFC 5019 §2.1.1 has clients name issuers by SHA-1: it is an index here, and proves nothing
 	"crypto/sha256"
@@ -9,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 
 	"github.com/brevet-pki/brevet/pki"
 	"golang.org/x/crypto/cryptobyte"
@@ -20,6 +22,7 @@ const (
 	MaxRequestSize = 8 << 10 // octets of DER
 	MaxIDs         = 16      // certificates asked about in one request
 	MaxNonce       = 128     // octets (RFC 9654 §2.1)
+	maxExtensions  = 32      // of a request, and of each certificate that it asks about
 )
 
 // IssuerHash names an issuer as a CertID does: by the hashes of its name and its key. IssuerHashes compare with ==
@@ -49,7 +52,24 @@ var (
 	oidSHA1   = encoding_asn1.ObjectIdentifier{1, 3, 14, 3, 2, 26}
 	oidSHA256 = encoding_asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 1}
 	oidNonce  = encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 2}
+
+	// The same as elements, which are compared without reading them.
+	elementSHA1, elementSHA256, elementNonce = objectIdentifier(oidSHA1), objectIdentifier(oidSHA256), objectIdentifier(oidNonce)
 )
+
+func objectIdentifier(oid encoding_asn1.ObjectIdentifier) []byte {
+	var b cryptobyte.Builder
+	b.AddASN1ObjectIdentifier(oid)
+	der, _ := b.Bytes() // what is encoded is constant, and can be
+	return der
+}
+
+// textOf is how people write an OBJECT IDENTIFIER.
+func textOf(element cryptobyte.String) string {
+	var oid encoding_asn1.ObjectIdentifier
+	element.ReadASN1ObjectIdentifier(&oid)
+	return oid.String()
+}
 
 // contextTag is the tag of an explicitly tagged field.
 func contextTag(number uint8) asn1.Tag { return asn1.Tag(number).ContextSpecific().Constructed() }
@@ -151,9 +171,9 @@ func parseTBS(tbs cryptobyte.String) (*Request, error) {
 }
 
 // takeExtension keeps the nonce; others do not change what is answered.
-func (q *Request) takeExtension(oid encoding_asn1.ObjectIdentifier, critical bool, value cryptobyte.String) error {
+func (q *Request) takeExtension(oid cryptobyte.String, critical bool, value cryptobyte.String) error {
 	switch {
-	case oid.Equal(oidNonce):
+	case bytes.Equal(oid, elementNonce):
 		var nonce cryptobyte.String
 		if !value.ReadASN1(&nonce, asn1.OCTET_STRING) || !value.Empty() || len(nonce) < 1 || len(nonce) > MaxNonce {
 			return fmt.Errorf("ocsp: a nonce is an OCTET STRING of 1 to %d octets (RFC 9654 section 2.1)", MaxNonce)
@@ -161,15 +181,15 @@ func (q *Request) takeExtension(oid encoding_asn1.ObjectIdentifier, critical boo
 		q.Nonce = nonce
 		return nil
 	case critical:
-		return fmt.Errorf("ocsp: the critical extension %v is not known here", oid)
+		return fmt.Errorf("ocsp: the critical extension %v is not known here", textOf(oid))
 	}
 	return nil
 }
 
 // refuseCritical is for extensions of single requests, of which none is known.
-func refuseCritical(oid encoding_asn1.ObjectIdentifier, critical bool, _ cryptobyte.String) error {
+func refuseCritical(oid cryptobyte.String, critical bool, _ cryptobyte.String) error {
 	if critical {
-		return fmt.Errorf("ocsp: the critical extension %v is not known here", oid)
+		return fmt.Errorf("ocsp: the critical extension %v is not known here", textOf(oid))
 	}
 	return nil
 }
@@ -192,21 +212,17 @@ func parseSingle(list *cryptobyte.String) (CertID, error) {
 func parseCertID(raw cryptobyte.String) (CertID, error) {
 	id := CertID{Raw: raw}
 	var body, algorithm, name, key cryptobyte.String
-	var oid encoding_asn1.ObjectIdentifier
-	number := new(big.Int)
+	var oid cryptobyte.String
 	if !raw.ReadASN1(&body, asn1.SEQUENCE) || !body.ReadASN1(&algorithm, asn1.SEQUENCE) ||
-		!algorithm.ReadASN1ObjectIdentifier(&oid) || !body.ReadASN1(&name, asn1.OCTET_STRING) ||
-		!body.ReadASN1(&key, asn1.OCTET_STRING) || !body.ReadASN1Integer(number) || !body.Empty() {
+		!readObjectIdentifier(&algorithm, &oid) || !body.ReadASN1(&name, asn1.OCTET_STRING) ||
+		!body.ReadASN1(&key, asn1.OCTET_STRING) || !readSerial(&body, &id.Serial) || !body.Empty() {
 		return CertID{}, errors.New("ocsp: a reqCert is no CertID")
-	}
-	if serial, err := pki.SerialFromInt(number); err == nil {
-		id.Serial = serial
 	}
 	size := 0
 	switch {
-	case oid.Equal(oidSHA1):
+	case bytes.Equal(oid, elementSHA1):
 		id.Issuer.hash, size = crypto.SHA1, sha1.Size
-	case oid.Equal(oidSHA256):
+	case bytes.Equal(oid, elementSHA256):
 		id.Issuer.hash, size = crypto.SHA256, sha256.Size
 	default:
 		return id, nil
@@ -224,18 +240,50 @@ func parseCertID(raw cryptobyte.String) (CertID, error) {
 	return id, nil
 }
 
+// readSerial reads an INTEGER. One that no certificate has leaves the serial number zero.
+func readSerial(from *cryptobyte.String, serial *pki.Serial) bool {
+	whole := *from
+	var octets []byte
+	if from.ReadASN1Integer(&octets) && len(octets) == pki.SerialSize { // as all have that were made since 2004
+		*serial, _ = pki.SerialFromBytes(octets) // zero where the first octet is over 0x7f, which is too long
+		return true
+	}
+	*from = whole
+	number := new(big.Int)
+	if !from.ReadASN1Integer(number) {
+		return false
+	}
+	*serial, _ = pki.SerialFromInt(number)
+	return true
+}
+
+// readObjectIdentifier reads an OBJECT IDENTIFIER as an element, of which there is one for each.
+func readObjectIdentifier(from, element *cryptobyte.String) bool {
+	if !from.ReadASN1Element(element, asn1.OBJECT_IDENTIFIER) {
+		return false
+	}
+	for _, known := range [][]byte{elementSHA1, elementSHA256, elementNonce} {
+		if bytes.Equal(*element, known) {
+			return true
+		}
+	}
+	var oid encoding_asn1.ObjectIdentifier
+	copied := *element
+	return copied.ReadASN1ObjectIdentifier(&oid)
+}
+
 // parseExtensions reads Extensions (RFC 5280 §4.1) and hands each to take. None may come twice.
-func parseExtensions(wrapped cryptobyte.String, take func(encoding_asn1.ObjectIdentifier, bool, cryptobyte.String) error) error {
+func parseExtensions(wrapped cryptobyte.String, take func(cryptobyte.String, bool, cryptobyte.String) error) error {
 	var list cryptobyte.String
 	if !wrapped.ReadASN1(&list, asn1.SEQUENCE) || !wrapped.Empty() || list.Empty() {
 		return errors.New("ocsp: not a list of extensions")
 	}
-	seen := map[string]bool{}
+	var some [4]cryptobyte.String
+	seen := some[:0]
 	for !list.Empty() {
-		var extension, value cryptobyte.String
-		var oid encoding_asn1.ObjectIdentifier
+		var extension, oid, value cryptobyte.String
 		critical := false
-		if !list.ReadASN1(&extension, asn1.SEQUENCE) || !extension.ReadASN1ObjectIdentifier(&oid) {
+		if !list.ReadASN1(&extension, asn1.SEQUENCE) || !readObjectIdentifier(&extension, &oid) {
 			return errors.New("ocsp: not an extension")
 		}
 		if extension.PeekASN1Tag(asn1.BOOLEAN) && (!extension.ReadASN1Boolean(&critical) || !critical) {
@@ -244,10 +292,12 @@ func parseExtensions(wrapped cryptobyte.String, take func(encoding_asn1.ObjectId
 		if !extension.ReadASN1(&value, asn1.OCTET_STRING) || !extension.Empty() {
 			return errors.New("ocsp: not an extension")
 		}
-		if seen[oid.String()] {
-			return fmt.Errorf("ocsp: the extension %v comes twice", oid)
+		if slices.ContainsFunc(seen, func(s cryptobyte.String) bool { return bytes.Equal(s, oid) }) {
+			return fmt.Errorf("ocsp: the extension %v comes twice", textOf(oid))
 		}
-		seen[oid.String()] = true
+		if seen = append(seen, oid); len(seen) > maxExtensions {
+			return fmt.Errorf("ocsp: a request has at most %d extensions in one place", maxExtensions)
+		}
 		if err := take(oid, critical, value); err != nil {
 			return err
 		}

@@ -130,6 +130,7 @@ func TestParseRequest(t *testing.T) {
 		"nonce of 128":             {draft{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 128))}, 1, 128},
 		"unknown extension":        {draft{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, nil, null))}, 1, 0},
 		"unknown single extension": {draft{ids: [][]byte{good}, single: sequence(t, extension(t, otherOID, nil, null))}, 1, 0},
+		"32 extensions":            {draft{ids: [][]byte{good}, extensions: sequence(t, extensions(t, 32)...)}, 1, 0},
 		"requestor name":           {draft{ids: [][]byte{good}, before: func(b *cryptobyte.Builder) { b.AddASN1(tag(1), func(b *cryptobyte.Builder) { b.AddBytes(null) }) }}, 1, 0},
 		"signature": {draft{ids: [][]byte{good}, after: build(t, func(b *cryptobyte.Builder) {
 			b.AddASN1(tag(0), func(b *cryptobyte.Builder) { b.AddBytes(sequence(t)) })
@@ -140,6 +141,9 @@ func TestParseRequest(t *testing.T) {
 		"no nonce in the extension":  {draft{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 0))}, 0, 0},
 		"nonce of 129":               {draft{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 129))}, 0, 0},
 		"bare nonce":                 {draft{ids: [][]byte{good}, extensions: sequence(t, extension(t, nonceOID, nil, []byte("0123456789abcdef")))}, 0, 0},
+		"33 extensions":              {draft{ids: [][]byte{good}, extensions: sequence(t, extensions(t, 33)...)}, 0, 0},
+		"33 single extensions":       {draft{ids: [][]byte{good}, single: sequence(t, extensions(t, 33)...)}, 0, 0},
+		"two unknown ones":           {draft{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, nil, null), extension(t, otherOID, nil, null))}, 0, 0},
 		"two nonces":                 {draft{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 16), nonce(t, 16))}, 0, 0},
 		"critical extension":         {draft{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, true1, null))}, 0, 0},
 		"critical single extension":  {draft{ids: [][]byte{good}, single: sequence(t, extension(t, otherOID, true1, null))}, 0, 0},
@@ -170,6 +174,14 @@ func TestParseRequest(t *testing.T) {
 			t.Errorf("%s: %d CertIDs and a nonce of %d, want %d and %d", name, len(q.IDs), len(q.Nonce), c.ids, c.nonce)
 		}
 	}
+}
+
+// extensions are so many different ones that nobody knows.
+func extensions(t testing.TB, n int) (all [][]byte) {
+	for i := range n {
+		all = append(all, extension(t, encoding_asn1.ObjectIdentifier{1, 2, 3, i}, nil, []byte{5, 0}))
+	}
+	return all
 }
 
 func slicesRepeat(id []byte, n int) [][]byte {

@@ -72,8 +72,9 @@ var (
 	rsaSHA256   = algorithmIdentifier(encoding_asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, true)
 	pureEd25519 = algorithmIdentifier(encoding_asn1.ObjectIdentifier{1, 3, 101, 112}, false)
 
-	oidBasicResponse  = encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 1}
-	oidExtendedRevoke = encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 9} // RFC 6960 §4.4.8
+	// Object identifiers, as elements.
+	basicResponse  = objectIdentifier(encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 1})
+	extendedRevoke = objectIdentifier(encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 9}) // RFC 6960 §4.4.8
 )
 
 func algorithmIdentifier(oid encoding_asn1.ObjectIdentifier, null bool) []byte {
@@ -121,100 +122,118 @@ func NewSigner(certificate *x509.Certificate, key crypto.Signer) (*Signer, error
 // Certificate returns the responder's certificate.
 func (s *Signer) Certificate() *x509.Certificate { return s.certificate }
 
+// usualSize is more than most responses have, without the certificate: that about one certificate, with a nonce and a
+// signature with P-256, has 350 octets.
+const usualSize = 512
+
 // Sign returns a successful OCSPResponse in DER.
 func (s *Signer) Sign(r Response) ([]byte, error) {
-	var b cryptobyte.Builder
-	s.addResponseData(&b, r)
-	tbs, err := b.Bytes()
-	if err != nil {
+	tbs := newBackwards(make([]byte, usualSize))
+	if err := s.addResponseData(tbs, r); err != nil {
 		return nil, fmt.Errorf("ocsp: encode response: %w", err)
 	}
-	signature, err := crypto.SignMessage(s.key, rand.Reader, tbs, s.hash)
+	signature, err := crypto.SignMessage(s.key, rand.Reader, tbs.der(), s.hash)
 	if err != nil {
 		return nil, fmt.Errorf("ocsp: sign response: %w", err)
 	}
-	der, err := s.envelope(tbs, signature)
-	if err != nil {
-		return nil, fmt.Errorf("ocsp: encode response: %w", err)
-	}
-	return der, nil
+	return s.envelope(tbs.der(), signature), nil
 }
 
 // envelope wraps what was signed: OCSPResponse, ResponseBytes, BasicOCSPResponse (RFC 6960 §4.2.1).
-func (s *Signer) envelope(tbs, signature []byte) ([]byte, error) {
-	var b cryptobyte.Builder
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1Enum(0) // successful
-		b.AddASN1(contextTag(0), func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddASN1ObjectIdentifier(oidBasicResponse)
-				b.AddASN1(asn1.OCTET_STRING, func(b *cryptobyte.Builder) {
-					b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-						b.AddBytes(tbs)
-						b.AddBytes(s.algorithm)
-						b.AddASN1BitString(signature)
-						b.AddASN1(contextTag(0), func(b *cryptobyte.Builder) {
-							b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(s.certificate.Raw) })
-						})
-					})
-				})
-			})
-		})
-	})
-	return b.Bytes()
+func (s *Signer) envelope(tbs, signature []byte) []byte {
+	const lengths = 64 // tags and lengths come to no more
+	b := newBackwards(make([]byte, len(tbs)+len(s.algorithm)+len(signature)+len(s.certificate.Raw)+len(basicResponse)+lengths))
+	b.octets(s.certificate.Raw)
+	b.wrap(asn1.SEQUENCE, 0)
+	b.wrap(contextTag(0), 0)
+	since := b.size()
+	b.octets(signature)
+	b.octet(0) // unused bits
+	b.wrap(asn1.BIT_STRING, since)
+	b.octets(s.algorithm)
+	b.octets(tbs)
+	b.wrap(asn1.SEQUENCE, 0)
+	b.wrap(asn1.OCTET_STRING, 0)
+	b.octets(basicResponse)
+	b.wrap(asn1.SEQUENCE, 0)
+	b.wrap(contextTag(0), 0)
+	b.value(asn1.ENUM, []byte{0}) // successful
+	b.wrap(asn1.SEQUENCE, 0)
+	return b.der()
 }
 
-func (s *Signer) addResponseData(b *cryptobyte.Builder, r Response) {
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1(contextTag(2), func(b *cryptobyte.Builder) { b.AddASN1OctetString(s.keyHash[:]) })
-		b.AddASN1GeneralizedTime(r.ProducedAt.UTC())
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			for _, single := range r.Singles {
-				addSingle(b, single)
-			}
-		})
-		if r.Nonce != nil || r.ExtendedRevoke {
-			b.AddASN1(contextTag(1), func(b *cryptobyte.Builder) { b.AddASN1(asn1.SEQUENCE, r.addExtensions) })
+func (s *Signer) addResponseData(b *backwards, r Response) error {
+	if r.Nonce != nil || r.ExtendedRevoke {
+		r.addExtensions(b)
+		b.wrap(asn1.SEQUENCE, 0)
+		b.wrap(contextTag(1), 0)
+	}
+	singles := b.size()
+	for n := len(r.Singles) - 1; n >= 0; n-- {
+		if err := addSingle(b, &r.Singles[n]); err != nil {
+			return err
 		}
-	})
+	}
+	b.wrap(asn1.SEQUENCE, singles)
+	if err := b.generalizedTime(r.ProducedAt); err != nil {
+		return err
+	}
+	responder := b.size()
+	b.value(asn1.OCTET_STRING, s.keyHash[:])
+	b.wrap(contextTag(2), responder)
+	b.wrap(asn1.SEQUENCE, 0)
+	return nil
 }
 
 // addExtensions adds the responseExtensions, none of them critical.
-func (r Response) addExtensions(b *cryptobyte.Builder) {
-	if r.Nonce != nil {
-		addExtension(b, oidNonce, func(b *cryptobyte.Builder) { b.AddASN1OctetString(r.Nonce) })
-	}
+func (r Response) addExtensions(b *backwards) {
 	if r.ExtendedRevoke {
-		addExtension(b, oidExtendedRevoke, func(b *cryptobyte.Builder) { b.AddASN1NULL() })
+		since := b.size()
+		b.value(asn1.NULL, nil)
+		addExtension(b, extendedRevoke, since)
+	}
+	if r.Nonce != nil {
+		since := b.size()
+		b.value(asn1.OCTET_STRING, r.Nonce)
+		addExtension(b, elementNonce, since)
 	}
 }
 
-func addExtension(b *cryptobyte.Builder, oid encoding_asn1.ObjectIdentifier, value func(*cryptobyte.Builder)) {
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1ObjectIdentifier(oid)
-		b.AddASN1(asn1.OCTET_STRING, value)
-	})
+// addExtension makes an extension of the value that was written since the size was this.
+func addExtension(b *backwards, oid []byte, since int) {
+	b.wrap(asn1.OCTET_STRING, since)
+	b.octets(oid)
+	b.wrap(asn1.SEQUENCE, since)
 }
 
-func addSingle(b *cryptobyte.Builder, single Single) {
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(single.ID.Raw)
-		switch single.Status {
-		case Good:
-			b.AddASN1(asn1.Tag(0).ContextSpecific(), func(*cryptobyte.Builder) {})
-		case Revoked:
-			b.AddASN1(contextTag(1), func(b *cryptobyte.Builder) {
-				b.AddASN1GeneralizedTime(single.RevokedAt.UTC())
-				if single.Reason != pki.Unspecified {
-					b.AddASN1(contextTag(0), func(b *cryptobyte.Builder) { b.AddASN1Enum(int64(single.Reason)) })
-				}
-			})
-		default:
-			b.AddASN1(asn1.Tag(2).ContextSpecific(), func(*cryptobyte.Builder) {})
+func addSingle(b *backwards, single *Single) error {
+	since := b.size()
+	if err := b.generalizedTime(single.NextUpdate); err != nil {
+		return err
+	}
+	b.wrap(contextTag(0), since)
+	if err := b.generalizedTime(single.ThisUpdate); err != nil {
+		return err
+	}
+	switch single.Status {
+	case Good:
+		b.value(asn1.Tag(0).ContextSpecific(), nil)
+	case Revoked:
+		revoked := b.size()
+		if single.Reason != pki.Unspecified {
+			b.value(asn1.ENUM, []byte{byte(single.Reason)})
+			b.wrap(contextTag(0), revoked)
 		}
-		b.AddASN1GeneralizedTime(single.ThisUpdate.UTC())
-		b.AddASN1(contextTag(0), func(b *cryptobyte.Builder) { b.AddASN1GeneralizedTime(single.NextUpdate.UTC()) })
-	})
+		if err := b.generalizedTime(single.RevokedAt); err != nil {
+			return err
+		}
+		b.wrap(contextTag(1), revoked)
+	default:
+		b.value(asn1.Tag(2).ContextSpecific(), nil)
+	}
+	b.octets(single.ID.Raw)
+	b.wrap(asn1.SEQUENCE, since)
+	return nil
 }
 
 // Refusal is an OCSPResponseStatus other than successful (RFC 6960 §2.3). Refusals are not signed.

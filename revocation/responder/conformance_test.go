@@ -9,11 +9,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,6 +33,35 @@ type service struct {
 	url       string
 	caFile    string // the issuing CA
 	chainFile string // it and its root
+	methods   methods
+}
+
+// methods are those by which OCSP was asked for.
+type methods struct {
+	mu  sync.Mutex
+	all map[string]bool
+}
+
+func (m *methods) note(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if strings.HasPrefix(q.URL.Path, "/ocsp") {
+			m.mu.Lock()
+			m.all[q.Method] = true
+			m.mu.Unlock()
+		}
+		next.ServeHTTP(w, q)
+	})
+}
+
+// want compares them, in the order of the alphabet, and forgets them.
+func (m *methods) want(t *testing.T, who, want string) {
+	t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if got := strings.Join(slices.Sorted(maps.Keys(m.all)), " "); got != want {
+		t.Errorf("%s asks by %s, want %s", who, got, want)
+	}
+	clear(m.all)
 }
 
 func newService(t *testing.T, keyKind string) *service {
@@ -42,7 +74,8 @@ func newService(t *testing.T, keyKind string) *service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(s.handler)
+	s.methods.all = map[string]bool{}
+	server := httptest.NewServer(s.methods.note(s.handler))
 	t.Cleanup(server.Close)
 	s.authority, s.url = authority, server.URL
 	s.caFile, s.chainFile = revtest.PEMFile(t, s.ca.Certificate), revtest.PEMFile(t, s.ca.Certificate, s.root.Certificate)
@@ -99,6 +132,7 @@ func TestOpenSSLAsks(t *testing.T) {
 					t.Errorf("%v: want revoked:\n%s", args, out)
 				}
 			}
+			s.methods.want(t, "OpenSSL", "POST")
 			s.byGET(t, leafFile, "revoked")
 			s.byGET(t, otherFile, "good")
 			s.byGET(t, strangerFile, "unknown")
@@ -192,6 +226,7 @@ func TestGnuTLSAsks(t *testing.T) {
 	if out := ask("--nonce"); !strings.Contains(out, "Certificate Status: revoked") {
 		t.Errorf("ocsptool after the revocation:\n%s", out)
 	}
+	s.methods.want(t, "ocsptool", "POST")
 }
 
 func TestOpenSSLChecksThePublishedCRL(t *testing.T) {

@@ -33,11 +33,15 @@ func (r *Responder) answer(ctx context.Context, q *ocsp.Request) (*answer, ocsp.
 	if id := q.IDs[0]; len(q.IDs) == 1 && q.Nonce == nil && keeps(id) && i.statuses.version(id.Serial) != 0 {
 		return r.keptAnswer(ctx, i, q)
 	}
-	if !r.once.enter(ctx) {
-		return nil, ocsp.TryLater
-	}
-	defer r.once.leave()
-	d, der, refusal := r.sign(i, q)
+	return r.signOnce(ctx, i, q)
+}
+
+// signOnce signs an answer that is not kept.
+func (r *Responder) signOnce(ctx context.Context, i *issuer, q *ocsp.Request) (*answer, ocsp.Refusal) {
+	var d *decision
+	var der []byte
+	refusal := ocsp.TryLater
+	r.once.do(ctx, func() { d, der, refusal = r.sign(i, q) })
 	if refusal != 0 {
 		return nil, refusal
 	}
@@ -70,12 +74,15 @@ func (r *Responder) keptAnswer(ctx context.Context, i *issuer, q *ocsp.Request) 
 // signKept signs an answer that is kept, for the first who asks. It returns neither answer nor refusal where a change of
 // status has overtaken it.
 func (r *Responder) signKept(ctx context.Context, i *issuer, q *ocsp.Request) (*answer, ocsp.Refusal) {
-	defer r.answers.end(q.IDs[0])
-	if !r.lasting.enter(ctx) {
-		return nil, ocsp.TryLater
+	id := q.IDs[0]
+	defer r.answers.end(id)
+	if a := r.recall(r.clock(), id.Serial, id.Raw); a != nil { // another one has just signed it
+		return a, 0
 	}
-	defer r.lasting.leave()
-	d, der, refusal := r.sign(i, q)
+	var d *decision
+	var der []byte
+	refusal := ocsp.TryLater
+	r.lasting.do(ctx, func() { d, der, refusal = r.sign(i, q) })
 	if refusal != 0 {
 		return nil, refusal
 	}

@@ -9,9 +9,15 @@ import (
 const MaxWaiting = maxWaiting
 
 // Signing is how many answers of a kind are signed at a time, and Waiting how many wait now that are not to be kept.
-func Signing(r *Responder) int       { return cap(r.once.working) }
-func Waiting(r *Responder) int       { return int(r.once.waiting.Load()) }
-func WaitingToKeep(r *Responder) int { return int(r.lasting.waiting.Load()) }
+func Signing(r *Responder) int       { return r.once.places }
+func Waiting(r *Responder) int       { return r.once.length() }
+func WaitingToKeep(r *Responder) int { return r.lasting.length() }
+
+func (b *budget) length() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.waiting)
+}
 
 // FollowOnce reads a feed to its end, and no more.
 func FollowOnce(r *Responder, feed Feed) error {

@@ -1,0 +1,225 @@
+package responder_test
+
+import (
+	"bufio"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/internal/revtest"
+)
+
+// A subject is a certificate that is judged.
+type subject struct {
+	certificate *x509.Certificate
+	key         crypto.Signer
+	ref         pki.CertRef
+	file        string
+}
+
+// A trial is a service whose certificates say where OCSP and CRLs are, and what relying parties read from files.
+type trial struct {
+	*service
+	rootFile                     string
+	crlURL                       string
+	good, revoked, held, unknown subject
+	crl, rootCRL                 []byte
+	crlFile, rootCRLFile         string // PEM
+	crlDER                       string
+}
+
+func newTrial(t *testing.T) *trial {
+	t.Helper()
+	s := &trial{service: newService(t, "p256")}
+	s.rootFile = revtest.PEMFile(t, s.root.Certificate)
+	s.crlURL = s.url + "/crl/" + s.ca.ID().Short() + ".crl"
+	s.good, s.revoked, s.held, s.unknown = s.certify(t, nil), s.certify(t, nil), s.certify(t, nil), s.certify(t, nil)
+	for _, c := range []subject{s.good, s.revoked, s.held} {
+		s.Apply(s.book.Issue(c.ref, c.certificate.NotAfter))
+	}
+	s.revoke(t, s.revoked.ref, pki.KeyCompromise)
+	if _, err := s.authority.Apply(t.Context(), revocation.Order{
+		Action: revocation.Hold, Certificate: s.held.ref, By: pki.ActorCommand("test"), At: s.clock.now().Add(-time.Hour),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.publish(t)
+	s.rootCRL = list(t, s.root, 1, nil, nil)
+	s.crlFile, s.rootCRLFile, s.crlDER = crlFile(t, s.crl), crlFile(t, s.rootCRL), revtest.File(t, "crl.der", s.crl)
+	return s
+}
+
+// certify issues a server's certificate. It is on record only where its test puts it there.
+func (s *trial) certify(t *testing.T, edit func(*x509.Certificate)) subject {
+	t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: revtest.Serial(t).Int(), Subject: pkix.Name{CommonName: "device"}, DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		OCSPServer:  []string{s.url + "/ocsp"}, CRLDistributionPoints: []string{s.crlURL},
+	}
+	if edit != nil {
+		edit(template)
+	}
+	key := revtest.Key(t, "p256")
+	der, err := x509.CreateCertificate(rand.Reader, template, s.ca.Certificate, key.Public(), s.ca.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return subject{c, key, s.ca.Ref(t, c), revtest.PEMFile(t, c)}
+}
+
+// publish has the authority sign a CRL, and fetches it.
+func (s *trial) publish(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.authority.Run(ctx) }()
+	for s.get(t, strings.TrimPrefix(s.crlURL, s.url)).Code != 200 {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	s.crl = fetch(t, s.crlURL)
+}
+
+// list signs a CRL of any kind.
+func list(t *testing.T, ca revtest.CA, number int64, revoked []*big.Int, extensions []pkix.Extension) []byte {
+	t.Helper()
+	template := &x509.RevocationList{
+		Number: big.NewInt(number), ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().Add(24 * time.Hour), ExtraExtensions: extensions,
+	}
+	for _, serial := range revoked {
+		template.RevokedCertificateEntries = append(template.RevokedCertificateEntries, x509.RevocationListEntry{
+			SerialNumber: serial, RevocationTime: time.Now().Add(-time.Hour), ReasonCode: int(pki.KeyCompromise),
+		})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, template, ca.Certificate, ca.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+func crlFile(t *testing.T, ders ...[]byte) string {
+	t.Helper()
+	var text []byte
+	for _, der := range ders {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})...)
+	}
+	return revtest.File(t, "crl.pem", text)
+}
+
+var (
+	oidPoint    = asn1.ObjectIdentifier{2, 5, 29, 28}
+	oidDelta    = asn1.ObjectIdentifier{2, 5, 29, 27}
+	oidFreshest = asn1.ObjectIdentifier{2, 5, 29, 46}
+)
+
+// issuingPoint is the critical issuingDistributionPoint of a CRL that covers what names its URL (RFC 5280 §5.2.5).
+func issuingPoint(t *testing.T, url string) pkix.Extension {
+	return pkix.Extension{Id: oidPoint, Critical: true, Value: der(t, func(b *cryptobyte.Builder) { addPoint(b, url) })}
+}
+
+// freshestCRL says where the delta CRLs are (RFC 5280 §4.2.1.15, §5.2.6).
+func freshestCRL(t *testing.T, url string) pkix.Extension {
+	return pkix.Extension{Id: oidFreshest, Value: der(t, func(b *cryptobyte.Builder) {
+		b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) { addPoint(b, url) })
+	})}
+}
+
+// deltaOf makes a CRL one of the changes since another (RFC 5280 §5.2.4).
+func deltaOf(t *testing.T, base int64) pkix.Extension {
+	return pkix.Extension{Id: oidDelta, Critical: true, Value: der(t, func(b *cryptobyte.Builder) { b.AddASN1Int64(base) })}
+}
+
+func addPoint(b *cryptobyte.Builder, url string) {
+	context := func(n uint8) cryptobyte_asn1.Tag { return cryptobyte_asn1.Tag(n).ContextSpecific() }
+	b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(context(0).Constructed(), func(b *cryptobyte.Builder) {
+			b.AddASN1(context(0).Constructed(), func(b *cryptobyte.Builder) {
+				b.AddASN1(context(6), func(b *cryptobyte.Builder) { b.AddBytes([]byte(url)) })
+			})
+		})
+	})
+}
+
+func der(t *testing.T, add func(*cryptobyte.Builder)) []byte {
+	t.Helper()
+	var b cryptobyte.Builder
+	add(&b)
+	octets, err := b.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return octets
+}
+
+// java is one process that answers all questions: it takes a second to start.
+type java struct {
+	in  io.Writer
+	out *bufio.Scanner
+}
+
+func startJava(t *testing.T) *java {
+	t.Helper()
+	const jars = "/usr/share/java/bcprov.jar:/usr/share/java/bcutil.jar:/usr/share/java/bcpkix.jar"
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute) // its end comes after that of the test
+	cmd := exec.CommandContext(ctx, "java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "--class-path", jars, "testdata/Judge.java")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := &strings.Builder{}
+	cmd.Stderr = said
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("java: %v: run deploy/setup.sh --test", err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("java: %v\n%s", err, said)
+		}
+		cancel()
+	})
+	return &java{in, bufio.NewScanner(out)}
+}
+
+// want asks, and wants an answer that begins so.
+func (j *java) want(t *testing.T, want string, question ...string) {
+	t.Helper()
+	if _, err := io.WriteString(j.in, strings.Join(question, "\t")+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	if !j.out.Scan() {
+		t.Fatalf("java says nothing to %v: %v", question, j.out.Err())
+	}
+	if got := j.out.Text(); !strings.HasPrefix(got, want) {
+		t.Errorf("%v: java says %q, want %q", question, got, want)
+	}
+}

@@ -1,0 +1,60 @@
+package server_test
+
+import (
+	"bytes"
+	"crypto/x509"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// TestCRLsAreWhereTheServerSays compares what the operator is told with what relying parties get over HTTP, in parts too,
+// and what lies in the directory of another web server.
+func TestCRLsAreWhereTheServerSays(t *testing.T) {
+	w := servertest.New(t, ground, servertest.Options{})
+	client := brevetv1.NewCRLServiceClient(w.Operator.Conn)
+	for _, c := range servertest.Must(client.ListCRLs(t.Context(), &brevetv1.ListCRLsRequest{}))(t).GetCrls() {
+		get := func(header, value string) (*http.Response, []byte) {
+			t.Helper()
+			q := servertest.Must(http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+w.HTTP+c.GetPath(), nil))(t)
+			q.Header.Set(header, value)
+			resp := servertest.Must(http.DefaultClient.Do(q))(t)
+			defer resp.Body.Close()
+			return resp, servertest.Must(io.ReadAll(resp.Body))(t)
+		}
+		resp, der := get("Accept", "*/*")
+		list := servertest.Must(x509.ParseRevocationList(der))(t)
+		if c.GetNumber() != list.Number.String() {
+			continue // a newer one came in between
+		}
+		if int64(len(der)) != c.GetSize() || c.GetPartition() != 0 || c.GetDelta() || c.GetIssuerName() != list.Issuer.String() ||
+			c.GetEntries() != int64(len(list.RevokedCertificateEntries)) {
+			t.Errorf("the server says %v of a CRL of %d octets, %d entries, by %s", c, len(der), len(list.RevokedCertificateEntries), list.Issuer)
+		}
+		if part, rest := get("Range", "bytes=10-19"); part.StatusCode != http.StatusPartialContent || !bytes.Equal(rest, der[10:20]) {
+			t.Errorf("a range is answered with %s", part.Status)
+		}
+		if same, _ := get("If-None-Match", resp.Header.Get("ETag")); same.StatusCode != http.StatusNotModified {
+			t.Errorf("a CRL that is at hand already is answered with %s", same.Status)
+		}
+		path := filepath.Join(w.Dir, "published", filepath.Base(c.GetPath()))
+		for n := 0; ; n++ {
+			if there, err := os.ReadFile(path); err == nil && bytes.Equal(there, der) {
+				break
+			} else if n == 500 {
+				t.Fatalf("%s does not become what is served: %v", path, err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	if short := pki.IssuerOf(w.Issuing).Short(); len(servertest.Must(os.ReadFile(filepath.Join(w.Dir, "crls", short+".crl")))(t)) == 0 {
+		t.Error("the server's own directory has no CRL")
+	}
+}
