@@ -8,12 +8,12 @@ import (
 )
 
 // How much the heap grows before it is collected. What lives is little beside what issuing certificates takes for a
-// moment, so it may be as much again and once more; but where much lives, such as the statuses of a large fleet, which cost
-// the collector nothing to look at, no more than this many octets.
+// moment, so it may be as much again and once more; but no more than this many octets, unless more than that live,
+// such as a hundred thousand OCSP answers: to look at those again and again would cost what they are kept to save.
 const (
 	garbageShare = 200 // per cent of what lives
 	garbageMost  = 32 << 20
-	garbageLeast = 10 // per cent of what lives: below, collecting would be all that happens
+	garbageLeast = 100 // per cent of what lives
 )
 
 // boundGarbage keeps the heap from growing with what lives on it, until ctx ends.
