@@ -10,9 +10,6 @@ import (
 // maxWaiting is how many answers may wait to be signed in one budget. More are told to try later.
 const maxWaiting = 256
 
-// atAStretch is how many answers are signed, in half a millisecond with P-256, before everybody runs who can.
-const atAStretch = 16
-
 // A budget bounds how many answers are signed at a time, and how many wait for that. There is one for answers that are
 // kept and one for those that are not, so that a flood of one kind leaves the other its place, and both leave the
 // processors to what needs no signature: a signature with P-256 takes the time of a few answers from memory.
@@ -96,11 +93,8 @@ func (b *budget) leave() {
 
 // work signs for those who wait until there are none.
 func (b *budget) work(t *turn) {
-	for n := 1; t != nil; n++ {
+	for t != nil {
 		t.take()
-		if n%atAStretch == 0 {
-			runtime.Gosched()
-		}
 		t = b.next()
 	}
 }
