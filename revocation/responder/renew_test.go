@@ -31,7 +31,7 @@ func TestAnswersThatAreAskedForAreRenewed(t *testing.T) {
 	if n := responder.RenewOnce(s.Responder); n != 0 {
 		t.Errorf("%d answers are renewed at once", n)
 	}
-	s.later(t, 3, 8)
+	s.later(t, 7, 16) // past the latest that any is due, to the second, and before any is too old
 	if n := responder.RenewOnce(s.Responder); n != 1 {
 		t.Fatalf("%d answers are renewed when one is due", n)
 	}
@@ -103,7 +103,7 @@ func TestRevocationOvertakesARenewal(t *testing.T) {
 	leaf, ref := s.issue(t)
 	go key.let(1)
 	s.want(t, "before", leaf, "good")
-	s.later(t, 3, 8)
+	s.later(t, 7, 16)
 	renewed := make(chan int, 1)
 	go func() { renewed <- responder.RenewOnce(s.Responder) }()
 	gate := <-key.started
