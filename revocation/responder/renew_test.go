@@ -128,9 +128,9 @@ func TestRenewRuns(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- s.Renew(ctx) }()
 		signed := key.signed()
-		for range 8 {
-			wait(s.staleness / 8)
-			s.later(t, 1, 8)
+		for range 16 {
+			wait(s.staleness / 16)
+			s.later(t, 1, 16)
 		}
 		if n := key.signed() - signed; n < 2 || n > 4 {
 			t.Errorf("an answer is renewed %d times within its limit", n)
