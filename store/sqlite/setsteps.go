@@ -19,25 +19,25 @@ const tellStep = 4096
 // TellSet visits a set's members, and notes how many there are.
 func (r *Revocation) TellSet(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.Set, error) {
 	var s setRow
-	var todo []int64
+	var ahead []int64
 	err := r.db.read(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		if s, err = readSet(ctx, tx, id); err != nil || s.Done {
 			return err
 		}
-		todo, err = s.tell(ctx, tx, tell)
+		ahead, err = s.tell(ctx, tx, tell)
 		return err
 	})
 	if err != nil || s.Done {
 		return s.Set, err
 	}
-	r.db.following.put(id, s.progress, todo)
+	r.db.following.put(id, s.progress, ahead)
 	if s.Counted {
 		return s.Set, nil
 	}
 	err = r.db.write(ctx, "count what is revoked", func(ctx context.Context, tx *writeTx) error {
 		// Steps may have been taken since it was read. What they did is not counted twice: total is of when it was read.
-		_, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ? WHERE id = ? AND total IS NULL`, s.Followed+len(todo), id)
+		_, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ? WHERE id = ? AND total IS NULL`, s.Followed+len(ahead), id)
 		if err != nil {
 			return err
 		}
@@ -53,11 +53,11 @@ func (s *setRow) tell(ctx context.Context, q querier, tell func([]pki.StatusChan
 	if err != nil {
 		return nil, err
 	}
-	var todo []int64
+	var ahead []int64
 	batch := make([]pki.StatusChange, 0, tellStep)
 	err = s.eachMember(ctx, q, before, func(m member) error {
 		if m.isNew {
-			todo = append(todo, m.id)
+			ahead = append(ahead, m.id)
 		}
 		if batch = append(batch, m.change); len(batch) == tellStep {
 			tell(batch)
@@ -68,8 +68,8 @@ func (s *setRow) tell(ctx context.Context, q querier, tell func([]pki.StatusChan
 	if err == nil && len(batch) > 0 {
 		tell(batch)
 	}
-	slices.Sort(todo)
-	return todo, err
+	slices.Sort(ahead)
+	return ahead, err
 }
 
 // following is what is left to do of sets that are not done, as far as somebody looked. What is not in it is read again.
@@ -119,13 +119,13 @@ func (r *Revocation) FollowSet(ctx context.Context, id int64, limit int, at time
 }
 
 func (r *Revocation) followOnce(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.Set, error) {
-	todo, err := r.leftOf(ctx, id)
+	ahead, err := r.leftOf(ctx, id)
 	if err != nil {
 		return nil, revocation.Set{}, err
 	}
 	var s setRow
 	var changes []pki.StatusChange
-	step := todo.rows[:min(limit, len(todo.rows))]
+	step := ahead.rows[:min(limit, len(ahead.rows))]
 	err = r.db.write(ctx, "have records follow a revocation", func(ctx context.Context, tx *writeTx) error {
 		changes = nil
 		if s, err = readSet(ctx, tx, id); err != nil || s.Done {
@@ -136,37 +136,37 @@ func (r *Revocation) followOnce(ctx context.Context, id int64, limit int, at tim
 		if err != nil || !isNext {
 			return err
 		}
-		if s.progress != todo.progress {
+		if s.progress != ahead.progress {
 			return errMoved
 		}
-		changes, err = tx.followStep(ctx, &s, step, len(step) == len(todo.rows), at)
+		changes, err = tx.followStep(ctx, &s, step, len(step) == len(ahead.rows), at)
 		return err
 	})
 	if err != nil {
 		return nil, revocation.Set{}, err
 	}
-	if !s.Done && s.progress != todo.progress {
-		r.db.following.put(id, s.progress, todo.rows[len(step):])
+	if !s.Done && s.progress != ahead.progress {
+		r.db.following.put(id, s.progress, ahead.rows[len(step):])
 	}
 	return changes, s.Set, nil
 }
 
 // leftOf returns what is left to do of a set.
 func (r *Revocation) leftOf(ctx context.Context, id int64) (left, error) {
-	if todo, ok := r.db.following.take(id); ok {
-		return todo, nil
+	if ahead, ok := r.db.following.take(id); ok {
+		return ahead, nil
 	}
-	var todo left
+	var ahead left
 	err := r.db.read(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
 		s, err := readSet(ctx, tx, id)
 		if err != nil || s.Done {
 			return err
 		}
-		todo.progress = s.progress
-		todo.rows, err = s.tell(ctx, tx, func([]pki.StatusChange) {})
+		ahead.progress = s.progress
+		ahead.rows, err = s.tell(ctx, tx, func([]pki.StatusChange) {})
 		return err
 	})
-	return todo, err
+	return ahead, err
 }
 
 // followStep changes the records of some members, and notes how far the set has come.
