@@ -38,8 +38,8 @@ const (
 func (s *Server) newGRPC() *grpc.Server {
 	g := grpc.NewServer(append(s.traces.serverOptions(),
 		grpc.Creds(boundedTLS{credentials.NewTLS(s.tlsConfig()), s}),
-		grpc.ForceServerCodecV2(newCodec()), grpc.StreamInterceptor(s.stream),
-		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.StreamInterceptor(s.stream),
+		grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.StaticConnWindowSize(window), grpc.StaticStreamWindowSize(window), grpc.NumStreamWorkers(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace, Time: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}),
