@@ -76,12 +76,14 @@ const (
 	Conflicting                  // the state of things does not allow it now
 	Overcrowded                  // the server has too much to do: later would pass
 	Oversized                    // more than is read: less would pass
+	Unserved                     // this server has no such call: another version may have it
 )
 
 // The rules, by what they are about.
 const (
 	RuleRequest         Rule = "request.malformed"      // a field is missing, too long or not of its form
 	RuleSize            Rule = "request.size"           // the message is over the server's bound
+	RuleMethod          Rule = "request.method"         // no such call
 	RuleCSR             Rule = "csr.malformed"          // not a PKCS #10 request, trailing data, or too large
 	RuleCSRSignature    Rule = "csr.signature"          // the proof of possession does not hold
 	RuleCSRContent      Rule = "csr.content"            // the CSR asks for what nobody granted
@@ -133,7 +135,7 @@ var classes = map[Rule]Class{
 	RuleIdentity: Missing, RulePredecessor: Missing, RuleNotFound: Missing,
 	RuleIdentityExists: Conflicting, RuleIdentityState: Conflicting, RuleEnrolled: Conflicting,
 	RuleChanged: Conflicting, RuleRequestReused: Conflicting, RuleFinal: Conflicting,
-	RuleBusy: Overcrowded, RuleRate: Overcrowded, RuleSize: Oversized,
+	RuleBusy: Overcrowded, RuleRate: Overcrowded, RuleSize: Oversized, RuleMethod: Unserved,
 }
 
 // Rules returns all rules, in the order of their names.

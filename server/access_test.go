@@ -65,8 +65,8 @@ func TestWhatIsNotInTheTableIsDenied(t *testing.T) {
 	g := &gate{}
 	for _, m := range []string{"", "/", "/brevet.v1.IdentityService/DeleteIdentity", "/brevet.v1.EnrollmentService/enroll", "brevet.v1.EnrollmentService/Enroll"} {
 		_, err := g.enter(t.Context(), m)
-		if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleAccess {
-			t.Errorf("%q: %v, want %s", m, err, pki.RuleAccess)
+		if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleMethod {
+			t.Errorf("%q: %v, want %s", m, err, pki.RuleMethod)
 		}
 	}
 }

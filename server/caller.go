@@ -50,7 +50,7 @@ func (g *gate) enter(ctx context.Context, method string) (context.Context, error
 		return ctx, nil
 	}
 	if need == nobody {
-		return ctx, pki.Refuse(pki.RuleAccess, "call what the API has (proto/brevet/v1)", "this call is not open to anyone")
+		return ctx, errUnserved
 	}
 	c, err := g.identify(ctx, need == renewing)
 	if err == nil && need == operators && !c.isOperator() {
@@ -58,6 +58,9 @@ func (g *gate) enter(ctx context.Context, method string) (context.Context, error
 	}
 	return context.WithValue(ctx, callerKey{}, c), err
 }
+
+// errUnserved answers calls that are not in the table.
+var errUnserved = pki.Refuse(pki.RuleMethod, "call what proto/brevet/v1 has, or a server of the version that has it", "this server has no such call")
 
 func (g *gate) identify(ctx context.Context, renewing bool) (caller, error) {
 	p, ok := peer.FromContext(ctx)

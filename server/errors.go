@@ -20,7 +20,7 @@ import (
 var codeOf = map[pki.Class]codes.Code{
 	pki.Malformed: codes.InvalidArgument, pki.Unproven: codes.Unauthenticated, pki.Forbidden: codes.PermissionDenied,
 	pki.Missing: codes.NotFound, pki.Conflicting: codes.FailedPrecondition, pki.Overcrowded: codes.ResourceExhausted,
-	pki.Oversized: codes.ResourceExhausted,
+	pki.Oversized: codes.ResourceExhausted, pki.Unserved: codes.Unimplemented,
 }
 
 // answer turns what a handler returned, or panicked with, into the status that the caller sees.

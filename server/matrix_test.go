@@ -270,9 +270,13 @@ func TestRevocationEndsAnOpenConnection(t *testing.T) {
 func TestWhatIsNotServed(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	for _, path := range []string{"/brevet.v1.IdentityService/DeleteIdentity", "/brevet.v1.Nothing/Nothing"} {
+	for _, path := range []string{"/brevet.v1.IdentityService/DeleteIdentity", "/brevet.v1.Nothing/Nothing", "/a/" + strings.Repeat("b", 5000)} {
 		err := w.Operator.Conn.Invoke(t.Context(), path, &healthv1.HealthCheckRequest{}, &healthv1.HealthCheckResponse{})
-		servertest.Refused(t, err, codes.Unimplemented, "")
+		servertest.Refused(t, err, codes.Unimplemented, pki.RuleMethod)
+	}
+	_, text := ask(t, w, "/metrics")
+	if got := metric(t, text, `brevet_refusals_total{rule="request.method"}`); got != 3 {
+		t.Errorf("the metrics count %v calls that there are not, want 3", got)
 	}
 	// A name is not a role: only the reserved path of operators opens operators' calls.
 	for _, path := range []string{"operator/eve", "device/brevet/operator/eve"} {

@@ -38,7 +38,7 @@ const (
 func (s *Server) newGRPC() *grpc.Server {
 	g := grpc.NewServer(append(s.traces.serverOptions(),
 		grpc.Creds(boundedTLS{credentials.NewTLS(s.tlsConfig()), s}),
-		grpc.StreamInterceptor(s.stream),
+		grpc.StreamInterceptor(s.stream), grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errUnserved }), // the gate says it first
 		grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.StaticConnWindowSize(window), grpc.StaticStreamWindowSize(window), grpc.NumStreamWorkers(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace, Time: time.Minute}),
