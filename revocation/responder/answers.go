@@ -2,111 +2,63 @@ package responder
 
 import (
 	"bytes"
-	"net/http"
+	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation/ocsp"
 )
 
 const (
-	// maxAnswers bounds the answers that are kept. With a P-256 delegate each takes about 600 octets.
+	// maxAnswers bounds the answers that are kept. With a P-256 delegate each takes about 500 octets.
 	maxAnswers = 1 << 17
 	// shardCount is how many parts the kept answers have, each with a lock of its own. The last octet of a serial number,
 	// which is random, says which one.
 	shardCount = 256
 	// evictionSample is how many answers are looked at for the one that was asked for the longest ago.
 	evictionSample = 8
+	// longestKept bounds an answer that is kept, without the delegate's certificate, in octets.
+	longestKept = 2 << 10
+	// roomStep is what the room for an answer is a multiple of, in octets.
+	roomStep = 32
 )
 
-// An answer is a signed response, with what HTTP says beside it. But for asked and next it never changes. Of a hundred
-// thousand answers each lies in memory that was not touched for a while: what is read to give one stands together, and
-// texts that many have are shared.
+// An answer is a signed response, as one request gets it.
 type answer struct {
-	prefix     string // the DER of the CertID up to the serial number; empty where the answer is not kept
-	nextUpdate int64  // times are in seconds since 1970
-	thisUpdate int64
-	current    int64        // when the statuses were last known to be complete
-	asked      atomic.Int64 // when it was last asked for, to a part of the staleness limit
-	next       *answer      // another one about the same serial number; the shard's lock guards it
+	head, tail []byte // the DER, in two pieces
 	outcome    Outcome
-	head, tail string             // the DER: answers of one delegate share the tail, which is its certificate
-	values     [valueCount]string // of header fields; the ETag and the head are one piece of memory
+	isKept     bool // others may be given it too, and so may caches
+	times
+	tag [tagSize]byte
+}
 
-	serial  pki.Serial
-	issuer  *issuer
-	signer  *ocsp.Signer
+// times are in seconds since 1970.
+type times struct {
+	nextUpdate, thisUpdate int64
+	current                int64 // when the statuses were last known to be complete
+}
+
+// A kept answer is one that is given to whoever asks, but for its octets and its source. It has no pointers, so a hundred
+// thousand of them are nothing to look through for the collector.
+type kept struct {
+	times
 	version uint64 // of the status
+	asked   int64  // when it was last asked for, to a part of the staleness limit; read and written atomically
+	next    int    // the place of another one about the same serial number, or nowhere
+	size    int    // of its octets
+	serial  pki.Serial
+	status  ocsp.CertStatus
+	tag     [tagSize]byte
 }
 
-// The header fields that an answer has values for.
-const (
-	valueETag = iota
-	valueExpires
-	valueModified
-	valueCount
-)
+// nowhere is no place in a shard.
+const nowhere = -1
 
-// newAnswer is for an answer that is given once.
-func newAnswer(d *decision, der []byte) *answer {
-	return &answer{head: string(der), outcome: outcomeOf(d.response)}
-}
-
-// newKept is for an answer that is given to whoever asks, and was last asked for at a time in seconds since 1970.
-func (c *answers) newKept(d *decision, der []byte, asked int64) *answer {
-	single := d.response.Singles[0]
-	a := &answer{
-		prefix: c.texts.one(string(single.ID.Raw[:len(single.ID.Raw)-pki.SerialSize])), outcome: outcomeOf(d.response),
-		nextUpdate: single.NextUpdate.Unix(), thisUpdate: single.ThisUpdate.Unix(), current: d.current.Unix(),
-		serial: single.ID.Serial, issuer: d.issuer, signer: d.signer, version: d.versions[0],
-	}
-	a.asked.Store(asked)
-	tag := etag(der)
-	if shared := d.signer.Certificate().Raw; bytes.HasSuffix(der, shared) {
-		der, a.tail = der[:len(der)-len(shared)], c.texts.one(string(shared))
-	}
-	piece := tag + string(der)
-	a.values[valueETag], a.head = piece[:len(tag)], piece[len(tag):]
-	a.values[valueExpires] = c.texts.one(single.NextUpdate.UTC().Format(http.TimeFormat))
-	a.values[valueModified] = c.texts.one(single.ThisUpdate.UTC().Format(http.TimeFormat))
-	return a
-}
-
-// isKept reports whether others may be given the answer too.
-func (a *answer) isKept() bool { return a.prefix != "" }
-
-// certID is what the answer is about.
-func (a *answer) certID() ocsp.CertID {
-	return ocsp.CertID{Serial: a.serial, Raw: append([]byte(a.prefix), a.serial.Bytes()...)}
-}
-
-// value is one of the values as http.Header has them. Nobody may write into it.
-func (a *answer) value(n int) []string { return a.values[n : n+1 : n+1] }
-
-// texts are those that many answers have, so that each is there once. They are forgotten when they are many, which costs
-// copies alone.
-type texts struct {
-	mu  sync.Mutex
-	all map[string]string
-}
-
-// maxTexts is more than what answers differ in within their lives: the seconds of a staleness limit, twice, and what each
-// CA and delegate has.
-const maxTexts = 1 << 14
-
-// one returns the copy of a text that the others have.
-func (t *texts) one(text string) string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if one, known := t.all[text]; known {
-		return one
-	}
-	if t.all == nil || len(t.all) == maxTexts {
-		t.all = map[string]string{}
-	}
-	t.all[text] = text
-	return text
+// A source is what many kept answers have.
+type source struct {
+	prefix string // the DER of the CertID up to the serial number
+	issuer *issuer
+	signer *ocsp.Signer // whose certificate ends the DER
 }
 
 // answers keeps what was signed, by the DER of the CertID. It holds no answer that a change of status has overtaken:
@@ -114,20 +66,29 @@ func (t *texts) one(text string) string {
 type answers struct {
 	limit  int // of each shard
 	shards [shardCount]shard
-	texts  texts
+
+	mu      sync.Mutex // guards sources
+	sources map[source]*source
 }
 
+// maxSources is more than there are at a time. They are forgotten when they are many, which costs copies alone.
+const maxSources = 1 << 10
+
+// A shard has its answers in places without gaps. What a reader is given is a copy.
 type shard struct {
 	mu       sync.RWMutex
-	bySerial map[pki.Serial]*answer
-	count    int
+	bySerial map[pki.Serial]int
+	all      []kept
+	from     []*source
+	octets   []byte // of each answer's DER what comes before the delegate's certificate, in a room of the same size
+	room     int
 	signing  map[string]chan struct{} // closed when the answer about this CertID has been signed, or could not be
 }
 
 func newAnswers() *answers {
-	c := &answers{limit: maxAnswers / shardCount}
+	c := &answers{limit: maxAnswers / shardCount, sources: map[source]*source{}}
 	for n := range c.shards {
-		c.shards[n].bySerial, c.shards[n].signing = map[pki.Serial]*answer{}, map[string]chan struct{}{}
+		c.shards[n].bySerial, c.shards[n].signing = map[pki.Serial]int{}, map[string]chan struct{}{}
 	}
 	return c
 }
@@ -138,62 +99,107 @@ func (c *answers) shard(serial pki.Serial) *shard { return &c.shards[serial.Byte
 // have that were made since 2004.
 func keeps(id ocsp.CertID) bool { return bytes.HasSuffix(id.Raw, id.Serial.Bytes()) }
 
-// get returns the answer to a CertID that keeps says yes to, or nil.
-func (c *answers) get(serial pki.Serial, id []byte) *answer {
+// source is what an answer has in common with others.
+func (c *answers) source(d *decision) *source {
+	raw := d.response.Singles[0].ID.Raw
+	s := source{string(raw[:len(raw)-pki.SerialSize]), d.issuer, d.signer}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if one := c.sources[s]; one != nil {
+		return one
+	}
+	if len(c.sources) == maxSources {
+		clear(c.sources)
+	}
+	c.sources[s] = &s
+	return &s
+}
+
+// get finds the answer to a CertID that keeps says yes to, and that fits, and copies it.
+func (c *answers) get(serial pki.Serial, id []byte, fits func(*kept) bool, into *workspace) *answer {
 	s := &c.shards[id[len(id)-1]] // a CertID ends with the serial number
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	a := s.bySerial[serial]
-	for a != nil && a.prefix != string(id[:len(id)-pki.SerialSize]) {
-		a = a.next
+	at, found := s.bySerial[serial]
+	if !found {
+		return nil
 	}
-	return a
+	for s.from[at].prefix != string(id[:len(id)-pki.SerialSize]) {
+		if at = s.all[at].next; at == nowhere {
+			return nil
+		}
+	}
+	k := &s.all[at]
+	if !fits(k) {
+		return nil
+	}
+	into.answer = answer{
+		head: append(into.room[:0], s.octetsAt(at)...), tail: s.from[at].signer.Certificate().Raw,
+		outcome: outcomeOfOne(k.status), isKept: true, times: k.times, tag: k.tag,
+	}
+	return &into.answer
 }
 
-// put keeps an answer, and reports whether its status is still so. A full shard loses another answer.
-func (c *answers) put(a *answer) bool {
-	s := c.shard(a.serial)
+// octetsAt is what a shard has of an answer's DER.
+func (s *shard) octetsAt(at int) []byte {
+	begin := at * s.room
+	return s.octets[begin : begin+s.all[at].size]
+}
+
+// put keeps what was decided and signed, and reports whether its status is still so. A full shard loses another answer.
+func (c *answers) put(d *decision, der []byte, asked int64) bool {
+	single, from := &d.response.Singles[0], c.source(d)
+	head, ended := bytes.CutSuffix(der, d.signer.Certificate().Raw)
+	s := c.shard(single.ID.Serial)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Apply changes the status first and then waits for this lock: it finds the answer, or the answer finds the change.
-	if a.issuer.statuses.version(a.serial) != a.version {
+	if d.issuer.statuses.version(single.ID.Serial) != d.versions[0] {
 		return false
 	}
-	var others *answer
-	for old := s.bySerial[a.serial]; old != nil; {
-		next := old.next
-		if old.prefix != a.prefix {
-			old.next, others = others, old
-		} else {
-			s.count--
-		}
-		old = next
+	if !ended || len(head) > longestKept {
+		return true // it is given, and signed again for the next one
 	}
-	a.next, s.bySerial[a.serial] = others, a
-	if s.count++; s.count > c.limit {
-		s.evict(a.serial)
+	s.dropOne(single.ID.Serial, from.prefix)
+	if len(head) > s.room {
+		s.clear((len(head) + roomStep - 1) / roomStep * roomStep)
 	}
+	if len(s.all) >= c.limit {
+		s.evict()
+	}
+	next, found := s.bySerial[single.ID.Serial]
+	if !found {
+		next = nowhere
+	}
+	at := len(s.all)
+	s.bySerial[single.ID.Serial] = at
+	s.from = append(s.from, from)
+	s.octets = append(s.octets, make([]byte, s.room)...)
+	copy(s.octets[at*s.room:], head)
+	s.all = append(s.all, kept{
+		times: d.times(), version: d.versions[0], asked: asked, serial: single.ID.Serial, next: next,
+		size: len(head), status: single.Status, tag: tagOf(der),
+	})
 	return true
 }
 
-// evict drops the answers about one serial number: of a few, the one that was asked for the longest ago.
-func (s *shard) evict(but pki.Serial) {
-	var oldest *answer
-	looked := 0
-	for serial, a := range s.bySerial {
-		if serial == but {
-			continue
-		}
-		if oldest == nil || a.asked.Load() < oldest.asked.Load() {
-			oldest = a
-		}
-		if looked++; looked == evictionSample {
-			break
+// evict drops an answer: of a few, the one that was asked for the longest ago.
+func (s *shard) evict() {
+	first := rand.N(len(s.all)) //nolint:gosec // whom it meets is no secret
+	oldest := first
+	for n := range min(evictionSample, len(s.all)) {
+		if at := (first + n) % len(s.all); s.all[at].asked < s.all[oldest].asked {
+			oldest = at
 		}
 	}
-	if oldest != nil {
-		s.drop(oldest.serial)
-	}
+	s.remove(oldest)
+}
+
+// clear drops everything, and makes room of another size for what comes.
+func (s *shard) clear(room int) {
+	clear(s.bySerial)
+	clear(s.from)
+	s.all, s.from, s.octets, s.room = s.all[:0], s.from[:0], nil, room
 }
 
 // drop forgets the answers about a serial number.
@@ -201,14 +207,51 @@ func (c *answers) drop(serial pki.Serial) {
 	s := c.shard(serial)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.drop(serial)
+	for at, found := s.bySerial[serial]; found; at, found = s.bySerial[serial] {
+		s.remove(at)
+	}
 }
 
-func (s *shard) drop(serial pki.Serial) {
-	for a := s.bySerial[serial]; a != nil; a = a.next {
-		s.count--
+// dropOne forgets the answer to one CertID.
+func (s *shard) dropOne(serial pki.Serial, prefix string) {
+	at, found := s.bySerial[serial]
+	for found && s.from[at].prefix != prefix {
+		at = s.all[at].next
+		found = at != nowhere
 	}
-	delete(s.bySerial, serial)
+	if found {
+		s.remove(at)
+	}
+}
+
+// remove forgets the answer in one place, and moves the last one there.
+func (s *shard) remove(at int) {
+	s.relink(at, s.all[at].next)
+	last := len(s.all) - 1
+	if at != last {
+		s.relink(last, at)
+		s.all[at], s.from[at] = s.all[last], s.from[last]
+		copy(s.octets[at*s.room:], s.octets[last*s.room:])
+	}
+	s.from[last] = nil
+	s.all, s.from, s.octets = s.all[:last], s.from[:last], s.octets[:last*s.room]
+}
+
+// relink has what leads to one place lead to another one, or nowhere.
+func (s *shard) relink(at, to int) {
+	serial := s.all[at].serial
+	before := s.bySerial[serial]
+	switch {
+	case before != at:
+		for s.all[before].next != at {
+			before = s.all[before].next
+		}
+		s.all[before].next = to
+	case to == nowhere:
+		delete(s.bySerial, serial)
+	default:
+		s.bySerial[serial] = to
+	}
 }
 
 // begin reports whether the caller is the one to sign the answer to a CertID, and has to call end then. The others wait
@@ -232,18 +275,13 @@ func (c *answers) end(id ocsp.CertID) {
 	delete(s.signing, string(id.Raw))
 }
 
-// each calls visit for the answers of one shard, which may be dropped then: those of a serial number for which visit
-// reports false for all.
-func (s *shard) each(visit func(*answer) (stays bool)) {
+// each calls visit for the answers of one shard, and drops those for which it reports false.
+func (s *shard) each(visit func(*kept, *source) (stays bool)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for serial, a := range s.bySerial {
-		stays := false
-		for ; a != nil; a = a.next {
-			stays = visit(a) || stays
-		}
-		if !stays {
-			s.drop(serial)
+	for at := len(s.all) - 1; at >= 0; at-- { // what moves to a place comes from behind it
+		if !visit(&s.all[at], s.from[at]) {
+			s.remove(at)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/brevet-pki/brevet/revocation/ocsp"
@@ -32,10 +33,12 @@ var (
 	noStore     = []string{"no-store"}
 )
 
-// A workspace is where one request is read.
+// A workspace is where one request is read, and what was kept for it is copied to.
 type workspace struct {
-	text [longestGET]byte
-	der  [longestGET]byte
+	text   [longestGET]byte
+	der    [longestGET]byte
+	room   [longestKept]byte
+	answer answer
 }
 
 var workspaces = sync.Pool{New: func() any { return new(workspace) }}
@@ -56,7 +59,7 @@ func (r *Responder) servePOST(w http.ResponseWriter, q *http.Request) {
 		return
 	}
 	// HTTP caches no response to a POST (RFC 9110 §9.3.3) that does not ask for it.
-	a, refusal := r.respond(q.Context(), r.clock(), der)
+	a, refusal := r.respond(q.Context(), r.clock(), der, space)
 	if refusal != 0 {
 		writeRefusal(w, refusal)
 		return
@@ -116,13 +119,13 @@ func (r *Responder) serveGET(w http.ResponseWriter, q *http.Request, encoded str
 		return
 	}
 	now := r.clock()
-	a, refusal := r.respond(q.Context(), now, der)
+	a, refusal := r.respond(q.Context(), now, der, space)
 	if refusal != 0 {
 		writeRefusal(w, refusal)
 		return
 	}
 	header := w.Header()
-	if !a.isKept() {
+	if !a.isKept {
 		header["Cache-Control"] = noStore
 		a.write(w, q)
 		return
@@ -132,10 +135,9 @@ func (r *Responder) serveGET(w http.ResponseWriter, q *http.Request, encoded str
 	if left := time.Unix(a.nextUpdate, 0).Sub(now); left < r.maxAge {
 		header["Cache-Control"] = []string{cacheControl(left)}
 	}
-	header["Expires"] = a.value(valueExpires)
-	header["Last-Modified"] = a.value(valueModified)
-	header["Etag"] = a.value(valueETag)
-	if asked := q.Header["If-None-Match"]; len(asked) > 0 && matches(asked[0], a.values[valueETag]) {
+	tag := string(a.tag[:])
+	header["Expires"], header["Last-Modified"], header["Etag"] = r.dates.of(a.nextUpdate), r.dates.of(a.thisUpdate), []string{tag}
+	if asked := q.Header["If-None-Match"]; len(asked) > 0 && matches(asked[0], tag) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
@@ -145,10 +147,30 @@ func (r *Responder) serveGET(w http.ResponseWriter, q *http.Request, encoded str
 // cacheControl is the Cache-Control of an answer.
 func cacheControl(age time.Duration) string { return cacheFor(age) + ", no-transform, must-revalidate" }
 
-// respond answers a request in DER, which it keeps no part of.
-func (r *Responder) respond(ctx context.Context, now time.Time, der []byte) (*answer, ocsp.Refusal) {
+// dates are times as HTTP has them, of which many answers have the same: two seconds share a place where they are so far
+// apart that no answers are.
+type dates [1 << 10]atomic.Pointer[date]
+
+type date struct {
+	seconds int64 // since 1970
+	value   []string
+}
+
+// of returns a time in seconds since 1970 as a value of http.Header. Nobody may write into it.
+func (d *dates) of(seconds int64) []string {
+	place := &d[seconds&int64(len(d)-1)]
+	if one := place.Load(); one != nil && one.seconds == seconds {
+		return one.value
+	}
+	one := &date{seconds, []string{time.Unix(seconds, 0).UTC().Format(http.TimeFormat)}}
+	place.Store(one)
+	return one.value
+}
+
+// respond answers a request in DER, which it keeps no part of. The answer may be of the workspace.
+func (r *Responder) respond(ctx context.Context, now time.Time, der []byte, space *workspace) (*answer, ocsp.Refusal) {
 	if id, serial, plain := ocsp.PlainCertID(der); plain {
-		if a := r.recall(now, serial, id); a != nil {
+		if a := r.recall(now, serial, id, space); a != nil {
 			r.meter.Answered(a.outcome)
 			return a, 0
 		}
@@ -157,7 +179,7 @@ func (r *Responder) respond(ctx context.Context, now time.Time, der []byte) (*an
 	if err != nil {
 		return nil, r.refuse(ocsp.MalformedRequest)
 	}
-	a, refusal := r.answer(ctx, q)
+	a, refusal := r.answer(ctx, q, space)
 	if refusal != 0 {
 		return nil, r.refuse(refusal)
 	}
@@ -178,9 +200,9 @@ func (a *answer) write(w http.ResponseWriter, q *http.Request) {
 	if size := len(a.head) + len(a.tail); size > shortBody || q.Method == http.MethodHead {
 		header["Content-Length"] = []string{strconv.Itoa(size)}
 	}
-	_, _ = io.WriteString(w, a.head)
+	_, _ = w.Write(a.head)
 	if len(a.tail) > 0 {
-		_, _ = io.WriteString(w, a.tail)
+		_, _ = w.Write(a.tail)
 	}
 }
 

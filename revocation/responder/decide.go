@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"sync/atomic"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -21,17 +22,26 @@ type decision struct {
 	response ocsp.Response
 	versions []uint64  // of the statuses of response.Singles, 0 where not known
 	current  time.Time // when the statuses were last known to be complete
+
+	single  [1]ocsp.Single // where Singles and versions are of one certificate, as they mostly are
+	version [1]uint64
+}
+
+// times are those of an answer about one certificate.
+func (d *decision) times() times {
+	single := &d.response.Singles[0]
+	return times{single.NextUpdate.Unix(), single.ThisUpdate.Unix(), d.current.Unix()}
 }
 
 // answer returns a signed answer, or why there is none. What is said without nonce of one certificate that was issued is
 // kept; of others there is no end.
-func (r *Responder) answer(ctx context.Context, q *ocsp.Request) (*answer, ocsp.Refusal) {
+func (r *Responder) answer(ctx context.Context, q *ocsp.Request, into *workspace) (*answer, ocsp.Refusal) {
 	i, refusal := r.issuerOf(q)
 	if refusal != 0 {
 		return nil, refusal
 	}
 	if id := q.IDs[0]; len(q.IDs) == 1 && q.Nonce == nil && keeps(id) && i.statuses.version(id.Serial) != 0 {
-		return r.keptAnswer(ctx, i, q)
+		return r.keptAnswer(ctx, i, q, into)
 	}
 	return r.signOnce(ctx, i, q)
 }
@@ -45,14 +55,14 @@ func (r *Responder) signOnce(ctx context.Context, i *issuer, q *ocsp.Request) (*
 	if refusal != 0 {
 		return nil, refusal
 	}
-	return newAnswer(d, der), 0
+	return &answer{head: der, outcome: outcomeOf(d.response)}, 0
 }
 
 // keptAnswer returns the answer that is kept, or signs it. Of several who ask the same at a time one signs.
-func (r *Responder) keptAnswer(ctx context.Context, i *issuer, q *ocsp.Request) (*answer, ocsp.Refusal) {
+func (r *Responder) keptAnswer(ctx context.Context, i *issuer, q *ocsp.Request, into *workspace) (*answer, ocsp.Refusal) {
 	id := q.IDs[0]
 	for range signTries {
-		if a := r.recall(r.clock(), id.Serial, id.Raw); a != nil {
+		if a := r.recall(r.clock(), id.Serial, id.Raw, into); a != nil {
 			return a, 0
 		}
 		first, done := r.answers.begin(id)
@@ -64,7 +74,7 @@ func (r *Responder) keptAnswer(ctx context.Context, i *issuer, q *ocsp.Request) 
 				return nil, ocsp.TryLater
 			}
 		}
-		if a, refusal := r.signKept(ctx, i, q); a != nil || refusal != 0 {
+		if a, refusal := r.signKept(ctx, i, q, into); a != nil || refusal != 0 {
 			return a, refusal
 		}
 	}
@@ -73,10 +83,10 @@ func (r *Responder) keptAnswer(ctx context.Context, i *issuer, q *ocsp.Request) 
 
 // signKept signs an answer that is kept, for the first who asks. It returns neither answer nor refusal where a change of
 // status has overtaken it.
-func (r *Responder) signKept(ctx context.Context, i *issuer, q *ocsp.Request) (*answer, ocsp.Refusal) {
+func (r *Responder) signKept(ctx context.Context, i *issuer, q *ocsp.Request, into *workspace) (*answer, ocsp.Refusal) {
 	id := q.IDs[0]
 	defer r.answers.end(id)
-	if a := r.recall(r.clock(), id.Serial, id.Raw); a != nil { // another one has just signed it
+	if a := r.recall(r.clock(), id.Serial, id.Raw, into); a != nil { // another one has just signed it
 		return a, 0
 	}
 	var d *decision
@@ -87,13 +97,12 @@ func (r *Responder) signKept(ctx context.Context, i *issuer, q *ocsp.Request) (*
 		return nil, refusal
 	}
 	if d.versions[0] == 0 { // it expired meanwhile, and is forgotten
-		return newAnswer(d, der), 0
+		return &answer{head: der, outcome: outcomeOf(d.response)}, 0
 	}
-	a := r.answers.newKept(d, der, r.clock().Unix())
-	if !r.answers.put(a) {
+	if !r.answers.put(d, der, r.clock().Unix()) {
 		return nil, 0
 	}
-	return a, 0
+	return &answer{head: der, outcome: outcomeOf(d.response), isKept: true, times: d.times(), tag: tagOf(der)}, 0
 }
 
 // sign decides and signs, anew when what it rests on has changed meanwhile: a change that came while an answer was
@@ -134,20 +143,21 @@ func (r *Responder) issuerOf(q *ocsp.Request) (*issuer, ocsp.Refusal) {
 
 // recall returns an answer that was signed before and is still fit to be given now. It is signed anew once the knowledge
 // has moved on by half the staleness limit, so that no client gets one that is about to end.
-func (r *Responder) recall(now time.Time, serial pki.Serial, id []byte) *answer {
-	a := r.answers.get(serial, id)
-	if a == nil {
-		return nil
-	}
+func (r *Responder) recall(now time.Time, serial pki.Serial, id []byte, into *workspace) *answer {
 	current, known := r.knownAt(now)
-	seconds := now.Unix()
-	if !known || seconds >= a.nextUpdate || seconds < a.thisUpdate || current.Unix()-a.current >= r.freshFor {
+	if !known {
 		return nil
 	}
-	if seconds-a.asked.Load() > r.askedStep { // a hot answer is read by all and rarely written
-		a.asked.Store(seconds)
-	}
-	return a
+	seconds := now.Unix()
+	return r.answers.get(serial, id, func(k *kept) bool {
+		if seconds >= k.nextUpdate || seconds < k.thisUpdate || current.Unix()-k.current >= r.freshFor {
+			return false
+		}
+		if seconds-atomic.LoadInt64(&k.asked) > r.askedStep { // a hot answer is read by all and rarely written
+			atomic.StoreInt64(&k.asked, seconds)
+		}
+		return true
+	}, into)
 }
 
 // knownAt returns when the statuses were last known to be complete, cut to the second and not after now; and false
@@ -189,7 +199,8 @@ func (r *Responder) decide(i *issuer, q *ocsp.Request) (*decision, ocsp.Refusal)
 		return nil, ocsp.TryLater
 	}
 	d := &decision{issuer: i, signer: signer, current: current}
-	d.response = ocsp.Response{ProducedAt: now.Truncate(time.Second), Nonce: q.Nonce}
+	d.response.Singles, d.versions = d.single[:0], d.version[:0]
+	d.response.ProducedAt, d.response.Nonce = now.Truncate(time.Second), q.Nonce
 	for _, id := range q.IDs {
 		status, issued := i.statuses.get(id.Serial)
 		single := singleOf(id, status)
@@ -233,7 +244,13 @@ func (d *decision) holds() bool {
 	return d.issuer.delegate() == d.signer
 }
 
-func etag(der []byte) string {
-	sum := sha256.Sum256(der)
-	return `"` + hex.EncodeToString(sum[:16]) + `"`
+// tagSize is the length of an ETag, in octets.
+const tagSize = 34
+
+// tagOf is an ETag: the same for the same octets.
+func tagOf(octets []byte) (tag [tagSize]byte) {
+	sum := sha256.Sum256(octets)
+	tag[0], tag[tagSize-1] = '"', '"'
+	hex.Encode(tag[1:], sum[:(tagSize-2)/2])
+	return tag
 }

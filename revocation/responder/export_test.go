@@ -41,13 +41,14 @@ func Kept(r *Responder) (n int) {
 		s := &r.answers.shards[i]
 		s.mu.RLock()
 		counted := 0
-		for _, a := range s.bySerial {
-			for ; a != nil; a = a.next {
+		for _, at := range s.bySerial {
+			for ; at != nowhere; at = s.all[at].next {
 				counted++
 			}
 		}
-		if s.mu.RUnlock(); counted != s.count || len(s.signing) > 0 {
-			panic(fmt.Sprintf("%d answers are counted as %d, %d are being signed", counted, s.count, len(s.signing)))
+		count, rooms := len(s.all), len(s.octets)
+		if s.mu.RUnlock(); counted != count || rooms != count*s.room || len(s.signing) > 0 {
+			panic(fmt.Sprintf("%d answers are counted as %d, %d are being signed", counted, count, len(s.signing)))
 		}
 		n += counted
 	}

@@ -74,7 +74,8 @@ func (r *Responder) serveCA(w http.ResponseWriter, q *http.Request, file string)
 		return
 	}
 	w.Header().Set("Cache-Control", cacheFor(caMaxAge))
-	w.Header().Set("ETag", etag(certificate.Raw))
+	tag := tagOf(certificate.Raw)
+	w.Header().Set("ETag", string(tag[:]))
 	serveFile(w, q, typeCA, bytes.NewReader(certificate.Raw))
 }
 

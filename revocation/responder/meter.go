@@ -41,12 +41,8 @@ func outcomeOf(r ocsp.Response) Outcome {
 		return Several
 	case r.ExtendedRevoke:
 		return Unknown
-	case singles[0].Status == ocsp.Good:
-		return Good
-	case singles[0].Status == ocsp.Revoked:
-		return Revoked
 	default:
-		return Unknown
+		return outcomeOfOne(singles[0].Status)
 	}
 }
 
@@ -61,4 +57,15 @@ func outcomeOfRefusal(r ocsp.Refusal) Outcome {
 	default:
 		return InternalError
 	}
+}
+
+func outcomeOfOne(status ocsp.CertStatus) Outcome {
+	switch status {
+	case ocsp.Good:
+		return Good
+	case ocsp.Revoked:
+		return Revoked
+	case ocsp.Unknown:
+	}
+	return Unknown
 }

@@ -51,19 +51,19 @@ func (r *Responder) Renew(ctx context.Context) error {
 func (r *Responder) renewShard(ctx context.Context, s *shard) (tried int) {
 	now := r.clock()
 	current, known := r.knownAt(now)
-	var due []*answer
-	s.each(func(a *answer) (stays bool) {
-		if now.Unix() >= a.nextUpdate {
+	var due []renewal
+	s.each(func(k *kept, from *source) (stays bool) {
+		if now.Unix() >= k.nextUpdate {
 			return false
 		}
-		recent := now.Unix()-a.asked.Load() <= int64(askedRecently*r.staleness/time.Second)
-		if known && recent && (current.Sub(time.Unix(a.current, 0)) >= r.renewalAge(a.serial) || a.signer != a.issuer.delegate()) {
-			due = append(due, a)
+		recent := now.Unix()-k.asked <= int64(askedRecently*r.staleness/time.Second)
+		if known && recent && (current.Sub(time.Unix(k.current, 0)) >= r.renewalAge(k.serial) || from.signer != from.issuer.delegate()) {
+			due = append(due, renewal{from, k.serial, k.asked})
 		}
 		return true
 	})
-	for _, a := range due {
-		if ctx.Err() != nil || !r.renew(a) {
+	for _, d := range due {
+		if ctx.Err() != nil || !r.renew(d) {
 			return tried
 		}
 		tried++
@@ -77,15 +77,23 @@ func (r *Responder) renewalAge(serial pki.Serial) time.Duration {
 	return r.staleness/renewalFirst + r.staleness/renewalSpread*random/256
 }
 
+// A renewal is of one answer that is due.
+type renewal struct {
+	from   *source
+	serial pki.Serial
+	asked  int64
+}
+
 // renew puts a new answer in the place of one, unless its status has changed; it reports whether others are worth a try.
 // It takes no place in a budget: it is one of its kind, and rests.
-func (r *Responder) renew(a *answer) bool {
-	d, der, refusal := r.sign(a.issuer, &ocsp.Request{IDs: []ocsp.CertID{a.certID()}})
+func (r *Responder) renew(n renewal) bool {
+	id := ocsp.CertID{Serial: n.serial, Raw: append([]byte(n.from.prefix), n.serial.Bytes()...)}
+	d, der, refusal := r.sign(n.from.issuer, &ocsp.Request{IDs: []ocsp.CertID{id}})
 	if refusal != 0 {
 		return refusal != ocsp.InternalError
 	}
 	if d.versions[0] != 0 {
-		r.answers.put(r.answers.newKept(d, der, a.asked.Load()))
+		r.answers.put(d, der, n.asked)
 	}
 	return true
 }

@@ -67,6 +67,7 @@ type Responder struct {
 	log            *slog.Logger
 
 	answers   *answers
+	dates     dates
 	freshFor  int64                     // seconds by which the knowledge may be newer than a kept answer that is given
 	askedStep int64                     // seconds that pass before it is noted anew that an answer was asked for
 	lasting   *budget                   // for signing answers that are kept
