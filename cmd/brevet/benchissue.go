@@ -148,6 +148,9 @@ const openShare = 0.8
 // measureArrivals has requests come at random times.
 func (b *issueBench) measureArrivals(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
 	l, err := arrive(ctx, r.callers, openShare*b.pace.rate, d)
+	if over := new(overrun); errors.As(err, &over) {
+		return fmt.Errorf("%w; give a --token-rate of %.0f or less, which it keeps up with", err, over.reached)
+	}
 	values["token_share"] = values["certificates_per_second"] / b.pace.rate
 	values["open_loop_p99_ms"] = l.quantile(0.99)
 	values["open_loop_latencies"] = l.quantile(0.99) / max(1, float64(b.pace.latency)/float64(time.Millisecond))
