@@ -157,10 +157,10 @@ func (s *benchServer) stop() error {
 	}
 	select {
 	case <-s.ended:
-		if errors.Is(s.err, context.Canceled) {
+		if s.err == nil || errors.Is(s.err, context.Canceled) {
 			return nil
 		}
-		return s.err
+		return fmt.Errorf("the measured server does not end well, see above: %w", s.err)
 	case <-time.After(benchPatience):
 		return errors.Join(errors.New("the measured server does not stop, and is killed"), s.cmd.Process.Kill())
 	}
