@@ -269,7 +269,8 @@ func (d dev) config() (Config, error) {
 	c.Token.Label, c.Log.Level = devLabel, config.LogLevel(slog.LevelWarn)
 	endless := RateConfig{PerSecond: 1e6, Burst: 1e6} // one machine plays the whole fleet here, as fast as it can
 	c.Limits = LimitsConfig{Identity: endless, Address: endless}
-	return c, c.check()
+	err = c.check() // which fills in what follows from others
+	return c, err
 }
 
 // install records the ceremony's results in the store; it finds them there on every start but the first.
