@@ -62,6 +62,12 @@ func (e *overrun) Error() string {
 
 func (e *overrun) Unwrap() error { return e.err }
 
+// turnedAway reports whether a call was refused because too many wait.
+func turnedAway(err error) bool {
+	why := new(pki.Refusal)
+	return errors.As(err, &why) && why.Rule == pki.RuleBusy
+}
+
 // arriveWhile has requests come as arrive does, while going says so of the time since the first. When one is turned away
 // because too many wait, it sends no more, has those answered that were sent, and returns an overrun.
 func arriveWhile(ctx context.Context, callers []*caller, rate float64, going func(at time.Duration) bool) (load, error) {
@@ -78,7 +84,7 @@ func arriveWhile(ctx context.Context, callers []*caller, rate float64, going fun
 		c := callers[n%len(callers)]
 		all.Go(func() {
 			if _, err := c.renew(ctx); err != nil {
-				if why := new(pki.Refusal); errors.As(err, &why) && why.Rule == pki.RuleBusy {
+				if turnedAway(err) {
 					over.CompareAndSwap(nil, &overrun{rate: rate, err: err})
 				} else {
 					fail(err)

@@ -159,7 +159,8 @@ func open(t *testing.T) *Floor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := hsm.InitToken(t.Context(), module, "floor", pin, pin); err != nil {
+	serial, err := hsm.InitToken(t.Context(), module, "floor", pin, pin)
+	if err != nil {
 		t.Fatal(err)
 	}
 	token, err := hsm.Open(t.Context(), hsm.Config{Module: module, TokenLabel: "floor"}, pin)
@@ -173,6 +174,14 @@ func open(t *testing.T) *Floor {
 	f, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
+	}
+	bySerial := Config{Module: module, TokenSerial: serial, KeyLabel: "key"}
+	if same, err := openToken(bySerial); err != nil || same.slot != f.token.slot || !same.public.Equal(f.token.public) {
+		t.Errorf("the token with serial %s: %v", serial, err)
+	}
+	bySerial.TokenSerial = "0"
+	if other, err := openToken(bySerial); err == nil {
+		t.Errorf("a token with serial 0: slot %d", other.slot)
 	}
 	t.Cleanup(func() {
 		if err := errors.Join(f.Close(), token.Close()); err != nil {

@@ -75,7 +75,10 @@ func (t *token) find(c Config) (uint, error) {
 	}
 	for _, slot := range slots {
 		info, err := t.lib.GetTokenInfo(slot)
-		if err == nil && (info.SerialNumber == c.TokenSerial || c.TokenSerial == "" && info.Label == c.TokenLabel) {
+		if err != nil {
+			continue // some other token's trouble
+		}
+		if c.TokenSerial != "" && info.SerialNumber == c.TokenSerial || c.TokenSerial == "" && info.Label == c.TokenLabel {
 			return slot, nil
 		}
 	}
