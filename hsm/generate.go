@@ -49,7 +49,7 @@ func (t *Token) Generate(ctx context.Context, label string, alg Algorithm) (*Key
 			k, err = s.key(ref)
 		}
 		if bad := new(AttributeError); errors.As(err, &bad) {
-			bad.Err = errors.Join(bad.Err, s.destroy(id))
+			bad.Err = errors.Join(bad.Err, s.destroy(KeyRef{ID: id}))
 		}
 		return k, err
 	})
@@ -127,11 +127,28 @@ func templates(ref KeyRef, how recipe) (public, private []*pkcs11.Attribute) {
 	return public, private
 }
 
-// destroy removes both halves of the pair with this ID.
-func (s *session) destroy(id []byte) error {
+// Destroy removes every key with this label, for good, and every half of one that a fault has left. That there is none
+// is no error. It is for keys that are made to be thrown away: what they have signed stays, and nobody can sign again.
+func (t *Token) Destroy(ctx context.Context, label string) error {
+	if err := checkLabel(label); err != nil {
+		return err
+	}
+	ref := KeyRef{Label: label}
+	t.renew() // as for Generate, whose opposite this is
+	_, err := run(ctx, t, "destroy "+ref.String(), func(s *session) (struct{}, error) {
+		if _, err := s.privateKeys(ref); err != nil { // which logs in where that was lost: nothing private is found without
+			return struct{}{}, err
+		}
+		return struct{}{}, s.destroy(ref)
+	})
+	return err
+}
+
+// destroy removes both halves of what ref names.
+func (s *session) destroy(ref KeyRef) error {
 	err := s.writable(func(rw *session) error {
 		for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
-			found, err := rw.search(KeyRef{ID: id}.template(class))
+			found, err := rw.search(ref.template(class))
 			if err != nil {
 				return err
 			}
@@ -144,7 +161,7 @@ func (s *session) destroy(id []byte) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("the pair with ID %x could not be destroyed, remove it by hand: %w", id, err)
+		return fmt.Errorf("the %s could not be destroyed, remove it by hand: %w", ref, err)
 	}
 	return nil
 }

@@ -86,6 +86,54 @@ func TestGenerateUnderFaults(t *testing.T) {
 	}
 }
 
+// TestDestroy: of the keys on a token those with the label go, whole or in halves, and whatever fails meanwhile.
+func TestDestroy(t *testing.T) {
+	b := newBench(t, "destroy")
+	tok := b.open(t, b.config("destroy"))
+	kept := mustGenerate(t, tok, "kept", P256)
+	if err := tok.Destroy(t.Context(), "kep"); err != nil {
+		t.Errorf("what is not there: %v", err)
+	}
+	for _, code := range []uint{
+		pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_USER_NOT_LOGGED_IN, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_DEVICE_ERROR,
+	} {
+		for _, call := range []string{"DestroyObject", "FindObjects", "OpenSession"} {
+			for _, applies := range []bool{false, true} {
+				gone := mustGenerate(t, tok, "gone", P256)
+				b.inject(fault{call: call, times: 1, applies: applies, err: pkcs11.Error(code)})
+				err := tok.Destroy(t.Context(), "gone")
+				b.heal()
+				if err != nil {
+					t.Errorf("0x%x from %s, applied %v: %v", code, call, applies, err)
+				}
+				if _, err := tok.Find(t.Context(), gone.Ref()); !errors.Is(err, ErrNotFound) {
+					t.Errorf("0x%x from %s, applied %v: the key is there: %v", code, call, applies, err)
+				}
+			}
+		}
+	}
+	// Between the two halves the process may end. What is left goes with the next call.
+	mustGenerate(t, tok, "gone", P256)
+	b.inject(fault{call: "DestroyObject", times: 2, skip: 1, err: pkcs11.Error(pkcs11.CKR_FUNCTION_FAILED)})
+	if err := tok.Destroy(t.Context(), "gone"); err == nil || !strings.Contains(err.Error(), "remove it by hand") {
+		t.Errorf("a half that cannot be destroyed: %v", err)
+	}
+	b.heal()
+	if n := objects(t, b, "destroy"); n != 3 {
+		t.Fatalf("%d objects, and not a pair and a half", n)
+	}
+	if err := tok.Destroy(t.Context(), "gone"); err != nil {
+		t.Error(err)
+	}
+	if n := objects(t, b, "destroy"); n != 2 {
+		t.Errorf("%d objects for one key", n)
+	}
+	mustSign(t, kept)
+	if err := tok.Destroy(t.Context(), ""); err == nil {
+		t.Error("every key would be destroyed")
+	}
+}
+
 // lacking is a library without some mechanisms.
 type lacking struct {
 	cryptoki

@@ -97,16 +97,27 @@ func ReadPINFile(path string) (PIN, error) {
 	if info.Mode().Perm()&0o027 != 0 {
 		return PIN{}, &FileModeError{Path: path, Mode: info.Mode()}
 	}
-	raw, err := io.ReadAll(io.LimitReader(f, maxPIN+3)) // the PIN, a line break, and one more
-	if err != nil {
-		return PIN{}, fmt.Errorf("hsm: PIN file: %w", err)
-	}
-	raw = bytes.TrimSuffix(bytes.TrimSuffix(raw, []byte("\n")), []byte("\r"))
-	pin, err := NewPIN(raw)
+	pin, err := ReceivePIN(f)
 	if err != nil {
 		return PIN{}, fmt.Errorf("%w (in %s)", err, path)
 	}
 	return pin, nil
+}
+
+// Pass writes the PIN to another process of this program, over a pipe to where [ReceivePIN] reads it. It is the one way
+// out of a PIN: not for files, and not for what others read.
+func (p PIN) Pass(w io.Writer) error {
+	_, err := io.WriteString(w, p.reveal()+"\n")
+	return err
+}
+
+// ReceivePIN reads a PIN, which is all there is but for a line break.
+func ReceivePIN(r io.Reader) (PIN, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, maxPIN+3)) // the PIN, a line break, and one more
+	if err != nil {
+		return PIN{}, fmt.Errorf("hsm: read the PIN: %w", err)
+	}
+	return NewPIN(bytes.TrimSuffix(bytes.TrimSuffix(raw, []byte("\n")), []byte("\r")))
 }
 
 // ReadPINCredential reads a PIN that systemd hands to the service: the file name in

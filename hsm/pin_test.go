@@ -130,3 +130,20 @@ func TestReadPINCredential(t *testing.T) {
 		}
 	}
 }
+
+// TestPINIsPassed: what a process passes is what another one receives, and no more than a PIN is read.
+func TestPINIsPassed(t *testing.T) {
+	var pipe bytes.Buffer
+	if err := testPIN(t, "hunter2-4711").Pass(&pipe); err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReceivePIN(&pipe)
+	if err != nil || got.reveal() != "hunter2-4711" {
+		t.Errorf("%q, %v", got.reveal(), err)
+	}
+	for _, wrong := range []string{"", "\n", "a\nb\n", strings.Repeat("1", maxPIN+1)} {
+		if got, err := ReceivePIN(strings.NewReader(wrong)); err == nil {
+			t.Errorf("%q gives the PIN %q", wrong, got.reveal())
+		}
+	}
+}

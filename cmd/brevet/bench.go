@@ -6,52 +6,71 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
-)
-
-// Names in the token that a measurement makes for itself.
-const (
-	benchLabel = "brevet-bench"
-	benchKey   = "bench"
 )
 
 func newBench() *cobra.Command {
 	cmd := &cobra.Command{Use: "bench", Short: "Measure what this machine and its token can do"}
-	cmd.AddCommand(newBenchToken(), newBenchIssue(), newBenchRevoke(), newBenchCRL(), newBenchCRLRound(), newBenchOCSP(), newBenchBare(), newBenchSigning())
+	cmd.AddCommand(
+		newBenchToken(), newBenchIssue(), newBenchRevoke(), newBenchCRL(), newBenchOCSP(),
+		newBenchServer(), newBenchCRLRound(), newBenchBare(), newBenchSigning(), // processes of those
+	)
 	return cmd
 }
 
 // benchFlags are what measurements have in common.
 type benchFlags struct {
-	duration string
+	duration string // empty where a measurement ends when it has done its work
 	rounds   int
+	inToken  int    // signatures at once; 0 for as many as the configuration has
+	keyLabel string // an operator's own key, which takes no directory; empty for one that is thrown away
 }
 
-func (b *benchFlags) add(cmd *cobra.Command, duration, what string) {
-	cmd.Flags().StringVar(&b.duration, "duration", duration, what)
-	cmd.Flags().IntVar(&b.rounds, "rounds", 3, "rounds, 1 to 99: what is compared takes turns")
+// measures makes a command measure: check looks at the flags, and run measures in a place that goes with it.
+func (f *benchFlags) measures(cmd *cobra.Command, check func() error, run func(context.Context, *bench) error, heading ...string) {
+	cmd.Flags().IntVar(&f.rounds, "rounds", f.rounds, "rounds, 1 to 99: what is compared takes turns")
 	outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		p, err := newPrinter(cmd, heading...)
+		if err != nil {
+			return err
+		}
+		if f.rounds < 1 || f.rounds > 99 {
+			return &usage{fmt.Sprintf("--rounds %d: give 1 to 99", f.rounds)}
+		}
+		if err := check(); err != nil {
+			return err
+		}
+		ctx := cmd.Context()
+		b := &bench{printer: p, log: cmd.ErrOrStderr()}
+		if err = b.open(cmd, f); err == nil {
+			err = b.explain(run(ctx, b))
+		}
+		if err != nil && ctx.Err() != nil {
+			err = errors.New("interrupted")
+		}
+		return errors.Join(err, b.close())
+	}
+}
+
+// timed adds the flag that says how long to measure.
+func (f *benchFlags) timed(cmd *cobra.Command, duration, what string) {
+	cmd.Flags().StringVar(&f.duration, "duration", duration, what)
 }
 
 // round returns how long each part of a round is to take.
-func (b *benchFlags) round() (time.Duration, error) {
-	d, err := pki.ParseDuration(b.duration)
+func (f *benchFlags) round(least time.Duration) (time.Duration, error) {
+	d, err := pki.ParseDuration(f.duration)
 	if err != nil {
 		return 0, &usage{"--duration: " + trimPrefixes(err.Error())}
 	}
-	if b.rounds < 1 || b.rounds > 99 {
-		return 0, &usage{fmt.Sprintf("--rounds %d: give 1 to 99", b.rounds)}
-	}
-	if d /= time.Duration(b.rounds); d < 20*time.Millisecond {
-		return 0, &usage{fmt.Sprintf("--duration %s: give at least 20ms for each round", b.duration)}
+	if d /= time.Duration(f.rounds); d < least {
+		return 0, &usage{fmt.Sprintf("--duration %s: give at least %s for each round", f.duration, least)}
 	}
 	return d, nil
 }
@@ -88,6 +107,31 @@ func rounded(v float64) float64 {
 	return math.Round(v*scale) / scale
 }
 
+// rounds are what each round has measured, by name.
+type rounds map[string][]float64
+
+func (r rounds) add(values map[string]float64) {
+	for name, v := range values {
+		r[name] = append(r[name], v)
+	}
+}
+
+// report prints an object with the medians of fields, and their spread. A field that was not measured fails it.
+func (p *printer) report(object map[string]any, measured rounds, fields []string) error {
+	spreads := map[string]spread{}
+	object["spread"] = spreads
+	var rows [][]string
+	for _, name := range fields {
+		s, err := spreadOf(name, measured[name])
+		if err != nil {
+			return err
+		}
+		object[name], spreads[name] = s.Median, s
+		rows = append(rows, []string{name, decimal(s.Median), decimal(s.Min), decimal(s.Max)})
+	}
+	return p.emit(object, rows)
+}
+
 // emit prints one JSON object, or rows of a table.
 func (p *printer) emit(object any, rows [][]string) error {
 	if p.json {
@@ -103,45 +147,4 @@ func (p *printer) emit(object any, rows [][]string) error {
 		}
 	}
 	return p.close()
-}
-
-// benchDirectory makes a directory that goes with the command.
-func benchDirectory() (dir string, remove func() error, err error) {
-	dir, err = os.MkdirTemp("", "brevet-bench-")
-	if err != nil {
-		return "", nil, err
-	}
-	return dir, func() error { return os.RemoveAll(dir) }, nil
-}
-
-// benchToken is a SoftHSM token of this process with one P-256 key in it.
-type benchToken struct {
-	token  *hsm.Token
-	key    *hsm.Key
-	module string
-	pin    string
-}
-
-// makeBenchToken makes one in a directory, whatever the user's own configuration of SoftHSM says.
-func makeBenchToken(ctx context.Context, dir string, sessions int) (b benchToken, err error) {
-	if err := useSoftHSM(filepath.Join(dir, "token")); err != nil {
-		return b, err
-	}
-	var pin hsm.PIN
-	if b.pin, pin, err = newPIN(); err != nil {
-		return b, err
-	}
-	if b.module, err = hsm.FindSoftHSM(); err != nil {
-		return b, err
-	}
-	if _, err = hsm.InitToken(ctx, b.module, benchLabel, pin, pin); err != nil {
-		return b, err
-	}
-	if b.token, err = hsm.Open(ctx, hsm.Config{Module: b.module, TokenLabel: benchLabel, Sessions: sessions}, pin); err != nil {
-		return b, err
-	}
-	if b.key, err = b.token.Generate(ctx, benchKey, hsm.P256); err != nil {
-		return b, errors.Join(err, b.token.Close())
-	}
-	return b, nil
 }

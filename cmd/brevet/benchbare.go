@@ -19,7 +19,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -111,13 +110,11 @@ func newBenchSigning() *cobra.Command {
 
 // delegateRate is how many signatures a second a process makes that does nothing else, on all cores, and the microseconds
 // of processor time that one takes.
-func delegateRate(ctx context.Context, d time.Duration) (rate, cpu float64, err error) {
-	self, err := os.Executable()
+func (b *bench) delegateRate(ctx context.Context, d time.Duration) (rate, cpu float64, err error) {
+	cmd, err := b.process(ctx, "signing", "--duration", d.String())
 	if err != nil {
 		return 0, 0, err
 	}
-	cmd := exec.CommandContext(ctx, self, "bench", "signing", "--duration", d.String())
-	cmd.Args[0] = os.Args[0]
 	out, err := cmd.Output()
 	if err != nil {
 		return 0, 0, fmt.Errorf("signing: %w", err)
@@ -137,14 +134,13 @@ type bareServer struct {
 	address string
 }
 
-func startBareServer(ctx context.Context, size int, log io.Writer) (*bareServer, error) {
-	self, err := os.Executable()
+func (b *bench) startBareServer(ctx context.Context, size int) (*bareServer, error) {
+	cmd, err := b.process(ctx, "bare", "--size", strconv.Itoa(size))
 	if err != nil {
 		return nil, err
 	}
-	s := &bareServer{cmd: exec.CommandContext(ctx, self, "bench", "bare", "--size", strconv.Itoa(size))}
-	s.cmd.Args[0], s.cmd.Stderr = os.Args[0], log
-	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
+	s := &bareServer{cmd: cmd}
+	s.cmd.Stderr = b.log
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err

@@ -9,8 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -30,36 +28,30 @@ const maxBenchEntries = 100_000_000
 
 // crlBench is a measurement of making a CRL.
 type crlBench struct {
+	benchFlags
 	entries int
-	rounds  int
 }
 
 func newBenchCRL() *cobra.Command {
-	var b crlBench
+	b := crlBench{benchFlags: benchFlags{rounds: 5}}
 	cmd := &cobra.Command{
 		Use: "crl", Short: "Measure how long a full CRL takes, from the store to the published file", Args: cobra.NoArgs,
 		Long: "crl fills a store of its own with revoked certificates, and has a process of its own publish their full CRL: take\n" +
-			"a number, read the store, write, sign with a SoftHSM token, flush, record and rename. In turn with it, another one\n" +
+			"a number, read the store, write, sign with the token, flush, record and rename. In turn with it, another one\n" +
 			"does the same with a store in which nothing is revoked: crl_peak_mib is by how much the peaks of their resident\n" +
 			"memory (VmHWM) differ. What it made is removed again.",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := newPrinter(cmd, "MEASURED", "MEDIAN", "MIN", "MAX")
-			if err != nil {
-				return err
-			}
-			if b.entries < 1 || b.entries > maxBenchEntries {
-				return &usage{fmt.Sprintf("--entries %d: give 1 to %d", b.entries, maxBenchEntries)}
-			}
-			if b.rounds < 1 || b.rounds > 99 {
-				return &usage{fmt.Sprintf("--rounds %d: give 1 to 99", b.rounds)}
-			}
-			return b.run(cmd, p)
-		},
 	}
 	cmd.Flags().IntVar(&b.entries, "entries", 1_000_000, "how many certificates are revoked")
-	cmd.Flags().IntVar(&b.rounds, "rounds", 5, "rounds, 1 to 99: what is compared takes turns")
-	outputFlag(cmd)
+	placeFlag(cmd)
+	b.measures(cmd, b.check, b.run, "MEASURE", "MEDIAN", "MIN", "MAX")
 	return cmd
+}
+
+func (b *crlBench) check() error {
+	if b.entries < 1 || b.entries > maxBenchEntries {
+		return &usage{fmt.Sprintf("--entries %d: give 1 to %d", b.entries, maxBenchEntries)}
+	}
+	return nil
 }
 
 // crlRound is what one process has measured.
@@ -70,34 +62,27 @@ type crlRound struct {
 	Size    int64   `json:"size"`
 }
 
-func (b *crlBench) run(cmd *cobra.Command, p *printer) (err error) {
-	ctx := cmd.Context()
-	dir, remove, err := benchDirectory()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, remove()) }()
-	say := func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }
-	if err := prepareCRLBench(ctx, dir, b.entries, say); err != nil {
+func (b *crlBench) run(ctx context.Context, place *bench) error {
+	if err := place.prepareCRLs(ctx, b.entries); err != nil {
 		return err
 	}
 	var seconds, peaks []float64
 	var last crlRound
 	for round := range b.rounds {
-		empty, err := crlProcess(ctx, dir, emptyStore)
+		empty, err := place.crlRound(ctx, emptyStore)
 		if err != nil {
 			return err
 		}
-		if last, err = crlProcess(ctx, dir, fullStore); err != nil {
+		if last, err = place.crlRound(ctx, fullStore); err != nil {
 			return err
 		}
 		if last.Entries != int64(b.entries) || empty.Entries != 0 {
 			return fmt.Errorf("the CRLs have %d and %d entries, and not %d and none", last.Entries, empty.Entries, b.entries)
 		}
-		say("round %d of %d: %.3f s, peak %.1f MiB, and %.1f MiB with nothing revoked", round+1, b.rounds, last.Seconds, last.PeakMiB, empty.PeakMiB)
+		place.say("round %d of %d: %.3f s, peak %.1f MiB, and %.1f MiB with nothing revoked", round+1, b.rounds, last.Seconds, last.PeakMiB, empty.PeakMiB)
 		seconds, peaks = append(seconds, last.Seconds), append(peaks, last.PeakMiB-empty.PeakMiB)
 	}
-	return emitCRLBench(p, seconds, peaks, last)
+	return emitCRLBench(place.printer, seconds, peaks, last)
 }
 
 func emitCRLBench(p *printer, seconds, peaks []float64, last crlRound) error {
@@ -129,25 +114,16 @@ func emitCRLBench(p *printer, seconds, peaks []float64, last crlRound) error {
 const (
 	emptyStore = "empty"
 	fullStore  = "full"
-	benchPIN   = "pin"
 	benchCA    = "ca.crt"
 )
 
-// prepareCRLBench makes a token with a CA's key, and two stores.
-func prepareCRLBench(ctx context.Context, dir string, entries int, say func(string, ...any)) (err error) {
-	t, err := makeBenchToken(ctx, dir, 1)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, t.token.Close()) }()
-	if err := writeNew(filepath.Join(dir, benchPIN), []byte(t.pin+"\n"), 0o600); err != nil {
-		return err
-	}
+// prepareCRLs makes a CA, and two stores.
+func (b *bench) prepareCRLs(ctx context.Context, entries int) error {
 	name, err := ceremony.ParseSubject("CN=Brevet Bench CA")
 	if err != nil {
 		return err
 	}
-	der, err := ceremony.Root(t.key, ceremony.RootSpec{Subject: name, Lifetime: 365 * 24 * time.Hour, Now: time.Now()})
+	der, err := ceremony.Root(b.key, ceremony.RootSpec{Subject: name, Lifetime: 365 * 24 * time.Hour, Now: time.Now()})
 	if err != nil {
 		return err
 	}
@@ -155,29 +131,27 @@ func prepareCRLBench(ctx context.Context, dir string, entries int, say func(stri
 	if err != nil {
 		return err
 	}
-	if err := writeNew(filepath.Join(dir, benchCA), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+	if err := writeNew(filepath.Join(b.dir, benchCA), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
 		return err
 	}
 	for name, n := range map[string]int{emptyStore: 0, fullStore: entries} {
-		store := filepath.Join(dir, name)
+		store := filepath.Join(b.dir, name)
 		if err := makeDirectory(store); err != nil {
 			return err
 		}
-		if err := fillRevoked(ctx, filepath.Join(store, "store.db"), pki.IssuerOf(cert), n, say); err != nil {
+		if err := fillRevoked(ctx, filepath.Join(store, "store.db"), pki.IssuerOf(cert), n, b.say); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// crlProcess runs this binary to make a CRL from a store, and returns what it says of that.
-func crlProcess(ctx context.Context, dir, store string) (crlRound, error) {
-	self, err := os.Executable()
+// crlRound has a process make a CRL from a store, and returns what it says of that.
+func (b *bench) crlRound(ctx context.Context, store string) (crlRound, error) {
+	cmd, err := b.process(ctx, "crl-round", b.dir, store, "--config", b.config)
 	if err != nil {
 		return crlRound{}, err
 	}
-	cmd := exec.CommandContext(ctx, self, "bench", "crl-round", dir, store)
-	cmd.Args[0] = os.Args[0]
 	var failed bytes.Buffer
 	cmd.Stderr = &failed
 	out, err := cmd.Output()
@@ -191,37 +165,41 @@ func crlProcess(ctx context.Context, dir, store string) (crlRound, error) {
 
 // newBenchCRLRound is the process that is measured.
 func newBenchCRLRound() *cobra.Command {
-	return &cobra.Command{
+	var config string
+	cmd := &cobra.Command{
 		Use: "crl-round DIRECTORY STORE", Short: "Make one CRL, and say what that took", Args: cobra.ExactArgs(2), Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := makeBenchCRL(cmd.Context(), args[0], args[1])
+			pin, err := hsm.ReceivePIN(cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			c, err := benchConfig(config)
+			if err != nil {
+				return err
+			}
+			r, err := makeBenchCRL(cmd.Context(), c.Token, pin, args[0], args[1])
 			if err != nil {
 				return err
 			}
 			return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
 		},
 	}
+	cmd.Flags().StringVar(&config, "config", "", "configuration with the token")
+	return cmd
 }
 
-func makeBenchCRL(ctx context.Context, dir, store string) (r crlRound, err error) {
+func makeBenchCRL(ctx context.Context, c TokenConfig, pin hsm.PIN, dir, store string) (r crlRound, err error) {
 	boundGarbage(ctx) // as the server has it
 	cert, err := readCertificate(filepath.Join(dir, benchCA))
 	if err != nil {
 		return r, err
 	}
-	if err := useSoftHSM(filepath.Join(dir, "token")); err != nil {
-		return r, err
-	}
-	pin, err := hsm.ReadPINFile(filepath.Join(dir, benchPIN))
-	if err != nil {
-		return r, err
-	}
-	token, err := openToken(ctx, TokenConfig{Label: benchLabel, Sessions: 1}, pin)
+	token, err := openToken(ctx, c, pin)
 	if err != nil {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, token.Close()) }()
-	key, err := token.Find(ctx, hsm.KeyRef{Label: benchKey})
+	key, err := token.Find(ctx, hsm.KeyRef{Label: filepath.Base(dir)})
 	if err != nil {
 		return r, err
 	}

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -15,11 +12,13 @@ import (
 
 	"github.com/brevet-pki/brevet/cmd/internal/floor"
 	"github.com/brevet-pki/brevet/enroll"
-	"github.com/brevet-pki/brevet/hsm"
 )
 
 // maxCallers is how many connections a measurement holds.
 const maxCallers = 1024
+
+// leastRound is the shortest round.
+const leastRound = 20 * time.Millisecond
 
 // floorReach is what a floor has to reach of the rate at which all cores do its single operations: one that is slower
 // waits for something that it need not, and is no floor.
@@ -37,7 +36,7 @@ type issueBench struct {
 }
 
 func newBenchIssue() *cobra.Command {
-	var b issueBench
+	b := issueBench{benchFlags: benchFlags{rounds: 3}}
 	cmd := &cobra.Command{
 		Use: "issue", Short: "Measure how many certificates a second a server issues", Args: cobra.NoArgs,
 		Long: "issue starts a server process with a token and a store of its own in a temporary directory, enrolls devices,\n" +
@@ -49,38 +48,24 @@ func newBenchIssue() *cobra.Command {
 			"most, each after --token-latency: token_share is how much of that rate certificates reach, and open_loop_p99_ms is\n" +
 			"what one takes when requests come at random times at 80 % of it. With --bulk each caller is an operator's stream of\n" +
 			"orders, for 64 devices at once.",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := newPrinter(cmd, "MEASURE", "MEDIAN", "MIN", "MAX")
-			if err != nil {
-				return err
-			}
-			round, err := b.round()
-			if err != nil {
-				return err
-			}
-			if err := b.check(); err != nil {
-				return err
-			}
-			dir, remove, err := benchDirectory()
-			if err != nil {
-				return err
-			}
-			return errors.Join(b.run(cmd, p, dir, round), remove())
-		},
 	}
-	cmd.Flags().IntVar(&b.callers, "callers", 16, "devices that renew at once")
 	f := cmd.Flags()
+	f.IntVar(&b.callers, "callers", 16, "devices that renew at once")
 	f.BoolVar(&b.newConnections, "new-connections", false, "a new connection for each certificate")
-	f.Float64Var(&b.pace.rate, "token-rate", 0, "signatures a second that the token makes at most (default: no limit)")
-	f.DurationVar(&b.pace.latency, "token-latency", 0, "how long the token waits before each signature, with --token-rate")
 	f.BoolVar(&b.bulk, "bulk", false, "callers are streams of orders, each with 64 under way")
 	f.IntVar(&b.count, "count", 0, "with --bulk, how many certificates are issued in each round, however long that takes")
 	f.IntVar(&b.preload, "preload", 0, "certificates that the store holds beforehand; a server with an empty one is measured in turn")
-	b.add(cmd, "10s", "how long certificates are issued, in all rounds together")
+	b.pace.flags(cmd)
+	b.timed(cmd, "10s", "how long certificates are issued, in all rounds together")
+	placeFlag(cmd)
+	b.measures(cmd, b.check, b.run, "MEASURE", "MEDIAN", "MIN", "MAX")
 	return cmd
 }
 
 func (b *issueBench) check() error {
+	if _, err := b.round(leastRound); err != nil {
+		return err
+	}
 	if b.callers < 1 || b.callers > maxCallers {
 		return &usage{fmt.Sprintf("--callers %d: give 1 to %d", b.callers, maxCallers)}
 	}
@@ -163,6 +148,9 @@ const openShare = 0.8
 // measureArrivals has requests come at random times.
 func (b *issueBench) measureArrivals(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
 	l, err := arrive(ctx, r.callers, openShare*b.pace.rate, d)
+	if over := new(overrun); errors.As(err, &over) {
+		return fmt.Errorf("%w; give a --token-rate of %.0f or less, which it keeps up with", err, over.reached)
+	}
 	values["token_share"] = values["certificates_per_second"] / b.pace.rate
 	values["open_loop_p99_ms"] = l.quantile(0.99)
 	values["open_loop_latencies"] = l.quantile(0.99) / max(1, float64(b.pace.latency)/float64(time.Millisecond))
@@ -172,11 +160,9 @@ func (b *issueBench) measureArrivals(ctx context.Context, r *issueRig, d time.Du
 // issueRig is everything that is measured.
 type issueRig struct {
 	mode
-	log io.Writer
-	say func(format string, args ...any)
+	*bench
 	*party
 	empty      *party // with --preload, what the first one is compared with
-	token      *hsm.Key
 	floor      *floor.Floor
 	goroutines int // that the floor is fastest with
 }
@@ -211,54 +197,41 @@ var issueFields = []string{
 	"floor_reach", "rss_mib", "bytes_per_certificate", "server_cpu_us", "load_cpu_us", "floor_cpu_us",
 }
 
-func (b *issueBench) run(cmd *cobra.Command, p *printer, dir string, round time.Duration) (err error) {
-	ctx := cmd.Context()
-	rig := &issueRig{mode: b.mode(), log: cmd.ErrOrStderr(), say: func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }}
-	defer func() { err = errors.Join(err, rig.close()) }()
-	if rig.party, err = b.open(ctx, rig, filepath.Join(dir, "server"), b.preload); err != nil {
-		return err
-	}
-	if b.preload > 0 {
-		if rig.empty, err = b.open(ctx, rig, filepath.Join(dir, "empty"), 0); err != nil {
-			return err
-		}
-	}
-	t, err := makeBenchToken(ctx, dir, hsm.DefaultSessions)
+func (b *issueBench) run(ctx context.Context, place *bench) (err error) {
+	d, err := b.round(leastRound)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.token.Close()) }()
-	rig.token = t.key
-	if err := os.Mkdir(filepath.Join(dir, "floor"), 0o700); err != nil {
+	rig := &issueRig{mode: b.mode(), bench: place}
+	defer func() { err = errors.Join(err, rig.close()) }()
+	if rig.party, err = b.open(ctx, rig, "server", b.preload); err != nil {
 		return err
 	}
-	if rig.floor, err = floor.Open(ctx, floor.Config{
-		Directory: filepath.Join(dir, "floor"), Module: t.module, TokenLabel: benchLabel, PIN: t.pin, KeyLabel: benchKey,
-	}); err != nil {
+	if b.preload > 0 {
+		if rig.empty, err = b.open(ctx, rig, "empty", 0); err != nil {
+			return err
+		}
+	}
+	if rig.floor, err = place.floor(ctx); err != nil {
 		return err
 	}
-	measured, err := rig.rounds(ctx, b.rounds, round)
-	if err := errors.Join(err, rig.closeFloor()); err != nil { // before its token
+	measured, err := rig.rounds(ctx, b.rounds, d)
+	if err != nil {
 		return err
 	}
-	return b.report(p, rig, measured)
-}
-
-func (r *issueRig) closeFloor() error {
-	if r.floor == nil {
-		return nil
-	}
-	f := r.floor
-	r.floor = nil
-	return f.Close()
+	return b.report(rig, measured)
 }
 
 func (r *issueRig) close() error {
-	return errors.Join(r.closeFloor(), r.party.close(), r.empty.close())
+	var err error
+	if r.floor != nil {
+		err = r.floor.Close()
+	}
+	return errors.Join(err, r.party.close(), r.empty.close())
 }
 
 // open starts a server, on a store that holds so many certificates, and enrolls its callers.
-func (b *issueBench) open(ctx context.Context, rig *issueRig, dir string, certificates int) (p *party, err error) {
+func (b *issueBench) open(ctx context.Context, rig *issueRig, name string, certificates int) (p *party, err error) {
 	p = &party{}
 	defer func() {
 		if err != nil {
@@ -267,25 +240,17 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, dir string, certif
 		}
 	}()
 	rig.say("starting a server of its own")
-	d, err := benchDev(ctx, dir)
+	d, err := rig.newDev(ctx, name)
 	if err != nil {
 		return p, err
 	}
-	if p.server, err = startBenchServer(ctx, d, rig.log, rig.options...); err != nil {
-		return p, err
-	}
 	if certificates > 0 {
-		if err := p.server.stop(); err != nil {
+		if err := rig.fillStore(ctx, d, filling{certificates: certificates, perIdentity: perIdentity}); err != nil {
 			return p, err
 		}
-		p.server = nil
-		rig.say("filling its store with %d certificates", certificates)
-		if err := preload(ctx, d, filling{certificates: certificates, perIdentity: perIdentity}, rig.say); err != nil {
-			return p, err
-		}
-		if p.server, err = startBenchServer(ctx, d, rig.log, rig.options...); err != nil {
-			return p, err
-		}
+	}
+	if p.server, err = rig.startServer(ctx, d, rig.options...); err != nil {
+		return p, err
 	}
 	operator, err := enroll.ReadPair(p.server.dev.operator())
 	if err != nil {
@@ -300,7 +265,7 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, dir string, certif
 	return p, err
 }
 
-func (r *issueRig) rounds(ctx context.Context, rounds int, d time.Duration) (map[string][]float64, error) {
+func (r *issueRig) rounds(ctx context.Context, n int, d time.Duration) (rounds, error) {
 	var err error
 	if !r.counted { // files and caches grow to their size
 		if _, err = r.put(ctx, r.party, d); err != nil {
@@ -311,16 +276,14 @@ func (r *issueRig) rounds(ctx context.Context, rounds int, d time.Duration) (map
 		return nil, err
 	}
 	r.say("the floor is fastest with %d goroutines", r.goroutines)
-	measured := map[string][]float64{}
-	for n := range rounds {
+	measured := rounds{}
+	for i := range n {
 		values, err := r.round(ctx, d)
 		if err != nil {
 			return nil, err
 		}
-		for name, v := range values {
-			measured[name] = append(measured[name], v)
-		}
-		r.say("round %d of %d: %.0f certificates a second, floor %.0f", n+1, rounds, values["certificates_per_second"], values["floor_per_second"])
+		measured.add(values)
+		r.say("round %d of %d: %.0f certificates a second, floor %.0f", i+1, n, values["certificates_per_second"], values["floor_per_second"])
 	}
 	return measured, nil
 }
@@ -337,7 +300,7 @@ func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float
 	if err != nil {
 		return nil, err
 	}
-	if values["token_signatures_per_second"], err = signatureRate(ctx, r.token, hsm.DefaultSessions, d); err != nil {
+	if values["token_signatures_per_second"], err = signatureRate(ctx, r.key, r.like.Token.Sessions, d); err != nil {
 		return nil, err
 	}
 	if err := r.compare(ctx, d, values); err != nil {
@@ -419,21 +382,16 @@ func ownCPU() (time.Duration, error) {
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-func (b *issueBench) report(p *printer, rig *issueRig, measured map[string][]float64) error {
-	spreads := map[string]spread{}
-	object := map[string]any{"callers": b.callers, "rounds": b.rounds, "floor_goroutines": rig.goroutines, "spread": spreads}
-	var rows [][]string
-	for _, name := range slices.Concat(issueFields, rig.fields) {
-		s, err := spreadOf(name, measured[name])
-		if err != nil {
-			return err
-		}
-		object[name], spreads[name] = s.Median, s
-		rows = append(rows, []string{name, decimal(s.Median), decimal(s.Min), decimal(s.Max)})
+func (b *issueBench) report(rig *issueRig, measured rounds) error {
+	reach, err := spreadOf("floor_reach", measured["floor_reach"])
+	if err != nil {
+		return err
 	}
-	if reach := spreads["floor_reach"].Median; reach < floorReach {
-		rig.say("warning: the floor reaches %.2f of what its single operations allow, under %.2f: it is not yet a floor, and "+
-			"floor_ratio flatters the server", reach, floorReach)
+	if reach.Median < floorReach {
+		rig.say("warning: the floor reaches %.2f of what its single operations allow, under %.2f: it does not count as one, and floor_ratio "+
+			"flatters the server; measure with nothing else running, and longer", reach.Median, floorReach)
 	}
-	return p.emit(object, rows)
+	return rig.report(map[string]any{
+		"callers": b.callers, "rounds": b.rounds, "floor_goroutines": rig.goroutines, "floor_counts": reach.Median >= floorReach,
+	}, measured, slices.Concat(issueFields, rig.fields))
 }

@@ -168,6 +168,9 @@ func putLoad(ctx context.Context, callers []*caller, call func(*caller, context.
 		all.Go(func() {
 			for time.Since(begin) < d && ctx.Err() == nil {
 				took, err := call(c, ctx)
+				if turnedAway(err) {
+					err = fmt.Errorf("%w; %d callers are too many: give fewer --callers", err, len(callers))
+				}
 				if err != nil {
 					fail(err)
 					return

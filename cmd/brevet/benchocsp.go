@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,10 +28,11 @@ const leastIssued = 1000
 type ocspBench struct {
 	benchFlags
 	issued int
+	wrk    string
 }
 
 func newBenchOCSP() *cobra.Command {
-	var b ocspBench
+	b := ocspBench{benchFlags: benchFlags{rounds: 3}}
 	cmd := &cobra.Command{
 		Use: "ocsp", Short: "Measure how many OCSP requests a second a server answers", Args: cobra.NoArgs,
 		Long: "ocsp fills the store of a server process with certificates, revokes a hundredth of them, asks about a tenth once,\n" +
@@ -43,35 +42,23 @@ func newBenchOCSP() *cobra.Command {
 			"static_ratio_get and static_ratio_post are the shares of the bare handler's rate that the server reaches, and\n" +
 			"signed_ratio is its share of what answering and signing, one after the other, come to. Each of the six takes\n" +
 			"as long as --duration. wrk shares this machine's cores with what it asks.",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := newPrinter(cmd, "MEASURE", "MEDIAN", "MIN", "MAX")
-			if err != nil {
-				return err
-			}
-			round, err := b.round()
-			if err != nil {
-				return err
-			}
-			if round < time.Second {
-				return &usage{fmt.Sprintf("--duration %s: give at least 1s for each round, which wrk counts in seconds", b.duration)}
-			}
-			if b.issued < leastIssued || b.issued > maxIssued {
-				return &usage{fmt.Sprintf("--issued %d: give %d to %d", b.issued, leastIssued, maxIssued)}
-			}
-			wrk, err := findWrk()
-			if err != nil {
-				return err
-			}
-			dir, remove, err := benchDirectory()
-			if err != nil {
-				return err
-			}
-			return errors.Join(b.run(cmd, p, wrk, dir, round.Truncate(time.Second)), remove())
-		},
 	}
 	cmd.Flags().IntVar(&b.issued, "issued", maxIssued, "certificates that the store holds")
-	b.add(cmd, "30s", "how long each way of asking is measured, in all rounds together")
+	b.timed(cmd, "30s", "how long each way of asking is measured, in all rounds together")
+	b.measures(cmd, b.check, b.run, "MEASURE", "MEDIAN", "MIN", "MAX")
 	return cmd
+}
+
+func (b *ocspBench) check() error {
+	if _, err := b.round(wrkRound); err != nil {
+		return err
+	}
+	if b.issued < leastIssued || b.issued > maxIssued {
+		return &usage{fmt.Sprintf("--issued %d: give %d to %d", b.issued, leastIssued, maxIssued)}
+	}
+	var err error
+	b.wrk, err = findWrk()
+	return err
 }
 
 // maxIssued is for what a responder keeps of the answers: a tenth of it, and room beside it.
@@ -79,7 +66,7 @@ const maxIssued = 1_000_000
 
 // ocspRig is everything that is measured.
 type ocspRig struct {
-	say    func(format string, args ...any)
+	*bench
 	wrk    string
 	server *benchServer
 	bare   *bareServer
@@ -98,48 +85,43 @@ func (r *ocspRig) close() error {
 	return err
 }
 
-func (b *ocspBench) run(cmd *cobra.Command, p *printer, wrk, dir string, round time.Duration) (err error) {
-	ctx := cmd.Context()
-	rig := &ocspRig{wrk: wrk, say: func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }}
-	defer func() { err = errors.Join(err, rig.close()) }()
-	if err := b.prepare(ctx, rig, dir, cmd.ErrOrStderr()); err != nil {
+func (b *ocspBench) run(ctx context.Context, place *bench) (err error) {
+	d, err := b.round(wrkRound)
+	if err != nil {
 		return err
 	}
-	measured := map[string][]float64{}
+	rig := &ocspRig{bench: place, wrk: b.wrk}
+	defer func() { err = errors.Join(err, rig.close()) }()
+	if err := b.prepare(ctx, rig); err != nil {
+		return err
+	}
+	measured := rounds{}
 	for n := range b.rounds {
-		values, err := rig.round(ctx, round)
+		values, err := rig.round(ctx, d.Truncate(wrkRound))
 		if err != nil {
 			return err
 		}
-		for name, v := range values {
-			measured[name] = append(measured[name], v)
-		}
+		measured.add(values)
 		rig.say("round %d of %d: %.0f GET, %.0f POST, %.0f nonces a second: %.2f, %.2f, %.2f of what is possible", n+1, b.rounds,
 			values["get_per_second"], values["post_per_second"], values["nonce_per_second"],
 			values["static_ratio_get"], values["static_ratio_post"], values["signed_ratio"])
 	}
-	return b.report(p, measured)
+	return place.report(map[string]any{
+		"issued": b.issued, "revoked": b.issued / revokedPart, "asked": b.issued / askedPart, "connections": wrkConnections, "rounds": b.rounds,
+	}, measured, ocspFields)
 }
 
 // prepare fills a server's store, has the server answer what will be asked once, and starts the bare one.
-func (b *ocspBench) prepare(ctx context.Context, rig *ocspRig, dir string, log io.Writer) error {
+func (b *ocspBench) prepare(ctx context.Context, rig *ocspRig) error {
 	rig.say("starting a server of its own")
-	d, err := benchDev(ctx, filepath.Join(dir, "server"))
+	d, err := rig.newDev(ctx, "server")
 	if err != nil {
 		return err
 	}
-	if rig.server, err = startBenchServer(ctx, d, log); err != nil {
-		return err
-	}
-	if err := rig.server.stop(); err != nil {
-		return err
-	}
-	rig.server = nil
-	rig.say("filling its store with %d certificates", b.issued)
 	issued := make([]pki.CertRef, 0, b.issued)
-	if err := preload(ctx, d, filling{
+	if err := rig.fillStore(ctx, d, filling{
 		certificates: b.issued, perIdentity: perIdentity, made: func(ref pki.CertRef) { issued = append(issued, ref) },
-	}, rig.say); err != nil {
+	}); err != nil {
 		return err
 	}
 	rig.say("revoking %d of them", b.issued/revokedPart)
@@ -147,7 +129,7 @@ func (b *ocspBench) prepare(ctx context.Context, rig *ocspRig, dir string, log i
 	if err := revokeAll(ctx, d, issued[:b.issued/revokedPart]); err != nil {
 		return err
 	}
-	if rig.server, err = startBenchServer(ctx, d, log); err != nil {
+	if rig.server, err = rig.startServer(ctx, d); err != nil {
 		return err
 	}
 	shuffle(issued)
@@ -155,7 +137,7 @@ func (b *ocspBench) prepare(ctx context.Context, rig *ocspRig, dir string, log i
 	if err != nil {
 		return err
 	}
-	if rig.ways, err = writeWays(dir, issuing, issued[:b.issued/askedPart]); err != nil {
+	if rig.ways, err = writeWays(rig.dir, issuing, issued[:b.issued/askedPart]); err != nil {
 		return err
 	}
 	rig.say("asking about %d once", b.issued/askedPart)
@@ -165,7 +147,7 @@ func (b *ocspBench) prepare(ctx context.Context, rig *ocspRig, dir string, log i
 		}
 	}
 	rig.octets = rig.ways[0].body
-	rig.bare, err = startBareServer(ctx, int(rig.octets), log)
+	rig.bare, err = rig.startBareServer(ctx, int(rig.octets))
 	return err
 }
 
@@ -218,7 +200,7 @@ func (r *ocspRig) round(ctx context.Context, d time.Duration) (map[string]float6
 		values["bare_"+w.name+"_per_second"], values["static_ratio_"+w.name] = bare.rate, l.rate/bare.rate
 		values["bare_"+w.name+"_server_cpu_us"] = bare.serverCPU
 	}
-	if values["signatures_per_second"], values["signature_cpu_us"], err = delegateRate(ctx, d); err != nil {
+	if values["signatures_per_second"], values["signature_cpu_us"], err = r.delegateRate(ctx, d); err != nil {
 		return nil, err
 	}
 	// A signed answer takes a POST's time and a signature's.
@@ -235,22 +217,4 @@ var ocspFields = []string{
 	"signatures_per_second", "signed_bound_per_second", "get_server_cpu_us", "get_load_cpu_us", "bare_get_server_cpu_us",
 	"post_server_cpu_us", "post_load_cpu_us", "bare_post_server_cpu_us", "nonce_server_cpu_us", "nonce_load_cpu_us", "signature_cpu_us",
 	"answer_octets", "rss_mib",
-}
-
-func (b *ocspBench) report(p *printer, measured map[string][]float64) error {
-	spreads := map[string]spread{}
-	object := map[string]any{
-		"issued": b.issued, "revoked": b.issued / revokedPart, "asked": b.issued / askedPart, "connections": wrkConnections,
-		"rounds": b.rounds, "spread": spreads,
-	}
-	var rows [][]string
-	for _, name := range ocspFields {
-		s, err := spreadOf(name, measured[name])
-		if err != nil {
-			return err
-		}
-		object[name], spreads[name] = s.Median, s
-		rows = append(rows, []string{name, decimal(s.Median), decimal(s.Min), decimal(s.Max)})
-	}
-	return p.emit(object, rows)
 }

@@ -2,11 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/brevet-pki/brevet/pki"
 )
 
 // renewAnew gets one certificate over a connection of its own, as a device that wakes up does, and says how long that
@@ -45,21 +50,45 @@ func arrive(ctx context.Context, callers []*caller, rate float64, d time.Duratio
 	return arriveWhile(ctx, callers, rate, func(at time.Duration) bool { return at < d })
 }
 
-// arriveWhile has requests come as arrive does, while going says so of the time since the first.
+// overrun says that requests came faster than a server answers them.
+type overrun struct {
+	rate, reached float64 // a second
+	err           error   // of the first that was turned away
+}
+
+func (e *overrun) Error() string {
+	return fmt.Sprintf("requests came at %.0f a second, of which this machine answered %.0f: %v", e.rate, e.reached, e.err)
+}
+
+func (e *overrun) Unwrap() error { return e.err }
+
+// turnedAway reports whether a call was refused because too many wait.
+func turnedAway(err error) bool {
+	why := new(pki.Refusal)
+	return errors.As(err, &why) && why.Rule == pki.RuleBusy
+}
+
+// arriveWhile has requests come as arrive does, while going says so of the time since the first. When one is turned away
+// because too many wait, it sends no more, has those answered that were sent, and returns an overrun.
 func arriveWhile(ctx context.Context, callers []*caller, rate float64, going func(at time.Duration) bool) (load, error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	var mu sync.Mutex
 	var latencies []time.Duration
+	var over atomic.Pointer[overrun]
 	var all sync.WaitGroup
 	begin := time.Now()
-	for at, n := time.Duration(0), 0; going(at) && ctx.Err() == nil; n++ {
+	for at, n := time.Duration(0), 0; going(at) && ctx.Err() == nil && over.Load() == nil; n++ {
 		due := begin.Add(at)
 		time.Sleep(time.Until(due))
 		c := callers[n%len(callers)]
 		all.Go(func() {
 			if _, err := c.renew(ctx); err != nil {
-				fail(err)
+				if turnedAway(err) {
+					over.CompareAndSwap(nil, &overrun{rate: rate, err: err})
+				} else {
+					fail(err)
+				}
 				return
 			}
 			took := time.Since(due)
@@ -73,5 +102,10 @@ func arriveWhile(ctx context.Context, callers []*caller, rate float64, going fun
 	if ctx.Err() != nil {
 		return load{}, context.Cause(ctx)
 	}
-	return loadOf(time.Since(begin), latencies), nil
+	l := loadOf(time.Since(begin), latencies)
+	if e := over.Load(); e != nil {
+		e.reached = l.rate
+		return load{}, e
+	}
+	return l, nil
 }

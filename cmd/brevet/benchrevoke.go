@@ -10,7 +10,6 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"net/http"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -41,11 +40,12 @@ const maxRevoked = 1_000_000
 
 // revokeBench is a measurement of one order about many certificates.
 type revokeBench struct {
-	count, rounds int
+	benchFlags
+	count int
 }
 
 func newBenchRevoke() *cobra.Command {
-	var b revokeBench
+	b := revokeBench{benchFlags: benchFlags{rounds: 1}}
 	cmd := &cobra.Command{
 		Use: "revoke", Short: "Measure how long it takes to revoke many certificates at once", Args: cobra.NoArgs,
 		Long: "revoke starts a server process with a token and a store of its own in a temporary directory, and fills the store\n" +
@@ -53,29 +53,20 @@ func newBenchRevoke() *cobra.Command {
 			"random times, 200 a second, it revokes by the label: revoke_seconds is until the call has returned, and OCSP is asked\n" +
 			"about some of the certificates right after it, which have to be revoked. entries_seconds is from the order until all\n" +
 			"are in the CRL that the server publishes, and issue_p99_ms what a certificate took in that time; before_p99_ms is that\n" +
-			"of the seconds before. The load shares this machine's cores with the server. Set TMPDIR to measure another disk.",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := newPrinter(cmd, "MEASURE", "MEDIAN", "MIN", "MAX")
-			if err != nil {
-				return err
-			}
-			if b.count < revokeProbes || b.count > maxRevoked {
-				return &usage{fmt.Sprintf("--count %d: give %d to %d", b.count, revokeProbes, maxRevoked)}
-			}
-			if b.rounds < 1 || b.rounds > 99 {
-				return &usage{fmt.Sprintf("--rounds %d: give 1 to 99", b.rounds)}
-			}
-			dir, remove, err := benchDirectory()
-			if err != nil {
-				return err
-			}
-			return errors.Join(b.run(cmd, p, dir), remove())
-		},
+			"of the seconds before. Each round has a server of its own. The load shares this machine's cores with the server. Set\n" +
+			"TMPDIR to measure another disk.",
 	}
 	cmd.Flags().IntVar(&b.count, "count", 100_000, "certificates that are revoked")
-	cmd.Flags().IntVar(&b.rounds, "rounds", 1, "rounds, 1 to 99, each with a server of its own")
-	outputFlag(cmd)
+	placeFlag(cmd)
+	b.measures(cmd, b.check, b.run, "MEASURE", "MEDIAN", "MIN", "MAX")
 	return cmd
+}
+
+func (b *revokeBench) check() error {
+	if b.count < revokeProbes || b.count > maxRevoked {
+		return &usage{fmt.Sprintf("--count %d: give %d to %d", b.count, revokeProbes, maxRevoked)}
+	}
+	return nil
 }
 
 // revokeFields are what a round measures, in the order that they are shown in.
@@ -83,47 +74,32 @@ var revokeFields = []string{
 	"revoke_seconds", "entries_seconds", "issue_p99_ms", "issue_p50_ms", "issue_per_second", "before_p99_ms", "before_p50_ms", "rss_mib",
 }
 
-func (b *revokeBench) run(cmd *cobra.Command, p *printer, dir string) error {
-	measured := map[string][]float64{}
+func (b *revokeBench) run(ctx context.Context, place *bench) error {
+	measured := rounds{}
 	for n := range b.rounds {
-		rig := &revokeRig{count: b.count, log: cmd.ErrOrStderr()}
-		values, err := rig.round(cmd.Context(), filepath.Join(dir, fmt.Sprint(n)))
+		rig := &revokeRig{bench: place, count: b.count}
+		values, err := rig.round(ctx, fmt.Sprint(n))
 		if err != nil {
 			return err
 		}
-		for name, v := range values {
-			measured[name] = append(measured[name], v)
-		}
+		measured.add(values)
 		rig.say("round %d of %d: in effect after %.3f s, in the CRL after %.1f s", n+1, b.rounds, values["revoke_seconds"], values["entries_seconds"])
 	}
-	spreads := map[string]spread{}
-	object := map[string]any{"count": b.count, "rounds": b.rounds, "rate": revokeRate, "spread": spreads}
-	var rows [][]string
-	for _, name := range revokeFields {
-		s, err := spreadOf(name, measured[name])
-		if err != nil {
-			return err
-		}
-		object[name], spreads[name] = s.Median, s
-		rows = append(rows, []string{name, decimal(s.Median), decimal(s.Min), decimal(s.Max)})
-	}
-	return p.emit(object, rows)
+	return place.report(map[string]any{"count": b.count, "rounds": b.rounds, "rate": revokeRate}, measured, revokeFields)
 }
 
 // revokeRig is one server, and what it is asked.
 type revokeRig struct {
+	*bench
 	count  int
-	log    io.Writer
 	party  party
 	probes []pki.Serial // members, drawn at random
 	issuer *x509.Certificate
 }
 
-func (r *revokeRig) say(format string, args ...any) { fmt.Fprintf(r.log, format+"\n", args...) }
-
-func (r *revokeRig) round(ctx context.Context, dir string) (values map[string]float64, err error) {
+func (r *revokeRig) round(ctx context.Context, name string) (values map[string]float64, err error) {
 	defer func() { err = errors.Join(err, r.party.close()) }()
-	if err := r.open(ctx, dir); err != nil {
+	if err := r.open(ctx, name); err != nil {
 		return nil, err
 	}
 	operator, err := enroll.ReadPair(r.party.server.dev.operator())
@@ -147,22 +123,14 @@ func (r *revokeRig) round(ctx context.Context, dir string) (values map[string]fl
 }
 
 // open fills a server's store, starts it, and enrolls its callers.
-func (r *revokeRig) open(ctx context.Context, dir string) error {
+func (r *revokeRig) open(ctx context.Context, name string) error {
 	r.say("starting a server of its own")
-	d, err := benchDev(ctx, dir)
+	d, err := r.newDev(ctx, name)
 	if err != nil {
 		return err
 	}
-	first, err := startBenchServer(ctx, d, r.log) // which makes the CA
-	if err != nil {
-		return err
-	}
-	if err := first.stop(); err != nil {
-		return err
-	}
-	r.say("filling its store with %d certificates of as many devices", r.count)
 	seen := 0
-	err = preload(ctx, d, filling{
+	err = r.fillStore(ctx, d, filling{
 		certificates: r.count, perIdentity: 1, labels: map[string]string{labelName: labelValue},
 		made: func(ref pki.CertRef) { // each of them is a probe with the same probability
 			if seen++; len(r.probes) < revokeProbes {
@@ -171,14 +139,14 @@ func (r *revokeRig) open(ctx context.Context, dir string) error {
 				r.probes[i] = ref.Serial
 			}
 		},
-	}, r.say)
+	})
 	if err != nil {
 		return err
 	}
 	if r.issuer, err = readCertificate(d.issuing()); err != nil {
 		return err
 	}
-	if r.party.server, err = startBenchServer(ctx, d, r.log); err != nil {
+	if r.party.server, err = r.startServer(ctx, d); err != nil {
 		return err
 	}
 	operator, err := enroll.ReadPair(d.operator())

@@ -4,16 +4,24 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/hsm"
 )
 
 // benchPatience bounds the start and the end of a measured server. One whose store was filled brings its archive up to
@@ -28,28 +36,69 @@ type benchServer struct {
 	err   error // of the process; after ended
 }
 
-// benchDev is a development CA in a directory, on addresses that nobody listens on. They are in its certificates.
-func benchDev(ctx context.Context, dir string) (dev, error) {
+// newBenchServer is the server that is measured, in a process of its own: that of a development CA whose issuing key is in
+// the token that is measured.
+func newBenchServer() *cobra.Command {
+	var d dev
+	var config string
+	cmd := &cobra.Command{
+		Use: "server", Short: "Be the server that is measured, with the token's PIN on standard input", Args: cobra.NoArgs, Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			pin, err := hsm.ReceivePIN(cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			like, err := benchConfig(config)
+			if err != nil {
+				return err
+			}
+			c, err := d.config()
+			if err != nil {
+				return err
+			}
+			c.Token, c.Profiles, c.CRL.Partitions = like.Token, like.Profiles, like.CRL.Partitions
+			if err := c.check(); err != nil {
+				return err
+			}
+			return d.serve(cmd, c, pin)
+		},
+	}
+	d.flags(cmd)
+	d.pace.flags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&d.key, "key-label", "", "label of the issuing key")
+	f.StringVar(&config, "config", "", "configuration with the token")
+	return cmd
+}
+
+// newDev makes a development CA below the directory, on addresses that nobody listens on. They are in its certificates.
+// The root's key is nowhere once they are made.
+func (b *bench) newDev(ctx context.Context, name string) (dev, error) {
 	addresses, err := freeAddresses(ctx, 2)
 	if err != nil {
 		return dev{}, err
 	}
-	return dev{dir: dir, grpc: addresses[0], http: addresses[1]}, nil
+	d := dev{dir: filepath.Join(b.dir, name), trustDomain: devTrustDomain, grpc: addresses[0], http: addresses[1], key: b.key.Label()}
+	if err := makeDirectory(d.ca()); err != nil {
+		return d, err
+	}
+	root, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		return d, err
+	}
+	return d, d.certify(d.ca(), root, b.key)
 }
 
-// startBenchServer runs this binary as the server of a development CA, and waits until it serves. The server ends with
-// the context, or by stop. The options are further ones of dev. What it logs goes to log.
-func startBenchServer(ctx context.Context, d dev, log io.Writer, options ...string) (*benchServer, error) {
-	self, err := os.Executable()
-	if err != nil {
+// startServer starts the server of a development CA, and waits until it serves. It ends with the context, or by stop.
+// What it logs goes where the measurement says how it goes on.
+func (b *bench) startServer(ctx context.Context, d dev, options ...string) (*benchServer, error) {
+	args := append([]string{"server", "--dir", d.dir, "--grpc", d.grpc, "--http", d.http, "--key-label", d.key, "--config", b.config}, options...)
+	s := &benchServer{dev: d, ended: make(chan struct{})}
+	var err error
+	if s.cmd, err = b.process(ctx, args...); err != nil {
 		return nil, err
 	}
-	s := &benchServer{dev: d, ended: make(chan struct{})}
-	s.cmd = exec.CommandContext(ctx, self, append([]string{"dev", "--dir", d.dir, "--grpc", d.grpc, "--http", d.http}, options...)...)
-	s.cmd.Args[0] = os.Args[0]
-	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
-	s.cmd.WaitDelay = benchPatience
-	s.cmd.Stderr = log
+	s.cmd.Stderr = b.log
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -67,6 +116,19 @@ func startBenchServer(ctx context.Context, d dev, log io.Writer, options ...stri
 	case <-time.After(benchPatience):
 		return nil, errors.Join(errors.New("the server to measure does not come up"), s.stop())
 	}
+}
+
+// fillStore fills the store of a CA that has not run yet. A server makes it first.
+func (b *bench) fillStore(ctx context.Context, d dev, f filling) error {
+	first, err := b.startServer(ctx, d)
+	if err != nil {
+		return err
+	}
+	if err := first.stop(); err != nil {
+		return err
+	}
+	b.say("filling its store with %d certificates", f.certificates)
+	return preload(ctx, d, f, b.say)
 }
 
 // follow reads what the server prints, which says first that it is up, and waits for its end.
@@ -95,10 +157,10 @@ func (s *benchServer) stop() error {
 	}
 	select {
 	case <-s.ended:
-		if errors.Is(s.err, context.Canceled) {
+		if s.err == nil || errors.Is(s.err, context.Canceled) {
 			return nil
 		}
-		return s.err
+		return fmt.Errorf("the measured server does not end well, see above: %w", s.err)
 	case <-time.After(benchPatience):
 		return errors.Join(errors.New("the measured server does not stop, and is killed"), s.cmd.Process.Kill())
 	}

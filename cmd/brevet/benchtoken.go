@@ -25,39 +25,28 @@ const benchText = "brevet bench: this signature attests nothing\x00"
 type tokenBench struct {
 	benchFlags
 	sessions []int
-	keyLabel string
 }
 
 func newBenchToken() *cobra.Command {
-	var b tokenBench
+	b := tokenBench{benchFlags: benchFlags{rounds: 3}}
 	cmd := &cobra.Command{
 		Use: "token", Short: "Measure how many signatures a second a token makes", Args: cobra.NoArgs,
 		Long: "token measures a P-256 key in a SoftHSM token of its own, which it removes again. With --config it measures a\n" +
 			"key in the token of that configuration, which signs nothing but the SHA-256 of a fixed text: no certificate.",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := newPrinter(cmd, "SESSIONS", "SIGNATURES/S", "MIN", "MAX")
-			if err != nil {
-				return err
-			}
-			round, err := b.round()
-			if err != nil {
-				return err
-			}
-			if err := b.check(cmd); err != nil {
-				return err
-			}
-			return b.run(cmd, p, round)
-		},
 	}
 	configFlag(cmd)
 	cmd.Flags().Lookup("config").Usage = "configuration file with the token to measure (default: a token of its own)"
 	cmd.Flags().StringVar(&b.keyLabel, "key-label", "", "label of the key to measure, with --config")
 	cmd.Flags().IntSliceVar(&b.sessions, "sessions", []int{1, 2, 4, 8}, "how many signatures are in the token at once")
-	b.add(cmd, "2s", "how long each number of sessions is measured, in all rounds together")
+	b.timed(cmd, "2s", "how long each number of sessions is measured, in all rounds together")
+	b.measures(cmd, func() error { return b.check(cmd) }, b.run, "SESSIONS", "SIGNATURES/S", "MIN", "MAX")
 	return cmd
 }
 
 func (b *tokenBench) check(cmd *cobra.Command) error {
+	if _, err := b.round(leastRound); err != nil {
+		return err
+	}
 	if cmd.Flags().Changed("config") != (b.keyLabel != "") {
 		return &usage{"--config and --key-label go together: they name the token and the key to measure"}
 	}
@@ -69,51 +58,8 @@ func (b *tokenBench) check(cmd *cobra.Command) error {
 			return &usage{fmt.Sprintf("--sessions %d: give 1 to %d", n, hsm.MaxSessions)}
 		}
 	}
+	b.inToken = slices.Max(b.sessions)
 	return nil
-}
-
-func (b *tokenBench) run(cmd *cobra.Command, p *printer, round time.Duration) (err error) {
-	ctx := cmd.Context()
-	most := slices.Max(b.sessions)
-	if b.keyLabel != "" {
-		key, closeToken, err := b.configured(cmd, most)
-		if err != nil {
-			return err
-		}
-		return errors.Join(b.measure(cmd, p, key, round), closeToken())
-	}
-	dir, remove, err := benchDirectory()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, remove()) }()
-	t, err := makeBenchToken(ctx, dir, most)
-	if err != nil {
-		return err
-	}
-	return errors.Join(b.measure(cmd, p, t.key, round), t.token.Close())
-}
-
-// configured opens an operator's own token.
-func (b *tokenBench) configured(cmd *cobra.Command, sessions int) (*hsm.Key, func() error, error) {
-	c, err := loadConfig(cmd)
-	if err != nil {
-		return nil, nil, err
-	}
-	pin, err := c.pin()
-	if err != nil {
-		return nil, nil, err
-	}
-	c.Token.Sessions = sessions
-	token, err := openToken(cmd.Context(), c.Token, pin)
-	if err != nil {
-		return nil, nil, err
-	}
-	key, err := token.Find(cmd.Context(), hsm.KeyRef{Label: b.keyLabel})
-	if err != nil {
-		return nil, nil, errors.Join(err, token.Close())
-	}
-	return key, token.Close, nil
 }
 
 // tokenRate is what was measured with one number of sessions.
@@ -123,22 +69,26 @@ type tokenRate struct {
 	Spread     spread  `json:"spread"`
 }
 
-func (b *tokenBench) measure(cmd *cobra.Command, p *printer, key *hsm.Key, round time.Duration) error {
+func (b *tokenBench) run(ctx context.Context, place *bench) error {
+	round, err := b.round(leastRound)
+	if err != nil {
+		return err
+	}
 	measured := make([][]float64, len(b.sessions))
 	for r := range b.rounds {
 		for i, n := range b.sessions {
-			rate, err := signatureRate(cmd.Context(), key, n, round)
+			rate, err := signatureRate(ctx, place.key, n, round)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "round %d of %d: %d sessions, %.0f signatures a second\n", r+1, b.rounds, n, rate)
+			place.say("round %d of %d: %d sessions, %.0f signatures a second", r+1, b.rounds, n, rate)
 			measured[i] = append(measured[i], rate)
 		}
 	}
 	result := struct {
 		Algorithm string      `json:"algorithm"`
 		Rates     []tokenRate `json:"rates"`
-	}{Algorithm: key.Algorithm().String()}
+	}{Algorithm: place.key.Algorithm().String()}
 	var rows [][]string
 	for i, n := range b.sessions {
 		s, err := spreadOf("signatures_per_second", measured[i])
@@ -148,7 +98,7 @@ func (b *tokenBench) measure(cmd *cobra.Command, p *printer, key *hsm.Key, round
 		result.Rates = append(result.Rates, tokenRate{n, s.Median, s})
 		rows = append(rows, []string{strconv.Itoa(n), decimal(s.Median), decimal(s.Min), decimal(s.Max)})
 	}
-	return p.emit(result, rows)
+	return place.emit(result, rows)
 }
 
 func decimal(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }

@@ -38,6 +38,7 @@ const (
 	// wrkMargin is by how much the octets of an answer under load may differ from those of one without: a refusal has
 	// five, and a client that gets them is served quickly.
 	wrkMargin = 0.01
+	wrkRound  = time.Second // at least, and what it counts in
 	// nonceSize is what RFC 9654 has clients send.
 	nonceSize = 32
 )
@@ -214,6 +215,7 @@ func (r *ocspRig) ask(ctx context.Context, w *way, address string, process *os.P
 	cmd := exec.CommandContext(ctx, r.wrk, "--threads", "1", "--connections", strconv.Itoa(wrkConnections),
 		"--duration", strconv.Itoa(int(d/time.Second))+"s", "--timeout", strconv.Itoa(int(wrkPatience/time.Second))+"s",
 		"--script", w.script, "http://"+address, w.file)
+	endWithParent(cmd)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	before, err := cpuOf(process)

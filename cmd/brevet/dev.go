@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/hex"
@@ -33,6 +34,8 @@ const (
 	devRootKey    = "root-g1"
 	devIssuingKey = "issuing-g1"
 	devOperator   = "dev"
+
+	devTrustDomain = "dev.brevet.internal"
 )
 
 // devActor is who the log says made a development CA.
@@ -43,6 +46,7 @@ type dev struct {
 	dir         string
 	trustDomain string
 	grpc, http  string
+	key         string // the label of the issuing key
 	pace        pace
 }
 
@@ -51,7 +55,7 @@ func (d dev) issuing() string  { return filepath.Join(d.ca(), "issuing.crt") }
 func (d dev) operator() string { return filepath.Join(d.dir, "operator") }
 
 func newDev() *cobra.Command {
-	var d dev
+	d := dev{key: devIssuingKey}
 	cmd := &cobra.Command{
 		Use: "dev", Short: "Run a whole CA for development, kept in one directory", Args: cobra.NoArgs,
 		Long: "dev makes a private SoftHSM token, a root and an issuing CA in it, a store and an operator's credential, all in\n" +
@@ -76,17 +80,16 @@ func newDev() *cobra.Command {
 			return d.run(cmd)
 		},
 	}
+	d.flags(cmd)
+	cmd.Flags().StringVar(&d.trustDomain, "trust-domain", devTrustDomain, "SPIFFE trust domain of a new CA")
+	return cmd
+}
+
+func (d *dev) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&d.dir, "dir", "", "state directory (default: $XDG_STATE_HOME/brevet)")
-	f.StringVar(&d.trustDomain, "trust-domain", "dev.brevet.internal", "SPIFFE trust domain of a new CA")
 	f.StringVar(&d.grpc, "grpc", "127.0.0.1:7443", "address of the gRPC listener")
 	f.StringVar(&d.http, "http", "127.0.0.1:7080", "address of the public HTTP listener")
-	f.Float64Var(&d.pace.rate, "token-rate", 0, "signatures a second that the token makes at most, as one behind a network does")
-	f.DurationVar(&d.pace.latency, "token-latency", 0, "how long the token waits before each signature, such as 2ms")
-	for _, name := range []string{"token-rate", "token-latency"} {
-		_ = f.MarkHidden(name) // they are for measurements; the error is of a flag that is not there
-	}
-	return cmd
 }
 
 // check looks at the flags before anything is made of them: certificates would carry what is wrong in them for years.
@@ -100,34 +103,25 @@ func (d dev) check() error {
 			return &usage{fmt.Sprintf("%s %q: write it like 127.0.0.1:7443", f.flag, f.address)}
 		}
 	}
-	if err := d.pace.check(); err != nil {
-		return &usage{err.Error()}
-	}
 	return nil
 }
 
-func (d dev) run(cmd *cobra.Command) (err error) {
-	ctx := cmd.Context()
+func (d dev) run(cmd *cobra.Command) error {
 	if err := makeDirectory(d.dir); err != nil {
 		return err
 	}
-	if err := d.ensureCA(ctx); err != nil {
+	if err := d.ensureCA(cmd.Context()); err != nil {
 		return fmt.Errorf("make the development CA: %w", err)
 	}
-	c, pin, err := d.config()
+	pin, err := hsm.ReadPINFile(filepath.Join(d.ca(), "pin"))
 	if err != nil {
 		return err
 	}
-	n, err := openNode(ctx, c, pin, c.logger(cmd))
+	c, err := d.config()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, n.close()) }()
-	n.pace = d.pace
-	if err := d.install(ctx, n); err != nil {
-		return err
-	}
-	return d.serve(cmd, n)
+	return d.serve(cmd, c, pin)
 }
 
 // ensureCA makes token, keys and certificates once: in a directory beside the final one, so that an interrupted
@@ -188,16 +182,15 @@ func (d dev) makeCA(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, token.Close()) }()
-	root, issuing, crl, err := d.certify(ctx, token)
+	root, err := token.Generate(ctx, devRootKey, hsm.P384)
 	if err != nil {
 		return err
 	}
-	return errors.Join(
-		writeNew(filepath.Join(dir, "pin"), []byte(pinText), 0o600),
-		writeNew(filepath.Join(dir, "root.crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root}), 0o644),
-		writeNew(filepath.Join(dir, "issuing.crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuing}), 0o644),
-		writeNew(filepath.Join(dir, "root.crl"), pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: crl}), 0o644),
-	)
+	issuing, err := token.Generate(ctx, devIssuingKey, hsm.P256)
+	if err != nil {
+		return err
+	}
+	return errors.Join(writeNew(filepath.Join(dir, "pin"), []byte(pinText), 0o600), d.certify(dir, root, issuing))
 }
 
 func newPIN() (string, hsm.PIN, error) {
@@ -214,63 +207,60 @@ const (
 	devIssuingLifetime = 5 * 365 * 24 * time.Hour
 )
 
-func (d dev) certify(ctx context.Context, token *hsm.Token) (root, issuing, crl []byte, err error) {
-	rootKey, err := token.Generate(ctx, devRootKey, hsm.P384)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	issuingKey, err := token.Generate(ctx, devIssuingKey, hsm.P256)
-	if err != nil {
-		return nil, nil, nil, err
-	}
+// certify writes root, issuing CA and the root's CRL to a directory.
+func (d dev) certify(dir string, rootKey, issuingKey crypto.Signer) error {
 	now := time.Now()
 	rootName, err := ceremony.ParseSubject("CN=Brevet Development Root G1")
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
 	issuingName, err := ceremony.ParseSubject("CN=Brevet Development Issuing G1")
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
-	if root, err = ceremony.Root(rootKey, ceremony.RootSpec{Subject: rootName, Lifetime: devRootLifetime, PathLength: 1, Now: now}); err != nil {
-		return nil, nil, nil, err
+	root, err := ceremony.Root(rootKey, ceremony.RootSpec{Subject: rootName, Lifetime: devRootLifetime, PathLength: 1, Now: now})
+	if err != nil {
+		return err
 	}
 	rootCert, err := x509.ParseCertificate(root)
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
 	csr, err := ceremony.Request(issuingKey, ceremony.RequestSpec{Subject: issuingName})
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
 	id := pki.IssuerOf(rootCert).Short()
-	issuing, err = ceremony.Sign(rootCert, rootKey, csr, ceremony.SignSpec{
+	issuing, err := ceremony.Sign(rootCert, rootKey, csr, ceremony.SignSpec{
 		Lifetime: devIssuingLifetime, TrustDomain: d.trustDomain, Now: now,
 		CRLURL: "http://" + d.http + "/crl/" + id + ".crl", IssuerURL: "http://" + d.http + "/ca/" + id + ".cer",
 	})
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
-	crl, err = ceremony.RootCRL(rootCert, rootKey, ceremony.CRLSpec{Number: big.NewInt(1), NextUpdate: now.Add(devIssuingLifetime), Now: now})
-	return root, issuing, crl, err
+	crl, err := ceremony.RootCRL(rootCert, rootKey, ceremony.CRLSpec{Number: big.NewInt(1), NextUpdate: now.Add(devIssuingLifetime), Now: now})
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		writeNew(filepath.Join(dir, "root.crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root}), 0o644),
+		writeNew(filepath.Join(dir, "issuing.crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuing}), 0o644),
+		writeNew(filepath.Join(dir, "root.crl"), pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: crl}), 0o644),
+	)
 }
 
 // config is what brevet.yaml says for other servers. The trust domain is the one that the issuing CA is held to.
-func (d dev) config() (Config, hsm.PIN, error) {
-	pin, err := hsm.ReadPINFile(filepath.Join(d.ca(), "pin"))
-	if err != nil {
-		return Config{}, pin, err
-	}
+func (d dev) config() (Config, error) {
 	issuing, err := readCertificate(d.issuing())
 	if err != nil {
-		return Config{}, pin, err
+		return Config{}, err
 	}
 	if len(issuing.PermittedURIDomains) != 1 {
-		return Config{}, pin, fmt.Errorf("%s is not a development CA's: start with another --dir", issuing.Subject)
+		return Config{}, fmt.Errorf("%s is not a development CA's: start with another --dir", issuing.Subject)
 	}
 	_, port, err := net.SplitHostPort(d.grpc)
 	if err != nil {
-		return Config{}, pin, err
+		return Config{}, err
 	}
 	c := defaultConfig()
 	c.TrustDomain, c.Directory, c.Names = issuing.PermittedURIDomains[0], d.dir, []string{"localhost", "127.0.0.1", "::1"}
@@ -279,13 +269,13 @@ func (d dev) config() (Config, hsm.PIN, error) {
 	c.Token.Label, c.Log.Level = devLabel, config.LogLevel(slog.LevelWarn)
 	endless := RateConfig{PerSecond: 1e6, Burst: 1e6} // one machine plays the whole fleet here, as fast as it can
 	c.Limits = LimitsConfig{Identity: endless, Address: endless}
-	err = c.check()
-	return c, pin, err
+	err = c.check() // which fills in what follows from others
+	return c, err
 }
 
 // install records the ceremony's results in the store; it finds them there on every start but the first.
 func (d dev) install(ctx context.Context, n *node) error {
-	inst, err := readInstallation(d.issuing(), devIssuingKey,
+	inst, err := readInstallation(d.issuing(), d.key,
 		[]string{filepath.Join(d.ca(), "root.crt")}, []string{filepath.Join(d.ca(), "root.crl")})
 	if err != nil {
 		return err
@@ -293,8 +283,23 @@ func (d dev) install(ctx context.Context, n *node) error {
 	return n.install(ctx, inst, devActor)
 }
 
-// serve runs the server, and beside it the agent that keeps the operator's credential.
-func (d dev) serve(cmd *cobra.Command, n *node) error {
+// serve opens token and store and runs the server.
+func (d dev) serve(cmd *cobra.Command, c Config, pin hsm.PIN) (err error) {
+	ctx := cmd.Context()
+	n, err := openNode(ctx, c, pin, c.logger(cmd))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	n.pace = d.pace
+	if err := d.install(ctx, n); err != nil {
+		return err
+	}
+	return d.serveNode(cmd, n)
+}
+
+// serveNode runs the server, and beside it the agent that keeps the operator's credential.
+func (d dev) serveNode(cmd *cobra.Command, n *node) error {
 	ctx, stop := context.WithCancel(cmd.Context())
 	defer stop()
 	listeners, err := n.config.listen(ctx)

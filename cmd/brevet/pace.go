@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/brevet-pki/brevet/hsm"
 )
 
@@ -15,6 +17,12 @@ import (
 type pace struct {
 	rate    float64       // signatures a second, at most; zero for no limit
 	latency time.Duration // of each, before the token is asked
+}
+
+func (p *pace) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.Float64Var(&p.rate, "token-rate", 0, "signatures a second that the token makes at most (default: no limit)")
+	f.DurationVar(&p.latency, "token-latency", 0, "how long the token waits before each signature, with --token-rate")
 }
 
 func (p pace) isZero() bool { return p == pace{} }

@@ -18,21 +18,23 @@ import (
 	"time"
 )
 
-// maxGoroutines is the most that a floor is tried with, and maxBatch the most certificates of one transaction.
+// MaxGoroutines is the most that a floor is tried with.
+const MaxGoroutines = 64
+
 const (
-	maxGoroutines = 64
-	maxBatch      = 64
+	maxBatch = 64 // certificates of one transaction, at most
 	// ahead is how many certificates may wait to be written: as many as are made while the disk is waited for.
 	ahead = 8 * maxBatch
 )
 
-// Config says what a floor is built on.
+// Config says what a floor is built on. The process has to be logged in to the token, as PKCS#11 has it of whole
+// processes (v2.40 section 5.6), so that no PIN comes here.
 type Config struct {
-	Directory  string // of the database, empty
-	Module     string // path of the PKCS#11 library
-	TokenLabel string
-	PIN        string
-	KeyLabel   string // a P-256 key pair in the token
+	Directory               string // of the database, empty
+	Module                  string // path of the PKCS#11 library
+	TokenLabel, TokenSerial string // one of them
+	KeyLabel                string // a P-256 key pair in the token
+	Sessions                int    // how many signatures may be in the token at once, at most as many as goroutines
 }
 
 // Floor issues certificates with the least that it takes. Its methods are called by one goroutine at a time.
@@ -41,6 +43,7 @@ type Floor struct {
 	journal  *journal
 	issuer   *x509.Certificate
 	requests []request // one for each goroutine
+	sessions int       // at most
 }
 
 // Cost is what single operations take, one at a time, for one certificate.
@@ -56,13 +59,13 @@ func (c Cost) Sum() time.Duration { return c.Check + c.Sign + c.Write }
 // Bound is how many certificates a second all cores would issue if they did these operations and nothing else.
 func (c Cost) Bound() float64 { return float64(runtime.GOMAXPROCS(0)) / c.Sum().Seconds() }
 
-// Open logs in to the token and makes the database.
+// Open finds the key and makes the database.
 func Open(ctx context.Context, c Config) (*Floor, error) {
 	t, err := openToken(c)
 	if err != nil {
 		return nil, fmt.Errorf("floor: %w", err)
 	}
-	f := &Floor{token: t}
+	f := &Floor{token: t, sessions: c.Sessions}
 	if err := f.open(ctx, c.Directory); err != nil {
 		return nil, fmt.Errorf("floor: %w", errors.Join(err, f.Close()))
 	}
@@ -78,14 +81,14 @@ func (f *Floor) open(ctx context.Context, directory string) error {
 	if f.issuer, err = selfSigned(s); err != nil {
 		return err
 	}
-	for id := range maxGoroutines {
+	for id := range MaxGoroutines {
 		r, err := newRequest(id)
 		if err != nil {
 			return err
 		}
 		f.requests = append(f.requests, r)
 	}
-	f.journal, err = openJournal(ctx, directory, maxGoroutines)
+	f.journal, err = openJournal(ctx, directory, MaxGoroutines)
 	return err
 }
 
@@ -101,7 +104,7 @@ func (f *Floor) Close() error {
 // Best tries 1, 2, 4 and so on up to 64 goroutines, for d in all, and returns the number that issued the most.
 func (f *Floor) Best(ctx context.Context, d time.Duration) (goroutines int, err error) {
 	best, tries := 0.0, 7
-	for n := 1; n <= maxGoroutines; n *= 2 {
+	for n := 1; n <= MaxGoroutines; n *= 2 {
 		rate, err := f.Rate(ctx, n, d/time.Duration(tries))
 		if err != nil {
 			return 0, err
@@ -115,13 +118,18 @@ func (f *Floor) Best(ctx context.Context, d time.Duration) (goroutines int, err 
 
 // Rate issues for d with so many goroutines, 1 to 64, and returns the certificates of a second. Only durable ones count.
 func (f *Floor) Rate(ctx context.Context, goroutines int, d time.Duration) (float64, error) {
+	sessions, err := f.token.sessions(min(goroutines, f.sessions))
+	if err != nil {
+		return 0, fmt.Errorf("floor: %w", err)
+	}
+	defer closeSessions(sessions)
 	begin := time.Now()
 	timed, cancel := context.WithDeadline(ctx, begin.Add(d))
 	defer cancel()
 	queue, errs := make(chan row, ahead), make([]error, goroutines)
 	var issuers sync.WaitGroup
 	for i := range goroutines {
-		issuers.Go(func() { errs[i] = f.issue(timed, f.requests[i], queue) })
+		issuers.Go(func() { errs[i] = f.issue(timed, f.requests[i], sessions, queue) })
 	}
 	go func() {
 		issuers.Wait()
@@ -140,18 +148,15 @@ func (f *Floor) Rate(ctx context.Context, goroutines int, d time.Duration) (floa
 
 // issue makes one certificate after the other until the context ends. It goes on while one is written, as do the many
 // callers of a server, and waits where the queue is full.
-func (f *Floor) issue(ctx context.Context, r request, queue chan<- row) error {
-	s, err := f.token.session()
-	if err != nil {
-		return err
-	}
-	defer s.close()
+func (f *Floor) issue(ctx context.Context, r request, sessions chan *session, queue chan<- row) error {
 	for ctx.Err() == nil {
 		key, err := r.check()
 		if err != nil {
 			return err
 		}
+		s := <-sessions
 		made, err := r.certify(f.issuer, key, s)
+		sessions <- s
 		if err != nil {
 			return err
 		}
@@ -196,7 +201,7 @@ func (f *Floor) costOfWriting(ctx context.Context, d time.Duration, key crypto.P
 		batch := make([]row, maxBatch)
 		for i := range batch {
 			var err error
-			if batch[i], err = f.requests[i%maxGoroutines].certify(f.issuer, key, s); err != nil {
+			if batch[i], err = f.requests[i%MaxGoroutines].certify(f.issuer, key, s); err != nil {
 				return 0, fmt.Errorf("floor: %w", err)
 			}
 		}

@@ -4,9 +4,12 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +18,24 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/translog"
 )
+
+// What a floor is there to be compared with cannot be part of it, nor can anything else of Brevet.
+func TestNothingOfOursIsBelow(t *testing.T) {
+	const self = "github.com/brevet-pki/brevet/cmd/internal/floor"
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := strings.Fields(string(out))
+	if !slices.Contains(packages, self) {
+		t.Fatalf("go list does not name the floor: %q", packages)
+	}
+	for _, p := range packages {
+		if strings.HasPrefix(p, "github.com/brevet-pki/") && p != self {
+			t.Errorf("the floor stands on %s", p)
+		}
+	}
+}
 
 // The schema is the store's, statement for statement.
 func TestSchemaIsTheStores(t *testing.T) {
@@ -95,19 +116,23 @@ func TestFloor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rate, err := f.Rate(t.Context(), goroutines, 50*time.Millisecond)
+	rate, err := f.Rate(t.Context(), MaxGoroutines, 50*time.Millisecond)
+	if err != nil || rate <= 0 {
+		t.Errorf("%v certificates a second by more goroutines than sessions: %v", rate, err)
+	}
+	rate, err = f.Rate(t.Context(), goroutines, 50*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rate <= 0 || goroutines < 1 || goroutines > maxGoroutines {
+	if rate <= 0 || goroutines < 1 || goroutines > MaxGoroutines {
 		t.Errorf("%v certificates a second by %d goroutines", rate, goroutines)
 	}
 	certificates := count(t, f, "certificates")
 	if certificates <= before {
 		t.Error("the database has no more certificates than before")
 	}
-	if n := count(t, f, "log"); n != certificates-maxGoroutines {
-		t.Errorf("the database has %d rows in log for %d certificates", n, certificates-maxGoroutines)
+	if n := count(t, f, "log"); n != certificates-MaxGoroutines {
+		t.Errorf("the database has %d rows in log for %d certificates", n, certificates-MaxGoroutines)
 	}
 	if n := count(t, f, "chain"); n == 0 || n > certificates {
 		t.Errorf("the database has %d rows in chain", n)
@@ -134,7 +159,8 @@ func open(t *testing.T) *Floor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := hsm.InitToken(t.Context(), module, "floor", pin, pin); err != nil {
+	serial, err := hsm.InitToken(t.Context(), module, "floor", pin, pin)
+	if err != nil {
 		t.Fatal(err)
 	}
 	token, err := hsm.Open(t.Context(), hsm.Config{Module: module, TokenLabel: "floor"}, pin)
@@ -144,16 +170,21 @@ func open(t *testing.T) *Floor {
 	if _, err := token.Generate(t.Context(), "key", hsm.P256); err != nil {
 		t.Fatal(err)
 	}
-	if err := token.Close(); err != nil {
-		t.Fatal(err)
-	}
-	c := Config{Directory: t.TempDir(), Module: module, TokenLabel: "floor", PIN: hex.EncodeToString(text), KeyLabel: "key"}
+	c := Config{Directory: t.TempDir(), Module: module, TokenLabel: "floor", KeyLabel: "key", Sessions: 8}
 	f, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	bySerial := Config{Module: module, TokenSerial: serial, KeyLabel: "key"}
+	if same, err := openToken(bySerial); err != nil || same.slot != f.token.slot || !same.public.Equal(f.token.public) {
+		t.Errorf("the token with serial %s: %v", serial, err)
+	}
+	bySerial.TokenSerial = "0"
+	if other, err := openToken(bySerial); err == nil {
+		t.Errorf("a token with serial 0: slot %d", other.slot)
+	}
 	t.Cleanup(func() {
-		if err := f.Close(); err != nil {
+		if err := errors.Join(f.Close(), token.Close()); err != nil {
 			t.Error(err)
 		}
 		if _, err := os.Stat(filepath.Join(c.Directory, "floor.db")); err != nil {

@@ -15,12 +15,12 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// token is a logged-in token and its one key.
+// token is a token that this process is logged in to, and its one key.
 type token struct {
 	lib    *pkcs11.Ctx
 	ours   bool // initialised here, and so finalized here
 	slot   uint
-	anchor pkcs11.SessionHandle // keeps the login
+	anchor pkcs11.SessionHandle
 	key    pkcs11.ObjectHandle
 	public *ecdsa.PublicKey
 }
@@ -35,22 +35,18 @@ func openToken(c Config) (*token, error) {
 	if err != nil && !errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
 		return nil, fmt.Errorf("initialise %s: %w", c.Module, err)
 	}
-	if err := t.login(c); err != nil {
+	if err := t.open(c); err != nil {
 		return nil, errors.Join(err, t.close())
 	}
 	return t, nil
 }
 
-func (t *token) login(c Config) error {
+func (t *token) open(c Config) error {
 	var err error
-	if t.slot, err = t.find(c.TokenLabel); err != nil {
+	if t.slot, err = t.find(c); err != nil {
 		return err
 	}
 	if t.anchor, err = t.lib.OpenSession(t.slot, pkcs11.CKF_SERIAL_SESSION); err != nil {
-		return err
-	}
-	err = t.lib.Login(t.anchor, pkcs11.CKU_USER, c.PIN)
-	if err != nil && !errors.Is(err, pkcs11.Error(pkcs11.CKR_USER_ALREADY_LOGGED_IN)) {
 		return err
 	}
 	if t.key, err = t.object(pkcs11.CKO_PRIVATE_KEY, c.KeyLabel); err != nil {
@@ -72,17 +68,21 @@ func (t *token) login(c Config) error {
 	return err
 }
 
-func (t *token) find(label string) (uint, error) {
+func (t *token) find(c Config) (uint, error) {
 	slots, err := t.lib.GetSlotList(true)
 	if err != nil {
 		return 0, err
 	}
 	for _, slot := range slots {
-		if info, err := t.lib.GetTokenInfo(slot); err == nil && info.Label == label {
+		info, err := t.lib.GetTokenInfo(slot)
+		if err != nil {
+			continue // some other token's trouble
+		}
+		if c.TokenSerial != "" && info.SerialNumber == c.TokenSerial || c.TokenSerial == "" && info.Label == c.TokenLabel {
 			return slot, nil
 		}
 	}
-	return 0, fmt.Errorf("there is no token %q", label)
+	return 0, fmt.Errorf("there is no token with label %q, serial %q", c.TokenLabel, c.TokenSerial)
 }
 
 func (t *token) object(class uint, label string) (pkcs11.ObjectHandle, error) {
@@ -110,10 +110,32 @@ func (t *token) close() error {
 	return nil
 }
 
-// session signs for one goroutine.
+// session signs for one goroutine at a time.
 type session struct {
 	*token
 	h pkcs11.SessionHandle
+}
+
+// sessions opens so many.
+func (t *token) sessions(n int) (chan *session, error) {
+	all := make(chan *session, n)
+	for range n {
+		s, err := t.session()
+		if err != nil {
+			closeSessions(all)
+			return nil, err
+		}
+		all <- s
+	}
+	return all, nil
+}
+
+// closeSessions closes those that nobody uses.
+func closeSessions(all chan *session) {
+	close(all)
+	for s := range all {
+		s.close()
+	}
 }
 
 func (t *token) session() (*session, error) {
