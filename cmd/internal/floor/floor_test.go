@@ -18,7 +18,7 @@ import (
 
 // The schema is the store's, statement for statement.
 func TestSchemaIsTheStores(t *testing.T) {
-	text, err := os.ReadFile("../../../store/sqlite/migrations/00005_initial.sql")
+	text, err := os.ReadFile("../../../store/sqlite/migrations/00006_initial.sql")
 	if err != nil {
 		t.Fatal(err)
 	}
