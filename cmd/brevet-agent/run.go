@@ -11,6 +11,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/pki"
 )
 
 func runCommand(ctx context.Context, args []string, s streams) error {
@@ -88,6 +89,9 @@ func enrollCommand(ctx context.Context, args []string, s streams) error {
 		return err
 	}
 	if err := agent.Enroll(ctx, token); err != nil {
+		if _, refused := pki.AsRefusal(err); !refused && pki.IsTemporary(err) {
+			return fmt.Errorf("%w: try again, with the same token and directory", err)
+		}
 		return err
 	}
 	_, err = fmt.Fprintf(s.out, "enrolled: %s\n", set.describe(agent.Pair()))

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,9 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
+
+// operatorPath begins the path of every operator's identity (docs/decisions/0005-reserved-identities.md).
+const operatorPath = "brevet/operator/"
 
 func newToken() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Make one-time enrollment tokens"}
@@ -46,7 +50,7 @@ func newTokenCreate() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return writeToken(cmd, out, resp)
+				return writeToken(cmd, args[0], out, resp)
 			})
 		},
 	}
@@ -58,7 +62,7 @@ func newTokenCreate() *cobra.Command {
 	return cmd
 }
 
-func writeToken(cmd *cobra.Command, out string, resp *brevetv1.CreateTokenResponse) error {
+func writeToken(cmd *cobra.Command, name, out string, resp *brevetv1.CreateTokenResponse) error {
 	if out == "-" {
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), resp.GetToken())
 		return err
@@ -66,7 +70,11 @@ func writeToken(cmd *cobra.Command, out string, resp *brevetv1.CreateTokenRespon
 	if err := writeNew(out, []byte(resp.GetToken()+"\n"), 0o600); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Token %s in %s serves once, until %s.\nNext, on the machine: brevet-agent enroll --token-file %s\n",
-		resp.GetTokenId(), out, resp.GetExpiresAt().AsTime().Local().Format(time.RFC1123), out)
+	next := "on the machine: brevet-agent enroll"
+	if strings.HasPrefix(name, operatorPath) || strings.HasPrefix(name, "spiffe://") && strings.Contains(name, "/"+operatorPath) {
+		next = "as the operator: brevet login"
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Token %s in %s serves once, until %s.\nNext, %s --token-file %s\n",
+		resp.GetTokenId(), out, resp.GetExpiresAt().AsTime().Local().Format(time.RFC1123), next, out)
 	return err
 }

@@ -94,7 +94,7 @@ func inspect(ctx context.Context, d driver.Driver, path, dsn string) error {
 		return fail("read the version of "+path, err)
 	}
 	if have > 0 && have < sources[0].Version {
-		return fmt.Errorf("sqlite: %s was made by a development version of brevet, before the first release: start with a new store", path)
+		return fmt.Errorf("sqlite: %s was made by a development version of brevet, before the first release, and this one does not read it: run the brevet that wrote it, or begin anew in another directory", path)
 	}
 	if have > known {
 		return &NewerError{Path: path, Have: have, Known: known}

@@ -3,9 +3,11 @@ package sqlite_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -119,6 +121,9 @@ func TestOpenRefusals(t *testing.T) {
 		"newer": {func(t *testing.T) {
 			mustExec(t, raw(t, path), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, 1)`)
 		}, path, "run the newer brevet"},
+		"a development version's": {func(t *testing.T) {
+			mustExec(t, raw(t, path), `UPDATE goose_db_version SET version_id = 5 WHERE version_id > 5`)
+		}, path, "begin anew in another directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_ = os.Remove(path)
@@ -147,6 +152,32 @@ func TestOpenRefusals(t *testing.T) {
 				t.Errorf("the file was changed (%v)", err)
 			}
 		})
+	}
+}
+
+// TestMigrationsAreNotChanged: a store says by numbers alone which tables it has. So a migration with another text needs
+// another number, or a store is opened whose tables are not those that the statements expect. Before the first release it
+// takes the next one, and what was made before is refused; from then on it stays, and a change is a file of its own.
+func TestMigrationsAreNotChanged(t *testing.T) {
+	want := map[string]string{
+		"00006_initial.sql": "e9487e9b2afe4930bc84a48e191ae07a58ec3602e9e4592233571883ff5f90c1",
+	}
+	files, err := os.ReadDir("migrations")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(filepath.Join("migrations", file.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprintf("%x", sha256.Sum256(text)); got != want[file.Name()] {
+			t.Errorf("migrations/%s has another text than stores of that number were made by (%s): give it the next number", file.Name(), got)
+		}
+		delete(want, file.Name())
+	}
+	for name := range want {
+		t.Errorf("migrations/%s is missing", name)
 	}
 }
 

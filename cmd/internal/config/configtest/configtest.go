@@ -115,12 +115,20 @@ func inWords(of reflect.Type) string {
 
 // written is a value as a file would have it, or nothing for one that says nothing.
 func written(v reflect.Value) string {
-	_, duration := v.Interface().(time.Duration)
+	d, duration := v.Interface().(time.Duration)
 	text, named := v.Interface().(fmt.Stringer)
 	switch {
 	case v.Kind() == reflect.Bool, !v.IsZero(), named && !duration:
 	default:
 		return ""
+	}
+	for _, unit := range []struct {
+		of   time.Duration
+		name string
+	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}} {
+		if duration && d%unit.of == 0 {
+			return fmt.Sprint(int64(d/unit.of)) + unit.name
+		}
 	}
 	if named {
 		return text.String()
