@@ -46,9 +46,10 @@ type lastTry struct {
 	failed atomic.Bool
 }
 
-func (l *lastTry) note(err error, at time.Time) {
-	l.failed.Store(err != nil)
+// note reports whether it went otherwise than before.
+func (l *lastTry) note(err error, at time.Time) (changed bool) {
 	l.tried.Store(at.UnixNano())
+	return l.failed.Swap(err != nil) != (err != nil)
 }
 
 // since returns how far from the last try this time is, be it that the clock was set back.
@@ -76,16 +77,18 @@ func (s *Server) watchToken(ctx context.Context) error {
 func (s *Server) proveToken(ctx context.Context) {
 	limited, cancel := context.WithTimeout(ctx, proveEvery)
 	defer cancel()
-	failed := s.token.failed.Load()
-	err := s.config.Token.Prove(limited)
-	if ctx.Err() != nil {
-		return
+	if err := s.config.Token.Prove(limited); ctx.Err() == nil {
+		s.noteToken(err)
 	}
-	s.token.note(err, s.config.Clock())
+}
+
+// noteToken keeps how it went when the token was last asked for a signature, and says once what has changed, whoever asked.
+func (s *Server) noteToken(err error) {
 	switch {
-	case err != nil && !failed:
+	case !s.token.note(err, s.config.Clock()):
+	case err != nil:
 		s.log.Error("the token does not sign: no certificates and no CRLs until it does", "error", err)
-	case err == nil && failed:
+	default:
 		s.log.Info("the token signs again")
 	}
 }

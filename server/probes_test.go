@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brevet-pki/brevet/ca"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/servertest"
@@ -104,6 +105,14 @@ func TestATokenThatIsLostAndFound(t *testing.T) {
 	w.Server.ProveToken(t.Context())
 	w.Enrolled(t, "device", "device/1")
 	unready(t, w, "")
+	// Or one is what finds it lost.
+	w.Server.Begin(t.Context(), ca.StepSign)(errors.New("the token is lost"))
+	unready(t, w, "the token did not sign")
+	token.broken.Store(false)
+	w.Server.ProveToken(t.Context())
+	if lost, found := strings.Count(w.Log.String(), "the token does not sign"), strings.Count(w.Log.String(), "the token signs again"); lost != 3 || found != 3 {
+		t.Errorf("three losses are told %d times, and that they are over %d times", lost, found)
+	}
 }
 
 func TestAStoreThatTakesNothing(t *testing.T) {

@@ -314,7 +314,7 @@ func (s *Server) Begin(ctx context.Context, step ca.Step) (end func(error)) {
 		m.took.Observe(time.Since(begun).Seconds())
 		if step == ca.StepSign {
 			s.metrics.signing.WithLabelValues(resultOf(err)).Inc()
-			s.token.note(err, s.config.Clock())
+			s.noteToken(err)
 		}
 	}
 }
