@@ -46,6 +46,9 @@ func (a *Authority) publishNew(ctx context.Context, i *issuer, why cause) error 
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	begun := time.Now()
+	if i.unpublished {
+		why = everything
+	}
 	fail := func(what string, number *big.Int, err error) error {
 		return fmt.Errorf("revocation: %s CRL %v of %s: %w", what, number, i.Certificate.Subject, err)
 	}
@@ -79,6 +82,7 @@ func (a *Authority) publishNew(ctx context.Context, i *issuer, why cause) error 
 		if err := a.records.PutCRLs(ctx, crls, signedBy, a.now()); err != nil {
 			return fail("record", number, err)
 		}
+		i.unpublished = true
 		for _, c := range crls {
 			i.last[c.Scope()] = c
 			if !c.Delta {
@@ -93,7 +97,7 @@ func (a *Authority) publishNew(ctx context.Context, i *issuer, why cause) error 
 			return fail("publish", number, err)
 		}
 	}
-	i.looked, i.took = position, time.Since(begun)
+	i.looked, i.took, i.unpublished = position, time.Since(begun), false
 	return nil
 }
 
