@@ -93,7 +93,7 @@ type SetOrders interface {
 	CountSet(ctx context.Context, o SetOrder) (int, error)
 	// OrderSet makes an order durable. Where it is of one identity, all its records are changed in the same transaction:
 	// the set is done, and the statuses of all that it selects are returned as they stand. What a selection names has to
-	// be on record. More sets than a few that are not done are refused (server.busy).
+	// be on record. Beside more than a few that are not done, a set of several identities is refused (server.busy).
 	OrderSet(ctx context.Context, o SetOrder) (Set, []pki.StatusChange, error)
 	// Set returns a set.
 	Set(ctx context.Context, id int64) (Set, error)
