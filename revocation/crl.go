@@ -70,13 +70,16 @@ func (a *Authority) publishNew(ctx context.Context, i *issuer, why cause) error 
 		}
 		part := sheets[:n]
 		sheets = sheets[n:]
-		// 3. Signatures, and files that are flushed.
+		// 3. Signatures, and files that are flushed, with their names.
 		crls := make([]CRL, len(part))
 		for n, s := range part {
 			if err := s.seal(i); err != nil {
 				return fail("sign", number, err)
 			}
 			crls[n] = s.crl
+		}
+		if err := a.shelf.flush(crls); err != nil {
+			return fail("write", number, err)
 		}
 		// 4. The records, which refuse a number below another process's.
 		if err := a.records.PutCRLs(ctx, crls, signedBy, a.now()); err != nil {
