@@ -118,7 +118,7 @@ const (
 // collect reads the next changes to fold, in the order of serial numbers, and up to which log entry they are all; none where
 // it is not worth it.
 func (p *packer) collect(ctx context.Context) (changes []record, position int64, err error) {
-	err = p.db.read(ctx, "read what is to be packed", func(ctx context.Context, tx *sql.Tx) error {
+	err = p.db.readMany(ctx, "read what is to be packed", func(ctx context.Context, tx *sql.Tx) error {
 		v := &view{ctx: ctx, quiet: context.WithoutCancel(ctx), tx: tx, issuer: p.issuer}
 		since, err := packedTo(ctx, tx, p.issuer, p.partition)
 		if err != nil {

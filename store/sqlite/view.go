@@ -15,7 +15,7 @@ import (
 // returned as it is.
 func (r *Revocation) View(ctx context.Context, issuer pki.IssuerID, read func(revocation.View) error) error {
 	var failed error
-	err := r.db.read(ctx, readRevoked, func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.readMany(ctx, readRevoked, func(ctx context.Context, tx *sql.Tx) error {
 		// For a context that can end, the driver starts a goroutine for every row: the view looks at it by itself.
 		v := &view{ctx: ctx, quiet: context.WithoutCancel(ctx), tx: tx}
 		err := tx.QueryRowContext(v.quiet, `SELECT (SELECT coalesce(max(id), 0) FROM log), (SELECT coalesce(max(id), 0) FROM issuers WHERE issuer = ?)`,
