@@ -128,8 +128,8 @@ func checkSince(since, at time.Time) error {
 	if since.IsZero() {
 		return nil
 	}
-	if since.After(at) || since.Year() < 1970 {
-		return pki.Refuse(pki.RuleRequest, "give a time between 1970 and now, or leave it out",
+	if since.After(at) || since.Unix() < 1 { // of what is packed, zero is none
+		return pki.Refuse(pki.RuleRequest, "give a time after the beginning of 1970 and not after now, or leave it out",
 			"a certificate cannot be known to be invalid since %s", since.UTC().Format(time.RFC3339))
 	}
 	return nil
