@@ -82,11 +82,12 @@ type issuer struct {
 	wanted chan struct{} // holds one request for new CRLs: a change made while some are being signed asks for others
 	packed chan struct{} // holds one request to pack what CRLs are read from
 
-	mu      sync.Mutex      // one round at a time, so that CRLs are published in the order of their numbers
-	last    map[Scope]CRL   // the newest that this process knows of
-	looked  uint64          // the log entry up to which the last round has looked for changes
-	took    time.Duration   // by the last round
-	renamed map[uint16]bool // partitions whose published CRL has other names than the next one
+	mu          sync.Mutex      // one round at a time, so that CRLs are published in the order of their numbers
+	last        map[Scope]CRL   // the newest that this process knows of
+	looked      uint64          // the log entry up to which the last round has looked for changes
+	took        time.Duration   // by the last round
+	renamed     map[uint16]bool // partitions whose published CRL has other names than the next one
+	unpublished bool            // the last round has failed where CRLs were on record, and they may not be out
 }
 
 // New makes an Authority, and records the distribution points that it is given. Nothing is signed before Run or PublishNow.

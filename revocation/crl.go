@@ -46,6 +46,9 @@ func (a *Authority) publishNew(ctx context.Context, i *issuer, why cause) error 
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	begun := time.Now()
+	if i.unpublished {
+		why = everything
+	}
 	fail := func(what string, number *big.Int, err error) error {
 		return fmt.Errorf("revocation: %s CRL %v of %s: %w", what, number, i.Certificate.Subject, err)
 	}
@@ -67,7 +70,7 @@ func (a *Authority) publishNew(ctx context.Context, i *issuer, why cause) error 
 		}
 		part := sheets[:n]
 		sheets = sheets[n:]
-		// 3. Signatures, and files that are flushed.
+		// 3. Signatures, and files that are flushed, with their names.
 		crls := make([]CRL, len(part))
 		for n, s := range part {
 			if err := s.seal(i); err != nil {
@@ -75,10 +78,14 @@ func (a *Authority) publishNew(ctx context.Context, i *issuer, why cause) error 
 			}
 			crls[n] = s.crl
 		}
+		if err := a.shelf.flush(crls); err != nil {
+			return fail("write", number, err)
+		}
 		// 4. The records, which refuse a number below another process's.
 		if err := a.records.PutCRLs(ctx, crls, signedBy, a.now()); err != nil {
 			return fail("record", number, err)
 		}
+		i.unpublished = true
 		for _, c := range crls {
 			i.last[c.Scope()] = c
 			if !c.Delta {
@@ -93,7 +100,7 @@ func (a *Authority) publishNew(ctx context.Context, i *issuer, why cause) error 
 			return fail("publish", number, err)
 		}
 	}
-	i.looked, i.took = position, time.Since(begun)
+	i.looked, i.took, i.unpublished = position, time.Since(begun), false
 	return nil
 }
 

@@ -147,17 +147,18 @@ func TestSetsThatMakeNoSense(t *testing.T) {
 		edit func(*revocation.SetOrder)
 		rule pki.Rule
 	}{
-		"all there are":       {func(o *revocation.SetOrder) { o.Selection = revocation.Selection{} }, pki.RuleRequest},
-		"hold":                {func(o *revocation.SetOrder) { o.Reason = pki.CertificateHold }, pki.RuleReason},
-		"no reason":           {func(o *revocation.SetOrder) { o.Reason = 7 }, pki.RuleReason},
-		"a value alone":       {func(o *revocation.SetOrder) { o.Label.Value = "x" }, pki.RuleRequest},
-		"the future":          {func(o *revocation.SetOrder) { o.At = now.Add(time.Hour) }, pki.RuleRequest},
-		"invalid tomorrow":    {func(o *revocation.SetOrder) { o.InvalidSince = now.Add(24 * time.Hour) }, pki.RuleRequest},
-		"invalid before 1970": {func(o *revocation.SetOrder) { o.InvalidSince = time.Unix(-1, 0) }, pki.RuleRequest},
-		"a time backwards":    {func(o *revocation.SetOrder) { o.IssuedFrom, o.IssuedUntil = now, now.Add(-time.Hour) }, pki.RuleRequest},
-		"no time":             {func(o *revocation.SetOrder) { o.IssuedFrom = time.Unix(1, 0) }, pki.RuleRequest},
-		"a bell":              {func(o *revocation.SetOrder) { o.Why = "\a" }, pki.RuleRequest},
-		"a novel":             {func(o *revocation.SetOrder) { o.Why = string(make([]byte, 257)) }, pki.RuleRequest},
+		"all there are":          {func(o *revocation.SetOrder) { o.Selection = revocation.Selection{} }, pki.RuleRequest},
+		"hold":                   {func(o *revocation.SetOrder) { o.Reason = pki.CertificateHold }, pki.RuleReason},
+		"no reason":              {func(o *revocation.SetOrder) { o.Reason = 7 }, pki.RuleReason},
+		"a value alone":          {func(o *revocation.SetOrder) { o.Label.Value = "x" }, pki.RuleRequest},
+		"the future":             {func(o *revocation.SetOrder) { o.At = now.Add(time.Hour) }, pki.RuleRequest},
+		"invalid tomorrow":       {func(o *revocation.SetOrder) { o.InvalidSince = now.Add(24 * time.Hour) }, pki.RuleRequest},
+		"invalid before 1970":    {func(o *revocation.SetOrder) { o.InvalidSince = time.Unix(-1, 0) }, pki.RuleRequest},
+		"invalid as 1970 begins": {func(o *revocation.SetOrder) { o.InvalidSince = time.Unix(0, 0) }, pki.RuleRequest},
+		"a time backwards":       {func(o *revocation.SetOrder) { o.IssuedFrom, o.IssuedUntil = now, now.Add(-time.Hour) }, pki.RuleRequest},
+		"no time":                {func(o *revocation.SetOrder) { o.IssuedFrom = time.Unix(1, 0) }, pki.RuleRequest},
+		"a bell":                 {func(o *revocation.SetOrder) { o.Why = "\a" }, pki.RuleRequest},
+		"a novel":                {func(o *revocation.SetOrder) { o.Why = string(make([]byte, 257)) }, pki.RuleRequest},
 	} {
 		o := s.ofIssuer()
 		c.edit(&o)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/x509"
+	"log/slog"
 	"math/big"
 	"sync/atomic"
 	"testing"
@@ -202,6 +203,47 @@ func TestFailuresHeal(t *testing.T) {
 			})
 		}
 	}
+}
+
+// shyOutlet takes no CRL while it is told not to.
+type shyOutlet struct {
+	*outlet
+	shy *atomic.Bool
+}
+
+func (o shyOutlet) PublishCRL(c revocation.CRL, path string) error {
+	if o.shy.Load() {
+		return errDown
+	}
+	return o.outlet.PublishCRL(c, path)
+}
+
+// What the schedule asked for, and is on record but not out, does not wait for the schedule's next time.
+func TestACRLThatDidNotGetOutFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, never)
+		var shy atomic.Bool
+		a, err := revocation.New(t.Context(), revocation.Config{
+			Issuers: []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: s.ca.Key}}, Records: s.book, Sink: s.outlet,
+			Publisher: shyOutlet{s.outlet, &shy}, Directory: s.dir, Log: slog.New(slog.NewTextHandler(s.log, nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Authority = a
+		s.running(t)
+		wait(11 * time.Hour)
+		shy.Store(true)
+		wait(time.Hour + time.Minute)
+		if n := s.log.count("no new CRL, trying again"); n < 2 {
+			t.Errorf("%d complaints about a CRL that does not get out, want one for each try", n)
+		}
+		shy.Store(false)
+		wait(time.Minute)
+		if age := time.Since(s.newest(t).ThisUpdate); age > 2*time.Minute {
+			t.Errorf("the newest CRL that is out is %v old", age)
+		}
+	})
 }
 
 func TestChangeBehindAnErrorReachesTheCRL(t *testing.T) {

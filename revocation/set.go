@@ -93,7 +93,7 @@ type SetOrders interface {
 	CountSet(ctx context.Context, o SetOrder) (int, error)
 	// OrderSet makes an order durable. Where it is of one identity, all its records are changed in the same transaction:
 	// the set is done, and the statuses of all that it selects are returned as they stand. What a selection names has to
-	// be on record. More sets than a few that are not done are refused (server.busy).
+	// be on record. Beside more than a few that are not done, a set of several identities is refused (server.busy).
 	OrderSet(ctx context.Context, o SetOrder) (Set, []pki.StatusChange, error)
 	// Set returns a set.
 	Set(ctx context.Context, id int64) (Set, error)
@@ -128,8 +128,8 @@ func checkSince(since, at time.Time) error {
 	if since.IsZero() {
 		return nil
 	}
-	if since.After(at) || since.Year() < 1970 {
-		return pki.Refuse(pki.RuleRequest, "give a time between 1970 and now, or leave it out",
+	if since.After(at) || since.Unix() < 1 { // of what is packed, zero is none
+		return pki.Refuse(pki.RuleRequest, "give a time after the beginning of 1970 and not after now, or leave it out",
 			"a certificate cannot be known to be invalid since %s", since.UTC().Format(time.RFC3339))
 	}
 	return nil

@@ -25,11 +25,18 @@ func (s shelf) prepare(scope Scope) error {
 
 // place puts CRLs that are on record where they are published, and makes that last.
 func (s shelf) place(crls []CRL) error {
-	dirs := map[string]bool{}
 	for _, c := range crls {
 		if err := os.Rename(s.pathOfNew(c.Scope()), s.path(c.Scope())); err != nil {
 			return err
 		}
+	}
+	return s.flush(crls)
+}
+
+// flush makes the names of CRLs' files last, with those of the directories that they lie in.
+func (s shelf) flush(crls []CRL) error {
+	dirs := map[string]bool{s.dir: true}
+	for _, c := range crls {
 		dirs[filepath.Dir(s.path(c.Scope()))] = true
 	}
 	for dir := range dirs {

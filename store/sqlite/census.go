@@ -32,7 +32,7 @@ const (
 // Census counts what there is, through a reading connection.
 func (r *RA) Census(ctx context.Context, at, before time.Time) (ra.Census, error) {
 	var c ra.Census
-	err := r.db.read(ctx, "count the records", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.readMany(ctx, "count the records", func(ctx context.Context, tx *sql.Tx) error {
 		c = ra.Census{Identities: map[pki.IdentityState]ra.Count{}}
 		for _, count := range []func(context.Context, *sql.Tx) error{
 			func(ctx context.Context, tx *sql.Tx) error { return countByEnd(ctx, tx, &c, at, before) },

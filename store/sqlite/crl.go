@@ -73,6 +73,11 @@ func (tx *writeTx) putCRL(ctx context.Context, c revocation.CRL) error {
 	if err != nil {
 		return err
 	}
+	if !c.Delta {
+		if err := tx.packAnew(ctx, id, c); err != nil {
+			return err
+		}
+	}
 	var baseNumber, baseUpdate, basePosition any
 	if c.Base.Number != nil {
 		baseNumber, baseUpdate = c.Base.Number.FillBytes(make([]byte, crlNumberSize)), millis(c.Base.ThisUpdate)
@@ -97,6 +102,17 @@ func (tx *writeTx) putCRL(ctx context.Context, c revocation.CRL) error {
 		return pki.Refuse(pki.RuleCRL, "publish a newer one", "CRL %v of %s is not above the one on record",
 			c.Number, strings.TrimSuffix(c.Scope().Path(), ".crl"))
 	}
+	return err
+}
+
+// packAnew has an issuer's changes packed once more where a CRL is from before the one in whose place it comes, since the
+// clock was set back: packing may have dropped what ends in between.
+func (tx *writeTx) packAnew(ctx context.Context, issuer int64, c revocation.CRL) error {
+	_, err := tx.ExecContext(ctx, `
+		UPDATE crl_packed SET position = 0 WHERE issuer = ?1 AND EXISTS (
+		    SELECT 1 FROM certificates WHERE not_after >= ?3
+		      AND not_after < (SELECT this_update FROM crls WHERE issuer = ?1 AND crl_partition = ?2 AND delta = 0))`,
+		issuer, c.Partition, millis(c.ThisUpdate))
 	return err
 }
 

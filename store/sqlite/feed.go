@@ -12,7 +12,7 @@ import (
 // one read transaction, and returns the end of the sequenced log as that transaction sees it.
 func (r *Revocation) Snapshot(ctx context.Context, at time.Time, visit func(pki.StatusChange) error) (uint64, error) {
 	var index uint64
-	err := r.db.read(ctx, "read the statuses", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.readMany(ctx, "read the statuses", func(ctx context.Context, tx *sql.Tx) error {
 		head, err := readHead(ctx, tx)
 		if err != nil {
 			return err

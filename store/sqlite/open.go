@@ -41,6 +41,7 @@ type DB struct {
 	turn   chan struct{} // holds one value while somebody has the writing connection
 	next   group         // what waits for it
 	reader *sql.DB
+	many   chan struct{} // holds a value for each who reads very many rows
 
 	packing packing // what CRLs list
 
@@ -68,7 +69,7 @@ func open(ctx context.Context, path string, d driver.Driver) (_ *DB, err error) 
 	if dir := filepath.Dir(path); !isDirectory(dir) {
 		return nil, &MissingDirectoryError{Dir: dir}
 	}
-	db := &DB{path: path, turn: make(chan struct{}, 1), packing: packing{make(chan struct{}, 1), packFrom, segmentRecords}}
+	db := &DB{path: path, turn: make(chan struct{}, 1), many: make(chan struct{}, maxReaders-1), packing: packing{make(chan struct{}, 1), packFrom, segmentRecords}}
 	if db.lock, err = takeLock(path + ".lock"); err != nil {
 		return nil, err
 	}

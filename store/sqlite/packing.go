@@ -83,9 +83,7 @@ func (p *packer) pack(ctx context.Context) error {
 			return err
 		}
 		err = p.db.write(ctx, "note what is packed", func(ctx context.Context, tx *writeTx) error {
-			_, err := tx.ExecContext(ctx, `
-				INSERT INTO crl_packed (issuer, crl_partition, position) VALUES (?, ?, ?)
-				ON CONFLICT (issuer, crl_partition) DO UPDATE SET position = excluded.position`, p.issuer, p.partition, position)
+			_, err := tx.ExecContext(ctx, notePacked, p.issuer, p.partition, position, p.endedBefore)
 			return err
 		})
 		if err != nil {
@@ -107,10 +105,20 @@ const sealedUntil = `
 	    SELECT coalesce((SELECT this_update FROM crls WHERE issuer = ?1 AND crl_partition = ?2 AND delta = 0), 0)
 	    WHERE EXISTS (SELECT 1 FROM crl_points WHERE issuer = ?1 AND crl_partition = ?2))`
 
+const (
+	// notePacked does nothing where that time has gone back since: then the segments may lack what is still to be listed.
+	notePacked = `
+		INSERT INTO crl_packed (issuer, crl_partition, position) SELECT ?1, ?2, ?3 WHERE (` + sealedUntil + `) >= ?4
+		ON CONFLICT (issuer, crl_partition) DO UPDATE SET position = excluded.position`
+	// maybeDropped is whether there are certificates that packing may have dropped, and that had not ended at a time: the
+	// clock was ahead when the CRLs on record were made.
+	maybeDropped = `SELECT EXISTS (SELECT 1 FROM certificates WHERE not_after >= ?3 AND not_after < (` + sealedUntil + `))`
+)
+
 // collect reads the next changes to fold, in the order of serial numbers, and up to which log entry they are all; none where
 // it is not worth it.
 func (p *packer) collect(ctx context.Context) (changes []record, position int64, err error) {
-	err = p.db.read(ctx, "read what is to be packed", func(ctx context.Context, tx *sql.Tx) error {
+	err = p.db.readMany(ctx, "read what is to be packed", func(ctx context.Context, tx *sql.Tx) error {
 		v := &view{ctx: ctx, quiet: context.WithoutCancel(ctx), tx: tx, issuer: p.issuer}
 		since, err := packedTo(ctx, tx, p.issuer, p.partition)
 		if err != nil {

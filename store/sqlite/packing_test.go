@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/big"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -280,4 +281,34 @@ func TestADamagedSegmentIsNoCRL(t *testing.T) {
 	if err == nil {
 		t.Error("a damaged segment is read as if it were whole")
 	}
+}
+
+// TestAClockThatWasAheadDropsNothing packs while CRLs are from a year to come. Once the clock is right again, what is revoked
+// is listed as before, whatever is packed, and so it stays.
+func TestAClockThatWasAheadDropsNothing(t *testing.T) {
+	w := newPackWorld(t, 1)
+	w.db.PackSmall(8)
+	w.issueMore(50)
+	for _, r := range w.all {
+		w.order(t, r, revocation.Revoke, pki.Superseded)
+	}
+	w.pack(t)
+	number := int64(0)
+	put := func(at time.Time) {
+		t.Helper()
+		number++
+		crl := revocation.CRL{Issuer: issuer, Number: big.NewInt(number), ThisUpdate: at, NextUpdate: at.Add(time.Hour)}
+		if err := w.db.Revocation().PutCRLs(context.Background(), []revocation.CRL{crl}, pki.ActorCommand("test"), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(w.at.AddDate(100, 0, 0))
+	w.pack(t)
+	w.check(t, w.at) // the clock is right again, and this is read for the first CRL
+	put(w.at)
+	for range 3 {
+		w.check(t, w.at)
+		w.pack(t)
+	}
+	w.check(t, w.at)
 }

@@ -20,7 +20,7 @@ const tellStep = 4096
 func (r *Revocation) TellSet(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.Set, error) {
 	var s setRow
 	var ahead []int64
-	err := r.db.read(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.readMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		if s, err = readSet(ctx, tx, id); err != nil || s.Done {
 			return err
@@ -157,7 +157,7 @@ func (r *Revocation) leftOf(ctx context.Context, id int64) (left, error) {
 		return ahead, nil
 	}
 	var ahead left
-	err := r.db.read(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.readMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
 		s, err := readSet(ctx, tx, id)
 		if err != nil || s.Done {
 			return err

@@ -30,6 +30,18 @@ func (db *DB) read(ctx context.Context, what string, do func(context.Context, *s
 	return fail(what, do(ctx, tx))
 }
 
+// readMany is read for what may visit very many rows. Those leave a connection to whoever reads few: a request, the feed of
+// statuses and the sequencer wait for none of them.
+func (db *DB) readMany(ctx context.Context, what string, do func(context.Context, *sql.Tx) error) error {
+	select {
+	case db.many <- struct{}{}:
+		defer func() { <-db.many }()
+		return db.read(ctx, what, do)
+	case <-ctx.Done():
+		return fail(what, ctx.Err())
+	}
+}
+
 // look runs do, which reads with one statement: that sees one state of the store by itself. The context bounds the wait
 // for a connection; a statement that has begun is not far from its end.
 func (db *DB) look(ctx context.Context, what string, do func(context.Context, *sql.Conn) error) error {

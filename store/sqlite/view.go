@@ -15,7 +15,7 @@ import (
 // returned as it is.
 func (r *Revocation) View(ctx context.Context, issuer pki.IssuerID, read func(revocation.View) error) error {
 	var failed error
-	err := r.db.read(ctx, readRevoked, func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.readMany(ctx, readRevoked, func(ctx context.Context, tx *sql.Tx) error {
 		// For a context that can end, the driver starts a goroutine for every row: the view looks at it by itself.
 		v := &view{ctx: ctx, quiet: context.WithoutCancel(ctx), tx: tx}
 		err := tx.QueryRowContext(v.quiet, `SELECT (SELECT coalesce(max(id), 0) FROM log), (SELECT coalesce(max(id), 0) FROM issuers WHERE issuer = ?)`,
@@ -158,12 +158,19 @@ func (v *view) whole(partition uint16, l revocation.Listing, visit func(*record)
 	if err != nil {
 		return err
 	}
+	from := l.NotExpiredAt.UnixMilli()
+	var dropped bool
+	if err := v.tx.QueryRowContext(v.quiet, maybeDropped, v.issuer, partition, from).Scan(&dropped); err != nil {
+		return err
+	}
+	if dropped {
+		position = 0 // the clock was ahead, and the segments may lack what is still to be listed: all is read from its rows
+	}
 	t, err := v.readRecords(partition, position, `ORDER BY serial`)
 	if err != nil {
 		return err
 	}
 	defer t.close()
-	from := l.NotExpiredAt.UnixMilli()
 	listed := func(r *record) error {
 		if r.listed && r.notAfter >= from {
 			return visit(r)

@@ -190,6 +190,11 @@ func boundOnSets(t *testing.T, w *world) {
 		mustRefuse(t, err, pki.RuleBusy)
 		break
 	}
+	// One of one identity is never open: it has not to wait for those that are.
+	set := w.orderSet(t, revocation.SetOrder{Selection: revocation.Selection{Identity: w.issued(t).Identity}, By: operator, At: w.now})
+	if !set.Done || set.Total != 1 {
+		t.Errorf("beside as many as there may be, the set of one identity is %+v", set)
+	}
 	open, err := w.Revocation.OpenSets(ctx)
 	must(t, err)
 	for _, set := range open {

@@ -1,0 +1,53 @@
+package sqlite_test
+
+import (
+	"context"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// TestFewRowsWaitForNoManyRows has CRLs, snapshots and counts read for as long as they like, as many as are let in, and asks
+// meanwhile what every request and the feed ask.
+func TestFewRowsWaitForNoManyRows(t *testing.T) {
+	m := newMill(t, filepath.Join(t.TempDir(), "brevet.db"))
+	id := m.identity(1)
+	r := m.issue([]pki.SPIFFEID{id}, nil)[0]
+	var reading sync.WaitGroup
+	release := make(chan struct{})
+	defer reading.Wait()
+	defer close(release)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for waits := false; !waits; {
+		begun := make(chan struct{})
+		reading.Go(func() {
+			_ = m.db.Revocation().View(ctx, issuer, func(revocation.View) error {
+				close(begun)
+				<-release
+				return nil
+			})
+		})
+		select {
+		case <-begun:
+		case <-time.After(250 * time.Millisecond): // who is not let in soon is not let in
+			waits = true
+		}
+	}
+	ctx, end := context.WithTimeout(t.Context(), time.Minute)
+	defer end()
+	if st, err := m.db.RA().Standing(ctx, ra.Question{Identity: id, Predecessor: r.Ref, Key: r.KeyHash}); err != nil || st.Identity.ID != id {
+		t.Errorf("a request stands like %v, %v", st.Identity.ID, err)
+	}
+	if _, _, err := m.db.Revocation().Changes(ctx, 0, 1); err != nil {
+		t.Errorf("the feed of statuses: %v", err)
+	}
+	if _, err := m.db.Log().Sequence(ctx, 10); err != nil {
+		t.Errorf("the log is not sequenced: %v", err)
+	}
+}
