@@ -172,7 +172,7 @@ func (d *directory) put(c CRL, from shelf) (newer bool, err error) {
 	}
 	path := filepath.Join(d.path, filepath.FromSlash(c.Scope().Path()))
 	if there := numberAt(path); there != nil && there.Cmp(number) >= 0 {
-		return there.Cmp(number) > 0, nil
+		return there.Cmp(number) > 0, syncDirectory(filepath.Dir(path)) // a try before may have come no further than its renaming
 	}
 	dir := filepath.Dir(path)
 	if dir != filepath.Clean(d.path) {
