@@ -140,8 +140,9 @@ func (c csr) checkAttributes(refuse func(string, ...any) error) error {
 // knownNames reports whether a subject alternative name holds only kinds of names that checkContent compares: email
 // addresses, DNS names, URIs and IP addresses (RFC 5280 §4.2.1.6). crypto/x509 passes over the others.
 func knownNames(san []byte) bool {
-	names := cryptobyte.String(san)
-	if !names.ReadASN1(&names, cryptobyte_asn1.SEQUENCE) {
+	var names cryptobyte.String
+	value := cryptobyte.String(san)
+	if !value.ReadASN1(&names, cryptobyte_asn1.SEQUENCE) || !value.Empty() {
 		return false
 	}
 	for !names.Empty() {

@@ -86,6 +86,12 @@ func (r *Registrar) Enroll(ctx context.Context, e Enrollment) (ca.Certificate, e
 	return cert, r.Note(ctx, claim.Actor, claim.Identity, err)
 }
 
+// NoteEvidence notes the refusal of an enrollment that does not get as far as Enroll, as that would.
+func (r *Registrar) NoteEvidence(ctx context.Context, evidence []byte, err error) error {
+	claim, _ := r.token.Identify(ctx, evidence, r.clock()) // nobody, where the evidence names nobody
+	return r.Note(ctx, claim.Actor, claim.Identity, err)
+}
+
 func (r *Registrar) enroll(ctx context.Context, e Enrollment) (Claim, ca.Certificate, error) {
 	none := ca.Certificate{}
 	claim, err := r.token.Identify(ctx, e.Evidence, r.clock())
