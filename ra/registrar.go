@@ -309,12 +309,12 @@ type noted struct{ error }
 
 func (n noted) Unwrap() error { return n.error }
 
-// Note writes the refusal of a known caller to the log, once however often it is noted, and returns the error. Other
-// errors, and those of nobody known, are not for the log, nor is a lack of room, which says nothing of the caller and
+// Note writes a refusal to the log where its caller is known, and to standard error in any case, once however often it is
+// noted, and returns the error. Other errors are not for either, nor is a lack of room, which says nothing of the caller and
 // would cost most when there is least. A caller who gives up is logged all the same.
 func (r *Registrar) Note(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error {
 	why, ok := pki.AsRefusal(err)
-	if !ok || why.Rule == pki.RuleBusy || id.IsZero() || errors.As(err, new(noted)) {
+	if !ok || why.Rule == pki.RuleBusy || errors.As(err, new(noted)) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), notePatience)

@@ -77,16 +77,18 @@ func unauthenticated() error {
 
 // verify checks chain, time, purpose, identity and revocation of a client's certificate (RFC 5280 §6). The TLS
 // handshake has proved that the client holds its key. The caller beside a refusal is who it is all the same; it is zero
-// where the certificate proves nothing. For a renewal a superseded certificate passes too: whether it may have an answer, and
+// where the certificate proves nothing, and did not in its time. For a renewal a superseded certificate passes too: whether it may have an answer, and
 // it never has more, is the registration authority's to say.
 func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) {
 	leaf, now := chain[0], g.clock()
 	if now.Before(leaf.NotBefore) {
-		return caller{}, pki.Refuse(pki.RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
+		v, _ := g.voucherOf(leaf, leaf.NotBefore)
+		return v.caller, pki.Refuse(pki.RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
 			"the certificate is valid from %s on, and it is %s here", stamp(leaf.NotBefore), stamp(now))
 	}
 	if now.After(leaf.NotAfter) {
-		return caller{}, pki.Refuse(pki.RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
+		v, _ := g.voucherOf(leaf, leaf.NotAfter)
+		return v.caller, pki.Refuse(pki.RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
 			"the certificate was valid until %s, and it is %s here", stamp(leaf.NotAfter), stamp(now))
 	}
 	v, err := g.voucherOf(leaf, now)
@@ -108,11 +110,8 @@ func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) 
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// note has the refusal of a known caller taken down in the log, and returns the error as it is.
+// note has a refusal taken down, in the log where the caller is known, and returns the error as it is.
 func (s *Server) note(ctx context.Context, err error) error {
 	c := callerOf(ctx)
-	if c.id.IsZero() {
-		return err
-	}
 	return s.registrar.Note(ctx, c.actor(), c.id, err)
 }
