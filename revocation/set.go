@@ -132,7 +132,7 @@ func checkSince(since, at time.Time) error {
 	}
 	if since.After(at) || since.Year() < 1970 {
 		return pki.Refuse(pki.RuleRequest, "give a time between 1970 and now, or leave it out",
-			"a certificate cannot be known to be invalid since %s", since.UTC().Format(time.RFC3339))
+			"a certificate cannot be known to be invalid since %s: it is %s here", since.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
