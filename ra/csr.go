@@ -41,7 +41,7 @@ func parseCSR(der []byte) (csr, error) {
 		return csr{}, pki.Refuse(pki.RuleCSR, fix+"of 16 KiB at most", "the certification request has %d octets", len(der))
 	}
 	req, err := x509.ParseCertificateRequest(der)
-	if err != nil {
+	if err != nil || req.Version != 0 { // the one there is (RFC 2986 §4.1)
 		return csr{}, pki.Refuse(pki.RuleCSR, fix+"with nothing after it", "the certification request does not parse")
 	}
 	if k, ok := req.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > maxRSA {

@@ -64,15 +64,28 @@ func longKey(t *testing.T) []byte {
 
 func handmadeFor(t *testing.T, key *ecdsa.PrivateKey, spki []byte, hash crypto.Hash, algorithm asn1.ObjectIdentifier, attributes ...attribute) []byte {
 	t.Helper()
-	return assembled(t, spki, algorithm, func(info []byte) []byte {
+	return assembled(t, 0, spki, algorithm, signedBy(t, key, hash), attributes...)
+}
+
+func signedBy(t *testing.T, key *ecdsa.PrivateKey, hash crypto.Hash) func(info []byte) []byte {
+	t.Helper()
+	return func(info []byte) []byte {
 		h := hash.New()
 		h.Write(info)
 		return servertest.Must(ecdsa.SignASN1(rand.Reader, key, h.Sum(nil)))(t)
-	}, attributes...)
+	}
+}
+
+// versioned is a request of a version that there may be one day; 0 is the one of RFC 2986.
+func versioned(t *testing.T, version int) []byte {
+	t.Helper()
+	key := servertest.Key(t)
+	spki := servertest.Must(x509.MarshalPKIXPublicKey(key.Public()))(t)
+	return assembled(t, version, spki, oidECDSAWithSHA256, signedBy(t, key, crypto.SHA256))
 }
 
 // assembled is a request for a key in DER, with whatever signature (RFC 2986 §4).
-func assembled(t *testing.T, spki []byte, algorithm asn1.ObjectIdentifier, sign func(info []byte) []byte, attributes ...attribute) []byte {
+func assembled(t *testing.T, version int, spki []byte, algorithm asn1.ObjectIdentifier, sign func(info []byte) []byte, attributes ...attribute) []byte {
 	t.Helper()
 	var list []byte
 	for _, a := range attributes {
@@ -83,7 +96,7 @@ func assembled(t *testing.T, spki []byte, algorithm asn1.ObjectIdentifier, sign 
 		Subject    pkix.RDNSequence
 		Key        asn1.RawValue
 		Attributes asn1.RawValue
-	}{0, nil, asn1.RawValue{FullBytes: spki}, asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true, Bytes: list}}))(t)
+	}{version, nil, asn1.RawValue{FullBytes: spki}, asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true, Bytes: list}}))(t)
 	signature := sign(info)
 	return servertest.Must(asn1.Marshal(struct {
 		Info      asn1.RawValue
@@ -97,7 +110,7 @@ func neutral(t *testing.T) []byte {
 	t.Helper()
 	point := append([]byte{1}, make([]byte, ed25519.PublicKeySize-1)...)
 	spki := servertest.Must(x509.MarshalPKIXPublicKey(ed25519.PublicKey(point)))(t)
-	return assembled(t, spki, oidEd25519, func([]byte) []byte { return append(point, make([]byte, ed25519.PublicKeySize)...) })
+	return assembled(t, 0, spki, oidEd25519, func([]byte) []byte { return append(point, make([]byte, ed25519.PublicKeySize)...) })
 }
 
 // pointed is a request under a P-256 key whose point is written in another way.
@@ -205,6 +218,7 @@ func malformedCases(t *testing.T) []csrCase {
 		{"a key with an element too many", longKey(t), pki.RuleCSR},
 		{"a certificate", selfSigned(t), pki.RuleCSR},
 		{"16 KiB and one octet", make([]byte, 16<<10+1), pki.RuleCSR},
+		{"another version", versioned(t, 1), pki.RuleCSR},
 		{"something after it", append(bytes.Clone(fine), 0), pki.RuleCSR},
 		{"two of them", append(bytes.Clone(fine), fine...), pki.RuleCSR},
 		{"its end missing", truncated, pki.RuleCSR},
@@ -343,6 +357,7 @@ func TestCSRsThatAskForWhatWasGranted(t *testing.T) {
 		asking(func(r *x509.CertificateRequest) { r.URIs = []*url.URL{servertest.Must(url.Parse(id))(t)} }),
 		withAttributes(t),
 		pointed(t, func(p []byte) []byte { return p }),
+		versioned(t, 0),
 		withAttributes(t, attribute{oidExtensionRequest, []any{extensions(t, "pump.fleet.example")}}),
 	} {
 		req := &brevetv1.EnrollRequest{RequestId: servertest.RequestID(), Token: w.Token(t, id, i > 0), Csr: csr}
