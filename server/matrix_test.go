@@ -232,7 +232,9 @@ func callers(t *testing.T, w *servertest.World) []caller {
 			c.NotBefore = time.Now().Add(time.Hour)
 		}), w.Issuing.Raw), expired, expired, erin.ID},
 		{"signed behind the store's back", certificate(frank.Key, forge(t, w, frank, nil), w.Issuing.Raw), untrusted, untrusted, frank.ID},
-		{"of a foreign CA", foreign(t, w), untrusted, untrusted, ""},
+		{"of a foreign CA", foreign(t, w, nil, nil), untrusted, untrusted, ""},
+		{"of another CA under the root", foreign(t, w, w.Root, ground.Root), untrusted, untrusted, ""},
+		{"signed by a device", signed(t, w, device.Certificate, device.Key), untrusted, untrusted, ""},
 		{"self-made", selfMade(t, w), untrusted, untrusted, ""},
 		{"self-made, and expired", selfMade(t, w, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), expired, expired, ""},
 		{"the issuing CA", certificate(ground.Issuing, w.Issuing.Raw), untrusted, untrusted, ""},
@@ -262,20 +264,28 @@ func likeness(h *servertest.Holder) *x509.Certificate {
 	}
 }
 
-// foreign is the operator's SPIFFE ID under another CA, which has the names of this one.
-func foreign(t *testing.T, w *servertest.World) *tls.Certificate {
+// foreign is the operator's SPIFFE ID under another CA, which has the names of this one, and is a root's or its own root.
+func foreign(t *testing.T, w *servertest.World, root *x509.Certificate, rootKey crypto.Signer) *tls.Certificate {
 	t.Helper()
-	caKey, key := servertest.Key(t), servertest.Key(t)
+	key := servertest.Key(t)
 	ca := &x509.Certificate{
 		SerialNumber: big.NewInt(1), RawSubject: w.Issuing.RawSubject, SubjectKeyId: w.Issuing.SubjectKeyId,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign,
 	}
-	caDER := servertest.Must(x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey))(t)
-	leaf := likeness(w.Operator)
+	if root == nil {
+		root, rootKey = ca, key
+	}
+	der := servertest.Must(x509.CreateCertificate(rand.Reader, ca, root, key.Public(), rootKey))(t)
+	return signed(t, w, servertest.Must(x509.ParseCertificate(der))(t), key)
+}
+
+// signed is the operator's certificate, for another key, as somebody signs it who is not the issuing CA.
+func signed(t *testing.T, w *servertest.World, by *x509.Certificate, byKey crypto.Signer) *tls.Certificate {
+	t.Helper()
+	key, leaf := servertest.Key(t), likeness(w.Operator)
 	leaf.SerialNumber = w.Operator.Certificate.SerialNumber
-	der := servertest.Must(x509.CreateCertificate(rand.Reader, leaf, servertest.Must(x509.ParseCertificate(caDER))(t), key.Public(), caKey))(t)
-	return certificate(key, der, caDER)
+	return certificate(key, servertest.Must(x509.CreateCertificate(rand.Reader, leaf, by, key.Public(), byKey))(t), by.Raw)
 }
 
 func selfMade(t *testing.T, w *servertest.World, edits ...func(*x509.Certificate)) *tls.Certificate {
