@@ -56,4 +56,3 @@ func FuzzVerifyCompromise(f *testing.F) {
 		t.Fatalf("%x proves possession of %x", signature, spki)
 	})
 }
-
