@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"crypto/x509"
+	"fmt"
 	"io"
 	"math/big"
 	"net/http"
@@ -105,6 +106,24 @@ func TestTheServersClockIsSet(t *testing.T) {
 		t.Errorf("the CRL of %s lacks what was revoked", list.ThisUpdate)
 	}
 	w.Enroll(t, token, servertest.Key(t)) // it lives again
+	w.Clock.Advance(time.Hour + time.Second)
+	settled(t, w)
+	w.Renewed(t, ahead, servertest.Key(t))
+	w.Renewed(t, renewed, servertest.Key(t))
+	w.Status(t, early.Certificate, "superseded")
+	for i, step := range []time.Duration{-time.Hour, 30 * time.Minute, -15 * time.Minute, 45 * time.Minute} { // to and fro
+		w.Clock.Advance(step)
+		settled(t, w)
+		w.Status(t, early.Certificate, "superseded")
+		w.Status(t, revoked.Certificate, "keyCompromise")
+		h := w.Renewed(t, w.Enrolled(t, "device", fmt.Sprintf("device/%d", i)), servertest.Key(t))
+		w.Status(t, h.Certificate, "good")
+		w.Revoke(t, h.Certificate, "superseded")
+		w.Status(t, h.Certificate, "superseded")
+		for !lists(list, h.Certificate) {
+			list = published(t, w, list.Number)
+		}
+	}
 	seen := map[pki.Serial]bool{}
 	for _, c := range w.Inventory(t) {
 		if seen[c.Ref.Serial] {
@@ -112,11 +131,6 @@ func TestTheServersClockIsSet(t *testing.T) {
 		}
 		seen[c.Ref.Serial] = true
 	}
-	w.Clock.Advance(time.Hour + time.Second)
-	settled(t, w)
-	w.Renewed(t, ahead, servertest.Key(t))
-	w.Renewed(t, renewed, servertest.Key(t))
-	w.Status(t, early.Certificate, "superseded")
 }
 
 // A clock that is before everything that the CA stands on is the server's own trouble, and passes with it.
@@ -139,6 +153,8 @@ func TestTheServersClockIsFarBehind(t *testing.T) {
 		t.Errorf("the refusal does not name the clock: %v", err)
 	}
 	w.Clock.Advance(2 * time.Hour)
+	settled(t, w)
+	w.Status(t, device.Certificate, "good")
 	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), enrollment))(t)
 	servertest.Must(device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t))))(t)
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net/url"
@@ -130,6 +131,11 @@ func TestEveryRPCForEveryCaller(t *testing.T) {
 				refused[c.logged][want.rule]++
 			}
 			t.Run(c.name+"/"+name, func(t *testing.T) { servertest.Refused(t, invoke(t, conn, m), want.code, want.rule) })
+		}
+	}
+	for rule := range refused[""] { // of nobody known
+		if !strings.Contains(w.Log.String(), fmt.Sprintf(`"msg":"refused","identity":"","by":"unknown","rule":%q`, rule)) {
+			t.Errorf("standard error does not say that %s refused somebody", rule)
 		}
 	}
 	delete(refused, "")
