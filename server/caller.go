@@ -15,6 +15,9 @@ import (
 type caller struct {
 	id  pki.SPIFFEID
 	ref pki.CertRef
+	// past says that the certificate is not valid now. Who may have its key by now is no reason to keep the identity from
+	// calling: the log names it, and the call counts for its address.
+	past bool
 }
 
 func (c caller) actor() pki.Actor { return pki.ActorIdentity(c.id) }
@@ -82,13 +85,11 @@ func unauthenticated() error {
 func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) {
 	leaf, now := chain[0], g.clock()
 	if now.Before(leaf.NotBefore) {
-		v, _ := g.voucherOf(leaf, leaf.NotBefore)
-		return v.caller, pki.Refuse(pki.RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
+		return g.pastCaller(leaf, leaf.NotBefore), pki.Refuse(pki.RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
 			"the certificate is valid from %s on, and it is %s here", stamp(leaf.NotBefore), stamp(now))
 	}
 	if now.After(leaf.NotAfter) {
-		v, _ := g.voucherOf(leaf, leaf.NotAfter)
-		return v.caller, pki.Refuse(pki.RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
+		return g.pastCaller(leaf, leaf.NotAfter), pki.Refuse(pki.RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
 			"the certificate was valid until %s, and it is %s here", stamp(leaf.NotAfter), stamp(now))
 	}
 	v, err := g.voucherOf(leaf, now)
@@ -106,6 +107,13 @@ func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) 
 			"certificate %s is %s since %s (%s)", c.ref.Serial, st.State, stamp(st.RevokedAt), st.Reason)
 	}
 	return c, nil
+}
+
+// pastCaller is who the certificate proves to call at a time when it is valid; zero where it proves nothing then.
+func (g *gate) pastCaller(leaf *x509.Certificate, at time.Time) caller {
+	v, _ := g.voucherOf(leaf, at)
+	v.caller.past = true
+	return v.caller
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

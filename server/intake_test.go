@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -167,6 +168,8 @@ func TestRatesHold(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
 	stolen := w.Enrolled(t, "device", "device/2")
+	renewed := w.Enrolled(t, "device", "device/3")
+	over := certificate(renewed.Key, forge(t, w, renewed, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }), w.Issuing.Raw)
 	slow := admission.Rate{PerSecond: 0.01, Burst: 5}
 	w.Restart(t, servertest.Options{Limits: &server.Limits{Identity: slow, Address: slow}})
 	device.Caller = w.Holder(t, device.Certificate.Raw, device.Key).Caller
@@ -206,7 +209,17 @@ func TestRatesHold(t *testing.T) {
 			return err
 		})
 	}
-	w.Restart(t, servertest.Options{}) // for those who judge
+	late := w.Caller(t, over, from("127.0.0.5"))
+	for n := range slow.Burst + 2 {
+		_, err := late.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+		if n < slow.Burst {
+			servertest.Refused(t, err, codes.Unauthenticated, pki.RuleExpired)
+		} else {
+			servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleRate)
+		}
+	}
+	w.Renewed(t, w.Holder(t, renewed.Certificate.Raw, renewed.Key), servertest.Key(t)) // which costs the identity nothing
+	w.Restart(t, servertest.Options{})                                                 // for those who judge
 }
 
 // halfway is a connection that never reads: a client that sends its ClientHello, and then nothing.
