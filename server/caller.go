@@ -15,8 +15,8 @@ import (
 type caller struct {
 	id  pki.SPIFFEID
 	ref pki.CertRef
-	// past says that the certificate is not valid now. Who may have its key by now is no reason to keep the identity from
-	// calling: the log names it, and the call counts for its address.
+	// past says that the certificate is over, revoked or not on record. Who may have its key by now is no reason to keep the
+	// identity from calling: the log names it, and the call counts for its address.
 	past bool
 }
 
@@ -100,9 +100,11 @@ func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) 
 	st, known := g.statuses.Status(c.ref)
 	switch {
 	case !known:
+		c.past = true
 		return c, pki.Refuse(pki.RuleCertificate, "enroll again", "certificate %s is not on record", c.ref.Serial)
 	case renewing && st.State == pki.Revoked && st.Reason == pki.Superseded:
 	case st.State != pki.Good:
+		c.past = true
 		return c, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
 			"certificate %s is %s since %s (%s)", c.ref.Serial, st.State, stamp(st.RevokedAt), st.Reason)
 	}
