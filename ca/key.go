@@ -74,6 +74,9 @@ func typeOf(pub crypto.PublicKey) (KeyType, *pki.Refusal) {
 		}
 		return "", pki.Refuse(pki.RuleKeyType, fix, "the key is on the curve %s", k.Params().Name)
 	case ed25519.PublicKey:
+		if smallOrder(k) {
+			return "", pki.Refuse(pki.RuleKeyWeak, "make a new key with another generator", "the Ed25519 key is a point of small order")
+		}
 		return Ed25519, nil
 	case *rsa.PublicKey:
 		t := KeyType(fmt.Sprintf("RSA-%d", k.N.BitLen()))
@@ -90,6 +93,25 @@ func typeOf(pub crypto.PublicKey) (KeyType, *pki.Refusal) {
 	default:
 		return "", pki.Refuse(pki.RuleKeyType, fix, "the key is of a kind that is never certified")
 	}
+}
+
+// smallOrder reports whether a key is, in whatever encoding, one of the eight points of edwards25519 (RFC 8032 §5.1) whose order
+// divides 8: nobody has its private key, and everybody can make signatures that it verifies. The points of order 1, 2 and 4
+// have the y 1, -1 and 0. Those of order 8 are doubled to y = 0, which they are where x² = -y²: on the curve
+// -x² + y² = 1 + dx²y², with d = -121665/121666, that is dy⁴ + 2y² - 1 = 0.
+func smallOrder(k ed25519.PublicKey) bool {
+	p := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
+	octets := slices.Clone(k)
+	octets[len(octets)-1] &= 0x7f // the sign of x
+	slices.Reverse(octets)
+	y := new(big.Int).SetBytes(octets)
+	y2 := new(big.Int).Mul(y, y)
+	order8 := new(big.Int).Mul(y2, y2)
+	order8.Mul(order8, big.NewInt(121665))
+	order8.Sub(order8, new(big.Int).Mul(y2, big.NewInt(2*121666)))
+	order8.Add(order8, big.NewInt(121666))
+	product := new(big.Int).Mul(y, y2.Sub(y2, big.NewInt(1)))
+	return product.Mul(product, order8).Mod(product, p).Sign() == 0
 }
 
 func joinKeys(keys []KeyType) string {

@@ -72,7 +72,7 @@ func FuzzParseSerial(f *testing.F) {
 func FuzzWords(f *testing.F) {
 	for _, seed := range []string{
 		"keyCompromise", "KEYCOMPROMISE", "removeFromCRL", "device", "suspended", "90s", "7d", "1d12h", "106751d23h47m", "-1d", "1d-1h", "d",
-		"fleet.example", "Fleet", strings.Repeat("ab", 32),
+		"fleet.example", "Fleet", strings.Repeat("ab", 32), strings.Repeat("a", 255), strings.Repeat("a", 2048),
 	} {
 		f.Add(seed, len(seed))
 	}

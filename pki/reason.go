@@ -39,7 +39,7 @@ func (r Reason) String() string {
 // ParseReason reads a name of RFC 5280 §5.3.1, in any case.
 func ParseReason(text string) (Reason, error) {
 	for r, name := range reasonNames {
-		if strings.EqualFold(name, text) {
+		if len(text) == len(name) && strings.EqualFold(name, text) { // a letter that looks like s or k folds to it, and is longer
 			return r, nil
 		}
 	}

@@ -36,8 +36,11 @@ func SPIFFEIDIn(trustDomain, path string) (SPIFFEID, error) {
 	return ParseSPIFFEID("spiffe://" + trustDomain + "/" + strings.TrimPrefix(path, "/"))
 }
 
-// ParseTrustDomain checks the name of a trust domain.
+// ParseTrustDomain checks the name of a trust domain, which has at most 255 octets (SPIFFE ID specification §2.1).
 func ParseTrustDomain(text string) (string, error) {
+	if len(text) > 255 {
+		return "", fmt.Errorf("pki: the name of a trust domain has at most 255 octets, not %d", len(text))
+	}
 	td, err := spiffeid.TrustDomainFromString(text)
 	if err != nil || td.Name() != text {
 		return "", fmt.Errorf("pki: %q is not a trust domain: use lower-case letters, digits, dots, dashes and underscores", text)

@@ -41,7 +41,7 @@ func parseCSR(der []byte) (csr, error) {
 		return csr{}, pki.Refuse(pki.RuleCSR, fix+"of 16 KiB at most", "the certification request has %d octets", len(der))
 	}
 	req, err := x509.ParseCertificateRequest(der)
-	if err != nil {
+	if err != nil || req.Version != 0 { // the one there is (RFC 2986 §4.1)
 		return csr{}, pki.Refuse(pki.RuleCSR, fix+"with nothing after it", "the certification request does not parse")
 	}
 	if k, ok := req.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > maxRSA {
@@ -140,8 +140,9 @@ func (c csr) checkAttributes(refuse func(string, ...any) error) error {
 // knownNames reports whether a subject alternative name holds only kinds of names that checkContent compares: email
 // addresses, DNS names, URIs and IP addresses (RFC 5280 §4.2.1.6). crypto/x509 passes over the others.
 func knownNames(san []byte) bool {
-	names := cryptobyte.String(san)
-	if !names.ReadASN1(&names, cryptobyte_asn1.SEQUENCE) {
+	var names cryptobyte.String
+	value := cryptobyte.String(san)
+	if !value.ReadASN1(&names, cryptobyte_asn1.SEQUENCE) || !value.Empty() {
 		return false
 	}
 	for !names.Empty() {

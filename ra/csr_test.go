@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -15,6 +16,7 @@ import (
 	"math/big"
 	"net"
 	"net/url"
+	"slices"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -32,6 +34,8 @@ var (
 	oidKeyUsage          = asn1.ObjectIdentifier{2, 5, 29, 15}
 	oidECDSAWithSHA1     = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 1}
 	oidECDSAWithSHA256   = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
+	oidSHA256WithRSA     = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}
+	oidEd25519           = asn1.ObjectIdentifier{1, 3, 101, 112}
 )
 
 // attribute is one of a request (RFC 2986 §4.1).
@@ -60,6 +64,29 @@ func longKey(t *testing.T) []byte {
 
 func handmadeFor(t *testing.T, key *ecdsa.PrivateKey, spki []byte, hash crypto.Hash, algorithm asn1.ObjectIdentifier, attributes ...attribute) []byte {
 	t.Helper()
+	return assembled(t, 0, spki, algorithm, signedBy(t, key, hash), attributes...)
+}
+
+func signedBy(t *testing.T, key *ecdsa.PrivateKey, hash crypto.Hash) func(info []byte) []byte {
+	t.Helper()
+	return func(info []byte) []byte {
+		h := hash.New()
+		h.Write(info)
+		return servertest.Must(ecdsa.SignASN1(rand.Reader, key, h.Sum(nil)))(t)
+	}
+}
+
+// versioned is a request of a version that there may be one day; 0 is the one of RFC 2986.
+func versioned(t *testing.T, version int) []byte {
+	t.Helper()
+	key := servertest.Key(t)
+	spki := servertest.Must(x509.MarshalPKIXPublicKey(key.Public()))(t)
+	return assembled(t, version, spki, oidECDSAWithSHA256, signedBy(t, key, crypto.SHA256))
+}
+
+// assembled is a request for a key in DER, with whatever signature (RFC 2986 §4).
+func assembled(t *testing.T, version int, spki []byte, algorithm asn1.ObjectIdentifier, sign func(info []byte) []byte, attributes ...attribute) []byte {
+	t.Helper()
 	var list []byte
 	for _, a := range attributes {
 		list = append(list, servertest.Must(asn1.Marshal(a))(t)...)
@@ -69,15 +96,35 @@ func handmadeFor(t *testing.T, key *ecdsa.PrivateKey, spki []byte, hash crypto.H
 		Subject    pkix.RDNSequence
 		Key        asn1.RawValue
 		Attributes asn1.RawValue
-	}{0, nil, asn1.RawValue{FullBytes: spki}, asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true, Bytes: list}}))(t)
-	h := hash.New()
-	h.Write(info)
-	signature := servertest.Must(ecdsa.SignASN1(rand.Reader, key, h.Sum(nil)))(t)
+	}{version, nil, asn1.RawValue{FullBytes: spki}, asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true, Bytes: list}}))(t)
+	signature := sign(info)
 	return servertest.Must(asn1.Marshal(struct {
 		Info      asn1.RawValue
 		Algorithm pkix.AlgorithmIdentifier
 		Signature asn1.BitString
 	}{asn1.RawValue{FullBytes: info}, pkix.AlgorithmIdentifier{Algorithm: algorithm}, asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}}))(t)
+}
+
+// neutral is a request under the neutral point of Ed25519, with the signature of everything that anybody can write.
+func neutral(t *testing.T) []byte {
+	t.Helper()
+	point := append([]byte{1}, make([]byte, ed25519.PublicKeySize-1)...)
+	spki := servertest.Must(x509.MarshalPKIXPublicKey(ed25519.PublicKey(point)))(t)
+	return assembled(t, 0, spki, oidEd25519, func([]byte) []byte { return append(point, make([]byte, ed25519.PublicKeySize)...) })
+}
+
+// pointed is a request under a P-256 key whose point is written in another way.
+func pointed(t *testing.T, write func(uncompressed []byte) []byte) []byte {
+	t.Helper()
+	key := servertest.Key(t)
+	var spki struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Point     asn1.BitString
+	}
+	servertest.Must(asn1.Unmarshal(servertest.Must(x509.MarshalPKIXPublicKey(key.Public()))(t), &spki))(t)
+	point := write(spki.Point.Bytes)
+	spki.Point = asn1.BitString{Bytes: point, BitLength: 8 * len(point)}
+	return handmadeFor(t, key, servertest.Must(asn1.Marshal(spki))(t), crypto.SHA256, oidECDSAWithSHA256)
 }
 
 func withAttributes(t *testing.T, attributes ...attribute) []byte {
@@ -134,6 +181,14 @@ func exponent1(t *testing.T) []byte {
 	return handmadeFor(t, servertest.Key(t), servertest.Must(x509.MarshalPKIXPublicKey(&key))(t), crypto.SHA256, oidECDSAWithSHA256)
 }
 
+// huge is a request under an RSA key that takes long to check a signature with. That is not done, so there is none.
+func huge(t *testing.T) []byte {
+	t.Helper()
+	n := new(big.Int).SetBit(big.NewInt(1), 16383, 1)
+	spki := servertest.Must(x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: n, E: 65537}))(t)
+	return handmadeFor(t, servertest.Key(t), spki, crypto.SHA256, oidSHA256WithRSA)
+}
+
 func selfSigned(t *testing.T) []byte {
 	t.Helper()
 	key, template := servertest.Key(t), &x509.Certificate{SerialNumber: big.NewInt(1)}
@@ -163,9 +218,15 @@ func malformedCases(t *testing.T) []csrCase {
 		{"a key with an element too many", longKey(t), pki.RuleCSR},
 		{"a certificate", selfSigned(t), pki.RuleCSR},
 		{"16 KiB and one octet", make([]byte, 16<<10+1), pki.RuleCSR},
+		{"another version", versioned(t, 1), pki.RuleCSR},
 		{"something after it", append(bytes.Clone(fine), 0), pki.RuleCSR},
 		{"two of them", append(bytes.Clone(fine), fine...), pki.RuleCSR},
 		{"its end missing", truncated, pki.RuleCSR},
+		{"an indefinite length", slices.Concat([]byte{0x30, 0x80}, fine[bytes.IndexByte(fine[1:], 0x30)+1:], []byte{0, 0}), pki.RuleCSR},
+		{"a point that is on no curve", pointed(t, func(p []byte) []byte { p[len(p)-1] ^= 1; return p }), pki.RuleCSR},
+		{"a compressed point", pointed(t, func(p []byte) []byte { return append([]byte{2 | p[64]&1}, p[1:33]...) }), pki.RuleCSR},
+		{"a hybrid point", pointed(t, func(p []byte) []byte { p[0] = 6 | p[64]&1; return p }), pki.RuleCSR},
+		{"the point at infinity", pointed(t, func([]byte) []byte { return []byte{0} }), pki.RuleCSR},
 		{"a broken signature", broken, pki.RuleCSRSignature},
 		{"another key's signature", stranger, pki.RuleCSRSignature},
 		{"a SHA-1 signature", handmade(t, crypto.SHA1, oidECDSAWithSHA1), pki.RuleCSRSignature},
@@ -185,6 +246,8 @@ func keyCases(t *testing.T) []csrCase {
 		{"RSA-2048, which the profile leaves out", ofBits(2048), pki.RuleKeyType},
 		{"RSA with exponent 1", exponent1(t), pki.RuleKeyWeak},
 		{"RSA with exponent 3", servertest.CSR(t, exponent3(t)), pki.RuleKeyWeak},
+		{"RSA-16384", huge(t), pki.RuleKeyType},
+		{"an Ed25519 key that everybody has", neutral(t), pki.RuleKeyWeak},
 		{"P-224", onCurve(elliptic.P224()), pki.RuleKeyType},
 		{"P-521", onCurve(elliptic.P521()), pki.RuleKeyType},
 	}
@@ -222,10 +285,16 @@ func contentCases(t *testing.T) []csrCase {
 		{name: "its own DNS name with a point", csr: asking(san(t, 2, false, []byte("pump.fleet.example.")))},
 		{name: "a common name with a NUL", csr: asking(subject(pkix.Name{CommonName: "device/pump\x00"}))},
 		{name: "a common name from right to left", csr: asking(subject(pkix.Name{CommonName: "device/pump\u202e"}))},
+		{name: "the server's URI with a slash too many", csr: asking(uri("spiffe://fleet.example//brevet/server"))},
+		{name: "the server's URI with a slash behind it", csr: asking(uri("spiffe://fleet.example/brevet/server/"))},
+		{name: "the server's URI with an escaped slash", csr: asking(uri("spiffe://fleet.example/brevet%2fserver"))},
+		{name: "the server's common name", csr: asking(subject(pkix.Name{CommonName: "brevet/server"}))},
+		{name: "a look-alike of the server's common name", csr: asking(subject(pkix.Name{CommonName: "br\u0435vet/server"}))},
 		{name: "another identity's URI", csr: asking(uri("spiffe://fleet.example/device/other"))},
 		{name: "the server's URI", csr: asking(uri("spiffe://fleet.example/brevet/server"))},
 		{name: "a kind of URI", csr: asking(uri("https://fleet.example"))},
 		{name: "a thousand names", csr: asking(func(r *x509.CertificateRequest) { r.DNSNames = names[:1000] })},
+		{name: "something after its names", csr: asking(extension(oidSubjectAltName, []byte{0x30, 0, 0}))},
 		{name: "a directory name", csr: asking(san(t, 4, true, []byte{0x30, 0}))},
 		{name: "another name", csr: asking(san(t, 0, true, []byte{0x06, 1, 0x2a, 0xa0, 2, 0x05, 0}))},
 		{name: "a registered ID", csr: asking(san(t, 8, false, []byte{0x2a}))},
@@ -287,6 +356,8 @@ func TestCSRsThatAskForWhatWasGranted(t *testing.T) {
 		asking(func(r *x509.CertificateRequest) { r.IPAddresses = []net.IP{net.IPv4(192, 0, 2, 7)} }),
 		asking(func(r *x509.CertificateRequest) { r.URIs = []*url.URL{servertest.Must(url.Parse(id))(t)} }),
 		withAttributes(t),
+		pointed(t, func(p []byte) []byte { return p }),
+		versioned(t, 0),
 		withAttributes(t, attribute{oidExtensionRequest, []any{extensions(t, "pump.fleet.example")}}),
 	} {
 		req := &brevetv1.EnrollRequest{RequestId: servertest.RequestID(), Token: w.Token(t, id, i > 0), Csr: csr}

@@ -304,22 +304,42 @@ func TestReplacingRevokesWhatWasThere(t *testing.T) {
 	w.Renewed(t, next, servertest.Key(t))
 }
 
+// lifetimesOutside are those that a profile with a maximum does not allow, and some that are none.
+func lifetimesOutside(most time.Duration) []*durationpb.Duration {
+	return []*durationpb.Duration{
+		durationpb.New(most + time.Second), durationpb.New(time.Second - 1), durationpb.New(0), durationpb.New(-time.Hour),
+		{Seconds: 1 << 62}, {Seconds: 60, Nanos: -1},
+	}
+}
+
 func TestLifetimesAreBounded(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	req := servertest.Enrollment(t, w.Token(t, w.Register(t, "workload", "workload/1"), false), servertest.Key(t))
-	for _, d := range []*durationpb.Duration{
-		durationpb.New(24*time.Hour + time.Second), durationpb.New(time.Second - 1), durationpb.New(0), durationpb.New(-time.Hour),
-		{Seconds: 1 << 62}, {Seconds: 60, Nanos: -1},
-	} {
-		req.Lifetime = d
+	holder, renewal := w.Enrolled(t, "workload", "workload/2"), servertest.Renewal(t, servertest.Key(t))
+	id := w.Register(t, "workload", "workload/1")
+	req := servertest.Enrollment(t, w.Token(t, id, false), servertest.Key(t))
+	before, refusals := len(w.Entries(t, 0)), 0
+	for _, d := range lifetimesOutside(24 * time.Hour) {
+		req.Lifetime, renewal.Lifetime = d, d
 		_, err := w.Caller(t, nil).Enroll(t.Context(), req)
 		servertest.Refused(t, err, codes.InvalidArgument, pki.RuleLifetime)
+		_, err = holder.Renew(t.Context(), renewal)
+		servertest.Refused(t, err, codes.InvalidArgument, pki.RuleLifetime)
+		refusals++
 	}
 	for _, id := range [][]byte{nil, make([]byte, 16), make([]byte, 15), bytes.Repeat([]byte{1}, 17)} {
 		_, err := w.Caller(t, nil).Enroll(t.Context(), &brevetv1.EnrollRequest{RequestId: id, Token: req.Token, Csr: req.Csr})
 		servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
+		_, err = holder.Renew(t.Context(), &brevetv1.RenewRequest{RequestId: id, Csr: renewal.Csr})
+		servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
+		refusals++
 	}
-	req.Lifetime = durationpb.New(24 * time.Hour)
+	for _, who := range []string{id, holder.ID} { // the token names whom it was made for
+		if n := len(servertest.Find(w.Entries(t, before), translog.RequestRefused, who)); n != refusals {
+			t.Errorf("the log has %d refusals of %s, want %d", n, who, refusals)
+		}
+	}
+	req.Lifetime, renewal.Lifetime = durationpb.New(24*time.Hour), durationpb.New(24*time.Hour)
 	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t)
+	servertest.Must(holder.Renew(t.Context(), renewal))(t)
 }

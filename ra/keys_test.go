@@ -41,6 +41,7 @@ func TestKeysThatAreNotTheCallersAlone(t *testing.T) {
 			servertest.Refused(t, err, codes.PermissionDenied, c.rule)
 			_, err = renewing.Renew(t.Context(), servertest.Renewal(t, c.key))
 			servertest.Refused(t, err, codes.PermissionDenied, c.rule)
+			refusedOrder(t, w, servertest.Order(t, fmt.Sprintf("device/%d", i), c.key), codes.PermissionDenied, c.rule)
 			if n := rows(t, w, "certificates"); n != certificates || rows(t, w, "intents") != 0 {
 				t.Errorf("%d certificates more are on record, and %d intents", n-certificates, rows(t, w, "intents"))
 			}

@@ -44,25 +44,30 @@ func (r *Registrar) Order(ctx context.Context, o Order) (ca.Certificate, error) 
 	}
 	defer done()
 	q := Question{Identity: id, Request: o.RequestID, Key: c.keyHash}
-	st, err := r.standingToOrder(ctx, q, o)
+	st, err := r.standingToOrder(ctx, q, o, c)
 	if err != nil {
 		return none, err
 	}
 	if st.Answer != nil {
 		return answered(st.Answer, c.keyHash)
 	}
-	d, err := r.decide(st, c, ca.Request{
-		RequestID: o.RequestID, Lifetime: o.Lifetime, Actor: o.By, Patient: true,
-		Guard: pki.Guard{Enrolls: st.Identity.State == pki.Registered},
-	})
+	d, err := r.decideOrder(st, c, o)
 	if err != nil {
 		return none, err
 	}
 	return r.issue(context.WithoutCancel(ctx), d, q)
 }
 
-// standingToOrder is what the decision about an order rests on, once its identity is registered as the order has it.
-func (r *Registrar) standingToOrder(ctx context.Context, q Question, o Order) (Standing, error) {
+func (r *Registrar) decideOrder(st Standing, c csr, o Order) (*ca.Draft, error) {
+	return r.decide(st, c, ca.Request{
+		RequestID: o.RequestID, Lifetime: o.Lifetime, Actor: o.By, Patient: true,
+		Guard: pki.Guard{Enrolls: st.Identity.State == pki.Registered},
+	})
+}
+
+// standingToOrder is what the decision about an order rests on, once its identity is registered as the order has it. For an
+// order that asks for what it cannot have nobody is registered.
+func (r *Registrar) standingToOrder(ctx context.Context, q Question, o Order, c csr) (Standing, error) {
 	st, err := r.records.Standing(ctx, q)
 	refusal, _ := pki.AsRefusal(err)
 	missing := refusal != nil && refusal.Rule == pki.RuleIdentity
@@ -79,6 +84,11 @@ func (r *Registrar) standingToOrder(ctx context.Context, q Question, o Order) (S
 	}
 	if !missing && want.Kind == st.Identity.Kind && want.SameParticulars(st.Identity) {
 		return st, nil
+	}
+	if missing {
+		if _, err := r.decideOrder(Standing{Identity: want}, c, o); err != nil {
+			return st, err
+		}
 	}
 	if _, err := r.records.CreateIdentity(ctx, want, o.By); err != nil {
 		return st, err

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -24,14 +25,17 @@ func ordered(t *testing.T, w *servertest.World, id string) *servertest.Holder {
 	return w.Holder(t, der, key)
 }
 
-// refusedOrder is what refuses an order, which leaves no certificate.
+// refusedOrder is what refuses an order, which leaves neither a certificate nor an identity.
 func refusedOrder(t *testing.T, w *servertest.World, req *brevetv1.IssueCertificatesRequest, code codes.Code, rule pki.Rule) {
 	t.Helper()
-	before := rows(t, w, "certificates")
+	before, identities := rows(t, w, "certificates"), rows(t, w, "identities")
 	_, err := w.Operator.Orders(t, req).Of(req)
 	servertest.Refused(t, err, code, rule)
 	if n := rows(t, w, "certificates"); n != before {
 		t.Errorf("%d certificates more are on record", n-before)
+	}
+	if n := rows(t, w, "identities"); n != identities {
+		t.Errorf("%d identities more are registered", n-identities)
 	}
 }
 
@@ -137,6 +141,30 @@ func TestWhoCannotBeOrdered(t *testing.T) {
 	unknown := servertest.Order(t, "device/3", servertest.Key(t))
 	unknown.Registration = nil
 	refusedOrder(t, w, unknown, codes.NotFound, pki.RuleIdentity)
+}
+
+// What is refused of a request is refused of an order too, and registers nobody.
+func TestOrdersThatAskForTooMuch(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	w.Enrolled(t, "device", "device/pump", granted)
+	for _, c := range append(append(malformedCases(t), keyCases(t)...), contentCases(t)...) {
+		t.Run(c.name, func(t *testing.T) {
+			for _, id := range []string{"device/pump", "device/new"} {
+				req := servertest.Order(t, id, servertest.Key(t))
+				req.Csr, req.Registration.DnsNames, req.Registration.IpAddresses = c.csr, []string{"pump.fleet.example"}, []string{"192.0.2.7"}
+				refusedOrder(t, w, req, codes.InvalidArgument, c.rule)
+			}
+		})
+	}
+	for _, d := range lifetimesOutside(30 * 24 * time.Hour) {
+		req := servertest.Order(t, "device/new", servertest.Key(t))
+		req.Lifetime = d
+		refusedOrder(t, w, req, codes.InvalidArgument, pki.RuleLifetime)
+	}
+	req := servertest.Order(t, "device/new", servertest.Key(t)) // nothing is left in the way of a right one
+	_, err := w.Operator.Orders(t, req).Of(req)
+	servertest.Refused(t, err, codes.OK, "")
 }
 
 // Of orders, enrollments and renewals of one identity at once, each is decided on what the one before has left.

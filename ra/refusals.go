@@ -31,7 +31,8 @@ type refusals struct {
 	sources map[sourceKey]*source
 }
 
-// sourceKey tells sources apart: an identity and the rule it meets, so that no rule hides behind the noise of another.
+// sourceKey tells sources apart: an identity, or nobody known, and the rule it meets, so that no rule hides behind the noise
+// of another. Without a rule it is of those who are not counted apart.
 type sourceKey struct {
 	id   pki.SPIFFEID
 	rule pki.Rule
@@ -50,12 +51,15 @@ func newRefusals(records RefusalRecords, clock func() time.Time, log *slog.Logge
 	return &refusals{records: records, clock: clock, log: log, sources: map[sourceKey]*source{}}
 }
 
-// write logs a refusal of an identity, there and on standard error, or counts it.
+// write logs a refusal, on standard error and there, or counts it. Nobody known has no entries.
 func (r *refusals) write(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) error {
 	if !r.admit(by, id, why) {
 		return nil
 	}
 	r.log.WarnContext(ctx, "refused", "identity", id.String(), "by", by.String(), "rule", string(why.Rule), "detail", why.Detail)
+	if id.IsZero() {
+		return nil
+	}
 	return r.records.Refused(ctx, by, id, why, r.clock())
 }
 
@@ -98,6 +102,9 @@ func (r *refusals) end(ctx context.Context, key sourceKey) {
 	}
 	why := s.last
 	r.log.Warn("refused, and counted", "identity", key.id.String(), "by", s.by.String(), "rule", string(why.Rule), "count", s.suppressed)
+	if key.id.IsZero() && key != (sourceKey{}) {
+		return
+	}
 	why.Detail = fmt.Sprintf("%d more refusals within %s; the last: %s", s.suppressed, refusalWindow, why.Detail)
 	if err := r.records.Refused(ctx, s.by, key.id, &why, r.clock()); err != nil {
 		r.log.Error("a count of refusals is not in the log", "identity", key.id.String(), "count", s.suppressed, "error", err)

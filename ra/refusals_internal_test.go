@@ -83,6 +83,27 @@ func TestRepeatedRefusalsBecomeACount(t *testing.T) {
 	})
 }
 
+// Whoever is unknown fills standard error no more than anybody else, and the log not at all.
+func TestNobodyKnownHasNoEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, said := &book{}, &strings.Builder{}
+		r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(said, nil)))
+		for range 1000 {
+			if err := r.write(t.Context(), pki.Actor{}, pki.SPIFFEID{}, pki.Refuse(pki.RuleToken, "ask an operator", "unknown")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if all := b.all(); len(all) != 0 {
+			t.Errorf("the log has %q", all)
+		}
+		if n := strings.Count(said.String(), "\n"); n != 11 || !strings.Contains(said.String(), "count=990") {
+			t.Errorf("%d lines, want ten and one with the count: %s", n, said)
+		}
+	})
+}
+
 func TestCountsSurviveAStop(t *testing.T) {
 	b := &book{}
 	r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))

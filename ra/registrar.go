@@ -86,6 +86,12 @@ func (r *Registrar) Enroll(ctx context.Context, e Enrollment) (ca.Certificate, e
 	return cert, r.Note(ctx, claim.Actor, claim.Identity, err)
 }
 
+// NoteEvidence notes the refusal of an enrollment that does not get as far as Enroll, as that would.
+func (r *Registrar) NoteEvidence(ctx context.Context, evidence []byte, err error) error {
+	claim, _ := r.token.Identify(ctx, evidence, r.clock()) // nobody, where the evidence names nobody
+	return r.Note(ctx, claim.Actor, claim.Identity, err)
+}
+
 func (r *Registrar) enroll(ctx context.Context, e Enrollment) (Claim, ca.Certificate, error) {
 	none := ca.Certificate{}
 	claim, err := r.token.Identify(ctx, e.Evidence, r.clock())
@@ -303,12 +309,12 @@ type noted struct{ error }
 
 func (n noted) Unwrap() error { return n.error }
 
-// Note writes the refusal of a known caller to the log, once however often it is noted, and returns the error. Other
-// errors, and those of nobody known, are not for the log, nor is a lack of room, which says nothing of the caller and
+// Note writes a refusal to the log where its caller is known, and to standard error in any case, once however often it is
+// noted, and returns the error. Other errors are not for either, nor is a lack of room, which says nothing of the caller and
 // would cost most when there is least. A caller who gives up is logged all the same.
 func (r *Registrar) Note(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error {
 	why, ok := pki.AsRefusal(err)
-	if !ok || why.Rule == pki.RuleBusy || id.IsZero() || errors.As(err, new(noted)) {
+	if !ok || why.Rule == pki.RuleBusy || errors.As(err, new(noted)) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), notePatience)

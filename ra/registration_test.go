@@ -2,6 +2,7 @@ package ra_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -31,24 +32,9 @@ func TestIdentitiesThatAreNotRegistered(t *testing.T) {
 		code codes.Code
 		rule pki.Rule
 	}{
-		{reserved("brevet/server"), codes.PermissionDenied, pki.RuleReserved},
-		{reserved("brevet"), codes.PermissionDenied, pki.RuleReserved},
-		{reserved("/brevet/va/1"), codes.PermissionDenied, pki.RuleReserved},
-		{reserved("Brevet/server"), codes.PermissionDenied, pki.RuleReserved},
-		{reserved("BREVET/operator/eve"), codes.PermissionDenied, pki.RuleReserved},
-		{reserved("spiffe://fleet.example/brevet/operator/eve"), codes.PermissionDenied, pki.RuleReserved},
-		{reserved("spiffe://fleet.example/bReVeT/x"), codes.PermissionDenied, pki.RuleReserved},
-		{reserved("//brevet/server"), codes.InvalidArgument, pki.RuleRequest},
-		{reserved("./brevet/server"), codes.InvalidArgument, pki.RuleRequest},
-		{reserved("device/../brevet/server"), codes.InvalidArgument, pki.RuleRequest},
-		{reserved("%62revet/server"), codes.InvalidArgument, pki.RuleRequest},
-		{reserved("brevet%2fserver"), codes.InvalidArgument, pki.RuleRequest},
-		{reserved("SPIFFE://fleet.example/brevet/server"), codes.InvalidArgument, pki.RuleRequest},
-		{reserved("spiffe:///brevet/server"), codes.InvalidArgument, pki.RuleRequest},
-		{reserved("br\u00e9vet/\u0455erver"), codes.InvalidArgument, pki.RuleRequest},
-		{reserved("device/"), codes.InvalidArgument, pki.RuleRequest},
-		{reserved(strings.Repeat("a", 2049)), codes.InvalidArgument, pki.RuleRequest},
-		{reserved("spiffe://other.example/device/1"), codes.InvalidArgument, pki.RuleTrustDomain},
+		{device("device/"), codes.InvalidArgument, pki.RuleRequest},
+		{device(strings.Repeat("a", 2049)), codes.InvalidArgument, pki.RuleRequest},
+		{device("spiffe://other.example/device/1"), codes.InvalidArgument, pki.RuleTrustDomain},
 		{&brevetv1.CreateIdentityRequest{Id: "x", Kind: "server"}, codes.PermissionDenied, pki.RuleReserved},
 		{&brevetv1.CreateIdentityRequest{Id: "x", Kind: "va"}, codes.PermissionDenied, pki.RuleReserved},
 		{&brevetv1.CreateIdentityRequest{Id: "x", Kind: "robot"}, codes.InvalidArgument, pki.RuleRequest},
@@ -84,8 +70,69 @@ func TestIdentitiesThatAreNotRegistered(t *testing.T) {
 	}
 }
 
-func reserved(id string) *brevetv1.CreateIdentityRequest {
+func device(id string) *brevetv1.CreateIdentityRequest {
 	return &brevetv1.CreateIdentityRequest{Id: id, Kind: "device"}
+}
+
+// spellings of names under /brevet/, and what refuses them where they would be given to somebody: those that are read as such, and
+// those that a reader could take for them.
+var spellings = map[string]pki.Rule{
+	"brevet/server": pki.RuleReserved, "/brevet/va/1": pki.RuleReserved, "brevet": pki.RuleReserved, "brevet/operator/eve": pki.RuleReserved,
+	"Brevet/server": pki.RuleReserved, "BREVET/operator/eve": pki.RuleReserved, "brevet/operator/alice/x": pki.RuleReserved,
+	"spiffe://fleet.example/brevet/server": pki.RuleReserved, "spiffe://fleet.example/bReVeT/x": pki.RuleReserved,
+	"//brevet/server": pki.RuleRequest, "brevet//server": pki.RuleRequest, "brevet/server/": pki.RuleRequest, "brevet/": pki.RuleRequest,
+	"./brevet/server": pki.RuleRequest, "device/../brevet/server": pki.RuleRequest, "brevet/./server": pki.RuleRequest,
+	"%62revet/server": pki.RuleRequest, "brevet%2fserver": pki.RuleRequest, "%2Fbrevet/server": pki.RuleRequest, "brevet\\server": pki.RuleRequest,
+	"brevet/server?x": pki.RuleRequest, "brevet/server#x": pki.RuleRequest, "brevet;/server": pki.RuleRequest, "brevet/server\x00": pki.RuleRequest,
+	"SPIFFE://fleet.example/brevet/server": pki.RuleRequest, "spiffe://FLEET.example/brevet/server": pki.RuleRequest, "spiffe:///brevet/server": pki.RuleRequest,
+	"spiffe:/brevet/server": pki.RuleRequest, "spiffe:brevet/server": pki.RuleRequest, "spiffe://x@fleet.example/brevet/server": pki.RuleRequest,
+	"spiffe://fleet.example:1/brevet/server": pki.RuleRequest, "spiffe://fleet.example//brevet/server": pki.RuleRequest,
+	"br\u00e9vet/\u0455erver": pki.RuleRequest, "br\u0435vet/server": pki.RuleRequest, "\uff42revet/server": pki.RuleRequest, "\u200bbrevet/server": pki.RuleRequest,
+	"spiffe://other.example/brevet/server": pki.RuleTrustDomain,
+}
+
+// Whatever is done with an identity of Brevet's own, in whatever spelling, is refused, and nothing is left behind.
+func TestNobodyIsCalledLikeBrevet(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	op, ctx := w.Operator, t.Context()
+	before := fmt.Sprint(rows(t, w, "identities"), rows(t, w, "tokens"), rows(t, w, "certificates"))
+	states := rows(t, w, "certificates WHERE state <> 1")
+	for name, rule := range spellings {
+		create := func(kind string) error {
+			_, err := op.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: name, Kind: kind})
+			return err
+		}
+		order := func(r *brevetv1.Registration) error {
+			req := servertest.Order(t, name, servertest.Key(t))
+			req.Registration = r
+			_, err := op.Orders(t, req).Of(req)
+			return err
+		}
+		_, suspend := op.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: name})
+		_, resume := op.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: name})
+		_, retire := op.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: name})
+		_, token := op.CreateToken(ctx, &brevetv1.CreateTokenRequest{Id: name, Replace: true})
+		for way, err := range map[string]error{
+			"device": create("device"), "workload": create("workload"), "order": order(nil), "order of a device": order(&brevetv1.Registration{Kind: "device"}),
+			"suspend": suspend, "resume": resume, "retire": retire, "token": token,
+			"server": create("server"), "va": create("va"), "order of a server": order(&brevetv1.Registration{Kind: "server"}),
+		} {
+			switch got := servertest.RuleOf(err); {
+			case got == rule:
+			case got == pki.RuleReserved && (way == "server" || way == "va"): // which make themselves
+			case got == pki.RuleIdentity && rule == pki.RuleReserved && slices.Contains([]string{"suspend", "resume", "retire", "token"}, way): // nobody has it
+			default:
+				t.Errorf("%s %q: %v, want %s", way, name, err, rule)
+			}
+		}
+	}
+	if after := fmt.Sprint(rows(t, w, "identities"), rows(t, w, "tokens"), rows(t, w, "certificates")); after != before {
+		t.Errorf("identities, tokens and certificates: %s are on record, want %s", after, before)
+	}
+	if n := rows(t, w, "certificates WHERE state <> 1"); n != states {
+		t.Errorf("%d certificates are revoked", n-states)
+	}
 }
 
 func named(dns string) *brevetv1.CreateIdentityRequest {

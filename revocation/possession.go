@@ -37,7 +37,7 @@ func VerifyCompromise(trustDomain string, publicKey, signature []byte) (pki.KeyH
 	proven, known := proves(key, pki.CompromiseStatement(trustDomain, hash), signature)
 	if !known {
 		return pki.KeyHash{}, pki.Refuse(pki.RuleKeyType, "use ECDSA, RSA of 8192 bits at most, or Ed25519: no other key is certified here",
-			"a key of the kind %T proves nothing", key)
+			"a key of this kind or size proves nothing")
 	}
 	if !proven {
 		return pki.KeyHash{}, pki.Refuse(pki.RuleKeyPossession, "sign the statement of this key and trust domain with its private key, with SHA-256 where the key is not Ed25519's",

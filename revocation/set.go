@@ -112,16 +112,18 @@ type SetSteps interface {
 	FollowSet(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, Set, error)
 }
 
-// maxWhy bounds a comment, in octets.
-const maxWhy = 256
+// maxText bounds a comment and what is selected by, in octets: no label or name of a profile is longer.
+const maxText = 256
 
-// checkWhy refuses a comment that the log could not show as it is.
-func checkWhy(why string) error {
-	if len(why) > maxWhy || strings.ContainsFunc(why, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
-		return pki.Refuse(pki.RuleRequest, "use printable ASCII of 256 octets at most", "the comment is not of its form")
+// checkText refuses a text that the log could not show as it is.
+func checkText(what, text string) error {
+	if len(text) > maxText || strings.ContainsFunc(text, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
+		return pki.Refuse(pki.RuleRequest, "use printable ASCII of 256 octets at most", "%s is not of its form", what)
 	}
 	return nil
 }
+
+func checkWhy(why string) error { return checkText("the comment", why) }
 
 // checkSince refuses an invalidity date that is no date before the order's.
 func checkSince(since, at time.Time) error {
@@ -130,7 +132,7 @@ func checkSince(since, at time.Time) error {
 	}
 	if since.After(at) || since.Unix() < 1 { // of what is packed, zero is none
 		return pki.Refuse(pki.RuleRequest, "give a time after the beginning of 1970 and not after now, or leave it out",
-			"a certificate cannot be known to be invalid since %s", since.UTC().Format(time.RFC3339))
+			"a certificate cannot be known to be invalid since %s: it is %s here", since.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
@@ -143,6 +145,11 @@ func (o SetOrder) check(now time.Time) error {
 	}
 	if !o.Label.IsZero() && o.Label.Name == "" {
 		return pki.Refuse(pki.RuleRequest, "write it NAME=VALUE", "a label has a name")
+	}
+	for _, text := range []string{o.Profile, o.Label.Name, o.Label.Value} {
+		if err := checkText("a profile or label to select by", text); err != nil {
+			return err
+		}
 	}
 	if !o.IssuedFrom.IsZero() && !o.IssuedUntil.IsZero() && !o.IssuedFrom.Before(o.IssuedUntil) {
 		return pki.Refuse(pki.RuleRequest, "give a time of issue that begins before it ends", "nothing is issued from %s until %s",

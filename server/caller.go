@@ -15,6 +15,9 @@ import (
 type caller struct {
 	id  pki.SPIFFEID
 	ref pki.CertRef
+	// past says that the certificate is over, revoked or not on record. Who may have its key by now is no reason to keep the
+	// identity from calling: the log names it, and the call counts for its address.
+	past bool
 }
 
 func (c caller) actor() pki.Actor { return pki.ActorIdentity(c.id) }
@@ -80,16 +83,16 @@ func unauthenticated() error {
 
 // verify checks chain, time, purpose, identity and revocation of a client's certificate (RFC 5280 §6). The TLS
 // handshake has proved that the client holds its key. The caller beside a refusal is who it is all the same; it is zero
-// where the certificate proves nothing. For a renewal a superseded certificate passes too: whether it may have an answer, and
+// where the certificate proves nothing, and did not in its time. For a renewal a superseded certificate passes too: whether it may have an answer, and
 // it never has more, is the registration authority's to say.
 func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) {
 	leaf, now := chain[0], g.clock()
 	if now.Before(leaf.NotBefore) {
-		return caller{}, pki.Refuse(pki.RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
+		return g.pastCaller(leaf, leaf.NotBefore), pki.Refuse(pki.RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
 			"the certificate is valid from %s on, and it is %s here", stamp(leaf.NotBefore), stamp(now))
 	}
 	if now.After(leaf.NotAfter) {
-		return caller{}, pki.Refuse(pki.RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
+		return g.pastCaller(leaf, leaf.NotAfter), pki.Refuse(pki.RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
 			"the certificate was valid until %s, and it is %s here", stamp(leaf.NotAfter), stamp(now))
 	}
 	v, err := g.voucherOf(leaf, now)
@@ -100,22 +103,28 @@ func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) 
 	st, known := g.statuses.Status(c.ref)
 	switch {
 	case !known:
+		c.past = true
 		return c, pki.Refuse(pki.RuleCertificate, "enroll again", "certificate %s is not on record", c.ref.Serial)
 	case renewing && st.State == pki.Revoked && st.Reason == pki.Superseded:
 	case st.State != pki.Good:
+		c.past = true
 		return c, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
 			"certificate %s is %s since %s (%s)", c.ref.Serial, st.State, stamp(st.RevokedAt), st.Reason)
 	}
 	return c, nil
 }
 
+// pastCaller is who the certificate proves to call at a time when it is valid; zero where it proves nothing then.
+func (g *gate) pastCaller(leaf *x509.Certificate, at time.Time) caller {
+	v, _ := g.voucherOf(leaf, at)
+	v.caller.past = true
+	return v.caller
+}
+
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// note has the refusal of a known caller taken down in the log, and returns the error as it is.
+// note has a refusal taken down, in the log where the caller is known, and returns the error as it is.
 func (s *Server) note(ctx context.Context, err error) error {
 	c := callerOf(ctx)
-	if c.id.IsZero() {
-		return err
-	}
 	return s.registrar.Note(ctx, c.actor(), c.id, err)
 }

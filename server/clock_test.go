@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"crypto/x509"
+	"fmt"
 	"io"
 	"math/big"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -104,6 +106,24 @@ func TestTheServersClockIsSet(t *testing.T) {
 		t.Errorf("the CRL of %s lacks what was revoked", list.ThisUpdate)
 	}
 	w.Enroll(t, token, servertest.Key(t)) // it lives again
+	w.Clock.Advance(time.Hour + time.Second)
+	settled(t, w)
+	w.Renewed(t, ahead, servertest.Key(t))
+	w.Renewed(t, renewed, servertest.Key(t))
+	w.Status(t, early.Certificate, "superseded")
+	for i, step := range []time.Duration{-time.Hour, 30 * time.Minute, -15 * time.Minute, 45 * time.Minute} { // to and fro
+		w.Clock.Advance(step)
+		settled(t, w)
+		w.Status(t, early.Certificate, "superseded")
+		w.Status(t, revoked.Certificate, "keyCompromise")
+		h := w.Renewed(t, w.Enrolled(t, "device", fmt.Sprintf("device/%d", i)), servertest.Key(t))
+		w.Status(t, h.Certificate, "good")
+		w.Revoke(t, h.Certificate, "superseded")
+		w.Status(t, h.Certificate, "superseded")
+		for !lists(list, h.Certificate) {
+			list = published(t, w, list.Number)
+		}
+	}
 	seen := map[pki.Serial]bool{}
 	for _, c := range w.Inventory(t) {
 		if seen[c.Ref.Serial] {
@@ -111,11 +131,6 @@ func TestTheServersClockIsSet(t *testing.T) {
 		}
 		seen[c.Ref.Serial] = true
 	}
-	w.Clock.Advance(time.Hour + time.Second)
-	settled(t, w)
-	w.Renewed(t, ahead, servertest.Key(t))
-	w.Renewed(t, renewed, servertest.Key(t))
-	w.Status(t, early.Certificate, "superseded")
 }
 
 // A clock that is before everything that the CA stands on is the server's own trouble, and passes with it.
@@ -138,6 +153,8 @@ func TestTheServersClockIsFarBehind(t *testing.T) {
 		t.Errorf("the refusal does not name the clock: %v", err)
 	}
 	w.Clock.Advance(2 * time.Hour)
+	settled(t, w)
+	w.Status(t, device.Certificate, "good")
 	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), enrollment))(t)
 	servertest.Must(device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t))))(t)
 }
@@ -180,4 +197,77 @@ func TestAClockThatIsAYearAheadExpiresNothing(t *testing.T) {
 	if stats.GetFiles().GetStore() == 0 || stats.GetIdentities().GetEnrolled().GetValue() < 3 || stats.GetRetention().GetRetention().AsDuration() != ra.DefaultRetention {
 		t.Errorf("the store has %v", stats)
 	}
+}
+
+// Orders about many, and a key that revokes itself, while the clock is an hour ahead: they hold when it is set back, before and
+// after the records have followed.
+func TestSetsWhileTheClockIsSet(t *testing.T) {
+	t.Parallel()
+	follow := make(chan struct{})
+	options := slowed(follow)
+	options.Ahead = -time.Hour - time.Second
+	w := servertest.New(t, ground, options)
+	batch := func(label string) *brevetv1.CertificateSelection {
+		return &brevetv1.CertificateSelection{LabelName: "batch", LabelValue: label}
+	}
+	old := w.Enrolled(t, "device", "device/old", labelled("batch", "1"))
+	lost := w.Enrolled(t, "device", "device/lost")
+	kept := w.Enrolled(t, "device", "device/kept", labelled("batch", "2"))
+
+	w.Clock.Advance(time.Hour + time.Second)
+	settled(t, w)
+	early := w.Enrolled(t, "device", "device/early", labelled("batch", "1"))
+	set := revokeSet(t, w, batch("1"), "privilegeWithdrawn")
+	if set.GetTotal() != 2 {
+		t.Errorf("the set is %v, want both of the batch", set)
+	}
+	servertest.Must(w.Caller(t, nil).RevokeCompromisedKey(t.Context(), statementOf(t, lost.Key, servertest.TrustDomain)))(t)
+	stand := func(rules map[*servertest.Holder]pki.Rule) {
+		t.Helper()
+		w.Status(t, old.Certificate, "privilegeWithdrawn")
+		w.Status(t, early.Certificate, "privilegeWithdrawn")
+		w.Status(t, lost.Certificate, "keyCompromise")
+		w.Status(t, kept.Certificate, "good")
+		for h, rule := range rules {
+			_, err := h.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+			if got := servertest.RuleOf(err); got != rule {
+				t.Errorf("%s: %v, want %s", h.ID, err, rule)
+			}
+		}
+	}
+	all := map[*servertest.Holder]pki.Rule{old: pki.RuleRevoked, early: pki.RuleRevoked, lost: pki.RuleRevoked}
+	stand(all)
+
+	w.Clock.Advance(-time.Hour - time.Second)
+	settled(t, w)
+	back := map[*servertest.Holder]pki.Rule{old: pki.RuleRevoked, early: pki.RuleExpired, lost: pki.RuleRevoked}
+	stand(back)
+	_, err := w.Operator.RevokeCertificates(t.Context(), &brevetv1.RevokeCertificatesRequest{
+		Selection: batch("2"), InvalidSince: timestamppb.New(w.Clock.Now().Add(time.Hour)), // by the clock of who sends it
+	})
+	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
+	if !strings.Contains(err.Error(), "it is "+w.Clock.Now().UTC().Format("2006")) {
+		t.Errorf("the refusal does not say what time it is here: %v", err)
+	}
+	later := revokeSet(t, w, &brevetv1.CertificateSelection{Profile: "device", LabelName: "batch", LabelValue: "1"}, "keyCompromise")
+	if later.GetTotal() != 2 { // a key that is compromised is that, whatever its certificate was revoked for
+		t.Errorf("the later set is %v", later)
+	}
+	close(follow)
+	done(t, w, set.GetId())
+	done(t, w, later.GetId())
+	w.Status(t, old.Certificate, "keyCompromise")
+	w.Status(t, early.Certificate, "keyCompromise")
+	w.Status(t, kept.Certificate, "good")
+
+	w.Clock.Advance(time.Hour + time.Second)
+	settled(t, w)
+	list := published(t, w, big.NewInt(0))
+	for !lists(list, old.Certificate) || !lists(list, early.Certificate) || !lists(list, lost.Certificate) {
+		list = published(t, w, list.Number)
+	}
+	if lists(list, kept.Certificate) {
+		t.Error("the CRL lists what nobody revoked")
+	}
+	w.Renewed(t, kept, servertest.Key(t))
 }

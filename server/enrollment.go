@@ -25,7 +25,7 @@ type enrollment struct {
 func (e *enrollment) Enroll(ctx context.Context, req *brevetv1.EnrollRequest) (*brevetv1.EnrollResponse, error) {
 	id, lifetime, err := requestOf(req)
 	if err != nil {
-		return nil, err
+		return nil, e.registrar.NoteEvidence(ctx, req.GetToken(), err)
 	}
 	cert, err := e.registrar.Enroll(ctx, ra.Enrollment{RequestID: id, Evidence: req.GetToken(), CSR: req.GetCsr(), Lifetime: lifetime})
 	if err != nil {

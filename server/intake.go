@@ -89,7 +89,7 @@ func newIntake(c Config) *intake {
 
 // source says whom a call counts for, and how often that one may call.
 func (in *intake) source(ctx context.Context) (admission.Source, *admission.Rates) {
-	if c := callerOf(ctx); !c.id.IsZero() {
+	if c := callerOf(ctx); !c.id.IsZero() && !c.past {
 		return admission.Identity(c.id), in.identities
 	}
 	if p, ok := peer.FromContext(ctx); ok {

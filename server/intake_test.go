@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -167,6 +168,8 @@ func TestRatesHold(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
 	stolen := w.Enrolled(t, "device", "device/2")
+	before := w.Enrolled(t, "device", "device/3")
+	replaced := w.Enroll(t, w.Token(t, before.ID, true), servertest.Key(t))
 	slow := admission.Rate{PerSecond: 0.01, Burst: 5}
 	w.Restart(t, servertest.Options{Limits: &server.Limits{Identity: slow, Address: slow}})
 	device.Caller = w.Holder(t, device.Certificate.Raw, device.Key).Caller
@@ -206,6 +209,17 @@ func TestRatesHold(t *testing.T) {
 			return err
 		})
 	}
+	over := forge(t, w, before, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) })
+	for address, old := range map[string][]byte{"127.0.0.5": over, "127.0.0.6": before.Certificate.Raw, "127.0.0.7": forge(t, w, before, nil)} {
+		c := w.Caller(t, certificate(before.Key, old, w.Issuing.Raw), from(address))
+		for n := range slow.Burst + 2 {
+			_, err := c.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
+			if rule := servertest.RuleOf(err); rule == "" || (rule == pki.RuleRate) != (n >= slow.Burst) {
+				t.Errorf("%s: call %d: %v", address, n, err)
+			}
+		}
+	}
+	servertest.Must(w.Holder(t, replaced.Certificate.Raw, replaced.Key).Renew(t.Context(), servertest.Renewal(t, servertest.Key(t))))(t)
 	w.Restart(t, servertest.Options{}) // for those who judge
 }
 

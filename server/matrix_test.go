@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net/url"
@@ -23,9 +24,11 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/servertest"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 // result is how a call ends.
@@ -79,11 +82,13 @@ var rpcs = map[string]struct {
 	"grpc.reflection.v1alpha.ServerReflection.ServerReflectionInfo": {anybody: true, admitted: unread},
 }
 
-// caller is a kind of caller, and what it meets where a valid identity is needed, and where an operator is.
+// caller is a kind of caller, what it meets where a valid identity is needed, and where an operator is, and whom the log names
+// when it is refused: nobody, unless the certificate is one of this CA, for clients, and is or was valid.
 type caller struct {
 	name                  string
 	certificate           *tls.Certificate
 	asIdentity, asOperate result
+	logged                string
 }
 
 // admitted stands for whatever the RPC answers to a caller who may call it.
@@ -91,15 +96,22 @@ var admitted = result{codes.Unknown, "admitted"}
 
 func TestEveryRPCForEveryCaller(t *testing.T) {
 	t.Parallel()
-	w := servertest.New(t, ground, servertest.Options{})
+	w := servertest.New(t, ground, servertest.Options{Profile: func(name string, c *ca.ProfileConfig) {
+		c.RenewalRevokes = name == "device" || name == "operator"
+	}})
 	methods := listServed(t, w)
 	for name := range rpcs {
 		if methods[name] == nil {
 			t.Errorf("%s is not served", name)
 		}
 	}
-	for _, c := range callers(t, w) {
+	all := callers(t, w)
+	before, refused := len(w.Entries(t, 0)), map[string]map[pki.Rule]int{}
+	for _, c := range all {
 		conn := w.Caller(t, c.certificate).Conn
+		if refused[c.logged] == nil {
+			refused[c.logged] = map[pki.Rule]int{}
+		}
 		for name, m := range methods {
 			r, ok := rpcs[name]
 			if !ok {
@@ -115,7 +127,29 @@ func TestEveryRPCForEveryCaller(t *testing.T) {
 			if want == admitted {
 				want = r.admitted
 			}
+			if !r.anybody {
+				refused[c.logged][want.rule]++
+			}
 			t.Run(c.name+"/"+name, func(t *testing.T) { servertest.Refused(t, invoke(t, conn, m), want.code, want.rule) })
+		}
+	}
+	for rule := range refused[""] { // of nobody known
+		if !strings.Contains(w.Log.String(), fmt.Sprintf(`"msg":"refused","identity":"","by":"unknown","rule":%q`, rule)) {
+			t.Errorf("standard error does not say that %s refused somebody", rule)
+		}
+	}
+	delete(refused, "")
+	for id, rules := range refused {
+		delete(rules, "")
+		for rule, n := range rules {
+			if got := refusalsSince(t, w, before, id, rule); got < min(n, 10) {
+				t.Errorf("%s was refused %d times by %s, and the log has %d entries", id, n, rule, got)
+			}
+		}
+	}
+	for _, e := range w.Entries(t, before) {
+		if rule := pki.Rule(e.Facts["rule"]); e.Action == translog.RequestRefused && refused[e.Identity.String()][rule] == 0 {
+			t.Errorf("the log has a refusal of %q by %s, which is nobody's", e.Identity, rule)
 		}
 	}
 }
@@ -177,30 +211,40 @@ func callers(t *testing.T, w *servertest.World) []caller {
 	w.NewOperator(t, "bob") // takes the name over
 	heldOperator := w.NewOperator(t, "mallory")
 	w.Suspend(t, heldOperator.ID)
+	device, workload := w.Enrolled(t, "device", "device/1"), w.Enrolled(t, "workload", "workload/1")
+	renewed, former := w.Enrolled(t, "device", "device/renewed"), w.NewOperator(t, "carol")
+	w.Renewed(t, renewed, servertest.Key(t))
+	w.Renewed(t, former, servertest.Key(t))
+	op, dave, erin, frank := w.Operator, w.NewOperator(t, "dave"), w.NewOperator(t, "erin"), w.NewOperator(t, "frank")
 	return []caller{
-		{"nobody", nil, unknown, unknown},
-		{"agent", pair(w.Enrolled(t, "device", "device/1")), admitted, denied},
-		{"workload", pair(w.Enrolled(t, "workload", "workload/1")), admitted, denied},
-		{"operator", pair(w.Operator), admitted, admitted},
-		{"the server itself", w.OwnPair(t, "server").TLS(), untrusted, untrusted},
-		{"the OCSP delegate", w.OwnPair(t, w.DelegateDir()).TLS(), untrusted, untrusted},
-		{"revoked", pair(withdrawn), revoked, revoked},
-		{"superseded", pair(replaced), admitted, revoked}, // an identity's one call is Renew, which looks for an answer
-		{"superseded operator", pair(before), admitted, revoked},
-		{"on hold", pair(held), revoked, revoked},
-		{"operator on hold", pair(heldOperator), revoked, revoked},
-		{"for servers alone", pair(w.Enrolled(t, "device", "device/server", serverOnly)), untrusted, untrusted},
-		{"expired", certificate(w.Operator.Key, forge(t, w, w.Operator, func(c *x509.Certificate) {
+		{"nobody", nil, unknown, unknown, ""},
+		{"agent", pair(device), admitted, denied, device.ID},
+		{"workload", pair(workload), admitted, denied, workload.ID},
+		{"operator", pair(op), admitted, admitted, op.ID},
+		{"the server itself", w.OwnPair(t, "server").TLS(), untrusted, untrusted, ""},
+		{"the OCSP delegate", w.OwnPair(t, w.DelegateDir()).TLS(), untrusted, untrusted, ""},
+		{"revoked", pair(withdrawn), revoked, revoked, withdrawn.ID},
+		{"superseded", pair(replaced), admitted, revoked, replaced.ID}, // an identity's one call is Renew, which looks for an answer
+		{"superseded operator", pair(before), admitted, revoked, before.ID},
+		{"superseded by its renewal", pair(renewed), admitted, revoked, renewed.ID},
+		{"operator superseded by a renewal", pair(former), admitted, revoked, former.ID},
+		{"on hold", pair(held), revoked, revoked, held.ID},
+		{"operator on hold", pair(heldOperator), revoked, revoked, heldOperator.ID},
+		{"for servers alone", pair(w.Enrolled(t, "device", "device/server", serverOnly)), untrusted, untrusted, ""},
+		{"expired", certificate(dave.Key, forge(t, w, dave, func(c *x509.Certificate) {
 			c.NotBefore, c.NotAfter = time.Now().Add(-30*time.Minute), time.Now().Add(-time.Minute)
-		}), w.Issuing.Raw), expired, expired},
-		{"not yet valid", certificate(w.Operator.Key, forge(t, w, w.Operator, func(c *x509.Certificate) {
+		}), w.Issuing.Raw), expired, expired, dave.ID},
+		{"not yet valid", certificate(erin.Key, forge(t, w, erin, func(c *x509.Certificate) {
 			c.NotBefore = time.Now().Add(time.Hour)
-		}), w.Issuing.Raw), expired, expired},
-		{"signed behind the store's back", certificate(w.Operator.Key, forge(t, w, w.Operator, nil), w.Issuing.Raw), untrusted, untrusted},
-		{"of a foreign CA", foreign(t, w), untrusted, untrusted},
-		{"self-made", selfMade(t, w), untrusted, untrusted},
-		{"the issuing CA", certificate(ground.Issuing, w.Issuing.Raw), untrusted, untrusted},
-		{"the root", certificate(ground.Root, w.Root.Raw), untrusted, untrusted},
+		}), w.Issuing.Raw), expired, expired, erin.ID},
+		{"signed behind the store's back", certificate(frank.Key, forge(t, w, frank, nil), w.Issuing.Raw), untrusted, untrusted, frank.ID},
+		{"of a foreign CA", foreign(t, w, nil, nil), untrusted, untrusted, ""},
+		{"of another CA under the root", foreign(t, w, w.Root, ground.Root), untrusted, untrusted, ""},
+		{"signed by a device", signed(t, w, device.Certificate, device.Key), untrusted, untrusted, ""},
+		{"self-made", selfMade(t, w), untrusted, untrusted, ""},
+		{"self-made, and expired", selfMade(t, w, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), expired, expired, ""},
+		{"the issuing CA", certificate(ground.Issuing, w.Issuing.Raw), untrusted, untrusted, ""},
+		{"the root", certificate(ground.Root, w.Root.Raw), untrusted, untrusted, ""},
 	}
 }
 
@@ -226,26 +270,37 @@ func likeness(h *servertest.Holder) *x509.Certificate {
 	}
 }
 
-// foreign is the operator's SPIFFE ID under another CA, which has the names of this one.
-func foreign(t *testing.T, w *servertest.World) *tls.Certificate {
+// foreign is the operator's SPIFFE ID under another CA, which has the names of this one, and is a root's or its own root.
+func foreign(t *testing.T, w *servertest.World, root *x509.Certificate, rootKey crypto.Signer) *tls.Certificate {
 	t.Helper()
-	caKey, key := servertest.Key(t), servertest.Key(t)
+	key := servertest.Key(t)
 	ca := &x509.Certificate{
 		SerialNumber: big.NewInt(1), RawSubject: w.Issuing.RawSubject, SubjectKeyId: w.Issuing.SubjectKeyId,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign,
 	}
-	caDER := servertest.Must(x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey))(t)
-	leaf := likeness(w.Operator)
-	leaf.SerialNumber = w.Operator.Certificate.SerialNumber
-	der := servertest.Must(x509.CreateCertificate(rand.Reader, leaf, servertest.Must(x509.ParseCertificate(caDER))(t), key.Public(), caKey))(t)
-	return certificate(key, der, caDER)
+	if root == nil {
+		root, rootKey = ca, key
+	}
+	der := servertest.Must(x509.CreateCertificate(rand.Reader, ca, root, key.Public(), rootKey))(t)
+	return signed(t, w, servertest.Must(x509.ParseCertificate(der))(t), key)
 }
 
-func selfMade(t *testing.T, w *servertest.World) *tls.Certificate {
+// signed is the operator's certificate, for another key, as somebody signs it who is not the issuing CA.
+func signed(t *testing.T, w *servertest.World, by *x509.Certificate, byKey crypto.Signer) *tls.Certificate {
+	t.Helper()
+	key, leaf := servertest.Key(t), likeness(w.Operator)
+	leaf.SerialNumber = w.Operator.Certificate.SerialNumber
+	return certificate(key, servertest.Must(x509.CreateCertificate(rand.Reader, leaf, by, key.Public(), byKey))(t), by.Raw)
+}
+
+func selfMade(t *testing.T, w *servertest.World, edits ...func(*x509.Certificate)) *tls.Certificate {
 	t.Helper()
 	key, template := servertest.Key(t), likeness(w.Operator)
 	template.Subject = pkix.Name{CommonName: "brevet/operator/alice"}
+	for _, edit := range edits {
+		edit(template)
+	}
 	return certificate(key, servertest.Must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))(t))
 }
 

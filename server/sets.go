@@ -33,9 +33,6 @@ func (s *certificates) RevokeCertificates(ctx context.Context, req *brevetv1.Rev
 // selectionIn reads a selection. What it names is looked for with the members.
 func (s *certificates) selectionIn(ctx context.Context, sel *brevetv1.CertificateSelection) (revocation.Selection, error) {
 	out := revocation.Selection{Profile: sel.GetProfile(), Label: revocation.Label{Name: sel.GetLabelName(), Value: sel.GetLabelValue()}}
-	if len(out.Profile) > maxSelector || len(out.Label.Name) > maxSelector || len(out.Label.Value) > maxSelector {
-		return out, pki.Refuse(pki.RuleRequest, "use 256 octets at most", "a profile or label to select by is too long")
-	}
 	var err error
 	if sel.GetIssuer() != "" {
 		if out.Issuer, err = pki.ParseIssuerID(sel.GetIssuer()); err != nil {
@@ -65,9 +62,6 @@ func (s *certificates) selectionIn(ctx context.Context, sel *brevetv1.Certificat
 	out.IssuedUntil, err = timeIn(sel.GetIssuedUntil(), "issued_until")
 	return out, err
 }
-
-// maxSelector bounds a text to select by, in octets: no label or name of a profile is longer.
-const maxSelector = 256
 
 // GetRevocationSet serves the RPC of that name in brevet.v1.CertificateService.
 func (s *certificates) GetRevocationSet(ctx context.Context, req *brevetv1.GetRevocationSetRequest) (*brevetv1.GetRevocationSetResponse, error) {

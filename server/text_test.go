@@ -1,12 +1,18 @@
 package server_test
 
 import (
-	"context"
+	"slices"
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/dynamicpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/servertest"
 )
@@ -16,103 +22,133 @@ func fit(text string) bool {
 	return len(text) < 1200 && !strings.ContainsFunc(text, func(c rune) bool { return c < 0x20 || c > 0x7e })
 }
 
-// textFields calls each RPC of operators with a text in one of its fields.
-func textFields(op *servertest.Holder) map[string]func(context.Context, string) error {
-	create := func(ctx context.Context, r *brevetv1.CreateIdentityRequest) error {
-		r.Kind = max(r.Kind, "device")
-		r.Id = max(r.Id, "device/1")
-		_, err := op.CreateIdentity(ctx, r)
-		return err
+// deceiving are texts with characters that are not seen, or are taken for others.
+var deceiving = []string{
+	"\x00", "device/1\x00", "\x1b[2J", "a\r\nb", "x\x7f", "x\u0085", "x\u00a0y", "\u202e1/ecived", "\u2066a\u2069", "\u2028", "dev\u0456ce/1",
+	"br\u0435vet/server", "\u200b", "\ufeffdevice/1", "\U000e0041", strings.Repeat("\u202e", 60_000), "a\u0300", "\uff42revet/server", "\u017fuperseded",
+}
+
+// message is a request of an RPC.
+type message struct {
+	rpc string
+	req proto.Message
+}
+
+// wholeMessages are requests of operators that pass, one after the other, each with all the texts that its RPC has.
+func wholeMessages(t *testing.T, w *servertest.World) []message {
+	t.Helper()
+	labels := map[string]string{"site": "north"}
+	device := w.Enrolled(t, "device", "device/old", func(r *brevetv1.CreateIdentityRequest) { r.Labels = labels })
+	other := w.Enrolled(t, "device", "device/other")
+	issuer := pki.IssuerOf(w.Issuing).String()
+	registration := &brevetv1.Registration{
+		Kind: "device", Profile: "device", Labels: labels, DnsNames: []string{"a.example"}, IpAddresses: []string{"192.0.2.1"},
 	}
-	return map[string]func(context.Context, string) error{
-		"identity": func(ctx context.Context, s string) error {
-			_, err := op.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: s, Kind: "device"})
-			return err
-		},
-		"operator": func(ctx context.Context, s string) error {
-			_, err := op.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: s, Kind: "operator"})
-			return err
-		},
-		"kind": func(ctx context.Context, s string) error {
-			_, err := op.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: "d", Kind: s})
-			return err
-		},
-		"profile": func(ctx context.Context, s string) error {
-			return create(ctx, &brevetv1.CreateIdentityRequest{Profile: s})
-		},
-		"DNS name": func(ctx context.Context, s string) error {
-			return create(ctx, &brevetv1.CreateIdentityRequest{DnsNames: []string{s}})
-		},
-		"IP address": func(ctx context.Context, s string) error {
-			return create(ctx, &brevetv1.CreateIdentityRequest{IpAddresses: []string{s}})
-		},
-		"label": func(ctx context.Context, s string) error {
-			return create(ctx, &brevetv1.CreateIdentityRequest{Labels: map[string]string{s: "v"}})
-		},
-		"label's value": func(ctx context.Context, s string) error {
-			return create(ctx, &brevetv1.CreateIdentityRequest{Labels: map[string]string{"k": s}})
-		},
-		"identity to find": func(ctx context.Context, s string) error {
-			_, err := op.GetIdentity(ctx, &brevetv1.GetIdentityRequest{Id: s})
-			return err
-		},
-		"identity to suspend": func(ctx context.Context, s string) error {
-			_, err := op.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: s})
-			return err
-		},
-		"identity for a token": func(ctx context.Context, s string) error {
-			_, err := op.CreateToken(ctx, &brevetv1.CreateTokenRequest{Id: s})
-			return err
-		},
-		"page of identities": func(ctx context.Context, s string) error {
-			_, err := op.ListIdentities(ctx, &brevetv1.ListIdentitiesRequest{PageToken: s})
-			return err
-		},
-		"page of certificates": func(ctx context.Context, s string) error {
-			_, err := op.ListCertificates(ctx, &brevetv1.ListCertificatesRequest{PageToken: s})
-			return err
-		},
-		"serial": func(ctx context.Context, s string) error {
-			_, err := op.GetCertificate(ctx, &brevetv1.GetCertificateRequest{Serial: s})
-			return err
-		},
-		"issuer": func(ctx context.Context, s string) error {
-			_, err := op.GetCertificate(ctx, &brevetv1.GetCertificateRequest{Serial: "01", Issuer: s})
-			return err
-		},
-		"reason": func(ctx context.Context, s string) error {
-			_, err := op.RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{Serial: servertest.Serial(op.Certificate), Reason: s})
-			return err
-		},
+	order := servertest.Order(t, "device/ordered", servertest.Key(t))
+	order.Registration = registration
+	return []message{
+		{"EnrollmentService.IssueCertificates", order},
+		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{
+			Id: "device/new", Kind: "device", Profile: "device", Labels: labels, DnsNames: registration.GetDnsNames(), IpAddresses: registration.GetIpAddresses(),
+		}},
+		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{
+			Id: "bob", Kind: "operator", Profile: "operator", Labels: labels, DnsNames: []string{"a.example"}, IpAddresses: []string{"192.0.2.1"},
+		}},
+		{"IdentityService.GetIdentity", &brevetv1.GetIdentityRequest{Id: device.ID}},
+		{"IdentityService.ListIdentities", &brevetv1.ListIdentitiesRequest{PageToken: device.ID}},
+		{"IdentityService.SuspendIdentity", &brevetv1.SuspendIdentityRequest{Id: device.ID, Comment: "lost"}},
+		{"IdentityService.ResumeIdentity", &brevetv1.ResumeIdentityRequest{Id: device.ID, Comment: "found"}},
+		{"IdentityService.CreateToken", &brevetv1.CreateTokenRequest{Id: device.ID, Replace: true}},
+		{"CertificateService.GetCertificate", &brevetv1.GetCertificateRequest{Serial: servertest.Serial(device.Certificate), Issuer: issuer}},
+		{"CertificateService.ListCertificates", &brevetv1.ListCertificatesRequest{Identity: device.ID, PageToken: "77"}},
+		{"CertificateService.RevokeCertificate", &brevetv1.RevokeCertificateRequest{
+			Serial: servertest.Serial(other.Certificate), Issuer: issuer, Reason: "superseded", Comment: "broken", InvalidSince: timestamppb.New(other.Certificate.NotBefore),
+		}},
+		{"CertificateService.RevokeCertificates", &brevetv1.RevokeCertificatesRequest{Reason: "superseded", Comment: "broken", Selection: &brevetv1.CertificateSelection{
+			Issuer: issuer, Identity: device.ID, LineageOf: servertest.Serial(device.Certificate), Profile: "device", LabelName: "site", LabelValue: "north",
+			KeyHash: servertest.Must(pki.HashKey(device.Key.Public()))(t).String(),
+		}}},
+		{"IdentityService.RetireIdentity", &brevetv1.RetireIdentityRequest{Id: device.ID, Comment: "over"}},
 	}
 }
 
-// Characters that deceive a reader are refused in every text that an operator sends, and what is said about them, to the
-// caller and in the log, is free of them.
+// texts calls visit for each text in a message, and in the messages of ours in it, with what sets it.
+func texts(m protoreflect.Message, visit func(field string, set func(string))) {
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		name, text := string(f.FullName()), protoreflect.ValueOfString
+		switch {
+		case f.IsMap():
+			visit(name+" key", func(s string) { m.Mutable(f).Map().Set(text(s).MapKey(), text("v")) })
+			visit(name+" value", func(s string) { m.Mutable(f).Map().Set(text("k").MapKey(), text(s)) })
+		case f.IsList() && f.Kind() == protoreflect.StringKind:
+			visit(name, func(s string) { m.Mutable(f).List().Set(0, text(s)) })
+		case f.Kind() == protoreflect.StringKind:
+			visit(name, func(s string) { m.Set(f, text(s)) })
+		case f.Kind() == protoreflect.MessageKind && f.Message().ParentFile().Package() == "brevet.v1":
+			texts(m.Mutable(f).Message(), visit)
+		}
+	}
+}
+
+// without is what refuses a request, or nil, with another text in one of its fields.
+func (m message) without(t *testing.T, w *servertest.World, field, other string) error {
+	t.Helper()
+	changed := proto.Clone(m.req)
+	texts(changed.ProtoReflect(), func(f string, set func(string)) {
+		if f == field {
+			set(other)
+		}
+	})
+	return m.call(t, w, changed)
+}
+
+func (m message) call(t *testing.T, w *servertest.World, req proto.Message) error {
+	t.Helper()
+	return send(t.Context(), w.Operator.Conn, "brevet.v1."+m.rpc, servertest.Must(proto.Marshal(req))(t))
+}
+
+// Characters that deceive a reader are refused in every text of every RPC, and what is said about them, to the caller and in
+// the log, is free of them. The same request without them passes.
 func TestTextsThatDeceive(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	fields, before := textFields(w.Operator), len(w.Entries(t, 0))
-	for _, text := range []string{
-		"\x00", "device/1\x00", "\x1b[2J", "a\r\nb", "\u202e1/ecived", "dev\u0456ce/1", "br\u0435vet/server", "\u200b", "\ufeffdevice/1",
-		"\U000e0041", strings.Repeat("\u202e", 60_000), "a\u0300", "\uff42revet/server",
-	} {
-		for name, send := range fields {
-			err := send(t.Context(), text)
-			if servertest.RuleOf(err) == "" {
-				t.Errorf("%s %.40q: %.200v", name, text, err)
-			}
-			servertest.Refused(t, err, status.Code(err), servertest.RuleOf(err))
-			for _, d := range status.Convert(err).Details() {
-				if r, ok := d.(*brevetv1.Refusal); ok && !fit(r.GetDetail()) {
-					t.Errorf("%s %.40q: the detail is %.200q", name, text, r.GetDetail())
-				}
+	messages := wholeMessages(t, w)
+	before := len(w.Entries(t, 0))
+	for name, m := range listServed(t, w) {
+		if name, ours := strings.CutPrefix(name, "brevet.v1."); ours {
+			count := 0
+			texts(dynamicpb.NewMessage(m.Input()), func(string, func(string)) { count++ })
+			if count > 0 != slices.ContainsFunc(messages, func(m message) bool { return m.rpc == name }) {
+				t.Errorf("%s has %d texts, and is in this test, or not", name, count)
 			}
 		}
 	}
+	for _, m := range messages {
+		var fields []string
+		texts(m.req.ProtoReflect(), func(f string, _ func(string)) { fields = append(fields, f) })
+		for _, field := range fields {
+			for _, text := range deceiving {
+				err := m.without(t, w, field, text)
+				if servertest.RuleOf(err) == "" {
+					t.Errorf("%s %.40q: %.200v", field, text, err)
+				}
+				servertest.Refused(t, err, status.Code(err), servertest.RuleOf(err))
+				for _, d := range status.Convert(err).Details() {
+					if r, ok := d.(*brevetv1.Refusal); ok && !fit(r.GetDetail()) {
+						t.Errorf("%s %.40q: the detail is %.200q", field, text, r.GetDetail())
+					}
+				}
+			}
+		}
+		servertest.Refused(t, m.call(t, w, m.req), codes.OK, "")
+	}
 	for _, e := range w.Entries(t, before) {
-		if !fit(e.Facts["detail"]) {
-			t.Errorf("the log has the detail %.200q", e.Facts["detail"])
+		for name, fact := range e.Facts {
+			if !fit(name) || !fit(fact) {
+				t.Errorf("%s: the log has %.200q=%.200q", e.Action, name, fact)
+			}
 		}
 	}
 }

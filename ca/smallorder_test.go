@@ -1,0 +1,79 @@
+package ca_test
+
+import (
+	"crypto/ed25519"
+	"encoding/binary"
+	"fmt"
+	"math/big"
+	"slices"
+	"testing"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// smallOrders are all encodings of the points of edwards25519 whose order divides 8, as crypto/ed25519 reads them: y may be
+// written with the field's prime added to it, and a zero x with a sign.
+func smallOrders() []ed25519.PublicKey {
+	num := func(n int64) *big.Int { return big.NewInt(n) }
+	p := new(big.Int).Sub(new(big.Int).Lsh(num(1), 255), num(19))
+	d := new(big.Int).Mul(num(-121665), new(big.Int).ModInverse(num(121666), p))
+	root := new(big.Int).ModSqrt(new(big.Int).Mod(new(big.Int).Add(d, num(1)), p), p)
+	ys := []*big.Int{num(0), num(1), new(big.Int).Sub(p, num(1)), p, new(big.Int).Add(p, num(1))}
+	for _, r := range []*big.Int{root, new(big.Int).Neg(root)} { // dy⁴ + 2y² - 1 = 0
+		y2 := new(big.Int).Mul(new(big.Int).Sub(r, num(1)), new(big.Int).ModInverse(new(big.Int).Mod(d, p), p))
+		if y := new(big.Int).ModSqrt(y2.Mod(y2, p), p); y != nil {
+			ys = append(ys, y, new(big.Int).Sub(p, y))
+		}
+	}
+	var keys []ed25519.PublicKey
+	for _, y := range ys {
+		octets := y.FillBytes(make([]byte, ed25519.PublicKeySize))
+		slices.Reverse(octets)
+		signed := slices.Clone(octets)
+		signed[31] |= 0x80
+		keys = append(keys, octets, signed)
+	}
+	return keys
+}
+
+// forged returns what verifies under a key without anybody having its private key, or false. The signature is of the
+// neutral point and zero, which is one of every message whose hash is a multiple of the key's order.
+func forged(key ed25519.PublicKey) bool {
+	signature := make([]byte, ed25519.SignatureSize)
+	signature[0] = 1
+	for n := range uint64(1000) {
+		if ed25519.Verify(key, binary.BigEndian.AppendUint64(nil, n), signature) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestNoKeyThatEverybodyHas(t *testing.T) {
+	w := newWorld(t)
+	a := w.open(t, w.store.CA())
+	defer shut(t, a)
+	keys := smallOrders()
+	if len(keys) != 14 {
+		t.Fatalf("%d encodings, want those of seven y", len(keys))
+	}
+	for _, key := range keys {
+		if !forged(key) {
+			t.Errorf("%x is not of small order", key)
+		}
+		req := w.request(t)
+		req.Key = key
+		_, err := a.Draft(req)
+		if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleKeyWeak {
+			t.Errorf("%x: %v, want %s", key, err, pki.RuleKeyWeak)
+		}
+	}
+	for range 100 {
+		req := w.request(t)
+		key := newEd25519(t)
+		req.Key = key
+		if _, err := a.Draft(req); err != nil || forged(key) {
+			t.Fatal(fmt.Errorf("%x: %w", key, err))
+		}
+	}
+}
