@@ -14,7 +14,7 @@ import (
 // each. Triggers and checks of the store do not help it.
 func missingIsFound(t *testing.T, g *ground, random *rand.Rand) {
 	tt := newTorture(t, g, random, "", nil)
-	for tt.before == nil || len(tt.book.revoked) == 0 || len(tt.book.states) == 0 || !slices.ContainsFunc(tt.before.rows, unreleased) {
+	for tt.before == nil || len(tt.book.revoked) == 0 || len(tt.book.states) == 0 || !slices.ContainsFunc(tt.before.rows, unreleased) || !tt.before.hasRevokedBatch() {
 		if faults := tt.round(t, round{kill: kill{after(stepSign), 20}, wait: patience}); len(faults) > 0 {
 			t.Fatal(report(faults))
 		}
@@ -34,6 +34,11 @@ func missingIsFound(t *testing.T, g *ground, random *rand.Rand) {
 		{`UPDATE chain SET value = zeroblob(32) WHERE id = (SELECT max(id) FROM chain)`, "is not the same in the store and the archive"},
 		{`UPDATE log SET entry = ` + issued + ` AND c.id = ` + newest + ` ORDER BY l.id LIMIT 1) WHERE id = 9`, "twice"},
 		{`UPDATE log SET entry = ` + issued + ` AND instr(l.entry, x'0a05746f6b656e') > 0 ORDER BY l.id DESC LIMIT 1) WHERE id = 9`, "was spent 2 times"},
+		{`UPDATE revocation_sets SET done = 0 WHERE id = (SELECT max(id) FROM revocation_sets)`, "the records of 1 sets never follow"},
+		{`UPDATE certificates SET state = 1, revoked_at = NULL WHERE state = 3 AND der IS NOT NULL`, "is one of set"},
+		{`UPDATE revocation_sets SET label_value = 'nobody' WHERE label_value IS NOT NULL`, "which it is none of"},
+		{`UPDATE revocation_sets SET mark = 0 WHERE label_value IS NOT NULL`, "which it is none of"},
+		{`UPDATE log SET entry = ` + issued + ` AND instr(l.entry, x'0a03736574') > 0 ORDER BY l.id DESC LIMIT 1) WHERE id = 9`, "was revoked 2 times"},
 		{`UPDATE crl_numbers SET taken = zeroblob(20)`, "CRLs, and 0 numbers are taken"},
 		{`INSERT INTO intents (batch, epoch, items) VALUES (zeroblob(16), 1, x'')`, "are never settled"},
 	} {
