@@ -29,6 +29,7 @@ type fleet struct {
 	w       *world
 	random  *rand.Rand
 	devices []*device
+	factory *factory
 
 	finish chan struct{}
 	cancel context.CancelFunc
@@ -37,7 +38,7 @@ type fleet struct {
 
 func (w *world) fleet(t *testing.T, random *rand.Rand, size int) *fleet {
 	t.Helper()
-	f := &fleet{w: w, random: random}
+	f := &fleet{w: w, random: random, factory: &factory{w: w, random: child(random)}}
 	for i := range size {
 		d := &device{w: w, random: child(random), once: i%2 == 1}
 		req := &brevetv1.CreateIdentityRequest{Id: fmt.Sprintf("device/%d", i), Kind: "device", Labels: labelled(i)}
@@ -64,6 +65,7 @@ func (f *fleet) work(ctx context.Context) {
 		f.repeat(func() { d.step(ctx) })
 	}
 	f.repeat(func() { f.order(ctx) })
+	f.repeat(func() { f.factory.job(ctx) })
 }
 
 func (f *fleet) repeat(step func()) {

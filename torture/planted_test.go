@@ -12,6 +12,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server"
@@ -27,13 +28,15 @@ const (
 	keepPredecessors    = "let a renewal revoke nothing"
 	deafToSets          = "tell the responder nothing of sets"
 	forgetSets          = "start without the sets that are open"
+	forgetRequests      = "issue again what was asked for before"
+	diskTearsCRLs       = "flush no CRL"
 	diskLies            = "flush nothing" // of the disk, and not of the server
 )
 
 // plant puts a fault into a server's stores.
 func plant(name string, s server.Stores) (server.Stores, error) {
 	switch name {
-	case "", diskLies:
+	case "", diskLies, diskTearsCRLs:
 	case signBeforeIntent:
 		s.CA = &hastyJournal{Journal: s.CA}
 	case releaseBeforeRecord:
@@ -46,6 +49,8 @@ func plant(name string, s server.Stores) (server.Stores, error) {
 		s.Revocation = quietSets{s.Revocation}
 	case forgetSets:
 		s.Feed, s.Revocation = &forgetfulFeed{s.Feed, s.Revocation}, quietSets{s.Revocation}
+	case forgetRequests:
+		s.RA = forgetfulRecords{s.RA}
 	case answerBeforeOrder:
 		s.Revocation = &lateOrders{Records: s.Revocation}
 	case deafResponder:
@@ -156,6 +161,15 @@ func (j keepingJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settl
 	return j.Journal.Write(ctx, e, settle, announce)
 }
 
+// forgetfulRecords know of no request that was answered.
+type forgetfulRecords struct{ ra.Records }
+
+func (r forgetfulRecords) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
+	s, err := r.Records.Standing(ctx, q)
+	s.Answer = nil
+	return s, err
+}
+
 // quietSets lets the responder find out of a set's members as their records follow.
 type quietSets struct{ revocation.Records }
 
@@ -206,12 +220,14 @@ func plantedFaultsAreFound(t *testing.T, g *ground, random *rand.Rand) {
 		{answerBeforeOrder, kill{after(stepAnswer), 300}, "is in state"},
 		{keepPredecessors, kill{after(stepAnswer), 150}, "was revoked, and is in state"},
 		{deafToSets, kill{after(stepFollow), 30}, "right after the order"},
-		{forgetSets, kill{after(stepFollow), 3}, "right after the start"},
+		{forgetSets, kill{after(stepFollow), 2}, "right after the start"},
+		{forgetRequests, kill{after(stepAnswer), 150}, "is refused in bulk"},
+		{diskTearsCRLs, kill{after(stepPutCRL), 2}, "is torn after the server's end"},
 		{diskLies, kill{after(stepAnswer), 150}, "is not on record|the server does not start"},
 	} {
 		t.Run(c.plant, func(t *testing.T) {
 			var r *recorder
-			if c.plant == diskLies {
+			if c.plant == diskLies || c.plant == diskTearsCRLs {
 				r = &recorder{}
 			}
 			tt := newTorture(t, g, child(random), c.plant, r)

@@ -45,6 +45,8 @@ type snapshot struct {
 	pending    int // intents
 	open       int // sets whose records are to follow
 	sets       []set
+	lists      []list
+	partitions map[string]int    // of certificates, by serial number: the part of the CRL
 	labels     map[string]string // of identities: their batch
 	numbers    *big.Int          // CRL numbers taken, by the issuer with the most
 }
@@ -70,7 +72,7 @@ func readFiles(dir string) (*snapshot, error) {
 	if s.archive, err = readArchive(filepath.Join(dir, archiveName)); err != nil {
 		return nil, err
 	}
-	return s, errors.Join(s.readRows(tx), s.readLog(tx), s.readSets(tx), s.readRest(tx))
+	return s, errors.Join(s.readRows(tx), s.readLog(tx), s.readSets(tx), s.readLists(tx), s.readRest(tx))
 }
 
 // query calls visit for every row of a statement's result.

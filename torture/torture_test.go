@@ -146,6 +146,7 @@ func (tt *torture) die(t *testing.T, step string, wait time.Duration) {
 	if !killed(tt.server.err) {
 		t.Errorf("the server ended by itself: %v\n%s", tt.server.err, tt.server.stderr.String())
 	}
+	tt.checkWhole(t)
 	if tt.recorder != nil && tt.recorder.inject == "" {
 		tt.lose(t)
 	}
@@ -159,9 +160,13 @@ func (tt *torture) lose(t *testing.T) {
 	}
 	c := drawnCut(tt.random)
 	c.lies = tt.plant == diskLies
+	if tt.plant == diskTearsCRLs {
+		c.tears, c.keep = ".crl", min(c.keep, 0.9)
+	}
 	changes, open := tt.recorder.power(t, c)
 	tt.cut++
 	tt.changes, tt.open = tt.changes+changes, tt.open+open
+	tt.checkWhole(t)
 }
 
 // look audits.
@@ -173,6 +178,7 @@ func (tt *torture) look(t *testing.T) []string {
 	}
 	faults = append(faults, tt.audit(s, tt.before)...)
 	faults = append(faults, tt.checkOCSP(t, tt.server, s)...)
+	faults = append(faults, tt.checkLists(tt.dir, tt.patience)...)
 	tt.before = s
 	return faults
 }
