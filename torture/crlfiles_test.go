@@ -233,7 +233,8 @@ func (w *world) whole(der []byte) (*x509.RevocationList, error) {
 	if bytes.Equal(l.RawIssuer, w.root.RawSubject) {
 		issuer = w.root
 	}
-	return l, l.CheckSignatureFrom(issuer)
+	err = l.CheckSignatureFrom(issuer)
+	return l, err
 }
 
 // checkWhole looks, before anything is started that could mend them, whether all CRLs under their final names are whole.

@@ -225,12 +225,14 @@ func plantedFaultsAreFound(t *testing.T, g *ground, random *rand.Rand) {
 		{diskTearsCRLs, kill{after(stepPutCRL), 2}, "is torn after the server's end"},
 		{diskLies, kill{after(stepAnswer), 150}, "is not on record|the server does not start"},
 	} {
+		random := child(random)
 		t.Run(c.plant, func(t *testing.T) {
+			t.Parallel()
 			var r *recorder
 			if c.plant == diskLies || c.plant == diskTearsCRLs {
 				r = &recorder{}
 			}
-			tt := newTorture(t, g, child(random), c.plant, r)
+			tt := newTorture(t, g, random, c.plant, r)
 			tt.patience = 300 * time.Millisecond // what is forgotten never comes to rest
 			for n := range 20 {
 				faults := tt.round(t, round{kill: c.kill, wait: time.Second})

@@ -147,7 +147,8 @@ func countOpen(dir string) (open int, err error) {
 		return 0, err
 	}
 	defer db.Close()
-	return open, db.QueryRow(`SELECT count(*) FROM revocation_sets WHERE done = 0`).Scan(&open)
+	err = db.QueryRow(`SELECT count(*) FROM revocation_sets WHERE done = 0`).Scan(&open)
+	return open, err
 }
 
 func (s *snapshot) readSets(tx *sql.Tx) error {
