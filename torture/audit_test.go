@@ -38,6 +38,8 @@ func (w *world) atRest(dir string, wait time.Duration) (*snapshot, []string) {
 			return nil, []string{"the files cannot be read: " + err.Error()}
 		case s.pending > 0:
 			open = fmt.Sprintf("%d intents are never settled", s.pending)
+		case s.open > 0:
+			open = fmt.Sprintf("the records of %d sets never follow", s.open)
 		case len(s.archive) < len(s.log):
 			open = fmt.Sprintf("the archive ends at %d, and the log at %d", len(s.archive), len(s.log))
 		default:
@@ -58,6 +60,8 @@ type auditor struct {
 	dropped map[string]bool   // serial numbers that the log calls abandoned
 	states  map[string]int    // of certificates, as the log's newest change has it
 	tokens  map[string]int    // how many certificates the log has for each
+	bySet   map[string]int    // serial numbers: the set that revoked each
+	ended   map[string]int    // serial numbers: how often each was revoked, but for an upgrade to keyCompromise
 }
 
 func (a *auditor) faultf(format string, args ...any) {
@@ -68,6 +72,7 @@ func (a *auditor) faultf(format string, args ...any) {
 func (w *world) audit(s *snapshot, before *snapshot) []string {
 	a := &auditor{
 		snapshot: s, records: map[string]row{}, issued: map[string][]byte{}, dropped: map[string]bool{}, states: map[string]int{}, tokens: map[string]int{},
+		bySet: map[string]int{}, ended: map[string]int{},
 	}
 	for _, r := range s.rows {
 		if _, twice := a.records[r.serial]; twice {
@@ -78,6 +83,7 @@ func (w *world) audit(s *snapshot, before *snapshot) []string {
 	a.readEntries()
 	a.checkLog()
 	a.checkRecords()
+	a.checkSets()
 	a.checkBook(w.book)
 	a.checkWitness(w.witness)
 	if before != nil {
@@ -104,12 +110,13 @@ func (a *auditor) readEntries() {
 			if _, twice := a.issued[serial]; (twice || a.dropped[serial]) && version == 1 {
 				a.faultf("the log has the serial number %s twice", serial)
 			}
-			switch e.GetAction() {
-			case brevetv1.Action_ACTION_CERTIFICATE_ISSUED:
+			switch {
+			case e.GetAction() == brevetv1.Action_ACTION_CERTIFICATE_ISSUED && version == 1: // and not what it supersedes
 				a.issued[serial] = c.GetFingerprint()
-			case brevetv1.Action_ACTION_CERTIFICATE_ABANDONED:
+			case e.GetAction() == brevetv1.Action_ACTION_CERTIFICATE_ABANDONED:
 				a.dropped[serial] = true
 			}
+			a.readRevocation(&e, serial, state, c.GetReason())
 			if version > versions[serial] {
 				versions[serial], a.states[serial] = version, state
 			}
@@ -191,7 +198,7 @@ func (a *auditor) checkWitness(w *witness) {
 			a.faultf("the token signed %s, which is neither a certificate nor a revoked record", short(digest))
 		}
 	}
-	if a.numbers.IsInt64() && a.numbers.Int64() < int64(crls) {
+	if a.numbers.IsInt64() && a.numbers.Int64()*(2*partitions+1) < int64(crls) {
 		a.faultf("the token signed %d CRLs, and %v numbers are taken", crls, a.numbers)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -27,13 +28,16 @@ type book struct {
 	spent   map[string]string            // by a token's secret: the serial number that it became
 	revoked map[string]bool              // serial numbers: somebody was told that these are revoked
 	states  map[string]string            // of identities: what somebody was told last
+	renewed map[string]string            // by serial number: that of the renewal
+	batches map[string]string            // of identities
+	inSets  []string                     // serial numbers: the members of answered sets, as far as somebody holds them
 	faults  []string
 }
 
 func newBook() *book {
 	return &book{
 		held: map[string]*x509.Certificate{}, answers: map[string][]byte{}, spent: map[string]string{},
-		revoked: map[string]bool{}, states: map[string]string{},
+		revoked: map[string]bool{}, states: map[string]string{}, renewed: map[string]string{}, batches: map[string]string{},
 	}
 }
 
@@ -60,6 +64,9 @@ func (b *book) answered(r *request, c *x509.Certificate) {
 		b.fault("the request %X got two certificates, the second one is %s", r.id, serial)
 	}
 	b.answers[string(r.id)] = c.Raw
+	if r.renews != nil {
+		b.renewed[r.renews.serial()] = serial
+	}
 	if len(r.secret) == 0 {
 		return
 	}
@@ -71,15 +78,63 @@ func (b *book) answered(r *request, c *x509.Certificate) {
 
 // of returns the serial numbers that an identity holds.
 func (b *book) of(identity string) []string {
+	return b.where(func(c *x509.Certificate) bool { return c.URIs[0].String() == identity })
+}
+
+// where returns the serial numbers of certificates that somebody holds, the newest last.
+func (b *book) where(is func(*x509.Certificate) bool) []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var serials []string
 	for serial, c := range b.held {
-		if c.URIs[0].String() == identity {
+		if is(c) {
 			serials = append(serials, serial)
 		}
 	}
+	slices.Sort(serials)
 	return serials
+}
+
+// registered takes down which batch an identity is of.
+func (b *book) registered(identity, batch string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.batches[identity] = batch
+}
+
+// inBatch returns the serial numbers that somebody of a batch holds, the newest last.
+func (b *book) inBatch(batch string) []string {
+	return b.where(func(c *x509.Certificate) bool { return b.batches[c.URIs[0].String()] == batch })
+}
+
+// lineage returns a serial number and those of its renewals, as far as somebody holds them.
+func (b *book) lineage(serial string) []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var serials []string
+	for ; serial != ""; serial = b.renewed[serial] {
+		serials = append(serials, serial)
+	}
+	return serials
+}
+
+// newestInSets returns some members of sets, the latest orders' last.
+func (b *book) newestInSets(n int) []*x509.Certificate {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []*x509.Certificate
+	for _, serial := range b.inSets[max(0, len(b.inSets)-n):] {
+		all = append(all, b.held[serial])
+	}
+	return all
+}
+
+// revokedAsSet takes down that the members of a set are.
+func (b *book) revokedAsSet(serials ...string) {
+	b.promised(serials...)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.inSets = append(b.inSets, serials...)
 }
 
 // promised takes down that certificates are revoked.

@@ -174,8 +174,12 @@ func (c *clients) operate(ctx context.Context, do func(context.Context, *grpc.Cl
 
 // register registers a device and returns its SPIFFE ID.
 func (c *clients) register(ctx context.Context, path string) (id string, err error) {
+	return c.registerAs(ctx, &brevetv1.CreateIdentityRequest{Id: path, Kind: "device"})
+}
+
+func (c *clients) registerAs(ctx context.Context, req *brevetv1.CreateIdentityRequest) (id string, err error) {
 	err = c.operate(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		resp, err := brevetv1.NewIdentityServiceClient(conn).CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: path, Kind: "device"})
+		resp, err := brevetv1.NewIdentityServiceClient(conn).CreateIdentity(ctx, req)
 		id = resp.GetIdentity().GetId()
 		return err
 	})

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -170,6 +171,7 @@ type cut struct {
 	keep   float64 // the share of it that is there all the same
 	tear   float64 // the share of the writes among that of which only some sectors are
 	lies   bool    // the disk has flushed nothing of the last half
+	tears  string  // the disk has flushed no content of files with this in their names
 }
 
 // String says how.
@@ -191,6 +193,11 @@ func (r *recorder) power(t testing.TB, c cut) (changes, open int) {
 	lasts := durable(r.began, ops)
 	if c.lies {
 		clear(lasts[len(lasts)/2:])
+	}
+	for i, o := range ops {
+		if c.tears != "" && o.kind == opWrite && strings.Contains(o.path, c.tears) {
+			lasts[i] = false
+		}
 	}
 	r.check(t, ops)
 	after := r.began.clone()

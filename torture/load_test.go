@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
@@ -16,9 +17,11 @@ type device struct {
 	w        *world
 	random   *rand.Rand
 	identity string
+	once     bool // its profile has renewal_revokes
 	enrolled bool
 	current  *holder  // nil before it is enrolled
 	last     *request // that was answered
+	begun    *request // a renewal that was refused, and may have been carried out before
 }
 
 // fleet is the devices of a world and their operator, who work until they are told to finish.
@@ -26,6 +29,7 @@ type fleet struct {
 	w       *world
 	random  *rand.Rand
 	devices []*device
+	factory *factory
 
 	finish chan struct{}
 	cancel context.CancelFunc
@@ -34,11 +38,18 @@ type fleet struct {
 
 func (w *world) fleet(t *testing.T, random *rand.Rand, size int) *fleet {
 	t.Helper()
-	f := &fleet{w: w, random: random}
+	f := &fleet{w: w, random: random, factory: &factory{w: w, random: child(random)}}
 	for i := range size {
-		id, err := w.clients.register(t.Context(), fmt.Sprintf("device/%d", i))
+		d := &device{w: w, random: child(random), once: i%2 == 1}
+		req := &brevetv1.CreateIdentityRequest{Id: fmt.Sprintf("device/%d", i), Kind: "device", Labels: labelled(i)}
+		if d.once {
+			req.Profile = onceProfile
+		}
+		var err error
+		d.identity, err = w.clients.registerAs(t.Context(), req)
 		must(t, err)
-		f.devices = append(f.devices, &device{w: w, random: child(random), identity: id})
+		w.book.registered(d.identity, req.GetLabels()[batchLabel])
+		f.devices = append(f.devices, d)
 	}
 	return f
 }
@@ -54,6 +65,7 @@ func (f *fleet) work(ctx context.Context) {
 		f.repeat(func() { d.step(ctx) })
 	}
 	f.repeat(func() { f.order(ctx) })
+	f.repeat(func() { f.factory.job(ctx) })
 }
 
 func (f *fleet) repeat(step func()) {
@@ -88,6 +100,10 @@ func (d *device) step(ctx context.Context) {
 		d.enroll(ctx)
 	case n < 25 && d.last != nil:
 		d.make(ctx, d.last) // the same again
+	case n < 28 && d.once && d.last != nil && d.last.renews != nil:
+		d.copied(ctx, d.last.renews)
+	case n == 28:
+		d.compromise(ctx)
 	default:
 		d.renew(ctx)
 	}
@@ -118,14 +134,18 @@ func (d *device) enroll(ctx context.Context) {
 		if d.enrolled {
 			d.w.book.promised(had...) // the token was made to replace them
 		}
-		d.enrolled, d.current, d.last = true, h, racers[i]
+		d.enrolled, d.current, d.last, d.begun = true, h, racers[i], nil
 	}
 }
 
 func (d *device) renew(ctx context.Context) {
-	r := newRenewal(d.current, newKey())
+	r := d.begun
+	if r == nil {
+		r = newRenewal(d.current, newKey())
+	}
+	d.begun = r
 	if h := d.make(ctx, r); h != nil {
-		d.current, d.last = h, r
+		d.current, d.last, d.begun = h, r, nil
 	} else if d.random.IntN(2) == 0 {
 		d.enroll(ctx) // as its certificate may be revoked
 	}
@@ -148,6 +168,9 @@ func (d *device) make(ctx context.Context, r *request) *holder {
 		return nil
 	}
 	d.w.book.answered(r, h.certificate)
+	if d.once && r.renews != nil {
+		d.w.book.promised(r.renews.serial())
+	}
 	return h
 }
 
@@ -161,6 +184,10 @@ func (w *world) blame(what string, err error) {
 // order is what the one operator does: suspend, perhaps resume, or revoke.
 func (f *fleet) order(ctx context.Context) {
 	d := f.devices[f.random.IntN(len(f.devices))]
+	if f.random.IntN(8) == 0 {
+		f.orderSet(ctx)
+		return
+	}
 	if f.random.IntN(2) == 0 {
 		if err := f.w.clients.suspend(ctx, d.identity); err != nil {
 			f.w.blame("suspend", err)

@@ -88,7 +88,7 @@ func newGround(t *testing.T) *ground {
 	t.Helper()
 	dir := t.TempDir()
 	g := &ground{token: filepath.Join(dir, "token"), files: filepath.Join(dir, "files")}
-	must(t, os.Mkdir(g.files, 0o700))
+	must(t, os.MkdirAll(filepath.Join(g.files, webName), 0o700))
 	g.ceremony(t)
 	w := &world{ground: g, dir: g.files, token: g.token, book: newBook(), witness: newWitness(t), clients: newClients(g)}
 	p := w.start(t, orders{Operator: "torturer"})

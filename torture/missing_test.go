@@ -2,6 +2,7 @@ package torture
 
 import (
 	"database/sql"
+	"math/big"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -14,7 +15,7 @@ import (
 // each. Triggers and checks of the store do not help it.
 func missingIsFound(t *testing.T, g *ground, random *rand.Rand) {
 	tt := newTorture(t, g, random, "", nil)
-	for tt.before == nil || len(tt.book.revoked) == 0 || len(tt.book.states) == 0 || !slices.ContainsFunc(tt.before.rows, unreleased) {
+	for tt.before == nil || len(tt.book.revoked) == 0 || len(tt.book.states) == 0 || !slices.ContainsFunc(tt.before.rows, unreleased) || !tt.before.hasRevokedBatch() {
 		if faults := tt.round(t, round{kill: kill{after(stepSign), 20}, wait: patience}); len(faults) > 0 {
 			t.Fatal(report(faults))
 		}
@@ -34,6 +35,16 @@ func missingIsFound(t *testing.T, g *ground, random *rand.Rand) {
 		{`UPDATE chain SET value = zeroblob(32) WHERE id = (SELECT max(id) FROM chain)`, "is not the same in the store and the archive"},
 		{`UPDATE log SET entry = ` + issued + ` AND c.id = ` + newest + ` ORDER BY l.id LIMIT 1) WHERE id = 9`, "twice"},
 		{`UPDATE log SET entry = ` + issued + ` AND instr(l.entry, x'0a05746f6b656e') > 0 ORDER BY l.id DESC LIMIT 1) WHERE id = 9`, "was spent 2 times"},
+		{`UPDATE revocation_sets SET done = 0 WHERE id = (SELECT max(id) FROM revocation_sets)`, "the records of 1 sets never follow"},
+		{`UPDATE certificates SET state = 1, revoked_at = NULL WHERE state = 3 AND der IS NOT NULL`, "is one of set"},
+		{`UPDATE revocation_sets SET label_value = 'nobody' WHERE label_value IS NOT NULL`, "which it is none of"},
+		{`UPDATE revocation_sets SET mark = 0 WHERE label_value IS NOT NULL`, "which it is none of"},
+		{`UPDATE log SET entry = ` + issued + ` AND instr(l.entry, x'0a03736574') > 0 ORDER BY l.id DESC LIMIT 1) WHERE id = 9`, "was revoked 2 times"},
+		{`UPDATE crls SET position = 0 WHERE crl_partition = 0`, "lists certificate"},
+		{`UPDATE certificates SET crl_partition = 3 - crl_partition WHERE crl_partition > 0`, "does not list certificate"},
+		{`UPDATE crls SET number = zeroblob(20) WHERE delta = 1`, "is another one than on record"},
+		{`UPDATE crls SET digest = zeroblob(32) WHERE delta = 0`, "is not the one on record"},
+		{`DELETE FROM crls WHERE delta = 1`, "CRLs are on record"},
 		{`UPDATE crl_numbers SET taken = zeroblob(20)`, "CRLs, and 0 numbers are taken"},
 		{`INSERT INTO intents (batch, epoch, items) VALUES (zeroblob(16), 1, x'')`, "are never settled"},
 	} {
@@ -41,6 +52,13 @@ func missingIsFound(t *testing.T, g *ground, random *rand.Rand) {
 			t.Errorf("after %s: %s", c.change, report(faults))
 		}
 	}
+	for _, l := range tt.lists { // as if there had been newer ones
+		l.Number.Add(l.Number, big.NewInt(1))
+	}
+	if faults := tt.checkLists(tt.dir, 0); len(faults) != 2*partitions+1 || !strings.Contains(faults[0], "before") {
+		t.Errorf("after CRLs with higher numbers: %s", report(faults))
+	}
+	tt.lists = nil
 	if faults := tt.changed(t, `SELECT 1`); len(faults) > 0 {
 		t.Errorf("files that nobody changed: %s", report(faults))
 	}
@@ -66,5 +84,5 @@ func (tt *torture) changed(t *testing.T, statement string) []string {
 	if s == nil {
 		return faults
 	}
-	return append(faults, tt.audit(s, nil)...)
+	return append(append(faults, tt.audit(s, nil)...), tt.checkLists(dir, 0)...)
 }

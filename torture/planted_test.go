@@ -12,7 +12,9 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server"
 )
 
@@ -23,19 +25,32 @@ const (
 	forgetIntents       = "forget what was left"
 	answerBeforeOrder   = "answer an order before it is durable"
 	deafResponder       = "tell the responder nothing of orders"
+	keepPredecessors    = "let a renewal revoke nothing"
+	deafToSets          = "tell the responder nothing of sets"
+	forgetSets          = "start without the sets that are open"
+	forgetRequests      = "issue again what was asked for before"
+	diskTearsCRLs       = "flush no CRL"
 	diskLies            = "flush nothing" // of the disk, and not of the server
 )
 
 // plant puts a fault into a server's stores.
 func plant(name string, s server.Stores) (server.Stores, error) {
 	switch name {
-	case "", diskLies:
+	case "", diskLies, diskTearsCRLs:
 	case signBeforeIntent:
 		s.CA = &hastyJournal{Journal: s.CA}
 	case releaseBeforeRecord:
 		s.CA = &lateJournal{Journal: s.CA}
 	case forgetIntents:
 		s.CA = forgetfulJournal{s.CA}
+	case keepPredecessors:
+		s.CA = keepingJournal{s.CA}
+	case deafToSets:
+		s.Revocation = quietSets{s.Revocation}
+	case forgetSets:
+		s.Feed, s.Revocation = &forgetfulFeed{s.Feed, s.Revocation}, quietSets{s.Revocation}
+	case forgetRequests:
+		s.RA = forgetfulRecords{s.RA}
 	case answerBeforeOrder:
 		s.Revocation = &lateOrders{Records: s.Revocation}
 	case deafResponder:
@@ -132,6 +147,66 @@ func (r quietOrders) Apply(ctx context.Context, o revocation.Order) ([]pki.Statu
 	return nil, err
 }
 
+// keepingJournal records renewals as if no profile had renewal_revokes.
+type keepingJournal struct{ ca.Journal }
+
+func (j keepingJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
+	settle = slices.Clone(settle)
+	for i, s := range settle {
+		settle[i].Records = slices.Clone(s.Records)
+		for n := range s.Records {
+			settle[i].Records[n].Guard.Supersedes = false
+		}
+	}
+	return j.Journal.Write(ctx, e, settle, announce)
+}
+
+// forgetfulRecords know of no request that was answered.
+type forgetfulRecords struct{ ra.Records }
+
+func (r forgetfulRecords) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
+	s, err := r.Records.Standing(ctx, q)
+	s.Answer = nil
+	return s, err
+}
+
+// quietSets lets the responder find out of a set's members as their records follow.
+type quietSets struct{ revocation.Records }
+
+func (r quietSets) TellSet(ctx context.Context, id int64, _ func([]pki.StatusChange)) (revocation.Set, error) {
+	return r.Records.TellSet(ctx, id, func([]pki.StatusChange) {})
+}
+
+// forgetfulFeed has a starting responder take the members of open sets for what their own records say.
+type forgetfulFeed struct {
+	responder.Feed
+	sets revocation.Records
+}
+
+func (f *forgetfulFeed) Snapshot(ctx context.Context, at time.Time, visit func(pki.StatusChange) error) (uint64, error) {
+	open, err := f.sets.OpenSets(ctx)
+	if err != nil {
+		return 0, err
+	}
+	ahead := map[pki.CertRef]bool{}
+	for _, s := range open {
+		_, err := f.sets.TellSet(ctx, s.ID, func(changes []pki.StatusChange) {
+			for _, c := range changes {
+				ahead[c.Ref] = c.Status.Version == 2 // it was good before
+			}
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	return f.Feed.Snapshot(ctx, at, func(c pki.StatusChange) error {
+		if ahead[c.Ref] {
+			c.Status = pki.Status{State: pki.Good, Version: 1}
+		}
+		return visit(c)
+	})
+}
+
 // A torture that cannot find a fault proves nothing.
 func plantedFaultsAreFound(t *testing.T, g *ground, random *rand.Rand) {
 	for _, c := range []struct {
@@ -143,14 +218,21 @@ func plantedFaultsAreFound(t *testing.T, g *ground, random *rand.Rand) {
 		{releaseBeforeRecord, kill{after(stepAnswer), 150}, "which is not on record"},
 		{forgetIntents, kill{after(stepSign), 3}, "neither a certificate nor a revoked record"},
 		{answerBeforeOrder, kill{after(stepAnswer), 300}, "is in state"},
+		{keepPredecessors, kill{after(stepAnswer), 150}, "was revoked, and is in state"},
+		{deafToSets, kill{after(stepFollow), 30}, "right after the order"},
+		{forgetSets, kill{after(stepFollow), 2}, "right after the start"},
+		{forgetRequests, kill{after(stepAnswer), 150}, "is refused in bulk"},
+		{diskTearsCRLs, kill{after(stepPutCRL), 2}, "is torn after the server's end"},
 		{diskLies, kill{after(stepAnswer), 150}, "is not on record|the server does not start"},
 	} {
+		random := child(random)
 		t.Run(c.plant, func(t *testing.T) {
+			t.Parallel()
 			var r *recorder
-			if c.plant == diskLies {
+			if c.plant == diskLies || c.plant == diskTearsCRLs {
 				r = &recorder{}
 			}
-			tt := newTorture(t, g, child(random), c.plant, r)
+			tt := newTorture(t, g, random, c.plant, r)
 			tt.patience = 300 * time.Millisecond // what is forgotten never comes to rest
 			for n := range 20 {
 				faults := tt.round(t, round{kill: c.kill, wait: time.Second})

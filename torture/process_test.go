@@ -2,6 +2,7 @@ package torture
 
 import (
 	"bufio"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,8 +25,9 @@ type world struct {
 	book       *book
 	witness    *witness
 	clients    *clients
-	plant      string    // the fault that its servers have
-	recorder   *recorder // under which its servers run; nil for none
+	plant      string                          // the fault that its servers have
+	lists      map[string]*x509.RevocationList // that were published when it was looked at last
+	recorder   *recorder                       // under which its servers run; nil for none
 }
 
 func newWorld(t *testing.T, g *ground) *world {

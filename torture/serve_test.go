@@ -29,7 +29,11 @@ const (
 	archiveName = "log.archive"
 	ownName     = "own"
 	crlsName    = "crls"
+	webName     = "web" // where CRLs are published for another web server
 )
+
+// partitions is how many parts the CRL has; with a delta of each, and the full one, a round signs twice as many and one.
+const partitions = 2
 
 // orders is what a server process is told.
 type orders struct {
@@ -103,7 +107,7 @@ func (o orders) serve(ctx context.Context, steps *steps) (err error) {
 	}
 	s, err := server.New(ctx, server.Config{
 		TrustDomain: trustDomain, Names: []string{"localhost"}, Address: "localhost:7443", Directory: filepath.Join(o.Dir, ownName),
-		CRLs: server.CRLs{Directory: filepath.Join(o.Dir, crlsName)},
+		CRLs: server.CRLs{Directory: filepath.Join(o.Dir, crlsName), Directories: []string{filepath.Join(o.Dir, webName)}, Partitions: partitions},
 		GRPC: grpc, HTTP: public, Issuers: issuers, Authorities: all, Profiles: profiles,
 		Stores: steps.wrap(stores), Archive: archive, Token: hsm.Watched{Token: token}, Disk: &servertest.Disk{}, Retention: ra.DefaultRetention, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: time.Now, Log: log,
 	})
@@ -169,11 +173,19 @@ func (o orders) issuers(ctx context.Context, db *sqlite.DB, token *hsm.Token, st
 	return []ca.Issuer{issuer}, all, err
 }
 
+// onceProfile is that of devices but for renewal_revokes.
+const onceProfile = "once"
+
 func profiles() (map[string]*ca.Profile, error) {
 	configs, err := ca.DefaultProfiles()
 	if err != nil {
 		return nil, err
 	}
+	device := configs["device"]
+	device.CRLURL, device.DeltaCRLURL = "{public_url}/crl/{issuer}/{partition}.crl", "{public_url}/crl/{issuer}/{partition}-delta.crl"
+	configs["device"] = device
+	device.RenewalRevokes = true
+	configs[onceProfile] = device
 	made := map[string]*ca.Profile{}
 	for name, c := range configs {
 		if made[name], err = ca.NewProfile(name, c, publicURL); err != nil {

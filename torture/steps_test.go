@@ -33,6 +33,10 @@ const (
 	stepBind     = "a token's binding"
 	stepToken    = "a token's making"
 	stepOrder    = "a revocation order"
+	stepSet      = "a set's row"
+	stepTellSet  = "telling of a set"
+	stepFollow   = "a set's records"
+	stepEndSet   = "a set's last records"
 	stepNumber   = "a CRL's number"
 	stepSignCRL  = "a CRL's signature"
 	stepPutCRL   = "a CRL's record"
@@ -135,6 +139,32 @@ type steppingRevocations struct {
 
 func (r *steppingRevocations) Apply(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
 	return around(r.steps, stepOrder, func() ([]pki.StatusChange, error) { return r.Records.Apply(ctx, o) })
+}
+
+func (r *steppingRevocations) OrderSet(ctx context.Context, o revocation.SetOrder) (set revocation.Set, changes []pki.StatusChange, err error) {
+	_, err = around(r.steps, stepSet, func() (_ struct{}, err error) {
+		set, changes, err = r.Records.OrderSet(ctx, o)
+		return struct{}{}, err
+	})
+	return set, changes, err
+}
+
+func (r *steppingRevocations) TellSet(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.Set, error) {
+	return around(r.steps, stepTellSet, func() (revocation.Set, error) { return r.Records.TellSet(ctx, id, tell) })
+}
+
+// followedAtOnce is so few that a set of the torture's size takes many steps.
+const followedAtOnce = 2
+
+func (r *steppingRevocations) FollowSet(ctx context.Context, id int64, _ int, at time.Time) (changes []pki.StatusChange, set revocation.Set, err error) {
+	r.steps.at(before(stepFollow))
+	changes, set, err = r.Records.FollowSet(ctx, id, followedAtOnce, at)
+	if set.Done {
+		r.steps.at(after(stepEndSet))
+	} else {
+		r.steps.at(after(stepFollow))
+	}
+	return changes, set, err
 }
 
 func (r *steppingRevocations) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {

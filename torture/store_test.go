@@ -19,10 +19,14 @@ import (
 
 // row is a certificate on record.
 type row struct {
+	id       int
 	serial   string // hexadecimal, upper case
 	identity string // "" for one that was never released
 	state    int    // 1 good, 2 hold, 3 revoked
 	der      []byte
+	key      string // hexadecimal: of an issued one, its hash
+	keyRow   int    // where the store has its key
+	nextKey  int    // where it has that of its renewal; zero for none
 	digest   string // hexadecimal: of an unreleased one as the intent had it, of a released one as it was signed
 }
 
@@ -38,14 +42,23 @@ type snapshot struct {
 	identities map[string]int // states: 1 registered, 2 enrolled, 3 suspended, 4 retired
 	log        []link
 	archive    []link
-	pending    int      // intents
-	numbers    *big.Int // CRL numbers taken, by the issuer with the most
+	pending    int // intents
+	open       int // sets whose records are to follow
+	sets       []set
+	lists      []list
+	partitions map[string]int    // of certificates, by serial number: the part of the CRL
+	labels     map[string]string // of identities: their batch
+	numbers    *big.Int          // CRL numbers taken, by the issuer with the most
+}
+
+func openFiles(dir string) (*sql.DB, error) {
+	file := url.URL{Scheme: "file", Opaque: filepath.Join(dir, storeName), RawQuery: "mode=ro&_query_only=true&_busy_timeout=5000"}
+	return sql.Open("sqlite3", file.String())
 }
 
 // readFiles reads store and archive, which a server may have open.
 func readFiles(dir string) (*snapshot, error) {
-	file := url.URL{Scheme: "file", Opaque: filepath.Join(dir, storeName), RawQuery: "mode=ro&_query_only=true&_busy_timeout=5000"}
-	db, err := sql.Open("sqlite3", file.String())
+	db, err := openFiles(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -55,11 +68,11 @@ func readFiles(dir string) (*snapshot, error) {
 		return nil, err
 	}
 	defer func() { _ = tx.Rollback() }() // nothing was written
-	s := &snapshot{identities: map[string]int{}, numbers: &big.Int{}}
+	s := &snapshot{identities: map[string]int{}, labels: map[string]string{}, numbers: &big.Int{}}
 	if s.archive, err = readArchive(filepath.Join(dir, archiveName)); err != nil {
 		return nil, err
 	}
-	return s, errors.Join(s.readRows(tx), s.readLog(tx), s.readRest(tx))
+	return s, errors.Join(s.readRows(tx), s.readLog(tx), s.readSets(tx), s.readLists(tx), s.readRest(tx))
 }
 
 // query calls visit for every row of a statement's result.
@@ -78,12 +91,12 @@ func query(tx *sql.Tx, statement string, visit func(scan func(...any) error) err
 }
 
 func (s *snapshot) readRows(tx *sql.Tx) error {
-	return query(tx, `SELECT hex(c.serial), coalesce(i.spiffe_id, ''), c.state, c.der, c.digest
+	return query(tx, `SELECT c.id, hex(c.serial), coalesce(i.spiffe_id, ''), c.state, coalesce(c.key, 0), coalesce(c.successor, 0), c.der, c.digest
 		FROM certificates c LEFT JOIN identities i ON i.id = c.identity ORDER BY c.id`,
 		func(scan func(...any) error) error {
 			var r row
 			var digest []byte
-			if err := scan(&r.serial, &r.identity, &r.state, &r.der, &digest); err != nil {
+			if err := scan(&r.id, &r.serial, &r.identity, &r.state, &r.keyRow, &r.nextKey, &r.der, &digest); err != nil {
 				return err
 			}
 			r.digest = hex.EncodeToString(digest)
@@ -95,6 +108,7 @@ func (s *snapshot) readRows(tx *sql.Tx) error {
 				if serialOf(c) != r.serial {
 					return fmt.Errorf("the certificate on record as %s is %s", r.serial, serialOf(c))
 				}
+				r.key = keyOf(c)
 				sum := sha256.Sum256(c.RawTBSCertificate)
 				r.digest = hex.EncodeToString(sum[:])
 			}

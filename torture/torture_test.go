@@ -22,6 +22,8 @@ var kills = []kill{
 	{before(stepSequence), 5}, {after(stepSequence), 5}, {before(stepEntries), 10}, {after(stepEntries), 10},
 	{before(stepBind), 5}, {after(stepBind), 5}, {before(stepToken), 5}, {after(stepToken), 5},
 	{before(stepOrder), 8}, {after(stepOrder), 8}, {before(stepNumber), 2}, {after(stepNumber), 2},
+	{before(stepSet), 2}, {after(stepSet), 2}, {before(stepTellSet), 2}, {after(stepTellSet), 2},
+	{before(stepFollow), 8}, {after(stepFollow), 8}, {after(stepEndSet), 2},
 	{before(stepSignCRL), 2}, {after(stepSignCRL), 2}, {before(stepPutCRL), 2}, {after(stepPutCRL), 2},
 }
 
@@ -102,8 +104,9 @@ func (tt *torture) round(t *testing.T, r round) []string {
 		tt.fleet.giveUp()
 		return []string{err.Error()}
 	}
+	faults := tt.checkSetsAtOnce(t)
 	tt.fleet.end()
-	return tt.look(t)
+	return append(faults, tt.look(t)...)
 }
 
 // inject has another server die at a system call.
@@ -143,6 +146,7 @@ func (tt *torture) die(t *testing.T, step string, wait time.Duration) {
 	if !killed(tt.server.err) {
 		t.Errorf("the server ended by itself: %v\n%s", tt.server.err, tt.server.stderr.String())
 	}
+	tt.checkWhole(t)
 	if tt.recorder != nil && tt.recorder.inject == "" {
 		tt.lose(t)
 	}
@@ -156,9 +160,13 @@ func (tt *torture) lose(t *testing.T) {
 	}
 	c := drawnCut(tt.random)
 	c.lies = tt.plant == diskLies
+	if tt.plant == diskTearsCRLs {
+		c.tears, c.keep = ".crl", min(c.keep, 0.9)
+	}
 	changes, open := tt.recorder.power(t, c)
 	tt.cut++
 	tt.changes, tt.open = tt.changes+changes, tt.open+open
+	tt.checkWhole(t)
 }
 
 // look audits.
@@ -170,6 +178,7 @@ func (tt *torture) look(t *testing.T) []string {
 	}
 	faults = append(faults, tt.audit(s, tt.before)...)
 	faults = append(faults, tt.checkOCSP(t, tt.server, s)...)
+	faults = append(faults, tt.checkLists(tt.dir, tt.patience)...)
 	tt.before = s
 	return faults
 }
@@ -206,6 +215,7 @@ type sum struct {
 	killed, cut           int            // servers that were killed at some moment; power cuts
 	changes, open         int            // to the disk: all, and those that were not flushed when the power was cut
 	certificates, entries int
+	sets, ahead           int // orders about sets; starts at which some were open
 }
 
 func (s *sum) add(tt *torture) {
@@ -214,6 +224,7 @@ func (s *sum) add(tt *torture) {
 	}
 	s.killed, s.cut, s.changes, s.open = s.killed+tt.killed, s.cut+tt.cut, s.changes+tt.changes, s.open+tt.open
 	s.certificates, s.entries = s.certificates+len(tt.before.rows), s.entries+len(tt.before.log)
+	s.sets, s.ahead = s.sets+len(tt.before.sets), s.ahead+tt.ahead
 }
 
 // report says where servers died, and fails where one should have, often, and never did.
@@ -226,6 +237,7 @@ func (s *sum) report(t *testing.T, rounds int) {
 	}
 	t.Logf("%d rounds: %d servers died where they were told to, %d were killed at some moment; %d power cuts, %d changes to the disk, %d of them not flushed; %d certificates, %d log entries",
 		rounds, died, s.killed, s.cut, s.changes, s.open, s.certificates, s.entries)
+	t.Logf("%d sets, and %d starts while records had to follow", s.sets, s.ahead)
 	expected := []string{atSystemCall}
 	for _, k := range kills {
 		expected = append(expected, k.Step)
