@@ -36,8 +36,8 @@ func TestRubbishLeavesNothingBehind(t *testing.T) {
 				throw(t, port, text)
 			}
 		}
-		secured := servertest.Must(tls.Dial("tcp", w.GRPC, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}))(t) //nolint:gosec // it tells nothing
-		_, _ = secured.Write(random)                                                                                              // the server may have hung up
+		secured := servertest.Must(tls.Dial("tcp", w.GRPC, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}))(t)
+		_, _ = secured.Write(random) // the server may have hung up
 		_ = secured.Close()
 		_, err := nobody.Enroll(t.Context(), &brevetv1.EnrollRequest{RequestId: random[:16], Token: random[:32], Csr: random})
 		if err == nil {
