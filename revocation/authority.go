@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -81,6 +82,7 @@ type issuer struct {
 	points []*points     // by partition
 	wanted chan struct{} // holds one request for new CRLs: a change made while some are being signed asks for others
 	packed chan struct{} // holds one request to pack what CRLs are read from
+	begun  atomic.Bool   // the full CRL was published since Run began, or could not be
 
 	mu          sync.Mutex      // one round at a time, so that CRLs are published in the order of their numbers
 	last        map[Scope]CRL   // the newest that this process knows of

@@ -48,6 +48,17 @@ func (a *Authority) Run(ctx context.Context) error {
 	return nil
 }
 
+// Begun reports whether Run has published the full CRL of every issuer, or has failed to and tries again. Who is told of a
+// server before that would find none where certificates say that one is.
+func (a *Authority) Begun() bool {
+	for _, i := range a.issuers {
+		if !i.begun.Load() {
+			return false
+		}
+	}
+	return true
+}
+
 // publishRecorded puts out what an earlier run has recorded, so that relying parties have it while the token is
 // still away. It reports whether ctx let it succeed.
 func (a *Authority) publishRecorded(ctx context.Context) bool {
@@ -70,7 +81,8 @@ func (a *Authority) publishRecorded(ctx context.Context) bool {
 
 func (a *Authority) publishAll(recorded []CRL) {
 	for _, c := range recorded {
-		if i := a.issuers[c.Issuer]; i != nil {
+		i := a.issuers[c.Issuer]
+		if i != nil {
 			i.remember(c)
 		}
 		there, err := a.shelf.recover(c)
@@ -82,6 +94,8 @@ func (a *Authority) publishAll(recorded []CRL) {
 			a.log.Warn("a recorded CRL is not published", "crl", c.Scope().Path(), "number", c.Number, "error", err)
 		case !there:
 			a.log.Warn("the file of a recorded CRL is missing or damaged: a new one follows", "crl", c.Scope().Path(), "number", c.Number)
+		case i != nil && c.Scope() == Scope{Issuer: i.id}:
+			i.begun.Store(true)
 		}
 	}
 }
@@ -108,6 +122,7 @@ func (a *Authority) keepCurrent(ctx context.Context, i *issuer) {
 		if ctx.Err() != nil {
 			return
 		}
+		i.begun.Store(true)
 		if err != nil {
 			wait := retry.NextBackOff()
 			a.log.Error("no new CRL, trying again", "issuer", i.Certificate.Subject, "valid_until", i.validUntil(), "wait", wait, "error", err)

@@ -176,10 +176,16 @@ func TestFailuresHeal(t *testing.T) {
 						}
 						return false, nil
 					})
+					if s.Begun() {
+						t.Error("it has begun before it runs")
+					}
 					s.running(t)
 					wait(2 * time.Minute)
 					if n := len(s.outlet.published()); n != 0 {
 						t.Fatalf("%d CRLs published without %s", n, call)
+					}
+					if s.Begun() != (call != "CRLs") { // without that nothing was tried
+						t.Errorf("without %s it has begun: %v", call, s.Begun())
 					}
 					if n := s.log.count(errDown.Error()); n < 3 || n > 30 {
 						t.Errorf("%d complaints in two minutes, want a few", n)
@@ -288,7 +294,7 @@ func TestRestartPublishesTheRecordedCRL(t *testing.T) {
 		})
 		s.running(t)
 		wait(time.Second)
-		if n := len(s.outlet.published()); n != 1 || lists(s.newest(t), ref) {
+		if n := len(s.outlet.published()); n != 1 || lists(s.newest(t), ref) || !s.Begun() {
 			t.Fatalf("%d CRLs are published while the token is away, want the recorded one", n)
 		}
 		away.Store(false)

@@ -2,16 +2,21 @@ package server_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
@@ -56,5 +61,48 @@ func TestCRLsAreWhereTheServerSays(t *testing.T) {
 	}
 	if short := pki.IssuerOf(w.Issuing).Short(); len(servertest.Must(os.ReadFile(filepath.Join(w.Dir, "crls", short+".crl")))(t)) == 0 {
 		t.Error("the server's own directory has no CRL")
+	}
+}
+
+// readings is a feed that counts how often it is read.
+type readings struct {
+	responder.Feed
+	times *atomic.Int64
+}
+
+func (r readings) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
+	r.times.Add(1)
+	return r.Feed.Changes(ctx, after, limit)
+}
+
+// lateCRLs is a store that takes the first CRLs when the feed has been read for a while, and all statuses are known.
+type lateCRLs struct {
+	revocation.Records
+	times *atomic.Int64
+}
+
+func (l lateCRLs) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, at time.Time) error {
+	for l.times.Load() < 5 {
+		time.Sleep(time.Millisecond)
+	}
+	return l.Records.PutCRLs(ctx, crls, by, at)
+}
+
+// Who is told that a new CA's server serves finds its CRL.
+func TestServingComesAfterTheFirstCRL(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	w.StopServer(t)
+	short := pki.IssuerOf(w.Issuing).Short()
+	servertest.Must(0, os.Remove(filepath.Join(w.Dir, "crls", short+".crl")))(t) // the one before is not there
+	var times atomic.Int64
+	w.Serve(t, servertest.Options{Wrap: func(s server.Stores) server.Stores {
+		s.Feed, s.Revocation = readings{s.Feed, &times}, lateCRLs{s.Revocation, &times}
+		return s
+	}})
+	resp := servertest.Must(http.Get("http://" + w.HTTP + "/crl/" + short + ".crl"))(t)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("the CRL of a server that serves: %s", resp.Status)
 	}
 }

@@ -2,8 +2,11 @@ package server_test
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +21,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/servertest"
 )
@@ -114,6 +118,48 @@ func (l *load) run(t *testing.T, worker int) {
 		l.w.Status(t, holder.Certificate, "superseded")
 		l.w.Status(t, l.w.Holder(t, renewed.GetCredential().GetCertificate(), second).Certificate, "good")
 		l.turns.Add(1)
+	}
+}
+
+// The directory of CRLs is full in the midst of one: the one before stays, whole, and the next follows once there is space.
+func TestACRLThatFindsNoSpace(t *testing.T) {
+	_, here := smallDisk(t, 32<<20)
+	if !here {
+		return
+	}
+	w := servertest.New(t, ground, servertest.Options{})
+	const many = 100 // certificates, so that their CRL is longer than a page
+	var holders []*servertest.Holder
+	for n := range many {
+		holders = append(holders, w.Enrolled(t, "device", fmt.Sprintf("device/%d", n)))
+	}
+	path := "/crl/" + pki.IssuerOf(w.Issuing).Short() + ".crl"
+	listed := func() int {
+		resp := servertest.Must(http.Get("http://" + w.HTTP + path))(t)
+		defer resp.Body.Close()
+		der := servertest.Must(io.ReadAll(resp.Body))(t)
+		return len(servertest.Must(x509.ParseRevocationList(der))(t).RevokedCertificateEntries)
+	}
+	before := listed()
+	crls := filepath.Join(w.Dir, "crls")
+	servertest.Must(0, unix.Mount("tmpfs", crls, "tmpfs", 0, "size=4096,mode=700"))(t)
+	for _, h := range holders {
+		w.Revoke(t, h.Certificate, "keyCompromise")
+	}
+	partial := filepath.Join(crls, filepath.Base(path)+".new")
+	for info, err := os.Stat(partial); err != nil || info.Size() != 4096; info, err = os.Stat(partial) {
+		time.Sleep(5 * time.Millisecond)
+	}
+	for !strings.Contains(w.Log.String(), `.crl.new: no space left on device`) {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if n := listed(); n == many {
+		t.Error("a CRL is served that found no space")
+	}
+	w.Status(t, holders[0].Certificate, "keyCompromise") // OCSP needs no file
+	servertest.Must(0, unix.Unmount(crls, unix.MNT_DETACH))(t)
+	for listed() != before+many {
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 

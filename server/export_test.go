@@ -8,5 +8,8 @@ func (s *Server) ProveToken(ctx context.Context) { s.proveToken(ctx) }
 // OrdersUnderWay is how many orders of all streams are being carried out.
 func (s *Server) OrdersUnderWay() int { return len(s.bulk.places) }
 
+// MaxProbes is maxProbes.
+const MaxProbes = maxProbes
+
 // StoreDoubt is storeDoubt.
 const StoreDoubt = storeDoubt

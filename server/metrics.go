@@ -47,10 +47,11 @@ type stepMetrics struct {
 
 // Labels that code gives to what it counts.
 const (
-	resultOK     = "ok"
-	resultFailed = "failed"
-	portGRPC     = "grpc"
-	portHTTP     = "http"
+	resultOK       = "ok"
+	resultFailed   = "failed"
+	portGRPC       = "grpc"
+	portHTTP       = "http"
+	portOperations = "operations"
 )
 
 // latencies reach from a signature in software to a token that hangs, in seconds.
@@ -70,9 +71,9 @@ func newMetrics(profiles map[string]*ca.Profile) *metrics {
 		requests:   histograms("brevet_http_request_seconds", "Duration of HTTP requests, by what was asked for and status code.", "for", "code"),
 		handshakes: counters("brevet_tls_handshakes_total", "TLS handshakes on the gRPC port, by result: ok or failed.", "result"),
 		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "brevet_connections_open", Help: "Connections that are open, by port: grpc or http.",
+			Name: "brevet_connections_open", Help: "Connections that are open, by port: grpc, http or operations.",
 		}, []string{"port"}),
-		closed: counters("brevet_connections_refused_total", "Connections that were closed at once, for there were too many, by port: grpc or http.", "port"),
+		closed: counters("brevet_connections_refused_total", "Connections that were closed at once, for there were too many, by port: grpc, http or operations.", "port"),
 		writing: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "brevet_journal_write_seconds", Help: "Duration of the issuing pipeline's transactions.", Buckets: latencies,
 		}),
@@ -117,7 +118,7 @@ func (m *metrics) fromZero(profiles map[string]*ca.Profile) {
 	for _, rule := range pki.Rules() {
 		m.refusals.WithLabelValues(string(rule))
 	}
-	for _, port := range []string{portGRPC, portHTTP} {
+	for _, port := range []string{portGRPC, portHTTP, portOperations} {
 		m.open.WithLabelValues(port)
 		m.closed.WithLabelValues(port)
 	}

@@ -9,7 +9,6 @@ import (
 	"runtime/debug"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -28,7 +27,7 @@ const (
 	maxHeaders       = 16 << 10
 	maxStreams       = 128
 	window           = 64 << 10 // octets that a connection may send ahead; fixed, or gRPC measures the line with a ping for each message
-	maxConnections   = 4096     // on each of the two ports
+	maxConnections   = 4096     // on each of the ports for gRPC and HTTP
 	maxProbes        = 64       // connections to the operations port
 	connectionAge    = 30 * time.Minute
 	connectionGrace  = time.Minute
@@ -102,9 +101,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.caughtUp(ctx, failed) {
 		debug.FreeOSMemory()  // what reading the statuses and linting the profiles took
 		s.serving.Store(true) // the listeners hold who comes until they are served
-		group.Go(func() error { return s.grpc.Serve(s.limit(s.config.GRPC, portGRPC)) })
+		group.Go(func() error { return s.grpc.Serve(s.limit(s.config.GRPC, portGRPC, maxConnections)) })
 		group.Go(func() error {
-			return unlessClosed(public.Serve(s.limit(s.config.HTTP, portHTTP)))
+			return unlessClosed(public.Serve(s.limit(s.config.HTTP, portHTTP, maxConnections)))
 		})
 		s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
 		if s.ready != nil {
@@ -148,14 +147,14 @@ func (s *Server) serveOperations(group *errgroup.Group) (end func()) {
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeaders,
 	}
 	group.Go(func() error {
-		return unlessClosed(operations.Serve(netutil.LimitListener(s.config.Operations, maxProbes)))
+		return unlessClosed(operations.Serve(s.limit(s.config.Operations, portOperations, maxProbes)))
 	})
 	return func() { _ = operations.Close() } // nobody is left to be told
 }
 
 // limit bounds the connections of a port, and counts them.
-func (s *Server) limit(l net.Listener, port string) net.Listener {
-	return newSharedListener(l, maxConnections, s.metrics.open.WithLabelValues(port), s.metrics.closed.WithLabelValues(port))
+func (s *Server) limit(l net.Listener, port string, most int) net.Listener {
+	return newSharedListener(l, most, s.metrics.open.WithLabelValues(port), s.metrics.closed.WithLabelValues(port))
 }
 
 func unlessClosed(err error) error {
@@ -165,12 +164,12 @@ func unlessClosed(err error) error {
 	return err
 }
 
-// caughtUp waits until the responder knows every status, which the gate and relying parties ask for; it returns false
-// when ctx ends or a part fails first.
+// caughtUp waits until the responder knows every status, which the gate and relying parties ask for, and the CRLs are
+// published, or cannot be for now; it returns false when ctx ends or a part fails first.
 func (s *Server) caughtUp(ctx, failed context.Context) bool {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for s.responder.CurrentAt().IsZero() {
+	for s.responder.CurrentAt().IsZero() || !s.revocations.Begun() {
 		select {
 		case <-ctx.Done():
 			return false

@@ -36,6 +36,7 @@ type streams struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second one ends what does not heed the first, such as waiting for somebody to type
 	code := execute(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})
 	stop()
 	os.Exit(code)
@@ -56,9 +57,20 @@ func execute(ctx context.Context, args []string, s streams) int {
 		fmt.Fprintln(s.err, "brevet-agent:", err)
 		return 2
 	default:
-		fmt.Fprintln(s.err, "brevet-agent:", err)
+		fmt.Fprintln(s.err, "brevet-agent:", err.Error()+ofDisk(err))
 		return 1
 	}
+}
+
+// ofDisk is the next step after an error of a disk, which says only what is the matter.
+func ofDisk(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return ": free some on its disk, and repeat the command"
+	case errors.Is(err, syscall.EROFS):
+		return ": make it writable, and repeat the command"
+	}
+	return ""
 }
 
 func command(ctx context.Context, args []string, s streams) error {

@@ -54,7 +54,7 @@ func call(cmd *cobra.Command, do func(ctx context.Context, conn *grpc.ClientConn
 	if err != nil {
 		return err
 	}
-	pair, err := operatorPair(cmd.Context(), dir)
+	pair, err := operatorPair(cmd, dir)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func advise(err error) error {
 }
 
 // operatorPair reads the operator's credential, and renews it where its time has come and nobody else does.
-func operatorPair(ctx context.Context, dir string) (*enroll.Pair, error) {
+func operatorPair(cmd *cobra.Command, dir string) (*enroll.Pair, error) {
 	pair, err := enroll.ReadPair(dir)
 	if errors.Is(err, enroll.ErrNoCredential) {
 		return nil, fmt.Errorf("no operator's credential in %s: run brevet login --token-file FILE, or name its directory with --operator", dir)
@@ -102,21 +102,21 @@ func operatorPair(ctx context.Context, dir string) (*enroll.Pair, error) {
 		return nil, fmt.Errorf("the operator's certificate in %s expired at %s: ask another operator for a token "+
 			"(brevet token create brevet/operator/NAME --replace), then run brevet login --token-file FILE", dir, pair.Certificate.NotAfter.UTC().Format(time.RFC3339))
 	}
-	agent, closeDir, err := operatorAgent(dir, nil)
+	agent, closeDir, err := operatorAgent(cmd, dir, nil)
 	if err != nil {
 		return pair, nil // somebody keeps this credential already; it is valid
 	}
 	defer closeDir()
-	if err := agent.Refresh(ctx); err != nil {
+	if err := agent.Refresh(cmd.Context()); err != nil {
 		return pair, nil // still valid, and the call will say what is wrong
 	}
 	return agent.Pair(), nil
 }
 
-// operatorAgent opens an operator's credential directory. token, which may be nil, is asked when there is no valid one.
-func operatorAgent(dir string, token func() (enroll.Token, error)) (*enroll.Agent, func(), error) {
-	quiet := slog.New(slog.DiscardHandler)
-	d, err := enroll.OpenDirectory(dir, quiet)
+// operatorAgent opens an operator's credential directory, and warns of a key that others can read. token, which may be nil,
+// is asked when there is no valid one.
+func operatorAgent(cmd *cobra.Command, dir string, token func() (enroll.Token, error)) (*enroll.Agent, func(), error) {
+	d, err := enroll.OpenDirectory(dir, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -124,7 +124,7 @@ func operatorAgent(dir string, token func() (enroll.Token, error)) (*enroll.Agen
 	if err != nil {
 		return nil, nil, errors.Join(err, d.Close())
 	}
-	agent, err := enroll.NewAgent(enroll.Config{Directory: d, Authority: client, Token: token, KeyType: enroll.P256, Log: quiet})
+	agent, err := enroll.NewAgent(enroll.Config{Directory: d, Authority: client, Token: token, KeyType: enroll.P256, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, nil, errors.Join(err, d.Close())
 	}
@@ -148,7 +148,7 @@ func newLogin() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			agent, closeDir, err := operatorAgent(dir, nil)
+			agent, closeDir, err := operatorAgent(cmd, dir, nil)
 			if err != nil {
 				return err
 			}

@@ -128,6 +128,9 @@ func (d dev) run(cmd *cobra.Command) error {
 // attempt leaves nothing that looks like a CA. It points SoftHSM at the directory.
 func (d dev) ensureCA(ctx context.Context) error {
 	if _, err := os.Stat(d.ca()); err != nil {
+		if err := d.portsFree(ctx); err != nil {
+			return err
+		}
 		unfinished := d.ca() + ".unfinished"
 		if err := os.RemoveAll(unfinished); err != nil {
 			return err
@@ -146,6 +149,16 @@ func (d dev) ensureCA(ctx context.Context) error {
 		return err
 	}
 	return useSoftHSM(d.ca())
+}
+
+// portsFree refuses early what would be refused after certificates were made that name the ports.
+func (d dev) portsFree(ctx context.Context) error {
+	c := Config{Listen: ListenConfig{GRPC: d.grpc, HTTP: d.http}}
+	p, err := c.listen(ctx)
+	if err != nil {
+		return err
+	}
+	return p.close()
 }
 
 // useSoftHSM makes a directory the home of this process's SoftHSM, whatever the user's own configuration says.
@@ -327,7 +340,7 @@ func (d dev) serveNode(cmd *cobra.Command, n *node) error {
 // keepOperator enrolls the operator where that is needed, says what to do next, and renews the credential for as long
 // as the server runs.
 func (d dev) keepOperator(ctx context.Context, cmd *cobra.Command, s *server.Server) error {
-	agent, closeDir, err := operatorAgent(d.operator(), func() (enroll.Token, error) {
+	agent, closeDir, err := operatorAgent(cmd, d.operator(), func() (enroll.Token, error) {
 		text, err := s.OperatorToken(ctx, devOperator, devActor)
 		if err != nil {
 			return enroll.Token{}, err

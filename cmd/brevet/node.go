@@ -42,6 +42,9 @@ func (c *Config) crlPath() string     { return filepath.Join(c.Directory, "crls"
 // openNode opens the parts, the token first: without it nothing else is worth touching.
 func openNode(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (n *node, err error) {
 	n = &node{config: c, log: log}
+	if info, err := os.Stat(c.Directory); err == nil && info.Mode().Perm()&0o007 != 0 {
+		log.Warn("other users can enter the server's directory: give it mode 0700", "directory", c.Directory, "mode", info.Mode().Perm())
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -204,7 +207,7 @@ func listen(ctx context.Context, key, address string) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		err = fmt.Errorf("%w: is another server running?", err)
+		err = fmt.Errorf("%w: is another server running? Stop it, or set another address", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)

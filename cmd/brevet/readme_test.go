@@ -1,11 +1,10 @@
-package main_test
+package main
 
 import (
 	"bufio"
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,7 +82,11 @@ func TestTour(t *testing.T) {
 			t.Fatalf("%v: run deploy/setup.sh --test", err)
 		}
 	}
-	grpc, http := freeAddress(t), freeAddress(t)
+	addresses, err := freeAddresses(t.Context(), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grpc, http := addresses[0], addresses[1]
 	server, blocks := readTour(t, strings.NewReplacer("127.0.0.1:7443", grpc, "127.0.0.1:7080", http))
 	makeRunIsDev(t, server.commands)
 
@@ -100,7 +103,7 @@ func TestTour(t *testing.T) {
 	outputs := t.TempDir()
 	shell := exec.CommandContext(ctx, "bash", "-c", script(outputs, blocks))
 	shell.Dir, shell.Env = clone, env
-	err := shell.Run()
+	err = shell.Run()
 	for n, b := range blocks {
 		output, _ := os.ReadFile(outputOf(outputs, n)) // one that was not reached has none
 		if line := b.missing(string(output)); line != "" {
@@ -147,18 +150,6 @@ func build(t *testing.T, dir string) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-}
-
-// freeAddress is a loopback address that nobody listens on. It has to be known beforehand: certificates contain it.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // start starts a server, waits until it has printed what it promises, and has the test's end interrupt it.

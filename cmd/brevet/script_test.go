@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -61,14 +62,11 @@ func TestScripts(t *testing.T) {
 
 func prepare(e *testscript.Env, bin string) error {
 	e.Values[backgroundKey{}] = make(map[string]*running)
-	grpc, err := free()
+	addresses, err := freeAddresses(context.Background(), 2)
 	if err != nil {
 		return err
 	}
-	http, err := free()
-	if err != nil {
-		return err
-	}
+	grpc, http := addresses[0], addresses[1]
 	conf, err := hsm.WriteSoftHSM(filepath.Join(e.WorkDir, "softhsm"))
 	if err != nil {
 		return err
@@ -95,14 +93,6 @@ func prepare(e *testscript.Env, bin string) error {
 	}
 	return errors.Join(os.WriteFile(filepath.Join(e.WorkDir, "pin"), []byte(scriptPIN+"\n"), 0o600),
 		os.WriteFile(filepath.Join(e.WorkDir, "so-pin"), []byte("so-"+scriptPIN), 0o600))
-}
-
-func free() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
 }
 
 // ceremonyOnce makes root and issuing CA in one token, root.crt, root.crl and issuing.crt, installs them by brevet.yaml,

@@ -48,7 +48,7 @@ func (r *Responder) servePOST(w http.ResponseWriter, q *http.Request) {
 		return
 	}
 	if !isRequest(q.Header["Content-Type"]) {
-		http.Error(w, "send "+typeRequest, http.StatusUnsupportedMediaType)
+		writeError(w, "send "+typeRequest, http.StatusUnsupportedMediaType)
 		return
 	}
 	space := workspaces.Get().(*workspace)
@@ -71,10 +71,10 @@ func (r *Responder) servePOST(w http.ResponseWriter, q *http.Request) {
 func refuseBody(w http.ResponseWriter, err error) {
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
-		http.Error(w, "an OCSP request has at most "+strconv.Itoa(ocsp.MaxRequestSize)+" octets", http.StatusRequestEntityTooLarge)
+		writeError(w, "an OCSP request has at most "+strconv.Itoa(ocsp.MaxRequestSize)+" octets", http.StatusRequestEntityTooLarge)
 		return
 	}
-	http.Error(w, "the request did not arrive whole", http.StatusBadRequest)
+	writeError(w, "the request did not arrive whole", http.StatusBadRequest)
 }
 
 // isRequest reports whether a Content-Type is that of an OCSP request, with or without parameters.
@@ -108,7 +108,7 @@ func (r *Responder) serveGET(w http.ResponseWriter, q *http.Request, encoded str
 		return
 	}
 	if len(encoded) > longestGET {
-		http.Error(w, "an OCSP request has at most "+strconv.Itoa(ocsp.MaxRequestSize)+" octets", http.StatusRequestURITooLong)
+		writeError(w, "an OCSP request has at most "+strconv.Itoa(ocsp.MaxRequestSize)+" octets", http.StatusRequestURITooLong)
 		return
 	}
 	space := workspaces.Get().(*workspace)

@@ -100,10 +100,13 @@ func (r *Responder) list(path string) *list {
 func (r *Responder) serveCRL(w http.ResponseWriter, q *http.Request, path string) {
 	l := r.list(path)
 	if l == nil {
-		http.Error(w, "no such CRL", http.StatusNotFound)
+		writeError(w, "no such CRL", http.StatusNotFound)
 		return
 	}
 	defer l.release()
+	if !allowed(w, q, http.MethodGet, http.MethodHead) {
+		return
+	}
 	w.Header().Set("Cache-Control", cacheFor(l.NextUpdate.Sub(r.clock()))+", must-revalidate")
 	w.Header().Set("Last-Modified", l.ThisUpdate.UTC().Format(http.TimeFormat))
 	w.Header().Set("ETag", l.ETag())
@@ -113,9 +116,6 @@ func (r *Responder) serveCRL(w http.ResponseWriter, q *http.Request, path string
 // serveFile serves what may be fetched in parts. It gives http.ServeContent no time: two CRLs may be of one second,
 // and a client that asks by date would keep the older one.
 func serveFile(w http.ResponseWriter, q *http.Request, contentType string, content io.ReadSeeker) {
-	if !allowed(w, q, http.MethodGet, http.MethodHead) {
-		return
-	}
 	w.Header().Set("Content-Type", contentType)
 	http.ServeContent(w, q, "", time.Time{}, content)
 }

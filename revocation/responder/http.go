@@ -46,7 +46,7 @@ func (r *Responder) serve(w http.ResponseWriter, q *http.Request) {
 	case strings.HasPrefix(path, "/ca/"):
 		r.serveCA(w, q, path[len("/ca/"):])
 	default:
-		http.Error(w, "here are /ocsp, /crl/ and /ca/", http.StatusNotFound)
+		writeError(w, "here are /ocsp, /crl/ and /ca/", http.StatusNotFound)
 	}
 }
 
@@ -58,8 +58,15 @@ func allowed(w http.ResponseWriter, q *http.Request, methods ...string) bool {
 		}
 	}
 	w.Header().Set("Allow", strings.Join(methods, ", "))
-	http.Error(w, "use "+strings.Join(methods, " or "), http.StatusMethodNotAllowed)
+	writeError(w, "use "+strings.Join(methods, " or "), http.StatusMethodNotAllowed)
 	return false
+}
+
+// writeError answers what is no such request, or asks for what is not here. Caches may not keep that, as they would keep a
+// 404 by themselves (RFC 9110 §15.1): what is not here now can be in a moment.
+func writeError(w http.ResponseWriter, text string, code int) {
+	w.Header()["Cache-Control"] = noStore
+	http.Error(w, text, code)
 }
 
 // cacheFor is a Cache-Control for caches that anybody shares.
@@ -70,7 +77,10 @@ func cacheFor(age time.Duration) string {
 func (r *Responder) serveCA(w http.ResponseWriter, q *http.Request, file string) {
 	certificate := r.certificate(file)
 	if certificate == nil {
-		http.Error(w, "no such CA", http.StatusNotFound)
+		writeError(w, "no such CA", http.StatusNotFound)
+		return
+	}
+	if !allowed(w, q, http.MethodGet, http.MethodHead) {
 		return
 	}
 	w.Header().Set("Cache-Control", cacheFor(caMaxAge))

@@ -63,6 +63,9 @@ func TestEveryFormOfGET(t *testing.T) {
 		"padding in between": standard[:8] + "=" + standard[8:],
 		"too much padding":   standard + "=",
 		"a line break":       standard[:8] + "%0A" + standard[8:],
+		"and its carriage":   standard[:8] + "%0D%0A" + standard[8:],
+		"a line break after": standard + "%0A",
+		"a merged slash":     strings.Replace(standard, "/", "", 1), // what proxies make of two
 		"truncated":          standard[:40],
 		"dots":               "..",
 		"bits left over":     "MB",
@@ -113,6 +116,12 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		"a CRL's folder":    {"GET", "/crl/", "", nil, 404, ""},
 		"another suffix":    {"GET", "/crl/" + s.ca.ID().Short() + ".cer", "", nil, 404, ""},
 		"out of the folder": {"GET", "/crl/../ca/" + s.ca.ID().Short() + ".cer", "", nil, 404, ""},
+		"out, escaped":      {"GET", "/crl/..%2f..%2fstore.db", "", nil, 404, ""},
+		"out, all escaped":  {"GET", "/ca/%2e%2e/crl/" + s.ca.ID().Short() + ".crl", "", nil, 404, ""},
+		"another root":      {"GET", "/crl//etc/passwd", "", nil, 404, ""},
+		"an octet too many": {"GET", crl + "%00", "", nil, 404, ""},
+		"TRACE":             {"TRACE", crl, "", nil, 405, "GET, HEAD"},
+		"OPTIONS":           {"OPTIONS", cer, "", nil, 405, "GET, HEAD"},
 		"CRL":               {"GET", crl, "", nil, 200, ""},
 		"CRL by HEAD":       {"HEAD", crl, "", nil, 200, ""},
 		"CA":                {"GET", cer, "", nil, 200, ""},
@@ -125,6 +134,9 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		s.handler.ServeHTTP(w, q)
 		if w.Code != c.code || w.Header().Get("Allow") != c.allow {
 			t.Errorf("%s: HTTP %d and Allow %q, want %d and %q: %s", name, w.Code, w.Header().Get("Allow"), c.code, c.allow, w.Body)
+		}
+		if got := w.Header().Get("Cache-Control"); c.code >= 400 && got != "no-store" {
+			t.Errorf("%s: caches may keep an error: Cache-Control %q", name, got)
 		}
 	}
 	for name, body := range map[string][]byte{"nothing": nil, "zeros": make([]byte, ocsp.MaxRequestSize), "truncated": good[:len(good)-1], "HTTP": []byte("GET / HTTP/1.1\r\n\r\n")} {

@@ -330,7 +330,8 @@ func (c *court) gnuTLSAsks(t testing.TB) {
 	}
 }
 
-// run runs a judge, and returns what it printed and its exit code.
+// run runs a judge, and returns what it printed and its exit code. What it says of errors comes after the rest: in one
+// stream the two would be mixed where the tool's buffer ends, in the middle of a line.
 func (c *court) run(t testing.TB, name string, args ...string) (string, int) {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -339,11 +340,11 @@ func (c *court) run(t testing.TB, name string, args ...string) (string, int) {
 		return "", -1
 	}
 	cmd := exec.Command(path, args...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	var out, complaints bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaints
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		t.Errorf("%s: %v", name, err)
 		return "", -1
 	}
-	return out.String(), cmd.ProcessState.ExitCode()
+	return out.String() + complaints.String(), cmd.ProcessState.ExitCode()
 }

@@ -1,0 +1,94 @@
+package server_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// Rubbish from nobody, at every port, is counted: no line of it is logged, and no entry.
+func TestRubbishLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	nobody := w.Caller(t, nil)
+	entries, said := len(w.Entries(t, 0)), w.Log.String()
+	random := make([]byte, 512)
+	_, _ = rand.Read(random)
+	for range 20 {
+		for _, port := range []string{w.GRPC, w.HTTP, w.Operations} {
+			for _, text := range []string{
+				string(random), "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + string(random), "GET /%zz HTTP/1.1\r\n\r\n",
+				"GET /" + strings.Repeat("x", 300) + "\nlevel=ERROR HTTP/1.1\r\nHost: a\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + string(random),
+				"POST /ocsp HTTP/1.1\r\nHost: a\r\nContent-Type: application/ocsp-request\r\nContent-Length: 512\r\n\r\n" + string(random),
+			} {
+				throw(t, port, text)
+			}
+		}
+		secured := servertest.Must(tls.Dial("tcp", w.GRPC, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}))(t)
+		_, _ = secured.Write(random) // the server may have hung up
+		_ = secured.Close()
+		_, err := nobody.Enroll(t.Context(), &brevetv1.EnrollRequest{RequestId: random[:16], Token: random[:32], Csr: random})
+		if err == nil {
+			t.Fatal("rubbish is enrolled")
+		}
+		if _, err = nobody.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}); err == nil {
+			t.Fatal("nobody lists identities")
+		}
+	}
+	if now := w.Log.String(); now != said {
+		t.Errorf("the log has grown by\n%s", strings.TrimPrefix(now, said))
+	}
+	if n := len(w.Entries(t, 0)); n != entries {
+		t.Errorf("there are %d entries more", n-entries)
+	}
+}
+
+// throw sends octets to a port, and reads until the server hangs up or waits for more.
+func throw(t *testing.T, port, text string) {
+	t.Helper()
+	c := servertest.Must(net.Dial("tcp", port))(t)
+	defer c.Close()
+	_, _ = io.WriteString(c, text) // the server may hang up in the middle
+	_ = c.(*net.TCPConn).CloseWrite()
+	servertest.Must(0, c.SetReadDeadline(time.Now().Add(time.Minute)))(t)
+	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("port %s holds on to a connection that has ended, after %.40q", port, text)
+	}
+}
+
+// Whoever holds all the connections of the operations port that one address may have leaves the others theirs.
+func TestTheOperationsPortIsShared(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	var held []net.Conn
+	defer func() {
+		for _, c := range held {
+			_ = c.Close()
+		}
+	}()
+	for range server.MaxProbes {
+		c := servertest.Must(net.Dial("tcp", w.Operations))(t)
+		held = append(held, c)
+	}
+	other := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true, DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).DialContext,
+	}}
+	resp := servertest.Must(other.Get("http://" + w.Operations + "/metrics"))(t)
+	defer resp.Body.Close()
+	text := servertest.Must(io.ReadAll(resp.Body))(t)
+	if !bytes.Contains(text, []byte("\nbrevet_connections_refused_total{port=\"operations\"} 32\n")) {
+		t.Errorf("of %d connections not half are refused:\n%s", len(held), text)
+	}
+}
