@@ -67,7 +67,7 @@ func writePages(c *cobra.Command, dir string, date time.Time) error {
 }
 
 // What cobra writes of an option: its name, and what it does behind a tab, which only tables and literal text may have.
-var option = regexp.MustCompile(`(?m)^\.PP\n(\\fB-.*)\n\t`)
+var option = regexp.MustCompile(`(?m)^(?:\.PP\n)?(\\fB-.*)\n\t`)
 
 // plain has a page say what it is in words of man(7): options as tagged paragraphs, and the date as ISO 8601 has it.
 func plain(page []byte, date time.Time) []byte {

@@ -52,6 +52,9 @@ func TestWrite(t *testing.T) {
 			t.Errorf("the page does not say %q:\n%s", want, page)
 		}
 	}
+	if strings.Contains(page, "\n\t") {
+		t.Errorf("an option is told behind a tab, which filled text has none of:\n%s", page)
+	}
 	if page := unpack(t, filepath.Join(share, "man", "man1", "tool.1.gz")); !strings.Contains(page, "tool-key(1)") || strings.Contains(page, "secret") {
 		t.Errorf("the first page leads elsewhere:\n%s", page)
 	}
