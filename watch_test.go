@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -232,7 +234,7 @@ func TestDashboardImports(t *testing.T) {
 }
 
 var (
-	selectors = regexp.MustCompile(`\b(brevet_\w+)(?:\{([^}]*)\})?`)
+	selectors = regexp.MustCompile(`\b((?:brevet|go|process)_\w+)(?:\{([^}]*)\})?`)
 	matchers  = regexp.MustCompile(`(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"`)
 )
 
@@ -248,7 +250,7 @@ func unknown(expr, metrics string) []string {
 		all := strings.Join(lines, "\n")
 		for _, m := range matchers.FindAllStringSubmatch(s[2], -1) {
 			label, value := m[1], m[3]
-			if label == "instance" { // Prometheus adds it
+			if label == "instance" || label == "job" { // Prometheus adds them
 				continue
 			}
 			for v := range strings.SplitSeq(value, "|") {
@@ -295,6 +297,51 @@ func TestWhatWatchesAsksForWhatIsThere(t *testing.T) {
 		if got := unknown(expr, metrics); len(got) == 0 || got[0] != want {
 			t.Errorf("%s: %q, want %s", expr, got, want)
 		}
+	}
+}
+
+// A healthy server, as it is, sets off no alert, and every panel has something to show of it. Prometheus' own code
+// evaluates the rules and what the panels ask over what a server shows: labels that do not match, or match twice, fail.
+func TestAHealthyServerIsQuiet(t *testing.T) {
+	const minutes = 8 * 60
+	begin := float64(time.Now().Unix() - minutes*60) // promtool's time begins at zero
+	var series []map[string]string
+	for _, m := range regexp.MustCompile(`(?m)^((?:brevet|go|process)_\w+)(?:\{(.*)\})? (\S+)$`).FindAllStringSubmatch(metricsOfAServer(t), -1) {
+		name, labels, value := m[1], m[2], servertest.Must(strconv.ParseFloat(m[3], 64))(t)
+		if strings.HasSuffix(name, "_timestamp_seconds") || name == "process_start_time_seconds" {
+			value -= begin
+		}
+		labels = strings.TrimPrefix(labels+`,instance="ca:7090",job="brevet"`, ",")
+		values := fmt.Sprintf("%fx%d", value, minutes)
+		switch name { // what goes on with time, where nothing is wrong
+		case "brevet_log_entries", "brevet_statuses_current_timestamp_seconds", "brevet_last_sweep_timestamp_seconds":
+			values = fmt.Sprintf("0+60x%d", minutes)
+		}
+		series = append(series, map[string]string{"series": name + "{" + labels + "}", "values": values})
+	}
+	alerts, panels := []any{}, []any{}
+	for _, r := range alertRules(t) {
+		alerts = append(alerts, map[string]any{"eval_time": fmt.Sprintf("%dm", minutes), "alertname": r.Alert, "exp_alerts": []any{}})
+	}
+	for _, e := range readDashboard(t).expressions() {
+		if strings.HasSuffix(e, "> 0") { // refusals, of which there are none
+			continue
+		}
+		panels = append(panels, map[string]any{"eval_time": fmt.Sprintf("%dm", minutes), "expr": "absent(" + e + ")", "exp_samples": []any{}})
+	}
+	text, err := yaml.Marshal(map[string]any{
+		"rule_files": []string{servertest.Must(filepath.Abs(rulesFile))(t)}, "evaluation_interval": "1m",
+		"tests": []any{map[string]any{"interval": "1m", "input_series": series, "alert_rule_test": alerts, "promql_expr_test": panels}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "healthy.yaml")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := promtool(t, "test", "rules", path); err != nil {
+		t.Errorf("promtool test rules, over what a server shows: %v\n%s", err, strings.TrimSpace(out))
 	}
 }
 

@@ -20,7 +20,16 @@ dpkg() { command dpkg --path-include='/usr/share/*' "$@"; }
 as_brevet() { runuser -u brevet -- env SOFTHSM2_CONF=/etc/brevet/softhsm2.conf "$@"; }
 
 # --- Install ----------------------------------------------------------------------------------------------------------
-quiet dpkg --install brevet_*.deb brevet-agent_*.deb
+# The first installation is of an older version, of which the package's own configuration was another.
+mkdir old
+for name in brevet brevet-agent; do
+  quiet dpkg-deb --raw-extract "$name"_*.deb "old/$name"
+  sed -i 's/^Version: .*/Version: 0~0/' "old/$name/DEBIAN/control"
+done
+echo '# An older one.' >>old/brevet/etc/brevet/softhsm2.conf
+(cd old/brevet && md5sum etc/brevet/softhsm2.conf >>DEBIAN/md5sums.new && grep -v softhsm2.conf DEBIAN/md5sums >>DEBIAN/md5sums.new && mv DEBIAN/md5sums.new DEBIAN/md5sums)
+for name in brevet brevet-agent; do quiet dpkg-deb --root-owner-group --build "old/$name" "old/$name.deb"; done
+quiet dpkg --install old/brevet.deb old/brevet-agent.deb
 for name in brevet brevet-agent; do
   state "$name" inactive
   is "$name" disabled "$(systemctl is-enabled "$name" || true)"
@@ -72,6 +81,17 @@ completes 'brevet identity create device/1 --ki' --kind
 completes 'brevet-agent st' status
 completes 'brevet-agent run --to' --token-file
 completes 'brevet-agent status --output ' json
+completes 'brevet cert revoke --lab' --label
+completes 'brevet bench oc' ocsp
+for shell in zsh fish; do # where there is one: the scripts load, and complete
+  command -v "$shell" >/dev/null || continue
+  case $shell in
+    zsh) zsh -fc 'fpath=(/usr/share/zsh/vendor-completions $fpath); autoload -Uz compinit; compinit -u -D
+      [[ $_comps[brevet] = _brevet && $_comps[brevet-agent] = _brevet-agent ]] && autoload +X _brevet _brevet-agent' >commands.log 2>&1 ;;
+    fish) XDG_CONFIG_HOME=/tmp/fish fish -c "complete -C 'brevet cere'; complete -C 'brevet-agent st'" >commands.log 2>&1 &&
+      grep -q ^ceremony commands.log && grep -q ^status commands.log ;;
+  esac || fail "$shell does not complete: $(cat commands.log)"
+done
 say 'The manual is there, and the shell completes commands and flags.'
 
 # --- Configure, and start ---------------------------------------------------------------------------------------------
@@ -144,7 +164,11 @@ settle() { # the upgrade restarts them and does not wait
 settle
 both_go_on "$before"
 quiet brevet log verify
-say 'An upgrade restarts what runs, and the log still verifies.'
+for name in brevet brevet-agent; do
+  is "the version of $name" "$(dpkg-deb --field "$name"_*.deb Version)" "$(dpkg-query --show --showformat '${Version}' "$name")"
+done
+is "what is left of the older package's configuration" 0 "$(grep -c 'An older one' /etc/brevet/softhsm2.conf || true)"
+say 'An upgrade from an older version restarts what runs, brings its configuration up to date, and the log still verifies.'
 
 # --- Stop, revoke, refuse ---------------------------------------------------------------------------------------------
 quiet systemctl stop brevet brevet-agent

@@ -35,7 +35,13 @@ for name in brevet brevet-agent; do
 	doc=dist/share/$name/doc/$name
 	mkdir -p "$doc/examples"
 	cp deploy/packages/copyright "$doc/"
-	gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
+	gzip -9n <CHANGELOG.md >"$doc/CHANGELOG.md.gz"
+	# What Debian's tools read (deb-changelog(5)): one entry, of this package.
+	printf '%s (%s) unstable; urgency=medium\n\n  * Built from its sources; CHANGELOG.md has what is new.\n\n -- %s  %s\n' "$name" "$DEB_VERSION" \
+		'The Brevet authors <brevet@brevet.internal>' "$(LC_ALL=C date -u -d "@$SOURCE_DATE_EPOCH" '+%a, %d %b %Y %H:%M:%S +0000')" |
+		gzip -9n >"$doc/changelog.gz"
+	mkdir -p "dist/share/$name/lintian/overrides"
+	cp "deploy/packages/$name.lintian-overrides" "dist/share/$name/lintian/overrides/$name"
 	cp "deploy/$name.example.yaml" "$doc/examples/${name#brevet-}.yaml" # which tests load
 done
 

@@ -17,7 +17,8 @@ import (
 // gauges are what is read when somebody asks.
 type gauges struct {
 	ready, fenced, inFlight, tokenUp, tokenCalls, tokenSessions, tokenFailures, connections,
-	working, waiting, slots, away, expiry, current, crl, crlFailing, log, files, free, overdue, swept, unread *prometheus.Desc
+	working, waiting, slots, away, orders, ordersLimit, expiry, begin, current, crl, crlEntries, crlBytes, crlFailing,
+	sets, members, log, files, free, overdue, swept, unread *prometheus.Desc
 }
 
 func newGauges() gauges {
@@ -37,13 +38,22 @@ func newGauges() gauges {
 		waiting:       g("brevet_lane_waiting", "Calls that wait for their turn, by lane.", "lane"),
 		slots:         g("brevet_lane_slots", "Calls that can be at work at once, by lane.", "lane"),
 		away:          g("brevet_lane_refused_total", "Calls that were turned away because the lane was full, by lane.", "lane"),
+		orders:        g("brevet_orders_working", "Orders of streams that are being carried out."),
+		ordersLimit:   g("brevet_orders_limit", "Orders of all streams that can be carried out at once."),
 		expiry: g("brevet_expiry_timestamp_seconds",
 			"When what the CA lives on ends, as Unix time: certificates of the issuing CA, of its root and those between, of "+
 				"earlier issuing CAs; CRLs; the server's certificate; OCSP delegates (va).", "kind", "name"),
-		current: g("brevet_statuses_current_timestamp_seconds", "When the responder last knew every status, as Unix time."),
-		crl:     g("brevet_crl_this_update_timestamp_seconds", "When the published CRL was signed, as Unix time.", "name"),
+		begin: g("brevet_not_before_timestamp_seconds",
+			"When the certificates among these began, as Unix time: kind and name are those of their ends.", "kind", "name"),
+		current:    g("brevet_statuses_current_timestamp_seconds", "When the responder last knew every status, as Unix time."),
+		crl:        g("brevet_crl_this_update_timestamp_seconds", "When the published CRL was signed, as Unix time.", "name"),
+		crlEntries: g("brevet_crl_entries", "Certificates in the published CRL.", "name"),
+		crlBytes:   g("brevet_crl_bytes", "Size of the published CRL.", "name"),
 		crlFailing: g("brevet_crl_directory_failing",
 			"1 where the last try to bring CRLs to this further directory failed, and it may have old ones, else 0.", "directory"),
+		sets: g("brevet_revocation_sets_open", "Orders to revoke sets of certificates whose records do not all follow yet."),
+		members: g("brevet_revocation_set_certificates",
+			"Certificates of these sets, by what their own records do: they have followed, or are waiting to.", "records"),
 		log:   g("brevet_log_entries", "Entries of the log, by how far they have come: written, sequenced or archived.", "in"),
 		files: g("brevet_file_bytes", "Sizes of the server's files: store, wal or archive.", "file"),
 		free:  g("brevet_disk_free_bytes", "Room on the disk of the store; 0 where it cannot be written."),
@@ -59,7 +69,8 @@ func (s *Server) Describe(ch chan<- *prometheus.Desc) {
 	g := s.gauges
 	for _, d := range []*prometheus.Desc{
 		g.ready, g.fenced, g.inFlight, g.tokenUp, g.tokenCalls, g.tokenSessions, g.tokenFailures, g.connections,
-		g.working, g.waiting, g.slots, g.away, g.expiry, g.current, g.crl, g.crlFailing, g.log, g.files, g.free, g.overdue, g.swept, g.unread,
+		g.working, g.waiting, g.slots, g.away, g.orders, g.ordersLimit, g.expiry, g.begin, g.current, g.crl, g.crlEntries, g.crlBytes, g.crlFailing,
+		g.sets, g.members, g.log, g.files, g.free, g.overdue, g.swept, g.unread,
 	} {
 		ch <- d
 	}
@@ -96,7 +107,10 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	r.gauge(g.connections, maxConnections)
 	r.at(g.current, s.responder.CurrentAt())
 	r.lanes()
+	r.gauge(g.orders, float64(len(s.bulk.places)))
+	r.gauge(g.ordersLimit, float64(cap(s.bulk.places)))
 	r.expiries(ctx)
+	r.sets(ctx)
 	for directory, failure := range r.revocations.Directories() {
 		r.gauge(g.crlFailing, bit(failure != nil), directory)
 	}
@@ -134,13 +148,23 @@ func (r *reading) expiries(ctx context.Context) {
 			continue
 		}
 		names[id] = c.Subject.String() + " " + id.Short()
-		r.at(r.gauges.expiry, c.NotAfter, kind, names[id])
+		r.certificate(c, kind, names[id])
 	}
 	for kind, certs := range r.ownCertificates() {
 		for _, c := range certs {
-			r.at(r.gauges.expiry, c.NotAfter, kind, pathOf(c))
+			r.certificate(c, kind, pathOf(c))
 		}
 	}
+	r.crls(ctx, names)
+}
+
+func (r *reading) certificate(c *x509.Certificate, kind, name string) {
+	r.at(r.gauges.expiry, c.NotAfter, kind, name)
+	r.at(r.gauges.begin, c.NotBefore, kind, name)
+}
+
+// crls are the published ones of CAs that have a name here.
+func (r *reading) crls(ctx context.Context, names map[pki.IssuerID]string) {
 	crls, err := r.config.Stores.Revocation.CRLs(ctx)
 	if err != nil {
 		r.failures++
@@ -159,8 +183,27 @@ func (r *reading) expiries(ctx context.Context) {
 			}
 			r.at(r.gauges.expiry, c.NextUpdate, "crl", name)
 			r.at(r.gauges.crl, c.ThisUpdate, name)
+			r.gauge(r.gauges.crlEntries, float64(c.Entries), name)
+			r.gauge(r.gauges.crlBytes, float64(c.Size), name)
 		}
 	}
+}
+
+// sets are those in effect whose records, and so the CRLs, do not say so yet. What is not counted yet waits uncounted.
+func (r *reading) sets(ctx context.Context) {
+	open, err := r.config.Stores.Revocation.OpenSets(ctx)
+	if err != nil {
+		r.failures++
+		return
+	}
+	var followed, waiting int
+	for _, s := range open {
+		followed += s.Followed
+		waiting += max(0, s.Total-s.Followed)
+	}
+	r.gauge(r.gauges.sets, float64(len(open)))
+	r.gauge(r.gauges.members, float64(followed), "followed")
+	r.gauge(r.gauges.members, float64(waiting), "waiting")
 }
 
 // kindOf says what a CA is to the one that issues now.

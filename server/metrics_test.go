@@ -3,15 +3,19 @@ package server_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
+	"fmt"
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -93,7 +97,16 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 			t.Errorf("%s is %v, want a time after %v", series, at, now)
 		}
 	}
+	for _, kind := range []string{"issuing", "root"} { // their ages, as those of all certificates that have an end
+		if begins := regexp.MustCompile(`(?m)^brevet_not_before_timestamp_seconds\{kind="`+kind+`",name=".+"\} (\S+)$`).FindAllString(text, -1); len(begins) != 1 {
+			t.Errorf("the metrics say when it began of %d certificates of the kind %s", len(begins), kind)
+		}
+	}
+	if size := metric(t, text, `brevet_crl_bytes{name="`+name+`"}`); size < 100 {
+		t.Errorf("the CRL has %v octets", size)
+	}
 	for series, want := range map[string]float64{
+		"brevet_orders_working": 0, "brevet_orders_limit": 512, "brevet_revocation_sets_open": 0,
 		"brevet_certificates_in_flight": 0, "brevet_scrape_failures": 0, "brevet_ready": 1, "brevet_fenced": 0,
 		"brevet_token_up": 1, "brevet_token_calls": 0, "brevet_token_sessions": 8, "brevet_token_failures": 0,
 		`brevet_issue_step_certificates{step="record"}`: 0, `brevet_file_bytes{file="archive"}`: 1,
@@ -110,6 +123,85 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 	}
 	if strings.Contains(text, "device/1") {
 		t.Error("a caller's identity became a label")
+	}
+}
+
+// Who operates a CA sees of an order about many how far its records are, and then the CRL grow.
+func TestARevocationOfManyIsWatched(t *testing.T) {
+	t.Parallel()
+	follow := make(chan struct{})
+	w := servertest.New(t, ground, slowed(follow))
+	for i := range 3 {
+		w.Enrolled(t, "device", fmt.Sprintf("device/%d", i), labelled("batch", "7"))
+	}
+	set := revokeSet(t, w, &brevetv1.CertificateSelection{LabelName: "batch", LabelValue: "7"}, "privilegeWithdrawn")
+	entries := `brevet_crl_entries{name="` + w.Issuing.Subject.String() + " " + pki.IssuerOf(w.Issuing).Short() + `"}`
+	watched := func() [4]float64 {
+		_, text := ask(t, w, "/metrics")
+		return [4]float64{
+			metric(t, text, "brevet_revocation_sets_open"), metric(t, text, `brevet_revocation_set_certificates{records="waiting"}`),
+			metric(t, text, `brevet_revocation_set_certificates{records="followed"}`), metric(t, text, entries),
+		}
+	}
+	if got := watched(); got != [4]float64{1, 3, 0, 0} {
+		t.Errorf("open, waiting, followed and in the CRL are %v", got)
+	}
+	follow <- struct{}{} // a step of two
+	for want := [4]float64{1, 1, 2}; ; time.Sleep(time.Millisecond) {
+		if got := watched(); [3]float64(got[:3]) == [3]float64(want[:3]) {
+			break
+		}
+	}
+	close(follow)
+	done(t, w, set.GetId())
+	for watched() != [4]float64{0, 0, 0, 3} {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// However much is made up by whoever calls, and however often, no series comes of it.
+func TestAttackersMakeNoSeries(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	device := w.Enrolled(t, "device", "device/1")
+	relying := &http.Client{Timeout: 10 * time.Second}
+	attack := func() (series []string) {
+		for range 8 {
+			made := hex.EncodeToString(servertest.RequestID())
+			token, key := append([]byte(made), made...), servertest.Key(t)
+			for _, method := range []string{"/brevet.v1.EnrollmentService/" + made, "/" + made + "/Enroll"} {
+				if device.Conn.Invoke(t.Context(), method, &brevetv1.EnrollRequest{}, &brevetv1.EnrollResponse{}) == nil {
+					t.Errorf("%s is served", method)
+				}
+			}
+			ctx := metadata.AppendToOutgoingContext(t.Context(), made, made)
+			_, err := w.Caller(t, nil).Enroll(ctx, servertest.Enrollment(t, token[:32], key))
+			servertest.Refused(t, err, codes.Unauthenticated, pki.RuleToken)
+			req := servertest.Renewal(t, key)
+			req.Csr = servertest.CSR(t, key, func(r *x509.CertificateRequest) { r.DNSNames = []string{made + ".example"} })
+			_, err = device.Renew(ctx, req)
+			servertest.Refused(t, err, codes.InvalidArgument, pki.RuleCSRContent)
+			_, err = device.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: made, Kind: made})
+			servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
+			for _, path := range []string{"/" + made, "/crl/" + made + ".crl", "/ca/" + made, "/ocsp/" + made, "/ocsp?" + made} {
+				for _, verb := range []string{http.MethodGet, http.MethodPost, "X" + made} {
+					q := servertest.Must(http.NewRequestWithContext(t.Context(), verb, "http://"+w.HTTP+path, strings.NewReader(made)))(t)
+					q.Header.Set("Content-Type", made+"/x")
+					_ = servertest.Must(relying.Do(q))(t).Body.Close()
+				}
+			}
+		}
+		_, text := ask(t, w, "/metrics")
+		return regexp.MustCompile(`(?m)^brevet_\w+(\{.*\})?`).FindAllString(text, -1)
+	}
+	once, twice := attack(), attack()
+	if !slices.Equal(once, twice) {
+		t.Errorf("%d series became %d", len(once), len(twice))
+		for _, s := range twice {
+			if !slices.Contains(once, s) {
+				t.Error(s)
+			}
+		}
 	}
 }
 

@@ -55,7 +55,7 @@ func TestScripts(t *testing.T) {
 		Setup:               func(e *testscript.Env) error { return prepare(e, bin) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ceremony": ceremonyOnce, "fails": fails, "start": start, "halt": halt, "eventually": eventually, "await": await, "json": jsonLines,
-			"disk": disk, "alter": alter, "sql": sqlCommand,
+			"disk": disk, "alter": alter, "sql": sqlCommand, "notified": notified,
 		},
 	})
 }
@@ -286,4 +286,24 @@ func alter(ts *testscript.TestScript, _ bool, args []string) {
 		content = append(content[:from:from], content[to:]...)
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), content, 0o600))
+}
+
+// notified listens as systemd does, at a socket, and has what it hears in a file, a line each: notified SOCKET FILE.
+func notified(ts *testscript.TestScript, _ bool, args []string) {
+	f, err := os.Create(ts.MkAbs(args[1]))
+	ts.Check(err)
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: ts.MkAbs(args[0]), Net: "unixgram"})
+	ts.Check(err)
+	ended := make(chan struct{})
+	ts.Defer(func() { _ = socket.Close(); <-ended; _ = f.Close() })
+	go func() {
+		defer close(ended)
+		for said := make([]byte, 1000); ; {
+			n, err := socket.Read(said)
+			if err != nil {
+				return
+			}
+			fmt.Fprintf(f, "%s\n", said[:n])
+		}
+	}()
 }

@@ -61,6 +61,10 @@ func (n *node) serve(ctx context.Context, cmd *cobra.Command, check bool) error 
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "Everything needed to serve is in place.\nNext: brevet serve")
 		return err
 	}
-	s.OnReady(func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) })
+	s.OnReady(func() { notify(daemon.SdNotifyReady) })
+	defer context.AfterFunc(ctx, func() { notify(daemon.SdNotifyStopping) })()
 	return s.Run(ctx)
 }
+
+// notify tells systemd, where it started the server and wants to know. Nobody is helped by hearing that it does not.
+func notify(state string) { _, _ = daemon.SdNotify(false, state) }

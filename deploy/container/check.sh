@@ -15,7 +15,9 @@ done
 work=$(mktemp -d "${TMPDIR:-/tmp}/brevet-container.XXXXXX")
 chmod 711 "$work" # what is mounted has to be reached by the images' user
 pids=()
-images() { buildah --storage-driver vfs --root "$work/images" --runroot "$work/run" "$@"; }
+# What goes on in the background is started without a function, whose shell would be killed in the place of buildah.
+buildah=(buildah --storage-driver vfs --root "$work/images" --runroot "$work/run")
+images() { "${buildah[@]}" "$@"; }
 cleanup() {
   status=$?
   trap - EXIT INT TERM
@@ -76,10 +78,8 @@ for pin in pin so-pin; do head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n' >"
 chmod 600 "$work"/etc/*pin
 chmod 700 "$work"/*state
 chown -R 65532:65532 "$work"/{etc,state,agent-etc,agent-state}
-brevet() {
-  images run --isolation chroot --volume "$work/etc:/etc/brevet:ro" --volume "$work/state:/var/lib/brevet" "$server" -- /usr/bin/brevet "$@"
-}
-once() { brevet "$@" >>"$work/commands.log" 2>&1 || fail "brevet $*"; }
+brevet=("${buildah[@]}" run --isolation chroot --volume "$work/etc:/etc/brevet:ro" --volume "$work/state:/var/lib/brevet" "$server" -- /usr/bin/brevet)
+once() { "${brevet[@]}" "$@" >>"$work/commands.log" 2>&1 || fail "brevet $*"; }
 token=(--token-label issuing --pin-file /etc/brevet/pin)
 once ceremony token --label issuing --pin-file /etc/brevet/pin --so-pin-file /etc/brevet/so-pin
 once ceremony root "${token[@]}" --key-label root-g1 --subject 'CN=Fleet Root G1'
@@ -87,7 +87,7 @@ once ceremony intermediate request "${token[@]}" --key-label issuing-g1 --subjec
 once ceremony sign "${token[@]}" --key-label root-g1 --csr issuing.csr --trust-domain fleet.example --public-url "http://127.0.0.1:$http"
 once ceremony crl "${token[@]}" --key-label root-g1
 once ceremony install --config /etc/brevet/brevet.yaml --certificate issuing.crt --key-label issuing-g1 --root root.crt --operator alice --token-out alice.token
-brevet serve --config /etc/brevet/brevet.yaml >"$work/server.log" 2>&1 &
+"${brevet[@]}" serve --config /etc/brevet/brevet.yaml >"$work/server.log" 2>&1 &
 pids+=($!)
 until_ok() { # COMMAND…: waits until it succeeds
   for _ in $(seq 100); do
@@ -104,8 +104,18 @@ operator login --token-file "$work/state/alice.token"
 operator identity create device/1
 operator token create device/1 --out "$work/device1.token"
 install -m 0600 -o 65532 -g 65532 "$work/device1.token" "$work/agent-etc/token"
-images run --isolation chroot --volume "$work/agent-etc:/etc/brevet-agent:ro" --volume "$work/agent-state:/var/lib/brevet-agent" "$agent" -- \
+"${buildah[@]}" run --isolation chroot --volume "$work/agent-etc:/etc/brevet-agent:ro" --volume "$work/agent-state:/var/lib/brevet-agent" "$agent" -- \
   /usr/bin/brevet-agent run --config /etc/brevet-agent/agent.yaml >"$work/agent.log" 2>&1 &
 pids+=($!)
 until_ok test -s "$work/agent-state/current/cert.pem"
 say "The agent has its certificate: $(openssl x509 -in "$work/agent-state/current/cert.pem" -noout -serial)"
+
+# --- Stop -------------------------------------------------------------------------------------------------------------
+for pid in "${pids[@]}"; do kill "$pid"; done
+for pid in "${pids[@]}"; do wait "$pid" || true; done
+pids=()
+for port in "$grpc" "$http" "$operations"; do
+  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then fail "somebody still listens on $port"; fi
+done
+grep -q 'stopping: finishing what is in flight' "$work/server.log" || fail 'the server was not told to stop'
+say 'Both stop.'

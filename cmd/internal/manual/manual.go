@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -56,13 +57,22 @@ func writePages(c *cobra.Command, dir string, date time.Time) error {
 	if err != nil {
 		return err
 	}
-	if _, err := z.Write(page.Bytes()); err != nil {
+	if _, err := z.Write(plain(page.Bytes(), date)); err != nil {
 		return err
 	}
 	if err := z.Close(); err != nil {
 		return err
 	}
 	return write(filepath.Join(dir, pageName(c)+".1.gz"), packed.Bytes())
+}
+
+// What cobra writes of an option: its name, and what it does behind a tab, which only tables and literal text may have.
+var option = regexp.MustCompile(`(?m)^(?:\.PP\n)?(\\fB-.*)\n\t`)
+
+// plain has a page say what it is in words of man(7): options as tagged paragraphs, and the date as ISO 8601 has it.
+func plain(page []byte, date time.Time) []byte {
+	page = option.ReplaceAll(page, []byte(".TP\n$1\n"))
+	return bytes.Replace(page, []byte(date.Format(`"Jan 2006"`)), []byte(date.Format(`"2006-01-02"`)), 1)
 }
 
 // pageName is the command's path with dashes, as man finds pages of sub-commands.

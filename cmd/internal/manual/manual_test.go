@@ -47,10 +47,13 @@ func TestWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := unpack(t, filepath.Join(share, "man", "man1", "tool-key-make.1.gz"))
-	for _, want := range []string{"tool-key-make - Make a key", "Jan 1970", "--out", "key.pem", "file to write", "tool key make a_b"} {
+	for _, want := range []string{"tool-key-make - Make a key", `"1970-01-02"`, ".TP\n\\fB--out\\fP=\"key.pem\"\nfile to write", "tool key make a_b"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not say %q:\n%s", want, page)
 		}
+	}
+	if strings.Contains(page, "\n\t") {
+		t.Errorf("an option is told behind a tab, which filled text has none of:\n%s", page)
 	}
 	if page := unpack(t, filepath.Join(share, "man", "man1", "tool.1.gz")); !strings.Contains(page, "tool-key(1)") || strings.Contains(page, "secret") {
 		t.Errorf("the first page leads elsewhere:\n%s", page)
