@@ -54,7 +54,8 @@ func (s Selection) OfOneIdentity() bool {
 // more, suspend or retire the identities.
 //
 // What is on hold is revoked; what is revoked already stays as it is, unless the order's reason is keyCompromise. With that
-// reason, the members' keys are marked, and every other certificate of one of them is a member too.
+// reason, the members' keys are marked, and every other certificate of one of them is a member too; a key that is selected
+// by is marked whether it has members or not, for it has leaked all the same.
 type SetOrder struct {
 	Selection
 	// Reason is any but certificateHold.

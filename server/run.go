@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -96,6 +97,7 @@ func (s *Server) Run(ctx context.Context) error {
 		group.Go(func() error { return s.keepEnrolled(agents, a) })
 	}
 	public := PublicHTTP(s.metrics.public(s.responder.Handler()))
+	public.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)
 	public.BaseContext = func(net.Listener) context.Context { return parts }
 	closeOperations := s.serveOperations(group)
 	if s.caughtUp(ctx, failed) {
@@ -145,6 +147,7 @@ func (s *Server) serveOperations(group *errgroup.Group) (end func()) {
 	operations := &http.Server{
 		Handler: s.operations(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeaders,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 	group.Go(func() error {
 		return unlessClosed(operations.Serve(s.limit(s.config.Operations, portOperations, maxProbes)))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/viper"
+	"golang.org/x/sys/unix"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/cmd/internal/config"
@@ -317,6 +318,16 @@ func (c *Config) checkAddress() error {
 		c.Address = net.JoinHostPort(c.Names[0], port)
 	}
 	return enroll.CheckServer(c.Address)
+}
+
+// lookForDirectories looks whether the directories are there, and this account's to write to. A server tries until they are.
+func (c CRLConfig) lookForDirectories() error {
+	for _, path := range c.Directories {
+		if err := unix.Access(path, unix.W_OK|unix.X_OK); err != nil {
+			return fmt.Errorf("crl.directories: %s: %w: make this directory, or mount it, for this account to write to", path, err)
+		}
+	}
+	return nil
 }
 
 func (c CRLConfig) checkDirectories() error {

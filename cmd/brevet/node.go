@@ -206,8 +206,13 @@ func (p ports) close() error {
 func listen(ctx context.Context, key, address string) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
-	if errors.Is(err, syscall.EADDRINUSE) {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
 		err = fmt.Errorf("%w: is another server running? Stop it, or set another address", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		err = fmt.Errorf("%w: it is none of this machine's, which ip address shows", err)
+	case errors.Is(err, syscall.EACCES):
+		err = fmt.Errorf("%w: this account may not listen below port 1024: set a higher one", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)

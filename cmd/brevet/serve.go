@@ -55,7 +55,7 @@ func (n *node) serve(ctx context.Context, cmd *cobra.Command, check bool) error 
 		return errors.Join(err, listeners.close())
 	}
 	if check {
-		if err := errors.Join(s.Close(ctx), listeners.close()); err != nil {
+		if err := errors.Join(s.Close(ctx), listeners.close(), n.config.CRL.lookForDirectories()); err != nil {
 			return err
 		}
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "Everything needed to serve is in place.\nNext: brevet serve")
