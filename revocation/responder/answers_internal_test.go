@@ -113,7 +113,7 @@ func (k *keeping) keepNot(t *rapid.T) {
 
 func (k *keeping) dropAll(t *rapid.T) {
 	serial := rapid.SampledFrom(k.serials).Draw(t, "serial")
-	k.answers.drop(serial)
+	k.drop(serial)
 	for _, prefix := range prefixes {
 		delete(k.want, string(certIDOf(prefix, serial).Raw))
 	}
@@ -149,7 +149,7 @@ func (k *keeping) check(t *rapid.T) {
 			}
 		}
 	}
-	if count != len(k.all) || count > k.limit || len(k.from) != count || len(k.octets) != count*k.shard.room {
+	if count != len(k.all) || count > k.limit || len(k.from) != count || len(k.octets) != count*k.room {
 		t.Fatalf("%d answers are given, and %d kept, of at most %d", count, len(k.all), k.limit)
 	}
 }
