@@ -82,7 +82,7 @@ type lateCRLs struct {
 }
 
 func (l lateCRLs) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, at time.Time) error {
-	for l.times.Load() < 5 {
+	for l.times.Load() < 5 && ctx.Err() == nil {
 		time.Sleep(time.Millisecond)
 	}
 	return l.Records.PutCRLs(ctx, crls, by, at)
