@@ -389,7 +389,7 @@ func (b *issueBench) report(rig *issueRig, measured rounds) error {
 	}
 	if reach.Median < floorReach {
 		rig.say("warning: the floor reaches %.2f of what its single operations allow, under %.2f: it does not count as one, and floor_ratio "+
-			"flatters the server; measure with nothing else running, and longer", reach.Median, floorReach)
+			"flatters the server; measure with nothing else running, and longer; it stays so where processors are threads of one core", reach.Median, floorReach)
 	}
 	return rig.report(map[string]any{
 		"callers": b.callers, "rounds": b.rounds, "floor_goroutines": rig.goroutines, "floor_counts": reach.Median >= floorReach,
