@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -23,12 +24,35 @@ var codeOf = map[pki.Class]codes.Code{
 	pki.Oversized: codes.ResourceExhausted, pki.Unserved: codes.Unimplemented,
 }
 
+// lines bounds what is said of the failures of each method: ten at once, and ten a minute after them. The rest is counted
+// in the metrics, so that a disk that is full is not filled by what is said of it.
+type lines map[string]*rate.Sometimes
+
+const linesEach, lineEvery = 10, 6 * time.Second
+
+func newLines() lines {
+	l := lines{}
+	for method := range access {
+		l[method] = &rate.Sometimes{First: linesEach, Interval: lineEvery}
+	}
+	return l
+}
+
+func (l lines) say(method string, it func()) {
+	if one := l[method]; one != nil {
+		one.Do(it)
+	}
+}
+
 // answer turns what a handler returned, or panicked with, into the status that the caller sees.
 func (s *Server) answer(ctx context.Context, method string, begun time.Time, panicked any, err error) (answered error) {
 	defer func() { s.metrics.call(method, time.Since(begun), err, answered); traceRefusal(ctx, err) }()
 	if panicked != nil {
 		s.metrics.failures.Inc()
-		s.log.ErrorContext(ctx, "a call panicked", "method", method, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+		stack := string(debug.Stack())
+		s.lines.say(method, func() {
+			s.log.ErrorContext(ctx, "a call panicked", "method", method, "panic", fmt.Sprint(panicked), "stack", stack)
+		})
 		return status.Error(codes.Internal, "internal error: the server's log has the details")
 	}
 	if err == nil {
@@ -40,7 +64,7 @@ func (s *Server) answer(ctx context.Context, method string, begun time.Time, pan
 	}
 	if loud {
 		s.metrics.failures.Inc()
-		s.log.ErrorContext(ctx, "a call failed", "method", method, "error", err)
+		s.lines.say(method, func() { s.log.ErrorContext(ctx, "a call failed", "method", method, "error", err) })
 	}
 	return st.Err()
 }

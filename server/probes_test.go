@@ -180,3 +180,26 @@ func TestAStoreThatAnotherProcessTookOver(t *testing.T) {
 	w.Restart(t, servertest.Options{})
 	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t)
 }
+
+// What is said of failures is bounded, however many there are; the metrics count them all.
+func TestFailuresFillNoDisk(t *testing.T) {
+	t.Parallel()
+	store := &servertest.Faulty{}
+	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
+	req := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/1"), false), servertest.Key(t))
+	nobody, begun := w.Caller(t, nil), time.Now()
+	const failures = 40
+	for range failures {
+		store.FailWrites(1)
+		_, err := nobody.Enroll(t.Context(), req)
+		unavailable(t, err)
+	}
+	if said, most := strings.Count(w.Log.String(), "a call failed"), 11+int(time.Since(begun)/(6*time.Second)); said < 10 || said > most {
+		t.Errorf("%d failures are told %d times, want 10 to %d", failures, said, most)
+	}
+	_, text := ask(t, w, "/metrics")
+	if got := metric(t, text, "brevet_call_failures_total"); got != failures {
+		t.Errorf("the metrics count %v failures, want %d", got, failures)
+	}
+	servertest.Must(nobody.Enroll(t.Context(), req))(t)
+}

@@ -114,6 +114,7 @@ type Server struct {
 	stopping    chan struct{} // closed when the server stops
 	bulk        bulk
 	metrics     *metrics
+	lines       lines
 	gauges      gauges
 	traces      *tracing
 	serving     atomic.Bool
@@ -124,7 +125,7 @@ type Server struct {
 // New puts the parts together, settles what an earlier process left behind, and brings the archive up to date. It
 // serves nothing yet. On an error, nothing is left running.
 func New(ctx context.Context, c Config) (*Server, error) {
-	s := &Server{config: c, log: c.Log, stopping: make(chan struct{}), metrics: newMetrics(c.Profiles), gauges: newGauges()}
+	s := &Server{config: c, log: c.Log, stopping: make(chan struct{}), metrics: newMetrics(c.Profiles), gauges: newGauges(), lines: newLines()}
 	s.bulk = newBulk(s)
 	var err error
 	if s.traces, err = newTracing(ctx, c.Traces, c.Log); err != nil {
