@@ -8,8 +8,8 @@ cd "$(dirname "$0")/../.."
 fail() { printf 'container check: %s\n' "$*" >&2; exit 1; }
 say() { printf '%s\n' "$*"; }
 [ "$(id -u)" = 0 ] || fail 'debootstrap and buildah make owners and devices: run it as root'
-for tool in buildah debootstrap softhsm2-util curl; do
-  command -v $tool >/dev/null || fail "there is no $tool: apt-get install --no-install-recommends buildah debootstrap softhsm2 curl"
+for tool in buildah debootstrap softhsm2-util curl pgrep; do
+  command -v $tool >/dev/null || fail "there is no $tool: apt-get install --no-install-recommends buildah debootstrap softhsm2 curl procps"
 done
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/brevet-container.XXXXXX")
@@ -111,7 +111,13 @@ until_ok test -s "$work/agent-state/current/cert.pem"
 say "The agent has its certificate: $(openssl x509 -in "$work/agent-state/current/cert.pem" -noout -serial)"
 
 # --- Stop -------------------------------------------------------------------------------------------------------------
-for pid in "${pids[@]}"; do kill "$pid"; done
+# A container's stop signal goes to what runs in it. buildah would kill that, and not pass the signal on.
+innermost() {
+  local child
+  child=$(pgrep -P "$1" | head -n 1) || true
+  if [ -n "$child" ]; then innermost "$child"; else echo "$1"; fi
+}
+for pid in "${pids[@]}"; do kill "$(innermost "$pid")"; done
 for pid in "${pids[@]}"; do wait "$pid" || true; done
 pids=()
 for port in "$grpc" "$http" "$operations"; do
