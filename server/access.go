@@ -86,7 +86,7 @@ var works = map[string]work{
 	brevetv1.StoreService_GetStats_FullMethodName:               readings,
 }
 
-// operatorPath opens the reserved paths of operators. Nobody but an operator is ever issued a certificate under it.
-const operatorPath = "brevet/operator/"
+// OperatorPath opens the reserved paths of operators. Nobody but an operator is ever issued a certificate under it.
+const OperatorPath = "brevet/operator/"
 
-func (c caller) isOperator() bool { return strings.HasPrefix(c.id.Path(), operatorPath) }
+func (c caller) isOperator() bool { return strings.HasPrefix(c.id.Path(), OperatorPath) }

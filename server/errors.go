@@ -31,7 +31,7 @@ type lines map[string]*rate.Sometimes
 const linesEach, lineEvery = 10, 6 * time.Second
 
 func newLines() lines {
-	l := lines{}
+	l := lines{"": {First: linesEach, Interval: lineEvery}} // of methods that there are not
 	for method := range access {
 		l[method] = &rate.Sometimes{First: linesEach, Interval: lineEvery}
 	}
@@ -39,9 +39,10 @@ func newLines() lines {
 }
 
 func (l lines) say(method string, it func()) {
-	if one := l[method]; one != nil {
-		one.Do(it)
+	if _, known := l[method]; !known {
+		method = ""
 	}
+	l[method].Do(it)
 }
 
 // answer turns what a handler returned, or panicked with, into the status that the caller sees.
@@ -49,9 +50,8 @@ func (s *Server) answer(ctx context.Context, method string, begun time.Time, pan
 	defer func() { s.metrics.call(method, time.Since(begun), err, answered); traceRefusal(ctx, err) }()
 	if panicked != nil {
 		s.metrics.failures.Inc()
-		stack := string(debug.Stack())
 		s.lines.say(method, func() {
-			s.log.ErrorContext(ctx, "a call panicked", "method", method, "panic", fmt.Sprint(panicked), "stack", stack)
+			s.log.ErrorContext(ctx, "a call panicked", "method", method, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
 		})
 		return status.Error(codes.Internal, "internal error: the server's log has the details")
 	}

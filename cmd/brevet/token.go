@@ -12,10 +12,8 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server"
 )
-
-// operatorPath begins the path of every operator's identity (docs/decisions/0005-reserved-identities.md).
-const operatorPath = "brevet/operator/"
 
 func newToken() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Make one-time enrollment tokens"}
@@ -71,7 +69,11 @@ func writeToken(cmd *cobra.Command, name, out string, resp *brevetv1.CreateToken
 		return err
 	}
 	next := "on the machine: brevet-agent enroll"
-	if strings.HasPrefix(name, operatorPath) || strings.HasPrefix(name, "spiffe://") && strings.Contains(name, "/"+operatorPath) {
+	path := name
+	if id, err := pki.ParseSPIFFEID(name); err == nil {
+		path = id.Path()
+	}
+	if strings.HasPrefix(path, server.OperatorPath) {
 		next = "as the operator: brevet login"
 	}
 	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Token %s in %s serves once, until %s.\nNext, %s --token-file %s\n",
