@@ -146,19 +146,22 @@ func (s *shard) octetsAt(at int) []byte {
 	return s.octets[begin : begin+s.all[at].size]
 }
 
-// put keeps what was decided and signed, and reports whether its status is still so. A full shard loses another answer.
-func (c *answers) put(d *decision, der []byte, asked int64) bool {
+// put keeps what was decided and signed, and returns it, or nil where its status is another one by now. A full shard loses
+// another answer.
+func (c *answers) put(d *decision, der []byte, asked int64) *answer {
 	single, from := &d.response.Singles[0], c.source(d)
+	a := d.answer(der)
+	a.isKept, a.times, a.tag = true, d.times(), tagOf(der)
 	head, ended := bytes.CutSuffix(der, d.signer.Certificate().Raw)
 	s := c.shard(single.ID.Serial)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Apply changes the status first and then waits for this lock: it finds the answer, or the answer finds the change.
 	if d.issuer.statuses.version(single.ID.Serial) != d.versions[0] {
-		return false
+		return nil
 	}
 	if !ended || len(head) > longestKept {
-		return true // it is given, and signed again for the next one
+		return a // and it is signed again for the next one
 	}
 	s.dropOne(single.ID.Serial, from.prefix)
 	if len(head) > s.room {
@@ -177,10 +180,10 @@ func (c *answers) put(d *decision, der []byte, asked int64) bool {
 	s.octets = append(s.octets, make([]byte, s.room)...)
 	copy(s.octets[at*s.room:], head)
 	s.all = append(s.all, kept{
-		times: d.times(), version: d.versions[0], asked: asked, serial: single.ID.Serial, next: next,
-		size: len(head), status: single.Status, tag: tagOf(der),
+		times: a.times, version: d.versions[0], asked: asked, serial: single.ID.Serial, next: next,
+		size: len(head), status: single.Status, tag: a.tag,
 	})
-	return true
+	return a
 }
 
 // evict drops an answer: of a few, the one that was asked for the longest ago.

@@ -87,7 +87,7 @@ func (k *keeping) given(t *rapid.T, id ocsp.CertID) []byte {
 func (k *keeping) putAs(t *rapid.T, id ocsp.CertID, head []byte, version uint64) bool {
 	single := ocsp.Single{ID: id, Status: ocsp.Revoked, ThisUpdate: epoch, NextUpdate: epoch.Add(time.Hour)}
 	d := &decision{issuer: k.issuer, signer: k.signer, versions: []uint64{version}, current: epoch, response: ocsp.Response{Singles: []ocsp.Single{single}}}
-	return k.put(d, append(bytes.Clone(head), k.signer.Certificate().Raw...), rapid.Int64Range(0, 9).Draw(t, "asked"))
+	return k.put(d, append(bytes.Clone(head), k.signer.Certificate().Raw...), rapid.Int64Range(0, 9).Draw(t, "asked")) != nil
 }
 
 func (k *keeping) keep(t *rapid.T) {

@@ -33,6 +33,11 @@ func (d *decision) times() times {
 	return times{single.NextUpdate.Unix(), single.ThisUpdate.Unix(), d.current.Unix()}
 }
 
+// answer is what was decided, signed, for one who asked.
+func (d *decision) answer(der []byte) *answer {
+	return &answer{head: der, outcome: outcomeOf(d.response)}
+}
+
 // answer returns a signed answer, or why there is none. What is said without nonce of one certificate that was issued is
 // kept; of others there is no end.
 func (r *Responder) answer(ctx context.Context, q *ocsp.Request, into *workspace) (*answer, ocsp.Refusal) {
@@ -55,7 +60,7 @@ func (r *Responder) signOnce(ctx context.Context, i *issuer, q *ocsp.Request) (*
 	if refusal != 0 {
 		return nil, refusal
 	}
-	return &answer{head: der, outcome: outcomeOf(d.response)}, 0
+	return d.answer(der), 0
 }
 
 // keptAnswer returns the answer that is kept, or signs it. Of several who ask the same at a time one signs.
@@ -97,12 +102,9 @@ func (r *Responder) signKept(ctx context.Context, i *issuer, q *ocsp.Request, in
 		return nil, refusal
 	}
 	if d.versions[0] == 0 { // it expired meanwhile, and is forgotten
-		return &answer{head: der, outcome: outcomeOf(d.response)}, 0
+		return d.answer(der), 0
 	}
-	if !r.answers.put(d, der, r.clock().Unix()) {
-		return nil, 0
-	}
-	return &answer{head: der, outcome: outcomeOf(d.response), isKept: true, times: d.times(), tag: tagOf(der)}, 0
+	return r.answers.put(d, der, r.clock().Unix()), 0
 }
 
 // sign decides and signs, anew when what it rests on has changed meanwhile: a change that came while an answer was
