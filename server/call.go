@@ -2,10 +2,14 @@ package server
 
 import (
 	"context"
+	"errors"
+	"io"
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -95,11 +99,13 @@ func addressOf(ctx context.Context) admission.Source {
 	return admission.Source{}
 }
 
-// read reads a message of the call by recv, and reports what is wrong with it as a refusal. The error is what gRPC has
-// answered already.
+// read reads a message of the call by recv, and reports what is wrong with it as a refusal. If it returns an error other
+// than io.EOF, gRPC has answered the call with it.
 func (c *call) read(recv func(any) error, into any) (*pki.Refusal, error) {
 	m := message{into: into}
-	if err := recv(&m); err != nil {
+	if err := recv(&m); errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, status.Error(codes.Internal, err.Error())
+	} else if err != nil {
 		return nil, err
 	}
 	c.arrived()
