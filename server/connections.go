@@ -9,21 +9,17 @@ import (
 	"github.com/brevet-pki/brevet/server/admission"
 )
 
-// sharedListener bounds the connections that are open, and counts them. A source may have as many open as there is room
-// left for others, and what is over is closed at once: so nobody can take all of them.
+// sharedListener bounds the connections that are open, and counts them (admission.Shares). It closes at once what is over
+// the bound.
 type sharedListener struct {
 	net.Listener
-	most    int
+	shares  *admission.Shares
 	open    prometheus.Gauge
 	refused prometheus.Counter
-
-	mu  sync.Mutex
-	all int
-	of  map[admission.Source]int // those with any
 }
 
 func newSharedListener(l net.Listener, most int, open prometheus.Gauge, refused prometheus.Counter) *sharedListener {
-	return &sharedListener{Listener: l, most: most, open: open, refused: refused, of: map[admission.Source]int{}}
+	return &sharedListener{Listener: l, shares: admission.NewShares("connections", most), open: open, refused: refused}
 }
 
 // Accept implements net.Listener.
@@ -33,34 +29,14 @@ func (l *sharedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if from := admission.Address(conn.RemoteAddr()); l.take(from) {
-			return &sharedConn{Conn: conn, close: sync.OnceFunc(func() { l.giveBack(from) })}, nil
+		from := admission.Address(conn.RemoteAddr())
+		if l.shares.Take(from) == nil {
+			l.open.Inc()
+			return &sharedConn{Conn: conn, close: sync.OnceFunc(func() { l.shares.Return(from); l.open.Dec() })}, nil
 		}
 		l.refused.Inc()
 		_ = conn.Close() // nothing was sent
 	}
-}
-
-func (l *sharedListener) take(from admission.Source) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.of[from] >= l.most-l.all {
-		return false
-	}
-	l.all++
-	l.of[from]++
-	l.open.Inc()
-	return true
-}
-
-func (l *sharedListener) giveBack(from admission.Source) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.all--
-	if l.of[from]--; l.of[from] == 0 {
-		delete(l.of, from)
-	}
-	l.open.Dec()
 }
 
 type sharedConn struct {
