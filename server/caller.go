@@ -20,7 +20,7 @@ type caller struct {
 	past bool
 }
 
-func (c caller) actor() pki.Actor { return pki.ActorIdentity(c.id) }
+func (c caller) actor() pki.Actor { return pki.ActorCaller(c.id, c.ref) }
 
 type callerKey struct{}
 
