@@ -1,24 +1,17 @@
 package pki
 
+import "strings"
+
 // Actor says who caused a change, as the log records it. It is one of: an identity, which an authenticated
 // certificate or token named; whoever holds a key; the system itself, with the part of it; an offline command, with its
 // name; or nobody known. Actors compare with ==.
 //
 // The actor of a call carries the caller's certificate too. A store authorizes the caller by it in the transaction that
-// writes. An actor that only names an identity is for the log, and authorizes nothing.
+// writes ([Caller.Authorize]). An actor that only names an identity, or nobody, is for the log and authorizes nothing.
 type Actor struct {
 	text   string
 	caller Caller
 }
-
-// Caller is an identity that authenticated itself with one of its certificates. The zero value is none.
-type Caller struct {
-	Identity    SPIFFEID
-	Certificate CertRef
-}
-
-// IsZero reports whether c is no caller.
-func (c Caller) IsZero() bool { return c == Caller{} }
 
 // ActorCaller is a caller who proved to hold the key of a certificate of the identity.
 func ActorCaller(id SPIFFEID, certificate CertRef) Actor {
@@ -61,6 +54,13 @@ func (a Actor) String() string {
 
 // Caller returns the caller with its certificate; zero for an actor that carries none.
 func (a Actor) Caller() Caller { return a.caller }
+
+// NeedsAuthorization reports whether a store has to authorize what the actor causes. The system's own parts and offline
+// commands hold the CA's keys anyway; a token and a signature are checked where they are evidence.
+func (a Actor) NeedsAuthorization() bool {
+	kind, _, ok := strings.Cut(a.text, ":")
+	return !ok || kind != "system" && kind != "command" && kind != "token" && kind != "key"
+}
 
 // Named returns the actor as a store reads it back from the log: without a certificate.
 func (a Actor) Named() Actor { return Actor{text: a.text} }

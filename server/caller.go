@@ -68,17 +68,13 @@ var errUnserved = pki.Refuse(pki.RuleMethod, "call what proto/brevet/v1 has, or 
 func (g *gate) identify(ctx context.Context, renewing bool) (caller, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return caller{}, unauthenticated()
+		return caller{}, pki.Unauthenticated()
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
 	if !ok || len(info.State.PeerCertificates) == 0 {
-		return caller{}, unauthenticated()
+		return caller{}, pki.Unauthenticated()
 	}
 	return g.verify(info.State.PeerCertificates, renewing)
-}
-
-func unauthenticated() error {
-	return pki.Refuse(pki.RuleUnauthenticated, "connect with the client certificate that Brevet issued to you", "the call needs a certificate")
 }
 
 // verify checks chain, time, purpose, identity and revocation of a client's certificate (RFC 5280 §6). The TLS
@@ -87,13 +83,8 @@ func unauthenticated() error {
 // it never has more, is the registration authority's to say.
 func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) {
 	leaf, now := chain[0], g.clock()
-	if now.Before(leaf.NotBefore) {
-		return g.pastCaller(leaf, leaf.NotBefore), pki.Refuse(pki.RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
-			"the certificate is valid from %s on, and it is %s here", stamp(leaf.NotBefore), stamp(now))
-	}
-	if now.After(leaf.NotAfter) {
-		return g.pastCaller(leaf, leaf.NotAfter), pki.Refuse(pki.RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
-			"the certificate was valid until %s, and it is %s here", stamp(leaf.NotAfter), stamp(now))
+	if refusal := pki.CheckValidity(leaf.NotBefore, leaf.NotAfter, now); refusal != nil {
+		return g.pastCaller(leaf, leaf.NotAfter), refusal
 	}
 	v, err := g.voucherOf(leaf, now)
 	if err != nil {
@@ -104,12 +95,11 @@ func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) 
 	switch {
 	case !known:
 		c.past = true
-		return c, pki.Refuse(pki.RuleCertificate, "enroll again", "certificate %s is not on record", c.ref.Serial)
+		return c, c.ref.NotOnRecord()
 	case renewing && st.State == pki.Revoked && st.Reason == pki.Superseded:
 	case st.State != pki.Good:
 		c.past = true
-		return c, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
-			"certificate %s is %s since %s (%s)", c.ref.Serial, st.State, stamp(st.RevokedAt), st.Reason)
+		return c, c.ref.CheckStatus(st)
 	}
 	return c, nil
 }
@@ -120,8 +110,6 @@ func (g *gate) pastCaller(leaf *x509.Certificate, at time.Time) caller {
 	v.caller.past = true
 	return v.caller
 }
-
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // note has a refusal taken down, in the log where the caller is known, and returns the error as it is.
 func (s *Server) note(ctx context.Context, err error) error {
