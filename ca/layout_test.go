@@ -46,7 +46,7 @@ func TestCertificatesAreLaidOutAsByX509(t *testing.T) {
 		req := ca.Request{
 			RequestID: requestID(t), Identity: id.ID, Profile: "device", Key: key,
 			Lifetime: time.Duration(rapid.IntRange(0, 30*24*3600).Draw(rt, "lifetime")) * time.Second,
-			Actor:    pki.ActorIdentity(id.ID),
+			Actor:    pki.ActorCommand("test"),
 		}
 		for i := range rapid.IntRange(0, 3).Draw(rt, "DNS names") {
 			req.Names.DNS = append(req.Names.DNS, fmt.Sprintf("n%d.fleet.example", i))

@@ -176,7 +176,7 @@ func (w *world) request(t testing.TB) ca.Request {
 	}
 	return ca.Request{
 		RequestID: requestID(t), Identity: w.device.ID, Profile: "device", Key: key,
-		Guard: pki.Guard{Identity: w.device.ID, Generation: w.device.Generation, Key: hash}, Actor: pki.ActorIdentity(w.device.ID),
+		Guard: pki.Guard{Identity: w.device.ID, Generation: w.device.Generation, Key: hash}, Actor: pki.ActorCommand("test"),
 	}
 }
 

@@ -197,7 +197,7 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n Renewal) (ca.Certifica
 		return none, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", n.Identity, st.Identity.State)
 	}
 	d, err := r.decide(st, c, ca.Request{
-		RequestID: n.RequestID, Lifetime: n.Lifetime, Actor: pki.ActorIdentity(n.Identity), Guard: pki.Guard{Predecessor: n.Predecessor},
+		RequestID: n.RequestID, Lifetime: n.Lifetime, Actor: pki.ActorCaller(n.Identity, n.Predecessor), Guard: pki.Guard{Predecessor: n.Predecessor},
 	})
 	if err != nil {
 		return none, err

@@ -20,7 +20,7 @@ type caller struct {
 	past bool
 }
 
-func (c caller) actor() pki.Actor { return pki.ActorIdentity(c.id) }
+func (c caller) actor() pki.Actor { return pki.ActorCaller(c.id, c.ref) }
 
 type callerKey struct{}
 
@@ -52,18 +52,21 @@ type gate struct {
 	vouched       vouched
 }
 
-// authorize checks a call when its message is used: what enter checks, and for operators that their identity is neither
-// suspended nor retired, whatever the certificate says. Renew checks the identity itself, in the read that it decides by.
+// authorize checks a call when its message is used: what enter checks, and for operators that their identity is
+// enrolled, whatever the certificate says. Renew checks the identity itself, in the read that it decides by.
 func (g *gate) authorize(ctx context.Context, method string) (context.Context, error) {
 	ctx, err := g.enter(ctx, method)
 	if need := access[method]; err != nil || need != operators && need != identity {
 		return ctx, err
 	}
 	id, err := g.identities.Identity(ctx, callerOf(ctx).id)
-	if err == nil && (id.State == pki.Suspended || id.State == pki.Retired) {
-		err = pki.Refuse(pki.RuleIdentityState, "call as another operator, who can resume a suspended identity", "%s is %s", id.ID, id.State)
+	if err != nil {
+		return ctx, err
 	}
-	return ctx, err
+	if refusal := id.ID.CheckEnrolled(id.State); refusal != nil {
+		return ctx, refusal
+	}
+	return ctx, nil
 }
 
 // enter checks one call against the table and, where that asks for it, the caller's certificate. It reads memory alone.
@@ -89,17 +92,13 @@ var errUnserved = pki.Refuse(pki.RuleMethod, "call what proto/brevet/v1 has, or 
 func (g *gate) identify(ctx context.Context, renewing bool) (caller, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return caller{}, unauthenticated()
+		return caller{}, pki.Unauthenticated()
 	}
 	info, ok := p.AuthInfo.(clientInfo)
 	if !ok || info.leaf == nil {
-		return caller{}, unauthenticated()
+		return caller{}, pki.Unauthenticated()
 	}
 	return g.verify(info, renewing)
-}
-
-func unauthenticated() error {
-	return pki.Refuse(pki.RuleUnauthenticated, "connect with the client certificate that Brevet issued to you", "the call needs a certificate")
 }
 
 // verify checks chain, time, purpose, identity and revocation of a client's certificate (RFC 5280 §6). The TLS
@@ -108,13 +107,8 @@ func unauthenticated() error {
 // it never has more, is the registration authority's to say.
 func (g *gate) verify(client clientInfo, renewing bool) (caller, error) {
 	leaf, now := client.leaf, g.clock()
-	if now.Before(leaf.NotBefore) {
-		return g.pastCaller(client, leaf.NotBefore), pki.Refuse(pki.RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
-			"the certificate is valid from %s on, and it is %s here", stamp(leaf.NotBefore), stamp(now))
-	}
-	if now.After(leaf.NotAfter) {
-		return g.pastCaller(client, leaf.NotAfter), pki.Refuse(pki.RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
-			"the certificate was valid until %s, and it is %s here", stamp(leaf.NotAfter), stamp(now))
+	if refusal := pki.CheckValidity(leaf.NotBefore, leaf.NotAfter, now); refusal != nil {
+		return g.pastCaller(client, leaf.NotAfter), refusal
 	}
 	v, err := g.voucherOf(client, now)
 	if err != nil {
@@ -125,12 +119,11 @@ func (g *gate) verify(client clientInfo, renewing bool) (caller, error) {
 	switch {
 	case !known:
 		c.past = true
-		return c, pki.Refuse(pki.RuleCertificate, "enroll again", "certificate %s is not on record", c.ref.Serial)
+		return c, c.ref.NotOnRecord()
 	case renewing && st.State == pki.Revoked && st.Reason == pki.Superseded:
 	case st.State != pki.Good:
 		c.past = true
-		return c, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
-			"certificate %s is %s since %s (%s)", c.ref.Serial, st.State, stamp(st.RevokedAt), st.Reason)
+		return c, c.ref.CheckStatus(st)
 	}
 	return c, nil
 }
@@ -141,8 +134,6 @@ func (g *gate) pastCaller(client clientInfo, at time.Time) caller {
 	v.caller.past = true
 	return v.caller
 }
-
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // note has a refusal taken down, in the log where the caller is known, and returns the error as it is.
 func (s *Server) note(ctx context.Context, err error) error {

@@ -46,7 +46,7 @@ func (e Entry) Marshal() ([]byte, error) {
 	m := &brevetv1.LogEntry{
 		Time: e.Time.UnixMilli(), Action: action, Refused: e.Outcome == Refused, Identity: strings.TrimPrefix(e.Identity.String(), scheme),
 	}
-	if e.Actor != pki.ActorIdentity(e.Identity) {
+	if e.Actor.Named() != pki.ActorIdentity(e.Identity) {
 		m.Actor = e.Actor.String()
 	}
 	setFacts(m, e.Facts)

@@ -55,7 +55,7 @@ func (r *Revocation) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.
 			return pki.Refuse(pki.RuleCRL, "number it with at most 20 octets (RFC 5280 section 5.2.3)", "the CRL number %v is not one", c.Number)
 		}
 	}
-	return r.db.write(ctx, "record CRLs", func(ctx context.Context, tx *writeTx) error {
+	return r.db.writeBy(ctx, "record CRLs", by, at, func(ctx context.Context, tx *writeTx) error {
 		for _, c := range crls {
 			if err := tx.putCRL(ctx, c); err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 )
@@ -85,6 +86,16 @@ func (db *DB) write(ctx context.Context, what string, do func(context.Context, *
 			<-j.done
 		}
 	}
+}
+
+// writeBy is write for what an actor causes: the first thing that the transaction does is to authorize the actor.
+func (db *DB) writeBy(ctx context.Context, what string, by pki.Actor, at time.Time, do func(context.Context, *writeTx) error) error {
+	return db.write(ctx, what, func(ctx context.Context, tx *writeTx) error {
+		if err := tx.authorize(ctx, by, at); err != nil {
+			return err
+		}
+		return do(ctx, tx)
+	})
 }
 
 // result is for the caller of a job, once it is done.
@@ -178,7 +189,7 @@ func (j *job) run(tx *sql.Tx) (ok bool) {
 			ok = false
 		}
 	}()
-	w := &writeTx{Tx: tx, issuers: map[pki.IssuerID]int64{}}
+	w := &writeTx{Tx: tx, issuers: map[pki.IssuerID]int64{}, callers: map[pki.Caller]pki.CallerState{}}
 	j.err = j.do(w)
 	j.pages = w.entries*pagesOfEntry + w.pages
 	return j.err == nil

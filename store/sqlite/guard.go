@@ -31,7 +31,7 @@ func (g guarded) names() int {
 // that it answers, and its key.
 const selectGuarded = `
 	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
-	SELECT n.id, n.state, n.generation, p.id, p.state, p.successor, p.superseded_by, p.version, p.not_after,
+	SELECT n.id, n.state, n.generation, p.id, p.state, p.successor, p.superseded_by, p.version, p.not_before, p.not_after,
 	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = q.request), ` + anyOpen + `, ` + keyColumns + `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
@@ -42,13 +42,14 @@ type found struct {
 	identity, generation                     int64
 	state                                    pki.IdentityState
 	predecessor, predecessorState, successor sql.NullInt64
-	supersededBy, version, notAfter          sql.NullInt64 // of the predecessor
+	supersededBy, version                    sql.NullInt64 // of the predecessor
+	notBefore, notAfter                      sql.NullInt64 // of the predecessor
 	answered, revoking                       bool
 	key                                      keyRow
 }
 
 func (f *found) columns() []any {
-	return append([]any{&f.identity, &f.state, &f.generation, &f.predecessor, &f.predecessorState, &f.successor, &f.supersededBy, &f.version, &f.notAfter,
+	return append([]any{&f.identity, &f.state, &f.generation, &f.predecessor, &f.predecessorState, &f.successor, &f.supersededBy, &f.version, &f.notBefore, &f.notAfter,
 		&f.answered, &f.revoking}, f.key.columns()...)
 }
 
@@ -88,6 +89,11 @@ func (tx *writeTx) checkGuard(ctx context.Context, r ca.Record, at time.Time) (g
 	if !r.Guard.Predecessor.IsZero() {
 		if err := f.checkPredecessor(r.Guard); err != nil {
 			return g, err
+		}
+		if renews(r) {
+			if err := r.Actor.Caller().Authorize(f.callerState(), at); err != nil {
+				return g, err
+			}
 		}
 		if !f.successor.Valid {
 			g.predecessor = f.predecessor.Int64
@@ -166,6 +172,13 @@ func (f *found) checkPredecessor(g pki.Guard) error {
 			"the certificate to renew, %s, is %s", g.Predecessor.Serial, state)
 	}
 	return nil
+}
+
+// callerState is what is on record of a caller that renews, whose certificate checkPredecessor has found to be good.
+func (f *found) callerState() pki.CallerState {
+	return pki.CallerState{
+		NotBefore: fromMillis(f.notBefore.Int64), NotAfter: fromMillis(f.notAfter.Int64), Status: pki.Status{State: pki.Good}, Identity: f.state,
+	}
 }
 
 // checkToken does not say which of its conditions failed: what the caller may know of a token is that it does not serve.

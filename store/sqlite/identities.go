@@ -20,7 +20,7 @@ const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_n
 // CreateIdentity registers an identity, or returns the one that is registered with the same particulars.
 func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
 	var have ra.Identity
-	err := r.db.write(ctx, "register an identity", func(ctx context.Context, tx *writeTx) error {
+	err := r.db.writeBy(ctx, "register an identity", by, id.CreatedAt, func(ctx context.Context, tx *writeTx) error {
 		var err error
 		have, err = readIdentity(ctx, tx.Tx, id.ID)
 		if err == nil && id.Kind == have.Kind && id.SameParticulars(have) {
@@ -103,7 +103,7 @@ func (tx *writeTx) changeLabels(ctx context.Context, have, id ra.Identity) error
 // UpdateIdentity replaces an identity's profile, labels and names, in a new generation.
 func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, at time.Time) (ra.Identity, error) {
 	var have ra.Identity
-	err := r.db.write(ctx, "update an identity", func(ctx context.Context, tx *writeTx) error {
+	err := r.db.writeBy(ctx, "update an identity", by, at, func(ctx context.Context, tx *writeTx) error {
 		var err error
 		have, err = readIdentity(ctx, tx.Tx, id.ID)
 		if err != nil {

@@ -21,7 +21,7 @@ func (c *CA) Install(ctx context.Context, in ca.Installed, by pki.Actor) error {
 		return pki.Refuse(pki.RuleCertificate, "install one CA certificate in DER", "what is to be installed is not a certificate")
 	}
 	fingerprint := sha256.Sum256(in.Certificate)
-	return c.db.write(ctx, "install a CA certificate", func(ctx context.Context, tx *writeTx) error {
+	return c.db.writeBy(ctx, "install a CA certificate", by, in.At, func(ctx context.Context, tx *writeTx) error {
 		var label string
 		err := tx.QueryRowContext(ctx, `SELECT key_label FROM ca_certificates WHERE fingerprint = ?`, fingerprint[:]).Scan(&label)
 		if err == nil && label != in.Key {

@@ -19,7 +19,7 @@ type Revocation struct{ db *DB }
 // is suspended. An order about an identity leaves what is revoked already as it is, keyCompromise excepted.
 func (r *Revocation) Apply(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
 	var changes []pki.StatusChange
-	err := r.db.write(ctx, "carry out the order", func(ctx context.Context, tx *writeTx) error {
+	err := r.db.writeBy(ctx, "carry out the order", o.By, o.At, func(ctx context.Context, tx *writeTx) error {
 		var err error
 		certificate, identity, key := !o.Certificate.IsZero(), !o.Identity.IsZero(), !o.Key.IsZero()
 		switch {

@@ -137,7 +137,7 @@ func (s *setRow) checkNamed(ctx context.Context, q querier) error {
 func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revocation.Set, []pki.StatusChange, error) {
 	var s setRow
 	var standing []pki.StatusChange
-	err := r.db.write(ctx, "revoke a set of certificates", func(ctx context.Context, tx *writeTx) error {
+	err := r.db.writeBy(ctx, "revoke a set of certificates", o.By, o.At, func(ctx context.Context, tx *writeTx) error {
 		s, standing = setRow{Set: revocation.Set{SetOrder: o}}, nil
 		if err := s.checkNamed(ctx, tx); err != nil {
 			return err

@@ -99,7 +99,11 @@ func (tx *writeTx) noteSettled(ctx context.Context, batch ca.BatchID) error {
 // issue checks a record's guards, consumes them and records the certificate, or returns what refuses it. What it supersedes
 // is zero for nothing.
 func (tx *writeTx) issue(ctx context.Context, r ca.Record, at time.Time) (superseded pki.StatusChange, _ *pki.Refusal, _ error) {
-	g, err := tx.checkGuard(ctx, r, at)
+	var g guarded
+	err := tx.authorizeRecord(ctx, r, at)
+	if err == nil {
+		g, err = tx.checkGuard(ctx, r, at)
+	}
 	if refusal, ok := pki.AsRefusal(err); ok {
 		return superseded, refusal, nil
 	}

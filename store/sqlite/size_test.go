@@ -42,7 +42,7 @@ func record(id pki.SPIFFEID, n uint64) ca.Record {
 	}
 	r := ca.Record{
 		Ref: pki.CertRef{Issuer: issuer, Serial: serial}, Identity: id, Profile: "device", KeyHash: pki.HashSPKI(key),
-		NotBefore: at, NotAfter: at.Add(24 * time.Hour), DER: der, RequestID: requestID, Actor: pki.ActorIdentity(id),
+		NotBefore: at, NotAfter: at.Add(24 * time.Hour), DER: der, RequestID: requestID, Actor: pki.ActorSystem("test"),
 	}
 	r.Guard = pki.Guard{Key: r.KeyHash}
 	return r

@@ -13,7 +13,7 @@ import (
 
 // CreateToken records a new token, bound to nothing and not spent.
 func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
-	return r.db.write(ctx, "record a token", func(ctx context.Context, tx *writeTx) error {
+	return r.db.writeBy(ctx, "record a token", t.CreatedBy, t.CreatedAt, func(ctx context.Context, tx *writeTx) error {
 		var identity int64
 		err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, t.Identity.String()).Scan(&identity)
 		if errors.Is(err, sql.ErrNoRows) {

@@ -10,12 +10,13 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// writeTx is the one transaction that is writing. It belongs to one goroutine.
+// writeTx is the one transaction that is writing, as one job sees it. It belongs to one goroutine.
 type writeTx struct {
 	*sql.Tx
-	issuers map[pki.IssuerID]int64 // those that this transaction has looked up
-	entries uint64                 // that it has appended to the log
-	pages   uint64                 // about how many it has changed beside what entries are about
+	issuers map[pki.IssuerID]int64         // those that this transaction has looked up
+	callers map[pki.Caller]pki.CallerState // those that this job has looked up
+	entries uint64                         // that it has appended to the log
+	pages   uint64                         // about how many it has changed beside what entries are about
 }
 
 // read runs do in a transaction that sees one state of the store and changes nothing.

@@ -25,7 +25,8 @@ import (
 // epochStart is when the tests play: a store has no clock, so no test waits.
 var epochStart = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
-var operator = pki.ActorFromText("spiffe://fleet.example/brevet/operator/ann")
+// operator stands for who may do everything: an actor that needs no authorization. What callers may do is tested by callers.
+var operator = pki.ActorCommand("storetest")
 
 // issuerA and issuerB are two CAs by name; no store asks to see them.
 var (
@@ -124,7 +125,7 @@ func (w *world) record(t rapid.TB, id pki.SPIFFEID) ca.Record {
 	r := ca.Record{
 		Ref: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}, Identity: id, Profile: "device", KeyHash: w.key(),
 		NotBefore: w.now.Add(-time.Minute), NotAfter: w.now.Add(time.Hour), Partition: 7,
-		RequestID: w.request(t), Actor: pki.ActorIdentity(id),
+		RequestID: w.request(t), Actor: operator,
 	}
 	r.DER = []byte("certificate " + r.Ref.Serial.String())
 	r.Guard = pki.Guard{Key: r.KeyHash}

@@ -1,0 +1,155 @@
+package server_test
+
+import (
+	"context"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/servertest"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// waitingStore is a real store before which one operator's changes wait, past everything that authorizes a call when it arrives.
+type waitingStore struct {
+	of      string        // the operator's SPIFFE ID
+	arrived chan struct{} // gets a value for each change that waits
+	release chan struct{} // is closed to let them go on
+}
+
+func (s *waitingStore) wait(by pki.Actor) {
+	if by.String() == s.of {
+		s.arrived <- struct{}{}
+		<-s.release
+	}
+}
+
+func (s *waitingStore) wrap(stores server.Stores) server.Stores {
+	stores.RA, stores.Revocation = waitingRecords{stores.RA, s}, waitingRevocations{stores.Revocation, s}
+	return stores
+}
+
+type waitingRecords struct {
+	ra.Records
+	*waitingStore
+}
+
+func (r waitingRecords) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
+	r.wait(by)
+	return r.Records.CreateIdentity(ctx, id, by)
+}
+
+func (r waitingRecords) CreateToken(ctx context.Context, t ra.Token) error {
+	r.wait(t.CreatedBy)
+	return r.Records.CreateToken(ctx, t)
+}
+
+type waitingRevocations struct {
+	revocation.Records
+	*waitingStore
+}
+
+func (r waitingRevocations) Apply(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
+	r.wait(o.By)
+	return r.Records.Apply(ctx, o)
+}
+
+func (r waitingRevocations) OrderSet(ctx context.Context, o revocation.SetOrder) (revocation.Set, []pki.StatusChange, error) {
+	r.wait(o.By)
+	return r.Records.OrderSet(ctx, o)
+}
+
+// TestCallsUnderWayEndWithTheirCaller revokes an operator whose calls have been let in and have not reached the store.
+func TestCallsUnderWayEndWithTheirCaller(t *testing.T) {
+	t.Parallel()
+	store := &waitingStore{arrived: make(chan struct{}), release: make(chan struct{})}
+	w := servertest.New(t, ground, servertest.Options{Wrap: store.wrap})
+	robbed := w.NewOperator(t, "robbed")
+	device := w.Enrolled(t, "device", "device/1")
+	store.of = robbed.ID
+	seen := len(w.Entries(t, 0))
+	calls := map[string]func(ctx context.Context) error{
+		"CreateIdentity": func(ctx context.Context) error {
+			_, err := robbed.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: "mallory", Kind: "operator"})
+			return err
+		},
+		"CreateToken": func(ctx context.Context) error {
+			_, err := robbed.CreateToken(ctx, &brevetv1.CreateTokenRequest{Id: device.ID, Replace: true})
+			return err
+		},
+		"SuspendIdentity": func(ctx context.Context) error {
+			_, err := robbed.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: device.ID})
+			return err
+		},
+		"RetireIdentity": func(ctx context.Context) error {
+			_, err := robbed.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: w.Operator.ID})
+			return err
+		},
+		"RevokeCertificate": func(ctx context.Context) error {
+			_, err := robbed.RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{Serial: servertest.Serial(device.Certificate)})
+			return err
+		},
+		"RevokeCertificates": func(ctx context.Context) error {
+			_, err := robbed.RevokeCertificates(ctx, &brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}})
+			return err
+		},
+	}
+	answers := make(map[string]chan error, len(calls))
+	for name, call := range calls {
+		answer := make(chan error, 1)
+		answers[name] = answer
+		go func() { answer <- call(t.Context()) }()
+		<-store.arrived
+	}
+	w.Revoke(t, robbed.Certificate, "keyCompromise")
+	close(store.release)
+	for name, answer := range answers {
+		t.Log(name)
+		servertest.Refused(t, <-answer, codes.PermissionDenied, pki.RuleRevoked)
+	}
+	for _, e := range w.Entries(t, seen) {
+		if e.Actor.String() == robbed.ID && e.Action != translog.RequestRefused {
+			t.Errorf("the revoked operator has changed something: %+v", e)
+		}
+	}
+	w.Status(t, device.Certificate, "good")
+}
+
+// TestOrdersUnderWayEndWithTheirCaller retires an operator whose orders are decided, and signed or about to be.
+func TestOrdersUnderWayEndWithTheirCaller(t *testing.T) {
+	t.Parallel()
+	store := &servertest.Faulty{}
+	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
+	factory := w.NewOperator(t, "factory")
+	reqs := orders(t, "device", 30)
+	stream := servertest.Must(factory.IssueCertificates(t.Context()))(t)
+	arrived, release := store.HoldRecords()
+	for _, req := range reqs {
+		if err := stream.Send(req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-arrived
+	store.AwaitDecided(60) // each looks twice: its identity is registered in between
+	w.Retire(t, factory.ID)
+	release()
+	answers, err := servertest.Deliver(t, stream)
+	if err != nil {
+		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
+	}
+	released, _ := onRecord(t, w)
+	for _, req := range reqs {
+		der, err := answers.Of(req)
+		if len(der) > 0 || released[string(req.GetRequestId())] > 0 {
+			t.Errorf("%s has a certificate, whose operator was retired before", req.GetId())
+		}
+		if rule := servertest.RuleOf(err); rule != pki.RuleRevoked {
+			t.Errorf("%s was answered with %v, want a refusal by %s", req.GetId(), err, pki.RuleRevoked)
+		}
+	}
+}

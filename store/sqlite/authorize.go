@@ -1,0 +1,82 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// selectCaller finds a certificate of an identity, with the identity's state.
+const selectCaller = `
+	SELECT c.id, c.not_before, c.not_after, c.state, c.reason, c.revoked_at, c.version, n.state, ` + anyOpen + `
+	FROM certificates c JOIN identities n ON n.id = c.identity
+	WHERE c.serial = ? AND c.issuer = (SELECT id FROM issuers WHERE issuer = ?) AND n.spiffe_id = ?`
+
+// authorize refuses an actor that may change nothing at a time: a caller whose certificate is not valid or not good, or whose
+// identity is not enrolled. It reads each caller once in a job. Jobs that share a transaction share nothing here, so a job
+// is refused after one before it that has revoked its caller.
+func (tx *writeTx) authorize(ctx context.Context, by pki.Actor, at time.Time) error {
+	if !by.NeedsAuthorization() {
+		return nil
+	}
+	caller := by.Caller()
+	if caller.IsZero() {
+		return pki.Unauthenticated()
+	}
+	state, known := tx.callers[caller]
+	if !known {
+		var err error
+		if state, err = tx.callerState(ctx, caller); err != nil {
+			return err
+		}
+		tx.callers[caller] = state
+	}
+	return caller.Authorize(state, at)
+}
+
+// callerState reads what is on record of a caller, with the open bulk revocations applied.
+func (tx *writeTx) callerState(ctx context.Context, caller pki.Caller) (pki.CallerState, error) {
+	var s pki.CallerState
+	var id, notBefore, notAfter, state, reason, version int64
+	var revokedAt sql.NullInt64
+	var revoking bool
+	cert := caller.Certificate
+	row := tx.QueryRowContext(ctx, selectCaller, cert.Serial.Bytes(), cert.Issuer.Bytes(), caller.Identity.String())
+	err := row.Scan(&id, &notBefore, &notAfter, &state, &reason, &revokedAt, &version, &s.Identity, &revoking)
+	if errors.Is(err, sql.ErrNoRows) {
+		return s, cert.NotOnRecord()
+	}
+	if err != nil {
+		return s, err
+	}
+	s.NotBefore, s.NotAfter = fromMillis(notBefore), fromMillis(notAfter)
+	s.Status = statusOf(state, reason, version, revokedAt)
+	if !revoking {
+		return s, nil
+	}
+	open, err := readOpenSets(ctx, tx)
+	if err != nil {
+		return s, err
+	}
+	masks, err := open.masks(ctx, tx, []int64{id})
+	s.Status = open.apply(s.Status, masks[id])
+	return s, err
+}
+
+// authorizeRecord authorizes the actor of a certificate's record, unless the guard does.
+func (tx *writeTx) authorizeRecord(ctx context.Context, r ca.Record, at time.Time) error {
+	if renews(r) {
+		return nil
+	}
+	return tx.authorize(ctx, r.Actor, at)
+}
+
+// renews reports whether a record is its caller's own renewal. The guard reads the predecessor, which is the caller's
+// certificate, and authorizes the caller by it.
+func renews(r ca.Record) bool {
+	return !r.Guard.Predecessor.IsZero() && r.Actor.Caller() == pki.Caller{Identity: r.Identity, Certificate: r.Guard.Predecessor}
+}

@@ -1,0 +1,42 @@
+package sqlite_test
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// TestASharedTransactionRefusesWhomItRevokes has a revocation share its transaction with what its caller and the caller that
+// it revokes write after it.
+func TestASharedTransactionRefusesWhomItRevokes(t *testing.T) {
+	ctx := context.Background()
+	m := newMill(t, filepath.Join(t.TempDir(), "brevet.db"))
+	records := m.issue([]pki.SPIFFEID{m.identity(1), m.identity(2)}, nil)
+	if err := m.db.OnWriter(ctx, `UPDATE identities SET state = 2`); err != nil {
+		t.Fatal(err)
+	}
+	good, robbed := pki.ActorCaller(records[0].Identity, records[0].Ref), pki.ActorCaller(records[1].Identity, records[1].Ref)
+	registerBy := func(by pki.Actor, n uint64) func() error {
+		return func() error { _, err := m.db.RA().CreateIdentity(ctx, device(n), by); return err }
+	}
+	errs := together(t, m.db, registerBy(robbed, 3),
+		func() error {
+			_, err := m.db.Revocation().Apply(ctx, revocation.Order{
+				Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: records[1].Ref, By: good, At: at,
+			})
+			return err
+		},
+		registerBy(robbed, 4), registerBy(good, 5))
+	if errs[0] != nil || errs[1] != nil || errs[3] != nil {
+		t.Errorf("beside the refused one: %v", errs)
+	}
+	if refusal, ok := pki.AsRefusal(errs[2]); !ok || refusal.Rule != pki.RuleRevoked {
+		t.Errorf("the revoked caller got %v, want a refusal by %s", errs[2], pki.RuleRevoked)
+	}
+	if registered(t, m.db, 4) || !registered(t, m.db, 3) {
+		t.Error("not exactly what was written before the revocation is on record")
+	}
+}

@@ -1,0 +1,284 @@
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/big"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+func testCallers(t *testing.T, open func(t *testing.T) Store) {
+	t.Run("every method is known", everyMethodIsKnown)
+	for name, write := range writes {
+		t.Run(name, func(t *testing.T) { authorizes(t, open, name, write) })
+	}
+	each(t, open, map[string]func(t *testing.T, w *world){
+		"orders of one transaction": ordersOfOneTransaction, "what needs no authorization": needsNoAuthorization,
+	})
+}
+
+// writes are the methods that write what an actor causes. Each returns what the store says to it.
+var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
+	"ca.Journal.Write": func(t *testing.T, w *world, by pki.Actor) error {
+		return w.try(t, w.orderBy(t, by))
+	},
+	renewing: func(t *testing.T, w *world, by pki.Actor) error {
+		r := w.orderBy(t, by)
+		if c := by.Caller(); !c.IsZero() {
+			r.Identity, r.Guard.Predecessor = c.Identity, c.Certificate
+		}
+		return w.try(t, r)
+	},
+	"ca.Installations.Install": func(t *testing.T, w *world, by pki.Actor) error {
+		der, _ := authority(t, fmt.Sprintf("Root %d", w.drawn))
+		return w.Installations.Install(t.Context(), ca.Installed{Certificate: der, At: w.now}, by)
+	},
+	"ra.Records.CreateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
+		_, err := w.RA.CreateIdentity(t.Context(), w.newIdentity(t), by)
+		return err
+	},
+	"ra.Records.UpdateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
+		id := w.identity(t)
+		id.DNSNames = []string{"pump.fleet.example"}
+		_, err := w.RA.UpdateIdentity(t.Context(), id, by, w.now)
+		return err
+	},
+	"ra.Records.CreateToken": func(t *testing.T, w *world, by pki.Actor) error {
+		b := w.draw()
+		id, err := pki.TokenIDFromBytes(b[:])
+		must(t, err)
+		return w.RA.CreateToken(t.Context(), ra.Token{
+			ID: id, Identity: w.identity(t).ID, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: by, CreatedAt: w.now,
+		})
+	},
+	"revocation.Records.Apply": func(t *testing.T, w *world, by pki.Actor) error {
+		_, err := w.Revocation.Apply(t.Context(), revocation.Order{
+			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Certificate: w.issued(t).Ref, By: by, At: w.now,
+		})
+		return err
+	},
+	"revocation.Records.OrderSet": func(t *testing.T, w *world, by pki.Actor) error {
+		_, _, err := w.Revocation.OrderSet(t.Context(), revocation.SetOrder{
+			Selection: revocation.Selection{Profile: "other"}, Reason: pki.PrivilegeWithdrawn, By: by, At: w.now,
+		})
+		return err
+	},
+	"revocation.Records.PutCRLs": func(t *testing.T, w *world, by pki.Actor) error {
+		w.drawn++
+		return w.Revocation.PutCRLs(t.Context(), []revocation.CRL{{
+			Issuer: issuerA, Number: new(big.Int).SetUint64(w.drawn), ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour),
+		}}, by, w.now)
+	},
+}
+
+// unauthorized are the methods that write and need no authorization, with the reason.
+var unauthorized = map[string]string{
+	"ca.Journal.Begin":              "the system itself",
+	"ra.Records.BindToken":          "the token is the proof",
+	"ra.Records.Refused":            "an entry about a refusal",
+	"ra.RetentionRecords.Advance":   "the system itself",
+	"ra.RetentionRecords.Expire":    "the system itself",
+	"revocation.Records.Pack":       "the system itself",
+	"revocation.Records.TakeNumber": "the system itself",
+	"revocation.Records.PutPoints":  "the system itself",
+	"revocation.Records.TellSet":    "a step of a bulk revocation that is on record",
+	"revocation.Records.FollowSet":  "a step of a bulk revocation that is on record",
+	"translog.Records.Sequence":     "the system itself",
+}
+
+// reads are the methods that change nothing.
+var reads = []string{
+	"ca.Journal.State", "ca.Installations.Installed",
+	"ra.Records.Identity", "ra.Records.Identities", "ra.Records.Token", "ra.Records.Certificate", "ra.Records.CertificateBySerial",
+	"ra.Records.Standing", "ra.Records.Certificates", "ra.RetentionRecords.Waiting", "ra.RetentionRecords.Census",
+	"revocation.Records.View", "revocation.Records.CRLs", "revocation.Records.Points", "revocation.Records.CountSet",
+	"revocation.Records.Set", "revocation.Records.OpenSets", "responder.Feed.Snapshot", "responder.Feed.Changes",
+	"translog.Records.Head", "translog.Records.Entries", "translog.Records.Written",
+}
+
+// everyMethodIsKnown fails for a method of a store that is in none of the lists, or in them and not in the store.
+func everyMethodIsKnown(t *testing.T) {
+	var have []string
+	for _, view := range []reflect.Type{
+		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Records](), reflect.TypeFor[ra.RetentionRecords](),
+		reflect.TypeFor[revocation.Records](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Records](),
+	} {
+		for i := range view.NumMethod() {
+			have = append(have, view.String()+"."+view.Method(i).Name)
+		}
+	}
+	known := slices.Concat(slices.Collect(maps.Keys(writes)), slices.Collect(maps.Keys(unauthorized)), reads)
+	known = slices.DeleteFunc(known, func(name string) bool { return name == renewing })
+	slices.Sort(have)
+	slices.Sort(known)
+	mustEqual(t, "the list of methods", known, have)
+}
+
+// callers are callers in every state, and the rule that refuses what they write; empty for none.
+var callers = map[string]struct {
+	make func(t *testing.T, w *world) pki.Actor
+	want pki.Rule
+}{
+	"good":            {func(t *testing.T, w *world) pki.Actor { return callerOf(w.issued(t)) }, ""},
+	"system":          {func(*testing.T, *world) pki.Actor { return pki.ActorSystem("server") }, ""},
+	"command":         {func(*testing.T, *world) pki.Actor { return pki.ActorCommand("ceremony install") }, ""},
+	"nobody":          {func(*testing.T, *world) pki.Actor { return pki.Actor{} }, pki.RuleUnauthenticated},
+	"only named":      {func(t *testing.T, w *world) pki.Actor { return callerOf(w.issued(t)).Named() }, pki.RuleUnauthenticated},
+	"not on record":   {func(t *testing.T, w *world) pki.Actor { return callerOf(w.record(t, w.identity(t).ID)) }, pki.RuleCertificate},
+	"another's":       {func(t *testing.T, w *world) pki.Actor { return pki.ActorCaller(w.issued(t).Identity, w.issued(t).Ref) }, pki.RuleCertificate},
+	"revoked":         {changed(revocation.Order{Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn}, false), pki.RuleRevoked},
+	"held":            {changed(revocation.Order{Action: revocation.Hold}, false), pki.RuleRevoked},
+	"suspended":       {changed(revocation.Order{Action: revocation.Hold, State: pki.Suspended}, true), pki.RuleRevoked},
+	"retired":         {changed(revocation.Order{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}, true), pki.RuleRevoked},
+	"superseded":      {superseded, pki.RuleRevoked},
+	"bulk revoked":    {bulkRevoked, pki.RuleRevoked},
+	"expired":         {expired, pki.RuleExpired},
+	"not yet valid":   {notYetValid, pki.RuleExpired},
+	"suspended alone": {withIdentity(revocation.Order{Action: revocation.Hold, State: pki.Suspended}), pki.RuleIdentityState},
+	"retired alone":   {withIdentity(revocation.Order{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}), pki.RuleIdentityState},
+}
+
+// renewing is Write with a renewal. Its guard says more of some predecessors than the authorization does.
+const renewing = "ca.Journal.Write, a renewal"
+
+var ofRenewals = map[string]pki.Rule{"not on record": pki.RulePredecessor, "another's": pki.RulePredecessor, "superseded": pki.RuleClone}
+
+func callerOf(r ca.Record) pki.Actor { return pki.ActorCaller(r.Identity, r.Ref) }
+
+// changed returns a caller whose certificate or identity an order has changed.
+func changed(o revocation.Order, identity bool) func(t *testing.T, w *world) pki.Actor {
+	return func(t *testing.T, w *world) pki.Actor {
+		t.Helper()
+		r, o := w.issued(t), o
+		if identity {
+			o.Identity = r.Identity
+		} else {
+			o.Certificate = r.Ref
+		}
+		w.apply(t, o)
+		return callerOf(r)
+	}
+}
+
+// withIdentity returns a caller whose certificate is good, though its identity is not enrolled.
+func withIdentity(o revocation.Order) func(t *testing.T, w *world) pki.Actor {
+	return func(t *testing.T, w *world) pki.Actor {
+		t.Helper()
+		o := o
+		o.Identity = w.issued(t).Identity
+		w.apply(t, o)
+		return callerOf(w.issue(t, w.record(t, o.Identity)))
+	}
+}
+
+func superseded(t *testing.T, w *world) pki.Actor {
+	t.Helper()
+	r := w.issued(t)
+	next := w.record(t, r.Identity)
+	next.Guard.Predecessor, next.Guard.Supersedes = r.Ref, true
+	w.issue(t, next)
+	return callerOf(r)
+}
+
+func bulkRevoked(t *testing.T, w *world) pki.Actor {
+	t.Helper()
+	r := w.issued(t)
+	_, _, err := w.Revocation.OrderSet(t.Context(), revocation.SetOrder{
+		Selection: revocation.Selection{Issuer: issuerA}, Reason: pki.PrivilegeWithdrawn, By: operator, At: w.now,
+	})
+	must(t, err)
+	return callerOf(r)
+}
+
+func expired(t *testing.T, w *world) pki.Actor {
+	t.Helper()
+	r := w.issued(t)
+	w.now = r.NotAfter.Add(time.Second)
+	return callerOf(r)
+}
+
+func notYetValid(t *testing.T, w *world) pki.Actor {
+	t.Helper()
+	r := w.issued(t)
+	w.now = r.NotBefore.Add(-time.Second)
+	return callerOf(r)
+}
+
+// authorizes has every caller write, and looks that one who is refused has written nothing.
+func authorizes(t *testing.T, open func(t *testing.T) Store, name string, write func(t *testing.T, w *world, by pki.Actor) error) {
+	w := newWorld(t, open(t))
+	for state, caller := range callers {
+		t.Run(state, func(t *testing.T) {
+			w.now = epochStart
+			by := caller.make(t, w)
+			want := caller.want
+			if rule, ok := ofRenewals[state]; ok && name == renewing {
+				want = rule
+			}
+			err := write(t, w, by)
+			if want == "" {
+				must(t, err)
+				return
+			}
+			mustRefuse(t, err, want)
+			if e := w.lastEntry(t); e.Actor == by.Named() && e.Action != translog.CertificateAbandoned {
+				t.Errorf("the refused caller has written %+v", e)
+			}
+		})
+	}
+}
+
+// orderBy is a record that an operator has ordered for another identity.
+func (w *world) orderBy(t *testing.T, by pki.Actor) ca.Record {
+	t.Helper()
+	r := w.record(t, w.identity(t).ID)
+	r.Actor = by
+	return r
+}
+
+// ordersOfOneTransaction settles orders of a good caller and a revoked one together: each has its own verdict.
+func ordersOfOneTransaction(t *testing.T, w *world) {
+	good, revoked := callers["good"].make(t, w), callers["revoked"].make(t, w)
+	first, second, third := w.orderBy(t, good), w.orderBy(t, revoked), w.orderBy(t, good)
+	refusals := w.settle(t, w.announce(t, first, second, third), first, second, third)
+	must(t, refusals[0])
+	mustRefuse(t, refusals[1], pki.RuleRevoked)
+	must(t, refusals[2])
+	if c := w.certificate(t, second.Ref); c.Released || c.Status.State != pki.Revoked {
+		t.Errorf("the order of a revoked caller became %+v", c)
+	}
+}
+
+// needsNoAuthorization has a caller revoke itself with others: what follows from that is carried out, and its refusals are
+// logged.
+func needsNoAuthorization(t *testing.T, w *world) {
+	ctx := context.Background()
+	r := w.issued(t)
+	set, _, err := w.Revocation.OrderSet(ctx, revocation.SetOrder{
+		Selection: revocation.Selection{Issuer: issuerA}, Reason: pki.PrivilegeWithdrawn, By: callerOf(r), At: w.now,
+	})
+	must(t, err)
+	must(t, w.RA.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))
+	_, err = w.Revocation.TellSet(ctx, set.ID, func([]pki.StatusChange) {})
+	must(t, err)
+	for !set.Done {
+		_, set, err = w.Revocation.FollowSet(ctx, set.ID, 1, w.now)
+		must(t, err)
+	}
+	if e := w.lastEntry(t); e.Actor != callerOf(r).Named() || len(e.Changes) != 1 {
+		t.Errorf("the last step is logged as %+v", e)
+	}
+	w.reopen(t)
+	mustEqual(t, "the state of the caller's certificate", w.certificate(t, r.Ref).Status.State, pki.Revoked)
+}
