@@ -15,7 +15,8 @@ import (
 type caller struct {
 	id  pki.SPIFFEID
 	ref pki.CertRef
-	// past says that the certificate is over, revoked or not on record. Who may have its key by now is no reason to keep the
+	key pki.KeyHash
+	// past says that the certificate is over, revoked, superseded or not on record. Who may have its key by now is no reason to keep the
 	// identity from calling: the log names it, and the call counts for its address.
 	past bool
 }
@@ -106,6 +107,7 @@ func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) 
 		c.past = true
 		return c, pki.Refuse(pki.RuleCertificate, "enroll again", "certificate %s is not on record", c.ref.Serial)
 	case renewing && st.State == pki.Revoked && st.Reason == pki.Superseded:
+		c.past = true
 	case st.State != pki.Good:
 		c.past = true
 		return c, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",

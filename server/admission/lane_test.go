@@ -22,7 +22,7 @@ func named(t testing.TB, name string) Source {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Identity(id)
+	return Identity(id, pki.KeyHash{})
 }
 
 // bench is a Lane whose calls work until they are told to end.

@@ -10,14 +10,16 @@ import (
 // networkBits is how much of an IPv6 address tells sources apart. A host has the rest to itself (RFC 4291 §2.5.4).
 const networkBits = 64
 
-// Source is whom a call is held against: an identity, or where that is not known, an address.
+// Source is whom a call is held against: an identity with the key that it calls with, or where that is not known, an address.
 type Source struct {
 	id      pki.SPIFFEID
+	key     pki.KeyHash
 	address netip.Addr
 }
 
-// Identity is the source of a caller who has proved to be id.
-func Identity(id pki.SPIFFEID) Source { return Source{id: id} }
+// Identity returns the source of a caller who has proved to be id with a key. An identity can have several good certificates,
+// and one of their keys can be stolen: the thief spends that key's share, and the identity keeps the shares of its other keys.
+func Identity(id pki.SPIFFEID, key pki.KeyHash) Source { return Source{id: id, key: key} }
 
 // Address is the source of any other caller. Those whose address is not one of IP are one source.
 func Address(a net.Addr) Source {
