@@ -4,11 +4,9 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/brevet-pki/brevet/fair"
 	"github.com/brevet-pki/brevet/pki"
 )
-
-// networkBits is how much of an IPv6 address tells sources apart. A host has the rest to itself (RFC 4291 §2.5.4).
-const networkBits = 64
 
 // Source is whom a call is held against: an identity with the key that it calls with, or where that is not known, an address.
 type Source struct {
@@ -27,11 +25,7 @@ func Address(a net.Addr) Source {
 	if !ok {
 		return Source{}
 	}
-	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
-	if ip.Is6() {
-		ip = netip.PrefixFrom(ip, networkBits).Masked().Addr()
-	}
-	return Source{address: ip}
+	return Source{address: fair.Host(tcp.AddrPort().Addr())}
 }
 
 // String says who it is, to a person.
@@ -40,7 +34,7 @@ func (s Source) String() string {
 	case !s.id.IsZero():
 		return s.id.String()
 	case s.address.Is6():
-		return netip.PrefixFrom(s.address, networkBits).String()
+		return netip.PrefixFrom(s.address, fair.NetworkBits).String()
 	default:
 		return s.address.String()
 	}
