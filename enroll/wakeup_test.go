@@ -55,7 +55,7 @@ func (f *fleet) wakeUp(t *testing.T, devices int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		group.Go(func() { f.device(t, admission.Identity(id)) })
+		group.Go(func() { f.device(t, admission.Identity(id, pki.KeyHash{})) })
 	}
 	group.Wait()
 }

@@ -15,7 +15,8 @@ import (
 type caller struct {
 	id  pki.SPIFFEID
 	ref pki.CertRef
-	// past says that the certificate is over, revoked or not on record. Who may have its key by now is no reason to keep the
+	key pki.KeyHash
+	// past says that the certificate is over, revoked, superseded or not on record. Who may have its key by now is no reason to keep the
 	// identity from calling: the log names it, and the call counts for its address.
 	past bool
 }
@@ -121,6 +122,7 @@ func (g *gate) verify(client clientInfo, renewing bool) (caller, error) {
 		c.past = true
 		return c, c.ref.NotOnRecord()
 	case renewing && st.State == pki.Revoked && st.Reason == pki.Superseded:
+		c.past = true
 	case st.State != pki.Good:
 		c.past = true
 		return c, c.ref.CheckStatus(st)

@@ -43,7 +43,7 @@ func (e *enrollment) Renew(ctx context.Context, req *brevetv1.RenewRequest) (*br
 	}
 	by := callerOf(ctx)
 	cert, err := e.registrar.Renew(ctx, ra.Renewal{
-		RequestID: id, Identity: by.id, Predecessor: by.ref, CSR: req.GetCsr(), Lifetime: lifetime,
+		RequestID: id, Identity: by.id, Predecessor: by.ref, CSR: req.GetCsr(), Lifetime: lifetime, Superseded: by.past,
 	})
 	if err != nil {
 		return nil, err

@@ -14,7 +14,7 @@ import (
 
 // Limits say how often callers may call.
 type Limits struct {
-	Identity admission.Rate // each identity, by its certificate
+	Identity admission.Rate // each identity, by the key that it calls with
 	Address  admission.Rate // all callers from one address, without one
 }
 
@@ -89,10 +89,11 @@ func newIntake(c Config) *intake {
 	return in
 }
 
-// source says whom a call counts for, and how often that one may call.
+// source returns whom a call counts for, and the rates that apply. A certificate that is over or superseded counts for the
+// address: its holder must not spend what the identity's good certificate needs.
 func (in *intake) source(ctx context.Context) (admission.Source, *admission.Rates) {
 	if c := callerOf(ctx); !c.id.IsZero() && !c.past {
-		return admission.Identity(c.id), in.identities
+		return admission.Identity(c.id, c.key), in.identities
 	}
 	if p, ok := peer.FromContext(ctx); ok {
 		return admission.Address(p.Addr), in.addresses

@@ -27,8 +27,9 @@ import (
 // stuck is records in which enrollments of one identity hang until it is let go.
 type stuck struct {
 	ra.Records
-	id  string
-	let chan struct{}
+	id          string
+	predecessor pki.Serial // with one, only renewals of that certificate hang
+	let         chan struct{}
 }
 
 func (s *stuck) wrap(stores server.Stores) server.Stores {
@@ -39,7 +40,7 @@ func (s *stuck) wrap(stores server.Stores) server.Stores {
 
 // Standing implements ra.Records.
 func (s *stuck) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
-	if q.Identity.String() == s.id {
+	if q.Identity.String() == s.id && (s.predecessor.IsZero() || q.Predecessor.Serial == s.predecessor) {
 		<-s.let
 	}
 	return s.Records.Standing(ctx, q)

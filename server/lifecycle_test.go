@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -62,6 +63,22 @@ func TestStoppingFinishesWhatIsInFlight(t *testing.T) {
 	}
 	<-stopped
 	goleak.VerifyNone(t, before)
+	w.Serve(t, servertest.Options{})
+}
+
+// A server that is told to stop the moment it says that it serves ends in order, though its listeners have not begun.
+func TestStoppedBeforeItsListenersBegan(t *testing.T) {
+	w := servertest.New(t, ground, servertest.Options{})
+	w.StopServer(t)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // what was started last runs first, and that is the stopping
+	for range 5 {
+		s := servertest.Must(server.New(t.Context(), w.Config(t, servertest.Options{})))(t)
+		ctx, stop := context.WithCancel(t.Context())
+		s.OnReady(stop)
+		if err := s.Run(ctx); err != nil {
+			t.Fatalf("it ended with %v", err)
+		}
+	}
 	w.Serve(t, servertest.Options{})
 }
 

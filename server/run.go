@@ -89,28 +89,27 @@ func (s *Server) Run(ctx context.Context) error {
 	parts, stopParts := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopParts()
 	group, failed := errgroup.WithContext(parts)
-	group.Go(func() error { return s.sequencer.Run(failed) })
-	group.Go(func() error { return s.responder.Follow(failed, s.config.Stores.Feed) })
-	group.Go(func() error { return s.responder.Renew(failed) })
-	group.Go(func() error { return s.revocations.Run(failed) })
-	group.Go(func() error { return s.watchToken(failed) })
-	group.Go(func() error { return s.sweeper.Run(failed) })
+	part := func(run func(context.Context) error) { group.Go(func() error { return s.ended(failed, run(failed)) }) }
+	part(s.sequencer.Run)
+	part(func(ctx context.Context) error { return s.responder.Follow(ctx, s.config.Stores.Feed) })
+	part(s.responder.Renew)
+	part(s.revocations.Run)
+	part(s.watchToken)
+	part(s.sweeper.Run)
 	agents, stopAgents := context.WithCancel(failed)
 	defer stopAgents()
 	for _, a := range append([]*enroll.Agent{s.own}, s.delegates...) {
-		group.Go(func() error { return s.keepEnrolled(agents, a) })
+		part(func(context.Context) error { return s.keepEnrolled(agents, a) })
 	}
 	public := PublicHTTP(s.metrics.public(s.responder.Handler()))
 	public.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)
 	public.BaseContext = func(net.Listener) context.Context { return parts }
-	closeOperations := s.serveOperations(group)
+	closeOperations := s.serveOperations(part)
 	if s.caughtUp(ctx, failed) {
 		debug.FreeOSMemory()  // what reading the statuses and linting the profiles took
 		s.serving.Store(true) // the listeners hold who comes until they are served
-		group.Go(func() error { return s.grpc.Serve(s.limit(s.config.GRPC, portGRPC, maxConnections)) })
-		group.Go(func() error {
-			return unlessClosed(public.Serve(s.limit(s.config.HTTP, portHTTP, maxConnections)))
-		})
+		part(func(context.Context) error { return s.grpc.Serve(s.limit(s.config.GRPC, portGRPC, maxConnections)) })
+		part(func(context.Context) error { return public.Serve(s.limit(s.config.HTTP, portHTTP, maxConnections)) })
 		s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
 		if s.ready != nil {
 			s.ready()
@@ -129,10 +128,30 @@ func (s *Server) Run(ctx context.Context) error {
 	stopParts()
 	s.traces.close(context.WithoutCancel(ctx), s.log)
 	closeOperations() // as late as can be: a server that stops answers probes, as one that is not ready
-	if werr := group.Wait(); werr != nil && !errors.Is(werr, context.Canceled) {
-		err = errors.Join(werr, err)
+	return errors.Join(group.Wait(), err, s.closeDirectories(), s.responder.Close())
+}
+
+// ended returns what a part of the server ended with, or nil for the orderly end of a part while the server stops. Parts
+// start and stop in any order: one may be told to stop before its goroutine has run for the first time.
+func (s *Server) ended(failed context.Context, err error) error {
+	select {
+	case <-s.stopping:
+		return Orderly(err)
+	case <-failed.Done():
+		return Orderly(err)
+	default:
+		return err
 	}
-	return errors.Join(err, s.closeDirectories(), s.responder.Close())
+}
+
+// Orderly returns nil for an error that says no more than that a part was told to stop, and any other error as it is.
+func Orderly(err error) error {
+	for _, end := range []error{context.Canceled, http.ErrServerClosed, grpc.ErrServerStopped} {
+		if errors.Is(err, end) {
+			return nil
+		}
+	}
+	return err
 }
 
 // PublicHTTP is a server with the bounds of the public port. What is compared with a Server has the same.
@@ -144,7 +163,7 @@ func PublicHTTP(h http.Handler) *http.Server {
 }
 
 // serveOperations serves the operations port, where there is one, and returns what ends it.
-func (s *Server) serveOperations(group *errgroup.Group) (end func()) {
+func (s *Server) serveOperations(part func(func(context.Context) error)) (end func()) {
 	if s.config.Operations == nil {
 		return func() {}
 	}
@@ -153,8 +172,8 @@ func (s *Server) serveOperations(group *errgroup.Group) (end func()) {
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeaders,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
-	group.Go(func() error {
-		return unlessClosed(operations.Serve(s.limit(s.config.Operations, portOperations, maxProbes)))
+	part(func(context.Context) error {
+		return operations.Serve(s.limit(s.config.Operations, portOperations, maxProbes))
 	})
 	return func() { _ = operations.Close() } // nobody is left to be told
 }
@@ -162,13 +181,6 @@ func (s *Server) serveOperations(group *errgroup.Group) (end func()) {
 // limit bounds the connections of a port, and counts them.
 func (s *Server) limit(l net.Listener, port string, most int) net.Listener {
 	return newSharedListener(l, most, s.metrics.open.WithLabelValues(port), s.metrics.closed.WithLabelValues(port))
-}
-
-func unlessClosed(err error) error {
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
 }
 
 // caughtUp waits until the responder knows every status, which the gate and relying parties ask for, and the CRLs are

@@ -65,7 +65,7 @@ func (g *gate) verifyChain(leaf *x509.Certificate, now time.Time) (voucher, erro
 	if err != nil || id.TrustDomain() != g.trustDomain {
 		return voucher{}, pki.Refuse(pki.RuleCertificate, "use a certificate from this CA", "the certificate names no identity of %s", g.trustDomain)
 	}
-	v := voucher{caller: caller{id: id, ref: pki.CertRef{Issuer: pki.IssuerOf(chains[0][1]), Serial: serial}}}
+	v := voucher{caller: caller{id: id, key: pki.HashSPKI(leaf.RawSubjectPublicKeyInfo), ref: pki.CertRef{Issuer: pki.IssuerOf(chains[0][1]), Serial: serial}}}
 	for _, c := range chains[0] {
 		if v.notBefore.IsZero() || c.NotBefore.After(v.notBefore) {
 			v.notBefore = c.NotBefore

@@ -101,7 +101,7 @@ type TokenConfig struct {
 
 // LimitsConfig says how often callers may call.
 type LimitsConfig struct {
-	// Each identity, by the certificate that it calls with: devices, workloads and operators. An operator's calls to revoke,
+	// Each identity, by the key that it calls with: devices, workloads and operators. An operator's calls to revoke,
 	// suspend, resume and retire, and to import CRLs, are not held back by it.
 	Identity RateConfig `yaml:"identity"`
 	// All callers together that have no certificate and one address: who enrolls, and who is refused. Hosts behind one

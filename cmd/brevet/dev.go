@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/cmd/internal/config"
@@ -111,7 +112,7 @@ func (d dev) run(cmd *cobra.Command) error {
 		return err
 	}
 	if err := d.ensureCA(cmd.Context()); err != nil {
-		return fmt.Errorf("make the development CA: %w", err)
+		return stopped(cmd.Context(), fmt.Errorf("make the development CA: %w", err))
 	}
 	pin, err := hsm.ReadPINFile(filepath.Join(d.ca(), "pin"))
 	if err != nil {
@@ -301,14 +302,14 @@ func (d dev) serve(cmd *cobra.Command, c Config, pin hsm.PIN) (err error) {
 	ctx := cmd.Context()
 	n, err := openNode(ctx, c, pin, c.logger(cmd))
 	if err != nil {
-		return err
+		return stopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
 	n.pace = d.pace
 	if err := d.install(ctx, n); err != nil {
-		return err
+		return stopped(ctx, err)
 	}
-	return d.serveNode(cmd, n)
+	return stopped(ctx, d.serveNode(cmd, n))
 }
 
 // serveNode runs the server, and beside it the agent that keeps the operator's credential.
@@ -323,18 +324,20 @@ func (d dev) serveNode(cmd *cobra.Command, n *node) error {
 	if err != nil {
 		return errors.Join(err, listeners.close())
 	}
-	kept := make(chan error, 1)
+	var operator errgroup.Group
 	s.OnReady(func() {
-		go func() { kept <- d.keepOperator(ctx, cmd, s); stop() }()
+		operator.Go(func() error {
+			defer stop()
+			err := d.keepOperator(ctx, cmd, s)
+			if ctx.Err() != nil { // the server stops, which can end any step of enrolling
+				return nil
+			}
+			return err
+		})
 	})
 	err = s.Run(ctx)
 	stop()
-	select {
-	case kerr := <-kept:
-		err = errors.Join(err, kerr)
-	default: // it was never started
-	}
-	return err
+	return errors.Join(err, operator.Wait())
 }
 
 // keepOperator enrolls the operator where that is needed, says what to do next, and renews the credential for as long

@@ -7,6 +7,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/server"
 )
 
 func newServe() *cobra.Command {
@@ -39,10 +41,18 @@ func serve(cmd *cobra.Command, c Config, check bool) (err error) {
 	ctx := cmd.Context()
 	n, err := openNode(ctx, c, pin, c.logger(cmd))
 	if err != nil {
-		return err
+		return stopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	return n.serve(ctx, cmd, check)
+	return stopped(ctx, n.serve(ctx, cmd, check))
+}
+
+// stopped returns nil where a signal stopped the server while it started, and any other error as it is.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return server.Orderly(err)
 }
 
 func (n *node) serve(ctx context.Context, cmd *cobra.Command, check bool) error {

@@ -59,7 +59,7 @@ func (r *Responder) servePOST(w http.ResponseWriter, q *http.Request) {
 		return
 	}
 	// HTTP caches no response to a POST (RFC 9110 §9.3.3) that does not ask for it.
-	a, refusal := r.respond(q.Context(), r.clock(), der, space)
+	a, refusal := r.respond(q.Context(), q.RemoteAddr, r.clock(), der, space)
 	if refusal != 0 {
 		writeRefusal(w, refusal)
 		return
@@ -119,7 +119,7 @@ func (r *Responder) serveGET(w http.ResponseWriter, q *http.Request, encoded str
 		return
 	}
 	now := r.clock()
-	a, refusal := r.respond(q.Context(), now, der, space)
+	a, refusal := r.respond(q.Context(), q.RemoteAddr, now, der, space)
 	if refusal != 0 {
 		writeRefusal(w, refusal)
 		return
@@ -167,8 +167,8 @@ func (d *dates) of(seconds int64) []string {
 	return one.value
 }
 
-// respond answers a request in DER, which it keeps no part of. The answer may be of the workspace.
-func (r *Responder) respond(ctx context.Context, now time.Time, der []byte, space *workspace) (*answer, ocsp.Refusal) {
+// respond answers a request in DER of a remote address. It keeps no part of the request. The answer may be of the workspace.
+func (r *Responder) respond(ctx context.Context, remote string, now time.Time, der []byte, space *workspace) (*answer, ocsp.Refusal) {
 	if id, serial, plain := ocsp.PlainCertID(der); plain {
 		if a := r.recall(now, serial, id, space); a != nil {
 			r.meter.Answered(a.outcome)
@@ -179,7 +179,7 @@ func (r *Responder) respond(ctx context.Context, now time.Time, der []byte, spac
 	if err != nil {
 		return nil, r.refuse(ocsp.MalformedRequest)
 	}
-	a, refusal := r.answer(ctx, q, space)
+	a, refusal := r.answer(ctx, hostOf(remote), q, space)
 	if refusal != 0 {
 		return nil, r.refuse(refusal)
 	}

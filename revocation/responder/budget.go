@@ -2,9 +2,11 @@ package responder
 
 import (
 	"context"
+	"net/netip"
 	"runtime"
-	"slices"
 	"sync"
+
+	"github.com/brevet-pki/brevet/fair"
 )
 
 // maxWaiting is how many answers may wait to be signed in one budget. More are told to try later.
@@ -17,12 +19,12 @@ const maxWaiting = 256
 // Who finds a free place signs in it. Who leaves it while others wait passes it to a goroutine that signs for all of them,
 // one after the other: a place that is handed from caller to caller stands empty for half of the time, while the next one
 // wakes up.
+//
+// Turns go round between hosts: one that asks for more than there is time for waits behind its own requests, and the others
+// do not.
 type budget struct {
-	places int
-
-	mu      sync.Mutex // guards what follows
-	taken   int        // of the places
-	waiting []*turn
+	mu    sync.Mutex
+	queue *fair.Queue[netip.Addr, *turn]
 }
 
 // A turn is what waits for its place.
@@ -38,30 +40,33 @@ func (t *turn) take() {
 	t.sign()
 }
 
-// newBudget makes a budget of a quarter of the processors, and one at least.
-func newBudget() *budget { return &budget{places: max(1, runtime.GOMAXPROCS(0)/4)} }
+// places is a quarter of the processors, and one at least.
+func places() int { return max(1, runtime.GOMAXPROCS(0)/4) }
 
-// do signs in a place, and reports whether there was one: not where too many wait, or ctx ends first.
-func (b *budget) do(ctx context.Context, sign func()) bool {
+func newBudget(places int) *budget {
+	size := fair.Size{Slots: places, Each: places, Queue: maxWaiting}
+	return &budget{queue: fair.NewQueue[netip.Addr, *turn](size)}
+}
+
+// do signs in a place for a host, and reports whether there was one: not where too many wait, or ctx ends first.
+func (b *budget) do(ctx context.Context, host netip.Addr, sign func()) bool {
 	b.mu.Lock()
-	if b.taken < b.places {
-		b.taken++
+	if b.queue.Begin(host) {
 		b.mu.Unlock()
-		defer b.leave()
+		defer b.leave(host)
 		sign()
 		return true
 	}
-	if len(b.waiting) == maxWaiting {
-		b.mu.Unlock()
+	t := &turn{sign: sign, done: make(chan struct{})}
+	waits := b.queue.Wait(host, t)
+	b.mu.Unlock()
+	if waits == nil {
 		return false
 	}
-	t := &turn{sign: sign, done: make(chan struct{})}
-	b.waiting = append(b.waiting, t)
-	b.mu.Unlock()
 	select {
 	case <-t.done:
 	case <-ctx.Done():
-		if b.withdraw(t) {
+		if b.withdraw(waits) {
 			return false
 		}
 		<-t.done // it is being signed
@@ -73,42 +78,36 @@ func (b *budget) do(ctx context.Context, sign func()) bool {
 }
 
 // withdraw reports whether a turn had not come yet. It never does then.
-func (b *budget) withdraw(t *turn) bool {
+func (b *budget) withdraw(waits *fair.Item[netip.Addr, *turn]) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	at := slices.Index(b.waiting, t)
-	if at < 0 {
-		return false
-	}
-	b.waiting = slices.Delete(b.waiting, at, at+1)
-	return true
+	return b.queue.Withdraw(waits)
 }
 
-// leave gives a place back, or passes it to those who wait.
-func (b *budget) leave() {
-	if t := b.next(); t != nil {
-		go b.work(t)
+// leave gives a host's place back, or passes it to those who wait.
+func (b *budget) leave(host netip.Addr) {
+	if host, t, waits := b.next(host); waits {
+		go b.work(host, t)
 	}
 }
 
 // work signs for those who wait until there are none.
-func (b *budget) work(t *turn) {
-	for t != nil {
+func (b *budget) work(host netip.Addr, t *turn) {
+	for waits := true; waits; host, t, waits = b.next(host) {
 		t.take()
-		t = b.next()
 	}
 }
 
-// next is whose turn it is in a place; with nil the place is free again.
-func (b *budget) next() *turn {
+// next ends a turn of a host in its place, and returns whose turn it is there now, if anybody waits.
+func (b *budget) next(host netip.Addr) (netip.Addr, *turn, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.waiting) == 0 {
-		b.taken--
-		return nil
-	}
-	t := b.waiting[0]
-	b.waiting[0] = nil
-	b.waiting = b.waiting[1:]
-	return t
+	b.queue.End(host)
+	return b.queue.Next()
+}
+
+// hostOf returns the host of an address as net/http has it; the zero one of what is no address.
+func hostOf(remote string) netip.Addr {
+	at, _ := netip.ParseAddrPort(remote) // the zero address is a host of its own
+	return fair.Host(at.Addr())
 }

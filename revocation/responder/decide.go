@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -40,23 +41,23 @@ func (d *decision) answer(der []byte) *answer {
 
 // answer returns a signed answer, or why there is none. What is said without nonce of one certificate that was issued is
 // kept; of others there is no end.
-func (r *Responder) answer(ctx context.Context, q *ocsp.Request, into *workspace) (*answer, ocsp.Refusal) {
+func (r *Responder) answer(ctx context.Context, host netip.Addr, q *ocsp.Request, into *workspace) (*answer, ocsp.Refusal) {
 	i, refusal := r.issuerOf(q)
 	if refusal != 0 {
 		return nil, refusal
 	}
 	if id := q.IDs[0]; len(q.IDs) == 1 && q.Nonce == nil && keeps(id) && i.statuses.version(id.Serial) != 0 {
-		return r.keptAnswer(ctx, i, q, into)
+		return r.keptAnswer(ctx, host, i, q, into)
 	}
-	return r.signOnce(ctx, i, q)
+	return r.signOnce(ctx, host, i, q)
 }
 
 // signOnce signs an answer that is not kept.
-func (r *Responder) signOnce(ctx context.Context, i *issuer, q *ocsp.Request) (*answer, ocsp.Refusal) {
+func (r *Responder) signOnce(ctx context.Context, host netip.Addr, i *issuer, q *ocsp.Request) (*answer, ocsp.Refusal) {
 	var d *decision
 	var der []byte
 	refusal := ocsp.TryLater
-	r.once.do(ctx, func() { d, der, refusal = r.sign(i, q) })
+	r.once.do(ctx, host, func() { d, der, refusal = r.sign(i, q) })
 	if refusal != 0 {
 		return nil, refusal
 	}
@@ -64,7 +65,7 @@ func (r *Responder) signOnce(ctx context.Context, i *issuer, q *ocsp.Request) (*
 }
 
 // keptAnswer returns the answer that is kept, or signs it. Of several who ask the same at a time one signs.
-func (r *Responder) keptAnswer(ctx context.Context, i *issuer, q *ocsp.Request, into *workspace) (*answer, ocsp.Refusal) {
+func (r *Responder) keptAnswer(ctx context.Context, host netip.Addr, i *issuer, q *ocsp.Request, into *workspace) (*answer, ocsp.Refusal) {
 	id := q.IDs[0]
 	for range signTries {
 		if a := r.recall(r.clock(), id.Serial, id.Raw, into); a != nil {
@@ -79,7 +80,7 @@ func (r *Responder) keptAnswer(ctx context.Context, i *issuer, q *ocsp.Request, 
 				return nil, ocsp.TryLater
 			}
 		}
-		if a, refusal := r.signKept(ctx, i, q, into); a != nil || refusal != 0 {
+		if a, refusal := r.signKept(ctx, host, i, q, into); a != nil || refusal != 0 {
 			return a, refusal
 		}
 	}
@@ -88,7 +89,7 @@ func (r *Responder) keptAnswer(ctx context.Context, i *issuer, q *ocsp.Request, 
 
 // signKept signs an answer that is kept, for the first who asks. It returns neither answer nor refusal where a change of
 // status has overtaken it.
-func (r *Responder) signKept(ctx context.Context, i *issuer, q *ocsp.Request, into *workspace) (*answer, ocsp.Refusal) {
+func (r *Responder) signKept(ctx context.Context, host netip.Addr, i *issuer, q *ocsp.Request, into *workspace) (*answer, ocsp.Refusal) {
 	id := q.IDs[0]
 	defer r.answers.end(id)
 	if a := r.recall(r.clock(), id.Serial, id.Raw, into); a != nil { // another one has just signed it
@@ -97,7 +98,7 @@ func (r *Responder) signKept(ctx context.Context, i *issuer, q *ocsp.Request, in
 	var d *decision
 	var der []byte
 	refusal := ocsp.TryLater
-	r.lasting.do(ctx, func() { d, der, refusal = r.sign(i, q) })
+	r.lasting.do(ctx, host, func() { d, der, refusal = r.sign(i, q) })
 	if refusal != 0 {
 		return nil, refusal
 	}

@@ -9,14 +9,14 @@ import (
 const MaxWaiting = maxWaiting
 
 // Signing is how many answers of a kind are signed at a time, and Waiting how many wait now that are not to be kept.
-func Signing(r *Responder) int       { return r.once.places }
+func Signing(*Responder) int         { return places() }
 func Waiting(r *Responder) int       { return r.once.length() }
 func WaitingToKeep(r *Responder) int { return r.lasting.length() }
 
 func (b *budget) length() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.waiting)
+	return b.queue.Waiting()
 }
 
 // FollowOnce reads a feed to its end, and no more.

@@ -67,7 +67,8 @@ func waitFor(reached func() bool) {
 	}
 }
 
-// TestFloodIsTurnedAway fills the budget of answers that are signed in flight, with three kinds of them.
+// TestFloodIsTurnedAway has one host fill what it may of the budget of answers that are signed in flight, with three kinds of
+// them. Another host gets its answers, each after one of the flood.
 func TestFloodIsTurnedAway(t *testing.T) {
 	key := newGatedKey(t)
 	s := newScene(t, responder.Config{}, key)
@@ -82,7 +83,8 @@ func TestFloodIsTurnedAway(t *testing.T) {
 	var waiting sync.WaitGroup
 	var answered atomic.Int64
 	signing := responder.Signing(s.Responder)
-	for n := range signing + responder.MaxWaiting {
+	const queued = responder.MaxWaiting / 2
+	for n := range signing + queued {
 		waiting.Go(func() {
 			s.post(t, flood[n%len(flood)])
 			answered.Add(1)
@@ -92,7 +94,7 @@ func TestFloodIsTurnedAway(t *testing.T) {
 	for range signing {
 		gates = append(gates, <-key.started)
 	}
-	waitFor(func() bool { return responder.Waiting(s.Responder) == responder.MaxWaiting })
+	waitFor(func() bool { return responder.Waiting(s.Responder) == queued })
 	for n, der := range flood {
 		if got, _ := s.read(t, leaf, s.post(t, der)); got != tryLater {
 			t.Errorf("one more of kind %d: %s", n, got)
@@ -104,10 +106,22 @@ func TestFloodIsTurnedAway(t *testing.T) {
 	if n := answered.Load(); n != 0 {
 		t.Errorf("%d of the flood are answered while none is signed", n)
 	}
+	const others = 3
+	var served sync.WaitGroup
+	for range others {
+		served.Go(func() {
+			if got, _ := s.read(t, leaf, s.postFrom(t, "[2001:db8::1]:1", flood[0])); got != "good" {
+				t.Errorf("another host, beside the flood: %s", got)
+			}
+		})
+	}
+	waitFor(func() bool { return responder.Waiting(s.Responder) == queued+others })
 	for _, gate := range gates {
 		close(gate)
 	}
-	key.let(responder.MaxWaiting)
+	key.let(2 * others)
+	served.Wait()
+	key.let(queued - others)
 	waiting.Wait()
 	go key.let(1)
 	if got, _ := s.read(t, leaf, s.post(t, flood[0])); got != "good" {

@@ -102,7 +102,7 @@ func (i *issuer) delegate() *ocsp.Signer {
 func New(c Config) (*Responder, error) {
 	r := &Responder{
 		maxAge: c.MaxAge, staleness: c.Staleness, extendedRevoke: c.ExtendedRevoke, meter: c.Meter, clock: c.Clock, log: c.Log,
-		answers: newAnswers(), lasting: newBudget(), once: newBudget(),
+		answers: newAnswers(), lasting: newBudget(places()), once: newBudget(places()),
 		issuers: map[pki.IssuerID]*issuer{}, byHash: map[ocsp.IssuerHash]*issuer{}, byName: map[string]*issuer{},
 	}
 	if r.maxAge == 0 {

@@ -119,7 +119,14 @@ func request(t testing.TB, leaf, issuer *x509.Certificate, hash crypto.Hash) []b
 // post sends a request and returns the OCSP response in DER.
 func (s *scene) post(t testing.TB, der []byte) []byte {
 	t.Helper()
+	return s.postFrom(t, "192.0.2.1:1", der)
+}
+
+// postFrom posts a request from a remote address.
+func (s *scene) postFrom(t testing.TB, remote string, der []byte) []byte {
+	t.Helper()
 	q := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/ocsp", bytes.NewReader(der))
+	q.RemoteAddr = remote
 	q.Header.Set("Content-Type", "application/ocsp-request")
 	w := httptest.NewRecorder()
 	s.handler.ServeHTTP(w, q)

@@ -22,7 +22,7 @@ func named(t testing.TB, name string) Source {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Identity(id)
+	return Identity(id, pki.KeyHash{})
 }
 
 // bench is a Lane whose calls work until they are told to end.
@@ -78,8 +78,8 @@ func (b *bench) over(t *testing.T) (refused int) {
 	}
 	b.lane.mu.Lock()
 	defer b.lane.mu.Unlock()
-	if l := b.lane; len(l.sources)+l.working+l.waiting+l.turns.Len() != 0 {
-		t.Errorf("when all is over, %d sources, %d at work, %d waiting, %d in line are remembered", len(l.sources), l.working, l.waiting, l.turns.Len())
+	if q := b.lane.queue; q.Sources()+q.Working()+q.Waiting() != 0 {
+		t.Errorf("when all is over, %d sources, %d at work, %d waiting are remembered", q.Sources(), q.Working(), q.Waiting())
 	}
 	return refused
 }
@@ -222,7 +222,7 @@ func TestBoundsHoldAmongMany(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if len(l.sources) != 0 || l.Load().Working+l.Load().Waiting != 0 || worked.Load() == 0 {
-		t.Errorf("%d sources, %+v are left of %d calls", len(l.sources), l.Load(), worked.Load())
+	if l.queue.Sources() != 0 || l.Load().Working+l.Load().Waiting != 0 || worked.Load() == 0 {
+		t.Errorf("%d sources, %+v are left of %d calls", l.queue.Sources(), l.Load(), worked.Load())
 	}
 }

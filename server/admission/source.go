@@ -4,20 +4,20 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/brevet-pki/brevet/fair"
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// networkBits is how much of an IPv6 address tells sources apart. A host has the rest to itself (RFC 4291 §2.5.4).
-const networkBits = 64
-
-// Source is whom a call is held against: an identity, or where that is not known, an address.
+// Source is whom a call is held against: an identity with the key that it calls with, or where that is not known, an address.
 type Source struct {
 	id      pki.SPIFFEID
+	key     pki.KeyHash
 	address netip.Addr
 }
 
-// Identity is the source of a caller who has proved to be id.
-func Identity(id pki.SPIFFEID) Source { return Source{id: id} }
+// Identity returns the source of a caller who has proved to be id with a key. An identity can have several good certificates,
+// and one of their keys can be stolen: the thief spends that key's share, and the identity keeps the shares of its other keys.
+func Identity(id pki.SPIFFEID, key pki.KeyHash) Source { return Source{id: id, key: key} }
 
 // Address is the source of any other caller. Those whose address is not one of IP are one source.
 func Address(a net.Addr) Source {
@@ -25,11 +25,7 @@ func Address(a net.Addr) Source {
 	if !ok {
 		return Source{}
 	}
-	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
-	if ip.Is6() {
-		ip = netip.PrefixFrom(ip, networkBits).Masked().Addr()
-	}
-	return Source{address: ip}
+	return Source{address: fair.Host(tcp.AddrPort().Addr())}
 }
 
 // String says who it is, to a person.
@@ -38,7 +34,7 @@ func (s Source) String() string {
 	case !s.id.IsZero():
 		return s.id.String()
 	case s.address.Is6():
-		return netip.PrefixFrom(s.address, networkBits).String()
+		return netip.PrefixFrom(s.address, fair.NetworkBits).String()
 	default:
 		return s.address.String()
 	}
