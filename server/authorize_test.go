@@ -96,11 +96,14 @@ func TestOperatorsNeedTheirIdentity(t *testing.T) {
 			w.StopServer(t)
 			s.id = bob.ID
 			w.Serve(t, servertest.Options{Wrap: s.wrap})
-			conn := w.Holder(t, bob.Certificate.Raw, bob.Key).Conn
+			holder := w.Holder(t, bob.Certificate.Raw, bob.Key)
 			for name, m := range methods {
-				if !rpcs[name].anybody && !rpcs[name].identities {
-					servertest.Refused(t, invoke(t, conn, m), codes.FailedPrecondition, pki.RuleIdentityState)
+				if r := rpcs[name]; !r.anybody && !r.identities && !m.IsStreamingClient() {
+					servertest.Refused(t, invoke(t, holder.Conn, m), codes.FailedPrecondition, pki.RuleIdentityState)
 				}
+			}
+			for _, answer := range holder.Orders(t, orders(t, "device", 2)...) {
+				servertest.Refused(t, servertest.FailureOf(answer), codes.FailedPrecondition, pki.RuleIdentityState)
 			}
 			w.Status(t, bob.Certificate, "good")
 			servertest.Must(w.Operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t)

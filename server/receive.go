@@ -96,7 +96,10 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	if c.refused != nil {
 		return s.note(ctx, c.refused)
 	}
-	st := &stream{ServerStream: ss, call: c, server: s, sendsOnly: !info.IsClientStream}
+	st := &stream{ServerStream: ss, call: c, server: s, check: s.gate.authorize, sendsOnly: !info.IsClientStream}
+	if info.IsClientStream {
+		st.check = s.gate.enter
+	}
 	defer st.end()
 	return s.note(ctx, next(srv, st))
 }
@@ -104,10 +107,12 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 // authorizedEach is how many messages a stream sends before its caller is authorized again.
 const authorizedEach = 100
 
-// stream authorizes its caller again with every message that it receives. If the caller sends one message and receives
-// many, it does so with every authorizedEach messages sent.
+// stream checks its caller again with every message that it receives. If the caller sends one message and receives
+// many, it does so with every authorizedEach messages sent. If the caller sends many, a revoked certificate ends the
+// stream, and the handler authorizes each message when it carries it out.
 type stream struct {
 	grpc.ServerStream
+	check     func(ctx context.Context, method string) (context.Context, error)
 	call      *call
 	server    *Server
 	sendsOnly bool
@@ -126,7 +131,7 @@ func (s *stream) RecvMsg(into any) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.server.gate.authorize(s.call, s.call.method); err != nil {
+	if _, err := s.check(s.call, s.call.method); err != nil {
 		return err
 	}
 	if refusal != nil {
@@ -139,7 +144,7 @@ func (s *stream) RecvMsg(into any) error {
 func (s *stream) SendMsg(m any) error {
 	if s.sendsOnly {
 		if s.sent++; s.sent%authorizedEach == 0 {
-			if _, err := s.server.gate.authorize(s.call, s.call.method); err != nil {
+			if _, err := s.check(s.call, s.call.method); err != nil {
 				return err
 			}
 		}
