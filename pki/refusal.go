@@ -105,6 +105,7 @@ const (
 	RuleChanged         Rule = "identity.changed"       // the identity changed while the request was under way
 	RuleToken           Rule = "token.invalid"          // unknown, expired or spent: which, only the log says
 	RuleTokenBound      Rule = "token.bound"            // bound to another request or key
+	RuleTokenRevoked    Rule = "token.revoked"          // its maker is no longer trusted, or an operator revoked it
 	RulePredecessor     Rule = "predecessor.unknown"    // the certificate to renew is not on record
 	RuleRevoked         Rule = "certificate.revoked"    // revoked, or on hold
 	RuleExpired         Rule = "certificate.expired"    // not valid at this time
@@ -128,7 +129,7 @@ var classes = map[Rule]Class{
 	RuleKeyType: Malformed, RuleKeyWeak: Malformed, RuleLifetime: Malformed, RuleNames: Malformed,
 	RuleProfile: Malformed, RuleLint: Malformed, RuleTrustDomain: Malformed, RuleReason: Malformed, RuleCRL: Malformed,
 	RuleSubject: Malformed, RuleParent: Malformed,
-	RuleUnauthenticated: Unproven, RuleToken: Unproven, RuleCertificate: Unproven, RuleExpired: Unproven, RuleKeyPossession: Unproven,
+	RuleUnauthenticated: Unproven, RuleToken: Unproven, RuleTokenRevoked: Unproven, RuleCertificate: Unproven, RuleExpired: Unproven, RuleKeyPossession: Unproven,
 	RuleKeyReserved: Forbidden, RuleKeyForeign: Forbidden, RuleKeyCompromised: Forbidden, RuleReserved: Forbidden,
 	RuleTokenBound: Forbidden, RuleRevoked: Forbidden, RuleClone: Forbidden, RuleAccess: Forbidden,
 	RuleIdentity: Missing, RulePredecessor: Missing, RuleNotFound: Missing,

@@ -162,6 +162,20 @@ func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, life
 	return secret, t, r.records.CreateToken(ctx, t)
 }
 
+// RevokeTokens revokes tokens, and returns how many of them could have been used.
+func (r *Registrar) RevokeTokens(ctx context.Context, v TokenRevocation) (int, error) {
+	if len(v.Why) > maxLabelSize || !printable(v.Why) {
+		return 0, pki.Refuse(pki.RuleRequest, fmt.Sprintf("use printable ASCII of %d octets at most", maxLabelSize), "the comment is not of its form")
+	}
+	v.At = r.clock()
+	return r.records.RevokeTokens(ctx, v)
+}
+
+// Tokens returns a page of tokens, as TokenRecords does, with their states now.
+func (r *Registrar) Tokens(ctx context.Context, sel TokenSelection, from Cursor, limit int) ([]ListedToken, Cursor, error) {
+	return r.records.Tokens(ctx, sel, r.clock(), from, limit)
+}
+
 func checkLabels(labels map[string]string) error {
 	if len(labels) > maxLabels {
 		return pki.Refuse(pki.RuleRequest, fmt.Sprintf("use %d at most", maxLabels), "%d labels", len(labels))

@@ -54,6 +54,62 @@ type Token struct {
 	Key     pki.KeyHash
 	// Spent says that a certificate was issued for it.
 	Spent bool
+	// MadeWith is the certificate that its maker had; zero for a part of the system.
+	MadeWith pki.CertRef
+	// Revoked says why it was revoked before it was spent; empty where it was not.
+	Revoked string
+}
+
+// CheckRevoked returns the refusal of a token that was revoked, or nil.
+func (t Token) CheckRevoked() error {
+	if t.Revoked == "" {
+		return nil
+	}
+	return pki.Refuse(pki.RuleTokenRevoked, "ask an operator for a new token (brevet token create)", "the enrollment token was revoked: %s", t.Revoked)
+}
+
+// TokenState says what a token is good for.
+type TokenState string
+
+// A token is open until it is spent, revoked or expired, or its identity has changed since it was made, which is stale.
+const (
+	TokenOpen    TokenState = "open"
+	TokenSpent   TokenState = "spent"
+	TokenRevoked TokenState = "revoked"
+	TokenExpired TokenState = "expired"
+	TokenStale   TokenState = "stale"
+)
+
+// ParseTokenState reads the name of a state.
+func ParseTokenState(text string) (TokenState, error) {
+	switch s := TokenState(text); s {
+	case TokenOpen, TokenSpent, TokenRevoked, TokenExpired, TokenStale:
+		return s, nil
+	}
+	return "", pki.Refuse(pki.RuleRequest, "use open, spent, revoked, expired or stale", "%.64q is not a token's state", text)
+}
+
+// TokenSelection matches the tokens that satisfy every field that is set; the zero value matches all.
+type TokenSelection struct {
+	MadeBy   pki.SPIFFEID
+	Identity pki.SPIFFEID // that the token enrolls
+	State    TokenState
+}
+
+// ListedToken is a token with its state at the time of the list.
+type ListedToken struct {
+	Token
+	State TokenState
+}
+
+// TokenRevocation revokes one token, or all that an identity has made so far. Exactly one of ID and MadeBy is set.
+type TokenRevocation struct {
+	ID     string // as pki.TokenID.String formats it
+	MadeBy pki.SPIFFEID
+	By     pki.Actor
+	// Why is a comment for the log.
+	Why string
+	At  time.Time
 }
 
 // Certificate is the record of one certificate.
@@ -113,7 +169,10 @@ type Answer struct {
 	Supersedes bool
 }
 
-// Cursor is a place in a list of certificates; the zero value is its beginning.
+// MaxTokensCounted bounds the count of tokens that a revocation reaches.
+const MaxTokensCounted = 10_000
+
+// Cursor is a place in a list of certificates or tokens; the zero value is its beginning.
 type Cursor int64
 
 // Records is what the registration authority remembers. Methods are safe for concurrent use. A change and its log
@@ -139,11 +198,20 @@ type IdentityRecords interface {
 }
 
 // TokenRecords keeps enrollment tokens, by the hash of their secret.
+//
+// All tokens that an identity has made so far are revoked, for ever, in the transaction that suspends or retires it, that
+// revokes one of its certificates for keyCompromise or privilegeWithdrawn, or that orders a bulk revocation which does.
 type TokenRecords interface {
 	CreateToken(ctx context.Context, t Token) error
 	Token(ctx context.Context, id pki.TokenID) (Token, error)
+	// Tokens returns up to limit tokens of a selection, the newest first, from a cursor on, with their states at a time,
+	// and the cursor of the next page, zero when there is none.
+	Tokens(ctx context.Context, sel TokenSelection, at time.Time, from Cursor, limit int) ([]ListedToken, Cursor, error)
+	// RevokeTokens revokes tokens (log action token.revoked) and returns how many of them could have been used; it counts up
+	// to MaxTokensCounted. None is success, and changes nothing.
+	RevokeTokens(ctx context.Context, r TokenRevocation) (int, error)
 	// BindToken binds a token that is bound to nothing yet, durably, and returns its record, which says what it is
-	// bound to now: the first caller's request and key.
+	// bound to now: the first caller's request and key. A revoked token is refused (token.revoked).
 	BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (Token, error)
 }
 

@@ -58,7 +58,7 @@ type Census struct {
 	Unexpired, Expired, Waiting Count
 	OldestNotAfter              time.Time // zero where there is no certificate
 	Identities                  map[pki.IdentityState]Count
-	// Tokens by what became of them: those that may still be used, those that were, those that ended before.
+	// Tokens by what became of them: those that may still be used, those that were, those that ended or were revoked before.
 	OpenTokens, SpentTokens, ExpiredTokens Count
 	Keys, CompromisedKeys                  Count
 	LogEntries                             uint64

@@ -30,6 +30,8 @@ var access = map[string]who{
 	brevetv1.IdentityService_ResumeIdentity_FullMethodName:  operators,
 	brevetv1.IdentityService_RetireIdentity_FullMethodName:  operators,
 	brevetv1.IdentityService_CreateToken_FullMethodName:     operators,
+	brevetv1.IdentityService_ListTokens_FullMethodName:      operators,
+	brevetv1.IdentityService_RevokeToken_FullMethodName:     operators,
 
 	brevetv1.CertificateService_GetCertificate_FullMethodName:    operators,
 	brevetv1.CertificateService_ListCertificates_FullMethodName:  operators,
@@ -66,6 +68,7 @@ var works = map[string]work{
 	brevetv1.IdentityService_SuspendIdentity_FullMethodName:      revocations,
 	brevetv1.IdentityService_ResumeIdentity_FullMethodName:       revocations,
 	brevetv1.IdentityService_RetireIdentity_FullMethodName:       revocations,
+	brevetv1.IdentityService_RevokeToken_FullMethodName:          revocations,
 	brevetv1.CertificateService_RevokeCertificate_FullMethodName: revocations,
 	brevetv1.CRLService_ImportCRL_FullMethodName:                 revocations,
 
@@ -77,6 +80,7 @@ var works = map[string]work{
 
 	brevetv1.IdentityService_GetIdentity_FullMethodName:         readings,
 	brevetv1.IdentityService_ListIdentities_FullMethodName:      readings,
+	brevetv1.IdentityService_ListTokens_FullMethodName:          readings,
 	brevetv1.CertificateService_GetCertificate_FullMethodName:   readings,
 	brevetv1.CertificateService_ListCertificates_FullMethodName: readings,
 	brevetv1.CertificateService_GetRevocationSet_FullMethodName: readings,

@@ -61,13 +61,11 @@ func (s *certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 			return nil, err
 		}
 	}
-	var from int64
-	if req.GetPageToken() != "" {
-		if from, err = strconv.ParseInt(req.GetPageToken(), 10, 64); err != nil || from <= 0 {
-			return nil, pki.Refuse(pki.RuleRequest, "send the next_page_token of the page before", "the page token is not of its form")
-		}
+	from, err := cursorIn(req.GetPageToken())
+	if err != nil {
+		return nil, err
 	}
-	list, next, err := s.registrar.Records().Certificates(ctx, id, ra.Cursor(from), size)
+	list, next, err := s.registrar.Records().Certificates(ctx, id, from, size)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/netip"
+	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -26,6 +27,18 @@ func pageSize(n int32) (int, error) {
 		return 0, pki.Refuse(pki.RuleRequest, "use 1 to 1000, or 0 for 100", "the page size is %d", n)
 	}
 	return int(n), nil
+}
+
+// cursorIn reads the token of a page; empty is the first one.
+func cursorIn(text string) (ra.Cursor, error) {
+	if text == "" {
+		return 0, nil
+	}
+	from, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || from <= 0 {
+		return 0, pki.Refuse(pki.RuleRequest, "send the next_page_token of the page before", "the page token is not of its form")
+	}
+	return ra.Cursor(from), nil
 }
 
 // durationOf reads an optional duration: nil is zero, and zero or less is refused.

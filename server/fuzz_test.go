@@ -43,6 +43,8 @@ func FuzzRPC(f *testing.F) {
 		"GetIdentity":       &brevetv1.GetIdentityRequest{Id: device.ID},
 		"ListIdentities":    &brevetv1.ListIdentitiesRequest{PageSize: -1, PageToken: "spiffe://a"},
 		"CreateToken":       &brevetv1.CreateTokenRequest{Id: "device/1", Lifetime: durationpb.New(-time.Second), Replace: true},
+		"ListTokens":        &brevetv1.ListTokensRequest{MadeBy: "brevet/operator/alice", Identity: "device/1", State: "open", PageToken: "7"},
+		"RevokeToken":       &brevetv1.RevokeTokenRequest{TokenId: "0123456789abcdef", Comment: "lost"},
 		"GetCertificate":    &brevetv1.GetCertificateRequest{Serial: servertest.Serial(device.Certificate), Issuer: strings.Repeat("0", 64)},
 		"ListCertificates":  &brevetv1.ListCertificatesRequest{Identity: device.ID, PageToken: "9223372036854775807", PageSize: 1 << 30},
 		"RevokeCertificate": &brevetv1.RevokeCertificateRequest{Serial: "01", Reason: "certificateHold"},

@@ -64,6 +64,8 @@ var rpcs = map[string]struct {
 	"brevet.v1.IdentityService.ResumeIdentity":                      {admitted: malformed},
 	"brevet.v1.IdentityService.RetireIdentity":                      {admitted: malformed},
 	"brevet.v1.IdentityService.CreateToken":                         {admitted: malformed},
+	"brevet.v1.IdentityService.ListTokens":                          {admitted: fine},
+	"brevet.v1.IdentityService.RevokeToken":                         {admitted: malformed},
 	"brevet.v1.CertificateService.GetCertificate":                   {admitted: malformed},
 	"brevet.v1.CertificateService.ListCertificates":                 {admitted: fine},
 	"brevet.v1.CertificateService.RevokeCertificate":                {admitted: malformed},

@@ -20,6 +20,7 @@ const (
 	IdentityReplaced     Action = "identity.replaced"
 	TokenCreated         Action = "token.created"
 	TokenBound           Action = "token.bound"
+	TokenRevoked         Action = "token.revoked" // one, or all that an identity has made
 	CertificateIssued    Action = "certificate.issued"
 	CertificateAbandoned Action = "certificate.abandoned" // intended or signed, never released, revoked
 	CertificateRevoked   Action = "certificate.revoked"
@@ -51,6 +52,7 @@ var actions = [...]Action{
 	brevetv1.Action_ACTION_REQUEST_REFUSED:       RequestRefused,
 	brevetv1.Action_ACTION_RECORDS_EXPIRED:       RecordsExpired,
 	brevetv1.Action_ACTION_REVOCATION_ORDERED:    RevocationOrdered,
+	brevetv1.Action_ACTION_TOKEN_REVOKED:         TokenRevoked,
 }
 
 // number returns what an entry keeps of an action; there is none for what is not an action.

@@ -16,9 +16,9 @@ import (
 )
 
 func newToken() *cobra.Command {
-	cmd := &cobra.Command{Use: "token", Short: "Make one-time enrollment tokens"}
+	cmd := &cobra.Command{Use: "token", Short: "Make, list and revoke one-time enrollment tokens"}
 	operatorFlag(cmd)
-	cmd.AddCommand(newTokenCreate())
+	cmd.AddCommand(newTokenCreate(), newTokenList(), newTokenRevoke())
 	return cmd
 }
 

@@ -37,7 +37,7 @@ func (a *Authenticator) Identify(ctx context.Context, evidence []byte, at time.T
 	if !at.Before(t.ExpiresAt) {
 		return claim, pki.Refuse(pki.RuleToken, fix, "the enrollment token does not serve: unknown, expired or used")
 	}
-	return claim, nil
+	return claim, t.CheckRevoked()
 }
 
 // Bind ties the token to one request and key.
@@ -50,6 +50,9 @@ func (a *Authenticator) Bind(ctx context.Context, evidence []byte, b ra.Binding)
 		if t, err = a.records.BindToken(ctx, t.ID, b.Request, b.Key, b.At); err != nil {
 			return err
 		}
+	}
+	if err := t.CheckRevoked(); err != nil {
+		return err
 	}
 	if t.Request != b.Request || t.Key != b.Key {
 		return pki.Refuse(pki.RuleTokenBound, fix, "the enrollment token was presented before, with another request or key")

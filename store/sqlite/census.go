@@ -20,8 +20,8 @@ const (
 		FROM (SELECT state, identity FROM certificates INDEXED BY certificates_changed WHERE changed IS NOT NULL AND state <> 1 LIMIT ?) GROUP BY 1, 2`
 	countIdentities  = `SELECT state, count(*) FROM (SELECT state FROM identities LIMIT ?) GROUP BY state`
 	countEnrollments = `
-		SELECT count(*), coalesce(sum(spent), 0), coalesce(sum(spent = 0 AND expires_at <= ?), 0)
-		FROM (SELECT spent, expires_at FROM tokens LIMIT ?)`
+		SELECT count(*), coalesce(sum(spent), 0), coalesce(sum(spent = 0 AND (expires_at <= ? OR why IS NOT NULL)), 0)
+		FROM (SELECT spent, expires_at, ` + whyRevoked + ` AS why FROM tokens t LIMIT ?)`
 	countKeys = `SELECT count(*), count(compromised_at) FROM (SELECT compromised_at FROM keys LIMIT ?)`
 	measure   = `
 		SELECT coalesce((SELECT min(not_after) FROM certificates), 0), (SELECT coalesce(max(id), 0) FROM log),

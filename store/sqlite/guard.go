@@ -8,6 +8,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 )
 
 // guarded is what a guard has found, by row: what consume changes. Zero stands for nothing to change.
@@ -181,19 +182,24 @@ func (f *found) callerState() pki.CallerState {
 	}
 }
 
-// checkToken does not say which of its conditions failed: what the caller may know of a token is that it does not serve.
+// checkToken does not say which of its conditions failed: what the caller may know of a token is that it does not serve, or that
+// it was revoked.
 func (tx *writeTx) checkToken(ctx context.Context, r ca.Record, identity int64, at time.Time) (int64, error) {
 	var id, owner, expires int64
 	var spent bool
 	var request, key []byte
-	row := tx.QueryRowContext(ctx, `SELECT id, identity, expires_at, spent, request, key_hash FROM tokens WHERE token = ?`,
+	var revoked sql.NullString
+	row := tx.QueryRowContext(ctx, `SELECT t.id, t.identity, t.expires_at, t.spent, t.request, t.key_hash, `+whyRevoked+` FROM tokens t WHERE t.token = ?`,
 		r.Guard.Token.Bytes())
-	err := row.Scan(&id, &owner, &expires, &spent, &request, &key)
+	err := row.Scan(&id, &owner, &expires, &spent, &request, &key, &revoked)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return 0, err
 	}
 	if err != nil || spent || millis(at) >= expires || owner != identity {
 		return 0, pki.Refuse(pki.RuleToken, "ask an operator for a new token", "the enrollment token is unknown, expired or spent")
+	}
+	if err := (ra.Token{Revoked: revoked.String}).CheckRevoked(); err != nil {
+		return 0, err
 	}
 	if string(request) != string(r.RequestID.Bytes()) || string(key) != string(r.KeyHash.Bytes()) {
 		return 0, pki.Refuse(pki.RuleTokenBound, "repeat the first request, or ask an operator for a new token",

@@ -70,7 +70,10 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) ([]
 	action := map[revocation.Action]translog.Action{
 		revocation.Revoke: translog.CertificateRevoked, revocation.Hold: translog.CertificateHeld, revocation.Release: translog.CertificateReleased,
 	}[o.Action]
-	return changes, tx.append(ctx, orderEntry(o, action, c.identity, changes))
+	if err := tx.append(ctx, orderEntry(o, action, c.identity, changes)); err != nil {
+		return nil, err
+	}
+	return changes, tx.distrust(ctx, c.identity, o)
 }
 
 // revokeSameKey carries a compromise to the other unexpired certificates of the key: a renewal may have kept it.
@@ -108,7 +111,10 @@ func (tx *writeTx) orderKey(ctx context.Context, o revocation.Order) ([]pki.Stat
 	}
 	entry := orderEntry(o, translog.CertificateRevoked, key.identity, changes)
 	entry.Facts["key"] = o.Key.String()
-	return append(changes, standing...), tx.append(ctx, entry)
+	if err := tx.append(ctx, entry); err != nil {
+		return nil, err
+	}
+	return append(changes, standing...), tx.distrust(ctx, key.identity, o)
 }
 
 func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
@@ -128,6 +134,9 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) ([]pki
 		return standing, nil // carried out before
 	}
 	if err := tx.append(ctx, orderEntry(o, action, o.Identity, changes)); err != nil {
+		return nil, err
+	}
+	if err := tx.distrust(ctx, o.Identity, o); err != nil {
 		return nil, err
 	}
 	return append(changes, standing...), nil

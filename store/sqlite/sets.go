@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"slices"
 	"strconv"
 	"time"
 
@@ -60,10 +59,8 @@ func scanSet(row scanner) (setRow, error) {
 			return s, err
 		}
 	}
-	if lineage != nil {
-		if s.LineageOf, err = parseRef(lineage[:32], lineage[32:]); err != nil {
-			return s, err
-		}
+	if s.LineageOf, err = decodeRef(lineage); err != nil {
+		return s, err
 	}
 	if s.Issuer, err = restore(issuer, pki.IssuerIDFromBytes); err != nil {
 		return s, err
@@ -149,15 +146,21 @@ func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revoc
 		if open >= maxOpenSets && !o.OfOneIdentity() {
 			return pki.Refuse(pki.RuleBusy, "wait until the records of an earlier one have followed", "%d sets of certificates are being revoked", open)
 		}
+		makers, err := tx.makersOf(ctx, s)
+		if err != nil {
+			return err
+		}
 		if err := tx.insertSet(ctx, &s); err != nil {
 			return err
 		}
 		if err := tx.append(ctx, translog.Entry{
 			Time: o.At, Actor: o.By, Action: translog.RevocationOrdered, Outcome: translog.Done, Identity: o.Identity, Facts: setFacts(s.Set),
-		}); err != nil || !o.OfOneIdentity() {
+		}); err != nil {
 			return err
 		}
-		var err error
+		if !o.OfOneIdentity() {
+			return tx.distrustAll(ctx, makers, s.order())
+		}
 		standing, err = tx.revokeFew(ctx, &s)
 		return err
 	})
@@ -169,12 +172,9 @@ func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revoc
 
 // insertSet records a set. One of one identity is never one whose records are to follow, not even for who carries it out.
 func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
-	var lineage, name, value, total any
+	var name, value, total any
 	if s.OfOneIdentity() {
 		total = 0
-	}
-	if !s.LineageOf.IsZero() {
-		lineage = slices.Concat(s.LineageOf.Issuer.Bytes(), s.LineageOf.Serial.Bytes())
 	}
 	if !s.Label.IsZero() {
 		name, value = s.Label.Name, s.Label.Value
@@ -185,7 +185,7 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 		VALUES ((SELECT id FROM issuers WHERE issuer = ?), (SELECT id FROM identities WHERE spiffe_id = ?), ?, ?, ?, ?, ?, ?, ?,
 		        ?, ?, ?, ?, ?, (`+newestCertificate+`), 0, ?, 0, ?)
 		RETURNING id, mark`,
-		optional(s.Issuer), s.Identity.String(), lineage, optional(s.Key), optionalText(s.Profile), name, value,
+		optional(s.Issuer), s.Identity.String(), encodeRef(s.LineageOf), optional(s.Key), optionalText(s.Profile), name, value,
 		optionalMillis(s.IssuedFrom), optionalMillis(s.IssuedUntil), s.Reason, optionalMillis(s.InvalidSince), s.By.String(), millis(s.At), s.Why,
 		total, s.OfOneIdentity(),
 	).Scan(&s.ID, &s.mark)
@@ -241,6 +241,9 @@ func (tx *writeTx) revokeFew(ctx context.Context, s *setRow) ([]pki.StatusChange
 	}
 	if len(changes) > 0 {
 		if err := tx.append(ctx, s.followEntry(s.At, few[0].identity, changes)); err != nil {
+			return nil, err
+		}
+		if err := tx.distrust(ctx, few[0].identity, s.order()); err != nil {
 			return nil, err
 		}
 	}

@@ -23,9 +23,10 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `
-			INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-			t.ID.Bytes(), identity, int64(t.Generation), t.Profile, millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), millis(t.CreatedAt)) //nolint:gosec // generations count up from 1
+			INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at, maker, made_with, era)
+			SELECT ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
+			t.ID.Bytes(), identity, int64(t.Generation), t.Profile, millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), millis(t.CreatedAt), //nolint:gosec // generations count up from 1
+			encodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
 		if isDuplicate(err) {
 			return pki.Refuse(pki.RuleRequest, "draw a new secret", "the token %s is on record already", t.ID)
 		}
@@ -59,6 +60,9 @@ func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestI
 	err := r.db.write(ctx, "bind a token", func(ctx context.Context, tx *writeTx) error {
 		var err error
 		t, err = readToken(ctx, tx, id)
+		if err == nil {
+			err = t.CheckRevoked()
+		}
 		if err != nil || !t.Request.IsZero() {
 			return err
 		}
@@ -79,29 +83,91 @@ func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestI
 	return t, nil
 }
 
+const tokenColumns = `
+	t.id, t.token, (SELECT spiffe_id FROM identities WHERE id = t.identity), t.generation, t.profile, t.expires_at, t.replaces, t.created_by, t.created_at,
+	t.request, t.key_hash, t.spent, t.made_with, CASE t.spent WHEN 0 THEN ` + whyRevoked + ` END`
+
 func readToken(ctx context.Context, from querier, id pki.TokenID) (ra.Token, error) {
-	t := ra.Token{ID: id}
-	var identity, by string
-	var expires, created int64
-	var request, key []byte
-	err := from.QueryRowContext(ctx, `
-		SELECT (SELECT spiffe_id FROM identities WHERE id = identity), generation, profile, expires_at, replaces, created_by, created_at,
-		       request, key_hash, spent
-		FROM tokens WHERE token = ?`, id.Bytes()).
-		Scan(&identity, &t.Generation, &t.Profile, &expires, &t.Replace, &by, &created, &request, &key, &t.Spent)
+	t, _, err := scanToken(from.QueryRowContext(ctx, `SELECT `+tokenColumns+` FROM tokens t WHERE t.token = ?`, id.Bytes()))
 	if errors.Is(err, sql.ErrNoRows) {
 		return ra.Token{}, pki.Refuse(pki.RuleNotFound, "make a new token (brevet token create)", "there is no token %s", id)
 	}
+	return t, err
+}
+
+// scanToken reads a row that begins with tokenColumns, and its id.
+func scanToken(row scanner, more ...any) (ra.Token, int64, error) {
+	var t ra.Token
+	var identity, by string
+	var id, expires, created int64
+	var token, request, key, madeWith []byte
+	var revoked sql.NullString
+	err := row.Scan(append([]any{&id, &token, &identity, &t.Generation, &t.Profile, &expires, &t.Replace, &by, &created, &request, &key, &t.Spent,
+		&madeWith, &revoked}, more...)...)
 	if err != nil {
-		return ra.Token{}, err
+		return ra.Token{}, 0, err
 	}
-	t.ExpiresAt, t.CreatedAt, t.CreatedBy = fromMillis(expires), fromMillis(created), pki.ActorFromText(by)
+	t.ExpiresAt, t.CreatedAt, t.CreatedBy, t.Revoked = fromMillis(expires), fromMillis(created), pki.ActorFromText(by), revoked.String
+	if t.ID, err = pki.TokenIDFromBytes(token); err != nil {
+		return ra.Token{}, 0, err
+	}
 	if t.Identity, err = pki.ParseSPIFFEID(identity); err != nil {
-		return ra.Token{}, err
+		return ra.Token{}, 0, err
+	}
+	if t.MadeWith, err = decodeRef(madeWith); err != nil {
+		return ra.Token{}, 0, err
 	}
 	if t.Request, err = restore(request, pki.RequestIDFromBytes); err != nil {
-		return ra.Token{}, err
+		return ra.Token{}, 0, err
 	}
 	t.Key, err = restore(key, pki.KeyHashFromBytes)
-	return t, err
+	return t, id, err
+}
+
+// The states of tokens t of identities n, at a time.
+const tokenState = `
+	CASE WHEN t.spent THEN 'spent' WHEN ` + whyRevoked + ` IS NOT NULL THEN 'revoked' WHEN t.expires_at <= ? THEN 'expired'
+	     WHEN t.generation <> n.generation THEN 'stale' ELSE 'open' END`
+
+// Tokens returns a page of tokens, the newest first.
+func (r *RA) Tokens(ctx context.Context, sel ra.TokenSelection, at time.Time, from ra.Cursor, limit int) ([]ra.ListedToken, ra.Cursor, error) {
+	if err := checkLimit(limit); err != nil {
+		return nil, 0, err
+	}
+	if from == 0 {
+		from = 1<<63 - 1
+	}
+	var q clause
+	q.add(`SELECT `+tokenColumns+`, `+tokenState+` AS token_state FROM tokens t JOIN identities n ON n.id = t.identity WHERE t.id <= ?`, millis(at), int64(from))
+	if !sel.MadeBy.IsZero() {
+		q.add(` AND t.maker = (SELECT id FROM identities WHERE spiffe_id = ?)`, sel.MadeBy.String())
+	}
+	if !sel.Identity.IsZero() {
+		q.add(` AND t.identity = (SELECT id FROM identities WHERE spiffe_id = ?)`, sel.Identity.String())
+	}
+	if sel.State != "" {
+		q.add(` AND token_state = ?`, string(sel.State))
+	}
+	q.add(` ORDER BY t.id DESC LIMIT ?`, limit+1)
+	var page []ra.ListedToken
+	var next ra.Cursor
+	err := r.db.readMany(ctx, "list tokens", func(ctx context.Context, tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, q.text.String(), q.args...)
+		return each(rows, err, func(rows *sql.Rows) error {
+			var t ra.ListedToken
+			var id int64
+			var err error
+			t.Token, id, err = scanToken(rows, &t.State)
+			if len(page) == limit {
+				next = ra.Cursor(id)
+				return err
+			}
+			page = append(page, t)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return page, next, nil
 }

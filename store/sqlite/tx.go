@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -133,6 +134,22 @@ func restoreMillis(ms sql.NullInt64) time.Time {
 		return time.Time{}
 	}
 	return fromMillis(ms.Int64)
+}
+
+// encodeRef returns NULL for no certificate, and for any other its issuer and serial number.
+func encodeRef(ref pki.CertRef) any {
+	if ref.IsZero() {
+		return nil
+	}
+	return slices.Concat(ref.Issuer.Bytes(), ref.Serial.Bytes())
+}
+
+// decodeRef reads back what encodeRef wrote.
+func decodeRef(b []byte) (pki.CertRef, error) {
+	if b == nil {
+		return pki.CertRef{}, nil
+	}
+	return parseRef(b[:32], b[32:])
 }
 
 // optionalText returns NULL for no text.

@@ -62,6 +62,10 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 			ID: id, Identity: w.identity(t).ID, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: by, CreatedAt: w.now,
 		})
 	},
+	"ra.Records.RevokeTokens": func(t *testing.T, w *world, by pki.Actor) error {
+		_, err := w.RA.RevokeTokens(t.Context(), ra.TokenRevocation{ID: w.token(t, w.identity(t).ID).ID.String(), By: by, At: w.now})
+		return err
+	},
 	"revocation.Records.Apply": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.Revocation.Apply(t.Context(), revocation.Order{
 			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Certificate: w.issued(t).Ref, By: by, At: w.now,
@@ -100,7 +104,7 @@ var unauthorized = map[string]string{
 // reads are the methods that change nothing.
 var reads = []string{
 	"ca.Journal.State", "ca.Installations.Installed",
-	"ra.Records.Identity", "ra.Records.Identities", "ra.Records.Token", "ra.Records.Certificate", "ra.Records.CertificateBySerial",
+	"ra.Records.Identity", "ra.Records.Identities", "ra.Records.Token", "ra.Records.Tokens", "ra.Records.Certificate", "ra.Records.CertificateBySerial",
 	"ra.Records.Standing", "ra.Records.Certificates", "ra.RetentionRecords.Waiting", "ra.RetentionRecords.Census",
 	"revocation.Records.View", "revocation.Records.CRLs", "revocation.Records.Points", "revocation.Records.CountSet",
 	"revocation.Records.Set", "revocation.Records.OpenSets", "responder.Feed.Snapshot", "responder.Feed.Changes",

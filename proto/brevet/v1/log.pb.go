@@ -49,6 +49,7 @@ const (
 	Action_ACTION_RECORDS_EXPIRED Action = 17
 	// Of all certificates that its facts select. Entries with their changes follow.
 	Action_ACTION_REVOCATION_ORDERED Action = 18
+	Action_ACTION_TOKEN_REVOKED      Action = 19
 )
 
 // Enum value maps for Action.
@@ -73,6 +74,7 @@ var (
 		16: "ACTION_REQUEST_REFUSED",
 		17: "ACTION_RECORDS_EXPIRED",
 		18: "ACTION_REVOCATION_ORDERED",
+		19: "ACTION_TOKEN_REVOKED",
 	}
 	Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED":           0,
@@ -94,6 +96,7 @@ var (
 		"ACTION_REQUEST_REFUSED":       16,
 		"ACTION_RECORDS_EXPIRED":       17,
 		"ACTION_REVOCATION_ORDERED":    18,
+		"ACTION_TOKEN_REVOKED":         19,
 	}
 )
 
@@ -446,7 +449,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06reason\x18\a \x01(\rR\x06reason\x12\x1d\n" +
 	"\n" +
-	"revoked_at\x18\b \x01(\x03R\trevokedAt*\xaf\x04\n" +
+	"revoked_at\x18\b \x01(\x03R\trevokedAt*\xc9\x04\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ACTION_CA_INSTALLED\x10\x01\x12\x1e\n" +
@@ -467,7 +470,8 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x14ACTION_CRL_PUBLISHED\x10\x0f\x12\x1a\n" +
 	"\x16ACTION_REQUEST_REFUSED\x10\x10\x12\x1a\n" +
 	"\x16ACTION_RECORDS_EXPIRED\x10\x11\x12\x1d\n" +
-	"\x19ACTION_REVOCATION_ORDERED\x10\x12*n\n" +
+	"\x19ACTION_REVOCATION_ORDERED\x10\x12\x12\x18\n" +
+	"\x14ACTION_TOKEN_REVOKED\x10\x13*n\n" +
 	"\n" +
 	"StatusKind\x12\x1b\n" +
 	"\x17STATUS_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +

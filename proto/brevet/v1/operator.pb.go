@@ -879,6 +879,372 @@ func (x *CreateTokenResponse) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// EnrollmentToken is the record of an enrollment token.
+type EnrollmentToken struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the token in lists and the log.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The identity that it enrolls.
+	Identity string `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	Profile  string `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"`
+	// As in CreateTokenRequest.
+	Replace bool `protobuf:"varint,4,opt,name=replace,proto3" json:"replace,omitempty"`
+	// "open", "spent", "revoked", "expired", or "stale" when its identity has changed since the token was made.
+	State string `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
+	// Who made it: a SPIFFE ID, or a part of the system.
+	MadeBy string `protobuf:"bytes,6,opt,name=made_by,json=madeBy,proto3" json:"made_by,omitempty"`
+	// The serial number of the certificate that its maker had; empty for a part of the system.
+	MadeWith  string                 `protobuf:"bytes,7,opt,name=made_with,json=madeWith,proto3" json:"made_with,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Why a revoked token was revoked.
+	RevokedBecause string `protobuf:"bytes,10,opt,name=revoked_because,json=revokedBecause,proto3" json:"revoked_because,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *EnrollmentToken) Reset() {
+	*x = EnrollmentToken{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrollmentToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrollmentToken) ProtoMessage() {}
+
+func (x *EnrollmentToken) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrollmentToken.ProtoReflect.Descriptor instead.
+func (*EnrollmentToken) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *EnrollmentToken) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *EnrollmentToken) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *EnrollmentToken) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *EnrollmentToken) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+func (x *EnrollmentToken) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *EnrollmentToken) GetMadeBy() string {
+	if x != nil {
+		return x.MadeBy
+	}
+	return ""
+}
+
+func (x *EnrollmentToken) GetMadeWith() string {
+	if x != nil {
+		return x.MadeWith
+	}
+	return ""
+}
+
+func (x *EnrollmentToken) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *EnrollmentToken) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *EnrollmentToken) GetRevokedBecause() string {
+	if x != nil {
+		return x.RevokedBecause
+	}
+	return ""
+}
+
+type ListTokensRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only those that this identity has made; empty for all.
+	MadeBy string `protobuf:"bytes,1,opt,name=made_by,json=madeBy,proto3" json:"made_by,omitempty"`
+	// Only those that enroll this identity; empty for all.
+	Identity string `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	// Only those in this state; empty for all.
+	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// 1 to 1000; 0 means 100.
+	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before; empty for the first.
+	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensRequest) Reset() {
+	*x = ListTokensRequest{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensRequest) ProtoMessage() {}
+
+func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
+func (*ListTokensRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListTokensRequest) GetMadeBy() string {
+	if x != nil {
+		return x.MadeBy
+	}
+	return ""
+}
+
+func (x *ListTokensRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *ListTokensRequest) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ListTokensRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListTokensRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListTokensResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Tokens []*EnrollmentToken     `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensResponse) Reset() {
+	*x = ListTokensResponse{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensResponse) ProtoMessage() {}
+
+func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
+func (*ListTokensResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListTokensResponse) GetTokens() []*EnrollmentToken {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+func (x *ListTokensResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type RevokeTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The token, as lists and the log name it. Exactly one of this and made_by is set.
+	TokenId string `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// The identity that has made the tokens.
+	MadeBy string `protobuf:"bytes,2,opt,name=made_by,json=madeBy,proto3" json:"made_by,omitempty"`
+	// As in SuspendIdentityRequest.
+	Comment       string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokenRequest) Reset() {
+	*x = RevokeTokenRequest{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokenRequest) ProtoMessage() {}
+
+func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
+func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RevokeTokenRequest) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+func (x *RevokeTokenRequest) GetMadeBy() string {
+	if x != nil {
+		return x.MadeBy
+	}
+	return ""
+}
+
+func (x *RevokeTokenRequest) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+type RevokeTokenResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many tokens could have been used without this. Counting ends at 10000.
+	Revoked       int32 `protobuf:"varint,1,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokenResponse) Reset() {
+	*x = RevokeTokenResponse{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokenResponse) ProtoMessage() {}
+
+func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
+func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RevokeTokenResponse) GetRevoked() int32 {
+	if x != nil {
+		return x.Revoked
+	}
+	return 0
+}
+
 type GetCertificateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Hexadecimal.
@@ -891,7 +1257,7 @@ type GetCertificateRequest struct {
 
 func (x *GetCertificateRequest) Reset() {
 	*x = GetCertificateRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[15]
+	mi := &file_brevet_v1_operator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1269,7 @@ func (x *GetCertificateRequest) String() string {
 func (*GetCertificateRequest) ProtoMessage() {}
 
 func (x *GetCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[15]
+	mi := &file_brevet_v1_operator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1282,7 @@ func (x *GetCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCertificateRequest.ProtoReflect.Descriptor instead.
 func (*GetCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{15}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetCertificateRequest) GetSerial() string {
@@ -942,7 +1308,7 @@ type GetCertificateResponse struct {
 
 func (x *GetCertificateResponse) Reset() {
 	*x = GetCertificateResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[16]
+	mi := &file_brevet_v1_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1320,7 @@ func (x *GetCertificateResponse) String() string {
 func (*GetCertificateResponse) ProtoMessage() {}
 
 func (x *GetCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[16]
+	mi := &file_brevet_v1_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1333,7 @@ func (x *GetCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCertificateResponse.ProtoReflect.Descriptor instead.
 func (*GetCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{16}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetCertificateResponse) GetCertificate() *Certificate {
@@ -991,7 +1357,7 @@ type ListCertificatesRequest struct {
 
 func (x *ListCertificatesRequest) Reset() {
 	*x = ListCertificatesRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[17]
+	mi := &file_brevet_v1_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1369,7 @@ func (x *ListCertificatesRequest) String() string {
 func (*ListCertificatesRequest) ProtoMessage() {}
 
 func (x *ListCertificatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[17]
+	mi := &file_brevet_v1_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1382,7 @@ func (x *ListCertificatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCertificatesRequest.ProtoReflect.Descriptor instead.
 func (*ListCertificatesRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{17}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListCertificatesRequest) GetIdentity() string {
@@ -1051,7 +1417,7 @@ type ListCertificatesResponse struct {
 
 func (x *ListCertificatesResponse) Reset() {
 	*x = ListCertificatesResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[18]
+	mi := &file_brevet_v1_operator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1429,7 @@ func (x *ListCertificatesResponse) String() string {
 func (*ListCertificatesResponse) ProtoMessage() {}
 
 func (x *ListCertificatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[18]
+	mi := &file_brevet_v1_operator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1442,7 @@ func (x *ListCertificatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCertificatesResponse.ProtoReflect.Descriptor instead.
 func (*ListCertificatesResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{18}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListCertificatesResponse) GetCertificates() []*Certificate {
@@ -1111,7 +1477,7 @@ type RevokeCertificateRequest struct {
 
 func (x *RevokeCertificateRequest) Reset() {
 	*x = RevokeCertificateRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[19]
+	mi := &file_brevet_v1_operator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1489,7 @@ func (x *RevokeCertificateRequest) String() string {
 func (*RevokeCertificateRequest) ProtoMessage() {}
 
 func (x *RevokeCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[19]
+	mi := &file_brevet_v1_operator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1502,7 @@ func (x *RevokeCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertificateRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{19}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RevokeCertificateRequest) GetSerial() string {
@@ -1183,7 +1549,7 @@ type RevokeCertificateResponse struct {
 
 func (x *RevokeCertificateResponse) Reset() {
 	*x = RevokeCertificateResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[20]
+	mi := &file_brevet_v1_operator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1561,7 @@ func (x *RevokeCertificateResponse) String() string {
 func (*RevokeCertificateResponse) ProtoMessage() {}
 
 func (x *RevokeCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[20]
+	mi := &file_brevet_v1_operator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1574,7 @@ func (x *RevokeCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertificateResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{20}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RevokeCertificateResponse) GetCertificate() *Certificate {
@@ -1245,7 +1611,7 @@ type CertificateSelection struct {
 
 func (x *CertificateSelection) Reset() {
 	*x = CertificateSelection{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[21]
+	mi := &file_brevet_v1_operator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1623,7 @@ func (x *CertificateSelection) String() string {
 func (*CertificateSelection) ProtoMessage() {}
 
 func (x *CertificateSelection) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[21]
+	mi := &file_brevet_v1_operator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1636,7 @@ func (x *CertificateSelection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateSelection.ProtoReflect.Descriptor instead.
 func (*CertificateSelection) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{21}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CertificateSelection) GetIssuer() string {
@@ -1352,7 +1718,7 @@ type RevokeCertificatesRequest struct {
 
 func (x *RevokeCertificatesRequest) Reset() {
 	*x = RevokeCertificatesRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[22]
+	mi := &file_brevet_v1_operator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1730,7 @@ func (x *RevokeCertificatesRequest) String() string {
 func (*RevokeCertificatesRequest) ProtoMessage() {}
 
 func (x *RevokeCertificatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[22]
+	mi := &file_brevet_v1_operator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1743,7 @@ func (x *RevokeCertificatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertificatesRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertificatesRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{22}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RevokeCertificatesRequest) GetSelection() *CertificateSelection {
@@ -1425,7 +1791,7 @@ type RevokeCertificatesResponse struct {
 
 func (x *RevokeCertificatesResponse) Reset() {
 	*x = RevokeCertificatesResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[23]
+	mi := &file_brevet_v1_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1803,7 @@ func (x *RevokeCertificatesResponse) String() string {
 func (*RevokeCertificatesResponse) ProtoMessage() {}
 
 func (x *RevokeCertificatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[23]
+	mi := &file_brevet_v1_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1816,7 @@ func (x *RevokeCertificatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertificatesResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCertificatesResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{23}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RevokeCertificatesResponse) GetSet() *RevocationSet {
@@ -1469,7 +1835,7 @@ type GetRevocationSetRequest struct {
 
 func (x *GetRevocationSetRequest) Reset() {
 	*x = GetRevocationSetRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[24]
+	mi := &file_brevet_v1_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1847,7 @@ func (x *GetRevocationSetRequest) String() string {
 func (*GetRevocationSetRequest) ProtoMessage() {}
 
 func (x *GetRevocationSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[24]
+	mi := &file_brevet_v1_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1860,7 @@ func (x *GetRevocationSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevocationSetRequest.ProtoReflect.Descriptor instead.
 func (*GetRevocationSetRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{24}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetRevocationSetRequest) GetId() int64 {
@@ -1513,7 +1879,7 @@ type GetRevocationSetResponse struct {
 
 func (x *GetRevocationSetResponse) Reset() {
 	*x = GetRevocationSetResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[25]
+	mi := &file_brevet_v1_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1891,7 @@ func (x *GetRevocationSetResponse) String() string {
 func (*GetRevocationSetResponse) ProtoMessage() {}
 
 func (x *GetRevocationSetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[25]
+	mi := &file_brevet_v1_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1904,7 @@ func (x *GetRevocationSetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevocationSetResponse.ProtoReflect.Descriptor instead.
 func (*GetRevocationSetResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{25}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetRevocationSetResponse) GetSet() *RevocationSet {
@@ -1571,7 +1937,7 @@ type RevocationSet struct {
 
 func (x *RevocationSet) Reset() {
 	*x = RevocationSet{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[26]
+	mi := &file_brevet_v1_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1949,7 @@ func (x *RevocationSet) String() string {
 func (*RevocationSet) ProtoMessage() {}
 
 func (x *RevocationSet) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[26]
+	mi := &file_brevet_v1_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1962,7 @@ func (x *RevocationSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationSet.ProtoReflect.Descriptor instead.
 func (*RevocationSet) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{26}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RevocationSet) GetId() int64 {
@@ -1683,7 +2049,7 @@ type RevokeCompromisedKeyRequest struct {
 
 func (x *RevokeCompromisedKeyRequest) Reset() {
 	*x = RevokeCompromisedKeyRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[27]
+	mi := &file_brevet_v1_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +2061,7 @@ func (x *RevokeCompromisedKeyRequest) String() string {
 func (*RevokeCompromisedKeyRequest) ProtoMessage() {}
 
 func (x *RevokeCompromisedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[27]
+	mi := &file_brevet_v1_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +2074,7 @@ func (x *RevokeCompromisedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCompromisedKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCompromisedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{27}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RevokeCompromisedKeyRequest) GetPublicKey() []byte {
@@ -1737,7 +2103,7 @@ type RevokeCompromisedKeyResponse struct {
 
 func (x *RevokeCompromisedKeyResponse) Reset() {
 	*x = RevokeCompromisedKeyResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[28]
+	mi := &file_brevet_v1_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +2115,7 @@ func (x *RevokeCompromisedKeyResponse) String() string {
 func (*RevokeCompromisedKeyResponse) ProtoMessage() {}
 
 func (x *RevokeCompromisedKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[28]
+	mi := &file_brevet_v1_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +2128,7 @@ func (x *RevokeCompromisedKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCompromisedKeyResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCompromisedKeyResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RevokeCompromisedKeyResponse) GetKeyHash() string {
@@ -1809,7 +2175,7 @@ type CRL struct {
 
 func (x *CRL) Reset() {
 	*x = CRL{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[29]
+	mi := &file_brevet_v1_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +2187,7 @@ func (x *CRL) String() string {
 func (*CRL) ProtoMessage() {}
 
 func (x *CRL) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[29]
+	mi := &file_brevet_v1_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +2200,7 @@ func (x *CRL) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CRL.ProtoReflect.Descriptor instead.
 func (*CRL) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CRL) GetIssuer() string {
@@ -1929,7 +2295,7 @@ type ListCRLsRequest struct {
 
 func (x *ListCRLsRequest) Reset() {
 	*x = ListCRLsRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[30]
+	mi := &file_brevet_v1_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1941,7 +2307,7 @@ func (x *ListCRLsRequest) String() string {
 func (*ListCRLsRequest) ProtoMessage() {}
 
 func (x *ListCRLsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[30]
+	mi := &file_brevet_v1_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1954,7 +2320,7 @@ func (x *ListCRLsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCRLsRequest.ProtoReflect.Descriptor instead.
 func (*ListCRLsRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{35}
 }
 
 type ListCRLsResponse struct {
@@ -1966,7 +2332,7 @@ type ListCRLsResponse struct {
 
 func (x *ListCRLsResponse) Reset() {
 	*x = ListCRLsResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[31]
+	mi := &file_brevet_v1_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2344,7 @@ func (x *ListCRLsResponse) String() string {
 func (*ListCRLsResponse) ProtoMessage() {}
 
 func (x *ListCRLsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[31]
+	mi := &file_brevet_v1_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2357,7 @@ func (x *ListCRLsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCRLsResponse.ProtoReflect.Descriptor instead.
 func (*ListCRLsResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListCRLsResponse) GetCrls() []*CRL {
@@ -2011,7 +2377,7 @@ type ImportCRLRequest struct {
 
 func (x *ImportCRLRequest) Reset() {
 	*x = ImportCRLRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[32]
+	mi := &file_brevet_v1_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2389,7 @@ func (x *ImportCRLRequest) String() string {
 func (*ImportCRLRequest) ProtoMessage() {}
 
 func (x *ImportCRLRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[32]
+	mi := &file_brevet_v1_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2402,7 @@ func (x *ImportCRLRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCRLRequest.ProtoReflect.Descriptor instead.
 func (*ImportCRLRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{32}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ImportCRLRequest) GetCrl() []byte {
@@ -2055,7 +2421,7 @@ type ImportCRLResponse struct {
 
 func (x *ImportCRLResponse) Reset() {
 	*x = ImportCRLResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[33]
+	mi := &file_brevet_v1_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2433,7 @@ func (x *ImportCRLResponse) String() string {
 func (*ImportCRLResponse) ProtoMessage() {}
 
 func (x *ImportCRLResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[33]
+	mi := &file_brevet_v1_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2446,7 @@ func (x *ImportCRLResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCRLResponse.ProtoReflect.Descriptor instead.
 func (*ImportCRLResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{33}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ImportCRLResponse) GetCrl() *CRL {
@@ -2102,7 +2468,7 @@ type ListEntriesRequest struct {
 
 func (x *ListEntriesRequest) Reset() {
 	*x = ListEntriesRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[34]
+	mi := &file_brevet_v1_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2114,7 +2480,7 @@ func (x *ListEntriesRequest) String() string {
 func (*ListEntriesRequest) ProtoMessage() {}
 
 func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[34]
+	mi := &file_brevet_v1_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2127,7 +2493,7 @@ func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{34}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListEntriesRequest) GetFrom() uint64 {
@@ -2157,7 +2523,7 @@ type ListEntriesResponse struct {
 
 func (x *ListEntriesResponse) Reset() {
 	*x = ListEntriesResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[35]
+	mi := &file_brevet_v1_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2535,7 @@ func (x *ListEntriesResponse) String() string {
 func (*ListEntriesResponse) ProtoMessage() {}
 
 func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[35]
+	mi := &file_brevet_v1_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2548,7 @@ func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{35}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListEntriesResponse) GetIndex() uint64 {
@@ -2214,7 +2580,7 @@ type GetHeadRequest struct {
 
 func (x *GetHeadRequest) Reset() {
 	*x = GetHeadRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[36]
+	mi := &file_brevet_v1_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2592,7 @@ func (x *GetHeadRequest) String() string {
 func (*GetHeadRequest) ProtoMessage() {}
 
 func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[36]
+	mi := &file_brevet_v1_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2605,7 @@ func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadRequest.ProtoReflect.Descriptor instead.
 func (*GetHeadRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{36}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{41}
 }
 
 type GetHeadResponse struct {
@@ -2252,7 +2618,7 @@ type GetHeadResponse struct {
 
 func (x *GetHeadResponse) Reset() {
 	*x = GetHeadResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[37]
+	mi := &file_brevet_v1_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2630,7 @@ func (x *GetHeadResponse) String() string {
 func (*GetHeadResponse) ProtoMessage() {}
 
 func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[37]
+	mi := &file_brevet_v1_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2643,7 @@ func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadResponse.ProtoReflect.Descriptor instead.
 func (*GetHeadResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{37}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetHeadResponse) GetSize() uint64 {
@@ -2361,7 +2727,37 @@ const file_brevet_v1_operator_proto_rawDesc = "" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x19\n" +
 	"\btoken_id\x18\x02 \x01(\tR\atokenId\x129\n" +
 	"\n" +
-	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"G\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xdc\x02\n" +
+	"\x0fEnrollmentToken\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x18\n" +
+	"\aprofile\x18\x03 \x01(\tR\aprofile\x12\x18\n" +
+	"\areplace\x18\x04 \x01(\bR\areplace\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\x12\x17\n" +
+	"\amade_by\x18\x06 \x01(\tR\x06madeBy\x12\x1b\n" +
+	"\tmade_with\x18\a \x01(\tR\bmadeWith\x129\n" +
+	"\n" +
+	"created_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
+	"\n" +
+	"expires_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12'\n" +
+	"\x0frevoked_because\x18\n" +
+	" \x01(\tR\x0erevokedBecause\"\x9a\x01\n" +
+	"\x11ListTokensRequest\x12\x17\n" +
+	"\amade_by\x18\x01 \x01(\tR\x06madeBy\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x1b\n" +
+	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\"p\n" +
+	"\x12ListTokensResponse\x122\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x1a.brevet.v1.EnrollmentTokenR\x06tokens\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"b\n" +
+	"\x12RevokeTokenRequest\x12\x19\n" +
+	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x17\n" +
+	"\amade_by\x18\x02 \x01(\tR\x06madeBy\x12\x18\n" +
+	"\acomment\x18\x03 \x01(\tR\acomment\"/\n" +
+	"\x13RevokeTokenResponse\x12\x18\n" +
+	"\arevoked\x18\x01 \x01(\x05R\arevoked\"G\n" +
 	"\x15GetCertificateRequest\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\tR\x06issuer\"R\n" +
@@ -2466,7 +2862,7 @@ const file_brevet_v1_operator_proto_rawDesc = "" +
 	"\x0eGetHeadRequest\";\n" +
 	"\x0fGetHeadResponse\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x14\n" +
-	"\x05chain\x18\x02 \x01(\fR\x05chain2\xe3\x04\n" +
+	"\x05chain\x18\x02 \x01(\fR\x05chain2\xfc\x05\n" +
 	"\x0fIdentityService\x12U\n" +
 	"\x0eCreateIdentity\x12 .brevet.v1.CreateIdentityRequest\x1a!.brevet.v1.CreateIdentityResponse\x12L\n" +
 	"\vGetIdentity\x12\x1d.brevet.v1.GetIdentityRequest\x1a\x1e.brevet.v1.GetIdentityResponse\x12U\n" +
@@ -2474,7 +2870,10 @@ const file_brevet_v1_operator_proto_rawDesc = "" +
 	"\x0fSuspendIdentity\x12!.brevet.v1.SuspendIdentityRequest\x1a\".brevet.v1.SuspendIdentityResponse\x12U\n" +
 	"\x0eResumeIdentity\x12 .brevet.v1.ResumeIdentityRequest\x1a!.brevet.v1.ResumeIdentityResponse\x12U\n" +
 	"\x0eRetireIdentity\x12 .brevet.v1.RetireIdentityRequest\x1a!.brevet.v1.RetireIdentityResponse\x12L\n" +
-	"\vCreateToken\x12\x1d.brevet.v1.CreateTokenRequest\x1a\x1e.brevet.v1.CreateTokenResponse2\xd1\x04\n" +
+	"\vCreateToken\x12\x1d.brevet.v1.CreateTokenRequest\x1a\x1e.brevet.v1.CreateTokenResponse\x12I\n" +
+	"\n" +
+	"ListTokens\x12\x1c.brevet.v1.ListTokensRequest\x1a\x1d.brevet.v1.ListTokensResponse\x12L\n" +
+	"\vRevokeToken\x12\x1d.brevet.v1.RevokeTokenRequest\x1a\x1e.brevet.v1.RevokeTokenResponse2\xd1\x04\n" +
 	"\x12CertificateService\x12U\n" +
 	"\x0eGetCertificate\x12 .brevet.v1.GetCertificateRequest\x1a!.brevet.v1.GetCertificateResponse\x12[\n" +
 	"\x10ListCertificates\x12\".brevet.v1.ListCertificatesRequest\x1a#.brevet.v1.ListCertificatesResponse\x12^\n" +
@@ -2503,7 +2902,7 @@ func file_brevet_v1_operator_proto_rawDescGZIP() []byte {
 	return file_brevet_v1_operator_proto_rawDescData
 }
 
-var file_brevet_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_brevet_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_brevet_v1_operator_proto_goTypes = []any{
 	(*Identity)(nil),                     // 0: brevet.v1.Identity
 	(*CreateIdentityRequest)(nil),        // 1: brevet.v1.CreateIdentityRequest
@@ -2520,104 +2919,116 @@ var file_brevet_v1_operator_proto_goTypes = []any{
 	(*RetireIdentityResponse)(nil),       // 12: brevet.v1.RetireIdentityResponse
 	(*CreateTokenRequest)(nil),           // 13: brevet.v1.CreateTokenRequest
 	(*CreateTokenResponse)(nil),          // 14: brevet.v1.CreateTokenResponse
-	(*GetCertificateRequest)(nil),        // 15: brevet.v1.GetCertificateRequest
-	(*GetCertificateResponse)(nil),       // 16: brevet.v1.GetCertificateResponse
-	(*ListCertificatesRequest)(nil),      // 17: brevet.v1.ListCertificatesRequest
-	(*ListCertificatesResponse)(nil),     // 18: brevet.v1.ListCertificatesResponse
-	(*RevokeCertificateRequest)(nil),     // 19: brevet.v1.RevokeCertificateRequest
-	(*RevokeCertificateResponse)(nil),    // 20: brevet.v1.RevokeCertificateResponse
-	(*CertificateSelection)(nil),         // 21: brevet.v1.CertificateSelection
-	(*RevokeCertificatesRequest)(nil),    // 22: brevet.v1.RevokeCertificatesRequest
-	(*RevokeCertificatesResponse)(nil),   // 23: brevet.v1.RevokeCertificatesResponse
-	(*GetRevocationSetRequest)(nil),      // 24: brevet.v1.GetRevocationSetRequest
-	(*GetRevocationSetResponse)(nil),     // 25: brevet.v1.GetRevocationSetResponse
-	(*RevocationSet)(nil),                // 26: brevet.v1.RevocationSet
-	(*RevokeCompromisedKeyRequest)(nil),  // 27: brevet.v1.RevokeCompromisedKeyRequest
-	(*RevokeCompromisedKeyResponse)(nil), // 28: brevet.v1.RevokeCompromisedKeyResponse
-	(*CRL)(nil),                          // 29: brevet.v1.CRL
-	(*ListCRLsRequest)(nil),              // 30: brevet.v1.ListCRLsRequest
-	(*ListCRLsResponse)(nil),             // 31: brevet.v1.ListCRLsResponse
-	(*ImportCRLRequest)(nil),             // 32: brevet.v1.ImportCRLRequest
-	(*ImportCRLResponse)(nil),            // 33: brevet.v1.ImportCRLResponse
-	(*ListEntriesRequest)(nil),           // 34: brevet.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil),          // 35: brevet.v1.ListEntriesResponse
-	(*GetHeadRequest)(nil),               // 36: brevet.v1.GetHeadRequest
-	(*GetHeadResponse)(nil),              // 37: brevet.v1.GetHeadResponse
-	nil,                                  // 38: brevet.v1.Identity.LabelsEntry
-	nil,                                  // 39: brevet.v1.CreateIdentityRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil),        // 40: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 41: google.protobuf.Duration
-	(*Certificate)(nil),                  // 42: brevet.v1.Certificate
+	(*EnrollmentToken)(nil),              // 15: brevet.v1.EnrollmentToken
+	(*ListTokensRequest)(nil),            // 16: brevet.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),           // 17: brevet.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),           // 18: brevet.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),          // 19: brevet.v1.RevokeTokenResponse
+	(*GetCertificateRequest)(nil),        // 20: brevet.v1.GetCertificateRequest
+	(*GetCertificateResponse)(nil),       // 21: brevet.v1.GetCertificateResponse
+	(*ListCertificatesRequest)(nil),      // 22: brevet.v1.ListCertificatesRequest
+	(*ListCertificatesResponse)(nil),     // 23: brevet.v1.ListCertificatesResponse
+	(*RevokeCertificateRequest)(nil),     // 24: brevet.v1.RevokeCertificateRequest
+	(*RevokeCertificateResponse)(nil),    // 25: brevet.v1.RevokeCertificateResponse
+	(*CertificateSelection)(nil),         // 26: brevet.v1.CertificateSelection
+	(*RevokeCertificatesRequest)(nil),    // 27: brevet.v1.RevokeCertificatesRequest
+	(*RevokeCertificatesResponse)(nil),   // 28: brevet.v1.RevokeCertificatesResponse
+	(*GetRevocationSetRequest)(nil),      // 29: brevet.v1.GetRevocationSetRequest
+	(*GetRevocationSetResponse)(nil),     // 30: brevet.v1.GetRevocationSetResponse
+	(*RevocationSet)(nil),                // 31: brevet.v1.RevocationSet
+	(*RevokeCompromisedKeyRequest)(nil),  // 32: brevet.v1.RevokeCompromisedKeyRequest
+	(*RevokeCompromisedKeyResponse)(nil), // 33: brevet.v1.RevokeCompromisedKeyResponse
+	(*CRL)(nil),                          // 34: brevet.v1.CRL
+	(*ListCRLsRequest)(nil),              // 35: brevet.v1.ListCRLsRequest
+	(*ListCRLsResponse)(nil),             // 36: brevet.v1.ListCRLsResponse
+	(*ImportCRLRequest)(nil),             // 37: brevet.v1.ImportCRLRequest
+	(*ImportCRLResponse)(nil),            // 38: brevet.v1.ImportCRLResponse
+	(*ListEntriesRequest)(nil),           // 39: brevet.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),          // 40: brevet.v1.ListEntriesResponse
+	(*GetHeadRequest)(nil),               // 41: brevet.v1.GetHeadRequest
+	(*GetHeadResponse)(nil),              // 42: brevet.v1.GetHeadResponse
+	nil,                                  // 43: brevet.v1.Identity.LabelsEntry
+	nil,                                  // 44: brevet.v1.CreateIdentityRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),        // 45: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 46: google.protobuf.Duration
+	(*Certificate)(nil),                  // 47: brevet.v1.Certificate
 }
 var file_brevet_v1_operator_proto_depIdxs = []int32{
-	38, // 0: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
-	40, // 1: brevet.v1.Identity.created_at:type_name -> google.protobuf.Timestamp
-	39, // 2: brevet.v1.CreateIdentityRequest.labels:type_name -> brevet.v1.CreateIdentityRequest.LabelsEntry
+	43, // 0: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
+	45, // 1: brevet.v1.Identity.created_at:type_name -> google.protobuf.Timestamp
+	44, // 2: brevet.v1.CreateIdentityRequest.labels:type_name -> brevet.v1.CreateIdentityRequest.LabelsEntry
 	0,  // 3: brevet.v1.CreateIdentityResponse.identity:type_name -> brevet.v1.Identity
 	0,  // 4: brevet.v1.GetIdentityResponse.identity:type_name -> brevet.v1.Identity
 	0,  // 5: brevet.v1.ListIdentitiesResponse.identities:type_name -> brevet.v1.Identity
 	0,  // 6: brevet.v1.SuspendIdentityResponse.identity:type_name -> brevet.v1.Identity
 	0,  // 7: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
-	40, // 8: brevet.v1.RetireIdentityRequest.invalid_since:type_name -> google.protobuf.Timestamp
+	45, // 8: brevet.v1.RetireIdentityRequest.invalid_since:type_name -> google.protobuf.Timestamp
 	0,  // 9: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
-	41, // 10: brevet.v1.CreateTokenRequest.lifetime:type_name -> google.protobuf.Duration
-	40, // 11: brevet.v1.CreateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	42, // 12: brevet.v1.GetCertificateResponse.certificate:type_name -> brevet.v1.Certificate
-	42, // 13: brevet.v1.ListCertificatesResponse.certificates:type_name -> brevet.v1.Certificate
-	40, // 14: brevet.v1.RevokeCertificateRequest.invalid_since:type_name -> google.protobuf.Timestamp
-	42, // 15: brevet.v1.RevokeCertificateResponse.certificate:type_name -> brevet.v1.Certificate
-	40, // 16: brevet.v1.CertificateSelection.issued_from:type_name -> google.protobuf.Timestamp
-	40, // 17: brevet.v1.CertificateSelection.issued_until:type_name -> google.protobuf.Timestamp
-	21, // 18: brevet.v1.RevokeCertificatesRequest.selection:type_name -> brevet.v1.CertificateSelection
-	40, // 19: brevet.v1.RevokeCertificatesRequest.invalid_since:type_name -> google.protobuf.Timestamp
-	26, // 20: brevet.v1.RevokeCertificatesResponse.set:type_name -> brevet.v1.RevocationSet
-	26, // 21: brevet.v1.GetRevocationSetResponse.set:type_name -> brevet.v1.RevocationSet
-	21, // 22: brevet.v1.RevocationSet.selection:type_name -> brevet.v1.CertificateSelection
-	40, // 23: brevet.v1.RevocationSet.invalid_since:type_name -> google.protobuf.Timestamp
-	40, // 24: brevet.v1.RevocationSet.ordered_at:type_name -> google.protobuf.Timestamp
-	40, // 25: brevet.v1.CRL.this_update:type_name -> google.protobuf.Timestamp
-	40, // 26: brevet.v1.CRL.next_update:type_name -> google.protobuf.Timestamp
-	29, // 27: brevet.v1.ListCRLsResponse.crls:type_name -> brevet.v1.CRL
-	29, // 28: brevet.v1.ImportCRLResponse.crl:type_name -> brevet.v1.CRL
-	1,  // 29: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
-	3,  // 30: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
-	5,  // 31: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
-	7,  // 32: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
-	9,  // 33: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
-	11, // 34: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
-	13, // 35: brevet.v1.IdentityService.CreateToken:input_type -> brevet.v1.CreateTokenRequest
-	15, // 36: brevet.v1.CertificateService.GetCertificate:input_type -> brevet.v1.GetCertificateRequest
-	17, // 37: brevet.v1.CertificateService.ListCertificates:input_type -> brevet.v1.ListCertificatesRequest
-	19, // 38: brevet.v1.CertificateService.RevokeCertificate:input_type -> brevet.v1.RevokeCertificateRequest
-	22, // 39: brevet.v1.CertificateService.RevokeCertificates:input_type -> brevet.v1.RevokeCertificatesRequest
-	24, // 40: brevet.v1.CertificateService.GetRevocationSet:input_type -> brevet.v1.GetRevocationSetRequest
-	27, // 41: brevet.v1.CertificateService.RevokeCompromisedKey:input_type -> brevet.v1.RevokeCompromisedKeyRequest
-	30, // 42: brevet.v1.CRLService.ListCRLs:input_type -> brevet.v1.ListCRLsRequest
-	32, // 43: brevet.v1.CRLService.ImportCRL:input_type -> brevet.v1.ImportCRLRequest
-	34, // 44: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
-	36, // 45: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
-	2,  // 46: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
-	4,  // 47: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
-	6,  // 48: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
-	8,  // 49: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
-	10, // 50: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
-	12, // 51: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
-	14, // 52: brevet.v1.IdentityService.CreateToken:output_type -> brevet.v1.CreateTokenResponse
-	16, // 53: brevet.v1.CertificateService.GetCertificate:output_type -> brevet.v1.GetCertificateResponse
-	18, // 54: brevet.v1.CertificateService.ListCertificates:output_type -> brevet.v1.ListCertificatesResponse
-	20, // 55: brevet.v1.CertificateService.RevokeCertificate:output_type -> brevet.v1.RevokeCertificateResponse
-	23, // 56: brevet.v1.CertificateService.RevokeCertificates:output_type -> brevet.v1.RevokeCertificatesResponse
-	25, // 57: brevet.v1.CertificateService.GetRevocationSet:output_type -> brevet.v1.GetRevocationSetResponse
-	28, // 58: brevet.v1.CertificateService.RevokeCompromisedKey:output_type -> brevet.v1.RevokeCompromisedKeyResponse
-	31, // 59: brevet.v1.CRLService.ListCRLs:output_type -> brevet.v1.ListCRLsResponse
-	33, // 60: brevet.v1.CRLService.ImportCRL:output_type -> brevet.v1.ImportCRLResponse
-	35, // 61: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
-	37, // 62: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
-	46, // [46:63] is the sub-list for method output_type
-	29, // [29:46] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	46, // 10: brevet.v1.CreateTokenRequest.lifetime:type_name -> google.protobuf.Duration
+	45, // 11: brevet.v1.CreateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	45, // 12: brevet.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
+	45, // 13: brevet.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
+	15, // 14: brevet.v1.ListTokensResponse.tokens:type_name -> brevet.v1.EnrollmentToken
+	47, // 15: brevet.v1.GetCertificateResponse.certificate:type_name -> brevet.v1.Certificate
+	47, // 16: brevet.v1.ListCertificatesResponse.certificates:type_name -> brevet.v1.Certificate
+	45, // 17: brevet.v1.RevokeCertificateRequest.invalid_since:type_name -> google.protobuf.Timestamp
+	47, // 18: brevet.v1.RevokeCertificateResponse.certificate:type_name -> brevet.v1.Certificate
+	45, // 19: brevet.v1.CertificateSelection.issued_from:type_name -> google.protobuf.Timestamp
+	45, // 20: brevet.v1.CertificateSelection.issued_until:type_name -> google.protobuf.Timestamp
+	26, // 21: brevet.v1.RevokeCertificatesRequest.selection:type_name -> brevet.v1.CertificateSelection
+	45, // 22: brevet.v1.RevokeCertificatesRequest.invalid_since:type_name -> google.protobuf.Timestamp
+	31, // 23: brevet.v1.RevokeCertificatesResponse.set:type_name -> brevet.v1.RevocationSet
+	31, // 24: brevet.v1.GetRevocationSetResponse.set:type_name -> brevet.v1.RevocationSet
+	26, // 25: brevet.v1.RevocationSet.selection:type_name -> brevet.v1.CertificateSelection
+	45, // 26: brevet.v1.RevocationSet.invalid_since:type_name -> google.protobuf.Timestamp
+	45, // 27: brevet.v1.RevocationSet.ordered_at:type_name -> google.protobuf.Timestamp
+	45, // 28: brevet.v1.CRL.this_update:type_name -> google.protobuf.Timestamp
+	45, // 29: brevet.v1.CRL.next_update:type_name -> google.protobuf.Timestamp
+	34, // 30: brevet.v1.ListCRLsResponse.crls:type_name -> brevet.v1.CRL
+	34, // 31: brevet.v1.ImportCRLResponse.crl:type_name -> brevet.v1.CRL
+	1,  // 32: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
+	3,  // 33: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
+	5,  // 34: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
+	7,  // 35: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
+	9,  // 36: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
+	11, // 37: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
+	13, // 38: brevet.v1.IdentityService.CreateToken:input_type -> brevet.v1.CreateTokenRequest
+	16, // 39: brevet.v1.IdentityService.ListTokens:input_type -> brevet.v1.ListTokensRequest
+	18, // 40: brevet.v1.IdentityService.RevokeToken:input_type -> brevet.v1.RevokeTokenRequest
+	20, // 41: brevet.v1.CertificateService.GetCertificate:input_type -> brevet.v1.GetCertificateRequest
+	22, // 42: brevet.v1.CertificateService.ListCertificates:input_type -> brevet.v1.ListCertificatesRequest
+	24, // 43: brevet.v1.CertificateService.RevokeCertificate:input_type -> brevet.v1.RevokeCertificateRequest
+	27, // 44: brevet.v1.CertificateService.RevokeCertificates:input_type -> brevet.v1.RevokeCertificatesRequest
+	29, // 45: brevet.v1.CertificateService.GetRevocationSet:input_type -> brevet.v1.GetRevocationSetRequest
+	32, // 46: brevet.v1.CertificateService.RevokeCompromisedKey:input_type -> brevet.v1.RevokeCompromisedKeyRequest
+	35, // 47: brevet.v1.CRLService.ListCRLs:input_type -> brevet.v1.ListCRLsRequest
+	37, // 48: brevet.v1.CRLService.ImportCRL:input_type -> brevet.v1.ImportCRLRequest
+	39, // 49: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
+	41, // 50: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
+	2,  // 51: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
+	4,  // 52: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
+	6,  // 53: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
+	8,  // 54: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
+	10, // 55: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
+	12, // 56: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
+	14, // 57: brevet.v1.IdentityService.CreateToken:output_type -> brevet.v1.CreateTokenResponse
+	17, // 58: brevet.v1.IdentityService.ListTokens:output_type -> brevet.v1.ListTokensResponse
+	19, // 59: brevet.v1.IdentityService.RevokeToken:output_type -> brevet.v1.RevokeTokenResponse
+	21, // 60: brevet.v1.CertificateService.GetCertificate:output_type -> brevet.v1.GetCertificateResponse
+	23, // 61: brevet.v1.CertificateService.ListCertificates:output_type -> brevet.v1.ListCertificatesResponse
+	25, // 62: brevet.v1.CertificateService.RevokeCertificate:output_type -> brevet.v1.RevokeCertificateResponse
+	28, // 63: brevet.v1.CertificateService.RevokeCertificates:output_type -> brevet.v1.RevokeCertificatesResponse
+	30, // 64: brevet.v1.CertificateService.GetRevocationSet:output_type -> brevet.v1.GetRevocationSetResponse
+	33, // 65: brevet.v1.CertificateService.RevokeCompromisedKey:output_type -> brevet.v1.RevokeCompromisedKeyResponse
+	36, // 66: brevet.v1.CRLService.ListCRLs:output_type -> brevet.v1.ListCRLsResponse
+	38, // 67: brevet.v1.CRLService.ImportCRL:output_type -> brevet.v1.ImportCRLResponse
+	40, // 68: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
+	42, // 69: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
+	51, // [51:70] is the sub-list for method output_type
+	32, // [32:51] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_operator_proto_init() }
@@ -2626,14 +3037,14 @@ func file_brevet_v1_operator_proto_init() {
 		return
 	}
 	file_brevet_v1_enrollment_proto_init()
-	file_brevet_v1_operator_proto_msgTypes[26].OneofWrappers = []any{}
+	file_brevet_v1_operator_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_operator_proto_rawDesc), len(file_brevet_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -76,9 +76,25 @@ CREATE TABLE tokens (
     request    BLOB CHECK (length(request) = 16),
     key_hash   BLOB CHECK (length(key_hash) = 32),
     spent      INTEGER NOT NULL DEFAULT 0 CHECK (spent IN (0, 1)),
-    CHECK ((request IS NULL) = (key_hash IS NULL))
+    maker      INTEGER REFERENCES identities (id), -- NULL for a part of the system
+    made_with  BLOB CHECK (length(made_with) = 52), -- issuer and serial number of the maker's certificate
+    era        INTEGER NOT NULL, -- how many revocations of all its maker's tokens there were before
+    revoked    TEXT, -- why it was revoked alone
+    CHECK ((request IS NULL) = (key_hash IS NULL)),
+    CHECK ((maker IS NULL) = (made_with IS NULL))
 ) STRICT;
 CREATE INDEX tokens_by_expiry ON tokens (expires_at);
+CREATE INDEX tokens_by_identity ON tokens (identity);
+CREATE INDEX tokens_by_maker ON tokens (maker) WHERE maker IS NOT NULL;
+
+-- Revocations of all tokens that an identity had made: those of their era and of earlier ones. One row revokes any number
+-- of tokens, and stays.
+CREATE TABLE token_revocations (
+    maker INTEGER NOT NULL REFERENCES identities (id),
+    era   INTEGER NOT NULL,
+    why   TEXT    NOT NULL,
+    PRIMARY KEY (maker, era)
+) STRICT, WITHOUT ROWID;
 
 -- Public keys that were certified, each for one identity. The first 8 octets of the SHA-256 of the
 -- SubjectPublicKeyInfo are the row's number, as SQLite's signed integer, so that a key is found without an index; two

@@ -1,0 +1,65 @@
+package server_test
+
+import (
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// TestTokensEndWithTheirMaker enrolls by tokens of operators that are not trusted any more.
+func TestTokensEndWithTheirMaker(t *testing.T) {
+	t.Parallel()
+	for name, distrust := range map[string]func(w *servertest.World, maker *servertest.Holder){
+		"suspended and resumed": func(w *servertest.World, maker *servertest.Holder) {
+			w.Suspend(t, maker.ID)
+			w.Resume(t, maker.ID)
+		},
+		"retired":         func(w *servertest.World, maker *servertest.Holder) { w.Retire(t, maker.ID) },
+		"key compromised": func(w *servertest.World, maker *servertest.Holder) { w.Revoke(t, maker.Certificate, "keyCompromise") },
+		"among others": func(w *servertest.World, _ *servertest.Holder) {
+			servertest.Must(w.NewOperator(t, "carol").RevokeCertificates(t.Context(), &brevetv1.RevokeCertificatesRequest{
+				Reason: "privilegeWithdrawn", Selection: &brevetv1.CertificateSelection{Profile: "operator"},
+			}))(t)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := servertest.New(t, ground, servertest.Options{})
+			maker := w.NewOperator(t, "factory")
+			device := w.Register(t, "device", "device/1")
+			token := servertest.Must(maker.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: device}))(t)
+			secret := w.Secret(t, token.GetToken())
+			distrust(w, maker)
+			_, err := w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, secret, servertest.Key(t)))
+			servertest.Refused(t, err, codes.Unauthenticated, pki.RuleTokenRevoked)
+			reader := w.NewOperator(t, "reader")
+			list := servertest.Must(reader.ListTokens(t.Context(), &brevetv1.ListTokensRequest{MadeBy: maker.ID, State: "revoked"}))(t).GetTokens()
+			if len(list) != 1 || list[0].GetId() != token.GetTokenId() || list[0].GetIdentity() != device || list[0].GetRevokedBecause() == "" ||
+				list[0].GetMadeWith() != servertest.Serial(maker.Certificate) {
+				t.Errorf("the maker's revoked tokens are %v", list)
+			}
+			w.Enroll(t, w.Secret(t, servertest.Must(reader.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: device}))(t).GetToken()), servertest.Key(t))
+		})
+	}
+}
+
+// TestTokensOutliveTheirMakersCertificate has a device enroll by a token whose maker has renewed, and whose certificates have
+// all expired.
+func TestTokensOutliveTheirMakersCertificate(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	maker := w.NewOperator(t, "factory")
+	token := servertest.Must(maker.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{
+		Id: w.Register(t, "device", "device/1"), Lifetime: durationpb.New(30 * 24 * time.Hour),
+	}))(t)
+	w.Renewed(t, maker, servertest.Key(t))
+	w.Revoke(t, maker.Certificate, "superseded")
+	w.Clock.Advance(24 * time.Hour)
+	w.Enroll(t, w.Secret(t, token.GetToken()), servertest.Key(t))
+}
