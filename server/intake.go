@@ -32,6 +32,16 @@ func (l Limits) check() error {
 	return nil
 }
 
+// SetLimits changes how often callers may call, while the server runs.
+func (s *Server) SetLimits(l Limits) error {
+	if err := l.check(); err != nil {
+		return err
+	}
+	s.intake.identities.Set(l.Identity)
+	s.intake.addresses.Set(l.Address)
+	return nil
+}
+
 // work is a kind of work, which has a lane of its own: none can take what another needs.
 type work string
 
