@@ -57,8 +57,8 @@ var access = map[string]who{
 	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": anybody,
 }
 
-// works says what kind of work an RPC is, and so which lane it waits in. What is not in it, single questions about health,
-// waits nowhere. A test fails for an RPC of our own that is missing.
+// works says what kind of work an RPC is, and so which lane it waits in. What is not in it, calls about health, waits
+// nowhere. A test fails for an RPC of our own that is missing.
 var works = map[string]work{
 	brevetv1.EnrollmentService_Enroll_FullMethodName: enrollments,
 	brevetv1.EnrollmentService_Renew_FullMethodName:  renewals,
@@ -85,9 +85,10 @@ var works = map[string]work{
 	brevetv1.CertificateService_ListCertificates_FullMethodName: readings,
 	brevetv1.CertificateService_GetRevocationSet_FullMethodName: readings,
 	brevetv1.CRLService_ListCRLs_FullMethodName:                 readings,
-	brevetv1.LogService_ListEntries_FullMethodName:              readings,
-	brevetv1.LogService_GetHead_FullMethodName:                  readings,
 	brevetv1.StoreService_GetStats_FullMethodName:               readings,
+
+	brevetv1.LogService_ListEntries_FullMethodName: logs, // and each page is a reading
+	brevetv1.LogService_GetHead_FullMethodName:     logs,
 
 	"/grpc.health.v1.Health/Watch":                                   watches,
 	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      watches,

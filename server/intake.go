@@ -32,6 +32,16 @@ func (l Limits) check() error {
 	return nil
 }
 
+// SetLimits changes how often callers may call, while the server runs.
+func (s *Server) SetLimits(l Limits) error {
+	if err := l.check(); err != nil {
+		return err
+	}
+	s.intake.identities.Set(l.Identity)
+	s.intake.addresses.Set(l.Address)
+	return nil
+}
+
 // work is a kind of work, which has a lane of its own: none can take what another needs.
 type work string
 
@@ -42,8 +52,9 @@ const (
 	compromises   work = "compromises"   // of keys, by anybody who can prove it, or cannot
 	registrations work = "registrations" // of identities and tokens
 	streams       work = "streams"       // of orders, which have bounds of their own
-	readings      work = "readings"      // of records and the log
-	watches       work = "watches"       // streams that anybody may open: of health, and of what the API looks like
+	readings      work = "readings"      // of records, and of pages of the log
+	logs          work = "logs"          // streams of the log, and its end: they wait for the archive and for their clients
+	watches       work = "watches"       // of health and reflection, by anybody, for as long as they like
 	handshakes    work = "handshakes"    // of TLS
 )
 
@@ -65,7 +76,8 @@ func sizes(sessions int) map[work]admission.Size {
 		registrations: {Slots: 16, Each: 8, Queue: 256},
 		streams:       {Slots: 128, Each: 64, Queue: 64},
 		readings:      {Slots: 8, Each: 4, Queue: 128},
-		watches:       {Slots: 64, Each: 8, Queue: 64},
+		logs:          {Slots: 64, Each: 8, Queue: 64},
+		watches:       {Slots: 512, Each: 64, Queue: 64},
 		handshakes:    {Slots: computing, Each: computing / 2, Queue: maxConnections},
 	}
 }
@@ -116,7 +128,12 @@ func (in *intake) admit(ctx context.Context, method string, refused error) error
 
 // enter has a call wait for its turn in its lane, and returns what to call when it is over.
 func (in *intake) enter(ctx context.Context, method string) (leave func(), err error) {
-	lane := in.lanes[works[method]]
+	return in.enterLane(ctx, works[method])
+}
+
+// enterLane has the caller of ctx wait for its turn in a lane.
+func (in *intake) enterLane(ctx context.Context, w work) (leave func(), err error) {
+	lane := in.lanes[w]
 	if lane == nil {
 		return func() {}, nil
 	}

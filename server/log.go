@@ -13,12 +13,13 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// logs serves brevet.v1.LogService.
-type logs struct {
+// logService serves brevet.v1.LogService.
+type logService struct {
 	brevetv1.UnimplementedLogServiceServer
 	records   translog.Records
 	sequencer *translog.Sequencer
 	archive   *translog.Archive
+	intake    *intake
 }
 
 // syncPatience bounds how long a reader waits for what is not archived yet: on a full disk that would be for ever.
@@ -27,8 +28,13 @@ const syncPatience = 5 * time.Second
 // logPage is how many entries are read at a time; a read transaction stays short, however long the stream.
 const logPage = 256
 
+// pageTimeout bounds how long a client may take to read a page: a stream that nobody reads ends, and gives up its place.
+const pageTimeout = time.Minute
+
+type entryStream = grpc.ServerStreamingServer[brevetv1.ListEntriesResponse]
+
 // ListEntries serves the RPC of that name in brevet.v1.LogService.
-func (s *logs) ListEntries(req *brevetv1.ListEntriesRequest, out grpc.ServerStreamingServer[brevetv1.ListEntriesResponse]) error {
+func (s *logService) ListEntries(req *brevetv1.ListEntriesRequest, out entryStream) error {
 	ctx := out.Context()
 	if err := s.sync(ctx); err != nil {
 		return err
@@ -42,25 +48,57 @@ func (s *logs) ListEntries(req *brevetv1.ListEntriesRequest, out grpc.ServerStre
 		if page == 0 {
 			return nil
 		}
-		entries, err := s.records.Entries(ctx, next, int(page))
+		entries, err := s.page(ctx, next, int(page))
 		if broken := new(translog.ChainError); errors.As(err, &broken) {
 			return status.Error(codes.DataLoss, broken.Error()+": restore the store from a backup, and find out who changed it")
 		}
 		if err != nil || len(entries) == 0 {
 			return err
 		}
+		if err := sendPage(out, entries); err != nil {
+			return err
+		}
+		next = entries[len(entries)-1].Index + 1
+		left -= uint64(len(entries))
+	}
+}
+
+// page reads entries, and has a place among the readings for no longer than that takes: not while a client reads them.
+func (s *logService) page(ctx context.Context, from uint64, limit int) ([]translog.Sequenced, error) {
+	leave, err := s.intake.enterLane(ctx, readings)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return s.records.Entries(ctx, from, limit)
+}
+
+// sendPage sends entries, or returns an error when the client has not read them in time. What is being sent then ends with
+// the stream.
+func sendPage(out entryStream, entries []translog.Sequenced) error {
+	sent := make(chan error, 1)
+	go func() {
 		for _, e := range entries {
 			if err := out.Send(&brevetv1.ListEntriesResponse{Index: e.Index, Entry: e.Entry, Chain: e.Chain[:]}); err != nil {
-				return err
+				sent <- err
+				return
 			}
-			next = e.Index + 1
-			left--
 		}
+		sent <- nil
+	}()
+	timeout := time.NewTimer(pageTimeout)
+	defer timeout.Stop()
+	select {
+	case err := <-sent:
+		return err
+	case <-timeout.C:
+		return status.Errorf(codes.DeadlineExceeded, "%d entries were not read within %s: ask again from the entry after the last one that was read",
+			len(entries), pageTimeout)
 	}
 }
 
 // GetHead serves the RPC of that name in brevet.v1.LogService.
-func (s *logs) GetHead(ctx context.Context, _ *brevetv1.GetHeadRequest) (*brevetv1.GetHeadResponse, error) {
+func (s *logService) GetHead(ctx context.Context, _ *brevetv1.GetHeadRequest) (*brevetv1.GetHeadResponse, error) {
 	if err := s.sync(ctx); err != nil {
 		return nil, err
 	}
@@ -69,7 +107,7 @@ func (s *logs) GetHead(ctx context.Context, _ *brevetv1.GetHeadRequest) (*brevet
 }
 
 // sync waits until what was committed so far is in the log and the archive.
-func (s *logs) sync(ctx context.Context) error {
+func (s *logService) sync(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, syncPatience)
 	defer cancel()
 	return s.sequencer.Sync(ctx)

@@ -54,7 +54,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	brevetv1.RegisterCRLServiceServer(services, &crls{
 		records: s.config.Stores.Revocation, revocations: s.revocations, authorities: s.config.Authorities,
 	})
-	brevetv1.RegisterLogServiceServer(services, &logs{records: s.config.Stores.Log, sequencer: s.sequencer, archive: s.config.Archive})
+	brevetv1.RegisterLogServiceServer(services, &logService{records: s.config.Stores.Log, sequencer: s.sequencer, archive: s.config.Archive, intake: s.intake})
 	brevetv1.RegisterStoreServiceServer(services, &stores{records: s.config.Stores.Retention, sweeper: s.sweeper, disk: s.config.Disk, clock: s.config.Clock})
 	s.health = health.NewServer()
 	healthv1.RegisterHealthServer(services, s.health)

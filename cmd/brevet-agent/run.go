@@ -26,7 +26,9 @@ func runCommand(ctx context.Context, args []string, s streams) error {
 	default:
 		set.TokenFile = tokenFile
 	}
-	log := set.logger(s.err)
+	serviceLog := set.serviceLog(ctx, flags, s.err)
+	defer serviceLog.Close()
+	log := serviceLog.Logger
 	agent, done, err := set.agent(log, func(p *enroll.Pair) {
 		if !p.Expired(time.Now()) {
 			notify(log, daemon.SdNotifyReady)

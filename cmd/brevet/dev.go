@@ -23,6 +23,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/cmd/internal/config"
+	"github.com/brevet-pki/brevet/cmd/internal/service"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
@@ -300,7 +301,12 @@ func (d dev) install(ctx context.Context, n *node) error {
 // serve opens token and store and runs the server.
 func (d dev) serve(cmd *cobra.Command, c Config, pin hsm.PIN) (err error) {
 	ctx := cmd.Context()
-	n, err := openNode(ctx, c, pin, c.logger(cmd))
+	log := service.NewLog(cmd.ErrOrStderr(), c.Log.Format, c.Log.Level)
+	defer log.Close()
+	service.OnHangup(ctx, service.Hangups(), func() {
+		log.WarnContext(ctx, "nothing is reloaded: a development CA has no configuration file, and its flags wait for a restart")
+	})
+	n, err := openNode(ctx, c, pin, log.Logger)
 	if err != nil {
 		return stopped(ctx, err)
 	}

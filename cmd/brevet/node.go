@@ -165,10 +165,14 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 			CA: n.store.CA(), RA: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
 		},
 		Archive: n.archive, Token: hsm.Watched{Token: n.token, Keys: n.keys}, Disk: n.config.volume(), Retention: n.config.Retention,
-		Limits: server.Limits{Identity: admission.Rate(n.config.Limits.Identity), Address: admission.Rate(n.config.Limits.Address)},
+		Limits: n.config.limits(),
 		OCSP:   server.OCSP{MaxAge: n.config.OCSP.MaxAge, ExtendedRevoke: n.config.OCSP.ExtendedRevoke},
 		Traces: server.Traces{Endpoint: n.config.Traces.Endpoint, Share: n.config.Traces.Share}, Clock: time.Now, Log: n.log,
 	})
+}
+
+func (c *Config) limits() server.Limits {
+	return server.Limits{Identity: admission.Rate(c.Limits.Identity), Address: admission.Rate(c.Limits.Address)}
 }
 
 // ports are the listeners of a server. The zero value is those of one that will not run.

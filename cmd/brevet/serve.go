@@ -8,6 +8,8 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"github.com/brevet-pki/brevet/cmd/internal/service"
+	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/server"
 )
 
@@ -15,7 +17,7 @@ func newServe() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run the server", Args: cobra.NoArgs,
 		Long: "serve runs issuer, registration authority, validation authority and log in one process, until it gets\n" +
-			"SIGTERM or SIGINT; it then finishes what is in flight. --check does everything but serve.",
+			"SIGTERM or SIGINT; it then finishes what is in flight. At SIGHUP it reads its configuration again. --check does everything but serve.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := loadConfig(cmd)
 			if err != nil {
@@ -34,17 +36,26 @@ func newServe() *cobra.Command {
 }
 
 func serve(cmd *cobra.Command, c Config, check bool) (err error) {
+	hangups := service.Hangups() // from here on: one that comes while the server starts is heeded once it serves
+	log := service.NewLog(cmd.ErrOrStderr(), c.Log.Format, c.Log.Level)
+	defer log.Close()
 	pin, err := c.pin()
 	if err != nil {
 		return err
 	}
 	ctx := cmd.Context()
-	n, err := openNode(ctx, c, pin, c.logger(cmd))
+	n, err := openNode(ctx, c, pin, log.Logger)
+	if errors.Is(err, hsm.ErrPIN) { // the configuration is wrong: a service manager must not try again, or the token locks
+		return &usage{err.Error()}
+	}
 	if err != nil {
 		return stopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	return stopped(ctx, n.serve(ctx, cmd, check))
+	return stopped(ctx, n.serve(ctx, cmd, check, func(s *server.Server) {
+		r := &reloader{current: c, load: func() (Config, error) { return loadConfig(cmd) }, log: log, server: s}
+		service.OnHangup(ctx, hangups, func() { r.reload(ctx) })
+	}))
 }
 
 // stopped returns nil where a signal stopped the server while it started, and any other error as it is.
@@ -55,7 +66,8 @@ func stopped(ctx context.Context, err error) error {
 	return server.Orderly(err)
 }
 
-func (n *node) serve(ctx context.Context, cmd *cobra.Command, check bool) error {
+// serve runs the server, and calls begun once it serves; or it only checks that the server would run.
+func (n *node) serve(ctx context.Context, cmd *cobra.Command, check bool, begun func(*server.Server)) error {
 	listeners, err := n.config.listen(ctx)
 	if err != nil {
 		return err
@@ -71,7 +83,10 @@ func (n *node) serve(ctx context.Context, cmd *cobra.Command, check bool) error 
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "Everything needed to serve is in place.\nNext: brevet serve")
 		return err
 	}
-	s.OnReady(func() { notify(daemon.SdNotifyReady) })
+	s.OnReady(func() {
+		begun(s)
+		notify(daemon.SdNotifyReady)
+	})
 	defer context.AfterFunc(ctx, func() { notify(daemon.SdNotifyStopping) })()
 	return s.Run(ctx)
 }

@@ -48,21 +48,28 @@ func (r Rate) CheckBurst() error {
 // that. Where a generation is full before, it is forgotten early, which gives sources that flood from more addresses
 // than there are buckets nothing that they do not have already: a full bucket for each address.
 type Rates struct {
-	rate Rate
-	key  string // of the configuration
-	fill time.Duration
+	key string // of the configuration
 
 	mu         sync.Mutex
+	rate       Rate
+	fill       time.Duration // how long a bucket takes to fill
 	young, old map[Source]*rate.Limiter
 	born       time.Time // the young ones
 }
 
 // NewRates returns a Rates whose Rate stands in the configuration under a key.
 func NewRates(key string, r Rate) *Rates {
-	return &Rates{
-		rate: r, key: key, fill: time.Duration(float64(r.Burst) / r.PerSecond * float64(time.Second)),
-		young: map[Source]*rate.Limiter{},
-	}
+	rates := &Rates{key: key}
+	rates.Set(r)
+	return rates
+}
+
+// Set changes the Rate. All sources begin with full buckets.
+func (r *Rates) Set(to Rate) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rate, r.fill = to, time.Duration(float64(to.Burst)/to.PerSecond*float64(time.Second))
+	r.young, r.old = map[Source]*rate.Limiter{}, nil
 }
 
 // Take counts a call of a source at the time now, or refuses it.
@@ -71,10 +78,11 @@ func (r *Rates) Take(from Source, now time.Time) error {
 	if b.AllowN(now, 1) {
 		return nil
 	}
-	missing := max(0, 1-b.TokensAt(now)) / r.rate.PerSecond
+	perSecond := float64(b.Limit())
+	missing := max(0, 1-b.TokensAt(now)) / perSecond
 	after := away(time.Duration(missing*float64(time.Second)) * 4 / 3) // no sooner than there is a token
 	return &later{
-		pki.Refuse(pki.RuleRate, again(after)+", or have "+r.key+" raised", "%s calls more than %g times a second", from, r.rate.PerSecond),
+		pki.Refuse(pki.RuleRate, again(after)+", or have "+r.key+" raised", "%s calls more than %g times a second", from, perSecond),
 		after,
 	}
 }

@@ -28,8 +28,8 @@ func (f *LogFormat) UnmarshalText(text []byte) error {
 }
 
 // Logger returns a logger that writes records of a level and above.
-func (f LogFormat) Logger(w io.Writer, least LogLevel) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: slog.Level(least)}
+func (f LogFormat) Logger(w io.Writer, least slog.Leveler) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: least}
 	if f == LogJSON {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
@@ -49,6 +49,9 @@ func (l *LogLevel) UnmarshalText(text []byte) error {
 	}
 	return fmt.Errorf("%q is no level: use debug, info, warn or error", text)
 }
+
+// Level implements slog.Leveler.
+func (l LogLevel) Level() slog.Level { return slog.Level(l) }
 
 // String returns the name that UnmarshalText reads.
 func (l LogLevel) String() string { return strings.ToLower(slog.Level(l).String()) }

@@ -1,0 +1,57 @@
+package server_test
+
+import (
+	"fmt"
+	"testing"
+
+	"google.golang.org/grpc"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// Streams of the log that send no message, and those that read no entry, keep nobody from reading records or the log.
+func TestSilentStreamsStopNoReadings(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	for n := range 400 { // entries for more than a client's window
+		w.Register(t, "device", fmt.Sprintf("device/%d", n))
+	}
+	for n := range 2 {
+		silent := w.NewOperator(t, fmt.Sprintf("silent%d", n))
+		for range 4 {
+			servertest.Must(silent.Conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, brevetv1.LogService_ListEntries_FullMethodName))(t)
+			unread := servertest.Must(silent.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{}))(t)
+			servertest.Must(unread.Recv())(t) // it has begun
+		}
+	}
+	other := w.NewOperator(t, "other")
+	for range 20 {
+		servertest.Must(other.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}))(t)
+	}
+	stream := servertest.Must(other.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{From: 300}))(t)
+	servertest.Must(stream.Recv())(t)
+	_, text := ask(t, w, "/metrics")
+	if n := metric(t, text, `brevet_lane_working{lane="readings"}`); n != 0 {
+		t.Errorf("%g readings are at work while nobody reads", n)
+	}
+	if n := metric(t, text, `brevet_lane_working{lane="logs"}`); n < 8 {
+		t.Errorf("%g streams of the log are at work, want those that are not read", n)
+	}
+}
+
+// Whoever watches the server's health holds some of the places for that, and leaves others theirs.
+func TestWatchesAreShared(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	const each = 64
+	c := healthv1.NewHealthClient(w.Caller(t, nil).Conn)
+	for range each + 10 {
+		servertest.Must(c.Watch(t.Context(), &healthv1.HealthCheckRequest{}))(t)
+	}
+	awaitLane(t, w, "watches", each, 10)
+	other := servertest.Must(healthv1.NewHealthClient(w.Caller(t, nil, from("127.0.0.2")).Conn).Watch(t.Context(), &healthv1.HealthCheckRequest{}))(t)
+	servertest.Must(other.Recv())(t)
+	servertest.Must(c.Check(t.Context(), &healthv1.HealthCheckRequest{}))(t)
+}
