@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/brevet-pki/brevet/files"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
 )
@@ -40,7 +41,7 @@ func (r *Responder) PublishCRL(c revocation.CRL, path string) error {
 	if i == nil {
 		return fmt.Errorf("responder: issuer %s is not one of those published for: add its certificate first", c.Issuer.Short())
 	}
-	file, err := os.Open(path)
+	file, err := files.Open(path)
 	if err != nil {
 		return fmt.Errorf("responder: open CRL %v of %s: %w", c.Number, c.Issuer.Short(), err)
 	}
