@@ -15,9 +15,11 @@ import (
 
 // kinds are what a name may be other than a regular file.
 var kinds = map[string]func(path string) error{
-	"a FIFO":                     func(path string) error { return syscall.Mkfifo(path, 0o600) },
-	"a directory":                func(path string) error { return os.Mkdir(path, 0o700) },
-	"a symbolic link to a FIFO":  func(path string) error { return errors.Join(syscall.Mkfifo(path+".f", 0o600), os.Symlink(path+".f", path)) },
+	"a FIFO":      func(path string) error { return syscall.Mkfifo(path, 0o600) },
+	"a directory": func(path string) error { return os.Mkdir(path, 0o700) },
+	"a symbolic link to a FIFO": func(path string) error {
+		return errors.Join(syscall.Mkfifo(path+".f", 0o600), os.Symlink(path+".f", path))
+	},
 	"a symbolic link to nothing": func(path string) error { return os.Symlink(path+".none", path) },
 	"a device":                   func(path string) error { return os.Symlink("/dev/zero", path) },
 }

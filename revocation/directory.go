@@ -265,7 +265,7 @@ func (d *directory) flush(dir *files.Directory, published []CRL, log *slog.Logge
 		}
 		if err != nil && !d.unflushable {
 			d.unflushable = true
-			log.Warn("the file system of a directory cannot flush directories: after a power failure it has old CRLs until the server publishes again",
+			log.Warn("a directory cannot be flushed, and may have old CRLs after a power failure",
 				"directory", d.path, "error", err)
 		}
 	}

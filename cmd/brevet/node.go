@@ -159,7 +159,7 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 	return server.New(ctx, server.Config{
 		TrustDomain: n.config.TrustDomain, Names: n.config.Names, Address: n.config.Address,
 		Directory: filepath.Join(n.config.Directory, "own"),
-		CRLs:      server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions},
+		CRLs:      server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
 		GRPC:      p.grpc, HTTP: p.http, Operations: p.operations,
 		Issuers: issuers, Authorities: all, Profiles: profiles,
 		Stores: server.Stores{
