@@ -3,6 +3,7 @@ package ra
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -16,9 +17,8 @@ import (
 
 // Bounds on what one identity can carry.
 const (
-	maxLabels    = 64
-	maxLabelSize = 256 // octets, of a key or a value
-	maxNames     = 100 // DNS names, and as many IP addresses
+	maxLabels = 64
+	maxNames  = 100 // DNS names, and as many IP addresses
 )
 
 // Bounds on how long an enrollment token lives, and how long it does when nobody says.
@@ -167,15 +167,14 @@ func checkLabels(labels map[string]string) error {
 		return pki.Refuse(pki.RuleRequest, fmt.Sprintf("use %d at most", maxLabels), "%d labels", len(labels))
 	}
 	for k, v := range labels {
-		if k == "" || len(k) > maxLabelSize || len(v) > maxLabelSize || !printable(k) || !printable(v) {
-			return pki.Refuse(pki.RuleRequest, fmt.Sprintf("use printable ASCII of %d octets at most", maxLabelSize), "a label's key or value is not of its form")
+		if k == "" {
+			return pki.Refuse(pki.RuleRequest, "give it one", "a label has no name")
+		}
+		if err := errors.Join(pki.CheckText("a label's name", k), pki.CheckText("a label's value", v)); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-func printable(s string) bool {
-	return !strings.ContainsFunc(s, func(c rune) bool { return c < 0x20 || c > 0x7e })
 }
 
 // CheckNames normalises and checks the names that stand beside a SPIFFE ID: DNS names as IDNA 2008 has them for look-ups, in ASCII, without wildcards.
