@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -111,9 +110,8 @@ func checkURL(text string) error {
 	if text == "" {
 		return nil
 	}
-	u, err := url.Parse(strings.ReplaceAll(strings.ReplaceAll(text, issuerField, "0"), partitionField, "1"))
-	if err != nil || u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.User != nil {
-		return fmt.Errorf("%q is not an http:// URL: plain HTTP, because checking a TLS certificate there would need this very URL", text)
+	if err := pki.CheckWebURL(strings.ReplaceAll(strings.ReplaceAll(text, issuerField, "0"), partitionField, "1")); err != nil {
+		return fmt.Errorf("%w: plain HTTP, because checking a TLS certificate there would need this very URL", err)
 	}
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/brevet-pki/brevet/files"
 )
 
 // The names in a credential directory.
@@ -51,7 +53,10 @@ func OpenDirectory(path string, log *slog.Logger) (*Directory, error) {
 	if err := checkOwner(path, os.Geteuid()); err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err := files.CheckPrivate(path, 0o002); err != nil {
+		return nil, fmt.Errorf("enroll: %w", err)
+	}
+	lock, err := files.OpenFile(filepath.Join(path, lockName), os.O_RDONLY|os.O_CREATE|files.NoFollow, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("enroll: open the credential directory: %w", err)
 	}
@@ -62,7 +67,24 @@ func OpenDirectory(path string, log *slog.Logger) (*Directory, error) {
 		}
 		return nil, fmt.Errorf("enroll: lock %s: %w", path, err)
 	}
-	return &Directory{path: path, disk: apply, lock: lock, log: log}, nil
+	d := &Directory{path: path, disk: apply, lock: lock, log: log}
+	if err := d.probe(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// probe refuses a directory that a first credential could not be put in use in, before a token is spent on it.
+func (d *Directory) probe() error {
+	if n, err := d.current(); err != nil || n > 0 {
+		return nil //nolint:nilerr // a directory with a credential served before, and one that is damaged is for Load to report
+	}
+	for _, probe := range []func(string) error{files.ProbeFlush, files.ProbeLinks} {
+		if err := probe(d.path); err != nil {
+			return fmt.Errorf("enroll: %w", err)
+		}
+	}
+	return nil
 }
 
 // checkOwner keeps root from leaving files that the directory's owner, a service, cannot read.

@@ -3,9 +3,10 @@ package enroll
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/brevet-pki/brevet/files"
 )
 
 // A change is one step of writing, as small as the file system makes them: power may fail between any two.
@@ -39,7 +40,7 @@ func apply(c change) error {
 	case create:
 		return createFile(c.path, c.data)
 	case flush:
-		return flushPath(c.path)
+		return files.Flush(c.path)
 	case link:
 		return os.Symlink(c.to, c.path)
 	case move:
@@ -60,14 +61,6 @@ func createFile(path string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-func flushPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
 // makeAll makes a directory and those above it that are missing, durably.
 func makeAll(path string) error {
 	var above []string // whose entries change
@@ -81,7 +74,7 @@ func makeAll(path string) error {
 		return err
 	}
 	for _, p := range above {
-		if err := flushPath(p); err != nil {
+		if err := files.Flush(p); err != nil {
 			return err
 		}
 	}
@@ -111,17 +104,8 @@ func (d disk) replace(path string, data []byte) error {
 	)
 }
 
-// maxFile bounds what is read, in octets.
+// maxFile bounds what is read, in bytes.
 const maxFile = 256 << 10
 
-// readFile reads a regular file of at most maxFile octets.
-func readFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return nil, &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("not a regular file of at most %d octets", maxFile)}
-	}
-	return os.ReadFile(path)
-}
+// readFile reads a regular file of at most maxFile bytes.
+func readFile(path string) ([]byte, error) { return files.Read(path, maxFile) }

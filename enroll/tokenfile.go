@@ -1,10 +1,16 @@
 package enroll
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"syscall"
+	"time"
 )
+
+// tokenTimeout is how long whoever writes a token to a pipe has for it.
+const tokenTimeout = 10 * time.Second
 
 // ReadTokenFile reads an enrollment token from a file, or from standard input where the path is "-". A file that every
 // user can read is refused: its token is no secret any more.
@@ -12,7 +18,7 @@ func ReadTokenFile(path string, stdin io.Reader) (Token, error) {
 	if path == "-" {
 		return readToken(stdin)
 	}
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO need not have a writer
 	if err != nil {
 		return Token{}, fmt.Errorf("enroll: read the token: %w", err)
 	}
@@ -23,6 +29,9 @@ func ReadTokenFile(path string, stdin io.Reader) (Token, error) {
 	}
 	if info.Mode().IsRegular() && info.Mode().Perm()&0o007 != 0 {
 		return Token{}, fmt.Errorf("enroll: every user can read %s: make a new token, and keep it with mode 0600", path)
+	}
+	if err := f.SetReadDeadline(time.Now().Add(tokenTimeout)); err != nil && !errors.Is(err, os.ErrNoDeadline) {
+		return Token{}, fmt.Errorf("enroll: read the token: %w", err)
 	}
 	return readToken(f)
 }

@@ -3,6 +3,7 @@ package ra
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -16,9 +17,8 @@ import (
 
 // Bounds on what one identity can carry.
 const (
-	maxLabels    = 64
-	maxLabelSize = 256 // octets, of a key or a value
-	maxNames     = 100 // DNS names, and as many IP addresses
+	maxLabels = 64
+	maxNames  = 100 // DNS names, and as many IP addresses
 )
 
 // Bounds on how long an enrollment token lives, and how long it does when nobody says.
@@ -164,8 +164,8 @@ func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, life
 
 // RevokeTokens revokes tokens, and returns how many of them could have been used.
 func (r *Registrar) RevokeTokens(ctx context.Context, v TokenRevocation) (int, error) {
-	if len(v.Why) > maxLabelSize || !printable(v.Why) {
-		return 0, pki.Refuse(pki.RuleRequest, fmt.Sprintf("use printable ASCII of %d octets at most", maxLabelSize), "the comment is not of its form")
+	if err := pki.CheckText("the comment", v.Why); err != nil {
+		return 0, err
 	}
 	v.At = r.clock()
 	return r.records.RevokeTokens(ctx, v)
@@ -181,15 +181,14 @@ func checkLabels(labels map[string]string) error {
 		return pki.Refuse(pki.RuleRequest, fmt.Sprintf("use %d at most", maxLabels), "%d labels", len(labels))
 	}
 	for k, v := range labels {
-		if k == "" || len(k) > maxLabelSize || len(v) > maxLabelSize || !printable(k) || !printable(v) {
-			return pki.Refuse(pki.RuleRequest, fmt.Sprintf("use printable ASCII of %d octets at most", maxLabelSize), "a label's key or value is not of its form")
+		if k == "" {
+			return pki.Refuse(pki.RuleRequest, "give it one", "a label has no name")
+		}
+		if err := errors.Join(pki.CheckText("a label's name", k), pki.CheckText("a label's value", v)); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-func printable(s string) bool {
-	return !strings.ContainsFunc(s, func(c rune) bool { return c < 0x20 || c > 0x7e })
 }
 
 // CheckNames normalises and checks the names that stand beside a SPIFFE ID: DNS names as IDNA 2008 has them for look-ups, in ASCII, without wildcards.

@@ -139,7 +139,7 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 		}
 	}
 	for _, path := range c.Directories {
-		a.directories = append(a.directories, newDirectory(path))
+		a.directories = append(a.directories, newDirectory(path, a.shelf, chainOf(c)))
 	}
 	if err := a.prepare(ctx, c.Points); err != nil {
 		return nil, err

@@ -7,35 +7,49 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
+	"path"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/brevet-pki/brevet/files"
+	"github.com/brevet-pki/brevet/pki"
 )
 
 const (
+	// slowAfter is how long a directory has to publish before it counts as failing.
+	slowAfter = time.Minute
+	// stopTimeout is how long a stop waits for a directory that is being published to.
+	stopTimeout = 5 * time.Second
+	// publicMode is that of published files: a web server reads them.
+	publicMode = 0o644
 	// lockPatience bounds the wait for another process that publishes to the same directory.
 	lockPatience = 10 * time.Second
 	lockEvery    = 50 * time.Millisecond
-	// unfinished begins the names of files that are being written in a further directory.
-	unfinished = ".unfinished-"
 )
 
 // directory is a further place that CRLs are published to, for a web server that others run. Other processes may publish
 // to it too.
 type directory struct {
-	path string
-	wake chan struct{}
+	path  string
+	from  shelf
+	chain []pki.IssuerID // of which its file of all full CRLs is, in that order
+	wake  chan struct{}
+	// publish is publishTo. One call at a time uses unflushable.
+	publish     func(ctx context.Context, crls []CRL, log *slog.Logger) ([]CRL, error)
+	unflushable bool // that it cannot be flushed was logged
 
 	mu      sync.Mutex
 	waiting map[Scope]CRL // what is to be published there, the newest of each scope
 	failure error         // of the last try
 }
 
-func newDirectory(path string) *directory {
-	return &directory{path: path, wake: make(chan struct{}, 1), waiting: map[Scope]CRL{}}
+func newDirectory(path string, from shelf, chain []pki.IssuerID) *directory {
+	d := &directory{path: path, from: from, chain: chain, wake: make(chan struct{}, 1), waiting: map[Scope]CRL{}}
+	d.publish = d.publishTo
+	return d
 }
 
 // want has CRLs published there soon.
@@ -78,11 +92,10 @@ func (d *directory) done(published []CRL, err error) {
 }
 
 // keep publishes what is wanted until ctx is done.
-func (d *directory) keep(ctx context.Context, from shelf, log *slog.Logger) {
+func (d *directory) keep(ctx context.Context, log *slog.Logger) {
 	retry := newBackOff()
 	for {
-		wanted := d.next()
-		published, err := d.publish(ctx, wanted, from, log)
+		published, err := d.attempt(ctx, log)
 		if ctx.Err() != nil {
 			return
 		}
@@ -107,13 +120,49 @@ func (d *directory) keep(ctx context.Context, from shelf, log *slog.Logger) {
 	}
 }
 
-// publish copies CRLs from the shelf, and returns those that are done with. It has the directory's lock meanwhile, an
-// flock, which whoever publishes to it takes: so nobody's older CRL comes between a look and a renaming.
-func (d *directory) publish(ctx context.Context, crls []CRL, from shelf, log *slog.Logger) (published []CRL, err error) {
-	if len(crls) == 0 {
+// attempt publishes what waits, in a goroutine of its own: a file system that does not respond blocks its caller for good.
+// After slowAfter the directory counts as failing until publish returns. Once ctx is done, attempt waits for stopTimeout
+// at most, and leaves that goroutine behind.
+func (d *directory) attempt(ctx context.Context, log *slog.Logger) ([]CRL, error) {
+	wanted := d.next()
+	if len(wanted) == 0 {
 		return nil, nil
 	}
-	lock, err := os.Open(d.path)
+	var published []CRL
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		published, err = d.publish(ctx, wanted, log)
+		ended <- err
+	}()
+	slow := time.NewTimer(slowAfter)
+	defer slow.Stop()
+	for stopping, stopped := ctx.Done(), (<-chan time.Time)(nil); ; {
+		select {
+		case err := <-ended:
+			return published, err
+		case <-slow.C:
+			err := fmt.Errorf("the file system of %s has not responded for %v", d.path, slowAfter)
+			d.done(nil, err)
+			log.Error("a directory does not get the newest CRLs, waiting for it", "directory", d.path, "error", err)
+		case <-stopping:
+			stopping, stopped = nil, time.After(stopTimeout)
+		case <-stopped:
+			log.Warn("a directory does not respond, stopping without it", "directory", d.path)
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// publishTo copies CRLs from the shelf, and returns those that are done with. It has the directory's lock meanwhile, an
+// flock, which whoever publishes to it takes: so nobody's older CRL comes between a look and a renaming.
+func (d *directory) publishTo(ctx context.Context, crls []CRL, log *slog.Logger) (published []CRL, err error) {
+	dir, err := files.OpenDirectory(d.path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	lock, err := dir.Handle()
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +175,7 @@ func (d *directory) publish(ctx context.Context, crls []CRL, from shelf, log *sl
 		if err := ctx.Err(); err != nil {
 			return published, err
 		}
-		newer, err := d.put(c, from)
+		newer, err := d.put(dir, c)
 		if err != nil {
 			failed = append(failed, err)
 			continue
@@ -136,7 +185,13 @@ func (d *directory) publish(ctx context.Context, crls []CRL, from shelf, log *sl
 		}
 		published = append(published, c)
 	}
-	return published, errors.Join(failed...)
+	if slices.ContainsFunc(published, func(c CRL) bool { return c.Partition == 0 }) {
+		if err := d.putChain(dir); err != nil {
+			return nil, errors.Join(append(failed, err)...)
+		}
+	}
+	err = d.flush(dir, published, log)
+	return published, errors.Join(append(failed, err)...)
 }
 
 func lockDirectory(ctx context.Context, dir *os.File) error {
@@ -155,9 +210,9 @@ func lockDirectory(ctx context.Context, dir *os.File) error {
 }
 
 // put copies a CRL to its place, unless there is one with this number or a higher one. It reports whether that is higher.
-// What is there and is no CRL is replaced.
-func (d *directory) put(c CRL, from shelf) (newer bool, err error) {
-	source, err := os.Open(from.path(c.Scope()))
+// What is there and is no CRL is replaced. A full CRL is there in PEM, too.
+func (d *directory) put(dir *files.Directory, c CRL) (newer bool, err error) {
+	source, err := files.Open(d.from.path(c.Scope()))
 	if err != nil {
 		return false, err
 	}
@@ -170,53 +225,51 @@ func (d *directory) put(c CRL, from shelf) (newer bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("read %s: %w", source.Name(), err)
 	}
-	path := filepath.Join(d.path, filepath.FromSlash(c.Scope().Path()))
-	if there := numberAt(path); there != nil && there.Cmp(number) >= 0 {
-		return there.Cmp(number) > 0, syncDirectory(filepath.Dir(path)) // a try before may have come no further than its renaming
-	}
-	dir := filepath.Dir(path)
-	if dir != filepath.Clean(d.path) {
-		if err := makePublic(dir); err != nil {
+	name := c.Scope().Path()
+	if parent := path.Dir(name); parent != "." {
+		if err := dir.Make(parent, 0o755); err != nil { // a web server reads it
 			return false, err
 		}
 	}
-	unfinished := filepath.Join(dir, unfinished+filepath.Base(path))
-	if err := copyFile(unfinished, source, info.Size()); err != nil {
-		return false, errors.Join(err, os.Remove(unfinished))
-	}
-	if err := os.Rename(unfinished, path); err != nil {
+	if there := numberOf(dir.Open(name)); there != nil && there.Cmp(number) >= 0 {
+		newer = there.Cmp(number) > 0
+	} else if err := dir.Replace(name, publicMode, func(w io.Writer) error { return copyAll(w, source, info.Size()) }); err != nil {
 		return false, err
 	}
-	return false, syncDirectory(dir)
+	if c.Partition > 0 {
+		return newer, nil
+	}
+	return newer, d.putPEM(dir, name+pemSuffix, name)
 }
 
-// copyFile writes and flushes a file that everybody may read.
-func copyFile(path string, source io.ReaderAt, size int64) (err error) {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // a web server reads it
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	if err := file.Chmod(0o644); err != nil { // whatever the process masks
-		return err
-	}
-	n, err := io.CopyBuffer(struct{ io.Writer }{file}, struct{ io.Reader }{io.NewSectionReader(source, 0, size)}, make([]byte, chunkSize))
+// copyAll copies so many bytes in pieces.
+func copyAll(w io.Writer, source io.ReaderAt, size int64) error {
+	n, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{io.NewSectionReader(source, 0, size)}, make([]byte, chunkSize))
 	if err == nil && n != size {
 		err = io.ErrUnexpectedEOF
 	}
-	return errors.Join(err, file.Sync())
+	return err
 }
 
-// makePublic makes a directory that everybody may read, where it is not there yet.
-func makePublic(path string) error {
-	err := os.Mkdir(path, 0o755) //nolint:gosec // a web server reads it
-	if errors.Is(err, os.ErrExist) {
-		return nil
+// flush makes the names of CRLs durable. A file system that cannot do that is warned of once: all that a power failure
+// costs is that the next start publishes anew.
+func (d *directory) flush(dir *files.Directory, published []CRL, log *slog.Logger) error {
+	parents := map[string]bool{".": true}
+	for _, c := range published {
+		parents[path.Dir(c.Scope().Path())] = true
 	}
-	if err != nil {
-		return err
+	for parent := range parents {
+		err := dir.Flush(parent)
+		if err != nil && !files.Unsupported(err) {
+			return fmt.Errorf("flush the directory %s: %w", path.Join(d.path, parent), err)
+		}
+		if err != nil && !d.unflushable {
+			d.unflushable = true
+			log.Warn("a directory cannot be flushed, and may have old CRLs after a power failure",
+				"directory", d.path, "error", err)
+		}
 	}
-	return errors.Join(os.Chmod(path, 0o755), syncDirectory(filepath.Dir(path))) //nolint:gosec // whatever the process masks
+	return nil
 }
 
 // Directories says of every further directory what the last try to publish to it failed with; nil where it did not.

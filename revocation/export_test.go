@@ -2,6 +2,7 @@ package revocation
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"time"
 )
@@ -39,4 +40,30 @@ func SealShifted(path string, of Issuer, tbs []byte) (CRL, error) {
 	}
 	err = s.seal(&issuer{Issuer: of, scheme: scheme})
 	return s.crl, err
+}
+
+// HoldDirectory has each publishing to a directory call hold first, as a file system that does not respond holds its callers.
+func HoldDirectory(a *Authority, path string, hold func()) {
+	for _, d := range a.directories {
+		if publish := d.publish; d.path == path {
+			d.publish = func(ctx context.Context, crls []CRL, log *slog.Logger) ([]CRL, error) {
+				hold()
+				return publish(ctx, crls, log)
+			}
+		}
+	}
+}
+
+// PutFull publishes and records a new CRL, and copies it to a directory.
+func PutFull(a *Authority, path string) error {
+	if err := a.PublishNow(context.Background()); err != nil {
+		return err
+	}
+	for _, d := range a.directories {
+		if d.path == path {
+			_, err := d.publish(context.Background(), d.next(), a.log)
+			return err
+		}
+	}
+	return nil
 }

@@ -119,9 +119,8 @@ func ReadNumber(r io.ReaderAt, size int64) (*big.Int, error) {
 	return h.number, err
 }
 
-// numberAt returns the number of the CRL at a path, or nil where there is none that is whole.
-func numberAt(path string) *big.Int {
-	file, err := os.Open(path)
+// numberOf returns the number of the CRL in a file that was opened, and closes it; nil where there is none that is whole.
+func numberOf(file *os.File, err error) *big.Int {
 	if err != nil {
 		return nil
 	}

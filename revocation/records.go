@@ -38,7 +38,7 @@ type Order struct {
 	// known (RFC 5280 §5.3.2): not after At. It belongs to Revoke.
 	InvalidSince time.Time
 	By           pki.Actor
-	// Why is a comment for the log, in printable ASCII of 256 octets at most.
+	// Why is a comment for the log, as pki.CheckText has it.
 	Why string
 	At  time.Time
 }

@@ -29,12 +29,12 @@ const (
 // its start, since a change that was recorded just before a crash is in none yet; each again at half of its
 // lifetime; and soon after changes the full one and those of the partitions in which something has changed. It has the
 // records of sets follow, those included that an earlier run has left. What fails is logged and tried again with growing
-// waits, up to 15 s. Run returns nil once nothing of it is left running.
+// waits, up to 15 s. Run returns nil once nothing of it is left running, but for what a directory's file system holds.
 func (a *Authority) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	for _, d := range a.directories {
-		running.Go(func() { d.keep(ctx, a.shelf, a.log) })
+		running.Go(func() { d.keep(ctx, a.log) })
 	}
 	if !a.publishRecorded(ctx) {
 		return nil

@@ -2,6 +2,7 @@ package revocation
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -113,18 +114,15 @@ type SetSteps interface {
 	FollowSet(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, Set, error)
 }
 
-// maxText bounds a comment and what is selected by, in octets: no label or name of a profile is longer.
-const maxText = 256
-
-// checkText refuses a text that the log could not show as it is.
-func checkText(what, text string) error {
-	if len(text) > maxText || strings.ContainsFunc(text, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
-		return pki.Refuse(pki.RuleRequest, "use printable ASCII of 256 octets at most", "%s is not of its form", what)
+// checkProfile refuses what cannot be the name of a profile.
+func checkProfile(name string) error {
+	if len(name) > pki.MaxText || strings.ContainsFunc(name, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
+		return pki.Refuse(pki.RuleRequest, fmt.Sprintf("use printable ASCII of %d octets at most", pki.MaxText), "a profile to select by is not of its form")
 	}
 	return nil
 }
 
-func checkWhy(why string) error { return checkText("the comment", why) }
+func checkWhy(why string) error { return pki.CheckText("the comment", why) }
 
 // checkSince refuses an invalidity date that is no date before the order's.
 func checkSince(since, at time.Time) error {
@@ -147,8 +145,11 @@ func (o SetOrder) check(now time.Time) error {
 	if !o.Label.IsZero() && o.Label.Name == "" {
 		return pki.Refuse(pki.RuleRequest, "write it NAME=VALUE", "a label has a name")
 	}
-	for _, text := range []string{o.Profile, o.Label.Name, o.Label.Value} {
-		if err := checkText("a profile or label to select by", text); err != nil {
+	if err := checkProfile(o.Profile); err != nil {
+		return err
+	}
+	for _, text := range []string{o.Label.Name, o.Label.Value} {
+		if err := pki.CheckText("a label to select by", text); err != nil {
 			return err
 		}
 	}

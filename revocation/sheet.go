@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"slices"
+
+	"github.com/brevet-pki/brevet/files"
 )
 
 const (
@@ -49,7 +51,7 @@ func (s *sheet) draw(ctx context.Context, i *issuer, view View) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	file, err := os.OpenFile(s.path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	file, err := files.Create(s.path, 0o600)
 	if err != nil {
 		return err
 	}
@@ -170,7 +172,7 @@ func (o *stream) close() (written int64, digest []byte, err error) {
 
 // seal signs the CRL, completes its file, and flushes it.
 func (s *sheet) seal(i *issuer) (err error) {
-	file, err := os.OpenFile(s.path, os.O_RDWR, 0)
+	file, err := files.OpenFile(s.path, os.O_RDWR|files.NoFollow, 0)
 	if err != nil {
 		return err
 	}
@@ -241,7 +243,7 @@ func hashOf(file io.ReaderAt, size int64) (sum [sha256.Size]byte, err error) {
 
 // isThis reports whether the file at a path is the CRL that a record is about.
 func (c *CRL) isThis(path string) bool {
-	file, err := os.Open(path)
+	file, err := files.Open(path)
 	if err != nil {
 		return false
 	}

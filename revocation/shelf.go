@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/brevet-pki/brevet/files"
 )
 
 // shelf is the authority's own directory of CRLs, which no other process writes.
@@ -74,7 +76,7 @@ func (s shelf) write(c CRL) error {
 }
 
 func writeFile(path string, content []byte) (err error) {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	file, err := files.Create(path, 0o600)
 	if err != nil {
 		return err
 	}
@@ -86,13 +88,8 @@ func writeFile(path string, content []byte) (err error) {
 }
 
 // syncDirectory makes the names in a directory last.
-func syncDirectory(path string) (err error) {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, dir.Close()) }()
-	if err := dir.Sync(); err != nil {
+func syncDirectory(path string) error {
+	if err := files.Flush(path); err != nil {
 		return fmt.Errorf("flush the directory %s: %w", path, err)
 	}
 	return nil
@@ -100,7 +97,7 @@ func syncDirectory(path string) (err error) {
 
 // pointOf returns the issuing distribution point of the file that is published for a scope; nil where there is no such file.
 func (s shelf) pointOf(scope Scope) []byte {
-	file, err := os.Open(s.path(scope))
+	file, err := files.Open(s.path(scope))
 	if err != nil {
 		return nil
 	}

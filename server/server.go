@@ -67,9 +67,10 @@ type Config struct {
 
 // CRLs is what CRLs the issuing CAs have, and where they lie, as in revocation.Config.
 type CRLs struct {
-	Directory   string   // the server's own
-	Directories []string // further ones, for other web servers; none is fine
-	Partitions  int      // as in ca.Config; zero is ca.DefaultPartitions
+	Directory   string        // the server's own
+	Directories []string      // further ones, for other web servers; none is fine
+	Partitions  int           // as in ca.Config; zero is ca.DefaultPartitions
+	MaxAge      time.Duration // as CRLMaxAge of responder.Config
 }
 
 // OCSP is how relying parties are answered, as in responder.Config.
@@ -151,7 +152,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	}
 	var err error
 	s.responder, err = responder.New(responder.Config{
-		MaxAge: c.OCSP.MaxAge, ExtendedRevoke: c.OCSP.ExtendedRevoke, Meter: s.metrics, Clock: c.Clock, Log: c.Log,
+		MaxAge: c.OCSP.MaxAge, CRLMaxAge: c.CRLs.MaxAge, ExtendedRevoke: c.OCSP.ExtendedRevoke, Meter: s.metrics, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err

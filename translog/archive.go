@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/brevet-pki/brevet/files"
 )
 
 // file is what an Archive needs of an *os.File to append to it.
@@ -35,7 +37,7 @@ type Archive struct {
 // power loss cut short is cut off, with a warning: the Sequencer appends it again. Errors are a *CorruptError,
 // ErrNotArchive, ErrLocked, or of the file system; after each of them the file is as it was.
 func OpenArchive(path string, log *slog.Logger) (*Archive, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("translog: open archive: %w", err)
 	}
@@ -55,7 +57,7 @@ func openArchive(f *os.File, log *slog.Logger) (*Archive, error) {
 		return nil, err
 	}
 	// A new file is lost with its directory's unwritten page; so may one be that an interrupted start made.
-	if err := syncDir(filepath.Dir(f.Name())); err != nil {
+	if err := files.Flush(filepath.Dir(f.Name())); err != nil {
 		return nil, &unavailable{"make the archive's name durable", err}
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -114,14 +116,6 @@ func begin(f *os.File) error {
 		return &unavailable{"make the archive", err}
 	}
 	return nil
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // Head returns the end of what is durably archived.

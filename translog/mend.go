@@ -8,6 +8,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+
+	"github.com/brevet-pki/brevet/files"
 )
 
 // sector is what a disk writes whole or not at all.
@@ -38,7 +40,7 @@ func OpenArchiveOf(ctx context.Context, records Records, path string, log *slog.
 
 // mend cuts off a torn append, and reports whether it was one.
 func mend(ctx context.Context, records Records, path string) (bool, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := files.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return false, fmt.Errorf("translog: open archive: %w", err)
 	}

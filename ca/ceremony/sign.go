@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"strings"
 	"time"
 
@@ -146,8 +145,8 @@ func (spec SignSpec) check(root *x509.Certificate) error {
 		}
 	}
 	for _, link := range append(nonEmpty(spec.CRLURL), nonEmpty(spec.IssuerURL)...) {
-		if u, err := url.Parse(link); err != nil || u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.Fragment != "" || !isASCII(link) {
-			return pki.Refuse(pki.RuleRequest, "use one like http://ca.example/root.crl", "%q is not an http URL", link)
+		if err := pki.CheckWebURL(link); err != nil {
+			return pki.Refuse(pki.RuleRequest, "use one like http://ca.example/root.crl", "%v", err)
 		}
 	}
 	return nil
@@ -169,8 +168,4 @@ func isHost(name string) bool {
 		}
 	}
 	return true
-}
-
-func isASCII(text string) bool {
-	return !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }

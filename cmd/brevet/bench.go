@@ -142,7 +142,7 @@ func (p *printer) emit(object any, rows [][]string) error {
 		return p.raw(b)
 	}
 	for _, cells := range rows {
-		if err := p.row(cells); err != nil {
+		if err := p.table.row(cells); err != nil {
 			return err
 		}
 	}

@@ -72,8 +72,8 @@ func newCeremonySign() *cobra.Command {
 	f.StringVar(&csrFile, "csr", "", "the issuing CA's request")
 	f.StringVar(&rootFile, "root", "root.crt", "the root's certificate")
 	f.StringVar(&trustDomain, "trust-domain", "", "the only SPIFFE trust domain whose identities the CA may certify")
-	f.StringSliceVar(&permittedDNS, "permit-dns", nil, "domain whose DNS names the CA may certify; may be given again (default: any)")
-	f.StringSliceVar(&existing, "existing", nil, "an issuing CA's certificate of an earlier generation; may be given again")
+	f.StringArrayVar(&permittedDNS, "permit-dns", nil, "domain whose DNS names the CA may certify; may be given again (default: any)")
+	f.StringArrayVar(&existing, "existing", nil, "an issuing CA's certificate of an earlier generation; may be given again")
 	f.StringVar(&publicURL, "public-url", "", "where relying parties fetch the root's certificate and CRL, such as http://pki.fleet.example")
 	f.StringVar(&lifetime, "lifetime", "1825d", "how long the certificate lives")
 	f.StringVar(&out, "out", "issuing.crt", "file to write")
@@ -132,7 +132,7 @@ func newCeremonyCRL() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&rootFile, "root", "root.crt", "the root's certificate")
 	f.StringVar(&previous, "previous", "", "the root's CRL before this one")
-	f.StringSliceVar(&revoke, "revoke", nil, "certificate file and reason to revoke, such as old.crt:superseded; may be given again")
+	f.StringArrayVar(&revoke, "revoke", nil, "certificate file and reason to revoke, such as old.crt:superseded; may be given again")
 	f.StringVar(&lifetime, "lifetime", "180d", "until when the CRL is good; sign the next one well before")
 	f.StringVar(&out, "out", "root.crl", "file to write")
 	return cmd
@@ -153,11 +153,12 @@ func continueFrom(path string, spec *ceremony.CRLSpec) error {
 func revocationsOf(list []string, root *x509.Certificate, now time.Time) ([]ceremony.Revocation, error) {
 	var all []ceremony.Revocation
 	for _, text := range list {
-		path, reasonText, ok := strings.Cut(text, ":")
-		if !ok {
+		colon := strings.LastIndexByte(text, ':') // a file's name may hold others
+		if colon < 0 {
 			return nil, &usage{fmt.Sprintf("--revoke %q: write FILE:REASON, such as old.crt:superseded", text)}
 		}
-		reason, err := pki.ParseReason(reasonText)
+		path := text[:colon]
+		reason, err := pki.ParseReason(text[colon+1:])
 		if err != nil {
 			return nil, &usage{"--revoke: " + trimPrefixes(err.Error())}
 		}

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -137,9 +136,13 @@ type CRLConfig struct {
 	Partitions int `yaml:"partitions"`
 	// Directories that get every CRL too, for another web server or as the origin of a CDN: absolute paths, such as
 	// `[/srv/www/crl]`. They have to exist and to be writable for the server. The files have the paths that they have below
-	// `/crl/` of `listen.http`, and others may read them. Several servers may publish to one directory: of two CRLs of one
+	// `/crl/` of `listen.http`, and others may read them. Full CRLs are there in PEM too, as `ISSUER.crl.pem`, and those of
+	// all CAs in one file, `chain.crl.pem`, which nginx and mosquitto take. Several servers may publish to one directory: of two CRLs of one
 	// path, the one with the higher number stays.
 	Directories []string `yaml:"directories"`
+	// How long caches may keep a CRL from `listen.http` before they ask whether there is a newer one, `1s` to `1h`, and never
+	// beyond its nextUpdate: that long after a revocation some relying parties behind a cache fetch the CRL without it.
+	MaxAge time.Duration `yaml:"max_age"`
 }
 
 // LogConfig says how the process logs.
@@ -158,7 +161,7 @@ func defaultConfig() Config {
 		Listen: ListenConfig{GRPC: ":7443", HTTP: ":7080", Operations: "127.0.0.1:7090"},
 		Token:  TokenConfig{Sessions: hsm.DefaultSessions},
 		OCSP:   OCSPConfig{MaxAge: responder.DefaultMaxAge},
-		CRL:    CRLConfig{Partitions: ca.DefaultPartitions},
+		CRL:    CRLConfig{Partitions: ca.DefaultPartitions, MaxAge: responder.DefaultCRLMaxAge},
 		Log:    LogConfig{Format: config.LogText}, Retention: ra.DefaultRetention,
 		Traces: TracesConfig{Share: 1},
 	}
@@ -254,6 +257,7 @@ func (c *Config) check() error {
 		{"limits.address.burst", admission.Rate(c.Limits.Address).CheckBurst},
 		{"ocsp.max_age", func() error { return responder.CheckMaxAge(c.OCSP.MaxAge) }},
 		{"crl.partitions", func() error { return ca.CheckPartitions(c.CRL.Partitions) }},
+		{"crl.max_age", func() error { return responder.CheckMaxAge(c.CRL.MaxAge) }},
 		{"crl.directories", c.CRL.checkDirectories}, {"retention", c.checkRetention},
 		{"traces.endpoint", c.Traces.checkEndpoint}, {"traces.share", c.Traces.checkShare},
 	} {
@@ -284,13 +288,7 @@ func (c *Config) checkNames() error {
 	return server.CheckNames(c.Names)
 }
 
-func (c *Config) checkPublicURL() error {
-	u, err := url.Parse(c.PublicURL)
-	if err != nil || u.Scheme != "http" || u.Hostname() == "" || u.User != nil || strings.ContainsAny(c.PublicURL, "?#{}") {
-		return fmt.Errorf("%q is not an http:// URL with a host, such as http://pki.fleet.example", c.PublicURL)
-	}
-	return nil
-}
+func (c *Config) checkPublicURL() error { return pki.CheckWebURL(c.PublicURL) }
 
 func (c *Config) checkOperations() error {
 	if c.Listen.Operations == "" {

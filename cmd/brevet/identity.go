@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 
@@ -37,12 +36,9 @@ func newIdentity() *cobra.Command {
 var identityHeading = []string{"IDENTITY", "KIND", "PROFILE", "STATE", "NAMES", "LABELS"}
 
 func printIdentity(p *printer, id *brevetv1.Identity) error {
-	var labels []string
-	for _, k := range slices.Sorted(maps.Keys(id.GetLabels())) {
-		labels = append(labels, k+"="+id.GetLabels()[k])
-	}
+	all := labels(id.GetLabels())
 	names := slices.Concat(id.GetDnsNames(), id.GetIpAddresses())
-	return p.record(id, id.GetId(), id.GetKind(), id.GetProfile(), id.GetState(), dash(names), dash(labels))
+	return p.record(id, id.GetId(), id.GetKind(), id.GetProfile(), id.GetState(), dash(names), dash(all.list()))
 }
 
 func dash(list []string) string {
@@ -54,12 +50,12 @@ func dash(list []string) string {
 
 func newIdentityCreate() *cobra.Command {
 	req := &brevetv1.CreateIdentityRequest{}
-	var labels map[string]string
+	var given labels
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Register an identity", Args: cobra.ExactArgs(1),
 		Example: "  brevet identity create device/42 --kind device --label site=plant-7\n  brevet identity create web/1 --kind workload --profile server --dns web.fleet.example",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req.Id, req.Labels = args[0], labels
+			req.Id, req.Labels = args[0], given
 			p, err := newPrinter(cmd, identityHeading...)
 			if err != nil {
 				return err
@@ -77,9 +73,9 @@ func newIdentityCreate() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&req.Kind, "kind", "device", "device, workload or operator")
 	f.StringVar(&req.Profile, "profile", "", "profile of its certificates (default: the one named like the kind)")
-	f.StringToStringVar(&labels, "label", nil, "key=value, for the inventory; may be given again")
-	f.StringSliceVar(&req.DnsNames, "dns", nil, "DNS name for its certificates; may be given again")
-	f.StringSliceVar(&req.IpAddresses, "ip", nil, "IP address for its certificates; may be given again")
+	f.Var(&given, "label", "a label for the inventory; may be given again")
+	f.StringArrayVar(&req.DnsNames, "dns", nil, "DNS name for its certificates; may be given again")
+	f.StringArrayVar(&req.IpAddresses, "ip", nil, "IP address for its certificates; may be given again")
 	return cmd
 }
 

@@ -63,7 +63,7 @@ func printEntry(p *printer, r *brevetv1.ListEntriesResponse) error {
 	}
 	var facts, serials []string
 	for _, k := range slices.Sorted(maps.Keys(e.Facts)) {
-		facts = append(facts, k+"="+e.Facts[k])
+		facts = append(facts, pair(k, e.Facts[k]))
 	}
 	for _, c := range e.Changes {
 		serials = append(serials, c.Ref.Serial.String())
@@ -72,7 +72,7 @@ func printEntry(p *printer, r *brevetv1.ListEntriesResponse) error {
 	if identity == "" {
 		identity = "-"
 	}
-	return p.row([]string{
+	return p.table.row([]string{
 		strconv.FormatUint(r.GetIndex(), 10), e.Time.Format(time.RFC3339), e.Actor.String(), string(e.Action), string(e.Outcome),
 		identity, dash(serials), dash(facts),
 	})

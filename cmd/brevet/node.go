@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/files"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
@@ -42,8 +43,8 @@ func (c *Config) crlPath() string     { return filepath.Join(c.Directory, "crls"
 // openNode opens the parts, the token first: without it nothing else is worth touching.
 func openNode(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (n *node, err error) {
 	n = &node{config: c, log: log}
-	if info, err := os.Stat(c.Directory); err == nil && info.Mode().Perm()&0o007 != 0 {
-		log.Warn("other users can enter the server's directory: give it mode 0700", "directory", c.Directory, "mode", info.Mode().Perm())
+	if err := checkDirectory(c.Directory, log); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -158,7 +159,7 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 	return server.New(ctx, server.Config{
 		TrustDomain: n.config.TrustDomain, Names: n.config.Names, Address: n.config.Address,
 		Directory: filepath.Join(n.config.Directory, "own"),
-		CRLs:      server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions},
+		CRLs:      server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
 		GRPC:      p.grpc, HTTP: p.http, Operations: p.operations,
 		Issuers: issuers, Authorities: all, Profiles: profiles,
 		Stores: server.Stores{
@@ -230,4 +231,17 @@ func makeDirectory(path string) error {
 		return fmt.Errorf("make the directory %s: %w", path, err)
 	}
 	return nil
+}
+
+// checkDirectory refuses a state directory that other accounts can write to, or whose file system cannot flush directories,
+// and warns of one that they can enter.
+func checkDirectory(path string, log *slog.Logger) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil //nolint:nilerr // opening the store says what is missing
+	}
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		log.Warn("other users can enter the server's directory: give it mode 0700", "directory", path, "mode", mode)
+	}
+	return errors.Join(files.CheckPrivate(path, 0o022), files.ProbeFlush(path))
 }

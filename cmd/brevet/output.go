@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -22,7 +21,7 @@ func outputFlag(cmd *cobra.Command) {
 type printer struct {
 	json  bool
 	out   io.Writer
-	table *tabwriter.Writer
+	table *table
 }
 
 func newPrinter(cmd *cobra.Command, heading ...string) (*printer, error) {
@@ -35,9 +34,9 @@ func newPrinter(cmd *cobra.Command, heading ...string) (*printer, error) {
 	case "json":
 		p.json = true
 	case "text":
-		p.table = tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+		p.table = newTable(p.out)
 		if len(heading) > 0 {
-			fmt.Fprintln(p.table, strings.Join(heading, "\t"))
+			return p, p.table.row(heading)
 		}
 	default:
 		return nil, &usage{fmt.Sprintf("--output %q: use text or json", format)}
@@ -48,18 +47,13 @@ func newPrinter(cmd *cobra.Command, heading ...string) (*printer, error) {
 // record prints one record: the message as JSON, or the cells as a row.
 func (p *printer) record(m proto.Message, cells ...string) error {
 	if !p.json {
-		return p.row(cells)
+		return p.table.row(cells)
 	}
 	b, err := marshal(m)
 	if err != nil {
 		return err
 	}
 	return p.raw(b)
-}
-
-func (p *printer) row(cells []string) error {
-	_, err := fmt.Fprintln(p.table, strings.Join(cells, "\t"))
-	return err
 }
 
 func marshal(m proto.Message) ([]byte, error) {
@@ -81,7 +75,7 @@ func (p *printer) close() error {
 	if p.table == nil {
 		return nil
 	}
-	return p.table.Flush()
+	return p.table.close()
 }
 
 // trimPrefixes drops the package names that errors begin with: a person at a terminal has no use for them.

@@ -181,7 +181,7 @@ func selectionText(s *brevetv1.CertificateSelection) string {
 		}
 	}
 	if s.GetLabelName() != "" {
-		parts = append(parts, "label "+s.GetLabelName()+"="+s.GetLabelValue())
+		parts = append(parts, "label "+pair(s.GetLabelName(), s.GetLabelValue()))
 	}
 	if s.GetIssuedFrom() != nil {
 		parts = append(parts, "issued from "+s.GetIssuedFrom().AsTime().Format(time.RFC3339))
@@ -195,9 +195,9 @@ func selectionText(s *brevetv1.CertificateSelection) string {
 // readSelection completes the selection by the flags that are not texts of the request.
 func (r *revoking) readSelection(cmd *cobra.Command) error {
 	if cmd.Flags().Changed("label") {
-		name, value, ok := strings.Cut(r.label, "=")
-		if !ok || name == "" {
-			return &usage{fmt.Sprintf("--label %q: write it NAME=VALUE", r.label)}
+		name, value, err := parseLabel(r.label)
+		if err != nil {
+			return &usage{"--label " + err.Error()}
 		}
 		r.selection.LabelName, r.selection.LabelValue = name, value
 	}

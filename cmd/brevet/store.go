@@ -67,7 +67,7 @@ func printStats(p *printer, s *brevetv1.GetStatsResponse) error {
 		{"last sweep", fmt.Sprintf("%s: %d certificates, %d tokens and %d keys left",
 			timeOr(r.GetLastSweep(), "none yet"), r.GetLastCertificates(), r.GetLastTokens(), r.GetLastKeys())},
 	} {
-		if err := p.row(row); err != nil {
+		if err := p.table.row(row); err != nil {
 			return err
 		}
 	}

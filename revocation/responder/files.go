@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/brevet-pki/brevet/files"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
 )
@@ -19,6 +20,8 @@ type list struct {
 	revocation.CRL
 	file *os.File
 	uses atomic.Int64 // by the issuer and by requests; the last one closes the file
+	// dated is whether its thisUpdate tells it from the CRL before it. Set when it is published.
+	dated bool
 }
 
 // take adds a use, while whoever publishes still has one.
@@ -40,7 +43,7 @@ func (r *Responder) PublishCRL(c revocation.CRL, path string) error {
 	if i == nil {
 		return fmt.Errorf("responder: issuer %s is not one of those published for: add its certificate first", c.Issuer.Short())
 	}
-	file, err := os.Open(path)
+	file, err := files.Open(path)
 	if err != nil {
 		return fmt.Errorf("responder: open CRL %v of %s: %w", c.Number, c.Issuer.Short(), err)
 	}
@@ -66,6 +69,7 @@ func (i *issuer) replace(next *list) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	last := i.crls[path]
+	next.dated = last == nil || !last.ThisUpdate.Equal(next.ThisUpdate) || last.SHA256 == next.SHA256 && last.dated
 	if last != nil {
 		order := next.Number.Cmp(last.Number)
 		if order < 0 || order == 0 && next.SHA256 != last.SHA256 {
@@ -107,14 +111,21 @@ func (r *Responder) serveCRL(w http.ResponseWriter, q *http.Request, path string
 	if !allowed(w, q, http.MethodGet, http.MethodHead) {
 		return
 	}
-	w.Header().Set("Cache-Control", cacheFor(l.NextUpdate.Sub(r.clock()))+", must-revalidate")
-	w.Header().Set("Last-Modified", l.ThisUpdate.UTC().Format(http.TimeFormat))
+	w.Header().Set("Cache-Control", cacheFor(min(r.crlMaxAge, l.NextUpdate.Sub(r.clock())))+", must-revalidate")
 	w.Header().Set("ETag", l.ETag())
+	if modified := l.ThisUpdate.UTC().Format(http.TimeFormat); l.dated {
+		w.Header().Set("Last-Modified", modified)
+		if q.Header.Get("If-None-Match") == "" && q.Header.Get("If-Modified-Since") == modified {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+	}
 	serveFile(w, q, typeCRL, io.NewSectionReader(l.file, 0, l.Size))
 }
 
-// serveFile serves what may be fetched in parts. It gives http.ServeContent no time: two CRLs may be of one second,
-// and a client that asks by date would keep the older one.
+// serveFile serves what may be fetched in parts. It gives http.ServeContent no time, which that would compare with any date
+// a client sends: a CRL may be published seconds after its thisUpdate, and the client may have fetched the one before
+// in between. serveCRL takes only the date of a CRL that no other one shares.
 func serveFile(w http.ResponseWriter, q *http.Request, contentType string, content io.ReadSeeker) {
 	w.Header().Set("Content-Type", contentType)
 	http.ServeContent(w, q, "", time.Time{}, content)

@@ -289,11 +289,11 @@ func TestPublishedFiles(t *testing.T) {
 		}
 	}
 	w := s.get(t, path)
-	if got := w.Header().Get("Cache-Control"); !strings.HasPrefix(got, "public, max-age=3600") && !strings.HasPrefix(got, "public, max-age=3599") {
-		t.Errorf("Cache-Control %q, want an hour", got)
+	if got := w.Header().Get("Cache-Control"); got != "public, max-age=300, must-revalidate" {
+		t.Errorf("Cache-Control %q, want five minutes", got)
 	}
-	if got := w.Header().Get("Last-Modified"); got != now.UTC().Format(http.TimeFormat) {
-		t.Errorf("Last-Modified %q, want thisUpdate", got)
+	if got := w.Header().Get("Last-Modified"); got != "" {
+		t.Errorf("Last-Modified %q, which the CRL before had too", got)
 	}
 	if w := s.get(t, path, "If-None-Match", w.Header().Get("ETag")); w.Code != http.StatusNotModified {
 		t.Errorf("If-None-Match: HTTP %d", w.Code)
@@ -347,4 +347,54 @@ func FuzzGET(f *testing.F) {
 			t.Errorf("%q: HTTP %d", path, w.Code)
 		}
 	})
+}
+
+// TestCachesAskForNewerCRLs has a cache ask again by entity tag and by date, and keep no CRL beyond its end.
+func TestCachesAskForNewerCRLs(t *testing.T) {
+	s := newScene(t, responder.Config{CRLMaxAge: 2 * time.Minute}, revtest.Key(t, "p256"))
+	now := s.clock.now().Truncate(time.Second)
+	publish := func(number int64, thisUpdate time.Time, life time.Duration) {
+		t.Helper()
+		c := revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(number), ThisUpdate: thisUpdate, NextUpdate: now.Add(life)}
+		if err := s.publish(t, c, fmt.Sprint("CRL ", number)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := "/crl/" + s.ca.ID().Short() + ".crl"
+	code := func(header ...string) int { return s.get(t, path, header...).Code }
+	publish(1, now.Add(-10*time.Second), time.Hour)
+	first := s.get(t, path).Header()
+	if got := first.Get("Cache-Control"); got != "public, max-age=120, must-revalidate" {
+		t.Errorf("Cache-Control %q", got)
+	}
+	date := first.Get("Last-Modified")
+	if date != now.Add(-10*time.Second).UTC().Format(http.TimeFormat) || code("If-Modified-Since", date) != http.StatusNotModified {
+		t.Errorf("Last-Modified %q, and asked by it HTTP %d", date, code("If-Modified-Since", date))
+	}
+	for _, other := range []string{now.UTC().Format(http.TimeFormat), now.Add(time.Hour).UTC().Format(http.TimeFormat), "yesterday"} {
+		if got := code("If-Modified-Since", other); got != http.StatusOK {
+			t.Errorf("asked by %q, which is not its date: HTTP %d", other, got)
+		}
+	}
+	if got := code("If-Modified-Since", date, "If-None-Match", `"another"`); got != http.StatusOK {
+		t.Errorf("another entity tag and the date: HTTP %d", got)
+	}
+	publish(2, now, 90*time.Second)
+	if got := code("If-Modified-Since", date); got != http.StatusOK {
+		t.Errorf("the date of the CRL before: HTTP %d", got)
+	}
+	if got := code("If-None-Match", first.Get("ETag")); got != http.StatusOK {
+		t.Errorf("the tag of the CRL before: HTTP %d", got)
+	}
+	second := s.get(t, path).Header()
+	if got := second.Get("Cache-Control"); got != "public, max-age=90, must-revalidate" && got != "public, max-age=89, must-revalidate" {
+		t.Errorf("90 s before its end: Cache-Control %q", got)
+	}
+	if got := code("If-None-Match", second.Get("ETag")); got != http.StatusNotModified {
+		t.Errorf("its own tag: HTTP %d", got)
+	}
+	publish(3, now, time.Hour)
+	if got := code("If-Modified-Since", second.Get("Last-Modified")); got != http.StatusOK {
+		t.Errorf("a date that two CRLs have: HTTP %d", got)
+	}
 }

@@ -2,6 +2,7 @@ package responder
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -20,7 +21,8 @@ import (
 
 // The defaults of Config.
 const (
-	DefaultMaxAge = time.Minute
+	DefaultMaxAge    = time.Minute
+	DefaultCRLMaxAge = 5 * time.Minute
 	// DefaultStaleness is five minutes because servers that staple (nginx, HAProxy) ask no more often than that, and
 	// relying parties' clocks are off by less.
 	DefaultStaleness = 5 * time.Minute
@@ -30,6 +32,8 @@ const (
 type Config struct {
 	// MaxAge is how long caches may keep an answer that says good or revoked, as CheckMaxAge has it. Zero is DefaultMaxAge.
 	MaxAge time.Duration
+	// CRLMaxAge is how long caches may keep a CRL without asking for a newer one, as CheckMaxAge has it. Zero is DefaultCRLMaxAge.
+	CRLMaxAge time.Duration
 	// Staleness is how old the responder's knowledge may be when it answers, and how far nextUpdate lies after
 	// thisUpdate. A longer one bridges longer losses of the feed; a shorter one ends a revoked certificate's life in
 	// caches and staples sooner. At least twice MaxAge. Zero is DefaultStaleness, or twice MaxAge where that is more.
@@ -42,13 +46,13 @@ type Config struct {
 	Log            *slog.Logger     // nil is slog.Default()
 }
 
-// The range of MaxAge. HTTP counts in seconds, and the staleness limit grows with it.
+// The range of MaxAge and CRLMaxAge. HTTP counts in seconds, and the staleness limit grows with it.
 const (
 	minMaxAge = time.Second
 	maxMaxAge = time.Hour
 )
 
-// CheckMaxAge reports what Config.MaxAge cannot be: it is 1 second to 1 hour.
+// CheckMaxAge reports what Config.MaxAge and CRLMaxAge cannot be: they are 1 second to 1 hour.
 func CheckMaxAge(age time.Duration) error {
 	if age < minMaxAge || age > maxMaxAge {
 		return fmt.Errorf("%v is out of range: use %v to %v", age, minMaxAge, maxMaxAge)
@@ -59,6 +63,7 @@ func CheckMaxAge(age time.Duration) error {
 // Responder answers for the CAs that it was given. It is safe for concurrent use.
 type Responder struct {
 	maxAge         time.Duration
+	crlMaxAge      time.Duration
 	cacheable      []string // Cache-Control of an answer that caches may keep for maxAge
 	staleness      time.Duration
 	extendedRevoke bool
@@ -101,7 +106,8 @@ func (i *issuer) delegate() *ocsp.Signer {
 // New makes a Responder that knows nothing yet, and answers tryLater until it has followed a feed to its end.
 func New(c Config) (*Responder, error) {
 	r := &Responder{
-		maxAge: c.MaxAge, staleness: c.Staleness, extendedRevoke: c.ExtendedRevoke, meter: c.Meter, clock: c.Clock, log: c.Log,
+		maxAge: c.MaxAge, crlMaxAge: cmp.Or(c.CRLMaxAge, DefaultCRLMaxAge), staleness: c.Staleness, extendedRevoke: c.ExtendedRevoke,
+		meter: c.Meter, clock: c.Clock, log: c.Log,
 		answers: newAnswers(), lasting: newBudget(places()), once: newBudget(places()),
 		issuers: map[pki.IssuerID]*issuer{}, byHash: map[ocsp.IssuerHash]*issuer{}, byName: map[string]*issuer{},
 	}
@@ -113,6 +119,9 @@ func New(c Config) (*Responder, error) {
 	}
 	if err := CheckMaxAge(r.maxAge); err != nil {
 		return nil, fmt.Errorf("responder: the age at which caches forget an answer: %w", err)
+	}
+	if err := CheckMaxAge(r.crlMaxAge); err != nil {
+		return nil, fmt.Errorf("responder: the age at which caches ask for a newer CRL: %w", err)
 	}
 	if r.staleness < 2*r.maxAge || r.staleness < 2*time.Second {
 		return nil, fmt.Errorf("responder: a staleness limit of %v does not go with answers that caches keep for %v: "+

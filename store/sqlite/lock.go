@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/brevet-pki/brevet/files"
 )
 
 // LockedError says that another process has the store open.
@@ -29,7 +31,7 @@ func (e *LockedError) Error() string {
 // takeLock locks a file of its own: SQLite's locks on the database are let go whenever any descriptor of it is closed.
 // The file stays when the lock goes; removing it would let two processes lock two files of one name.
 func takeLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE|files.NoFollow, 0o600) // its content is written over
 	if err != nil {
 		return nil, openError(path, err)
 	}

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
+
+	"github.com/brevet-pki/brevet/files"
 )
 
 // The bounds of a DB.
@@ -149,7 +151,7 @@ func isDirectory(path string) bool {
 
 // createFile makes an empty file for its owner alone where there is none. SQLite gives its other files the same mode.
 func createFile(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return openError(path, err)
 	}

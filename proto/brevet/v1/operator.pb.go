@@ -457,7 +457,7 @@ func (x *ListIdentitiesResponse) GetNextPageToken() string {
 type SuspendIdentityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Why, for the log: printable ASCII of 256 octets at most; may be empty.
+	// Why, for the log: printable UTF-8 of 256 bytes at most; may be empty.
 	Comment       string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -554,7 +554,7 @@ func (x *SuspendIdentityResponse) GetIdentity() *Identity {
 type ResumeIdentityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Why, for the log: printable ASCII of 256 octets at most; may be empty.
+	// Why, for the log: printable UTF-8 of 256 bytes at most; may be empty.
 	Comment       string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

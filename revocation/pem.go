@@ -1,0 +1,95 @@
+package revocation
+
+import (
+	"bufio"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+
+	"github.com/brevet-pki/brevet/files"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+const (
+	// pemSuffix comes after the name of a full CRL whose file is in PEM.
+	pemSuffix = ".pem"
+	// chainName is the file of a directory with the full CRLs of all CAs, in PEM.
+	chainName = "chain.crl" + pemSuffix
+	// lineSize is how many bytes a line of PEM encodes (RFC 7468 section 2).
+	lineSize = 48
+)
+
+// chainOf returns the CAs whose full CRLs are in the file of all: those whose CRLs are signed here, then the ones above.
+func chainOf(c Config) []pki.IssuerID {
+	var all []pki.IssuerID
+	for _, i := range c.Issuers {
+		all = append(all, pki.IssuerOf(i.Certificate))
+	}
+	for _, cert := range c.Elsewhere {
+		all = append(all, pki.IssuerOf(cert))
+	}
+	return all
+}
+
+// putPEM writes a file of CRLs in PEM from files in DER of the same directory. A CRL that is not there is left out.
+// The directory has what is newest, whichever process published it, and its lock is held.
+func (d *directory) putPEM(dir *files.Directory, name string, from ...string) error {
+	return dir.Replace(name, publicMode, func(w io.Writer) error {
+		out := bufio.NewWriterSize(w, chunkSize)
+		for _, der := range from {
+			if err := appendPEM(out, dir, der); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("encode %s: %w", der, err)
+			}
+		}
+		return out.Flush()
+	})
+}
+
+// putChain writes the file of all full CRLs.
+func (d *directory) putChain(dir *files.Directory) error {
+	var names []string
+	for _, id := range d.chain {
+		names = append(names, Scope{Issuer: id}.Path())
+	}
+	return d.putPEM(dir, chainName, names...)
+}
+
+// appendPEM encodes a CRL in pieces: it may be larger than memory.
+func appendPEM(out *bufio.Writer, dir *files.Directory, name string) error {
+	file, err := dir.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if _, err := ReadNumber(file, info.Size()); err != nil {
+		return err
+	}
+	if _, err := out.WriteString("-----BEGIN X509 CRL-----\n"); err != nil {
+		return err
+	}
+	der := io.NewSectionReader(file, 0, info.Size())
+	piece := make([]byte, chunkSize/lineSize*lineSize)
+	for {
+		n, err := io.ReadFull(der, piece)
+		for line := range slices.Chunk(piece[:n], lineSize) {
+			if _, werr := out.Write(append(base64.StdEncoding.AppendEncode(out.AvailableBuffer(), line), '\n')); werr != nil {
+				return werr
+			}
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	_, err = out.WriteString("-----END X509 CRL-----\n")
+	return err
+}
