@@ -25,6 +25,7 @@ const maxRSA = 8192
 var (
 	oidExtensionRequest = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
 	oidSubjectAltName   = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
 )
 
 // csr is a certification request whose proof of possession holds.
@@ -71,6 +72,9 @@ func (c csr) checkContent(id Identity) error {
 		return err
 	}
 	for _, e := range c.request.Extensions {
+		if e.Id.Equal(oidSubjectKeyID) {
+			continue // it grants nothing, and the certificate has one of its own
+		}
 		if !e.Id.Equal(oidSubjectAltName) {
 			return refuse("the request asks for the extension %s", e.Id)
 		}
@@ -100,14 +104,16 @@ func (c csr) checkContent(id Identity) error {
 	return c.checkAttributes(refuse)
 }
 
-// checkSubject allows an empty subject or the common name that the certificate will have.
+// checkSubject allows an empty subject, or the identity's path as the only attribute, whichever of the two the profile has it in.
 func (c csr) checkSubject(id Identity) error {
 	names := c.request.Subject.Names
-	if len(names) == 0 || len(names) == 1 && c.request.Subject.CommonName == ca.CommonName(id.ID) && c.request.Subject.CommonName != "" {
+	if len(names) == 0 {
 		return nil
 	}
-	return pki.Refuse(pki.RuleCSRContent, "leave the subject empty, or use CN="+ca.CommonName(id.ID),
-		"the request asks for another subject")
+	if n := names[0]; len(names) == 1 && n.Value == id.ID.Path() && (n.Type.Equal(ca.OIDUserID) || n.Type.Equal(ca.OIDCommonName)) {
+		return nil
+	}
+	return pki.Refuse(pki.RuleCSRContent, "leave the subject empty, or use UID="+id.ID.Path(), "the request asks for another subject")
 }
 
 // checkAttributes allows requests for extensions alone, of one value each (RFC 2986 §4.1). crypto/x509 passes over every

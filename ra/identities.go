@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/net/idna"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -100,6 +101,9 @@ func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error)
 	}
 	dns, ips, err := CheckNames(n.DNSNames, n.IPAddresses)
 	if err != nil {
+		return Identity{}, err
+	}
+	if err := p.CheckNames(id, ca.Names{DNS: dns, IPs: ips}); err != nil {
 		return Identity{}, err
 	}
 	return Identity{
@@ -203,9 +207,14 @@ func CheckNames(dns []string, ips []netip.Addr) ([]string, []netip.Addr, error) 
 	return slices.Compact(names), slices.Compact(addrs), nil
 }
 
-// hostName checks letters, digits and hyphens in labels of 1 to 63 octets (RFC 1123 §2.1).
+// hostName checks letters, digits and hyphens in labels of 1 to 63 octets (RFC 1123 §2.1). It refuses names that clients read
+// as IPv4 addresses, in any of the forms of inet_aton(3): the last label of those is a number.
 func hostName(name string) bool {
-	for _, label := range strings.Split(name, ".") {
+	labels := strings.Split(name, ".")
+	if number(labels[len(labels)-1]) {
+		return false
+	}
+	for _, label := range labels {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
 			return false
 		}
@@ -216,6 +225,15 @@ func hostName(name string) bool {
 		}
 	}
 	return true
+}
+
+// number reports whether a label is a decimal, octal or hexadecimal number to inet_aton(3), or to a client that is laxer: 0x alone
+// is one to browsers.
+func number(label string) bool {
+	digits, hexadecimal := strings.CutPrefix(label, "0x")
+	return (hexadecimal || digits != "") && !strings.ContainsFunc(digits, func(c rune) bool {
+		return (c < '0' || c > '9') && (!hexadecimal || c < 'a' || c > 'f')
+	})
 }
 
 func asRefusal(rule pki.Rule, err error) error {
