@@ -189,6 +189,9 @@ func CheckNames(dns []string, ips []netip.Addr) ([]string, []netip.Addr, error) 
 	}
 	var names []string
 	for _, n := range dns {
+		if readsAsIPv4(n) {
+			return nil, nil, pki.Refuse(pki.RuleNames, "grant an address with --ip, in its usual form", "clients read %q as an IP address", n)
+		}
 		ascii, err := idna.Registration.ToASCII(strings.ToLower(n))
 		if err != nil || ascii == "" || ascii != strings.ToLower(n) || len(ascii) > 253 || !hostName(ascii) {
 			return nil, nil, pki.Refuse(pki.RuleNames, "use names such as pump-1.fleet.example, international ones as xn--…", "%q is not a host name", n)
@@ -207,14 +210,9 @@ func CheckNames(dns []string, ips []netip.Addr) ([]string, []netip.Addr, error) 
 	return slices.Compact(names), slices.Compact(addrs), nil
 }
 
-// hostName checks letters, digits and hyphens in labels of 1 to 63 octets (RFC 1123 §2.1). It refuses names that clients read
-// as IPv4 addresses, in any of the forms of inet_aton(3): the last label of those is a number.
+// hostName checks letters, digits and hyphens in labels of 1 to 63 octets (RFC 1123 §2.1).
 func hostName(name string) bool {
-	labels := strings.Split(name, ".")
-	if number(labels[len(labels)-1]) {
-		return false
-	}
-	for _, label := range labels {
+	for _, label := range strings.Split(name, ".") {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
 			return false
 		}
@@ -227,9 +225,10 @@ func hostName(name string) bool {
 	return true
 }
 
-// number reports whether a label is a decimal, octal or hexadecimal number to inet_aton(3), or to a client that is laxer: 0x alone
-// is one to browsers.
-func number(label string) bool {
+// readsAsIPv4 reports whether clients could read a name as an IPv4 address, in a form of inet_aton(3) or of browsers, which are
+// laxer: the last label is a decimal, octal or hexadecimal number.
+func readsAsIPv4(name string) bool {
+	label := strings.ToLower(name[strings.LastIndexByte(name, '.')+1:])
 	digits, hexadecimal := strings.CutPrefix(label, "0x")
 	return (hexadecimal || digits != "") && !strings.ContainsFunc(digits, func(c rune) bool {
 		return (c < '0' || c > '9') && (!hexadecimal || c < 'a' || c > 'f')
