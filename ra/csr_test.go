@@ -12,10 +12,12 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/base64"
 	"fmt"
 	"math/big"
 	"net"
 	"net/url"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -344,6 +346,20 @@ func TestCSRsThatAreRefused(t *testing.T) {
 			next := w.Enroll(t, token, servertest.Key(t)) // the token serves a right one
 			pump = w.Holder(outer, next.Certificate.Raw, next.Key)
 		})
+	}
+}
+
+// TestTheRequestThatKeytoolMakes enrolls with what keytool -certreq made with -dname CN=java/1. It asks for a subject key identifier.
+func TestTheRequestThatKeytoolMakes(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	csr := servertest.Must(base64.StdEncoding.DecodeString(string(servertest.Must(os.ReadFile("testdata/keytool.csr.b64"))(t))))(t)
+	req := &brevetv1.EnrollRequest{RequestId: servertest.RequestID(), Token: w.Token(t, w.Register(t, "device", "java/1"), false), Csr: csr}
+	der := servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t).GetCredential().GetCertificate()
+	asked := servertest.Must(x509.ParseCertificateRequest(csr))(t)
+	c := servertest.Must(x509.ParseCertificate(der))(t)
+	if subjectOf(t, c) != "UID = java/1" || len(asked.Extensions) != 1 || bytes.Contains(asked.Extensions[0].Value, c.SubjectKeyId) {
+		t.Errorf("the certificate has the subject %s and the key identifier %x", c.Subject, c.SubjectKeyId)
 	}
 }
 
