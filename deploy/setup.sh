@@ -70,7 +70,7 @@ have_softhsm() {
 
 have_namespaces() { have unshare && have nsenter && have setpriv && have runuser && have pivot_root && have ip; }
 
-have_gnutls() { have certtool && have ocsptool; }
+have_gnutls() { have certtool && have ocsptool && have gnutls-cli; }
 
 have_nss() { have certutil && have crlutil && have vfychain; }
 
@@ -101,12 +101,15 @@ survey() {
 	missing 2 'have openssl' openssl openssl openssl openssl 'verifies certificates and asks OCSP as a stranger would'
 	missing 2 'have curl' curl curl curl curl 'fetches the CRL over HTTP as a relying party would'
 	missing 3 'have pkcs11-tool' opensc opensc opensc opensc 'looks into the token with code that is not ours'
+	missing 3 'have_file /usr/include/p11-kit-1/p11-kit/pkcs11.h' libp11-kit-dev p11-kit-devel p11-kit-dev p11-kit \
+		'the headers of a PKCS#11 module that loses its device in the tests'
 	missing 3 have_gnutls gnutls-bin gnutls-utils gnutls-utils gnutls \
-		'a second opinion on certificates, CRLs and OCSP: certtool, ocsptool'
+		'a second opinion on certificates, CRLs and OCSP: certtool, ocsptool, gnutls-cli'
 	missing 3 'have promtool' prometheus golang-github-prometheus prometheus prometheus \
 		'promtool, which checks the alert rules and the dashboard'
 	missing 3 'have wrk' wrk wrk wrk wrk 'asks for OCSP as fast as it is answered, for brevet bench ocsp'
 	missing 3 have_nss libnss3-tools nss-tools nss-tools nss 'what Firefox makes of CRLs and OCSP: certutil, crlutil, vfychain'
+	missing 3 'have_file /usr/bin/python3' python3 python3 python3 python 'what Python makes of the names in certificates'
 	missing 3 have_java default-jdk-headless java-21-openjdk-devel openjdk21-jdk openjdk 'what Java makes of CRLs and OCSP'
 	missing 3 'have_file /usr/share/java/bcpkix.jar' libbcpkix-java bouncycastle-pkix '' '' 'Bouncy Castle, likewise'
 	missing 3 have_nginx 'nginx libpcre2-8-0' nginx nginx nginx 'staples OCSP answers, which curl then looks at'
