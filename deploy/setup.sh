@@ -79,6 +79,7 @@ have_java() { have java && have javac; }
 
 # Programs that were taken out of their packages are there, and may lack a library.
 have_nginx() { have nginx && nginx -v >/dev/null 2>&1; }
+have_mosquitto() { have mosquitto && mosquitto -h 2>/dev/null | grep -q version && have mosquitto_pub; }
 have_haproxy() { have haproxy && haproxy -v >/dev/null 2>&1; }
 
 # missing STAGE PROBE DEBIAN FEDORA ALPINE MACOS WHY: asks the probe, and notes the package when it says no.
@@ -114,6 +115,8 @@ survey() {
 	missing 3 'have_file /usr/share/java/bcpkix.jar' libbcpkix-java bouncycastle-pkix '' '' 'Bouncy Castle, likewise'
 	missing 3 have_nginx 'nginx libpcre2-8-0' nginx nginx nginx 'staples OCSP answers, which curl then looks at'
 	missing 3 have_haproxy 'haproxy liblua5.3-0 libopentracing-c-wrapper0' haproxy haproxy haproxy 'likewise'
+	missing 3 have_mosquitto 'mosquitto libdlt2 libwrap0 libwebsockets17 mosquitto-clients' mosquitto mosquitto mosquitto \
+		'a broker that knows clients by the subjects of their certificates'
 	missing 3 'have strace' strace strace strace '' 'takes down what a server writes, so that a power cut can lose some of it'
 	missing 3 'have systemd-analyze' systemd systemd systemd '' 'rates how the service files confine what they start'
 	missing 3 have_namespaces 'util-linux iproute2' 'util-linux iproute' 'util-linux iproute2' '' \
@@ -186,6 +189,7 @@ install_missing() {
 		case "$package" in
 		prometheus) take prometheus usr/bin/promtool || by_hand 'promtool could not be taken out of its package' ;;
 		nginx) take nginx usr/sbin/nginx || by_hand 'nginx could not be taken out of its package' ;;
+		mosquitto) take mosquitto usr/sbin/mosquitto || by_hand 'mosquitto could not be taken out of its package' ;;
 		haproxy) take haproxy usr/sbin/haproxy || by_hand 'haproxy could not be taken out of its package' ;;
 		*) packages="$packages $package" ;;
 		esac

@@ -2,13 +2,11 @@ package server_test
 
 import (
 	"crypto/tls"
-	"encoding/pem"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -69,9 +67,7 @@ func TestNoClientTakesAnIdentityForAHost(t *testing.T) {
 		c.port = serveTLS(t, w, c.holder)
 	}
 	root := filepath.Join(t.TempDir(), "root.pem")
-	if err := os.WriteFile(root, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.Root.Raw}), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writePEM(t, root, "CERTIFICATE", w.Root.Raw)
 	for client, judge := range hostJudges {
 		t.Run(client, func(t *testing.T) {
 			for i, accepted := range judge(t, root, cases) {
