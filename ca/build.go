@@ -23,27 +23,16 @@ type Names struct {
 	IPs []netip.Addr
 }
 
-// maxCommonName is ub-common-name of RFC 5280 appendix A.1, in characters.
-const maxCommonName = 64
-
 // idPKIXOCSPNocheck tells relying parties not to ask about a delegate's own status (RFC 6960 §4.2.2.2.1).
 var idPKIXOCSPNocheck = pkix.Extension{
 	Id:    asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5},
 	Value: asn1.NullBytes,
 }
 
-// CommonName returns the subject's common name for an identity: its path, where that fits.
-func CommonName(id pki.SPIFFEID) string {
-	if path := id.Path(); len(path) <= maxCommonName {
-		return path
-	}
-	return ""
-}
-
 // template says what the certificate holds: everything in it comes from the profile, the identity and the issuer, but the
 // key, which is in RawSubjectPublicKeyInfo.
 func (p *Profile) template(iss Issuer, req Request, serial pki.Serial, partition uint16, now time.Time) (*x509.Certificate, error) {
-	if err := p.checkNames(req.Names); err != nil {
+	if err := p.CheckNames(req.Identity, req.Names); err != nil {
 		return nil, err
 	}
 	if err := p.checkKey(req.Key); err != nil {
@@ -63,7 +52,7 @@ func (p *Profile) template(iss Issuer, req Request, serial pki.Serial, partition
 	}
 	t := &x509.Certificate{
 		SerialNumber: serial.Int(), NotBefore: notBefore, NotAfter: notAfter,
-		Subject: pkix.Name{CommonName: CommonName(req.Identity)}, SubjectKeyId: ski,
+		Subject: p.subject(req.Identity), SubjectKeyId: ski,
 		RawSubjectPublicKeyInfo: spki,
 		URIs:                    []*url.URL{req.Identity.URL()}, DNSNames: req.Names.DNS,
 		KeyUsage: p.keyUsage, ExtKeyUsage: p.extKeyUsage, BasicConstraintsValid: true,
@@ -126,7 +115,8 @@ func (p *Profile) validity(iss Issuer, lifetime time.Duration, now time.Time) (n
 	return notBefore.UTC(), notAfter.UTC(), nil
 }
 
-func (p *Profile) checkNames(n Names) error {
+// CheckNames refuses names that the profile does not allow beside the identity, or without which it does not allow it.
+func (p *Profile) CheckNames(id pki.SPIFFEID, n Names) error {
 	for _, c := range []struct {
 		rule  nameRule
 		count int
@@ -138,6 +128,9 @@ func (p *Profile) checkNames(n Names) error {
 		case c.rule == required && c.count == 0:
 			return pki.Refuse(pki.RuleNames, "register the identity with at least one", "profile %s needs %s", p.name, c.what)
 		}
+	}
+	if p.subjectRule == subjectCommonName {
+		return p.checkCommonName(id, n)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -33,7 +34,6 @@ type extension struct {
 }
 
 var (
-	oidCommonName            = asn1.ObjectIdentifier{2, 5, 4, 3}
 	oidSubjectKeyID          = asn1.ObjectIdentifier{2, 5, 29, 14}
 	oidSubjectAltName        = asn1.ObjectIdentifier{2, 5, 29, 17}
 	oidCRLDistributionPoints = asn1.ObjectIdentifier{2, 5, 29, 31}
@@ -93,7 +93,7 @@ func (l *layout) tbs(t *x509.Certificate) ([]byte, error) {
 			addTime(b, t.NotBefore)
 			addTime(b, t.NotAfter)
 		})
-		addSubject(b, t.Subject.CommonName)
+		addSubject(b, t.Subject.ExtraNames)
 		b.AddBytes(t.RawSubjectPublicKeyInfo)
 		b.AddASN1(cbasn1.Tag(3).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
 			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { l.addExtensions(b, t) })
@@ -114,7 +114,7 @@ func (l *layout) addExtensions(b *cryptobyte.Builder, t *x509.Certificate) {
 			case e.id.Equal(oidSubjectKeyID):
 				b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { b.AddASN1OctetString(t.SubjectKeyId) })
 			case e.id.Equal(oidSubjectAltName):
-				if t.Subject.CommonName == "" { // where the subject is empty, the names are critical (RFC 5280 §4.2.1.6)
+				if len(t.Subject.ExtraNames) == 0 { // where the subject is empty, the names are critical (RFC 5280 §4.2.1.6)
 					b.AddASN1Boolean(true)
 				}
 				b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { addNames(b, t) })
@@ -136,22 +136,25 @@ func addTime(b *cryptobyte.Builder, t time.Time) {
 	b.AddASN1GeneralizedTime(t)
 }
 
-// addSubject writes a Name of one common name, or an empty one.
-func addSubject(b *cryptobyte.Builder, commonName string) {
+// addSubject writes a Name of one text attribute, or an empty one. The text is a DirectoryString (RFC 5280 appendix A.1).
+func addSubject(b *cryptobyte.Builder, attributes []pkix.AttributeTypeAndValue) {
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		if commonName == "" {
-			return
-		}
-		b.AddASN1(cbasn1.SET, func(b *cryptobyte.Builder) {
-			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddASN1ObjectIdentifier(oidCommonName)
-				kind := cbasn1.PrintableString
-				if strings.ContainsFunc(commonName, unprintable) {
-					kind = cbasn1.UTF8String
-				}
-				b.AddASN1(kind, func(b *cryptobyte.Builder) { b.AddBytes([]byte(commonName)) })
+		for _, a := range attributes {
+			text, ok := a.Value.(string)
+			if !ok {
+				b.SetError(errors.New("ca: an attribute of a subject is no text"))
+			}
+			b.AddASN1(cbasn1.SET, func(b *cryptobyte.Builder) {
+				b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+					b.AddASN1ObjectIdentifier(a.Type)
+					kind := cbasn1.PrintableString
+					if strings.ContainsFunc(text, unprintable) {
+						kind = cbasn1.UTF8String
+					}
+					b.AddASN1(kind, func(b *cryptobyte.Builder) { b.AddBytes([]byte(text)) })
+				})
 			})
-		})
+		}
 	})
 }
 

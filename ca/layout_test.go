@@ -28,7 +28,11 @@ import (
 // Every certificate is, octet for octet, what crypto/x509 makes of what it reads in it.
 func TestCertificatesAreLaidOutAsByX509(t *testing.T) {
 	w := newWorld(t)
-	a := w.open(t, w.store.CA())
+	all := profiles(t)
+	for _, subject := range []string{"uid", "common_name", "none"} {
+		all[subject] = profile(t, func(c *ca.ProfileConfig) { c.Subject = subject })
+	}
+	a := w.openConfigured(t, w.store.CA(), time.Now, all, 1)
 	defer shut(t, a)
 	// A key is one identity's, so each gets its own; an RSA key that looks like one is as good as one that took a second.
 	keys := []func(*testing.T) crypto.PublicKey{
@@ -40,11 +44,16 @@ func TestCertificatesAreLaidOutAsByX509(t *testing.T) {
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		n++
-		path := rapid.SampledFrom([]string{"a", "a_b/C.d-1", strings.Repeat("x", 64), strings.Repeat("long/", 20) + "x"}).Draw(rt, "path")
+		subject := rapid.SampledFrom([]string{"uid", "common_name", "none"}).Draw(rt, "subject")
+		paths := []string{"a", "a_b/C.d-1", strings.Repeat("x", 60)}
+		if subject != "common_name" {
+			paths = append(paths, strings.Repeat("long/", 20)+"x", strings.Repeat("y", 2000))
+		}
+		path := rapid.SampledFrom(paths).Draw(rt, "path")
 		id := w.register(t, fmt.Sprintf("%s/%d", path, n))
 		key := rapid.SampledFrom(keys).Draw(rt, "key")(t)
 		req := ca.Request{
-			RequestID: requestID(t), Identity: id.ID, Profile: "device", Key: key,
+			RequestID: requestID(t), Identity: id.ID, Profile: subject, Key: key,
 			Lifetime: time.Duration(rapid.IntRange(0, 30*24*3600).Draw(rt, "lifetime")) * time.Second,
 			Actor:    pki.ActorCommand("test"),
 		}
@@ -164,6 +173,7 @@ func sameAsX509(t rapid.TB, der []byte, parent *x509.Certificate) {
 	}
 	template := *cert
 	template.RawSubject = nil // to be encoded anew
+	template.Subject = pkix.Name{ExtraNames: cert.Subject.Names}
 	for _, e := range cert.Extensions {
 		if slices.ContainsFunc(unreadByX509, e.Id.Equal) {
 			template.ExtraExtensions = append(template.ExtraExtensions, e)

@@ -52,6 +52,12 @@ type ProfileConfig struct {
 	// Whether IP addresses stand beside the SPIFFE ID: `forbidden`, `allowed` or `required`. Left out, they are forbidden.
 	// Which ones they are, `brevet identity create --ip` says.
 	IPAddresses string `yaml:"ip_addresses"`
+	// What the subject says: `uid`, `common_name` or `none`. Left out, it is `uid`: the identity's path as user identifier (UID,
+	// 0.9.2342.19200300.100.1.1), which no TLS client takes for a host. `common_name` has the path as common name, for software
+	// that knows clients by that. TLS clients take a common name for a host where no DNS name stands beside the SPIFFE ID, so
+	// identities whose path has no slash have to have it as DNS name or IP address too, and the path has 64 characters at most.
+	// With `none` the subject is empty, and the subject alternative name critical (RFC 5280 section 4.2.1.6).
+	Subject string `yaml:"subject"`
 	// Where the certificate says that its CRL is, an `http://` URL. `"{public_url}/crl/{issuer}.crl"` is where Brevet serves
 	// it: `{public_url}` is filled in from the key of that name, `{issuer}` with the issuing CA's identifier. With
 	// `{partition}` in it, as in `"{public_url}/crl/{issuer}/{partition}.crl"`, each certificate gets one of `crl.partitions`
@@ -113,6 +119,7 @@ type Profile struct {
 	extKeyUsage []x509.ExtKeyUsage
 	dnsNames    nameRule
 	ipAddresses nameRule
+	subjectRule subjectRule
 	crlURL      string
 	deltaCRLURL string
 	ocspURL     string
@@ -275,6 +282,15 @@ func (p *Profile) readNames(c ProfileConfig) error {
 		}
 		*n.to = r
 	}
+	if c.Subject == "" {
+		return nil
+	}
+	subjects := map[string]subjectRule{"uid": subjectUID, "common_name": subjectCommonName, "none": subjectNone}
+	r, ok := subjects[c.Subject]
+	if !ok {
+		return fmt.Errorf("subject: %q is not one of %s", c.Subject, names(subjects))
+	}
+	p.subjectRule = r
 	return nil
 }
 

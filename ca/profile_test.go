@@ -99,6 +99,7 @@ func TestBadProfilesAreRefusedByNameAndKey(t *testing.T) {
 		"no purpose":            {func(c *ca.ProfileConfig) { c.ExtendedKeyUsage = nil }, "extended_key_usage"},
 		"any purpose":           {func(c *ca.ProfileConfig) { c.ExtendedKeyUsage = []string{"any"} }, "extended_key_usage"},
 		"unknown name rule":     {func(c *ca.ProfileConfig) { c.DNSNames = "yes" }, "dns_names"},
+		"unknown subject":       {func(c *ca.ProfileConfig) { c.Subject = "cn" }, "subject"},
 		"https CRL":             {func(c *ca.ProfileConfig) { c.CRLURL = "https://pki.fleet.example/x.crl" }, "crl_url"},
 		"relative OCSP":         {func(c *ca.ProfileConfig) { c.OCSPURL = "/ocsp" }, "ocsp_url"},
 		"delegate for devices":  {func(c *ca.ProfileConfig) { c.ExtendedKeyUsage = []string{"OCSPSigning"} }, "kinds: [va]"},

@@ -70,7 +70,7 @@ have_softhsm() {
 
 have_namespaces() { have unshare && have nsenter && have setpriv && have runuser && have pivot_root && have ip; }
 
-have_gnutls() { have certtool && have ocsptool; }
+have_gnutls() { have certtool && have ocsptool && have gnutls-cli; }
 
 have_nss() { have certutil && have crlutil && have vfychain; }
 
@@ -79,6 +79,7 @@ have_java() { have java && have javac; }
 
 # Programs that were taken out of their packages are there, and may lack a library.
 have_nginx() { have nginx && nginx -v >/dev/null 2>&1; }
+have_mosquitto() { have mosquitto && mosquitto -h 2>/dev/null | grep -q version && have mosquitto_pub; }
 have_haproxy() { have haproxy && haproxy -v >/dev/null 2>&1; }
 
 # missing STAGE PROBE DEBIAN FEDORA ALPINE MACOS WHY: asks the probe, and notes the package when it says no.
@@ -101,16 +102,21 @@ survey() {
 	missing 2 'have openssl' openssl openssl openssl openssl 'verifies certificates and asks OCSP as a stranger would'
 	missing 2 'have curl' curl curl curl curl 'fetches the CRL over HTTP as a relying party would'
 	missing 3 'have pkcs11-tool' opensc opensc opensc opensc 'looks into the token with code that is not ours'
+	missing 3 'have_file /usr/include/p11-kit-1/p11-kit/pkcs11.h' libp11-kit-dev p11-kit-devel p11-kit-dev p11-kit \
+		'the headers of a PKCS#11 module that loses its device in the tests'
 	missing 3 have_gnutls gnutls-bin gnutls-utils gnutls-utils gnutls \
-		'a second opinion on certificates, CRLs and OCSP: certtool, ocsptool'
+		'a second opinion on certificates, CRLs and OCSP: certtool, ocsptool, gnutls-cli'
 	missing 3 'have promtool' prometheus golang-github-prometheus prometheus prometheus \
 		'promtool, which checks the alert rules and the dashboard'
 	missing 3 'have wrk' wrk wrk wrk wrk 'asks for OCSP as fast as it is answered, for brevet bench ocsp'
 	missing 3 have_nss libnss3-tools nss-tools nss-tools nss 'what Firefox makes of CRLs and OCSP: certutil, crlutil, vfychain'
+	missing 3 'have_file /usr/bin/python3' python3 python3 python3 python 'what Python makes of the names in certificates'
 	missing 3 have_java default-jdk-headless java-21-openjdk-devel openjdk21-jdk openjdk 'what Java makes of CRLs and OCSP'
 	missing 3 'have_file /usr/share/java/bcpkix.jar' libbcpkix-java bouncycastle-pkix '' '' 'Bouncy Castle, likewise'
 	missing 3 have_nginx 'nginx libpcre2-8-0' nginx nginx nginx 'staples OCSP answers, which curl then looks at'
 	missing 3 have_haproxy 'haproxy liblua5.3-0 libopentracing-c-wrapper0' haproxy haproxy haproxy 'likewise'
+	missing 3 have_mosquitto 'mosquitto libdlt2 libwrap0 libwebsockets17 mosquitto-clients' mosquitto mosquitto mosquitto \
+		'a broker that knows clients by the subjects of their certificates'
 	missing 3 'have strace' strace strace strace '' 'takes down what a server writes, so that a power cut can lose some of it'
 	missing 3 'have systemd-analyze' systemd systemd systemd '' 'rates how the service files confine what they start'
 	missing 3 have_namespaces 'util-linux iproute2' 'util-linux iproute' 'util-linux iproute2' '' \
@@ -183,6 +189,7 @@ install_missing() {
 		case "$package" in
 		prometheus) take prometheus usr/bin/promtool || by_hand 'promtool could not be taken out of its package' ;;
 		nginx) take nginx usr/sbin/nginx || by_hand 'nginx could not be taken out of its package' ;;
+		mosquitto) take mosquitto usr/sbin/mosquitto || by_hand 'mosquitto could not be taken out of its package' ;;
 		haproxy) take haproxy usr/sbin/haproxy || by_hand 'haproxy could not be taken out of its package' ;;
 		*) packages="$packages $package" ;;
 		esac

@@ -43,6 +43,7 @@ var (
 	errTokenAbsent = errors.New("the token is not there")
 	errKeyLost     = errors.New("the key is not on the token any more")
 	errNoAnswer    = errors.New("the time to wait has passed")
+	errUnusable    = errors.New("the token fails what every use of it takes")
 )
 
 // Error is a failed call. It is found with [errors.As], or by its behaviour.
@@ -121,8 +122,10 @@ func classify(err error) class {
 	if err == nil {
 		return classNone
 	}
-	if errors.Is(err, errLibrary) || errors.Is(err, errTokenAbsent) || errors.Is(err, errKeyLost) {
-		return classDevice
+	for _, lost := range []error{errLibrary, errTokenAbsent, errKeyLost, errUnusable} {
+		if errors.Is(err, lost) {
+			return classDevice
+		}
 	}
 	var rv pkcs11.Error
 	if !errors.As(err, &rv) {
@@ -144,6 +147,22 @@ func classify(err error) class {
 		return classPIN
 	}
 	return classOther
+}
+
+// undecided reports whether err is a return value that says nothing of how to go on: a vendor's, or CKR_FUNCTION_FAILED. The request
+// may be at fault, or the library or the device.
+func undecided(err error) bool {
+	var rv pkcs11.Error
+	return classify(err) == classOther && errors.As(err, &rv) && uint(rv) != pkcs11.CKR_SESSION_COUNT
+}
+
+// unusable marks the error of a step that cannot be at fault, since it has no content of a caller's: opening a session, logging in, or
+// the self-test of a key that has worked before. A new generation of the library is then what is left to try, whatever the code.
+func unusable(err error) error {
+	if !undecided(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errUnusable, err)
 }
 
 // explain turns what went wrong inside into what the caller is told.

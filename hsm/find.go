@@ -161,7 +161,7 @@ func (s *session) again(k *Key) (pkcs11.ObjectHandle, error) {
 			return 0, errKeyLost
 		}
 		if err != nil {
-			return 0, err
+			return 0, unusable(err)
 		}
 		known, _ = s.known(k.id)
 	}

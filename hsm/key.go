@@ -8,6 +8,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 
@@ -47,6 +48,9 @@ func (k *Key) Ref() KeyRef { return KeyRef{Label: k.label, ID: k.ID()} }
 // special salt lengths mean that of the hash. ECDSA signatures are DER. The token's own
 // random source is used, not the first argument.
 //
+// If the token fails with a code that says nothing of how to go on, Sign has the key sign the self-test. A self-test that fails restarts
+// the library; if it passes then, Sign tries once more.
+//
 // Sign waits at most Config.Wait. It fails with [ErrDigest] for input that it does not
 // sign, and otherwise with [ErrUnavailable], [ErrBusy], [ErrPIN],
 // [ErrKey] or [ErrClosed].
@@ -57,6 +61,17 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), k.token.cfg.Wait, errNoAnswer)
 	defer cancel()
+	sig, err := k.sign(ctx, req)
+	if !undecided(err) {
+		return sig, err
+	}
+	if err := k.prove(ctx); err != nil {
+		return nil, err
+	}
+	return k.sign(ctx, req)
+}
+
+func (k *Key) sign(ctx context.Context, req request) ([]byte, error) {
 	return run(ctx, k.token, k.operation(), func(s *session) ([]byte, error) {
 		h, err := s.again(k)
 		if err != nil {
@@ -64,6 +79,26 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 		}
 		return req.make(s, h)
 	})
+}
+
+// prove has the key sign the self-test and checks the signature.
+func (k *Key) prove(ctx context.Context) error {
+	once := func() error {
+		_, err := run(ctx, k.token, fmt.Sprintf("prove key %q", k.label), func(s *session) (struct{}, error) {
+			h, err := s.again(k)
+			if err != nil {
+				return struct{}{}, err
+			}
+			return struct{}{}, unusable(s.prove(h, k.pub))
+		})
+		return err
+	}
+	err := once()
+	if errors.Is(err, pkcs11.Error(pkcs11.CKR_SESSION_COUNT)) {
+		k.token.renew() // a lost device may count sessions that are lost too, which end with the generation
+		err = once()
+	}
+	return err
 }
 
 func (k *Key) operation() string { return fmt.Sprintf("sign with key %q", k.label) }

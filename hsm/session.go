@@ -254,7 +254,7 @@ func once[T any](ctx context.Context, t *Token, fresh bool, op func(*session) (T
 	}
 	defer t.module.leave()
 	s, err := a.take(t, fresh)
-	if err != nil {
+	if err = unusable(err); err != nil {
 		t.settle(a.gen, err)
 		return none, err
 	}
@@ -265,7 +265,7 @@ func once[T any](ctx context.Context, t *Token, fresh bool, op func(*session) (T
 		a.forget()
 	case classLogin:
 		if lerr := t.login(a); lerr != nil {
-			err = lerr
+			err = unusable(lerr)
 		}
 	}
 	t.settle(a.gen, err)

@@ -224,6 +224,7 @@ func (t *Token) loginAnew(gen uint64) (*attachment, error) {
 			a.closeSessions()
 		}
 	}
+	err = unusable(err)
 	if classify(err) == classDevice {
 		t.distrustLocked(gen, err)
 	}

@@ -3,7 +3,6 @@ package hsm
 import (
 	"context"
 	"errors"
-	"fmt"
 )
 
 // Watched is a token with the keys in it that have to work, for whoever wants to know whether they do before somebody
@@ -14,18 +13,12 @@ type Watched struct {
 }
 
 // Prove has each key sign the self-test, which attests nothing, and checks what comes of it. Nothing that a key
-// issues counts these signatures. It brings back a token that was lost, as every call does.
+// issues counts these signatures. It brings back a token that was lost, as every call does: a self-test that fails, with whatever code
+// but that of a wrong PIN, starts the library afresh.
 func (w Watched) Prove(ctx context.Context) error {
 	var errs []error
 	for _, k := range w.Keys {
-		_, err := run(ctx, w.Token, fmt.Sprintf("prove key %q", k.label), func(s *session) (struct{}, error) {
-			h, err := s.again(k)
-			if err != nil {
-				return struct{}{}, err
-			}
-			return struct{}{}, s.prove(h, k.pub)
-		})
-		errs = append(errs, err)
+		errs = append(errs, k.prove(ctx))
 	}
 	return errors.Join(errs...)
 }

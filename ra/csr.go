@@ -2,6 +2,8 @@ package ra
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/asn1"
@@ -25,6 +27,7 @@ const maxRSA = 8192
 var (
 	oidExtensionRequest = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
 	oidSubjectAltName   = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
 )
 
 // csr is a certification request whose proof of possession holds.
@@ -36,30 +39,41 @@ type csr struct {
 
 // parseCSR reads a PKCS #10 request in DER and checks its proof of possession (RFC 2986 §4.2), once.
 func parseCSR(der []byte) (csr, error) {
-	fix := "send one PKCS #10 certification request in DER, " // RFC 2986
 	if len(der) == 0 || len(der) > MaxCSR {
-		return csr{}, pki.Refuse(pki.RuleCSR, fix+"of 16 KiB at most", "the certification request has %d octets", len(der))
+		return csr{}, pki.Refuse(pki.RuleCSR, fixDER+", of 16 KiB at most", "the certification request has %d octets", len(der))
 	}
 	req, err := x509.ParseCertificateRequest(der)
-	if err != nil || req.Version != 0 { // the one there is (RFC 2986 §4.1)
-		return csr{}, pki.Refuse(pki.RuleCSR, fix+"with nothing after it", "the certification request does not parse")
+	if err != nil || req.Version != 0 || !signs(req.PublicKey) {
+		return csr{}, diagnose(der, err)
 	}
 	if k, ok := req.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > maxRSA {
-		return csr{}, pki.Refuse(pki.RuleKeyType, "use a P-256 key", "the key is RSA with %d bits", k.N.BitLen())
+		return csr{}, pki.Refuse(pki.RuleKeyType, fixKey, "the key is RSA with %d bits", k.N.BitLen())
 	} else if ok && k.E < 3 {
 		return csr{}, pki.Refuse(pki.RuleKeyWeak, "use 65537", "the RSA exponent is %d", k.E) // with 1, anybody can sign
 	}
-	weak := req.SignatureAlgorithm == x509.SHA1WithRSA || req.SignatureAlgorithm == x509.ECDSAWithSHA1
-	if err := req.CheckSignature(); err != nil || weak {
-		return csr{}, pki.Refuse(pki.RuleCSRSignature, "sign the request with the private key of the key in it, with SHA-256 or better",
-			"the proof of possession does not hold")
+	if !slices.Contains(supportedSignatures, req.SignatureAlgorithm) {
+		return csr{}, diagnoseSignature(der)
+	}
+	if err := req.CheckSignature(); err != nil {
+		return csr{}, pki.Refuse(pki.RuleCSRSignature, fixSignature,
+			"the signature of the request, %s, does not verify with the key in it", req.SignatureAlgorithm)
 	}
 	hash, err := pki.HashKey(req.PublicKey)
 	if err != nil || hash != pki.HashSPKI(req.RawSubjectPublicKeyInfo) {
 		// The certificate will hold the key as it is encoded anew; one key has one hash.
-		return csr{}, pki.Refuse(pki.RuleCSR, fix+"whose public key has its one DER encoding", "the public key is not encoded in DER")
+		return csr{}, pki.Refuse(pki.RuleCSR, fixDER+", whose public key has its one DER encoding", "the public key is not encoded in DER")
 	}
 	return csr{key: req.PublicKey, keyHash: hash, request: req}, nil
+}
+
+// signs reports whether a public key is of a kind that can prove its possession by a signature.
+func signs(key crypto.PublicKey) bool {
+	switch key.(type) {
+	case *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey:
+		return true
+	default:
+		return false
+	}
 }
 
 // checkContent refuses a request that asks for what the identity was not granted. Nothing of it reaches the
@@ -71,6 +85,9 @@ func (c csr) checkContent(id Identity) error {
 		return err
 	}
 	for _, e := range c.request.Extensions {
+		if e.Id.Equal(oidSubjectKeyID) {
+			continue // it grants nothing, and the certificate has one of its own
+		}
 		if !e.Id.Equal(oidSubjectAltName) {
 			return refuse("the request asks for the extension %s", e.Id)
 		}
@@ -100,14 +117,16 @@ func (c csr) checkContent(id Identity) error {
 	return c.checkAttributes(refuse)
 }
 
-// checkSubject allows an empty subject or the common name that the certificate will have.
+// checkSubject allows an empty subject, or the identity's path as the only attribute, whichever of the two the profile has it in.
 func (c csr) checkSubject(id Identity) error {
 	names := c.request.Subject.Names
-	if len(names) == 0 || len(names) == 1 && c.request.Subject.CommonName == ca.CommonName(id.ID) && c.request.Subject.CommonName != "" {
+	if len(names) == 0 {
 		return nil
 	}
-	return pki.Refuse(pki.RuleCSRContent, "leave the subject empty, or use CN="+ca.CommonName(id.ID),
-		"the request asks for another subject")
+	if n := names[0]; len(names) == 1 && n.Value == id.ID.Path() && (n.Type.Equal(ca.OIDUserID) || n.Type.Equal(ca.OIDCommonName)) {
+		return nil
+	}
+	return pki.Refuse(pki.RuleCSRContent, "leave the subject empty, or use UID="+id.ID.Path(), "the request asks for another subject")
 }
 
 // checkAttributes allows requests for extensions alone, of one value each (RFC 2986 §4.1). crypto/x509 passes over every

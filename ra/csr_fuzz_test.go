@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -44,6 +45,8 @@ func fuzzRequests(t testing.TB) [][]byte {
 		{},
 		{URIs: []*url.URL{id.ID.URL()}, DNSNames: []string{"ONE.fleet.example"}, IPAddresses: []net.IP{net.IPv4(192, 0, 2, 1)}},
 		{Subject: pkix.Name{CommonName: "device/1"}},
+		{Subject: pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{{Type: ca.OIDUserID, Value: "device/1"}}}},
+		{ExtraExtensions: []pkix.Extension{{Id: oidSubjectKeyID, Value: []byte{4, 1, 1}}}},
 		{Subject: pkix.Name{CommonName: "device/1", Organization: []string{"x"}}},
 		{URIs: []*url.URL{foreign}},
 		{EmailAddresses: []string{"a@fleet.example"}, DNSNames: []string{"*.fleet.example"}},
@@ -88,7 +91,7 @@ func weigh(t *testing.T, der []byte, id Identity) {
 		}
 	}
 	for _, e := range c.request.Extensions {
-		if !e.Id.Equal(oidSubjectAltName) {
+		if !e.Id.Equal(oidSubjectAltName) && !e.Id.Equal(oidSubjectKeyID) {
 			t.Fatalf("a request for the extension %s passes", e.Id)
 		}
 	}

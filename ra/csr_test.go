@@ -12,15 +12,20 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/base64"
 	"fmt"
 	"math/big"
 	"net"
 	"net/url"
+	"os"
+	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/servertest"
@@ -30,6 +35,7 @@ var (
 	oidExtensionRequest  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
 	oidChallengePassword = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}
 	oidSubjectAltName    = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidSubjectKeyID      = asn1.ObjectIdentifier{2, 5, 29, 14}
 	oidBasicConstraints  = asn1.ObjectIdentifier{2, 5, 29, 19}
 	oidKeyUsage          = asn1.ObjectIdentifier{2, 5, 29, 15}
 	oidECDSAWithSHA1     = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 1}
@@ -302,6 +308,11 @@ func contentCases(t *testing.T) []csrCase {
 		{name: "CA:FALSE", csr: asking(extension(oidBasicConstraints, []byte{0x30, 0}))},
 		{name: "a key usage", csr: asking(extension(oidKeyUsage, []byte{3, 2, 1, 6}))},
 		{name: "another subject", csr: asking(subject(pkix.Name{CommonName: "device/other"}))},
+		{name: "another user identifier", csr: asking(subject(userID("device/other")))},
+		{name: "its user identifier twice", csr: asking(subject(pkix.Name{ExtraNames: slices.Repeat(userID("device/pump").ExtraNames, 2)}))},
+		{name: "its user identifier and a common name", csr: asking(subject(pkix.Name{CommonName: "bank.example", ExtraNames: userID("device/pump").ExtraNames}))},
+		{name: "its path as organization", csr: asking(subject(pkix.Name{Organization: []string{"device/pump"}}))},
+		{name: "a user identifier that is no text", csr: asking(subject(pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{{Type: ca.OIDUserID, Value: 7}}}))},
 		{name: "an organization", csr: asking(subject(pkix.Name{Organization: []string{"Fleet"}}))},
 		{name: "its name and an organization", csr: asking(subject(pkix.Name{CommonName: "device/pump", Organization: []string{"Fleet"}}))},
 		{name: "a challenge password", csr: withAttributes(t, attribute{oidChallengePassword, []any{"secret"}})},
@@ -338,6 +349,37 @@ func TestCSRsThatAreRefused(t *testing.T) {
 	}
 }
 
+// TestTheRequestThatKeytoolMakes enrolls with what keytool -certreq made with -dname CN=java/1. It asks for a subject key identifier.
+func TestTheRequestThatKeytoolMakes(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	csr := servertest.Must(base64.StdEncoding.DecodeString(string(servertest.Must(os.ReadFile("testdata/keytool.csr.b64"))(t))))(t)
+	req := &brevetv1.EnrollRequest{RequestId: servertest.RequestID(), Token: w.Token(t, w.Register(t, "device", "java/1"), false), Csr: csr}
+	der := servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t).GetCredential().GetCertificate()
+	asked := servertest.Must(x509.ParseCertificateRequest(csr))(t)
+	c := servertest.Must(x509.ParseCertificate(der))(t)
+	if subjectOf(t, c) != "UID = java/1" || len(asked.Extensions) != 1 || bytes.Contains(asked.Extensions[0].Value, c.SubjectKeyId) {
+		t.Errorf("the certificate has the subject %s and the key identifier %x", c.Subject, c.SubjectKeyId)
+	}
+}
+
+// userID is a subject of one user identifier (RFC 4519 §2.39).
+func userID(text string) pkix.Name {
+	return pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{{Type: ca.OIDUserID, Value: text}}}
+}
+
+// subjectOf is a certificate's subject as OpenSSL shows it.
+func subjectOf(t *testing.T, c *x509.Certificate) string {
+	t.Helper()
+	cmd := exec.Command("openssl", "x509", "-inform", "DER", "-noout", "-subject")
+	cmd.Stdin = bytes.NewReader(c.Raw)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("openssl x509: %v: run deploy/setup.sh --test", err)
+	}
+	return strings.TrimSpace(strings.TrimPrefix(string(out), "subject="))
+}
+
 func granted(r *brevetv1.CreateIdentityRequest) {
 	r.DnsNames, r.IpAddresses = []string{"pump.fleet.example"}, []string{"192.0.2.7"}
 }
@@ -352,6 +394,9 @@ func TestCSRsThatAskForWhatWasGranted(t *testing.T) {
 	for i, csr := range [][]byte{
 		asking(),
 		asking(func(r *x509.CertificateRequest) { r.Subject.CommonName = "device/3" }),
+		asking(func(r *x509.CertificateRequest) { r.Subject = userID("device/3") }),
+		asking(extension(oidSubjectKeyID, []byte{4, 2, 1, 2})), // keytool always asks for one
+		asking(extension(oidSubjectKeyID, []byte("no octet string"))),
 		asking(func(r *x509.CertificateRequest) { r.DNSNames = []string{"PUMP.fleet.example"} }),
 		asking(func(r *x509.CertificateRequest) { r.IPAddresses = []net.IP{net.IPv4(192, 0, 2, 7)} }),
 		asking(func(r *x509.CertificateRequest) { r.URIs = []*url.URL{servertest.Must(url.Parse(id))(t)} }),
@@ -363,7 +408,7 @@ func TestCSRsThatAskForWhatWasGranted(t *testing.T) {
 		req := &brevetv1.EnrollRequest{RequestId: servertest.RequestID(), Token: w.Token(t, id, i > 0), Csr: csr}
 		der := servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t).GetCredential().GetCertificate()
 		c := servertest.Must(x509.ParseCertificate(der))(t)
-		if c.Subject.String() != "CN=device/3" || len(c.DNSNames) != 1 || c.DNSNames[0] != "pump.fleet.example" || len(c.IPAddresses) != 1 || len(c.URIs) != 1 {
+		if subjectOf(t, c) != "UID = device/3" || len(c.DNSNames) != 1 || c.DNSNames[0] != "pump.fleet.example" || len(c.IPAddresses) != 1 || len(c.URIs) != 1 {
 			t.Errorf("request %d: the certificate names %s, %v, %v, %v", i, c.Subject, c.DNSNames, c.IPAddresses, c.URIs)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/net/idna"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -100,6 +101,9 @@ func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error)
 	}
 	dns, ips, err := CheckNames(n.DNSNames, n.IPAddresses)
 	if err != nil {
+		return Identity{}, err
+	}
+	if err := p.CheckNames(id, ca.Names{DNS: dns, IPs: ips}); err != nil {
 		return Identity{}, err
 	}
 	return Identity{
@@ -198,6 +202,9 @@ func CheckNames(dns []string, ips []netip.Addr) ([]string, []netip.Addr, error) 
 	}
 	var names []string
 	for _, n := range dns {
+		if readsAsIPv4(n) {
+			return nil, nil, pki.Refuse(pki.RuleNames, "grant an address with --ip, in its usual form", "clients read %q as an IP address", n)
+		}
 		ascii, err := idna.Registration.ToASCII(strings.ToLower(n))
 		if err != nil || ascii == "" || ascii != strings.ToLower(n) || len(ascii) > 253 || !hostName(ascii) {
 			return nil, nil, pki.Refuse(pki.RuleNames, "use names such as pump-1.fleet.example, international ones as xn--…", "%q is not a host name", n)
@@ -229,6 +236,16 @@ func hostName(name string) bool {
 		}
 	}
 	return true
+}
+
+// readsAsIPv4 reports whether clients could read a name as an IPv4 address, in a form of inet_aton(3) or of browsers, which are
+// laxer: the last label is a decimal, octal or hexadecimal number.
+func readsAsIPv4(name string) bool {
+	label := strings.ToLower(name[strings.LastIndexByte(name, '.')+1:])
+	digits, hexadecimal := strings.CutPrefix(label, "0x")
+	return (hexadecimal || digits != "") && !strings.ContainsFunc(digits, func(c rune) bool {
+		return (c < '0' || c > '9') && (!hexadecimal || c < 'a' || c > 'f')
+	})
 }
 
 func asRefusal(rule pki.Rule, err error) error {

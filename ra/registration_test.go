@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/ra"
@@ -20,7 +21,7 @@ import (
 
 func TestIdentitiesThatAreNotRegistered(t *testing.T) {
 	t.Parallel()
-	w := servertest.New(t, ground, servertest.Options{})
+	w := servertest.New(t, ground, servertest.Options{Profile: commonNames})
 	w.Register(t, "device", "device/taken")
 	labels := map[string]string{}
 	for i := range 65 {
@@ -59,6 +60,24 @@ func TestIdentitiesThatAreNotRegistered(t *testing.T) {
 		{addressed("fe80::1%eth0"), codes.InvalidArgument, pki.RuleNames},
 		{addressed("224.0.0.1"), codes.InvalidArgument, pki.RuleNames},
 		{addressed("192.0.2.256"), codes.InvalidArgument, pki.RuleNames},
+		{named("10.0.0.1"), codes.InvalidArgument, pki.RuleNames}, // an address, as inet_aton(3) has it, and the next
+		{named("127.1"), codes.InvalidArgument, pki.RuleNames},
+		{named("2130706433"), codes.InvalidArgument, pki.RuleNames},
+		{named("0177.0.0.1"), codes.InvalidArgument, pki.RuleNames},
+		{named("0x7f.1"), codes.InvalidArgument, pki.RuleNames},
+		{named("127.0.0.0x1"), codes.InvalidArgument, pki.RuleNames},
+		{named("0X7F000001"), codes.InvalidArgument, pki.RuleNames},
+		{named("pump.0x"), codes.InvalidArgument, pki.RuleNames},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", Profile: "client", DnsNames: []string{"d.example"}}, codes.InvalidArgument, pki.RuleNames},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", Profile: "client", IpAddresses: []string{"192.0.2.1"}}, codes.InvalidArgument, pki.RuleNames},
+		{workload("bank.example"), codes.InvalidArgument, pki.RuleNames},
+		{workload("bank.example", "www.bank.example"), codes.InvalidArgument, pki.RuleNames},
+		{workload("bank.example.", "bank.example"), codes.InvalidArgument, pki.RuleNames},
+		{workload("10.0.0.1"), codes.InvalidArgument, pki.RuleNames},
+		{workload("127.1"), codes.InvalidArgument, pki.RuleNames},
+		{workload("localhost"), codes.InvalidArgument, pki.RuleNames},
+		{workload("a_b.example"), codes.InvalidArgument, pki.RuleNames}, // no host name, but clients compare it
+		{workload("web/" + strings.Repeat("x", 61)), codes.InvalidArgument, pki.RuleNames},
 	} {
 		_, err := w.Operator.CreateIdentity(t.Context(), c.req)
 		if servertest.Refused(t, err, c.code, c.rule); t.Failed() {
@@ -67,6 +86,47 @@ func TestIdentitiesThatAreNotRegistered(t *testing.T) {
 	}
 	if n := rows(t, w, "identities"); n != before {
 		t.Errorf("%d identities more are registered", n-before)
+	}
+}
+
+// commonNames has workloads with their paths as common names.
+func commonNames(name string, c *ca.ProfileConfig) {
+	if name == "workload" {
+		c.Subject = "common_name"
+	}
+}
+
+func workload(id string, dns ...string) *brevetv1.CreateIdentityRequest {
+	return &brevetv1.CreateIdentityRequest{Id: id, Kind: "workload", DnsNames: dns}
+}
+
+// What reads like a host may be a common name where it was granted, and a number may be part of a host's name.
+func TestNamesThatAreRegistered(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{Profile: commonNames})
+	for _, req := range []*brevetv1.CreateIdentityRequest{
+		workload("bank.example", "bank.example"), workload("Shop.example", "shop.example", "www.shop.example"),
+		{Id: "10.0.0.1", Kind: "workload", IpAddresses: []string{"10.0.0.1"}}, workload("web/" + strings.Repeat("x", 60)),
+		device("bank.example.and.no.common.name"), device(strings.Repeat("x", 2000)),
+		named("1.fleet.example"), named("0x7f.fleet.example"), named("7.x7"), named("0xyz"), named("3com.example"), named("x0"),
+	} {
+		if _, err := w.Operator.CreateIdentity(t.Context(), req); err != nil && servertest.RuleOf(err) != pki.RuleIdentityExists {
+			t.Errorf("%v: %v", req, err)
+		}
+	}
+}
+
+// An identity that was registered before its profile said common_name gets no certificate, and the refusal says what to do.
+func TestACommonNameThatCameLater(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	bank, other := w.Enrolled(t, "workload", "bank.example"), w.Enrolled(t, "workload", "web/1")
+	w.Restart(t, servertest.Options{Profile: commonNames})
+	bank, other = w.Holder(t, bank.Certificate.Raw, bank.Key), w.Holder(t, other.Certificate.Raw, other.Key)
+	_, err := bank.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleNames)
+	if renewed := w.Renewed(t, other, servertest.Key(t)); subjectOf(t, renewed.Certificate) != "CN = web/1" {
+		t.Errorf("the subject is %s", renewed.Certificate.Subject)
 	}
 }
 

@@ -57,13 +57,13 @@ func (l *lastTry) since(now time.Time) time.Duration {
 	return now.Sub(time.Unix(0, l.tried.Load())).Abs()
 }
 
-// watchToken has the token prove itself where no certificate did so for a while: a token that is lost is known before
+// watchToken has the token prove itself where no certificate did so for a while, or the last one could not be signed: a token that is lost is known before
 // somebody needs it, and one that is back is known though nobody asks an unready server.
 func (s *Server) watchToken(ctx context.Context) error {
 	tick := time.NewTicker(proveEvery)
 	defer tick.Stop()
 	for {
-		if s.token.since(s.config.Clock()) >= proveEvery {
+		if s.token.failed.Load() || s.token.since(s.config.Clock()) >= proveEvery {
 			s.proveToken(ctx)
 		}
 		select {

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"net/url"
@@ -136,7 +135,7 @@ func (p *preloader) record(id pki.SPIFFEID) (ca.Record, error) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial.Int(), NotBefore: now.Add(-time.Minute).Truncate(time.Second), NotAfter: now.Add(24 * time.Hour).Truncate(time.Second),
-		Subject: pkix.Name{CommonName: ca.CommonName(id)}, SubjectKeyId: hash.Bytes()[:20], URIs: []*url.URL{id.URL()},
+		Subject: ca.SubjectOf(ca.OIDUserID, id), SubjectKeyId: hash.Bytes()[:20], URIs: []*url.URL{id.URL()},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true, CRLDistributionPoints: []string{"http://127.0.0.1:12345/crl/0123456789abcdef.crl"},
 		OCSPServer: []string{"http://127.0.0.1:12345/ocsp"}, IssuingCertificateURL: []string{"http://127.0.0.1:12345/ca/0123456789abcdef.cer"},

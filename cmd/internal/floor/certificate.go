@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,6 +16,9 @@ import (
 	"net/url"
 	"time"
 )
+
+// oidUserID is the attribute of a subject that holds the path (RFC 4519 §2.39).
+var oidUserID = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
 
 // request is what one goroutine asks for, over and over, for an identity of its own.
 type request struct {
@@ -69,7 +73,7 @@ func (r request) certify(issuer *x509.Certificate, key crypto.PublicKey, s *sess
 	hash := sha256.Sum256(spki)
 	out.der, err = x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(out.serial), NotBefore: out.notBefore.UTC(), NotAfter: out.notAfter.UTC(),
-		Subject: pkix.Name{CommonName: r.name}, SubjectKeyId: hash[:20], URIs: []*url.URL{r.uri},
+		Subject: pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{{Type: oidUserID, Value: r.name}}}, SubjectKeyId: hash[:20], URIs: []*url.URL{r.uri},
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
 		CRLDistributionPoints: []string{"http://127.0.0.1:12345/crl/0123456789abcdef.crl"},
