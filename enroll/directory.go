@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // The names in a credential directory.
@@ -51,11 +52,12 @@ func OpenDirectory(path string, log *slog.Logger) (*Directory, error) {
 	if err := checkOwner(path, os.Geteuid()); err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	// A file that is open for writing would keep the file system from being remounted read-only.
+	lock, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("enroll: open the credential directory: %w", err)
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := flock(lock); err != nil {
 		_ = lock.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("enroll: another process uses %s: stop it first, or give each its own directory", path)
@@ -63,6 +65,17 @@ func OpenDirectory(path string, log *slog.Logger) (*Directory, error) {
 		return nil, fmt.Errorf("enroll: lock %s: %w", path, err)
 	}
 	return &Directory{path: path, disk: apply, lock: lock, log: log}, nil
+}
+
+// flock takes the exclusive lock, for which Running may have to let go first.
+func flock(lock *os.File) (err error) {
+	for range 10 {
+		if err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
 }
 
 // checkOwner keeps root from leaving files that the directory's owner, a service, cannot read.

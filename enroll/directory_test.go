@@ -183,6 +183,27 @@ func keysEqual(a, b pending) bool {
 	return errA == nil && errB == nil && ha == hb
 }
 
+// A file system with a file that is open for writing cannot be remounted read-only.
+func TestLockIsNotOpenForWriting(t *testing.T) {
+	d, err := OpenDirectory(t.TempDir(), new(testLog).logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, d.lock.Fd(), syscall.F_GETFL, 0)
+	if errno != 0 || flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+		t.Errorf("the lock is open with flags %#o, %v", flags, errno)
+	}
+	if running, err := Running(d.path); err != nil || !running {
+		t.Errorf("an agent runs: %v, %v", running, err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if running, err := Running(d.path); err != nil || running {
+		t.Errorf("no agent runs: %v, %v", running, err)
+	}
+}
+
 func TestRootLeavesOthersDirectoriesAlone(t *testing.T) {
 	path := t.TempDir()
 	info, err := os.Stat(path)

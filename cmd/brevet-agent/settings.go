@@ -28,9 +28,9 @@ type settings struct {
 	// What keys the agent makes, a new one for each certificate: `P-256`, `P-384` or `Ed25519`. The profile has to allow
 	// it.
 	KeyType enroll.KeyType `yaml:"key_type"`
-	// A command and its arguments, run after each new credential, such as `[/usr/local/bin/reload-broker, --quietly]`: without
-	// a shell, as the agent's user and inside its service's confinement, for 30 seconds at most. A failure is logged, and
-	// the new credential stays.
+	// A command and its arguments, run after each new credential, such as `[/usr/local/bin/reload-broker, --quietly]`.
+	// It runs without a shell, as the agent's user, inside its service's confinement, for 30 seconds at most. Exit code 0
+	// is success. After any other it runs again with growing waits. Its output goes to the agent's standard error.
 	Reload []string `yaml:"reload"`
 	// How the agent logs, to standard error: `text` or `json`.
 	LogFormat config.LogFormat `yaml:"log_format"`
