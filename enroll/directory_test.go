@@ -81,13 +81,11 @@ func TestDirectoryKeepsPairs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{".", "gen-3", "gen-4"} {
-		if found[name] != fs.ModeDir|0o700 {
-			t.Errorf("%s has mode %s", name, found[name])
-		}
-	}
-	for _, name := range []string{"gen-4/key.pem", "gen-4/cert.pem", "gen-4/bundle.pem", "gen-4/origin.json", "lock"} {
-		if found[name] != 0o600 {
+	for name, want := range map[string]fs.FileMode{
+		".": fs.ModeDir | 0o711, "gen-3": fs.ModeDir | 0o755, "gen-4": fs.ModeDir | 0o755, "lock": 0o600,
+		"gen-4/key.pem": 0o600, "gen-4/cert.pem": 0o644, "gen-4/bundle.pem": 0o644, "gen-4/origin.json": 0o644,
+	} {
+		if found[name] != want {
 			t.Errorf("%s has mode %s", name, found[name])
 		}
 	}

@@ -95,7 +95,9 @@ func TestReloadIsRetried(t *testing.T) {
 // A reload command may be killed by the end of the agent: the next one runs it.
 func TestReloadAfterTheAgentStopped(t *testing.T) {
 	started := filepath.Join(t.TempDir(), "started")
-	b := newBench(t, func(b *bench) { b.config.Reload = []string{"sh", "-c", `test -e "$0" || { touch "$0"; sleep 600; }`, started} })
+	b := newBench(t, func(b *bench) {
+		b.config.Reload = []string{"sh", "-c", `test -e "$0" || { touch "$0"; sleep 600; }`, started}
+	})
 	ctx, stop := context.WithCancel(t.Context())
 	go func() {
 		defer stop()

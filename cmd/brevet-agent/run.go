@@ -61,6 +61,10 @@ func (set settings) agent(log *slog.Logger, output io.Writer, onChange func(*enr
 		return nil, nil, err
 	}
 	done = func() { _ = dir.Close() } // which unlocks; the end of the process does too
+	if err := set.shareKey(dir); err != nil {
+		done()
+		return nil, nil, err
+	}
 	file, _ := output.(*os.File)
 	agent, err = enroll.NewAgent(enroll.Config{
 		Directory: dir, Authority: client, Token: set.token, Lifetime: set.Lifetime, KeyType: set.KeyType,
