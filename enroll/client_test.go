@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -345,5 +347,18 @@ func TestClientTLSWithoutCredential(t *testing.T) {
 	state := tls.ConnectionState{PeerCertificates: []*x509.Certificate{newTestCA(t).root}}
 	if err := config.VerifyConnection(state); !errors.Is(err, ErrNoCredential) {
 		t.Errorf("VerifyConnection: %v", err)
+	}
+}
+
+// What answers without TLS, such as the login page of a network, is called something else than the server.
+func TestCaptivePortalIsNamed(t *testing.T) {
+	portal := httptest.NewServer(http.NotFoundHandler())
+	defer portal.Close()
+	ca := newTestCA(t)
+	token := ca.token(t, "device/1")
+	token.Server = portal.Listener.Addr().String()
+	_, err := newTestClient(t, "").Enroll(t.Context(), enrollRequest(t, token))
+	if err == nil || !strings.Contains(err.Error(), "something other than a Brevet server answers at "+token.Server) || !pki.IsTemporary(err) {
+		t.Errorf("Enroll at a web server: %v", err)
 	}
 }

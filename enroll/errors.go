@@ -1,8 +1,12 @@
 package enroll
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -63,7 +67,26 @@ func (e *callError) Error() string {
 	if e.refusal != nil {
 		return fmt.Sprintf("enroll: %s refuses: %s", e.server, e.refusal)
 	}
-	return fmt.Sprintf("enroll: %s answers %s: %s", e.server, e.code, e.message)
+	if strings.Contains(e.message, tls.RecordHeaderError{Msg: notTLS}.Error()) {
+		return fmt.Sprintf("enroll: something other than a Brevet server answers at %s, without TLS (%s): "+
+			"check the address and its port, and whether the network has a login page or a proxy in between", via(e.server), notTLS)
+	}
+	return fmt.Sprintf("enroll: %s answers %s: %s", via(e.server), e.code, e.message)
+}
+
+// notTLS is what crypto/tls says of an answer that is not TLS. gRPC hands on the text of that error, and not the error.
+const notTLS = "first record does not look like a TLS handshake"
+
+// via names a server, and the proxy that leads to it if the environment has one, which gRPC goes through.
+func via(server string) string {
+	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: server}})
+	if err != nil {
+		return fmt.Sprintf("%s (HTTPS_PROXY is not a proxy's URL)", server) // without the cause, which may quote a password
+	}
+	if proxy == nil {
+		return server
+	}
+	return fmt.Sprintf("%s (through the proxy %s, from HTTPS_PROXY)", server, proxy.Host)
 }
 
 func (e *callError) Unwrap() error {

@@ -23,7 +23,8 @@ type settings struct {
 	// renew the one there is. A token that was spent may stay there: it is passed over. Left out, the first credential
 	// comes from `brevet-agent enroll --token-file`.
 	TokenFile string `yaml:"token_file"`
-	// The server to ask, as `host:port`, such as `ca.fleet.example:7443`. Left out, it is the one that the token named.
+	// The server to ask, as `host:port`, such as `ca.fleet.example:7443`. Left out, it is the one that the token named. If
+	// the environment has `HTTPS_PROXY`, and `NO_PROXY` does not name the server, the agent reaches it through that proxy.
 	Server string `yaml:"server"`
 	// How long a certificate shall live, such as `12h` or `7d`. Left out, it is the profile's `lifetime`; the server
 	// refuses more than the profile's `max_lifetime`.
