@@ -109,8 +109,10 @@ survey() {
 	missing 3 have_nss libnss3-tools nss-tools nss-tools nss 'what Firefox makes of CRLs and OCSP: certutil, crlutil, vfychain'
 	missing 3 have_java default-jdk-headless java-21-openjdk-devel openjdk21-jdk openjdk 'what Java makes of CRLs and OCSP'
 	missing 3 'have_file /usr/share/java/bcpkix.jar' libbcpkix-java bouncycastle-pkix '' '' 'Bouncy Castle, likewise'
-	missing 3 have_nginx 'nginx libpcre2-8-0' nginx nginx nginx 'staples OCSP answers, which curl then looks at'
+	missing 3 have_nginx 'nginx libpcre2-8-0' nginx nginx nginx 'staples OCSP answers, and asks about its clients'
 	missing 3 have_haproxy 'haproxy liblua5.3-0 libopentracing-c-wrapper0' haproxy haproxy haproxy 'likewise'
+	missing 3 'have mosquitto' mosquitto mosquitto mosquitto mosquitto 'refuses revoked clients by CRLs'
+	missing 3 'have mosquitto_pub' mosquitto-clients mosquitto mosquitto-clients mosquitto 'connects to it'
 	missing 3 'have strace' strace strace strace '' 'takes down what a server writes, so that a power cut can lose some of it'
 	missing 3 'have systemd-analyze' systemd systemd systemd '' 'rates how the service files confine what they start'
 	missing 3 have_namespaces 'util-linux iproute2' 'util-linux iproute' 'util-linux iproute2' '' \
