@@ -109,7 +109,7 @@ func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) 
 	case st.State != pki.Good:
 		c.past = true
 		return c, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
-			"certificate %s is %s since %s (%s)", c.ref.Serial, st.State, stamp(st.RevokedAt), st.Reason)
+			"certificate %s is %s since %s (%s)", c.ref.Serial, st.State.Predicate(), stamp(st.RevokedAt), st.Reason)
 	}
 	return c, nil
 }
