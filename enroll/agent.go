@@ -77,6 +77,9 @@ func (a *Agent) load() {
 	if f := a.status.Failure; f != nil && f.Final && err == nil && a.status.Serial == pair.Serial() {
 		a.obtaining.tries = f.Tries // refused before the restart: ask at once whether that still holds
 	}
+	if len(a.config.Reload) == 0 {
+		a.status.ReloadFailure, a.status.ReloadAt = nil, time.Time{} // the command was taken out of the configuration
+	}
 	if f := a.status.ReloadFailure; f != nil {
 		a.reloading.tries = f.Tries // the next try comes at once, and the waits after it go on growing
 	}

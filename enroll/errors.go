@@ -1,7 +1,6 @@
 package enroll
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -67,15 +66,20 @@ func (e *callError) Error() string {
 	if e.refusal != nil {
 		return fmt.Sprintf("enroll: %s refuses: %s", e.server, e.refusal)
 	}
-	if strings.Contains(e.message, tls.RecordHeaderError{Msg: notTLS}.Error()) {
-		return fmt.Sprintf("enroll: something other than a Brevet server answers at %s, without TLS (%s): "+
-			"check the address and its port, and whether the network has a login page or a proxy in between", via(e.server), notTLS)
+	for _, sign := range foreign {
+		if strings.Contains(e.message, sign) {
+			return fmt.Sprintf("enroll: something other than a Brevet server answers at %s (%s): "+
+				"check the address and its port, and whether the network has a login page or a proxy in between", via(e.server), sign)
+		}
 	}
 	return fmt.Sprintf("enroll: %s answers %s: %s", via(e.server), e.code, e.message)
 }
 
-// notTLS is what crypto/tls says of an answer that is not TLS. gRPC hands on the text of that error, and not the error.
-const notTLS = "first record does not look like a TLS handshake"
+// foreign lists what crypto/tls and gRPC say of an answer that is not TLS, not TLS 1.3, or not for HTTP/2. gRPC hands on
+// the texts of these errors, and not the errors.
+var foreign = []string{
+	"first record does not look like a TLS handshake", "tls: protocol version not supported", "tls: no application protocol", "missing selected ALPN property",
+}
 
 // via names a server, and the proxy that leads to it if the environment has one, which gRPC goes through.
 func via(server string) string {

@@ -76,6 +76,22 @@ func TestReloadIsRetried(t *testing.T) {
 		if n := counted(); n != before+1 || b.status().ReloadFailure.Tries != n {
 			t.Errorf("after a restart the command ran %d times more", n-before)
 		}
+		if err := b.stop(); err != nil {
+			t.Fatal(err)
+		}
+		command := b.config.Reload
+		b.config.Reload = nil // an operator takes it out, and then puts it back
+		b.restart()
+		b.run()
+		if s = b.status(); s.ReloadFailure != nil || !s.ReloadAt.IsZero() {
+			t.Errorf("without a command: %+v", s)
+		}
+		if err := b.stop(); err != nil {
+			t.Fatal(err)
+		}
+		b.config.Reload = command
+		b.restart()
+		b.run()
 		b.pass(25 * time.Minute) // a renewal, from which the command fails too
 		if err := os.WriteFile(good, nil, 0o600); err != nil {
 			t.Fatal(err)
