@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"os"
 	"time"
 )
 
@@ -18,8 +20,12 @@ type Config struct {
 	Token    func() (Token, error)
 	Lifetime time.Duration // to ask for; zero for the profile's default
 	KeyType  KeyType
-	// Reload is a command and its arguments, run without a shell after each new credential; empty for none.
+	// Reload is a command and its arguments, run without a shell after each new credential until it exits with 0; empty
+	// for none.
 	Reload []string
+	// ReloadOutput gets what Reload writes. The command and its children keep it open for as long as they run, so it is
+	// a file. Nil discards.
+	ReloadOutput *os.File
 	// OnChange is called with each credential that comes into use, the one found on disk included, in order. Nil for nobody.
 	OnChange func(*Pair)
 	Log      *slog.Logger // required
@@ -33,12 +39,11 @@ type Agent struct {
 	now    func() time.Time
 
 	// owned by the goroutine in Ensure, Enroll or Run
-	broken  error         // why the credential on disk did not load, or nil
-	renewAt time.Time     // of the pair in use
-	tries   int           // that failed in a row
-	wait    time.Duration // after the last of them
-	failed  time.Time     // when it failed
-	status  Status
+	broken    error     // why the credential on disk did not load, or nil
+	renewAt   time.Time // of the pair in use
+	obtaining retry
+	reloading retry
+	status    Status
 }
 
 // NewAgent returns an Agent with the credential that the directory holds, if there is one. A damaged credential is
@@ -70,7 +75,13 @@ func (a *Agent) load() {
 		a.config.Log.Error("the credential on disk is damaged: enrolling anew needs a token", "error", err)
 	}
 	if f := a.status.Failure; f != nil && f.Final && err == nil && a.status.Serial == pair.Serial() {
-		a.tries = f.Tries // refused before the restart: ask at once whether that still holds
+		a.obtaining.tries = f.Tries // refused before the restart: ask at once whether that still holds
+	}
+	if len(a.config.Reload) == 0 {
+		a.status.ReloadFailure, a.status.ReloadAt = nil, time.Time{} // the command was taken out of the configuration
+	}
+	if f := a.status.ReloadFailure; f != nil {
+		a.reloading.tries = f.Tries // the next try comes at once, and the waits after it go on growing
 	}
 }
 
@@ -101,11 +112,12 @@ func (a *Agent) Enroll(ctx context.Context, t Token) error {
 // Run keeps the credential fresh until the context ends, which is no error. It returns an error only when there is no
 // valid credential and no way to one: no token, or a token that is refused.
 func (a *Agent) Run(ctx context.Context) error {
-	if p := a.Pair(); p != nil && a.status.Reloaded != p.Serial() {
-		a.reload(ctx, p) // the process ended between the credential and the command
-	}
 	a.report()
 	for a.sleep(ctx) {
+		if a.due() > 0 {
+			a.reload(ctx) // which failed, or the process ended before it
+			continue
+		}
 		err := a.settled(ctx, a.obtain(ctx))
 		if err == nil || ctx.Err() != nil {
 			continue
@@ -122,7 +134,7 @@ func (a *Agent) Run(ctx context.Context) error {
 // now and then: timers stand still while a device sleeps, and clocks are set.
 func (a *Agent) sleep(ctx context.Context) bool {
 	for {
-		d := a.due()
+		d := min(a.due(), a.reloadDue())
 		if d <= 0 || ctx.Err() != nil {
 			return ctx.Err() == nil
 		}
@@ -136,19 +148,24 @@ func (a *Agent) sleep(ctx context.Context) bool {
 	}
 }
 
-// due returns how long there is nothing to do.
+// due returns how long it is until the next certificate is asked for.
 func (a *Agent) due() time.Duration {
 	now := a.now()
-	if a.tries > 0 {
-		if now.Before(a.failed) {
-			return 0 // the clock was set back: nobody knows how long it has been
-		}
-		return a.failed.Add(a.wait).Sub(now)
+	if a.obtaining.tries > 0 {
+		return a.obtaining.due(now)
 	}
 	if p := a.Pair(); p == nil || p.Expired(now) || p.early(now) {
 		return 0
 	}
 	return a.renewAt.Sub(now)
+}
+
+// reloadDue returns how long it is until the reload command runs again.
+func (a *Agent) reloadDue() time.Duration {
+	if !a.reloadPending() {
+		return math.MaxInt64
+	}
+	return a.reloading.due(a.now())
 }
 
 // settled records how a try ended, plans the next, and hands the error on.
@@ -157,14 +174,14 @@ func (a *Agent) settled(ctx context.Context, err error) error {
 		return err // an error of our own making
 	}
 	if err == nil {
-		a.tries, a.wait = 0, 0
+		a.obtaining = retry{}
+		a.status.RenewalFailure = nil
 		a.report()
+		a.reload(ctx)
 		return nil
 	}
-	a.tries++
-	a.failed = a.now().Round(0)
-	a.wait = delay(a.tries, err, a.Pair(), a.failed)
-	a.status.Failure = failureOf(err, a.tries, a.failed)
+	a.obtaining.fail(err, a.Pair(), a.now())
+	a.status.Failure = a.obtaining.failure(err)
 	a.report()
 	return err
 }
@@ -172,7 +189,7 @@ func (a *Agent) settled(ctx context.Context, err error) error {
 // complain logs the failure of the last try.
 func (a *Agent) complain() {
 	f := a.status.Failure
-	attrs := []any{"error", f.Error, "tries", f.Tries, "next_try", a.failed.Add(a.wait).Format(time.RFC3339)}
+	attrs := []any{"error", f.Error, "tries", f.Tries, "next_try", a.obtaining.next().Format(time.RFC3339)}
 	if p := a.Pair(); p != nil {
 		attrs = append(attrs, "valid_until", p.Certificate.NotAfter.Format(time.RFC3339))
 	}
@@ -188,11 +205,11 @@ func (a *Agent) complain() {
 
 // report writes the status file. A disk that is full stops no renewal here.
 func (a *Agent) report() {
-	if a.tries == 0 {
+	if a.obtaining.tries == 0 {
 		a.status.Failure = nil
 		a.status.RenewAt = a.renewAt
 	} else {
-		a.status.RenewAt = a.failed.Add(a.wait)
+		a.status.RenewAt = a.obtaining.next()
 	}
 	a.status.Serial = ""
 	if p := a.Pair(); p != nil {

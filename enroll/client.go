@@ -118,7 +118,7 @@ func (c *Client) call(ctx context.Context, server string, config *tls.Config,
 	}
 	select {
 	case cause := <-distrust:
-		return fmt.Errorf("enroll: %s is not to be trusted: %w", server, cause)
+		return fmt.Errorf("enroll: %s is not to be trusted: %w", via(server), cause)
 	default:
 		return fromStatus(server, err)
 	}

@@ -5,7 +5,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
+	"log"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -345,5 +349,25 @@ func TestClientTLSWithoutCredential(t *testing.T) {
 	state := tls.ConnectionState{PeerCertificates: []*x509.Certificate{newTestCA(t).root}}
 	if err := config.VerifyConnection(state); !errors.Is(err, ErrNoCredential) {
 		t.Errorf("VerifyConnection: %v", err)
+	}
+}
+
+// What answers without TLS, or by TLS 1.2, such as the login page of a network, is called something else than the server.
+func TestCaptivePortalIsNamed(t *testing.T) {
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	old := httptest.NewUnstartedServer(http.NotFoundHandler())
+	old.Config.ErrorLog = log.New(io.Discard, "", 0)    // handshakes fail
+	old.TLS = &tls.Config{MaxVersion: tls.VersionTLS12} //nolint:gosec // as old portals have it
+	old.StartTLS()
+	defer old.Close()
+	ca := newTestCA(t)
+	for _, portal := range []*httptest.Server{plain, old} {
+		token := ca.token(t, "device/1")
+		token.Server = portal.Listener.Addr().String()
+		_, err := newTestClient(t, "").Enroll(t.Context(), enrollRequest(t, token))
+		if err == nil || !strings.Contains(err.Error(), "something other than a Brevet server answers at "+token.Server) || !pki.IsTemporary(err) {
+			t.Errorf("Enroll at a web server: %v", err)
+		}
 	}
 }

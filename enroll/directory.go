@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/brevet-pki/brevet/files"
 )
@@ -35,11 +36,13 @@ const (
 //	pending.json         key and request ID of the request under way
 //	status.json          what the agent says of itself
 //
-// Directories have mode 0700 and files 0600. A pair is written and flushed whole before current leads to it by one
+// Everybody may read the certificates and where they came from; the private key has mode 0600 unless ShareKey grants a
+// group more, and all other files have mode 0600. A pair is written and flushed whole before current leads to it by one
 // rename, so power may fail at any instruction. A Directory has one user at a time, in one process, which holds its lock.
 type Directory struct {
 	path string
 	disk disk
+	key  access // of the private key
 	lock *os.File
 	log  *slog.Logger
 }
@@ -56,11 +59,12 @@ func OpenDirectory(path string, log *slog.Logger) (*Directory, error) {
 	if err := files.CheckPrivate(path, 0o002); err != nil {
 		return nil, fmt.Errorf("enroll: %w", err)
 	}
+	// A file that is open for writing would keep the file system from being remounted read-only.
 	lock, err := files.OpenFile(filepath.Join(path, lockName), os.O_RDONLY|os.O_CREATE|files.NoFollow, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("enroll: open the credential directory: %w", err)
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := flock(lock); err != nil {
 		_ = lock.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("enroll: another process uses %s: stop it first, or give each its own directory", path)
@@ -87,6 +91,17 @@ func (d *Directory) probe() error {
 	return nil
 }
 
+// flock takes the exclusive lock, for which Running may have to let go first.
+func flock(lock *os.File) (err error) {
+	for range 10 {
+		if err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
+}
+
 // checkOwner keeps root from leaving files that the directory's owner, a service, cannot read.
 func checkOwner(path string, user int) error {
 	info, err := os.Stat(path)
@@ -107,10 +122,16 @@ func (d *Directory) Close() error {
 
 // Load reads the pair in use; ErrNoCredential where there is none yet. A key that other users can read is logged.
 func (d *Directory) Load() (*Pair, error) {
-	if info, err := os.Stat(filepath.Join(d.path, currentName, keyName)); err == nil && info.Mode().Perm()&0o077 != 0 {
-		d.log.Warn("other users can read the private key: give it mode 0600", "file", filepath.Join(d.path, currentName, keyName), "mode", info.Mode().Perm())
-	}
+	d.warnOfReaders(d.key)
 	return ReadPair(d.path)
+}
+
+// warnOfReaders logs that users whom an access does not name can read the private key.
+func (d *Directory) warnOfReaders(granted access) {
+	file := filepath.Join(d.path, currentName, keyName)
+	if info, err := os.Stat(file); err == nil && info.Mode().Perm()&^granted.perm() != 0 {
+		d.log.Warn("other users can read the private key: give it mode 0600", "file", file, "mode", info.Mode().Perm())
+	}
 }
 
 // ReadPair reads the pair in use from an agent's directory, without the lock; ErrNoCredential where there is none yet.
@@ -132,7 +153,7 @@ func ReadPair(path string) (*Pair, error) {
 // install makes a pair the one in use. Where it fails, the pair in use is the old one or the new one, whole, and
 // installing once more is safe.
 func (d *Directory) install(p *Pair) error {
-	files, err := p.files()
+	files, err := p.files(d.key)
 	if err != nil {
 		return err
 	}
@@ -148,7 +169,7 @@ func (d *Directory) install(p *Pair) error {
 	changes := []change{{kind: makeDir, path: at}}
 	for _, f := range files {
 		file := filepath.Join(at, f.name)
-		changes = append(changes, change{kind: create, path: file, data: f.data}, change{kind: flush, path: file})
+		changes = append(changes, change{kind: create, path: file, data: f.data, keep: f.keep}, change{kind: flush, path: file})
 	}
 	if err := d.disk.all(changes...); err != nil {
 		return fmt.Errorf("enroll: write the credential: %w", err)

@@ -81,13 +81,11 @@ func TestDirectoryKeepsPairs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{".", "gen-3", "gen-4"} {
-		if found[name] != fs.ModeDir|0o700 {
-			t.Errorf("%s has mode %s", name, found[name])
-		}
-	}
-	for _, name := range []string{"gen-4/key.pem", "gen-4/cert.pem", "gen-4/bundle.pem", "gen-4/origin.json", "lock"} {
-		if found[name] != 0o600 {
+	for name, want := range map[string]fs.FileMode{
+		".": fs.ModeDir | 0o711, "gen-3": fs.ModeDir | 0o755, "gen-4": fs.ModeDir | 0o755, "lock": 0o600,
+		"gen-4/key.pem": 0o600, "gen-4/cert.pem": 0o644, "gen-4/bundle.pem": 0o644, "gen-4/origin.json": 0o644,
+	} {
+		if found[name] != want {
 			t.Errorf("%s has mode %s", name, found[name])
 		}
 	}
@@ -181,6 +179,27 @@ func keysEqual(a, b pending) bool {
 	ha, errA := pki.HashKey(a.key.Public())
 	hb, errB := pki.HashKey(b.key.Public())
 	return errA == nil && errB == nil && ha == hb
+}
+
+// A file system with a file that is open for writing cannot be remounted read-only.
+func TestLockIsNotOpenForWriting(t *testing.T) {
+	d, err := OpenDirectory(t.TempDir(), new(testLog).logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, d.lock.Fd(), syscall.F_GETFL, 0)
+	if errno != 0 || flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+		t.Errorf("the lock is open with flags %#o, %v", flags, errno)
+	}
+	if running, err := Running(d.path); err != nil || !running {
+		t.Errorf("an agent runs: %v, %v", running, err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if running, err := Running(d.path); err != nil || running {
+		t.Errorf("no agent runs: %v, %v", running, err)
+	}
 }
 
 func TestRootLeavesOthersDirectoriesAlone(t *testing.T) {

@@ -15,13 +15,14 @@ type change struct {
 	path string
 	data []byte // of create
 	to   string // of link and move
+	keep access // of create
 }
 
 type changeKind uint8
 
 const (
-	makeDir changeKind = iota + 1 // path, mode 0700
-	create                        // path with data, mode 0600; it must not exist
+	makeDir changeKind = iota + 1 // path, mode 0755
+	create                        // path with data, for those that keep names; it must not exist
 	flush                         // what path, a file or a directory, holds, to the medium
 	link                          // path becomes a symbolic link to to
 	move                          // path becomes to, in place of what to was
@@ -36,9 +37,9 @@ type disk func(change) error
 func apply(c change) error {
 	switch c.kind {
 	case makeDir:
-		return os.Mkdir(c.path, 0o700)
+		return makeDirectory(c.path)
 	case create:
-		return createFile(c.path, c.data)
+		return createFile(c.path, c.data, c.keep)
 	case flush:
 		return files.Flush(c.path)
 	case link:
@@ -52,29 +53,42 @@ func apply(c change) error {
 	}
 }
 
-func createFile(path string, data []byte) error {
+func makeDirectory(path string) error {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o755) //nolint:gosec // its files have modes of their own, and the umask shall not matter
+}
+
+func createFile(path string, data []byte, keep access) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
+	if err = keep.apply(f); err == nil {
+		_, err = f.Write(data)
+	}
 	return errors.Join(err, f.Close())
 }
 
-// makeAll makes a directory and those above it that are missing, durably.
+// makeAll makes a directory and those above it that are missing, durably. Other users may pass through them, and not
+// list them.
 func makeAll(path string) error {
-	var above []string // whose entries change
+	var made []string
 	for p := filepath.Clean(path); ; p = filepath.Dir(p) {
 		if _, err := os.Stat(p); err == nil || p == filepath.Dir(p) {
 			break
 		}
-		above = append(above, filepath.Dir(p))
+		made = append(made, p)
 	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return err
 	}
-	for _, p := range above {
-		if err := files.Flush(p); err != nil {
+	for _, p := range made {
+		if err := os.Chmod(p, 0o711); err != nil { //nolint:gosec // as makeDirectory
+			return err
+		}
+		if err := files.Flush(filepath.Dir(p)); err != nil {
 			return err
 		}
 	}

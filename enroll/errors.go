@@ -3,6 +3,9 @@ package enroll
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -63,7 +66,31 @@ func (e *callError) Error() string {
 	if e.refusal != nil {
 		return fmt.Sprintf("enroll: %s refuses: %s", e.server, e.refusal)
 	}
-	return fmt.Sprintf("enroll: %s answers %s: %s", e.server, e.code, e.message)
+	for _, sign := range foreign {
+		if strings.Contains(e.message, sign) {
+			return fmt.Sprintf("enroll: something other than a Brevet server answers at %s (%s): "+
+				"check the address and its port, and whether the network has a login page or a proxy in between", via(e.server), sign)
+		}
+	}
+	return fmt.Sprintf("enroll: %s answers %s: %s", via(e.server), e.code, e.message)
+}
+
+// foreign lists what crypto/tls and gRPC say of an answer that is not TLS, not TLS 1.3, or not for HTTP/2. gRPC hands on
+// the texts of these errors, and not the errors.
+var foreign = []string{
+	"first record does not look like a TLS handshake", "tls: protocol version not supported", "tls: no application protocol", "missing selected ALPN property",
+}
+
+// via names a server, and the proxy that leads to it if the environment has one, which gRPC goes through.
+func via(server string) string {
+	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: server}})
+	if err != nil {
+		return fmt.Sprintf("%s (HTTPS_PROXY is not a proxy's URL)", server) // without the cause, which may quote a password
+	}
+	if proxy == nil {
+		return server
+	}
+	return fmt.Sprintf("%s (through the proxy %s, from HTTPS_PROXY)", server, proxy.Host)
 }
 
 func (e *callError) Unwrap() error {

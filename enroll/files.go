@@ -24,11 +24,12 @@ const (
 type file struct {
 	name string
 	data []byte
+	keep access
 }
 
-// files returns the pair as a generation's files.
-func (p *Pair) files() ([]file, error) {
-	key, err := x509.MarshalPKCS8PrivateKey(p.Key)
+// files returns the pair as a generation's files, the private key with the given access.
+func (p *Pair) files(key access) ([]file, error) {
+	private, err := x509.MarshalPKCS8PrivateKey(p.Key)
 	if err != nil {
 		return nil, fmt.Errorf("enroll: encode the private key: %w", err)
 	}
@@ -37,10 +38,10 @@ func (p *Pair) files() ([]file, error) {
 		return nil, fmt.Errorf("enroll: encode the credential's origin: %w", err)
 	}
 	return []file{
-		{keyName, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})},
-		{certName, encodeCertificates(append([]*x509.Certificate{p.Certificate}, p.Chain...))},
-		{bundleName, encodeCertificates(p.Roots)},
-		{originName, append(origin, '\n')},
+		{keyName, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), key},
+		{certName, encodeCertificates(append([]*x509.Certificate{p.Certificate}, p.Chain...)), public},
+		{bundleName, encodeCertificates(p.Roots), public},
+		{originName, append(origin, '\n'), public},
 	}, nil
 }
 

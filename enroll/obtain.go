@@ -21,6 +21,9 @@ func (a *Agent) obtain(ctx context.Context) error {
 		return a.enroll(ctx, token)
 	}
 	err := a.renew(ctx, pair)
+	if err != nil {
+		a.status.RenewalFailure = failureOf(err, a.obtaining.tries+1, a.now().Round(0))
+	}
 	if !final(err) {
 		return err
 	}
@@ -55,6 +58,9 @@ func (a *Agent) stranded(err error) error {
 	why := "there is no credential yet"
 	if p := a.Pair(); p != nil {
 		why = fmt.Sprintf("the certificate of %s ended at %s by this machine's clock", p.ID(), p.Certificate.NotAfter.Format(time.RFC3339))
+		if f := a.status.RenewalFailure; f != nil {
+			why += fmt.Sprintf(", its last renewal failed at %s (%s)", f.At.UTC().Format(time.RFC3339), f)
+		}
 	} else if a.broken != nil {
 		why = a.broken.Error()
 	}
@@ -80,7 +86,7 @@ func (a *Agent) enroll(ctx context.Context, t Token) error {
 	if pair.ID().TrustDomain() != t.TrustDomain {
 		return fmt.Errorf("enroll: the certificate names %s, and the token is for %s: make a new token", pair.ID(), t.TrustDomain)
 	}
-	return a.install(ctx, pair)
+	return a.install(pair)
 }
 
 func (a *Agent) renew(ctx context.Context, current *Pair) error {
@@ -106,7 +112,7 @@ func (a *Agent) renew(ctx context.Context, current *Pair) error {
 		return fmt.Errorf("enroll: the new certificate is not valid before %s by this machine's clock, and the one in use stays so until then: "+
 			"check this machine's clock, then the server's", from.Format(time.RFC3339))
 	}
-	return a.install(ctx, pair)
+	return a.install(pair)
 }
 
 func (a *Agent) request(by string) (pending, []byte, error) {
@@ -143,7 +149,7 @@ func (a *Agent) check(c Credential, r pending, from Origin) (*Pair, error) {
 }
 
 // install makes a pair durable, then uses it. From the rename on it is in use, whatever fails after it.
-func (a *Agent) install(ctx context.Context, p *Pair) error {
+func (a *Agent) install(p *Pair) error {
 	if from := p.Certificate.NotBefore; a.now().Before(from) {
 		a.config.Log.Warn("the new certificate is not valid yet by this machine's clock: set the clock", "not_before", from.Format(time.RFC3339))
 	}
@@ -157,6 +163,5 @@ func (a *Agent) install(ctx context.Context, p *Pair) error {
 	a.adopt(p)
 	a.config.Log.Info("new credential", "identity", p.ID().String(), "serial", p.Serial(),
 		"valid_until", p.Certificate.NotAfter.Format(time.RFC3339), "renew_at", a.renewAt.Format(time.RFC3339))
-	a.reload(ctx, p)
 	return nil
 }

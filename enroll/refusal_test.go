@@ -32,6 +32,13 @@ func TestAgentReportsRefusalAndStopsHammering(t *testing.T) {
 		if !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "ask an operator for an enrollment token") {
 			t.Errorf("Run ended with %v", err)
 		}
+		b.restart() // as systemd does, again and again: the cause stays beside what is the matter now
+		if err = b.agent.Run(b.Context()); !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "keyCompromise") {
+			t.Errorf("after a restart Run ended with %v", err)
+		}
+		if s := b.status(); s.RenewalFailure == nil || s.RenewalFailure.Rule != pki.RuleRevoked || !strings.Contains(s.Failure.Error, "no enrollment token") {
+			t.Errorf("status after a restart: %+v", s)
+		}
 	})
 }
 

@@ -1,6 +1,8 @@
 package enroll
 
 import (
+	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,7 +18,7 @@ func TestReloadCommand(t *testing.T) {
 		runs string
 	}{
 		"succeeds":  {[]string{"sh", "-c", `echo "$1" >> "$0"`, out, "a b"}, "", "a b\n"},
-		"fails":     {[]string{"sh", "-c", `echo x >> "$0"; echo broken >&2; exit 3`, out}, "broken", "x\nx\n"},
+		"fails":     {[]string{"sh", "-c", `echo x >> "$0"; exit 3`, out}, "exit status 3", "x\nx\n"},
 		"not there": {[]string{"/no/such/command"}, "no such file", ""},
 	}
 	for name, c := range cases {
@@ -42,13 +44,147 @@ func TestReloadCommand(t *testing.T) {
 	}
 }
 
-// A reload command that hangs is ended when the next renewal is due.
+// A reload command that failed is retried with growing waits until it succeeds, across a restart of the agent and a
+// renewal, and the status says so.
+func TestReloadIsRetried(t *testing.T) {
+	dir := t.TempDir()
+	runs, good := filepath.Join(dir, "runs"), filepath.Join(dir, "good")
+	counted := func() int {
+		data, _ := os.ReadFile(runs)
+		return strings.Count(string(data), "x")
+	}
+	configure := func(b *bench) { b.config.Reload = []string{"sh", "-c", `echo x >> "$0"; test -e "$1"`, runs, good} }
+	inBubble(t, configure, func(b *bench) {
+		b.run()
+		b.pass(30 * time.Minute)
+		if n := counted(); n < 4 || n > 15 { // every 3 to 6 minutes in the end
+			t.Errorf("the command ran %d times in half an hour", n)
+		}
+		s := b.status()
+		if f := s.ReloadFailure; f == nil || f.Tries != counted() || !strings.Contains(f.Error, "exit status 1") || !s.ReloadAt.After(time.Now()) {
+			t.Errorf("status %+v", s)
+		}
+		if s.Failure != nil || s.Reloaded != "" || len(b.pairs) != 1 {
+			t.Errorf("the renewal suffers: %+v", s)
+		}
+		if err := b.stop(); err != nil {
+			t.Fatal(err)
+		}
+		before := counted()
+		b.restart()
+		b.run()
+		if n := counted(); n != before+1 || b.status().ReloadFailure.Tries != n {
+			t.Errorf("after a restart the command ran %d times more", n-before)
+		}
+		if err := b.stop(); err != nil {
+			t.Fatal(err)
+		}
+		command := b.config.Reload
+		b.config.Reload = nil // an operator takes it out, and then puts it back
+		b.restart()
+		b.run()
+		if s = b.status(); s.ReloadFailure != nil || !s.ReloadAt.IsZero() {
+			t.Errorf("without a command: %+v", s)
+		}
+		if err := b.stop(); err != nil {
+			t.Fatal(err)
+		}
+		b.config.Reload = command
+		b.restart()
+		b.run()
+		b.pass(25 * time.Minute) // a renewal, from which the command fails too
+		if err := os.WriteFile(good, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.pass(7 * time.Minute)
+		after := counted()
+		if s = b.status(); s.ReloadFailure != nil || !s.ReloadAt.IsZero() || s.Reloaded != b.agent.Pair().Serial() {
+			t.Errorf("after it succeeded: %+v", s)
+		}
+		b.pass(4 * time.Minute)
+		if err := b.stop(); err != nil || counted() != after {
+			t.Errorf("%v; after it succeeded the command ran %d times more", err, counted()-after)
+		}
+	})
+}
+
+// A reload command may be killed by the end of the agent: the next one runs it.
+func TestReloadAfterTheAgentStopped(t *testing.T) {
+	started := filepath.Join(t.TempDir(), "started")
+	b := newBench(t, func(b *bench) {
+		b.config.Reload = []string{"sh", "-c", `test -e "$0" || { touch "$0"; sleep 600; }`, started}
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		defer stop()
+		for _, err := os.Stat(started); err != nil && t.Context().Err() == nil; _, err = os.Stat(started) {
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	if err := b.agent.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.status(); s.Reloaded != "" || s.ReloadFailure != nil {
+		t.Errorf("status %+v", s)
+	}
+	b.restart()
+	b.agent.reload(t.Context())
+	if s := b.status(); s.Reloaded != b.agent.Pair().Serial() {
+		t.Errorf("status %+v", s)
+	}
+}
+
+// The daemon that a reload command starts keeps the output: the command's exit is not delayed, and the daemon can write.
+func TestReloadCommandStartsADaemon(t *testing.T) {
+	dir := t.TempDir()
+	output, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	proceed := filepath.Join(dir, "proceed")
+	b := newBench(t, func(b *bench) {
+		b.config.ReloadOutput = writer
+		b.config.Reload = []string{"sh", "-c", `(while ! test -e "$0"; do sleep 0.01; done; echo the daemon lives) & exit 0`, proceed}
+	})
+	if err := b.agent.Ensure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.status(); s.Reloaded != b.agent.Pair().Serial() || s.ReloadFailure != nil {
+		t.Errorf("status %+v", s)
+	}
+	if err := writer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(proceed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(output); err != nil || string(got) != "the daemon lives\n" {
+		t.Errorf("the daemon wrote %q, %v", got, err)
+	}
+}
+
+// A reload command that exceeds its limit is killed together with its children.
 func TestReloadCommandHangs(t *testing.T) {
-	b := newBench(t, func(b *bench) { b.ca.lifetime = 3 * time.Second; b.config.Reload = []string{"sleep", "600"} })
+	output, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	b := newBench(t, func(b *bench) {
+		b.ca.lifetime = 3 * time.Second
+		b.config.Reload, b.config.ReloadOutput = []string{"sh", "-c", "sleep 600 & sleep 600"}, writer
+	})
 	if err := b.agent.Ensure(t.Context()); err != nil || b.agent.Pair() == nil {
 		t.Fatal(err)
 	}
-	if log := b.log.String(); !strings.Contains(log, "deadline") {
-		t.Errorf("log: %s", log)
+	if f := b.status().ReloadFailure; f == nil || !strings.Contains(f.Error, "did not exit within 1s") {
+		t.Errorf("reload failure: %+v", f)
+	}
+	if err := writer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(output); err != nil { // ends when the last child has
+		t.Error(err)
 	}
 }

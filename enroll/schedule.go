@@ -19,14 +19,46 @@ const (
 	retryMost   = 5 * time.Minute
 	refusedMost = time.Hour // where the Authority said no
 	glance      = 30 * time.Second
-	patience    = 30 * time.Second // for one call
+	patience    = 30 * time.Second // for one call, and for one run of the reload command
 )
+
+// retry counts the tries of one task that failed in a row, and schedules the next. The zero value has none and is due.
+type retry struct {
+	tries  int
+	failed time.Time     // when the last try failed
+	wait   time.Duration // after it
+}
+
+func (r *retry) fail(err error, p *Pair, now time.Time) {
+	r.tries++
+	r.failed = now.Round(0)
+	r.wait = delay(r.tries, err, p, r.failed)
+}
+
+func (r *retry) failure(err error) *Failure { return failureOf(err, r.tries, r.failed) }
+
+func (r *retry) next() time.Time { return r.failed.Add(r.wait) }
+
+// due returns the time until the next try. If the clock was set back, the time since the last one is unknown, and the
+// next is due.
+func (r *retry) due(now time.Time) time.Duration {
+	if now.Before(r.failed) {
+		return 0
+	}
+	return r.next().Sub(now)
+}
 
 // renewal draws the moment at which a pair is to be renewed.
 func renewal(p *Pair) time.Time {
 	start, end := p.span()
 	fraction := renewFrom + renewSpread*spread()
 	return start.Add(max(renewLeast, time.Duration(fraction*float64(end.Sub(start)))))
+}
+
+// latestRenewal returns the latest moment that renewal draws for a pair.
+func latestRenewal(p *Pair) time.Time {
+	start, end := p.span()
+	return start.Add(max(renewLeast, time.Duration((renewFrom+renewSpread)*float64(end.Sub(start)))))
 }
 
 // delay draws the time to wait after the given number of failed tries in a row. The pair is the one in use, or nil.
@@ -60,7 +92,8 @@ func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
 	return d
 }
 
-// deadline bounds one call, so that a server which does not answer costs no more than a third of what is left.
+// deadline bounds one call, and one run of the reload command, so that neither costs more than a third of what is left
+// of the certificate.
 func deadline(p *Pair, now time.Time) time.Duration {
 	if p == nil || p.Expired(now) {
 		return patience

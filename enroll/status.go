@@ -2,8 +2,12 @@ package enroll
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -17,8 +21,14 @@ type Status struct {
 	RenewAt time.Time `json:"renew_at,omitzero"`
 	// Failure is why the last try failed, nil where it succeeded.
 	Failure *Failure `json:"failure,omitempty"`
+	// RenewalFailure is why the certificate was not renewed when that was tried last. It stays beside a later Failure,
+	// such as that the certificate expired and there is no token, and goes with the next certificate.
+	RenewalFailure *Failure `json:"renewal_failure,omitempty"`
 	// Reloaded is the serial for which the reload command ran and succeeded last.
 	Reloaded string `json:"reloaded,omitempty"`
+	// ReloadFailure is why the reload command failed last, nil where it succeeded. It runs again at ReloadAt.
+	ReloadFailure *Failure  `json:"reload_failure,omitempty"`
+	ReloadAt      time.Time `json:"reload_at,omitzero"`
 }
 
 // Failure is the last of some tries that failed.
@@ -33,12 +43,37 @@ type Failure struct {
 	Fix  string   `json:"fix,omitempty"`
 }
 
+// String returns the error, and the rule in brackets where there is one.
+func (f *Failure) String() string {
+	if f.Rule == "" {
+		return f.Error
+	}
+	return f.Error + " [" + string(f.Rule) + "]"
+}
+
 func failureOf(err error, tries int, now time.Time) *Failure {
 	f := &Failure{At: now, Tries: tries, Error: err.Error(), Final: final(err)}
 	if refusal, ok := pki.AsRefusal(err); ok {
 		f.Error, f.Rule, f.Fix = refusal.Detail, refusal.Rule, refusal.Fix
 	}
 	return f
+}
+
+// Overdue returns the time by which the agent should have asked for the successor of a pair, or tried again, if that time
+// has passed; the zero time if it has not. An agent that runs may take as long as one call does.
+func (s Status) Overdue(p *Pair, running bool, now time.Time) time.Time {
+	due := s.RenewAt
+	if s.Serial != p.Serial() || due.IsZero() { // the agent could not write it, or none ran
+		due = latestRenewal(p)
+	}
+	grace := time.Duration(0)
+	if running {
+		grace = deadline(p, due)
+	}
+	if now.After(due.Add(grace)) {
+		return due
+	}
+	return time.Time{}
 }
 
 // ReadStatus reads what the agent of a directory last said. The error is fs.ErrNotExist where it has said nothing yet.
@@ -52,6 +87,25 @@ func ReadStatus(path string) (Status, error) {
 		return s, fmt.Errorf("enroll: %s does not parse: %w", filepath.Join(path, statusName), err)
 	}
 	return s, nil
+}
+
+// Running reports whether an agent runs on a directory, which it keeps locked. It holds the lock itself for an instant.
+func Running(path string) (bool, error) {
+	f, err := os.Open(filepath.Join(path, lockName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("enroll: look for an agent: %w", err)
+	}
+	defer func() { _ = f.Close() }() // which unlocks
+	switch err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("enroll: look for an agent: %w", err)
+	}
+	return false, nil
 }
 
 func (d *Directory) writeStatus(s Status) error {

@@ -54,7 +54,7 @@ func (r CertRef) CheckStatus(s Status) *Refusal {
 		return nil
 	}
 	return Refuse(RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
-		"certificate %s is %s since %s (%s)", r.Serial, s.State, stamp(s.RevokedAt), s.Reason)
+		"certificate %s is %s since %s (%s)", r.Serial, s.State.Predicate(), stamp(s.RevokedAt), s.Reason)
 }
 
 // CheckEnrolled returns the refusal of a caller of this identity while it is in a state, or nil if it is enrolled.

@@ -29,6 +29,14 @@ func (s State) String() string {
 	}
 }
 
+// Predicate returns what follows "the certificate is" in a message.
+func (s State) Predicate() string {
+	if s == Hold {
+		return "on hold"
+	}
+	return s.String()
+}
+
 // Status is a certificate's validity at one version.
 type Status struct {
 	State  State

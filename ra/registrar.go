@@ -223,7 +223,7 @@ func afterwards(st Standing, key pki.KeyHash, serial pki.Serial) (ca.Certificate
 		}
 	}
 	return ca.Certificate{}, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
-		"certificate %s is %s (%s)", serial, old.Status.State, old.Status.Reason)
+		"certificate %s is %s (%s)", serial, old.Status.State.Predicate(), old.Status.Reason)
 }
 
 func (p Predecessor) renewedWithAnother(key pki.KeyHash) bool {

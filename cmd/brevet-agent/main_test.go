@@ -51,7 +51,7 @@ func TestScripts(t *testing.T) {
 			}
 			return os.WriteFile(filepath.Join(e.WorkDir, "spent.token"), []byte(ca.token.Text()), 0o600)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "await-end": awaitEnd, "exitcode": exitCode, "terminate": terminate},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "await-agent": awaitAgent, "await-reload-failure": awaitReloadFailure, "await-end": awaitEnd, "exitcode": exitCode, "terminate": terminate},
 	})
 }
 
@@ -67,6 +67,26 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("%s does not appear", args[0])
 }
 
+// awaitAgent waits for an agent to run on a directory.
+func awaitAgent(ts *testscript.TestScript, _ bool, args []string) {
+	poll(ts, args[0], func(dir string) bool { running, err := enroll.Running(dir); return err == nil && running })
+}
+
+// awaitReloadFailure waits for the agent of a directory to have run a reload command that failed.
+func awaitReloadFailure(ts *testscript.TestScript, _ bool, args []string) {
+	poll(ts, args[0], func(dir string) bool { s, err := enroll.ReadStatus(dir); return err == nil && s.ReloadFailure != nil })
+}
+
+func poll(ts *testscript.TestScript, dir string, holds func(dir string) bool) {
+	for range 2000 {
+		if holds(ts.MkAbs(dir)) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	ts.Fatalf("what is waited for does not come about in %s", dir)
+}
+
 // awaitEnd waits for the end of the certificate in a directory.
 func awaitEnd(ts *testscript.TestScript, _ bool, args []string) {
 	p, err := enroll.ReadPair(ts.MkAbs(args[0]))
@@ -76,7 +96,11 @@ func awaitEnd(ts *testscript.TestScript, _ bool, args []string) {
 
 // exitCode runs a command and compares its exit code.
 func exitCode(ts *testscript.TestScript, _ bool, args []string) {
-	err := ts.Exec(args[1], args[2:]...)
+	name, rest := args[1], args[2:]
+	if name == "full" { // run the rest with a standard output that takes nothing
+		name, rest = "sh", append([]string{"-c", `"$@" >/dev/full`, "sh"}, rest...)
+	}
+	err := ts.Exec(name, rest...)
 	code := 0
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -29,7 +30,7 @@ func runCommand(ctx context.Context, args []string, s streams) error {
 	serviceLog := set.serviceLog(ctx, flags, s.err)
 	defer serviceLog.Close()
 	log := serviceLog.Logger
-	agent, done, err := set.agent(log, func(p *enroll.Pair) {
+	agent, done, err := set.agent(log, s.err, func(p *enroll.Pair) {
 		if !p.Expired(time.Now()) {
 			notify(log, daemon.SdNotifyReady)
 		}
@@ -50,8 +51,9 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-// agent locks the directory and makes the agent for it. The caller calls done at the end.
-func (set settings) agent(log *slog.Logger, onChange func(*enroll.Pair)) (agent *enroll.Agent, done func(), err error) {
+// agent locks the directory and makes the agent for it, whose reload command writes to output if that is a file. The
+// caller calls done at the end.
+func (set settings) agent(log *slog.Logger, output io.Writer, onChange func(*enroll.Pair)) (agent *enroll.Agent, done func(), err error) {
 	client, err := enroll.NewClient(set.Server)
 	if err != nil {
 		return nil, nil, err
@@ -61,9 +63,14 @@ func (set settings) agent(log *slog.Logger, onChange func(*enroll.Pair)) (agent 
 		return nil, nil, err
 	}
 	done = func() { _ = dir.Close() } // which unlocks; the end of the process does too
+	if err := set.shareKey(dir); err != nil {
+		done()
+		return nil, nil, err
+	}
+	file, _ := output.(*os.File)
 	agent, err = enroll.NewAgent(enroll.Config{
 		Directory: dir, Authority: client, Token: set.token, Lifetime: set.Lifetime, KeyType: set.KeyType,
-		Reload: set.Reload, OnChange: onChange, Log: log,
+		Reload: set.Reload, ReloadOutput: file, OnChange: onChange, Log: log,
 	})
 	if err != nil {
 		done()
@@ -81,14 +88,15 @@ func enrollCommand(ctx context.Context, args []string, s streams) error {
 	if err != nil {
 		return err
 	}
-	agent, done, err := set.agent(set.logger(s.err), nil)
+	log := set.logger(s.err)
+	agent, done, err := set.agent(log, s.err, nil)
 	if err != nil {
 		return err
 	}
 	defer done()
 	if p := agent.Pair(); p != nil && p.Origin.Token == token.Secret.ID().String() && !p.Expired(time.Now()) {
-		_, err := fmt.Fprintf(s.out, "enrolled with this token already: %s\n", set.describe(p))
-		return err
+		s.tell(log, "enrolled with this token already: "+set.describe(p))
+		return nil
 	}
 	if err := agent.Enroll(ctx, token); err != nil {
 		if _, refused := pki.AsRefusal(err); !refused && pki.IsTemporary(err) {
@@ -96,8 +104,15 @@ func enrollCommand(ctx context.Context, args []string, s streams) error {
 		}
 		return err
 	}
-	_, err = fmt.Fprintf(s.out, "enrolled: %s\n", set.describe(agent.Pair()))
-	return err
+	s.tell(log, "enrolled: "+set.describe(agent.Pair()))
+	return nil
+}
+
+// tell writes a line about what was done to standard output, or logs it: that nobody could be told undoes nothing.
+func (s streams) tell(log *slog.Logger, line string) {
+	if _, err := fmt.Fprintln(s.out, line); err != nil {
+		log.Warn("standard output takes nothing; the command succeeded", "output", line, "error", err)
+	}
 }
 
 // tokenToSpend reads the token that the enroll command was given, or the configured one.

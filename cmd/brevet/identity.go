@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -22,12 +23,12 @@ func newIdentity() *cobra.Command {
 			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (*brevetv1.Identity, error) {
 				r, err := c.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: id, Comment: comment})
 				return r.GetIdentity(), err
-			}),
+			}, tellHeld),
 		commented("resume", "Release what suspend held",
 			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (*brevetv1.Identity, error) {
 				r, err := c.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: id, Comment: comment})
 				return r.GetIdentity(), err
-			}),
+			}, tellResumed),
 		newIdentityRetire(),
 	)
 	return cmd
@@ -110,12 +111,14 @@ func newIdentityList() *cobra.Command {
 	return cmd
 }
 
-// commented makes a command that changes an identity for a reason, in words.
-func commented(name, short string, do func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (*brevetv1.Identity, error)) *cobra.Command {
+// commented makes a command that changes an identity for a reason, in words. It calls tell, if there is one, afterwards.
+func commented(name, short string, do func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (*brevetv1.Identity, error),
+	tell func(io.Writer, string, validity),
+) *cobra.Command {
 	var comment string
 	cmd := identityOrder(name, short, func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
 		return do(ctx, c, id, comment)
-	})
+	}, tell)
 	cmd.Flags().StringVar(&comment, "comment", "", "why, in words, for the log")
 	return cmd
 }
@@ -130,7 +133,7 @@ func newIdentityRetire() *cobra.Command {
 			}
 			r, err := c.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: id, Comment: comment, InvalidSince: at})
 			return r.GetIdentity(), err
-		})
+		}, nil)
 	cmd.Flags().StringVar(&since, "invalid-since", "", "when its certificates are known or suspected to have become invalid, for the CRL")
 	return cmd
 }
@@ -143,11 +146,14 @@ func newIdentityShow() *cobra.Command {
 		func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
 			r, err := c.GetIdentity(ctx, &brevetv1.GetIdentityRequest{Id: id})
 			return r.GetIdentity(), err
-		})
+		}, nil)
 }
 
-// identityOrder makes a command that does one thing with one identity and prints how it stands afterwards.
-func identityOrder(name, short string, do func(context.Context, brevetv1.IdentityServiceClient, string) (*brevetv1.Identity, error)) *cobra.Command {
+// identityOrder makes a command that does one thing with one identity and prints how it stands afterwards. If tell is
+// not nil, it explains on standard error what that means for the identity's certificates.
+func identityOrder(name, short string, do func(context.Context, brevetv1.IdentityServiceClient, string) (*brevetv1.Identity, error),
+	tell func(io.Writer, string, validity),
+) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: name + " NAME", Short: short, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -159,6 +165,14 @@ func identityOrder(name, short string, do func(context.Context, brevetv1.Identit
 				id, err := do(ctx, brevetv1.NewIdentityServiceClient(conn), args[0])
 				if err != nil {
 					return err
+				}
+				if tell != nil {
+					v, err := validityOf(ctx, brevetv1.NewCertificateServiceClient(conn), id.GetId(), time.Now())
+					if err != nil {
+						fmt.Fprintf(cmd.ErrOrStderr(), "Done; the certificates of %s cannot be counted: %v.\n", id.GetId(), err)
+					} else {
+						tell(cmd.ErrOrStderr(), id.GetId(), v)
+					}
 				}
 				return errors.Join(printIdentity(p, id), p.close())
 			})

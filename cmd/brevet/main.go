@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root := newRoot()
 	root.SetArgs(args)
 	root.SetIn(in)
-	root.SetOut(out)
+	root.SetOut(standardOutput{out})
 	root.SetErr(errOut)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -65,6 +65,18 @@ type failure struct{ err error }
 
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
+
+// standardOutput marks errors of writing, which come after what the command did.
+type standardOutput struct{ io.Writer }
+
+// Write implements io.Writer.
+func (o standardOutput) Write(b []byte) (int, error) {
+	n, err := o.Writer.Write(b)
+	if err != nil {
+		err = fmt.Errorf("standard output takes nothing, and what the command did before is in effect: look before repeating it: %w", err)
+	}
+	return n, err
+}
 
 // usage is an error that more careful typing avoids, found while a command runs.
 type usage struct{ text string }

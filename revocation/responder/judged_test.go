@@ -184,9 +184,15 @@ type java struct {
 
 func startJava(t *testing.T) *java {
 	t.Helper()
+	return runJava(t, "testdata/Judge.java")
+}
+
+// runJava runs a program that answers each line with a line.
+func runJava(t *testing.T, program string) *java {
+	t.Helper()
 	const jars = "/usr/share/java/bcprov.jar:/usr/share/java/bcutil.jar:/usr/share/java/bcpkix.jar"
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute) // its end comes after that of the test
-	cmd := exec.CommandContext(ctx, "java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "--class-path", jars, "testdata/Judge.java")
+	cmd := exec.CommandContext(ctx, "java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "--class-path", jars, program)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

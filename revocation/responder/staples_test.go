@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -90,6 +91,14 @@ func TestHAProxyStaples(t *testing.T) {
 type stapler struct {
 	dir, port string
 	said      *output
+	process   *os.Process
+}
+
+func (r *stapler) signal(t *testing.T, s os.Signal) {
+	t.Helper()
+	if err := r.process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // output is what a process says, which may be read while it runs.
@@ -177,14 +186,16 @@ frontend tls
 // run runs a server until the end of the test, and returns when it listens.
 func run(t *testing.T, dir, port, name string, args ...string) *stapler {
 	t.Helper()
-	r := &stapler{dir, port, &output{}}
+	r := &stapler{dir: dir, port: port, said: &output{}}
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), name, args...) // it ends below
 	cmd.Stdout, cmd.Stderr = r.said, r.said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with its workers
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("%s: %v: run deploy/setup.sh --test", name, err)
 	}
+	r.process = cmd.Process
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		_ = cmd.Wait() // says that it was killed
 	})
 	for range 1000 {

@@ -50,7 +50,9 @@ func Commands() []Command {
 		},
 		{
 			Name: "status", Short: "show what this machine holds, and what comes next", Flags: []Flag{config, directory, output},
-			Long:    "It ends with 1 where there is no valid certificate.",
+			Long: "It exits with 0 if the certificate is valid and the agent renews it, or still has time to try again. It exits\n" +
+				"with 1 if a person has to see to something, and then says what: the state is reload_failed, refused, overdue,\n" +
+				"expired, damaged, unreadable or not_enrolled. With --output json it prints an object in every state.",
 			Example: "  brevet-agent status --config /etc/brevet-agent/agent.yaml --output json",
 		},
 		{Name: "version", Short: "show the version"},

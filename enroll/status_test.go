@@ -1,0 +1,33 @@
+package enroll
+
+import (
+	"testing"
+	"time"
+)
+
+// A renewal is overdue when its time has passed; an agent that runs has as long as one call takes.
+func TestOverdue(t *testing.T) {
+	p := newTestCA(t).pairFor(t, "device/1")
+	start, end := p.span()
+	life := end.Sub(start)
+	planned := start.Add(life * 2 / 3)
+	said := Status{Serial: p.Serial(), RenewAt: planned}
+	for name, c := range map[string]struct {
+		said    Status
+		running bool
+		at      time.Time
+		overdue bool
+	}{
+		"before":                       {said, false, planned, false},
+		"after, without an agent":      {said, false, planned.Add(time.Second), true},
+		"after, while an agent runs":   {said, true, planned.Add(time.Second), false},
+		"long after, while one runs":   {said, true, planned.Add(patience + time.Second), true},
+		"of the certificate before":    {Status{Serial: "1", RenewAt: planned}, false, start.Add(life * 7 / 10), false},
+		"the agent could not write it": {Status{Serial: "1", RenewAt: planned}, false, start.Add(life * 3 / 4), true},
+		"no agent has run":             {Status{}, false, start.Add(life * 3 / 4), true},
+	} {
+		if got := c.said.Overdue(p, c.running, c.at); got.IsZero() == c.overdue {
+			t.Errorf("%s: overdue since %s", name, got)
+		}
+	}
+}
