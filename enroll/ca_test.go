@@ -243,7 +243,7 @@ func (ca *testCA) pairFor(t testing.TB, path string) *Pair {
 	key := testKey(t)
 	now := time.Now()
 	leaf := testSign(t, leafTemplate("spiffe://"+testDomain+"/"+path, now.Add(-time.Minute), now.Add(time.Hour)), ca.issuer, key.Public(), ca.issuerKey)
-	p, err := NewPair(Credential{leaf, []*x509.Certificate{ca.issuer}, []*x509.Certificate{ca.root}}, key, Origin{}, now)
+	p, err := NewPair(Credential{Certificate: leaf, Chain: []*x509.Certificate{ca.issuer}, Roots: []*x509.Certificate{ca.root}}, key, Origin{}, now)
 	if err != nil {
 		t.Fatal(err)
 	}

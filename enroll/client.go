@@ -43,7 +43,8 @@ func NewClient(server string) (*Client, error) {
 // Enroll spends the request's token at a server that shows the root which the token names.
 func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error) {
 	var answer *brevetv1.EnrollResponse
-	err := c.call(ctx, r.Token.Server, firstContactTLS(r.Token), func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
+	server := c.serverOr(r.Token.Server)
+	err := c.call(ctx, server, firstContactTLS(r.Token), func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
 		answer, err = s.Enroll(ctx, &brevetv1.EnrollRequest{
 			RequestId: r.RequestID.Bytes(), Token: r.Token.Secret.Bytes(), Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime),
 		})
@@ -52,7 +53,7 @@ func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error
 	if err != nil {
 		return Credential{}, err
 	}
-	credential, err := fromWire(answer.GetCredential())
+	credential, err := fromWire(server, answer.GetCredential())
 	if err != nil {
 		return Credential{}, err
 	}
@@ -67,7 +68,8 @@ func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error
 func (c *Client) Renew(ctx context.Context, r RenewRequest) (Credential, error) {
 	config := ClientTLS(func() *Pair { return r.Current })
 	var answer *brevetv1.RenewResponse
-	err := c.call(ctx, r.Current.Origin.Server, config, func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
+	server := c.serverOr(r.Current.Origin.Server)
+	err := c.call(ctx, server, config, func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
 		answer, err = s.Renew(ctx, &brevetv1.RenewRequest{
 			RequestId: r.RequestID.Bytes(), Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime),
 		})
@@ -76,17 +78,22 @@ func (c *Client) Renew(ctx context.Context, r RenewRequest) (Credential, error) 
 	if err != nil {
 		return Credential{}, err
 	}
-	return fromWire(answer.GetCredential())
+	return fromWire(server, answer.GetCredential())
+}
+
+// serverOr returns the address that the client was given, or else the other one.
+func (c *Client) serverOr(other string) string {
+	if c.server != "" {
+		return c.server
+	}
+	return other
 }
 
 // call connects, makes one call and disconnects. gRPC reports a failed handshake as one string among others, so
 // what this side had against the server is kept aside and reported as it is.
-func (c *Client) call(ctx context.Context, server string, config *tls.Config,
+func (*Client) call(ctx context.Context, server string, config *tls.Config,
 	do func(context.Context, brevetv1.EnrollmentServiceClient) error,
 ) error {
-	if c.server != "" {
-		server = c.server
-	}
 	if err := CheckServer(server); err != nil {
 		return fmt.Errorf("enroll: no server is known: set server in the configuration: %w", err)
 	}
@@ -131,9 +138,11 @@ func wireLifetime(d time.Duration) *durationpb.Duration {
 	return durationpb.New(d)
 }
 
-func fromWire(c *brevetv1.Credential) (Credential, error) {
+func fromWire(server string, c *brevetv1.Credential) (Credential, error) {
 	if len(c.GetCertificate()) == 0 {
 		return Credential{}, errors.New("enroll: the server's answer holds no certificate: update the agent or the server")
 	}
-	return ParseCredential(c.GetCertificate(), c.GetChain(), c.GetRoots())
+	credential, err := ParseCredential(c.GetCertificate(), c.GetChain(), c.GetRoots())
+	credential.Server = server
+	return credential, err
 }

@@ -187,6 +187,33 @@ func TestClientWithAgent(t *testing.T) {
 	}
 }
 
+// An agent that is given the address of a server which has moved renews there, and remembers that address afterwards.
+func TestClientRemembersMovedServer(t *testing.T) {
+	ca := newTestCA(t)
+	token := ca.token(t, "device/1")
+	token.Server = serve(t, &testService{ca: ca}, ca.config(t, nil))
+	moved := serve(t, &testService{ca: ca}, ca.config(t, nil))
+	dir := openTestDirectory(t, t.TempDir(), new(testLog).logger())
+	for _, c := range []struct{ given, remembered string }{{"", token.Server}, {moved, moved}, {"", moved}} {
+		agent, err := NewAgent(Config{Directory: dir, Authority: newTestClient(t, c.given), Log: dir.log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if agent.Pair() == nil {
+			err = agent.Enroll(t.Context(), token)
+		} else {
+			err = step(agent)
+		}
+		if got := agent.Pair().Origin.Server; err != nil || got != c.remembered {
+			t.Errorf("given %q: the credential remembers %q, want %q: %v", c.given, got, c.remembered, err)
+		}
+	}
+	agent, err := NewAgent(Config{Directory: dir, Authority: newTestClient(t, ""), Log: dir.log})
+	if err != nil || agent.Pair().Origin.Server != moved {
+		t.Errorf("after a restart: %v", err)
+	}
+}
+
 func TestClientDistrusts(t *testing.T) {
 	ca, other := newTestCA(t), newTestCA(t)
 	token, pair := ca.token(t, "device/1"), ca.pairFor(t, "device/1")

@@ -26,22 +26,25 @@ func TestNewPairRefusals(t *testing.T) {
 	}
 	one := leaf(func(*x509.Certificate) {})
 	chain, roots := good.Chain, good.Roots
+	of := func(leaf *x509.Certificate, chain, roots []*x509.Certificate) Credential {
+		return Credential{Certificate: leaf, Chain: chain, Roots: roots}
+	}
 	cases := map[string]struct {
 		c   Credential
 		why string // empty: it passes
 	}{
-		"good":           {Credential{one, chain, roots}, ""},
-		"expired":        {Credential{leaf(func(c *x509.Certificate) { c.NotBefore, c.NotAfter = now.Add(-2*time.Hour), now.Add(-time.Hour) }), chain, roots}, ""},
-		"not yet valid":  {Credential{leaf(func(c *x509.Certificate) { c.NotBefore = now.Add(time.Minute) }), chain, roots}, ""},
-		"other key":      {Credential{ca.pairFor(t, "device/1").Certificate, chain, roots}, "another key"},
-		"other root":     {Credential{one, chain, other.pairFor(t, "device/1").Roots}, "chain"},
-		"no chain":       {Credential{one, nil, roots}, "chain"},
-		"no root":        {Credential{one, chain, nil}, "chain"},
-		"no certificate": {Credential{nil, chain, roots}, "needs a certificate"},
-		"a CA's":         {Credential{leaf(func(c *x509.Certificate) { c.IsCA = true }), chain, roots}, "not an identity"},
-		"no identity":    {Credential{leaf(func(c *x509.Certificate) { c.URIs = nil }), chain, roots}, "not an identity"},
-		"two identities": {Credential{leaf(func(c *x509.Certificate) { c.URIs = append(c.URIs, c.URIs[0]) }), chain, roots}, "not an identity"},
-		"a web address":  {Credential{leaf(func(c *x509.Certificate) { c.URIs[0].Scheme = "https" }), chain, roots}, "not a SPIFFE ID"},
+		"good":           {of(one, chain, roots), ""},
+		"expired":        {of(leaf(func(c *x509.Certificate) { c.NotBefore, c.NotAfter = now.Add(-2*time.Hour), now.Add(-time.Hour) }), chain, roots), ""},
+		"not yet valid":  {of(leaf(func(c *x509.Certificate) { c.NotBefore = now.Add(time.Minute) }), chain, roots), ""},
+		"other key":      {of(ca.pairFor(t, "device/1").Certificate, chain, roots), "another key"},
+		"other root":     {of(one, chain, other.pairFor(t, "device/1").Roots), "chain"},
+		"no chain":       {of(one, nil, roots), "chain"},
+		"no root":        {of(one, chain, nil), "chain"},
+		"no certificate": {of(nil, chain, roots), "needs a certificate"},
+		"a CA's":         {of(leaf(func(c *x509.Certificate) { c.IsCA = true }), chain, roots), "not an identity"},
+		"no identity":    {of(leaf(func(c *x509.Certificate) { c.URIs = nil }), chain, roots), "not an identity"},
+		"two identities": {of(leaf(func(c *x509.Certificate) { c.URIs = append(c.URIs, c.URIs[0]) }), chain, roots), "not an identity"},
+		"a web address":  {of(leaf(func(c *x509.Certificate) { c.URIs[0].Scheme = "https" }), chain, roots), "not a SPIFFE ID"},
 	}
 	for name, c := range cases {
 		_, err := NewPair(c.c, good.Key, Origin{}, now)

@@ -55,6 +55,8 @@ type Credential struct {
 	Chain []*x509.Certificate
 	// Roots holds the root certificates of the trust domain.
 	Roots []*x509.Certificate
+	// Server is the address that issued the credential. It is empty if no network lay between.
+	Server string
 }
 
 // ParseCredential reads a credential's parts from DER. It checks their form and what has to be there, not the chain.

@@ -95,7 +95,7 @@ func FuzzCredential(f *testing.F) {
 		if proto.Unmarshal(wire, &answer) != nil {
 			return
 		}
-		c, err := fromWire(answer.GetCredential())
+		c, err := fromWire("ca.example:7443", answer.GetCredential())
 		if err != nil {
 			return
 		}

@@ -137,6 +137,9 @@ func (a *Agent) refused(err error) error {
 func (a *Agent) check(c Credential, r pending, from Origin) (*Pair, error) {
 	now := a.now()
 	from.Obtained = now.UTC().Round(0)
+	if c.Server != "" {
+		from.Server = c.Server // where it was found this time: the server may have moved
+	}
 	pair, err := NewPair(c, r.key, from, now)
 	if err != nil {
 		return nil, fmt.Errorf("enroll: what the server issued is not put in use: %w", err)

@@ -50,7 +50,7 @@ func newKeyAndCSR() (*ecdsa.PrivateKey, []byte, error) {
 
 // enrollCallers registers devices and enrolls each.
 func enrollCallers(ctx context.Context, operator *enroll.Pair, n int) (callers []*caller, err error) {
-	conn, err := connect(operator)
+	conn, err := connect(operator.Origin.Server, operator)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func enrollCaller(ctx context.Context, identities brevetv1.IdentityServiceClient
 // open makes the connection.
 func (c *caller) open(ctx context.Context) (err error) {
 	// Windows of a fixed size: a client that measures the line sends a ping with each answer.
-	if c.conn, err = connect(c.pair, grpc.WithStaticConnWindowSize(loadWindow), grpc.WithStaticStreamWindowSize(loadWindow)); err != nil {
+	if c.conn, err = connect(c.pair.Origin.Server, c.pair, grpc.WithStaticConnWindowSize(loadWindow), grpc.WithStaticStreamWindowSize(loadWindow)); err != nil {
 		return err
 	}
 	c.client = brevetv1.NewEnrollmentServiceClient(c.conn)

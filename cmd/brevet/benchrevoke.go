@@ -106,7 +106,7 @@ func (r *revokeRig) round(ctx context.Context, name string) (values map[string]f
 	if err != nil {
 		return nil, err
 	}
-	conn, err := connect(operator)
+	conn, err := connect(operator.Origin.Server, operator)
 	if err != nil {
 		return nil, err
 	}

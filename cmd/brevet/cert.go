@@ -15,7 +15,7 @@ import (
 
 func newCert() *cobra.Command {
 	cmd := &cobra.Command{Use: "cert", Short: "List, show and revoke certificates"}
-	operatorFlag(cmd)
+	operatorFlags(cmd)
 	cmd.AddCommand(newCertList(), newCertShow(), newCertRevoke())
 	return cmd
 }

@@ -35,8 +35,32 @@ func stateHome() (string, error) {
 	return filepath.Join(home, ".local", "state", "brevet"), nil
 }
 
-func operatorFlag(cmd *cobra.Command) {
+// serverEnv names the environment variable that says which server to call, after --server.
+const serverEnv = "BREVET_SERVER"
+
+// operatorFlags adds the flags of every command that calls a server: whose credential it uses, and which server it calls.
+func operatorFlags(cmd *cobra.Command) {
 	cmd.PersistentFlags().String("operator", "", "directory of the operator's credential (default: operator in $XDG_STATE_HOME/brevet)")
+	cmd.PersistentFlags().String("server", "", "address of the server, HOST:PORT (default: $"+serverEnv+", or the one that the credential came from)")
+}
+
+// serverFlag returns the address that --server or the environment names, or "" if neither does.
+func serverFlag(cmd *cobra.Command) (string, error) {
+	server, err := cmd.Flags().GetString("server")
+	if err != nil {
+		return "", err
+	}
+	source := "--server"
+	if server == "" {
+		server, source = os.Getenv(serverEnv), "$"+serverEnv
+	}
+	if server == "" {
+		return "", nil
+	}
+	if err := enroll.CheckServer(server); err != nil {
+		return "", &usage{fmt.Sprintf("%s: %s", source, trimPrefixes(err.Error()))}
+	}
+	return server, nil
 }
 
 func operatorDir(cmd *cobra.Command) (string, error) {
@@ -54,21 +78,28 @@ func call(cmd *cobra.Command, do func(ctx context.Context, conn *grpc.ClientConn
 	if err != nil {
 		return err
 	}
-	pair, err := operatorPair(cmd, dir)
+	server, err := serverFlag(cmd)
 	if err != nil {
 		return err
 	}
-	conn, err := connect(pair)
+	pair, err := operatorPair(cmd, dir, server)
+	if err != nil {
+		return err
+	}
+	if server == "" {
+		server = pair.Origin.Server
+	}
+	conn, err := connect(server, pair)
 	if err != nil {
 		return err
 	}
 	err = do(cmd.Context(), conn)
-	return errors.Join(advise(enroll.CallError(pair.Origin.Server, err)), conn.Close())
+	return errors.Join(advise(enroll.CallError(server, err)), conn.Close())
 }
 
-// connect returns a connection to the server that a credential came from, as its holder.
-func connect(pair *enroll.Pair, options ...grpc.DialOption) (*grpc.ClientConn, error) {
-	return grpc.NewClient("dns:///"+pair.Origin.Server, append(options,
+// connect returns a connection to a server that authenticates with a credential.
+func connect(server string, pair *enroll.Pair, options ...grpc.DialOption) (*grpc.ClientConn, error) {
+	return grpc.NewClient("dns:///"+server, append(options,
 		grpc.WithTransportCredentials(credentials.NewTLS(enroll.ClientTLS(func() *enroll.Pair { return pair }))),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)), grpc.WithUnaryInterceptor(impatient),
 		grpc.WithDisableServiceConfig())...) // which is looked up in the DNS, for seconds where there is none
@@ -84,13 +115,14 @@ func impatient(ctx context.Context, method string, req, reply any, conn *grpc.Cl
 // advise adds the next step to an error that may pass. A refusal says it by itself.
 func advise(err error) error {
 	if _, refused := pki.AsRefusal(err); !refused && pki.IsTemporary(err) {
-		return fmt.Errorf("%w: see whether the server runs and what it logs, then try again", err)
+		return fmt.Errorf("%w: see whether the server runs and what it logs, then try again; if it has moved, name its address with --server HOST:PORT", err)
 	}
 	return err
 }
 
-// operatorPair reads the operator's credential, and renews it where its time has come and nobody else does.
-func operatorPair(cmd *cobra.Command, dir string) (*enroll.Pair, error) {
+// operatorPair reads the operator's credential, and renews it where its time has come and nobody else does. With an empty
+// server address the credential's own server renews it.
+func operatorPair(cmd *cobra.Command, dir, server string) (*enroll.Pair, error) {
 	pair, err := enroll.ReadPair(dir)
 	if errors.Is(err, enroll.ErrNoCredential) {
 		return nil, fmt.Errorf("no operator's credential in %s: run brevet login --token-file FILE, or name its directory with --operator", dir)
@@ -102,7 +134,7 @@ func operatorPair(cmd *cobra.Command, dir string) (*enroll.Pair, error) {
 		return nil, fmt.Errorf("the operator's certificate in %s expired at %s: ask another operator for a token "+
 			"(brevet token create brevet/operator/NAME --replace), then run brevet login --token-file FILE", dir, pair.Certificate.NotAfter.UTC().Format(time.RFC3339))
 	}
-	agent, closeDir, err := operatorAgent(cmd, dir, nil)
+	agent, closeDir, err := operatorAgent(cmd, dir, server, nil)
 	if err != nil {
 		return pair, nil // somebody keeps this credential already; it is valid
 	}
@@ -115,12 +147,12 @@ func operatorPair(cmd *cobra.Command, dir string) (*enroll.Pair, error) {
 
 // operatorAgent opens an operator's credential directory, and warns of a key that others can read. token, which may be nil,
 // is asked when there is no valid one.
-func operatorAgent(cmd *cobra.Command, dir string, token func() (enroll.Token, error)) (*enroll.Agent, func(), error) {
+func operatorAgent(cmd *cobra.Command, dir, server string, token func() (enroll.Token, error)) (*enroll.Agent, func(), error) {
 	d, err := enroll.OpenDirectory(dir, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := enroll.NewClient("")
+	client, err := enroll.NewClient(server)
 	if err != nil {
 		return nil, nil, errors.Join(err, d.Close())
 	}
@@ -148,7 +180,11 @@ func newLogin() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			agent, closeDir, err := operatorAgent(cmd, dir, nil)
+			server, err := serverFlag(cmd)
+			if err != nil {
+				return err
+			}
+			agent, closeDir, err := operatorAgent(cmd, dir, server, nil)
 			if err != nil {
 				return err
 			}
@@ -164,7 +200,7 @@ func newLogin() *cobra.Command {
 			return err
 		},
 	}
-	operatorFlag(cmd)
+	operatorFlags(cmd)
 	cmd.Flags().String("token-file", "", "file with the token, or - for standard input")
 	_ = cmd.MarkFlagRequired("token-file")
 	return cmd

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -199,28 +201,44 @@ func configFlag(cmd *cobra.Command) {
 	cmd.Flags().String("config", "", "configuration file (default: brevet.yaml here or in /etc/brevet)")
 }
 
-// loadConfig finds the configuration file with viper, decodes it strictly, and checks what can be checked without
-// touching anything.
+// defaultConfigPaths are the files that configure a command without --config. The first one that exists counts.
+var defaultConfigPaths = [...]string{"brevet.yaml", "/etc/brevet/brevet.yaml"}
+
+// loadConfig finds the configuration file, decodes it strictly, and checks what can be checked without touching
+// anything.
 func loadConfig(cmd *cobra.Command) (Config, error) {
 	path, err := cmd.Flags().GetString("config")
 	if err != nil {
 		return Config{}, err
 	}
-	v := viper.New()
-	if path != "" {
+	if path, err = findConfig(path); err != nil {
+		return Config{}, err
+	}
+	return readConfig(path)
+}
+
+// findConfig returns the named configuration file, or the first default one, if viper can read it. Viper gets whole
+// paths: a search by name takes any file that is called brevet, with any extension or none, for the configuration.
+func findConfig(named string) (string, error) {
+	paths := defaultConfigPaths[:]
+	if named != "" {
+		paths = []string{named}
+	}
+	for _, path := range paths {
+		v := viper.New()
 		v.SetConfigFile(path)
 		v.SetConfigType("yaml")
-	} else {
-		v.SetConfigName("brevet")
-		v.SetConfigType("yaml")
-		v.AddConfigPath(".")
-		v.AddConfigPath("/etc/brevet")
+		err := v.ReadInConfig()
+		var parse viper.ConfigParseError
+		switch {
+		case err == nil, errors.As(err, &parse): // a syntax error is told with its line, by readConfig
+			return path, nil
+		case named == "" && errors.Is(err, fs.ErrNotExist):
+			continue
+		}
+		return "", fmt.Errorf("no configuration: %w; name it with --config", err)
 	}
-	var parse viper.ConfigParseError
-	if err := v.ReadInConfig(); err != nil && !errors.As(err, &parse) {
-		return Config{}, fmt.Errorf("no configuration: %w; name it with --config", err)
-	}
-	return readConfig(v.ConfigFileUsed())
+	return "", fmt.Errorf("no configuration: there is no %s; write one of them, or name another with --config", strings.Join(paths, " and no "))
 }
 
 // readConfig decodes a configuration file; a syntax error names its line.

@@ -15,7 +15,7 @@ import (
 
 func newCRL() *cobra.Command {
 	cmd := &cobra.Command{Use: "crl", Short: "List the published CRLs, and import the root's"}
-	operatorFlag(cmd)
+	operatorFlags(cmd)
 	cmd.AddCommand(newCRLList(), newCRLImport())
 	return cmd
 }

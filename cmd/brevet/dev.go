@@ -349,7 +349,7 @@ func (d dev) serveNode(cmd *cobra.Command, n *node) error {
 // keepOperator enrolls the operator where that is needed, says what to do next, and renews the credential for as long
 // as the server runs.
 func (d dev) keepOperator(ctx context.Context, cmd *cobra.Command, s *server.Server) error {
-	agent, closeDir, err := operatorAgent(cmd, d.operator(), func() (enroll.Token, error) {
+	agent, closeDir, err := operatorAgent(cmd, d.operator(), "", func() (enroll.Token, error) {
 		text, err := s.OperatorToken(ctx, devOperator, devActor)
 		if err != nil {
 			return enroll.Token{}, err

@@ -17,7 +17,7 @@ import (
 
 func newIdentity() *cobra.Command {
 	cmd := &cobra.Command{Use: "identity", Short: "Register machines and people, suspend, resume and retire them"}
-	operatorFlag(cmd)
+	operatorFlags(cmd)
 	cmd.AddCommand(newIdentityCreate(), newIdentityList(), newIdentityShow(),
 		commented("suspend", "Put an identity and its certificates on hold",
 			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (*brevetv1.Identity, error) {

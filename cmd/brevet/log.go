@@ -23,7 +23,7 @@ import (
 
 func newLog() *cobra.Command {
 	cmd := &cobra.Command{Use: "log", Short: "Read and verify the log of everything that changed"}
-	operatorFlag(cmd)
+	operatorFlags(cmd)
 	cmd.AddCommand(newLogList(), newLogVerify())
 	return cmd
 }

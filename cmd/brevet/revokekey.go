@@ -25,13 +25,16 @@ import (
 type contact struct{ server, root, trustDomain string }
 
 func (c *contact) flags(f *pflag.FlagSet) {
-	f.StringVar(&c.server, "server", "", "with --compromised-key, the server, HOST:PORT (default: as in the credential of --operator)")
-	f.StringVar(&c.root, "root", "", "with --compromised-key, file with the root certificate (default: likewise)")
-	f.StringVar(&c.trustDomain, "trust-domain", "", "with --compromised-key, the trust domain (default: likewise)")
+	f.StringVar(&c.root, "root", "", "with --compromised-key, file with the root certificate (default: as in the credential of --operator)")
+	f.StringVar(&c.trustDomain, "trust-domain", "", "with --compromised-key, the trust domain (default: as in the credential of --operator)")
 }
 
 // complete takes from a credential what no flag says, and returns the roots.
 func (c *contact) complete(cmd *cobra.Command) (*x509.CertPool, error) {
+	var err error
+	if c.server, err = serverFlag(cmd); err != nil {
+		return nil, err
+	}
 	roots := x509.NewCertPool()
 	if c.root != "" {
 		root, err := readCertificate(c.root)

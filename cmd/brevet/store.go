@@ -16,7 +16,7 @@ import (
 
 func newStore() *cobra.Command {
 	cmd := &cobra.Command{Use: "store", Short: "See how the server's store grows and shrinks"}
-	operatorFlag(cmd)
+	operatorFlags(cmd)
 	cmd.AddCommand(newStoreStats())
 	return cmd
 }

@@ -17,7 +17,7 @@ import (
 
 func newToken() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Make, list and revoke one-time enrollment tokens"}
-	operatorFlag(cmd)
+	operatorFlags(cmd)
 	cmd.AddCommand(newTokenCreate(), newTokenList(), newTokenRevoke())
 	return cmd
 }
