@@ -36,15 +36,17 @@ func TestAccessTableIsWhatIsServed(t *testing.T) {
 
 func TestEveryRPCHasItsLane(t *testing.T) {
 	for m := range access {
-		if _, waits := works[m]; waits != strings.HasPrefix(m, "/brevet.v1.") {
-			t.Errorf("%s waits in a lane: %v", m, waits)
+		w, waits := works[m]
+		stream := strings.HasSuffix(m, "/Watch") || strings.HasSuffix(m, "/ServerReflectionInfo") // others answer at once
+		if waits != (stream || strings.HasPrefix(m, "/brevet.v1.")) || stream != (w == watches) {
+			t.Errorf("%s waits in a lane: %v, %s", m, waits, w)
 		}
 	}
 	for m, w := range works {
 		if access[m] == nobody || sizes(1)[w].Slots == 0 {
 			t.Errorf("%s is not served, or there is no lane for %s", m, w)
 		}
-		if (w == enrollments || w == compromises) != (access[m] == anybody) || w == revocations && access[m] != operators {
+		if (w == enrollments || w == compromises || w == watches) != (access[m] == anybody) || w == revocations && access[m] != operators {
 			t.Errorf("%s: whoever may call it may fill the lane of %s", m, w)
 		}
 	}
