@@ -13,8 +13,16 @@ import (
 // Bounds on how much of the log one source of refused requests can fill.
 const (
 	refusalWindow = time.Minute
-	refusalsEach  = 10     // entries of one source in a window; further refusals become one entry with their count
-	maxSources    = 10_000 // that are counted apart; further ones count as one
+	refusalsEach  = 10 // entries of one source in a window; further refusals become one entry with their count
+
+	// A source that has had refusalsPerDay entries within a day from its first one has only counts for the rest of that day,
+	// each of refusedWindow.
+	refusalDay     = 24 * time.Hour
+	refusalsPerDay = 100
+	refusedWindow  = time.Hour
+
+	maxSources = 10_000 // with a window that is open; further ones count as one
+	maxDays    = 50_000 // sources whose entries of a day are remembered; those with few are forgotten first
 )
 
 // flushPatience bounds the writing of a count, which no caller waits for.
@@ -29,6 +37,13 @@ type refusals struct {
 
 	mu      sync.Mutex
 	sources map[sourceKey]*source
+	days    map[sourceKey]*day
+}
+
+// day is what a source has had of the log since a time.
+type day struct {
+	begun   time.Time
+	entries int
 }
 
 // sourceKey tells sources apart: an identity, or nobody known, and the rule it meets, so that no rule hides behind the noise
@@ -42,19 +57,26 @@ type sourceKey struct {
 type source struct {
 	written    int
 	suppressed int
+	window     time.Duration
 	last       pki.Refusal
 	by         pki.Actor
 	close      *time.Timer
 }
 
 func newRefusals(records RefusalRecords, clock func() time.Time, log *slog.Logger) *refusals {
-	return &refusals{records: records, clock: clock, log: log, sources: map[sourceKey]*source{}}
+	return &refusals{records: records, clock: clock, log: log, sources: map[sourceKey]*source{}, days: map[sourceKey]*day{}}
 }
 
 // write logs a refusal, on standard error and there, or counts it. Nobody known has no entries.
 func (r *refusals) write(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) error {
-	if !r.admit(by, id, why) {
+	admitted, last := r.admit(by, id, why)
+	if !admitted {
 		return nil
+	}
+	if last {
+		counted := *why
+		counted.Detail += fmt.Sprintf(" (entry %d within %s: further ones are only counted, by the hour)", refusalsPerDay, refusalDay)
+		why = &counted
 	}
 	r.log.WarnContext(ctx, "refused", "identity", id.String(), "by", by.String(), "rule", string(why.Rule), "detail", why.Detail)
 	if id.IsZero() {
@@ -63,8 +85,8 @@ func (r *refusals) write(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why
 	return r.records.Refused(ctx, by, id, why, r.clock())
 }
 
-// admit reports whether a refusal gets an entry of its own.
-func (r *refusals) admit(by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) bool {
+// admit reports whether a refusal gets an entry of its own, and whether that is the last one of the source's day.
+func (r *refusals) admit(by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) (admitted, last bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := sourceKey{id, why.Rule}
@@ -73,22 +95,64 @@ func (r *refusals) admit(by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) bool {
 		key = sourceKey{}
 		s = r.sources[key]
 	}
+	d := r.day(key)
+	spent := d.entries >= refusalsPerDay
 	if s == nil {
-		s = &source{}
-		s.close = time.AfterFunc(refusalWindow, func() {
-			ctx, cancel := context.WithTimeout(context.Background(), flushPatience)
-			defer cancel()
-			r.end(ctx, key)
-		})
-		r.sources[key] = s
+		s = r.open(key, spent)
 	}
-	if s.written < refusalsEach {
+	if s.written < refusalsEach && !spent {
 		s.written++
-		return true
+		d.entries++
+		return true, d.entries == refusalsPerDay
 	}
 	s.suppressed++
 	s.last, s.by = *why, by
-	return false
+	return false, false
+}
+
+// open opens a source's window: a long one where its entries of the day are spent.
+func (r *refusals) open(key sourceKey, spent bool) *source {
+	s := &source{window: refusalWindow}
+	if spent {
+		s.window = refusedWindow
+	}
+	s.close = time.AfterFunc(s.window, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), flushPatience)
+		defer cancel()
+		r.end(ctx, key)
+	})
+	r.sources[key] = s
+	return s
+}
+
+// day returns the day of a source that is under way, or begins one.
+func (r *refusals) day(key sourceKey) *day {
+	now := time.Now()
+	if d := r.days[key]; d != nil && now.Sub(d.begun) < refusalDay {
+		return d
+	}
+	if len(r.days) >= maxDays {
+		r.forget(now)
+	}
+	d := &day{begun: now}
+	r.days[key] = d
+	return d
+}
+
+// forget makes room for days: of those that are over, and of sources that have had less than one window's entries. Where that
+// is not half of all, it forgets any, which gives so many sources no more than a second day's entries.
+func (r *refusals) forget(now time.Time) {
+	for key, d := range r.days {
+		if now.Sub(d.begun) >= refusalDay || d.entries < refusalsEach {
+			delete(r.days, key)
+		}
+	}
+	for key := range r.days {
+		if len(r.days) <= maxDays/2 {
+			return
+		}
+		delete(r.days, key)
+	}
 }
 
 // end closes a source's window and logs the count of what was not logged in it.
@@ -105,7 +169,7 @@ func (r *refusals) end(ctx context.Context, key sourceKey) {
 	if key.id.IsZero() && key != (sourceKey{}) {
 		return
 	}
-	why.Detail = fmt.Sprintf("%d more refusals within %s; the last: %s", s.suppressed, refusalWindow, why.Detail)
+	why.Detail = fmt.Sprintf("%d more refusals within %s; the last: %s", s.suppressed, s.window, why.Detail)
 	if err := r.records.Refused(ctx, s.by, key.id, &why, r.clock()); err != nil {
 		r.log.Error("a count of refusals is not in the log", "identity", key.id.String(), "count", s.suppressed, "error", err)
 	}

@@ -136,6 +136,84 @@ func TestSourcesAreBounded(t *testing.T) {
 	})
 }
 
+// Whoever is refused all day long has so many entries, then a count an hour, by each rule; the next day it begins anew.
+func TestADayOfRefusalsIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &book{}
+		r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		loud, quiet := sourceID(t, 1), sourceID(t, 2)
+		const seconds, days = 5, 3
+		refused := 0
+		for range days * 24 * 3600 / seconds {
+			if err := r.write(t.Context(), pki.ActorIdentity(loud), loud, pki.Refuse(pki.RuleRevoked, "", "revoked")); err != nil {
+				t.Fatal(err)
+			}
+			refused++
+			time.Sleep(seconds * time.Second)
+		}
+		counted, spent := 0, 0
+		for _, entry := range b.all() {
+			var more int
+			if _, err := fmt.Sscanf(entry[strings.Index(entry, " ")+1:], "%d more refusals", &more); err == nil {
+				counted += more
+			} else {
+				counted++
+			}
+			if strings.Contains(entry, "further ones are only counted") {
+				spent++
+			}
+		}
+		if n := len(b.all()); n > days*(refusalsPerDay+refusalsPerDay/refusalsEach+25) || n < days*refusalsPerDay {
+			t.Errorf("%d entries in %d days, want about %d a day", n, days, refusalsPerDay+35)
+		}
+		if spent != days {
+			t.Errorf("it is said %d times that further refusals are only counted, want once a day", spent)
+		}
+		for _, rule := range []pki.Rule{pki.RuleClone, pki.RuleRevoked} {
+			if err := r.write(t.Context(), pki.ActorIdentity(quiet), quiet, pki.Refuse(rule, "", "another")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if all := b.all(); !strings.HasSuffix(all[len(all)-1], "another") {
+			t.Error("another source has no entry")
+		}
+		r.flush(context.Background())
+		all := b.all()
+		for _, entry := range all[len(all)-1:] {
+			var more int
+			if _, err := fmt.Sscanf(entry[strings.Index(entry, " ")+1:], "%d more refusals", &more); err == nil {
+				counted += more
+			}
+		}
+		if counted != refused {
+			t.Errorf("%d refusals are in the log, of %d", counted, refused)
+		}
+	})
+}
+
+func TestDaysAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRefusals(&book{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		loud := sourceKey{sourceID(t, 0), pki.RuleRevoked}
+		r.days[loud] = &day{begun: time.Now(), entries: refusalsPerDay}
+		for n := range 2 * maxDays {
+			r.day(sourceKey{sourceID(t, n+1), pki.RuleRevoked}).entries++
+			if len(r.days) > maxDays {
+				t.Fatalf("%d days are remembered", len(r.days))
+			}
+		}
+		if r.day(loud).entries != refusalsPerDay {
+			t.Error("sources that had few entries have a loud one forgotten")
+		}
+		for n := range maxDays {
+			r.day(sourceKey{sourceID(t, n+1), pki.RuleClone}).entries += refusalsPerDay
+		}
+		if n := len(r.days); n > maxDays {
+			t.Errorf("%d days of loud sources are remembered", n)
+		}
+	})
+}
+
 func TestAFailedEntryIsAnError(t *testing.T) {
 	b := &book{fail: errors.New("disk full")}
 	r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
