@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/net/idna"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -100,6 +101,9 @@ func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error)
 	}
 	dns, ips, err := CheckNames(n.DNSNames, n.IPAddresses)
 	if err != nil {
+		return Identity{}, err
+	}
+	if err := r.issuer.CheckNames(id, ca.Names{DNS: dns, IPs: ips}); err != nil {
 		return Identity{}, err
 	}
 	return Identity{

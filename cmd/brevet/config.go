@@ -278,7 +278,8 @@ func (c *Config) checkNames() error {
 	if len(c.Names) == 0 {
 		return errors.New("name at least one DNS name or IP address that clients reach the server by")
 	}
-	return server.CheckNames(c.Names)
+	_, err := server.CheckNames(c.Names)
+	return err
 }
 
 func (c *Config) checkPublicURL() error {

@@ -10,13 +10,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/store/sqlite"
@@ -132,16 +131,24 @@ func (n *node) issuers(ctx context.Context) (issuers []ca.Issuer, all []*x509.Ce
 	if len(issuers) == 0 {
 		return nil, nil, fmt.Errorf("no CA is installed in %s: run brevet ceremony install", n.config.storePath())
 	}
-	return issuers, all, n.config.mayCertify(issuers[len(issuers)-1].Certificate)
+	return issuers, all, n.config.checkIssues(issuers[len(issuers)-1])
 }
 
-// mayCertify reports whether a CA's name constraints (RFC 5280 section 4.2.1.10) admit the configured trust domain.
-func (c *Config) mayCertify(cert *x509.Certificate) error {
-	if permitted := cert.PermittedURIDomains; len(permitted) > 0 && !slices.Contains(permitted, c.TrustDomain) {
-		return fmt.Errorf("trust_domain: %s may certify identities in %s, not in %s: correct the configuration, or install a CA for it",
-			cert.Subject, strings.Join(permitted, ", "), c.TrustDomain)
+// checkIssues verifies that relying parties will accept what a CA issues under this configuration.
+func (c *Config) checkIssues(iss ca.Issuer) error {
+	profiles, err := c.profiles()
+	if err != nil {
+		return err
 	}
-	return nil
+	names, err := server.CheckNames(c.Names)
+	if err != nil {
+		return err
+	}
+	id, err := pki.ServerID(c.TrustDomain)
+	if err != nil {
+		return err
+	}
+	return iss.CheckIssues(profiles, id, names, time.Now())
 }
 
 // server puts a server on top of the node. The zero ports are for one that will not run.
