@@ -62,7 +62,7 @@ func newCeremonySign() *cobra.Command {
 				}
 				spec.Existing = append(spec.Existing, cert)
 			}
-			return t.with(cmd.Context(), "", func(signer crypto.Signer) error {
+			return t.find(cmd.Context(), root, func(signer crypto.Signer) error {
 				spec.Now = time.Now()
 				der, err := ceremony.Sign(root, signer, csr.Raw, spec)
 				if err != nil {
@@ -125,7 +125,7 @@ func newCeremonyCRL() *cobra.Command {
 			if err := vacant(out, paperOf(out)); err != nil {
 				return err
 			}
-			return t.with(cmd.Context(), "", func(signer crypto.Signer) error {
+			return t.find(cmd.Context(), root, func(signer crypto.Signer) error {
 				der, err := ceremony.RootCRL(root, signer, spec)
 				if err != nil {
 					return err

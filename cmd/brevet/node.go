@@ -9,9 +9,13 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/hsm"
@@ -41,6 +45,9 @@ func (c *Config) crlPath() string     { return filepath.Join(c.Directory, "crls"
 // openNode opens the parts, the token first: without it nothing else is worth touching.
 func openNode(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (n *node, err error) {
 	n = &node{config: c, log: log}
+	if err := checkOwner(c.Directory); err != nil {
+		return nil, err
+	}
 	if info, err := os.Stat(c.Directory); err == nil && info.Mode().Perm()&0o007 != 0 {
 		log.Warn("other users can enter the server's directory: give it mode 0700", "directory", c.Directory, "mode", info.Mode().Perm())
 	}
@@ -66,6 +73,33 @@ func openNode(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (n *
 	}
 	n.closers = append(n.closers, n.archive.Close)
 	return n, nil
+}
+
+// checkOwner refuses a state directory of another account: what this process would write there, the server could not
+// open as that account. A directory that does not exist passes.
+func checkOwner(directory string) error {
+	var info unix.Stat_t
+	if err := unix.Stat(directory, &info); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("look at the directory %s: %w", directory, err)
+	}
+	if me := os.Geteuid(); int(info.Uid) != me {
+		return fmt.Errorf("the directory %s belongs to %s, and this process runs as %s: run it as the directory's owner, such as with "+
+			"runuser -u %s -- brevet …, or give the directory to the account that is to run the server",
+			directory, accountName(int(info.Uid)), accountName(me), accountName(int(info.Uid)))
+	}
+	return nil
+}
+
+// accountName returns the name of a user ID, or the number where it has none.
+func accountName(id int) string {
+	number := strconv.Itoa(id)
+	if account, err := user.LookupId(number); err == nil {
+		return account.Username
+	}
+	return number
 }
 
 // expectArchive refuses a store that has a log and no archive: without it nobody can tell whether the store is an old
@@ -116,7 +150,7 @@ func (n *node) issuers(ctx context.Context) (issuers []ca.Issuer, all []*x509.Ce
 		if inst.Key == "" {
 			continue
 		}
-		key, err := n.token.Find(ctx, hsm.KeyRef{Label: inst.Key})
+		key, err := n.token.Find(ctx, hsm.KeyRef{Label: inst.Key, Public: all[i].PublicKey})
 		if err != nil {
 			return nil, nil, fmt.Errorf("the key %q of %s: %w", inst.Key, all[i].Subject, err)
 		}
