@@ -21,7 +21,7 @@ GOLANGCI = $(GO) tool -modfile=tools/golangci-lint.mod golangci-lint
 export CGO_ENABLED = 1
 
 .DEFAULT_GOAL := build
-.PHONY: demo build run packages test-packages test-containers bench fairness test test-race torture fuzz sizes lint fmt generate check-generated setup-build setup setup-test clean help
+.PHONY: demo build run packages test-packages test-containers bench fairness test test-race test-judges torture fuzz sizes lint fmt generate check-generated setup-build setup setup-test setup-judges clean help
 
 demo: setup build ## set up what is missing, build, and run the whole story once
 	deploy/demo.sh
@@ -61,6 +61,12 @@ test: setup-test ## every test
 
 test-race: setup-test ## every test, under the race detector
 	$(GO) test -race ./...
+
+# Large programs that no Debian package has; deploy/setup.sh keeps them here.
+JUDGES = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/brevet/judges/node_modules/.bin
+
+test-judges: setup-judges ## what programs make of our certificates that take npm to install: Deno
+	PATH="$(JUDGES):$$PATH" $(GO) test -count=1 -tags judges -run '^TestDeno' ./ca
 
 # How long each torture goes on, such as 1m or 8h, and the seed that a failed one printed; 0 draws a new one.
 TORTURE ?= 5m
@@ -109,6 +115,9 @@ setup: ## install what building and running need and is missing
 
 setup-test:
 	@deploy/setup.sh --test
+
+setup-judges:
+	@deploy/setup.sh --judges
 
 clean: ## remove what was built
 	rm -rf bin dist coverage.*

@@ -65,6 +65,7 @@ type Authority struct {
 	current  pki.IssuerID
 	profiles map[string]*Profile
 	lints    map[pki.IssuerID]understudy
+	shadows  map[pki.IssuerID]*shadow
 	layouts  map[layoutOf]*layout
 	parts    int // of a CRL
 	clock    func() time.Time
@@ -82,20 +83,22 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 		return nil, fmt.Errorf("ca: partitions of CRLs: %w", err)
 	}
 	a := &Authority{
-		issuers: map[pki.IssuerID]Issuer{}, lints: map[pki.IssuerID]understudy{}, layouts: map[layoutOf]*layout{},
-		profiles: c.Profiles, parts: c.Partitions, clock: c.Clock, meter: c.Meter,
+		issuers: map[pki.IssuerID]Issuer{}, lints: map[pki.IssuerID]understudy{}, shadows: map[pki.IssuerID]*shadow{},
+		layouts: map[layoutOf]*layout{}, profiles: c.Profiles, parts: c.Partitions, clock: c.Clock, meter: c.Meter,
 	}
 	for _, iss := range c.Issuers {
 		u, err := newUnderstudy(iss)
 		if err != nil {
 			return nil, err
 		}
+		if a.shadows[iss.ID], err = newShadow(iss); err != nil {
+			return nil, err
+		}
 		a.issuers[iss.ID], a.lints[iss.ID], a.current = iss, u, iss.ID
 	}
 	now := c.Clock()
-	if cur := a.issuers[a.current].Certificate; now.After(cur.NotAfter) || now.Before(cur.NotBefore) {
-		return nil, fmt.Errorf("ca: the issuing CA %s is not valid at %s: check the clock, or install the next CA generation",
-			cur.Subject, now.UTC().Format(time.RFC3339))
+	if err := a.Current().checkTime(now); err != nil {
+		return nil, err
 	}
 	if err := a.layOut(now); err != nil {
 		return nil, err
@@ -158,6 +161,11 @@ func (a *Authority) Profile(name string) (*Profile, error) {
 	return p, nil
 }
 
+// CheckNames refuses names that the current CA's chain excludes by a name constraint.
+func (a *Authority) CheckNames(id pki.SPIFFEID, n Names) error {
+	return a.shadows[a.current].checkNames(id, n)
+}
+
 // Draft is a certificate before its signature, and what must still hold when it is recorded. It is issued once.
 type Draft struct {
 	issuer  Issuer
@@ -184,7 +192,7 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := iss.checkConstraints(req.Identity, req.Names); err != nil {
+	if err := a.shadows[req.Issuer].checkNames(req.Identity, req.Names); err != nil {
 		return nil, err
 	}
 	now := a.clock()

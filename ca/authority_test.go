@@ -95,9 +95,6 @@ func TestRefusedRequestsSignNothing(t *testing.T) {
 		"RSA exponent 3":   {func(r *ca.Request) { r.Key = rsaKey(3072, 3) }, pki.RuleKeyWeak},
 		"RSA small factor": {func(r *ca.Request) { r.Key = smooth(3072) }, pki.RuleKeyWeak},
 		"no key":           {func(r *ca.Request) { r.Key = nil }, pki.RuleKeyType},
-		"trust domain outside the CA's constraint": {func(r *ca.Request) {
-			r.Identity, _ = pki.ParseSPIFFEID("spiffe://other.example/device/1")
-		}, pki.RuleNames},
 		"names forbidden": {func(r *ca.Request) {
 			r.Profile, r.Names = "client", ca.Names{DNS: []string{"pump-1.fleet.example"}}
 		}, pki.RuleNames},
@@ -456,24 +453,4 @@ func TestCloseFinishesWhatIsInFlight(t *testing.T) {
 		t.Errorf("the certificate in flight: %v", err)
 	}
 	<-closed
-}
-
-func TestNamesKeepToTheCAsConstraints(t *testing.T) {
-	w := newWorld(t)
-	constrained := *w.issuer.Certificate
-	constrained.PermittedDNSDomains, constrained.ExcludedDNSDomains = []string{"fleet.example"}, []string{"secret.fleet.example"}
-	w.issuer.Certificate = &constrained
-	a := w.open(t, w.store.CA())
-	defer shut(t, a)
-	for name, permitted := range map[string]bool{
-		"fleet.example": true, "pump.fleet.example": true, "notfleet.example": false, "fleet.example.org": false,
-		"secret.fleet.example": false, "a.secret.fleet.example": false, "localhost": false,
-	} {
-		req := w.request(t)
-		req.Names = ca.Names{DNS: []string{name}}
-		_, err := a.Draft(req)
-		if refusal, ok := pki.AsRefusal(err); permitted && err != nil || !permitted && (!ok || refusal.Rule != pki.RuleNames) {
-			t.Errorf("%s: %v, want permitted %v", name, err, permitted)
-		}
-	}
 }

@@ -1,11 +1,11 @@
 package ca
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/x509"
 	"fmt"
-	"slices"
-	"strings"
+	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 )
@@ -37,7 +37,7 @@ func NewIssuer(cert *x509.Certificate, signer crypto.Signer, others []*x509.Cert
 	iss := Issuer{ID: pki.IssuerOf(cert), Certificate: cert, Signer: signer}
 	at := cert
 	for range len(others) + 1 {
-		if at.CheckSignatureFrom(at) == nil {
+		if isRoot(at) {
 			iss.Root = at
 			return iss, nil
 		}
@@ -51,29 +51,19 @@ func NewIssuer(cert *x509.Certificate, signer crypto.Signer, others []*x509.Cert
 	return Issuer{}, fmt.Errorf("ca: the chain of %s does not end in a root", cert.Subject)
 }
 
-// checkConstraints refuses names that the issuing CA's name constraints exclude (RFC 5280 §4.2.1.10): relying parties
-// would refuse the certificate.
-func (iss Issuer) checkConstraints(id pki.SPIFFEID, n Names) error {
-	c := iss.Certificate
-	if uris := c.PermittedURIDomains; len(uris) > 0 && !slices.Contains(uris, id.TrustDomain()) {
-		return pki.Refuse(pki.RuleNames, "use an identity of "+strings.Join(uris, " or "),
-			"the issuing CA may not certify identities of %s", id.TrustDomain())
-	}
-	for _, name := range n.DNS {
-		if domains := c.PermittedDNSDomains; len(domains) > 0 && !under(name, domains) || under(name, c.ExcludedDNSDomains) {
-			return pki.Refuse(pki.RuleNames, "use names that the CA's name constraints permit: "+strings.Join(domains, ", "),
-				"the issuing CA may not certify %s", name)
-		}
+// checkTime returns an error if the issuing CA is not valid at a time.
+func (iss Issuer) checkTime(now time.Time) error {
+	if c := iss.Certificate; now.After(c.NotAfter) || now.Before(c.NotBefore) {
+		return fmt.Errorf("ca: the issuing CA %s is not valid at %s: check the clock, or install the next CA generation",
+			c.Subject, now.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
 
-// under reports whether a DNS name is one of the domains or below one of them.
-func under(name string, domains []string) bool {
-	return slices.ContainsFunc(domains, func(d string) bool {
-		d = strings.TrimPrefix(strings.ToLower(d), ".")
-		return d == "" || name == d || strings.HasSuffix(name, "."+d)
-	})
+// isRoot reports whether a certificate is self-issued and names no other key as its issuer's. Its own signature is not
+// looked at, as that of no trust anchor is (RFC 5280 §6.1): it may be one that is not good for anything else, as SHA-1.
+func isRoot(c *x509.Certificate) bool {
+	return bytes.Equal(c.RawSubject, c.RawIssuer) && (len(c.AuthorityKeyId) == 0 || bytes.Equal(c.AuthorityKeyId, c.SubjectKeyId))
 }
 
 func parentOf(c *x509.Certificate, among []*x509.Certificate) *x509.Certificate {

@@ -115,7 +115,8 @@ type Installed struct {
 
 // Installations keeps the CA certificates of a trust domain. Methods are safe for concurrent use.
 type Installations interface {
-	// Install records a CA certificate, durably; installing the same one again succeeds and changes nothing.
+	// Install records a CA certificate, durably; installing the same one again succeeds and changes nothing. Of two
+	// certificates with the same subject and key, the one that is installed later takes the place of the other.
 	Install(ctx context.Context, c Installed, by pki.Actor) error
 	// Installed returns the CA certificates in the order of their installation.
 	Installed(ctx context.Context) ([]Installed, error)

@@ -32,6 +32,12 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
+	return newWorldOf(t, func(*ceremony.SignSpec) {})
+}
+
+// newWorldOf makes a world whose issuing CA is signed as edit says.
+func newWorldOf(t testing.TB, edit func(*ceremony.SignSpec)) *world {
+	t.Helper()
 	store, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +48,7 @@ func newWorld(t testing.TB) *world {
 		}
 	})
 	w := &world{store: store, observed: &observer{}}
-	w.root, w.issuer = hierarchy(t, elliptic.P256(), 365*24*time.Hour)
+	w.root, w.issuer = hierarchy(t, elliptic.P256(), 365*24*time.Hour, edit)
 	w.signer = &countingSigner{Signer: w.issuer.Signer}
 	w.issuer.Signer = w.signer
 	now := time.Now()
@@ -55,8 +61,8 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// hierarchy makes a root and an issuing CA, by the ceremony's own functions.
-func hierarchy(t testing.TB, curve elliptic.Curve, lifetime time.Duration) (*x509.Certificate, ca.Issuer) {
+// hierarchy makes a root and an issuing CA, by the ceremony's own functions. The issuing CA is signed as edits say.
+func hierarchy(t testing.TB, curve elliptic.Curve, lifetime time.Duration, edits ...func(*ceremony.SignSpec)) (*x509.Certificate, ca.Issuer) {
 	t.Helper()
 	now := time.Now().Add(-10 * time.Minute) // a CA is older than what it back-dates
 	name := func(text string) ceremony.Subject {
@@ -76,7 +82,11 @@ func hierarchy(t testing.TB, curve elliptic.Curve, lifetime time.Duration) (*x50
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := ceremony.Sign(root, rootKey, csr, ceremony.SignSpec{Lifetime: lifetime, TrustDomain: "fleet.example", Now: now})
+	spec := ceremony.SignSpec{Lifetime: lifetime, TrustDomain: "fleet.example", Now: now}
+	for _, edit := range edits {
+		edit(&spec)
+	}
+	der, err := ceremony.Sign(root, rootKey, csr, spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,15 +179,7 @@ func shut(t testing.TB, a *ca.Authority) {
 // request asks for a certificate for a new key of the device, without a guard on its generation.
 func (w *world) request(t testing.TB) ca.Request {
 	t.Helper()
-	key := newKey(t, elliptic.P256()).Public()
-	hash, err := pki.HashKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ca.Request{
-		RequestID: requestID(t), Identity: w.device.ID, Profile: "device", Key: key,
-		Guard: pki.Guard{Identity: w.device.ID, Generation: w.device.Generation, Key: hash}, Actor: pki.ActorCommand("test"),
-	}
+	return w.requestFor(t, newKey(t, elliptic.P256()).Public())
 }
 
 func requestID(t testing.TB) pki.RequestID {

@@ -6,10 +6,11 @@ set -eu
 
 usage() {
 	cat <<'EOF'
-usage: deploy/setup.sh [--build | --test]
+usage: deploy/setup.sh [--build | --test | --judges]
 
   --build   only what building needs
   --test    also what the tests compare Brevet with
+  --judges  also the large programs of make test-judges
   (none)    what building and running need
 
 Installs what is missing with apt-get, as root or with sudo. Without either it prints what to install and exits 1.
@@ -20,6 +21,7 @@ case "${1-}" in
 '') stage=2 purpose='build and run' ;;
 --build) stage=1 purpose='build' ;;
 --test) stage=3 purpose='build, run and test' ;;
+--judges) stage=4 purpose='build, run and test with every judge' ;;
 -h | --help)
 	usage
 	exit 0
@@ -34,6 +36,7 @@ if [ $# -gt 1 ]; then
 	exit 2
 fi
 
+deno_version=2.9.6
 root=$(cd "$(dirname "$0")/.." && pwd)
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -54,6 +57,10 @@ have_compiler() { have "${CC:-gcc}"; }
 have_libc() {
 	have_compiler && printf '#include <stdlib.h>\n' | "${CC:-gcc}" -E -x c - >/dev/null 2>&1
 }
+
+have_header() { have_compiler && printf '#include <%s>\n' "$1" | "${CC:-gcc}" -E -x c - >/dev/null 2>&1; }
+
+have_python_cryptography() { have_file /usr/bin/python3 && /usr/bin/python3 -c 'import cryptography' 2>/dev/null; }
 
 have_roots() {
 	have_file ${SSL_CERT_FILE:+"$SSL_CERT_FILE"} /etc/ssl/certs/ca-certificates.crt \
@@ -115,6 +122,9 @@ survey() {
 	missing 3 'have_file /usr/share/java/bcpkix.jar' libbcpkix-java bouncycastle-pkix '' '' 'Bouncy Castle, likewise'
 	missing 3 have_nginx 'nginx libpcre2-8-0' nginx nginx nginx 'staples OCSP answers, and asks about its clients'
 	missing 3 have_haproxy 'haproxy liblua5.3-0 libopentracing-c-wrapper0' haproxy haproxy haproxy 'likewise'
+	missing 3 'have_header mbedtls/ssl.h' libmbedtls-dev mbedtls-devel mbedtls-dev mbedtls 'verifies chains as firmware does'
+	missing 3 'have_header wolfssl/ssl.h' libwolfssl-dev wolfssl-devel wolfssl-dev wolfssl 'likewise'
+	missing 3 have_python_cryptography python3-cryptography python3-cryptography py3-cryptography '' 'reads certificates as Python programs do'
 	missing 3 have_mosquitto 'mosquitto libdlt2 libwrap0 libwebsockets17 mosquitto-clients' mosquitto mosquitto mosquitto \
 		'a broker that knows clients by the subjects of their certificates'
 	missing 3 'have strace' strace strace strace '' 'takes down what a server writes, so that a power cut can lose some of it'
@@ -123,6 +133,7 @@ survey() {
 		'makes the copy of this system that packages are installed in'
 	missing 3 'have_file /usr/share/bash-completion/bash_completion' bash-completion bash-completion bash-completion '' \
 		'the shell in which the packages complete commands'
+	missing 4 'have npm' npm npm npm node 'installs Deno, whose TLS is rustls'
 }
 
 # by_hand WHY: says exactly what a person has to install.
@@ -215,7 +226,19 @@ check_go() {
 	fi
 }
 
+# Deno is in no Debian package. npm keeps it in a cache directory of the user, so that it is fetched once.
+install_deno() {
+	judges=${XDG_CACHE_HOME:-$HOME/.cache}/brevet/judges
+	if "$judges/node_modules/.bin/deno" --version 2>/dev/null | grep -q "^deno $deno_version "; then return 0; fi
+	say "installing deno $deno_version with npm in $judges"
+	mkdir -p "$judges" && npm install --silent --no-audit --no-fund --prefix "$judges" "deno@$deno_version" >/dev/null || {
+		fail 'npm could not install deno: see what npm says above'
+		exit 1
+	}
+}
+
 survey
 if [ -n "$debian" ]; then install_missing; fi
 check_go
+if [ "$stage" -ge 4 ]; then install_deno; fi
 say "all there to $purpose"

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/miekg/pkcs11"
 )
@@ -16,6 +17,8 @@ import (
 type KeyRef struct {
 	Label string
 	ID    []byte
+	// Public chooses between several keys that match, if it is set.
+	Public crypto.PublicKey
 }
 
 // String shows what the reference asks for.
@@ -126,8 +129,28 @@ func (s *session) key(ref KeyRef) (*Key, error) {
 	case 1:
 		return s.inspect(handles[0])
 	default:
-		return nil, fmt.Errorf("%w: %d keys answer to it: name the key by its ID", ErrAmbiguous, len(handles))
+		return s.choose(handles, ref.Public)
 	}
+}
+
+// choose returns the one usable key of several that has a public key, which may be nil.
+func (s *session) choose(handles []pkcs11.ObjectHandle, public crypto.PublicKey) (*Key, error) {
+	var chosen []pkcs11.ObjectHandle
+	var ids []string
+	for _, h := range handles {
+		info, err := s.describe(h)
+		if err != nil {
+			return nil, err
+		}
+		if k, ok := info.Public.(publicKey); ok && public != nil && k.Equal(public) {
+			chosen = append(chosen, h)
+		}
+		ids = append(ids, hex.EncodeToString(info.ID))
+	}
+	if len(chosen) == 1 {
+		return s.inspect(chosen[0])
+	}
+	return nil, fmt.Errorf("%w: %d keys answer to it: name the key by its ID, one of %s", ErrAmbiguous, len(handles), strings.Join(ids, ", "))
 }
 
 // inspect returns the key with the private handle h when it is whole, protected and works.

@@ -106,6 +106,9 @@ func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error)
 	if err := p.CheckNames(id, ca.Names{DNS: dns, IPs: ips}); err != nil {
 		return Identity{}, err
 	}
+	if err := r.issuer.CheckNames(id, ca.Names{DNS: dns, IPs: ips}); err != nil {
+		return Identity{}, err
+	}
 	return Identity{
 		ID: id, Kind: n.Kind, Profile: n.Profile, Labels: n.Labels, DNSNames: dns, IPAddresses: ips,
 		State: pki.Registered, Generation: 1, CreatedAt: r.clock().Truncate(time.Millisecond),

@@ -17,6 +17,8 @@ type Issuer interface {
 	Draft(req ca.Request) (*ca.Draft, error)
 	Issue(ctx context.Context, d *ca.Draft) (ca.Certificate, error)
 	Profile(name string) (*ca.Profile, error)
+	// CheckNames refuses names that the current CA may not certify, whatever the profile.
+	CheckNames(id pki.SPIFFEID, n ca.Names) error
 }
 
 // Superseder revokes the certificates of an identity that enrolls anew. It is safe for concurrent use.

@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -15,9 +18,9 @@ import (
 // the CAs whose CRLs are signed elsewhere, signed by that CA, and its number above the recorded one's. The CRL that
 // is recorded already is published again, so that an import can be repeated. The caller bounds the size of der.
 func (a *Authority) Import(ctx context.Context, der []byte, by pki.Actor) (CRL, error) {
-	list, err := x509.ParseRevocationList(der)
+	list, err := ParseCRL(der)
 	if err != nil {
-		return CRL{}, refuseCRL("import the DER form of a CRL", "this is not a CRL: %v", err)
+		return CRL{}, err
 	}
 	if len(list.Raw) != len(der) {
 		return CRL{}, refuseCRL("import the CRL alone", "%d octets follow the CRL", len(der)-len(list.Raw))
@@ -48,6 +51,22 @@ func (a *Authority) Import(ctx context.Context, der []byte, by pki.Actor) (CRL, 
 		return CRL{}, fmt.Errorf("revocation: publish CRL %v of %s: %w", crl.Number, issuer.Subject, err)
 	}
 	return crl, nil
+}
+
+// ParseCRL reads a CRL in DER. The error is the *pki.Refusal of what is no CRL, or one of version 1.
+func ParseCRL(der []byte) (*x509.RevocationList, error) {
+	list, err := x509.ParseRevocationList(der)
+	if err == nil {
+		return list, nil
+	}
+	outer := cryptobyte.String(der)
+	var tbs cryptobyte.String
+	if outer.ReadASN1(&outer, cbasn1.SEQUENCE) && outer.ReadASN1(&tbs, cbasn1.SEQUENCE) && tbs.PeekASN1Tag(cbasn1.SEQUENCE) {
+		// Only version 1 has no version field, which is an INTEGER, before the algorithm.
+		return nil, refuseCRL("sign one of version 2, which has a number (with openssl ca, set crlnumber)",
+			"the CRL is of version 1 (RFC 5280 section 5.1.2.1)")
+	}
+	return nil, refuseCRL("import the DER form of a CRL", "this is not a CRL: %v", err)
 }
 
 // Imported is the record of a full CRL that was signed elsewhere.

@@ -99,10 +99,10 @@ func (s *Server) agentFor(ctx context.Context, r *role, directory string, keys e
 	return agent, nil
 }
 
-// CheckNames reports what no server's certificate can carry: it is Config.Names, looked at beforehand.
-func CheckNames(names []string) error {
-	_, _, err := ra.CheckNames(splitNames(names))
-	return err
+// CheckNames returns Config.Names as the server's certificate carries them, or what no certificate can carry.
+func CheckNames(names []string) (ca.Names, error) {
+	dns, ips, err := ra.CheckNames(splitNames(names))
+	return ca.Names{DNS: dns, IPs: ips}, err
 }
 
 func splitNames(names []string) (dns []string, ips []netip.Addr) {

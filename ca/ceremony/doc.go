@@ -5,7 +5,7 @@
 //
 // What it makes follows RFC 5280, RFC 2986 and RFC 5480: names that are not empty, basic constraints with a path
 // length, key usages for certificates and CRLs and nothing else, serial numbers of 20 octets. An issuing CA is held to
-// its trust domain by a critical name constraint (RFC 5280 §4.2.1.10).
+// its trust domain by a critical name constraint (RFC 5280 §4.2.1.10) only on request: some verifiers cannot read it.
 //
 // It refuses weak keys, a request without proof of possession, a CA generation that takes over the name or the key of
 // another, a certificate that outlives its parent, a path length that the parent does not grant, and a CRL that would

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -18,9 +17,12 @@ type SignSpec struct {
 	Lifetime time.Duration
 	// PathLength is how many CAs may follow, from 0; less than the root's own. An issuing CA has 0.
 	PathLength int
-	// TrustDomain is the only one whose SPIFFE IDs the CA may certify.
+	// TrustDomain is the SPIFFE trust domain that the CA is for.
 	TrustDomain string
-	// PermittedDNS are the domains under which the CA may certify DNS names; all if there are none.
+	// Constrain holds the CA to TrustDomain, and to PermittedDNS if there are any, by a critical name constraint (RFC
+	// 5280 §4.2.1.10). Some verifiers cannot read it; docs/relying-parties.md names them.
+	Constrain bool
+	// PermittedDNS are the domains under which a constrained CA may certify DNS names; all if there are none.
 	PermittedDNS []string
 	// CRLURL is where the root's CRL is published, and IssuerURL its certificate in DER. Either may be empty. The
 	// scheme is http: fetching them must not depend on what they are needed to verify (RFC 5280 §8).
@@ -31,9 +33,10 @@ type SignSpec struct {
 }
 
 // Sign makes the certificate of the CA that asks for it with a PKCS #10 request, and returns its DER. Of the request
-// only subject and key are taken over. The trust domain, and the DNS domains where there are any, become a critical
-// name constraint. How far that carries depends on the verifier: OpenSSL holds SPIFFE IDs to exactly the trust
-// domain, Go admits its subdomains too, GnuTLS does not look. Whoever accepts a SPIFFE ID compares the trust domain.
+// only subject and key are taken over. By default the certificate has no name constraint, because mbedTLS, rustls and
+// others refuse every chain with one. How far a constraint carries depends on the verifier: OpenSSL holds SPIFFE IDs to
+// exactly the trust domain, Go admits its subdomains too, GnuTLS does not look. So a relying party that accepts a SPIFFE
+// ID compares the trust domain itself.
 func Sign(root *x509.Certificate, signer crypto.Signer, request []byte, spec SignSpec) ([]byte, error) {
 	if err := checkParent(root, signer, x509.KeyUsageCertSign, spec.Now); err != nil {
 		return nil, err
@@ -59,9 +62,11 @@ func Sign(root *x509.Certificate, signer crypto.Signer, request []byte, spec Sig
 			template.NotAfter.Format(time.RFC3339), root.NotAfter.UTC().Format(time.RFC3339))
 	}
 	template.RawSubject = subject.bytes()
-	template.PermittedDNSDomainsCritical = true // of all name constraints, whatever its name says
-	template.PermittedURIDomains = []string{spec.TrustDomain}
-	template.PermittedDNSDomains = spec.PermittedDNS
+	if spec.Constrain {
+		template.PermittedDNSDomainsCritical = true // of all name constraints, whatever its name says
+		template.PermittedURIDomains = []string{spec.TrustDomain}
+		template.PermittedDNSDomains = spec.PermittedDNS
+	}
 	template.CRLDistributionPoints = nonEmpty(spec.CRLURL)
 	template.IssuingCertificateURL = nonEmpty(spec.IssuerURL)
 	if template.SignatureAlgorithm, err = signatureAlgorithm(signer.Public()); err != nil {
@@ -134,15 +139,11 @@ func (spec SignSpec) check(root *x509.Certificate) error {
 		return pki.Refuse(pki.RuleParent, fmt.Sprintf("the longest that passes is %d", root.MaxPathLen-1),
 			"a path length of %d does not fit under the root's own of %d", spec.PathLength, root.MaxPathLen)
 	}
-	if _, err := pki.ParseTrustDomain(spec.TrustDomain); err != nil || !isHost(spec.TrustDomain) {
-		return pki.Refuse(pki.RuleTrustDomain, "use a fully qualified domain name such as fleet.example (RFC 5280 section 4.2.1.10)",
-			"a name constraint cannot be made of the trust domain %q", spec.TrustDomain)
+	if err := CheckTrustDomain(spec.TrustDomain); err != nil {
+		return err
 	}
-	for _, domain := range spec.PermittedDNS {
-		if !isHost(domain) {
-			return pki.Refuse(pki.RuleRequest, "use a fully qualified domain name in lower case, such as fleet.example, which admits its subdomains too",
-				"%q is not a DNS domain", domain)
-		}
+	if err := spec.checkConstraint(); err != nil {
+		return err
 	}
 	for _, link := range append(nonEmpty(spec.CRLURL), nonEmpty(spec.IssuerURL)...) {
 		if err := pki.CheckWebURL(link); err != nil {
@@ -152,20 +153,52 @@ func (spec SignSpec) check(root *x509.Certificate) error {
 	return nil
 }
 
-// isHost reports whether a name is what RFC 5280 §4.2.1.10 lets a constraint be: a fully qualified domain name. It
-// takes underscores, which trust domains may have, and refuses IP addresses, which cannot be constrained so, and the
-// leading dot, which would turn the trust domain into its subdomains.
-func isHost(name string) bool {
-	if _, err := netip.ParseAddr(name); err == nil || len(name) > 253 || !strings.Contains(name, ".") {
-		return false
+// checkConstraint refuses domains that a name constraint cannot hold.
+func (spec SignSpec) checkConstraint() error {
+	if !spec.Constrain {
+		if len(spec.PermittedDNS) > 0 {
+			return pki.Refuse(pki.RuleRequest, "constrain the CA, or leave the DNS domains out",
+				"DNS domains were given for a CA that is not constrained")
+		}
+		return nil
 	}
-	for label := range strings.SplitSeq(name, ".") {
-		bad := strings.ContainsFunc(label, func(r rune) bool {
-			return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_'
-		})
+	if !isQualified(spec.TrustDomain) {
+		return pki.Refuse(pki.RuleTrustDomain, "use a fully qualified domain name such as fleet.example (RFC 5280 section 4.2.1.10)",
+			"a name constraint cannot be made of the trust domain %q", spec.TrustDomain)
+	}
+	for _, domain := range spec.PermittedDNS {
+		if !isQualified(domain) {
+			return pki.Refuse(pki.RuleRequest, "use a fully qualified domain name in lower case, such as fleet.example, which admits its subdomains too",
+				"%q is not a DNS domain", domain)
+		}
+	}
+	return nil
+}
+
+// CheckTrustDomain refuses a trust domain that relying parties cannot parse as the host of a URI. Java takes host names
+// (RFC 1123 §2.1) alone, which excludes some that SPIFFE allows: those with an underscore, with a hyphen at either end
+// of a label, or with a last label that begins with a digit, as IPv4 addresses do.
+func CheckTrustDomain(name string) error {
+	if isHost(name) {
+		return nil
+	}
+	return pki.Refuse(pki.RuleTrustDomain, "use a host name such as fleet.example: lower-case letters, digits, and hyphens inside of labels",
+		"%q cannot be a trust domain: Java and others cannot parse it in certificates, and it could never be changed", name)
+}
+
+// isHost reports whether a name is a host name (RFC 1123 §2.1) in lower case that is no IP address.
+func isHost(name string) bool {
+	labels := strings.Split(name, ".")
+	for _, label := range labels {
+		bad := strings.ContainsFunc(label, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' })
 		if bad || label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
 			return false
 		}
 	}
-	return true
+	last := labels[len(labels)-1]
+	return len(name) <= 253 && last[0] >= 'a'
 }
+
+// isQualified reports whether a name is what RFC 5280 §4.2.1.10 lets a constraint be: a fully qualified domain name,
+// without the leading dot, which would turn the trust domain into its subdomains.
+func isQualified(name string) bool { return isHost(name) && strings.Contains(name, ".") }

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,8 @@ type Transcript struct {
 	At       time.Time
 	Software string // with its version
 	Token    Token
+	// TrustDomain is the SPIFFE trust domain that a CA was signed for, whether its certificate says it or not.
+	TrustDomain string
 	// What was made or, for a request that was signed, taken in; nil where there is none.
 	Request     *x509.CertificateRequest
 	Certificate *x509.Certificate
@@ -48,6 +51,7 @@ func (t Transcript) String() string {
 	p.field("Token", t.Token.Label)
 	p.field("Token serial", t.Token.Serial)
 	p.field("Key in token", t.Token.Key)
+	p.field("Trust domain", t.TrustDomain)
 	if t.Request != nil {
 		p.request(t.Request)
 	}
@@ -103,12 +107,19 @@ func (p *page) certificate(c *x509.Certificate) {
 	if c.MaxPathLen >= 0 {
 		p.field("Path length", strconv.Itoa(c.MaxPathLen))
 	}
-	p.field("Trust domain", strings.Join(c.PermittedURIDomains, ", "))
-	p.field("DNS domains", strings.Join(c.PermittedDNSDomains, ", "))
+	p.field("Constrained to", strings.Join(slices.Concat(prefixed("URI:", c.PermittedURIDomains), prefixed("DNS:", c.PermittedDNSDomains)), ", "))
 	p.field("CRL at", strings.Join(c.CRLDistributionPoints, ", "))
 	p.field("Issuer at", strings.Join(c.IssuingCertificateURL, ", "))
 	p.digest("SHA-256 of the certificate (DER)", c.Raw)
 	p.digest("SHA-256 of its public key (SubjectPublicKeyInfo)", c.RawSubjectPublicKeyInfo)
+}
+
+func prefixed(prefix string, names []string) []string {
+	var all []string
+	for _, name := range names {
+		all = append(all, prefix+name)
+	}
+	return all
 }
 
 func (p *page) crl(l *x509.RevocationList) {

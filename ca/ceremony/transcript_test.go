@@ -41,7 +41,7 @@ func goldenTranscript(t *testing.T) ceremony.Transcript {
 	return ceremony.Transcript{
 		Act: "signed the certificate of an issuing CA, and the root's CRL", Command: "brevet ceremony sign --config /etc/brevet/root.yaml issuing.csr",
 		At: time.Date(2026, 11, 22, 9, 30, 0, 0, time.FixedZone("CET", 3600)), Software: "brevet v0.1.0",
-		Token:   ceremony.Token{Label: "fleet-root", Serial: "1f2e3d4c5b6a7988", Key: "root-g1"},
+		Token: ceremony.Token{Label: "fleet-root", Serial: "1f2e3d4c5b6a7988", Key: "root-g1"}, TrustDomain: "fleet.example",
 		Request: request, Certificate: parse(t, testdata(t, "issuing.pem")), CRL: crl,
 		Signers: []string{"Master of ceremony", "Witness"},
 	}

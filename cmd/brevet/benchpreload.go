@@ -47,6 +47,10 @@ func preload(ctx context.Context, d dev, f filling, say func(string, ...any)) (e
 	if err != nil {
 		return err
 	}
+	domain, err := d.domain()
+	if err != nil {
+		return err
+	}
 	c := Config{Directory: d.dir}
 	db, err := sqlite.Open(ctx, c.storePath())
 	if err != nil {
@@ -61,7 +65,7 @@ func preload(ctx context.Context, d dev, f filling, say func(string, ...any)) (e
 	if err != nil {
 		return err
 	}
-	p := &preloader{filling: f, db: db, epoch: epoch, issuing: issuing, signer: signer}
+	p := &preloader{filling: f, db: db, epoch: epoch, domain: domain, issuing: issuing, signer: signer}
 	records := make(chan ca.Record, preloadBatch)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -81,6 +85,7 @@ type preloader struct {
 	filling
 	db      *sqlite.DB
 	epoch   ca.Epoch
+	domain  string // the trust domain
 	issuing *x509.Certificate
 	signer  *ecdsa.PrivateKey
 }
@@ -89,7 +94,7 @@ type preloader struct {
 func (p *preloader) make(ctx context.Context, first int, made chan<- ca.Record) error {
 	n := p.certificates
 	for i := first; i*p.perIdentity < n; i += preloadMakers {
-		id, err := pki.SPIFFEIDIn(p.issuing.PermittedURIDomains[0], fmt.Sprintf("preloaded/%d", i))
+		id, err := pki.SPIFFEIDIn(p.domain, fmt.Sprintf("preloaded/%d", i))
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -64,29 +65,85 @@ func (t *tokenFlags) open(ctx context.Context) (*hsm.Token, error) {
 	return openToken(ctx, t.config, pin)
 }
 
-// with opens the token, lets do work with a key, and closes it. A new key is made where an algorithm is given.
-func (t *tokenFlags) with(ctx context.Context, algorithm string, do func(crypto.Signer) error) (err error) {
-	var alg hsm.Algorithm
-	if algorithm != "" {
-		if alg, err = hsm.ParseAlgorithm(algorithm); err != nil {
-			return &usage{"--key: " + trimPrefixes(err.Error())}
-		}
-	}
+// find opens the token, lets do work with the key that a certificate is for, and closes it.
+func (t *tokenFlags) find(ctx context.Context, cert *x509.Certificate, do func(crypto.Signer) error) error {
+	ref := hsm.KeyRef{Label: t.key, Public: cert.PublicKey}
+	return t.with(ctx, func(token *hsm.Token) (*hsm.Key, error) { return token.Find(ctx, ref) }, do)
+}
+
+// with opens the token, lets do work with the key that get returns, and closes it.
+func (t *tokenFlags) with(ctx context.Context, get func(*hsm.Token) (*hsm.Key, error), do func(crypto.Signer) error) (err error) {
 	token, err := t.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, token.Close()) }()
-	var key *hsm.Key
-	if alg != 0 {
-		key, err = token.Generate(ctx, t.key, alg)
-	} else {
-		key, err = token.Find(ctx, hsm.KeyRef{Label: t.key})
-	}
+	key, err := get(token)
 	if err != nil {
 		return err
 	}
 	return do(key)
+}
+
+// keyFlags are the flags of a step that makes a key, or goes on with one that an earlier attempt made.
+type keyFlags struct {
+	tokenFlags
+	algorithm string
+	existing  bool
+	id        string
+}
+
+func (k *keyFlags) add(cmd *cobra.Command, algorithm string) {
+	k.tokenFlags.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&k.algorithm, "key", algorithm, "kind of the new key: P-256, P-384, RSA-3072, RSA-4096, Ed25519")
+	f.BoolVar(&k.existing, "existing-key", false, "use the key that the token has under the label, and make none")
+	f.StringVar(&k.id, "key-id", "", "with --existing-key: the key's ID (CKA_ID) in hexadecimal, where several have the label")
+	cmd.MarkFlagsMutuallyExclusive("key", "existing-key")
+}
+
+// check returns the *usage of flags that are wrong.
+func (k *keyFlags) check() error {
+	if k.id != "" && !k.existing {
+		return &usage{"--key-id: a new key gets an ID of its own: give --existing-key too, or leave it out"}
+	}
+	if _, err := hex.DecodeString(k.id); err != nil {
+		return &usage{"--key-id: write it in hexadecimal, as pkcs11-tool --list-objects shows it"}
+	}
+	if _, err := hsm.ParseAlgorithm(k.algorithm); err != nil {
+		return &usage{"--key: " + trimPrefixes(err.Error())}
+	}
+	return nil
+}
+
+// with opens the token, lets do work with the new key, or the existing one, and closes it.
+func (k *keyFlags) with(ctx context.Context, do func(crypto.Signer) error) error {
+	return k.tokenFlags.with(ctx, func(token *hsm.Token) (*hsm.Key, error) {
+		if k.existing {
+			id, err := hex.DecodeString(k.id)
+			if err != nil {
+				return nil, err
+			}
+			return token.Find(ctx, hsm.KeyRef{Label: k.key, ID: id})
+		}
+		algorithm, err := hsm.ParseAlgorithm(k.algorithm)
+		if err != nil {
+			return nil, err
+		}
+		key, err := token.Generate(ctx, k.key, algorithm)
+		if errors.Is(err, hsm.ErrExists) {
+			err = fmt.Errorf("%w, with --existing-key", err)
+		}
+		return key, err
+	}, do)
+}
+
+// act says what a step did, for its transcript.
+func (k *keyFlags) act(made, found string) string {
+	if k.existing {
+		return found
+	}
+	return made
 }
 
 // readPIN takes the PIN from a file, from systemd, or from the terminal.
@@ -110,7 +167,7 @@ func record(cmd *cobra.Command, out, pemType string, der []byte, t ceremony.Tran
 	t.Signers = []string{"Ceremony administrator", "Witness"}
 	paper := paperOf(out)
 	if err := writeNew(paper, []byte(t.String()), 0o644); err != nil {
-		return err
+		return errors.Join(err, os.Remove(out)) // so that the step can be repeated
 	}
 	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Wrote %s, and %s to print and sign.\nNext: %s\n", out, paper, next)
 	return err
@@ -160,8 +217,8 @@ func newCeremonyToken() *cobra.Command {
 }
 
 func newCeremonyRoot() *cobra.Command {
-	var t tokenFlags
-	var subject, key, lifetime, out string
+	var t keyFlags
+	var subject, lifetime, out string
 	cmd := &cobra.Command{
 		Use: "root", Short: "Make a root key and its self-signed certificate", Args: cobra.NoArgs,
 		Example: "  brevet ceremony root --token-label root --pin-file pin --key-label root-g1 --subject 'CN=Fleet Root G1,O=Example' --out root.crt",
@@ -170,10 +227,13 @@ func newCeremonyRoot() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := t.check(); err != nil {
+				return err
+			}
 			if err := vacant(out, paperOf(out)); err != nil {
 				return err
 			}
-			return t.with(cmd.Context(), key, func(signer crypto.Signer) error {
+			return t.with(cmd.Context(), func(signer crypto.Signer) error {
 				der, err := ceremony.Root(signer, ceremony.RootSpec{Subject: name, Lifetime: life, PathLength: 1, Now: time.Now()})
 				if err != nil {
 					return err
@@ -183,15 +243,14 @@ func newCeremonyRoot() *cobra.Command {
 					return err
 				}
 				return record(cmd, out, "CERTIFICATE", der, ceremony.Transcript{
-					Act: "made the root key and its certificate", Token: t.transcriptToken(), Certificate: cert,
+					Act: t.act("made the root key and its certificate", "made a certificate for a root key that the token had"), Token: t.transcriptToken(), Certificate: cert,
 				}, "brevet ceremony intermediate request …, on the issuing machine")
 			})
 		},
 	}
-	t.add(cmd)
+	t.add(cmd, "P-384")
 	f := cmd.Flags()
 	f.StringVar(&subject, "subject", "", "distinguished name, such as 'CN=Fleet Root G1,O=Example'; every generation has its own")
-	f.StringVar(&key, "key", "P-384", "kind of key: P-256, P-384, RSA-3072, RSA-4096, Ed25519")
 	f.StringVar(&lifetime, "lifetime", "7300d", "how long the certificate lives")
 	f.StringVar(&out, "out", "root.crt", "file to write")
 	_ = cmd.MarkFlagRequired("subject")
@@ -211,8 +270,8 @@ func subjectAndLifetime(subject, lifetime string) (ceremony.Subject, time.Durati
 }
 
 func newCeremonyRequest() *cobra.Command {
-	var t tokenFlags
-	var subject, key, out string
+	var t keyFlags
+	var subject, out string
 	cmd := &cobra.Command{
 		Use: "request", Short: "Make an issuing key and ask for its certificate", Args: cobra.NoArgs,
 		Example: "  brevet ceremony intermediate request --token-label issuing --pin-file pin --key-label issuing-g1 --subject 'CN=Fleet Issuing G1,O=Example' --out issuing.csr",
@@ -221,10 +280,13 @@ func newCeremonyRequest() *cobra.Command {
 			if err != nil {
 				return &usage{"--subject: " + trimPrefixes(err.Error())}
 			}
+			if err := t.check(); err != nil {
+				return err
+			}
 			if err := vacant(out, paperOf(out)); err != nil {
 				return err
 			}
-			return t.with(cmd.Context(), key, func(signer crypto.Signer) error {
+			return t.with(cmd.Context(), func(signer crypto.Signer) error {
 				der, err := ceremony.Request(signer, ceremony.RequestSpec{Subject: name})
 				if err != nil {
 					return err
@@ -234,15 +296,14 @@ func newCeremonyRequest() *cobra.Command {
 					return err
 				}
 				return record(cmd, out, "CERTIFICATE REQUEST", der, ceremony.Transcript{
-					Act: "made an issuing key and asked for its certificate", Token: t.transcriptToken(), Request: req,
+					Act: t.act("made an issuing key and asked for its certificate", "asked for the certificate of an issuing key that the token had"), Token: t.transcriptToken(), Request: req,
 				}, "brevet ceremony sign --csr "+filepath.Base(out)+" …, on the root's machine")
 			})
 		},
 	}
-	t.add(cmd)
+	t.add(cmd, "P-256")
 	f := cmd.Flags()
 	f.StringVar(&subject, "subject", "", "distinguished name, such as 'CN=Fleet Issuing G1,O=Example'; every generation has its own")
-	f.StringVar(&key, "key", "P-256", "kind of key: P-256, P-384, RSA-3072, RSA-4096, Ed25519")
 	f.StringVar(&out, "out", "issuing.csr", "file to write")
 	_ = cmd.MarkFlagRequired("subject")
 	return cmd

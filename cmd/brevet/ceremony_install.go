@@ -133,9 +133,10 @@ func install(cmd *cobra.Command, c Config, inst installation, operator, tokenOut
 	return err
 }
 
-// install checks that everything belongs together and records it. It can be repeated.
+// install checks that everything belongs together and that relying parties will accept what is issued, and records it.
+// The issuing CA's certificate is recorded last: until then nothing uses the rest. It can be repeated.
 func (n *node) install(ctx context.Context, inst installation, by pki.Actor) error {
-	key, err := n.token.Find(ctx, hsm.KeyRef{Label: inst.key})
+	key, err := n.token.Find(ctx, hsm.KeyRef{Label: inst.key, Public: inst.certificate.PublicKey})
 	if err != nil {
 		return err
 	}
@@ -148,10 +149,10 @@ func (n *node) install(ctx context.Context, inst installation, by pki.Actor) err
 			return fmt.Errorf("--root %s did not sign %s, nor what signed it: give the certificates of its chain alone", cert.Subject, inst.certificate.Subject)
 		}
 	}
-	if err := n.config.mayCertify(inst.certificate); err != nil {
+	if err := n.config.checkIssues(iss); err != nil {
 		return err
 	}
-	if err := n.newSubject(ctx, inst.certificate); err != nil {
+	if err := n.newGeneration(ctx, inst.certificate); err != nil {
 		return err
 	}
 	now := time.Now()
@@ -168,20 +169,17 @@ func (n *node) install(ctx context.Context, inst installation, by pki.Actor) err
 			return err
 		}
 	}
-	if err := n.store.CA().Install(ctx, ca.Installed{Certificate: inst.certificate.Raw, Key: inst.key, At: now}, by); err != nil {
-		return err
-	}
 	for _, crl := range inst.crls {
 		if err := n.importCRL(ctx, crl, inst.others, by); err != nil {
 			return err
 		}
 	}
-	return nil
+	return n.store.CA().Install(ctx, ca.Installed{Certificate: inst.certificate.Raw, Key: inst.key, At: now}, by)
 }
 
-// newSubject refuses a subject that an installed CA with another key has: relying parties find an issuer by its name
-// (RFC 5280 section 4.1.2.4).
-func (n *node) newSubject(ctx context.Context, cert *x509.Certificate) error {
+// newGeneration refuses a subject or a key that an installed CA has with another key or subject: relying parties find an
+// issuer by its name (RFC 5280 section 4.1.2.4). Both together are a renewed certificate.
+func (n *node) newGeneration(ctx context.Context, cert *x509.Certificate) error {
 	installed, err := n.store.CA().Installed(ctx)
 	if err != nil {
 		return err
@@ -191,8 +189,12 @@ func (n *node) newSubject(ctx context.Context, cert *x509.Certificate) error {
 		if err != nil {
 			return fmt.Errorf("read an installed CA certificate: %w", err)
 		}
-		if bytes.Equal(other.RawSubject, cert.RawSubject) && !bytes.Equal(other.RawSubjectPublicKeyInfo, cert.RawSubjectPublicKeyInfo) {
+		sameName, sameKey := bytes.Equal(other.RawSubject, cert.RawSubject), bytes.Equal(other.RawSubjectPublicKeyInfo, cert.RawSubjectPublicKeyInfo)
+		if sameName && !sameKey {
 			return fmt.Errorf("a CA with another key is installed as %s already: every generation has its own subject, so ask and sign again with another", cert.Subject)
+		}
+		if sameKey && !sameName {
+			return fmt.Errorf("the key of %s is installed for %s already: every generation has its own key, so make a new one", cert.Subject, other.Subject)
 		}
 	}
 	return nil

@@ -18,14 +18,25 @@ func newCeremonySign() *cobra.Command {
 	var t tokenFlags
 	var csrFile, rootFile, trustDomain, lifetime, publicURL, out string
 	var permittedDNS, existing []string
+	var constrain bool
 	cmd := &cobra.Command{
 		Use: "sign", Short: "Sign an issuing CA's request with the root key", Args: cobra.NoArgs,
+		Long: "sign makes the certificate of an issuing CA. By default the certificate does not limit what the CA may certify,\n" +
+			"because mbedTLS and rustls (Deno among others) refuse every certificate under a limit. --constrain adds a\n" +
+			"critical name constraint (RFC 5280 section 4.2.1.10) for the trust domain, and with --permit-dns for DNS domains.\n" +
+			"Use it if the root is in the trust stores of systems, and every relying party can read it: docs/relying-parties.md.",
 		Example: "  brevet ceremony sign --token-label root --pin-file pin --key-label root-g1 --root root.crt --csr issuing.csr \\\n" +
 			"      --trust-domain fleet.example --public-url http://pki.fleet.example --out issuing.crt",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			life, err := pki.ParseDuration(lifetime)
 			if err != nil {
 				return &usage{"--lifetime: " + trimPrefixes(err.Error())}
+			}
+			if len(permittedDNS) > 0 && !constrain {
+				return &usage{"--permit-dns: it limits nothing without --constrain: give both, or neither"}
+			}
+			if err := ceremony.CheckTrustDomain(trustDomain); err != nil {
+				return &usage{"--trust-domain: " + trimPrefixes(err.Error())}
 			}
 			root, err := readCertificate(rootFile)
 			if err != nil {
@@ -38,7 +49,7 @@ func newCeremonySign() *cobra.Command {
 			if err := vacant(out, paperOf(out)); err != nil {
 				return err
 			}
-			spec := ceremony.SignSpec{Lifetime: life, TrustDomain: trustDomain, PermittedDNS: permittedDNS}
+			spec := ceremony.SignSpec{Lifetime: life, TrustDomain: trustDomain, Constrain: constrain, PermittedDNS: permittedDNS}
 			if publicURL != "" {
 				base := strings.TrimSuffix(publicURL, "/")
 				id := pki.IssuerOf(root).Short()
@@ -51,7 +62,7 @@ func newCeremonySign() *cobra.Command {
 				}
 				spec.Existing = append(spec.Existing, cert)
 			}
-			return t.with(cmd.Context(), "", func(signer crypto.Signer) error {
+			return t.find(cmd.Context(), root, func(signer crypto.Signer) error {
 				spec.Now = time.Now()
 				der, err := ceremony.Sign(root, signer, csr.Raw, spec)
 				if err != nil {
@@ -62,7 +73,7 @@ func newCeremonySign() *cobra.Command {
 					return err
 				}
 				return record(cmd, out, "CERTIFICATE", der, ceremony.Transcript{
-					Act: "signed an issuing CA's certificate with the root key", Token: t.transcriptToken(), Certificate: cert,
+					Act: "signed an issuing CA's certificate with the root key", Token: t.transcriptToken(), TrustDomain: trustDomain, Certificate: cert,
 				}, "brevet ceremony crl …, then brevet ceremony install …, on the issuing machine")
 			})
 		},
@@ -71,8 +82,9 @@ func newCeremonySign() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&csrFile, "csr", "", "the issuing CA's request")
 	f.StringVar(&rootFile, "root", "root.crt", "the root's certificate")
-	f.StringVar(&trustDomain, "trust-domain", "", "the only SPIFFE trust domain whose identities the CA may certify")
-	f.StringArrayVar(&permittedDNS, "permit-dns", nil, "domain whose DNS names the CA may certify; may be given again (default: any)")
+	f.StringVar(&trustDomain, "trust-domain", "", "SPIFFE trust domain that the CA is for; it cannot be changed later")
+	f.BoolVar(&constrain, "constrain", false, "limit the CA to the trust domain; mbedTLS and rustls refuse such chains")
+	f.StringArrayVar(&permittedDNS, "permit-dns", nil, "with --constrain: domain whose DNS names the CA may certify; may be given again (default: any)")
 	f.StringArrayVar(&existing, "existing", nil, "an issuing CA's certificate of an earlier generation; may be given again")
 	f.StringVar(&publicURL, "public-url", "", "where relying parties fetch the root's certificate and CRL, such as http://pki.fleet.example")
 	f.StringVar(&lifetime, "lifetime", "1825d", "how long the certificate lives")
@@ -113,7 +125,7 @@ func newCeremonyCRL() *cobra.Command {
 			if err := vacant(out, paperOf(out)); err != nil {
 				return err
 			}
-			return t.with(cmd.Context(), "", func(signer crypto.Signer) error {
+			return t.find(cmd.Context(), root, func(signer crypto.Signer) error {
 				der, err := ceremony.RootCRL(root, signer, spec)
 				if err != nil {
 					return err

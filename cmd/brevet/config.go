@@ -19,10 +19,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/cmd/internal/config"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/hsm"
-	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server"
@@ -31,8 +31,8 @@ import (
 
 // Config is the server's configuration file. What is said about its fields is the reference in docs/configuration.md.
 type Config struct {
-	// Required. The SPIFFE trust domain that every identity is in: lower-case letters, digits, dots, dashes and
-	// underscores, such as `fleet.example`. The issuing CA's certificate has to permit it.
+	// Required. The SPIFFE trust domain that every identity is in: a host name in lower case, such as `fleet.example`. If
+	// the issuing CA is constrained, its certificate has to permit it.
 	TrustDomain string `yaml:"trust_domain"`
 	// Required. An absolute path, such as `/var/lib/brevet`. There are `store.db`, `log.archive`, `crls/`, the
 	// CRLs that are published, and `own/`, the server's own credentials. It is for the server's account alone, of mode 0700; `brevet ceremony install` makes it.
@@ -287,10 +287,7 @@ func (c *Config) check() error {
 	return err
 }
 
-func (c *Config) checkTrustDomain() error {
-	_, err := pki.ParseTrustDomain(c.TrustDomain)
-	return err
-}
+func (c *Config) checkTrustDomain() error { return ceremony.CheckTrustDomain(c.TrustDomain) }
 
 func (c *Config) checkDirectory() error {
 	if !filepath.IsAbs(c.Directory) {
@@ -303,7 +300,8 @@ func (c *Config) checkNames() error {
 	if len(c.Names) == 0 {
 		return errors.New("name at least one DNS name or IP address that clients reach the server by")
 	}
-	return server.CheckNames(c.Names)
+	_, err := server.CheckNames(c.Names)
+	return err
 }
 
 func (c *Config) checkPublicURL() error { return pki.CheckWebURL(c.PublicURL) }

@@ -56,6 +56,18 @@ func (d dev) ca() string       { return filepath.Join(d.dir, "ca") }
 func (d dev) issuing() string  { return filepath.Join(d.ca(), "issuing.crt") }
 func (d dev) operator() string { return filepath.Join(d.dir, "operator") }
 
+// domain reads the trust domain that the CA was made for.
+func (d dev) domain() (string, error) {
+	text, err := os.ReadFile(filepath.Join(d.ca(), domainFile))
+	if err != nil {
+		return "", fmt.Errorf("read the trust domain of the development CA: %w: start with another --dir", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+// domainFile names the file, in the CA's directory, that holds the trust domain that the CA was made for.
+const domainFile = "trust-domain"
+
 func newDev() *cobra.Command {
 	d := dev{key: devIssuingKey}
 	cmd := &cobra.Command{
@@ -96,8 +108,8 @@ func (d *dev) flags(cmd *cobra.Command) {
 
 // check looks at the flags before anything is made of them: certificates would carry what is wrong in them for years.
 func (d dev) check() error {
-	if _, err := pki.ParseTrustDomain(d.trustDomain); err != nil {
-		return &usage{"--trust-domain: " + err.Error()}
+	if err := ceremony.CheckTrustDomain(d.trustDomain); err != nil {
+		return &usage{"--trust-domain: " + trimPrefixes(err.Error())}
 	}
 	for _, f := range []struct{ flag, address string }{{"--grpc", d.grpc}, {"--http", d.http}} {
 		_, port, err := net.SplitHostPort(f.address)
@@ -260,25 +272,23 @@ func (d dev) certify(dir string, rootKey, issuingKey crypto.Signer) error {
 	return errors.Join(
 		writeNew(filepath.Join(dir, "root.crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root}), 0o644),
 		writeNew(filepath.Join(dir, "issuing.crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuing}), 0o644),
+		writeNew(filepath.Join(dir, domainFile), []byte(d.trustDomain+"\n"), 0o644),
 		writeNew(filepath.Join(dir, "root.crl"), pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: crl}), 0o644),
 	)
 }
 
-// config is what brevet.yaml says for other servers. The trust domain is the one that the issuing CA is held to.
+// config is what brevet.yaml says for other servers. The trust domain is the one that the CA was made for.
 func (d dev) config() (Config, error) {
-	issuing, err := readCertificate(d.issuing())
+	domain, err := d.domain()
 	if err != nil {
 		return Config{}, err
-	}
-	if len(issuing.PermittedURIDomains) != 1 {
-		return Config{}, fmt.Errorf("%s is not a development CA's: start with another --dir", issuing.Subject)
 	}
 	_, port, err := net.SplitHostPort(d.grpc)
 	if err != nil {
 		return Config{}, err
 	}
 	c := defaultConfig()
-	c.TrustDomain, c.Directory, c.Names = issuing.PermittedURIDomains[0], d.dir, []string{"localhost", "127.0.0.1", "::1"}
+	c.TrustDomain, c.Directory, c.Names = domain, d.dir, []string{"localhost", "127.0.0.1", "::1"}
 	c.Address, c.PublicURL = net.JoinHostPort("localhost", port), "http://"+d.http
 	c.Listen = ListenConfig{GRPC: d.grpc, HTTP: d.http}
 	c.Token.Label, c.Log.Level = devLabel, config.LogLevel(slog.LevelWarn)

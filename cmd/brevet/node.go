@@ -9,15 +9,18 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
-	"slices"
-	"strings"
+	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/files"
 	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/store/sqlite"
@@ -43,6 +46,9 @@ func (c *Config) crlPath() string     { return filepath.Join(c.Directory, "crls"
 // openNode opens the parts, the token first: without it nothing else is worth touching.
 func openNode(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (n *node, err error) {
 	n = &node{config: c, log: log}
+	if err := checkOwner(c.Directory); err != nil {
+		return nil, err
+	}
 	if err := checkDirectory(c.Directory, log); err != nil {
 		return nil, err
 	}
@@ -68,6 +74,33 @@ func openNode(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (n *
 	}
 	n.closers = append(n.closers, n.archive.Close)
 	return n, nil
+}
+
+// checkOwner refuses a state directory of another account: what this process would write there, the server could not
+// open as that account. A directory that does not exist passes.
+func checkOwner(directory string) error {
+	var info unix.Stat_t
+	if err := unix.Stat(directory, &info); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("look at the directory %s: %w", directory, err)
+	}
+	if me := os.Geteuid(); int(info.Uid) != me {
+		return fmt.Errorf("the directory %s belongs to %s, and this process runs as %s: run it as the directory's owner, such as with "+
+			"runuser -u %s -- brevet …, or give the directory to the account that is to run the server",
+			directory, accountName(int(info.Uid)), accountName(me), accountName(int(info.Uid)))
+	}
+	return nil
+}
+
+// accountName returns the name of a user ID, or the number where it has none.
+func accountName(id int) string {
+	number := strconv.Itoa(id)
+	if account, err := user.LookupId(number); err == nil {
+		return account.Username
+	}
+	return number
 }
 
 // expectArchive refuses a store that has a log and no archive: without it nobody can tell whether the store is an old
@@ -118,7 +151,7 @@ func (n *node) issuers(ctx context.Context) (issuers []ca.Issuer, all []*x509.Ce
 		if inst.Key == "" {
 			continue
 		}
-		key, err := n.token.Find(ctx, hsm.KeyRef{Label: inst.Key})
+		key, err := n.token.Find(ctx, hsm.KeyRef{Label: inst.Key, Public: all[i].PublicKey})
 		if err != nil {
 			return nil, nil, fmt.Errorf("the key %q of %s: %w", inst.Key, all[i].Subject, err)
 		}
@@ -133,16 +166,24 @@ func (n *node) issuers(ctx context.Context) (issuers []ca.Issuer, all []*x509.Ce
 	if len(issuers) == 0 {
 		return nil, nil, fmt.Errorf("no CA is installed in %s: run brevet ceremony install", n.config.storePath())
 	}
-	return issuers, all, n.config.mayCertify(issuers[len(issuers)-1].Certificate)
+	return issuers, all, n.config.checkIssues(issuers[len(issuers)-1])
 }
 
-// mayCertify reports whether a CA's name constraints (RFC 5280 section 4.2.1.10) admit the configured trust domain.
-func (c *Config) mayCertify(cert *x509.Certificate) error {
-	if permitted := cert.PermittedURIDomains; len(permitted) > 0 && !slices.Contains(permitted, c.TrustDomain) {
-		return fmt.Errorf("trust_domain: %s may certify identities in %s, not in %s: correct the configuration, or install a CA for it",
-			cert.Subject, strings.Join(permitted, ", "), c.TrustDomain)
+// checkIssues verifies that relying parties will accept what a CA issues under this configuration.
+func (c *Config) checkIssues(iss ca.Issuer) error {
+	profiles, err := c.profiles()
+	if err != nil {
+		return err
 	}
-	return nil
+	names, err := server.CheckNames(c.Names)
+	if err != nil {
+		return err
+	}
+	id, err := pki.ServerID(c.TrustDomain)
+	if err != nil {
+		return err
+	}
+	return iss.CheckIssues(profiles, id, names, time.Now())
 }
 
 // server puts a server on top of the node. The zero ports are for one that will not run.

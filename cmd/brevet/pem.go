@@ -8,11 +8,30 @@ import (
 	"os"
 
 	"go.step.sm/crypto/pemutil"
+
+	"github.com/brevet-pki/brevet/revocation"
 )
 
 // Ceremonies exchange files in PEM or DER. One that holds anything but the one thing that is asked for is refused.
 
+// checkMark refuses a text file with a byte order mark: no PEM reader finds what follows it.
+func checkMark(path string) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	for name, mark := range map[string]string{"UTF-8": "\xef\xbb\xbf", "UTF-16": "\xff\xfe"} {
+		if bytes.HasPrefix(content, []byte(mark)) {
+			return fmt.Errorf("%s begins with the byte order mark of %s: save it as plain ASCII, without one", path, name)
+		}
+	}
+	return nil
+}
+
 func readCertificate(path string) (*x509.Certificate, error) {
+	if err := checkMark(path); err != nil {
+		return nil, err
+	}
 	cert, err := pemutil.ReadCertificate(path)
 	if err != nil {
 		return nil, fmt.Errorf("%s is not one certificate: %w", path, err)
@@ -21,7 +40,7 @@ func readCertificate(path string) (*x509.Certificate, error) {
 }
 
 func readRequest(path string) (*x509.CertificateRequest, error) {
-	if _, err := os.Stat(path); err != nil {
+	if err := checkMark(path); err != nil {
 		return nil, err
 	}
 	req, err := pemutil.ReadCertificateRequest(path)
@@ -32,6 +51,9 @@ func readRequest(path string) (*x509.CertificateRequest, error) {
 }
 
 func readCRL(path string) (*x509.RevocationList, error) {
+	if err := checkMark(path); err != nil {
+		return nil, err
+	}
 	der, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -42,9 +64,9 @@ func readCRL(path string) (*x509.RevocationList, error) {
 		}
 		der = block.Bytes
 	}
-	crl, err := x509.ParseRevocationList(der)
+	crl, err := revocation.ParseCRL(der)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not a CRL: %w", path, err)
+		return nil, fmt.Errorf("%s is not a CRL that can be used: %w", path, err)
 	}
 	return crl, nil
 }

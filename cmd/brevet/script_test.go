@@ -39,7 +39,7 @@ const scriptPIN = "pin-that-must-not-show"
 // TestScripts runs the binary as people do. Each script has a SoftHSM of its own, PIN files, and $GRPC and $HTTP, two
 // addresses that are free; these, $WORK and $PORT are put into its .yaml files.
 func TestScripts(t *testing.T) {
-	for _, tool := range []string{"openssl", "curl"} {
+	for _, tool := range []string{"openssl", "curl", "pkcs11-tool"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Fatalf("%v: run deploy/setup.sh --test", err)
 		}
@@ -67,6 +67,11 @@ func prepare(e *testscript.Env, bin string) error {
 		return err
 	}
 	grpc, http := addresses[0], addresses[1]
+	module, err := hsm.FindSoftHSM()
+	if err != nil {
+		return err
+	}
+	e.Setenv("PKCS11", module)
 	conf, err := hsm.WriteSoftHSM(filepath.Join(e.WorkDir, "softhsm"))
 	if err != nil {
 		return err

@@ -1,0 +1,13 @@
+//go:build judges
+
+package ca_test
+
+import "testing"
+
+// TestDenoVerifies holds the line of docs/relying-parties.md for rustls. make test-judges installs Deno.
+func TestDenoVerifies(t *testing.T) {
+	open, limited := newScene(t, byDefault), newScene(t, constrained)
+	args := []string{"run", "--no-config", "--allow-net", "--allow-read", "testdata/judges/deno.js"}
+	open.says(t, "hello", "deno", append(args, open.args()...)...)
+	limited.says(t, "invalid peer certificate", "deno", append(args, limited.args()...)...)
+}

@@ -1,0 +1,223 @@
+package ca
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// shadow is a copy of an issuing CA's chain with other keys: crypto/x509 verifies samples against it, so that what
+// relying parties will refuse is known before the issuing key signs it.
+type shadow struct {
+	issuing       *x509.Certificate
+	key           *ecdsa.PrivateKey
+	chain         []*x509.Certificate // from the issuing CA to the root
+	roots         *x509.CertPool
+	intermediates *x509.CertPool
+	constrained   bool // a certificate of the chain has name constraints
+}
+
+// newShadow copies the chain, from the root down, with the extensions of each certificate as they are.
+func newShadow(iss Issuer) (*shadow, error) {
+	s := &shadow{roots: x509.NewCertPool(), intermediates: x509.NewCertPool()}
+	originals := append(slices.Clone(iss.Chain), iss.Root)
+	slices.Reverse(originals)
+	for _, original := range originals {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, fmt.Errorf("ca: make a key to verify samples with: %w", err)
+		}
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(1), RawSubject: original.RawSubject, NotBefore: original.NotBefore, NotAfter: original.NotAfter,
+			ExtraExtensions: original.Extensions, BasicConstraintsValid: true, IsCA: true, MaxPathLen: -1,
+		}
+		parent, signer := template, key
+		if s.issuing != nil {
+			parent, signer = s.issuing, s.key
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
+		if err != nil {
+			return nil, fmt.Errorf("ca: copy the certificate of %s: %w", original.Subject, err)
+		}
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("ca: read the copy of the certificate of %s: %w", original.Subject, err)
+		}
+		if s.issuing == nil {
+			s.roots.AddCert(cert)
+		} else {
+			s.intermediates.AddCert(cert)
+		}
+		s.issuing, s.key, s.chain = cert, key, append([]*x509.Certificate{cert}, s.chain...)
+		s.constrained = s.constrained || hasNameConstraints(cert)
+	}
+	return s, nil
+}
+
+func hasNameConstraints(c *x509.Certificate) bool {
+	for _, e := range c.Extensions {
+		if e.Id.String() == "2.5.29.30" {
+			return true
+		}
+	}
+	return false
+}
+
+// verify returns why relying parties refuse a certificate with these names for a usage at a time, or nil.
+func (s *shadow) verify(id pki.SPIFFEID, n Names, usage x509.ExtKeyUsage, at time.Time) error {
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: at.Add(-time.Second), NotAfter: at.Add(time.Hour), BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature, URIs: []*url.URL{id.URL()}, DNSNames: n.DNS,
+	}
+	for _, ip := range n.IPs {
+		template.IPAddresses = append(template.IPAddresses, net.IP(ip.AsSlice()))
+	}
+	if usage != x509.ExtKeyUsageAny {
+		template.ExtKeyUsage = []x509.ExtKeyUsage{usage}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, s.issuing, s.key.Public(), s.key)
+	if err != nil {
+		return fmt.Errorf("ca: make a sample: %w", err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return fmt.Errorf("ca: read a sample: %w", err)
+	}
+	if err := s.checkHost(id.TrustDomain()); err != nil {
+		return err
+	}
+	_, err = leaf.Verify(x509.VerifyOptions{
+		Roots: s.roots, Intermediates: s.intermediates, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage},
+	})
+	return err
+}
+
+// checkHost holds a trust domain against URI constraints as RFC 5280 §4.2.1.10 has it: one without a leading dot is a
+// host. Go admits its subdomains too, which OpenSSL refuses.
+func (s *shadow) checkHost(trustDomain string) error {
+	for _, c := range s.chain {
+		admits := func(domain string) bool {
+			return trustDomain == domain || strings.HasPrefix(domain, ".") && strings.HasSuffix(trustDomain, domain)
+		}
+		if permitted := c.PermittedURIDomains; len(permitted) > 0 && !slices.ContainsFunc(permitted, admits) {
+			return fmt.Errorf("%s may certify identities in %s alone", c.Subject, strings.Join(permitted, ", "))
+		}
+	}
+	return nil
+}
+
+// everyMoment is a time at which every certificate of the chain is valid, if there is one.
+func (s *shadow) everyMoment() time.Time {
+	latest := s.issuing.NotBefore
+	for _, c := range s.chain {
+		if c.NotBefore.After(latest) {
+			latest = c.NotBefore
+		}
+	}
+	return latest
+}
+
+// checkNames refuses names that a name constraint of the chain excludes (RFC 5280 §4.2.1.10): relying parties would
+// refuse the certificate.
+func (s *shadow) checkNames(id pki.SPIFFEID, n Names) error {
+	if !s.constrained {
+		return nil
+	}
+	if err := s.verify(id, n, x509.ExtKeyUsageAny, s.everyMoment()); err != nil {
+		return pki.Refuse(pki.RuleNames, "use names that the name constraints of the CA's chain permit",
+			"the issuing CA %s may not certify %s: %v", s.issuing.Subject, id, err)
+	}
+	return nil
+}
+
+// checkProfiles returns an error that names a profile whose certificates no relying party accepts at this time, and the
+// extended key usage (RFC 5280 §4.2.1.12) that the chain withholds, or nil.
+func (s *shadow) checkProfiles(all map[string]*Profile, id pki.SPIFFEID, now time.Time) error {
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		for _, usage := range all[name].extKeyUsage {
+			err := s.verify(id, Names{}, usage, now)
+			var invalid x509.CertificateInvalidError
+			if errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage {
+				err = fmt.Errorf("the chain of %s does not permit %s: have the CA signed without extended key usage, or with all that its profiles need",
+					s.issuing.Subject, usageName(usage))
+			}
+			if err != nil {
+				return fmt.Errorf("profiles.%s: no relying party would accept a certificate: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func usageName(usage x509.ExtKeyUsage) string {
+	for name, u := range extKeyUsages {
+		if u == usage {
+			return name
+		}
+	}
+	return fmt.Sprintf("extended key usage %d", usage)
+}
+
+// CheckIssues verifies samples of what a CA is to issue along its whole chain, with crypto/x509, and returns an error
+// that begins with the configuration key of what relying parties would refuse: the identity and the names of the
+// server itself, which are given, or a profile.
+func (iss Issuer) CheckIssues(profiles map[string]*Profile, server pki.SPIFFEID, names Names, now time.Time) error {
+	if err := iss.checkTime(now); err != nil {
+		return err
+	}
+	if err := iss.verifyChain(now); err != nil {
+		return err
+	}
+	s, err := newShadow(iss)
+	if err != nil {
+		return err
+	}
+	subject := iss.Certificate.Subject
+	err = s.verify(server, Names{}, x509.ExtKeyUsageAny, now)
+	if bad := new(x509.CertificateInvalidError); errors.As(err, bad) && bad.Reason != x509.CANotAuthorizedForThisName {
+		return fmt.Errorf("ca: relying parties cannot verify what %s issues: %w", subject, err)
+	}
+	if err != nil {
+		return fmt.Errorf("trust_domain: %s may not certify identities in %s: %w", subject, server.TrustDomain(), err)
+	}
+	for _, name := range names.DNS {
+		if err := s.verify(server, Names{DNS: []string{name}}, x509.ExtKeyUsageAny, now); err != nil {
+			return fmt.Errorf("names: %s may not certify %s: %w", subject, name, err)
+		}
+	}
+	for _, ip := range names.IPs {
+		if err := s.verify(server, Names{IPs: []netip.Addr{ip}}, x509.ExtKeyUsageAny, now); err != nil {
+			return fmt.Errorf("names: %s may not certify %s: %w", subject, ip, err)
+		}
+	}
+	return s.checkProfiles(profiles, server, now)
+}
+
+// verifyChain verifies the issuing CA's real certificate, whose signatures the copy does not have.
+func (iss Issuer) verifyChain(now time.Time) error {
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(iss.Root)
+	for _, c := range iss.Chain {
+		intermediates.AddCert(c)
+	}
+	_, err := iss.Certificate.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	if err != nil {
+		return fmt.Errorf("ca: relying parties cannot verify %s: %w", iss.Certificate.Subject, err)
+	}
+	return nil
+}
