@@ -23,6 +23,7 @@ import (
 	"github.com/brevet-pki/brevet/cmd/internal/config"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server"
