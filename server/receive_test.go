@@ -3,6 +3,7 @@ package server_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -215,5 +216,32 @@ func TestSilentCallers(t *testing.T) {
 	close(s.let)
 	if err := <-renewed; err != nil {
 		t.Errorf("a call that has sent its message ends with the silent ones: %v", err)
+	}
+}
+
+// Callers who may not call are refused when their headers arrive, with the same answer whether or not their call has a deadline.
+func TestRefusalsNeedNoMessage(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	device, revokedDevice := w.Enrolled(t, "device", "device/1"), w.Enrolled(t, "device", "device/2")
+	w.Revoke(t, revokedDevice.Certificate, "keyCompromise")
+	soon, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	for _, ctx := range []context.Context{t.Context(), soon} {
+		for _, c := range []struct {
+			caller *servertest.Caller
+			method string
+			want   result
+		}{
+			{w.Caller(t, nil), brevetv1.IdentityService_CreateIdentity_FullMethodName, unknown},
+			{w.Caller(t, nil), brevetv1.LogService_ListEntries_FullMethodName, unknown},
+			{w.Caller(t, nil), "/brevet.v1.IdentityService/DeleteIdentity", result{codes.Unimplemented, pki.RuleMethod}},
+			{device.Caller, brevetv1.IdentityService_CreateIdentity_FullMethodName, denied},
+			{device.Caller, brevetv1.EnrollmentService_IssueCertificates_FullMethodName, denied},
+			{revokedDevice.Caller, brevetv1.EnrollmentService_Renew_FullMethodName, revoked},
+		} {
+			stream := servertest.Must(c.caller.Conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, c.method))(t)
+			servertest.Refused(t, stream.RecvMsg(&brevetv1.EnrollResponse{}), c.want.code, c.want.rule)
+		}
 	}
 }
