@@ -58,3 +58,13 @@ func TestServiceFilesAreValid(t *testing.T) {
 		}
 	}
 }
+
+// A flood ends the service at the latest, and not what else runs on the machine.
+func TestServicesHaveMemoryLimits(t *testing.T) {
+	limit := regexp.MustCompile(`(?m)^MemoryMax=[1-9][0-9]*[MG]$`)
+	for unit := range exposure {
+		if !limit.MatchString(read(t, filepath.Join("deploy", "systemd", unit))) {
+			t.Errorf("%s has no MemoryMax", unit)
+		}
+	}
+}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/brevet-pki/brevet/cmd/internal/agentcli"
 	"github.com/brevet-pki/brevet/cmd/internal/config"
+	"github.com/brevet-pki/brevet/cmd/internal/memory"
 )
 
 // version is set when the binary is built.
@@ -35,6 +36,7 @@ type streams struct {
 }
 
 func main() {
+	memory.SetLimit()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second one ends what does not heed the first, such as waiting for somebody to type
 	code := execute(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})

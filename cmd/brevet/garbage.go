@@ -5,6 +5,8 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
+
+	"github.com/brevet-pki/brevet/cmd/internal/memory"
 )
 
 // How much the heap grows before it is collected. What lives is little beside what issuing certificates takes for a
@@ -16,8 +18,10 @@ const (
 	garbageLeast = 100 // per cent of what lives
 )
 
-// boundGarbage keeps the heap from growing with what lives on it, until ctx ends.
+// boundGarbage keeps the heap from growing with what lives on it, until ctx ends, and sets the memory limit that the
+// cgroup asks for.
 func boundGarbage(ctx context.Context) {
+	memory.SetLimit()
 	debug.SetGCPercent(garbageShare)
 	go func() {
 		tick := time.NewTicker(time.Second)
