@@ -75,7 +75,6 @@ const (
 	Missing                      // what the request names does not exist
 	Conflicting                  // the state of things does not allow it now
 	Overcrowded                  // the server has too much to do: later would pass
-	Oversized                    // more than is read: less would pass
 	Unserved                     // this server has no such call: another version may have it
 )
 
@@ -125,7 +124,7 @@ const (
 )
 
 var classes = map[Rule]Class{
-	RuleRequest: Malformed, RuleCSR: Malformed, RuleCSRSignature: Malformed, RuleCSRContent: Malformed,
+	RuleRequest: Malformed, RuleSize: Malformed, RuleCSR: Malformed, RuleCSRSignature: Malformed, RuleCSRContent: Malformed,
 	RuleKeyType: Malformed, RuleKeyWeak: Malformed, RuleLifetime: Malformed, RuleNames: Malformed,
 	RuleProfile: Malformed, RuleLint: Malformed, RuleTrustDomain: Malformed, RuleReason: Malformed, RuleCRL: Malformed,
 	RuleSubject: Malformed, RuleParent: Malformed,
@@ -135,7 +134,7 @@ var classes = map[Rule]Class{
 	RuleIdentity: Missing, RulePredecessor: Missing, RuleNotFound: Missing,
 	RuleIdentityExists: Conflicting, RuleIdentityState: Conflicting, RuleEnrolled: Conflicting,
 	RuleChanged: Conflicting, RuleRequestReused: Conflicting, RuleFinal: Conflicting,
-	RuleBusy: Overcrowded, RuleRate: Overcrowded, RuleSize: Oversized, RuleMethod: Unserved,
+	RuleBusy: Overcrowded, RuleRate: Overcrowded, RuleMethod: Unserved,
 }
 
 // Rules returns all rules, in the order of their names.

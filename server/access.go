@@ -55,8 +55,8 @@ var access = map[string]who{
 	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": anybody,
 }
 
-// works says what kind of work an RPC is, and so which lane it waits in. What is not in it, health and reflection, waits
-// nowhere. A test fails for an RPC of our own that is missing.
+// works says what kind of work an RPC is, and so which lane it waits in. What is not in it, single questions about health,
+// waits nowhere. A test fails for an RPC of our own that is missing.
 var works = map[string]work{
 	brevetv1.EnrollmentService_Enroll_FullMethodName: enrollments,
 	brevetv1.EnrollmentService_Renew_FullMethodName:  renewals,
@@ -84,6 +84,10 @@ var works = map[string]work{
 	brevetv1.LogService_ListEntries_FullMethodName:              readings,
 	brevetv1.LogService_GetHead_FullMethodName:                  readings,
 	brevetv1.StoreService_GetStats_FullMethodName:               readings,
+
+	"/grpc.health.v1.Health/Watch":                                   watches,
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      watches,
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": watches,
 }
 
 // OperatorPath opens the reserved paths of operators. Nobody but an operator is ever issued a certificate under it.

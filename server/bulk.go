@@ -32,15 +32,24 @@ const maxEcho = 64
 type bulk struct {
 	places   chan struct{} // one for each order that is carried out
 	stopping <-chan struct{}
+	// authorize checks the caller of a stream again.
+	authorize func(ctx context.Context) error
 	// conclude turns what an order came to into the error that a call of its own would have ended with.
 	conclude func(ctx context.Context, begun time.Time, panicked any, err error) error
 }
 
 func newBulk(s *Server) bulk {
 	method := brevetv1.EnrollmentService_IssueCertificates_FullMethodName
-	return bulk{make(chan struct{}, maxOrders), s.stopping, func(ctx context.Context, begun time.Time, panicked any, err error) error {
-		return s.answer(ctx, method, begun, panicked, s.note(ctx, err))
-	}}
+	return bulk{
+		places: make(chan struct{}, maxOrders), stopping: s.stopping,
+		authorize: func(ctx context.Context) error {
+			_, err := s.gate.authorize(ctx, method)
+			return err
+		},
+		conclude: func(ctx context.Context, begun time.Time, panicked any, err error) error {
+			return s.answer(ctx, method, begun, panicked, s.note(ctx, err))
+		},
+	}
 }
 
 type orderStream = grpc.BidiStreamingServer[brevetv1.IssueCertificatesRequest, brevetv1.IssueCertificatesResponse]
@@ -152,6 +161,9 @@ func (o *orders) fulfil(ctx context.Context, order *brevetv1.IssueCertificatesRe
 func (o *orders) issue(ctx context.Context, order *brevetv1.IssueCertificatesRequest) (cert ca.Certificate, c *brevetv1.Credential, err error) {
 	begun := time.Now()
 	defer func() { err = o.bulk.conclude(ctx, begun, recover(), err) }()
+	if err := o.bulk.authorize(ctx); err != nil {
+		return cert, nil, err
+	}
 	id, lifetime, err := requestOf(order)
 	if err != nil {
 		return cert, nil, err

@@ -5,10 +5,10 @@ import (
 	"crypto/x509"
 	"time"
 
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 )
 
 // caller is who makes a call, once the interceptor has verified the certificate.
@@ -35,18 +35,39 @@ type statuses interface {
 	Status(ref pki.CertRef) (pki.Status, bool)
 }
 
+// identityRecords reads the identity of a caller as it is committed at the time of the call. It returns a pki.Refusal if
+// there is none. It is safe for concurrent use.
+type identityRecords interface {
+	Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error)
+}
+
 // gate lets callers in, or refuses them with a typed error.
 type gate struct {
 	trustDomain   string
 	roots         *x509.CertPool
 	intermediates *x509.CertPool
 	statuses      statuses
+	identities    identityRecords
 	clock         func() time.Time
 	vouched       vouched
 }
 
-// enter checks one call against the table and, where that asks for it, the caller's certificate. The context that it
-// returns knows who calls, beside a refusal too where the certificate says it.
+// authorize checks a call when its message is used: what enter checks, and for operators that their identity is neither
+// suspended nor retired, whatever the certificate says. Renew checks the identity itself, in the read that it decides by.
+func (g *gate) authorize(ctx context.Context, method string) (context.Context, error) {
+	ctx, err := g.enter(ctx, method)
+	if need := access[method]; err != nil || need != operators && need != identity {
+		return ctx, err
+	}
+	id, err := g.identities.Identity(ctx, callerOf(ctx).id)
+	if err == nil && (id.State == pki.Suspended || id.State == pki.Retired) {
+		err = pki.Refuse(pki.RuleIdentityState, "call as another operator, who can resume a suspended identity", "%s is %s", id.ID, id.State)
+	}
+	return ctx, err
+}
+
+// enter checks one call against the table and, where that asks for it, the caller's certificate. It reads memory alone.
+// The context that it returns knows who calls, beside a refusal too where the certificate says it.
 func (g *gate) enter(ctx context.Context, method string) (context.Context, error) {
 	need := access[method]
 	if need == anybody {
@@ -70,11 +91,11 @@ func (g *gate) identify(ctx context.Context, renewing bool) (caller, error) {
 	if !ok {
 		return caller{}, unauthenticated()
 	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.PeerCertificates) == 0 {
+	info, ok := p.AuthInfo.(clientInfo)
+	if !ok || info.leaf == nil {
 		return caller{}, unauthenticated()
 	}
-	return g.verify(info.State.PeerCertificates, renewing)
+	return g.verify(info, renewing)
 }
 
 func unauthenticated() error {
@@ -85,17 +106,17 @@ func unauthenticated() error {
 // handshake has proved that the client holds its key. The caller beside a refusal is who it is all the same; it is zero
 // where the certificate proves nothing, and did not in its time. For a renewal a superseded certificate passes too: whether it may have an answer, and
 // it never has more, is the registration authority's to say.
-func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) {
-	leaf, now := chain[0], g.clock()
+func (g *gate) verify(client clientInfo, renewing bool) (caller, error) {
+	leaf, now := client.leaf, g.clock()
 	if now.Before(leaf.NotBefore) {
-		return g.pastCaller(leaf, leaf.NotBefore), pki.Refuse(pki.RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
+		return g.pastCaller(client, leaf.NotBefore), pki.Refuse(pki.RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
 			"the certificate is valid from %s on, and it is %s here", stamp(leaf.NotBefore), stamp(now))
 	}
 	if now.After(leaf.NotAfter) {
-		return g.pastCaller(leaf, leaf.NotAfter), pki.Refuse(pki.RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
+		return g.pastCaller(client, leaf.NotAfter), pki.Refuse(pki.RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
 			"the certificate was valid until %s, and it is %s here", stamp(leaf.NotAfter), stamp(now))
 	}
-	v, err := g.voucherOf(leaf, now)
+	v, err := g.voucherOf(client, now)
 	if err != nil {
 		return caller{}, err
 	}
@@ -115,8 +136,8 @@ func (g *gate) verify(chain []*x509.Certificate, renewing bool) (caller, error) 
 }
 
 // pastCaller is who the certificate proves to call at a time when it is valid; zero where it proves nothing then.
-func (g *gate) pastCaller(leaf *x509.Certificate, at time.Time) caller {
-	v, _ := g.voucherOf(leaf, at)
+func (g *gate) pastCaller(client clientInfo, at time.Time) caller {
+	v, _ := g.voucherOf(client, at)
 	v.caller.past = true
 	return v.caller
 }

@@ -85,11 +85,12 @@ func FuzzCaller(f *testing.F) {
 		if err != nil {
 			return // nobody can show it
 		}
-		leaf, err := x509.ParseCertificate(der)
+		client, err := newClientInfo(der)
 		if err != nil {
 			return // crypto/tls ends the handshake
 		}
-		c, err := g.verify([]*x509.Certificate{leaf}, false)
+		leaf := client.leaf
+		c, err := g.verify(client, false)
 		if r, ok := pki.AsRefusal(err); err != nil && (!ok || r.Rule == "" || r.Detail == "" || r.Fix == "") {
 			t.Fatalf("%v is not a whole refusal", err)
 		}

@@ -21,7 +21,7 @@ import (
 var codeOf = map[pki.Class]codes.Code{
 	pki.Malformed: codes.InvalidArgument, pki.Unproven: codes.Unauthenticated, pki.Forbidden: codes.PermissionDenied,
 	pki.Missing: codes.NotFound, pki.Conflicting: codes.FailedPrecondition, pki.Overcrowded: codes.ResourceExhausted,
-	pki.Oversized: codes.ResourceExhausted, pki.Unserved: codes.Unimplemented,
+	pki.Unserved: codes.Unimplemented,
 }
 
 // lines bounds what is said of the failures of each method: ten at once, and ten a minute after them. The rest is counted

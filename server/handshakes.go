@@ -1,7 +1,11 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
 	"net"
 
 	"google.golang.org/grpc/credentials"
@@ -9,7 +13,57 @@ import (
 	"github.com/brevet-pki/brevet/server/admission"
 )
 
-// boundedTLS has few handshakes compute at once, and counts them.
+// Bounds of what a client sends in a handshake. The gate uses its own certificate alone: it has the CA certificates.
+const (
+	maxCertificates     = 8
+	maxCertificateBytes = 16 << 10                    // of all certificates
+	maxHandshakeBytes   = maxCertificateBytes + 8<<10 // of everything
+)
+
+// checkCertificates implements tls.Config.VerifyPeerCertificate. It refuses what crypto/tls would keep for as long as the connection.
+func checkCertificates(chain [][]byte, _ [][]*x509.Certificate) error {
+	total := 0
+	for _, der := range chain {
+		total += len(der)
+	}
+	if len(chain) > maxCertificates || total > maxCertificateBytes {
+		return fmt.Errorf("server: the client sent %d certificates of %d bytes, the maximum is %d of %d bytes",
+			len(chain), total, maxCertificates, maxCertificateBytes)
+	}
+	return nil
+}
+
+// clientInfo is what a connection keeps of its handshake.
+type clientInfo struct {
+	credentials.CommonAuthInfo
+	leaf *x509.Certificate // the client's own certificate; nil if it sent none
+	sum  [sha256.Size]byte // of leaf
+}
+
+// AuthType implements credentials.AuthInfo.
+func (clientInfo) AuthType() string { return "tls" }
+
+// newClientInfo returns a clientInfo of a certificate, which shares no memory with it.
+func newClientInfo(der []byte) (clientInfo, error) {
+	leaf, err := x509.ParseCertificate(bytes.Clone(der))
+	return clientInfo{
+		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, leaf: leaf, sum: sha256.Sum256(der),
+	}, err
+}
+
+// reduce takes what the gate uses from what crypto/tls knows of the client, and lets the rest go. The list of
+// certificates is the connection's own, and keeps the whole message of the handshake.
+func reduce(info credentials.AuthInfo) (credentials.AuthInfo, error) {
+	state, ok := info.(credentials.TLSInfo)
+	if !ok || len(state.State.PeerCertificates) == 0 {
+		return clientInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}, nil
+	}
+	client, err := newClientInfo(state.State.PeerCertificates[0].Raw)
+	clear(state.State.PeerCertificates)
+	return client, err
+}
+
+// boundedTLS has few handshakes compute at once, counts them, and keeps little of them.
 type boundedTLS struct {
 	credentials.TransportCredentials
 	server *Server
@@ -23,6 +77,9 @@ func (b boundedTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 	conn, info, err := b.TransportCredentials.ServerHandshake(shaking)
 	shaking.rest()
 	shaking.over = true
+	if err == nil {
+		info, err = reduce(info)
+	}
 	b.server.metrics.handshakes.WithLabelValues(resultOf(err)).Inc()
 	return conn, info, err
 }
@@ -39,6 +96,7 @@ type handshake struct {
 	ctx   context.Context //nolint:containedctx // of the handshake, which knows of none
 	lane  *admission.Lane
 	leave func() // nil while it is not in the lane
+	read  int    // bytes
 	over  bool
 }
 
@@ -48,7 +106,11 @@ func (h *handshake) Read(p []byte) (int, error) {
 		return h.Conn.Read(p)
 	}
 	h.rest()
-	n, err := h.Conn.Read(p)
+	if h.read >= maxHandshakeBytes {
+		return 0, fmt.Errorf("server: the client sent %d bytes in its handshake, the maximum is %d", h.read, maxHandshakeBytes)
+	}
+	n, err := h.Conn.Read(p[:min(len(p), maxHandshakeBytes-h.read)])
+	h.read += n
 	if err != nil {
 		return n, err
 	}

@@ -1,10 +1,18 @@
 package server
 
 import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"io"
+	"math/big"
 	"net"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 
@@ -128,4 +136,74 @@ func TestAHandshakeHoldsAPlaceWhileItComputes(t *testing.T) {
 		}
 		s.want(t, "all have gone", 0, 0, 3)
 	})
+}
+
+// shown is a TLS client's certificates: so many, of which each has an extension of so many bytes.
+func shown(t *testing.T, certificates, bulk int) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), SubjectKeyId: make([]byte, bulk),
+	}
+	pair := tls.Certificate{PrivateKey: key}
+	for range certificates {
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pair.Certificate = append(pair.Certificate, der)
+	}
+	return pair
+}
+
+// shake connects a TLS client, and returns both sides of the handshake.
+func shake(t *testing.T, own, client tls.Certificate) (*tls.Conn, clientInfo, error) {
+	t.Helper()
+	config := new(Server).tlsConfig()
+	config.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &own, nil }
+	s := newShaking()
+	s.creds.TransportCredentials = credentials.NewTLS(config)
+	here, there := net.Pipe()
+	t.Cleanup(func() { _, _ = here.Close(), there.Close() })
+	go func() {
+		c := tls.Client(there, &tls.Config{
+			InsecureSkipVerify: true, NextProtos: []string{"h2"},
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &client, nil },
+		})
+		_, _ = io.Copy(io.Discard, c) // until the server has enough
+	}()
+	conn, info, err := s.creds.ServerHandshake(here)
+	if err != nil {
+		return nil, clientInfo{}, err
+	}
+	return conn.(*tls.Conn), info.(clientInfo), nil
+}
+
+func TestHandshakesAreSmall(t *testing.T) {
+	t.Parallel()
+	own := shown(t, 1, 0)
+	for _, c := range []struct {
+		certificates, bulk int
+		passes             bool
+	}{{0, 0, true}, {1, 0, true}, {maxCertificates, 100, true}, {maxCertificates + 1, 100, false}, {1, 15 << 10, true}, {1, 16 << 10, false}, {900, 0, false}} {
+		client := shown(t, c.certificates, c.bulk)
+		conn, info, err := shake(t, own, client)
+		if (err == nil) != c.passes {
+			t.Errorf("%d certificates with %d bytes each: %v", c.certificates, c.bulk, err)
+		}
+		if err != nil || c.certificates == 0 {
+			continue
+		}
+		if !bytes.Equal(info.leaf.Raw, client.Certificate[0]) {
+			t.Errorf("of %d certificates the first is not what the gate gets", c.certificates)
+		}
+		for n, kept := range conn.ConnectionState().PeerCertificates {
+			if kept != nil {
+				t.Errorf("of %d certificates the connection keeps the one at %d", c.certificates, n)
+			}
+		}
+	}
 }

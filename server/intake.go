@@ -43,6 +43,7 @@ const (
 	registrations work = "registrations" // of identities and tokens
 	streams       work = "streams"       // of orders, which have bounds of their own
 	readings      work = "readings"      // of records and the log
+	watches       work = "watches"       // streams that anybody may open: of health, and of what the API looks like
 	handshakes    work = "handshakes"    // of TLS
 )
 
@@ -64,6 +65,7 @@ func sizes(sessions int) map[work]admission.Size {
 		registrations: {Slots: 16, Each: 8, Queue: 256},
 		streams:       {Slots: 128, Each: 64, Queue: 64},
 		readings:      {Slots: 8, Each: 4, Queue: 128},
+		watches:       {Slots: 64, Each: 8, Queue: 64},
 		handshakes:    {Slots: computing, Each: computing / 2, Queue: maxConnections},
 	}
 }

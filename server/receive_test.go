@@ -1,12 +1,17 @@
 package server_test
 
 import (
+	"bytes"
+	"compress/gzip"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -72,22 +77,24 @@ func TestRubbishIsRefused(t *testing.T) {
 	}
 }
 
-// A message over the bound is refused unread, counted and logged, and who may not call learns that instead.
+// A message over the bound is refused by a rule up to what gRPC reads, and by gRPC above that. Callers who may not call
+// are refused for that reason.
 func TestAMessageThatIsTooLarge(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	nobody, before := w.Caller(t, nil), len(w.Entries(t, 0))
-	for _, size := range []int{257 << 10, 10 << 20} {
-		for method, want := range map[string]result{
-			"brevet.v1.EnrollmentService.Enroll": {codes.ResourceExhausted, pki.RuleSize}, "brevet.v1.LogService.ListEntries": unknown, "brevet.v1.CRLService.ImportCRL": unknown,
-		} {
-			err := send(t.Context(), nobody.Conn, method, make([]byte, size))
-			servertest.Refused(t, err, want.code, want.rule)
+	const enroll, list, importCRL = "brevet.v1.EnrollmentService.Enroll", "brevet.v1.LogService.ListEntries", "brevet.v1.CRLService.ImportCRL"
+	for size, want := range map[int]result{
+		256<<10 + 1: {codes.InvalidArgument, pki.RuleSize}, 1 << 20: {codes.InvalidArgument, pki.RuleSize},
+		1<<20 + 1: {codes.ResourceExhausted, ""}, 10 << 20: {codes.ResourceExhausted, ""},
+	} {
+		for method, want := range map[string]result{enroll: want, list: unknown, importCRL: unknown} {
+			servertest.Refused(t, send(t.Context(), nobody.Conn, method, make([]byte, size)), want.code, want.rule)
 		}
-		for _, method := range []string{"brevet.v1.CRLService.ImportCRL", "brevet.v1.LogService.ListEntries"} {
+		for _, method := range []string{importCRL, list} {
 			err := send(t.Context(), w.Operator.Conn, method, make([]byte, size))
-			servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleSize)
-			if !strings.Contains(err.Error(), "262144") {
+			servertest.Refused(t, err, want.code, want.rule)
+			if want.rule != "" && !strings.Contains(err.Error(), "262144") {
 				t.Errorf("the answer does not say what would pass: %v", err)
 			}
 		}
@@ -108,7 +115,19 @@ func TestAMessageThatIsTooLarge(t *testing.T) {
 	servertest.Must(w.Operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t) // the connection is still good
 }
 
-// Whatever octets are in the place of a call's one message, the answer names a rule.
+// zipped is a message of zeros, compressed.
+func zipped(t *testing.T, size int) string {
+	t.Helper()
+	var b bytes.Buffer
+	b.WriteString("\x01\x00\x00\x00\x00")
+	z := gzip.NewWriter(&b)
+	servertest.Must(z.Write(make([]byte, size)))(t)
+	servertest.Must(0, z.Close())(t)
+	binary.BigEndian.PutUint32(b.Bytes()[1:], uint32(b.Len()-5)) //nolint:gosec // it is small
+	return b.String()
+}
+
+// If a call has other bytes than one message, gRPC refuses it or the answer names a rule, and the connection goes on.
 func TestCallsWithoutOneMessage(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -117,57 +136,112 @@ func TestCallsWithoutOneMessage(t *testing.T) {
 	client := http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "localhost"}}}
 	t.Cleanup(client.CloseIdleConnections)
 	for name, c := range map[string]struct {
-		octets string
-		rule   pki.Rule
-		says   string
+		octets, encoding string
+		want             result
 	}{
-		"nothing":                     {"", pki.RuleRequest, "has not one message"},
-		"two messages":                {"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", pki.RuleRequest, "has not one message"},
-		"half a header":               {"\x00\x00", pki.RuleRequest, "ends within a message"},
-		"a header alone":              {"\x00\x00\x00\x00\x01", pki.RuleRequest, "ends within a message"},
-		"half a message":              {"\x00\x00\x00\x00\x02\x0a", pki.RuleRequest, "ends within a message"},
-		"a message and half a header": {"\x00\x00\x00\x00\x00\x00", pki.RuleRequest, "has not one message"},
-		"a compressed message":        {"\x01\x00\x00\x00\x00", pki.RuleRequest, "is compressed"},
-		"an unknown flag":             {"\xff\x00\x00\x00\x00", pki.RuleRequest, "is compressed"},
-		"the longest length":          {"\x00\xff\xff\xff\xff", pki.RuleSize, "4294967295 octets, and 262144 are the most"},
-		"one octet too long":          {"\x00\x00\x04\x00\x01", pki.RuleSize, "262145 octets"},
+		"nothing":                     {"", "", result{codes.Internal, ""}},
+		"two messages":                {"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "", result{codes.Internal, ""}},
+		"half a header":               {"\x00\x00", "", result{codes.Internal, ""}},
+		"a header alone":              {"\x00\x00\x00\x00\x01", "", result{codes.Internal, ""}},
+		"half a message":              {"\x00\x00\x00\x00\x02\x0a", "", result{codes.Internal, ""}},
+		"a message and half a header": {"\x00\x00\x00\x00\x00\x00", "", result{codes.Internal, ""}},
+		"a compressed message":        {"\x01\x00\x00\x00\x00", "", result{codes.Internal, ""}},
+		"an unknown flag":             {"\xff\x00\x00\x00\x00", "", result{codes.Internal, ""}},
+		"the longest length":          {"\x00\xff\xff\xff\xff", "", result{codes.ResourceExhausted, ""}},
+		"what does not decode":        {"\x00\x00\x00\x00\x01\xff", "", malformed},
+		"one octet too long":          {"\x00\x00\x04\x00\x01" + strings.Repeat("\x00", 256<<10+1), "", result{codes.InvalidArgument, pki.RuleSize}},
+		"an unknown compression":      {"\x01\x00\x00\x00\x00", "lzma", result{codes.Unimplemented, ""}},
+		"compressed, and too long":    {zipped(t, 256<<10+1), "gzip", result{codes.InvalidArgument, pki.RuleSize}},
+		"compressed, and far longer":  {zipped(t, 16<<20), "gzip", result{codes.ResourceExhausted, ""}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := servertest.Must(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+w.GRPC+brevetv1.EnrollmentService_Enroll_FullMethodName, strings.NewReader(c.octets)))(t)
 			r.Header.Set("Content-Type", "application/grpc")
 			r.Header.Set("Te", "trailers")
+			if c.encoding != "" {
+				r.Header.Set("Grpc-Encoding", c.encoding)
+			}
 			resp := servertest.Must(client.Do(r))(t)
 			defer func() { _ = resp.Body.Close() }()
 			servertest.Must(io.Copy(io.Discard, resp.Body))(t)
-			details := resp.Trailer.Get("Grpc-Status-Details-Bin") + resp.Header.Get("Grpc-Status-Details-Bin") // where nothing else is said
-			var st spb.Status
-			if err := proto.Unmarshal(servertest.Must(base64.RawStdEncoding.DecodeString(details))(t), &st); err != nil {
-				t.Fatal(err)
-			}
-			code := codes.InvalidArgument
-			if c.rule == pki.RuleSize {
-				code = codes.ResourceExhausted
+			said := func(key string) string { return resp.Trailer.Get(key) + resp.Header.Get(key) } // where nothing else is said
+			code := servertest.Must(strconv.Atoi(said("Grpc-Status")))(t)
+			st := spb.Status{Code: int32(code), Message: said("Grpc-Message")} //nolint:gosec // codes are small
+			if details := said("Grpc-Status-Details-Bin"); details != "" {
+				if err := proto.Unmarshal(servertest.Must(base64.RawStdEncoding.DecodeString(details))(t), &st); err != nil {
+					t.Fatal(err)
+				}
 			}
 			err := status.ErrorProto(&st)
-			servertest.Refused(t, err, code, c.rule)
+			servertest.Refused(t, err, c.want.code, c.want.rule)
 			discreet(t, err)
-			if !strings.Contains(err.Error(), c.says) {
-				t.Errorf("%v, want %q", err, c.says)
-			}
 		})
+	}
+	_, text := ask(t, w, "/metrics")
+	series := fmt.Sprintf(`brevet_call_seconds_count{code="Internal",rpc=%q}`, brevetv1.EnrollmentService_Enroll_FullMethodName)
+	if got := metric(t, text, series); got != 8 {
+		t.Errorf("%s is %v, want 8: what gRPC refuses is counted", series, got)
+	}
+	if got := metric(t, text, "brevet_call_failures_total"); got != 0 {
+		t.Errorf("%v calls count as failures of the server", got)
 	}
 }
 
-// Callers that open a call and send nothing take no place from those who do.
-func TestSilentCallersTakeNoPlace(t *testing.T) {
+// Callers that open a call and send nothing take no slot from those who do, and their calls end. Calls that have sent their
+// message take as long as they take.
+func TestSilentCallers(t *testing.T) {
 	t.Parallel()
-	w := servertest.New(t, ground, servertest.Options{})
+	s := &stuck{let: make(chan struct{})}
+	w := servertest.New(t, ground, servertest.Options{Wrap: s.wrap})
+	slow := w.Enrolled(t, "device", "device/slow")
+	s.id = slow.ID
+	renewed := make(chan error, 1)
+	go func() {
+		_, err := slow.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+		renewed <- err
+	}()
+	awaitLane(t, w, "renewals", 1, 0)
 	silent := w.Caller(t, nil)
-	for range 100 { // far more than there are places for one address, and for all
-		_, err := silent.Conn.NewStream(t.Context(), &grpc.StreamDesc{}, brevetv1.EnrollmentService_Enroll_FullMethodName)
-		if err != nil {
-			t.Fatal(err)
+	var opened []grpc.ClientStream
+	for _, method := range []string{brevetv1.EnrollmentService_Enroll_FullMethodName, "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"} {
+		for range 40 { // with those of the others, far more than there are slots for one address
+			stream := servertest.Must(silent.Conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, method))(t)
+			opened = append(opened, stream)
 		}
 	}
 	w.Enrolled(t, "device", "device/1")
+	for _, stream := range opened {
+		servertest.Refused(t, stream.RecvMsg(&brevetv1.EnrollResponse{}), codes.DeadlineExceeded, "")
+	}
+	close(s.let)
+	if err := <-renewed; err != nil {
+		t.Errorf("a call that has sent its message ends with the silent ones: %v", err)
+	}
+}
+
+// Callers who may not call are refused when their headers arrive, with the same answer whether or not their call has a deadline.
+func TestRefusalsNeedNoMessage(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	device, revokedDevice := w.Enrolled(t, "device", "device/1"), w.Enrolled(t, "device", "device/2")
+	w.Revoke(t, revokedDevice.Certificate, "keyCompromise")
+	soon, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	for _, ctx := range []context.Context{t.Context(), soon} {
+		for _, c := range []struct {
+			caller *servertest.Caller
+			method string
+			want   result
+		}{
+			{w.Caller(t, nil), brevetv1.IdentityService_CreateIdentity_FullMethodName, unknown},
+			{w.Caller(t, nil), brevetv1.LogService_ListEntries_FullMethodName, unknown},
+			{w.Caller(t, nil), "/brevet.v1.IdentityService/DeleteIdentity", result{codes.Unimplemented, pki.RuleMethod}},
+			{device.Caller, brevetv1.IdentityService_CreateIdentity_FullMethodName, denied},
+			{device.Caller, brevetv1.EnrollmentService_IssueCertificates_FullMethodName, denied},
+			{revokedDevice.Caller, brevetv1.EnrollmentService_Renew_FullMethodName, revoked},
+		} {
+			stream := servertest.Must(c.caller.Conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, c.method))(t)
+			servertest.Refused(t, stream.RecvMsg(&brevetv1.EnrollResponse{}), c.want.code, c.want.rule)
+		}
+	}
 }

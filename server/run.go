@@ -24,7 +24,8 @@ import (
 
 // Bounds of the gRPC listener. A connection keeps the identity of its handshake, so it does not live for ever.
 const (
-	maxMessage       = 256 << 10 // gRPC reads a message whole before it is decoded
+	maxMessage       = 256 << 10 // of a message; a longer one is refused by name
+	maxReceived      = 1 << 20   // of a message that gRPC reads at all, also after it has decompressed it
 	maxHeaders       = 16 << 10
 	maxStreams       = 128
 	window           = 64 << 10 // octets that a connection may send ahead; fixed, or gRPC measures the line with a ping for each message
@@ -38,7 +39,9 @@ const (
 func (s *Server) newGRPC() *grpc.Server {
 	g := grpc.NewServer(append(s.traces.serverOptions(),
 		grpc.Creds(boundedTLS{credentials.NewTLS(s.tlsConfig()), s}),
-		grpc.StreamInterceptor(s.stream), grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errUnserved }), // the gate says it first
+		grpc.InTapHandle(s.tap), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
+		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errUnserved }), // tap refuses it first
+		grpc.ForceServerCodecV2(codec{protobuf}), grpc.MaxRecvMsgSize(maxReceived),
 		grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.StaticConnWindowSize(window), grpc.StaticStreamWindowSize(window), grpc.NumStreamWorkers(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace, Time: time.Minute}),
@@ -67,6 +70,7 @@ func (s *Server) tlsConfig() *tls.Config {
 		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert,
 		SessionTicketsDisabled: true, // a resumed session would skip nothing here, but keep an old identity for longer
 		NextProtos:             []string{"h2"},
+		VerifyPeerCertificate:  checkCertificates,
 	}
 	base.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		pair := s.own.Pair()

@@ -25,6 +25,7 @@ import (
 	"github.com/brevet-pki/brevet/ra/token"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -105,8 +106,9 @@ type Server struct {
 	sweeper     *ra.Sweeper
 	gate        *gate
 	intake      *intake
-	own         *enroll.Agent   // the server's own certificate
-	delegates   []*enroll.Agent // one OCSP key for each issuing CA
+	unread      *admission.Shares // calls whose message has not arrived
+	own         *enroll.Agent     // the server's own certificate
+	delegates   []*enroll.Agent   // one OCSP key for each issuing CA
 	grpc        *grpc.Server
 	health      *health.Server
 	closers     []io.Closer // the credential directories
@@ -181,6 +183,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	})
 	s.gate = newGate(c, s.responder)
 	s.intake = newIntake(c)
+	s.unread = admission.NewShares("calls without a message", maxUnread)
 	if err := s.prepare(ctx); err != nil {
 		return errors.Join(err, s.Close(ctx))
 	}
@@ -219,7 +222,9 @@ func pointsOf(c Config) []revocation.Point {
 }
 
 func newGate(c Config, st statuses) *gate {
-	g := &gate{trustDomain: c.TrustDomain, roots: x509.NewCertPool(), intermediates: x509.NewCertPool(), statuses: st, clock: c.Clock}
+	g := &gate{
+		trustDomain: c.TrustDomain, roots: x509.NewCertPool(), intermediates: x509.NewCertPool(), statuses: st, identities: c.Stores.RA, clock: c.Clock,
+	}
 	for _, iss := range c.Issuers {
 		g.roots.AddCert(iss.Root)
 		for _, cert := range iss.Chain {

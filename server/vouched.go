@@ -28,15 +28,14 @@ type vouched struct {
 }
 
 // voucherOf returns what verifying the certificate shows, at most once for each certificate while it is remembered.
-func (g *gate) voucherOf(leaf *x509.Certificate, now time.Time) (voucher, error) {
-	key := sha256.Sum256(leaf.Raw)
+func (g *gate) voucherOf(client clientInfo, now time.Time) (voucher, error) {
 	g.vouched.mu.Lock()
-	v, ok := g.vouched.all[key]
+	v, ok := g.vouched.all[client.sum]
 	g.vouched.mu.Unlock()
 	if ok && !now.Before(v.notBefore) && !now.After(v.notAfter) {
 		return v, nil
 	}
-	v, err := g.verifyChain(leaf, now)
+	v, err := g.verifyChain(client.leaf, now)
 	if err != nil {
 		return v, err
 	}
@@ -45,7 +44,7 @@ func (g *gate) voucherOf(leaf *x509.Certificate, now time.Time) (voucher, error)
 	if len(g.vouched.all) >= maxVouched || g.vouched.all == nil {
 		g.vouched.all = map[[sha256.Size]byte]voucher{}
 	}
-	g.vouched.all[key] = v
+	g.vouched.all[client.sum] = v
 	return v, nil
 }
 

@@ -37,7 +37,8 @@ const (
 //
 // Refusals carry a brevet.v1.Refusal among the status details. UNAVAILABLE and RESOURCE_EXHAUSTED are worth
 // repeating, after the google.rpc.RetryInfo delay where there is one; other codes are not.
-// A message over 256 KiB is answered by gRPC itself, before it is read: RESOURCE_EXHAUSTED without a Refusal.
+// A message over 256 KiB is refused by the rule request.size; one over 1 MiB by gRPC itself: RESOURCE_EXHAUSTED without
+// a Refusal.
 type EnrollmentServiceClient interface {
 	// Enroll trades a one-time enrollment token for the identity's first certificate. It needs no client
 	// certificate. The token is bound to this request ID and key before anything is signed; that pair may retry
@@ -114,7 +115,8 @@ type EnrollmentService_IssueCertificatesClient = grpc.BidiStreamingClient[IssueC
 //
 // Refusals carry a brevet.v1.Refusal among the status details. UNAVAILABLE and RESOURCE_EXHAUSTED are worth
 // repeating, after the google.rpc.RetryInfo delay where there is one; other codes are not.
-// A message over 256 KiB is answered by gRPC itself, before it is read: RESOURCE_EXHAUSTED without a Refusal.
+// A message over 256 KiB is refused by the rule request.size; one over 1 MiB by gRPC itself: RESOURCE_EXHAUSTED without
+// a Refusal.
 type EnrollmentServiceServer interface {
 	// Enroll trades a one-time enrollment token for the identity's first certificate. It needs no client
 	// certificate. The token is bound to this request ID and key before anything is signed; that pair may retry
