@@ -102,7 +102,7 @@ func revokedWithTheirMaker(t *testing.T, w *world) {
 		{"certificate held", order(func(r ca.Record) revocation.Order {
 			return revocation.Order{Action: revocation.Hold, Certificate: r.Ref}
 		}), false},
-		{"expired", func(*testing.T, ca.Record) {}, false},
+		{"expired", func(*testing.T, ca.Record) { w.now = w.now.Add(2 * time.Hour) }, false},
 		{"bulk revocation of others", set(func(ca.Record) revocation.Selection { return revocation.Selection{Profile: "other"} }, pki.KeyCompromise), false},
 		{"bulk revocation for another reason", set(profile, pki.CACompromise), false},
 	} {
