@@ -98,6 +98,10 @@ func revokedWithTheirMaker(t *testing.T, w *world) {
 			return revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Key: r.KeyHash}
 		}), true},
 		{"bulk revocation of one identity", set(func(r ca.Record) revocation.Selection { return revocation.Selection{Identity: r.Identity} }, pki.PrivilegeWithdrawn), true},
+		{"key compromised after its certificate's end", func(t *testing.T, r ca.Record) {
+			w.now = r.NotAfter.Add(2 * time.Hour)
+			set(func(r ca.Record) revocation.Selection { return revocation.Selection{Key: r.KeyHash} }, pki.KeyCompromise)(t, r)
+		}, true},
 		{"superseded", order(certificate(pki.Superseded)), false},
 		{"certificate held", order(func(r ca.Record) revocation.Order {
 			return revocation.Order{Action: revocation.Hold, Certificate: r.Ref}
