@@ -67,6 +67,8 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 		{"IdentityService.SuspendIdentity", &brevetv1.SuspendIdentityRequest{Id: device.ID, Comment: "lost"}},
 		{"IdentityService.ResumeIdentity", &brevetv1.ResumeIdentityRequest{Id: device.ID, Comment: "found"}},
 		{"IdentityService.CreateToken", &brevetv1.CreateTokenRequest{Id: device.ID, Replace: true}},
+		{"IdentityService.ListTokens", &brevetv1.ListTokensRequest{MadeBy: w.Operator.ID, Identity: device.ID, State: "open", PageToken: "77"}},
+		{"IdentityService.RevokeToken", &brevetv1.RevokeTokenRequest{MadeBy: w.Operator.ID, Comment: "lost"}},
 		{"CertificateService.GetCertificate", &brevetv1.GetCertificateRequest{Serial: servertest.Serial(device.Certificate), Issuer: issuer}},
 		{"CertificateService.ListCertificates", &brevetv1.ListCertificatesRequest{Identity: device.ID, PageToken: "77"}},
 		{"CertificateService.RevokeCertificate", &brevetv1.RevokeCertificateRequest{

@@ -1,7 +1,7 @@
 // Package token authenticates first certificates by one-time enrollment tokens: 256-bit secrets, of which only a hash
 // is kept, made for one identity and one profile, and expiring. A token serves one request and one key: that pair may
 // retry while the token lives, and everything else is refused. It says no more to the caller than that the token does
-// not serve; the log says why.
+// not serve, or was revoked; the log says why.
 package token
 
 import (

@@ -230,6 +230,10 @@ func (tx *writeTx) revokeFew(ctx context.Context, s *setRow) ([]pki.StatusChange
 	if err != nil {
 		return nil, err
 	}
+	distrusted, err := tx.holderOf(ctx, s)
+	if err != nil {
+		return nil, err
+	}
 	changes, standing, err := tx.changeSubjects(ctx, few, s.order())
 	if err != nil {
 		return nil, err
@@ -243,9 +247,10 @@ func (tx *writeTx) revokeFew(ctx context.Context, s *setRow) ([]pki.StatusChange
 		if err := tx.append(ctx, s.followEntry(s.At, few[0].identity, changes)); err != nil {
 			return nil, err
 		}
-		if err := tx.distrust(ctx, few[0].identity, s.order()); err != nil {
-			return nil, err
-		}
+		distrusted = few[0].identity
+	}
+	if err := tx.distrust(ctx, distrusted, s.order()); err != nil {
+		return nil, err
 	}
 	s.Total, s.Counted, s.Followed, s.Done = len(changes), true, len(changes), true
 	return append(changes, standing...), tx.execOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1 WHERE id = ?2`, s.Total, s.ID)

@@ -123,6 +123,19 @@ func (tx *writeTx) distrust(ctx context.Context, maker pki.SPIFFEID, o revocatio
 // distrusts reports whether a reason says that what the holder of the certificate has done is not to be trusted.
 func distrusts(r pki.Reason) bool { return r == pki.KeyCompromise || r == pki.PrivilegeWithdrawn }
 
+// holderOf returns the identity of a key that a set selects by and is about to mark as compromised; zero if it is marked
+// already, or the set does not mark it.
+func (tx *writeTx) holderOf(ctx context.Context, s *setRow) (pki.SPIFFEID, error) {
+	if s.Reason != pki.KeyCompromise || s.Key.IsZero() {
+		return pki.SPIFFEID{}, nil
+	}
+	key, err := readKey(ctx, tx, s.Key)
+	if err != nil || key.compromised {
+		return pki.SPIFFEID{}, err
+	}
+	return key.identity, nil
+}
+
 // selectMakers finds the identities that have made tokens, one look in the index for each.
 const selectMakers = `
 	WITH RECURSIVE m (id) AS (

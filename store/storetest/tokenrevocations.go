@@ -55,28 +55,40 @@ func (w *world) mustServe(t *testing.T, token ra.Token) {
 	must(t, err)
 }
 
-// revokedWithTheirMaker does to makers what does and what does not revoke the tokens that they have made.
-func revokedWithTheirMaker(t *testing.T, w *world) {
-	set := func(sel func(ca.Record) revocation.Selection, reason pki.Reason) func(t *testing.T, maker ca.Record) {
-		return func(t *testing.T, maker ca.Record) {
-			_, _, err := w.Revocation.OrderSet(context.Background(), revocation.SetOrder{Selection: sel(maker), Reason: reason, By: operator, At: w.now})
-			must(t, err)
-		}
+// ordered gives an order about a maker.
+func (w *world) ordered(of func(ca.Record) revocation.Order) func(t *testing.T, maker ca.Record) {
+	return func(t *testing.T, maker ca.Record) { t.Helper(); w.apply(t, of(maker)) }
+}
+
+// bulkOrdered orders a bulk revocation of what sel selects.
+func (w *world) bulkOrdered(sel func(ca.Record) revocation.Selection, reason pki.Reason) func(t *testing.T, maker ca.Record) {
+	return func(t *testing.T, maker ca.Record) {
+		t.Helper()
+		_, _, err := w.Revocation.OrderSet(context.Background(), revocation.SetOrder{Selection: sel(maker), Reason: reason, By: operator, At: w.now})
+		must(t, err)
 	}
-	order := func(of func(ca.Record) revocation.Order) func(t *testing.T, maker ca.Record) {
-		return func(t *testing.T, maker ca.Record) { w.apply(t, of(maker)) }
+}
+
+func revokeCertificate(reason pki.Reason) func(ca.Record) revocation.Order {
+	return func(r ca.Record) revocation.Order {
+		return revocation.Order{Action: revocation.Revoke, Reason: reason, Certificate: r.Ref}
 	}
-	certificate := func(reason pki.Reason) func(ca.Record) revocation.Order {
-		return func(r ca.Record) revocation.Order {
-			return revocation.Order{Action: revocation.Revoke, Reason: reason, Certificate: r.Ref}
-		}
-	}
-	profile := func(ca.Record) revocation.Selection { return revocation.Selection{Profile: "device"} }
-	for _, c := range []struct {
-		name    string
-		change  func(t *testing.T, maker ca.Record)
-		revokes bool
-	}{
+}
+
+// ofProfile selects the certificates of everybody.
+func ofProfile(ca.Record) revocation.Selection { return revocation.Selection{Profile: "device"} }
+
+// makerChange is what happens to the maker of a token, and whether it revokes the token.
+type makerChange struct {
+	name    string
+	change  func(t *testing.T, maker ca.Record)
+	revokes bool
+}
+
+// makerChanges are what does and what does not revoke the tokens that a maker has made.
+func (w *world) makerChanges() []makerChange {
+	order, set, certificate, profile := w.ordered, w.bulkOrdered, revokeCertificate, ofProfile
+	return []makerChange{
 		{"suspended", order(func(r ca.Record) revocation.Order {
 			return revocation.Order{Action: revocation.Hold, Identity: r.Identity, State: pki.Suspended}
 		}), true},
@@ -98,14 +110,22 @@ func revokedWithTheirMaker(t *testing.T, w *world) {
 			return revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Key: r.KeyHash}
 		}), true},
 		{"bulk revocation of one identity", set(func(r ca.Record) revocation.Selection { return revocation.Selection{Identity: r.Identity} }, pki.PrivilegeWithdrawn), true},
+		{"key compromised after its certificate's end", func(t *testing.T, r ca.Record) {
+			w.now = r.NotAfter.Add(2 * time.Hour)
+			set(func(r ca.Record) revocation.Selection { return revocation.Selection{Key: r.KeyHash} }, pki.KeyCompromise)(t, r)
+		}, true},
 		{"superseded", order(certificate(pki.Superseded)), false},
 		{"certificate held", order(func(r ca.Record) revocation.Order {
 			return revocation.Order{Action: revocation.Hold, Certificate: r.Ref}
 		}), false},
-		{"expired", func(*testing.T, ca.Record) {}, false},
+		{"expired", func(*testing.T, ca.Record) { w.now = w.now.Add(2 * time.Hour) }, false},
 		{"bulk revocation of others", set(func(ca.Record) revocation.Selection { return revocation.Selection{Profile: "other"} }, pki.KeyCompromise), false},
 		{"bulk revocation for another reason", set(profile, pki.CACompromise), false},
-	} {
+	}
+}
+
+func revokedWithTheirMaker(t *testing.T, w *world) {
+	for _, c := range w.makerChanges() {
 		t.Run(c.name, func(t *testing.T) {
 			maker, other := w.issued(t), w.issued(t)
 			token, others := w.tokenBy(t, maker), w.tokenBy(t, other)
@@ -125,7 +145,7 @@ func revokedWithTheirMaker(t *testing.T, w *world) {
 	t.Run("bulk revocation that is open", func(t *testing.T) {
 		maker := w.issued(t)
 		token := w.tokenBy(t, maker)
-		set(profile, pki.KeyCompromise)(t, maker)
+		w.bulkOrdered(ofProfile, pki.KeyCompromise)(t, maker)
 		w.mustBeRevoked(t, token)
 		again := w.issue(t, w.record(t, maker.Identity)) // the maker has enrolled anew
 		w.mustServe(t, w.tokenBy(t, again))
