@@ -14,11 +14,11 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// renewAnew gets one certificate over a connection of its own, as a device that wakes up does, and says how long that
+// issueAnew gets one certificate over a connection of its own, as a device that wakes up does, and says how long that
 // took, handshake included.
-func (c *caller) renewAnew(ctx context.Context) (time.Duration, error) {
+func (c *caller) issueAnew(ctx context.Context) (time.Duration, error) {
 	return c.anew(ctx, func(c *caller) error {
-		_, err := c.renew(ctx)
+		_, err := c.issue(ctx)
 		return err
 	})
 }
@@ -33,7 +33,7 @@ func (c *caller) greetAnew(ctx context.Context) (time.Duration, error) {
 
 func (c *caller) anew(ctx context.Context, do func(*caller) error) (time.Duration, error) {
 	begin := time.Now()
-	again := &caller{pair: c.pair, csr: c.csr}
+	again := &caller{pair: c.pair, devices: c.devices}
 	if err := again.open(ctx); err != nil {
 		return 0, err
 	}
@@ -83,7 +83,7 @@ func arriveWhile(ctx context.Context, callers []*caller, rate float64, going fun
 		time.Sleep(time.Until(due))
 		c := callers[n%len(callers)]
 		all.Go(func() {
-			if _, err := c.renew(ctx); err != nil {
+			if _, err := c.issue(ctx); err != nil {
 				if turnedAway(err) {
 					over.CompareAndSwap(nil, &overrun{rate: rate, err: err})
 				} else {
