@@ -68,6 +68,13 @@ func turnedAway(err error) bool {
 	return errors.As(err, &why) && why.Rule == pki.RuleBusy
 }
 
+// Bounds on requests that have come and are not answered: those that the server has, of which it takes 64 of one operator, and
+// all.
+const (
+	arrivedAtOnce = 64
+	maxArrived    = 1024
+)
+
 // arriveWhile has requests come as arrive does, while going says so of the time since the first. When one is turned away
 // because too many wait, it sends no more, has those answered that were sent, and returns an overrun.
 func arriveWhile(ctx context.Context, callers []*caller, rate float64, going func(at time.Duration) bool) (load, error) {
@@ -77,12 +84,20 @@ func arriveWhile(ctx context.Context, callers []*caller, rate float64, going fun
 	var latencies []time.Duration
 	var over atomic.Pointer[overrun]
 	var all sync.WaitGroup
+	var waiting atomic.Int64
+	places := make(chan struct{}, arrivedAtOnce)
 	begin := time.Now()
 	for at, n := time.Duration(0), 0; going(at) && ctx.Err() == nil && over.Load() == nil; n++ {
 		due := begin.Add(at)
 		time.Sleep(time.Until(due))
 		c := callers[n%len(callers)]
+		if waiting.Add(1) > maxArrived {
+			over.CompareAndSwap(nil, &overrun{rate: rate, err: pki.Refuse(pki.RuleBusy, "", "%d requests wait", int64(maxArrived))})
+			break
+		}
 		all.Go(func() {
+			places <- struct{}{}
+			defer func() { <-places; waiting.Add(-1) }()
 			if _, err := c.issue(ctx); err != nil {
 				if turnedAway(err) {
 					over.CompareAndSwap(nil, &overrun{rate: rate, err: err})
