@@ -81,6 +81,10 @@ type ProfileConfig struct {
 	// are refused from then on, on connections that are open too, and it stays in the CRL until it ends; a device that never heard
 	// the answer may repeat its request with it. Left out, it is good until it ends.
 	RenewalRevokes bool `yaml:"renewal_revokes"`
+	// How many certificates of an identity may not have ended, revoked ones included: 1 to 1000. At the bound, a renewal before
+	// half of the predecessor's life is refused until then; later it always passes. Tokens with `--replace` and orders in bulk
+	// may come to sixteen times as many. Left out, it is 6.
+	MaxUnexpired int `yaml:"max_unexpired"`
 	// Whether each certificate is checked with zlint before it is signed, which takes time, and not only samples when the
 	// server starts.
 	Lint bool `yaml:"lint"`
@@ -128,6 +132,7 @@ type Profile struct {
 	partitioned    bool
 	noRevAvail     bool
 	renewalRevokes bool
+	maxUnexpired   int
 	lintEach       bool
 }
 
@@ -136,7 +141,7 @@ type Profile struct {
 // profiles.device.lifetime, and say what would pass.
 func NewProfile(name string, c ProfileConfig, publicURL string) (*Profile, error) {
 	p := &Profile{name: name, noRevAvail: c.NoRevAvail, renewalRevokes: c.RenewalRevokes, lintEach: c.Lint}
-	for _, step := range []func(ProfileConfig) error{p.readKinds, p.readTimes, p.readKeys, p.readUsages, p.readNames} {
+	for _, step := range []func(ProfileConfig) error{p.readKinds, p.readTimes, p.readKeys, p.readUsages, p.readNames, p.readBound} {
 		if err := step(c); err != nil {
 			return nil, fmt.Errorf("profiles.%s.%w", name, err)
 		}
@@ -161,6 +166,9 @@ func (p *Profile) MaxLifetime() time.Duration { return p.maxLifetime }
 
 // RenewalRevokes reports whether a renewal revokes the certificate that it renews.
 func (p *Profile) RenewalRevokes() bool { return p.renewalRevokes }
+
+// MaxUnexpired returns how many certificates of an identity may not have ended before early renewals are refused.
+func (p *Profile) MaxUnexpired() int { return p.maxUnexpired }
 
 // Keys returns the kinds of keys that are certified, in the order of the configuration: at least one.
 func (p *Profile) Keys() []KeyType { return slices.Clone(p.keys) }
@@ -209,6 +217,23 @@ func (p *Profile) readTimes(c ProfileConfig) error {
 	}
 	if p.backdate > maxBackdate {
 		return fmt.Errorf("backdate: %s is too far: use %s or less", c.Backdate, maxBackdate)
+	}
+	return nil
+}
+
+// Bounds of max_unexpired: a request that it holds for reads as many entries of an index.
+const (
+	defaultUnexpired = 6
+	maxUnexpired     = 1000
+)
+
+func (p *Profile) readBound(c ProfileConfig) error {
+	p.maxUnexpired = c.MaxUnexpired
+	if c.MaxUnexpired == 0 {
+		p.maxUnexpired = defaultUnexpired
+	}
+	if p.maxUnexpired < 1 || p.maxUnexpired > maxUnexpired {
+		return fmt.Errorf("max_unexpired: %d cannot be: use 1 to %d, or leave it out for %d", c.MaxUnexpired, maxUnexpired, defaultUnexpired)
 	}
 	return nil
 }

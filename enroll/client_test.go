@@ -286,7 +286,9 @@ func TestClientReadsRefusals(t *testing.T) {
 	ca := newTestCA(t)
 	refusal := &brevetv1.Refusal{Rule: "token.bound", Detail: "the token is bound", Fix: "make a new one"}
 	busy := &brevetv1.Refusal{Rule: "server.busy", Detail: "too much to do", Fix: "wait"}
+	early := &brevetv1.Refusal{Rule: "renewal.too_early", Detail: "half of its life is to come", Fix: "wait"}
 	retry := &errdetails.RetryInfo{RetryDelay: durationpb.New(90 * time.Second)}
+	long := &errdetails.RetryInfo{RetryDelay: durationpb.New(15 * 24 * time.Hour)}
 	for name, c := range map[string]struct {
 		fail      error
 		rule      pki.Rule
@@ -299,6 +301,8 @@ func TestClientReadsRefusals(t *testing.T) {
 		"unimplemented":     {status.Error(codes.Unimplemented, "no"), "", false, false, 0},
 		"unavailable":       {withDetails(codes.Unavailable, retry), "", true, false, 90 * time.Second},
 		"busy":              {withDetails(codes.ResourceExhausted, busy, retry), pki.RuleBusy, true, false, 90 * time.Second},
+		"busy for long":     {withDetails(codes.ResourceExhausted, busy, long), pki.RuleBusy, true, false, time.Hour},
+		"too early":         {withDetails(codes.ResourceExhausted, long, early), pki.RuleEarly, true, false, 15 * 24 * time.Hour},
 		"deadline":          {status.Error(codes.DeadlineExceeded, "slow"), "", true, false, 0},
 		"negative delay":    {withDetails(codes.Unavailable, &errdetails.RetryInfo{RetryDelay: durationpb.New(-time.Hour)}), "", true, false, 0},
 		"not a status":      {errors.New("plain"), "", false, false, 0},

@@ -22,7 +22,7 @@ var ErrNoToken = errors.New("there is no enrollment token")
 // ErrNoCredential says that a directory holds no credential yet.
 var ErrNoCredential = errors.New("there is no credential yet")
 
-// longestAfter bounds how long a server can send its callers away.
+// longestAfter bounds how long a server can send its callers away, unless they renew too early.
 const longestAfter = time.Hour
 
 // callError is an error status of a server.
@@ -56,8 +56,11 @@ func fromStatus(server string, err error) error {
 		case *brevetv1.Refusal:
 			e.refusal = &pki.Refusal{Rule: pki.Rule(d.GetRule()), Detail: d.GetDetail(), Fix: d.GetFix()}
 		case *errdetails.RetryInfo:
-			e.after = min(max(0, d.GetRetryDelay().AsDuration()), longestAfter)
+			e.after = max(0, d.GetRetryDelay().AsDuration())
 		}
+	}
+	if e.refusal == nil || e.refusal.Rule != pki.RuleEarly { // that one ends with half of the certificate's life
+		e.after = min(e.after, longestAfter)
 	}
 	return e
 }

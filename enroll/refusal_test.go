@@ -4,9 +4,13 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
 
 	"github.com/brevet-pki/brevet/pki"
 )
@@ -167,6 +171,42 @@ func TestAgentDrawsANewKeyWhenItsKeyIsRefused(t *testing.T) {
 		b.agent.config.KeyType = P384
 		if err := b.agent.Ensure(b.Context()); err != nil || b.agent.Pair().Key.Public().(*ecdsa.PublicKey).Params().BitSize != 384 {
 			t.Fatalf("%v, %T", err, b.agent.Pair())
+		}
+	})
+}
+
+// An agent that renews too early by the server's clock comes back when it is asked to, spends no token on it, and tells
+// nobody of a new credential.
+func TestAgentWaitsWhenItIsTooEarly(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	inBubble(t, func(b *bench) {
+		b.config.Reload = []string{"sh", "-c", `echo reload >> "$0"`, out}
+		b.ca.lifetime = 240 * time.Hour
+	}, func(b *bench) {
+		b.run()
+		b.pass(time.Minute)
+		b.give("device/1") // at hand, for a renewal that is refused for good
+		const wait = 35 * time.Hour
+		b.ca.set(func() {
+			b.ca.before = func() error {
+				return &callError{
+					server: "ca.example:7443", code: codes.ResourceExhausted, after: wait,
+					refusal: pki.Refuse(pki.RuleEarly, "wait", "half of its life is to come"),
+				}
+			}
+		})
+		b.pass(177 * time.Hour)
+		calls := len(b.ca.callTimes())
+		b.ca.set(func() { b.ca.before = nil })
+		b.pass(50 * time.Hour)
+		if err := b.stop(); err != nil || len(b.pairs) != 2 {
+			t.Fatalf("%v, %d certificates", err, len(b.pairs))
+		}
+		if calls != 2 {
+			t.Errorf("%d calls before the renewal passed, want the enrollment and one that was too early", calls)
+		}
+		if got, _ := os.ReadFile(out); string(got) != "reload\nreload\n" {
+			t.Errorf("the command wrote %q", got)
 		}
 	})
 }

@@ -14,6 +14,11 @@ type Guard struct {
 	Token TokenID
 	// Predecessor must be recorded and not revoked, and must not have been renewed with another key.
 	Predecessor CertRef
+	// Renewed says that the predecessor was renewed with this key before the decision. Where it was not, it must still not
+	// have been.
+	Renewed bool
+	// MaxUnexpired is how many certificates of the identity may not have ended, the new one included, whatever their state.
+	MaxUnexpired int
 	// Supersedes says that the predecessor is revoked, as superseded, in the same transaction. Without one it says nothing.
 	Supersedes bool
 	// Key must not be known as compromised, belong to a CA, or have been certified for another identity.

@@ -111,6 +111,8 @@ const (
 	RuleExpired         Rule = "certificate.expired"    // not valid at this time
 	RuleCertificate     Rule = "certificate.untrusted"  // not issued by this CA, or not for this use
 	RuleClone           Rule = "predecessor.clone"      // renewed before, with another key: two hold the credential
+	RuleEarly           Rule = "renewal.too_early"      // before half of the predecessor's life, and there are many
+	RuleUnexpired       Rule = "identity.max_unexpired" // as many unexpired certificates as the identity may have
 	RuleRequestReused   Rule = "request.reused"         // the request ID was used for another key
 	RuleUnauthenticated Rule = "access.unauthenticated" // the call needs a certificate
 	RuleAccess          Rule = "access.denied"          // the caller's role may not call this
@@ -135,7 +137,7 @@ var classes = map[Rule]Class{
 	RuleIdentity: Missing, RulePredecessor: Missing, RuleNotFound: Missing,
 	RuleIdentityExists: Conflicting, RuleIdentityState: Conflicting, RuleEnrolled: Conflicting,
 	RuleChanged: Conflicting, RuleRequestReused: Conflicting, RuleFinal: Conflicting,
-	RuleBusy: Overcrowded, RuleRate: Overcrowded, RuleMethod: Unserved,
+	RuleBusy: Overcrowded, RuleRate: Overcrowded, RuleEarly: Overcrowded, RuleUnexpired: Overcrowded, RuleMethod: Unserved,
 }
 
 // Rules returns all rules, in the order of their names.

@@ -35,6 +35,13 @@ func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	return s, nil
 }
 
+// Time returns the time that a serial number of MakeSerial was made at.
+func (s Serial) Time() time.Time {
+	var ms [8]byte
+	copy(ms[2:], s.b[:6])
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(ms[:]))).UTC() //nolint:gosec // 48 bits
+}
+
 // SerialFromBytes reads the 20 octets that Bytes returns.
 func SerialFromBytes(b []byte) (Serial, error) {
 	var s Serial

@@ -51,15 +51,15 @@ func (r *Registrar) Order(ctx context.Context, o Order) (ca.Certificate, error) 
 	if st.Answer != nil {
 		return answered(st.Answer, c.keyHash)
 	}
-	d, err := r.decideOrder(st, c, o)
+	d, err := r.decideOrder(ctx, st, c, o)
 	if err != nil {
 		return none, err
 	}
 	return r.issue(context.WithoutCancel(ctx), d, q)
 }
 
-func (r *Registrar) decideOrder(st Standing, c csr, o Order) (*ca.Draft, error) {
-	return r.decide(st, c, ca.Request{
+func (r *Registrar) decideOrder(ctx context.Context, st Standing, c csr, o Order) (*ca.Draft, error) {
+	return r.decide(ctx, st, c, ca.Request{
 		RequestID: o.RequestID, Lifetime: o.Lifetime, Actor: o.By, Patient: true,
 		Guard: pki.Guard{Enrolls: st.Identity.State == pki.Registered},
 	})
@@ -86,7 +86,7 @@ func (r *Registrar) standingToOrder(ctx context.Context, q Question, o Order, c 
 		return st, nil
 	}
 	if missing {
-		if _, err := r.decideOrder(Standing{Identity: want}, c, o); err != nil {
+		if _, err := r.decideOrder(ctx, Standing{Identity: want}, c, o); err != nil {
 			return st, err
 		}
 	}

@@ -156,6 +156,8 @@ type Predecessor struct {
 	Status pki.Status
 	// Successor is the key with which it was renewed before; zero if it was not.
 	Successor pki.KeyHash
+	// NotAfter is its end.
+	NotAfter time.Time
 	// Superseded says that its renewal revoked it, as pki.Guard has it.
 	Superseded bool
 }
@@ -181,6 +183,7 @@ type Records interface {
 	IdentityRecords
 	TokenRecords
 	CertificateRecords
+	RenewalRecords
 	RefusalRecords
 }
 
@@ -226,6 +229,15 @@ type CertificateRecords interface {
 	// Certificates returns up to limit certificates, the newest first, from a cursor on, and the cursor of the next
 	// page, zero when there is none. A zero identity means all.
 	Certificates(ctx context.Context, identity pki.SPIFFEID, from Cursor, limit int) ([]Certificate, Cursor, error)
+}
+
+// RenewalRecords reads what bounds the certificates of an identity. Few requests need it: those that come early, or again.
+type RenewalRecords interface {
+	// Unexpired counts the certificates of an identity that end after a time, in whatever state, up to most.
+	Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most int) (int, error)
+	// Renewed returns the newest certificate of a question's identity and key that was recorded after the question's
+	// predecessor, is good and ends after a time; nil where there is none.
+	Renewed(ctx context.Context, q Question, at time.Time) (*Answer, error)
 }
 
 // RefusalRecords takes down what was refused.

@@ -19,6 +19,8 @@ type Issuer interface {
 	Profile(name string) (*ca.Profile, error)
 	// CheckNames refuses names that the current CA may not certify, whatever the profile.
 	CheckNames(id pki.SPIFFEID, n ca.Names) error
+	// Current returns the CA that issues where a request names none.
+	Current() ca.Issuer
 }
 
 // Superseder revokes the certificates of an identity that enrolls anew. It is safe for concurrent use.
@@ -50,13 +52,14 @@ type Registrar struct {
 	log         *slog.Logger
 	turns       *turns
 	refusals    *refusals
+	early       earlyLog
 }
 
 // New returns a Registrar. Close it at the end.
 func New(c Config) *Registrar {
 	return &Registrar{
 		c.TrustDomain, c.Records, c.Issuer, c.Superseder, c.Token, c.Clock, c.Log, newTurns(),
-		newRefusals(c.Records, c.Clock, c.Log),
+		newRefusals(c.Records, c.Clock, c.Log), earlyLog{},
 	}
 }
 
@@ -127,7 +130,7 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e Enrollme
 		return answered(st.Answer, c.keyHash)
 	}
 	id := st.Identity
-	d, err := r.decide(st, c, ca.Request{
+	d, err := r.decide(ctx, st, c, ca.Request{
 		RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claim.Actor, Guard: pki.Guard{Enrolls: true, Token: claim.Token},
 	})
 	if err != nil {
@@ -163,6 +166,9 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e Enrollme
 // Renew issues the next certificate to the holder of one.
 func (r *Registrar) Renew(ctx context.Context, n Renewal) (ca.Certificate, error) {
 	cert, err := r.renew(ctx, n)
+	if e := (*early)(nil); errors.As(err, &e) && !r.early.first(n.Predecessor.Serial) {
+		return cert, noted{err}
+	}
 	return cert, r.Note(ctx, pki.ActorIdentity(n.Identity), n.Identity, err)
 }
 
@@ -203,13 +209,31 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n Renewal) (ca.Certifica
 	if st.Identity.State != pki.Enrolled {
 		return none, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", n.Identity, st.Identity.State)
 	}
-	d, err := r.decide(st, c, ca.Request{
-		RequestID: n.RequestID, Lifetime: n.Lifetime, Actor: pki.ActorCaller(n.Identity, n.Predecessor), Guard: pki.Guard{Predecessor: n.Predecessor},
+	if old.Successor == c.keyHash { // the device has lost the answer, and the request ID with it
+		if a, err := r.records.Renewed(ctx, q, r.clock()); err != nil || a != nil {
+			return a.certificate(), err
+		}
+	}
+	d, err := r.decide(ctx, st, c, ca.Request{
+		RequestID: n.RequestID, Lifetime: n.Lifetime, Actor: pki.ActorCaller(n.Identity, n.Predecessor),
+		Guard: pki.Guard{Predecessor: n.Predecessor, Renewed: old.Successor == c.keyHash},
 	})
 	if err != nil {
 		return none, err
 	}
-	return r.issue(ctx, d, q)
+	cert, err := r.issue(ctx, d, q)
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleUnexpired { // others were faster
+		err = r.tooEarly(n.Predecessor, old)
+	}
+	return cert, err
+}
+
+// certificate returns the certificate of an answer, and the zero value for none.
+func (a *Answer) certificate() ca.Certificate {
+	if a == nil {
+		return ca.Certificate{}
+	}
+	return a.Certificate
 }
 
 // afterwards is what the holder of a certificate that is good no longer hears. Nothing is issued to it. One that its renewal has
@@ -237,10 +261,17 @@ func cloned(serial pki.Serial) *pki.Refusal {
 		"certificate %s was renewed before, with another key: two parties hold it", serial)
 }
 
-// issue has a certificate issued. Where the same request was being answered meanwhile, the answer is the same.
+// issue has a certificate issued. Where the same request was being answered meanwhile, or the predecessor was renewed with
+// the same key, the answer is the same.
 func (r *Registrar) issue(ctx context.Context, d *ca.Draft, q Question) (ca.Certificate, error) {
 	cert, err := r.issuer.Issue(ctx, d)
-	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleRequestReused {
+	refusal, _ := pki.AsRefusal(err)
+	if refusal != nil && refusal.Rule == pki.RuleChanged && !q.Predecessor.IsZero() {
+		if a, rerr := r.records.Renewed(ctx, q, r.clock()); rerr != nil || a != nil {
+			return a.certificate(), rerr
+		}
+	}
+	if refusal != nil && refusal.Rule == pki.RuleRequestReused {
 		st, serr := r.records.Standing(ctx, q)
 		if serr != nil { // the refusal would have the caller forget a request that was answered
 			return ca.Certificate{}, serr
@@ -275,7 +306,7 @@ func answered(a *Answer, key pki.KeyHash) (ca.Certificate, error) {
 
 // decide is the policy: what this identity may have for this key now, and what must still hold when it is recorded. The
 // request comes with what its caller has to say: who asks, for how long, and the guards of the kind of request.
-func (r *Registrar) decide(st Standing, c csr, req ca.Request) (*ca.Draft, error) {
+func (r *Registrar) decide(ctx context.Context, st Standing, c csr, req ca.Request) (*ca.Draft, error) {
 	id := st.Identity
 	if id.State != pki.Registered && id.State != pki.Enrolled {
 		return nil, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", id.ID, id.State)
@@ -301,9 +332,13 @@ func (r *Registrar) decide(st Standing, c csr, req ca.Request) (*ca.Draft, error
 	req.Names = ca.Names{DNS: id.DNSNames, IPs: id.IPAddresses}
 	req.Guard.Identity, req.Guard.Generation, req.Guard.Key = id.ID, id.Generation, c.keyHash
 	req.Guard.Supersedes = p.RenewalRevokes() && !req.Guard.Predecessor.IsZero()
+	req.Guard.MaxUnexpired = r.bound(st, p, req)
 	d, err := r.issuer.Draft(req)
 	if err == nil && st.Key != nil {
 		err = st.Key
+	}
+	if err == nil {
+		err = r.checkBound(ctx, st, req)
 	}
 	return d, err
 }

@@ -38,7 +38,9 @@ func TestRenewal(t *testing.T) {
 		t.Error("a renewal with the same key is for another")
 	}
 	// The predecessor may be renewed again with the key that followed it: an answer may have been lost for ever.
-	w.Renewed(t, first, key)
+	if found := w.Renewed(t, first, key); found.Certificate.SerialNumber.Cmp(third.Certificate.SerialNumber) != 0 {
+		t.Error("a lost renewal is not found by its key")
+	}
 
 	req.Csr = servertest.CSR(t, servertest.Key(t))
 	_, err := first.Renew(t.Context(), req)

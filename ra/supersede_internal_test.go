@@ -2,6 +2,7 @@ package ra
 
 import (
 	"testing"
+	"time"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
@@ -19,14 +20,14 @@ func TestWhoHearsAnAnswerAfterwards(t *testing.T) {
 		key    pki.KeyHash
 		want   pki.Rule // none where it is answered
 	}{
-		"its renewal's request":        {Predecessor{revoked(pki.Superseded), key, true}, answer, key, ""},
-		"another request":              {Predecessor{revoked(pki.Superseded), key, true}, nil, key, pki.RuleRevoked},
-		"another certificate's":        {Predecessor{revoked(pki.Superseded), key, true}, &Answer{Key: key}, key, pki.RuleRevoked},
-		"another key":                  {Predecessor{revoked(pki.Superseded), key, true}, answer, other, pki.RuleClone},
-		"compromised since":            {Predecessor{revoked(pki.KeyCompromise), key, true}, answer, key, pki.RuleRevoked},
-		"superseded by an operator":    {Predecessor{revoked(pki.Superseded), key, false}, answer, key, pki.RuleRevoked},
-		"by an operator, another key":  {Predecessor{revoked(pki.Superseded), key, false}, answer, other, pki.RuleRevoked},
-		"on hold, and answered before": {Predecessor{pki.Status{State: pki.Hold, Reason: pki.CertificateHold}, key, false}, answer, key, pki.RuleRevoked},
+		"its renewal's request":        {Predecessor{revoked(pki.Superseded), key, time.Time{}, true}, answer, key, ""},
+		"another request":              {Predecessor{revoked(pki.Superseded), key, time.Time{}, true}, nil, key, pki.RuleRevoked},
+		"another certificate's":        {Predecessor{revoked(pki.Superseded), key, time.Time{}, true}, &Answer{Key: key}, key, pki.RuleRevoked},
+		"another key":                  {Predecessor{revoked(pki.Superseded), key, time.Time{}, true}, answer, other, pki.RuleClone},
+		"compromised since":            {Predecessor{revoked(pki.KeyCompromise), key, time.Time{}, true}, answer, key, pki.RuleRevoked},
+		"superseded by an operator":    {Predecessor{revoked(pki.Superseded), key, time.Time{}, false}, answer, key, pki.RuleRevoked},
+		"by an operator, another key":  {Predecessor{revoked(pki.Superseded), key, time.Time{}, false}, answer, other, pki.RuleRevoked},
+		"on hold, and answered before": {Predecessor{pki.Status{State: pki.Hold, Reason: pki.CertificateHold}, key, time.Time{}, false}, answer, key, pki.RuleRevoked},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -169,29 +169,45 @@ func mayIssueCRLs(c *x509.Certificate) error {
 	return nil
 }
 
-// Apply carries out an order and returns the statuses of the certificates it is about. When it returns without error the change is
-// durable, every responder of this process has been told, and a new CRL follows within a second. An order's time is
-// cut to the second; where it is zero it is now, and it is never later. A Refusal says which rule an order breaks.
-func (a *Authority) Apply(ctx context.Context, o Order) ([]pki.StatusChange, error) {
+// Apply carries out an order and returns what it has changed. When it returns without error the change is durable, every
+// responder of this process has been told, and a new CRL follows within a second. An order's time is cut to the second;
+// where it is zero it is now, and it is never later. A Refusal says which rule an order breaks.
+//
+// An order about many certificates is in effect for all of them at once, and Apply returns when their records say so too.
+// If ctx ends before that, Run completes the order, in this process or in the next.
+func (a *Authority) Apply(ctx context.Context, o Order) (Outcome, error) {
 	now := a.now()
 	if o.At.IsZero() {
 		o.At = now
 	}
 	o.At, o.InvalidSince = o.At.UTC().Truncate(time.Second), o.InvalidSince.UTC().Truncate(time.Second)
 	if err := o.check(now); err != nil {
-		return nil, err
+		return Outcome{}, err
 	}
-	changes, err := a.records.Apply(ctx, o)
+	out, err := a.records.Apply(ctx, o)
 	if err != nil {
 		if _, refused := pki.AsRefusal(err); !refused {
 			// The change may have become durable all the same, and then the CRLs have to say so.
+			a.sets.want()
 			a.wantCRLs()
 		}
-		return nil, err
+		return Outcome{}, err
 	}
-	a.tell(changes)
-	a.wantCRLsOf(changes)
-	return changes, nil
+	a.tell(out.All())
+	a.wantCRLsOf(out.All())
+	for _, c := range out.Changed {
+		out.Reached.Add(c.NotAfter, o.At)
+	}
+	if out.Set == 0 {
+		return out, nil
+	}
+	set, err := a.completeSet(ctx, out.Set)
+	if err != nil {
+		return Outcome{}, err
+	}
+	out.Reached.Valid += set.Total - set.Ended
+	out.Reached.Ended += set.Ended
+	return out, nil
 }
 
 // tell has the responders know how certificates stand.

@@ -68,15 +68,15 @@ type faulty struct {
 	fail func(call string) (applied bool, err error)
 }
 
-func (f *faulty) Apply(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
+func (f *faulty) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
 	applied, err := f.fail("Apply")
 	if err == nil || applied {
-		changes, bookErr := f.Book.Apply(ctx, o)
+		out, bookErr := f.Book.Apply(ctx, o)
 		if err == nil {
-			return changes, bookErr
+			return out, bookErr
 		}
 	}
-	return nil, err
+	return revocation.Outcome{}, err
 }
 
 func (f *faulty) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
@@ -252,7 +252,7 @@ func TestOrdersThatMakeNoSense(t *testing.T) {
 		"what is not there":    {revocation.Order{Action: revocation.Revoke, Identity: id}, pki.RuleNotFound}, // as the records say
 	} {
 		changes, err := s.Apply(t.Context(), c.order)
-		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != c.rule || refusal.Fix == "" || changes != nil {
+		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != c.rule || refusal.Fix == "" || changes.All() != nil {
 			t.Errorf("%s: %v, %v; want a refusal by %s", name, changes, err, c.rule)
 		}
 	}
@@ -276,12 +276,12 @@ func TestApplyTellsTheSinkFirst(t *testing.T) {
 		c.order.Certificate, c.order.By = ref, operator
 		before := time.Now().Truncate(time.Second)
 		changes, err := s.Apply(t.Context(), c.order)
-		if err != nil || len(changes) != 1 {
+		if err != nil || len(changes.Changed) != 1 || changes.Reached != (revocation.Reached{Valid: 1}) {
 			t.Fatalf("%v: %v, %v", c.order.Action, changes, err)
 		}
 		told := s.outlet.changes[len(s.outlet.changes)-1]
-		if told.Status != changes[0].Status || told.Ref != ref {
-			t.Errorf("%v: the sink was told %+v, and the caller %+v", c.order.Action, told, changes[0])
+		if told.Status != changes.Changed[0].Status || told.Ref != ref {
+			t.Errorf("%v: the sink was told %+v, and the caller %+v", c.order.Action, told, changes.Changed[0])
 		}
 		at := told.Status.RevokedAt
 		if told.Status.State != pki.Good && (at.Before(before) || at.After(time.Now()) || at.Nanosecond() != 0) {
@@ -293,7 +293,7 @@ func TestApplyTellsTheSinkFirst(t *testing.T) {
 		}
 	}
 	again := revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: ref, By: operator}
-	if changes, err := s.Apply(t.Context(), again); err != nil || len(changes) != 0 {
+	if changes, err := s.Apply(t.Context(), again); err != nil || len(changes.All()) != 0 {
 		t.Errorf("the same order again: %v, %v; want nothing", changes, err)
 	}
 }

@@ -22,13 +22,16 @@ const (
 
 // sets is what an Authority knows of the sets that are not done.
 type sets struct {
-	wanted chan struct{} // holds one wish to look for them
+	wanted    chan struct{} // holds one wish to look for them
+	following chan struct{} // held by whoever has records follow
 
 	mu   sync.Mutex
 	told map[int64]bool // those whose members the responders know of
 }
 
-func newSets() sets { return sets{wanted: make(chan struct{}, 1), told: map[int64]bool{}} }
+func newSets() sets {
+	return sets{wanted: make(chan struct{}, 1), following: make(chan struct{}, 1), told: map[int64]bool{}}
+}
 
 func (s *sets) want() {
 	select {
@@ -55,18 +58,20 @@ func (s *sets) forget(id int64) {
 	delete(s.told, id)
 }
 
-// CountSet returns how many certificates an order would change if it were given now, and changes nothing.
-func (a *Authority) CountSet(ctx context.Context, o SetOrder) (int, error) {
+// CountSet counts the certificates that an order would change if it were given now, and changes nothing.
+func (a *Authority) CountSet(ctx context.Context, o SetOrder) (Reached, error) {
 	o, err := a.orderly(o)
 	if err != nil {
-		return 0, err
+		return Reached{}, err
 	}
 	return a.records.CountSet(ctx, o)
 }
 
-// orderly cuts an order's times as certificates and statuses have them, and refuses what makes no sense.
+// orderly makes an order one to revoke, cuts its times as certificates and statuses have them, and refuses what makes no
+// sense.
 func (a *Authority) orderly(o SetOrder) (SetOrder, error) {
 	now := a.now()
+	o.Action = Revoke
 	if o.At.IsZero() {
 		o.At = now
 	}
@@ -110,6 +115,22 @@ func (a *Authority) tellSet(ctx context.Context, id int64) (Set, error) {
 	return set, err
 }
 
+// completeSet tells the responders of a set's members, and returns when all their records have followed.
+func (a *Authority) completeSet(ctx context.Context, id int64) (Set, error) {
+	defer a.sets.want() // for Run, if this fails
+	if _, err := a.tellSet(context.WithoutCancel(ctx), id); err != nil {
+		return Set{}, err
+	}
+	for {
+		if err := a.followOpen(ctx); err != nil {
+			return Set{}, err
+		}
+		if set, err := a.records.Set(ctx, id); err != nil || set.Done {
+			return set, err
+		}
+	}
+}
+
 // Set returns how far a set has come.
 func (a *Authority) Set(ctx context.Context, id int64) (Set, error) { return a.records.Set(ctx, id) }
 
@@ -136,8 +157,14 @@ func (a *Authority) followSets(ctx context.Context) {
 	}
 }
 
-// followOpen has the records of all sets follow that are not done.
+// followOpen has the records of all sets follow that are not done. One goroutine at a time does.
 func (a *Authority) followOpen(ctx context.Context) error {
+	select {
+	case a.sets.following <- struct{}{}:
+		defer func() { <-a.sets.following }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	for {
 		open, err := a.records.OpenSets(ctx)
 		if err != nil || len(open) == 0 {
@@ -170,7 +197,7 @@ func (a *Authority) followSet(ctx context.Context, id int64) error {
 		if set.Done {
 			a.sets.forget(id)
 			a.wantCRLs()
-			a.log.Info("the records of a revocation have followed", "set", id, "certificates", set.Total, "reason", set.Reason.String())
+			a.log.Info("the records of an order have followed", "set", id, "action", set.Action.String(), "certificates", set.Total, "reason", set.Reason.String())
 			return nil
 		}
 		if since := a.clock().Sub(asked); since >= crlEvery || since < 0 {

@@ -65,8 +65,8 @@ func TestASetIsToldBeforeItsRecordsFollow(t *testing.T) {
 		}
 		o := s.ofIssuer()
 		n, err := s.CountSet(t.Context(), o)
-		if err != nil || n != members || s.told() != 0 {
-			t.Errorf("counted %d, %v, and told %d", n, err, s.told())
+		if err != nil || n.Valid != members || s.told() != 0 {
+			t.Errorf("counted %v, %v, and told %d", n, err, s.told())
 		}
 		set, err := s.RevokeSet(t.Context(), o)
 		if err != nil || set.Total != members || set.Done {

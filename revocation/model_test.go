@@ -65,7 +65,7 @@ func (h *history) order(r *rapid.T) {
 	if _, refused := pki.AsRefusal(err); err != nil && !refused {
 		r.Fatal(err)
 	}
-	for _, c := range changes {
+	for _, c := range changes.All() {
 		h.issued[c.Ref].listed = nil
 		if c.Status.State != pki.Good {
 			h.issued[c.Ref].listed = &line{c.Status.RevokedAt.Unix(), int(c.Status.Reason)}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -41,6 +42,35 @@ type Order struct {
 	// Why is a comment for the log, as pki.CheckText has it.
 	Why string
 	At  time.Time
+}
+
+// Outcome is what came of an Order.
+type Outcome struct {
+	// Changed are the statuses that the order has changed. Standing are those of the other certificates that it is about.
+	Changed, Standing []pki.StatusChange
+	// Set is the bulk revocation that carries the order out where it is about more certificates than one transaction
+	// changes. Its members are not listed. It is zero for none.
+	Set int64
+	// Reached counts all certificates that the order has changed. Authority.Apply sets it.
+	Reached Reached
+}
+
+// All returns the statuses of all certificates that the order is about, less those of its set.
+func (o Outcome) All() []pki.StatusChange { return slices.Concat(o.Changed, o.Standing) }
+
+// Reached counts the certificates that an order changes.
+type Reached struct {
+	Valid int // those that had not ended when the order was given, by the clock of that time
+	Ended int // those that had
+}
+
+// Add counts a certificate that ends at a time, for an order of a time.
+func (r *Reached) Add(notAfter, at time.Time) {
+	if notAfter.Before(at) {
+		r.Ended++
+	} else {
+		r.Valid++
+	}
 }
 
 // Scope says which of an issuer's CRLs one is. It works as a map key.
@@ -150,12 +180,17 @@ type Records interface {
 type StatusRecords interface {
 	// Apply carries out an order and returns the status of every certificate that it is about as it stands now. An
 	// order that changes nothing, because it was carried out before, succeeds and returns the same: whoever repeats an
-	// order after an ambiguous failure tells the responders what the first one did. A revocation is final: another reason is refused
+	// order after an ambiguous failure tells the responders what the first one did. An order about more certificates than
+	// one transaction changes becomes a set, which is in effect for all of them; the identity changes at once.
+	// A revocation is final: another reason is refused
 	// (revocation.final), except an upgrade to keyCompromise. Revoking for keyCompromise marks the certificate's key, and revokes every
 	// other unexpired certificate of it. A key that was never certified, or whose certificates have all left, is refused
-	// (record.unknown). An order about an identity or a key reaches certificates that expired within the last
-	// hour too, for a clock may be ahead.
-	Apply(ctx context.Context, o Order) ([]pki.StatusChange, error)
+	// (record.unknown).
+	//
+	// An order about an identity, a key or a selection reaches every certificate that ends at its time or later, or at the
+	// age of the records or later (ra.RetentionRecords), whichever is earlier. A clock that is ahead of that age therefore
+	// hides no certificate that has not ended. Before there is an age, an order reaches all that is on record.
+	Apply(ctx context.Context, o Order) (Outcome, error)
 	// View reads what one moment's CRLs of an issuer list.
 	View(ctx context.Context, issuer pki.IssuerID, read func(View) error) error
 	// Pack brings what View reads of an issuer into the form in which it is read fastest, and drops from that what has ended

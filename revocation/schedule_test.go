@@ -133,7 +133,7 @@ func TestWhatOthersRecordReachesTheCRL(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Recorded(append(changes, good)...)
+		s.Recorded(append(changes.Changed, good)...)
 		wait(time.Second)
 		if !lists(s.newest(t), ref) || lists(s.newest(t), next) {
 			t.Error("the CRL does not have what was revoked, and that alone")

@@ -50,15 +50,17 @@ func (s Selection) OfOneIdentity() bool {
 	return !s.Identity.IsZero() || !s.LineageOf.IsZero() || !s.Key.IsZero()
 }
 
-// SetOrder revokes all certificates of a selection that are on record when it is given and have not ended, or have within
-// the last hour, for a clock may be ahead. What is issued afterwards is not revoked: to keep the holders from getting
-// more, suspend or retire the identities.
+// SetOrder changes all certificates of a selection that are on record when it is given and within its reach, as
+// StatusRecords has it. What is issued afterwards is not changed: to keep the holders from getting more, suspend or retire
+// the identities.
 //
 // What is on hold is revoked; what is revoked already stays as it is, unless the order's reason is keyCompromise. With that
 // reason, the members' keys are marked, and every other certificate of one of them is a member too; a key that is selected
 // by is marked whether it has members or not, for it has leaked all the same.
 type SetOrder struct {
 	Selection
+	// Action is Revoke for RevokeSet, which sets it. An Order about many certificates of one identity has its own.
+	Action Action
 	// Reason is any but certificateHold.
 	Reason pki.Reason
 	// InvalidSince, By, Why and At are as in Order.
@@ -72,9 +74,9 @@ type SetOrder struct {
 type Set struct {
 	ID int64
 	SetOrder
-	// Total is how many certificates it changes, zero until Counted.
-	Total   int
-	Counted bool
+	// Total is how many certificates it changes, zero until Counted. Ended are those of them that had ended when it was given.
+	Total, Ended int
+	Counted      bool
 	// Followed is how many of their own records say so by now, and so the next CRL.
 	Followed int
 	// Done says that all do.
@@ -91,11 +93,11 @@ type SetRecords interface {
 
 // SetOrders gives orders about sets.
 type SetOrders interface {
-	// CountSet returns how many certificates an order would change, and changes nothing.
-	CountSet(ctx context.Context, o SetOrder) (int, error)
-	// OrderSet makes an order durable. Where it is of one identity, all its records are changed in the same transaction:
-	// the set is done, and the statuses of all that it selects are returned as they stand. What a selection names has to
-	// be on record. Beside more than a few that are not done, a set of several identities is refused (server.busy).
+	// CountSet counts the certificates that an order would change, and changes nothing.
+	CountSet(ctx context.Context, o SetOrder) (Reached, error)
+	// OrderSet makes an order durable. Where it is of one identity that has few certificates, all records are changed in
+	// the same transaction: the set is done, and the statuses of all that it selects are returned as they stand. What a
+	// selection names has to be on record. Beside more than a few that are not done, one more is refused (server.busy).
 	OrderSet(ctx context.Context, o SetOrder) (Set, []pki.StatusChange, error)
 	// Set returns a set.
 	Set(ctx context.Context, id int64) (Set, error)

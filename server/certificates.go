@@ -92,13 +92,14 @@ func (s *certificates) RevokeCertificate(ctx context.Context, req *brevetv1.Revo
 	order := revocation.Order{
 		Action: revocation.Revoke, Reason: reason, Certificate: c.Ref, InvalidSince: since, By: callerOf(ctx).actor(), Why: req.GetComment(),
 	}
-	if _, err := s.revocations.Apply(ctx, order); err != nil {
+	out, err := s.revocations.Apply(ctx, order)
+	if err != nil {
 		return nil, err
 	}
 	if c, err = s.registrar.Records().Certificate(ctx, c.Ref); err != nil {
 		return nil, err
 	}
-	return &brevetv1.RevokeCertificateResponse{Certificate: certificateOut(c)}, nil
+	return &brevetv1.RevokeCertificateResponse{Certificate: certificateOut(c), Changed: reachedOut(out.Reached)}, nil
 }
 
 // groundsIn reads the reason and the invalidity date of a request to revoke.

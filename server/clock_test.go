@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ocsp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -270,4 +271,87 @@ func TestSetsWhileTheClockIsSet(t *testing.T) {
 		t.Error("the CRL lists what nobody revoked")
 	}
 	w.Renewed(t, kept, servertest.Key(t))
+}
+
+// Orders that are given while the clock is ahead reach what has ended by that clock, and hold when it is right again. They say
+// that nothing they changed is valid.
+func TestOrdersWhileTheClockIsAhead(t *testing.T) {
+	t.Parallel()
+	const ahead = 14 * time.Hour
+	w := servertest.New(t, ground, servertest.Options{Ahead: -ahead})
+	certificates := map[string]*servertest.Holder{}
+	for _, name := range []string{"retired", "suspended", "single", "compromised", "selected", "labelled", "replaced", "kept"} {
+		certificates[name] = w.Enrolled(t, "workload", "workload/"+name, labelled("name", name)) // for an hour
+	}
+	boss := w.NewOperator(t, "boss") // for twelve
+	idOf := func(name string) string { return certificates[name].ID }
+
+	w.Clock.Advance(ahead)
+	settled(t, w)
+	ctx, operator := t.Context(), w.NewOperator(t, "late")
+	w.Operator = operator
+	for what, changed := range map[string]*brevetv1.ChangedCertificates{
+		"retire":   servertest.Must(operator.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: idOf("retired")}))(t).GetChanged(),
+		"operator": servertest.Must(operator.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: boss.ID}))(t).GetChanged(),
+		"suspend":  servertest.Must(operator.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: idOf("suspended")}))(t).GetChanged(),
+		"single": servertest.Must(operator.RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{
+			Serial: servertest.Serial(certificates["single"].Certificate), Reason: "superseded",
+		}))(t).GetChanged(),
+		"key": servertest.Must(operator.RevokeCompromisedKey(ctx, statementOf(t, certificates["compromised"].Key, servertest.TrustDomain)))(t).GetChanged(),
+	} {
+		if changed.GetValid() != 0 || changed.GetEnded() != 1 {
+			t.Errorf("%s: changed %v, want 1 that has ended", what, changed)
+		}
+	}
+	for what, selection := range map[string]*brevetv1.CertificateSelection{
+		"identity": {Identity: idOf("selected")}, "label": {LabelName: "name", LabelValue: "labelled"},
+	} {
+		dry := servertest.Must(operator.RevokeCertificates(ctx, &brevetv1.RevokeCertificatesRequest{Selection: selection, DryRun: true}))(t).GetSet()
+		set := revokeSet(t, w, selection, "superseded")
+		if dry.GetTotal() != 1 || dry.GetEnded() != 1 || set.GetTotal() != 1 || set.GetEnded() != 1 {
+			t.Errorf("%s: counted %v and changed %v, want 1 that has ended", what, dry, set)
+		}
+	}
+	w.Enroll(t, w.Token(t, idOf("replaced"), true), servertest.Key(t))
+
+	w.Clock.Advance(-ahead)
+	settled(t, w)
+	for deadline := time.Now().Add(30 * time.Second); w.OCSP(t, certificates["kept"].Certificate).Status == ocsp.Unknown; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) { // what was forgotten as ended is read again
+			t.Fatal("the responder does not remember")
+		}
+	}
+	for name, want := range map[string]string{
+		"retired": "cessationOfOperation", "suspended": "certificateHold", "single": "superseded", "compromised": "keyCompromise",
+		"selected": "superseded", "labelled": "superseded", "replaced": "superseded", "kept": "good",
+	} {
+		w.Status(t, certificates[name].Certificate, want)
+	}
+	w.Status(t, boss.Certificate, "cessationOfOperation")
+	_, err := boss.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: "device/1", Kind: "device"})
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
+	w.Operator = w.NewOperator(t, "ann")
+	resumed := servertest.Must(w.Operator.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: idOf("suspended")}))(t).GetChanged()
+	if resumed.GetValid() != 1 || resumed.GetEnded() != 0 {
+		t.Errorf("resuming changed %v, want 1 that is valid", resumed)
+	}
+	w.Status(t, certificates["suspended"].Certificate, "good")
+	w.Clock.Advance(ahead)
+	settled(t, w)
+}
+
+// An order does not reach what ended before the records' age.
+func TestOrdersPassOverWhatHasEnded(t *testing.T) {
+	t.Parallel()
+	const past = 3 * time.Hour
+	w := servertest.New(t, ground, servertest.Options{Ahead: -past})
+	old := w.Enrolled(t, "workload", "workload/1")
+	w.Clock.Advance(past)
+	settled(t, w)
+	servertest.Must(w.Stores.Retention.Advance(t.Context(), past, w.Clock.Now()))(t)
+	w.Enroll(t, w.Token(t, old.ID, true), servertest.Key(t))
+	changed := servertest.Must(w.Operator.RetireIdentity(t.Context(), &brevetv1.RetireIdentityRequest{Id: old.ID}))(t).GetChanged()
+	if changed.GetValid() != 1 || changed.GetEnded() != 0 {
+		t.Errorf("retiring changed %v, want the certificate that is valid", changed)
+	}
 }

@@ -54,7 +54,7 @@ type waitingRevocations struct {
 	*waitingStore
 }
 
-func (r waitingRevocations) Apply(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
+func (r waitingRevocations) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
 	r.wait(o.By)
 	return r.Records.Apply(ctx, o)
 }

@@ -92,14 +92,14 @@ func (s *identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdent
 
 // SuspendIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) SuspendIdentity(ctx context.Context, req *brevetv1.SuspendIdentityRequest) (*brevetv1.SuspendIdentityResponse, error) {
-	id, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Why: req.GetComment()})
-	return &brevetv1.SuspendIdentityResponse{Identity: id}, err
+	id, changed, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Why: req.GetComment()})
+	return &brevetv1.SuspendIdentityResponse{Identity: id, Changed: changed}, err
 }
 
 // ResumeIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) ResumeIdentity(ctx context.Context, req *brevetv1.ResumeIdentityRequest) (*brevetv1.ResumeIdentityResponse, error) {
-	id, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Release, Why: req.GetComment()})
-	return &brevetv1.ResumeIdentityResponse{Identity: id}, err
+	id, changed, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Release, Why: req.GetComment()})
+	return &brevetv1.ResumeIdentityResponse{Identity: id, Changed: changed}, err
 }
 
 // RetireIdentity serves the RPC of that name in brevet.v1.IdentityService.
@@ -108,30 +108,32 @@ func (s *identities) RetireIdentity(ctx context.Context, req *brevetv1.RetireIde
 	if err != nil {
 		return nil, err
 	}
-	id, err := s.order(ctx, req.GetId(), revocation.Order{
+	id, changed, err := s.order(ctx, req.GetId(), revocation.Order{
 		Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired, InvalidSince: since, Why: req.GetComment(),
 	})
-	return &brevetv1.RetireIdentityResponse{Identity: id}, err
+	return &brevetv1.RetireIdentityResponse{Identity: id, Changed: changed}, err
 }
 
-// order carries out a change of an identity and returns how it stands afterwards.
-func (s *identities) order(ctx context.Context, text string, o revocation.Order) (*brevetv1.Identity, error) {
+// order carries out a change of an identity, and returns how it stands afterwards and what has changed.
+func (s *identities) order(ctx context.Context, text string, o revocation.Order) (*brevetv1.Identity, *brevetv1.ChangedCertificates, error) {
 	id, err := s.registrar.ParseID(text)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	have, err := s.registrar.Records().Identity(ctx, id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if have.Kind == pki.Server || have.Kind == pki.VA {
-		return nil, pki.Refuse(pki.RuleReserved, "stop the server instead", "%s is part of the CA itself", id)
+		return nil, nil, pki.Refuse(pki.RuleReserved, "stop the server instead", "%s is part of the CA itself", id)
 	}
 	o.Identity, o.By = id, callerOf(ctx).actor()
-	if _, err := s.revocations.Apply(ctx, o); err != nil {
-		return nil, err
+	out, err := s.revocations.Apply(ctx, o)
+	if err != nil {
+		return nil, nil, err
 	}
-	return s.find(ctx, text)
+	after, err := s.find(ctx, text)
+	return after, reachedOut(out.Reached), err
 }
 
 // CreateToken serves the RPC of that name in brevet.v1.IdentityService.

@@ -18,9 +18,12 @@ func (s *certificates) RevokeCertificates(ctx context.Context, req *brevetv1.Rev
 	if o.Selection, err = s.selectionIn(ctx, req.GetSelection()); err != nil {
 		return nil, err
 	}
+	o.Action = revocation.Revoke
 	set := revocation.Set{SetOrder: o, Counted: true}
 	if req.GetDryRun() {
-		set.Total, err = s.revocations.CountSet(ctx, o)
+		var n revocation.Reached
+		n, err = s.revocations.CountSet(ctx, o)
+		set.Total, set.Ended = n.Valid+n.Ended, n.Ended
 	} else {
 		set, err = s.revocations.RevokeSet(ctx, o)
 	}
@@ -63,6 +66,10 @@ func (s *certificates) selectionIn(ctx context.Context, sel *brevetv1.Certificat
 	return out, err
 }
 
+func reachedOut(n revocation.Reached) *brevetv1.ChangedCertificates {
+	return &brevetv1.ChangedCertificates{Valid: int64(n.Valid), Ended: int64(n.Ended)}
+}
+
 // GetRevocationSet serves the RPC of that name in brevet.v1.CertificateService.
 func (s *certificates) GetRevocationSet(ctx context.Context, req *brevetv1.GetRevocationSetRequest) (*brevetv1.GetRevocationSetResponse, error) {
 	if req.GetId() < 1 {
@@ -78,7 +85,7 @@ func (s *certificates) GetRevocationSet(ctx context.Context, req *brevetv1.GetRe
 func setOut(s revocation.Set) *brevetv1.RevocationSet {
 	out := &brevetv1.RevocationSet{
 		Id: s.ID, Selection: selectionOut(s.Selection), Reason: s.Reason.String(), InvalidSince: timeOut(s.InvalidSince), Comment: s.Why,
-		OrderedBy: s.By.String(), OrderedAt: timeOut(s.At), Followed: int64(s.Followed), Done: s.Done,
+		OrderedBy: s.By.String(), OrderedAt: timeOut(s.At), Followed: int64(s.Followed), Done: s.Done, Ended: int64(s.Ended), Action: s.Action.String(),
 	}
 	if s.Counted {
 		total := int64(s.Total)
@@ -110,11 +117,11 @@ func (s *certificates) RevokeCompromisedKey(ctx context.Context, req *brevetv1.R
 	if err != nil {
 		return nil, err
 	}
-	standing, err := s.revocations.Apply(ctx, revocation.Order{
+	out, err := s.revocations.Apply(ctx, revocation.Order{
 		Action: revocation.Revoke, Reason: pki.KeyCompromise, Key: key, By: pki.ActorKey(key),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &brevetv1.RevokeCompromisedKeyResponse{KeyHash: key.String(), Revoked: int32(min(len(standing), 1<<31-1))}, nil
+	return &brevetv1.RevokeCompromisedKeyResponse{KeyHash: key.String(), Changed: reachedOut(out.Reached)}, nil
 }

@@ -127,24 +127,24 @@ type lateOrders struct {
 	waiting []revocation.Order
 }
 
-func (r *lateOrders) Apply(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
+func (r *lateOrders) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, due := range r.waiting {
 		if _, err := r.Records.Apply(ctx, due); err != nil {
-			return nil, err
+			return revocation.Outcome{}, err
 		}
 	}
 	r.waiting = []revocation.Order{o}
-	return nil, nil
+	return revocation.Outcome{}, nil
 }
 
 // quietOrders carries out orders, and lets the responder find out from the log.
 type quietOrders struct{ revocation.Records }
 
-func (r quietOrders) Apply(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
+func (r quietOrders) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
 	_, err := r.Records.Apply(ctx, o)
-	return nil, err
+	return revocation.Outcome{}, err
 }
 
 // keepingJournal records renewals as if no profile had renewal_revokes.

@@ -182,6 +182,7 @@ func profiles() (map[string]*ca.Profile, error) {
 		return nil, err
 	}
 	device := configs["device"]
+	device.MaxUnexpired = 1000 // devices here renew without pause
 	device.CRLURL, device.DeltaCRLURL = "{public_url}/crl/{issuer}/{partition}.crl", "{public_url}/crl/{issuer}/{partition}-delta.crl"
 	configs["device"] = device
 	device.RenewalRevokes = true

@@ -17,6 +17,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/revocation"
 )
 
 // batchLabel is the label that devices have, some of them the same.
@@ -136,7 +137,9 @@ func (d *device) copied(ctx context.Context, superseded *holder) {
 // set is an order about many certificates on record.
 type set struct {
 	id, mark int
+	action   int
 	batch    string // label; empty where it is about something else, as are these:
+	identity string // SPIFFE ID
 	key      string // hash, in hexadecimal
 	lineage  string // the first serial number
 }
@@ -153,11 +156,12 @@ func countOpen(dir string) (open int, err error) {
 
 func (s *snapshot) readSets(tx *sql.Tx) error {
 	return errors.Join(
-		query(tx, `SELECT id, mark, coalesce(label_value, ''), lower(hex(key_hash)), hex(substr(lineage, 33)), done FROM revocation_sets ORDER BY id`,
+		query(tx, `SELECT id, action, mark, coalesce((SELECT spiffe_id FROM identities n WHERE n.id = s.identity), ''), coalesce(label_value, ''), lower(hex(key_hash)),
+		        hex(substr(lineage, 33)), done FROM revocation_sets s ORDER BY id`,
 			func(scan func(...any) error) error {
 				var o set
 				var done int
-				err := scan(&o.id, &o.mark, &o.batch, &o.key, &o.lineage, &done)
+				err := scan(&o.id, &o.action, &o.mark, &o.identity, &o.batch, &o.key, &o.lineage, &done)
 				s.sets, s.open = append(s.sets, o), s.open+1-done
 				return err
 			}),
@@ -179,7 +183,7 @@ func (s *snapshot) members(o set) map[string]bool {
 		switch {
 		case r.identity == "" || r.id > o.mark:
 			continue
-		case o.batch != "" && s.labels[r.identity] == o.batch, o.key != "" && r.key == o.key, o.lineage == r.serial, renewed[r.keyRow] == r.identity:
+		case o.identity != "" && r.identity == o.identity, o.batch != "" && s.labels[r.identity] == o.batch, o.key != "" && r.key == o.key, o.lineage == r.serial, renewed[r.keyRow] == r.identity:
 			members[r.serial] = true
 		default:
 			continue
@@ -226,7 +230,7 @@ func (a *auditor) checkSets() {
 	for _, o := range a.sets {
 		sets[o.id] = a.members(o)
 		for serial := range sets[o.id] {
-			if a.records[serial].state != revoked {
+			if o.action == int(revocation.Revoke) && a.records[serial].state != revoked {
 				a.faultf("certificate %s is one of set %d, and in state %d", short(serial), o.id, a.records[serial].state)
 			}
 		}

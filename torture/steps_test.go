@@ -137,8 +137,8 @@ type steppingRevocations struct {
 	steps *steps
 }
 
-func (r *steppingRevocations) Apply(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
-	return around(r.steps, stepOrder, func() ([]pki.StatusChange, error) { return r.Records.Apply(ctx, o) })
+func (r *steppingRevocations) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
+	return around(r.steps, stepOrder, func() (revocation.Outcome, error) { return r.Records.Apply(ctx, o) })
 }
 
 func (r *steppingRevocations) OrderSet(ctx context.Context, o revocation.SetOrder) (set revocation.Set, changes []pki.StatusChange, err error) {

@@ -20,7 +20,7 @@ const ordersInFlight = 64
 // orderer is a caller with a stream of orders.
 type orderer struct {
 	*caller
-	devices []orderedDevice
+	devices []*deviceSupply // one for each order under way
 }
 
 type orderedDevice struct {
@@ -33,11 +33,7 @@ func openStreams(ctx context.Context, operator *enroll.Pair, n int) (all []*orde
 	for i := range n {
 		o := &orderer{caller: &caller{pair: operator}}
 		for j := range ordersInFlight {
-			_, csr, err := newKeyAndCSR()
-			if err != nil {
-				return all, err
-			}
-			o.devices = append(o.devices, orderedDevice{fmt.Sprintf("device/%d-%d", i+1, j+1), csr})
+			o.devices = append(o.devices, &deviceSupply{prefix: fmt.Sprintf("device/%d-%d", i+1, j+1)})
 		}
 		if err := o.open(ctx); err != nil {
 			return all, err
@@ -61,14 +57,18 @@ func (o *orderer) order(ctx context.Context, more func() bool) ([]time.Duration,
 	}
 	var mu sync.Mutex // guards begun
 	begun := map[string]sent{}
-	free := make(chan orderedDevice, len(o.devices))
-	send := func(d orderedDevice) error {
+	free := make(chan *deviceSupply, len(o.devices))
+	send := func(from *deviceSupply) error {
 		id, err := newRequestID()
 		if err != nil {
 			return err
 		}
+		d, err := from.next()
+		if err != nil {
+			return err
+		}
 		mu.Lock()
-		begun[string(id.Bytes())] = sent{d, time.Now()}
+		begun[string(id.Bytes())] = sent{from, time.Now()}
 		mu.Unlock()
 		return stream.Send(&brevetv1.IssueCertificatesRequest{
 			RequestId: id.Bytes(), Id: d.id, Csr: d.csr, Registration: &brevetv1.Registration{Kind: pki.Device.String()},
@@ -117,7 +117,7 @@ func (o *orderer) order(ctx context.Context, more func() bool) ([]time.Duration,
 
 // sent is an order under way.
 type sent struct {
-	device orderedDevice
+	device *deviceSupply
 	at     time.Time
 }
 

@@ -39,8 +39,8 @@ func newBenchIssue() *cobra.Command {
 	b := issueBench{benchFlags: benchFlags{rounds: 3}}
 	cmd := &cobra.Command{
 		Use: "issue", Short: "Measure how many certificates a second a server issues", Args: cobra.NoArgs,
-		Long: "issue starts a server process with a token and a store of its own in a temporary directory, enrolls devices,\n" +
-			"and has each renew without pause over a connection that it keeps. In turn with it, it measures the floor, which\n" +
+		Long: "issue starts a server process with a token and a store of its own in a temporary directory, and has operators order\n" +
+			"certificates for devices without pause, each over a connection that it keeps. In turn with it, it measures the floor, which\n" +
 			"is the same work with nothing of Brevet around it and no RPC, and the token alone; each takes as long again as\n" +
 			"--duration. Load and floor share this machine's cores with the server. Set TMPDIR to measure another disk.\n\n" +
 			"With --new-connections each certificate takes a TLS handshake of its own, and handshake_ratio is its rate to that of\n" +
@@ -50,7 +50,7 @@ func newBenchIssue() *cobra.Command {
 			"orders, for 64 devices at once.",
 	}
 	f := cmd.Flags()
-	f.IntVar(&b.callers, "callers", 16, "devices that renew at once")
+	f.IntVar(&b.callers, "callers", 16, "operators that order at once")
 	f.BoolVar(&b.newConnections, "new-connections", false, "a new connection for each certificate")
 	f.BoolVar(&b.bulk, "bulk", false, "callers are streams of orders, each with 64 under way")
 	f.IntVar(&b.count, "count", 0, "with --bulk, how many certificates are issued in each round, however long that takes")
@@ -102,20 +102,20 @@ type mode struct {
 func (b *issueBench) mode() mode {
 	switch {
 	case b.newConnections:
-		return mode{put: each((*caller).renewAnew), fields: []string{"handshakes_per_second", "handshake_ratio"}, measure: measureHandshakes}
+		return mode{put: each((*caller).issueAnew), fields: []string{"handshakes_per_second", "handshake_ratio"}, measure: measureHandshakes}
 	case !b.pace.isZero():
 		return mode{
-			put: each((*caller).renew), fields: []string{"token_share", "open_loop_p99_ms", "open_loop_latencies"}, measure: b.measureArrivals,
+			put: each((*caller).issue), fields: []string{"token_share", "open_loop_p99_ms", "open_loop_latencies"}, measure: b.measureArrivals,
 			options: []string{"--token-rate", decimal(b.pace.rate), "--token-latency", b.pace.latency.String()},
 		}
 	case b.preload > 0:
-		return mode{put: each((*caller).renew), fields: []string{"growth_ratio", "empty_certificates_per_second"}, measure: measureEmpty}
+		return mode{put: each((*caller).issue), fields: []string{"growth_ratio", "empty_certificates_per_second"}, measure: measureEmpty}
 	case b.bulk:
 		return mode{measure: measureNothing, counted: b.count > 0, put: func(ctx context.Context, p *party, d time.Duration) (load, error) {
 			return putOrders(ctx, p.streams, b.count, d)
 		}}
 	default:
-		return mode{put: each((*caller).renew), measure: measureNothing}
+		return mode{put: each((*caller).issue), measure: measureNothing}
 	}
 }
 
@@ -256,12 +256,12 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, name string, certi
 	if err != nil {
 		return p, err
 	}
-	rig.say("enrolling %d callers", b.callers)
+	rig.say("connecting %d callers", b.callers)
 	if b.bulk {
 		p.streams, err = openStreams(ctx, operator, b.callers)
 		return p, err
 	}
-	p.callers, err = enrollCallers(ctx, operator, b.callers)
+	p.callers, err = openCallers(ctx, operator, b.callers)
 	return p, err
 }
 

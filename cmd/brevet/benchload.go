@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"sync"
@@ -24,13 +25,40 @@ import (
 // loadWindow is how many octets a server may send ahead on a connection of the load.
 const loadWindow = 64 << 10
 
-// caller is a device that renews without pause over a connection that it keeps, with a new request ID each time, and
-// with one key: a certificate that was renewed with one key is not renewed with another.
+// caller is an operator that orders certificates without pause over a connection that it keeps, each with a call of its own
+// and a new request ID. A device that renewed without pause would be refused (max_unexpired).
 type caller struct {
-	pair   *enroll.Pair // authenticates the connection
-	conn   *grpc.ClientConn
-	client brevetv1.EnrollmentServiceClient
-	csr    []byte
+	pair    *enroll.Pair // authenticates the connection
+	conn    *grpc.ClientConn
+	client  brevetv1.EnrollmentServiceClient
+	devices *deviceSupply
+}
+
+// certificatesEach is how many certificates one device of a deviceSupply gets. Operators may give it 96 by default.
+const certificatesEach = 64
+
+// deviceSupply names the devices that certificates are ordered for, one after the other. It is safe for concurrent use.
+type deviceSupply struct {
+	prefix string
+
+	mu     sync.Mutex
+	named  int // certificates
+	device orderedDevice
+}
+
+// next returns the device of the next certificate.
+func (s *deviceSupply) next() (orderedDevice, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.named%certificatesEach == 0 {
+		_, csr, err := newKeyAndCSR()
+		if err != nil {
+			return orderedDevice{}, err
+		}
+		s.device = orderedDevice{fmt.Sprintf("%s-%d", s.prefix, s.named/certificatesEach+1), csr}
+	}
+	s.named++
+	return s.device, nil
 }
 
 func newRequestID() (pki.RequestID, error) {
@@ -48,62 +76,16 @@ func newKeyAndCSR() (*ecdsa.PrivateKey, []byte, error) {
 	return key, csr, err
 }
 
-// enrollCallers registers devices and enrolls each.
-func enrollCallers(ctx context.Context, operator *enroll.Pair, n int) (callers []*caller, err error) {
-	conn, err := connect(operator.Origin.Server, operator)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	identities := brevetv1.NewIdentityServiceClient(conn)
+// openCallers connects as the operator, once for each caller.
+func openCallers(ctx context.Context, operator *enroll.Pair, n int) (callers []*caller, err error) {
 	for i := range n {
-		c, err := enrollCaller(ctx, identities, fmt.Sprintf("device/%d", i+1))
-		if err != nil {
-			return callers, fmt.Errorf("enroll caller %d: %w", i+1, err)
+		c := &caller{pair: operator, devices: &deviceSupply{prefix: fmt.Sprintf("device/%d", i+1)}}
+		if err := c.open(ctx); err != nil {
+			return callers, fmt.Errorf("connect caller %d: %w", i+1, err)
 		}
 		callers = append(callers, c)
 	}
 	return callers, nil
-}
-
-func enrollCaller(ctx context.Context, identities brevetv1.IdentityServiceClient, name string) (*caller, error) {
-	if _, err := identities.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: name, Kind: "device"}); err != nil {
-		return nil, err
-	}
-	resp, err := identities.CreateToken(ctx, &brevetv1.CreateTokenRequest{Id: name})
-	if err != nil {
-		return nil, err
-	}
-	token, err := enroll.ParseToken(resp.GetToken())
-	if err != nil {
-		return nil, err
-	}
-	key, csr, err := newKeyAndCSR()
-	if err != nil {
-		return nil, err
-	}
-	id, err := newRequestID()
-	if err != nil {
-		return nil, err
-	}
-	client, err := enroll.NewClient("")
-	if err != nil {
-		return nil, err
-	}
-	credential, err := client.Enroll(ctx, enroll.EnrollRequest{RequestID: id, Token: token, CSR: csr})
-	if err != nil {
-		return nil, err
-	}
-	c := &caller{}
-	c.pair, err = enroll.NewPair(credential, key, enroll.Origin{Server: token.Server}, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	if _, c.csr, err = newKeyAndCSR(); err != nil {
-		return nil, err
-	}
-	err = c.open(ctx)
-	return c, err
 }
 
 // open makes the connection.
@@ -133,22 +115,53 @@ func (c *caller) close() error {
 	return err
 }
 
-// renew gets one certificate, and says how long the call took.
-func (c *caller) renew(ctx context.Context) (time.Duration, error) {
+// issue gets one certificate with one call, and says how long the call took.
+func (c *caller) issue(ctx context.Context) (time.Duration, error) {
 	id, err := newRequestID()
 	if err != nil {
 		return 0, err
 	}
+	device, err := c.devices.next()
+	if err != nil {
+		return 0, err
+	}
 	begin := time.Now()
-	resp, err := c.client.Renew(ctx, &brevetv1.RenewRequest{RequestId: id.Bytes(), Csr: c.csr})
+	answer, err := c.orderOne(ctx, &brevetv1.IssueCertificatesRequest{
+		RequestId: id.Bytes(), Id: device.id, Csr: device.csr, Registration: &brevetv1.Registration{Kind: pki.Device.String()},
+	})
 	took := time.Since(begin)
 	if err != nil {
 		return 0, enroll.CallError(c.pair.Origin.Server, err)
 	}
-	if len(resp.GetCredential().GetCertificate()) == 0 {
+	if f := answer.GetFailure(); f != nil {
+		return 0, fmt.Errorf("an order failed: %s", f.GetMessage())
+	}
+	if len(answer.GetCertificate()) == 0 {
 		return 0, errors.New("the server answered without a certificate")
 	}
 	return took, nil
+}
+
+// orderOne makes a call with one order, which costs what a unary call does.
+func (c *caller) orderOne(ctx context.Context, req *brevetv1.IssueCertificatesRequest) (*brevetv1.IssueCertificatesResponse, error) {
+	stream, err := c.client.IssueCertificates(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := stream.Send(req); err != nil && !errors.Is(err, io.EOF) { // then Recv says why
+		return nil, err
+	}
+	if err := stream.CloseSend(); err != nil {
+		return nil, err
+	}
+	answer, err := stream.Recv()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("the stream of one order does not end: %w", err)
+	}
+	return answer, nil
 }
 
 // load is what callers got.

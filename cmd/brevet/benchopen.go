@@ -14,11 +14,11 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// renewAnew gets one certificate over a connection of its own, as a device that wakes up does, and says how long that
+// issueAnew gets one certificate over a connection of its own, as a device that wakes up does, and says how long that
 // took, handshake included.
-func (c *caller) renewAnew(ctx context.Context) (time.Duration, error) {
+func (c *caller) issueAnew(ctx context.Context) (time.Duration, error) {
 	return c.anew(ctx, func(c *caller) error {
-		_, err := c.renew(ctx)
+		_, err := c.issue(ctx)
 		return err
 	})
 }
@@ -33,7 +33,7 @@ func (c *caller) greetAnew(ctx context.Context) (time.Duration, error) {
 
 func (c *caller) anew(ctx context.Context, do func(*caller) error) (time.Duration, error) {
 	begin := time.Now()
-	again := &caller{pair: c.pair, csr: c.csr}
+	again := &caller{pair: c.pair, devices: c.devices}
 	if err := again.open(ctx); err != nil {
 		return 0, err
 	}
@@ -68,6 +68,13 @@ func turnedAway(err error) bool {
 	return errors.As(err, &why) && why.Rule == pki.RuleBusy
 }
 
+// Bounds on requests that have come and are not answered: those that the server has, of which it takes 64 of one operator, and
+// all.
+const (
+	arrivedAtOnce = 64
+	maxArrived    = 1024
+)
+
 // arriveWhile has requests come as arrive does, while going says so of the time since the first. When one is turned away
 // because too many wait, it sends no more, has those answered that were sent, and returns an overrun.
 func arriveWhile(ctx context.Context, callers []*caller, rate float64, going func(at time.Duration) bool) (load, error) {
@@ -77,13 +84,21 @@ func arriveWhile(ctx context.Context, callers []*caller, rate float64, going fun
 	var latencies []time.Duration
 	var over atomic.Pointer[overrun]
 	var all sync.WaitGroup
+	var waiting atomic.Int64
+	places := make(chan struct{}, arrivedAtOnce)
 	begin := time.Now()
 	for at, n := time.Duration(0), 0; going(at) && ctx.Err() == nil && over.Load() == nil; n++ {
 		due := begin.Add(at)
 		time.Sleep(time.Until(due))
 		c := callers[n%len(callers)]
+		if waiting.Add(1) > maxArrived {
+			over.CompareAndSwap(nil, &overrun{rate: rate, err: pki.Refuse(pki.RuleBusy, "", "%d requests wait", int64(maxArrived))})
+			break
+		}
 		all.Go(func() {
-			if _, err := c.renew(ctx); err != nil {
+			places <- struct{}{}
+			defer func() { <-places; waiting.Add(-1) }()
+			if _, err := c.issue(ctx); err != nil {
 				if turnedAway(err) {
 					over.CompareAndSwap(nil, &overrun{rate: rate, err: err})
 				} else {

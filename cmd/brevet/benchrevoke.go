@@ -153,8 +153,8 @@ func (r *revokeRig) open(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	r.say("enrolling %d callers", revokeCallers)
-	r.party.callers, err = enrollCallers(ctx, operator, revokeCallers)
+	r.say("connecting %d callers", revokeCallers)
+	r.party.callers, err = openCallers(ctx, operator, revokeCallers)
 	return err
 }
 

@@ -19,15 +19,13 @@ func newIdentity() *cobra.Command {
 	cmd := &cobra.Command{Use: "identity", Short: "Register machines and people, suspend, resume and retire them"}
 	operatorFlags(cmd)
 	cmd.AddCommand(newIdentityCreate(), newIdentityList(), newIdentityShow(),
-		commented("suspend", "Put an identity and its certificates on hold",
-			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (*brevetv1.Identity, error) {
-				r, err := c.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: id, Comment: comment})
-				return r.GetIdentity(), err
+		commented("suspend", "Put an identity and its certificates on hold", "put on hold",
+			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
+				return c.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: id, Comment: comment})
 			}, tellHeld),
-		commented("resume", "Release what suspend held",
-			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (*brevetv1.Identity, error) {
-				r, err := c.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: id, Comment: comment})
-				return r.GetIdentity(), err
+		commented("resume", "Release what suspend held", "released",
+			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
+				return c.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: id, Comment: comment})
 			}, tellResumed),
 		newIdentityRetire(),
 	)
@@ -111,13 +109,26 @@ func newIdentityList() *cobra.Command {
 	return cmd
 }
 
-// commented makes a command that changes an identity for a reason, in words. It calls tell, if there is one, afterwards.
-func commented(name, short string, do func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (*brevetv1.Identity, error),
+// changing is the response to an order about an identity.
+type changing interface {
+	GetIdentity() *brevetv1.Identity
+	GetChanged() *brevetv1.ChangedCertificates
+}
+
+// commented makes a command that changes an identity for a reason, in words. The verb says what has happened to certificates. It
+// calls tell, if there is one, afterwards.
+func commented(name, short, verb string, do func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error),
 	tell func(io.Writer, string, validity),
 ) *cobra.Command {
 	var comment string
-	cmd := identityOrder(name, short, func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
-		return do(ctx, c, id, comment)
+	var cmd *cobra.Command
+	cmd = identityOrder(name, short, func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
+		r, err := do(ctx, c, id, comment)
+		if err != nil {
+			return nil, err
+		}
+		tellChanged(cmd, verb, r.GetChanged())
+		return r.GetIdentity(), nil
 	}, tell)
 	cmd.Flags().StringVar(&comment, "comment", "", "why, in words, for the log")
 	return cmd
@@ -125,14 +136,13 @@ func commented(name, short string, do func(ctx context.Context, c brevetv1.Ident
 
 func newIdentityRetire() *cobra.Command {
 	var since string
-	cmd := commented("retire", "End an identity for ever and revoke its certificates",
-		func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (*brevetv1.Identity, error) {
+	cmd := commented("retire", "End an identity for ever and revoke its certificates", "revoked",
+		func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
 			at, err := readTime("--invalid-since", since)
 			if err != nil {
 				return nil, err
 			}
-			r, err := c.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: id, Comment: comment, InvalidSince: at})
-			return r.GetIdentity(), err
+			return c.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: id, Comment: comment, InvalidSince: at})
 		}, nil)
 	cmd.Flags().StringVar(&since, "invalid-since", "", "when its certificates are known or suspected to have become invalid, for the CRL")
 	return cmd

@@ -154,8 +154,30 @@ func (r *revoking) revokeOne(cmd *cobra.Command, req *brevetv1.RevokeCertificate
 		if err != nil {
 			return err
 		}
+		tellChanged(cmd, "revoked", resp.GetChanged())
 		return errors.Join(printCert(p, resp.GetCertificate()), p.close())
 	})
+}
+
+// tellChanged says on standard error how many certificates an order has changed, and loudly where none of them is valid: then
+// the order may have missed what it was meant for.
+func tellChanged(cmd *cobra.Command, verb string, n *brevetv1.ChangedCertificates) {
+	out := cmd.ErrOrStderr()
+	fmt.Fprintf(out, "%s %s\n", verb, reachedText(n.GetValid(), n.GetEnded()))
+	if n.GetValid() == 0 {
+		fmt.Fprintf(out, "WARNING: %s 0 certificates that are valid. Was it the right order? What stood so before is not counted.\n", verb)
+	}
+}
+
+func reachedText(valid, ended int64) string {
+	are, have := "are", "have"
+	if valid == 1 {
+		are = "is"
+	}
+	if ended == 1 {
+		have = "has"
+	}
+	return fmt.Sprintf("%s that %s valid, %d that %s ended", certificates(valid), are, ended, have)
 }
 
 var setHeading = []string{"SET", "CERTIFICATES", "IN RECORDS AND CRL", "REASON", "SELECTION"}
@@ -229,6 +251,8 @@ func (r *revoking) revokeSelected(cmd *cobra.Command, req *brevetv1.RevokeCertif
 			return err
 		}
 		if r.dryRun {
+			set := counted.GetSet()
+			tellChanged(cmd, "would revoke", &brevetv1.ChangedCertificates{Valid: set.GetTotal() - set.GetEnded(), Ended: set.GetEnded()})
 			return printSet(p, counted.GetSet())
 		}
 		n := counted.GetSet().GetTotal()
@@ -247,6 +271,7 @@ func (r *revoking) revokeSelected(cmd *cobra.Command, req *brevetv1.RevokeCertif
 		set := resp.GetSet()
 		r.hint = watchAgain(set.GetId())
 		fmt.Fprintf(cmd.ErrOrStderr(), "%s, in effect now (set %d).\n", revokedText(set.GetTotal()), set.GetId())
+		tellChanged(cmd, "revoked", &brevetv1.ChangedCertificates{Valid: set.GetTotal() - set.GetEnded(), Ended: set.GetEnded()})
 		return followSet(ctx, cmd, p, c, set)
 	})
 }

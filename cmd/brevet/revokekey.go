@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -97,15 +96,16 @@ func (r *revoking) revokeKey(cmd *cobra.Command) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	return advise(enroll.CallError(r.contact.server, r.sendCompromise(cmd.Context(), conn, req, p)))
+	return advise(enroll.CallError(r.contact.server, r.sendCompromise(cmd, conn, req, p)))
 }
 
-func (r *revoking) sendCompromise(ctx context.Context, conn *grpc.ClientConn, req *brevetv1.RevokeCompromisedKeyRequest, p *printer) error {
-	resp, err := brevetv1.NewCertificateServiceClient(conn).RevokeCompromisedKey(ctx, req)
+func (r *revoking) sendCompromise(cmd *cobra.Command, conn *grpc.ClientConn, req *brevetv1.RevokeCompromisedKeyRequest, p *printer) error {
+	resp, err := brevetv1.NewCertificateServiceClient(conn).RevokeCompromisedKey(cmd.Context(), req)
 	if err != nil {
 		return err
 	}
-	return errors.Join(p.record(resp, resp.GetKeyHash(), fmt.Sprint(resp.GetRevoked())), p.close())
+	tellChanged(cmd, "revoked", resp.GetChanged())
+	return errors.Join(p.record(resp, resp.GetKeyHash(), fmt.Sprint(resp.GetChanged().GetValid())), p.close())
 }
 
 // signCompromise signs the statement that a key is compromised.

@@ -87,10 +87,10 @@ func (s *service) revoke(t *testing.T, ref pki.CertRef, reason pki.Reason) time.
 	changes, err := s.authority.Apply(t.Context(), revocation.Order{
 		Action: revocation.Revoke, Reason: reason, Certificate: ref, By: pki.ActorCommand("test"), At: s.clock.now().Add(-time.Hour),
 	})
-	if err != nil || len(changes) != 1 {
+	if err != nil || len(changes.Changed) != 1 {
 		t.Fatalf("revoke: %v, %v", changes, err)
 	}
-	return changes[0].Status.RevokedAt
+	return changes.Changed[0].Status.RevokedAt
 }
 
 // openssl asks by POST; it has to find the response valid.

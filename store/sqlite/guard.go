@@ -106,7 +106,7 @@ func (tx *writeTx) checkGuard(ctx context.Context, r ca.Record, at time.Time) (g
 	if refusal := f.key.against(r.Guard.Key, g.identity); refusal != nil {
 		return g, refusal
 	}
-	return g, nil
+	return g, tx.checkUnexpired(ctx, r, g.identity, at)
 }
 
 // checkIdentity holds the identity against the guard; it has to be registered also where no guard asks for it. A repeated
@@ -151,9 +151,8 @@ func (f *found) addSets(ctx context.Context, q querier, key pki.KeyHash) error {
 		if err != nil {
 			return err
 		}
-		if masks[f.predecessor.Int64] != 0 {
-			f.predecessorState.Int64 = int64(pki.Revoked) // by one of them, if it was not before
-		}
+		st := open.apply(statusOf(f.predecessorState.Int64, 0, f.version.Int64, sql.NullInt64{}), masks[f.predecessor.Int64])
+		f.predecessorState.Int64, f.version.Int64 = int64(st.State), int64(st.Version) //nolint:gosec // as the table has it
 	}
 	return f.key.addSets(ctx, q, open, key)
 }
@@ -172,6 +171,9 @@ func (f *found) checkPredecessor(g pki.Guard) error {
 		return pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
 			"the certificate to renew, %s, is %s", g.Predecessor.Serial, state)
 	}
+	if f.successor.Valid && !g.Renewed {
+		return pki.Refuse(pki.RuleChanged, "ask again", "certificate %s was renewed while the request was under way", g.Predecessor.Serial)
+	}
 	return nil
 }
 
@@ -180,6 +182,20 @@ func (f *found) callerState() pki.CallerState {
 	return pki.CallerState{
 		NotBefore: fromMillis(f.notBefore.Int64), NotAfter: fromMillis(f.notAfter.Int64), Status: pki.Status{State: pki.Good}, Identity: f.state,
 	}
+}
+
+// checkUnexpired counts the certificates of an identity that gets one more.
+func (tx *writeTx) checkUnexpired(ctx context.Context, r ca.Record, identity int64, at time.Time) error {
+	most := r.Guard.MaxUnexpired
+	if most == 0 {
+		return nil
+	}
+	n, err := countUnexpired(ctx, tx, identity, at, most)
+	if err == nil && n >= most {
+		err = pki.Refuse(pki.RuleUnexpired, "wait until some have ended, or raise max_unexpired of the profile",
+			"%s has %d certificates that have not ended", r.Identity, n)
+	}
+	return err
 }
 
 // checkToken does not say which of its conditions failed: what the caller may know of a token is that it does not serve, or that

@@ -27,13 +27,14 @@ func (c *clause) add(text string, args ...any) {
 // setRow is a set with where it stands among the certificates.
 type setRow struct {
 	revocation.Set
-	mark     int64 // the last certificate that can be a member
-	progress int64 // the last one whose record has followed
+	mark     int64     // the last certificate that can be a member
+	reach    time.Time // the earliest end of one
+	progress int64     // the last one whose record has followed
 }
 
 // order is what a set does to each member.
 func (s *setRow) order() revocation.Order {
-	return revocation.Order{Action: revocation.Revoke, Reason: s.Reason, InvalidSince: s.InvalidSince, By: s.By, Why: s.Why, At: s.At}
+	return revocation.Order{Action: s.Action, Reason: s.Reason, InvalidSince: s.InvalidSince, By: s.By, Why: s.Why, At: s.At}
 }
 
 // next returns the status of a member, and whether that is another one than before.
@@ -57,23 +58,29 @@ func (s *setRow) member(q *clause) { s.memberAmong(q, s.Label) }
 
 // memberAmong is member where it is known already that the identity has the label, unless that is named.
 func (s *setRow) memberAmong(q *clause, label revocation.Label) {
-	q.add(`(+c.id <= ? AND +c.not_after >= ? AND (`, s.mark, millis(s.At.Add(-clockGrace)))
+	q.add(`(+c.id <= ? AND +c.not_after >= ? AND (`, s.mark, millis(s.reach))
 	s.selected(q, "c", label)
 	if s.spreads() {
 		q.add(` OR EXISTS (SELECT 1 FROM certificates m WHERE m.identity = c.identity AND m.key = c.key AND +m.id <= ? AND +m.not_after >= ? AND `,
-			s.mark, millis(s.At.Add(-clockGrace)))
+			s.mark, millis(s.reach))
 		s.selected(q, "m", label)
 		q.add(`)`)
 	}
 	q.add(`))`)
 }
 
-// selected adds the condition under which a certificate has what the selection says. That it is one of an identity's, of
-// a key's or of a lineage is not in it: sets that say so have no members whose records follow.
+// selected adds the condition under which a certificate has what the selection says. That it is of a lineage is not in it:
+// sets that say so have no members whose records follow.
 func (s *setRow) selected(q *clause, c string, label revocation.Label) {
 	q.add(c + `.identity IS NOT NULL`)
 	if !s.Issuer.IsZero() {
 		q.add(` AND +`+c+`.issuer = (SELECT id FROM issuers WHERE issuer = ?)`, s.Issuer.Bytes())
+	}
+	if !s.Identity.IsZero() {
+		q.add(` AND +`+c+`.identity = (SELECT id FROM identities WHERE spiffe_id = ?)`, s.Identity.String())
+	}
+	if !s.Key.IsZero() {
+		q.add(` AND `+c+`.key = ?`, keyID(s.Key))
 	}
 	if s.Profile != "" {
 		q.add(` AND `+c+`.profile = ?`, s.Profile)
@@ -95,10 +102,15 @@ func firstSerial(t time.Time) []byte {
 	return append(ms[2:], make([]byte, pki.SerialRandomSize)...)
 }
 
-// among adds where to look for members: those who have the label; what was issued in a time, by its serial number; or
-// else all that has not ended.
+// among adds where to look for members: among those of an identity or of a key's; those who have the label; what was issued
+// in a time, by its serial number; or else all that has not ended.
 func (s *setRow) among(q *clause) {
+	const ofIdentity = ` FROM certificates c INDEXED BY certificates_by_identity WHERE c.identity = `
 	switch {
+	case !s.Identity.IsZero():
+		q.add(ofIdentity+`(SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? AND `, s.Identity.String(), millis(s.reach))
+	case !s.Key.IsZero():
+		q.add(ofIdentity+`(SELECT identity FROM keys WHERE id = ?) AND c.not_after >= ? AND `, keyID(s.Key), millis(s.reach))
 	case !s.Label.IsZero():
 		q.add(` FROM identity_labels d CROSS JOIN certificates c ON c.identity = d.identity WHERE d.name = ? AND d.value = ? AND `, s.Label.Name, s.Label.Value)
 		s.memberAmong(q, revocation.Label{})
@@ -106,7 +118,7 @@ func (s *setRow) among(q *clause) {
 	case !s.IssuedFrom.IsZero() && !s.spreads():
 		q.add(` FROM certificates c WHERE `)
 	default:
-		q.add(` FROM certificates c INDEXED BY certificates_by_expiry WHERE c.not_after >= ? AND `, millis(s.At.Add(-clockGrace)))
+		q.add(` FROM certificates c INDEXED BY certificates_by_expiry WHERE c.not_after >= ? AND `, millis(s.reach))
 	}
 	s.member(q)
 }
@@ -114,8 +126,12 @@ func (s *setRow) among(q *clause) {
 // openSets are the sets whose records have not all followed, the oldest first.
 type openSets []setRow
 
-// maxOpenSets bounds them: each costs whoever reads a status.
-const maxOpenSets = 16
+// Bounds on the open sets, since each costs whoever reads a status: those of several identities, and all of them, of which a
+// mask has room for no more than 63.
+const (
+	maxOpenSets = 16
+	maxAllSets  = 48
+)
 
 // anyOpen is true where there are such sets.
 const anyOpen = `EXISTS (SELECT 1 FROM revocation_sets WHERE done = 0)`
@@ -302,7 +318,7 @@ func (s *setRow) few(ctx context.Context, q querier) (selected []subject, err er
 			identity = key.identity
 		}
 	}
-	all, err := readSubjects(ctx, q, identity, s.At)
+	all, err := readSubjects(ctx, q, identity, s.reach)
 	if err != nil || len(all) == 0 {
 		return nil, err
 	}

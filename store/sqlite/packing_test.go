@@ -82,7 +82,7 @@ func (w *packWorld) order(t rapid.TB, r ca.Record, action revocation.Action, rea
 	if _, refused := pki.AsRefusal(err); err != nil && !refused {
 		t.Fatal(err)
 	}
-	for _, c := range changes {
+	for _, c := range changes.All() {
 		delete(w.want, c.Ref.Serial)
 		if c.Status.State != pki.Good {
 			w.want[c.Ref.Serial] = revocation.Entry{Serial: c.Ref.Serial, RevokedAt: c.Status.RevokedAt, Reason: c.Status.Reason}

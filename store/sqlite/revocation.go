@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -13,133 +14,170 @@ import (
 // Revocation is the view of the revocation authority and of responders: a revocation.Records and a responder.Feed.
 type Revocation struct{ db *DB }
 
-// Apply carries out an order and returns the statuses of the certificates that it is about.
+// Apply carries out an order and returns what it has changed.
 //
 // Releasing an identity releases every hold on its certificates; a certificate alone is not released while its identity
 // is suspended. An order about an identity leaves what is revoked already as it is, keyCompromise excepted.
-func (r *Revocation) Apply(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
-	var changes []pki.StatusChange
+func (r *Revocation) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
+	var out revocation.Outcome
 	err := r.db.writeBy(ctx, "carry out the order", o.By, o.At, func(ctx context.Context, tx *writeTx) error {
 		var err error
 		certificate, identity, key := !o.Certificate.IsZero(), !o.Identity.IsZero(), !o.Key.IsZero()
 		switch {
 		case certificate && !identity && !key:
-			changes, err = tx.orderCertificate(ctx, o)
+			out, err = tx.orderCertificate(ctx, o)
 		case identity && !certificate && !key:
-			changes, err = tx.orderIdentity(ctx, o)
+			out, err = tx.orderIdentity(ctx, o)
 		case key && !certificate && !identity:
-			changes, err = tx.orderKey(ctx, o)
+			out, err = tx.orderKey(ctx, o)
 		default:
 			return pki.Refuse(pki.RuleRequest, "name one certificate, one identity or one key", "an order is about exactly one of them")
 		}
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return revocation.Outcome{}, err
 	}
-	return changes, nil
+	return out, nil
 }
 
-func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
+// certificateActions are how the log calls what orders do to certificates.
+var certificateActions = map[revocation.Action]translog.Action{
+	revocation.Revoke: translog.CertificateRevoked, revocation.Hold: translog.CertificateHeld, revocation.Release: translog.CertificateReleased,
+}
+
+func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
+	none := revocation.Outcome{}
 	c, err := readSubject(ctx, tx, o.Certificate)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	status, changed, err := next(c.status, o)
 	if err != nil {
-		return nil, fmt.Errorf("certificate %s: %w", o.Certificate.Serial, err)
+		return none, fmt.Errorf("certificate %s: %w", o.Certificate.Serial, err)
 	}
 	if !changed {
-		return []pki.StatusChange{c.standing()}, nil
+		return revocation.Outcome{Standing: []pki.StatusChange{c.standing()}}, nil
 	}
-	if o.Action == revocation.Release && c.identityState == pki.Suspended {
-		return nil, pki.Refuse(pki.RuleIdentityState, "resume the identity, which releases its certificates", "%s is suspended", c.identity)
+	if err := tx.checkHold(ctx, c, o); err != nil {
+		return none, err
 	}
 	change, err := tx.setStatus(ctx, c, status, o)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	changes := []pki.StatusChange{change}
-	if isKeyCompromise(o) {
-		others, err := tx.revokeSameKey(ctx, c, o)
-		if err != nil {
-			return nil, err
+	var out revocation.Outcome
+	if isKeyCompromise(o) && c.key.Valid { // a renewal may have kept the key
+		if out, err = tx.revokeKey(ctx, c, o); err != nil {
+			return none, err
 		}
-		changes = append(changes, others...)
 	}
-	action := map[revocation.Action]translog.Action{
-		revocation.Revoke: translog.CertificateRevoked, revocation.Hold: translog.CertificateHeld, revocation.Release: translog.CertificateReleased,
-	}[o.Action]
-	if err := tx.append(ctx, orderEntry(o, action, c.identity, changes)); err != nil {
-		return nil, err
+	out.Changed = append([]pki.StatusChange{change}, out.Changed...)
+	if err := tx.append(ctx, orderEntry(o, certificateActions[o.Action], c.identity, out)); err != nil {
+		return none, err
 	}
-	return changes, tx.distrust(ctx, c.identity, o)
+	return out, tx.distrust(ctx, c.identity, o)
 }
 
-// revokeSameKey carries a compromise to the other unexpired certificates of the key: a renewal may have kept it.
-func (tx *writeTx) revokeSameKey(ctx context.Context, c subject, o revocation.Order) ([]pki.StatusChange, error) {
-	if !c.key.Valid {
-		return nil, nil
+// checkHold refuses to hold or release a certificate beside what is done to all of its identity's.
+func (tx *writeTx) checkHold(ctx context.Context, c subject, o revocation.Order) error {
+	if o.Action == revocation.Revoke {
+		return nil
 	}
-	others, err := readKeySubjects(ctx, tx, c.key.Int64, c.id, o.At)
+	if o.Action == revocation.Release && c.identityState == pki.Suspended {
+		return pki.Refuse(pki.RuleIdentityState, "resume the identity, which releases its certificates", "%s is suspended", c.identity)
+	}
+	holding, err := isHolding(ctx, tx, c.identity)
+	if err == nil && holding {
+		err = pki.Refuse(pki.RuleBusy, "ask again in a minute", "the certificates of %s are being held or released", c.identity)
+	}
+	return err
+}
+
+// revokeKey carries a compromise to the other certificates of a certificate's key.
+func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Order) (revocation.Outcome, error) {
+	none := revocation.Outcome{}
+	key := storedKey{id: c.key}
+	if err := tx.QueryRowContext(ctx, `SELECT rest FROM keys WHERE id = ?`, c.key.Int64).Scan(&key.rest); err != nil {
+		return none, err
+	}
+	hash, err := key.hash()
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	changes, _, err := tx.changeSubjects(ctx, others, o)
-	return changes, err
+	s, err := newSet(ctx, tx, setOf(o, revocation.Selection{Key: hash}))
+	if err != nil {
+		return none, err
+	}
+	return tx.carryOut(ctx, &s, o, func() ([]subject, error) { return readKeySubjects(ctx, tx, c.key.Int64, c.id, s.reach) })
 }
 
 // orderKey revokes what a compromised key has, and marks it where it has nothing that is alive, too.
-func (tx *writeTx) orderKey(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
+func (tx *writeTx) orderKey(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
+	none := revocation.Outcome{}
 	if !isKeyCompromise(o) {
-		return nil, pki.Refuse(pki.RuleReason, "revoke it for keyCompromise", "an order about a key can do nothing else")
+		return none, pki.Refuse(pki.RuleReason, "revoke it for keyCompromise", "an order about a key can do nothing else")
 	}
 	key, err := readKey(ctx, tx, o.Key)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	subjects, err := readKeySubjects(ctx, tx, keyID(o.Key), 0, o.At)
+	s, err := newSet(ctx, tx, setOf(o, revocation.Selection{Key: o.Key}))
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	changes, standing, err := tx.changeSubjects(ctx, subjects, o)
-	if err != nil || len(changes) == 0 && key.compromised {
-		return standing, err // carried out before
+	out, err := tx.carryOut(ctx, &s, o, func() ([]subject, error) { return readKeySubjects(ctx, tx, keyID(o.Key), 0, s.reach) })
+	if err != nil || len(out.Changed) == 0 && out.Set == 0 && key.compromised {
+		return out, err // carried out before
 	}
 	if err := tx.markKey(ctx, keyID(o.Key), o.At); err != nil {
-		return nil, err
+		return none, err
 	}
-	entry := orderEntry(o, translog.CertificateRevoked, key.identity, changes)
+	entry := orderEntry(o, translog.CertificateRevoked, key.identity, out)
 	entry.Facts["key"] = o.Key.String()
 	if err := tx.append(ctx, entry); err != nil {
-		return nil, err
+		return none, err
 	}
-	return append(changes, standing...), tx.distrust(ctx, key.identity, o)
+	return out, tx.distrust(ctx, key.identity, o)
 }
 
-func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
+func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
+	none := revocation.Outcome{}
 	action, moved, err := tx.moveIdentity(ctx, o)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	subjects, err := readSubjects(ctx, tx, o.Identity, o.At)
+	s, err := newSet(ctx, tx, setOf(o, revocation.Selection{Identity: o.Identity}))
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	changes, standing, err := tx.changeSubjects(ctx, subjects, o)
+	out, err := tx.carryOut(ctx, &s, o, func() ([]subject, error) { return readSubjects(ctx, tx, o.Identity, s.reach) })
+	if err != nil || !moved && len(out.Changed) == 0 && out.Set == 0 {
+		return out, err // carried out before
+	}
+	if err := tx.append(ctx, orderEntry(o, action, o.Identity, out)); err != nil {
+		return none, err
+	}
+	return out, tx.distrust(ctx, o.Identity, o)
+}
+
+// carryOut changes the certificates that an order reaches: few of them now, and more as a set, whose records follow.
+func (tx *writeTx) carryOut(ctx context.Context, s *setRow, o revocation.Order, few func() ([]subject, error)) (revocation.Outcome, error) {
+	many, err := s.isMany(ctx, tx)
 	if err != nil {
-		return nil, err
+		return revocation.Outcome{}, err
 	}
-	if !moved && len(changes) == 0 {
-		return standing, nil // carried out before
+	if many {
+		err := tx.insertSet(ctx, s)
+		return revocation.Outcome{Set: s.ID}, err
 	}
-	if err := tx.append(ctx, orderEntry(o, action, o.Identity, changes)); err != nil {
-		return nil, err
+	subjects, err := few()
+	if err != nil {
+		return revocation.Outcome{}, err
 	}
-	if err := tx.distrust(ctx, o.Identity, o); err != nil {
-		return nil, err
-	}
-	return append(changes, standing...), nil
+	var out revocation.Outcome
+	out.Changed, out.Standing, err = tx.changeSubjects(ctx, subjects, o)
+	return out, err
 }
 
 // changeSubjects gives certificates their next status, and returns what has changed and what has not: that stands as it is,
@@ -208,10 +246,14 @@ func ifFinal(s pki.Status) error {
 	return pki.Refuse(pki.RuleFinal, "leave it as it is; only keyCompromise can follow", "it is revoked already (%s)", s.Reason)
 }
 
-func orderEntry(o revocation.Order, action translog.Action, id pki.SPIFFEID, changes []pki.StatusChange) translog.Entry {
-	return translog.Entry{
-		Time: o.At, Actor: o.By, Action: action, Outcome: translog.Done, Identity: id, Changes: changes, Facts: orderFacts(o),
+func orderEntry(o revocation.Order, action translog.Action, id pki.SPIFFEID, out revocation.Outcome) translog.Entry {
+	e := translog.Entry{
+		Time: o.At, Actor: o.By, Action: action, Outcome: translog.Done, Identity: id, Changes: out.Changed, Facts: orderFacts(o),
 	}
+	if out.Set != 0 {
+		e.Facts["set"] = strconv.FormatInt(out.Set, 10)
+	}
+	return e
 }
 
 // orderFacts are the reason, the invalidity date and the comment, where there are any.

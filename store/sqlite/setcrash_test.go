@@ -24,6 +24,7 @@ const (
 )
 
 var stolen = revocation.SetOrder{
+	Action:    revocation.Revoke,
 	Selection: revocation.Selection{Label: revocation.Label{Name: "batch", Value: "7"}}, Reason: pki.Superseded, By: pki.ActorCommand("test"), At: at,
 }
 

@@ -13,7 +13,7 @@ import (
 
 const selectSets = `
 	SELECT s.id, i.issuer, n.spiffe_id, s.lineage, s.key_hash, s.profile, s.label_name, s.label_value, s.issued_from, s.issued_until,
-	       s.reason, s.invalid_since, s.ordered_by, s.ordered_at, s.why, s.mark, s.progress, s.total, s.followed, s.done
+	       s.action, s.reason, s.invalid_since, s.ordered_by, s.ordered_at, s.why, s.mark, s.reach, s.progress, s.total, s.ended, s.followed, s.done
 	FROM revocation_sets s LEFT JOIN issuers i ON i.id = s.issuer LEFT JOIN identities n ON n.id = s.identity `
 
 func querySets(ctx context.Context, q querier, where string, args ...any) ([]setRow, error) {
@@ -44,16 +44,16 @@ func scanSet(row scanner) (setRow, error) {
 	var issuer, lineage, key []byte
 	var identity, profile, name, value sql.NullString
 	var from, until, since, total sql.NullInt64
-	var at int64
+	var at, reach int64
 	var by string
 	err := row.Scan(&s.ID, &issuer, &identity, &lineage, &key, &profile, &name, &value, &from, &until,
-		&s.Reason, &since, &by, &at, &s.Why, &s.mark, &s.progress, &total, &s.Followed, &s.Done)
+		&s.Action, &s.Reason, &since, &by, &at, &s.Why, &s.mark, &reach, &s.progress, &total, &s.Ended, &s.Followed, &s.Done)
 	if err != nil {
 		return s, err
 	}
 	s.Profile, s.Label = profile.String, revocation.Label{Name: name.String, Value: value.String}
 	s.IssuedFrom, s.IssuedUntil, s.InvalidSince = restoreMillis(from), restoreMillis(until), restoreMillis(since)
-	s.By, s.At, s.Total, s.Counted = pki.ActorFromText(by), fromMillis(at), int(total.Int64), total.Valid
+	s.By, s.At, s.reach, s.Total, s.Counted = pki.ActorFromText(by), fromMillis(at), fromMillis(reach), int(total.Int64), total.Valid
 	if identity.Valid {
 		if s.Identity, err = pki.ParseSPIFFEID(identity.String); err != nil {
 			return s, err
@@ -70,10 +70,14 @@ func scanSet(row scanner) (setRow, error) {
 }
 
 // CountSet counts what an order would change, through a reading connection.
-func (r *Revocation) CountSet(ctx context.Context, o revocation.SetOrder) (int, error) {
-	n := 0
+func (r *Revocation) CountSet(ctx context.Context, o revocation.SetOrder) (revocation.Reached, error) {
+	var n revocation.Reached
 	err := r.db.readMany(ctx, "count what would be revoked", func(ctx context.Context, tx *sql.Tx) error {
-		s := setRow{Set: revocation.Set{SetOrder: o}}
+		n = revocation.Reached{}
+		s, err := newSet(ctx, tx, o)
+		if err != nil {
+			return err
+		}
 		if err := s.checkNamed(ctx, tx); err != nil {
 			return err
 		}
@@ -84,7 +88,7 @@ func (r *Revocation) CountSet(ctx context.Context, o revocation.SetOrder) (int, 
 			few, err := s.few(ctx, tx)
 			for _, c := range few {
 				if _, changed := s.next(c.status); changed {
-					n++
+					n.Add(c.notAfter, o.At)
 				}
 			}
 			return err
@@ -95,7 +99,7 @@ func (r *Revocation) CountSet(ctx context.Context, o revocation.SetOrder) (int, 
 		}
 		return s.eachMember(ctx, tx, before, func(m member) error {
 			if m.isNew {
-				n++
+				n.Add(m.change.NotAfter, o.At)
 			}
 			return nil
 		})
@@ -130,36 +134,41 @@ func (s *setRow) checkNamed(ctx context.Context, q querier) error {
 	return nil
 }
 
-// OrderSet makes an order durable, and carries it out where it is of one identity.
+// OrderSet makes an order durable, and carries it out where it is of one identity with few certificates.
 func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revocation.Set, []pki.StatusChange, error) {
 	var s setRow
 	var standing []pki.StatusChange
 	err := r.db.writeBy(ctx, "revoke a set of certificates", o.By, o.At, func(ctx context.Context, tx *writeTx) error {
-		s, standing = setRow{Set: revocation.Set{SetOrder: o}}, nil
+		standing = nil
+		var err error
+		if s, err = newSet(ctx, tx, o); err != nil {
+			return err
+		}
 		if err := s.checkNamed(ctx, tx); err != nil {
 			return err
 		}
-		var open int
-		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM revocation_sets WHERE done = 0`).Scan(&open); err != nil {
-			return err
+		many := true
+		if o.OfOneIdentity() {
+			if many, err = s.isMany(ctx, tx); err != nil {
+				return err
+			}
 		}
-		if open >= maxOpenSets && !o.OfOneIdentity() {
-			return pki.Refuse(pki.RuleBusy, "wait until the records of an earlier one have followed", "%d sets of certificates are being revoked", open)
-		}
-		makers, err := tx.makersOf(ctx, s)
+		s.Done = !many
+		distrusted, err := tx.makersOf(ctx, s)
 		if err != nil {
 			return err
 		}
 		if err := tx.insertSet(ctx, &s); err != nil {
 			return err
 		}
-		if err := tx.append(ctx, translog.Entry{
+		err = tx.append(ctx, translog.Entry{
 			Time: o.At, Actor: o.By, Action: translog.RevocationOrdered, Outcome: translog.Done, Identity: o.Identity, Facts: setFacts(s.Set),
-		}); err != nil {
-			return err
+		})
+		if err == nil {
+			err = tx.distrustAll(ctx, distrusted, s.order())
 		}
-		if !o.OfOneIdentity() {
-			return tx.distrustAll(ctx, makers, s.order())
+		if err != nil || many {
+			return err
 		}
 		standing, err = tx.revokeFew(ctx, &s)
 		return err
@@ -170,10 +179,30 @@ func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revoc
 	return s.Set, standing, nil
 }
 
-// insertSet records a set. One of one identity is never one whose records are to follow, not even for who carries it out.
+// insertSet records a set. One that is done has no records that are to follow, not even for who carries it out. Of those
+// that are not done there is a bound. A key that is selected by is marked here, since it may have no certificate.
 func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
-	var name, value, total any
+	if s.Reason == pki.KeyCompromise && !s.Key.IsZero() {
+		if _, err := readKey(ctx, tx, s.Key); err != nil {
+			return err
+		}
+		if err := tx.markKey(ctx, keyID(s.Key), s.At); err != nil {
+			return err
+		}
+	}
+	var open int
+	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM revocation_sets WHERE done = 0`).Scan(&open); err != nil {
+		return err
+	}
+	limit := maxOpenSets
 	if s.OfOneIdentity() {
+		limit = maxAllSets
+	}
+	if open >= limit && !s.Done {
+		return pki.Refuse(pki.RuleBusy, "wait until the records of an earlier one have followed", "%d sets of certificates are being changed", open)
+	}
+	var lineage, name, value, total any
+	if s.Done {
 		total = 0
 	}
 	if !s.Label.IsZero() {
@@ -181,13 +210,13 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 	}
 	return tx.QueryRowContext(ctx, `
 		INSERT INTO revocation_sets (issuer, identity, lineage, key_hash, profile, label_name, label_value, issued_from, issued_until,
-		                             reason, invalid_since, ordered_by, ordered_at, why, mark, progress, total, followed, done)
+		                             action, reason, invalid_since, ordered_by, ordered_at, why, mark, reach, progress, total, ended, followed, done)
 		VALUES ((SELECT id FROM issuers WHERE issuer = ?), (SELECT id FROM identities WHERE spiffe_id = ?), ?, ?, ?, ?, ?, ?, ?,
-		        ?, ?, ?, ?, ?, (`+newestCertificate+`), 0, ?, 0, ?)
+		        ?, ?, ?, ?, ?, ?, (`+newestCertificate+`), ?, 0, ?, 0, 0, ?)
 		RETURNING id, mark`,
-		optional(s.Issuer), s.Identity.String(), encodeRef(s.LineageOf), optional(s.Key), optionalText(s.Profile), name, value,
-		optionalMillis(s.IssuedFrom), optionalMillis(s.IssuedUntil), s.Reason, optionalMillis(s.InvalidSince), s.By.String(), millis(s.At), s.Why,
-		total, s.OfOneIdentity(),
+		optional(s.Issuer), s.Identity.String(), lineage, optional(s.Key), optionalText(s.Profile), name, value,
+		optionalMillis(s.IssuedFrom), optionalMillis(s.IssuedUntil), s.Action, s.Reason, optionalMillis(s.InvalidSince), s.By.String(), millis(s.At), s.Why,
+		millis(s.reach), total, s.Done,
 	).Scan(&s.ID, &s.mark)
 }
 
@@ -195,7 +224,7 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 func setFacts(s revocation.Set) map[string]string {
 	row := setRow{Set: s}
 	facts := orderFacts(row.order())
-	facts["set"] = strconv.FormatInt(s.ID, 10)
+	facts["set"] = row.number()
 	for name, value := range map[string]string{
 		"issuer": textOf(s.Issuer), "lineage_of": textOf(s.LineageOf.Serial), "key": textOf(s.Key), "profile": s.Profile,
 		"label": s.Label.Name + "=" + s.Label.Value, "issued_from": timeText(s.IssuedFrom), "issued_until": timeText(s.IssuedUntil),
@@ -230,36 +259,37 @@ func (tx *writeTx) revokeFew(ctx context.Context, s *setRow) ([]pki.StatusChange
 	if err != nil {
 		return nil, err
 	}
-	distrusted, err := tx.holderOf(ctx, s)
-	if err != nil {
-		return nil, err
-	}
 	changes, standing, err := tx.changeSubjects(ctx, few, s.order())
 	if err != nil {
 		return nil, err
-	}
-	if s.Reason == pki.KeyCompromise && !s.Key.IsZero() { // which may have nothing that is alive
-		if err := tx.markKey(ctx, keyID(s.Key), s.At); err != nil {
-			return nil, err
-		}
 	}
 	if len(changes) > 0 {
 		if err := tx.append(ctx, s.followEntry(s.At, few[0].identity, changes)); err != nil {
 			return nil, err
 		}
-		distrusted = few[0].identity
+		if err := tx.distrust(ctx, few[0].identity, s.order()); err != nil {
+			return nil, err
+		}
 	}
-	if err := tx.distrust(ctx, distrusted, s.order()); err != nil {
-		return nil, err
+	var n revocation.Reached
+	for _, c := range changes {
+		n.Add(c.NotAfter, s.At)
 	}
-	s.Total, s.Counted, s.Followed, s.Done = len(changes), true, len(changes), true
-	return append(changes, standing...), tx.execOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1 WHERE id = ?2`, s.Total, s.ID)
+	s.Total, s.Ended, s.Counted, s.Followed = len(changes), n.Ended, true, len(changes)
+	return append(changes, standing...), tx.execOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1, ended = ?2 WHERE id = ?3`, s.Total, s.Ended, s.ID)
 }
 
 // followEntry is the log entry of records that follow.
 func (s *setRow) followEntry(at time.Time, identity pki.SPIFFEID, changes []pki.StatusChange) translog.Entry {
-	return translog.Entry{
-		Time: at, Actor: s.By, Action: translog.CertificateRevoked, Outcome: translog.Done, Identity: identity, Changes: changes,
-		Facts: map[string]string{"reason": s.Reason.String(), "set": strconv.FormatInt(s.ID, 10)},
+	e := translog.Entry{
+		Time: at, Actor: s.By, Action: certificateActions[s.Action], Outcome: translog.Done, Identity: identity, Changes: changes,
+		Facts: map[string]string{"set": s.number()},
 	}
+	if s.Action == revocation.Revoke {
+		e.Facts["reason"] = s.Reason.String()
+	}
+	return e
 }
+
+// number is a set's number as the log has it.
+func (s *setRow) number() string { return strconv.FormatInt(s.ID, 10) }

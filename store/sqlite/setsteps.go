@@ -19,7 +19,7 @@ const tellStep = 4096
 // TellSet visits a set's members, and notes how many there are.
 func (r *Revocation) TellSet(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.Set, error) {
 	var s setRow
-	var ahead []int64
+	var ahead ahead
 	err := r.db.readMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		if s, err = readSet(ctx, tx, id); err != nil || s.Done {
@@ -31,13 +31,13 @@ func (r *Revocation) TellSet(ctx context.Context, id int64, tell func([]pki.Stat
 	if err != nil || s.Done {
 		return s.Set, err
 	}
-	r.db.following.put(id, s.progress, ahead)
+	r.db.following.put(id, s.progress, ahead.rows)
 	if s.Counted {
 		return s.Set, nil
 	}
 	err = r.db.write(ctx, "count what is revoked", func(ctx context.Context, tx *writeTx) error {
 		// Steps may have been taken since it was read. What they did is not counted twice: total is of when it was read.
-		_, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ? WHERE id = ? AND total IS NULL`, s.Followed+len(ahead), id)
+		_, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ?, ended = ? WHERE id = ? AND total IS NULL`, s.Followed+len(ahead.rows), ahead.ended, id)
 		if err != nil {
 			return err
 		}
@@ -47,17 +47,26 @@ func (r *Revocation) TellSet(ctx context.Context, id int64, tell func([]pki.Stat
 	return s.Set, err
 }
 
-// tell visits what a set selects, and returns the rows of those whose records are to follow, in their order.
-func (s *setRow) tell(ctx context.Context, q querier, tell func([]pki.StatusChange)) ([]int64, error) {
+// ahead is what is to follow of a set.
+type ahead struct {
+	rows  []int64 // in their order
+	ended int     // how many of them had ended when the order was given
+}
+
+// tell visits what a set selects, and returns what is to follow.
+func (s *setRow) tell(ctx context.Context, q querier, tell func([]pki.StatusChange)) (ahead, error) {
+	var ahead ahead
 	before, err := querySets(ctx, q, `WHERE s.done = 0 AND s.id < ? ORDER BY s.id`, s.ID)
 	if err != nil {
-		return nil, err
+		return ahead, err
 	}
-	var ahead []int64
 	batch := make([]pki.StatusChange, 0, tellStep)
 	err = s.eachMember(ctx, q, before, func(m member) error {
 		if m.isNew {
-			ahead = append(ahead, m.id)
+			ahead.rows = append(ahead.rows, m.id)
+			if m.change.NotAfter.Before(s.At) {
+				ahead.ended++
+			}
 		}
 		if batch = append(batch, m.change); len(batch) == tellStep {
 			tell(batch)
@@ -68,7 +77,7 @@ func (s *setRow) tell(ctx context.Context, q querier, tell func([]pki.StatusChan
 	if err == nil && len(batch) > 0 {
 		tell(batch)
 	}
-	slices.Sort(ahead)
+	slices.Sort(ahead.rows)
 	return ahead, err
 }
 
@@ -162,8 +171,8 @@ func (r *Revocation) leftOf(ctx context.Context, id int64) (left, error) {
 		if err != nil || s.Done {
 			return err
 		}
-		ahead.progress = s.progress
-		ahead.rows, err = s.tell(ctx, tx, func([]pki.StatusChange) {})
+		rest, err := s.tell(ctx, tx, func([]pki.StatusChange) {})
+		ahead = left{s.progress, rest.rows}
 		return err
 	})
 	return ahead, err
@@ -176,7 +185,7 @@ func (tx *writeTx) followStep(ctx context.Context, s *setRow, rows []int64, isLa
 		return nil, err
 	}
 	if len(changes) > 0 {
-		if err := tx.append(ctx, s.followEntry(at, pki.SPIFFEID{}, changes)); err != nil {
+		if err := tx.append(ctx, s.followEntry(at, s.Identity, changes)); err != nil {
 			return nil, err
 		}
 	}
@@ -192,7 +201,14 @@ func (tx *writeTx) followStep(ctx context.Context, s *setRow, rows []int64, isLa
 		s.progress, s.Followed, total, s.Done, s.ID)
 }
 
-// changeRows revokes certificates in one statement. Their statuses are those that next has: what is revoked already stays,
+// changesRow says of a certificate whether a set's action changes it, by the action.
+var changesRow = map[revocation.Action]string{
+	revocation.Revoke:  `(state <> 3 OR ?3 = 1 AND reason <> 1)`,
+	revocation.Hold:    `state = 1`,
+	revocation.Release: `state = 2`,
+}
+
+// changeRows changes certificates in one statement. Their statuses are those that next has: what is revoked already stays,
 // but for an upgrade to keyCompromise, which keeps its time.
 func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pki.StatusChange, error) {
 	list, err := json.Marshal(ids)
@@ -204,22 +220,24 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 		return nil, err
 	}
 	var changes []pki.StatusChange
+	state, reason, at := s.outcome()
 	rows, err := tx.QueryContext(ctx, `
-		UPDATE certificates SET state = 3, reason = ?2, revoked_at = CASE state WHEN 3 THEN revoked_at ELSE ?3 END, version = version + 1, changed = (`+nextEntry+`),
-		       invalid_since = coalesce(?4, CASE state WHEN 3 THEN invalid_since END)
-		WHERE id IN (SELECT value FROM json_each(?1)) AND (state <> 3 OR ?2 = 1 AND reason <> 1)
+		UPDATE certificates SET state = ?2, reason = ?3, revoked_at = CASE state WHEN 3 THEN revoked_at ELSE ?4 END, version = version + 1,
+		       changed = (`+nextEntry+`), invalid_since = coalesce(?5, CASE state WHEN 3 THEN invalid_since END)
+		WHERE id IN (SELECT value FROM json_each(?1)) AND `+changesRow[s.Action]+`
 		RETURNING issuer, serial, not_after, revoked_at, version`,
-		string(list), s.Reason, millis(s.At), optionalMillis(s.InvalidSince))
+		string(list), state, reason, optionalMillis(at), optionalMillis(s.InvalidSince))
 	err = each(rows, err, func(rows *sql.Rows) error {
-		c := pki.StatusChange{Status: pki.Status{State: pki.Revoked, Reason: s.Reason}}
-		var issuer, notAfter, revokedAt int64
+		c := pki.StatusChange{Status: pki.Status{State: state, Reason: reason}}
+		var issuer, notAfter int64
+		var revokedAt sql.NullInt64
 		var serial []byte
 		if err := rows.Scan(&issuer, &serial, &notAfter, &revokedAt, &c.Status.Version); err != nil {
 			return err
 		}
 		var err error
 		c.Ref.Serial, err = pki.SerialFromBytes(serial)
-		c.Ref.Issuer, c.NotAfter, c.Status.RevokedAt = issuers[issuer], fromMillis(notAfter), fromMillis(revokedAt)
+		c.Ref.Issuer, c.NotAfter, c.Status.RevokedAt = issuers[issuer], fromMillis(notAfter), restoreMillis(revokedAt)
 		changes = append(changes, c)
 		return err
 	})
@@ -231,6 +249,18 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 		WHERE id IN (SELECT c.key FROM json_each(?1) j CROSS JOIN certificates c ON c.id = j.value WHERE c.key IS NOT NULL)`,
 		string(list), millis(s.At))
 	return changes, err
+}
+
+// outcome is the state, reason and time that a set gives to a certificate that was good or on hold.
+func (s *setRow) outcome() (pki.State, pki.Reason, time.Time) {
+	switch s.Action {
+	case revocation.Hold:
+		return pki.Hold, pki.CertificateHold, s.At
+	case revocation.Release:
+		return pki.Good, pki.Unspecified, time.Time{}
+	default:
+		return pki.Revoked, s.Reason, s.At
+	}
 }
 
 // Set returns a set.

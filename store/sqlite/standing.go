@@ -16,7 +16,7 @@ import (
 const selectStanding = `
 	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
 	SELECT ` + identityColumns + `,
-	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, s.id, s.rest, ` + anyOpen + `,
+	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.not_after, s.id, s.rest, ` + anyOpen + `,
 	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.not_after, a.der, ` + keyColumns + `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
@@ -61,7 +61,7 @@ type standingRow struct {
 	id                                 identityRow
 	predecessor                        sql.NullInt64
 	state, reason, revokedAt, version  sql.NullInt64
-	supersededBy                       sql.NullInt64
+	supersededBy, predecessorEnd       sql.NullInt64
 	successor                          storedKey
 	revoking                           bool
 	answerRow                          sql.NullInt64
@@ -74,7 +74,7 @@ type standingRow struct {
 func (r *standingRow) read(ctx context.Context, from querier, q ra.Question) error {
 	row := from.QueryRowContext(ctx, selectStanding, questionOf(q.Identity, q.Predecessor, q.Request, q.Key)...)
 	err := row.Scan(slices.Concat(r.id.columns(),
-		[]any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.successor.id, &r.successor.rest, &r.revoking,
+		[]any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorEnd, &r.successor.id, &r.successor.rest, &r.revoking,
 			&r.answerRow, &r.answerSerial, &r.answerIssuer, &r.answerKey.id, &r.answerKey.rest, &r.answerEnd, &r.answer}, r.key.columns())...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return noIdentity(q.Identity)
@@ -96,7 +96,7 @@ func (r *standingRow) addSets(ctx context.Context, from querier, q ra.Question) 
 		before := statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
 		if st := open.apply(before, masks[r.predecessor.Int64]); st != before {
 			r.state.Int64, r.reason.Int64, r.version.Int64 = int64(st.State), int64(st.Reason), int64(st.Version) //nolint:gosec // as the table has it
-			r.revokedAt = sql.NullInt64{Int64: millis(st.RevokedAt), Valid: true}
+			r.revokedAt = sql.NullInt64{Int64: millis(st.RevokedAt), Valid: st.State != pki.Good}
 		}
 	}
 	return r.key.addSets(ctx, from, open, q.Key)
@@ -114,7 +114,7 @@ func (r *standingRow) standing(q ra.Question) (ra.Standing, error) {
 			return st, noPredecessor(q.Predecessor.Serial)
 		}
 		st.Predecessor.Status = statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
-		st.Predecessor.Superseded = r.supersededBy.Valid
+		st.Predecessor.NotAfter, st.Predecessor.Superseded = fromMillis(r.predecessorEnd.Int64), r.supersededBy.Valid
 		if st.Predecessor.Successor, err = r.successor.hash(); err != nil {
 			return st, err
 		}

@@ -44,20 +44,17 @@ func readSubject(ctx context.Context, q querier, ref pki.CertRef) (subject, erro
 	return all[0], nil
 }
 
-// clockGrace is how far a server's clock may be ahead without an order passing over certificates that are still alive.
-const clockGrace = time.Hour
-
-// readSubjects reads an identity's certificates that are not long expired.
-func readSubjects(ctx context.Context, q querier, id pki.SPIFFEID, at time.Time) ([]subject, error) {
+// readSubjects reads an identity's certificates that end at a time or later.
+func readSubjects(ctx context.Context, q querier, id pki.SPIFFEID, from time.Time) ([]subject, error) {
 	return querySubjects(ctx, q, `WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? ORDER BY c.id`,
-		id.String(), millis(at.Add(-clockGrace)))
+		id.String(), millis(from))
 }
 
-// readKeySubjects reads the certificates of a key that are not long expired, but for one of them.
-func readKeySubjects(ctx context.Context, q querier, key, but int64, at time.Time) ([]subject, error) {
+// readKeySubjects reads the certificates of a key that end at a time or later, but for one of them.
+func readKeySubjects(ctx context.Context, q querier, key, but int64, from time.Time) ([]subject, error) {
 	return querySubjects(ctx, q, `
 		WHERE c.identity = (SELECT identity FROM keys WHERE id = ?1) AND c.key = ?1 AND c.id <> ?2 AND c.not_after >= ?3 ORDER BY c.id`,
-		key, but, millis(at.Add(-clockGrace)))
+		key, but, millis(from))
 }
 
 func querySubjects(ctx context.Context, q querier, where string, args ...any) ([]subject, error) {

@@ -143,15 +143,22 @@ const selectMakers = `
 	    UNION ALL SELECT (SELECT min(maker) FROM tokens WHERE maker > m.id) FROM m WHERE m.id IS NOT NULL)
 	SELECT n.spiffe_id FROM m JOIN identities n ON n.id = m.id`
 
-// makersOf returns the identities that have made tokens and of which a set that is about to be ordered revokes a certificate.
+// makersOf returns the identities that have made tokens and whose tokens a set revokes that is about to be ordered: the holder
+// of a key that it marks, and if its records follow, those of which it revokes a certificate. Of other sets revokeFew sees
+// which certificates they revoke.
 func (tx *writeTx) makersOf(ctx context.Context, s setRow) ([]pki.SPIFFEID, error) {
-	if !distrusts(s.Reason) || s.OfOneIdentity() {
+	if s.Action != revocation.Revoke || !distrusts(s.Reason) {
 		return nil, nil
+	}
+	holder, err := tx.holderOf(ctx, &s)
+	if err != nil || s.Done {
+		return []pki.SPIFFEID{holder}, err
 	}
 	if err := tx.QueryRowContext(ctx, newestCertificate).Scan(&s.mark); err != nil {
 		return nil, err
 	}
-	var all, revoked []pki.SPIFFEID
+	revoked := []pki.SPIFFEID{holder}
+	var all []pki.SPIFFEID
 	rows, err := tx.QueryContext(ctx, selectMakers)
 	err = each(rows, err, func(rows *sql.Rows) error {
 		var name string
@@ -173,7 +180,7 @@ func (tx *writeTx) makersOf(ctx context.Context, s setRow) ([]pki.SPIFFEID, erro
 
 // revokesOne reports whether a set changes the status of a certificate of an identity.
 func (tx *writeTx) revokesOne(ctx context.Context, s setRow, id pki.SPIFFEID) (bool, error) {
-	certs, err := readSubjects(ctx, tx, id, s.At)
+	certs, err := readSubjects(ctx, tx, id, s.reach)
 	if err != nil || len(certs) == 0 {
 		return false, err
 	}
@@ -193,6 +200,9 @@ func (tx *writeTx) revokesOne(ctx context.Context, s setRow, id pki.SPIFFEID) (b
 // distrustAll revokes the tokens of makers, for a set that has been ordered.
 func (tx *writeTx) distrustAll(ctx context.Context, makers []pki.SPIFFEID, o revocation.Order) error {
 	for _, maker := range makers {
+		if maker.IsZero() {
+			continue
+		}
 		if err := tx.distrust(ctx, maker, o); err != nil {
 			return err
 		}

@@ -90,7 +90,8 @@ func lostOrder(t *testing.T, w *world, applies bool) {
 	if c := w.certificate(t, r.Ref); c.Status.State != want {
 		t.Errorf("the certificate is %v, want %v", c.Status.State, want)
 	}
-	standing, err := w.Revocation.Apply(context.Background(), o)
+	out, err := w.Revocation.Apply(context.Background(), o)
+	standing := out.All()
 	must(t, err)
 	if len(standing) != 1 || standing[0].Ref != r.Ref || standing[0].Status.State != pki.Revoked {
 		t.Errorf("carried out again, the order returns %v: responders would go on calling the certificate good", standing)

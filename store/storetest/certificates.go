@@ -43,14 +43,14 @@ func standing(t *testing.T, w *world) {
 		t.Errorf("the request of %s is answered with the certificate of %s", other.Identity, r.Identity)
 	}
 	renewal := ra.Question{Identity: r.Identity, Predecessor: r.Ref, Request: w.request(t), Key: r.KeyHash}
-	want.Predecessor.Status = w.certificate(t, r.Ref).Status
+	want.Predecessor.Status, want.Predecessor.NotAfter = w.certificate(t, r.Ref).Status, r.NotAfter
 	mustEqual(t, "a renewal", w.standing(t, renewal), want)
 
 	next := w.record(t, r.Identity)
 	next.Guard.Predecessor = r.Ref
 	w.issue(t, next)
 	w.apply(t, revocation.Order{Action: hold, Certificate: r.Ref, Reason: pki.CertificateHold})
-	want.Predecessor = ra.Predecessor{Status: w.certificate(t, r.Ref).Status, Successor: next.KeyHash}
+	want.Predecessor = ra.Predecessor{Status: w.certificate(t, r.Ref).Status, NotAfter: r.NotAfter, Successor: next.KeyHash}
 	mustEqual(t, "a renewal of what is on hold, and was renewed", w.standing(t, renewal), want)
 
 	for name, q := range map[string]ra.Question{

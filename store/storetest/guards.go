@@ -196,9 +196,18 @@ var predecessorGuards = []guardCase{
 		predecessor := w.issued(t)
 		first := w.renew(t, predecessor, w.key())
 		r := w.record(t, predecessor.Identity)
+		r.KeyHash, r.Guard.Key, r.Guard.Predecessor, r.Guard.Renewed = first.KeyHash, first.KeyHash, predecessor.Ref, true
+		return r
+	}},
+	{"predecessor renewed with this key meanwhile", pki.RuleChanged, func(t *testing.T, w *world) ca.Record {
+		predecessor := w.issued(t)
+		first := w.renew(t, predecessor, w.key())
+		r := w.record(t, predecessor.Identity)
 		r.KeyHash, r.Guard.Key, r.Guard.Predecessor = first.KeyHash, first.KeyHash, predecessor.Ref
 		return r
 	}},
+	{"fewer unexpired certificates than there may be", "", func(t *testing.T, w *world) ca.Record { return w.amongUnexpired(t, 3) }},
+	{"as many unexpired certificates as there may be", pki.RuleUnexpired, func(t *testing.T, w *world) ca.Record { return w.amongUnexpired(t, 2) }},
 	{"predecessor unknown", pki.RulePredecessor, func(t *testing.T, w *world) ca.Record {
 		r := w.record(t, w.identity(t).ID)
 		r.Guard.Predecessor = pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}
@@ -342,4 +351,19 @@ func refusalConsumesNothing(t *testing.T, w *world) {
 	retry.RequestID, retry.Guard = r.RequestID, r.Guard
 	retry.Guard.Predecessor = pki.CertRef{}
 	w.issue(t, retry)
+}
+
+// amongUnexpired is a record of an identity that has one certificate that is good, one that is revoked, and one that has ended.
+// The record may be one of a number that have not.
+func (w *world) amongUnexpired(t *testing.T, most int) ca.Record {
+	t.Helper()
+	good := w.issued(t)
+	ended, revoked := w.record(t, good.Identity), w.record(t, good.Identity)
+	ended.NotAfter = w.now
+	w.issue(t, ended)
+	w.issue(t, revoked)
+	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: revoked.Ref})
+	r := w.record(t, good.Identity)
+	r.Guard.MaxUnexpired = most
+	return r
 }

@@ -168,6 +168,7 @@ func expiredStay(t *testing.T, w *world) {
 	last.NotAfter = r.NotAfter.Add(2 * time.Hour)
 	w.issue(t, last)
 	w.now = last.NotAfter // the last second of its life, beyond the first one's
+	w.grow(t)
 	changes := w.apply(t, revocation.Order{Action: hold, Identity: r.Identity, State: pki.Suspended})
 	if len(changes) != 1 || changes[0].Ref != last.Ref {
 		t.Errorf("suspending changed %v, want the one that is not expired", changes)

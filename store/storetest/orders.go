@@ -90,7 +90,7 @@ func followSteps(t *testing.T, w *world, steps []step) {
 		if s.refused != "" {
 			wantChanges = nil
 		}
-		mustEqual(t, "the changes", changes, wantChanges)
+		mustEqual(t, "the changes", changes.All(), wantChanges)
 		mustEqual(t, "the status", w.certificate(t, r.Ref).Status, want)
 		all := w.entries(t)
 		if !s.changed {
@@ -165,7 +165,7 @@ func orderExpired(t *testing.T, w *world) {
 	at := r.NotAfter.Add(time.Hour)
 	changes, err := w.Revocation.Apply(context.Background(), revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Certificate: r.Ref, By: operator, At: at})
 	must(t, err)
-	if len(changes) != 1 {
+	if len(changes.Changed) != 1 {
 		t.Errorf("revoking an expired certificate changed %v", changes)
 	}
 	mustRefuse(t, w.checkKey(t, r.KeyHash, r.Identity), pki.RuleKeyCompromised)

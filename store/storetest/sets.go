@@ -43,7 +43,7 @@ func (w *world) labelled(t *testing.T, n int) []ca.Record {
 
 func (w *world) batch(value string, reason pki.Reason) revocation.SetOrder {
 	return revocation.SetOrder{
-		Selection: revocation.Selection{Label: revocation.Label{Name: "batch", Value: value}}, Reason: reason, By: operator, At: w.now, Why: "stolen",
+		Action: revoke, Selection: revocation.Selection{Label: revocation.Label{Name: "batch", Value: value}}, Reason: reason, By: operator, At: w.now, Why: "stolen",
 	}
 }
 
@@ -166,7 +166,7 @@ func setOfUnknown(t *testing.T, w *world) {
 		"what was not issued":  {LineageOf: lost.Ref},
 		"the key of no record": {Identity: r.Identity, Key: w.key()},
 	} {
-		o := revocation.SetOrder{Selection: s, By: operator, At: w.now}
+		o := revocation.SetOrder{Action: revoke, Selection: s, By: operator, At: w.now}
 		_, err := w.Revocation.CountSet(ctx, o)
 		mustMiss(t, err)
 		_, _, err = w.Revocation.OrderSet(ctx, o)
@@ -191,7 +191,7 @@ func boundOnSets(t *testing.T, w *world) {
 		break
 	}
 	// One of one identity is never open: it has not to wait for those that are.
-	set := w.orderSet(t, revocation.SetOrder{Selection: revocation.Selection{Identity: w.issued(t).Identity}, By: operator, At: w.now})
+	set := w.orderSet(t, revocation.SetOrder{Action: revoke, Selection: revocation.Selection{Identity: w.issued(t).Identity}, By: operator, At: w.now})
 	if !set.Done || set.Total != 1 {
 		t.Errorf("beside as many as there may be, the set of one identity is %+v", set)
 	}
@@ -234,7 +234,7 @@ func labelsStay(t *testing.T, w *world) {
 	_, err = w.RA.UpdateIdentity(ctx, changed, operator, w.now)
 	must(t, err)
 	w.certificates(t, r.Identity, 1)
-	for value, want := range map[string]int{"7": 0, "8": 1} {
+	for value, want := range map[string]revocation.Reached{"7": {}, "8": {Valid: 1}} {
 		n, err := w.Revocation.CountSet(ctx, w.batch(value, pki.Superseded))
 		must(t, err)
 		mustEqual(t, "how many have the label "+value, n, want)
@@ -263,6 +263,7 @@ func orderAboutKey(t *testing.T, w *world) {
 
 	ended := w.issued(t)
 	w.now = ended.NotAfter.Add(2 * time.Hour)
+	w.grow(t)
 	o.Key = ended.KeyHash
 	if changed := w.apply(t, o); len(changed) != 0 {
 		t.Errorf("of what has ended, the order changed %v", changed)

@@ -211,6 +211,13 @@ func (w *world) abandon(t rapid.TB) ca.Record {
 	return r
 }
 
+// grow has the records be as old as the clock.
+func (w *world) grow(t rapid.TB) {
+	t.Helper()
+	_, err := w.Retention.Advance(context.Background(), 365*24*time.Hour, w.now)
+	must(t, err)
+}
+
 // apply carries out an order, checks that what it returns is how things stand, and returns what of it has changed.
 func (w *world) apply(t rapid.TB, o revocation.Order) []pki.StatusChange {
 	t.Helper()
@@ -224,7 +231,7 @@ func (w *world) apply(t rapid.TB, o revocation.Order) []pki.StatusChange {
 	standing, err := w.Revocation.Apply(context.Background(), o)
 	must(t, err)
 	var changed []pki.StatusChange
-	for _, c := range standing {
+	for _, c := range standing.All() {
 		mustEqual(t, "the status", w.certificate(t, c.Ref).Status, c.Status)
 		if before[c.Ref] != c.Status {
 			changed = append(changed, c)

@@ -510,6 +510,7 @@ func (x *SuspendIdentityRequest) GetComment() string {
 type SuspendIdentityResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Identity      *Identity              `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	Changed       *ChangedCertificates   `protobuf:"bytes,2,opt,name=changed,proto3" json:"changed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -547,6 +548,13 @@ func (*SuspendIdentityResponse) Descriptor() ([]byte, []int) {
 func (x *SuspendIdentityResponse) GetIdentity() *Identity {
 	if x != nil {
 		return x.Identity
+	}
+	return nil
+}
+
+func (x *SuspendIdentityResponse) GetChanged() *ChangedCertificates {
+	if x != nil {
+		return x.Changed
 	}
 	return nil
 }
@@ -607,6 +615,7 @@ func (x *ResumeIdentityRequest) GetComment() string {
 type ResumeIdentityResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Identity      *Identity              `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	Changed       *ChangedCertificates   `protobuf:"bytes,2,opt,name=changed,proto3" json:"changed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -644,6 +653,13 @@ func (*ResumeIdentityResponse) Descriptor() ([]byte, []int) {
 func (x *ResumeIdentityResponse) GetIdentity() *Identity {
 	if x != nil {
 		return x.Identity
+	}
+	return nil
+}
+
+func (x *ResumeIdentityResponse) GetChanged() *ChangedCertificates {
+	if x != nil {
+		return x.Changed
 	}
 	return nil
 }
@@ -713,6 +729,7 @@ func (x *RetireIdentityRequest) GetInvalidSince() *timestamppb.Timestamp {
 type RetireIdentityResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Identity      *Identity              `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	Changed       *ChangedCertificates   `protobuf:"bytes,2,opt,name=changed,proto3" json:"changed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -750,6 +767,13 @@ func (*RetireIdentityResponse) Descriptor() ([]byte, []int) {
 func (x *RetireIdentityResponse) GetIdentity() *Identity {
 	if x != nil {
 		return x.Identity
+	}
+	return nil
+}
+
+func (x *RetireIdentityResponse) GetChanged() *ChangedCertificates {
+	if x != nil {
+		return x.Changed
 	}
 	return nil
 }
@@ -1541,8 +1565,10 @@ func (x *RevokeCertificateRequest) GetComment() string {
 }
 
 type RevokeCertificateResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Certificate   *Certificate           `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Certificate *Certificate           `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// With keyCompromise, the other certificates of the key too.
+	Changed       *ChangedCertificates `protobuf:"bytes,2,opt,name=changed,proto3" json:"changed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1584,6 +1610,69 @@ func (x *RevokeCertificateResponse) GetCertificate() *Certificate {
 	return nil
 }
 
+func (x *RevokeCertificateResponse) GetChanged() *ChangedCertificates {
+	if x != nil {
+		return x.Changed
+	}
+	return nil
+}
+
+// ChangedCertificates counts the certificates that an order has revoked, put on hold or released. Those that stood so
+// before are not among them.
+type ChangedCertificates struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that have not ended by the server's clock.
+	Valid int64 `protobuf:"varint,1,opt,name=valid,proto3" json:"valid,omitempty"`
+	// Those that have ended by the server's clock, which may be ahead.
+	Ended         int64 `protobuf:"varint,2,opt,name=ended,proto3" json:"ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangedCertificates) Reset() {
+	*x = ChangedCertificates{}
+	mi := &file_brevet_v1_operator_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangedCertificates) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangedCertificates) ProtoMessage() {}
+
+func (x *ChangedCertificates) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_operator_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangedCertificates.ProtoReflect.Descriptor instead.
+func (*ChangedCertificates) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ChangedCertificates) GetValid() int64 {
+	if x != nil {
+		return x.Valid
+	}
+	return 0
+}
+
+func (x *ChangedCertificates) GetEnded() int64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
 // CertificateSelection is of the certificates for which all fields hold that are set; one at least is.
 type CertificateSelection struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1611,7 +1700,7 @@ type CertificateSelection struct {
 
 func (x *CertificateSelection) Reset() {
 	*x = CertificateSelection{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[26]
+	mi := &file_brevet_v1_operator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1712,7 @@ func (x *CertificateSelection) String() string {
 func (*CertificateSelection) ProtoMessage() {}
 
 func (x *CertificateSelection) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[26]
+	mi := &file_brevet_v1_operator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1725,7 @@ func (x *CertificateSelection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateSelection.ProtoReflect.Descriptor instead.
 func (*CertificateSelection) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{26}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CertificateSelection) GetIssuer() string {
@@ -1718,7 +1807,7 @@ type RevokeCertificatesRequest struct {
 
 func (x *RevokeCertificatesRequest) Reset() {
 	*x = RevokeCertificatesRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[27]
+	mi := &file_brevet_v1_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +1819,7 @@ func (x *RevokeCertificatesRequest) String() string {
 func (*RevokeCertificatesRequest) ProtoMessage() {}
 
 func (x *RevokeCertificatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[27]
+	mi := &file_brevet_v1_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +1832,7 @@ func (x *RevokeCertificatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertificatesRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertificatesRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{27}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RevokeCertificatesRequest) GetSelection() *CertificateSelection {
@@ -1791,7 +1880,7 @@ type RevokeCertificatesResponse struct {
 
 func (x *RevokeCertificatesResponse) Reset() {
 	*x = RevokeCertificatesResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[28]
+	mi := &file_brevet_v1_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1803,7 +1892,7 @@ func (x *RevokeCertificatesResponse) String() string {
 func (*RevokeCertificatesResponse) ProtoMessage() {}
 
 func (x *RevokeCertificatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[28]
+	mi := &file_brevet_v1_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1816,7 +1905,7 @@ func (x *RevokeCertificatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertificatesResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCertificatesResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RevokeCertificatesResponse) GetSet() *RevocationSet {
@@ -1835,7 +1924,7 @@ type GetRevocationSetRequest struct {
 
 func (x *GetRevocationSetRequest) Reset() {
 	*x = GetRevocationSetRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[29]
+	mi := &file_brevet_v1_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1847,7 +1936,7 @@ func (x *GetRevocationSetRequest) String() string {
 func (*GetRevocationSetRequest) ProtoMessage() {}
 
 func (x *GetRevocationSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[29]
+	mi := &file_brevet_v1_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1860,7 +1949,7 @@ func (x *GetRevocationSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevocationSetRequest.ProtoReflect.Descriptor instead.
 func (*GetRevocationSetRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetRevocationSetRequest) GetId() int64 {
@@ -1879,7 +1968,7 @@ type GetRevocationSetResponse struct {
 
 func (x *GetRevocationSetResponse) Reset() {
 	*x = GetRevocationSetResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[30]
+	mi := &file_brevet_v1_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +1980,7 @@ func (x *GetRevocationSetResponse) String() string {
 func (*GetRevocationSetResponse) ProtoMessage() {}
 
 func (x *GetRevocationSetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[30]
+	mi := &file_brevet_v1_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +1993,7 @@ func (x *GetRevocationSetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevocationSetResponse.ProtoReflect.Descriptor instead.
 func (*GetRevocationSetResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetRevocationSetResponse) GetSet() *RevocationSet {
@@ -1930,14 +2019,18 @@ type RevocationSet struct {
 	// How many of their records say so.
 	Followed int64 `protobuf:"varint,9,opt,name=followed,proto3" json:"followed,omitempty"`
 	// All do. A CRL with the last of them follows.
-	Done          bool `protobuf:"varint,10,opt,name=done,proto3" json:"done,omitempty"`
+	Done bool `protobuf:"varint,10,opt,name=done,proto3" json:"done,omitempty"`
+	// How many certificates of the total had ended by the server's clock when the order was given.
+	Ended int64 `protobuf:"varint,11,opt,name=ended,proto3" json:"ended,omitempty"`
+	// What it does to each certificate: "revoke", "hold" or "release".
+	Action        string `protobuf:"bytes,12,opt,name=action,proto3" json:"action,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RevocationSet) Reset() {
 	*x = RevocationSet{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[31]
+	mi := &file_brevet_v1_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1949,7 +2042,7 @@ func (x *RevocationSet) String() string {
 func (*RevocationSet) ProtoMessage() {}
 
 func (x *RevocationSet) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[31]
+	mi := &file_brevet_v1_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1962,7 +2055,7 @@ func (x *RevocationSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationSet.ProtoReflect.Descriptor instead.
 func (*RevocationSet) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RevocationSet) GetId() int64 {
@@ -2035,6 +2128,20 @@ func (x *RevocationSet) GetDone() bool {
 	return false
 }
 
+func (x *RevocationSet) GetEnded() int64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
+func (x *RevocationSet) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
 type RevokeCompromisedKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The SubjectPublicKeyInfo, in DER.
@@ -2049,7 +2156,7 @@ type RevokeCompromisedKeyRequest struct {
 
 func (x *RevokeCompromisedKeyRequest) Reset() {
 	*x = RevokeCompromisedKeyRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[32]
+	mi := &file_brevet_v1_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2168,7 @@ func (x *RevokeCompromisedKeyRequest) String() string {
 func (*RevokeCompromisedKeyRequest) ProtoMessage() {}
 
 func (x *RevokeCompromisedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[32]
+	mi := &file_brevet_v1_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2181,7 @@ func (x *RevokeCompromisedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCompromisedKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCompromisedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{32}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RevokeCompromisedKeyRequest) GetPublicKey() []byte {
@@ -2094,16 +2201,15 @@ func (x *RevokeCompromisedKeyRequest) GetSignature() []byte {
 type RevokeCompromisedKeyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 64 hexadecimal digits.
-	KeyHash string `protobuf:"bytes,1,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
-	// How many certificates of it are revoked that have not ended.
-	Revoked       int32 `protobuf:"varint,2,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	KeyHash       string               `protobuf:"bytes,1,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
+	Changed       *ChangedCertificates `protobuf:"bytes,2,opt,name=changed,proto3" json:"changed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RevokeCompromisedKeyResponse) Reset() {
 	*x = RevokeCompromisedKeyResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[33]
+	mi := &file_brevet_v1_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2221,7 @@ func (x *RevokeCompromisedKeyResponse) String() string {
 func (*RevokeCompromisedKeyResponse) ProtoMessage() {}
 
 func (x *RevokeCompromisedKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[33]
+	mi := &file_brevet_v1_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2234,7 @@ func (x *RevokeCompromisedKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCompromisedKeyResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCompromisedKeyResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{33}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RevokeCompromisedKeyResponse) GetKeyHash() string {
@@ -2138,11 +2244,11 @@ func (x *RevokeCompromisedKeyResponse) GetKeyHash() string {
 	return ""
 }
 
-func (x *RevokeCompromisedKeyResponse) GetRevoked() int32 {
+func (x *RevokeCompromisedKeyResponse) GetChanged() *ChangedCertificates {
 	if x != nil {
-		return x.Revoked
+		return x.Changed
 	}
-	return 0
+	return nil
 }
 
 type CRL struct {
@@ -2175,7 +2281,7 @@ type CRL struct {
 
 func (x *CRL) Reset() {
 	*x = CRL{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[34]
+	mi := &file_brevet_v1_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2293,7 @@ func (x *CRL) String() string {
 func (*CRL) ProtoMessage() {}
 
 func (x *CRL) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[34]
+	mi := &file_brevet_v1_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2306,7 @@ func (x *CRL) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CRL.ProtoReflect.Descriptor instead.
 func (*CRL) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{34}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CRL) GetIssuer() string {
@@ -2295,7 +2401,7 @@ type ListCRLsRequest struct {
 
 func (x *ListCRLsRequest) Reset() {
 	*x = ListCRLsRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[35]
+	mi := &file_brevet_v1_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2413,7 @@ func (x *ListCRLsRequest) String() string {
 func (*ListCRLsRequest) ProtoMessage() {}
 
 func (x *ListCRLsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[35]
+	mi := &file_brevet_v1_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2426,7 @@ func (x *ListCRLsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCRLsRequest.ProtoReflect.Descriptor instead.
 func (*ListCRLsRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{35}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{36}
 }
 
 type ListCRLsResponse struct {
@@ -2332,7 +2438,7 @@ type ListCRLsResponse struct {
 
 func (x *ListCRLsResponse) Reset() {
 	*x = ListCRLsResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[36]
+	mi := &file_brevet_v1_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2450,7 @@ func (x *ListCRLsResponse) String() string {
 func (*ListCRLsResponse) ProtoMessage() {}
 
 func (x *ListCRLsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[36]
+	mi := &file_brevet_v1_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2463,7 @@ func (x *ListCRLsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCRLsResponse.ProtoReflect.Descriptor instead.
 func (*ListCRLsResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{36}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListCRLsResponse) GetCrls() []*CRL {
@@ -2377,7 +2483,7 @@ type ImportCRLRequest struct {
 
 func (x *ImportCRLRequest) Reset() {
 	*x = ImportCRLRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[37]
+	mi := &file_brevet_v1_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2495,7 @@ func (x *ImportCRLRequest) String() string {
 func (*ImportCRLRequest) ProtoMessage() {}
 
 func (x *ImportCRLRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[37]
+	mi := &file_brevet_v1_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2508,7 @@ func (x *ImportCRLRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCRLRequest.ProtoReflect.Descriptor instead.
 func (*ImportCRLRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{37}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ImportCRLRequest) GetCrl() []byte {
@@ -2421,7 +2527,7 @@ type ImportCRLResponse struct {
 
 func (x *ImportCRLResponse) Reset() {
 	*x = ImportCRLResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[38]
+	mi := &file_brevet_v1_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2433,7 +2539,7 @@ func (x *ImportCRLResponse) String() string {
 func (*ImportCRLResponse) ProtoMessage() {}
 
 func (x *ImportCRLResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[38]
+	mi := &file_brevet_v1_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2446,7 +2552,7 @@ func (x *ImportCRLResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCRLResponse.ProtoReflect.Descriptor instead.
 func (*ImportCRLResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{38}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ImportCRLResponse) GetCrl() *CRL {
@@ -2468,7 +2574,7 @@ type ListEntriesRequest struct {
 
 func (x *ListEntriesRequest) Reset() {
 	*x = ListEntriesRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[39]
+	mi := &file_brevet_v1_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2480,7 +2586,7 @@ func (x *ListEntriesRequest) String() string {
 func (*ListEntriesRequest) ProtoMessage() {}
 
 func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[39]
+	mi := &file_brevet_v1_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2599,7 @@ func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{39}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListEntriesRequest) GetFrom() uint64 {
@@ -2523,7 +2629,7 @@ type ListEntriesResponse struct {
 
 func (x *ListEntriesResponse) Reset() {
 	*x = ListEntriesResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[40]
+	mi := &file_brevet_v1_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2535,7 +2641,7 @@ func (x *ListEntriesResponse) String() string {
 func (*ListEntriesResponse) ProtoMessage() {}
 
 func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[40]
+	mi := &file_brevet_v1_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2548,7 +2654,7 @@ func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{40}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListEntriesResponse) GetIndex() uint64 {
@@ -2580,7 +2686,7 @@ type GetHeadRequest struct {
 
 func (x *GetHeadRequest) Reset() {
 	*x = GetHeadRequest{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[41]
+	mi := &file_brevet_v1_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2592,7 +2698,7 @@ func (x *GetHeadRequest) String() string {
 func (*GetHeadRequest) ProtoMessage() {}
 
 func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[41]
+	mi := &file_brevet_v1_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2605,7 +2711,7 @@ func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadRequest.ProtoReflect.Descriptor instead.
 func (*GetHeadRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{41}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{42}
 }
 
 type GetHeadResponse struct {
@@ -2618,7 +2724,7 @@ type GetHeadResponse struct {
 
 func (x *GetHeadResponse) Reset() {
 	*x = GetHeadResponse{}
-	mi := &file_brevet_v1_operator_proto_msgTypes[42]
+	mi := &file_brevet_v1_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2630,7 +2736,7 @@ func (x *GetHeadResponse) String() string {
 func (*GetHeadResponse) ProtoMessage() {}
 
 func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_operator_proto_msgTypes[42]
+	mi := &file_brevet_v1_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2643,7 +2749,7 @@ func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadResponse.ProtoReflect.Descriptor instead.
 func (*GetHeadResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{42}
+	return file_brevet_v1_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetHeadResponse) GetSize() uint64 {
@@ -2705,20 +2811,23 @@ const file_brevet_v1_operator_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"B\n" +
 	"\x16SuspendIdentityRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\acomment\x18\x02 \x01(\tR\acomment\"J\n" +
+	"\acomment\x18\x02 \x01(\tR\acomment\"\x84\x01\n" +
 	"\x17SuspendIdentityResponse\x12/\n" +
-	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"A\n" +
+	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\x128\n" +
+	"\achanged\x18\x02 \x01(\v2\x1e.brevet.v1.ChangedCertificatesR\achanged\"A\n" +
 	"\x15ResumeIdentityRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\acomment\x18\x02 \x01(\tR\acomment\"I\n" +
+	"\acomment\x18\x02 \x01(\tR\acomment\"\x83\x01\n" +
 	"\x16ResumeIdentityResponse\x12/\n" +
-	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"\x82\x01\n" +
+	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\x128\n" +
+	"\achanged\x18\x02 \x01(\v2\x1e.brevet.v1.ChangedCertificatesR\achanged\"\x82\x01\n" +
 	"\x15RetireIdentityRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\acomment\x18\x02 \x01(\tR\acomment\x12?\n" +
-	"\rinvalid_since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\finvalidSince\"I\n" +
+	"\rinvalid_since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\finvalidSince\"\x83\x01\n" +
 	"\x16RetireIdentityResponse\x12/\n" +
-	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"u\n" +
+	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\x128\n" +
+	"\achanged\x18\x02 \x01(\v2\x1e.brevet.v1.ChangedCertificatesR\achanged\"u\n" +
 	"\x12CreateTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x125\n" +
 	"\blifetime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12\x18\n" +
@@ -2776,9 +2885,13 @@ const file_brevet_v1_operator_proto_rawDesc = "" +
 	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12?\n" +
 	"\rinvalid_since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\finvalidSince\x12\x18\n" +
-	"\acomment\x18\x05 \x01(\tR\acomment\"U\n" +
+	"\acomment\x18\x05 \x01(\tR\acomment\"\x8f\x01\n" +
 	"\x19RevokeCertificateResponse\x128\n" +
-	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\"\xda\x02\n" +
+	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\x128\n" +
+	"\achanged\x18\x02 \x01(\v2\x1e.brevet.v1.ChangedCertificatesR\achanged\"A\n" +
+	"\x13ChangedCertificates\x12\x14\n" +
+	"\x05valid\x18\x01 \x01(\x03R\x05valid\x12\x14\n" +
+	"\x05ended\x18\x02 \x01(\x03R\x05ended\"\xda\x02\n" +
 	"\x14CertificateSelection\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x1d\n" +
@@ -2804,7 +2917,7 @@ const file_brevet_v1_operator_proto_rawDesc = "" +
 	"\x17GetRevocationSetRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\"F\n" +
 	"\x18GetRevocationSetResponse\x12*\n" +
-	"\x03set\x18\x01 \x01(\v2\x18.brevet.v1.RevocationSetR\x03set\"\x80\x03\n" +
+	"\x03set\x18\x01 \x01(\v2\x18.brevet.v1.RevocationSetR\x03set\"\xae\x03\n" +
 	"\rRevocationSet\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12=\n" +
 	"\tselection\x18\x02 \x01(\v2\x1f.brevet.v1.CertificateSelectionR\tselection\x12\x16\n" +
@@ -2818,15 +2931,17 @@ const file_brevet_v1_operator_proto_rawDesc = "" +
 	"\x05total\x18\b \x01(\x03H\x00R\x05total\x88\x01\x01\x12\x1a\n" +
 	"\bfollowed\x18\t \x01(\x03R\bfollowed\x12\x12\n" +
 	"\x04done\x18\n" +
-	" \x01(\bR\x04doneB\b\n" +
+	" \x01(\bR\x04done\x12\x14\n" +
+	"\x05ended\x18\v \x01(\x03R\x05ended\x12\x16\n" +
+	"\x06action\x18\f \x01(\tR\x06actionB\b\n" +
 	"\x06_total\"Z\n" +
 	"\x1bRevokeCompromisedKeyRequest\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"S\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"s\n" +
 	"\x1cRevokeCompromisedKeyResponse\x12\x19\n" +
-	"\bkey_hash\x18\x01 \x01(\tR\akeyHash\x12\x18\n" +
-	"\arevoked\x18\x02 \x01(\x05R\arevoked\"\xff\x02\n" +
+	"\bkey_hash\x18\x01 \x01(\tR\akeyHash\x128\n" +
+	"\achanged\x18\x02 \x01(\v2\x1e.brevet.v1.ChangedCertificatesR\achanged\"\xff\x02\n" +
 	"\x03CRL\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x1f\n" +
 	"\vissuer_name\x18\x02 \x01(\tR\n" +
@@ -2902,7 +3017,7 @@ func file_brevet_v1_operator_proto_rawDescGZIP() []byte {
 	return file_brevet_v1_operator_proto_rawDescData
 }
 
-var file_brevet_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_brevet_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_brevet_v1_operator_proto_goTypes = []any{
 	(*Identity)(nil),                     // 0: brevet.v1.Identity
 	(*CreateIdentityRequest)(nil),        // 1: brevet.v1.CreateIdentityRequest
@@ -2930,105 +3045,111 @@ var file_brevet_v1_operator_proto_goTypes = []any{
 	(*ListCertificatesResponse)(nil),     // 23: brevet.v1.ListCertificatesResponse
 	(*RevokeCertificateRequest)(nil),     // 24: brevet.v1.RevokeCertificateRequest
 	(*RevokeCertificateResponse)(nil),    // 25: brevet.v1.RevokeCertificateResponse
-	(*CertificateSelection)(nil),         // 26: brevet.v1.CertificateSelection
-	(*RevokeCertificatesRequest)(nil),    // 27: brevet.v1.RevokeCertificatesRequest
-	(*RevokeCertificatesResponse)(nil),   // 28: brevet.v1.RevokeCertificatesResponse
-	(*GetRevocationSetRequest)(nil),      // 29: brevet.v1.GetRevocationSetRequest
-	(*GetRevocationSetResponse)(nil),     // 30: brevet.v1.GetRevocationSetResponse
-	(*RevocationSet)(nil),                // 31: brevet.v1.RevocationSet
-	(*RevokeCompromisedKeyRequest)(nil),  // 32: brevet.v1.RevokeCompromisedKeyRequest
-	(*RevokeCompromisedKeyResponse)(nil), // 33: brevet.v1.RevokeCompromisedKeyResponse
-	(*CRL)(nil),                          // 34: brevet.v1.CRL
-	(*ListCRLsRequest)(nil),              // 35: brevet.v1.ListCRLsRequest
-	(*ListCRLsResponse)(nil),             // 36: brevet.v1.ListCRLsResponse
-	(*ImportCRLRequest)(nil),             // 37: brevet.v1.ImportCRLRequest
-	(*ImportCRLResponse)(nil),            // 38: brevet.v1.ImportCRLResponse
-	(*ListEntriesRequest)(nil),           // 39: brevet.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil),          // 40: brevet.v1.ListEntriesResponse
-	(*GetHeadRequest)(nil),               // 41: brevet.v1.GetHeadRequest
-	(*GetHeadResponse)(nil),              // 42: brevet.v1.GetHeadResponse
-	nil,                                  // 43: brevet.v1.Identity.LabelsEntry
-	nil,                                  // 44: brevet.v1.CreateIdentityRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil),        // 45: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 46: google.protobuf.Duration
-	(*Certificate)(nil),                  // 47: brevet.v1.Certificate
+	(*ChangedCertificates)(nil),          // 26: brevet.v1.ChangedCertificates
+	(*CertificateSelection)(nil),         // 27: brevet.v1.CertificateSelection
+	(*RevokeCertificatesRequest)(nil),    // 28: brevet.v1.RevokeCertificatesRequest
+	(*RevokeCertificatesResponse)(nil),   // 29: brevet.v1.RevokeCertificatesResponse
+	(*GetRevocationSetRequest)(nil),      // 30: brevet.v1.GetRevocationSetRequest
+	(*GetRevocationSetResponse)(nil),     // 31: brevet.v1.GetRevocationSetResponse
+	(*RevocationSet)(nil),                // 32: brevet.v1.RevocationSet
+	(*RevokeCompromisedKeyRequest)(nil),  // 33: brevet.v1.RevokeCompromisedKeyRequest
+	(*RevokeCompromisedKeyResponse)(nil), // 34: brevet.v1.RevokeCompromisedKeyResponse
+	(*CRL)(nil),                          // 35: brevet.v1.CRL
+	(*ListCRLsRequest)(nil),              // 36: brevet.v1.ListCRLsRequest
+	(*ListCRLsResponse)(nil),             // 37: brevet.v1.ListCRLsResponse
+	(*ImportCRLRequest)(nil),             // 38: brevet.v1.ImportCRLRequest
+	(*ImportCRLResponse)(nil),            // 39: brevet.v1.ImportCRLResponse
+	(*ListEntriesRequest)(nil),           // 40: brevet.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),          // 41: brevet.v1.ListEntriesResponse
+	(*GetHeadRequest)(nil),               // 42: brevet.v1.GetHeadRequest
+	(*GetHeadResponse)(nil),              // 43: brevet.v1.GetHeadResponse
+	nil,                                  // 44: brevet.v1.Identity.LabelsEntry
+	nil,                                  // 45: brevet.v1.CreateIdentityRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),        // 46: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 47: google.protobuf.Duration
+	(*Certificate)(nil),                  // 48: brevet.v1.Certificate
 }
 var file_brevet_v1_operator_proto_depIdxs = []int32{
-	43, // 0: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
-	45, // 1: brevet.v1.Identity.created_at:type_name -> google.protobuf.Timestamp
-	44, // 2: brevet.v1.CreateIdentityRequest.labels:type_name -> brevet.v1.CreateIdentityRequest.LabelsEntry
+	44, // 0: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
+	46, // 1: brevet.v1.Identity.created_at:type_name -> google.protobuf.Timestamp
+	45, // 2: brevet.v1.CreateIdentityRequest.labels:type_name -> brevet.v1.CreateIdentityRequest.LabelsEntry
 	0,  // 3: brevet.v1.CreateIdentityResponse.identity:type_name -> brevet.v1.Identity
 	0,  // 4: brevet.v1.GetIdentityResponse.identity:type_name -> brevet.v1.Identity
 	0,  // 5: brevet.v1.ListIdentitiesResponse.identities:type_name -> brevet.v1.Identity
 	0,  // 6: brevet.v1.SuspendIdentityResponse.identity:type_name -> brevet.v1.Identity
-	0,  // 7: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
-	45, // 8: brevet.v1.RetireIdentityRequest.invalid_since:type_name -> google.protobuf.Timestamp
-	0,  // 9: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
-	46, // 10: brevet.v1.CreateTokenRequest.lifetime:type_name -> google.protobuf.Duration
-	45, // 11: brevet.v1.CreateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	45, // 12: brevet.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
-	45, // 13: brevet.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
-	15, // 14: brevet.v1.ListTokensResponse.tokens:type_name -> brevet.v1.EnrollmentToken
-	47, // 15: brevet.v1.GetCertificateResponse.certificate:type_name -> brevet.v1.Certificate
-	47, // 16: brevet.v1.ListCertificatesResponse.certificates:type_name -> brevet.v1.Certificate
-	45, // 17: brevet.v1.RevokeCertificateRequest.invalid_since:type_name -> google.protobuf.Timestamp
-	47, // 18: brevet.v1.RevokeCertificateResponse.certificate:type_name -> brevet.v1.Certificate
-	45, // 19: brevet.v1.CertificateSelection.issued_from:type_name -> google.protobuf.Timestamp
-	45, // 20: brevet.v1.CertificateSelection.issued_until:type_name -> google.protobuf.Timestamp
-	26, // 21: brevet.v1.RevokeCertificatesRequest.selection:type_name -> brevet.v1.CertificateSelection
-	45, // 22: brevet.v1.RevokeCertificatesRequest.invalid_since:type_name -> google.protobuf.Timestamp
-	31, // 23: brevet.v1.RevokeCertificatesResponse.set:type_name -> brevet.v1.RevocationSet
-	31, // 24: brevet.v1.GetRevocationSetResponse.set:type_name -> brevet.v1.RevocationSet
-	26, // 25: brevet.v1.RevocationSet.selection:type_name -> brevet.v1.CertificateSelection
-	45, // 26: brevet.v1.RevocationSet.invalid_since:type_name -> google.protobuf.Timestamp
-	45, // 27: brevet.v1.RevocationSet.ordered_at:type_name -> google.protobuf.Timestamp
-	45, // 28: brevet.v1.CRL.this_update:type_name -> google.protobuf.Timestamp
-	45, // 29: brevet.v1.CRL.next_update:type_name -> google.protobuf.Timestamp
-	34, // 30: brevet.v1.ListCRLsResponse.crls:type_name -> brevet.v1.CRL
-	34, // 31: brevet.v1.ImportCRLResponse.crl:type_name -> brevet.v1.CRL
-	1,  // 32: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
-	3,  // 33: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
-	5,  // 34: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
-	7,  // 35: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
-	9,  // 36: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
-	11, // 37: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
-	13, // 38: brevet.v1.IdentityService.CreateToken:input_type -> brevet.v1.CreateTokenRequest
-	16, // 39: brevet.v1.IdentityService.ListTokens:input_type -> brevet.v1.ListTokensRequest
-	18, // 40: brevet.v1.IdentityService.RevokeToken:input_type -> brevet.v1.RevokeTokenRequest
-	20, // 41: brevet.v1.CertificateService.GetCertificate:input_type -> brevet.v1.GetCertificateRequest
-	22, // 42: brevet.v1.CertificateService.ListCertificates:input_type -> brevet.v1.ListCertificatesRequest
-	24, // 43: brevet.v1.CertificateService.RevokeCertificate:input_type -> brevet.v1.RevokeCertificateRequest
-	27, // 44: brevet.v1.CertificateService.RevokeCertificates:input_type -> brevet.v1.RevokeCertificatesRequest
-	29, // 45: brevet.v1.CertificateService.GetRevocationSet:input_type -> brevet.v1.GetRevocationSetRequest
-	32, // 46: brevet.v1.CertificateService.RevokeCompromisedKey:input_type -> brevet.v1.RevokeCompromisedKeyRequest
-	35, // 47: brevet.v1.CRLService.ListCRLs:input_type -> brevet.v1.ListCRLsRequest
-	37, // 48: brevet.v1.CRLService.ImportCRL:input_type -> brevet.v1.ImportCRLRequest
-	39, // 49: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
-	41, // 50: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
-	2,  // 51: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
-	4,  // 52: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
-	6,  // 53: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
-	8,  // 54: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
-	10, // 55: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
-	12, // 56: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
-	14, // 57: brevet.v1.IdentityService.CreateToken:output_type -> brevet.v1.CreateTokenResponse
-	17, // 58: brevet.v1.IdentityService.ListTokens:output_type -> brevet.v1.ListTokensResponse
-	19, // 59: brevet.v1.IdentityService.RevokeToken:output_type -> brevet.v1.RevokeTokenResponse
-	21, // 60: brevet.v1.CertificateService.GetCertificate:output_type -> brevet.v1.GetCertificateResponse
-	23, // 61: brevet.v1.CertificateService.ListCertificates:output_type -> brevet.v1.ListCertificatesResponse
-	25, // 62: brevet.v1.CertificateService.RevokeCertificate:output_type -> brevet.v1.RevokeCertificateResponse
-	28, // 63: brevet.v1.CertificateService.RevokeCertificates:output_type -> brevet.v1.RevokeCertificatesResponse
-	30, // 64: brevet.v1.CertificateService.GetRevocationSet:output_type -> brevet.v1.GetRevocationSetResponse
-	33, // 65: brevet.v1.CertificateService.RevokeCompromisedKey:output_type -> brevet.v1.RevokeCompromisedKeyResponse
-	36, // 66: brevet.v1.CRLService.ListCRLs:output_type -> brevet.v1.ListCRLsResponse
-	38, // 67: brevet.v1.CRLService.ImportCRL:output_type -> brevet.v1.ImportCRLResponse
-	40, // 68: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
-	42, // 69: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
-	51, // [51:70] is the sub-list for method output_type
-	32, // [32:51] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	26, // 7: brevet.v1.SuspendIdentityResponse.changed:type_name -> brevet.v1.ChangedCertificates
+	0,  // 8: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
+	26, // 9: brevet.v1.ResumeIdentityResponse.changed:type_name -> brevet.v1.ChangedCertificates
+	46, // 10: brevet.v1.RetireIdentityRequest.invalid_since:type_name -> google.protobuf.Timestamp
+	0,  // 11: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
+	26, // 12: brevet.v1.RetireIdentityResponse.changed:type_name -> brevet.v1.ChangedCertificates
+	47, // 13: brevet.v1.CreateTokenRequest.lifetime:type_name -> google.protobuf.Duration
+	46, // 14: brevet.v1.CreateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	46, // 15: brevet.v1.EnrollmentToken.created_at:type_name -> google.protobuf.Timestamp
+	46, // 16: brevet.v1.EnrollmentToken.expires_at:type_name -> google.protobuf.Timestamp
+	15, // 17: brevet.v1.ListTokensResponse.tokens:type_name -> brevet.v1.EnrollmentToken
+	48, // 18: brevet.v1.GetCertificateResponse.certificate:type_name -> brevet.v1.Certificate
+	48, // 19: brevet.v1.ListCertificatesResponse.certificates:type_name -> brevet.v1.Certificate
+	46, // 20: brevet.v1.RevokeCertificateRequest.invalid_since:type_name -> google.protobuf.Timestamp
+	48, // 21: brevet.v1.RevokeCertificateResponse.certificate:type_name -> brevet.v1.Certificate
+	26, // 22: brevet.v1.RevokeCertificateResponse.changed:type_name -> brevet.v1.ChangedCertificates
+	46, // 23: brevet.v1.CertificateSelection.issued_from:type_name -> google.protobuf.Timestamp
+	46, // 24: brevet.v1.CertificateSelection.issued_until:type_name -> google.protobuf.Timestamp
+	27, // 25: brevet.v1.RevokeCertificatesRequest.selection:type_name -> brevet.v1.CertificateSelection
+	46, // 26: brevet.v1.RevokeCertificatesRequest.invalid_since:type_name -> google.protobuf.Timestamp
+	32, // 27: brevet.v1.RevokeCertificatesResponse.set:type_name -> brevet.v1.RevocationSet
+	32, // 28: brevet.v1.GetRevocationSetResponse.set:type_name -> brevet.v1.RevocationSet
+	27, // 29: brevet.v1.RevocationSet.selection:type_name -> brevet.v1.CertificateSelection
+	46, // 30: brevet.v1.RevocationSet.invalid_since:type_name -> google.protobuf.Timestamp
+	46, // 31: brevet.v1.RevocationSet.ordered_at:type_name -> google.protobuf.Timestamp
+	26, // 32: brevet.v1.RevokeCompromisedKeyResponse.changed:type_name -> brevet.v1.ChangedCertificates
+	46, // 33: brevet.v1.CRL.this_update:type_name -> google.protobuf.Timestamp
+	46, // 34: brevet.v1.CRL.next_update:type_name -> google.protobuf.Timestamp
+	35, // 35: brevet.v1.ListCRLsResponse.crls:type_name -> brevet.v1.CRL
+	35, // 36: brevet.v1.ImportCRLResponse.crl:type_name -> brevet.v1.CRL
+	1,  // 37: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
+	3,  // 38: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
+	5,  // 39: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
+	7,  // 40: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
+	9,  // 41: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
+	11, // 42: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
+	13, // 43: brevet.v1.IdentityService.CreateToken:input_type -> brevet.v1.CreateTokenRequest
+	16, // 44: brevet.v1.IdentityService.ListTokens:input_type -> brevet.v1.ListTokensRequest
+	18, // 45: brevet.v1.IdentityService.RevokeToken:input_type -> brevet.v1.RevokeTokenRequest
+	20, // 46: brevet.v1.CertificateService.GetCertificate:input_type -> brevet.v1.GetCertificateRequest
+	22, // 47: brevet.v1.CertificateService.ListCertificates:input_type -> brevet.v1.ListCertificatesRequest
+	24, // 48: brevet.v1.CertificateService.RevokeCertificate:input_type -> brevet.v1.RevokeCertificateRequest
+	28, // 49: brevet.v1.CertificateService.RevokeCertificates:input_type -> brevet.v1.RevokeCertificatesRequest
+	30, // 50: brevet.v1.CertificateService.GetRevocationSet:input_type -> brevet.v1.GetRevocationSetRequest
+	33, // 51: brevet.v1.CertificateService.RevokeCompromisedKey:input_type -> brevet.v1.RevokeCompromisedKeyRequest
+	36, // 52: brevet.v1.CRLService.ListCRLs:input_type -> brevet.v1.ListCRLsRequest
+	38, // 53: brevet.v1.CRLService.ImportCRL:input_type -> brevet.v1.ImportCRLRequest
+	40, // 54: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
+	42, // 55: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
+	2,  // 56: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
+	4,  // 57: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
+	6,  // 58: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
+	8,  // 59: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
+	10, // 60: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
+	12, // 61: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
+	14, // 62: brevet.v1.IdentityService.CreateToken:output_type -> brevet.v1.CreateTokenResponse
+	17, // 63: brevet.v1.IdentityService.ListTokens:output_type -> brevet.v1.ListTokensResponse
+	19, // 64: brevet.v1.IdentityService.RevokeToken:output_type -> brevet.v1.RevokeTokenResponse
+	21, // 65: brevet.v1.CertificateService.GetCertificate:output_type -> brevet.v1.GetCertificateResponse
+	23, // 66: brevet.v1.CertificateService.ListCertificates:output_type -> brevet.v1.ListCertificatesResponse
+	25, // 67: brevet.v1.CertificateService.RevokeCertificate:output_type -> brevet.v1.RevokeCertificateResponse
+	29, // 68: brevet.v1.CertificateService.RevokeCertificates:output_type -> brevet.v1.RevokeCertificatesResponse
+	31, // 69: brevet.v1.CertificateService.GetRevocationSet:output_type -> brevet.v1.GetRevocationSetResponse
+	34, // 70: brevet.v1.CertificateService.RevokeCompromisedKey:output_type -> brevet.v1.RevokeCompromisedKeyResponse
+	37, // 71: brevet.v1.CRLService.ListCRLs:output_type -> brevet.v1.ListCRLsResponse
+	39, // 72: brevet.v1.CRLService.ImportCRL:output_type -> brevet.v1.ImportCRLResponse
+	41, // 73: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
+	43, // 74: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
+	56, // [56:75] is the sub-list for method output_type
+	37, // [37:56] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_operator_proto_init() }
@@ -3037,14 +3158,14 @@ func file_brevet_v1_operator_proto_init() {
 		return
 	}
 	file_brevet_v1_enrollment_proto_init()
-	file_brevet_v1_operator_proto_msgTypes[31].OneofWrappers = []any{}
+	file_brevet_v1_operator_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_operator_proto_rawDesc), len(file_brevet_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

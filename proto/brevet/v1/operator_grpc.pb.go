@@ -47,6 +47,8 @@ type IdentityServiceClient interface {
 	// ResumeIdentity releases what SuspendIdentity held.
 	ResumeIdentity(ctx context.Context, in *ResumeIdentityRequest, opts ...grpc.CallOption) (*ResumeIdentityResponse, error)
 	// RetireIdentity ends the identity and revokes its certificates for cessationOfOperation. There is no way back.
+	// These three return once all certificates are changed. The change is durable before: if the call is interrupted, the
+	// server completes it.
 	RetireIdentity(ctx context.Context, in *RetireIdentityRequest, opts ...grpc.CallOption) (*RetireIdentityResponse, error)
 	// CreateToken makes a one-time enrollment token for an identity. Its secret is in the answer and nowhere else.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
@@ -171,6 +173,8 @@ type IdentityServiceServer interface {
 	// ResumeIdentity releases what SuspendIdentity held.
 	ResumeIdentity(context.Context, *ResumeIdentityRequest) (*ResumeIdentityResponse, error)
 	// RetireIdentity ends the identity and revokes its certificates for cessationOfOperation. There is no way back.
+	// These three return once all certificates are changed. The change is durable before: if the call is interrupted, the
+	// server completes it.
 	RetireIdentity(context.Context, *RetireIdentityRequest) (*RetireIdentityResponse, error)
 	// CreateToken makes a one-time enrollment token for an identity. Its secret is in the answer and nowhere else.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)

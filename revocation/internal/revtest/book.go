@@ -63,15 +63,15 @@ func (b *Book) put(c pki.StatusChange) pki.StatusChange {
 }
 
 // Apply implements revocation.Records.
-func (b *Book) Apply(ctx context.Context, o revocation.Order) ([]pki.StatusChange, error) {
+func (b *Book) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return revocation.Outcome{}, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c, ok := b.statuses[o.Certificate]
 	if !ok {
-		return nil, pki.Refuse(pki.RuleNotFound, "name a certificate of this CA", "no such certificate")
+		return revocation.Outcome{}, pki.Refuse(pki.RuleNotFound, "name a certificate of this CA", "no such certificate")
 	}
 	next := pki.Status{State: pki.Good}
 	switch o.Action {
@@ -81,15 +81,15 @@ func (b *Book) Apply(ctx context.Context, o revocation.Order) ([]pki.StatusChang
 		next = pki.Status{State: pki.Hold, Reason: pki.CertificateHold, RevokedAt: o.At}
 	}
 	if c.Status.State == next.State && c.Status.Reason == next.Reason {
-		return nil, nil
+		return revocation.Outcome{}, nil
 	}
 	if c.Status.State == pki.Revoked && next.Reason != pki.KeyCompromise {
-		return nil, pki.Refuse(pki.RuleFinal, "nothing undoes a revocation", "revoked already for %v", c.Status.Reason)
+		return revocation.Outcome{}, pki.Refuse(pki.RuleFinal, "nothing undoes a revocation", "revoked already for %v", c.Status.Reason)
 	}
 	c.Status.State, c.Status.Reason, c.Status.RevokedAt = next.State, next.Reason, next.RevokedAt
 	c = b.put(c)
 	b.marks[c.Ref] = mark{b.marks[c.Ref].partition, uint64(len(b.log))}
-	return []pki.StatusChange{c}, nil
+	return revocation.Outcome{Changed: []pki.StatusChange{c}}, nil
 }
 
 // TakeNumber implements revocation.Records.

@@ -11,10 +11,10 @@ import (
 )
 
 // CountSet implements revocation.Records. A Book knows certificates by their issuer alone.
-func (b *Book) CountSet(ctx context.Context, o revocation.SetOrder) (int, error) {
+func (b *Book) CountSet(ctx context.Context, o revocation.SetOrder) (revocation.Reached, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.members(o)), ctx.Err()
+	return revocation.Reached{Valid: len(b.members(o))}, ctx.Err()
 }
 
 // members are what an order would change, as it would have them.

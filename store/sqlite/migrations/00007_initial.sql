@@ -141,10 +141,13 @@ CREATE TABLE certificates (
 ) STRICT;
 CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request);
 CREATE INDEX certificates_by_expiry ON certificates (not_after);
+-- An identity's certificates that have not ended, without a look at those that have.
+CREATE INDEX certificates_by_identity ON certificates (identity, not_after);
 CREATE INDEX certificates_changed ON certificates (issuer, crl_partition, changed) WHERE changed IS NOT NULL;
 
--- Orders to revoke whatever a selection has. Each is in effect from its row on, and the members' own rows follow, in the
--- order of their numbers, as far as progress says. A certificate after the mark is no member.
+-- Orders about whatever a selection has. Each is in effect from its row on, and the members' own rows follow, in the
+-- order of their numbers, as far as progress says. A certificate after the mark, or that ended before the reach, is no
+-- member.
 CREATE TABLE revocation_sets (
     id            INTEGER PRIMARY KEY,
     issuer        INTEGER REFERENCES issuers (id),
@@ -156,14 +159,17 @@ CREATE TABLE revocation_sets (
     label_value   TEXT,
     issued_from   INTEGER,
     issued_until  INTEGER,
+    action        INTEGER NOT NULL CHECK (action BETWEEN 1 AND 3), -- revoke, hold or release
     reason        INTEGER NOT NULL,
     invalid_since INTEGER,
     ordered_by    TEXT    NOT NULL,
     ordered_at    INTEGER NOT NULL,
     why           TEXT    NOT NULL,
     mark          INTEGER NOT NULL,
+    reach         INTEGER NOT NULL,
     progress      INTEGER NOT NULL,
     total         INTEGER, -- null before they were counted
+    ended         INTEGER NOT NULL, -- of the total, those that had ended when the order was given
     followed      INTEGER NOT NULL,
     done          INTEGER NOT NULL CHECK (done IN (0, 1)),
     CHECK ((label_name IS NULL) = (label_value IS NULL)),

@@ -1,0 +1,103 @@
+package ra
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// operatorFactor is how many times the profile's max_unexpired an identity may have where an operator asks for one more: with
+// a token that replaces, or with an order.
+const operatorFactor = 16
+
+// bound returns how many unexpired certificates the identity of a request may have, the new one included, or zero where the
+// request passes however many there are. Those are an identity's first certificate, a renewal past half of the predecessor's
+// life, and one whose predecessor is of another CA than the new certificate: each predecessor is renewed once.
+func (r *Registrar) bound(st Standing, p *ca.Profile, req ca.Request) int {
+	before := req.Guard.Predecessor
+	if before.IsZero() {
+		if st.Identity.State == pki.Registered {
+			return 0
+		}
+		return operatorFactor * p.MaxUnexpired()
+	}
+	issuer := req.Issuer
+	if issuer.IsZero() {
+		issuer = r.issuer.Current().ID
+	}
+	if before.Issuer != issuer || !r.clock().Before(half(before, st.Predecessor)) {
+		return 0
+	}
+	return p.MaxUnexpired()
+}
+
+// half returns the middle of a certificate's life. That begins when the certificate was issued: what its profile backdates is
+// no part of it.
+func half(ref pki.CertRef, p Predecessor) time.Time {
+	issued := ref.Serial.Time()
+	return issued.Add(p.NotAfter.Sub(issued) / 2)
+}
+
+// checkBound refuses a request of an identity that has as many unexpired certificates as the bound allows.
+func (r *Registrar) checkBound(ctx context.Context, st Standing, req ca.Request) error {
+	most := req.Guard.MaxUnexpired
+	if most == 0 {
+		return nil
+	}
+	n, err := r.records.Unexpired(ctx, st.Identity.ID, r.clock(), most)
+	if err != nil || n < most {
+		return err
+	}
+	if req.Guard.Predecessor.IsZero() {
+		return pki.Refuse(pki.RuleUnexpired, "wait until some have ended, or raise max_unexpired of the profile",
+			"%s has %d certificates that have not ended, and an operator may give it %d", st.Identity.ID, n, most)
+	}
+	return r.tooEarly(req.Guard.Predecessor, st.Predecessor)
+}
+
+// early is the refusal of a renewal that passes later.
+type early struct {
+	*pki.Refusal
+	after time.Duration
+}
+
+// Unwrap returns the refusal.
+func (e *early) Unwrap() error { return e.Refusal }
+
+// RetryAfter returns how long it takes until the renewal passes.
+func (e *early) RetryAfter() time.Duration { return e.after }
+
+func (r *Registrar) tooEarly(ref pki.CertRef, p Predecessor) error {
+	at := half(ref, p)
+	return &early{
+		pki.Refuse(pki.RuleEarly, "renew from "+at.UTC().Format(time.RFC3339)+" on, or have max_unexpired of the profile raised",
+			"certificate %s has not lived half of its life, and its identity has as many unexpired certificates as its profile allows", ref.Serial),
+		max(at.Sub(r.clock()), time.Second),
+	}
+}
+
+// maxEarly bounds the certificates that an earlyLog remembers, twice.
+const maxEarly = 10_000
+
+// earlyLog has the refusal of a renewal that is too early be logged once per certificate. It is safe for concurrent use.
+type earlyLog struct {
+	mu             sync.Mutex
+	recent, before map[pki.Serial]bool
+}
+
+// first reports whether a certificate is not among the last that it was called for.
+func (l *earlyLog) first(s pki.Serial) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.recent[s] || l.before[s] {
+		return false
+	}
+	if l.recent == nil || len(l.recent) == maxEarly {
+		l.recent, l.before = map[pki.Serial]bool{}, l.recent
+	}
+	l.recent[s] = true
+	return true
+}

@@ -1,0 +1,104 @@
+package server_test
+
+import (
+	"context"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/servertest"
+)
+
+// A retirement of an identity with many certificates is in effect for all of them before their records say so, and outlives
+// the server. Given again, it says what it has changed once all records do.
+func TestARetirementOfMany(t *testing.T) {
+	t.Parallel()
+	const many = 150
+	follow := make(chan struct{})
+	options := slowed(follow)
+	options.Profile = func(_ string, c *ca.ProfileConfig) { c.MaxUnexpired = 20 }
+	w := servertest.New(t, ground, options)
+	device := w.Enrolled(t, "device", "device/1")
+	key := servertest.Key(t)
+	var orders []*brevetv1.IssueCertificatesRequest
+	for range many {
+		orders = append(orders, servertest.Order(t, "device/1", key))
+	}
+	answers := w.Operator.Orders(t, orders...)
+	holders := []*servertest.Holder{device}
+	for _, o := range []int{0, many / 2, many - 1} {
+		holders = append(holders, w.Holder(t, servertest.Must(answers.Of(orders[o]))(t), key))
+	}
+
+	ctx, giveUp := context.WithCancel(t.Context())
+	answered := make(chan error, 1)
+	go func() {
+		_, err := w.Operator.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: device.ID})
+		answered <- err
+	}()
+	for len(servertest.Must(w.Stores.Revocation.OpenSets(t.Context()))(t)) == 0 || w.OCSP(t, holders[3].Certificate).Status == 0 {
+		select {
+		case err := <-answered:
+			t.Fatalf("the retirement returned before the records followed: %v", err)
+		default:
+		}
+	}
+	giveUp()
+	servertest.Refused(t, <-answered, codes.Canceled, "")
+	w.StopServer(t)
+	options.Wrap = nil
+	w.Serve(t, options)
+	for _, h := range holders {
+		w.Status(t, h.Certificate, "cessationOfOperation")
+		_, err := w.Holder(t, h.Certificate.Raw, h.Key).Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
+	}
+	if set := done(t, w, 1); set.GetTotal() != many+1 || set.GetEnded() != 0 || set.GetAction() != "revoke" {
+		t.Errorf("the set is %v", set)
+	}
+	again := servertest.Must(w.Operator.RetireIdentity(t.Context(), &brevetv1.RetireIdentityRequest{Id: device.ID}))(t)
+	if again.GetIdentity().GetState() != "retired" || again.GetChanged().GetValid() != 0 {
+		t.Errorf("given again, the retirement answers %v", again)
+	}
+}
+
+// Suspending and resuming an identity with many certificates return when all records say so.
+func TestASuspensionOfMany(t *testing.T) {
+	t.Parallel()
+	const many = 150
+	w := servertest.New(t, ground, servertest.Options{Profile: func(_ string, c *ca.ProfileConfig) { c.MaxUnexpired = 20 }})
+	device := w.Enrolled(t, "device", "device/1")
+	key := servertest.Key(t)
+	var orders []*brevetv1.IssueCertificatesRequest
+	for range many {
+		orders = append(orders, servertest.Order(t, "device/1", key))
+	}
+	w.Operator.Orders(t, orders...)
+	suspended := servertest.Must(w.Operator.SuspendIdentity(t.Context(), &brevetv1.SuspendIdentityRequest{Id: device.ID}))(t)
+	if n := rowsHeld(t, w); suspended.GetChanged().GetValid() != many+1 || n != many+1 {
+		t.Errorf("suspending answers %v, and %d records say so", suspended, n)
+	}
+	resumed := servertest.Must(w.Operator.ResumeIdentity(t.Context(), &brevetv1.ResumeIdentityRequest{Id: device.ID}))(t)
+	if n := rowsHeld(t, w); resumed.GetChanged().GetValid() != many+1 || n != 0 {
+		t.Errorf("resuming answers %v, and %d records are held", resumed, n)
+	}
+	w.Status(t, device.Certificate, "good")
+}
+
+// rowsHeld counts the certificates that are on hold and whose records say so.
+func rowsHeld(t *testing.T, w *servertest.World) int {
+	t.Helper()
+	held := 0
+	for _, c := range w.Inventory(t) {
+		if c.Status.State == pki.Hold {
+			held++
+		}
+	}
+	if open := servertest.Must(w.Stores.Revocation.OpenSets(t.Context()))(t); len(open) != 0 {
+		t.Errorf("the sets %v are not done", open)
+	}
+	return held
+}

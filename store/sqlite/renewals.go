@@ -1,0 +1,70 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+)
+
+// Unexpired counts certificates of an identity, through a reading connection.
+func (r *RA) Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most int) (int, error) {
+	var n int
+	err := r.db.read(ctx, "count the certificates of an identity", func(ctx context.Context, tx *sql.Tx) error {
+		var identity int64
+		err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, id.String()).Scan(&identity)
+		if errors.Is(err, sql.ErrNoRows) {
+			return noIdentity(id)
+		}
+		if err != nil {
+			return err
+		}
+		n, err = countUnexpired(ctx, tx, identity, at, most)
+		return err
+	})
+	return n, err
+}
+
+// maxRenewed bounds how many certificates of a key Renewed looks at for one that is good.
+const maxRenewed = 16
+
+// renewedFrom finds the certificates of an identity and a key that were recorded after another one, the newest first.
+const renewedFrom = selectCertificate + `
+	WHERE c.id IN (
+		SELECT e.id FROM certificates e INDEXED BY certificates_by_identity
+		WHERE e.identity = (SELECT id FROM identities WHERE spiffe_id = ?1) AND e.not_after > ?2 AND e.key = ?3
+		  AND +e.id > (SELECT p.id FROM certificates p JOIN issuers i ON i.id = p.issuer WHERE p.serial = ?4 AND i.issuer = ?5)
+		ORDER BY +e.id DESC LIMIT ?6)
+	ORDER BY +c.id DESC`
+
+// Renewed finds what a predecessor was renewed into.
+func (r *RA) Renewed(ctx context.Context, q ra.Question, at time.Time) (*ra.Answer, error) {
+	var page []ra.Certificate
+	err := r.db.read(ctx, "look for the renewal of a certificate", func(ctx context.Context, tx *sql.Tx) error {
+		var ids []int64
+		rows, err := tx.QueryContext(ctx, renewedFrom, q.Identity.String(), millis(at), keyID(q.Key),
+			q.Predecessor.Serial.Bytes(), q.Predecessor.Issuer.Bytes(), maxRenewed)
+		err = each(rows, err, func(rows *sql.Rows) error {
+			c, id, err := scanCertificate(rows)
+			page, ids = append(page, c), append(ids, id)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return addSets(ctx, tx, page, ids)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range page {
+		if c.Status.State == pki.Good && c.KeyHash == q.Key {
+			return &ra.Answer{Certificate: ca.Certificate{Ref: c.Ref, DER: c.DER, NotAfter: c.NotAfter}, Key: c.KeyHash}, nil
+		}
+	}
+	return nil, nil //nolint:nilnil // there is none, as the interface has it
+}

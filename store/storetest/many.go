@@ -1,0 +1,241 @@
+package storetest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+func testMany(t *testing.T, open func(t *testing.T) Store) {
+	each(t, open, map[string]func(t *testing.T, w *world){
+		"retire an identity with many certificates":  retireMany,
+		"suspend and resume one before the steps":    suspendMany,
+		"a key with many certificates":               compromiseMany,
+		"a renewal of what is held and released":     renewHeld,
+		"what the clock has hidden":                  reachBehindClock,
+		"what the clock has hidden, before any age":  reachWithoutAge,
+		"a renewal that is found again by its key":   foundRenewal,
+		"how many certificates have not ended":       countUnexpired,
+		"a certificate beside what is held and free": holdBesideMany,
+	})
+}
+
+// manyCertificates is more than one transaction changes.
+const manyCertificates = 150
+
+// many issues many certificates to one identity, in one batch.
+func (w *world) many(t *testing.T, key pki.KeyHash) []ca.Record {
+	t.Helper()
+	first := w.issued(t)
+	records := []ca.Record{first}
+	var next []ca.Record
+	for range manyCertificates {
+		r := w.record(t, first.Identity)
+		if !key.IsZero() {
+			r.KeyHash, r.Guard.Key = key, key
+		}
+		next = append(next, r)
+	}
+	for _, refusal := range w.settle(t, w.announce(t, next...), next...) {
+		must(t, refusal)
+	}
+	return append(records, next...)
+}
+
+func (w *world) orderMany(t *testing.T, o revocation.Order) revocation.Outcome {
+	t.Helper()
+	o.By, o.At = operator, w.now
+	out, err := w.Revocation.Apply(context.Background(), o)
+	must(t, err)
+	return out
+}
+
+// tellMany has a set be counted, as an authority does before it answers.
+func (w *world) tellMany(t *testing.T, id int64) revocation.Set {
+	t.Helper()
+	told := 0
+	set, err := w.Revocation.TellSet(context.Background(), id, func(c []pki.StatusChange) { told += len(c) })
+	must(t, err)
+	if told < set.Total {
+		t.Errorf("%d statuses were told of a set of %d", told, set.Total)
+	}
+	return set
+}
+
+// The identity is retired at once, and so are all of its certificates, whatever their records say.
+func retireMany(t *testing.T, w *world) {
+	records := w.many(t, pki.KeyHash{})
+	id, late := records[0].Identity, w.record(t, records[0].Identity)
+	late.Guard.Identity, late.Guard.Generation = id, w.stateOf(t, id).Generation
+	intent := w.announce(t, late)
+	out := w.orderMany(t, revocation.Order{Action: revoke, Reason: pki.CessationOfOperation, Identity: id, State: pki.Retired})
+	if out.Set == 0 || len(out.All()) != 0 {
+		t.Fatalf("the order came to %+v, want a set", out)
+	}
+	w.mustStand(t, id, pki.Retired, 3)
+	mustRefuse(t, w.settle(t, intent, late)[0], pki.RuleIdentityState)
+	if e := w.entries(t); e[len(e)-2].Action != translog.IdentityRetired || e[len(e)-2].Facts["set"] != "1" {
+		t.Errorf("log entries %+v", e[len(e)-2:])
+	}
+	revoked := pki.Status{State: pki.Revoked, Reason: pki.CessationOfOperation, RevokedAt: w.now, Version: 2}
+	w.mustAll(t, records, revoked)
+	if set := w.tellMany(t, out.Set); set.Total != len(records) || set.Ended != 0 || set.Done {
+		t.Errorf("the set is %+v", set)
+	}
+	_, _, err := w.Revocation.FollowSet(context.Background(), out.Set, 40, w.now)
+	must(t, err)
+	w.reopen(t)
+	w.mustAll(t, records, revoked)
+	w.follow(t, out.Set)
+	w.mustAll(t, records, revoked)
+}
+
+// A resumption that comes before the records say that they are on hold comes after them.
+func suspendMany(t *testing.T, w *world) {
+	records := w.many(t, pki.KeyHash{})
+	id := records[0].Identity
+	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: records[7].Ref})
+	suspended := w.orderMany(t, revocation.Order{Action: hold, Identity: id, State: pki.Suspended})
+	rest := append(append([]ca.Record{}, records[:7]...), records[8:]...)
+	w.mustAll(t, rest, pki.Status{State: pki.Hold, Reason: pki.CertificateHold, RevokedAt: w.now, Version: 2})
+	mustEqual(t, "how many are held", w.tellMany(t, suspended.Set).Total, len(rest))
+	_, _, err := w.Revocation.FollowSet(context.Background(), suspended.Set, 40, w.now)
+	must(t, err)
+	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: records[100].Ref}) // whose record has not followed
+	resumed := w.orderMany(t, revocation.Order{Action: release, Identity: id})
+	w.mustStand(t, id, pki.Enrolled, 4)
+	good := append(append([]ca.Record{}, rest[:99]...), rest[100:]...)
+	w.mustAll(t, good, pki.Status{State: pki.Good, Version: 3})
+	mustEqual(t, "how many are released", w.tellMany(t, resumed.Set).Total, len(good))
+	w.follow(t, suspended.Set)
+	w.mustAll(t, good, pki.Status{State: pki.Good, Version: 3})
+	w.follow(t, resumed.Set)
+	w.mustAll(t, good, pki.Status{State: pki.Good, Version: 3})
+	w.mustAll(t, records[7:8], pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now, Version: 2})
+	w.mustAll(t, records[100:101], pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now, Version: 3})
+}
+
+func compromiseMany(t *testing.T, w *world) {
+	key := w.key()
+	records := w.many(t, key)
+	out := w.orderMany(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Certificate: records[1].Ref})
+	if out.Set == 0 || len(out.Changed) != 1 {
+		t.Fatalf("the order came to %+v, want one certificate and a set", out)
+	}
+	mustRefuse(t, w.checkKey(t, key, records[0].Identity), pki.RuleKeyCompromised)
+	revoked := pki.Status{State: pki.Revoked, Reason: pki.KeyCompromise, RevokedAt: w.now, Version: 2}
+	w.mustAll(t, records[1:], revoked)
+	mustEqual(t, "how many follow", w.tellMany(t, out.Set).Total, len(records)-2)
+	w.follow(t, out.Set)
+	w.mustAll(t, records[1:], revoked)
+	w.mustAll(t, records[:1], pki.Status{State: pki.Good, Version: 1})
+	again := w.orderMany(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Key: key})
+	mustEqual(t, "how many follow again", w.tellMany(t, again.Set).Total, 0)
+	w.follow(t, again.Set)
+	w.mustAll(t, records[1:], revoked)
+}
+
+// Renewals and their guards see what is held and released, and count its versions.
+func renewHeld(t *testing.T, w *world) {
+	records := w.many(t, pki.KeyHash{})
+	id := records[0].Identity
+	held := w.orderMany(t, revocation.Order{Action: hold, Identity: id, State: pki.Suspended})
+	r := w.record(t, id)
+	r.Guard.Predecessor = records[3].Ref
+	mustRefuse(t, w.try(t, r), pki.RuleRevoked)
+	released := w.orderMany(t, revocation.Order{Action: release, Identity: id})
+	st := w.standing(t, ra.Question{Identity: id, Predecessor: records[3].Ref, Request: w.request(t), Key: w.key()})
+	mustEqual(t, "the predecessor", st.Predecessor.Status, pki.Status{State: pki.Good, Version: 3})
+	r = w.superseding(t, records[3], w.key())
+	w.issue(t, r)
+	want := pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now, Version: 4}
+	w.mustAll(t, records[3:4], want)
+	w.follow(t, held.Set)
+	w.follow(t, released.Set)
+	w.mustAll(t, records[3:4], want)
+}
+
+func holdBesideMany(t *testing.T, w *world) {
+	records := w.many(t, pki.KeyHash{})
+	set := w.orderMany(t, revocation.Order{Action: hold, Identity: records[0].Identity, State: pki.Suspended}).Set
+	released := w.orderMany(t, revocation.Order{Action: release, Identity: records[0].Identity}).Set
+	_, err := w.Revocation.Apply(context.Background(), revocation.Order{Action: hold, Certificate: records[0].Ref, By: operator, At: w.now})
+	mustRefuse(t, err, pki.RuleBusy)
+	w.follow(t, set)
+	w.follow(t, released)
+	w.apply(t, revocation.Order{Action: hold, Certificate: records[0].Ref})
+}
+
+// A clock that is ahead of the records' age hides nothing that has not ended, and what ended before that age is passed over.
+func reachBehindClock(t *testing.T, w *world) {
+	old := w.issued(t)
+	w.now = old.NotAfter.Add(time.Minute)
+	w.grow(t)
+	r := w.record(t, old.Identity)
+	r.KeyHash, r.Guard.Key = old.KeyHash, old.KeyHash
+	w.issue(t, r)
+	w.now = w.now.Add(14 * time.Hour)
+	n, err := w.Revocation.CountSet(context.Background(), revocation.SetOrder{
+		Action: revoke, Selection: revocation.Selection{Identity: old.Identity}, By: operator, At: w.now,
+	})
+	must(t, err)
+	mustEqual(t, "what is counted", n, revocation.Reached{Ended: 1})
+	changed := w.apply(t, revocation.Order{Action: hold, Identity: r.Identity, State: pki.Suspended})
+	if len(changed) != 1 || changed[0].Ref != r.Ref {
+		t.Errorf("the order changed %v, want the certificate that ends after the records' age", changed)
+	}
+	if changed := w.apply(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Key: r.KeyHash}); len(changed) != 1 {
+		t.Errorf("the order about the key changed %v, want one certificate", changed)
+	}
+}
+
+func reachWithoutAge(t *testing.T, w *world) {
+	r := w.issued(t)
+	w.now = r.NotAfter.Add(14 * time.Hour)
+	changed := w.apply(t, revocation.Order{Action: revoke, Reason: pki.CessationOfOperation, Identity: r.Identity, State: pki.Retired})
+	if len(changed) != 1 {
+		t.Errorf("before there is an age, the order changed %v, want all there is", changed)
+	}
+}
+
+func foundRenewal(t *testing.T, w *world) {
+	old, key := w.issued(t), w.key()
+	q := ra.Question{Identity: old.Identity, Predecessor: old.Ref, Request: w.request(t), Key: key}
+	find := func(want *ca.Record) {
+		t.Helper()
+		a, err := w.RA.Renewed(context.Background(), q, w.now)
+		must(t, err)
+		if (a == nil) != (want == nil) || want != nil && (a.Certificate.Ref != want.Ref || a.Key != key) {
+			t.Errorf("found %+v, want %+v", a, want)
+		}
+	}
+	find(nil)
+	first := w.renew(t, old, key)
+	find(&first)
+	second := w.record(t, old.Identity)
+	second.KeyHash, second.Guard.Key = key, key
+	w.issue(t, second)
+	find(&second)
+	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: second.Ref})
+	find(&first)
+	w.now = first.NotAfter
+	find(nil)
+}
+
+func countUnexpired(t *testing.T, w *world) {
+	r := w.issued(t)
+	w.certificates(t, r.Identity, 4)
+	for at, want := range map[time.Time]int{w.now: 3, r.NotAfter.Add(-time.Millisecond): 3, r.NotAfter: 0} {
+		n, err := w.RA.Unexpired(context.Background(), r.Identity, at, 3)
+		must(t, err)
+		mustEqual(t, "how many have not ended", n, want)
+	}
+	_, err := w.RA.Unexpired(context.Background(), w.newIdentity(t).ID, w.now, 3)
+	mustRefuse(t, err, pki.RuleIdentity)
+}
