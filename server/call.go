@@ -24,12 +24,12 @@ const (
 
 // call is the context of an RPC from its headers on. It ends after messageTimeout if no message has arrived.
 type call struct {
-	context.Context
-	method    string
-	begun     time.Time
-	refused   error        // why the call is refused by its headers, or nil
-	arrived   func()       // ends the wait for the message
-	malformed *pki.Refusal // why the message of a unary call is refused, or nil
+	context.Context //nolint:containedctx // it is one
+	method          string
+	begun           time.Time
+	refused         error        // why the call is refused by its headers, or nil
+	arrived         func()       // ends the wait for the message
+	malformed       *pki.Refusal // why the message of a unary call is refused, or nil
 }
 
 // Err implements context.Context. It returns context.DeadlineExceeded if the message is late, so gRPC answers with it.

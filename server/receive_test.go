@@ -123,7 +123,7 @@ func zipped(t *testing.T, size int) string {
 	z := gzip.NewWriter(&b)
 	servertest.Must(z.Write(make([]byte, size)))(t)
 	servertest.Must(0, z.Close())(t)
-	binary.BigEndian.PutUint32(b.Bytes()[1:], uint32(b.Len()-5)) //nolint:gosec // it is small
+	binary.BigEndian.PutUint32(b.Bytes()[1:], uint32(b.Len()-5))
 	return b.String()
 }
 
@@ -166,7 +166,7 @@ func TestCallsWithoutOneMessage(t *testing.T) {
 			servertest.Must(io.Copy(io.Discard, resp.Body))(t)
 			said := func(key string) string { return resp.Trailer.Get(key) + resp.Header.Get(key) } // where nothing else is said
 			code := servertest.Must(strconv.Atoi(said("Grpc-Status")))(t)
-			st := spb.Status{Code: int32(code), Message: said("Grpc-Message")} //nolint:gosec // codes are small
+			st := spb.Status{Code: int32(code), Message: said("Grpc-Message")}
 			if details := said("Grpc-Status-Details-Bin"); details != "" {
 				if err := proto.Unmarshal(servertest.Must(base64.RawStdEncoding.DecodeString(details))(t), &st); err != nil {
 					t.Fatal(err)
