@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -170,6 +172,27 @@ func (s *Server) delegateKeys() (enroll.KeyType, error) {
 	return 0, fmt.Errorf("profiles.%s.keys: no responder signs with %s", delegateProfile, name)
 }
 
+// keepDelegate answers OCSP for a CA without a key here from the delegate that is left of the time when there was one.
+// Nobody can renew it: once it has ended, OCSP does not answer for the CA.
+func (s *Server) keepDelegate(cert *x509.Certificate) error {
+	id := pki.IssuerOf(cert)
+	pair, err := enroll.ReadPair(filepath.Join(s.config.Directory, delegateDirectory(id)))
+	if errors.Is(err, enroll.ErrNoCredential) || errors.Is(err, fs.ErrNotExist) {
+		return nil // as for every root
+	}
+	if err != nil {
+		return err
+	}
+	if pair.Expired(s.config.Clock()) {
+		s.log.Warn("the OCSP delegate of a CA without a key has ended: OCSP does not answer for it", "issuer", cert.Subject.String())
+		return nil
+	}
+	return s.responder.SetDelegate(id, pair.Certificate, pair.Key)
+}
+
+// delegateDirectory names the directory of a CA's OCSP delegate.
+func delegateDirectory(id pki.IssuerID) string { return "va-" + id.Short() }
+
 func (s *Server) enrollDelegate(ctx context.Context, iss ca.Issuer) error {
 	id, err := pki.VAID(s.config.TrustDomain, iss.ID)
 	if err != nil {
@@ -184,7 +207,7 @@ func (s *Server) enrollDelegate(ctx context.Context, iss ca.Issuer) error {
 	if err != nil {
 		return err
 	}
-	agent, err := s.agentFor(ctx, r, "va-"+iss.ID.Short(), keys, func(p *enroll.Pair) {
+	agent, err := s.agentFor(ctx, r, delegateDirectory(iss.ID), keys, func(p *enroll.Pair) {
 		if err := s.responder.SetDelegate(iss.ID, p.Certificate, p.Key); err != nil {
 			s.log.Error("the new OCSP delegate does not serve", "error", err)
 		}

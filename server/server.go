@@ -232,6 +232,9 @@ func newGate(c Config, st statuses) *gate {
 			g.intermediates.AddCert(cert)
 		}
 	}
+	for _, cert := range elsewhere(c) { // a generation without its key among them: what it issued is good until it ends
+		g.intermediates.AddCert(cert)
+	}
 	return g
 }
 
@@ -255,6 +258,11 @@ func (s *Server) prepare(ctx context.Context) error {
 		}
 		if err := s.enrollDelegate(ctx, iss); err != nil {
 			return fmt.Errorf("server: prepare the OCSP delegate of %s: %w", iss.Certificate.Subject, err)
+		}
+	}
+	for _, cert := range elsewhere(s.config) {
+		if err := s.keepDelegate(cert); err != nil {
+			return fmt.Errorf("server: keep the OCSP delegate of %s: %w", cert.Subject, err)
 		}
 	}
 	s.grpc = s.newGRPC()

@@ -134,7 +134,8 @@ func (n *node) close() error {
 	return err
 }
 
-// issuers returns the installed CA certificates, and of those with a key in the token an Issuer each.
+// issuers returns the installed CA certificates, and of those with a key in the token an Issuer each. A generation whose
+// key has left the token is warned of, unless it was the last that could issue.
 func (n *node) issuers(ctx context.Context) (issuers []ca.Issuer, all []*x509.Certificate, err error) {
 	installed, err := n.store.CA().Installed(ctx)
 	if err != nil {
@@ -147,11 +148,18 @@ func (n *node) issuers(ctx context.Context) (issuers []ca.Issuer, all []*x509.Ce
 		}
 		all = append(all, cert)
 	}
+	var missing error
 	for i, inst := range installed {
 		if inst.Key == "" {
 			continue
 		}
 		key, err := n.token.Find(ctx, hsm.KeyRef{Label: inst.Key, Public: all[i].PublicKey})
+		if errors.Is(err, hsm.ErrNotFound) {
+			n.log.Warn("the key of an installed CA is not in the token: it issues nothing, and its CRL is not renewed",
+				"issuer", all[i].Subject.String(), "key", inst.Key)
+			missing = fmt.Errorf("the key %q of %s: %w", inst.Key, all[i].Subject, err)
+			continue
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("the key %q of %s: %w", inst.Key, all[i].Subject, err)
 		}
@@ -162,6 +170,9 @@ func (n *node) issuers(ctx context.Context) (issuers []ca.Issuer, all []*x509.Ce
 		n.keys = append(n.keys, key)
 		iss.Signer = n.pace.signer(key)
 		issuers = append(issuers, iss)
+	}
+	if len(issuers) == 0 && missing != nil {
+		return nil, nil, missing
 	}
 	if len(issuers) == 0 {
 		return nil, nil, fmt.Errorf("no CA is installed in %s: run brevet ceremony install", n.config.storePath())
