@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -253,6 +254,27 @@ func (s *setRow) eachMember(ctx context.Context, q querier, before openSets, vis
 		*st, m.isNew = s.next(before.apply(*st, mask))
 		return visit(m)
 	})
+}
+
+// changesAny reports whether a set that is about to be ordered changes a certificate.
+func (s *setRow) changesAny(ctx context.Context, q querier) (bool, error) {
+	if err := q.QueryRowContext(ctx, newestCertificate).Scan(&s.mark); err != nil {
+		return false, err
+	}
+	before, err := readOpenSets(ctx, q)
+	if err != nil {
+		return false, err
+	}
+	err = s.eachMember(ctx, q, before, func(m member) error {
+		if m.isNew {
+			return errStopped
+		}
+		return nil
+	})
+	if errors.Is(err, errStopped) {
+		return true, nil
+	}
+	return false, err
 }
 
 func readIssuers(ctx context.Context, q querier) (map[int64]pki.IssuerID, error) {

@@ -161,9 +161,13 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) (revoc
 	return out, tx.distrust(ctx, o.Identity, o)
 }
 
-// carryOut changes the certificates that an order reaches: few of them now, and more as a set, whose records follow.
+// carryOut changes the certificates that an order reaches: few of them now, and more as a set, whose records follow. An order
+// that changes none leaves no set, however many it reaches.
 func (tx *writeTx) carryOut(ctx context.Context, s *setRow, o revocation.Order, few func() ([]subject, error)) (revocation.Outcome, error) {
 	many, err := s.isMany(ctx, tx)
+	if err == nil && many {
+		many, err = s.changesAny(ctx, tx)
+	}
 	if err != nil {
 		return revocation.Outcome{}, err
 	}
