@@ -60,7 +60,7 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 			Id: "device/new", Kind: "device", Profile: "device", Labels: labels, DnsNames: registration.GetDnsNames(), IpAddresses: registration.GetIpAddresses(),
 		}},
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{
-			Id: "bob", Kind: "operator", Profile: "operator", Labels: labels, DnsNames: []string{"a.example"}, IpAddresses: []string{"192.0.2.1"},
+			Id: "bob", Kind: "operator", Profile: "operator", Labels: labels,
 		}},
 		{"IdentityService.GetIdentity", &brevetv1.GetIdentityRequest{Id: device.ID}},
 		{"IdentityService.ListIdentities", &brevetv1.ListIdentitiesRequest{PageToken: device.ID}},
