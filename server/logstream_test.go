@@ -15,14 +15,15 @@ import (
 func TestSilentStreamsStopNoReadings(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	for n := range 400 { // entries for more than a client's window
+	for n := range 1600 { // entries for more than a client's window
 		w.Register(t, "device", fmt.Sprintf("device/%d", n))
 	}
 	for n := range 2 {
 		silent := w.NewOperator(t, fmt.Sprintf("silent%d", n))
+		reader := w.Caller(t, silent.TLS(w), grpc.WithStaticStreamWindowSize(64<<10)) // which does not grow
 		for range 4 {
 			servertest.Must(silent.Conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, brevetv1.LogService_ListEntries_FullMethodName))(t)
-			unread := servertest.Must(silent.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{}))(t)
+			unread := servertest.Must(reader.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{}))(t)
 			servertest.Must(unread.Recv())(t) // it has begun
 		}
 	}

@@ -60,7 +60,7 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 			Id: "device/new", Kind: "device", Profile: "device", Labels: labels, DnsNames: registration.GetDnsNames(), IpAddresses: registration.GetIpAddresses(),
 		}},
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{
-			Id: "bob", Kind: "operator", Profile: "operator", Labels: labels, DnsNames: []string{"a.example"}, IpAddresses: []string{"192.0.2.1"},
+			Id: "bob", Kind: "operator", Profile: "operator", Labels: labels,
 		}},
 		{"IdentityService.GetIdentity", &brevetv1.GetIdentityRequest{Id: device.ID}},
 		{"IdentityService.ListIdentities", &brevetv1.ListIdentitiesRequest{PageToken: device.ID}},
@@ -93,7 +93,11 @@ func texts(m protoreflect.Message, visit func(field string, set func(string))) {
 			visit(name+" key", func(s string) { m.Mutable(f).Map().Set(text(s).MapKey(), text("v")) })
 			visit(name+" value", func(s string) { m.Mutable(f).Map().Set(text("k").MapKey(), text(s)) })
 		case f.IsList() && f.Kind() == protoreflect.StringKind:
-			visit(name, func(s string) { m.Mutable(f).List().Set(0, text(s)) })
+			visit(name, func(s string) {
+				list := m.Mutable(f).List()
+				list.Truncate(0)
+				list.Append(text(s))
+			})
 		case f.Kind() == protoreflect.StringKind:
 			visit(name, func(s string) { m.Set(f, text(s)) })
 		case f.Kind() == protoreflect.MessageKind && f.Message().ParentFile().Package() == "brevet.v1":

@@ -67,7 +67,7 @@ func newCeremonyInstall() *cobra.Command {
 
 func readInstallation(certFile, key string, others, crls []string) (installation, error) {
 	inst := installation{key: key}
-	if len(crls) == 0 {
+	if slices.Contains(crls, "") {
 		return inst, &usage{"--crl: give the root's CRL, which brevet ceremony crl makes"}
 	}
 	var err error
@@ -136,6 +136,9 @@ func install(cmd *cobra.Command, c Config, inst installation, operator, tokenOut
 // install checks that everything belongs together and that relying parties will accept what is issued, and records it.
 // The issuing CA's certificate is recorded last: until then nothing uses the rest. It can be repeated.
 func (n *node) install(ctx context.Context, inst installation, by pki.Actor) error {
+	if err := n.config.checkOwnTrustDomain(); err != nil {
+		return err
+	}
 	key, err := n.token.Find(ctx, hsm.KeyRef{Label: inst.key, Public: inst.certificate.PublicKey})
 	if err != nil {
 		return err

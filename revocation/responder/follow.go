@@ -51,6 +51,10 @@ type follower struct {
 func (f *follower) step(ctx context.Context) time.Duration {
 	r := f.responder
 	asked := r.clock().Round(0) // by the wall clock: a machine that slept has stale knowledge
+	if asked.Before(f.swept) {
+		f.started, f.swept = false, asked
+		r.restart(asked)
+	}
 	atEnd, err := f.read(ctx, asked)
 	if err != nil {
 		if !f.failing && ctx.Err() == nil {
@@ -69,10 +73,7 @@ func (f *follower) step(ctx context.Context) time.Duration {
 	}
 	// Everything that the feed had when it was asked is in. Not when it answered: a change may have come since.
 	r.current.Store(&asked)
-	if asked.Before(f.swept) {
-		f.started = false // the clock was set back: what was forgotten as expired may be alive
-	}
-	if asked.Sub(f.swept) >= sweepEvery || asked.Before(f.swept) {
+	if asked.Sub(f.swept) >= sweepEvery {
 		f.swept = asked
 		r.sweep(asked)
 	}
@@ -102,8 +103,24 @@ func (f *follower) read(ctx context.Context, asked time.Time) (atEnd bool, err e
 	return read < pollLimit, nil
 }
 
+// restart prepares for a new snapshot after the clock was set back: what was forgotten as expired may be valid. Until the
+// snapshot is in, answers are tryLater. Without it a change that is read late, such as that a certificate was issued, would
+// be taken for the newest status of a certificate whose revocation is forgotten.
+func (r *Responder) restart(now time.Time) {
+	r.current.Store(nil)
+	r.forget(now)
+}
+
+// forget records that what ended an hour before now, or earlier, may be forgotten, and returns that end.
+func (r *Responder) forget(now time.Time) time.Time {
+	forgotten := now.Add(-expiredGrace)
+	r.forgotten.Store(&forgotten)
+	return forgotten
+}
+
 // sweep forgets expired certificates.
 func (r *Responder) sweep(now time.Time) {
+	forgotten := r.forget(now)
 	r.mu.RLock()
 	all := make([]*issuer, 0, len(r.issuers))
 	for _, i := range r.issuers {
@@ -111,6 +128,6 @@ func (r *Responder) sweep(now time.Time) {
 	}
 	r.mu.RUnlock()
 	for _, i := range all {
-		i.statuses.sweep(now.Add(-expiredGrace))
+		i.statuses.sweep(forgotten)
 	}
 }

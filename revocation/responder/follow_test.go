@@ -42,7 +42,13 @@ func (f *flakyFeed) Changes(ctx context.Context, after uint64, limit int) ([]pki
 // following starts a responder that follows a feed until the test is over.
 func following(t *testing.T, feed responder.Feed) *responder.Responder {
 	t.Helper()
-	r, err := responder.New(responder.Config{Log: slog.New(slog.DiscardHandler)})
+	return followingAt(t, feed, time.Now)
+}
+
+// followingAt is following with a clock.
+func followingAt(t *testing.T, feed responder.Feed, clock func() time.Time) *responder.Responder {
+	t.Helper()
+	r, err := responder.New(responder.Config{Clock: clock, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,6 +126,70 @@ func TestFollow(t *testing.T) {
 		wait(1200 * time.Millisecond)
 		if _, ok := r.Status(refs[len(refs)-1]); !ok || time.Since(r.CurrentAt()) > 250*time.Millisecond {
 			t.Error("the responder does not follow again after the feed came back")
+		}
+	})
+}
+
+// A lateFeed has one certificate. Its Changes repeat late what the certificate was at first, and its Snapshot waits for
+// release.
+type lateFeed struct {
+	now     atomic.Pointer[pki.StatusChange]
+	late    atomic.Pointer[pki.StatusChange]
+	release chan struct{}
+}
+
+func (f *lateFeed) Snapshot(ctx context.Context, _ time.Time, visit func(pki.StatusChange) error) (uint64, error) {
+	select {
+	case <-f.release:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	return 1, visit(*f.now.Load())
+}
+
+func (f *lateFeed) Changes(_ context.Context, after uint64, _ int) ([]pki.StatusChange, uint64, error) {
+	if c := f.late.Swap(nil); c != nil {
+		return []pki.StatusChange{*c}, after + 1, nil
+	}
+	return nil, after, nil
+}
+
+// A certificate that was revoked while the clock was ahead, and so forgotten as expired, is not called good when the clock is
+// set back: neither by an entry about its issuance that comes late, nor before the new snapshot is in.
+func TestClockSetBackMakesNothingGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ahead atomic.Int64
+		feed := &lateFeed{release: make(chan struct{})}
+		ref := pki.CertRef{Issuer: revtest.NewRoot(t, "CA", "p256").ID(), Serial: revtest.Serial(t)}
+		issued := pki.StatusChange{Ref: ref, NotAfter: time.Now().Add(time.Hour), Status: pki.Status{State: pki.Good, Version: 1}}
+		feed.now.Store(&issued)
+		r := followingAt(t, feed, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+		feed.release <- struct{}{}
+		wait(time.Second)
+		if status, _ := r.Status(ref); status.State != pki.Good {
+			t.Fatalf("a certificate that was issued is %v", status.State)
+		}
+
+		ahead.Store(int64(14 * time.Hour))
+		wait(2 * time.Minute)
+		revoked := issued
+		revoked.Status = pki.Status{State: pki.Revoked, Reason: pki.Superseded, Version: 2, RevokedAt: time.Now()}
+		feed.now.Store(&revoked)
+		r.Apply(revoked)
+		feed.late.Store(&issued)
+
+		ahead.Store(0)
+		wait(time.Second)
+		if status, known := r.Status(ref); known && status.State == pki.Good {
+			t.Error("after the clock was set back a revoked certificate is good")
+		}
+		if at := r.CurrentAt(); !at.IsZero() {
+			t.Errorf("the responder answers as of %v without its snapshot", at)
+		}
+		feed.release <- struct{}{}
+		wait(time.Second)
+		if status, _ := r.Status(ref); status.State != pki.Revoked || r.CurrentAt().IsZero() {
+			t.Errorf("with its snapshot the responder has %v, current at %v", status.State, r.CurrentAt())
 		}
 	})
 }

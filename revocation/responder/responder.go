@@ -77,7 +77,8 @@ type Responder struct {
 	askedStep int64                     // seconds that pass before it is noted anew that an answer was asked for
 	lasting   *budget                   // for signing answers that are kept
 	once      *budget                   // for signing answers that are not
-	current   atomic.Pointer[time.Time] // when the statuses were last known to be complete; nil before the first time
+	current   atomic.Pointer[time.Time] // when the statuses were last known to be complete; nil while they are not
+	forgotten atomic.Pointer[time.Time] // statuses of certificates that end before may be forgotten; nil for none
 
 	mu      sync.RWMutex // guards the maps, not the issuers in them
 	issuers map[pki.IssuerID]*issuer
@@ -241,7 +242,10 @@ func checkDelegate(c, ca *x509.Certificate, now time.Time) error {
 // Apply implements revocation.Sink: when it has returned, no answer is given that rests on an older status of these
 // certificates. Of two statuses of one certificate the higher version counts, in whatever order they come.
 func (r *Responder) Apply(changes ...pki.StatusChange) {
-	forgotten := r.clock().Add(-expiredGrace)
+	var forgotten time.Time
+	if at := r.forgotten.Load(); at != nil {
+		forgotten = *at
+	}
 	for len(changes) > 0 {
 		id, n := changes[0].Ref.Issuer, 1
 		for n < len(changes) && n < stepSize && changes[n].Ref.Issuer == id {
@@ -267,7 +271,8 @@ func (r *Responder) Status(ref pki.CertRef) (pki.Status, bool) {
 	return i.statuses.get(ref.Serial)
 }
 
-// CurrentAt returns when the responder was last known to have all statuses; zero before the first time.
+// CurrentAt returns when the responder was last known to have all statuses; zero before the first time, and while it reads them
+// again because the clock was set back.
 func (r *Responder) CurrentAt() time.Time {
 	if at := r.current.Load(); at != nil {
 		return *at

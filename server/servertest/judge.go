@@ -95,7 +95,8 @@ func (c *court) pem(t testing.TB, name string, ders ...[]byte) string {
 }
 
 // awaitCRL fetches the issuing CA's CRL once it holds everything that was revoked or put on hold, and is not expired.
-// What was never released may be on it too: nobody waits for that.
+// What was never released may be on it too, and what ended after it was revoked, or before: it stays for a CRL beyond its end
+// (RFC 5280 section 3.3). Nobody waits for that.
 func (c *court) awaitCRL(t testing.TB) []byte {
 	t.Helper()
 	want, may := map[string]bool{}, map[string]bool{}
@@ -106,6 +107,11 @@ func (c *court) awaitCRL(t testing.TB) []byte {
 	}
 	for _, u := range c.unreleased {
 		may[u.Ref.Serial.Int().String()] = true
+	}
+	for _, e := range c.released[c.current:] {
+		if e.Status.State != pki.Good {
+			may[e.Ref.Serial.Int().String()] = true
+		}
 	}
 	for range 1000 {
 		der := c.fetch(t, "/crl/"+pki.IssuerOf(c.Issuing).Short()+".crl")

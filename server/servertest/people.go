@@ -63,11 +63,11 @@ func (w *World) Holder(t testing.TB, der []byte, key crypto.Signer) *Holder {
 	if len(h.Certificate.URIs) == 1 {
 		h.ID = h.Certificate.URIs[0].String()
 	}
-	h.Caller = w.Caller(t, h.tls(w))
+	h.Caller = w.Caller(t, h.TLS(w))
 	return h
 }
 
-func (h *Holder) tls(w *World) *tls.Certificate {
+func (h *Holder) TLS(w *World) *tls.Certificate {
 	return &tls.Certificate{Certificate: [][]byte{h.Certificate.Raw, w.Issuing.Raw}, PrivateKey: h.Key}
 }
 

@@ -260,7 +260,7 @@ func (w *World) Serve(t testing.TB, o Options) {
 		t.Fatalf("the server did not start: %v", err)
 	}
 	if w.Operator != nil {
-		w.Operator.Caller = w.Caller(t, w.Operator.tls(w))
+		w.Operator.Caller = w.Caller(t, w.Operator.TLS(w))
 	}
 }
 

@@ -36,7 +36,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"installations": testInstallations, "identities": testIdentities, "tokens": testTokens, "token revocations": testTokenRevocations,
 		"certificates": testCertificates, "orders": testOrders, "identity orders": testIdentityOrders,
 		"crls": testCRLs, "feed": testFeed, "replay": testReplay, "log": testLog,
-		"callers": testCallers,
+		"callers":   testCallers,
 		"retention": testRetention, "sets": testSets, "orders about many": testMany, "sets beside all else": testSetModel,
 	} {
 		t.Run(name, func(t *testing.T) {
