@@ -161,6 +161,9 @@ func NewProfile(name string, c ProfileConfig, publicURL string) (*Profile, error
 // Name returns the profile's name.
 func (p *Profile) Name() string { return p.name }
 
+// Lifetime returns the lifetime of a certificate whose request asks for none.
+func (p *Profile) Lifetime() time.Duration { return p.lifetime }
+
 // MaxLifetime returns the longest lifetime that a request may name.
 func (p *Profile) MaxLifetime() time.Duration { return p.maxLifetime }
 

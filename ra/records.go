@@ -171,7 +171,7 @@ type Answer struct {
 	Supersedes bool
 }
 
-// MaxTokensCounted bounds the count of tokens that a revocation reaches.
+// MaxTokensCounted bounds how many tokens of a maker, the newest first, a revocation looks at to count those that it reaches.
 const MaxTokensCounted = 10_000
 
 // Cursor is a place in a list of certificates or tokens; the zero value is its beginning.
@@ -210,8 +210,8 @@ type TokenRecords interface {
 	// Tokens returns up to limit tokens of a selection, the newest first, from a cursor on, with their states at a time,
 	// and the cursor of the next page, zero when there is none.
 	Tokens(ctx context.Context, sel TokenSelection, at time.Time, from Cursor, limit int) ([]ListedToken, Cursor, error)
-	// RevokeTokens revokes tokens (log action token.revoked) and returns how many of them could have been used; it counts up
-	// to MaxTokensCounted. None is success, and changes nothing.
+	// RevokeTokens revokes tokens (log action token.revoked) and returns how many of them could have been used, among
+	// the newest MaxTokensCounted of the maker. None is success, and changes nothing.
 	RevokeTokens(ctx context.Context, r TokenRevocation) (int, error)
 	// BindToken binds a token that is bound to nothing yet, durably, and returns its record, which says what it is
 	// bound to now: the first caller's request and key. A revoked token is refused (token.revoked).

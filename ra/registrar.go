@@ -333,6 +333,9 @@ func (r *Registrar) decide(ctx context.Context, st Standing, c csr, req ca.Reque
 	req.Guard.Identity, req.Guard.Generation, req.Guard.Key = id.ID, id.Generation, c.keyHash
 	req.Guard.Supersedes = p.RenewalRevokes() && !req.Guard.Predecessor.IsZero()
 	req.Guard.MaxUnexpired = r.bound(st, p, req)
+	if err := checkRenewalLifetime(p, req); err != nil {
+		return nil, err
+	}
 	d, err := r.issuer.Draft(req)
 	if err == nil && st.Key != nil {
 		err = st.Key

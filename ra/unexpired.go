@@ -13,9 +13,23 @@ import (
 // a token that replaces, or with an order.
 const operatorFactor = 16
 
+// minRenewal is the shortest lifetime that a renewal may ask for, unless the profile's own is shorter. Two renewals pass in
+// each, however many certificates there are.
+const minRenewal = time.Minute
+
+// checkRenewalLifetime refuses a renewal that asks for too short a lifetime.
+func checkRenewalLifetime(p *ca.Profile, req ca.Request) error {
+	least := min(minRenewal, p.Lifetime())
+	if req.Guard.Predecessor.IsZero() || req.Lifetime == 0 || req.Lifetime >= least {
+		return nil
+	}
+	return pki.Refuse(pki.RuleLifetime, "ask for "+least.String()+" at least, or leave it to the profile",
+		"profile %s does not allow a renewal for %s", p.Name(), req.Lifetime)
+}
+
 // bound returns how many unexpired certificates the identity of a request may have, the new one included, or zero where the
-// request passes however many there are. Those are an identity's first certificate, a renewal past half of the predecessor's
-// life, and one whose predecessor is of another CA than the new certificate: each predecessor is renewed once.
+// request passes however many there are. Those are an identity's first certificate, and the first renewal of a predecessor
+// past half of its life, or of another CA than the new certificate. So each certificate passes once.
 func (r *Registrar) bound(st Standing, p *ca.Profile, req ca.Request) int {
 	before := req.Guard.Predecessor
 	if before.IsZero() {
@@ -28,7 +42,7 @@ func (r *Registrar) bound(st Standing, p *ca.Profile, req ca.Request) int {
 	if issuer.IsZero() {
 		issuer = r.issuer.Current().ID
 	}
-	if before.Issuer != issuer || !r.clock().Before(half(before, st.Predecessor)) {
+	if st.Predecessor.Successor.IsZero() && (before.Issuer != issuer || !r.clock().Before(half(before, st.Predecessor))) {
 		return 0
 	}
 	return p.MaxUnexpired()
@@ -70,8 +84,13 @@ func (e *early) Unwrap() error { return e.Refusal }
 // RetryAfter returns how long it takes until the renewal passes.
 func (e *early) RetryAfter() time.Duration { return e.after }
 
+// tooEarly refuses a renewal at the bound. One whose predecessor was renewed before does not pass later by itself.
 func (r *Registrar) tooEarly(ref pki.CertRef, p Predecessor) error {
 	at := half(ref, p)
+	if !p.Successor.IsZero() {
+		return pki.Refuse(pki.RuleUnexpired, "renew the newest certificate, or have max_unexpired of the profile raised",
+			"certificate %s was renewed before, and its identity has as many unexpired certificates as its profile allows", ref.Serial)
+	}
 	return &early{
 		pki.Refuse(pki.RuleEarly, "renew from "+at.UTC().Format(time.RFC3339)+" on, or have max_unexpired of the profile raised",
 			"certificate %s has not lived half of its life, and its identity has as many unexpired certificates as its profile allows", ref.Serial),

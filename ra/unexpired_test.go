@@ -9,6 +9,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
@@ -110,6 +111,48 @@ func TestALostRenewalIsFoundByItsKey(t *testing.T) {
 	if bytes.Equal(next, first) {
 		t.Error("the device was given a certificate that is revoked")
 	}
+}
+
+// A certificate passes the bound once past half of its life: renewed again for the same key whenever the last answer has
+// ended, it gets no more than its profile allows.
+func TestARenewalThatIsRepeatedIsBounded(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{Ahead: -20 * time.Hour})
+	device, key := w.Enrolled(t, "device", "device/1"), servertest.Key(t) // for 24 hours
+	w.Clock.Advance(13 * time.Hour)
+	var refused error
+	got := 0
+	for range 8 { // six are the default
+		short := servertest.Renewal(t, key)
+		short.Lifetime = durationpb.New(time.Minute)
+		resp, err := device.Renew(t.Context(), short)
+		if refused = err; err != nil {
+			break
+		}
+		w.Clock.Advance(50 * time.Second)
+		w.Renewed(t, w.Holder(t, resp.GetCredential().GetCertificate(), key), servertest.Key(t)) // for 24 hours
+		w.Clock.Advance(20 * time.Second)
+		got++
+	}
+	servertest.Refused(t, refused, codes.ResourceExhausted, pki.RuleUnexpired)
+	if got != 5 {
+		t.Errorf("a device with one certificate got %d more, want the 5 up to the bound", got)
+	}
+}
+
+// A renewal that asks for a few seconds would pass half of its life at once.
+func TestRenewalsForSecondsAreRefused(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	device := w.Enrolled(t, "device", "device/1")
+	renewal := servertest.Renewal(t, servertest.Key(t))
+	for _, lifetime := range []time.Duration{time.Second, 59 * time.Second} {
+		renewal.Lifetime = durationpb.New(lifetime)
+		_, err := device.Renew(t.Context(), renewal)
+		servertest.Refused(t, err, codes.InvalidArgument, pki.RuleLifetime)
+	}
+	renewal.Lifetime = durationpb.New(time.Minute)
+	servertest.Must(device.Renew(t.Context(), renewal))(t)
 }
 
 // Operators are bounded too, by a higher number.

@@ -49,7 +49,8 @@ type Outcome struct {
 	// Changed are the statuses that the order has changed. Standing are those of the other certificates that it is about.
 	Changed, Standing []pki.StatusChange
 	// Set is the bulk revocation that carries the order out where it is about more certificates than one transaction
-	// changes. Its members are not listed. It is zero for none.
+	// changes. If the same order was given before, Set is the one of that time until its records have followed. Its members are
+	// not listed. It is zero for none.
 	Set int64
 	// Reached counts all certificates that the order has changed. Authority.Apply sets it.
 	Reached Reached

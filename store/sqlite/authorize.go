@@ -17,8 +17,8 @@ const selectCaller = `
 	WHERE c.serial = ? AND c.issuer = (SELECT id FROM issuers WHERE issuer = ?) AND n.spiffe_id = ?`
 
 // authorize refuses an actor that may change nothing at a time: a caller whose certificate is not valid or not good, or whose
-// identity is not enrolled. It reads each caller once in a job. Jobs that share a transaction share nothing here, so a job
-// is refused after one before it that has revoked its caller.
+// identity is not enrolled. It reads each caller once in a job, and again after a renewal that revokes a certificate. Jobs
+// that share a transaction share nothing here, so a job is refused after one before it that has revoked its caller.
 func (tx *writeTx) authorize(ctx context.Context, by pki.Actor, at time.Time) error {
 	if !by.NeedsAuthorization() {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -140,6 +141,17 @@ func readOpenSets(ctx context.Context, q querier) (openSets, error) {
 	return querySets(ctx, q, `WHERE s.done = 0 ORDER BY s.id`)
 }
 
+// repeats returns the number of the open set that does the same to the same identity or key as another one; zero if there is
+// none.
+func (open openSets) repeats(s *setRow) int64 {
+	for _, o := range slices.Backward(open) {
+		if o.Identity == s.Identity && o.Key == s.Key && o.Action == s.Action && o.Reason == s.Reason {
+			return o.ID
+		}
+	}
+	return 0
+}
+
 // mask adds a number whose bits say of which of the sets the certificate c is a member.
 func (open openSets) mask(q *clause) {
 	q.add(`(0`)
@@ -253,6 +265,23 @@ func (s *setRow) eachMember(ctx context.Context, q querier, before openSets, vis
 		*st, m.isNew = s.next(before.apply(*st, mask))
 		return visit(m)
 	})
+}
+
+// changesAny reports whether a set that is about to be ordered after the open ones changes a certificate.
+func (s *setRow) changesAny(ctx context.Context, q querier, before openSets) (bool, error) {
+	if err := q.QueryRowContext(ctx, newestCertificate).Scan(&s.mark); err != nil {
+		return false, err
+	}
+	err := s.eachMember(ctx, q, before, func(m member) error {
+		if m.isNew {
+			return errStopped
+		}
+		return nil
+	})
+	if errors.Is(err, errStopped) {
+		return true, nil
+	}
+	return false, err
 }
 
 func readIssuers(ctx context.Context, q querier) (map[int64]pki.IssuerID, error) {

@@ -109,7 +109,8 @@ func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Order)
 	if err != nil {
 		return none, err
 	}
-	return tx.carryOut(ctx, &s, o, func() ([]subject, error) { return readKeySubjects(ctx, tx, c.key.Int64, c.id, s.reach) })
+	out, _, err := tx.carryOut(ctx, &s, o, func() ([]subject, error) { return readKeySubjects(ctx, tx, c.key.Int64, c.id, s.reach) })
+	return out, err
 }
 
 // orderKey revokes what a compromised key has, and marks it where it has nothing that is alive, too.
@@ -126,8 +127,8 @@ func (tx *writeTx) orderKey(ctx context.Context, o revocation.Order) (revocation
 	if err != nil {
 		return none, err
 	}
-	out, err := tx.carryOut(ctx, &s, o, func() ([]subject, error) { return readKeySubjects(ctx, tx, keyID(o.Key), 0, s.reach) })
-	if err != nil || len(out.Changed) == 0 && out.Set == 0 && key.compromised {
+	out, changes, err := tx.carryOut(ctx, &s, o, func() ([]subject, error) { return readKeySubjects(ctx, tx, keyID(o.Key), 0, s.reach) })
+	if err != nil || !changes && key.compromised {
 		return out, err // carried out before
 	}
 	if err := tx.markKey(ctx, keyID(o.Key), o.At); err != nil {
@@ -151,8 +152,8 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) (revoc
 	if err != nil {
 		return none, err
 	}
-	out, err := tx.carryOut(ctx, &s, o, func() ([]subject, error) { return readSubjects(ctx, tx, o.Identity, s.reach) })
-	if err != nil || !moved && len(out.Changed) == 0 && out.Set == 0 {
+	out, changes, err := tx.carryOut(ctx, &s, o, func() ([]subject, error) { return readSubjects(ctx, tx, o.Identity, s.reach) })
+	if err != nil || !moved && !changes {
 		return out, err // carried out before
 	}
 	if err := tx.append(ctx, orderEntry(o, action, o.Identity, out)); err != nil {
@@ -161,23 +162,36 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) (revoc
 	return out, tx.distrust(ctx, o.Identity, o)
 }
 
-// carryOut changes the certificates that an order reaches: few of them now, and more as a set, whose records follow.
-func (tx *writeTx) carryOut(ctx context.Context, s *setRow, o revocation.Order, few func() ([]subject, error)) (revocation.Outcome, error) {
+// carryOut changes the certificates that an order reaches: few of them now, and more as a set, whose records follow. It reports
+// whether any changes. An order that changes none leaves no set: if it was given before and its records are to follow, the
+// outcome has the set of that time.
+func (tx *writeTx) carryOut(ctx context.Context, s *setRow, o revocation.Order, few func() ([]subject, error)) (out revocation.Outcome, changes bool, err error) {
 	many, err := s.isMany(ctx, tx)
 	if err != nil {
-		return revocation.Outcome{}, err
+		return out, false, err
 	}
 	if many {
-		err := tx.insertSet(ctx, s)
-		return revocation.Outcome{Set: s.ID}, err
+		open, err := readOpenSets(ctx, tx)
+		if err != nil {
+			return out, false, err
+		}
+		if changes, err = s.changesAny(ctx, tx, open); err != nil {
+			return out, false, err
+		}
+		if changes {
+			err := tx.insertSet(ctx, s)
+			return revocation.Outcome{Set: s.ID}, true, err
+		}
+		if out.Set = open.repeats(s); out.Set != 0 {
+			return out, false, nil
+		}
 	}
 	subjects, err := few()
 	if err != nil {
-		return revocation.Outcome{}, err
+		return out, false, err
 	}
-	var out revocation.Outcome
 	out.Changed, out.Standing, err = tx.changeSubjects(ctx, subjects, o)
-	return out, err
+	return out, len(out.Changed) > 0, err
 }
 
 // changeSubjects gives certificates their next status, and returns what has changed and what has not: that stands as it is,

@@ -126,6 +126,7 @@ func (tx *writeTx) issue(ctx context.Context, r ca.Record, at time.Time) (supers
 	}
 	e := issuedEntry(r, at)
 	if !g.superseded.Ref.IsZero() {
+		clear(tx.callers) // the one that is revoked may be among them
 		e.Changes = append(e.Changes, g.superseded)
 	}
 	return g.superseded, nil, tx.append(ctx, e)

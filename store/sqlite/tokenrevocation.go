@@ -85,8 +85,9 @@ func (tx *writeTx) revokeTokensOf(ctx context.Context, maker pki.SPIFFEID, why s
 	}
 	var n int
 	err = tx.QueryRowContext(ctx, `
-		SELECT count(*) FROM (SELECT 1 FROM tokens WHERE maker = ? AND era = ? AND spent = 0 AND revoked IS NULL AND expires_at > ? LIMIT ?)`,
-		row, era, millis(v.At), ra.MaxTokensCounted).Scan(&n)
+		SELECT count(*) FROM (SELECT era, spent, revoked, expires_at FROM tokens WHERE maker = ? ORDER BY id DESC LIMIT ?)
+		WHERE era = ? AND spent = 0 AND revoked IS NULL AND expires_at > ?`,
+		row, ra.MaxTokensCounted, era, millis(v.At)).Scan(&n)
 	if err != nil {
 		return 0, err
 	}

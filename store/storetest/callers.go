@@ -24,7 +24,7 @@ func testCallers(t *testing.T, open func(t *testing.T) Store) {
 		t.Run(name, func(t *testing.T) { authorizes(t, open, name, write) })
 	}
 	each(t, open, map[string]func(t *testing.T, w *world){
-		"orders of one transaction": ordersOfOneTransaction, "what needs no authorization": needsNoAuthorization,
+		"orders of one transaction": ordersOfOneTransaction, "a renewal between orders": renewalBetweenOrders, "what needs no authorization": needsNoAuthorization,
 	})
 }
 
@@ -74,7 +74,7 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 	},
 	"revocation.Records.OrderSet": func(t *testing.T, w *world, by pki.Actor) error {
 		_, _, err := w.Revocation.OrderSet(t.Context(), revocation.SetOrder{
-			Selection: revocation.Selection{Profile: "other"}, Reason: pki.PrivilegeWithdrawn, By: by, At: w.now,
+			Selection: revocation.Selection{Profile: "other"}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, By: by, At: w.now,
 		})
 		return err
 	},
@@ -105,7 +105,7 @@ var unauthorized = map[string]string{
 var reads = []string{
 	"ca.Journal.State", "ca.Installations.Installed",
 	"ra.Records.Identity", "ra.Records.Identities", "ra.Records.Token", "ra.Records.Tokens", "ra.Records.Certificate", "ra.Records.CertificateBySerial",
-	"ra.Records.Standing", "ra.Records.Certificates", "ra.RetentionRecords.Waiting", "ra.RetentionRecords.Census",
+	"ra.Records.Standing", "ra.Records.Certificates", "ra.Records.Unexpired", "ra.Records.Renewed", "ra.RetentionRecords.Waiting", "ra.RetentionRecords.Census",
 	"revocation.Records.View", "revocation.Records.CRLs", "revocation.Records.Points", "revocation.Records.CountSet",
 	"revocation.Records.Set", "revocation.Records.OpenSets", "responder.Feed.Snapshot", "responder.Feed.Changes",
 	"translog.Records.Head", "translog.Records.Entries", "translog.Records.Written",
@@ -199,7 +199,7 @@ func bulkRevoked(t *testing.T, w *world) pki.Actor {
 	t.Helper()
 	r := w.issued(t)
 	_, _, err := w.Revocation.OrderSet(t.Context(), revocation.SetOrder{
-		Selection: revocation.Selection{Issuer: issuerA}, Reason: pki.PrivilegeWithdrawn, By: operator, At: w.now,
+		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, By: operator, At: w.now,
 	})
 	must(t, err)
 	return callerOf(r)
@@ -266,13 +266,23 @@ func ordersOfOneTransaction(t *testing.T, w *world) {
 	}
 }
 
+// renewalBetweenOrders settles orders of a caller before and after a renewal that revokes the caller's certificate.
+func renewalBetweenOrders(t *testing.T, w *world) {
+	r := w.issued(t)
+	before, renewal, after := w.orderBy(t, callerOf(r)), w.superseding(t, r, w.key()), w.orderBy(t, callerOf(r))
+	refusals := w.settle(t, w.announce(t, before, renewal, after), before, renewal, after)
+	must(t, refusals[0])
+	must(t, refusals[1])
+	mustRefuse(t, refusals[2], pki.RuleRevoked)
+}
+
 // needsNoAuthorization has a caller revoke itself with others: what follows from that is carried out, and its refusals are
 // logged.
 func needsNoAuthorization(t *testing.T, w *world) {
 	ctx := context.Background()
 	r := w.issued(t)
 	set, _, err := w.Revocation.OrderSet(ctx, revocation.SetOrder{
-		Selection: revocation.Selection{Issuer: issuerA}, Reason: pki.PrivilegeWithdrawn, By: callerOf(r), At: w.now,
+		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, By: callerOf(r), At: w.now,
 	})
 	must(t, err)
 	must(t, w.RA.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))

@@ -56,6 +56,16 @@ func (w *world) orderMany(t *testing.T, o revocation.Order) revocation.Outcome {
 	return out
 }
 
+// mustChangeNothing repeats an order about many certificates: it leaves no set of its own and no log entry.
+func (w *world) mustChangeNothing(t *testing.T, o revocation.Order) revocation.Outcome {
+	t.Helper()
+	logged := len(w.entries(t))
+	again := w.orderMany(t, o)
+	mustEqual(t, "how many change again", len(again.Changed), 0)
+	mustEqual(t, "the number of log entries", len(w.entries(t)), logged)
+	return again
+}
+
 // tellMany has a set be counted, as an authority does before it answers.
 func (w *world) tellMany(t *testing.T, id int64) revocation.Set {
 	t.Helper()
@@ -88,12 +98,15 @@ func retireMany(t *testing.T, w *world) {
 	if set := w.tellMany(t, out.Set); set.Total != len(records) || set.Ended != 0 || set.Done {
 		t.Errorf("the set is %+v", set)
 	}
+	retire := revocation.Order{Action: revoke, Reason: pki.CessationOfOperation, Identity: id, State: pki.Retired}
+	mustEqual(t, "the set of the repeated order", w.mustChangeNothing(t, retire).Set, out.Set)
 	_, _, err := w.Revocation.FollowSet(context.Background(), out.Set, 40, w.now)
 	must(t, err)
 	w.reopen(t)
 	w.mustAll(t, records, revoked)
 	w.follow(t, out.Set)
 	w.mustAll(t, records, revoked)
+	mustEqual(t, "how many statuses it returns later", len(w.mustChangeNothing(t, retire).Standing), len(records))
 }
 
 // A resumption that comes before the records say that they are on hold comes after them.
@@ -135,10 +148,9 @@ func compromiseMany(t *testing.T, w *world) {
 	w.follow(t, out.Set)
 	w.mustAll(t, records[1:], revoked)
 	w.mustAll(t, records[:1], pki.Status{State: pki.Good, Version: 1})
-	again := w.orderMany(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Key: key})
-	mustEqual(t, "how many follow again", w.tellMany(t, again.Set).Total, 0)
-	w.follow(t, again.Set)
-	w.mustAll(t, records[1:], revoked)
+	again := w.mustChangeNothing(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Key: key})
+	mustEqual(t, "how many statuses it returns again", len(again.Standing), len(records)-1)
+	mustEqual(t, "its set", again.Set, 0)
 }
 
 // Renewals and their guards see what is held and released, and count its versions.

@@ -20,6 +20,7 @@ func testSets(t *testing.T, open func(t *testing.T) Store) {
 		"one after the other":                    setsInOrder,
 		"few are changed at once":                fewAtOnce,
 		"what is named has to be there":          setOfUnknown,
+		"what an order selects by is kept":       keepsSelection,
 		"a bound on sets":                        boundOnSets,
 		"nothing leaves meanwhile":               nothingLeaves,
 		"labels stay meanwhile":                  labelsStay,
@@ -154,6 +155,20 @@ func fewAtOnce(t *testing.T, w *world) {
 	mustEqual(t, "the facts of the order", entries[0].Facts, map[string]string{
 		"set": "1", "label": "batch=7", "reason": "superseded", "comment": "stolen",
 	})
+}
+
+// keepsSelection reads back what orders select by.
+func keepsSelection(t *testing.T, w *world) {
+	r := w.labelled(t, 1)[0]
+	for name, sel := range map[string]revocation.Selection{
+		"issuer": {Issuer: issuerA}, "identity": {Identity: r.Identity}, "lineage": {LineageOf: r.Ref}, "key": {Key: r.KeyHash}, "profile": {Profile: "device"},
+		"label": {Label: revocation.Label{Name: "batch", Value: "7"}}, "time": {IssuedFrom: epochStart, IssuedUntil: epochStart.Add(time.Hour)},
+	} {
+		o := revocation.SetOrder{Action: revoke, Selection: sel, Reason: pki.Superseded, By: operator, At: w.now}
+		set, err := w.Revocation.Set(context.Background(), w.orderSet(t, o).ID)
+		must(t, err)
+		mustEqual(t, "the order by "+name, set.SetOrder, o)
+	}
 }
 
 func setOfUnknown(t *testing.T, w *world) {

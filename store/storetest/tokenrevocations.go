@@ -64,7 +64,9 @@ func (w *world) ordered(of func(ca.Record) revocation.Order) func(t *testing.T, 
 func (w *world) bulkOrdered(sel func(ca.Record) revocation.Selection, reason pki.Reason) func(t *testing.T, maker ca.Record) {
 	return func(t *testing.T, maker ca.Record) {
 		t.Helper()
-		_, _, err := w.Revocation.OrderSet(context.Background(), revocation.SetOrder{Selection: sel(maker), Reason: reason, By: operator, At: w.now})
+		_, _, err := w.Revocation.OrderSet(context.Background(), revocation.SetOrder{
+			Action: revocation.Revoke, Selection: sel(maker), Reason: reason, By: operator, At: w.now,
+		})
 		must(t, err)
 	}
 }
@@ -110,8 +112,18 @@ func (w *world) makerChanges() []makerChange {
 			return revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Key: r.KeyHash}
 		}), true},
 		{"bulk revocation of one identity", set(func(r ca.Record) revocation.Selection { return revocation.Selection{Identity: r.Identity} }, pki.PrivilegeWithdrawn), true},
+		{"bulk revocation of a lineage", set(func(r ca.Record) revocation.Selection { return revocation.Selection{LineageOf: r.Ref} }, pki.KeyCompromise), true},
+		{"key compromised, of many certificates", func(t *testing.T, r ca.Record) {
+			w.certificates(t, r.Identity, manyCertificates)
+			w.apply(t, certificate(pki.KeyCompromise)(r))
+		}, true},
+		{"bulk revocation of one identity with many certificates", func(t *testing.T, r ca.Record) {
+			w.certificates(t, r.Identity, manyCertificates)
+			set(func(r ca.Record) revocation.Selection { return revocation.Selection{Identity: r.Identity} }, pki.PrivilegeWithdrawn)(t, r)
+		}, true},
 		{"key compromised after its certificate's end", func(t *testing.T, r ca.Record) {
 			w.now = r.NotAfter.Add(2 * time.Hour)
+			w.grow(t)
 			set(func(r ca.Record) revocation.Selection { return revocation.Selection{Key: r.KeyHash} }, pki.KeyCompromise)(t, r)
 		}, true},
 		{"superseded", order(certificate(pki.Superseded)), false},
