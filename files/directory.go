@@ -12,6 +12,9 @@ import (
 // unfinished begins the names of files that are being written.
 const unfinished = ".unfinished-"
 
+// directoryOnly opens a directory, and nothing that somebody has put in its place.
+const directoryOnly = os.O_RDONLY | syscall.O_NONBLOCK | syscall.O_DIRECTORY
+
 // Directory is an open directory. Names are relative to it, with slashes. Symbolic links in it are followed only to what
 // is in it.
 type Directory struct{ root *os.Root }
@@ -45,7 +48,7 @@ func (d *Directory) Make(name string, perm fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	made, err := d.root.Open(name)
+	made, err := d.root.OpenFile(name, directoryOnly, 0)
 	if err != nil {
 		return err
 	}
@@ -54,7 +57,7 @@ func (d *Directory) Make(name string, perm fs.FileMode) error {
 
 // Flush makes the names in a directory durable; "." is the directory itself.
 func (d *Directory) Flush(name string) error {
-	f, err := d.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_DIRECTORY, 0)
+	f, err := d.root.OpenFile(name, directoryOnly, 0)
 	if err != nil {
 		return err
 	}

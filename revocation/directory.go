@@ -210,7 +210,7 @@ func lockDirectory(ctx context.Context, dir *os.File) error {
 }
 
 // put copies a CRL to its place, unless there is one with this number or a higher one. It reports whether that is higher.
-// What is there and is no CRL is replaced. A full CRL is there in PEM, too.
+// What is there and is no CRL is replaced. A full CRL is there in PEM, too; whoever published the higher one has written that.
 func (d *directory) put(dir *files.Directory, c CRL) (newer bool, err error) {
 	source, err := files.Open(d.from.path(c.Scope()))
 	if err != nil {
@@ -236,10 +236,10 @@ func (d *directory) put(dir *files.Directory, c CRL) (newer bool, err error) {
 	} else if err := dir.Replace(name, publicMode, func(w io.Writer) error { return copyAll(w, source, info.Size()) }); err != nil {
 		return false, err
 	}
-	if c.Partition > 0 {
+	if c.Partition > 0 || newer {
 		return newer, nil
 	}
-	return newer, d.putPEM(dir, name+pemSuffix, name)
+	return false, d.putPEM(dir, name+pemSuffix, c.Issuer)
 }
 
 // copyAll copies so many bytes in pieces.

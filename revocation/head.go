@@ -15,6 +15,9 @@ import (
 // maxExtensions bounds what is read of a CRL that is there: its extensions. Ours have the URLs of a distribution point.
 const maxExtensions = 1 << 20
 
+// maxElements is how many elements a TBSCertList has at most (RFC 5280 §5.1), so that a large file of small ones costs nothing.
+const maxElements = 7
+
 // head is what a CRL says beside its entries.
 type head struct {
 	number *big.Int
@@ -33,7 +36,7 @@ func readHead(r io.ReaderAt, size int64) (head, error) {
 	if err != nil {
 		return head{}, errors.Join(errNoCRL, err)
 	}
-	for at := tbs.begin; at < tbs.end; {
+	for at, n := tbs.begin, 0; at < tbs.end && n < maxElements; n++ {
 		e, err := readElement(r, at, tbs.end, 0)
 		if err != nil {
 			return head{}, errors.Join(errNoCRL, err)

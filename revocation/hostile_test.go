@@ -3,7 +3,9 @@ package revocation_test
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/pem"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -200,5 +202,75 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// zeros is a file of so many bytes, which begins with a prefix and goes on with empty elements.
+type zeros struct {
+	t      *testing.T
+	prefix []byte
+	reads  int
+}
+
+// ReadAt implements io.ReaderAt.
+func (z *zeros) ReadAt(p []byte, at int64) (int, error) {
+	if z.reads++; z.reads > 20 {
+		z.t.Fatal("finding no number in a file takes more than 20 reads")
+	}
+	clear(p)
+	if at < int64(len(z.prefix)) {
+		copy(p, z.prefix[at:])
+	}
+	return len(p), nil
+}
+
+// A large file of very many elements is no CRL, and saying so takes a few reads.
+func TestAFileOfManyElements(t *testing.T) {
+	t.Parallel()
+	const size = 1 << 30
+	file := &zeros{t: t, prefix: sequenceOf(sequenceOf(nil, size-12), size-6)}
+	if n, err := revocation.ReadNumber(file, size); err == nil {
+		t.Errorf("it has the number %d", n)
+	}
+}
+
+// sequenceOf begins a SEQUENCE of so many bytes, of which some follow.
+func sequenceOf(begin []byte, length uint32) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{0x30, 0x84}, length), begin...)
+}
+
+// TestOthersPublishALargeCRL has somebody publish a CRL that takes little of the disk and says that it is large. It may stay,
+// but nothing is copied from it.
+func TestOthersPublishALargeCRL(t *testing.T) {
+	for _, number := range []byte{1, 99} {
+		synctestScene(t, func(t *testing.T, s *scene) {
+			dir := t.TempDir()
+			s.further = []string{dir}
+			full := s.path(dir, 0, false)
+			const hole = 64 << 20
+			extensions := []byte{0xa0, 14, 0x30, 12, 0x30, 10, 0x06, 3, 0x55, 0x1d, 0x14, 0x04, 3, 0x02, 1, number}
+			length := uint32(6 + hole + len(extensions))
+			begin := sequenceOf(sequenceOf(sequenceOf(nil, hole), length), length+6)
+			file, err := os.Create(full)
+			must(t, err)
+			_, err = file.Write(begin)
+			must(t, err)
+			_, err = file.WriteAt(extensions, int64(len(begin))+hole)
+			must(t, errors.Join(err, file.Close()))
+			if n := numberIn(t, full); n != int64(number) {
+				t.Fatalf("it has the number %d", n)
+			}
+			s.start(t, never)
+			s.running(t)
+			wait(time.Minute)
+			for _, path := range []string{inPEM(full, ""), chain(full, "")} {
+				if info, err := os.Stat(path); err == nil && info.Size() > 1<<20 {
+					t.Errorf("number %d: %s has %d bytes", number, filepath.Base(path), info.Size())
+				}
+			}
+			if err := s.Directories()[dir]; err != nil {
+				t.Errorf("number %d: the directory fails with %v", number, err)
+			}
+		})
 	}
 }

@@ -34,32 +34,37 @@ func chainOf(c Config) []pki.IssuerID {
 	return all
 }
 
-// putPEM writes a file of CRLs in PEM from files in DER of the same directory. A CRL that is not there is left out.
-// The directory has what is newest, whichever process published it, and its lock is held.
-func (d *directory) putPEM(dir *files.Directory, name string, from ...string) error {
+// putPEM writes a file of full CRLs in PEM from the shelf. A CRL that is not there is left out. Of the files in the directory
+// nothing is copied: others may write them, of any size.
+func (d *directory) putPEM(dir *files.Directory, name string, issuers ...pki.IssuerID) error {
 	return dir.Replace(name, publicMode, func(w io.Writer) error {
 		out := bufio.NewWriterSize(w, chunkSize)
-		for _, der := range from {
-			if err := appendPEM(out, dir, der); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("encode %s: %w", der, err)
+		for _, id := range issuers {
+			path := d.from.path(Scope{Issuer: id})
+			if err := appendPEM(out, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("encode %s: %w", path, err)
 			}
 		}
 		return out.Flush()
 	})
 }
 
-// putChain writes the file of all full CRLs.
+// putChain writes the file of all full CRLs, unless the directory has a newer one of them: the process that published that
+// writes the file.
 func (d *directory) putChain(dir *files.Directory) error {
-	var names []string
 	for _, id := range d.chain {
-		names = append(names, Scope{Issuer: id}.Path())
+		scope := Scope{Issuer: id}
+		ours, there := numberOf(files.Open(d.from.path(scope))), numberOf(dir.Open(scope.Path()))
+		if ours != nil && there != nil && there.Cmp(ours) > 0 {
+			return nil
+		}
 	}
-	return d.putPEM(dir, chainName, names...)
+	return d.putPEM(dir, chainName, d.chain...)
 }
 
 // appendPEM encodes a CRL in pieces: it may be larger than memory.
-func appendPEM(out *bufio.Writer, dir *files.Directory, name string) error {
-	file, err := dir.Open(name)
+func appendPEM(out *bufio.Writer, path string) error {
+	file, err := files.Open(path)
 	if err != nil {
 		return err
 	}

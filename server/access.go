@@ -49,12 +49,14 @@ var access = map[string]who{
 
 	brevetv1.StoreService_GetStats_FullMethodName: operators,
 
-	// Public knowledge: whether the server is up, and what its API looks like.
-	"/grpc.health.v1.Health/Check":                                   anybody,
-	"/grpc.health.v1.Health/List":                                    anybody,
-	"/grpc.health.v1.Health/Watch":                                   anybody,
-	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      anybody,
-	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": anybody,
+	// Its answers are large, and gRPC keeps what a client does not read, so it is for nobody unknown.
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      operators,
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": operators,
+
+	// Public knowledge: whether the server is up.
+	"/grpc.health.v1.Health/Check": anybody,
+	"/grpc.health.v1.Health/List":  anybody,
+	"/grpc.health.v1.Health/Watch": anybody,
 }
 
 // works says what kind of work an RPC is, and so which lane it waits in. What is not in it, calls about health, waits
@@ -90,9 +92,10 @@ var works = map[string]work{
 	brevetv1.LogService_ListEntries_FullMethodName: logs, // and each page is a reading
 	brevetv1.LogService_GetHead_FullMethodName:     logs,
 
-	"/grpc.health.v1.Health/Watch":                                   watches,
-	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      watches,
-	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": watches,
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      logs,
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": logs,
+
+	"/grpc.health.v1.Health/Watch": watches,
 }
 
 // OperatorPath opens the reserved paths of operators. Nobody but an operator is ever issued a certificate under it.

@@ -16,9 +16,10 @@ import (
 	"github.com/brevet-pki/brevet/server/admission"
 )
 
-// Bounds of unread calls: those whose headers have arrived, and whose first message has not.
+// Bounds of unread calls: those whose headers have arrived, and whose first message has not. Each keeps what has arrived of
+// its message, so together they keep maxUnread times maxReceived bytes at most.
 const (
-	maxUnread      = 1024            // from all sources, see admission.Shares
+	maxUnread      = 512             // from all sources, see admission.Shares
 	messageTimeout = 5 * time.Second // from the headers to the end of the first message
 )
 

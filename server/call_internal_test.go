@@ -67,3 +67,17 @@ func TestUnreadCallsAreBoundedAndEnd(t *testing.T) {
 		}
 	})
 }
+
+// One client without a credential keeps no more than a small part of the service's memory (deploy/systemd, MemoryMax) with
+// messages that it does not finish.
+func TestUnreadMessagesAreBounded(t *testing.T) {
+	t.Parallel()
+	const service = 2 << 30
+	s, n := admission.NewShares("calls", maxUnread), 0
+	for s.Take(admission.Address(&net.TCPAddr{IP: net.ParseIP("192.0.2.1")})) == nil {
+		n++
+	}
+	if one, all := n*maxReceived, maxUnread*maxReceived; one > service/16 || all > service/8 {
+		t.Errorf("one client keeps %d MiB of unread messages, all together %d MiB", one>>20, all>>20)
+	}
+}

@@ -53,8 +53,8 @@ const (
 	registrations work = "registrations" // of identities and tokens
 	streams       work = "streams"       // of orders, which have bounds of their own
 	readings      work = "readings"      // of records, and of pages of the log
-	logs          work = "logs"          // streams of the log, and its end: they wait for the archive and for their clients
-	watches       work = "watches"       // of health and reflection, by anybody, for as long as they like
+	logs          work = "logs"          // streams of the log, its end, and reflection: they wait for the archive and for their clients
+	watches       work = "watches"       // of health, by anybody, for as long as they like
 	handshakes    work = "handshakes"    // of TLS
 )
 

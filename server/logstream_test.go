@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -15,15 +16,15 @@ import (
 func TestSilentStreamsStopNoReadings(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	for n := range 1600 { // entries for more than a client's window
-		w.Register(t, "device", fmt.Sprintf("device/%d", n))
+	for n := range 200 { // entries for more than a client's window and what gRPC writes ahead
+		w.Register(t, "device", fmt.Sprintf("device/%d/%s", n, strings.Repeat("x", 1024)))
 	}
 	for n := range 2 {
-		silent := w.NewOperator(t, fmt.Sprintf("silent%d", n))
-		reader := w.Caller(t, silent.TLS(w), grpc.WithStaticStreamWindowSize(64<<10)) // which does not grow
+		operator := w.NewOperator(t, fmt.Sprintf("silent%d", n))
+		silent := w.Caller(t, operator.TLS(w), grpc.WithStaticStreamWindowSize(1<<16)) // by default gRPC widens it
 		for range 4 {
 			servertest.Must(silent.Conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, brevetv1.LogService_ListEntries_FullMethodName))(t)
-			unread := servertest.Must(reader.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{}))(t)
+			unread := servertest.Must(silent.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{}))(t)
 			servertest.Must(unread.Recv())(t) // it has begun
 		}
 	}
@@ -31,7 +32,7 @@ func TestSilentStreamsStopNoReadings(t *testing.T) {
 	for range 20 {
 		servertest.Must(other.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}))(t)
 	}
-	stream := servertest.Must(other.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{From: 300}))(t)
+	stream := servertest.Must(other.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{From: 150}))(t)
 	servertest.Must(stream.Recv())(t)
 	_, text := ask(t, w, "/metrics")
 	if n := metric(t, text, `brevet_lane_working{lane="readings"}`); n != 0 {

@@ -80,8 +80,8 @@ var rpcs = map[string]struct {
 	"grpc.health.v1.Health.Check":                                   {anybody: true, admitted: fine},
 	"grpc.health.v1.Health.List":                                    {anybody: true, admitted: fine},
 	"grpc.health.v1.Health.Watch":                                   {anybody: true, admitted: fine},
-	"grpc.reflection.v1.ServerReflection.ServerReflectionInfo":      {anybody: true, admitted: unread},
-	"grpc.reflection.v1alpha.ServerReflection.ServerReflectionInfo": {anybody: true, admitted: unread},
+	"grpc.reflection.v1.ServerReflection.ServerReflectionInfo":      {admitted: unread},
+	"grpc.reflection.v1alpha.ServerReflection.ServerReflectionInfo": {admitted: unread},
 }
 
 // caller is a kind of caller, what it meets where a valid identity is needed, and where an operator is, and whom the log names
@@ -159,7 +159,7 @@ func TestEveryRPCForEveryCaller(t *testing.T) {
 // listServed asks the server itself what it serves.
 func listServed(t *testing.T, w *servertest.World) map[string]protoreflect.MethodDescriptor {
 	t.Helper()
-	stream := servertest.Must(reflectionv1.NewServerReflectionClient(w.Caller(t, nil).Conn).ServerReflectionInfo(t.Context()))(t)
+	stream := servertest.Must(reflectionv1.NewServerReflectionClient(w.Operator.Conn).ServerReflectionInfo(t.Context()))(t)
 	if err := stream.Send(&reflectionv1.ServerReflectionRequest{MessageRequest: &reflectionv1.ServerReflectionRequest_ListServices{}}); err != nil {
 		t.Fatal(err)
 	}
