@@ -67,7 +67,7 @@ func newCeremonyInstall() *cobra.Command {
 
 func readInstallation(certFile, key string, others, crls []string) (installation, error) {
 	inst := installation{key: key}
-	if len(crls) == 0 {
+	if slices.Contains(crls, "") {
 		return inst, &usage{"--crl: give the root's CRL, which brevet ceremony crl makes"}
 	}
 	var err error
