@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"maps"
@@ -143,20 +144,29 @@ func (s *shadow) checkNames(id pki.SPIFFEID, n Names) error {
 	return nil
 }
 
-// checkProfiles returns an error that names a profile whose certificates no relying party accepts at this time, and the
-// extended key usage (RFC 5280 §4.2.1.12) that the chain withholds, or nil.
+// checkProfiles returns an error that names a profile whose certificates relying parties refuse at this time, or nil.
 func (s *shadow) checkProfiles(all map[string]*Profile, id pki.SPIFFEID, now time.Time) error {
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		for _, usage := range all[name].extKeyUsage {
-			err := s.verify(id, Names{}, usage, now)
-			var invalid x509.CertificateInvalidError
-			if errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage {
-				err = fmt.Errorf("the chain of %s does not permit %s: have the CA signed without extended key usage, or with all that its profiles need",
-					s.issuing.Subject, usageName(usage))
+			err := s.checkUsage(usage)
+			if err == nil {
+				err = s.verify(id, Names{}, usage, now)
 			}
 			if err != nil {
-				return fmt.Errorf("profiles.%s: no relying party would accept a certificate: %w", name, err)
+				return fmt.Errorf("profiles.%s: relying parties would refuse its certificates: %w", name, err)
 			}
+		}
+	}
+	return nil
+}
+
+// checkUsage returns an error if a CA of the chain has an extended key usage that does not name this one (RFC 5280 section
+// 4.2.1.12). Go takes anyExtendedKeyUsage for all of them; OpenSSL and NSS take it for none.
+func (s *shadow) checkUsage(usage x509.ExtKeyUsage) error {
+	for _, c := range s.chain {
+		if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !slices.Contains(c.ExtKeyUsage, usage) {
+			return fmt.Errorf("%s does not permit %s: have the CA signed without extended key usage, or with all that its profiles need "+
+				"by name: anyExtendedKeyUsage is not enough for OpenSSL", c.Subject, usageName(usage))
 		}
 	}
 	return nil
@@ -191,19 +201,25 @@ func (iss Issuer) CheckIssues(profiles map[string]*Profile, server pki.SPIFFEID,
 		return fmt.Errorf("ca: relying parties cannot verify what %s issues: %w", subject, err)
 	}
 	if err != nil {
-		return fmt.Errorf("trust_domain: %s may not certify identities in %s: %w", subject, server.TrustDomain(), err)
+		return fmt.Errorf("trust_domain: %s may not certify identities in %s: %w: have the CA signed with name constraints that permit it, or without",
+			subject, server.TrustDomain(), err)
 	}
 	for _, name := range names.DNS {
 		if err := s.verify(server, Names{DNS: []string{name}}, x509.ExtKeyUsageAny, now); err != nil {
-			return fmt.Errorf("names: %s may not certify %s: %w", subject, name, err)
+			return refusedName(subject, name, err)
 		}
 	}
 	for _, ip := range names.IPs {
 		if err := s.verify(server, Names{IPs: []netip.Addr{ip}}, x509.ExtKeyUsageAny, now); err != nil {
-			return fmt.Errorf("names: %s may not certify %s: %w", subject, ip, err)
+			return refusedName(subject, ip.String(), err)
 		}
 	}
 	return s.checkProfiles(profiles, server, now)
+}
+
+func refusedName(subject pkix.Name, name string, err error) error {
+	return fmt.Errorf("names: %s may not certify %s: %w: have the CA signed with name constraints that permit it, or take it out of names",
+		subject, name, err)
 }
 
 // verifyChain verifies the issuing CA's real certificate, whose signatures the copy does not have.

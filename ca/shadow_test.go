@@ -74,7 +74,7 @@ func TestCheckIssues(t *testing.T) {
 	}{
 		"no constraint":       {func(_, _ *x509.Certificate) {}, nil},
 		"trust domain":        {func(_, i *x509.Certificate) { i.PermittedURIDomains = []string{"fleet.example"} }, nil},
-		"domain above it":     {func(_, i *x509.Certificate) { i.PermittedURIDomains = []string{"example"} }, []string{"trust_domain: ", "fleet.example"}},
+		"domain above it":     {func(_, i *x509.Certificate) { i.PermittedURIDomains = []string{"example"} }, []string{"trust_domain: ", "fleet.example", "have the CA signed"}},
 		"any below":           {func(_, i *x509.Certificate) { i.PermittedURIDomains = []string{".example"} }, nil},
 		"only below":          {func(_, i *x509.Certificate) { i.PermittedURIDomains = []string{".fleet.example"} }, []string{"trust_domain: "}},
 		"another, above":      {func(p, _ *x509.Certificate) { p.PermittedURIDomains = []string{"other.example"} }, []string{"trust_domain: ", "Policy"}},
@@ -82,18 +82,21 @@ func TestCheckIssues(t *testing.T) {
 		"DNS":                 {func(_, i *x509.Certificate) { i.PermittedDNSDomains = []string{"fleet.example"} }, nil},
 		"DNS with a dot":      {func(_, i *x509.Certificate) { i.PermittedDNSDomains = []string{".fleet.example"} }, nil},
 		"DNS below with dot":  {func(_, i *x509.Certificate) { i.PermittedDNSDomains = []string{".ca.fleet.example"} }, []string{"names: ", "ca.fleet.example"}},
-		"DNS above":           {func(p, _ *x509.Certificate) { p.PermittedDNSDomains = []string{"corp.example"} }, []string{"names: ", "ca.fleet.example"}},
+		"DNS above":           {func(p, _ *x509.Certificate) { p.PermittedDNSDomains = []string{"corp.example"} }, []string{"names: ", "ca.fleet.example", "have the CA signed"}},
 		"DNS excluded, above": {func(p, _ *x509.Certificate) { p.ExcludedDNSDomains = []string{"fleet.example"} }, []string{"names: ", "ca.fleet.example"}},
 		"addresses":           {func(_, i *x509.Certificate) { i.PermittedIPRanges = []*net.IPNet{network(t, "192.0.2.0/24")} }, nil},
-		"other addresses":     {func(_, i *x509.Certificate) { i.PermittedIPRanges = []*net.IPNet{network(t, "10.0.0.0/8")} }, []string{"names: ", "192.0.2.10"}},
+		"other addresses":     {func(_, i *x509.Certificate) { i.PermittedIPRanges = []*net.IPNet{network(t, "10.0.0.0/8")} }, []string{"names: ", "192.0.2.10", "have the CA signed"}},
 		"no addresses, above": {func(p, _ *x509.Certificate) { p.ExcludedIPRanges = []*net.IPNet{network(t, "0.0.0.0/0")} }, []string{"names: ", "192.0.2.10"}},
 		"path length above":   {func(p, _ *x509.Certificate) { p.MaxPathLenZero = true }, []string{"ca: ", "intermediates"}},
 		"expired above":       {func(p, _ *x509.Certificate) { p.NotAfter = p.NotBefore.Add(time.Minute) }, []string{"ca: ", "expired"}},
 		"clients":             {usages(x509.ExtKeyUsageClientAuth), []string{"profiles.device: ", "serverAuth"}},
 		"TLS":                 {usages(x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth), []string{"profiles.ocsp: ", "OCSPSigning"}},
 		"TLS and OCSP":        {usages(x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageOCSPSigning), nil},
-		"any":                 {usages(x509.ExtKeyUsageAny), nil},
-		"clients, above":      {func(p, _ *x509.Certificate) { p.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, []string{"profiles.device: "}},
+		"any":                 {usages(x509.ExtKeyUsageAny), []string{"profiles.", "anyExtendedKeyUsage"}},
+		"any, and by name": {
+			usages(x509.ExtKeyUsageAny, x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageOCSPSigning), nil,
+		},
+		"clients, above": {func(p, _ *x509.Certificate) { p.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, []string{"profiles.device: "}},
 	} {
 		err := corporate(t, c.edit).CheckIssues(profiles(t), serverID(t, "fleet.example"), names, time.Now())
 		if c.want == nil && err != nil || c.want != nil && err == nil {

@@ -19,7 +19,7 @@ func CheckWebURL(text string) error {
 		return c > 0x20 && c < 0x7f && !strings.ContainsRune("\"<>\\^`{|}", c)
 	}
 	if strings.ContainsFunc(text, func(c rune) bool { return !isURL(c) }) {
-		return fmt.Errorf("%+q has characters that a URL in a certificate cannot have: write the host as xn--…, and other characters as %%XX", text)
+		return fmt.Errorf("%+q has characters that a URL in a certificate cannot have: write the host as xn--NAME, and other characters as %%XX", text)
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" || u.Hostname() == "" || u.User != nil || strings.ContainsAny(text, "?#") {

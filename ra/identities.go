@@ -45,7 +45,10 @@ func (r *Registrar) CreateIdentity(ctx context.Context, n NewIdentity, by pki.Ac
 	var err error
 	switch n.Kind {
 	case pki.Operator:
-		id, err = pki.OperatorID(r.trustDomain, n.Name)
+		if id, err = pki.OperatorID(r.trustDomain, n.Name); err != nil {
+			err = pki.Refuse(pki.RuleRequest, "use the name alone, such as alice for brevet/operator/alice: letters, digits, dots, dashes and underscores",
+				"%q is not an operator's name", n.Name)
+		}
 	case pki.Device, pki.Workload:
 		id, err = r.ParseID(n.Name)
 		if err == nil && id.Reserved() {

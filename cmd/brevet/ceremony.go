@@ -124,7 +124,11 @@ func (k *keyFlags) with(ctx context.Context, do func(crypto.Signer) error) error
 			if err != nil {
 				return nil, err
 			}
-			return token.Find(ctx, hsm.KeyRef{Label: k.key, ID: id})
+			key, err := token.Find(ctx, hsm.KeyRef{Label: k.key, ID: id})
+			if errors.Is(err, hsm.ErrAmbiguous) {
+				err = fmt.Errorf("%w, with --key-id", err)
+			}
+			return key, err
 		}
 		algorithm, err := hsm.ParseAlgorithm(k.algorithm)
 		if err != nil {

@@ -159,13 +159,13 @@ func (r *revoking) revokeOne(cmd *cobra.Command, req *brevetv1.RevokeCertificate
 	})
 }
 
-// tellChanged says on standard error how many certificates an order has changed, and loudly where none of them is valid: then
-// the order may have missed what it was meant for.
+// tellChanged says on standard error how many certificates an order has changed. If none of them is valid, it warns: the
+// order may have missed what it was meant for.
 func tellChanged(cmd *cobra.Command, verb string, n *brevetv1.ChangedCertificates) {
 	out := cmd.ErrOrStderr()
 	fmt.Fprintf(out, "%s %s\n", verb, reachedText(n.GetValid(), n.GetEnded()))
 	if n.GetValid() == 0 {
-		fmt.Fprintf(out, "WARNING: %s 0 certificates that are valid. Was it the right order? What stood so before is not counted.\n", verb)
+		fmt.Fprintf(out, "WARNING: %s 0 certificates that are valid. Look at what is on record with brevet cert list. Those already in this state are not counted.\n", verb)
 	}
 }
 

@@ -53,19 +53,19 @@ func (v *validity) add(c *brevetv1.Certificate, now time.Time) {
 // tellHeld explains until when a suspension can be undone without a visit to the device.
 func tellHeld(out io.Writer, id string, v validity) {
 	if v.unexpired == 0 {
-		fmt.Fprintf(out, "%s has no certificate that is valid: once resumed, it needs a new token (brevet token create %s --replace).\n", id, id)
+		fmt.Fprintf(out, "%s has no certificate that is valid: once resumed, it needs a new token (brevet token create %s --replace --out FILE).\n", id, id)
 		return
 	}
-	fmt.Fprintf(out, "%s on hold, %d about to expire. The last expires at %s: resumed later than that, %s needs a new token (brevet token create %s --replace).\n",
+	fmt.Fprintf(out, "%s on hold, %d about to expire. The last expires at %s: resumed later than that, %s needs a new token (brevet token create %s --replace --out FILE).\n",
 		certificates(v.unexpired), v.ending, v.until.UTC().Format(time.RFC3339), id, id)
 }
 
 // tellResumed explains whether an identity that was resumed can renew by itself.
 func tellResumed(out io.Writer, id string, v validity) {
 	if v.unexpired == 0 {
-		fmt.Fprintf(out, "All certificates of %s expired or were revoked: it needs a new token (brevet token create %s --replace).\n", id, id)
+		fmt.Fprintf(out, "All certificates of %s expired or were revoked: it needs a new token (brevet token create %s --replace --out FILE).\n", id, id)
 		return
 	}
-	fmt.Fprintf(out, "%s good again, %d about to expire. The last expires at %s: if its agent does not renew before, %s needs a new token (brevet token create %s --replace).\n",
+	fmt.Fprintf(out, "%s good again, %d about to expire. The last expires at %s: if its agent does not renew before, %s needs a new token (brevet token create %s --replace --out FILE).\n",
 		certificates(v.unexpired), v.ending, v.until.UTC().Format(time.RFC3339), id, id)
 }
