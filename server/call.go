@@ -19,7 +19,7 @@ import (
 // Bounds of unread calls: those whose headers have arrived, and whose first message has not. Each keeps what has arrived of
 // its message, so together they keep maxUnread times maxReceived bytes at most.
 const (
-	maxUnread      = 512             // from all sources, see admission.Shares
+	maxUnread      = 256             // from all sources, see admission.Shares
 	messageTimeout = 5 * time.Second // from the headers to the end of the first message
 )
 

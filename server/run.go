@@ -25,7 +25,7 @@ import (
 // Bounds of the gRPC listener. A connection keeps the identity of its handshake, so it does not live for ever.
 const (
 	maxMessage       = 256 << 10 // of a message; a longer one is refused by name
-	maxReceived      = 512 << 10 // of a message that gRPC reads at all, also after it has decompressed it
+	maxReceived      = 1 << 20   // of a message that gRPC reads at all, also after it has decompressed it
 	maxHeaders       = 16 << 10
 	maxStreams       = 128
 	window           = 64 << 10 // octets that a connection may send ahead; fixed, or gRPC measures the line with a ping for each message
