@@ -2,6 +2,7 @@ package ra
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +16,7 @@ const operatorFactor = 16
 
 // bound returns how many unexpired certificates the identity of a request may have, the new one included, or zero where the
 // request passes however many there are. Those are an identity's first certificate, a renewal past half of the predecessor's
-// life, and one whose predecessor is of another CA than the new certificate: each predecessor is renewed once.
+// life, and one whose predecessor is of a retired CA: each predecessor is renewed once.
 func (r *Registrar) bound(st Standing, p *ca.Profile, req ca.Request) int {
 	before := req.Guard.Predecessor
 	if before.IsZero() {
@@ -24,11 +25,7 @@ func (r *Registrar) bound(st Standing, p *ca.Profile, req ca.Request) int {
 		}
 		return operatorFactor * p.MaxUnexpired()
 	}
-	issuer := req.Issuer
-	if issuer.IsZero() {
-		issuer = r.issuer.Current().ID
-	}
-	if before.Issuer != issuer || !r.clock().Before(half(before, st.Predecessor)) {
+	if slices.Contains(r.retired, before.Issuer) || !r.clock().Before(half(before, st.Predecessor)) {
 		return 0
 	}
 	return p.MaxUnexpired()
