@@ -65,11 +65,17 @@ func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, s
 				return v.Refusal
 			}
 		}
-		_, err = db.Revocation().Apply(ctx, revocation.Order{
-			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Identity: id, By: preloadActor, At: begun.Add(time.Duration(done) * time.Millisecond / 10),
+		at := begun.Add(time.Duration(done) * time.Millisecond / 10)
+		out, err := db.Revocation().Apply(ctx, revocation.Order{
+			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Identity: id, By: preloadActor, At: at,
 		})
 		if err != nil {
 			return err
+		}
+		for set := (revocation.Set{ID: out.Set}); set.ID != 0 && !set.Done; { // of many, the records follow
+			if _, set, err = db.Revocation().FollowSet(ctx, out.Set, part, at); err != nil {
+				return err
+			}
 		}
 		if done/100_000 != (done+part)/100_000 {
 			say("%d certificates are revoked", done+part)

@@ -135,6 +135,9 @@ func install(cmd *cobra.Command, c Config, inst installation, operator, tokenOut
 // install checks that everything belongs together and that relying parties will accept what is issued, and records it.
 // The issuing CA's certificate is recorded last: until then nothing uses the rest. It can be repeated.
 func (n *node) install(ctx context.Context, inst installation, by pki.Actor) error {
+	if err := n.config.checkOwnTrustDomain(); err != nil {
+		return err
+	}
 	_, key, err := findKey(ctx, n.tokens, inst.key, inst.certificate.PublicKey)
 	if err != nil {
 		absent, _ := absence(n.tokens)

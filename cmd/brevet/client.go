@@ -115,7 +115,7 @@ func impatient(ctx context.Context, method string, req, reply any, conn *grpc.Cl
 // advise adds the next step to an error that may pass. A refusal says it by itself.
 func advise(err error) error {
 	if _, refused := pki.AsRefusal(err); !refused && pki.IsTemporary(err) {
-		return fmt.Errorf("%w: see whether the server runs and what it logs, then try again; if it has moved, name its address with --server HOST:PORT", err)
+		return fmt.Errorf("%w: see whether the server runs there (--server names another address) and what it logs, then try again", err)
 	}
 	return err
 }

@@ -23,7 +23,7 @@ func TestAnErrorHasOneNextStep(t *testing.T) {
 		want   string
 	}{
 		{busy, "enroll: ca:7443 refuses: there is no room; try again in 3s [server.busy]"},
-		{status.New(codes.Unavailable, "not now"), "enroll: ca:7443 answers Unavailable: not now: see whether the server runs and what it logs, then try again"},
+		{status.New(codes.Unavailable, "not now"), "enroll: ca:7443 answers Unavailable: not now: see whether the server runs there (--server names another address) and what it logs, then try again"},
 		{status.New(codes.Internal, "a bug"), "enroll: ca:7443 answers Internal: a bug"},
 	} {
 		if got := advise(enroll.CallError("ca:7443", c.status.Err())); got.Error() != c.want {

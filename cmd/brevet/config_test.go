@@ -68,7 +68,7 @@ func TestWrongConfigurationsNameTheKey(t *testing.T) {
 		t.Fatalf("%+v, %v", c, err)
 	}
 	for change, want := range map[string]string{
-		"trust_domain: Fleet.example":           `trust_domain: pki: "Fleet.example" is not a trust domain`,
+		"trust_domain: Fleet.example":           `trust_domain: "Fleet.example" cannot be a trust domain`,
 		"trust_domin: fleet.example":            `:9: trust_domin: there is no such key; the nearest is trust_domain`,
 		"directory: brevet":                     `directory: "brevet" is not an absolute path`,
 		"names: ca.fleet.example":               `:3: names: a list belongs here`,

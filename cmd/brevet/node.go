@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/files"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/server"
@@ -150,9 +151,26 @@ func (n *node) close() error {
 	return err
 }
 
+// checkOwnTrustDomain refuses another trust domain than that of the certificate that the server has: every identity on record
+// is in that one.
+func (c *Config) checkOwnTrustDomain() error {
+	pair, err := enroll.ReadPair(filepath.Join(c.Directory, "own", "server"))
+	if err != nil {
+		return nil // there is none yet, or the server says what is wrong with it
+	}
+	if have := pair.ID().TrustDomain(); have != c.TrustDomain {
+		return fmt.Errorf("trust_domain: the CA in %s is for %s, not for %s: correct the configuration, or install a CA in another directory",
+			c.Directory, have, c.TrustDomain)
+	}
+	return nil
+}
+
 // server puts a server on top of the node. The zero ports are for one that will not run.
 func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 	boundGarbage(ctx)
+	if err := n.config.checkOwnTrustDomain(); err != nil {
+		return nil, err
+	}
 	all, err := n.authorities(ctx)
 	if err != nil {
 		return nil, err

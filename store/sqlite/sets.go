@@ -201,7 +201,7 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 	if open >= limit && !s.Done {
 		return pki.Refuse(pki.RuleBusy, "wait until the records of an earlier one have followed", "%d sets of certificates are being changed", open)
 	}
-	var lineage, name, value, total any
+	var name, value, total any
 	if s.Done {
 		total = 0
 	}
@@ -214,7 +214,7 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 		VALUES ((SELECT id FROM issuers WHERE issuer = ?), (SELECT id FROM identities WHERE spiffe_id = ?), ?, ?, ?, ?, ?, ?, ?,
 		        ?, ?, ?, ?, ?, ?, (`+newestCertificate+`), ?, 0, ?, 0, 0, ?)
 		RETURNING id, mark`,
-		optional(s.Issuer), s.Identity.String(), lineage, optional(s.Key), optionalText(s.Profile), name, value,
+		optional(s.Issuer), s.Identity.String(), encodeRef(s.LineageOf), optional(s.Key), optionalText(s.Profile), name, value,
 		optionalMillis(s.IssuedFrom), optionalMillis(s.IssuedUntil), s.Action, s.Reason, optionalMillis(s.InvalidSince), s.By.String(), millis(s.At), s.Why,
 		millis(s.reach), total, s.Done,
 	).Scan(&s.ID, &s.mark)

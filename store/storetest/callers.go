@@ -83,7 +83,7 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 	},
 	"revocation.Records.OrderSet": func(t *testing.T, w *world, by pki.Actor) error {
 		_, _, err := w.Revocation.OrderSet(t.Context(), revocation.SetOrder{
-			Selection: revocation.Selection{Profile: "other"}, Reason: pki.PrivilegeWithdrawn, By: by, At: w.now,
+			Action: revoke, Selection: revocation.Selection{Profile: "other"}, Reason: pki.PrivilegeWithdrawn, By: by, At: w.now,
 		})
 		return err
 	},
@@ -114,7 +114,7 @@ var unauthorized = map[string]string{
 var reads = []string{
 	"ca.Journal.State", "ca.Installations.Installed",
 	"ra.Records.Identity", "ra.Records.Identities", "ra.Records.Token", "ra.Records.Tokens", "ra.Records.Certificate", "ra.Records.CertificateBySerial",
-	"ra.Records.Standing", "ra.Records.Certificates", "ra.RetentionRecords.Waiting", "ra.RetentionRecords.Census",
+	"ra.Records.Standing", "ra.Records.Certificates", "ra.Records.Renewed", "ra.Records.Unexpired", "ra.RetentionRecords.Waiting", "ra.RetentionRecords.Census",
 	"revocation.Records.View", "revocation.Records.CRLs", "revocation.Records.Points", "revocation.Records.CountSet",
 	"revocation.Records.Set", "revocation.Records.OpenSets", "responder.Feed.Snapshot", "responder.Feed.Changes",
 	"translog.Records.Head", "translog.Records.Entries", "translog.Records.Written",
@@ -208,7 +208,7 @@ func bulkRevoked(t *testing.T, w *world) pki.Actor {
 	t.Helper()
 	r := w.issued(t)
 	_, _, err := w.Revocation.OrderSet(t.Context(), revocation.SetOrder{
-		Selection: revocation.Selection{Issuer: issuerA}, Reason: pki.PrivilegeWithdrawn, By: operator, At: w.now,
+		Action: revoke, Selection: revocation.Selection{Issuer: issuerA}, Reason: pki.PrivilegeWithdrawn, By: operator, At: w.now,
 	})
 	must(t, err)
 	return callerOf(r)
@@ -281,7 +281,7 @@ func needsNoAuthorization(t *testing.T, w *world) {
 	ctx := context.Background()
 	r := w.issued(t)
 	set, _, err := w.Revocation.OrderSet(ctx, revocation.SetOrder{
-		Selection: revocation.Selection{Issuer: issuerA}, Reason: pki.PrivilegeWithdrawn, By: callerOf(r), At: w.now,
+		Action: revoke, Selection: revocation.Selection{Issuer: issuerA}, Reason: pki.PrivilegeWithdrawn, By: callerOf(r), At: w.now,
 	})
 	must(t, err)
 	must(t, w.RA.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))

@@ -73,6 +73,8 @@ CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request);
 
 CREATE INDEX certificates_by_expiry ON certificates (not_after);
 
+CREATE INDEX certificates_by_identity ON certificates (identity, not_after);
+
 CREATE INDEX certificates_changed ON certificates (issuer, crl_partition, changed) WHERE changed IS NOT NULL;
 
 CREATE TABLE log (
