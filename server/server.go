@@ -238,8 +238,12 @@ func newGate(c Config, st statuses) *gate {
 			g.intermediates.AddCert(cert)
 		}
 	}
-	for _, cert := range elsewhere(c) { // a generation without its key among them: what it issued is good until it ends
-		g.intermediates.AddCert(cert)
+	for _, cert := range elsewhere(c) { // a generation without its key, and its root, among them: what it issued is good until it ends
+		if ca.IsRoot(cert) {
+			g.roots.AddCert(cert)
+		} else {
+			g.intermediates.AddCert(cert)
+		}
 	}
 	return g
 }

@@ -39,6 +39,7 @@ type node struct {
 func (c *Config) storePath() string   { return filepath.Join(c.Directory, "store.db") }
 func (c *Config) archivePath() string { return filepath.Join(c.Directory, "log.archive") }
 func (c *Config) crlPath() string     { return filepath.Join(c.Directory, "crls") }
+func (c *Config) ownPath() string     { return filepath.Join(c.Directory, "own") }
 
 // openNode opens the parts, the tokens first: without them nothing else is worth touching. The PIN is that of c.Token.
 func openNode(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (*node, error) {
@@ -154,7 +155,7 @@ func (n *node) close() error {
 // checkOwnTrustDomain refuses another trust domain than that of the certificate that the server has: every identity on record
 // is in that one.
 func (c *Config) checkOwnTrustDomain() error {
-	pair, err := enroll.ReadPair(filepath.Join(c.Directory, "own", "server"))
+	pair, err := enroll.ReadPair(filepath.Join(c.ownPath(), "server"))
 	if err != nil {
 		return nil // there is none yet, or the server says what is wrong with it
 	}
@@ -184,7 +185,7 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 	}
 	return server.New(ctx, server.Config{
 		TrustDomain: n.config.TrustDomain, Names: n.config.Names, Address: n.config.Address,
-		Directory: filepath.Join(n.config.Directory, "own"),
+		Directory: n.config.ownPath(),
 		CRLs:      server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
 		GRPC:      p.grpc, HTTP: p.http, Operations: p.operations,
 		Issuers: all.issuers(), Authorities: all.certificates(), Retired: all.retired(), Profiles: profiles,
