@@ -116,6 +116,33 @@ func TestATokenThatIsLostAndFound(t *testing.T) {
 	}
 }
 
+// A token without the current CA's key is watched for itself: the server is ready without it.
+func TestFurtherTokensAreWatched(t *testing.T) {
+	t.Parallel()
+	old := &brokenToken{}
+	w := servertest.New(t, ground, servertest.Options{FurtherTokens: []server.IssuingToken{{Token: old, Name: "old"}}})
+	up := func(current, further float64) {
+		t.Helper()
+		_, text := ask(t, w, "/metrics")
+		for series, want := range map[string]float64{`brevet_token_up{token="test"}`: current, `brevet_token_up{token="old"}`: further} {
+			if got := metric(t, text, series); got != want {
+				t.Errorf("%s is %v, want %v", series, got, want)
+			}
+		}
+	}
+	up(1, 1)
+	old.broken.Store(true)
+	w.Server.ProveToken(t.Context())
+	up(1, 0)
+	unready(t, w, "")
+	if log := w.Log.String(); !strings.Contains(log, "the token does not sign") || !strings.Contains(log, `"token":"old"`) {
+		t.Errorf("the log does not name the token that is lost: %s", log)
+	}
+	old.broken.Store(false)
+	w.Server.ProveToken(t.Context())
+	up(1, 1)
+}
+
 func TestAStoreThatTakesNothing(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
