@@ -258,7 +258,7 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 		}
 	}()
 	// 4. The intent is durable before the key is used.
-	end := a.meter.Begin(ctx, StepIntent)
+	end := a.meter.Begin(ctx, StepIntent, d.issuer.ID)
 	err = a.writer.announce(ctx, d.item)
 	end(err)
 	if err != nil {
@@ -268,7 +268,7 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 		return Certificate{}, &unavailable{what: "the certificate was over before its turn came", after: time.Second}
 	}
 	// 5. The token signs once, and what it gave is checked.
-	end = a.meter.Begin(ctx, StepSign)
+	end = a.meter.Begin(ctx, StepSign, d.issuer.ID)
 	signature, err := d.layout.sign(d.issuer.Certificate, d.issuer.Signer, d.tbs, d.message)
 	end(err)
 	if err == nil {
@@ -279,7 +279,7 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 	}
 	// 6. The record, with the guards checked again, is made durable; 7. only then is the certificate released.
 	handed = true
-	end = a.meter.Begin(ctx, StepRecord)
+	end = a.meter.Begin(ctx, StepRecord, d.issuer.ID)
 	err = a.writer.record(ctx, d.item, d.record)
 	end(err)
 	if err != nil {

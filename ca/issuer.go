@@ -37,7 +37,7 @@ func NewIssuer(cert *x509.Certificate, signer crypto.Signer, others []*x509.Cert
 	iss := Issuer{ID: pki.IssuerOf(cert), Certificate: cert, Signer: signer}
 	at := cert
 	for range len(others) + 1 {
-		if isRoot(at) {
+		if IsRoot(at) {
 			iss.Root = at
 			return iss, nil
 		}
@@ -60,9 +60,9 @@ func (iss Issuer) checkTime(now time.Time) error {
 	return nil
 }
 
-// isRoot reports whether a certificate is self-issued and names no other key as its issuer's. Its own signature is not
+// IsRoot reports whether a certificate is self-issued and names no other key as its issuer's. Its own signature is not
 // looked at, as that of no trust anchor is (RFC 5280 §6.1): it may be one that is not good for anything else, as SHA-1.
-func isRoot(c *x509.Certificate) bool {
+func IsRoot(c *x509.Certificate) bool {
 	return bytes.Equal(c.RawSubject, c.RawIssuer) && (len(c.AuthorityKeyId) == 0 || bytes.Equal(c.AuthorityKeyId, c.SubjectKeyId))
 }
 

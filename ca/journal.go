@@ -108,16 +108,36 @@ type Journal interface {
 // Installed is a CA certificate that a ceremony installed.
 type Installed struct {
 	Certificate []byte // DER
-	// Key is the label of its key in the issuing token; empty for a CA whose key is elsewhere, such as the root.
-	Key string
-	At  time.Time
+	// Key is the label of its key in an issuing token; empty for a CA whose key is elsewhere, such as the root.
+	Key   string
+	At    time.Time
+	State InstallationState // Install takes no notice of it
 }
+
+// InstallationState is what an installed CA is still used for.
+type InstallationState uint8
+
+// An active CA issues certificates, if it has a key and none was installed later. A retired one issues certificates for
+// its own OCSP delegate alone, and is answered for. A removed one is not answered for, and its certificates stay on record.
+const (
+	Active InstallationState = iota + 1
+	Retired
+	Removed
+)
 
 // Installations keeps the CA certificates of a trust domain. Methods are safe for concurrent use.
 type Installations interface {
 	// Install records a CA certificate, durably; installing the same one again succeeds and changes nothing. Of two
-	// certificates with the same subject and key, the one that is installed later takes the place of the other.
+	// certificates with the same subject and key, the one that is installed later takes the place of the other. A removed CA
+	// is not installed again.
 	Install(ctx context.Context, c Installed, by pki.Actor) error
-	// Installed returns the CA certificates in the order of their installation.
+	// Installed returns the CA certificates in the order of their installation, removed ones included.
 	Installed(ctx context.Context) ([]Installed, error)
+	// Retire retires an issuing CA, durably; repeating it succeeds and changes nothing. It is refused unless another issuing
+	// CA is active and has not expired.
+	Retire(ctx context.Context, id pki.IssuerID, at time.Time, by pki.Actor) error
+	// Remove removes a CA with its CRLs, durably; repeating it succeeds and changes nothing. It is refused while the CA's
+	// certificate has not expired, unless the CA is retired, or has no key here, and all that it issued has expired. Its OCSP
+	// delegate's certificates do not count.
+	Remove(ctx context.Context, id pki.IssuerID, at time.Time, by pki.Actor) error
 }

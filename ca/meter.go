@@ -1,6 +1,10 @@
 package ca
 
-import "context"
+import (
+	"context"
+
+	"github.com/brevet-pki/brevet/pki"
+)
 
 // Step is a part of issuing a certificate that can take long.
 type Step string
@@ -18,9 +22,9 @@ func Steps() []Step { return []Step{StepIntent, StepSign, StepRecord} }
 // Meter is told of the steps of each certificate, and of the certificates. It must not block, and is safe for
 // concurrent use.
 type Meter interface {
-	// Begin is told that a step begins, in the context of the call that it belongs to. The function that it returns is
-	// called once, when the step has ended, with what it failed with.
-	Begin(ctx context.Context, step Step) (end func(err error))
+	// Begin is told that a step begins for a certificate of an issuer, in the context of the call that it belongs to. The
+	// function that it returns is called once, when the step has ended, with what it failed with.
+	Begin(ctx context.Context, step Step, issuer pki.IssuerID) (end func(err error))
 	// Issued is told of a certificate that is on record, and of its profile.
 	Issued(profile string)
 }

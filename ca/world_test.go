@@ -164,8 +164,8 @@ func (w *world) openConfigured(t testing.TB, journal ca.Journal, clock func() ti
 
 type unmetered struct{}
 
-func (unmetered) Begin(context.Context, ca.Step) func(error) { return func(error) {} }
-func (unmetered) Issued(string)                              {}
+func (unmetered) Begin(context.Context, ca.Step, pki.IssuerID) func(error) { return func(error) {} }
+func (unmetered) Issued(string)                                            {}
 
 func shut(t testing.TB, a *ca.Authority) {
 	t.Helper()

@@ -2,6 +2,9 @@ package hsm
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -76,6 +79,90 @@ func TestSharedModuleUnderLoad(t *testing.T) {
 		}
 	}
 	wg.Wait()
+}
+
+// TestAbsentNeighbour: a token signs while another one of its module is away, and that one comes back.
+func TestAbsentNeighbour(t *testing.T) {
+	b := newBench(t, "here")
+	before := tokenDirectories(t, b)
+	if _, err := b.reg.initToken(t.Context(), b.module, "away", testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
+		t.Fatal(err)
+	}
+	after := slices.DeleteFunc(tokenDirectories(t, b), func(path string) bool { return slices.Contains(before, path) })
+	if len(after) != 1 {
+		t.Fatalf("the new token has the directories %v", after)
+	}
+	elsewhere := filepath.Join(b.dir, "elsewhere")
+	move := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	here := mustGenerate(t, b.open(t, b.config("here")), "here", P256)
+	move(after[0], elsewhere)
+	if tok, err := b.reg.open(t.Context(), b.config("away"), testPIN(t, userSecret)); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("open a token that is away: %v, %v", tok, err)
+	}
+	mustSign(t, here)
+
+	move(elsewhere, after[0])
+	away := mustGenerate(t, b.open(t, b.config("away")), "away", P256)
+	move(after[0], elsewhere)
+	away.token.renew() // SoftHSM has the key in memory
+	for range 5 {
+		if _, err := signed(away); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("sign in a token that is away: %v", err)
+		}
+		mustSign(t, here)
+	}
+	move(elsewhere, after[0])
+	eventually(t, func() error { _, err := signed(away); return err })
+	mustSign(t, here)
+}
+
+// tokenDirectories returns where SoftHSM keeps each token.
+func tokenDirectories(t *testing.T, b *bench) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(b.dir, "tokens", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// TestTwoModules: each of two libraries in one process is initialised and finalized by itself.
+func TestTwoModules(t *testing.T) {
+	b := newBench(t, "one", "two")
+	library, err := os.ReadFile(b.module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := filepath.Join(t.TempDir(), "second.so")
+	if err := os.WriteFile(second, library, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	reg := &registry{load: load}
+	open := func(label, module string) *Token {
+		t.Helper()
+		tok, err := reg.open(t.Context(), Config{Module: module, TokenLabel: label}, testPIN(t, userSecret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tok
+	}
+	one, two := open("one", b.module), open("two", second)
+	k1, k2 := mustGenerate(t, one, "k1", P256), mustGenerate(t, two, "k2", P256)
+	one.renew()
+	mustSign(t, k1)
+	mustSign(t, k2)
+	if err := one.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mustSign(t, k2)
+	if err := two.Close(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestForeignInitialize: a library that other code of the process has initialised serves,

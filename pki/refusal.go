@@ -121,6 +121,7 @@ const (
 	RuleReason          Rule = "revocation.reason"      // not a reason for this order
 	RuleCRL             Rule = "crl.invalid"            // not a CRL of this CA, or older than what is published
 	RuleSubject         Rule = "ceremony.subject"       // not the name of a CA, or that of another generation
+	RuleCAInUse         Rule = "ca.in_use"              // a CA that issues, or that certificates are answered for by
 	RuleParent          Rule = "ceremony.parent"        // the CA certificate cannot sign this, or the key is not its own
 	RuleBusy            Rule = "server.busy"            // more work than the bounds allow
 	RuleRate            Rule = "server.rate"            // the caller calls more often than it may
@@ -136,7 +137,7 @@ var classes = map[Rule]Class{
 	RuleTokenBound: Forbidden, RuleRevoked: Forbidden, RuleClone: Forbidden, RuleAccess: Forbidden,
 	RuleIdentity: Missing, RulePredecessor: Missing, RuleNotFound: Missing,
 	RuleIdentityExists: Conflicting, RuleIdentityState: Conflicting, RuleEnrolled: Conflicting,
-	RuleChanged: Conflicting, RuleRequestReused: Conflicting, RuleFinal: Conflicting,
+	RuleChanged: Conflicting, RuleRequestReused: Conflicting, RuleFinal: Conflicting, RuleCAInUse: Conflicting,
 	RuleBusy: Overcrowded, RuleRate: Overcrowded, RuleEarly: Overcrowded, RuleUnexpired: Overcrowded, RuleMethod: Unserved,
 }
 

@@ -19,8 +19,6 @@ type Issuer interface {
 	Profile(name string) (*ca.Profile, error)
 	// CheckNames refuses names that the current CA may not certify, whatever the profile.
 	CheckNames(id pki.SPIFFEID, n ca.Names) error
-	// Current returns the CA that issues where a request names none.
-	Current() ca.Issuer
 }
 
 // Superseder revokes the certificates of an identity that enrolls anew. It is safe for concurrent use.
@@ -37,8 +35,10 @@ type Config struct {
 	Issuer      Issuer
 	Superseder  Superseder
 	Token       Authenticator
-	Clock       func() time.Time
-	Log         *slog.Logger
+	// Retired are the CAs from which nothing is issued any more. Their certificates are renewed at any time.
+	Retired []pki.IssuerID
+	Clock   func() time.Time
+	Log     *slog.Logger
 }
 
 // Registrar is the registration authority. It is safe for concurrent use.
@@ -48,6 +48,7 @@ type Registrar struct {
 	issuer      Issuer
 	superseder  Superseder
 	token       Authenticator
+	retired     []pki.IssuerID
 	clock       func() time.Time
 	log         *slog.Logger
 	turns       *turns
@@ -58,7 +59,7 @@ type Registrar struct {
 // New returns a Registrar. Close it at the end.
 func New(c Config) *Registrar {
 	return &Registrar{
-		c.TrustDomain, c.Records, c.Issuer, c.Superseder, c.Token, c.Clock, c.Log, newTurns(),
+		c.TrustDomain, c.Records, c.Issuer, c.Superseder, c.Token, c.Retired, c.Clock, c.Log, newTurns(),
 		newRefusals(c.Records, c.Clock, c.Log), earlyLog{},
 	}
 }

@@ -2,6 +2,7 @@ package ra
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,7 +30,7 @@ func checkRenewalLifetime(p *ca.Profile, req ca.Request) error {
 
 // bound returns how many unexpired certificates the identity of a request may have, the new one included, or zero where the
 // request passes however many there are. Those are an identity's first certificate, and the first renewal of a predecessor
-// past half of its life, or of another CA than the new certificate. So each certificate passes once.
+// past half of its life, or of a retired CA. So each certificate passes once.
 func (r *Registrar) bound(st Standing, p *ca.Profile, req ca.Request) int {
 	before := req.Guard.Predecessor
 	if before.IsZero() {
@@ -38,11 +39,8 @@ func (r *Registrar) bound(st Standing, p *ca.Profile, req ca.Request) int {
 		}
 		return operatorFactor * p.MaxUnexpired()
 	}
-	issuer := req.Issuer
-	if issuer.IsZero() {
-		issuer = r.issuer.Current().ID
-	}
-	if st.Predecessor.Successor.IsZero() && (before.Issuer != issuer || !r.clock().Before(half(before, st.Predecessor))) {
+	always := slices.Contains(r.retired, before.Issuer) || !r.clock().Before(half(before, st.Predecessor))
+	if always && st.Predecessor.Successor.IsZero() {
 		return 0
 	}
 	return p.MaxUnexpired()

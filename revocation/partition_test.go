@@ -6,10 +6,14 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
+	"log/slog"
 	"math/big"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -372,6 +376,37 @@ func TestDeltasGoWithEveryBaseOnSchedule(t *testing.T) {
 			}
 			if served == 0 && len(s.all(t, 1, false)) > 1 {
 				t.Errorf("delta %v goes with no base", delta.Number)
+			}
+		}
+	})
+}
+
+// TestPartitionsWithoutTheKey starts an authority without the key of a CA: all its CRLs stay published, those of partitions too.
+func TestPartitionsWithoutTheKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, never)
+		s.points = []revocation.Point{{Issuer: s.ca.ID(), Partition: 1, URL: "http://pki.example/1.crl", DeltaURL: "http://pki.example/1-delta.crl"}}
+		s.start(t, never)
+		if err := s.PublishNow(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.outlet, s.further = &outlet{}, []string{t.TempDir()}
+		a, err := revocation.New(t.Context(), revocation.Config{
+			Elsewhere: []*x509.Certificate{s.root.Certificate, s.ca.Certificate}, Records: s.book, Sink: s.outlet, Publisher: s.outlet,
+			Directory: s.dir, Directories: s.further, Log: slog.New(slog.NewTextHandler(s.log, nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Authority = a
+		s.running(t)
+		wait(time.Minute)
+		for _, scope := range []revocation.Scope{{Issuer: s.ca.ID()}, {Issuer: s.ca.ID(), Partition: 1}, {Issuer: s.ca.ID(), Partition: 1, Delta: true}} {
+			if !slices.ContainsFunc(s.outlet.published(), func(c revocation.CRL) bool { return c.Scope() == scope }) {
+				t.Errorf("%s is not published", scope.Path())
+			}
+			if _, err := os.Stat(filepath.Join(s.further[0], filepath.FromSlash(scope.Path()))); err != nil {
+				t.Error(err)
 			}
 		}
 	})

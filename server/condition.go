@@ -4,20 +4,56 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
 )
 
-// Token is the token of the issuing keys, for whoever watches it. Methods are safe for concurrent use.
+// Token is a token with keys of issuing CAs, for whoever watches it. Methods are safe for concurrent use.
 type Token interface {
-	// Prove has every issuing key sign something that attests nothing, and checks the signatures. It ends with ctx.
+	// Prove has every issuing key in it sign something that attests nothing, and checks the signatures. It ends with ctx.
 	Prove(ctx context.Context) error
 	// Calls returns how many calls are in the token now, and how many there can be. It does not wait.
 	Calls() (now, most int)
 	// Failures returns how many failures there have been since the token last worked. It does not wait.
 	Failures() int
+}
+
+// IssuingToken is a token, and whose keys it holds.
+type IssuingToken struct {
+	Token
+	Name    string         // as the configuration calls it
+	Issuers []pki.IssuerID // the issuing CAs with a key there; none for a token that was not available at the start
+}
+
+// watchedToken is a token, and how it went when it was last asked for a signature.
+type watchedToken struct {
+	IssuingToken
+	lastTry
+}
+
+// tokenOf returns the token with the key of an issuing CA.
+func (s *Server) tokenOf(id pki.IssuerID) *watchedToken {
+	i := slices.IndexFunc(s.tokens, func(t *watchedToken) bool { return slices.Contains(t.Issuers, id) })
+	return s.tokens[i]
+}
+
+// issuingToken returns the token with the key of the current issuing CA. Without it no certificate is issued.
+func (s *Server) issuingToken() *watchedToken {
+	return s.tokenOf(s.config.Issuers[len(s.config.Issuers)-1].ID)
+}
+
+// checkTokens refuses an issuing CA whose key is in no token.
+func (c Config) checkTokens() error {
+	for _, iss := range c.Issuers {
+		if !slices.ContainsFunc(c.Tokens, func(t IssuingToken) bool { return slices.Contains(t.Issuers, iss.ID) }) {
+			return fmt.Errorf("server: no token holds the key of %s", iss.Certificate.Subject)
+		}
+	}
+	return nil
 }
 
 // Disk is where the store and the log's archive lie. Methods are safe for concurrent use.
@@ -57,14 +93,14 @@ func (l *lastTry) since(now time.Time) time.Duration {
 	return now.Sub(time.Unix(0, l.tried.Load())).Abs()
 }
 
-// watchToken has the token prove itself where no certificate did so for a while, or the last one could not be signed: a token that is lost is known before
+// watchToken has a token prove itself where no certificate did so for a while, or the last one could not be signed: a token that is lost is known before
 // somebody needs it, and one that is back is known though nobody asks an unready server.
-func (s *Server) watchToken(ctx context.Context) error {
+func (s *Server) watchToken(ctx context.Context, t *watchedToken) error {
 	tick := time.NewTicker(proveEvery)
 	defer tick.Stop()
 	for {
-		if s.token.failed.Load() || s.token.since(s.config.Clock()) >= proveEvery {
-			s.proveToken(ctx)
+		if t.failed.Load() || t.since(s.config.Clock()) >= proveEvery {
+			s.proveToken(ctx, t)
 		}
 		select {
 		case <-ctx.Done():
@@ -74,22 +110,22 @@ func (s *Server) watchToken(ctx context.Context) error {
 	}
 }
 
-func (s *Server) proveToken(ctx context.Context) {
+func (s *Server) proveToken(ctx context.Context, t *watchedToken) {
 	limited, cancel := context.WithTimeout(ctx, proveEvery)
 	defer cancel()
-	if err := s.config.Token.Prove(limited); ctx.Err() == nil {
-		s.noteToken(err)
+	if err := t.Prove(limited); ctx.Err() == nil {
+		s.noteToken(t, err)
 	}
 }
 
-// noteToken keeps how it went when the token was last asked for a signature, and says once what has changed, whoever asked.
-func (s *Server) noteToken(err error) {
+// noteToken keeps how it went when a token was last asked for a signature, and says once what has changed, whoever asked.
+func (s *Server) noteToken(t *watchedToken, err error) {
 	switch {
-	case !s.token.note(err, s.config.Clock()):
+	case !t.note(err, s.config.Clock()):
 	case err != nil:
-		s.log.Error("the token does not sign: no certificates and no CRLs until it does", "error", err)
+		s.log.Error("the token does not sign: no certificates and no CRLs until it does", "token", t.Name, "error", err)
 	default:
-		s.log.Info("the token signs again")
+		s.log.Info("the token signs again", "token", t.Name)
 	}
 }
 
@@ -119,7 +155,7 @@ func (s *Server) readiness(ctx context.Context) error {
 	if _, herr := s.config.Stores.Log.Head(ctx); herr != nil {
 		err = errors.Join(err, errors.New("the store cannot be read"))
 	}
-	if s.token.failed.Load() {
+	if s.issuingToken().failed.Load() {
 		err = errors.Join(err, errors.New("the token did not sign when it was last asked"))
 	}
 	return errors.Join(err, s.writable(now))

@@ -59,7 +59,7 @@ func (s *Server) answer(ctx context.Context, method string, begun time.Time, pan
 		return nil
 	}
 	st, loud := statusOf(err)
-	if loud && pki.IsTemporary(err) && !s.token.failed.Load() {
+	if loud && pki.IsTemporary(err) && !s.issuingToken().failed.Load() {
 		s.store.note(err, s.config.Clock())
 	}
 	if loud {

@@ -2,8 +2,12 @@ package server
 
 import "context"
 
-// ProveToken has the token prove itself now, and not when its turn comes.
-func (s *Server) ProveToken(ctx context.Context) { s.proveToken(ctx) }
+// ProveToken has the tokens prove themselves now, and not when their turn comes.
+func (s *Server) ProveToken(ctx context.Context) {
+	for _, t := range s.tokens {
+		s.proveToken(ctx, t)
+	}
+}
 
 // OrdersUnderWay is how many orders of all streams are being carried out.
 func (s *Server) OrdersUnderWay() int { return len(s.bulk.places) }

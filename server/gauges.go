@@ -29,10 +29,10 @@ func newGauges() gauges {
 		ready:         g("brevet_ready", "1 where /readyz says ok, else 0."),
 		fenced:        g("brevet_fenced", "1 where another process has taken over the store, else 0."),
 		inFlight:      g("brevet_certificates_in_flight", "Certificates between draft and release."),
-		tokenUp:       g("brevet_token_up", "1 where the token signed when it was last asked, for a certificate or to prove itself, else 0."),
-		tokenCalls:    g("brevet_token_calls", "Calls that are in the token."),
-		tokenSessions: g("brevet_token_sessions", "Calls that can be in the token at once."),
-		tokenFailures: g("brevet_token_failures", "Failures of the token since it last worked."),
+		tokenUp:       g("brevet_token_up", "1 where the token signed when it was last asked, for a certificate or to prove itself, else 0.", "token"),
+		tokenCalls:    g("brevet_token_calls", "Calls that are in the token.", "token"),
+		tokenSessions: g("brevet_token_sessions", "Calls that can be in the token at once.", "token"),
+		tokenFailures: g("brevet_token_failures", "Failures of the token since it last worked.", "token"),
 		connections:   g("brevet_connections_limit", "Connections that can be open on each of the ports grpc and http."),
 		working:       g("brevet_lane_working", "Calls at work, by lane: what kind of work they are.", "lane"),
 		waiting:       g("brevet_lane_waiting", "Calls that wait for their turn, by lane.", "lane"),
@@ -91,6 +91,17 @@ func (r *reading) at(d *prometheus.Desc, t time.Time, labels ...string) {
 	r.gauge(d, float64(t.UnixMilli())/1000, labels...)
 }
 
+// tokens reads the state of every token.
+func (r *reading) tokens() {
+	for _, t := range r.Server.tokens {
+		calls, sessions := t.Calls()
+		r.gauge(r.gauges.tokenUp, bit(!t.failed.Load()), t.Name)
+		r.gauge(r.gauges.tokenCalls, float64(calls), t.Name)
+		r.gauge(r.gauges.tokenSessions, float64(sessions), t.Name)
+		r.gauge(r.gauges.tokenFailures, float64(t.Failures()), t.Name)
+	}
+}
+
 // Collect implements prometheus.Collector.
 func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapePatience)
@@ -99,11 +110,7 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	r.gauge(g.ready, bit(s.readiness(ctx) == nil))
 	r.gauge(g.fenced, bit(s.authority.Fenced()))
 	r.gauge(g.inFlight, float64(s.authority.InFlight()))
-	r.gauge(g.tokenUp, bit(!s.token.failed.Load()))
-	calls, sessions := s.config.Token.Calls()
-	r.gauge(g.tokenCalls, float64(calls))
-	r.gauge(g.tokenSessions, float64(sessions))
-	r.gauge(g.tokenFailures, float64(s.config.Token.Failures()))
+	r.tokens()
 	r.gauge(g.connections, maxConnections)
 	r.at(g.current, s.responder.CurrentAt())
 	r.lanes()

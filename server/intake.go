@@ -88,13 +88,13 @@ type intake struct {
 	identities, addresses *admission.Rates
 }
 
-func newIntake(c Config) *intake {
+func newIntake(c Config, t Token) *intake {
 	in := &intake{
 		lanes:      map[work]*admission.Lane{},
 		identities: admission.NewRates("limits.identity", c.Limits.Identity),
 		addresses:  admission.NewRates("limits.address", c.Limits.Address),
 	}
-	_, sessions := c.Token.Calls()
+	_, sessions := t.Calls()
 	for w, size := range sizes(sessions) {
 		in.lanes[w] = admission.NewLane(string(w), size)
 	}

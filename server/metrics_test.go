@@ -108,7 +108,7 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 	for series, want := range map[string]float64{
 		"brevet_orders_working": 0, "brevet_orders_limit": 512, "brevet_revocation_sets_open": 0,
 		"brevet_certificates_in_flight": 0, "brevet_scrape_failures": 0, "brevet_ready": 1, "brevet_fenced": 0,
-		"brevet_token_up": 1, "brevet_token_calls": 0, "brevet_token_sessions": 8, "brevet_token_failures": 0,
+		`brevet_token_up{token="test"}`: 1, `brevet_token_calls{token="test"}`: 0, `brevet_token_sessions{token="test"}`: 8, `brevet_token_failures{token="test"}`: 0,
 		`brevet_issue_step_certificates{step="record"}`: 0, `brevet_file_bytes{file="archive"}`: 1,
 	} {
 		if got := metric(t, text, series); got != want {

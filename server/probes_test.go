@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/servertest"
@@ -84,7 +85,7 @@ func TestATokenThatIsLostAndFound(t *testing.T) {
 	token := &brokenToken{}
 	w := servertest.New(t, ground, servertest.Options{Token: token})
 	_, text := ask(t, w, "/metrics")
-	for series, want := range map[string]float64{"brevet_token_calls": 2, "brevet_token_sessions": 3, "brevet_token_failures": 4} {
+	for series, want := range map[string]float64{`brevet_token_calls{token="test"}`: 2, `brevet_token_sessions{token="test"}`: 3, `brevet_token_failures{token="test"}`: 4} {
 		if got := metric(t, text, series); got != want {
 			t.Errorf("%s is %v, want %v", series, got, want)
 		}
@@ -106,13 +107,40 @@ func TestATokenThatIsLostAndFound(t *testing.T) {
 	w.Enrolled(t, "device", "device/1")
 	unready(t, w, "")
 	// Or one is what finds it lost.
-	w.Server.Begin(t.Context(), ca.StepSign)(errors.New("the token is lost"))
+	w.Server.Begin(t.Context(), ca.StepSign, pki.IssuerOf(w.Issuing))(errors.New("the token is lost"))
 	unready(t, w, "the token did not sign")
 	token.broken.Store(false)
 	w.Server.ProveToken(t.Context())
 	if lost, found := strings.Count(w.Log.String(), "the token does not sign"), strings.Count(w.Log.String(), "the token signs again"); lost != 3 || found != 3 {
 		t.Errorf("three losses are told %d times, and that they are over %d times", lost, found)
 	}
+}
+
+// A token without the current CA's key is watched for itself: the server is ready without it.
+func TestFurtherTokensAreWatched(t *testing.T) {
+	t.Parallel()
+	old := &brokenToken{}
+	w := servertest.New(t, ground, servertest.Options{FurtherTokens: []server.IssuingToken{{Token: old, Name: "old"}}})
+	up := func(current, further float64) {
+		t.Helper()
+		_, text := ask(t, w, "/metrics")
+		for series, want := range map[string]float64{`brevet_token_up{token="test"}`: current, `brevet_token_up{token="old"}`: further} {
+			if got := metric(t, text, series); got != want {
+				t.Errorf("%s is %v, want %v", series, got, want)
+			}
+		}
+	}
+	up(1, 1)
+	old.broken.Store(true)
+	w.Server.ProveToken(t.Context())
+	up(1, 0)
+	unready(t, w, "")
+	if log := w.Log.String(); !strings.Contains(log, "the token does not sign") || !strings.Contains(log, `"token":"old"`) {
+		t.Errorf("the log does not name the token that is lost: %s", log)
+	}
+	old.broken.Store(false)
+	w.Server.ProveToken(t.Context())
+	up(1, 1)
 }
 
 func TestAStoreThatTakesNothing(t *testing.T) {

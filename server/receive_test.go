@@ -85,8 +85,8 @@ func TestAMessageThatIsTooLarge(t *testing.T) {
 	nobody, before := w.Caller(t, nil), len(w.Entries(t, 0))
 	const enroll, list, importCRL = "brevet.v1.EnrollmentService.Enroll", "brevet.v1.LogService.ListEntries", "brevet.v1.CRLService.ImportCRL"
 	for size, want := range map[int]result{
-		256<<10 + 1: {codes.InvalidArgument, pki.RuleSize}, 512 << 10: {codes.InvalidArgument, pki.RuleSize},
-		512<<10 + 1: {codes.ResourceExhausted, ""}, 10 << 20: {codes.ResourceExhausted, ""},
+		256<<10 + 1: {codes.InvalidArgument, pki.RuleSize}, 1 << 20: {codes.InvalidArgument, pki.RuleSize},
+		1<<20 + 1: {codes.ResourceExhausted, ""}, 10 << 20: {codes.ResourceExhausted, ""},
 	} {
 		for method, want := range map[string]result{enroll: want, list: unknown, importCRL: unknown} {
 			servertest.Refused(t, send(t.Context(), nobody.Conn, method, make([]byte, size)), want.code, want.rule)

@@ -94,7 +94,9 @@ func (s *Server) Run(ctx context.Context) error {
 	part(func(ctx context.Context) error { return s.responder.Follow(ctx, s.config.Stores.Feed) })
 	part(s.responder.Renew)
 	part(s.revocations.Run)
-	part(s.watchToken)
+	for _, t := range s.tokens {
+		part(func(ctx context.Context) error { return s.watchToken(ctx, t) })
+	}
 	part(s.sweeper.Run)
 	agents, stopAgents := context.WithCancel(failed)
 	defer stopAgents()

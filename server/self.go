@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -192,6 +193,11 @@ func (s *Server) keepDelegate(cert *x509.Certificate) error {
 
 // delegateDirectory names the directory of a CA's OCSP delegate.
 func delegateDirectory(id pki.IssuerID) string { return "va-" + id.Short() }
+
+// RemoveDelegate removes the OCSP delegate of a CA from the directory of a server that is not running.
+func RemoveDelegate(directory string, id pki.IssuerID) error {
+	return os.RemoveAll(filepath.Join(directory, delegateDirectory(id)))
+}
 
 func (s *Server) enrollDelegate(ctx context.Context, iss ca.Issuer) error {
 	id, err := pki.VAID(s.config.TrustDomain, iss.ID)

@@ -48,11 +48,14 @@ type Config struct {
 	// are installed, roots included.
 	Issuers     []ca.Issuer
 	Authorities []*x509.Certificate
-	Profiles    map[string]*ca.Profile
-	Stores      Stores
-	Archive     *translog.Archive
-	Token       Token
-	Disk        Disk
+	// Retired are the CAs, with a key or without, from which nothing is issued any more.
+	Retired  []pki.IssuerID
+	Profiles map[string]*ca.Profile
+	Stores   Stores
+	Archive  *translog.Archive
+	// Tokens hold the keys of the issuers.
+	Tokens []IssuingToken
+	Disk   Disk
 	// Limits say how often callers may call.
 	Limits Limits
 	// OCSP says how relying parties are answered; the zero value is the default.
@@ -121,7 +124,7 @@ type Server struct {
 	gauges      gauges
 	traces      *tracing
 	serving     atomic.Bool
-	token       lastTry // of signing certificates
+	tokens      []*watchedToken
 	store       lastTry // of writing the journal
 }
 
@@ -143,8 +146,11 @@ func New(ctx context.Context, c Config) (*Server, error) {
 
 // assemble makes the parts.
 func (s *Server) assemble(ctx context.Context, c Config) error {
-	if err := c.Limits.check(); err != nil {
+	if err := errors.Join(c.Limits.check(), c.checkTokens()); err != nil {
 		return err
+	}
+	for _, t := range c.Tokens {
+		s.tokens = append(s.tokens, &watchedToken{IssuingToken: t})
 	}
 	s.sequencer = translog.NewSequencer(c.Stores.Log, c.Archive, c.Log)
 	if err := s.sequencer.Reconcile(ctx); err != nil {
@@ -179,11 +185,11 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.registrar = ra.New(ra.Config{
-		TrustDomain: c.TrustDomain, Records: c.Stores.RA, Issuer: s.authority, Superseder: superseder{s.revocations},
+		TrustDomain: c.TrustDomain, Records: c.Stores.RA, Issuer: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
 		Token: token.New(c.Stores.RA), Clock: c.Clock, Log: c.Log,
 	})
 	s.gate = newGate(c, s.responder)
-	s.intake = newIntake(c)
+	s.intake = newIntake(c, s.issuingToken())
 	s.unread = admission.NewShares("calls without a message", maxUnread)
 	if err := s.prepare(ctx); err != nil {
 		return errors.Join(err, s.Close(ctx))
@@ -232,8 +238,12 @@ func newGate(c Config, st statuses) *gate {
 			g.intermediates.AddCert(cert)
 		}
 	}
-	for _, cert := range elsewhere(c) { // a generation without its key among them: what it issued is good until it ends
-		g.intermediates.AddCert(cert)
+	for _, cert := range elsewhere(c) { // a generation without its key, and its root, among them: what it issued is good until it ends
+		if ca.IsRoot(cert) {
+			g.roots.AddCert(cert)
+		} else {
+			g.intermediates.AddCert(cert)
+		}
 	}
 	return g
 }
@@ -319,7 +329,7 @@ func (s *Server) tokenText(secret pki.TokenSecret) string {
 }
 
 // Begin implements ca.Meter.
-func (s *Server) Begin(ctx context.Context, step ca.Step) (end func(error)) {
+func (s *Server) Begin(ctx context.Context, step ca.Step, issuer pki.IssuerID) (end func(error)) {
 	begun, m := time.Now(), s.metrics.steps[step]
 	m.ongoing.Inc()
 	traced := s.traces.step(ctx, step)
@@ -329,7 +339,7 @@ func (s *Server) Begin(ctx context.Context, step ca.Step) (end func(error)) {
 		m.took.Observe(time.Since(begun).Seconds())
 		if step == ca.StepSign {
 			s.metrics.signing.WithLabelValues(resultOf(err)).Inc()
-			s.noteToken(err)
+			s.noteToken(s.tokenOf(issuer), err)
 		}
 	}
 }

@@ -12,6 +12,8 @@ type Action string
 // The actions. An entry keeps the number that brevet.v1.Action has for each of them: neither changes.
 const (
 	CAInstalled          Action = "ca.installed"
+	CARetired            Action = "ca.retired" // issues nothing from then on
+	CARemoved            Action = "ca.removed" // is not answered for from then on
 	IdentityRegistered   Action = "identity.registered"
 	IdentityUpdated      Action = "identity.updated"
 	IdentitySuspended    Action = "identity.suspended"
@@ -53,6 +55,8 @@ var actions = [...]Action{
 	brevetv1.Action_ACTION_RECORDS_EXPIRED:       RecordsExpired,
 	brevetv1.Action_ACTION_REVOCATION_ORDERED:    RevocationOrdered,
 	brevetv1.Action_ACTION_TOKEN_REVOKED:         TokenRevoked,
+	brevetv1.Action_ACTION_CA_RETIRED:            CARetired,
+	brevetv1.Action_ACTION_CA_REMOVED:            CARemoved,
 }
 
 // number returns what an entry keeps of an action; there is none for what is not an action.

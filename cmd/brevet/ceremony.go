@@ -28,11 +28,14 @@ func newCeremony() *cobra.Command {
 			"  brevet ceremony intermediate request …  on the issuing machine: key and certification request\n" +
 			"  brevet ceremony sign …                  on the root's machine: the issuing CA's certificate\n" +
 			"  brevet ceremony crl …                   on the root's machine: the root's CRL, months ahead\n" +
-			"  brevet ceremony install …               on the issuing machine: into the store, and the first operator's token",
+			"  brevet ceremony install …               on the issuing machine: into the store, and the first operator's token\n" +
+			"  brevet ceremony retire …                there, later: issue nothing more from an old issuing CA\n" +
+			"  brevet ceremony remove …                there, in the end: stop answering for it",
 	}
 	intermediate := &cobra.Command{Use: "intermediate", Short: "Ask a root for an issuing CA's certificate"}
 	intermediate.AddCommand(newCeremonyRequest())
-	cmd.AddCommand(newCeremonyToken(), newCeremonyRoot(), intermediate, newCeremonySign(), newCeremonyCRL(), newCeremonyInstall())
+	cmd.AddCommand(newCeremonyToken(), newCeremonyRoot(), intermediate, newCeremonySign(), newCeremonyCRL(), newCeremonyInstall(),
+		newCeremonyRetire(), newCeremonyRemove())
 	return cmd
 }
 

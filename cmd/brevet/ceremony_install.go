@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/brevet-pki/brevet/ca"
-	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
 )
@@ -20,7 +19,7 @@ import (
 // installation is what a ceremony hands to the issuing machine.
 type installation struct {
 	certificate *x509.Certificate
-	key         string // label of its key in the token
+	key         string // label of its key in a token of the configuration
 	others      []*x509.Certificate
 	crls        []*x509.RevocationList
 }
@@ -139,9 +138,10 @@ func (n *node) install(ctx context.Context, inst installation, by pki.Actor) err
 	if err := n.config.checkOwnTrustDomain(); err != nil {
 		return err
 	}
-	key, err := n.token.Find(ctx, hsm.KeyRef{Label: inst.key, Public: inst.certificate.PublicKey})
+	_, key, err := findKey(ctx, n.tokens, inst.key, inst.certificate.PublicKey)
 	if err != nil {
-		return err
+		absent, _ := absence(n.tokens)
+		return errors.Join(err, absent)
 	}
 	iss, err := ca.NewIssuer(inst.certificate, key, inst.others)
 	if err != nil {

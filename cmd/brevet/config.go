@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,6 +52,11 @@ type Config struct {
 	Listen ListenConfig `yaml:"listen"`
 	// The PKCS#11 token that holds the issuing keys.
 	Token TokenConfig `yaml:"token"`
+	// Further PKCS#11 tokens with issuing keys, such as that of an earlier CA generation: a list of the same keys as those of
+	// `token`, such as `[{label: old, pin_file: /etc/brevet/old.pin}]`. The key of each installed CA is looked for in `token`
+	// first, and then in these. `pin_file` is required here. If one of them is not available when the server starts, the
+	// server warns, and answers for the CAs with a key there from what is left, until it is started again.
+	FurtherTokens []TokenConfig `yaml:"further_tokens"`
 	// What certificates say, by the name of the profile. These come beside the default profiles, which are below; one with
 	// a default profile's name takes its place, whole. An identity has the profile named like its kind, unless
 	// `brevet identity create --profile` says another.
@@ -269,7 +275,7 @@ func (c *Config) check() error {
 		{"listen.grpc", func() error { return checkListen(c.Listen.GRPC) }},
 		{"listen.http", func() error { return checkListen(c.Listen.HTTP) }},
 		{"listen.operations", c.checkOperations}, {"address", c.checkAddress}, {"token", c.Token.checkName},
-		{"token.sessions", c.Token.checkSessions},
+		{"token.sessions", c.Token.checkSessions}, {"further_tokens", c.checkFurtherTokens},
 		{"limits.identity.per_second", admission.Rate(c.Limits.Identity).CheckPerSecond},
 		{"limits.identity.burst", admission.Rate(c.Limits.Identity).CheckBurst},
 		{"limits.address.per_second", admission.Rate(c.Limits.Address).CheckPerSecond},
@@ -367,6 +373,26 @@ func (c *Config) checkRetention() error {
 func (c TokenConfig) checkName() error {
 	if (c.Label == "") == (c.Serial == "") {
 		return errors.New("set one of label and serial")
+	}
+	return nil
+}
+
+// checkFurtherTokens looks at the tokens beside c.Token, and sets what they leave out.
+func (c *Config) checkFurtherTokens() error {
+	for i := range c.FurtherTokens {
+		t := &c.FurtherTokens[i]
+		t.Sessions = cmp.Or(t.Sessions, hsm.DefaultSessions)
+		if err := errors.Join(t.checkName(), t.checkSessions()); err != nil {
+			return fmt.Errorf("[%d]: %w", i, err)
+		}
+		if t.PINFile == "" {
+			return fmt.Errorf("[%d]: set pin_file: the systemd credential and the terminal give the PIN of token alone", i)
+		}
+		for _, other := range append([]TokenConfig{c.Token}, c.FurtherTokens[:i]...) {
+			if other.name() == t.name() { // which log and metrics tell tokens apart by
+				return fmt.Errorf("[%d]: there is another token %s: name one of them by its serial number", i, t.name())
+			}
+		}
 	}
 	return nil
 }

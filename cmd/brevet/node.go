@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,25 +16,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/files"
 	"github.com/brevet-pki/brevet/hsm"
-	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/store/sqlite"
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// node is everything that a server process holds open: token, store, archive. It closes in the opposite order.
+// node is everything that a server process holds open: tokens, store, archive. It closes in the opposite order.
 type node struct {
 	config  Config
 	log     *slog.Logger
-	token   *hsm.Token
+	tokens  []*issuingToken
 	store   *sqlite.DB
 	archive *translog.Archive
-	keys    []*hsm.Key // those of the issuing CAs
 	pace    pace
 	closers []func() error
 }
@@ -43,38 +39,59 @@ type node struct {
 func (c *Config) storePath() string   { return filepath.Join(c.Directory, "store.db") }
 func (c *Config) archivePath() string { return filepath.Join(c.Directory, "log.archive") }
 func (c *Config) crlPath() string     { return filepath.Join(c.Directory, "crls") }
+func (c *Config) ownPath() string     { return filepath.Join(c.Directory, "own") }
 
-// openNode opens the parts, the token first: without it nothing else is worth touching.
-func openNode(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (n *node, err error) {
-	n = &node{config: c, log: log}
-	if err := checkOwner(c.Directory); err != nil {
+// openNode opens the parts, the tokens first: without them nothing else is worth touching. The PIN is that of c.Token.
+func openNode(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (*node, error) {
+	n := &node{config: c, log: log}
+	if err := n.checkDirectory(); err != nil {
 		return nil, err
 	}
-	if err := checkDirectory(c.Directory, log); err != nil {
+	tokens, err := openTokens(ctx, c, pin, log)
+	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, n.close())
-			n = nil
-		}
-	}()
-	if n.token, err = openToken(ctx, c.Token, pin); err != nil {
-		return n, err
+	n.tokens = tokens
+	n.closers = append(n.closers, func() error { return closeTokens(tokens) })
+	if err := n.openRecords(ctx); err != nil {
+		return nil, errors.Join(err, n.close())
 	}
-	n.closers = append(n.closers, n.token.Close)
-	if n.store, err = sqlite.Open(ctx, c.storePath()); err != nil {
-		return n, err
+	return n, nil
+}
+
+// openKeyless opens the parts that need no token.
+func openKeyless(ctx context.Context, c Config, log *slog.Logger) (*node, error) {
+	n := &node{config: c, log: log}
+	if err := n.checkDirectory(); err != nil {
+		return nil, err
+	}
+	if err := n.openRecords(ctx); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	return n, nil
+}
+
+func (n *node) checkDirectory() error {
+	if err := checkOwner(n.config.Directory); err != nil {
+		return err
+	}
+	return checkDirectory(n.config.Directory, n.log)
+}
+
+// openRecords opens the store and the archive.
+func (n *node) openRecords(ctx context.Context) (err error) {
+	if n.store, err = sqlite.Open(ctx, n.config.storePath()); err != nil {
+		return err
 	}
 	n.closers = append(n.closers, n.store.Close)
 	if err := n.expectArchive(ctx); err != nil {
-		return n, err
+		return err
 	}
-	if n.archive, err = translog.OpenArchiveOf(ctx, n.store.Log(), c.archivePath(), log); err != nil {
-		return n, err
+	if n.archive, err = translog.OpenArchiveOf(ctx, n.store.Log(), n.config.archivePath(), n.log); err != nil {
+		return err
 	}
 	n.closers = append(n.closers, n.archive.Close)
-	return n, nil
+	return nil
 }
 
 // checkOwner refuses a state directory of another account: what this process would write there, the server could not
@@ -135,73 +152,10 @@ func (n *node) close() error {
 	return err
 }
 
-// issuers returns the installed CA certificates, and of those with a key in the token an Issuer each. A generation whose
-// key has left the token is warned of, unless it was the last that could issue.
-func (n *node) issuers(ctx context.Context) (issuers []ca.Issuer, all []*x509.Certificate, err error) {
-	installed, err := n.store.CA().Installed(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, i := range installed {
-		cert, err := x509.ParseCertificate(i.Certificate)
-		if err != nil {
-			return nil, nil, fmt.Errorf("read an installed CA certificate: %w", err)
-		}
-		all = append(all, cert)
-	}
-	var missing error
-	for i, inst := range installed {
-		if inst.Key == "" {
-			continue
-		}
-		key, err := n.token.Find(ctx, hsm.KeyRef{Label: inst.Key, Public: all[i].PublicKey})
-		if errors.Is(err, hsm.ErrNotFound) {
-			n.log.Warn("the key of an installed CA is not in the token: it issues nothing, and its CRL is not renewed",
-				"issuer", all[i].Subject.String(), "key", inst.Key)
-			missing = fmt.Errorf("the key %q of %s: %w", inst.Key, all[i].Subject, err)
-			continue
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("the key %q of %s: %w", inst.Key, all[i].Subject, err)
-		}
-		iss, err := ca.NewIssuer(all[i], key, all)
-		if err != nil {
-			return nil, nil, err
-		}
-		n.keys = append(n.keys, key)
-		iss.Signer = n.pace.signer(key)
-		issuers = append(issuers, iss)
-	}
-	if len(issuers) == 0 && missing != nil {
-		return nil, nil, missing
-	}
-	if len(issuers) == 0 {
-		return nil, nil, fmt.Errorf("no CA is installed in %s: run brevet ceremony install", n.config.storePath())
-	}
-	return issuers, all, n.config.checkIssues(issuers[len(issuers)-1])
-}
-
-// checkIssues verifies that relying parties will accept what a CA issues under this configuration.
-func (c *Config) checkIssues(iss ca.Issuer) error {
-	profiles, err := c.profiles()
-	if err != nil {
-		return err
-	}
-	names, err := server.CheckNames(c.Names)
-	if err != nil {
-		return err
-	}
-	id, err := pki.ServerID(c.TrustDomain)
-	if err != nil {
-		return err
-	}
-	return iss.CheckIssues(profiles, id, names, time.Now())
-}
-
 // checkOwnTrustDomain refuses another trust domain than that of the certificate that the server has: every identity on record
 // is in that one.
 func (c *Config) checkOwnTrustDomain() error {
-	pair, err := enroll.ReadPair(filepath.Join(c.Directory, "own", "server"))
+	pair, err := enroll.ReadPair(filepath.Join(c.ownPath(), "server"))
 	if err != nil {
 		return nil // there is none yet, or the server says what is wrong with it
 	}
@@ -218,8 +172,11 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 	if err := n.config.checkOwnTrustDomain(); err != nil {
 		return nil, err
 	}
-	issuers, all, err := n.issuers(ctx)
+	all, err := n.authorities(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := n.config.checkIssues(*all.current().issuer); err != nil {
 		return nil, err
 	}
 	profiles, err := n.config.profiles()
@@ -228,14 +185,14 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 	}
 	return server.New(ctx, server.Config{
 		TrustDomain: n.config.TrustDomain, Names: n.config.Names, Address: n.config.Address,
-		Directory: filepath.Join(n.config.Directory, "own"),
+		Directory: n.config.ownPath(),
 		CRLs:      server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
 		GRPC:      p.grpc, HTTP: p.http, Operations: p.operations,
-		Issuers: issuers, Authorities: all, Profiles: profiles,
+		Issuers: all.issuers(), Authorities: all.certificates(), Retired: all.retired(), Profiles: profiles,
 		Stores: server.Stores{
 			CA: n.store.CA(), RA: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
 		},
-		Archive: n.archive, Token: hsm.Watched{Token: n.token, Keys: n.keys}, Disk: n.config.volume(), Retention: n.config.Retention,
+		Archive: n.archive, Tokens: issuingTokens(n.tokens), Disk: n.config.volume(), Retention: n.config.Retention,
 		Limits: n.config.limits(),
 		OCSP:   server.OCSP{MaxAge: n.config.OCSP.MaxAge, ExtendedRevoke: n.config.OCSP.ExtendedRevoke},
 		Traces: server.Traces{Endpoint: n.config.Traces.Endpoint, Share: n.config.Traces.Share}, Clock: time.Now, Log: n.log,

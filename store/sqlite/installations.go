@@ -14,26 +14,28 @@ import (
 )
 
 // Install records a CA certificate. It takes the place of one that is installed for the same subject and key, and is
-// refused if that one has another key label.
+// refused if that one has another key label, or was removed.
 func (c *CA) Install(ctx context.Context, in ca.Installed, by pki.Actor) error {
 	cert, err := x509.ParseCertificate(in.Certificate)
 	if err != nil || !bytes.Equal(cert.Raw, in.Certificate) {
 		return pki.Refuse(pki.RuleCertificate, "install one CA certificate in DER", "what is to be installed is not a certificate")
 	}
 	return c.db.writeBy(ctx, "install a CA certificate", by, in.At, func(ctx context.Context, tx *writeTx) error {
-		before, err := installedFor(ctx, tx, cert)
+		before, found, err := installedAs(ctx, tx, pki.IssuerOf(cert))
 		switch {
 		case err != nil:
 			return err
-		case before == nil:
+		case !found:
 			err = insertInstalled(ctx, tx, in, cert)
-		case before.label != in.Key:
-			return pki.Refuse(pki.RuleRequest, "leave it as it is", "the certificate of %s is installed with the key label %q", cert.Subject, before.label)
-		case bytes.Equal(before.der, in.Certificate):
+		case before.State == ca.Removed:
+			return pki.Refuse(pki.RuleCAInUse, "make a new generation, with its own subject and key", "%s was removed", cert.Subject)
+		case before.Key != in.Key:
+			return pki.Refuse(pki.RuleRequest, "leave it as it is", "the certificate of %s is installed with the key label %q", cert.Subject, before.Key)
+		case bytes.Equal(before.Certificate, in.Certificate):
 			return nil
 		default:
 			_, err = tx.ExecContext(ctx, `UPDATE ca_certificates SET fingerprint = ?, der = ?, installed_at = ? WHERE id = ?`,
-				fingerprintOf(in), in.Certificate, millis(in.At), before.id)
+				fingerprintOf(in), in.Certificate, millis(in.At), before.row)
 		}
 		if err != nil {
 			return err
@@ -54,35 +56,50 @@ func installationFacts(in ca.Installed, cert *x509.Certificate) map[string]strin
 	return facts
 }
 
-// installedRow is a row of ca_certificates.
-type installedRow struct {
-	id    int64
-	label string
-	der   []byte
+// installation is a row of ca_certificates.
+type installation struct {
+	ca.Installed
+	row, issuer int64 // the numbers of the row and of its issuer
+	certificate *x509.Certificate
 }
 
-// installedFor returns the row of a certificate with the same subject and key, or nil.
-func installedFor(ctx context.Context, tx *writeTx, cert *x509.Certificate) (*installedRow, error) {
-	var found *installedRow
-	rows, err := tx.QueryContext(ctx, `SELECT id, key_label, der FROM ca_certificates WHERE key_hash = ?`, pki.HashSPKI(cert.RawSubjectPublicKeyInfo).Bytes())
+const selectInstalled = `SELECT id, issuer, der, key_label, installed_at, state FROM ca_certificates `
+
+// installations reads the rows that a query selects, in its order.
+func installations(ctx context.Context, q querier, query string, args ...any) ([]installation, error) {
+	var all []installation
+	rows, err := q.QueryContext(ctx, query, args...)
 	err = each(rows, err, func(rows *sql.Rows) error {
-		var r installedRow
-		if err := rows.Scan(&r.id, &r.label, &r.der); err != nil {
-			return err
+		var i installation
+		var at int64
+		err := rows.Scan(&i.row, &i.issuer, &i.Certificate, &i.Key, &at, &i.State)
+		if err == nil {
+			i.certificate, err = x509.ParseCertificate(i.Certificate)
 		}
-		other, err := x509.ParseCertificate(r.der)
-		if err == nil && bytes.Equal(other.RawSubject, cert.RawSubject) {
-			found = &r
-		}
+		i.At = fromMillis(at)
+		all = append(all, i)
 		return err
 	})
-	return found, err
+	return all, err
+}
+
+// installedAs returns the row of the CA with an identifier, and whether there is one.
+func installedAs(ctx context.Context, tx *writeTx, id pki.IssuerID) (installation, bool, error) {
+	all, err := installations(ctx, tx, selectInstalled+`WHERE issuer = (SELECT id FROM issuers WHERE issuer = ?)`, id.Bytes())
+	if err != nil || len(all) == 0 {
+		return installation{}, false, err
+	}
+	return all[0], true, nil
 }
 
 func insertInstalled(ctx context.Context, tx *writeTx, in ca.Installed, cert *x509.Certificate) error {
-	_, err := tx.ExecContext(ctx, `
-		INSERT INTO ca_certificates (fingerprint, key_hash, key_label, der, installed_at) VALUES (?, ?, ?, ?, ?)`,
-		fingerprintOf(in), pki.HashSPKI(cert.RawSubjectPublicKeyInfo).Bytes(), in.Key, in.Certificate, millis(in.At))
+	issuer, err := tx.issuer(ctx, pki.IssuerOf(cert))
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO ca_certificates (issuer, fingerprint, key_hash, key_label, der, installed_at, state) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+		issuer, fingerprintOf(in), pki.HashSPKI(cert.RawSubjectPublicKeyInfo).Bytes(), in.Key, in.Certificate, millis(in.At), ca.Active)
 	return err
 }
 
@@ -95,15 +112,11 @@ func fingerprintOf(in ca.Installed) []byte {
 func (c *CA) Installed(ctx context.Context) ([]ca.Installed, error) {
 	var all []ca.Installed
 	err := c.db.read(ctx, "read the CA certificates", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `SELECT der, key_label, installed_at FROM ca_certificates ORDER BY id`)
-		return each(rows, err, func(rows *sql.Rows) error {
-			var in ca.Installed
-			var at int64
-			err := rows.Scan(&in.Certificate, &in.Key, &at)
-			in.At = fromMillis(at)
-			all = append(all, in)
-			return err
-		})
+		rows, err := installations(ctx, tx, selectInstalled+`ORDER BY id`)
+		for _, i := range rows {
+			all = append(all, i.Installed)
+		}
+		return err
 	})
 	if err != nil {
 		return nil, err

@@ -142,8 +142,10 @@ const (
 	selectExpired = `SELECT not_after, id FROM certificates WHERE not_after < ? AND (not_after, id) > (?, ?) ORDER BY not_after, id LIMIT ?`
 	deleteExpired = `
 		DELETE FROM certificates WHERE (not_after, id) > (?, ?) AND (not_after, id) <= (?, ?)
-		  AND (state = 1 OR (` + listedFull + ` AND (` + listedPart + ` OR NOT ` + hasPart + `)))
+		  AND (state = 1 OR ` + issuerRemoved + ` OR (` + listedFull + ` AND (` + listedPart + ` OR NOT ` + hasPart + `)))
 		RETURNING not_after, key, successor`
+	// Whether no CRL of its issuer will follow.
+	issuerRemoved = `EXISTS (SELECT 1 FROM ca_certificates a WHERE a.issuer = certificates.issuer AND a.state = 3)`
 	// Whether the full CRL from after its end is out, that of its partition, and whether there is one of its partition.
 	listedFull = `EXISTS (
 		SELECT 1 FROM crls l WHERE l.issuer = certificates.issuer AND l.crl_partition = 0 AND l.delta = 0 AND l.this_update > not_after)`

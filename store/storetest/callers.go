@@ -44,6 +44,15 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		der, _ := authority(t, fmt.Sprintf("Root %d", w.drawn))
 		return w.Installations.Install(t.Context(), ca.Installed{Certificate: der, At: w.now}, by)
 	},
+	"ca.Installations.Retire": func(t *testing.T, w *world, by pki.Actor) error {
+		w.generation(t, fmt.Sprintf("Next %d", w.drawn))
+		return w.Installations.Retire(t.Context(), w.generation(t, fmt.Sprintf("Newest %d", w.drawn)), w.now, by)
+	},
+	"ca.Installations.Remove": func(t *testing.T, w *world, by pki.Actor) error {
+		der, _ := authority(t, fmt.Sprintf("Other root %d", w.draw()))
+		must(t, w.Installations.Install(t.Context(), ca.Installed{Certificate: der, At: w.now}, operator))
+		return w.Installations.Remove(t.Context(), issuerIn(t, der), w.now, by)
+	},
 	"ra.Records.CreateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.RA.CreateIdentity(t.Context(), w.newIdentity(t), by)
 		return err

@@ -22,17 +22,29 @@ import (
 // authority makes a CA certificate, and returns it with the hash of its key.
 func authority(t *testing.T, name string) ([]byte, pki.KeyHash) {
 	t.Helper()
+	cert, key := signingAuthority(t, name, nil, nil)
+	hash, err := pki.HashKey(key.Public())
+	must(t, err)
+	return cert.Raw, hash
+}
+
+// signingAuthority makes a CA certificate that parent signed; that of a root where there is none.
+func signingAuthority(t *testing.T, name string, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: epochStart, NotAfter: epochStart.AddDate(10, 0, 0), KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if parent == nil {
+		parent, signer = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
 	must(t, err)
-	hash, err := pki.HashKey(key.Public())
+	cert, err := x509.ParseCertificate(der)
 	must(t, err)
-	return der, hash
+	return cert, key
 }
 
 func testInstallations(t *testing.T, open func(t *testing.T) Store) {
@@ -44,7 +56,9 @@ func testInstallations(t *testing.T, open func(t *testing.T) Store) {
 
 	root, _ := authority(t, "Root")
 	issuing, _ := authority(t, "Issuing")
-	want := []ca.Installed{{Certificate: root, At: w.now}, {Certificate: issuing, Key: "issuing-1", At: w.now.Add(time.Second)}}
+	want := []ca.Installed{
+		{Certificate: root, At: w.now, State: ca.Active}, {Certificate: issuing, Key: "issuing-1", At: w.now.Add(time.Second), State: ca.Active},
+	}
 	for _, in := range want {
 		must(t, w.Installations.Install(ctx, in, pki.ActorCommand("ceremony install")))
 	}

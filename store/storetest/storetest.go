@@ -33,7 +33,7 @@ type Store struct {
 func Run(t *testing.T, open func(t *testing.T) Store) {
 	for name, test := range map[string]func(t *testing.T, open func(t *testing.T) Store){
 		"journal": testJournal, "guards": testGuards, "ambiguity": testAmbiguity, "races": testRaces,
-		"installations": testInstallations, "identities": testIdentities, "tokens": testTokens, "token revocations": testTokenRevocations,
+		"installations": testInstallations, "generations": testGenerations, "identities": testIdentities, "tokens": testTokens, "token revocations": testTokenRevocations,
 		"certificates": testCertificates, "orders": testOrders, "identity orders": testIdentityOrders,
 		"crls": testCRLs, "feed": testFeed, "replay": testReplay, "log": testLog,
 		"callers":   testCallers,

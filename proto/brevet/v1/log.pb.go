@@ -50,6 +50,10 @@ const (
 	// Of all certificates that its facts select. Entries with their changes follow.
 	Action_ACTION_REVOCATION_ORDERED Action = 18
 	Action_ACTION_TOKEN_REVOKED      Action = 19
+	// An issuing CA that issues nothing from now on, and is still answered for.
+	Action_ACTION_CA_RETIRED Action = 20
+	// A CA that is not answered for from now on.
+	Action_ACTION_CA_REMOVED Action = 21
 )
 
 // Enum value maps for Action.
@@ -75,6 +79,8 @@ var (
 		17: "ACTION_RECORDS_EXPIRED",
 		18: "ACTION_REVOCATION_ORDERED",
 		19: "ACTION_TOKEN_REVOKED",
+		20: "ACTION_CA_RETIRED",
+		21: "ACTION_CA_REMOVED",
 	}
 	Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED":           0,
@@ -97,6 +103,8 @@ var (
 		"ACTION_RECORDS_EXPIRED":       17,
 		"ACTION_REVOCATION_ORDERED":    18,
 		"ACTION_TOKEN_REVOKED":         19,
+		"ACTION_CA_RETIRED":            20,
+		"ACTION_CA_REMOVED":            21,
 	}
 )
 
@@ -449,7 +457,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06reason\x18\a \x01(\rR\x06reason\x12\x1d\n" +
 	"\n" +
-	"revoked_at\x18\b \x01(\x03R\trevokedAt*\xc9\x04\n" +
+	"revoked_at\x18\b \x01(\x03R\trevokedAt*\xf7\x04\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ACTION_CA_INSTALLED\x10\x01\x12\x1e\n" +
@@ -471,7 +479,9 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x16ACTION_REQUEST_REFUSED\x10\x10\x12\x1a\n" +
 	"\x16ACTION_RECORDS_EXPIRED\x10\x11\x12\x1d\n" +
 	"\x19ACTION_REVOCATION_ORDERED\x10\x12\x12\x18\n" +
-	"\x14ACTION_TOKEN_REVOKED\x10\x13*n\n" +
+	"\x14ACTION_TOKEN_REVOKED\x10\x13\x12\x15\n" +
+	"\x11ACTION_CA_RETIRED\x10\x14\x12\x15\n" +
+	"\x11ACTION_CA_REMOVED\x10\x15*n\n" +
 	"\n" +
 	"StatusKind\x12\x1b\n" +
 	"\x17STATUS_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +

@@ -32,11 +32,13 @@ CREATE TABLE issuers (
 
 CREATE TABLE ca_certificates (
     id           INTEGER PRIMARY KEY,
+    issuer       INTEGER NOT NULL UNIQUE REFERENCES issuers (id), -- the subject and key
     fingerprint  BLOB    NOT NULL UNIQUE CHECK (length(fingerprint) = 32),
     key_hash     BLOB    NOT NULL CHECK (length(key_hash) = 32),
     key_label    TEXT    NOT NULL,
     der          BLOB    NOT NULL,
-    installed_at INTEGER NOT NULL
+    installed_at INTEGER NOT NULL,
+    state        INTEGER NOT NULL CHECK (state BETWEEN 1 AND 3) -- active, retired or removed
 ) STRICT;
 CREATE INDEX ca_certificates_by_key ON ca_certificates (key_hash);
 

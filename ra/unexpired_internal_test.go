@@ -1,0 +1,42 @@
+package ra
+
+import (
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// TestBoundOfRetiredCAs looks at a renewal right after the predecessor was issued: by the CA that issues now, by another one,
+// and by a retired one.
+func TestBoundOfRetiredCAs(t *testing.T) {
+	configs, err := ca.DefaultProfiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	profile, err := ca.NewProfile("device", configs["device"], "http://pki.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	serial, err := pki.MakeSerial(now, [pki.SerialRandomSize]byte{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer := func(n byte) pki.IssuerID {
+		id, err := pki.IssuerIDFromBytes(append(make([]byte, 31), n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	r := &Registrar{retired: []pki.IssuerID{issuer(3)}, clock: func() time.Time { return now.Add(time.Minute) }}
+	for n, want := range map[byte]int{1: profile.MaxUnexpired(), 2: profile.MaxUnexpired(), 3: 0} {
+		req := ca.Request{Issuer: issuer(1), Guard: pki.Guard{Predecessor: pki.CertRef{Issuer: issuer(n), Serial: serial}}}
+		st := Standing{Identity: Identity{State: pki.Enrolled}, Predecessor: Predecessor{NotAfter: now.Add(24 * time.Hour)}}
+		if got := r.bound(st, profile, req); got != want {
+			t.Errorf("a predecessor of CA %d is renewed up to %d certificates, want %d", n, got, want)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// Retire retires an issuing CA.
+func (c *CA) Retire(ctx context.Context, id pki.IssuerID, at time.Time, by pki.Actor) error {
+	return c.change(ctx, "retire a CA", id, ca.Retired, at, by)
+}
+
+// Remove removes a CA.
+func (c *CA) Remove(ctx context.Context, id pki.IssuerID, at time.Time, by pki.Actor) error {
+	return c.change(ctx, "remove a CA", id, ca.Removed, at, by)
+}
+
+// change brings an installed CA into a later state, with its log entry, if that passes.
+func (c *CA) change(ctx context.Context, what string, id pki.IssuerID, to ca.InstallationState, at time.Time, by pki.Actor) error {
+	return c.db.writeBy(ctx, what, by, at, func(ctx context.Context, tx *writeTx) error {
+		this, found, err := installedAs(ctx, tx, id)
+		if err != nil || found && this.State == to {
+			return err
+		}
+		if !found {
+			return pki.Refuse(pki.RuleNotFound, "name an installed CA", "no CA with the identifier %s is installed", id.Short())
+		}
+		action := translog.CARetired
+		if to == ca.Retired {
+			err = mayRetire(ctx, tx, this, at)
+		} else {
+			action, err = translog.CARemoved, tx.remove(ctx, this, at)
+		}
+		if err != nil {
+			return err
+		}
+		if err := tx.execOne(ctx, `UPDATE ca_certificates SET state = ? WHERE id = ?`, to, this.row); err != nil {
+			return err
+		}
+		return tx.append(ctx, translog.Entry{
+			Time: at, Actor: by, Action: action, Outcome: translog.Done, Facts: installationFacts(this.Installed, this.certificate),
+		})
+	})
+}
+
+// mayRetire refuses a CA that another one cannot take the place of.
+func mayRetire(ctx context.Context, tx *writeTx, this installation, at time.Time) error {
+	subject := this.certificate.Subject
+	if this.State == ca.Removed {
+		return pki.Refuse(pki.RuleCAInUse, "leave it as it is", "%s was removed", subject)
+	}
+	if this.Key == "" {
+		return pki.Refuse(pki.RuleRequest, "name an issuing CA", "%s has no key here, and issues nothing", subject)
+	}
+	all, err := installations(ctx, tx, selectInstalled+`WHERE state = ? AND key_label <> '' AND id <> ?`, ca.Active, this.row)
+	for _, other := range all {
+		if at.Before(other.certificate.NotAfter) {
+			return nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return pki.Refuse(pki.RuleCAInUse, "install the next generation first", "no other CA is active: without %s nothing would be issued", subject)
+}
+
+// remove takes away what is published for a CA, unless something still needs it.
+func (tx *writeTx) remove(ctx context.Context, this installation, at time.Time) error {
+	if err := mayRemove(ctx, tx, this, at); err != nil {
+		return err
+	}
+	for _, table := range []string{"crls", "crl_points", "crl_segments", "crl_packed"} {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE issuer = ?`, this.issuer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mayRemove refuses a CA whose certificates relying parties may still ask about. What has expired is decided by the age of
+// the records too, so that a clock that is ahead removes nothing.
+func mayRemove(ctx context.Context, tx *writeTx, this installation, at time.Time) error {
+	subject := this.certificate.Subject
+	now, err := reach(ctx, tx, at)
+	if err != nil || this.certificate.NotAfter.Before(now) {
+		return err
+	}
+	if this.Key != "" && this.State == ca.Active {
+		return pki.Refuse(pki.RuleCAInUse, "retire it first", "%s is active", subject)
+	}
+	below, err := installations(ctx, tx, selectInstalled+`WHERE state <> ? AND id <> ?`, ca.Removed, this.row)
+	if err != nil {
+		return err
+	}
+	for _, other := range below {
+		if bytes.Equal(other.certificate.RawIssuer, this.certificate.RawSubject) && other.certificate.CheckSignatureFrom(this.certificate) == nil {
+			return pki.Refuse(pki.RuleCAInUse, "remove that one first", "%s signed %s, which is installed", subject, other.certificate.Subject)
+		}
+	}
+	return checkExpired(ctx, tx, this, now)
+}
+
+// checkExpired refuses a CA with certificates that have not expired, other than those of OCSP delegates.
+func checkExpired(ctx context.Context, tx *writeTx, this installation, now time.Time) error {
+	var notAfter int64
+	err := tx.QueryRowContext(ctx, `
+		SELECT c.not_after FROM certificates c LEFT JOIN identities i ON i.id = c.identity
+		WHERE c.issuer = ? AND c.not_after >= ? AND coalesce(i.kind, 0) <> ? ORDER BY c.not_after DESC LIMIT 1`,
+		this.issuer, millis(now), pki.VA).Scan(&notAfter)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return pki.Refuse(pki.RuleCAInUse, "remove it after "+fromMillis(notAfter).Format(time.RFC3339),
+		"the last certificate that %s issued has not expired", this.certificate.Subject)
+}
