@@ -38,7 +38,7 @@ func TestFuzzingGoesThroughAllTargets(t *testing.T) {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, []byte(content), 0o700); err != nil { //nolint:gosec // they are programs
+		if err := os.WriteFile(path, []byte(content), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -62,7 +62,7 @@ func TestFuzzingGoesThroughAllTargets(t *testing.T) {
 		t.Error("it succeeds although targets failed")
 	}
 	calm := strings.Replace(fakeGo, `\nFuzzBad\nFuzzBadAtTheEnd`, "", 1)
-	if err := os.WriteFile(filepath.Join(dir, "go"), []byte(calm), 0o700); err != nil { //nolint:gosec // it is a program
+	if err := os.WriteFile(filepath.Join(dir, "go"), []byte(calm), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if calmOut, err := run(); err != nil || !strings.HasSuffix(calmOut, "== 3 targets, and nothing was found\n") {

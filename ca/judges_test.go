@@ -138,7 +138,7 @@ func TestMbedTLSVerifies(t *testing.T) {
 
 func TestWolfSSLVerifies(t *testing.T) {
 	program := compiled(t, "wolfssl", "-lwolfssl")
-	for want, edits := range map[string][]func(*ceremony.SignSpec){"hello": {byDefault, constrained}, "verify the chain: ": {permitDNS}} {
+	for want, edits := range map[string][]func(*ceremony.SignSpec){"hello": {byDefault, constrained}, "verify the chain:": {permitDNS}} {
 		for _, edit := range edits {
 			s := newScene(t, edit)
 			s.says(t, want, program, append(s.args(), s.issuing)...)

@@ -388,8 +388,8 @@ func TestCaptivePortalIsNamed(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
 	old := httptest.NewUnstartedServer(http.NotFoundHandler())
-	old.Config.ErrorLog = log.New(io.Discard, "", 0)    // handshakes fail
-	old.TLS = &tls.Config{MaxVersion: tls.VersionTLS12} //nolint:gosec // as old portals have it
+	old.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes fail
+	old.TLS = &tls.Config{MaxVersion: tls.VersionTLS12}
 	old.StartTLS()
 	defer old.Close()
 	ca := newTestCA(t)

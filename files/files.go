@@ -30,7 +30,7 @@ func Open(path string) (*os.File, error) { return OpenFile(path, os.O_RDONLY, 0)
 // OpenFile opens a regular file as [os.OpenFile] does, and returns ErrNotRegular for anything else. The flags must not
 // include O_TRUNC, which would take effect before OpenFile sees what it has opened.
 func OpenFile(path string, flag int, perm fs.FileMode) (*os.File, error) {
-	return regular(os.OpenFile(path, flag|syscall.O_NONBLOCK, perm)) //nolint:gosec // the caller knows where the path comes from
+	return regular(os.OpenFile(path, flag|syscall.O_NONBLOCK, perm))
 }
 
 // regular passes on a file that was opened, or closes it and returns an error.
@@ -67,13 +67,13 @@ func Create(path string, perm fs.FileMode) (*os.File, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm) //nolint:gosec // the caller knows where the path comes from
+	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
 }
 
 // Flush makes durable what a file or directory holds. If the file system cannot do that for directories, the error says so,
 // and [Unsupported] reports it.
 func Flush(path string) error {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the caller knows where the path comes from
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}

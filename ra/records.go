@@ -183,7 +183,6 @@ type Records interface {
 	IdentityRecords
 	TokenRecords
 	CertificateRecords
-	RenewalRecords
 	RefusalRecords
 }
 
@@ -207,15 +206,20 @@ type IdentityRecords interface {
 type TokenRecords interface {
 	CreateToken(ctx context.Context, t Token) error
 	Token(ctx context.Context, id pki.TokenID) (Token, error)
+	// BindToken binds a token that is bound to nothing yet, durably, and returns its record, which says what it is
+	// bound to now: the first caller's request and key. A revoked token is refused (token.revoked).
+	BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (Token, error)
+	TokenInventory
+}
+
+// TokenInventory lists enrollment tokens and revokes them.
+type TokenInventory interface {
 	// Tokens returns up to limit tokens of a selection, the newest first, from a cursor on, with their states at a time,
 	// and the cursor of the next page, zero when there is none.
 	Tokens(ctx context.Context, sel TokenSelection, at time.Time, from Cursor, limit int) ([]ListedToken, Cursor, error)
 	// RevokeTokens revokes tokens (log action token.revoked) and returns how many of them could have been used, among
 	// the newest MaxTokensCounted of the maker. None is success, and changes nothing.
 	RevokeTokens(ctx context.Context, r TokenRevocation) (int, error)
-	// BindToken binds a token that is bound to nothing yet, durably, and returns its record, which says what it is
-	// bound to now: the first caller's request and key. A revoked token is refused (token.revoked).
-	BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (Token, error)
 }
 
 // CertificateRecords reads the inventory of certificates.
@@ -223,16 +227,18 @@ type CertificateRecords interface {
 	Certificate(ctx context.Context, ref pki.CertRef) (Certificate, error)
 	// CertificateBySerial finds a certificate without naming its issuer.
 	CertificateBySerial(ctx context.Context, serial pki.Serial) (Certificate, error)
-	// Standing answers a question, all of it as of one moment. An identity that is not registered, and a predecessor that
-	// was not released to it, are refused.
-	Standing(ctx context.Context, q Question) (Standing, error)
 	// Certificates returns up to limit certificates, the newest first, from a cursor on, and the cursor of the next
 	// page, zero when there is none. A zero identity means all.
 	Certificates(ctx context.Context, identity pki.SPIFFEID, from Cursor, limit int) ([]Certificate, Cursor, error)
+	RequestRecords
 }
 
-// RenewalRecords reads what bounds the certificates of an identity. Few requests need it: those that come early, or again.
-type RenewalRecords interface {
+// RequestRecords reads what a request for a certificate is decided by. Few requests need more than Standing: those that come
+// early, or again.
+type RequestRecords interface {
+	// Standing answers a question, all of it as of one moment. An identity that is not registered, and a predecessor that
+	// was not released to it, are refused.
+	Standing(ctx context.Context, q Question) (Standing, error)
 	// Unexpired counts the certificates of an identity that end after a time, in whatever state, up to most.
 	Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most int) (int, error)
 	// Renewed returns the newest certificate of a question's identity and key that was recorded after the question's

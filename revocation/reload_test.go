@@ -121,7 +121,7 @@ http {
 }`, port, crls)
 	write(t, filepath.Join(dir, "nginx.conf"), []byte(config))
 	command := []string{"nginx", "-e", "stderr", "-p", dir, "-c", filepath.Join(dir, "nginx.conf")}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], command[1:]...) //nolint:gosec // it is ours, and ends below
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], command[1:]...)
 	said := &logBook{}
 	cmd.Stdout, cmd.Stderr = said, said
 	if err := cmd.Start(); err != nil {
@@ -146,7 +146,7 @@ http {
 func status(t *testing.T, client tls.Certificate, port string) int {
 	t.Helper()
 	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
-		Certificates: []tls.Certificate{client}, InsecureSkipVerify: true, //nolint:gosec // the server's certificate is not what is tested
+		Certificates: []tls.Certificate{client}, InsecureSkipVerify: true,
 	}}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://127.0.0.1:"+port, http.NoBody)
 	if err != nil {

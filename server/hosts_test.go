@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -137,7 +138,7 @@ func eachHost(command func(root string, c *hostCase) []string) func(*testing.T, 
 func allHosts(command ...string) func(*testing.T, string, []*hostCase) []bool {
 	return func(t *testing.T, root string, cases []*hostCase) []bool {
 		t.Helper()
-		args := append(command[1:len(command):len(command)], root)
+		args := slices.Concat(command[1:], []string{root})
 		for _, c := range cases {
 			args = append(args, c.host, c.port)
 		}

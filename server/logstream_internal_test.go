@@ -16,7 +16,7 @@ import (
 // unreadStream is a stream whose client reads that many entries, and then none.
 type unreadStream struct {
 	grpc.ServerStream
-	ctx  context.Context //nolint:containedctx // as grpc has it
+	ctx  context.Context
 	read int
 }
 

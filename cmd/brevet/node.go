@@ -157,7 +157,7 @@ func (n *node) close() error {
 func (c *Config) checkOwnTrustDomain() error {
 	pair, err := enroll.ReadPair(filepath.Join(c.ownPath(), "server"))
 	if err != nil {
-		return nil // there is none yet, or the server says what is wrong with it
+		return nil //nolint:nilerr // there is none yet, or the server says what is wrong with it
 	}
 	if have := pair.ID().TrustDomain(); have != c.TrustDomain {
 		return fmt.Errorf("trust_domain: the CA in %s is for %s, not for %s: correct the configuration, or install a CA in another directory",
