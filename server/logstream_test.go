@@ -34,10 +34,8 @@ func TestSilentStreamsStopNoReadings(t *testing.T) {
 	}
 	stream := servertest.Must(other.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{From: 150}))(t)
 	servertest.Must(stream.Recv())(t)
+	awaitLane(t, w, "readings", 0, 0) // a reading may end a moment after its response
 	_, text := ask(t, w, "/metrics")
-	if n := metric(t, text, `brevet_lane_working{lane="readings"}`); n != 0 {
-		t.Errorf("%g readings are at work while nobody reads", n)
-	}
 	if n := metric(t, text, `brevet_lane_working{lane="logs"}`); n < 8 {
 		t.Errorf("%g streams of the log are at work, want those that are not read", n)
 	}
