@@ -83,7 +83,7 @@ func startMosquitto(t *testing.T, dir string) (port string) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	t.Cleanup(func() { cancel(); _ = <-ended })
+	t.Cleanup(func() { cancel(); t.Logf("mosquitto ended: %v", <-ended) })
 	for {
 		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", address)
 		if err == nil {
