@@ -88,7 +88,7 @@ quiet brevet ceremony intermediate request "${tok[@]}" --key-label issuing-g1 --
 quiet brevet ceremony sign "${tok[@]}" --key-label root-g1 --root root.crt --csr issuing.csr \
   --trust-domain demo.example --public-url "$url" --out issuing.crt
 quiet brevet ceremony crl "${tok[@]}" --key-label root-g1 --root root.crt --out root.crl
-say 'The issuing CA asked, and the root signed: one trust domain, no CA below it; the root CRL is signed too.' \
+say 'The issuing CA asked, and the root signed: for no CA below it; the root CRL is signed too.' \
   'brevet ceremony intermediate request … && brevet ceremony sign … && brevet ceremony crl …'
 
 cat >brevet.yaml <<EOF
@@ -209,9 +209,10 @@ say "OpenSSL refuses the unexpired certificate for that, and nothing else: error
 
 device=$(serial)
 quiet brevet cert revoke "$device" --reason cessationOfOperation
-refused() { brevet-agent status --config agent.yaml 2>&1 | grep -q 'certificate.revoked'; }
+agent_status() { brevet-agent status --config agent.yaml 2>&1 || true; } # it exits with 1 unless all is well
+refused() { grep -q 'certificate.revoked' <<<"$(agent_status)"; }
 until_ok 20 refused
-say "The device's certificate is revoked: its next renewal is refused, and the agent says why ($(brevet-agent status --config agent.yaml 2>&1 | sed -n 's/.*\(certificate [0-9A-F]* is revoked[^;]*\).*/\1/p' | head -n 1))." \
+say "The device's certificate is revoked: its next renewal is refused, and the agent says why ($(agent_status | sed -n 's/.*\(certificate [0-9A-F]* is revoked[^;]*\).*/\1/p' | head -n 1))." \
   'brevet-agent status --config agent.yaml'
 
 # --- The log --------------------------------------------------------------------------------------------------------
