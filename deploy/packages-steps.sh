@@ -34,7 +34,10 @@ for name in brevet brevet-agent; do
   state "$name" inactive
   is "$name" disabled "$(systemctl is-enabled "$name" || true)"
   mode "/etc/$name" '755 root:root'
-  mode "/var/lib/$name" "700 $name:$name"
+  case $name in
+  brevet) mode "/var/lib/$name" "700 $name:$name" ;;
+  *) mode "/var/lib/$name" "711 $name:$name" ;; # others pass through it to the certificates
+  esac
   mode "/usr/bin/$name" '755 root:root'
   is "the shell of $name" /usr/sbin/nologin "$(getent passwd "$name" | cut -d: -f7)"
   is "the home of $name" "/var/lib/$name" "$(getent passwd "$name" | cut -d: -f6)"
