@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"runtime"
 	"slices"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -80,6 +82,27 @@ func TestStoppedBeforeItsListenersBegan(t *testing.T) {
 		}
 	}
 	w.Serve(t, servertest.Options{})
+}
+
+// A part that fails while the server stops is reported, also beside parts that only stopped.
+func TestOrderly(t *testing.T) {
+	failure := errors.New("the archive is full")
+	for _, c := range []struct {
+		name string
+		err  error
+		want error
+	}{
+		{"nothing", nil, nil},
+		{"a canceled context", fmt.Errorf("follow the feed: %w", context.Canceled), nil},
+		{"two stopped listeners", errors.Join(http.ErrServerClosed, grpc.ErrServerStopped), nil},
+		{"a failure", failure, failure},
+		{"a failure beside a stop", errors.Join(context.Canceled, failure), failure},
+		{"a failure beside stops, nested", errors.Join(errors.Join(http.ErrServerClosed, fmt.Errorf("close: %w", failure)), context.Canceled), failure},
+	} {
+		if got := server.Orderly(c.err); !errors.Is(got, c.want) || errors.Is(got, context.Canceled) {
+			t.Errorf("%s: Orderly returned %v, want %v", c.name, got, c.want)
+		}
+	}
 }
 
 func TestARestartGoesOn(t *testing.T) {

@@ -146,8 +146,16 @@ func (s *Server) ended(failed context.Context, err error) error {
 	}
 }
 
-// Orderly returns nil for an error that says no more than that a part was told to stop, and any other error as it is.
+// Orderly returns nil for an error that only reports a requested stop, and any other error as it is. Of joined errors it
+// returns those that report something else.
 func Orderly(err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // what wraps joined errors has words of its own
+		var others []error
+		for _, e := range joined.Unwrap() {
+			others = append(others, Orderly(e))
+		}
+		return errors.Join(others...)
+	}
 	for _, end := range []error{context.Canceled, http.ErrServerClosed, grpc.ErrServerStopped} {
 		if errors.Is(err, end) {
 			return nil

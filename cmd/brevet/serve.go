@@ -52,10 +52,10 @@ func serve(cmd *cobra.Command, c Config, check bool) (err error) {
 		return stopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	return stopped(ctx, n.serve(ctx, cmd, check, func(s *server.Server) {
+	return n.serve(ctx, cmd, check, func(s *server.Server) {
 		r := &reloader{current: c, load: func() (Config, error) { return loadConfig(cmd) }, log: log, server: s}
 		service.OnHangup(ctx, hangups, func() { r.reload(ctx) })
-	}))
+	})
 }
 
 // stopped returns nil where a signal stopped the server while it started, and any other error as it is.
@@ -70,11 +70,11 @@ func stopped(ctx context.Context, err error) error {
 func (n *node) serve(ctx context.Context, cmd *cobra.Command, check bool, begun func(*server.Server)) error {
 	listeners, err := n.config.listen(ctx)
 	if err != nil {
-		return err
+		return stopped(ctx, err)
 	}
 	s, err := n.server(ctx, listeners)
 	if err != nil {
-		return errors.Join(err, listeners.close())
+		return stopped(ctx, errors.Join(err, listeners.close()))
 	}
 	if check {
 		if err := errors.Join(s.Close(ctx), listeners.close(), n.config.CRL.lookForDirectories()); err != nil {
