@@ -209,16 +209,16 @@ func TestGivingUpKeepsNobodyOutOfTheLog(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
 	id := servertest.Must(pki.ParseSPIFFEID(device.ID))(t)
-	r := ra.New(ra.Config{TrustDomain: servertest.TrustDomain, Records: w.Stores.RA, Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
+	r := ra.New(ra.Config{TrustDomain: servertest.TrustDomain, Store: w.Stores.RA, Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
 	defer r.Close(t.Context())
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	refusal := pki.Refuse(pki.RuleClone, "", "two parties hold it")
+	refusal := pki.Refuse(pki.RuleRenewalKeyConflict, "", "two parties hold it")
 	if err := r.Note(gone, pki.ActorIdentity(id), id, refusal); !isRefusal(err, refusal) {
 		t.Errorf("Note returns %v", err)
 	}
 	entries := servertest.Find(w.Entries(t, 0), translog.RequestRefused, device.ID)
-	if len(entries) != 1 || entries[0].Facts["rule"] != string(pki.RuleClone) {
+	if len(entries) != 1 || entries[0].Facts["rule"] != string(pki.RuleRenewalKeyConflict) {
 		t.Errorf("the log has %+v", entries)
 	}
 }

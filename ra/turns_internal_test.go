@@ -12,7 +12,7 @@ import (
 // for the others.
 func TestTurnsComeInTheOrderOfAsking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		all, id := newTurns(), sourceID(t, 1)
+		all, id := newKeyedMutex(), sourceID(t, 1)
 		first, err := all.take(t.Context(), id)
 		if err != nil {
 			t.Fatal(err)

@@ -41,7 +41,7 @@ type Publisher interface {
 type Config struct {
 	Issuers   []Issuer            // the CAs whose CRLs it signs
 	Elsewhere []*x509.Certificate // the CAs whose CRLs are signed elsewhere, and imported
-	Records   Records
+	Store   Store
 	Sink      Sink
 	Publisher Publisher
 	// Directory is where the files of CRLs lie; it is made where it is missing, and no other process writes to it.
@@ -51,7 +51,7 @@ type Config struct {
 	Directories []string
 	// Points are the distribution points that certificates will name from now on. They are on record when New returns, and
 	// what was ever on record is kept current.
-	Points   []Point
+	Points   []DistributionPoint
 	Lifetime time.Duration    // of a CRL, at least a minute; a new one is signed at half of it. A delta has a quarter. Zero is DefaultLifetime
 	Clock    func() time.Time // nil is time.Now
 	Log      *slog.Logger     // nil is slog.Default()
@@ -59,7 +59,7 @@ type Config struct {
 
 // Authority writes status and signs CRLs. It is safe for concurrent use.
 type Authority struct {
-	records     Records
+	records     Store
 	sink        Sink
 	publisher   Publisher
 	shelf       shelf
@@ -70,7 +70,7 @@ type Authority struct {
 
 	issuers   map[pki.IssuerID]*issuer
 	elsewhere []*x509.Certificate
-	sets      sets
+	sets      bulkQueue
 	importing sync.Mutex // one at a time, for the sake of their files
 }
 
@@ -94,11 +94,11 @@ type issuer struct {
 
 // New makes an Authority, and records the distribution points that it is given. Nothing is signed before Run or PublishNow.
 func New(ctx context.Context, c Config) (*Authority, error) {
-	if c.Records == nil || c.Sink == nil || c.Publisher == nil || c.Directory == "" {
+	if c.Store == nil || c.Sink == nil || c.Publisher == nil || c.Directory == "" {
 		return nil, errors.New("revocation: an authority needs records, a sink, a publisher and a directory")
 	}
 	a := &Authority{
-		records: c.Records, sink: c.Sink, publisher: c.Publisher, shelf: shelf{c.Directory}, lifetime: c.Lifetime, clock: c.Clock, log: c.Log,
+		records: c.Store, sink: c.Sink, publisher: c.Publisher, shelf: shelf{c.Directory}, lifetime: c.Lifetime, clock: c.Clock, log: c.Log,
 		issuers: map[pki.IssuerID]*issuer{}, elsewhere: c.Elsewhere, sets: newSets(),
 	}
 	if a.lifetime == 0 {
@@ -148,7 +148,7 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 }
 
 // prepare makes durable what has to be before certificates are issued, and learns what is on record.
-func (a *Authority) prepare(ctx context.Context, points []Point) error {
+func (a *Authority) prepare(ctx context.Context, points []DistributionPoint) error {
 	if err := a.recordPoints(ctx, points); err != nil {
 		return err
 	}
@@ -175,14 +175,14 @@ func mayIssueCRLs(c *x509.Certificate) error {
 //
 // An order about many certificates is in effect for all of them at once, and Apply returns when their records say so too.
 // If ctx ends before that, Run completes the order, in this process or in the next.
-func (a *Authority) Apply(ctx context.Context, o Order) (Outcome, error) {
+func (a *Authority) Apply(ctx context.Context, o Change) (ChangeResult, error) {
 	now := a.now()
 	if o.At.IsZero() {
 		o.At = now
 	}
 	o.At, o.InvalidSince = o.At.UTC().Truncate(time.Second), o.InvalidSince.UTC().Truncate(time.Second)
 	if err := o.check(now); err != nil {
-		return Outcome{}, err
+		return ChangeResult{}, err
 	}
 	out, err := a.records.Apply(ctx, o)
 	if err != nil {
@@ -191,22 +191,22 @@ func (a *Authority) Apply(ctx context.Context, o Order) (Outcome, error) {
 			a.sets.want()
 			a.wantCRLs()
 		}
-		return Outcome{}, err
+		return ChangeResult{}, err
 	}
 	a.tell(out.All())
 	a.wantCRLsOf(out.All())
 	for _, c := range out.Changed {
-		out.Reached.Add(c.NotAfter, o.At)
+		out.Affected.Add(c.NotAfter, o.At)
 	}
-	if out.Set == 0 {
+	if out.BulkRevocation == 0 {
 		return out, nil
 	}
-	set, err := a.completeSet(ctx, out.Set)
+	set, err := a.completeSet(ctx, out.BulkRevocation)
 	if err != nil {
-		return Outcome{}, err
+		return ChangeResult{}, err
 	}
-	out.Reached.Valid += set.Total - set.Ended
-	out.Reached.Ended += set.Ended
+	out.Affected.Valid += set.Total - set.Expired
+	out.Affected.Expired += set.Expired
 	return out, nil
 }
 
@@ -236,7 +236,7 @@ func (a *Authority) Recorded(changes ...pki.StatusChange) {
 }
 
 // check refuses an order that makes no sense whatever the records say.
-func (o Order) check(now time.Time) error {
+func (o Change) check(now time.Time) error {
 	if !o.hasOneSubject() {
 		return pki.Refuse(pki.RuleRequest, "name one certificate, one identity or one key", "an order is about exactly one of them")
 	}
@@ -256,7 +256,7 @@ func (o Order) check(now time.Time) error {
 	case Hold:
 		reasonFits = o.Reason == pki.CertificateHold || o.Reason == pki.Unspecified
 		stateFits = o.State == pki.Suspended && !o.Identity.IsZero() || o.State == 0 && o.Identity.IsZero()
-	case Release:
+	case Unhold:
 		reasonFits = o.Reason == pki.Unspecified
 		stateFits = o.State == 0
 	default:
@@ -276,10 +276,10 @@ func (o Order) check(now time.Time) error {
 	if err := checkSince(o.InvalidSince, o.At); err != nil {
 		return err
 	}
-	return checkWhy(o.Why)
+	return checkWhy(o.Comment)
 }
 
-func (o Order) hasOneSubject() bool {
+func (o Change) hasOneSubject() bool {
 	subjects := 0
 	for _, none := range []bool{o.Certificate.IsZero(), o.Identity.IsZero(), o.Key.IsZero()} {
 		if !none {
@@ -296,7 +296,7 @@ func (a Action) String() string {
 		return "revoke"
 	case Hold:
 		return "hold"
-	case Release:
+	case Unhold:
 		return "release"
 	default:
 		return fmt.Sprintf("action(%d)", uint8(a))

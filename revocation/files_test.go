@@ -111,7 +111,7 @@ func TestAnImportedCRLIsWrittenAnew(t *testing.T) {
 // TestADiskThatFails has the directory of CRLs be of no use, and heal.
 func TestADiskThatFails(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
-		s.points = []revocation.Point{s.pointIn(1, "pki.example")}
+		s.points = []revocation.DistributionPoint{s.pointIn(1, "pki.example")}
 		s.start(t, never)
 		blocked := filepath.Join(s.dir, s.ca.ID().Short())
 		write(t, blocked, []byte("in the way"))
@@ -134,7 +134,7 @@ func TestADiskThatFails(t *testing.T) {
 func TestDirectoriesGetEverything(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		one, two, away := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "not yet")
-		s.further, s.points = []string{one, away, two}, []revocation.Point{s.pointIn(1, "pki.example")}
+		s.further, s.points = []string{one, away, two}, []revocation.DistributionPoint{s.pointIn(1, "pki.example")}
 		s.start(t, never)
 		if _, err := s.Import(t.Context(), rootCRL(t, s.root, nil), operator); err != nil {
 			t.Fatal(err)

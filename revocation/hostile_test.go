@@ -52,7 +52,7 @@ func TestOthersWriteToADirectory(t *testing.T) {
 			synctestScene(t, func(t *testing.T, s *scene) {
 				victim, dir := filepath.Join(t.TempDir(), "log.archive"), t.TempDir()
 				write(t, victim, []byte("everything that ever changed"))
-				s.further, s.points = []string{dir}, []revocation.Point{s.pointIn(1, "pki.example")}
+				s.further, s.points = []string{dir}, []revocation.DistributionPoint{s.pointIn(1, "pki.example")}
 				full, partition := s.path(dir, 0, false), s.path(dir, 1, false)
 				path := c.at(full, partition)
 				must(t, os.MkdirAll(filepath.Dir(path), 0o700))

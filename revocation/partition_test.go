@@ -29,11 +29,11 @@ var (
 )
 
 // pointIn is the distribution point of a partition, with a delta unless it is told otherwise.
-func (s *scene) pointIn(partition uint16, host string) revocation.Point {
+func (s *scene) pointIn(partition uint16, host string) revocation.DistributionPoint {
 	scope := revocation.Scope{Issuer: s.ca.ID(), Partition: partition}
 	delta := scope
 	delta.Delta = true
-	return revocation.Point{
+	return revocation.DistributionPoint{
 		Issuer: s.ca.ID(), Partition: partition, URL: "http://" + host + "/crl/" + scope.Path(), DeltaURL: "http://" + host + "/crl/" + delta.Path(),
 	}
 }
@@ -57,7 +57,7 @@ func pointsExtension(t testing.TB, oid asn1.ObjectIdentifier, url string) pkix.E
 }
 
 // issueIn makes a certificate that names a point, and records it.
-func (s *scene) issueIn(t testing.TB, p revocation.Point) (*x509.Certificate, pki.CertRef) {
+func (s *scene) issueIn(t testing.TB, p revocation.DistributionPoint) (*x509.Certificate, pki.CertRef) {
 	t.Helper()
 	extensions := []pkix.Extension{pointsExtension(t, oidPoints, p.URL)}
 	if p.DeltaURL != "" {
@@ -71,7 +71,7 @@ func (s *scene) issueIn(t testing.TB, p revocation.Point) (*x509.Certificate, pk
 
 func (s *scene) order(t testing.TB, action revocation.Action, ref pki.CertRef) {
 	t.Helper()
-	if _, err := s.Apply(t.Context(), revocation.Order{Action: action, Certificate: ref, By: operator}); err != nil {
+	if _, err := s.Apply(t.Context(), revocation.Change{Action: action, Certificate: ref, Actor: operator}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -133,7 +133,7 @@ func TestPartitions(t *testing.T) {
 			s := &scene{root: root, ca: root.Intermediate(t, "Issuing CA", kind), book: revtest.NewBook(), outlet: &outlet{}, log: &logBook{}, dir: t.TempDir()}
 			one, two := s.pointIn(1, "pki.example"), s.pointIn(2, "pki.example")
 			two.DeltaURL = ""
-			s.points = []revocation.Point{one, two}
+			s.points = []revocation.DistributionPoint{one, two}
 			s.start(t, never)
 			bad, badRef := s.issueIn(t, one)
 			good, _ := s.issueIn(t, one)
@@ -207,7 +207,7 @@ func (s *scene) extended(t *testing.T, leaf *x509.Certificate, lists []*x509.Rev
 func TestOpenSSLUsesDeltas(t *testing.T) {
 	s := newScene(t, never)
 	point := s.pointIn(3, "pki.example")
-	s.points = []revocation.Point{point}
+	s.points = []revocation.DistributionPoint{point}
 	s.start(t, never)
 	gone, goneRef := s.issueIn(t, point)
 	held, heldRef := s.issueIn(t, point)
@@ -217,7 +217,7 @@ func TestOpenSSLUsesDeltas(t *testing.T) {
 	s.publishNow(t)
 	base := s.last(t, 3, false)
 	s.revoke(t, goneRef, pki.KeyCompromise)
-	s.order(t, revocation.Release, heldRef)
+	s.order(t, revocation.Unhold, heldRef)
 	s.publishNow(t)
 	delta, next := s.last(t, 3, true), s.last(t, 3, false)
 	if baseNumber(t, delta).Cmp(base.Number) != 0 || delta.Number.Cmp(next.Number) != 0 || delta.NextUpdate.Sub(delta.ThisUpdate) != revocation.DefaultLifetime/4 {
@@ -267,13 +267,13 @@ func names(t testing.TB, list *x509.RevocationList) (urls []string) {
 func TestPartitionsChange(t *testing.T) {
 	s := newScene(t, never)
 	a1, a2, b1 := s.pointIn(1, "a.example"), s.pointIn(2, "a.example"), s.pointIn(1, "b.example")
-	s.points = []revocation.Point{a1, a2}
+	s.points = []revocation.DistributionPoint{a1, a2}
 	s.start(t, never)
 	inTwo, refTwo := s.issueIn(t, a2)
 	s.publishNow(t)
 	firstBase := s.last(t, 1, false).Number
 
-	s.points = []revocation.Point{a1} // down to one
+	s.points = []revocation.DistributionPoint{a1} // down to one
 	s.restart(t)
 	s.revoke(t, refTwo, pki.Superseded)
 	s.publishNow(t)
@@ -315,7 +315,7 @@ func (s *scene) restart(t testing.TB) {
 
 func TestEachPartitionOnItsSchedule(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
-		s.points = []revocation.Point{s.pointIn(1, "pki.example"), s.pointIn(2, "pki.example")}
+		s.points = []revocation.DistributionPoint{s.pointIn(1, "pki.example"), s.pointIn(2, "pki.example")}
 		s.start(t, never)
 		s.running(t)
 		wait(time.Second)
@@ -355,7 +355,7 @@ func TestEachPartitionOnItsSchedule(t *testing.T) {
 // TestDeltasGoWithEveryBaseOnSchedule holds deltas over days against the bases that relying parties may still have.
 func TestDeltasGoWithEveryBaseOnSchedule(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
-		s.points = []revocation.Point{s.pointIn(1, "pki.example")}
+		s.points = []revocation.DistributionPoint{s.pointIn(1, "pki.example")}
 		s.start(t, never)
 		s.running(t)
 		for range 30 {
@@ -385,14 +385,14 @@ func TestDeltasGoWithEveryBaseOnSchedule(t *testing.T) {
 func TestPartitionsWithoutTheKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, never)
-		s.points = []revocation.Point{{Issuer: s.ca.ID(), Partition: 1, URL: "http://pki.example/1.crl", DeltaURL: "http://pki.example/1-delta.crl"}}
+		s.points = []revocation.DistributionPoint{{Issuer: s.ca.ID(), Partition: 1, URL: "http://pki.example/1.crl", DeltaURL: "http://pki.example/1-delta.crl"}}
 		s.start(t, never)
 		if err := s.PublishNow(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		s.outlet, s.further = &outlet{}, []string{t.TempDir()}
 		a, err := revocation.New(t.Context(), revocation.Config{
-			Elsewhere: []*x509.Certificate{s.root.Certificate, s.ca.Certificate}, Records: s.book, Sink: s.outlet, Publisher: s.outlet,
+			Elsewhere: []*x509.Certificate{s.root.Certificate, s.ca.Certificate}, Store: s.book, Sink: s.outlet, Publisher: s.outlet,
 			Directory: s.dir, Directories: s.further, Log: slog.New(slog.NewTextHandler(s.log, nil)),
 		})
 		if err != nil {

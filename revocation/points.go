@@ -27,7 +27,7 @@ type points struct {
 }
 
 // check refuses a point that could not be served.
-func (p Point) check() error {
+func (p DistributionPoint) check() error {
 	if p.Partition < 1 || p.Partition > MaxPartition {
 		return fmt.Errorf("revocation: partition %d of %s is out of range: use 1 to %d; the full CRL has no distribution point of its own",
 			p.Partition, p.Issuer.Short(), MaxPartition)
@@ -46,7 +46,7 @@ func (p Point) check() error {
 
 // recordPoints makes the points that certificates will name durable, before any certificate names them, and gives each
 // issuer all that were ever recorded for it.
-func (a *Authority) recordPoints(ctx context.Context, wanted []Point) error {
+func (a *Authority) recordPoints(ctx context.Context, wanted []DistributionPoint) error {
 	for _, p := range wanted {
 		if err := p.check(); err != nil {
 			return err
@@ -80,7 +80,7 @@ func (a *Authority) recordPoints(ctx context.Context, wanted []Point) error {
 }
 
 // name adds a point to those of an issuer.
-func (i *issuer) name(p Point) {
+func (i *issuer) name(p DistributionPoint) {
 	at, found := slices.BinarySearchFunc(i.points, p.Partition, func(q *points, n uint16) int { return int(q.partition) - int(n) })
 	if !found {
 		i.points = slices.Insert(i.points, at, &points{partition: p.Partition})

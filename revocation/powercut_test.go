@@ -64,7 +64,7 @@ var traced = regexp.MustCompile(`^\d+ +(fsync|openat|mkdirat)\((?:\d+<([^>]*)>|[
 func publishTo(t *testing.T, dir string) {
 	t.Helper()
 	s := newScene(t, never)
-	s.dir, s.points = dir, []revocation.Point{s.pointIn(1, "pki.example")}
+	s.dir, s.points = dir, []revocation.DistributionPoint{s.pointIn(1, "pki.example")}
 	s.start(t, func(call string) (bool, error) {
 		if call == "PutCRLs" {
 			return false, os.Mkdir(filepath.Join(t.TempDir(), "recorded"), 0o700)

@@ -198,7 +198,7 @@ func (a *Authority) keepPacked(ctx context.Context, i *issuer) {
 			return
 		case <-i.packed:
 		}
-		if err := a.records.Pack(ctx, i.id); err != nil && ctx.Err() == nil {
+		if err := a.records.Compact(ctx, i.id); err != nil && ctx.Err() == nil {
 			a.log.Warn("what CRLs are read from is not packed: they take longer", "issuer", i.Certificate.Subject, "error", err)
 		}
 	}

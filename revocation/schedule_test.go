@@ -103,8 +103,8 @@ func TestChangesShareACRL(t *testing.T) {
 		}
 		// A hold is listed, until it is released.
 		_, ref := s.issue(t)
-		for _, action := range []revocation.Action{revocation.Hold, revocation.Release} {
-			if _, err := s.Apply(t.Context(), revocation.Order{Action: action, Certificate: ref}); err != nil {
+		for _, action := range []revocation.Action{revocation.Hold, revocation.Unhold} {
+			if _, err := s.Apply(t.Context(), revocation.Change{Action: action, Certificate: ref}); err != nil {
 				t.Fatal(err)
 			}
 			wait(time.Second)
@@ -129,7 +129,7 @@ func TestWhatOthersRecordReachesTheCRL(t *testing.T) {
 		if n := len(s.outlet.published()); n != 1 {
 			t.Fatalf("%d CRLs, want the first alone", n)
 		}
-		changes, err := s.book.Apply(t.Context(), revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: ref, At: time.Now()})
+		changes, err := s.book.Apply(t.Context(), revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: ref, At: time.Now()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -230,7 +230,7 @@ func TestACRLThatDidNotGetOutFollows(t *testing.T) {
 		s := newScene(t, never)
 		var shy atomic.Bool
 		a, err := revocation.New(t.Context(), revocation.Config{
-			Issuers: []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: s.ca.Key}}, Records: s.book, Sink: s.outlet,
+			Issuers: []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: s.ca.Key}}, Store: s.book, Sink: s.outlet,
 			Publisher: shyOutlet{s.outlet, &shy}, Directory: s.dir, Log: slog.New(slog.NewTextHandler(s.log, nil)),
 		})
 		if err != nil {
@@ -263,7 +263,7 @@ func TestChangeBehindAnErrorReachesTheCRL(t *testing.T) {
 		s.running(t)
 		wait(time.Second)
 		_, ref := s.issue(t)
-		if _, err := s.Apply(t.Context(), revocation.Order{Action: revocation.Revoke, Certificate: ref}); err == nil {
+		if _, err := s.Apply(t.Context(), revocation.Change{Action: revocation.Revoke, Certificate: ref}); err == nil {
 			t.Fatal("the order succeeds")
 		}
 		wait(time.Second)

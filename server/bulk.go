@@ -172,8 +172,8 @@ func (o *orders) issue(ctx context.Context, order *brevetv1.IssueCertificatesReq
 	if err != nil {
 		return cert, nil, err
 	}
-	cert, err = o.registrar.Order(ctx, ra.Order{
-		RequestID: id, Name: order.GetId(), CSR: order.GetCsr(), Lifetime: lifetime, Register: register, By: callerOf(ctx).actor(),
+	cert, err = o.registrar.Issue(ctx, ra.IssueRequest{
+		RequestID: id, Name: order.GetId(), CSR: order.GetCsr(), Lifetime: lifetime, Register: register, Actor: callerOf(ctx).actor(),
 	})
 	if err != nil {
 		return cert, nil, err

@@ -37,7 +37,7 @@ func onRecord(t *testing.T, w *servertest.World) (released map[string]int, unrel
 	t.Helper()
 	released = map[string]int{}
 	for _, c := range w.Inventory(t) {
-		if c.Released {
+		if c.Delivered {
 			released[string(c.RequestID.Bytes())]++
 		} else {
 			unreleased++
@@ -361,7 +361,7 @@ func TestSuspendedInTheMiddleOfAStream(t *testing.T) {
 		_, err := answers.Of(req)
 		servertest.Refused(t, err, codes.OK, "")
 	}
-	if _, err := answers.Of(held); servertest.RuleOf(err) != pki.RuleChanged && servertest.RuleOf(err) != pki.RuleIdentityState {
+	if _, err := answers.Of(held); servertest.RuleOf(err) != pki.RuleIdentityStale && servertest.RuleOf(err) != pki.RuleIdentityState {
 		t.Errorf("the suspended device's was answered with %v", err)
 	}
 	if len(late) != 0 {

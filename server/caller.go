@@ -93,11 +93,11 @@ var errUnserved = pki.Refuse(pki.RuleMethod, "call what proto/brevet/v1 has, or 
 func (g *gate) identify(ctx context.Context, renewing bool) (caller, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return caller{}, pki.Unauthenticated()
+		return caller{}, pki.NoCertificate()
 	}
 	info, ok := p.AuthInfo.(clientInfo)
 	if !ok || info.leaf == nil {
-		return caller{}, pki.Unauthenticated()
+		return caller{}, pki.NoCertificate()
 	}
 	return g.verify(info, renewing)
 }

@@ -17,7 +17,7 @@ const maxImport = 192 << 10
 // crls serves brevet.v1.CRLService.
 type crls struct {
 	brevetv1.UnimplementedCRLServiceServer
-	records     revocation.Records
+	records     revocation.Store
 	revocations *revocation.Authority
 	authorities []*x509.Certificate
 }

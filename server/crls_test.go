@@ -77,7 +77,7 @@ func (r readings) Changes(ctx context.Context, after uint64, limit int) ([]pki.S
 
 // lateCRLs is a store that takes the first CRLs when the feed has been read for a while, and all statuses are known.
 type lateCRLs struct {
-	revocation.Records
+	revocation.Store
 	times *atomic.Int64
 }
 
@@ -85,7 +85,7 @@ func (l lateCRLs) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Act
 	for l.times.Load() < 5 && ctx.Err() == nil {
 		time.Sleep(time.Millisecond)
 	}
-	return l.Records.PutCRLs(ctx, crls, by, at)
+	return l.Store.PutCRLs(ctx, crls, by, at)
 }
 
 // Who is told that a new CA's server serves finds its CRL.

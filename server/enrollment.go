@@ -27,7 +27,7 @@ func (e *enrollment) Enroll(ctx context.Context, req *brevetv1.EnrollRequest) (*
 	if err != nil {
 		return nil, e.registrar.NoteEvidence(ctx, req.GetToken(), err)
 	}
-	cert, err := e.registrar.Enroll(ctx, ra.Enrollment{RequestID: id, Evidence: req.GetToken(), CSR: req.GetCsr(), Lifetime: lifetime})
+	cert, err := e.registrar.Enroll(ctx, ra.EnrollRequest{RequestID: id, Evidence: req.GetToken(), CSR: req.GetCsr(), Lifetime: lifetime})
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (e *enrollment) Renew(ctx context.Context, req *brevetv1.RenewRequest) (*br
 		return nil, err
 	}
 	by := callerOf(ctx)
-	cert, err := e.registrar.Renew(ctx, ra.Renewal{
+	cert, err := e.registrar.Renew(ctx, ra.RenewRequest{
 		RequestID: id, Identity: by.id, Predecessor: by.ref, CSR: req.GetCsr(), Lifetime: lifetime, Superseded: by.past,
 	})
 	if err != nil {
@@ -77,7 +77,7 @@ func (e *enrollment) credential(cert ca.Certificate) (*brevetv1.Credential, erro
 }
 
 func chainOf(a *ca.Authority, issuer pki.IssuerID) ([]*x509.Certificate, *x509.Certificate, error) {
-	iss, ok := a.Issuer(issuer)
+	iss, ok := a.IssuingCA(issuer)
 	if !ok {
 		return nil, nil, pki.Refuse(pki.RuleNotFound, "renew or enroll anew", "the certificate's CA %s is not served here any more", issuer.Short())
 	}

@@ -19,9 +19,9 @@ import (
 )
 
 var codeOf = map[pki.Class]codes.Code{
-	pki.Malformed: codes.InvalidArgument, pki.Unproven: codes.Unauthenticated, pki.Forbidden: codes.PermissionDenied,
-	pki.Missing: codes.NotFound, pki.Conflicting: codes.FailedPrecondition, pki.Overcrowded: codes.ResourceExhausted,
-	pki.Unserved: codes.Unimplemented,
+	pki.InvalidArgument: codes.InvalidArgument, pki.Unauthenticated: codes.Unauthenticated, pki.PermissionDenied: codes.PermissionDenied,
+	pki.NotFound: codes.NotFound, pki.FailedPrecondition: codes.FailedPrecondition, pki.ResourceExhausted: codes.ResourceExhausted,
+	pki.Unimplemented: codes.Unimplemented,
 }
 
 // lines bounds what is said of the failures of each method: ten at once, and ten a minute after them. The rest is counted
@@ -78,7 +78,7 @@ func statusOf(err error) (st *status.Status, loud bool) {
 			code = codes.InvalidArgument
 		}
 		return detailed(status.New(code, r.Error()), err,
-			&brevetv1.Refusal{Rule: string(r.Rule), Detail: r.Detail, Fix: r.Fix}), false
+			&brevetv1.Refusal{Rule: string(r.Rule), Detail: r.Detail, Fix: r.Hint}), false
 	}
 	if _, ok := status.FromError(err); ok && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return status.Convert(err), false

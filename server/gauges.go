@@ -198,15 +198,15 @@ func (r *reading) crls(ctx context.Context, names map[pki.IssuerID]string) {
 
 // sets are those in effect whose records, and so the CRLs, do not say so yet. What is not counted yet waits uncounted.
 func (r *reading) sets(ctx context.Context) {
-	open, err := r.config.Stores.Revocation.OpenSets(ctx)
+	open, err := r.config.Stores.Revocation.OpenBulk(ctx)
 	if err != nil {
 		r.failures++
 		return
 	}
 	var followed, waiting int
 	for _, s := range open {
-		followed += s.Followed
-		waiting += max(0, s.Total-s.Followed)
+		followed += s.Applied
+		waiting += max(0, s.Total-s.Applied)
 	}
 	r.gauge(r.gauges.sets, float64(len(open)))
 	r.gauge(r.gauges.members, float64(followed), "followed")

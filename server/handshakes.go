@@ -94,7 +94,7 @@ func (b boundedTLS) Clone() credentials.TransportCredentials {
 type handshake struct {
 	net.Conn
 	ctx   context.Context //nolint:containedctx // of the handshake, which knows of none
-	lane  *admission.Lane
+	lane  *admission.Queue
 	leave func() // nil while it is not in the lane
 	read  int    // bytes
 	over  bool

@@ -57,7 +57,7 @@ func (s *identities) find(ctx context.Context, text string) (*brevetv1.Identity,
 	if err != nil {
 		return nil, err
 	}
-	have, err := s.registrar.Records().Identity(ctx, id)
+	have, err := s.registrar.Store().Identity(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (s *identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdent
 			return nil, pki.Refuse(pki.RuleRequest, "send the next_page_token of the page before", "the page token is not of its form")
 		}
 	}
-	list, err := s.registrar.Records().Identities(ctx, after, size+1) // one more says that another page follows
+	list, err := s.registrar.Store().Identities(ctx, after, size+1) // one more says that another page follows
 	if err != nil {
 		return nil, err
 	}
@@ -92,13 +92,13 @@ func (s *identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdent
 
 // SuspendIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) SuspendIdentity(ctx context.Context, req *brevetv1.SuspendIdentityRequest) (*brevetv1.SuspendIdentityResponse, error) {
-	id, changed, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Why: req.GetComment()})
+	id, changed, err := s.order(ctx, req.GetId(), revocation.Change{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Comment: req.GetComment()})
 	return &brevetv1.SuspendIdentityResponse{Identity: id, Changed: changed}, err
 }
 
 // ResumeIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *identities) ResumeIdentity(ctx context.Context, req *brevetv1.ResumeIdentityRequest) (*brevetv1.ResumeIdentityResponse, error) {
-	id, changed, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Release, Why: req.GetComment()})
+	id, changed, err := s.order(ctx, req.GetId(), revocation.Change{Action: revocation.Unhold, Comment: req.GetComment()})
 	return &brevetv1.ResumeIdentityResponse{Identity: id, Changed: changed}, err
 }
 
@@ -108,32 +108,32 @@ func (s *identities) RetireIdentity(ctx context.Context, req *brevetv1.RetireIde
 	if err != nil {
 		return nil, err
 	}
-	id, changed, err := s.order(ctx, req.GetId(), revocation.Order{
-		Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired, InvalidSince: since, Why: req.GetComment(),
+	id, changed, err := s.order(ctx, req.GetId(), revocation.Change{
+		Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired, InvalidSince: since, Comment: req.GetComment(),
 	})
 	return &brevetv1.RetireIdentityResponse{Identity: id, Changed: changed}, err
 }
 
 // order carries out a change of an identity, and returns how it stands afterwards and what has changed.
-func (s *identities) order(ctx context.Context, text string, o revocation.Order) (*brevetv1.Identity, *brevetv1.ChangedCertificates, error) {
+func (s *identities) order(ctx context.Context, text string, o revocation.Change) (*brevetv1.Identity, *brevetv1.ChangedCertificates, error) {
 	id, err := s.registrar.ParseID(text)
 	if err != nil {
 		return nil, nil, err
 	}
-	have, err := s.registrar.Records().Identity(ctx, id)
+	have, err := s.registrar.Store().Identity(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
 	if have.Kind == pki.Server || have.Kind == pki.VA {
 		return nil, nil, pki.Refuse(pki.RuleReserved, "stop the server instead", "%s is part of the CA itself", id)
 	}
-	o.Identity, o.By = id, callerOf(ctx).actor()
+	o.Identity, o.Actor = id, callerOf(ctx).actor()
 	out, err := s.revocations.Apply(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}
 	after, err := s.find(ctx, text)
-	return after, reachedOut(out.Reached), err
+	return after, reachedOut(out.Affected), err
 }
 
 // CreateToken serves the RPC of that name in brevet.v1.IdentityService.
@@ -142,7 +142,7 @@ func (s *identities) CreateToken(ctx context.Context, req *brevetv1.CreateTokenR
 	if err != nil {
 		return nil, err
 	}
-	have, err := s.registrar.Records().Identity(ctx, id)
+	have, err := s.registrar.Store().Identity(ctx, id)
 	if err != nil {
 		return nil, err
 	}

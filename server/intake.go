@@ -84,19 +84,19 @@ func sizes(sessions int) map[work]admission.Size {
 
 // intake lets calls go to work, or has them wait, or turns them away.
 type intake struct {
-	lanes                 map[work]*admission.Lane
+	lanes                 map[work]*admission.Queue
 	identities, addresses *admission.Rates
 }
 
 func newIntake(c Config, t Token) *intake {
 	in := &intake{
-		lanes:      map[work]*admission.Lane{},
+		lanes:      map[work]*admission.Queue{},
 		identities: admission.NewRates("limits.identity", c.Limits.Identity),
 		addresses:  admission.NewRates("limits.address", c.Limits.Address),
 	}
 	_, sessions := t.Calls()
 	for w, size := range sizes(sessions) {
-		in.lanes[w] = admission.NewLane(string(w), size)
+		in.lanes[w] = admission.NewQueue(string(w), size)
 	}
 	return in
 }

@@ -16,7 +16,7 @@ import (
 // logService serves brevet.v1.LogService.
 type logService struct {
 	brevetv1.UnimplementedLogServiceServer
-	records   translog.Records
+	records   translog.Store
 	sequencer *translog.Sequencer
 	archive   *translog.Archive
 	intake    *intake

@@ -27,7 +27,7 @@ func TestTheLogTellsWhoDidWhat(t *testing.T) {
 	holder := w.Enroll(t, w.Secret(t, token.GetToken()), servertest.Key(t))
 	next := w.Renewed(t, holder, servertest.Key(t))
 	_, err := holder.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
-	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleClone)
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRenewalKeyConflict)
 	_, err = holder.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
 	w.Suspend(t, device)

@@ -46,7 +46,7 @@ type Config struct {
 	Operations net.Listener
 	// Issuers sign certificates and CRLs; the last one is the current one. Authorities are all CA certificates that
 	// are installed, roots included.
-	Issuers     []ca.Issuer
+	Issuers     []ca.IssuingCA
 	Authorities []*x509.Certificate
 	// Retired are the CAs, with a key or without, from which nothing is issued any more.
 	Retired  []pki.IssuerID
@@ -85,11 +85,11 @@ type OCSP struct {
 // Stores are the views of the store that the server's parts ask for.
 type Stores struct {
 	CA         ca.Journal
-	RA         ra.Records
+	RA         ra.Store
 	Retention  ra.RetentionRecords
-	Revocation revocation.Records
+	Revocation revocation.Store
 	Feed       responder.Feed
-	Log        translog.Records
+	Log        translog.Store
 }
 
 // How long a stopping server waits for calls in flight, and then for what they have written.
@@ -178,14 +178,14 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
-		Issuers: c.Issuers, Profiles: c.Profiles, Partitions: c.CRLs.partitions(),
+		IssuingCAs: c.Issuers, Profiles: c.Profiles, Partitions: c.CRLs.partitions(),
 		Journal: journal{c.Stores.CA, s}, Observer: observer{s.responder, s.revocations}, Meter: s, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err
 	}
 	s.registrar = ra.New(ra.Config{
-		TrustDomain: c.TrustDomain, Records: c.Stores.RA, Issuer: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
+		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
 		Token: token.New(c.Stores.RA), Clock: c.Clock, Log: c.Log,
 	})
 	s.gate = newGate(c, s.responder)
@@ -205,7 +205,7 @@ func newRevocations(ctx context.Context, c Config, r *responder.Responder) (*rev
 		signers = append(signers, revocation.Issuer{Certificate: iss.Certificate, Signer: iss.Signer})
 	}
 	return revocation.New(ctx, revocation.Config{
-		Issuers: signers, Elsewhere: elsewhere(c), Records: c.Stores.Revocation, Sink: r, Publisher: r,
+		Issuers: signers, Elsewhere: elsewhere(c), Store: c.Stores.Revocation, Sink: r, Publisher: r,
 		Directory: c.CRLs.Directory, Directories: c.CRLs.Directories, Points: pointsOf(c), Clock: c.Clock, Log: c.Log,
 	})
 }
@@ -213,14 +213,14 @@ func newRevocations(ctx context.Context, c Config, r *responder.Responder) (*rev
 func (c CRLs) partitions() int { return cmp.Or(c.Partitions, ca.DefaultPartitions) }
 
 // pointsOf returns the distribution points that certificates will name. What earlier ones name is on record.
-func pointsOf(c Config) []revocation.Point {
-	var points []revocation.Point
+func pointsOf(c Config) []revocation.DistributionPoint {
+	var points []revocation.DistributionPoint
 	for _, iss := range c.Issuers {
 		for _, name := range slices.Sorted(maps.Keys(c.Profiles)) {
 			for n := range c.CRLs.partitions() {
 				partition := uint16(n + 1)
 				if url, delta := c.Profiles[name].CRLPoint(iss.ID, partition); url != "" {
-					points = append(points, revocation.Point{Issuer: iss.ID, Partition: partition, URL: url, DeltaURL: delta})
+					points = append(points, revocation.DistributionPoint{Issuer: iss.ID, Partition: partition, URL: url, DeltaURL: delta})
 				}
 			}
 		}
@@ -251,7 +251,7 @@ func newGate(c Config, st statuses) *gate {
 // elsewhere returns the CA certificates whose CRLs are signed in ceremonies and imported: those without a key here.
 func elsewhere(c Config) []*x509.Certificate {
 	return slices.DeleteFunc(slices.Clone(c.Authorities), func(cert *x509.Certificate) bool {
-		return slices.ContainsFunc(c.Issuers, func(i ca.Issuer) bool { return i.ID == pki.IssuerOf(cert) })
+		return slices.ContainsFunc(c.Issuers, func(i ca.IssuingCA) bool { return i.ID == pki.IssuerOf(cert) })
 	})
 }
 
@@ -352,8 +352,8 @@ type superseder struct{ revocations *revocation.Authority }
 
 // Supersede implements ra.Superseder.
 func (s superseder) Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor) error {
-	_, err := s.revocations.Apply(ctx, revocation.Order{
-		Action: revocation.Revoke, Reason: pki.Superseded, Identity: id, By: by,
+	_, err := s.revocations.Apply(ctx, revocation.Change{
+		Action: revocation.Revoke, Reason: pki.Superseded, Identity: id, Actor: by,
 	})
 	return err
 }

@@ -217,7 +217,7 @@ func makeBenchCRL(ctx context.Context, c TokenConfig, pin hsm.PIN, dir, store st
 		return r, err
 	}
 	authority, err := revocation.New(ctx, revocation.Config{
-		Issuers: []revocation.Issuer{{Certificate: cert, Signer: key}}, Records: db.Revocation(), Sink: public, Publisher: public,
+		Issuers: []revocation.Issuer{{Certificate: cert, Signer: key}}, Store: db.Revocation(), Sink: public, Publisher: public,
 		Directory: filepath.Join(dir, store, "crls"), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

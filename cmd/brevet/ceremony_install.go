@@ -143,7 +143,7 @@ func (n *node) install(ctx context.Context, inst installation, by pki.Actor) err
 		absent, _ := absence(n.tokens)
 		return errors.Join(err, absent)
 	}
-	iss, err := ca.NewIssuer(inst.certificate, key, inst.others)
+	iss, err := ca.NewIssuingCA(inst.certificate, key, inst.others)
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (n *node) install(ctx context.Context, inst installation, by pki.Actor) err
 		}
 	}
 	for _, cert := range inst.others {
-		if err := n.store.CA().Install(ctx, ca.Installed{Certificate: cert.Raw, At: now}, by); err != nil {
+		if err := n.store.CA().Install(ctx, ca.InstalledCA{Certificate: cert.Raw, At: now}, by); err != nil {
 			return err
 		}
 	}
@@ -177,7 +177,7 @@ func (n *node) install(ctx context.Context, inst installation, by pki.Actor) err
 			return err
 		}
 	}
-	return n.store.CA().Install(ctx, ca.Installed{Certificate: inst.certificate.Raw, Key: inst.key, At: now}, by)
+	return n.store.CA().Install(ctx, ca.InstalledCA{Certificate: inst.certificate.Raw, Key: inst.key, At: now}, by)
 }
 
 // newGeneration refuses a subject or a key that an installed CA has with another key or subject: relying parties find an

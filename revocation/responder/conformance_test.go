@@ -69,7 +69,7 @@ func newService(t *testing.T, keyKind string) *service {
 	s := &service{scene: newScene(t, responder.Config{Staleness: time.Hour}, revtest.Key(t, keyKind))}
 	authority, err := revocation.New(t.Context(), revocation.Config{
 		Issuers: []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: s.ca.Key}},
-		Records: s.book, Sink: s.Responder, Publisher: s.Responder, Directory: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+		Store: s.book, Sink: s.Responder, Publisher: s.Responder, Directory: t.TempDir(), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -84,8 +84,8 @@ func newService(t *testing.T, keyKind string) *service {
 
 func (s *service) revoke(t *testing.T, ref pki.CertRef, reason pki.Reason) time.Time {
 	t.Helper()
-	changes, err := s.authority.Apply(t.Context(), revocation.Order{
-		Action: revocation.Revoke, Reason: reason, Certificate: ref, By: pki.ActorCommand("test"), At: s.clock.now().Add(-time.Hour),
+	changes, err := s.authority.Apply(t.Context(), revocation.Change{
+		Action: revocation.Revoke, Reason: reason, Certificate: ref, Actor: pki.ActorCommand("test"), At: s.clock.now().Add(-time.Hour),
 	})
 	if err != nil || len(changes.Changed) != 1 {
 		t.Fatalf("revoke: %v, %v", changes, err)

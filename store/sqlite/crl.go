@@ -170,7 +170,7 @@ func scanCRL(row scanner) (revocation.CRL, error) {
 }
 
 // PutPoints records distribution points.
-func (r *Revocation) PutPoints(ctx context.Context, points []revocation.Point) error {
+func (r *Revocation) PutPoints(ctx context.Context, points []revocation.DistributionPoint) error {
 	return r.db.write(ctx, "record distribution points", func(ctx context.Context, tx *writeTx) error {
 		for _, p := range points {
 			id, err := tx.issuer(ctx, p.Issuer)
@@ -188,14 +188,14 @@ func (r *Revocation) PutPoints(ctx context.Context, points []revocation.Point) e
 }
 
 // Points returns every distribution point on record.
-func (r *Revocation) Points(ctx context.Context) ([]revocation.Point, error) {
-	var all []revocation.Point
+func (r *Revocation) Points(ctx context.Context) ([]revocation.DistributionPoint, error) {
+	var all []revocation.DistributionPoint
 	err := r.db.read(ctx, "read the distribution points", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, `
 			SELECT i.issuer, p.crl_partition, p.url, p.delta_url FROM crl_points p JOIN issuers i ON i.id = p.issuer ORDER BY p.id`)
 		return each(rows, err, func(rows *sql.Rows) error {
 			var issuer []byte
-			var p revocation.Point
+			var p revocation.DistributionPoint
 			if err := rows.Scan(&issuer, &p.Partition, &p.URL, &p.DeltaURL); err != nil {
 				return err
 			}

@@ -46,8 +46,8 @@ type packer struct {
 	unwritten   []segment
 }
 
-// Pack folds changes into segments. One packs at a time.
-func (r *Revocation) Pack(ctx context.Context, issuer pki.IssuerID) error {
+// Compact folds changes into segments. One packs at a time.
+func (r *Revocation) Compact(ctx context.Context, issuer pki.IssuerID) error {
 	select {
 	case r.db.packing.turn <- struct{}{}:
 		defer func() { <-r.db.packing.turn }()

@@ -76,8 +76,8 @@ func (w *packWorld) issueMore(n int) {
 
 func (w *packWorld) order(t rapid.TB, r ca.Record, action revocation.Action, reason pki.Reason) {
 	t.Helper()
-	changes, err := w.db.Revocation().Apply(context.Background(), revocation.Order{
-		Action: action, Reason: reason, Certificate: r.Ref, By: pki.ActorCommand("test"), At: w.at,
+	changes, err := w.db.Revocation().Apply(context.Background(), revocation.Change{
+		Action: action, Reason: reason, Certificate: r.Ref, Actor: pki.ActorCommand("test"), At: w.at,
 	})
 	if _, refused := pki.AsRefusal(err); err != nil && !refused {
 		t.Fatal(err)
@@ -120,7 +120,7 @@ func (w *packWorld) check(t rapid.TB, notExpiredAt time.Time) {
 
 func (w *packWorld) pack(t rapid.TB) {
 	t.Helper()
-	if err := w.db.Revocation().Pack(context.Background(), issuer); err != nil {
+	if err := w.db.Revocation().Compact(context.Background(), issuer); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -136,7 +136,7 @@ func TestPackedOrNot(t *testing.T) {
 			case 0:
 				w.issueMore(rapid.IntRange(1, 20).Draw(r, "more"))
 			case 1, 2, 3:
-				action := rapid.SampledFrom([]revocation.Action{revocation.Revoke, revocation.Hold, revocation.Release}).Draw(r, "action")
+				action := rapid.SampledFrom([]revocation.Action{revocation.Revoke, revocation.Hold, revocation.Unhold}).Draw(r, "action")
 				for range rapid.IntRange(1, 6).Draw(r, "orders") {
 					reason := pki.Unspecified
 					if action == revocation.Revoke {
@@ -238,9 +238,9 @@ func TestOthersWriteWhilePacking(t *testing.T) {
 		w.order(t, r, revocation.Hold, pki.CertificateHold)
 	}
 	done := make(chan error, 1)
-	go func() { done <- w.db.Revocation().Pack(context.Background(), issuer) }()
+	go func() { done <- w.db.Revocation().Compact(context.Background(), issuer) }()
 	for n := range w.all {
-		w.order(t, w.all[(n*7)%len(w.all)], revocation.Release, pki.Unspecified)
+		w.order(t, w.all[(n*7)%len(w.all)], revocation.Unhold, pki.Unspecified)
 		if n%50 == 0 {
 			w.check(t, w.at)
 		}
@@ -253,7 +253,7 @@ func TestOthersWriteWhilePacking(t *testing.T) {
 	w.check(t, w.at)
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := w.db.Revocation().Pack(gone, issuer); err == nil {
+	if err := w.db.Revocation().Compact(gone, issuer); err == nil {
 		t.Error("packing succeeds for somebody who has gone")
 	}
 }

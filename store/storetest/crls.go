@@ -82,7 +82,7 @@ func whatIsRevoked(t *testing.T, w *world) {
 	expired.NotAfter = w.now.Add(30 * time.Minute)
 	w.issue(t, expired)
 	order := func(action revocation.Action, reason pki.Reason, ref pki.CertRef) {
-		w.apply(t, revocation.Order{Action: action, Reason: reason, Certificate: ref})
+		w.apply(t, revocation.Change{Action: action, Reason: reason, Certificate: ref})
 	}
 	order(revoke, pki.PrivilegeWithdrawn, revoked.Ref)
 	order(hold, pki.CertificateHold, held.Ref)
@@ -133,7 +133,7 @@ func revokedOfOneMoment(t *testing.T, w *world) {
 	var want []revocation.Entry
 	for range 4 {
 		r := w.issued(t)
-		w.apply(t, revocation.Order{Action: hold, Certificate: r.Ref})
+		w.apply(t, revocation.Change{Action: hold, Certificate: r.Ref})
 		want = append(want, revocation.Entry{Serial: r.Ref.Serial, RevokedAt: w.now, Reason: pki.CertificateHold})
 	}
 	sortEntries(want)
@@ -141,7 +141,7 @@ func revokedOfOneMoment(t *testing.T, w *world) {
 		before := v.Position()
 		mustEqual(t, "what is revoked", w.listed(t, v, revocation.Listing{NotExpiredAt: w.now}), want)
 		for _, e := range want {
-			w.apply(t, revocation.Order{Action: release, Certificate: pki.CertRef{Issuer: issuerA, Serial: e.Serial}})
+			w.apply(t, revocation.Change{Action: release, Certificate: pki.CertRef{Issuer: issuerA, Serial: e.Serial}})
 		}
 		w.abandon(t)
 		mustEqual(t, "what was revoked when the read began", w.listed(t, v, revocation.Listing{NotExpiredAt: w.now}), want)
@@ -165,7 +165,7 @@ func whatHasChanged(t *testing.T, w *world) {
 		return w.issue(t, r)
 	}
 	order := func(action revocation.Action, reason pki.Reason, r ca.Record) {
-		w.apply(t, revocation.Order{Action: action, Reason: reason, Certificate: r.Ref})
+		w.apply(t, revocation.Change{Action: action, Reason: reason, Certificate: r.Ref})
 	}
 	first, held, other, none := in(1), in(1), in(2), in(0)
 	in(3) // in which nothing happens
@@ -209,16 +209,16 @@ func whatHasChanged(t *testing.T, w *world) {
 
 func pointsAreKept(t *testing.T, w *world) {
 	ctx := context.Background()
-	a := revocation.Point{Issuer: issuerA, Partition: 1, URL: "http://pki.example/crl/a/1.crl", DeltaURL: "http://pki.example/crl/a/1-delta.crl"}
-	b := revocation.Point{Issuer: issuerA, Partition: 1, URL: "http://old.example/crl/a/1.crl"}
-	c := revocation.Point{Issuer: issuerB, Partition: 4096, URL: "http://pki.example/crl/b/4096.crl"}
-	for _, points := range [][]revocation.Point{{b}, {a, c}, {c, b, a}, nil} {
+	a := revocation.DistributionPoint{Issuer: issuerA, Partition: 1, URL: "http://pki.example/crl/a/1.crl", DeltaURL: "http://pki.example/crl/a/1-delta.crl"}
+	b := revocation.DistributionPoint{Issuer: issuerA, Partition: 1, URL: "http://old.example/crl/a/1.crl"}
+	c := revocation.DistributionPoint{Issuer: issuerB, Partition: 4096, URL: "http://pki.example/crl/b/4096.crl"}
+	for _, points := range [][]revocation.DistributionPoint{{b}, {a, c}, {c, b, a}, nil} {
 		must(t, w.Revocation.PutPoints(ctx, points))
 	}
 	w.reopen(t)
 	have, err := w.Revocation.Points(ctx)
 	must(t, err)
-	mustEqual(t, "the points on record", have, []revocation.Point{b, a, c})
+	mustEqual(t, "the points on record", have, []revocation.DistributionPoint{b, a, c})
 }
 
 func sortEntries(entries []revocation.Entry) {

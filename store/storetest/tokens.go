@@ -79,7 +79,7 @@ func bindToken(t *testing.T, w *world) {
 func refusedIsLogged(t *testing.T, w *world) {
 	ctx := context.Background()
 	id := w.identity(t).ID
-	why := pki.Refuse(pki.RuleClone, "find out", "renewed before")
+	why := pki.Refuse(pki.RuleRenewalKeyConflict, "find out", "renewed before")
 	must(t, w.RA.Refused(ctx, pki.ActorIdentity(id), id, why, w.now))
 	mustEqual(t, "the log entry", w.lastEntry(t), translog.Entry{
 		Time: w.now, Actor: pki.ActorIdentity(id), Action: translog.RequestRefused, Outcome: translog.Refused, Identity: id,

@@ -23,9 +23,9 @@ type Book struct {
 	log      []pki.StatusChange
 	numbers  map[pki.IssuerID]int64
 	crls     map[revocation.Scope]revocation.CRL
-	sets     []*revocation.Set
+	sets     []*revocation.BulkRevocation
 	by       map[pki.IssuerID]pki.Actor
-	points   []revocation.Point
+	points   []revocation.DistributionPoint
 }
 
 // mark is what CRLs ask of a certificate beside its status.
@@ -63,15 +63,15 @@ func (b *Book) put(c pki.StatusChange) pki.StatusChange {
 }
 
 // Apply implements revocation.Records.
-func (b *Book) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
+func (b *Book) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	if err := ctx.Err(); err != nil {
-		return revocation.Outcome{}, err
+		return revocation.ChangeResult{}, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c, ok := b.statuses[o.Certificate]
 	if !ok {
-		return revocation.Outcome{}, pki.Refuse(pki.RuleNotFound, "name a certificate of this CA", "no such certificate")
+		return revocation.ChangeResult{}, pki.Refuse(pki.RuleNotFound, "name a certificate of this CA", "no such certificate")
 	}
 	next := pki.Status{State: pki.Good}
 	switch o.Action {
@@ -81,15 +81,15 @@ func (b *Book) Apply(ctx context.Context, o revocation.Order) (revocation.Outcom
 		next = pki.Status{State: pki.Hold, Reason: pki.CertificateHold, RevokedAt: o.At}
 	}
 	if c.Status.State == next.State && c.Status.Reason == next.Reason {
-		return revocation.Outcome{}, nil
+		return revocation.ChangeResult{}, nil
 	}
 	if c.Status.State == pki.Revoked && next.Reason != pki.KeyCompromise {
-		return revocation.Outcome{}, pki.Refuse(pki.RuleFinal, "nothing undoes a revocation", "revoked already for %v", c.Status.Reason)
+		return revocation.ChangeResult{}, pki.Refuse(pki.RuleAlreadyRevoked, "nothing undoes a revocation", "revoked already for %v", c.Status.Reason)
 	}
 	c.Status.State, c.Status.Reason, c.Status.RevokedAt = next.State, next.Reason, next.RevokedAt
 	c = b.put(c)
 	b.marks[c.Ref] = mark{b.marks[c.Ref].partition, uint64(len(b.log))}
-	return revocation.Outcome{Changed: []pki.StatusChange{c}}, nil
+	return revocation.ChangeResult{Changed: []pki.StatusChange{c}}, nil
 }
 
 // TakeNumber implements revocation.Records.
@@ -156,8 +156,8 @@ func (v *view) Entries(l revocation.Listing) iter.Seq2[revocation.Entry, error] 
 	}
 }
 
-// Pack implements revocation.Records.
-func (b *Book) Pack(ctx context.Context, _ pki.IssuerID) error { return ctx.Err() }
+// Compact implements revocation.Records.
+func (b *Book) Compact(ctx context.Context, _ pki.IssuerID) error { return ctx.Err() }
 
 // PutCRLs implements revocation.Records.
 func (b *Book) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, _ time.Time) error {
@@ -189,7 +189,7 @@ func (b *Book) CRLs(ctx context.Context) ([]revocation.CRL, error) {
 }
 
 // PutPoints implements revocation.Records.
-func (b *Book) PutPoints(ctx context.Context, points []revocation.Point) error {
+func (b *Book) PutPoints(ctx context.Context, points []revocation.DistributionPoint) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, p := range points {
@@ -201,7 +201,7 @@ func (b *Book) PutPoints(ctx context.Context, points []revocation.Point) error {
 }
 
 // Points implements revocation.Records.
-func (b *Book) Points(ctx context.Context) ([]revocation.Point, error) {
+func (b *Book) Points(ctx context.Context) ([]revocation.DistributionPoint, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.points), ctx.Err()
