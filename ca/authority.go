@@ -22,8 +22,8 @@ type Request struct {
 	Profile   string
 	// IssuingCA chooses an issuing CA; zero for the current one.
 	IssuingCA pki.IssuerID
-	Names  Names
-	Key    crypto.PublicKey
+	Names     Names
+	Key       crypto.PublicKey
 	// Lifetime is zero for the profile's default.
 	Lifetime time.Duration
 	Guard    pki.Guard
@@ -47,8 +47,8 @@ type Observer interface {
 
 // Config is what an Authority is made of. All fields are needed.
 type Config struct {
-	IssuingCAs  []IssuingCA // the last one is the current one
-	Profiles map[string]*Profile
+	IssuingCAs []IssuingCA // the last one is the current one
+	Profiles   map[string]*Profile
 	// Partitions is how many parts the CRL of each issuing CA has, over which the certificates of partitioned profiles are
 	// spread: 1 to MaxPartitions. It may be another number than before: what was issued keeps its partition.
 	Partitions int
@@ -61,16 +61,16 @@ type Config struct {
 
 // Authority issues certificates. It is safe for concurrent use.
 type Authority struct {
-	issuingCAs  map[pki.IssuerID]IssuingCA
-	current  pki.IssuerID
-	profiles map[string]*Profile
-	lints    map[pki.IssuerID]lintSigner
-	trialCAs  map[pki.IssuerID]*trialCA
-	encoders  map[encoderKey]*tbsEncoder
-	parts    int // of a CRL
-	clock    func() time.Time
-	meter    Meter
-	writer   *writer
+	issuingCAs map[pki.IssuerID]IssuingCA
+	current    pki.IssuerID
+	profiles   map[string]*Profile
+	lints      map[pki.IssuerID]lintSigner
+	trialCAs   map[pki.IssuerID]*trialCA
+	encoders   map[encoderKey]*tbsEncoder
+	parts      int // of a CRL
+	clock      func() time.Time
+	meter      Meter
+	writer     *writer
 }
 
 // New lints every profile, opens a new epoch of the journal, settles what earlier epochs left pending, and starts the
@@ -168,14 +168,14 @@ func (a *Authority) CheckNames(id pki.SPIFFEID, n Names) error {
 
 // Draft is a certificate before its signature, and what must still hold when it is recorded. It is issued once.
 type Draft struct {
-	issuingCA  IssuingCA
-	encoder  *tbsEncoder
-	tbs     []byte // TBSCertificate
-	message []byte // what the key signs of it
-	item    *item
-	record  Record
-	mayWait bool
-	used    atomic.Bool
+	issuingCA IssuingCA
+	encoder   *tbsEncoder
+	tbs       []byte // TBSCertificate
+	message   []byte // what the key signs of it
+	item      *item
+	record    Record
+	mayWait   bool
+	used      atomic.Bool
 }
 
 // Draft builds the certificate of a request from its profile and a fresh serial, or returns the *pki.Refusal of what the

@@ -24,7 +24,7 @@ const admissionTimeout = 5 * time.Millisecond
 
 // commitRetryMin is how long the writer waits before it tries a failed settlement again, and commitRetryMax at most.
 const (
-	commitRetryMin     = 50 * time.Millisecond
+	commitRetryMin = 50 * time.Millisecond
 	commitRetryMax = 2 * time.Second
 )
 
@@ -38,7 +38,7 @@ type item struct {
 
 	// Owned by the goroutine that called Issue until the item is handed to the writer, again.
 	isPrepared bool
-	signed       *Record
+	signed     *Record
 
 	// Owned by the writer.
 	seen  bool    // arrived; the next event of it is its end

@@ -285,7 +285,7 @@ func TestClientDistrusts(t *testing.T) {
 func TestClientReadsRefusals(t *testing.T) {
 	ca := newTestCA(t)
 	refusal := &brevetv1.Refusal{Rule: "token.bound", Detail: "the token is bound", Fix: "make a new one"}
-	busy := &brevetv1.Refusal{Rule: "server.busy", Detail: "too much to do", Fix: "wait"}
+	busy := &brevetv1.Refusal{Rule: "server.overloaded", Detail: "too much to do", Fix: "wait"}
 	early := &brevetv1.Refusal{Rule: "renewal.too_early", Detail: "half of its life is to come", Fix: "wait"}
 	retry := &errdetails.RetryInfo{RetryDelay: durationpb.New(90 * time.Second)}
 	long := &errdetails.RetryInfo{RetryDelay: durationpb.New(15 * 24 * time.Hour)}

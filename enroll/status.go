@@ -40,7 +40,7 @@ type Failure struct {
 	Final bool `json:"final,omitempty"`
 	// Rule and Fix are the server's: the name of the rule that was met, and the next step.
 	Rule pki.Rule `json:"rule,omitempty"`
-	Hint  string   `json:"fix,omitempty"`
+	Hint string   `json:"fix,omitempty"`
 }
 
 // String returns the error, and the rule in brackets where there is one.

@@ -17,7 +17,7 @@ type IssueRequest struct {
 	// Register is what the identity is registered with where it does not exist yet; nil where it has to. The name in it
 	// is not read.
 	Register *NewIdentity
-	Actor       pki.Actor
+	Actor    pki.Actor
 }
 
 // Issue issues a certificate to whom an operator names. It takes no evidence but the operator's word, and it waits where

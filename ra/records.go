@@ -22,8 +22,8 @@ type Identity struct {
 	IPAddresses []netip.Addr
 	State       pki.IdentityState
 	// Revision counts the enrollments, suspensions, resumptions and retirements, from 1.
-	Revision uint64
-	CreatedAt  time.Time
+	Revision  uint64
+	CreatedAt time.Time
 }
 
 // SameAttributes reports whether two identities have the same profile, labels and names. The order of names has no
@@ -43,8 +43,8 @@ type Token struct {
 	Identity pki.SPIFFEID
 	// IdentityRevision is that of the identity when the token was made.
 	IdentityRevision uint64
-	Profile    string
-	ExpiresAt  time.Time
+	Profile          string
+	ExpiresAt        time.Time
 	// Replace allows the token to enroll an identity that is enrolled already.
 	Replace   bool
 	CreatedBy pki.Actor
@@ -91,9 +91,9 @@ func ParseTokenState(text string) (TokenState, error) {
 
 // TokenSelection matches the tokens that satisfy every field that is set; the zero value matches all.
 type TokenSelection struct {
-	CreatedBy   pki.SPIFFEID
-	Identity pki.SPIFFEID // that the token enrolls
-	State    TokenState
+	CreatedBy pki.SPIFFEID
+	Identity  pki.SPIFFEID // that the token enrolls
+	State     TokenState
 }
 
 // ListedToken is a token with its state at the time of the list.
@@ -104,12 +104,12 @@ type ListedToken struct {
 
 // TokenRevocation revokes one token, or all that an identity has made so far. Exactly one of ID and MadeBy is set.
 type TokenRevocation struct {
-	ID     string // as pki.TokenID.String formats it
+	ID        string // as pki.TokenID.String formats it
 	CreatedBy pki.SPIFFEID
-	By     pki.Actor
+	By        pki.Actor
 	// Comment is a comment for the log.
 	Comment string
-	At  time.Time
+	At      time.Time
 }
 
 // Certificate is the record of one certificate.
@@ -125,7 +125,7 @@ type Certificate struct {
 	InvalidSince time.Time
 	// DER is empty for a serial that was never released.
 	DER       []byte
-	Delivered  bool
+	Delivered bool
 	RequestID pki.RequestID
 	// Successor is the key with which the certificate was renewed; zero if it was not.
 	Successor pki.KeyHash

@@ -31,8 +31,8 @@ type Superseder interface {
 // Config is what a Registrar is made of. All fields are needed.
 type Config struct {
 	TrustDomain string
-	Store     Store
-	CA      CA
+	Store       Store
+	CA          CA
 	Superseder  Superseder
 	Token       Authenticator
 	// Retired are the CAs from which nothing is issued any more. Their certificates are renewed at any time.
@@ -44,14 +44,14 @@ type Config struct {
 // Registrar is the registration authority. It is safe for concurrent use.
 type Registrar struct {
 	trustDomain string
-	store     Store
-	ca      CA
+	store       Store
+	ca          CA
 	superseder  Superseder
 	token       Authenticator
 	retired     []pki.IssuerID
 	clock       func() time.Time
 	log         *slog.Logger
-	perIdentity       *keyedMutex
+	perIdentity *keyedMutex
 	refusals    *refusals
 	early       tooEarlyLog
 }

@@ -41,7 +41,7 @@ type Publisher interface {
 type Config struct {
 	Issuers   []Issuer            // the CAs whose CRLs it signs
 	Elsewhere []*x509.Certificate // the CAs whose CRLs are signed elsewhere, and imported
-	Store   Store
+	Store     Store
 	Sink      Sink
 	Publisher Publisher
 	// Directory is where the files of CRLs lie; it is made where it is missing, and no other process writes to it.

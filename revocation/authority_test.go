@@ -129,10 +129,10 @@ type scene struct {
 	book     *revtest.Book
 	outlet   *outlet
 	log      *logBook
-	dir      string             // of CRLs
-	further  []string           // directories
+	dir      string                         // of CRLs
+	further  []string                       // directories
 	points   []revocation.DistributionPoint // that certificates name from the next start on
-	clock    func() time.Time   // nil for the real one
+	clock    func() time.Time               // nil for the real one
 }
 
 func newScene(t testing.TB, fail func(call string) (bool, error)) *scene {
@@ -149,7 +149,7 @@ func (s *scene) start(t testing.TB, fail func(call string) (bool, error)) {
 	a, err := revocation.New(t.Context(), revocation.Config{
 		Issuers:   []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: flakyKey{s.ca.Key, fail}}},
 		Elsewhere: []*x509.Certificate{s.root.Certificate},
-		Store:   &faulty{s.book, fail}, Sink: s.outlet, Publisher: s.outlet,
+		Store:     &faulty{s.book, fail}, Sink: s.outlet, Publisher: s.outlet,
 		Directory: s.dir, Directories: s.further, Points: s.points, Clock: s.clock, Log: slog.New(slog.NewTextHandler(s.log, nil)),
 	})
 	if err != nil {

@@ -153,7 +153,7 @@ func TestASignatureThatDoesNotHold(t *testing.T) {
 	other := revtest.Key(t, "p256")
 	a, err := revocation.New(t.Context(), revocation.Config{
 		Issuers: []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: lyingKey{s.ca.Key, other}}},
-		Store: s.book, Sink: s.outlet, Publisher: s.outlet, Directory: s.dir,
+		Store:   s.book, Sink: s.outlet, Publisher: s.outlet, Directory: s.dir,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -132,7 +132,9 @@ func (a *Authority) completeSet(ctx context.Context, id int64) (BulkRevocation, 
 }
 
 // BulkRevocation returns how far a set has come.
-func (a *Authority) BulkRevocation(ctx context.Context, id int64) (BulkRevocation, error) { return a.records.BulkRevocation(ctx, id) }
+func (a *Authority) BulkRevocation(ctx context.Context, id int64) (BulkRevocation, error) {
+	return a.records.BulkRevocation(ctx, id)
+}
 
 // followSets has records follow until ctx is done, one set after the other.
 func (a *Authority) followSets(ctx context.Context) {

@@ -38,10 +38,10 @@ type Change struct {
 	// InvalidSince is when the certificates are known or suspected to have become invalid, to the second, where that is
 	// known (RFC 5280 §5.3.2): not after At. It belongs to Revoke.
 	InvalidSince time.Time
-	Actor           pki.Actor
+	Actor        pki.Actor
 	// Comment is a comment for the log, as pki.CheckText has it.
 	Comment string
-	At  time.Time
+	At      time.Time
 }
 
 // ChangeResult is what came of an Order.
@@ -61,7 +61,7 @@ func (o ChangeResult) All() []pki.StatusChange { return slices.Concat(o.Changed,
 
 // Affected counts the certificates that an order changes.
 type Affected struct {
-	Valid int // those that had not ended when the order was given, by the clock of that time
+	Valid   int // those that had not ended when the order was given, by the clock of that time
 	Expired int // those that had
 }
 
@@ -184,9 +184,9 @@ type StatusStore interface {
 	// order after an ambiguous failure tells the responders what the first one did. An order about more certificates than
 	// one transaction changes becomes a set, which is in effect for all of them; the identity changes at once.
 	// A revocation is final: another reason is refused
-	// (revocation.final), except an upgrade to keyCompromise. Revoking for keyCompromise marks the certificate's key, and revokes every
+	// (certificate.already_revoked), except an upgrade to keyCompromise. Revoking for keyCompromise marks the certificate's key, and revokes every
 	// other unexpired certificate of it. A key that was never certified, or whose certificates have all left, is refused
-	// (record.unknown).
+	// (not_found).
 	//
 	// An order about an identity, a key or a selection reaches every certificate that ends at its time or later, or at the
 	// age of the records or later (ra.RetentionRecords), whichever is earlier. A clock that is ahead of that age therefore

@@ -65,8 +65,8 @@ type BulkRequest struct {
 	Reason pki.Reason
 	// InvalidSince, By, Why and At are as in Order.
 	InvalidSince time.Time
-	Actor           pki.Actor
-	Comment          string
+	Actor        pki.Actor
+	Comment      string
 	At           time.Time
 }
 
@@ -76,7 +76,7 @@ type BulkRevocation struct {
 	BulkRequest
 	// Total is how many certificates it changes, zero until Counted. Expired are those of them that had ended when it was given.
 	Total, Expired int
-	Counted      bool
+	Counted        bool
 	// Applied is how many of their own records say so by now, and so the next CRL.
 	Applied int
 	// Done says that all do.
@@ -97,7 +97,7 @@ type BulkCreator interface {
 	CountBulk(ctx context.Context, o BulkRequest) (Affected, error)
 	// CreateBulk makes an order durable. Where it is of one identity that has few certificates, all records are changed in
 	// the same transaction: the set is done, and the statuses of all that it selects are returned as they stand. What a
-	// selection names has to be on record. Beside more than a few that are not done, one more is refused (server.busy).
+	// selection names has to be on record. Beside more than a few that are not done, one more is refused (server.overloaded).
 	CreateBulk(ctx context.Context, o BulkRequest) (BulkRevocation, []pki.StatusChange, error)
 	// BulkRevocation returns a set.
 	BulkRevocation(ctx context.Context, id int64) (BulkRevocation, error)

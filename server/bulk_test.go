@@ -310,7 +310,7 @@ func TestOrdersCountAsCalls(t *testing.T) {
 		t.Errorf("the log has %d entries of bad orders, want ten: the rest is a count", n)
 	}
 	series := func(code codes.Code) string {
-		return fmt.Sprintf(`brevet_call_seconds_count{code=%q,rpc=%q}`, code, brevetv1.EnrollmentService_IssueCertificates_FullMethodName)
+		return fmt.Sprintf(`brevet_rpc_duration_seconds_count{code=%q,rpc=%q}`, code, brevetv1.EnrollmentService_IssueCertificates_FullMethodName)
 	}
 	want := map[string]float64{series(codes.OK): 4, series(codes.InvalidArgument): 12, `brevet_refusals_total{rule="request.malformed"}`: 12}
 	counted := func(name string) float64 {

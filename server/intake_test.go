@@ -68,7 +68,7 @@ func awaitLane(t *testing.T, w *servertest.World, lane string, working, waiting 
 	t.Helper()
 	for patience := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		_, text := ask(t, w, "/metrics")
-		in, line := metric(t, text, `brevet_lane_working{lane="`+lane+`"}`), metric(t, text, `brevet_lane_waiting{lane="`+lane+`"}`)
+		in, line := metric(t, text, `brevet_queue_active{lane="`+lane+`"}`), metric(t, text, `brevet_queue_waiting{lane="`+lane+`"}`)
 		if in == working && line == waiting {
 			return
 		}
@@ -120,7 +120,7 @@ func TestAFloodOfEnrollmentsTakesWhatItMay(t *testing.T) {
 	group.Wait()
 	awaitLane(t, w, "enrollments", 0, 0)
 	_, text := ask(t, w, "/metrics")
-	if metric(t, text, `brevet_lane_refused_total{lane="enrollments"}`) < 1 || metric(t, text, `brevet_lane_refused_total{lane="renewals"}`) != 0 {
+	if metric(t, text, `brevet_queue_rejected_total{lane="enrollments"}`) < 1 || metric(t, text, `brevet_queue_rejected_total{lane="renewals"}`) != 0 {
 		t.Error("the metrics do not count who was turned away")
 	}
 }
@@ -241,7 +241,7 @@ func TestHandshakesThatStandStill(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	_, text := ask(t, w, "/metrics")
-	clients := 2*int(metric(t, text, `brevet_lane_slots{lane="handshakes"}`)) + 1
+	clients := 2*int(metric(t, text, `brevet_queue_slots{lane="handshakes"}`)) + 1
 	over := make(chan struct{})
 	var group sync.WaitGroup
 	for range clients {

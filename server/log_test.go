@@ -47,7 +47,7 @@ func TestTheLogTellsWhoDidWhat(t *testing.T) {
 		first + " token.bound done 0",
 		first + " certificate.issued done 1",
 		device + " certificate.issued done 1",
-		device + " request.refused refused 0 predecessor.clone",
+		device + " request.refused refused 0 renewal.key_conflict",
 		device + " request.refused refused 0 access.denied",
 		alice + " identity.suspended done 2",
 		device + " request.refused refused 0 certificate.revoked",

@@ -11,27 +11,27 @@ type Action string
 
 // The actions. An entry keeps the number that brevet.v1.Action has for each of them: neither changes.
 const (
-	CAInstalled          Action = "ca.installed"
-	CARetired            Action = "ca.retired" // issues nothing from then on
-	CARemoved            Action = "ca.removed" // is not answered for from then on
-	IdentityRegistered   Action = "identity.registered"
-	IdentityUpdated      Action = "identity.updated"
-	IdentitySuspended    Action = "identity.suspended"
-	IdentityResumed      Action = "identity.resumed"
-	IdentityRetired      Action = "identity.retired"
-	IdentityReplaced     Action = "identity.replaced"
-	TokenCreated         Action = "token.created"
-	TokenBound           Action = "token.bound"
-	TokenRevoked         Action = "token.revoked" // one, or all that an identity has made
-	CertificateIssued    Action = "certificate.issued"
-	CertificateAbandoned Action = "certificate.abandoned" // intended or signed, never released, revoked
-	CertificateRevoked   Action = "certificate.revoked"
-	CertificateHeld      Action = "certificate.held"
-	CertificateUnheld  Action = "certificate.released" // from hold
-	CRLPublished         Action = "crl.published"
-	RequestRefused       Action = "request.refused"
-	RecordsExpired       Action = "records.expired"    // of what ended long ago, from the store
-	BulkRevocationCreated    Action = "revocation.ordered" // of all certificates that a selection has; entries with their changes follow
+	CAInstalled           Action = "ca.installed"
+	CARetired             Action = "ca.retired" // issues nothing from then on
+	CARemoved             Action = "ca.removed" // is not answered for from then on
+	IdentityRegistered    Action = "identity.registered"
+	IdentityUpdated       Action = "identity.updated"
+	IdentitySuspended     Action = "identity.suspended"
+	IdentityResumed       Action = "identity.resumed"
+	IdentityRetired       Action = "identity.retired"
+	IdentityReplaced      Action = "identity.replaced"
+	TokenCreated          Action = "token.created"
+	TokenBound            Action = "token.bound"
+	TokenRevoked          Action = "token.revoked" // one, or all that an identity has made
+	CertificateIssued     Action = "certificate.issued"
+	CertificateAbandoned  Action = "certificate.abandoned" // intended or signed, never released, revoked
+	CertificateRevoked    Action = "certificate.revoked"
+	CertificateHeld       Action = "certificate.held"
+	CertificateUnheld     Action = "certificate.released" // from hold
+	CRLPublished          Action = "crl.published"
+	RequestRefused        Action = "request.refused"
+	RecordsExpired        Action = "records.expired"    // of what ended long ago, from the store
+	BulkRevocationCreated Action = "revocation.ordered" // of all certificates that a selection has; entries with their changes follow
 )
 
 // actions are the actions by their numbers.

@@ -69,7 +69,7 @@ func newService(t *testing.T, keyKind string) *service {
 	s := &service{scene: newScene(t, responder.Config{Staleness: time.Hour}, revtest.Key(t, keyKind))}
 	authority, err := revocation.New(t.Context(), revocation.Config{
 		Issuers: []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: s.ca.Key}},
-		Store: s.book, Sink: s.Responder, Publisher: s.Responder, Directory: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+		Store:   s.book, Sink: s.Responder, Publisher: s.Responder, Directory: t.TempDir(), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -203,8 +203,8 @@ func (tx *writeTx) followStep(ctx context.Context, s *setRow, rows []int64, isLa
 
 // changesRow says of a certificate whether a set's action changes it, by the action.
 var changesRow = map[revocation.Action]string{
-	revocation.Revoke:  `(state <> 3 OR ?3 = 1 AND reason <> 1)`,
-	revocation.Hold:    `state = 1`,
+	revocation.Revoke: `(state <> 3 OR ?3 = 1 AND reason <> 1)`,
+	revocation.Hold:   `state = 1`,
 	revocation.Unhold: `state = 2`,
 }
 

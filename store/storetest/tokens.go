@@ -83,7 +83,7 @@ func refusedIsLogged(t *testing.T, w *world) {
 	must(t, w.RA.Refused(ctx, pki.ActorIdentity(id), id, why, w.now))
 	mustEqual(t, "the log entry", w.lastEntry(t), translog.Entry{
 		Time: w.now, Actor: pki.ActorIdentity(id), Action: translog.RequestRefused, Outcome: translog.Refused, Identity: id,
-		Facts: map[string]string{"rule": "predecessor.clone", "detail": "renewed before"},
+		Facts: map[string]string{"rule": "renewal.key_conflict", "detail": "renewed before"},
 	})
 	unknown := w.newIdentity(t).ID // a caller may name one that does not exist
 	must(t, w.RA.Refused(ctx, pki.Actor{}, unknown, why, w.now))
