@@ -184,7 +184,7 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 
 func TestFaultsOfDocumentsAreFound(t *testing.T) {
 	for text, want := range map[string]string{
-		"`ca/authority.go Authority.Issue, Config.Journal, drawSerial`": "",
+		"`ca/authority.go Authority.Issue, Config.Journal, newSerial`": "",
 		"`device/1` and `make nothing` and `ca`":                        "",
 		"[here](deps_test.go), [there](https://example.com/x)":          "",
 		"```\n`ca/nowhere.go`\n```":                                     "",

@@ -77,7 +77,7 @@ func (b *Book) ApplyBulk(ctx context.Context, id int64, limit int, _ time.Time) 
 }
 
 // Set implements revocation.Records.
-func (b *Book) Set(ctx context.Context, id int64) (revocation.BulkRevocation, error) {
+func (b *Book) BulkRevocation(ctx context.Context, id int64) (revocation.BulkRevocation, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, err := b.set(id)
