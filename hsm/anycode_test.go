@@ -10,23 +10,23 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// someCodes are return values that say nothing of how to go on, and were met when a device was lost.
+// someCodes are return values that do not tell what is wrong and that were observed when a device was lost.
 var someCodes = []uint{
 	pkcs11.CKR_FUNCTION_FAILED, pkcs11.CKR_SLOT_ID_INVALID, pkcs11.CKR_DEVICE_MEMORY, pkcs11.CKR_TOKEN_NOT_RECOGNIZED,
 	pkcs11.CKR_VENDOR_DEFINED + 9,
 }
 
-// lossy is a bench on the shim, which loses SoftHSM.
-type lossy struct {
+// lossyBench is a bench whose module is the shim, which can lose the SoftHSM behind it.
+type lossyBench struct {
 	*bench
 	control string
 }
 
-// newLossy compiles the shim and makes a token behind it.
-func newLossy(t *testing.T) *lossy {
+// newLossyBench compiles the shim and makes a token behind it.
+func newLossyBench(t *testing.T) *lossyBench {
 	t.Helper()
 	b := newBench(t)
-	l := &lossy{b, filepath.Join(b.dir, "control")}
+	l := &lossyBench{b, filepath.Join(b.dir, "control")}
 	t.Setenv("SHIM_MODULE", b.module)
 	t.Setenv("SHIM_CONTROL", l.control)
 	b.module = filepath.Join(b.dir, "shim.so")
@@ -37,16 +37,17 @@ func newLossy(t *testing.T) *lossy {
 	return l
 }
 
-// lose has a call fail with a code, until the library is finalized or restored.
-func (l *lossy) lose(t *testing.T, code uint, call, how string) {
+// lose makes a call fail with a code, until the library is finalized (how is "returns") or the control file is
+// removed.
+func (l *lossyBench) lose(t *testing.T, code uint, call, how string) {
 	t.Helper()
 	if err := os.WriteFile(l.control, fmt.Appendf(nil, "%x %s %s\n", code, call, how), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// leads has the next signature come to a call that it does not need otherwise.
-func (l *lossy) leads(call string) {
+// forceCall makes the next signature use a call that it would not need otherwise.
+func (l *lossyBench) forceCall(call string) {
 	codes := map[string]uint{
 		"OpenSession": pkcs11.CKR_SESSION_CLOSED, "Login": pkcs11.CKR_USER_NOT_LOGGED_IN, "FindObjectsInit": pkcs11.CKR_OBJECT_HANDLE_INVALID,
 	}
@@ -55,10 +56,10 @@ func (l *lossy) leads(call string) {
 	}
 }
 
-// TestHealWhateverTheCode: a device that is lost with any code comes back with the next generation of the library. If that is enough, the
-// caller does not notice; if the device stays away, the error is temporary.
-func TestHealWhateverTheCode(t *testing.T) {
-	l := newLossy(t)
+// TestLostDeviceIsRecoveredWhateverTheCode loses the device with codes that do not tell what is wrong. If it is back
+// in the next generation of the library, the caller gets its signature. If it stays away, the error is temporary.
+func TestLostDeviceIsRecoveredWhateverTheCode(t *testing.T) {
+	l := newLossyBench(t)
 	k := mustGenerate(t, l.open(t, l.config("lossy")), "k", P256)
 	for _, code := range someCodes {
 		for _, call := range []string{"SignInit", "OpenSession", "Login", "FindObjectsInit"} {
@@ -66,17 +67,17 @@ func TestHealWhateverTheCode(t *testing.T) {
 			mustSign(t, k)
 			inits := l.count("Initialize")
 			l.lose(t, code, call, "returns")
-			l.leads(call)
+			l.forceCall(call)
 			sig, err := signed(k)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 			verify(t, k, sig)
 			if n := l.count("Initialize") - inits; n != 1 {
-				t.Errorf("%s: the library was initialised %d times", name, n)
+				t.Errorf("%s: the library was initialized %d times", name, n)
 			}
 			l.lose(t, code, call, "stays")
-			l.leads(call)
+			l.forceCall(call)
 			if _, err := signed(k); !errors.Is(err, ErrUnavailable) || !temporary(err) || retryAfter(err) <= 0 {
 				t.Errorf("%s, while the device is away: %v", name, err)
 			}
@@ -88,9 +89,9 @@ func TestHealWhateverTheCode(t *testing.T) {
 	}
 }
 
-// TestProveHealsWhateverTheCode: nobody asks for a signature, and the device comes back all the same.
-func TestProveHealsWhateverTheCode(t *testing.T) {
-	l := newLossy(t)
+// TestProveRecoversLostDevice checks that Prove alone, without a request for a signature, recovers a lost device.
+func TestProveRecoversLostDevice(t *testing.T) {
+	l := newLossyBench(t)
 	tok := l.open(t, l.config("lossy"))
 	w := Watched{tok, []*Key{mustGenerate(t, tok, "one", P256), mustGenerate(t, tok, "two", P384)}}
 	for _, code := range append(someCodes, pkcs11.CKR_SESSION_COUNT, pkcs11.CKR_FUNCTION_NOT_SUPPORTED) {
@@ -98,20 +99,21 @@ func TestProveHealsWhateverTheCode(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.lose(t, code, "OpenSession", "returns")
-		l.leads("OpenSession")
+		l.forceCall("OpenSession")
 		inits := l.count("Initialize")
 		if err := w.Prove(t.Context()); err != nil {
 			t.Errorf("%v: %v", pkcs11.Error(code), err)
 		}
 		if n := l.count("Initialize") - inits; n != 1 {
-			t.Errorf("%v: the library was initialised %d times", pkcs11.Error(code), n)
+			t.Errorf("%v: the library was initialized %d times", pkcs11.Error(code), n)
 		}
 	}
 }
 
-// TestWrongPINEndsHealing: the device is lost with a vendor's code, and the PIN has changed when it is back. It is offered once.
-func TestWrongPINEndsHealing(t *testing.T) {
-	l := newLossy(t)
+// TestChangedPINIsTriedOnceAfterDeviceLoss loses the device with a vendor's code, after the PIN was changed. The old
+// PIN must be tried only once.
+func TestChangedPINIsTriedOnceAfterDeviceLoss(t *testing.T) {
+	l := newLossyBench(t)
 	k := mustGenerate(t, l.open(t, l.config("lossy")), "k", P256)
 	l.pkcs11Tool(t, "lossy", "--change-pin", "--new-pin", "env:NEW_PIN")
 	l.lose(t, pkcs11.CKR_VENDOR_DEFINED+9, "SignInit", "returns")
@@ -126,8 +128,9 @@ func TestWrongPINEndsHealing(t *testing.T) {
 	}
 }
 
-// TestARequestAtFault: a code that says nothing, from a token that passes the self-test, is about the request. It restarts nothing.
-func TestARequestAtFault(t *testing.T) {
+// TestUnclearCodeAfterSelfTestIsReturned checks that an unclear code from a token that passes the self-test is
+// attributed to the request: the library is not restarted.
+func TestUnclearCodeAfterSelfTestIsReturned(t *testing.T) {
 	b := newBench(t, "fault")
 	k := mustGenerate(t, b.open(t, b.config("fault")), "k", P256)
 	mustSign(t, k)
@@ -139,7 +142,7 @@ func TestARequestAtFault(t *testing.T) {
 		t.Errorf("want the token's code: %v", err)
 	}
 	if n := b.count("Initialize") - inits; n != 0 {
-		t.Errorf("the library was initialised %d times", n)
+		t.Errorf("the library was initialized %d times", n)
 	}
 	mustSign(t, k)
 }

@@ -9,49 +9,48 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// What a call can fail with; use [errors.Is]. [ErrUnavailable] and [ErrBusy] are temporary.
+// The reasons of a failed call; use [errors.Is]. [ErrUnavailable] and [ErrBusy] are temporary.
 var (
-	// ErrPIN: the token refused the PIN. It was offered once and is not offered again, by
-	// this Token, until it is opened anew.
+	// ErrPIN: the token refused the PIN. This Token does not try it again; open a new one.
 	ErrPIN = errors.New("the token refused the PIN; it was tried once and will not be tried again, so that the token does not lock: correct the PIN, then open the token again")
 	// ErrUnavailable: the token, its library or its storage does not work. Later calls on an
-	// open Token restart the library, with pauses, until it does.
+	// open Token restart the library, with pauses, until it works.
 	ErrUnavailable = errors.New("the token is not available: check the device, its connection and its storage")
-	// ErrBusy: no answer in time.
-	ErrBusy = errors.New("the token gave no answer in time: try again, and raise the number of sessions if this lasts")
+	// ErrBusy: the token did not respond in time.
+	ErrBusy = errors.New("the token did not respond in time: try again, and raise the number of sessions if this lasts")
 	// ErrClosed: the Token has been closed.
 	ErrClosed = errors.New("the token has been closed")
-	// ErrNotFound: a library started for the purpose shows no such key. No key is ever
-	// made in answer to it.
+	// ErrNotFound: the library shows no such key, even after a restart. The package never
+	// makes a missing key by itself.
 	ErrNotFound = errors.New("no such key on the token: check the token and the key's label or ID; nothing was made")
-	// ErrAmbiguous: more than one token or key answers to the name.
+	// ErrAmbiguous: more than one token or key matches.
 	ErrAmbiguous = errors.New("the name is not unique")
-	// ErrExists: the label is taken.
+	// ErrExists: a key or token with this label exists.
 	ErrExists = errors.New("a key with this label exists: choose another label or use that key")
 	// ErrUnsupported: the token does not offer the mechanism, or the key is of a kind that
 	// this package does not use.
 	ErrUnsupported = errors.New("not supported")
-	// ErrKey: the pair in the token is not what it should be: a half is missing, the public
-	// key has changed, or a signature does not verify with it.
+	// ErrKey: the pair in the token is wrong: a half is missing, the public key has changed,
+	// or a signature does not verify with it.
 	ErrKey = errors.New("the key on the token cannot be trusted")
-	// ErrDigest: the digest, or the options with it, cannot be signed by this key.
+	// ErrDigest: this key cannot sign the digest with these options.
 	ErrDigest = errors.New("digest refused")
 )
 
 var (
 	errLibrary     = errors.New("the PKCS#11 library does not start")
-	errTokenAbsent = errors.New("the token is not there")
-	errKeyLost     = errors.New("the key is not on the token any more")
-	errNoAnswer    = errors.New("the time to wait has passed")
-	errUnusable    = errors.New("the token fails what every use of it takes")
+	errTokenAbsent = errors.New("the token is not present")
+	errKeyLost     = errors.New("the key is no longer on the token")
+	errNoAnswer    = errors.New("the wait timed out")
+	errUnusable    = errors.New("the token fails basic operations")
 )
 
-// Error is a failed call. It is found with [errors.As], or by its behaviour.
+// Error is a failed call. Use [errors.As], or its methods Temporary and RetryAfter.
 type Error struct {
-	Op     string // what was tried
-	Token  string // on which token
-	Reason error  // one of the errors above, or nil where none fits
-	Err    error  // what the library or the context said, or nil
+	Op     string // the operation
+	Token  string // the token, by label or serial number
+	Reason error  // one of the errors above, or nil if none fits
+	Err    error  // the error of the library or the context, or nil
 	after  time.Duration
 }
 
@@ -66,7 +65,7 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Unwrap gives the reason and the cause.
+// Unwrap returns the reason and the cause.
 func (e *Error) Unwrap() []error {
 	var errs []error
 	for _, err := range []error{e.Reason, e.Err} {
@@ -77,24 +76,24 @@ func (e *Error) Unwrap() []error {
 	return errs
 }
 
-// Temporary reports whether the same call can succeed later without anybody changing it.
+// Temporary reports whether the same call can succeed later.
 func (e *Error) Temporary() bool {
 	return errors.Is(e.Reason, ErrUnavailable) || errors.Is(e.Reason, ErrBusy)
 }
 
-// RetryAfter is how long to wait before the next try; 0 when there is no advice.
+// RetryAfter returns how long to wait before the next try, or 0 if it is unknown.
 func (e *Error) RetryAfter() time.Duration { return e.after }
 
-// AttributeError says that a key is not protected as it must be. [Token.Generate] has then
-// destroyed the pair, unless its text says otherwise.
+// AttributeError reports that a key is not protected as required. [Token.Generate] has then
+// destroyed the pair, unless Err says otherwise.
 type AttributeError struct {
 	Attribute string // for instance CKA_EXTRACTABLE
 	Want      bool
-	Err       error // why the attribute could not be read, or what destroying the pair met; or nil
+	Err       error // why reading the attribute or destroying the pair failed, or nil
 }
 
 func (e *AttributeError) Error() string {
-	s := fmt.Sprintf("the token holds the key without %s = %v, so it is not used: use a token that protects its keys, and keys made in it", e.Attribute, e.Want)
+	s := fmt.Sprintf("the key does not have %s = %v, so it is not used: use a token that protects its keys, and keys made in it", e.Attribute, e.Want)
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}
@@ -103,7 +102,7 @@ func (e *AttributeError) Error() string {
 
 func (e *AttributeError) Unwrap() error { return e.Err }
 
-// class is what an error says about how to go on.
+// class tells how to continue after an error.
 type class int
 
 const (
@@ -149,15 +148,15 @@ func classify(err error) class {
 	return classOther
 }
 
-// undecided reports whether err is a return value that says nothing of how to go on: a vendor's, or CKR_FUNCTION_FAILED. The request
-// may be at fault, or the library or the device.
+// undecided reports whether err is a return value that does not tell what is wrong: a vendor's, or CKR_FUNCTION_FAILED.
+// The cause may be the request, the library or the device.
 func undecided(err error) bool {
 	var rv pkcs11.Error
 	return classify(err) == classOther && errors.As(err, &rv) && uint(rv) != pkcs11.CKR_SESSION_COUNT
 }
 
-// unusable marks the error of a step that cannot be at fault, since it has no content of a caller's: opening a session, logging in, or
-// the self-test of a key that has worked before. A new generation of the library is then what is left to try, whatever the code.
+// unusable marks an undecided error of a step that does not depend on the request: opening a session, logging in, or
+// the self-test of a key that has worked before. The library is then restarted, whatever the code.
 func unusable(err error) error {
 	if !undecided(err) {
 		return err
@@ -165,7 +164,7 @@ func unusable(err error) error {
 	return fmt.Errorf("%w: %w", errUnusable, err)
 }
 
-// explain turns what went wrong inside into what the caller is told.
+// explain converts an internal error to the [Error] for the caller.
 func (t *Token) explain(what string, err error) error {
 	if err == nil {
 		return nil
@@ -185,7 +184,7 @@ func (t *Token) explain(what string, err error) error {
 	return e
 }
 
-// pause is how long the token wants to be left alone.
+// pause returns how long callers should wait before the next try.
 func (t *Token) pause() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -198,8 +197,8 @@ const (
 	lastPause  = 30 * time.Second
 )
 
-// breaker keeps callers from restarting a broken token again and again. The first failure
-// may be cured at once; from the second on each pause is about twice the one before.
+// breaker keeps callers from restarting a broken token repeatedly. The first failure causes
+// no pause; from the second on each pause is about twice the one before.
 type breaker struct {
 	failures int
 	until    time.Time
@@ -229,8 +228,8 @@ func (b *breaker) delay() time.Duration {
 		return 0
 	}
 	d := min(firstPause<<min(b.failures-2, 10), lastPause)
-	// A fifth up or down, so that replicas that failed together do not return together.
-	return d*4/5 + rand.N(d*2/5) //nolint:gosec // jitter is no secret
+	// Jitter of a fifth, so that replicas that failed together do not retry together.
+	return d*4/5 + rand.N(d*2/5) //nolint:gosec // jitter is not a secret
 }
 
 func (b *breaker) wait(now time.Time) time.Duration { return max(b.until.Sub(now), 0) }

@@ -21,7 +21,7 @@ type KeyRef struct {
 	Public crypto.PublicKey
 }
 
-// String shows what the reference asks for.
+// String returns the label and the ID for messages.
 func (r KeyRef) String() string {
 	switch {
 	case len(r.ID) == 0:
@@ -51,8 +51,8 @@ func (r KeyRef) template(class uint) []*pkcs11.Attribute {
 type KeyInfo struct {
 	Label     string
 	ID        []byte
-	Algorithm Algorithm        // zero for a kind that this package does not use
-	Public    crypto.PublicKey // nil for such a kind, or where the public half is missing
+	Algorithm Algorithm        // zero for a kind that this package does not support
+	Public    crypto.PublicKey // nil for such a kind, or if the public half is missing
 }
 
 // Find returns the key that ref names. There must be exactly one ([ErrNotFound],
@@ -133,7 +133,7 @@ func (s *session) key(ref KeyRef) (*Key, error) {
 	}
 }
 
-// choose returns the one usable key of several that has a public key, which may be nil.
+// choose returns the one of several keys that has the given public key, which may be nil.
 func (s *session) choose(handles []pkcs11.ObjectHandle, public crypto.PublicKey) (*Key, error) {
 	var chosen []pkcs11.ObjectHandle
 	var ids []string
@@ -150,10 +150,10 @@ func (s *session) choose(handles []pkcs11.ObjectHandle, public crypto.PublicKey)
 	if len(chosen) == 1 {
 		return s.inspect(chosen[0])
 	}
-	return nil, fmt.Errorf("%w: %d keys answer to it: name the key by its ID, one of %s", ErrAmbiguous, len(handles), strings.Join(ids, ", "))
+	return nil, fmt.Errorf("%w: %d keys match: name the key by its ID, one of %s", ErrAmbiguous, len(handles), strings.Join(ids, ", "))
 }
 
-// inspect returns the key with the private handle h when it is whole, protected and works.
+// inspect returns the key with the private handle h if both halves exist, it is protected and it passes the self-test.
 func (s *session) inspect(h pkcs11.ObjectHandle) (*Key, error) {
 	label, id, err := s.names(h)
 	if err != nil {
@@ -173,9 +173,9 @@ func (s *session) inspect(h pkcs11.ObjectHandle) (*Key, error) {
 	return &Key{token: s.token, label: label, id: id, alg: alg, pub: pub}, nil
 }
 
-// again returns the handle of k in this attachment. Where it is not known yet, there must
-// be exactly one private key with the same CKA_ID, with the same public key, and it must
-// show again that it works.
+// again returns the handle of k in this attachment. If it is not known yet, there must be
+// exactly one private key with the same CKA_ID and the same public key, and it must pass the
+// self-test.
 func (s *session) again(k *Key) (pkcs11.ObjectHandle, error) {
 	known, ok := s.known(k.id)
 	if !ok {
@@ -195,7 +195,7 @@ func (s *session) again(k *Key) (pkcs11.ObjectHandle, error) {
 }
 
 // privateKeys searches private keys. A token shows none to an application that is logged
-// out, without an error, so an empty answer is believed only from one that is logged in.
+// out, without an error, so an empty result counts only after a login.
 func (s *session) privateKeys(ref KeyRef) ([]pkcs11.ObjectHandle, error) {
 	handles, err := s.search(ref.template(pkcs11.CKO_PRIVATE_KEY))
 	if err != nil || len(handles) > 0 {
@@ -242,7 +242,7 @@ func (s *session) attribute(h pkcs11.ObjectHandle, typ uint) ([]byte, error) {
 	return got[0].Value, nil
 }
 
-// protection is what makes a private key one that was made in the token and never left it.
+// protection lists the attributes of a private key that was made in the token and never left it.
 var protection = []struct {
 	name string
 	typ  uint
@@ -255,8 +255,8 @@ var protection = []struct {
 	{"CKA_NEVER_EXTRACTABLE", pkcs11.CKA_NEVER_EXTRACTABLE, true},
 }
 
-// protected reads back whether the token guards the private key; an [AttributeError] says
-// which attribute is wrong or unknown to the token.
+// protected reads back whether the token protects the private key. An [AttributeError] names
+// the attribute that is wrong or unknown to the token.
 func (s *session) protected(h pkcs11.ObjectHandle) error {
 	for _, p := range protection {
 		value, err := s.attribute(h, p.typ)

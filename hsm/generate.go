@@ -13,21 +13,21 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// idSize is the length of a CKA_ID that this package makes: too long for two to be alike.
+// idSize is the length of a CKA_ID that this package makes: long enough that two random ones never collide.
 const idSize = 16
 
-// maxLabel bounds a key's label, in octets.
+// maxLabel is the maximum length of a key's label, in bytes.
 const maxLabel = 64
 
 // Generate makes a key pair in the token, for signing only, that cannot be read or
-// exported, and reads back that the token holds it so; where it does not, the pair is
-// destroyed and the error is an [AttributeError]. A label that a key already has gives
+// exported, and reads back that the token protects it so. If it does not, Generate destroys
+// the pair and returns an [AttributeError]. A label that a key already has gives
 // [ErrExists], and a mechanism that the token lacks [ErrUnsupported].
 //
-// Each call has a random CKA_ID of its own, by which it recognises, after a failure, a pair
-// that the token did make; so a fault never leaves two. The library is restarted first,
-// because only then its word that the label is free can be relied on. When ctx ends first,
-// the pair may still come into being: look with [Token.Find].
+// Each call uses a random CKA_ID, by which it recognizes, after a failure, a pair that the
+// token did make; so a fault never leaves two. Generate restarts the library first, because
+// only a restarted library reports reliably that the label is free. If ctx ends first, the
+// pair may still be made: look with [Token.Find].
 func (t *Token) Generate(ctx context.Context, label string, alg Algorithm) (*Key, error) {
 	if err := checkLabel(label); err != nil {
 		return nil, err
@@ -55,19 +55,19 @@ func (t *Token) Generate(ctx context.Context, label string, alg Algorithm) (*Key
 	})
 }
 
-// checkLabel says why label cannot be a key's.
+// checkLabel returns an error if label cannot be a key's label.
 func checkLabel(label string) error {
 	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
 	switch {
 	case label == "" || len(label) > maxLabel:
-		return fmt.Errorf("hsm: a key's label has %d octets: give it 1 to %d", len(label), maxLabel)
+		return fmt.Errorf("hsm: a key's label has %d bytes: use 1 to %d", len(label), maxLabel)
 	case !utf8.ValidString(label) || strings.ContainsFunc(label, unprintable) || strings.TrimSpace(label) != label:
 		return fmt.Errorf("hsm: key label %q: use printable characters, with no space at either end", label)
 	}
 	return nil
 }
 
-// generate makes the pair after checking that the token can and that the label is free.
+// generate makes the pair after checking that the token has the mechanisms and that the label is free.
 func (s *session) generate(ref KeyRef, alg Algorithm, how recipe) error {
 	if err := s.offers(alg, append(how.sign, how.generate)); err != nil {
 		return err
@@ -91,7 +91,7 @@ func (s *session) generate(ref KeyRef, alg Algorithm, how recipe) error {
 	})
 }
 
-// offers checks that the token has the mechanisms that alg takes.
+// offers checks that the token has the mechanisms that alg needs.
 func (s *session) offers(alg Algorithm, mechanisms []uint) error {
 	list, err := s.lib.GetMechanismList(s.slot)
 	if err != nil {
@@ -127,16 +127,16 @@ func templates(ref KeyRef, how recipe) (public, private []*pkcs11.Attribute) {
 	return public, private
 }
 
-// Destroy removes every key with this label, for good, and every half of one that a fault has left. That there is none
-// is no error. It is for keys that are made to be thrown away: what they have signed stays, and nobody can sign again.
+// Destroy removes every key with this label permanently, including a single half that a fault has left. It returns no
+// error if there is none. It is for keys that sign once: their signatures stay valid, and no further one can be made.
 func (t *Token) Destroy(ctx context.Context, label string) error {
 	if err := checkLabel(label); err != nil {
 		return err
 	}
 	ref := KeyRef{Label: label}
-	t.renew() // as for Generate, whose opposite this is
+	t.renew() // as in Generate: only a restarted library shows all keys
 	_, err := run(ctx, t, "destroy "+ref.String(), func(s *session) (struct{}, error) {
-		if _, err := s.privateKeys(ref); err != nil { // which logs in where that was lost: nothing private is found without
+		if _, err := s.privateKeys(ref); err != nil { // logs in again if the login was lost: without it no private key is found
 			return struct{}{}, err
 		}
 		return struct{}{}, s.destroy(ref)
@@ -144,7 +144,7 @@ func (t *Token) Destroy(ctx context.Context, label string) error {
 	return err
 }
 
-// destroy removes both halves of what ref names.
+// destroy removes both halves of the keys that ref names.
 func (s *session) destroy(ref KeyRef) error {
 	err := s.writable(func(rw *session) error {
 		for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {

@@ -16,15 +16,15 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// objects counts what is on the token.
-func objects(t *testing.T, b *bench, label string) int {
+// countObjects returns the number of objects on the token.
+func countObjects(t *testing.T, b *bench, label string) int {
 	t.Helper()
 	return strings.Count(b.pkcs11Tool(t, label, "--list-objects"), " Key Object;")
 }
 
-// TestAttributesNotHonoured: a token that does not protect a key gets no key, and the
+// TestUnprotectedKeyIsDestroyed checks that Generate destroys a key that the token does not protect, and that the
 // error names the attribute.
-func TestAttributesNotHonoured(t *testing.T) {
+func TestUnprotectedKeyIsDestroyed(t *testing.T) {
 	b := newBench(t, "attributes")
 	tok := b.open(t, b.config("attributes"))
 	for _, p := range protection {
@@ -40,7 +40,7 @@ func TestAttributesNotHonoured(t *testing.T) {
 				t.Errorf("%s as %x: %v", p.name, claim, err)
 			}
 			b.attribute = nil
-			if n := objects(t, b, "attributes"); n != 0 {
+			if n := countObjects(t, b, "attributes"); n != 0 {
 				t.Fatalf("%s as %x: %d objects are left", p.name, claim, n)
 			}
 		}
@@ -53,9 +53,8 @@ func TestAttributesNotHonoured(t *testing.T) {
 	}
 }
 
-// TestGenerateUnderFaults: whatever fails while a key is made, and whether or not the token
-// had made it by then, there is one pair or none.
-func TestGenerateUnderFaults(t *testing.T) {
+// TestGenerateUnderFaultsLeavesOnePairOrNone fails each call of Generate, before and after it has taken effect.
+func TestGenerateUnderFaultsLeavesOnePairOrNone(t *testing.T) {
 	b := newBench(t, "faults")
 	tok := b.open(t, b.config("faults"))
 	var made int
@@ -81,13 +80,14 @@ func TestGenerateUnderFaults(t *testing.T) {
 			}
 		}
 	}
-	if n := objects(t, b, "faults"); n != 2*made {
+	if n := countObjects(t, b, "faults"); n != 2*made {
 		t.Errorf("%d objects for %d keys", n, made)
 	}
 }
 
-// TestDestroy: of the keys on a token those with the label go, whole or in halves, and whatever fails meanwhile.
-func TestDestroy(t *testing.T) {
+// TestDestroyRemovesKeysAndHalves checks that Destroy removes the keys with the label, complete or half, under
+// faults, and no other keys.
+func TestDestroyRemovesKeysAndHalves(t *testing.T) {
 	b := newBench(t, "destroy")
 	tok := b.open(t, b.config("destroy"))
 	kept := mustGenerate(t, tok, "kept", P256)
@@ -119,13 +119,13 @@ func TestDestroy(t *testing.T) {
 		t.Errorf("a half that cannot be destroyed: %v", err)
 	}
 	b.heal()
-	if n := objects(t, b, "destroy"); n != 3 {
+	if n := countObjects(t, b, "destroy"); n != 3 {
 		t.Fatalf("%d objects, and not a pair and a half", n)
 	}
 	if err := tok.Destroy(t.Context(), "gone"); err != nil {
 		t.Error(err)
 	}
-	if n := objects(t, b, "destroy"); n != 2 {
+	if n := countObjects(t, b, "destroy"); n != 2 {
 		t.Errorf("%d objects for one key", n)
 	}
 	mustSign(t, kept)
@@ -134,24 +134,25 @@ func TestDestroy(t *testing.T) {
 	}
 }
 
-// lacking is a library without some mechanisms.
-type lacking struct {
+// lackingMechanisms is a library without some mechanisms.
+type lackingMechanisms struct {
 	cryptoki
 	without uint
 }
 
-func (l lacking) GetMechanismList(slot uint) ([]*pkcs11.Mechanism, error) {
+func (l lackingMechanisms) GetMechanismList(slot uint) ([]*pkcs11.Mechanism, error) {
 	list, err := l.cryptoki.GetMechanismList(slot)
 	return slices.DeleteFunc(list, func(m *pkcs11.Mechanism) bool { return m.Mechanism == l.without }), err
 }
 
-// TestMechanismMissing: a token that lacks Ed25519 says so, and still makes other keys.
-func TestMechanismMissing(t *testing.T) {
+// TestMissingMechanismIsUnsupported checks that a token without Ed25519 returns ErrUnsupported, and still makes other
+// keys.
+func TestMissingMechanismIsUnsupported(t *testing.T) {
 	b := newBench(t, "old")
 	for _, without := range []uint{ckmECEdwardsKeyPairGen, ckmEDDSA} {
 		reg := &registry{load: func(path string) (cryptoki, error) {
 			lib, err := load(path)
-			return lacking{lib, without}, err
+			return lackingMechanisms{lib, without}, err
 		}}
 		tok, err := reg.open(t.Context(), b.config("old"), testPIN(t, userSecret))
 		if err != nil {
@@ -167,8 +168,8 @@ func TestMechanismMissing(t *testing.T) {
 	}
 }
 
-// TestGenerateRefuses: labels and algorithms that cannot be.
-func TestGenerateRefuses(t *testing.T) {
+// TestGenerateRefusesLabelsAndAlgorithms calls Generate with invalid labels and algorithms.
+func TestGenerateRefusesLabelsAndAlgorithms(t *testing.T) {
 	b := newBench(t, "refuses")
 	tok := b.open(t, b.config("refuses"))
 	for _, label := range []string{"", " x", "x ", "a\nb", "a\x00", "\xff", strings.Repeat("x", maxLabel+1)} {
@@ -181,14 +182,13 @@ func TestGenerateRefuses(t *testing.T) {
 			t.Errorf("algorithm %d: %v", alg, err)
 		}
 	}
-	if n := objects(t, b, "refuses"); n != 0 {
+	if n := countObjects(t, b, "refuses"); n != 0 {
 		t.Errorf("%d objects were made", n)
 	}
 }
 
-// TestFindRefuses: keys that other programs put on the token, and which are not ours to
-// use.
-func TestFindRefuses(t *testing.T) {
+// TestFindRefusesUnsuitableKeys puts keys on the token with another program that Find must not return.
+func TestFindRefusesUnsuitableKeys(t *testing.T) {
 	b := newBench(t, "foreign")
 	generate := func(label, id, kind string) {
 		b.pkcs11Tool(t, "foreign", "--keypairgen", "--key-type", kind, "--sensitive", "--label", label, "--id", id)
@@ -254,8 +254,8 @@ func TestFindRefuses(t *testing.T) {
 	}
 }
 
-// TestWrongPublicKey: a public half that does not belong to the private one is found out.
-func TestWrongPublicKey(t *testing.T) {
+// TestMismatchedPublicKeyIsRefused checks that Find detects a public half that does not belong to the private one.
+func TestMismatchedPublicKeyIsRefused(t *testing.T) {
 	b := newBench(t, "mixed")
 	tok := b.open(t, b.config("mixed"))
 	one, two := mustGenerate(t, tok, "one", P256), mustGenerate(t, tok, "two", P256)
@@ -271,7 +271,7 @@ func TestWrongPublicKey(t *testing.T) {
 	mustSign(t, mustFind(t, tok, one.Ref()))
 }
 
-// TestInitToken: what it refuses, and that another program sees what it made.
+// TestInitToken checks what InitToken refuses, and that another program sees the token it made.
 func TestInitToken(t *testing.T) {
 	b := newBench(t, "first", "second")
 	slots := tool(t, "softhsm2-util", "--show-slots")
@@ -281,19 +281,19 @@ func TestInitToken(t *testing.T) {
 		}
 	}
 	so, user := testPIN(t, soSecret), testPIN(t, userSecret)
-	initialise := func(label string, so, user PIN) error {
+	initialize := func(label string, so, user PIN) error {
 		_, err := b.reg.initToken(t.Context(), b.module, label, so, user)
 		return err
 	}
-	if err := initialise("first", so, user); !errors.Is(err, ErrExists) {
+	if err := initialize("first", so, user); !errors.Is(err, ErrExists) {
 		t.Errorf("a label that is taken: %v", err)
 	}
 	for name, err := range map[string]error{
-		"no label":       initialise("", so, user),
-		"long label":     initialise(strings.Repeat("x", maxTokenLabel+1), so, user),
-		"short user PIN": initialise("third", so, testPIN(t, "1")),
-		"no user PIN":    initialise("third", so, PIN{}),
-		"no SO PIN":      initialise("third", PIN{}, user),
+		"no label":       initialize("", so, user),
+		"long label":     initialize(strings.Repeat("x", maxTokenLabel+1), so, user),
+		"short user PIN": initialize("third", so, testPIN(t, "1")),
+		"no user PIN":    initialize("third", so, PIN{}),
+		"no SO PIN":      initialize("third", PIN{}, user),
 	} {
 		if err == nil {
 			t.Errorf("%s was taken", name)
@@ -305,7 +305,7 @@ func TestInitToken(t *testing.T) {
 
 	// Beside an open token, which must not notice.
 	k := mustGenerate(t, b.open(t, b.config("first")), "k", P256)
-	if err := initialise("third", so, user); err != nil {
+	if err := initialize("third", so, user); err != nil {
 		t.Fatal(err)
 	}
 	mustSign(t, k)

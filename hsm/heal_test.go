@@ -13,8 +13,8 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// TestWrongPIN: one C_Login, one clear error, and a token that still opens.
-func TestWrongPIN(t *testing.T) {
+// TestWrongPINIsTriedOnce checks that a wrong PIN leads to one C_Login and ErrPIN, and that the token is not locked.
+func TestWrongPINIsTriedOnce(t *testing.T) {
 	b := newBench(t, "pin")
 	before := b.count("Login")
 	_, err := b.reg.open(t.Context(), b.config("pin"), testPIN(t, "not-the-pin"))
@@ -31,9 +31,9 @@ func TestWrongPIN(t *testing.T) {
 	}
 }
 
-// TestWrongPINWhileHealing: somebody changes the PIN, then the device fails. The PIN in
-// hand is tried once, and never again however many calls there are.
-func TestWrongPINWhileHealing(t *testing.T) {
+// TestChangedPINIsTriedOnceByAllCallers changes the PIN and then fails the device. The old PIN must be tried once,
+// however many calls there are.
+func TestChangedPINIsTriedOnceByAllCallers(t *testing.T) {
 	b := newBench(t, "pin")
 	k := mustGenerate(t, b.open(t, b.config("pin")), "k", P256)
 	b.pkcs11Tool(t, "pin", "--change-pin", "--new-pin", "env:NEW_PIN")
@@ -68,9 +68,9 @@ func TestWrongPINWhileHealing(t *testing.T) {
 	}
 }
 
-// TestHealOnce injects each error that a second try cures, before and after the real call
-// has taken effect. The caller must not notice.
-func TestHealOnce(t *testing.T) {
+// TestRetryCuresEachError injects each error that a second try cures, before and after the real call has taken
+// effect. The caller must get a signature.
+func TestRetryCuresEachError(t *testing.T) {
 	restarts := map[uint]int{
 		pkcs11.CKR_SESSION_CLOSED:           0,
 		pkcs11.CKR_SESSION_HANDLE_INVALID:   0,
@@ -99,7 +99,7 @@ func TestHealOnce(t *testing.T) {
 				}
 				verify(t, k, sig)
 				if n := b.count("Initialize") - inits; n != restarts {
-					t.Errorf("%s: the library was initialised %d times", name, n)
+					t.Errorf("%s: the library was initialized %d times", name, n)
 				}
 				if b.count("CloseSession") == closed {
 					t.Errorf("%s: the failed session was kept", name)
@@ -110,9 +110,8 @@ func TestHealOnce(t *testing.T) {
 	}
 }
 
-// TestHealForeignActs: the real library loses sessions, login and library at the hands of
-// other code in the process.
-func TestHealForeignActs(t *testing.T) {
+// TestForeignCallsAreRecovered lets other code in the process end the sessions, the login or the library.
+func TestForeignCallsAreRecovered(t *testing.T) {
 	b := newBench(t, "acts")
 	tok := b.open(t, b.config("acts"))
 	k := mustGenerate(t, tok, "k", P256)
@@ -146,9 +145,9 @@ func TestHealForeignActs(t *testing.T) {
 	}
 }
 
-// TestHealUnderLoad: one fault hits many callers; all get their signature, and the library
-// restarts once for each fault at most.
-func TestHealUnderLoad(t *testing.T) {
+// TestFaultUnderLoadIsRecovered injects faults while many callers sign. All must get their signatures, with at most
+// one restart for each fault.
+func TestFaultUnderLoadIsRecovered(t *testing.T) {
 	b := newBench(t, "load")
 	k := mustGenerate(t, b.open(t, b.config("load")), "k", P256)
 	const faults = 5
@@ -172,13 +171,13 @@ func TestHealUnderLoad(t *testing.T) {
 	}
 	wg.Wait()
 	if n := b.count("Initialize") - inits; n < 1 || n > faults {
-		t.Errorf("the library was initialised %d times for %d faults", n, faults)
+		t.Errorf("the library was initialized %d times for %d faults", n, faults)
 	}
 }
 
-// TestBroken: a device that stays broken gives a temporary error with advice when to come
-// back, is not restarted by every call, and works again when it is whole.
-func TestBroken(t *testing.T) {
+// TestBrokenDeviceGivesTemporaryErrors checks that a device that stays broken gives temporary errors with RetryAfter,
+// is not restarted by every call, and works again once it is repaired.
+func TestBrokenDeviceGivesTemporaryErrors(t *testing.T) {
 	for name, broken := range map[string]fault{
 		"signing":      {call: "Sign", times: -1, err: pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)},
 		"initialising": {call: "Initialize", times: -1, err: pkcs11.Error(pkcs11.CKR_HOST_MEMORY)},
@@ -197,7 +196,7 @@ func TestBroken(t *testing.T) {
 				}
 			}
 			if n := b.count("Initialize") - inits; n < 1 || n > 10 {
-				t.Errorf("50 calls initialised the library %d times", n)
+				t.Errorf("50 calls initialized the library %d times", n)
 			}
 			b.heal()
 			eventually(t, func() error { _, err := signed(k); return err })
@@ -206,8 +205,8 @@ func TestBroken(t *testing.T) {
 	}
 }
 
-// TestDirectoryAway moves SoftHSM's storage away and back, at both levels.
-func TestDirectoryAway(t *testing.T) {
+// TestMissingStorageIsTemporary moves SoftHSM's storage away and back, for the whole store and for one token.
+func TestMissingStorageIsTemporary(t *testing.T) {
 	for name, path := range map[string]string{"the store": "tokens", "the token": "tokens/*-*"} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, "away")
@@ -238,9 +237,9 @@ func TestDirectoryAway(t *testing.T) {
 	}
 }
 
-// TestAbsenceIsChecked: after storage went and came back, unnoticed, SoftHSM shows no
-// objects. Find must not believe it, and Generate must not make a second key.
-func TestAbsenceIsChecked(t *testing.T) {
+// TestAbsentKeyIsCheckedByRestart moves the storage away and back. SoftHSM then shows no objects, without an error.
+// Find must restart the library before it reports ErrNotFound, and Generate must not make a second key.
+func TestAbsentKeyIsCheckedByRestart(t *testing.T) {
 	b := newBench(t, "absent")
 	tok := b.open(t, b.config("absent"))
 	k := mustGenerate(t, tok, "k", P256)
@@ -249,14 +248,14 @@ func TestAbsenceIsChecked(t *testing.T) {
 		if err := os.Rename(tokens, tokens+".away"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := tok.Keys(t.Context()); err != nil { // SoftHSM notices
+		if _, err := tok.Keys(t.Context()); err != nil { // makes SoftHSM notice
 			t.Fatal(err)
 		}
 		if err := os.Rename(tokens+".away", tokens); err != nil {
 			t.Fatal(err)
 		}
 		if infos, err := tok.Keys(t.Context()); err != nil || len(infos) != 0 {
-			t.Fatalf("this SoftHSM does not behave as the test supposes: %d keys, %v", len(infos), err)
+			t.Fatalf("this SoftHSM does not hide the keys as the test assumes: %d keys, %v", len(infos), err)
 		}
 	}
 	blink()
@@ -274,9 +273,8 @@ func TestAbsenceIsChecked(t *testing.T) {
 	}
 }
 
-// TestAbsenceIsCheckedAnywhere is the same with a library that finds nothing but would
-// still make keys.
-func TestAbsenceIsCheckedAnywhere(t *testing.T) {
+// TestAbsentKeyIsCheckedIfOnlySearchFails is the same with a library that finds no objects but could make keys.
+func TestAbsentKeyIsCheckedIfOnlySearchFails(t *testing.T) {
 	b := newBench(t, "blind")
 	tok := b.open(t, b.config("blind"))
 	k := mustGenerate(t, tok, "k", P256)
@@ -290,9 +288,9 @@ func TestAbsenceIsCheckedAnywhere(t *testing.T) {
 	}
 }
 
-// together starts n signatures, and returns when all are inside the library; finish lets
-// them go on and returns their errors.
-func together(b *bench, k *Key, n int) (finish func() error) {
+// signTogether starts n signatures and returns when all are inside the library. finish lets them continue and returns
+// their errors.
+func signTogether(b *bench, k *Key, n int) (finish func() error) {
 	release := b.stall("Sign")
 	ended := make(chan error, n)
 	for range n {
@@ -314,12 +312,12 @@ func together(b *bench, k *Key, n int) (finish func() error) {
 	}
 }
 
-// TestManySessionsLost: with every session in the pool dead, each call still heals within
-// itself.
-func TestManySessionsLost(t *testing.T) {
+// TestLostSessionsAreReplacedWithoutRestart closes every session in the pool. Each call must replace its session
+// without a restart.
+func TestLostSessionsAreReplacedWithoutRestart(t *testing.T) {
 	b := newBench(t, "pool")
 	k := mustGenerate(t, b.open(t, b.config("pool")), "k", P256)
-	if err := together(b, k, 6)(); err != nil {
+	if err := signTogether(b, k, 6)(); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.real(t).CloseAllSessions(b.slotOf(t, "pool")); err != nil {
@@ -334,14 +332,14 @@ func TestManySessionsLost(t *testing.T) {
 	}
 }
 
-// TestOneFaultManyCalls: calls that a fault fails together heal together, by one restart.
-func TestOneFaultManyCalls(t *testing.T) {
+// TestOneFaultRestartsOnce fails many calls with one fault. They must recover with one restart.
+func TestOneFaultRestartsOnce(t *testing.T) {
 	b := newBench(t, "together")
 	k := mustGenerate(t, b.open(t, b.config("together")), "k", P256)
 	inits := b.count("Initialize")
 	const n = 6
-	finish := together(b, k, n)
-	// They have passed the place where faults are chosen, so fail their next step.
+	finish := signTogether(b, k, n)
+	// They are past the point at which faults are injected, so make their next step fail.
 	if err := b.real(t).Finalize(); err != nil {
 		t.Fatal(err)
 	}
@@ -349,13 +347,12 @@ func TestOneFaultManyCalls(t *testing.T) {
 		t.Error(err)
 	}
 	if got := b.count("Initialize") - inits; got != 1 {
-		t.Errorf("the library was initialised %d times", got)
+		t.Errorf("the library was initialized %d times", got)
 	}
 }
 
-// TestKeyReplaced: a key that comes back under its old ID with another public key is not
-// used.
-func TestKeyReplaced(t *testing.T) {
+// TestReplacedKeyIsRefused replaces a key by one with the same ID and another public key. It must not be used.
+func TestReplacedKeyIsRefused(t *testing.T) {
 	b := newBench(t, "swap")
 	k := mustGenerate(t, b.open(t, b.config("swap")), "k", P256)
 	id := fmt.Sprintf("%x", k.ID())
@@ -374,9 +371,10 @@ func TestKeyReplaced(t *testing.T) {
 	}
 }
 
-func TestOpenRefuses(t *testing.T) {
+// TestOpenRefusesBadConfig opens tokens with invalid configurations, PINs and contexts.
+func TestOpenRefusesBadConfig(t *testing.T) {
 	b := newBench(t, "here")
-	b.open(t, b.config("here")) // its restarts must not disturb this one
+	b.open(t, b.config("here")) // the restarts below must not affect this token
 	for name, c := range map[string]struct {
 		cfg       Config
 		temporary bool
@@ -397,7 +395,7 @@ func TestOpenRefuses(t *testing.T) {
 		}
 	}
 	if _, err := b.reg.open(t.Context(), b.config("here"), PIN{}); err == nil {
-		t.Error("an empty PIN was taken")
+		t.Error("an empty PIN was accepted")
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -406,7 +404,7 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// TestOpenBySerial opens a token by the number that InitToken returned.
+// TestOpenBySerial opens a token by the serial number that InitToken returned.
 func TestOpenBySerial(t *testing.T) {
 	b := newBench(t)
 	serial, err := b.reg.initToken(t.Context(), b.module, "by serial", testPIN(t, soSecret), testPIN(t, userSecret))
@@ -416,8 +414,8 @@ func TestOpenBySerial(t *testing.T) {
 	b.open(t, Config{Module: b.module, TokenSerial: serial})
 }
 
-// TestBreaker: the first failure costs no pause, later ones more and more, up to a limit.
-func TestBreaker(t *testing.T) {
+// TestBreakerPausesGrow checks that the first failure causes no pause, and later ones growing pauses up to a limit.
+func TestBreakerPausesGrow(t *testing.T) {
 	var b breaker
 	now := time.Unix(1_000_000, 0)
 	cause := errors.New("cause")

@@ -10,12 +10,12 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// maxTokenLabel is the room for a token's label in CK_TOKEN_INFO, in octets.
+// maxTokenLabel is the size of a token's label in CK_TOKEN_INFO, in bytes.
 const maxTokenLabel = 32
 
 // InitToken makes a new token in a free slot of the module, with a security officer's PIN
 // and a user PIN, and returns its serial number. It never touches a token that is
-// initialised, and refuses a label that one already has ([ErrExists]). SoftHSM always has a
+// initialized, and refuses a label that one already has ([ErrExists]). SoftHSM always has a
 // free slot; hardware usually has none, and is set up with its maker's tools. ctx bounds
 // the wait for the library, not the calls into it.
 func InitToken(ctx context.Context, modulePath, label string, so, user PIN) (serial string, err error) {
@@ -24,7 +24,7 @@ func InitToken(ctx context.Context, modulePath, label string, so, user PIN) (ser
 
 func (r *registry) initToken(ctx context.Context, modulePath, label string, so, user PIN) (serial string, err error) {
 	if label == "" || len(label) > maxTokenLabel || strings.TrimSpace(label) != label {
-		return "", fmt.Errorf("hsm: token label %q: use 1 to %d octets, with no space at either end", label, maxTokenLabel)
+		return "", fmt.Errorf("hsm: token label %q: use 1 to %d bytes, with no space at either end", label, maxTokenLabel)
 	}
 	m, err := r.acquire(modulePath)
 	if err != nil {
@@ -32,12 +32,12 @@ func (r *registry) initToken(ctx context.Context, modulePath, label string, so, 
 	}
 	defer func() { err = errors.Join(err, r.release(m)) }()
 	if _, err := m.enter(ctx, 0); err != nil {
-		return "", fmt.Errorf("hsm: initialise token: %w", err)
+		return "", fmt.Errorf("hsm: initialize token: %w", err)
 	}
 	defer m.leave()
 	serial, err = initToken(m.lib, label, so, user)
 	if err != nil {
-		return "", fmt.Errorf("hsm: initialise token %q: %w", label, err)
+		return "", fmt.Errorf("hsm: initialize token %q: %w", label, err)
 	}
 	return serial, nil
 }
@@ -71,7 +71,7 @@ func initToken(lib cryptoki, label string, so, user PIN) (serial string, err err
 	return info.SerialNumber, nil
 }
 
-// freeSlot returns a slot whose token is not initialised, after checking that the label is
+// freeSlot returns a slot whose token is not initialized, after checking that the label is
 // free and that the token will take both PINs.
 func freeSlot(lib cryptoki, label string, pins ...PIN) (uint, error) {
 	slots, err := lib.GetSlotList(true)
@@ -95,12 +95,12 @@ func freeSlot(lib cryptoki, label string, pins ...PIN) (uint, error) {
 			return n < max(info.MinPinLen, 1) || info.MaxPinLen > 0 && n > info.MaxPinLen
 		}
 		if slices.ContainsFunc(pins, wrong) {
-			return 0, fmt.Errorf("a PIN has the wrong length: this token takes %d to %d octets", info.MinPinLen, info.MaxPinLen)
+			return 0, fmt.Errorf("a PIN has the wrong length: this token accepts %d to %d bytes", info.MinPinLen, info.MaxPinLen)
 		}
 		free = append(free, slot)
 	}
 	if len(free) == 0 {
-		return 0, errors.New("the module has no free slot: initialise the token with its maker's tools")
+		return 0, errors.New("the module has no free slot: initialize the token with its maker's tools")
 	}
 	return free[0], nil
 }

@@ -48,8 +48,8 @@ func (k *Key) Ref() KeyRef { return KeyRef{Label: k.label, ID: k.ID()} }
 // special salt lengths mean that of the hash. ECDSA signatures are DER. The token's own
 // random source is used, not the first argument.
 //
-// If the token fails with a code that says nothing of how to go on, Sign has the key sign the self-test. A self-test that fails restarts
-// the library; if it passes then, Sign tries once more.
+// If the token fails with a code that does not tell what is wrong, Sign has the key sign the self-test. A self-test
+// that fails restarts the library. If it passes, Sign tries once more.
 //
 // Sign waits at most Config.Wait. It fails with [ErrDigest] for input that it does not
 // sign, and otherwise with [ErrUnavailable], [ErrBusy], [ErrPIN],
@@ -95,7 +95,7 @@ func (k *Key) prove(ctx context.Context) error {
 	}
 	err := once()
 	if errors.Is(err, pkcs11.Error(pkcs11.CKR_SESSION_COUNT)) {
-		k.token.renew() // a lost device may count sessions that are lost too, which end with the generation
+		k.token.renew() // the library may still count sessions of a lost device; a restart ends them
 		err = once()
 	}
 	return err

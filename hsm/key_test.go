@@ -97,9 +97,9 @@ func selfSigned(t *testing.T, signer crypto.Signer, alg x509.SignatureAlgorithm)
 	}
 }
 
-// TestAlgorithms makes a key of every kind and has it sign certificates; another program
-// must see it as protected, and a token opened anew must find it.
-func TestAlgorithms(t *testing.T) {
+// TestKeysOfEveryAlgorithmSign makes a key of every kind and signs certificates with it. Another program must see it
+// as protected, and a reopened token must find it.
+func TestKeysOfEveryAlgorithmSign(t *testing.T) {
 	signatures := map[Algorithm][]x509.SignatureAlgorithm{
 		P256:    {x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512},
 		P384:    {x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512},
@@ -130,7 +130,7 @@ func TestAlgorithms(t *testing.T) {
 	for _, info := range infos {
 		was := made[info.Algorithm]
 		if was == nil || info.Label != was.Label() || !bytes.Equal(info.ID, was.ID()) || !was.pub.Equal(info.Public) {
-			t.Errorf("Keys gave %+v for %+v", info, was)
+			t.Errorf("Keys returned %+v, want %+v", info, was)
 		}
 		for _, ref := range []KeyRef{{Label: info.Label}, {ID: info.ID}, was.Ref()} {
 			k, err := tok.Find(t.Context(), ref)
@@ -151,8 +151,8 @@ func TestAlgorithms(t *testing.T) {
 	}
 }
 
-// TestPSSSalt has Go verify each way to ask for a salt.
-func TestPSSSalt(t *testing.T) {
+// TestPSSSaltLengths signs with each kind of salt length and has Go verify the signatures.
+func TestPSSSaltLengths(t *testing.T) {
 	b := newBench(t, "pss")
 	k := mustGenerate(t, b.open(t, b.config("pss")), "k", RSA3072)
 	pub := k.Public().(*rsa.PublicKey)
@@ -173,8 +173,8 @@ func TestPSSSalt(t *testing.T) {
 	}
 }
 
-// TestDigestRefused: what is not a digest of its hash never reaches the token.
-func TestDigestRefused(t *testing.T) {
+// TestWrongDigestIsRefused checks that input that is not a digest of its hash never reaches the token.
+func TestWrongDigestIsRefused(t *testing.T) {
 	b := newBench(t, "digest")
 	tok := b.open(t, b.config("digest"))
 	ec, rsaKey, ed := mustGenerate(t, tok, "ec", P256), mustGenerate(t, tok, "rsa", RSA3072), mustGenerate(t, tok, "ed", Ed25519)
@@ -205,13 +205,13 @@ func TestDigestRefused(t *testing.T) {
 		}
 	}
 	if n := b.count("SignInit"); n != before {
-		t.Errorf("%d of them reached the token", n-before)
+		t.Errorf("%d of the requests reached the token", n-before)
 	}
 }
 
-// TestDigestCut: a digest longer than the order of the curve reaches the token cut, as SEC 1
-// section 4.1.3 has it; SoftHSM would cut it too, but not every token does.
-func TestDigestCut(t *testing.T) {
+// TestLongDigestIsTruncated checks that a digest longer than the order of the curve is truncated before it reaches
+// the token (SEC 1 section 4.1.3). SoftHSM would do it too, but not every token does.
+func TestLongDigestIsTruncated(t *testing.T) {
 	long := sha512.Sum512(nil)
 	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384()} {
 		req, err := newRequest(&ecdsa.PublicKey{Curve: curve}, long[:], crypto.SHA512)
@@ -221,9 +221,9 @@ func TestDigestCut(t *testing.T) {
 	}
 }
 
-// TestConcurrent: many goroutines share few sessions, and never more calls are in the
-// library than there are sessions.
-func TestConcurrent(t *testing.T) {
+// TestCallsAreBoundedBySessions has many goroutines share few sessions: the library must never have more calls inside
+// than sessions.
+func TestCallsAreBoundedBySessions(t *testing.T) {
 	b := newBench(t, "many")
 	cfg := b.config("many")
 	cfg.Sessions = 3
@@ -249,13 +249,13 @@ func TestConcurrent(t *testing.T) {
 		t.Errorf("%d calls were in the library at once, with %d sessions", b.most, cfg.Sessions)
 	}
 	if n := b.count("OpenSession") - opened; n > cfg.Sessions {
-		t.Errorf("%d sessions were opened for it", n)
+		t.Errorf("%d sessions were opened, want at most the configured number", n)
 	}
 }
 
-// TestNoAnswer: a call that the library does not return from keeps its place, its caller
-// and those after it get a temporary error, and Close does not pull the library away.
-func TestNoAnswer(t *testing.T) {
+// TestHangingCallGivesBusy makes a call hang in the library. It keeps its session, other callers get ErrBusy, and
+// Close does not finalize the library.
+func TestHangingCallGivesBusy(t *testing.T) {
 	b := newBench(t, "slow")
 	cfg := b.config("slow")
 	cfg.Sessions, cfg.Wait = 1, 200*time.Millisecond
@@ -287,9 +287,9 @@ func TestNoAnswer(t *testing.T) {
 	}
 }
 
-// TestNoAnswerWhileHealing: wherever healing itself gets stuck, callers get their temporary
-// error in time, and signatures when it goes on.
-func TestNoAnswerWhileHealing(t *testing.T) {
+// TestHangingRecoveryGivesBusy makes each step of the recovery hang. Callers must get a temporary error in time, and
+// signatures once it continues.
+func TestHangingRecoveryGivesBusy(t *testing.T) {
 	for _, call := range []string{"Finalize", "Initialize", "OpenSession", "Login", "FindObjects"} {
 		t.Run(call, func(t *testing.T) {
 			b := newBench(t, "stuck")
@@ -318,16 +318,16 @@ func TestNoAnswerWhileHealing(t *testing.T) {
 	}
 }
 
-// TestNoRestartAroundCalls: a restart waits for a call inside the library, and gives up
-// for now rather than finalize under it.
-func TestNoRestartAroundCalls(t *testing.T) {
+// TestRestartWaitsForCallsInside checks that a restart waits for a call inside the library, and gives up rather than
+// finalize it.
+func TestRestartWaitsForCallsInside(t *testing.T) {
 	b := newBench(t, "one", "two")
 	cfg := b.config("one")
 	cfg.Wait = 200 * time.Millisecond
 	k, other := mustGenerate(t, b.open(t, cfg), "k", P256), mustGenerate(t, b.open(t, b.config("two")), "k", P256)
 	mustSign(t, k)
 	finalized := b.count("Finalize")
-	finish := together(b, other, 1)
+	finish := signTogether(b, other, 1)
 	b.inject(fault{call: "SignInit", times: 1, err: pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)})
 	for range 3 {
 		if _, err := signed(k); !errors.Is(err, ErrBusy) || !temporary(err) {
@@ -347,14 +347,14 @@ func TestNoRestartAroundCalls(t *testing.T) {
 	mustSign(t, other)
 }
 
-// TestEmptyMessage: Ed25519 signs messages of any length.
-func TestEmptyMessage(t *testing.T) {
+// TestEd25519SignsAnyLength signs messages of several lengths, including empty ones.
+func TestEd25519SignsAnyLength(t *testing.T) {
 	b := newBench(t, "empty")
 	k := mustGenerate(t, b.open(t, b.config("empty")), "k", Ed25519)
 	for _, message := range [][]byte{nil, {}, {0}, make([]byte, 100_000)} {
 		sig, err := k.Sign(nil, message, crypto.Hash(0))
 		if err != nil || !ed25519.Verify(k.Public().(ed25519.PublicKey), message, sig) {
-			t.Errorf("%d octets: %x, %v", len(message), sig, err)
+			t.Errorf("%d bytes: %x, %v", len(message), sig, err)
 		}
 	}
 }

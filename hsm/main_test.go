@@ -21,7 +21,7 @@ const (
 	soSecret   = "officer-13579"
 )
 
-// testPIN makes a PIN of a constant.
+// testPIN returns a PIN from a constant.
 func testPIN(t testing.TB, s string) PIN {
 	t.Helper()
 	pin, err := NewPIN([]byte(s))
@@ -31,8 +31,8 @@ func testPIN(t testing.TB, s string) PIN {
 	return pin
 }
 
-// softModule returns the SoftHSM module and points the process at a private store, which
-// SoftHSM reads when the next token is opened.
+// softModule returns the SoftHSM module and points the process at a private store, which SoftHSM reads when the next
+// token is opened.
 func softModule(t testing.TB) (module, dir string) {
 	t.Helper()
 	module, err := FindSoftHSM()
@@ -48,7 +48,7 @@ func softModule(t testing.TB) (module, dir string) {
 	return module, dir
 }
 
-// bench is a private SoftHSM whose library the test can make fail.
+// bench is a private SoftHSM with a library that can be made to fail.
 type bench struct {
 	*faulty
 	reg    *registry
@@ -80,7 +80,7 @@ func (b *bench) config(label string) Config {
 	return Config{Module: b.module, TokenLabel: label}
 }
 
-// open opens a token and closes it with the test.
+// open opens a token and closes it at the end of the test.
 func (b *bench) open(t testing.TB, cfg Config) *Token {
 	t.Helper()
 	tok, err := b.reg.open(t.Context(), cfg, testPIN(t, userSecret))
@@ -95,8 +95,8 @@ func (b *bench) open(t testing.TB, cfg Config) *Token {
 	return tok
 }
 
-// fault makes calls of one function fail: after skip good ones, times of them. Where it
-// applies, the real call is made first and its answer thrown away.
+// fault makes calls of one function fail: it skips some, then fails as many as times says. If applies is set, the
+// real call is made first and its result is discarded.
 type fault struct {
 	call    string
 	skip    int
@@ -105,7 +105,7 @@ type fault struct {
 	err     error
 }
 
-// faulty is the real library with faults.
+// faulty is the real library with injected faults.
 type faulty struct {
 	cryptoki
 
@@ -154,21 +154,21 @@ func (f *faulty) count(call string) int {
 	return f.counts[call]
 }
 
-// setBlind makes searches find nothing, as after a store has gone and come back.
+// setBlind makes searches find nothing, as SoftHSM does after its store has gone and come back.
 func (f *faulty) setBlind(blind bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.blind = blind
 }
 
-// signing returns how many calls of Sign are in the library.
+// signing returns how many calls of Sign are inside the library.
 func (f *faulty) signing() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.inside
 }
 
-// through makes the call, or fails it, or both.
+// through makes the call, fails it, or both.
 func (f *faulty) through(call string, do func() error) error {
 	f.mu.Lock()
 	if f.counts == nil {

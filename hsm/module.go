@@ -38,12 +38,11 @@ type cryptoki interface {
 	Sign(s pkcs11.SessionHandle, message []byte) ([]byte, error)
 }
 
-// errDraining is the error of a restart that waited in vain for calls inside the library.
+// errDraining is the error of a restart that timed out waiting for calls inside the library.
 var errDraining = errors.New("calls are still inside the PKCS#11 library, so it cannot be restarted")
 
-// process mirrors the one thing that PKCS#11 keeps per process: a library, once loaded, is
-// initialised or it is not, for everybody (v2.40 section 5.4). Hence it is a variable of
-// the process here as well.
+// process is a global variable because PKCS#11 has global state: a loaded library is
+// initialized once for the whole process (v2.40 section 5.4).
 var process = registry{load: load}
 
 // registry holds the libraries of a process by their real path.
@@ -109,9 +108,9 @@ type module struct {
 	users int // guarded by registry.mu
 
 	mu         sync.Mutex
-	gen        uint64        // counts attempts to initialise; 0 before the first
+	gen        uint64        // counts attempts to initialize; 0 before the first
 	err        error         // why the newest attempt failed, or nil
-	ours       bool          // initialised by this package, here or by a restart, so finalized by it
+	ours       bool          // initialized by this package, here or by a restart, so finalized by it
 	busy       int           // calls inside the library
 	restarting chan struct{} // closed when the restart under way has ended; nil without one
 	drained    chan struct{} // closed when busy reaches 0; nil unless a restart waits for it
@@ -154,8 +153,8 @@ func (m *module) leave() {
 	}
 }
 
-// during calls f inside the library while generation gen lasts, and not at all when it has
-// ended or is about to.
+// during calls f inside the library if generation gen is current. It does nothing if that
+// generation has ended or a restart is under way.
 func (m *module) during(gen uint64, f func()) {
 	m.mu.Lock()
 	if m.restarting != nil || m.gen != gen {
@@ -180,9 +179,9 @@ func (m *module) await(ctx context.Context, c <-chan struct{}) error {
 	}
 }
 
-// restart begins a new generation: it waits until nobody is inside the library, finalizes
-// it and initialises it again. Its outcome is in m.gen and m.err; the error it returns is
-// that of a restart that did not take place. m.mu is held before and after.
+// restart begins a new generation: it waits until no call is inside the library, finalizes
+// it and initializes it again. It stores the result in m.gen and m.err, and returns an error
+// only if it could not restart. m.mu is held before and after.
 func (m *module) restart(ctx context.Context) error {
 	over := make(chan struct{})
 	m.restarting = over
@@ -200,7 +199,7 @@ func (m *module) restart(ctx context.Context) error {
 	finalize := m.gen > 0
 	m.mu.Unlock()
 	if finalize {
-		// It may be gone already; what counts is whether it starts.
+		// The library may have failed already; what matters is whether Initialize succeeds.
 		_ = m.lib.Finalize()
 	}
 	err := m.lib.Initialize()
@@ -208,7 +207,7 @@ func (m *module) restart(ctx context.Context) error {
 
 	m.ours = err == nil
 	if errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
-		err = nil // by somebody else in this process; it serves us as well
+		err = nil // by other code in this process; this package can use it too
 	}
 	m.gen++
 	m.err = nil

@@ -15,25 +15,25 @@ import (
 	"golang.org/x/term"
 )
 
-// maxPIN bounds a PIN, in octets.
+// maxPIN is the maximum length of a PIN, in bytes.
 const maxPIN = 255
 
-// redacted is what a PIN shows of itself.
+// redacted is printed instead of a PIN.
 const redacted = "[PIN]"
 
-// PIN is a secret that opens a token. It never shows itself: not in any fmt verb, in a log,
-// in text or JSON. The zero value is no PIN.
+// PIN is a secret that opens a token. It is redacted in every fmt verb, in logs, in text and
+// in JSON. The zero value is no PIN.
 type PIN struct {
 	secret *string // a pointer, so that printing a struct around it by reflection shows none of it
 }
 
-// NewPIN takes a PIN of 1 to 255 octets without line breaks or NUL.
+// NewPIN returns a PIN of 1 to 255 bytes without line breaks or NUL.
 func NewPIN(secret []byte) (PIN, error) {
 	switch {
 	case len(secret) == 0:
 		return PIN{}, errors.New("hsm: the PIN is empty")
 	case len(secret) > maxPIN:
-		return PIN{}, fmt.Errorf("hsm: the PIN is longer than %d octets", maxPIN)
+		return PIN{}, fmt.Errorf("hsm: the PIN is longer than %d bytes", maxPIN)
 	case bytes.ContainsAny(secret, "\r\n\x00"):
 		return PIN{}, errors.New("hsm: the PIN holds a line break or a NUL: give one line, with nothing but the PIN")
 	}
@@ -43,7 +43,7 @@ func NewPIN(secret []byte) (PIN, error) {
 
 func (p PIN) empty() bool { return p.secret == nil }
 
-// reveal returns the secret, for the library alone.
+// reveal returns the secret. Only calls into the library use it.
 func (p PIN) reveal() string {
 	if p.secret == nil {
 		return ""
@@ -66,8 +66,8 @@ func (p PIN) LogValue() slog.Value { return slog.StringValue(redacted) }
 // MarshalText hides the PIN, from JSON and YAML too.
 func (p PIN) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// FileModeError says that others than the owner and the group's readers can reach a PIN
-// file.
+// FileModeError reports that a PIN file is accessible to more than its owner and, for
+// reading, its group.
 type FileModeError struct {
 	Path string
 	Mode fs.FileMode
@@ -77,9 +77,9 @@ func (e *FileModeError) Error() string {
 	return fmt.Sprintf("hsm: PIN file %s has mode %04o, so others can reach it: chmod 0600 (or 0640 for the service's own group), and change the PIN if they may have seen it", e.Path, e.Mode.Perm())
 }
 
-// ReadPINFile reads a PIN from the one line of a regular file. Its owner may do anything
-// and its group may read, as an administrator's file for a service needs; any other right
-// gives a [FileModeError].
+// ReadPINFile reads a PIN from a regular file with one line. The owner may have all rights
+// and the group may read, so that an administrator can own the file of a service. Any other
+// right gives a [FileModeError].
 func ReadPINFile(path string) (PIN, error) {
 	// Without O_NONBLOCK a FIFO would hold the process here.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names the file, and the name of a credential holds no slash
@@ -104,23 +104,23 @@ func ReadPINFile(path string) (PIN, error) {
 	return pin, nil
 }
 
-// Pass writes the PIN to another process of this program, over a pipe to where [ReceivePIN] reads it. It is the one way
-// out of a PIN: not for files, and not for what others read.
+// Pass writes the PIN into a pipe to another process of this program, which reads it with [ReceivePIN]. No other method
+// returns the secret. It must not be used for files.
 func (p PIN) Pass(w io.Writer) error {
 	_, err := io.WriteString(w, p.reveal()+"\n")
 	return err
 }
 
-// ReceivePIN reads a PIN, which is all there is but for a line break.
+// ReceivePIN reads a PIN up to the end of r. One line break at the end is dropped.
 func ReceivePIN(r io.Reader) (PIN, error) {
-	raw, err := io.ReadAll(io.LimitReader(r, maxPIN+3)) // the PIN, a line break, and one more
+	raw, err := io.ReadAll(io.LimitReader(r, maxPIN+3)) // the PIN, CR and LF, and one byte more to detect a longer one
 	if err != nil {
 		return PIN{}, fmt.Errorf("hsm: read the PIN: %w", err)
 	}
 	return NewPIN(bytes.TrimSuffix(bytes.TrimSuffix(raw, []byte("\n")), []byte("\r")))
 }
 
-// ReadPINCredential reads a PIN that systemd hands to the service: the file name in
+// ReadPINCredential reads a PIN that systemd passes to the service: the file name in
 // $CREDENTIALS_DIRECTORY, from LoadCredential= or LoadCredentialEncrypted= in the unit
 // (systemd.exec(5)).
 func ReadPINCredential(name string) (PIN, error) {
@@ -134,7 +134,7 @@ func ReadPINCredential(name string) (PIN, error) {
 	return ReadPINFile(filepath.Join(dir, name))
 }
 
-// PromptPIN asks for a PIN on a terminal, which does not show what is typed.
+// PromptPIN reads a PIN from a terminal without echo.
 func PromptPIN(terminal *os.File, prompt string) (PIN, error) {
 	fd := int(terminal.Fd())
 	if !term.IsTerminal(fd) {

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestPINHidden prints a PIN in every way there is.
-func TestPINHidden(t *testing.T) {
+// TestPINIsRedactedEverywhere prints a PIN in every possible way.
+func TestPINIsRedactedEverywhere(t *testing.T) {
 	const secret = "hunter2-4711"
 	pin := testPIN(t, secret)
 	type holder struct {
@@ -54,8 +54,8 @@ func TestPINHidden(t *testing.T) {
 	}
 }
 
-// TestErrorsHideThePIN: what the package says about a refused PIN does not hold it.
-func TestErrorsHideThePIN(t *testing.T) {
+// TestErrorsRedactThePIN checks that the error for a refused PIN does not contain it.
+func TestErrorsRedactThePIN(t *testing.T) {
 	b := newBench(t, "errors")
 	const wrong = "wrong-4711"
 	_, err := b.reg.open(t.Context(), b.config("errors"), testPIN(t, wrong))
@@ -131,8 +131,8 @@ func TestReadPINCredential(t *testing.T) {
 	}
 }
 
-// TestPINIsPassed: what a process passes is what another one receives, and no more than a PIN is read.
-func TestPINIsPassed(t *testing.T) {
+// TestPassedPINIsReceived checks that ReceivePIN returns the PIN that Pass wrote, and refuses longer input.
+func TestPassedPINIsReceived(t *testing.T) {
 	var pipe bytes.Buffer
 	if err := testPIN(t, "hunter2-4711").Pass(&pipe); err != nil {
 		t.Fatal(err)

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminal opens a pseudo-terminal: the user's end, and the one that a program sees.
-func terminal(t *testing.T) (user, program *os.File) {
+// openTerminal opens a pseudo-terminal and returns both ends: the user's and the program's.
+func openTerminal(t *testing.T) (user, program *os.File) {
 	t.Helper()
 	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -35,9 +35,9 @@ func terminal(t *testing.T) (user, program *os.File) {
 	return user, program
 }
 
-// TestPromptPIN types a PIN on a terminal, where it must not appear.
-func TestPromptPIN(t *testing.T) {
-	user, program := terminal(t)
+// TestPromptPINDoesNotEcho types a PIN on a terminal, which must not show it.
+func TestPromptPINDoesNotEcho(t *testing.T) {
+	user, program := openTerminal(t)
 	const prompt = "PIN of the test token: "
 	typed := make(chan error, 1)
 	go func() {
@@ -72,8 +72,8 @@ func echoOff(f *os.File) bool {
 	return err == nil && state.Lflag&unix.ECHO == 0
 }
 
-// TestPromptPINWithoutTerminal: a PIN is not read from a pipe by mistake.
-func TestPromptPINWithoutTerminal(t *testing.T) {
+// TestPromptPINRefusesPipe checks that a PIN is not read from a pipe by mistake.
+func TestPromptPINRefusesPipe(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

@@ -15,13 +15,13 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// publicKey is what every public key of the standard library can do.
+// publicKey is the method that every public key of the standard library has.
 type publicKey interface {
 	Equal(crypto.PublicKey) bool
 }
 
-// publicKey reads the public half of the pair with this ID. [ErrKey] says that there is not
-// exactly one or that it does not parse, [ErrUnsupported] that it is of another kind.
+// publicKey reads the public half of the pair with this ID. It returns [ErrKey] if there is
+// not exactly one or it does not parse, and [ErrUnsupported] if it is of another kind.
 func (s *session) publicKey(id []byte) (publicKey, Algorithm, error) {
 	if len(id) == 0 {
 		return nil, 0, fmt.Errorf("%w: it has no CKA_ID that ties its halves together", ErrKey)
@@ -55,8 +55,8 @@ func (s *session) publicKey(id []byte) (publicKey, Algorithm, error) {
 	}
 }
 
-// ulong reads a CK_ULONG, which the library stores in its own width and order; 0 bytes and
-// odd widths give a value that no constant has.
+// ulong reads a CK_ULONG, which the library stores in native width and byte order. Any
+// other width gives a value that no constant has.
 func ulong(b []byte) uint64 {
 	switch len(b) {
 	case 4:
@@ -141,12 +141,11 @@ func parseECDSA(curve elliptic.Curve, alg Algorithm, point []byte) (publicKey, A
 	return pub, alg, nil
 }
 
-// fieldSize is the size of a coordinate, and of r and s, in octets.
+// fieldSize returns the size of a coordinate, and of r and s, in bytes.
 func fieldSize(curve elliptic.Curve) int { return (curve.Params().BitSize + 7) / 8 }
 
-// unwrapPoint returns the size octets of a point, which tokens give as they are or, as
-// v2.40 has it, in a DER OCTET STRING. The length decides, because a raw point and an
-// OCTET STRING both begin with 0x04.
+// unwrapPoint returns the size bytes of a point. Tokens return it raw or, as v2.40 requires,
+// in a DER OCTET STRING. The length tells which, because both begin with 0x04.
 func unwrapPoint(point []byte, size int) ([]byte, error) {
 	if len(point) == size {
 		return point, nil
@@ -154,7 +153,7 @@ func unwrapPoint(point []byte, size int) ([]byte, error) {
 	var raw []byte
 	rest, err := asn1.Unmarshal(point, &raw)
 	if err != nil || len(rest) > 0 || len(raw) != size {
-		return nil, fmt.Errorf("%w: its public point has %d octets and is neither a point of %d nor an OCTET STRING with one", ErrKey, len(point), size)
+		return nil, fmt.Errorf("%w: its public point has %d bytes and is neither a point of %d nor an OCTET STRING with one", ErrKey, len(point), size)
 	}
 	return raw, nil
 }

@@ -13,9 +13,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestParsePoint reads points as tokens write them, raw and wrapped. Of many keys some have
-// an x that makes the raw point look like the beginning of an OCTET STRING.
-func TestParsePoint(t *testing.T) {
+// TestParsePointRawAndWrapped reads points as tokens return them, raw and wrapped. Some of the many keys have an x
+// for which the raw point looks like the beginning of an OCTET STRING.
+func TestParsePointRawAndWrapped(t *testing.T) {
 	der := func(v any, params string) []byte {
 		b, err := asn1.MarshalWithParams(v, params)
 		if err != nil {
@@ -57,9 +57,9 @@ func TestParsePoint(t *testing.T) {
 	}
 }
 
-// TestParseRefuses: no octets that a token may send make the parsers panic, or give a key
-// that is not on its curve.
-func TestParseRefuses(t *testing.T) {
+// TestParsersAcceptOnlyPointsOnCurve gives random bytes to the parsers. They must not panic or return a key that is
+// not on its curve.
+func TestParsersAcceptOnlyPointsOnCurve(t *testing.T) {
 	p256, err := asn1.Marshal(oidP256)
 	if err != nil {
 		t.Fatal(err)
@@ -70,30 +70,30 @@ func TestParseRefuses(t *testing.T) {
 		}
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		octets := rapid.SliceOfN(rapid.Byte(), 0, 600)
-		_, _, err := parsePoint(octets.Draw(t, "params"), octets.Draw(t, "point"))
+		random := rapid.SliceOfN(rapid.Byte(), 0, 600)
+		_, _, err := parsePoint(random.Draw(t, "params"), random.Draw(t, "point"))
 		if !errors.Is(err, ErrUnsupported) && !errors.Is(err, ErrKey) {
 			t.Errorf("any curve: %v", err)
 		}
-		pub, _, err := parsePoint(p256, octets.Draw(t, "point"))
-		if err == nil && !curveHolds(pub) {
+		pub, _, err := parsePoint(p256, random.Draw(t, "point"))
+		if err == nil && !isOnCurve(pub) {
 			t.Error("a point off the curve was taken")
 		}
-		_, _, err = parseRSA(octets.Draw(t, "n"), octets.Draw(t, "e"))
+		_, _, err = parseRSA(random.Draw(t, "n"), random.Draw(t, "e"))
 		if err != nil && !errors.Is(err, ErrUnsupported) && !errors.Is(err, ErrKey) {
 			t.Errorf("RSA: %v", err)
 		}
 	})
 }
 
-// curveHolds checks the point with the standard library's ECDH, which takes none other.
-func curveHolds(pub publicKey) bool {
+// isOnCurve checks the point with the standard library's ECDH, which accepts no other.
+func isOnCurve(pub publicKey) bool {
 	_, err := pub.(*ecdsa.PublicKey).ECDH()
 	return err == nil
 }
 
-// TestECDSADER compares with encoding/asn1.
-func TestECDSADER(t *testing.T) {
+// TestECDSADERMatchesEncodingASN1 compares ecdsaDER with encoding/asn1.
+func TestECDSADERMatchesEncodingASN1(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		size := rapid.SampledFrom([]int{32, 48}).Draw(t, "size")
 		raw := rapid.SliceOfN(rapid.Byte(), 2*size, 2*size).Draw(t, "raw")

@@ -14,13 +14,13 @@ import (
 	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// request is a signature in the token's terms.
+// request is a signature in terms of PKCS#11.
 type request struct {
 	mechanism uint
 	parameter []byte // of the mechanism, or nil
 	data      []byte
-	size      int  // of the token's answer, in octets
-	der       bool // the answer is r and s, to be written as DER
+	size      int  // of the token's signature, in bytes
+	der       bool // the token returns r and s, to be encoded as DER
 }
 
 // make has the token sign with key h.
@@ -34,7 +34,7 @@ func (r request) make(s *session, h pkcs11.ObjectHandle) ([]byte, error) {
 		return nil, err
 	}
 	if len(sig) != r.size {
-		return nil, fmt.Errorf("%w: it gave a signature of %d octets, not %d", ErrKey, len(sig), r.size)
+		return nil, fmt.Errorf("%w: it returned a signature of %d bytes, want %d", ErrKey, len(sig), r.size)
 	}
 	if r.der {
 		return ecdsaDER(sig)
@@ -42,7 +42,7 @@ func (r request) make(s *session, h pkcs11.ObjectHandle) ([]byte, error) {
 	return sig, nil
 }
 
-// hash is a hash function that this package signs, in both languages.
+// hash is a hash function that this package supports, in terms of X.509 and of PKCS#11.
 type hash struct {
 	oid            asn1.ObjectIdentifier
 	mechanism, mgf uint
@@ -62,15 +62,15 @@ func hashOf(digest []byte, opts crypto.SignerOpts) (hash, error) {
 		return h, fmt.Errorf("%w: hash %v: use SHA-256, SHA-384 or SHA-512", ErrDigest, opts.HashFunc())
 	}
 	if want := opts.HashFunc().Size(); len(digest) != want {
-		return h, fmt.Errorf("%w: %d octets are not a value of %v, which has %d", ErrDigest, len(digest), opts.HashFunc(), want)
+		return h, fmt.Errorf("%w: the digest has %d bytes, one of %v has %d", ErrDigest, len(digest), opts.HashFunc(), want)
 	}
 	return h, nil
 }
 
-// newRequest checks what is to be signed and puts it into the token's terms.
+// newRequest checks digest and opts and returns the request for the token.
 func newRequest(pub publicKey, digest []byte, opts crypto.SignerOpts) (request, error) {
 	if opts == nil {
-		return request{}, fmt.Errorf("%w: the options do not say with which hash it was made", ErrDigest)
+		return request{}, fmt.Errorf("%w: the options do not name the hash of the digest", ErrDigest)
 	}
 	if _, ok := pub.(ed25519.PublicKey); ok {
 		return ed25519Request(digest, opts)
@@ -95,7 +95,7 @@ func newRequest(pub publicKey, digest []byte, opts crypto.SignerOpts) (request, 
 	return request{}, fmt.Errorf("%w: a key of type %T", ErrUnsupported, pub)
 }
 
-// ed25519Request is for a message under pure Ed25519 (RFC 8032 section 5.1).
+// ed25519Request returns the request for a message with pure Ed25519 (RFC 8032 section 5.1).
 func ed25519Request(message []byte, opts crypto.SignerOpts) (request, error) {
 	if o, ok := opts.(*ed25519.Options); opts.HashFunc() != 0 || ok && o.Context != "" {
 		return request{}, fmt.Errorf("%w: an Ed25519 key signs messages, without hash or context", ErrDigest)
@@ -103,14 +103,14 @@ func ed25519Request(message []byte, opts crypto.SignerOpts) (request, error) {
 	return request{mechanism: ckmEDDSA, data: message, size: ed25519.SignatureSize}, nil
 }
 
-// pssRequest is for a digest under RSASSA-PSS (RFC 8017 section 8.1).
+// pssRequest returns the request for a digest with RSASSA-PSS (RFC 8017 section 8.1).
 func pssRequest(pub *rsa.PublicKey, h hash, digest []byte, opts *rsa.PSSOptions) (request, error) {
 	salt := opts.SaltLength
 	if salt == rsa.PSSSaltLengthAuto || salt == rsa.PSSSaltLengthEqualsHash {
 		salt = len(digest)
 	}
-	if most := pub.Size() - len(digest) - 2; salt < 0 || salt > most {
-		return request{}, fmt.Errorf("%w: a PSS salt of %d octets: use 0 to %d", ErrDigest, salt, most)
+	if maxSalt := pub.Size() - len(digest) - 2; salt < 0 || salt > maxSalt {
+		return request{}, fmt.Errorf("%w: a PSS salt of %d bytes: use 0 to %d", ErrDigest, salt, maxSalt)
 	}
 	return request{
 		mechanism: pkcs11.CKM_RSA_PKCS_PSS,
@@ -120,8 +120,7 @@ func pssRequest(pub *rsa.PublicKey, h hash, digest []byte, opts *rsa.PSSOptions)
 	}, nil
 }
 
-// digestInfo writes the DigestInfo of RFC 8017 section 9.2, which CKM_RSA_PKCS leaves to
-// the caller.
+// digestInfo returns the DigestInfo of RFC 8017 section 9.2, which CKM_RSA_PKCS does not add.
 func digestInfo(h hash, digest []byte) ([]byte, error) {
 	var b cryptobyte.Builder
 	b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -134,13 +133,13 @@ func digestInfo(h hash, digest []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
-// ecdsaDER writes r and s, which the token gives one after the other in equal lengths, as
+// ecdsaDER encodes r and s, which the token returns one after the other in equal lengths, as
 // the Ecdsa-Sig-Value of RFC 3279 section 2.2.3.
 func ecdsaDER(raw []byte) ([]byte, error) {
 	r := new(big.Int).SetBytes(raw[:len(raw)/2])
 	s := new(big.Int).SetBytes(raw[len(raw)/2:])
 	if r.Sign() == 0 || s.Sign() == 0 {
-		return nil, fmt.Errorf("%w: it gave an ECDSA signature of zero", ErrKey)
+		return nil, fmt.Errorf("%w: it returned an ECDSA signature with r or s of zero", ErrKey)
 	}
 	var b cryptobyte.Builder
 	b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {

@@ -10,8 +10,8 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// attachment is one login to one token in one generation of its library, with everything
-// that ceases to mean anything when that generation ends.
+// attachment is one login to one token in one generation of its library, with all handles
+// that become invalid when that generation ends.
 type attachment struct {
 	lib  cryptoki
 	gen  uint64
@@ -23,13 +23,13 @@ type attachment struct {
 	keys   map[string]knownKey // by CKA_ID
 }
 
-// knownKey is a key that has shown in this attachment that it works.
+// knownKey is a key that has passed the self-test in this attachment.
 type knownKey struct {
 	handle pkcs11.ObjectHandle
 	pub    publicKey
 }
 
-// session is an attachment's session, in the hands of one goroutine.
+// session is a session of an attachment, used by one goroutine at a time.
 type session struct {
 	*attachment
 	token *Token
@@ -77,7 +77,7 @@ func findSlot(lib cryptoki, cfg Config) (uint, error) {
 		return found[0], nil
 	case 0:
 		if len(seen) == 0 {
-			seen = []string{"no initialised token"}
+			seen = []string{"no initialized token"}
 		}
 		return 0, fmt.Errorf("%w, or has another name: the module shows %s", errTokenAbsent, strings.Join(seen, ", "))
 	default:
@@ -86,8 +86,8 @@ func findSlot(lib cryptoki, cfg Config) (uint, error) {
 	}
 }
 
-// login logs the user in on the anchor session, which it replaces where it was lost. Being
-// logged in already is success. The caller serialises logins.
+// login logs the user in on the anchor session, which it replaces if it was lost. It succeeds
+// if the user is already logged in. The caller serializes logins.
 func (a *attachment) login(pin PIN) error {
 	a.mu.Lock()
 	anchor := a.anchor
@@ -112,7 +112,7 @@ func (a *attachment) login(pin PIN) error {
 	return nil
 }
 
-// take returns an idle session, or a new one when there is none or fresh is asked for.
+// take returns an idle session, or a new one if there is none or fresh is set.
 func (a *attachment) take(t *Token, fresh bool) (*session, error) {
 	a.mu.Lock()
 	if n := len(a.idle); n > 0 && !fresh {
@@ -151,7 +151,7 @@ func (a *attachment) closeSessions() {
 	a.idle = nil
 }
 
-// known returns what this attachment has seen of the key with this ID.
+// known returns the key with this ID if it has passed the self-test in this attachment.
 func (a *attachment) known(id []byte) (knownKey, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -165,7 +165,7 @@ func (a *attachment) remember(id []byte, k knownKey) {
 	a.keys[string(id)] = k
 }
 
-// forget drops every handle: whatever made one invalid need not have spared the others.
+// forget drops every key handle: the cause that made one invalid may affect the others.
 func (a *attachment) forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -182,7 +182,7 @@ func (s *session) writable(f func(*session) error) error {
 	return f(&session{attachment: s.attachment, token: s.token, h: h})
 }
 
-// sign is one signature: nothing else may use the session between the two calls.
+// sign makes one signature. No other call may use the session between the two.
 func (s *session) sign(mech *pkcs11.Mechanism, key pkcs11.ObjectHandle, data []byte) ([]byte, error) {
 	if err := s.lib.SignInit(s.h, []*pkcs11.Mechanism{mech}, key); err != nil {
 		return nil, fmt.Errorf("begin signature: %w", err)
@@ -194,9 +194,8 @@ func (s *session) sign(mech *pkcs11.Mechanism, key pkcs11.ObjectHandle, data []b
 	return sig, nil
 }
 
-// run performs op on a session of t, heals what can be healed, and explains what cannot.
-// At most Config.Sessions of them are under way; when ctx ends first, run returns and op
-// ends by itself.
+// run performs op on a session of t and retries if the error allows it. At most
+// Config.Sessions ops run at a time. If ctx ends first, run returns and op ends by itself.
 func run[T any](ctx context.Context, t *Token, what string, op func(*session) (T, error)) (T, error) {
 	type result struct {
 		v   T
@@ -219,7 +218,7 @@ func run[T any](ctx context.Context, t *Token, what string, op func(*session) (T
 	go func() {
 		defer func() { <-t.calls }()
 		v, err := attempt(ctx, t, op)
-		// Explained here, because it takes the mutex, which a login may be holding.
+		// explain is called here because it takes the mutex, which a login may be holding.
 		out <- result{v, t.explain(what, err)}
 	}()
 	select {
@@ -230,9 +229,8 @@ func run[T any](ctx context.Context, t *Token, what string, op func(*session) (T
 	}
 }
 
-// attempt performs op, once more for each class of error that a second try can cure. The
-// classes follow from one another: a lost session may turn out to be a lost login, and
-// that a lost object handle.
+// attempt performs op, and again for each class of error that a retry can cure. One class can
+// follow another: behind a lost session may be a lost login, and behind it a lost handle.
 func attempt[T any](ctx context.Context, t *Token, op func(*session) (T, error)) (T, error) {
 	var tried [classes]bool
 	for {
@@ -245,7 +243,7 @@ func attempt[T any](ctx context.Context, t *Token, op func(*session) (T, error))
 	}
 }
 
-// once performs op on one session and prepares the ground for another try.
+// once performs op on one session, and repairs what it can for another try.
 func once[T any](ctx context.Context, t *Token, fresh bool, op func(*session) (T, error)) (T, error) {
 	var none T
 	a, err := t.attach(ctx)

@@ -11,8 +11,9 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// TestSharedModule: two tokens in one module outlive each other's restarts and closing.
-func TestSharedModule(t *testing.T) {
+// TestTokensOfOneModuleAreIndependent closes and restarts two tokens in one module; each must survive that of the
+// other.
+func TestTokensOfOneModuleAreIndependent(t *testing.T) {
 	b := newBench(t, "root", "issuing")
 	root, issuing := b.open(t, b.config("root")), b.open(t, b.config("issuing"))
 	rk, ik := mustGenerate(t, root, "root", P384), mustGenerate(t, issuing, "issuing", P256)
@@ -51,9 +52,8 @@ func mustFind(t testing.TB, tok *Token, ref KeyRef) *Key {
 	return k
 }
 
-// TestSharedModuleUnderLoad: both tokens sign while one of them is made to restart the
-// library over and over.
-func TestSharedModuleUnderLoad(t *testing.T) {
+// TestTokensSignWhileNeighborRestarts signs with two tokens while one of them makes the library restart repeatedly.
+func TestTokensSignWhileNeighborRestarts(t *testing.T) {
 	b := newBench(t, "one", "two")
 	var wg sync.WaitGroup
 	for _, label := range []string{"one", "two"} {
@@ -81,8 +81,8 @@ func TestSharedModuleUnderLoad(t *testing.T) {
 	wg.Wait()
 }
 
-// TestAbsentNeighbour: a token signs while another one of its module is away, and that one comes back.
-func TestAbsentNeighbour(t *testing.T) {
+// TestTokenSignsWithoutNeighbor signs with one token while another one of its module is away, and recovers that one.
+func TestTokenSignsWithoutNeighbor(t *testing.T) {
 	b := newBench(t, "here")
 	before := tokenDirectories(t, b)
 	if _, err := b.reg.initToken(t.Context(), b.module, "away", testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
@@ -121,7 +121,7 @@ func TestAbsentNeighbour(t *testing.T) {
 	mustSign(t, here)
 }
 
-// tokenDirectories returns where SoftHSM keeps each token.
+// tokenDirectories returns the directory of each token in the SoftHSM store.
 func tokenDirectories(t *testing.T, b *bench) []string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(b.dir, "tokens", "*"))
@@ -131,8 +131,9 @@ func tokenDirectories(t *testing.T, b *bench) []string {
 	return found
 }
 
-// TestTwoModules: each of two libraries in one process is initialised and finalized by itself.
-func TestTwoModules(t *testing.T) {
+// TestModulesAreInitializedSeparately opens two libraries in one process. Each must be initialized and finalized by
+// itself.
+func TestModulesAreInitializedSeparately(t *testing.T) {
 	b := newBench(t, "one", "two")
 	library, err := os.ReadFile(b.module)
 	if err != nil {
@@ -165,9 +166,9 @@ func TestTwoModules(t *testing.T) {
 	}
 }
 
-// TestForeignInitialize: a library that other code of the process has initialised serves,
-// and stays initialised for it, as long as it needs no restart.
-func TestForeignInitialize(t *testing.T) {
+// TestLibraryOfOtherCodeIsUsed checks that a library that other code in the process has initialized is used, and not
+// finalized, unless it needs a restart.
+func TestLibraryOfOtherCodeIsUsed(t *testing.T) {
 	b := newBench(t, "foreign")
 	tok := b.open(t, b.config("foreign"))
 	ref := mustGenerate(t, tok, "k", P256).Ref()
@@ -184,8 +185,6 @@ func TestForeignInitialize(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := lib.Finalize(); err != nil {
-		t.Errorf("the library is not initialised any more: %v", err)
+		t.Errorf("the library is not initialized any more: %v", err)
 	}
 }
-
-// TestOpenRefuses: configurations that name no token, or more than one.

@@ -9,11 +9,11 @@ import (
 )
 
 // SoftHSMConfEnv is the environment variable that tells SoftHSM where its configuration is
-// (softhsm2.conf(5)). SoftHSM reads it each time the library is initialised, from the
+// (softhsm2.conf(5)). SoftHSM reads it each time the library is initialized, from the
 // environment of the process: os.Setenv before [Open] or [InitToken] is enough.
 const SoftHSMConfEnv = "SOFTHSM2_CONF"
 
-// softHSMPaths is where distributions put the SoftHSM module; * stands for the machine.
+// softHSMPaths lists where distributions install the SoftHSM module; * stands for the machine.
 var softHSMPaths = []string{
 	"/usr/lib/softhsm/libsofthsm2.so",             // Debian, Ubuntu, Alpine
 	"/usr/lib/*-linux-gnu/softhsm/libsofthsm2.so", // Debian, Ubuntu

@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// TestOpen goes the way of a program: a private SoftHSM, os.Setenv, a token, a key, and all
-// of it again, without any part that tests replace.
-func TestOpen(t *testing.T) {
+// TestOpenEndToEnd does what a program does, twice, with nothing replaced for tests: a private SoftHSM, os.Setenv, a
+// token and a key.
+func TestOpenEndToEnd(t *testing.T) {
 	module, dir := softModule(t)
 	user := testPIN(t, userSecret)
 	serial, err := InitToken(t.Context(), module, "dev", testPIN(t, soSecret), user)
@@ -37,7 +37,7 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-func TestWriteSoftHSM(t *testing.T) {
+func TestWriteSoftHSMMakesUsableStore(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a home", "soft hsm")
 	conf, err := WriteSoftHSM(dir)
 	if err != nil {
@@ -51,7 +51,7 @@ func TestWriteSoftHSM(t *testing.T) {
 	if names, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(names) != 0 {
 		t.Errorf("left over: %v, %v", names, err)
 	}
-	// SoftHSM itself must find its way with a blank in the path.
+	// SoftHSM must accept the configuration, with a blank in the path.
 	t.Setenv(SoftHSMConfEnv, conf)
 	module, err := FindSoftHSM()
 	if err != nil {
@@ -62,7 +62,7 @@ func TestWriteSoftHSM(t *testing.T) {
 	}
 	for _, bad := range []string{"a#b", "a=b", "a\nb"} {
 		if _, err := WriteSoftHSM(filepath.Join(t.TempDir(), bad)); err == nil {
-			t.Errorf("%q was taken", bad)
+			t.Errorf("%q was accepted", bad)
 		}
 	}
 	file := filepath.Join(t.TempDir(), "file")
@@ -70,6 +70,6 @@ func TestWriteSoftHSM(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := WriteSoftHSM(file); err == nil {
-		t.Error("a file was taken for a directory")
+		t.Error("a file was accepted as a directory")
 	}
 }

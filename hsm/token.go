@@ -1,16 +1,16 @@
-// Package hsm is a PKCS#11 token: it makes keys that cannot leave the token, finds them
-// again, and gives each out as a [crypto.Signer] that stays usable while sessions, logins,
-// the library or the token itself come and go.
+// Package hsm uses a PKCS#11 token: it makes keys that cannot leave the token, finds them
+// again, and returns each as a [crypto.Signer] that recovers from the loss of sessions,
+// logins, the library or the token itself.
 //
 // A [Token] holds one login and a bounded number of sessions. Calls into a PKCS#11 library
-// cannot be cancelled, so each runs on a goroutine of its own, one session to one goroutine;
-// a caller that stops waiting gets a temporary error and the call keeps its place in the
-// bound until the library returns.
+// cannot be canceled, so each runs on a goroutine of its own with a session of its own. A
+// caller that stops waiting gets a temporary error, and the call counts toward the bound
+// until the library returns.
 //
-// The package refuses: a second try with a PIN the token has turned down; keys that can be
-// read, exported, or were not made in the token; a label that is taken; an answer of "no
-// such key" from a library that may have lost sight of its storage; digests that do not
-// match their hash; SHA-1.
+// The package refuses: a second try with a PIN that the token has refused; keys that can be
+// read or exported, or were not made in the token; a label that exists already; "no such
+// key" from a library that may have lost its storage; digests that do not match their hash;
+// SHA-1.
 //
 // Sources: PKCS#11 v2.40 (base and mechanisms), PKCS#11 v3.0 section 2.3 for Edwards keys,
 // RFC 8017 for RSA, SEC 1 for points and signatures, RFC 8032 for Ed25519.
@@ -34,18 +34,18 @@ const (
 	DefaultWait     = 10 * time.Second
 )
 
-// Config says which token to use and how hard.
+// Config selects the token and limits its use.
 type Config struct {
 	// Module is the path of the PKCS#11 library, for instance what [FindSoftHSM] returns.
 	Module string
-	// TokenLabel or TokenSerial names the token; exactly one is set. Slot numbers are no
-	// names: they change when the library restarts.
+	// TokenLabel or TokenSerial names the token; exactly one is set. Slot numbers do not
+	// identify a token: they change when the library restarts.
 	TokenLabel, TokenSerial string
 	// Sessions is how many calls may be inside the library at once for this token, 1 to
 	// [MaxSessions]; 0 means [DefaultSessions]. One more session stays idle to keep the
 	// login, and one more is open while a key is made.
 	Sessions int
-	// Wait is how long [Key.Sign] waits for a session and the token's answer, and
+	// Wait is how long [Key.Sign] waits for a session and the token's response, and
 	// [Token.Close] for calls in flight; 0 means [DefaultWait].
 	Wait time.Duration
 }
@@ -79,7 +79,7 @@ func (c Config) matches(info pkcs11.TokenInfo) bool {
 	return info.Label == c.TokenLabel
 }
 
-// name is the token as messages call it.
+// name returns the token's label or serial number for messages.
 func (c Config) name() string {
 	if c.TokenSerial != "" {
 		return fmt.Sprintf("token with serial %q", c.TokenSerial)
@@ -87,7 +87,7 @@ func (c Config) name() string {
 	return fmt.Sprintf("token %q", c.TokenLabel)
 }
 
-// Token is a logged-in token. All methods may be called from many goroutines.
+// Token is a logged-in PKCS#11 token. It is safe for concurrent use.
 type Token struct {
 	cfg    Config
 	pin    PIN
@@ -97,22 +97,22 @@ type Token struct {
 	calls     chan struct{} // one element per call in flight, capacity cfg.Sessions
 	done      chan struct{} // closed when closing begins
 	beginDone sync.Once
-	closing   sync.Mutex // serialises Close
+	closing   sync.Mutex // serializes Close
 	released  bool       // guarded by closing
 
-	failures atomic.Int64 // those of brake, for readers that must not wait for mu
+	failures atomic.Int64 // copy of brake.failures, for readers that must not wait for mu
 
 	mu      sync.Mutex  // guards what follows; held across a login
-	current *attachment // the login in the newest generation this token has entered
-	stale   uint64      // generations up to this one are not to be used again
-	refused error       // the token's answer to the PIN; once set, no login is tried again
+	current *attachment // the login in the newest generation that this token has entered
+	stale   uint64      // generations up to this one must not be used again
+	refused error       // the error of a refused PIN; once set, no login is tried again
 	brake   breaker
 }
 
-// Open loads the module, finds the token and logs in. A PIN that the token refuses gives
-// [ErrPIN] after one single try. Tokens in one module share the library; the last one
-// closed finalizes it. When the application is already logged in to the token, PKCS#11
-// does not look at the PIN again.
+// Open loads the module, finds the token and logs in. If the token refuses the PIN, Open
+// returns [ErrPIN] after this single try. Tokens in one module share the library; closing
+// the last one finalizes it. If the application is already logged in to the token, PKCS#11
+// does not check the PIN again.
 func Open(ctx context.Context, cfg Config, pin PIN) (*Token, error) {
 	return process.open(ctx, cfg, pin)
 }
@@ -143,8 +143,8 @@ func (r *registry) open(ctx context.Context, cfg Config, pin PIN) (*Token, error
 
 // Close waits for the calls in flight, at most Config.Wait, closes this token's sessions
 // and, when it is the last user of the module, finalizes it. When a call does not return
-// in time Close gives a temporary error, leaves the library alone and may be called again.
-// Calls that begin after it give [ErrClosed].
+// in time, Close returns a temporary error, does not finalize the library and may be called
+// again. Calls that begin after Close return [ErrClosed].
 func (t *Token) Close() error {
 	t.beginDone.Do(func() { close(t.done) })
 	t.closing.Lock()
@@ -164,7 +164,7 @@ func (t *Token) Close() error {
 			return t.explain("close", context.Cause(ctx))
 		}
 	}
-	t.released = true // t.calls stays full: nothing of this token runs any more
+	t.released = true // t.calls stays full: no further call of this token can begin
 	if t.current != nil {
 		t.module.during(t.current.gen, t.current.closeSessions)
 	}
@@ -174,8 +174,8 @@ func (t *Token) Close() error {
 	return nil
 }
 
-// attach enters the module and returns the login in its current generation, making it
-// where there is none. On success the caller is inside the module and must leave it.
+// attach enters the module and returns the login of its current generation, and logs in if
+// there is none. On success the caller is inside the module and must leave it.
 func (t *Token) attach(ctx context.Context) (*attachment, error) {
 	t.mu.Lock()
 	stale, err := t.stale, t.mayTry()
@@ -204,7 +204,7 @@ func (t *Token) attach(ctx context.Context) (*attachment, error) {
 	return a, nil
 }
 
-// mayTry says why the token must be left alone just now. t.mu is held.
+// mayTry returns an error if the token must not be used now. t.mu is held.
 func (t *Token) mayTry() error {
 	if t.refused != nil {
 		return t.refused
@@ -231,8 +231,8 @@ func (t *Token) loginAnew(gen uint64) (*attachment, error) {
 	return a, err
 }
 
-// login logs in again within an attachment, for instance after C_Login was forgotten with
-// the last session.
+// login logs in again within an attachment, for instance after the login ended with the last
+// session.
 func (t *Token) login(a *attachment) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -264,8 +264,8 @@ func (t *Token) distrustLocked(gen uint64, err error) {
 	t.failures.Store(int64(t.brake.failures))
 }
 
-// settle records how a call in generation gen ended. Of the calls that one fault fails
-// together, only the first counts.
+// settle records the result of a call in generation gen. If one fault fails several calls,
+// only the first one counts.
 func (t *Token) settle(gen uint64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -279,9 +279,9 @@ func (t *Token) settle(gen uint64, err error) {
 	}
 }
 
-// renew makes the next call start the library afresh. SoftHSM, once its directory has
-// vanished and come back, answers every search with nothing until it is initialised again,
-// so an absence counts only when it comes from a library started after the question.
+// renew makes the next call restart the library. If SoftHSM's directory was moved away and
+// back, every search finds nothing until the library is initialized again. So a missing key
+// counts as missing only if the library was started after the request.
 func (t *Token) renew() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -5,16 +5,16 @@ import (
 	"errors"
 )
 
-// Watched is a token with the keys in it that have to work, for whoever wants to know whether they do before somebody
-// needs them.
+// Watched is a token and the keys on it that must work, for a monitor that finds a failure before a caller needs a
+// signature.
 type Watched struct {
 	*Token
 	Keys []*Key
 }
 
-// Prove has each key sign the self-test, which attests nothing, and checks what comes of it. Nothing that a key
-// issues counts these signatures. It brings back a token that was lost, as every call does: a self-test that fails, with whatever code
-// but that of a wrong PIN, starts the library afresh.
+// Prove has each key sign the self-test, a fixed text, and verifies the signatures. They do not count as signatures of
+// issuance. Like every call, Prove recovers a token that was lost: if the self-test fails with any code but that of a
+// wrong PIN, the library is restarted.
 func (w Watched) Prove(ctx context.Context) error {
 	var errs []error
 	for _, k := range w.Keys {
@@ -23,10 +23,10 @@ func (w Watched) Prove(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Calls returns how many calls are inside the library for this token just now, and how many there can be. A call that
-// never returns keeps its place.
-func (t *Token) Calls() (now, most int) { return len(t.calls), cap(t.calls) }
+// Calls returns how many calls of this token are inside the library now, and the maximum. A call that never returns
+// counts forever.
+func (t *Token) Calls() (now, maximum int) { return len(t.calls), cap(t.calls) }
 
-// Failures returns how many failures of the token, its library or its storage there have been since it last worked.
-// It does not wait, whatever the token does.
+// Failures returns the number of failures of the token, its library or its storage since the last success. It never
+// blocks, even if the token hangs.
 func (t *Token) Failures() int { return int(t.failures.Load()) }

@@ -8,11 +8,11 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-func TestProve(t *testing.T) {
+func TestProveChecksEveryKey(t *testing.T) {
 	b := newBench(t, "watched")
 	tok := b.open(t, b.config("watched"))
 	w := Watched{tok, []*Key{mustGenerate(t, tok, "one", P256), mustGenerate(t, tok, "two", P384)}}
-	if err := w.Prove(t.Context()); err != nil { // which finds the keys
+	if err := w.Prove(t.Context()); err != nil { // the first call also finds the keys
 		t.Fatal(err)
 	}
 	before := b.count("Sign")
@@ -20,24 +20,25 @@ func TestProve(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := b.count("Sign") - before; n != 2 {
-		t.Errorf("two keys are proved with %d signatures", n)
+		t.Errorf("Prove of two keys makes %d signatures, want 2", n)
 	}
 	b.inject(fault{call: "Sign", times: 1 << 20, err: pkcs11.Error(pkcs11.CKR_DEVICE_REMOVED)})
 	if err := w.Prove(t.Context()); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("a token that is removed: %v", err)
 	}
 	if tok.Failures() == 0 {
-		t.Error("a failure does not count")
+		t.Error("the failure is not counted")
 	}
 	b.heal()
 	eventually(t, func() error { return w.Prove(t.Context()) })
 	if n := tok.Failures(); n != 0 {
-		t.Errorf("%d failures of a token that works", n)
+		t.Errorf("%d failures of a working token, want 0", n)
 	}
 }
 
-// TestCallsThatHang: whoever watches does not wait where the token hangs, be it in a login.
-func TestCallsThatHang(t *testing.T) {
+// TestMonitorDoesNotWaitForHangingToken checks that Calls and Failures return at once while the token hangs, even
+// during a login.
+func TestMonitorDoesNotWaitForHangingToken(t *testing.T) {
 	for _, call := range []string{"Sign", "Login"} {
 		t.Run(call, func(t *testing.T) {
 			b := newBench(t, "slow")
@@ -45,7 +46,7 @@ func TestCallsThatHang(t *testing.T) {
 			cfg.Sessions, cfg.Wait = 2, 100*time.Millisecond
 			tok := b.open(t, cfg)
 			k := mustGenerate(t, tok, "k", P256)
-			// Whoever has an answer is told before the call is over.
+			// A caller may get its result just before its call is no longer counted.
 			for until := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 				now, most := tok.Calls()
 				if now == 0 && most == 2 {

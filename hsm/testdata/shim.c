@@ -1,7 +1,8 @@
 /*
- * A PKCS#11 module that is SoftHSM, until it loses its device as the file $SHIM_CONTROL says. The file holds a return value in
- * hexadecimal, the name of a call, and "stays" or "returns". From then on that call fails with that value. If the device returns, the
- * file is removed at once, and C_Finalize ends the loss; if it stays away, C_Finalize ends the loss when the file is gone.
+ * A PKCS#11 module that passes calls to SoftHSM until the file $SHIM_CONTROL makes it lose the device. The file has a
+ * return value in hexadecimal, the name of a call, and "stays" or "returns". From then on the call fails with the value.
+ * With "returns", the shim removes the file at once, and C_Finalize ends the loss. With "stays", C_Finalize ends the
+ * loss once the test has removed the file.
  */
 #include <dlfcn.h>
 #include <p11-kit/pkcs11.h>
@@ -11,7 +12,7 @@
 #include <unistd.h>
 
 static CK_FUNCTION_LIST shim, *real;
-static char lost_call[32]; /* empty while the device is there */
+static char lost_call[32]; /* empty while the device works */
 static CK_RV lost_code;
 
 static CK_RV fails(const char *call)
