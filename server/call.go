@@ -82,12 +82,12 @@ func (s *Server) tap(ctx context.Context, info *tap.Info) (_ context.Context, er
 // await counts an unread call, or refuses it. The count ends when the message has arrived or the call is over.
 func (s *Server) await(c *call) error {
 	from := addressOf(c)
-	if err := s.unread.Take(from); err != nil {
+	if err := s.unread.Acquire(from); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(c.Context)
 	late := time.AfterFunc(messageTimeout, func() { cancel(context.DeadlineExceeded) })
-	end := sync.OnceFunc(func() { late.Stop(); s.unread.Return(from) })
+	end := sync.OnceFunc(func() { late.Stop(); s.unread.Release(from) })
 	gone := context.AfterFunc(ctx, end)
 	c.Context, c.arrived = ctx, func() { gone(); end() }
 	return nil

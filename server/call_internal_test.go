@@ -25,7 +25,7 @@ func callFrom(t *testing.T, s *Server, address string) (c *call, gone func(), er
 func TestUnreadCallsAreBoundedAndEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &Server{unread: admission.NewShares("calls", 4)}
+		s := &Server{unread: admission.NewFairLimit("calls", 4)}
 		silent, _, err := callFrom(t, s, "192.0.2.1")
 		if err != nil {
 			t.Fatal(err)
@@ -73,8 +73,8 @@ func TestUnreadCallsAreBoundedAndEnd(t *testing.T) {
 func TestUnreadMessagesAreBounded(t *testing.T) {
 	t.Parallel()
 	const service = 2 << 30
-	s, n := admission.NewShares("calls", maxUnread), 0
-	for s.Take(admission.Address(&net.TCPAddr{IP: net.ParseIP("192.0.2.1")})) == nil {
+	s, n := admission.NewFairLimit("calls", maxUnread), 0
+	for s.Acquire(admission.Address(&net.TCPAddr{IP: net.ParseIP("192.0.2.1")})) == nil {
 		n++
 	}
 	if one, all := n*maxReceived, maxUnread*maxReceived; one > service/16 || all > service/8 {

@@ -13,13 +13,13 @@ import (
 // the bound.
 type sharedListener struct {
 	net.Listener
-	shares  *admission.Shares
+	shares  *admission.FairLimit
 	open    prometheus.Gauge
 	refused prometheus.Counter
 }
 
 func newSharedListener(l net.Listener, most int, open prometheus.Gauge, refused prometheus.Counter) *sharedListener {
-	return &sharedListener{Listener: l, shares: admission.NewShares("connections", most), open: open, refused: refused}
+	return &sharedListener{Listener: l, shares: admission.NewFairLimit("connections", most), open: open, refused: refused}
 }
 
 // Accept implements net.Listener.
@@ -30,9 +30,9 @@ func (l *sharedListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		from := admission.Address(conn.RemoteAddr())
-		if l.shares.Take(from) == nil {
+		if l.shares.Acquire(from) == nil {
 			l.open.Inc()
-			return &sharedConn{Conn: conn, close: sync.OnceFunc(func() { l.shares.Return(from); l.open.Dec() })}, nil
+			return &sharedConn{Conn: conn, close: sync.OnceFunc(func() { l.shares.Release(from); l.open.Dec() })}, nil
 		}
 		l.refused.Inc()
 		_ = conn.Close() // nothing was sent

@@ -114,7 +114,7 @@ func (h *handshake) Read(p []byte) (int, error) {
 	if err != nil {
 		return n, err
 	}
-	if h.leave, err = h.lane.Enter(h.ctx, admission.Address(h.RemoteAddr())); err != nil {
+	if h.leave, err = h.lane.Acquire(h.ctx, admission.Address(h.RemoteAddr())); err != nil {
 		return 0, err
 	}
 	return n, nil

@@ -120,7 +120,7 @@ func (in *intake) admit(ctx context.Context, method string, refused error) error
 		return nil
 	}
 	from, rates := in.source(ctx)
-	if err := rates.Take(from, time.Now()); err != nil {
+	if err := rates.Allow(from, time.Now()); err != nil {
 		return err
 	}
 	return refused
@@ -138,7 +138,7 @@ func (in *intake) enterLane(ctx context.Context, w work) (leave func(), err erro
 		return func() {}, nil
 	}
 	from, _ := in.source(ctx)
-	if leave, err = lane.Enter(ctx, from); err != nil {
+	if leave, err = lane.Acquire(ctx, from); err != nil {
 		return func() {}, err
 	}
 	return leave, nil

@@ -110,7 +110,7 @@ type Server struct {
 	sweeper     *ra.Sweeper
 	gate        *gate
 	intake      *intake
-	unread      *admission.Shares // calls whose message has not arrived
+	unread      *admission.FairLimit // calls whose message has not arrived
 	own         *enroll.Agent     // the server's own certificate
 	delegates   []*enroll.Agent   // one OCSP key for each issuing CA
 	grpc        *grpc.Server
@@ -190,7 +190,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	})
 	s.gate = newGate(c, s.responder)
 	s.intake = newIntake(c, s.issuingToken())
-	s.unread = admission.NewShares("calls without a message", maxUnread)
+	s.unread = admission.NewFairLimit("calls without a message", maxUnread)
 	if err := s.prepare(ctx); err != nil {
 		return errors.Join(err, s.Close(ctx))
 	}

@@ -5,36 +5,36 @@ import (
 	"time"
 )
 
-// Shares bounds how many things of one kind are open at once, and how many of them belong to one source. A source may
-// have as many open as there are slots left for the others, so no source takes all of them. It is safe for concurrent use.
-type Shares struct {
-	what string // the things, for a person
+// FairLimit limits how many things of one kind are open at a time, in total and for each source. A source may have as many
+// open as there are free slots, so no source takes all of them. It is safe for concurrent use.
+type FairLimit struct {
+	what string // the things, for messages
 	max  int
 
 	mu   sync.Mutex
 	open int
-	of   map[Source]int // sources with any
+	of   map[Source]int // number open for each source, if any
 }
 
-// NewShares returns Shares of max things that a person knows as what, in the plural.
-func NewShares(what string, max int) *Shares {
-	return &Shares{what: what, max: max, of: map[Source]int{}}
+// NewFairLimit returns a FairLimit for at most max things. what names them in messages, in the plural.
+func NewFairLimit(what string, max int) *FairLimit {
+	return &FairLimit{what: what, max: max, of: map[Source]int{}}
 }
 
-// Take counts one more thing of a source, or refuses it. Each successful Take needs one Return.
-func (s *Shares) Take(from Source) error {
+// Acquire counts one more thing of a source, or refuses it. Each successful Acquire needs one Release.
+func (s *FairLimit) Acquire(from Source) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.of[from] >= s.max-s.open {
-		return busy(s.what, s.open, time.Second)
+		return overloaded(s.what, s.open, time.Second)
 	}
 	s.open++
 	s.of[from]++
 	return nil
 }
 
-// Return ends what a Take has counted.
-func (s *Shares) Return(from Source) {
+// Release undoes one Acquire.
+func (s *FairLimit) Release(from Source) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open--

@@ -7,89 +7,90 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// How long those who are turned away are asked to stay away.
+// Limits of the retry delay, and parameters of the pace.
 const (
-	awayLeast = time.Second
-	awayMost  = 5 * time.Minute
-	paceOver  = 64               // calls: how many the pace is the mean of, more or less
-	paceGuess = time.Millisecond // before anything is known of it
+	minRetryAfter   = time.Second
+	maxRetryAfter   = 5 * time.Minute
+	averagedCalls   = 64               // number of calls in the moving average
+	initialInterval = time.Millisecond // initial value, before the first sample
 )
 
-// pace is how fast a lane works while somebody waits, and from when on it has time for those who were turned away.
+// pace measures how fast a Queue works while calls wait, and gives refused calls time slots for their retry.
 type pace struct {
-	interval time.Duration // from the end of one call to that of the next; a guess without samples
-	samples  int
-	last     time.Time // when the last call ended
-	crowded  bool      // somebody has been waiting since
-	booked   time.Time
+	interval      time.Duration // mean time between the ends of two calls; initialInterval without samples
+	samples       int
+	last          time.Time // when the last call ended
+	hadWaiting    bool      // whether calls were waiting then
+	reservedUntil time.Time // end of the last time slot given to a refused call
 }
 
-// left notes that a call has ended, and whether others wait.
-func (p *pace) left(now time.Time, crowded bool) {
-	if p.crowded && crowded {
-		p.samples = min(p.samples+1, paceOver)
+// ended records that a call has ended, and whether others wait.
+func (p *pace) ended(now time.Time, crowded bool) {
+	if p.hadWaiting && crowded {
+		p.samples = min(p.samples+1, averagedCalls)
 		p.interval += (now.Sub(p.last) - p.interval) / time.Duration(p.samples)
 	}
-	p.last, p.crowded = now, crowded
+	p.last, p.hadWaiting = now, crowded
 }
 
-// each is how long one call takes the lane. Where none has ended for long, so does it take long.
-func (p *pace) each(now time.Time, slots int) time.Duration {
+// perCall returns the time between the ends of two calls. It grows while no call ends.
+func (p *pace) perCall(now time.Time, slots int) time.Duration {
 	if p.last.IsZero() {
 		return p.interval
 	}
 	return max(p.interval, now.Sub(p.last)/time.Duration(slots))
 }
 
-// queue is how long it takes until nothing waits of what waits now.
-func (p *pace) queue(now time.Time, waiting, slots int) time.Duration {
-	return min(time.Duration(waiting)*p.each(now, slots), waitMost)
+// queueTime returns the estimated time until the calls that wait now have started.
+func (p *pace) queueTime(now time.Time, waiting, slots int) time.Duration {
+	return min(time.Duration(waiting)*p.perCall(now, slots), maxWait)
 }
 
-// appointment gives each who is turned away a time of its own, behind the queue and one call apart: a crowd that comes
-// back so comes back at the pace at which it is served.
-func (p *pace) appointment(now time.Time, waiting, slots int) time.Duration {
-	if behind := now.Add(p.queue(now, waiting, slots)); p.booked.Before(behind) {
-		p.booked = behind
+// reserve returns the retry delay of a refused call: a time slot of its own, behind the queue and one call after the slot
+// before. So refused calls are retried at the rate at which the queue can run them.
+func (p *pace) reserve(now time.Time, waiting, slots int) time.Duration {
+	if behind := now.Add(p.queueTime(now, waiting, slots)); p.reservedUntil.Before(behind) {
+		p.reservedUntil = behind
 	}
-	p.booked = p.booked.Add(p.each(now, slots))
-	if latest := now.Add(awayMost); p.booked.After(latest) {
-		p.booked = latest
+	p.reservedUntil = p.reservedUntil.Add(p.perCall(now, slots))
+	if latest := now.Add(maxRetryAfter); p.reservedUntil.After(latest) {
+		p.reservedUntil = latest
 	}
-	return p.booked.Sub(now)
+	return p.reservedUntil.Sub(now)
 }
 
-// later is a refusal of what would pass at another time.
-type later struct {
+// retryError is a refusal of a call that may succeed later.
+type retryError struct {
 	refusal *pki.Refusal
 	after   time.Duration
 }
 
 // Error implements error.
-func (l *later) Error() string { return l.refusal.Error() }
+func (l *retryError) Error() string { return l.refusal.Error() }
 
 // Unwrap returns the refusal.
-func (l *later) Unwrap() error { return l.refusal }
+func (l *retryError) Unwrap() error { return l.refusal }
 
-// Temporary reports that the same call is worth repeating.
-func (l *later) Temporary() bool { return true }
+// Temporary reports that the call may be retried.
+func (l *retryError) Temporary() bool { return true }
 
-// RetryAfter returns when.
-func (l *later) RetryAfter() time.Duration { return l.after }
+// RetryAfter returns the delay of the retry.
+func (l *retryError) RetryAfter() time.Duration { return l.after }
 
-func busy(what string, waiting int, after time.Duration) error {
-	after = away(after)
-	return &later{pki.Refuse(pki.RuleOverloaded, again(after), "there is no room for more %s: %d wait already", what, waiting), after}
+// overloaded returns the refusal of a call for which there is no room.
+func overloaded(what string, waiting int, after time.Duration) error {
+	after = withJitter(after)
+	return &retryError{pki.Refuse(pki.RuleOverloaded, retryHint(after), "too many %s: %d are waiting or open", what, waiting), after}
 }
 
-// again is the next step, for a person.
-func again(after time.Duration) string {
+// retryHint returns the hint of a refusal.
+func retryHint(after time.Duration) string {
 	return "try again in " + max(after.Round(time.Second), time.Second).String()
 }
 
-// away bounds a delay, and draws from its last quarter, so that those who were turned away together come back apart.
-// Agents add as much again (package enroll, delay).
-func away(d time.Duration) time.Duration {
-	d = min(max(d, awayLeast), awayMost)
-	return d - time.Duration(rand.Float64()*float64(d)/4) //nolint:gosec // it keeps callers apart, and secrets nothing
+// withJitter limits a retry delay and shortens it by up to a quarter at random, so that clients refused together do not
+// retry together. Agents add jitter too (package enroll, delay).
+func withJitter(d time.Duration) time.Duration {
+	d = min(max(d, minRetryAfter), maxRetryAfter)
+	return d - time.Duration(rand.Float64()*float64(d)/4) //nolint:gosec // jitter is not a secret
 }

@@ -1,8 +1,8 @@
-// Package admission decides which of the calls that a server could work on it works on now: few at once, the others in a
-// queue of bounded length that is fair between sources, and no source above its rate.
+// Package admission limits the load of a server: how many calls run at a time, how many wait in a queue that is fair
+// between sources, how many things a source may have open, and how often it may call.
 //
-// It refuses what does not fit, at once, with a pki.Refusal and the time to come back at (google.rpc.RetryInfo). It
-// knows nothing of what a call does.
+// A call over a limit is refused at once with a [pki.Refusal] and a time for the retry (google.rpc.RetryInfo). The
+// package does not depend on what a call does.
 package admission
 
 import (
@@ -13,32 +13,32 @@ import (
 	"github.com/brevet-pki/brevet/fair"
 )
 
-// waitMost is how long a call waits for its turn, at most. Whoever waited longer would be answered when it has given up.
-const waitMost = 5 * time.Second
+// maxWait is the longest time that a call waits in a Queue. After that its client has probably timed out.
+const maxWait = 5 * time.Second
 
-// Size is how much a Lane takes.
+// Size is the capacity of a Queue.
 type Size = fair.Size
 
-// Queue has a bounded number of calls at work, and others wait for their turn, in a fair.Queue. It is safe for concurrent use.
+// Queue runs a bounded number of calls at a time; others wait in a fair.Queue. It is safe for concurrent use.
 type Queue struct {
 	size Size
-	what string // the calls, for a person
+	what string // the calls, for messages
 
 	mu      sync.Mutex
-	queue   *fair.Queue[Source, chan struct{}] // of calls that wait; each is closed when it is let in
+	queue   *fair.Queue[Source, chan struct{}] // waiting calls; each channel is closed when its call may run
 	refused uint64
 	pace    pace
 }
 
-// NewQueue returns a Lane for calls that a person knows as what, in the plural.
+// NewQueue returns a Queue. what names its calls in messages, in the plural.
 func NewQueue(what string, s Size) *Queue {
-	return &Queue{what: what, size: s, queue: fair.NewQueue[Source, chan struct{}](s), pace: pace{interval: paceGuess}}
+	return &Queue{what: what, size: s, queue: fair.NewQueue[Source, chan struct{}](s), pace: pace{interval: initialInterval}}
 }
 
-// Enter returns when the call may go to work, and what has to be called when its work is over; or why it may not. It
-// waits no longer than ctx.
-func (l *Queue) Enter(ctx context.Context, from Source) (leave func(), err error) {
-	leave = func() { l.leave(from) }
+// Acquire waits until the call may run, and returns the function to call when it has ended. It returns an error if the
+// queue is full, the wait is too long or ctx ends.
+func (l *Queue) Acquire(ctx context.Context, from Source) (leave func(), err error) {
+	leave = func() { l.release(from) }
 	l.mu.Lock()
 	if l.queue.Begin(from) {
 		l.mu.Unlock()
@@ -51,7 +51,7 @@ func (l *Queue) Enter(ctx context.Context, from Source) (leave func(), err error
 		return nil, l.refuse(from)
 	}
 	l.mu.Unlock()
-	enough := time.NewTimer(waitMost)
+	enough := time.NewTimer(maxWait)
 	defer enough.Stop()
 	select {
 	case <-in:
@@ -61,7 +61,7 @@ func (l *Queue) Enter(ctx context.Context, from Source) (leave func(), err error
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.queue.Withdraw(w) { // it was let in at the same moment
+	if !l.queue.Withdraw(w) { // its turn came at the same moment
 		return leave, nil
 	}
 	if err := ctx.Err(); err != nil {
@@ -70,12 +70,12 @@ func (l *Queue) Enter(ctx context.Context, from Source) (leave func(), err error
 	return nil, l.refuse(from)
 }
 
-// leave ends a call's work, and lets in who is next.
-func (l *Queue) leave(from Source) {
+// release ends a call and lets the next ones run.
+func (l *Queue) release(from Source) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.queue.End(from)
-	l.pace.left(time.Now(), l.queue.Waiting() > 0)
+	l.pace.ended(time.Now(), l.queue.Waiting() > 0)
 	for {
 		_, in, ok := l.queue.Next()
 		if !ok {
@@ -85,29 +85,29 @@ func (l *Queue) leave(from Source) {
 	}
 }
 
-// refuse turns a call of a source away. One whose own calls fill the room that it may have is told how long the queue
-// takes; one that found no room at all gets an appointment behind all who got one before.
+// refuse returns the refusal of a call. If the source has calls in the queue, the retry delay is the time that the queue
+// takes. Otherwise the call gets a time slot of its own, behind those that earlier refused calls got.
 func (l *Queue) refuse(from Source) error {
 	l.refused++
 	now, waiting := time.Now(), l.queue.Waiting()
 	if l.queue.WaitingOf(from) > 0 {
-		return busy(l.what, waiting, l.pace.queue(now, waiting, l.size.Slots))
+		return overloaded(l.what, waiting, l.pace.queueTime(now, waiting, l.size.Slots))
 	}
-	return busy(l.what, waiting, l.pace.appointment(now, waiting, l.size.Slots))
+	return overloaded(l.what, waiting, l.pace.reserve(now, waiting, l.size.Slots))
 }
 
-// Load is what goes on in a Lane.
+// Load is the current load of a Queue.
 type Load struct {
 	Working, Waiting int
-	Refused          uint64 // since it was made
+	Refused          uint64 // since NewQueue
 }
 
-// Load returns it.
+// Load returns the current load.
 func (l *Queue) Load() Load {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return Load{l.queue.Working(), l.queue.Waiting(), l.refused}
 }
 
-// Slots is how many calls can be at work at once.
+// Slots returns how many calls can run at a time.
 func (l *Queue) Slots() int { return l.size.Slots }

@@ -15,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// named is the source of an identity.
+// named returns the source of an identity.
 func named(t testing.TB, name string) Source {
 	t.Helper()
 	id, err := pki.SPIFFEIDIn("fleet.example", name)
@@ -25,25 +25,25 @@ func named(t testing.TB, name string) Source {
 	return Identity(id, pki.KeyHash{})
 }
 
-// bench is a Lane whose calls work until they are told to end.
+// bench is a Queue whose calls run until the test ends them.
 type bench struct {
-	lane  *Queue
-	order chan Source // who was let in, in order
+	queue *Queue
+	order chan Source // sources of the calls that ran, in order
 	end   chan struct{}
-	sent  []chan error // how each call that was sent ended
+	sent  []chan error // result of each call that was sent
 }
 
 func newBench(s Size) *bench {
-	return &bench{lane: NewQueue("calls", s), order: make(chan Source, 10_000), end: make(chan struct{})}
+	return &bench{queue: NewQueue("calls", s), order: make(chan Source, 10_000), end: make(chan struct{})}
 }
 
-// send makes n calls of a source, one after the other, so that each is at work, waits or is refused before the next one.
+// send makes n calls of a source. Each one runs, waits or is refused before the next one begins.
 func (b *bench) send(ctx context.Context, from Source, n int) {
 	for range n {
 		ended := make(chan error, 1)
 		b.sent = append(b.sent, ended)
 		go func() {
-			leave, err := b.lane.Enter(ctx, from)
+			leave, err := b.queue.Acquire(ctx, from)
 			if err == nil {
 				b.order <- from
 				<-b.end
@@ -55,7 +55,7 @@ func (b *bench) send(ctx context.Context, from Source, n int) {
 	}
 }
 
-// finish ends n calls, one after the other, and returns who was let in for them.
+// finish ends n calls, one after the other, and returns the sources of the calls that then started.
 func (b *bench) finish(n int) (in []Source) {
 	for range n {
 		b.end <- struct{}{}
@@ -67,8 +67,8 @@ func (b *bench) finish(n int) (in []Source) {
 	return in
 }
 
-// over ends all calls, and checks that nothing of them is left.
-func (b *bench) over(t *testing.T) (refused int) {
+// endAll ends all calls, checks that the queue is empty, and returns how many calls were refused.
+func (b *bench) endAll(t *testing.T) (refused int) {
 	t.Helper()
 	close(b.end)
 	for _, ended := range b.sent {
@@ -76,20 +76,20 @@ func (b *bench) over(t *testing.T) (refused int) {
 			refused++
 		}
 	}
-	b.lane.mu.Lock()
-	defer b.lane.mu.Unlock()
-	if q := b.lane.queue; q.Sources()+q.Working()+q.Waiting() != 0 {
-		t.Errorf("when all is over, %d sources, %d at work, %d waiting are remembered", q.Sources(), q.Working(), q.Waiting())
+	b.queue.mu.Lock()
+	defer b.queue.mu.Unlock()
+	if q := b.queue.queue; q.Sources()+q.Working()+q.Waiting() != 0 {
+		t.Errorf("after all calls have ended, the queue has %d sources, %d running calls, %d waiting", q.Sources(), q.Working(), q.Waiting())
 	}
 	return refused
 }
 
-func TestWhoSendsTenTimesAsMuchIsServedAsTheOthers(t *testing.T) {
+func TestLoudSourceIsServedLikeOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(Size{Slots: 2, Each: 2, Queue: 1000})
 		loud := named(t, "loud")
-		b.send(t.Context(), loud, 100) // before anybody else
+		b.send(t.Context(), loud, 100) // before all others
 		const others, calls = 4, 10
 		for n := range others {
 			b.send(t.Context(), named(t, fmt.Sprintf("quiet/%d", n)), calls)
@@ -103,61 +103,61 @@ func TestWhoSendsTenTimesAsMuchIsServedAsTheOthers(t *testing.T) {
 			served[s]++
 		}
 		if len(in) != (others+1)*calls || len(served) != others+1 || served[loud] != calls {
-			t.Errorf("of %d grants, with %d of each source to be had, the loud one got %d: %v", len(in), calls, served[loud], served)
+			t.Errorf("%d calls ran; the loud source got %[3]d of them, want %[2]d: %[4]v", len(in), calls, served[loud], served)
 		}
 		if rest := b.finish(5); !slices.Equal(rest, []Source{loud, loud, loud, loud, loud}) {
-			t.Errorf("alone, it is not served: %v", rest)
+			t.Errorf("alone, the loud source is not served: %v", rest)
 		}
-		b.over(t)
+		b.endAll(t)
 	})
 }
 
-func TestASourceWorksOnNoMoreThanItsShare(t *testing.T) {
+func TestSourceRunsAtMostItsShare(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(Size{Slots: 10, Each: 1, Queue: 1000})
 		one, other := named(t, "one"), named(t, "other")
 		b.send(t.Context(), one, 20)
 		b.send(t.Context(), other, 1)
-		if load := b.lane.Load(); load.Working != 2 || load.Waiting != 19 || len(b.order) != 2 {
-			t.Errorf("%+v with one call of each source at work, and room for ten", load)
+		if load := b.queue.Load(); load.Working != 2 || load.Waiting != 19 || len(b.order) != 2 {
+			t.Errorf("%+v, want one call of each source running, though there are ten slots", load)
 		}
 		b.finish(2)
-		if load := b.lane.Load(); load.Working != 1 || load.Waiting != 18 {
-			t.Errorf("%+v, want the next of the source that has more", load)
+		if load := b.queue.Load(); load.Working != 1 || load.Waiting != 18 {
+			t.Errorf("%+v, want one more call of the first source", load)
 		}
-		b.over(t)
+		b.endAll(t)
 	})
 }
 
-func TestAFloodLeavesRoom(t *testing.T) {
+func TestFloodLeavesRoomForOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(Size{Slots: 1, Each: 1, Queue: 100})
-		for n, want := range []int{50, 75, 87, 93} { // half of what is left, each
+		for n, want := range []int{50, 75, 87, 93} { // each flood gets half of the remaining places
 			b.send(t.Context(), named(t, fmt.Sprintf("flood/%d", n)), 200)
-			if load := b.lane.Load(); load.Working != 1 || load.Waiting < want-1 || load.Waiting > want+1 {
+			if load := b.queue.Load(); load.Working != 1 || load.Waiting < want-1 || load.Waiting > want+1 {
 				t.Errorf("%+v with %d floods, want about %d waiting", load, n+1, want)
 			}
 		}
-		before := b.lane.Load()
+		before := b.queue.Load()
 		b.send(t.Context(), named(t, "new"), 1)
-		if after := b.lane.Load(); after.Waiting != before.Waiting+1 || after.Refused != before.Refused {
-			t.Errorf("there is no room for somebody new beside four floods: %+v, %+v", before, after)
+		if after := b.queue.Load(); after.Waiting != before.Waiting+1 || after.Refused != before.Refused {
+			t.Errorf("a new source is refused during four floods: %+v, %+v", before, after)
 		}
 		for n := range 200 {
 			b.send(t.Context(), named(t, fmt.Sprintf("one/%d", n)), 1)
 		}
-		if load := b.lane.Load(); load.Waiting != 100 {
+		if load := b.queue.Load(); load.Waiting != 100 {
 			t.Errorf("%+v, want no more than 100 to wait", load)
 		}
-		if refused := b.over(t); uint64(refused) != b.lane.Load().Refused || refused < 800 {
-			t.Errorf("%d calls were refused, and %d counted", refused, b.lane.Load().Refused)
+		if refused := b.endAll(t); uint64(refused) != b.queue.Load().Refused || refused < 800 {
+			t.Errorf("%d calls were refused, and %d counted", refused, b.queue.Load().Refused)
 		}
 	})
 }
 
-func TestWhoWaitsTooLongIsSentAway(t *testing.T) {
+func TestCallWaitingTooLongIsRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(Size{Slots: 1, Each: 1, Queue: 100})
@@ -170,31 +170,31 @@ func TestWhoWaitsTooLongIsSentAway(t *testing.T) {
 		synctest.Wait()
 		for _, ended := range b.sent[1:4] {
 			if err := <-ended; !errors.Is(err, context.Canceled) {
-				t.Errorf("who gave up got %v", err)
+				t.Errorf("a canceled call got %v", err)
 			}
 		}
-		time.Sleep(waitMost - time.Millisecond)
-		if load := b.lane.Load(); load.Waiting != 2 {
+		time.Sleep(maxWait - time.Millisecond)
+		if load := b.queue.Load(); load.Waiting != 2 {
 			t.Errorf("%+v, want two waiting still", load)
 		}
 		time.Sleep(2 * time.Millisecond)
 		for _, ended := range b.sent[4:] {
 			err := <-ended
 			if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleOverloaded || pki.RetryAfter(err) <= 0 || !pki.IsTemporary(err) {
-				t.Errorf("who waited too long got %v", err)
+				t.Errorf("a call that waited too long got %v", err)
 			}
 		}
 		b.sent = b.sent[:1]
 		b.send(t.Context(), waits, 1)
 		if in := b.finish(1); !slices.Equal(in, []Source{busy, waits}) {
-			t.Errorf("%v were let in, want the one that waited, after those that left", in)
+			t.Errorf("%v ran, want the waiting call after those that gave up", in)
 		}
-		b.over(t)
+		b.endAll(t)
 	})
 }
 
-// Many at once, for the race detector, and for what has to hold at each moment.
-func TestBoundsHoldAmongMany(t *testing.T) {
+// TestLimitsHoldUnderConcurrency runs many calls at the same time, for the race detector, and checks the limits at each moment.
+func TestLimitsHoldUnderConcurrency(t *testing.T) {
 	t.Parallel()
 	size := Size{Slots: 5, Each: 2, Queue: 40}
 	l := NewQueue("calls", size)
@@ -206,10 +206,10 @@ func TestBoundsHoldAmongMany(t *testing.T) {
 		group.Go(func() {
 			for range 100 {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(2000))*time.Microsecond)
-				leave, err := l.Enter(ctx, from)
+				leave, err := l.Acquire(ctx, from)
 				if err == nil {
 					if a, e := all.Add(1), each[n%len(each)].Add(1); a > int64(size.Slots) || e > int64(size.Each) {
-						t.Errorf("%d at work, %d of one source", a, e)
+						t.Errorf("%d calls run, %d of one source", a, e)
 					}
 					worked.Add(1)
 					time.Sleep(10 * time.Microsecond)
@@ -223,6 +223,6 @@ func TestBoundsHoldAmongMany(t *testing.T) {
 	}
 	group.Wait()
 	if l.queue.Sources() != 0 || l.Load().Working+l.Load().Waiting != 0 || worked.Load() == 0 {
-		t.Errorf("%d sources, %+v are left of %d calls", l.queue.Sources(), l.Load(), worked.Load())
+		t.Errorf("after all calls have ended, the queue has %d sources and load %+v; %d calls ran", l.queue.Sources(), l.Load(), worked.Load())
 	}
 }

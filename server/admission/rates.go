@@ -10,30 +10,30 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// maxBuckets bounds how many sources' buckets are kept in each of two generations.
+// maxBuckets is the maximum number of buckets in each of the two generations.
 const maxBuckets = 1 << 15
 
-// Rate is how often a source may call.
+// Rate limits how often a source may call.
 type Rate struct {
-	PerSecond float64 // in the long run
-	Burst     int     // at once, after it has been quiet
+	PerSecond float64 // on average
+	Burst     int     // calls at once, after a pause
 }
 
-// Bounds of a Rate.
+// The limits of a Rate.
 const (
 	minPerSecond, maxPerSecond = 0.01, 1e6
 	maxBurst                   = 1_000_000
 )
 
-// CheckPerSecond and CheckBurst refuse what is no Rate: none is without an end, and none lets nobody through.
+// CheckPerSecond returns an error if PerSecond is out of range: it is neither unlimited nor zero.
 func (r Rate) CheckPerSecond() error {
-	if !(r.PerSecond >= minPerSecond && r.PerSecond <= maxPerSecond) { // NaN is neither
+	if !(r.PerSecond >= minPerSecond && r.PerSecond <= maxPerSecond) { // also true for NaN
 		return fmt.Errorf("%v is out of range: use %v to %d", r.PerSecond, minPerSecond, int(maxPerSecond))
 	}
 	return nil
 }
 
-// CheckBurst is above.
+// CheckBurst returns an error if Burst is out of range.
 func (r Rate) CheckBurst() error {
 	if r.Burst < 1 || r.Burst > maxBurst {
 		return fmt.Errorf("%d is out of range: use 1 to %d", r.Burst, maxBurst)
@@ -41,30 +41,30 @@ func (r Rate) CheckBurst() error {
 	return nil
 }
 
-// Rates holds each source to a Rate, with a token bucket. It is safe for concurrent use.
+// Rates limits each source to a Rate, with a token bucket. It is safe for concurrent use.
 //
-// A bucket that nobody has drawn from for as long as it takes to fill is like a new one. So buckets live in two
-// generations: one that is drawn from moves to the younger, and the older is forgotten when the younger is as old as
-// that. Where a generation is full before, it is forgotten early, which gives sources that flood from more addresses
-// than there are buckets nothing that they do not have already: a full bucket for each address.
+// A bucket that was not used for the time it takes to fill equals a new one, so it need not be kept. Buckets are in two
+// generations: one that is used moves to the young one, and the old one is dropped when the young one is as old as that
+// time. If a generation is full earlier, it is dropped earlier. A flood from more addresses than there are buckets gains
+// nothing by this: each new address has a full bucket anyway.
 type Rates struct {
-	key string // of the configuration
+	key string // in the configuration, for messages
 
 	mu         sync.Mutex
 	rate       Rate
 	fill       time.Duration // how long a bucket takes to fill
 	young, old map[Source]*rate.Limiter
-	born       time.Time // the young ones
+	born       time.Time // when young was created
 }
 
-// NewRates returns a Rates whose Rate stands in the configuration under a key.
+// NewRates returns Rates with a Rate. key is its key in the configuration, for messages.
 func NewRates(key string, r Rate) *Rates {
 	rates := &Rates{key: key}
 	rates.Set(r)
 	return rates
 }
 
-// Set changes the Rate. All sources begin with full buckets.
+// Set changes the Rate and resets all buckets to full.
 func (r *Rates) Set(to Rate) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -72,21 +72,22 @@ func (r *Rates) Set(to Rate) {
 	r.young, r.old = map[Source]*rate.Limiter{}, nil
 }
 
-// Take counts a call of a source at the time now, or refuses it.
-func (r *Rates) Take(from Source, now time.Time) error {
+// Allow counts a call of a source at time now, or refuses it.
+func (r *Rates) Allow(from Source, now time.Time) error {
 	b := r.bucket(from, now)
 	if b.AllowN(now, 1) {
 		return nil
 	}
 	perSecond := float64(b.Limit())
 	missing := max(0, 1-b.TokensAt(now)) / perSecond
-	after := away(time.Duration(missing*float64(time.Second)) * 4 / 3) // no sooner than there is a token
-	return &later{
-		pki.Refuse(pki.RuleRateLimited, again(after)+", or have "+r.key+" raised", "%s calls more than %g times a second", from, perSecond),
+	after := withJitter(time.Duration(missing*float64(time.Second)) * 4 / 3) // withJitter subtracts up to a quarter: the bucket must have a token by then
+	return &retryError{
+		pki.Refuse(pki.RuleRateLimited, retryHint(after)+", or have "+r.key+" raised", "%s made more than %g calls per second", from, perSecond),
 		after,
 	}
 }
 
+// bucket returns the bucket of a source, and makes a full one if it has none.
 func (r *Rates) bucket(from Source, now time.Time) *rate.Limiter {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -105,7 +106,7 @@ func (r *Rates) bucket(from Source, now time.Time) *rate.Limiter {
 	return b
 }
 
-// size is how many buckets there are.
+// size returns the number of buckets.
 func (r *Rates) size() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -12,13 +12,13 @@ import (
 
 var start = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
-func TestARateHolds(t *testing.T) {
+func TestRateLimitsEachSource(t *testing.T) {
 	t.Parallel()
 	r := NewRates("limits.identity", Rate{PerSecond: 2, Burst: 10})
 	loud, quiet := named(t, "loud"), named(t, "quiet")
 	count := func(from Source, calls int, at time.Time) (passed int) {
 		for range calls {
-			err := r.Take(from, at)
+			err := r.Allow(from, at)
 			if err == nil {
 				passed++
 				continue
@@ -26,8 +26,8 @@ func TestARateHolds(t *testing.T) {
 			if why, ok := pki.AsRefusal(err); !ok || why.Rule != pki.RuleRateLimited || why.Hint == "" || !pki.IsTemporary(err) {
 				t.Fatalf("refused with %v", err)
 			}
-			if after := pki.RetryAfter(err); after < 500*time.Millisecond || after > awayMost {
-				t.Errorf("asked to stay away for %s", after)
+			if after := pki.RetryAfter(err); after < 500*time.Millisecond || after > maxRetryAfter {
+				t.Errorf("the retry delay is %s", after)
 			}
 		}
 		return passed
@@ -46,52 +46,52 @@ func TestARateHolds(t *testing.T) {
 	}
 }
 
-// A bucket is kept for as long as it says anything, though others come and go.
-func TestABucketIsNotForgottenEarly(t *testing.T) {
+// TestBucketIsKeptUntilFull checks that a bucket is kept until it has filled, although generations are dropped.
+func TestBucketIsKeptUntilFull(t *testing.T) {
 	t.Parallel()
 	r := NewRates("limits.address", Rate{PerSecond: 1, Burst: 10})
 	loud, passed := named(t, "loud"), 0
 	for second := range 1000 {
 		for range 3 {
-			if r.Take(loud, start.Add(time.Duration(second)*time.Second)) == nil {
+			if r.Allow(loud, start.Add(time.Duration(second)*time.Second)) == nil {
 				passed++
 			}
 		}
 	}
 	if passed < 1005 || passed > 1010 {
-		t.Errorf("%d calls passed in 1000 seconds, want one a second and ten", passed)
+		t.Errorf("%d calls passed in 1000 seconds, want one per second and a burst of ten", passed)
 	}
 }
 
-func TestSourcesAreForgotten(t *testing.T) {
+func TestBucketsAreBounded(t *testing.T) {
 	t.Parallel()
 	r := NewRates("limits.address", Rate{PerSecond: 1, Burst: 10})
 	most := 0
 	for n := range 4 * maxBuckets {
 		ip := netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})
-		if err := r.Take(Address(net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 1))), start); err != nil {
+		if err := r.Allow(Address(net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 1))), start); err != nil {
 			t.Fatal(err)
 		}
 		most = max(most, r.size())
 	}
 	if most > 2*maxBuckets || most < maxBuckets {
-		t.Errorf("%d buckets were kept for %d sources, want no more than %d", most, 4*maxBuckets, 2*maxBuckets)
+		t.Errorf("%d buckets were kept for %d sources, want at most %d", most, 4*maxBuckets, 2*maxBuckets)
 	}
 	for _, after := range []time.Duration{10 * time.Second, 20 * time.Second} {
-		if err := r.Take(named(t, "late"), start.Add(after)); err != nil {
+		if err := r.Allow(named(t, "late"), start.Add(after)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if r.size() != 1 {
-		t.Errorf("%d buckets are kept when all have filled", r.size())
+		t.Errorf("%d buckets are kept after all have filled, want 1", r.size())
 	}
 }
 
-func TestRatesWithoutAnEnd(t *testing.T) {
+func TestUnlimitedRatesAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, r := range []Rate{{0, 0}, {-1, -1}, {math.NaN(), 0}, {math.Inf(1), math.MaxInt}, {0.001, 1_000_001}} {
 		if r.CheckPerSecond() == nil || r.CheckBurst() == nil {
-			t.Errorf("%+v is taken: %v, %v", r, r.CheckPerSecond(), r.CheckBurst())
+			t.Errorf("%+v is accepted: %v, %v", r, r.CheckPerSecond(), r.CheckBurst())
 		}
 	}
 	if r := (Rate{0.01, 1}); r.CheckPerSecond() != nil || r.CheckBurst() != nil {
@@ -120,9 +120,9 @@ func TestSourcesByAddress(t *testing.T) {
 		}
 	}
 	if s := at("2001:db8:0:1::1", 1).String(); s != "2001:db8:0:1::/64" {
-		t.Errorf("it is called %s", s)
+		t.Errorf("the source is called %s", s)
 	}
 	if Address(&net.UnixAddr{}) != Address(nil) {
-		t.Error("addresses that are none are several sources")
+		t.Error("callers without an IP address are several sources")
 	}
 }

@@ -8,18 +8,18 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Source is whom a call is held against: an identity with the key that it calls with, or where that is not known, an address.
+// Source is what a call counts against: an identity with its key, or the address of a caller that is not authenticated.
 type Source struct {
 	id      pki.SPIFFEID
 	key     pki.KeyHash
 	address netip.Addr
 }
 
-// Identity returns the source of a caller who has proved to be id with a key. An identity can have several good certificates,
-// and one of their keys can be stolen: the thief spends that key's share, and the identity keeps the shares of its other keys.
+// Identity returns the source of an authenticated caller. The key is part of it because an identity can have several
+// valid certificates: if one key is stolen, the thief uses up the share of that key only.
 func Identity(id pki.SPIFFEID, key pki.KeyHash) Source { return Source{id: id, key: key} }
 
-// Address is the source of any other caller. Those whose address is not one of IP are one source.
+// Address returns the source of any other caller. All callers without an IP address are one source.
 func Address(a net.Addr) Source {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {
@@ -28,7 +28,7 @@ func Address(a net.Addr) Source {
 	return Source{address: fair.Host(tcp.AddrPort().Addr())}
 }
 
-// String says who it is, to a person.
+// String returns the identity or the address for messages.
 func (s Source) String() string {
 	switch {
 	case !s.id.IsZero():
