@@ -7,68 +7,68 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// A backwards writes DER from its end to its beginning: by the time that a length is written, what it is of is there. So
-// it moves and allocates nothing, as long as it has the room.
-type backwards struct {
-	room []byte // what is written is at its end
-	at   int    // and begins here
+// A reverseWriter writes DER from its end to its beginning. A length is written after the content it counts, so
+// nothing has to be moved, and nothing is allocated while the buffer is large enough.
+type reverseWriter struct {
+	buf   []byte // filled from its end
+	start int    // index in buf of the first byte written
 }
 
-func newBackwards(room []byte) *backwards { return &backwards{room, len(room)} }
+func newReverseWriter(room []byte) *reverseWriter { return &reverseWriter{room, len(room)} }
 
-// der is what was written.
-func (b *backwards) der() []byte { return b.room[b.at:] }
+// der returns everything written so far.
+func (b *reverseWriter) der() []byte { return b.buf[b.start:] }
 
-// size is how much was written. wrap takes an earlier one.
-func (b *backwards) size() int { return len(b.room) - b.at }
+// size returns the number of bytes written so far; wrap takes an earlier result.
+func (b *reverseWriter) size() int { return len(b.buf) - b.start }
 
-// take makes n octets before what was written, and returns them.
-func (b *backwards) take(n int) []byte {
-	if b.at < n {
-		more := make([]byte, 2*len(b.room)+n)
-		b.at += len(more) - len(b.room)
-		copy(more[b.at:], b.room[len(b.room)-(len(more)-b.at):])
-		b.room = more
+// prepend makes room for n bytes before those written, and returns it.
+func (b *reverseWriter) prepend(n int) []byte {
+	if b.start < n {
+		more := make([]byte, 2*len(b.buf)+n)
+		b.start += len(more) - len(b.buf)
+		copy(more[b.start:], b.buf[len(b.buf)-(len(more)-b.start):])
+		b.buf = more
 	}
-	b.at -= n
-	return b.room[b.at : b.at+n]
+	b.start -= n
+	return b.buf[b.start : b.start+n]
 }
 
-func (b *backwards) octets(octets []byte) { copy(b.take(len(octets)), octets) }
+func (b *reverseWriter) addBytes(p []byte) { copy(b.prepend(len(p)), p) }
 
-func (b *backwards) octet(octet byte) { b.take(1)[0] = octet }
+func (b *reverseWriter) addByte(c byte) { b.prepend(1)[0] = c }
 
-// wrap writes tag and length of everything that was written since the size was this.
-func (b *backwards) wrap(tag asn1.Tag, since int) {
+// wrap writes the tag and length of everything written since size returned since.
+func (b *reverseWriter) wrap(tag asn1.Tag, since int) {
 	n := b.size() - since
 	if n < 0x80 {
-		b.octet(byte(n)) //nolint:gosec // it fits
+		b.addByte(byte(n)) //nolint:gosec // it fits
 	} else {
-		octets := byte(0)
+		count := byte(0)
 		for ; n > 0; n >>= 8 {
-			b.octet(byte(n))
-			octets++
+			b.addByte(byte(n))
+			count++
 		}
-		b.octet(0x80 | octets)
+		b.addByte(0x80 | count)
 	}
-	b.octet(byte(tag))
+	b.addByte(byte(tag))
 }
 
-// value writes a whole element.
-func (b *backwards) value(tag asn1.Tag, octets []byte) {
+// addElement writes a complete element: tag, length and content.
+func (b *reverseWriter) addElement(tag asn1.Tag, content []byte) {
 	since := b.size()
-	b.octets(octets)
+	b.addBytes(content)
 	b.wrap(tag, since)
 }
 
-// generalizedTime writes a time to the second, in UTC, as RFC 5280 §4.1.2.5.2 has it.
-func (b *backwards) generalizedTime(t time.Time) error {
+// addTime writes t as a GeneralizedTime in UTC, cut to the second (RFC 5280 §4.1.2.5.2).
+func (b *reverseWriter) addTime(t time.Time) error {
 	const layout = "20060102150405Z"
 	t = t.UTC()
 	if year := t.Year(); year < 0 || year > 9999 {
-		return fmt.Errorf("ocsp: the year %d cannot be written in four digits", year)
+		return fmt.Errorf("ocsp: the year %d does not fit GeneralizedTime: use 0 to 9999", year)
 	}
 	var text [len(layout)]byte
-	b.value(asn1.GeneralizedTime, t.AppendFormat(text[:0], layout))
+	b.addElement(asn1.GeneralizedTime, t.AppendFormat(text[:0], layout))
 	return nil
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/ocsp"
 )
 
-// TestOthersReadExtendedRevoke has OpenSSL and GnuTLS read the answer about a certificate that was never issued.
-func TestOthersReadExtendedRevoke(t *testing.T) {
+// TestOpenSSLAndGnuTLSReadExtendedRevoke has OpenSSL and GnuTLS read a response about a certificate never issued.
+func TestOpenSSLAndGnuTLSReadExtendedRevoke(t *testing.T) {
 	key := revtest.Key(t, "p256")
 	root := revtest.NewRoot(t, "Root", "p256")
 	ca := root.Intermediate(t, "Issuing CA", "p256")
@@ -25,7 +25,7 @@ func TestOthersReadExtendedRevoke(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaf := ca.Leaf(t, "stranger")
-	q, _ := ask(t, ca, nil, leaf)
+	q, _ := opensslRequest(t, ca, nil, leaf)
 	now := time.Now().Truncate(time.Second)
 	single := ocsp.NotIssued(q.IDs[0])
 	single.ThisUpdate, single.NextUpdate = now, now.Add(time.Minute)
@@ -38,7 +38,7 @@ func TestOthersReadExtendedRevoke(t *testing.T) {
 	text, _, _ = strings.Cut(text, "Signature Algorithm") // the delegate's certificate follows
 	for _, want := range []string{
 		"Cert Status: revoked", "Revocation Time: Jan  1 00:00:00 1970 GMT", "Revocation Reason: certificateHold (0x6)",
-		"valid: \n", // what OpenSSL calls {id-pkix-ocsp 9}, after a draft
+		"valid: \n", // OpenSSL's name for {id-pkix-ocsp 9}, from a draft of the RFC
 		"OCSP Nonce",
 	} {
 		if strings.Count(text, want) != 1 {
@@ -58,8 +58,8 @@ func TestOthersReadExtendedRevoke(t *testing.T) {
 	}
 }
 
-// TestResponsesAsGoReadsThem draws responses and has x/crypto/ocsp read them.
-func TestResponsesAsGoReadsThem(t *testing.T) {
+// TestGoReadsRandomResponses signs random responses and has x/crypto/ocsp read them.
+func TestGoReadsRandomResponses(t *testing.T) {
 	ca := revtest.NewRoot(t, "Root", "p256").Intermediate(t, "Issuing CA", "p256")
 	key := revtest.Key(t, "p256")
 	signer, err := ocsp.NewSigner(ca.Delegate(t, key, nil), key)
@@ -71,7 +71,7 @@ func TestResponsesAsGoReadsThem(t *testing.T) {
 	}
 	rapid.Check(t, func(r *rapid.T) {
 		id := certID(t, sha1OID, []byte{5, 0}, 20, append([]byte{1}, rapid.SliceOfN(rapid.Byte(), 0, 19).Draw(r, "serial")...))
-		q, err := ocsp.ParseRequest(draft{ids: [][]byte{id}}.der(t))
+		q, err := ocsp.ParseRequest(requestSpec{ids: [][]byte{id}}.der(t))
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -98,32 +98,32 @@ func TestResponsesAsGoReadsThem(t *testing.T) {
 		if got.Status != want || got.SerialNumber.Cmp(single.ID.Serial.Int()) != 0 || !got.ThisUpdate.Equal(single.ThisUpdate) ||
 			!got.NextUpdate.Equal(single.NextUpdate) || single.Status == ocsp.Revoked &&
 			(!got.RevokedAt.Equal(single.RevokedAt) || got.RevocationReason != int(single.Reason)) {
-			r.Fatalf("x/crypto/ocsp reads %+v of %+v", got, single)
+			r.Fatalf("x/crypto/ocsp reads %+v, want %+v", got, single)
 		}
 	})
 }
 
-// checkAgainstOthers holds a request that parsed against x/crypto/ocsp, which reads the first CertID and skips the rest.
-func checkAgainstOthers(t testing.TB, der []byte, q *ocsp.Request) {
+// compareWithGo compares a parsed request with the result of x/crypto/ocsp, which reads only the first CertID.
+func compareWithGo(t testing.TB, der []byte, q *ocsp.Request) {
 	t.Helper()
 	theirs, err := xocsp.ParseRequest(der)
 	if err != nil {
-		return // it knows no CertID by another hash, and checks what is skipped here
+		return // x/crypto/ocsp refuses other hashes, and checks fields that ParseRequest skips
 	}
 	if serial, err := pki.SerialFromInt(theirs.SerialNumber); (err == nil) != (q.IDs[0].Serial != pki.Serial{}) || err == nil && serial != q.IDs[0].Serial {
-		t.Fatalf("%x asks about %v, and for x/crypto/ocsp about %v", der, q.IDs[0].Serial, theirs.SerialNumber)
+		t.Fatalf("%x is parsed as serial %v, by x/crypto/ocsp as %v", der, q.IDs[0].Serial, theirs.SerialNumber)
 	}
 }
 
-// checkPlain holds PlainCertID against ParseRequest: what it finds is the one CertID, or nothing that is a CertID.
-func checkPlain(t testing.TB, der []byte, q *ocsp.Request) {
+// comparePlainCertID compares PlainCertID with ParseRequest: if the sizes match, it must have found the only CertID.
+func comparePlainCertID(t testing.TB, der []byte, q *ocsp.Request) {
 	t.Helper()
 	id, serial, plain := ocsp.PlainCertID(der)
-	if !plain || len(id) != len(q.IDs[0].Raw) { // longer where extensions follow it
+	if !plain || len(id) != len(q.IDs[0].Raw) { // longer if extensions follow the CertID
 		return
 	}
 	if len(q.IDs) != 1 || q.Nonce != nil || !bytes.Equal(id, q.IDs[0].Raw) || serial != q.IDs[0].Serial {
-		t.Fatalf("of %x, PlainCertID returns %x and %v; it parses as %+v", der, id, serial, q)
+		t.Fatalf("PlainCertID of %x returns %x and %v, but it parses as %+v", der, id, serial, q)
 	}
 }
 
@@ -145,12 +145,12 @@ func TestPlainCertID(t *testing.T) {
 		}
 		for n := range der {
 			if _, _, plain := ocsp.PlainCertID(der[:n]); plain {
-				t.Errorf("%v: the first %d of %d octets are plain", h, n, len(der))
+				t.Errorf("%v: PlainCertID accepts the first %d of %d bytes", h, n, len(der))
 			}
 		}
 	}
 	id := certID(t, sha1OID, []byte{5, 0}, 20, serial)
-	for name, d := range map[string]draft{
+	for name, d := range map[string]requestSpec{
 		"two":              {ids: [][]byte{id, id}},
 		"nonce":            {ids: [][]byte{id}, extensions: sequence(t, nonce(t, 1))},
 		"single extension": {ids: [][]byte{id}, single: sequence(t, extension(t, otherOID, nil, []byte{5, 0}))},
@@ -158,7 +158,7 @@ func TestPlainCertID(t *testing.T) {
 		"negative serial":  {ids: [][]byte{certID(t, sha1OID, []byte{5, 0}, 20, append([]byte{0x80}, serial[1:]...))}},
 	} {
 		if got, _, plain := ocsp.PlainCertID(d.der(t)); plain {
-			t.Errorf("%s: plain, with CertID %x", name, got)
+			t.Errorf("%s: PlainCertID returns %x, want nothing", name, got)
 		}
 	}
 }

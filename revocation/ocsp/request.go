@@ -3,7 +3,7 @@ package ocsp
 import (
 	"bytes"
 	"crypto"
-	"crypto/sha1" //nolint:gosec // RFC 5019 §2.1.1 has clients name issuers by SHA-1: it is an index here, and proves nothing
+	"crypto/sha1" //nolint:gosec // RFC 5019 §2.1.1 has clients identify issuers by SHA-1: it is a lookup key, and no security rests on it
 	"crypto/sha256"
 	"crypto/x509"
 	encoding_asn1 "encoding/asn1"
@@ -17,35 +17,35 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// The bounds of a request.
+// The limits of a request.
 const (
-	MaxRequestSize = 8 << 10 // octets of DER
-	MaxIDs         = 16      // certificates asked about in one request
-	MaxNonce       = 128     // octets (RFC 9654 §2.1)
-	maxExtensions  = 32      // of a request, and of each certificate that it asks about
+	MaxRequestSize = 8 << 10 // bytes of DER
+	MaxIDs         = 16      // certificates in one request
+	MaxNonce       = 128     // bytes (RFC 9654 §2.1)
+	maxExtensions  = 32      // of the request, and of each entry in it
 )
 
-// IssuerHash names an issuer as a CertID does: by the hashes of its name and its key. IssuerHashes compare with ==
-// and work as map keys; the zero value names no issuer.
+// IssuerHash identifies an issuer as a CertID does: by the hashes of its name and its key. It is comparable with ==
+// and works as a map key; the zero value identifies no issuer.
 type IssuerHash struct {
 	hash      crypto.Hash
 	name, key [sha256.Size]byte
 }
 
-// CertID names the certificate that is asked about (RFC 6960 §4.1.1).
+// CertID identifies a certificate in a request (RFC 6960 §4.1.1).
 type CertID struct {
-	// Issuer is zero where it is named by another hash than SHA-1 and SHA-256.
+	// Issuer is zero if the CertID uses a hash other than SHA-1 and SHA-256.
 	Issuer IssuerHash
-	// Serial is zero where the number asked about is none that RFC 5280 lets a certificate have.
+	// Serial is zero if RFC 5280 §4.1.2.2 allows no certificate to have this serial number.
 	Serial pki.Serial
-	// Raw is the DER of the CertID, which the response repeats.
+	// Raw is the DER of the CertID, which is copied into the response.
 	Raw []byte
 }
 
-// Request asks for the status of 1 to MaxIDs certificates. It refers to the octets it was parsed from.
+// Request is a parsed request about 1 to MaxIDs certificates. It refers to the bytes it was parsed from.
 type Request struct {
 	IDs   []CertID
-	Nonce []byte // 1 to MaxNonce octets, or nil where there is none
+	Nonce []byte // 1 to MaxNonce bytes, or nil if there is none
 }
 
 var (
@@ -53,42 +53,43 @@ var (
 	oidSHA256 = encoding_asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 1}
 	oidNonce  = encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 2}
 
-	// The same as elements, which are compared without reading them.
+	// The same in DER, so that they can be compared without decoding.
 	elementSHA1, elementSHA256, elementNonce = objectIdentifier(oidSHA1), objectIdentifier(oidSHA256), objectIdentifier(oidNonce)
 )
 
 func objectIdentifier(oid encoding_asn1.ObjectIdentifier) []byte {
 	var b cryptobyte.Builder
 	b.AddASN1ObjectIdentifier(oid)
-	der, _ := b.Bytes() // what is encoded is constant, and can be
+	der, _ := b.Bytes() // the input is constant and can be encoded
 	return der
 }
 
-// textOf is how people write an OBJECT IDENTIFIER.
-func textOf(element cryptobyte.String) string {
+// oidText returns an OBJECT IDENTIFIER in dotted decimal notation.
+func oidText(element cryptobyte.String) string {
 	var oid encoding_asn1.ObjectIdentifier
 	element.ReadASN1ObjectIdentifier(&oid)
 	return oid.String()
 }
 
-// contextTag is the tag of an explicitly tagged field.
+// contextTag returns the tag of an explicitly tagged field.
 func contextTag(number uint8) asn1.Tag { return asn1.Tag(number).ContextSpecific().Constructed() }
 
-// HashIssuers returns the two names by which requests ask about the certificates of a CA: by SHA-1 and by SHA-256.
+// HashIssuers returns the two identifiers that requests use for a CA: by SHA-1 and by SHA-256.
 func HashIssuers(issuer *x509.Certificate) ([2]IssuerHash, error) {
 	key, err := publicKeyBits(issuer)
 	if err != nil {
 		return [2]IssuerHash{}, err
 	}
 	one, two := IssuerHash{hash: crypto.SHA1}, IssuerHash{hash: crypto.SHA256}
-	name1, key1 := sha1.Sum(issuer.RawSubject), sha1.Sum(key) //nolint:gosec // an index, see the import
+	name1, key1 := sha1.Sum(issuer.RawSubject), sha1.Sum(key) //nolint:gosec // a lookup key, see the import
 	copy(one.name[:], name1[:])
 	copy(one.key[:], key1[:])
 	two.name, two.key = sha256.Sum256(issuer.RawSubject), sha256.Sum256(key)
 	return [2]IssuerHash{one, two}, nil
 }
 
-// publicKeyBits is the subject's public key without tag, length and unused bits: what RFC 6960 §4.1.1 and §4.2.1 hash.
+// publicKeyBits returns the subject's public key without tag, length and unused bits. RFC 6960 §4.1.1 and §4.2.1 hash
+// exactly these.
 func publicKeyBits(c *x509.Certificate) ([]byte, error) {
 	outer := cryptobyte.String(c.RawSubjectPublicKeyInfo)
 	var info cryptobyte.String
@@ -99,10 +100,10 @@ func publicKeyBits(c *x509.Certificate) ([]byte, error) {
 	return bits, nil
 }
 
-// ParseRequest reads an OCSPRequest in DER. Any error means malformedRequest (RFC 6960 §2.3).
+// ParseRequest parses an OCSPRequest in DER. Any error means malformedRequest (RFC 6960 §2.3).
 func ParseRequest(der []byte) (*Request, error) {
 	if len(der) > MaxRequestSize {
-		return nil, fmt.Errorf("ocsp: a request has at most %d octets, not %d", MaxRequestSize, len(der))
+		return nil, fmt.Errorf("ocsp: a request has at most %d bytes, not %d", MaxRequestSize, len(der))
 	}
 	outer := cryptobyte.String(der)
 	var request, tbs cryptobyte.String
@@ -118,11 +119,11 @@ func ParseRequest(der []byte) (*Request, error) {
 	return parseTBS(tbs)
 }
 
-// PlainCertID returns where the CertID is in a request that has one and no extensions, as most requests are, and the serial
-// number in it. It looks at no more than that takes: only who finds the octets to be those of a CertID that ParseRequest
-// returned before knows that they are one, and then that ParseRequest would return it again, and no nonce.
+// PlainCertID locates the CertID and its serial number in a request of the most common form: one certificate and no
+// extensions. It is fast because it does not validate id. The caller must compare id with a CertID that ParseRequest
+// returned earlier: if they are equal, ParseRequest would return this CertID for der too, and no nonce.
 func PlainCertID(der []byte) (id []byte, serial pki.Serial, ok bool) {
-	// OCSPRequest, tbsRequest, requestList and Request begin with two octets each, and end together.
+	// OCSPRequest, tbsRequest, requestList and Request each begin with tag and length, and all end at the same byte.
 	for range 4 {
 		if len(der) < 2 || der[0] != 0x30 || der[1] >= 0x80 || int(der[1]) != len(der)-2 {
 			return nil, pki.Serial{}, false
@@ -138,9 +139,9 @@ func PlainCertID(der []byte) (id []byte, serial pki.Serial, ok bool) {
 }
 
 func parseTBS(tbs cryptobyte.String) (*Request, error) {
-	// A version is only there when it is not v1, DER leaves out defaults, and there is no other version.
+	// DER omits the default version, v1, and there is no other version.
 	if tbs.PeekASN1Tag(contextTag(0)) {
-		return nil, errors.New("ocsp: only version 1 is known, and DER leaves that out")
+		return nil, errors.New("ocsp: the request has a version: only version 1 exists, which DER omits")
 	}
 	var list, wrapped cryptobyte.String
 	var extended bool
@@ -165,31 +166,32 @@ func parseTBS(tbs cryptobyte.String) (*Request, error) {
 		return nil, errors.New("ocsp: the request asks about no certificate")
 	}
 	if extended {
-		return q, parseExtensions(wrapped, q.takeExtension)
+		return q, parseExtensions(wrapped, q.handleExtension)
 	}
 	return q, nil
 }
 
-// takeExtension keeps the nonce; others do not change what is answered.
-func (q *Request) takeExtension(oid cryptobyte.String, critical bool, value cryptobyte.String) error {
+// handleExtension stores the nonce. Other extensions do not change the response, so an unknown critical one is an
+// error.
+func (q *Request) handleExtension(oid cryptobyte.String, critical bool, value cryptobyte.String) error {
 	switch {
 	case bytes.Equal(oid, elementNonce):
 		var nonce cryptobyte.String
 		if !value.ReadASN1(&nonce, asn1.OCTET_STRING) || !value.Empty() || len(nonce) < 1 || len(nonce) > MaxNonce {
-			return fmt.Errorf("ocsp: a nonce is an OCTET STRING of 1 to %d octets (RFC 9654 section 2.1)", MaxNonce)
+			return fmt.Errorf("ocsp: a nonce is an OCTET STRING of 1 to %d bytes (RFC 9654 section 2.1)", MaxNonce)
 		}
 		q.Nonce = nonce
 		return nil
 	case critical:
-		return fmt.Errorf("ocsp: the critical extension %v is not known here", textOf(oid))
+		return fmt.Errorf("ocsp: the critical extension %v is not supported", oidText(oid))
 	}
 	return nil
 }
 
-// refuseCritical is for extensions of single requests, of which none is known.
+// refuseCritical refuses critical extensions of a single entry, because none is supported.
 func refuseCritical(oid cryptobyte.String, critical bool, _ cryptobyte.String) error {
 	if critical {
-		return fmt.Errorf("ocsp: the critical extension %v is not known here", textOf(oid))
+		return fmt.Errorf("ocsp: the critical extension %v is not supported", oidText(oid))
 	}
 	return nil
 }
@@ -199,7 +201,7 @@ func parseSingle(list *cryptobyte.String) (CertID, error) {
 	var extended bool
 	if !list.ReadASN1(&single, asn1.SEQUENCE) || !single.ReadASN1Element(&raw, asn1.SEQUENCE) ||
 		!single.ReadOptionalASN1(&wrapped, &extended, contextTag(0)) || !single.Empty() {
-		return CertID{}, errors.New("ocsp: an entry of requestList is no Request")
+		return CertID{}, errors.New("ocsp: an entry of requestList is not a Request")
 	}
 	if extended {
 		if err := parseExtensions(wrapped, refuseCritical); err != nil {
@@ -216,7 +218,7 @@ func parseCertID(raw cryptobyte.String) (CertID, error) {
 	if !raw.ReadASN1(&body, asn1.SEQUENCE) || !body.ReadASN1(&algorithm, asn1.SEQUENCE) ||
 		!readObjectIdentifier(&algorithm, &oid) || !body.ReadASN1(&name, asn1.OCTET_STRING) ||
 		!body.ReadASN1(&key, asn1.OCTET_STRING) || !readSerial(&body, &id.Serial) || !body.Empty() {
-		return CertID{}, errors.New("ocsp: a reqCert is no CertID")
+		return CertID{}, errors.New("ocsp: a reqCert is not a CertID")
 	}
 	size := 0
 	switch {
@@ -227,25 +229,25 @@ func parseCertID(raw cryptobyte.String) (CertID, error) {
 	default:
 		return id, nil
 	}
-	// The parameters are absent or NULL (RFC 5754 §2); clients send either.
+	// Clients send the parameters as NULL or omit them (RFC 5754 §2).
 	var null cryptobyte.String
 	if !algorithm.Empty() && (!algorithm.ReadASN1(&null, asn1.NULL) || !null.Empty() || !algorithm.Empty()) {
-		return CertID{}, errors.New("ocsp: a hash algorithm has no parameters but NULL")
+		return CertID{}, errors.New("ocsp: the parameters of a hash algorithm are neither absent nor NULL")
 	}
 	if len(name) != size || len(key) != size {
-		return CertID{}, fmt.Errorf("ocsp: issuerNameHash and issuerKeyHash have %d octets in a CertID of this hash", size)
+		return CertID{}, fmt.Errorf("ocsp: issuerNameHash and issuerKeyHash have %d bytes in a CertID of this hash", size)
 	}
 	copy(id.Issuer.name[:], name)
 	copy(id.Issuer.key[:], key)
 	return id, nil
 }
 
-// readSerial reads an INTEGER. One that no certificate has leaves the serial number zero.
+// readSerial reads an INTEGER. It sets serial to zero if no certificate can have that number.
 func readSerial(from *cryptobyte.String, serial *pki.Serial) bool {
 	whole := *from
-	var octets []byte
-	if from.ReadASN1Integer(&octets) && len(octets) == pki.SerialSize { // as all have that were made since 2004
-		*serial, _ = pki.SerialFromBytes(octets) // zero where the first octet is over 0x7f, which is too long
+	var content []byte
+	if from.ReadASN1Integer(&content) && len(content) == pki.SerialSize { // as all serial numbers since 2004 are
+		*serial, _ = pki.SerialFromBytes(content) // zero if the first byte is over 0x7f: that number needs 21 bytes
 		return true
 	}
 	*from = whole
@@ -257,7 +259,7 @@ func readSerial(from *cryptobyte.String, serial *pki.Serial) bool {
 	return true
 }
 
-// readObjectIdentifier reads an OBJECT IDENTIFIER as an element, of which there is one for each.
+// readObjectIdentifier reads an OBJECT IDENTIFIER into element, as DER. Equal identifiers have equal DER.
 func readObjectIdentifier(from, element *cryptobyte.String) bool {
 	if !from.ReadASN1Element(element, asn1.OBJECT_IDENTIFIER) {
 		return false
@@ -272,7 +274,7 @@ func readObjectIdentifier(from, element *cryptobyte.String) bool {
 	return copied.ReadASN1ObjectIdentifier(&oid)
 }
 
-// parseExtensions reads Extensions (RFC 5280 §4.1) and hands each to take. None may come twice.
+// parseExtensions reads Extensions (RFC 5280 §4.1) and calls take for each. A repeated extension is an error.
 func parseExtensions(wrapped cryptobyte.String, take func(cryptobyte.String, bool, cryptobyte.String) error) error {
 	var list cryptobyte.String
 	if !wrapped.ReadASN1(&list, asn1.SEQUENCE) || !wrapped.Empty() || list.Empty() {
@@ -287,16 +289,16 @@ func parseExtensions(wrapped cryptobyte.String, take func(cryptobyte.String, boo
 			return errors.New("ocsp: not an extension")
 		}
 		if extension.PeekASN1Tag(asn1.BOOLEAN) && (!extension.ReadASN1Boolean(&critical) || !critical) {
-			return errors.New("ocsp: DER leaves out a criticality of FALSE")
+			return errors.New("ocsp: an extension encodes critical as FALSE, which DER omits")
 		}
 		if !extension.ReadASN1(&value, asn1.OCTET_STRING) || !extension.Empty() {
 			return errors.New("ocsp: not an extension")
 		}
 		if slices.ContainsFunc(seen, func(s cryptobyte.String) bool { return bytes.Equal(s, oid) }) {
-			return fmt.Errorf("ocsp: the extension %v comes twice", textOf(oid))
+			return fmt.Errorf("ocsp: the extension %v is repeated", oidText(oid))
 		}
 		if seen = append(seen, oid); len(seen) > maxExtensions {
-			return fmt.Errorf("ocsp: a request has at most %d extensions in one place", maxExtensions)
+			return fmt.Errorf("ocsp: a list of extensions has more than %d entries", maxExtensions)
 		}
 		if err := take(oid, critical, value); err != nil {
 			return err

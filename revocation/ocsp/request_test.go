@@ -21,13 +21,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A draft is a request to be encoded, right or wrong.
-type draft struct {
+// A requestSpec describes a request to be encoded, valid or not.
+type requestSpec struct {
 	ids        [][]byte                    // CertIDs
-	single     []byte                      // singleRequestExtensions of each, if any
+	single     []byte                      // singleRequestExtensions of each entry, if any
 	extensions []byte                      // requestExtensions, if any
-	before     func(b *cryptobyte.Builder) // what comes before requestList
-	after      []byte                      // what comes after tbsRequest
+	before     func(b *cryptobyte.Builder) // writes fields before requestList
+	after      []byte                      // follows tbsRequest
 }
 
 func tag(n uint8) asn1.Tag { return asn1.Tag(n).ContextSpecific().Constructed() }
@@ -43,7 +43,7 @@ func build(t testing.TB, f func(b *cryptobyte.Builder)) []byte {
 	return der
 }
 
-func (d draft) der(t testing.TB) []byte {
+func (d requestSpec) der(t testing.TB) []byte {
 	return build(t, func(b *cryptobyte.Builder) {
 		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
 			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -107,8 +107,8 @@ func sequence(t testing.TB, parts ...[]byte) []byte {
 }
 
 func nonce(t testing.TB, size int) []byte {
-	octets := build(t, func(b *cryptobyte.Builder) { b.AddASN1OctetString(bytes.Repeat([]byte{7}, size)) })
-	return extension(t, nonceOID, nil, octets)
+	value := build(t, func(b *cryptobyte.Builder) { b.AddASN1OctetString(bytes.Repeat([]byte{7}, size)) })
+	return extension(t, nonceOID, nil, value)
 }
 
 func TestParseRequest(t *testing.T) {
@@ -116,51 +116,51 @@ func TestParseRequest(t *testing.T) {
 	true1, false1 := []byte{1, 1, 0xff}, []byte{1, 1, 0}
 	good := certID(t, sha1OID, null, 20, []byte{5})
 	for name, c := range map[string]struct {
-		draft draft
-		ids   int // 0 where the request is malformed
+		draft requestSpec
+		ids   int // 0 if the request is malformed
 		nonce int
 	}{
-		"plain":                    {draft{ids: [][]byte{good}}, 1, 0},
-		"no parameters":            {draft{ids: [][]byte{certID(t, sha1OID, nil, 20, []byte{5})}}, 1, 0},
-		"another hash":             {draft{ids: [][]byte{certID(t, sha384OID, null, 48, []byte{5})}}, 1, 0},
-		"negative serial":          {draft{ids: [][]byte{certID(t, sha1OID, null, 20, []byte{0x80})}}, 1, 0},
-		"21-octet serial":          {draft{ids: [][]byte{certID(t, sha1OID, null, 20, bytes.Repeat([]byte{1}, 21))}}, 1, 0},
-		"sixteen":                  {draft{ids: slicesRepeat(good, ocsp.MaxIDs)}, ocsp.MaxIDs, 0},
-		"nonce of 1":               {draft{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 1))}, 1, 1},
-		"nonce of 128":             {draft{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 128))}, 1, 128},
-		"unknown extension":        {draft{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, nil, null))}, 1, 0},
-		"unknown single extension": {draft{ids: [][]byte{good}, single: sequence(t, extension(t, otherOID, nil, null))}, 1, 0},
-		"32 extensions":            {draft{ids: [][]byte{good}, extensions: sequence(t, extensions(t, 32)...)}, 1, 0},
-		"requestor name":           {draft{ids: [][]byte{good}, before: func(b *cryptobyte.Builder) { b.AddASN1(tag(1), func(b *cryptobyte.Builder) { b.AddBytes(null) }) }}, 1, 0},
-		"signature": {draft{ids: [][]byte{good}, after: build(t, func(b *cryptobyte.Builder) {
+		"plain":                    {requestSpec{ids: [][]byte{good}}, 1, 0},
+		"no parameters":            {requestSpec{ids: [][]byte{certID(t, sha1OID, nil, 20, []byte{5})}}, 1, 0},
+		"another hash":             {requestSpec{ids: [][]byte{certID(t, sha384OID, null, 48, []byte{5})}}, 1, 0},
+		"negative serial":          {requestSpec{ids: [][]byte{certID(t, sha1OID, null, 20, []byte{0x80})}}, 1, 0},
+		"21-byte serial":           {requestSpec{ids: [][]byte{certID(t, sha1OID, null, 20, bytes.Repeat([]byte{1}, 21))}}, 1, 0},
+		"sixteen":                  {requestSpec{ids: repeatID(good, ocsp.MaxIDs)}, ocsp.MaxIDs, 0},
+		"nonce of 1":               {requestSpec{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 1))}, 1, 1},
+		"nonce of 128":             {requestSpec{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 128))}, 1, 128},
+		"unknown extension":        {requestSpec{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, nil, null))}, 1, 0},
+		"unknown single extension": {requestSpec{ids: [][]byte{good}, single: sequence(t, extension(t, otherOID, nil, null))}, 1, 0},
+		"32 extensions":            {requestSpec{ids: [][]byte{good}, extensions: sequence(t, extensions(t, 32)...)}, 1, 0},
+		"requestor name":           {requestSpec{ids: [][]byte{good}, before: func(b *cryptobyte.Builder) { b.AddASN1(tag(1), func(b *cryptobyte.Builder) { b.AddBytes(null) }) }}, 1, 0},
+		"signature": {requestSpec{ids: [][]byte{good}, after: build(t, func(b *cryptobyte.Builder) {
 			b.AddASN1(tag(0), func(b *cryptobyte.Builder) { b.AddBytes(sequence(t)) })
 		})}, 1, 0},
 
-		"none":                       {draft{}, 0, 0},
-		"seventeen":                  {draft{ids: slicesRepeat(good, ocsp.MaxIDs+1)}, 0, 0},
-		"no nonce in the extension":  {draft{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 0))}, 0, 0},
-		"nonce of 129":               {draft{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 129))}, 0, 0},
-		"bare nonce":                 {draft{ids: [][]byte{good}, extensions: sequence(t, extension(t, nonceOID, nil, []byte("0123456789abcdef")))}, 0, 0},
-		"33 extensions":              {draft{ids: [][]byte{good}, extensions: sequence(t, extensions(t, 33)...)}, 0, 0},
-		"33 single extensions":       {draft{ids: [][]byte{good}, single: sequence(t, extensions(t, 33)...)}, 0, 0},
-		"two unknown ones":           {draft{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, nil, null), extension(t, otherOID, nil, null))}, 0, 0},
-		"two nonces":                 {draft{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 16), nonce(t, 16))}, 0, 0},
-		"critical extension":         {draft{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, true1, null))}, 0, 0},
-		"critical single extension":  {draft{ids: [][]byte{good}, single: sequence(t, extension(t, otherOID, true1, null))}, 0, 0},
-		"criticality of FALSE":       {draft{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, false1, null))}, 0, 0},
-		"BER boolean":                {draft{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, []byte{1, 1, 1}, null))}, 0, 0},
-		"no extension in the list":   {draft{ids: [][]byte{good}, extensions: sequence(t)}, 0, 0},
-		"version 1 spelled out":      {draft{ids: [][]byte{good}, before: func(b *cryptobyte.Builder) { b.AddASN1(tag(0), func(b *cryptobyte.Builder) { b.AddASN1Int64(0) }) }}, 0, 0},
-		"version 2":                  {draft{ids: [][]byte{good}, before: func(b *cryptobyte.Builder) { b.AddASN1(tag(0), func(b *cryptobyte.Builder) { b.AddASN1Int64(1) }) }}, 0, 0},
-		"something after":            {draft{ids: [][]byte{good}, after: null}, 0, 0},
-		"hash of another length":     {draft{ids: [][]byte{certID(t, sha1OID, null, 19, []byte{5})}}, 0, 0},
-		"parameters that are none":   {draft{ids: [][]byte{certID(t, sha1OID, true1, 20, []byte{5})}}, 0, 0},
-		"NULL with content":          {draft{ids: [][]byte{certID(t, sha1OID, []byte{5, 1, 0}, 20, []byte{5})}}, 0, 0},
-		"serial with leading zero":   {draft{ids: [][]byte{certID(t, sha1OID, null, 20, []byte{0, 5})}}, 0, 0},
-		"serial without content":     {draft{ids: [][]byte{certID(t, sha1OID, null, 20, nil)}}, 0, 0},
-		"a CertID that is no such":   {draft{ids: [][]byte{sequence(t, null)}}, 0, 0},
-		"larger than the bound":      {draft{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, nil, make([]byte, ocsp.MaxRequestSize)))}, 0, 0},
-		"CertID with something more": {draft{ids: [][]byte{sequence(t, good[2:], null)}}, 0, 0},
+		"no certificate":             {requestSpec{}, 0, 0},
+		"seventeen":                  {requestSpec{ids: repeatID(good, ocsp.MaxIDs+1)}, 0, 0},
+		"empty nonce":                {requestSpec{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 0))}, 0, 0},
+		"nonce of 129":               {requestSpec{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 129))}, 0, 0},
+		"nonce, not an OCTET STRING": {requestSpec{ids: [][]byte{good}, extensions: sequence(t, extension(t, nonceOID, nil, []byte("0123456789abcdef")))}, 0, 0},
+		"33 extensions":              {requestSpec{ids: [][]byte{good}, extensions: sequence(t, extensions(t, 33)...)}, 0, 0},
+		"33 single extensions":       {requestSpec{ids: [][]byte{good}, single: sequence(t, extensions(t, 33)...)}, 0, 0},
+		"repeated extension":         {requestSpec{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, nil, null), extension(t, otherOID, nil, null))}, 0, 0},
+		"two nonces":                 {requestSpec{ids: [][]byte{good}, extensions: sequence(t, nonce(t, 16), nonce(t, 16))}, 0, 0},
+		"critical extension":         {requestSpec{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, true1, null))}, 0, 0},
+		"critical single extension":  {requestSpec{ids: [][]byte{good}, single: sequence(t, extension(t, otherOID, true1, null))}, 0, 0},
+		"criticality of FALSE":       {requestSpec{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, false1, null))}, 0, 0},
+		"BER boolean":                {requestSpec{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, []byte{1, 1, 1}, null))}, 0, 0},
+		"empty list of extensions":   {requestSpec{ids: [][]byte{good}, extensions: sequence(t)}, 0, 0},
+		"explicit version 1":         {requestSpec{ids: [][]byte{good}, before: func(b *cryptobyte.Builder) { b.AddASN1(tag(0), func(b *cryptobyte.Builder) { b.AddASN1Int64(0) }) }}, 0, 0},
+		"version 2":                  {requestSpec{ids: [][]byte{good}, before: func(b *cryptobyte.Builder) { b.AddASN1(tag(0), func(b *cryptobyte.Builder) { b.AddASN1Int64(1) }) }}, 0, 0},
+		"trailing field":             {requestSpec{ids: [][]byte{good}, after: null}, 0, 0},
+		"hash of another length":     {requestSpec{ids: [][]byte{certID(t, sha1OID, null, 19, []byte{5})}}, 0, 0},
+		"BOOLEAN as parameters":      {requestSpec{ids: [][]byte{certID(t, sha1OID, true1, 20, []byte{5})}}, 0, 0},
+		"NULL with content":          {requestSpec{ids: [][]byte{certID(t, sha1OID, []byte{5, 1, 0}, 20, []byte{5})}}, 0, 0},
+		"serial with leading zero":   {requestSpec{ids: [][]byte{certID(t, sha1OID, null, 20, []byte{0, 5})}}, 0, 0},
+		"serial without content":     {requestSpec{ids: [][]byte{certID(t, sha1OID, null, 20, nil)}}, 0, 0},
+		"CertID of other fields":     {requestSpec{ids: [][]byte{sequence(t, null)}}, 0, 0},
+		"larger than MaxRequestSize": {requestSpec{ids: [][]byte{good}, extensions: sequence(t, extension(t, otherOID, nil, make([]byte, ocsp.MaxRequestSize)))}, 0, 0},
+		"CertID with another field":  {requestSpec{ids: [][]byte{sequence(t, good[2:], null)}}, 0, 0},
 	} {
 		der := c.draft.der(t)
 		q, err := ocsp.ParseRequest(der)
@@ -176,7 +176,7 @@ func TestParseRequest(t *testing.T) {
 	}
 }
 
-// extensions are so many different ones that nobody knows.
+// extensions returns n different unknown extensions.
 func extensions(t testing.TB, n int) (all [][]byte) {
 	for i := range n {
 		all = append(all, extension(t, encoding_asn1.ObjectIdentifier{1, 2, 3, i}, nil, []byte{5, 0}))
@@ -184,7 +184,7 @@ func extensions(t testing.TB, n int) (all [][]byte) {
 	return all
 }
 
-func slicesRepeat(id []byte, n int) [][]byte {
+func repeatID(id []byte, n int) [][]byte {
 	ids := make([][]byte, n)
 	for i := range ids {
 		ids[i] = id
@@ -192,22 +192,22 @@ func slicesRepeat(id []byte, n int) [][]byte {
 	return ids
 }
 
-func TestParseRequestRefusesWhatIsNotDER(t *testing.T) {
-	good := draft{ids: [][]byte{certID(t, sha1OID, []byte{5, 0}, 20, []byte{5})}, extensions: sequence(t, nonce(t, 32))}.der(t)
+func TestParseRequestRefusesNonDER(t *testing.T) {
+	good := requestSpec{ids: [][]byte{certID(t, sha1OID, []byte{5, 0}, 20, []byte{5})}, extensions: sequence(t, nonce(t, 32))}.der(t)
 	if _, err := ocsp.ParseRequest(good); err != nil {
 		t.Fatal(err)
 	}
 	if good[1] >= 0x80 {
-		t.Fatal("the sample has grown out of a short length")
+		t.Fatal("the sample request no longer fits a one-byte length")
 	}
 	for name, der := range map[string][]byte{
 		"nothing":            nil,
 		"trailing data":      append(bytes.Clone(good), 0),
 		"indefinite length":  append(append([]byte{0x30, 0x80}, good[2:]...), 0, 0),
 		"non-minimal length": append([]byte{0x30, 0x81, good[1]}, good[2:]...),
-		"five-octet length":  append([]byte{0x30, 0x85, 0, 0, 0, 0, good[1]}, good[2:]...),
+		"five-byte length":   append([]byte{0x30, 0x85, 0, 0, 0, 0, good[1]}, good[2:]...),
 		"a set":              append([]byte{0x31}, good[1:]...),
-		"length beyond":      append([]byte{0x30, good[1] + 1}, good[2:]...),
+		"length past end":    append([]byte{0x30, good[1] + 1}, good[2:]...),
 	} {
 		if _, err := ocsp.ParseRequest(der); err == nil {
 			t.Errorf("%s: want an error", name)
@@ -215,12 +215,12 @@ func TestParseRequestRefusesWhatIsNotDER(t *testing.T) {
 	}
 	for n := range good {
 		if _, err := ocsp.ParseRequest(good[:n]); err == nil {
-			t.Errorf("the first %d of %d octets parse", n, len(good))
+			t.Errorf("the first %d of %d bytes parse as a request", n, len(good))
 		}
 	}
 }
 
-func TestRequestsOfOthers(t *testing.T) {
+func TestParseRequestReadsOtherClients(t *testing.T) {
 	ca := revtest.NewRoot(t, "Root", "p256").Intermediate(t, "Issuing CA", "p256")
 	leaf, other := ca.Leaf(t, "device"), ca.Leaf(t, "another device")
 	hashes, err := ocsp.HashIssuers(ca.Certificate)
@@ -269,14 +269,14 @@ func TestRequestsOfOthers(t *testing.T) {
 			t.Errorf("%s: %d CertIDs, nonce %x; want %d and %v", name, len(q.IDs), q.Nonce, c.ids, c.nonce)
 		}
 		if want := ca.Ref(t, leaf).Serial; q.IDs[0].Issuer != c.issuer || q.IDs[0].Serial != want {
-			t.Errorf("%s: asks about %v, want %v of this CA", name, q.IDs[0].Serial, want)
+			t.Errorf("%s: the CertID is for serial %v, want %v of this CA", name, q.IDs[0].Serial, want)
 		}
 	}
 }
 
 func TestParseRequestRoundTrips(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
-		var d draft
+		var d requestSpec
 		serials := rapid.SliceOfN(rapid.Uint64Range(1, 1<<63-1), 1, ocsp.MaxIDs).Draw(r, "serials")
 		for _, n := range serials {
 			content := build(t, func(b *cryptobyte.Builder) { b.AddASN1Uint64(n) })
@@ -303,18 +303,18 @@ func TestParseRequestRoundTrips(t *testing.T) {
 
 func FuzzParseRequest(f *testing.F) {
 	id := certID(f, sha1OID, []byte{5, 0}, 20, []byte{5})
-	f.Add(draft{ids: [][]byte{id}}.der(f))
-	f.Add(draft{ids: slicesRepeat(id, 3), single: sequence(f, extension(f, otherOID, nil, []byte{5, 0})), extensions: sequence(f, nonce(f, 32))}.der(f))
+	f.Add(requestSpec{ids: [][]byte{id}}.der(f))
+	f.Add(requestSpec{ids: repeatID(id, 3), single: sequence(f, extension(f, otherOID, nil, []byte{5, 0})), extensions: sequence(f, nonce(f, 32))}.der(f))
 	f.Add([]byte(strings.Repeat("0\x80", 40)))
 	f.Fuzz(func(t *testing.T, der []byte) {
 		q, err := ocsp.ParseRequest(der)
 		if err != nil {
 			return
 		}
-		checkAgainstOthers(t, der, q)
-		checkPlain(t, der, q)
+		compareWithGo(t, der, q)
+		comparePlainCertID(t, der, q)
 		if len(q.IDs) < 1 || len(q.IDs) > ocsp.MaxIDs || q.Nonce != nil && (len(q.Nonce) < 1 || len(q.Nonce) > ocsp.MaxNonce) {
-			t.Fatalf("%d CertIDs and a nonce of %d octets are out of bounds", len(q.IDs), len(q.Nonce))
+			t.Fatalf("%d CertIDs and a nonce of %d bytes are out of bounds", len(q.IDs), len(q.Nonce))
 		}
 		for _, id := range q.IDs {
 			if !bytes.Contains(der, id.Raw) || id.Serial != (pki.Serial{}) && id.Serial.Int().Sign() <= 0 {

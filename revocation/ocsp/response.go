@@ -7,7 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // KeyHash of RFC 6960 §4.2.1 is SHA-1: it finds a key, and proves nothing
+	"crypto/sha1" //nolint:gosec // KeyHash of RFC 6960 §4.2.1 is SHA-1: it identifies a key, and no security rests on it
 	"crypto/x509"
 	encoding_asn1 "encoding/asn1"
 	"errors"
@@ -19,43 +19,45 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// CertStatus is what a response says of one certificate (RFC 6960 §2.2).
+// CertStatus is the status that a response gives for one certificate (RFC 6960 §2.2).
 type CertStatus uint8
 
-// Unknown is said of certificates never issued, Good of those issued and neither revoked nor on hold.
+// The statuses. Unknown is for a certificate that was never issued. Good is for one that was issued and is neither
+// revoked nor on hold.
 const (
 	Unknown CertStatus = iota
 	Good
 	Revoked
 )
 
-// Single is the answer about one certificate. Times are written to the second.
+// Single is the part of a response about one certificate. Times are cut to the second.
 type Single struct {
 	ID         CertID
 	Status     CertStatus
-	RevokedAt  time.Time  // where Status is Revoked
-	Reason     pki.Reason // where Status is Revoked; unspecified is left out (RFC 5280 §5.3.1)
+	RevokedAt  time.Time  // if Status is Revoked
+	Reason     pki.Reason // if Status is Revoked; unspecified is not encoded (RFC 5280 §5.3.1)
 	ThisUpdate time.Time  // when the status was known to be current
-	NextUpdate time.Time  // when to ask again at the latest
+	NextUpdate time.Time  // when the client must have asked again
 }
 
-// Response is what a Signer signs.
+// Response is the content of a response, for [Signer.Sign].
 type Response struct {
 	ProducedAt time.Time
 	Singles    []Single
-	Nonce      []byte // of the request, or nil
-	// ExtendedRevoke says that revoked may be said of certificates that were never issued, as NotIssued does.
+	Nonce      []byte // copied from the request, or nil
+	// ExtendedRevoke adds the extension of RFC 6960 §4.4.8: Revoked may then stand for a certificate that was never
+	// issued, as NotIssued returns it.
 	ExtendedRevoke bool
 }
 
-// NotIssued says of a certificate that was never issued that it is revoked (RFC 6960 §2.2). The response has to have
+// NotIssued returns Revoked for a certificate that was never issued (RFC 6960 §2.2). The response must set
 // ExtendedRevoke.
 func NotIssued(id CertID) Single {
 	return Single{ID: id, Status: Revoked, RevokedAt: time.Unix(0, 0), Reason: pki.CertificateHold}
 }
 
-// Signer signs the responses of one responder: with an authorized responder's certificate (RFC 6960 §4.2.2.2), or
-// the CA's own. It is safe for concurrent use as far as its key is.
+// Signer signs responses with the certificate of an authorized responder (RFC 6960 §4.2.2.2) or of the CA itself. It
+// is safe for concurrent use if its key is.
 type Signer struct {
 	certificate *x509.Certificate
 	key         crypto.Signer
@@ -64,15 +66,15 @@ type Signer struct {
 	hash        crypto.Hash
 }
 
-// The AlgorithmIdentifiers of signatures, which differ in whether NULL parameters follow (RFC 5758 §3.2, RFC 4055 §5,
-// RFC 8410 §3).
+// The AlgorithmIdentifiers of signatures. Only the one for RSA has parameters, which are NULL (RFC 5758 §3.2,
+// RFC 4055 §5, RFC 8410 §3).
 var (
 	ecdsaSHA256 = algorithmIdentifier(encoding_asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}, false)
 	ecdsaSHA384 = algorithmIdentifier(encoding_asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}, false)
 	rsaSHA256   = algorithmIdentifier(encoding_asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, true)
 	pureEd25519 = algorithmIdentifier(encoding_asn1.ObjectIdentifier{1, 3, 101, 112}, false)
 
-	// Object identifiers, as elements.
+	// Object identifiers in DER.
 	basicResponse  = objectIdentifier(encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 1})
 	extendedRevoke = objectIdentifier(encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 9}) // RFC 6960 §4.4.8
 )
@@ -85,11 +87,11 @@ func algorithmIdentifier(oid encoding_asn1.ObjectIdentifier, null bool) []byte {
 			b.AddASN1NULL()
 		}
 	})
-	der, _ := b.Bytes() // what is encoded is constant, and can be
+	der, _ := b.Bytes() // the input is constant and can be encoded
 	return der
 }
 
-// NewSigner pairs a responder's certificate with its key: ECDSA on P-256 or P-384, RSA, or Ed25519.
+// NewSigner returns a Signer for a responder's certificate and its key: ECDSA on P-256 or P-384, RSA, or Ed25519.
 func NewSigner(certificate *x509.Certificate, key crypto.Signer) (*Signer, error) {
 	s := &Signer{certificate: certificate, key: key}
 	switch public := key.Public().(type) {
@@ -106,29 +108,29 @@ func NewSigner(certificate *x509.Certificate, key crypto.Signer) (*Signer, error
 		s.algorithm = pureEd25519
 	}
 	if s.algorithm == nil {
-		return nil, fmt.Errorf("ocsp: responses cannot be signed with a %T: use P-256, P-384, RSA or Ed25519", key.Public())
+		return nil, fmt.Errorf("ocsp: responses cannot be signed with a %T: use a P-256, P-384, RSA or Ed25519 key", key.Public())
 	}
 	if public, ok := certificate.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(key.Public()) {
-		return nil, errors.New("ocsp: the responder's key does not belong to its certificate")
+		return nil, errors.New("ocsp: the responder's key does not match its certificate: use the key that the certificate was issued for")
 	}
 	bits, err := publicKeyBits(certificate)
 	if err != nil {
 		return nil, err
 	}
-	s.keyHash = sha1.Sum(bits) //nolint:gosec // an index, see the import
+	s.keyHash = sha1.Sum(bits) //nolint:gosec // an identifier, see the import
 	return s, nil
 }
 
 // Certificate returns the responder's certificate.
 func (s *Signer) Certificate() *x509.Certificate { return s.certificate }
 
-// usualSize is more than most responses have, without the certificate: that about one certificate, with a nonce and a
-// signature with P-256, has 350 octets.
-const usualSize = 512
+// typicalSize is larger than the signed part of most responses, in bytes. A response about one certificate with a nonce
+// and a P-256 signature takes 350 without the responder's certificate.
+const typicalSize = 512
 
-// Sign returns a successful OCSPResponse in DER.
+// Sign signs r and returns a successful OCSPResponse in DER.
 func (s *Signer) Sign(r Response) ([]byte, error) {
-	tbs := newBackwards(make([]byte, usualSize))
+	tbs := newReverseWriter(make([]byte, typicalSize))
 	if err := s.addResponseData(tbs, r); err != nil {
 		return nil, fmt.Errorf("ocsp: encode response: %w", err)
 	}
@@ -139,30 +141,30 @@ func (s *Signer) Sign(r Response) ([]byte, error) {
 	return s.envelope(tbs.der(), signature), nil
 }
 
-// envelope wraps what was signed: OCSPResponse, ResponseBytes, BasicOCSPResponse (RFC 6960 §4.2.1).
+// envelope wraps signed data in a BasicOCSPResponse, ResponseBytes and an OCSPResponse (RFC 6960 §4.2.1).
 func (s *Signer) envelope(tbs, signature []byte) []byte {
-	const lengths = 64 // tags and lengths come to no more
-	b := newBackwards(make([]byte, len(tbs)+len(s.algorithm)+len(signature)+len(s.certificate.Raw)+len(basicResponse)+lengths))
-	b.octets(s.certificate.Raw)
+	const lengths = 64 // at least the size of all tags and lengths together
+	b := newReverseWriter(make([]byte, len(tbs)+len(s.algorithm)+len(signature)+len(s.certificate.Raw)+len(basicResponse)+lengths))
+	b.addBytes(s.certificate.Raw)
 	b.wrap(asn1.SEQUENCE, 0)
 	b.wrap(contextTag(0), 0)
 	since := b.size()
-	b.octets(signature)
-	b.octet(0) // unused bits
+	b.addBytes(signature)
+	b.addByte(0) // unused bits
 	b.wrap(asn1.BIT_STRING, since)
-	b.octets(s.algorithm)
-	b.octets(tbs)
+	b.addBytes(s.algorithm)
+	b.addBytes(tbs)
 	b.wrap(asn1.SEQUENCE, 0)
 	b.wrap(asn1.OCTET_STRING, 0)
-	b.octets(basicResponse)
+	b.addBytes(basicResponse)
 	b.wrap(asn1.SEQUENCE, 0)
 	b.wrap(contextTag(0), 0)
-	b.value(asn1.ENUM, []byte{0}) // successful
+	b.addElement(asn1.ENUM, []byte{0}) // successful
 	b.wrap(asn1.SEQUENCE, 0)
 	return b.der()
 }
 
-func (s *Signer) addResponseData(b *backwards, r Response) error {
+func (s *Signer) addResponseData(b *reverseWriter, r Response) error {
 	if r.Nonce != nil || r.ExtendedRevoke {
 		r.addExtensions(b)
 		b.wrap(asn1.SEQUENCE, 0)
@@ -175,71 +177,71 @@ func (s *Signer) addResponseData(b *backwards, r Response) error {
 		}
 	}
 	b.wrap(asn1.SEQUENCE, singles)
-	if err := b.generalizedTime(r.ProducedAt); err != nil {
+	if err := b.addTime(r.ProducedAt); err != nil {
 		return err
 	}
 	responder := b.size()
-	b.value(asn1.OCTET_STRING, s.keyHash[:])
+	b.addElement(asn1.OCTET_STRING, s.keyHash[:])
 	b.wrap(contextTag(2), responder)
 	b.wrap(asn1.SEQUENCE, 0)
 	return nil
 }
 
-// addExtensions adds the responseExtensions, none of them critical.
-func (r Response) addExtensions(b *backwards) {
+// addExtensions writes the responseExtensions, none of them critical.
+func (r Response) addExtensions(b *reverseWriter) {
 	if r.ExtendedRevoke {
 		since := b.size()
-		b.value(asn1.NULL, nil)
+		b.addElement(asn1.NULL, nil)
 		addExtension(b, extendedRevoke, since)
 	}
 	if r.Nonce != nil {
 		since := b.size()
-		b.value(asn1.OCTET_STRING, r.Nonce)
+		b.addElement(asn1.OCTET_STRING, r.Nonce)
 		addExtension(b, elementNonce, since)
 	}
 }
 
-// addExtension makes an extension of the value that was written since the size was this.
-func addExtension(b *backwards, oid []byte, since int) {
+// addExtension wraps the value written since size returned since in an Extension.
+func addExtension(b *reverseWriter, oid []byte, since int) {
 	b.wrap(asn1.OCTET_STRING, since)
-	b.octets(oid)
+	b.addBytes(oid)
 	b.wrap(asn1.SEQUENCE, since)
 }
 
-func addSingle(b *backwards, single *Single) error {
+func addSingle(b *reverseWriter, single *Single) error {
 	since := b.size()
-	if err := b.generalizedTime(single.NextUpdate); err != nil {
+	if err := b.addTime(single.NextUpdate); err != nil {
 		return err
 	}
 	b.wrap(contextTag(0), since)
-	if err := b.generalizedTime(single.ThisUpdate); err != nil {
+	if err := b.addTime(single.ThisUpdate); err != nil {
 		return err
 	}
 	switch single.Status {
 	case Good:
-		b.value(asn1.Tag(0).ContextSpecific(), nil)
+		b.addElement(asn1.Tag(0).ContextSpecific(), nil)
 	case Revoked:
 		revoked := b.size()
 		if single.Reason != pki.Unspecified {
-			b.value(asn1.ENUM, []byte{byte(single.Reason)})
+			b.addElement(asn1.ENUM, []byte{byte(single.Reason)})
 			b.wrap(contextTag(0), revoked)
 		}
-		if err := b.generalizedTime(single.RevokedAt); err != nil {
+		if err := b.addTime(single.RevokedAt); err != nil {
 			return err
 		}
 		b.wrap(contextTag(1), revoked)
 	default:
-		b.value(asn1.Tag(2).ContextSpecific(), nil)
+		b.addElement(asn1.Tag(2).ContextSpecific(), nil)
 	}
-	b.octets(single.ID.Raw)
+	b.addBytes(single.ID.Raw)
 	b.wrap(asn1.SEQUENCE, since)
 	return nil
 }
 
-// Refusal is an OCSPResponseStatus other than successful (RFC 6960 §2.3). Refusals are not signed.
+// Refusal is an OCSPResponseStatus other than successful (RFC 6960 §2.3). It is sent unsigned.
 type Refusal uint8
 
-// The refusals that Brevet gives. Zero is none.
+// The refusals that Brevet sends. Zero means no refusal.
 const (
 	MalformedRequest Refusal = 1
 	InternalError    Refusal = 2

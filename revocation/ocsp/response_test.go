@@ -21,8 +21,8 @@ import (
 	xocsp "golang.org/x/crypto/ocsp"
 )
 
-// ask has OpenSSL ask about certificates, and returns the request and its file.
-func ask(t *testing.T, ca revtest.CA, args []string, leaves ...*x509.Certificate) (*ocsp.Request, string) {
+// opensslRequest has OpenSSL make a request about certificates, and returns it and its file.
+func opensslRequest(t *testing.T, ca revtest.CA, args []string, leaves ...*x509.Certificate) (*ocsp.Request, string) {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "request.der")
 	all := append([]string{"ocsp", "-issuer", revtest.PEMFile(t, ca.Certificate), "-reqout", out}, args...)
@@ -37,7 +37,7 @@ func ask(t *testing.T, ca revtest.CA, args []string, leaves ...*x509.Certificate
 	return q, out
 }
 
-func TestOthersReadResponses(t *testing.T) {
+func TestOpenSSLGnuTLSAndGoVerifyResponses(t *testing.T) {
 	now := time.Now().Truncate(time.Second)
 	revokedAt := now.Add(-90 * time.Minute)
 	for _, kind := range []string{"p256", "p384", "rsa", "ed25519"} {
@@ -50,7 +50,7 @@ func TestOthersReadResponses(t *testing.T) {
 				t.Fatal(err)
 			}
 			leaves := []*x509.Certificate{ca.Leaf(t, "good"), ca.Leaf(t, "revoked"), ca.Leaf(t, "unspecified"), ca.Leaf(t, "unknown")}
-			q, requestFile := ask(t, ca, nil, leaves...)
+			q, requestFile := opensslRequest(t, ca, nil, leaves...)
 			singles := []ocsp.Single{
 				{Status: ocsp.Good},
 				{Status: ocsp.Revoked, RevokedAt: revokedAt, Reason: pki.KeyCompromise},
@@ -64,19 +64,19 @@ func TestOthersReadResponses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			byOpenSSL(t, root, ca, requestFile, der, leaves, revokedAt)
-			byGnuTLS(t, ca, der, leaves[0])
-			if kind != "ed25519" { // which x/crypto/ocsp does not know
-				byGo(t, ca, der, leaves[1], revokedAt)
+			checkOpenSSL(t, root, ca, requestFile, der, leaves, revokedAt)
+			checkGnuTLS(t, ca, der, leaves[0])
+			if kind != "ed25519" { // x/crypto/ocsp does not support it
+				checkGo(t, ca, der, leaves[1], revokedAt)
 			}
 		})
 	}
 }
 
-func byOpenSSL(t *testing.T, root, ca revtest.CA, requestFile string, der []byte, leaves []*x509.Certificate, revokedAt time.Time) {
+func checkOpenSSL(t *testing.T, root, ca revtest.CA, requestFile string, der []byte, leaves []*x509.Certificate, revokedAt time.Time) {
 	t.Helper()
 	responseFile := revtest.File(t, "response.der", der)
-	// Without -no_nonce it would put a new nonce into the request that it reads.
+	// Without -no_nonce OpenSSL would add a new nonce to the request that it reads.
 	args := []string{"ocsp", "-no_nonce", "-respin", responseFile, "-reqin", requestFile, "-issuer", revtest.PEMFile(t, ca.Certificate),
 		"-CAfile", revtest.PEMFile(t, root.Certificate, ca.Certificate)}
 	for _, leaf := range leaves {
@@ -99,7 +99,7 @@ func byOpenSSL(t *testing.T, root, ca revtest.CA, requestFile string, der []byte
 	revtest.MustTool(t, "openssl", "asn1parse", "-inform", "DER", "-in", responseFile)
 }
 
-func byGnuTLS(t *testing.T, ca revtest.CA, der []byte, leaf *x509.Certificate) {
+func checkGnuTLS(t *testing.T, ca revtest.CA, der []byte, leaf *x509.Certificate) {
 	t.Helper()
 	responseFile := revtest.File(t, "response.der", der)
 	out := revtest.MustTool(t, "ocsptool", "--verify-response", "--load-response", responseFile,
@@ -113,7 +113,7 @@ func byGnuTLS(t *testing.T, ca revtest.CA, der []byte, leaf *x509.Certificate) {
 	}
 }
 
-func byGo(t *testing.T, ca revtest.CA, der []byte, revoked *x509.Certificate, revokedAt time.Time) {
+func checkGo(t *testing.T, ca revtest.CA, der []byte, revoked *x509.Certificate, revokedAt time.Time) {
 	t.Helper()
 	got, err := xocsp.ParseResponseForCert(der, revoked, ca.Certificate)
 	if err != nil {
@@ -125,14 +125,14 @@ func byGo(t *testing.T, ca revtest.CA, der []byte, revoked *x509.Certificate, re
 	}
 }
 
-func TestNonceIsEchoed(t *testing.T) {
+func TestResponseRepeatsNonceAndCertID(t *testing.T) {
 	key := revtest.Key(t, "p256")
 	ca := revtest.NewRoot(t, "Root", "p256")
 	signer, err := ocsp.NewSigner(ca.Delegate(t, key, nil), key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := ocsp.ParseRequest(draft{ids: [][]byte{certID(t, sha1OID, nil, 20, []byte{9})}}.der(t))
+	id, err := ocsp.ParseRequest(requestSpec{ids: [][]byte{certID(t, sha1OID, nil, 20, []byte{9})}}.der(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,41 +149,41 @@ func TestNonceIsEchoed(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := bytes.Contains(der, want); got != (size > 0) {
-			t.Errorf("a nonce of %d octets: in the response is %v", size, got)
+			t.Errorf("a nonce of %d bytes: contained in the response: %v", size, got)
 		}
-		// The CertID comes back as it was sent, here without hash parameters.
+		// The CertID is copied as sent, here without hash parameters.
 		if !bytes.Contains(der, single.ID.Raw) {
-			t.Errorf("the response does not repeat the CertID")
+			t.Errorf("the response does not contain the CertID of the request")
 		}
 	}
 }
 
-// A brokenKey fails to sign.
-type brokenKey struct{ crypto.Signer }
+// A failingKey fails to sign.
+type failingKey struct{ crypto.Signer }
 
-var errBroken = errors.New("the token is gone")
+var errSign = errors.New("the HSM is gone")
 
-func (brokenKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return nil, errBroken }
+func (failingKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return nil, errSign }
 
-func TestSignersThatAreRefused(t *testing.T) {
+func TestSignerRefusesKeysAndTimes(t *testing.T) {
 	ca := revtest.NewRoot(t, "Root", "p256")
 	key := revtest.Key(t, "p256")
 	certificate := ca.Delegate(t, key, nil)
 	if _, err := ocsp.NewSigner(certificate, revtest.Key(t, "p256")); err == nil {
-		t.Error("a key of another certificate is taken")
+		t.Error("NewSigner accepts the key of another certificate")
 	}
 	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ocsp.NewSigner(ca.Delegate(t, p521, nil), p521); err == nil {
-		t.Error("a P-521 key is taken")
+		t.Error("NewSigner accepts a P-521 key")
 	}
-	broken, err := ocsp.NewSigner(certificate, brokenKey{key})
+	broken, err := ocsp.NewSigner(certificate, failingKey{key})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if der, err := broken.Sign(ocsp.Response{ProducedAt: time.Now()}); !errors.Is(err, errBroken) || der != nil {
+	if der, err := broken.Sign(ocsp.Response{ProducedAt: time.Now()}); !errors.Is(err, errSign) || der != nil {
 		t.Errorf("signing with a broken key: %x, %v", der, err)
 	}
 	signer, err := ocsp.NewSigner(certificate, key)
@@ -191,7 +191,7 @@ func TestSignersThatAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if der, err := signer.Sign(ocsp.Response{ProducedAt: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}); err == nil {
-		t.Errorf("a year that GeneralizedTime does not have is signed: %x", der)
+		t.Errorf("a response of the year 10000, which GeneralizedTime cannot express, is signed: %x", der)
 	}
 }
 
@@ -202,7 +202,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		var status xocsp.ResponseError
 		if _, err := xocsp.ParseResponse(refusal.DER(), nil); !errors.As(err, &status) || status.Status != want {
-			t.Errorf("refusal %d reads as %v, want %v", refusal, err, want)
+			t.Errorf("x/crypto/ocsp reads refusal %d as %v, want %v", refusal, err, want)
 		}
 	}
 }

@@ -18,17 +18,17 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// An asked responder has issued some certificates and was asked about fewer of them.
-type askedResponder struct {
-	*scene
+// A loadedResponder knows many certificates and has cached responses about some of them.
+type loadedResponder struct {
+	*fixture
 	requests [][]byte
-	size     int // of an answer
+	size     int // of a response
 }
 
-// newAsked issues without signing: requests differ in the serial number alone, which is their end.
-func newAsked(b *testing.B, issued, asked int) *askedResponder {
+// newLoadedResponder signs no certificates: the requests differ only in the serial number, with which they end.
+func newLoadedResponder(b *testing.B, issued, asked int) *loadedResponder {
 	b.Helper()
-	s := &askedResponder{scene: newScene(b, responder.Config{}, revtest.Key(b, "p256"))}
+	s := &loadedResponder{fixture: newFixture(b, responder.Config{}, revtest.Key(b, "p256"))}
 	leaf, _ := s.issue(b)
 	sample := request(b, leaf, s.ca.Certificate, crypto.SHA1)
 	for n := range issued {
@@ -45,8 +45,8 @@ func newAsked(b *testing.B, issued, asked int) *askedResponder {
 	return s
 }
 
-// bare answers every request with the same octets: what is left when nothing is asked.
-func bare(size int) http.Handler {
+// constantHandler sends the same bytes to every request, as a lower bound for the cost of HTTP.
+func constantHandler(size int) http.Handler {
 	body := make([]byte, size)
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/ocsp-response")
@@ -54,7 +54,7 @@ func bare(size int) http.Handler {
 	})
 }
 
-// A nullWriter is an http.ResponseWriter that keeps nothing.
+// A nullWriter is an http.ResponseWriter that discards the body.
 type nullWriter struct{ header http.Header }
 
 func (w *nullWriter) Header() http.Header               { return w.header }
@@ -62,9 +62,9 @@ func (w *nullWriter) Write(b []byte) (int, error)       { return len(b), nil }
 func (w *nullWriter) WriteString(s string) (int, error) { return len(s), nil }
 func (w *nullWriter) WriteHeader(int)                   {}
 
-// BenchmarkAnswerFromMemory is the handler alone: what it allocates is the response's header.
-func BenchmarkAnswerFromMemory(b *testing.B) {
-	s := newAsked(b, 200_000, 50_000)
+// BenchmarkCachedResponse measures the handler alone. Its only allocations are for the response header.
+func BenchmarkCachedResponse(b *testing.B) {
+	s := newLoadedResponder(b, 200_000, 50_000)
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		b.Run(method, func(b *testing.B) {
 			questions := make([]*http.Request, len(s.requests))
@@ -92,13 +92,13 @@ func BenchmarkAnswerFromMemory(b *testing.B) {
 	}
 }
 
-// BenchmarkAnswerOverHTTP holds the responder against a bare handler: by both methods, and with and without keep-alive.
-func BenchmarkAnswerOverHTTP(b *testing.B) {
-	s := newAsked(b, 200_000, 50_000)
+// BenchmarkCachedResponseOverHTTP compares the responder with constantHandler, by GET and POST, with and without keep-alive.
+func BenchmarkCachedResponseOverHTTP(b *testing.B) {
+	s := newLoadedResponder(b, 200_000, 50_000)
 	for _, h := range []struct {
 		name    string
 		handler http.Handler
-	}{{"bare", bare(s.size)}, {"responder", s.handler}} {
+	}{{"bare", constantHandler(s.size)}, {"responder", s.handler}} {
 		server := httptest.NewServer(h.handler)
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
 			for _, keep := range []bool{true, false} {
@@ -111,7 +111,7 @@ func BenchmarkAnswerOverHTTP(b *testing.B) {
 					b.RunParallel(func(p *testing.PB) {
 						for p.Next() {
 							der := s.requests[int(asked.Add(1))%len(s.requests)]
-							if err := askOver(client, method, server.URL, der); err != nil {
+							if err := requestStatus(client, method, server.URL, der); err != nil {
 								b.Error(err)
 								return
 							}
@@ -124,8 +124,8 @@ func BenchmarkAnswerOverHTTP(b *testing.B) {
 	}
 }
 
-// processorTime is what the process, server and client alike, has computed for. It says more than the clock where others
-// compute too.
+// processorTime returns the CPU time of this process, server and client together. Unlike wall time, it does not depend
+// on what else the machine runs.
 func processorTime(b *testing.B) time.Duration {
 	b.Helper()
 	var used unix.Rusage
@@ -135,7 +135,7 @@ func processorTime(b *testing.B) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-func askOver(client *http.Client, method, url string, der []byte) error {
+func requestStatus(client *http.Client, method, url string, der []byte) error {
 	var answer *http.Response
 	var err error
 	if method == http.MethodGet {
@@ -148,7 +148,7 @@ func askOver(client *http.Client, method, url string, der []byte) error {
 	}
 	defer answer.Body.Close()
 	if n, err := io.Copy(io.Discard, answer.Body); err != nil || answer.StatusCode != http.StatusOK || n < 100 {
-		return fmt.Errorf("HTTP %d with %d octets: %w", answer.StatusCode, n, err)
+		return fmt.Errorf("HTTP %d with %d bytes: %w", answer.StatusCode, n, err)
 	}
 	return nil
 }

@@ -10,103 +10,107 @@ import (
 )
 
 const (
-	// maxAnswers bounds the answers that are kept. With a P-256 delegate each takes about 500 octets.
-	maxAnswers = 1 << 17
-	// shardCount is how many parts the kept answers have, each with a lock of its own. The last octet of a serial number,
-	// which is random, says which one.
+	// maxCached is the maximum number of cached responses. With a P-256 delegate each takes about 500 bytes.
+	maxCached = 1 << 17
+	// shardCount is the number of shards, each with a lock of its own. The last byte of a serial number, which is
+	// random, selects the shard.
 	shardCount = 256
-	// evictionSample is how many answers are looked at for the one that was asked for the longest ago.
+	// evictionSample is the number of entries compared to find one that was not used for a long time.
 	evictionSample = 8
-	// longestKept bounds an answer that is kept, without the delegate's certificate, in octets.
-	longestKept = 2 << 10
-	// roomStep is what the room for an answer is a multiple of, in octets.
-	roomStep = 32
+	// maxCachedSize is the maximum size of a cached response without the delegate's certificate, in bytes.
+	maxCachedSize = 2 << 10
+	// entrySizeStep is the unit of shard.entrySize, in bytes.
+	entrySizeStep = 32
 )
 
-// An answer is a signed response, as one request gets it.
-type answer struct {
-	head, tail []byte // the DER, in two pieces
+// A signedResponse is a response as sent to one client.
+type signedResponse struct {
+	head, tail []byte // the DER in two parts; tail may be empty
 	outcome    Outcome
-	isKept     bool // others may be given it too, and so may caches
+	cached     bool // it is cached here, and HTTP caches may keep it
 	times
 	tag [tagSize]byte
 }
 
-// times are in seconds since 1970.
+// times are the times of a response, in seconds since 1970.
 type times struct {
 	nextUpdate, thisUpdate int64
 	current                int64 // when the statuses were last known to be complete
 }
 
-// A kept answer is one that is given to whoever asks, but for its octets and its source. It has no pointers, so a hundred
-// thousand of them are nothing to look through for the collector.
-type kept struct {
+// A cacheEntry is a cached response without its DER and its source. It has no pointers, so the garbage collector does
+// not scan a hundred thousand of them.
+type cacheEntry struct {
 	times
 	version uint64 // of the status
-	asked   int64  // when it was last asked for, to a part of the staleness limit; read and written atomically
-	next    int    // the place of another one about the same serial number, or nowhere
-	size    int    // of its octets
+	lastUse int64  // time of last use in seconds since 1970, in steps of Responder.lastUseStep; read and written atomically
+	next    int    // index of the next entry about the same serial number, or noEntry
+	size    int    // of its part of shard.der
 	serial  pki.Serial
 	status  ocsp.CertStatus
 	tag     [tagSize]byte
 }
 
-// nowhere is no place in a shard.
-const nowhere = -1
+// noEntry is the index of no entry.
+const noEntry = -1
 
-// A source is what many kept answers have.
+// A source holds what many cached responses have in common.
 type source struct {
 	prefix string // the DER of the CertID up to the serial number
 	issuer *issuer
-	signer *ocsp.Signer // whose certificate ends the DER
+	signer *ocsp.Signer // the DER of the response ends with its certificate
 }
 
-// answers keeps what was signed, by the DER of the CertID. It holds no answer that a change of status has overtaken:
-// whoever changes a status drops the answers about it afterwards, and none is taken whose status is another one by then.
-type answers struct {
-	limit  int // of each shard
+// A responseCache holds signed responses by the DER of their CertID. It never holds a response with an outdated status:
+// Apply changes the status and then drops the responses about it, and put refuses a response if the status is no longer
+// the one that was signed.
+type responseCache struct {
+	limit  int // maximum number of entries in each shard
 	shards [shardCount]shard
 
 	mu      sync.Mutex // guards sources
 	sources map[source]*source
 }
 
-// maxSources is more than there are at a time. They are forgotten when they are many, which costs copies alone.
+// maxSources is larger than the number of sources in use. When it is reached, the map is cleared; entries then hold
+// copies of equal sources.
 const maxSources = 1 << 10
 
-// A shard has its answers in places without gaps. What a reader is given is a copy.
+// A shard holds its entries in slices without gaps. Readers get copies.
 type shard struct {
-	mu       sync.RWMutex
-	bySerial map[pki.Serial]int
-	all      []kept
-	from     []*source
-	octets   []byte // of each answer's DER what comes before the delegate's certificate, in a room of the same size
-	room     int
-	signing  map[string]chan struct{} // closed when the answer about this CertID has been signed, or could not be
+	mu        sync.RWMutex
+	bySerial  map[pki.Serial]int
+	all       []cacheEntry
+	from      []*source
+	der       []byte // entrySize bytes for each entry: its DER before the delegate's certificate
+	entrySize int
+	signing   map[string]chan struct{} // by CertID; closed when its response has been signed, or signing has failed
 }
 
-func newAnswers() *answers {
-	c := &answers{limit: maxAnswers / shardCount, sources: map[source]*source{}}
+func newResponseCache() *responseCache {
+	c := &responseCache{limit: maxCached / shardCount, sources: map[source]*source{}}
 	for n := range c.shards {
 		c.shards[n].bySerial, c.shards[n].signing = map[pki.Serial]int{}, map[string]chan struct{}{}
 	}
 	return c
 }
 
-func (c *answers) shard(serial pki.Serial) *shard { return &c.shards[serial.Bytes()[pki.SerialSize-1]] }
+func (c *responseCache) shard(serial pki.Serial) *shard {
+	return &c.shards[serial.Bytes()[pki.SerialSize-1]]
+}
 
-// keeps reports whether answers about a certificate are kept: where the serial number has 20 octets in DER, too, as all
-// have that were made since 2004.
-func keeps(id ocsp.CertID) bool { return bytes.HasSuffix(id.Raw, id.Serial.Bytes()) }
+// isCacheable reports whether responses about a certificate are cached: its serial number must have 20 bytes in DER, as
+// all serial numbers since 2004 have.
+func isCacheable(id ocsp.CertID) bool { return bytes.HasSuffix(id.Raw, id.Serial.Bytes()) }
 
-// source is what an answer has in common with others.
-func (c *answers) source(d *decision) *source {
+// source returns the source of a decided response, shared with other responses if it is known.
+func (c *responseCache) source(d *decision) *source {
 	raw := d.response.Singles[0].ID.Raw
 	s := source{string(raw[:len(raw)-pki.SerialSize]), d.issuer, d.signer}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if one := c.sources[s]; one != nil {
-		return one
+	if known := c.sources[s]; known != nil {
+		return known
 	}
 	if len(c.sources) == maxSources {
 		clear(c.sources)
@@ -115,8 +119,9 @@ func (c *answers) source(d *decision) *source {
 	return &s
 }
 
-// get finds the answer to a CertID that keeps says yes to, and that fits, and copies it.
-func (c *answers) get(serial pki.Serial, id []byte, fits func(*kept) bool, into *workspace) *answer {
+// get copies the cached response for a CertID into into and returns it, or nil if there is none or fits returns false.
+// isCacheable must be true for the CertID.
+func (c *responseCache) get(serial pki.Serial, id []byte, fits func(*cacheEntry) bool, into *workspace) *signedResponse {
 	s := &c.shards[id[len(id)-1]] // a CertID ends with the serial number
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -125,7 +130,7 @@ func (c *answers) get(serial pki.Serial, id []byte, fits func(*kept) bool, into 
 		return nil
 	}
 	for s.from[at].prefix != string(id[:len(id)-pki.SerialSize]) {
-		if at = s.all[at].next; at == nowhere {
+		if at = s.all[at].next; at == noEntry {
 			return nil
 		}
 	}
@@ -133,80 +138,81 @@ func (c *answers) get(serial pki.Serial, id []byte, fits func(*kept) bool, into 
 	if !fits(k) {
 		return nil
 	}
-	into.answer = answer{
-		head: append(into.room[:0], s.octetsAt(at)...), tail: s.from[at].signer.Certificate().Raw,
-		outcome: outcomeOfOne(k.status), isKept: true, times: k.times, tag: k.tag,
+	into.answer = signedResponse{
+		head: append(into.buf[:0], s.derAt(at)...), tail: s.from[at].signer.Certificate().Raw,
+		outcome: outcomeOfOne(k.status), cached: true, times: k.times, tag: k.tag,
 	}
 	return &into.answer
 }
 
-// octetsAt is what a shard has of an answer's DER.
-func (s *shard) octetsAt(at int) []byte {
-	begin := at * s.room
-	return s.octets[begin : begin+s.all[at].size]
+// derAt returns the part of an entry's DER that the shard holds.
+func (s *shard) derAt(at int) []byte {
+	begin := at * s.entrySize
+	return s.der[begin : begin+s.all[at].size]
 }
 
-// put keeps what was decided and signed, and returns it, or nil where its status is another one by now. A full shard loses
-// another answer.
-func (c *answers) put(d *decision, der []byte, asked int64) *answer {
+// put caches a signed response and returns it, or returns nil if the status has changed since it was decided. A full
+// shard evicts another entry.
+func (c *responseCache) put(d *decision, der []byte, asked int64) *signedResponse {
 	single, from := &d.response.Singles[0], c.source(d)
-	a := d.answer(der)
-	a.isKept, a.times, a.tag = true, d.times(), tagOf(der)
+	a := d.signed(der)
+	a.cached, a.times, a.tag = true, d.times(), tagOf(der)
 	head, ended := bytes.CutSuffix(der, d.signer.Certificate().Raw)
 	s := c.shard(single.ID.Serial)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Apply changes the status first and then waits for this lock: it finds the answer, or the answer finds the change.
+	// Apply changes the status before it takes this lock. So either Apply drops this response, or the change is seen
+	// here.
 	if d.issuer.statuses.version(single.ID.Serial) != d.versions[0] {
 		return nil
 	}
-	if !ended || len(head) > longestKept {
-		return a // and it is signed again for the next one
+	if !ended || len(head) > maxCachedSize {
+		return a // it is not cached: the next client's is signed again
 	}
 	s.dropOne(single.ID.Serial, from.prefix)
-	if len(head) > s.room {
-		s.clear((len(head) + roomStep - 1) / roomStep * roomStep)
+	if len(head) > s.entrySize {
+		s.clear((len(head) + entrySizeStep - 1) / entrySizeStep * entrySizeStep)
 	}
 	if len(s.all) >= c.limit {
 		s.evict()
 	}
 	next, found := s.bySerial[single.ID.Serial]
 	if !found {
-		next = nowhere
+		next = noEntry
 	}
 	at := len(s.all)
 	s.bySerial[single.ID.Serial] = at
 	s.from = append(s.from, from)
-	s.octets = append(s.octets, make([]byte, s.room)...)
-	copy(s.octets[at*s.room:], head)
-	s.all = append(s.all, kept{
-		times: a.times, version: d.versions[0], asked: asked, serial: single.ID.Serial, next: next,
+	s.der = append(s.der, make([]byte, s.entrySize)...)
+	copy(s.der[at*s.entrySize:], head)
+	s.all = append(s.all, cacheEntry{
+		times: a.times, version: d.versions[0], lastUse: asked, serial: single.ID.Serial, next: next,
 		size: len(head), status: single.Status, tag: a.tag,
 	})
 	return a
 }
 
-// evict drops an answer: of a few, the one that was asked for the longest ago.
+// evict removes the least recently used of a few random entries.
 func (s *shard) evict() {
-	first := rand.N(len(s.all)) //nolint:gosec // whom it meets is no secret
+	first := rand.N(len(s.all)) //nolint:gosec // the choice is not a secret
 	oldest := first
 	for n := range min(evictionSample, len(s.all)) {
-		if at := (first + n) % len(s.all); s.all[at].asked < s.all[oldest].asked {
+		if at := (first + n) % len(s.all); s.all[at].lastUse < s.all[oldest].lastUse {
 			oldest = at
 		}
 	}
 	s.remove(oldest)
 }
 
-// clear drops everything, and makes room of another size for what comes.
+// clear removes all entries and sets the entry size for new ones.
 func (s *shard) clear(room int) {
 	clear(s.bySerial)
 	clear(s.from)
-	s.all, s.from, s.octets, s.room = s.all[:0], s.from[:0], nil, room
+	s.all, s.from, s.der, s.entrySize = s.all[:0], s.from[:0], nil, room
 }
 
-// drop forgets the answers about a serial number.
-func (c *answers) drop(serial pki.Serial) {
+// drop removes the responses about a serial number.
+func (c *responseCache) drop(serial pki.Serial) {
 	s := c.shard(serial)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -215,32 +221,32 @@ func (c *answers) drop(serial pki.Serial) {
 	}
 }
 
-// dropOne forgets the answer to one CertID.
+// dropOne removes the response for one CertID.
 func (s *shard) dropOne(serial pki.Serial, prefix string) {
 	at, found := s.bySerial[serial]
 	for found && s.from[at].prefix != prefix {
 		at = s.all[at].next
-		found = at != nowhere
+		found = at != noEntry
 	}
 	if found {
 		s.remove(at)
 	}
 }
 
-// remove forgets the answer in one place, and moves the last one there.
+// remove removes the entry at an index and moves the last entry there.
 func (s *shard) remove(at int) {
 	s.relink(at, s.all[at].next)
 	last := len(s.all) - 1
 	if at != last {
 		s.relink(last, at)
 		s.all[at], s.from[at] = s.all[last], s.from[last]
-		copy(s.octets[at*s.room:], s.octets[last*s.room:])
+		copy(s.der[at*s.entrySize:], s.der[last*s.entrySize:])
 	}
 	s.from[last] = nil
-	s.all, s.from, s.octets = s.all[:last], s.from[:last], s.octets[:last*s.room]
+	s.all, s.from, s.der = s.all[:last], s.from[:last], s.der[:last*s.entrySize]
 }
 
-// relink has what leads to one place lead to another one, or nowhere.
+// relink makes what refers to the entry at one index refer to another index, or to noEntry.
 func (s *shard) relink(at, to int) {
 	serial := s.all[at].serial
 	before := s.bySerial[serial]
@@ -250,16 +256,16 @@ func (s *shard) relink(at, to int) {
 			before = s.all[before].next
 		}
 		s.all[before].next = to
-	case to == nowhere:
+	case to == noEntry:
 		delete(s.bySerial, serial)
 	default:
 		s.bySerial[serial] = to
 	}
 }
 
-// begin reports whether the caller is the one to sign the answer to a CertID, and has to call end then. The others wait
-// for done.
-func (c *answers) begin(id ocsp.CertID) (first bool, done <-chan struct{}) {
+// begin reports whether the caller is the first to sign the response for a CertID. The first must call end; the others
+// wait for done.
+func (c *responseCache) begin(id ocsp.CertID) (first bool, done <-chan struct{}) {
 	s := c.shard(id.Serial)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -270,7 +276,8 @@ func (c *answers) begin(id ocsp.CertID) (first bool, done <-chan struct{}) {
 	return true, nil
 }
 
-func (c *answers) end(id ocsp.CertID) {
+// end wakes the callers that wait for the response to a CertID.
+func (c *responseCache) end(id ocsp.CertID) {
 	s := c.shard(id.Serial)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -278,11 +285,11 @@ func (c *answers) end(id ocsp.CertID) {
 	delete(s.signing, string(id.Raw))
 }
 
-// each calls visit for the answers of one shard, and drops those for which it reports false.
-func (s *shard) each(visit func(*kept, *source) (stays bool)) {
+// each calls visit for the entries of one shard, and removes those for which it returns false.
+func (s *shard) each(visit func(*cacheEntry, *source) (stays bool)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for at := len(s.all) - 1; at >= 0; at-- { // what moves to a place comes from behind it
+	for at := len(s.all) - 1; at >= 0; at-- { // remove moves only entries that were already visited
 		if !visit(&s.all[at], s.from[at]) {
 			s.remove(at)
 		}

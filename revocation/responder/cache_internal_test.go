@@ -16,7 +16,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/ocsp"
 )
 
-func delegateOfTest(tb testing.TB) *ocsp.Signer {
+// testSigner returns a signer with a self-signed certificate.
+func testSigner(tb testing.TB) *ocsp.Signer {
 	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -38,128 +39,129 @@ func delegateOfTest(tb testing.TB) *ocsp.Signer {
 	return s
 }
 
-// certIDOf is in the place of a CertID: what comes before the serial number is the prefix.
-func certIDOf(prefix string, serial pki.Serial) ocsp.CertID {
+// testCertID returns a CertID whose DER is a prefix followed by the serial number. The cache needs no more.
+func testCertID(prefix string, serial pki.Serial) ocsp.CertID {
 	return ocsp.CertID{Serial: serial, Raw: append([]byte(prefix), serial.Bytes()...)}
 }
 
 var prefixes = []string{"a", "b", "longer"}
 
-// keeping is a shard, and what one map holds in its place.
-type keeping struct {
-	*answers
+// A cacheModel is a responseCache with all serial numbers in one shard, and a map of what it must hold.
+type cacheModel struct {
+	*responseCache
 	*shard
 	issuer  *issuer
 	signer  *ocsp.Signer
 	serials []pki.Serial
 	want    map[string][]byte // by CertID
-	longest int
+	maxHead int
 }
 
-func newKeeping(t *rapid.T, signer *ocsp.Signer) *keeping {
-	k := &keeping{answers: newAnswers(), issuer: &issuer{statuses: newStatuses(), signer: signer}, signer: signer, want: map[string][]byte{}}
+func newCacheModel(t *rapid.T, signer *ocsp.Signer) *cacheModel {
+	k := &cacheModel{responseCache: newResponseCache(), issuer: &issuer{statuses: newStatuses(), signer: signer}, signer: signer, want: map[string][]byte{}}
 	k.serials = make([]pki.Serial, rapid.IntRange(1, 6).Draw(t, "serials"))
 	for n := range k.serials {
-		k.serials[n] = serialNumber(t, uint64(n)<<8) // of one shard
+		k.serials[n] = serialNumber(t, uint64(n)<<8) // all in one shard
 		k.issuer.statuses.apply([]pki.StatusChange{{Ref: pki.CertRef{Serial: k.serials[n]}, NotAfter: epoch, Status: pki.Status{State: pki.Hold, Version: 1}}}, epoch)
 	}
-	k.shard = k.answers.shard(k.serials[0])
+	k.shard = k.responseCache.shard(k.serials[0])
 	k.limit = rapid.IntRange(2, 20).Draw(t, "limit")
-	k.longest = rapid.SampledFrom([]int{1, roomStep, longestKept}).Draw(t, "longest")
+	k.maxHead = rapid.SampledFrom([]int{1, entrySizeStep, maxCachedSize}).Draw(t, "longest")
 	return k
 }
 
-func (k *keeping) draw(t *rapid.T) ocsp.CertID {
-	return certIDOf(rapid.SampledFrom(prefixes).Draw(t, "prefix"), rapid.SampledFrom(k.serials).Draw(t, "serial"))
+func (k *cacheModel) randomID(t *rapid.T) ocsp.CertID {
+	return testCertID(rapid.SampledFrom(prefixes).Draw(t, "prefix"), rapid.SampledFrom(k.serials).Draw(t, "serial"))
 }
 
-func (k *keeping) given(t *rapid.T, id ocsp.CertID) []byte {
-	a := k.get(id.Serial, id.Raw, func(*kept) bool { return true }, new(workspace))
+func (k *cacheModel) lookupHead(t *rapid.T, id ocsp.CertID) []byte {
+	a := k.get(id.Serial, id.Raw, func(*cacheEntry) bool { return true }, new(workspace))
 	if a == nil {
 		return nil
 	}
 	if a.tag != tagOf(append(bytes.Clone(a.head), a.tail...)) || a.thisUpdate != epoch.Unix() {
-		t.Fatalf("an answer about %x has another one's tag or times", id.Raw)
+		t.Fatalf("the response about %x has the tag or times of another one", id.Raw)
 	}
 	return a.head
 }
 
-func (k *keeping) putAs(t *rapid.T, id ocsp.CertID, head []byte, version uint64) bool {
+func (k *cacheModel) putWithVersion(t *rapid.T, id ocsp.CertID, head []byte, version uint64) bool {
 	single := ocsp.Single{ID: id, Status: ocsp.Revoked, ThisUpdate: epoch, NextUpdate: epoch.Add(time.Hour)}
 	d := &decision{issuer: k.issuer, signer: k.signer, versions: []uint64{version}, current: epoch, response: ocsp.Response{Singles: []ocsp.Single{single}}}
 	return k.put(d, append(bytes.Clone(head), k.signer.Certificate().Raw...), rapid.Int64Range(0, 9).Draw(t, "asked")) != nil
 }
 
-func (k *keeping) keep(t *rapid.T) {
-	id, head := k.draw(t), rapid.SliceOfN(rapid.Byte(), 1, k.longest).Draw(t, "head")
-	if !k.putAs(t, id, head, 1) {
-		t.Fatal("an answer is not kept whose status is still so")
+func (k *cacheModel) putValid(t *rapid.T) {
+	id, head := k.randomID(t), rapid.SliceOfN(rapid.Byte(), 1, k.maxHead).Draw(t, "head")
+	if !k.putWithVersion(t, id, head, 1) {
+		t.Fatal("a response with the current status is not cached")
 	}
-	if k.want[string(id.Raw)] = head; !bytes.Equal(k.given(t, id), head) {
-		t.Fatalf("%x was put, and %x is given", head, k.given(t, id))
-	}
-}
-
-func (k *keeping) keepNot(t *rapid.T) {
-	id := k.draw(t)
-	before := k.given(t, id)
-	if k.putAs(t, id, []byte{0}, 2) {
-		t.Fatal("an answer is kept whose status is another one")
-	}
-	if !k.putAs(t, id, make([]byte, longestKept+1), 1) || !bytes.Equal(k.given(t, id), before) {
-		t.Fatal("what is too long to be kept is refused, or changes what is kept")
+	if k.want[string(id.Raw)] = head; !bytes.Equal(k.lookupHead(t, id), head) {
+		t.Fatalf("%x was put, but the cache returns %x", head, k.lookupHead(t, id))
 	}
 }
 
-func (k *keeping) dropAll(t *rapid.T) {
+func (k *cacheModel) putRefused(t *rapid.T) {
+	id := k.randomID(t)
+	before := k.lookupHead(t, id)
+	if k.putWithVersion(t, id, []byte{0}, 2) {
+		t.Fatal("a response with an outdated status is cached")
+	}
+	if !k.putWithVersion(t, id, make([]byte, maxCachedSize+1), 1) || !bytes.Equal(k.lookupHead(t, id), before) {
+		t.Fatal("a response over maxCachedSize is refused, or replaces the cached one")
+	}
+}
+
+func (k *cacheModel) dropSerial(t *rapid.T) {
 	serial := rapid.SampledFrom(k.serials).Draw(t, "serial")
 	k.drop(serial)
 	for _, prefix := range prefixes {
-		delete(k.want, string(certIDOf(prefix, serial).Raw))
+		delete(k.want, string(testCertID(prefix, serial).Raw))
 	}
 }
 
-func (k *keeping) dropSome(t *rapid.T) {
+func (k *cacheModel) dropPrefix(t *rapid.T) {
 	leaving := rapid.SampledFrom(prefixes).Draw(t, "leaving")
 	seen, count := 0, len(k.all)
-	k.each(func(one *kept, from *source) bool {
+	k.each(func(one *cacheEntry, from *source) bool {
 		seen++
 		if from.prefix == leaving {
-			delete(k.want, string(certIDOf(from.prefix, one.serial).Raw))
+			delete(k.want, string(testCertID(from.prefix, one.serial).Raw))
 		}
 		return from.prefix != leaving
 	})
 	if seen != count {
-		t.Fatalf("%d of %d answers are looked at", seen, count)
+		t.Fatalf("each visits %d of %d entries", seen, count)
 	}
 }
 
-func (k *keeping) check(t *rapid.T) {
-	lossless := k.limit >= len(prefixes)*len(k.serials) && k.longest <= roomStep
+func (k *cacheModel) check(t *rapid.T) {
+	lossless := k.limit >= len(prefixes)*len(k.serials) && k.maxHead <= entrySizeStep
 	count := 0
 	for _, serial := range k.serials {
 		for _, prefix := range prefixes {
-			id := certIDOf(prefix, serial)
-			got, latest := k.given(t, id), k.want[string(id.Raw)]
+			id := testCertID(prefix, serial)
+			got, latest := k.lookupHead(t, id), k.want[string(id.Raw)]
 			if got != nil && !bytes.Equal(got, latest) || lossless && got == nil && latest != nil {
-				t.Fatalf("about %x %x is given, and not %x", id.Raw, got, latest)
+				t.Fatalf("for %x the cache returns %x, want %x", id.Raw, got, latest)
 			}
 			if got != nil {
 				count++
 			}
 		}
 	}
-	if count != len(k.all) || count > k.limit || len(k.from) != count || len(k.octets) != count*k.room {
-		t.Fatalf("%d answers are given, and %d kept, of at most %d", count, len(k.all), k.limit)
+	if count != len(k.all) || count > k.limit || len(k.from) != count || len(k.der) != count*k.entrySize {
+		t.Fatalf("%d entries can be read, %d exist, the limit is %d", count, len(k.all), k.limit)
 	}
 }
 
-// Whatever is put, dropped and looked through: what is given about a CertID is what was put last for it, or nothing where
-// it was dropped; and nothing is lost but to the bound, or where the rooms grow.
-func TestAnswersAreAsInAPlainMap(t *testing.T) {
-	signer := delegateOfTest(t)
+// TestResponseCacheMatchesMap runs random operations on a responseCache and on a map. For a CertID the cache must
+// return what was put last, or nothing once that was dropped. It may lose entries only to its limit, or when the entry
+// size grows.
+func TestResponseCacheMatchesMap(t *testing.T) {
+	signer := testSigner(t)
 	rapid.Check(t, func(t *rapid.T) {
-		k := newKeeping(t, signer)
-		t.Repeat(map[string]func(*rapid.T){"keep": k.keep, "keep not": k.keepNot, "drop": k.dropAll, "look through": k.dropSome, "": k.check})
+		k := newCacheModel(t, signer)
+		t.Repeat(map[string]func(*rapid.T){"put": k.putValid, "put refused": k.putRefused, "drop": k.dropSerial, "visit": k.dropPrefix, "": k.check})
 	})
 }

@@ -24,8 +24,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// documented returns a fenced block of docs/relying-parties.md, with the paths and ports of a test in place of its own.
-func documented(t *testing.T, name string, replace ...string) string {
+// documentedBlock returns a fenced block of docs/relying-parties.md, with its paths and ports replaced for the test.
+func documentedBlock(t *testing.T, name string, replace ...string) string {
 	t.Helper()
 	page, err := os.ReadFile("../../docs/relying-parties.md")
 	if err != nil {
@@ -45,9 +45,9 @@ func documented(t *testing.T, name string, replace ...string) string {
 	return text
 }
 
-// relyingFiles writes what the documented configurations name: a server's credential, as an agent keeps it, chain.pem
-// and crls.pem.
-func relyingFiles(t *testing.T, s *trial) (dir string) {
+// writeServerFiles writes the files that the documented configurations use: a server's credential, as an agent stores
+// it, chain.pem and crls.pem.
+func writeServerFiles(t *testing.T, s *interopServer) (dir string) {
 	t.Helper()
 	server := s.certify(t, nil)
 	s.Apply(s.book.Issue(server.ref, server.certificate.NotAfter))
@@ -64,11 +64,11 @@ func relyingFiles(t *testing.T, s *trial) (dir string) {
 	return dir
 }
 
-// writeCRLs writes the CRLs of both CAs, in PEM, of which the issuing one's lists the given serials.
-func writeCRLs(t *testing.T, s *trial, dir string, number int64, revoked ...*big.Int) {
+// writeCRLs writes the CRLs of both CAs in PEM. That of the issuing CA lists the given serial numbers.
+func writeCRLs(t *testing.T, s *interopServer, dir string, number int64, revoked ...*big.Int) {
 	t.Helper()
 	var text []byte
-	for _, crl := range [][]byte{list(t, s.ca, number, revoked, nil), list(t, s.root, number, nil, nil)} {
+	for _, crl := range [][]byte{signCRL(t, s.ca, number, revoked, nil), signCRL(t, s.root, number, nil, nil)} {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: crl})...)
 	}
 	write(t, dir, "crls.pem", text)
@@ -89,25 +89,26 @@ func write(t *testing.T, dir, name string, content []byte) {
 	}
 }
 
-// A device is a client with a certificate. It resumes sessions where the server lets it.
-type device struct {
+// A tlsClient is an HTTPS client with a certificate. It resumes sessions if the server allows it.
+type tlsClient struct {
 	config *tls.Config
 	http   *http.Client
 	url    string
 }
 
-func newDevice(s *trial, of subject, port string) *device {
+func newTLSClient(s *interopServer, of testCert, port string) *tlsClient {
 	pool := x509.NewCertPool()
 	pool.AddCert(s.root.Certificate)
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS12, RootCAs: pool, ServerName: "localhost", ClientSessionCache: tls.NewLRUClientSessionCache(1),
 		Certificates: []tls.Certificate{{Certificate: [][]byte{of.certificate.Raw, s.ca.Certificate.Raw}, PrivateKey: of.key}},
 	}
-	return &device{config, &http.Client{Transport: &http.Transport{TLSClientConfig: config}}, "https://127.0.0.1:" + port}
+	return &tlsClient{config, &http.Client{Transport: &http.Transport{TLSClientConfig: config}}, "https://127.0.0.1:" + port}
 }
 
-// get returns the status of a request on the open connection, or on a new one, and whether its TLS session was resumed.
-func (d *device) get(ctx context.Context) (status int, resumed bool, err error) {
+// get sends a request on the open connection or a new one. It returns the HTTP status and whether the TLS session was
+// resumed.
+func (d *tlsClient) get(ctx context.Context) (status int, resumed bool, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url, nil)
 	if err != nil {
 		return 0, false, err
@@ -121,18 +122,18 @@ func (d *device) get(ctx context.Context) (status int, resumed bool, err error) 
 	return response.StatusCode, response.TLS.DidResume, err
 }
 
-func (d *device) want(t *testing.T, what string, want int, resumed bool) {
+func (d *tlsClient) want(t *testing.T, what string, want int, resumed bool) {
 	t.Helper()
 	if got, did, err := d.get(t.Context()); err != nil || got != want || did != resumed {
-		t.Errorf("%s: nginx answers %d (resumed: %v), want %d (resumed: %v): %v", what, got, did, want, resumed, err)
+		t.Errorf("%s: nginx sends HTTP %d (resumed: %v), want %d (resumed: %v): %v", what, got, did, want, resumed, err)
 	}
 }
 
-// hangUp closes the connection, and leaves the session to be resumed.
-func (d *device) hangUp() { d.http.CloseIdleConnections() }
+// disconnect closes the connection. The session can be resumed later.
+func (d *tlsClient) disconnect() { d.http.CloseIdleConnections() }
 
-// startDocumentedNginx runs nginx with a documented server.
-func startDocumentedNginx(t *testing.T, dir, name string, replace ...string) *stapler {
+// startDocumentedNginx runs nginx with a documented server block.
+func startDocumentedNginx(t *testing.T, dir, name string, replace ...string) *serverProcess {
 	t.Helper()
 	port := freePort(t)
 	config := `daemon off; worker_processes 1; user root; pid nginx.pid; error_log stderr info;
@@ -140,123 +141,124 @@ events { worker_connections 64; }
 http {
   access_log off;
   client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
-` + documented(t, name, append(replace, "listen 443", "listen 127.0.0.1:"+port, "/var/lib/brevet-agent/current", dir, "/etc/nginx", dir)...) + "}\n"
+` + documentedBlock(t, name, append(replace, "listen 443", "listen 127.0.0.1:"+port, "/var/lib/brevet-agent/current", dir, "/etc/nginx", dir)...) + "}\n"
 	write(t, dir, "nginx.conf", []byte(config))
 	return run(t, dir, port, "nginx", "-e", "stderr", "-p", dir, "-c", filepath.Join(dir, "nginx.conf"))
 }
 
-// TestNginxAsksAboutClients has nginx ask by OCSP about each client. A client that is revoked is refused with its next
-// connection, a resumed one too; the one that is open goes on.
-func TestNginxAsksAboutClients(t *testing.T) {
-	s := newTrial(t)
-	dir := relyingFiles(t, s)
+// TestNginxChecksClientsByOCSP has nginx check clients by OCSP. A revoked client is refused at its next connection, even
+// if it resumes a session; an open connection continues.
+func TestNginxChecksClientsByOCSP(t *testing.T) {
+	s := newInteropServer(t)
+	dir := writeServerFiles(t, s)
 	away := startDocumentedNginx(t, dir, "nginx-ocsp.conf", "ssl_ocsp leaf;", "ssl_ocsp leaf; ssl_ocsp_responder http://127.0.0.1:1;")
-	newDevice(s, s.good, away.port).want(t, "good, while the responder is away", http.StatusBadRequest, false)
+	newTLSClient(s, s.good, away.port).want(t, "good, while the responder is down", http.StatusBadRequest, false)
 	nginx := startDocumentedNginx(t, dir, "nginx-ocsp.conf")
-	for name, of := range map[string]subject{"revoked": s.revoked, "held": s.held, "unknown": s.unknown} {
-		newDevice(s, of, nginx.port).want(t, name, http.StatusBadRequest, false)
+	for name, of := range map[string]testCert{"revoked": s.revoked, "held": s.held, "unknown": s.unknown} {
+		newTLSClient(s, of, nginx.port).want(t, name, http.StatusBadRequest, false)
 	}
-	resuming, open := newDevice(s, s.good, nginx.port), newDevice(s, s.good, nginx.port)
+	resuming, open := newTLSClient(s, s.good, nginx.port), newTLSClient(s, s.good, nginx.port)
 	resuming.want(t, "good", http.StatusOK, false)
-	resuming.hangUp()
+	resuming.disconnect()
 	resuming.want(t, "good, resumed", http.StatusOK, true)
-	resuming.hangUp()
+	resuming.disconnect()
 	open.want(t, "good", http.StatusOK, false)
 	s.revoke(t, s.good.ref, pki.KeyCompromise)
 	open.want(t, "revoked, on an open connection", http.StatusOK, false)
 	resuming.want(t, "revoked, resumed", http.StatusBadRequest, true)
-	open.hangUp()
-	newDevice(s, s.good, nginx.port).want(t, "revoked, on a new connection", http.StatusBadRequest, false)
+	open.disconnect()
+	newTLSClient(s, s.good, nginx.port).want(t, "revoked, on a new connection", http.StatusBadRequest, false)
 	if t.Failed() {
-		t.Log(nginx.said)
+		t.Log(nginx.output)
 	}
 }
 
-// TestNginxReadsCRLs has nginx read CRLs. A client that is revoked is refused once nginx has reloaded a newer CRL.
-func TestNginxReadsCRLs(t *testing.T) {
-	s := newTrial(t)
-	dir := relyingFiles(t, s)
+// TestNginxRefusesRevokedClientsAfterReload has nginx check clients by CRL. A revoked client is refused once nginx has reloaded a newer CRL.
+func TestNginxRefusesRevokedClientsAfterReload(t *testing.T) {
+	s := newInteropServer(t)
+	dir := writeServerFiles(t, s)
 	write(t, dir, "crls.pem", pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: s.crl}))
 	lacking := startDocumentedNginx(t, dir, "nginx-crl.conf")
-	newDevice(s, s.good, lacking.port).want(t, "good, without the root's CRL", http.StatusBadRequest, false)
+	newTLSClient(s, s.good, lacking.port).want(t, "good, without the root's CRL", http.StatusBadRequest, false)
 	writeCRLs(t, s, dir, 1, s.revoked.certificate.SerialNumber)
 	nginx := startDocumentedNginx(t, dir, "nginx-crl.conf")
-	newDevice(s, s.revoked, nginx.port).want(t, "revoked", http.StatusBadRequest, false)
-	resuming := newDevice(s, s.good, nginx.port)
+	newTLSClient(s, s.revoked, nginx.port).want(t, "revoked", http.StatusBadRequest, false)
+	resuming := newTLSClient(s, s.good, nginx.port)
 	resuming.want(t, "good", http.StatusOK, false)
-	resuming.hangUp()
+	resuming.disconnect()
 	writeCRLs(t, s, nginx.dir, 2, s.good.certificate.SerialNumber)
-	newDevice(s, s.good, nginx.port).want(t, "revoked, before the reload", http.StatusOK, false)
+	newTLSClient(s, s.good, nginx.port).want(t, "revoked, before the reload", http.StatusOK, false)
 	nginx.signal(t, syscall.SIGHUP)
-	wantRefused(t, nginx, "new connection", func() *device { return newDevice(s, s.good, nginx.port) })
-	wantRefused(t, nginx, "resumed session", func() *device { return resuming })
+	wantRefused(t, nginx, "new connection", func() *tlsClient { return newTLSClient(s, s.good, nginx.port) })
+	wantRefused(t, nginx, "resumed session", func() *tlsClient { return resuming })
 }
 
-// wantRefused waits for nginx to refuse a device, since the workers before a reload serve a moment longer.
-func wantRefused(t *testing.T, nginx *stapler, what string, next func() *device) {
+// wantRefused waits until nginx refuses a client, because its old workers accept connections for a moment after a
+// reload.
+func wantRefused(t *testing.T, nginx *serverProcess, what string, next func() *tlsClient) {
 	t.Helper()
 	for range 500 {
 		d := next()
 		if got, _, err := d.get(t.Context()); err == nil && got == http.StatusBadRequest {
 			return
 		}
-		d.hangUp()
+		d.disconnect()
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Errorf("nginx does not refuse a %s by its new CRL:\n%s", what, nginx.said)
+	t.Errorf("nginx accepts a %s of a revoked client after the reload:\n%s", what, nginx.output)
 }
 
-// TestMosquittoReadsCRLs has mosquitto read CRLs. A device that is revoked connects until mosquitto has reloaded a newer
-// CRL, which also ends the TLS sessions that could be resumed; its open session stays.
-func TestMosquittoReadsCRLs(t *testing.T) {
-	s := newTrial(t)
-	dir := relyingFiles(t, s)
+// TestMosquittoRefusesRevokedClientsAfterReload has mosquitto check devices by CRL. A revoked device can connect until mosquitto has reloaded
+// a newer CRL. The reload also prevents the resumption of TLS sessions; an open connection continues.
+func TestMosquittoRefusesRevokedClientsAfterReload(t *testing.T) {
+	s := newInteropServer(t)
+	dir := writeServerFiles(t, s)
 	broker := startMosquitto(t, dir)
 	port := broker.port
 	other := s.certify(t, nil)
-	publish := func(of subject, message string) int {
+	publish := func(of testCert, message string) int {
 		_, code := revtest.Tool(t, "mosquitto_pub", mosquittoArgs(t, s, of, port, "-m", message)...)
 		return code
 	}
 	if code := publish(s.revoked, "revoked"); code == 0 {
 		t.Error("a revoked device connects")
 	}
-	resuming := newDevice(s, s.good, port).config
+	resuming := newTLSClient(s, s.good, port).config
 	for _, want := range []bool{false, true} {
 		if resumed, err := connectMQTT(t, resuming, port); resumed != want || err != nil {
-			t.Fatalf("a good device connects: resumed %v, %v", resumed, err)
+			t.Fatalf("a good device connecting: resumed %v, %v", resumed, err)
 		}
 	}
 	open := subscribe(t, s, s.good, port)
-	for n := 0; open.String() == ""; n++ { // until the subscription is there
+	for n := 0; open.String() == ""; n++ { // until the subscription is active
 		if code := publish(other, "first"); n == 500 || code != 0 {
-			t.Fatalf("mosquitto_pub exits %d\n%s", code, broker.said)
+			t.Fatalf("mosquitto_pub exits %d\n%s", code, broker.output)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	writeCRLs(t, s, dir, 2, s.good.certificate.SerialNumber)
 	if code := publish(s.good, "revoked, before the reload"); code != 0 {
-		t.Errorf("before the reload mosquitto_pub exits %d", code)
+		t.Errorf("mosquitto_pub before the reload exits %d", code)
 	}
 	broker.signal(t, syscall.SIGHUP)
 	for n := 0; publish(s.good, "revoked") == 0; n++ {
 		if n == 200 {
-			t.Fatalf("mosquitto does not read the new CRL:\n%s", broker.said)
+			t.Fatalf("mosquitto accepts a revoked device after the reload:\n%s", broker.output)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	if resumed, err := connectMQTT(t, resuming, port); err == nil {
-		t.Errorf("after the reload a revoked device connects with an old session (resumed: %v)", resumed)
+		t.Errorf("a revoked device resumes a session after the reload (resumed: %v)", resumed)
 	}
 	for n := 0; !strings.Contains(open.String(), "last"); n++ {
 		if code := publish(other, "last"); n == 500 || code != 0 {
-			t.Fatalf("the open session of a revoked device gets nothing; mosquitto_pub exits %d\n%s", code, broker.said)
+			t.Fatalf("the open connection of a revoked device receives nothing; mosquitto_pub exits %d\n%s", code, broker.output)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
-// connectMQTT connects as a client does (MQTT 3.1.1 sections 3.1, 3.2), and reports whether the TLS session was resumed.
+// connectMQTT sends an MQTT CONNECT (MQTT 3.1.1 sections 3.1, 3.2) and reports whether the TLS session was resumed.
 func connectMQTT(t *testing.T, config *tls.Config, port string) (resumed bool, err error) {
 	t.Helper()
 	dialer := tls.Dialer{Config: config}
@@ -273,21 +275,21 @@ func connectMQTT(t *testing.T, config *tls.Config, port string) (resumed bool, e
 		return false, err
 	}
 	if string(answer) != "\x20\x02\x00\x00" {
-		return false, fmt.Errorf("mosquitto answers %x", answer)
+		return false, fmt.Errorf("mosquitto sends %x, want CONNACK", answer)
 	}
 	return conn.(*tls.Conn).ConnectionState().DidResume, nil
 }
 
 // startMosquitto runs mosquitto with the documented configuration.
-func startMosquitto(t *testing.T, dir string) *stapler {
+func startMosquitto(t *testing.T, dir string) *serverProcess {
 	t.Helper()
 	port := freePort(t)
-	config := "user root\n" + documented(t, "mosquitto.conf", "8883", port+" 127.0.0.1", "/var/lib/brevet-agent/current", dir, "/etc/mosquitto", dir)
+	config := "user root\n" + documentedBlock(t, "mosquitto.conf", "8883", port+" 127.0.0.1", "/var/lib/brevet-agent/current", dir, "/etc/mosquitto", dir)
 	write(t, dir, "mosquitto.conf", []byte(config))
 	return run(t, dir, port, "mosquitto", "-c", filepath.Join(dir, "mosquitto.conf"))
 }
 
-func mosquittoArgs(t *testing.T, s *trial, of subject, port string, more ...string) []string {
+func mosquittoArgs(t *testing.T, s *interopServer, of testCert, port string, more ...string) []string {
 	t.Helper()
 	dir := serverFiles(t, s, of)
 	return append([]string{
@@ -296,10 +298,10 @@ func mosquittoArgs(t *testing.T, s *trial, of subject, port string, more ...stri
 	}, more...)
 }
 
-// subscribe has a device subscribe until the end of the test, and returns what it gets.
-func subscribe(t *testing.T, s *trial, of subject, port string) *output {
+// subscribe runs a subscriber until the end of the test, and returns what it receives.
+func subscribe(t *testing.T, s *interopServer, of testCert, port string) *output {
 	t.Helper()
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "mosquitto_sub", mosquittoArgs(t, s, of, port)...) // it ends below
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "mosquitto_sub", mosquittoArgs(t, s, of, port)...) // killed in Cleanup
 	got := &output{}
 	cmd.Stdout = got
 	if err := cmd.Start(); err != nil {
@@ -307,33 +309,33 @@ func subscribe(t *testing.T, s *trial, of subject, port string) *output {
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // says that it was killed
+		_ = cmd.Wait() // the error says that it was killed
 	})
 	return got
 }
 
-// TestJavaResumes has Java connect to a server whose certificate is revoked meanwhile. It accepts the server while it can
-// resume a session, and the documented timeout bounds how long that is.
-func TestJavaResumes(t *testing.T) {
-	s := newTrial(t)
+// TestJavaAcceptsRevokedServerWhileResuming has Java connect to a server whose certificate is then revoked. Java accepts the server as long as it
+// can resume a session; the documented timeout limits this.
+func TestJavaAcceptsRevokedServerWhileResuming(t *testing.T) {
+	s := newInteropServer(t)
 	program, err := os.ReadFile("testdata/Resumption.java")
 	if err != nil {
 		t.Fatal(err)
 	}
-	program = bytes.Replace(program, []byte("// DOCUMENTED"), []byte(documented(t, "Resumption.java")), 1)
+	program = bytes.Replace(program, []byte("// DOCUMENTED"), []byte(documentedBlock(t, "Resumption.java")), 1)
 	j := runJava(t, revtest.File(t, "Resumption.java", program))
 	port := serveTLS(t, s, s.good)
 	j.want(t, "accepted full", port, s.rootFile, "documented")
 	j.want(t, "accepted full", port, s.rootFile, "1")
 	s.revoke(t, s.good.ref, pki.KeyCompromise)
 	j.want(t, "accepted resumed", port, s.rootFile, "documented")
-	j.want(t, "refused java.security.cert.CertificateRevokedException: Certificate has been revoked", port, s.rootFile, "3600") // a context without sessions
-	time.Sleep(2 * time.Second)                                                                                                 // the other one's have passed their timeout
+	j.want(t, "refused java.security.cert.CertificateRevokedException: Certificate has been revoked", port, s.rootFile, "3600") // a new context without sessions
+	time.Sleep(2 * time.Second)                                                                                                 // let the sessions of the context with timeout 1 expire
 	j.want(t, "refused java.security.cert.CertificateRevokedException: Certificate has been revoked", port, s.rootFile, "1")
 }
 
-// serveTLS serves on localhost until the end of the test, and tells each client whether its session was resumed.
-func serveTLS(t *testing.T, s *trial, of subject) (port string) {
+// serveTLS listens on localhost until the end of the test, and sends each client whether its session was resumed.
+func serveTLS(t *testing.T, s *interopServer, of testCert) (port string) {
 	t.Helper()
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
 		MinVersion:   tls.VersionTLS12,
@@ -355,7 +357,7 @@ func serveTLS(t *testing.T, s *trial, of subject) (port string) {
 				if c.ConnectionState().DidResume {
 					said = "resumed"
 				}
-				_, _ = io.WriteString(c, said) // the client says what it got
+				_, _ = io.WriteString(c, said) // the client reports what it received
 			}
 			_ = conn.Close()
 		}

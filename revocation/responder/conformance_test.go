@@ -26,23 +26,23 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// A service is a scene behind a real HTTP server, with the authority that revokes and signs CRLs.
-type service struct {
-	*scene
+// A testServer is a fixture behind a real HTTP server, with an authority that revokes and signs CRLs.
+type testServer struct {
+	*fixture
 	authority *revocation.Authority
 	url       string
 	caFile    string // the issuing CA
 	chainFile string // it and its root
-	methods   methods
+	methods   methodLog
 }
 
-// methods are those by which OCSP was asked for.
-type methods struct {
+// A methodLog records the HTTP methods of OCSP requests.
+type methodLog struct {
 	mu  sync.Mutex
 	all map[string]bool
 }
 
-func (m *methods) note(next http.Handler) http.Handler {
+func (m *methodLog) record(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if strings.HasPrefix(q.URL.Path, "/ocsp") {
 			m.mu.Lock()
@@ -53,20 +53,20 @@ func (m *methods) note(next http.Handler) http.Handler {
 	})
 }
 
-// want compares them, in the order of the alphabet, and forgets them.
-func (m *methods) want(t *testing.T, who, want string) {
+// want compares the recorded methods, sorted, and clears them.
+func (m *methodLog) want(t *testing.T, who, want string) {
 	t.Helper()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if got := strings.Join(slices.Sorted(maps.Keys(m.all)), " "); got != want {
-		t.Errorf("%s asks by %s, want %s", who, got, want)
+		t.Errorf("%s used the methods %q, want %q", who, got, want)
 	}
 	clear(m.all)
 }
 
-func newService(t *testing.T, keyKind string) *service {
+func newTestServer(t *testing.T, keyKind string) *testServer {
 	t.Helper()
-	s := &service{scene: newScene(t, responder.Config{Staleness: time.Hour}, revtest.Key(t, keyKind))}
+	s := &testServer{fixture: newFixture(t, responder.Config{Staleness: time.Hour}, revtest.Key(t, keyKind))}
 	authority, err := revocation.New(t.Context(), revocation.Config{
 		Issuers: []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: s.ca.Key}},
 		Store:   s.book, Sink: s.Responder, Publisher: s.Responder, Directory: t.TempDir(), Log: slog.New(slog.DiscardHandler),
@@ -75,14 +75,14 @@ func newService(t *testing.T, keyKind string) *service {
 		t.Fatal(err)
 	}
 	s.methods.all = map[string]bool{}
-	server := httptest.NewServer(s.methods.note(s.handler))
+	server := httptest.NewServer(s.methods.record(s.handler))
 	t.Cleanup(server.Close)
 	s.authority, s.url = authority, server.URL
 	s.caFile, s.chainFile = revtest.PEMFile(t, s.ca.Certificate), revtest.PEMFile(t, s.ca.Certificate, s.root.Certificate)
 	return s
 }
 
-func (s *service) revoke(t *testing.T, ref pki.CertRef, reason pki.Reason) time.Time {
+func (s *testServer) revoke(t *testing.T, ref pki.CertRef, reason pki.Reason) time.Time {
 	t.Helper()
 	changes, err := s.authority.Apply(t.Context(), revocation.Change{
 		Action: revocation.Revoke, Reason: reason, Certificate: ref, Actor: pki.ActorCommand("test"), At: s.clock.now().Add(-time.Hour),
@@ -93,8 +93,8 @@ func (s *service) revoke(t *testing.T, ref pki.CertRef, reason pki.Reason) time.
 	return changes.Changed[0].Status.RevokedAt
 }
 
-// openssl asks by POST; it has to find the response valid.
-func (s *service) openssl(t *testing.T, args ...string) string {
+// openssl runs openssl ocsp, which sends a POST, and checks that it accepts the response.
+func (s *testServer) openssl(t *testing.T, args ...string) string {
 	t.Helper()
 	out := revtest.MustTool(t, "openssl", append([]string{"ocsp", "-url", s.url + "/ocsp", "-issuer", s.caFile, "-CAfile", s.chainFile}, args...)...)
 	if !strings.Contains(out, "Response verify OK") || strings.Contains(out, "WARNING") {
@@ -103,10 +103,10 @@ func (s *service) openssl(t *testing.T, args ...string) string {
 	return out
 }
 
-func TestOpenSSLAsks(t *testing.T) {
+func TestOpenSSLReadsStatus(t *testing.T) {
 	for _, kind := range []string{"p256", "p384", "rsa", "ed25519"} {
 		t.Run(kind, func(t *testing.T) {
-			s := newService(t, kind)
+			s := newTestServer(t, kind)
 			leaf, ref := s.issue(t)
 			other, _ := s.issue(t)
 			leafFile, otherFile := revtest.PEMFile(t, leaf), revtest.PEMFile(t, other)
@@ -133,15 +133,15 @@ func TestOpenSSLAsks(t *testing.T) {
 				}
 			}
 			s.methods.want(t, "OpenSSL", "POST")
-			s.byGET(t, leafFile, "revoked")
-			s.byGET(t, otherFile, "good")
-			s.byGET(t, strangerFile, "unknown")
+			s.wantByGET(t, leafFile, "revoked")
+			s.wantByGET(t, otherFile, "good")
+			s.wantByGET(t, strangerFile, "unknown")
 		})
 	}
 }
 
-// byGET sends OpenSSL's request by GET, and gives the response to OpenSSL.
-func (s *service) byGET(t *testing.T, certFile, want string) {
+// wantByGET sends a request made by OpenSSL by GET, and has OpenSSL verify the response.
+func (s *testServer) wantByGET(t *testing.T, certFile, want string) {
 	t.Helper()
 	dir := t.TempDir()
 	requestFile, responseFile := filepath.Join(dir, "request.der"), filepath.Join(dir, "response.der")
@@ -179,8 +179,8 @@ func fetch(t *testing.T, url string) []byte {
 	return body
 }
 
-func TestOpenSSLIsRefused(t *testing.T) {
-	s := newService(t, "p256")
+func TestOpenSSLGetsRefusals(t *testing.T) {
+	s := newTestServer(t, "p256")
 	leaf, _ := s.issue(t)
 	stranger := revtest.NewRoot(t, "Stranger", "p256")
 	strangerFile := revtest.PEMFile(t, stranger.Certificate)
@@ -204,12 +204,12 @@ func TestOpenSSLIsRefused(t *testing.T) {
 	}
 	s.clock.advance(2 * time.Hour)
 	if out := ask(s.caFile); !strings.Contains(out, "trylater (3)") {
-		t.Errorf("old knowledge:\n%s", out)
+		t.Errorf("stale statuses:\n%s", out)
 	}
 }
 
-func TestGnuTLSAsks(t *testing.T) {
-	s := newService(t, "p256")
+func TestGnuTLSReadsStatus(t *testing.T) {
+	s := newTestServer(t, "p256")
 	leaf, ref := s.issue(t)
 	leafFile := revtest.PEMFile(t, leaf)
 	ask := func(args ...string) string {
@@ -230,7 +230,7 @@ func TestGnuTLSAsks(t *testing.T) {
 }
 
 func TestOpenSSLChecksThePublishedCRL(t *testing.T) {
-	s := newService(t, "p256")
+	s := newTestServer(t, "p256")
 	leaf, ref := s.issue(t)
 	good, _ := s.issue(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -269,6 +269,6 @@ func TestOpenSSLChecksThePublishedCRL(t *testing.T) {
 		t.Errorf("openssl verify of a good certificate exits %d:\n%s", code, out)
 	}
 	if ca := fetch(t, s.url+"/ca/"+s.ca.ID().Short()+".cer"); !bytes.Equal(ca, s.ca.Certificate.Raw) {
-		t.Error("the published CA certificate is another one")
+		t.Error("the published CA certificate is not that of the CA")
 	}
 }

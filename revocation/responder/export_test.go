@@ -5,21 +5,25 @@ import (
 	"fmt"
 )
 
-// MaxWaiting is maxWaiting, for tests that fill it.
+// MaxWaiting is the maximum number of requests that wait in one signQueue.
 const MaxWaiting = maxWaiting
 
-// Signing is how many answers of a kind are signed at a time, and Waiting how many wait now that are not to be kept.
-func Signing(*Responder) int         { return places() }
-func Waiting(r *Responder) int       { return r.once.length() }
-func WaitingToKeep(r *Responder) int { return r.lasting.length() }
+// SigningSlots returns the number of slots of a signQueue.
+func SigningSlots(*Responder) int { return maxSigning() }
 
-func (b *budget) length() int {
+// WaitingUncached returns the number of requests that wait for a response that is not cached.
+func WaitingUncached(r *Responder) int { return r.uncachedQueue.length() }
+
+// WaitingCached returns the number of requests that wait for a response that will be cached.
+func WaitingCached(r *Responder) int { return r.cachedQueue.length() }
+
+func (b *signQueue) length() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.queue.Waiting()
 }
 
-// FollowOnce reads a feed to its end, and no more.
+// FollowOnce reads a feed to its end once.
 func FollowOnce(r *Responder, feed Feed) error {
 	f := &follower{responder: r, feed: feed}
 	for {
@@ -35,20 +39,20 @@ func FollowOnce(r *Responder, feed Feed) error {
 	}
 }
 
-// Kept counts the answers that are kept.
-func Kept(r *Responder) (n int) {
-	for i := range r.answers.shards {
-		s := &r.answers.shards[i]
+// CachedCount returns the number of cached responses. It panics if the cache is inconsistent.
+func CachedCount(r *Responder) (n int) {
+	for i := range r.cache.shards {
+		s := &r.cache.shards[i]
 		s.mu.RLock()
 		counted := 0
 		for _, at := range s.bySerial {
-			for ; at != nowhere; at = s.all[at].next {
+			for ; at != noEntry; at = s.all[at].next {
 				counted++
 			}
 		}
-		count, rooms := len(s.all), len(s.octets)
-		if s.mu.RUnlock(); counted != count || rooms != count*s.room || len(s.signing) > 0 {
-			panic(fmt.Sprintf("%d answers are counted as %d, %d are being signed", counted, count, len(s.signing)))
+		count, rooms := len(s.all), len(s.der)
+		if s.mu.RUnlock(); counted != count || rooms != count*s.entrySize || len(s.signing) > 0 {
+			panic(fmt.Sprintf("the index has %d entries, the shard %d, and %d are being signed", counted, count, len(s.signing)))
 		}
 		n += counted
 	}
@@ -58,13 +62,13 @@ func Kept(r *Responder) (n int) {
 // Shards is shardCount.
 const Shards = shardCount
 
-// Keep bounds the answers that are kept, in each shard.
-func Keep(r *Responder, limit int) { r.answers.limit = limit }
+// LimitCache sets the maximum number of cached responses in each shard.
+func LimitCache(r *Responder, limit int) { r.cache.limit = limit }
 
-// RenewOnce looks once through all answers that are kept, and returns how many it renewed.
+// RenewOnce makes one pass over all cached responses, and returns how many it renewed.
 func RenewOnce(r *Responder) (n int) {
-	for i := range r.answers.shards {
-		n += r.renewShard(context.Background(), &r.answers.shards[i])
+	for i := range r.cache.shards {
+		n += r.renewShard(context.Background(), &r.cache.shards[i])
 	}
 	return n
 }

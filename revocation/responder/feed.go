@@ -7,13 +7,13 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Feed is where a responder learns statuses from: the store of the same process, or another one's. Methods are safe
-// for concurrent use.
+// Feed is the source of a responder's statuses: the store of this process or of another one. Methods are safe for
+// concurrent use.
 type Feed interface {
-	// Snapshot visits the status of every certificate not expired at the given time, and returns the index of a log
-	// entry up to which the visited statuses are complete. They may be newer than that.
+	// Snapshot calls visit with the status of every certificate that has not expired at the given time. It returns the
+	// index of the last log entry that is certainly contained in these statuses; they may include newer entries.
 	Snapshot(ctx context.Context, at time.Time, visit func(pki.StatusChange) error) (index uint64, err error)
-	// Changes returns the status changes of the log entries after an index, of at most limit entries, and the index of
-	// the last entry read. At the end of the log that is the given index, and there are no changes.
+	// Changes reads at most limit log entries after an index. It returns their status changes and the index of the last
+	// entry read. At the end of the log it returns no changes and the given index.
 	Changes(ctx context.Context, after uint64, limit int) (changes []pki.StatusChange, last uint64, err error)
 }

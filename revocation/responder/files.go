@@ -15,54 +15,54 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// list is a published CRL: its record, and its file, which stays open while it is published or served.
-type list struct {
+// A publishedCRL is a published CRL: its record and its file, which stays open while it is published or being served.
+type publishedCRL struct {
 	revocation.CRL
 	file *os.File
-	uses atomic.Int64 // by the issuer and by requests; the last one closes the file
-	// dated is whether its thisUpdate tells it from the CRL before it. Set when it is published.
+	uses atomic.Int64 // references by the issuer and by requests; the last release closes the file
+	// dated reports whether its thisUpdate differs from that of the CRL before it. replace sets it.
 	dated bool
 }
 
-// take adds a use, while whoever publishes still has one.
-func (l *list) take() *list {
+// acquire adds a reference. The caller must know that another reference exists.
+func (l *publishedCRL) acquire() *publishedCRL {
 	l.uses.Add(1)
 	return l
 }
 
-// release ends a use. What the file was read for is done, so there is nobody to tell of an error.
-func (l *list) release() {
+// release removes a reference. The file is only read, so an error of Close does no harm.
+func (l *publishedCRL) release() {
 	if l.uses.Add(-1) == 0 {
 		_ = l.file.Close()
 	}
 }
 
-// PublishCRL implements revocation.Publisher. It keeps the file open, and serves it from there.
+// PublishCRL implements revocation.Publisher. It opens the file and serves the CRL from the open file.
 func (r *Responder) PublishCRL(c revocation.CRL, path string) error {
 	i := r.known(c.Issuer)
 	if i == nil {
-		return fmt.Errorf("responder: issuer %s is not one of those published for: add its certificate first", c.Issuer.Short())
+		return fmt.Errorf("responder: issuer %s is unknown: add its certificate first", c.Issuer.Short())
 	}
 	file, err := files.Open(path)
 	if err != nil {
 		return fmt.Errorf("responder: open CRL %v of %s: %w", c.Number, c.Issuer.Short(), err)
 	}
-	next := &list{CRL: c, file: file}
-	if err := i.replace(next.take()); err != nil {
+	next := &publishedCRL{CRL: c, file: file}
+	if err := i.replace(next.acquire()); err != nil {
 		next.release()
 		return err
 	}
 	return nil
 }
 
-// replace publishes a CRL in place of an older one.
-func (i *issuer) replace(next *list) error {
+// replace publishes a CRL instead of the current one of its scope.
+func (i *issuer) replace(next *publishedCRL) error {
 	info, err := next.file.Stat()
 	if err != nil {
 		return fmt.Errorf("responder: read CRL %v: %w", next.Number, err)
 	}
 	if info.Size() != next.Size {
-		return fmt.Errorf("responder: CRL %v of %s has %d octets, and its record says %d: publish the file that belongs to it",
+		return fmt.Errorf("responder: CRL %v of %s has %d bytes, its record says %d: publish the file that belongs to the record",
 			next.Number, next.Issuer.Short(), info.Size(), next.Size)
 	}
 	path := next.Scope().Path()
@@ -81,8 +81,9 @@ func (i *issuer) replace(next *list) error {
 	return nil
 }
 
-// list returns what is published under a path below /crl/, such as 0123456789abcdef/3.crl, for one use; nil for nothing.
-func (r *Responder) list(path string) *list {
+// crl returns the CRL published under a path below /crl/, such as 0123456789abcdef/3.crl, or nil. The caller must
+// release it.
+func (r *Responder) crl(path string) *publishedCRL {
 	name, _, nested := strings.Cut(path, "/")
 	if !nested {
 		name = strings.TrimSuffix(path, ".crl")
@@ -96,13 +97,13 @@ func (r *Responder) list(path string) *list {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
 	if l := i.crls[path]; l != nil {
-		return l.take()
+		return l.acquire()
 	}
 	return nil
 }
 
 func (r *Responder) serveCRL(w http.ResponseWriter, q *http.Request, path string) {
-	l := r.list(path)
+	l := r.crl(path)
 	if l == nil {
 		writeError(w, "no such CRL", http.StatusNotFound)
 		return
@@ -123,15 +124,15 @@ func (r *Responder) serveCRL(w http.ResponseWriter, q *http.Request, path string
 	serveFile(w, q, typeCRL, io.NewSectionReader(l.file, 0, l.Size))
 }
 
-// serveFile serves what may be fetched in parts. It gives http.ServeContent no time, which that would compare with any date
-// a client sends: a CRL may be published seconds after its thisUpdate, and the client may have fetched the one before
-// in between. serveCRL takes only the date of a CRL that no other one shares.
+// serveFile serves content, also in ranges. It gives http.ServeContent no modification time, because a client's date is
+// not reliable: a CRL may be published seconds after its thisUpdate, and the client may have fetched the CRL before it
+// in between. serveCRL therefore compares dates itself, and only if no two CRLs share the date.
 func serveFile(w http.ResponseWriter, q *http.Request, contentType string, content io.ReadSeeker) {
 	w.Header().Set("Content-Type", contentType)
 	http.ServeContent(w, q, "", time.Time{}, content)
 }
 
-// Close closes the files of CRLs. Nothing may be asked of the Responder afterwards.
+// Close closes the files of CRLs. The Responder must not be used afterwards.
 func (r *Responder) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A clock is set by its test.
+// A clock is set by the test.
 type clock struct {
 	mu sync.Mutex
 	at time.Time
@@ -40,8 +40,8 @@ func (c *clock) advance(d time.Duration) {
 	c.at = c.at.Add(d)
 }
 
-// A scene is a responder that follows the book of one issuing CA, and has a delegate of it.
-type scene struct {
+// A fixture is a responder for one issuing CA, with a delegate. Its feed is the book.
+type fixture struct {
 	*responder.Responder
 	handler   http.Handler
 	root, ca  revtest.CA
@@ -52,10 +52,10 @@ type scene struct {
 	staleness time.Duration
 }
 
-func newScene(t testing.TB, config responder.Config, key crypto.Signer) *scene {
+func newFixture(t testing.TB, config responder.Config, key crypto.Signer) *fixture {
 	t.Helper()
 	root := revtest.NewRoot(t, "Root", "p256")
-	s := &scene{root: root, ca: root.Intermediate(t, "Issuing CA", "p256"), key: key, book: revtest.NewBook(), clock: &clock{at: time.Now()}}
+	s := &fixture{root: root, ca: root.Intermediate(t, "Issuing CA", "p256"), key: key, book: revtest.NewBook(), clock: &clock{at: time.Now()}}
 	config.Clock, config.Log = s.clock.now, slog.New(slog.DiscardHandler)
 	s.staleness = config.Staleness
 	if s.staleness == 0 {
@@ -75,19 +75,19 @@ func newScene(t testing.TB, config responder.Config, key crypto.Signer) *scene {
 	if err := r.SetDelegate(s.ca.ID(), s.delegate, key); err != nil {
 		t.Fatal(err)
 	}
-	s.current(t)
+	s.follow(t)
 	return s
 }
 
-// current has the responder look at its book once, and be current by its clock.
-func (s *scene) current(t testing.TB) {
+// follow reads the feed to its end, so that the statuses are current by the clock.
+func (s *fixture) follow(t testing.TB) {
 	t.Helper()
 	if err := responder.FollowOnce(s.Responder, s.book); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (s *scene) issue(t testing.TB) (*x509.Certificate, pki.CertRef) {
+func (s *fixture) issue(t testing.TB) (*x509.Certificate, pki.CertRef) {
 	t.Helper()
 	leaf := s.ca.Leaf(t, "device")
 	ref := s.ca.Ref(t, leaf)
@@ -95,8 +95,8 @@ func (s *scene) issue(t testing.TB) (*x509.Certificate, pki.CertRef) {
 	return leaf, ref
 }
 
-// change gives a certificate another status, as the authority does.
-func (s *scene) change(t testing.TB, ref pki.CertRef, state pki.State, reason pki.Reason) {
+// change applies a new status of a certificate, as the authority does.
+func (s *fixture) change(t testing.TB, ref pki.CertRef, state pki.State, reason pki.Reason) {
 	t.Helper()
 	old, ok := s.Status(ref)
 	if !ok {
@@ -116,14 +116,14 @@ func request(t testing.TB, leaf, issuer *x509.Certificate, hash crypto.Hash) []b
 	return der
 }
 
-// post sends a request and returns the OCSP response in DER.
-func (s *scene) post(t testing.TB, der []byte) []byte {
+// post sends an OCSP request by POST and returns the response in DER.
+func (s *fixture) post(t testing.TB, der []byte) []byte {
 	t.Helper()
 	return s.postFrom(t, "192.0.2.1:1", der)
 }
 
-// postFrom posts a request from a remote address.
-func (s *scene) postFrom(t testing.TB, remote string, der []byte) []byte {
+// postFrom is post from a remote address.
+func (s *fixture) postFrom(t testing.TB, remote string, der []byte) []byte {
 	t.Helper()
 	q := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/ocsp", bytes.NewReader(der))
 	q.RemoteAddr = remote
@@ -136,8 +136,8 @@ func (s *scene) postFrom(t testing.TB, remote string, der []byte) []byte {
 	return w.Body.Bytes()
 }
 
-// get asks by GET, and returns all of the HTTP response.
-func (s *scene) get(t testing.TB, path string, header ...string) *httptest.ResponseRecorder {
+// get sends a GET and returns the HTTP response.
+func (s *fixture) get(t testing.TB, path string, header ...string) *httptest.ResponseRecorder {
 	t.Helper()
 	q := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
 	for i := 0; i < len(header); i += 2 {
@@ -150,14 +150,15 @@ func (s *scene) get(t testing.TB, path string, header ...string) *httptest.Respo
 
 func pathOf(der []byte) string { return "/ocsp/" + base64.RawURLEncoding.EncodeToString(der) }
 
-// status is what the responder says of a certificate: an OCSP status, or the refusal in its place.
-func (s *scene) status(t testing.TB, leaf *x509.Certificate) string {
+// status returns the responder's OCSP status of a certificate, or its refusal.
+func (s *fixture) status(t testing.TB, leaf *x509.Certificate) string {
 	t.Helper()
 	text, _ := s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
 	return text
 }
 
-func (s *scene) read(t testing.TB, leaf *x509.Certificate, der []byte) (string, *xocsp.Response) {
+// read parses a response and returns its status or refusal.
+func (s *fixture) read(t testing.TB, leaf *x509.Certificate, der []byte) (string, *xocsp.Response) {
 	t.Helper()
 	response, err := xocsp.ParseResponseForCert(der, leaf, s.ca.Certificate)
 	var refusal xocsp.ResponseError
@@ -170,7 +171,7 @@ func (s *scene) read(t testing.TB, leaf *x509.Certificate, der []byte) (string, 
 	return []string{"good", "revoked", "unknown"}[response.Status], response
 }
 
-func (s *scene) want(t testing.TB, what string, leaf *x509.Certificate, want string) {
+func (s *fixture) want(t testing.TB, what string, leaf *x509.Certificate, want string) {
 	t.Helper()
 	if got := s.status(t, leaf); got != want {
 		t.Errorf("%s: the responder says %s, want %s", what, got, want)

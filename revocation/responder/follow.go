@@ -9,17 +9,17 @@ import (
 )
 
 const (
-	// pollEvery is the wait between two looks at a feed whose end was reached.
+	// pollEvery is the pause between two reads of a feed whose end was reached.
 	pollEvery = 100 * time.Millisecond
-	// pollLimit is how many log entries one look reads. An entry may be about thousands of certificates.
+	// pollLimit is the maximum number of log entries in one read. One entry may concern thousands of certificates.
 	pollLimit = 256
-	// sweepEvery is how often expired entries are forgotten.
+	// sweepEvery is the interval at which statuses of expired certificates are removed.
 	sweepEvery = time.Minute
 )
 
-// Follow takes in every status of a feed, and then its changes within a fifth of a second, until ctx is done. While
-// the feed fails it is tried at least every second, and answers go on until the staleness limit. It returns nil. One
-// Follow runs at a time.
+// Follow reads every status of a feed, and then applies its changes within a fifth of a second, until ctx is done. If
+// the feed fails, Follow retries at least every second, and responses continue until the staleness limit. It returns
+// nil. Only one Follow may run at a time.
 func (r *Responder) Follow(ctx context.Context, feed Feed) error {
 	f := &follower{responder: r, feed: feed, retry: &backoff.ExponentialBackOff{
 		InitialInterval: pollEvery, RandomizationFactor: 0.25, Multiplier: 1.5, MaxInterval: 800 * time.Millisecond,
@@ -36,21 +36,21 @@ func (r *Responder) Follow(ctx context.Context, feed Feed) error {
 	return nil
 }
 
-// A follower is one Follow's place in its feed.
+// A follower is the state of one call of Follow.
 type follower struct {
 	responder *Responder
 	feed      Feed
-	started   bool   // the snapshot is in
+	started   bool   // the snapshot has been applied
 	index     uint64 // of the last log entry read
 	failing   bool
 	retry     *backoff.ExponentialBackOff
 	swept     time.Time
 }
 
-// step reads once from the feed, and says how long to wait before the next step.
+// step reads from the feed once, and returns how long to wait before the next step.
 func (f *follower) step(ctx context.Context) time.Duration {
 	r := f.responder
-	asked := r.clock().Round(0) // by the wall clock: a machine that slept has stale knowledge
+	asked := r.clock().Round(0) // wall clock: the statuses of a machine that slept are stale
 	if asked.Before(f.swept) {
 		f.started, f.swept = false, asked
 		r.restart(asked)
@@ -58,20 +58,20 @@ func (f *follower) step(ctx context.Context) time.Duration {
 	atEnd, err := f.read(ctx, asked)
 	if err != nil {
 		if !f.failing && ctx.Err() == nil {
-			r.log.Warn("the feed of statuses fails, trying again", "current_at", r.CurrentAt(), "limit", r.staleness, "error", err)
+			r.log.Warn("reading the status feed failed, retrying", "current_at", r.CurrentAt(), "limit", r.staleness, "error", err)
 		}
 		f.failing = true
 		return f.retry.NextBackOff()
 	}
 	f.retry.Reset()
 	if f.failing {
-		r.log.Info("the feed of statuses is back")
+		r.log.Info("status feed recovered")
 		f.failing = false
 	}
 	if !atEnd {
 		return 0
 	}
-	// Everything that the feed had when it was asked is in. Not when it answered: a change may have come since.
+	// The statuses are complete as of the time before the read; a change may have been made since.
 	r.current.Store(&asked)
 	if asked.Sub(f.swept) >= sweepEvery {
 		f.swept = asked
@@ -80,7 +80,7 @@ func (f *follower) step(ctx context.Context) time.Duration {
 	return pollEvery
 }
 
-// read takes in the snapshot, or the next changes, and reports whether that was all there is.
+// read applies the snapshot or the next changes, and reports whether it reached the end of the feed.
 func (f *follower) read(ctx context.Context, asked time.Time) (atEnd bool, err error) {
 	if !f.started {
 		index, err := f.feed.Snapshot(ctx, asked.Add(-expiredGrace), func(c pki.StatusChange) error {
@@ -103,24 +103,25 @@ func (f *follower) read(ctx context.Context, asked time.Time) (atEnd bool, err e
 	return read < pollLimit, nil
 }
 
-// restart prepares for a new snapshot after the clock was set back: what was forgotten as expired may be valid. Until the
-// snapshot is in, answers are tryLater. Without it a change that is read late, such as that a certificate was issued, would
-// be taken for the newest status of a certificate whose revocation is forgotten.
+// restart prepares for a new snapshot after the clock was set back, because certificates that were removed as expired
+// may be valid again. Responses are tryLater until the snapshot is applied. Otherwise an old change, such as the
+// issuance of a certificate, would count as its newest status although its revocation was removed.
 func (r *Responder) restart(now time.Time) {
 	r.current.Store(nil)
-	r.forget(now)
+	r.setExpiredBefore(now)
 }
 
-// forget records that what ended an hour before now, or earlier, may be forgotten, and returns that end.
-func (r *Responder) forget(now time.Time) time.Time {
+// setExpiredBefore records that certificates that expired more than an hour before now may be removed, and returns that
+// time.
+func (r *Responder) setExpiredBefore(now time.Time) time.Time {
 	forgotten := now.Add(-expiredGrace)
-	r.forgotten.Store(&forgotten)
+	r.expiredBefore.Store(&forgotten)
 	return forgotten
 }
 
-// sweep forgets expired certificates.
+// sweep removes the statuses of expired certificates.
 func (r *Responder) sweep(now time.Time) {
-	forgotten := r.forget(now)
+	forgotten := r.setExpiredBefore(now)
 	r.mu.RLock()
 	all := make([]*issuer, 0, len(r.issuers))
 	for _, i := range r.issuers {

@@ -15,38 +15,38 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-var errAway = errors.New("the feed is away")
+var errFeedDown = errors.New("the feed is down")
 
 // A flakyFeed fails while it is down.
 type flakyFeed struct {
 	*revtest.Book
 	down  atomic.Bool
-	looks atomic.Int64
+	reads atomic.Int64
 }
 
 func (f *flakyFeed) Snapshot(ctx context.Context, at time.Time, visit func(pki.StatusChange) error) (uint64, error) {
 	if f.down.Load() {
-		return 0, errAway
+		return 0, errFeedDown
 	}
 	return f.Book.Snapshot(ctx, at, visit)
 }
 
 func (f *flakyFeed) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
-	f.looks.Add(1)
+	f.reads.Add(1)
 	if f.down.Load() {
-		return nil, 0, errAway
+		return nil, 0, errFeedDown
 	}
 	return f.Book.Changes(ctx, after, limit)
 }
 
-// following starts a responder that follows a feed until the test is over.
-func following(t *testing.T, feed responder.Feed) *responder.Responder {
+// startFollowing starts a responder that follows a feed until the test ends.
+func startFollowing(t *testing.T, feed responder.Feed) *responder.Responder {
 	t.Helper()
-	return followingAt(t, feed, time.Now)
+	return startFollowingAt(t, feed, time.Now)
 }
 
-// followingAt is following with a clock.
-func followingAt(t *testing.T, feed responder.Feed, clock func() time.Time) *responder.Responder {
+// startFollowingAt is startFollowing with a clock.
+func startFollowingAt(t *testing.T, feed responder.Feed, clock func() time.Time) *responder.Responder {
 	t.Helper()
 	r, err := responder.New(responder.Config{Clock: clock, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -64,12 +64,13 @@ func followingAt(t *testing.T, feed responder.Feed, clock func() time.Time) *res
 	return r
 }
 
+// wait lets d pass in the synctest bubble.
 func wait(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-func TestFollow(t *testing.T) {
+func TestFollowAppliesChangesAndRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := revtest.NewRoot(t, "CA", "p256")
 		feed := &flakyFeed{Book: revtest.NewBook()}
@@ -79,19 +80,19 @@ func TestFollow(t *testing.T) {
 			feed.Issue(ref, time.Now().Add(24*time.Hour))
 			refs = append(refs, ref)
 		}
-		for range 3000 { // more than one look reads
+		for range 3000 { // more than one read returns
 			issue()
 		}
 		feed.down.Store(true)
-		r := following(t, feed)
+		r := startFollowing(t, feed)
 		wait(5 * time.Second)
 		if at := r.CurrentAt(); !at.IsZero() {
-			t.Fatalf("current at %v without a feed", at)
+			t.Fatalf("the responder is current at %v without a feed", at)
 		}
 		feed.down.Store(false)
 		wait(time.Second)
 		if age := time.Since(r.CurrentAt()); age > 250*time.Millisecond {
-			t.Errorf("a second after the feed came the responder is %v behind", age)
+			t.Errorf("a second after the feed is up, the statuses are %v old", age)
 		}
 		for range 2500 {
 			issue()
@@ -102,11 +103,11 @@ func TestFollow(t *testing.T) {
 		}
 		wait(250 * time.Millisecond)
 		if status, _ := r.Status(refs[0]); status.State != pki.Revoked {
-			t.Errorf("a quarter of a second after its revocation a certificate is %v", status.State)
+			t.Errorf("250 ms after its revocation a certificate is %v, want revoked", status.State)
 		}
 		for _, ref := range refs {
 			if _, ok := r.Status(ref); !ok {
-				t.Fatalf("%v is not known", ref.Serial)
+				t.Fatalf("the status of %v is unknown", ref.Serial)
 			}
 		}
 
@@ -114,82 +115,83 @@ func TestFollow(t *testing.T) {
 		lost := time.Now()
 		wait(time.Minute)
 		if at := r.CurrentAt(); at.After(lost) {
-			t.Errorf("current at %v, though the feed was lost at %v", at, lost)
+			t.Errorf("the responder is current at %v, but the feed failed at %v", at, lost)
 		}
-		before := feed.looks.Load()
+		before := feed.reads.Load()
 		wait(time.Minute)
-		if n := feed.looks.Load() - before; n < 55 || n > 120 {
-			t.Errorf("%d looks in a minute at a feed that fails, want about one a second", n)
+		if n := feed.reads.Load() - before; n < 55 || n > 120 {
+			t.Errorf("%d reads of a failing feed in a minute, want about one a second", n)
 		}
 		issue()
 		feed.down.Store(false)
 		wait(1200 * time.Millisecond)
 		if _, ok := r.Status(refs[len(refs)-1]); !ok || time.Since(r.CurrentAt()) > 250*time.Millisecond {
-			t.Error("the responder does not follow again after the feed came back")
+			t.Error("the responder does not follow the feed after it recovered")
 		}
 	})
 }
 
-// A lateFeed has one certificate. Its Changes repeat late what the certificate was at first, and its Snapshot waits for
-// release.
-type lateFeed struct {
-	now     atomic.Pointer[pki.StatusChange]
-	late    atomic.Pointer[pki.StatusChange]
+// A staleFeed has one certificate. Its Changes can return an outdated status once, and its Snapshot blocks until
+// release receives.
+type staleFeed struct {
+	status  atomic.Pointer[pki.StatusChange]
+	stale   atomic.Pointer[pki.StatusChange]
 	release chan struct{}
 }
 
-func (f *lateFeed) Snapshot(ctx context.Context, _ time.Time, visit func(pki.StatusChange) error) (uint64, error) {
+func (f *staleFeed) Snapshot(ctx context.Context, _ time.Time, visit func(pki.StatusChange) error) (uint64, error) {
 	select {
 	case <-f.release:
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	return 1, visit(*f.now.Load())
+	return 1, visit(*f.status.Load())
 }
 
-func (f *lateFeed) Changes(_ context.Context, after uint64, _ int) ([]pki.StatusChange, uint64, error) {
-	if c := f.late.Swap(nil); c != nil {
+func (f *staleFeed) Changes(_ context.Context, after uint64, _ int) ([]pki.StatusChange, uint64, error) {
+	if c := f.stale.Swap(nil); c != nil {
 		return []pki.StatusChange{*c}, after + 1, nil
 	}
 	return nil, after, nil
 }
 
-// A certificate that was revoked while the clock was ahead, and so forgotten as expired, is not called good when the clock is
-// set back: neither by an entry about its issuance that comes late, nor before the new snapshot is in.
-func TestClockSetBackMakesNothingGood(t *testing.T) {
+// TestRevokedStaysRevokedWhenClockIsSetBack revokes a certificate while the clock is ahead, so that its status is removed as
+// expired. When the clock is set back, the certificate must not be good: neither by an old change that reports its
+// issuance, nor before the new snapshot is applied.
+func TestRevokedStaysRevokedWhenClockIsSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ahead atomic.Int64
-		feed := &lateFeed{release: make(chan struct{})}
+		feed := &staleFeed{release: make(chan struct{})}
 		ref := pki.CertRef{Issuer: revtest.NewRoot(t, "CA", "p256").ID(), Serial: revtest.Serial(t)}
 		issued := pki.StatusChange{Ref: ref, NotAfter: time.Now().Add(time.Hour), Status: pki.Status{State: pki.Good, Version: 1}}
-		feed.now.Store(&issued)
-		r := followingAt(t, feed, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+		feed.status.Store(&issued)
+		r := startFollowingAt(t, feed, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
 		feed.release <- struct{}{}
 		wait(time.Second)
 		if status, _ := r.Status(ref); status.State != pki.Good {
-			t.Fatalf("a certificate that was issued is %v", status.State)
+			t.Fatalf("an issued certificate is %v, want good", status.State)
 		}
 
 		ahead.Store(int64(14 * time.Hour))
 		wait(2 * time.Minute)
 		revoked := issued
 		revoked.Status = pki.Status{State: pki.Revoked, Reason: pki.Superseded, Version: 2, RevokedAt: time.Now()}
-		feed.now.Store(&revoked)
+		feed.status.Store(&revoked)
 		r.Apply(revoked)
-		feed.late.Store(&issued)
+		feed.stale.Store(&issued)
 
 		ahead.Store(0)
 		wait(time.Second)
 		if status, known := r.Status(ref); known && status.State == pki.Good {
-			t.Error("after the clock was set back a revoked certificate is good")
+			t.Error("after the clock was set back, a revoked certificate is good")
 		}
 		if at := r.CurrentAt(); !at.IsZero() {
-			t.Errorf("the responder answers as of %v without its snapshot", at)
+			t.Errorf("the responder is current at %v before the new snapshot", at)
 		}
 		feed.release <- struct{}{}
 		wait(time.Second)
 		if status, _ := r.Status(ref); status.State != pki.Revoked || r.CurrentAt().IsZero() {
-			t.Errorf("with its snapshot the responder has %v, current at %v", status.State, r.CurrentAt())
+			t.Errorf("after the new snapshot the certificate is %v, current at %v, want revoked", status.State, r.CurrentAt())
 		}
 	})
 }
@@ -206,11 +208,11 @@ func TestExpiredCertificatesAreForgotten(t *testing.T) {
 			short[i] = pki.CertRef{Issuer: ca.ID(), Serial: revtest.Serial(t)}
 			changes[i] = book.Issue(short[i], time.Now().Add(10*time.Minute))
 		}
-		r := following(t, book)
+		r := startFollowing(t, book)
 		wait(30 * time.Minute)
 		for _, ref := range short {
 			if _, ok := r.Status(ref); !ok {
-				t.Fatal("a certificate is forgotten at once when it ends: slow clocks still ask about it")
+				t.Fatal("the status of a certificate is removed within an hour of its expiry: clients with slow clocks still need it")
 			}
 		}
 		wait(time.Hour)
@@ -221,15 +223,15 @@ func TestExpiredCertificatesAreForgotten(t *testing.T) {
 			}
 		}
 		if known > 0 {
-			t.Errorf("%d expired certificates are still known", known)
+			t.Errorf("the statuses of %d expired certificates are not removed", known)
 		}
 		if _, ok := r.Status(long); !ok {
-			t.Error("a valid certificate is forgotten")
+			t.Error("the status of a valid certificate is removed")
 		}
-		// An old change does not bring back what a newer one, forgotten with it, may have revoked.
+		// An old change must not restore a status: a newer one that was removed may have revoked the certificate.
 		r.Apply(changes...)
 		if status, ok := r.Status(short[0]); ok {
-			t.Errorf("an old change brings back an expired certificate as %v", status.State)
+			t.Errorf("an old change restores an expired certificate as %v", status.State)
 		}
 	})
 }

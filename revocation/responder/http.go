@@ -13,22 +13,22 @@ const (
 	typeCRL = "application/pkix-crl"  // RFC 5280 §4.2.1.13
 	typeCA  = "application/pkix-cert" // RFC 5280 §4.2.2.1
 
-	// caMaxAge is how long caches may keep a CA certificate, which its name determines but for a renewal.
+	// caMaxAge is how long caches may keep a CA certificate. The certificate under a URL changes only by renewal.
 	caMaxAge = 24 * time.Hour
 )
 
-// Handler serves relying parties, over plain HTTP since what it serves is signed:
+// Handler returns the HTTP handler for relying parties. It needs no TLS, because everything it serves is signed:
 //
 //	POST /ocsp                a request in DER (RFC 6960 appendix A.1)
 //	GET  /ocsp/{base64}       the same in base64, standard or URL-safe, padded or not, percent-encoded or not
 //	GET  /crl/{issuer}.crl    the CA's full CRL in DER; {issuer} is pki.IssuerID.Short
-//	GET  /crl/{issuer}/{partition}.crl and /crl/{issuer}/{partition}-delta.crl, those of its partitions
+//	GET  /crl/{issuer}/{partition}.crl, /crl/{issuer}/{partition}-delta.crl    the CRLs of its partitions
 //	GET  /ca/{issuer}.cer     the CA's certificate in DER
 //
-// A request it cannot read is answered with malformedRequest and 200, as RFC 6960 has it; what is no such request at
-// all with an HTTP error. The handler has to see paths as they were sent: an http.ServeMux before it would redirect
-// base64 that contains two slashes. Slow clients are for the http.Server's timeouts. A connection ends with a request
-// whose length a proxy before it may have read otherwise: a body in chunks, or one that came with a GET.
+// An OCSP request that does not parse gets malformedRequest with status 200, as RFC 6960 has it. A request with a wrong
+// path, method or type gets an HTTP error. The handler needs paths as they were sent: an http.ServeMux in front of it
+// would redirect base64 that contains two slashes. The http.Server must set timeouts against slow clients. After a
+// chunked body, or a body with a GET, the connection is closed, because a proxy may see its end elsewhere.
 func (r *Responder) Handler() http.Handler { return http.HandlerFunc(r.serve) }
 
 func (r *Responder) serve(w http.ResponseWriter, q *http.Request) {
@@ -46,11 +46,11 @@ func (r *Responder) serve(w http.ResponseWriter, q *http.Request) {
 	case strings.HasPrefix(path, "/ca/"):
 		r.serveCA(w, q, path[len("/ca/"):])
 	default:
-		writeError(w, "here are /ocsp, /crl/ and /ca/", http.StatusNotFound)
+		writeError(w, "not found: use /ocsp, /crl/ or /ca/", http.StatusNotFound)
 	}
 }
 
-// allowed reports whether the request has one of the methods, and answers it if not.
+// allowed reports whether the request uses one of the methods. If not, it sends the error.
 func allowed(w http.ResponseWriter, q *http.Request, methods ...string) bool {
 	for _, m := range methods {
 		if q.Method == m {
@@ -62,14 +62,14 @@ func allowed(w http.ResponseWriter, q *http.Request, methods ...string) bool {
 	return false
 }
 
-// writeError answers what is no such request, or asks for what is not here. Caches may not keep that, as they would keep a
-// 404 by themselves (RFC 9110 §15.1): what is not here now can be in a moment.
+// writeError sends an HTTP error that caches may not keep. Without Cache-Control they would keep a 404 (RFC 9110
+// §15.1), although the resource may be published a moment later.
 func writeError(w http.ResponseWriter, text string, code int) {
 	w.Header()["Cache-Control"] = noStore
 	http.Error(w, text, code)
 }
 
-// cacheFor is a Cache-Control for caches that anybody shares.
+// cacheFor returns a Cache-Control value for shared caches.
 func cacheFor(age time.Duration) string {
 	return "public, max-age=" + strconv.FormatInt(int64(max(age, 0)/time.Second), 10)
 }
@@ -89,7 +89,7 @@ func (r *Responder) serveCA(w http.ResponseWriter, q *http.Request, file string)
 	serveFile(w, q, typeCA, bytes.NewReader(certificate.Raw))
 }
 
-// certificate returns what there is for a file name such as 0123456789abcdef.cer, or nil.
+// certificate returns the CA certificate for a file name such as 0123456789abcdef.cer, or nil.
 func (r *Responder) certificate(file string) *x509.Certificate {
 	name, ok := strings.CutSuffix(file, ".cer")
 	if !ok {

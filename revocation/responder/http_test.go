@@ -22,13 +22,13 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-func TestEveryFormOfGET(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
-	// A request whose base64 has everything that can go wrong: +, / and padding. Serial numbers are random: try some.
+func TestGETDecodesEveryFormOfBase64(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
+	// The base64 of the request must contain +, / and padding. Serial numbers are random, so try several.
 	leaf, der, standard := s.ca.Certificate, []byte(nil), ""
 	for n := 0; !strings.Contains(standard, "+") || !strings.Contains(standard, "/") || !strings.Contains(standard, "="); n++ {
 		if n == 1000 {
-			t.Fatal("no request has +, / and padding")
+			t.Fatal("no request in 1000 has +, / and padding in base64")
 		}
 		leaf, _ = s.issue(t)
 		der = request(t, leaf, s.ca.Certificate, []crypto.Hash{crypto.SHA1, crypto.SHA256}[n%2])
@@ -49,7 +49,7 @@ func TestEveryFormOfGET(t *testing.T) {
 		"escaped by net/url":     url.PathEscape(standard),
 		"escaped as a query":     url.QueryEscape(standard),
 		"every character":        every.String(),
-		"plus become space":      strings.ReplaceAll(standard, "+", "%20"),
+		"plus turned into space": strings.ReplaceAll(standard, "+", "%20"),
 		"a slash in front":       "/" + standard,
 		"an escaped slash there": "%2F" + standard,
 	} {
@@ -58,14 +58,14 @@ func TestEveryFormOfGET(t *testing.T) {
 		}
 	}
 	for name, path := range map[string]string{
-		"no base64":          "!!!!",
+		"not base64":         "!!!!",
 		"escaped twice":      url.PathEscape(url.PathEscape(standard) + "%2B"),
 		"padding in between": standard[:8] + "=" + standard[8:],
 		"too much padding":   standard + "=",
 		"a line break":       standard[:8] + "%0A" + standard[8:],
-		"and its carriage":   standard[:8] + "%0D%0A" + standard[8:],
+		"CR and LF":          standard[:8] + "%0D%0A" + standard[8:],
 		"a line break after": standard + "%0A",
-		"a merged slash":     strings.Replace(standard, "/", "", 1), // what proxies make of two
+		"a merged slash":     strings.Replace(standard, "/", "", 1), // as proxies merge two
 		"truncated":          standard[:40],
 		"dots":               "..",
 		"bits left over":     "MB",
@@ -77,8 +77,8 @@ func TestEveryFormOfGET(t *testing.T) {
 	}
 }
 
-func TestRequestsThatAreRefused(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+func TestWrongRequestsGetHTTPErrors(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, _ := s.issue(t)
 	good := request(t, leaf, s.ca.Certificate, crypto.SHA1)
 	if err := s.publish(t, revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(1), NextUpdate: time.Now().Add(time.Hour)}, "crl"); err != nil {
@@ -92,13 +92,13 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		code                      int
 		allow                     string
 	}{
-		"as it should be":   {"POST", "/ocsp", requestType, good, 200, ""},
+		"a valid request":   {"POST", "/ocsp", requestType, good, 200, ""},
 		"slash at the end":  {"POST", "/ocsp/", requestType, good, 200, ""},
 		"type in capitals":  {"POST", "/ocsp", "Application/OCSP-Request", good, 200, ""},
 		"type, parameter":   {"POST", "/ocsp", requestType + "; charset=binary", good, 200, ""},
 		"no type":           {"POST", "/ocsp", "", good, 415, ""},
 		"a form":            {"POST", "/ocsp", "application/x-www-form-urlencoded", good, 415, ""},
-		"the other type":    {"POST", "/ocsp", "application/ocsp-response", good, 415, ""},
+		"type of responses": {"POST", "/ocsp", "application/ocsp-response", good, 415, ""},
 		"GET of nothing":    {"GET", "/ocsp", "", nil, 405, "POST"},
 		"PUT":               {"PUT", "/ocsp", requestType, good, 405, "POST"},
 		"POST where GET":    {"POST", pathOf(good), requestType, good, 405, "GET, HEAD"},
@@ -110,7 +110,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		"too long":          {"GET", "/ocsp/" + strings.Repeat("A", 2*ocsp.MaxRequestSize), "", nil, 414, ""},
 		"root":              {"GET", "/", "", nil, 404, ""},
 		"elsewhere":         {"POST", "/ocspd", requestType, good, 404, ""},
-		"a CRL not there":   {"GET", "/crl/0123456789abcdef.crl", "", nil, 404, ""},
+		"an unknown CRL":    {"GET", "/crl/0123456789abcdef.crl", "", nil, 404, ""},
 		"no CRL yet":        {"GET", "/crl/" + s.root.ID().Short() + ".crl", "", nil, 404, ""},
 		"a CRL's long name": {"GET", "/crl/" + s.ca.ID().String() + ".crl", "", nil, 404, ""},
 		"a CRL's folder":    {"GET", "/crl/", "", nil, 404, ""},
@@ -119,7 +119,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		"out, escaped":      {"GET", "/crl/..%2f..%2fstore.db", "", nil, 404, ""},
 		"out, all escaped":  {"GET", "/ca/%2e%2e/crl/" + s.ca.ID().Short() + ".crl", "", nil, 404, ""},
 		"another root":      {"GET", "/crl//etc/passwd", "", nil, 404, ""},
-		"an octet too many": {"GET", crl + "%00", "", nil, 404, ""},
+		"a byte too many":   {"GET", crl + "%00", "", nil, 404, ""},
 		"TRACE":             {"TRACE", crl, "", nil, 405, "GET, HEAD"},
 		"OPTIONS":           {"OPTIONS", cer, "", nil, 405, "GET, HEAD"},
 		"CRL":               {"GET", crl, "", nil, 200, ""},
@@ -136,7 +136,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 			t.Errorf("%s: HTTP %d and Allow %q, want %d and %q: %s", name, w.Code, w.Header().Get("Allow"), c.code, c.allow, w.Body)
 		}
 		if got := w.Header().Get("Cache-Control"); c.code >= 400 && got != "no-store" {
-			t.Errorf("%s: caches may keep an error: Cache-Control %q", name, got)
+			t.Errorf("%s: an HTTP error has Cache-Control %q, want no-store", name, got)
 		}
 	}
 	for name, body := range map[string][]byte{"nothing": nil, "zeros": make([]byte, ocsp.MaxRequestSize), "truncated": good[:len(good)-1], "HTTP": []byte("GET / HTTP/1.1\r\n\r\n")} {
@@ -146,8 +146,8 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	}
 }
 
-func TestCacheHeaders(t *testing.T) {
-	s := newScene(t, responder.Config{MaxAge: 30 * time.Second}, revtest.Key(t, "p256"))
+func TestCacheHeadersFollowStatus(t *testing.T) {
+	s := newFixture(t, responder.Config{MaxAge: 30 * time.Second}, revtest.Key(t, "p256"))
 	leaf, ref := s.issue(t)
 	path := pathOf(request(t, leaf, s.ca.Certificate, crypto.SHA1))
 	known := s.clock.now().Truncate(time.Second)
@@ -164,10 +164,10 @@ func TestCacheHeaders(t *testing.T) {
 	for header, code := range map[string]int{tag: 304, "*": 304, `"x", W/` + tag: 304, `"x"`: 200, "": 200} {
 		w := s.get(t, path, "If-None-Match", header)
 		if w.Code != code || (w.Body.Len() == 0) != (code == 304) || w.Header().Get("ETag") != tag {
-			t.Errorf("If-None-Match %s: HTTP %d with %d octets, want %d", header, w.Code, w.Body.Len(), code)
+			t.Errorf("If-None-Match %s: HTTP %d with %d bytes, want %d", header, w.Code, w.Body.Len(), code)
 		}
 	}
-	// Revoked in the same second: who asks whether anything is new since then has to hear of it.
+	// A revocation in the same second: a client that revalidates by date must get it.
 	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
 	since := known.UTC().Format(http.TimeFormat)
 	if w := s.get(t, path, "If-None-Match", tag, "If-Modified-Since", since); w.Code != http.StatusOK || w.Header().Get("ETag") == tag {
@@ -180,27 +180,27 @@ func TestCacheHeaders(t *testing.T) {
 	if got := unknown.Header().Get("Cache-Control"); got != "no-store" {
 		t.Errorf("unknown: Cache-Control %q", got)
 	}
-	// Towards the end of what is known, caches get less.
+	// Close to nextUpdate, max-age is shorter.
 	s.clock.advance(s.staleness - 10*time.Second)
 	if got := s.get(t, path).Header().Get("Cache-Control"); !strings.HasPrefix(got, "public, max-age=9,") && !strings.HasPrefix(got, "public, max-age=10,") {
-		t.Errorf("ten seconds before the end: Cache-Control %q", got)
+		t.Errorf("ten seconds before nextUpdate: Cache-Control %q", got)
 	}
 	s.clock.advance(11 * time.Second)
 	if w := s.get(t, path); !bytes.Equal(w.Body.Bytes(), ocsp.TryLater.DER()) || w.Header().Get("Cache-Control") != "no-store" {
-		t.Errorf("past the end: %x, Cache-Control %q", w.Body, w.Header().Get("Cache-Control"))
+		t.Errorf("after nextUpdate: %x with Cache-Control %q, want tryLater and no-store", w.Body, w.Header().Get("Cache-Control"))
 	}
 }
 
-// publish publishes a CRL whose file holds a text.
-func (s *scene) publish(t testing.TB, c revocation.CRL, text string) error {
+// publish publishes a CRL whose file contains text.
+func (s *fixture) publish(t testing.TB, c revocation.CRL, text string) error {
 	t.Helper()
 	c.Size, c.SHA256 = int64(len(text)), sha256.Sum256([]byte(text))
 	return s.PublishCRL(c, revtest.File(t, "crl", []byte(text)))
 }
 
-// TestScopesAreServedApart looks at the CRLs of partitions, and their deltas, under their own names.
-func TestScopesAreServedApart(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+// TestPartitionCRLsHaveTheirOwnPaths fetches the full CRL and those of partitions, with their deltas, each by its own path.
+func TestPartitionCRLsHaveTheirOwnPaths(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	now := s.clock.now().Truncate(time.Second)
 	want := map[string]string{}
 	for n, c := range []revocation.CRL{{}, {Partition: 1}, {Partition: 1, Delta: true}, {Partition: 4096}} {
@@ -225,9 +225,9 @@ func TestScopesAreServedApart(t *testing.T) {
 	}
 }
 
-// TestACRLIsServedToItsEnd has a newer CRL published in the middle of an answer.
-func TestACRLIsServedToItsEnd(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+// TestCRLReplacedWhileServedIsServedToItsEnd publishes newer CRLs while a client downloads one.
+func TestCRLReplacedWhileServedIsServedToItsEnd(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	now := s.clock.now().Truncate(time.Second)
 	publish := func(n int64, text string) {
 		c := revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(n), ThisUpdate: now, NextUpdate: now.Add(time.Hour)}
@@ -240,17 +240,17 @@ func TestACRLIsServedToItsEnd(t *testing.T) {
 	w := &haltingWriter{ResponseRecorder: httptest.NewRecorder(), first: func() { publish(2, "new"); publish(3, "newer") }}
 	s.handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/crl/"+s.ca.ID().Short()+".crl", nil))
 	if w.Body.String() != old {
-		t.Errorf("%d octets are served of a CRL of %d", w.Body.Len(), len(old))
+		t.Errorf("the client gets %d bytes of a CRL of %d", w.Body.Len(), len(old))
 	}
 	if got := s.get(t, "/crl/"+s.ca.ID().Short()+".crl").Body.String(); got != "newer" {
-		t.Errorf("then %q is served", got)
+		t.Errorf("after the download %q is served, want newer", got)
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
 }
 
-// haltingWriter calls first before it takes the first octets of a body.
+// haltingWriter calls first before the first write of a body.
 type haltingWriter struct {
 	*httptest.ResponseRecorder
 	first func()
@@ -264,8 +264,8 @@ func (w *haltingWriter) Write(b []byte) (int, error) {
 	return w.ResponseRecorder.Write(b)
 }
 
-func TestPublishedFiles(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+func TestOlderCRLsAndWrongFilesAreRefused(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	now := s.clock.now().Truncate(time.Second)
 	publish := func(number int64, text string) error {
 		return s.publish(t, revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(number), ThisUpdate: now, NextUpdate: now.Add(time.Hour)}, text)
@@ -293,26 +293,26 @@ func TestPublishedFiles(t *testing.T) {
 		t.Errorf("Cache-Control %q, want five minutes", got)
 	}
 	if got := w.Header().Get("Last-Modified"); got != "" {
-		t.Errorf("Last-Modified %q, which the CRL before had too", got)
+		t.Errorf("Last-Modified %q, though the CRL before had the same date", got)
 	}
 	if w := s.get(t, path, "If-None-Match", w.Header().Get("ETag")); w.Code != http.StatusNotModified {
 		t.Errorf("If-None-Match: HTTP %d", w.Code)
 	}
 	if w := s.get(t, path, "If-Modified-Since", now.UTC().Format(http.TimeFormat)); w.Code != http.StatusOK {
-		t.Errorf("If-Modified-Since the second of two CRLs: HTTP %d", w.Code)
+		t.Errorf("If-Modified-Since with a date that two CRLs share: HTTP %d", w.Code)
 	}
 	if w := s.get(t, path, "Range", "bytes=0-4"); w.Code != http.StatusPartialContent || w.Body.String() != "three" {
 		t.Errorf("a range: HTTP %d %q", w.Code, w.Body)
 	}
 	if err := s.publish(t, revocation.CRL{Issuer: revtest.NewRoot(t, "Other", "p256").ID(), Number: big.NewInt(1)}, "other"); err == nil {
-		t.Error("the CRL of a CA that is not here is taken")
+		t.Error("the CRL of an unknown CA is published")
 	}
 	for name, err := range map[string]error{
-		"a file that is not there": s.PublishCRL(revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(301), Size: 1}, filepath.Join(t.TempDir(), "none")),
-		"another file":             s.PublishCRL(revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(301), Size: 1}, revtest.File(t, "crl", []byte("two"))),
+		"a missing file": s.PublishCRL(revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(301), Size: 1}, filepath.Join(t.TempDir(), "none")),
+		"the wrong file": s.PublishCRL(revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(301), Size: 1}, revtest.File(t, "crl", []byte("two"))),
 	} {
 		if err == nil || s.get(t, path).Body.String() != "three hundred" {
-			t.Errorf("%s is taken for a CRL: %v", name, err)
+			t.Errorf("%s is published as a CRL: %v", name, err)
 		}
 	}
 	for _, ca := range []revtest.CA{s.root, s.ca} {
@@ -324,7 +324,7 @@ func TestPublishedFiles(t *testing.T) {
 }
 
 func FuzzGET(f *testing.F) {
-	s := newScene(f, responder.Config{}, revtest.Key(f, "p256"))
+	s := newFixture(f, responder.Config{}, revtest.Key(f, "p256"))
 	leaf, _ := s.issue(f)
 	der := request(f, leaf, s.ca.Certificate, crypto.SHA1)
 	f.Add(pathOf(der))
@@ -341,7 +341,7 @@ func FuzzGET(f *testing.F) {
 		case http.StatusNotFound, http.StatusRequestURITooLong, http.StatusMethodNotAllowed:
 		case http.StatusOK:
 			if strings.HasPrefix(path, "/ocsp/") && !bytes.HasPrefix(w.Body.Bytes(), []byte{0x30}) {
-				t.Errorf("%q: %x is no OCSP response", path, w.Body)
+				t.Errorf("%q: %x is not an OCSP response", path, w.Body)
 			}
 		default:
 			t.Errorf("%q: HTTP %d", path, w.Code)
@@ -349,9 +349,9 @@ func FuzzGET(f *testing.F) {
 	})
 }
 
-// TestCachesAskForNewerCRLs has a cache ask again by entity tag and by date, and keep no CRL beyond its end.
-func TestCachesAskForNewerCRLs(t *testing.T) {
-	s := newScene(t, responder.Config{CRLMaxAge: 2 * time.Minute}, revtest.Key(t, "p256"))
+// TestCRLRevalidationByTagAndDate revalidates CRLs by entity tag and by date, and checks that max-age ends at nextUpdate.
+func TestCRLRevalidationByTagAndDate(t *testing.T) {
+	s := newFixture(t, responder.Config{CRLMaxAge: 2 * time.Minute}, revtest.Key(t, "p256"))
 	now := s.clock.now().Truncate(time.Second)
 	publish := func(number int64, thisUpdate time.Time, life time.Duration) {
 		t.Helper()
@@ -369,32 +369,32 @@ func TestCachesAskForNewerCRLs(t *testing.T) {
 	}
 	date := first.Get("Last-Modified")
 	if date != now.Add(-10*time.Second).UTC().Format(http.TimeFormat) || code("If-Modified-Since", date) != http.StatusNotModified {
-		t.Errorf("Last-Modified %q, and asked by it HTTP %d", date, code("If-Modified-Since", date))
+		t.Errorf("Last-Modified %q, and If-Modified-Since with it: HTTP %d", date, code("If-Modified-Since", date))
 	}
 	for _, other := range []string{now.UTC().Format(http.TimeFormat), now.Add(time.Hour).UTC().Format(http.TimeFormat), "yesterday"} {
 		if got := code("If-Modified-Since", other); got != http.StatusOK {
-			t.Errorf("asked by %q, which is not its date: HTTP %d", other, got)
+			t.Errorf("If-Modified-Since %q, which is not its date: HTTP %d", other, got)
 		}
 	}
 	if got := code("If-Modified-Since", date, "If-None-Match", `"another"`); got != http.StatusOK {
-		t.Errorf("another entity tag and the date: HTTP %d", got)
+		t.Errorf("If-None-Match with another tag, and its date: HTTP %d", got)
 	}
 	publish(2, now, 90*time.Second)
 	if got := code("If-Modified-Since", date); got != http.StatusOK {
-		t.Errorf("the date of the CRL before: HTTP %d", got)
+		t.Errorf("If-Modified-Since with the date of the CRL before: HTTP %d", got)
 	}
 	if got := code("If-None-Match", first.Get("ETag")); got != http.StatusOK {
-		t.Errorf("the tag of the CRL before: HTTP %d", got)
+		t.Errorf("If-None-Match with the tag of the CRL before: HTTP %d", got)
 	}
 	second := s.get(t, path).Header()
 	if got := second.Get("Cache-Control"); got != "public, max-age=90, must-revalidate" && got != "public, max-age=89, must-revalidate" {
-		t.Errorf("90 s before its end: Cache-Control %q", got)
+		t.Errorf("90 s before nextUpdate: Cache-Control %q", got)
 	}
 	if got := code("If-None-Match", second.Get("ETag")); got != http.StatusNotModified {
-		t.Errorf("its own tag: HTTP %d", got)
+		t.Errorf("If-None-Match with its own tag: HTTP %d", got)
 	}
 	publish(3, now, time.Hour)
 	if got := code("If-Modified-Since", second.Get("Last-Modified")); got != http.StatusOK {
-		t.Errorf("a date that two CRLs have: HTTP %d", got)
+		t.Errorf("If-Modified-Since with a date that two CRLs share: HTTP %d", got)
 	}
 }

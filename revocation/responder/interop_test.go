@@ -24,32 +24,33 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// A subject is a certificate that is judged.
-type subject struct {
+// A testCert is a certificate whose status relying parties check.
+type testCert struct {
 	certificate *x509.Certificate
 	key         crypto.Signer
 	ref         pki.CertRef
 	file        string
 }
 
-// A trial is a service whose certificates say where OCSP and CRLs are, and what relying parties read from files.
-type trial struct {
-	*service
+// An interopServer is a testServer whose certificates contain the URLs of OCSP and CRLs, with files for the software
+// that checks them.
+type interopServer struct {
+	*testServer
 	rootFile                     string
 	crlURL                       string
-	good, revoked, held, unknown subject
+	good, revoked, held, unknown testCert
 	crl, rootCRL                 []byte
 	crlFile, rootCRLFile         string // PEM
 	crlDER                       string
 }
 
-func newTrial(t *testing.T) *trial {
+func newInteropServer(t *testing.T) *interopServer {
 	t.Helper()
-	s := &trial{service: newService(t, "p256")}
+	s := &interopServer{testServer: newTestServer(t, "p256")}
 	s.rootFile = revtest.PEMFile(t, s.root.Certificate)
 	s.crlURL = s.url + "/crl/" + s.ca.ID().Short() + ".crl"
 	s.good, s.revoked, s.held, s.unknown = s.certify(t, nil), s.certify(t, nil), s.certify(t, nil), s.certify(t, nil)
-	for _, c := range []subject{s.good, s.revoked, s.held} {
+	for _, c := range []testCert{s.good, s.revoked, s.held} {
 		s.Apply(s.book.Issue(c.ref, c.certificate.NotAfter))
 	}
 	s.revoke(t, s.revoked.ref, pki.KeyCompromise)
@@ -59,13 +60,13 @@ func newTrial(t *testing.T) *trial {
 		t.Fatal(err)
 	}
 	s.publish(t)
-	s.rootCRL = list(t, s.root, 1, nil, nil)
+	s.rootCRL = signCRL(t, s.root, 1, nil, nil)
 	s.crlFile, s.rootCRLFile, s.crlDER = crlFile(t, s.crl), crlFile(t, s.rootCRL), revtest.File(t, "crl.der", s.crl)
 	return s
 }
 
-// certify issues a server's certificate. It is on record only where its test puts it there.
-func (s *trial) certify(t *testing.T, edit func(*x509.Certificate)) subject {
+// certify issues a server certificate. The responder does not know it until the test adds it to the book.
+func (s *interopServer) certify(t *testing.T, edit func(*x509.Certificate)) testCert {
 	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: revtest.Serial(t).Int(), Subject: pkix.Name{CommonName: "device"}, DNSNames: []string{"localhost"},
@@ -85,11 +86,11 @@ func (s *trial) certify(t *testing.T, edit func(*x509.Certificate)) subject {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return subject{c, key, s.ca.Ref(t, c), revtest.PEMFile(t, c)}
+	return testCert{c, key, s.ca.Ref(t, c), revtest.PEMFile(t, c)}
 }
 
-// publish has the authority sign a CRL, and fetches it.
-func (s *trial) publish(t *testing.T) {
+// publish has the authority sign a CRL and fetches it.
+func (s *interopServer) publish(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -104,8 +105,8 @@ func (s *trial) publish(t *testing.T) {
 	s.crl = fetch(t, s.crlURL)
 }
 
-// list signs a CRL of any kind.
-func list(t *testing.T, ca revtest.CA, number int64, revoked []*big.Int, extensions []pkix.Extension) []byte {
+// signCRL signs a CRL with the given entries and extensions.
+func signCRL(t *testing.T, ca revtest.CA, number int64, revoked []*big.Int, extensions []pkix.Extension) []byte {
 	t.Helper()
 	template := &x509.RevocationList{
 		Number: big.NewInt(number), ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().Add(24 * time.Hour), ExtraExtensions: extensions,
@@ -122,6 +123,7 @@ func list(t *testing.T, ca revtest.CA, number int64, revoked []*big.Int, extensi
 	return der
 }
 
+// crlFile writes CRLs to a PEM file.
 func crlFile(t *testing.T, ders ...[]byte) string {
 	t.Helper()
 	var text []byte
@@ -137,19 +139,20 @@ var (
 	oidFreshest = asn1.ObjectIdentifier{2, 5, 29, 46}
 )
 
-// issuingPoint is the critical issuingDistributionPoint of a CRL that covers what names its URL (RFC 5280 §5.2.5).
+// issuingPoint returns the critical issuingDistributionPoint of a CRL for the certificates that contain its URL
+// (RFC 5280 §5.2.5).
 func issuingPoint(t *testing.T, url string) pkix.Extension {
 	return pkix.Extension{Id: oidPoint, Critical: true, Value: der(t, func(b *cryptobyte.Builder) { addPoint(b, url) })}
 }
 
-// freshestCRL says where the delta CRLs are (RFC 5280 §4.2.1.15, §5.2.6).
+// freshestCRL returns the extension with the URL of the delta CRLs (RFC 5280 §4.2.1.15, §5.2.6).
 func freshestCRL(t *testing.T, url string) pkix.Extension {
 	return pkix.Extension{Id: oidFreshest, Value: der(t, func(b *cryptobyte.Builder) {
 		b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) { addPoint(b, url) })
 	})}
 }
 
-// deltaOf makes a CRL one of the changes since another (RFC 5280 §5.2.4).
+// deltaOf returns the deltaCRLIndicator for changes since the CRL of that number (RFC 5280 §5.2.4).
 func deltaOf(t *testing.T, base int64) pkix.Extension {
 	return pkix.Extension{Id: oidDelta, Critical: true, Value: der(t, func(b *cryptobyte.Builder) { b.AddASN1Int64(base) })}
 }
@@ -169,29 +172,29 @@ func der(t *testing.T, add func(*cryptobyte.Builder)) []byte {
 	t.Helper()
 	var b cryptobyte.Builder
 	add(&b)
-	octets, err := b.Bytes()
+	data, err := b.Bytes()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return octets
+	return data
 }
 
-// java is one process that answers all questions: it takes a second to start.
-type java struct {
+// A javaProcess is a Java program that checks certificates for a whole test, because it takes a second to start.
+type javaProcess struct {
 	in  io.Writer
 	out *bufio.Scanner
 }
 
-func startJava(t *testing.T) *java {
+func startJava(t *testing.T) *javaProcess {
 	t.Helper()
 	return runJava(t, "testdata/Judge.java")
 }
 
-// runJava runs a program that answers each line with a line.
-func runJava(t *testing.T, program string) *java {
+// runJava starts a program that writes one line for each line it reads.
+func runJava(t *testing.T, program string) *javaProcess {
 	t.Helper()
 	const jars = "/usr/share/java/bcprov.jar:/usr/share/java/bcutil.jar:/usr/share/java/bcpkix.jar"
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute) // its end comes after that of the test
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute) // it ends in Cleanup, after the context of the test
 	cmd := exec.CommandContext(ctx, "java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "--class-path", jars, program)
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -213,19 +216,19 @@ func runJava(t *testing.T, program string) *java {
 		}
 		cancel()
 	})
-	return &java{in, bufio.NewScanner(out)}
+	return &javaProcess{in, bufio.NewScanner(out)}
 }
 
-// want asks, and wants an answer that begins so.
-func (j *java) want(t *testing.T, want string, question ...string) {
+// want sends a line of words and checks that the reply begins with want.
+func (j *javaProcess) want(t *testing.T, want string, question ...string) {
 	t.Helper()
 	if _, err := io.WriteString(j.in, strings.Join(question, "\t")+"\n"); err != nil {
 		t.Fatal(err)
 	}
 	if !j.out.Scan() {
-		t.Fatalf("java says nothing to %v: %v", question, j.out.Err())
+		t.Fatalf("java gives no reply to %v: %v", question, j.out.Err())
 	}
 	if got := j.out.Text(); !strings.HasPrefix(got, want) {
-		t.Errorf("%v: java says %q, want %q", question, got, want)
+		t.Errorf("%v: java replies %q, want %q", question, got, want)
 	}
 }

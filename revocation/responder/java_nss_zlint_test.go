@@ -13,26 +13,26 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-func TestJavaAsks(t *testing.T) {
-	s := newTrial(t)
+func TestJavaReadsResponsesAndCRLs(t *testing.T) {
+	s := newInteropServer(t)
 	j := startJava(t)
 	url := s.url + "/ocsp"
 	for _, nonce := range []string{"plain", "nonce"} {
-		s.methods.want(t, "nobody", "")
-		for want, c := range map[string]subject{
+		s.methods.want(t, "no client", "")
+		for want, c := range map[string]testCert{
 			"good": s.good, "revoked KEY_COMPROMISE": s.revoked, "revoked CERTIFICATE_HOLD": s.held, "refused UNDETERMINED_REVOCATION_STATUS": s.unknown,
 		} {
 			j.want(t, want, "ocsp", c.file, s.caFile, s.rootFile, url, nonce)
 		}
 		s.methods.want(t, "Java "+nonce, "GET")
 		for _, hash := range []string{"SHA-1", "SHA-256"} {
-			for want, c := range map[string]subject{"good": s.good, "revoked 1": s.revoked, "revoked 6": s.held, "unknown": s.unknown} {
+			for want, c := range map[string]testCert{"good": s.good, "revoked 1": s.revoked, "revoked 6": s.held, "unknown": s.unknown} {
 				j.want(t, want, "bc-ocsp", c.file, s.caFile, url, hash, nonce)
 			}
 		}
 		s.methods.want(t, "the program with Bouncy Castle", "POST")
 	}
-	for want, c := range map[string]subject{"good": s.good, "revoked KEY_COMPROMISE": s.revoked, "revoked CERTIFICATE_HOLD": s.held} {
+	for want, c := range map[string]testCert{"good": s.good, "revoked KEY_COMPROMISE": s.revoked, "revoked CERTIFICATE_HOLD": s.held} {
 		j.want(t, want, "points", c.file, s.caFile, s.rootFile)
 		j.want(t, want, "crls", "SUN", c.file, s.caFile, s.rootFile, s.crlFile)
 	}
@@ -41,11 +41,11 @@ func TestJavaAsks(t *testing.T) {
 	j.want(t, "revoked 6", "bc-crl", s.crlDER, s.caFile, s.held.file)
 	j.want(t, "good", "crls", "BC", s.good.file, s.caFile, s.rootFile, s.crlFile, s.rootCRLFile)
 	j.want(t, "refused UNSPECIFIED Certificate revocation after", "crls", "BC", s.revoked.file, s.caFile, s.rootFile, s.crlFile, s.rootCRLFile)
-	javaAndPartitions(t, s, j)
+	checkJavaPartitions(t, s, j)
 }
 
-// nssDatabase is what NSS keeps certificates and CRLs in.
-func nssDatabase(t *testing.T, s *trial) string {
+// nssDatabase creates an NSS database with the CA certificates.
+func nssDatabase(t *testing.T, s *interopServer) string {
 	t.Helper()
 	db := "sql:" + t.TempDir()
 	revtest.MustTool(t, "certutil", "-N", "-d", db, "--empty-password")
@@ -54,13 +54,13 @@ func nssDatabase(t *testing.T, s *trial) string {
 	return db
 }
 
-// TestNSSAsks has NSS ask where the certificates say. What is unknown counts as revoked for it.
-func TestNSSAsks(t *testing.T) {
-	s := newTrial(t)
+// TestNSSReadsResponsesAndCRLs has NSS use the URLs in the certificates. NSS treats unknown as revoked.
+func TestNSSReadsResponsesAndCRLs(t *testing.T) {
+	s := newInteropServer(t)
 	p := newPartitions(t, s)
 	db := nssDatabase(t, s)
 	const good, isRevoked, noInformation = "Chain is good!", "Peer's Certificate has been revoked.", "Chain is bad!"
-	want := func(db, method string, of subject, want string) {
+	want := func(db, method string, of testCert, want string) {
 		t.Helper()
 		args := []string{"-d", db, "-pp", "-u", "1", "-g", "leaf", "-h", "requireFreshInfo", "-m", method, "-s", "failIfNoInfo", "-a", of.file}
 		if out, _ := revtest.Tool(t, "vfychain", args...); !strings.Contains(out, want) {
@@ -68,51 +68,51 @@ func TestNSSAsks(t *testing.T) {
 		}
 	}
 	for _, c := range []struct {
-		of   subject
+		of   testCert
 		want string
 	}{{s.good, good}, {s.revoked, isRevoked}, {s.held, isRevoked}, {s.unknown, isRevoked}} {
 		want(db, "ocsp", c.of, c.want)
 	}
-	s.methods.want(t, "NSS", "GET POST") // again by POST, where it does not like the answer
+	s.methods.want(t, "NSS", "GET POST") // NSS retries by POST if it does not accept the response
 	revtest.MustTool(t, "crlutil", "-I", "-d", db, "-i", s.crlDER)
 	want(db, "crl", s.good, good)
 	want(db, "crl", s.revoked, isRevoked)
 	want(db, "crl", s.held, isRevoked)
 
-	// NSS knows no critical extension of a CRL, and takes no CRL that has one.
+	// NSS supports no critical CRL extension, and refuses a CRL that has one.
 	db = nssDatabase(t, s)
 	for name, der := range map[string][]byte{"partition": p.base, "delta": p.delta} {
 		if out, code := revtest.Tool(t, "crlutil", "-I", "-d", db, "-i", revtest.File(t, "x.crl", der)); code == 0 || !strings.Contains(out, "SEC_ERROR_CRL_UNKNOWN_CRITICAL_EXTENSION") {
-			t.Errorf("crlutil takes a %s, or does not say why not: exit %d\n%s", name, code, out)
+			t.Errorf("crlutil accepts a %s, or refuses it for another reason: exit %d\n%s", name, code, out)
 		}
 	}
 	want(db, "crl", p.good, noInformation)
 }
 
-// TestZlintJudges has zlint look at every kind of answer and of CRL, with its rules of RFCs.
-func TestZlintJudges(t *testing.T) {
-	s := newTrial(t)
+// TestZlintFindsNothing runs the RFC rules of zlint on every kind of response and CRL.
+func TestZlintFindsNothing(t *testing.T) {
+	s := newInteropServer(t)
 	p := newPartitions(t, s)
 	registry, err := lint.GlobalRegistry().Filter(lint.FilterOptions{IncludeSources: lint.SourceList{lint.RFC5280, lint.RFC6960}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []subject{s.good, s.revoked, s.held, s.unknown} {
+	for _, c := range []testCert{s.good, s.revoked, s.held, s.unknown} {
 		for _, hash := range []crypto.Hash{crypto.SHA1, crypto.SHA256} {
 			answer, err := xocsp.ParseResponse(s.post(t, request(t, c.certificate, s.ca.Certificate, hash)), s.ca.Certificate)
 			if err != nil {
 				t.Fatal(err)
 			}
-			lintable(t, "answer", zlint.LintOcspResponseEx(answer, registry))
+			wantLintClean(t, "answer", zlint.LintOcspResponseEx(answer, registry))
 		}
 	}
 	for name, der := range map[string][]byte{"CRL": s.crl, "partition": p.base, "delta": p.delta} {
-		lintable(t, name, lintCRL(t, der, registry))
+		wantLintClean(t, name, lintCRL(t, der, registry))
 	}
 }
 
-// lintable reports what zlint finds, and that nothing was looked at.
-func lintable(t *testing.T, name string, set *zlint.ResultSet) {
+// wantLintClean fails on each finding of zlint, and if no rule was applied.
+func wantLintClean(t *testing.T, name string, set *zlint.ResultSet) {
 	t.Helper()
 	passed := 0
 	for rule, r := range set.Results {
@@ -124,7 +124,7 @@ func lintable(t *testing.T, name string, set *zlint.ResultSet) {
 		}
 	}
 	if passed == 0 {
-		t.Errorf("no rule of zlint looks at the %s", name)
+		t.Errorf("no rule of zlint applies to the %s", name)
 	}
 }
 

@@ -2,12 +2,12 @@ package responder
 
 import "github.com/brevet-pki/brevet/revocation/ocsp"
 
-// Outcome is what an OCSP response says: the status of the one certificate that was asked about, or the name of RFC 6960
-// §4.2.1 for a response without one.
+// Outcome classifies OCSP responses for metrics: by the status of the one certificate in it, or by the name that RFC
+// 6960 §4.2.1 gives a response without a status.
 type Outcome string
 
-// The outcomes. Unknown is said of what was never issued, also where the response says it as extended-revoke. Several is
-// a response about more certificates than one.
+// The outcomes. Unknown is a response about a certificate that was never issued, even if it says revoked because of
+// ExtendedRevoke. Several is a response about more than one certificate.
 const (
 	Good          Outcome = "good"
 	Revoked       Outcome = "revoked"
@@ -19,12 +19,13 @@ const (
 	Unauthorized  Outcome = "unauthorized"
 )
 
-// Outcomes are all outcomes.
+// Outcomes returns all outcomes.
 func Outcomes() []Outcome {
 	return []Outcome{Good, Revoked, Unknown, Several, Malformed, InternalError, TryLater, Unauthorized}
 }
 
-// Meter is told what each OCSP response says. It must not block, and is safe for concurrent use.
+// Meter counts OCSP responses. Answered is called once for each response, must not block, and is safe for concurrent
+// use.
 type Meter interface {
 	Answered(o Outcome)
 }

@@ -13,33 +13,33 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// A tally counts outcomes.
-type tally struct {
+// A countingMeter counts outcomes.
+type countingMeter struct {
 	mu    sync.Mutex
 	count map[responder.Outcome]int
 }
 
-func (m *tally) Answered(o responder.Outcome) {
+func (m *countingMeter) Answered(o responder.Outcome) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.count[o]++
 }
 
-func TestEveryAnswerIsCounted(t *testing.T) {
-	m := &tally{count: map[responder.Outcome]int{}}
-	s := newScene(t, responder.Config{Meter: m}, revtest.Key(t, "p256"))
+func TestEveryResponseIsCounted(t *testing.T) {
+	m := &countingMeter{count: map[responder.Outcome]int{}}
+	s := newFixture(t, responder.Config{Meter: m}, revtest.Key(t, "p256"))
 	good, _ := s.issue(t)
 	revoked, ref := s.issue(t)
 	s.Apply(pki.StatusChange{Ref: ref, NotAfter: revoked.NotAfter, Status: pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: s.clock.now(), Version: 2}})
 	stranger := revtest.NewRoot(t, "Stranger", "p256")
 	ask := func(der []byte) { s.get(t, "/ocsp/"+base64.URLEncoding.EncodeToString(der)) }
-	for range 2 { // the second answer is a kept one
+	for range 2 { // the second response is from the cache
 		ask(request(t, good, s.ca.Certificate, crypto.SHA256))
 		ask(request(t, revoked, s.ca.Certificate, crypto.SHA1))
 	}
 	ask(request(t, s.ca.Leaf(t, "unknown"), s.ca.Certificate, crypto.SHA1))
 	ask(request(t, good, stranger.Certificate, crypto.SHA1))
-	ask([]byte("no request"))
+	ask([]byte("not a request"))
 	s.get(t, "/ocsp/!")
 	s.clock.advance(time.Hour)
 	ask(request(t, good, s.ca.Certificate, crypto.SHA1))

@@ -21,24 +21,24 @@ const (
 	typeRequest  = "application/ocsp-request"
 	typeResponse = "application/ocsp-response"
 
-	// longestGET bounds what follows /ocsp/: the largest request in base64, and room for slashes in front.
-	longestGET = ocsp.MaxRequestSize/3*4 + 16
-	// shortBody is what net/http finds the length of by itself, in less time.
-	shortBody = 2 << 10
+	// maxGET is the maximum size of the path after /ocsp/: the largest request in base64, with some leading slashes.
+	maxGET = ocsp.MaxRequestSize/3*4 + 16
+	// maxAutoLength is the largest body whose Content-Length net/http sets by itself, in less time.
+	maxAutoLength = 2 << 10
 )
 
-// What http.Header holds of every answer. Nobody may write into these.
+// Header values that all responses share. They must not be modified.
 var (
 	contentType = []string{typeResponse}
 	noStore     = []string{"no-store"}
 )
 
-// A workspace is where one request is read, and what was kept for it is copied to.
+// A workspace holds the buffers of one request and its response. Workspaces are reused.
 type workspace struct {
-	text   [longestGET]byte
-	der    [longestGET]byte
-	room   [longestKept]byte
-	answer answer
+	text   [maxGET]byte
+	der    [maxGET]byte
+	buf    [maxCachedSize]byte
+	answer signedResponse
 }
 
 var workspaces = sync.Pool{New: func() any { return new(workspace) }}
@@ -58,8 +58,8 @@ func (r *Responder) servePOST(w http.ResponseWriter, q *http.Request) {
 		refuseBody(w, err)
 		return
 	}
-	// HTTP caches no response to a POST (RFC 9110 §9.3.3) that does not ask for it.
-	a, refusal := r.respond(q.Context(), q.RemoteAddr, r.clock(), der, space)
+	// Without explicit freshness, caches keep no response to a POST (RFC 9110 §9.3.3).
+	a, refusal := r.answerDER(q.Context(), q.RemoteAddr, r.clock(), der, space)
 	if refusal != 0 {
 		writeRefusal(w, refusal)
 		return
@@ -67,17 +67,17 @@ func (r *Responder) servePOST(w http.ResponseWriter, q *http.Request) {
 	a.write(w, q)
 }
 
-// refuseBody answers a request whose body cannot be read.
+// refuseBody sends the error for a body that could not be read.
 func refuseBody(w http.ResponseWriter, err error) {
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
-		writeError(w, "an OCSP request has at most "+strconv.Itoa(ocsp.MaxRequestSize)+" octets", http.StatusRequestEntityTooLarge)
+		writeError(w, "an OCSP request has at most "+strconv.Itoa(ocsp.MaxRequestSize)+" bytes", http.StatusRequestEntityTooLarge)
 		return
 	}
-	writeError(w, "the request did not arrive whole", http.StatusBadRequest)
+	writeError(w, "the request body is incomplete", http.StatusBadRequest)
 }
 
-// isRequest reports whether a Content-Type is that of an OCSP request, with or without parameters.
+// isRequest reports whether the Content-Type is that of an OCSP request, with or without parameters.
 func isRequest(header []string) bool {
 	if len(header) != 1 {
 		return false
@@ -89,11 +89,11 @@ func isRequest(header []string) bool {
 	return err == nil && media == typeRequest
 }
 
-// readBody reads a request's body, of at most ocsp.MaxRequestSize octets. It may be of the workspace.
+// readBody reads a body of at most ocsp.MaxRequestSize bytes. The result may be part of the workspace.
 func readBody(w http.ResponseWriter, q *http.Request, space *workspace) ([]byte, error) {
 	n := q.ContentLength
 	if n > ocsp.MaxRequestSize {
-		w.Header().Set("Connection", "close") // nobody reads it
+		w.Header().Set("Connection", "close") // the body is not read
 		return nil, &http.MaxBytesError{Limit: ocsp.MaxRequestSize}
 	}
 	if n >= 0 {
@@ -107,8 +107,8 @@ func (r *Responder) serveGET(w http.ResponseWriter, q *http.Request, encoded str
 	if !allowed(w, q, http.MethodGet, http.MethodHead) {
 		return
 	}
-	if len(encoded) > longestGET {
-		writeError(w, "an OCSP request has at most "+strconv.Itoa(ocsp.MaxRequestSize)+" octets", http.StatusRequestURITooLong)
+	if len(encoded) > maxGET {
+		writeError(w, "an OCSP request has at most "+strconv.Itoa(ocsp.MaxRequestSize)+" bytes", http.StatusRequestURITooLong)
 		return
 	}
 	space := workspaces.Get().(*workspace)
@@ -119,18 +119,18 @@ func (r *Responder) serveGET(w http.ResponseWriter, q *http.Request, encoded str
 		return
 	}
 	now := r.clock()
-	a, refusal := r.respond(q.Context(), q.RemoteAddr, now, der, space)
+	a, refusal := r.answerDER(q.Context(), q.RemoteAddr, now, der, space)
 	if refusal != 0 {
 		writeRefusal(w, refusal)
 		return
 	}
 	header := w.Header()
-	if !a.isKept {
+	if !a.cached {
 		header["Cache-Control"] = noStore
 		a.write(w, q)
 		return
 	}
-	// RFC 5019 §6.2. If-Modified-Since is not honoured: a status may change twice in one second.
+	// RFC 5019 §6.2. If-Modified-Since is ignored, because a status may change twice in one second.
 	header["Cache-Control"] = r.cacheable
 	if left := time.Unix(a.nextUpdate, 0).Sub(now); left < r.maxAge {
 		header["Cache-Control"] = []string{cacheControl(left)}
@@ -144,11 +144,11 @@ func (r *Responder) serveGET(w http.ResponseWriter, q *http.Request, encoded str
 	a.write(w, q)
 }
 
-// cacheControl is the Cache-Control of an answer.
+// cacheControl returns the Cache-Control of a response that caches may keep for age.
 func cacheControl(age time.Duration) string { return cacheFor(age) + ", no-transform, must-revalidate" }
 
-// dates are times as HTTP has them, of which many answers have the same: two seconds share a place where they are so far
-// apart that no answers are.
+// dates caches formatted HTTP dates, because many responses have the same. It is indexed by the low bits of the time:
+// the times in use are close to each other, so they rarely share an index.
 type dates [1 << 10]atomic.Pointer[date]
 
 type date struct {
@@ -156,7 +156,7 @@ type date struct {
 	value   []string
 }
 
-// of returns a time in seconds since 1970 as a value of http.Header. Nobody may write into it.
+// of returns a time in seconds since 1970 as an http.Header value. The caller must not modify it.
 func (d *dates) of(seconds int64) []string {
 	place := &d[seconds&int64(len(d)-1)]
 	if one := place.Load(); one != nil && one.seconds == seconds {
@@ -167,10 +167,11 @@ func (d *dates) of(seconds int64) []string {
 	return one.value
 }
 
-// respond answers a request in DER of a remote address. It keeps no part of the request. The answer may be of the workspace.
-func (r *Responder) respond(ctx context.Context, remote string, now time.Time, der []byte, space *workspace) (*answer, ocsp.Refusal) {
+// answerDER answers an OCSP request in DER from a remote address. It retains no part of der. The answer may be part of
+// the workspace.
+func (r *Responder) answerDER(ctx context.Context, remote string, now time.Time, der []byte, space *workspace) (*signedResponse, ocsp.Refusal) {
 	if id, serial, plain := ocsp.PlainCertID(der); plain {
-		if a := r.recall(now, serial, id, space); a != nil {
+		if a := r.lookup(now, serial, id, space); a != nil {
 			r.meter.Answered(a.outcome)
 			return a, 0
 		}
@@ -179,7 +180,7 @@ func (r *Responder) respond(ctx context.Context, remote string, now time.Time, d
 	if err != nil {
 		return nil, r.refuse(ocsp.MalformedRequest)
 	}
-	a, refusal := r.answer(ctx, hostOf(remote), q, space)
+	a, refusal := r.respond(ctx, hostOf(remote), q, space)
 	if refusal != 0 {
 		return nil, r.refuse(refusal)
 	}
@@ -187,20 +188,20 @@ func (r *Responder) respond(ctx context.Context, remote string, now time.Time, d
 	return a, 0
 }
 
-// refuse counts a refusal, and returns it.
+// refuse counts a refusal and returns it.
 func (r *Responder) refuse(refusal ocsp.Refusal) ocsp.Refusal {
 	r.meter.Answered(outcomeOfRefusal(refusal))
 	return refusal
 }
 
-// write sends the answer. A client that has gone needs none.
-func (a *answer) write(w http.ResponseWriter, q *http.Request) {
+// write sends the response. It ignores errors, because they mean that the client has disconnected.
+func (a *signedResponse) write(w http.ResponseWriter, q *http.Request) {
 	header := w.Header()
 	header["Content-Type"] = contentType
-	if size := len(a.head) + len(a.tail); size > shortBody || q.Method == http.MethodHead {
+	if size := len(a.head) + len(a.tail); size > maxAutoLength || q.Method == http.MethodHead {
 		header["Content-Length"] = []string{strconv.Itoa(size)}
 	}
-	_, _ = w.Write(a.head) //nolint:gosec // DER, of a type that no browser shows
+	_, _ = w.Write(a.head) //nolint:gosec // DER, in a type that browsers do not render
 	if len(a.tail) > 0 {
 		_, _ = w.Write(a.tail) //nolint:gosec // as above
 	}
@@ -212,14 +213,14 @@ func writeRefusal(w http.ResponseWriter, refusal ocsp.Refusal) {
 	_, _ = w.Write(refusal.DER()) //nolint:gosec // a constant
 }
 
-// strictBase64 refuses what RFC 4648 §3.5 lets decoders refuse: bits that are left over.
+// strictBase64 refuses nonzero padding bits (RFC 4648 §3.5).
 var strictBase64 = base64.RawStdEncoding.Strict()
 
-// decodePath reads the base64 of a GET in every form that clients and proxies make of it: both alphabets, with or
-// without padding, with a plus sign turned into a space, with slashes added in front. It is of longestGET at most, and
-// what it returns is of the workspace.
+// decodePath decodes the base64 of a GET in every form that clients and proxies produce: both alphabets, with or
+// without padding, with a plus sign turned into a space, with additional leading slashes. encoded has at most maxGET
+// bytes. The result is part of the workspace.
 func decodePath(space *workspace, encoded string) ([]byte, error) {
-	encoded = strings.TrimLeft(encoded, "/") // no request in DER begins with what encodes as a slash
+	encoded = strings.TrimLeft(encoded, "/") // the base64 of a DER request never begins with a slash
 	text := space.text[:copy(space.text[:], encoded)]
 	for n, c := range text {
 		switch c {
@@ -228,18 +229,18 @@ func decodePath(space *workspace, encoded string) ([]byte, error) {
 		case '_':
 			text[n] = '/'
 		case '\r', '\n': // the decoder would skip them
-			return nil, errors.New("responder: a line break in base64")
+			return nil, errors.New("responder: the base64 contains a line break")
 		}
 	}
 	bare := bytes.TrimRight(text, "=")
 	if padding := len(text) - len(bare); padding > 0 && (padding > 2 || len(text)%4 != 0) {
-		return nil, errors.New("responder: wrong padding")
+		return nil, errors.New("responder: the base64 has wrong padding")
 	}
 	n, err := strictBase64.Decode(space.der[:], bare)
 	return space.der[:n], err
 }
 
-// matches reports whether an If-None-Match names the tag (RFC 9110 §13.1.2).
+// matches reports whether an If-None-Match contains the tag (RFC 9110 §13.1.2).
 func matches(header, tag string) bool {
 	for candidate := range strings.SplitSeq(header, ",") {
 		candidate = strings.TrimSpace(candidate)

@@ -22,20 +22,21 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// singleRequest is the one entry of requestList in a request of x/crypto/ocsp.
+// singleRequest returns the only entry of requestList in a request of x/crypto/ocsp.
 func singleRequest(t testing.TB, der []byte) []byte {
 	t.Helper()
 	outer := cryptobyte.String(der)
 	for range 3 {
 		if !outer.ReadASN1(&outer, asn1.SEQUENCE) {
-			t.Fatalf("%x is no request", der)
+			t.Fatalf("%x is not an OCSP request", der)
 		}
 	}
 	return outer
 }
 
-// compose makes a request of entries of requestList, with a nonce of so many octets, or none below 0.
-func compose(t testing.TB, nonce int, entries ...[]byte) []byte {
+// composeRequest encodes a request with the given entries and a nonce of that many bytes, or no nonce if it is
+// negative.
+func composeRequest(t testing.TB, nonce int, entries ...[]byte) []byte {
 	t.Helper()
 	var b cryptobyte.Builder
 	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -70,30 +71,30 @@ func nonceExtension(t testing.TB, size int) []byte {
 	return der
 }
 
-func TestNonces(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+func TestNonceIsRepeatedOrRefused(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, _ := s.issue(t)
 	entry := singleRequest(t, request(t, leaf, s.ca.Certificate, crypto.SHA1))
 	for size, want := range map[int]string{0: malformed, 1: "good", 15: "good", 16: "good", 32: "good", 33: "good", 128: "good", 129: malformed} {
-		der := compose(t, size, entry)
+		der := composeRequest(t, size, entry)
 		answer := s.post(t, der)
 		if got, _ := s.read(t, leaf, answer); got != want {
-			t.Errorf("a nonce of %d octets: %s, want %s", size, got, want)
+			t.Errorf("a nonce of %d bytes: %s, want %s", size, got, want)
 		}
 		if echoed := bytes.Contains(answer, nonceExtension(t, size)); echoed != (want == "good") {
-			t.Errorf("a nonce of %d octets is in the answer: %v", size, echoed)
+			t.Errorf("a nonce of %d bytes: contained in the response: %v", size, echoed)
 		}
 		if got := s.get(t, pathOf(der)).Header().Get("Cache-Control"); got != "no-store" {
-			t.Errorf("a nonce of %d octets: Cache-Control %q", size, got)
+			t.Errorf("a nonce of %d bytes: Cache-Control %q", size, got)
 		}
 	}
-	if n := responder.Kept(s.Responder); n != 0 {
-		t.Errorf("%d answers with a nonce are kept", n)
+	if n := responder.CachedCount(s.Responder); n != 0 {
+		t.Errorf("%d responses with a nonce are cached", n)
 	}
 }
 
-func TestSeveralCertificates(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+func TestRequestsAboutSeveralCertificates(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	young := s.root.Intermediate(t, "Young CA", "p256")
 	if err := s.AddIssuer(young.Certificate); err != nil {
 		t.Fatal(err)
@@ -111,42 +112,42 @@ func TestSeveralCertificates(t *testing.T) {
 		der  []byte
 		want string
 	}{
-		"both hashes":            {compose(t, -1, ours, entry(s.ca.Certificate, crypto.SHA256)), "good"},
-		"the same one twice":     {compose(t, -1, ours, ours), "good"},
-		"sixteen":                {compose(t, -1, bytes.Repeat(ours, 16)), "good"},
-		"sixteen, with a nonce":  {compose(t, 32, bytes.Repeat(ours, 16)), "good"},
-		"seventeen":              {compose(t, -1, bytes.Repeat(ours, 17)), malformed},
-		"two CAs":                {compose(t, -1, ours, theirs), unauthorized},
-		"two CAs, with a nonce":  {compose(t, 32, ours, theirs), unauthorized},
-		"a CA that is not here":  {compose(t, -1, ours, entry(leaf, crypto.SHA1)), unauthorized},
-		"a hash that is unknown": {compose(t, -1, ours, entry(s.ca.Certificate, crypto.SHA384)), unauthorized},
+		"both hashes":           {composeRequest(t, -1, ours, entry(s.ca.Certificate, crypto.SHA256)), "good"},
+		"one certificate twice": {composeRequest(t, -1, ours, ours), "good"},
+		"sixteen":               {composeRequest(t, -1, bytes.Repeat(ours, 16)), "good"},
+		"sixteen, with a nonce": {composeRequest(t, 32, bytes.Repeat(ours, 16)), "good"},
+		"seventeen":             {composeRequest(t, -1, bytes.Repeat(ours, 17)), malformed},
+		"two CAs":               {composeRequest(t, -1, ours, theirs), unauthorized},
+		"two CAs, with a nonce": {composeRequest(t, 32, ours, theirs), unauthorized},
+		"an unknown CA":         {composeRequest(t, -1, ours, entry(leaf, crypto.SHA1)), unauthorized},
+		"an unsupported hash":   {composeRequest(t, -1, ours, entry(s.ca.Certificate, crypto.SHA384)), unauthorized},
 	} {
 		if got, _ := s.read(t, leaf, s.post(t, c.der)); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
 	}
-	if n := responder.Kept(s.Responder); n != 0 {
-		t.Errorf("%d answers about several certificates are kept", n)
+	if n := responder.CachedCount(s.Responder); n != 0 {
+		t.Errorf("%d responses about several certificates are cached", n)
 	}
 }
 
-// TestNeverIssued is RFC 6960 §2.2 and §4.4.8.
-func TestNeverIssued(t *testing.T) {
+// TestNeverIssuedIsUnknownOrExtendedRevoked tests responses about certificates that were never issued (RFC 6960 §2.2, §4.4.8).
+func TestNeverIssuedIsUnknownOrExtendedRevoked(t *testing.T) {
 	extended := []byte{0x30, 0x0f, 6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 9, 4, 2, 5, 0}
 	for _, revoke := range []bool{false, true} {
-		s := newScene(t, responder.Config{ExtendedRevoke: revoke}, revtest.Key(t, "p256"))
+		s := newFixture(t, responder.Config{ExtendedRevoke: revoke}, revtest.Key(t, "p256"))
 		leaf, _ := s.issue(t)
 		stranger := s.ca.Leaf(t, "stranger")
 		plain := s.post(t, request(t, stranger, s.ca.Certificate, crypto.SHA1))
 		for name, answer := range map[string][]byte{
 			"plain":      plain,
-			"with nonce": s.post(t, compose(t, 32, singleRequest(t, request(t, stranger, s.ca.Certificate, crypto.SHA256)))),
-			"beside a good one": s.post(t, compose(t, -1, singleRequest(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)),
+			"with nonce": s.post(t, composeRequest(t, 32, singleRequest(t, request(t, stranger, s.ca.Certificate, crypto.SHA256)))),
+			"beside a good one": s.post(t, composeRequest(t, -1, singleRequest(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)),
 				singleRequest(t, request(t, stranger, s.ca.Certificate, crypto.SHA1)))),
 		} {
 			got, response := s.read(t, stranger, answer)
 			if bytes.Contains(answer, extended) != revoke {
-				t.Errorf("%s: the extension is there: %v, want %v", name, !revoke, revoke)
+				t.Errorf("%s: the response has the extension: %v, want %v", name, !revoke, revoke)
 			}
 			switch {
 			case !revoke && got != "unknown":
@@ -160,20 +161,20 @@ func TestNeverIssued(t *testing.T) {
 		}
 		good := s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1))
 		if got, _ := s.read(t, leaf, good); got != "good" || bytes.Contains(good, extended) {
-			t.Errorf("issued: %s, with the extension: %v", got, bytes.Contains(good, extended))
+			t.Errorf("an issued certificate is %s, with the extension: %v; want good without", got, bytes.Contains(good, extended))
 		}
-		if n := responder.Kept(s.Responder); n != 1 {
-			t.Errorf("%d answers are kept, want the one about what was issued", n)
+		if n := responder.CachedCount(s.Responder); n != 1 {
+			t.Errorf("%d responses are cached, want only the one about the issued certificate", n)
 		}
-		// Once it is issued it is good at once.
+		// It is good as soon as it is issued.
 		s.Apply(s.book.Issue(s.ca.Ref(t, stranger), stranger.NotAfter))
 		s.want(t, "issued since", stranger, "good")
 	}
 }
 
-// TestSerialNumbersOfEveryLength asks for what x/crypto/ocsp encodes in fewer octets, or in one more than X.509 has.
-func TestSerialNumbersOfEveryLength(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+// TestSerialNumbersOfEveryLengthGetStatus requests serial numbers of 1 to 21 bytes; X.509 allows 20.
+func TestSerialNumbersOfEveryLengthGetStatus(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, _ := s.issue(t)
 	for bits := uint(1); bits < 8*21; bits++ {
 		other := *leaf
@@ -194,15 +195,16 @@ func TestSerialNumbersOfEveryLength(t *testing.T) {
 	}
 }
 
-// FuzzPOST has whatever parses answered with what somebody else's parser takes, and the same a second time.
+// FuzzPOST posts random bytes twice. A request that parses must get a response that x/crypto/ocsp accepts; any other
+// must get malformedRequest.
 func FuzzPOST(f *testing.F) {
-	s := newScene(f, responder.Config{}, revtest.Key(f, "p256"))
+	s := newFixture(f, responder.Config{}, revtest.Key(f, "p256"))
 	leaf, _ := s.issue(f)
 	for _, h := range []crypto.Hash{crypto.SHA1, crypto.SHA256} {
 		entry := singleRequest(f, request(f, leaf, s.ca.Certificate, h))
-		f.Add(compose(f, -1, entry))
-		f.Add(compose(f, 32, entry))
-		f.Add(compose(f, -1, entry, entry))
+		f.Add(composeRequest(f, -1, entry))
+		f.Add(composeRequest(f, 32, entry))
+		f.Add(composeRequest(f, -1, entry, entry))
 	}
 	f.Fuzz(func(t *testing.T, der []byte) {
 		if len(der) > ocsp.MaxRequestSize {
@@ -213,17 +215,17 @@ func FuzzPOST(f *testing.F) {
 			answer := s.post(t, der)
 			refused := len(answer) == len(ocsp.MalformedRequest.DER())
 			if err != nil && !bytes.Equal(answer, ocsp.MalformedRequest.DER()) || err == nil && bytes.Equal(answer, ocsp.MalformedRequest.DER()) {
-				t.Fatalf("%x, which parses with %v, is answered with %x", der, err, answer)
+				t.Fatalf("ParseRequest(%x) returns %v, but the response is %x", der, err, answer)
 			}
 			if refused {
 				continue
 			}
 			response, err := xocsp.ParseResponse(answer, s.ca.Certificate)
 			if len(q.IDs) == 1 && (err != nil || !bytes.Contains(answer, q.IDs[0].Raw) || response.Status == xocsp.Revoked) {
-				t.Fatalf("%x is answered with %x: %v", der, answer, err)
+				t.Fatalf("the response to %x is %x: %v", der, answer, err)
 			}
 			if got := s.get(t, pathOf(der)); got.Code != http.StatusOK {
-				t.Fatalf("by GET: HTTP %d", got.Code)
+				t.Fatalf("the same request by GET gets HTTP %d", got.Code)
 			}
 		}
 	})

@@ -10,14 +10,14 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// Partitions are CRLs of a part of a CA's certificates, which say so in a critical extension; a delta has what was revoked
-// since such a CRL. These are made here, with the extensions of RFC 5280 §5.2.4 to §5.2.6.
+// partitions holds partitioned CRLs: each covers a part of a CA's certificates, as a critical extension says. A delta
+// CRL lists what was revoked since such a CRL. The extensions are those of RFC 5280 §5.2.4 to §5.2.6.
 type partitions struct {
-	good, revoked, since, other subject // since is revoked in the delta alone; other is of another partition
+	good, revoked, since, other testCert // since is revoked only in the delta; other is in another partition
 	base, delta, foreign        []byte
 }
 
-func newPartitions(t *testing.T, s *trial) partitions {
+func newPartitions(t *testing.T, s *interopServer) partitions {
 	t.Helper()
 	const url, deltaURL, otherURL = "http://127.0.0.1:9/crl/p1.crl", "http://127.0.0.1:9/crl/p1-delta.crl", "http://127.0.0.1:9/crl/p2.crl"
 	in := func(url string) func(*x509.Certificate) {
@@ -28,19 +28,19 @@ func newPartitions(t *testing.T, s *trial) partitions {
 	}
 	p := partitions{good: s.certify(t, in(url)), revoked: s.certify(t, in(url)), since: s.certify(t, in(url)), other: s.certify(t, in(otherURL))}
 	before := []*big.Int{p.revoked.certificate.SerialNumber}
-	p.base = list(t, s.ca, 10, before, []pkix.Extension{issuingPoint(t, url), freshestCRL(t, deltaURL)})
-	p.delta = list(t, s.ca, 11, []*big.Int{p.since.certificate.SerialNumber}, []pkix.Extension{issuingPoint(t, url), deltaOf(t, 10)})
-	p.foreign = list(t, s.ca, 12, nil, []pkix.Extension{issuingPoint(t, otherURL)})
+	p.base = signCRL(t, s.ca, 10, before, []pkix.Extension{issuingPoint(t, url), freshestCRL(t, deltaURL)})
+	p.delta = signCRL(t, s.ca, 11, []*big.Int{p.since.certificate.SerialNumber}, []pkix.Extension{issuingPoint(t, url), deltaOf(t, 10)})
+	p.foreign = signCRL(t, s.ca, 12, nil, []pkix.Extension{issuingPoint(t, otherURL)})
 	return p
 }
 
-func TestOpenSSLAndPartitions(t *testing.T) {
-	s := newTrial(t)
+func TestOpenSSLReadsPartitionedCRLs(t *testing.T) {
+	s := newInteropServer(t)
 	p := newPartitions(t, s)
 	const fine, isRevoked, noCRL, otherScope = ": OK", "error 23 ", "error 3 ", "error 44 "
 	for _, c := range []struct {
 		name string
-		of   subject
+		of   testCert
 		args []string
 		crls [][]byte
 		want string
@@ -68,49 +68,49 @@ func TestOpenSSLAndPartitions(t *testing.T) {
 	}
 }
 
-// TestGnuTLSAndPartitions pins that GnuTLS passes over critical extensions of CRLs: it takes every CRL of a CA for the
-// whole list. What is revoked elsewhere is good for it.
-func TestGnuTLSAndPartitions(t *testing.T) {
-	s := newTrial(t)
+// TestGnuTLSIgnoresPartitions records that GnuTLS ignores critical extensions of CRLs: it treats every CRL of a CA as the
+// complete list, and accepts a certificate that is revoked on another one.
+func TestGnuTLSIgnoresPartitions(t *testing.T) {
+	s := newInteropServer(t)
 	p := newPartitions(t, s)
 	for name, c := range map[string]struct {
 		crl     []byte
-		revoked subject
-		passed  []subject
+		revoked testCert
+		passed  []testCert
 	}{
-		"whole":     {s.crl, s.revoked, []subject{s.good}},
-		"partition": {p.base, p.revoked, []subject{p.good, p.other}},
-		"delta":     {p.delta, p.since, []subject{p.good, p.revoked}},
+		"whole":     {s.crl, s.revoked, []testCert{s.good}},
+		"partition": {p.base, p.revoked, []testCert{p.good, p.other}},
+		"delta":     {p.delta, p.since, []testCert{p.good, p.revoked}},
 	} {
 		file := crlFile(t, c.crl)
 		out, code := revtest.Tool(t, "certtool", "--verify-crl", "--infile", file, "--load-ca-certificate", s.caFile)
 		if code != 0 || !strings.Contains(out, "Verification output: Verified.") {
 			t.Errorf("%s: certtool --verify-crl exits %d:\n%s", name, code, out)
 		}
-		verify := func(of subject) (string, int) {
+		verify := func(of testCert) (string, int) {
 			chain := revtest.PEMFile(t, of.certificate, s.ca.Certificate)
 			return revtest.Tool(t, "certtool", "--verify", "--infile", chain, "--load-ca-certificate", s.rootFile, "--load-crl", file)
 		}
 		if out, code := verify(c.revoked); code != 1 || !strings.Contains(out, "The certificate chain is revoked.") {
-			t.Errorf("%s: certtool --verify of what is on it exits %d:\n%s", name, code, out)
+			t.Errorf("%s: certtool --verify of a certificate on the CRL exits %d:\n%s", name, code, out)
 		}
 		for _, of := range c.passed {
 			if out, code := verify(of); code != 0 || !strings.Contains(out, "Chain verification output: Verified.") {
-				t.Errorf("%s: certtool --verify of what is not on it exits %d:\n%s", name, code, out)
+				t.Errorf("%s: certtool --verify of a certificate not on the CRL exits %d:\n%s", name, code, out)
 			}
 		}
 	}
 }
 
-// javaAndPartitions is part of TestJavaAsks, which has a Java.
-func javaAndPartitions(t *testing.T, s *trial, j *java) {
+// checkJavaPartitions has Java check partitioned CRLs. It is part of TestJavaReadsResponsesAndCRLs, which starts Java.
+func checkJavaPartitions(t *testing.T, s *interopServer, j *javaProcess) {
 	t.Helper()
 	p := newPartitions(t, s)
 	base, delta, foreign := crlFile(t, p.base), crlFile(t, p.delta), crlFile(t, p.foreign)
 	const refused, bcRefused = "refused UNDETERMINED_REVOCATION_STATUS", "refused UNSPECIFIED No "
 	for _, c := range []struct {
 		provider string
-		of       subject
+		of       testCert
 		crls     []string
 		want     string
 	}{
@@ -118,7 +118,7 @@ func javaAndPartitions(t *testing.T, s *trial, j *java) {
 		{"SUN", p.revoked, []string{base}, "revoked KEY_COMPROMISE"},
 		{"SUN", p.other, []string{base}, refused},
 		{"SUN", p.other, []string{base, foreign}, "good"},
-		{"SUN", p.since, []string{base, delta}, "good"}, // it looks at no deltas
+		{"SUN", p.since, []string{base, delta}, "good"}, // SUN ignores deltas
 		{"SUN", p.good, []string{delta}, refused},
 		{"BC", p.good, []string{base}, "good"},
 		{"BC", p.revoked, []string{base}, "refused UNSPECIFIED Certificate revocation after"},

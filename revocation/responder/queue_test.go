@@ -19,25 +19,26 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// A gatedKey lets its test act while it signs: every signature sends its gate on started, and waits until that is closed.
-type gatedKey struct {
+// A blockingKey lets a test act while it signs: every signature sends a channel on started and blocks until the test
+// closes that channel.
+type blockingKey struct {
 	crypto.Signer
 	started chan chan struct{}
 }
 
-func newGatedKey(t testing.TB) *gatedKey {
-	return &gatedKey{revtest.Key(t, "p256"), make(chan chan struct{})}
+func newBlockingKey(t testing.TB) *blockingKey {
+	return &blockingKey{revtest.Key(t, "p256"), make(chan chan struct{})}
 }
 
-func (k *gatedKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+func (k *blockingKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	gate := make(chan struct{})
 	k.started <- gate
 	<-gate
 	return k.Signer.Sign(random, digest, opts)
 }
 
-// let passes that many signatures.
-func (k *gatedKey) let(n int) {
+// allow lets the next n signatures finish.
+func (k *blockingKey) allow(n int) {
 	for range n {
 		close(<-k.started)
 	}
@@ -60,29 +61,29 @@ func revokeNow(ref pki.CertRef, at time.Time) revocation.Change {
 	return revocation.Change{Action: revocation.Revoke, Certificate: ref, At: at, Reason: pki.Superseded}
 }
 
-// waitFor waits until others have got so far.
+// waitFor waits until a condition holds.
 func waitFor(reached func() bool) {
 	for !reached() {
 		runtime.Gosched()
 	}
 }
 
-// TestFloodIsTurnedAway has one host fill what it may of the budget of answers that are signed in flight, with three kinds of
-// them. Another host gets its answers, each after one of the flood.
-func TestFloodIsTurnedAway(t *testing.T) {
-	key := newGatedKey(t)
-	s := newScene(t, responder.Config{}, key)
+// TestFloodFromOneHostGetsTryLater has one host fill its share of the signing queue with three kinds of requests. Further requests
+// of that host get tryLater. Another host gets its responses, each after one of the flood.
+func TestFloodFromOneHostGetsTryLater(t *testing.T) {
+	key := newBlockingKey(t)
+	s := newFixture(t, responder.Config{}, key)
 	kept, _ := s.issue(t)
 	leaf, _ := s.issue(t)
-	go key.let(1)
+	go key.allow(1)
 	s.want(t, "before the flood", kept, "good")
 
 	entry := singleRequest(t, request(t, leaf, s.ca.Certificate, crypto.SHA1))
 	stranger := s.ca.Leaf(t, "stranger")
-	flood := [][]byte{compose(t, 32, entry), compose(t, -1, entry, entry), request(t, stranger, s.ca.Certificate, crypto.SHA1)}
+	flood := [][]byte{composeRequest(t, 32, entry), composeRequest(t, -1, entry, entry), request(t, stranger, s.ca.Certificate, crypto.SHA1)}
 	var waiting sync.WaitGroup
 	var answered atomic.Int64
-	signing := responder.Signing(s.Responder)
+	signing := responder.SigningSlots(s.Responder)
 	const queued = responder.MaxWaiting / 2
 	for n := range signing + queued {
 		waiting.Go(func() {
@@ -94,54 +95,54 @@ func TestFloodIsTurnedAway(t *testing.T) {
 	for range signing {
 		gates = append(gates, <-key.started)
 	}
-	waitFor(func() bool { return responder.Waiting(s.Responder) == queued })
+	waitFor(func() bool { return responder.WaitingUncached(s.Responder) == queued })
 	for n, der := range flood {
 		if got, _ := s.read(t, leaf, s.post(t, der)); got != tryLater {
-			t.Errorf("one more of kind %d: %s", n, got)
+			t.Errorf("one more request of kind %d gets %s, want tryLater", n, got)
 		}
 	}
-	s.want(t, "what was signed before", kept, "good")
-	go key.let(1)
-	s.want(t, "what is signed for the first time, to be kept", leaf, "good")
+	s.want(t, "a cached response", kept, "good")
+	go key.allow(1)
+	s.want(t, "a response to be cached", leaf, "good")
 	if n := answered.Load(); n != 0 {
-		t.Errorf("%d of the flood are answered while none is signed", n)
+		t.Errorf("%d requests of the flood get a response before any is signed", n)
 	}
 	const others = 3
 	var served sync.WaitGroup
 	for range others {
 		served.Go(func() {
 			if got, _ := s.read(t, leaf, s.postFrom(t, "[2001:db8::1]:1", flood[0])); got != "good" {
-				t.Errorf("another host, beside the flood: %s", got)
+				t.Errorf("another host during the flood gets %s, want good", got)
 			}
 		})
 	}
-	waitFor(func() bool { return responder.Waiting(s.Responder) == queued+others })
+	waitFor(func() bool { return responder.WaitingUncached(s.Responder) == queued+others })
 	for _, gate := range gates {
 		close(gate)
 	}
-	key.let(2 * others)
+	key.allow(2 * others)
 	served.Wait()
-	key.let(queued - others)
+	key.allow(queued - others)
 	waiting.Wait()
-	go key.let(1)
+	go key.allow(1)
 	if got, _ := s.read(t, leaf, s.post(t, flood[0])); got != "good" {
 		t.Errorf("after the flood: %s", got)
 	}
 }
 
-// TestWhoeverHangsUpWaitsNoMore has a client go while its answer waits to be signed.
-func TestWhoeverHangsUpWaitsNoMore(t *testing.T) {
-	key := newGatedKey(t)
-	s := newScene(t, responder.Config{}, key)
+// TestDisconnectedClientLeavesQueue has a client disconnect while its request waits in the signing queue.
+func TestDisconnectedClientLeavesQueue(t *testing.T) {
+	key := newBlockingKey(t)
+	s := newFixture(t, responder.Config{}, key)
 	server := httptest.NewServer(s.handler)
 	defer server.Close()
 	leaf, _ := s.issue(t)
 	other, _ := s.issue(t)
 	var asking sync.WaitGroup
 	var gates []chan struct{}
-	for range responder.Signing(s.Responder) { // fill the places of answers that are kept
+	for range responder.SigningSlots(s.Responder) { // fill the slots for cached responses
 		filler, _ := s.issue(t)
-		asking.Go(func() { s.want(t, "before it", filler, "good") })
+		asking.Go(func() { s.want(t, "the filler", filler, "good") })
 		gates = append(gates, <-key.started)
 	}
 	client := &http.Client{Transport: &http.Transport{}}
@@ -155,42 +156,42 @@ func TestWhoeverHangsUpWaitsNoMore(t *testing.T) {
 	asking.Go(func() {
 		if answer, err := client.Do(q); err == nil {
 			answer.Body.Close()
-			t.Errorf("a client that has gone gets HTTP %d", answer.StatusCode)
+			t.Errorf("a client that has disconnected gets HTTP %d", answer.StatusCode)
 		}
 	})
-	waitFor(func() bool { return responder.WaitingToKeep(s.Responder) == 1 })
+	waitFor(func() bool { return responder.WaitingCached(s.Responder) == 1 })
 	hangUp()
-	waitFor(func() bool { return responder.WaitingToKeep(s.Responder) == 0 })
+	waitFor(func() bool { return responder.WaitingCached(s.Responder) == 0 })
 	for _, gate := range gates {
 		close(gate)
 	}
 	asking.Wait()
-	go key.let(2)
-	s.want(t, "the same question afterwards", leaf, "good")
+	go key.allow(2)
+	s.want(t, "the same request afterwards", leaf, "good")
 	s.want(t, "another one", other, "good")
 }
 
-// TestOneSignsForAll has many ask the same at once.
-func TestOneSignsForAll(t *testing.T) {
-	key := newGatedKey(t)
-	s := newScene(t, responder.Config{}, key)
+// TestConcurrentEqualRequestsAreSignedOnce sends equal requests at the same time.
+func TestConcurrentEqualRequestsAreSignedOnce(t *testing.T) {
+	key := newBlockingKey(t)
+	s := newFixture(t, responder.Config{}, key)
 	leaf, ref := s.issue(t)
 	var asking sync.WaitGroup
 	for range 20 {
 		asking.Go(func() { s.want(t, "one of many", leaf, "good") })
 	}
-	key.let(1) // a second signature would wait for ever
+	key.allow(1) // a second signature would block forever
 	asking.Wait()
 
-	// A revocation while one signs and the others wait for it.
+	// The same, with a revocation while one request signs and the others wait for it.
 	s.clock.advance(s.staleness / 2)
-	s.current(t)
+	s.follow(t)
 	for range 20 {
 		asking.Go(func() { s.want(t, "one of many", leaf, "revoked") })
 	}
 	gate := <-key.started
 	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
 	close(gate)
-	key.let(1)
+	key.allow(1)
 	asking.Wait()
 }

@@ -21,18 +21,18 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// A wire is a scene behind a real server, to which its test writes octets.
-type wire struct {
-	*scene
+// A rawServer is a fixture behind a real HTTP server, to which the test writes raw bytes.
+type rawServer struct {
+	*fixture
 	server *httptest.Server
 	plain  []byte // a request
 }
 
-func newWire(t *testing.T, edit func(*http.Server)) *wire {
+func newRawServer(t *testing.T, edit func(*http.Server)) *rawServer {
 	t.Helper()
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, _ := s.issue(t)
-	w := &wire{s, httptest.NewUnstartedServer(s.handler), request(t, leaf, s.ca.Certificate, crypto.SHA1)}
+	w := &rawServer{s, httptest.NewUnstartedServer(s.handler), request(t, leaf, s.ca.Certificate, crypto.SHA1)}
 	w.server.Config.MaxHeaderBytes = 16 << 10
 	if edit != nil {
 		edit(w.server.Config)
@@ -42,9 +42,9 @@ func newWire(t *testing.T, edit func(*http.Server)) *wire {
 	return w
 }
 
-// exchange writes on one connection, and returns the responses until it ends. Nothing else is written: a connection
-// that the server keeps is given up with idle, which ends this side.
-func (w *wire) exchange(t *testing.T, text string) (responses []*http.Response, bodies [][]byte) {
+// exchange writes text on one connection, closes the writing side, and returns the responses until the server closes
+// the connection.
+func (w *rawServer) exchange(t *testing.T, text string) (responses []*http.Response, bodies [][]byte) {
 	t.Helper()
 	c, err := net.Dial("tcp", w.server.Listener.Addr().String())
 	if err != nil {
@@ -54,8 +54,8 @@ func (w *wire) exchange(t *testing.T, text string) (responses []*http.Response, 
 	wrote := make(chan struct{})
 	go func() {
 		defer close(wrote)
-		_, _ = io.WriteString(c, text)    // the server may hang up in the middle
-		_ = c.(*net.TCPConn).CloseWrite() // and reads to the end
+		_, _ = io.WriteString(c, text)    // the server may close the connection in the middle
+		_ = c.(*net.TCPConn).CloseWrite() // the server reads to the end
 	}()
 	in := bufio.NewReader(c)
 	for {
@@ -71,17 +71,18 @@ func (w *wire) exchange(t *testing.T, text string) (responses []*http.Response, 
 	return responses, bodies
 }
 
-// post is a POST in octets.
+// post returns a POST as raw text.
 func post(headers string, body []byte) string {
 	return "POST /ocsp HTTP/1.1\r\nHost: va\r\nContent-Type: application/ocsp-request\r\n" + headers + "\r\n" + string(body)
 }
 
 func chunked(body []byte) string { return fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body) }
 
-// TestSmuggling sends what two parsers may find different ends in. Behind each stands a second request, which has to be
-// answered where there is one end alone, and must not be where a proxy could have taken it for a part of the first.
-func TestSmuggling(t *testing.T) {
-	w := newWire(t, nil)
+// TestAmbiguousRequestsEndTheConnection sends requests whose end two parsers may see at different places, each followed by a second request. If
+// the end is unambiguous, the second one must get a response. If a proxy could treat it as part of the first, the
+// server must close the connection instead.
+func TestAmbiguousRequestsEndTheConnection(t *testing.T) {
+	w := newRawServer(t, nil)
 	length := fmt.Sprintf("Content-Length: %d\r\n", len(w.plain))
 	get := "GET " + pathOf(w.plain) + " HTTP/1.1\r\nHost: va\r\n"
 	second := get + "\r\n"
@@ -99,7 +100,7 @@ func TestSmuggling(t *testing.T) {
 		"a negative length":              {post("Content-Length: -1\r\n", w.plain) + second, []int{400}},
 		"another coding":                 {post("Transfer-Encoding: gzip\r\n", w.plain) + second, []int{501}},
 		"chunks inside another coding":   {post("Transfer-Encoding: gzip, chunked\r\n", nil) + chunked(w.plain) + second, []int{501}},
-		"a coding after a tab":           {post("Transfer-Encoding:\tchunked\r\n", nil) + chunked(w.plain) + second, []int{200}},
+		"a tab before the coding":        {post("Transfer-Encoding:\tchunked\r\n", nil) + chunked(w.plain) + second, []int{200}},
 		"a space before the colon":       {post("Transfer-Encoding : chunked\r\n"+length, w.plain) + second, []int{400}},
 		"a folded header":                {post("Transfer-Encoding:\r\n chunked\r\n"+length, nil) + chunked(w.plain) + second, []int{200}},
 		"a chunk's size that is none":    {post("Transfer-Encoding: chunked\r\n", nil) + "zz\r\n" + second, []int{400}},
@@ -115,7 +116,7 @@ func TestSmuggling(t *testing.T) {
 		"HTTP/2 without asking":          {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + second, []int{404}},
 		"a line feed in the target":      {"GET /ocsp/MA\n HTTP/1.1\r\nHost: va\r\n\r\n" + second, []int{400}},
 		"another server in the target":   {"GET http://other" + pathOf(w.plain) + " HTTP/1.1\r\nHost: va\r\n\r\n" + second, []int{200, 200}},
-		"an octet that no header has":    {get + "X: a\x00b\r\n\r\n" + second, []int{400}},
+		"a byte that no header has":      {get + "X: a\x00b\r\n\r\n" + second, []int{400}},
 		"ten thousand headers":           {get + strings.Repeat("X: y\r\n", 10000) + "\r\n" + second, []int{431}},
 		"a target over the bound":        {"GET /ocsp/" + strings.Repeat("A", 1<<20) + " HTTP/1.1\r\n\r\n", []int{431}},
 		"a body over the bound":          {post(fmt.Sprintf("Content-Length: %d\r\n", 1<<20), make([]byte, 1<<20)) + second, []int{413}},
@@ -137,35 +138,35 @@ func TestSmuggling(t *testing.T) {
 	}
 }
 
-// TestTenThousandCertIDs is one request with that many.
-func TestTenThousandCertIDs(t *testing.T) {
-	w := newWire(t, nil)
-	many := compose(t, 32, bytes.Repeat(singleRequest(t, w.plain), 10_000))
+// TestTenThousandCertIDsAreTooLarge sends one request with that many.
+func TestTenThousandCertIDsAreTooLarge(t *testing.T) {
+	w := newRawServer(t, nil)
+	many := composeRequest(t, 32, bytes.Repeat(singleRequest(t, w.plain), 10_000))
 	responses, _ := w.exchange(t, post(fmt.Sprintf("Content-Length: %d\r\n", len(many)), many))
 	if len(responses) != 1 || responses[0].StatusCode != http.StatusRequestEntityTooLarge {
-		t.Errorf("%d octets by POST: %v", len(many), responses)
+		t.Errorf("POST of %d bytes: %v, want 413", len(many), responses)
 	}
 	responses, _ = w.exchange(t, "GET /ocsp/"+base64.RawURLEncoding.EncodeToString(many)+" HTTP/1.1\r\nHost: va\r\n\r\n")
 	if len(responses) != 1 || responses[0].StatusCode != http.StatusRequestHeaderFieldsTooLarge {
-		t.Errorf("%d octets by GET: %v", len(many), responses)
+		t.Errorf("GET of %d bytes: %v, want 431", len(many), responses)
 	}
 }
 
-// TestBadRequests takes what cannot be read the whole way, by both methods: a response each, and the right one.
-func TestBadRequests(t *testing.T) {
-	w := newWire(t, nil)
+// TestUnparsableRequestsGetMalformedRequest sends requests that do not parse, by both methods. Each must get malformedRequest.
+func TestUnparsableRequestsGetMalformedRequest(t *testing.T) {
+	w := newRawServer(t, nil)
 	short := func(n int) []byte { return append([]byte{0x30, byte(n)}, w.plain[2:]...) }
 	for name, der := range map[string][]byte{
 		"truncated":              w.plain[:len(w.plain)-1],
-		"an octet too many":      append(bytes.Clone(w.plain), 0),
+		"a byte too many":        append(bytes.Clone(w.plain), 0),
 		"an indefinite length":   append(append([]byte{0x30, 0x80}, w.plain[2:]...), 0, 0),
 		"a non-minimal length":   append([]byte{0x30, 0x81, w.plain[1]}, w.plain[2:]...),
 		"a length that is short": short(int(w.plain[1]) - 1),
 		"a length that is long":  short(int(w.plain[1]) + 1),
 		"nested without end":     bytes.Repeat([]byte{0x30, 0x80}, ocsp.MaxRequestSize/2),
-		"seventeen CertIDs":      compose(t, -1, bytes.Repeat(singleRequest(t, w.plain), 17)),
-		"a nonce of 129":         compose(t, 129, singleRequest(t, w.plain)),
-		"no CertID":              compose(t, -1),
+		"seventeen CertIDs":      composeRequest(t, -1, bytes.Repeat(singleRequest(t, w.plain), 17)),
+		"a nonce of 129":         composeRequest(t, 129, singleRequest(t, w.plain)),
+		"no CertID":              composeRequest(t, -1),
 	} {
 		for method, text := range map[string]string{
 			"POST": post(fmt.Sprintf("Content-Length: %d\r\n", len(der)), der),
@@ -180,9 +181,9 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
-// TestSlowClients stop in the middle, and lose the connection by the server's timeouts.
-func TestSlowClients(t *testing.T) {
-	w := newWire(t, func(s *http.Server) {
+// TestSlowClientsAreDisconnected stops in the middle of requests. The server's timeouts must close the connection.
+func TestSlowClientsAreDisconnected(t *testing.T) {
+	w := newRawServer(t, func(s *http.Server) {
 		s.ReadHeaderTimeout, s.ReadTimeout, s.IdleTimeout = 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
 	})
 	for name, text := range map[string]string{
@@ -205,7 +206,7 @@ func TestSlowClients(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("%s: the server holds on to the connection", name)
+			t.Errorf("%s: the server does not close the connection", name)
 		}
 		_ = c.Close()
 	}

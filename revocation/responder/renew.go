@@ -8,22 +8,22 @@ import (
 	"github.com/brevet-pki/brevet/revocation/ocsp"
 )
 
-// Parts and multiples of the staleness limit. An answer is given until the knowledge is half of it newer.
+// Divisors and multiples of the staleness limit. A cached response is sent until the statuses are newer by half of it.
 const (
-	renewalPasses = 16 // the kept answers are looked through every sixteenth
-	renewalFirst  = 4  // an answer is due when the knowledge is a quarter newer,
-	renewalSpread = 8  // and up to an eighth more, so that those signed together are not due together
-	askedSteps    = 8  // that an answer was asked for is noted by the eighth
-	askedRecently = 2  // who staples asks once per limit
+	renewalPasses = 16 // divisor: interval between two passes over the cache
+	renewalFirst  = 4  // divisor: a response is due when the statuses are newer by this part,
+	renewalSpread = 8  // and up to this part more, so that responses signed together are not due together
+	lastUseSteps  = 8  // divisor: resolution of the time of last use
+	renewalWindow = 2  // multiple: a response used within it is renewed; servers that staple ask once per limit
 )
 
-// renewalRest is how much longer than they took the renewals of one shard are followed by a rest: they take a quarter of
-// one processor at most.
-const renewalRest = 3
+// renewalPause is the pause after the renewals of one shard, as a multiple of the time they took: renewing uses at most
+// a quarter of one processor.
+const renewalPause = 3
 
-// Renew signs kept answers that were asked for within twice the staleness limit anew before they are too old to be given,
-// so that the next caller finds them ready, and forgets those that have ended. It does so until ctx is done, and returns
-// nil. One Renew runs at a time.
+// Renew signs cached responses again before they are too old to be sent, if they were used within twice the staleness
+// limit, so that the next client does not wait. It drops expired responses. It runs until ctx is done and returns nil.
+// Only one Renew may run at a time.
 func (r *Responder) Renew(ctx context.Context) error {
 	ticker := time.NewTicker(r.staleness / renewalPasses)
 	defer ticker.Stop()
@@ -33,32 +33,32 @@ func (r *Responder) Renew(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		for n := range r.answers.shards {
+		for n := range r.cache.shards {
 			begun := time.Now()
-			if r.renewShard(ctx, &r.answers.shards[n]) == 0 {
+			if r.renewShard(ctx, &r.cache.shards[n]) == 0 {
 				continue
 			}
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-time.After(renewalRest * time.Since(begun)):
+			case <-time.After(renewalPause * time.Since(begun)):
 			}
 		}
 	}
 }
 
-// renewShard renews the answers of one shard that are due, and returns how many it tried to.
+// renewShard renews the responses of one shard that are due, and returns how many it tried to renew.
 func (r *Responder) renewShard(ctx context.Context, s *shard) (tried int) {
 	now := r.clock()
 	current, known := r.knownAt(now)
 	var due []renewal
-	s.each(func(k *kept, from *source) (stays bool) {
+	s.each(func(k *cacheEntry, from *source) (stays bool) {
 		if now.Unix() >= k.nextUpdate {
 			return false
 		}
-		recent := now.Unix()-k.asked <= int64(askedRecently*r.staleness/time.Second)
+		recent := now.Unix()-k.lastUse <= int64(renewalWindow*r.staleness/time.Second)
 		if known && recent && (current.Sub(time.Unix(k.current, 0)) >= r.renewalAge(k.serial) || from.signer != from.issuer.delegate()) {
-			due = append(due, renewal{from, k.serial, k.asked})
+			due = append(due, renewal{from, k.serial, k.lastUse})
 		}
 		return true
 	})
@@ -71,21 +71,22 @@ func (r *Responder) renewShard(ctx context.Context, s *shard) (tried int) {
 	return tried
 }
 
-// renewalAge is how old what an answer rests on is when it is due.
+// renewalAge returns how much newer than a response the statuses are when it is due.
 func (r *Responder) renewalAge(serial pki.Serial) time.Duration {
 	random := time.Duration(serial.Bytes()[pki.SerialSize-2])
 	return r.staleness/renewalFirst + r.staleness/renewalSpread*random/256
 }
 
-// A renewal is of one answer that is due.
+// A renewal identifies a response that is due.
 type renewal struct {
-	from   *source
-	serial pki.Serial
-	asked  int64
+	from    *source
+	serial  pki.Serial
+	lastUse int64
 }
 
-// renew puts a new answer in the place of one, unless its status has changed; it reports whether others are worth a try.
-// It takes no place in a budget: it is one of its kind, and rests.
+// renew replaces a cached response by a new one, unless its status has changed. It returns false if signing fails, so
+// that the caller does not try the others. It does not wait in a signing queue, because only one renewal runs at a time
+// and Renew pauses in between.
 func (r *Responder) renew(n renewal) bool {
 	id := ocsp.CertID{Serial: n.serial, Raw: append([]byte(n.from.prefix), n.serial.Bytes()...)}
 	d, der, refusal := r.sign(n.from.issuer, &ocsp.Request{IDs: []ocsp.CertID{id}})
@@ -93,7 +94,7 @@ func (r *Responder) renew(n renewal) bool {
 		return refusal != ocsp.InternalError
 	}
 	if d.versions[0] != 0 {
-		r.answers.put(d, der, n.asked)
+		r.cache.put(d, der, n.lastUse)
 	}
 	return true
 }

@@ -15,60 +15,61 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// later moves the clock by parts of the staleness limit, with a responder that follows.
-func (s *scene) later(t testing.TB, parts time.Duration, of time.Duration) {
+// advanceAndFollow advances the clock by parts/of of the staleness limit and reads the feed.
+func (s *fixture) advanceAndFollow(t testing.TB, parts time.Duration, of time.Duration) {
 	t.Helper()
 	s.clock.advance(s.staleness * parts / of)
-	s.current(t)
+	s.follow(t)
 }
 
-func TestAnswersThatAreAskedForAreRenewed(t *testing.T) {
+func TestUsedResponsesAreRenewed(t *testing.T) {
 	key := &countingKey{Signer: revtest.Key(t, "p256")}
-	s := newScene(t, responder.Config{}, key)
+	s := newFixture(t, responder.Config{}, key)
 	leaf, ref := s.issue(t)
 	der := request(t, leaf, s.ca.Certificate, crypto.SHA1)
 	first := s.post(t, der)
 	if n := responder.RenewOnce(s.Responder); n != 0 {
-		t.Errorf("%d answers are renewed at once", n)
+		t.Errorf("%d responses are renewed at once, want none", n)
 	}
-	s.later(t, 7, 16) // past the latest that any is due, to the second, and before any is too old
+	s.advanceAndFollow(t, 7, 16) // every response is due by now, and none is too old to be sent
 	if n := responder.RenewOnce(s.Responder); n != 1 {
-		t.Fatalf("%d answers are renewed when one is due", n)
+		t.Fatalf("%d responses are renewed, want the one that is due", n)
 	}
 	signed := key.signed()
 	second := s.post(t, der)
 	if key.signed() != signed || bytes.Equal(first, second) {
-		t.Errorf("the caller after the renewal waits for a signature, or gets the old answer")
+		t.Errorf("after the renewal a client waits for a signature, or gets the old response")
 	}
 	_, response := s.read(t, leaf, second)
 	if !response.ThisUpdate.Equal(s.CurrentAt().Truncate(time.Second)) {
-		t.Errorf("the renewed answer is of %v, and the status known as of %v", response.ThisUpdate, s.CurrentAt())
+		t.Errorf("thisUpdate of the renewed response is %v, want %v", response.ThisUpdate, s.CurrentAt())
 	}
 
-	// Whoever comes once per limit never waits, and what nobody has asked for in two limits is left to end.
+	// A client that sends a request once per staleness limit never waits. A response not used for twice the limit
+	// expires.
 	for n := range 24 {
-		s.later(t, 1, 8)
+		s.advanceAndFollow(t, 1, 8)
 		responder.RenewOnce(s.Responder)
 		signed := key.signed()
 		if n%8 == 7 {
 			if s.post(t, der); key.signed() != signed {
-				t.Errorf("after %d eighths of the limit the caller waits for a signature", n+1)
+				t.Errorf("after %d eighths of the limit the client waits for a signature", n+1)
 			}
 		}
 	}
 	for range 32 {
-		s.later(t, 1, 8)
+		s.advanceAndFollow(t, 1, 8)
 		responder.RenewOnce(s.Responder)
 	}
-	if n := responder.Kept(s.Responder); n != 0 {
-		t.Errorf("%d answers are kept that nobody asks for", n)
+	if n := responder.CachedCount(s.Responder); n != 0 {
+		t.Errorf("%d responses are cached that no client requests any more", n)
 	}
 
-	// A change of status, and another delegate.
+	// Responses are renewed after a change of status, and after a change of delegate.
 	s.want(t, "asked again", leaf, "good")
 	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
-	if n := responder.Kept(s.Responder); n != 0 {
-		t.Errorf("%d answers are kept that a revocation has overtaken", n)
+	if n := responder.CachedCount(s.Responder); n != 0 {
+		t.Errorf("%d responses with the old status are cached after a revocation", n)
 	}
 	s.want(t, "revoked", leaf, "revoked")
 	next := revtest.Key(t, "ed25519")
@@ -77,51 +78,51 @@ func TestAnswersThatAreAskedForAreRenewed(t *testing.T) {
 	}
 	signed = key.signed()
 	if n := responder.RenewOnce(s.Responder); n != 1 || key.signed() != signed {
-		t.Errorf("%d answers are renewed after the delegate was, %d of them by the old one", n, key.signed()-signed)
+		t.Errorf("%d responses are renewed after a change of delegate, %d of them signed by the old one", n, key.signed()-signed)
 	}
 }
 
-func TestNothingIsRenewedOnOldKnowledge(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+func TestStaleStatusesRenewNothing(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, _ := s.issue(t)
 	s.want(t, "known", leaf, "good")
 	s.clock.advance(s.staleness * 3 / 8)
 	if n := responder.RenewOnce(s.Responder); n != 0 {
-		t.Errorf("%d answers are renewed though nothing newer is known", n)
+		t.Errorf("%d responses are renewed though the statuses are not newer", n)
 	}
 	s.clock.advance(s.staleness)
-	if n := responder.RenewOnce(s.Responder); n != 0 || responder.Kept(s.Responder) != 0 {
-		t.Errorf("%d answers are renewed past the limit, and %d are kept", n, responder.Kept(s.Responder))
+	if n := responder.RenewOnce(s.Responder); n != 0 || responder.CachedCount(s.Responder) != 0 {
+		t.Errorf("past the staleness limit %d responses are renewed and %d are cached", n, responder.CachedCount(s.Responder))
 	}
 	s.want(t, "past the limit", leaf, tryLater)
 }
 
-// TestRevocationOvertakesARenewal signs "good" anew while the certificate is revoked.
-func TestRevocationOvertakesARenewal(t *testing.T) {
-	key := newGatedKey(t)
-	s := newScene(t, responder.Config{}, key)
+// TestRevocationDuringRenewalWins revokes a certificate while a renewal signs "good" for it.
+func TestRevocationDuringRenewalWins(t *testing.T) {
+	key := newBlockingKey(t)
+	s := newFixture(t, responder.Config{}, key)
 	leaf, ref := s.issue(t)
-	go key.let(1)
+	go key.allow(1)
 	s.want(t, "before", leaf, "good")
-	s.later(t, 7, 16)
+	s.advanceAndFollow(t, 7, 16)
 	renewed := make(chan int, 1)
 	go func() { renewed <- responder.RenewOnce(s.Responder) }()
 	gate := <-key.started
 	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
-	if n := responder.Kept(s.Responder); n != 0 {
-		t.Errorf("%d answers are kept when the revocation has returned", n)
+	if n := responder.CachedCount(s.Responder); n != 0 {
+		t.Errorf("%d responses are cached after Apply has returned", n)
 	}
 	close(gate)
-	key.let(1) // the renewal finds out, and signs what is true
+	key.allow(1) // the renewal sees the change, and signs "revoked"
 	<-renewed
-	s.want(t, "from memory", leaf, "revoked") // or it would wait for the gate
+	s.want(t, "from the cache", leaf, "revoked") // a signature would block on the key
 }
 
-// TestRenewRuns has Renew itself do it, in a time that is not the machine's.
-func TestRenewRuns(t *testing.T) {
+// TestRenewRenewsPeriodically runs Renew with simulated time.
+func TestRenewRenewsPeriodically(t *testing.T) {
 	key := &countingKey{Signer: revtest.Key(t, "p256")}
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, responder.Config{}, key)
+		s := newFixture(t, responder.Config{}, key)
 		leaf, _ := s.issue(t)
 		s.want(t, "first", leaf, "good")
 		ctx, cancel := context.WithCancel(t.Context())
@@ -130,10 +131,10 @@ func TestRenewRuns(t *testing.T) {
 		signed := key.signed()
 		for range 16 {
 			wait(s.staleness / 16)
-			s.later(t, 1, 16)
+			s.advanceAndFollow(t, 1, 16)
 		}
 		if n := key.signed() - signed; n < 2 || n > 4 {
-			t.Errorf("an answer is renewed %d times within its limit", n)
+			t.Errorf("a response is renewed %d times within the staleness limit, want 2 to 4", n)
 		}
 		cancel()
 		if err := <-done; err != nil {
@@ -142,16 +143,16 @@ func TestRenewRuns(t *testing.T) {
 	})
 }
 
-// TestRenewalsAgainstRevocations lets everything that touches kept answers run at once.
-func TestRenewalsAgainstRevocations(t *testing.T) {
-	s := newScene(t, responder.Config{Staleness: 2 * time.Second, MaxAge: time.Second}, revtest.Key(t, "p256"))
-	responder.Keep(s.Responder, 2)
+// TestConcurrentRenewalsAndRevocations runs requests, renewals, evictions and revocations at the same time.
+func TestConcurrentRenewalsAndRevocations(t *testing.T) {
+	s := newFixture(t, responder.Config{Staleness: 2 * time.Second, MaxAge: time.Second}, revtest.Key(t, "p256"))
+	responder.LimitCache(s.Responder, 2)
 	ctx, cancel := context.WithCancel(t.Context())
 	var others sync.WaitGroup
 	others.Go(func() {
 		for ctx.Err() == nil {
 			s.clock.advance(s.staleness / 64)
-			s.current(t)
+			s.follow(t)
 			responder.RenewOnce(s.Responder)
 			runtime.Gosched()
 		}
@@ -185,12 +186,12 @@ func TestRenewalsAgainstRevocations(t *testing.T) {
 		s.change(t, ref, pki.Revoked, pki.Superseded)
 		for range 10 {
 			if got := s.status(t, leaf); got != "revoked" && got != tryLater {
-				t.Errorf("after the revocation returned: %s", got)
+				t.Errorf("after Apply has returned, a revoked certificate is %s", got)
 			}
 		}
 		close(ended)
 	}
 	cancel()
 	others.Wait()
-	responder.Kept(s.Responder) // counts
+	responder.CachedCount(s.Responder) // checks the cache for consistency
 }

@@ -12,104 +12,103 @@ import (
 	"github.com/brevet-pki/brevet/revocation/ocsp"
 )
 
-// signTries is how often an answer is signed anew because a status changed meanwhile, before the client is told to
-// try later.
+// signTries is how often a response is signed because its status changes meanwhile, before the client gets tryLater.
 const signTries = 4
 
-// A decision is what an answer will say, taken from the statuses at one time.
+// A decision is the content of a response, computed from the statuses at one time.
 type decision struct {
 	issuer   *issuer
 	signer   *ocsp.Signer
 	response ocsp.Response
-	versions []uint64  // of the statuses of response.Singles, 0 where not known
+	versions []uint64  // of the statuses of response.Singles, 0 if not known
 	current  time.Time // when the statuses were last known to be complete
 
-	single  [1]ocsp.Single // where Singles and versions are of one certificate, as they mostly are
+	single  [1]ocsp.Single // backing arrays of Singles and versions for one certificate, the usual case
 	version [1]uint64
 }
 
-// times are those of an answer about one certificate.
+// times returns the times of a response about one certificate.
 func (d *decision) times() times {
 	single := &d.response.Singles[0]
 	return times{single.NextUpdate.Unix(), single.ThisUpdate.Unix(), d.current.Unix()}
 }
 
-// answer is what was decided, signed, for one who asked.
-func (d *decision) answer(der []byte) *answer {
-	return &answer{head: der, outcome: outcomeOf(d.response)}
+// signed returns the signed response for one client.
+func (d *decision) signed(der []byte) *signedResponse {
+	return &signedResponse{head: der, outcome: outcomeOf(d.response)}
 }
 
-// answer returns a signed answer, or why there is none. What is said without nonce of one certificate that was issued is
-// kept; of others there is no end.
-func (r *Responder) answer(ctx context.Context, host netip.Addr, q *ocsp.Request, into *workspace) (*answer, ocsp.Refusal) {
+// respond returns a signed response or a refusal. Only responses without nonce about one issued certificate are cached:
+// the number of other possible responses is unlimited.
+func (r *Responder) respond(ctx context.Context, host netip.Addr, q *ocsp.Request, into *workspace) (*signedResponse, ocsp.Refusal) {
 	i, refusal := r.issuerOf(q)
 	if refusal != 0 {
 		return nil, refusal
 	}
-	if id := q.IDs[0]; len(q.IDs) == 1 && q.Nonce == nil && keeps(id) && i.statuses.version(id.Serial) != 0 {
-		return r.keptAnswer(ctx, host, i, q, into)
+	if id := q.IDs[0]; len(q.IDs) == 1 && q.Nonce == nil && isCacheable(id) && i.statuses.version(id.Serial) != 0 {
+		return r.cachedResponse(ctx, host, i, q, into)
 	}
-	return r.signOnce(ctx, host, i, q)
+	return r.signUncached(ctx, host, i, q)
 }
 
-// signOnce signs an answer that is not kept.
-func (r *Responder) signOnce(ctx context.Context, host netip.Addr, i *issuer, q *ocsp.Request) (*answer, ocsp.Refusal) {
+// signUncached signs a response that is not cached.
+func (r *Responder) signUncached(ctx context.Context, host netip.Addr, i *issuer, q *ocsp.Request) (*signedResponse, ocsp.Refusal) {
 	var d *decision
 	var der []byte
 	refusal := ocsp.TryLater
-	r.once.do(ctx, host, func() { d, der, refusal = r.sign(i, q) })
+	r.uncachedQueue.do(ctx, host, func() { d, der, refusal = r.sign(i, q) })
 	if refusal != 0 {
 		return nil, refusal
 	}
-	return d.answer(der), 0
+	return d.signed(der), 0
 }
 
-// keptAnswer returns the answer that is kept, or signs it. Of several who ask the same at a time one signs.
-func (r *Responder) keptAnswer(ctx context.Context, host netip.Addr, i *issuer, q *ocsp.Request, into *workspace) (*answer, ocsp.Refusal) {
+// cachedResponse returns the cached response, or signs it. Of several concurrent equal requests, one signs.
+func (r *Responder) cachedResponse(ctx context.Context, host netip.Addr, i *issuer, q *ocsp.Request, into *workspace) (*signedResponse, ocsp.Refusal) {
 	id := q.IDs[0]
 	for range signTries {
-		if a := r.recall(r.clock(), id.Serial, id.Raw, into); a != nil {
+		if a := r.lookup(r.clock(), id.Serial, id.Raw, into); a != nil {
 			return a, 0
 		}
-		first, done := r.answers.begin(id)
+		first, done := r.cache.begin(id)
 		if !first {
 			select {
-			case <-done: // and look: a change may have overtaken that answer
+			case <-done: // look again: the status may have changed since
 				continue
 			case <-ctx.Done():
 				return nil, ocsp.TryLater
 			}
 		}
-		if a, refusal := r.signKept(ctx, host, i, q, into); a != nil || refusal != 0 {
+		if a, refusal := r.signAndCache(ctx, host, i, q, into); a != nil || refusal != 0 {
 			return a, refusal
 		}
 	}
 	return nil, ocsp.TryLater
 }
 
-// signKept signs an answer that is kept, for the first who asks. It returns neither answer nor refusal where a change of
-// status has overtaken it.
-func (r *Responder) signKept(ctx context.Context, host netip.Addr, i *issuer, q *ocsp.Request, into *workspace) (*answer, ocsp.Refusal) {
+// signAndCache signs and caches a response for the first of several equal requests. It returns neither a response nor a
+// refusal if the status changed meanwhile.
+func (r *Responder) signAndCache(ctx context.Context, host netip.Addr, i *issuer, q *ocsp.Request, into *workspace) (*signedResponse, ocsp.Refusal) {
 	id := q.IDs[0]
-	defer r.answers.end(id)
-	if a := r.recall(r.clock(), id.Serial, id.Raw, into); a != nil { // another one has just signed it
+	defer r.cache.end(id)
+	if a := r.lookup(r.clock(), id.Serial, id.Raw, into); a != nil { // another request has just signed it
 		return a, 0
 	}
 	var d *decision
 	var der []byte
 	refusal := ocsp.TryLater
-	r.lasting.do(ctx, host, func() { d, der, refusal = r.sign(i, q) })
+	r.cachedQueue.do(ctx, host, func() { d, der, refusal = r.sign(i, q) })
 	if refusal != 0 {
 		return nil, refusal
 	}
-	if d.versions[0] == 0 { // it expired meanwhile, and is forgotten
-		return d.answer(der), 0
+	if d.versions[0] == 0 { // it expired meanwhile, and its status was removed
+		return d.signed(der), 0
 	}
-	return r.answers.put(d, der, r.clock().Unix()), 0
+	return r.cache.put(d, der, r.clock().Unix()), 0
 }
 
-// sign decides and signs, anew when what it rests on has changed meanwhile: a change that came while an answer was
-// signed has been promised to be in every answer after it.
+// sign decides and signs a response, and repeats both if a status changed meanwhile: once Apply has returned, no
+// response may carry the older status.
 func (r *Responder) sign(i *issuer, q *ocsp.Request) (*decision, []byte, ocsp.Refusal) {
 	for range signTries {
 		d, refusal := r.decide(i, q)
@@ -118,7 +117,7 @@ func (r *Responder) sign(i *issuer, q *ocsp.Request) (*decision, []byte, ocsp.Re
 		}
 		der, err := d.signer.Sign(d.response)
 		if err != nil {
-			r.log.Error("an OCSP answer cannot be signed", "issuer", i.id.Short(), "error", err)
+			r.log.Error("signing an OCSP response failed, answering internalError", "issuer", i.id.Short(), "error", err)
 			return nil, nil, ocsp.InternalError
 		}
 		if d.holds() {
@@ -128,8 +127,8 @@ func (r *Responder) sign(i *issuer, q *ocsp.Request) (*decision, []byte, ocsp.Re
 	return nil, nil, ocsp.TryLater
 }
 
-// issuerOf finds the one CA that a request is about. A request about several is unauthorized: no delegate can sign
-// for two CAs.
+// issuerOf returns the CA that a request is about. A request about several CAs is unauthorized, because no delegate can
+// sign for two.
 func (r *Responder) issuerOf(q *ocsp.Request) (*issuer, ocsp.Refusal) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -144,27 +143,27 @@ func (r *Responder) issuerOf(q *ocsp.Request) (*issuer, ocsp.Refusal) {
 	return i, 0
 }
 
-// recall returns an answer that was signed before and is still fit to be given now. It is signed anew once the knowledge
-// has moved on by half the staleness limit, so that no client gets one that is about to end.
-func (r *Responder) recall(now time.Time, serial pki.Serial, id []byte, into *workspace) *answer {
+// lookup returns a cached response that may still be sent, or nil. Once the statuses are newer by half the staleness
+// limit, the response is signed again, so that no client gets one that is about to expire.
+func (r *Responder) lookup(now time.Time, serial pki.Serial, id []byte, into *workspace) *signedResponse {
 	current, known := r.knownAt(now)
 	if !known {
 		return nil
 	}
 	seconds := now.Unix()
-	return r.answers.get(serial, id, func(k *kept) bool {
-		if seconds >= k.nextUpdate || seconds < k.thisUpdate || current.Unix()-k.current >= r.freshFor {
+	return r.cache.get(serial, id, func(k *cacheEntry) bool {
+		if seconds >= k.nextUpdate || seconds < k.thisUpdate || current.Unix()-k.current >= r.maxLag {
 			return false
 		}
-		if seconds-atomic.LoadInt64(&k.asked) > r.askedStep { // a hot answer is read by all and rarely written
-			atomic.StoreInt64(&k.asked, seconds)
+		if seconds-atomic.LoadInt64(&k.lastUse) > r.lastUseStep { // rarely, because many processors read the entry
+			atomic.StoreInt64(&k.lastUse, seconds)
 		}
 		return true
 	}, into)
 }
 
-// knownAt returns when the statuses were last known to be complete, cut to the second and not after now; and false
-// if that is longer ago than the limit, or so far ahead that the clock must have been set back since.
+// knownAt returns when the statuses were last known to be complete, cut to the second and not after now. It returns
+// false if that is longer ago than the staleness limit, or so far ahead that the clock must have been set back since.
 func (r *Responder) knownAt(now time.Time) (time.Time, bool) {
 	current := r.CurrentAt()
 	age := now.Sub(current)
@@ -177,7 +176,7 @@ func (r *Responder) knownAt(now time.Time) (time.Time, bool) {
 	return current.Truncate(time.Second), true
 }
 
-// decide says what is true of the certificates now.
+// decide computes the content of the response from the statuses as of now.
 func (r *Responder) decide(i *issuer, q *ocsp.Request) (*decision, ocsp.Refusal) {
 	i.mu.RLock()
 	signer, certificate := i.signer, i.certificate
@@ -185,7 +184,7 @@ func (r *Responder) decide(i *issuer, q *ocsp.Request) (*decision, ocsp.Refusal)
 	now := r.clock()
 	if signer == nil {
 		if certificate.MaxPathLenZero {
-			return nil, ocsp.TryLater // its delegate is on its way
+			return nil, ocsp.TryLater // its delegate has not been issued yet
 		}
 		return nil, ocsp.Unauthorized
 	}
@@ -211,9 +210,9 @@ func (r *Responder) decide(i *issuer, q *ocsp.Request) (*decision, ocsp.Refusal)
 			single, d.response.ExtendedRevoke = ocsp.NotIssued(id), true
 		}
 		single.ThisUpdate, single.NextUpdate = current, end
-		// A revocation that this process heard of since is known as of its own time.
+		// A revocation applied after current is known as of its own time.
 		if single.RevokedAt.After(now) {
-			single.RevokedAt = current // the clock was set back since, and nobody shall take it for yet to come
+			single.RevokedAt = current // the clock was set back: no client may take the revocation for a future one
 		} else if single.RevokedAt.After(current) {
 			single.ThisUpdate = single.RevokedAt
 		}
@@ -223,7 +222,7 @@ func (r *Responder) decide(i *issuer, q *ocsp.Request) (*decision, ocsp.Refusal)
 	return d, 0
 }
 
-// singleOf says in OCSP's terms what a status is. The zero status, of what was never issued, is unknown.
+// singleOf translates a status to OCSP. The zero status, of a certificate that was never issued, is unknown.
 func singleOf(id ocsp.CertID, status pki.Status) ocsp.Single {
 	switch status.State {
 	case pki.Good:
@@ -237,7 +236,7 @@ func singleOf(id ocsp.CertID, status pki.Status) ocsp.Single {
 	}
 }
 
-// holds reports whether everything that the decision rests on is still so.
+// holds reports whether the statuses and the delegate of the decision are unchanged.
 func (d *decision) holds() bool {
 	for n, single := range d.response.Singles {
 		if d.issuer.statuses.version(single.ID.Serial) != d.versions[n] {
@@ -247,12 +246,12 @@ func (d *decision) holds() bool {
 	return d.issuer.delegate() == d.signer
 }
 
-// tagSize is the length of an ETag, in octets.
+// tagSize is the length of an ETag, in bytes.
 const tagSize = 34
 
-// tagOf is an ETag: the same for the same octets.
-func tagOf(octets []byte) (tag [tagSize]byte) {
-	sum := sha256.Sum256(octets)
+// tagOf returns the ETag of a body: equal bodies have equal tags.
+func tagOf(body []byte) (tag [tagSize]byte) {
+	sum := sha256.Sum256(body)
 	tag[0], tag[tagSize-1] = '"', '"'
 	hex.Encode(tag[1:], sum[:(tagSize-2)/2])
 	return tag

@@ -17,8 +17,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestWhatIsSaidOfCertificates(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+func TestStatusInResponse(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, ref := s.issue(t)
 	s.want(t, "issued", leaf, "good")
 	s.want(t, "not issued", s.ca.Leaf(t, "stranger"), "unknown")
@@ -38,16 +38,16 @@ func TestWhatIsSaidOfCertificates(t *testing.T) {
 		t.Errorf("Status of what was never issued = %+v", status)
 	}
 
-	// CAs that are not answered for.
+	// CAs for which the responder does not answer.
 	other := revtest.NewRoot(t, "Other Root", "p256")
 	stranger := other.Leaf(t, "stranger")
 	if got, _ := s.read(t, stranger, s.post(t, request(t, stranger, other.Certificate, crypto.SHA1))); got != unauthorized {
-		t.Errorf("another CA's: %s, want %s", got, unauthorized)
+		t.Errorf("a certificate of an unknown CA: %s, want %s", got, unauthorized)
 	}
 	if got, _ := s.read(t, s.ca.Certificate, s.post(t, request(t, s.ca.Certificate, s.root.Certificate, crypto.SHA1))); got != unauthorized {
-		t.Errorf("an offline root's: %s, want %s", got, unauthorized)
+		t.Errorf("a certificate of an offline root: %s, want %s", got, unauthorized)
 	}
-	// An issuing CA whose delegate is yet to come.
+	// An issuing CA that has no delegate yet.
 	young := s.root.Intermediate(t, "Young CA", "p256")
 	if err := s.AddIssuer(young.Certificate); err != nil {
 		t.Fatal(err)
@@ -58,13 +58,13 @@ func TestWhatIsSaidOfCertificates(t *testing.T) {
 	}
 }
 
-func TestKnowledgeGrowsOld(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+func TestStaleStatusesGetTryLater(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, ref := s.issue(t)
 	known := s.clock.now().Truncate(time.Second)
 	_, response := s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
 	if !response.ThisUpdate.Equal(known) || !response.NextUpdate.Equal(known.Add(s.staleness)) {
-		t.Errorf("the answer is of %v, until %v; the status was known at %v", response.ThisUpdate, response.NextUpdate, known)
+		t.Errorf("thisUpdate is %v and nextUpdate %v; the status was known at %v", response.ThisUpdate, response.NextUpdate, known)
 	}
 	s.clock.advance(s.staleness - 2*time.Second)
 	s.want(t, "just within the limit", leaf, "good")
@@ -72,13 +72,13 @@ func TestKnowledgeGrowsOld(t *testing.T) {
 	s.want(t, "past the limit", leaf, tryLater)
 	s.change(t, ref, pki.Revoked, pki.Superseded)
 	s.want(t, "revoked past the limit", leaf, tryLater)
-	s.current(t)
+	s.follow(t)
 	s.want(t, "current again", leaf, "revoked")
 
-	// A clock that was set back knows nothing until the next look at the feed.
+	// After the clock is set back, responses are tryLater until the next read of the feed.
 	s.clock.advance(-10 * time.Minute)
 	s.want(t, "in the past", leaf, tryLater)
-	s.current(t)
+	s.follow(t)
 	s.want(t, "current in the past", leaf, "revoked")
 
 	fresh, err := responder.New(responder.Config{Log: slog.New(slog.DiscardHandler)})
@@ -86,40 +86,40 @@ func TestKnowledgeGrowsOld(t *testing.T) {
 		t.Fatal(err)
 	}
 	if at := fresh.CurrentAt(); !at.IsZero() {
-		t.Errorf("a responder that knows nothing is current at %v", at)
+		t.Errorf("a new responder is current at %v", at)
 	}
 }
 
-func TestRevocationAfterTheLastLook(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+func TestThisUpdateIsNotBeforeRevocation(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, ref := s.issue(t)
 	s.clock.advance(20 * time.Second)
 	s.change(t, ref, pki.Revoked, pki.Superseded)
 	_, response := s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
 	if response.ThisUpdate.Before(response.RevokedAt) || response.ThisUpdate.After(s.clock.now()) {
-		t.Errorf("revoked at %v, said to be known at %v", response.RevokedAt, response.ThisUpdate)
+		t.Errorf("revoked at %v, but thisUpdate is %v", response.RevokedAt, response.ThisUpdate)
 	}
-	// The clock is set back to before the revocation, which is then no less in force.
+	// The certificate stays revoked after the clock is set back to before the revocation.
 	s.clock.advance(-10 * time.Minute)
-	s.current(t)
+	s.follow(t)
 	_, response = s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
 	if response.Status != xocsp.Revoked || response.RevokedAt.After(s.clock.now()) || response.ThisUpdate.After(s.clock.now()) {
 		t.Errorf("status %d, revoked at %v, at %v", response.Status, response.RevokedAt, s.clock.now())
 	}
 }
 
-func TestDelegateEnds(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+func TestResponsesEndWithTheirDelegate(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, _ := s.issue(t)
 	end := s.delegate.NotAfter
 	s.clock.advance(end.Sub(s.clock.now()) - time.Minute)
-	s.current(t)
+	s.follow(t)
 	_, response := s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
 	if response.NextUpdate.After(end) {
-		t.Errorf("an answer outlives its delegate: %v, %v", response.NextUpdate, end)
+		t.Errorf("nextUpdate is %v, after the end of the delegate at %v", response.NextUpdate, end)
 	}
 	s.clock.advance(2 * time.Minute)
-	s.current(t)
+	s.follow(t)
 	s.want(t, "with an expired delegate", leaf, tryLater)
 	next := revtest.Key(t, "rsa")
 	renewed := s.ca.Delegate(t, next, func(c *x509.Certificate) { c.NotAfter = end.Add(24 * time.Hour) })
@@ -129,8 +129,8 @@ func TestDelegateEnds(t *testing.T) {
 	s.want(t, "with another delegate", leaf, "good")
 }
 
-func TestDelegatesThatAreRefused(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+func TestUnsuitableDelegatesAreRefused(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	key := revtest.Key(t, "p256")
 	now := s.clock.now()
 	for name, edit := range map[string]func(*x509.Certificate){
@@ -147,26 +147,26 @@ func TestDelegatesThatAreRefused(t *testing.T) {
 		}
 	}
 	if err := s.SetDelegate(s.ca.ID(), s.root.Delegate(t, key, nil), key); err == nil {
-		t.Error("another CA's delegate is taken")
+		t.Error("the delegate of another CA is accepted")
 	}
 	namesake := revtest.NewRoot(t, "Root", "p256").Intermediate(t, "Issuing CA", "p256")
 	if err := s.SetDelegate(s.ca.ID(), namesake.Delegate(t, key, nil), key); err == nil {
-		t.Error("a namesake's delegate is taken")
+		t.Error("the delegate of another CA with the same name is accepted")
 	}
 	if err := s.SetDelegate(s.ca.ID(), s.ca.Delegate(t, key, nil), revtest.Key(t, "p256")); err == nil {
-		t.Error("another key is taken")
+		t.Error("a key that does not match the certificate is accepted")
 	}
 	if err := s.SetDelegate(namesake.ID(), namesake.Delegate(t, key, nil), key); err == nil {
-		t.Error("a delegate of a CA that is not here is taken")
+		t.Error("a delegate of an unknown CA is accepted")
 	}
 	if err := s.AddIssuer(s.ca.Leaf(t, "leaf")); err == nil {
-		t.Error("a leaf is taken for a CA")
+		t.Error("AddIssuer accepts a leaf certificate")
 	}
 	leaf, _ := s.issue(t)
-	s.want(t, "after all of that", leaf, "good")
+	s.want(t, "after the refused delegates", leaf, "good")
 }
 
-func TestConfigurationsThatAreRefused(t *testing.T) {
+func TestInvalidConfigIsRefused(t *testing.T) {
 	for _, c := range []responder.Config{
 		{MaxAge: -1}, {Staleness: -1}, {MaxAge: time.Minute, Staleness: time.Minute}, {MaxAge: 1, Staleness: time.Second},
 	} {
@@ -185,7 +185,8 @@ func TestHighestVersionWins(t *testing.T) {
 		if err != nil {
 			r.Fatal(err)
 		}
-		// The statuses of each certificate, by version; then in any order, some of them more than once.
+		// Create statuses with rising versions for each certificate, and apply them in random order, some of them
+		// twice.
 		var all []pki.StatusChange
 		newest := map[pki.Serial]pki.Status{}
 		for _, serial := range serials {
@@ -215,29 +216,29 @@ func TestHighestVersionWins(t *testing.T) {
 	})
 }
 
-func TestRevocationOvertakesASigningInFlight(t *testing.T) {
-	key := newGatedKey(t)
-	s := newScene(t, responder.Config{}, key)
+func TestRevocationDuringSigningWins(t *testing.T) {
+	key := newBlockingKey(t)
+	s := newFixture(t, responder.Config{}, key)
 	leaf, ref := s.issue(t)
 	answered := make(chan string, 1)
 	go func() { answered <- s.status(t, leaf) }()
-	gate := <-key.started // "good" is being signed
+	gate := <-key.started // the responder is signing "good"
 	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
 	close(gate)
 	select {
-	case gate = <-key.started: // and now "revoked"
+	case gate = <-key.started: // now it is signing "revoked"
 		close(gate)
 	case got := <-answered:
-		t.Fatalf("an answer that was signed before the revocation says %s after it", got)
+		t.Fatalf("a response signed before the revocation is sent after it: %s", got)
 	}
 	if got := <-answered; got != "revoked" {
-		t.Errorf("an answer after the revocation says %s", got)
+		t.Errorf("a response sent after the revocation says %s", got)
 	}
-	s.want(t, "from the cache", leaf, "revoked") // or it would wait for the gate
+	s.want(t, "from the cache", leaf, "revoked") // a signature would block on the key
 }
 
-func TestRevocationsAgainstQuestions(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+func TestConcurrentRequestsAndRevocations(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	for range 8 {
 		leaf, ref := s.issue(t)
 		der := request(t, leaf, s.ca.Certificate, crypto.SHA1)
@@ -259,7 +260,7 @@ func TestRevocationsAgainstQuestions(t *testing.T) {
 		s.change(t, ref, pki.Revoked, pki.Superseded)
 		for range 20 {
 			if got, _ := s.read(t, leaf, s.get(t, pathOf(der)).Body.Bytes()); got != "revoked" {
-				t.Errorf("after the revocation returned: %s", got)
+				t.Errorf("after Apply has returned, a revoked certificate is %s", got)
 			}
 		}
 		close(stop)
@@ -267,45 +268,45 @@ func TestRevocationsAgainstQuestions(t *testing.T) {
 	}
 }
 
-func TestAnswersAreSignedOnce(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
+func TestResponsesAreCached(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, ref := s.issue(t)
 	der := request(t, leaf, s.ca.Certificate, crypto.SHA1)
 	first := s.post(t, der)
 	if !bytes.Equal(first, s.post(t, der)) || !bytes.Equal(first, s.get(t, pathOf(der)).Body.Bytes()) {
-		t.Error("the same question is signed again")
+		t.Error("an equal request is signed again")
 	}
 	if bytes.Equal(first, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA256))) {
-		t.Error("a question by SHA-256 gets an answer by SHA-1")
+		t.Error("a request with a SHA-256 CertID gets the response for the SHA-1 one")
 	}
 	for range 5 {
 		s.clock.advance(s.staleness / 10)
-		s.current(t)
+		s.follow(t)
 		if now := s.clock.now(); s.expiry(t, leaf, der).Sub(now) < s.staleness/2-time.Second {
-			t.Errorf("an answer ends within half the limit, though the status is known as of now")
+			t.Errorf("a response expires within half the staleness limit, though the statuses are current")
 		}
 	}
 	second := s.post(t, der)
 	if bytes.Equal(first, second) {
-		t.Error("an answer is never renewed")
+		t.Error("the response was not renewed")
 	}
 	s.change(t, ref, pki.Hold, pki.CertificateHold)
 	if bytes.Equal(second, s.post(t, der)) {
-		t.Error("an answer survives a change of status")
+		t.Error("the old response is sent after a change of status")
 	}
 	unknown := request(t, s.ca.Leaf(t, "stranger"), s.ca.Certificate, crypto.SHA1)
 	if bytes.Equal(s.post(t, unknown), s.post(t, unknown)) {
-		t.Error("an answer about what was never issued is kept")
+		t.Error("a response about a certificate that was never issued is cached")
 	}
 }
 
-func TestKeptAnswersAreBounded(t *testing.T) {
-	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
-	responder.Keep(s.Responder, 1)
+func TestCacheIsBounded(t *testing.T) {
+	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
+	responder.LimitCache(s.Responder, 1)
 	asked := 0
-	for ; responder.Kept(s.Responder) == asked; asked++ {
+	for ; responder.CachedCount(s.Responder) == asked; asked++ {
 		if asked > responder.Shards {
-			t.Fatalf("%d answers are kept in %d shards of one each", asked, responder.Shards)
+			t.Fatalf("%d responses are cached in %d shards with a limit of one each", asked, responder.Shards)
 		}
 		leaf, _ := s.issue(t)
 		s.want(t, "issued", leaf, "good")
@@ -313,12 +314,12 @@ func TestKeptAnswersAreBounded(t *testing.T) {
 	}
 	s.clock.advance(s.staleness)
 	responder.RenewOnce(s.Responder)
-	if n := responder.Kept(s.Responder); n != 0 {
-		t.Errorf("%d answers are kept past their end", n)
+	if n := responder.CachedCount(s.Responder); n != 0 {
+		t.Errorf("%d expired responses are cached", n)
 	}
 }
 
-func (s *scene) expiry(t testing.TB, leaf *x509.Certificate, der []byte) time.Time {
+func (s *fixture) expiry(t testing.TB, leaf *x509.Certificate, der []byte) time.Time {
 	t.Helper()
 	_, response := s.read(t, leaf, s.post(t, der))
 	return response.NextUpdate

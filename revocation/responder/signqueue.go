@@ -9,55 +9,56 @@ import (
 	"github.com/brevet-pki/brevet/fair"
 )
 
-// maxWaiting is how many answers may wait to be signed in one budget. More are told to try later.
+// maxWaiting is the maximum number of requests that wait in one signQueue. Further ones get tryLater.
 const maxWaiting = 256
 
-// A budget bounds how many answers are signed at a time, and how many wait for that. There is one for answers that are
-// kept and one for those that are not, so that a flood of one kind leaves the other its place, and both leave the
-// processors to what needs no signature: a signature with P-256 takes the time of a few answers from memory.
+// A signQueue limits how many responses are signed at a time, and how many requests wait for that. There is one queue
+// for responses that are cached and one for the others, so that a flood of one kind does not stop the other. Together
+// they leave processors for responses from the cache: one P-256 signature takes as long as several of those.
 //
-// Who finds a free place signs in it. Who leaves it while others wait passes it to a goroutine that signs for all of them,
-// one after the other: a place that is handed from caller to caller stands empty for half of the time, while the next one
-// wakes up.
+// A caller that finds a free slot signs in it. A caller that releases a slot while others wait starts a goroutine that
+// signs for all of them, one after the other. If the slot went from caller to caller, it would be idle for half of the
+// time, until the next caller wakes up.
 //
-// Turns go round between hosts: one that asks for more than there is time for waits behind its own requests, and the others
-// do not.
-type budget struct {
+// The queue serves hosts in turn: a host with more requests than there is time for delays only its own.
+type signQueue struct {
 	mu    sync.Mutex
-	queue *fair.Queue[netip.Addr, *turn]
+	queue *fair.Queue[netip.Addr, *signJob]
 }
 
-// A turn is what waits for its place.
-type turn struct {
+// A signJob is a request that waits in a signQueue.
+type signJob struct {
 	sign     func()
-	done     chan struct{} // closed when it has been signed
-	panicked any           // before done; its caller goes on with it
+	done     chan struct{} // closed after sign has returned
+	panicked any           // set before done is closed; the caller of do panics with it
 }
 
-func (t *turn) take() {
+// run calls sign and captures its panic.
+func (t *signJob) run() {
 	defer close(t.done)
 	defer func() { t.panicked = recover() }()
 	t.sign()
 }
 
-// places is a quarter of the processors, and one at least.
-func places() int { return max(1, runtime.GOMAXPROCS(0)/4) }
+// maxSigning returns the number of slots of a signQueue: a quarter of the processors, and at least one.
+func maxSigning() int { return max(1, runtime.GOMAXPROCS(0)/4) }
 
-func newBudget(places int) *budget {
+func newSignQueue(places int) *signQueue {
 	size := fair.Size{Slots: places, Each: places, Queue: maxWaiting}
-	return &budget{queue: fair.NewQueue[netip.Addr, *turn](size)}
+	return &signQueue{queue: fair.NewQueue[netip.Addr, *signJob](size)}
 }
 
-// do signs in a place for a host, and reports whether there was one: not where too many wait, or ctx ends first.
-func (b *budget) do(ctx context.Context, host netip.Addr, sign func()) bool {
+// do calls sign in a slot for a host, and reports whether it did. It returns false if too many requests wait, or if ctx
+// ends first.
+func (b *signQueue) do(ctx context.Context, host netip.Addr, sign func()) bool {
 	b.mu.Lock()
 	if b.queue.Begin(host) {
 		b.mu.Unlock()
-		defer b.leave(host)
+		defer b.release(host)
 		sign()
 		return true
 	}
-	t := &turn{sign: sign, done: make(chan struct{})}
+	t := &signJob{sign: sign, done: make(chan struct{})}
 	waits := b.queue.Wait(host, t)
 	b.mu.Unlock()
 	if waits == nil {
@@ -69,45 +70,45 @@ func (b *budget) do(ctx context.Context, host netip.Addr, sign func()) bool {
 		if b.withdraw(waits) {
 			return false
 		}
-		<-t.done // it is being signed
+		<-t.done // sign is already running
 	}
 	if t.panicked != nil {
-		panic(t.panicked) //nolint:forbidigo // it is the caller's own, who meets it where it would without waiting
+		panic(t.panicked) //nolint:forbidigo // the caller's own panic, as if sign had run in its goroutine
 	}
 	return true
 }
 
-// withdraw reports whether a turn had not come yet. It never does then.
-func (b *budget) withdraw(waits *fair.Item[netip.Addr, *turn]) bool {
+// withdraw removes a job from the queue, and reports whether it was still waiting.
+func (b *signQueue) withdraw(waits *fair.Item[netip.Addr, *signJob]) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.queue.Withdraw(waits)
 }
 
-// leave gives a host's place back, or passes it to those who wait.
-func (b *budget) leave(host netip.Addr) {
+// release frees a host's slot, or starts a goroutine that serves the waiting jobs.
+func (b *signQueue) release(host netip.Addr) {
 	if host, t, waits := b.next(host); waits {
-		go b.work(host, t)
+		go b.runJobs(host, t)
 	}
 }
 
-// work signs for those who wait until there are none.
-func (b *budget) work(host netip.Addr, t *turn) {
+// runJobs runs the waiting jobs until there are none.
+func (b *signQueue) runJobs(host netip.Addr, t *signJob) {
 	for waits := true; waits; host, t, waits = b.next(host) {
-		t.take()
+		t.run()
 	}
 }
 
-// next ends a turn of a host in its place, and returns whose turn it is there now, if anybody waits.
-func (b *budget) next(host netip.Addr) (netip.Addr, *turn, bool) {
+// next ends a job of a host and returns the next job for its slot, or false if no job waits.
+func (b *signQueue) next(host netip.Addr) (netip.Addr, *signJob, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.queue.End(host)
 	return b.queue.Next()
 }
 
-// hostOf returns the host of an address as net/http has it; the zero one of what is no address.
+// hostOf returns the host of a remote address of net/http, or the zero Addr if it does not parse.
 func hostOf(remote string) netip.Addr {
-	at, _ := netip.ParseAddrPort(remote) // the zero address is a host of its own
+	at, _ := netip.ParseAddrPort(remote) // on an error all such clients share the zero address
 	return fair.Host(at.Addr())
 }

@@ -10,34 +10,34 @@ import (
 	"testing"
 )
 
-// one is the host of callers that are not told apart. Of one host half of what may wait does.
-var one = netip.MustParseAddr("192.0.2.1")
+// testHost is the host of most callers. One host may have half of the waiting requests.
+var testHost = netip.MustParseAddr("192.0.2.1")
 
 const halfWaiting = maxWaiting / 2
 
-// crowd has n callers wait in a budget of one place, which is taken until the returned function is called.
-func crowd(t *testing.T, b *budget, n int, sign func(n int)) (begin func(), all *sync.WaitGroup) {
+// enqueue makes n callers wait in a queue with one slot. The slot is occupied until the returned function is called.
+func enqueue(t *testing.T, b *signQueue, n int, sign func(n int)) (begin func(), all *sync.WaitGroup) {
 	t.Helper()
 	all = &sync.WaitGroup{}
 	gate, taken := make(chan struct{}), make(chan struct{})
-	all.Go(func() { b.do(t.Context(), one, func() { close(taken); <-gate }) })
+	all.Go(func() { b.do(t.Context(), testHost, func() { close(taken); <-gate }) })
 	<-taken
 	for i := range n {
 		all.Go(func() {
 			defer func() { _ = recover() }() // as net/http does
-			if !b.do(t.Context(), one, func() { sign(i) }) {
-				t.Errorf("caller %d of %d is turned away", i, n)
+			if !b.do(t.Context(), testHost, func() { sign(i) }) {
+				t.Errorf("caller %d of %d is refused", i, n)
 			}
 		})
-		for b.length() != i+1 { // in this order
+		for b.length() != i+1 { // so that they wait in this order
 			runtime.Gosched()
 		}
 	}
 	return func() { close(gate) }, all
 }
 
-// rest waits until all places are free, which is a moment after the last caller was told; the test ends if they never are.
-func (b *budget) rest() {
+// waitIdle waits until all slots are free, which is shortly after the last caller has returned.
+func (b *signQueue) waitIdle() {
 	for {
 		b.mu.Lock()
 		free := b.queue.Working() == 0 && b.queue.Waiting() == 0
@@ -49,19 +49,19 @@ func (b *budget) rest() {
 	}
 }
 
-func TestTurnsAreTakenInOrderAndOneAtATime(t *testing.T) {
-	b := newBudget(1)
+func TestSignQueueRunsInOrderOneAtATime(t *testing.T) {
+	b := newSignQueue(1)
 	var at atomic.Int64
 	var order []int
-	begin, all := crowd(t, b, halfWaiting, func(n int) {
+	begin, all := enqueue(t, b, halfWaiting, func(n int) {
 		if at.Add(1) != 1 {
-			t.Error("two sign at a time in one place")
+			t.Error("two jobs run at a time in one slot")
 		}
 		order = append(order, n)
 		at.Add(-1)
 	})
-	if b.do(t.Context(), one, func() { t.Error("it is signed") }) {
-		t.Error("one more than may wait has a place")
+	if b.do(t.Context(), testHost, func() { t.Error("a refused job runs") }) {
+		t.Error("the queue accepts more waiting jobs of one host than its share")
 	}
 	begin()
 	all.Wait()
@@ -71,16 +71,16 @@ func TestTurnsAreTakenInOrderAndOneAtATime(t *testing.T) {
 		}
 	}
 	if len(order) != halfWaiting {
-		t.Errorf("%d of %d took their turns", len(order), halfWaiting)
+		t.Errorf("%d of %d jobs ran", len(order), halfWaiting)
 	}
-	b.rest()
+	b.waitIdle()
 }
 
-// TestAPanicIsItsCallersAlone has every third signature fail as no error does.
-func TestAPanicIsItsCallersAlone(t *testing.T) {
-	b := newBudget(1)
+// TestPanicReachesOnlyItsCaller makes every third signature panic.
+func TestPanicReachesOnlyItsCaller(t *testing.T) {
+	b := newSignQueue(1)
 	var signed atomic.Int64
-	begin, all := crowd(t, b, 30, func(n int) {
+	begin, all := enqueue(t, b, 30, func(n int) {
 		if n%3 == 0 {
 			panic(errors.New("planted"))
 		}
@@ -89,29 +89,29 @@ func TestAPanicIsItsCallersAlone(t *testing.T) {
 	begin()
 	all.Wait()
 	if signed.Load() != 20 {
-		t.Errorf("%d of 20 signed", signed.Load())
+		t.Errorf("%d of 20 other jobs ran", signed.Load())
 	}
-	b.rest()
+	b.waitIdle()
 	defer func() {
 		if recover() == nil {
-			t.Error("the panic of who signs at once is lost")
+			t.Error("the panic of a job that did not wait is lost")
 		}
-		if !b.do(t.Context(), one, func() {}) || b.queue.Working() != 0 {
-			t.Error("it has taken the place with it")
+		if !b.do(t.Context(), testHost, func() {}) || b.queue.Working() != 0 {
+			t.Error("the panic did not release its slot")
 		}
 	}()
-	b.do(t.Context(), one, func() { panic("planted") })
+	b.do(t.Context(), testHost, func() { panic("planted") })
 }
 
-// TestATurnIsTakenOrWithdrawn has callers go while their turns come.
-func TestATurnIsTakenOrWithdrawn(t *testing.T) {
-	b := newBudget(2)
+// TestJobIsRunOrWithdrawn cancels callers while their jobs start: do must report exactly the jobs that ran.
+func TestJobIsRunOrWithdrawn(t *testing.T) {
+	b := newSignQueue(2)
 	var signed, told atomic.Int64
 	var all sync.WaitGroup
 	for range 200 {
 		ctx, cancel := context.WithCancel(t.Context())
 		all.Go(func() {
-			if b.do(ctx, one, func() { signed.Add(1); runtime.Gosched() }) {
+			if b.do(ctx, testHost, func() { signed.Add(1); runtime.Gosched() }) {
 				told.Add(1)
 			}
 		})
@@ -119,24 +119,24 @@ func TestATurnIsTakenOrWithdrawn(t *testing.T) {
 	}
 	all.Wait()
 	if signed.Load() != told.Load() {
-		t.Errorf("%d signed, and %d were told so", signed.Load(), told.Load())
+		t.Errorf("%d jobs ran, and do reported %d", signed.Load(), told.Load())
 	}
-	b.rest()
+	b.waitIdle()
 }
 
-// TestAHostThatAsksTooMuchWaitsBehindItself has a host fill what it may, and another one ask after it.
-func TestAHostThatAsksTooMuchWaitsBehindItself(t *testing.T) {
-	b := newBudget(1)
+// TestBusyHostDelaysOnlyItself has one host fill its share of the queue, and another one enqueue after it.
+func TestBusyHostDelaysOnlyItself(t *testing.T) {
+	b := newSignQueue(1)
 	var order []int
-	begin, all := crowd(t, b, halfWaiting, func(n int) { order = append(order, n) })
-	if b.do(t.Context(), one, func() {}) {
-		t.Error("it has more waiting than half of what may wait")
+	begin, all := enqueue(t, b, halfWaiting, func(n int) { order = append(order, n) })
+	if b.do(t.Context(), testHost, func() {}) {
+		t.Error("a host has more than half of the waiting jobs")
 	}
 	const other = -1
 	for range 2 {
 		all.Go(func() {
 			if !b.do(t.Context(), netip.MustParseAddr("192.0.2.2"), func() { order = append(order, other) }) {
-				t.Error("another host is turned away")
+				t.Error("another host is refused")
 			}
 		})
 	}
@@ -146,7 +146,7 @@ func TestAHostThatAsksTooMuchWaitsBehindItself(t *testing.T) {
 	begin()
 	all.Wait()
 	if len(order) != halfWaiting+2 || order[0] != other || order[2] != other {
-		t.Errorf("the other host's turns came in the order %v", order)
+		t.Errorf("the jobs ran in the order %v, want those of the other host first and third", order)
 	}
-	b.rest()
+	b.waitIdle()
 }

@@ -23,17 +23,17 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// curl demands a stapled answer, and returns what it says and its exit code: 91 is for an answer that is missing or says
-// that the certificate is revoked.
-func curl(t *testing.T, s *trial, port string) (string, int) {
+// curl connects and requires a stapled response. It returns curl's output and exit code: 91 means that the response is
+// missing or says revoked.
+func curl(t *testing.T, s *interopServer, port string) (string, int) {
 	t.Helper()
 	return revtest.Tool(t, "curl", "--silent", "--show-error", "--cert-status", "--cacert", s.rootFile, "https://localhost:"+port)
 }
 
-// TestNginxStaples has nginx ask the responder for itself, by GET, and staple what it got. It asks when somebody first
-// connects, who gets no answer yet. It staples nothing about a certificate that is revoked, and says so in its log.
-func TestNginxStaples(t *testing.T) {
-	s := newTrial(t)
+// TestNginxStaplesResponses has nginx fetch a response for its own certificate, by GET, and staple it. nginx fetches it when the
+// first client connects, so that client gets none. For a revoked certificate nginx staples nothing and logs the reason.
+func TestNginxStaplesResponses(t *testing.T) {
+	s := newInteropServer(t)
 	nginx := startNginx(t, s, s.good)
 	for n := 0; ; n++ {
 		out, code := curl(t, s, nginx.port)
@@ -41,33 +41,33 @@ func TestNginxStaples(t *testing.T) {
 			break
 		}
 		if n == 500 || code != 91 || !strings.Contains(out, "No OCSP response received") {
-			t.Fatalf("curl exits %d:\n%s\nnginx:\n%s", code, out, nginx.said)
+			t.Fatalf("curl exits %d:\n%s\nnginx:\n%s", code, out, nginx.output)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	s.methods.want(t, "nginx", "GET")
 	nginx = startNginx(t, s, s.revoked)
-	for n := 0; !strings.Contains(nginx.said.String(), `certificate status "revoked" in the OCSP response`); n++ {
+	for n := 0; !strings.Contains(nginx.output.String(), `certificate status "revoked" in the OCSP response`); n++ {
 		if out, code := curl(t, s, nginx.port); n == 500 || code != 91 {
-			t.Fatalf("curl exits %d:\n%s\nnginx:\n%s", code, out, nginx.said)
+			t.Fatalf("curl exits %d:\n%s\nnginx:\n%s", code, out, nginx.output)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	if out, code := curl(t, s, nginx.port); code != 91 || !strings.Contains(out, "No OCSP response received") {
-		t.Errorf("curl of what nginx knows to be revoked exits %d:\n%s", code, out)
+		t.Errorf("curl of a revoked server exits %d:\n%s", code, out)
 	}
 }
 
-// TestHAProxyStaples gives HAProxy the first answer in a file, and the next one over its socket. It staples whatever it is
-// given, and curl says what that is. HAProxy asks by itself from 2.8 on.
-func TestHAProxyStaples(t *testing.T) {
-	s := newTrial(t)
+// TestHAProxyStaplesResponses gives HAProxy a response in a file, and the next one over its socket. HAProxy staples both,
+// whatever they say, and curl checks them. From version 2.8 on, HAProxy can also fetch responses itself.
+func TestHAProxyStaplesResponses(t *testing.T) {
+	s := newInteropServer(t)
 	of := s.certify(t, nil)
 	s.Apply(s.book.Issue(of.ref, of.certificate.NotAfter))
 	path := s.url + "/ocsp/" + base64.StdEncoding.EncodeToString(request(t, of.certificate, s.ca.Certificate, crypto.SHA1))
 	haproxy := startHAProxy(t, s, of, fetch(t, path))
 	if out, code := curl(t, s, haproxy.port); code != 0 || out != "served" {
-		t.Errorf("curl exits %d:\n%s\nhaproxy:\n%s", code, out, haproxy.said)
+		t.Errorf("curl exits %d:\n%s\nhaproxy:\n%s", code, out, haproxy.output)
 	}
 	s.revoke(t, of.ref, pki.Superseded)
 	var dialer net.Dialer
@@ -80,28 +80,28 @@ func TestHAProxyStaples(t *testing.T) {
 		t.Fatal(err)
 	}
 	if said, err := io.ReadAll(socket); err != nil || !strings.Contains(string(said), "OCSP Response updated!") {
-		t.Fatalf("haproxy takes no answer over its socket: %s, %v", said, err)
+		t.Fatalf("haproxy accepts no response over its socket: %s, %v", said, err)
 	}
 	if out, code := curl(t, s, haproxy.port); code != 91 || !strings.Contains(out, "revocation reason: superseded") {
-		t.Errorf("curl of what is revoked exits %d:\n%s", code, out)
+		t.Errorf("curl of a revoked server exits %d:\n%s", code, out)
 	}
 }
 
-// A stapler is a server that runs until the end of its test.
-type stapler struct {
+// A serverProcess is a third-party server that runs until the end of the test.
+type serverProcess struct {
 	dir, port string
-	said      *output
+	output    *output
 	process   *os.Process
 }
 
-func (r *stapler) signal(t *testing.T, s os.Signal) {
+func (r *serverProcess) signal(t *testing.T, s os.Signal) {
 	t.Helper()
 	if err := r.process.Signal(s); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// output is what a process says, which may be read while it runs.
+// An output collects what a process writes. It can be read while the process runs.
 type output struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -120,8 +120,8 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// serverFiles are a server's chain and key, apart and together.
-func serverFiles(t *testing.T, s *trial, of subject) (dir string) {
+// serverFiles writes a server's chain and key, as two files and as one.
+func serverFiles(t *testing.T, s *interopServer, of testCert) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	key, err := x509.MarshalPKCS8PrivateKey(of.key)
@@ -141,7 +141,7 @@ func serverFiles(t *testing.T, s *trial, of subject) (dir string) {
 	return dir
 }
 
-func startNginx(t *testing.T, s *trial, of subject) *stapler {
+func startNginx(t *testing.T, s *interopServer, of testCert) *serverProcess {
 	t.Helper()
 	dir, port := serverFiles(t, s, of), freePort(t)
 	config := fmt.Sprintf(`daemon off; master_process off; pid nginx.pid; error_log stderr info;
@@ -162,7 +162,7 @@ http {
 	return run(t, dir, port, "nginx", "-e", "stderr", "-p", dir, "-c", filepath.Join(dir, "nginx.conf"))
 }
 
-func startHAProxy(t *testing.T, s *trial, of subject, answer []byte) *stapler {
+func startHAProxy(t *testing.T, s *interopServer, of testCert, answer []byte) *serverProcess {
 	t.Helper()
 	dir, port := serverFiles(t, s, of), freePort(t)
 	if err := os.WriteFile(filepath.Join(dir, "both.pem.ocsp"), answer, 0o600); err != nil {
@@ -183,20 +183,20 @@ frontend tls
 	return run(t, dir, port, "haproxy", "-db", "-f", filepath.Join(dir, "haproxy.cfg"))
 }
 
-// run runs a server until the end of the test, and returns when it listens.
-func run(t *testing.T, dir, port, name string, args ...string) *stapler {
+// run starts a server that runs until the end of the test, and returns once it accepts connections.
+func run(t *testing.T, dir, port, name string, args ...string) *serverProcess {
 	t.Helper()
-	r := &stapler{dir: dir, port: port, said: &output{}}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), name, args...) // it ends below
-	cmd.Stdout, cmd.Stderr = r.said, r.said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with its workers
+	r := &serverProcess{dir: dir, port: port, output: &output{}}
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), name, args...) // killed in Cleanup
+	cmd.Stdout, cmd.Stderr = r.output, r.output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that its workers are killed too
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("%s: %v: run deploy/setup.sh --test", name, err)
 	}
 	r.process = cmd.Process
 	t.Cleanup(func() {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		_ = cmd.Wait() // says that it was killed
+		_ = cmd.Wait() // the error says that it was killed
 	})
 	for range 1000 {
 		var dialer net.Dialer
@@ -206,7 +206,7 @@ func run(t *testing.T, dir, port, name string, args ...string) *stapler {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatalf("%s does not listen:\n%s", name, r.said)
+	t.Fatalf("%s does not listen:\n%s", name, r.output)
 	return nil
 }
 

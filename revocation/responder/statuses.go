@@ -8,23 +8,23 @@ import (
 )
 
 const (
-	// expiredGrace is how long a certificate is known after its end, for relying parties whose clocks are slow.
+	// expiredGrace is how long the status of an expired certificate is kept, for relying parties whose clocks are slow.
 	expiredGrace = time.Hour
-	// stepSize is how many entries are worked on before others get the lock.
+	// stepSize is the number of entries processed before the lock is released for others.
 	stepSize = 1024
 )
 
-// statuses holds what is known of one CA's certificates. Almost all of them are good and never were anything else: those
-// are rows of a table, which takes a quarter of what a map would. The others are in a map.
+// statuses holds the statuses of one CA's certificates. Almost all certificates are good and always were: these are in
+// a table, which takes a quarter of the memory of a map. The others are in a map.
 type statuses struct {
 	mu     sync.RWMutex
 	good   table // those of version 1
-	others map[pki.Serial]entry
+	others map[pki.Serial]statusRecord
 }
 
-// An entry is a pki.Status and its certificate's end, without pointers for the collector to follow. Times are in
-// seconds since 1970; a revokedAt of 0 is none.
-type entry struct {
+// A statusRecord is a pki.Status and the expiry of its certificate, without pointers that the garbage collector must
+// follow. Times are in seconds since 1970; a revokedAt of 0 means none.
+type statusRecord struct {
 	version   uint64
 	notAfter  int64
 	revokedAt int64
@@ -33,15 +33,16 @@ type entry struct {
 }
 
 func newStatuses() statuses {
-	return statuses{good: newTable(newHash()), others: map[pki.Serial]entry{}}
+	return statuses{good: newTable(newHash()), others: map[pki.Serial]statusRecord{}}
 }
 
-// apply keeps the newest statuses. What ended before forgotten is not taken up again: its newer status may be gone.
+// apply stores statuses that are newer than the known ones. It ignores an unknown certificate that expired before
+// forgotten, because its newer status may have been removed.
 func (s *statuses) apply(changes []pki.StatusChange, forgotten time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range changes {
-		version := s.versionOf(c.Ref.Serial)
+		version := s.versionLocked(c.Ref.Serial)
 		if version > 0 && c.Status.Version <= version || version == 0 && c.NotAfter.Before(forgotten) {
 			continue
 		}
@@ -50,7 +51,7 @@ func (s *statuses) apply(changes []pki.StatusChange, forgotten time.Time) {
 			s.good.put(c.Ref.Serial, uint32(end)) //nolint:gosec // it fits
 			continue
 		}
-		e := entry{version: c.Status.Version, notAfter: end, state: c.Status.State, reason: c.Status.Reason}
+		e := statusRecord{version: c.Status.Version, notAfter: end, state: c.Status.State, reason: c.Status.Reason}
 		if !c.Status.RevokedAt.IsZero() {
 			e.revokedAt = c.Status.RevokedAt.Unix()
 		}
@@ -59,7 +60,7 @@ func (s *statuses) apply(changes []pki.StatusChange, forgotten time.Time) {
 	}
 }
 
-// get returns the status of a certificate, if it is known.
+// get returns the status of a certificate, and whether it is known.
 func (s *statuses) get(serial pki.Serial) (pki.Status, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -77,23 +78,23 @@ func (s *statuses) get(serial pki.Serial) (pki.Status, bool) {
 	return status, true
 }
 
-// version returns the version of a certificate's status, 0 for one that is not known.
+// version returns the version of a certificate's status, or 0 if it is not known.
 func (s *statuses) version(serial pki.Serial) uint64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.versionOf(serial)
+	return s.versionLocked(serial)
 }
 
-// versionOf is version for who holds the lock.
-func (s *statuses) versionOf(serial pki.Serial) uint64 {
+// versionLocked is version for a caller that holds the lock.
+func (s *statuses) versionLocked(serial pki.Serial) uint64 {
 	if s.good.has(serial) {
 		return 1
 	}
 	return s.others[serial].version
 }
 
-// sweep forgets what ended before the given time. It lets others in after every step; a map may change under a range
-// as long as not at the same moment, and a table is swept one part after the other.
+// sweep removes certificates that expired before forgotten. It releases the lock after every step. This is safe: a map
+// may change between two iterations of a range, and the table is swept one part at a time.
 func (s *statuses) sweep(forgotten time.Time) {
 	limit, steps := forgotten.Unix(), 0
 	s.mu.Lock()

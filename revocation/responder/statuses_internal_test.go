@@ -16,7 +16,7 @@ import (
 
 var epoch = time.Unix(1_800_000_000, 0).UTC()
 
-// serialNumber is a serial number like others of its millisecond.
+// serialNumber returns a serial number of a fixed time, with random bits derived from n.
 func serialNumber(tb rapid.TB, n uint64) pki.Serial {
 	tb.Helper()
 	var random [pki.SerialRandomSize]byte
@@ -29,10 +29,10 @@ func serialNumber(tb rapid.TB, n uint64) pki.Serial {
 	return s
 }
 
-// plain is what statuses do, by one map.
-type plain map[pki.Serial]pki.StatusChange
+// A statusModel implements statuses with one map.
+type statusModel map[pki.Serial]pki.StatusChange
 
-func (p plain) apply(c pki.StatusChange, forgotten time.Time) {
+func (p statusModel) apply(c pki.StatusChange, forgotten time.Time) {
 	old, known := p[c.Ref.Serial]
 	if known && c.Status.Version <= old.Status.Version || !known && c.NotAfter.Before(forgotten) {
 		return
@@ -40,17 +40,17 @@ func (p plain) apply(c pki.StatusChange, forgotten time.Time) {
 	p[c.Ref.Serial] = c
 }
 
-func TestStatusesAreAsInAPlainMap(t *testing.T) {
+func TestStatusesMatchMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s, want := newStatuses(), plain{}
+		s, want := newStatuses(), statusModel{}
 		serials := make([]pki.Serial, rapid.IntRange(1, 40).Draw(t, "serials"))
 		for i := range serials {
 			serials[i] = serialNumber(t, uint64(i))
 		}
-		// Hashes that meet: in one part, and around its end.
+		// Make hashes collide, within one part and around its end.
 		few, apart, hash := rapid.Uint64Range(1, 20).Draw(t, "hashes"), rapid.Uint64Range(0, 27).Draw(t, "apart"), newHash()
 		s.good = newTable(func(serial pki.Serial) uint64 { return math.MaxUint32 - hash(serial)%few<<apart })
-		defer s.sweep(time.Unix(math.MaxUint32+1, 0)) // gives the memory back
+		defer s.sweep(time.Unix(math.MaxUint32+1, 0)) // frees the memory
 		ends := rapid.SampledFrom([]time.Time{epoch, epoch.Add(time.Minute), epoch.Add(time.Hour), time.Unix(1<<33, 0).UTC()})
 		apply := func(c pki.StatusChange, forgotten time.Time) {
 			s.apply([]pki.StatusChange{c}, forgotten)
@@ -87,18 +87,18 @@ func TestStatusesAreAsInAPlainMap(t *testing.T) {
 	})
 }
 
-// heap is what is in use after a collection, in octets.
-func heap() int64 {
+// heapInUse returns the size of the heap after a garbage collection, in bytes.
+func heapInUse() int64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
 
-// TestOctetsPerStatus bounds what a certificate takes of the server's memory, at every size, and that it is given back.
-func TestOctetsPerStatus(t *testing.T) {
+// TestMemoryPerStatus checks that a status takes at most 30 bytes at every size, and that sweep frees the memory.
+func TestMemoryPerStatus(t *testing.T) {
 	const most, steps, perStep, few = 30, 20, 25_000, 100
-	empty := heap()
+	empty := heapInUse()
 	s := newStatuses()
 	change := make([]pki.StatusChange, 1)
 	for step := range steps {
@@ -111,21 +111,21 @@ func TestOctetsPerStatus(t *testing.T) {
 			change[0] = pki.StatusChange{Ref: pki.CertRef{Serial: serialNumber(t, uint64(n))}, NotAfter: end, Status: pki.Status{State: pki.Good, Version: 1}}
 			s.apply(change, epoch)
 		}
-		each := float64(heap()-empty+int64(s.good.size())) / float64((step+1)*perStep)
+		each := float64(heapInUse()-empty+int64(s.good.size())) / float64((step+1)*perStep)
 		if step%5 == 4 {
-			t.Logf("%.1f octets each of %d", each, (step+1)*perStep)
+			t.Logf("%.1f bytes for each of %d", each, (step+1)*perStep)
 		}
 		if each > most {
-			t.Errorf("a status of %d takes %.1f octets, over %d", (step+1)*perStep, each, most)
+			t.Errorf("each of %d statuses takes %.1f bytes, want at most %d", (step+1)*perStep, each, most)
 		}
 	}
 	s.sweep(epoch.Add(90 * time.Minute))
-	if left := heap() - empty + int64(s.good.size()); left > 200<<10 {
-		t.Errorf("%d octets are in use for %d statuses that are left", left, few)
+	if left := heapInUse() - empty + int64(s.good.size()); left > 200<<10 {
+		t.Errorf("%d bytes are in use for the remaining %d statuses", left, few)
 	}
 	for n := range uint64(2 * few) {
 		if _, known := s.get(serialNumber(t, n)); known != (n < few) {
-			t.Errorf("status %d is known: %v", n, known)
+			t.Errorf("after sweep, status %d is known: %v", n, known)
 		}
 	}
 }

@@ -11,32 +11,33 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// A table holds serial numbers and the ends of their certificates in 27 octets each: an open-addressing hash table. It is
-// split, so that what grows, shrinks or is swept at a time is small. It is not safe for concurrent use, but for any
-// number of readers. Whoever drops one empties it before.
+// A table is an open-addressing hash table that maps serial numbers to the expiry of their certificates, in 27 bytes
+// each. It is split into parts, so that growing, shrinking or sweeping one step is short. Concurrent reads are safe,
+// writes need a lock. A table that is no longer used must be emptied, because its memory is not garbage collected.
 type table struct {
 	hash  func(pki.Serial) uint64
 	parts []part
 }
 
 const (
-	// partCount is how many parts a table has; of a million certificates each holds about eight thousand.
+	// partCount is the number of parts. With a million certificates each holds about eight thousand.
 	partCount = 128
-	// A slot is a serial number, and an end in seconds since 1970. It is free where its serial number is zero, which is none.
+	// slotSize is the size of a slot: a serial number and an expiry in seconds since 1970. A slot is free if its serial
+	// number is zero, which no certificate has.
 	slotSize = pki.SerialSize + 4
 )
 
-// A part probes linearly, and closes the gap where something is removed.
+// A part is a hash table with linear probing; removing a slot moves later ones up, so that there are no tombstones.
 //
-// Its slots lie outside of the collector's heap. For every octet of that the collector lets another one lie about before
-// it collects, and here there is nothing to collect.
+// Its slots are outside of the garbage-collected heap. The collector lets the heap grow to about twice what is in use,
+// so every byte moved out of it saves another one.
 type part struct {
 	slots []byte
 	used  int
 	hash  func(pki.Serial) uint64
 }
 
-// fitsTable reports whether a table can keep a time: until the year 2106.
+// fitsTable reports whether a table can hold an expiry: it can until the year 2106.
 func fitsTable(seconds int64) bool { return seconds >= 0 && seconds <= math.MaxUint32 }
 
 func newTable(hash func(pki.Serial) uint64) table {
@@ -47,7 +48,7 @@ func newTable(hash func(pki.Serial) uint64) table {
 	return t
 }
 
-// newHash returns a hash function that nobody outside can foresee.
+// newHash returns a hash function with a random seed, so that no client can choose serial numbers that collide.
 func newHash() func(pki.Serial) uint64 {
 	seed := maphash.MakeSeed()
 	return func(serial pki.Serial) uint64 { return maphash.Comparable(seed, serial) }
@@ -61,19 +62,19 @@ func (t *table) has(serial pki.Serial) bool {
 	return found
 }
 
-// put adds a serial number, or changes its end.
+// put adds a serial number, or changes its expiry.
 func (t *table) put(serial pki.Serial, end uint32) {
-	hash, octets := t.hash(serial), serial.Bytes()
+	hash, key := t.hash(serial), serial.Bytes()
 	p := t.part(hash)
-	at, found := p.find(octets, hash)
+	at, found := p.find(key, hash)
 	if !found {
 		if p.used++; 16*p.used > 15*p.len() {
 			p.resize(p.used + p.used/8 + 2)
-			at, _ = p.find(octets, hash)
+			at, _ = p.find(key, hash)
 		}
 	}
 	slot := p.slot(at)
-	copy(slot, octets)
+	copy(slot, key)
 	binary.BigEndian.PutUint32(slot[pki.SerialSize:], end)
 }
 
@@ -85,7 +86,7 @@ func (t *table) remove(serial pki.Serial) {
 	}
 }
 
-// size is what a table takes of the memory, in octets.
+// size returns the memory that a table uses, in bytes.
 func (t *table) size() (n int) {
 	for _, p := range t.parts {
 		n += len(p.slots)
@@ -102,14 +103,14 @@ func (p *part) isFree(at int) bool {
 	return [pki.SerialSize]byte(p.slot(at)) == none
 }
 
-// home is where the search for a hash begins: its lower half, as a fraction of the slots.
+// home returns the index at which the search for a hash begins: its lower half, scaled to the number of slots.
 func (p *part) home(hash uint64) int {
 	return int((hash & math.MaxUint32) * uint64(p.len()) >> 32) //nolint:gosec // below the number of slots
 }
 
-// homeOf is home for what is in a slot.
+// homeOf returns home for the serial number in a slot.
 func (p *part) homeOf(at int) int {
-	serial, _ := pki.SerialFromBytes(p.slot(at)[:pki.SerialSize]) // it was one when it was put there
+	serial, _ := pki.SerialFromBytes(p.slot(at)[:pki.SerialSize]) // valid, because put wrote it
 	return p.home(p.hash(serial))
 }
 
@@ -120,7 +121,7 @@ func (p *part) next(at int) int {
 	return 0
 }
 
-// find returns where a serial number is, or the free slot where it would be; there is always one where there are any.
+// find returns the slot of a serial number, or the free slot for it. A part with slots always has a free one.
 func (p *part) find(serial []byte, hash uint64) (at int, found bool) {
 	if p.len() == 0 {
 		return 0, false
@@ -135,7 +136,7 @@ func (p *part) find(serial []byte, hash uint64) (at int, found bool) {
 	return at, false
 }
 
-// free empties a slot, and moves up what was put behind it for want of it.
+// free empties a slot, and moves up later slots whose search would otherwise end at the gap.
 func (p *part) free(gap int) {
 	p.used--
 	n := p.len()
@@ -148,7 +149,7 @@ func (p *part) free(gap int) {
 	clear(p.slot(gap))
 }
 
-// resize moves everything into other memory, of n slots.
+// resize moves all slots into new memory for n slots.
 func (p *part) resize(n int) {
 	old := *p
 	p.slots = mapMemory(n * slotSize)
@@ -157,21 +158,21 @@ func (p *part) resize(n int) {
 			continue
 		}
 		slot := old.slot(at)
-		serial, _ := pki.SerialFromBytes(slot[:pki.SerialSize]) // it was one when it was put there
+		serial, _ := pki.SerialFromBytes(slot[:pki.SerialSize]) // valid, because put wrote it
 		to, _ := p.find(slot[:pki.SerialSize], p.hash(serial))
 		copy(p.slot(to), slot)
 	}
 	unmapMemory(old.slots)
 }
 
-// sweep frees what ended before a time, and the memory where much of it is free then.
+// sweep frees the slots of certificates that expired before limit, and shrinks the part if more than half is free.
 func (p *part) sweep(limit int64) {
 	for at := 0; at < p.len(); {
 		if p.isFree(at) || int64(binary.BigEndian.Uint32(p.slot(at)[pki.SerialSize:])) >= limit {
 			at++
 			continue
 		}
-		p.free(at) // and look at what has moved here
+		p.free(at) // then look at the slot again: another one may have moved here
 	}
 	switch {
 	case p.used == 0:
@@ -182,7 +183,7 @@ func (p *part) sweep(limit int64) {
 	}
 }
 
-// mapMemory returns that many zero octets of memory, of the heap where the system gives none.
+// mapMemory returns n zero bytes outside of the heap, or on the heap if mmap fails.
 func mapMemory(n int) []byte {
 	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
@@ -193,6 +194,6 @@ func mapMemory(n int) []byte {
 
 func unmapMemory(b []byte) {
 	if len(b) > 0 {
-		_ = unix.Munmap(b) // what is not of the system is none of its, and is collected
+		_ = unix.Munmap(b) // it fails for heap memory, which is garbage collected
 	}
 }

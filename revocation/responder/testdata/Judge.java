@@ -1,5 +1,5 @@
-// What Java's own code and Bouncy Castle make of OCSP answers and CRLs. Each line on standard input is a question, words
-// with tabs between them, and each gets one line on standard output.
+// Judge checks OCSP responses and CRLs with Java's own code and with Bouncy Castle. Each line on standard input is a
+// request of words separated by tabs; each gets one line on standard output.
 
 import java.io.BufferedReader;
 import java.io.FileInputStream;
@@ -64,7 +64,7 @@ public class Judge {
     switch (q[0]) {
       case "ocsp": // leaf, issuer, root, responder, "nonce" or "plain"
         return ocsp(q[1], q[2], q[3], q[4], q[5].equals("nonce"));
-      case "points": // leaf, issuer, root: CRLs from where the certificate says
+      case "points": // leaf, issuer, root: CRLs from the URL in the certificate
         return path("SUN", q[1], q[2], q[3], checker());
       case "crls": // SUN, BC, or BC with deltas; leaf, issuer, root, CRLs
         return crls(q);

@@ -1,6 +1,6 @@
-// Connects to servers on localhost, and says of each connection whether it was accepted. Each line on standard input is a
-// question: a port, a file with the root, and the timeout of sessions in seconds, with tabs between them. Questions with
-// the same root and timeout share a context, and so its sessions.
+// Resumption connects to servers on localhost and reports for each connection whether it was accepted. Each line on
+// standard input has a port, a file with the root and the session timeout in seconds, separated by tabs. Lines with the
+// same root and timeout share an SSLContext, and so its sessions.
 
 import java.io.*;
 import java.security.*;
@@ -36,7 +36,7 @@ public class Resumption {
       parameters.setEndpointIdentificationAlgorithm("HTTPS");
       s.setSSLParameters(parameters);
       s.startHandshake();
-      return "accepted " + new String(s.getInputStream().readAllBytes()); // which reads the session tickets too
+      return "accepted " + new String(s.getInputStream().readAllBytes()); // reads the session tickets too
     } catch (Exception e) {
       Throwable cause = e;
       while (cause.getCause() != null) cause = cause.getCause();
