@@ -18,14 +18,14 @@ import (
 	"github.com/brevet-pki/brevet/enroll"
 )
 
-// agentOrders is what an agent process is told.
-type agentOrders struct{ Dir, Server string }
+// agentOptions configures an agent process.
+type agentOptions struct{ Dir, Server string }
 
-// runAgent says its process ID, enrolls with every token that comes on standard input, and says which serial number the
-// credential then has.
+// runAgent prints its process ID, enrolls with every token from standard input, and prints the serial number of the
+// credential after each.
 func runAgent() error {
-	var o agentOrders
-	if err := json.Unmarshal([]byte(os.Getenv(ordersEnv)), &o); err != nil {
+	var o agentOptions
+	if err := json.Unmarshal([]byte(os.Getenv(optionsEnv)), &o); err != nil {
 		return err
 	}
 	fmt.Println(os.Getpid())
@@ -47,7 +47,7 @@ func runAgent() error {
 		if err != nil {
 			return err
 		}
-		// As brevet-agent enroll does: a token that the credential came from is spent.
+		// As brevet-agent enroll does: do not use a token from which the credential was enrolled.
 		if p := agent.Pair(); p == nil || p.Origin.Token != token.Secret.ID().String() {
 			if err := agent.Enroll(context.Background(), token); err != nil {
 				return err
@@ -58,25 +58,25 @@ func runAgent() error {
 	return dir.Close()
 }
 
-// agentCalls are the system calls before which strace kills an agent.
+// agentCalls lists the system calls before which strace kills an agent.
 var agentCalls = []string{"fsync", "?rename,renameat,renameat2", "?unlink,unlinkat", "?symlink,symlinkat", "?mkdir,mkdirat", "write"}
 
-// patient is an agent through many lives, and what it has said.
-type patient struct {
-	*torture
-	dir, id string
-	disk    recorder
-	token   string // that is being spent; empty between two
-	told    string // the serial number that it said last
-	early   int    // lives that ended where strace was to end them
+// An agentTest runs one agent's directory through many processes.
+type agentTest struct {
+	*crashTest
+	dir, id         string
+	disk            recorder
+	token           string // in use; empty between two tokens
+	reported        string // the last serial number that the agent printed
+	killedBySyscall int    // number of processes that strace killed at the injected system call
 }
 
-// life starts the agent, has it spend tokens until it dies or is killed, and cuts the power. An agent that ends by itself
-// has not found on its disk what it needs.
-func (a *patient) life(t *testing.T, c cut) error {
+// run starts the agent, has it use tokens until it dies or is killed, and cuts the power. An agent that ends by
+// itself did not find what it needs on its disk, and is an error.
+func (a *agentTest) run(t *testing.T, c powerCut) error {
 	t.Helper()
 	a.disk.inject = fmt.Sprintf("%s:%d", agentCalls[a.random.IntN(len(agentCalls))], 1+a.random.IntN(8))
-	p := command(t, append(a.disk.begin(t, a.dir), os.Args[0]), "agent", agentOrders{a.dir, a.server.grpc})
+	p := command(t, append(a.disk.begin(t, a.dir), os.Args[0]), "agent", agentOptions{a.dir, a.server.grpc})
 	said := bufio.NewReader(p.out(t))
 	first, _ := said.ReadString('\n')
 	_, _ = fmt.Sscan(first, &p.pid)
@@ -84,83 +84,84 @@ func (a *patient) life(t *testing.T, c cut) error {
 	for ; answers < 3; answers++ {
 		if a.token == "" {
 			var err error
-			a.token, err = a.clients.makeToken(t.Context(), a.id, a.told != "")
+			a.token, err = a.clients.makeToken(t.Context(), a.id, a.reported != "")
 			must(t, err)
 		}
-		_, _ = io.WriteString(p.stdin, a.token+"\n") // it may be dead
+		_, _ = io.WriteString(p.stdin, a.token+"\n") // ignore errors: the agent may be dead
 		line, err := said.ReadString('\n')
 		if err != nil {
 			break
 		}
-		a.token, a.told = "", strings.TrimSpace(line)
+		a.token, a.reported = "", strings.TrimSpace(line)
 	}
 	if answers < 3 {
-		a.early++
+		a.killedBySyscall++
 	}
 	go func() { p.err = p.cmd.Wait(); close(p.ended) }()
 	p.kill()
 	if !killed(p.err) {
 		return fmt.Errorf("the agent ended by itself: %w\n%s", p.err, p.stderr.String())
 	}
-	a.disk.power(t, c)
+	a.disk.cutPower(t, c)
 	return nil
 }
 
-// holds returns what is wrong with the credential on the disk: it is what the agent said last, or what the token that it
-// is spending gave.
-func (a *patient) holds() error {
+// checkCredential returns an error unless the credential on the disk is the one that the agent reported last, or the
+// one for the token in use.
+func (a *agentTest) checkCredential() error {
 	p, err := enroll.ReadPair(a.dir)
 	switch {
-	case errors.Is(err, enroll.ErrNoCredential) && a.told == "":
+	case errors.Is(err, enroll.ErrNoCredential) && a.reported == "":
 		return nil
 	case err != nil:
 		return err
-	case p.Serial() == a.told:
+	case p.Serial() == a.reported:
 		return nil
 	}
 	if token, err := enroll.ParseToken(a.token); err == nil && p.Origin.Token == token.Secret.ID().String() {
 		return nil
 	}
-	return fmt.Errorf("the agent said that it holds %s, and holds %s", a.told, p.Serial())
+	return fmt.Errorf("the agent reported the certificate %s, and its directory has %s", a.reported, p.Serial())
 }
 
-func newPatient(t *testing.T, g *ground, random *rand.Rand) *patient {
+func newAgentTest(t *testing.T, g *testCA, random *rand.Rand) *agentTest {
 	t.Helper()
-	a := &patient{torture: newTorture(t, g, random, "", nil), dir: t.TempDir()}
+	a := &agentTest{crashTest: newCrashTest(t, g, random, "", nil), dir: t.TempDir()}
 	var err error
-	a.id, err = a.clients.register(t.Context(), "device/patient")
+	a.id, err = a.clients.register(t.Context(), "device/agent")
 	must(t, err)
 	return a
 }
 
-// powerCutsOfAnAgent is what enroll/powerloss_test.go does to the agent's own idea of a disk, with what the kernel is asked.
-func powerCutsOfAnAgent(t *testing.T, g *ground, random *rand.Rand) {
-	a := newPatient(t, g, random)
+// powerCutsOfAnAgent cuts the power at the system calls of an agent. enroll/powerloss_test.go does the same with a
+// model of a disk.
+func powerCutsOfAnAgent(t *testing.T, g *testCA, random *rand.Rand) {
+	a := newAgentTest(t, g, random)
 	end := time.Now().Add(*long)
 	n := 0
 	for ; n < 6 || time.Now().Before(end); n++ {
-		c := drawnCut(a.random)
-		must(t, a.life(t, c))
-		if err := a.holds(); err != nil {
-			t.Fatalf("life %d, killed before %s, %s: %v", n, a.disk.inject, c, err)
+		c := randomCut(a.random)
+		must(t, a.run(t, c))
+		if err := a.checkCredential(); err != nil {
+			t.Fatalf("process %d, killed before %s, %s: %v", n, a.disk.inject, c, err)
 		}
 	}
-	if faults := a.look(t); len(faults) > 0 {
+	if faults := a.checkFiles(t); len(faults) > 0 {
 		t.Error(report(faults))
 	}
-	t.Logf("%d lives, of which a system call ended %d", n, a.early)
-	if a.early == 0 {
-		t.Error("strace has killed nobody")
+	t.Logf("%d processes, %d of them killed at a system call", n, a.killedBySyscall)
+	if a.killedBySyscall == 0 {
+		t.Error("strace killed no agent at a system call")
 	}
 }
 
-func lyingDiskUnderAnAgentIsFound(t *testing.T, g *ground, random *rand.Rand) {
-	a := newPatient(t, g, random)
+func flushlessDiskUnderAnAgentIsFound(t *testing.T, g *testCA, random *rand.Rand) {
+	a := newAgentTest(t, g, random)
 	for range 20 {
-		if err := cmp.Or(a.life(t, cut{random: child(a.random), lies: true}), a.holds()); err != nil {
+		if err := cmp.Or(a.run(t, powerCut{random: childRand(a.random), ignoreFlush: true}), a.checkCredential()); err != nil {
 			t.Logf("found: %v", err)
 			return
 		}
 	}
-	t.Error("nothing was found")
+	t.Error("a disk that ignores flushes was not found in 20 power cuts")
 }

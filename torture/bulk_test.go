@@ -2,123 +2,246 @@ package torture
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"database/sql"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
+	"strconv"
+	"testing"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
+	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-	"github.com/brevet-pki/brevet/server/servertest"
+	"github.com/brevet-pki/brevet/revocation"
 )
 
+// batchLabel is the name of a label that all devices have. Several devices share each value.
 const (
-	// factoryDevices is how many devices a factory certifies, again and again.
-	factoryDevices = 2 * batches
-	// jobSize is how many requests a job has.
-	jobSize = 4
+	batchLabel = "batch"
+	batches    = 3
 )
 
-// factory orders certificates in bulk. Its devices are registered with their orders, and nobody suspends them.
-type factory struct {
-	w      *world
-	random *rand.Rand
-	last   []*order // of the last job, all answered
+// labelled returns the labels of a device.
+func labelled(device int) map[string]string {
+	return map[string]string{batchLabel: strconv.Itoa(device % batches)}
 }
 
-// order is a request in bulk, and what is sent for it.
-type order struct {
-	*request
-	sent *brevetv1.IssueCertificatesRequest
+// keyOf returns the hash of a certificate's public key, in hexadecimal.
+func keyOf(c *x509.Certificate) string {
+	hash := sha256.Sum256(c.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(hash[:])
 }
 
-func (f *factory) newOrder() *order {
-	n := f.random.IntN(factoryDevices)
-	r := newRenewal(nil, newKey())
-	labels := labelled(n)
-	f.w.book.registered(fmt.Sprintf("spiffe://%s/factory/%d", trustDomain, n), labels[batchLabel])
-	return &order{r, &brevetv1.IssueCertificatesRequest{
-		RequestId: r.id, Id: fmt.Sprintf("factory/%d", n), Csr: r.csr, Registration: &brevetv1.Registration{Kind: "device", Labels: labels},
-	}}
-}
-
-// job sends orders until each is answered, sometimes with those of the job before.
-func (f *factory) job(ctx context.Context) {
-	var job []*order
-	for range jobSize {
-		job = append(job, f.newOrder())
+// revokeBulk revokes the certificates of a batch, a key or a lineage. When the call has returned, all members that
+// clients held before it are revoked.
+func (f *fleet) revokeBulk(ctx context.Context) {
+	d := f.devices[f.random.IntN(len(f.devices))]
+	held := f.w.observed.serialsOf(d.identity)
+	if len(held) == 0 {
+		return
 	}
-	open := job
-	if f.random.IntN(3) == 0 {
-		open = append(open, f.last...)
+	serial := held[f.random.IntN(len(held))]
+	var members []string
+	selection, reason := &brevetv1.CertificateSelection{}, "affiliationChanged"
+	switch f.random.IntN(4) {
+	case 0:
+		f.w.observed.serialsWhere(func(c *x509.Certificate) bool {
+			if serialOf(c) == serial {
+				selection.KeyHash = keyOf(c)
+			}
+			return false
+		})
+		members = f.w.observed.serialsWhere(func(c *x509.Certificate) bool { return keyOf(c) == selection.GetKeyHash() })
+	case 1:
+		selection.LineageOf, members = serial, f.w.observed.lineage(serial)
+	default:
+		batch := labelled(f.random.IntN(batches))[batchLabel]
+		selection.LabelName, selection.LabelValue = batchLabel, batch
+		members = f.w.observed.serialsInBatch(batch)
 	}
-	err := f.w.clients.operate(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
-		open, err = f.deliver(ctx, conn, open)
+	err := f.w.clients.operate(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := brevetv1.NewCertificateServiceClient(conn).RevokeCertificates(ctx, &brevetv1.RevokeCertificatesRequest{Selection: selection, Reason: reason})
 		return err
 	})
 	if err != nil {
-		f.w.blame("order in bulk", err)
+		f.w.recordUnexpected("revoke in bulk", err)
 		return
 	}
-	f.last = job
+	f.w.observed.recordBulkRevoked(members...)
+	f.checkBulkMembers(ctx)
 }
 
-// deliver sends orders on one stream, and returns those that have to be sent again: where it ends early, or now and then
-// as if it had, all of them.
-func (f *factory) deliver(ctx context.Context, conn *grpc.ClientConn, open []*order) (again []*order, err error) {
-	stream, err := brevetv1.NewEnrollmentServiceClient(conn).IssueCertificates(ctx)
+// checkBulkMembers queries OCSP about the members whose records are written last. Errors are ignored, because the
+// server may be killed meanwhile.
+func (f *fleet) checkBulkMembers(ctx context.Context) {
+	p, err := f.w.clients.waitForServer(ctx)
 	if err != nil {
-		return open, err
+		return
 	}
-	for _, o := range open {
-		if err := stream.Send(o.sent); err != nil && !errors.Is(err, io.EOF) { // Recv says why
-			return open, err
-		}
-	}
-	if err := stream.CloseSend(); err != nil {
-		return open, err
-	}
-	byID := map[string]*order{}
-	for _, o := range open {
-		byID[string(o.id)] = o
-	}
-	for {
-		a, err := stream.Recv()
-		switch {
-		case errors.Is(err, io.EOF) && len(byID) == 0:
-			return nil, nil
-		case errors.Is(err, io.EOF):
-			f.w.book.faultf("a stream of orders has ended well, and %d have no answer", len(byID))
-			return nil, nil
-		case err != nil:
-			return open, err
-		}
-		o := byID[string(a.GetRequestId())]
-		if o == nil {
-			f.w.book.faultf("an answer is to no order, or the second one: %X", a.GetRequestId())
-			return nil, nil
-		}
-		if failure := servertest.FailureOf(a); passing(failure) {
-			return open, failure
-		} else if failure != nil {
-			f.w.book.faultf("%s is refused in bulk: %v", o.sent.GetId(), failure)
-		} else if err := f.got(o, a.GetCertificate()); err != nil {
-			f.w.book.faultf("%s got no certificate: %v", o.sent.GetId(), err)
-		}
-		delete(byID, string(o.id))
-		if len(byID) > 0 && f.random.IntN(20) == 0 {
-			return open, status.Error(codes.Canceled, "the factory loses what it was answered")
+	for _, c := range f.w.observed.newestBulkMembers(2) {
+		if state, err := f.w.ocsp(p, c); err == nil && state != revoked {
+			f.w.observed.faultf("certificate %s is in state %d by OCSP right after its bulk revocation", abbreviate(serialOf(c)), state)
 		}
 	}
 }
 
-func (f *factory) got(o *order, der []byte) error {
-	c, err := parseCertificate(der)
-	if err == nil {
-		f.w.book.answered(o.request, c)
+// checkBulksAtStart queries a server that has just started about members of bulk revocations, whose records may not
+// have been written yet.
+func (tt *crashTest) checkBulksAtStart(t *testing.T) (faults []string) {
+	t.Helper()
+	open, err := countOpen(tt.dir)
+	if err != nil {
+		return []string{"the open bulk revocations cannot be read: " + err.Error()}
 	}
-	return err
+	if open > 0 {
+		tt.startsWithBulks++
+	}
+	for _, c := range tt.observed.newestBulkMembers(4) {
+		if state, err := tt.ocsp(tt.server, c); err != nil || state != revoked {
+			faults = append(faults, fmt.Sprintf("certificate %s, revoked in bulk, is in state %d by OCSP right after the start, error %v", abbreviate(serialOf(c)), state, err))
+		}
+	}
+	return faults
+}
+
+// compromise has a device report its key as compromised.
+func (d *device) compromise(ctx context.Context) {
+	h := d.current
+	statement := sha256.Sum256(pki.CompromiseStatement(trustDomain, pki.HashSPKI(h.certificate.RawSubjectPublicKeyInfo)))
+	signature, _ := ecdsa.SignASN1(rand.Reader, h.key, statement[:]) // never fails on a curve of the standard library
+	err := d.w.clients.retry(ctx, nil, func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := brevetv1.NewCertificateServiceClient(conn).RevokeCompromisedKey(ctx, &brevetv1.RevokeCompromisedKeyRequest{
+			PublicKey: h.certificate.RawSubjectPublicKeyInfo, Signature: signature,
+		})
+		return err
+	})
+	if err != nil {
+		d.w.recordUnexpected("report a compromised key", err)
+		return
+	}
+	d.w.observed.recordRevoked(h.serial())
+	d.current, d.last, d.pending = nil, nil, nil // the key cannot be used again
+}
+
+// tryCopy renews with a superseded credential, as an attacker with a copy would. It must be refused.
+func (d *device) tryCopy(ctx context.Context, superseded *credential) {
+	if _, err := d.w.clients.obtain(ctx, newRenewal(superseded, newKey())); err == nil {
+		d.w.observed.faultf("certificate %s is superseded, but was renewed again", abbreviate(superseded.serial()))
+	} else {
+		d.w.recordUnexpected("renew with a copied credential", err)
+	}
+}
+
+// A bulkRecord is a bulk revocation on record.
+type bulkRecord struct {
+	id, mark int
+	action   int
+	batch    string // value of the label that it selects; each of these is empty if the selection is another one
+	identity string // SPIFFE ID
+	key      string // hash, in hexadecimal
+	lineage  string // the first serial number of the lineage
+}
+
+func countOpen(dir string) (open int, err error) {
+	db, err := openFiles(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer db.Close()
+	err = db.QueryRow(`SELECT count(*) FROM revocation_sets WHERE done = 0`).Scan(&open)
+	return open, err
+}
+
+func (s *snapshot) readBulks(tx *sql.Tx) error {
+	return errors.Join(
+		query(tx, `SELECT id, action, mark, coalesce((SELECT spiffe_id FROM identities n WHERE n.id = s.identity), ''), coalesce(label_value, ''), lower(hex(key_hash)),
+		        hex(substr(lineage, 33)), done FROM revocation_sets s ORDER BY id`,
+			func(scan func(...any) error) error {
+				var o bulkRecord
+				var done int
+				err := scan(&o.id, &o.action, &o.mark, &o.identity, &o.batch, &o.key, &o.lineage, &done)
+				s.bulks, s.openBulks = append(s.bulks, o), s.openBulks+1-done
+				return err
+			}),
+		query(tx, `SELECT i.spiffe_id, l.value FROM identity_labels l JOIN identities i ON i.id = l.identity WHERE l.name = '`+batchLabel+`'`,
+			func(scan func(...any) error) error {
+				var id, batch string
+				err := scan(&id, &batch)
+				s.labels[id] = batch
+				return err
+			}),
+	)
+}
+
+// members returns the serial numbers that a bulk revocation selects among the certificates on record when it was
+// created.
+func (s *snapshot) members(o bulkRecord) map[string]bool {
+	members := map[string]bool{}
+	renewed := map[int]string{} // by row of the key of a renewal in the lineage: its identity
+	for _, r := range s.rows {  // a renewal has a higher ID than its predecessor
+		switch {
+		case r.identity == "" || r.id > o.mark:
+			continue
+		case o.identity != "" && r.identity == o.identity, o.batch != "" && s.labels[r.identity] == o.batch, o.key != "" && r.key == o.key, o.lineage == r.serial, renewed[r.keyRow] == r.identity:
+			members[r.serial] = true
+		default:
+			continue
+		}
+		if o.lineage != "" && r.nextKey != 0 {
+			renewed[r.nextKey] = r.identity
+		}
+	}
+	return members
+}
+
+// hasRevokedBatch reports whether a bulk revocation by label has revoked more than one certificate.
+func (s *snapshot) hasRevokedBatch() bool {
+	for _, o := range s.bulks {
+		if o.batch != "" && len(s.members(o)) > 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// readRevocation records how a certificate was revoked, from a change in the log.
+func (a *auditor) readRevocation(e *brevetv1.LogEntry, serial string, state int, reason uint32) {
+	if state != revoked {
+		return
+	}
+	if reason != uint32(pki.KeyCompromise) {
+		a.revocations[serial]++
+	}
+	if id, err := strconv.Atoi(e.GetFacts()["set"]); err == nil {
+		a.byBulk[serial] = id
+	}
+}
+
+// checkBulks compares bulk revocations with the certificates. Each one on record, whether the client got a response
+// or not, must have revoked every member and no other certificate.
+func (a *auditor) checkBulks() {
+	for serial, n := range a.revocations {
+		if n > 1 {
+			a.faultf("certificate %s was revoked %d times", abbreviate(serial), n)
+		}
+	}
+	sets := map[int]map[string]bool{}
+	for _, o := range a.bulks {
+		sets[o.id] = a.members(o)
+		for serial := range sets[o.id] {
+			if o.action == int(revocation.Revoke) && a.records[serial].state != revoked {
+				a.faultf("certificate %s is a member of bulk revocation %d, but is in state %d", abbreviate(serial), o.id, a.records[serial].state)
+			}
+		}
+	}
+	for serial, id := range a.byBulk {
+		if !sets[id][serial] {
+			a.faultf("certificate %s was revoked by bulk revocation %d, of which it is not a member", abbreviate(serial), id)
+		}
+	}
 }

@@ -23,15 +23,15 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// callPatience bounds one call. A server that was killed answers nothing.
-const callPatience = 20 * time.Second
+// callTimeout bounds one call. A server that was killed answers nothing.
+const callTimeout = 20 * time.Second
 
-// request is what a client repeats until it has an answer.
+// A request is what a client repeats until it has a response.
 type request struct {
 	id, csr []byte
 	key     *ecdsa.PrivateKey
-	secret  []byte  // of an enrollment
-	renews  *holder // of a renewal
+	secret  []byte      // of an enrollment
+	renews  *credential // of a renewal
 }
 
 func newKey() *ecdsa.PrivateKey {
@@ -39,7 +39,7 @@ func newKey() *ecdsa.PrivateKey {
 	return key
 }
 
-// newRequest enrolls with a token's text.
+// newRequest returns an enrollment with a token's text.
 func newRequest(token string, key *ecdsa.PrivateKey) *request {
 	r := newRenewal(nil, key)
 	if parsed, err := enroll.ParseToken(token); err == nil {
@@ -48,30 +48,30 @@ func newRequest(token string, key *ecdsa.PrivateKey) *request {
 	return r
 }
 
-func newRenewal(renews *holder, key *ecdsa.PrivateKey) *request {
+func newRenewal(renews *credential, key *ecdsa.PrivateKey) *request {
 	r := &request{id: make([]byte, 16), key: key, renews: renews}
 	_, _ = rand.Read(r.id)
 	r.csr, _ = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key) // an empty template cannot fail
 	return r
 }
 
-func newHolder(t testing.TB, der []byte, key *ecdsa.PrivateKey) *holder {
+func newCredential(t testing.TB, der []byte, key *ecdsa.PrivateKey) *credential {
 	t.Helper()
-	return &holder{parse(t, der), key}
+	return &credential{parse(t, der), key}
 }
 
-// clients speak to the server that is up.
+// clients makes calls to the server that is running.
 type clients struct {
-	ground *ground
+	testCA *testCA
 
 	mu      sync.Mutex
-	server  *process      // nil while none is up
-	changed chan struct{} // closed when that changes
+	server  *process      // nil while none is running
+	changed chan struct{} // closed when server changes
 }
 
-func newClients(g *ground) *clients { return &clients{ground: g, changed: make(chan struct{})} }
+func newClients(g *testCA) *clients { return &clients{testCA: g, changed: make(chan struct{})} }
 
-// connect tells the clients which server is up; nil for none.
+// connect sets the running server; nil for none.
 func (c *clients) connect(p *process) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -80,8 +80,8 @@ func (c *clients) connect(p *process) {
 	c.changed = make(chan struct{})
 }
 
-// current waits for a server that is up.
-func (c *clients) current(ctx context.Context) (*process, error) {
+// waitForServer waits until a server is running.
+func (c *clients) waitForServer(ctx context.Context) (*process, error) {
 	for {
 		c.mu.Lock()
 		p, changed := c.server, c.changed
@@ -97,52 +97,52 @@ func (c *clients) current(ctx context.Context) (*process, error) {
 	}
 }
 
-// call makes one call to the server that is up.
-func (c *clients) call(ctx context.Context, as *holder, do func(context.Context, *grpc.ClientConn) error) error {
-	p, err := c.current(ctx)
+// call makes one call to the running server.
+func (c *clients) call(ctx context.Context, as *credential, do func(context.Context, *grpc.ClientConn) error) error {
+	p, err := c.waitForServer(ctx)
 	if err != nil {
 		return err
 	}
 	return c.callTo(ctx, p, as, do)
 }
 
-// callTo connects as somebody, or nobody, makes one call, and disconnects.
-func (c *clients) callTo(ctx context.Context, p *process, as *holder, do func(context.Context, *grpc.ClientConn) error) error {
+// callTo connects with a credential or without (nil), makes one call, and disconnects.
+func (c *clients) callTo(ctx context.Context, p *process, as *credential, do func(context.Context, *grpc.ClientConn) error) error {
 	roots := x509.NewCertPool()
-	roots.AddCert(c.ground.root)
+	roots.AddCert(c.testCA.root)
 	config := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: "localhost"}
 	if as != nil {
-		config.Certificates = []tls.Certificate{{Certificate: [][]byte{as.certificate.Raw, c.ground.issuing.Raw}, PrivateKey: as.key}}
+		config.Certificates = []tls.Certificate{{Certificate: [][]byte{as.certificate.Raw, c.testCA.issuing.Raw}, PrivateKey: as.key}}
 	}
 	conn, err := grpc.NewClient("passthrough:///"+p.grpc, grpc.WithTransportCredentials(credentials.NewTLS(config)),
 		grpc.WithDisableRetry(), grpc.WithDisableServiceConfig())
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }() // the answer is in, or the call failed
-	ctx, cancel := context.WithTimeout(ctx, callPatience)
+	defer func() { _ = conn.Close() }() // the call has ended
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	return do(ctx, conn)
 }
 
-// givingUp is how long a server may stay away before that is what is wrong.
-const givingUp = 2 * time.Minute
+// retryTimeout is how long a call is retried before its error is reported.
+const retryTimeout = 2 * time.Minute
 
-// until repeats a call until it is answered: by a yes, or a no that another try would get too.
-func (c *clients) until(ctx context.Context, as *holder, do func(context.Context, *grpc.ClientConn) error) error {
+// retry repeats a call until it succeeds or fails with an error that does not pass.
+func (c *clients) retry(ctx context.Context, as *credential, do func(context.Context, *grpc.ClientConn) error) error {
 	for begun := time.Now(); ; {
 		err := c.call(ctx, as, do)
-		if !passing(err) || ctx.Err() != nil || time.Since(begun) > givingUp {
+		if !isTransient(err) || ctx.Err() != nil || time.Since(begun) > retryTimeout {
 			return err
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
 }
 
-// passing reports whether an error says to repeat the call.
-func passing(err error) bool {
+// isTransient reports whether an error means that the call should be repeated.
+func isTransient(err error) bool {
 	if rule := servertest.RuleOf(err); rule == pki.RuleRenewalTooEarly || rule == pki.RuleMaxUnexpired {
-		return false // it passes in half a day
+		return false // it would pass only after half a day
 	}
 	switch status.Code(err) {
 	case codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded, codes.Canceled:
@@ -152,7 +152,7 @@ func passing(err error) bool {
 	}
 }
 
-// ask makes a request once, and returns the certificate that answers it.
+// ask sends a request once and returns the certificate in the response.
 func (r *request) ask(ctx context.Context, conn *grpc.ClientConn) ([]byte, error) {
 	s := brevetv1.NewEnrollmentServiceClient(conn)
 	if r.renews == nil {
@@ -163,18 +163,18 @@ func (r *request) ask(ctx context.Context, conn *grpc.ClientConn) ([]byte, error
 	return resp.GetCredential().GetCertificate(), err
 }
 
-// obtain makes a request until it is answered.
+// obtain repeats a request until it has a response.
 func (c *clients) obtain(ctx context.Context, r *request) (der []byte, err error) {
-	err = c.until(ctx, r.renews, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+	err = c.retry(ctx, r.renews, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
 		der, err = r.ask(ctx, conn)
 		return err
 	})
 	return der, err
 }
 
-// operate makes an operator's call until it is answered.
+// operate repeats an operator's call until it has a response.
 func (c *clients) operate(ctx context.Context, do func(context.Context, *grpc.ClientConn) error) error {
-	return c.until(ctx, c.ground.operator, do)
+	return c.retry(ctx, c.testCA.operator, do)
 }
 
 // register registers a device and returns its SPIFFE ID.
@@ -222,7 +222,7 @@ func (c *clients) revoke(ctx context.Context, serial string) error {
 	})
 }
 
-// unexpected names an error that no refusal of the product is.
+// unexpected returns an error unless err is nil or a refusal.
 func unexpected(what string, err error) error {
 	switch status.Code(err) {
 	case codes.OK, codes.PermissionDenied, codes.FailedPrecondition, codes.Unauthenticated, codes.AlreadyExists:

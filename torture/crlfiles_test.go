@@ -22,16 +22,16 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// list is a CRL on record. The files are read with crypto/x509 alone.
-type list struct {
+// A crlRecord is a CRL on record. The files are read with crypto/x509 alone.
+type crlRecord struct {
 	partition, delta int
 	number           *big.Int
-	position         int // in the log
+	position         int // number of log entries that it covers
 	digest           []byte
 }
 
-// path is where it lies below the directories of CRLs.
-func (l list) path(issuer string) string {
+// path returns the path below the directories of CRLs.
+func (l crlRecord) path(issuer string) string {
 	switch {
 	case l.partition == 0:
 		return issuer + ".crl"
@@ -42,17 +42,17 @@ func (l list) path(issuer string) string {
 	}
 }
 
-// readLists reads the records of CRLs that are signed here, a base before its delta.
-func (s *snapshot) readLists(tx *sql.Tx) error {
+// readCRLs reads the records of CRLs that the server signs, each base before its delta.
+func (s *snapshot) readCRLs(tx *sql.Tx) error {
 	s.partitions = map[string]int{}
 	return errors.Join(
 		query(tx, `SELECT crl_partition, delta, number, position, digest FROM crls WHERE der IS NULL ORDER BY crl_partition, delta`,
 			func(scan func(...any) error) error {
-				var l list
+				var l crlRecord
 				var number []byte
 				err := scan(&l.partition, &l.delta, &number, &l.position, &l.digest)
 				l.number = new(big.Int).SetBytes(number)
-				s.lists = append(s.lists, l)
+				s.crls = append(s.crls, l)
 				return err
 			}),
 		query(tx, `SELECT hex(serial), crl_partition FROM certificates`, func(scan func(...any) error) error {
@@ -65,7 +65,8 @@ func (s *snapshot) readLists(tx *sql.Tx) error {
 	)
 }
 
-// listedAt returns the serial numbers that a CRL of a partition lists, by the log up to a position; of all partitions for 0.
+// listedAt returns the serial numbers that the CRL of a partition lists after that many log entries; those of all
+// partitions for 0.
 func (s *snapshot) listedAt(position, partition int) (map[string]bool, error) {
 	listed, versions := map[string]bool{}, map[string]uint64{}
 	for _, l := range s.log[:min(position, len(s.log))] {
@@ -88,18 +89,18 @@ func (s *snapshot) listedAt(position, partition int) (map[string]bool, error) {
 	return listed, nil
 }
 
-// checkLists holds the files of CRLs against the store. Those on record are there, in both directories, once the server
-// has had time to publish them.
-func (w *world) checkLists(dir string, wait time.Duration) (faults []string) {
+// checkCRLs compares the files of CRLs with the store. All CRLs on record must be in both directories, after the
+// server has had time to publish them.
+func (w *instance) checkCRLs(dir string, wait time.Duration) (faults []string) {
 	for end := time.Now().Add(wait); ; time.Sleep(50 * time.Millisecond) {
 		s, err := readFiles(dir)
 		if err != nil {
 			return []string{"the files cannot be read: " + err.Error()}
 		}
-		c := &listChecker{world: w, snapshot: s, files: map[string]*x509.RevocationList{}}
+		c := &crlChecker{instance: w, snapshot: s, files: map[string]*x509.RevocationList{}}
 		c.check(dir)
 		if len(c.faults) == 0 {
-			w.lists = c.files
+			w.publishedCRLs = c.files
 			return nil
 		}
 		if time.Now().After(end) {
@@ -108,33 +109,33 @@ func (w *world) checkLists(dir string, wait time.Duration) (faults []string) {
 	}
 }
 
-// listChecker reads CRLs at one moment.
-type listChecker struct {
-	*world
+// A crlChecker reads CRLs at one moment.
+type crlChecker struct {
+	*instance
 	*snapshot
 	files  map[string]*x509.RevocationList // by path
 	faults []string
 }
 
-func (c *listChecker) faultf(format string, args ...any) {
+func (c *crlChecker) faultf(format string, args ...any) {
 	c.faults = append(c.faults, fmt.Sprintf(format, args...))
 }
 
-func (c *listChecker) check(dir string) {
-	if want := 2*partitions + 1; len(c.snapshot.lists) != want {
-		c.faultf("%d CRLs are on record, and not %d", len(c.snapshot.lists), want)
+func (c *crlChecker) check(dir string) {
+	if want := 2*partitions + 1; len(c.snapshot.crls) != want {
+		c.faultf("%d CRLs are on record, want %d", len(c.snapshot.crls), want)
 	}
 	issuer := pki.IssuerOf(c.issuing).Short()
 	var base map[string]bool
-	for _, l := range c.snapshot.lists {
+	for _, l := range c.snapshot.crls {
 		path := l.path(issuer)
 		list := c.read(dir, path, l)
 		if list == nil || l.delta == 1 && c.files[l.base().path(issuer)] == nil {
 			continue
 		}
 		c.files[path] = list
-		if was := c.world.lists[path]; was != nil && list.Number.Cmp(was.Number) < 0 {
-			c.faultf("the CRL %s has the number %v, and had %v before", path, list.Number, was.Number)
+		if was := c.instance.publishedCRLs[path]; was != nil && list.Number.Cmp(was.Number) < 0 {
+			c.faultf("the CRL %s has the number %v, lower than %v before", path, list.Number, was.Number)
 		}
 		says := map[string]bool{}
 		if l.delta == 1 {
@@ -152,29 +153,29 @@ func (c *listChecker) check(dir string) {
 	}
 }
 
-// list0 is the base of a delta.
-func (l list) base() list { return list{partition: l.partition} }
+// base returns the record key of a delta's base.
+func (l crlRecord) base() crlRecord { return crlRecord{partition: l.partition} }
 
-// compare holds what a CRL says, a delta together with its base, against the log up to its position.
-func (c *listChecker) compare(path string, says map[string]bool, l list) {
+// compare compares the entries of a CRL, for a delta together with its base, with the log up to its position.
+func (c *crlChecker) compare(path string, says map[string]bool, l crlRecord) {
 	listed, err := c.listedAt(l.position, l.partition)
 	if err != nil {
 		c.faultf("the log does not parse: %v", err)
 	}
 	for serial := range listed {
 		if !says[serial] {
-			c.faultf("the CRL %s does not list certificate %s, which was revoked or held by log entry %d", path, short(serial), l.position)
+			c.faultf("the CRL %s does not list certificate %s, which was revoked or held by log entry %d", path, abbreviate(serial), l.position)
 		}
 	}
 	for serial := range says {
 		if !listed[serial] {
-			c.faultf("the CRL %s lists certificate %s, which is not one of its own and revoked or held by log entry %d", path, short(serial), l.position)
+			c.faultf("the CRL %s lists certificate %s, which is of another partition or not revoked or held by log entry %d", path, abbreviate(serial), l.position)
 		}
 	}
 }
 
-// read returns the CRL of a record, which has to be the same in both directories.
-func (c *listChecker) read(dir, path string, l list) *x509.RevocationList {
+// read returns the CRL of a record, which must be the same in both directories.
+func (c *crlChecker) read(dir, path string, l crlRecord) *x509.RevocationList {
 	var parsed *x509.RevocationList
 	for _, place := range []string{crlsName, webName} {
 		der, err := os.ReadFile(filepath.Join(dir, place, path))
@@ -183,28 +184,28 @@ func (c *listChecker) read(dir, path string, l list) *x509.RevocationList {
 			return nil
 		}
 		if digest := sha256.Sum256(der); !bytes.Equal(digest[:], l.digest) {
-			c.faultf("the CRL %s/%s is not the one on record", place, path)
+			c.faultf("the file of CRL %s/%s does not have the digest on record", place, path)
 			return nil
 		}
-		if parsed, err = c.whole(der); err != nil {
+		if parsed, err = c.parseCRL(der); err != nil {
 			c.faultf("the CRL %s/%s is torn: %v", place, path, err)
 			return nil
 		}
 	}
 	_, point := extension(parsed, asn1.ObjectIdentifier{2, 5, 29, 28})
 	if _, delta := extension(parsed, deltaIndicator); parsed.Number.Cmp(l.number) != 0 || point != (l.partition > 0) || delta != (l.delta == 1) {
-		c.faultf("the CRL %s is another one than on record: number %v", path, parsed.Number)
+		c.faultf("the CRL %s has another number or scope than on record: number %v", path, parsed.Number)
 	}
 	return parsed
 }
 
-// removeFromCRL is the reason of an entry that takes another one back (RFC 5280 section 5.3.1).
+// removeFromCRL is the reason code of an entry that removes one of the base CRL (RFC 5280 section 5.3.1).
 const removeFromCRL = 8
 
-// deltaIndicator is in delta CRLs (RFC 5280 section 5.2.4).
+// deltaIndicator identifies delta CRLs (RFC 5280 section 5.2.4).
 var deltaIndicator = asn1.ObjectIdentifier{2, 5, 29, 27}
 
-// extension returns a critical extension.
+// extension returns the value of a critical extension.
 func extension(l *x509.RevocationList, id asn1.ObjectIdentifier) (value []byte, found bool) {
 	for _, e := range l.Extensions {
 		if e.Id.Equal(id) && e.Critical {
@@ -214,17 +215,17 @@ func extension(l *x509.RevocationList, id asn1.ObjectIdentifier) (value []byte, 
 	return nil, false
 }
 
-// checkDelta looks whether a delta goes with the base that is published.
-func (c *listChecker) checkDelta(path string, delta, base *x509.RevocationList) {
+// checkDelta checks that a delta applies to the published base.
+func (c *crlChecker) checkDelta(path string, delta, base *x509.RevocationList) {
 	value, _ := extension(delta, deltaIndicator)
 	var from *big.Int
 	if _, err := asn1.Unmarshal(value, &from); err != nil || base == nil || from.Cmp(base.Number) > 0 || base.Number.Cmp(delta.Number) > 0 {
-		c.faultf("the CRL %s goes on from %v, and its base is not one that it goes with: %v", path, from, err)
+		c.faultf("the delta CRL %s is for base number %v, which does not match the published base: %v", path, from, err)
 	}
 }
 
-// whole parses a CRL and verifies its signature.
-func (w *world) whole(der []byte) (*x509.RevocationList, error) {
+// parseCRL parses a CRL and verifies its signature.
+func (w *instance) parseCRL(der []byte) (*x509.RevocationList, error) {
 	l, err := x509.ParseRevocationList(der)
 	if err != nil {
 		return nil, err
@@ -237,8 +238,8 @@ func (w *world) whole(der []byte) (*x509.RevocationList, error) {
 	return l, err
 }
 
-// checkWhole looks, before anything is started that could mend them, whether all CRLs under their final names are whole.
-func (w *world) checkWhole(t testing.TB) {
+// checkNoTornCRL checks, before a new server could repair them, that all CRL files are complete.
+func (w *instance) checkNoTornCRL(t testing.TB) {
 	t.Helper()
 	for _, place := range []string{crlsName, webName} {
 		err := filepath.WalkDir(filepath.Join(w.dir, place), func(path string, e fs.DirEntry, err error) error {
@@ -249,8 +250,8 @@ func (w *world) checkWhole(t testing.TB) {
 			if err != nil {
 				return err
 			}
-			if _, err := w.whole(der); err != nil {
-				w.book.faultf("the CRL %s is torn after the server's end: %v", filepath.Join(place, e.Name()), err)
+			if _, err := w.parseCRL(der); err != nil {
+				w.observed.faultf("the CRL %s is torn after the server's end: %v", filepath.Join(place, e.Name()), err)
 			}
 			return nil
 		})

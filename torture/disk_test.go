@@ -14,17 +14,17 @@ import (
 	"testing"
 )
 
-// sector is what a disk writes whole or not at all.
+// sector is the size of the unit that a disk writes atomically.
 const sector = 512
 
-// node is a file, a directory or a symbolic link.
+// A node is a file, a directory or a symbolic link.
 type node struct {
 	kind    fs.FileMode // 0 for a file, fs.ModeDir, fs.ModeSymlink
 	content []byte
 	link    string
 }
 
-// disk is what a directory holds, by path.
+// A disk is the content of a directory, by path.
 type disk struct {
 	nodes map[string]*node
 }
@@ -47,14 +47,14 @@ func readDisk(dir string) (*disk, error) {
 	})
 }
 
-// write puts a disk's content in place of what is there.
+// write replaces a directory with the content of the disk.
 func (d *disk) write(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	for _, path := range slices.Sorted(maps.Keys(d.nodes)) { // a directory comes before what is in it
+	for _, path := range slices.Sorted(maps.Keys(d.nodes)) { // a directory sorts before its content
 		if _, ok := d.nodes[filepath.Dir(path)]; path != dir && !ok {
-			continue // its directory was lost, and it with that
+			continue // its directory was lost
 		}
 		var err error
 		switch n := d.nodes[path]; n.kind {
@@ -72,7 +72,7 @@ func (d *disk) write(dir string) error {
 	return nil
 }
 
-// clone copies a disk. Its nodes are others.
+// clone returns a deep copy.
 func (d *disk) clone() *disk {
 	c := &disk{nodes: map[string]*node{}}
 	for path, n := range d.nodes {
@@ -83,7 +83,7 @@ func (d *disk) clone() *disk {
 	return c
 }
 
-// apply makes a change, if it can be made: what it builds on may have been lost.
+// apply makes a change if it can be made: what it depends on may have been lost.
 func (d *disk) apply(o op) {
 	n := d.nodes[o.path]
 	switch {
@@ -126,14 +126,15 @@ func (n *node) resize(size int64) {
 	n.content = append(n.content, make([]byte, size-int64(len(n.content)))...)
 }
 
-// durable says of each op whether a flush has made it last: of the file for its content, and of the directory for the
-// names in it. Only what had ended before a flush began is in it, and only a flush that has ended counts.
+// durable returns for each operation whether a flush has made it durable: a flush of the file for its content, and of
+// the directory for the names in it. A flush covers only operations that had ended before it began, and only if it
+// has ended itself.
 func durable(began *disk, ops []op) []bool {
 	live := began.clone()
 	lasts := make([]bool, len(ops))
-	content := map[*node][]int{} // ops that wait for a flush
-	names := map[string][]int{}  // the same, by directory
-	files := map[int]*node{}     // what a write has written to, whatever it is called now
+	content := map[*node][]int{} // ops not flushed yet, by file
+	names := map[string][]int{}  // ops on names not flushed yet, by directory
+	files := map[int]*node{}     // the file of each write, independent of later renames
 	for i, o := range ops {
 		n := live.nodes[o.path]
 		switch o.kind {
@@ -153,7 +154,7 @@ func durable(began *disk, ops []op) []bool {
 			}
 		case opCreate:
 			if n != nil {
-				lasts[i] = true // it was there, and nothing changes
+				lasts[i] = true // the file existed, so nothing changes
 				continue
 			}
 			names[filepath.Dir(o.path)] = append(names[filepath.Dir(o.path)], i)
@@ -165,42 +166,42 @@ func durable(began *disk, ops []op) []bool {
 	return lasts
 }
 
-// cut is how a power cut treats what was not flushed.
-type cut struct {
-	random *rand.Rand
-	keep   float64 // the share of it that is there all the same
-	tear   float64 // the share of the writes among that of which only some sectors are
-	lies   bool    // the disk has flushed nothing of the last half
-	tears  string  // the disk has flushed no content of files with this in their names
+// A powerCut tells what happens to operations that were not flushed.
+type powerCut struct {
+	random      *rand.Rand
+	keep        float64 // the share of them that is kept nevertheless
+	tear        float64 // the share of the kept writes of which only some sectors are kept
+	ignoreFlush bool    // the disk ignored all flushes of the second half
+	unflushed   string  // the disk ignored flushes of files with this in their names
 }
 
-// String says how.
-func (c cut) String() string {
-	return fmt.Sprintf("keeping %.0f %% of what was not flushed, tearing %.0f %%", 100*c.keep, 100*c.tear)
+// String returns the shares that are kept and torn.
+func (c powerCut) String() string {
+	return fmt.Sprintf("keeping %.0f %% of the changes that were not flushed, tearing %.0f %% of these writes", 100*c.keep, 100*c.tear)
 }
 
-// drawnCut is a cut of a random kind.
-func drawnCut(r *rand.Rand) cut {
+// randomCut returns a random powerCut.
+func randomCut(r *rand.Rand) powerCut {
 	shares := []float64{0, 0.5, 0.9, 1}
-	return cut{random: child(r), keep: shares[r.IntN(len(shares))], tear: shares[r.IntN(3)]}
+	return powerCut{random: childRand(r), keep: shares[r.IntN(len(shares))], tear: shares[r.IntN(3)]}
 }
 
-// power gives the recorded directory the content that it may have after a power cut at the process's end. It returns
-// how many changes there were, and how many of them were not flushed.
-func (r *recorder) power(t testing.TB, c cut) (changes, open int) {
+// cutPower gives the recorded directory a content that it may have after a power cut at the end of the process. It
+// returns the number of changes, and how many of them were not flushed.
+func (r *recorder) cutPower(t testing.TB, c powerCut) (changes, open int) {
 	t.Helper()
 	ops := r.ops(t)
-	lasts := durable(r.began, ops)
-	if c.lies {
+	lasts := durable(r.initial, ops)
+	if c.ignoreFlush {
 		clear(lasts[len(lasts)/2:])
 	}
 	for i, o := range ops {
-		if c.tears != "" && o.kind == opWrite && strings.Contains(o.path, c.tears) {
+		if c.unflushed != "" && o.kind == opWrite && strings.Contains(o.path, c.unflushed) {
 			lasts[i] = false
 		}
 	}
 	r.check(t, ops)
-	after := r.began.clone()
+	after := r.initial.clone()
 	for i, o := range ops {
 		switch {
 		case o.kind == opFlush:
@@ -210,7 +211,7 @@ func (r *recorder) power(t testing.TB, c cut) (changes, open int) {
 			continue
 		case c.random.Float64() >= c.keep:
 		case o.kind == opWrite && o.offset >= 0 && c.random.Float64() < c.tear:
-			c.torn(after, o)
+			c.writeSectors(after, o)
 		default:
 			after.apply(o)
 		}
@@ -220,11 +221,11 @@ func (r *recorder) power(t testing.TB, c cut) (changes, open int) {
 	return len(ops), open
 }
 
-// check fails where the changes do not make the files what they are: then the recorder has missed one.
+// check fails if the recorded changes do not lead to the files on the disk: then the recorder has missed one.
 func (r *recorder) check(t testing.TB, ops []op) {
 	t.Helper()
-	made := r.began.clone()
-	unsure := map[string]bool{} // the process died in a change
+	made := r.initial.clone()
+	unsure := map[string]bool{} // paths with a change during which the process died
 	for _, o := range ops {
 		made.apply(o)
 		if o.end == 0 {
@@ -238,14 +239,14 @@ func (r *recorder) check(t testing.TB, ops []op) {
 	}
 	for path, n := range made.nodes {
 		is := cmp.Or(real.nodes[path], &node{kind: fs.ModeIrregular})
-		if r.ours(path) && !unsure[path] && (is.kind != n.kind || is.link != n.link || !bytes.Equal(is.content, n.content)) {
-			t.Errorf("%s is not what the recorded changes make of it: %d octets for %d", path, len(is.content), len(n.content))
+		if r.isTracked(path) && !unsure[path] && (is.kind != n.kind || is.link != n.link || !bytes.Equal(is.content, n.content)) {
+			t.Errorf("%s differs from the result of the recorded changes: %d bytes, want %d", path, len(is.content), len(n.content))
 		}
 	}
 }
 
-// torn writes some of the sectors.
-func (c cut) torn(d *disk, o op) {
+// writeSectors writes a random part of the sectors of a write.
+func (c powerCut) writeSectors(d *disk, o op) {
 	for from := int64(0); from < int64(len(o.data)); {
 		to := min(int64(len(o.data)), (o.offset+from)/sector*sector+sector-o.offset)
 		if c.random.IntN(2) == 0 {

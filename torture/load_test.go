@@ -12,59 +12,59 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// device is a client that enrolls, renews, and asks again for what it was given.
+// A device is a client that enrolls, renews, and repeats requests that already have a response.
 type device struct {
-	w        *world
-	random   *rand.Rand
-	identity string
-	once     bool // its profile has renewal_revokes
-	enrolled bool
-	current  *holder  // nil before it is enrolled
-	last     *request // that was answered
-	begun    *request // a renewal that was refused, and may have been carried out before
+	w              *instance
+	random         *rand.Rand
+	identity       string
+	renewalRevokes bool // whether its profile has renewal_revokes
+	enrolled       bool
+	current        *credential // nil before the enrollment
+	last           *request    // the last one with a response
+	pending        *request    // a renewal that was refused, but may have been carried out in an earlier try
 }
 
-// fleet is the devices of a world and their operator, who work until they are told to finish.
+// A fleet is the devices of an instance and their operator, which make calls until they are told to stop.
 type fleet struct {
-	w       *world
+	w       *instance
 	random  *rand.Rand
 	devices []*device
 	factory *factory
 
-	finish chan struct{}
-	cancel context.CancelFunc
-	busy   sync.WaitGroup
+	stopping chan struct{}
+	cancel   context.CancelFunc
+	busy     sync.WaitGroup
 }
 
-func (w *world) fleet(t *testing.T, random *rand.Rand, size int) *fleet {
+func (w *instance) newFleet(t *testing.T, random *rand.Rand, size int) *fleet {
 	t.Helper()
-	f := &fleet{w: w, random: random, factory: &factory{w: w, random: child(random)}}
+	f := &fleet{w: w, random: random, factory: &factory{w: w, random: childRand(random)}}
 	for i := range size {
-		d := &device{w: w, random: child(random), once: i%2 == 1}
+		d := &device{w: w, random: childRand(random), renewalRevokes: i%2 == 1}
 		req := &brevetv1.CreateIdentityRequest{Id: fmt.Sprintf("device/%d", i), Kind: "device", Labels: labelled(i)}
-		if d.once {
-			req.Profile = onceProfile
+		if d.renewalRevokes {
+			req.Profile = revokingProfile
 		}
 		var err error
 		d.identity, err = w.clients.registerAs(t.Context(), req)
 		must(t, err)
-		w.book.registered(d.identity, req.GetLabels()[batchLabel])
+		w.observed.recordBatch(d.identity, req.GetLabels()[batchLabel])
 		f.devices = append(f.devices, d)
 	}
 	return f
 }
 
-// child is another sequence that follows from the same seed.
-func child(r *rand.Rand) *rand.Rand { return rand.New(rand.NewPCG(r.Uint64(), r.Uint64())) }
+// childRand returns another random sequence derived from the same seed.
+func childRand(r *rand.Rand) *rand.Rand { return rand.New(rand.NewPCG(r.Uint64(), r.Uint64())) }
 
-// work puts load on the server until end.
-func (f *fleet) work(ctx context.Context) {
-	f.finish = make(chan struct{})
+// start puts load on the server until stop is called.
+func (f *fleet) start(ctx context.Context) {
+	f.stopping = make(chan struct{})
 	ctx, f.cancel = context.WithCancel(ctx)
 	for _, d := range f.devices {
 		f.repeat(func() { d.step(ctx) })
 	}
-	f.repeat(func() { f.order(ctx) })
+	f.repeat(func() { f.operatorStep(ctx) })
 	f.repeat(func() { f.factory.job(ctx) })
 }
 
@@ -72,7 +72,7 @@ func (f *fleet) repeat(step func()) {
 	f.busy.Go(func() {
 		for {
 			select {
-			case <-f.finish:
+			case <-f.stopping:
 				return
 			default:
 				step()
@@ -81,17 +81,17 @@ func (f *fleet) repeat(step func()) {
 	})
 }
 
-// end has everybody finish what they have begun. It needs a server.
-func (f *fleet) end() {
-	close(f.finish)
+// stop lets all clients finish their calls. It needs a running server.
+func (f *fleet) stop() {
+	close(f.stopping)
 	f.busy.Wait()
 	f.cancel()
 }
 
-// giveUp ends without one.
-func (f *fleet) giveUp() {
+// abort stops without a server.
+func (f *fleet) abort() {
 	f.cancel()
-	f.end()
+	f.stop()
 }
 
 func (d *device) step(ctx context.Context) {
@@ -99,9 +99,9 @@ func (d *device) step(ctx context.Context) {
 	case d.current == nil || n < 10:
 		d.enroll(ctx)
 	case n < 25 && d.last != nil:
-		d.make(ctx, d.last) // the same again
-	case n < 28 && d.once && d.last != nil && d.last.renews != nil:
-		d.copied(ctx, d.last.renews)
+		d.obtain(ctx, d.last) // repeat the request
+	case n < 28 && d.renewalRevokes && d.last != nil && d.last.renews != nil:
+		d.tryCopy(ctx, d.last.renews)
 	case n == 28:
 		d.compromise(ctx)
 	default:
@@ -109,22 +109,22 @@ func (d *device) step(ctx context.Context) {
 	}
 }
 
-// enroll spends a token, sometimes in a race with another key for the same token.
+// enroll uses a token, sometimes concurrently with another key for the same token.
 func (d *device) enroll(ctx context.Context) {
-	had := d.w.book.of(d.identity)
+	had := d.w.observed.serialsOf(d.identity)
 	token, err := d.w.clients.makeToken(ctx, d.identity, d.enrolled)
 	if err != nil {
-		d.w.blame("make a token", err)
+		d.w.recordUnexpected("create a token", err)
 		return
 	}
 	racers := []*request{newRequest(token, newKey())}
 	if d.random.IntN(3) == 0 {
 		racers = append(racers, newRequest(token, newKey()))
 	}
-	won := make([]*holder, len(racers))
+	won := make([]*credential, len(racers))
 	var busy sync.WaitGroup
 	for i, r := range racers {
-		busy.Go(func() { won[i] = d.make(ctx, r) })
+		busy.Go(func() { won[i] = d.obtain(ctx, r) })
 	}
 	busy.Wait()
 	for i, h := range won {
@@ -132,87 +132,88 @@ func (d *device) enroll(ctx context.Context) {
 			continue
 		}
 		if d.enrolled {
-			d.w.book.promised(had...) // the token was made to replace them
+			d.w.observed.recordRevoked(had...) // the token was created to replace them
 		}
-		d.enrolled, d.current, d.last, d.begun = true, h, racers[i], nil
+		d.enrolled, d.current, d.last, d.pending = true, h, racers[i], nil
 	}
 }
 
 func (d *device) renew(ctx context.Context) {
-	r := d.begun
+	r := d.pending
 	if r == nil {
 		r = newRenewal(d.current, newKey())
 	}
-	d.begun = r
-	if h := d.make(ctx, r); h != nil {
-		d.current, d.last, d.begun = h, r, nil
+	d.pending = r
+	if h := d.obtain(ctx, r); h != nil {
+		d.current, d.last, d.pending = h, r, nil
 	} else if d.random.IntN(2) == 0 {
-		d.enroll(ctx) // as its certificate may be revoked
+		d.enroll(ctx) // because its certificate may be revoked
 	}
 }
 
-// make makes a request until it is answered, and returns what a yes gave.
-func (d *device) make(ctx context.Context, r *request) *holder {
+// obtain repeats a request until it has a response, and returns the credential, or nil if the request is refused.
+func (d *device) obtain(ctx context.Context, r *request) *credential {
 	der, err := d.w.clients.obtain(ctx, r)
 	if err != nil {
-		d.w.blame("ask for a certificate", err)
+		d.w.recordUnexpected("request a certificate", err)
 		switch servertest.RuleOf(err) {
-		case pki.RuleRenewalKeyConflict, pki.RuleRequestIDReused, pki.RuleRenewalUnknown: // what a client that lost nothing never hears
-			d.w.book.faultf("%s is refused: %v", d.identity, err)
+		case pki.RuleRenewalKeyConflict, pki.RuleRequestIDReused, pki.RuleRenewalUnknown: // wrong for a client that has lost nothing
+			d.w.observed.faultf("%s was refused: %v", d.identity, err)
 		}
 		return nil
 	}
-	h := &holder{key: r.key}
+	h := &credential{key: r.key}
 	if h.certificate, err = parseCertificate(der); err != nil {
-		d.w.book.faultf("%s got no certificate: %v", d.identity, err)
+		d.w.observed.faultf("%s got no valid certificate: %v", d.identity, err)
 		return nil
 	}
-	d.w.book.answered(r, h.certificate)
-	if d.once && r.renews != nil {
-		d.w.book.promised(r.renews.serial())
+	d.w.observed.recordIssued(r, h.certificate)
+	if d.renewalRevokes && r.renews != nil {
+		d.w.observed.recordRevoked(r.renews.serial())
 	}
 	return h
 }
 
-// blame takes down an error that is no refusal, unless the torture is over.
-func (w *world) blame(what string, err error) {
+// recordUnexpected records an error that is not a refusal.
+func (w *instance) recordUnexpected(what string, err error) {
 	if err := unexpected(what, err); err != nil {
-		w.book.faultf("%v", err)
+		w.observed.faultf("%v", err)
 	}
 }
 
-// order is what the one operator does: suspend, perhaps resume, or revoke.
-func (f *fleet) order(ctx context.Context) {
+// operatorStep makes one change as the operator: suspend and perhaps resume, revoke, or revoke in bulk.
+func (f *fleet) operatorStep(ctx context.Context) {
 	d := f.devices[f.random.IntN(len(f.devices))]
 	if f.random.IntN(8) == 0 {
-		f.orderSet(ctx)
+		f.revokeBulk(ctx)
 		return
 	}
 	if f.random.IntN(2) == 0 {
 		if err := f.w.clients.suspend(ctx, d.identity); err != nil {
-			f.w.blame("suspend", err)
+			f.w.recordUnexpected("suspend", err)
 			return
 		}
-		f.w.book.stands(d.identity, "suspended")
+		f.w.observed.recordState(d.identity, "suspended")
 		if f.random.IntN(8) == 0 {
 			return
 		}
-		// Where the first try was carried out and its answer lost, the next one hears that nothing is suspended.
+		// If the response of the first try was lost, the next one is refused because the identity is no longer
+		// suspended.
 		if err := f.w.clients.resume(ctx, d.identity); err != nil && servertest.RuleOf(err) != pki.RuleIdentityState {
-			f.w.blame("resume", err)
+			f.w.recordUnexpected("resume", err)
 			return
 		}
-		f.w.book.stands(d.identity, "resumed")
+		f.w.observed.recordState(d.identity, "resumed")
 		return
 	}
-	serials := f.w.book.of(d.identity)
+	serials := f.w.observed.serialsOf(d.identity)
 	if len(serials) == 0 {
 		return
 	}
 	serial := serials[f.random.IntN(len(serials))]
 	if err := f.w.clients.revoke(ctx, serial); err != nil {
-		f.w.blame("revoke", err)
+		f.w.recordUnexpected("revoke", err)
 		return
 	}
-	f.w.book.promised(serial)
+	f.w.observed.recordRevoked(serial)
 }

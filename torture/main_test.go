@@ -1,16 +1,21 @@
-// Package torture kills real servers, restarts them, and asks from outside whether anything was lost.
+// Package torture kills real servers, cuts their power, restarts them, and checks from outside that nothing was lost.
 //
-// The test program executes itself: as the server (serve_test.go), which is made of the real parts with wrappers around
-// the interfaces between them, or as an agent. The wrappers count the steps of the pipeline and kill the process with
-// SIGKILL at one of them (steps_test.go), and tell another process of every signature before the token makes it
-// (witness_test.go). Clients keep what they got and what they were promised (clients_test.go, book_test.go). After each
-// restart the files are read with plain SQL and nothing of ours, and held against that (audit_test.go).
+// The test program runs itself as the server (serve_test.go) or as an agent (agent_test.go). The server consists of the
+// real parts, with wrappers around the interfaces between them. The wrappers count the steps of the pipeline and kill
+// the process with SIGKILL at one of them (steps_test.go). They also report every signature to the test process before
+// the HSM makes it (signatures_test.go).
 //
-// The page cache survives a kill. For a power cut the server runs under strace, which takes down every change that it
-// asks the kernel for; from that the disk is built again as it may be when what was not flushed is lost, torn, or there
-// (trace_test.go, disk_test.go).
+// Clients record what they received and what they were told (clients_test.go, observations_test.go). After each restart
+// the files are read with plain SQL, without code of the product, and compared with these records (audit_test.go).
 //
-// Each of these has to find the faults that are planted for it (planted_test.go).
+// A process that is killed leaves the page cache intact. For a power cut the server runs under strace, which records
+// every change that it requests from the kernel. From these records the test rebuilds the disk: changes that were not
+// flushed are lost, torn or kept at random (trace_test.go, disk_test.go).
+//
+// Concurrent calls are checked for linearizability (linearizability_test.go, model_test.go).
+//
+// Each check must find the bugs that are seeded for it (seeded_test.go, missing_test.go). In this package a "fault" is
+// a finding: a text that says what is wrong in the files or responses of a server.
 package torture
 
 import (
@@ -37,14 +42,15 @@ import (
 )
 
 var (
-	long = flag.Duration("torture.duration", 0, "how long each torture lasts; zero for the short form")
-	seed = flag.Uint64("torture.seed", 0, "what is drawn at random follows from it; zero for a new one")
+	long = flag.Duration("torture.duration", 0, "how long each test continues; zero for the short form")
+	seed = flag.Uint64("torture.seed", 0, "seed of all random choices; zero for a new one")
 )
 
-// roleEnv makes the test program something else: "server" or "agent", whose orders are in ordersEnv.
+// roleEnv is the environment variable that makes the test program run as "server" or "agent". Its options, in JSON, are
+// in optionsEnv.
 const (
-	roleEnv   = "BREVET_TORTURE_ROLE"
-	ordersEnv = "BREVET_TORTURE_ORDERS"
+	roleEnv    = "BREVET_TORTURE_ROLE"
+	optionsEnv = "BREVET_TORTURE_OPTIONS"
 )
 
 const (
@@ -76,33 +82,33 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// ground is a CA that has run once, in directories to copy: every world begins with it.
-type ground struct {
+// A testCA is a CA in directories that have been used once. Every instance starts with a copy of them.
+type testCA struct {
 	token, files  string
 	root, issuing *x509.Certificate
-	operator      *holder
+	operator      *credential
 }
 
-// newGround holds the ceremony, and has a server make its own certificates and enroll an operator.
-func newGround(t *testing.T) *ground {
+// newTestCA runs the ceremony, starts a server that makes its own certificates, and enrolls an operator.
+func newTestCA(t *testing.T) *testCA {
 	t.Helper()
 	dir := t.TempDir()
-	g := &ground{token: filepath.Join(dir, "token"), files: filepath.Join(dir, "files")}
+	g := &testCA{token: filepath.Join(dir, "token"), files: filepath.Join(dir, "files")}
 	must(t, os.MkdirAll(filepath.Join(g.files, webName), 0o700))
 	g.ceremony(t)
-	w := &world{ground: g, dir: g.files, token: g.token, book: newBook(), witness: newWitness(t), clients: newClients(g)}
-	p := w.start(t, orders{Operator: "torturer"})
+	w := &instance{testCA: g, dir: g.files, token: g.token, observed: newObservations(), signatures: newSignatureLog(t), clients: newClients(g)}
+	p := w.start(t, serverOptions{Operator: "torturer"})
 	w.clients.connect(p)
 	key := newKey()
 	der, err := w.clients.obtain(t.Context(), newRequest(p.operator, key))
 	must(t, err)
-	g.operator = newHolder(t, der, key)
+	g.operator = newCredential(t, der, key)
 	p.stop(t)
 	return g
 }
 
-// ceremony makes the token with the keys, and the store with the certificates.
-func (g *ground) ceremony(t *testing.T) {
+// ceremony makes the PKCS#11 token with the keys, and the store with the certificates.
+func (g *testCA) ceremony(t *testing.T) {
 	t.Helper()
 	module, err := hsm.FindSoftHSM()
 	if err != nil {
@@ -126,7 +132,7 @@ func (g *ground) ceremony(t *testing.T) {
 	g.install(t, crl)
 }
 
-func (g *ground) certify(t *testing.T, root, issuing crypto.Signer) (crl []byte) {
+func (g *testCA) certify(t *testing.T, root, issuing crypto.Signer) (crl []byte) {
 	t.Helper()
 	now := time.Now().Add(-time.Hour)
 	const life = 365 * 24 * time.Hour
@@ -151,7 +157,7 @@ func (g *ground) certify(t *testing.T, root, issuing crypto.Signer) (crl []byte)
 	return crl
 }
 
-func (g *ground) install(t *testing.T, der []byte) {
+func (g *testCA) install(t *testing.T, der []byte) {
 	t.Helper()
 	ctx := context.Background()
 	db, err := sqlite.Open(ctx, filepath.Join(g.files, storeName))
@@ -166,7 +172,7 @@ func (g *ground) install(t *testing.T, der []byte) {
 	must(t, db.Close())
 }
 
-// copyTree copies directories, files and symbolic links, and what is at the destination goes.
+// copyTree copies directories, files and symbolic links. It removes the destination first.
 func copyTree(from, to string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err

@@ -10,72 +10,74 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Two kinds of objects have to look as if every call took effect at one moment between its beginning and its end:
+// Two kinds of objects must be linearizable: every call must look as if it took effect at one moment between its begin
+// and its end.
 //
-//   - the records of one identity, which are transactions of the store: enrolling, renewing, suspending, resuming, revoking,
-//     and reading any of it;
-//   - what the responder says of one certificate. It is told of a change after the record and before the caller, so that a
-//     change is two operations, record and tell, in this order and in the same interval. A restart tells everything.
+//   - The records of one identity, which the store changes in transactions: enrolling, renewing, suspending, resuming,
+//     revoking, and reading them.
+//   - The OCSP status of one certificate. The responder is notified after the record is written and before the caller gets
+//     its response. So a change is two operations in the same interval: record and notify. A restart notifies of all.
 //
-// A call without an answer may have taken effect, up to the end of its process, or not.
+// A call whose response was lost may have taken effect until its process ended, or not at all.
 
-// verb is what an operation does.
+// A verb is the kind of an operation.
 type verb string
 
 const (
-	enrolls  verb = "enroll"
-	renews   verb = "renew"
-	suspends verb = "suspend"
-	resumes  verb = "resume"
-	revokes  verb = "revoke"
-	reads    verb = "read the record of"
-	looks    verb = "read the identity"
-	tells    verb = "tell the responder of"
-	asks     verb = "ask OCSP about"
-	restarts verb = "restart"
+	enrolls          verb = "enroll"
+	renews           verb = "renew"
+	suspends         verb = "suspend"
+	resumes          verb = "resume"
+	revokes          verb = "revoke"
+	readsCertificate verb = "read the record of"
+	readsIdentity    verb = "read the identity"
+	notifies         verb = "notify the responder of"
+	queries          verb = "query OCSP about"
+	restarts         verb = "restart"
 )
 
-// input is a call.
+// An input is the call of an operation.
 type input struct {
 	verb   verb
-	serial string // the certificate that it is about; the predecessor, of a renewal
-	token  string // of an enrollment
-	order  int    // numbers suspensions, resumptions and revocations; and what tells of them
+	serial string // of the certificate; for a renewal, of its predecessor
+	token  string // for an enrollment
+	change int    // number of a suspension, resumption or revocation, and of its notification
 }
 
-// output is its answer.
+// An output is the response of an operation.
 type output struct {
-	lost  bool // there was none
+	lost  bool // the response was lost
 	rule  pki.Rule
 	got   string // the serial number of an issued certificate
-	state int    // that was read
+	state int    // that was read, if the call reads one
 }
 
+// describe returns an operation as text for the visualization.
 func describe(in, out any) string {
 	i, o := in.(input), out.(output)
-	subject := short(i.serial)
-	if i.order > 0 {
-		subject = fmt.Sprintf("%s #%d", subject, i.order)
+	subject := abbreviate(i.serial)
+	if i.change > 0 {
+		subject = fmt.Sprintf("%s #%d", subject, i.change)
 	}
 	switch {
 	case o.lost:
-		return fmt.Sprintf("%s %s: no answer", i.verb, subject)
+		return fmt.Sprintf("%s %s: response lost", i.verb, subject)
 	case o.rule != "":
 		return fmt.Sprintf("%s %s: refused by %s", i.verb, subject, o.rule)
 	case o.got != "":
-		return fmt.Sprintf("%s %s: %s", i.verb, subject, short(o.got))
+		return fmt.Sprintf("%s %s: %s", i.verb, subject, abbreviate(o.got))
 	default:
 		return fmt.Sprintf("%s %s: %d", i.verb, subject, o.state)
 	}
 }
 
-// ledger is the records of one identity.
-type ledger struct {
+// identityModel is the model state of one identity's records.
+type identityModel struct {
 	state   int // 1 registered, 2 enrolled, 3 suspended
 	resumes int
 	spent   map[string]bool
-	states  map[string]int  // of certificates
-	renewed map[string]bool // certificates that have a successor
+	states  map[string]int  // by serial number
+	renewed map[string]bool // serial numbers of certificates that have been renewed
 }
 
 const (
@@ -84,17 +86,17 @@ const (
 	suspended  = 3
 )
 
-func (l ledger) clone() ledger {
+func (l identityModel) clone() identityModel {
 	l.spent, l.states, l.renewed = maps.Clone(l.spent), maps.Clone(l.states), maps.Clone(l.renewed)
 	return l
 }
 
-func (l ledger) equal(o ledger) bool {
+func (l identityModel) equal(o identityModel) bool {
 	return l.state == o.state && l.resumes == o.resumes && maps.Equal(l.spent, o.spent) && maps.Equal(l.states, o.states) && maps.Equal(l.renewed, o.renewed)
 }
 
-// step returns the ledgers that an operation may lead to.
-func (l ledger) step(i input, o output) []any {
+// step returns the states to which an operation may lead.
+func (l identityModel) step(i input, o output) []any {
 	switch {
 	case o.lost:
 		after := l.clone()
@@ -107,7 +109,7 @@ func (l ledger) step(i input, o output) []any {
 			return []any{l}
 		}
 		return nil
-	case i.verb == reads && o.state != l.states[i.serial], i.verb == looks && o.state != l.state:
+	case i.verb == readsCertificate && o.state != l.states[i.serial], i.verb == readsIdentity && o.state != l.state:
 		return nil
 	}
 	after := l.clone()
@@ -117,8 +119,8 @@ func (l ledger) step(i input, o output) []any {
 	return []any{after}
 }
 
-// apply carries out an operation, where the rules let it.
-func (l *ledger) apply(i input, o output) bool {
+// apply carries out an operation, and reports whether the rules allow it.
+func (l *identityModel) apply(i input, o output) bool {
 	switch i.verb {
 	case enrolls:
 		if l.state != registered || l.spent[i.token] {
@@ -149,7 +151,7 @@ func (l *ledger) apply(i input, o output) bool {
 	return true
 }
 
-func (l *ledger) change(from, to int) {
+func (l *identityModel) change(from, to int) {
 	for serial, state := range l.states {
 		if state == from {
 			l.states[serial] = to
@@ -157,9 +159,9 @@ func (l *ledger) change(from, to int) {
 	}
 }
 
-// refuses reports whether a refusal tells the truth. What decides about a renewal is read one after the other, and the
-// responder has a say: of that the other model knows.
-func (l ledger) refuses(i input, rule pki.Rule) bool {
+// refuses reports whether a refusal is correct in this state. A renewal is decided by several reads and by the
+// responder, which the other model covers, so most refusals of it are accepted.
+func (l identityModel) refuses(i input, rule pki.Rule) bool {
 	switch {
 	case i.verb == resumes && rule == pki.RuleIdentityState:
 		return l.state != suspended
@@ -174,19 +176,19 @@ func (l ledger) refuses(i input, rule pki.Rule) bool {
 	}
 }
 
-func ledgerModel() porcupine.Model {
+func newIdentityModel() porcupine.Model {
 	m := porcupine.NondeterministicModel{
 		Init: func() []any {
-			return []any{ledger{state: registered, spent: map[string]bool{}, states: map[string]int{}, renewed: map[string]bool{}}}
+			return []any{identityModel{state: registered, spent: map[string]bool{}, states: map[string]int{}, renewed: map[string]bool{}}}
 		},
-		Step:              func(state, in, out any) []any { return state.(ledger).step(in.(input), out.(output)) },
-		Equal:             func(a, b any) bool { return a.(ledger).equal(b.(ledger)) },
+		Step:              func(state, in, out any) []any { return state.(identityModel).step(in.(input), out.(output)) },
+		Equal:             func(a, b any) bool { return a.(identityModel).equal(b.(identityModel)) },
 		DescribeOperation: describe,
 		DescribeState: func(state any) string {
-			l := state.(ledger)
+			l := state.(identityModel)
 			text := fmt.Sprintf("identity %d", l.state)
 			for _, serial := range slices.Sorted(maps.Keys(l.states)) {
-				text += fmt.Sprintf(", %s %d", short(serial), l.states[serial])
+				text += fmt.Sprintf(", %s %d", abbreviate(serial), l.states[serial])
 			}
 			return text
 		},
@@ -194,41 +196,41 @@ func ledgerModel() porcupine.Model {
 	return m.ToModel()
 }
 
-// said is a status and its version.
-type said struct{ state, version int }
+// A statusVersion is a status with its version.
+type statusVersion struct{ state, version int }
 
-// subject is one certificate: its record, and what the responder was told.
-type subject struct {
-	record, told said
-	orders       map[int]said // what recorded orders have to tell
+// ocspModel is the model state of one certificate: its record, and the status that the responder knows.
+type ocspModel struct {
+	record, known statusVersion
+	pending       map[int]statusVersion // by number: recorded changes of which the responder has not been notified
 }
 
-func (s subject) equal(o subject) bool {
-	return s.record == o.record && s.told == o.told && maps.Equal(s.orders, o.orders)
+func (s ocspModel) equal(o ocspModel) bool {
+	return s.record == o.record && s.known == o.known && maps.Equal(s.pending, o.pending)
 }
 
-// step returns what an operation may lead to.
-func (s subject) step(i input, o output) []any {
+// step returns the states to which an operation may lead.
+func (s ocspModel) step(i input, o output) []any {
 	after := s
-	after.orders = maps.Clone(s.orders)
+	after.pending = maps.Clone(s.pending)
 	switch i.verb {
-	case enrolls, renews: // the one that issued it
-		after.record, after.told = said{good, 1}, said{good, 1}
+	case enrolls, renews: // the call that issued this certificate
+		after.record, after.known = statusVersion{good, 1}, statusVersion{good, 1}
 	case suspends:
-		after.order(i.order, good, hold)
+		after.recordChange(i.change, good, hold)
 	case resumes:
-		after.order(i.order, hold, good)
+		after.recordChange(i.change, hold, good)
 	case revokes:
-		after.order(i.order, s.record.state, revoked)
-	case tells:
-		if _, recorded := s.orders[i.order]; !recorded && !o.lost {
+		after.recordChange(i.change, s.record.state, revoked)
+	case notifies:
+		if _, recorded := s.pending[i.change]; !recorded && !o.lost {
 			return nil
 		}
-		after.hear(i.order)
+		after.applyChange(i.change)
 	case restarts:
-		after.told = s.record
-	case asks:
-		if o.state != s.told.state {
+		after.known = s.record
+	case queries:
+		if o.state != s.known.state {
 			return nil
 		}
 	}
@@ -238,25 +240,25 @@ func (s subject) step(i input, o output) []any {
 	return []any{after}
 }
 
-func (s *subject) order(number, from, to int) {
+func (s *ocspModel) recordChange(number, from, to int) {
 	if s.record.state == from && from != to {
-		s.record = said{to, s.record.version + 1}
+		s.record = statusVersion{to, s.record.version + 1}
 	}
-	s.orders[number] = s.record
+	s.pending[number] = s.record
 }
 
-func (s *subject) hear(number int) {
-	if news := s.orders[number]; news.version > s.told.version {
-		s.told = news
+func (s *ocspModel) applyChange(number int) {
+	if news := s.pending[number]; news.version > s.known.version {
+		s.known = news
 	}
-	delete(s.orders, number)
+	delete(s.pending, number)
 }
 
-func subjectModel() porcupine.Model {
+func newOCSPModel() porcupine.Model {
 	m := porcupine.NondeterministicModel{
-		Init:              func() []any { return []any{subject{orders: map[int]said{}}} },
-		Step:              func(state, in, out any) []any { return state.(subject).step(in.(input), out.(output)) },
-		Equal:             func(a, b any) bool { return a.(subject).equal(b.(subject)) },
+		Init:              func() []any { return []any{ocspModel{pending: map[int]statusVersion{}}} },
+		Step:              func(state, in, out any) []any { return state.(ocspModel).step(in.(input), out.(output)) },
+		Equal:             func(a, b any) bool { return a.(ocspModel).equal(b.(ocspModel)) },
 		DescribeOperation: describe,
 		DescribeState:     func(state any) string { return fmt.Sprintf("%+v", state) },
 	}

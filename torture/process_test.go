@@ -15,49 +15,51 @@ import (
 	"time"
 )
 
-// patience bounds what should take a moment: nothing is decided by it, except that something hangs.
-const patience = time.Minute
+// hangTimeout bounds operations that should be quick. Reaching it means that something hangs.
+const hangTimeout = time.Minute
 
-// world is a CA under torture: its files, and all that is known of it from outside.
-type world struct {
-	*ground
-	dir, token string
-	book       *book
-	witness    *witness
-	clients    *clients
-	plant      string                          // the fault that its servers have
-	lists      map[string]*x509.RevocationList // that were published when it was looked at last
-	recorder   *recorder                       // under which its servers run; nil for none
+// An instance is a CA under test: its files, and everything observed about it from outside.
+type instance struct {
+	*testCA
+	dir, token    string
+	observed      *observations
+	signatures    *signatureLog
+	clients       *clients
+	bug           string                          // the seeded bug of its servers
+	publishedCRLs map[string]*x509.RevocationList // by path, as of the last check
+	recorder      *recorder                       // runs its servers under strace; nil for none
 }
 
-func newWorld(t *testing.T, g *ground) *world {
+func newInstance(t *testing.T, g *testCA) *instance {
 	t.Helper()
 	dir := t.TempDir()
-	w := &world{ground: g, dir: dir + "/files", token: dir + "/token", book: newBook(), witness: newWitness(t), clients: newClients(g)}
+	w := &instance{testCA: g, dir: dir + "/files", token: dir + "/token", observed: newObservations(), signatures: newSignatureLog(t), clients: newClients(g)}
 	must(t, copyTree(g.files, w.dir))
 	return w
 }
 
-// process is a server, or what strace makes of it.
+// A process is a server or agent, possibly run by strace.
 type process struct {
 	cmd        *exec.Cmd
-	pid        int // of the server
+	pid        int // of the server or agent, not of strace
 	stdin      io.WriteCloser
 	stderr     strings.Builder
 	ended      chan struct{}
-	err        error  // of the process; after ended
-	grpc, http string // addresses
-	operator   string // token
+	err        error  // of the process; valid after ended is closed
+	grpc, http string // addresses it listens on
+	operator   string // text of the operator's token
 }
 
-// launch starts a server and returns it once it serves, or nil where it has died as it was told to. Any other end is an error.
-func (w *world) launch(t *testing.T, o orders) (*process, error) {
+// launch starts a server and returns it once it serves. It returns nil if the server has died at its kill point, and
+// an error for any other end.
+func (w *instance) launch(t *testing.T, o serverOptions) (*process, error) {
 	t.Helper()
-	if w.token != w.ground.token {
-		// SoftHSM writes its token anew at every login, in place: a kill just then leaves it empty (README.md).
-		must(t, copyTree(w.ground.token, w.token))
+	if w.token != w.testCA.token {
+		// SoftHSM rewrites its token in place at every login. A kill at that moment leaves it empty (README.md), so
+		// each server gets a fresh copy.
+		must(t, copyTree(w.testCA.token, w.token))
 	}
-	o.Dir, o.Token, o.Witness, o.Plant = w.dir, w.token, w.witness.path, w.plant
+	o.Dir, o.Token, o.SignatureSocket, o.Bug = w.dir, w.token, w.signatures.path, w.bug
 	argv := []string{os.Args[0]}
 	if w.recorder != nil {
 		argv = append(w.recorder.begin(t, w.dir), argv...)
@@ -77,34 +79,34 @@ func (w *world) launch(t *testing.T, o orders) (*process, error) {
 		return p, nil
 	}
 	p.await(t)
-	if !killed(p.err) || o.Kill.N == 0 && (w.recorder == nil || w.recorder.inject == "") {
+	if !killed(p.err) || o.KillAt.N == 0 && (w.recorder == nil || w.recorder.inject == "") {
 		return nil, fmt.Errorf("the server does not start: %w\n%s", p.err, p.stderr.String())
 	}
 	return nil, nil
 }
 
-// start starts a server that nothing kills.
-func (w *world) start(t *testing.T, o orders) *process {
+// start starts a server without a kill point.
+func (w *instance) start(t *testing.T, o serverOptions) *process {
 	t.Helper()
 	p, err := w.launch(t, o)
 	must(t, err)
 	return p
 }
 
-// command is the test program in another role.
+// command returns the test program in another role.
 func command(t *testing.T, argv []string, role string, o any) *process {
 	t.Helper()
 	text, err := json.Marshal(o)
 	must(t, err)
 	p := &process{cmd: exec.Command(argv[0], argv[1:]...), ended: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), roleEnv+"="+role, ordersEnv+"="+string(text))
+	p.cmd.Env = append(os.Environ(), roleEnv+"="+role, optionsEnv+"="+string(text))
 	p.cmd.Stderr = &p.stderr
 	p.stdin, err = p.cmd.StdinPipe()
 	must(t, err)
 	return p
 }
 
-// out starts the process, and returns what it says.
+// out starts the process and returns its standard output.
 func (p *process) out(t *testing.T) io.Reader {
 	t.Helper()
 	out, err := p.cmd.StdoutPipe()
@@ -115,10 +117,10 @@ func (p *process) out(t *testing.T) io.Reader {
 	return out
 }
 
-// arm has the process die at a step.
-func (p *process) arm(k kill) { _ = json.NewEncoder(p.stdin).Encode(k) } // it may be dead already
+// arm has the process kill itself at k.
+func (p *process) arm(k killPoint) { _ = json.NewEncoder(p.stdin).Encode(k) } // ignore errors: the process may be dead
 
-// kill ends the server with SIGKILL, if it lives, and waits until it is gone.
+// kill ends the server with SIGKILL if it runs, and waits until it has ended.
 func (p *process) kill() {
 	select {
 	case <-p.ended:
@@ -126,14 +128,14 @@ func (p *process) kill() {
 	default:
 	}
 	if p.pid > 0 {
-		_ = syscall.Kill(p.pid, syscall.SIGKILL) // not strace, which has lines to write
+		_ = syscall.Kill(p.pid, syscall.SIGKILL) // not strace, which must still write its lines
 	} else {
 		_ = p.cmd.Process.Kill()
 	}
 	<-p.ended
 }
 
-// stop ends the server as a service manager does.
+// stop ends the server as a service manager does, and checks that it ends without error.
 func (p *process) stop(t *testing.T) {
 	t.Helper()
 	must(t, p.stdin.Close())
@@ -147,12 +149,12 @@ func (p *process) await(t *testing.T) {
 	t.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(patience):
+	case <-time.After(hangTimeout):
 		t.Fatalf("the server does not end\n%s", p.stderr.String())
 	}
 }
 
-// killed reports whether a process died of SIGKILL. strace dies as what it follows did.
+// killed reports whether a process died of SIGKILL. strace ends by the same signal as its child.
 func killed(err error) bool {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {

@@ -29,36 +29,37 @@ const (
 	archiveName = "log.archive"
 	ownName     = "own"
 	crlsName    = "crls"
-	webName     = "web" // where CRLs are published for another web server
+	webName     = "web" // a second directory in which CRLs are published
 )
 
-// partitions is how many parts the CRL has; with a delta of each, and the full one, a round signs twice as many and one.
+// partitions is the number of CRL partitions. With a delta of each and the full CRL, a round signs twice as many and
+// one.
 const partitions = 2
 
-// orders is what a server process is told.
-type orders struct {
-	Dir, Token string // directories
-	Witness    string // a Unix socket
-	Operator   string // who gets an operator's token; empty for nobody
-	Kill       kill   // for the steps of its start; disarmed when it serves
-	Plant      string // the fault to plant; empty for none
+// serverOptions configures a server process.
+type serverOptions struct {
+	Dir, Token      string    // directories
+	SignatureSocket string    // a Unix socket
+	Operator        string    // identity to create an operator's token for; empty for none
+	KillAt          killPoint // kill point during the start; disarmed once the server serves
+	Bug             string    // the bug to seed; empty for none
 }
 
-// serve runs a server as cmd/brevet does, with wrappers around its parts. It says its process ID, then where it listens
-// once it serves. A kill that comes on standard input is armed, and the end of standard input is the end of the server.
+// serve runs a server as cmd/brevet does, with wrappers around its parts. It prints its process ID, and its addresses
+// once it serves. It arms kill points read from standard input, and ends when standard input is closed.
 func serve() error {
-	var o orders
-	if err := json.Unmarshal([]byte(os.Getenv(ordersEnv)), &o); err != nil {
+	var o serverOptions
+	if err := json.Unmarshal([]byte(os.Getenv(optionsEnv)), &o); err != nil {
 		return err
 	}
 	fmt.Println(os.Getpid())
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	steps := &steps{}
-	steps.arm(o.Kill)
+	steps := &stepCounter{}
+	steps.arm(o.KillAt)
 	go func() {
 		for decoder := json.NewDecoder(os.Stdin); ; {
-			var k kill
+			var k killPoint
 			if decoder.Decode(&k) != nil {
 				stop()
 				return
@@ -69,10 +70,10 @@ func serve() error {
 	return o.serve(ctx, steps)
 }
 
-// unlimited is a rate that nobody reaches.
+// unlimited is a rate that no client reaches.
 var unlimited = admission.Rate{PerSecond: 1e6, Burst: 1e6}
 
-func (o orders) serve(ctx context.Context, steps *steps) (err error) {
+func (o serverOptions) serve(ctx context.Context, steps *stepCounter) (err error) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	token, err := o.openToken(ctx)
 	if err != nil {
@@ -97,7 +98,7 @@ func (o orders) serve(ctx context.Context, steps *steps) (err error) {
 	if err != nil {
 		return err
 	}
-	stores, err := plant(o.Plant, server.Stores{CA: db.CA(), RA: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log()})
+	stores, err := seedBug(o.Bug, server.Stores{CA: db.CA(), RA: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log()})
 	if err != nil {
 		return err
 	}
@@ -115,7 +116,7 @@ func (o orders) serve(ctx context.Context, steps *steps) (err error) {
 		return err
 	}
 	s.OnReady(func() {
-		steps.arm(kill{})
+		steps.arm(killPoint{})
 		text := "-"
 		if o.Operator != "" {
 			if text, err = s.OperatorToken(ctx, o.Operator, pki.ActorCommand("ceremony install")); err != nil {
@@ -127,7 +128,7 @@ func (o orders) serve(ctx context.Context, steps *steps) (err error) {
 	return s.Run(ctx)
 }
 
-func (o orders) openToken(ctx context.Context) (*hsm.Token, error) {
+func (o serverOptions) openToken(ctx context.Context) (*hsm.Token, error) {
 	module, err := hsm.FindSoftHSM()
 	if err != nil {
 		return nil, err
@@ -146,8 +147,8 @@ func (o orders) openToken(ctx context.Context) (*hsm.Token, error) {
 	return hsm.Open(ctx, hsm.Config{Module: module, TokenLabel: tokenLabel}, pin)
 }
 
-// issuers puts the witness before the issuing key, and the steps around both.
-func (o orders) issuers(ctx context.Context, db *sqlite.DB, token *hsm.Token, steps *steps) ([]ca.IssuingCA, []*x509.Certificate, error) {
+// issuers wraps the issuing key so that signatures are recorded and counted as steps.
+func (o serverOptions) issuers(ctx context.Context, db *sqlite.DB, token *hsm.Token, steps *stepCounter) ([]ca.IssuingCA, []*x509.Certificate, error) {
 	installed, err := db.CA().Installed(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -164,17 +165,17 @@ func (o orders) issuers(ctx context.Context, db *sqlite.DB, token *hsm.Token, st
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, err := net.Dial("unix", o.Witness)
+	conn, err := net.Dial("unix", o.SignatureSocket)
 	if err != nil {
 		return nil, nil, err
 	}
-	signer := &witnessedSigner{Signer: key, conn: conn, steps: steps}
+	signer := &recordingSigner{Signer: key, conn: conn, steps: steps}
 	issuer, err := ca.NewIssuingCA(all[len(all)-1], signer, all)
 	return []ca.IssuingCA{issuer}, all, err
 }
 
-// onceProfile is that of devices but for renewal_revokes.
-const onceProfile = "once"
+// revokingProfile is the device profile with renewal_revokes.
+const revokingProfile = "once"
 
 func profiles() (map[string]*ca.Profile, error) {
 	configs, err := ca.DefaultProfiles()
@@ -182,11 +183,11 @@ func profiles() (map[string]*ca.Profile, error) {
 		return nil, err
 	}
 	device := configs["device"]
-	device.MaxUnexpired = 1000 // devices here renew without pause
+	device.MaxUnexpired = 1000 // devices renew continuously
 	device.CRLURL, device.DeltaCRLURL = "{public_url}/crl/{issuer}/{partition}.crl", "{public_url}/crl/{issuer}/{partition}-delta.crl"
 	configs["device"] = device
 	device.RenewalRevokes = true
-	configs[onceProfile] = device
+	configs[revokingProfile] = device
 	made := map[string]*ca.Profile{}
 	for name, c := range configs {
 		if made[name], err = ca.NewProfile(name, c, publicURL); err != nil {
@@ -196,8 +197,8 @@ func profiles() (map[string]*ca.Profile, error) {
 	return made, nil
 }
 
-// listen opens the listeners. What the gRPC one's connections write are the answers.
-func listen(ctx context.Context, steps *steps) (grpc, public net.Listener, err error) {
+// listen opens the listeners. Writes on gRPC connections are steps.
+func listen(ctx context.Context, steps *stepCounter) (grpc, public net.Listener, err error) {
 	var lc net.ListenConfig
 	if grpc, err = lc.Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
 		return nil, nil, err

@@ -18,51 +18,52 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// kill says where a process dies: when it comes to a step for the n-th time since that was armed. The zero value is nowhere.
-type kill struct {
+// A killPoint tells where a process kills itself: when it reaches a step for the N-th time since the point was armed.
+// The zero value is nowhere.
+type killPoint struct {
 	Step string
 	N    int
 }
 
-// The steps of the pipeline: before and after each of these, as before(step) and after(step) name them.
+// The steps of the pipeline. A process can be killed before(step) and after(step).
 const (
-	stepBegin    = "a journal's epoch and what was left"
-	stepAnnounce = "an intent"
-	stepSign     = "a certificate's signature"
-	stepSettle   = "a record"
-	stepBind     = "a token's binding"
-	stepToken    = "a token's making"
-	stepOrder    = "a revocation order"
-	stepSet      = "a set's row"
-	stepTellSet  = "telling of a set"
-	stepFollow   = "a set's records"
-	stepEndSet   = "a set's last records"
-	stepNumber   = "a CRL's number"
-	stepSignCRL  = "a CRL's signature"
-	stepPutCRL   = "a CRL's record"
-	stepSequence = "the chain's writing"
-	stepEntries  = "reading what is to be archived"
-	stepAnswer   = "an answer on the wire"
+	stepBegin        = "beginning an epoch"
+	stepIntent       = "writing an intent"
+	stepSign         = "signing a certificate"
+	stepCommit       = "committing a batch"
+	stepBind         = "binding a token"
+	stepToken        = "creating a token"
+	stepChange       = "applying a status change"
+	stepCreateBulk   = "creating a bulk revocation"
+	stepNotifyBulk   = "notifying the responder of a bulk revocation"
+	stepApplyBulk    = "applying a bulk revocation"
+	stepCompleteBulk = "completing a bulk revocation"
+	stepNumber       = "taking a CRL number"
+	stepSignCRL      = "signing a CRL"
+	stepPutCRL       = "recording a CRL"
+	stepSequence     = "sequencing the log"
+	stepEntries      = "reading entries for the archive"
+	stepAnswer       = "writing to a client"
 )
 
 func before(step string) string { return "before " + step }
 func after(step string) string  { return "after " + step }
 
-// steps kills its process at a step.
-type steps struct {
+// stepCounter counts the steps of its process and kills it at a kill point.
+type stepCounter struct {
 	mu   sync.Mutex
-	kill kill
+	kill killPoint
 	seen int
 }
 
-func (s *steps) arm(k kill) {
+func (s *stepCounter) arm(k killPoint) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.kill, s.seen = k, 0
 }
 
-// at is called at every step. Whoever comes to the last one does not return.
-func (s *steps) at(step string) {
+// at is called at every step. At the kill point it does not return.
+func (s *stepCounter) at(step string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if step != s.kill.Step {
@@ -74,18 +75,18 @@ func (s *steps) at(step string) {
 	}
 }
 
-// around makes two steps of a call.
-func around[T any](s *steps, step string, call func() (T, error)) (T, error) {
+// around reports the steps before and after a call.
+func around[T any](s *stepCounter, step string, call func() (T, error)) (T, error) {
 	s.at(before(step))
 	v, err := call()
 	s.at(after(step))
 	return v, err
 }
 
-// wrap puts the steps around what the server's parts ask of the store.
-func (s *steps) wrap(st server.Stores) server.Stores {
+// wrap reports steps around the calls from the server's parts to the store.
+func (s *stepCounter) wrap(st server.Stores) server.Stores {
 	st.CA = &steppingJournal{st.CA, s}
-	st.RA = &steppingRecords{st.RA, s}
+	st.RA = &steppingStore{st.RA, s}
 	st.Revocation = &steppingRevocations{st.Revocation, s}
 	st.Log = &steppingLog{st.Log, s}
 	return st
@@ -93,7 +94,7 @@ func (s *steps) wrap(st server.Stores) server.Stores {
 
 type steppingJournal struct {
 	ca.Journal
-	steps *steps
+	steps *stepCounter
 }
 
 func (j *steppingJournal) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
@@ -103,46 +104,46 @@ func (j *steppingJournal) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, err
 	return epoch, left, err
 }
 
-func (j *steppingJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
+func (j *steppingJournal) Write(ctx context.Context, e ca.Epoch, commits []ca.BatchCommit, intents []ca.Intent) ([]ca.Results, error) {
 	at := func(when func(string) string) {
-		if len(settle) > 0 {
-			j.steps.at(when(stepSettle))
+		if len(commits) > 0 {
+			j.steps.at(when(stepCommit))
 		}
-		if len(announce) > 0 {
-			j.steps.at(when(stepAnnounce))
+		if len(intents) > 0 {
+			j.steps.at(when(stepIntent))
 		}
 	}
 	at(before)
-	verdicts, err := j.Journal.Write(ctx, e, settle, announce)
+	results, err := j.Journal.Write(ctx, e, commits, intents)
 	at(after)
-	return verdicts, err
+	return results, err
 }
 
-type steppingRecords struct {
+type steppingStore struct {
 	ra.Store
-	steps *steps
+	steps *stepCounter
 }
 
-func (r *steppingRecords) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (ra.Token, error) {
+func (r *steppingStore) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (ra.Token, error) {
 	return around(r.steps, stepBind, func() (ra.Token, error) { return r.Store.BindToken(ctx, id, request, key, at) })
 }
 
-func (r *steppingRecords) CreateToken(ctx context.Context, t ra.Token) error {
+func (r *steppingStore) CreateToken(ctx context.Context, t ra.Token) error {
 	_, err := around(r.steps, stepToken, func() (struct{}, error) { return struct{}{}, r.Store.CreateToken(ctx, t) })
 	return err
 }
 
 type steppingRevocations struct {
 	revocation.Store
-	steps *steps
+	steps *stepCounter
 }
 
 func (r *steppingRevocations) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
-	return around(r.steps, stepOrder, func() (revocation.ChangeResult, error) { return r.Store.Apply(ctx, o) })
+	return around(r.steps, stepChange, func() (revocation.ChangeResult, error) { return r.Store.Apply(ctx, o) })
 }
 
 func (r *steppingRevocations) CreateBulk(ctx context.Context, o revocation.BulkRequest) (set revocation.BulkRevocation, changes []pki.StatusChange, err error) {
-	_, err = around(r.steps, stepSet, func() (_ struct{}, err error) {
+	_, err = around(r.steps, stepCreateBulk, func() (_ struct{}, err error) {
 		set, changes, err = r.Store.CreateBulk(ctx, o)
 		return struct{}{}, err
 	})
@@ -150,19 +151,19 @@ func (r *steppingRevocations) CreateBulk(ctx context.Context, o revocation.BulkR
 }
 
 func (r *steppingRevocations) NotifyBulk(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.BulkRevocation, error) {
-	return around(r.steps, stepTellSet, func() (revocation.BulkRevocation, error) { return r.Store.NotifyBulk(ctx, id, tell) })
+	return around(r.steps, stepNotifyBulk, func() (revocation.BulkRevocation, error) { return r.Store.NotifyBulk(ctx, id, tell) })
 }
 
-// followedAtOnce is so few that a set of the torture's size takes many steps.
-const followedAtOnce = 2
+// bulkChunk is so small that a bulk revocation needs many steps.
+const bulkChunk = 2
 
 func (r *steppingRevocations) ApplyBulk(ctx context.Context, id int64, _ int, at time.Time) (changes []pki.StatusChange, set revocation.BulkRevocation, err error) {
-	r.steps.at(before(stepFollow))
-	changes, set, err = r.Store.ApplyBulk(ctx, id, followedAtOnce, at)
+	r.steps.at(before(stepApplyBulk))
+	changes, set, err = r.Store.ApplyBulk(ctx, id, bulkChunk, at)
 	if set.Done {
-		r.steps.at(after(stepEndSet))
+		r.steps.at(after(stepCompleteBulk))
 	} else {
-		r.steps.at(after(stepFollow))
+		r.steps.at(after(stepApplyBulk))
 	}
 	return changes, set, err
 }
@@ -178,10 +179,10 @@ func (r *steppingRevocations) PutCRLs(ctx context.Context, crls []revocation.CRL
 
 type steppingLog struct {
 	translog.Store
-	steps *steps
+	steps *stepCounter
 }
 
-// Sequence counts as a step only where it wrote something, or it would be one ten times a second.
+// Sequence reports the step after it only if it has written something, because it is called ten times a second.
 func (l *steppingLog) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, error) {
 	l.steps.at(before(stepSequence))
 	batch, err := l.Store.Sequence(ctx, limit)
@@ -197,7 +198,7 @@ func (l *steppingLog) Entries(ctx context.Context, from uint64, limit int) ([]tr
 
 type steppingListener struct {
 	net.Listener
-	steps *steps
+	steps *stepCounter
 }
 
 func (l *steppingListener) Accept() (net.Conn, error) {
@@ -210,12 +211,12 @@ func (l *steppingListener) Accept() (net.Conn, error) {
 
 type steppingConn struct {
 	net.Conn
-	steps *steps
+	steps *stepCounter
 }
 
 func (c *steppingConn) Write(b []byte) (int, error) {
 	return around(c.steps, stepAnswer, func() (int, error) { return c.Conn.Write(b) })
 }
 
-// String says where a process is killed.
-func (k kill) String() string { return fmt.Sprintf("%s, time %d", k.Step, k.N) }
+// String returns the step and the count.
+func (k killPoint) String() string { return fmt.Sprintf("%s, time %d", k.Step, k.N) }

@@ -9,63 +9,63 @@ import (
 	"time"
 )
 
-// fleetSize is how many devices put load on a server.
+// fleetSize is the number of devices that put load on a server.
 const fleetSize = 6
 
-// worldRounds is how many kills a world goes through before a new one begins.
-const worldRounds = 40
+// roundsPerInstance is the number of rounds after which a new instance begins.
+const roundsPerInstance = 40
 
-// kills are the places where a server under load dies, each at a time up to the number.
-var kills = []kill{
-	{before(stepAnnounce), 30}, {after(stepAnnounce), 30}, {before(stepSign), 30}, {after(stepSign), 30},
-	{before(stepSettle), 30}, {after(stepSettle), 30}, {before(stepAnswer), 200}, {after(stepAnswer), 200},
+// killPoints lists where a server under load dies. Each count is chosen at random up to the number here.
+var killPoints = []killPoint{
+	{before(stepIntent), 30}, {after(stepIntent), 30}, {before(stepSign), 30}, {after(stepSign), 30},
+	{before(stepCommit), 30}, {after(stepCommit), 30}, {before(stepAnswer), 200}, {after(stepAnswer), 200},
 	{before(stepSequence), 5}, {after(stepSequence), 5}, {before(stepEntries), 10}, {after(stepEntries), 10},
 	{before(stepBind), 5}, {after(stepBind), 5}, {before(stepToken), 5}, {after(stepToken), 5},
-	{before(stepOrder), 8}, {after(stepOrder), 8}, {before(stepNumber), 2}, {after(stepNumber), 2},
-	{before(stepSet), 2}, {after(stepSet), 2}, {before(stepTellSet), 2}, {after(stepTellSet), 2},
-	{before(stepFollow), 8}, {after(stepFollow), 8}, {after(stepEndSet), 2},
+	{before(stepChange), 8}, {after(stepChange), 8}, {before(stepNumber), 2}, {after(stepNumber), 2},
+	{before(stepCreateBulk), 2}, {after(stepCreateBulk), 2}, {before(stepNotifyBulk), 2}, {after(stepNotifyBulk), 2},
+	{before(stepApplyBulk), 8}, {after(stepApplyBulk), 8}, {after(stepCompleteBulk), 2},
 	{before(stepSignCRL), 2}, {after(stepSignCRL), 2}, {before(stepPutCRL), 2}, {after(stepPutCRL), 2},
 }
 
-// startKills are the places where a server dies that starts on what another one left.
-var startKills = []kill{
-	{before(stepBegin), 1}, {after(stepBegin), 1}, {before(stepSettle), 1}, {after(stepSettle), 1}, {before(stepEntries), 1}, {after(stepEntries), 1},
+// startKillPoints lists where a server dies while it starts after the death of another one.
+var startKillPoints = []killPoint{
+	{before(stepBegin), 1}, {after(stepBegin), 1}, {before(stepCommit), 1}, {after(stepCommit), 1}, {before(stepEntries), 1}, {after(stepEntries), 1},
 }
 
-// diskCalls are the system calls before which strace kills. Each thread counts for itself.
+// diskCalls lists the system calls before which strace kills a server. strace counts them for each thread.
 var diskCalls = []string{"pwrite64", "fdatasync", "fsync,fdatasync", "fsync"}
 
 const atSystemCall = "at a system call"
 
-// torture is one world and what happens to it.
-type torture struct {
-	*world
-	random   *rand.Rand
-	fleet    *fleet
-	server   *process
-	before   *snapshot     // of the last audit
-	patience time.Duration // for a server to come to rest
+// A crashTest runs rounds of kills and power cuts on one instance.
+type crashTest struct {
+	*instance
+	random      *rand.Rand
+	fleet       *fleet
+	server      *process
+	before      *snapshot     // as of the last audit
+	idleTimeout time.Duration // how long to wait for an idle server to finish its work
 
-	sum
+	totals
 }
 
-func newTorture(t *testing.T, g *ground, random *rand.Rand, plant string, r *recorder) *torture {
+func newCrashTest(t *testing.T, g *testCA, random *rand.Rand, bug string, r *recorder) *crashTest {
 	t.Helper()
-	tt := &torture{world: newWorld(t, g), random: random, patience: patience, sum: sum{steps: map[string]int{}}}
-	tt.plant, tt.recorder = plant, r
-	must(t, tt.begin(t, kill{}))
-	tt.fleet = tt.world.fleet(t, child(tt.random), fleetSize)
+	tt := &crashTest{instance: newInstance(t, g), random: random, idleTimeout: hangTimeout, totals: totals{steps: map[string]int{}}}
+	tt.bug, tt.recorder = bug, r
+	must(t, tt.startServer(t, killPoint{}))
+	tt.fleet = tt.instance.newFleet(t, childRand(tt.random), fleetSize)
 	return tt
 }
 
-// begin starts a server, and where that dies, another one.
-func (tt *torture) begin(t *testing.T, k kill) error {
+// startServer starts a server. If it dies at k, startServer starts another one.
+func (tt *crashTest) startServer(t *testing.T, k killPoint) error {
 	t.Helper()
-	p, err := tt.launch(t, orders{Kill: k})
+	p, err := tt.launch(t, serverOptions{KillAt: k})
 	if p == nil && err == nil {
 		tt.steps["at a start, "+k.Step]++
-		tt.lose(t)
-		p, err = tt.launch(t, orders{})
+		tt.cutPower(t)
+		p, err = tt.launch(t, serverOptions{})
 	}
 	if err != nil {
 		return err
@@ -75,22 +75,22 @@ func (tt *torture) begin(t *testing.T, k kill) error {
 	return nil
 }
 
-// round is what a server goes through.
+// A round describes one death of a server, and what happens until the next one serves.
 type round struct {
-	kill kill          // where it dies
-	wait time.Duration // or when, where it does not come there
-	call string        // the system call before which another one dies in between, as recorder.inject has it; empty for none
-	next kill          // where the start of the next one dies
+	kill killPoint     // where the server dies
+	wait time.Duration // when it is killed if it does not reach that point
+	call string        // if not empty, another server is started and dies before this system call (see recorder.inject)
+	next killPoint     // where the next server dies during its start
 }
 
 func (r round) String() string {
-	return fmt.Sprintf("killed at %s, or after %s, at system call %q, and at %s", r.kill, r.wait, r.call, r.next)
+	return fmt.Sprintf("killed at %s or after %s, then at system call %q, then during the start at %s", r.kill, r.wait, r.call, r.next)
 }
 
-// round puts load on the server, which dies; goes on with another one; and returns what is wrong then.
-func (tt *torture) round(t *testing.T, r round) []string {
+// round puts load on the server until it dies, starts another one, and returns the faults found then.
+func (tt *crashTest) round(t *testing.T, r round) []string {
 	t.Helper()
-	tt.fleet.work(t.Context())
+	tt.fleet.start(t.Context())
 	tt.server.arm(r.kill)
 	tt.die(t, r.kill.Step, r.wait)
 	var err error
@@ -98,23 +98,23 @@ func (tt *torture) round(t *testing.T, r round) []string {
 		err = tt.inject(t, r)
 	}
 	if err == nil {
-		err = tt.begin(t, r.next)
+		err = tt.startServer(t, r.next)
 	}
 	if err != nil {
-		tt.fleet.giveUp()
+		tt.fleet.abort()
 		return []string{err.Error()}
 	}
-	faults := tt.checkSetsAtOnce(t)
-	tt.fleet.end()
-	return append(faults, tt.look(t)...)
+	faults := tt.checkBulksAtStart(t)
+	tt.fleet.stop()
+	return append(faults, tt.checkFiles(t)...)
 }
 
-// inject has another server die at a system call.
-func (tt *torture) inject(t *testing.T, r round) error {
+// inject starts another server and has it die at a system call.
+func (tt *crashTest) inject(t *testing.T, r round) error {
 	t.Helper()
 	usual := tt.recorder
 	tt.recorder = &recorder{inject: r.call}
-	p, err := tt.launch(t, orders{})
+	p, err := tt.launch(t, serverOptions{})
 	if err != nil {
 		return err
 	}
@@ -126,14 +126,14 @@ func (tt *torture) inject(t *testing.T, r round) error {
 		tt.steps["at a start, "+atSystemCall]++
 	}
 	if usual != nil {
-		tt.lose(t)
+		tt.cutPower(t)
 	}
 	tt.recorder = usual
 	return nil
 }
 
-// die waits for the server's death at a step, and helps.
-func (tt *torture) die(t *testing.T, step string, wait time.Duration) {
+// die waits until the server dies at a step, and kills it after wait.
+func (tt *crashTest) die(t *testing.T, step string, wait time.Duration) {
 	t.Helper()
 	select {
 	case <-tt.server.ended:
@@ -146,125 +146,125 @@ func (tt *torture) die(t *testing.T, step string, wait time.Duration) {
 	if !killed(tt.server.err) {
 		t.Errorf("the server ended by itself: %v\n%s", tt.server.err, tt.server.stderr.String())
 	}
-	tt.checkWhole(t)
+	tt.checkNoTornCRL(t)
 	if tt.recorder != nil && tt.recorder.inject == "" {
-		tt.lose(t)
+		tt.cutPower(t)
 	}
 }
 
-// lose cuts the power, where a recorder knows what that means.
-func (tt *torture) lose(t *testing.T) {
+// cutPower simulates a power cut if a recorder runs.
+func (tt *crashTest) cutPower(t *testing.T) {
 	t.Helper()
 	if tt.recorder == nil {
 		return
 	}
-	c := drawnCut(tt.random)
-	c.lies = tt.plant == diskLies
-	if tt.plant == diskTearsCRLs {
-		c.tears, c.keep = ".crl", min(c.keep, 0.9)
+	c := randomCut(tt.random)
+	c.ignoreFlush = tt.bug == diskIgnoresFlush
+	if tt.bug == diskLosesCRLs {
+		c.unflushed, c.keep = ".crl", min(c.keep, 0.9)
 	}
-	changes, open := tt.recorder.power(t, c)
-	tt.cut++
-	tt.changes, tt.open = tt.changes+changes, tt.open+open
-	tt.checkWhole(t)
+	changes, open := tt.recorder.cutPower(t, c)
+	tt.powerCuts++
+	tt.changes, tt.unflushed = tt.changes+changes, tt.unflushed+open
+	tt.checkNoTornCRL(t)
 }
 
-// look audits.
-func (tt *torture) look(t *testing.T) []string {
+// checkFiles waits until the server is idle, and audits its files, OCSP responses and CRLs.
+func (tt *crashTest) checkFiles(t *testing.T) []string {
 	t.Helper()
-	s, faults := tt.atRest(tt.dir, tt.patience)
+	s, faults := tt.waitIdle(tt.dir, tt.idleTimeout)
 	if s == nil {
 		return faults
 	}
 	faults = append(faults, tt.audit(s, tt.before)...)
 	faults = append(faults, tt.checkOCSP(t, tt.server, s)...)
-	faults = append(faults, tt.checkLists(tt.dir, tt.patience)...)
+	faults = append(faults, tt.checkCRLs(tt.dir, tt.idleTimeout)...)
 	tt.before = s
 	return faults
 }
 
-// drawn is the kill at a random one of its times.
-func (k kill) drawn(r *rand.Rand) kill { return kill{k.Step, 1 + r.IntN(k.N)} }
+// random returns the kill point with a random count up to N.
+func (k killPoint) random(r *rand.Rand) killPoint { return killPoint{k.Step, 1 + r.IntN(k.N)} }
 
-// plan draws rounds. It comes to every place of kills before it comes to one again.
-type plan struct {
+// A schedule returns random rounds. It uses every kill point once before it uses one again.
+type schedule struct {
 	random *rand.Rand
-	due    []kill
+	due    []killPoint
 }
 
-func (p *plan) draw() round {
+func (p *schedule) next() round {
 	r := p.random
 	if len(p.due) == 0 {
-		p.due = slices.Clone(kills)
+		p.due = slices.Clone(killPoints)
 		r.Shuffle(len(p.due), func(i, j int) { p.due[i], p.due[j] = p.due[j], p.due[i] })
 	}
-	next := round{kill: p.due[0].drawn(r), wait: 200*time.Millisecond + time.Duration(r.Int64N(int64(500*time.Millisecond)))}
+	next := round{kill: p.due[0].random(r), wait: 200*time.Millisecond + time.Duration(r.Int64N(int64(500*time.Millisecond)))}
 	p.due = p.due[1:]
 	switch r.IntN(4) {
 	case 0:
-		next.next = startKills[r.IntN(len(startKills))]
+		next.next = startKillPoints[r.IntN(len(startKillPoints))]
 	case 1:
 		next.call = fmt.Sprintf("%s:%d", diskCalls[r.IntN(len(diskCalls))], 1+r.IntN(25))
 	}
 	return next
 }
 
-// sum is what many worlds went through.
-type sum struct {
-	steps                 map[string]int // servers that died at each
-	killed, cut           int            // servers that were killed at some moment; power cuts
-	changes, open         int            // to the disk: all, and those that were not flushed when the power was cut
-	certificates, entries int
-	sets, ahead           int // orders about sets; starts at which some were open
+// totals sums up the rounds of many instances.
+type totals struct {
+	steps                  map[string]int // by step: servers that died there
+	killed, powerCuts      int            // servers killed after a timeout; power cuts
+	changes, unflushed     int            // changes to the disk: all, and those not flushed at a power cut
+	certificates, entries  int
+	bulks, startsWithBulks int // bulk revocations; starts while one was open
 }
 
-func (s *sum) add(tt *torture) {
+func (s *totals) add(tt *crashTest) {
 	for step, n := range tt.steps {
 		s.steps[step] += n
 	}
-	s.killed, s.cut, s.changes, s.open = s.killed+tt.killed, s.cut+tt.cut, s.changes+tt.changes, s.open+tt.open
+	s.killed, s.powerCuts, s.changes, s.unflushed = s.killed+tt.killed, s.powerCuts+tt.powerCuts, s.changes+tt.changes, s.unflushed+tt.unflushed
 	s.certificates, s.entries = s.certificates+len(tt.before.rows), s.entries+len(tt.before.log)
-	s.sets, s.ahead = s.sets+len(tt.before.sets), s.ahead+tt.ahead
+	s.bulks, s.startsWithBulks = s.bulks+len(tt.before.bulks), s.startsWithBulks+tt.startsWithBulks
 }
 
-// report says where servers died, and fails where one should have, often, and never did.
-func (s *sum) report(t *testing.T, rounds int) {
+// report logs where servers died, and fails if no server ever died at a step although there were many rounds.
+func (s *totals) report(t *testing.T, rounds int) {
 	t.Helper()
 	died := 0
 	for _, step := range slices.Sorted(maps.Keys(s.steps)) {
-		t.Logf("%4d died %s", s.steps[step], step)
+		t.Logf("%4d servers died %s", s.steps[step], step)
 		died += s.steps[step]
 	}
-	t.Logf("%d rounds: %d servers died where they were told to, %d were killed at some moment; %d power cuts, %d changes to the disk, %d of them not flushed; %d certificates, %d log entries",
-		rounds, died, s.killed, s.cut, s.changes, s.open, s.certificates, s.entries)
-	t.Logf("%d sets, and %d starts while records had to follow", s.sets, s.ahead)
+	t.Logf("%d rounds: %d servers died at a kill point, %d were killed after a timeout; %d power cuts, %d changes to the disk, %d of them not flushed; %d certificates, %d log entries",
+		rounds, died, s.killed, s.powerCuts, s.changes, s.unflushed, s.certificates, s.entries)
+	t.Logf("%d bulk revocations, %d starts while one was incomplete", s.bulks, s.startsWithBulks)
 	expected := []string{atSystemCall}
-	for _, k := range kills {
+	for _, k := range killPoints {
 		expected = append(expected, k.Step)
 	}
 	for _, step := range expected {
-		if passes := rounds / len(kills); passes >= 10 && s.steps[step] == 0 {
-			t.Errorf("nobody ever died %s: the wrappers no longer fit the pipeline", step)
+		if passes := rounds / len(killPoints); passes >= 10 && s.steps[step] == 0 {
+			t.Errorf("no server ever died %s: the wrappers no longer match the pipeline", step)
 		}
 	}
 }
 
-// rounds kills servers, at least so many times and as long as the flag says.
-func rounds(t *testing.T, least int, random *rand.Rand, begin func() *torture) {
+// rounds runs at least that many rounds, and as long as the flag says.
+func rounds(t *testing.T, least int, random *rand.Rand, begin func() *crashTest) {
 	t.Helper()
-	all := sum{steps: map[string]int{}}
-	p := plan{random: random}
-	var tt *torture
+	all := totals{steps: map[string]int{}}
+	p := schedule{random: random}
+	var tt *crashTest
 	n := 0
 	for end := time.Now().Add(*long); n < least || time.Now().Before(end); n++ {
-		if n%worldRounds == 0 {
+		if n%roundsPerInstance == 0 {
 			if tt != nil {
 				all.add(tt)
 				tt.server.stop(t)
 			}
 			tt = begin()
 		}
-		r := p.draw()
+		r := p.next()
 		if faults := tt.round(t, r); len(faults) > 0 || t.Failed() {
 			t.Fatalf("round %d, %s: %s\n%s", n, r, report(faults), tt.server.stderr.String())
 		}
@@ -273,29 +273,30 @@ func rounds(t *testing.T, least int, random *rand.Rand, begin func() *torture) {
 	all.report(t, n)
 }
 
-func killedAtEveryStep(t *testing.T, g *ground, random *rand.Rand) {
-	rounds(t, 8, random, func() *torture { return newTorture(t, g, random, "", nil) })
+func killedAtEveryStep(t *testing.T, g *testCA, random *rand.Rand) {
+	rounds(t, 8, random, func() *crashTest { return newCrashTest(t, g, random, "", nil) })
 }
 
-func powerCuts(t *testing.T, g *ground, random *rand.Rand) {
-	rounds(t, 4, random, func() *torture { return newTorture(t, g, random, "", &recorder{}) })
+func powerCuts(t *testing.T, g *testCA, random *rand.Rand) {
+	rounds(t, 4, random, func() *crashTest { return newCrashTest(t, g, random, "", &recorder{}) })
 }
 
-// TestTorture is the short form of all tortures; with -torture.duration each goes on for so long.
+// TestTorture runs every test of this package in its short form. With -torture.duration each one continues for that
+// long.
 func TestTorture(t *testing.T) {
-	g := newGround(t)
+	g := newTestCA(t)
 	for i, c := range []struct {
 		name string
-		test func(*testing.T, *ground, *rand.Rand)
+		test func(*testing.T, *testCA, *rand.Rand)
 	}{
 		{"killed at every step", killedAtEveryStep},
 		{"power cuts", powerCuts},
 		{"power cuts of an agent", powerCutsOfAnAgent},
 		{"histories are linearizable", historiesAreLinearizable},
-		{"planted faults are found", plantedFaultsAreFound},
-		{"a lying disk under an agent is found", lyingDiskUnderAnAgentIsFound},
-		{"histories with planted faults are not linearizable", plantedHistoriesAreNot},
-		{"what is missing in the files is found", missingIsFound},
+		{"seeded bugs are found", seededBugsAreFound},
+		{"a disk that ignores flushes under an agent is found", flushlessDiskUnderAnAgentIsFound},
+		{"histories with seeded bugs are not linearizable", seededHistoriesAreNotLinearizable},
+		{"records missing in the files are found", missingRecordsAreFound},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -14,24 +14,24 @@ import (
 	"testing"
 )
 
-// traced are the system calls that change files, make changes durable, or could do either unseen. A question mark is for
-// those that a machine's kernel may not have.
+// traced lists the system calls that change files, make changes durable, or could do either unseen. A question mark
+// is for calls that a kernel may lack.
 const traced = "?open,openat,?creat,write,pwrite64,?writev,?pwritev,?pwritev2,ftruncate,?truncate,?fallocate,?copy_file_range,?sendfile," +
 	"?rename,?renameat,renameat2,?link,linkat,?unlink,unlinkat,?mkdir,mkdirat,?rmdir,?symlink,symlinkat," +
 	"fsync,fdatasync,?sync_file_range,mmap"
 
-// recorder has strace take down what a process does to the files below one directory.
+// A recorder has strace record what a process does to the files below one directory.
 type recorder struct {
-	// inject is the system call before which strace kills the process, when one of its threads makes it for the n-th time:
-	// "fdatasync:4". Empty for none.
+	// inject is the system call before which strace kills the process, when one of its threads makes it for the n-th
+	// time: "fdatasync:4". Empty for none.
 	inject string
 
-	dir   string
-	trace string // directory of strace's files, one for each thread
-	began *disk  // what the directory held
+	dir     string
+	trace   string // directory of strace's output files, one for each thread
+	initial *disk  // the directory's content before the process ran
 }
 
-// begin returns the command that runs the next process.
+// begin returns the command line that runs the next process.
 func (r *recorder) begin(t testing.TB, dir string) []string {
 	t.Helper()
 	if runtime.GOOS != "linux" {
@@ -39,7 +39,7 @@ func (r *recorder) begin(t testing.TB, dir string) []string {
 	}
 	r.dir, r.trace = dir, t.TempDir()
 	var err error
-	r.began, err = readDisk(dir)
+	r.initial, err = readDisk(dir)
 	must(t, err)
 	argv := []string{
 		"strace", "-ff", "-o", filepath.Join(r.trace, "thread"), "-xx", "-y", "-s", "16777216", "-e", "signal=none",
@@ -48,27 +48,27 @@ func (r *recorder) begin(t testing.TB, dir string) []string {
 	if call, n, ok := strings.Cut(r.inject, ":"); ok {
 		argv = append(argv, "--inject="+call+":signal=SIGKILL:when="+n)
 	} else {
-		argv = append(argv, "--seccomp-bpf") // stops at the traced calls alone, but strace 6.1 injects nothing under it
+		argv = append(argv, "--seccomp-bpf") // stops only at the traced calls, but strace 6.1 cannot inject with it
 	}
 	return append(argv, "--")
 }
 
-// opKind is what an op does.
+// opKind is the kind of an op.
 type opKind uint8
 
 const (
-	opCreate   opKind = iota + 1 // a file of no content, where there is none
-	opWrite                      // data at offset, or at the end where that is negative
+	opCreate   opKind = iota + 1 // an empty file, if there is none
+	opWrite                      // data at offset, or at the end if offset is negative
 	opTruncate                   // to offset
-	opRename                     // path becomes to
+	opRename                     // path to to
 	opRemove                     // path
 	opMkdir
-	opSymlink // path leads to to
-	opFlush   // what path holds
+	opSymlink // path, with target to
+	opFlush   // path
 )
 
-// op is one change that a process asked the kernel for. It took effect between begin and end; where it has no end, the
-// process died first, and nobody knows.
+// An op is one change that a process requested from the kernel. It took effect between begin and end. If end is zero,
+// the process died first, and it may have taken effect or not.
 type op struct {
 	kind       opKind
 	begin, end int64
@@ -77,13 +77,13 @@ type op struct {
 	offset     int64
 }
 
-// ops returns what the process has done to the files below the directory, in its order.
+// ops returns the changes of the process to the files below the directory, in order.
 func (r *recorder) ops(t testing.TB) []op {
 	t.Helper()
 	threads, err := filepath.Glob(filepath.Join(r.trace, "thread.*"))
 	must(t, err)
 	if len(threads) == 0 {
-		t.Fatal("strace has written nothing: it has to be allowed to trace its children (ptrace(2))")
+		t.Fatal("strace has written nothing: allow it to trace its children (ptrace(2))")
 	}
 	var all []op
 	for _, thread := range threads {
@@ -105,7 +105,7 @@ func (r *recorder) ops(t testing.TB) []op {
 	return all
 }
 
-// call is a line of strace: a system call, its arguments, what it returned, and when.
+// A call is a line of strace: a system call, its arguments, its result and its times.
 type call struct {
 	name       string
 	args       []string
@@ -113,12 +113,12 @@ type call struct {
 	begin, end int64
 }
 
-// split takes a line apart. Strings are in hexadecimal, so that no comma or bracket is in one.
+// split parses a line. Strings are in hexadecimal, so they contain no comma or bracket.
 func split(line string) (c call, ok bool) {
 	stamp, rest, ok := strings.Cut(line, " ")
 	name, rest, called := strings.Cut(rest, "(")
 	if !ok || !called {
-		return c, false // a signal, or the thread's end
+		return c, false // a signal or the end of the thread
 	}
 	c.name, c.begin = name, nanoseconds(stamp)
 	args, after, returned := strings.Cut(rest, ") = ")
@@ -126,7 +126,7 @@ func split(line string) (c call, ok bool) {
 		args = rest[:max(0, strings.LastIndex(rest, " <"))]
 	}
 	c.args = strings.Split(args, ", ")
-	// "?" and an error without a name are what strace says of a call whose end the process did not live to see.
+	// strace writes "?" or an error without a name for a call that had not ended when the process died.
 	if i := strings.LastIndex(after, " <"); i >= 0 && !strings.HasPrefix(after, "?") && !strings.HasPrefix(after, "-1 (errno") {
 		c.result, c.end = after[:i], c.begin+nanoseconds(strings.TrimSuffix(after[i+2:], ">"))
 	}
@@ -157,7 +157,7 @@ func number(arg string) int64 {
 	return n
 }
 
-// at is the path that a directory and a name in it make.
+// at returns the path of a name in a directory.
 func at(dir, name string) string {
 	if path := text(name); filepath.IsAbs(path) {
 		return path
@@ -165,13 +165,13 @@ func at(dir, name string) string {
 	return filepath.Join(text(dir), text(name))
 }
 
-// ours reports whether a path is one whose loss matters: SQLite's shared memory is never flushed, and made anew after a
-// crash, so that nothing of it is kept.
-func (r *recorder) ours(path string) bool {
+// isTracked reports whether the loss of a path matters. SQLite's shared memory is not tracked: it is never flushed,
+// and rebuilt after a crash.
+func (r *recorder) isTracked(path string) bool {
 	return (path == r.dir || strings.HasPrefix(path, r.dir+"/")) && !strings.HasSuffix(path, "-shm") && !strings.HasSuffix(path, " (deleted)")
 }
 
-// parse makes ops of a line, or none where it changed nothing here.
+// parse returns the ops of a line, or none if it changed nothing below the directory.
 func (r *recorder) parse(line string) ([]op, error) {
 	c, ok := split(line)
 	if !ok || strings.HasPrefix(c.result, "-1 E") {
@@ -181,14 +181,15 @@ func (r *recorder) parse(line string) ([]op, error) {
 	for i := range ops {
 		ops[i].begin, ops[i].end = c.begin, c.end
 	}
-	ours := slices.DeleteFunc(ops, func(o op) bool { return !r.ours(o.path) })
+	ours := slices.DeleteFunc(ops, func(o op) bool { return !r.isTracked(o.path) })
 	if err != nil && len(ours) > 0 {
 		return nil, err
 	}
 	return ours, nil
 }
 
-// ops says what a call does. An error is of a call that this does not know, and matters where a path of it does.
+// ops returns what a call does. An error is for a call that this function does not support; it matters only if the
+// call concerns a tracked path.
 func (c call) ops() ([]op, error) {
 	a := append(slices.Clone(c.args), "", "", "", "", "", "")
 	file := text(a[0])
@@ -228,10 +229,10 @@ func (c call) ops() ([]op, error) {
 		return []op{{kind: opSymlink, path: at(a[1], a[2]), to: file}}, nil
 	case "mmap":
 		if strings.Contains(a[2], "PROT_WRITE") && strings.Contains(a[3], "MAP_SHARED") {
-			return []op{{path: text(a[4])}}, fmt.Errorf("writes to a mapped file are not seen")
+			return []op{{path: text(a[4])}}, fmt.Errorf("strace does not see writes to a mapped file")
 		}
 		return nil, nil
 	default:
-		return []op{{path: file}}, fmt.Errorf("the system call %s is not known here", c.name)
+		return []op{{path: file}}, fmt.Errorf("the system call %s is not supported", c.name)
 	}
 }

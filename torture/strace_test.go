@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func TestLinesOfStrace(t *testing.T) {
+func TestParseStraceLines(t *testing.T) {
 	x := func(text string) string {
 		digits := hex.EncodeToString([]byte(text))
 		var b strings.Builder
@@ -51,21 +51,22 @@ func TestLinesOfStrace(t *testing.T) {
 	}
 }
 
-// A flush covers what had ended before it began, of its file or directory alone, and only when it has ended itself.
-func TestWhatLasts(t *testing.T) {
+// TestDurableOps checks that a flush covers only operations that had ended before it began, on the same file or
+// directory, and only if the flush itself has ended.
+func TestDurableOps(t *testing.T) {
 	file := func() *node { return &node{} }
 	for name, c := range map[string]struct {
 		ops  []op
 		want []bool
 	}{
-		"flushed":                      {[]op{{opWrite, 1, 2, "/d/f", "", nil, 0}, {opFlush, 3, 4, "/d/f", "", nil, 0}}, []bool{true, false}},
-		"flushed while it was written": {[]op{{opWrite, 1, 4, "/d/f", "", nil, 0}, {opFlush, 3, 5, "/d/f", "", nil, 0}}, []bool{false, false}},
-		"the flush did not end":        {[]op{{opWrite, 1, 2, "/d/f", "", nil, 0}, {opFlush, 3, 0, "/d/f", "", nil, 0}}, []bool{false, false}},
-		"another file's flush":         {[]op{{opWrite, 1, 2, "/d/f", "", nil, 0}, {opFlush, 3, 4, "/d/g", "", nil, 0}}, []bool{false, false}},
-		"written after it":             {[]op{{opFlush, 1, 2, "/d/f", "", nil, 0}, {opWrite, 3, 4, "/d/f", "", nil, 0}}, []bool{false, false}},
-		"a name, and the file's flush": {[]op{{opCreate, 1, 2, "/d/new", "", nil, 0}, {opFlush, 3, 4, "/d/new", "", nil, 0}}, []bool{false, false}},
-		"a name, and the directory's":  {[]op{{opCreate, 1, 2, "/d/new", "", nil, 0}, {opFlush, 3, 4, "/d", "", nil, 0}}, []bool{true, false}},
-		"renamed, and flushed under the new name": {
+		"flushed":                            {[]op{{opWrite, 1, 2, "/d/f", "", nil, 0}, {opFlush, 3, 4, "/d/f", "", nil, 0}}, []bool{true, false}},
+		"flushed while it was written":       {[]op{{opWrite, 1, 4, "/d/f", "", nil, 0}, {opFlush, 3, 5, "/d/f", "", nil, 0}}, []bool{false, false}},
+		"the flush did not complete":         {[]op{{opWrite, 1, 2, "/d/f", "", nil, 0}, {opFlush, 3, 0, "/d/f", "", nil, 0}}, []bool{false, false}},
+		"another file's flush":               {[]op{{opWrite, 1, 2, "/d/f", "", nil, 0}, {opFlush, 3, 4, "/d/g", "", nil, 0}}, []bool{false, false}},
+		"written after the flush":            {[]op{{opFlush, 1, 2, "/d/f", "", nil, 0}, {opWrite, 3, 4, "/d/f", "", nil, 0}}, []bool{false, false}},
+		"a new name, flush of the file":      {[]op{{opCreate, 1, 2, "/d/new", "", nil, 0}, {opFlush, 3, 4, "/d/new", "", nil, 0}}, []bool{false, false}},
+		"a new name, flush of its directory": {[]op{{opCreate, 1, 2, "/d/new", "", nil, 0}, {opFlush, 3, 4, "/d", "", nil, 0}}, []bool{true, false}},
+		"renamed, then flushed by the new name": {
 			[]op{{opWrite, 1, 2, "/d/f", "", nil, 0}, {opRename, 3, 4, "/d/f", "/d/h", nil, 0}, {opFlush, 5, 6, "/d/h", "", nil, 0}}, []bool{true, false, false},
 		},
 	} {

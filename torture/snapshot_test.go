@@ -14,41 +14,41 @@ import (
 	"os"
 	"path/filepath"
 
-	_ "github.com/mattn/go-sqlite3" // plain SQL, and nothing of ours
+	_ "github.com/mattn/go-sqlite3" // plain SQL, no code of the product
 )
 
-// row is a certificate on record.
+// A row is a certificate on record.
 type row struct {
 	id       int
 	serial   string // hexadecimal, upper case
-	identity string // "" for one that was never released
+	identity string // "" for a certificate that was not delivered
 	state    int    // 1 good, 2 hold, 3 revoked
 	der      []byte
-	key      string // hexadecimal: of an issued one, its hash
-	keyRow   int    // where the store has its key
-	nextKey  int    // where it has that of its renewal; zero for none
-	digest   string // hexadecimal: of an unreleased one as the intent had it, of a released one as it was signed
+	key      string // hash of the public key in hexadecimal, if the certificate was delivered
+	keyRow   int    // row of its key in the store
+	nextKey  int    // row of the key of its renewal; zero for none
+	digest   string // of its TBSCertificate in hexadecimal: computed from der, or from the intent if it was not delivered
 }
 
-// link is a line of the log.
-type link struct {
+// A logRecord is an entry of the log.
+type logRecord struct {
 	entry []byte
 	chain []byte // nil before it is sequenced
 }
 
-// snapshot is what the files of a server say.
+// A snapshot is the content of a server's files.
 type snapshot struct {
 	rows       []row
-	identities map[string]int // states: 1 registered, 2 enrolled, 3 suspended, 4 retired
-	log        []link
-	archive    []link
-	pending    int // intents
-	open       int // sets whose records are to follow
-	sets       []set
-	lists      []list
-	partitions map[string]int    // of certificates, by serial number: the part of the CRL
-	labels     map[string]string // of identities: their batch
-	numbers    *big.Int          // CRL numbers taken, by the issuer with the most
+	identities map[string]int // by SPIFFE ID: 1 registered, 2 enrolled, 3 suspended, 4 retired
+	log        []logRecord
+	archive    []logRecord
+	intents    int // number of open intents
+	openBulks  int // number of bulk revocations that are not complete
+	bulks      []bulkRecord
+	crls       []crlRecord
+	partitions map[string]int    // by serial number: the CRL partition
+	labels     map[string]string // by SPIFFE ID: the batch label
+	crlNumbers *big.Int          // highest CRL number taken of any issuer
 }
 
 func openFiles(dir string) (*sql.DB, error) {
@@ -67,12 +67,12 @@ func readFiles(dir string) (*snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = tx.Rollback() }() // nothing was written
-	s := &snapshot{identities: map[string]int{}, labels: map[string]string{}, numbers: &big.Int{}}
+	defer func() { _ = tx.Rollback() }() // the transaction only reads
+	s := &snapshot{identities: map[string]int{}, labels: map[string]string{}, crlNumbers: &big.Int{}}
 	if s.archive, err = readArchive(filepath.Join(dir, archiveName)); err != nil {
 		return nil, err
 	}
-	return s, errors.Join(s.readRows(tx), s.readLog(tx), s.readSets(tx), s.readLists(tx), s.readRest(tx))
+	return s, errors.Join(s.readRows(tx), s.readLog(tx), s.readBulks(tx), s.readCRLs(tx), s.readRest(tx))
 }
 
 // query calls visit for every row of a statement's result.
@@ -106,7 +106,7 @@ func (s *snapshot) readRows(tx *sql.Tx) error {
 					return err
 				}
 				if serialOf(c) != r.serial {
-					return fmt.Errorf("the certificate on record as %s is %s", r.serial, serialOf(c))
+					return fmt.Errorf("the certificate on record as %s has the serial number %s", r.serial, serialOf(c))
 				}
 				r.key = keyOf(c)
 				sum := sha256.Sum256(c.RawTBSCertificate)
@@ -121,7 +121,7 @@ func (s *snapshot) readLog(tx *sql.Tx) error {
 	return query(tx, `SELECT l.id, l.entry, c.value FROM log l LEFT JOIN chain c ON c.id = l.id ORDER BY l.id`,
 		func(scan func(...any) error) error {
 			var id int
-			var l link
+			var l logRecord
 			if err := scan(&id, &l.entry, &l.chain); err != nil {
 				return err
 			}
@@ -142,19 +142,19 @@ func (s *snapshot) readRest(tx *sql.Tx) error {
 			s.identities[id] = state
 			return err
 		}),
-		query(tx, `SELECT count(*) FROM intents`, func(scan func(...any) error) error { return scan(&s.pending) }),
+		query(tx, `SELECT count(*) FROM intents`, func(scan func(...any) error) error { return scan(&s.intents) }),
 		query(tx, `SELECT taken FROM crl_numbers ORDER BY taken DESC LIMIT 1`, func(scan func(...any) error) error {
 			var taken []byte
 			err := scan(&taken)
-			s.numbers.SetBytes(taken)
+			s.crlNumbers.SetBytes(taken)
 			return err
 		}),
 	)
 }
 
-// readArchive reads an archive by its description alone (translog/batch.go), up to a batch that is not whole yet, and
-// computes the chain itself.
-func readArchive(path string) ([]link, error) {
+// readArchive reads an archive by its description alone (translog/batch.go), up to an incomplete batch, and computes
+// the chain itself.
+func readArchive(path string) ([]logRecord, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -163,7 +163,7 @@ func readArchive(path string) ([]link, error) {
 	if !ok {
 		return nil, errors.New("the archive has no header")
 	}
-	var links []link
+	var links []logRecord
 	chain := make([]byte, sha256.Size)
 	for len(rest) >= 16 {
 		length, index := int(binary.BigEndian.Uint32(rest[:4])), binary.BigEndian.Uint64(rest[4:12])
@@ -176,16 +176,16 @@ func readArchive(path string) ([]link, error) {
 		for entries := rest[16 : 16+length]; len(entries) > 0; {
 			size, n := binary.Uvarint(entries)
 			if n <= 0 || size > uint64(len(entries)-n) {
-				return nil, fmt.Errorf("the archive has no length of entry %d", len(links)+1)
+				return nil, fmt.Errorf("the archive has an invalid length of entry %d", len(links)+1)
 			}
 			entry := entries[n : n+int(size)]
 			leaf := sha256.Sum256(append([]byte{0}, entry...))
 			node := sha256.Sum256(append(append([]byte{1}, chain...), leaf[:]...))
 			chain = node[:]
-			links, entries = append(links, link{entry, chain}), entries[n+int(size):]
+			links, entries = append(links, logRecord{entry, chain}), entries[n+int(size):]
 		}
 		if !bytes.Equal(chain, rest[16+length:16+length+sha256.Size]) {
-			return nil, fmt.Errorf("the archive's chain breaks between %d and %d", index, len(links))
+			return nil, fmt.Errorf("the archive's chain is wrong in the batch of entries %d to %d", index, len(links))
 		}
 		rest = rest[16+length+sha256.Size:]
 	}

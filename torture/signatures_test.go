@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// What a signature is for. It is the standard library that makes the digests of both, and it is on the stack.
+// The kinds of signatures. signsCRL tells them apart by the call stack, because the digest does not.
 const (
 	forCertificate byte = 'c'
 	forCRL         byte = 'r'
@@ -22,21 +22,22 @@ const (
 
 const digestSize = 32 // the issuing key is on P-256, and signs SHA-256
 
-// witness is told of every signature before the token makes it. It lives in the process that tortures.
-type witness struct {
+// A signatureLog records every signature before the HSM makes it. It is in the test process, so that it survives the
+// server.
+type signatureLog struct {
 	path string
 
 	mu           sync.Mutex
-	certificates map[string]bool // digests, in hexadecimal
+	certificates map[string]bool // digests in hexadecimal
 	crls         map[string]bool
 }
 
-func newWitness(t *testing.T) *witness {
+func newSignatureLog(t *testing.T) *signatureLog {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "witness") // t.TempDir has the test's name in it, and a socket's path is short (unix(7))
+	dir, err := os.MkdirTemp("", "signatures") // the path of t.TempDir is too long for a socket (unix(7))
 	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	w := &witness{path: filepath.Join(dir, "socket"), certificates: map[string]bool{}, crls: map[string]bool{}}
+	w := &signatureLog{path: filepath.Join(dir, "socket"), certificates: map[string]bool{}, crls: map[string]bool{}}
 	l, err := net.Listen("unix", w.path)
 	must(t, err)
 	t.Cleanup(func() { _ = l.Close() })
@@ -52,8 +53,8 @@ func newWitness(t *testing.T) *witness {
 	return w
 }
 
-// listen takes down one process's digests, and says so, until the process dies.
-func (w *witness) listen(conn net.Conn) {
+// listen records the digests that one server process sends, and acknowledges each, until the process ends.
+func (w *signatureLog) listen(conn net.Conn) {
 	defer conn.Close()
 	var message [1 + digestSize]byte
 	for {
@@ -73,8 +74,8 @@ func (w *witness) listen(conn net.Conn) {
 	}
 }
 
-// seen returns the digests of certificates, and how many CRLs there were.
-func (w *witness) seen() (certificates []string, crls int) {
+// all returns the digests of certificates, and the number of CRLs.
+func (w *signatureLog) all() (certificates []string, crls int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for digest := range w.certificates {
@@ -83,26 +84,26 @@ func (w *witness) seen() (certificates []string, crls int) {
 	return certificates, len(w.crls)
 }
 
-// witnessedSigner has the token sign nothing that the witness does not know of.
-type witnessedSigner struct {
+// A recordingSigner signs only digests that the signatureLog has recorded.
+type recordingSigner struct {
 	crypto.Signer
-	steps *steps
+	steps *stepCounter
 	mu    sync.Mutex
 	conn  net.Conn
 }
 
-func (s *witnessedSigner) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+func (s *recordingSigner) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	what, step := forCertificate, stepSign
 	if signsCRL() {
 		what, step = forCRL, stepSignCRL
 	}
-	if err := s.tell(what, digest); err != nil {
+	if err := s.report(what, digest); err != nil {
 		return nil, err
 	}
 	return around(s.steps, step, func() ([]byte, error) { return s.Signer.Sign(random, digest, opts) })
 }
 
-func (s *witnessedSigner) tell(what byte, digest []byte) error {
+func (s *recordingSigner) report(what byte, digest []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := s.conn.Write(append([]byte{what}, digest...)); err != nil {
@@ -112,12 +113,13 @@ func (s *witnessedSigner) tell(what byte, digest []byte) error {
 	return err
 }
 
+// signsCRL reports whether the current signature is for a CRL.
 func signsCRL() bool {
 	stack := make([]byte, 16<<10)
 	return bytes.Contains(stack[:runtime.Stack(stack, false)], []byte("revocation.(*sheet).seal"))
 }
 
-// short is enough of a digest or a serial number to find it.
-func short(hexadecimal string) string {
+// abbreviate returns enough of a digest or serial number to identify it.
+func abbreviate(hexadecimal string) string {
 	return strings.ToUpper(hexadecimal[:min(16, len(hexadecimal))])
 }
