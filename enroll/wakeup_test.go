@@ -88,7 +88,7 @@ func (f *fleet) done(tries int) {
 }
 
 func (f *fleet) renew(t *testing.T, id admission.Source) error {
-	leave, err := f.lane.Enter(t.Context(), id)
+	leave, err := f.lane.Acquire(t.Context(), id)
 	if err != nil {
 		return err
 	}
