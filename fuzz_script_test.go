@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// fakeGo stands for the go command. The fuzz targets of its one package print what the real ones do.
+// fakeGo is a fake go command with one package, whose fuzz targets print the output of real ones.
 const fakeGo = `#!/bin/sh
 case "$*" in
 'env GOCACHE') pwd ;;
@@ -30,8 +30,8 @@ TARGETS
 esac
 `
 
-// TestFuzzingGoesThroughAllTargets has a target end in go.dev/issue/75804, and others find something.
-func TestFuzzingGoesThroughAllTargets(t *testing.T) {
+// TestFuzzScriptRunsAllTargets runs the script with a target that ends as in go.dev/issue/75804, and others that fail.
+func TestFuzzScriptRunsAllTargets(t *testing.T) {
 	dir := t.TempDir()
 	for name, content := range map[string]string{"deploy/fuzz.sh": read(t, "deploy/fuzz.sh"), "go": fakeGo, "x_test.go": "func FuzzTime(f *testing.F) {}\n"} {
 		path := filepath.Join(dir, name)
@@ -51,22 +51,22 @@ func TestFuzzingGoesThroughAllTargets(t *testing.T) {
 	out, err := run()
 	for _, want := range []string{
 		"== fleet.example/x FuzzLast, 1s\nPASS\n",
-		"    context deadline exceeded\nFAIL\nthe time was up while an input was tried (go.dev/issue/75804): this is no finding\n== fleet.example/x FuzzGood",
+		"    context deadline exceeded\nFAIL\nthe time ended while an input was tried (go.dev/issue/75804): not a failure\n== fleet.example/x FuzzGood",
 		"== 5 targets, of which these failed, see above:\n  fleet.example/x FuzzBad\n  fleet.example/x FuzzBadAtTheEnd\n",
 	} {
 		if !strings.Contains(out, want) {
-			t.Errorf("it does not say %q", want)
+			t.Errorf("the output does not contain %q", want)
 		}
 	}
 	if err == nil {
-		t.Error("it succeeds although targets failed")
+		t.Error("the script succeeds although targets failed")
 	}
 	calm := strings.Replace(fakeGo, `\nFuzzBad\nFuzzBadAtTheEnd`, "", 1)
 	if err := os.WriteFile(filepath.Join(dir, "go"), []byte(calm), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if calmOut, err := run(); err != nil || !strings.HasSuffix(calmOut, "== 3 targets, and nothing was found\n") {
-		t.Errorf("without findings it fails with %v:\n%s", err, calmOut)
+	if calmOut, err := run(); err != nil || !strings.HasSuffix(calmOut, "== 3 targets, none failed\n") {
+		t.Errorf("without failing targets it ends with %v:\n%s", err, calmOut)
 	}
 	if t.Failed() {
 		t.Log(out)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs Brevet's whole story once, on a private SoftHSM token and a private SQLite file in a temporary directory, and
-# exits 0 only if every step held. It prints, for each step, what happened and the command that a person would type.
+# Shows Brevet once from the key ceremony to a revoked certificate, on a private SoftHSM token and a private SQLite file
+# in a temporary directory. It prints for each step what happened and the command to type, and exits 0 only if every
+# step succeeded.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -11,7 +12,7 @@ pids=()
 step=0
 begun=$(date +%s)
 
-# Everything below is private to the demonstration: no configuration of the user's is read or written.
+# The demonstration reads and writes no configuration of the user.
 export SOFTHSM2_CONF=$work/softhsm/softhsm2.conf
 export XDG_STATE_HOME=$work/state
 export PATH=$bin:$PATH
@@ -34,7 +35,7 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-say() { # what happened, command
+say() { # TEXT [COMMAND]: prints a step and its command
   step=$((step + 1))
   printf '%2d. %s\n' "$step" "$1"
   if [ $# -gt 1 ]; then printf '      $ %s\n' "$2"; fi
@@ -42,18 +43,18 @@ say() { # what happened, command
 fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 quiet() { "$@" >>"$work/commands.log" 2>&1 || fail "failed: $*"; }
 
-# until SECONDS COMMAND…: waits for a command to succeed.
+# until_ok SECONDS COMMAND…: retries a command until it succeeds.
 until_ok() {
   local deadline=$(($(date +%s) + $1))
   shift
   until "$@" >>"$work/commands.log" 2>&1; do
-    [ "$(date +%s)" -lt "$deadline" ] || fail "waited in vain for: $*"
+    [ "$(date +%s)" -lt "$deadline" ] || fail "timed out waiting for: $*"
     sleep 0.2
   done
 }
 
-# A free pair of ports, so that the demonstration disturbs no server that is running.
-port() { # a port that nobody listens on
+# Free ports, so that the demonstration does not conflict with a running server.
+port() { # prints a free port
   local p
   while p=$((20000 + RANDOM % 20000)); do
     if ! (exec 3<>"/dev/tcp/127.0.0.1/$p") 2>/dev/null; then echo "$p"; return; fi
@@ -88,7 +89,7 @@ quiet brevet ceremony intermediate request "${tok[@]}" --key-label issuing-g1 --
 quiet brevet ceremony sign "${tok[@]}" --key-label root-g1 --root root.crt --csr issuing.csr \
   --trust-domain demo.example --public-url "$url" --out issuing.crt
 quiet brevet ceremony crl "${tok[@]}" --key-label root-g1 --root root.crt --out root.crl
-say 'The issuing CA asked, and the root signed: for no CA below it; the root CRL is signed too.' \
+say 'The root signed the certificate of the issuing CA (path length 0) and the root CRL.' \
   'brevet ceremony intermediate request … && brevet ceremony sign … && brevet ceremony crl …'
 
 cat >brevet.yaml <<EOF
@@ -99,7 +100,7 @@ public_url: $url
 listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http", operations: "127.0.0.1:$operations"}
 token: {label: demo, pin_file: $work/pin}
 profiles:
-  short: # a certificate that lives well under a minute, so that renewing can be watched
+  short: # valid for well under a minute, so that renewals can be watched
     kinds: [device]
     lifetime: 15s
     max_lifetime: 30s
@@ -122,16 +123,16 @@ pids+=($!)
 root_crl=$(openssl x509 -in issuing.crt -noout -ext crlDistributionPoints | sed -n 's/^ *URI://p')
 until_ok 15 curl -fsS -o /dev/null "http://127.0.0.1:$operations/readyz"
 until_ok 15 curl -fsS -o /dev/null "$root_crl"
-say 'The server is up: issuer, registration authority, validation authority and log in one process.' \
+say 'The server is running: issuer, registration authority, validation authority and log in one process.' \
   'brevet serve --config brevet.yaml'
 
 quiet brevet login --token-file alice.token
-say 'alice traded the token for an operator certificate.' 'brevet login --token-file alice.token'
+say 'alice enrolled for an operator certificate with the token.' 'brevet login --token-file alice.token'
 
 # --- A device -------------------------------------------------------------------------------------------------------
 quiet brevet identity create device/1 --kind device --profile short --label site=plant-7
 quiet brevet token create device/1 --lifetime 15m --out device1.token
-say 'A device is registered, and a one-time enrollment token is made for it.' \
+say 'A device is registered, and has a one-time enrollment token.' \
   'brevet identity create device/1 --kind device --profile short && brevet token create device/1 --out device1.token'
 
 cat >agent.yaml <<EOF
@@ -145,7 +146,7 @@ cert=$work/device1/current/cert.pem
 until_ok 10 test -s "$cert"
 serial() { openssl x509 -in "$cert" -noout -serial | cut -d= -f2; }
 first=$(serial)
-say "brevet-agent enrolled: certificate $first lives $(( $(date -d "$(openssl x509 -in "$cert" -noout -enddate | cut -d= -f2)" +%s) - $(date +%s) )) s more." \
+say "brevet-agent enrolled: certificate $first is valid for $(( $(date -d "$(openssl x509 -in "$cert" -noout -enddate | cut -d= -f2)" +%s) - $(date +%s) )) s." \
   'brevet-agent run --config agent.yaml'
 
 renewal -credential "$work/device1" -certificates 3 >renewal.log 2>&1 &
@@ -163,12 +164,12 @@ quiet openssl verify -CAfile root.crt -untrusted issuing.crt web1.crt
 say "OpenSSL verifies it: $(openssl verify -CAfile root.crt -untrusted issuing.crt web1.crt)" \
   'openssl verify -CAfile root.crt -untrusted issuing.crt web1.crt'
 
-ocsp() { # certificate: prints its status as openssl ocsp says it
+ocsp() { # CERTIFICATE: prints its status according to openssl ocsp
   openssl ocsp -CAfile root.crt -issuer issuing.crt -cert "$1" -url "$(openssl x509 -in "$1" -noout -ocsp_uri)" 2>ocsp.log | grep "^$1:" | cut -d' ' -f2
 }
 [ "$(ocsp web1.crt)" = good ] || fail "openssl ocsp does not say good: $(cat ocsp.log)"
 grep -q 'Response verify OK' ocsp.log || fail "openssl ocsp does not verify the response: $(cat ocsp.log)"
-say 'OpenSSL asks OCSP: good.' "openssl ocsp -CAfile root.crt -issuer issuing.crt -cert web1.crt -url $url/ocsp"
+say 'By OCSP the certificate is good (checked with OpenSSL).' "openssl ocsp -CAfile root.crt -issuer issuing.crt -cert web1.crt -url $url/ocsp"
 
 # --- A factory ------------------------------------------------------------------------------------------------------
 quiet factory -operator "$XDG_STATE_HOME/brevet/operator" -path device/line1 -count 50 -out line1
@@ -180,13 +181,13 @@ say 'A factory registered 50 devices and got their certificates over one stream,
 wait "$renewal" || fail "connections failed while the device renewed: $(cat renewal.log)"
 last=$(serial)
 [ "$last" != "$first" ] || fail 'the device did not renew'
-say "The device renewed twice by itself, and no connection noticed: $(cat renewal.log)" 'brevet-agent status --config agent.yaml'
+say "The device renewed twice by itself, without interrupting a connection: $(cat renewal.log)" 'brevet-agent status --config agent.yaml'
 
 # --- Revocation -----------------------------------------------------------------------------------------------------
 web=$(openssl x509 -in web1.crt -noout -serial | cut -d= -f2)
 quiet brevet cert revoke "$web" --reason keyCompromise
 [ "$(ocsp web1.crt)" = revoked ] || fail "openssl ocsp does not say revoked: $(cat ocsp.log)"
-say "The workload's certificate is revoked, and at once OCSP says so." "brevet cert revoke $web --reason keyCompromise"
+say "The workload's certificate is revoked, and OCSP says so at once." "brevet cert revoke $web --reason keyCompromise"
 
 crl_url=$(openssl x509 -in web1.crt -noout -ext crlDistributionPoints | sed -n 's/^ *URI://p')
 fetch_crl() {
@@ -196,33 +197,33 @@ fetch_crl() {
 }
 until_ok 10 fetch_crl
 quiet openssl crl -in issuing.crl -CAfile issuing.crt -noout
-say "The CRL, fetched over HTTP, holds the serial." "curl -O $crl_url"
+say "The CRL, fetched over HTTP, lists the serial number." "curl -O $crl_url"
 
-openssl x509 -in web1.crt -checkend 0 -noout >/dev/null || fail 'the certificate expired too early to tell'
+openssl x509 -in web1.crt -checkend 0 -noout >/dev/null || fail 'the certificate has expired, so this step cannot check its revocation'
 set +e
 verdict=$(openssl verify -crl_check -CAfile root.crt -untrusted issuing.crt -CRLfile issuing.crl web1.crt 2>&1)
 set -e
 grep -q 'error 23 at 0 depth lookup: certificate revoked' <<<"$verdict" || fail "openssl verify says: $verdict"
 [ "$(grep -c '^error [0-9]' <<<"$verdict")" = 1 ] || fail "openssl verify says more: $verdict"
-say "OpenSSL refuses the unexpired certificate for that, and nothing else: error 23, certificate revoked." \
+say "OpenSSL refuses the certificate only because it is revoked: error 23." \
   'openssl verify -crl_check -CAfile root.crt -untrusted issuing.crt -CRLfile issuing.crl web1.crt'
 
 device=$(serial)
 quiet brevet cert revoke "$device" --reason cessationOfOperation
-agent_status() { brevet-agent status --config agent.yaml 2>&1 || true; } # it exits with 1 unless all is well
+agent_status() { brevet-agent status --config agent.yaml 2>&1 || true; } # it exits 1 unless the agent is healthy
 refused() { grep -q 'certificate.revoked' <<<"$(agent_status)"; }
 until_ok 20 refused
-say "The device's certificate is revoked: its next renewal is refused, and the agent says why ($(agent_status | sed -n 's/.*\(certificate [0-9A-F]* is revoked[^;]*\).*/\1/p' | head -n 1))." \
+say "The device's certificate is revoked: its next renewal is refused, and the agent reports the reason ($(agent_status | sed -n 's/.*\(certificate [0-9A-F]* is revoked[^;]*\).*/\1/p' | head -n 1))." \
   'brevet-agent status --config agent.yaml'
 
 # --- The log --------------------------------------------------------------------------------------------------------
-brevet log list >log.txt 2>>commands.log || fail 'the log cannot be read'
+brevet log list >log.txt 2>>commands.log || fail 'reading the log failed'
 for what in ca.installed identity.registered token.created token.bound certificate.issued certificate.revoked crl.published request.refused; do
-  grep -q "$what" log.txt || fail "the log does not hold $what"
+  grep -q "$what" log.txt || fail "the log has no entry $what"
 done
-grep -q "spiffe://demo.example/brevet/operator/alice *certificate.revoked" log.txt || fail 'the log does not say that alice revoked'
+grep -q "spiffe://demo.example/brevet/operator/alice *certificate.revoked" log.txt || fail 'the log has no revocation by alice'
 quiet brevet log verify
-say "The log says who did what, and its chain of $(($(wc -l <log.txt) - 1)) entries holds. alice's part of it:" 'brevet log list && brevet log verify'
+say "The log records who did what, and its chain of $(($(wc -l <log.txt) - 1)) entries verifies. The entries of alice:" 'brevet log list && brevet log verify'
 grep 'operator/alice  *\(identity\|token\|certificate.revoked\)' log.txt | grep -v /line1/ | awk '{print "        " $2 "  " $4 "  " $6 "  " $7}'
 
-printf '\nEvery step held, in %s s. Next: make run keeps a CA like this one for you to try.\n' "$(($(date +%s) - begun))"
+printf '\nEvery step succeeded, in %s s. Next: make run starts a CA like this one for you to try.\n' "$(($(date +%s) - begun))"

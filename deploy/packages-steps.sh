@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What an operator does with the packages, from installing to purging, on a system whose process 1 is systemd.
-# deploy/packages-test.sh calls it, in a copy of the system: it changes what it runs on.
+# Tests the packages from installation to purge, on a system in which systemd is process 1. It changes that system, so
+# deploy/packages-test.sh runs it in a copy.
 set -euo pipefail
 cd /packages
 
@@ -9,18 +9,18 @@ say() { printf '%3d s  %s\n' "$(($(date +%s) - begun))" "$*"; }
 fail() { printf 'packages-steps: %s\n' "$*" >&2; exit 1; }
 quiet() { "$@" >commands.log 2>&1 || { cat commands.log >&2; fail "failed: $*"; }; }
 is() { # WHAT WANT GOT
-  [ "$2" = "$3" ] || fail "$1 is $3, and should be $2"
+  [ "$2" = "$3" ] || fail "$1 is $3, want $2"
 }
 mode() { is "$1" "$2" "$(stat -c '%a %U:%G' "$1")"; }
-state() { # UNIT WANT: as systemctl is-active says
+state() { # UNIT WANT: checks the output of systemctl is-active
   is "$1" "$2" "$(systemctl is-active "$1" || true)"
 }
-# Some systems leave out documents of packages: here they are looked at.
+# Some systems do not install documentation; the test needs it.
 dpkg() { command dpkg --path-include='/usr/share/*' "$@"; }
 as_brevet() { runuser -u brevet -- env SOFTHSM2_CONF=/etc/brevet/softhsm2.conf "$@"; }
 
 # --- Install ----------------------------------------------------------------------------------------------------------
-# The first installation is of an older version, of which the package's own configuration was another.
+# First install an older version with another configuration file, to test the upgrade later.
 mkdir old
 for name in brevet brevet-agent; do
   quiet dpkg-deb --raw-extract "$name"_*.deb "old/$name"
@@ -36,7 +36,7 @@ for name in brevet brevet-agent; do
   mode "/etc/$name" '755 root:root'
   case $name in
   brevet) mode "/var/lib/$name" "700 $name:$name" ;;
-  *) mode "/var/lib/$name" "711 $name:$name" ;; # others pass through it to the certificates
+  *) mode "/var/lib/$name" "711 $name:$name" ;; # other users may traverse it to read certificates
   esac
   mode "/usr/bin/$name" '755 root:root'
   is "the shell of $name" /usr/sbin/nologin "$(getent passwd "$name" | cut -d: -f7)"
@@ -45,13 +45,13 @@ for name in brevet brevet-agent; do
   is "the version of $name" "$name" "$("$name" version | cut -d' ' -f1)"
 done
 is 'the files that differ from the packages' '' "$(dpkg --verify brevet brevet-agent)"
-say 'Installed: accounts and directories are there, and nothing is started or enabled.'
+say 'Installed: accounts and directories exist, and no service is started or enabled.'
 
-# Started before it is configured, each says what is missing; without a PIN the server is not tried again.
-refuses() { # UNIT TEXT: the unit does not start, and its journal says why
-  if systemctl start "$1" 2>/dev/null; then fail "$1 starts, and should not"; fi
+# Without configuration each service must log what is missing. Without a PIN the server must not be restarted.
+refuses() { # UNIT TEXT: checks that the unit does not start and its journal contains the text
+  if systemctl start "$1" 2>/dev/null; then fail "$1 starts without configuration"; fi
   journalctl --sync
-  journalctl --no-pager --quiet --unit="$1" | grep -q -- "$2" || fail "nobody says why $1 does not start"
+  journalctl --no-pager --quiet --unit="$1" | grep -q -- "$2" || fail "the journal does not say why $1 does not start"
 }
 refuses brevet status=243/CREDENTIALS
 is 'the server without a PIN' failed "$(systemctl show brevet --property SubState --value)"
@@ -59,13 +59,13 @@ install -m 0600 /dev/null /etc/brevet/pin
 refuses brevet 'no configuration: open /etc/brevet/brevet.yaml'
 refuses brevet-agent '/etc/brevet-agent/agent.yaml: no such file'
 quiet systemctl stop brevet brevet-agent
-say 'Started too early, each says what it lacks.'
+say 'Started without configuration, each service logs what is missing.'
 
 # --- Manual and completions -------------------------------------------------------------------------------------------
 for page in brevet brevet-ceremony-intermediate-request brevet-agent brevet-agent-run; do
-  zcat "/usr/share/man/man1/$page.1.gz" | grep -q "^$page - " || fail "the page $page has no name"
+  zcat "/usr/share/man/man1/$page.1.gz" | grep -q "^$page - " || fail "the manual page $page has no name"
 done
-completes() { # LINE WORD: the completion of the line offers the word
+completes() { # LINE WORD: checks that completing the line offers the word
   (
     set +eu
     . /usr/share/bash-completion/bash_completion
@@ -86,7 +86,7 @@ completes 'brevet-agent run --to' --token-file
 completes 'brevet-agent status --output ' json
 completes 'brevet cert revoke --lab' --label
 completes 'brevet bench oc' ocsp
-for shell in zsh fish; do # where there is one: the scripts load, and complete
+for shell in zsh fish; do # if installed: the scripts must load and complete
   command -v "$shell" >/dev/null || continue
   case $shell in
     zsh) zsh -fc 'fpath=(/usr/share/zsh/vendor-completions $fpath); autoload -Uz compinit; compinit -u -D
@@ -95,7 +95,7 @@ for shell in zsh fish; do # where there is one: the scripts load, and complete
       grep -q ^ceremony commands.log && grep -q ^status commands.log ;;
   esac || fail "$shell does not complete: $(cat commands.log)"
 done
-say 'The manual is there, and the shell completes commands and flags.'
+say 'The manual pages exist, and the shell completes commands and flags.'
 
 # --- Configure, and start ---------------------------------------------------------------------------------------------
 cat >/etc/brevet/brevet.yaml <<'EOF'
@@ -117,7 +117,7 @@ install -m 0600 -o brevet -g brevet pin so-pin /var/lib/brevet/ceremony/
   quiet as_brevet brevet ceremony intermediate request "${token[@]}" --key-label issuing-g1 --subject 'CN=Fleet Issuing G1'
   quiet as_brevet brevet ceremony sign "${token[@]}" --key-label root-g1 --csr issuing.csr --trust-domain fleet.example --public-url http://127.0.0.1:7080
   quiet as_brevet brevet ceremony crl "${token[@]}" --key-label root-g1
-  # No terminal is here to ask for the PIN: it comes as the service gets it.
+  # There is no terminal to prompt for the PIN, so pass it as a credential, as systemd does.
   quiet as_brevet env CREDENTIALS_DIRECTORY="$PWD" brevet ceremony install --config /etc/brevet/brevet.yaml \
     --certificate issuing.crt --key-label issuing-g1 --root root.crt --crl root.crl --operator alice --token-out alice.token
   rm pin so-pin
@@ -125,7 +125,7 @@ install -m 0600 -o brevet -g brevet pin so-pin /var/lib/brevet/ceremony/
 quiet systemctl enable --now brevet
 state brevet active
 quiet curl -fsS http://127.0.0.1:7090/readyz
-say 'The server runs, with its PIN as a credential of systemd.'
+say 'The server runs, with its PIN as a systemd credential.'
 
 quiet brevet login --token-file /var/lib/brevet/ceremony/alice.token
 quiet brevet identity create device/1
@@ -140,15 +140,15 @@ first=$(serial)
 quiet openssl verify -CAfile /var/lib/brevet/ceremony/root.crt -untrusted $credential/cert.pem $credential/cert.pem
 quiet brevet-agent status --config /etc/brevet-agent/agent.yaml
 mode "$(readlink -f $credential/key.pem)" '600 brevet-agent:brevet-agent'
-say "The agent runs, and was ready when it had a certificate: $first."
+say "The agent runs, and became ready with its certificate: $first."
 
 # --- Restart, upgrade -------------------------------------------------------------------------------------------------
 pid() { systemctl show "$1" --property MainPID --value; }
-both_go_on() { # BEFORE: two processes of before, of which none may be left
+both_go_on() { # BEFORE: checks that both services run, in other processes than before
   systemctl is-active --quiet brevet brevet-agent || systemctl is-system-running --wait >/dev/null || true
   for name in brevet brevet-agent; do
     state "$name" active
-    grep -qw "$(pid "$name")" <<<"$1" && fail "$name is still the process that it was"
+    grep -qw "$(pid "$name")" <<<"$1" && fail "$name was not restarted"
   done
   quiet curl -fsS http://127.0.0.1:7090/readyz
   is "the agent's certificate" "$first" "$(serial)"
@@ -157,11 +157,11 @@ both_go_on() { # BEFORE: two processes of before, of which none may be left
 before="$(pid brevet) $(pid brevet-agent)"
 quiet systemctl restart brevet brevet-agent
 both_go_on "$before"
-say 'Both restart, and go on with what they have.'
+say 'Both restart and continue with their data.'
 
 before="$(pid brevet) $(pid brevet-agent)"
 quiet dpkg --install brevet_*.deb brevet-agent_*.deb
-settle() { # the upgrade restarts them and does not wait
+settle() { # waits for the restarts that the upgrade has started
   until [ -z "$(systemctl list-jobs --plain --no-legend 'brevet*')" ]; do sleep 0.1; done
 }
 settle
@@ -170,8 +170,8 @@ quiet brevet log verify
 for name in brevet brevet-agent; do
   is "the version of $name" "$(dpkg-deb --field "$name"_*.deb Version)" "$(dpkg-query --show --showformat '${Version}' "$name")"
 done
-is "what is left of the older package's configuration" 0 "$(grep -c 'An older one' /etc/brevet/softhsm2.conf || true)"
-say 'An upgrade from an older version restarts what runs, brings its configuration up to date, and the log still verifies.'
+is "lines left of the older package's configuration" 0 "$(grep -c 'An older one' /etc/brevet/softhsm2.conf || true)"
+say 'An upgrade restarts running services and replaces the configuration file, and the log still verifies.'
 
 # --- Stop, revoke, refuse ---------------------------------------------------------------------------------------------
 quiet systemctl stop brevet brevet-agent
@@ -182,7 +182,7 @@ quiet dpkg --install brevet_*.deb brevet-agent_*.deb
 settle
 state brevet inactive
 state brevet-agent inactive
-say 'Both stop cleanly, and an upgrade leaves stopped what was stopped.'
+say 'Both stop cleanly, and an upgrade does not start stopped services.'
 
 # --- Remove, install again --------------------------------------------------------------------------------------------
 quiet systemctl start brevet brevet-agent
@@ -206,7 +206,7 @@ quiet systemctl start brevet brevet-agent
 state brevet active
 state brevet-agent active
 is "the agent's certificate" "$first" "$(serial)"
-say 'Removing stops them and keeps what is theirs; installed again they go on.'
+say 'Removal stops the services and keeps their data; after reinstallation they continue.'
 
 # --- Purge ------------------------------------------------------------------------------------------------------------
 quiet dpkg --purge brevet brevet-agent
@@ -216,5 +216,5 @@ for name in brevet brevet-agent; do
   [ ! -L "/etc/systemd/system/multi-user.target.wants/$name.service" ] || fail "$name is still enabled"
 done
 kept
-[ ! -e /etc/brevet/softhsm2.conf ] || fail "purging leaves the package's own configuration"
-say 'Purging keeps keys, store, log and what the operator wrote, and says so.'
+[ ! -e /etc/brevet/softhsm2.conf ] || fail "purging does not remove the package's configuration file"
+say "Purging keeps keys, store, log and the operator's files, and says so."

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Installs dist/*.deb into a copy of this system, under a systemd that is process 1 there, and does with them what an
-# operator does: deploy/packages-steps.sh. `make test-packages` calls it. It takes root, for namespaces, mounts and a
-# cgroup of its own; nothing of it is left, and nothing outside changes: the copy is an overlay whose changes are kept in
-# memory, without a network but loopback, and with the kernel's settings read-only.
+# Installs dist/*.deb into a copy of this system in which systemd is process 1, and runs deploy/packages-steps.sh there.
+# `make test-packages` calls it. It needs root for namespaces, mounts and a cgroup. It changes nothing outside of the
+# copy and removes it at the end: the copy is an overlay in memory, with only a loopback network and read-only kernel
+# settings.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 fail() { printf 'packages-test: %s\n' "$*" >&2; exit 1; }
 
-# boot DIRECTORY: becomes process 1 of the copy. It runs in namespaces of its own.
+# boot DIRECTORY: sets up the copy and becomes its process 1. It must run in new namespaces.
 boot() {
   local base=$1 copy=$1/copy
   mount --make-rprivate /
@@ -34,19 +34,19 @@ boot() {
 
   install -d -m 0755 "$copy/packages"
   cp dist/*.deb deploy/packages-steps.sh "$copy/packages/"
-  rm -f "$copy/var/lib/man-db/auto-update" # or each dpkg indexes every manual of the system
-  # What this system starts besides is not started there, and nobody waits for a network.
+  rm -f "$copy/var/lib/man-db/auto-update" # otherwise each dpkg indexes all manual pages of the system
+  # Start none of this system's other services, and do not wait for a network.
   mkdir -p "$copy/run/systemd/system"
   printf '[Unit]\nRequires=sysinit.target\nAfter=sysinit.target\n' >"$copy/run/systemd/system/packages-test.target"
   for unit in systemd-networkd-wait-online NetworkManager-wait-online ifupdown-wait-online; do
     ln -s /dev/null "$copy/run/systemd/system/$unit.service"
   done
-  # Not chroot, in which the kernel makes no user namespaces: PrivateUsers= needs one.
+  # Not chroot: the kernel makes no user namespaces in one, and PrivateUsers= needs one.
   mkdir "$copy/mnt/outside"
   cd "$copy"
   pivot_root . mnt/outside
   umount -l mnt/outside
-  mount --make-rshared / # as process 1 does outside of containers: the mounts of credentials spread to it
+  mount --make-rshared / # as on a real system: systemd's mounts of credentials must propagate
   exec setpriv --bounding-set=-sys_module,-sys_boot,-sys_time,-sys_rawio \
     env -i container=packages-test PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C \
     "$systemd" --system --unit=packages-test.target --show-status=no
@@ -55,19 +55,19 @@ boot() {
 for systemd in /usr/lib/systemd/systemd /lib/systemd/systemd; do [ ! -x "$systemd" ] || break; done
 if [ "${1-}" = boot ]; then boot "$2"; fi
 
-[ "$(id -u)" = 0 ] || fail 'it makes namespaces and mounts: run it as root, sudo make test-packages'
-[ -x "$systemd" ] || fail 'there is no systemd: run deploy/setup.sh --test'
+[ "$(id -u)" = 0 ] || fail 'this needs root for namespaces and mounts: run sudo make test-packages'
+[ -x "$systemd" ] || fail 'systemd is not installed: run deploy/setup.sh --test'
 [ -n "$(echo dist/*.deb)" ] && [ -e "$(echo dist/brevet_*.deb)" ] || fail 'there are no packages: run make packages'
 for path in /etc/brevet /etc/brevet-agent /var/lib/brevet /var/lib/brevet-agent; do
-  [ ! -e "$path" ] || fail "$path exists: this system has a Brevet of its own, and the copy would too; run it elsewhere"
+  [ ! -e "$path" ] || fail "$path exists: Brevet is installed on this system; run the test on another one"
 done
 
 base=$(mktemp -d "${TMPDIR:-/tmp}/brevet-packages.XXXXXX")
 log=$base.log
 cgroups=$(findmnt -n -t cgroup2 -o TARGET | head -n 1)
-[ -n "$cgroups" ] || fail 'systemd needs cgroups of version 2, and none are mounted here'
+[ -n "$cgroups" ] || fail 'systemd needs cgroups version 2, which are not mounted'
 cgroup=$cgroups$(sed -n 's/^0:://p' /proc/self/cgroup | sed 's|/$||')/${base##*/}
-mkdir "$cgroup" || fail "systemd needs a cgroup of its own, and $cgroup cannot be made"
+mkdir "$cgroup" || fail "systemd needs a cgroup, and creating $cgroup failed"
 
 cleanup() {
   status=$?
@@ -76,11 +76,11 @@ cleanup() {
     cat "$log" >&2
     inside journalctl --no-pager --quiet --lines=30 >&2 || true
   fi
-  if [ -n "${outer-}" ]; then # its end is the end of process 1, and with it of all that was started there
+  if [ -n "${outer-}" ]; then # this ends process 1, and with it all processes of the copy
     kill -KILL "$outer" 2>/dev/null || true
     wait "$outer" 2>/dev/null || true
   fi
-  for _ in $(seq 50); do # the kernel takes a moment to empty them
+  for _ in $(seq 50); do # the kernel empties the cgroups with a delay
     find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null && break
     sleep 0.1
   done
@@ -105,8 +105,8 @@ inside() { # COMMAND…: runs a command in the copy
 }
 for _ in $(seq 300); do
   if state=$(inside systemctl is-system-running 2>/dev/null) || [ "$state" = degraded ]; then break; fi
-  kill -0 "$outer" 2>/dev/null || fail 'systemd ended; it said:'
+  kill -0 "$outer" 2>/dev/null || fail 'systemd ended; its output:'
   sleep 0.1
 done
-[ "$state" = running ] || [ "$state" = degraded ] || fail "systemd does not come up: it is ${state:-silent}; it said:"
+[ "$state" = running ] || [ "$state" = degraded ] || fail "systemd did not start: its state is ${state:-unknown}; its output:"
 inside bash /packages/packages-steps.sh

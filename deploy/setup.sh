@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what Brevet needs to be built, run and tested, by Debian package name, and only what is missing.
-# It starts and configures nothing; a second run changes nothing.
+# Installs the packages that Brevet needs to be built, run and tested, if they are missing.
+# It starts and configures nothing. A second run changes nothing.
 
 set -eu
 
@@ -9,11 +9,12 @@ usage() {
 usage: deploy/setup.sh [--build | --test | --judges]
 
   --build   only what building needs
-  --test    also what the tests compare Brevet with
+  --test    also the programs that the tests use
   --judges  also the large programs of make test-judges
   (none)    what building and running need
 
-Installs what is missing with apt-get, as root or with sudo. Without either it prints what to install and exits 1.
+Installs missing packages with apt-get, as root or with sudo. If that is not possible, it prints what to install and
+exits 1.
 EOF
 }
 
@@ -21,7 +22,7 @@ case "${1-}" in
 '') stage=2 purpose='build and run' ;;
 --build) stage=1 purpose='build' ;;
 --test) stage=3 purpose='build, run and test' ;;
---judges) stage=4 purpose='build, run and test with every judge' ;;
+--judges) stage=4 purpose='build, run and test, with make test-judges' ;;
 -h | --help)
 	usage
 	exit 0
@@ -53,7 +54,7 @@ have_file() {
 
 have_compiler() { have "${CC:-gcc}"; }
 
-# The headers are asked for through the compiler: where they lie differs from system to system.
+# The compiler looks for headers, because their directories differ between systems.
 have_libc() {
 	have_compiler && printf '#include <stdlib.h>\n' | "${CC:-gcc}" -E -x c - >/dev/null 2>&1
 }
@@ -67,7 +68,7 @@ have_roots() {
 		/etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem
 }
 
-# The same places as in hsm/softhsm.go.
+# The same paths as in hsm/softhsm.go.
 have_softhsm() {
 	have softhsm2-util && have_file /usr/lib/softhsm/libsofthsm2.so /usr/lib/*-linux-gnu/softhsm/libsofthsm2.so \
 		/usr/lib64/pkcs11/libsofthsm2.so /usr/lib64/softhsm/libsofthsm2.so /usr/lib/pkcs11/libsofthsm2.so \
@@ -81,16 +82,16 @@ have_gnutls() { have certtool && have ocsptool && have gnutls-cli; }
 
 have_nss() { have certutil && have crlutil && have vfychain; }
 
-# A Java that runs a program from its source.
+# A JDK, which runs a program from its source.
 have_java() { have java && have javac; }
 
-# Programs that were taken out of their packages are there, and may lack a library.
+# These programs may be installed without a library that they need, so run them.
 have_nginx() { have nginx && nginx -v >/dev/null 2>&1; }
 have_mosquitto() { have mosquitto && mosquitto -h 2>/dev/null | grep -q version && have mosquitto_pub; }
 have_haproxy() { have haproxy && haproxy -v >/dev/null 2>&1; }
 
-# missing STAGE PROBE DEBIAN FEDORA ALPINE MACOS WHY: asks the probe, and notes the package when it says no.
-# Probes look for the tool itself, never for the package: a tool that came another way is as good.
+# missing STAGE PROBE DEBIAN FEDORA ALPINE MACOS WHY: adds the packages to the lists if the probe fails.
+# Probes look for the tool, not for the package, because it may have been installed in another way.
 debian='' fedora='' alpine='' macos=''
 missing() {
 	if [ "$1" -gt "$stage" ] || $2; then return 0; fi
@@ -100,43 +101,43 @@ missing() {
 
 survey() {
 	debian='' fedora='' alpine='' macos=''
-	missing 1 have_compiler gcc gcc gcc '' 'compiles the C of SQLite and of the PKCS#11 binding'
-	missing 1 have_libc libc6-dev glibc-devel musl-dev '' 'the headers that this C includes'
+	missing 1 have_compiler gcc gcc gcc '' 'compiles SQLite and the PKCS#11 binding'
+	missing 1 have_libc libc6-dev glibc-devel musl-dev '' 'C headers'
 	missing 1 'have make' make make make '' 'runs the targets of the Makefile'
 	missing 1 have_roots ca-certificates ca-certificates ca-certificates ca-certificates \
-		'lets go download modules over HTTPS'
+		'TLS roots, with which go downloads modules'
 	missing 2 have_softhsm softhsm2 softhsm softhsm softhsm 'the PKCS#11 token that holds the keys of the demo'
-	missing 2 'have openssl' openssl openssl openssl openssl 'verifies certificates and asks OCSP as a stranger would'
-	missing 2 'have curl' curl curl curl curl 'fetches the CRL over HTTP as a relying party would'
-	missing 3 'have pkcs11-tool' opensc opensc opensc opensc 'looks into the token with code that is not ours'
+	missing 2 'have openssl' openssl openssl openssl openssl 'verifies certificates and requests OCSP responses'
+	missing 2 'have curl' curl curl curl curl 'fetches the CRL over HTTP, as a relying party does'
+	missing 3 'have pkcs11-tool' opensc opensc opensc opensc 'reads the token with independent code'
 	missing 3 'have_file /usr/include/p11-kit-1/p11-kit/pkcs11.h' libp11-kit-dev p11-kit-devel p11-kit-dev p11-kit \
-		'the headers of a PKCS#11 module that loses its device in the tests'
+		'headers for a test module that loses its PKCS#11 device'
 	missing 3 have_gnutls gnutls-bin gnutls-utils gnutls-utils gnutls \
-		'a second opinion on certificates, CRLs and OCSP: certtool, ocsptool, gnutls-cli'
+		'verifies certificates, CRLs and OCSP: certtool, ocsptool, gnutls-cli'
 	missing 3 'have promtool' prometheus golang-github-prometheus prometheus prometheus \
 		'promtool, which checks the alert rules and the dashboard'
-	missing 3 'have wrk' wrk wrk wrk wrk 'asks for OCSP as fast as it is answered, for brevet bench ocsp'
-	missing 3 have_nss libnss3-tools nss-tools nss-tools nss 'what Firefox makes of CRLs and OCSP: certutil, crlutil, vfychain'
-	missing 3 'have_file /usr/bin/python3' python3 python3 python3 python 'what Python makes of the names in certificates'
-	missing 3 have_java default-jdk-headless java-21-openjdk-devel openjdk21-jdk openjdk 'what Java makes of CRLs and OCSP'
-	missing 3 'have_file /usr/share/java/bcpkix.jar' libbcpkix-java bouncycastle-pkix '' '' 'Bouncy Castle, likewise'
-	missing 3 have_nginx 'nginx libpcre2-8-0' nginx nginx nginx 'staples OCSP answers, and asks about its clients'
-	missing 3 have_haproxy 'haproxy liblua5.3-0 libopentracing-c-wrapper0' haproxy haproxy haproxy 'likewise'
+	missing 3 'have wrk' wrk wrk wrk wrk 'load generator for brevet bench ocsp'
+	missing 3 have_nss libnss3-tools nss-tools nss-tools nss 'checks CRLs and OCSP as Firefox does: certutil, crlutil, vfychain'
+	missing 3 'have_file /usr/bin/python3' python3 python3 python3 python 'reads the names in certificates'
+	missing 3 have_java default-jdk-headless java-21-openjdk-devel openjdk21-jdk openjdk 'checks CRLs and OCSP as Java programs do'
+	missing 3 'have_file /usr/share/java/bcpkix.jar' libbcpkix-java bouncycastle-pkix '' '' 'Bouncy Castle: checks CRLs and OCSP'
+	missing 3 have_nginx 'nginx libpcre2-8-0' nginx nginx nginx 'staples OCSP responses, and checks its clients'
+	missing 3 have_haproxy 'haproxy liblua5.3-0 libopentracing-c-wrapper0' haproxy haproxy haproxy 'staples OCSP responses'
 	missing 3 'have_header mbedtls/ssl.h' libmbedtls-dev mbedtls-devel mbedtls-dev mbedtls 'verifies chains as firmware does'
-	missing 3 'have_header wolfssl/ssl.h' libwolfssl-dev wolfssl-devel wolfssl-dev wolfssl 'likewise'
+	missing 3 'have_header wolfssl/ssl.h' libwolfssl-dev wolfssl-devel wolfssl-dev wolfssl 'verifies chains as firmware does'
 	missing 3 have_python_cryptography python3-cryptography python3-cryptography py3-cryptography '' 'reads certificates as Python programs do'
 	missing 3 have_mosquitto 'mosquitto libdlt2 libwrap0 libwebsockets17 mosquitto-clients' mosquitto mosquitto mosquitto \
-		'a broker that knows clients by the subjects of their certificates'
-	missing 3 'have strace' strace strace strace '' 'takes down what a server writes, so that a power cut can lose some of it'
-	missing 3 'have systemd-analyze' systemd systemd systemd '' 'rates how the service files confine what they start'
+		'a broker that identifies clients by their certificates'
+	missing 3 'have strace' strace strace strace '' 'records the writes of a server, to simulate power cuts'
+	missing 3 'have systemd-analyze' systemd systemd systemd '' 'rates the sandboxing of the service files'
 	missing 3 have_namespaces 'util-linux iproute2' 'util-linux iproute' 'util-linux iproute2' '' \
-		'makes the copy of this system that packages are installed in'
+		'makes a copy of this system to test packages in'
 	missing 3 'have_file /usr/share/bash-completion/bash_completion' bash-completion bash-completion bash-completion '' \
-		'the shell in which the packages complete commands'
+		'tests the shell completions of the packages'
 	missing 4 'have npm' npm npm npm node 'installs Deno, whose TLS is rustls'
 }
 
-# by_hand WHY: says exactly what a person has to install.
+# by_hand WHY: prints the command that installs the missing packages, and exits.
 by_hand() {
 	fail "$1; install this, then run it again:"
 	if have apt-get; then
@@ -157,7 +158,7 @@ by_hand() {
 	exit 1
 }
 
-# as_root COMMAND...: a password is asked for only where somebody sits in front of it.
+# as_root COMMAND...: runs a command as root. sudo may ask for a password only on a terminal.
 as_root() {
 	if [ "$(id -u)" -eq 0 ]; then
 		"$@"
@@ -170,16 +171,15 @@ as_root() {
 	fi
 }
 
-# Recommended packages stay out because opensc recommends a smart card daemon, and needrestart stays quiet because it
-# would restart services that are none of our business.
+# Recommended packages are not installed, because opensc recommends a smart card daemon. needrestart is suspended,
+# because it would restart unrelated services.
 apt() {
 	as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
 		apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"
 }
 
-# Some programs come with a server that starts when its package is installed. So the one program is taken out of the
-# package, and the package is not installed.
-# take PACKAGE PROGRAM: PROGRAM as the package has it, such as usr/bin/promtool.
+# take PACKAGE PROGRAM: installs one program of a package, such as usr/bin/promtool, without installing the package,
+# whose server would start.
 take() {
 	dir=$(mktemp -d) || return 1
 	status=0
@@ -191,32 +191,32 @@ take() {
 }
 
 install_missing() {
-	have apt-get || by_hand 'there is no apt-get here'
-	as_root true || by_hand 'installing packages takes root, or sudo'
+	have apt-get || by_hand 'apt-get is not available'
+	as_root true || by_hand 'installing packages needs root or sudo'
 	say "installing with apt-get:$debian"
-	apt update || fail 'the package lists could not be refreshed; trying with those that are there'
+	apt update || fail 'updating the package lists failed, continuing with the old ones'
 	packages=''
 	for package in $debian; do
 		case "$package" in
-		prometheus) take prometheus usr/bin/promtool || by_hand 'promtool could not be taken out of its package' ;;
-		nginx) take nginx usr/sbin/nginx || by_hand 'nginx could not be taken out of its package' ;;
-		mosquitto) take mosquitto usr/sbin/mosquitto || by_hand 'mosquitto could not be taken out of its package' ;;
-		haproxy) take haproxy usr/sbin/haproxy || by_hand 'haproxy could not be taken out of its package' ;;
+		prometheus) take prometheus usr/bin/promtool || by_hand 'promtool could not be extracted from its package' ;;
+		nginx) take nginx usr/sbin/nginx || by_hand 'nginx could not be extracted from its package' ;;
+		mosquitto) take mosquitto usr/sbin/mosquitto || by_hand 'mosquitto could not be extracted from its package' ;;
+		haproxy) take haproxy usr/sbin/haproxy || by_hand 'haproxy could not be extracted from its package' ;;
 		*) packages="$packages $package" ;;
 		esac
 	done
 	# shellcheck disable=SC2086 # a list of package names, one word each
 	[ -z "$packages" ] || apt install -y --no-install-recommends $packages || by_hand 'apt-get could not install everything'
 	survey
-	if [ -n "$debian" ]; then by_hand 'something is missing still'; fi
+	if [ -n "$debian" ]; then by_hand 'packages are still missing'; fi
 }
 
-# Go decides for itself whether it is new enough: it knows its version, the module's, and whether it may fetch another.
+# go list fails if this Go is too old for the module and may not download a newer one.
 check_go() {
 	wanted=$(sed -n 's/^go //p' "$root/go.mod")
 	if ! have go; then
-		fail "there is no go on the PATH; install Go $wanted or newer (https://go.dev/doc/install), then run it again"
-		if [ -x /usr/local/go/bin/go ]; then fail 'one is in /usr/local/go/bin: put that directory on the PATH'; fi
+		fail "go is not on the PATH; install Go $wanted or newer (https://go.dev/doc/install), then run it again"
+		if [ -x /usr/local/go/bin/go ]; then fail 'there is one in /usr/local/go/bin: add that directory to the PATH'; fi
 		exit 1
 	fi
 	if ! why=$(cd "$root" && GOWORK=off go list -m 2>&1); then
@@ -226,13 +226,13 @@ check_go() {
 	fi
 }
 
-# Deno is in no Debian package. npm keeps it in a cache directory of the user, so that it is fetched once.
+# Debian has no package of Deno. npm installs it into a cache directory of the user once.
 install_deno() {
 	judges=${XDG_CACHE_HOME:-$HOME/.cache}/brevet/judges
 	if "$judges/node_modules/.bin/deno" --version 2>/dev/null | grep -q "^deno $deno_version "; then return 0; fi
 	say "installing deno $deno_version with npm in $judges"
 	mkdir -p "$judges" && npm install --silent --no-audit --no-fund --prefix "$judges" "deno@$deno_version" >/dev/null || {
-		fail 'npm could not install deno: see what npm says above'
+		fail 'npm could not install deno: see its output above'
 		exit 1
 	}
 }
@@ -241,4 +241,4 @@ survey
 if [ -n "$debian" ]; then install_missing; fi
 check_go
 if [ "$stage" -ge 4 ]; then install_deno; fi
-say "all there to $purpose"
+say "everything to $purpose is installed"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What brevet-agent costs a device: the size of its binary for each architecture, the memory it holds while it waits
-# between renewals, and which packages take the most room. `make sizes` calls it, with bin/ built.
+# Prints what brevet-agent needs on a device: the size of its binary for each architecture, its memory while it waits
+# between renewals, and its largest packages. `make sizes` builds bin/ and calls it.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 GO=${GO:-go}
-tags=${AGENT_TAGS:?say which build tags the agent has: make sizes does}
+tags=${AGENT_TAGS:?set it to the build tags of the agent: make sizes does}
 work=$(mktemp -d "${TMPDIR:-/tmp}/brevet-sizes.XXXXXX")
 chmod 700 "$work"
 pids=()
@@ -40,23 +40,23 @@ sizes() {
   done
 }
 
-port() { # a port that nobody listens on
+port() { # prints a free port
   local p
   while p=$((20000 + RANDOM % 20000)); do
     if ! (exec 3<>"/dev/tcp/127.0.0.1/$p") 2>/dev/null; then echo "$p"; return; fi
   done
 }
 
-# eventually COMMAND…: waits half a minute for a command to succeed.
+# eventually COMMAND…: retries a command for half a minute until it succeeds.
 eventually() {
   for _ in $(seq 150); do
     if "$@" >>"$work/commands.log" 2>&1; then return; fi
     sleep 0.2
   done
-  fail "waited in vain for: $*"
+  fail "timed out waiting for: $*"
 }
 
-# memory runs the agent against a development CA and looks at it when it has its certificate and nothing to do.
+# memory runs the agent with a development CA, and prints its memory while it is idle with a certificate.
 memory() {
   export XDG_STATE_HOME=$work/state
   local held=$work/device
@@ -68,20 +68,20 @@ memory() {
   local agent=$!
   pids+=("$agent")
   eventually "$work/amd64" status --directory "$held"
-  sleep 10 # what enrolling took goes back to the system
+  sleep 10 # the memory used by the enrollment is returned to the system
   awk -v pages="$(awk '/^(RssAnon|RssFile):/ { printf "%s%.1f MiB %s", sep, $2 / 1024, $1 == "RssAnon:" ? "its own" : "of files"; sep = ", " }' "/proc/$agent/status")" \
     '/^VmRSS:/ { rss = $2 } /^VmHWM:/ { most = $2 }
      END { printf "resident while it waits: %.1f MiB (%s); at most so far: %.1f MiB\n", rss / 1024, pages, most / 1024 }' "/proc/$agent/status"
 }
 
-# packages says what the binary consists of, and lists the largest tenth of its packages by their code and variables.
-# Types, strings and the tables that map addresses to lines have no package's name on them.
+# packages prints the parts of the binary, and the largest tenth of its packages by their code and variables. Types,
+# strings and line tables have no symbol of their package, so they are not counted there.
 packages() {
   agent amd64 "$work/whole" ''
   "$GO" tool nm -size -sort address "$work/whole" >"$work/symbols"
   awk -v whole="$(stat -c %s "$work/amd64")" '
     $NF ~ /^runtime\.(e?text|e?rodata|e?pclntab|noptrdata|edata)$/ { at[substr($NF, 9)] = $1 }
-    function octets(hex,  n, i) {
+    function number(hex,  n, i) {
       for (i = 1; i <= length(hex); i++) n = 16 * n + index("0123456789abcdef", substr(hex, i, 1)) - 1
       return n
     }
@@ -89,10 +89,10 @@ packages() {
     END {
       rest = whole
       print "of which, for linux/amd64:"
-      row("code", octets(at["etext"]) - octets(at["text"]))
-      row("tables from addresses to functions and lines", octets(at["epclntab"]) - octets(at["pclntab"]))
-      row("types, strings and constants", octets(at["erodata"]) - octets(at["rodata"]))
-      row("variables", octets(at["edata"]) - octets(at["noptrdata"]))
+      row("code", number(at["etext"]) - number(at["text"]))
+      row("tables from addresses to functions and lines", number(at["epclntab"]) - number(at["pclntab"]))
+      row("types, strings and constants", number(at["erodata"]) - number(at["rodata"]))
+      row("variables", number(at["edata"]) - number(at["noptrdata"]))
       row("the rest", rest)
     }' "$work/symbols"
   awk '
@@ -103,7 +103,7 @@ packages() {
       gsub(/%2e/, ".", symbol)
       return path symbol
     }
-    $NF == "runtime.bss" { exit } # what follows takes no room in the file
+    $NF == "runtime.bss" { exit } # the rest is not in the file
     $2 > 0 && $4 ~ /^[^:]*\./ { held[package($4)] += $2; all += $2 }
     END { for (name in held) printf "%d %.1f %s\n", held[name] / 1024, 100 * held[name] / all, name }' "$work/symbols" |
     sort -k1,1nr >"$work/packages"

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Builds both images with buildah, on a Debian made by debootstrap instead of one from a registry, and starts them: a
-# ceremony and the server in one, the agent in the other, until it has a certificate. `make test-containers` calls it, as
-# root; it takes a minute or two, and Debian's mirror. Nothing of it is left.
+# Builds both images with buildah, on a Debian from debootstrap instead of a registry, and runs them: a ceremony and the
+# server in one, the agent in the other, until it has a certificate. `make test-containers` calls it. It needs root, a
+# minute or two, and Debian's mirror. It removes everything at the end.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 fail() { printf 'container check: %s\n' "$*" >&2; exit 1; }
 say() { printf '%s\n' "$*"; }
-[ "$(id -u)" = 0 ] || fail 'debootstrap and buildah make owners and devices: run it as root'
+[ "$(id -u)" = 0 ] || fail 'debootstrap and buildah need root: run it as root'
 for tool in buildah debootstrap softhsm2-util curl pgrep; do
-  command -v $tool >/dev/null || fail "there is no $tool: apt-get install --no-install-recommends buildah debootstrap softhsm2 curl procps"
+  command -v $tool >/dev/null || fail "$tool is not installed: apt-get install --no-install-recommends buildah debootstrap softhsm2 curl procps"
 done
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/brevet-container.XXXXXX")
-chmod 711 "$work" # what is mounted has to be reached by the images' user
+chmod 711 "$work" # the images' user must be able to reach the mounted directories
 pids=()
-# What goes on in the background is started without a function, whose shell would be killed in the place of buildah.
+# Background commands are started without a function, because kill would reach its shell instead of buildah.
 buildah=(buildah --storage-driver vfs --root "$work/images" --runroot "$work/run")
 images() { "${buildah[@]}" "$@"; }
 cleanup() {
@@ -44,15 +44,15 @@ for image in server agent; do
   grep -q '"User": "65532:65532"' "$work/$image.json" || fail "$image does not run as 65532"
 done
 server=$(images from localhost/server) agent=$(images from localhost/agent)
-is() { [ "$2" = "$3" ] || fail "$1 is $3, and should be $2"; }
+is() { [ "$2" = "$3" ] || fail "$1 is $3, want $2"; }
 mounted=$(images mount "$agent")
 is 'the content of the agent' 'usr/bin/brevet-agent' "$(cd "$mounted" && find . -type f -printf '%P\n' | grep -v '^\(etc\|run\|dev\|proc\|sys\)/')"
 is 'the directory of the agent' '700 65532:65532' "$(stat -c '%a %u:%g' "$mounted/var/lib/brevet-agent")"
 images umount "$agent" >/dev/null
-# `buildah run` would put volumes of its own over those that it is given.
+# Remove the declared volumes: `buildah run` would mount its own over the given ones.
 images config --volume /var/lib/brevet- "$server"
 images config --volume /var/lib/brevet-agent- "$agent"
-say 'Both images build, run as 65532, and the agent holds nothing but itself.'
+say 'Both images build and run as 65532, and the agent image contains only the agent.'
 
 # --- Run --------------------------------------------------------------------------------------------------------------
 port() {
@@ -89,12 +89,12 @@ once ceremony crl "${token[@]}" --key-label root-g1
 once ceremony install --config /etc/brevet/brevet.yaml --certificate issuing.crt --key-label issuing-g1 --root root.crt --operator alice --token-out alice.token
 "${brevet[@]}" serve --config /etc/brevet/brevet.yaml >"$work/server.log" 2>&1 &
 pids+=($!)
-until_ok() { # COMMAND…: waits until it succeeds
+until_ok() { # COMMAND…: retries a command until it succeeds
   for _ in $(seq 100); do
     if "$@" >>"$work/commands.log" 2>&1; then return; fi
     sleep 0.2
   done
-  fail "waited in vain for: $*"
+  fail "timed out waiting for: $*"
 }
 until_ok curl -fsS "http://127.0.0.1:$operations/readyz"
 say 'The server is ready, with a SoftHSM token in its volume.'
@@ -111,7 +111,8 @@ until_ok test -s "$work/agent-state/current/cert.pem"
 say "The agent has its certificate: $(openssl x509 -in "$work/agent-state/current/cert.pem" -noout -serial)"
 
 # --- Stop -------------------------------------------------------------------------------------------------------------
-# A container's stop signal goes to what runs in it. buildah would kill that, and not pass the signal on.
+# A container runtime sends the stop signal to the process inside. buildah does not pass a signal on, so send it
+# directly.
 innermost() {
   local child
   child=$(pgrep -P "$1" | head -n 1) || true
@@ -121,7 +122,7 @@ for pid in "${pids[@]}"; do kill "$(innermost "$pid")"; done
 for pid in "${pids[@]}"; do wait "$pid" || true; done
 pids=()
 for port in "$grpc" "$http" "$operations"; do
-  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then fail "somebody still listens on $port"; fi
+  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then fail "a process still listens on $port"; fi
 done
-grep -q 'stopping: finishing what is in flight' "$work/server.log" || fail 'the server was not told to stop'
+grep -q 'stopping: finishing what is in flight' "$work/server.log" || fail 'the server did not log that it was stopping'
 say 'Both stop.'
