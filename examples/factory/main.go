@@ -1,6 +1,6 @@
-// Command factory equips many devices with certificates over one stream, as an operator: it makes a key for each, has
-// the device registered and the key certified by the same request, and checks what it is given. It keeps each key
-// before it asks, so that a run that was interrupted is simply started again, and gets the same certificates.
+// Command factory gets certificates for many devices over one stream, as an operator. It makes a key for each device;
+// one request registers the device and certifies the key. It verifies each certificate. Keys are written before they
+// are sent, so a run that was interrupted can be started again and gets the same certificates.
 package main
 
 import (
@@ -34,9 +34,9 @@ import (
 )
 
 func main() {
-	operator := flag.String("operator", "", "directory of an operator's credential (brevet login)")
+	operator := flag.String("operator", "", "credential directory of an operator (see brevet login)")
 	path := flag.String("path", "device", "devices are PATH/1, PATH/2 and so on")
-	count := flag.Int("count", 100, "how many")
+	count := flag.Int("count", 100, "number of devices")
 	out := flag.String("out", "factory", "directory for N.key and N.crt of each device")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -83,11 +83,11 @@ func run(ctx context.Context, operator, path string, count int, out string) erro
 			return ctx.Err()
 		}
 	}
-	fmt.Printf("%d devices have certificates, after %s\n", count, time.Since(begun).Round(time.Millisecond))
+	fmt.Printf("%d devices have certificates after %s\n", count, time.Since(begun).Round(time.Millisecond))
 	return nil
 }
 
-// device is what one request is about.
+// device is a device and the request for its certificate.
 type device struct {
 	id, file  string
 	key       *ecdsa.PrivateKey
@@ -95,7 +95,7 @@ type device struct {
 	requestID []byte
 }
 
-// newDevice reads the device's key, or makes it. The request ID follows from it, so there is nothing else to keep.
+// newDevice reads the device's key, or makes it. The request ID is derived from the key, so no other state is needed.
 func newDevice(id, file string) (*device, error) {
 	key, err := readKey(file + ".key")
 	if errors.Is(err, os.ErrNotExist) {
@@ -123,13 +123,13 @@ func readKey(file string) (*ecdsa.PrivateKey, error) {
 	}
 	block, _ := pem.Decode(text)
 	if block == nil {
-		return nil, fmt.Errorf("%s holds no key: remove it", file)
+		return nil, fmt.Errorf("%s contains no PEM block: remove it", file)
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if k, ok := key.(*ecdsa.PrivateKey); ok {
 		return k, nil
 	}
-	return nil, fmt.Errorf("%s holds no ECDSA key: %w", file, err)
+	return nil, fmt.Errorf("%s contains no ECDSA key: %w", file, err)
 }
 
 func makeKey(file string) (*ecdsa.PrivateKey, error) {
@@ -144,14 +144,15 @@ func makeKey(file string) (*ecdsa.PrivateKey, error) {
 	return key, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
-// factory is a job: which devices have no certificate yet, by request ID.
+// factory holds the devices that have no certificate yet, by request ID.
 type factory struct {
 	operator *enroll.Pair
 	pending  map[string]*device
-	issuer   *brevetv1.Issuer // of the certificates that come, until another follows
+	issuer   *brevetv1.Issuer // of the following certificates, until the next one is sent
 }
 
-// stream asks for everything that is pending, on one stream, and returns how long to wait before what is left.
+// stream requests certificates for all pending devices on one stream. It returns how long to wait before the next
+// stream.
 func (f *factory) stream(ctx context.Context, client brevetv1.EnrollmentServiceClient) (again time.Duration, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -165,11 +166,11 @@ func (f *factory) stream(ctx context.Context, client brevetv1.EnrollmentServiceC
 			RequestId: d.requestID, Id: d.id, Csr: d.csr, Registration: &brevetv1.Registration{Kind: "device"},
 		})
 	}
-	// The server reads on as its answers are read, so both happen at once.
+	// The server reads further requests only while its responses are read, so send and receive concurrently.
 	go func() {
 		for _, r := range requests {
 			if stream.Send(r) != nil {
-				return // Recv says why
+				return // Recv returns the cause
 			}
 		}
 		_ = stream.CloseSend()
@@ -190,7 +191,7 @@ func (f *factory) stream(ctx context.Context, client brevetv1.EnrollmentServiceC
 	}
 }
 
-// ended says how long to wait before the next stream, where one makes sense after this end.
+// ended returns how long to wait before the next stream, or the error if a retry is useless.
 func ended(err error) (again time.Duration, _ error) {
 	st := status.Convert(err)
 	if st.Code() != codes.Unavailable {
@@ -202,15 +203,15 @@ func ended(err error) (again time.Duration, _ error) {
 			again = max(again, retry.GetRetryDelay().AsDuration())
 		}
 	}
-	fmt.Fprintf(os.Stderr, "factory: going on in %s: %s\n", again, st.Message())
+	fmt.Fprintf(os.Stderr, "factory: stream ended, retrying in %s: %s\n", again, st.Message())
 	return again, nil
 }
 
-// take checks an answer, and writes the certificate down. A failure that may pass leaves the device pending.
+// take verifies a response and writes the certificate. A temporary failure leaves the device pending.
 func (f *factory) take(answer *brevetv1.IssueCertificatesResponse) (later time.Duration, err error) {
 	d := f.pending[string(answer.GetRequestId())]
 	if d == nil {
-		return 0, fmt.Errorf("the server answered the request %x, which nobody made", answer.GetRequestId())
+		return 0, fmt.Errorf("the server sent a response to the request %x, which was not sent", answer.GetRequestId())
 	}
 	if failure := answer.GetFailure(); failure != nil {
 		if code := codes.Code(failure.GetCode()); code == codes.Unavailable || code == codes.ResourceExhausted { //nolint:gosec // codes are small
@@ -225,10 +226,10 @@ func (f *factory) take(answer *brevetv1.IssueCertificatesResponse) (later time.D
 	if err != nil {
 		return 0, err
 	}
-	c.Roots = f.operator.Roots // what is known already, and not what was sent
+	c.Roots = f.operator.Roots // trust the operator's roots, not those that were sent
 	pair, err := enroll.NewPair(c, d.key, enroll.Origin{}, time.Now())
 	if err != nil {
-		return 0, fmt.Errorf("the certificate of %s: %w", d.id, err)
+		return 0, fmt.Errorf("invalid certificate of %s: %w", d.id, err)
 	}
 	if pair.ID().Path() != d.id || pair.ID().TrustDomain() != f.operator.ID().TrustDomain() {
 		return 0, fmt.Errorf("the certificate of %s is for %s", d.id, pair.ID())

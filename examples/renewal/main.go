@@ -1,7 +1,7 @@
-// Command renewal shows that a credential renewed by brevet-agent disturbs nobody. A TLS server and a client share the
-// agent's credential directory and authenticate each other. One connection stays open all the time, and a new one is
-// made twice a second; every exchange on either has to succeed, whichever certificates are in use. It runs until it is
-// interrupted, or until -certificates different ones have served, and then says what it saw.
+// Command renewal shows that connections continue while brevet-agent renews their credential. A TLS server and a client
+// share the agent's credential directory and authenticate each other. One connection stays open, and a new one is made
+// twice a second. Every exchange on either must succeed, whichever certificates are in use. The program runs until it
+// is interrupted, or until it has seen -certificates different certificates, and prints a summary.
 package main
 
 import (
@@ -23,8 +23,8 @@ import (
 )
 
 func main() {
-	dir := flag.String("credential", "", "directory that brevet-agent keeps")
-	want := flag.Int("certificates", 0, "end when this many different certificates have served; 0 for never")
+	dir := flag.String("credential", "", "credential directory of brevet-agent")
+	want := flag.Int("certificates", 0, "end after this many different certificates; 0 for never")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, *dir, *want)
@@ -54,13 +54,13 @@ func run(ctx context.Context, dir string, want int) error {
 	})
 	client := &tls.Config{
 		MinVersion: tls.VersionTLS13, GetClientCertificate: source.GetClientCertificate,
-		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection does it: peers here have identities, not host names
+		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection verifies: peers have SPIFFE IDs, not host names
 		VerifyConnection:   verify(source, x509.ExtKeyUsageServerAuth),
 	}
 	return exchange(ctx, listener.Addr().String(), client, want)
 }
 
-// verify checks the other side's chain against the roots that are current at this moment.
+// verify returns a function that verifies the peer's chain with the current roots.
 func verify(source *enroll.Source, purpose x509.ExtKeyUsage) func(tls.ConnectionState) error {
 	return func(state tls.ConnectionState) error {
 		intermediates := x509.NewCertPool()
@@ -74,7 +74,7 @@ func verify(source *enroll.Source, purpose x509.ExtKeyUsage) func(tls.Connection
 	}
 }
 
-// serve answers each line with the same line.
+// serve accepts connections and echoes each line.
 func serve(listener net.Listener, config *tls.Config) {
 	for {
 		conn, err := listener.Accept()
@@ -94,6 +94,7 @@ func serve(listener net.Listener, config *tls.Config) {
 	}
 }
 
+// exchange sends pings on an open connection and on new ones, until the context ends or enough certificates were seen.
 func exchange(ctx context.Context, address string, config *tls.Config, want int) error {
 	dialer := &tls.Dialer{Config: config}
 	kept, err := dialer.DialContext(ctx, "tcp", address)
@@ -105,7 +106,7 @@ func exchange(ctx context.Context, address string, config *tls.Config, want int)
 	rounds := 0
 	for ctx.Err() == nil && (want == 0 || len(seen) < want) {
 		if err := ping(kept); err != nil {
-			return fmt.Errorf("on the connection that stays open: %w", err)
+			return fmt.Errorf("on the open connection: %w", err)
 		}
 		fresh, err := dialer.DialContext(ctx, "tcp", address)
 		if ctx.Err() != nil {
@@ -126,10 +127,11 @@ func exchange(ctx context.Context, address string, config *tls.Config, want int)
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
-	fmt.Printf("%d exchanges on a connection that stayed open and as many on new ones, %d certificates, no failure\n", rounds, len(seen))
+	fmt.Printf("%d exchanges on an open connection and as many on new ones, %d certificates, no failure\n", rounds, len(seen))
 	return nil
 }
 
+// ping sends a line and checks that it comes back.
 func ping(conn net.Conn) error {
 	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return err

@@ -1,6 +1,6 @@
-// Command workload gets a certificate from Brevet with one plain gRPC call, and needs nothing of Brevet for it but the
-// generated client: an ordinary TLS connection, a key and a certification request of its own, and the call. Copy it
-// into a workload's start-up code, in whatever language gRPC speaks.
+// Command workload gets a certificate from Brevet with one gRPC call. It needs only the generated client: it makes a
+// key and a certification request, opens an ordinary TLS connection, and calls Enroll. Copy it into the start-up code
+// of a workload, in any language that gRPC supports.
 package main
 
 import (
@@ -26,7 +26,7 @@ import (
 func main() {
 	root := flag.String("root", "root.crt", "the root certificate to trust, PEM")
 	tokenFile := flag.String("token-file", "", "file with the enrollment token, or - for standard input")
-	out := flag.String("out", "workload", "writes OUT.key and OUT.crt")
+	out := flag.String("out", "workload", "path prefix of the files OUT.key and OUT.crt to write")
 	flag.Parse()
 	if err := run(*root, *tokenFile, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "workload:", err)
@@ -45,7 +45,7 @@ func run(rootFile, tokenFile, out string) error {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(rootPEM) {
-		return fmt.Errorf("%s holds no certificate", rootFile)
+		return fmt.Errorf("%s contains no certificate: use the root certificate in PEM", rootFile)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -55,7 +55,7 @@ func run(rootFile, tokenFile, out string) error {
 	if err != nil {
 		return err
 	}
-	requestID := make([]byte, 16) // a workload that retries keeps it, and the key, for the retry
+	requestID := make([]byte, 16) // a retry must use the same request ID and key
 	if _, err := rand.Read(requestID); err != nil {
 		return err
 	}
@@ -75,6 +75,7 @@ func run(rootFile, tokenFile, out string) error {
 	return write(out, key, resp.GetCredential())
 }
 
+// write writes the key and the chain in PEM.
 func write(out string, key *ecdsa.PrivateKey, c *brevetv1.Credential) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
