@@ -16,8 +16,8 @@ import (
 
 const module = "github.com/brevet-pki/brevet"
 
-// arrows is the layering of docs/architecture.md: each top-level folder, and the folders it may import besides its own.
-// The folder "." is the module's root. An arrow is added here only after it was added there.
+// arrows is the layering of docs/architecture.md: for each top-level folder, the other folders that it may import. The
+// folder "." is the module's root. Add an arrow to docs/architecture.md first.
 var arrows = map[string]string{
 	".":          "",
 	"pki":        "",
@@ -37,13 +37,14 @@ var arrows = map[string]string{
 	"torture":    "",
 }
 
-// A listed package is what `go list` says about one of ours. Imports come from non-test files.
+// A listed package is the output of `go list` for a package of the module. Imports are those of non-test files.
 type listed struct {
 	ImportPath string
 	Imports    []string
 }
 
-// violations names every import of ours that no arrow allows, and every package whose folder has no arrows.
+// violations returns a text for every import within the module that no arrow allows, and for every package whose folder
+// has no arrows.
 func violations(packages []listed) []string {
 	var found []string
 	for _, p := range packages {
@@ -51,32 +52,32 @@ func violations(packages []listed) []string {
 		allowed, known := arrows[from]
 		if !known {
 			found = append(found, fmt.Sprintf("%s: the folder %s is not in the table of arrows: "+
-				"say in docs/architecture.md and in deps_test.go what it may import", short(p.ImportPath), from))
+				"add to docs/architecture.md and deps_test.go what it may import", relativePath(p.ImportPath), from))
 			continue
 		}
 		for _, imported := range p.Imports {
-			if reason := refused(from, allowed, imported); reason != "" {
-				found = append(found, fmt.Sprintf("%s imports %s: %s", short(p.ImportPath), short(imported), reason))
+			if reason := refusal(from, allowed, imported); reason != "" {
+				found = append(found, fmt.Sprintf("%s imports %s: %s", relativePath(p.ImportPath), relativePath(imported), reason))
 			}
 		}
 	}
 	return found
 }
 
-// refused says why a package in the folder from may not import another, or nothing when it may.
-func refused(from, allowed, imported string) string {
+// refusal returns why a package in the folder from may not import another, or "" if it may.
+func refusal(from, allowed, imported string) string {
 	if !ours(imported) {
 		return ""
 	}
 	if path.Base(imported) == path.Base(path.Dir(imported))+"test" {
-		return "that package supports tests, and only test files may import it"
+		return "that package supports tests: only test files may import it"
 	}
 	to := folder(imported)
 	if to == from || slices.Contains(strings.Fields(allowed), to) {
 		return ""
 	}
 	if allowed == "" {
-		allowed = "no package of ours"
+		allowed = "no package of the module"
 	}
 	return fmt.Sprintf("there is no arrow %s → %s (%s may import: %s); declare the interface where it is consumed, "+
 		"or map the types in server or cmd", from, to, from, allowed)
@@ -86,33 +87,33 @@ func ours(importPath string) bool {
 	return importPath == module || strings.HasPrefix(importPath, module+"/")
 }
 
-// short is the import path below the module, "." for its root.
-func short(importPath string) string {
+// relativePath returns the import path below the module, "." for its root.
+func relativePath(importPath string) string {
 	if importPath == module {
 		return "."
 	}
 	return strings.TrimPrefix(importPath, module+"/")
 }
 
-// folder is the first element of the import path below the module.
+// folder returns the first element of the import path below the module.
 func folder(importPath string) string {
-	first, _, _ := strings.Cut(short(importPath), "/")
+	first, _, _ := strings.Cut(relativePath(importPath), "/")
 	return first
 }
 
 func TestImportsFollowTheArrows(t *testing.T) {
-	packages := list(t)
+	packages := listPackages(t)
 	if len(packages) < 2 {
-		t.Fatalf("go list found %d packages: it did not see the tree", len(packages))
+		t.Fatalf("go list found %d packages: run the test in the module's root", len(packages))
 	}
-	goFiles(t) // the test cache does not see what go list reads, and sees what this walks: a changed file runs us again
+	goFiles(t) // opens the files, so that the test cache is invalid after a change; it does not notice reads of go list
 	for _, v := range violations(packages) {
 		t.Error(v)
 	}
 }
 
-// list asks go for every package of the module.
-func list(t *testing.T) []listed {
+// listPackages returns every package of the module.
+func listPackages(t *testing.T) []listed {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "./...")
 	var stderr strings.Builder
@@ -134,7 +135,7 @@ func list(t *testing.T) []listed {
 	}
 }
 
-func TestViolationsAreNamed(t *testing.T) {
+func TestImportViolationsAreReported(t *testing.T) {
 	for _, c := range []struct{ from, to, want string }{
 		{"ca", "pki", ""},
 		{"ca/ceremony", "ca", ""},
@@ -168,7 +169,7 @@ func TestViolationsAreNamed(t *testing.T) {
 	}
 }
 
-// goFiles is every Go file of the module, without what go itself leaves out.
+// goFiles returns every Go file of the module, except those that go ignores.
 func goFiles(t *testing.T) []string {
 	t.Helper()
 	var files []string
@@ -190,7 +191,7 @@ func goFiles(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	if len(files) < 2 {
-		t.Fatalf("found %d Go files: this does not run in the module's root", len(files))
+		t.Fatalf("found %d Go files: run the test in the module's root", len(files))
 	}
 	return files
 }

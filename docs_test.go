@@ -14,11 +14,11 @@ import (
 	"testing"
 )
 
-// The documents say where things are in a form that this file checks. A code span that begins with the path of a Go
-// file names, after it, what that file declares: `ca/authority.go Authority.Issue, draft`. A span that is a path below
-// one of the module's folders, and a link to a file, name something that exists.
+// The tests in this file check references in the documents. A code span that begins with the path of a Go file must be
+// followed by names that the file declares: `ca/authority.go Authority.Issue, draft`. A span that is a path below one
+// of the module's folders must exist, and so must the target of a link to a file.
 
-// A doc is one Markdown file.
+// A doc is a Markdown file.
 type doc struct {
 	path string
 	text string
@@ -60,8 +60,8 @@ var (
 	makes  = regexp.MustCompile(`\bmake ([a-z][a-z-]*)`)
 )
 
-// faults lists what a document names and the tree does not have.
-func (d doc) faults() []string {
+// brokenReferences returns a text for every reference of a document to something that does not exist.
+func (d doc) brokenReferences() []string {
 	var found []string
 	fault := func(format string, args ...any) { found = append(found, d.path+": "+fmt.Sprintf(format, args...)) }
 	prose := fences.ReplaceAllString(d.text, "")
@@ -73,13 +73,13 @@ func (d doc) faults() []string {
 			for _, missing := range undeclared(words[0], words[1:]) {
 				fault("`%s`: %s", m[1], missing)
 			}
-		case len(words) == 1 && belongs(words[0]) && !exists(words[0]):
+		case len(words) == 1 && isTreePath(words[0]) && !exists(words[0]):
 			fault("`%s` does not exist", m[1])
 		}
 	}
 	for _, m := range links.FindAllStringSubmatch(prose, -1) {
 		if !strings.Contains(m[1], "://") && !exists(filepath.Join(filepath.Dir(d.path), m[1])) {
-			fault("the link to %s leads nowhere", m[1])
+			fault("the link to %s is broken", m[1])
 		}
 	}
 	return found
@@ -90,13 +90,13 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// belongs reports whether a word is meant as a path in this tree: it has a slash, and begins with a folder that is here.
-func belongs(word string) bool {
+// isTreePath reports whether a word is a path in this tree: it has a slash, and its first folder exists.
+func isTreePath(word string) bool {
 	first, _, nested := strings.Cut(word, "/")
 	return nested && paths.MatchString(word) && exists(first)
 }
 
-// undeclared says which names a Go file does not declare.
+// undeclared returns a text for every name that a Go file does not declare.
 func undeclared(path string, names []string) []string {
 	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
 	if err != nil {
@@ -112,7 +112,8 @@ func undeclared(path string, names []string) []string {
 	return missing
 }
 
-// declared names functions, types, constants and variables of a file, and as Type.Member methods and fields.
+// declared returns the names of the functions, types, constants and variables of a file, and its methods and fields as
+// Type.Member.
 func declared(file *ast.File) map[string]bool {
 	known := map[string]bool{}
 	for _, d := range file.Decls {
@@ -174,33 +175,33 @@ func members(of ast.Expr) []string {
 	return names
 }
 
-func TestDocumentsNameWhatExists(t *testing.T) {
+func TestReferencesInDocumentsExist(t *testing.T) {
 	for _, d := range documents(t) {
-		for _, fault := range d.faults() {
+		for _, fault := range d.brokenReferences() {
 			t.Error(fault)
 		}
 	}
 }
 
-func TestFaultsOfDocumentsAreFound(t *testing.T) {
+func TestBrokenReferencesAreFound(t *testing.T) {
 	for text, want := range map[string]string{
 		"`ca/authority.go Authority.Issue, Config.Journal, newSerial`": "",
-		"`device/1` and `make nothing` and `ca`":                        "",
-		"[here](deps_test.go), [there](https://example.com/x)":          "",
-		"```\n`ca/nowhere.go`\n```":                                     "",
-		"`ca/authority.go Authority.Revoke`":                            "does not declare Authority.Revoke",
-		"`ca/nowhere.go Issue`":                                         "no such file",
-		"`ca/nowhere/`":                                                 "does not exist",
-		"[here](nowhere.md#part)":                                       "leads nowhere",
+		"`device/1` and `make nothing` and `ca`":                       "",
+		"[here](deps_test.go), [there](https://example.com/x)":         "",
+		"```\n`ca/nowhere.go`\n```":                                    "",
+		"`ca/authority.go Authority.Revoke`":                           "does not declare Authority.Revoke",
+		"`ca/nowhere.go Issue`":                                        "no such file",
+		"`ca/nowhere/`":                                                "does not exist",
+		"[here](nowhere.md#part)":                                      "is broken",
 	} {
-		got := doc{"made-up.md", text}.faults()
+		got := doc{"made-up.md", text}.brokenReferences()
 		if (want == "") != (len(got) == 0) || want != "" && !strings.Contains(got[0], want) {
 			t.Errorf("%s: %q, want %q", text, got, want)
 		}
 	}
 }
 
-// block returns the content of a document's one fenced block with the given info string.
+// block returns the content of a document's only fenced block with the given info string.
 func block(t *testing.T, path, info string) string {
 	t.Helper()
 	var found []string
@@ -220,7 +221,7 @@ func TestArrowsAreDocumented(t *testing.T) {
 	for line := range strings.Lines(block(t, "docs/architecture.md", "text arrows")) {
 		from, to, ok := strings.Cut(line, "→")
 		if !ok {
-			t.Fatalf("docs/architecture.md: %q is no arrow", line)
+			t.Fatalf("docs/architecture.md: %q is not an arrow", line)
 		}
 		to = strings.TrimSpace(to)
 		if to == "nothing of ours" {
@@ -234,12 +235,12 @@ func TestArrowsAreDocumented(t *testing.T) {
 	delete(want, ".")
 	for folder, to := range want {
 		if got, ok := documented[folder]; !ok || !slices.Equal(sorted(got), sorted(to)) {
-			t.Errorf("docs/architecture.md: %s → %s, in deps_test.go: %s", folder, got, to)
+			t.Errorf("docs/architecture.md has %s → %s, deps_test.go %s", folder, got, to)
 		}
 		delete(documented, folder)
 	}
 	for folder := range documented {
-		t.Errorf("docs/architecture.md: %s has no arrows in deps_test.go", folder)
+		t.Errorf("deps_test.go has no arrows for %s, docs/architecture.md has", folder)
 	}
 }
 
@@ -256,7 +257,7 @@ func TestREADMEListsTheFolders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	built := []string{"bin", "dist"} // by make, and not in the repository
+	built := []string{"bin", "dist"} // made by make, not in the repository
 	var there []string
 	for _, e := range entries {
 		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") && !slices.Contains(built, e.Name()) {
@@ -265,7 +266,7 @@ func TestREADMEListsTheFolders(t *testing.T) {
 	}
 	slices.Sort(listed)
 	if !slices.Equal(listed, there) {
-		t.Errorf("README.md lists the folders %q, and there are %q", listed, there)
+		t.Errorf("README.md lists the folders %q, want %q", listed, there)
 	}
 }
 

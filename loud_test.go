@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// loud lists what a file logs at the levels that are for a person: the literal beginning and end of each message.
-func loud(file *ast.File) []string {
+// loudMessages returns the messages that a file logs at WARN and ERROR. The literal parts of each are joined by NUL.
+func loudMessages(file *ast.File) []string {
 	var messages []string
 	ast.Inspect(file, func(node ast.Node) bool {
 		call, ok := node.(*ast.CallExpr)
@@ -33,7 +33,7 @@ func loud(file *ast.File) []string {
 	return messages
 }
 
-// isLog reports whether an expression is a logger, by its name.
+// isLog reports whether the name of an expression is that of a logger.
 func isLog(x ast.Expr) bool {
 	switch x := x.(type) {
 	case *ast.Ident:
@@ -44,7 +44,7 @@ func isLog(x ast.Expr) bool {
 	return false
 }
 
-// literals are the strings in a sum of strings.
+// literals returns the string literals in a concatenation.
 func literals(x ast.Expr) []string {
 	switch x := x.(type) {
 	case *ast.BasicLit:
@@ -57,7 +57,7 @@ func literals(x ast.Expr) []string {
 	return nil
 }
 
-// explained reports whether a document has a code span with the parts of a message in it.
+// explained reports whether a code span of a document contains the parts of a message, in order.
 func (d doc) explained(message string) bool {
 	for _, m := range spans.FindAllStringSubmatch(fences.ReplaceAllString(d.text, ""), -1) {
 		rest, found := m[1], true
@@ -73,7 +73,7 @@ func (d doc) explained(message string) bool {
 	return false
 }
 
-func TestLoudMessagesAreExplained(t *testing.T) {
+func TestWarningsAndErrorsAreDocumented(t *testing.T) {
 	operations := doc{"docs/operations.md", read(t, "docs/operations.md")}
 	fset, found := token.NewFileSet(), 0
 	for _, name := range goFiles(t) {
@@ -81,17 +81,17 @@ func TestLoudMessagesAreExplained(t *testing.T) {
 			continue
 		}
 		_, file := parse(t, fset, name)
-		for _, message := range loud(file) {
+		for _, message := range loudMessages(file) {
 			found++
 			if message == "" || !operations.explained(message) {
-				t.Errorf("%s: docs/operations.md does not say what to do about %q", name, message)
+				t.Errorf("%s logs %q: add it to docs/operations.md, with what the operator should do", name, message)
 			}
 		}
 	}
 	if found < 20 {
-		t.Fatalf("found %d messages: this does not see the code", found)
+		t.Fatalf("found %d messages: the test does not find the code", found)
 	}
-	if operations.explained("a message that nobody logs") || operations.explained("cannot \x00 then") {
-		t.Error("anything is found in docs/operations.md")
+	if operations.explained("a message that is never logged") || operations.explained("cannot \x00 then") {
+		t.Error("explained returns true for messages that are not in docs/operations.md")
 	}
 }

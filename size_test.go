@@ -12,34 +12,35 @@ import (
 )
 
 const (
-	longestFile     = 500 // lines: a file holds one thing
-	longestFunction = 80  // lines: a function fits a screen
+	maxFileLines     = 500 // lines: a file is about one thing
+	maxFunctionLines = 80  // lines: a function fits a screen
 )
 
-func TestNothingIsTooLong(t *testing.T) {
+func TestFilesAndFunctionsAreShort(t *testing.T) {
 	fset := token.NewFileSet()
 	for _, name := range goFiles(t) {
 		source, file := parse(t, fset, name)
 		if ast.IsGenerated(file) {
 			continue
 		}
-		if lines := bytes.Count(source, []byte("\n")); lines > longestFile {
-			t.Errorf("%s has %d lines, over %d: split it where it begins a second thing", name, lines, longestFile)
+		if lines := bytes.Count(source, []byte("\n")); lines > maxFileLines {
+			t.Errorf("%s has %d lines, over %d: split it by topic", name, lines, maxFileLines)
 		}
 		for where, lines := range longFunctions(fset, file) {
-			t.Errorf("%s: a function of %d lines, over %d: name its steps", where, lines, longestFunction)
+			t.Errorf("%s: a function of %d lines, over %d: make its steps functions", where, lines, maxFunctionLines)
 		}
 	}
 }
 
-// longFunctions gives place and length of every function over longestFunction, literals of package variables included.
+// longFunctions returns the position and length of every function over maxFunctionLines, including function literals of
+// package variables.
 func longFunctions(fset *token.FileSet, file *ast.File) map[string]int {
 	long := map[string]int{}
 	ast.Inspect(file, func(node ast.Node) bool {
 		switch node.(type) {
 		case *ast.FuncDecl, *ast.FuncLit:
 			start, end := fset.Position(node.Pos()), fset.Position(node.End())
-			if lines := end.Line - start.Line + 1; lines > longestFunction {
+			if lines := end.Line - start.Line + 1; lines > maxFunctionLines {
 				long[start.String()] = lines
 			}
 			return false
@@ -49,7 +50,7 @@ func longFunctions(fset *token.FileSet, file *ast.File) map[string]int {
 	return long
 }
 
-func TestPackagesSayWhatTheyAre(t *testing.T) {
+func TestPackagesHaveComments(t *testing.T) {
 	fset := token.NewFileSet()
 	documented := map[string]bool{}
 	for _, name := range goFiles(t) {
@@ -62,7 +63,7 @@ func TestPackagesSayWhatTheyAre(t *testing.T) {
 	}
 	for dir, ok := range documented {
 		if !ok {
-			t.Errorf("%s has no package comment: what it does, what it refuses, which RFC", dir)
+			t.Errorf("%s has no package comment: say what it does, what it refuses and which RFC it follows", dir)
 		}
 	}
 }
@@ -84,7 +85,7 @@ func TestLongFunctionsAreFound(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := longFunctions(fset, file); len(got) != c.want {
-			t.Errorf("found %d, want %d in\n%.60s…", len(got), c.want, c.source)
+			t.Errorf("found %d long functions, want %d in\n%.60s…", len(got), c.want, c.source)
 		}
 	}
 }

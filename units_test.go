@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// exposure is what `systemd-analyze security` may rate a service at most, in tenths: 0 is nothing to attack, 100 is no
-// protection.
-var exposure = map[string]string{"brevet.service": "30", "brevet-agent.service": "20"}
+// maxExposure is the maximum rating of each service by `systemd-analyze security`, in tenths: 0 is the best sandbox,
+// 100 is none.
+var maxExposure = map[string]string{"brevet.service": "30", "brevet-agent.service": "20"}
 
-// analyze runs systemd-analyze, which tells apart what it wants to say and what it found only by its output.
+// analyze runs systemd-analyze and returns its combined output, because its exit code does not tell all findings.
 func analyze(t *testing.T, args ...string) (output string, err error) {
 	t.Helper()
 	path, err := exec.LookPath("systemd-analyze")
@@ -26,19 +26,20 @@ func analyze(t *testing.T, args ...string) (output string, err error) {
 	return string(out), err
 }
 
-func TestServicesAreConfined(t *testing.T) {
-	for unit, most := range exposure {
+func TestServicesAreSandboxed(t *testing.T) {
+	for unit, most := range maxExposure {
 		path := filepath.Join("deploy", "systemd", unit)
 		if out, err := analyze(t, "security", "--offline=true", "--no-pager", "--threshold="+most, path); err != nil {
-			t.Errorf("%s: over %s tenths: %v\n%s", unit, most, err, out)
+			t.Errorf("%s: exposure is over %s tenths: %v\n%s", unit, most, err, out)
 		}
 		if out, err := analyze(t, "security", "--offline=true", "--no-pager", "--threshold=5", path); err == nil {
-			t.Errorf("%s: there is no such confinement: systemd-analyze does not look\n%s", unit, out)
+			t.Errorf("%s: systemd-analyze accepts an impossible threshold of 5 tenths\n%s", unit, out)
 		}
 	}
 }
 
-// A service file is verified with a program where it expects one: systemd-analyze asks for it.
+// TestServiceFilesAreValid runs systemd-analyze verify, with /bin/sh as the program, because verify requires that the
+// program exists.
 func TestServiceFilesAreValid(t *testing.T) {
 	program := regexp.MustCompile(`(?m)^ExecStart=\S+`)
 	verify := func(unit, text string) (string, error) {
@@ -48,21 +49,21 @@ func TestServiceFilesAreValid(t *testing.T) {
 		}
 		return analyze(t, "verify", "--man=no", path)
 	}
-	for unit := range exposure {
+	for unit := range maxExposure {
 		text := read(t, filepath.Join("deploy", "systemd", unit))
 		if out, err := verify(unit, text); err != nil || strings.Contains(out, unit) {
 			t.Errorf("%s: %v\n%s", unit, err, out)
 		}
 		if out, _ := verify(unit, text+"ProtectEverything=yes\n"); !strings.Contains(out, "ProtectEverything") {
-			t.Errorf("%s: a key that does not exist passes\n%s", unit, out)
+			t.Errorf("%s: systemd-analyze accepts an unknown key\n%s", unit, out)
 		}
 	}
 }
 
-// A flood ends the service at the latest, and not what else runs on the machine.
+// TestServicesHaveMemoryLimits checks that an overload can end only the service, not other processes of the machine.
 func TestServicesHaveMemoryLimits(t *testing.T) {
 	limit := regexp.MustCompile(`(?m)^MemoryMax=[1-9][0-9]*[MG]$`)
-	for unit := range exposure {
+	for unit := range maxExposure {
 		if !limit.MatchString(read(t, filepath.Join("deploy", "systemd", unit))) {
 			t.Errorf("%s has no MemoryMax", unit)
 		}

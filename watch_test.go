@@ -25,7 +25,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// What watches a server: alert rules with their tests, a dashboard, and the document that says what to do.
+// The files for monitoring a server: alert rules with their tests, a dashboard, and the heading of the runbook.
 const (
 	rulesFile     = "deploy/prometheus/brevet.rules.yaml"
 	rulesTestFile = "deploy/prometheus/brevet.test.yaml"
@@ -33,7 +33,7 @@ const (
 	alertsHeading = "\n## What each alert means, and what to do\n"
 )
 
-// A rule is one alert.
+// A rule is an alert rule.
 type rule struct {
 	Alert       string            `yaml:"alert"`
 	Expr        string            `yaml:"expr"`
@@ -61,7 +61,7 @@ func alertRules(t *testing.T) []rule {
 	return rules
 }
 
-// A dashboard is what of Grafana's model there is to check.
+// A dashboard is the part of Grafana's model that the tests check.
 type dashboard struct {
 	SchemaVersion int    `json:"schemaVersion"`
 	UID           string `json:"uid"`
@@ -95,7 +95,7 @@ func readDashboard(t *testing.T) dashboard {
 	return d
 }
 
-// expressions are those of the dashboard, with Grafana's variables filled in.
+// expressions returns the expressions of the dashboard, with Grafana's variables replaced.
 func (d dashboard) expressions() []string {
 	var found []string
 	for _, p := range d.Panels {
@@ -106,7 +106,7 @@ func (d dashboard) expressions() []string {
 	return found
 }
 
-// promtool runs Prometheus' own checker.
+// promtool runs Prometheus' checker.
 func promtool(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	path, err := exec.LookPath("promtool")
@@ -117,7 +117,7 @@ func promtool(t *testing.T, args ...string) (string, error) {
 	return string(out), err
 }
 
-func TestAlertsFireAndAreQuiet(t *testing.T) {
+func TestAlertRulesAreTestedFiringAndQuiet(t *testing.T) {
 	t.Parallel()
 	if out, err := promtool(t, "check", "rules", rulesFile); err != nil {
 		t.Errorf("promtool check rules: %v\n%s", err, out)
@@ -148,7 +148,7 @@ func TestAlertsFireAndAreQuiet(t *testing.T) {
 	}
 	for _, r := range alertRules(t) {
 		if !fires[r.Alert] || !quiet[r.Alert] {
-			t.Errorf("%s: %s does not try it where it fires, and where it does not", rulesTestFile, r.Alert)
+			t.Errorf("%s: %s lacks a case in which it fires, or one in which it does not", rulesTestFile, r.Alert)
 		}
 	}
 }
@@ -170,33 +170,33 @@ func TestEveryAlertIsExplained(t *testing.T) {
 			t.Errorf("%s has the labels %v and annotations %v", r.Alert, r.Labels, r.Annotations)
 		}
 		if want := "/docs/operations.md#" + strings.ToLower(r.Alert); !strings.HasSuffix(r.Annotations["runbook_url"], want) {
-			t.Errorf("%s sends people to %s, not to %s", r.Alert, r.Annotations["runbook_url"], want)
+			t.Errorf("the runbook_url of %s is %s, want %s", r.Alert, r.Annotations["runbook_url"], want)
 		}
 	}
 	if !slices.Equal(explained, alerts) {
-		t.Errorf("docs/operations.md explains %q, and the rules are, in this order, %q", explained, alerts)
+		t.Errorf("docs/operations.md explains the alerts %q, want %q in this order", explained, alerts)
 	}
 }
 
-func TestDashboardImports(t *testing.T) {
+func TestDashboardIsValid(t *testing.T) {
 	d := readDashboard(t)
 	if d.SchemaVersion < 36 || d.UID == "" || d.Title == "" || d.ID != nil {
 		t.Errorf("schema version %d, uid %q, title %q, id %v", d.SchemaVersion, d.UID, d.Title, d.ID)
 	}
 	if v := d.Templating.List[0]; v.Name != "datasource" || v.Type != "datasource" || v.Query != "prometheus" {
-		t.Errorf("the first variable is %v, want one that chooses the Prometheus", v)
+		t.Errorf("the first variable is %v, want one that selects the Prometheus data source", v)
 	}
 	ids, taken := map[int]bool{}, map[[2]int]string{}
 	for _, p := range d.Panels {
 		if ids[p.ID] || p.ID == 0 || p.Title == "" {
-			t.Errorf("panel %d, %q: its id or title is missing or there twice", p.ID, p.Title)
+			t.Errorf("panel %d, %q: its ID or title is missing or not unique", p.ID, p.Title)
 		}
 		ids[p.ID] = true
 		for x := range p.GridPos.W {
 			for y := range p.GridPos.H {
 				at := [2]int{p.GridPos.X + x, p.GridPos.Y + y}
 				if other := taken[at]; other != "" || at[0] >= 24 {
-					t.Errorf("panel %q lies over %q, or beyond the edge", p.Title, other)
+					t.Errorf("panel %q overlaps %q or the right edge", p.Title, other)
 				}
 				taken[at] = p.Title
 			}
@@ -207,7 +207,7 @@ func TestDashboardImports(t *testing.T) {
 		refs := map[string]bool{}
 		for _, target := range p.Targets {
 			if target.Datasource.UID != "${datasource}" || refs[target.RefID] || target.RefID == "" {
-				t.Errorf("panel %q asks %q, as %q", p.Title, target.Datasource.UID, target.RefID)
+				t.Errorf("panel %q has a target with data source %q and refId %q", p.Title, target.Datasource.UID, target.RefID)
 			}
 			refs[target.RefID] = true
 		}
@@ -229,7 +229,7 @@ func TestDashboardImports(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := promtool(t, "check", "rules", path); err != nil || !strings.Contains(out, fmt.Sprintf("%d rules found", len(rules))) {
-		t.Errorf("promtool check rules, on what the panels ask: %v\n%s", err, out)
+		t.Errorf("promtool check rules, on the expressions of the panels: %v\n%s", err, out)
 	}
 }
 
@@ -238,8 +238,9 @@ var (
 	matchers  = regexp.MustCompile(`(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"`)
 )
 
-// unknown lists what an expression asks for and the metrics of a server do not have: names, labels, and values of labels.
-func unknown(expr, metrics string) []string {
+// unknownMetrics returns the metric names, labels and label values in an expression that a server's metrics do not
+// have.
+func unknownMetrics(expr, metrics string) []string {
 	var found []string
 	for _, s := range selectors.FindAllStringSubmatch(expr, -1) {
 		lines := regexp.MustCompile(`(?m)^`+s[1]+`(\{.*\})? \S+$`).FindAllString(metrics, -1)
@@ -254,7 +255,7 @@ func unknown(expr, metrics string) []string {
 				continue
 			}
 			for v := range strings.SplitSeq(value, "|") {
-				if v == "intermediate" || v == "earlier" { // CAs that not every server has
+				if v == "intermediate" || v == "earlier" { // CAs that the test's server does not have
 					continue
 				}
 				if !strings.Contains(all, label+`="`+v+`"`) {
@@ -266,27 +267,27 @@ func unknown(expr, metrics string) []string {
 	return found
 }
 
-func TestWhatWatchesAsksForWhatIsThere(t *testing.T) {
-	metrics := metricsOfAServer(t)
+func TestAlertsAndDashboardUseExistingMetrics(t *testing.T) {
+	metrics := serverMetrics(t)
 	for _, r := range alertRules(t) {
-		for _, u := range unknown(r.Expr, metrics) {
-			t.Errorf("the alert %s asks for %s, which a server does not have", r.Alert, u)
+		for _, u := range unknownMetrics(r.Expr, metrics) {
+			t.Errorf("the alert %s uses %s, which a server does not have", r.Alert, u)
 		}
 	}
 	d := readDashboard(t)
 	for _, e := range d.expressions() {
-		for _, u := range unknown(e, metrics) {
-			t.Errorf("the dashboard asks for %s, which a server does not have: %s", u, e)
+		for _, u := range unknownMetrics(e, metrics) {
+			t.Errorf("the dashboard uses %s, which a server does not have: %s", u, e)
 		}
 	}
 	for _, m := range regexp.MustCompile("`(brevet_[a-z_]+)[`{]").FindAllStringSubmatch(read(t, "docs/operations.md"), -1) {
 		if !strings.Contains(metrics, "\n# TYPE "+m[1]+" ") {
-			t.Errorf("docs/operations.md: a server has no metric %s", m[1])
+			t.Errorf("docs/operations.md names the metric %s, which a server does not have", m[1])
 		}
 	}
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (brevet_\w+) `).FindAllStringSubmatch(metrics, -1) {
 		if !strings.Contains(read(t, "docs/operations.md"), "`"+m[1]) {
-			t.Errorf("docs/operations.md does not say what %s is", m[1])
+			t.Errorf("docs/operations.md does not explain the metric %s", m[1])
 		}
 	}
 	for expr, want := range map[string]string{
@@ -294,26 +295,27 @@ func TestWhatWatchesAsksForWhatIsThere(t *testing.T) {
 		`rate(brevet_refusals_total{rule="no"}[5m])`: "brevet_refusals_total rule=no",
 		`brevet_ready{color=~"red|green"}`:           "brevet_ready color=red",
 	} {
-		if got := unknown(expr, metrics); len(got) == 0 || got[0] != want {
+		if got := unknownMetrics(expr, metrics); len(got) == 0 || got[0] != want {
 			t.Errorf("%s: %q, want %s", expr, got, want)
 		}
 	}
 }
 
-// A healthy server, as it is, sets off no alert, and every panel has something to show of it. Prometheus' own code
-// evaluates the rules and what the panels ask over what a server shows: labels that do not match, or match twice, fail.
-func TestAHealthyServerIsQuiet(t *testing.T) {
+// TestHealthyServerCausesNoAlert checks that a healthy server causes no alert, and that every panel has data.
+// Prometheus' own code evaluates the rules and the panels with the metrics of a server. It fails for labels that do not
+// match, or match twice.
+func TestHealthyServerCausesNoAlert(t *testing.T) {
 	const minutes = 8 * 60
 	begin := float64(time.Now().Unix() - minutes*60) // promtool's time begins at zero
 	var series []map[string]string
-	for _, m := range regexp.MustCompile(`(?m)^((?:brevet|go|process)_\w+)(?:\{(.*)\})? (\S+)$`).FindAllStringSubmatch(metricsOfAServer(t), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^((?:brevet|go|process)_\w+)(?:\{(.*)\})? (\S+)$`).FindAllStringSubmatch(serverMetrics(t), -1) {
 		name, labels, value := m[1], m[2], servertest.Must(strconv.ParseFloat(m[3], 64))(t)
 		if strings.HasSuffix(name, "_timestamp_seconds") || name == "process_start_time_seconds" {
 			value -= begin
 		}
 		labels = strings.TrimPrefix(labels+`,instance="ca:7090",job="brevet"`, ",")
 		values := fmt.Sprintf("%fx%d", value, minutes)
-		switch name { // what goes on with time, where nothing is wrong
+		switch name { // metrics that grow with time on a healthy server
 		case "brevet_log_entries", "brevet_responder_synced_timestamp_seconds", "brevet_retention_last_run_timestamp_seconds":
 			values = fmt.Sprintf("0+60x%d", minutes)
 		}
@@ -324,7 +326,7 @@ func TestAHealthyServerIsQuiet(t *testing.T) {
 		alerts = append(alerts, map[string]any{"eval_time": fmt.Sprintf("%dm", minutes), "alertname": r.Alert, "exp_alerts": []any{}})
 	}
 	for _, e := range readDashboard(t).expressions() {
-		if strings.HasSuffix(e, "> 0") { // refusals, of which there are none
+		if strings.HasSuffix(e, "> 0") { // refusals: a healthy server has none
 			continue
 		}
 		panels = append(panels, map[string]any{"eval_time": fmt.Sprintf("%dm", minutes), "expr": "absent(" + e + ")", "exp_samples": []any{}})
@@ -341,14 +343,14 @@ func TestAHealthyServerIsQuiet(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := promtool(t, "test", "rules", path); err != nil {
-		t.Errorf("promtool test rules, over what a server shows: %v\n%s", err, strings.TrimSpace(out))
+		t.Errorf("promtool test rules, with the metrics of a server: %v\n%s", err, strings.TrimSpace(out))
 	}
 }
 
-// metricsOfAServer is what a server shows that issued certificates, refused a call and answered for a certificate.
-func metricsOfAServer(t *testing.T) string {
+// serverMetrics returns the metrics of a server that has issued certificates, refused a call and sent an OCSP response.
+func serverMetrics(t *testing.T) string {
 	t.Helper()
-	w := servertest.New(t, newGround(t), servertest.Options{})
+	w := servertest.New(t, newSoftHSM(t), servertest.Options{})
 	w.OCSP(t, w.Operator.Certificate)
 	resp, err := http.Get("http://" + w.Operations + "/metrics")
 	if err != nil {
@@ -362,8 +364,8 @@ func metricsOfAServer(t *testing.T) string {
 	return string(text)
 }
 
-// newGround makes a SoftHSM token of the test's own to stand on.
-func newGround(t *testing.T) servertest.Ground {
+// newSoftHSM makes a private SoftHSM token with a root and an issuing key.
+func newSoftHSM(t *testing.T) servertest.Ground {
 	t.Helper()
 	module, err := hsm.FindSoftHSM()
 	if err != nil {
@@ -385,16 +387,16 @@ func newGround(t *testing.T) servertest.Ground {
 		Root: root, Issuing: issuing, Token: hsm.Watched{Token: token, Keys: []*hsm.Key{issuing}},
 		Open: func(ctx context.Context, path string) (servertest.Store, error) {
 			db, err := sqlite.Open(ctx, path)
-			return watchedStore{db}, err
+			return sqliteStore{db}, err
 		},
 	}
 }
 
-// watchedStore is a servertest.Store of SQLite.
-type watchedStore struct{ *sqlite.DB }
+// sqliteStore is a SQLite store as a servertest.Store.
+type sqliteStore struct{ *sqlite.DB }
 
-func (s watchedStore) Stores() server.Stores {
+func (s sqliteStore) Stores() server.Stores {
 	return server.Stores{CA: s.CA(), RA: s.RA(), Retention: s.RA(), Revocation: s.Revocation(), Feed: s.Revocation(), Log: s.Log()}
 }
 
-func (s watchedStore) Installations() ca.Installations { return s.CA() }
+func (s sqliteStore) Installations() ca.Installations { return s.CA() }
