@@ -58,7 +58,7 @@ func ParseAlgorithm(s string) (Algorithm, error) {
 	return 0, fmt.Errorf("hsm: key algorithm %q: use one of %s", s, strings.Join(algorithmNames[P256:], ", "))
 }
 
-// recipe is what a token must offer, and be told, to make a key.
+// recipe holds the mechanisms and parameters with which a token makes a key.
 type recipe struct {
 	generate   uint
 	sign       []uint

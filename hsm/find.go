@@ -56,7 +56,7 @@ type KeyInfo struct {
 }
 
 // Find returns the key that ref names. There must be exactly one ([ErrNotFound],
-// [ErrAmbiguous]), made in the token and protected by it ([AttributeError]), and it has
+// [ErrAmbiguous]), made in the token and protected by it ([AttributeError]). It must have
 // signed a fixed text that its public key verifies ([ErrKey]). Before it reports that there
 // is no such key, Find restarts the library and looks again.
 func (t *Token) Find(ctx context.Context, ref KeyRef) (*Key, error) {
@@ -174,8 +174,8 @@ func (s *session) inspect(h pkcs11.ObjectHandle) (*Key, error) {
 }
 
 // again returns the handle of k in this attachment. If it is not known yet, there must be
-// exactly one private key with the same CKA_ID and the same public key, and it must pass the
-// self-test.
+// exactly one private key with the same CKA_ID. It must have the same public key and pass
+// the self-test.
 func (s *session) again(k *Key) (pkcs11.ObjectHandle, error) {
 	known, ok := s.known(k.id)
 	if !ok {

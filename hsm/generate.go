@@ -20,7 +20,7 @@ const idSize = 16
 const maxLabel = 64
 
 // Generate makes a key pair in the token, for signing only, that cannot be read or
-// exported, and reads back that the token protects it so. If it does not, Generate destroys
+// exported. It reads back that the token protects it so. If it does not, Generate destroys
 // the pair and returns an [AttributeError]. A label that a key already has gives
 // [ErrExists], and a mechanism that the token lacks [ErrUnsupported].
 //

@@ -175,8 +175,8 @@ func TestFaultUnderLoadIsRecovered(t *testing.T) {
 	}
 }
 
-// TestBrokenDeviceGivesTemporaryErrors checks that a device that stays broken gives temporary errors with RetryAfter,
-// is not restarted by every call, and works again once it is repaired.
+// TestBrokenDeviceGivesTemporaryErrors checks that a device that stays broken gives temporary errors with RetryAfter
+// and is not restarted by every call. Once it is repaired, it must work again.
 func TestBrokenDeviceGivesTemporaryErrors(t *testing.T) {
 	for name, broken := range map[string]fault{
 		"signing":      {call: "Sign", times: -1, err: pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)},

@@ -14,7 +14,7 @@ import (
 const maxTokenLabel = 32
 
 // InitToken makes a new token in a free slot of the module, with a security officer's PIN
-// and a user PIN, and returns its serial number. It never touches a token that is
+// and a user PIN. It returns the serial number. It never changes a token that is
 // initialized, and refuses a label that one already has ([ErrExists]). SoftHSM always has a
 // free slot; hardware usually has none, and is set up with its maker's tools. ctx bounds
 // the wait for the library, not the calls into it.

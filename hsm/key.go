@@ -44,9 +44,9 @@ func (k *Key) Ref() KeyRef { return KeyRef{Label: k.label, ID: k.ID()} }
 
 // Sign signs digest, which must be of the hash in opts, SHA-256, SHA-384 or SHA-512; an
 // Ed25519 key signs the message itself, with crypto.Hash(0). RSA keys sign as PKCS #1 v1.5
-// (RFC 8017 section 8.2) or, with *rsa.PSSOptions, PSS (section 8.1), where both of the
-// special salt lengths mean that of the hash. ECDSA signatures are DER. The token's own
-// random source is used, not the first argument.
+// (RFC 8017 section 8.2) or, with *rsa.PSSOptions, PSS (section 8.1). Both of the special
+// salt lengths mean that of the hash. ECDSA signatures are DER. The token's own random source
+// is used, not the first argument.
 //
 // If the token fails with a code that does not tell what is wrong, Sign has the key sign the self-test. A self-test
 // that fails restarts the library. If it passes, Sign tries once more.

@@ -17,7 +17,7 @@ type attachment struct {
 	gen  uint64
 	slot uint
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	anchor pkcs11.SessionHandle
 	idle   []pkcs11.SessionHandle
 	keys   map[string]knownKey // by CKA_ID

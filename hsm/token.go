@@ -1,6 +1,6 @@
-// Package hsm uses a PKCS#11 token: it makes keys that cannot leave the token, finds them
-// again, and returns each as a [crypto.Signer] that recovers from the loss of sessions,
-// logins, the library or the token itself.
+// Package hsm uses a PKCS#11 token: it makes keys that cannot leave the token, and finds
+// them again. Each key is a [crypto.Signer] that recovers from the loss of sessions, logins,
+// the library or the token itself.
 //
 // A [Token] holds one login and a bounded number of sessions. Calls into a PKCS#11 library
 // cannot be canceled, so each runs on a goroutine of its own with a session of its own. A
@@ -102,7 +102,7 @@ type Token struct {
 
 	failures atomic.Int64 // copy of brake.failures, for readers that must not wait for mu
 
-	mu      sync.Mutex  // guards what follows; held across a login
+	mu      sync.Mutex  // guards the fields below; held across a login
 	current *attachment // the login in the newest generation that this token has entered
 	stale   uint64      // generations up to this one must not be used again
 	refused error       // the error of a refused PIN; once set, no login is tried again
@@ -141,8 +141,8 @@ func (r *registry) open(ctx context.Context, cfg Config, pin PIN) (*Token, error
 	return t, nil
 }
 
-// Close waits for the calls in flight, at most Config.Wait, closes this token's sessions
-// and, when it is the last user of the module, finalizes it. When a call does not return
+// Close waits for the calls in flight, at most Config.Wait, and closes this token's
+// sessions. It finalizes the module if this was its last user. When a call does not return
 // in time, Close returns a temporary error, does not finalize the library and may be called
 // again. Calls that begin after Close return [ErrClosed].
 func (t *Token) Close() error {

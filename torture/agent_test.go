@@ -106,8 +106,8 @@ func (a *agentTest) run(t *testing.T, c powerCut) error {
 	return nil
 }
 
-// checkCredential returns an error unless the credential on the disk is the one that the agent reported last, or the
-// one for the token in use.
+// checkCredential compares the credential on the disk with what the agent reported last. A credential for the token
+// in use is also correct.
 func (a *agentTest) checkCredential() error {
 	p, err := enroll.ReadPair(a.dir)
 	switch {

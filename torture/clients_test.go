@@ -23,7 +23,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// callTimeout bounds one call. A server that was killed answers nothing.
+// callTimeout bounds one call. A server that was killed does not respond.
 const callTimeout = 20 * time.Second
 
 // A request is what a client repeats until it has a response.

@@ -51,8 +51,8 @@ func TestParseStraceLines(t *testing.T) {
 	}
 }
 
-// TestDurableOps checks that a flush covers only operations that had ended before it began, on the same file or
-// directory, and only if the flush itself has ended.
+// TestDurableOps checks what a flush covers: only operations on the same file or directory that had ended before it
+// began, and only if the flush itself has ended.
 func TestDurableOps(t *testing.T) {
 	file := func() *node { return &node{} }
 	for name, c := range map[string]struct {

@@ -62,7 +62,7 @@ type source struct {
 }
 
 // A responseCache holds signed responses by the DER of their CertID. It never holds a response with an outdated status:
-// Apply changes the status and then drops the responses about it, and put refuses a response if the status is no longer
+// Apply changes the status and then drops the responses about it; put refuses a response if the status is no longer
 // the one that was signed.
 type responseCache struct {
 	limit  int // maximum number of entries in each shard
@@ -119,7 +119,7 @@ func (c *responseCache) source(d *decision) *source {
 	return &s
 }
 
-// get copies the cached response for a CertID into into and returns it, or nil if there is none or fits returns false.
+// get copies the cached response for a CertID into the workspace and returns it, or nil if there is none or fits returns false.
 // isCacheable must be true for the CertID.
 func (c *responseCache) get(serial pki.Serial, id []byte, fits func(*cacheEntry) bool, into *workspace) *signedResponse {
 	s := &c.shards[id[len(id)-1]] // a CertID ends with the serial number

@@ -21,8 +21,8 @@ const (
 // a quarter of one processor.
 const renewalPause = 3
 
-// Renew signs cached responses again before they are too old to be sent, if they were used within twice the staleness
-// limit, so that the next client does not wait. It drops expired responses. It runs until ctx is done and returns nil.
+// Renew signs cached responses again before they are too old to be sent, so that the next client does not wait. It renews
+// those used within twice the staleness limit, and drops expired ones. It runs until ctx is done and returns nil.
 // Only one Renew may run at a time.
 func (r *Responder) Renew(ctx context.Context) error {
 	ticker := time.NewTicker(r.staleness / renewalPasses)

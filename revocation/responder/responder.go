@@ -95,7 +95,7 @@ type issuer struct {
 	id       pki.IssuerID
 	statuses statuses
 
-	mu          sync.RWMutex             // guards what follows
+	mu          sync.RWMutex             // guards the fields below
 	certificate *x509.Certificate        // nil while only its statuses are known
 	signer      *ocsp.Signer             // nil before the first SetDelegate
 	crls        map[string]*publishedCRL // by their paths below /crl/

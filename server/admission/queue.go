@@ -1,5 +1,5 @@
-// Package admission limits the load of a server: how many calls run at a time, how many wait in a queue that is fair
-// between sources, how many things a source may have open, and how often it may call.
+// Package admission limits the load of a server. A [Queue] limits how many calls run at a time and how many wait, fairly
+// between sources. A [FairLimit] limits how many things a source has open, and [Rates] how often it calls.
 //
 // A call over a limit is refused at once with a [pki.Refusal] and a time for the retry (google.rpc.RetryInfo). The
 // package does not depend on what a call does.
