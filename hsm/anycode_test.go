@@ -18,14 +18,14 @@ var someCodes = []uint{
 
 // lossyBench is a bench whose module is the shim, which can lose the SoftHSM behind it.
 type lossyBench struct {
-	*bench
+	*testBench
 	control string
 }
 
 // newLossyBench compiles the shim and makes a token behind it.
 func newLossyBench(t *testing.T) *lossyBench {
 	t.Helper()
-	b := newBench(t)
+	b := newTestBench(t)
 	l := &lossyBench{b, filepath.Join(b.dir, "control")}
 	t.Setenv("SHIM_MODULE", b.module)
 	t.Setenv("SHIM_CONTROL", l.control)
@@ -79,7 +79,7 @@ func TestLostDeviceIsRecoveredWhateverTheCode(t *testing.T) {
 			l.lose(t, code, call, "stays")
 			l.forceCall(call)
 			if _, err := signed(k); !errors.Is(err, ErrUnavailable) || !temporary(err) || retryAfter(err) <= 0 {
-				t.Errorf("%s, while the device is away: %v", name, err)
+				t.Errorf("%s, while the device is away: %v, want temporary ErrUnavailable", name, err)
 			}
 			if err := os.Remove(l.control); err != nil {
 				t.Fatal(err)
@@ -102,7 +102,7 @@ func TestProveRecoversLostDevice(t *testing.T) {
 		l.forceCall("OpenSession")
 		inits := l.count("Initialize")
 		if err := w.Prove(t.Context()); err != nil {
-			t.Errorf("%v: %v", pkcs11.Error(code), err)
+			t.Errorf("Prove after %v: %v", pkcs11.Error(code), err)
 		}
 		if n := l.count("Initialize") - inits; n != 1 {
 			t.Errorf("%v: the library was initialized %d times", pkcs11.Error(code), n)
@@ -120,7 +120,7 @@ func TestChangedPINIsTriedOnceAfterDeviceLoss(t *testing.T) {
 	before := l.count("Login")
 	for range 5 {
 		if _, err := signed(k); !errors.Is(err, ErrPIN) || temporary(err) {
-			t.Errorf("want ErrPIN: %v", err)
+			t.Errorf("signing with a changed PIN: %v, want ErrPIN", err)
 		}
 	}
 	if n := l.count("Login") - before; n != 1 {
@@ -131,7 +131,7 @@ func TestChangedPINIsTriedOnceAfterDeviceLoss(t *testing.T) {
 // TestUnclearCodeAfterSelfTestIsReturned checks that an unclear code from a token that passes the self-test is
 // attributed to the request: the library is not restarted.
 func TestUnclearCodeAfterSelfTestIsReturned(t *testing.T) {
-	b := newBench(t, "fault")
+	b := newTestBench(t, "fault")
 	k := mustGenerate(t, b.open(t, b.config("fault")), "k", P256)
 	mustSign(t, k)
 	code := pkcs11.Error(pkcs11.CKR_VENDOR_DEFINED + 9)
@@ -139,7 +139,7 @@ func TestUnclearCodeAfterSelfTestIsReturned(t *testing.T) {
 	b.inject(fault{call: "Sign", skip: 1, times: 1, err: code}) // after the self-test
 	inits := b.count("Initialize")
 	if _, err := signed(k); !errors.Is(err, code) || temporary(err) {
-		t.Errorf("want the token's code: %v", err)
+		t.Errorf("signing returns %v, want the token's code", err)
 	}
 	if n := b.count("Initialize") - inits; n != 0 {
 		t.Errorf("the library was initialized %d times", n)

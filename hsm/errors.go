@@ -164,8 +164,8 @@ func unusable(err error) error {
 	return fmt.Errorf("%w: %w", errUnusable, err)
 }
 
-// explain converts an internal error to the [Error] for the caller.
-func (t *Token) explain(what string, err error) error {
+// wrapError converts an internal error to the [Error] for the caller.
+func (t *Token) wrapError(what string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -188,7 +188,7 @@ func (t *Token) explain(what string, err error) error {
 func (t *Token) pause() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return max(t.brake.wait(time.Now()), firstPause)
+	return max(t.breaker.remaining(time.Now()), firstPause)
 }
 
 // The pauses between restarts of a library whose token does not come back.
@@ -207,7 +207,7 @@ type breaker struct {
 
 // check returns the newest failure while the pause lasts.
 func (b *breaker) check(now time.Time) error {
-	if b.wait(now) == 0 {
+	if b.remaining(now) == 0 {
 		return nil
 	}
 	return b.cause
@@ -215,7 +215,7 @@ func (b *breaker) check(now time.Time) error {
 
 // trip records a failure. Calls that fail while the pause lasts began before it.
 func (b *breaker) trip(now time.Time, cause error) {
-	if b.wait(now) > 0 {
+	if b.remaining(now) > 0 {
 		return
 	}
 	b.failures++
@@ -232,6 +232,6 @@ func (b *breaker) delay() time.Duration {
 	return d*4/5 + rand.N(d*2/5) //nolint:gosec // jitter is not a secret
 }
 
-func (b *breaker) wait(now time.Time) time.Duration { return max(b.until.Sub(now), 0) }
+func (b *breaker) remaining(now time.Time) time.Duration { return max(b.until.Sub(now), 0) }
 
 func (b *breaker) reset() { *b = breaker{} }

@@ -68,7 +68,7 @@ func (t *Token) Find(ctx context.Context, ref KeyRef) (*Key, error) {
 	}
 	k, err := find()
 	if errors.Is(err, ErrNotFound) {
-		t.renew()
+		t.requireRestart()
 		k, err = find()
 	}
 	return k, err
@@ -93,8 +93,8 @@ func (t *Token) Keys(ctx context.Context) ([]KeyInfo, error) {
 	})
 }
 
-// names reads the label and the ID of a private key.
-func (s *session) names(h pkcs11.ObjectHandle) (label string, id []byte, err error) {
+// labelAndID reads the label and the ID of a private key.
+func (s *session) labelAndID(h pkcs11.ObjectHandle) (label string, id []byte, err error) {
 	l, err := s.attribute(h, pkcs11.CKA_LABEL)
 	if err != nil {
 		return "", nil, err
@@ -105,7 +105,7 @@ func (s *session) names(h pkcs11.ObjectHandle) (label string, id []byte, err err
 
 // describe reads what is known about a private key.
 func (s *session) describe(h pkcs11.ObjectHandle) (KeyInfo, error) {
-	label, id, err := s.names(h)
+	label, id, err := s.labelAndID(h)
 	if err != nil {
 		return KeyInfo{}, err
 	}
@@ -155,7 +155,7 @@ func (s *session) choose(handles []pkcs11.ObjectHandle, public crypto.PublicKey)
 
 // inspect returns the key with the private handle h if both halves exist, it is protected and it passes the self-test.
 func (s *session) inspect(h pkcs11.ObjectHandle) (*Key, error) {
-	label, id, err := s.names(h)
+	label, id, err := s.labelAndID(h)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ func (s *session) inspect(h pkcs11.ObjectHandle) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.protected(h); err != nil {
+	if err := s.checkProtected(h); err != nil {
 		return nil, err
 	}
 	if err := s.prove(h, pub); err != nil {
@@ -173,10 +173,10 @@ func (s *session) inspect(h pkcs11.ObjectHandle) (*Key, error) {
 	return &Key{token: s.token, label: label, id: id, alg: alg, pub: pub}, nil
 }
 
-// again returns the handle of k in this attachment. If it is not known yet, there must be
+// handleOf returns the handle of k in this attachment. If it is not known yet, there must be
 // exactly one private key with the same CKA_ID. It must have the same public key and pass
 // the self-test.
-func (s *session) again(k *Key) (pkcs11.ObjectHandle, error) {
+func (s *session) handleOf(k *Key) (pkcs11.ObjectHandle, error) {
 	known, ok := s.known(k.id)
 	if !ok {
 		_, err := s.key(KeyRef{ID: k.id})
@@ -255,9 +255,9 @@ var protection = []struct {
 	{"CKA_NEVER_EXTRACTABLE", pkcs11.CKA_NEVER_EXTRACTABLE, true},
 }
 
-// protected reads back whether the token protects the private key. An [AttributeError] names
+// checkProtected reads back whether the token protects the private key. An [AttributeError] names
 // the attribute that is wrong or unknown to the token.
-func (s *session) protected(h pkcs11.ObjectHandle) error {
+func (s *session) checkProtected(h pkcs11.ObjectHandle) error {
 	for _, p := range protection {
 		value, err := s.attribute(h, p.typ)
 		switch c := classify(err); {

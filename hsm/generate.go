@@ -39,7 +39,7 @@ func (t *Token) Generate(ctx context.Context, label string, alg Algorithm) (*Key
 	id := make([]byte, idSize)
 	rand.Read(id) // never fails
 	ref := KeyRef{Label: label, ID: id}
-	t.renew()
+	t.requireRestart()
 	return run(ctx, t, fmt.Sprintf("make key %q", label), func(s *session) (*Key, error) {
 		k, err := s.key(ref)
 		if errors.Is(err, ErrNotFound) {
@@ -69,7 +69,7 @@ func checkLabel(label string) error {
 
 // generate makes the pair after checking that the token has the mechanisms and that the label is free.
 func (s *session) generate(ref KeyRef, alg Algorithm, how recipe) error {
-	if err := s.offers(alg, append(how.sign, how.generate)); err != nil {
+	if err := s.requireMechanisms(alg, append(how.sign, how.generate)); err != nil {
 		return err
 	}
 	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
@@ -91,8 +91,8 @@ func (s *session) generate(ref KeyRef, alg Algorithm, how recipe) error {
 	})
 }
 
-// offers checks that the token has the mechanisms that alg needs.
-func (s *session) offers(alg Algorithm, mechanisms []uint) error {
+// requireMechanisms checks that the token has the mechanisms that alg needs.
+func (s *session) requireMechanisms(alg Algorithm, mechanisms []uint) error {
 	list, err := s.lib.GetMechanismList(s.slot)
 	if err != nil {
 		return fmt.Errorf("list mechanisms: %w", err)
@@ -134,7 +134,7 @@ func (t *Token) Destroy(ctx context.Context, label string) error {
 		return err
 	}
 	ref := KeyRef{Label: label}
-	t.renew() // as in Generate: only a restarted library shows all keys
+	t.requireRestart() // as in Generate: only a restarted library shows all keys
 	_, err := run(ctx, t, "destroy "+ref.String(), func(s *session) (struct{}, error) {
 		if _, err := s.privateKeys(ref); err != nil { // logs in again if the login was lost: without it no private key is found
 			return struct{}{}, err

@@ -17,7 +17,7 @@ import (
 )
 
 // countObjects returns the number of objects on the token.
-func countObjects(t *testing.T, b *bench, label string) int {
+func countObjects(t *testing.T, b *testBench, label string) int {
 	t.Helper()
 	return strings.Count(b.pkcs11Tool(t, label, "--list-objects"), " Key Object;")
 }
@@ -25,7 +25,7 @@ func countObjects(t *testing.T, b *bench, label string) int {
 // TestUnprotectedKeyIsDestroyed checks that Generate destroys a key that the token does not protect, and that the
 // error names the attribute.
 func TestUnprotectedKeyIsDestroyed(t *testing.T) {
-	b := newBench(t, "attributes")
+	b := newTestBench(t, "attributes")
 	tok := b.open(t, b.config("attributes"))
 	for _, p := range protection {
 		opposite := []byte{1}
@@ -37,7 +37,7 @@ func TestUnprotectedKeyIsDestroyed(t *testing.T) {
 			_, err := tok.Generate(t.Context(), "k", P256)
 			var bad *AttributeError
 			if !errors.As(err, &bad) || bad.Attribute != p.name || bad.Want != p.want || temporary(err) {
-				t.Errorf("%s as %x: %v", p.name, claim, err)
+				t.Errorf("Generate with attribute %s read as %x: %v", p.name, claim, err)
 			}
 			b.attribute = nil
 			if n := countObjects(t, b, "attributes"); n != 0 {
@@ -49,13 +49,13 @@ func TestUnprotectedKeyIsDestroyed(t *testing.T) {
 	b.attribute = map[uint][]byte{pkcs11.CKA_SENSITIVE: {0}}
 	b.inject(fault{call: "DestroyObject", times: 1, err: pkcs11.Error(pkcs11.CKR_FUNCTION_FAILED)})
 	if _, err := tok.Generate(t.Context(), "k", P256); err == nil || !strings.Contains(err.Error(), "remove it by hand") {
-		t.Errorf("a pair that cannot be destroyed: %v", err)
+		t.Errorf("Generate with a pair that cannot be destroyed: %v", err)
 	}
 }
 
 // TestGenerateUnderFaultsLeavesOnePairOrNone fails each call of Generate, before and after it has taken effect.
 func TestGenerateUnderFaultsLeavesOnePairOrNone(t *testing.T) {
-	b := newBench(t, "faults")
+	b := newTestBench(t, "faults")
 	tok := b.open(t, b.config("faults"))
 	var made int
 	for _, code := range []uint{
@@ -88,11 +88,11 @@ func TestGenerateUnderFaultsLeavesOnePairOrNone(t *testing.T) {
 // TestDestroyRemovesKeysAndHalves checks that Destroy removes the keys with the label, complete or half, under
 // faults, and no other keys.
 func TestDestroyRemovesKeysAndHalves(t *testing.T) {
-	b := newBench(t, "destroy")
+	b := newTestBench(t, "destroy")
 	tok := b.open(t, b.config("destroy"))
 	kept := mustGenerate(t, tok, "kept", P256)
 	if err := tok.Destroy(t.Context(), "kep"); err != nil {
-		t.Errorf("what is not there: %v", err)
+		t.Errorf("Destroy of a label without key: %v", err)
 	}
 	for _, code := range []uint{
 		pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_USER_NOT_LOGGED_IN, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_DEVICE_ERROR,
@@ -104,7 +104,7 @@ func TestDestroyRemovesKeysAndHalves(t *testing.T) {
 				err := tok.Destroy(t.Context(), "gone")
 				b.heal()
 				if err != nil {
-					t.Errorf("0x%x from %s, applied %v: %v", code, call, applies, err)
+					t.Errorf("Destroy with error 0x%x from %s, applied %v: %v", code, call, applies, err)
 				}
 				if _, err := tok.Find(t.Context(), gone.Ref()); !errors.Is(err, ErrNotFound) {
 					t.Errorf("0x%x from %s, applied %v: the key is there: %v", code, call, applies, err)
@@ -116,7 +116,7 @@ func TestDestroyRemovesKeysAndHalves(t *testing.T) {
 	mustGenerate(t, tok, "gone", P256)
 	b.inject(fault{call: "DestroyObject", times: 2, skip: 1, err: pkcs11.Error(pkcs11.CKR_FUNCTION_FAILED)})
 	if err := tok.Destroy(t.Context(), "gone"); err == nil || !strings.Contains(err.Error(), "remove it by hand") {
-		t.Errorf("a half that cannot be destroyed: %v", err)
+		t.Errorf("Destroy of a half that cannot be destroyed: %v", err)
 	}
 	b.heal()
 	if n := countObjects(t, b, "destroy"); n != 3 {
@@ -148,7 +148,7 @@ func (l lackingMechanisms) GetMechanismList(slot uint) ([]*pkcs11.Mechanism, err
 // TestMissingMechanismIsUnsupported checks that a token without Ed25519 returns ErrUnsupported, and still makes other
 // keys.
 func TestMissingMechanismIsUnsupported(t *testing.T) {
-	b := newBench(t, "old")
+	b := newTestBench(t, "old")
 	for _, without := range []uint{ckmECEdwardsKeyPairGen, ckmEDDSA} {
 		reg := &registry{load: func(path string) (cryptoki, error) {
 			lib, err := load(path)
@@ -159,7 +159,7 @@ func TestMissingMechanismIsUnsupported(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := tok.Generate(t.Context(), "ed", Ed25519); !errors.Is(err, ErrUnsupported) || temporary(err) || !strings.Contains(err.Error(), "Ed25519") {
-			t.Errorf("without 0x%x: %v", without, err)
+			t.Errorf("Generate without mechanism 0x%x: %v", without, err)
 		}
 		mustSign(t, mustGenerate(t, tok, fmt.Sprintf("ec %x", without), P256))
 		if err := tok.Close(); err != nil {
@@ -170,16 +170,16 @@ func TestMissingMechanismIsUnsupported(t *testing.T) {
 
 // TestGenerateRefusesLabelsAndAlgorithms calls Generate with invalid labels and algorithms.
 func TestGenerateRefusesLabelsAndAlgorithms(t *testing.T) {
-	b := newBench(t, "refuses")
+	b := newTestBench(t, "refuses")
 	tok := b.open(t, b.config("refuses"))
 	for _, label := range []string{"", " x", "x ", "a\nb", "a\x00", "\xff", strings.Repeat("x", maxLabel+1)} {
 		if _, err := tok.Generate(t.Context(), label, P256); err == nil {
-			t.Errorf("label %q was taken", label)
+			t.Errorf("label %q was accepted", label)
 		}
 	}
 	for _, alg := range []Algorithm{0, Ed25519 + 1} {
 		if _, err := tok.Generate(t.Context(), "k", alg); !errors.Is(err, ErrUnsupported) {
-			t.Errorf("algorithm %d: %v", alg, err)
+			t.Errorf("Generate with algorithm %d: %v, want ErrUnsupported", alg, err)
 		}
 	}
 	if n := countObjects(t, b, "refuses"); n != 0 {
@@ -189,7 +189,7 @@ func TestGenerateRefusesLabelsAndAlgorithms(t *testing.T) {
 
 // TestFindRefusesUnsuitableKeys puts keys on the token with another program that Find must not return.
 func TestFindRefusesUnsuitableKeys(t *testing.T) {
-	b := newBench(t, "foreign")
+	b := newTestBench(t, "foreign")
 	generate := func(label, id, kind string) {
 		b.pkcs11Tool(t, "foreign", "--keypairgen", "--key-type", kind, "--sensitive", "--label", label, "--id", id)
 	}
@@ -240,7 +240,7 @@ func TestFindRefusesUnsuitableKeys(t *testing.T) {
 	}
 	var bad *AttributeError
 	if _, err := tok.Find(t.Context(), KeyRef{Label: "imported"}); !errors.As(err, &bad) || bad.Attribute != "CKA_LOCAL" {
-		t.Errorf("an imported key: %v", err)
+		t.Errorf("Find of an imported key: %v", err)
 	}
 	for _, ref := range []KeyRef{{Label: "twin", ID: []byte{1}}, {ID: []byte{2}}, {Label: "fine"}} {
 		mustSign(t, mustFind(t, tok, ref))
@@ -256,7 +256,7 @@ func TestFindRefusesUnsuitableKeys(t *testing.T) {
 
 // TestMismatchedPublicKeyIsRefused checks that Find detects a public half that does not belong to the private one.
 func TestMismatchedPublicKeyIsRefused(t *testing.T) {
-	b := newBench(t, "mixed")
+	b := newTestBench(t, "mixed")
 	tok := b.open(t, b.config("mixed"))
 	one, two := mustGenerate(t, tok, "one", P256), mustGenerate(t, tok, "two", P256)
 	point, err := two.pub.(*ecdsa.PublicKey).Bytes()
@@ -265,7 +265,7 @@ func TestMismatchedPublicKeyIsRefused(t *testing.T) {
 	}
 	b.attribute = map[uint][]byte{pkcs11.CKA_EC_POINT: point}
 	if _, err := tok.Find(t.Context(), one.Ref()); !errors.Is(err, ErrKey) || temporary(err) {
-		t.Errorf("with the public key of another: %v", err)
+		t.Errorf("Find of a key with another key's public half: %v", err)
 	}
 	b.attribute = nil
 	mustSign(t, mustFind(t, tok, one.Ref()))
@@ -273,7 +273,7 @@ func TestMismatchedPublicKeyIsRefused(t *testing.T) {
 
 // TestInitToken checks what InitToken refuses, and that another program sees the token it made.
 func TestInitToken(t *testing.T) {
-	b := newBench(t, "first", "second")
+	b := newTestBench(t, "first", "second")
 	slots := tool(t, "softhsm2-util", "--show-slots")
 	for _, want := range []string{"first", "second"} {
 		if !strings.Contains(slots, want) {
@@ -286,7 +286,7 @@ func TestInitToken(t *testing.T) {
 		return err
 	}
 	if err := initialize("first", so, user); !errors.Is(err, ErrExists) {
-		t.Errorf("a label that is taken: %v", err)
+		t.Errorf("InitToken with a label that exists: %v, want ErrExists", err)
 	}
 	for name, err := range map[string]error{
 		"no label":       initialize("", so, user),
@@ -296,7 +296,7 @@ func TestInitToken(t *testing.T) {
 		"no SO PIN":      initialize("third", PIN{}, user),
 	} {
 		if err == nil {
-			t.Errorf("%s was taken", name)
+			t.Errorf("%s was accepted", name)
 		}
 	}
 	if now := tool(t, "softhsm2-util", "--show-slots"); now != slots {

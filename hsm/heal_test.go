@@ -15,11 +15,11 @@ import (
 
 // TestWrongPINIsTriedOnce checks that a wrong PIN leads to one C_Login and ErrPIN, and that the token is not locked.
 func TestWrongPINIsTriedOnce(t *testing.T) {
-	b := newBench(t, "pin")
+	b := newTestBench(t, "pin")
 	before := b.count("Login")
 	_, err := b.reg.open(t.Context(), b.config("pin"), testPIN(t, "not-the-pin"))
 	if !errors.Is(err, ErrPIN) || temporary(err) {
-		t.Fatalf("a wrong PIN: %v", err)
+		t.Fatalf("Open with a wrong PIN: %v, want ErrPIN", err)
 	}
 	if n := b.count("Login") - before; n != 1 {
 		t.Errorf("a wrong PIN was tried %d times", n)
@@ -34,7 +34,7 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 // TestChangedPINIsTriedOnceByAllCallers changes the PIN and then fails the device. The old PIN must be tried once,
 // however many calls there are.
 func TestChangedPINIsTriedOnceByAllCallers(t *testing.T) {
-	b := newBench(t, "pin")
+	b := newTestBench(t, "pin")
 	k := mustGenerate(t, b.open(t, b.config("pin")), "k", P256)
 	b.pkcs11Tool(t, "pin", "--change-pin", "--new-pin", "env:NEW_PIN")
 	b.inject(fault{call: "Sign", times: 1, err: pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)})
@@ -49,7 +49,7 @@ func TestChangedPINIsTriedOnceByAllCallers(t *testing.T) {
 				}
 				// A call may have passed before the fault.
 				if err != nil {
-					t.Errorf("want ErrPIN: %v", err)
+					t.Errorf("signing with a changed PIN: %v, want ErrPIN", err)
 					return
 				}
 			}
@@ -61,10 +61,10 @@ func TestChangedPINIsTriedOnceByAllCallers(t *testing.T) {
 	}
 	b.heal()
 	if _, err := signed(k); !errors.Is(err, ErrPIN) {
-		t.Errorf("later: %v", err)
+		t.Errorf("signing later with a changed PIN: %v, want ErrPIN", err)
 	}
 	if n := b.count("Login") - before; n != 1 {
-		t.Errorf("the old PIN was tried again, %d times in all", n)
+		t.Errorf("the old PIN was tried %d times, want once", n)
 	}
 }
 
@@ -83,7 +83,7 @@ func TestRetryCuresEachError(t *testing.T) {
 		pkcs11.CKR_GENERAL_ERROR:            1,
 		pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED: 1,
 	}
-	b := newBench(t, "heal")
+	b := newTestBench(t, "heal")
 	k := mustGenerate(t, b.open(t, b.config("heal")), "k", P256)
 	mustSign(t, k)
 	for code, restarts := range restarts {
@@ -112,7 +112,7 @@ func TestRetryCuresEachError(t *testing.T) {
 
 // TestForeignCallsAreRecovered lets other code in the process end the sessions, the login or the library.
 func TestForeignCallsAreRecovered(t *testing.T) {
-	b := newBench(t, "acts")
+	b := newTestBench(t, "acts")
 	tok := b.open(t, b.config("acts"))
 	k := mustGenerate(t, tok, "k", P256)
 	for name, act := range map[string]func() error{
@@ -148,7 +148,7 @@ func TestForeignCallsAreRecovered(t *testing.T) {
 // TestFaultUnderLoadIsRecovered injects faults while many callers sign. All must get their signatures, with at most
 // one restart for each fault.
 func TestFaultUnderLoadIsRecovered(t *testing.T) {
-	b := newBench(t, "load")
+	b := newTestBench(t, "load")
 	k := mustGenerate(t, b.open(t, b.config("load")), "k", P256)
 	const faults = 5
 	inits := b.count("Initialize")
@@ -185,14 +185,14 @@ func TestBrokenDeviceGivesTemporaryErrors(t *testing.T) {
 		"logging in":   {call: "Login", times: -1, err: pkcs11.Error(pkcs11.CKR_TOKEN_NOT_PRESENT)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t, "broken")
+			b := newTestBench(t, "broken")
 			k := mustGenerate(t, b.open(t, b.config("broken")), "k", P256)
 			b.inject(broken)
 			b.inject(fault{call: "SignInit", times: 1, err: pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)})
 			inits := b.count("Initialize")
 			for range 50 {
 				if _, err := signed(k); !errors.Is(err, ErrUnavailable) || !temporary(err) || retryAfter(err) <= 0 {
-					t.Fatalf("a broken token: %v", err)
+					t.Fatalf("signing with a broken token: %v, want temporary ErrUnavailable", err)
 				}
 			}
 			if n := b.count("Initialize") - inits; n < 1 || n > 10 {
@@ -209,7 +209,7 @@ func TestBrokenDeviceGivesTemporaryErrors(t *testing.T) {
 func TestMissingStorageIsTemporary(t *testing.T) {
 	for name, path := range map[string]string{"the store": "tokens", "the token": "tokens/*-*"} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t, "away")
+			b := newTestBench(t, "away")
 			tok := b.open(t, b.config("away"))
 			k := mustGenerate(t, tok, "k", P256)
 			found, err := filepath.Glob(filepath.Join(b.dir, path))
@@ -221,7 +221,7 @@ func TestMissingStorageIsTemporary(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := signed(k); !errors.Is(err, ErrUnavailable) || !temporary(err) {
-				t.Errorf("away: %v", err)
+				t.Errorf("signing while the storage is away: %v, want temporary ErrUnavailable", err)
 			}
 			if _, err := tok.Generate(t.Context(), "k", P256); err == nil {
 				t.Error("a key was made while the storage was away")
@@ -231,7 +231,7 @@ func TestMissingStorageIsTemporary(t *testing.T) {
 			}
 			eventually(t, func() error { _, err := signed(k); return err })
 			if infos, err := tok.Keys(t.Context()); err != nil || len(infos) != 1 {
-				t.Errorf("back: %d keys, %v", len(infos), err)
+				t.Errorf("after the storage is back: %d keys, %v, want 1", len(infos), err)
 			}
 		})
 	}
@@ -240,7 +240,7 @@ func TestMissingStorageIsTemporary(t *testing.T) {
 // TestAbsentKeyIsCheckedByRestart moves the storage away and back. SoftHSM then shows no objects, without an error.
 // Find must restart the library before it reports ErrNotFound, and Generate must not make a second key.
 func TestAbsentKeyIsCheckedByRestart(t *testing.T) {
-	b := newBench(t, "absent")
+	b := newTestBench(t, "absent")
 	tok := b.open(t, b.config("absent"))
 	k := mustGenerate(t, tok, "k", P256)
 	blink := func() {
@@ -260,37 +260,37 @@ func TestAbsentKeyIsCheckedByRestart(t *testing.T) {
 	}
 	blink()
 	if found, err := tok.Find(t.Context(), KeyRef{Label: "k"}); err != nil || !k.pub.Equal(found.Public()) {
-		t.Errorf("Find: %v", err)
+		t.Errorf("Find while the library hides the key: %v", err)
 	}
 	blink()
 	if _, err := tok.Generate(t.Context(), "k", P256); !errors.Is(err, ErrExists) {
-		t.Errorf("Generate: %v", err)
+		t.Errorf("Generate while the library hides the key: %v, want ErrExists", err)
 	}
 	blink()
 	mustSign(t, k)
 	if _, err := tok.Find(t.Context(), KeyRef{Label: "other"}); !errors.Is(err, ErrNotFound) || temporary(err) {
-		t.Errorf("Find of what is not there: %v", err)
+		t.Errorf("Find of a missing key: %v, want ErrNotFound", err)
 	}
 }
 
 // TestAbsentKeyIsCheckedIfOnlySearchFails is the same with a library that finds no objects but could make keys.
 func TestAbsentKeyIsCheckedIfOnlySearchFails(t *testing.T) {
-	b := newBench(t, "blind")
+	b := newTestBench(t, "blind")
 	tok := b.open(t, b.config("blind"))
 	k := mustGenerate(t, tok, "k", P256)
 	b.setBlind(true)
 	if found, err := tok.Find(t.Context(), k.Ref()); err != nil || !k.pub.Equal(found.Public()) {
-		t.Errorf("Find: %v", err)
+		t.Errorf("Find while the library hides the key: %v", err)
 	}
 	b.setBlind(true)
 	if _, err := tok.Generate(t.Context(), "k", P256); !errors.Is(err, ErrExists) {
-		t.Errorf("Generate: %v", err)
+		t.Errorf("Generate while the library hides the key: %v, want ErrExists", err)
 	}
 }
 
 // signTogether starts n signatures and returns when all are inside the library. finish lets them continue and returns
 // their errors.
-func signTogether(b *bench, k *Key, n int) (finish func() error) {
+func signTogether(b *testBench, k *Key, n int) (finish func() error) {
 	release := b.stall("Sign")
 	ended := make(chan error, n)
 	for range n {
@@ -315,7 +315,7 @@ func signTogether(b *bench, k *Key, n int) (finish func() error) {
 // TestLostSessionsAreReplacedWithoutRestart closes every session in the pool. Each call must replace its session
 // without a restart.
 func TestLostSessionsAreReplacedWithoutRestart(t *testing.T) {
-	b := newBench(t, "pool")
+	b := newTestBench(t, "pool")
 	k := mustGenerate(t, b.open(t, b.config("pool")), "k", P256)
 	if err := signTogether(b, k, 6)(); err != nil {
 		t.Fatal(err)
@@ -334,7 +334,7 @@ func TestLostSessionsAreReplacedWithoutRestart(t *testing.T) {
 
 // TestOneFaultRestartsOnce fails many calls with one fault. They must recover with one restart.
 func TestOneFaultRestartsOnce(t *testing.T) {
-	b := newBench(t, "together")
+	b := newTestBench(t, "together")
 	k := mustGenerate(t, b.open(t, b.config("together")), "k", P256)
 	inits := b.count("Initialize")
 	const n = 6
@@ -353,19 +353,19 @@ func TestOneFaultRestartsOnce(t *testing.T) {
 
 // TestReplacedKeyIsRefused replaces a key by one with the same ID and another public key. It must not be used.
 func TestReplacedKeyIsRefused(t *testing.T) {
-	b := newBench(t, "swap")
+	b := newTestBench(t, "swap")
 	k := mustGenerate(t, b.open(t, b.config("swap")), "k", P256)
 	id := fmt.Sprintf("%x", k.ID())
 	b.pkcs11Tool(t, "swap", "--delete-object", "--type", "privkey", "--id", id)
 	b.pkcs11Tool(t, "swap", "--delete-object", "--type", "pubkey", "--id", id)
 	if _, err := signed(k); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("a key that is gone: %v", err)
+		t.Errorf("signing with a deleted key: %v, want ErrUnavailable", err)
 	}
 	b.pkcs11Tool(t, "swap", "--keypairgen", "--key-type", "EC:prime256v1", "--sensitive", "--label", "k", "--id", id)
 	var err error
 	for err = errors.New("not tried"); !errors.Is(err, ErrKey); {
 		if _, err = signed(k); err == nil || !temporary(err) && !errors.Is(err, ErrKey) {
-			t.Fatalf("another key under the same ID: %v", err)
+			t.Fatalf("signing with another key under the same ID: %v, want ErrKey", err)
 		}
 		time.Sleep(retryAfter(err))
 	}
@@ -373,7 +373,7 @@ func TestReplacedKeyIsRefused(t *testing.T) {
 
 // TestOpenRefusesBadConfig opens tokens with invalid configurations, PINs and contexts.
 func TestOpenRefusesBadConfig(t *testing.T) {
-	b := newBench(t, "here")
+	b := newTestBench(t, "here")
 	b.open(t, b.config("here")) // the restarts below must not affect this token
 	for name, c := range map[string]struct {
 		cfg       Config
@@ -400,13 +400,13 @@ func TestOpenRefusesBadConfig(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := b.reg.open(gone, b.config("here"), testPIN(t, userSecret)); !errors.Is(err, context.Canceled) {
-		t.Errorf("with a context that has ended: %v", err)
+		t.Errorf("Open with a context that has ended: %v", err)
 	}
 }
 
 // TestOpenBySerial opens a token by the serial number that InitToken returned.
 func TestOpenBySerial(t *testing.T) {
-	b := newBench(t)
+	b := newTestBench(t)
 	serial, err := b.reg.initToken(t.Context(), b.module, "by serial", testPIN(t, soSecret), testPIN(t, userSecret))
 	if err != nil {
 		t.Fatal(err)
@@ -421,17 +421,17 @@ func TestBreakerPausesGrow(t *testing.T) {
 	cause := errors.New("cause")
 	b.trip(now, cause)
 	if err := b.check(now); err != nil {
-		t.Errorf("after one failure: %v", err)
+		t.Errorf("the breaker after one failure: %v, want nil", err)
 	}
 	var last time.Duration
 	for range 40 {
 		b.trip(now, cause)
 		if err := b.check(now); !errors.Is(err, cause) {
-			t.Fatalf("during the pause: %v", err)
+			t.Fatalf("the breaker during a pause: %v, want its cause", err)
 		}
-		pause := b.wait(now)
+		pause := b.remaining(now)
 		b.trip(now, errors.New("late")) // from a call that began before
-		if b.wait(now) != pause || !errors.Is(b.check(now), cause) {
+		if b.remaining(now) != pause || !errors.Is(b.check(now), cause) {
 			t.Error("a failure during the pause counted")
 		}
 		if pause > lastPause*6/5 || last < lastPause/2 && pause <= last {
@@ -446,6 +446,6 @@ func TestBreakerPausesGrow(t *testing.T) {
 	b.reset()
 	b.trip(now, cause)
 	if err := b.check(now); err != nil {
-		t.Errorf("after success and one failure: %v", err)
+		t.Errorf("the breaker after a reset and one failure: %v, want nil", err)
 	}
 }

@@ -57,7 +57,7 @@ func (k *Key) Ref() KeyRef { return KeyRef{Label: k.label, ID: k.ID()} }
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	req, err := newRequest(k.pub, bytes.Clone(digest), opts)
 	if err != nil {
-		return nil, k.token.explain(k.operation(), err)
+		return nil, k.token.wrapError(k.operation(), err)
 	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), k.token.cfg.Wait, errNoAnswer)
 	defer cancel()
@@ -73,7 +73,7 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 
 func (k *Key) sign(ctx context.Context, req request) ([]byte, error) {
 	return run(ctx, k.token, k.operation(), func(s *session) ([]byte, error) {
-		h, err := s.again(k)
+		h, err := s.handleOf(k)
 		if err != nil {
 			return nil, err
 		}
@@ -85,7 +85,7 @@ func (k *Key) sign(ctx context.Context, req request) ([]byte, error) {
 func (k *Key) prove(ctx context.Context) error {
 	once := func() error {
 		_, err := run(ctx, k.token, fmt.Sprintf("prove key %q", k.label), func(s *session) (struct{}, error) {
-			h, err := s.again(k)
+			h, err := s.handleOf(k)
 			if err != nil {
 				return struct{}{}, err
 			}
@@ -95,7 +95,7 @@ func (k *Key) prove(ctx context.Context) error {
 	}
 	err := once()
 	if errors.Is(err, pkcs11.Error(pkcs11.CKR_SESSION_COUNT)) {
-		k.token.renew() // the library may still count sessions of a lost device; a restart ends them
+		k.token.requireRestart() // the library may still count sessions of a lost device; a restart ends them
 		err = once()
 	}
 	return err

@@ -107,7 +107,7 @@ func TestKeysOfEveryAlgorithmSign(t *testing.T) {
 		RSA4096: {x509.SHA256WithRSA, x509.SHA512WithRSAPSS},
 		Ed25519: {x509.PureEd25519},
 	}
-	b := newBench(t, "algorithms")
+	b := newTestBench(t, "algorithms")
 	tok := b.open(t, b.config("algorithms"))
 	made := make(map[Algorithm]*Key)
 	for alg, algs := range signatures {
@@ -153,7 +153,7 @@ func TestKeysOfEveryAlgorithmSign(t *testing.T) {
 
 // TestPSSSaltLengths signs with each kind of salt length and has Go verify the signatures.
 func TestPSSSaltLengths(t *testing.T) {
-	b := newBench(t, "pss")
+	b := newTestBench(t, "pss")
 	k := mustGenerate(t, b.open(t, b.config("pss")), "k", RSA3072)
 	pub := k.Public().(*rsa.PublicKey)
 	most := pub.Size() - sha256.Size - 2
@@ -175,7 +175,7 @@ func TestPSSSaltLengths(t *testing.T) {
 
 // TestWrongDigestIsRefused checks that input that is not a digest of its hash never reaches the token.
 func TestWrongDigestIsRefused(t *testing.T) {
-	b := newBench(t, "digest")
+	b := newTestBench(t, "digest")
 	tok := b.open(t, b.config("digest"))
 	ec, rsaKey, ed := mustGenerate(t, tok, "ec", P256), mustGenerate(t, tok, "rsa", RSA3072), mustGenerate(t, tok, "ed", Ed25519)
 	long := sha512.Sum512(nil)
@@ -224,7 +224,7 @@ func TestLongDigestIsTruncated(t *testing.T) {
 // TestCallsAreBoundedBySessions has many goroutines share few sessions: the library must never have more calls inside
 // than sessions.
 func TestCallsAreBoundedBySessions(t *testing.T) {
-	b := newBench(t, "many")
+	b := newTestBench(t, "many")
 	cfg := b.config("many")
 	cfg.Sessions = 3
 	tok := b.open(t, cfg)
@@ -256,7 +256,7 @@ func TestCallsAreBoundedBySessions(t *testing.T) {
 // TestHangingCallGivesBusy makes a call hang in the library. It keeps its session, other callers get ErrBusy, and
 // Close does not finalize the library.
 func TestHangingCallGivesBusy(t *testing.T) {
-	b := newBench(t, "slow")
+	b := newTestBench(t, "slow")
 	cfg := b.config("slow")
 	cfg.Sessions, cfg.Wait = 1, 200*time.Millisecond
 	tok := b.open(t, cfg)
@@ -265,15 +265,15 @@ func TestHangingCallGivesBusy(t *testing.T) {
 	release := b.stall("Sign")
 	for range 2 { // the second finds no session free
 		if _, err := signed(k); !errors.Is(err, ErrBusy) || !temporary(err) || retryAfter(err) <= 0 {
-			t.Errorf("a call without answer: %v", err)
+			t.Errorf("a hanging call returns %v, want temporary ErrBusy", err)
 		}
 	}
 	finalized := b.count("Finalize")
 	if err := tok.Close(); !errors.Is(err, ErrBusy) || !temporary(err) {
-		t.Errorf("Close around a call: %v", err)
+		t.Errorf("Close with a call inside: %v, want temporary ErrBusy", err)
 	}
 	if _, err := signed(k); !errors.Is(err, ErrClosed) || temporary(err) {
-		t.Errorf("a call after Close: %v", err)
+		t.Errorf("signing after Close: %v, want ErrClosed", err)
 	}
 	if b.count("Finalize") != finalized {
 		t.Error("the library was finalized with a call inside")
@@ -292,7 +292,7 @@ func TestHangingCallGivesBusy(t *testing.T) {
 func TestHangingRecoveryGivesBusy(t *testing.T) {
 	for _, call := range []string{"Finalize", "Initialize", "OpenSession", "Login", "FindObjects"} {
 		t.Run(call, func(t *testing.T) {
-			b := newBench(t, "stuck")
+			b := newTestBench(t, "stuck")
 			cfg := b.config("stuck")
 			cfg.Wait = 100 * time.Millisecond
 			k := mustGenerate(t, b.open(t, cfg), "k", P256)
@@ -321,7 +321,7 @@ func TestHangingRecoveryGivesBusy(t *testing.T) {
 // TestRestartWaitsForCallsInside checks that a restart waits for a call inside the library, and gives up rather than
 // finalize it.
 func TestRestartWaitsForCallsInside(t *testing.T) {
-	b := newBench(t, "one", "two")
+	b := newTestBench(t, "one", "two")
 	cfg := b.config("one")
 	cfg.Wait = 200 * time.Millisecond
 	k, other := mustGenerate(t, b.open(t, cfg), "k", P256), mustGenerate(t, b.open(t, b.config("two")), "k", P256)
@@ -331,14 +331,14 @@ func TestRestartWaitsForCallsInside(t *testing.T) {
 	b.inject(fault{call: "SignInit", times: 1, err: pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)})
 	for range 3 {
 		if _, err := signed(k); !errors.Is(err, ErrBusy) || !temporary(err) {
-			t.Errorf("with a call inside: %v", err)
+			t.Errorf("signing while a restart waits for a call: %v, want temporary ErrBusy", err)
 		}
 	}
 	if b.count("Finalize") != finalized {
 		t.Error("the library was finalized around a call")
 	}
 	if err := finish(); err != nil {
-		t.Errorf("the call inside: %v", err)
+		t.Errorf("the call inside the library failed: %v", err)
 	}
 	eventually(t, func() error { _, err := signed(k); return err })
 	if b.count("Finalize") != finalized+1 {
@@ -349,7 +349,7 @@ func TestRestartWaitsForCallsInside(t *testing.T) {
 
 // TestEd25519SignsAnyLength signs messages of several lengths, including empty ones.
 func TestEd25519SignsAnyLength(t *testing.T) {
-	b := newBench(t, "empty")
+	b := newTestBench(t, "empty")
 	k := mustGenerate(t, b.open(t, b.config("empty")), "k", Ed25519)
 	for _, message := range [][]byte{nil, {}, {0}, make([]byte, 100_000)} {
 		sig, err := k.Sign(nil, message, crypto.Hash(0))

@@ -48,25 +48,25 @@ func softModule(t testing.TB) (module, dir string) {
 	return module, dir
 }
 
-// bench is a private SoftHSM with a library that can be made to fail.
-type bench struct {
-	*faulty
+// testBench is a private SoftHSM with a library that can be made to fail.
+type testBench struct {
+	*faultyLibrary
 	reg    *registry
 	module string
 	dir    string
 }
 
-// newBench makes a store with one token for each label.
-func newBench(t testing.TB, labels ...string) *bench {
+// newTestBench makes a store with one token for each label.
+func newTestBench(t testing.TB, labels ...string) *testBench {
 	t.Helper()
-	b := &bench{faulty: &faulty{}}
+	b := &testBench{faultyLibrary: &faultyLibrary{}}
 	b.module, b.dir = softModule(t)
 	b.reg = &registry{load: func(path string) (cryptoki, error) {
 		lib, err := load(path)
 		if err == nil {
 			b.cryptoki = lib
 		}
-		return b.faulty, err
+		return b.faultyLibrary, err
 	}}
 	for _, label := range labels {
 		if _, err := b.reg.initToken(t.Context(), b.module, label, testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
@@ -76,12 +76,12 @@ func newBench(t testing.TB, labels ...string) *bench {
 	return b
 }
 
-func (b *bench) config(label string) Config {
+func (b *testBench) config(label string) Config {
 	return Config{Module: b.module, TokenLabel: label}
 }
 
 // open opens a token and closes it at the end of the test.
-func (b *bench) open(t testing.TB, cfg Config) *Token {
+func (b *testBench) open(t testing.TB, cfg Config) *Token {
 	t.Helper()
 	tok, err := b.reg.open(t.Context(), cfg, testPIN(t, userSecret))
 	if err != nil {
@@ -105,8 +105,8 @@ type fault struct {
 	err     error
 }
 
-// faulty is the real library with injected faults.
-type faulty struct {
+// faultyLibrary is the real library with injected faults.
+type faultyLibrary struct {
 	cryptoki
 
 	mu        sync.Mutex
@@ -120,14 +120,14 @@ type faulty struct {
 }
 
 // inject adds a fault.
-func (f *faulty) inject(x fault) {
+func (f *faultyLibrary) inject(x fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.faults = append(f.faults, &x)
 }
 
 // stall makes a call hang until release is called.
-func (f *faulty) stall(call string) (release func()) {
+func (f *faultyLibrary) stall(call string) (release func()) {
 	c := make(chan struct{})
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -141,35 +141,35 @@ func (f *faulty) stall(call string) (release func()) {
 }
 
 // heal removes all faults.
-func (f *faulty) heal() {
+func (f *faultyLibrary) heal() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.faults = nil
 }
 
 // count returns how often call was made.
-func (f *faulty) count(call string) int {
+func (f *faultyLibrary) count(call string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.counts[call]
 }
 
 // setBlind makes searches find nothing, as SoftHSM does after its store has gone and come back.
-func (f *faulty) setBlind(blind bool) {
+func (f *faultyLibrary) setBlind(blind bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.blind = blind
 }
 
 // signing returns how many calls of Sign are inside the library.
-func (f *faulty) signing() int {
+func (f *faultyLibrary) signing() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.inside
 }
 
 // through makes the call, fails it, or both.
-func (f *faulty) through(call string, do func() error) error {
+func (f *faultyLibrary) through(call string, do func() error) error {
 	f.mu.Lock()
 	if f.counts == nil {
 		f.counts = make(map[string]int)
@@ -202,14 +202,14 @@ func (f *faulty) through(call string, do func() error) error {
 	return hit.err
 }
 
-func (f *faulty) Initialize(o ...pkcs11.InitializeOption) error {
+func (f *faultyLibrary) Initialize(o ...pkcs11.InitializeOption) error {
 	f.setBlind(false)
 	return f.through("Initialize", func() error { return f.cryptoki.Initialize(o...) })
 }
 
-func (f *faulty) Finalize() error { return f.through("Finalize", f.cryptoki.Finalize) }
+func (f *faultyLibrary) Finalize() error { return f.through("Finalize", f.cryptoki.Finalize) }
 
-func (f *faulty) Login(s pkcs11.SessionHandle, user uint, pin string) error {
+func (f *faultyLibrary) Login(s pkcs11.SessionHandle, user uint, pin string) error {
 	call := "Login"
 	if user == pkcs11.CKU_SO {
 		call = "LoginSO"
@@ -217,16 +217,16 @@ func (f *faulty) Login(s pkcs11.SessionHandle, user uint, pin string) error {
 	return f.through(call, func() error { return f.cryptoki.Login(s, user, pin) })
 }
 
-func (f *faulty) OpenSession(slot uint, flags uint) (h pkcs11.SessionHandle, err error) {
+func (f *faultyLibrary) OpenSession(slot uint, flags uint) (h pkcs11.SessionHandle, err error) {
 	err = f.through("OpenSession", func() error { h, err = f.cryptoki.OpenSession(slot, flags); return err })
 	return h, err
 }
 
-func (f *faulty) CloseSession(s pkcs11.SessionHandle) error {
+func (f *faultyLibrary) CloseSession(s pkcs11.SessionHandle) error {
 	return f.through("CloseSession", func() error { return f.cryptoki.CloseSession(s) })
 }
 
-func (f *faulty) FindObjects(s pkcs11.SessionHandle, most int) (h []pkcs11.ObjectHandle, more bool, err error) {
+func (f *faultyLibrary) FindObjects(s pkcs11.SessionHandle, most int) (h []pkcs11.ObjectHandle, more bool, err error) {
 	err = f.through("FindObjects", func() error { h, more, err = f.cryptoki.FindObjects(s, most); return err })
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -236,11 +236,11 @@ func (f *faulty) FindObjects(s pkcs11.SessionHandle, most int) (h []pkcs11.Objec
 	return h, more, err
 }
 
-func (f *faulty) SignInit(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, o pkcs11.ObjectHandle) error {
+func (f *faultyLibrary) SignInit(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, o pkcs11.ObjectHandle) error {
 	return f.through("SignInit", func() error { return f.cryptoki.SignInit(s, m, o) })
 }
 
-func (f *faulty) Sign(s pkcs11.SessionHandle, message []byte) (sig []byte, err error) {
+func (f *faultyLibrary) Sign(s pkcs11.SessionHandle, message []byte) (sig []byte, err error) {
 	f.mu.Lock()
 	f.inside++
 	f.most = max(f.most, f.inside)
@@ -257,16 +257,16 @@ func (f *faulty) Sign(s pkcs11.SessionHandle, message []byte) (sig []byte, err e
 	return sig, nil
 }
 
-func (f *faulty) GenerateKeyPair(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, pub, priv []*pkcs11.Attribute) (p, q pkcs11.ObjectHandle, err error) {
+func (f *faultyLibrary) GenerateKeyPair(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, pub, priv []*pkcs11.Attribute) (p, q pkcs11.ObjectHandle, err error) {
 	err = f.through("GenerateKeyPair", func() error { p, q, err = f.cryptoki.GenerateKeyPair(s, m, pub, priv); return err })
 	return p, q, err
 }
 
-func (f *faulty) DestroyObject(s pkcs11.SessionHandle, o pkcs11.ObjectHandle) error {
+func (f *faultyLibrary) DestroyObject(s pkcs11.SessionHandle, o pkcs11.ObjectHandle) error {
 	return f.through("DestroyObject", func() error { return f.cryptoki.DestroyObject(s, o) })
 }
 
-func (f *faulty) GetAttributeValue(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, a []*pkcs11.Attribute) ([]*pkcs11.Attribute, error) {
+func (f *faultyLibrary) GetAttributeValue(s pkcs11.SessionHandle, o pkcs11.ObjectHandle, a []*pkcs11.Attribute) ([]*pkcs11.Attribute, error) {
 	got, err := f.cryptoki.GetAttributeValue(s, o, a)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -283,7 +283,7 @@ func (f *faulty) GetAttributeValue(s pkcs11.SessionHandle, o pkcs11.ObjectHandle
 }
 
 // real returns the library itself, for what the package never calls.
-func (f *faulty) real(t testing.TB) *pkcs11.Ctx {
+func (f *faultyLibrary) real(t testing.TB) *pkcs11.Ctx {
 	t.Helper()
 	lib, ok := f.cryptoki.(*pkcs11.Ctx)
 	if !ok {
@@ -293,9 +293,9 @@ func (f *faulty) real(t testing.TB) *pkcs11.Ctx {
 }
 
 // slotOf returns where the token is in the library's present generation.
-func (b *bench) slotOf(t testing.TB, label string) uint {
+func (b *testBench) slotOf(t testing.TB, label string) uint {
 	t.Helper()
-	slot, err := findSlot(b.faulty, b.config(label))
+	slot, err := findSlot(b.faultyLibrary, b.config(label))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +318,7 @@ func tool(t testing.TB, name string, args ...string) string {
 }
 
 // pkcs11Tool runs OpenSC's pkcs11-tool as the user of a token.
-func (b *bench) pkcs11Tool(t testing.TB, label string, args ...string) string {
+func (b *testBench) pkcs11Tool(t testing.TB, label string, args ...string) string {
 	t.Helper()
 	return tool(t, "pkcs11-tool", append([]string{"--module", b.module, "--token-label", label, "--login", "--pin", "env:USER_PIN"}, args...)...)
 }
@@ -350,13 +350,13 @@ func eventually(t testing.TB, call func() error) {
 			return
 		}
 		if !temporary(err) || retryAfter(err) <= 0 {
-			t.Errorf("not an error to wait for: %v", err)
+			t.Errorf("the error is not temporary: %v", err)
 			return
 		}
 		select {
 		case <-time.After(retryAfter(err)):
 		case <-ctx.Done():
-			t.Errorf("has not healed: %v", err)
+			t.Errorf("the token did not recover in time: %v", err)
 			return
 		}
 	}

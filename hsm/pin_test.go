@@ -56,7 +56,7 @@ func TestPINIsRedactedEverywhere(t *testing.T) {
 
 // TestErrorsRedactThePIN checks that the error for a refused PIN does not contain it.
 func TestErrorsRedactThePIN(t *testing.T) {
-	b := newBench(t, "errors")
+	b := newTestBench(t, "errors")
 	const wrong = "wrong-4711"
 	_, err := b.reg.open(t.Context(), b.config("errors"), testPIN(t, wrong))
 	if s := fmt.Sprintf("%+v %#v", err, err); err == nil || strings.Contains(s, wrong) {
@@ -117,7 +117,7 @@ func TestReadPINCredential(t *testing.T) {
 	path := writePIN(t, "1234\n", 0o440) // as systemd makes them
 	t.Setenv("CREDENTIALS_DIRECTORY", "")
 	if _, err := ReadPINCredential("pin"); err == nil || !strings.Contains(err.Error(), "LoadCredential=") {
-		t.Errorf("outside systemd: %v", err)
+		t.Errorf("ReadPINCredential outside of systemd: %v", err)
 	}
 	t.Setenv("CREDENTIALS_DIRECTORY", filepath.Dir(path))
 	pin, err := ReadPINCredential("pin")

@@ -80,6 +80,6 @@ func TestPromptPINRefusesPipe(t *testing.T) {
 	}
 	defer func() { _ = errors.Join(r.Close(), w.Close()) }()
 	if _, err := PromptPIN(r, "PIN: "); err == nil || !strings.Contains(err.Error(), "PIN file") {
-		t.Errorf("a pipe: %v", err)
+		t.Errorf("PromptPIN on a pipe: %v", err)
 	}
 }

@@ -73,15 +73,15 @@ func TestParsersAcceptOnlyPointsOnCurve(t *testing.T) {
 		random := rapid.SliceOfN(rapid.Byte(), 0, 600)
 		_, _, err := parsePoint(random.Draw(t, "params"), random.Draw(t, "point"))
 		if !errors.Is(err, ErrUnsupported) && !errors.Is(err, ErrKey) {
-			t.Errorf("any curve: %v", err)
+			t.Errorf("parsePoint with random parameters: %v", err)
 		}
 		pub, _, err := parsePoint(p256, random.Draw(t, "point"))
 		if err == nil && !isOnCurve(pub) {
-			t.Error("a point off the curve was taken")
+			t.Error("a point off the curve was accepted")
 		}
 		_, _, err = parseRSA(random.Draw(t, "n"), random.Draw(t, "e"))
 		if err != nil && !errors.Is(err, ErrUnsupported) && !errors.Is(err, ErrKey) {
-			t.Errorf("RSA: %v", err)
+			t.Errorf("parseRSA with random bytes: %v", err)
 		}
 	})
 }
@@ -101,7 +101,7 @@ func TestECDSADERMatchesEncodingASN1(t *testing.T) {
 		got, err := ecdsaDER(raw)
 		if r.Sign() == 0 || s.Sign() == 0 {
 			if !errors.Is(err, ErrKey) {
-				t.Errorf("zero: %v", err)
+				t.Errorf("ecdsaDER with zero: %v", err)
 			}
 			return
 		}

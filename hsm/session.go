@@ -204,28 +204,28 @@ func run[T any](ctx context.Context, t *Token, what string, op func(*session) (T
 	var none T
 	select {
 	case <-t.done:
-		return none, t.explain(what, ErrClosed)
+		return none, t.wrapError(what, ErrClosed)
 	default:
 	}
 	select {
 	case t.calls <- struct{}{}:
 	case <-t.done:
-		return none, t.explain(what, ErrClosed)
+		return none, t.wrapError(what, ErrClosed)
 	case <-ctx.Done():
-		return none, t.explain(what, context.Cause(ctx))
+		return none, t.wrapError(what, context.Cause(ctx))
 	}
 	out := make(chan result, 1)
 	go func() {
 		defer func() { <-t.calls }()
 		v, err := attempt(ctx, t, op)
 		// explain is called here because it takes the mutex, which a login may be holding.
-		out <- result{v, t.explain(what, err)}
+		out <- result{v, t.wrapError(what, err)}
 	}()
 	select {
 	case r := <-out:
 		return r.v, r.err
 	case <-ctx.Done():
-		return none, t.explain(what, context.Cause(ctx))
+		return none, t.wrapError(what, context.Cause(ctx))
 	}
 }
 
@@ -253,7 +253,7 @@ func once[T any](ctx context.Context, t *Token, fresh bool, op func(*session) (T
 	defer t.module.leave()
 	s, err := a.take(t, fresh)
 	if err = unusable(err); err != nil {
-		t.settle(a.gen, err)
+		t.recordResult(a.gen, err)
 		return none, err
 	}
 	v, err := op(s)
@@ -266,7 +266,7 @@ func once[T any](ctx context.Context, t *Token, fresh bool, op func(*session) (T
 			err = unusable(lerr)
 		}
 	}
-	t.settle(a.gen, err)
+	t.recordResult(a.gen, err)
 	if err != nil {
 		return none, err
 	}

@@ -14,7 +14,7 @@ import (
 // TestTokensOfOneModuleAreIndependent closes and restarts two tokens in one module; each must survive that of the
 // other.
 func TestTokensOfOneModuleAreIndependent(t *testing.T) {
-	b := newBench(t, "root", "issuing")
+	b := newTestBench(t, "root", "issuing")
 	root, issuing := b.open(t, b.config("root")), b.open(t, b.config("issuing"))
 	rk, ik := mustGenerate(t, root, "root", P384), mustGenerate(t, issuing, "issuing", P256)
 	for range 3 {
@@ -23,7 +23,7 @@ func TestTokensOfOneModuleAreIndependent(t *testing.T) {
 		mustSign(t, ik)
 	}
 	if _, err := issuing.Find(t.Context(), KeyRef{Label: "root"}); !errors.Is(err, ErrNotFound) {
-		t.Errorf("a key of the other token: %v", err)
+		t.Errorf("Find of a key of the other token: %v", err)
 	}
 
 	finalized := b.count("Finalize")
@@ -54,7 +54,7 @@ func mustFind(t testing.TB, tok *Token, ref KeyRef) *Key {
 
 // TestTokensSignWhileNeighborRestarts signs with two tokens while one of them makes the library restart repeatedly.
 func TestTokensSignWhileNeighborRestarts(t *testing.T) {
-	b := newBench(t, "one", "two")
+	b := newTestBench(t, "one", "two")
 	var wg sync.WaitGroup
 	for _, label := range []string{"one", "two"} {
 		k := mustGenerate(t, b.open(t, b.config(label)), label, P256)
@@ -73,7 +73,7 @@ func TestTokensSignWhileNeighborRestarts(t *testing.T) {
 	}
 	third := b.open(t, b.config("one"))
 	for range 10 {
-		third.renew()
+		third.requireRestart()
 		if _, err := third.Keys(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -83,7 +83,7 @@ func TestTokensSignWhileNeighborRestarts(t *testing.T) {
 
 // TestTokenSignsWithoutNeighbor signs with one token while another one of its module is away, and recovers that one.
 func TestTokenSignsWithoutNeighbor(t *testing.T) {
-	b := newBench(t, "here")
+	b := newTestBench(t, "here")
 	before := tokenDirectories(t, b)
 	if _, err := b.reg.initToken(t.Context(), b.module, "away", testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
 		t.Fatal(err)
@@ -109,10 +109,10 @@ func TestTokenSignsWithoutNeighbor(t *testing.T) {
 	move(elsewhere, after[0])
 	away := mustGenerate(t, b.open(t, b.config("away")), "away", P256)
 	move(after[0], elsewhere)
-	away.token.renew() // SoftHSM has the key in memory
+	away.token.requireRestart() // SoftHSM has the key in memory
 	for range 5 {
 		if _, err := signed(away); !errors.Is(err, ErrUnavailable) {
-			t.Errorf("sign in a token that is away: %v", err)
+			t.Errorf("signing with a token that is away: %v", err)
 		}
 		mustSign(t, here)
 	}
@@ -122,7 +122,7 @@ func TestTokenSignsWithoutNeighbor(t *testing.T) {
 }
 
 // tokenDirectories returns the directory of each token in the SoftHSM store.
-func tokenDirectories(t *testing.T, b *bench) []string {
+func tokenDirectories(t *testing.T, b *testBench) []string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(b.dir, "tokens", "*"))
 	if err != nil {
@@ -134,7 +134,7 @@ func tokenDirectories(t *testing.T, b *bench) []string {
 // TestModulesAreInitializedSeparately opens two libraries in one process. Each must be initialized and finalized by
 // itself.
 func TestModulesAreInitializedSeparately(t *testing.T) {
-	b := newBench(t, "one", "two")
+	b := newTestBench(t, "one", "two")
 	library, err := os.ReadFile(b.module)
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +154,7 @@ func TestModulesAreInitializedSeparately(t *testing.T) {
 	}
 	one, two := open("one", b.module), open("two", second)
 	k1, k2 := mustGenerate(t, one, "k1", P256), mustGenerate(t, two, "k2", P256)
-	one.renew()
+	one.requireRestart()
 	mustSign(t, k1)
 	mustSign(t, k2)
 	if err := one.Close(); err != nil {
@@ -169,7 +169,7 @@ func TestModulesAreInitializedSeparately(t *testing.T) {
 // TestLibraryOfOtherCodeIsUsed checks that a library that other code in the process has initialized is used, and not
 // finalized, unless it needs a restart.
 func TestLibraryOfOtherCodeIsUsed(t *testing.T) {
-	b := newBench(t, "foreign")
+	b := newTestBench(t, "foreign")
 	tok := b.open(t, b.config("foreign"))
 	ref := mustGenerate(t, tok, "k", P256).Ref()
 	if err := tok.Close(); err != nil {
@@ -185,6 +185,6 @@ func TestLibraryOfOtherCodeIsUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := lib.Finalize(); err != nil {
-		t.Errorf("the library is not initialized any more: %v", err)
+		t.Errorf("Close finalized the library of other code: %v", err)
 	}
 }

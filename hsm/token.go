@@ -100,13 +100,13 @@ type Token struct {
 	closing   sync.Mutex // serializes Close
 	released  bool       // guarded by closing
 
-	failures atomic.Int64 // copy of brake.failures, for readers that must not wait for mu
+	failures atomic.Int64 // copy of breaker.failures, for readers that must not wait for mu
 
 	mu      sync.Mutex  // guards the fields below; held across a login
 	current *attachment // the login in the newest generation that this token has entered
 	stale   uint64      // generations up to this one must not be used again
 	refused error       // the error of a refused PIN; once set, no login is tried again
-	brake   breaker
+	breaker breaker
 }
 
 // Open loads the module, finds the token and logs in. If the token refuses the PIN, Open
@@ -161,7 +161,7 @@ func (t *Token) Close() error {
 			for range taken {
 				<-t.calls
 			}
-			return t.explain("close", context.Cause(ctx))
+			return t.wrapError("close", context.Cause(ctx))
 		}
 	}
 	t.released = true // t.calls stays full: no further call of this token can begin
@@ -169,7 +169,7 @@ func (t *Token) Close() error {
 		t.module.during(t.current.gen, t.current.closeSessions)
 	}
 	if err := t.reg.release(t.module); err != nil {
-		return t.explain("close", err)
+		return t.wrapError("close", err)
 	}
 	return nil
 }
@@ -186,7 +186,7 @@ func (t *Token) attach(ctx context.Context) (*attachment, error) {
 	gen, err := t.module.enter(ctx, stale)
 	if err != nil {
 		if errors.Is(err, errLibrary) || errors.Is(err, errDraining) {
-			t.distrust(gen, err)
+			t.markStale(gen, err)
 		}
 		return nil, err
 	}
@@ -195,7 +195,7 @@ func (t *Token) attach(ctx context.Context) (*attachment, error) {
 	if t.current != nil && t.current.gen == gen {
 		return t.current, nil
 	}
-	a, err := t.loginAnew(gen)
+	a, err := t.loginNew(gen)
 	if err != nil {
 		t.module.leave()
 		return nil, err
@@ -209,11 +209,11 @@ func (t *Token) mayTry() error {
 	if t.refused != nil {
 		return t.refused
 	}
-	return t.brake.check(time.Now())
+	return t.breaker.check(time.Now())
 }
 
-// loginAnew finds the slot in generation gen and logs in. t.mu is held.
-func (t *Token) loginAnew(gen uint64) (*attachment, error) {
+// loginNew finds the slot in generation gen and logs in. t.mu is held.
+func (t *Token) loginNew(gen uint64) (*attachment, error) {
 	// Another call may have tried, and failed, while this one waited for the mutex.
 	if err := t.mayTry(); err != nil {
 		return nil, err
@@ -226,7 +226,7 @@ func (t *Token) loginAnew(gen uint64) (*attachment, error) {
 	}
 	err = unusable(err)
 	if classify(err) == classDevice {
-		t.distrustLocked(gen, err)
+		t.markStaleLocked(gen, err)
 	}
 	return a, err
 }
@@ -250,39 +250,39 @@ func (t *Token) loginLocked(a *attachment) error {
 	return err
 }
 
-// distrust records that generation gen failed with err: it is not used again, and the next
+// markStale records that generation gen failed with err: it is not used again, and the next
 // call restarts the library, at once after the first failure and later with growing delay.
-func (t *Token) distrust(gen uint64, err error) {
+func (t *Token) markStale(gen uint64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.distrustLocked(gen, err)
+	t.markStaleLocked(gen, err)
 }
 
-func (t *Token) distrustLocked(gen uint64, err error) {
+func (t *Token) markStaleLocked(gen uint64, err error) {
 	t.stale = max(t.stale, gen)
-	t.brake.trip(time.Now(), err)
-	t.failures.Store(int64(t.brake.failures))
+	t.breaker.trip(time.Now(), err)
+	t.failures.Store(int64(t.breaker.failures))
 }
 
-// settle records the result of a call in generation gen. If one fault fails several calls,
+// recordResult records the result of a call in generation gen. If one fault fails several calls,
 // only the first one counts.
-func (t *Token) settle(gen uint64, err error) {
+func (t *Token) recordResult(gen uint64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case gen <= t.stale:
 	case err == nil:
-		t.brake.reset()
+		t.breaker.reset()
 		t.failures.Store(0)
 	case classify(err) == classDevice:
-		t.distrustLocked(gen, err)
+		t.markStaleLocked(gen, err)
 	}
 }
 
-// renew makes the next call restart the library. If SoftHSM's directory was moved away and
+// requireRestart makes the next call restart the library. If SoftHSM's directory was moved away and
 // back, every search finds nothing until the library is initialized again. So a missing key
 // counts as missing only if the library was started after the request.
-func (t *Token) renew() {
+func (t *Token) requireRestart() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.current != nil {

@@ -9,7 +9,7 @@ import (
 )
 
 func TestProveChecksEveryKey(t *testing.T) {
-	b := newBench(t, "watched")
+	b := newTestBench(t, "watched")
 	tok := b.open(t, b.config("watched"))
 	w := Watched{tok, []*Key{mustGenerate(t, tok, "one", P256), mustGenerate(t, tok, "two", P384)}}
 	if err := w.Prove(t.Context()); err != nil { // the first call also finds the keys
@@ -24,7 +24,7 @@ func TestProveChecksEveryKey(t *testing.T) {
 	}
 	b.inject(fault{call: "Sign", times: 1 << 20, err: pkcs11.Error(pkcs11.CKR_DEVICE_REMOVED)})
 	if err := w.Prove(t.Context()); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("a token that is removed: %v", err)
+		t.Errorf("Prove with a removed token: %v, want ErrUnavailable", err)
 	}
 	if tok.Failures() == 0 {
 		t.Error("the failure is not counted")
@@ -41,7 +41,7 @@ func TestProveChecksEveryKey(t *testing.T) {
 func TestMonitorDoesNotWaitForHangingToken(t *testing.T) {
 	for _, call := range []string{"Sign", "Login"} {
 		t.Run(call, func(t *testing.T) {
-			b := newBench(t, "slow")
+			b := newTestBench(t, "slow")
 			cfg := b.config("slow")
 			cfg.Sessions, cfg.Wait = 2, 100*time.Millisecond
 			tok := b.open(t, cfg)
@@ -59,7 +59,7 @@ func TestMonitorDoesNotWaitForHangingToken(t *testing.T) {
 			release := b.stall(call)
 			b.inject(fault{call: "SignInit", times: 1, err: pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)})
 			if _, err := signed(k); !errors.Is(err, ErrBusy) {
-				t.Errorf("a call without an answer: %v", err)
+				t.Errorf("a hanging call returns %v, want ErrBusy", err)
 			}
 			if now, _ := tok.Calls(); now != 1 {
 				t.Errorf("%d calls in a token that hangs, want 1", now)

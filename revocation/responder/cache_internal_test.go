@@ -66,7 +66,7 @@ func newCacheModel(t *rapid.T, signer *ocsp.Signer) *cacheModel {
 	}
 	k.shard = k.responseCache.shard(k.serials[0])
 	k.limit = rapid.IntRange(2, 20).Draw(t, "limit")
-	k.maxHead = rapid.SampledFrom([]int{1, entrySizeStep, maxCachedSize}).Draw(t, "longest")
+	k.maxHead = rapid.SampledFrom([]int{1, entrySizeStep, maxCachedSize}).Draw(t, "max head")
 	return k
 }
 
