@@ -122,19 +122,19 @@ func (c *crlChecker) faultf(format string, args ...any) {
 }
 
 func (c *crlChecker) check(dir string) {
-	if want := 2*partitions + 1; len(c.snapshot.crls) != want {
-		c.faultf("%d CRLs are on record, want %d", len(c.snapshot.crls), want)
+	if want := 2*partitions + 1; len(c.crls) != want {
+		c.faultf("%d CRLs are on record, want %d", len(c.crls), want)
 	}
 	issuer := pki.IssuerOf(c.issuing).Short()
 	var base map[string]bool
-	for _, l := range c.snapshot.crls {
+	for _, l := range c.crls {
 		path := l.path(issuer)
 		list := c.read(dir, path, l)
 		if list == nil || l.delta == 1 && c.files[l.base().path(issuer)] == nil {
 			continue
 		}
 		c.files[path] = list
-		if was := c.instance.publishedCRLs[path]; was != nil && list.Number.Cmp(was.Number) < 0 {
+		if was := c.publishedCRLs[path]; was != nil && list.Number.Cmp(was.Number) < 0 {
 			c.faultf("the CRL %s has the number %v, lower than %v before", path, list.Number, was.Number)
 		}
 		says := map[string]bool{}

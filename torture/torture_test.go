@@ -54,7 +54,7 @@ func newCrashTest(t *testing.T, g *testCA, random *rand.Rand, bug string, r *rec
 	tt := &crashTest{instance: newInstance(t, g), random: random, idleTimeout: hangTimeout, totals: totals{steps: map[string]int{}}}
 	tt.bug, tt.recorder = bug, r
 	must(t, tt.startServer(t, killPoint{}))
-	tt.fleet = tt.instance.newFleet(t, childRand(tt.random), fleetSize)
+	tt.fleet = tt.newFleet(t, childRand(tt.random), fleetSize)
 	return tt
 }
 
