@@ -39,7 +39,7 @@ func refusalsSince(t *testing.T, w *servertest.World, before int, identity strin
 	return n
 }
 
-// Octets that are no message of the call are refused like any other bad request: by the gate first, then by a rule.
+// Octets that are no message of the call are refused like any other bad request: by the access table first, then by a rule.
 func TestRubbishIsRefused(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})

@@ -92,7 +92,7 @@ func (s *Server) ended(failed context.Context, err error) error {
 // Orderly returns nil for an error that only reports a requested stop, and any other error as it is. Of joined errors it
 // returns those that report something else.
 func Orderly(err error) error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // what wraps joined errors has words of its own
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var others []error
 		for _, e := range joined.Unwrap() {
 			others = append(others, Orderly(e))
@@ -137,7 +137,7 @@ func (s *Server) limit(l net.Listener, port string, most int) net.Listener {
 	return newSharedListener(l, most, open, refused)
 }
 
-// caughtUp waits until the responder knows every status, which the gate and relying parties ask for, and the CRLs are
+// caughtUp waits until the responder knows every status, which callers and relying parties need, and the CRLs are
 // published, or cannot be for now; it returns false when ctx ends or a part fails first.
 func (s *Server) caughtUp(ctx, failed context.Context) bool {
 	tick := time.NewTicker(5 * time.Millisecond)
