@@ -8,7 +8,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
 // maxImport bounds a CRL that an operator imports, in octets: roots revoke a few CA certificates, not devices.
@@ -17,14 +17,14 @@ const maxImport = 192 << 10
 // crls serves brevet.v1.CRLService.
 type crls struct {
 	brevetv1.UnimplementedCRLServiceServer
-	records     revocation.Records
-	revocations *revocation.Authority
+	store       crl.Store
+	updater     *crl.Updater
 	authorities []*x509.Certificate
 }
 
 // ListCRLs serves the RPC of that name in brevet.v1.CRLService.
 func (s *crls) ListCRLs(ctx context.Context, _ *brevetv1.ListCRLsRequest) (*brevetv1.ListCRLsResponse, error) {
-	list, err := s.records.CRLs(ctx)
+	list, err := s.store.CRLs(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +40,7 @@ func (s *crls) ImportCRL(ctx context.Context, req *brevetv1.ImportCRLRequest) (*
 	if len(req.GetCrl()) == 0 || len(req.GetCrl()) > maxImport {
 		return nil, pki.Refuse(pki.RuleCRL, "send one CRL in DER of 192 KiB at most", "the CRL has %d octets", len(req.GetCrl()))
 	}
-	c, err := s.revocations.Import(ctx, req.GetCrl(), callerOf(ctx).actor())
+	c, err := s.updater.Import(ctx, req.GetCrl(), callerOf(ctx).actor())
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (s *crls) ImportCRL(ctx context.Context, req *brevetv1.ImportCRLRequest) (*
 }
 
 // out is a CRL on the wire. That of a CA which is not installed any more has no name.
-func (s *crls) out(c revocation.CRL) *brevetv1.CRL {
+func (s *crls) out(c crl.CRL) *brevetv1.CRL {
 	out := &brevetv1.CRL{
 		Issuer: c.Issuer.String(), Number: c.Number.String(), Partition: uint32(c.Partition), Delta: c.Delta,
 		ThisUpdate: timestamppb.New(c.ThisUpdate), NextUpdate: timestamppb.New(c.NextUpdate),

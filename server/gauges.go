@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
 // gauges are what is read when somebody asks.
@@ -118,7 +118,7 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	r.gauge(g.ordersLimit, float64(cap(s.bulk.places)))
 	r.expiries(ctx)
 	r.sets(ctx)
-	for directory, failure := range r.revocations.Directories() {
+	for directory, failure := range r.crlUpdater.Mirrors() {
 		r.gauge(g.crlFailing, bit(failure != nil), directory)
 	}
 	r.backlog(ctx)
@@ -172,12 +172,12 @@ func (r *reading) certificate(c *x509.Certificate, kind, name string) {
 
 // crls are the published ones of CAs that have a name here.
 func (r *reading) crls(ctx context.Context, names map[pki.IssuerID]string) {
-	crls, err := r.config.Stores.Revocation.CRLs(ctx)
+	crls, err := r.config.Stores.CRLs.CRLs(ctx)
 	if err != nil {
 		r.failures++
 	}
-	current := map[revocation.Scope]bool{}
-	for _, scope := range r.revocations.Scopes() {
+	current := map[crl.Scope]bool{}
+	for _, scope := range r.crlUpdater.Scopes() {
 		current[scope] = true
 	}
 	for _, c := range crls {

@@ -52,7 +52,7 @@ func (s *Server) newGRPC() *grpc.Server {
 	brevetv1.RegisterIdentityServiceServer(services, &identities{registrar: s.registrar, revocations: s.revocations, tokenText: s.tokenText})
 	brevetv1.RegisterCertificateServiceServer(services, &certificates{registrar: s.registrar, revocations: s.revocations, trustDomain: s.config.TrustDomain})
 	brevetv1.RegisterCRLServiceServer(services, &crls{
-		records: s.config.Stores.Revocation, revocations: s.revocations, authorities: s.config.Authorities,
+		store: s.config.Stores.CRLs, updater: s.crlUpdater, authorities: s.config.Authorities,
 	})
 	brevetv1.RegisterLogServiceServer(services, &logService{records: s.config.Stores.Log, sequencer: s.sequencer, archive: s.config.Archive, intake: s.intake})
 	brevetv1.RegisterStoreServiceServer(services, &stores{records: s.config.Stores.Retention, sweeper: s.sweeper, disk: s.config.Disk, clock: s.config.Clock})
@@ -93,6 +93,7 @@ func (s *Server) Run(ctx context.Context) error {
 	part(s.sequencer.Run)
 	part(func(ctx context.Context) error { return s.responder.Follow(ctx, s.config.Stores.Feed) })
 	part(s.responder.Renew)
+	part(s.crlUpdater.Run)
 	part(s.revocations.Run)
 	for _, t := range s.tokens {
 		part(func(ctx context.Context) error { return s.watchToken(ctx, t) })
@@ -198,7 +199,7 @@ func (s *Server) limit(l net.Listener, port string, most int) net.Listener {
 func (s *Server) caughtUp(ctx, failed context.Context) bool {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for s.responder.CurrentAt().IsZero() || !s.revocations.Begun() {
+	for s.responder.CurrentAt().IsZero() || !s.crlUpdater.Ready() {
 		select {
 		case <-ctx.Done():
 			return false

@@ -24,6 +24,7 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/token"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/translog"
@@ -68,7 +69,7 @@ type Config struct {
 	Log    *slog.Logger
 }
 
-// CRLs is what CRLs the issuing CAs have, and where they lie, as in revocation.Config.
+// CRLs says which CRLs the issuing CAs have, and which directories hold them, as in crl.Config.
 type CRLs struct {
 	Directory   string        // the server's own
 	Directories []string      // further ones, for other web servers; none is fine
@@ -88,6 +89,7 @@ type Stores struct {
 	RA         ra.Records
 	Retention  ra.RetentionRecords
 	Revocation revocation.Records
+	CRLs       crl.Store
 	Feed       responder.Feed
 	Log        translog.Records
 }
@@ -106,6 +108,7 @@ type Server struct {
 	responder   *responder.Responder
 	authority   *ca.Authority
 	registrar   *ra.Registrar
+	crlUpdater  *crl.Updater
 	revocations *revocation.Authority
 	sweeper     *ra.Sweeper
 	gate        *gate
@@ -168,7 +171,13 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	if s.revocations, err = newRevocations(ctx, c, s.responder); err != nil {
+	if s.crlUpdater, err = newCRLs(ctx, c, s.responder); err != nil {
+		return err
+	}
+	s.revocations, err = revocation.New(revocation.Config{
+		Records: c.Stores.Revocation, Observer: s.responder, CRLs: s.crlUpdater, Clock: c.Clock, Log: c.Log,
+	})
+	if err != nil {
 		return err
 	}
 	s.sweeper, err = ra.NewSweeper(ra.SweeperConfig{
@@ -179,7 +188,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
 		Issuers: c.Issuers, Profiles: c.Profiles, Partitions: c.CRLs.partitions(),
-		Journal: journal{c.Stores.CA, s}, Observer: observer{s.responder, s.revocations}, Meter: s, Clock: c.Clock, Log: c.Log,
+		Journal: journal{c.Stores.CA, s}, Observer: pki.StatusObservers{s.responder, s.crlUpdater}, Meter: s, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err
@@ -197,30 +206,30 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	return nil
 }
 
-// newRevocations makes the authority that signs CRLs. It makes the distribution points durable that certificates will name, so
-// it comes before whatever issues them.
-func newRevocations(ctx context.Context, c Config, r *responder.Responder) (*revocation.Authority, error) {
-	var signers []revocation.Issuer
+// newCRLs makes the updater of CRLs. It makes the distribution points durable that certificates will name, so it comes before
+// the authority that issues them.
+func newCRLs(ctx context.Context, c Config, publisher crl.Publisher) (*crl.Updater, error) {
+	var signers []crl.Issuer
 	for _, iss := range c.Issuers {
-		signers = append(signers, revocation.Issuer{Certificate: iss.Certificate, Signer: iss.Signer})
+		signers = append(signers, crl.Issuer{Certificate: iss.Certificate, Signer: iss.Signer})
 	}
-	return revocation.New(ctx, revocation.Config{
-		Issuers: signers, Elsewhere: elsewhere(c), Records: c.Stores.Revocation, Sink: r, Publisher: r,
-		Directory: c.CRLs.Directory, Directories: c.CRLs.Directories, Points: pointsOf(c), Clock: c.Clock, Log: c.Log,
+	return crl.New(ctx, crl.Config{
+		Issuers: signers, Elsewhere: elsewhere(c), Store: c.Stores.CRLs, Publisher: publisher,
+		Directory: c.CRLs.Directory, Mirrors: c.CRLs.Directories, Points: pointsOf(c), Clock: c.Clock, Log: c.Log,
 	})
 }
 
 func (c CRLs) partitions() int { return cmp.Or(c.Partitions, ca.DefaultPartitions) }
 
 // pointsOf returns the distribution points that certificates will name. What earlier ones name is on record.
-func pointsOf(c Config) []revocation.Point {
-	var points []revocation.Point
+func pointsOf(c Config) []crl.Point {
+	var points []crl.Point
 	for _, iss := range c.Issuers {
 		for _, name := range slices.Sorted(maps.Keys(c.Profiles)) {
 			for n := range c.CRLs.partitions() {
 				partition := uint16(n + 1)
 				if url, delta := c.Profiles[name].CRLPoint(iss.ID, partition); url != "" {
-					points = append(points, revocation.Point{Issuer: iss.ID, Partition: partition, URL: url, DeltaURL: delta})
+					points = append(points, crl.Point{Issuer: iss.ID, Partition: partition, URL: url, DeltaURL: delta})
 				}
 			}
 		}
@@ -356,16 +365,4 @@ func (s superseder) Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor
 		Action: revocation.Revoke, Reason: pki.Superseded, Identity: id, By: by,
 	})
 	return err
-}
-
-// observer passes on what issuing has changed.
-type observer struct {
-	responder   *responder.Responder
-	revocations *revocation.Authority
-}
-
-// Apply implements ca.Observer.
-func (o observer) Apply(changes ...pki.StatusChange) {
-	o.responder.Apply(changes...)
-	o.revocations.Recorded(changes...)
 }

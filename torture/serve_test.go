@@ -97,7 +97,7 @@ func (o orders) serve(ctx context.Context, steps *steps) (err error) {
 	if err != nil {
 		return err
 	}
-	stores, err := plant(o.Plant, server.Stores{CA: db.CA(), RA: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log()})
+	stores, err := plant(o.Plant, server.Stores{CA: db.CA(), RA: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), CRLs: db.Revocation(), Feed: db.Revocation(), Log: db.Log()})
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ import (
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/translog"
@@ -203,8 +203,8 @@ func (w *World) install(t testing.TB) {
 	for _, in := range []ca.Installed{{Certificate: w.Root.Raw, At: now}, {Certificate: w.Issuing.Raw, Key: issuingLabel, At: now}} {
 		check(t, w.store.Installations().Install(t.Context(), in, by))
 	}
-	crl := Must(x509.ParseRevocationList(w.RootCRL))(t)
-	check(t, w.Stores.Revocation.PutCRLs(t.Context(), []revocation.CRL{revocation.Imported(pki.IssuerOf(w.Root), crl)}, by, now))
+	list := Must(x509.ParseRevocationList(w.RootCRL))(t)
+	check(t, w.Stores.CRLs.PutCRLs(t.Context(), []crl.CRL{crl.Imported(pki.IssuerOf(w.Root), list)}, by, now))
 }
 
 // Config is what the world's server is made of, with new listeners.

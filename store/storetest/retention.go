@@ -12,6 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -79,16 +80,16 @@ func (w *world) publish(t *testing.T) {
 func (w *world) publishIn(t *testing.T, partition uint16, delta bool) {
 	t.Helper()
 	n := w.number(t, issuerA)
-	must(t, w.Revocation.PutCRLs(context.Background(), []revocation.CRL{{
+	must(t, w.CRLs.PutCRLs(context.Background(), []crl.CRL{{
 		Issuer: issuerA, Partition: partition, Delta: delta, Number: n, ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour),
-		Base: revocation.Base{Number: n, ThisUpdate: w.now},
+		Base: crl.Base{Number: n, ThisUpdate: w.now},
 	}}, operator, w.now))
 }
 
 // revokedUntilAllCRLs has a revoked certificate stay until it was in the CRL of its partition too.
 func revokedUntilAllCRLs(t *testing.T, w *world) {
 	r := w.issued(t) // in partition 7
-	must(t, w.Revocation.PutPoints(context.Background(), []revocation.Point{
+	must(t, w.CRLs.PutPoints(context.Background(), []crl.Point{
 		{Issuer: issuerA, Partition: 7, URL: "http://pki.example/7.crl"}, {Issuer: issuerA, Partition: 8, URL: "http://pki.example/8.crl"},
 	}))
 	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: r.Ref})

@@ -55,7 +55,7 @@ func (w *world) orderSet(t *testing.T, o revocation.SetOrder) revocation.Set {
 	if set.Done {
 		return set
 	}
-	set, err = w.Revocation.TellSet(context.Background(), set.ID, func([]pki.StatusChange) {})
+	set, err = w.Revocation.TellSet(context.Background(), set.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
 	must(t, err)
 	return set
 }
@@ -301,7 +301,7 @@ func lostSet(t *testing.T, w *world, applies bool) {
 	again, _, err := w.Revocation.OrderSet(ctx, w.batch("7", pki.Superseded))
 	must(t, err)
 	var told []pki.StatusChange
-	_, err = w.Revocation.TellSet(ctx, again.ID, func(c []pki.StatusChange) { told = append(told, c...) })
+	_, err = w.Revocation.TellSet(ctx, again.ID, pki.StatusObserverFunc(func(c []pki.StatusChange) { told = append(told, c...) }))
 	must(t, err)
 	if len(told) != 2 || told[0].Status.State != pki.Revoked || told[1].Status.State != pki.Revoked {
 		t.Errorf("given again, the order tells %v", told)

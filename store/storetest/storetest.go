@@ -1,5 +1,5 @@
 // Package storetest is what every store has to pass: the contracts of ca.Journal, ca.Installations, ra.Records, ra.RetentionRecords,
-// revocation.Records, responder.Feed and translog.Records, sentence by sentence, against a real store. It refuses to
+// revocation.Records, crl.Store, responder.Feed and translog.Records, sentence by sentence, against a real store. It refuses to
 // know which engine that is; what only one engine has is tested beside that engine.
 package storetest
 
@@ -9,6 +9,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -20,6 +21,7 @@ type Store struct {
 	RA            ra.Records
 	Retention     ra.RetentionRecords
 	Revocation    revocation.Records
+	CRLs          crl.Store
 	Feed          responder.Feed
 	Log           translog.Records
 

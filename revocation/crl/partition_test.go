@@ -1,4 +1,4 @@
-package revocation_test
+package crl_test
 
 import (
 	"bytes"
@@ -18,6 +18,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
@@ -29,11 +30,11 @@ var (
 )
 
 // pointIn is the distribution point of a partition, with a delta unless it is told otherwise.
-func (s *scene) pointIn(partition uint16, host string) revocation.Point {
-	scope := revocation.Scope{Issuer: s.ca.ID(), Partition: partition}
+func (s *scene) pointIn(partition uint16, host string) crl.Point {
+	scope := crl.Scope{Issuer: s.ca.ID(), Partition: partition}
 	delta := scope
 	delta.Delta = true
-	return revocation.Point{
+	return crl.Point{
 		Issuer: s.ca.ID(), Partition: partition, URL: "http://" + host + "/crl/" + scope.Path(), DeltaURL: "http://" + host + "/crl/" + delta.Path(),
 	}
 }
@@ -57,7 +58,7 @@ func pointsExtension(t testing.TB, oid asn1.ObjectIdentifier, url string) pkix.E
 }
 
 // issueIn makes a certificate that names a point, and records it.
-func (s *scene) issueIn(t testing.TB, p revocation.Point) (*x509.Certificate, pki.CertRef) {
+func (s *scene) issueIn(t testing.TB, p crl.Point) (*x509.Certificate, pki.CertRef) {
 	t.Helper()
 	extensions := []pkix.Extension{pointsExtension(t, oidPoints, p.URL)}
 	if p.DeltaURL != "" {
@@ -71,7 +72,7 @@ func (s *scene) issueIn(t testing.TB, p revocation.Point) (*x509.Certificate, pk
 
 func (s *scene) order(t testing.TB, action revocation.Action, ref pki.CertRef) {
 	t.Helper()
-	if _, err := s.Apply(t.Context(), revocation.Order{Action: action, Certificate: ref, By: operator}); err != nil {
+	if _, err := s.authority.Apply(t.Context(), revocation.Order{Action: action, Certificate: ref, By: operator}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -79,8 +80,8 @@ func (s *scene) order(t testing.TB, action revocation.Action, ref pki.CertRef) {
 // all returns every published CRL of a scope, the oldest first.
 func (s *scene) all(t testing.TB, partition uint16, delta bool) (all []*x509.RevocationList) {
 	t.Helper()
-	for _, c := range s.outlet.published() {
-		if c.Scope() == (revocation.Scope{Issuer: s.ca.ID(), Partition: partition, Delta: delta}) {
+	for _, c := range s.outlet.Published() {
+		if c.Scope() == (crl.Scope{Issuer: s.ca.ID(), Partition: partition, Delta: delta}) {
 			all = append(all, parse(t, c))
 		}
 	}
@@ -130,11 +131,11 @@ func TestPartitions(t *testing.T) {
 	for _, kind := range []string{"p256", "p384", "rsa", "ed25519"} {
 		t.Run(kind, func(t *testing.T) {
 			root := revtest.NewRoot(t, "Offline Root", "p256")
-			s := &scene{root: root, ca: root.Intermediate(t, "Issuing CA", kind), book: revtest.NewBook(), outlet: &outlet{}, log: &logBook{}, dir: t.TempDir()}
+			s := &scene{root: root, ca: root.Intermediate(t, "Issuing CA", kind), book: revtest.NewBook(), outlet: &revtest.Outlet{}, log: &revtest.LogBook{}, dir: t.TempDir()}
 			one, two := s.pointIn(1, "pki.example"), s.pointIn(2, "pki.example")
 			two.DeltaURL = ""
-			s.points = []revocation.Point{one, two}
-			s.start(t, never)
+			s.points = []crl.Point{one, two}
+			s.start(t, revtest.Never)
 			bad, badRef := s.issueIn(t, one)
 			good, _ := s.issueIn(t, one)
 			other, otherRef := s.issueIn(t, two)
@@ -205,10 +206,10 @@ func (s *scene) extended(t *testing.T, leaf *x509.Certificate, lists []*x509.Rev
 }
 
 func TestOpenSSLUsesDeltas(t *testing.T) {
-	s := newScene(t, never)
+	s := newScene(t, revtest.Never)
 	point := s.pointIn(3, "pki.example")
-	s.points = []revocation.Point{point}
-	s.start(t, never)
+	s.points = []crl.Point{point}
+	s.start(t, revtest.Never)
 	gone, goneRef := s.issueIn(t, point)
 	held, heldRef := s.issueIn(t, point)
 	before, beforeRef := s.issueIn(t, point)
@@ -220,7 +221,7 @@ func TestOpenSSLUsesDeltas(t *testing.T) {
 	s.order(t, revocation.Release, heldRef)
 	s.publishNow(t)
 	delta, next := s.last(t, 3, true), s.last(t, 3, false)
-	if baseNumber(t, delta).Cmp(base.Number) != 0 || delta.Number.Cmp(next.Number) != 0 || delta.NextUpdate.Sub(delta.ThisUpdate) != revocation.DefaultLifetime/4 {
+	if baseNumber(t, delta).Cmp(base.Number) != 0 || delta.Number.Cmp(next.Number) != 0 || delta.NextUpdate.Sub(delta.ThisUpdate) != crl.DefaultLifetime/4 {
 		t.Errorf("the delta of %v goes on from %v until %v", delta.Number, baseNumber(t, delta), delta.NextUpdate)
 	}
 	reasons := map[int]int{}
@@ -265,15 +266,15 @@ func names(t testing.TB, list *x509.RevocationList) (urls []string) {
 // TestPartitionsChange has certificates name fewer partitions after a restart, then other ones under another URL: what is out
 // stays served.
 func TestPartitionsChange(t *testing.T) {
-	s := newScene(t, never)
+	s := newScene(t, revtest.Never)
 	a1, a2, b1 := s.pointIn(1, "a.example"), s.pointIn(2, "a.example"), s.pointIn(1, "b.example")
-	s.points = []revocation.Point{a1, a2}
-	s.start(t, never)
+	s.points = []crl.Point{a1, a2}
+	s.start(t, revtest.Never)
 	inTwo, refTwo := s.issueIn(t, a2)
 	s.publishNow(t)
 	firstBase := s.last(t, 1, false).Number
 
-	s.points = []revocation.Point{a1} // down to one
+	s.points = []crl.Point{a1} // down to one
 	s.restart(t)
 	s.revoke(t, refTwo, pki.Superseded)
 	s.publishNow(t)
@@ -307,16 +308,16 @@ func TestPartitionsChange(t *testing.T) {
 // restart begins anew with what is on record, as Run does.
 func (s *scene) restart(t testing.TB) {
 	t.Helper()
-	s.start(t, never)
-	if err := revocation.Recall(t.Context(), s.Authority); err != nil {
+	s.start(t, revtest.Never)
+	if err := crl.Recall(t.Context(), s.Updater); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestEachPartitionOnItsSchedule(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
-		s.points = []revocation.Point{s.pointIn(1, "pki.example"), s.pointIn(2, "pki.example")}
-		s.start(t, never)
+		s.points = []crl.Point{s.pointIn(1, "pki.example"), s.pointIn(2, "pki.example")}
+		s.start(t, revtest.Never)
 		s.running(t)
 		wait(time.Second)
 		count := func() string {
@@ -343,7 +344,7 @@ func TestEachPartitionOnItsSchedule(t *testing.T) {
 			wait(time.Hour)
 			for _, delta := range []bool{false, true} {
 				for partition := uint16(1); partition <= 2; partition++ {
-					if left := time.Until(s.last(t, partition, delta).NextUpdate); left < revocation.DefaultLifetime/9 {
+					if left := time.Until(s.last(t, partition, delta).NextUpdate); left < crl.DefaultLifetime/9 {
 						t.Fatalf("after %d hours, that of partition %d, delta %v, has %v left", hours, partition, delta, left)
 					}
 				}
@@ -355,8 +356,8 @@ func TestEachPartitionOnItsSchedule(t *testing.T) {
 // TestDeltasGoWithEveryBaseOnSchedule holds deltas over days against the bases that relying parties may still have.
 func TestDeltasGoWithEveryBaseOnSchedule(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
-		s.points = []revocation.Point{s.pointIn(1, "pki.example")}
-		s.start(t, never)
+		s.points = []crl.Point{s.pointIn(1, "pki.example")}
+		s.start(t, revtest.Never)
 		s.running(t)
 		for range 30 {
 			_, ref := s.issueIn(t, s.points[0])
@@ -370,7 +371,7 @@ func TestDeltasGoWithEveryBaseOnSchedule(t *testing.T) {
 				}
 				if base.Number.Cmp(baseNumber(t, delta)) >= 0 {
 					served++
-				} else if time.Since(base.ThisUpdate) < revocation.DefaultLifetime/2 {
+				} else if time.Since(base.ThisUpdate) < crl.DefaultLifetime/2 {
 					t.Errorf("the delta of %v goes on from %v, and base %v is %v old", delta.Number, baseNumber(t, delta), base.Number, time.Since(base.ThisUpdate))
 				}
 			}
@@ -384,25 +385,25 @@ func TestDeltasGoWithEveryBaseOnSchedule(t *testing.T) {
 // TestPartitionsWithoutTheKey starts an authority without the key of a CA: all its CRLs stay published, those of partitions too.
 func TestPartitionsWithoutTheKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, never)
-		s.points = []revocation.Point{{Issuer: s.ca.ID(), Partition: 1, URL: "http://pki.example/1.crl", DeltaURL: "http://pki.example/1-delta.crl"}}
-		s.start(t, never)
+		s := newScene(t, revtest.Never)
+		s.points = []crl.Point{{Issuer: s.ca.ID(), Partition: 1, URL: "http://pki.example/1.crl", DeltaURL: "http://pki.example/1-delta.crl"}}
+		s.start(t, revtest.Never)
 		if err := s.PublishNow(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		s.outlet, s.further = &outlet{}, []string{t.TempDir()}
-		a, err := revocation.New(t.Context(), revocation.Config{
-			Elsewhere: []*x509.Certificate{s.root.Certificate, s.ca.Certificate}, Records: s.book, Sink: s.outlet, Publisher: s.outlet,
-			Directory: s.dir, Directories: s.further, Log: slog.New(slog.NewTextHandler(s.log, nil)),
+		s.outlet, s.further = &revtest.Outlet{}, []string{t.TempDir()}
+		u, err := crl.New(t.Context(), crl.Config{
+			Elsewhere: []*x509.Certificate{s.root.Certificate, s.ca.Certificate}, Store: s.book, Publisher: s.outlet,
+			Directory: s.dir, Mirrors: s.further, Log: slog.New(slog.NewTextHandler(s.log, nil)),
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Authority = a
+		s.Updater = u
 		s.running(t)
 		wait(time.Minute)
-		for _, scope := range []revocation.Scope{{Issuer: s.ca.ID()}, {Issuer: s.ca.ID(), Partition: 1}, {Issuer: s.ca.ID(), Partition: 1, Delta: true}} {
-			if !slices.ContainsFunc(s.outlet.published(), func(c revocation.CRL) bool { return c.Scope() == scope }) {
+		for _, scope := range []crl.Scope{{Issuer: s.ca.ID()}, {Issuer: s.ca.ID(), Partition: 1}, {Issuer: s.ca.ID(), Partition: 1, Delta: true}} {
+			if !slices.ContainsFunc(s.outlet.Published(), func(c crl.CRL) bool { return c.Scope() == scope }) {
 				t.Errorf("%s is not published", scope.Path())
 			}
 			if _, err := os.Stat(filepath.Join(s.further[0], filepath.FromSlash(scope.Path()))); err != nil {

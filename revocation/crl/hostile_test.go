@@ -1,4 +1,4 @@
-package revocation_test
+package crl_test
 
 import (
 	"bytes"
@@ -14,7 +14,8 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
 // TestOthersWriteToADirectory has whoever can write to a further directory lay things in the way of what is published.
@@ -52,12 +53,12 @@ func TestOthersWriteToADirectory(t *testing.T) {
 			synctestScene(t, func(t *testing.T, s *scene) {
 				victim, dir := filepath.Join(t.TempDir(), "log.archive"), t.TempDir()
 				write(t, victim, []byte("everything that ever changed"))
-				s.further, s.points = []string{dir}, []revocation.Point{s.pointIn(1, "pki.example")}
+				s.further, s.points = []string{dir}, []crl.Point{s.pointIn(1, "pki.example")}
 				full, partition := s.path(dir, 0, false), s.path(dir, 1, false)
 				path := c.at(full, partition)
 				must(t, os.MkdirAll(filepath.Dir(path), 0o700))
 				c.lay(t, victim, path)
-				s.start(t, never)
+				s.start(t, revtest.Never)
 				stop := s.running(t)
 				wait(time.Minute)
 				for which, path := range map[string]string{"full": full, "partition": partition} {
@@ -67,7 +68,7 @@ func TestOthersWriteToADirectory(t *testing.T) {
 						t.Errorf("the %s CRL is published: %t", which, published)
 					}
 				}
-				if failure := s.Directories()[dir]; (failure != nil) != (c.blocked != "") {
+				if failure := s.Mirrors()[dir]; (failure != nil) != (c.blocked != "") {
 					t.Errorf("the directory fails with %v", failure)
 				}
 				stop()
@@ -92,11 +93,11 @@ func temporary(full, _ string) string {
 
 // TestOthersRaceForADirectory has somebody put symbolic links in place of temporary files, as fast as they can.
 func TestOthersRaceForADirectory(t *testing.T) {
-	s := newScene(t, never)
+	s := newScene(t, revtest.Never)
 	victim, dir := filepath.Join(t.TempDir(), "log.archive"), t.TempDir()
 	write(t, victim, []byte("everything that ever changed"))
 	s.further = []string{dir}
-	s.start(t, never)
+	s.start(t, revtest.Never)
 	full := s.path(dir, 0, false)
 	var racing sync.WaitGroup
 	done := make(chan struct{})
@@ -114,7 +115,7 @@ func TestOthersRaceForADirectory(t *testing.T) {
 		})
 	}
 	for range 30 {
-		_ = revocation.PutFull(s.Authority, dir) // it fails where a link came first
+		_ = crl.PutFull(s.Updater, dir) // it fails where a link came first
 	}
 	close(done)
 	racing.Wait()
@@ -129,21 +130,21 @@ func TestADirectoryThatDoesNotRespond(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		dead, well := t.TempDir(), t.TempDir()
 		s.further = []string{dead, well}
-		s.start(t, never)
+		s.start(t, revtest.Never)
 		back := make(chan struct{})
-		revocation.HoldDirectory(s.Authority, dead, func() { <-back })
+		crl.HoldDirectory(s.Updater, dead, func() { <-back })
 		stop := s.running(t)
 		wait(2 * time.Minute)
 		if n := numberIn(t, s.path(well, 0, false)); n != 1 {
 			t.Errorf("CRL %d is in the other directory", n)
 		}
-		if failures := s.Directories(); failures[dead] == nil || failures[well] != nil || s.log.count("waiting for it") != 1 {
+		if failures := s.Mirrors(); failures[dead] == nil || failures[well] != nil || s.log.Count("waiting for it") != 1 {
 			t.Errorf("the directories fail with %v", failures)
 		}
 		back <- struct{}{}
 		wait(time.Minute)
-		if n := numberIn(t, s.path(dead, 0, false)); n != 1 || s.Directories()[dead] != nil {
-			t.Errorf("once it is back it has CRL %d and fails with %v", n, s.Directories()[dead])
+		if n := numberIn(t, s.path(dead, 0, false)); n != 1 || s.Mirrors()[dead] != nil {
+			t.Errorf("once it is back it has CRL %d and fails with %v", n, s.Mirrors()[dead])
 		}
 		s.revoke(t, func() pki.CertRef { _, ref := s.issue(t); return ref }(), pki.Superseded)
 		wait(2 * time.Second)
@@ -162,7 +163,7 @@ func TestPublishedInPEM(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		dir := t.TempDir()
 		s.further = []string{dir}
-		s.start(t, never)
+		s.start(t, revtest.Never)
 		if _, err := s.Import(t.Context(), rootCRL(t, s.root, nil), operator); err != nil {
 			t.Fatal(err)
 		}
@@ -229,7 +230,7 @@ func TestAFileOfManyElements(t *testing.T) {
 	t.Parallel()
 	const size = 1 << 30
 	file := &zeros{t: t, prefix: sequenceOf(sequenceOf(nil, size-12), size-6)}
-	if n, err := revocation.ReadNumber(file, size); err == nil {
+	if n, err := crl.ReadNumber(file, size); err == nil {
 		t.Errorf("it has the number %d", n)
 	}
 }
@@ -260,7 +261,7 @@ func TestOthersPublishALargeCRL(t *testing.T) {
 			if n := numberIn(t, full); n != int64(number) {
 				t.Fatalf("it has the number %d", n)
 			}
-			s.start(t, never)
+			s.start(t, revtest.Never)
 			s.running(t)
 			wait(time.Minute)
 			for _, path := range []string{inPEM(full, ""), chain(full, "")} {
@@ -268,7 +269,7 @@ func TestOthersPublishALargeCRL(t *testing.T) {
 					t.Errorf("number %d: %s has %d bytes", number, filepath.Base(path), info.Size())
 				}
 			}
-			if err := s.Directories()[dir]; err != nil {
+			if err := s.Mirrors()[dir]; err != nil {
 				t.Errorf("number %d: the directory fails with %v", number, err)
 			}
 		})

@@ -1,4 +1,4 @@
-package revocation_test
+package crl_test
 
 import (
 	"bytes"
@@ -18,7 +18,7 @@ import (
 func (s *scene) takes(t *testing.T, der []byte) {
 	t.Helper()
 	_, err := s.Import(t.Context(), der, operator)
-	published := s.outlet.published()
+	published := s.outlet.Published()
 	if err != nil {
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleCRL || len(published) != 0 {
 			t.Fatalf("%v is not a refusal by %s, or %d CRLs are published", err, pki.RuleCRL, len(published))
@@ -40,14 +40,14 @@ func (s *scene) takes(t *testing.T, der []byte) {
 }
 
 func FuzzImport(f *testing.F) {
-	s := newScene(f, never)
+	s := newScene(f, revtest.Never)
 	f.Add(rootCRL(f, s.root, nil))
 	f.Add(rootCRL(f, s.ca, nil))
 	f.Add(s.root.Certificate.Raw)
 	f.Add([]byte{0x30, 0x80, 0, 0})
 	f.Fuzz(func(t *testing.T, der []byte) {
-		s.book, s.outlet = revtest.NewBook(), &outlet{}
-		s.start(t, never)
+		s.book, s.outlet = revtest.NewBook(), &revtest.Outlet{}
+		s.start(t, revtest.Never)
 		s.takes(t, der)
 	})
 }
@@ -61,7 +61,7 @@ func FuzzSignedCRL(f *testing.F) {
 	f.Add(bytes.Repeat([]byte{0xff}, 21), int64(-7200), int64(-3600), true, uint8(27), []byte{2, 1, 1})
 	f.Add([]byte{}, int64(0), int64(1)<<40, false, uint8(35), []byte{4, 0})
 	f.Fuzz(func(t *testing.T, number []byte, begin, end int64, critical bool, arc uint8, value []byte) {
-		s := newScene(t, never)
+		s := newScene(t, revtest.Never)
 		now := time.Now()
 		der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
 			Number:     new(big.Int).SetBytes(number),

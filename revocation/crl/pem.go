@@ -1,4 +1,4 @@
-package revocation
+package crl
 
 import (
 	"bufio"
@@ -16,14 +16,14 @@ import (
 const (
 	// pemSuffix comes after the name of a full CRL whose file is in PEM.
 	pemSuffix = ".pem"
-	// chainName is the file of a directory with the full CRLs of all CAs, in PEM.
-	chainName = "chain.crl" + pemSuffix
+	// bundleName is the file of a mirror with the full CRLs of all CAs, in PEM.
+	bundleName = "chain.crl" + pemSuffix
 	// lineSize is how many bytes a line of PEM encodes (RFC 7468 section 2).
 	lineSize = 48
 )
 
-// chainOf returns the CAs whose full CRLs are in the file of all: those whose CRLs are signed here, then the ones above.
-func chainOf(c Config) []pki.IssuerID {
+// bundleOf returns the CAs whose full CRLs are in the file of all: those whose CRLs are signed here, then the others.
+func bundleOf(c Config) []pki.IssuerID {
 	var all []pki.IssuerID
 	for _, i := range c.Issuers {
 		all = append(all, pki.IssuerOf(i.Certificate))
@@ -34,13 +34,13 @@ func chainOf(c Config) []pki.IssuerID {
 	return all
 }
 
-// putPEM writes a file of full CRLs in PEM from the shelf. A CRL that is not there is left out. Of the files in the directory
-// nothing is copied: others may write them, of any size.
-func (d *directory) putPEM(dir *files.Directory, name string, issuers ...pki.IssuerID) error {
+// writePEM writes a file of full CRLs in PEM from the published directory. It leaves out a CRL whose file is missing. It does
+// not read the files of the mirror: other processes may write them, of any size.
+func (m *mirror) writePEM(dir *files.Directory, name string, issuers ...pki.IssuerID) error {
 	return dir.Replace(name, publicMode, func(w io.Writer) error {
 		out := bufio.NewWriterSize(w, chunkSize)
 		for _, id := range issuers {
-			path := d.from.path(Scope{Issuer: id})
+			path := m.from.path(Scope{Issuer: id})
 			if err := appendPEM(out, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("encode %s: %w", path, err)
 			}
@@ -49,17 +49,17 @@ func (d *directory) putPEM(dir *files.Directory, name string, issuers ...pki.Iss
 	})
 }
 
-// putChain writes the file of all full CRLs, unless the directory has a newer one of them: the process that published that
+// writeBundle writes the file of all full CRLs, unless the mirror has a newer one of them: the process that copied that one
 // writes the file.
-func (d *directory) putChain(dir *files.Directory) error {
-	for _, id := range d.chain {
+func (m *mirror) writeBundle(dir *files.Directory) error {
+	for _, id := range m.bundle {
 		scope := Scope{Issuer: id}
-		ours, there := numberOf(files.Open(d.from.path(scope))), numberOf(dir.Open(scope.Path()))
+		ours, there := numberOf(files.Open(m.from.path(scope))), numberOf(dir.Open(scope.Path()))
 		if ours != nil && there != nil && there.Cmp(ours) > 0 {
 			return nil
 		}
 	}
-	return d.putPEM(dir, chainName, d.chain...)
+	return m.writePEM(dir, bundleName, m.bundle...)
 }
 
 // appendPEM encodes a CRL in pieces: it may be larger than memory.

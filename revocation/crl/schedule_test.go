@@ -1,4 +1,4 @@
-package revocation_test
+package crl_test
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
@@ -45,34 +46,34 @@ func wait(d time.Duration) {
 // synctestScene has a test play in a time of its own.
 func synctestScene(t *testing.T, test func(t *testing.T, s *scene)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { test(t, newScene(t, never)) })
+	synctest.Test(t, func(t *testing.T) { test(t, newScene(t, revtest.Never)) })
 }
 
 func TestCRLsOnSchedule(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, never)
+		s := newScene(t, revtest.Never)
 		s.running(t)
 		wait(0)
-		if n := len(s.outlet.published()); n != 1 {
+		if n := len(s.outlet.Published()); n != 1 {
 			t.Fatalf("%d CRLs at the start, want 1", n)
 		}
 		list := s.newest(t)
 		if err := list.CheckSignatureFrom(s.ca.Certificate); err != nil {
 			t.Error(err)
 		}
-		if list.NextUpdate.Sub(list.ThisUpdate) != revocation.DefaultLifetime || list.ThisUpdate.After(time.Now()) {
+		if list.NextUpdate.Sub(list.ThisUpdate) != crl.DefaultLifetime || list.ThisUpdate.After(time.Now()) {
 			t.Errorf("the CRL is valid from %v to %v", list.ThisUpdate, list.NextUpdate)
 		}
 		wait(11*time.Hour + 59*time.Minute)
-		if n := len(s.outlet.published()); n != 1 {
+		if n := len(s.outlet.Published()); n != 1 {
 			t.Fatalf("%d CRLs before half a lifetime, want 1", n)
 		}
 		wait(2 * time.Minute)
-		if n := len(s.outlet.published()); n != 2 {
+		if n := len(s.outlet.Published()); n != 2 {
 			t.Fatalf("%d CRLs after half a lifetime, want 2", n)
 		}
 		wait(10 * 24 * time.Hour)
-		if n := len(s.outlet.published()); n != 22 {
+		if n := len(s.outlet.Published()); n != 22 {
 			t.Errorf("%d CRLs after ten days and a half, want 22", n)
 		}
 		if left := time.Until(s.newest(t).NextUpdate); left < 11*time.Hour {
@@ -83,7 +84,7 @@ func TestCRLsOnSchedule(t *testing.T) {
 
 func TestChangesShareACRL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, never)
+		s := newScene(t, revtest.Never)
 		s.running(t)
 		wait(time.Minute)
 		var refs []pki.CertRef
@@ -93,7 +94,7 @@ func TestChangesShareACRL(t *testing.T) {
 			refs = append(refs, ref)
 		}
 		wait(time.Second)
-		if n := len(s.outlet.published()); n != 2 {
+		if n := len(s.outlet.Published()); n != 2 {
 			t.Fatalf("%d CRLs, want the first and one for all changes", n)
 		}
 		for _, ref := range refs {
@@ -104,7 +105,7 @@ func TestChangesShareACRL(t *testing.T) {
 		// A hold is listed, until it is released.
 		_, ref := s.issue(t)
 		for _, action := range []revocation.Action{revocation.Hold, revocation.Release} {
-			if _, err := s.Apply(t.Context(), revocation.Order{Action: action, Certificate: ref}); err != nil {
+			if _, err := s.authority.Apply(t.Context(), revocation.Order{Action: action, Certificate: ref}); err != nil {
 				t.Fatal(err)
 			}
 			wait(time.Second)
@@ -118,22 +119,22 @@ func TestChangesShareACRL(t *testing.T) {
 // What others have recorded is in a CRL within a second, and what no CRL has asks for none.
 func TestWhatOthersRecordReachesTheCRL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, never)
+		s := newScene(t, revtest.Never)
 		s.running(t)
 		wait(time.Minute)
 		_, ref := s.issue(t)
 		_, next := s.issue(t)
 		good := s.book.Issue(next, time.Now().Add(time.Hour))
-		s.Recorded(good)
+		s.Apply(good)
 		wait(time.Minute)
-		if n := len(s.outlet.published()); n != 1 {
+		if n := len(s.outlet.Published()); n != 1 {
 			t.Fatalf("%d CRLs, want the first alone", n)
 		}
 		changes, err := s.book.Apply(t.Context(), revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: ref, At: time.Now()})
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Recorded(append(changes.Changed, good)...)
+		s.Apply(append(changes.Changed, good)...)
 		wait(time.Second)
 		if !lists(s.newest(t), ref) || lists(s.newest(t), next) {
 			t.Error("the CRL does not have what was revoked, and that alone")
@@ -143,7 +144,7 @@ func TestWhatOthersRecordReachesTheCRL(t *testing.T) {
 
 func TestExpiredEntriesAppearOnceMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, never)
+		s := newScene(t, revtest.Never)
 		s.running(t)
 		_, ref := s.issue(t)
 		s.book.Issue(ref, time.Now().Add(30*time.Minute))
@@ -176,18 +177,18 @@ func TestFailuresHeal(t *testing.T) {
 						}
 						return false, nil
 					})
-					if s.Begun() {
+					if s.Ready() {
 						t.Error("it has begun before it runs")
 					}
 					s.running(t)
 					wait(2 * time.Minute)
-					if n := len(s.outlet.published()); n != 0 {
+					if n := len(s.outlet.Published()); n != 0 {
 						t.Fatalf("%d CRLs published without %s", n, call)
 					}
-					if s.Begun() != (call != "CRLs") { // without that nothing was tried
-						t.Errorf("without %s it has begun: %v", call, s.Begun())
+					if s.Ready() != (call != "CRLs") { // without that nothing was tried
+						t.Errorf("without %s it has begun: %v", call, s.Ready())
 					}
-					if n := s.log.count(errDown.Error()); n < 3 || n > 30 {
+					if n := s.log.Count(errDown.Error()); n < 3 || n > 30 {
 						t.Errorf("%d complaints in two minutes, want a few", n)
 					}
 					_, ref := s.issue(t)
@@ -199,7 +200,7 @@ func TestFailuresHeal(t *testing.T) {
 					}
 					// However often it failed, no number came twice.
 					last := big.NewInt(0)
-					for _, c := range s.outlet.published() {
+					for _, c := range s.outlet.Published() {
 						if c.Number.Cmp(last) <= 0 {
 							t.Errorf("CRL %v was published after %v", c.Number, last)
 						}
@@ -213,35 +214,35 @@ func TestFailuresHeal(t *testing.T) {
 
 // shyOutlet takes no CRL while it is told not to.
 type shyOutlet struct {
-	*outlet
+	*revtest.Outlet
 	shy *atomic.Bool
 }
 
-func (o shyOutlet) PublishCRL(c revocation.CRL, path string) error {
+func (o shyOutlet) PublishCRL(c crl.CRL, path string) error {
 	if o.shy.Load() {
 		return errDown
 	}
-	return o.outlet.PublishCRL(c, path)
+	return o.Outlet.PublishCRL(c, path)
 }
 
 // What the schedule asked for, and is on record but not out, does not wait for the schedule's next time.
 func TestACRLThatDidNotGetOutFollows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, never)
+		s := newScene(t, revtest.Never)
 		var shy atomic.Bool
-		a, err := revocation.New(t.Context(), revocation.Config{
-			Issuers: []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: s.ca.Key}}, Records: s.book, Sink: s.outlet,
+		u, err := crl.New(t.Context(), crl.Config{
+			Issuers: []crl.Issuer{{Certificate: s.ca.Certificate, Signer: s.ca.Key}}, Store: s.book,
 			Publisher: shyOutlet{s.outlet, &shy}, Directory: s.dir, Log: slog.New(slog.NewTextHandler(s.log, nil)),
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Authority = a
+		s.Updater = u
 		s.running(t)
 		wait(11 * time.Hour)
 		shy.Store(true)
 		wait(time.Hour + time.Minute)
-		if n := s.log.count("no new CRL, trying again"); n < 2 {
+		if n := s.log.Count("signing CRLs failed, retrying"); n < 2 {
 			t.Errorf("%d complaints about a CRL that does not get out, want one for each try", n)
 		}
 		shy.Store(false)
@@ -263,7 +264,7 @@ func TestChangeBehindAnErrorReachesTheCRL(t *testing.T) {
 		s.running(t)
 		wait(time.Second)
 		_, ref := s.issue(t)
-		if _, err := s.Apply(t.Context(), revocation.Order{Action: revocation.Revoke, Certificate: ref}); err == nil {
+		if _, err := s.authority.Apply(t.Context(), revocation.Order{Action: revocation.Revoke, Certificate: ref}); err == nil {
 			t.Fatal("the order succeeds")
 		}
 		wait(time.Second)
@@ -275,7 +276,7 @@ func TestChangeBehindAnErrorReachesTheCRL(t *testing.T) {
 
 func TestRestartPublishesTheRecordedCRL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, never)
+		s := newScene(t, revtest.Never)
 		_, ref := s.issue(t)
 		if err := s.PublishNow(t.Context()); err != nil {
 			t.Fatal(err)
@@ -285,7 +286,7 @@ func TestRestartPublishesTheRecordedCRL(t *testing.T) {
 		// The token stays away at first: relying parties get what there is.
 		var away atomic.Bool
 		away.Store(true)
-		s.outlet = &outlet{}
+		s.outlet = &revtest.Outlet{}
 		s.start(t, func(call string) (bool, error) {
 			if call == "Sign" && away.Load() {
 				return false, errDown
@@ -294,7 +295,7 @@ func TestRestartPublishesTheRecordedCRL(t *testing.T) {
 		})
 		s.running(t)
 		wait(time.Second)
-		if n := len(s.outlet.published()); n != 1 || lists(s.newest(t), ref) || !s.Begun() {
+		if n := len(s.outlet.Published()); n != 1 || lists(s.newest(t), ref) || !s.Ready() {
 			t.Fatalf("%d CRLs are published while the token is away, want the recorded one", n)
 		}
 		away.Store(false)
@@ -322,25 +323,25 @@ func rootCRL(t testing.TB, ca revtest.CA, edit func(*x509.RevocationList)) []byt
 
 func TestWarningsBeforeTheRootsCRLGoesStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, never)
+		s := newScene(t, revtest.Never)
 		stop := s.running(t)
 		wait(time.Second)
-		if n := s.log.count("a CA has no CRL here"); n != 1 {
+		if n := s.log.Count("a CA has no CRL here"); n != 1 {
 			t.Errorf("%d warnings that the root has no CRL, want 1", n)
 		}
 		if _, err := s.Import(t.Context(), rootCRL(t, s.root, nil), operator); err != nil {
 			t.Fatal(err)
 		}
 		wait(334 * 24 * time.Hour)
-		if n := s.log.count("goes stale in"); n != 0 {
+		if n := s.log.Count("goes stale in"); n != 0 {
 			t.Errorf("%d warnings a month and more before the end, want none", n)
 		}
 		wait(3 * 24 * time.Hour)
-		if n := s.log.count("goes stale in"); n < 1 || n > 3 {
+		if n := s.log.Count("goes stale in"); n < 1 || n > 3 {
 			t.Errorf("%d warnings in the first days of the last month, want one a day", n)
 		}
 		wait(30 * 24 * time.Hour)
-		if s.log.count("level=ERROR msg=\"a CA's CRL is stale") == 0 {
+		if s.log.Count("level=ERROR msg=\"a CA's CRL is stale") == 0 {
 			t.Error("the root's CRL went stale without an error")
 		}
 		stop()
@@ -348,13 +349,13 @@ func TestWarningsBeforeTheRootsCRLGoesStale(t *testing.T) {
 }
 
 func TestImport(t *testing.T) {
-	s := newScene(t, never)
+	s := newScene(t, revtest.Never)
 	stranger := revtest.NewRoot(t, "Stranger", "p256")
 	namesake := revtest.NewRoot(t, "Offline Root", "p256")
 	if _, err := s.Import(t.Context(), rootCRL(t, s.root, func(l *x509.RevocationList) { l.Number = big.NewInt(5) }), operator); err != nil {
 		t.Fatal(err)
 	}
-	if s.book.PutBy(s.root.ID()) != operator || len(s.outlet.published()) != 1 {
+	if s.book.PutBy(s.root.ID()) != operator || len(s.outlet.Published()) != 1 {
 		t.Fatal("the CRL was not recorded and published under the operator's name")
 	}
 	next := func(edit func(*x509.RevocationList)) []byte {
@@ -387,13 +388,13 @@ func TestImport(t *testing.T) {
 			t.Errorf("%s: %v, want a refusal by %s", name, err, pki.RuleCRL)
 		}
 	}
-	if n := len(s.outlet.published()); n != 1 {
+	if n := len(s.outlet.Published()); n != 1 {
 		t.Fatalf("%d CRLs are published, want the first only", n)
 	}
 	for range 2 { // an import can be repeated
-		crl, err := s.Import(t.Context(), good, operator)
-		if err != nil || crl.Number.Int64() != 6 || crl.Issuer != s.root.ID() {
-			t.Errorf("import: %v, %v", crl.Number, err)
+		c, err := s.Import(t.Context(), good, operator)
+		if err != nil || c.Number.Int64() != 6 || c.Issuer != s.root.ID() {
+			t.Errorf("import: %v, %v", c.Number, err)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package revocation
+package crl
 
 import (
 	"bytes"
@@ -14,47 +14,47 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Import records and publishes a CRL in DER that was signed elsewhere. It has to be a current, full CRL of one of
-// the CAs whose CRLs are signed elsewhere, signed by that CA, and its number above the recorded one's. The CRL that
-// is recorded already is published again, so that an import can be repeated. The caller bounds the size of der.
-func (a *Authority) Import(ctx context.Context, der []byte, by pki.Actor) (CRL, error) {
-	list, err := ParseCRL(der)
+// Import records and publishes a CRL in DER that was signed elsewhere. It must be a current, full CRL of one of the CAs
+// whose CRLs are signed elsewhere, signed by that CA, with a number above the recorded one's. A CRL that is on record already
+// is published again, so that an import can be repeated. The caller bounds the size of der.
+func (u *Updater) Import(ctx context.Context, der []byte, by pki.Actor) (CRL, error) {
+	list, err := Parse(der)
 	if err != nil {
 		return CRL{}, err
 	}
 	if len(list.Raw) != len(der) {
 		return CRL{}, refuseCRL("import the CRL alone", "%d octets follow the CRL", len(der)-len(list.Raw))
 	}
-	issuer, err := a.signerOf(list)
+	issuer, err := u.signerOf(list)
 	if err != nil {
 		return CRL{}, err
 	}
-	if err := CheckImport(list, a.now()); err != nil {
+	if err := CheckImport(list, u.now()); err != nil {
 		return CRL{}, err
 	}
 	crl := Imported(pki.IssuerOf(issuer), list)
-	a.importing.Lock()
-	defer a.importing.Unlock()
-	recorded, found, err := a.recorded(ctx, crl.Issuer)
+	u.importing.Lock()
+	defer u.importing.Unlock()
+	recorded, found, err := u.recorded(ctx, crl.Issuer)
 	if err != nil {
 		return CRL{}, err
 	}
 	if !found || !bytes.Equal(recorded.DER, der) {
-		if err := a.records.PutCRLs(ctx, []CRL{crl}, by, a.now()); err != nil {
-			return CRL{}, fmt.Errorf("revocation: record CRL %v of %s: %w", crl.Number, issuer.Subject, err)
+		if err := u.store.PutCRLs(ctx, []CRL{crl}, by, u.now()); err != nil {
+			return CRL{}, fmt.Errorf("crl: record CRL %v of %s: %w", crl.Number, issuer.Subject, err)
 		}
 	}
-	if _, err := a.shelf.recover(crl); err != nil {
-		return CRL{}, fmt.Errorf("revocation: write CRL %v of %s: %w", crl.Number, issuer.Subject, err)
+	if _, err := u.published.recover(crl); err != nil {
+		return CRL{}, fmt.Errorf("crl: write CRL %v of %s: %w", crl.Number, issuer.Subject, err)
 	}
-	if err := a.publish([]CRL{crl}); err != nil {
-		return CRL{}, fmt.Errorf("revocation: publish CRL %v of %s: %w", crl.Number, issuer.Subject, err)
+	if err := u.publish([]CRL{crl}); err != nil {
+		return CRL{}, fmt.Errorf("crl: publish CRL %v of %s: %w", crl.Number, issuer.Subject, err)
 	}
 	return crl, nil
 }
 
-// ParseCRL reads a CRL in DER. The error is the *pki.Refusal of what is no CRL, or one of version 1.
-func ParseCRL(der []byte) (*x509.RevocationList, error) {
+// Parse reads a CRL in DER. It returns a *[pki.Refusal] for anything but a CRL of version 2.
+func Parse(der []byte) (*x509.RevocationList, error) {
 	list, err := x509.ParseRevocationList(der)
 	if err == nil {
 		return list, nil
@@ -69,7 +69,7 @@ func ParseCRL(der []byte) (*x509.RevocationList, error) {
 	return nil, refuseCRL("import the DER form of a CRL", "this is not a CRL: %v", err)
 }
 
-// Imported is the record of a full CRL that was signed elsewhere.
+// Imported returns the record of a full CRL that was signed elsewhere.
 func Imported(issuer pki.IssuerID, list *x509.RevocationList) CRL {
 	return CRL{
 		Issuer: issuer, Number: list.Number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate,
@@ -79,14 +79,14 @@ func Imported(issuer pki.IssuerID, list *x509.RevocationList) CRL {
 }
 
 // signerOf finds the CA that signed the list among those whose CRLs are imported.
-func (a *Authority) signerOf(list *x509.RevocationList) (*x509.Certificate, error) {
-	for _, i := range a.issuers {
+func (u *Updater) signerOf(list *x509.RevocationList) (*x509.Certificate, error) {
+	for _, i := range u.issuers {
 		if bytes.Equal(list.RawIssuer, i.Certificate.RawSubject) {
 			return nil, refuseCRL("import only CRLs of CAs whose key is elsewhere", "the CRLs of %s are signed here", list.Issuer)
 		}
 	}
 	known := false
-	for _, c := range a.elsewhere {
+	for _, c := range u.elsewhere {
 		if !bytes.Equal(list.RawIssuer, c.RawSubject) {
 			continue
 		}
@@ -101,7 +101,7 @@ func (a *Authority) signerOf(list *x509.RevocationList) (*x509.Certificate, erro
 	return nil, refuseCRL("import the CRL of a CA that this server knows", "no CA here is called %s", list.Issuer)
 }
 
-// CheckImport refuses lists that a relying party could not use, or would misread. The signature is not looked at.
+// CheckImport refuses lists that a relying party cannot use, or would misread. It does not check the signature.
 func CheckImport(list *x509.RevocationList, now time.Time) error {
 	if list.Number == nil || list.NextUpdate.IsZero() {
 		return refuseCRL("sign one with both", "the CRL has no number or no nextUpdate (RFC 5280 section 5.1.2.5 and 5.2.3)")
@@ -125,10 +125,10 @@ func refuseCRL(fix, detail string, args ...any) error {
 }
 
 // recorded returns the newest recorded full CRL of an issuer.
-func (a *Authority) recorded(ctx context.Context, id pki.IssuerID) (CRL, bool, error) {
-	all, err := a.records.CRLs(ctx)
+func (u *Updater) recorded(ctx context.Context, id pki.IssuerID) (CRL, bool, error) {
+	all, err := u.store.CRLs(ctx)
 	if err != nil {
-		return CRL{}, false, fmt.Errorf("revocation: read recorded CRLs: %w", err)
+		return CRL{}, false, fmt.Errorf("crl: read recorded CRLs: %w", err)
 	}
 	for _, c := range all {
 		if c.Scope() == (Scope{Issuer: id}) {

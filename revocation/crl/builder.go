@@ -1,4 +1,4 @@
-package revocation
+package crl
 
 import (
 	"context"
@@ -15,68 +15,69 @@ import (
 )
 
 const (
-	// chunkSize is how much of a CRL is in one piece on its way to the file, in octets.
+	// chunkSize is the size of a piece of a CRL on its way to the file, in bytes.
 	chunkSize = 64 << 10
-	// chunks is how many pieces are under way: what is being encoded, hashed and written.
+	// chunks is how many pieces are in use: being encoded, hashed and written.
 	chunks = 4
 )
 
-// sheet is a CRL in the making. It is written in two passes over its entries, for DER says how long something is before it
-// says what it is: the first adds up sizes, the second writes to a file. In between nothing of it is kept.
-type sheet struct {
+// builder writes and signs one CRL. It passes over the entries twice, since DER has the length of a list before the list:
+// the first pass adds up sizes, the second writes to a file. It holds no entries in memory.
+type builder struct {
 	crl     CRL
 	listing Listing
-	path    string // of its file, which is not yet where it will be published
+	path    string // of its file, before it is published
 
 	head       []byte // of the TBSCertList, before the entries
 	extensions []byte // and after them
-	listed     int64  // octets of the entries
+	listed     int64  // bytes of the entries
 
-	reserved int    // octets of the outer header, if the signature is as long as it can be
-	tbs      int64  // octets of the TBSCertList
-	digest   []byte // of that, where the key signs a digest
+	reserved int    // bytes of the outer header, if the signature has its maximum length
+	tbs      int64  // bytes of the TBSCertList
+	digest   []byte // of the TBSCertList, if the key signs a digest
 }
 
-// draw reads the entries and writes everything of the CRL that is signed to its file.
-func (s *sheet) draw(ctx context.Context, i *issuer, view View) error {
-	encoder := newEntryEncoder(s.crl.ThisUpdate)
-	s.listed, s.crl.Entries = 0, 0
-	for e, err := range view.Entries(s.listing) {
+// write reads the entries and writes all of the CRL that is signed to its file.
+func (b *builder) write(ctx context.Context, i *issuer, view View) error {
+	encoder := newEntryEncoder(b.crl.ThisUpdate)
+	b.listed, b.crl.Entries = 0, 0
+	for e, err := range view.Entries(b.listing) {
 		if err != nil {
 			return fmt.Errorf("read what is revoked: %w", err)
 		}
-		s.listed += encoder.size(&e)
-		s.crl.Entries++
+		b.listed += encoder.size(&e)
+		b.crl.Entries++
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	file, err := files.Create(s.path, 0o600)
+	file, err := files.Create(b.path, 0o600)
 	if err != nil {
 		return err
 	}
-	defer file.Close() // what matters is flushed when it is sealed
-	return s.write(file, i, view, encoder)
+	defer file.Close() // sign flushes it
+	return b.writeTBS(file, i, view, encoder)
 }
 
-func (s *sheet) write(file *os.File, i *issuer, view View, encoder *entryEncoder) error {
-	content := int64(len(s.head) + len(s.extensions))
-	if s.crl.Entries > 0 { // where nothing is revoked, the field is absent (RFC 5280 §5.1.2.6)
-		content += int64(headerSize(s.listed)) + s.listed
+// writeTBS writes the TBSCertList, and leaves room for the outer header before it.
+func (b *builder) writeTBS(file *os.File, i *issuer, view View, encoder *entryEncoder) error {
+	content := int64(len(b.head) + len(b.extensions))
+	if b.crl.Entries > 0 { // without entries the field is absent (RFC 5280 §5.1.2.6)
+		content += int64(headerSize(b.listed)) + b.listed
 	}
-	s.tbs = int64(headerSize(content)) + content
-	s.reserved = headerSize(s.tbs + int64(len(i.scheme.algorithm)) + bitStringSize(i.scheme.longest))
-	if _, err := file.Write(make([]byte, s.reserved)); err != nil {
+	b.tbs = int64(headerSize(content)) + content
+	b.reserved = headerSize(b.tbs + int64(len(i.scheme.algorithm)) + bitStringSize(i.scheme.maxSize))
+	if _, err := file.Write(make([]byte, b.reserved)); err != nil {
 		return err
 	}
 	out := newStream(file, i.scheme)
 	out.buffer = appendHeader(out.buffer, tagSequence, content)
-	out.buffer = append(out.buffer, s.head...)
-	if s.crl.Entries > 0 {
-		out.buffer = appendHeader(out.buffer, tagSequence, s.listed)
+	out.buffer = append(out.buffer, b.head...)
+	if b.crl.Entries > 0 {
+		out.buffer = appendHeader(out.buffer, tagSequence, b.listed)
 	}
 	var broken error
-	for e, err := range view.Entries(s.listing) {
+	for e, err := range view.Entries(b.listing) {
 		if err != nil {
 			broken = fmt.Errorf("read what is revoked: %w", err)
 			break
@@ -86,16 +87,16 @@ func (s *sheet) write(file *os.File, i *issuer, view View, encoder *entryEncoder
 			break
 		}
 	}
-	out.buffer = append(out.buffer, s.extensions...)
+	out.buffer = append(out.buffer, b.extensions...)
 	out.flush()
 	written, digest, err := out.close()
 	if failed := errors.Join(broken, err); failed != nil {
 		return failed
 	}
-	if written != s.tbs {
-		return fmt.Errorf("a CRL of %d octets became one of %d: the store yields one thing and then another", s.tbs, written)
+	if written != b.tbs {
+		return fmt.Errorf("a CRL of %d octets became one of %d: the store yields one thing and then another", b.tbs, written)
 	}
-	s.digest = digest
+	b.digest = digest
 	return nil
 }
 
@@ -103,9 +104,9 @@ func bitStringSize(signature int) int64 {
 	return int64(headerSize(int64(signature+1)) + 1 + signature)
 }
 
-// stream hashes and writes in a goroutine of its own, beside whoever encodes.
+// stream hashes and writes in a goroutine of its own, while its caller encodes.
 type stream struct {
-	buffer  []byte // what is encoded next goes to its end
+	buffer  []byte // the caller appends to it
 	full    chan []byte
 	empty   chan []byte
 	failed  chan struct{} // closed once writing has failed
@@ -116,7 +117,7 @@ type stream struct {
 	err     error
 }
 
-func newStream(file io.Writer, s scheme) *stream {
+func newStream(file io.Writer, s signatureScheme) *stream {
 	o := &stream{
 		full: make(chan []byte, chunks), empty: make(chan []byte, chunks), failed: make(chan struct{}), done: make(chan struct{}), file: file,
 	}
@@ -149,7 +150,7 @@ func (o *stream) run() {
 	}
 }
 
-// flush hands over what is encoded. It reports false once there is no use in encoding more.
+// flush queues the buffer to be written. It returns false once writing has failed.
 func (o *stream) flush() bool {
 	o.full <- o.buffer
 	o.buffer = <-o.empty
@@ -170,25 +171,25 @@ func (o *stream) close() (written int64, digest []byte, err error) {
 	return o.written, digest, o.err
 }
 
-// seal signs the CRL, completes its file, and flushes it.
-func (s *sheet) seal(i *issuer) (err error) {
-	file, err := files.OpenFile(s.path, os.O_RDWR|files.NoFollow, 0)
+// sign signs the CRL, completes its file, and flushes it.
+func (b *builder) sign(i *issuer) (err error) {
+	file, err := files.OpenFile(b.path, os.O_RDWR|files.NoFollow, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	begin := int64(s.reserved)
-	signature, err := i.scheme.sign(i.Signer, i.Certificate.PublicKey, s.digest, io.NewSectionReader(file, begin, s.tbs))
+	begin := int64(b.reserved)
+	signature, err := i.scheme.sign(i.Signer, i.Certificate.PublicKey, b.digest, io.NewSectionReader(file, begin, b.tbs))
 	if err != nil {
 		return err
 	}
 	tail := slices.Clone(i.scheme.algorithm)
 	tail = appendHeader(tail, tagBitString, int64(len(signature)+1))
 	tail = append(append(tail, 0), signature...) // no unused bits
-	outer := appendHeader(nil, tagSequence, s.tbs+int64(len(tail)))
-	if len(outer) < s.reserved {
-		// A signature that is shorter than it could be has brought the whole below a power of 256.
-		if err := shift(file, begin, int64(len(outer)), s.tbs); err != nil {
+	outer := appendHeader(nil, tagSequence, b.tbs+int64(len(tail)))
+	if len(outer) < b.reserved {
+		// A signature below the maximum length has made the outer header shorter.
+		if err := shift(file, begin, int64(len(outer)), b.tbs); err != nil {
 			return err
 		}
 		begin = int64(len(outer))
@@ -196,26 +197,26 @@ func (s *sheet) seal(i *issuer) (err error) {
 	if _, err := file.WriteAt(outer, 0); err != nil {
 		return err
 	}
-	if _, err := file.WriteAt(tail, begin+s.tbs); err != nil {
+	if _, err := file.WriteAt(tail, begin+b.tbs); err != nil {
 		return err
 	}
-	s.crl.Size = begin + s.tbs + int64(len(tail))
-	if err := file.Truncate(s.crl.Size); err != nil {
+	b.crl.Size = begin + b.tbs + int64(len(tail))
+	if err := file.Truncate(b.crl.Size); err != nil {
 		return err
 	}
-	return s.settle(file)
+	return b.flush(file)
 }
 
-// settle flushes the file and, while the disk works, computes its hash.
-func (s *sheet) settle(file *os.File) error {
+// flush flushes the file and computes its hash meanwhile.
+func (b *builder) flush(file *os.File) error {
 	flushed := make(chan error, 1)
 	go func() { flushed <- file.Sync() }()
-	sum, err := hashOf(file, s.crl.Size)
-	s.crl.SHA256 = sum
+	sum, err := hashOf(file, b.crl.Size)
+	b.crl.SHA256 = sum
 	return errors.Join(<-flushed, err)
 }
 
-// shift moves n octets of a file towards its beginning.
+// shift moves n bytes of a file towards its beginning.
 func shift(file *os.File, from, to, n int64) error {
 	buffer := make([]byte, chunkSize)
 	for done := int64(0); done < n; {
@@ -231,7 +232,7 @@ func shift(file *os.File, from, to, n int64) error {
 	return nil
 }
 
-// hashOf hashes so many octets of a file, in pieces.
+// hashOf hashes the first size bytes of a file, in pieces.
 func hashOf(file io.ReaderAt, size int64) (sum [sha256.Size]byte, err error) {
 	h := sha256.New()
 	n, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{io.NewSectionReader(file, 0, size)}, make([]byte, chunkSize))
@@ -241,7 +242,7 @@ func hashOf(file io.ReaderAt, size int64) (sum [sha256.Size]byte, err error) {
 	return [sha256.Size]byte(h.Sum(nil)), err
 }
 
-// isThis reports whether the file at a path is the CRL that a record is about.
+// isThis reports whether the file at a path is the recorded CRL.
 func (c *CRL) isThis(path string) bool {
 	file, err := files.Open(path)
 	if err != nil {

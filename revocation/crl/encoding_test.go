@@ -1,4 +1,4 @@
-package revocation_test
+package crl_test
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 	"pgregory.net/rapid"
 )
@@ -33,7 +33,7 @@ func TestEntriesAsGoWritesThem(t *testing.T) {
 		}
 		at := time.Unix(rapid.Int64Range(0, 4102444800).Draw(r, "at"), 0).UTC() // up to 2100
 		thisUpdate := at.Add(time.Hour)
-		e := revocation.Entry{Serial: serial, RevokedAt: at, Reason: pki.Reason(rapid.SampledFrom([]int{0, 1, 4, 6, 10}).Draw(r, "reason"))}
+		e := crl.Entry{Serial: serial, RevokedAt: at, Reason: pki.Reason(rapid.SampledFrom([]int{0, 1, 4, 6, 10}).Draw(r, "reason"))}
 		want := pkix.RevokedCertificate{SerialNumber: number, RevocationTime: at}
 		reason := int(e.Reason)
 		if rapid.Bool().Draw(r, "removed") {
@@ -48,7 +48,7 @@ func TestEntriesAsGoWritesThem(t *testing.T) {
 			e.InvalidSince = time.Unix(rapid.Int64Range(-1e9, 4e9).Draw(r, "since"), 0).UTC()
 			want.Extensions = append(want.Extensions, pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 24}, Value: mustMarshal(r, e.InvalidSince, "generalized")})
 		}
-		got, size := revocation.EncodeEntries(thisUpdate, []revocation.Entry{e})
+		got, size := crl.EncodeEntries(thisUpdate, []crl.Entry{e})
 		if der := mustMarshal(r, want, ""); !bytes.Equal(got, der) || size != int64(len(der)) {
 			r.Fatalf("%+v is\n%x, of %d octets, want\n%x", e, got, size, der)
 		}
@@ -79,7 +79,7 @@ func TestAShorterSignature(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "crl")
-	crl, err := revocation.SealShifted(path, revocation.Issuer{Certificate: ca.Certificate, Signer: ca.Key}, list.RawTBSRevocationList)
+	crl, err := crl.SignShifted(path, crl.Issuer{Certificate: ca.Certificate, Signer: ca.Key}, list.RawTBSRevocationList)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestReadNumber(t *testing.T) {
 		}
 	})
 	counted := &countingReader{ReaderAt: bytes.NewReader(der)}
-	n, err := revocation.ReadNumber(counted, int64(len(der)))
+	n, err := crl.ReadNumber(counted, int64(len(der)))
 	if err != nil || n.Cmp(new(big.Int).Lsh(big.NewInt(3), 150)) != 0 {
 		t.Errorf("the number is read as %v, %v", n, err)
 	}
@@ -113,7 +113,7 @@ func TestReadNumber(t *testing.T) {
 		"nothing": nil, "one octet": der[:1], "half": der[:len(der)/2], "no signature": der[:len(der)-10], "more": append(slices.Clone(der), 0),
 		"zeros": make([]byte, 200), "a certificate": ca.Certificate.Raw,
 	} {
-		if n, err := revocation.ReadNumber(bytes.NewReader(bad), int64(len(bad))); err == nil {
+		if n, err := crl.ReadNumber(bytes.NewReader(bad), int64(len(bad))); err == nil {
 			t.Errorf("%s has the number %v", name, n)
 		}
 	}
@@ -136,7 +136,7 @@ func FuzzReadNumber(f *testing.F) {
 	f.Add(rootCRL(f, ca, func(l *x509.RevocationList) { l.ExtraExtensions = onlyUsers() }))
 	f.Add([]byte{0x30, 0x84, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, der []byte) {
-		n, err := revocation.ReadNumber(bytes.NewReader(der), int64(len(der)))
+		n, err := crl.ReadNumber(bytes.NewReader(der), int64(len(der)))
 		list, goErr := x509.ParseRevocationList(der)
 		if goErr != nil || len(list.Raw) != len(der) || list.Number == nil || list.Number.Sign() < 0 || list.Number.BitLen() >= 160 {
 			return
@@ -149,17 +149,17 @@ func FuzzReadNumber(f *testing.F) {
 
 // TestASignatureThatDoesNotHold is refused, and reaches nobody.
 func TestASignatureThatDoesNotHold(t *testing.T) {
-	s := newScene(t, never)
+	s := newScene(t, revtest.Never)
 	other := revtest.Key(t, "p256")
-	a, err := revocation.New(t.Context(), revocation.Config{
-		Issuers: []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: lyingKey{s.ca.Key, other}}},
-		Records: s.book, Sink: s.outlet, Publisher: s.outlet, Directory: s.dir,
+	u, err := crl.New(t.Context(), crl.Config{
+		Issuers: []crl.Issuer{{Certificate: s.ca.Certificate, Signer: lyingKey{s.ca.Key, other}}},
+		Store:   s.book, Publisher: s.outlet, Directory: s.dir,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.PublishNow(t.Context()); err == nil || len(s.outlet.published()) != 0 {
-		t.Errorf("%d CRLs are published with another key's signature: %v", len(s.outlet.published()), err)
+	if err := u.PublishNow(t.Context()); err == nil || len(s.outlet.Published()) != 0 {
+		t.Errorf("%d CRLs are published with another key's signature: %v", len(s.outlet.Published()), err)
 	}
 	if all, err := s.book.CRLs(t.Context()); err != nil || len(all) != 0 {
 		t.Errorf("and %d are on record: %v", len(all), errors.Join(err))

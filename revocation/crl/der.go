@@ -1,4 +1,4 @@
-package revocation
+package crl
 
 import (
 	"encoding/asn1"

@@ -1,4 +1,4 @@
-package revocation
+package crl
 
 import (
 	"encoding/asn1"
@@ -12,54 +12,54 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// maxExtensions bounds what is read of a CRL that is there: its extensions. Ours have the URLs of a distribution point.
+// maxExtensions bounds the extensions that are read of a CRL, in bytes. Ours hold the URLs of a distribution point.
 const maxExtensions = 1 << 20
 
 // maxElements is how many elements a TBSCertList has at most (RFC 5280 §5.1), so that a large file of small ones costs nothing.
 const maxElements = 7
 
-// head is what a CRL says beside its entries.
-type head struct {
+// metadata is what a CRL says beside its entries.
+type metadata struct {
 	number *big.Int
 	point  []byte // the value of the issuing distribution point; nil for none
 }
 
 var errNoCRL = errors.New("it is not a whole CRL with a number")
 
-// readHead reads a CRL of so many octets without its entries, which may be many. It checks lengths, and no signature.
-func readHead(r io.ReaderAt, size int64) (head, error) {
+// readMetadata reads a CRL of size bytes without its entries, which may be many. It checks lengths, and no signature.
+func readMetadata(r io.ReaderAt, size int64) (metadata, error) {
 	outer, err := readElement(r, 0, size, tagSequence)
 	if err != nil || outer.end != size {
-		return head{}, errors.Join(errNoCRL, err)
+		return metadata{}, errors.Join(errNoCRL, err)
 	}
 	tbs, err := readElement(r, outer.begin, outer.end, tagSequence)
 	if err != nil {
-		return head{}, errors.Join(errNoCRL, err)
+		return metadata{}, errors.Join(errNoCRL, err)
 	}
 	for at, n := tbs.begin, 0; at < tbs.end && n < maxElements; n++ {
 		e, err := readElement(r, at, tbs.end, 0)
 		if err != nil {
-			return head{}, errors.Join(errNoCRL, err)
+			return metadata{}, errors.Join(errNoCRL, err)
 		}
 		if e.tag == tagExtensions && e.end-e.begin <= maxExtensions {
 			content := make([]byte, e.end-e.begin)
 			if _, err := r.ReadAt(content, e.begin); err != nil && !errors.Is(err, io.EOF) {
-				return head{}, err
+				return metadata{}, err
 			}
-			return parseHead(content)
+			return parseExtensions(content)
 		}
 		at = e.end
 	}
-	return head{}, errNoCRL
+	return metadata{}, errNoCRL
 }
 
-// element is where the content of a DER element lies in a file.
+// element is the tag of a DER element, and the offsets of its content in a file.
 type element struct {
 	tag        byte
 	begin, end int64
 }
 
-// readElement reads tag and length of the element at an offset, which has to end by a limit. The tag is checked unless it is zero.
+// readElement reads tag and length of the element at an offset. The element must end by limit, and have the tag unless that is zero.
 func readElement(r io.ReaderAt, at, limit int64, tag byte) (element, error) {
 	var b [10]byte
 	n, err := r.ReadAt(b[:min(int64(len(b)), max(limit-at, 0))], at)
@@ -85,8 +85,8 @@ func readElement(r io.ReaderAt, at, limit int64, tag byte) (element, error) {
 	return e, nil
 }
 
-func parseHead(extensions cryptobyte.String) (head, error) {
-	var h head
+func parseExtensions(extensions cryptobyte.String) (metadata, error) {
+	var h metadata
 	var list cryptobyte.String
 	if !extensions.ReadASN1(&list, cbasn1.SEQUENCE) {
 		return h, errNoCRL
@@ -115,14 +115,14 @@ func parseHead(extensions cryptobyte.String) (head, error) {
 	return h, nil
 }
 
-// ReadNumber returns the number of a CRL of so many octets, reading no more of it than its extensions. It checks that the
-// CRL is whole, and not its signature.
+// ReadNumber returns the number of a CRL of size bytes. It reads no more of it than its extensions, and checks that the CRL
+// is whole. It does not check the signature.
 func ReadNumber(r io.ReaderAt, size int64) (*big.Int, error) {
-	h, err := readHead(r, size)
+	h, err := readMetadata(r, size)
 	return h.number, err
 }
 
-// numberOf returns the number of the CRL in a file that was opened, and closes it; nil where there is none that is whole.
+// numberOf closes an opened file and returns the number of the CRL in it; nil if there is none that is whole.
 func numberOf(file *os.File, err error) *big.Int {
 	if err != nil {
 		return nil

@@ -1,4 +1,4 @@
-package revocation_test
+package crl_test
 
 import (
 	"crypto/x509"
@@ -25,8 +25,8 @@ func TestOthersReadCRLs(t *testing.T) {
 	for _, kind := range []string{"p256", "p384", "rsa", "ed25519"} {
 		t.Run(kind, func(t *testing.T) {
 			root := revtest.NewRoot(t, "Offline Root", "p256")
-			s := &scene{root: root, ca: root.Intermediate(t, "Issuing CA", kind), book: revtest.NewBook(), outlet: &outlet{}, log: &logBook{}, dir: t.TempDir()}
-			s.start(t, never)
+			s := &scene{root: root, ca: root.Intermediate(t, "Issuing CA", kind), book: revtest.NewBook(), outlet: &revtest.Outlet{}, log: &revtest.LogBook{}, dir: t.TempDir()}
+			s.start(t, revtest.Never)
 			if err := s.PublishNow(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -37,7 +37,7 @@ func TestOthersReadCRLs(t *testing.T) {
 			_, plain := s.issue(t)
 			s.revoke(t, plain, pki.Unspecified)
 			_, held := s.issue(t)
-			if _, err := s.Apply(t.Context(), revocation.Order{Action: revocation.Hold, Certificate: held}); err != nil {
+			if _, err := s.authority.Apply(t.Context(), revocation.Order{Action: revocation.Hold, Certificate: held}); err != nil {
 				t.Fatal(err)
 			}
 			if err := s.PublishNow(t.Context()); err != nil {

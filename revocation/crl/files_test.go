@@ -1,4 +1,4 @@
-package revocation_test
+package crl_test
 
 import (
 	"bytes"
@@ -15,12 +15,13 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
 // path is where a CRL of the issuing CA lies below a directory.
 func (s *scene) path(dir string, partition uint16, delta bool) string {
-	return filepath.Join(dir, revocation.Scope{Issuer: s.ca.ID(), Partition: partition, Delta: delta}.Path())
+	return filepath.Join(dir, crl.Scope{Issuer: s.ca.ID(), Partition: partition, Delta: delta}.Path())
 }
 
 // numberIn is the number of the CRL at a path, or zero.
@@ -30,7 +31,7 @@ func numberIn(t testing.TB, path string) int64 {
 	if err != nil {
 		return 0
 	}
-	n, err := revocation.ReadNumber(bytes.NewReader(der), int64(len(der)))
+	n, err := crl.ReadNumber(bytes.NewReader(der), int64(len(der)))
 	if err != nil {
 		t.Fatalf("%s: %v", path, err)
 	}
@@ -65,18 +66,18 @@ func TestAfterACrash(t *testing.T) {
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newScene(t, never)
+			s := newScene(t, revtest.Never)
 			_, ref := s.issue(t)
 			s.revoke(t, ref, pki.Superseded)
 			s.publishNow(t)
 			want := s.newest(t).Raw
 			c.leave(t, s, s.path(s.dir, 0, false))
-			s.outlet = &outlet{}
-			s.start(t, never)
-			if err := revocation.Recall(t.Context(), s.Authority); err != nil {
+			s.outlet = &revtest.Outlet{}
+			s.start(t, revtest.Never)
+			if err := crl.Recall(t.Context(), s.Updater); err != nil {
 				t.Fatal(err)
 			}
-			if n := len(s.outlet.published()); (n == 1) != c.published || n == 1 && !bytes.Equal(s.newest(t).Raw, want) {
+			if n := len(s.outlet.Published()); (n == 1) != c.published || n == 1 && !bytes.Equal(s.newest(t).Raw, want) {
 				t.Errorf("%d CRLs are published at the start, want it %v", n, c.published)
 			}
 			s.publishNow(t)
@@ -88,7 +89,7 @@ func TestAfterACrash(t *testing.T) {
 }
 
 func TestAnImportedCRLIsWrittenAnew(t *testing.T) {
-	s := newScene(t, never)
+	s := newScene(t, revtest.Never)
 	der := rootCRL(t, s.root, nil)
 	if _, err := s.Import(t.Context(), der, operator); err != nil {
 		t.Fatal(err)
@@ -98,12 +99,12 @@ func TestAnImportedCRLIsWrittenAnew(t *testing.T) {
 		t.Error("the file is not what was imported")
 	}
 	remove(t, s.dir)
-	s.outlet = &outlet{}
-	s.start(t, never)
-	if err := revocation.Recall(t.Context(), s.Authority); err != nil {
+	s.outlet = &revtest.Outlet{}
+	s.start(t, revtest.Never)
+	if err := crl.Recall(t.Context(), s.Updater); err != nil {
 		t.Fatal(err)
 	}
-	if published := s.outlet.published(); len(published) != 1 || !bytes.Equal(published[0].DER, der) || !bytes.Equal(read(t, path), der) {
+	if published := s.outlet.Published(); len(published) != 1 || !bytes.Equal(published[0].DER, der) || !bytes.Equal(read(t, path), der) {
 		t.Errorf("%d CRLs are published", len(published))
 	}
 }
@@ -111,16 +112,16 @@ func TestAnImportedCRLIsWrittenAnew(t *testing.T) {
 // TestADiskThatFails has the directory of CRLs be of no use, and heal.
 func TestADiskThatFails(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
-		s.points = []revocation.Point{s.pointIn(1, "pki.example")}
-		s.start(t, never)
+		s.points = []crl.Point{s.pointIn(1, "pki.example")}
+		s.start(t, revtest.Never)
 		blocked := filepath.Join(s.dir, s.ca.ID().Short())
 		write(t, blocked, []byte("in the way"))
 		s.running(t)
 		wait(time.Minute)
-		if n := len(s.outlet.published()); n != 0 {
+		if n := len(s.outlet.Published()); n != 0 {
 			t.Errorf("%d CRLs are published of a round that cannot be written", n)
 		}
-		if n := s.log.count("no new CRL, trying again"); n < 3 {
+		if n := s.log.Count("signing CRLs failed, retrying"); n < 3 {
 			t.Errorf("%d complaints", n)
 		}
 		remove(t, blocked)
@@ -134,8 +135,8 @@ func TestADiskThatFails(t *testing.T) {
 func TestDirectoriesGetEverything(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		one, two, away := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "not yet")
-		s.further, s.points = []string{one, away, two}, []revocation.Point{s.pointIn(1, "pki.example")}
-		s.start(t, never)
+		s.further, s.points = []string{one, away, two}, []crl.Point{s.pointIn(1, "pki.example")}
+		s.start(t, revtest.Never)
 		if _, err := s.Import(t.Context(), rootCRL(t, s.root, nil), operator); err != nil {
 			t.Fatal(err)
 		}
@@ -161,8 +162,8 @@ func TestDirectoriesGetEverything(t *testing.T) {
 		}
 		same(one)
 		same(two)
-		failures := s.Directories()
-		if failures[one] != nil || failures[two] != nil || failures[away] == nil || s.log.count("a directory does not get the newest CRLs") < 3 {
+		failures := s.Mirrors()
+		if failures[one] != nil || failures[two] != nil || failures[away] == nil || s.log.Count("a directory does not get the newest CRLs") < 3 {
 			t.Errorf("the directories fail with %v", failures)
 		}
 		if err := os.Mkdir(away, 0o700); err != nil {
@@ -170,7 +171,7 @@ func TestDirectoriesGetEverything(t *testing.T) {
 		}
 		wait(time.Minute)
 		same(away)
-		if failures := s.Directories(); failures[away] != nil {
+		if failures := s.Mirrors(); failures[away] != nil {
 			t.Errorf("a directory that is back fails with %v", failures[away])
 		}
 		if left, err := filepath.Glob(filepath.Join(one, "*", ".unfinished*")); err != nil || len(left) > 0 {
@@ -184,7 +185,7 @@ func TestAnOlderCRLReplacesNoNewerOne(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		dir := t.TempDir()
 		s.further = []string{dir}
-		s.start(t, never)
+		s.start(t, revtest.Never)
 		path := s.path(dir, 0, false)
 		older := rootCRL(t, s.ca, nil)
 		for range 3 {
@@ -204,24 +205,24 @@ func TestAnOlderCRLReplacesNoNewerOne(t *testing.T) {
 		}
 		stop()
 		s.book = revtest.NewBook() // an old backup: its numbers begin again
-		s.start(t, never)
+		s.start(t, revtest.Never)
 		s.running(t)
 		wait(time.Minute)
-		if n := numberIn(t, path); n != 5 || s.log.count("a directory has a newer CRL, which stays") == 0 {
+		if n := numberIn(t, path); n != 5 || s.log.Count("a directory has a newer CRL, which stays") == 0 {
 			t.Errorf("CRL %d lies where there was 5", n)
 		}
 	})
 }
 
 // TestTwoPublishToOneDirectory has two authorities of one CA publish to a directory as fast as they can: whoever reads it
-// sees whole CRLs, and numbers that never go back.
+// sees whole CRLs, and numbers that revtest.Never go back.
 func TestTwoPublishToOneDirectory(t *testing.T) {
-	one := newScene(t, never)
+	one := newScene(t, revtest.Never)
 	dir := t.TempDir()
-	two := &scene{root: one.root, ca: one.ca, book: one.book, outlet: &outlet{}, log: &logBook{}, dir: t.TempDir()}
+	two := &scene{root: one.root, ca: one.ca, book: one.book, outlet: &revtest.Outlet{}, log: &revtest.LogBook{}, dir: t.TempDir()}
 	for _, s := range []*scene{one, two} {
 		s.further = []string{dir}
-		s.start(t, never)
+		s.start(t, revtest.Never)
 		s.running(t)
 	}
 	var publishing sync.WaitGroup
@@ -264,7 +265,7 @@ func TestADirectoryThatSomebodyHasLocked(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		dir := t.TempDir()
 		s.further = []string{dir}
-		s.start(t, never)
+		s.start(t, revtest.Never)
 		lock, err := os.Open(dir)
 		if err != nil {
 			t.Fatal(err)
@@ -275,8 +276,8 @@ func TestADirectoryThatSomebodyHasLocked(t *testing.T) {
 		}
 		s.running(t)
 		wait(time.Minute)
-		if n := numberIn(t, s.path(dir, 0, false)); n != 0 || s.Directories()[dir] == nil {
-			t.Errorf("CRL %d was published to a locked directory, which fails with %v", n, s.Directories()[dir])
+		if n := numberIn(t, s.path(dir, 0, false)); n != 0 || s.Mirrors()[dir] == nil {
+			t.Errorf("CRL %d was published to a locked directory, which fails with %v", n, s.Mirrors()[dir])
 		}
 		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_UN); err != nil {
 			t.Fatal(err)
@@ -291,14 +292,14 @@ func TestADirectoryThatSomebodyHasLocked(t *testing.T) {
 func TestPaths(t *testing.T) {
 	id := revtest.NewRoot(t, "Root", "p256").ID()
 	var got []string
-	for _, s := range []revocation.Scope{{Issuer: id}, {Issuer: id, Partition: 7}, {Issuer: id, Partition: 7, Delta: true}} {
+	for _, s := range []crl.Scope{{Issuer: id}, {Issuer: id, Partition: 7}, {Issuer: id, Partition: 7, Delta: true}} {
 		got = append(got, s.Path())
 	}
 	want := []string{id.Short() + ".crl", id.Short() + "/7.crl", id.Short() + "/7-delta.crl"}
 	if !slices.Equal(got, want) {
 		t.Errorf("the paths are %q, want %q", got, want)
 	}
-	if tag := (&revocation.CRL{Number: big.NewInt(1)}).ETag(); tag != fmt.Sprintf("%q", strings.Repeat("0", 32)) {
+	if tag := (&crl.CRL{Number: big.NewInt(1)}).ETag(); tag != fmt.Sprintf("%q", strings.Repeat("0", 32)) {
 		t.Errorf("the entity tag is %s", tag)
 	}
 }

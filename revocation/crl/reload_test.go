@@ -1,4 +1,4 @@
-package revocation_test
+package crl_test
 
 import (
 	"bytes"
@@ -26,10 +26,10 @@ import (
 // TestNginxReloadsCRLs has nginx check clients by the published chain of CRLs, and runs the job of docs/relying-parties.md:
 // a client that was revoked is refused once it ran.
 func TestNginxReloadsCRLs(t *testing.T) {
-	s := newScene(t, never)
+	s := newScene(t, revtest.Never)
 	dir, www := t.TempDir(), t.TempDir()
 	s.further = []string{www}
-	s.start(t, never)
+	s.start(t, revtest.Never)
 	if _, err := s.Import(t.Context(), rootCRL(t, s.root, nil), operator); err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func TestNginxReloadsCRLs(t *testing.T) {
 	client, port := s.credential(t, dir), freePort(t)
 	nginx := startNginx(t, dir, port, crls)
 	write(t, filepath.Join(dir, "reload.sh"), []byte("echo reloaded >>reloads\nexec "+strings.Join(append(nginx, "-s", "reload"), " ")+"\n"))
-	job := regexp.MustCompile("(?s)```sh\n(#!/bin/sh\n# reload-crl: .*?)```").FindSubmatch(read(t, "../docs/relying-parties.md"))
+	job := regexp.MustCompile("(?s)```sh\n(#!/bin/sh\n# reload-crl: .*?)```").FindSubmatch(read(t, "../../docs/relying-parties.md"))
 	if job == nil {
 		t.Fatal("docs/relying-parties.md has no job")
 	}
@@ -122,7 +122,7 @@ http {
 	write(t, filepath.Join(dir, "nginx.conf"), []byte(config))
 	command := []string{"nginx", "-e", "stderr", "-p", dir, "-c", filepath.Join(dir, "nginx.conf")}
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], command[1:]...)
-	said := &logBook{}
+	said := &revtest.LogBook{}
 	cmd.Stdout, cmd.Stderr = said, said
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("nginx: %v: run deploy/setup.sh --test", err)
@@ -131,7 +131,7 @@ http {
 		_ = cmd.Process.Signal(syscall.SIGTERM) // which ends its workers, too
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Log(said.text.String())
+			t.Log(said.String())
 		}
 	})
 	eventually(t, "nginx listens", func() bool {

@@ -1,4 +1,4 @@
-package revocation_test
+package crl_test
 
 import (
 	"crypto/x509"
@@ -61,7 +61,7 @@ func (h *history) order(r *rapid.T) {
 	if o.Action == revocation.Revoke {
 		o.Reason = rapid.SampledFrom([]pki.Reason{pki.Unspecified, pki.KeyCompromise, pki.Superseded}).Draw(r, "reason")
 	}
-	changes, err := h.s.Apply(h.t.Context(), o)
+	changes, err := h.s.authority.Apply(h.t.Context(), o)
 	if _, refused := pki.AsRefusal(err); err != nil && !refused {
 		r.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func (h *history) publish(r *rapid.T) {
 			}
 		}
 		if !known {
-			r.Fatalf("delta %v goes on from %v, which was never published as a complete CRL", delta.Number, from)
+			r.Fatalf("delta %v goes on from %v, which was revtest.Never published as a complete CRL", delta.Number, from)
 		}
 		h.bases[partition] = append(h.bases[partition], list)
 	}
@@ -154,13 +154,13 @@ func TestRandomHistories(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		h := &history{
 			t: t, now: time.Now(), issued: map[pki.CertRef]*issuedCert{}, bases: map[uint16][]*x509.RevocationList{},
-			s: &scene{root: root, ca: ca, book: revtest.NewBook(), outlet: &outlet{}, log: &logBook{}, dir: t.TempDir()},
+			s: &scene{root: root, ca: ca, book: revtest.NewBook(), outlet: &revtest.Outlet{}, log: &revtest.LogBook{}, dir: t.TempDir()},
 		}
 		h.s.clock = func() time.Time { return h.now }
 		for n := uint16(1); n <= 3; n++ {
 			h.s.points = append(h.s.points, h.s.pointIn(n, "pki.example"))
 		}
-		h.s.start(t, never)
+		h.s.start(t, revtest.Never)
 		for range rapid.IntRange(1, 25).Draw(r, "steps") {
 			switch rapid.SampledFrom([]string{"issue", "issue", "order", "order", "order", "order", "publish", "publish", "pass", "restart"}).Draw(r, "step") {
 			case "issue":

@@ -1,4 +1,4 @@
-package revocation_test
+package crl_test
 
 import (
 	"maps"
@@ -10,7 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
 // shelfVariable has the test program publish to a directory, as the process that strace follows.
@@ -63,8 +64,8 @@ var traced = regexp.MustCompile(`^\d+ +(fsync|openat|mkdirat)\((?:\d+<([^>]*)>|[
 // publishTo publishes the full CRL and that of a partition, and makes a directory when they are recorded.
 func publishTo(t *testing.T, dir string) {
 	t.Helper()
-	s := newScene(t, never)
-	s.dir, s.points = dir, []revocation.Point{s.pointIn(1, "pki.example")}
+	s := newScene(t, revtest.Never)
+	s.dir, s.points = dir, []crl.Point{s.pointIn(1, "pki.example")}
 	s.start(t, func(call string) (bool, error) {
 		if call == "PutCRLs" {
 			return false, os.Mkdir(filepath.Join(t.TempDir(), "recorded"), 0o700)

@@ -1,4 +1,4 @@
-package revocation
+package crl
 
 import (
 	"crypto"
@@ -18,11 +18,11 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// scheme is how a key signs CRLs.
-type scheme struct {
+// signatureScheme is how a key signs CRLs.
+type signatureScheme struct {
 	algorithm []byte      // AlgorithmIdentifier
-	hash      crypto.Hash // of what is signed; zero where the message itself is
-	longest   int         // of its signatures, in octets
+	hash      crypto.Hash // of what is signed; zero if the key signs the message itself
+	maxSize   int         // of its signatures, in bytes
 }
 
 // How each kind of key signs: the algorithms are those that crypto/x509 chooses too (RFC 5758 §3.2, RFC 4055 §5, RFC 8410 §3).
@@ -33,7 +33,7 @@ var (
 	oidEd25519         = asn1.ObjectIdentifier{1, 3, 101, 112}
 )
 
-func schemeOf(public crypto.PublicKey) (scheme, error) {
+func schemeOf(public crypto.PublicKey) (signatureScheme, error) {
 	switch key := public.(type) {
 	case *ecdsa.PublicKey:
 		switch key.Curve {
@@ -47,10 +47,10 @@ func schemeOf(public crypto.PublicKey) (scheme, error) {
 	case ed25519.PublicKey:
 		return makeScheme(oidEd25519, false, 0, ed25519.SignatureSize)
 	}
-	return scheme{}, fmt.Errorf("a key of type %T does not sign CRLs: use P-256, P-384, RSA or Ed25519", public)
+	return signatureScheme{}, fmt.Errorf("a key of type %T does not sign CRLs: use P-256, P-384, RSA or Ed25519", public)
 }
 
-func makeScheme(oid asn1.ObjectIdentifier, parameters bool, hash crypto.Hash, longest int) (scheme, error) {
+func makeScheme(oid asn1.ObjectIdentifier, parameters bool, hash crypto.Hash, maxSize int) (signatureScheme, error) {
 	var b cryptobyte.Builder
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1ObjectIdentifier(oid)
@@ -59,12 +59,12 @@ func makeScheme(oid asn1.ObjectIdentifier, parameters bool, hash crypto.Hash, lo
 		}
 	})
 	algorithm, err := b.Bytes()
-	return scheme{algorithm, hash, longest}, err
+	return signatureScheme{algorithm, hash, maxSize}, err
 }
 
-// sign signs what is given by its digest, or is read from message where the key signs messages, and checks the signature
-// with the public key: one that a token got wrong reaches nobody.
-func (s scheme) sign(key crypto.Signer, public crypto.PublicKey, digest []byte, message io.Reader) ([]byte, error) {
+// sign signs a digest, or the message if the key signs messages, and verifies the signature with the public key: a wrong
+// signature of an HSM is never published.
+func (s signatureScheme) sign(key crypto.Signer, public crypto.PublicKey, digest []byte, message io.Reader) ([]byte, error) {
 	signed := digest
 	if s.hash == 0 {
 		var err error
@@ -76,13 +76,13 @@ func (s scheme) sign(key crypto.Signer, public crypto.PublicKey, digest []byte, 
 	if err != nil {
 		return nil, err
 	}
-	if len(signature) > s.longest || !s.verifies(public, signed, signature) {
+	if len(signature) > s.maxSize || !s.verifies(public, signed, signature) {
 		return nil, errors.New("the signature that the key made does not hold with the CA's certificate")
 	}
 	return signature, nil
 }
 
-func (s scheme) verifies(public crypto.PublicKey, signed, signature []byte) bool {
+func (s signatureScheme) verifies(public crypto.PublicKey, signed, signature []byte) bool {
 	switch key := public.(type) {
 	case *ecdsa.PublicKey:
 		return ecdsa.VerifyASN1(key, signed, signature)
