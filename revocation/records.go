@@ -89,7 +89,7 @@ type StatusRecords interface {
 	// (record.unknown).
 	//
 	// An order about an identity, a key or a selection reaches every certificate that ends at its time or later, or at the
-	// age of the records or later (ra.RetentionRecords), whichever is earlier. A clock that is ahead of that age therefore
+	// age of the records or later (retention.Store), whichever is earlier. A clock that is ahead of that age therefore
 	// hides no certificate that has not ended. Before there is an age, an order reaches all that is on record.
 	Apply(ctx context.Context, o Order) (Outcome, error)
 }

@@ -137,8 +137,8 @@ func (g *gate) pastCaller(client clientInfo, at time.Time) caller {
 	return v.caller
 }
 
-// note has a refusal taken down, in the log where the caller is known, and returns the error as it is.
+// note records a refusal, in the log if the caller is known, and returns the error.
 func (s *Server) note(ctx context.Context, err error) error {
 	c := callerOf(ctx)
-	return s.registrar.Note(ctx, c.actor(), c.id, err)
+	return s.auditor.Record(ctx, c.actor(), c.id, err)
 }

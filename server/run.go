@@ -220,7 +220,7 @@ func (s *Server) stop(ctx context.Context, public *http.Server) error {
 	err := s.drain(ctx, public)
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)
 	defer cancel()
-	s.registrar.Close(ctx)
+	s.auditor.Close(ctx)
 	return errors.Join(err, s.authority.Close(ctx), s.sequencer.Sync(ctx))
 }
 

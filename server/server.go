@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
@@ -27,6 +28,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server/admission"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -87,7 +89,8 @@ type OCSP struct {
 type Stores struct {
 	CA         ca.Journal
 	RA         ra.Records
-	Retention  ra.RetentionRecords
+	Audit      audit.Store
+	Retention  retention.Store
 	Revocation revocation.Records
 	CRLs       crl.Store
 	Feed       responder.Feed
@@ -107,10 +110,11 @@ type Server struct {
 	sequencer   *translog.Sequencer
 	responder   *responder.Responder
 	authority   *ca.Authority
+	auditor     *audit.Recorder
 	registrar   *ra.Registrar
 	crlUpdater  *crl.Updater
 	revocations *revocation.Authority
-	sweeper     *ra.Sweeper
+	sweeper     *retention.Sweeper
 	gate        *gate
 	intake      *intake
 	unread      *admission.Shares // calls whose message has not arrived
@@ -180,8 +184,8 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	s.sweeper, err = ra.NewSweeper(ra.SweeperConfig{
-		Records: c.Stores.Retention, Retention: c.Retention, Busy: func() bool { return s.authority.InFlight() > 0 }, Clock: c.Clock, Log: c.Log,
+	s.sweeper, err = retention.NewSweeper(retention.Config{
+		Store: c.Stores.Retention, Retention: c.Retention, Busy: func() bool { return s.authority.InFlight() > 0 }, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err
@@ -193,9 +197,10 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	s.auditor = audit.New(c.Stores.Audit, c.Clock, c.Log)
 	s.registrar = ra.New(ra.Config{
 		TrustDomain: c.TrustDomain, Records: c.Stores.RA, Issuer: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
-		Token: token.New(c.Stores.RA), Clock: c.Clock, Log: c.Log,
+		Token: token.New(c.Stores.RA), Clock: c.Clock, Auditor: s.auditor,
 	})
 	s.gate = newGate(c, s.responder)
 	s.intake = newIntake(c, s.issuingToken())
@@ -297,8 +302,8 @@ func (s *Server) Close(ctx context.Context) error {
 	if s.grpc != nil {
 		s.grpc.Stop() // which ends its workers
 	}
-	if s.registrar != nil {
-		s.registrar.Close(ctx)
+	if s.auditor != nil {
+		s.auditor.Close(ctx)
 	}
 	s.traces.close(ctx, s.log)
 	return errors.Join(s.authority.Close(ctx), s.closeDirectories(), s.responder.Close())

@@ -9,7 +9,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/retention"
 )
 
 // censusPatience bounds how long counting may take.
@@ -18,8 +18,8 @@ const censusPatience = 10 * time.Second
 // stores serves brevet.v1.StoreService.
 type stores struct {
 	brevetv1.UnimplementedStoreServiceServer
-	records ra.RetentionRecords
-	sweeper *ra.Sweeper
+	records retention.Store
+	sweeper *retention.Sweeper
 	disk    Disk
 	clock   func() time.Time
 }
@@ -62,4 +62,6 @@ func (s *stores) GetStats(ctx context.Context, _ *brevetv1.GetStatsRequest) (*br
 	return resp, nil
 }
 
-func countOut(c ra.Count) *brevetv1.Count { return &brevetv1.Count{Value: c.N, AtLeast: c.AtLeast} }
+func countOut(c retention.Count) *brevetv1.Count {
+	return &brevetv1.Count{Value: c.N, AtLeast: c.AtLeast}
+}

@@ -10,12 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -100,9 +102,9 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 var unauthorized = map[string]string{
 	"ca.Journal.Begin":             "the system itself",
 	"ra.Records.BindToken":         "the token is the proof",
-	"ra.Records.Refused":           "an entry about a refusal",
-	"ra.RetentionRecords.Advance":  "the system itself",
-	"ra.RetentionRecords.Expire":   "the system itself",
+	"audit.Store.Refused":          "an entry about a refusal",
+	"retention.Store.Advance":      "the system itself",
+	"retention.Store.Expire":       "the system itself",
 	"crl.Store.Compact":            "the system itself",
 	"crl.Store.TakeNumber":         "the system itself",
 	"crl.Store.PutPoints":          "the system itself",
@@ -115,7 +117,7 @@ var unauthorized = map[string]string{
 var reads = []string{
 	"ca.Journal.State", "ca.Installations.Installed",
 	"ra.Records.Identity", "ra.Records.Identities", "ra.Records.Token", "ra.Records.Tokens", "ra.Records.Certificate", "ra.Records.CertificateBySerial",
-	"ra.Records.Standing", "ra.Records.Certificates", "ra.Records.Unexpired", "ra.Records.Renewed", "ra.RetentionRecords.Waiting", "ra.RetentionRecords.Census",
+	"ra.Records.Standing", "ra.Records.Certificates", "ra.Records.Unexpired", "ra.Records.Renewed", "retention.Store.Waiting", "retention.Store.Census",
 	"crl.Store.View", "crl.Store.CRLs", "crl.Store.Points", "revocation.Records.CountSet",
 	"revocation.Records.Set", "revocation.Records.OpenSets", "responder.Feed.Snapshot", "responder.Feed.Changes",
 	"translog.Records.Head", "translog.Records.Entries", "translog.Records.Written",
@@ -125,7 +127,7 @@ var reads = []string{
 func everyMethodIsKnown(t *testing.T) {
 	var have []string
 	for _, view := range []reflect.Type{
-		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Records](), reflect.TypeFor[ra.RetentionRecords](),
+		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Records](), reflect.TypeFor[audit.Store](), reflect.TypeFor[retention.Store](),
 		reflect.TypeFor[revocation.Records](), reflect.TypeFor[crl.Store](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Records](),
 	} {
 		for i := range view.NumMethod() {
@@ -295,7 +297,7 @@ func needsNoAuthorization(t *testing.T, w *world) {
 		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, By: callerOf(r), At: w.now,
 	})
 	must(t, err)
-	must(t, w.RA.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))
+	must(t, w.Audit.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))
 	_, err = w.Revocation.TellSet(ctx, set.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
 	must(t, err)
 	for !set.Done {

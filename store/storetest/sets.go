@@ -7,8 +7,8 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -226,7 +226,7 @@ func nothingLeaves(t *testing.T, w *world) {
 	set := w.orderSet(t, w.batch("7", pki.Superseded))
 	w.now = r.NotAfter.Add(24 * time.Hour)
 	w.identity(t) // the log is as new as that
-	step := ra.ExpiryStep{Before: w.now, At: w.now, Limit: 10}
+	step := retention.Step{Before: w.now, At: w.now, Limit: 10}
 	gone, err := w.Retention.Expire(context.Background(), step)
 	must(t, err)
 	mustEqual(t, "what left", gone.Certificates, 0)

@@ -1,7 +1,8 @@
-package ra
+package audit
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +16,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// book is RefusalRecords that remember.
+// book is a Store that remembers.
 type book struct {
 	mu      sync.Mutex
 	entries []string
@@ -50,7 +51,7 @@ func sourceID(t *testing.T, n int) pki.SPIFFEID {
 func TestRepeatedRefusalsBecomeACount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, said := &book{}, &strings.Builder{}
-		r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(said, nil)))
+		r := New(b, time.Now, slog.New(slog.NewTextHandler(said, nil)))
 		loud, quiet := sourceID(t, 1), sourceID(t, 2)
 		why := pki.Refuse(pki.RuleRevoked, "ask an operator", "revoked")
 		for range 1000 {
@@ -79,7 +80,7 @@ func TestRepeatedRefusalsBecomeACount(t *testing.T) {
 		if err := r.write(t.Context(), pki.ActorIdentity(loud), loud, why); err != nil || len(b.all()) != 13 {
 			t.Errorf("a new window does not begin: %v, %d entries", err, len(b.all()))
 		}
-		r.flush(context.Background())
+		r.Close(context.Background())
 	})
 }
 
@@ -87,7 +88,7 @@ func TestRepeatedRefusalsBecomeACount(t *testing.T) {
 func TestNobodyKnownHasNoEntries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, said := &book{}, &strings.Builder{}
-		r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(said, nil)))
+		r := New(b, time.Now, slog.New(slog.NewTextHandler(said, nil)))
 		for range 1000 {
 			if err := r.write(t.Context(), pki.Actor{}, pki.SPIFFEID{}, pki.Refuse(pki.RuleToken, "ask an operator", "unknown")); err != nil {
 				t.Fatal(err)
@@ -106,14 +107,14 @@ func TestNobodyKnownHasNoEntries(t *testing.T) {
 
 func TestCountsSurviveAStop(t *testing.T) {
 	b := &book{}
-	r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	id := sourceID(t, 1)
 	for range 15 {
 		if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r.flush(context.Background())
+	r.Close(context.Background())
 	if all := b.all(); len(all) != 11 || !strings.Contains(all[10], "5 more refusals") {
 		t.Errorf("after the stop: %q", all)
 	}
@@ -122,7 +123,7 @@ func TestCountsSurviveAStop(t *testing.T) {
 func TestSourcesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &book{}
-		r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 		for n := range maxSources + 500 {
 			id := sourceID(t, n)
 			if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err != nil {
@@ -132,7 +133,7 @@ func TestSourcesAreBounded(t *testing.T) {
 		if n := len(r.sources); n != maxSources+1 {
 			t.Errorf("%d sources are remembered, want %d and one for the rest", n, maxSources)
 		}
-		r.flush(context.Background())
+		r.Close(context.Background())
 	})
 }
 
@@ -140,7 +141,7 @@ func TestSourcesAreBounded(t *testing.T) {
 func TestADayOfRefusalsIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &book{}
-		r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 		loud, quiet := sourceID(t, 1), sourceID(t, 2)
 		const seconds, days = 5, 3
 		refused := 0
@@ -177,7 +178,7 @@ func TestADayOfRefusalsIsBounded(t *testing.T) {
 		if all := b.all(); !strings.HasSuffix(all[len(all)-1], "another") {
 			t.Error("another source has no entry")
 		}
-		r.flush(context.Background())
+		r.Close(context.Background())
 		all := b.all()
 		for _, entry := range all[len(all)-1:] {
 			var more int
@@ -193,7 +194,7 @@ func TestADayOfRefusalsIsBounded(t *testing.T) {
 
 func TestDaysAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRefusals(&book{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		r := New(&book{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 		loud := sourceKey{sourceID(t, 0), pki.RuleRevoked}
 		r.days[loud] = &day{begun: time.Now(), entries: refusalsPerDay}
 		for n := range 2 * maxDays {
@@ -214,11 +215,57 @@ func TestDaysAreForgotten(t *testing.T) {
 	})
 }
 
+// TestRecordOnce records one refusal of many about a certificate, and marks all of them.
+func TestRecordOnce(t *testing.T) {
+	b := &book{}
+	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	defer r.Close(t.Context())
+	id := sourceID(t, 1)
+	why := pki.Refuse(pki.RuleEarly, "renew later", "too early")
+	for n := range byte(3) {
+		serial, err := pki.MakeSerial(time.Now(), [pki.SerialRandomSize]byte{n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			marked := r.RecordOnce(t.Context(), pki.ActorIdentity(id), id, serial, why)
+			if got, ok := pki.AsRefusal(marked); !ok || got != why {
+				t.Fatalf("RecordOnce returns %v", marked)
+			}
+			if err := r.Record(t.Context(), pki.ActorIdentity(id), id, marked); !errors.Is(err, marked) {
+				t.Errorf("Record returns %v", err)
+			}
+		}
+	}
+	if n := len(b.all()); n != 3 {
+		t.Errorf("%d entries about three certificates", n)
+	}
+}
+
+// TestRecentIsBounded adds many certificates.
+func TestRecentIsBounded(t *testing.T) {
+	var r recent
+	for range 5 * maxRecent {
+		var random [pki.SerialRandomSize]byte
+		_, _ = rand.Read(random[:])
+		serial, err := pki.MakeSerial(time.Now(), random)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !r.add(serial) || r.add(serial) {
+			t.Fatal("a certificate is not new once")
+		}
+		if n := len(r.newest) + len(r.before); n > 2*maxRecent {
+			t.Fatalf("%d certificates are remembered", n)
+		}
+	}
+}
+
 func TestAFailedEntryIsAnError(t *testing.T) {
 	b := &book{fail: errors.New("disk full")}
-	r := newRefusals(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	id := sourceID(t, 1)
-	defer r.flush(context.Background())
+	defer r.Close(context.Background())
 	if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err == nil {
 		t.Error("the entry is lost and nobody hears of it")
 	}

@@ -1,4 +1,4 @@
-package ra
+package retention
 
 import (
 	"context"
@@ -9,12 +9,11 @@ import (
 )
 
 const (
-	// DefaultRetention is as long as the longest lifetime of the default profiles: a record outlives the certificate by
-	// the time in which its successor shows what went wrong.
-	DefaultRetention = 90 * 24 * time.Hour
-	// MinRetention is twice the lifetime of a CRL, and how long a clock may be ahead unnoticed without a record leaving
-	// whose certificate is alive.
-	MinRetention = 48 * time.Hour
+	// Default is the longest lifetime of the default profiles: a record outlives its certificate by the lifetime of the
+	// successor, in which faults show.
+	Default = 90 * 24 * time.Hour
+	// Min is twice the lifetime of a CRL. A clock may be ahead by as much without the record of a valid certificate leaving.
+	Min = 48 * time.Hour
 
 	sweepEvery = 10 * time.Minute
 	sweepStep  = 256 // certificates a transaction, which takes some milliseconds
@@ -26,41 +25,41 @@ const (
 	ageSpeed = 2
 )
 
-// SweeperConfig is what a Sweeper is made of. All fields are needed.
-type SweeperConfig struct {
-	Records   RetentionRecords
+// Config is what a Sweeper is made of. All fields are needed.
+type Config struct {
+	Store     Store
 	Retention time.Duration
 	Busy      func() bool // whether certificates are being issued
 	Clock     func() time.Time
 	Log       *slog.Logger
 }
 
-// Sweeper has records leave that ended longer than the retention ago. It is safe for concurrent use.
+// Sweeper removes records that expired longer than the retention ago. It is safe for concurrent use.
 type Sweeper struct {
-	c    SweeperConfig
+	c    Config
 	mu   sync.Mutex
 	last Sweep
 }
 
-// Sweep is what is known of the last sweep that came to its end. Its zero value is none.
+// Sweep describes the last sweep that was completed. Its zero value is none.
 type Sweep struct {
 	Ended   time.Time
-	Before  time.Time // what ended before it has left
+	Before  time.Time // records that expired before it have left
 	Expired Expired   // in all its steps
 }
 
 // NewSweeper returns a Sweeper.
-func NewSweeper(c SweeperConfig) (*Sweeper, error) {
-	if c.Retention < MinRetention {
-		return nil, fmt.Errorf("ra: a retention of %v is too short: keep records for %v at least", c.Retention, MinRetention)
+func NewSweeper(c Config) (*Sweeper, error) {
+	if c.Retention < Min {
+		return nil, fmt.Errorf("retention: a retention of %v is too short: keep records for %v at least", c.Retention, Min)
 	}
 	return &Sweeper{c: c}, nil
 }
 
-// Retention is how long records stay after the end of what they are about.
+// Retention returns how long the record of a certificate or token stays after that has expired.
 func (s *Sweeper) Retention() time.Duration { return s.c.Retention }
 
-// Before is the end before which records leave: of the last sweep, or of the first one as the clock would have it.
+// Before returns the time before which expired records leave: of the last sweep, or by the clock if there was none.
 func (s *Sweeper) Before() time.Time {
 	if last := s.Last(); !last.Ended.IsZero() {
 		return last.Before
@@ -75,12 +74,12 @@ func (s *Sweeper) Last() Sweep {
 	return s.last
 }
 
-// Run sweeps until ctx ends, and returns nil. What fails is tried again with the next sweep.
+// Run sweeps until ctx ends, and returns nil. The next sweep retries what failed.
 func (s *Sweeper) Run(ctx context.Context) error {
 	since := time.Now() // its monotonic clock is one that nobody sets
 	for {
 		now := time.Now()
-		age, err := s.c.Records.Advance(ctx, ageSpeed*now.Sub(since), s.c.Clock())
+		age, err := s.c.Store.Advance(ctx, ageSpeed*now.Sub(since), s.c.Clock())
 		if err == nil {
 			since = now
 			err = s.sweep(ctx, age.Add(-s.c.Retention))
@@ -94,13 +93,13 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	}
 }
 
-// sweep takes steps until nothing is left that ended before a time.
+// sweep takes steps until no record is left that expired before a time.
 func (s *Sweeper) sweep(ctx context.Context, before time.Time) error {
 	var all Expired
-	for step := (ExpiryStep{Before: before, Limit: sweepStep}); ; {
+	for step := (Step{Before: before, Limit: sweepStep}); ; {
 		step.At = s.c.Clock()
 		begun := time.Now()
-		e, err := s.c.Records.Expire(ctx, step)
+		e, err := s.c.Store.Expire(ctx, step)
 		if err != nil {
 			return err
 		}
@@ -123,8 +122,8 @@ func (s *Sweeper) sweep(ctx context.Context, before time.Time) error {
 	return nil
 }
 
-// rest is the pause after a step that took so long. By its length the sweep takes a fifth of the writer's time, and a
-// tenth while certificates are being issued, whatever the disk can do.
+// rest returns the pause after a step that took so long. With it the sweep takes a fifth of the writer's time, and a tenth
+// while certificates are being issued, on any disk.
 func (s *Sweeper) rest(took time.Duration) time.Duration {
 	times := time.Duration(idlePause)
 	if s.c.Busy() {
@@ -133,7 +132,7 @@ func (s *Sweeper) rest(took time.Duration) time.Duration {
 	return max(times*took, leastPause)
 }
 
-// pause waits, and reports false when ctx ends first.
+// pause waits, and returns false if ctx ends first.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -1,4 +1,4 @@
-package ra_test
+package retention_test
 
 import (
 	"context"
@@ -9,22 +9,22 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/retention"
 )
 
-// shelf is a record of how a sweeper asks; every step takes as long as it says.
-type shelf struct {
-	ra.RetentionRecords
+// fakeStore is a retention.Store that records how a sweeper calls it. Every step takes a given time.
+type fakeStore struct {
+	retention.Store
 	age   time.Time
 	steps int // with more to come
 	took  time.Duration
-	asked []ra.ExpiryStep
+	asked []retention.Step
 	begun []time.Time
 	fails atomic.Bool
 	by    []time.Duration
 }
 
-func (s *shelf) Advance(_ context.Context, by time.Duration, now time.Time) (time.Time, error) {
+func (s *fakeStore) Advance(_ context.Context, by time.Duration, now time.Time) (time.Time, error) {
 	if s.fails.Load() {
 		return time.Time{}, errors.New("the disk is full")
 	}
@@ -35,18 +35,18 @@ func (s *shelf) Advance(_ context.Context, by time.Duration, now time.Time) (tim
 	return s.age, nil
 }
 
-func (s *shelf) Expire(_ context.Context, step ra.ExpiryStep) (ra.Expired, error) {
+func (s *fakeStore) Expire(_ context.Context, step retention.Step) (retention.Expired, error) {
 	s.asked, s.begun = append(s.asked, step), append(s.begun, time.Now())
 	time.Sleep(s.took)
 	s.steps--
-	return ra.Expired{Certificates: 2, Keys: 1, Next: ra.Place{Row: int64(len(s.asked))}, More: s.steps > 0}, nil
+	return retention.Expired{Certificates: 2, Keys: 1, Next: retention.Place{Row: int64(len(s.asked))}, More: s.steps > 0}, nil
 }
 
 // sweeping runs a sweeper until the bubble's test is over.
-func sweeping(t *testing.T, s *shelf, busy *atomic.Bool) *ra.Sweeper {
+func sweeping(t *testing.T, s *fakeStore, busy *atomic.Bool) *retention.Sweeper {
 	t.Helper()
-	sweeper, err := ra.NewSweeper(ra.SweeperConfig{
-		Records: s, Retention: ra.MinRetention, Busy: busy.Load, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+	sweeper, err := retention.NewSweeper(retention.Config{
+		Store: s, Retention: retention.Min, Busy: busy.Load, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func sweeping(t *testing.T, s *shelf, busy *atomic.Bool) *ra.Sweeper {
 func TestASweepLeavesTheWriterToOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var busy atomic.Bool
-		s := &shelf{age: time.Now(), steps: 5, took: 10 * time.Millisecond}
+		s := &fakeStore{age: time.Now(), steps: 5, took: 10 * time.Millisecond}
 		start := time.Now()
 		sweeper := sweeping(t, s, &busy)
 		if !sweeper.Last().Ended.IsZero() {
@@ -84,7 +84,7 @@ func TestASweepLeavesTheWriterToOthers(t *testing.T) {
 			if d := at.Sub(start); d != want[i]*time.Millisecond {
 				t.Errorf("step %d began after %v, want %d ms", i+1, d, want[i])
 			}
-			if a := s.asked[i]; a.After.Row != int64(i) || !a.Before.Equal(start.Add(-ra.MinRetention)) || a.Limit < 1 {
+			if a := s.asked[i]; a.After.Row != int64(i) || !a.Before.Equal(start.Add(-retention.Min)) || a.Limit < 1 {
 				t.Errorf("step %d was asked as %+v", i+1, a)
 			}
 		}
@@ -94,7 +94,7 @@ func TestASweepLeavesTheWriterToOthers(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		if len(s.begun) != len(want)+1 || s.asked[len(want)].After != (ra.Place{}) {
+		if len(s.begun) != len(want)+1 || s.asked[len(want)].After != (retention.Place{}) {
 			t.Errorf("%d steps after the next sweep, the last from %+v", len(s.begun), s.asked[len(s.asked)-1].After)
 		}
 	})
@@ -106,7 +106,7 @@ func TestTheAgeOfTheRecords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var busy atomic.Bool
 		start := time.Now()
-		s := &shelf{age: start.Add(-time.Hour)} // the server did not run for an hour
+		s := &fakeStore{age: start.Add(-time.Hour)} // the server did not run for an hour
 		s.fails.Store(true)
 		sweeper := sweeping(t, s, &busy)
 		time.Sleep(25 * time.Minute)
@@ -127,7 +127,7 @@ func TestTheAgeOfTheRecords(t *testing.T) {
 }
 
 func TestARetentionThatIsTooShort(t *testing.T) {
-	if _, err := ra.NewSweeper(ra.SweeperConfig{Retention: ra.MinRetention - 1}); err == nil {
+	if _, err := retention.NewSweeper(retention.Config{Retention: retention.Min - 1}); err == nil {
 		t.Error("it was taken")
 	}
 }
