@@ -12,6 +12,7 @@ import (
 
 	"github.com/brevet-pki/brevet/cmd/internal/config"
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/pki"
 )
 
 // settings is the configuration file. What is said about its fields is the reference in docs/configuration.md.
@@ -31,7 +32,7 @@ type settings struct {
 	Lifetime time.Duration `yaml:"lifetime"`
 	// What keys the agent makes, a new one for each certificate: `P-256`, `P-384` or `Ed25519`. The profile has to allow
 	// it.
-	KeyType enroll.KeyType `yaml:"key_type"`
+	KeyType pki.KeyType `yaml:"key_type"`
 	// The group, by name or number, whose members may read `key.pem` beside the agent's own user. The agent's user has to
 	// be a member. Left out, nobody else may read it. Everybody may read the certificates.
 	KeyGroup string `yaml:"key_group"`
@@ -46,7 +47,7 @@ type settings struct {
 }
 
 // defaultSettings is what holds where the file says nothing.
-func defaultSettings() settings { return settings{LogFormat: config.LogText} }
+func defaultSettings() settings { return settings{KeyType: pki.P256, LogFormat: config.LogText} }
 
 func loadSettings(path string) (settings, error) {
 	s := defaultSettings()
@@ -63,6 +64,9 @@ func loadSettings(path string) (settings, error) {
 		return s, fault("lifetime", "a lifetime is positive; leave it out for the profile's default")
 	case len(s.Reload) > 0 && s.Reload[0] == "":
 		return s, fault("reload", "the first item names the command")
+	}
+	if err := enroll.CheckKeyType(s.KeyType); err != nil {
+		return s, fault("key_type", strings.TrimPrefix(err.Error(), "enroll: "))
 	}
 	if s.KeyMode != 0 {
 		if err := enroll.CheckKeyMode(fs.FileMode(s.KeyMode)); err != nil {

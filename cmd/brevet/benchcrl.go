@@ -18,7 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
@@ -216,15 +216,15 @@ func makeBenchCRL(ctx context.Context, c TokenConfig, pin hsm.PIN, dir, store st
 	if err := public.AddIssuer(cert); err != nil {
 		return r, err
 	}
-	authority, err := revocation.New(ctx, revocation.Config{
-		Issuers: []revocation.Issuer{{Certificate: cert, Signer: key}}, Records: db.Revocation(), Sink: public, Publisher: public,
+	updater, err := crl.New(ctx, crl.Config{
+		Issuers: []crl.Issuer{{Certificate: cert, Signer: key}}, Store: db.Revocation(), Publisher: public,
 		Directory: filepath.Join(dir, store, "crls"), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return r, err
 	}
 	begun := time.Now()
-	if err := authority.PublishNow(ctx); err != nil {
+	if err := updater.PublishNow(ctx); err != nil {
 		return r, err
 	}
 	r.Seconds = time.Since(begun).Seconds()

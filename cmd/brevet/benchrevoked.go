@@ -82,7 +82,7 @@ func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, s
 		}
 		done += part
 	}
-	return db.Revocation().Pack(ctx, issuer)
+	return db.Revocation().Compact(ctx, issuer)
 }
 
 // standIn is the record of a certificate that nobody has.

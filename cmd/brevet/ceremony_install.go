@@ -13,7 +13,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
 // installation is what a ceremony hands to the issuing machine.
@@ -159,11 +159,11 @@ func (n *node) install(ctx context.Context, inst installation, by pki.Actor) err
 		return err
 	}
 	now := time.Now()
-	for _, crl := range inst.crls {
-		if _, err := signerOf(crl, inst.others); err != nil {
+	for _, list := range inst.crls {
+		if _, err := signerOf(list, inst.others); err != nil {
 			return err
 		}
-		if err := revocation.CheckImport(crl, now); err != nil {
+		if err := crl.CheckImport(list, now); err != nil {
 			return err
 		}
 	}
@@ -172,8 +172,8 @@ func (n *node) install(ctx context.Context, inst installation, by pki.Actor) err
 			return err
 		}
 	}
-	for _, crl := range inst.crls {
-		if err := n.importCRL(ctx, crl, inst.others, by); err != nil {
+	for _, list := range inst.crls {
+		if err := n.importCRL(ctx, list, inst.others, by); err != nil {
 			return err
 		}
 	}
@@ -212,12 +212,12 @@ func signerOf(crl *x509.RevocationList, among []*x509.Certificate) (*x509.Certif
 	return nil, fmt.Errorf("none of the given CA certificates signed the CRL of %s: give its CA's certificate with --root", crl.Issuer)
 }
 
-func (n *node) importCRL(ctx context.Context, crl *x509.RevocationList, signers []*x509.Certificate, by pki.Actor) error {
-	signer, err := signerOf(crl, signers)
+func (n *node) importCRL(ctx context.Context, list *x509.RevocationList, signers []*x509.Certificate, by pki.Actor) error {
+	signer, err := signerOf(list, signers)
 	if err != nil {
 		return err
 	}
-	err = n.store.Revocation().PutCRLs(ctx, []revocation.CRL{revocation.Imported(pki.IssuerOf(signer), crl)}, by, time.Now())
+	err = n.store.Revocation().PutCRLs(ctx, []crl.CRL{crl.Imported(pki.IssuerOf(signer), list)}, by, time.Now())
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleCRL {
 		return nil // an installation that is repeated has this CRL, or a newer one, already
 	}

@@ -156,7 +156,7 @@ func operatorAgent(cmd *cobra.Command, dir, server string, token func() (enroll.
 	if err != nil {
 		return nil, nil, errors.Join(err, d.Close())
 	}
-	agent, err := enroll.NewAgent(enroll.Config{Directory: d, Authority: client, Token: token, KeyType: enroll.P256, Log: slog.New(slog.DiscardHandler)})
+	agent, err := enroll.NewAgent(enroll.Config{Directory: d, Authority: client, Token: token, KeyType: pki.P256, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, nil, errors.Join(err, d.Close())
 	}

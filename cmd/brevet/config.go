@@ -25,10 +25,10 @@ import (
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
+	"github.com/brevet-pki/brevet/store/retention"
 )
 
 // Config is the server's configuration file. What is said about its fields is the reference in docs/configuration.md.
@@ -171,7 +171,7 @@ func defaultConfig() Config {
 		Token:  TokenConfig{Sessions: hsm.DefaultSessions},
 		OCSP:   OCSPConfig{MaxAge: responder.DefaultMaxAge},
 		CRL:    CRLConfig{Partitions: ca.DefaultPartitions, MaxAge: responder.DefaultCRLMaxAge},
-		Log:    LogConfig{Format: config.LogText}, Retention: ra.DefaultRetention,
+		Log:    LogConfig{Format: config.LogText}, Retention: retention.Default,
 		Traces: TracesConfig{Share: 1},
 	}
 }
@@ -364,8 +364,8 @@ func (c CRLConfig) checkDirectories() error {
 }
 
 func (c *Config) checkRetention() error {
-	if c.Retention < ra.MinRetention {
-		return fmt.Errorf("%v is too short: keep records for %v at least", c.Retention, ra.MinRetention)
+	if c.Retention < retention.Min {
+		return fmt.Errorf("%v is too short: keep records for %v at least", c.Retention, retention.Min)
 	}
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 
 	"go.step.sm/crypto/pemutil"
 
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
 // Ceremonies exchange files in PEM or DER. One that holds anything but the one thing that is asked for is refused.
@@ -64,9 +64,9 @@ func readCRL(path string) (*x509.RevocationList, error) {
 		}
 		der = block.Bytes
 	}
-	crl, err := revocation.ParseCRL(der)
+	list, err := crl.Parse(der)
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a CRL that can be used: %w", path, err)
 	}
-	return crl, nil
+	return list, nil
 }

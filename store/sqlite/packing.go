@@ -47,7 +47,7 @@ type packer struct {
 }
 
 // Pack folds changes into segments. One packs at a time.
-func (r *Revocation) Pack(ctx context.Context, issuer pki.IssuerID) error {
+func (r *Revocation) Compact(ctx context.Context, issuer pki.IssuerID) error {
 	select {
 	case r.db.packing.turn <- struct{}{}:
 		defer func() { <-r.db.packing.turn }()
