@@ -65,13 +65,6 @@ func (s *scene) issue(t testing.TB) (*x509.Certificate, pki.CertRef) {
 	return leaf, ref
 }
 
-func (s *scene) revoke(t testing.TB, ref pki.CertRef, reason pki.Reason) {
-	t.Helper()
-	if _, err := s.Apply(t.Context(), revocation.Order{Action: revocation.Revoke, Reason: reason, Certificate: ref, By: operator}); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // newest returns the last published CRL of the issuing CA, as Go reads it.
 func (s *scene) newest(t testing.TB) *x509.RevocationList {
 	t.Helper()

@@ -364,8 +364,8 @@ func (c CRLConfig) checkDirectories() error {
 }
 
 func (c *Config) checkRetention() error {
-	if c.Retention < retention.Min {
-		return fmt.Errorf("%v is too short: keep records for %v at least", c.Retention, retention.Min)
+	if c.Retention < retention.Minimum {
+		return fmt.Errorf("%v is too short: keep records for %v at least", c.Retention, retention.Minimum)
 	}
 	return nil
 }

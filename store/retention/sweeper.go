@@ -12,8 +12,8 @@ const (
 	// Default is the longest lifetime of the default profiles: a record outlives its certificate by the lifetime of the
 	// successor, in which faults show.
 	Default = 90 * 24 * time.Hour
-	// Min is twice the lifetime of a CRL. A clock may be ahead by as much without the record of a valid certificate leaving.
-	Min = 48 * time.Hour
+	// Minimum is twice the lifetime of a CRL. A clock may be ahead by as much without the record of a valid certificate leaving.
+	Minimum = 48 * time.Hour
 
 	sweepEvery = 10 * time.Minute
 	sweepStep  = 256 // certificates a transaction, which takes some milliseconds
@@ -50,8 +50,8 @@ type Sweep struct {
 
 // NewSweeper returns a Sweeper.
 func NewSweeper(c Config) (*Sweeper, error) {
-	if c.Retention < Min {
-		return nil, fmt.Errorf("retention: a retention of %v is too short: keep records for %v at least", c.Retention, Min)
+	if c.Retention < Minimum {
+		return nil, fmt.Errorf("retention: a retention of %v is too short: keep records for %v at least", c.Retention, Minimum)
 	}
 	return &Sweeper{c: c}, nil
 }

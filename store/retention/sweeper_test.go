@@ -46,7 +46,7 @@ func (s *fakeStore) Expire(_ context.Context, step retention.Step) (retention.Ex
 func sweeping(t *testing.T, s *fakeStore, busy *atomic.Bool) *retention.Sweeper {
 	t.Helper()
 	sweeper, err := retention.NewSweeper(retention.Config{
-		Store: s, Retention: retention.Min, Busy: busy.Load, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+		Store: s, Retention: retention.Minimum, Busy: busy.Load, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestASweepLeavesTheWriterToOthers(t *testing.T) {
 			if d := at.Sub(start); d != want[i]*time.Millisecond {
 				t.Errorf("step %d began after %v, want %d ms", i+1, d, want[i])
 			}
-			if a := s.asked[i]; a.After.Row != int64(i) || !a.Before.Equal(start.Add(-retention.Min)) || a.Limit < 1 {
+			if a := s.asked[i]; a.After.Row != int64(i) || !a.Before.Equal(start.Add(-retention.Minimum)) || a.Limit < 1 {
 				t.Errorf("step %d was asked as %+v", i+1, a)
 			}
 		}
@@ -127,7 +127,7 @@ func TestTheAgeOfTheRecords(t *testing.T) {
 }
 
 func TestARetentionThatIsTooShort(t *testing.T) {
-	if _, err := retention.NewSweeper(retention.Config{Retention: retention.Min - 1}); err == nil {
+	if _, err := retention.NewSweeper(retention.Config{Retention: retention.Minimum - 1}); err == nil {
 		t.Error("it was taken")
 	}
 }

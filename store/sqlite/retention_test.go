@@ -136,7 +136,7 @@ func TestASweeperKeepsTheRetention(t *testing.T) {
 		start := time.Now()
 		clock := func() time.Time { return at.Add(time.Since(start)) }
 		sweeper, err := retention.NewSweeper(retention.Config{
-			Store: m.db.RA(), Retention: retention.Min, Busy: func() bool { return true }, Clock: clock, Log: slog.New(slog.DiscardHandler),
+			Store: m.db.RA(), Retention: retention.Minimum, Busy: func() bool { return true }, Clock: clock, Log: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			t.Fatal(err)
