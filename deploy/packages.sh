@@ -29,7 +29,7 @@ export DEB_VERSION ARCH GLIBC
 
 rm -rf dist
 bin/brevet manual dist/share/brevet
-CGO_ENABLED=0 $GO run ./cmd/internal/agentmanual dist/share/brevet-agent
+CGO_ENABLED=0 $GO run ./internal/agentmanual dist/share/brevet-agent
 
 for name in brevet brevet-agent; do
 	doc=dist/share/$name/doc/$name

@@ -14,9 +14,9 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/brevet-pki/brevet/cmd/internal/agentcli"
-	"github.com/brevet-pki/brevet/cmd/internal/config"
-	"github.com/brevet-pki/brevet/cmd/internal/memory"
+	"github.com/brevet-pki/brevet/internal/agentcli"
+	"github.com/brevet-pki/brevet/internal/config"
+	"github.com/brevet-pki/brevet/internal/memory"
 )
 
 // version is set when the binary is built.

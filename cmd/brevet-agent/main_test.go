@@ -25,8 +25,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/brevet-pki/brevet/cmd/internal/agentcli"
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/internal/agentcli"
 	"github.com/brevet-pki/brevet/pki"
 )
 

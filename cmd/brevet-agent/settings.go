@@ -10,8 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/brevet-pki/brevet/cmd/internal/config"
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/internal/config"
 )
 
 // settings is the configuration file. What is said about its fields is the reference in docs/configuration.md.

@@ -6,8 +6,8 @@ import (
 	"io"
 	"strings"
 
-	"github.com/brevet-pki/brevet/cmd/internal/config"
-	"github.com/brevet-pki/brevet/cmd/internal/service"
+	"github.com/brevet-pki/brevet/internal/config"
+	"github.com/brevet-pki/brevet/internal/service"
 )
 
 // serviceLog returns the log of the run command, which outlives the reader of standard error, and has SIGHUP read the

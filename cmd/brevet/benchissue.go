@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/brevet-pki/brevet/cmd/internal/floor"
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/internal/bench/floor"
 )
 
 // maxCallers is how many connections a measurement holds.

@@ -21,9 +21,9 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/ca/ceremony"
-	"github.com/brevet-pki/brevet/cmd/internal/config"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/internal/config"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation/responder"

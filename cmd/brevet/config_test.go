@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/brevet-pki/brevet/cmd/internal/config/configtest"
+	"github.com/brevet-pki/brevet/internal/config/configtest"
 )
 
 var update = flag.Bool("update", false, "write the reference of the configuration, where it is not current")

@@ -22,10 +22,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/brevet-pki/brevet/ca/ceremony"
-	"github.com/brevet-pki/brevet/cmd/internal/config"
-	"github.com/brevet-pki/brevet/cmd/internal/service"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/internal/config"
+	"github.com/brevet-pki/brevet/internal/service"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/server"
 )

@@ -6,7 +6,7 @@ import (
 	"runtime/metrics"
 	"time"
 
-	"github.com/brevet-pki/brevet/cmd/internal/memory"
+	"github.com/brevet-pki/brevet/internal/memory"
 )
 
 // How much the heap grows before it is collected. What lives is little beside what issuing certificates takes for a

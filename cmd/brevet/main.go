@@ -17,7 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/brevet-pki/brevet/cmd/internal/manual"
+	"github.com/brevet-pki/brevet/internal/manual"
 )
 
 // version is set by the linker (-X main.version=…).

@@ -4,8 +4,8 @@ import (
 	"context"
 	"strings"
 
-	"github.com/brevet-pki/brevet/cmd/internal/config"
-	"github.com/brevet-pki/brevet/cmd/internal/service"
+	"github.com/brevet-pki/brevet/internal/config"
+	"github.com/brevet-pki/brevet/internal/service"
 	"github.com/brevet-pki/brevet/server"
 )
 

@@ -8,8 +8,8 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
-	"github.com/brevet-pki/brevet/cmd/internal/service"
 	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/internal/service"
 	"github.com/brevet-pki/brevet/server"
 )
 

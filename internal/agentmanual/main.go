@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/brevet-pki/brevet/cmd/internal/agentcli"
-	"github.com/brevet-pki/brevet/cmd/internal/manual"
+	"github.com/brevet-pki/brevet/internal/agentcli"
+	"github.com/brevet-pki/brevet/internal/manual"
 )
 
 func main() {

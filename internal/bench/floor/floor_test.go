@@ -21,7 +21,7 @@ import (
 
 // What a floor is there to be compared with cannot be part of it, nor can anything else of Brevet.
 func TestNothingOfOursIsBelow(t *testing.T) {
-	const self = "github.com/brevet-pki/brevet/cmd/internal/floor"
+	const self = "github.com/brevet-pki/brevet/internal/bench/floor"
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
 	if err != nil {
 		t.Fatal(err)

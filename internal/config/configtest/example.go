@@ -12,7 +12,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/brevet-pki/brevet/cmd/internal/config"
+	"github.com/brevet-pki/brevet/internal/config"
 )
 
 // An Example is a configuration file in deploy/. A comment in it begins with "# "; a "#" before a key, at the beginning
@@ -26,7 +26,7 @@ type Example struct {
 // given defaults, name every key, and give those with a default that very one.
 func ReadExample[T any](t *testing.T, name string, defaults T, keys []Key) Example {
 	t.Helper()
-	e := Example{path: filepath.Join(root, "deploy", name)}
+	e := Example{path: filepath.Join(moduleRoot(t), "deploy", name)}
 	text, err := os.ReadFile(e.path)
 	if err != nil {
 		t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/brevet-pki/brevet/cmd/internal/config"
+	"github.com/brevet-pki/brevet/internal/config"
 )
 
 type level int

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/brevet-pki/brevet/cmd/internal/config"
+	"github.com/brevet-pki/brevet/internal/config"
 )
 
 // A pipe that nobody reads takes 64 KiB. What comes then is dropped and counted, nobody waits, and it is told afterwards.

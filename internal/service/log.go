@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/brevet-pki/brevet/cmd/internal/config"
+	"github.com/brevet-pki/brevet/internal/config"
 )
 
 const (

@@ -16,10 +16,25 @@ import (
 	"time"
 )
 
-const (
-	root   = "../.." // of the module, from a binary's package
-	module = "github.com/brevet-pki/brevet/"
-)
+const module = "github.com/brevet-pki/brevet/"
+
+// moduleRoot returns the directory of go.mod: the package under test is somewhere below it.
+func moduleRoot(t *testing.T) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			t.Fatal("no go.mod here or above: run the test in the source tree")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
 
 // AnyName stands in a path for a name that the operator chooses.
 const AnyName = "NAME"
@@ -66,7 +81,7 @@ func keysOf(t *testing.T, of reflect.Value, prefix string) []Key {
 // commentsOf reads what a struct's source says about its fields.
 func commentsOf(t *testing.T, of reflect.Type) map[string]string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(root, strings.TrimPrefix(of.PkgPath(), module), "*.go"))
+	files, err := filepath.Glob(filepath.Join(moduleRoot(t), strings.TrimPrefix(of.PkgPath(), module), "*.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +155,7 @@ func written(v reflect.Value) string {
 // them make. With update it writes that instead.
 func Reference(t *testing.T, heading string, keys []Key, after string, update bool) {
 	t.Helper()
-	path := filepath.Join(root, "docs", "configuration.md")
+	path := filepath.Join(moduleRoot(t), "docs", "configuration.md")
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
