@@ -97,7 +97,6 @@ func (n *node) findIssuer(ctx context.Context, a *authority, all []*x509.Certifi
 	if err != nil {
 		return err
 	}
-	iss.Signer = n.pace.signer(key)
 	a.issuer = &iss
 	token.keys, token.issuers = append(token.keys, key), append(token.issuers, iss.ID)
 	return nil

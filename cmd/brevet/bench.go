@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -14,13 +13,12 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-func newBench() *cobra.Command {
-	cmd := &cobra.Command{Use: "bench", Short: "Measure what this machine and its token can do"}
-	cmd.AddCommand(
+// Commands returns the commands that measure, and the hidden ones that are processes of a measurement.
+func Commands() []*cobra.Command {
+	return []*cobra.Command{
 		newBenchToken(), newBenchIssue(), newBenchRevoke(), newBenchCRL(), newBenchOCSP(),
-		newBenchServer(), newBenchCRLRound(), newBenchBare(), newBenchSigning(), // processes of those
-	)
-	return cmd
+		newBenchServer(), newBenchCRLRound(), newBenchBare(), newBenchSigning(),
+	}
 }
 
 // benchFlags are what measurements have in common.
@@ -41,7 +39,7 @@ func (f *benchFlags) measures(cmd *cobra.Command, check func() error, run func(c
 			return err
 		}
 		if f.rounds < 1 || f.rounds > 99 {
-			return &usage{fmt.Sprintf("--rounds %d: give 1 to 99", f.rounds)}
+			return usageError(fmt.Sprintf("--rounds %d: give 1 to 99", f.rounds))
 		}
 		if err := check(); err != nil {
 			return err
@@ -67,10 +65,10 @@ func (f *benchFlags) timed(cmd *cobra.Command, duration, what string) {
 func (f *benchFlags) round(least time.Duration) (time.Duration, error) {
 	d, err := pki.ParseDuration(f.duration)
 	if err != nil {
-		return 0, &usage{"--duration: " + trimPrefixes(err.Error())}
+		return 0, usageError("--duration: " + trimPrefixes(err.Error()))
 	}
 	if d /= time.Duration(f.rounds); d < least {
-		return 0, &usage{fmt.Sprintf("--duration %s: give at least %s for each round", f.duration, least)}
+		return 0, usageError(fmt.Sprintf("--duration %s: give at least %s for each round", f.duration, least))
 	}
 	return d, nil
 }
@@ -117,7 +115,7 @@ func (r rounds) add(values map[string]float64) {
 }
 
 // report prints an object with the medians of fields, and their spread. A field that was not measured fails it.
-func (p *printer) report(object map[string]any, measured rounds, fields []string) error {
+func (b *bench) report(object map[string]any, measured rounds, fields []string) error {
 	spreads := map[string]spread{}
 	object["spread"] = spreads
 	var rows [][]string
@@ -129,22 +127,5 @@ func (p *printer) report(object map[string]any, measured rounds, fields []string
 		object[name], spreads[name] = s.Median, s
 		rows = append(rows, []string{name, decimal(s.Median), decimal(s.Min), decimal(s.Max)})
 	}
-	return p.emit(object, rows)
-}
-
-// emit prints one JSON object, or rows of a table.
-func (p *printer) emit(object any, rows [][]string) error {
-	if p.json {
-		b, err := json.Marshal(object)
-		if err != nil {
-			return err
-		}
-		return p.raw(b)
-	}
-	for _, cells := range rows {
-		if err := p.table.row(cells); err != nil {
-			return err
-		}
-	}
-	return p.close()
+	return b.emit(object, rows)
 }

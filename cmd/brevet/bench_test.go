@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/spf13/cobra"
 )
 
 func TestSpread(t *testing.T) {
@@ -63,12 +65,22 @@ func TestWithoutWrk(t *testing.T) {
 // TestReport: each field comes with its spread, in one object, and one that was not measured leaves nothing to be read.
 func TestReport(t *testing.T) {
 	var out bytes.Buffer
-	p := &printer{json: true, out: &out}
+	cmd := &cobra.Command{}
+	outputFlag(cmd)
+	cmd.SetOut(&out)
+	if err := cmd.ParseFlags([]string{"--output", "json"}); err != nil {
+		t.Fatal(err)
+	}
+	p, err := newPrinter(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{printer: p}
 	measured := rounds{}
 	for _, v := range []float64{3, 1, 2} {
 		measured.add(map[string]float64{"a": v, "b": v / 10})
 	}
-	if err := p.report(map[string]any{"rounds": 3}, measured, []string{"a", "b"}); err != nil {
+	if err := b.report(map[string]any{"rounds": 3}, measured, []string{"a", "b"}); err != nil {
 		t.Fatal(err)
 	}
 	want := `{"a":2,"b":0.2,"rounds":3,"spread":{"a":{"min":1,"median":2,"max":3},"b":{"min":0.1,"median":0.2,"max":0.3}}}` + "\n"
@@ -78,7 +90,7 @@ func TestReport(t *testing.T) {
 	out.Reset()
 	measured.add(map[string]float64{"b": 0})
 	for _, fields := range [][]string{{"a", "b"}, {"a", "c"}} {
-		if err := p.report(map[string]any{}, measured, fields); err == nil || out.Len() > 0 {
+		if err := b.report(map[string]any{}, measured, fields); err == nil || out.Len() > 0 {
 			t.Errorf("%q: %v, and prints %q", fields, err, &out)
 		}
 	}

@@ -49,7 +49,7 @@ func newBenchCRL() *cobra.Command {
 
 func (b *crlBench) check() error {
 	if b.entries < 1 || b.entries > maxBenchEntries {
-		return &usage{fmt.Sprintf("--entries %d: give 1 to %d", b.entries, maxBenchEntries)}
+		return usageError(fmt.Sprintf("--entries %d: give 1 to %d", b.entries, maxBenchEntries))
 	}
 	return nil
 }

@@ -67,13 +67,13 @@ func (b *issueBench) check() error {
 		return err
 	}
 	if b.callers < 1 || b.callers > maxCallers {
-		return &usage{fmt.Sprintf("--callers %d: give 1 to %d", b.callers, maxCallers)}
+		return usageError(fmt.Sprintf("--callers %d: give 1 to %d", b.callers, maxCallers))
 	}
 	if err := b.pace.check(); err != nil {
-		return &usage{err.Error()}
+		return usageError(err.Error())
 	}
 	if b.pace.latency > 0 && b.pace.rate == 0 {
-		return &usage{"--token-latency goes with --token-rate"}
+		return usageError("--token-latency goes with --token-rate")
 	}
 	given := 0
 	for _, is := range []bool{b.newConnections, !b.pace.isZero(), b.preload != 0, b.bulk} {
@@ -82,10 +82,10 @@ func (b *issueBench) check() error {
 		}
 	}
 	if given > 1 || b.preload < 0 {
-		return &usage{"--new-connections, --token-rate, --preload and --bulk measure different things: give one of them"}
+		return usageError("--new-connections, --token-rate, --preload and --bulk measure different things: give one of them")
 	}
 	if b.count < 0 || b.count > 0 && (!b.bulk || b.count < b.callers*ordersInFlight) {
-		return &usage{fmt.Sprintf("--count goes with --bulk, and is at least %d for each caller", ordersInFlight)}
+		return usageError(fmt.Sprintf("--count goes with --bulk, and is at least %d for each caller", ordersInFlight))
 	}
 	return nil
 }

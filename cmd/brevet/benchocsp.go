@@ -54,7 +54,7 @@ func (b *ocspBench) check() error {
 		return err
 	}
 	if b.issued < leastIssued || b.issued > maxIssued {
-		return &usage{fmt.Sprintf("--issued %d: give %d to %d", b.issued, leastIssued, maxIssued)}
+		return usageError(fmt.Sprintf("--issued %d: give %d to %d", b.issued, leastIssued, maxIssued))
 	}
 	var err error
 	b.wrk, err = findWrk()

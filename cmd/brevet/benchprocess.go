@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// process is one that a measurement takes: this binary again, with the arguments of a command of bench. It gets the token's
+// process is one that a measurement takes: this binary again, with the arguments of a hidden command. It gets the token's
 // PIN on its standard input, where nobody else sees it. It ends with the context, and with this process, however that
 // ends; until then it holds the lock of the directory, too.
 func (b *bench) process(ctx context.Context, args ...string) (*exec.Cmd, error) {
@@ -16,7 +16,7 @@ func (b *bench) process(ctx context.Context, args ...string) (*exec.Cmd, error) 
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, self, append([]string{"bench"}, args...)...)
+	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Args[0] = os.Args[0]
 	var in bytes.Buffer
 	if err := b.pin.Pass(&in); err != nil {

@@ -64,7 +64,7 @@ func newBenchRevoke() *cobra.Command {
 
 func (b *revokeBench) check() error {
 	if b.count < revokeProbes || b.count > maxRevoked {
-		return &usage{fmt.Sprintf("--count %d: give %d to %d", b.count, revokeProbes, maxRevoked)}
+		return usageError(fmt.Sprintf("--count %d: give %d to %d", b.count, revokeProbes, maxRevoked))
 	}
 	return nil
 }
@@ -87,6 +87,9 @@ func (b *revokeBench) run(ctx context.Context, place *bench) error {
 	}
 	return place.report(map[string]any{"count": b.count, "rounds": b.rounds, "rate": revokeRate}, measured, revokeFields)
 }
+
+// pollInterval is how often a bulk revocation is asked how far its records are.
+const pollInterval = 200 * time.Millisecond
 
 // revokeRig is one server, and what it is asked.
 type revokeRig struct {
@@ -199,7 +202,7 @@ func (r *revokeRig) order(ctx context.Context, c brevetv1.CertificateServiceClie
 		return fmt.Errorf("the order is about %d certificates, and %d have the label", set.GetTotal(), r.count)
 	}
 	for !set.GetDone() {
-		if err := rest(ctx, askEvery); err != nil {
+		if err := rest(ctx, pollInterval); err != nil {
 			return err
 		}
 		resp, err := c.GetRevocationSet(ctx, &brevetv1.GetRevocationSetRequest{Id: set.GetId()})

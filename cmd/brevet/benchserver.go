@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +21,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/internal/service"
+	"github.com/brevet-pki/brevet/server"
 )
 
 // benchPatience bounds the start and the end of a measured server. One whose store was filled brings its archive up to
@@ -40,6 +41,7 @@ type benchServer struct {
 // the token that is measured.
 func newBenchServer() *cobra.Command {
 	var d dev
+	var slow pace
 	var config string
 	cmd := &cobra.Command{
 		Use: "server", Short: "Be the server that is measured, with the token's PIN on standard input", Args: cobra.NoArgs, Hidden: true,
@@ -60,15 +62,44 @@ func newBenchServer() *cobra.Command {
 			if err := c.check(); err != nil {
 				return err
 			}
-			return d.serve(cmd, c, pin)
+			return stopped(cmd.Context(), serveMeasured(cmd, d, c, pin, slow))
 		},
 	}
 	d.flags(cmd)
-	d.pace.flags(cmd)
+	slow.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&d.key, "key-label", "", "label of the issuing key")
 	f.StringVar(&config, "config", "", "configuration with the token")
 	return cmd
+}
+
+// serveMeasured runs the server of a development CA whose issuing keys sign at a pace.
+func serveMeasured(cmd *cobra.Command, d dev, c Config, pin hsm.PIN, slow pace) (err error) {
+	ctx := cmd.Context()
+	log := service.NewLog(cmd.ErrOrStderr(), c.Log.Format, c.Log.Level)
+	defer log.Close()
+	n, err := d.open(ctx, c, pin, log.Logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	listeners, err := c.listen(ctx)
+	if err != nil {
+		return err
+	}
+	parts, err := n.serverConfig(ctx, listeners)
+	if err != nil {
+		return errors.Join(err, listeners.close())
+	}
+	for i := range parts.Issuers {
+		parts.Issuers[i].Signer = slow.signer(parts.Issuers[i].Signer)
+	}
+	boundGarbage(ctx)
+	s, err := server.New(ctx, parts)
+	if err != nil {
+		return errors.Join(err, listeners.close())
+	}
+	return d.serve(cmd, s)
 }
 
 // newDev makes a development CA below the directory, on addresses that nobody listens on. They are in its certificates.
@@ -223,25 +254,4 @@ func (s *benchServer) stored() (float64, error) {
 		total += info.Size()
 	}
 	return float64(total), nil
-}
-
-// freeAddresses are loopback addresses that nobody listens on. They have to be known beforehand: certificates contain them.
-func freeAddresses(ctx context.Context, n int) ([]string, error) {
-	var addresses []string
-	var listeners []net.Listener // closed after all are known, so that they differ
-	defer func() {
-		for _, l := range listeners {
-			_ = l.Close()
-		}
-	}()
-	for range n {
-		var lc net.ListenConfig
-		l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		listeners = append(listeners, l)
-		addresses = append(addresses, l.Addr().String())
-	}
-	return addresses, nil
 }

@@ -48,14 +48,14 @@ func (b *tokenBench) check(cmd *cobra.Command) error {
 		return err
 	}
 	if cmd.Flags().Changed("config") != (b.keyLabel != "") {
-		return &usage{"--config and --key-label go together: they name the token and the key to measure"}
+		return usageError("--config and --key-label go together: they name the token and the key to measure")
 	}
 	if len(b.sessions) == 0 {
-		return &usage{"--sessions: give at least one number"}
+		return usageError("--sessions: give at least one number")
 	}
 	for _, n := range b.sessions {
 		if n < 1 || n > hsm.MaxSessions {
-			return &usage{fmt.Sprintf("--sessions %d: give 1 to %d", n, hsm.MaxSessions)}
+			return usageError(fmt.Sprintf("--sessions %d: give 1 to %d", n, hsm.MaxSessions))
 		}
 	}
 	b.inToken = slices.Max(b.sessions)

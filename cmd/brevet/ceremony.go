@@ -59,7 +59,7 @@ func (t *tokenFlags) add(cmd *cobra.Command) {
 // open logs in to the token.
 func (t *tokenFlags) open(ctx context.Context) (*hsm.Token, error) {
 	if (t.config.Label == "") == (t.config.Serial == "") {
-		return nil, &usage{"set one of --token-label and --token-serial"}
+		return nil, usageError("set one of --token-label and --token-serial")
 	}
 	pin, err := readPIN(t.pinFile)
 	if err != nil {
@@ -105,16 +105,16 @@ func (k *keyFlags) add(cmd *cobra.Command, algorithm string) {
 	cmd.MarkFlagsMutuallyExclusive("key", "existing-key")
 }
 
-// check returns the *usage of flags that are wrong.
+// check returns the *Usage of flags that are wrong.
 func (k *keyFlags) check() error {
 	if k.id != "" && !k.existing {
-		return &usage{"--key-id: a new key gets an ID of its own: give --existing-key too, or leave it out"}
+		return usageError("--key-id: a new key gets an ID of its own: give --existing-key too, or leave it out")
 	}
 	if _, err := hex.DecodeString(k.id); err != nil {
-		return &usage{"--key-id: write it in hexadecimal, as pkcs11-tool --list-objects shows it"}
+		return usageError("--key-id: write it in hexadecimal, as pkcs11-tool --list-objects shows it")
 	}
 	if _, err := hsm.ParseAlgorithm(k.algorithm); err != nil {
-		return &usage{"--key: " + trimPrefixes(err.Error())}
+		return usageError("--key: " + trimPrefixes(err.Error()))
 	}
 	return nil
 }
@@ -153,24 +153,12 @@ func (k *keyFlags) act(made, found string) string {
 	return made
 }
 
-// readPIN takes the PIN from a file, from systemd, or from the terminal.
-func readPIN(file string) (hsm.PIN, error) {
-	switch {
-	case file != "":
-		return hsm.ReadPINFile(file)
-	case os.Getenv("CREDENTIALS_DIRECTORY") != "":
-		return hsm.ReadPINCredential("pin")
-	default:
-		return hsm.PromptPIN(os.Stdin, "PIN of the token: ")
-	}
-}
-
 // record writes what a ceremony made, and the transcript beside it, and tells the next step.
 func record(cmd *cobra.Command, out, pemType string, der []byte, t ceremony.Transcript, next string) error {
 	if err := writeNew(out, pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}), 0o644); err != nil {
 		return err
 	}
-	t.Command, t.At, t.Software = cmd.CommandPath(), time.Now(), "brevet "+version
+	t.Command, t.At, t.Software = cmd.CommandPath(), time.Now(), "brevet "+cmd.Root().Version
 	t.Signers = []string{"Ceremony administrator", "Witness"}
 	paper := paperOf(out)
 	if err := writeNew(paper, []byte(t.String()), 0o644); err != nil {
@@ -267,11 +255,11 @@ func newCeremonyRoot() *cobra.Command {
 func subjectAndLifetime(subject, lifetime string) (ceremony.Subject, time.Duration, error) {
 	name, err := ceremony.ParseSubject(subject)
 	if err != nil {
-		return name, 0, &usage{"--subject: " + trimPrefixes(err.Error())}
+		return name, 0, usageError("--subject: " + trimPrefixes(err.Error()))
 	}
 	life, err := pki.ParseDuration(lifetime)
 	if err != nil {
-		return name, 0, &usage{"--lifetime: " + trimPrefixes(err.Error())}
+		return name, 0, usageError("--lifetime: " + trimPrefixes(err.Error()))
 	}
 	return name, life, nil
 }
@@ -285,7 +273,7 @@ func newCeremonyRequest() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			name, err := ceremony.ParseSubject(subject)
 			if err != nil {
-				return &usage{"--subject: " + trimPrefixes(err.Error())}
+				return usageError("--subject: " + trimPrefixes(err.Error()))
 			}
 			if err := t.check(); err != nil {
 				return err

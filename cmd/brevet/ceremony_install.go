@@ -1,28 +1,14 @@
 package main
 
 import (
-	"bytes"
-	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
 )
-
-// installation is what a ceremony hands to the issuing machine.
-type installation struct {
-	certificate *x509.Certificate
-	key         string // label of its key in a token of the configuration
-	others      []*x509.Certificate
-	crls        []*x509.RevocationList
-}
 
 func newCeremonyInstall() *cobra.Command {
 	var certFile, key, operator, tokenOut string
@@ -38,6 +24,9 @@ func newCeremonyInstall() *cobra.Command {
 			c, err := loadConfig(cmd)
 			if err != nil {
 				return err
+			}
+			if slices.Contains(crls, "") {
+				return usageError("--crl: give the root's CRL, which brevet ceremony crl makes")
 			}
 			inst, err := readInstallation(certFile, key, others, crls)
 			if err != nil {
@@ -62,32 +51,6 @@ func newCeremonyInstall() *cobra.Command {
 	_ = cmd.MarkFlagRequired("key-label")
 	cmd.MarkFlagsRequiredTogether("operator", "token-out")
 	return cmd
-}
-
-func readInstallation(certFile, key string, others, crls []string) (installation, error) {
-	inst := installation{key: key}
-	if slices.Contains(crls, "") {
-		return inst, &usage{"--crl: give the root's CRL, which brevet ceremony crl makes"}
-	}
-	var err error
-	if inst.certificate, err = readCertificate(certFile); err != nil {
-		return inst, err
-	}
-	for _, path := range others {
-		cert, err := readCertificate(path)
-		if err != nil {
-			return inst, err
-		}
-		inst.others = append(inst.others, cert)
-	}
-	for _, path := range crls {
-		crl, err := readCRL(path)
-		if err != nil {
-			return inst, err
-		}
-		inst.crls = append(inst.crls, crl)
-	}
-	return inst, nil
 }
 
 func install(cmd *cobra.Command, c Config, inst installation, operator, tokenOut string) (err error) {
@@ -129,97 +92,5 @@ func install(cmd *cobra.Command, c Config, inst installation, operator, tokenOut
 		return err
 	}
 	_, err = fmt.Fprintf(out, "The first operator's token is in %s and serves once, within 24 hours.\nNext: brevet serve, then brevet login --token-file %s\n", tokenOut, tokenOut)
-	return err
-}
-
-// install checks that everything belongs together and that relying parties will accept what is issued, and records it.
-// The issuing CA's certificate is recorded last: until then nothing uses the rest. It can be repeated.
-func (n *node) install(ctx context.Context, inst installation, by pki.Actor) error {
-	if err := n.config.checkOwnTrustDomain(); err != nil {
-		return err
-	}
-	_, key, err := findKey(ctx, n.tokens, inst.key, inst.certificate.PublicKey)
-	if err != nil {
-		absent, _ := absence(n.tokens)
-		return errors.Join(err, absent)
-	}
-	iss, err := ca.NewIssuer(inst.certificate, key, inst.others)
-	if err != nil {
-		return err
-	}
-	for _, cert := range inst.others {
-		if !cert.Equal(iss.Root) && !slices.ContainsFunc(iss.Chain, cert.Equal) {
-			return fmt.Errorf("--root %s did not sign %s, nor what signed it: give the certificates of its chain alone", cert.Subject, inst.certificate.Subject)
-		}
-	}
-	if err := n.config.checkIssues(iss); err != nil {
-		return err
-	}
-	if err := n.newGeneration(ctx, inst.certificate); err != nil {
-		return err
-	}
-	now := time.Now()
-	for _, crl := range inst.crls {
-		if _, err := signerOf(crl, inst.others); err != nil {
-			return err
-		}
-		if err := revocation.CheckImport(crl, now); err != nil {
-			return err
-		}
-	}
-	for _, cert := range inst.others {
-		if err := n.store.CA().Install(ctx, ca.Installed{Certificate: cert.Raw, At: now}, by); err != nil {
-			return err
-		}
-	}
-	for _, crl := range inst.crls {
-		if err := n.importCRL(ctx, crl, inst.others, by); err != nil {
-			return err
-		}
-	}
-	return n.store.CA().Install(ctx, ca.Installed{Certificate: inst.certificate.Raw, Key: inst.key, At: now}, by)
-}
-
-// newGeneration refuses a subject or a key that an installed CA has with another key or subject: relying parties find an
-// issuer by its name (RFC 5280 section 4.1.2.4). Both together are a renewed certificate.
-func (n *node) newGeneration(ctx context.Context, cert *x509.Certificate) error {
-	installed, err := n.store.CA().Installed(ctx)
-	if err != nil {
-		return err
-	}
-	for _, i := range installed {
-		other, err := x509.ParseCertificate(i.Certificate)
-		if err != nil {
-			return fmt.Errorf("read an installed CA certificate: %w", err)
-		}
-		sameName, sameKey := bytes.Equal(other.RawSubject, cert.RawSubject), bytes.Equal(other.RawSubjectPublicKeyInfo, cert.RawSubjectPublicKeyInfo)
-		if sameName && !sameKey {
-			return fmt.Errorf("a CA with another key is installed as %s already: every generation has its own subject, so ask and sign again with another", cert.Subject)
-		}
-		if sameKey && !sameName {
-			return fmt.Errorf("the key of %s is installed for %s already: every generation has its own key, so make a new one", cert.Subject, other.Subject)
-		}
-	}
-	return nil
-}
-
-func signerOf(crl *x509.RevocationList, among []*x509.Certificate) (*x509.Certificate, error) {
-	for _, cert := range among {
-		if crl.CheckSignatureFrom(cert) == nil {
-			return cert, nil
-		}
-	}
-	return nil, fmt.Errorf("none of the given CA certificates signed the CRL of %s: give its CA's certificate with --root", crl.Issuer)
-}
-
-func (n *node) importCRL(ctx context.Context, crl *x509.RevocationList, signers []*x509.Certificate, by pki.Actor) error {
-	signer, err := signerOf(crl, signers)
-	if err != nil {
-		return err
-	}
-	err = n.store.Revocation().PutCRLs(ctx, []revocation.CRL{revocation.Imported(pki.IssuerOf(signer), crl)}, by, time.Now())
-	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleCRL {
-		return nil // an installation that is repeated has this CRL, or a newer one, already
-	}
 	return err
 }

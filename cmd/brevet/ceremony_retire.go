@@ -5,15 +5,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"log/slog"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/server"
 )
 
 // authorityFlags name an installed CA.
@@ -30,30 +27,49 @@ func (a *authorityFlags) add(cmd *cobra.Command) {
 
 // find returns the certificate of the CA that the flags name, among those that are installed, removed ones included.
 func (a *authorityFlags) find(ctx context.Context, n *node) (*x509.Certificate, error) {
-	want := strings.ToLower(a.issuer)
-	if a.certificate != "" {
-		cert, err := readCertificate(a.certificate)
-		if err != nil {
-			return nil, err
-		}
-		want = pki.IssuerOf(cert).String()
+	if a.certificate == "" {
+		return n.installedCA(ctx, strings.ToLower(a.issuer))
 	}
-	installed, err := n.store.CA().Installed(ctx)
+	cert, err := readCertificate(a.certificate)
 	if err != nil {
 		return nil, err
 	}
-	var known []string
-	for _, i := range installed {
-		cert, err := x509.ParseCertificate(i.Certificate)
-		if err != nil {
-			return nil, fmt.Errorf("read an installed CA certificate: %w", err)
-		}
-		if id := pki.IssuerOf(cert); want == id.String() || want == id.Short() {
-			return cert, nil
-		}
-		known = append(known, fmt.Sprintf("%s (%s)", cert.Subject, pki.IssuerOf(cert).Short()))
+	return n.installedCA(ctx, pki.IssuerOf(cert).String())
+}
+
+// act opens a node, carries out what a command does with the CA that the flags name, and prints done with the CA's subject.
+func (a *authorityFlags) act(
+	cmd *cobra.Command, open func(context.Context, Config, *slog.Logger) (*node, error),
+	do func(*node, context.Context, pki.IssuerID, pki.Actor) error, done string,
+) (err error) {
+	c, err := loadConfig(cmd)
+	if err != nil {
+		return err
 	}
-	return nil, fmt.Errorf("no CA with the identifier %q is installed: name one of %s", want, strings.Join(known, ", "))
+	ctx := cmd.Context()
+	n, err := open(ctx, c, c.logger(cmd))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	cert, err := a.find(ctx, n)
+	if err != nil {
+		return err
+	}
+	if err := do(n, ctx, pki.IssuerOf(cert), pki.ActorCommand("ceremony "+cmd.Name())); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), done, cert.Subject)
+	return err
+}
+
+// openNodeWithPIN opens a node with the PIN from where the configuration says.
+func openNodeWithPIN(ctx context.Context, c Config, log *slog.Logger) (*node, error) {
+	pin, err := c.pin()
+	if err != nil {
+		return nil, err
+	}
+	return openNode(ctx, c, pin, log)
 }
 
 func newCeremonyRetire() *cobra.Command {
@@ -64,49 +80,12 @@ func newCeremonyRetire() *cobra.Command {
 			"devices may renew the certificates that it issued at any time. Another installed CA has to be able to issue. The\n" +
 			"server must not be running. Repeating it changes nothing.",
 		Example: "  brevet ceremony retire --config brevet.yaml --certificate issuing.crt",
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			c, err := loadConfig(cmd)
-			if err != nil {
-				return err
-			}
-			pin, err := c.pin()
-			if err != nil {
-				return err
-			}
-			n, err := openNode(cmd.Context(), c, pin, c.logger(cmd))
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, n.close()) }()
-			cert, err := named.find(cmd.Context(), n)
-			if err != nil {
-				return err
-			}
-			if err := n.retire(cmd.Context(), pki.IssuerOf(cert), pki.ActorCommand("ceremony retire")); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Retired %s: nothing is issued from it, and its certificates are answered for.\nNext: brevet serve\n", cert.Subject)
-			return err
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return named.act(cmd, openNodeWithPIN, (*node).retire, "Retired %s: nothing is issued from it, and its certificates are answered for.\nNext: brevet serve\n")
 		},
 	}
 	named.add(cmd)
 	return cmd
-}
-
-// retire checks that the server can issue without a CA, and retires it.
-func (n *node) retire(ctx context.Context, id pki.IssuerID, by pki.Actor) error {
-	all, err := n.authorities(ctx)
-	if err != nil {
-		return err
-	}
-	next := all.last(func(a *authority) bool { return a.issues() && a.id() != id })
-	if next != nil {
-		if err := n.config.checkIssues(*next.issuer); err != nil {
-			return err
-		}
-		return n.store.CA().Retire(ctx, id, time.Now(), by)
-	}
-	return errors.New("no other CA is active and has its key in a token: install the next generation first, with brevet ceremony install")
 }
 
 func newCeremonyRemove() *cobra.Command {
@@ -118,36 +97,10 @@ func newCeremonyRemove() *cobra.Command {
 			"have no CA under it that is still installed. A CA whose own certificate has expired can be removed in any case.\n" +
 			"The server must not be running. Repeating it changes nothing.",
 		Example: "  brevet ceremony remove --config brevet.yaml --certificate issuing.crt",
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			c, err := loadConfig(cmd)
-			if err != nil {
-				return err
-			}
-			n, err := openKeyless(cmd.Context(), c, c.logger(cmd))
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, n.close()) }()
-			cert, err := named.find(cmd.Context(), n)
-			if err != nil {
-				return err
-			}
-			if err := n.remove(cmd.Context(), pki.IssuerOf(cert), pki.ActorCommand("ceremony remove")); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Removed %s: it is not answered for any more, and its certificates stay on record.\nNext: brevet serve\n", cert.Subject)
-			return err
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return named.act(cmd, openKeyless, (*node).remove, "Removed %s: it is not answered for any more, and its certificates stay on record.\nNext: brevet serve\n")
 		},
 	}
 	named.add(cmd)
 	return cmd
-}
-
-// remove removes a CA, and then the files of what is no longer on record. If that fails, remove can be repeated.
-func (n *node) remove(ctx context.Context, id pki.IssuerID, by pki.Actor) error {
-	if err := n.store.CA().Remove(ctx, id, time.Now(), by); err != nil {
-		return err
-	}
-	crls := filepath.Join(n.config.crlPath(), id.Short())
-	return errors.Join(server.RemoveDelegate(n.config.ownPath(), id), os.RemoveAll(crls), os.RemoveAll(crls+".crl"))
 }

@@ -30,13 +30,13 @@ func newCeremonySign() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			life, err := pki.ParseDuration(lifetime)
 			if err != nil {
-				return &usage{"--lifetime: " + trimPrefixes(err.Error())}
+				return usageError("--lifetime: " + trimPrefixes(err.Error()))
 			}
 			if len(permittedDNS) > 0 && !constrain {
-				return &usage{"--permit-dns: it limits nothing without --constrain: give both, or neither"}
+				return usageError("--permit-dns: it limits nothing without --constrain: give both, or neither")
 			}
 			if err := ceremony.CheckTrustDomain(trustDomain); err != nil {
-				return &usage{"--trust-domain: " + trimPrefixes(err.Error())}
+				return usageError("--trust-domain: " + trimPrefixes(err.Error()))
 			}
 			root, err := readCertificate(rootFile)
 			if err != nil {
@@ -106,7 +106,7 @@ func newCeremonyCRL() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			life, err := pki.ParseDuration(lifetime)
 			if err != nil {
-				return &usage{"--lifetime: " + trimPrefixes(err.Error())}
+				return usageError("--lifetime: " + trimPrefixes(err.Error()))
 			}
 			root, err := readCertificate(rootFile)
 			if err != nil {
@@ -167,12 +167,12 @@ func revocationsOf(list []string, root *x509.Certificate, now time.Time) ([]cere
 	for _, text := range list {
 		colon := strings.LastIndexByte(text, ':') // a file's name may hold others
 		if colon < 0 {
-			return nil, &usage{fmt.Sprintf("--revoke %q: write FILE:REASON, such as old.crt:superseded", text)}
+			return nil, usageError(fmt.Sprintf("--revoke %q: write FILE:REASON, such as old.crt:superseded", text))
 		}
 		path := text[:colon]
 		reason, err := pki.ParseReason(text[colon+1:])
 		if err != nil {
-			return nil, &usage{"--revoke: " + trimPrefixes(err.Error())}
+			return nil, usageError("--revoke: " + trimPrefixes(err.Error()))
 		}
 		cert, err := readCertificate(path)
 		if err != nil {

@@ -254,13 +254,13 @@ func readConfig(path string) (Config, error) {
 	err := config.Load(path, &c)
 	var wrong *config.Error
 	if errors.As(err, &wrong) {
-		return c, &usage{wrong.Error()}
+		return c, usageError(wrong.Error())
 	}
 	if err != nil {
 		return c, err
 	}
 	if err := c.check(); err != nil {
-		return c, &usage{path + ": " + err.Error()}
+		return c, usageError(path + ": " + err.Error())
 	}
 	return c, nil
 }

@@ -129,7 +129,7 @@ func TestWrongConfigurationsNameTheKey(t *testing.T) {
 			lines[at] = change
 		}
 		_, err := read(strings.Join(lines, "\n"))
-		var wrong *usage
+		var wrong *Usage
 		if !errors.As(err, &wrong) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", change, err, want)
 		}

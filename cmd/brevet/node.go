@@ -32,7 +32,6 @@ type node struct {
 	tokens  []*issuingToken
 	store   *sqlite.DB
 	archive *translog.Archive
-	pace    pace
 	closers []func() error
 }
 
@@ -168,22 +167,31 @@ func (c *Config) checkOwnTrustDomain() error {
 
 // server puts a server on top of the node. The zero ports are for one that will not run.
 func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
-	boundGarbage(ctx)
-	if err := n.config.checkOwnTrustDomain(); err != nil {
+	c, err := n.serverConfig(ctx, p)
+	if err != nil {
 		return nil, err
+	}
+	boundGarbage(ctx)
+	return server.New(ctx, c)
+}
+
+// serverConfig returns what a server on top of the node is made of.
+func (n *node) serverConfig(ctx context.Context, p ports) (server.Config, error) {
+	if err := n.config.checkOwnTrustDomain(); err != nil {
+		return server.Config{}, err
 	}
 	all, err := n.authorities(ctx)
 	if err != nil {
-		return nil, err
+		return server.Config{}, err
 	}
 	if err := n.config.checkIssues(*all.current().issuer); err != nil {
-		return nil, err
+		return server.Config{}, err
 	}
 	profiles, err := n.config.profiles()
 	if err != nil {
-		return nil, err
+		return server.Config{}, err
 	}
-	return server.New(ctx, server.Config{
+	return server.Config{
 		TrustDomain: n.config.TrustDomain, Names: n.config.Names, Address: n.config.Address,
 		Directory: n.config.ownPath(),
 		CRLs:      server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
@@ -196,7 +204,7 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 		Limits: n.config.limits(),
 		OCSP:   server.OCSP{MaxAge: n.config.OCSP.MaxAge, ExtendedRevoke: n.config.OCSP.ExtendedRevoke},
 		Traces: server.Traces{Endpoint: n.config.Traces.Endpoint, Share: n.config.Traces.Share}, Clock: time.Now, Log: n.log,
-	})
+	}, nil
 }
 
 func (c *Config) limits() server.Limits {
@@ -271,4 +279,12 @@ func checkDirectory(path string, log *slog.Logger) error {
 		log.Warn("other users can enter the server's directory: give it mode 0700", "directory", path, "mode", mode)
 	}
 	return errors.Join(files.CheckPrivate(path, 0o022), files.ProbeFlush(path))
+}
+
+// stopped returns nil where a signal stopped the server while it started, and any other error as it is.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return server.Orderly(err)
 }

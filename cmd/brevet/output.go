@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -39,7 +37,7 @@ func newPrinter(cmd *cobra.Command, heading ...string) (*printer, error) {
 			return p, p.table.row(heading)
 		}
 	default:
-		return nil, &usage{fmt.Sprintf("--output %q: use text or json", format)}
+		return nil, usageError(fmt.Sprintf("--output %q: use text or json", format))
 	}
 	return p, nil
 }
@@ -78,14 +76,19 @@ func (p *printer) close() error {
 	return p.table.close()
 }
 
-// trimPrefixes drops the package names that errors begin with: a person at a terminal has no use for them.
-func trimPrefixes(text string) string {
-	parts := strings.Split(text, ": ")
-	last := len(parts) - 1
-	return strings.Join(append(slices.DeleteFunc(parts[:last:last], func(p string) bool { return packages[p] }), parts[last]), ": ")
-}
-
-var packages = map[string]bool{
-	"ca": true, "ra": true, "hsm": true, "pki": true, "enroll": true, "revocation": true, "responder": true,
-	"translog": true, "server": true, "floor": true, "sqlite": true, "config": true, "ceremony": true,
+// emit prints one JSON object, or rows of a table.
+func (p *printer) emit(object any, rows [][]string) error {
+	if p.json {
+		b, err := json.Marshal(object)
+		if err != nil {
+			return err
+		}
+		return p.raw(b)
+	}
+	for _, cells := range rows {
+		if err := p.table.row(cells); err != nil {
+			return err
+		}
+	}
+	return p.close()
 }

@@ -94,16 +94,16 @@ func (r *revoking) run(cmd *cobra.Command, args []string) error {
 		}
 	}
 	if ways != 1 {
-		return &usage{"say what to revoke in one way: a serial number, flags that select (--" + strings.Join(selectors, ", --") + "), --set or --compromised-key"}
+		return usageError("say what to revoke in one way: a serial number, flags that select (--" + strings.Join(selectors, ", --") + "), --set or --compromised-key")
 	}
 	if (r.dryRun || r.yes) && len(selects) == 0 {
-		return &usage{"--dry-run and --yes go with flags that select"}
+		return usageError("--dry-run and --yes go with flags that select")
 	}
 	if r.key == "" && len(changedOf(cmd, contacting)) > 0 {
-		return &usage{"--server, --root and --trust-domain go with --compromised-key: otherwise the operator's credential says them"}
+		return usageError("--server, --root and --trust-domain go with --compromised-key: otherwise the operator's credential says them")
 	}
 	if (r.key != "" || cmd.Flags().Changed("set")) && len(changedOf(cmd, []string{"reason", "invalid-since", "comment"})) > 0 {
-		return &usage{"--reason, --invalid-since and --comment go with a serial number or flags that select"}
+		return usageError("--reason, --invalid-since and --comment go with a serial number or flags that select")
 	}
 	since, err := readTime("--invalid-since", r.since)
 	if err != nil {
@@ -141,7 +141,7 @@ func readTime(flag, text string) (*timestamppb.Timestamp, error) {
 			return timestamppb.New(t), nil
 		}
 	}
-	return nil, &usage{fmt.Sprintf("%s %q: write it like 2026-03-01T04:00:00Z or 2026-03-01", flag, text)}
+	return nil, usageError(fmt.Sprintf("%s %q: write it like 2026-03-01T04:00:00Z or 2026-03-01", flag, text))
 }
 
 func (r *revoking) revokeOne(cmd *cobra.Command, req *brevetv1.RevokeCertificateRequest) error {
@@ -219,7 +219,7 @@ func (r *revoking) readSelection(cmd *cobra.Command) error {
 	if cmd.Flags().Changed("label") {
 		name, value, err := parseLabel(r.label)
 		if err != nil {
-			return &usage{"--label " + err.Error()}
+			return usageError("--label " + err.Error())
 		}
 		r.selection.LabelName, r.selection.LabelValue = name, value
 	}
@@ -237,7 +237,7 @@ func (r *revoking) revokeSelected(cmd *cobra.Command, req *brevetv1.RevokeCertif
 		return err
 	}
 	if !r.yes && !r.dryRun && !isTerminal(cmd.InOrStdin()) {
-		return &usage{"standard input is no terminal, so nobody can be asked: say --yes, or --dry-run to count"}
+		return usageError("standard input is no terminal, so nobody can be asked: say --yes, or --dry-run to count")
 	}
 	p, err := newPrinter(cmd, setHeading...)
 	if err != nil {

@@ -46,29 +46,21 @@ func serve(cmd *cobra.Command, c Config, check bool) (err error) {
 	ctx := cmd.Context()
 	n, err := openNode(ctx, c, pin, log.Logger)
 	if errors.Is(err, hsm.ErrPIN) { // the configuration is wrong: a service manager must not try again, or the token locks
-		return &usage{err.Error()}
+		return usageError(err.Error())
 	}
 	if err != nil {
 		return stopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	return n.serve(ctx, cmd, check, func(s *server.Server) {
+	return serveNode(ctx, cmd, c, n, check, func(s *server.Server) {
 		r := &reloader{current: c, load: func() (Config, error) { return loadConfig(cmd) }, log: log, server: s}
 		service.OnHangup(ctx, hangups, func() { r.reload(ctx) })
 	})
 }
 
-// stopped returns nil where a signal stopped the server while it started, and any other error as it is.
-func stopped(ctx context.Context, err error) error {
-	if ctx.Err() == nil {
-		return err
-	}
-	return server.Orderly(err)
-}
-
-// serve runs the server, and calls begun once it serves; or it only checks that the server would run.
-func (n *node) serve(ctx context.Context, cmd *cobra.Command, check bool, begun func(*server.Server)) error {
-	listeners, err := n.config.listen(ctx)
+// serveNode runs the server, and calls begun once it serves; or it only checks that the server would run.
+func serveNode(ctx context.Context, cmd *cobra.Command, c Config, n *node, check bool, begun func(*server.Server)) error {
+	listeners, err := c.listen(ctx)
 	if err != nil {
 		return stopped(ctx, err)
 	}
@@ -77,7 +69,7 @@ func (n *node) serve(ctx context.Context, cmd *cobra.Command, check bool, begun 
 		return stopped(ctx, errors.Join(err, listeners.close()))
 	}
 	if check {
-		if err := errors.Join(s.Close(ctx), listeners.close(), n.config.CRL.lookForDirectories()); err != nil {
+		if err := errors.Join(s.Close(ctx), listeners.close(), c.CRL.lookForDirectories()); err != nil {
 			return err
 		}
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "Everything needed to serve is in place.\nNext: brevet serve")

@@ -3,57 +3,10 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"runtime"
 	"strings"
 	"testing"
-
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
-
-// TestOneFlagOneValue walks through all commands: no flag cuts its value apart at commas.
-func TestOneFlagOneValue(t *testing.T) {
-	flags := 0
-	var walk func(c *cobra.Command)
-	walk = func(c *cobra.Command) {
-		visit := func(f *pflag.Flag) {
-			flags++
-			if kind := f.Value.Type(); kind == "stringSlice" || strings.HasPrefix(kind, "stringTo") {
-				t.Errorf("%s --%s is a %s, which takes a comma for the end of a value", c.CommandPath(), f.Name, kind)
-			}
-		}
-		c.LocalFlags().VisitAll(visit)
-		for _, sub := range c.Commands() {
-			walk(sub)
-		}
-	}
-	if walk(newRoot()); flags < 50 {
-		t.Errorf("there are %d flags", flags)
-	}
-}
-
-func TestLabels(t *testing.T) {
-	var l labels
-	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	f.Var(&l, "label", "")
-	args := []string{"--label", "dn=CN=pump,O=Werk 7", "--label", "site=Berlin, Halle 3", "--label", `note=say "stop"`, "--label", "empty="}
-	if err := f.Parse(args); err != nil {
-		t.Fatal(err)
-	}
-	want := labels{"dn": "CN=pump,O=Werk 7", "site": "Berlin, Halle 3", "note": `say "stop"`, "empty": ""}
-	if !maps.Equal(l, want) {
-		t.Errorf("the labels are %q", l)
-	}
-	if got := l.String(); got != `dn="CN=pump,O=Werk 7",empty=,note="say \"stop\"",site="Berlin, Halle 3"` {
-		t.Errorf("they are shown as %s", got)
-	}
-	for _, wrong := range []string{"site", "=x", "dn=again"} {
-		if l.Set(wrong) == nil {
-			t.Errorf("%q is taken", wrong)
-		}
-	}
-}
 
 func TestPairsReadAsTheyAre(t *testing.T) {
 	for _, c := range []struct{ name, value, want string }{

@@ -34,7 +34,7 @@ func newTokenCreate() *cobra.Command {
 			if lifetime != "" {
 				d, err := pki.ParseDuration(lifetime)
 				if err != nil {
-					return &usage{"--lifetime: " + trimPrefixes(err.Error())}
+					return usageError("--lifetime: " + trimPrefixes(err.Error()))
 				}
 				req.Lifetime = durationpb.New(d)
 			}

@@ -67,7 +67,7 @@ func newTokenRevoke() *cobra.Command {
 		Example: "  brevet token revoke 5f2d0c9a77e1b340\n  brevet token revoke --made-by brevet/operator/alice",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) == 1) == (req.GetMadeBy() != "") {
-				return &usage{"name one token, or say --made-by"}
+				return usageError("name one token, or say --made-by")
 			}
 			if len(args) == 1 {
 				req.TokenId = args[0]

@@ -1,0 +1,19 @@
+package main
+
+import (
+	"os"
+
+	"github.com/brevet-pki/brevet/hsm"
+)
+
+// readPIN takes the PIN from a file, from systemd, or from the terminal.
+func readPIN(file string) (hsm.PIN, error) {
+	switch {
+	case file != "":
+		return hsm.ReadPINFile(file)
+	case os.Getenv("CREDENTIALS_DIRECTORY") != "":
+		return hsm.ReadPINCredential("pin")
+	default:
+		return hsm.PromptPIN(os.Stdin, "PIN of the token: ")
+	}
+}
