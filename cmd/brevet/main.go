@@ -9,12 +9,17 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/internal/cli"
+	"github.com/brevet-pki/brevet/internal/cli/ceremony"
+	"github.com/brevet-pki/brevet/internal/cli/operator"
+	"github.com/brevet-pki/brevet/internal/cli/serve"
 )
 
 // version is set by the linker (-X main.version=…).
 var version = "dev"
 
-func main() { os.Exit(run(newRoot())) }
+func main() { os.Exit(cli.Run(newRoot())) }
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
@@ -22,7 +27,7 @@ func newRoot() *cobra.Command {
 		Short: "An internal certificate authority for machines",
 		Long:  "Brevet gives every machine an identity: a short-lived X.509 certificate, signed by a key that never\nleaves its token, renewed by itself, and taken back within a second.",
 	}
-	return newFrame(root, version, newDev(), newServe(), newCeremony(), newLogin(), newToken(), newIdentity(), newCert(), newCRL(), newLog(), newStore(), newMovedBench())
+	return cli.New(root, version, serve.NewDev(), serve.New(), ceremony.New(), operator.NewLogin(), operator.NewToken(), operator.NewIdentity(), operator.NewCert(), operator.NewCRL(), operator.NewLog(), operator.NewStore(), newMovedBench())
 }
 
 // newMovedBench refuses what brevet bench was, and names the binary that measures now.
@@ -30,7 +35,7 @@ func newMovedBench() *cobra.Command {
 	return &cobra.Command{
 		Use: "bench", Hidden: true, Args: cobra.ArbitraryArgs, DisableFlagParsing: true,
 		RunE: func(*cobra.Command, []string) error {
-			return usageError("brevet bench is a binary of its own: run brevet-bench, with the same commands and flags")
+			return cli.WrongUse("brevet bench is a binary of its own: run brevet-bench, with the same commands and flags")
 		},
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/brevet-pki/brevet/internal/cli/devca"
 )
 
 // The README's tour is a test. Its fenced blocks say by their info string what they are:
@@ -82,7 +84,7 @@ func TestTour(t *testing.T) {
 			t.Fatalf("%v: run deploy/setup.sh --test", err)
 		}
 	}
-	addresses, err := freeAddresses(t.Context(), 2)
+	addresses, err := devca.FreeAddresses(t.Context(), 2)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/internal/cli/devca"
 )
 
 func TestMain(m *testing.M) {
@@ -62,7 +63,7 @@ func TestScripts(t *testing.T) {
 
 func prepare(e *testscript.Env, bin string) error {
 	e.Values[backgroundKey{}] = make(map[string]*running)
-	addresses, err := freeAddresses(context.Background(), 2)
+	addresses, err := devca.FreeAddresses(context.Background(), 2)
 	if err != nil {
 		return err
 	}
