@@ -27,7 +27,11 @@ func newRoot() *cobra.Command {
 		Short: "An internal certificate authority for machines",
 		Long:  "Brevet gives every machine an identity: a short-lived X.509 certificate, signed by a key that never\nleaves its token, renewed by itself, and taken back within a second.",
 	}
-	return cli.New(root, version, serve.NewDev(), serve.New(), ceremony.New(), operator.NewLogin(), operator.NewToken(), operator.NewIdentity(), operator.NewCert(), operator.NewCRL(), operator.NewLog(), operator.NewStore(), newMovedBench())
+	return cli.New(root, version,
+		serve.NewDev(), serve.New(), ceremony.New(),
+		operator.NewLogin(), operator.NewToken(), operator.NewIdentity(), operator.NewCert(), operator.NewCRL(), operator.NewLog(), operator.NewStore(),
+		newMovedBench(),
+	)
 }
 
 // newMovedBench refuses what brevet bench was, and names the binary that measures now.

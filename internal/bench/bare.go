@@ -49,7 +49,7 @@ func bareHandler(size int) http.Handler {
 	})
 }
 
-// newBare is what brevet bench ocsp runs beside the server.
+// newBare is what brevet-bench ocsp runs beside the server.
 func newBare() *cobra.Command {
 	size := 0
 	cmd := &cobra.Command{
@@ -75,7 +75,7 @@ func newBare() *cobra.Command {
 	return cmd
 }
 
-// newSigning is what brevet bench ocsp runs to learn how fast a delegate signs.
+// newSigning is what brevet-bench ocsp runs to learn how fast a delegate signs.
 func newSigning() *cobra.Command {
 	var d time.Duration
 	cmd := &cobra.Command{

@@ -24,8 +24,8 @@ const (
 	// namePrefix begins the name of every directory, and the label of every key, that a measurement makes: the two have
 	// one name, so that whoever finds the one knows the other.
 	namePrefix = "brevet-bench-"
-	// tokenLabel is a token that is made for a measurement.
-	tokenLabel = "brevet-bench"
+	// hsmLabel is a token that is made for a measurement.
+	hsmLabel = "brevet-bench"
 	// diskRoom is what a server needs on its disk to call itself ready.
 	diskRoom = 64 << 20
 )
@@ -83,7 +83,7 @@ func placeConfig(path string) (node.Config, error) {
 		return node.ReadConfig(path)
 	}
 	c := node.DefaultConfig()
-	c.Token.Label = tokenLabel
+	c.Token.Label = hsmLabel
 	return c, nil
 }
 
@@ -193,7 +193,7 @@ func (b *bench) initToken(ctx context.Context) error {
 	if _, b.pin, err = devca.NewPIN(); err != nil {
 		return err
 	}
-	_, err = hsm.InitToken(ctx, module, tokenLabel, b.pin, b.pin)
+	_, err = hsm.InitToken(ctx, module, hsmLabel, b.pin, b.pin)
 	return err
 }
 

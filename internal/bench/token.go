@@ -21,7 +21,7 @@ import (
 
 // signedText is the only thing that a measurement signs. It cannot be taken for anything that X.509 signs: that is DER
 // and begins with 0x30. An operator's own issuing key may sign it.
-const signedText = "brevet bench: this signature attests nothing\x00"
+const signedText = "brevet-bench: this signature attests nothing\x00"
 
 // tokenBench is a measurement of a token's key.
 type tokenBench struct {

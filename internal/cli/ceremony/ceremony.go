@@ -22,6 +22,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
+// New returns brevet ceremony, with a command for each step.
 func New() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "ceremony", Short: "Make roots and issuing CAs, offline, and install them",

@@ -64,6 +64,7 @@ func ServerFlag(cmd *cobra.Command) (string, error) {
 	return server, nil
 }
 
+// OperatorDir returns the directory of the credential that --operator names, or the default one.
 func OperatorDir(cmd *cobra.Command) (string, error) {
 	dir, err := cmd.Flags().GetString("operator")
 	if err != nil || dir != "" {

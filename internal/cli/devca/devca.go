@@ -33,7 +33,7 @@ import (
 
 // Names in a development CA, which has one token for root and issuing CA.
 const (
-	tokenLabel      = "brevet-dev"
+	hsmLabel        = "brevet-dev"
 	rootKeyLabel    = "root-g1"
 	DefaultKeyLabel = "issuing-g1"
 	operatorName    = "dev"
@@ -52,8 +52,13 @@ type CA struct {
 	KeyLabel    string // the label of the issuing key
 }
 
+// CeremonyDir returns the directory of the SoftHSM token and of what the ceremony made.
 func (d CA) CeremonyDir() string { return filepath.Join(d.Dir, "ca") }
+
+// IssuingFile returns the path of the issuing CA's certificate.
 func (d CA) IssuingFile() string { return filepath.Join(d.CeremonyDir(), "issuing.crt") }
+
+// OperatorDir returns the directory of the operator's credential.
 func (d CA) OperatorDir() string { return filepath.Join(d.Dir, "operator") }
 
 // Domain reads the trust domain that the CA was made for.
@@ -139,10 +144,10 @@ func (d CA) makeCA(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := hsm.InitToken(ctx, module, tokenLabel, soPIN, pin); err != nil {
+	if _, err := hsm.InitToken(ctx, module, hsmLabel, soPIN, pin); err != nil {
 		return err
 	}
-	token, err := node.OpenToken(ctx, node.TokenConfig{Label: tokenLabel}, pin)
+	token, err := node.OpenToken(ctx, node.TokenConfig{Label: hsmLabel}, pin)
 	if err != nil {
 		return err
 	}
@@ -158,6 +163,7 @@ func (d CA) makeCA(ctx context.Context, dir string) (err error) {
 	return errors.Join(file.WriteNew(filepath.Join(dir, "pin"), []byte(pinText), 0o600), d.Certify(dir, root, issuing))
 }
 
+// NewPIN returns a random PIN, as text and for a token.
 func NewPIN() (string, hsm.PIN, error) {
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process where there is no randomness
@@ -229,7 +235,7 @@ func (d CA) Config() (node.Config, error) {
 	c.TrustDomain, c.Directory, c.Names = domain, d.Dir, []string{"localhost", "127.0.0.1", "::1"}
 	c.Address, c.PublicURL = net.JoinHostPort("localhost", port), "http://"+d.HTTP
 	c.Listen = node.ListenConfig{GRPC: d.GRPC, HTTP: d.HTTP}
-	c.Token.Label, c.Log.Level = tokenLabel, config.LogLevel(slog.LevelWarn)
+	c.Token.Label, c.Log.Level = hsmLabel, config.LogLevel(slog.LevelWarn)
 	endless := node.RateConfig{PerSecond: 1e6, Burst: 1e6} // one machine plays the whole fleet here, as fast as it can
 	c.Limits = node.LimitsConfig{Identity: endless, Address: endless}
 	err = c.Check() // which fills in what follows from others

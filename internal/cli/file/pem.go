@@ -28,6 +28,7 @@ func checkMark(path string) error {
 	return nil
 }
 
+// ReadCertificate reads a file with one certificate, in PEM or DER.
 func ReadCertificate(path string) (*x509.Certificate, error) {
 	if err := checkMark(path); err != nil {
 		return nil, err
@@ -39,6 +40,7 @@ func ReadCertificate(path string) (*x509.Certificate, error) {
 	return cert, nil
 }
 
+// ReadRequest reads a file with one certification request, in PEM or DER.
 func ReadRequest(path string) (*x509.CertificateRequest, error) {
 	if err := checkMark(path); err != nil {
 		return nil, err
@@ -50,6 +52,7 @@ func ReadRequest(path string) (*x509.CertificateRequest, error) {
 	return req, nil
 }
 
+// ReadCRL reads a file with one CRL, in PEM or DER.
 func ReadCRL(path string) (*x509.RevocationList, error) {
 	if err := checkMark(path); err != nil {
 		return nil, err

@@ -104,7 +104,7 @@ type TokenConfig struct {
 	// `pin`, and where there is none, the terminal asks.
 	PINFile string `yaml:"pin_file"`
 	// How many signatures may be in the token at once, 1 to 256. More than the token can work on at once gains nothing;
-	// `brevet bench token` measures it.
+	// `brevet-bench token` measures it.
 	Sessions int `yaml:"sessions"`
 }
 
@@ -205,6 +205,7 @@ func (c TracesConfig) checkShare() error {
 	return nil
 }
 
+// ConfigFlag adds --config, which [LoadConfig] reads.
 func ConfigFlag(cmd *cobra.Command) {
 	cmd.Flags().String("config", "", "configuration file (default: brevet.yaml here or in /etc/brevet)")
 }

@@ -35,10 +35,14 @@ type Node struct {
 	closers []func() error
 }
 
-func (c *Config) StorePath() string   { return filepath.Join(c.Directory, "store.db") }
+// StorePath returns the path of the store.
+func (c *Config) StorePath() string { return filepath.Join(c.Directory, "store.db") }
+
+// ArchivePath returns the path of the log's archive.
 func (c *Config) ArchivePath() string { return filepath.Join(c.Directory, "log.archive") }
-func (c *Config) crlPath() string     { return filepath.Join(c.Directory, "crls") }
-func (c *Config) ownPath() string     { return filepath.Join(c.Directory, "own") }
+
+func (c *Config) crlPath() string { return filepath.Join(c.Directory, "crls") }
+func (c *Config) ownPath() string { return filepath.Join(c.Directory, "own") }
 
 // Open opens the parts, the tokens first: without them nothing else is worth touching. The PIN is that of c.Token.
 func Open(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (*Node, error) {
@@ -135,6 +139,7 @@ func (n *Node) expectArchive(ctx context.Context) error {
 	return nil
 }
 
+// OpenToken logs in to the token of a configuration.
 func OpenToken(ctx context.Context, c TokenConfig, pin hsm.PIN) (*hsm.Token, error) {
 	path, err := Module(c.Module)
 	if err != nil {
@@ -143,6 +148,7 @@ func OpenToken(ctx context.Context, c TokenConfig, pin hsm.PIN) (*hsm.Token, err
 	return hsm.Open(ctx, hsm.Config{Module: path, TokenLabel: c.Label, TokenSerial: c.Serial, Sessions: c.Sessions}, pin)
 }
 
+// Close closes everything, in the opposite order of opening.
 func (n *Node) Close() error {
 	var err error
 	for i := len(n.closers) - 1; i >= 0; i-- {
@@ -207,6 +213,7 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 	}, nil
 }
 
+// RateLimits returns the limits as a server takes them.
 func (c *Config) RateLimits() server.Limits {
 	return server.Limits{Identity: admission.Rate(c.Limits.Identity), Address: admission.Rate(c.Limits.Address)}
 }
@@ -233,6 +240,7 @@ func (c *Config) OpenListeners(ctx context.Context) (p Ports, err error) {
 	return p, nil
 }
 
+// Close closes the listeners that are open.
 func (p Ports) Close() error {
 	var err error
 	for _, l := range []net.Listener{p.grpc, p.http, p.operations} {

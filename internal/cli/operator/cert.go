@@ -15,6 +15,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
+// NewCert returns brevet cert: list, show and revoke certificates.
 func NewCert() *cobra.Command {
 	cmd := &cobra.Command{Use: "cert", Short: "List, show and revoke certificates"}
 	client.Flags(cmd)

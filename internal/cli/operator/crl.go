@@ -16,6 +16,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
+// NewCRL returns brevet crl: list CRLs, and import those of a root.
 func NewCRL() *cobra.Command {
 	cmd := &cobra.Command{Use: "crl", Short: "List the published CRLs, and import the root's"}
 	client.Flags(cmd)

@@ -17,6 +17,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
+// NewIdentity returns brevet identity: register, list and change identities.
 func NewIdentity() *cobra.Command {
 	cmd := &cobra.Command{Use: "identity", Short: "Register machines and people, suspend, resume and retire them"}
 	client.Flags(cmd)

@@ -23,6 +23,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
+// NewLog returns brevet log: print the log.
 func NewLog() *cobra.Command {
 	cmd := &cobra.Command{Use: "log", Short: "Read and verify the log of everything that changed"}
 	client.Flags(cmd)
@@ -74,7 +75,7 @@ func printEntry(p *output.Printer, r *brevetv1.ListEntriesResponse) error {
 	if identity == "" {
 		identity = "-"
 	}
-	return p.Table.Row([]string{
+	return p.Row([]string{
 		strconv.FormatUint(r.GetIndex(), 10), e.Time.Format(time.RFC3339), e.Actor.String(), string(e.Action), string(e.Outcome),
 		identity, dash(serials), dash(facts),
 	})

@@ -11,6 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/internal/cli/client"
 )
 
+// NewLogin returns brevet login, which trades a token for an operator's credential.
 func NewLogin() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "login --token-file FILE", Short: "Trade an operator's one-time token for a credential", Args: cobra.NoArgs,

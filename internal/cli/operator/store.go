@@ -16,6 +16,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
+// NewStore returns brevet store: what the server keeps.
 func NewStore() *cobra.Command {
 	cmd := &cobra.Command{Use: "store", Short: "See how the server's store grows and shrinks"}
 	client.Flags(cmd)
@@ -69,7 +70,7 @@ func printStats(p *output.Printer, s *brevetv1.GetStatsResponse) error {
 		{"last sweep", fmt.Sprintf("%s: %d certificates, %d tokens and %d keys left",
 			timeOr(r.GetLastSweep(), "none yet"), r.GetLastCertificates(), r.GetLastTokens(), r.GetLastKeys())},
 	} {
-		if err := p.Table.Row(row); err != nil {
+		if err := p.Row(row); err != nil {
 			return err
 		}
 	}

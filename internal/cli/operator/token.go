@@ -18,6 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/server"
 )
 
+// NewToken returns brevet token: enrollment tokens.
 func NewToken() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Make, list and revoke one-time enrollment tokens"}
 	client.Flags(cmd)

@@ -21,9 +21,10 @@ func Flag(cmd *cobra.Command) {
 type Printer struct {
 	JSON  bool
 	out   io.Writer
-	Table *table
+	table *table
 }
 
+// New returns a printer for the format that --output names. The heading is a table's first row.
 func New(cmd *cobra.Command, heading ...string) (*Printer, error) {
 	format, err := cmd.Flags().GetString("output")
 	if err != nil {
@@ -34,9 +35,9 @@ func New(cmd *cobra.Command, heading ...string) (*Printer, error) {
 	case "json":
 		p.JSON = true
 	case "text":
-		p.Table = newTable(p.out)
+		p.table = newTable(p.out)
 		if len(heading) > 0 {
-			return p, p.Table.Row(heading)
+			return p, p.table.row(heading)
 		}
 	default:
 		return nil, cli.WrongUse(fmt.Sprintf("--output %q: use text or json", format))
@@ -44,10 +45,13 @@ func New(cmd *cobra.Command, heading ...string) (*Printer, error) {
 	return p, nil
 }
 
+// Row prints the cells of a table's row.
+func (p *Printer) Row(cells []string) error { return p.table.row(cells) }
+
 // Record prints one record: the message as JSON, or the cells as a row.
 func (p *Printer) Record(m proto.Message, cells ...string) error {
 	if !p.JSON {
-		return p.Table.Row(cells)
+		return p.table.row(cells)
 	}
 	b, err := marshal(m)
 	if err != nil {
@@ -71,11 +75,12 @@ func (p *Printer) Raw(b []byte) error {
 	return err
 }
 
+// Close writes the rest of a table.
 func (p *Printer) Close() error {
-	if p.Table == nil {
+	if p.table == nil {
 		return nil
 	}
-	return p.Table.close()
+	return p.table.close()
 }
 
 // Emit prints one JSON object, or rows of a table.
@@ -88,7 +93,7 @@ func (p *Printer) Emit(object any, rows [][]string) error {
 		return p.Raw(b)
 	}
 	for _, cells := range rows {
-		if err := p.Table.Row(cells); err != nil {
+		if err := p.table.row(cells); err != nil {
 			return err
 		}
 	}

@@ -24,7 +24,7 @@ type table struct {
 
 func newTable(out io.Writer) *table { return &table{out: bufio.NewWriter(out)} }
 
-func (t *table) Row(cells []string) error {
+func (t *table) row(cells []string) error {
 	shown := make([]string, len(cells))
 	for i, cell := range cells {
 		shown[i] = plain(cell)

@@ -28,7 +28,7 @@ func TestTables(t *testing.T) {
 	var out bytes.Buffer
 	p := newTable(&out)
 	for _, row := range [][]string{{"A", "BB", "C"}, {"long", "b", "x\x1b[2J\u202e"}, {"x", strings.Repeat("y", 2*maxColumn), "z"}} {
-		if err := p.Row(row); err != nil {
+		if err := p.row(row); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -55,7 +55,7 @@ func TestATableIsNotKept(t *testing.T) {
 		if n == 0 || n == 10_000 {
 			cell = wide
 		}
-		if err := p.Row([]string{"x", cell, "y"}); err != nil {
+		if err := p.row([]string{"x", cell, "y"}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/internal/service"
 )
 
+// NewDev returns brevet dev, which makes and serves a development CA.
 func NewDev() *cobra.Command {
 	d := devca.CA{KeyLabel: devca.DefaultKeyLabel}
 	cmd := &cobra.Command{

@@ -15,6 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/server"
 )
 
+// New returns brevet serve.
 func New() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run the server", Args: cobra.NoArgs,

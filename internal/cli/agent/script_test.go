@@ -1,4 +1,4 @@
-package main
+package agent
 
 import (
 	"bytes"
@@ -31,7 +31,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"brevet-agent": main})
+	testscript.Main(m, map[string]func(){"brevet-agent": func() { os.Exit(Run("dev")) }})
 }
 
 // TestScripts runs the binary as people do. Each script finds the directories held and ended, which hold a credential
@@ -190,7 +190,7 @@ func (i *issuer) enrollInto(path string, notAfter time.Time) error {
 func TestDescribedCommandsExist(t *testing.T) {
 	for _, c := range agentcli.Commands() {
 		var said strings.Builder
-		execute(t.Context(), []string{c.Name, "--no-such-flag"}, streams{nil, &said, &said})
+		execute(t.Context(), "dev", []string{c.Name, "--no-such-flag"}, streams{nil, &said, &said})
 		if want := c.Name + ": flag provided but not defined"; c.Name != "help" && !strings.Contains(said.String(), want) {
 			t.Errorf("%s says %q, want %q", c.Name, &said, want)
 		}
@@ -221,7 +221,7 @@ func TestSystemdIsTold(t *testing.T) {
 	defer cancel()
 	var logged strings.Builder
 	code := make(chan int, 1)
-	go func() { code <- execute(ctx, []string{"run", "--config", file}, streams{nil, &logged, &logged}) }()
+	go func() { code <- execute(ctx, "dev", []string{"run", "--config", file}, streams{nil, &logged, &logged}) }()
 	hear := func() string {
 		b := make([]byte, 100)
 		if err := socket.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
