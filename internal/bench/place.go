@@ -140,7 +140,7 @@ func checkOwn(dir string) error {
 	return nil
 }
 
-// MakeDirectory makes one that is locked. Between the two steps another measurement may take it for a killed one's.
+// makeDirectory makes one that is locked. Between the two steps another measurement may take it for a killed one's.
 func (b *bench) makeDirectory() error {
 	for {
 		dir, err := os.MkdirTemp(b.parent, namePrefix)

@@ -32,7 +32,7 @@ const (
 	preloadBatch = 256
 )
 
-// actor is who fills a store.
+// preloadActor is who fills a store.
 var preloadActor = pki.ActorCommand("bench")
 
 // filling is what a store is filled with.

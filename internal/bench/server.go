@@ -104,7 +104,7 @@ func serveMeasured(cmd *cobra.Command, d devca.CA, c node.Config, pin hsm.PIN, s
 	return d.Serve(cmd, s)
 }
 
-// NewDev makes a development CA below the directory, on addresses that nobody listens on. They are in its certificates.
+// newDev makes a development CA below the directory, on addresses that nobody listens on. They are in its certificates.
 // The root's key is nowhere once they are made.
 func (b *bench) newDev(ctx context.Context, name string) (devca.CA, error) {
 	addresses, err := devca.FreeAddresses(ctx, 2)

@@ -187,11 +187,7 @@ type running struct {
 func start(ts *testscript.TestScript, _ bool, args []string) {
 	f, err := os.Create(ts.MkAbs(args[0]))
 	ts.Check(err)
-	path := args[2]
-	if !strings.Contains(path, "/") {
-		path, err = exec.LookPath(path)
-		ts.Check(err)
-	}
+	path := find(ts, args[2])
 	r := &running{cmd: exec.Command(path, args[3:]...), ended: make(chan struct{})}
 	// Not the file itself but a pipe, so that a full disk does not swallow what is said about it.
 	r.cmd.Stdout, r.cmd.Stderr = struct{ io.Writer }{f}, struct{ io.Writer }{f}
@@ -224,6 +220,20 @@ func start(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		return matches
 	})
+}
+
+// find returns the path of a program, which it looks up in the script's PATH: the binaries of ours are not in the test's.
+func find(ts *testscript.TestScript, name string) string {
+	if strings.Contains(name, "/") {
+		return name
+	}
+	for _, dir := range filepath.SplitList(ts.Getenv("PATH")) {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path
+		}
+	}
+	ts.Fatalf("%s is not in the script's PATH", name)
+	return ""
 }
 
 type backgroundKey struct{}

@@ -16,7 +16,7 @@ import (
 var update = flag.Bool("update", false, "write the reference of the configuration, where it is not current")
 
 func TestReferenceIsCurrent(t *testing.T) {
-	profiles, err := os.ReadFile("../../ca/profiles.yaml")
+	profiles, err := os.ReadFile("../../../ca/profiles.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

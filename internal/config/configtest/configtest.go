@@ -121,6 +121,7 @@ func inWords(of reflect.Type) string {
 	}
 	words := map[reflect.Kind]string{
 		reflect.String: "text", reflect.Bool: "true or false", reflect.Int: "whole number", reflect.Float64: "number",
+		reflect.Struct: "group",
 	}
 	if w, ok := words[of.Kind()]; ok {
 		return w
