@@ -29,12 +29,13 @@ func newRoot() *cobra.Command {
 	}
 	return cli.New(root, version,
 		serve.NewDev(), serve.New(), ceremony.New(),
-		operator.NewLogin(), operator.NewToken(), operator.NewIdentity(), operator.NewCert(), operator.NewCRL(), operator.NewLog(), operator.NewStore(),
+		operator.NewLogin(), operator.NewToken(), operator.NewIdentity(), operator.NewCert(), operator.NewCRL(),
+		operator.NewLog(), operator.NewStore(),
 		newMovedBench(),
 	)
 }
 
-// newMovedBench refuses what brevet bench was, and names the binary that measures now.
+// newMovedBench refuses brevet bench, which brevet-bench has replaced.
 func newMovedBench() *cobra.Command {
 	return &cobra.Command{
 		Use: "bench", Hidden: true, Args: cobra.ArbitraryArgs, DisableFlagParsing: true,

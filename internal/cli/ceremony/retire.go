@@ -39,7 +39,7 @@ func (a *authorityFlags) find(ctx context.Context, n *node.Node) (*x509.Certific
 	return n.InstalledCA(ctx, pki.IssuerOf(cert).String())
 }
 
-// act opens a node, carries out what a command does with the CA that the flags name, and prints done with the CA's subject.
+// act opens a node and has do change the CA that the flags name. Then it prints done, a format for the CA's subject.
 func (a *authorityFlags) act(
 	cmd *cobra.Command, open func(context.Context, node.Config, *slog.Logger) (*node.Node, error),
 	do func(*node.Node, context.Context, pki.IssuerID, pki.Actor) error, done string,
@@ -83,7 +83,8 @@ func newCeremonyRetire() *cobra.Command {
 			"server must not be running. Repeating it changes nothing.",
 		Example: "  brevet ceremony retire --config brevet.yaml --certificate issuing.crt",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return named.act(cmd, openNodeWithPIN, (*node.Node).Retire, "Retired %s: nothing is issued from it, and its certificates are answered for.\nNext: brevet serve\n")
+			return named.act(cmd, openNodeWithPIN, (*node.Node).Retire,
+				"Retired %s: nothing is issued from it, and its certificates are answered for.\nNext: brevet serve\n")
 		},
 	}
 	named.add(cmd)
@@ -100,7 +101,8 @@ func newCeremonyRemove() *cobra.Command {
 			"The server must not be running. Repeating it changes nothing.",
 		Example: "  brevet ceremony remove --config brevet.yaml --certificate issuing.crt",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return named.act(cmd, node.OpenKeyless, (*node.Node).Remove, "Removed %s: it is not answered for any more, and its certificates stay on record.\nNext: brevet serve\n")
+			return named.act(cmd, node.OpenKeyless, (*node.Node).Remove,
+				"Removed %s: it is not answered for any more, and its certificates stay on record.\nNext: brevet serve\n")
 		},
 	}
 	named.add(cmd)
