@@ -37,7 +37,8 @@ var arrows = map[string]string{
 	"store":           "store/retention audit ca ra revocation translog files pki",
 	"store/retention": "pki",
 	"server":          "store/retention audit ca ra revocation translog enroll fair proto pki",
-	"cmd":             "server store store/retention hsm ca ra revocation translog enroll files proto pki",
+	"cmd":             "internal",
+	"internal":        "server store store/retention hsm ca ra revocation translog enroll files proto pki",
 	"torture":         "",
 }
 
@@ -95,7 +96,7 @@ func refused(importer, allowed, imported string) string {
 		allowed = "no package of ours"
 	}
 	return fmt.Sprintf("there is no arrow %s → %s (%s may import: %s); declare the interface where it is consumed, "+
-		"or map the types in server or cmd", from, to, from, allowed)
+		"or map the types in server or internal", from, to, from, allowed)
 }
 
 func ours(importPath string) bool {
@@ -172,8 +173,9 @@ func TestViolationsAreNamed(t *testing.T) {
 		{"server/telemetry", "server/grpcapi", "server/telemetry → server/grpcapi"},
 		{"server/grpcapi", "server", "server/grpcapi → server"},
 		{"server/grpcapi", "store/sqlite", "server → store"},
-		{"cmd/brevet", "store/sqlite", ""},
-		{"cmd/brevet", "cmd/internal/config", ""},
+		{"cmd/brevet", "internal/cli/serve", ""},
+		{"internal/cli/node", "store/sqlite", ""},
+		{"internal/cli/node", "internal/config", ""},
 		{"examples/workload", "proto/brevet/v1", ""},
 		{"pki", "proto/brevet/v1", "pki → proto"},
 		{"hsm", "pki", "hsm → pki"},
@@ -187,9 +189,11 @@ func TestViolationsAreNamed(t *testing.T) {
 		{"ra", "audit", "ra → audit"},
 		{"store/sqlite", "hsm", "store → hsm"},
 		{"examples/workload", "server", "examples → server"},
-		{"enroll", "cmd/internal/config", "enroll → cmd"},
+		{"enroll", "internal/config", "enroll → internal"},
 		{"store/sqlite", "store/storetest", "supports tests"},
 		{"cmd/brevet", "store/storetest", "supports tests"},
+		{"cmd/brevet", "internal/cli/clitest", "supports tests"},
+		{"cmd/brevet", "store/sqlite", "cmd → store"},
 		{"newfolder/sub", "pki", "newfolder is not in the table"},
 	} {
 		got := violations([]listed{{ImportPath: module + "/" + c.from, Imports: []string{"fmt", module + "/" + c.to}}})
