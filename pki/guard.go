@@ -6,8 +6,8 @@ package pki
 type Guard struct {
 	// Identity must exist, in generation Generation and in a state that may hold certificates. Every enrollment,
 	// suspension, resumption and retirement starts a new generation, so a decision made before one of them fails after it.
-	Identity   SPIFFEID
-	Generation uint64
+	Identity SPIFFEID
+	Revision uint64
 	// Enrolls says that this certificate enrolls the identity: its state becomes enrolled, in a new generation.
 	Enrolls bool
 	// Token must be alive, unspent, and bound to this request; it is spent.

@@ -118,7 +118,7 @@ func scanCertificate(row scanner) (ra.Certificate, int64, error) {
 	if err != nil {
 		return ra.Certificate{}, 0, err
 	}
-	c.Released, c.Profile, c.NotAfter = identity.Valid, profile.String, fromMillis(notAfter)
+	c.Delivered, c.Profile, c.NotAfter = identity.Valid, profile.String, fromMillis(notAfter)
 	if notBefore.Valid {
 		c.NotBefore = fromMillis(notBefore.Int64)
 	}

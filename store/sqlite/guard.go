@@ -114,7 +114,7 @@ func (tx *writeTx) checkGuard(ctx context.Context, r ca.Record, at time.Time) (g
 // identity.
 func (f *found) checkIdentity(r ca.Record) error {
 	if f.answered {
-		return pki.Refuse(pki.RuleRequestReused, "ask again for the certificate on record, or draw a new request ID for another one",
+		return pki.Refuse(pki.RuleRequestIDReused, "ask again for the certificate on record, or draw a new request ID for another one",
 			"the request ID was answered with a certificate before")
 	}
 	if r.Guard.Identity.IsZero() && !r.Guard.Enrolls {
@@ -126,8 +126,8 @@ func (f *found) checkIdentity(r ca.Record) error {
 	if f.state != pki.Registered && f.state != pki.Enrolled {
 		return pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", r.Identity, f.state)
 	}
-	if uint64(f.generation) != r.Guard.Generation { //nolint:gosec // generations count up from 1
-		return pki.Refuse(pki.RuleChanged, "ask again", "%s changed while the request was under way", r.Identity)
+	if uint64(f.generation) != r.Guard.Revision { //nolint:gosec // generations count up from 1
+		return pki.Refuse(pki.RuleIdentityStale, "ask again", "%s changed while the request was under way", r.Identity)
 	}
 	return nil
 }
@@ -164,7 +164,7 @@ func (f *found) checkPredecessor(g pki.Guard) error {
 	}
 	state := pki.State(f.predecessorState.Int64) //nolint:gosec // 1 to 3, as the table has it
 	if f.successor.Valid && f.successor.Int64 != keyID(g.Key) && (state == pki.Good || f.supersededBy.Valid) {
-		return pki.Refuse(pki.RuleClone, "find out who holds a copy of the credential, then enroll again",
+		return pki.Refuse(pki.RuleRenewalKeyConflict, "find out who holds a copy of the credential, then enroll again",
 			"certificate %s was renewed before, with another key", g.Predecessor.Serial)
 	}
 	if state != pki.Good {
@@ -172,7 +172,7 @@ func (f *found) checkPredecessor(g pki.Guard) error {
 			"the certificate to renew, %s, is %s", g.Predecessor.Serial, state)
 	}
 	if f.successor.Valid && !g.Renewed {
-		return pki.Refuse(pki.RuleChanged, "ask again", "certificate %s was renewed while the request was under way", g.Predecessor.Serial)
+		return pki.Refuse(pki.RuleIdentityStale, "ask again", "certificate %s was renewed while the request was under way", g.Predecessor.Serial)
 	}
 	return nil
 }
@@ -192,7 +192,7 @@ func (tx *writeTx) checkUnexpired(ctx context.Context, r ca.Record, identity int
 	}
 	n, err := countUnexpired(ctx, tx, identity, at, most)
 	if err == nil && n >= most {
-		err = pki.Refuse(pki.RuleUnexpired, "wait until some have ended, or raise max_unexpired of the profile",
+		err = pki.Refuse(pki.RuleMaxUnexpired, "wait until some have ended, or raise max_unexpired of the profile",
 			"%s has %d certificates that have not ended", r.Identity, n)
 	}
 	return err
@@ -214,7 +214,7 @@ func (tx *writeTx) checkToken(ctx context.Context, r ca.Record, identity int64, 
 	if err != nil || spent || millis(at) >= expires || owner != identity {
 		return 0, pki.Refuse(pki.RuleToken, "ask an operator for a new token", "the enrollment token is unknown, expired or spent")
 	}
-	if err := (ra.Token{Revoked: revoked.String}).CheckRevoked(); err != nil {
+	if err := (ra.Token{RevokedBecause: revoked.String}).CheckRevoked(); err != nil {
 		return 0, err
 	}
 	if string(request) != string(r.RequestID.Bytes()) || string(key) != string(r.KeyHash.Bytes()) {
@@ -255,5 +255,5 @@ func noIdentity(id pki.SPIFFEID) *pki.Refusal {
 }
 
 func noPredecessor(serial pki.Serial) *pki.Refusal {
-	return pki.Refuse(pki.RulePredecessor, "enroll with a new token", "the certificate to renew, %s, is not on record", serial)
+	return pki.Refuse(pki.RuleRenewalUnknown, "enroll with a new token", "the certificate to renew, %s, is not on record", serial)
 }

@@ -23,7 +23,7 @@ func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (
 	err := r.db.writeBy(ctx, "register an identity", by, id.CreatedAt, func(ctx context.Context, tx *writeTx) error {
 		var err error
 		have, err = readIdentity(ctx, tx.Tx, id.ID)
-		if err == nil && id.Kind == have.Kind && id.SameParticulars(have) {
+		if err == nil && id.Kind == have.Kind && id.SameAttributes(have) {
 			return nil
 		}
 		if err == nil {
@@ -34,7 +34,7 @@ func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (
 			return err
 		}
 		have = id
-		have.State, have.Generation, have.CreatedAt = pki.Registered, 1, fromMillis(millis(id.CreatedAt))
+		have.State, have.Revision, have.CreatedAt = pki.Registered, 1, fromMillis(millis(id.CreatedAt))
 		return tx.insertIdentity(ctx, have, by)
 	})
 	if err != nil {
@@ -51,7 +51,7 @@ func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity, by pki.Ac
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, generation, created_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Generation, millis(id.CreatedAt))
+		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Revision, millis(id.CreatedAt))
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (tx *writeTx) changeLabels(ctx context.Context, have, id ra.Identity) error
 		return err
 	}
 	if open {
-		return pki.Refuse(pki.RuleBusy, "ask again in a minute", "certificates are being revoked by a label, and labels do not change meanwhile")
+		return pki.Refuse(pki.RuleOverloaded, "ask again in a minute", "certificates are being revoked by a label, and labels do not change meanwhile")
 	}
 	for name, value := range have.Labels {
 		if err := tx.execOne(ctx, `
@@ -112,21 +112,21 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 		if have.State == pki.Retired {
 			return pki.Refuse(pki.RuleIdentityState, "register another identity", "%s is retired", id.ID)
 		}
-		if id.SameParticulars(have) {
+		if id.SameAttributes(have) {
 			return nil
 		}
 		if err := tx.changeLabels(ctx, have, id); err != nil {
 			return err
 		}
 		have.Profile, have.Labels, have.DNSNames, have.IPAddresses = id.Profile, id.Labels, id.DNSNames, id.IPAddresses
-		have.Generation++
+		have.Revision++
 		p, err := encodeParticulars(have)
 		if err != nil {
 			return err
 		}
 		err = tx.execOne(ctx, `
 			UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, generation = ? WHERE spiffe_id = ?`,
-			have.Profile, p.labels, p.dnsNames, p.ipAddresses, have.Generation, have.ID.String())
+			have.Profile, p.labels, p.dnsNames, p.ipAddresses, have.Revision, have.ID.String())
 		if err != nil {
 			return err
 		}
@@ -205,7 +205,7 @@ func (r *identityRow) columns() []any {
 }
 
 func (r *identityRow) identity() (ra.Identity, error) {
-	id := ra.Identity{Kind: r.kind, Profile: r.profile, State: r.state, Generation: r.generation, CreatedAt: fromMillis(r.created)}
+	id := ra.Identity{Kind: r.kind, Profile: r.profile, State: r.state, Revision: r.generation, CreatedAt: fromMillis(r.created)}
 	var err error
 	if id.ID, err = pki.ParseSPIFFEID(r.name); err != nil {
 		return ra.Identity{}, err

@@ -15,7 +15,7 @@ import (
 
 // Install records a CA certificate. It takes the place of one that is installed for the same subject and key, and is
 // refused if that one has another key label, or was removed.
-func (c *CA) Install(ctx context.Context, in ca.Installed, by pki.Actor) error {
+func (c *CA) Install(ctx context.Context, in ca.InstalledCA, by pki.Actor) error {
 	cert, err := x509.ParseCertificate(in.Certificate)
 	if err != nil || !bytes.Equal(cert.Raw, in.Certificate) {
 		return pki.Refuse(pki.RuleCertificate, "install one CA certificate in DER", "what is to be installed is not a certificate")
@@ -46,7 +46,7 @@ func (c *CA) Install(ctx context.Context, in ca.Installed, by pki.Actor) error {
 	})
 }
 
-func installationFacts(in ca.Installed, cert *x509.Certificate) map[string]string {
+func installationFacts(in ca.InstalledCA, cert *x509.Certificate) map[string]string {
 	facts := map[string]string{
 		"subject": cert.Subject.String(), "issuer": pki.IssuerOf(cert).String(), "fingerprint": hex.EncodeToString(fingerprintOf(in)),
 	}
@@ -58,7 +58,7 @@ func installationFacts(in ca.Installed, cert *x509.Certificate) map[string]strin
 
 // installation is a row of ca_certificates.
 type installation struct {
-	ca.Installed
+	ca.InstalledCA
 	row, issuer int64 // the numbers of the row and of its issuer
 	certificate *x509.Certificate
 }
@@ -92,7 +92,7 @@ func installedAs(ctx context.Context, tx *writeTx, id pki.IssuerID) (installatio
 	return all[0], true, nil
 }
 
-func insertInstalled(ctx context.Context, tx *writeTx, in ca.Installed, cert *x509.Certificate) error {
+func insertInstalled(ctx context.Context, tx *writeTx, in ca.InstalledCA, cert *x509.Certificate) error {
 	issuer, err := tx.issuer(ctx, pki.IssuerOf(cert))
 	if err != nil {
 		return err
@@ -103,18 +103,18 @@ func insertInstalled(ctx context.Context, tx *writeTx, in ca.Installed, cert *x5
 	return err
 }
 
-func fingerprintOf(in ca.Installed) []byte {
+func fingerprintOf(in ca.InstalledCA) []byte {
 	sum := sha256.Sum256(in.Certificate)
 	return sum[:]
 }
 
 // Installed returns the CA certificates in the order of their installation.
-func (c *CA) Installed(ctx context.Context) ([]ca.Installed, error) {
-	var all []ca.Installed
+func (c *CA) Installed(ctx context.Context) ([]ca.InstalledCA, error) {
+	var all []ca.InstalledCA
 	err := c.db.read(ctx, "read the CA certificates", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := installations(ctx, tx, selectInstalled+`ORDER BY id`)
 		for _, i := range rows {
-			all = append(all, i.Installed)
+			all = append(all, i.InstalledCA)
 		}
 		return err
 	})

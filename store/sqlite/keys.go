@@ -61,11 +61,11 @@ func (k *keyRow) against(key pki.KeyHash, identity int64) *pki.Refusal {
 	case k.rest == nil:
 		return nil
 	case string(k.rest) != string(keyRest(key)):
-		return pki.Refuse(pki.RuleKeyForeign, fix, "the first octets of the key's hash are those of another key on record")
+		return pki.Refuse(pki.RuleKeyInUse, fix, "the first octets of the key's hash are those of another key on record")
 	case k.compromisedAt.Valid:
 		return pki.Refuse(pki.RuleKeyCompromised, fix, "the key was revoked as compromised")
 	case k.identity.Valid && k.identity.Int64 != identity:
-		return pki.Refuse(pki.RuleKeyForeign, fix, "the key is certified for another identity")
+		return pki.Refuse(pki.RuleKeyInUse, fix, "the key is certified for another identity")
 	default:
 		return nil
 	}

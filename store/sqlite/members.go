@@ -27,15 +27,15 @@ func (c *clause) add(text string, args ...any) {
 
 // setRow is a set with where it stands among the certificates.
 type setRow struct {
-	revocation.Set
+	revocation.BulkRevocation
 	mark     int64     // the last certificate that can be a member
 	reach    time.Time // the earliest end of one
 	progress int64     // the last one whose record has followed
 }
 
 // order is what a set does to each member.
-func (s *setRow) order() revocation.Order {
-	return revocation.Order{Action: s.Action, Reason: s.Reason, InvalidSince: s.InvalidSince, By: s.By, Why: s.Why, At: s.At}
+func (s *setRow) order() revocation.Change {
+	return revocation.Change{Action: s.Action, Reason: s.Reason, InvalidSince: s.InvalidSince, Actor: s.Actor, Comment: s.Comment, At: s.At}
 }
 
 // next returns the status of a member, and whether that is another one than before.

@@ -73,16 +73,16 @@ func isHolding(ctx context.Context, q querier, id pki.SPIFFEID) (bool, error) {
 }
 
 // newSet returns what an order about a selection is as a set, with the reach of its time.
-func newSet(ctx context.Context, q querier, o revocation.SetOrder) (setRow, error) {
-	s := setRow{Set: revocation.Set{SetOrder: o}}
+func newSet(ctx context.Context, q querier, o revocation.BulkRequest) (setRow, error) {
+	s := setRow{BulkRevocation: revocation.BulkRevocation{BulkRequest: o}}
 	var err error
 	s.reach, err = reach(ctx, q, o.At)
 	return s, err
 }
 
 // setOf returns what an order is as one about a selection.
-func setOf(o revocation.Order, by revocation.Selection) revocation.SetOrder {
-	so := revocation.SetOrder{Selection: by, Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, By: o.By, Why: o.Why, At: o.At}
+func setOf(o revocation.Change, by revocation.Selection) revocation.BulkRequest {
+	so := revocation.BulkRequest{Selection: by, Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, Actor: o.Actor, Comment: o.Comment, At: o.At}
 	if o.Action == revocation.Hold {
 		so.Reason = pki.CertificateHold
 	}

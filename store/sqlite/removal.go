@@ -45,7 +45,7 @@ func (c *CA) change(ctx context.Context, what string, id pki.IssuerID, to ca.Ins
 			return err
 		}
 		return tx.append(ctx, translog.Entry{
-			Time: at, Actor: by, Action: action, Outcome: translog.Done, Facts: installationFacts(this.Installed, this.certificate),
+			Time: at, Actor: by, Action: action, Outcome: translog.Done, Facts: installationFacts(this.InstalledCA, this.certificate),
 		})
 	})
 }

@@ -18,9 +18,9 @@ type Revocation struct{ db *DB }
 //
 // Releasing an identity releases every hold on its certificates; a certificate alone is not released while its identity
 // is suspended. An order about an identity leaves what is revoked already as it is, keyCompromise excepted.
-func (r *Revocation) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
-	var out revocation.Outcome
-	err := r.db.writeBy(ctx, "carry out the order", o.By, o.At, func(ctx context.Context, tx *writeTx) error {
+func (r *Revocation) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	var out revocation.ChangeResult
+	err := r.db.writeBy(ctx, "carry out the order", o.Actor, o.At, func(ctx context.Context, tx *writeTx) error {
 		var err error
 		certificate, identity, key := !o.Certificate.IsZero(), !o.Identity.IsZero(), !o.Key.IsZero()
 		switch {
@@ -36,18 +36,18 @@ func (r *Revocation) Apply(ctx context.Context, o revocation.Order) (revocation.
 		return err
 	})
 	if err != nil {
-		return revocation.Outcome{}, err
+		return revocation.ChangeResult{}, err
 	}
 	return out, nil
 }
 
 // certificateActions are how the log calls what orders do to certificates.
 var certificateActions = map[revocation.Action]translog.Action{
-	revocation.Revoke: translog.CertificateRevoked, revocation.Hold: translog.CertificateHeld, revocation.Release: translog.CertificateReleased,
+	revocation.Revoke: translog.CertificateRevoked, revocation.Hold: translog.CertificateHeld, revocation.Unhold: translog.CertificateUnheld,
 }
 
-func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
-	none := revocation.Outcome{}
+func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	none := revocation.ChangeResult{}
 	c, err := readSubject(ctx, tx, o.Certificate)
 	if err != nil {
 		return none, err
@@ -57,7 +57,7 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) (re
 		return none, fmt.Errorf("certificate %s: %w", o.Certificate.Serial, err)
 	}
 	if !changed {
-		return revocation.Outcome{Standing: []pki.StatusChange{c.standing()}}, nil
+		return revocation.ChangeResult{Unchanged: []pki.StatusChange{c.standing()}}, nil
 	}
 	if err := tx.checkHold(ctx, c, o); err != nil {
 		return none, err
@@ -66,7 +66,7 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) (re
 	if err != nil {
 		return none, err
 	}
-	var out revocation.Outcome
+	var out revocation.ChangeResult
 	if isKeyCompromise(o) && c.key.Valid { // a renewal may have kept the key
 		if out, err = tx.revokeKey(ctx, c, o); err != nil {
 			return none, err
@@ -80,23 +80,23 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) (re
 }
 
 // checkHold refuses to hold or release a certificate beside what is done to all of its identity's.
-func (tx *writeTx) checkHold(ctx context.Context, c subject, o revocation.Order) error {
+func (tx *writeTx) checkHold(ctx context.Context, c subject, o revocation.Change) error {
 	if o.Action == revocation.Revoke {
 		return nil
 	}
-	if o.Action == revocation.Release && c.identityState == pki.Suspended {
+	if o.Action == revocation.Unhold && c.identityState == pki.Suspended {
 		return pki.Refuse(pki.RuleIdentityState, "resume the identity, which releases its certificates", "%s is suspended", c.identity)
 	}
 	holding, err := isHolding(ctx, tx, c.identity)
 	if err == nil && holding {
-		err = pki.Refuse(pki.RuleBusy, "ask again in a minute", "the certificates of %s are being held or released", c.identity)
+		err = pki.Refuse(pki.RuleOverloaded, "ask again in a minute", "the certificates of %s are being held or released", c.identity)
 	}
 	return err
 }
 
 // revokeKey carries a compromise to the other certificates of a certificate's key.
-func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Order) (revocation.Outcome, error) {
-	none := revocation.Outcome{}
+func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Change) (revocation.ChangeResult, error) {
+	none := revocation.ChangeResult{}
 	key := storedKey{id: c.key}
 	if err := tx.QueryRowContext(ctx, `SELECT rest FROM keys WHERE id = ?`, c.key.Int64).Scan(&key.rest); err != nil {
 		return none, err
@@ -114,8 +114,8 @@ func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Order)
 }
 
 // orderKey revokes what a compromised key has, and marks it where it has nothing that is alive, too.
-func (tx *writeTx) orderKey(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
-	none := revocation.Outcome{}
+func (tx *writeTx) orderKey(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	none := revocation.ChangeResult{}
 	if !isKeyCompromise(o) {
 		return none, pki.Refuse(pki.RuleReason, "revoke it for keyCompromise", "an order about a key can do nothing else")
 	}
@@ -142,8 +142,8 @@ func (tx *writeTx) orderKey(ctx context.Context, o revocation.Order) (revocation
 	return out, tx.distrust(ctx, key.identity, o)
 }
 
-func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
-	none := revocation.Outcome{}
+func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	none := revocation.ChangeResult{}
 	action, moved, err := tx.moveIdentity(ctx, o)
 	if err != nil {
 		return none, err
@@ -165,7 +165,7 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) (revoc
 // carryOut changes the certificates that an order reaches: few of them now, and more as a set, whose records follow. It reports
 // whether any changes. An order that changes none leaves no set: if it was given before and its records are to follow, the
 // outcome has the set of that time.
-func (tx *writeTx) carryOut(ctx context.Context, s *setRow, o revocation.Order, few func() ([]subject, error)) (out revocation.Outcome, changes bool, err error) {
+func (tx *writeTx) carryOut(ctx context.Context, s *setRow, o revocation.Change, few func() ([]subject, error)) (out revocation.ChangeResult, changes bool, err error) {
 	many, err := s.isMany(ctx, tx)
 	if err != nil {
 		return out, false, err
@@ -180,9 +180,9 @@ func (tx *writeTx) carryOut(ctx context.Context, s *setRow, o revocation.Order, 
 		}
 		if changes {
 			err := tx.insertSet(ctx, s)
-			return revocation.Outcome{Set: s.ID}, true, err
+			return revocation.ChangeResult{BulkRevocation: s.ID}, true, err
 		}
-		if out.Set = open.repeats(s); out.Set != 0 {
+		if out.BulkRevocation = open.repeats(s); out.BulkRevocation != 0 {
 			return out, false, nil
 		}
 	}
@@ -190,16 +190,16 @@ func (tx *writeTx) carryOut(ctx context.Context, s *setRow, o revocation.Order, 
 	if err != nil {
 		return out, false, err
 	}
-	out.Changed, out.Standing, err = tx.changeSubjects(ctx, subjects, o)
+	out.Changed, out.Unchanged, err = tx.changeSubjects(ctx, subjects, o)
 	return out, len(out.Changed) > 0, err
 }
 
 // changeSubjects gives certificates their next status, and returns what has changed and what has not: that stands as it is,
 // or was revoked before, for a reason of its own.
-func (tx *writeTx) changeSubjects(ctx context.Context, subjects []subject, o revocation.Order) (changes, standing []pki.StatusChange, err error) {
+func (tx *writeTx) changeSubjects(ctx context.Context, subjects []subject, o revocation.Change) (changes, standing []pki.StatusChange, err error) {
 	for _, c := range subjects {
 		status, changed, err := next(c.status, o)
-		if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleFinal {
+		if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleAlreadyRevoked {
 			changed, err = false, nil
 		}
 		if err != nil {
@@ -219,7 +219,7 @@ func (tx *writeTx) changeSubjects(ctx context.Context, subjects []subject, o rev
 }
 
 // next returns the status after an order, and whether that is another one than before.
-func next(s pki.Status, o revocation.Order) (pki.Status, bool, error) {
+func next(s pki.Status, o revocation.Change) (pki.Status, bool, error) {
 	changed := pki.Status{Version: s.Version + 1, RevokedAt: o.At.Truncate(time.Second)}
 	switch o.Action {
 	case revocation.Revoke:
@@ -228,7 +228,7 @@ func next(s pki.Status, o revocation.Order) (pki.Status, bool, error) {
 	case revocation.Hold:
 		changed.State, changed.Reason = pki.Hold, pki.CertificateHold
 		return changed, s.State == pki.Good, ifFinal(s)
-	case revocation.Release:
+	case revocation.Unhold:
 		return pki.Status{State: pki.Good, Version: s.Version + 1}, s.State == pki.Hold, ifFinal(s)
 	default:
 		return s, false, pki.Refuse(pki.RuleRequest, "revoke, hold or release", "an order has no action %d", o.Action)
@@ -257,21 +257,21 @@ func ifFinal(s pki.Status) error {
 	if s.State != pki.Revoked {
 		return nil
 	}
-	return pki.Refuse(pki.RuleFinal, "leave it as it is; only keyCompromise can follow", "it is revoked already (%s)", s.Reason)
+	return pki.Refuse(pki.RuleAlreadyRevoked, "leave it as it is; only keyCompromise can follow", "it is revoked already (%s)", s.Reason)
 }
 
-func orderEntry(o revocation.Order, action translog.Action, id pki.SPIFFEID, out revocation.Outcome) translog.Entry {
+func orderEntry(o revocation.Change, action translog.Action, id pki.SPIFFEID, out revocation.ChangeResult) translog.Entry {
 	e := translog.Entry{
-		Time: o.At, Actor: o.By, Action: action, Outcome: translog.Done, Identity: id, Changes: out.Changed, Facts: orderFacts(o),
+		Time: o.At, Actor: o.Actor, Action: action, Outcome: translog.Done, Identity: id, Changes: out.Changed, Facts: orderFacts(o),
 	}
-	if out.Set != 0 {
-		e.Facts["set"] = strconv.FormatInt(out.Set, 10)
+	if out.BulkRevocation != 0 {
+		e.Facts["set"] = strconv.FormatInt(out.BulkRevocation, 10)
 	}
 	return e
 }
 
 // orderFacts are the reason, the invalidity date and the comment, where there are any.
-func orderFacts(o revocation.Order) map[string]string {
+func orderFacts(o revocation.Change) map[string]string {
 	facts := map[string]string{}
 	if o.Action == revocation.Revoke {
 		facts["reason"] = o.Reason.String()
@@ -279,13 +279,13 @@ func orderFacts(o revocation.Order) map[string]string {
 	if !o.InvalidSince.IsZero() {
 		facts["invalid_since"] = o.InvalidSince.UTC().Format(time.RFC3339)
 	}
-	if o.Why != "" {
-		facts["comment"] = o.Why
+	if o.Comment != "" {
+		facts["comment"] = o.Comment
 	}
 	return facts
 }
 
 // isKeyCompromise reports whether an order says that keys are not their holders' alone.
-func isKeyCompromise(o revocation.Order) bool {
+func isKeyCompromise(o revocation.Change) bool {
 	return o.Action == revocation.Revoke && o.Reason == pki.KeyCompromise
 }

@@ -47,13 +47,13 @@ func scanSet(row scanner) (setRow, error) {
 	var at, reach int64
 	var by string
 	err := row.Scan(&s.ID, &issuer, &identity, &lineage, &key, &profile, &name, &value, &from, &until,
-		&s.Action, &s.Reason, &since, &by, &at, &s.Why, &s.mark, &reach, &s.progress, &total, &s.Ended, &s.Followed, &s.Done)
+		&s.Action, &s.Reason, &since, &by, &at, &s.Comment, &s.mark, &reach, &s.progress, &total, &s.Expired, &s.Applied, &s.Done)
 	if err != nil {
 		return s, err
 	}
 	s.Profile, s.Label = profile.String, revocation.Label{Name: name.String, Value: value.String}
 	s.IssuedFrom, s.IssuedUntil, s.InvalidSince = restoreMillis(from), restoreMillis(until), restoreMillis(since)
-	s.By, s.At, s.reach, s.Total, s.Counted = pki.ActorFromText(by), fromMillis(at), fromMillis(reach), int(total.Int64), total.Valid
+	s.Actor, s.At, s.reach, s.Total, s.Counted = pki.ActorFromText(by), fromMillis(at), fromMillis(reach), int(total.Int64), total.Valid
 	if identity.Valid {
 		if s.Identity, err = pki.ParseSPIFFEID(identity.String); err != nil {
 			return s, err
@@ -69,11 +69,11 @@ func scanSet(row scanner) (setRow, error) {
 	return s, err
 }
 
-// CountSet counts what an order would change, through a reading connection.
-func (r *Revocation) CountSet(ctx context.Context, o revocation.SetOrder) (revocation.Reached, error) {
-	var n revocation.Reached
+// CountBulk counts what an order would change, through a reading connection.
+func (r *Revocation) CountBulk(ctx context.Context, o revocation.BulkRequest) (revocation.Affected, error) {
+	var n revocation.Affected
 	err := r.db.readMany(ctx, "count what would be revoked", func(ctx context.Context, tx *sql.Tx) error {
-		n = revocation.Reached{}
+		n = revocation.Affected{}
 		s, err := newSet(ctx, tx, o)
 		if err != nil {
 			return err
@@ -134,11 +134,11 @@ func (s *setRow) checkNamed(ctx context.Context, q querier) error {
 	return nil
 }
 
-// OrderSet makes an order durable, and carries it out where it is of one identity with few certificates.
-func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revocation.Set, []pki.StatusChange, error) {
+// CreateBulk makes an order durable, and carries it out where it is of one identity with few certificates.
+func (r *Revocation) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revocation.BulkRevocation, []pki.StatusChange, error) {
 	var s setRow
 	var standing []pki.StatusChange
-	err := r.db.writeBy(ctx, "revoke a set of certificates", o.By, o.At, func(ctx context.Context, tx *writeTx) error {
+	err := r.db.writeBy(ctx, "revoke a set of certificates", o.Actor, o.At, func(ctx context.Context, tx *writeTx) error {
 		standing = nil
 		var err error
 		if s, err = newSet(ctx, tx, o); err != nil {
@@ -162,7 +162,7 @@ func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revoc
 			return err
 		}
 		err = tx.append(ctx, translog.Entry{
-			Time: o.At, Actor: o.By, Action: translog.RevocationOrdered, Outcome: translog.Done, Identity: o.Identity, Facts: setFacts(s.Set),
+			Time: o.At, Actor: o.Actor, Action: translog.BulkRevocationCreated, Outcome: translog.Done, Identity: o.Identity, Facts: setFacts(s.BulkRevocation),
 		})
 		if err == nil {
 			err = tx.distrustAll(ctx, distrusted, s.order())
@@ -174,9 +174,9 @@ func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revoc
 		return err
 	})
 	if err != nil {
-		return revocation.Set{}, nil, err
+		return revocation.BulkRevocation{}, nil, err
 	}
-	return s.Set, standing, nil
+	return s.BulkRevocation, standing, nil
 }
 
 // insertSet records a set. One that is done has no records that are to follow, not even for who carries it out. Of those
@@ -199,7 +199,7 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 		limit = maxAllSets
 	}
 	if open >= limit && !s.Done {
-		return pki.Refuse(pki.RuleBusy, "wait until the records of an earlier one have followed", "%d sets of certificates are being changed", open)
+		return pki.Refuse(pki.RuleOverloaded, "wait until the records of an earlier one have followed", "%d sets of certificates are being changed", open)
 	}
 	var name, value, total any
 	if s.Done {
@@ -215,14 +215,14 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 		        ?, ?, ?, ?, ?, ?, (`+newestCertificate+`), ?, 0, ?, 0, 0, ?)
 		RETURNING id, mark`,
 		optional(s.Issuer), s.Identity.String(), encodeRef(s.LineageOf), optional(s.Key), optionalText(s.Profile), name, value,
-		optionalMillis(s.IssuedFrom), optionalMillis(s.IssuedUntil), s.Action, s.Reason, optionalMillis(s.InvalidSince), s.By.String(), millis(s.At), s.Why,
+		optionalMillis(s.IssuedFrom), optionalMillis(s.IssuedUntil), s.Action, s.Reason, optionalMillis(s.InvalidSince), s.Actor.String(), millis(s.At), s.Comment,
 		millis(s.reach), total, s.Done,
 	).Scan(&s.ID, &s.mark)
 }
 
 // setFacts say in the log what an order selects.
-func setFacts(s revocation.Set) map[string]string {
-	row := setRow{Set: s}
+func setFacts(s revocation.BulkRevocation) map[string]string {
+	row := setRow{BulkRevocation: s}
 	facts := orderFacts(row.order())
 	facts["set"] = row.number()
 	for name, value := range map[string]string{
@@ -271,18 +271,18 @@ func (tx *writeTx) revokeFew(ctx context.Context, s *setRow) ([]pki.StatusChange
 			return nil, err
 		}
 	}
-	var n revocation.Reached
+	var n revocation.Affected
 	for _, c := range changes {
 		n.Add(c.NotAfter, s.At)
 	}
-	s.Total, s.Ended, s.Counted, s.Followed = len(changes), n.Ended, true, len(changes)
-	return append(changes, standing...), tx.execOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1, ended = ?2 WHERE id = ?3`, s.Total, s.Ended, s.ID)
+	s.Total, s.Expired, s.Counted, s.Applied = len(changes), n.Expired, true, len(changes)
+	return append(changes, standing...), tx.execOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1, ended = ?2 WHERE id = ?3`, s.Total, s.Expired, s.ID)
 }
 
 // followEntry is the log entry of records that follow.
 func (s *setRow) followEntry(at time.Time, identity pki.SPIFFEID, changes []pki.StatusChange) translog.Entry {
 	e := translog.Entry{
-		Time: at, Actor: s.By, Action: certificateActions[s.Action], Outcome: translog.Done, Identity: identity, Changes: changes,
+		Time: at, Actor: s.Actor, Action: certificateActions[s.Action], Outcome: translog.Done, Identity: identity, Changes: changes,
 		Facts: map[string]string{"set": s.number()},
 	}
 	if s.Action == revocation.Revoke {

@@ -16,8 +16,8 @@ import (
 // tellStep is how many statuses are told at a time.
 const tellStep = 4096
 
-// TellSet visits a set's members, and notes how many there are.
-func (r *Revocation) TellSet(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.Set, error) {
+// NotifyBulk visits a set's members, and notes how many there are.
+func (r *Revocation) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
 	var s setRow
 	var ahead ahead
 	err := r.db.readMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
@@ -29,22 +29,22 @@ func (r *Revocation) TellSet(ctx context.Context, id int64, observer pki.StatusO
 		return err
 	})
 	if err != nil || s.Done {
-		return s.Set, err
+		return s.BulkRevocation, err
 	}
 	r.db.following.put(id, s.progress, ahead.rows)
 	if s.Counted {
-		return s.Set, nil
+		return s.BulkRevocation, nil
 	}
 	err = r.db.write(ctx, "count what is revoked", func(ctx context.Context, tx *writeTx) error {
 		// Steps may have been taken since it was read. What they did is not counted twice: total is of when it was read.
-		_, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ?, ended = ? WHERE id = ? AND total IS NULL`, s.Followed+len(ahead.rows), ahead.ended, id)
+		_, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ?, ended = ? WHERE id = ? AND total IS NULL`, s.Applied+len(ahead.rows), ahead.ended, id)
 		if err != nil {
 			return err
 		}
 		s, err = readSet(ctx, tx, id)
 		return err
 	})
-	return s.Set, err
+	return s.BulkRevocation, err
 }
 
 // ahead is what is to follow of a set.
@@ -114,10 +114,10 @@ func (f *following) take(id int64) (left, bool) {
 // errMoved says that somebody else has taken a step since it was looked up what is left.
 var errMoved = errors.New("another step was taken meanwhile")
 
-// FollowSet takes one step through a set.
-func (r *Revocation) FollowSet(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.Set, error) {
+// ApplyBulk takes one step through a set.
+func (r *Revocation) ApplyBulk(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
 	if err := checkLimit(limit); err != nil {
-		return nil, revocation.Set{}, err
+		return nil, revocation.BulkRevocation{}, err
 	}
 	for {
 		changes, set, err := r.followOnce(ctx, id, limit, at)
@@ -127,10 +127,10 @@ func (r *Revocation) FollowSet(ctx context.Context, id int64, limit int, at time
 	}
 }
 
-func (r *Revocation) followOnce(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.Set, error) {
+func (r *Revocation) followOnce(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
 	ahead, err := r.leftOf(ctx, id)
 	if err != nil {
-		return nil, revocation.Set{}, err
+		return nil, revocation.BulkRevocation{}, err
 	}
 	var s setRow
 	var changes []pki.StatusChange
@@ -152,12 +152,12 @@ func (r *Revocation) followOnce(ctx context.Context, id int64, limit int, at tim
 		return err
 	})
 	if err != nil {
-		return nil, revocation.Set{}, err
+		return nil, revocation.BulkRevocation{}, err
 	}
 	if !s.Done && s.progress != ahead.progress {
 		r.db.following.put(id, s.progress, ahead.rows[len(step):])
 	}
-	return changes, s.Set, nil
+	return changes, s.BulkRevocation, nil
 }
 
 // leftOf returns what is left to do of a set.
@@ -192,20 +192,20 @@ func (tx *writeTx) followStep(ctx context.Context, s *setRow, rows []int64, isLa
 	if len(rows) > 0 {
 		s.progress = rows[len(rows)-1]
 	}
-	s.Followed += len(rows)
+	s.Applied += len(rows)
 	var total any // as it is
 	if isLast {   // some may have been revoked apart since they were counted
-		s.Total, s.Counted, s.Done, total = s.Followed, true, true, s.Followed
+		s.Total, s.Counted, s.Done, total = s.Applied, true, true, s.Applied
 	}
 	return changes, tx.execOne(ctx, `UPDATE revocation_sets SET progress = ?, followed = ?, total = coalesce(?, total), done = ? WHERE id = ?`,
-		s.progress, s.Followed, total, s.Done, s.ID)
+		s.progress, s.Applied, total, s.Done, s.ID)
 }
 
 // changesRow says of a certificate whether a set's action changes it, by the action.
 var changesRow = map[revocation.Action]string{
-	revocation.Revoke:  `(state <> 3 OR ?3 = 1 AND reason <> 1)`,
-	revocation.Hold:    `state = 1`,
-	revocation.Release: `state = 2`,
+	revocation.Revoke: `(state <> 3 OR ?3 = 1 AND reason <> 1)`,
+	revocation.Hold:   `state = 1`,
+	revocation.Unhold: `state = 2`,
 }
 
 // changeRows changes certificates in one statement. Their statuses are those that next has: what is revoked already stays,
@@ -256,31 +256,31 @@ func (s *setRow) outcome() (pki.State, pki.Reason, time.Time) {
 	switch s.Action {
 	case revocation.Hold:
 		return pki.Hold, pki.CertificateHold, s.At
-	case revocation.Release:
+	case revocation.Unhold:
 		return pki.Good, pki.Unspecified, time.Time{}
 	default:
 		return pki.Revoked, s.Reason, s.At
 	}
 }
 
-// Set returns a set.
-func (r *Revocation) Set(ctx context.Context, id int64) (revocation.Set, error) {
+// BulkRevocation returns a set.
+func (r *Revocation) BulkRevocation(ctx context.Context, id int64) (revocation.BulkRevocation, error) {
 	var s setRow
 	err := r.db.read(ctx, "read a revocation", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		s, err = readSet(ctx, tx, id)
 		return err
 	})
-	return s.Set, err
+	return s.BulkRevocation, err
 }
 
-// OpenSets returns the sets that are not done.
-func (r *Revocation) OpenSets(ctx context.Context) ([]revocation.Set, error) {
-	var all []revocation.Set
+// OpenBulk returns the sets that are not done.
+func (r *Revocation) OpenBulk(ctx context.Context) ([]revocation.BulkRevocation, error) {
+	var all []revocation.BulkRevocation
 	err := r.db.read(ctx, "read the revocations", func(ctx context.Context, tx *sql.Tx) error {
 		open, err := readOpenSets(ctx, tx)
 		for _, s := range open {
-			all = append(all, s.Set)
+			all = append(all, s.BulkRevocation)
 		}
 		return err
 	})

@@ -22,7 +22,7 @@ var issuerActor = pki.ActorSystem("issuer")
 //
 // A refused record costs the others nothing and needs no savepoint: all guards are read before anything is written,
 // and of the writes only the first can collide, which SQLite undoes alone.
-func (tx *writeTx) settle(ctx context.Context, s ca.Settlement, verdicts ca.Verdicts) error {
+func (tx *writeTx) settle(ctx context.Context, s ca.BatchCommit, verdicts ca.Results) error {
 	items, err := tx.takeItems(ctx, s.Intent)
 	if err != nil {
 		return err
@@ -42,10 +42,10 @@ func (tx *writeTx) settle(ctx context.Context, s ca.Settlement, verdicts ca.Verd
 			return fmt.Errorf("record certificate %s: %w", r.Ref.Serial, err)
 		}
 		if refusal == nil {
-			verdicts[i] = ca.Verdict{Superseded: superseded}
+			verdicts[i] = ca.Result{Superseded: superseded}
 			continue
 		}
-		verdicts[i] = ca.Verdict{Refusal: refusal}
+		verdicts[i] = ca.Result{Refusal: refusal}
 		if err := tx.abandon(ctx, s.At, refusedEntry(r, refusal), item); err != nil {
 			return err
 		}
@@ -112,7 +112,7 @@ func (tx *writeTx) issue(ctx context.Context, r ca.Record, at time.Time) (supers
 	}
 	id, err := tx.insertIssued(ctx, r, g.identity)
 	if isDuplicate(err) { // of the serial number: the guard has looked for the request
-		return superseded, pki.Refuse(pki.RuleBusy, "ask again: the next certificate has another number",
+		return superseded, pki.Refuse(pki.RuleOverloaded, "ask again: the next certificate has another number",
 			"the serial number %s is on record already", r.Ref.Serial), nil
 	}
 	if err != nil {

@@ -106,7 +106,7 @@ func scanSubject(row scanner) (subject, error) {
 }
 
 // setStatus gives a certificate its next status, and marks its key where the order says that it is compromised.
-func (tx *writeTx) setStatus(ctx context.Context, c subject, s pki.Status, o revocation.Order) (pki.StatusChange, error) {
+func (tx *writeTx) setStatus(ctx context.Context, c subject, s pki.Status, o revocation.Change) (pki.StatusChange, error) {
 	change := pki.StatusChange{Ref: c.ref, NotAfter: c.notAfter, Status: s}
 	var revokedAt any
 	if s.State != pki.Good {
@@ -131,7 +131,7 @@ func (tx *writeTx) markKey(ctx context.Context, key int64, at time.Time) error {
 
 // moveIdentity brings an identity into the state that an order gives it, in a new generation, and returns how the log
 // calls that, and whether the identity was in another state before.
-func (tx *writeTx) moveIdentity(ctx context.Context, o revocation.Order) (translog.Action, bool, error) {
+func (tx *writeTx) moveIdentity(ctx context.Context, o revocation.Change) (translog.Action, bool, error) {
 	var id int64
 	var from pki.IdentityState
 	var resumes sql.NullInt64
@@ -158,7 +158,7 @@ type motion struct {
 	action translog.Action
 }
 
-func move(o revocation.Order, from, resumes pki.IdentityState) (motion, error) {
+func move(o revocation.Change, from, resumes pki.IdentityState) (motion, error) {
 	switch {
 	case o.Action == revocation.Revoke && o.State == pki.Retired:
 		return motion{pki.Retired, translog.IdentityRetired}, nil
@@ -170,9 +170,9 @@ func move(o revocation.Order, from, resumes pki.IdentityState) (motion, error) {
 		return motion{}, pki.Refuse(pki.RuleIdentityState, "register another identity", "%s is retired", o.Identity)
 	case o.Action == revocation.Hold:
 		return motion{pki.Suspended, translog.IdentitySuspended}, nil
-	case o.Action == revocation.Release && from == pki.Suspended:
+	case o.Action == revocation.Unhold && from == pki.Suspended:
 		return motion{resumes, translog.IdentityResumed}, nil
-	case o.Action == revocation.Release:
+	case o.Action == revocation.Unhold:
 		return motion{}, pki.Refuse(pki.RuleIdentityState, "leave it as it is", "%s is %s, not suspended", o.Identity, from)
 	default:
 		return motion{}, fmt.Errorf("an order has no action %d", o.Action)

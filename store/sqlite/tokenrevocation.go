@@ -28,11 +28,11 @@ func (r *RA) RevokeTokens(ctx context.Context, v ra.TokenRevocation) (int, error
 	err := r.db.writeBy(ctx, "revoke tokens", v.By, v.At, func(ctx context.Context, tx *writeTx) error {
 		var err error
 		switch {
-		case v.ID != "" && v.MadeBy.IsZero():
+		case v.ID != "" && v.CreatedBy.IsZero():
 			n, err = tx.revokeToken(ctx, v)
-		case v.ID == "" && !v.MadeBy.IsZero():
-			if _, err = readIdentity(ctx, tx.Tx, v.MadeBy); err == nil {
-				n, err = tx.revokeTokensOf(ctx, v.MadeBy, "an operator revoked all tokens of its maker", v)
+		case v.ID == "" && !v.CreatedBy.IsZero():
+			if _, err = readIdentity(ctx, tx.Tx, v.CreatedBy); err == nil {
+				n, err = tx.revokeTokensOf(ctx, v.CreatedBy, "an operator revoked all tokens of its maker", v)
 			}
 		default:
 			err = pki.Refuse(pki.RuleRequest, "name one token, or the maker of tokens", "a revocation is of exactly one of them")
@@ -57,7 +57,7 @@ func (tx *writeTx) revokeToken(ctx context.Context, v ra.TokenRevocation) (int, 
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, pki.Refuse(pki.RuleNotFound, "look for it with brevet token list", "there is no token %s", v.ID)
 	}
-	if err != nil || t.Spent || t.Revoked != "" {
+	if err != nil || t.Spent || t.RevokedBecause != "" {
 		return 0, err
 	}
 	if err := tx.execOne(ctx, `UPDATE tokens SET revoked = 'an operator revoked it' WHERE id = ?`, id); err != nil {
@@ -98,14 +98,14 @@ func (tx *writeTx) revokeTokensOf(ctx context.Context, maker pki.SPIFFEID, why s
 }
 
 func tokensEntry(v ra.TokenRevocation, id pki.SPIFFEID, facts map[string]string) translog.Entry {
-	if v.Why != "" {
-		facts["comment"] = v.Why
+	if v.Comment != "" {
+		facts["comment"] = v.Comment
 	}
 	return translog.Entry{Time: v.At, Actor: v.By, Action: translog.TokenRevoked, Outcome: translog.Done, Identity: id, Facts: facts}
 }
 
 // distrust revokes the tokens that an identity has made, if an order says that it is not to be trusted any more.
-func (tx *writeTx) distrust(ctx context.Context, maker pki.SPIFFEID, o revocation.Order) error {
+func (tx *writeTx) distrust(ctx context.Context, maker pki.SPIFFEID, o revocation.Change) error {
 	why := ""
 	switch {
 	case o.Action == revocation.Hold && o.State == pki.Suspended:
@@ -117,7 +117,7 @@ func (tx *writeTx) distrust(ctx context.Context, maker pki.SPIFFEID, o revocatio
 	default:
 		return nil
 	}
-	_, err := tx.revokeTokensOf(ctx, maker, why, ra.TokenRevocation{By: o.By, At: o.At})
+	_, err := tx.revokeTokensOf(ctx, maker, why, ra.TokenRevocation{By: o.Actor, At: o.At})
 	return err
 }
 
@@ -199,7 +199,7 @@ func (tx *writeTx) revokesOne(ctx context.Context, s setRow, id pki.SPIFFEID) (b
 }
 
 // distrustAll revokes the tokens of makers, for a set that has been ordered.
-func (tx *writeTx) distrustAll(ctx context.Context, makers []pki.SPIFFEID, o revocation.Order) error {
+func (tx *writeTx) distrustAll(ctx context.Context, makers []pki.SPIFFEID, o revocation.Change) error {
 	for _, maker := range makers {
 		if maker.IsZero() {
 			continue

@@ -45,7 +45,7 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 	},
 	"ca.Installations.Install": func(t *testing.T, w *world, by pki.Actor) error {
 		der, _ := authority(t, fmt.Sprintf("Root %d", w.drawn))
-		return w.Installations.Install(t.Context(), ca.Installed{Certificate: der, At: w.now}, by)
+		return w.Installations.Install(t.Context(), ca.InstalledCA{Certificate: der, At: w.now}, by)
 	},
 	"ca.Installations.Retire": func(t *testing.T, w *world, by pki.Actor) error {
 		w.generation(t, fmt.Sprintf("Next %d", w.drawn))
@@ -53,20 +53,20 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 	},
 	"ca.Installations.Remove": func(t *testing.T, w *world, by pki.Actor) error {
 		der, _ := authority(t, fmt.Sprintf("Other root %d", w.draw()))
-		must(t, w.Installations.Install(t.Context(), ca.Installed{Certificate: der, At: w.now}, operator))
+		must(t, w.Installations.Install(t.Context(), ca.InstalledCA{Certificate: der, At: w.now}, operator))
 		return w.Installations.Remove(t.Context(), issuerIn(t, der), w.now, by)
 	},
-	"ra.Records.CreateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
+	"ra.Store.CreateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.RA.CreateIdentity(t.Context(), w.newIdentity(t), by)
 		return err
 	},
-	"ra.Records.UpdateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
+	"ra.Store.UpdateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
 		id := w.identity(t)
 		id.DNSNames = []string{"pump.fleet.example"}
 		_, err := w.RA.UpdateIdentity(t.Context(), id, by, w.now)
 		return err
 	},
-	"ra.Records.CreateToken": func(t *testing.T, w *world, by pki.Actor) error {
+	"ra.Store.CreateToken": func(t *testing.T, w *world, by pki.Actor) error {
 		b := w.draw()
 		id, err := pki.TokenIDFromBytes(b[:])
 		must(t, err)
@@ -74,19 +74,19 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 			ID: id, Identity: w.identity(t).ID, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: by, CreatedAt: w.now,
 		})
 	},
-	"ra.Records.RevokeTokens": func(t *testing.T, w *world, by pki.Actor) error {
+	"ra.Store.RevokeTokens": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.RA.RevokeTokens(t.Context(), ra.TokenRevocation{ID: w.token(t, w.identity(t).ID).ID.String(), By: by, At: w.now})
 		return err
 	},
-	"revocation.Records.Apply": func(t *testing.T, w *world, by pki.Actor) error {
-		_, err := w.Revocation.Apply(t.Context(), revocation.Order{
-			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Certificate: w.issued(t).Ref, By: by, At: w.now,
+	"revocation.Store.Apply": func(t *testing.T, w *world, by pki.Actor) error {
+		_, err := w.Revocation.Apply(t.Context(), revocation.Change{
+			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Certificate: w.issued(t).Ref, Actor: by, At: w.now,
 		})
 		return err
 	},
-	"revocation.Records.OrderSet": func(t *testing.T, w *world, by pki.Actor) error {
-		_, _, err := w.Revocation.OrderSet(t.Context(), revocation.SetOrder{
-			Selection: revocation.Selection{Profile: "other"}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, By: by, At: w.now,
+	"revocation.Store.CreateBulk": func(t *testing.T, w *world, by pki.Actor) error {
+		_, _, err := w.Revocation.CreateBulk(t.Context(), revocation.BulkRequest{
+			Selection: revocation.Selection{Profile: "other"}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: by, At: w.now,
 		})
 		return err
 	},
@@ -101,34 +101,34 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 // unauthorized are the methods that write and need no authorization, with the reason.
 var unauthorized = map[string]string{
 	"ca.Journal.Begin":             "the system itself",
-	"ra.Records.BindToken":         "the token is the proof",
+	"ra.Store.BindToken":         "the token is the proof",
 	"audit.Store.Refused":          "an entry about a refusal",
 	"retention.Store.Advance":      "the system itself",
 	"retention.Store.Expire":       "the system itself",
 	"crl.Store.Compact":            "the system itself",
 	"crl.Store.TakeNumber":         "the system itself",
 	"crl.Store.PutPoints":          "the system itself",
-	"revocation.Records.TellSet":   "a step of a bulk revocation that is on record",
-	"revocation.Records.FollowSet": "a step of a bulk revocation that is on record",
-	"translog.Records.Sequence":    "the system itself",
+	"revocation.Store.NotifyBulk":   "a step of a bulk revocation that is on record",
+	"revocation.Store.ApplyBulk": "a step of a bulk revocation that is on record",
+	"translog.Store.Sequence":    "the system itself",
 }
 
 // reads are the methods that change nothing.
 var reads = []string{
 	"ca.Journal.State", "ca.Installations.Installed",
-	"ra.Records.Identity", "ra.Records.Identities", "ra.Records.Token", "ra.Records.Tokens", "ra.Records.Certificate", "ra.Records.CertificateBySerial",
-	"ra.Records.Standing", "ra.Records.Certificates", "ra.Records.Unexpired", "ra.Records.Renewed", "retention.Store.Waiting", "retention.Store.Census",
-	"crl.Store.View", "crl.Store.CRLs", "crl.Store.Points", "revocation.Records.CountSet",
-	"revocation.Records.Set", "revocation.Records.OpenSets", "responder.Feed.Snapshot", "responder.Feed.Changes",
-	"translog.Records.Head", "translog.Records.Entries", "translog.Records.Written",
+	"ra.Store.Identity", "ra.Store.Identities", "ra.Store.Token", "ra.Store.Tokens", "ra.Store.Certificate", "ra.Store.CertificateBySerial",
+	"ra.Store.IssuanceState", "ra.Store.Certificates", "ra.Store.Unexpired", "ra.Store.Renewed", "retention.Store.Waiting", "retention.Store.Census",
+	"crl.Store.View", "crl.Store.CRLs", "crl.Store.Points", "revocation.Store.CountBulk",
+	"revocation.Store.BulkRevocation", "revocation.Store.OpenBulk", "responder.Feed.Snapshot", "responder.Feed.Changes",
+	"translog.Store.Head", "translog.Store.Entries", "translog.Store.Written",
 }
 
 // everyMethodIsKnown fails for a method of a store that is in none of the lists, or in them and not in the store.
 func everyMethodIsKnown(t *testing.T) {
 	var have []string
 	for _, view := range []reflect.Type{
-		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Records](), reflect.TypeFor[audit.Store](), reflect.TypeFor[retention.Store](),
-		reflect.TypeFor[revocation.Records](), reflect.TypeFor[crl.Store](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Records](),
+		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Store](), reflect.TypeFor[audit.Store](), reflect.TypeFor[retention.Store](),
+		reflect.TypeFor[revocation.Store](), reflect.TypeFor[crl.Store](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Store](),
 	} {
 		for i := range view.NumMethod() {
 			have = append(have, view.String()+"."+view.Method(i).Name)
@@ -153,27 +153,27 @@ var callers = map[string]struct {
 	"only named":      {func(t *testing.T, w *world) pki.Actor { return callerOf(w.issued(t)).Named() }, pki.RuleUnauthenticated},
 	"not on record":   {func(t *testing.T, w *world) pki.Actor { return callerOf(w.record(t, w.identity(t).ID)) }, pki.RuleCertificate},
 	"another's":       {func(t *testing.T, w *world) pki.Actor { return pki.ActorCaller(w.issued(t).Identity, w.issued(t).Ref) }, pki.RuleCertificate},
-	"revoked":         {changed(revocation.Order{Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn}, false), pki.RuleRevoked},
-	"held":            {changed(revocation.Order{Action: revocation.Hold}, false), pki.RuleRevoked},
-	"suspended":       {changed(revocation.Order{Action: revocation.Hold, State: pki.Suspended}, true), pki.RuleRevoked},
-	"retired":         {changed(revocation.Order{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}, true), pki.RuleRevoked},
+	"revoked":         {changed(revocation.Change{Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn}, false), pki.RuleRevoked},
+	"held":            {changed(revocation.Change{Action: revocation.Hold}, false), pki.RuleRevoked},
+	"suspended":       {changed(revocation.Change{Action: revocation.Hold, State: pki.Suspended}, true), pki.RuleRevoked},
+	"retired":         {changed(revocation.Change{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}, true), pki.RuleRevoked},
 	"superseded":      {superseded, pki.RuleRevoked},
 	"bulk revoked":    {bulkRevoked, pki.RuleRevoked},
 	"expired":         {expired, pki.RuleExpired},
 	"not yet valid":   {notYetValid, pki.RuleExpired},
-	"suspended alone": {withIdentity(revocation.Order{Action: revocation.Hold, State: pki.Suspended}), pki.RuleIdentityState},
-	"retired alone":   {withIdentity(revocation.Order{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}), pki.RuleIdentityState},
+	"suspended alone": {withIdentity(revocation.Change{Action: revocation.Hold, State: pki.Suspended}), pki.RuleIdentityState},
+	"retired alone":   {withIdentity(revocation.Change{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}), pki.RuleIdentityState},
 }
 
 // renewing is Write with a renewal. Its guard says more of some predecessors than the authorization does.
 const renewing = "ca.Journal.Write, a renewal"
 
-var ofRenewals = map[string]pki.Rule{"not on record": pki.RulePredecessor, "another's": pki.RulePredecessor, "superseded": pki.RuleClone}
+var ofRenewals = map[string]pki.Rule{"not on record": pki.RuleRenewalUnknown, "another's": pki.RuleRenewalUnknown, "superseded": pki.RuleRenewalKeyConflict}
 
 func callerOf(r ca.Record) pki.Actor { return pki.ActorCaller(r.Identity, r.Ref) }
 
 // changed returns a caller whose certificate or identity an order has changed.
-func changed(o revocation.Order, identity bool) func(t *testing.T, w *world) pki.Actor {
+func changed(o revocation.Change, identity bool) func(t *testing.T, w *world) pki.Actor {
 	return func(t *testing.T, w *world) pki.Actor {
 		t.Helper()
 		r, o := w.issued(t), o
@@ -188,7 +188,7 @@ func changed(o revocation.Order, identity bool) func(t *testing.T, w *world) pki
 }
 
 // withIdentity returns a caller whose certificate is good, though its identity is not enrolled.
-func withIdentity(o revocation.Order) func(t *testing.T, w *world) pki.Actor {
+func withIdentity(o revocation.Change) func(t *testing.T, w *world) pki.Actor {
 	return func(t *testing.T, w *world) pki.Actor {
 		t.Helper()
 		o := o
@@ -210,8 +210,8 @@ func superseded(t *testing.T, w *world) pki.Actor {
 func bulkRevoked(t *testing.T, w *world) pki.Actor {
 	t.Helper()
 	r := w.issued(t)
-	_, _, err := w.Revocation.OrderSet(t.Context(), revocation.SetOrder{
-		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, By: operator, At: w.now,
+	_, _, err := w.Revocation.CreateBulk(t.Context(), revocation.BulkRequest{
+		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: operator, At: w.now,
 	})
 	must(t, err)
 	return callerOf(r)
@@ -273,7 +273,7 @@ func ordersOfOneTransaction(t *testing.T, w *world) {
 	must(t, refusals[0])
 	mustRefuse(t, refusals[1], pki.RuleRevoked)
 	must(t, refusals[2])
-	if c := w.certificate(t, second.Ref); c.Released || c.Status.State != pki.Revoked {
+	if c := w.certificate(t, second.Ref); c.Delivered || c.Status.State != pki.Revoked {
 		t.Errorf("the order of a revoked caller became %+v", c)
 	}
 }
@@ -293,15 +293,15 @@ func renewalBetweenOrders(t *testing.T, w *world) {
 func needsNoAuthorization(t *testing.T, w *world) {
 	ctx := context.Background()
 	r := w.issued(t)
-	set, _, err := w.Revocation.OrderSet(ctx, revocation.SetOrder{
-		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, By: callerOf(r), At: w.now,
+	set, _, err := w.Revocation.CreateBulk(ctx, revocation.BulkRequest{
+		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: callerOf(r), At: w.now,
 	})
 	must(t, err)
 	must(t, w.Audit.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))
-	_, err = w.Revocation.TellSet(ctx, set.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
+	_, err = w.Revocation.NotifyBulk(ctx, set.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
 	must(t, err)
 	for !set.Done {
-		_, set, err = w.Revocation.FollowSet(ctx, set.ID, 1, w.now)
+		_, set, err = w.Revocation.ApplyBulk(ctx, set.ID, 1, w.now)
 		must(t, err)
 	}
 	if e := w.lastEntry(t); e.Actor != callerOf(r).Named() || len(e.Changes) != 1 {

@@ -20,13 +20,13 @@ import (
 type Store struct {
 	Journal       ca.Journal
 	Installations ca.Installations
-	RA            ra.Records
+	RA            ra.Store
 	Audit         audit.Store
 	Retention     retention.Store
-	Revocation    revocation.Records
+	Revocation    revocation.Store
 	CRLs          crl.Store
 	Feed          responder.Feed
-	Log           translog.Records
+	Log           translog.Store
 
 	// Reopen closes the store and opens it again, as a new process would. The receiver is of no use afterwards.
 	Reopen func(t *testing.T) Store
