@@ -26,7 +26,7 @@ type doc struct {
 
 func documents(t *testing.T) []doc {
 	t.Helper()
-	paths := []string{"README.md", "SECURITY.md", "CHANGELOG.md"}
+	paths := []string{"README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"}
 	err := filepath.WalkDir("docs", func(path string, entry os.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() && strings.HasSuffix(path, ".md") {
 			paths = append(paths, path)
@@ -217,8 +217,17 @@ func block(t *testing.T, path, info string) string {
 }
 
 func TestArrowsAreDocumented(t *testing.T) {
+	want := maps.Clone(arrows)
+	delete(want, ".")
+	compareArrows(t, "text arrows", want)
+	compareArrows(t, "text rooms", maps.Clone(rooms))
+}
+
+// compareArrows compares a block of docs/architecture.md with a table of deps_test.go.
+func compareArrows(t *testing.T, name string, want map[string]string) {
+	t.Helper()
 	documented := map[string]string{}
-	for line := range strings.Lines(block(t, "docs/architecture.md", "text arrows")) {
+	for line := range strings.Lines(block(t, "docs/architecture.md", name)) {
 		from, to, ok := strings.Cut(line, "→")
 		if !ok {
 			t.Fatalf("docs/architecture.md: %q is not an arrow", line)
@@ -231,8 +240,6 @@ func TestArrowsAreDocumented(t *testing.T) {
 			documented[strings.TrimSpace(folder)] = to
 		}
 	}
-	want := maps.Clone(arrows)
-	delete(want, ".")
 	for folder, to := range want {
 		if got, ok := documented[folder]; !ok || !slices.Equal(sorted(got), sorted(to)) {
 			t.Errorf("docs/architecture.md has %s → %s, deps_test.go %s", folder, got, to)
@@ -248,9 +255,9 @@ func sorted(list string) []string {
 	return slices.Sorted(slices.Values(strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })))
 }
 
-func TestREADMEListsTheFolders(t *testing.T) {
+func TestContributingListsTheFolders(t *testing.T) {
 	var listed []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z]+)/`").FindAllStringSubmatch(read(t, "README.md"), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z]+)/`").FindAllStringSubmatch(read(t, "CONTRIBUTING.md"), -1) {
 		listed = append(listed, m[1])
 	}
 	entries, err := os.ReadDir(".")
@@ -266,7 +273,7 @@ func TestREADMEListsTheFolders(t *testing.T) {
 	}
 	slices.Sort(listed)
 	if !slices.Equal(listed, there) {
-		t.Errorf("README.md lists the folders %q, want %q", listed, there)
+		t.Errorf("CONTRIBUTING.md lists the folders %q, want %q", listed, there)
 	}
 }
 

@@ -116,7 +116,7 @@ survey() {
 		'verifies certificates, CRLs and OCSP: certtool, ocsptool, gnutls-cli'
 	missing 3 'have promtool' prometheus golang-github-prometheus prometheus prometheus \
 		'promtool, which checks the alert rules and the dashboard'
-	missing 3 'have wrk' wrk wrk wrk wrk 'load generator for brevet bench ocsp'
+	missing 3 'have wrk' wrk wrk wrk wrk 'load generator for brevet-bench ocsp'
 	missing 3 have_nss libnss3-tools nss-tools nss-tools nss 'checks CRLs and OCSP as Firefox does: certutil, crlutil, vfychain'
 	missing 3 'have_file /usr/bin/python3' python3 python3 python3 python 'reads the names in certificates'
 	missing 3 have_java default-jdk-headless java-21-openjdk-devel openjdk21-jdk openjdk 'checks CRLs and OCSP as Java programs do'

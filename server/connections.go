@@ -9,7 +9,7 @@ import (
 	"github.com/brevet-pki/brevet/server/admission"
 )
 
-// sharedListener bounds the connections that are open, and counts them (admission.Shares). It closes at once what is over
+// sharedListener bounds the connections that are open, and counts them (admission.FairLimit). It closes at once what is over
 // the bound.
 type sharedListener struct {
 	net.Listener

@@ -174,8 +174,8 @@ func (r forgetfulStore) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (
 // records are written.
 type silentBulkStore struct{ revocation.Store }
 
-func (r silentBulkStore) NotifyBulk(ctx context.Context, id int64, _ func([]pki.StatusChange)) (revocation.BulkRevocation, error) {
-	return r.Store.NotifyBulk(ctx, id, func([]pki.StatusChange) {})
+func (r silentBulkStore) NotifyBulk(ctx context.Context, id int64, _ pki.StatusObserver) (revocation.BulkRevocation, error) {
+	return r.Store.NotifyBulk(ctx, id, pki.StatusObservers(nil))
 }
 
 // bulklessFeed returns a snapshot without open bulk revocations: their members have the status of their own records.
@@ -191,11 +191,11 @@ func (f *bulklessFeed) Snapshot(ctx context.Context, at time.Time, visit func(pk
 	}
 	ahead := map[pki.CertRef]bool{}
 	for _, s := range open {
-		_, err := f.sets.NotifyBulk(ctx, s.ID, func(changes []pki.StatusChange) {
+		_, err := f.sets.NotifyBulk(ctx, s.ID, pki.StatusObserverFunc(func(changes []pki.StatusChange) {
 			for _, c := range changes {
 				ahead[c.Ref] = c.Status.Version == 2 // good before the bulk revocation
 			}
-		})
+		}))
 		if err != nil {
 			return 0, err
 		}

@@ -116,7 +116,7 @@ func (s *recordingSigner) report(what byte, digest []byte) error {
 // signsCRL reports whether the current signature is for a CRL.
 func signsCRL() bool {
 	stack := make([]byte, 16<<10)
-	return bytes.Contains(stack[:runtime.Stack(stack, false)], []byte("revocation.(*sheet).seal"))
+	return bytes.Contains(stack[:runtime.Stack(stack, false)], []byte("crl.(*builder).sign"))
 }
 
 // abbreviate returns enough of a digest or serial number to identify it.

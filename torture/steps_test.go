@@ -14,6 +14,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -88,6 +89,7 @@ func (s *stepCounter) wrap(st server.Stores) server.Stores {
 	st.CA = &steppingJournal{st.CA, s}
 	st.RA = &steppingStore{st.RA, s}
 	st.Revocation = &steppingRevocations{st.Revocation, s}
+	st.CRLs = &steppingCRLs{st.CRLs, s}
 	st.Log = &steppingLog{st.Log, s}
 	return st
 }
@@ -150,8 +152,8 @@ func (r *steppingRevocations) CreateBulk(ctx context.Context, o revocation.BulkR
 	return set, changes, err
 }
 
-func (r *steppingRevocations) NotifyBulk(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.BulkRevocation, error) {
-	return around(r.steps, stepNotifyBulk, func() (revocation.BulkRevocation, error) { return r.Store.NotifyBulk(ctx, id, tell) })
+func (r *steppingRevocations) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
+	return around(r.steps, stepNotifyBulk, func() (revocation.BulkRevocation, error) { return r.Store.NotifyBulk(ctx, id, observer) })
 }
 
 // bulkChunk is so small that a bulk revocation needs many steps.
@@ -168,11 +170,16 @@ func (r *steppingRevocations) ApplyBulk(ctx context.Context, id int64, _ int, at
 	return changes, set, err
 }
 
-func (r *steppingRevocations) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
+type steppingCRLs struct {
+	crl.Store
+	steps *stepCounter
+}
+
+func (r *steppingCRLs) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
 	return around(r.steps, stepNumber, func() (*big.Int, error) { return r.Store.TakeNumber(ctx, issuer) })
 }
 
-func (r *steppingRevocations) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, at time.Time) error {
+func (r *steppingCRLs) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at time.Time) error {
 	_, err := around(r.steps, stepPutCRL, func() (struct{}, error) { return struct{}{}, r.Store.PutCRLs(ctx, crls, by, at) })
 	return err
 }

@@ -12,12 +12,12 @@ import (
 
 	"github.com/brevet-pki/brevet/files"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
 // A publishedCRL is a published CRL: its record and its file, which stays open while it is published or being served.
 type publishedCRL struct {
-	revocation.CRL
+	crl.CRL
 	file *os.File
 	uses atomic.Int64 // references by the issuer and by requests; the last release closes the file
 	// dated reports whether its thisUpdate differs from that of the CRL before it. replace sets it.
@@ -37,8 +37,8 @@ func (l *publishedCRL) release() {
 	}
 }
 
-// PublishCRL implements revocation.Publisher. It opens the file and serves the CRL from the open file.
-func (r *Responder) PublishCRL(c revocation.CRL, path string) error {
+// PublishCRL implements crl.Publisher. It opens the file and serves the CRL from the open file.
+func (r *Responder) PublishCRL(c crl.CRL, path string) error {
 	i := r.known(c.Issuer)
 	if i == nil {
 		return fmt.Errorf("responder: issuer %s is unknown: add its certificate first", c.Issuer.Short())

@@ -243,7 +243,7 @@ func checkDelegate(c, ca *x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// Apply implements revocation.Sink. Once it has returned, no response carries an older status of these certificates.
+// Apply implements [pki.StatusObserver]. Once it has returned, no response carries an older status of these certificates.
 // Of two statuses of one certificate the higher version wins, in whatever order they arrive.
 func (r *Responder) Apply(changes ...pki.StatusChange) {
 	var forgotten time.Time
