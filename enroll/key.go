@@ -14,8 +14,8 @@ import (
 // KeyType says what keys an Agent makes. The zero value is P-256.
 type KeyType uint8
 
-// The kinds of keys that a device makes for itself, and then those that only the server makes, for relying parties that ask
-// for it.
+// The types of keys that a device generates, followed by those that only the server generates, for relying parties that
+// require RSA.
 const (
 	P256 KeyType = iota
 	P384
@@ -29,7 +29,7 @@ var keyTypeNames = [...]string{
 	P256: "P-256", P384: "P-384", Ed25519: "Ed25519", RSA2048: "RSA-2048", RSA3072: "RSA-3072", RSA4096: "RSA-4096",
 }
 
-// String returns the name that profiles have for it.
+// String returns the key type's name in profiles.
 func (t KeyType) String() string {
 	if int(t) >= len(keyTypeNames) {
 		return fmt.Sprintf("key(%d)", uint8(t))
@@ -37,7 +37,7 @@ func (t KeyType) String() string {
 	return keyTypeNames[t]
 }
 
-// ParseKeyType reads what a device makes: P-256, P-384 or Ed25519.
+// ParseKeyType parses the name of a key type that a device can generate: P-256, P-384 or Ed25519.
 func ParseKeyType(text string) (KeyType, error) {
 	for t, name := range keyTypeNames[:RSA2048] {
 		if name == text {
@@ -47,13 +47,13 @@ func ParseKeyType(text string) (KeyType, error) {
 	return 0, fmt.Errorf("enroll: %q is not a type of key: use P-256, P-384 or Ed25519", text)
 }
 
-// UnmarshalText reads a configuration's value as ParseKeyType does.
+// UnmarshalText parses a configuration value with ParseKeyType.
 func (t *KeyType) UnmarshalText(text []byte) (err error) {
 	*t, err = ParseKeyType(string(text))
 	return err
 }
 
-// newKey makes a key pair.
+// newKey generates a key pair.
 func (t KeyType) newKey() (crypto.Signer, error) {
 	switch t {
 	case P256:
@@ -74,7 +74,8 @@ func (t KeyType) newKey() (crypto.Signer, error) {
 	}
 }
 
-// newCSR proves possession of the key and asks for nothing else: what the certificate says is the server's to decide.
+// newCSR returns a PKCS #10 request that proves possession of the key. It contains no names, because the server decides
+// them.
 func newCSR(key crypto.Signer) ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
