@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	callTimeout = 30 * time.Second // for connecting and answering together, unless the caller's context ends sooner
-	maxMessage  = 256 << 10        // octets of an answer: a certificate, its chain and some roots
-	maxHeaders  = 64 << 10         // octets of an answer's headers, where the details of a refusal travel
+	callTimeout = 30 * time.Second // for one RPC with its connection, unless the context ends sooner
+	maxMessage  = 256 << 10        // bytes of a response: a certificate, its chain and some roots
+	maxHeaders  = 64 << 10         // bytes of a response's headers, which contain the details of a refusal
 )
 
 // Client is an Authority that sends its requests to a server over gRPC. It connects for each RPC, which is rare, so

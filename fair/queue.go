@@ -34,7 +34,7 @@ type source[K comparable, T any] struct {
 	key     K
 	working int
 	waiting list.List     // of *Item
-	element *list.Element // position in Queue.turns; nil if it is not there
+	element *list.Element // position in Queue.ready; nil if it is not there
 }
 
 // Item is a waiting item of work.
@@ -101,13 +101,13 @@ func (q *Queue[K, T]) End(from K) {
 	q.forget(s)
 }
 
-// Next takes a free slot for the next waiting item, in round-robin order of sources. ok is false if no slot is free or
-// no item may be processed.
+// Next takes a free slot for the next waiting item, in round-robin order of sources. It returns false if no slot is
+// free or no item may be processed.
 func (q *Queue[K, T]) Next() (from K, work T, ok bool) {
 	if q.working >= q.size.Slots || q.ready.Len() == 0 {
 		return from, work, false
 	}
-	s := q.ready.Remove(q.ready.Front()).(*source[K, T]) //nolint:forcetypeassert // turns contains only sources
+	s := q.ready.Remove(q.ready.Front()).(*source[K, T]) //nolint:forcetypeassert // ready contains only sources
 	s.element = nil
 	i := s.waiting.Remove(s.waiting.Front()).(*Item[K, T]) //nolint:forcetypeassert // waiting contains only items
 	i.element = nil
@@ -150,7 +150,7 @@ func (q *Queue[K, T]) begin(s *source[K, T]) {
 	s.working++
 }
 
-// enqueueSource appends a source to turns if it has a waiting item that may be processed.
+// enqueueSource appends a source to ready if it has a waiting item that may be processed.
 func (q *Queue[K, T]) enqueueSource(s *source[K, T]) {
 	if s.element == nil && s.waiting.Len() > 0 && s.working < q.size.Each {
 		s.element = q.ready.PushBack(s)

@@ -1,9 +1,8 @@
 // Package files opens and writes files in directories that other accounts may write to.
 //
-// In such a directory a name can lead to a symbolic or hard link to a file of the server, to a FIFO, or to a device.
-// [Open] and [OpenFile] return only regular files and never wait for the other end of a FIFO. [Create] and
-// [Directory.Replace] write only to files that they have created exclusively. A [Directory] never accesses anything
-// outside itself.
+// In such a directory a name can be a link to a file of the server, a FIFO, or a device. [Open] and [OpenFile] return
+// only regular files and never wait for the other end of a FIFO. [Create] and [Directory.Replace] write only to files
+// that they have created exclusively. A [Directory] never accesses anything outside itself.
 //
 // [Unsupported], [ProbeFlush] and [ProbeLinks] distinguish a file system that lacks a feature needed for durability
 // from one that fails.

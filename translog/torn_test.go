@@ -133,8 +133,10 @@ func TestOtherDamageIsNotRepaired(t *testing.T) {
 	altered := bytes.Clone(hole)
 	altered[len(altered)-1] ^= 1
 	early := bytes.Clone(after)
-	clear(early[sector : 2*sector]) // a sector of what was durable, and more behind it than the store has
-	two := bytes.Clone(before)      // appends, of which the first has a hole: it was durable before the second began
+	// early lacks a sector of the durable part, and its tail is longer than the store's next entries.
+	clear(early[sector : 2*sector])
+	// two has two appends. The first has a hole, although it was durable before the second began.
+	two := bytes.Clone(before)
 	two = appendBatch(two, store.sequenced[6:8])
 	clear(two[len(before)/sector*sector+sector : len(before)/sector*sector+2*sector])
 	two = appendBatch(two, store.sequenced[8:9])
