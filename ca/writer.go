@@ -22,10 +22,10 @@ const maxBatch = 256
 // admissionTimeout limits how long a transaction waits for further items.
 const admissionTimeout = 5 * time.Millisecond
 
-// commitRetryMin and commitRetryMax limit how long the writer waits before it retries a failed commit.
+// minCommitRetry and maxCommitRetry limit how long the writer waits before it retries a failed commit.
 const (
-	commitRetryMin = 50 * time.Millisecond
-	commitRetryMax = 2 * time.Second
+	minCommitRetry = 50 * time.Millisecond
+	maxCommitRetry = 2 * time.Second
 )
 
 // item is one certificate on its way through the writer.
@@ -317,7 +317,7 @@ func (w *writer) commit(commits []BatchCommit, fresh Intent) ([]Results, error) 
 	if err == nil || errors.Is(err, ErrFenced) {
 		return results, err
 	}
-	for pause := commitRetryMin; ; pause = min(2*pause, commitRetryMax) {
+	for pause := minCommitRetry; ; pause = min(2*pause, maxCommitRetry) {
 		states, serr := w.journal.State(ctx, w.epoch, []BatchID{fresh.Batch})
 		if errors.Is(serr, ErrFenced) {
 			return nil, serr
@@ -349,7 +349,7 @@ func (w *writer) failed(err error) {
 	}
 	w.fail(&unavailable{what: "writing the intent to the store failed, so nothing was signed", after: time.Second, cause: err})
 	if len(w.done) > 0 {
-		w.retry = min(max(2*w.retry, commitRetryMin), commitRetryMax)
+		w.retry = min(max(2*w.retry, minCommitRetry), maxCommitRetry)
 		w.log.Error("recording signed certificates failed, retrying", "count", len(w.done), "error", err)
 	}
 }

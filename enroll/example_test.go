@@ -33,7 +33,8 @@ func ExampleSource() {
 
 	source, err := enroll.OpenSource(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -60,7 +61,8 @@ func ExampleSource_GetCertificate() {
 	defer remove()
 	source, err := enroll.OpenSource(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 
 	server := &tls.Config{
@@ -77,7 +79,8 @@ func ExampleSource_GetCertificate() {
 
 	peer, err := handshake(server, anyClient(source))
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	fmt.Println("client:", peer.URIs[0])
 	// Output:
@@ -91,14 +94,15 @@ func ExampleSource_GetClientCertificate() {
 	defer remove()
 	source, err := enroll.OpenSource(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 
 	const want = "spiffe://fleet.example/device/2"
 	client := &tls.Config{
 		MinVersion:           tls.VersionTLS13,
 		GetClientCertificate: source.GetClientCertificate,
-		InsecureSkipVerify:   true, //nolint:gosec // VerifyConnection verifies the chain and the identity
+		InsecureSkipVerify:   true, // VerifyConnection verifies the chain and the identity
 		VerifyConnection: func(state tls.ConnectionState) error {
 			intermediates := x509.NewCertPool()
 			for _, c := range state.PeerCertificates[1:] {
@@ -127,26 +131,33 @@ func ExampleSource_GetClientCertificate() {
 func ExampleClientTLS() {
 	source, err := enroll.OpenSource("/var/lib/brevet-agent", slog.Default())
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	config := enroll.ClientTLS(source.Pair)
 	conn, err := grpc.NewClient("brevet.example:7443", grpc.WithTransportCredentials(credentials.NewTLS(config)))
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
-	defer func() { _ = conn.Close() }()
+	// Create the generated clients with conn, such as brevetv1.NewEnrollmentServiceClient(conn).
+	if err := conn.Close(); err != nil {
+		fmt.Println(err)
+	}
 }
 
 // A program enrolls with a token, and keeps its certificate renewed, without brevet-agent.
 func ExampleAgent() {
 	directory, err := enroll.OpenDirectory("/var/lib/program/credential", slog.Default())
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer func() { _ = directory.Close() }()
 	client, err := enroll.NewClient("") // the token names the server
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	agent, err := enroll.NewAgent(enroll.Config{
 		Directory: directory,
@@ -156,10 +167,11 @@ func ExampleAgent() {
 		OnChange:  func(p *enroll.Pair) { log.Printf("certificate %s is in use", p.Serial()) },
 	})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	if err := agent.Run(context.Background()); err != nil {
-		log.Fatal(err) // no valid certificate, and no token to get one
+		fmt.Println(err) // no valid certificate, and no token to get one
 	}
 }
 
@@ -168,7 +180,7 @@ func anyClient(source *enroll.Source) *tls.Config {
 	return &tls.Config{
 		MinVersion:           tls.VersionTLS13,
 		GetClientCertificate: source.GetClientCertificate,
-		InsecureSkipVerify:   true, //nolint:gosec // the example is about the server
+		InsecureSkipVerify:   true, // the example is about the server
 	}
 }
 
@@ -197,7 +209,7 @@ func handshake(server, client *tls.Config) (*x509.Certificate, error) {
 	}()
 	conn, err := tls.Dial("tcp", listener.Addr().String(), client)
 	if err != nil {
-		<-done
+		<-done //nolint:errcheck // the handshake fails on both sides; the client's error is the cause
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
@@ -235,9 +247,9 @@ func agentDirectory() (dir string, remove func()) {
 	return dir, func() { check(os.RemoveAll(dir)) }
 }
 
-// check ends the program on the first error.
+// check panics if there is an error.
 func check(errs ...error) {
 	if err := errors.Join(errs...); err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 }
