@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// admit takes a place among the certificates in flight: at once or never, unless the draft is of a patient request.
+// admit takes a slot for a certificate in flight. Without a free slot it fails immediately, unless the draft may wait.
 func (a *Authority) admit(ctx context.Context, d *Draft) (release func(), err error) {
 	if d.mayWait {
 		return a.writer.await(ctx)
@@ -13,8 +13,8 @@ func (a *Authority) admit(ctx context.Context, d *Draft) (release func(), err er
 	return a.writer.admit()
 }
 
-// await takes a place for one certificate in flight, when there is one. Whoever waits comes before those who do not: how
-// many wait is for their callers to bound.
+// await takes a slot for a certificate in flight, waiting for one if necessary. Waiting callers get a freed slot before
+// callers of admit do. The callers of Issue must bound how many of them wait.
 func (w *writer) await(ctx context.Context) (release func(), err error) {
 	if !w.isClosing() {
 		select {
@@ -22,7 +22,7 @@ func (w *writer) await(ctx context.Context) (release func(), err error) {
 			return func() { <-w.slots }, nil
 		case <-w.closing:
 		case <-ctx.Done():
-			return nil, &unavailable{what: "the caller gave up before the certificate was announced", cause: ctx.Err()}
+			return nil, &unavailable{what: "the request ended before the certificate was prepared", cause: ctx.Err()}
 		}
 	}
 	return nil, &unavailable{what: "the server is stopping", after: time.Second}

@@ -11,8 +11,9 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Above the bound, patient requests wait, and end as temporary errors where their callers or the server give up.
-func TestPatientRequestsWait(t *testing.T) {
+// Above the limit, requests that may wait do so. They end with a temporary error if their context ends or the server
+// stops.
+func TestRequestsThatMayWaitAreQueued(t *testing.T) {
 	w := newWorld(t)
 	hold := make(chan struct{})
 	w.signer.before = func([]byte) error { <-hold; return nil }
@@ -40,18 +41,18 @@ func TestPatientRequestsWait(t *testing.T) {
 	given, giveUp := context.WithCancel(t.Context())
 	giveUp()
 	if _, err := issue(given, a, patient()); !errors.Is(err, context.Canceled) || !pki.IsTemporary(err) {
-		t.Errorf("a request whose caller gave up: %v", err)
+		t.Errorf("a request with a canceled context: %v", err)
 	}
 	close(hold)
 	wg.Wait()
-	shut(t, a)
+	closeAuthority(t, a)
 	if _, err := issue(t.Context(), a, patient()); !pki.IsTemporary(err) || pki.RetryAfter(err) <= 0 {
-		t.Errorf("a request after the end: %v, want a temporary error with a delay", err)
+		t.Errorf("a request after Close: %v, want a temporary error with a delay", err)
 	}
 }
 
-// A server that stops does not wait for those who wait.
-func TestCloseSendsThePatientAway(t *testing.T) {
+// Close does not wait for requests that wait for a slot.
+func TestCloseEndsWaitingRequests(t *testing.T) {
 	w := newWorld(t)
 	hold := make(chan struct{})
 	w.signer.before = func([]byte) error { <-hold; return nil }
@@ -69,9 +70,9 @@ func TestCloseSendsThePatientAway(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	closed := make(chan struct{})
-	go func() { shut(t, a); close(closed) }()
-	if err := <-ends; !pki.IsTemporary(err) || pki.RetryAfter(err) <= 0 { // all others are held
-		t.Errorf("who waited: %v, want a temporary error with a delay", err)
+	go func() { closeAuthority(t, a); close(closed) }()
+	if err := <-ends; !pki.IsTemporary(err) || pki.RetryAfter(err) <= 0 { // the test holds all other requests
+		t.Errorf("the waiting request: %v, want a temporary error with a delay", err)
 	}
 	close(hold)
 	for range 1024 {

@@ -15,37 +15,37 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Request says what was decided: who gets a certificate for which key under which profile, and what must still hold
-// when it is recorded.
+// Request describes a certificate to issue: the decided identity, names, key and profile, and the guard that must still
+// hold when the certificate is recorded.
 type Request struct {
 	RequestID pki.RequestID
 	Identity  pki.SPIFFEID
 	Profile   string
-	// IssuingCA chooses an issuing CA; zero for the current one.
+	// IssuingCA selects an issuing CA; zero selects the current one.
 	IssuingCA pki.IssuerID
 	Names     Names
 	Key       crypto.PublicKey
-	// Lifetime is zero for the profile's default.
+	// Lifetime is the requested lifetime; zero means the profile's default.
 	Lifetime time.Duration
 	Guard    pki.Guard
 	Actor    pki.Actor
-	// MayWait has Issue wait where as many certificates are in flight as may be, instead of refusing.
+	// MayWait makes Issue wait for a slot, instead of refusing, if too many certificates are in flight.
 	MayWait bool
 }
 
-// Certificate is an issued certificate, on record.
+// Certificate is an issued certificate that is on record.
 type Certificate struct {
 	Ref      pki.CertRef
 	DER      []byte
 	NotAfter time.Time
 }
 
-// Config is what an Authority is made of. All fields are needed.
+// Config configures an Authority. All fields are required.
 type Config struct {
 	IssuingCAs []IssuingCA // the last one is the current one
 	Profiles   map[string]*Profile
-	// Partitions is how many parts the CRL of each issuing CA has, over which the certificates of partitioned profiles are
-	// spread: 1 to MaxPartitions. It may be another number than before: what was issued keeps its partition.
+	// Partitions is the number of partitions of each issuing CA's CRL, 1 to MaxPartitions. Certificates of partitioned
+	// profiles are spread over them. The number may change: certificates keep the partition that they were issued with.
 	Partitions int
 	Journal    Journal
 	Observer   pki.StatusObserver // notified before a certificate is delivered
@@ -62,14 +62,14 @@ type Authority struct {
 	lints      map[pki.IssuerID]lintSigner
 	trialCAs   map[pki.IssuerID]*trialCA
 	encoders   map[encoderKey]*tbsEncoder
-	parts      int // of a CRL
+	parts      int // number of CRL partitions
 	clock      func() time.Time
 	meter      Meter
 	writer     *writer
 }
 
-// New lints every profile, opens a new epoch of the journal, settles what earlier epochs left pending, and starts the
-// Authority's writer. Close stops it.
+// New lints every profile and opens a new epoch of the journal. It commits what earlier epochs left pending, and starts
+// the writer, which Close stops.
 func New(ctx context.Context, c Config) (*Authority, error) {
 	if len(c.IssuingCAs) == 0 {
 		return nil, errors.New("ca: no issuing CA is installed: run brevet ceremony install")
@@ -106,13 +106,14 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	return a, nil
 }
 
-// encoderKey names a layout.
+// encoderKey identifies the tbsEncoder of a profile under an issuing CA.
 type encoderKey struct {
 	issuer  pki.IssuerID
 	profile *Profile
 }
 
-// encoderFor prepares what each CA issues, be it not valid now, and lints what the current one does.
+// encoderFor creates the encoders of every CA, including CAs that are not valid now, and lints the profiles with the
+// current CA.
 func (a *Authority) encoderFor(now time.Time) error {
 	for id, u := range a.lints {
 		within := now
@@ -148,7 +149,7 @@ func (a *Authority) Chain(id pki.IssuerID) (chain []*x509.Certificate, root *x50
 	return iss.Chain, iss.Root, nil
 }
 
-// Current returns the CA that issues where a request names none.
+// Current returns the CA that issues if a request selects none.
 func (a *Authority) Current() IssuingCA { return a.issuingCAs[a.current] }
 
 // Profile returns a profile by its name.
@@ -160,32 +161,34 @@ func (a *Authority) Profile(name string) (*Profile, error) {
 	return p, nil
 }
 
-// CheckNames refuses names that the current CA's chain excludes by a name constraint.
+// CheckNames refuses names that a name constraint in the current CA's chain excludes.
 func (a *Authority) CheckNames(id pki.SPIFFEID, n Names) error {
 	return a.trialCAs[a.current].checkNames(id, n)
 }
 
-// Draft is a certificate before its signature, and what must still hold when it is recorded. It is issued once.
+// Draft is a certificate before its signature, with the guard that must still hold when it is recorded. It can be
+// issued once.
 type Draft struct {
 	issuingCA IssuingCA
 	encoder   *tbsEncoder
 	tbs       []byte // TBSCertificate
-	message   []byte // what the key signs of it
+	message   []byte // the digest or message that the issuing key signs
 	item      *item
 	record    Record
 	mayWait   bool
-	used      atomic.Bool
+	issued    atomic.Bool
 }
 
-// Draft builds the certificate of a request from its profile and a fresh serial, or returns the *pki.Refusal of what the
-// request asks. It signs and records nothing: a draft may be dropped.
+// Draft builds the certificate of a request from its profile and a new serial number. If the request is not allowed,
+// the error is a [*pki.Refusal]. Draft signs and records nothing, so the caller may drop the result.
 func (a *Authority) Draft(req Request) (*Draft, error) {
 	if req.IssuingCA.IsZero() {
 		req.IssuingCA = a.current
 	}
 	iss, ok := a.issuingCAs[req.IssuingCA]
 	if !ok {
-		return nil, pki.Refuse(pki.RuleNotFound, "leave the issuer unset", "this server does not issue for %s", req.IssuingCA.Short())
+		return nil, pki.Refuse(pki.RuleNotFound, "leave the issuer unset",
+			"this server does not issue for %s", req.IssuingCA.Short())
 	}
 	p, err := a.Profile(req.Profile)
 	if err != nil {
@@ -226,7 +229,8 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 	}, nil
 }
 
-// digestOf is what an intent keeps of a message: for Ed25519, which signs the message itself, its SHA-256.
+// digestOf returns the digest that an intent stores for a message. Ed25519 signs the message itself, so its digest is
+// the SHA-256 of the message.
 func digestOf(message []byte, hash crypto.Hash) []byte {
 	if hash != 0 {
 		return message
@@ -235,13 +239,13 @@ func digestOf(message []byte, hash crypto.Hash) []byte {
 	return sum[:]
 }
 
-// Issue signs one certificate and returns it once it is on record: one draft in, one certificate or one typed error
-// out. The error is a *pki.Refusal where another request would pass, and Temporary where this one would pass later,
-// under the same request ID: it may even have been recorded meanwhile, and a retry then finds the record.
+// Issue signs the certificate of a draft and returns it once it is on record. If the error is a [*pki.Refusal], only
+// another request can succeed. If the error is temporary, the same request ID may be retried: the certificate may
+// already be on record, and the retry returns that record.
 //
 // The steps are those of docs/architecture.md, "The life of a certificate".
 func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
-	if d.used.Swap(true) {
+	if d.issued.Swap(true) {
 		return Certificate{}, errors.New("ca: this draft was issued before")
 	}
 	release, err := a.admit(ctx, d)
@@ -249,7 +253,7 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 		return Certificate{}, err
 	}
 	defer release()
-	// Whatever ends this before the record is handed over, a panic included, the batch must not wait for it.
+	// If anything before the hand-over fails, including by a panic, the batch must not wait for this item.
 	handed := false
 	defer func() {
 		if !handed {
@@ -264,9 +268,9 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 		return Certificate{}, err
 	}
 	if now := a.clock(); !now.Before(d.record.NotAfter) {
-		return Certificate{}, &unavailable{what: "the certificate was over before its turn came", after: time.Second}
+		return Certificate{}, &unavailable{what: "the certificate expired before it was signed", after: time.Second}
 	}
-	// 5. The token signs once, and what it gave is checked.
+	// 5. The HSM signs once, and the signature is verified.
 	end = a.meter.Begin(ctx, StepSign, d.issuingCA.ID)
 	signature, err := d.encoder.sign(d.issuingCA.Certificate, d.issuingCA.Signer, d.tbs, d.message)
 	end(err)
@@ -276,7 +280,7 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 	if err != nil {
 		return Certificate{}, signingError(err)
 	}
-	// 6. The record, with the guards checked again, is made durable; 7. only then is the certificate released.
+	// 6. The record becomes durable after its guards are checked again. 7. Only then is the certificate delivered.
 	handed = true
 	end = a.meter.Begin(ctx, StepRecord, d.issuingCA.ID)
 	err = a.writer.record(ctx, d.item, d.record)
@@ -288,15 +292,16 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 	return Certificate{Ref: d.record.Ref, DER: d.record.DER, NotAfter: d.record.NotAfter}, nil
 }
 
+// newSerial returns a random serial number that contains the time of issue.
 func newSerial(now time.Time) (pki.Serial, error) {
 	var random [pki.SerialRandomSize]byte
 	if _, err := rand.Read(random[:]); err != nil {
-		return pki.Serial{}, fmt.Errorf("ca: draw a serial number: %w", err)
+		return pki.Serial{}, fmt.Errorf("ca: generate a serial number: %w", err)
 	}
 	return pki.MakeSerial(now, random)
 }
 
-// signingError keeps typed errors and makes a temporary one of what the token said otherwise.
+// signingError returns typed errors unchanged and turns any other error of the HSM into a temporary one.
 func signingError(err error) error {
 	var u *unavailable
 	if errors.As(err, &u) || errors.Is(err, ErrFenced) {
@@ -306,15 +311,15 @@ func signingError(err error) error {
 	if after == 0 {
 		after = time.Second
 	}
-	return &unavailable{what: "the token did not sign: the certificate was not issued", after: after, cause: err}
+	return &unavailable{what: "the HSM did not sign, so the certificate was not issued", after: after, cause: err}
 }
 
-// InFlight returns how many certificates are between draft and release.
+// InFlight returns the number of certificates that are being issued.
 func (a *Authority) InFlight() int { return len(a.writer.slots) }
 
-// Fenced reports whether another process has taken over the journal: this one never issues again.
-func (a *Authority) Fenced() bool { return a.writer.lost.Load() }
+// Fenced reports whether another process has taken over the journal. If so, this process never issues again.
+func (a *Authority) Fenced() bool { return a.writer.fencedOut.Load() }
 
-// Close finishes what is in flight, settles it, and stops the writer. Issue calls after Close are Temporary errors. It
-// returns early, with an error, when ctx ends first; what is then pending is settled by the next process.
+// Close waits for the certificates in flight, commits them and stops the writer. Later calls of Issue fail with a
+// temporary error. If ctx ends first, Close returns an error, and the next process commits what is pending.
 func (a *Authority) Close(ctx context.Context) error { return a.writer.close(ctx) }

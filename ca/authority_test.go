@@ -27,10 +27,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestIssuedCertificateIsWhatTheProfileSays(t *testing.T) {
+func TestIssuedCertificateMatchesProfile(t *testing.T) {
 	w := newWorld(t)
 	a := w.open(t, w.store.CA())
-	defer shut(t, a)
+	defer closeAuthority(t, a)
 	req := w.request(t)
 	req.Names = ca.Names{DNS: []string{"pump-1.fleet.example"}}
 	c, err := issue(t.Context(), a, req)
@@ -48,7 +48,7 @@ func TestIssuedCertificateIsWhatTheProfileSays(t *testing.T) {
 		t.Errorf("usages: CA %v, %v, %v", cert.IsCA, cert.KeyUsage, cert.ExtKeyUsage)
 	}
 	if got := cert.NotAfter.Sub(cert.NotBefore); got != 24*time.Hour+time.Minute {
-		t.Errorf("lives %s, want 24h and the back-dating of 1m", got)
+		t.Errorf("the certificate is valid for %s, want 24h and the back-dating of 1m", got)
 	}
 	short := w.issuer.ID.Short()
 	if want := publicURL + "/crl/" + short + ".crl"; len(cert.CRLDistributionPoints) != 1 || cert.CRLDistributionPoints[0] != want {
@@ -77,7 +77,7 @@ func opensslVerifies(t *testing.T, w *world, der []byte) {
 func TestRefusedRequestsSignNothing(t *testing.T) {
 	w := newWorld(t)
 	a := w.open(t, w.store.CA())
-	defer shut(t, a)
+	defer closeAuthority(t, a)
 	for name, c := range map[string]struct {
 		change func(*ca.Request)
 		rule   pki.Rule
@@ -105,7 +105,7 @@ func TestRefusedRequestsSignNothing(t *testing.T) {
 			_, err := issue(t.Context(), a, req)
 			refusal, ok := pki.AsRefusal(err)
 			if !ok || refusal.Rule != c.rule || refusal.Hint == "" {
-				t.Errorf("Issue: %v, want a refusal by %s with a fix", err, c.rule)
+				t.Errorf("Issue: %v, want a refusal by %s with a hint", err, c.rule)
 			}
 		})
 	}
@@ -114,7 +114,7 @@ func TestRefusedRequestsSignNothing(t *testing.T) {
 	}
 }
 
-// rsaKey draws a modulus that nobody can factor, and so nobody can use.
+// rsaKey returns a key with a random modulus. It has no private key.
 func rsaKey(bits, e int) *rsa.PublicKey {
 	n, _ := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits-1)))
 	n.SetBit(n.SetBit(n, bits-1, 1), 0, 1)
@@ -135,11 +135,11 @@ func smooth(bits int) *rsa.PublicKey {
 	return &rsa.PublicKey{N: n, E: 65537}
 }
 
-func TestNotAfterStaysWithinTheIssuersOwn(t *testing.T) {
+func TestNotAfterIsLimitedByIssuer(t *testing.T) {
 	w := newWorld(t)
 	_, w.issuer = hierarchy(t, elliptic.P256(), time.Hour)
 	a := w.open(t, w.store.CA())
-	defer shut(t, a)
+	defer closeAuthority(t, a)
 	c, err := issue(t.Context(), a, w.request(t))
 	if err != nil {
 		t.Fatal(err)
@@ -163,11 +163,11 @@ func TestKeyOfAnotherCertificateShowsBothFingerprints(t *testing.T) {
 	}
 }
 
-func TestEveryIssuerKeyKindLintsAndSigns(t *testing.T) {
+func TestEveryIssuerKeyTypeLintsAndSigns(t *testing.T) {
 	w := newWorld(t)
 	_, w.issuer = hierarchy(t, elliptic.P384(), 24*time.Hour)
 	a := w.open(t, w.store.CA())
-	defer shut(t, a)
+	defer closeAuthority(t, a)
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +186,7 @@ func TestEveryIssuerKeyKindLintsAndSigns(t *testing.T) {
 	}
 }
 
-// TestNothingIsSignedWithoutADurableIntent asks the store, at the moment of each signature, for its intent.
+// TestNothingIsSignedWithoutADurableIntent reads the intent from the store at the moment of each signature.
 func TestNothingIsSignedWithoutADurableIntent(t *testing.T) {
 	w := newWorld(t)
 	j := &faultyJournal{Journal: w.store.CA()}
@@ -204,19 +204,19 @@ func TestNothingIsSignedWithoutADurableIntent(t *testing.T) {
 			}
 			rec, err := w.store.RA().Certificate(context.Background(), c.Ref)
 			if err != nil || !rec.Delivered || !bytes.Equal(rec.DER, c.DER) {
-				t.Errorf("released %s before its record: %v", c.Ref.Serial, err)
+				t.Errorf("delivered %s before its record: %v", c.Ref.Serial, err)
 			}
 			got[i] = c
 		})
 	}
 	wg.Wait()
-	shut(t, a)
-	w.account(t, j, got)
+	closeAuthority(t, a)
+	w.checkAccounted(t, j, got)
 }
 
-// TestFaultsLoseNothing runs concurrent requests over a journal and a key that fail at random, each call before or
-// after it took effect, then opens the next Authority on the same store, as after a crash, and asks whether every
-// signature is accounted for and no intent is left.
+// TestFaultsLoseNothing runs concurrent requests with a journal and a key that fail at random, before or after taking
+// effect. It then opens the next Authority on the same store, as after a crash. Every signature must be accounted for,
+// and no intent may remain.
 func TestFaultsLoseNothing(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(t)
@@ -267,22 +267,22 @@ func TestFaultsLoseNothing(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		shut(t, a)
-		w.account(t, j, got)
+		closeAuthority(t, a)
+		w.checkAccounted(t, j, got)
 		_, left, err := w.store.CA().Begin(context.Background())
 		if err != nil || len(left) != 0 {
-			t.Errorf("%d intents are left after Close: %v", len(left), err)
+			t.Errorf("%d intents remain after Close: %v", len(left), err)
 		}
 	})
 }
 
-// TestNextProcessSettlesWhatACrashLeft drops the Authority between the signature and the record.
-func TestNextProcessSettlesWhatACrashLeft(t *testing.T) {
+// TestNextProcessCommitsPendingIntents drops the Authority between the signature and the record.
+func TestNextProcessCommitsPendingIntents(t *testing.T) {
 	w := newWorld(t)
 	j := &faultyJournal{Journal: w.store.CA()}
 	crashed := errors.New("crashed")
-	j.write = func(settle, _ int) *fault {
-		if settle > 0 {
+	j.write = func(commits, _ int) *fault {
+		if commits > 0 {
 			return &fault{applied: false, err: crashed}
 		}
 		return nil
@@ -298,19 +298,19 @@ func TestNextProcessSettlesWhatACrashLeft(t *testing.T) {
 	if n := len(w.signer.signed.list()); n != 1 {
 		t.Fatalf("%d signatures were made, want 1", n)
 	}
-	b := w.open(t, w.store.CA()) // a new epoch: the old process is fenced, whatever it still tries
-	defer shut(t, b)
+	b := w.open(t, w.store.CA()) // a new epoch, which fences the old process
+	defer closeAuthority(t, b)
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		c, err := w.store.RA().Certificate(t.Context(), mustRef(t, j, w.signer.signed.list()[0]))
 		if err == nil {
 			if c.Delivered || c.Status.State != pki.Revoked {
-				t.Errorf("the certificate that nobody got: released %v, %s", c.Delivered, c.Status.State)
+				t.Errorf("the certificate that was not returned: delivered %v, %s", c.Delivered, c.Status.State)
 			}
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the next process did not settle the intent: %v", err)
+			t.Fatalf("the next process did not commit the intent: %v", err)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -321,25 +321,26 @@ func TestNextProcessSettlesWhatACrashLeft(t *testing.T) {
 	if c, err := issue(t.Context(), b, req); err != nil || len(c.DER) == 0 {
 		t.Errorf("the retry with the same request ID: %v", err)
 	}
-	shut(t, a)
+	closeAuthority(t, a)
 }
 
 func mustRef(t *testing.T, j *faultyJournal, digest string) pki.CertRef {
 	t.Helper()
 	ref, ok := j.refOf(digest)
 	if !ok {
-		t.Fatal("the digest was never announced")
+		t.Fatal("no intent contains the digest")
 	}
 	return ref
 }
 
-// TestAmbiguousCommitIsReadBack has the commit of a record apply and fail, and then the reading back fail for a while.
+// TestAmbiguousCommitIsReadBack lets the commit of a record apply and return an error, and then lets reading it back
+// fail for a while.
 func TestAmbiguousCommitIsReadBack(t *testing.T) {
 	w := newWorld(t)
 	var once, unknown atomic.Bool
 	j := &faultyJournal{Journal: w.store.CA()}
-	j.write = func(settle, _ int) *fault {
-		if settle > 0 && once.CompareAndSwap(false, true) {
+	j.write = func(commits, _ int) *fault {
+		if commits > 0 && once.CompareAndSwap(false, true) {
 			unknown.Store(true)
 			time.AfterFunc(150*time.Millisecond, func() { unknown.Store(false) })
 			return &fault{applied: true, err: errInjected}
@@ -355,17 +356,17 @@ func TestAmbiguousCommitIsReadBack(t *testing.T) {
 	a := w.open(t, j)
 	c, err := issue(t.Context(), a, w.request(t))
 	if err != nil {
-		t.Fatalf("Issue: %v; the record is durable, so the certificate is to be released", err)
+		t.Fatalf("Issue: %v; the record is durable, so the certificate must be delivered", err)
 	}
-	shut(t, a)
-	w.account(t, j, []ca.Certificate{c})
+	closeAuthority(t, a)
+	w.checkAccounted(t, j, []ca.Certificate{c})
 }
 
-// TestOneGuardFailsAlone issues for many at once, of which one has a stale decision.
-func TestOneGuardFailsAlone(t *testing.T) {
+// TestRefusedGuardDoesNotFailOthers issues many certificates at the same time, one of them with a stale guard.
+func TestRefusedGuardDoesNotFailOthers(t *testing.T) {
 	w := newWorld(t)
 	a := w.open(t, w.store.CA())
-	defer shut(t, a)
+	defer closeAuthority(t, a)
 	var wg sync.WaitGroup
 	for i := range 32 {
 		req := w.request(t)
@@ -377,7 +378,7 @@ func TestOneGuardFailsAlone(t *testing.T) {
 			refusal, refused := pki.AsRefusal(err)
 			switch {
 			case i == 7 && (!refused || refusal.Rule != pki.RuleIdentityStale):
-				t.Errorf("the stale decision: %v, want a refusal by %s", err, pki.RuleIdentityStale)
+				t.Errorf("the request with the stale guard: %v, want a refusal by %s", err, pki.RuleIdentityStale)
 			case i != 7 && err != nil:
 				t.Errorf("request %d: %v", i, err)
 			}
@@ -386,7 +387,7 @@ func TestOneGuardFailsAlone(t *testing.T) {
 	wg.Wait()
 }
 
-func TestLoadIsShedAboveTheBound(t *testing.T) {
+func TestRequestsAboveLimitAreRefused(t *testing.T) {
 	w := newWorld(t)
 	hold := make(chan struct{})
 	w.signer.before = func([]byte) error { <-hold; return nil }
@@ -414,12 +415,12 @@ func TestLoadIsShedAboveTheBound(t *testing.T) {
 	}
 	wg.Wait()
 	if n := shed.Load(); n != 76 {
-		t.Errorf("%d of 1100 requests were shed, want 76", n)
+		t.Errorf("%d of 1100 requests were refused, want 76", n)
 	}
-	shut(t, a)
+	closeAuthority(t, a)
 }
 
-func TestCloseFinishesWhatIsInFlight(t *testing.T) {
+func TestCloseWaitsForCertificatesInFlight(t *testing.T) {
 	w := newWorld(t)
 	signing, hold := make(chan struct{}), make(chan struct{})
 	var first atomic.Bool
@@ -439,8 +440,8 @@ func TestCloseFinishesWhatIsInFlight(t *testing.T) {
 	}()
 	<-signing
 	closed := make(chan struct{})
-	go func() { shut(t, a); close(closed) }()
-	for { // Close has begun once Issue refuses
+	go func() { closeAuthority(t, a); close(closed) }()
+	for { // Close has started once Issue refuses
 		if _, err := issue(t.Context(), a, w.request(t)); err != nil {
 			if !pki.IsTemporary(err) {
 				t.Errorf("Issue while stopping: %v, want a temporary error", err)

@@ -17,20 +17,21 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Names are what a certificate says beside the SPIFFE ID.
+// Names are the names in a certificate besides the SPIFFE ID.
 type Names struct {
 	DNS []string
 	IPs []netip.Addr
 }
 
-// idPKIXOCSPNocheck tells relying parties not to ask about a delegate's own status (RFC 6960 §4.2.2.2.1).
+// idPKIXOCSPNocheck tells relying parties not to check the status of a delegated OCSP responder (RFC 6960 section
+// 4.2.2.2.1).
 var idPKIXOCSPNocheck = pkix.Extension{
 	Id:    asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5},
 	Value: asn1.NullBytes,
 }
 
-// template says what the certificate holds: everything in it comes from the profile, the identity and the issuer, but the
-// key, which is in RawSubjectPublicKeyInfo.
+// template returns the content of the certificate. It comes from the profile, the identity and the issuing CA, except
+// for the public key in RawSubjectPublicKeyInfo.
 func (p *Profile) template(iss IssuingCA, req Request, serial pki.Serial, partition uint16, now time.Time) (*x509.Certificate, error) {
 	if err := p.CheckNames(req.Identity, req.Names); err != nil {
 		return nil, err
@@ -78,7 +79,7 @@ func (p *Profile) template(iss IssuingCA, req Request, serial pki.Serial, partit
 	return t, nil
 }
 
-// addPartition has a certificate say where the CRL of its partition is, and the delta CRL.
+// addPartition adds the URLs of the partition's CRL and delta CRL to a certificate.
 func (p *Profile) addPartition(t *x509.Certificate, issuer pki.IssuerID, partition uint16) error {
 	crl, delta := p.CRLPoint(issuer, partition)
 	t.CRLDistributionPoints = []string{crl}
@@ -90,8 +91,8 @@ func (p *Profile) addPartition(t *x509.Certificate, issuer pki.IssuerID, partiti
 	return err
 }
 
-// validity chooses notBefore and notAfter. A lifetime over the profile's is refused; one over the issuing CA's own end
-// is cut there, because a certificate that outlives its issuer does not verify.
+// validity returns notBefore and notAfter. It refuses a lifetime above the profile's maximum. It shortens a lifetime
+// that exceeds the issuing CA's, because a certificate that outlives its issuer does not verify.
 func (p *Profile) validity(iss IssuingCA, lifetime time.Duration, now time.Time) (notBefore, notAfter time.Time, err error) {
 	if lifetime == 0 {
 		lifetime = p.lifetime
@@ -115,7 +116,7 @@ func (p *Profile) validity(iss IssuingCA, lifetime time.Duration, now time.Time)
 	return notBefore.UTC(), notAfter.UTC(), nil
 }
 
-// CheckNames refuses names that the profile does not allow beside the identity, or without which it does not allow it.
+// CheckNames refuses names that the profile forbids, and the lack of names that it requires.
 func (p *Profile) CheckNames(id pki.SPIFFEID, n Names) error {
 	for _, c := range []struct {
 		rule  nameRule
@@ -124,9 +125,11 @@ func (p *Profile) CheckNames(id pki.SPIFFEID, n Names) error {
 	}{{p.dnsNames, len(n.DNS), "DNS names"}, {p.ipAddresses, len(n.IPs), "IP addresses"}} {
 		switch {
 		case c.rule == forbidden && c.count > 0:
-			return pki.Refuse(pki.RuleNames, "register the identity without them", "profile %s allows no %s", p.name, c.what)
+			return pki.Refuse(pki.RuleNames, "register the identity without them",
+				"profile %s allows no %s", p.name, c.what)
 		case c.rule == required && c.count == 0:
-			return pki.Refuse(pki.RuleNames, "register the identity with at least one", "profile %s needs %s", p.name, c.what)
+			return pki.Refuse(pki.RuleNames, "register the identity with at least one",
+				"profile %s needs %s", p.name, c.what)
 		}
 	}
 	if p.subjectRule == subjectCommonName {
@@ -135,7 +138,8 @@ func (p *Profile) CheckNames(id pki.SPIFFEID, n Names) error {
 	return nil
 }
 
-// subjectKeyID is the leftmost 160 bits of the SHA-256 of the public key's bits (RFC 7093 §2, method 1).
+// subjectKeyID returns the first 160 bits of the SHA-256 hash of the public key's bit string (RFC 7093 section 2,
+// method 1).
 func subjectKeyID(spki []byte) ([]byte, error) {
 	info := cryptobyte.String(spki)
 	var bits cryptobyte.String

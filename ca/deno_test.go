@@ -4,7 +4,7 @@ package ca_test
 
 import "testing"
 
-// TestDenoVerifies holds the line of docs/relying-parties.md for rustls. make test-judges installs Deno.
+// TestDenoVerifies checks the row for rustls in docs/relying-parties.md. make test-judges installs Deno.
 func TestDenoVerifies(t *testing.T) {
 	open, limited := newScene(t, byDefault), newScene(t, constrained)
 	args := []string{"run", "--no-config", "--allow-net", "--allow-read", "testdata/judges/deno.js"}

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// ErrFenced says that another process has taken over the journal. This one signs nothing any more.
+// ErrFenced means that another process has taken over the journal. This process signs nothing from then on.
 var ErrFenced = errors.New("ca: another process has taken over this store: stop one of the two")
 
-// unavailable is a failure that may pass: of the token, the store, or the caller's patience.
+// unavailable is a temporary failure: of the HSM, of the store, or because the request's context ended.
 type unavailable struct {
 	what  string
 	after time.Duration
@@ -27,5 +27,5 @@ func (e *unavailable) Unwrap() error { return e.cause }
 // Temporary reports that the same request, with the same request ID, may succeed later.
 func (e *unavailable) Temporary() bool { return true }
 
-// RetryAfter returns how long to wait before that.
+// RetryAfter returns how long to wait before a retry.
 func (e *unavailable) RetryAfter() time.Duration { return e.after }

@@ -1,4 +1,4 @@
 package ca
 
-// TBSOf returns what will be signed of a draft.
+// TBSOf returns the TBSCertificate of a draft.
 func TBSOf(d *Draft) []byte { return d.tbs }

@@ -36,7 +36,7 @@ func (d *digests) list() []string {
 	return out
 }
 
-// observer remembers what it was told of.
+// observer records the latest status of each certificate.
 type observer struct {
 	mu    sync.Mutex
 	known map[pki.CertRef]pki.Status
@@ -60,14 +60,14 @@ func (o *observer) knows(ref pki.CertRef) bool {
 	return ok
 }
 
-// status is what it was told last of a certificate.
+// status returns the latest status of a certificate.
 func (o *observer) status(ref pki.CertRef) pki.Status {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.known[ref]
 }
 
-// fault is what happens to one call: an error, and whether the call took effect all the same.
+// fault is the fault of one call: an error, and whether the call takes effect nevertheless.
 type fault struct {
 	applied bool
 	err     error
@@ -75,46 +75,46 @@ type fault struct {
 
 var errInjected = errors.New("injected fault")
 
-// faultyJournal is a real journal whose calls fail as a plan says. It takes down which serial each digest was announced for.
+// faultyJournal is a real journal whose calls fail as configured. It records which certificate each digest belongs to.
 type faultyJournal struct {
 	ca.Journal
-	write func(settle, announce int) *fault // nil for none
+	write func(commits, intents int) *fault // nil for none
 	state func() error
 
-	mu        sync.Mutex
-	announced map[string]pki.CertRef // digest to certificate, of intents that became durable
-	pending   map[string]ca.BatchID
-	epoch     ca.Epoch
+	mu       sync.Mutex
+	intended map[string]pki.CertRef // by digest, from durable intents
+	pending  map[string]ca.BatchID
+	epoch    ca.Epoch
 }
 
-func (j *faultyJournal) Write(ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
+func (j *faultyJournal) Write(ctx context.Context, epoch ca.Epoch, commits []ca.BatchCommit, intents []ca.Intent) ([]ca.Results, error) {
 	var f *fault
 	if j.write != nil {
-		f = j.write(len(settle), len(announce))
+		f = j.write(len(commits), len(intents))
 	}
 	if f != nil && !f.applied {
-		return make([]ca.Results, len(settle)), f.err
+		return make([]ca.Results, len(commits)), f.err
 	}
-	verdicts, err := j.Journal.Write(ctx, epoch, settle, announce)
+	results, err := j.Journal.Write(ctx, epoch, commits, intents)
 	if err != nil {
-		return verdicts, err
+		return results, err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.epoch = epoch
-	if j.announced == nil {
-		j.announced, j.pending = map[string]pki.CertRef{}, map[string]ca.BatchID{}
+	if j.intended == nil {
+		j.intended, j.pending = map[string]pki.CertRef{}, map[string]ca.BatchID{}
 	}
-	for _, intent := range announce {
+	for _, intent := range intents {
 		for _, i := range intent.Items {
-			j.announced[hex.EncodeToString(i.Digest)] = i.Ref
+			j.intended[hex.EncodeToString(i.Digest)] = i.Ref
 			j.pending[hex.EncodeToString(i.Digest)] = intent.Batch
 		}
 	}
 	if f != nil {
-		return verdicts, f.err
+		return results, f.err
 	}
-	return verdicts, nil
+	return results, nil
 }
 
 func (j *faultyJournal) State(ctx context.Context, epoch ca.Epoch, batches []ca.BatchID) ([]ca.BatchState, error) {
@@ -126,21 +126,21 @@ func (j *faultyJournal) State(ctx context.Context, epoch ca.Epoch, batches []ca.
 	return j.Journal.State(ctx, epoch, batches)
 }
 
-// durable fails unless the intent for a digest is in the store right now.
+// durable returns an error unless a pending intent in the store contains the digest.
 func (j *faultyJournal) durable(digest []byte) error {
 	j.mu.Lock()
 	batch, ok := j.pending[hex.EncodeToString(digest)]
 	epoch := j.epoch
 	j.mu.Unlock()
 	if !ok {
-		return errors.New("asked to sign what was never announced")
+		return errors.New("signing a digest that is in no intent")
 	}
 	states, err := j.Journal.State(context.Background(), epoch, []ca.BatchID{batch})
 	if err != nil {
 		return err
 	}
 	if states[0] != ca.BatchPending {
-		return errors.New("asked to sign without a pending intent")
+		return errors.New("signing a digest without a pending intent")
 	}
 	return nil
 }
@@ -148,20 +148,20 @@ func (j *faultyJournal) durable(digest []byte) error {
 func (j *faultyJournal) refOf(digest string) (pki.CertRef, bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	ref, ok := j.announced[digest]
+	ref, ok := j.intended[digest]
 	return ref, ok
 }
 
-// account checks that every signature the key made is on record, as a released certificate or as one that was never
-// released and is revoked, and that what callers got is released and known to the observer.
-func (w *world) account(t testing.TB, j *faultyJournal, got []ca.Certificate) {
+// checkAccounted checks that every signature is on record: delivered, or never delivered and revoked. Certificates that
+// callers got must be delivered and known to the observer.
+func (w *world) checkAccounted(t testing.TB, j *faultyJournal, got []ca.Certificate) {
 	t.Helper()
 	ctx := context.Background()
 	released := map[pki.CertRef]bool{}
 	for _, digest := range w.signer.signed.list() {
 		ref, ok := j.refOf(digest)
 		if !ok {
-			t.Errorf("the key signed %s, which was never announced", digest)
+			t.Errorf("the key signed %s, which is in no intent", digest)
 			continue
 		}
 		rec, err := w.store.RA().Certificate(ctx, ref)
@@ -170,16 +170,16 @@ func (w *world) account(t testing.TB, j *faultyJournal, got []ca.Certificate) {
 			continue
 		}
 		if !rec.Delivered && rec.Status.State != pki.Revoked {
-			t.Errorf("%s was never released and is %s", ref.Serial, rec.Status.State)
+			t.Errorf("%s was never delivered and is %s", ref.Serial, rec.Status.State)
 		}
 		released[ref] = rec.Delivered
 	}
 	for _, c := range got {
 		if !released[c.Ref] {
-			t.Errorf("a caller holds %s, which is not on record as released", c.Ref.Serial)
+			t.Errorf("a caller has %s, which is not on record as delivered", c.Ref.Serial)
 		}
 		if !w.observed.knows(c.Ref) {
-			t.Errorf("a caller holds %s, of which the observer was not told", c.Ref.Serial)
+			t.Errorf("a caller has %s, which the observer does not know", c.Ref.Serial)
 		}
 	}
 }

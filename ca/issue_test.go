@@ -9,8 +9,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// TestAPanicStrandsNobody has one signature of many panic: the others of its batch are recorded all the same.
-func TestAPanicStrandsNobody(t *testing.T) {
+// TestPanicDoesNotBlockBatch lets one of many signatures panic. The others of its batch must be recorded.
+func TestPanicDoesNotBlockBatch(t *testing.T) {
 	w := newWorld(t)
 	var signed atomic.Int64
 	w.signer.before = func([]byte) error {
@@ -26,7 +26,7 @@ func TestAPanicStrandsNobody(t *testing.T) {
 		req := w.request(t)
 		wg.Go(func() {
 			defer func() {
-				if recover() != nil { // as the server does
+				if recover() != nil { // as the server's handler does
 					panicked.Add(1)
 				}
 			}()
@@ -36,21 +36,21 @@ func TestAPanicStrandsNobody(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	shut(t, a)
+	closeAuthority(t, a)
 	if issued.Load() != 31 || panicked.Load() != 1 {
-		t.Errorf("%d were issued and %d panicked of 32", issued.Load(), panicked.Load())
+		t.Errorf("of 32 requests %d were issued and %d panicked", issued.Load(), panicked.Load())
 	}
 	if _, left, err := w.store.CA().Begin(t.Context()); err != nil || len(left) != 0 {
-		t.Errorf("%d batches are left, %v", len(left), err)
+		t.Errorf("%d batches remain, %v", len(left), err)
 	}
 }
 
-// TestNothingIsSignedThatIsOver lets a certificate end while it waits for its turn.
-func TestNothingIsSignedThatIsOver(t *testing.T) {
+// TestExpiredDraftIsNotSigned lets a certificate expire while it waits for its intent.
+func TestExpiredDraftIsNotSigned(t *testing.T) {
 	w := newWorld(t)
 	var late atomic.Int64
 	a := w.openAt(t, w.store.CA(), func() time.Time { return time.Now().Add(time.Duration(late.Load())) })
-	defer shut(t, a)
+	defer closeAuthority(t, a)
 	req := w.request(t)
 	req.Lifetime = time.Minute
 	d, err := a.Draft(req)
@@ -60,15 +60,16 @@ func TestNothingIsSignedThatIsOver(t *testing.T) {
 	late.Store(int64(2 * time.Minute))
 	before := len(w.signer.signed.list())
 	if _, err := a.Issue(t.Context(), d); !pki.IsTemporary(err) {
-		t.Errorf("a certificate that is over: %v, want a temporary error", err)
+		t.Errorf("an expired certificate: %v, want a temporary error", err)
 	}
 	if n := len(w.signer.signed.list()) - before; n != 0 {
-		t.Errorf("the key signed %d", n)
+		t.Errorf("the key signed %d digests", n)
 	}
 }
 
-// TestASlowSignatureKeepsNobody holds one signature back until all others are released, those of its own batch included.
-func TestASlowSignatureKeepsNobody(t *testing.T) {
+// TestSlowSignatureDoesNotDelayOthers holds one signature back until all other certificates are delivered, including those of
+// its batch.
+func TestSlowSignatureDoesNotDelayOthers(t *testing.T) {
 	const all = 32
 	w := newWorld(t)
 	var others sync.WaitGroup
@@ -104,8 +105,8 @@ func TestASlowSignatureKeepsNobody(t *testing.T) {
 			others.Done()
 		}
 	}
-	shut(t, a)
+	closeAuthority(t, a)
 	if late.Load() != 0 {
-		t.Error("others waited for one that was slow to sign")
+		t.Error("other certificates waited for a slow signature")
 	}
 }

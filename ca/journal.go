@@ -9,38 +9,38 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Epoch numbers the processes that have written to one journal. Only the newest may write.
+// Epoch numbers the processes that have written to a journal. Only the newest process may write.
 type Epoch uint64
 
-// BatchID names a batch of intents; it is drawn at random.
+// BatchID identifies a batch of intents. It is random.
 type BatchID [16]byte
 
-// NewBatchID draws a BatchID.
+// NewBatchID returns a random BatchID.
 func NewBatchID() BatchID {
 	var id BatchID
-	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process where there is no randomness
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process if it has no randomness
 	return id
 }
 
 // String formats the ID as hexadecimal.
 func (id BatchID) String() string { return hex.EncodeToString(id[:]) }
 
-// IntentItem announces one certificate that the token is about to sign.
+// IntentItem describes one certificate that the HSM is about to sign.
 type IntentItem struct {
 	Ref       pki.CertRef
-	Digest    []byte // what the token is asked to sign; for Ed25519, which signs the message itself, its SHA-256
+	Digest    []byte // the digest to be signed; for Ed25519, the SHA-256 of the message
 	NotAfter  time.Time
-	Partition uint16 // of the issuer's CRL
+	Partition uint16 // of the issuing CA's CRL
 }
 
-// Intent is a batch of announced signatures. Once it is durable, each of them is accounted for: by the
-// Settlement of the process that wrote it, or of the next one.
+// Intent is a batch of certificates about to be signed. Once it is durable, a BatchCommit of this process or of the
+// next one accounts for each of its items.
 type Intent struct {
 	Batch BatchID
 	Items []IntentItem
 }
 
-// Record is a signed certificate on its way to become an issued one.
+// Record is a signed certificate that is to be recorded as issued.
 type Record struct {
 	Ref       pki.CertRef
 	Identity  pki.SPIFFEID
@@ -55,89 +55,91 @@ type Record struct {
 	Guard     pki.Guard
 }
 
-// BatchCommit says what became of items of a batch: the certificates that were signed. Every item of the intent here
-// without a record here, or whose record meets a guard, becomes a revoked record that was never released. The items of the
-// batch that are not named stay announced.
+// BatchCommit is the result of items of a batch. Records contains the certificates that were signed. An item without a
+// record, or with a record that is refused by its guard, becomes a revoked record that was never delivered. Items of
+// the batch that are not in Intent stay pending.
 type BatchCommit struct {
-	Intent  Intent // the items that are settled now
+	Intent  Intent // the items that are committed now
 	Records []Record
 	At      time.Time
 }
 
-// Result is what became of a record.
+// Result is the result of committing a record.
 type Result struct {
-	// Refusal is the *pki.Refusal that kept it from being issued; nil where it was.
+	// Refusal is the [*pki.Refusal] because of which the certificate was not issued, or nil.
 	Refusal error
-	// Superseded is the new status of the certificate that its guard has revoked; zero for none.
+	// Superseded is the new status of the certificate that the record's guard revoked; zero if there is none.
 	Superseded pki.StatusChange
 }
 
-// Results holds one for each record of a settlement, in its order.
+// Results contains one Result for each record of a BatchCommit, in order.
 type Results []Result
 
-// BatchState is what a journal knows of a batch.
+// BatchState is the state of a batch in a journal.
 type BatchState uint8
 
-// A batch is absent before its intent is durable, pending until the last of its items is settled, and settled for ever. One
-// without items is settled from its beginning.
+// A batch is absent before its intent is durable, pending until the last of its items is committed, and committed from
+// then on. A batch without items is committed from the start.
 const (
 	BatchAbsent BatchState = iota + 1
 	BatchPending
 	BatchCommitted
 )
 
-// Journal is the durable side of issuance. The Authority is its only consumer and calls it from one goroutine at a
+// Journal is the durable side of issuance. The [Authority] is its only consumer and calls it from one goroutine at a
 // time.
 //
-// Durability: when Write or Begin has returned without an error, what it wrote survives a crash of the machine. When
-// Write has returned an error, it applied as a whole or not at all, and only State can say which.
+// Durability: after Write or Begin returns nil, the changes survive a crash of the machine. After Write returns an
+// error, either all of its changes were applied or none, and only State can tell.
 type Journal interface {
 	// Begin opens a new epoch, which fences all earlier ones, and returns the intents that they left pending.
 	Begin(ctx context.Context) (Epoch, []Intent, error)
-	// Write settles items and announces intents in one transaction: for each settlement, with its records' guards
-	// checked again and consumed, the certificates and the revocation of those that they supersede, request IDs, log entries, the never-released records, and the
-	// removal of its items from their intent, which have to be there. One record's refusal does not fail the others. The verdicts, one for each
-	// settlement, hold if the transaction applied, so they are returned beside an error too. A stale epoch gets an
-	// error that wraps ErrFenced, and nothing is written.
-	Write(ctx context.Context, epoch Epoch, settle []BatchCommit, announce []Intent) ([]Results, error)
-	// State reads back what became of batches, in their order. A stale epoch gets an error that wraps ErrFenced: its
-	// batches may have been settled by the process that fenced it, which says nothing about what it wrote itself.
+	// Write commits items and records new intents in one transaction. For each BatchCommit it checks and consumes the
+	// guards of its records. It writes the certificates, the revocations of superseded certificates, request IDs, log
+	// entries and never-delivered records. It removes the items from their intents, which must exist. The refusal of
+	// one record does not fail the others. There is one Results per BatchCommit; they are valid if the transaction was
+	// applied, so Write returns them together with an error, too. For a stale epoch Write changes nothing and returns
+	// an error that wraps ErrFenced.
+	Write(ctx context.Context, epoch Epoch, commits []BatchCommit, intents []Intent) ([]Results, error)
+	// State returns the states of batches, in order. For a stale epoch it returns an error that wraps ErrFenced. The
+	// process that fenced it may have committed its batches, so their states would say nothing about its own writes.
 	State(ctx context.Context, epoch Epoch, batches []BatchID) ([]BatchState, error)
 }
 
-// InstalledCA is a CA certificate that a ceremony installed.
+// InstalledCA is a CA certificate installed by a ceremony.
 type InstalledCA struct {
 	Certificate []byte // DER
-	// Key is the label of its key in an issuing token; empty for a CA whose key is elsewhere, such as the root.
+	// Key is the label of the CA's key in the HSM. It is empty for a CA with its key elsewhere, such as the root.
 	Key   string
 	At    time.Time
-	State InstallationState // Install takes no notice of it
+	State InstallationState // ignored by Install
 }
 
-// InstallationState is what an installed CA is still used for.
+// InstallationState is the state of an installed CA.
 type InstallationState uint8
 
-// An active CA issues certificates, if it has a key and none was installed later. A retired one issues certificates for
-// its own OCSP delegate alone, and is answered for. A removed one is not answered for, and its certificates stay on record.
+// An active CA with a key issues certificates if it was installed last. A retired CA issues only certificates for its
+// own OCSP delegate, and its certificates' statuses are still served. A removed CA's statuses are not served; its
+// certificates stay on record.
 const (
 	Active InstallationState = iota + 1
 	Retired
 	Removed
 )
 
-// Installations keeps the CA certificates of a trust domain. Methods are safe for concurrent use.
+// Installations stores the CA certificates of a trust domain. Its methods are safe for concurrent use.
 type Installations interface {
-	// Install records a CA certificate, durably; installing the same one again succeeds and changes nothing. Of two
-	// certificates with the same subject and key, the one that is installed later takes the place of the other. A removed CA
-	// is not installed again.
+	// Install durably records a CA certificate. Installing the same certificate again succeeds without a change. Of two
+	// certificates with the same subject and key, the one installed later replaces the other. A removed CA cannot be
+	// installed again.
 	Install(ctx context.Context, c InstalledCA, by pki.Actor) error
-	// Installed returns the CA certificates in the order of their installation, removed ones included.
+	// Installed returns the CA certificates in order of installation, including removed ones.
 	Installed(ctx context.Context) ([]InstalledCA, error)
-	// Retire retires an issuing CA, durably; repeating it succeeds and changes nothing. It is refused unless another issuing
-	// CA is active and has not expired.
+	// Retire durably retires an issuing CA. Repeating it succeeds without a change. Retire is refused unless another
+	// issuing CA is active and has not expired.
 	Retire(ctx context.Context, id pki.IssuerID, at time.Time, by pki.Actor) error
-	// Remove removes a CA with its CRLs, durably; repeating it succeeds and changes nothing. It is refused while the CA's
-	// certificate has not expired, unless the CA is retired, or has no key here, and all that it issued has expired. Its OCSP
-	// delegate's certificates do not count.
+	// Remove durably removes a CA and its CRLs. Repeating it succeeds without a change. Remove is refused before the
+	// CA's certificate has expired. As an exception, a CA that is retired or has no key here can be removed once all
+	// certificates that it issued have expired. Certificates of its OCSP delegate do not count.
 	Remove(ctx context.Context, id pki.IssuerID, at time.Time, by pki.Actor) error
 }

@@ -22,21 +22,21 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// scene holds the files of a CA and of a certificate that it issued to a TLS server and client, and runs a TLS server
-// that says hello to every client whose certificate it verifies.
+// scene contains the files of a CA and of a certificate for a TLS server and client. Its TLS server says hello to each
+// client with a valid certificate.
 type scene struct{ dir, chain, key, root, issuing, port string }
 
-// How an issuing CA is signed.
+// These functions edit the ceremony in which the issuing CA is signed.
 func byDefault(*ceremony.SignSpec)     {}
 func constrained(s *ceremony.SignSpec) { s.Constrain = true }
 func permitDNS(s *ceremony.SignSpec)   { s.Constrain, s.PermittedDNS = true, []string{"fleet.example"} }
 
-// newScene makes a scene with an issuing CA that is signed as edit says.
+// newScene returns a scene with an issuing CA that is signed after edit.
 func newScene(t *testing.T, edit func(*ceremony.SignSpec)) scene {
 	t.Helper()
 	w := newWorldOf(t, edit)
 	a := w.open(t, w.store.CA())
-	defer shut(t, a)
+	defer closeAuthority(t, a)
 	key := newKey(t, elliptic.P256())
 	req := w.requestFor(t, key.Public())
 	req.Names = ca.Names{DNS: []string{"ca.fleet.example"}, IPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
@@ -71,7 +71,7 @@ func writePEM(t *testing.T, path, kind string, ders ...[]byte) {
 	}
 }
 
-// serve runs the TLS server of the scene and returns its port.
+// serve runs the scene's TLS server and returns its port.
 func (s scene) serve(t *testing.T, root *x509.Certificate) string {
 	t.Helper()
 	pair, err := tls.LoadX509KeyPair(s.chain, s.key)
@@ -96,7 +96,7 @@ func (s scene) serve(t *testing.T, root *x509.Certificate) string {
 				return
 			}
 			_ = c.SetDeadline(time.Now().Add(30 * time.Second))
-			_, _ = c.Write([]byte("hello")) // which fails where the handshake does; the client tells why
+			_, _ = c.Write([]byte("hello")) // fails with the handshake; the client reports why
 			_ = c.Close()
 		}
 	}()
@@ -107,7 +107,8 @@ func (s scene) serve(t *testing.T, root *x509.Certificate) string {
 	return port
 }
 
-// says runs a program on the scene and fails unless its output contains the text, and it succeeds if the text is hello.
+// says runs a program on the scene. The output must contain the text, and the program must succeed if the text is
+// hello.
 func (s scene) says(t *testing.T, want string, program string, args ...string) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput()
@@ -118,7 +119,7 @@ func (s scene) says(t *testing.T, want string, program string, args ...string) {
 
 func (s scene) args() []string { return []string{s.chain, s.key, s.root, s.port} }
 
-// compiled compiles a C program of testdata/judges.
+// compiled compiles a C program in testdata/judges.
 func compiled(t *testing.T, name string, libraries ...string) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), name)
@@ -152,7 +153,7 @@ func TestPythonParses(t *testing.T) {
 	}
 }
 
-// mosquitto starts a broker that demands client certificates, and returns its port.
+// mosquitto starts a broker that requires client certificates, and returns its port.
 func (s scene) mosquitto(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -197,7 +198,7 @@ func (s scene) mosquitto(t *testing.T) string {
 	}
 }
 
-// TestMosquittoVerifies has a device publish to a broker; each verifies the other's chain.
+// TestMosquittoVerifies publishes from a device to a broker; each verifies the other's chain.
 func TestMosquittoVerifies(t *testing.T) {
 	for _, s := range []scene{newScene(t, byDefault), newScene(t, constrained)} {
 		args := []string{"-h", "127.0.0.1", "-p", s.mosquitto(t), "--cafile", s.root, "-t", "t", "-m", "m", "-q", "1"}
@@ -206,12 +207,12 @@ func TestMosquittoVerifies(t *testing.T) {
 			t.Errorf("mosquitto_pub: %v\n%s", err, out)
 		}
 		if out, err := exec.CommandContext(t.Context(), "mosquitto_pub", args...).CombinedOutput(); err == nil {
-			t.Errorf("mosquitto takes a client without a certificate:\n%s", out)
+			t.Errorf("mosquitto accepted a client without a certificate:\n%s", out)
 		}
 	}
 }
 
-// requestFor asks for a certificate for a key of the device, without a guard on its generation.
+// requestFor returns a request for a key of the device, without a guard on the identity's revision.
 func (w *world) requestFor(t testing.TB, key crypto.PublicKey) ca.Request {
 	t.Helper()
 	hash, err := pki.HashKey(key)

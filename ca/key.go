@@ -14,8 +14,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// smallPrimes is the product of the odd primes below 752 (as NIST SP 800-89 §5.3.3 asks for); a modulus that
-// shares a factor with it was not made by a sound generator.
+// smallPrimes returns the product of the odd primes below 752 (NIST SP 800-89 section 5.3.3). A modulus that shares a
+// factor with it was not generated correctly.
 var smallPrimes = sync.OnceValue(func() *big.Int {
 	p := big.NewInt(1)
 	for n := int64(3); n < 752; n += 2 {
@@ -26,7 +26,7 @@ var smallPrimes = sync.OnceValue(func() *big.Int {
 	return p
 })
 
-// checkKey refuses a public key that the profile does not allow or that nobody should use.
+// checkKey refuses a public key that the profile does not allow or that is weak.
 func (p *Profile) checkKey(pub crypto.PublicKey) error {
 	t, refusal := typeOf(pub)
 	if refusal != nil {
@@ -38,6 +38,7 @@ func (p *Profile) checkKey(pub crypto.PublicKey) error {
 	return nil
 }
 
+// typeOf returns the type of a public key, or refuses a key that is never certified.
 func typeOf(pub crypto.PublicKey) (pki.KeyType, *pki.Refusal) {
 	fix := "use one of " + pki.JoinKeyTypes(pki.KeyTypes())
 	switch k := pub.(type) {
@@ -51,7 +52,8 @@ func typeOf(pub crypto.PublicKey) (pki.KeyType, *pki.Refusal) {
 		return "", pki.Refuse(pki.RuleKeyType, fix, "the key is on the curve %s", k.Params().Name)
 	case ed25519.PublicKey:
 		if smallOrder(k) {
-			return "", pki.Refuse(pki.RuleKeyWeak, "make a new key with another generator", "the Ed25519 key is a point of small order")
+			return "", pki.Refuse(pki.RuleKeyWeak, "make a new key with another generator",
+				"the Ed25519 key is a point of small order")
 		}
 		return pki.Ed25519, nil
 	case *rsa.PublicKey:
@@ -64,7 +66,8 @@ func typeOf(pub crypto.PublicKey) (pki.KeyType, *pki.Refusal) {
 			return "", pki.Refuse(pki.RuleKeyWeak, "use 65537", "the RSA exponent is %d", k.E)
 		}
 		if k.N.Bit(0) == 0 || new(big.Int).GCD(nil, nil, k.N, smallPrimes()).Cmp(big.NewInt(1)) != 0 {
-			return "", pki.Refuse(pki.RuleKeyWeak, "make a new key with another generator", "the RSA modulus has a small factor")
+			return "", pki.Refuse(pki.RuleKeyWeak, "make a new key with another generator",
+				"the RSA modulus has a small factor")
 		}
 		return t, nil
 	default:
@@ -72,10 +75,10 @@ func typeOf(pub crypto.PublicKey) (pki.KeyType, *pki.Refusal) {
 	}
 }
 
-// smallOrder reports whether a key is, in whatever encoding, one of the eight points of edwards25519 (RFC 8032 §5.1) whose order
-// divides 8: nobody has its private key, and everybody can make signatures that it verifies. The points of order 1, 2 and 4
-// have the y 1, -1 and 0. Those of order 8 are doubled to y = 0, which they are where x² = -y²: on the curve
-// -x² + y² = 1 + dx²y², with d = -121665/121666, that is dy⁴ + 2y² - 1 = 0.
+// smallOrder reports whether a key encodes one of the eight points of edwards25519 with an order that divides 8 (RFC
+// 8032 section 5.1). Such a key has no private key, and anyone can make signatures that it verifies. The points of
+// order 1, 2 and 4 have y = 1, -1 and 0. A point of order 8 doubles to y = 0, so x² = -y². With the curve equation -x²
+// + y² = 1 + dx²y² and d = -121665/121666, this means dy⁴ + 2y² - 1 = 0.
 func smallOrder(k ed25519.PublicKey) bool {
 	p := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
 	octets := slices.Clone(k)

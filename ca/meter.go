@@ -6,25 +6,24 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Step is a part of issuing a certificate that can take long.
+// Step is a step of issuing a certificate that can take long.
 type Step string
 
-// The steps: waiting for the durable intent, the token's signature, and waiting for the durable record.
+// The steps: waiting for the durable intent, signing in the HSM, and waiting for the durable record.
 const (
 	StepIntent Step = "intent"
 	StepSign   Step = "sign"
 	StepRecord Step = "record"
 )
 
-// Steps are all steps, in their order.
+// Steps returns all steps in order.
 func Steps() []Step { return []Step{StepIntent, StepSign, StepRecord} }
 
-// Meter is told of the steps of each certificate, and of the certificates. It must not block, and is safe for
-// concurrent use.
+// Meter measures the issuance of certificates. Its methods must not block, and are safe for concurrent use.
 type Meter interface {
-	// Begin is told that a step begins for a certificate of an issuer, in the context of the call that it belongs to. The
-	// function that it returns is called once, when the step has ended, with what it failed with.
+	// Begin records the start of a step for a certificate of an issuing CA. The returned function is called once, when
+	// the step has ended, with its error or nil.
 	Begin(ctx context.Context, step Step, issuer pki.IssuerID) (end func(err error))
-	// Issued is told of a certificate that is on record, and of its profile.
+	// Issued records that a certificate of a profile is on record.
 	Issued(profile string)
 }

@@ -12,54 +12,54 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// remembering is a journal that keeps the partitions of what is announced and recorded.
-type remembering struct {
+// partitionJournal is a journal that records the partitions in intents and records.
+type partitionJournal struct {
 	ca.Journal
-	mu        sync.Mutex
-	announced map[pki.CertRef]uint16
-	recorded  map[pki.CertRef]uint16
+	mu       sync.Mutex
+	intended map[pki.CertRef]uint16
+	recorded map[pki.CertRef]uint16
 }
 
-func (j *remembering) Write(ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
+func (j *partitionJournal) Write(ctx context.Context, epoch ca.Epoch, commits []ca.BatchCommit, intents []ca.Intent) ([]ca.Results, error) {
 	j.mu.Lock()
-	if j.announced == nil {
-		j.announced, j.recorded = map[pki.CertRef]uint16{}, map[pki.CertRef]uint16{}
+	if j.intended == nil {
+		j.intended, j.recorded = map[pki.CertRef]uint16{}, map[pki.CertRef]uint16{}
 	}
-	for _, intent := range announce {
+	for _, intent := range intents {
 		for _, item := range intent.Items {
-			j.announced[item.Ref] = item.Partition
+			j.intended[item.Ref] = item.Partition
 		}
 	}
-	for _, s := range settle {
+	for _, s := range commits {
 		for _, r := range s.Records {
 			j.recorded[r.Ref] = r.Partition
 		}
 	}
 	j.mu.Unlock()
-	return j.Journal.Write(ctx, epoch, settle, announce)
+	return j.Journal.Write(ctx, epoch, commits, intents)
 }
 
-// partition is that of a certificate, which is announced and recorded with the same one.
-func (j *remembering) partition(t testing.TB, ref pki.CertRef) uint16 {
+// partition returns a certificate's partition, which must be the same in its intent and its record.
+func (j *partitionJournal) partition(t testing.TB, ref pki.CertRef) uint16 {
 	t.Helper()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	announced, ok := j.announced[ref]
+	intended, ok := j.intended[ref]
 	recorded, too := j.recorded[ref]
-	if !ok || !too || announced != recorded {
-		t.Errorf("certificate %s was announced in partition %d and recorded in %d", ref.Serial, announced, recorded)
+	if !ok || !too || intended != recorded {
+		t.Errorf("certificate %s has partition %d in its intent and %d in its record", ref.Serial, intended, recorded)
 	}
 	return recorded
 }
 
-// Certificates are spread over the partitions there are, no more and no fewer, and one of another profile is in none.
-func TestPartitionsOfCertificates(t *testing.T) {
+// Certificates of a partitioned profile are spread over all partitions. Those of other profiles have no partition.
+func TestCertificatesAreSpreadOverPartitions(t *testing.T) {
 	w := newWorld(t)
-	for _, n := range []int{1, 2, 3} { // one store: the number may change
-		journal := &remembering{Journal: w.store.CA()}
-		a := w.openWith(t, journal, profile(t, parted), n)
+	for _, n := range []int{1, 2, 3} { // on the same store: the number may change
+		journal := &partitionJournal{Journal: w.store.CA()}
+		a := w.openWith(t, journal, profile(t, withPartitions), n)
 		seen := map[uint16]int{}
-		for range 60 { // one of three is missing once in 10^10 times
+		for range 60 { // the probability that one of three partitions is missing is 10^-10
 			c, err := issue(t.Context(), a, w.request(t))
 			if err != nil {
 				t.Fatal(err)
@@ -68,30 +68,30 @@ func TestPartitionsOfCertificates(t *testing.T) {
 		}
 		for i := range n {
 			if seen[uint16(i+1)] == 0 || len(seen) != n {
-				t.Errorf("of %d partitions certificates are in %v", n, seen)
+				t.Errorf("with %d partitions, certificates are in %v", n, seen)
 			}
 		}
-		shut(t, a)
+		closeAuthority(t, a)
 	}
-	journal := &remembering{Journal: w.store.CA()}
+	journal := &partitionJournal{Journal: w.store.CA()}
 	a := w.open(t, journal)
-	defer shut(t, a)
+	defer closeAuthority(t, a)
 	c, err := issue(t.Context(), a, w.request(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p := journal.partition(t, c.Ref); p != 0 {
-		t.Errorf("a certificate of an unpartitioned profile is in partition %d", p)
+		t.Errorf("a certificate of an unpartitioned profile has partition %d", p)
 	}
 }
 
-// Partitions fill alike: each gets its share of 4096 drafts within six standard deviations.
-func TestPartitionsFillAlike(t *testing.T) {
+// Each partition gets its share of 4096 drafts within six standard deviations.
+func TestPartitionsHaveSimilarSizes(t *testing.T) {
 	w := newWorld(t)
 	const n, drafts = 16, 4096
-	p := profile(t, parted)
+	p := profile(t, withPartitions)
 	a := w.openWith(t, w.store.CA(), p, n)
-	defer shut(t, a)
+	defer closeAuthority(t, a)
 	issuer := pki.IssuerOf(w.issuer.Certificate)
 	places, counts := map[string]int{}, [n]int{}
 	for i := range n {
@@ -114,19 +114,19 @@ func TestPartitionsFillAlike(t *testing.T) {
 			}
 		}
 	}
-	const mean, far = drafts / n, 6 * 15.5 // the deviation is the root of 4096 * 1/16 * 15/16
+	const mean, far = drafts / n, 6 * 15.5 // the standard deviation is the root of 4096 * 1/16 * 15/16
 	if slices.Min(counts[:]) < mean-far || slices.Max(counts[:]) > mean+far {
-		t.Errorf("the partitions have %v", counts)
+		t.Errorf("certificates per partition: %v", counts)
 	}
 }
 
-func TestCRLPointsOfWhatHasNone(t *testing.T) {
-	p := profile(t, parted)
+func TestCRLPointWithoutPartition(t *testing.T) {
+	p := profile(t, withPartitions)
 	if url, delta := p.CRLPoint(pki.IssuerID{}, 0); url != "" || delta != "" {
-		t.Errorf("partition 0 is at %q and %q", url, delta)
+		t.Errorf("partition 0 has the URLs %q and %q", url, delta)
 	}
 	if url, delta := profiles(t)["device"].CRLPoint(pki.IssuerID{}, 1); url != "" || delta != "" {
-		t.Errorf("an unpartitioned profile names %q and %q", url, delta)
+		t.Errorf("an unpartitioned profile has the URLs %q and %q", url, delta)
 	}
 }
 
@@ -134,19 +134,19 @@ func TestPartitionsAreBounded(t *testing.T) {
 	w := newWorld(t)
 	for _, n := range []int{-1, 0, ca.MaxPartitions + 1} {
 		if _, err := ca.New(t.Context(), ca.Config{
-			IssuingCAs: []ca.IssuingCA{w.issuer}, Profiles: profiles(t), Partitions: n, Journal: w.store.CA(), Observer: w.observed, Meter: unmetered{}, Clock: time.Now,
+			IssuingCAs: []ca.IssuingCA{w.issuer}, Profiles: profiles(t), Partitions: n, Journal: w.store.CA(), Observer: w.observed, Meter: noMeter{}, Clock: time.Now,
 		}); err == nil {
-			t.Errorf("an authority has %d partitions", n)
+			t.Errorf("New accepted %d partitions", n)
 		}
 	}
 }
 
-// What a profile says of noRevAvail is in its certificates, and nothing about where their revocation would be.
-func TestCertificatesThatNobodyChecks(t *testing.T) {
+// With noRevAvail in the profile, certificates have the extension and no URLs for revocation information.
+func TestNoRevAvailCertificates(t *testing.T) {
 	w := newWorld(t)
-	p := profile(t, func(c *ca.ProfileConfig) { unchecked(c); c.Lint = true })
+	p := profile(t, func(c *ca.ProfileConfig) { withNoRevAvail(c); c.Lint = true })
 	a := w.openWith(t, w.store.CA(), p, 1)
-	defer shut(t, a)
+	defer closeAuthority(t, a)
 	c, err := issue(t.Context(), a, w.request(t))
 	if err != nil {
 		t.Fatal(err)
@@ -159,6 +159,7 @@ func TestCertificatesThatNobodyChecks(t *testing.T) {
 		}
 	}
 	if found != 1 || len(cert.CRLDistributionPoints)+len(cert.OCSPServer) != 0 || len(cert.IssuingCertificateURL) != 1 {
-		t.Errorf("the certificate has noRevAvail %d times, CRLs at %v and OCSP at %v", found, cert.CRLDistributionPoints, cert.OCSPServer)
+		t.Errorf("the certificate has noRevAvail %d times, CRLs at %v and OCSP at %v",
+			found, cert.CRLDistributionPoints, cert.OCSPServer)
 	}
 }

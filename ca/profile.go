@@ -14,86 +14,91 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// MaxDelegateLifetime bounds a delegated OCSP certificate, which nobody can revoke (RFC 6960 §4.2.2.2.1).
+// MaxDelegateLifetime limits the lifetime of a delegated OCSP certificate, which cannot be revoked (RFC 6960 section
+// 4.2.2.2.1).
 const MaxDelegateLifetime = 7 * 24 * time.Hour
 
-// maxBackdate bounds how far notBefore may lie behind the clock: longer would vouch for a time nobody saw.
+// maxBackdate limits how far notBefore may precede the time of issue.
 const maxBackdate = 24 * time.Hour
 
-// Duration is a span of time as an operator writes it, such as 90s, 24h or 7d: what pki.ParseDuration reads.
+// Duration is a duration as written in the configuration, such as 90s, 24h or 7d. pki.ParseDuration parses it.
 type Duration string
 
-// ProfileConfig is a profile as an operator writes it. NewProfile turns it into a Profile, once. What is said about the
-// fields is part of the reference in docs/configuration.md.
+// ProfileConfig is a profile in the configuration. NewProfile validates it and turns it into a Profile. The comments of
+// the fields are part of docs/configuration.md.
 type ProfileConfig struct {
-	// Required. The kinds of identity that may have it: `device`, `workload`, `operator`, `server`, or `va`, which is for
-	// OCSP responders and stands alone.
+	// Required. The kinds of identity that may have it: `device`, `workload`, `operator`, `server`, or `va`, which is
+	// for OCSP responders and cannot be combined with others.
 	Kinds []string `yaml:"kinds"`
-	// Required. How long a certificate lives when its request names no lifetime, such as `24h` or `7d`: 1 second at
-	// least, `max_lifetime` at most.
+	// Required. The lifetime of a certificate if its request names none, such as `24h` or `7d`: at least 1 second, at
+	// most `max_lifetime`.
 	Lifetime Duration `yaml:"lifetime"`
-	// Required. The longest that a request may name, such as `30d`. A certificate that would outlive the CA's ends with it. With
-	// `OCSPSigning` it is 7 days at most, for nobody can revoke such a certificate.
+	// Required. The maximum lifetime that a request may name, such as `30d`. A certificate never outlives its issuing
+	// CA. With `OCSPSigning` the limit is 7 days, because such a certificate cannot be revoked.
 	MaxLifetime Duration `yaml:"max_lifetime"`
-	// How far notBefore lies in the past, for relying parties whose clocks are late, such as `5m`: 24 hours at most. Left
-	// out, a certificate begins when it is issued.
+	// How far notBefore precedes the time of issue, for relying parties with slow clocks, such as `5m`: at most 24
+	// hours. By default a certificate is valid from the time of issue.
 	Backdate Duration `yaml:"backdate"`
-	// Required. The keys that are certified: `P-256`, `P-384`, `Ed25519`, `RSA-2048`, `RSA-3072`, `RSA-4096`.
+	// Required. The accepted types of keys: `P-256`, `P-384`, `Ed25519`, `RSA-2048`, `RSA-3072`, `RSA-4096`.
 	Keys []string `yaml:"keys"`
 	// Required. The bits of the key usage extension: `digitalSignature`, `keyEncipherment`, `keyAgreement`,
 	// `contentCommitment`.
 	KeyUsage []string `yaml:"key_usage"`
-	// Required. What the certificate is for: `clientAuth`, `serverAuth`, `codeSigning`, `emailProtection`,
-	// `timeStamping`, or `OCSPSigning`, which stands alone and is for the kind `va`.
+	// Required. The purposes of the certificate: `clientAuth`, `serverAuth`, `codeSigning`, `emailProtection`,
+	// `timeStamping`, or `OCSPSigning`, which is for the kind `va` and cannot be combined with others.
 	ExtendedKeyUsage []string `yaml:"extended_key_usage"`
-	// Whether DNS names stand beside the SPIFFE ID: `forbidden`, `allowed` or `required`. Left out, they are forbidden.
-	// Which ones they are, `brevet identity create --dns` says.
+	// Whether certificates contain DNS names: `forbidden`, `allowed` or `required`. The default is `forbidden`. `brevet
+	// identity create --dns` sets the names of an identity.
 	DNSNames string `yaml:"dns_names"`
-	// Whether IP addresses stand beside the SPIFFE ID: `forbidden`, `allowed` or `required`. Left out, they are forbidden.
-	// Which ones they are, `brevet identity create --ip` says.
+	// Whether certificates contain IP addresses: `forbidden`, `allowed` or `required`. The default is `forbidden`.
+	// `brevet identity create --ip` sets the addresses of an identity.
 	IPAddresses string `yaml:"ip_addresses"`
-	// What the subject says: `uid`, `common_name` or `none`. Left out, it is `uid`: the identity's path as user identifier (UID,
-	// 0.9.2342.19200300.100.1.1), which no TLS client takes for a host. `common_name` has the path as common name, for software
-	// that knows clients by that. TLS clients take a common name for a host where no DNS name stands beside the SPIFFE ID, so
-	// identities whose path has no slash have to have it as DNS name or IP address too, and the path has 64 characters at most.
-	// With `none` the subject is empty, and the subject alternative name critical (RFC 5280 section 4.2.1.6).
+	// The content of the subject: `uid`, `common_name` or `none`. The default, `uid`, is the identity's path as user ID
+	// (UID, 0.9.2342.19200300.100.1.1), which no TLS client takes for a host. With `common_name` it is the path as
+	// common name, for software that identifies clients by it. TLS clients take a common name for a host if the
+	// certificate has no DNS name. An identity with a path without a slash must therefore have it as DNS name or IP
+	// address, too. The path then has at most 64 characters. With `none` the subject is empty, and the subject
+	// alternative name is critical (RFC 5280 section 4.2.1.6).
 	Subject string `yaml:"subject"`
-	// Where the certificate says that its CRL is, an `http://` URL. `"{public_url}/crl/{issuer}.crl"` is where Brevet serves
-	// it: `{public_url}` is filled in from the key of that name, `{issuer}` with the issuing CA's identifier. With
-	// `{partition}` in it, as in `"{public_url}/crl/{issuer}/{partition}.crl"`, each certificate gets one of `crl.partitions`
-	// parts of the CRL when it is issued, and keeps it. Left out, the certificate says nothing of it.
+	// The URL of the CRL in the certificate, starting with `http://`. Brevet serves it at
+	// `"{public_url}/crl/{issuer}.crl"`: `{public_url}` is replaced by the key of that name, `{issuer}` by the issuing
+	// CA's identifier. With `{partition}`, as in `"{public_url}/crl/{issuer}/{partition}.crl"`, each certificate is
+	// assigned to one of `crl.partitions` partitions of the CRL for its lifetime. By default the certificate contains
+	// no such URL.
 	CRLURL string `yaml:"crl_url"`
-	// Where the certificate says that the delta CRL of its partition is (freshest CRL, RFC 5280 section 4.2.1.15), an
-	// `http://` URL, filled in as `crl_url` is, such as `"{public_url}/crl/{issuer}/{partition}-delta.crl"`. Both have to have
-	// `{issuer}` and `{partition}`. Left out, the certificate says nothing of it.
+	// The URL of the delta CRL of the certificate's partition (freshest CRL, RFC 5280 section 4.2.1.15), starting with
+	// `http://`. Placeholders are replaced as in `crl_url`, for instance in
+	// `"{public_url}/crl/{issuer}/{partition}-delta.crl"`. Both URLs must contain `{issuer}` and `{partition}`. By
+	// default the certificate contains no such URL.
 	DeltaCRLURL string `yaml:"delta_crl_url"`
-	// Where the certificate says that OCSP is asked, an `http://` URL, filled in as `crl_url` is. `"{public_url}/ocsp"` is
-	// where Brevet answers. Left out, the certificate says nothing of it.
+	// The URL of the OCSP responder in the certificate, starting with `http://`. Placeholders are replaced as in
+	// `crl_url`. Brevet's responder is at `"{public_url}/ocsp"`. By default the certificate contains no such URL.
 	OCSPURL string `yaml:"ocsp_url"`
-	// Where the certificate says that the issuing CA's certificate is, an `http://` URL, filled in as `crl_url` is.
-	// `"{public_url}/ca/{issuer}.cer"` is where Brevet serves it. Left out, the certificate says nothing of it.
+	// The URL of the issuing CA's certificate, starting with `http://`. Placeholders are replaced as in `crl_url`.
+	// Brevet serves it at `"{public_url}/ca/{issuer}.cer"`. By default the certificate contains no such URL.
 	CAURL string `yaml:"ca_url"`
-	// Whether the certificate says that there is nothing to learn of its revocation (noRevAvail, RFC 9608), and relying parties
-	// accept it until it ends: for lives so short that a revocation would come too late. `max_lifetime` is then 7 days at
-	// most, and `crl_url`, `delta_crl_url` and `ocsp_url` are left out. Brevet itself refuses it once it is revoked.
+	// Whether the certificate says that no revocation information is available (noRevAvail, RFC 9608). Relying parties
+	// then accept it until it expires. It is for lifetimes so short that a revocation would come too late. The maximum
+	// of `max_lifetime` is then 7 days, and `crl_url`, `delta_crl_url` and `ocsp_url` must be omitted. Brevet itself
+	// refuses such a certificate once it is revoked.
 	NoRevAvail bool `yaml:"no_rev_avail"`
-	// Whether a renewal revokes the certificate that it renews, as superseded, and not only follows it. Calls with that one
-	// are refused from then on, on connections that are open too, and it stays in the CRL until it ends; a device that never heard
-	// the answer may repeat its request with it. Left out, it is good until it ends.
+	// Whether a renewal revokes the renewed certificate as superseded. The server then refuses requests with that
+	// certificate, even on open connections, and the CRL lists it until it expires. A device that lost the response may
+	// still repeat its request with it. By default the renewed certificate stays good until it expires.
 	RenewalRevokes bool `yaml:"renewal_revokes"`
-	// How many certificates of an identity may not have ended, revoked ones included: 1 to 1000. At the bound, a renewal before
-	// half of the predecessor's life is refused until then; later it always passes. Tokens with `--replace` and orders in bulk
-	// may come to sixteen times as many. Left out, it is 6.
+	// The maximum number of unexpired certificates of an identity, including revoked ones: 1 to 1000, by default 6. At
+	// the limit, a renewal in the first half of the predecessor's lifetime is refused; a later one always succeeds.
+	// Tokens with `--replace` and bulk issuance may create up to sixteen times as many.
 	MaxUnexpired int `yaml:"max_unexpired"`
-	// Whether each certificate is checked with zlint before it is signed, which takes time, and not only samples when the
-	// server starts.
+	// Whether each certificate is linted with zlint before it is signed, which takes time. By default only samples are
+	// linted when the server starts.
 	Lint bool `yaml:"lint"`
 }
 
 //go:embed profiles.yaml
 var defaultProfiles []byte
 
-// DefaultProfiles returns the profiles that every Brevet has, by name.
+// DefaultProfiles returns the built-in profiles by name.
 func DefaultProfiles() (map[string]ProfileConfig, error) {
 	var p map[string]ProfileConfig
 	if err := yaml.Unmarshal(defaultProfiles, &p); err != nil {
@@ -102,7 +107,7 @@ func DefaultProfiles() (map[string]ProfileConfig, error) {
 	return p, nil
 }
 
-// nameRule says whether certificates carry a kind of name beside the SPIFFE ID.
+// nameRule says whether certificates contain a kind of name besides the SPIFFE ID.
 type nameRule uint8
 
 const (
@@ -128,7 +133,7 @@ type Profile struct {
 	deltaCRLURL string
 	ocspURL     string
 	caURL       string
-	// Its certificates are spread over the partitions of their CA's CRL.
+	// partitioned means that the certificates are spread over the partitions of their CA's CRL.
 	partitioned    bool
 	noRevAvail     bool
 	renewalRevokes bool
@@ -136,9 +141,9 @@ type Profile struct {
 	lintEach       bool
 }
 
-// NewProfile checks a profile. publicURL is where the CA's public HTTP port is reached, such as
-// http://pki.fleet.example; it fills {public_url}. Errors begin with the path of the key, such as
-// profiles.device.lifetime, and say what would pass.
+// NewProfile validates a profile. publicURL is the URL of the CA's public HTTP port, such as http://pki.fleet.example,
+// and replaces {public_url}. Errors start with the path of the key, such as profiles.device.lifetime, and say what is
+// accepted.
 func NewProfile(name string, c ProfileConfig, publicURL string) (*Profile, error) {
 	p := &Profile{name: name, noRevAvail: c.NoRevAvail, renewalRevokes: c.RenewalRevokes, lintEach: c.Lint}
 	for _, step := range []func(ProfileConfig) error{p.readKinds, p.readTimes, p.readKeys, p.readUsages, p.readNames, p.readBound} {
@@ -149,7 +154,7 @@ func NewProfile(name string, c ProfileConfig, publicURL string) (*Profile, error
 	if err := p.readURLs(c, publicURL); err != nil {
 		return nil, fmt.Errorf("profiles.%s.%w", name, err)
 	}
-	if err := p.checkUnchecked(c); err != nil {
+	if err := p.checkNoRevAvail(c); err != nil {
 		return nil, fmt.Errorf("profiles.%s.%w", name, err)
 	}
 	if err := p.checkDelegate(); err != nil {
@@ -161,22 +166,22 @@ func NewProfile(name string, c ProfileConfig, publicURL string) (*Profile, error
 // Name returns the profile's name.
 func (p *Profile) Name() string { return p.name }
 
-// Lifetime returns the lifetime of a certificate whose request asks for none.
+// Lifetime returns the lifetime of a certificate if the request names none.
 func (p *Profile) Lifetime() time.Duration { return p.lifetime }
 
-// MaxLifetime returns the longest lifetime that a request may name.
+// MaxLifetime returns the maximum lifetime that a request may name.
 func (p *Profile) MaxLifetime() time.Duration { return p.maxLifetime }
 
-// RenewalRevokes reports whether a renewal revokes the certificate that it renews.
+// RenewalRevokes reports whether a renewal revokes the renewed certificate.
 func (p *Profile) RenewalRevokes() bool { return p.renewalRevokes }
 
-// MaxUnexpired returns how many certificates of an identity may not have ended before early renewals are refused.
+// MaxUnexpired returns how many unexpired certificates an identity may have before early renewals are refused.
 func (p *Profile) MaxUnexpired() int { return p.maxUnexpired }
 
-// Keys returns the kinds of keys that are certified, in the order of the configuration: at least one.
+// Keys returns the accepted types of keys in the order of the configuration. There is at least one.
 func (p *Profile) Keys() []pki.KeyType { return slices.Clone(p.keys) }
 
-// Permits reports whether a kind of identity may hold the profile.
+// Permits reports whether a kind of identity may have certificates of the profile.
 func (p *Profile) Permits(k pki.Kind) bool { return slices.Contains(p.kinds, k) }
 
 func (p *Profile) readKinds(c ProfileConfig) error {
@@ -188,7 +193,7 @@ func (p *Profile) readKinds(c ProfileConfig) error {
 		p.kinds = append(p.kinds, k)
 	}
 	if len(p.kinds) == 0 {
-		return fmt.Errorf("kinds: name at least one kind of identity that may hold it")
+		return fmt.Errorf("kinds: name at least one kind of identity")
 	}
 	return nil
 }
@@ -224,7 +229,7 @@ func (p *Profile) readTimes(c ProfileConfig) error {
 	return nil
 }
 
-// Bounds of max_unexpired: a request that it holds for reads as many entries of an index.
+// These constants bound max_unexpired. A request reads up to that many entries of an index.
 const (
 	defaultUnexpired = 6
 	maxUnexpired     = 1000
@@ -236,7 +241,8 @@ func (p *Profile) readBound(c ProfileConfig) error {
 		p.maxUnexpired = defaultUnexpired
 	}
 	if p.maxUnexpired < 1 || p.maxUnexpired > maxUnexpired {
-		return fmt.Errorf("max_unexpired: %d cannot be: use 1 to %d, or leave it out for %d", c.MaxUnexpired, maxUnexpired, defaultUnexpired)
+		return fmt.Errorf("max_unexpired: %d is out of range: use 1 to %d, or omit it for %d",
+			c.MaxUnexpired, maxUnexpired, defaultUnexpired)
 	}
 	return nil
 }
@@ -250,7 +256,7 @@ func (p *Profile) readKeys(c ProfileConfig) error {
 		p.keys = append(p.keys, k)
 	}
 	if len(p.keys) == 0 {
-		return fmt.Errorf("keys: name at least one kind of key, such as P-256")
+		return fmt.Errorf("keys: name at least one type of key, such as P-256")
 	}
 	return nil
 }
@@ -288,9 +294,9 @@ func (p *Profile) readUsages(c ProfileConfig) error {
 	}
 	switch {
 	case p.keyUsage == 0:
-		return errors.New("key_usage: name at least one: a key for anything is for nothing")
+		return errors.New("key_usage: name at least one")
 	case len(p.extKeyUsage) == 0:
-		return errors.New("extended_key_usage: name at least one: a certificate for anything is for nothing")
+		return errors.New("extended_key_usage: name at least one")
 	}
 	return nil
 }
@@ -302,7 +308,7 @@ func (p *Profile) readNames(c ProfileConfig) error {
 		to        *nameRule
 	}{{"dns_names", c.DNSNames, &p.dnsNames}, {"ip_addresses", c.IPAddresses, &p.ipAddresses}} {
 		if n.text == "" {
-			continue // forbidden: what nobody granted is denied
+			continue // forbidden by default
 		}
 		r, ok := rules[n.text]
 		if !ok {
@@ -322,7 +328,7 @@ func (p *Profile) readNames(c ProfileConfig) error {
 	return nil
 }
 
-// checkDelegate keeps OCSPSigning to validation authorities, alone in its certificate and short-lived.
+// checkDelegate restricts OCSPSigning to the kind va, without other purposes and with a short lifetime.
 func (p *Profile) checkDelegate() error {
 	if !p.delegate() {
 		if p.Permits(pki.VA) {
@@ -334,17 +340,20 @@ func (p *Profile) checkDelegate() error {
 	case len(p.kinds) != 1 || p.kinds[0] != pki.VA:
 		return errors.New("extended_key_usage: OCSPSigning is for kinds: [va] only")
 	case len(p.extKeyUsage) != 1:
-		return errors.New("extended_key_usage: OCSPSigning stands alone")
+		return errors.New("extended_key_usage: OCSPSigning cannot be combined with others")
 	case p.maxLifetime > MaxDelegateLifetime:
-		return fmt.Errorf("max_lifetime: a certificate that nobody checks lives %s at most", MaxDelegateLifetime)
+		return fmt.Errorf("max_lifetime: an OCSP responder's certificate cannot be revoked: use %s or less",
+			MaxDelegateLifetime)
 	case p.renewalRevokes:
-		return errors.New("renewal_revokes: nobody looks up an OCSP responder's certificate: leave it out")
+		return errors.New("renewal_revokes: relying parties do not check an OCSP responder's certificate: remove it")
 	}
 	return nil
 }
 
+// delegate reports whether the profile is for delegated OCSP responders.
 func (p *Profile) delegate() bool { return slices.Contains(p.extKeyUsage, x509.ExtKeyUsageOCSPSigning) }
 
+// names returns the keys of a map, sorted and separated by commas.
 func names[V any](m map[string]V) string {
 	keys := make([]string, 0, len(m))
 	for k := range m {

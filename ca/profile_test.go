@@ -32,7 +32,7 @@ func profiles(t testing.TB) map[string]*ca.Profile {
 	return out
 }
 
-func TestDefaultProfilesKeepToTheirKinds(t *testing.T) {
+func TestDefaultProfilesPermitTheirKinds(t *testing.T) {
 	all := profiles(t)
 	for name, kinds := range map[string][]pki.Kind{
 		"device": {pki.Device}, "workload": {pki.Workload}, "client": {pki.Device, pki.Workload},
@@ -54,21 +54,21 @@ func TestDefaultProfilesKeepToTheirKinds(t *testing.T) {
 		}
 	}
 	if got := all["ocsp"].MaxLifetime(); got > ca.MaxDelegateLifetime {
-		t.Errorf("OCSP delegates may live %s", got)
+		t.Errorf("maximum lifetime of OCSP delegates is %s", got)
 	}
 }
 
-// unchecked makes a profile of certificates that nobody checks.
-func unchecked(c *ca.ProfileConfig) {
+// withNoRevAvail changes a profile to one with noRevAvail.
+func withNoRevAvail(c *ca.ProfileConfig) {
 	c.NoRevAvail, c.CRLURL, c.OCSPURL, c.MaxLifetime = true, "", "", "7d"
 }
 
-// parted makes a partitioned profile with deltas.
-func parted(c *ca.ProfileConfig) {
+// withPartitions changes a profile to a partitioned one with delta CRLs.
+func withPartitions(c *ca.ProfileConfig) {
 	c.CRLURL, c.DeltaCRLURL = "{public_url}/crl/{issuer}/{partition}.crl", "{public_url}/crl/{issuer}/{partition}-delta.crl"
 }
 
-// profile makes the default profile for devices, with a change.
+// profile returns the default profile for devices with a change.
 func profile(t testing.TB, change func(*ca.ProfileConfig)) *ca.Profile {
 	t.Helper()
 	c := defaults(t)["device"]
@@ -111,35 +111,35 @@ func TestBadProfilesAreRefusedByNameAndKey(t *testing.T) {
 			c.Kinds, c.ExtendedKeyUsage, c.MaxLifetime, c.RenewalRevokes = []string{"va"}, []string{"OCSPSigning"}, "7d", true
 		}, "renewal_revokes"},
 		"delegate with noRevAvail": {func(c *ca.ProfileConfig) {
-			unchecked(c)
+			withNoRevAvail(c)
 			c.Kinds, c.ExtendedKeyUsage = []string{"va"}, []string{"OCSPSigning"}
 		}, "id-pkix-ocsp-nocheck"},
-		"unchecked for long":           {func(c *ca.ProfileConfig) { unchecked(c); c.MaxLifetime = "8d" }, "max_lifetime"},
-		"unchecked with a CRL":         {func(c *ca.ProfileConfig) { unchecked(c); c.CRLURL = "{public_url}/x.crl" }, "drop crl_url"},
-		"unchecked with a delta CRL":   {func(c *ca.ProfileConfig) { unchecked(c); parted(c); c.CRLURL = "" }, "delta_crl_url"},
-		"unchecked with OCSP":          {func(c *ca.ProfileConfig) { unchecked(c); c.OCSPURL = "{public_url}/ocsp" }, "drop ocsp_url"},
+		"unchecked for long":           {func(c *ca.ProfileConfig) { withNoRevAvail(c); c.MaxLifetime = "8d" }, "max_lifetime"},
+		"unchecked with a CRL":         {func(c *ca.ProfileConfig) { withNoRevAvail(c); c.CRLURL = "{public_url}/x.crl" }, "together with crl_url"},
+		"unchecked with a delta CRL":   {func(c *ca.ProfileConfig) { withNoRevAvail(c); withPartitions(c); c.CRLURL = "" }, "delta_crl_url"},
+		"unchecked with OCSP":          {func(c *ca.ProfileConfig) { withNoRevAvail(c); c.OCSPURL = "{public_url}/ocsp" }, "together with ocsp_url"},
 		"partition of OCSP":            {func(c *ca.ProfileConfig) { c.OCSPURL = "{public_url}/ocsp/{partition}" }, "ocsp_url"},
 		"partition of a CA":            {func(c *ca.ProfileConfig) { c.CAURL = "{public_url}/{partition}.cer" }, "ca_url"},
-		"delta of the whole":           {func(c *ca.ProfileConfig) { parted(c); c.CRLURL = "{public_url}/x.crl" }, "delta_crl_url"},
-		"delta of nothing":             {func(c *ca.ProfileConfig) { parted(c); c.CRLURL = "" }, "delta_crl_url"},
-		"one delta for all partitions": {func(c *ca.ProfileConfig) { parted(c); c.DeltaCRLURL = "{public_url}/delta.crl" }, "delta_crl_url"},
-		"partition of any CA":          {func(c *ca.ProfileConfig) { parted(c); c.CRLURL = "{public_url}/crl/{partition}.crl" }, "put {issuer} into it"},
-		"delta of any CA":              {func(c *ca.ProfileConfig) { parted(c); c.DeltaCRLURL = "{public_url}/{partition}-delta.crl" }, "put {issuer} into it"},
-		"delta that is the CRL":        {func(c *ca.ProfileConfig) { parted(c); c.DeltaCRLURL = c.CRLURL }, "delta_crl_url"},
-		"https delta":                  {func(c *ca.ProfileConfig) { parted(c); c.DeltaCRLURL = "https://x/{partition}.crl" }, "delta_crl_url"},
+		"delta of the whole":           {func(c *ca.ProfileConfig) { withPartitions(c); c.CRLURL = "{public_url}/x.crl" }, "delta_crl_url"},
+		"delta of nothing":             {func(c *ca.ProfileConfig) { withPartitions(c); c.CRLURL = "" }, "delta_crl_url"},
+		"one delta for all partitions": {func(c *ca.ProfileConfig) { withPartitions(c); c.DeltaCRLURL = "{public_url}/delta.crl" }, "delta_crl_url"},
+		"partition of any CA":          {func(c *ca.ProfileConfig) { withPartitions(c); c.CRLURL = "{public_url}/crl/{partition}.crl" }, "add {issuer}"},
+		"delta of any CA":              {func(c *ca.ProfileConfig) { withPartitions(c); c.DeltaCRLURL = "{public_url}/{partition}-delta.crl" }, "add {issuer}"},
+		"delta that is the CRL":        {func(c *ca.ProfileConfig) { withPartitions(c); c.DeltaCRLURL = c.CRLURL }, "delta_crl_url"},
+		"https delta":                  {func(c *ca.ProfileConfig) { withPartitions(c); c.DeltaCRLURL = "https://x/{partition}.crl" }, "delta_crl_url"},
 		"delegate with more": {func(c *ca.ProfileConfig) {
 			c.Kinds, c.ExtendedKeyUsage, c.MaxLifetime = []string{"va"}, []string{"OCSPSigning", "clientAuth"}, "7d"
-		}, "alone"},
+		}, "combined"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := defaults(t)["device"]
 			c.change(&config)
 			_, err := ca.NewProfile("pumps", config, publicURL)
 			if err == nil {
-				t.Fatal("the profile passed")
+				t.Fatal("the profile was accepted")
 			}
 			if !strings.Contains(err.Error(), "pumps") || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("error %q names not both the profile and %q", err, c.want)
+				t.Errorf("error %q does not name both the profile and %q", err, c.want)
 			}
 		})
 	}

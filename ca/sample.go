@@ -17,8 +17,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// lintSigner is an Issuer with the certificate of the real one and a throwaway key of the same kind, so that a
-// certificate can be linted before the real key has signed anything.
+// lintSigner has the certificate of an issuing CA and an ephemeral key of the same type. It signs certificates for
+// linting before the issuing key has signed anything.
 type lintSigner struct {
 	issuer IssuingCA
 	key    crypto.Signer
@@ -27,11 +27,12 @@ type lintSigner struct {
 func newLintSigner(iss IssuingCA) (lintSigner, error) {
 	key, err := ephemeralKey(iss.Certificate.PublicKey)
 	if err != nil {
-		return lintSigner{}, fmt.Errorf("ca: make a throwaway key to lint with: %w", err)
+		return lintSigner{}, fmt.Errorf("ca: generate an ephemeral key for linting: %w", err)
 	}
 	return lintSigner{iss, key}, nil
 }
 
+// ephemeralKey generates a key of the same type and size as a public key.
 func ephemeralKey(like crypto.PublicKey) (crypto.Signer, error) {
 	switch k := like.(type) {
 	case *ecdsa.PublicKey:
@@ -42,11 +43,12 @@ func ephemeralKey(like crypto.PublicKey) (crypto.Signer, error) {
 	case *rsa.PublicKey:
 		return rsa.GenerateKey(rand.Reader, k.N.BitLen())
 	default:
-		return nil, fmt.Errorf("unknown kind of key %T", like)
+		return nil, fmt.Errorf("unknown type of key %T", like)
 	}
 }
 
-// encoder makes the layout of a profile's certificates, from a sample that crypto/x509 makes.
+// encoder returns the encoder of a profile's certificates. It takes the constant parts from a sample made by
+// crypto/x509.
 func (u lintSigner) encoder(p *Profile, now time.Time) (*tbsEncoder, error) {
 	pub, err := sampleKey(p.keys[0])
 	if err != nil {
@@ -57,7 +59,7 @@ func (u lintSigner) encoder(p *Profile, now time.Time) (*tbsEncoder, error) {
 		return nil, err
 	}
 	parent := *u.issuer.Certificate
-	parent.PublicKey = u.key.Public() // CreateCertificate verifies what it signed with the parent's key
+	parent.PublicKey = u.key.Public() // CreateCertificate verifies its signature with the parent's key
 	der, err := x509.CreateCertificate(rand.Reader, template, &parent, pub, u.key)
 	if err != nil {
 		return nil, fmt.Errorf("ca: sign a sample of profile %s: %w", p.name, err)
@@ -69,7 +71,7 @@ func (u lintSigner) encoder(p *Profile, now time.Time) (*tbsEncoder, error) {
 	return newTBSEncoder(template, cert, p.partitioned)
 }
 
-// lint signs a TBSCertificate with the throwaway key and holds the certificate against zlint.
+// lint signs a TBSCertificate with the ephemeral key and checks the certificate with zlint.
 func (u lintSigner) lint(l *tbsEncoder, tbs []byte) error {
 	parent := *u.issuer.Certificate
 	parent.PublicKey = u.key.Public()
@@ -87,7 +89,7 @@ func (u lintSigner) lint(l *tbsEncoder, tbs []byte) error {
 	return nil
 }
 
-// sampleNames are one of each kind of name that the profile allows.
+// sampleNames returns names of each kind that the profile allows.
 func (p *Profile) sampleNames() Names {
 	n := Names{}
 	if p.dnsNames != forbidden {
@@ -99,7 +101,7 @@ func (p *Profile) sampleNames() Names {
 	return n
 }
 
-// sample is the template of a certificate for nobody.
+// sample returns the template of a certificate for an identity that does not exist.
 func (u lintSigner) sample(p *Profile, n Names, pub crypto.PublicKey, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
 	id, err := pki.ParseSPIFFEID("spiffe://sample.invalid/device/sample")
 	if err != nil {
@@ -116,8 +118,8 @@ func (u lintSigner) sample(p *Profile, n Names, pub crypto.PublicKey, lifetime t
 	return template, nil
 }
 
-// lintProfile lints samples of what a profile can issue: each kind of key, with and without the names it allows, at
-// its default and its longest lifetime.
+// lintProfile lints samples of what a profile can issue: each type of key, with and without names, with the default and
+// the maximum lifetime.
 func (u lintSigner) lintProfile(p *Profile, l *tbsEncoder, now time.Time) error {
 	variants := []Names{p.sampleNames()}
 	if p.dnsNames != required && p.ipAddresses != required {
@@ -147,7 +149,7 @@ func (u lintSigner) lintProfile(p *Profile, l *tbsEncoder, now time.Time) error 
 	return nil
 }
 
-// sampleKey makes a public key that only has to look like its kind: nobody holds a private half of the RSA ones.
+// sampleKey returns a public key of a type. The RSA keys have no private key, because only their form matters.
 func sampleKey(t pki.KeyType) (crypto.PublicKey, error) {
 	switch t {
 	case pki.P256, pki.P384:
@@ -172,7 +174,8 @@ func sampleKey(t pki.KeyType) (crypto.PublicKey, error) {
 	}
 }
 
-// sampleModulus draws an odd number of the size without a small factor, in a thousandth of the time of a real key.
+// sampleModulus returns a random odd modulus without small factors. That is a thousand times faster than generating a
+// key.
 func sampleModulus(bits int) (*rsa.PublicKey, error) {
 	for {
 		n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits)))

@@ -11,8 +11,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// smallOrders are all encodings of the points of edwards25519 whose order divides 8, as crypto/ed25519 reads them: y may be
-// written with the field's prime added to it, and a zero x with a sign.
+// smallOrders returns all encodings of the points of edwards25519 with an order that divides 8, as crypto/ed25519 reads
+// them. The encoded y may have the field's prime added to it. A point with x = 0 may have a sign.
 func smallOrders() []ed25519.PublicKey {
 	num := func(n int64) *big.Int { return big.NewInt(n) }
 	p := new(big.Int).Sub(new(big.Int).Lsh(num(1), 255), num(19))
@@ -36,8 +36,8 @@ func smallOrders() []ed25519.PublicKey {
 	return keys
 }
 
-// forged returns what verifies under a key without anybody having its private key, or false. The signature is of the
-// neutral point and zero, which is one of every message whose hash is a multiple of the key's order.
+// forged returns whether a signature made without a private key verifies under a key. The signature is the neutral
+// point and zero. It verifies for every message with a hash that is a multiple of the key's order.
 func forged(key ed25519.PublicKey) bool {
 	signature := make([]byte, ed25519.SignatureSize)
 	signature[0] = 1
@@ -49,17 +49,17 @@ func forged(key ed25519.PublicKey) bool {
 	return false
 }
 
-func TestNoKeyThatEverybodyHas(t *testing.T) {
+func TestSmallOrderKeysAreRefused(t *testing.T) {
 	w := newWorld(t)
 	a := w.open(t, w.store.CA())
-	defer shut(t, a)
+	defer closeAuthority(t, a)
 	keys := smallOrders()
 	if len(keys) != 14 {
 		t.Fatalf("%d encodings, want those of seven y", len(keys))
 	}
 	for _, key := range keys {
 		if !forged(key) {
-			t.Errorf("%x is not of small order", key)
+			t.Errorf("%x does not have a small order", key)
 		}
 		req := w.request(t)
 		req.Key = key

@@ -7,20 +7,20 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// A certificate that supersedes its predecessor comes with its revocation, of which the observer is told before the caller has
-// it, also where a commit does not say that it applied.
-func TestASupersedingCertificate(t *testing.T) {
+// A certificate that supersedes its predecessor is recorded together with the revocation. The observer learns of both
+// before the caller gets the certificate, even if the commit returned an error.
+func TestSupersededCertificateIsRevoked(t *testing.T) {
 	w := newWorld(t)
 	var fails atomic.Bool
 	j := &faultyJournal{Journal: w.store.CA()}
-	j.write = func(settle, _ int) *fault {
-		if settle > 0 && fails.CompareAndSwap(true, false) {
+	j.write = func(commits, _ int) *fault {
+		if commits > 0 && fails.CompareAndSwap(true, false) {
 			return &fault{applied: true, err: errInjected}
 		}
 		return nil
 	}
 	a := w.open(t, j)
-	defer shut(t, a)
+	defer closeAuthority(t, a)
 	old, err := issue(t.Context(), a, w.request(t))
 	if err != nil {
 		t.Fatal(err)
@@ -38,12 +38,12 @@ func TestASupersedingCertificate(t *testing.T) {
 			t.Fatal(err)
 		}
 		told := w.observed.status(old.Ref)
-		told.RevokedAt = told.RevokedAt.UTC() // as the store has it
+		told.RevokedAt = told.RevokedAt.UTC() // as in the store
 		if told != rec.Status || told.State != pki.Revoked || told.Reason != pki.Superseded || told.Version != 2 {
-			t.Errorf("the predecessor is %+v, and the observer was told %+v", rec.Status, told)
+			t.Errorf("the predecessor is %+v, but the observer has %+v", rec.Status, told)
 		}
 		if told := w.observed.status(c.Ref); told.State != pki.Good {
-			t.Errorf("of the certificate the observer was told %+v", told)
+			t.Errorf("the observer has the certificate as %+v", told)
 		}
 		old = c
 	}

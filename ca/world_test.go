@@ -20,7 +20,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// world is a store with an installed CA and one device, on which tests open Authorities.
+// world is a store with an installed CA and one device, for tests to open Authorities on.
 type world struct {
 	store    *sqlite.DB
 	root     *x509.Certificate
@@ -35,7 +35,7 @@ func newWorld(t testing.TB) *world {
 	return newWorldOf(t, func(*ceremony.SignSpec) {})
 }
 
-// newWorldOf makes a world whose issuing CA is signed as edit says.
+// newWorldOf returns a world with an issuing CA that is signed after edit.
 func newWorldOf(t testing.TB, edit func(*ceremony.SignSpec)) *world {
 	t.Helper()
 	store, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
@@ -61,10 +61,11 @@ func newWorldOf(t testing.TB, edit func(*ceremony.SignSpec)) *world {
 	return w
 }
 
-// hierarchy makes a root and an issuing CA, by the ceremony's own functions. The issuing CA is signed as edits say.
+// hierarchy returns a root and an issuing CA made by the ceremony's functions. edits change how the issuing CA is
+// signed.
 func hierarchy(t testing.TB, curve elliptic.Curve, lifetime time.Duration, edits ...func(*ceremony.SignSpec)) (*x509.Certificate, ca.IssuingCA) {
 	t.Helper()
-	now := time.Now().Add(-10 * time.Minute) // a CA is older than what it back-dates
+	now := time.Now().Add(-10 * time.Minute) // before notBefore of back-dated certificates
 	name := func(text string) ceremony.Subject {
 		s, err := ceremony.ParseSubject(text)
 		if err != nil {
@@ -136,13 +137,13 @@ func (w *world) open(t testing.TB, journal ca.Journal) *ca.Authority {
 	return w.openAt(t, journal, time.Now)
 }
 
-// openAt starts one with a clock of its own.
+// openAt starts an Authority with the given clock.
 func (w *world) openAt(t testing.TB, journal ca.Journal, clock func() time.Time) *ca.Authority {
 	t.Helper()
 	return w.openConfigured(t, journal, clock, profiles(t), 4)
 }
 
-// openWith starts one that has a profile in the place of the default for devices, and so many partitions.
+// openWith starts an Authority with the given profile for devices and number of partitions.
 func (w *world) openWith(t testing.TB, journal ca.Journal, p *ca.Profile, partitions int) *ca.Authority {
 	t.Helper()
 	all := profiles(t)
@@ -153,7 +154,7 @@ func (w *world) openWith(t testing.TB, journal ca.Journal, p *ca.Profile, partit
 func (w *world) openConfigured(t testing.TB, journal ca.Journal, clock func() time.Time, all map[string]*ca.Profile, partitions int) *ca.Authority {
 	t.Helper()
 	a, err := ca.New(t.Context(), ca.Config{
-		IssuingCAs: []ca.IssuingCA{w.issuer}, Profiles: all, Partitions: partitions, Journal: journal, Observer: w.observed, Meter: unmetered{},
+		IssuingCAs: []ca.IssuingCA{w.issuer}, Profiles: all, Partitions: partitions, Journal: journal, Observer: w.observed, Meter: noMeter{},
 		Clock: clock, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
@@ -162,12 +163,12 @@ func (w *world) openConfigured(t testing.TB, journal ca.Journal, clock func() ti
 	return a
 }
 
-type unmetered struct{}
+type noMeter struct{}
 
-func (unmetered) Begin(context.Context, ca.Step, pki.IssuerID) func(error) { return func(error) {} }
-func (unmetered) Issued(string)                                            {}
+func (noMeter) Begin(context.Context, ca.Step, pki.IssuerID) func(error) { return func(error) {} }
+func (noMeter) Issued(string)                                            {}
 
-func shut(t testing.TB, a *ca.Authority) {
+func closeAuthority(t testing.TB, a *ca.Authority) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -176,7 +177,7 @@ func shut(t testing.TB, a *ca.Authority) {
 	}
 }
 
-// request asks for a certificate for a new key of the device, without a guard on its generation.
+// request returns a request for a new key of the device, without a guard on the identity's revision.
 func (w *world) request(t testing.TB) ca.Request {
 	t.Helper()
 	return w.requestFor(t, newKey(t, elliptic.P256()).Public())
@@ -193,13 +194,13 @@ func requestID(t testing.TB) pki.RequestID {
 	return id
 }
 
-// signFault is what happens before a signature; an error keeps it from being made.
+// signFault is called before a signature. If it returns an error, the signature is not made.
 type signFault func(digest []byte) error
 
-// countingSigner is the issuing key, with every digest that it signs taken down before it signs.
+// countingSigner is the issuing key. It records every digest before it signs it.
 type countingSigner struct {
 	crypto.Signer
-	before signFault // nil, or what happens first
+	before signFault // called first, if not nil
 	signed digests
 }
 
@@ -213,7 +214,7 @@ func (s *countingSigner) Sign(random io.Reader, digest []byte, opts crypto.Signe
 	return s.Signer.Sign(random, digest, opts)
 }
 
-// issue drafts and issues, as a registration authority does.
+// issue drafts and issues a certificate, as a registration authority does.
 func issue(ctx context.Context, a *ca.Authority, req ca.Request) (ca.Certificate, error) {
 	d, err := a.Draft(req)
 	if err != nil {

@@ -13,44 +13,44 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// maxInFlight bounds the certificates between draft and release; above it, Issue sheds load.
+// maxInFlight limits the certificates that are being issued. Above it, Issue refuses requests.
 const maxInFlight = 1024
 
-// maxBatch bounds the items of one intent, and so the size of one transaction.
+// maxBatch limits the items of an intent, and so the size of a transaction.
 const maxBatch = 256
 
-// admissionTimeout bounds how long a transaction waits for company.
+// admissionTimeout limits how long a transaction waits for further items.
 const admissionTimeout = 5 * time.Millisecond
 
-// commitRetryMin is how long the writer waits before it tries a failed settlement again, and commitRetryMax at most.
+// minCommitRetry and maxCommitRetry limit how long the writer waits before it retries a failed commit.
 const (
-	commitRetryMin = 50 * time.Millisecond
-	commitRetryMax = 2 * time.Second
+	minCommitRetry = 50 * time.Millisecond
+	maxCommitRetry = 2 * time.Second
 )
 
 // item is one certificate on its way through the writer.
 type item struct {
 	intent IntentItem
-	// prepared gets nil once the intent is durable, or why it is not. verdict gets nil once the record is durable, or
-	// why there is none. Both have room for their one value, so that the writer never waits for a caller.
+	// prepared receives nil once the intent is durable, or an error. result receives nil once the record is durable, or
+	// an error. Both have a buffer for this one value, so that the writer never waits for a caller.
 	prepared chan error
 	result   chan error
 
-	// Owned by the goroutine that called Issue until the item is handed to the writer, again.
+	// These fields belong to the goroutine that called Issue until it sends the item to the writer again.
 	isPrepared bool
 	signed     *Record
 
-	// Owned by the writer.
-	seen  bool    // arrived; the next event of it is its end
-	batch BatchID // that announced it; zero before
+	// These fields belong to the writer.
+	seen  bool    // received once; the next event ends the item
+	batch BatchID // of its intent; zero before there is one
 }
 
 func newItem(i IntentItem) *item {
 	return &item{intent: i, prepared: make(chan error, 1), result: make(chan error, 1)}
 }
 
-// writer is the one goroutine that writes to the journal: each of its transactions settles what was signed since the
-// last one, and announces what has arrived since.
+// writer is the only goroutine that writes to the journal. Each of its transactions commits the items that were signed
+// since the previous one, and records the intent for the items that arrived since then.
 type writer struct {
 	journal  Journal
 	epoch    Epoch
@@ -58,19 +58,19 @@ type writer struct {
 	clock    func() time.Time
 	log      *slog.Logger
 
-	slots chan struct{} // one for each certificate in flight
-	// events brings each item twice, to be announced and when it is signed or given up: one channel, so that the
-	// second cannot overtake the first.
-	events  chan *item
-	closing chan struct{}
-	stopped chan struct{}
-	lost    atomic.Bool // as fenced, for everybody
+	slots chan struct{} // one element per certificate in flight
+	// events delivers each item twice: for its intent, and when it is signed or abandoned. Both go through one channel
+	// so that the second cannot overtake the first.
+	events    chan *item
+	closing   chan struct{}
+	stopped   chan struct{}
+	fencedOut atomic.Bool // like fenced, for other goroutines
 
-	// Owned by the goroutine of run.
-	waiting []*item // arrived, not yet announced
-	done    []*item // announced, and signed or given up, not yet settled
+	// These fields belong to the goroutine in run.
+	waiting []*item // received, without an intent
+	done    []*item // with an intent, signed or abandoned, not yet committed
 	fenced  bool
-	retry   time.Duration // until the next try of a failed settlement; zero where none failed
+	retry   time.Duration // wait before a failed commit is retried; zero if none failed
 }
 
 func newWriter(ctx context.Context, c Config) (*writer, error) {
@@ -83,20 +83,21 @@ func newWriter(ctx context.Context, c Config) (*writer, error) {
 		slots: make(chan struct{}, maxInFlight), events: make(chan *item, 2*maxInFlight),
 		closing: make(chan struct{}), stopped: make(chan struct{}),
 	}
-	// What an earlier process left goes the way of everything else that was given up.
+	// Items that an earlier process left are committed like abandoned ones.
 	for _, intent := range left {
 		for _, i := range intent.Items {
 			it := newItem(i)
 			it.batch = intent.Batch
 			w.done = append(w.done, it)
 		}
-		w.log.Warn("settling certificates that were announced but never released", "batch", intent.Batch, "count", len(intent.Items))
+		w.log.Warn("revoking certificates that an earlier process prepared but did not deliver",
+			"batch", intent.Batch, "count", len(intent.Items))
 	}
 	go w.run()
 	return w, nil
 }
 
-// admit takes a place for one certificate in flight, or refuses at once.
+// admit takes a slot for a certificate in flight, or returns an error immediately.
 func (w *writer) admit() (release func(), err error) {
 	select {
 	case <-w.closing:
@@ -108,11 +109,11 @@ func (w *writer) admit() (release func(), err error) {
 		return func() { <-w.slots }, nil
 	default:
 		return nil, &unavailable{what: fmt.Sprintf("%d certificates are being issued already", maxInFlight), after: time.Second,
-			cause: pki.Refuse(pki.RuleOverloaded, "try again after the delay", "too many requests are in flight")}
+			cause: pki.Refuse(pki.RuleOverloaded, "retry after the delay", "too many requests are in flight")}
 	}
 }
 
-// prepare hands an item to the writer and waits until its intent is durable.
+// prepare sends an item to the writer and waits until its intent is durable.
 func (w *writer) prepare(ctx context.Context, it *item) error {
 	it.isPrepared = true
 	w.send(it)
@@ -123,20 +124,20 @@ func (w *writer) prepare(ctx context.Context, it *item) error {
 		}
 		return err
 	case <-ctx.Done():
-		return &unavailable{what: "the caller gave up before the certificate was signed", cause: ctx.Err()}
+		return &unavailable{what: "the request ended before the certificate was signed", cause: ctx.Err()}
 	case <-w.stopped:
 		return &unavailable{what: "the server is stopping", after: time.Second}
 	}
 }
 
-// abandon tells the writer that an announced item will have no record.
+// abandon tells the writer that a prepared item will have no record.
 func (w *writer) abandon(it *item) {
 	if it.isPrepared {
 		w.send(it)
 	}
 }
 
-// record hands a signed certificate to the writer and waits until it is durable.
+// record sends a signed certificate to the writer and waits until it is durable.
 func (w *writer) record(ctx context.Context, it *item, r Record) error {
 	it.signed = &r
 	w.send(it)
@@ -144,13 +145,14 @@ func (w *writer) record(ctx context.Context, it *item, r Record) error {
 	case err := <-it.result:
 		return err
 	case <-ctx.Done():
-		return &unavailable{what: "the certificate is signed and still being recorded: ask again with the same request ID",
+		return &unavailable{what: "the certificate is signed and still being recorded: retry with the same request ID",
 			after: time.Second, cause: ctx.Err()}
 	case <-w.stopped:
 		return &unavailable{what: "the server is stopping", after: time.Second}
 	}
 }
 
+// send sends an item to the writer unless that has stopped.
 func (w *writer) send(it *item) {
 	select {
 	case w.events <- it:
@@ -158,28 +160,29 @@ func (w *writer) send(it *item) {
 	}
 }
 
-// close stops the writer once nothing is in flight.
+// close stops the writer once no certificate is in flight.
 func (w *writer) close(ctx context.Context) error {
 	close(w.closing)
 	select {
 	case <-w.stopped:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("ca: stopped with certificates in flight, which the next start settles: %w", ctx.Err())
+		return fmt.Errorf("ca: stopped with certificates in flight, which the next start commits: %w", ctx.Err())
 	}
 }
 
+// run writes transactions until the writer can stop.
 func (w *writer) run() {
 	defer close(w.stopped)
-	for !w.atRest() {
+	for !w.canStop() {
 		w.wait()
-		w.gather()
+		w.collect()
 		w.write()
 	}
 }
 
-// atRest reports whether the writer may stop: it shall, and nothing is in flight.
-func (w *writer) atRest() bool {
+// canStop reports whether the writer can stop: it is closing and nothing is in flight.
+func (w *writer) canStop() bool {
 	return w.isClosing() && len(w.slots) == 0 && len(w.waiting)+len(w.done)+len(w.events) == 0
 }
 
@@ -192,8 +195,8 @@ func (w *writer) isClosing() bool {
 	}
 }
 
-// wait returns when there is something to write, or time to try a failed settlement again, or to look whether the
-// last callers have gone.
+// wait returns when there is something to write or to retry. While the writer is closing, it returns every millisecond,
+// so that run can check whether the last callers have finished.
 func (w *writer) wait() {
 	if len(w.waiting)+len(w.done) > 0 && w.retry == 0 {
 		return
@@ -208,16 +211,16 @@ func (w *writer) wait() {
 	}
 	select {
 	case it := <-w.events:
-		w.take(it)
+		w.accept(it)
 	case <-again:
 	case <-closing:
 	}
 }
 
-// gather takes in what has come. A transaction costs much the same for one certificate as for many, so the writer first
-// lets everybody run who can, as long as that brings something: where the processors are busy, what they do meanwhile is
-// no time lost, and where they are not, nobody waits.
-func (w *writer) gather() {
+// collect receives items for the next transaction. A transaction costs about the same for one certificate as for many,
+// so collect yields the processor to callers as long as that produces items. If the processors are busy, this loses no
+// time; if they are idle, it ends immediately.
+func (w *writer) collect() {
 	for begun := time.Now(); ; {
 		w.drain()
 		if len(w.waiting) >= maxBatch || w.retry > 0 || time.Since(begun) >= admissionTimeout {
@@ -230,21 +233,21 @@ func (w *writer) gather() {
 	}
 }
 
-// drain takes what waits in the channel.
+// drain receives the items in the channel.
 func (w *writer) drain() {
 	for len(w.waiting) < maxBatch {
 		select {
 		case it := <-w.events:
-			w.take(it)
+			w.accept(it)
 		default:
 			return
 		}
 	}
 }
 
-// take notes that an item has arrived, or that it was signed or given up. One that was given up before it was
-// announced leaves the queue.
-func (w *writer) take(it *item) {
+// accept records that an item has arrived, or that it was signed or abandoned. An item that was abandoned before its
+// intent was written is dropped.
+func (w *writer) accept(it *item) {
 	switch {
 	case !it.seen:
 		it.seen = true
@@ -256,7 +259,7 @@ func (w *writer) take(it *item) {
 	}
 }
 
-// write makes one transaction of what there is to settle and to announce.
+// write writes one transaction with the items to commit and the intent for new ones.
 func (w *writer) write() {
 	if len(w.waiting)+len(w.done) == 0 {
 		return
@@ -265,13 +268,13 @@ func (w *writer) write() {
 		w.refuseAll(ErrFenced)
 		return
 	}
-	settle := commitsOf(w.done, w.clock())
-	// There is always an intent, be it of nothing: its state tells whether the transaction applied.
+	commits := commitsOf(w.done, w.clock())
+	// The intent may be empty: its state tells whether the transaction was applied.
 	fresh := Intent{Batch: NewBatchID(), Items: make([]IntentItem, len(w.waiting))}
 	for i, it := range w.waiting {
 		fresh.Items[i] = it.intent
 	}
-	verdicts, err := w.commit(settle, fresh)
+	results, err := w.commit(commits, fresh)
 	if err != nil {
 		w.failed(err)
 		return
@@ -283,10 +286,10 @@ func (w *writer) write() {
 	}
 	done := w.done
 	w.waiting, w.done = nil, nil
-	w.deliver(done, settle, verdicts)
+	w.deliver(done, commits, results)
 }
 
-// commitsOf returns what became of items, by their batches.
+// commitsOf groups items by their batches.
 func commitsOf(items []*item, at time.Time) []BatchCommit {
 	var all []BatchCommit
 	places := map[BatchID]int{}
@@ -306,25 +309,26 @@ func commitsOf(items []*item, at time.Time) []BatchCommit {
 	return all
 }
 
-// commit writes, and after an error reads back whether the transaction applied: an error of COMMIT does not say.
-func (w *writer) commit(settle []BatchCommit, fresh Intent) ([]Results, error) {
-	ctx := context.Background() // a transaction is nobody's alone: no caller's patience may end it
-	verdicts, err := w.journal.Write(ctx, w.epoch, settle, []Intent{fresh})
+// commit writes a transaction. After an error it reads back whether the transaction was applied, because an error of
+// COMMIT does not tell.
+func (w *writer) commit(commits []BatchCommit, fresh Intent) ([]Results, error) {
+	ctx := context.Background() // the transaction serves many callers, so no caller's context may end it
+	results, err := w.journal.Write(ctx, w.epoch, commits, []Intent{fresh})
 	if err == nil || errors.Is(err, ErrFenced) {
-		return verdicts, err
+		return results, err
 	}
-	for pause := commitRetryMin; ; pause = min(2*pause, commitRetryMax) {
+	for pause := minCommitRetry; ; pause = min(2*pause, maxCommitRetry) {
 		states, serr := w.journal.State(ctx, w.epoch, []BatchID{fresh.Batch})
 		if errors.Is(serr, ErrFenced) {
 			return nil, serr
 		}
 		if serr == nil && len(states) == 1 {
 			if states[0] != BatchAbsent {
-				return verdicts, nil
+				return results, nil
 			}
 			return nil, err
 		}
-		w.log.Error("the store does not say whether the last transaction applied: asking again", "error", serr, "after", err)
+		w.log.Error("reading whether the last transaction was applied failed, retrying", "error", serr, "after", err)
 		select {
 		case <-w.closing:
 			return nil, errors.Join(err, serr)
@@ -333,24 +337,24 @@ func (w *writer) commit(settle []BatchCommit, fresh Intent) ([]Results, error) {
 	}
 }
 
-// failed answers those who wait to announce, since nothing of theirs was signed, and keeps what was signed for
-// another try: it must be accounted for.
+// failed fails the callers that wait for their intents, because none of their certificates was signed. It keeps signed
+// items for a retry, because they must be accounted for.
 func (w *writer) failed(err error) {
 	if errors.Is(err, ErrFenced) {
 		w.fenced = true
-		w.lost.Store(true)
-		w.log.Error("another process has taken over the store: this one signs nothing any more")
+		w.fencedOut.Store(true)
+		w.log.Error("another process has taken over the store, this one stops signing")
 		w.refuseAll(ErrFenced)
 		return
 	}
-	w.fail(&unavailable{what: "the store did not take the intent: nothing was signed", after: time.Second, cause: err})
+	w.fail(&unavailable{what: "writing the intent to the store failed, so nothing was signed", after: time.Second, cause: err})
 	if len(w.done) > 0 {
-		w.retry = min(max(2*w.retry, commitRetryMin), commitRetryMax)
-		w.log.Error("the store did not take the record of signed certificates: trying again", "count", len(w.done), "error", err)
+		w.retry = min(max(2*w.retry, minCommitRetry), maxCommitRetry)
+		w.log.Error("recording signed certificates failed, retrying", "count", len(w.done), "error", err)
 	}
 }
 
-// refuseAll answers everybody: this process has no say any more, and its pending intents are its successor's.
+// refuseAll fails all callers. The next process commits the pending intents of this one.
 func (w *writer) refuseAll(err error) {
 	w.fail(err)
 	for _, it := range w.done {
@@ -359,7 +363,7 @@ func (w *writer) refuseAll(err error) {
 	w.done, w.retry = nil, 0
 }
 
-// fail answers those who wait to announce.
+// fail fails the callers that wait for their intents.
 func (w *writer) fail(err error) {
 	for _, it := range w.waiting {
 		it.prepared <- err
@@ -367,13 +371,13 @@ func (w *writer) fail(err error) {
 	w.waiting = nil
 }
 
-// deliver tells the observer, and then the callers.
-func (w *writer) deliver(done []*item, settled []BatchCommit, verdicts []Results) {
+// deliver passes the status changes to the observer, then the results to the callers.
+func (w *writer) deliver(done []*item, commits []BatchCommit, results []Results) {
 	issued := make([]pki.StatusChange, 0, len(done))
 	refused := map[pki.CertRef]error{}
-	for i, s := range settled {
+	for i, s := range commits {
 		for j, r := range s.Records {
-			v := verdicts[i][j]
+			v := results[i][j]
 			if v.Refusal != nil {
 				refused[r.Ref] = v.Refusal
 				continue

@@ -10,16 +10,16 @@ import (
 	"syscall"
 )
 
-// access says who may use a file. The zero value is the agent's own user alone.
+// access holds the group and mode of a file. The zero value means mode 0600 and the default group.
 type access struct {
-	group int // 0 leaves the group that the file system gives; root needs no grant
+	group int // 0 keeps the group that the file system assigns; root needs no grant
 	mode  fs.FileMode
 }
 
-// public is for what holds no secret.
+// public is the access of files without secrets.
 var public = access{mode: 0o644}
 
-// perm returns the mode, 0600 if none is set.
+// perm returns the mode, or 0600 if none is set.
 func (a access) perm() fs.FileMode {
 	if a.mode == 0 {
 		return 0o600
@@ -27,8 +27,9 @@ func (a access) perm() fs.FileMode {
 	return a.mode
 }
 
-// apply gives an open file its group, then its mode, whatever the umask is. At no time may more users read the file than
-// in the end. A file that has both already is left alone: its file system may be read-only.
+// apply sets the group of an open file, then its mode, independently of the umask. At no point can more users read the
+// file than at the end. A file that has both
+// already is left alone, because its file system may be read-only.
 func (a access) apply(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -46,14 +47,14 @@ func (a access) apply(f *os.File) error {
 	return f.Chmod(a.perm())
 }
 
-// ShareKey sets the mode of the private key, which CheckKeyMode has to accept, and its group, which 0 leaves as it is:
-// of the key in use now, and of all that follow. It is called before NewAgent.
+// ShareKey sets the mode and group of the private key, of the current one and of all later ones. CheckKeyMode must
+// accept the mode; group 0 leaves the group as it is. Call it before NewAgent.
 func (d *Directory) ShareKey(group int, mode fs.FileMode) error {
 	if err := errors.Join(CheckKeyMode(mode), checkGroup(group)); err != nil {
 		return err
 	}
 	d.key = access{group: group, mode: mode}
-	d.warnOfReaders(access{mode: 0o660}) // of what is mended here, everybody's mode alone is news
+	d.warnOfReaders(access{mode: 0o660}) // the mode set below corrects owner and group; warn about other users only
 	f, err := os.Open(filepath.Join(d.path, currentName, keyName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -61,25 +62,27 @@ func (d *Directory) ShareKey(group int, mode fs.FileMode) error {
 	if err != nil {
 		return fmt.Errorf("enroll: share the private key: %w", err)
 	}
-	defer func() { _ = f.Close() }() // nothing was written
+	defer func() { _ = f.Close() }() // the file was only opened for reading
 	if err := d.key.apply(f); err != nil {
 		return fmt.Errorf("enroll: share the private key: %w", err)
 	}
 	if info, err := os.Stat(d.path); err == nil && mode&0o040 != 0 && info.Mode().Perm()&0o011 == 0 {
-		d.log.Warn("other users cannot enter the credential directory: give it mode 0711", "directory", d.path, "mode", info.Mode().Perm())
+		d.log.Warn("the key's group cannot enter the credential directory, give it mode 0711",
+			"directory", d.path, "mode", info.Mode().Perm())
 	}
 	return nil
 }
 
-// CheckKeyMode accepts the modes of a private key that its owner, and at most its group, may read: 0400, 0440, 0600, 0640.
+// CheckKeyMode returns an error unless only the owner, and at most the group, can read a private key of this mode. It
+// accepts 0400, 0440, 0600 and 0640.
 func CheckKeyMode(mode fs.FileMode) error {
 	if !slices.Contains([]fs.FileMode{0o400, 0o440, 0o600, 0o640}, mode) {
-		return fmt.Errorf("enroll: a private key cannot have mode %#o: use 0600, or 0640 to share it with a group", mode)
+		return fmt.Errorf("enroll: mode %#o of the private key: use 0600, or 0640 to share it with a group", mode)
 	}
 	return nil
 }
 
-// checkGroup refuses a group that this process cannot give files to.
+// checkGroup returns an error if this process cannot give files to the group.
 func checkGroup(group int) error {
 	if group == 0 || os.Geteuid() == 0 || group == os.Getegid() {
 		return nil
@@ -89,7 +92,8 @@ func checkGroup(group int) error {
 		return fmt.Errorf("enroll: look up the agent's groups: %w", err)
 	}
 	if !slices.Contains(groups, group) {
-		return fmt.Errorf("enroll: the private key cannot be given to group %d: user %d, who runs the agent, is not a member", group, os.Geteuid())
+		return fmt.Errorf("enroll: the private key cannot be given to group %d: user %d, which runs the agent, is "+
+			"not a member", group, os.Geteuid())
 	}
 	return nil
 }

@@ -44,10 +44,11 @@ func canRead(t *testing.T, uid, gid uint32, path string) bool {
 	return cmd.Run() == nil
 }
 
-// A member of the group reads the key, and nobody else does; everybody reads the certificates. The umask does not matter.
-func TestSharedKey(t *testing.T) {
+// Members of the group can read the key and other users cannot; all users can read the certificates. The umask has no
+// effect.
+func TestSharedKeyIsReadableByGroupOnly(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root becomes other users")
+		t.Skip("only root can run commands as other users")
 	}
 	ca := newTestCA(t)
 	for _, umask := range []int{0, 0o077} {
@@ -66,7 +67,7 @@ func TestSharedKey(t *testing.T) {
 			for _, gid := range []uint32{otherUser, otherGroup} {
 				want := group != 0 && gid == otherGroup
 				if got := canRead(t, otherUser, gid, filepath.Join(d.path, currentName, keyName)); got != want {
-					t.Errorf("umask %#o, key of group %d: a user of group %d reads it: %v", umask, group, gid, got)
+					t.Errorf("umask %#o, key of group %d: readable by group %d: %v", umask, group, gid, got)
 				}
 				for _, name := range []string{certName, bundleName, originName} {
 					if !canRead(t, otherUser, gid, filepath.Join(d.path, currentName, name)) {
@@ -78,10 +79,10 @@ func TestSharedKey(t *testing.T) {
 	}
 }
 
-// The grant is there when the new pair comes into use, and is taken back from the pair in use with the next start.
+// The group can read a new pair from the moment it is in use. A changed configuration takes effect on the pair in use.
 func TestSharedKeyFollowsTheConfiguration(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root gives files to any group")
+		t.Skip("only root can give files to any group")
 	}
 	d := sharedDirectory(t, otherGroup, 0o640)
 	d.disk = func(c change) error {
@@ -103,12 +104,13 @@ func TestSharedKeyFollowsTheConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantAccess(t, key, otherGroup+1, 0o440)
-	if _, err := d.pend("certificate 1", pki.P256); err != nil {
+	if _, err := d.preparePending("certificate 1", pki.P256); err != nil {
 		t.Fatal(err)
 	}
 	wantAccess(t, filepath.Join(d.path, pendingName), os.Getegid(), 0o600)
 }
 
+// wantAccess checks the group and mode of a file.
 func wantAccess(t *testing.T, path string, group int, mode fs.FileMode) {
 	t.Helper()
 	info, err := os.Stat(path)
@@ -129,11 +131,11 @@ func TestKeyModes(t *testing.T) {
 	}
 }
 
-// A group that the agent is not a member of is found out at the start, not at the first renewal.
+// A group that the agent is not a member of is reported at the start, not at the first renewal.
 func TestGroupOfOthersIsRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if err := checkGroup(otherGroup); err == nil || !strings.Contains(err.Error(), "is not a member") {
-			t.Errorf("a group of others: %v", err)
+			t.Errorf("a foreign group: %v", err)
 		}
 		return
 	}

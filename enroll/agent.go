@@ -13,50 +13,53 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Config says what an Agent works with.
+// Config configures an Agent.
 type Config struct {
-	Directory *Directory // required; the Agent is its one user
+	Directory *Directory // required; used by this Agent only
 	Authority Authority  // required
-	// Token returns a token to enroll with, or an error that is ErrNoToken. It is asked when there is no valid
-	// credential, or when a renewal was refused; a token that the present credential came from is passed over. Nil
-	// has none.
+	// Token returns a token to enroll with, or an error that wraps ErrNoToken. The Agent calls it if there is no valid
+	// credential or if a renewal was refused. It ignores a token that the current credential was enrolled with. If
+	// Token is nil, there are no tokens.
 	Token    func() (Token, error)
-	Lifetime time.Duration // to ask for; zero for the profile's default
-	KeyType  pki.KeyType   // of the keys that the agent makes; empty for P-256
-	// Reload is a command and its arguments, run without a shell after each new credential until it exits with 0; empty
-	// for none.
+	Lifetime time.Duration // requested lifetime; zero for the profile's default
+	KeyType  pki.KeyType   // type of the generated keys; empty means P-256
+	// Reload is a command with its arguments, run without a shell after each new credential and repeated until it exits
+	// with 0. Empty means no command.
 	Reload []string
-	// ReloadOutput gets what Reload writes. The command and its children keep it open for as long as they run, so it is
-	// a file. Nil discards.
+	// ReloadOutput receives the output of Reload. It is a file because the command and its children keep it open as
+	// long as they run. If it is nil, the output is discarded.
 	ReloadOutput *os.File
-	// OnChange is called with each credential that comes into use, the one found on disk included, in order. Nil for nobody.
+	// OnChange is called in order with each credential that is put in use, starting with the credential on disk. It may
+	// be nil.
+	// nil.
 	OnChange func(*Pair)
 	Log      *slog.Logger // required
 }
 
-// Agent obtains a credential and keeps it fresh. Ensure, Enroll and Run are for one goroutine at a time; all other
+// Agent obtains a credential and renews it. Ensure, Enroll, Refresh and Run must not run concurrently; all other
 // methods are safe for concurrent use.
 type Agent struct {
 	holder
 	config Config
 	now    func() time.Time
 
-	// owned by the goroutine in Ensure, Enroll or Run
+	// These fields belong to the goroutine in Ensure, Enroll, Refresh or Run.
 	broken    error     // why the credential on disk did not load, or nil
-	renewAt   time.Time // of the pair in use
+	renewAt   time.Time // planned renewal of the current pair
 	obtaining retry
 	reloading retry
 	status    Status
 }
 
-// NewAgent returns an Agent with the credential that the directory holds, if there is one. A damaged credential is
-// logged and counts as none.
+// NewAgent returns an Agent that uses the credential in the directory, if there is one. A damaged credential is logged
+// and treated as absent.
 func NewAgent(c Config) (*Agent, error) {
 	if c.Directory == nil || c.Authority == nil || c.Log == nil {
 		return nil, errors.New("enroll: an agent needs a directory, an authority and a log")
 	}
 	if c.Lifetime < 0 {
-		return nil, fmt.Errorf("enroll: a lifetime of %s cannot be: leave it out for the profile's default", c.Lifetime)
+		return nil, fmt.Errorf("enroll: lifetime %s: give a positive duration, or leave it out for the profile's "+
+			"default", c.Lifetime)
 	}
 	c.KeyType = cmp.Or(c.KeyType, pki.P256)
 	a := &Agent{config: c, now: time.Now}
@@ -65,9 +68,10 @@ func NewAgent(c Config) (*Agent, error) {
 }
 
 func (a *Agent) load() {
+	// load reads the status and the credential that an earlier process left.
 	var err error
 	if a.status, err = ReadStatus(a.config.Directory.path); err != nil {
-		a.status = Status{} // nothing depends on it
+		a.status = Status{} // the status is informational only
 	}
 	pair, err := a.config.Directory.Load()
 	switch {
@@ -76,20 +80,20 @@ func (a *Agent) load() {
 	case errors.Is(err, ErrNoCredential):
 	default:
 		a.broken = err
-		a.config.Log.Error("the credential on disk is damaged: enrolling anew needs a token", "error", err)
+		a.config.Log.Error("the credential on disk is damaged, enrolling again needs a token", "error", err)
 	}
 	if f := a.status.Failure; f != nil && f.Final && err == nil && a.status.Serial == pair.Serial() {
-		a.obtaining.tries = f.Tries // refused before the restart: ask at once whether that still holds
+		a.obtaining.tries = f.Tries // refused before the restart: retry now, the refusal may be gone
 	}
 	if len(a.config.Reload) == 0 {
-		a.status.ReloadFailure, a.status.ReloadAt = nil, time.Time{} // the command was taken out of the configuration
+		a.status.ReloadFailure, a.status.ReloadAt = nil, time.Time{} // the command was removed from the configuration
 	}
 	if f := a.status.ReloadFailure; f != nil {
-		a.reloading.tries = f.Tries // the next try comes at once, and the waits after it go on growing
+		a.reloading.tries = f.Tries // retry now; the waits after that continue to grow
 	}
 }
 
-// adopt brings a pair into use.
+// adopt puts a pair in use, plans its renewal and calls OnChange.
 func (a *Agent) adopt(p *Pair) {
 	a.renewAt = renewal(p)
 	a.pair.Store(p)
@@ -99,50 +103,50 @@ func (a *Agent) adopt(p *Pair) {
 	}
 }
 
-// Ensure returns nil where there is a valid credential. Where there is none it enrolls, in one try.
+// Ensure enrolls once if there is no valid credential, and returns nil if there is one.
 func (a *Agent) Ensure(ctx context.Context) error {
 	if p := a.Pair(); p != nil && !p.Expired(a.now()) {
 		return nil
 	}
-	return a.settled(ctx, a.obtain(ctx))
+	return a.recordResult(ctx, a.obtain(ctx))
 }
 
-// Enroll spends a token, in one try, and puts the new credential in the place of one that may be there. After an
-// error that is no refusal, the same token may be used again.
+// Enroll enrolls once with the token and replaces the current credential. After an error that is not a refusal, the
+// same token may be used again.
 func (a *Agent) Enroll(ctx context.Context, t Token) error {
-	return a.settled(ctx, a.enroll(ctx, t))
+	return a.recordResult(ctx, a.enroll(ctx, t))
 }
 
-// Run keeps the credential fresh until the context ends, which is no error. It returns an error only when there is no
-// valid credential and no way to one: no token, or a token that is refused.
+// Run renews the credential until the context ends, and then returns nil. It returns an error only if no valid
+// credential is left and the agent has no token or the server refused it.
 func (a *Agent) Run(ctx context.Context) error {
 	a.report()
 	for a.sleep(ctx) {
 		if a.due() > 0 {
-			a.reload(ctx) // which failed, or the process ended before it
+			a.reload(ctx) // the command failed before, or the last process ended before running it
 			continue
 		}
-		err := a.settled(ctx, a.obtain(ctx))
+		err := a.recordResult(ctx, a.obtain(ctx))
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
 		if p := a.Pair(); (p == nil || p.Expired(a.now())) && (final(err) || errors.Is(err, ErrNoToken)) {
 			return err
 		}
-		a.complain()
+		a.logFailure()
 	}
 	return nil
 }
 
-// sleep returns true when there is something to do, and false when the context has ended. It looks at the wall clock
-// now and then: timers stand still while a device sleeps, and clocks are set.
+// sleep waits until there is work and returns true, or returns false if the context ended. It checks the wall clock
+// every wakeInterval, because timers stop while a device sleeps and clocks are set.
 func (a *Agent) sleep(ctx context.Context) bool {
 	for {
 		d := min(a.due(), a.reloadDue())
 		if d <= 0 || ctx.Err() != nil {
 			return ctx.Err() == nil
 		}
-		timer := time.NewTimer(min(d, glance))
+		timer := time.NewTimer(min(d, wakeInterval))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -152,19 +156,19 @@ func (a *Agent) sleep(ctx context.Context) bool {
 	}
 }
 
-// due returns how long it is until the next certificate is asked for.
+// due returns how long to wait before requesting the next certificate.
 func (a *Agent) due() time.Duration {
 	now := a.now()
 	if a.obtaining.tries > 0 {
 		return a.obtaining.due(now)
 	}
-	if p := a.Pair(); p == nil || p.Expired(now) || p.early(now) {
+	if p := a.Pair(); p == nil || p.Expired(now) || p.notYetValid(now) {
 		return 0
 	}
 	return a.renewAt.Sub(now)
 }
 
-// reloadDue returns how long it is until the reload command runs again.
+// reloadDue returns how long to wait before the reload command runs again.
 func (a *Agent) reloadDue() time.Duration {
 	if !a.reloadPending() {
 		return math.MaxInt64
@@ -172,10 +176,10 @@ func (a *Agent) reloadDue() time.Duration {
 	return a.reloading.due(a.now())
 }
 
-// settled records how a try ended, plans the next, and hands the error on.
-func (a *Agent) settled(ctx context.Context, err error) error {
+// recordResult records the result of a try, schedules the next one, and returns err.
+func (a *Agent) recordResult(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
-		return err // an error of our own making
+		return err // caused by the canceled context, not by the server
 	}
 	if err == nil {
 		a.obtaining = retry{}
@@ -190,24 +194,24 @@ func (a *Agent) settled(ctx context.Context, err error) error {
 	return err
 }
 
-// complain logs the failure of the last try.
-func (a *Agent) complain() {
+// logFailure logs the failure of the last try.
+func (a *Agent) logFailure() {
 	f := a.status.Failure
 	attrs := []any{"error", f.Error, "tries", f.Tries, "next_try", a.obtaining.next().Format(time.RFC3339)}
 	if p := a.Pair(); p != nil {
 		attrs = append(attrs, "valid_until", p.Certificate.NotAfter.Format(time.RFC3339))
 	}
 	if f.Rule != "" {
-		attrs = append(attrs, "rule", f.Rule, "fix", f.Hint)
+		attrs = append(attrs, "rule", f.Rule, "hint", f.Hint)
 	}
 	if f.Final {
-		a.config.Log.Error("the server refuses: asking again only now and then", attrs...)
+		a.config.Log.Error("the server refused the request, retrying at long intervals", attrs...)
 	} else {
-		a.config.Log.Warn("no new certificate yet: trying again", attrs...)
+		a.config.Log.Warn("obtaining a certificate failed, retrying", attrs...)
 	}
 }
 
-// report writes the status file. A disk that is full stops no renewal here.
+// report writes the status file. If that fails, for instance because the disk is full, the renewal continues.
 func (a *Agent) report() {
 	if a.obtaining.tries == 0 {
 		a.status.Failure = nil
@@ -220,15 +224,15 @@ func (a *Agent) report() {
 		a.status.Serial = p.Serial()
 	}
 	if err := a.config.Directory.writeStatus(a.status); err != nil {
-		a.config.Log.Warn("the status file is out of date", "error", err)
+		a.config.Log.Warn("writing the status file failed, it is out of date", "error", err)
 	}
 }
 
-// Refresh obtains a credential where there is none or where the time to renew has come, in one try. It is for programs
-// that live too briefly to Run.
+// Refresh makes one try to obtain a credential if there is none or if its renewal is due. It is for programs that run
+// too briefly for Run.
 func (a *Agent) Refresh(ctx context.Context) error {
 	if a.due() > 0 {
 		return nil
 	}
-	return a.settled(ctx, a.obtain(ctx))
+	return a.recordResult(ctx, a.obtain(ctx))
 }

@@ -18,24 +18,24 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// bench is an agent in a bubble of synctest: hours pass in no time.
-type bench struct {
+// harness is an agent with a test CA in a synctest bubble, in which hours pass in no time.
+type harness struct {
 	*testing.T
-	ca     *testCA
-	config Config
-	agent  *Agent
-	token  atomic.Pointer[Token] // at hand
-	log    *testLog
-	pairs  []*Pair
-	jumped atomic.Int64 // nanoseconds that the wall clock is off
-	stop   func() error // ends Run and returns its error
+	ca          *testCA
+	config      Config
+	agent       *Agent
+	token       atomic.Pointer[Token] // returned by Config.Token
+	log         *testLog
+	pairs       []*Pair
+	clockOffset atomic.Int64 // offset of the agent's wall clock in nanoseconds
+	stop        func() error // ends Run and returns its error
 }
 
-func newBench(t *testing.T, configure func(*bench)) *bench {
-	b := &bench{T: t, ca: newTestCA(t), log: new(testLog)}
-	b.give("device/1")
+func newHarness(t *testing.T, configure func(*harness)) *harness {
+	b := &harness{T: t, ca: newTestCA(t), log: new(testLog)}
+	b.issueToken("device/1")
 	dir := openTestDirectory(t, t.TempDir(), b.log.logger())
-	dir.disk = powered
+	dir.disk = skipFlush
 	b.config = Config{
 		Directory: dir, Authority: b.ca, Log: b.log.logger(), OnChange: func(p *Pair) { b.pairs = append(b.pairs, p) },
 		Token: func() (Token, error) { return *b.token.Load(), nil },
@@ -47,25 +47,25 @@ func newBench(t *testing.T, configure func(*bench)) *bench {
 	return b
 }
 
-// give makes a token and puts it at hand.
-func (b *bench) give(path string) Token {
+// issueToken makes a token and has the agent find it.
+func (b *harness) issueToken(path string) Token {
 	b.Helper()
 	token := b.ca.token(b, path)
 	b.token.Store(&token)
 	return token
 }
 
-func (b *bench) restart() {
+func (b *harness) restart() {
 	b.Helper()
 	var err error
 	if b.agent, err = NewAgent(b.config); err != nil {
 		b.Fatal(err)
 	}
-	b.agent.now = func() time.Time { return time.Now().Add(time.Duration(b.jumped.Load())) }
+	b.agent.now = func() time.Time { return time.Now().Add(time.Duration(b.clockOffset.Load())) }
 }
 
 // run starts the agent's loop.
-func (b *bench) run() {
+func (b *harness) run() {
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.agent.Run(ctx) }()
@@ -73,13 +73,13 @@ func (b *bench) run() {
 	synctest.Wait()
 }
 
-// pass lets time go by.
-func (b *bench) pass(d time.Duration) {
+// advance lets the given time pass.
+func (b *harness) advance(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-func (b *bench) status() Status {
+func (b *harness) status() Status {
 	b.Helper()
 	s, err := ReadStatus(b.config.Directory.path)
 	if err != nil {
@@ -88,18 +88,19 @@ func (b *bench) status() Status {
 	return s
 }
 
-func inBubble(t *testing.T, configure func(*bench), body func(*bench)) {
+// inSynctest runs body with a new bench in a synctest bubble.
+func inSynctest(t *testing.T, configure func(*harness), body func(*harness)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { body(newBench(t, configure)) })
+	synctest.Test(t, func(t *testing.T) { body(newHarness(t, configure)) })
 }
 
 func TestAgentEnrollsAndRenews(t *testing.T) {
 	for _, life := range []time.Duration{10 * time.Second, time.Hour, 90 * 24 * time.Hour} {
 		for _, backdate := range []time.Duration{0, time.Minute} {
 			t.Run(fmt.Sprintf("%s back-dated %s", life, backdate), func(t *testing.T) {
-				inBubble(t, func(b *bench) { b.ca.lifetime, b.ca.backdate = life, backdate }, func(b *bench) {
+				inSynctest(t, func(b *harness) { b.ca.lifetime, b.ca.backdate = life, backdate }, func(b *harness) {
 					b.run()
-					b.pass(life * 3)
+					b.advance(life * 3)
 					if err := b.stop(); err != nil {
 						t.Fatal(err)
 					}
@@ -107,15 +108,16 @@ func TestAgentEnrollsAndRenews(t *testing.T) {
 					if len(calls) < 4 || len(calls) > 6 {
 						t.Fatalf("%d certificates in three lifetimes", len(calls))
 					}
-					slack := float64(time.Second)/float64(life) + 0.001 // certificates end at whole seconds
+					slack := float64(time.Second)/float64(life) + 0.001 // certificates expire at whole seconds
 					for i, at := range calls[1:] {
 						part := float64(at.Sub(calls[i])) / float64(life)
 						if part < renewFrom-slack || part > renewFrom+renewSpread+slack {
-							t.Errorf("renewal %d came after %.3f of the lifetime", i+1, part)
+							t.Errorf("renewal %d at %.3f of the lifetime, want %.2f to %.2f",
+								i+1, part, renewFrom, renewFrom+renewSpread)
 						}
 					}
 					if len(b.pairs) != len(calls) || b.pairs[0].Key.(interface{ Equal(crypto.PrivateKey) bool }).Equal(b.pairs[1].Key) {
-						t.Errorf("%d pairs; a renewal kept the key", len(b.pairs))
+						t.Errorf("%d pairs for %d requests, or a renewal kept the key", len(b.pairs), len(calls))
 					}
 					if s := b.status(); s.Failure != nil || s.Serial != b.agent.Pair().Serial() || !s.RenewAt.After(time.Now()) {
 						t.Errorf("status %+v", s)
@@ -126,59 +128,59 @@ func TestAgentEnrollsAndRenews(t *testing.T) {
 	}
 }
 
-// A fleet that was enrolled in one instant renews over an eighth of the lifetime, evenly.
+// The renewals of a fleet that was enrolled at one instant are spread evenly over an eighth of the lifetime.
 func TestRenewalsSpread(t *testing.T) {
 	p := newTestCA(t).pairFor(t, "device/1")
-	start, end := p.span()
+	start, end := p.usableLife()
 	var tenths [10]int
 	for range 2000 {
 		part := float64(renewal(p).Sub(start)) / float64(end.Sub(start))
 		at := int((part - renewFrom) / renewSpread * 10)
 		if at < 0 || at > 9 {
-			t.Fatalf("a renewal at %.4f of the lifetime", part)
+			t.Fatalf("renewal at %.4f of the lifetime", part)
 		}
 		tenths[at]++
 	}
 	if slices.Min(tenths[:]) < 100 {
-		t.Errorf("2000 renewals fall into %v", tenths)
+		t.Errorf("2000 renewals, by tenths of the spread: %v", tenths)
 	}
 }
 
-func TestAgentRestartsWithWhatItHas(t *testing.T) {
-	inBubble(t, nil, func(b *bench) {
+func TestAgentKeepsCredentialAfterRestart(t *testing.T) {
+	inSynctest(t, nil, func(b *harness) {
 		if err := b.agent.Ensure(b.Context()); err != nil {
 			t.Fatal(err)
 		}
 		had := b.agent.Pair()
 		b.restart()
 		b.run()
-		b.pass(time.Minute)
+		b.advance(time.Minute)
 		if err := b.stop(); err != nil || b.agent.Pair().Serial() != had.Serial() || len(b.ca.calls) != 1 {
 			t.Fatalf("%v, %d calls", err, len(b.ca.calls))
 		}
 	})
 }
 
-// The CA is away from the first renewal on, until just before the certificate ends.
-func TestAgentNeverGivesUp(t *testing.T) {
+// The CA is unreachable from the first renewal until just before the certificate expires.
+func TestAgentRetriesUntilRenewed(t *testing.T) {
 	for _, life := range []time.Duration{10 * time.Second, time.Hour, 30 * 24 * time.Hour} {
 		for name, outage := range map[string]error{
 			"unreachable": &callErrorForTest, "asks for a year": temporary{after: 365 * 24 * time.Hour}, "unknown": errors.New("no route"),
 		} {
 			t.Run(life.String()+" "+name, func(t *testing.T) {
-				inBubble(t, func(b *bench) { b.ca.lifetime = life }, func(b *bench) {
+				inSynctest(t, func(b *harness) { b.ca.lifetime = life }, func(b *harness) {
 					b.run()
 					b.ca.set(func() { b.ca.before = func() error { return outage } })
-					b.pass(life * 9 / 10)
+					b.advance(life * 9 / 10)
 					tries := len(b.ca.callTimes()) - 1
-					if tries < 2 || tries > 1300 { // a try every 7 to 15 minutes for eight days
+					if tries < 2 || tries > 1300 { // one try every 7 to 15 minutes for eight days
 						t.Fatalf("%d tries", tries)
 					}
 					if f := b.status().Failure; f == nil || f.Final || f.Tries != tries {
 						t.Fatalf("status after %d tries: %+v", tries, f)
 					}
 					b.ca.set(func() { b.ca.before = nil })
-					b.pass(life/10 - life/100)
+					b.advance(life/10 - life/100)
 					if err := b.stop(); err != nil || len(b.pairs) != 2 || b.status().Failure != nil {
 						t.Fatalf("%v, %d certificates, status %+v", err, len(b.pairs), b.status())
 					}
@@ -190,24 +192,24 @@ func TestAgentNeverGivesUp(t *testing.T) {
 
 var callErrorForTest = callError{server: "ca.example:7443", code: 14, message: "connection refused"}
 
-// temporary is an error of another package than this.
+// temporary is a temporary error of another package.
 type temporary struct{ after time.Duration }
 
 func (temporary) Error() string               { return "busy" }
 func (temporary) Temporary() bool             { return true }
 func (e temporary) RetryAfter() time.Duration { return e.after }
 
-func TestAgentHonoursRetryAfter(t *testing.T) {
-	inBubble(t, func(b *bench) { b.ca.before = func() error { return temporary{after: 10 * time.Minute} } }, func(b *bench) {
+func TestAgentHonorsRetryAfter(t *testing.T) {
+	inSynctest(t, func(b *harness) { b.ca.before = func() error { return temporary{after: 10 * time.Minute} } }, func(b *harness) {
 		b.run()
-		b.pass(time.Hour)
+		b.advance(time.Hour)
 		if err := b.stop(); err != nil {
 			t.Fatal(err)
 		}
 		calls := b.ca.callTimes()
 		for i, at := range calls[1:] {
 			if d := at.Sub(calls[i]); d < 10*time.Minute || d > 13*time.Minute {
-				t.Errorf("try %d came after %s", i+1, d)
+				t.Errorf("try %d after %s, want 10 to 13 minutes", i+1, d)
 			}
 		}
 		if len(calls) < 4 {
@@ -216,35 +218,35 @@ func TestAgentHonoursRetryAfter(t *testing.T) {
 	})
 }
 
-// The device sleeps past the moment: timers stand still, and the wall clock is elsewhere when it wakes.
-func TestAgentRenewsOnWake(t *testing.T) {
-	inBubble(t, func(b *bench) { b.ca.lifetime = 10 * time.Hour }, func(b *bench) {
+// A renewal becomes due while the device sleeps: timers stop, and the wall clock has advanced when it wakes.
+func TestAgentRenewsAfterSleep(t *testing.T) {
+	inSynctest(t, func(b *harness) { b.ca.lifetime = 10 * time.Hour }, func(b *harness) {
 		b.run()
-		b.pass(time.Minute)
-		b.jumped.Store(int64(8 * time.Hour))
-		b.pass(glance)
+		b.advance(time.Minute)
+		b.clockOffset.Store(int64(8 * time.Hour))
+		b.advance(wakeInterval)
 		if err := b.stop(); err != nil || len(b.pairs) != 2 {
 			t.Fatalf("%v, %d certificates", err, len(b.pairs))
 		}
 	})
 }
 
-// A clock that was wrong while a try failed does not put the next one off for as long as it was wrong.
-func TestAgentSurvivesClockSetBack(t *testing.T) {
-	inBubble(t, func(b *bench) { b.ca.before = func() error { return temporary{} } }, func(b *bench) {
-		b.jumped.Store(int64(365 * 24 * time.Hour))
+// A try that failed while the clock was wrong does not delay the next one once the clock is right.
+func TestRetryAfterClockWasSetBack(t *testing.T) {
+	inSynctest(t, func(b *harness) { b.ca.before = func() error { return temporary{} } }, func(b *harness) {
+		b.clockOffset.Store(int64(365 * 24 * time.Hour))
 		b.run()
-		b.jumped.Store(0)
+		b.clockOffset.Store(0)
 		b.ca.set(func() { b.ca.before = nil })
-		b.pass(glance)
+		b.advance(wakeInterval)
 		if err := b.stop(); err != nil || len(b.pairs) != 1 {
 			t.Fatalf("%v, %d certificates", err, len(b.pairs))
 		}
 	})
 }
 
-// A clock that is behind makes no certificate useless; one that is ahead of its end does.
-func TestAgentJudgesByItsClock(t *testing.T) {
+// A certificate that has expired by the agent's clock is discarded. A clock that is behind does no harm.
+func TestCertificateExpiredByAgentClockIsDiscarded(t *testing.T) {
 	for name, c := range map[string]struct {
 		jump time.Duration
 		why  string
@@ -252,8 +254,8 @@ func TestAgentJudgesByItsClock(t *testing.T) {
 		"behind": {-24 * time.Hour, ""}, "ahead": {24 * time.Hour, "set the clock"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, nil, func(b *bench) {
-				b.jumped.Store(int64(c.jump))
+			inSynctest(t, nil, func(b *harness) {
+				b.clockOffset.Store(int64(c.jump))
 				err := b.agent.Ensure(b.Context())
 				if (err == nil) != (c.why == "") || err != nil && !strings.Contains(err.Error(), c.why) {
 					t.Errorf("Ensure: %v", err)
@@ -268,7 +270,7 @@ func TestKeyTypes(t *testing.T) {
 		if err := CheckKeyType(kind); err != nil {
 			t.Errorf("%s: %v", kind, err)
 		}
-		inBubble(t, func(b *bench) { b.config.KeyType = kind; b.config.Lifetime = 2 * time.Hour }, func(b *bench) {
+		inSynctest(t, func(b *harness) { b.config.KeyType = kind; b.config.Lifetime = 2 * time.Hour }, func(b *harness) {
 			if err := b.agent.Ensure(b.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -277,19 +279,19 @@ func TestKeyTypes(t *testing.T) {
 				t.Errorf("%s: the key is a %T", kind, p.Key)
 			}
 			if left := time.Until(p.Certificate.NotAfter).Round(time.Minute); left != 2*time.Hour {
-				t.Errorf("asked for 2h, got %s", left)
+				t.Errorf("requested 2h, got %s", left)
 			}
 		})
 	}
-	for _, text := range []pki.KeyType{"rsa", pki.RSA2048, ""} { // which no device makes
+	for _, text := range []pki.KeyType{"rsa", pki.RSA2048, ""} { // devices generate none of these
 		if err := CheckKeyType(text); err == nil {
-			t.Errorf("%q passed", text)
+			t.Errorf("CheckKeyType accepted %q", text)
 		}
 	}
 }
 
 func TestDamagedCredentialNeedsAToken(t *testing.T) {
-	inBubble(t, nil, func(b *bench) {
+	inSynctest(t, nil, func(b *harness) {
 		if err := b.agent.Ensure(b.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -302,7 +304,7 @@ func TestDamagedCredentialNeedsAToken(t *testing.T) {
 		if err := b.agent.Run(b.Context()); !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "does not load") {
 			t.Errorf("Run: %v", err)
 		}
-		b.give("device/1")
+		b.issueToken("device/1")
 		b.config.Token = token
 		b.restart()
 		if err := b.agent.Ensure(b.Context()); err != nil {
@@ -311,8 +313,8 @@ func TestDamagedCredentialNeedsAToken(t *testing.T) {
 	})
 }
 
-func TestGettersBeforeAndAfter(t *testing.T) {
-	inBubble(t, nil, func(b *bench) {
+func TestGetCertificateBeforeAndAfterEnrollment(t *testing.T) {
+	inSynctest(t, nil, func(b *harness) {
 		a := b.agent
 		if _, err := a.GetCertificate(nil); !errors.Is(err, ErrNoCredential) || a.Certificate() != nil || a.Roots() != nil {
 			t.Errorf("before: %v", err)
@@ -325,7 +327,7 @@ func TestGettersBeforeAndAfter(t *testing.T) {
 			t.Errorf("after: %v", err)
 		}
 		if shown := a.Pair().TLSWithRoot().Certificate; len(shown) != 3 || !slices.Equal(shown[2], b.ca.root.Raw) {
-			t.Errorf("a server shows %d certificates", len(shown))
+			t.Errorf("TLSWithRoot has %d certificates, want 3 with the root last", len(shown))
 		}
 	})
 }

@@ -28,8 +28,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const testDomain = "fleet.example"
 
-// testCA is a small CA that keeps Brevet's rules about repeated requests: a token belongs to one request ID and key,
-// a predecessor is renewed with one key, and a request ID has one answer.
+// testCA is a small CA that follows Brevet's rules about repeated requests. A token is bound to one request ID and key,
+// a predecessor is renewed with one key, and a request ID has one response.
 type testCA struct {
 	root, issuer       *x509.Certificate
 	rootKey, issuerKey crypto.Signer
@@ -39,9 +39,10 @@ type testCA struct {
 	backdate time.Duration
 	tokens   map[pki.TokenID]pki.SPIFFEID
 	bound    map[string]string // token or predecessor → request ID and key
-	answers  map[pki.RequestID]Credential
+	issued   map[pki.RequestID]Credential
 	revoked  map[string]bool // by serial
-	// before and after, where set, are asked by each call before and after it took effect, and fail it.
+	// before and after, if set, are called in each request before and after it takes effect. Their error fails the
+	// request.
 	before, after func() error
 	calls         []time.Time
 }
@@ -50,7 +51,7 @@ func newTestCA(t *testing.T) *testCA {
 	t.Helper()
 	ca := &testCA{
 		lifetime: time.Hour, tokens: map[pki.TokenID]pki.SPIFFEID{}, bound: map[string]string{},
-		answers: map[pki.RequestID]Credential{}, revoked: map[string]bool{},
+		issued: map[pki.RequestID]Credential{}, revoked: map[string]bool{},
 	}
 	ca.rootKey, ca.issuerKey = testKey(t), testKey(t)
 	ca.root = testSign(t, caTemplate("root"), nil, ca.rootKey.Public(), ca.rootKey)
@@ -85,7 +86,7 @@ func testKey(t testing.TB) crypto.Signer {
 	return key
 }
 
-// testSign signs a template; without a parent it signs itself.
+// testSign issues a certificate. If parent is nil, the certificate is self-signed.
 func testSign(t testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) *x509.Certificate {
 	t.Helper()
 	if parent == nil {
@@ -105,7 +106,7 @@ func testSign(t testing.TB, template, parent *x509.Certificate, public crypto.Pu
 	return c
 }
 
-// token makes a token for an identity such as device/42.
+// token creates a token for an identity path such as device/42.
 func (ca *testCA) token(t testing.TB, path string) Token {
 	t.Helper()
 	b := make([]byte, 32)
@@ -124,21 +125,22 @@ func (ca *testCA) token(t testing.TB, path string) Token {
 	return Token{Secret: secret, RootFingerprint: sha256.Sum256(ca.root.Raw), TrustDomain: testDomain, Server: "127.0.0.1:7443"}
 }
 
-// clone returns a CA that knows what this one knows now.
+// clone returns a copy of the CA in its current state.
 func (ca *testCA) clone() *testCA {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
 	return &testCA{
 		root: ca.root, issuer: ca.issuer, rootKey: ca.rootKey, issuerKey: ca.issuerKey, lifetime: ca.lifetime, backdate: ca.backdate,
-		tokens: maps.Clone(ca.tokens), bound: maps.Clone(ca.bound), answers: maps.Clone(ca.answers), revoked: maps.Clone(ca.revoked),
+		tokens: maps.Clone(ca.tokens), bound: maps.Clone(ca.bound), issued: maps.Clone(ca.issued), revoked: maps.Clone(ca.revoked),
 	}
 }
 
 func (ca *testCA) Enroll(ctx context.Context, r EnrollRequest) (Credential, error) {
-	return ca.answer(ctx, func() (Credential, error) {
+	return ca.handle(ctx, func() (Credential, error) {
 		id, ok := ca.tokens[r.Token.Secret.ID()]
 		if !ok {
-			return Credential{}, pki.Refuse(pki.RuleToken, "ask for a new one", "the token is unknown, expired or spent")
+			return Credential{}, pki.Refuse(pki.RuleToken, "ask for a new one",
+				"the token is unknown, expired or spent")
 		}
 		return ca.issue(id, r.RequestID, r.CSR, r.Lifetime, "token "+r.Token.Secret.ID().String(), pki.RuleTokenBound)
 	})
@@ -149,13 +151,15 @@ func (ca *testCA) Renew(ctx context.Context, r RenewRequest) (Credential, error)
 }
 
 func (ca *testCA) renew(ctx context.Context, predecessor *x509.Certificate, r RenewRequest) (Credential, error) {
-	return ca.answer(ctx, func() (Credential, error) {
+	return ca.handle(ctx, func() (Credential, error) {
 		serial := predecessor.SerialNumber.String()
 		if ca.revoked[serial] {
-			return Credential{}, pki.Refuse(pki.RuleRevoked, "enroll again with a new token", "the certificate is revoked: keyCompromise")
+			return Credential{}, pki.Refuse(pki.RuleRevoked, "enroll again with a new token",
+				"the certificate is revoked: keyCompromise")
 		}
 		if time.Now().After(predecessor.NotAfter) {
-			return Credential{}, pki.Refuse(pki.RuleExpired, "enroll again with a new token", "the certificate has ended")
+			return Credential{}, pki.Refuse(pki.RuleExpired, "enroll again with a new token",
+				"the certificate has ended")
 		}
 		id, err := pki.ParseSPIFFEID(predecessor.URIs[0].String())
 		if err != nil {
@@ -165,7 +169,8 @@ func (ca *testCA) renew(ctx context.Context, predecessor *x509.Certificate, r Re
 	})
 }
 
-func (ca *testCA) answer(ctx context.Context, do func() (Credential, error)) (Credential, error) {
+// handle records the request, runs it between before and after, and fails it if the context has ended.
+func (ca *testCA) handle(ctx context.Context, do func() (Credential, error)) (Credential, error) {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
 	ca.calls = append(ca.calls, time.Now())
@@ -195,10 +200,11 @@ func (ca *testCA) issue(id pki.SPIFFEID, request pki.RequestID, csr []byte, life
 	key := pki.HashSPKI(parsed.RawSubjectPublicKeyInfo)
 	binding := request.String() + key.String()
 	if had, ok := ca.bound[by]; ok && had != binding {
-		return Credential{}, pki.Refuse(broken, "revoke it", "%s was used with another request or key", strings.Fields(by)[0])
+		return Credential{}, pki.Refuse(broken, "revoke it",
+			"%s was used with another request or key", strings.Fields(by)[0])
 	}
 	ca.bound[by] = binding
-	if c, ok := ca.answers[request]; ok {
+	if c, ok := ca.issued[request]; ok {
 		return c, nil
 	}
 	if lifetime == 0 {
@@ -214,7 +220,7 @@ func (ca *testCA) issue(id pki.SPIFFEID, request pki.RequestID, csr []byte, life
 	}
 	c, err := ParseCredential(der, [][]byte{ca.issuer.Raw}, [][]byte{ca.root.Raw})
 	if err == nil {
-		ca.answers[request] = c
+		ca.issued[request] = c
 	}
 	return c, err
 }
@@ -237,7 +243,7 @@ func (ca *testCA) callTimes() []time.Time {
 	return append([]time.Time(nil), ca.calls...)
 }
 
-// pairFor makes a pair for an identity, valid for an hour from now.
+// pairFor issues a pair for an identity, valid for an hour from now.
 func (ca *testCA) pairFor(t testing.TB, path string) *Pair {
 	t.Helper()
 	key := testKey(t)
@@ -250,7 +256,8 @@ func (ca *testCA) pairFor(t testing.TB, path string) *Pair {
 	return p
 }
 
-// serverCertificate is what a Brevet server of the trust domain shows: its chain with the root.
+// serverCertificate issues a certificate for a template and returns it as a Brevet server presents it, with the root in
+// its chain.
 func (ca *testCA) serverCertificate(t testing.TB, template *x509.Certificate) tls.Certificate {
 	t.Helper()
 	key := testKey(t)
@@ -258,7 +265,7 @@ func (ca *testCA) serverCertificate(t testing.TB, template *x509.Certificate) tl
 	return tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.issuer.Raw, ca.root.Raw}, PrivateKey: key}
 }
 
-// testLog collects what is logged.
+// testLog collects the log.
 type testLog struct {
 	mu sync.Mutex
 	b  strings.Builder

@@ -18,19 +18,19 @@ import (
 )
 
 const (
-	callTimeout = 30 * time.Second // for connecting and answering together, unless the caller's context ends sooner
-	maxMessage  = 256 << 10        // octets of an answer: a certificate, its chain and some roots
-	maxHeaders  = 64 << 10         // octets of an answer's headers, where the details of a refusal travel
+	callTimeout = 30 * time.Second // for one RPC with its connection, unless the context ends sooner
+	maxMessage  = 256 << 10        // bytes of a response: a certificate, its chain and some roots
+	maxHeaders  = 64 << 10         // bytes of a response's headers, which contain the details of a refusal
 )
 
-// Client is the Authority at the other end of a gRPC connection. It connects for each call, which is rare, so that a
-// call is always made by the credential that it names. It is safe for concurrent use.
+// Client is an Authority that sends its requests to a server over gRPC. It connects for each RPC, which is rare, so
+// that the RPC is authenticated by exactly the given credential. A Client is safe for concurrent use.
 type Client struct {
 	server string
 }
 
-// NewClient returns a Client of the server at host:port. With an empty address it asks whom the token or the
-// credential names.
+// NewClient returns a Client of the server at host:port. If the address is empty, the Client uses the one in the token
+// or the credential.
 func NewClient(server string) (*Client, error) {
 	if server != "" {
 		if err := CheckServer(server); err != nil {
@@ -40,7 +40,7 @@ func NewClient(server string) (*Client, error) {
 	return &Client{server}, nil
 }
 
-// Enroll spends the request's token at a server that shows the root which the token names.
+// Enroll uses the request's token at a server that presents the root named in the token.
 func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error) {
 	var answer *brevetv1.EnrollResponse
 	server := c.serverOr(r.Token.Server)
@@ -59,12 +59,13 @@ func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error
 	}
 	named := func(root *x509.Certificate) bool { return sha256.Sum256(root.Raw) == r.Token.RootFingerprint }
 	if !slices.ContainsFunc(credential.Roots, named) {
-		return Credential{}, errors.New("enroll: the root that the token names is not among the roots of the credential: make a new token")
+		return Credential{}, errors.New("enroll: the root that the token names is not among the roots of the " +
+			"credential: make a new token")
 	}
 	return credential, nil
 }
 
-// Renew asks over a connection that the current credential authenticates, both ways.
+// Renew requests a certificate over a mutual-TLS connection authenticated by the current credential.
 func (c *Client) Renew(ctx context.Context, r RenewRequest) (Credential, error) {
 	config := ClientTLS(func() *Pair { return r.Current })
 	var answer *brevetv1.RenewResponse
@@ -81,7 +82,7 @@ func (c *Client) Renew(ctx context.Context, r RenewRequest) (Credential, error) 
 	return fromWire(server, answer.GetCredential())
 }
 
-// serverOr returns the address that the client was given, or else the other one.
+// serverOr returns the configured address, or other if none is configured.
 func (c *Client) serverOr(other string) string {
 	if c.server != "" {
 		return c.server
@@ -89,8 +90,8 @@ func (c *Client) serverOr(other string) string {
 	return other
 }
 
-// call connects, makes one call and disconnects. gRPC reports a failed handshake as one string among others, so
-// what this side had against the server is kept aside and reported as it is.
+// call connects, makes one RPC and disconnects. If the verification of the server fails, gRPC reports only a string, so
+// call keeps the error and returns it as the cause.
 func (*Client) call(ctx context.Context, server string, config *tls.Config,
 	do func(context.Context, brevetv1.EnrollmentServiceClient) error,
 ) error {
@@ -118,7 +119,7 @@ func (*Client) call(ctx context.Context, server string, config *tls.Config,
 	if err != nil {
 		return fmt.Errorf("enroll: connect to %s: %w", server, err)
 	}
-	defer func() { _ = conn.Close() }() // the answer is in, or the call failed
+	defer func() { _ = conn.Close() }() // the RPC has ended
 	err = do(ctx, brevetv1.NewEnrollmentServiceClient(conn))
 	if err == nil {
 		return nil
@@ -140,7 +141,8 @@ func wireLifetime(d time.Duration) *durationpb.Duration {
 
 func fromWire(server string, c *brevetv1.Credential) (Credential, error) {
 	if len(c.GetCertificate()) == 0 {
-		return Credential{}, errors.New("enroll: the server's answer holds no certificate: update the agent or the server")
+		return Credential{}, errors.New("enroll: the server's answer holds no certificate: update the agent or the " +
+			"server")
 	}
 	credential, err := ParseCredential(c.GetCertificate(), c.GetChain(), c.GetRoots())
 	credential.Server = server

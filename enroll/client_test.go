@@ -28,13 +28,13 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// testService is the enrollment service of a testCA.
+// testService serves a testCA over gRPC.
 type testService struct {
 	brevetv1.UnimplementedEnrollmentServiceServer
 	ca    *testCA
-	roots [][]byte // in place of the CA's root, where set
-	fail  error    // in place of every answer, where set
-	hang  bool     // answers never
+	roots [][]byte // sent instead of the CA's root, if set
+	fail  error    // returned by every RPC, if set
+	hang  bool     // do not respond until the RPC is canceled
 }
 
 func (s *testService) Enroll(ctx context.Context, r *brevetv1.EnrollRequest) (*brevetv1.EnrollResponse, error) {
@@ -46,7 +46,7 @@ func (s *testService) Enroll(ctx context.Context, r *brevetv1.EnrollRequest) (*b
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.answer(ctx, func() (Credential, error) {
+	c, err := s.handle(ctx, func() (Credential, error) {
 		return s.ca.Enroll(ctx, EnrollRequest{RequestID: id, Token: Token{Secret: secret}, CSR: r.GetCsr(), Lifetime: r.GetLifetime().AsDuration()})
 	})
 	return &brevetv1.EnrollResponse{Credential: c}, err
@@ -62,13 +62,13 @@ func (s *testService) Renew(ctx context.Context, r *brevetv1.RenewRequest) (*bre
 	if len(state.PeerCertificates) == 0 || state.DidResume || state.Version != tls.VersionTLS13 {
 		return nil, status.Error(codes.Unauthenticated, "no client certificate, or a resumed session")
 	}
-	c, err := s.answer(ctx, func() (Credential, error) {
+	c, err := s.handle(ctx, func() (Credential, error) {
 		return s.ca.renew(ctx, state.PeerCertificates[0], RenewRequest{RequestID: id, CSR: r.GetCsr(), Lifetime: r.GetLifetime().AsDuration()})
 	})
 	return &brevetv1.RenewResponse{Credential: c}, err
 }
 
-func (s *testService) answer(ctx context.Context, do func() (Credential, error)) (*brevetv1.Credential, error) {
+func (s *testService) handle(ctx context.Context, do func() (Credential, error)) (*brevetv1.Credential, error) {
 	if s.hang {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -153,9 +153,9 @@ func enrollRequest(t *testing.T, token Token) EnrollRequest {
 	return EnrollRequest{RequestID: r.id, Token: token, CSR: csr}
 }
 
-// An agent enrolls and renews over real connections, by the address that its token named, also after a restart
-// without the token.
-func TestClientWithAgent(t *testing.T) {
+// An agent enrolls and renews over real connections at the address in its token. After a restart it renews without the
+// token.
+func TestAgentEnrollsAndRenewsOverGRPC(t *testing.T) {
 	ca := newTestCA(t)
 	token := ca.token(t, "device/1")
 	token.Server = serve(t, &testService{ca: ca}, ca.config(t, nil))
@@ -178,7 +178,7 @@ func TestClientWithAgent(t *testing.T) {
 		}
 	}
 	if left := time.Until(agent.Pair().Certificate.NotAfter); left > 30*time.Minute {
-		t.Errorf("asked for 30m, got %s", left)
+		t.Errorf("requested 30m, got %s", left)
 	}
 	ca.revoke(agent.Pair().Certificate)
 	err = step(agent)
@@ -187,8 +187,8 @@ func TestClientWithAgent(t *testing.T) {
 	}
 }
 
-// An agent that is given the address of a server which has moved renews there, and remembers that address afterwards.
-func TestClientRemembersMovedServer(t *testing.T) {
+// An agent configured with the new address of a server renews there and stores that address as the origin.
+func TestRenewalAtMovedServerUpdatesOrigin(t *testing.T) {
 	ca := newTestCA(t)
 	token := ca.token(t, "device/1")
 	token.Server = serve(t, &testService{ca: ca}, ca.config(t, nil))
@@ -205,7 +205,7 @@ func TestClientRemembersMovedServer(t *testing.T) {
 			err = step(agent)
 		}
 		if got := agent.Pair().Origin.Server; err != nil || got != c.remembered {
-			t.Errorf("given %q: the credential remembers %q, want %q: %v", c.given, got, c.remembered, err)
+			t.Errorf("configured server %q: origin %q, want %q: %v", c.given, got, c.remembered, err)
 		}
 	}
 	agent, err := NewAgent(Config{Directory: dir, Authority: newTestClient(t, ""), Log: dir.log})
@@ -214,7 +214,7 @@ func TestClientRemembersMovedServer(t *testing.T) {
 	}
 }
 
-func TestClientDistrusts(t *testing.T) {
+func TestClientRejectsUntrustedServers(t *testing.T) {
 	ca, other := newTestCA(t), newTestCA(t)
 	token, pair := ca.token(t, "device/1"), ca.pairFor(t, "device/1")
 	old := ca.config(t, nil)
@@ -225,7 +225,7 @@ func TestClientDistrusts(t *testing.T) {
 	for range maxPeerCertificates {
 		crowd.Certificates[0].Certificate = append(crowd.Certificates[0].Certificate, ca.root.Raw)
 	}
-	pinned := ca.config(t, nil) // shows the right root beside a chain of its own
+	pinned := ca.config(t, nil) // sends the right root with a chain to another one
 	pinned.Certificates[0] = other.serverCertificate(t, serverTemplate())
 	pinned.Certificates[0].Certificate = append(pinned.Certificates[0].Certificate, ca.root.Raw)
 	uri := func(text string) func(*x509.Certificate) {
@@ -237,7 +237,7 @@ func TestClientDistrusts(t *testing.T) {
 	}
 	cases := map[string]struct {
 		config    *tls.Config
-		enroll    string // what the error says; empty: it passes
+		enroll    string // expected text of the error; empty for success
 		renew     string
 		temporary bool
 	}{
@@ -269,7 +269,7 @@ func TestClientDistrusts(t *testing.T) {
 				want string
 			}{"enroll": {enrolled, c.enroll}, "renew": {renewed, c.renew}} {
 				if what == "renew" && c.renew == "" {
-					continue // it was made with the key and ID of the enrollment
+					continue // the certificate belongs to the key and ID of the enrollment
 				}
 				if (got.err == nil) != (got.want == "") || got.err != nil && !strings.Contains(got.err.Error(), got.want) {
 					t.Errorf("%s: %v, want %q", what, got.err, got.want)
@@ -282,7 +282,7 @@ func TestClientDistrusts(t *testing.T) {
 	}
 }
 
-func TestClientReadsRefusals(t *testing.T) {
+func TestClientParsesRefusals(t *testing.T) {
 	ca := newTestCA(t)
 	refusal := &brevetv1.Refusal{Rule: "token.bound", Detail: "the token is bound", Fix: "make a new one"}
 	busy := &brevetv1.Refusal{Rule: "server.overloaded", Detail: "too much to do", Fix: "wait"}
@@ -316,13 +316,14 @@ func TestClientReadsRefusals(t *testing.T) {
 				t.Fatalf("error %v, refusal %+v", err, got)
 			}
 			if pki.IsTemporary(err) != c.temporary || final(err) != c.final || pki.RetryAfter(err) != c.after {
-				t.Errorf("temporary %v, final %v, after %s: %v", pki.IsTemporary(err), final(err), pki.RetryAfter(err), err)
+				t.Errorf("temporary %v, final %v, after %s: %v",
+					pki.IsTemporary(err), final(err), pki.RetryAfter(err), err)
 			}
 		})
 	}
 }
 
-func TestClientBoundsAnswers(t *testing.T) {
+func TestClientLimitsResponseSize(t *testing.T) {
 	ca, other := newTestCA(t), newTestCA(t)
 	for name, c := range map[string]struct {
 		service *testService
@@ -343,13 +344,13 @@ func TestClientBoundsAnswers(t *testing.T) {
 	}
 }
 
-func TestClientGivesUpInTime(t *testing.T) {
+func TestClientTimesOut(t *testing.T) {
 	ca := newTestCA(t)
 	client := newTestClient(t, serve(t, &testService{ca: ca, hang: true}, ca.config(t, nil)))
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if _, err := client.Enroll(ctx, enrollRequest(t, ca.token(t, "device/1"))); !pki.IsTemporary(err) || final(err) {
-		t.Errorf("a call without answer: %v", err)
+		t.Errorf("an RPC without response: %v", err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -360,18 +361,18 @@ func TestClientGivesUpInTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := newTestClient(t, address).Enroll(t.Context(), enrollRequest(t, ca.token(t, "device/1"))); !pki.IsTemporary(err) {
-		t.Errorf("nobody listens: %v", err)
+		t.Errorf("no listener: %v", err)
 	}
 	pair := ca.pairFor(t, "device/1")
 	if _, err := newTestClient(t, "").Renew(t.Context(), RenewRequest{Current: pair}); err == nil || !strings.Contains(err.Error(), "set server") {
-		t.Errorf("no address: %v", err)
+		t.Errorf("empty address: %v", err)
 	}
 	if _, err := NewClient("ca.example"); err == nil {
-		t.Error("an address without port passed")
+		t.Error("an address without port was accepted")
 	}
 }
 
-// Programs with a credential of their own reach the server by the same rules.
+// ClientTLS fails handshakes while there is no credential.
 func TestClientTLSWithoutCredential(t *testing.T) {
 	config := ClientTLS(func() *Pair { return nil })
 	if _, err := config.GetClientCertificate(nil); !errors.Is(err, ErrNoCredential) {
@@ -383,12 +384,12 @@ func TestClientTLSWithoutCredential(t *testing.T) {
 	}
 }
 
-// What answers without TLS, or by TLS 1.2, such as the login page of a network, is called something else than the server.
-func TestCaptivePortalIsNamed(t *testing.T) {
+// A peer without TLS 1.3, such as the login page of a network, is reported as something other than a Brevet server.
+func TestResponseOfCaptivePortalIsExplained(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
 	old := httptest.NewUnstartedServer(http.NotFoundHandler())
-	old.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes fail
+	old.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes fail as expected
 	old.TLS = &tls.Config{MaxVersion: tls.VersionTLS12}
 	old.StartTLS()
 	defer old.Close()

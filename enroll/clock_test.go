@@ -6,51 +6,54 @@ import (
 	"time"
 )
 
-// What was obtained while the clock was ahead is of no use once the clock is right, so it is renewed then, once.
-func TestAgentRenewsWhatItsClockMadeEarly(t *testing.T) {
-	inBubble(t, func(b *bench) { b.ca.lifetime = 10 * time.Hour }, func(b *bench) {
-		b.jumped.Store(int64(time.Hour))
-		b.ca.set(func() { b.ca.backdate = -time.Hour }) // of one machine with the agent
+// A certificate obtained while the clock was ahead is not valid once the clock is right. The agent then renews it,
+// once.
+func TestAgentRenewsEarlyCertificateAfterClockCorrection(t *testing.T) {
+	inSynctest(t, func(b *harness) { b.ca.lifetime = 10 * time.Hour }, func(b *harness) {
+		b.clockOffset.Store(int64(time.Hour))
+		b.ca.set(func() { b.ca.backdate = -time.Hour }) // the CA's clock is ahead, too
 		b.run()
-		b.jumped.Store(0)
+		b.clockOffset.Store(0)
 		b.ca.set(func() { b.ca.backdate = time.Minute })
-		b.pass(glance)
+		b.advance(wakeInterval)
 		if p := b.agent.Pair(); len(b.pairs) != 2 || !p.validAt(time.Now()) {
-			t.Errorf("%d certificates, and the one in use is valid from %s, not at %s", len(b.pairs), p.Certificate.NotBefore, time.Now())
+			t.Errorf("%d certificates, want 2; the current one is valid from %s, but it is %s",
+				len(b.pairs), p.Certificate.NotBefore, time.Now())
 		}
-		b.pass(time.Hour)
+		b.advance(time.Hour)
 		if err := b.stop(); err != nil || len(b.pairs) != 2 {
 			t.Errorf("%v, %d certificates", err, len(b.pairs))
 		}
 	})
 }
 
-// Where the agent's clock is set back below the certificate's beginning, it asks once and not for ever.
-func TestAgentBehindDoesNotSpin(t *testing.T) {
-	inBubble(t, func(b *bench) { b.ca.lifetime, b.ca.backdate = 10*time.Hour, time.Minute }, func(b *bench) {
+// If the agent's clock is set back to before the certificate's NotBefore, the agent renews once and does not loop.
+func TestAgentWithClockBehindRenewsOnce(t *testing.T) {
+	inSynctest(t, func(b *harness) { b.ca.lifetime, b.ca.backdate = 10*time.Hour, time.Minute }, func(b *harness) {
 		b.run()
-		b.jumped.Store(-int64(time.Hour))
-		b.pass(55 * time.Minute)
+		b.clockOffset.Store(-int64(time.Hour))
+		b.advance(55 * time.Minute)
 		if calls := len(b.ca.callTimes()); len(b.pairs) != 2 || calls != 2 {
 			t.Errorf("%d certificates of %d calls, want 2", len(b.pairs), calls)
 		}
-		b.jumped.Store(0)
-		b.pass(time.Hour)
+		b.clockOffset.Store(0)
+		b.advance(time.Hour)
 		if err := b.stop(); err != nil || len(b.pairs) != 2 || !b.agent.Pair().validAt(time.Now()) {
-			t.Errorf("with the clock right again: %v, %d certificates", err, len(b.pairs))
+			t.Errorf("after the clock was corrected: %v, %d certificates", err, len(b.pairs))
 		}
 	})
 }
 
-// A server that is an hour ahead renews with what is not valid yet. What works stays in use until that is.
-func TestAgentKeepsWhatIsValid(t *testing.T) {
-	inBubble(t, func(b *bench) { b.ca.lifetime = 10 * time.Hour }, func(b *bench) {
+// A server that is an hour ahead issues a certificate that is not valid yet. The agent keeps the current one until it
+// is.
+func TestAgentKeepsValidCertificateUntilSuccessorIsValid(t *testing.T) {
+	inSynctest(t, func(b *harness) { b.ca.lifetime = 10 * time.Hour }, func(b *harness) {
 		b.run()
 		b.ca.set(func() { b.ca.backdate = -time.Hour })
 		for range 9 * 12 {
-			b.pass(5 * time.Minute)
+			b.advance(5 * time.Minute)
 			if p := b.agent.Pair(); !p.validAt(time.Now()) {
-				t.Fatalf("in use is what is valid from %s on, at %s", p.Certificate.NotBefore, time.Now())
+				t.Fatalf("the certificate in use is valid from %s, but it is %s", p.Certificate.NotBefore, time.Now())
 			}
 		}
 		b.ca.set(func() { b.ca.backdate = 0 })

@@ -15,30 +15,31 @@ import (
 	"github.com/brevet-pki/brevet/files"
 )
 
-// The names in a credential directory.
+// The names of the files in a credential directory.
 const (
-	currentName = "current"      // symbolic link to the generation in use
-	nextName    = "current.new"  // the next one, about to be renamed
-	pendingName = "pending.json" // the request under way
-	statusName  = "status.json"  // what the agent says of itself
-	lockName    = "lock"         // flocked by the one process that writes
-	generation  = "gen-"         // and a number: one pair
+	currentName   = "current"      // symbolic link to the version in use
+	nextName      = "current.new"  // the next link, renamed to currentName
+	pendingName   = "pending.json" // the request in progress
+	statusName    = "status.json"  // the agent's Status
+	lockName      = "lock"         // locked with flock(2) by the process that writes
+	versionPrefix = "gen-"         // prefix of a version's directory, followed by its number
 )
 
-// Directory keeps an agent's credential in files:
+// Directory stores an agent's credential in files:
 //
-//	current -> gen-7     the pair in use; programs that take file names are given current/cert.pem and so on
+//	current -> gen-7     the version in use; programs are configured with current/cert.pem and so on
 //	gen-7/key.pem        private key (PKCS #8, RFC 5958)
 //	gen-7/cert.pem       the certificate, then its chain without the root
 //	gen-7/bundle.pem     the trust domain's roots
-//	gen-7/origin.json    where the pair came from
-//	gen-6/               the pair before, for programs that are just reading it
-//	pending.json         key and request ID of the request under way
-//	status.json          what the agent says of itself
+//	gen-7/origin.json    the server and token that the pair was obtained with
+//	gen-6/               the previous version, for programs that are still reading it
+//	pending.json         key and request ID of the request in progress
+//	status.json          the agent's Status
 //
-// Everybody may read the certificates and where they came from; the private key has mode 0600 unless ShareKey grants a
-// group more, and all other files have mode 0600. A pair is written and flushed whole before current leads to it by one
-// rename, so power may fail at any instruction. A Directory has one user at a time, in one process, which holds its lock.
+// All users can read the certificates and origin.json. The private key has mode 0600 unless ShareKey grants a group
+// access; all other files have mode 0600. A version is written and flushed completely before one rename points current
+// to it, so a power failure at any instruction leaves a working pair. Only one process uses a Directory at a time: it
+// holds the lock.
 type Directory struct {
 	path string
 	disk disk
@@ -47,8 +48,8 @@ type Directory struct {
 	log  *slog.Logger
 }
 
-// OpenDirectory makes the directory where it does not exist, and locks it until Close. It fails when another process
-// has it locked.
+// OpenDirectory creates the directory if it does not exist, and locks it until Close. It fails if another process holds
+// the lock.
 func OpenDirectory(path string, log *slog.Logger) (*Directory, error) {
 	if err := makeAll(path); err != nil {
 		return nil, fmt.Errorf("enroll: make the credential directory: %w", err)
@@ -59,7 +60,7 @@ func OpenDirectory(path string, log *slog.Logger) (*Directory, error) {
 	if err := files.CheckPrivate(path, 0o002); err != nil {
 		return nil, fmt.Errorf("enroll: %w", err)
 	}
-	// A file that is open for writing would keep the file system from being remounted read-only.
+	// The lock is opened read-only: a file open for writing would prevent a read-only remount of the file system.
 	lock, err := files.OpenFile(filepath.Join(path, lockName), os.O_RDONLY|os.O_CREATE|files.NoFollow, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("enroll: open the credential directory: %w", err)
@@ -67,7 +68,8 @@ func OpenDirectory(path string, log *slog.Logger) (*Directory, error) {
 	if err := flock(lock); err != nil {
 		_ = lock.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("enroll: another process uses %s: stop it first, or give each its own directory", path)
+			return nil, fmt.Errorf("enroll: another process uses %s: stop it first, or give each its own directory",
+				path)
 		}
 		return nil, fmt.Errorf("enroll: lock %s: %w", path, err)
 	}
@@ -78,10 +80,11 @@ func OpenDirectory(path string, log *slog.Logger) (*Directory, error) {
 	return d, nil
 }
 
-// probe refuses a directory that a first credential could not be put in use in, before a token is spent on it.
+// probe checks that the file system supports flushing and symbolic links, before a token is used for the first
+// credential.
 func (d *Directory) probe() error {
 	if n, err := d.current(); err != nil || n > 0 {
-		return nil //nolint:nilerr // a directory with a credential served before, and one that is damaged is for Load to report
+		return nil //nolint:nilerr // a credential exists, so probing is unnecessary; Load reports a damaged directory
 	}
 	for _, probe := range []func(string) error{files.ProbeFlush, files.ProbeLinks} {
 		if err := probe(d.path); err != nil {
@@ -91,7 +94,7 @@ func (d *Directory) probe() error {
 	return nil
 }
 
-// flock takes the exclusive lock, for which Running may have to let go first.
+// flock takes the exclusive lock. It retries for 100 ms because Running may hold the lock briefly.
 func flock(lock *os.File) (err error) {
 	for range 10 {
 		if err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
@@ -102,39 +105,41 @@ func flock(lock *os.File) (err error) {
 	return err
 }
 
-// checkOwner keeps root from leaving files that the directory's owner, a service, cannot read.
+// checkOwner returns an error if root would write files into a service's directory, which that service could not read.
 func checkOwner(path string, user int) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return fmt.Errorf("enroll: open the credential directory: %w", err)
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && user == 0 && stat.Uid != 0 {
-		return fmt.Errorf("enroll: %s belongs to user %d, who could not read what root writes there: run this as that user (sudo -u '#%d' …)", path, stat.Uid, stat.Uid)
+		return fmt.Errorf("enroll: %s belongs to user %d, which could not read the files that root writes: run this "+
+			"as that user (sudo -u '#%d' …)", path, stat.Uid, stat.Uid)
 	}
 	return nil
 }
 
-// Close unlocks the directory. To close the lock is not enough: a reload command that is being started just now has it open,
-// too, until it runs its program.
+// Close unlocks the directory. Closing the file is not enough: a reload command that is being started shares the open
+// file until it executes its program.
 func (d *Directory) Close() error {
 	return errors.Join(syscall.Flock(int(d.lock.Fd()), syscall.LOCK_UN), d.lock.Close())
 }
 
-// Load reads the pair in use; ErrNoCredential where there is none yet. A key that other users can read is logged.
+// Load reads the pair in use and logs if other users can read its key. Without a credential it returns ErrNoCredential.
 func (d *Directory) Load() (*Pair, error) {
 	d.warnOfReaders(d.key)
 	return ReadPair(d.path)
 }
 
-// warnOfReaders logs that users whom an access does not name can read the private key.
+// warnOfReaders logs if users beyond the granted access can read the private key.
 func (d *Directory) warnOfReaders(granted access) {
 	file := filepath.Join(d.path, currentName, keyName)
 	if info, err := os.Stat(file); err == nil && info.Mode().Perm()&^granted.perm() != 0 {
-		d.log.Warn("other users can read the private key: give it mode 0600", "file", file, "mode", info.Mode().Perm())
+		d.log.Warn("other users can read the private key, give it mode 0600", "file", file, "mode", info.Mode().Perm())
 	}
 }
 
-// ReadPair reads the pair in use from an agent's directory, without the lock; ErrNoCredential where there is none yet.
+// ReadPair reads the pair in use from an agent's directory, without the lock. Without a credential it returns
+// ErrNoCredential.
 func ReadPair(path string) (*Pair, error) {
 	name, err := os.Readlink(filepath.Join(path, currentName))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -143,15 +148,15 @@ func ReadPair(path string) (*Pair, error) {
 	if err != nil {
 		return nil, fmt.Errorf("enroll: read the credential directory: %w", err)
 	}
-	p, err := readGeneration(filepath.Join(path, filepath.Base(name)))
+	p, err := readVersion(filepath.Join(path, filepath.Base(name)))
 	if err != nil {
 		return nil, fmt.Errorf("enroll: the credential in %s does not load: %w", filepath.Join(path, name), err)
 	}
 	return p, nil
 }
 
-// install makes a pair the one in use. Where it fails, the pair in use is the old one or the new one, whole, and
-// installing once more is safe.
+// install puts a pair in use. If it fails, either the old or the new pair is in use, complete, and install may be
+// called again.
 func (d *Directory) install(p *Pair) error {
 	files, err := p.files(d.key)
 	if err != nil {
@@ -161,24 +166,24 @@ func (d *Directory) install(p *Pair) error {
 	if err != nil {
 		return err
 	}
-	if err := d.removeWhere(func(n int) bool { return n > current }); err != nil { // what an earlier try left
+	if err := d.removeWhere(func(n int) bool { return n > current }); err != nil { // left by an earlier, failed try
 		return err
 	}
-	name := generation + strconv.Itoa(current+1)
+	name := versionPrefix + strconv.Itoa(current+1)
 	at := filepath.Join(d.path, name)
 	changes := []change{{kind: makeDir, path: at}}
 	for _, f := range files {
 		file := filepath.Join(at, f.name)
-		changes = append(changes, change{kind: create, path: file, data: f.data, keep: f.keep}, change{kind: flush, path: file})
+		changes = append(changes, change{kind: create, path: file, data: f.data, access: f.access}, change{kind: flush, path: file})
 	}
-	if err := d.disk.all(changes...); err != nil {
+	if err := d.disk.applyAll(changes...); err != nil {
 		return fmt.Errorf("enroll: write the credential: %w", err)
 	}
-	if _, err := readGeneration(at); err != nil {
-		return fmt.Errorf("enroll: what was written to %s does not load, and the credential in use stays: %w", at, err)
+	if _, err := readVersion(at); err != nil {
+		return fmt.Errorf("enroll: the credential written to %s does not load, keeping the one in use: %w", at, err)
 	}
 	next := filepath.Join(d.path, nextName)
-	err = d.disk.all(
+	err = d.disk.applyAll(
 		change{kind: flush, path: at},
 		change{kind: remove, path: next},
 		change{kind: link, path: next, to: name},
@@ -192,7 +197,7 @@ func (d *Directory) install(p *Pair) error {
 	return nil
 }
 
-// prune removes all generations but the one in use and the one before it. What a failure leaves, the next call removes.
+// prune removes all versions except the one in use and the one before it. The next call removes what a failed one left.
 func (d *Directory) prune() error {
 	current, err := d.current()
 	if err != nil {
@@ -201,18 +206,18 @@ func (d *Directory) prune() error {
 	return d.removeWhere(func(n int) bool { return n < current-1 })
 }
 
-// current returns the number of the generation in use, 0 where there is none.
+// current returns the number of the version in use, or 0 if there is none.
 func (d *Directory) current() (int, error) {
 	name, err := os.Readlink(filepath.Join(d.path, currentName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("enroll: read the credential directory: %w", err)
 	}
-	return generationNumber(name), nil
+	return versionNumber(name), nil
 }
 
-// generationNumber returns 0 for a name that is no generation's.
-func generationNumber(name string) int {
-	digits, ok := strings.CutPrefix(name, generation)
+// versionNumber returns the number in a version's name, or 0 if the name is not a version's.
+func versionNumber(name string) int {
+	digits, ok := strings.CutPrefix(name, versionPrefix)
 	n, err := strconv.Atoi(digits)
 	if !ok || err != nil || n < 0 {
 		return 0
@@ -220,14 +225,14 @@ func generationNumber(name string) int {
 	return n
 }
 
-// removeWhere removes the generations whose numbers match.
+// removeWhere removes the versions whose numbers match.
 func (d *Directory) removeWhere(match func(int) bool) error {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
 		return fmt.Errorf("enroll: read the credential directory: %w", err)
 	}
 	for _, e := range entries {
-		if n := generationNumber(e.Name()); n > 0 && match(n) {
+		if n := versionNumber(e.Name()); n > 0 && match(n) {
 			if err := d.disk(change{kind: remove, path: filepath.Join(d.path, e.Name())}); err != nil {
 				return fmt.Errorf("enroll: remove an old credential: %w", err)
 			}

@@ -15,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-func TestNewPairRefusals(t *testing.T) {
+func TestNewPairRejectsInvalidCredentials(t *testing.T) {
 	ca, other := newTestCA(t), newTestCA(t)
 	good := ca.pairFor(t, "device/1")
 	now := time.Now()
@@ -31,7 +31,7 @@ func TestNewPairRefusals(t *testing.T) {
 	}
 	cases := map[string]struct {
 		c   Credential
-		why string // empty: it passes
+		why string // expected text of the error; empty for success
 	}{
 		"good":           {of(one, chain, roots), ""},
 		"expired":        {of(leaf(func(c *x509.Certificate) { c.NotBefore, c.NotAfter = now.Add(-2*time.Hour), now.Add(-time.Hour) }), chain, roots), ""},
@@ -54,7 +54,7 @@ func TestNewPairRefusals(t *testing.T) {
 	}
 }
 
-func TestDirectoryKeepsPairs(t *testing.T) {
+func TestDirectoryStoresPairs(t *testing.T) {
 	ca, path := newTestCA(t), filepath.Join(t.TempDir(), "a", "b")
 	d := openTestDirectory(t, path, new(testLog).logger())
 	if _, err := d.Load(); !errors.Is(err, ErrNoCredential) {
@@ -92,20 +92,20 @@ func TestDirectoryKeepsPairs(t *testing.T) {
 			t.Errorf("%s has mode %s", name, found[name])
 		}
 	}
-	if len(found) != 13 { // the above, gen-3's four files, and current
-		t.Errorf("the directory holds %v", found)
+	if len(found) != 13 { // the above, the four files of gen-3, and current
+		t.Errorf("the directory contains %v", found)
 	}
 }
 
-func TestDirectoryHasOneUser(t *testing.T) {
+func TestDirectoryIsLocked(t *testing.T) {
 	path := t.TempDir()
 	d := openTestDirectory(t, path, new(testLog).logger())
 	if _, err := OpenDirectory(path, d.log); err == nil || !strings.Contains(err.Error(), "another process") {
-		t.Fatalf("a second user got in: %v", err)
+		t.Fatalf("a second OpenDirectory succeeded: %v", err)
 	}
 }
 
-func TestReadableKeyIsLogged(t *testing.T) {
+func TestKeyReadableByOthersIsLogged(t *testing.T) {
 	ca, path, log := newTestCA(t), t.TempDir(), new(testLog)
 	d := openTestDirectory(t, path, log.logger())
 	if err := d.install(ca.pairFor(t, "device/1")); err != nil {
@@ -125,7 +125,7 @@ func TestReadableKeyIsLogged(t *testing.T) {
 func TestDamagedPairsDoNotLoad(t *testing.T) {
 	ca := newTestCA(t)
 	for _, name := range []string{keyName, certName, bundleName, originName} {
-		whole := false // whether cutting the file anywhere may leave what loads
+		whole := false // whether a truncated file may still load
 		for _, keep := range []int{0, 1, 40} {
 			d := openTestDirectory(t, t.TempDir(), new(testLog).logger())
 			if err := d.install(ca.pairFor(t, "device/1")); err != nil {
@@ -139,7 +139,7 @@ func TestDamagedPairsDoNotLoad(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := d.Load(); err == nil || errors.Is(err, ErrNoCredential) {
-				t.Errorf("%s cut to %d octets: %v", name, keep, err)
+				t.Errorf("%s cut to %d bytes: %v", name, keep, err)
 			}
 			whole = true
 		}
@@ -149,32 +149,32 @@ func TestDamagedPairsDoNotLoad(t *testing.T) {
 	}
 }
 
-func TestPendingIsRepeated(t *testing.T) {
+func TestPendingRequestIsRepeated(t *testing.T) {
 	log := new(testLog)
 	d := openTestDirectory(t, t.TempDir(), log.logger())
-	first, err := d.pend("token a", pki.P384)
+	first, err := d.preparePending("token a", pki.P384)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := d.pend("token a", pki.P256)
+	again, err := d.preparePending("token a", pki.P256)
 	if err != nil || again.id != first.id || !keysEqual(again, first) {
 		t.Fatalf("the request changed: %v", err)
 	}
-	other, err := d.pend("token b", pki.P256)
+	other, err := d.preparePending("token b", pki.P256)
 	if err != nil || other.id == first.id || keysEqual(other, first) {
-		t.Fatalf("another token has the same request: %v", err)
+		t.Fatalf("another token got the same request: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(d.path, pendingName), []byte(`{"key":"c2VjcmV0"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.pend("token b", pki.P256); err != nil || !strings.Contains(log.String(), "damaged") {
+	if _, err := d.preparePending("token b", pki.P256); err != nil || !strings.Contains(log.String(), "damaged") {
 		t.Fatalf("a damaged record: %v, %s", err, log)
 	}
-	if err := errors.Join(d.settle(), d.settle()); err != nil {
+	if err := errors.Join(d.removePending(), d.removePending()); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(filepath.Join(d.path, pendingName)); !errors.Is(err, fs.ErrNotExist) {
-		t.Fatalf("the request is still there: %v, %v", info, err)
+		t.Fatalf("the request was not removed: %v, %v", info, err)
 	}
 }
 
@@ -184,7 +184,7 @@ func keysEqual(a, b pending) bool {
 	return errA == nil && errB == nil && ha == hb
 }
 
-// A file system with a file that is open for writing cannot be remounted read-only.
+// An open writable file would prevent a read-only remount of the file system.
 func TestLockIsNotOpenForWriting(t *testing.T) {
 	d, err := OpenDirectory(t.TempDir(), new(testLog).logger())
 	if err != nil {
@@ -195,17 +195,17 @@ func TestLockIsNotOpenForWriting(t *testing.T) {
 		t.Errorf("the lock is open with flags %#o, %v", flags, errno)
 	}
 	if running, err := Running(d.path); err != nil || !running {
-		t.Errorf("an agent runs: %v, %v", running, err)
+		t.Errorf("Running = %v, %v while an agent runs", running, err)
 	}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if running, err := Running(d.path); err != nil || running {
-		t.Errorf("no agent runs: %v, %v", running, err)
+		t.Errorf("Running = %v, %v without an agent", running, err)
 	}
 }
 
-func TestRootLeavesOthersDirectoriesAlone(t *testing.T) {
+func TestRootIsRefusedInDirectoryOfAnotherUser(t *testing.T) {
 	path := t.TempDir()
 	info, err := os.Stat(path)
 	if err != nil {
@@ -213,7 +213,7 @@ func TestRootLeavesOthersDirectoriesAlone(t *testing.T) {
 	}
 	owner := int(info.Sys().(*syscall.Stat_t).Uid)
 	if err := checkOwner(path, owner); err != nil {
-		t.Errorf("the owner is kept out: %v", err)
+		t.Errorf("the owner is refused: %v", err)
 	}
 	if os.Geteuid() == 0 {
 		if err := os.Chown(path, 12345, 12345); err != nil {

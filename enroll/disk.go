@@ -9,37 +9,37 @@ import (
 	"github.com/brevet-pki/brevet/files"
 )
 
-// A change is one step of writing, as small as the file system makes them: power may fail between any two.
+// A change is one step of writing to the file system. Power may fail between any two steps.
 type change struct {
-	kind changeKind
-	path string
-	data []byte // of create
-	to   string // of link and move
-	keep access // of create
+	kind   changeKind
+	path   string
+	data   []byte // for create
+	to     string // for link and move
+	access access // for create
 }
 
 type changeKind uint8
 
 const (
-	makeDir changeKind = iota + 1 // path, mode 0755
-	create                        // path with data, for those that keep names; it must not exist
-	flush                         // what path, a file or a directory, holds, to the medium
-	link                          // path becomes a symbolic link to to
-	move                          // path becomes to, in place of what to was
-	remove                        // path and all below it; nothing to do where it does not exist
+	makeDir changeKind = iota + 1 // creates path as a directory with mode 0755
+	create                        // writes data to path, which must not exist, with the access in keep
+	flush                         // makes the content of path, a file or a directory, durable
+	link                          // makes path a symbolic link to to
+	move                          // renames path to to, replacing it
+	remove                        // removes path and everything below it; a missing path is no error
 )
 
-// disk applies a change, or fails; when it fails, the change may have been applied all the same.
+// disk applies a change or returns an error. After an error the change may have been applied nevertheless.
 type disk func(change) error
 
-// apply makes a change to the real file system. A directory's entries are durable after a flush of the directory
-// (fsync(2)), a file's content after a flush of the file.
+// apply makes a change to the real file system. Flushing a directory makes its entries durable (fsync(2)); flushing a
+// file makes its content durable.
 func apply(c change) error {
 	switch c.kind {
 	case makeDir:
 		return makeDirectory(c.path)
 	case create:
-		return createFile(c.path, c.data, c.keep)
+		return createFile(c.path, c.data, c.access)
 	case flush:
 		return files.Flush(c.path)
 	case link:
@@ -53,13 +53,15 @@ func apply(c change) error {
 	}
 }
 
+// makeDirectory creates a directory with mode 0755, independently of the umask.
 func makeDirectory(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
 	}
-	return os.Chmod(path, 0o755) //nolint:gosec // its files have modes of their own, and the umask shall not matter
+	return os.Chmod(path, 0o755) //nolint:gosec // the files inside have modes of their own
 }
 
+// createFile creates a file that must not exist, sets its access, then writes the data.
 func createFile(path string, data []byte, keep access) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -71,8 +73,8 @@ func createFile(path string, data []byte, keep access) error {
 	return errors.Join(err, f.Close())
 }
 
-// makeAll makes a directory and those above it that are missing, durably. Other users may pass through them, and not
-// list them.
+// makeAll creates a directory and its missing parents, durably, with mode 0711: other users can traverse but not list
+// them.
 func makeAll(path string) error {
 	var made []string
 	for p := filepath.Clean(path); ; p = filepath.Dir(p) {
@@ -85,7 +87,7 @@ func makeAll(path string) error {
 		return err
 	}
 	for _, p := range made {
-		if err := os.Chmod(p, 0o711); err != nil { //nolint:gosec // as makeDirectory
+		if err := os.Chmod(p, 0o711); err != nil { //nolint:gosec // other users may need to reach the certificates
 			return err
 		}
 		if err := files.Flush(filepath.Dir(p)); err != nil {
@@ -95,8 +97,8 @@ func makeAll(path string) error {
 	return nil
 }
 
-// all applies changes in order, up to the first that fails.
-func (d disk) all(changes ...change) error {
+// applyAll applies changes in order and stops at the first error.
+func (d disk) applyAll(changes ...change) error {
 	for _, c := range changes {
 		if err := d(c); err != nil {
 			return err
@@ -105,11 +107,11 @@ func (d disk) all(changes ...change) error {
 	return nil
 }
 
-// replace puts a file in place of what is there: whoever reads sees the old content or the new one, also after a
-// power cut, and the new one once replace has returned nil.
+// replace replaces a file. Readers see either the old or the new content, also after a power failure; after replace
+// returns nil, the new content is durable.
 func (d disk) replace(path string, data []byte) error {
 	next := path + ".new"
-	return d.all(
+	return d.applyAll(
 		change{kind: remove, path: next},
 		change{kind: create, path: next, data: data},
 		change{kind: flush, path: next},
@@ -118,7 +120,7 @@ func (d disk) replace(path string, data []byte) error {
 	)
 }
 
-// maxFile bounds what is read, in bytes.
+// maxFile bounds the files that are read, in bytes.
 const maxFile = 256 << 10
 
 // readFile reads a regular file of at most maxFile bytes.

@@ -1,13 +1,13 @@
-// Package enroll is the device side of Brevet: it trades a one-time token for a first certificate, renews the
-// certificate before it ends, and keeps key, certificate and trust bundle in files that survive a power cut.
+// Package enroll is the device side of Brevet. It exchanges a one-time token for a first certificate and renews the
+// certificate before it expires. It stores key, certificate and trust bundle in files that survive a power failure.
 //
-// An Agent does all of it; what it asks is an Authority, which is a Client on a device and the server itself
-// where the server enrolls its own roles. Programs that only use what an agent wrote open a Source.
+// An [Agent] does all of this. It sends its requests to an [Authority]: on a device this is a [Client], inside the
+// server it is the server itself. Programs that only use a credential written by an agent open a [Source].
 //
-// The package refuses to speak to a server that does not carry the identity spiffe://<trust domain>/brevet/server
-// (SPIFFE X.509-SVID §5) under the root that the token or the trust bundle names, and to install a credential that
-// does not load, does not match its key or does not chain to its roots (RFC 5280 §6). It never sends a private key
-// anywhere, and asks for no name in its PKCS #10 requests (RFC 2986): names are the server's to give.
+// The package refuses a server that does not carry the identity spiffe://<trust domain>/brevet/server (SPIFFE
+// X.509-SVID section 5). The server's root must be the root named by the token or be in the trust bundle. The package
+// installs only a credential that loads, matches its key and chains to its roots (RFC 5280 section 6). It never sends a
+// private key, and its PKCS #10 requests (RFC 2986) contain no names, because the server decides them.
 package enroll
 
 import (
@@ -20,19 +20,19 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Authority issues certificates to an Agent, its only consumer, which calls it from one goroutine at a time.
+// Authority issues certificates to an [Agent], which calls it from one goroutine at a time.
 //
-// Both methods are repeatable: asked again with the same request ID and key, after an error or a crash on either
-// side, they answer with the same certificate. A request that may pass later fails with an error that says so by
-// Temporary and RetryAfter (see pki.IsTemporary); one that is refused fails with a *pki.Refusal in its chain.
+// Both methods are idempotent: repeated with the same request ID and key, they return the same certificate, even after
+// a crash on either side. If a request may succeed later, the error implements Temporary and RetryAfter (see
+// [pki.IsTemporary]). If the request is refused, the error wraps a [*pki.Refusal].
 type Authority interface {
-	// Enroll spends a token.
+	// Enroll issues an identity's first certificate for a token.
 	Enroll(context.Context, EnrollRequest) (Credential, error)
-	// Renew follows a certificate that is still valid by the next one.
+	// Renew issues the successor of a certificate that is still valid.
 	Renew(context.Context, RenewRequest) (Credential, error)
 }
 
-// EnrollRequest asks for an identity's first certificate.
+// EnrollRequest is a request for an identity's first certificate.
 type EnrollRequest struct {
 	RequestID pki.RequestID
 	Token     Token
@@ -40,26 +40,28 @@ type EnrollRequest struct {
 	Lifetime  time.Duration // zero for the profile's default
 }
 
-// RenewRequest asks for the successor of the current certificate.
+// RenewRequest is a request for the successor of the current certificate.
 type RenewRequest struct {
 	RequestID pki.RequestID
-	Current   *Pair         // proves who asks, and becomes the predecessor
+	Current   *Pair         // authenticates the request and becomes the predecessor
 	CSR       []byte        // PKCS #10 in DER
 	Lifetime  time.Duration // zero for the profile's default
 }
 
-// Credential is what an Authority issues.
+// Credential is the certificate that an [Authority] issued, with its chain and the roots.
 type Credential struct {
 	Certificate *x509.Certificate
-	// Chain holds the CA certificates between Certificate and the root, the issuer first, the root left out.
+	// Chain holds the CA certificates between Certificate and the root, the issuing CA first, without the root.
 	Chain []*x509.Certificate
 	// Roots holds the root certificates of the trust domain.
 	Roots []*x509.Certificate
-	// Server is the address that issued the credential. It is empty if no network lay between.
+	// Server is the address of the server that issued the credential. It is empty if the credential was issued in
+	// process.
 	Server string
 }
 
-// ParseCredential reads a credential's parts from DER. It checks their form and what has to be there, not the chain.
+// ParseCredential parses the parts of a credential from DER and checks that none is missing. It does not verify the
+// chain.
 func ParseCredential(certificate []byte, chain, roots [][]byte) (Credential, error) {
 	var c Credential
 	leaf, err := x509.ParseCertificate(certificate)
@@ -74,7 +76,7 @@ func ParseCredential(certificate []byte, chain, roots [][]byte) (Credential, err
 		return c, fmt.Errorf("enroll: a root certificate does not parse: %w", err)
 	}
 	if len(c.Roots) == 0 {
-		return c, errors.New("enroll: the credential names no root to trust")
+		return c, errors.New("enroll: the credential contains no root certificate")
 	}
 	return c, nil
 }

@@ -16,26 +16,26 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// ErrNoToken says that there is no token to enroll with.
+// ErrNoToken means that there is no token to enroll with.
 var ErrNoToken = errors.New("there is no enrollment token")
 
-// ErrNoCredential says that a directory holds no credential yet.
+// ErrNoCredential means that a directory contains no credential yet.
 var ErrNoCredential = errors.New("there is no credential yet")
 
-// longestAfter bounds how long a server can send its callers away, unless they renew too early.
-const longestAfter = time.Hour
+// maxRetryAfter bounds the RetryAfter of a server, except for a renewal that came too early.
+const maxRetryAfter = time.Hour
 
-// callError is an error status of a server.
+// callError is an error status that a server returned.
 type callError struct {
 	server  string
 	code    codes.Code
 	message string
 	after   time.Duration
-	refusal *pki.Refusal // nil where the server sent none
+	refusal *pki.Refusal // nil if the server sent none
 }
 
-// CallError turns the error of any call to a Brevet server into what a person can read: a *pki.Refusal in the chain, and
-// Temporary and RetryAfter. Nil stays nil.
+// CallError converts the error of any RPC to a Brevet server into a readable one. The result wraps a [*pki.Refusal] if
+// the server sent one, and implements Temporary and RetryAfter. Nil stays nil.
 func CallError(server string, err error) error {
 	if err == nil {
 		return nil
@@ -46,8 +46,7 @@ func CallError(server string, err error) error {
 	return fromStatus(server, err)
 }
 
-// fromStatus turns the error of a call into what callers of an Authority look for: a *pki.Refusal in the chain,
-// Temporary and RetryAfter.
+// fromStatus converts the error of an RPC into one that wraps a [*pki.Refusal] and implements Temporary and RetryAfter.
 func fromStatus(server string, err error) error {
 	s := status.Convert(err)
 	e := &callError{server: server, code: s.Code(), message: s.Message()}
@@ -59,8 +58,9 @@ func fromStatus(server string, err error) error {
 			e.after = max(0, d.GetRetryDelay().AsDuration())
 		}
 	}
-	if e.refusal == nil || e.refusal.Rule != pki.RuleRenewalTooEarly { // that one ends with half of the certificate's life
-		e.after = min(e.after, longestAfter)
+	// A renewal that came too early may have to wait for half of the certificate's lifetime.
+	if e.refusal == nil || e.refusal.Rule != pki.RuleRenewalTooEarly {
+		e.after = min(e.after, maxRetryAfter)
 	}
 	return e
 }
@@ -78,17 +78,17 @@ func (e *callError) Error() string {
 	return fmt.Sprintf("enroll: %s answers %s: %s", via(e.server), e.code, e.message)
 }
 
-// foreign lists what crypto/tls and gRPC say of an answer that is not TLS, not TLS 1.3, or not for HTTP/2. gRPC hands on
-// the texts of these errors, and not the errors.
+// foreign lists texts of errors that mean that the peer does not speak TLS 1.3 or HTTP/2. They come from crypto/tls and
+// gRPC, and gRPC passes on only the texts.
 var foreign = []string{
 	"first record does not look like a TLS handshake", "tls: protocol version not supported", "tls: no application protocol", "missing selected ALPN property",
 }
 
-// via names a server, and the proxy that leads to it if the environment has one, which gRPC goes through.
+// via returns the server's name, with the proxy that gRPC uses to reach it if the environment sets one.
 func via(server string) string {
 	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: server}})
 	if err != nil {
-		return fmt.Sprintf("%s (HTTPS_PROXY is not a proxy's URL)", server) // without the cause, which may quote a password
+		return fmt.Sprintf("%s (HTTPS_PROXY is not a URL)", server) // without the cause, which may contain a password
 	}
 	if proxy == nil {
 		return server
@@ -103,16 +103,16 @@ func (e *callError) Unwrap() error {
 	return e.refusal
 }
 
-// Temporary reports whether the same call is worth repeating.
+// Temporary reports whether the same RPC may succeed later.
 func (e *callError) Temporary() bool {
 	return e.code == codes.Unavailable || e.code == codes.ResourceExhausted || e.code == codes.DeadlineExceeded
 }
 
-// RetryAfter returns how long the server asked to wait before that, or zero.
+// RetryAfter returns how long the server asked to wait before a retry, or zero.
 func (e *callError) RetryAfter() time.Duration { return e.after }
 
-// final reports whether asking again soon is pointless: the Authority said no, and not for lack of room. Everything
-// else, a full disk and an unknown certificate on the other side included, may be over at the next try.
+// final reports whether a retry soon is pointless: the Authority refused, and not because of overload. All other
+// errors, such as a full disk, may be gone at the next try.
 func final(err error) bool {
 	refusal, ok := pki.AsRefusal(err)
 	return ok && refusal.Rule.Class() != pki.ResourceExhausted && !pki.IsTemporary(err)

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// The files of a generation.
+// The files of a version.
 const (
 	keyName    = "key.pem"
 	certName   = "cert.pem"
@@ -21,13 +21,14 @@ const (
 	originName = "origin.json"
 )
 
+// file is a file of a version, before it is written.
 type file struct {
-	name string
-	data []byte
-	keep access
+	name   string
+	data   []byte
+	access access
 }
 
-// files returns the pair as a generation's files, the private key with the given access.
+// files returns the pair as the files of a version, the private key with the given access.
 func (p *Pair) files(key access) ([]file, error) {
 	private, err := x509.MarshalPKCS8PrivateKey(p.Key)
 	if err != nil {
@@ -48,13 +49,14 @@ func (p *Pair) files(key access) ([]file, error) {
 func encodeCertificates(certs []*x509.Certificate) []byte {
 	var b bytes.Buffer
 	for _, c := range certs {
-		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // a buffer takes everything
+		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // a buffer returns no error
 	}
 	return b.Bytes()
 }
 
-// readGeneration reads what files returned. A generation without origin.json passes: an operator may have put it there.
-func readGeneration(at string) (*Pair, error) {
+// readVersion reads the files of a version. It accepts a missing origin.json, because an operator may have installed
+// the files.
+func readVersion(at string) (*Pair, error) {
 	key, err := readKey(filepath.Join(at, keyName))
 	if err != nil {
 		return nil, err
@@ -95,16 +97,16 @@ func readKey(path string) (crypto.Signer, error) {
 func parseKey(der []byte) (crypto.Signer, error) {
 	key, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
-		return nil, errors.New("the private key does not parse") // without the cause, which may quote it
+		return nil, errors.New("the private key does not parse") // without the cause, which may contain it
 	}
 	signer, ok := key.(crypto.Signer)
 	if !ok {
-		return nil, errors.New("the private key is not one for signatures")
+		return nil, errors.New("the private key cannot sign")
 	}
 	return signer, nil
 }
 
-// readCertificates reads one certificate at least.
+// readCertificates reads a PEM file of at least one certificate.
 func readCertificates(path string) ([]*x509.Certificate, error) {
 	data, err := readFile(path)
 	if err != nil {
@@ -113,7 +115,7 @@ func readCertificates(path string) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("%s holds a %s where only certificates belong", path, block.Type)
+			return nil, fmt.Errorf("%s contains a %s: it must contain only certificates", path, block.Type)
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {

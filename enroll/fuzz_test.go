@@ -17,12 +17,12 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// fuzzToken has a secret that is the given octets, as far as they reach.
+// fuzzToken returns a token with the given bytes, truncated or zero-padded, as its secret.
 func fuzzToken(t testing.TB, secret []byte, domain, server string) Token {
 	t.Helper()
 	b := make([]byte, 32)
 	copy(b, secret)
-	b[31] |= 1 // nobody draws zero
+	b[31] |= 1 // an all-zero secret is rejected
 	s, err := pki.TokenSecretFromBytes(b)
 	if err != nil {
 		t.Fatal(err)
@@ -42,12 +42,12 @@ func FuzzParseToken(f *testing.F) {
 				t.Fatalf("%q reads as %v, and that as %v, %v", text, token, again, err)
 			}
 		} else if len(text) > 60 && strings.Contains(err.Error(), text[20:60]) {
-			t.Fatalf("the error shows the token: %v", err)
+			t.Fatalf("the error contains the token: %v", err)
 		}
 	})
 }
 
-// FuzzTokenFields has tokens whose checksum is right, as no text that is drawn at random has.
+// FuzzTokenFields fuzzes the fields of tokens with a correct checksum, which random texts do not have.
 func FuzzTokenFields(f *testing.F) {
 	f.Add([]byte{1}, testDomain, "ca.example:7443")
 	f.Add([]byte{}, testDomain, "[::1]:65536")
@@ -56,14 +56,14 @@ func FuzzTokenFields(f *testing.F) {
 	f.Fuzz(func(t *testing.T, secret []byte, domain, server string) {
 		made := fuzzToken(t, secret, domain, server)
 		text := made.Text()
-		if len(domain) > 255 { // which Text has no room for
+		if len(domain) > 255 { // longer than the length byte can say
 			if made.Check() == nil {
-				t.Fatalf("%q is taken for a trust domain", domain)
+				t.Fatalf("%q is accepted as a trust domain", domain)
 			}
 			return
 		}
 		if len(text) > 2*MaxTokenText {
-			return // it is too long to be read
+			return // too long for ParseToken
 		}
 		token, err := ParseToken(text)
 		if token, want := token, made.Check(); (err == nil) != (want == nil) || err == nil && token != made {
@@ -72,9 +72,10 @@ func FuzzTokenFields(f *testing.F) {
 	})
 }
 
-// FuzzCredential is what an agent does with a server's answer: nothing serves that is not for its key and an identity.
+// FuzzCredential fuzzes a server's response: a credential is accepted only if it belongs to the key and names an
+// identity.
 func FuzzCredential(f *testing.F) {
-	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)) // the same in every process
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)) // the same in every fuzzing process
 	now := time.Now()
 	root := testSign(f, caTemplate("root"), nil, key.Public(), key)
 	leaf := testSign(f, leafTemplate("spiffe://"+testDomain+"/device/1", now.Add(-time.Minute), now.Add(time.Hour)), root, key.Public(), key)
@@ -101,13 +102,13 @@ func FuzzCredential(f *testing.F) {
 		}
 		p, err := NewPair(c, key, Origin{}, now)
 		if err == nil && (!key.Public().(ed25519.PublicKey).Equal(c.Certificate.PublicKey) || c.Certificate.IsCA || p.ID().IsZero()) {
-			t.Fatalf("serial %s serves as %q", p.Serial(), p.ID())
+			t.Fatalf("serial %s is accepted for %q", p.Serial(), p.ID())
 		}
 	})
 }
 
-// FuzzStatus reads what a server says of a call that failed: no answer of it sends an agent away for ever, or has it ask
-// without a pause.
+// FuzzStatus fuzzes the error status of an RPC: an agent never waits forever after one, and never retries without a
+// pause.
 func FuzzStatus(f *testing.F) {
 	for _, seed := range []error{
 		withDetails(codes.PermissionDenied, &brevetv1.Refusal{Rule: "renewal.key_conflict", Detail: "two hold it", Fix: "ask"}),
@@ -128,10 +129,10 @@ func FuzzStatus(f *testing.F) {
 		}
 		err := fromStatus("ca:7443", status.ErrorProto(&st))
 		if err.Error() == "" {
-			t.Error("nothing is said")
+			t.Error("the error has no text")
 		}
 		if d := delay(1, err, nil, time.Now()); d <= 0 || d > 2*time.Hour {
-			t.Errorf("the next try is in %s", d)
+			t.Errorf("the next try is after %s", d)
 		}
 	})
 }

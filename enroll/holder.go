@@ -7,13 +7,14 @@ import (
 	"sync/atomic"
 )
 
-// holder is where an Agent or a Source keeps the pair in use. All of its methods are safe for concurrent use.
+// holder holds the pair that an Agent or a Source uses. Its methods are safe for concurrent use.
 type holder struct{ pair atomic.Pointer[Pair] }
 
-// Pair returns the pair in use, nil before the first.
+// Pair returns the pair in use, or nil before there is one.
 func (h *holder) Pair() *Pair { return h.pair.Load() }
 
-// Certificate returns the certificate in use with its chain and key, nil before the first. Callers share it.
+// Certificate returns the certificate in use with its chain and key, or nil before there is one. Callers must not
+// change it.
 func (h *holder) Certificate() *tls.Certificate {
 	if p := h.Pair(); p != nil {
 		return p.TLS()
@@ -21,7 +22,7 @@ func (h *holder) Certificate() *tls.Certificate {
 	return nil
 }
 
-// Roots returns the trust domain's roots, nil before the first credential. Callers share the pool.
+// Roots returns the trust domain's roots, or nil before there is a credential. Callers must not change the pool.
 func (h *holder) Roots() *x509.CertPool {
 	if p := h.Pair(); p != nil {
 		return p.RootPool()
@@ -29,12 +30,14 @@ func (h *holder) Roots() *x509.CertPool {
 	return nil
 }
 
-// GetCertificate is for a server's tls.Config: each handshake gets the certificate in use.
+// GetCertificate returns the certificate in use for each handshake. It is meant for the field of the same name in a
+// server's [tls.Config].
 func (h *holder) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return h.certificate()
 }
 
-// GetClientCertificate is for a client's tls.Config: each handshake gets the certificate in use.
+// GetClientCertificate returns the certificate in use for each handshake. It is meant for the field of the same name in
+// a client's [tls.Config].
 func (h *holder) GetClientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	return h.certificate()
 }

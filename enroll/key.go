@@ -13,8 +13,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// CheckKeyType refuses a type of key that a device does not make. Devices make P-256, P-384 and Ed25519 keys; the server makes
-// RSA keys, too, for relying parties that need them.
+// CheckKeyType returns an error for a type of key that a device does not generate. Devices generate P-256, P-384 and
+// Ed25519 keys; the server generates RSA keys, too, for relying parties that require them.
 func CheckKeyType(t pki.KeyType) error {
 	switch t {
 	case pki.P256, pki.P384, pki.Ed25519:
@@ -24,7 +24,7 @@ func CheckKeyType(t pki.KeyType) error {
 	}
 }
 
-// newKey makes a key pair.
+// newKey generates a key pair.
 func newKey(t pki.KeyType) (crypto.Signer, error) {
 	switch t {
 	case pki.P256:
@@ -45,7 +45,8 @@ func newKey(t pki.KeyType) (crypto.Signer, error) {
 	}
 }
 
-// newCSR proves possession of the key and asks for nothing else: what the certificate says is the server's to decide.
+// newCSR returns a PKCS #10 request that proves possession of the key. It contains no names, because the server decides
+// them.
 func newCSR(key crypto.Signer) ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {

@@ -10,13 +10,13 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// obtain makes one try for a new credential: by renewal where the present one is valid, else with a token.
+// obtain makes one try for a new credential: it renews if the current one is valid, and otherwise enrolls with a token.
 func (a *Agent) obtain(ctx context.Context) error {
 	pair := a.Pair()
 	if pair == nil || pair.Expired(a.now()) {
 		token, err := a.token()
 		if err != nil {
-			return a.stranded(err)
+			return a.needsToken(err)
 		}
 		return a.enroll(ctx, token)
 	}
@@ -30,15 +30,16 @@ func (a *Agent) obtain(ctx context.Context) error {
 	token, tokenErr := a.token()
 	if tokenErr != nil {
 		if !errors.Is(tokenErr, ErrNoToken) {
-			a.config.Log.Warn("the renewal was refused, and a token cannot be had", "error", tokenErr)
+			a.config.Log.Warn("the renewal was refused and reading a token failed, keeping the current credential",
+				"error", tokenErr)
 		}
 		return err
 	}
-	a.config.Log.Warn("the renewal was refused: enrolling with a new token", "error", err)
+	a.config.Log.Warn("the renewal was refused, enrolling with a new token", "error", err)
 	return a.enroll(ctx, token)
 }
 
-// token returns a token that was not spent on the present credential.
+// token returns the configured token, unless the current credential was enrolled with it.
 func (a *Agent) token() (Token, error) {
 	if a.config.Token == nil {
 		return Token{}, ErrNoToken
@@ -48,16 +49,16 @@ func (a *Agent) token() (Token, error) {
 		return Token{}, err
 	}
 	if p := a.Pair(); p != nil && p.Origin.Token == t.Secret.ID().String() {
-		return Token{}, fmt.Errorf("%w but the one that is spent", ErrNoToken)
+		return Token{}, fmt.Errorf("%w except the one that is already used", ErrNoToken)
 	}
 	return t, nil
 }
 
-// stranded says why nothing can be done without a token.
-func (a *Agent) stranded(err error) error {
+// needsToken returns an error that explains why the agent needs a token. err says why there is none.
+func (a *Agent) needsToken(err error) error {
 	why := "there is no credential yet"
 	if p := a.Pair(); p != nil {
-		why = fmt.Sprintf("the certificate of %s ended at %s by this machine's clock", p.ID(), p.Certificate.NotAfter.Format(time.RFC3339))
+		why = fmt.Sprintf("the certificate of %s expired at %s by this machine's clock", p.ID(), p.Certificate.NotAfter.Format(time.RFC3339))
 		if f := a.status.RenewalFailure; f != nil {
 			why += fmt.Sprintf(", its last renewal failed at %s (%s)", f.At.UTC().Format(time.RFC3339), f)
 		}
@@ -67,13 +68,14 @@ func (a *Agent) stranded(err error) error {
 	return fmt.Errorf("enroll: %s, and %w: ask an operator for an enrollment token and give it to the agent", why, err)
 }
 
+// enroll makes one Enroll request with a token and installs the result.
 func (a *Agent) enroll(ctx context.Context, t Token) error {
 	spent := t.Secret.ID().String()
 	r, csr, err := a.request("token " + spent)
 	if err != nil {
 		return err
 	}
-	callCtx, cancel := context.WithTimeout(ctx, patience)
+	callCtx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	c, err := a.config.Authority.Enroll(callCtx, EnrollRequest{RequestID: r.id, Token: t, CSR: csr, Lifetime: a.config.Lifetime})
 	if err != nil {
@@ -84,17 +86,19 @@ func (a *Agent) enroll(ctx context.Context, t Token) error {
 		return err
 	}
 	if pair.ID().TrustDomain() != t.TrustDomain {
-		return fmt.Errorf("enroll: the certificate names %s, and the token is for %s: make a new token", pair.ID(), t.TrustDomain)
+		return fmt.Errorf("enroll: the certificate names %s, but the token is for trust domain %s: make a new token",
+			pair.ID(), t.TrustDomain)
 	}
 	return a.install(pair)
 }
 
+// renew makes one Renew request with the current pair and installs the result.
 func (a *Agent) renew(ctx context.Context, current *Pair) error {
 	r, csr, err := a.request("certificate " + current.Serial())
 	if err != nil {
 		return err
 	}
-	callCtx, cancel := context.WithTimeout(ctx, deadline(current, a.now()))
+	callCtx, cancel := context.WithTimeout(ctx, timeoutFor(current, a.now()))
 	defer cancel()
 	c, err := a.config.Authority.Renew(callCtx, RenewRequest{RequestID: r.id, Current: current, CSR: csr, Lifetime: a.config.Lifetime})
 	if err != nil {
@@ -105,18 +109,20 @@ func (a *Agent) renew(ctx context.Context, current *Pair) error {
 		return err
 	}
 	if pair.ID() != current.ID() {
-		return fmt.Errorf("enroll: the new certificate names %s instead of %s: it is not put in use", pair.ID(), current.ID())
+		return fmt.Errorf("enroll: the new certificate names %s instead of %s and is discarded",
+			pair.ID(), current.ID())
 	}
-	// Asked again, the server answers with the same certificate.
+	// The new certificate is not lost: the server returns it again for the same request.
 	if now, from := a.now(), pair.Certificate.NotBefore; now.Before(from) && current.validAt(now) && current.validAt(from) {
-		return fmt.Errorf("enroll: the new certificate is not valid before %s by this machine's clock, and the one in use stays so until then: "+
+		return fmt.Errorf("enroll: the new certificate is not valid before %s by this machine's clock, and the current one is until then: "+
 			"check this machine's clock, then the server's", from.Format(time.RFC3339))
 	}
 	return a.install(pair)
 }
 
+// request returns the request in progress that by authorizes, or a new one, with its CSR.
 func (a *Agent) request(by string) (pending, []byte, error) {
-	r, err := a.config.Directory.pend(by, a.config.KeyType)
+	r, err := a.config.Directory.preparePending(by, a.config.KeyType)
 	if err != nil {
 		return r, nil, err
 	}
@@ -124,44 +130,45 @@ func (a *Agent) request(by string) (pending, []byte, error) {
 	return r, csr, err
 }
 
-// refused forgets the request whose key was refused, so that the next one is made with a new key. All others stay:
-// an answer that was lost is only found again by asking the same.
+// refused discards the request if the server refused its key, so that the next one uses a new key. All other requests
+// are kept: only a repetition of the same request returns a lost response.
 func (a *Agent) refused(err error) error {
 	if refusal, ok := pki.AsRefusal(err); ok && (strings.HasPrefix(string(refusal.Rule), "key.") || refusal.Rule == pki.RuleRequestIDReused) {
-		return errors.Join(err, a.config.Directory.settle())
+		return errors.Join(err, a.config.Directory.removePending())
 	}
 	return err
 }
 
-// check makes a pair of what an Authority answered, and refuses one that is of no use.
+// check builds a pair from the Authority's response and returns an error if the pair is unusable.
 func (a *Agent) check(c Credential, r pending, from Origin) (*Pair, error) {
 	now := a.now()
 	from.Obtained = now.UTC().Round(0)
 	if c.Server != "" {
-		from.Server = c.Server // where it was found this time: the server may have moved
+		from.Server = c.Server // the server may have moved
 	}
 	pair, err := NewPair(c, r.key, from, now)
 	if err != nil {
-		return nil, fmt.Errorf("enroll: what the server issued is not put in use: %w", err)
+		return nil, fmt.Errorf("enroll: the issued certificate is discarded: %w", err)
 	}
 	if pair.Expired(now) {
-		return nil, fmt.Errorf("enroll: what the server issued ended at %s by this machine's clock, and is not put in use: set the clock",
+		return nil, fmt.Errorf("enroll: the issued certificate expired at %s by this machine's clock and is discarded: set the clock",
 			c.Certificate.NotAfter.Format(time.RFC3339))
 	}
 	return pair, nil
 }
 
-// install makes a pair durable, then uses it. From the rename on it is in use, whatever fails after it.
+// install makes a pair durable, then puts it in use. After the rename the pair stays in use even if a later step fails.
 func (a *Agent) install(p *Pair) error {
 	if from := p.Certificate.NotBefore; a.now().Before(from) {
-		a.config.Log.Warn("the new certificate is not valid yet by this machine's clock: set the clock", "not_before", from.Format(time.RFC3339))
+		a.config.Log.Warn("the new certificate is not valid yet by this machine's clock, set the clock",
+			"not_before", from.Format(time.RFC3339))
 	}
 	dir := a.config.Directory
 	if err := dir.install(p); err != nil {
 		return err
 	}
-	if err := errors.Join(dir.settle(), dir.prune()); err != nil {
-		a.config.Log.Warn("the new credential is in use, but the old one could not be cleared away", "error", err)
+	if err := errors.Join(dir.removePending(), dir.prune()); err != nil {
+		a.config.Log.Warn("removing an old credential failed, the new one is in use", "error", err)
 	}
 	a.adopt(p)
 	a.config.Log.Info("new credential", "identity", p.ID().String(), "serial", p.Serial(),

@@ -12,19 +12,19 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Origin says where a Pair came from. Every field may be empty.
+// Origin records how a Pair was obtained. Every field may be empty.
 type Origin struct {
-	// Server is the address whose Authority enrolled the identity, and renews it.
+	// Server is the address of the server that enrolled the identity and renews its certificates.
 	Server string `json:"server,omitempty"`
-	// Token is the TokenID, as text, of the token that was spent on the enrollment.
+	// Token is the TokenID, as text, of the token used for the enrollment.
 	Token string `json:"token,omitempty"`
-	// Obtained is when the certificate arrived, by this machine's clock. Certificates are back-dated, so this, not
-	// NotBefore, is where the part of its life begins that a renewal is scheduled in.
+	// Obtained is the time at which the certificate arrived, by this machine's clock. Renewals are scheduled from it
+	// and not from NotBefore, because certificates are back-dated.
 	Obtained time.Time `json:"obtained,omitzero"`
 }
 
-// Pair is a credential together with its private key. NewPair checked that they belong together. It does not change,
-// and is safe for concurrent use.
+// Pair is a credential with its private key. NewPair verified that they belong together. A Pair is immutable and safe
+// for concurrent use.
 type Pair struct {
 	Credential
 	Key    crypto.Signer
@@ -32,13 +32,13 @@ type Pair struct {
 
 	id    pki.SPIFFEID
 	tls   *tls.Certificate
-	root  *x509.Certificate // that the chain leads to
+	root  *x509.Certificate // the end of the verified chain
 	roots *x509.CertPool
 }
 
-// NewPair checks that the key is the certificate's, that the certificate chains to one of the roots, and that it names
-// exactly one identity. An expired certificate passes, and one from the future does: a device's clock may be wrong, and
-// what is on its disk is still what it has. The chain is checked at the moment of the certificate's life nearest to now.
+// NewPair verifies that the key is the certificate's, that the certificate chains to one of the roots, and that it
+// names exactly one identity. It accepts expired and not yet valid certificates, because a device's clock may be wrong.
+// It verifies the chain at the time within the certificate's validity that is nearest to now.
 func NewPair(c Credential, key crypto.Signer, from Origin, now time.Time) (*Pair, error) {
 	leaf := c.Certificate
 	if leaf == nil || key == nil {
@@ -48,7 +48,8 @@ func NewPair(c Credential, key crypto.Signer, from Origin, now time.Time) (*Pair
 		return nil, errors.New("enroll: the certificate is for another key")
 	}
 	if leaf.IsCA || len(leaf.URIs) != 1 {
-		return nil, errors.New("enroll: the certificate is not an identity's: it must name one SPIFFE ID and be no CA's (SPIFFE X.509-SVID section 2)")
+		return nil, errors.New("enroll: the certificate is not an identity certificate: it must carry one SPIFFE ID and " +
+			"not be a CA certificate (SPIFFE X.509-SVID section 2)")
 	}
 	id, err := pki.ParseSPIFFEID(leaf.URIs[0].String())
 	if err != nil {
@@ -85,45 +86,46 @@ func poolOf(certs []*x509.Certificate) *x509.CertPool {
 // ID returns the identity that the certificate names.
 func (p *Pair) ID() pki.SPIFFEID { return p.id }
 
-// TLS returns the certificate, its chain without the root, and the key, for a tls.Config. Callers share it and must not change it.
+// TLS returns the certificate, its chain without the root, and the key for a [tls.Config]. Callers must not change it.
 func (p *Pair) TLS() *tls.Certificate { return p.tls }
 
-// TLSWithRoot returns the same with the root at the end of the chain: what a Brevet server shows, because an agent
-// with a token knows no more of the root than its fingerprint.
+// TLSWithRoot returns the same as TLS with the root appended to the chain. A Brevet server presents the root because an
+// agent with a token knows only its fingerprint.
 func (p *Pair) TLSWithRoot() *tls.Certificate {
 	c := *p.tls
 	c.Certificate = append(slices.Clone(c.Certificate), p.root.Raw)
 	return &c
 }
 
-// RootPool returns the trust domain's roots. Callers share it and must not change it.
+// RootPool returns the trust domain's roots. Callers must not change the pool.
 func (p *Pair) RootPool() *x509.CertPool { return p.roots }
 
 // Serial returns the certificate's serial number as OpenSSL prints it.
 func (p *Pair) Serial() string {
 	s, err := pki.SerialFromInt(p.Certificate.SerialNumber)
 	if err != nil {
-		return fmt.Sprintf("%X", p.Certificate.SerialNumber) // not one of Brevet's making
+		return fmt.Sprintf("%X", p.Certificate.SerialNumber) // not issued by Brevet
 	}
 	return s.String()
 }
 
-// Expired reports whether the certificate's life is over at a time.
+// Expired reports whether the certificate has expired at the given time.
 func (p *Pair) Expired(now time.Time) bool { return now.After(p.Certificate.NotAfter) }
 
 func (p *Pair) validAt(at time.Time) bool {
 	return !at.Before(p.Certificate.NotBefore) && !p.Expired(at)
 }
 
-// early reports whether the certificate is of no use yet because the clock that it was obtained by was ahead: renewing
-// it mends that. Where the clock is behind, a new certificate would be from the future as well.
-func (p *Pair) early(now time.Time) bool {
+// notYetValid reports whether the certificate is not valid yet because the clock was ahead when it was obtained. A renewal
+// corrects that. If instead the clock is behind, a new certificate would not be valid yet either, so early returns
+// false.
+func (p *Pair) notYetValid(now time.Time) bool {
 	return now.Before(p.Certificate.NotBefore) && now.Before(p.Origin.Obtained)
 }
 
-// span returns the part of the certificate's life that is this machine's: from its arrival, where that is known and
-// can be true, to its end.
-func (p *Pair) span() (start, end time.Time) {
+// usableLife returns the part of the certificate's validity that this machine can use. It starts when the certificate
+// arrived, if that time is known and plausible.
+func (p *Pair) usableLife() (start, end time.Time) {
 	start, end = p.Certificate.NotBefore, p.Certificate.NotAfter
 	if at := p.Origin.Obtained; at.After(start) && at.Before(end) {
 		start = at

@@ -13,35 +13,38 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// pending is a request under way: what has to stay the same when it is made again after an error or a crash. An
-// Authority that has signed for it answers the same pair of ID and key again; another key would look like a clone.
+// pending is a request in progress. It stays the same when the agent repeats it after an error or a crash. The
+// Authority returns the same certificate for the same ID and key, and takes another key as a sign of a cloned
+// credential.
 type pending struct {
 	id  pki.RequestID
 	key crypto.Signer
-	// by names what authorises the request: "token " and the token's ID, or "certificate " and the predecessor's serial.
+	// by names what authorizes the request: "token " and the token's ID, or "certificate " and the predecessor's
+	// serial.
 	by string
 }
 
-// pendingFile is the form of pending.json.
+// pendingFile is the JSON in pending.json.
 type pendingFile struct {
 	RequestID []byte `json:"request_id"`
 	By        string `json:"by"`
 	Key       []byte `json:"key"` // PKCS #8
 }
 
-// errPending says that pending.json is not what this package wrote. It keeps no cause, which may quote the key.
+// errPending means that pending.json is damaged. It wraps no cause, which may contain the key.
 var errPending = errors.New(pendingName + " does not parse")
 
-// pend returns the request that is under way by the same authorisation, or draws and records a new one. When it
+// preparePending returns the request in progress with the same authorization, or generates and records a new one. When it
 // returns, the request is durable.
-func (d *Directory) pend(by string, kind pki.KeyType) (pending, error) {
+func (d *Directory) preparePending(by string, kind pki.KeyType) (pending, error) {
 	switch old, err := d.readPending(); {
 	case errors.Is(err, errPending):
-		d.log.Warn("the record of the request under way is damaged: making a new request", "file", filepath.Join(d.path, pendingName))
+		d.log.Warn("the record of the request in progress is damaged, making a new request",
+			"file", filepath.Join(d.path, pendingName))
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return pending{}, fmt.Errorf("enroll: read the request under way: %w", err)
+		return pending{}, fmt.Errorf("enroll: read the request in progress: %w", err)
 	case err == nil && old.by == by:
-		// The process that wrote it may have failed between the rename and the flush.
+		// The previous process may have failed between the rename and the flush.
 		if err := d.disk(change{kind: flush, path: d.path}); err != nil {
 			return pending{}, fmt.Errorf("enroll: record the request before making it: %w", err)
 		}
@@ -63,7 +66,7 @@ func (d *Directory) pend(by string, kind pki.KeyType) (pending, error) {
 
 func newPending(by string, kind pki.KeyType) (pending, error) {
 	var id [16]byte
-	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process where there is no randomness
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process if it has no randomness
 	r := pending{by: by}
 	var err error
 	if r.id, err = pki.RequestIDFromBytes(id[:]); err != nil {
@@ -104,11 +107,11 @@ func (d *Directory) readPending() (pending, error) {
 	return pending{id: id, key: key, by: f.By}, nil
 }
 
-// settle forgets the request under way. That it comes back after a power cut does no harm: it is recognised by
-// its authorisation.
-func (d *Directory) settle() error {
+// removePending removes the record of the request in progress. A record that reappears after a power failure is harmless,
+// because pend ignores one with another authorization.
+func (d *Directory) removePending() error {
 	if err := d.disk(change{kind: remove, path: filepath.Join(d.path, pendingName)}); err != nil {
-		return fmt.Errorf("enroll: forget the request: %w", err)
+		return fmt.Errorf("enroll: remove the record of the request: %w", err)
 	}
 	return nil
 }

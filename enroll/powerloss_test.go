@@ -11,42 +11,45 @@ import (
 	"testing"
 )
 
-// The story that every test here breaks off: an agent enrolls, then renews once.
-type story struct {
+// scenario is the recorded run that every test here interrupts: an agent enrolls, then renews once.
+type scenario struct {
 	ca      *testCA
 	token   Token
-	changes []change // as the disk saw them, below dir
+	changes []change // applied to the disk, below dir
 	dir     string
-	// Of the two certificates: how many changes came before the CA was asked, and before the agent said that it has it.
-	asked, held [2]int
-	// What the CA knew before it was asked for each, and at the end.
-	known [3]*testCA
+	// For each certificate: the number of changes before the request to the CA, and before the agent returned.
+	requestedAt, doneAt [2]int
+	// The state of the CA before each request, and at the end.
+	caStates [3]*testCA
 }
 
-func tellStory(t *testing.T) *story {
+// recordScenario runs the agent and records its changes.
+func recordScenario(t *testing.T) *scenario {
 	t.Helper()
-	s := &story{ca: newTestCA(t), dir: t.TempDir()}
+	s := &scenario{ca: newTestCA(t), dir: t.TempDir()}
 	s.token = s.ca.token(t, "device/1")
 	agent := newTestAgent(t, s.ca, s.token, s.dir, func(c change) error {
 		s.changes = append(s.changes, c)
 		return apply(c)
 	})
 	for i := range 2 {
-		s.known[i] = s.ca.clone()
+		s.caStates[i] = s.ca.clone()
 		asked := 0
 		s.ca.before = func() error { asked = len(s.changes); return nil }
 		if err := step(agent); err != nil {
 			t.Fatal(err)
 		}
-		s.asked[i], s.held[i] = asked, len(s.changes)
+		s.requestedAt[i], s.doneAt[i] = asked, len(s.changes)
 	}
 	s.ca.before = nil
-	s.known[2] = s.ca.clone()
+	s.caStates[2] = s.ca.clone()
 	return s
 }
 
-// step is what the agent's loop does once.
-func step(a *Agent) error { return a.settled(context.Background(), a.obtain(context.Background())) }
+// step runs one iteration of the agent's loop.
+func step(a *Agent) error {
+	return a.recordResult(context.Background(), a.obtain(context.Background()))
+}
 
 func newTestAgent(t testing.TB, ca Authority, token Token, dir string, on disk) *Agent {
 	t.Helper()
@@ -66,11 +69,11 @@ func newTestAgent(t testing.TB, ca Authority, token Token, dir string, on disk) 
 	return a
 }
 
-// lasting is the part of a change that reaches the medium: its entry in the directory, and the content of a file.
-type lasting struct{ entry, content bool }
+// durable says which parts of a change survive: its directory entry, and the content of a file.
+type durable struct{ entry, content bool }
 
-// unflushed lists what of the first n changes no flush has made durable yet: pairs of a change and "entry" or "content".
-func (s *story) unflushed(n int) (open []func([]lasting)) {
+// unflushed returns functions that lose those parts of the first n changes that no flush has made durable yet.
+func (s *scenario) unflushed(n int) (open []func([]durable)) {
 	flushed := func(path string, after int) bool {
 		for _, c := range s.changes[after:n] {
 			if c.kind == flush && c.path == path {
@@ -84,17 +87,17 @@ func (s *story) unflushed(n int) (open []func([]lasting)) {
 			continue
 		}
 		if !flushed(filepath.Dir(c.path), i) {
-			open = append(open, func(l []lasting) { l[i].entry = false })
+			open = append(open, func(l []durable) { l[i].entry = false })
 		}
 		if c.kind == create && !flushed(c.path, i) {
-			open = append(open, func(l []lasting) { l[i].content = false })
+			open = append(open, func(l []durable) { l[i].content = false })
 		}
 	}
 	return open
 }
 
-// replay leaves in dir what the first n changes leave there after a power cut that loses what is not lasting.
-func (s *story) replay(t *testing.T, dir string, lasts []lasting) {
+// replay applies to dir the surviving parts of the changes, as a power failure would leave them.
+func (s *scenario) replay(t *testing.T, dir string, lasts []durable) {
 	t.Helper()
 	at := func(path string) string { return strings.Replace(path, s.dir, dir, 1) }
 	for i, l := range lasts {
@@ -109,26 +112,26 @@ func (s *story) replay(t *testing.T, dir string, lasts []lasting) {
 		if !l.content {
 			c.data = c.data[:len(c.data)/2]
 		}
-		_ = apply(c) // fails where what it builds on was lost: then it is lost too
+		_ = apply(c) // fails if an earlier change that it depends on was lost; then it is lost, too
 	}
 }
 
-// TestPowerLoss cuts the power after every change to the disk, with every combination of what was not flushed yet lost
-// or not, and has an agent go on from there: what it finds is whole, is what it was told it holds, and the CA, which
-// keeps what it knew at that moment, never has to refuse.
+// TestPowerLoss cuts the power after every change to the disk, with every combination of lost unflushed changes, and
+// starts a new agent on the result. The agent must find a complete credential, and the one that it had before if it had
+// one. The CA, in the state of that moment, must never refuse the agent's request.
 func TestPowerLoss(t *testing.T) {
-	s := tellStory(t)
+	s := recordScenario(t)
 	base, cuts := t.TempDir(), 0
-	seen := map[string]bool{} // what was gone on from: many cuts leave the same
+	seen := map[string]bool{} // states already tested: many cuts leave the same state
 	for n := range len(s.changes) + 1 {
 		open := s.unflushed(n)
 		if len(open) > 10 {
 			t.Fatalf("%d changes are not flushed after %d", len(open), n)
 		}
 		for lost := range 1 << len(open) {
-			lasts := make([]lasting, n)
+			lasts := make([]durable, n)
 			for i := range lasts {
-				lasts[i] = lasting{true, true}
+				lasts[i] = durable{true, true}
 			}
 			for i, lose := range open {
 				if lost&(1<<i) != 0 {
@@ -141,23 +144,24 @@ func TestPowerLoss(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.replay(t, dir, lasts)
-			state := fmt.Sprint(n >= s.asked[0], n >= s.held[0], n >= s.asked[1], n >= s.held[1]) + tree(t, dir)
+			state := fmt.Sprint(n >= s.requestedAt[0], n >= s.doneAt[0], n >= s.requestedAt[1], n >= s.doneAt[1]) + tree(t, dir)
 			if seen[state] {
 				continue
 			}
 			seen[state] = true
 			if err := s.resume(t, dir, n); err != nil {
-				t.Fatalf("power lost after change %d of %d, losing %b of %d unflushed: %v", n, len(s.changes), lost, len(open), err)
+				t.Fatalf("power lost after change %d of %d, losing %b of %d unflushed: %v",
+					n, len(s.changes), lost, len(open), err)
 			}
 		}
 	}
 	if cuts < 400 || len(seen) < 50 {
-		t.Errorf("the story was cut only %d times, in %d ways", cuts, len(seen))
+		t.Errorf("only %d power cuts with %d results, want at least 400 and 50", cuts, len(seen))
 	}
-	t.Logf("%d changes, %d power cuts that left %d different things", len(s.changes), cuts, len(seen))
+	t.Logf("%d changes, %d power cuts, %d different results", len(s.changes), cuts, len(seen))
 }
 
-// tree describes all that a directory holds.
+// tree returns a text with all files in a directory and their contents.
 func tree(t *testing.T, dir string) string {
 	t.Helper()
 	var b strings.Builder
@@ -183,45 +187,45 @@ func tree(t *testing.T, dir string) string {
 	return b.String()
 }
 
-// powered is a disk whose power stays on: flushes, which take long, make no difference.
-func powered(c change) error {
+// skipFlush is a disk that never loses power. It skips flushes, which are slow and would make no difference.
+func skipFlush(c change) error {
 	if c.kind == flush {
 		return nil
 	}
 	return apply(c)
 }
 
-// resume goes on after n changes.
-func (s *story) resume(t *testing.T, dir string, n int) error {
-	ca := s.known[0]
+// resume starts an agent on what n changes left, and checks what it finds and does.
+func (s *scenario) resume(t *testing.T, dir string, n int) error {
+	ca := s.caStates[0]
 	for i := range 2 {
-		if n >= s.asked[i] {
-			ca = s.known[i+1]
+		if n >= s.requestedAt[i] {
+			ca = s.caStates[i+1]
 		}
 	}
-	agent := newTestAgent(t, ca.clone(), s.token, dir, powered)
+	agent := newTestAgent(t, ca.clone(), s.token, dir, skipFlush)
 	defer agent.config.Directory.Close()
 	if agent.broken != nil {
 		return agent.broken
 	}
 	switch p := agent.Pair(); {
-	case p == nil && n >= s.held[0]:
-		return errors.New("the first credential is gone")
-	case p != nil && n >= s.held[1] && p.Serial() != s.pair(t).Serial():
-		return errors.New("the second credential is gone")
+	case p == nil && n >= s.doneAt[0]:
+		return errors.New("the first credential is lost")
+	case p != nil && n >= s.doneAt[1] && p.Serial() != s.pair(t).Serial():
+		return errors.New("the second credential is lost")
 	}
 	if err := step(agent); err != nil {
 		return err
 	}
 	p, err := ReadPair(dir)
 	if err == nil && p.Serial() != agent.Pair().Serial() {
-		err = errors.New("the disk holds another pair than the agent")
+		err = errors.New("the pair on disk is not the agent's")
 	}
 	return err
 }
 
-// pair is what the story ends with.
-func (s *story) pair(t *testing.T) *Pair {
+// pair returns the credential at the end of the story.
+func (s *scenario) pair(t *testing.T) *Pair {
 	t.Helper()
 	p, err := ReadPair(s.dir)
 	if err != nil {
@@ -230,11 +234,11 @@ func (s *story) pair(t *testing.T) *Pair {
 	return p
 }
 
-// TestDiskFaults fails each change to the disk in turn, once with and once without its effect, and has the agent try
-// again: no pair in use is ever lost or half, and the CA never has to refuse.
+// TestDiskFaults fails each change to the disk in turn, once with and once without its effect, and lets the agent
+// retry. The pair in use must stay complete, and the CA must never refuse.
 func TestDiskFaults(t *testing.T) {
 	full := errors.New("no space left on device")
-	changes := len(tellStory(t).changes)
+	changes := len(recordScenario(t).changes)
 	for at := range changes {
 		for _, applied := range []bool{false, true} {
 			ca := newTestCA(t)
@@ -243,15 +247,15 @@ func TestDiskFaults(t *testing.T) {
 			agent := newTestAgent(t, ca, token, dir, func(c change) error {
 				seen++
 				if seen-1 != at {
-					return powered(c)
+					return skipFlush(c)
 				}
 				failed = true
 				if applied {
-					return errors.Join(full, powered(c))
+					return errors.Join(full, skipFlush(c))
 				}
 				return full
 			})
-			for tries := 0; agent.Pair() == nil || len(ca.answers) < 2 || seen <= at; tries++ {
+			for tries := 0; agent.Pair() == nil || len(ca.issued) < 2 || seen <= at; tries++ {
 				had := agent.Pair()
 				err := step(agent)
 				if err != nil && !errors.Is(err, full) || tries > 3 {
@@ -262,11 +266,11 @@ func TestDiskFaults(t *testing.T) {
 					t.Fatalf("change %d fails (applied: %v): %v", at, applied, loadErr)
 				}
 				if err == nil && p.Serial() != agent.Pair().Serial() {
-					t.Fatalf("change %d fails (applied: %v): the disk holds another pair than the agent", at, applied)
+					t.Fatalf("change %d fails (applied: %v): the pair on disk is not the agent's", at, applied)
 				}
 			}
 			if !failed {
-				t.Fatalf("change %d never came", at)
+				t.Fatalf("change %d was never made", at)
 			}
 		}
 	}

@@ -15,14 +15,14 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-func TestAgentReportsRefusalAndStopsHammering(t *testing.T) {
-	inBubble(t, func(b *bench) { b.ca.lifetime = 24 * time.Hour }, func(b *bench) {
+func TestAgentSlowsDownAfterRefusal(t *testing.T) {
+	inSynctest(t, func(b *harness) { b.ca.lifetime = 24 * time.Hour }, func(b *harness) {
 		b.run()
 		b.ca.revoke(b.agent.Pair().Certificate)
-		b.pass(23 * time.Hour)
+		b.advance(23 * time.Hour)
 		calls := len(b.ca.callTimes()) - 1
 		if calls < 2 || calls > 14 {
-			t.Errorf("%d calls in the last third of a day", calls)
+			t.Errorf("%d requests in the last third of a day", calls)
 		}
 		f := b.status().Failure
 		if f == nil || !f.Final || f.Rule != pki.RuleRevoked || f.Hint == "" || !strings.Contains(f.Error, "keyCompromise") {
@@ -31,12 +31,12 @@ func TestAgentReportsRefusalAndStopsHammering(t *testing.T) {
 		if log := b.log.String(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "rule=certificate.revoked") {
 			t.Errorf("log: %s", log)
 		}
-		b.pass(3 * time.Hour)
+		b.advance(3 * time.Hour)
 		err := b.stop()
 		if !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "ask an operator for an enrollment token") {
 			t.Errorf("Run ended with %v", err)
 		}
-		b.restart() // as systemd does, again and again: the cause stays beside what is the matter now
+		b.restart() // as systemd does repeatedly: the status keeps the original cause beside the current failure
 		if err = b.agent.Run(b.Context()); !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "keyCompromise") {
 			t.Errorf("after a restart Run ended with %v", err)
 		}
@@ -46,24 +46,24 @@ func TestAgentReportsRefusalAndStopsHammering(t *testing.T) {
 	})
 }
 
-func TestAgentTakesANewTokenAfterRefusal(t *testing.T) {
-	inBubble(t, nil, func(b *bench) {
+func TestAgentEnrollsWithNewTokenAfterRefusal(t *testing.T) {
+	inSynctest(t, nil, func(b *harness) {
 		b.run()
 		b.ca.revoke(b.agent.Pair().Certificate)
-		fresh := b.give("device/1")
-		b.pass(50 * time.Minute)
+		fresh := b.issueToken("device/1")
+		b.advance(50 * time.Minute)
 		if err := b.stop(); err != nil || len(b.pairs) != 2 || b.agent.Pair().Origin.Token != fresh.Secret.ID().String() {
 			t.Fatalf("%v, %d certificates", err, len(b.pairs))
 		}
 	})
 }
 
-// A refusal that was reported before a restart is looked into at once after it.
-func TestAgentAsksAgainAfterRestart(t *testing.T) {
-	inBubble(t, func(b *bench) { b.ca.lifetime = 24 * time.Hour }, func(b *bench) {
+// An agent retries a refused request immediately after a restart, because the refusal may be gone.
+func TestAgentRetriesRefusedRequestAfterRestart(t *testing.T) {
+	inSynctest(t, func(b *harness) { b.ca.lifetime = 24 * time.Hour }, func(b *harness) {
 		b.run()
 		b.ca.revoke(b.agent.Pair().Certificate)
-		b.pass(18 * time.Hour)
+		b.advance(18 * time.Hour)
 		if err := b.stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func TestAgentAsksAgainAfterRestart(t *testing.T) {
 		b.restart()
 		b.run()
 		if got := len(b.ca.callTimes()); got != calls+1 {
-			t.Errorf("%d calls after the restart", got-calls)
+			t.Errorf("%d requests after the restart", got-calls)
 		}
 		if err := b.stop(); err != nil {
 			t.Fatal(err)
@@ -79,8 +79,8 @@ func TestAgentAsksAgainAfterRestart(t *testing.T) {
 	})
 }
 
-func TestAgentWithoutTokenSaysSo(t *testing.T) {
-	inBubble(t, func(b *bench) { b.config.Token = nil }, func(b *bench) {
+func TestAgentWithoutTokenReturnsErrNoToken(t *testing.T) {
+	inSynctest(t, func(b *harness) { b.config.Token = nil }, func(b *harness) {
 		err := b.agent.Run(b.Context())
 		if !errors.Is(err, ErrNoToken) || len(b.ca.calls) != 0 {
 			t.Errorf("Run: %v", err)
@@ -91,9 +91,9 @@ func TestAgentWithoutTokenSaysSo(t *testing.T) {
 	})
 }
 
-func TestAgentReturnsRefusedToken(t *testing.T) {
+func TestAgentStopsIfTokenIsRefused(t *testing.T) {
 	other := newTestCA(t).token(t, "device/1")
-	inBubble(t, func(b *bench) { b.config.Token = func() (Token, error) { return other, nil } }, func(b *bench) {
+	inSynctest(t, func(b *harness) { b.config.Token = func() (Token, error) { return other, nil } }, func(b *harness) {
 		err := b.agent.Run(b.Context())
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleToken {
 			t.Errorf("Run: %v", err)
@@ -101,42 +101,44 @@ func TestAgentReturnsRefusedToken(t *testing.T) {
 	})
 }
 
-func TestAgentReEnrollsAfterExpiry(t *testing.T) {
-	inBubble(t, nil, func(b *bench) {
+func TestAgentEnrollsAgainAfterExpiry(t *testing.T) {
+	inSynctest(t, nil, func(b *harness) {
 		if err := b.agent.Ensure(b.Context()); err != nil {
 			t.Fatal(err)
 		}
-		b.pass(2 * time.Hour)
+		b.advance(2 * time.Hour)
 		err := b.agent.Ensure(b.Context())
-		if !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "ended at") || !strings.Contains(err.Error(), "spent") {
-			t.Fatalf("with the spent token: %v", err)
+		if !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "expired at") || !strings.Contains(err.Error(), "already used") {
+			t.Fatalf("with the used token: %v", err)
 		}
-		b.give("device/1")
+		b.issueToken("device/1")
 		if err := b.agent.Ensure(b.Context()); err != nil || b.agent.Pair().Expired(time.Now()) {
 			t.Fatal(err)
 		}
 	})
 }
 
-// What the CA answers with is not put in use unless it is the agent's, for the same identity, and chains.
-func TestAgentRefusesUselessCredentials(t *testing.T) {
+// A response is discarded unless it is for the agent's key and identity and chains to the roots.
+func TestAgentDiscardsInvalidCredentials(t *testing.T) {
 	other := newTestCA(t)
 	for name, c := range map[string]struct {
-		answer func(*bench, RenewRequest) (Credential, error)
+		answer func(*harness, RenewRequest) (Credential, error)
 		why    string
 	}{
-		"another key": {func(b *bench, _ RenewRequest) (Credential, error) { return b.ca.pairFor(b, "device/1").Credential, nil }, "another key"},
-		"another identity": {func(b *bench, r RenewRequest) (Credential, error) {
+		"another key": {func(b *harness, _ RenewRequest) (Credential, error) {
+			return b.ca.pairFor(b, "device/1").Credential, nil
+		}, "another key"},
+		"another identity": {func(b *harness, r RenewRequest) (Credential, error) {
 			return b.ca.renew(b.Context(), b.ca.pairFor(b, "device/2").Certificate, r)
 		}, "instead of"},
-		"another CA": {func(b *bench, r RenewRequest) (Credential, error) {
+		"another CA": {func(b *harness, r RenewRequest) (Credential, error) {
 			c, err := b.ca.Renew(b.Context(), r)
 			c.Roots = other.pairFor(b, "device/1").Roots
 			return c, err
 		}, "chain"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, nil, func(b *bench) {
+			inSynctest(t, nil, func(b *harness) {
 				if err := b.agent.Ensure(b.Context()); err != nil {
 					t.Fatal(err)
 				}
@@ -161,11 +163,11 @@ type renewer struct {
 
 func (r renewer) Renew(_ context.Context, q RenewRequest) (Credential, error) { return r.renew(q) }
 
-func TestAgentDrawsANewKeyWhenItsKeyIsRefused(t *testing.T) {
-	inBubble(t, nil, func(b *bench) {
+func TestAgentGeneratesNewKeyAfterKeyIsRefused(t *testing.T) {
+	inSynctest(t, nil, func(b *harness) {
 		b.ca.before = func() error { return pki.Refuse(pki.RuleKeyType, "use P-384", "the profile allows P-384 only") }
 		if err := b.agent.Ensure(b.Context()); err == nil {
-			t.Fatal("the refusal got lost")
+			t.Fatal("the refusal is not in the error chain")
 		}
 		b.ca.before = nil
 		b.agent.config.KeyType = pki.P384
@@ -175,17 +177,17 @@ func TestAgentDrawsANewKeyWhenItsKeyIsRefused(t *testing.T) {
 	})
 }
 
-// An agent that renews too early by the server's clock comes back when it is asked to, spends no token on it, and tells
-// nobody of a new credential.
-func TestAgentWaitsWhenItIsTooEarly(t *testing.T) {
+// An agent whose renewal is too early waits as long as the server asks. It does not use a token and does not run the
+// reload command meanwhile.
+func TestAgentWaitsIfRenewalIsTooEarly(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
-	inBubble(t, func(b *bench) {
+	inSynctest(t, func(b *harness) {
 		b.config.Reload = []string{"sh", "-c", `echo reload >> "$0"`, out}
 		b.ca.lifetime = 240 * time.Hour
-	}, func(b *bench) {
+	}, func(b *harness) {
 		b.run()
-		b.pass(time.Minute)
-		b.give("device/1") // at hand, for a renewal that is refused for good
+		b.advance(time.Minute)
+		b.issueToken("device/1") // available, but only for a renewal that is refused for good
 		const wait = 35 * time.Hour
 		b.ca.set(func() {
 			b.ca.before = func() error {
@@ -195,15 +197,15 @@ func TestAgentWaitsWhenItIsTooEarly(t *testing.T) {
 				}
 			}
 		})
-		b.pass(177 * time.Hour)
+		b.advance(177 * time.Hour)
 		calls := len(b.ca.callTimes())
 		b.ca.set(func() { b.ca.before = nil })
-		b.pass(50 * time.Hour)
+		b.advance(50 * time.Hour)
 		if err := b.stop(); err != nil || len(b.pairs) != 2 {
 			t.Fatalf("%v, %d certificates", err, len(b.pairs))
 		}
 		if calls != 2 {
-			t.Errorf("%d calls before the renewal passed, want the enrollment and one that was too early", calls)
+			t.Errorf("%d requests before the renewal succeeded, want the enrollment and one that was too early", calls)
 		}
 		if got, _ := os.ReadFile(out); string(got) != "reload\nreload\n" {
 			t.Errorf("the command wrote %q", got)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-func TestReloadCommand(t *testing.T) {
+func TestReloadCommandRunsAfterEachCredential(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	cases := map[string]struct {
 		argv []string
@@ -24,11 +24,11 @@ func TestReloadCommand(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			_ = os.Remove(out)
-			inBubble(t, func(b *bench) { b.config.Reload = c.argv }, func(b *bench) {
+			inSynctest(t, func(b *harness) { b.config.Reload = c.argv }, func(b *harness) {
 				if err := b.agent.Ensure(b.Context()); err != nil {
 					t.Fatal(err)
 				}
-				b.restart() // a command that did not succeed runs again, and one that did does not
+				b.restart() // a command that failed runs again; one that succeeded does not
 				b.run()
 				if err := b.stop(); err != nil || b.agent.Pair() == nil {
 					t.Fatal(err)
@@ -44,19 +44,19 @@ func TestReloadCommand(t *testing.T) {
 	}
 }
 
-// A reload command that failed is retried with growing waits until it succeeds, across a restart of the agent and a
-// renewal, and the status says so.
-func TestReloadIsRetried(t *testing.T) {
+// A failed reload command is retried with growing waits until it succeeds, across restarts and renewals. The status
+// shows the failure.
+func TestFailedReloadCommandIsRetried(t *testing.T) {
 	dir := t.TempDir()
 	runs, good := filepath.Join(dir, "runs"), filepath.Join(dir, "good")
 	counted := func() int {
 		data, _ := os.ReadFile(runs)
 		return strings.Count(string(data), "x")
 	}
-	configure := func(b *bench) { b.config.Reload = []string{"sh", "-c", `echo x >> "$0"; test -e "$1"`, runs, good} }
-	inBubble(t, configure, func(b *bench) {
+	configure := func(b *harness) { b.config.Reload = []string{"sh", "-c", `echo x >> "$0"; test -e "$1"`, runs, good} }
+	inSynctest(t, configure, func(b *harness) {
 		b.run()
-		b.pass(30 * time.Minute)
+		b.advance(30 * time.Minute)
 		if n := counted(); n < 4 || n > 15 { // every 3 to 6 minutes in the end
 			t.Errorf("the command ran %d times in half an hour", n)
 		}
@@ -65,7 +65,7 @@ func TestReloadIsRetried(t *testing.T) {
 			t.Errorf("status %+v", s)
 		}
 		if s.Failure != nil || s.Reloaded != "" || len(b.pairs) != 1 {
-			t.Errorf("the renewal suffers: %+v", s)
+			t.Errorf("the reload failure changed the renewal's status: %+v", s)
 		}
 		if err := b.stop(); err != nil {
 			t.Fatal(err)
@@ -74,13 +74,13 @@ func TestReloadIsRetried(t *testing.T) {
 		b.restart()
 		b.run()
 		if n := counted(); n != before+1 || b.status().ReloadFailure.Tries != n {
-			t.Errorf("after a restart the command ran %d times more", n-before)
+			t.Errorf("after a restart the command ran %d more times", n-before)
 		}
 		if err := b.stop(); err != nil {
 			t.Fatal(err)
 		}
 		command := b.config.Reload
-		b.config.Reload = nil // an operator takes it out, and then puts it back
+		b.config.Reload = nil // an operator removes the command, then restores it
 		b.restart()
 		b.run()
 		if s = b.status(); s.ReloadFailure != nil || !s.ReloadAt.IsZero() {
@@ -92,26 +92,26 @@ func TestReloadIsRetried(t *testing.T) {
 		b.config.Reload = command
 		b.restart()
 		b.run()
-		b.pass(25 * time.Minute) // a renewal, from which the command fails too
+		b.advance(25 * time.Minute) // includes a renewal, after which the command fails again
 		if err := os.WriteFile(good, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		b.pass(7 * time.Minute)
+		b.advance(7 * time.Minute)
 		after := counted()
 		if s = b.status(); s.ReloadFailure != nil || !s.ReloadAt.IsZero() || s.Reloaded != b.agent.Pair().Serial() {
 			t.Errorf("after it succeeded: %+v", s)
 		}
-		b.pass(4 * time.Minute)
+		b.advance(4 * time.Minute)
 		if err := b.stop(); err != nil || counted() != after {
-			t.Errorf("%v; after it succeeded the command ran %d times more", err, counted()-after)
+			t.Errorf("%v; after it succeeded the command ran %d more times", err, counted()-after)
 		}
 	})
 }
 
-// A reload command may be killed by the end of the agent: the next one runs it.
-func TestReloadAfterTheAgentStopped(t *testing.T) {
+// A reload command that was killed because the agent stopped is run by the next process.
+func TestReloadCommandRunsAfterRestart(t *testing.T) {
 	started := filepath.Join(t.TempDir(), "started")
-	b := newBench(t, func(b *bench) {
+	b := newHarness(t, func(b *harness) {
 		b.config.Reload = []string{"sh", "-c", `test -e "$0" || { touch "$0"; sleep 600; }`, started}
 	})
 	ctx, stop := context.WithCancel(t.Context())
@@ -134,8 +134,8 @@ func TestReloadAfterTheAgentStopped(t *testing.T) {
 	}
 }
 
-// The daemon that a reload command starts keeps the output: the command's exit is not delayed, and the daemon can write.
-func TestReloadCommandStartsADaemon(t *testing.T) {
+// A daemon started by the reload command keeps the output open. It does not delay the command's exit, and can write.
+func TestReloadCommandMayStartDaemon(t *testing.T) {
 	dir := t.TempDir()
 	output, writer, err := os.Pipe()
 	if err != nil {
@@ -143,7 +143,7 @@ func TestReloadCommandStartsADaemon(t *testing.T) {
 	}
 	defer output.Close()
 	proceed := filepath.Join(dir, "proceed")
-	b := newBench(t, func(b *bench) {
+	b := newHarness(t, func(b *harness) {
 		b.config.ReloadOutput = writer
 		b.config.Reload = []string{"sh", "-c", `(while ! test -e "$0"; do sleep 0.01; done; echo the daemon lives) & exit 0`, proceed}
 	})
@@ -165,13 +165,13 @@ func TestReloadCommandStartsADaemon(t *testing.T) {
 }
 
 // A reload command that exceeds its limit is killed together with its children.
-func TestReloadCommandHangs(t *testing.T) {
+func TestHangingReloadCommandIsKilled(t *testing.T) {
 	output, writer, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer output.Close()
-	b := newBench(t, func(b *bench) {
+	b := newHarness(t, func(b *harness) {
 		b.ca.lifetime = 3 * time.Second
 		b.config.Reload, b.config.ReloadOutput = []string{"sh", "-c", "sleep 600 & sleep 600"}, writer
 	})
@@ -184,7 +184,7 @@ func TestReloadCommandHangs(t *testing.T) {
 	if err := writer.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.ReadAll(output); err != nil { // ends when the last child has
+	if _, err := io.ReadAll(output); err != nil { // returns after the last child has exited
 		t.Error(err)
 	}
 }

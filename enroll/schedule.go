@@ -7,26 +7,28 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// How an Agent spends a certificate's life. It renews between 60 and 73 per cent of it, so that a fleet which was
-// enrolled in one hour does not renew in one hour, and more than a quarter is left for an outage. What is left
-// bounds every delay: the last thing to do with a certificate that still proves something is to renew it.
+// These constants schedule renewals and retries. An Agent renews between 60 and 73 percent of the certificate's
+// lifetime. The spread keeps a fleet that was enrolled in one hour from renewing in one hour; more than a quarter
+// remains for an outage. The remaining lifetime bounds every delay, because a certificate can be renewed only while it
+// is valid.
 const (
 	renewFrom   = 0.60
 	renewSpread = 0.1333
-	renewLeast  = time.Second // however short the life: a CA that is about to end shortens what it issues
+	renewLeast  = time.Second // even for a short lifetime: a CA that expires soon shortens what it issues
 
-	retryFirst  = time.Second // before there is a certificate
-	retryMost   = 5 * time.Minute
-	refusedMost = time.Hour // where the Authority said no
-	glance      = 30 * time.Second
-	patience    = 30 * time.Second // for one call, and for one run of the reload command
+	firstRetryDelay = time.Second // without a certificate
+	maxRetryDelay   = 5 * time.Minute
+	maxRefusedDelay = time.Hour        // after a refusal
+	wakeInterval    = 30 * time.Second // between looks at the wall clock
+	requestTimeout  = 30 * time.Second // for one RPC, and for one run of the reload command
 )
 
-// retry counts the tries of one task that failed in a row, and schedules the next. The zero value has none and is due.
+// retry counts the consecutive failed tries of a task and schedules the next. The zero value has no failures and is
+// due.
 type retry struct {
 	tries  int
 	failed time.Time     // when the last try failed
-	wait   time.Duration // after it
+	wait   time.Duration // from failed to the next try
 }
 
 func (r *retry) fail(err error, p *Pair, now time.Time) {
@@ -39,8 +41,8 @@ func (r *retry) failure(err error) *Failure { return failureOf(err, r.tries, r.f
 
 func (r *retry) next() time.Time { return r.failed.Add(r.wait) }
 
-// due returns the time until the next try. If the clock was set back, the time since the last one is unknown, and the
-// next is due.
+// due returns the time until the next try. If the clock was set back, the time since the last try is unknown and due
+// returns 0.
 func (r *retry) due(now time.Time) time.Duration {
 	if now.Before(r.failed) {
 		return 0
@@ -48,31 +50,32 @@ func (r *retry) due(now time.Time) time.Duration {
 	return r.next().Sub(now)
 }
 
-// renewal draws the moment at which a pair is to be renewed.
+// renewal returns a random time at which to renew a pair.
 func renewal(p *Pair) time.Time {
-	start, end := p.span()
+	start, end := p.usableLife()
 	fraction := renewFrom + renewSpread*spread()
 	return start.Add(max(renewLeast, time.Duration(fraction*float64(end.Sub(start)))))
 }
 
-// latestRenewal returns the latest moment that renewal draws for a pair.
+// latestRenewal returns the latest time that renewal returns for a pair.
 func latestRenewal(p *Pair) time.Time {
-	start, end := p.span()
+	start, end := p.usableLife()
 	return start.Add(max(renewLeast, time.Duration((renewFrom+renewSpread)*float64(end.Sub(start)))))
 }
 
-// delay draws the time to wait after the given number of failed tries in a row. The pair is the one in use, or nil.
-// It doubles, up to a tenth of the certificate's life and a quarter of an hour; a server's RetryAfter prolongs it;
-// it never takes more than half of what is left of the certificate, except after a refusal, which waiting does not cure.
+// delay returns a random time to wait after the given number of consecutive failed tries. p is the pair in use, or nil.
+// The delay doubles with each try, up to a tenth of the certificate's lifetime and at most 15 minutes. A server's
+// RetryAfter extends it. It never exceeds half of the certificate's remaining lifetime, except after a refusal, which
+// waiting does not cure.
 func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
-	first, most, refused := retryFirst, retryMost, refusedMost
+	first, most, refused := firstRetryDelay, maxRetryDelay, maxRefusedDelay
 	var left time.Duration
 	if p != nil && !p.Expired(now) {
-		start, end := p.span()
+		start, end := p.usableLife()
 		life := end.Sub(start)
 		first = min(max(life/100, 100*time.Millisecond), 10*time.Second)
 		most = min(max(life/10, time.Second), 15*time.Minute)
-		refused = min(max(life/4, 10*time.Second), refusedMost)
+		refused = min(max(life/4, 10*time.Second), maxRefusedDelay)
 		left = end.Sub(now)
 	}
 	if final(err) {
@@ -84,7 +87,7 @@ func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
 	}
 	d = jitter(min(d, most))
 	if after := pki.RetryAfter(err); after > d {
-		d = after + time.Duration(spread()*float64(after)/4) // or all who were sent away come back together
+		d = after + time.Duration(spread()*float64(after)/4) // keeps refused clients from returning together
 	}
 	if left > 0 {
 		d = min(d, max(left/2, first))
@@ -92,19 +95,19 @@ func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
 	return d
 }
 
-// deadline bounds one call, and one run of the reload command, so that neither costs more than a third of what is left
-// of the certificate.
-func deadline(p *Pair, now time.Time) time.Duration {
+// timeoutFor returns the timeout of one RPC or one run of the reload command: at most a third of the certificate's
+// remaining lifetime.
+func timeoutFor(p *Pair, now time.Time) time.Duration {
 	if p == nil || p.Expired(now) {
-		return patience
+		return requestTimeout
 	}
-	return min(max(p.Certificate.NotAfter.Sub(now)/3, time.Second), patience)
+	return min(max(p.Certificate.NotAfter.Sub(now)/3, time.Second), requestTimeout)
 }
 
-// jitter draws from the upper half of d.
+// jitter returns a random duration between d/2 and d.
 func jitter(d time.Duration) time.Duration { return d/2 + time.Duration(spread()*float64(d/2)) }
 
-// spread draws from [0, 1).
+// spread returns a random number in [0, 1).
 func spread() float64 {
-	return rand.Float64() //nolint:gosec // it keeps machines apart, and secrets nothing
+	return rand.Float64() //nolint:gosec // it spreads load and protects no secret
 }

@@ -9,17 +9,18 @@ import (
 	"time"
 )
 
-// sourcePoll is how soon a Source notices a new credential.
+// sourcePoll is the interval at which a Source looks for a new credential.
 const sourcePoll = time.Second
 
-// Source gives a program the credential that an agent keeps in a directory. It only reads.
+// Source provides the credential that an agent keeps in a directory, and follows its renewals. It only reads. A server
+// or client uses it through [Source.GetCertificate], [Source.GetClientCertificate] and [Source.Roots].
 type Source struct {
 	holder
 	path string
 	log  *slog.Logger
 }
 
-// OpenSource reads the credential in a directory; ErrNoCredential where there is none yet.
+// OpenSource reads the credential in a directory. If there is none yet, it returns ErrNoCredential.
 func OpenSource(path string, log *slog.Logger) (*Source, error) {
 	s := &Source{path: path, log: log}
 	p, err := ReadPair(path)
@@ -30,8 +31,8 @@ func OpenSource(path string, log *slog.Logger) (*Source, error) {
 	return s, nil
 }
 
-// Run follows the directory until the context ends, and calls changed, which may be nil, with each new pair. A pair
-// that does not load is logged, and the one before it stays in use.
+// Run checks the directory every second until the context ends, and calls changed, which may be nil, with each new
+// pair. If a pair does not load, Run logs the error and keeps the previous one.
 func (s *Source) Run(ctx context.Context, changed func(*Pair)) {
 	ticker := time.NewTicker(sourcePoll)
 	defer ticker.Stop()
@@ -46,7 +47,7 @@ func (s *Source) Run(ctx context.Context, changed func(*Pair)) {
 			}
 		}
 		if err != nil && complained != err.Error() {
-			s.log.Error("the credential is not readable; the one before it stays in use", "error", fmt.Sprint(err))
+			s.log.Error("reading the new credential failed, the previous one stays in use", "error", fmt.Sprint(err))
 			complained = err.Error()
 		}
 		select {
@@ -57,6 +58,7 @@ func (s *Source) Run(ctx context.Context, changed func(*Pair)) {
 	}
 }
 
+// use puts a pair in use if it has another certificate than the current one.
 func (s *Source) use(p *Pair, changed func(*Pair)) {
 	if p.Certificate.Equal(s.Pair().Certificate) {
 		return

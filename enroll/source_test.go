@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-func TestSourceFollowsTheDirectory(t *testing.T) {
+func TestSourceLoadsNewCredentials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, log := newTestCA(t), new(testLog)
 		d := openTestDirectory(t, t.TempDir(), log.logger())
@@ -60,7 +60,7 @@ func TestSourceFollowsTheDirectory(t *testing.T) {
 	})
 }
 
-// damage makes current lead to a generation without files, as a careless copy does.
+// damage makes current point to a version without files, as an incomplete copy of the directory would.
 func damage(t *testing.T, d *Directory) {
 	t.Helper()
 	bad := filepath.Join(d.path, "gen-99")

@@ -13,37 +13,37 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Status is what an agent says of itself, for people to read: nothing depends on it being current.
+// Status describes an agent's state for people to read. No code depends on it being current.
 type Status struct {
-	// Serial is the certificate that it speaks of, empty where there is none yet.
+	// Serial is the serial number of the certificate that the status describes, empty if there is none.
 	Serial string `json:"serial,omitempty"`
-	// RenewAt is when the certificate is renewed; where Failure is set, when the next try is.
+	// RenewAt is the time of the next renewal or, if Failure is set, of the next try.
 	RenewAt time.Time `json:"renew_at,omitzero"`
-	// Failure is why the last try failed, nil where it succeeded.
+	// Failure is why the last try failed, or nil if it succeeded.
 	Failure *Failure `json:"failure,omitempty"`
-	// RenewalFailure is why the certificate was not renewed when that was tried last. It stays beside a later Failure,
-	// such as that the certificate expired and there is no token, and goes with the next certificate.
+	// RenewalFailure is why the last renewal of the certificate failed. It is kept beside a later Failure, for instance
+	// that the certificate expired and there is no token, until there is a new certificate.
 	RenewalFailure *Failure `json:"renewal_failure,omitempty"`
-	// Reloaded is the serial for which the reload command ran and succeeded last.
+	// Reloaded is the serial number for which the reload command last succeeded.
 	Reloaded string `json:"reloaded,omitempty"`
-	// ReloadFailure is why the reload command failed last, nil where it succeeded. It runs again at ReloadAt.
+	// ReloadFailure is why the reload command last failed, or nil if it succeeded. It runs again at ReloadAt.
 	ReloadFailure *Failure  `json:"reload_failure,omitempty"`
 	ReloadAt      time.Time `json:"reload_at,omitzero"`
 }
 
-// Failure is the last of some tries that failed.
+// Failure describes the last of one or more failed tries.
 type Failure struct {
 	At    time.Time `json:"at"`
-	Tries int       `json:"tries"` // in a row
+	Tries int       `json:"tries"` // consecutive failures
 	Error string    `json:"error"`
-	// Final says that the server refused and that the agent asks only now and then.
+	// Final reports that the server refused, so that the agent retries only at long intervals.
 	Final bool `json:"final,omitempty"`
-	// Rule and Fix are the server's: the name of the rule that was met, and the next step.
+	// Rule and Hint come from the server: the rule that the request violated, and what the operator can do.
 	Rule pki.Rule `json:"rule,omitempty"`
 	Hint string   `json:"fix,omitempty"`
 }
 
-// String returns the error, and the rule in brackets where there is one.
+// String returns the error, followed by the rule in brackets if there is one.
 func (f *Failure) String() string {
 	if f.Rule == "" {
 		return f.Error
@@ -51,6 +51,7 @@ func (f *Failure) String() string {
 	return f.Error + " [" + string(f.Rule) + "]"
 }
 
+// failureOf returns the Failure for an error after the given number of consecutive tries.
 func failureOf(err error, tries int, now time.Time) *Failure {
 	f := &Failure{At: now, Tries: tries, Error: err.Error(), Final: final(err)}
 	if refusal, ok := pki.AsRefusal(err); ok {
@@ -59,16 +60,16 @@ func failureOf(err error, tries int, now time.Time) *Failure {
 	return f
 }
 
-// Overdue returns the time by which the agent should have asked for the successor of a pair, or tried again, if that time
-// has passed; the zero time if it has not. An agent that runs may take as long as one call does.
+// Overdue returns the time at which the agent should have renewed the pair or retried, if that time has passed, and
+// otherwise the zero time. A running agent has the time of one RPC in addition.
 func (s Status) Overdue(p *Pair, running bool, now time.Time) time.Time {
 	due := s.RenewAt
-	if s.Serial != p.Serial() || due.IsZero() { // the agent could not write it, or none ran
+	if s.Serial != p.Serial() || due.IsZero() { // no agent ran, or it could not write the status
 		due = latestRenewal(p)
 	}
 	grace := time.Duration(0)
 	if running {
-		grace = deadline(p, due)
+		grace = timeoutFor(p, due)
 	}
 	if now.After(due.Add(grace)) {
 		return due
@@ -76,7 +77,7 @@ func (s Status) Overdue(p *Pair, running bool, now time.Time) time.Time {
 	return time.Time{}
 }
 
-// ReadStatus reads what the agent of a directory last said. The error is fs.ErrNotExist where it has said nothing yet.
+// ReadStatus reads the status that the agent of a directory wrote. If there is none, the error wraps fs.ErrNotExist.
 func ReadStatus(path string) (Status, error) {
 	var s Status
 	data, err := readFile(filepath.Join(path, statusName))
@@ -89,7 +90,7 @@ func ReadStatus(path string) (Status, error) {
 	return s, nil
 }
 
-// Running reports whether an agent runs on a directory, which it keeps locked. It holds the lock itself for an instant.
+// Running reports whether an agent is running on a directory, by trying its lock. It holds the lock for an instant.
 func Running(path string) (bool, error) {
 	f, err := os.Open(filepath.Join(path, lockName))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -98,7 +99,7 @@ func Running(path string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("enroll: look for an agent: %w", err)
 	}
-	defer func() { _ = f.Close() }() // which unlocks
+	defer func() { _ = f.Close() }() // also unlocks
 	switch err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); {
 	case errors.Is(err, syscall.EWOULDBLOCK):
 		return true, nil

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// A renewal is overdue when its time has passed; an agent that runs has as long as one call takes.
+// A renewal is overdue when its time has passed; a running agent has the time of one RPC in addition.
 func TestOverdue(t *testing.T) {
 	p := newTestCA(t).pairFor(t, "device/1")
-	start, end := p.span()
+	start, end := p.usableLife()
 	life := end.Sub(start)
 	planned := start.Add(life * 2 / 3)
 	said := Status{Serial: p.Serial(), RenewAt: planned}
@@ -21,7 +21,7 @@ func TestOverdue(t *testing.T) {
 		"before":                       {said, false, planned, false},
 		"after, without an agent":      {said, false, planned.Add(time.Second), true},
 		"after, while an agent runs":   {said, true, planned.Add(time.Second), false},
-		"long after, while one runs":   {said, true, planned.Add(patience + time.Second), true},
+		"long after, while one runs":   {said, true, planned.Add(requestTimeout + time.Second), true},
 		"of the certificate before":    {Status{Serial: "1", RenewAt: planned}, false, start.Add(life * 7 / 10), false},
 		"the agent could not write it": {Status{Serial: "1", RenewAt: planned}, false, start.Add(life * 3 / 4), true},
 		"no agent has run":             {Status{}, false, start.Add(life * 3 / 4), true},

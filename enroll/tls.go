@@ -11,13 +11,13 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// maxPeerCertificates bounds the chain that a server may send.
+// maxPeerCertificates limits the length of the chain that a server sends.
 const maxPeerCertificates = 8
 
-// ClientTLS returns the configuration of a connection to a Brevet server from a program that has a credential: TLS 1.3,
-// the credential as client certificate, and a server that carries the trust domain's server identity under the
-// credential's roots. The function, such as Agent.Pair or Source.Pair, is asked anew for every handshake, so a renewed
-// credential serves the next one; where it returns nil the handshake fails.
+// ClientTLS returns a TLS 1.3 configuration for connections to a Brevet server. The client presents the current
+// credential, and verifies that the server carries the trust domain's server identity under the credential's roots.
+// Each handshake calls current, for instance Agent.Pair or Source.Pair, so a renewed credential takes effect with the
+// next handshake. If current returns nil, the handshake fails.
 func ClientTLS(current func() *Pair) *tls.Config {
 	c := serverTLS(func(peer []*x509.Certificate) error {
 		pair := current()
@@ -35,12 +35,13 @@ func ClientTLS(current func() *Pair) *tls.Config {
 	return c
 }
 
-// AnonymousTLS is for callers without a certificate of their own: it trusts servers of a trust domain under given roots.
+// AnonymousTLS returns a configuration for clients without a certificate. It trusts servers of a trust domain under the
+// given roots.
 func AnonymousTLS(roots *x509.CertPool, trustDomain string) *tls.Config {
 	return serverTLS(func(peer []*x509.Certificate) error { return verifyServer(peer, roots, trustDomain, time.Now()) })
 }
 
-// firstContactTLS trusts the one root that a token names by its fingerprint. The server sends the root along with its chain.
+// firstContactTLS trusts only the root whose fingerprint is in the token. The server sends the root with its chain.
 func firstContactTLS(t Token) *tls.Config {
 	return serverTLS(func(peer []*x509.Certificate) error {
 		for _, c := range peer {
@@ -48,12 +49,13 @@ func firstContactTLS(t Token) *tls.Config {
 				return verifyServer(peer, poolOf([]*x509.Certificate{c}), t.TrustDomain, time.Now())
 			}
 		}
-		return errors.New("the server does not show the root that the token names: it belongs to another CA, or somebody stands in between; check the address, or make a new token")
+		return errors.New("the server does not show the root that the token names: it belongs to another CA, or the " +
+			"connection is intercepted; check the address, or make a new token")
 	})
 }
 
-// serverTLS leaves out crypto/tls's own verification, which is about host names, and puts verify in its place. Without
-// session tickets every connection comes by there.
+// serverTLS replaces crypto/tls's verification, which checks host names, by verify. Session tickets are disabled so
+// that every connection is verified.
 func serverTLS(verify func([]*x509.Certificate) error) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
@@ -61,15 +63,15 @@ func serverTLS(verify func([]*x509.Certificate) error) *tls.Config {
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if n := len(state.PeerCertificates); n == 0 || n > maxPeerCertificates {
-				return fmt.Errorf("the server shows %d certificates: 1 to %d are expected", n, maxPeerCertificates)
+				return fmt.Errorf("the server sent %d certificates: 1 to %d are accepted", n, maxPeerCertificates)
 			}
 			return verify(state.PeerCertificates)
 		},
 	}
 }
 
-// verifyServer checks chain, time and extended key usage (RFC 5280 §6), and that the certificate names the trust
-// domain's server identity and nothing else.
+// verifyServer verifies chain, time and extended key usage (RFC 5280 section 6), and that the certificate names only
+// the trust domain's server identity.
 func verifyServer(peer []*x509.Certificate, roots *x509.CertPool, trustDomain string, now time.Time) error {
 	leaf := peer[0]
 	want, err := pki.ServerID(trustDomain)
@@ -84,10 +86,11 @@ func verifyServer(peer []*x509.Certificate, roots *x509.CertPool, trustDomain st
 			return fmt.Errorf("a certificate of the server is not valid at %s, which is what this machine's clock says: check the clock, then the server: %w",
 				now.UTC().Format(time.RFC3339), err)
 		}
-		return fmt.Errorf("the server's certificate does not lead to a trusted root: %w", err)
+		return fmt.Errorf("the server's certificate does not chain to a trusted root: %w", err)
 	}
 	if leaf.IsCA || len(leaf.URIs) != 1 || leaf.URIs[0].String() != want.String() {
-		return fmt.Errorf("this is not the server of %s: its certificate must name %s and nothing else; check the address", trustDomain, want)
+		return fmt.Errorf("this is not the server of %s: its certificate must name %s and nothing else; check the "+
+			"address", trustDomain, want)
 	}
 	return nil
 }

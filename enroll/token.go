@@ -15,38 +15,42 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// tokenPrefix opens a token's text, so that people and secret scanners recognise one; the digit is the layout's version.
+// tokenPrefix is the start of a token's text. People and secret scanners recognize it; the digit is the version of the
+// format.
 const tokenPrefix = "brevet1."
 
-// MaxTokenText is the longest text of a token in octets; a file or paste beyond it is no token.
+// MaxTokenText is the maximum length of a token's text in bytes.
 const MaxTokenText = 1024
 
-// Token is what a device needs for its first contact: the secret that proves whose device it is, and whom to trust.
-// Its secret formats as "[secret]"; Text is the way to the whole.
+// Token contains what a device needs for its first contact: the secret that proves its identity, and the server and
+// root to trust. The secret formats as "[secret]"; only Text reveals it.
 type Token struct {
 	Secret pki.TokenSecret
-	// RootFingerprint is the SHA-256 of the root certificate in DER.
+	// RootFingerprint is the SHA-256 hash of the root certificate in DER.
 	RootFingerprint [32]byte
 	TrustDomain     string
 	// Server is the host:port of the enrollment service.
 	Server string
 }
 
-// Text returns the token as people hand it over: "brevet1." and base64url without padding of the secret (32 octets),
-// the root's fingerprint (32), the trust domain after its length (1), the server, and the CRC-32 (IEEE) of all this (4).
+// Text encodes the token as "brevet1." followed by base64url without padding. The encoded fields are the secret (32
+// bytes), the root's fingerprint (32), the length of the trust domain (1), the trust domain and the server. A CRC-32
+// (IEEE) of these fields (4 bytes) ends the text.
 func (t Token) Text() string {
 	b := append(t.Secret.Bytes(), t.RootFingerprint[:]...)
-	b = append(b, byte(len(t.TrustDomain))) //nolint:gosec // Check holds it to 255 octets (SPIFFE ID section 2.1)
+	b = append(b, byte(len(t.TrustDomain))) //nolint:gosec // Check limits it to 255 bytes (SPIFFE ID section 2.1)
 	b = append(b, t.TrustDomain...)
 	b = append(b, t.Server...)
 	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
 	return tokenPrefix + base64.RawURLEncoding.EncodeToString(b)
 }
 
-// ParseToken reads what Text wrote. White space anywhere is dropped: terminals wrap lines. No error repeats the text.
+// ParseToken decodes the output of Text. It ignores white space, because terminals wrap lines. Errors never contain the
+// text.
 func ParseToken(text string) (Token, error) {
 	if len(text) > 2*MaxTokenText {
-		return Token{}, fmt.Errorf("enroll: this is too long for an enrollment token: give the one line that starts with %q", tokenPrefix)
+		return Token{}, fmt.Errorf("enroll: this is too long for an enrollment token: give the one line that starts "+
+			"with %q", tokenPrefix)
 	}
 	body, ok := strings.CutPrefix(strings.Map(dropSpace, text), tokenPrefix)
 	if !ok {
@@ -74,7 +78,8 @@ func ParseToken(text string) (Token, error) {
 	return t, t.Check()
 }
 
-// Check reports what keeps the token from being one that ParseToken reads back: a trust domain or a server that is none.
+// Check returns an error if the trust domain or the server is malformed, so that ParseToken would not accept the
+// token's text.
 func (t Token) Check() error {
 	if _, err := pki.ParseTrustDomain(t.TrustDomain); err != nil {
 		return err
@@ -82,7 +87,7 @@ func (t Token) Check() error {
 	return CheckServer(t.Server)
 }
 
-// CheckServer checks the form of a server's address: host:port, the port in 1 to 65535, 261 octets at most.
+// CheckServer checks that address is host:port with a port of 1 to 65535, in at most 261 bytes.
 func CheckServer(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	n, perr := strconv.ParseUint(port, 10, 16)
@@ -92,7 +97,7 @@ func CheckServer(address string) error {
 	return nil
 }
 
-// notInHost keeps out what could change the meaning of a gRPC target or of a log line.
+// notInHost reports whether a character could change the meaning of a gRPC target or of a log line.
 func notInHost(r rune) bool {
 	return r <= ' ' || r >= 0x7f || strings.ContainsRune(`/\"'?#@<>%`, r)
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-func drawToken(t *rapid.T) Token {
+func genToken(t *rapid.T) Token {
 	secret, err := pki.TokenSecretFromBytes(append(rapid.SliceOfN(rapid.Byte(), 31, 31).Draw(t, "secret"), 1))
 	if err != nil {
 		t.Fatal(err)
@@ -30,10 +30,10 @@ func drawToken(t *rapid.T) Token {
 
 func TestTokenTextRoundTrips(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		token := drawToken(t)
+		token := genToken(t)
 		text := token.Text()
 		if len(text) > MaxTokenText {
-			t.Fatalf("the text has %d octets", len(text))
+			t.Fatalf("the text has %d bytes", len(text))
 		}
 		if got, err := ParseToken(text); err != nil || got != token {
 			t.Fatalf("ParseToken = %v, %v", got, err)
@@ -50,14 +50,14 @@ func TestDamagedTokensAreRefused(t *testing.T) {
 	text := ca.token(t, "device/1").Text()
 	for n := range len(text) {
 		if _, err := ParseToken(text[:n]); err == nil {
-			t.Fatalf("the first %d of %d characters passed", n, len(text))
+			t.Fatalf("the first %d of %d characters were accepted", n, len(text))
 		} else if n > 20 && strings.Contains(err.Error(), text[8:20]) {
-			t.Fatalf("the error shows the token: %v", err)
+			t.Fatalf("the error contains the token: %v", err)
 		}
 		other := []byte(text)
 		other[n] ^= 1
-		if _, err := ParseToken(string(other)); err == nil && n < len(text)-1 { // the last character may have spare bits
-			t.Fatalf("a change of character %d passed", n)
+		if _, err := ParseToken(string(other)); err == nil && n < len(text)-1 { // the last character may have unused bits
+			t.Fatalf("a change of character %d was accepted", n)
 		}
 	}
 	for name, bad := range map[string]Token{
@@ -72,12 +72,12 @@ func TestDamagedTokensAreRefused(t *testing.T) {
 	} {
 		bad.Secret = ca.token(t, "device/2").Secret
 		if got, err := ParseToken(bad.Text()); err == nil {
-			t.Errorf("%s passed as %v", name, got)
+			t.Errorf("%s was accepted as %v", name, got)
 		}
 	}
 	for _, text := range []string{"", "brevet1.", "hello", strings.Repeat("a", 1<<20)} {
 		if _, err := ParseToken(text); err == nil {
-			t.Errorf("%.20q passed", text)
+			t.Errorf("%.20q was accepted", text)
 		}
 	}
 }
@@ -100,7 +100,7 @@ func TestTokenHidesItsSecret(t *testing.T) {
 	for _, s := range shown {
 		for _, leak := range []string{hex.EncodeToString(secret[:4]), fmt.Sprintf("%X", secret[:4]), fmt.Sprintf("%d %d %d %d", secret[0], secret[1], secret[2], secret[3]), token.Secret.Reveal()[:6]} {
 			if strings.Contains(s, leak) {
-				t.Errorf("%q shows the secret", s)
+				t.Errorf("%q contains the secret", s)
 			}
 		}
 	}

@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// tokenTimeout is how long whoever writes a token to a pipe has for it.
+// tokenTimeout limits how long ReadTokenFile waits for a token to be written to a pipe.
 const tokenTimeout = 10 * time.Second
 
-// ReadTokenFile reads an enrollment token from a file, or from standard input where the path is "-". A file that every
-// user can read is refused: its token is no secret any more.
+// ReadTokenFile reads an enrollment token from a file, or from standard input if the path is "-". It refuses a file
+// that every user can read, because its token is no longer secret.
 func ReadTokenFile(path string, stdin io.Reader) (Token, error) {
 	if path == "-" {
 		return readToken(stdin)
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO need not have a writer
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not block on a FIFO without a writer
 	if err != nil {
 		return Token{}, fmt.Errorf("enroll: read the token: %w", err)
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }() // the file was only read
 	info, err := f.Stat()
 	if err != nil {
 		return Token{}, fmt.Errorf("enroll: read the token: %w", err)
@@ -36,7 +36,7 @@ func ReadTokenFile(path string, stdin io.Reader) (Token, error) {
 	return readToken(f)
 }
 
-// readToken reads the text of a token to the end.
+// readToken reads and parses the text of a token.
 func readToken(r io.Reader) (Token, error) {
 	text, err := io.ReadAll(io.LimitReader(r, 2*MaxTokenText))
 	if err != nil {

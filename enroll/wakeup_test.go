@@ -11,44 +11,44 @@ import (
 	"github.com/brevet-pki/brevet/server/admission"
 )
 
-// A fleet wakes up: all devices renew at the same moment, at a server whose token is slow, with the lane of that server
-// and the waits of an agent. Time is not the machine's, so what it says here is exact.
-func TestAFleetWakesUp(t *testing.T) {
+// All devices of a fleet renew at the same moment, at a server with a slow HSM. The test uses the server's queue and
+// the agent's delays in synctest's time, so its figures are exact.
+func TestFleetRenewingAtOnceIsServed(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		devices, slots, queue int
-		signature             time.Duration // of each slot
+		signature             time.Duration // per slot
 	}{
 		{10_000, 64, 1024, 128 * time.Millisecond}, // 500 a second
-		{2_000, 8, 1024, 200 * time.Millisecond},   // 40 a second: most of those who wait are sent away again
+		{2_000, 8, 1024, 200 * time.Millisecond},   // 40 a second: most of the waiting devices are rejected again
 	} {
 		t.Run(fmt.Sprint(c.devices), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				f := &fleet{lane: admission.NewQueue("renewals", admission.Size{Slots: c.slots, Each: 1, Queue: c.queue}), signature: c.signature}
+				f := &fleet{queue: admission.NewQueue("renewals", admission.Size{Slots: c.slots, Each: 1, Queue: c.queue}), signature: c.signature}
 				f.wakeUp(t, c.devices)
-				f.judge(t, c.devices, c.slots)
+				f.check(t, c.devices, c.slots)
 			})
 		})
 	}
 }
 
-// fleet is devices without disk and network, and how it goes with them.
+// fleet simulates devices without disk and network, and counts their requests.
 type fleet struct {
-	lane      *admission.Queue
+	queue     *admission.Queue
 	signature time.Duration
-	begun     time.Time
+	start     time.Time
 
-	mu     sync.Mutex
-	calls  map[int]int // in each second since the beginning
-	served int
-	tries  int // of all devices
-	most   int // of one device
-	last   time.Duration
+	mu       sync.Mutex
+	calls    map[int]int // per second since the start
+	served   int
+	tries    int // of all devices
+	maxTries int // of one device
+	last     time.Duration
 }
 
 func (f *fleet) wakeUp(t *testing.T, devices int) {
-	f.begun, f.calls = time.Now(), map[int]int{}
+	f.start, f.calls = time.Now(), map[int]int{}
 	var group sync.WaitGroup
 	for n := range devices {
 		id, err := pki.SPIFFEIDIn("fleet.example", fmt.Sprintf("device/%d", n))
@@ -60,35 +60,35 @@ func (f *fleet) wakeUp(t *testing.T, devices int) {
 	group.Wait()
 }
 
-// device renews as an Agent does, with a certificate that has a day left.
+// device renews with the delays of an Agent that has no certificate, until it succeeds.
 func (f *fleet) device(t *testing.T, id admission.Source) {
 	for tries := 1; ; tries++ {
 		f.mu.Lock()
-		f.calls[int(time.Since(f.begun)/time.Second)]++
+		f.calls[int(time.Since(f.start)/time.Second)]++
 		f.mu.Unlock()
 		err := f.renew(t, id)
 		if err == nil {
-			f.done(tries)
+			f.count(tries)
 			return
 		}
 		if final(err) || pki.RetryAfter(err) <= 0 {
-			t.Errorf("a device is sent away with %v", err)
+			t.Errorf("a device is rejected without a delay: %v", err)
 			return
 		}
 		time.Sleep(delay(tries, err, nil, time.Now()))
 	}
 }
 
-func (f *fleet) done(tries int) {
+func (f *fleet) count(tries int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.served++
 	f.tries += tries
-	f.most, f.last = max(f.most, tries), time.Since(f.begun)
+	f.maxTries, f.last = max(f.maxTries, tries), time.Since(f.start)
 }
 
 func (f *fleet) renew(t *testing.T, id admission.Source) error {
-	leave, err := f.lane.Acquire(t.Context(), id)
+	leave, err := f.queue.Acquire(t.Context(), id)
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (f *fleet) renew(t *testing.T, id admission.Source) error {
 	return nil
 }
 
-func (f *fleet) judge(t *testing.T, devices, slots int) {
+func (f *fleet) check(t *testing.T, devices, slots int) {
 	perSecond := float64(slots) / f.signature.Seconds()
 	least := time.Duration(float64(devices) / perSecond * float64(time.Second))
 	herd := 0
@@ -106,18 +106,18 @@ func (f *fleet) judge(t *testing.T, devices, slots int) {
 			herd = max(herd, n)
 		}
 	}
-	t.Logf("%d of %d devices have a certificate, the last after %s (the token takes %s), in %.1f tries each, %d at most, %d calls in the worst second (the token signs %.0f)",
-		f.served, devices, f.last, least, float64(f.tries)/float64(devices), f.most, herd, perSecond)
+	t.Logf("%d of %d devices renewed, the last after %s (the HSM needs %s), in %.1f tries on average, %d at most, %d requests in the worst second (the HSM signs %.0f)",
+		f.served, devices, f.last, least, float64(f.tries)/float64(devices), f.maxTries, herd, perSecond)
 	if f.served != devices {
 		t.Errorf("%d of %d devices have a certificate", f.served, devices)
 	}
 	if f.last > least*3/2 {
-		t.Error("the token stands idle while devices stay away")
+		t.Error("the HSM is idle while devices wait")
 	}
-	if f.tries > 3*devices || f.most > 8 {
-		t.Error("devices are sent away again and again")
+	if f.tries > 3*devices || f.maxTries > 8 {
+		t.Error("devices are rejected too often")
 	}
 	if herd > devices/2 {
-		t.Error("those who were sent away come back together")
+		t.Error("rejected devices return together")
 	}
 }

@@ -1,6 +1,6 @@
-// Package fair queues the work of many sources so that each gets its turn, however much the others send: few items at work at
-// once, the others in a queue of bounded length. It refuses what finds no room. It knows no clock and starts no goroutine:
-// its callers say how an item waits, and what its turn means.
+// Package fair queues the work of many sources so that each source is served in turn, however much the others send. It
+// bounds the number of items being processed and the length of the queue, and rejects items beyond that. It uses no
+// clock and starts no goroutine: the caller decides how an item waits and how it is processed.
 package fair
 
 import (
@@ -8,39 +8,40 @@ import (
 	"net/netip"
 )
 
-// Size is how much a Queue takes.
+// Size holds the limits of a Queue.
 type Size struct {
-	Slots int // items at work at once
-	Each  int // of one source, at most
-	Queue int // items that wait
+	Slots int // items processed at the same time
+	Each  int // of these, items of one source
+	Queue int // waiting items
 }
 
-// Queue holds what is at work and what waits. Sources that wait are served one item each, round and round, so how many items
-// a source sends does not change how often it is served. It is not safe for concurrent use.
+// Queue holds the items that are processed and those that wait. It serves the waiting sources round-robin, one item
+// each, so sending more items does not get a source served more often. It is not safe for concurrent use.
 //
-// A source may have as many items wait as there is room left for others. One that floods the queue gets half of it so, two
-// get a third each, and there is room for somebody new as long as there are fewer sources than places.
+// A source may have at most as many waiting items as there are free places in the queue. A single source that floods
+// the queue therefore gets half of it, and two sources get a third each. A new source finds a free place as long as
+// there are fewer sources than places.
 type Queue[K comparable, T any] struct {
 	size    Size
 	working int
 	waiting int
-	sources map[K]*source[K, T] // those with items at work or waiting, and no others
-	turns   list.List           // of *source: those with an item that waits and may go to work
+	sources map[K]*source[K, T] // sources with items in process or waiting
+	ready   list.List           // of *source: sources with a waiting item that may be processed
 }
 
-// source is the items of one source.
+// source holds the items of one source.
 type source[K comparable, T any] struct {
 	key     K
 	working int
 	waiting list.List     // of *Item
-	turn    *list.Element // its place in Queue.turns; nil where it has none
+	element *list.Element // position in Queue.ready; nil if it is not there
 }
 
-// Item is work that waits.
+// Item is a waiting item of work.
 type Item[K comparable, T any] struct {
-	work  T
-	of    *source[K, T]
-	place *list.Element // in source.waiting; nil once its turn came, or it was withdrawn
+	work    T
+	source  *source[K, T]
+	element *list.Element // position in source.waiting; nil once it was served or withdrawn
 }
 
 // NewQueue returns an empty Queue.
@@ -48,7 +49,8 @@ func NewQueue[K comparable, T any](s Size) *Queue[K, T] {
 	return &Queue[K, T]{size: s, sources: map[K]*source[K, T]{}}
 }
 
-// Begin takes a slot for a source where one is free, nothing of the source waits and it is below its share.
+// Begin takes a slot for a source. It returns false if no slot is free, the source has waiting items, or it has reached
+// its limit.
 func (q *Queue[K, T]) Begin(from K) bool {
 	s := q.source(from)
 	if q.working >= q.size.Slots || s.working >= q.size.Each || s.waiting.Len() > 0 {
@@ -59,68 +61,69 @@ func (q *Queue[K, T]) Begin(from K) bool {
 	return true
 }
 
-// Wait queues work of a source, or returns nil where the source has as much waiting as it may.
+// Wait queues work of a source, or returns nil if the source has reached its limit of waiting items.
 func (q *Queue[K, T]) Wait(from K, work T) *Item[K, T] {
 	s := q.source(from)
 	if s.waiting.Len() >= q.size.Queue-q.waiting {
 		q.forget(s)
 		return nil
 	}
-	i := &Item[K, T]{work: work, of: s}
-	i.place = s.waiting.PushBack(i)
+	i := &Item[K, T]{work: work, source: s}
+	i.element = s.waiting.PushBack(i)
 	q.waiting++
-	q.line(s)
+	q.enqueueSource(s)
 	return i
 }
 
-// Withdraw takes an item out of the queue, and reports whether it was still there. If not, its turn has come.
+// Withdraw removes an item from the queue. It returns false if Next has already returned the item.
 func (q *Queue[K, T]) Withdraw(i *Item[K, T]) bool {
-	if i.place == nil {
+	if i.element == nil {
 		return false
 	}
-	s := i.of
-	s.waiting.Remove(i.place)
-	i.place = nil
+	s := i.source
+	s.waiting.Remove(i.element)
+	i.element = nil
 	q.waiting--
-	if s.waiting.Len() == 0 && s.turn != nil {
-		q.turns.Remove(s.turn)
-		s.turn = nil
+	if s.waiting.Len() == 0 && s.element != nil {
+		q.ready.Remove(s.element)
+		s.element = nil
 	}
 	q.forget(s)
 	return true
 }
 
-// End gives back a slot that a source has from Begin or Next.
+// End frees a slot that a source got from Begin or Next.
 func (q *Queue[K, T]) End(from K) {
 	s := q.sources[from]
 	q.working--
 	s.working--
-	q.line(s)
+	q.enqueueSource(s)
 	q.forget(s)
 }
 
-// Next takes a free slot for the first item of the source whose turn it is, which then goes behind the others.
+// Next takes a free slot for the next waiting item, in round-robin order of sources. It returns false if no slot is
+// free or no item may be processed.
 func (q *Queue[K, T]) Next() (from K, work T, ok bool) {
-	if q.working >= q.size.Slots || q.turns.Len() == 0 {
+	if q.working >= q.size.Slots || q.ready.Len() == 0 {
 		return from, work, false
 	}
-	s := q.turns.Remove(q.turns.Front()).(*source[K, T]) //nolint:forcetypeassert // nothing else is put there
-	s.turn = nil
-	i := s.waiting.Remove(s.waiting.Front()).(*Item[K, T]) //nolint:forcetypeassert // likewise
-	i.place = nil
+	s := q.ready.Remove(q.ready.Front()).(*source[K, T]) //nolint:forcetypeassert // ready contains only sources
+	s.element = nil
+	i := s.waiting.Remove(s.waiting.Front()).(*Item[K, T]) //nolint:forcetypeassert // waiting contains only items
+	i.element = nil
 	q.waiting--
 	q.begin(s)
-	q.line(s)
+	q.enqueueSource(s)
 	return s.key, i.work, true
 }
 
-// Working returns how many items are at work.
+// Working returns the number of items in process.
 func (q *Queue[K, T]) Working() int { return q.working }
 
-// Waiting returns how many items wait.
+// Waiting returns the number of waiting items.
 func (q *Queue[K, T]) Waiting() int { return q.waiting }
 
-// WaitingOf returns how many items of a source wait.
+// WaitingOf returns the number of waiting items of a source.
 func (q *Queue[K, T]) WaitingOf(from K) int {
 	if s := q.sources[from]; s != nil {
 		return s.waiting.Len()
@@ -128,9 +131,10 @@ func (q *Queue[K, T]) WaitingOf(from K) int {
 	return 0
 }
 
-// Sources returns how many sources are remembered: those with anything at work or waiting.
+// Sources returns the number of sources that have items in process or waiting.
 func (q *Queue[K, T]) Sources() int { return len(q.sources) }
 
+// source returns the state of a source and creates it if necessary.
 func (q *Queue[K, T]) source(from K) *source[K, T] {
 	s := q.sources[from]
 	if s == nil {
@@ -140,29 +144,32 @@ func (q *Queue[K, T]) source(from K) *source[K, T] {
 	return s
 }
 
+// begin counts an item of a source that takes a slot.
 func (q *Queue[K, T]) begin(s *source[K, T]) {
 	q.working++
 	s.working++
 }
 
-// line puts a source in line where it has an item that may go to work.
-func (q *Queue[K, T]) line(s *source[K, T]) {
-	if s.turn == nil && s.waiting.Len() > 0 && s.working < q.size.Each {
-		s.turn = q.turns.PushBack(s)
+// enqueueSource appends a source to ready if it has a waiting item that may be processed.
+func (q *Queue[K, T]) enqueueSource(s *source[K, T]) {
+	if s.element == nil && s.waiting.Len() > 0 && s.working < q.size.Each {
+		s.element = q.ready.PushBack(s)
 	}
 }
 
-// forget keeps what is remembered as small as what is going on.
+// forget removes a source without items, so that memory is bounded by the items.
 func (q *Queue[K, T]) forget(s *source[K, T]) {
 	if s.working == 0 && s.waiting.Len() == 0 {
 		delete(q.sources, s.key)
 	}
 }
 
-// NetworkBits is how much of an IPv6 address tells sources apart. A host has the rest to itself (RFC 4291 §2.5.4).
+// NetworkBits is the prefix length by which Host groups IPv6 addresses. A host controls the remaining bits (RFC 4291
+// section 2.5.4).
 const NetworkBits = 64
 
-// Host returns what tells the sources of connections apart: an IPv4 address, or the network of an IPv6 address.
+// Host returns the address that identifies the source of a connection: an IPv4 address, or the network of an IPv6
+// address.
 func Host(ip netip.Addr) netip.Addr {
 	ip = ip.Unmap().WithZone("")
 	if ip.Is6() {

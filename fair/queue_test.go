@@ -7,11 +7,11 @@ import (
 	"testing"
 )
 
-func TestSourcesAreServedInTurn(t *testing.T) {
+func TestSourcesAreServedRoundRobin(t *testing.T) {
 	t.Parallel()
 	q := NewQueue[string, int](Size{Slots: 1, Each: 1, Queue: 100})
 	if !q.Begin("loud") || q.Begin("loud") || q.Begin("quiet") {
-		t.Fatal("one slot is not one")
+		t.Fatal("one slot admits another number of items than one")
 	}
 	for n := range 10 {
 		q.Wait("loud", n)
@@ -21,10 +21,10 @@ func TestSourcesAreServedInTurn(t *testing.T) {
 	}
 	gone := q.Wait("gone", 200)
 	if !q.Withdraw(gone) || q.Withdraw(gone) {
-		t.Error("what waits is not withdrawn once")
+		t.Error("an item can be withdrawn never or twice")
 	}
 	if _, _, ok := q.Next(); ok {
-		t.Error("there is a turn without a slot")
+		t.Error("Next returned an item without a free slot")
 	}
 	var order []int
 	for from := "loud"; ; {
@@ -36,14 +36,14 @@ func TestSourcesAreServedInTurn(t *testing.T) {
 		from, order = next, append(order, n)
 	}
 	if want := []int{100, 0, 101, 1, 102, 2, 3, 4, 5, 6, 7, 8, 9}; !slices.Equal(order, want) {
-		t.Errorf("the order is %v, want %v", order, want)
+		t.Errorf("items were served in the order %v, want %v", order, want)
 	}
 	if q.Sources()+q.Working()+q.Waiting() != 0 {
-		t.Errorf("%d sources, %d at work and %d waiting are left", q.Sources(), q.Working(), q.Waiting())
+		t.Errorf("%d sources, %d items in process and %d waiting remain", q.Sources(), q.Working(), q.Waiting())
 	}
 }
 
-// TestBoundsHold does what comes, and looks at the bounds after each step.
+// TestBoundsHold runs random operations and checks the limits after each.
 func TestBoundsHold(t *testing.T) {
 	t.Parallel()
 	size := Size{Slots: 4, Each: 2, Queue: 12}
@@ -62,7 +62,7 @@ func TestBoundsHold(t *testing.T) {
 			if i := q.Wait(from, from); i != nil {
 				items = append(items, i)
 			} else if before < size.Queue-q.Waiting() {
-				t.Fatalf("step %d: a source with %d of %d waiting is turned away", step, before, q.Waiting())
+				t.Fatalf("step %d: a source with %d of %d waiting items is rejected", step, before, q.Waiting())
 			}
 		case 2:
 			if len(items) > 0 {
@@ -76,7 +76,7 @@ func TestBoundsHold(t *testing.T) {
 		case 4:
 			if next, work, ok := q.Next(); ok {
 				if next != work {
-					t.Fatalf("step %d: work of %d is given out as of %d", step, work, next)
+					t.Fatalf("step %d: an item of %d is returned for %d", step, work, next)
 				}
 				working[next]++
 			}
@@ -84,25 +84,25 @@ func TestBoundsHold(t *testing.T) {
 		all = 0
 		for from, n := range working {
 			if all += n; n > size.Each {
-				t.Fatalf("step %d: %d of source %d are at work", step, n, from)
+				t.Fatalf("step %d: %d items of source %d are in process", step, n, from)
 			}
 		}
 		if all != q.Working() || all > size.Slots || q.Waiting() > size.Queue {
-			t.Fatalf("step %d: %d at work, %d waiting, and %d are counted", step, all, q.Waiting(), q.Working())
+			t.Fatalf("step %d: %d in process, %d waiting, but Working returns %d", step, all, q.Waiting(), q.Working())
 		}
 	}
 }
 
-func TestHosts(t *testing.T) {
+func TestHost(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		"192.0.2.1": "192.0.2.1", "::ffff:192.0.2.1": "192.0.2.1", "2001:db8:0:1:ffff::2": "2001:db8:0:1::", "fe80::1%eth0": "fe80::",
 	} {
 		if got := Host(netip.MustParseAddr(text)).String(); got != want {
-			t.Errorf("%s is of %s, want %s", text, got, want)
+			t.Errorf("Host(%s) = %s, want %s", text, got, want)
 		}
 	}
 	if Host(netip.Addr{}).IsValid() {
-		t.Error("no address is of a host")
+		t.Error("the zero address has a host")
 	}
 }

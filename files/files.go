@@ -1,11 +1,11 @@
 // Package files opens and writes files in directories that other accounts may write to.
 //
-// There a name can lead to anything: a symbolic or hard link to a file of the server's own, a FIFO without a reader, a
-// device, a directory. [Open] and [OpenFile] return regular files only, and do not wait for the other end of a FIFO.
-// [Create] and [Directory.Replace] write to a file that they have created exclusively, and so never to one that was
-// there. A [Directory] reaches nothing outside of itself.
+// In such a directory a name can be a link to a file of the server, a FIFO, or a device. [Open] and [OpenFile] return
+// only regular files and never wait for the other end of a FIFO. [Create] and [Directory.Replace] write only to files
+// that they have created exclusively. A [Directory] never accesses anything outside itself.
 //
-// [Unsupported] and [Probe] tell a file system that lacks what durability needs from one that fails.
+// [Unsupported], [ProbeFlush] and [ProbeLinks] distinguish a file system that lacks a feature needed for durability
+// from one that fails.
 package files
 
 import (
@@ -18,23 +18,23 @@ import (
 	"syscall"
 )
 
-// ErrNotRegular says that a path leads to something other than a regular file.
+// ErrNotRegular means that a path leads to something other than a regular file.
 var ErrNotRegular = errors.New("not a regular file")
 
-// NoFollow has [OpenFile] refuse a path whose last element is a symbolic link.
+// NoFollow makes [OpenFile] refuse a path whose last element is a symbolic link.
 const NoFollow = syscall.O_NOFOLLOW
 
-// Open opens a regular file to read. It follows symbolic links.
+// Open opens a regular file for reading. It follows symbolic links.
 func Open(path string) (*os.File, error) { return OpenFile(path, os.O_RDONLY, 0) }
 
-// OpenFile opens a regular file as [os.OpenFile] does, and returns ErrNotRegular for anything else. The flags must not
-// include O_TRUNC, which would take effect before OpenFile sees what it has opened.
+// OpenFile opens a regular file like [os.OpenFile], and returns ErrNotRegular for anything else. The flags must not
+// include O_TRUNC, which would take effect before OpenFile can check the file.
 func OpenFile(path string, flag int, perm fs.FileMode) (*os.File, error) {
-	return regular(os.OpenFile(path, flag|syscall.O_NONBLOCK, perm))
+	return requireRegular(os.OpenFile(path, flag|syscall.O_NONBLOCK, perm))
 }
 
-// regular passes on a file that was opened, or closes it and returns an error.
-func regular(f *os.File, err error) (*os.File, error) {
+// requireRegular returns an open file, or closes it and returns an error if it is not a regular file.
+func requireRegular(f *os.File, err error) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func regular(f *os.File, err error) (*os.File, error) {
 	return f, nil
 }
 
-// Read reads a regular file of at most so many bytes. It follows symbolic links.
+// Read reads a regular file of at most limit bytes. It follows symbolic links.
 func Read(path string, limit int64) (content []byte, err error) {
 	f, err := Open(path)
 	if err != nil {
@@ -62,7 +62,8 @@ func Read(path string, limit int64) (content []byte, err error) {
 	return content, err
 }
 
-// Create makes a new file in place of what the path names, and opens it to read and write. Links are removed, not followed.
+// Create replaces the file at a path by a new one, open for reading and writing. It removes links instead of following
+// them.
 func Create(path string, perm fs.FileMode) (*os.File, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -70,8 +71,8 @@ func Create(path string, perm fs.FileMode) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
 }
 
-// Flush makes durable what a file or directory holds. If the file system cannot do that for directories, the error says so,
-// and [Unsupported] reports it.
+// Flush makes the content of a file or directory durable. If the file system cannot flush directories, the error says
+// so, and [Unsupported] reports it.
 func Flush(path string) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -85,15 +86,16 @@ func Flush(path string) error {
 	return err
 }
 
-// CheckPrivate returns an error if accounts whose permission bits are in the mask can write to a directory: they could put
-// files of their own in place of those that are read there.
+// CheckPrivate returns an error if accounts with permission bits in mask can write to a directory, because they could
+// replace the files in it.
 func CheckPrivate(path string, mask fs.FileMode) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
 	if mode := info.Mode().Perm(); mode&mask != 0 {
-		return fmt.Errorf("other accounts can write to %s, which has mode %04o, and replace the files there: give it mode 0700", filepath.Clean(path), mode)
+		return fmt.Errorf("other accounts can write to %s, which has mode %04o, and replace the files there: give it "+
+			"mode 0700", filepath.Clean(path), mode)
 	}
 	return nil
 }

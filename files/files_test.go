@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/files"
 )
 
-// kinds are what a name may be other than a regular file.
+// kinds creates, by name, each kind of file that is not regular.
 var kinds = map[string]func(path string) error{
 	"a FIFO":      func(path string) error { return syscall.Mkfifo(path, 0o600) },
 	"a directory": func(path string) error { return os.Mkdir(path, 0o700) },
@@ -29,7 +29,7 @@ func TestOnlyRegularFilesAreOpened(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, "x")
-			try(t, lay(path))
+			must(t, lay(path))
 			d := open(t, dir)
 			for name, opened := range map[string]func() (*os.File, error){
 				"Open":      func() (*os.File, error) { return files.Open(path) },
@@ -37,31 +37,31 @@ func TestOnlyRegularFilesAreOpened(t *testing.T) {
 				"Directory": func() (*os.File, error) { return d.Open("x") },
 			} {
 				if f, err := opened(); err == nil {
-					t.Errorf("%s opens %s", name, f.Name())
+					t.Errorf("%s opened %s", name, f.Name())
 				}
 			}
 			if _, err := files.Read(path, 10); err == nil {
-				t.Error("Read reads it")
+				t.Error("Read accepted it")
 			}
 		})
 	}
 }
 
-func TestReadIsBounded(t *testing.T) {
+func TestReadLimitsSize(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x")
-	try(t, os.WriteFile(path, []byte("0123456789"), 0o600))
+	must(t, os.WriteFile(path, []byte("0123456789"), 0o600))
 	if content, err := files.Read(path, 10); err != nil || string(content) != "0123456789" {
-		t.Errorf("it reads %q, %v", content, err)
+		t.Errorf("Read = %q, %v", content, err)
 	}
 	if _, err := files.Read(path, 9); err == nil {
-		t.Error("it reads a file that is too large")
+		t.Error("Read accepted a file over the limit")
 	}
 }
 
 func TestCreateFollowsNothing(t *testing.T) {
 	dir := t.TempDir()
 	victim := filepath.Join(dir, "victim")
-	try(t, os.WriteFile(victim, []byte("old"), 0o600))
+	must(t, os.WriteFile(victim, []byte("old"), 0o600))
 	for kind, lay := range map[string]func(path string) error{
 		"a symbolic link": func(path string) error { return os.Symlink(victim, path) },
 		"a hard link":     func(path string) error { return os.Link(victim, path) },
@@ -69,65 +69,65 @@ func TestCreateFollowsNothing(t *testing.T) {
 		"nothing":         func(string) error { return nil },
 	} {
 		path := filepath.Join(dir, strings.ReplaceAll(kind, " ", "-"))
-		try(t, lay(path))
+		must(t, lay(path))
 		f, err := files.Create(path, 0o600)
 		if err != nil {
 			t.Errorf("%s: %v", kind, err)
 			continue
 		}
 		_, err = io.WriteString(f, "new")
-		try(t, errors.Join(err, f.Close()))
+		must(t, errors.Join(err, f.Close()))
 		if content, err := files.Read(path, 10); err != nil || string(content) != "new" {
-			t.Errorf("%s: it holds %q, %v", kind, content, err)
+			t.Errorf("%s: the new file contains %q, %v", kind, content, err)
 		}
 	}
 	if content, err := files.Read(victim, 10); err != nil || string(content) != "old" {
-		t.Errorf("the victim holds %q, %v", content, err)
+		t.Errorf("the link's target contains %q, %v", content, err)
 	}
 	if _, err := files.OpenFile(filepath.Join(dir, "a-symbolic-link"), os.O_RDWR|files.NoFollow, 0); err != nil {
-		t.Error(err) // it was replaced by a file
+		t.Error(err) // Create replaced it by a file
 	}
 }
 
-// TestADirectoryReachesNothingOutside tries every method with links that lead out.
-func TestADirectoryReachesNothingOutside(t *testing.T) {
+// TestDirectoryAccessesNothingOutside calls every method with links that lead out of the directory.
+func TestDirectoryAccessesNothingOutside(t *testing.T) {
 	outside, dir := t.TempDir(), t.TempDir()
 	victim := filepath.Join(outside, "victim")
-	try(t, os.WriteFile(victim, []byte("old"), 0o600))
-	try(t, os.Chmod(outside, 0o700))
-	try(t, os.Symlink(victim, filepath.Join(dir, "file")))
-	try(t, os.Symlink(outside, filepath.Join(dir, "sub")))
+	must(t, os.WriteFile(victim, []byte("old"), 0o600))
+	must(t, os.Chmod(outside, 0o700))
+	must(t, os.Symlink(victim, filepath.Join(dir, "file")))
+	must(t, os.Symlink(outside, filepath.Join(dir, "sub")))
 	d := open(t, dir)
 	text := func(w io.Writer) error { _, err := io.WriteString(w, "new"); return err }
 	if _, err := d.Open("file"); err == nil {
-		t.Error("Open follows a link out of the directory")
+		t.Error("Open followed a link out of the directory")
 	}
 	if err := errors.Join(d.Make("sub", 0o777), d.Replace("sub/victim", 0o644, text)); err == nil {
-		t.Error("Replace writes outside of the directory")
+		t.Error("Replace wrote outside the directory")
 	}
 	if err := d.Replace("file", 0o644, text); err != nil {
 		t.Error(err)
 	}
 	failed := errors.New("no more")
 	if err := d.Replace("file", 0o644, func(io.Writer) error { return failed }); !errors.Is(err, failed) {
-		t.Errorf("a failure to write is %v", err)
+		t.Errorf("error of a failed write: %v", err)
 	}
 	if info, err := os.Lstat(filepath.Join(dir, "file")); err != nil || info.Mode() != 0o644 || info.Size() != 3 {
 		t.Errorf("the file is %v, %v", info, err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
-		t.Errorf("left are %v, %v", left, err)
+		t.Errorf("remaining files: %v, %v", left, err)
 	}
 	if info, err := os.Stat(victim); err != nil || info.Mode() != 0o600 || info.Size() != 3 {
-		t.Errorf("the victim is %v, %v", info, err)
+		t.Errorf("the link's target is %v, %v", info, err)
 	}
 	if info, err := os.Stat(outside); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the directory outside is %v, %v", info, err)
 	}
 	fifo := filepath.Join(dir, "fifo")
-	try(t, syscall.Mkfifo(fifo, 0o600))
+	must(t, syscall.Mkfifo(fifo, 0o600))
 	if _, err := files.OpenDirectory(fifo); err == nil {
-		t.Error("OpenDirectory opens a FIFO")
+		t.Error("OpenDirectory opened a FIFO")
 	}
 }
 
@@ -137,32 +137,32 @@ func TestProbes(t *testing.T) {
 		t.Error(err)
 	}
 	if err := files.ProbeFlush("/proc"); err == nil || !strings.Contains(err.Error(), "cannot flush directories") {
-		t.Errorf("/proc can be flushed: %v", err)
+		t.Errorf("flushing /proc: %v, want an error", err)
 	}
 	if err := files.ProbeLinks("/proc"); err != nil && !strings.Contains(err.Error(), "no symbolic links") {
 		t.Error(err)
 	}
-	try(t, os.Chmod(dir, 0o770))
+	must(t, os.Chmod(dir, 0o770))
 	if err := files.CheckPrivate(dir, 0o022); err == nil || !strings.Contains(err.Error(), "0770") {
-		t.Errorf("a directory of a group is private: %v", err)
+		t.Errorf("a directory writable by the group was accepted: %v", err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-		t.Errorf("left are %v, %v", left, err)
+		t.Errorf("remaining files: %v, %v", left, err)
 	}
 	if !files.Unsupported(&fs.PathError{Err: syscall.EINVAL}) || files.Unsupported(syscall.EIO) || files.Unsupported(nil) {
-		t.Error("Unsupported takes one error for another")
+		t.Error("Unsupported accepted another error")
 	}
 }
 
 func open(t *testing.T, path string) *files.Directory {
 	t.Helper()
 	d, err := files.OpenDirectory(path)
-	try(t, err)
-	t.Cleanup(func() { try(t, d.Close()) })
+	must(t, err)
+	t.Cleanup(func() { must(t, d.Close()) })
 	return d
 }
 
-func try(t *testing.T, err error) {
+func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -8,13 +8,13 @@ import (
 	"syscall"
 )
 
-// Unsupported reports whether an error says that the file system cannot do something, rather than that it failed to.
+// Unsupported reports whether an error means that the file system lacks a feature, as opposed to a failure.
 func Unsupported(err error) bool {
 	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS)
 }
 
-// ProbeFlush returns an error if a directory is on a file system that cannot flush directories. Other failures are left to
-// whoever writes there.
+// ProbeFlush returns an error if the file system of a directory cannot flush directories. It ignores other failures,
+// which later writes report.
 func ProbeFlush(path string) error {
 	if err := Flush(path); Unsupported(err) {
 		return err
@@ -22,13 +22,13 @@ func ProbeFlush(path string) error {
 	return nil
 }
 
-// ProbeLinks returns an error if a directory is on a file system without symbolic links. Other failures are left to
-// whoever writes there.
+// ProbeLinks returns an error if the file system of a directory lacks symbolic links. It ignores other failures, which
+// later writes report.
 func ProbeLinks(path string) error {
-	link := filepath.Join(path, unfinished+"probe")
-	_ = os.Remove(link) // what a crash has left
+	link := filepath.Join(path, temporaryPrefix+"probe")
+	_ = os.Remove(link) // left by a crash
 	err := os.Symlink("nowhere", link)
-	if errors.Is(err, syscall.EPERM) || Unsupported(err) { // EPERM is what symlink(2) returns on FAT
+	if errors.Is(err, syscall.EPERM) || Unsupported(err) { // symlink(2) returns EPERM on FAT
 		return fmt.Errorf("the file system of %s has no symbolic links, which put a credential in use: "+
 			"use a file system such as ext4, UBIFS or tmpfs: %w", path, err)
 	}

@@ -6,14 +6,14 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// Action names what an entry records.
+// Action names the change or request that an entry records.
 type Action string
 
-// The actions. An entry keeps the number that brevet.v1.Action has for each of them: neither changes.
+// The actions. Entries contain the number of each in brevet.v1.Action. Neither names nor numbers ever change.
 const (
 	CAInstalled           Action = "ca.installed"
-	CARetired             Action = "ca.retired" // issues nothing from then on
-	CARemoved             Action = "ca.removed" // is not answered for from then on
+	CARetired             Action = "ca.retired" // the CA issues nothing from now on
+	CARemoved             Action = "ca.removed" // no status of the CA is served from now on
 	IdentityRegistered    Action = "identity.registered"
 	IdentityUpdated       Action = "identity.updated"
 	IdentitySuspended     Action = "identity.suspended"
@@ -22,19 +22,19 @@ const (
 	IdentityReplaced      Action = "identity.replaced"
 	TokenCreated          Action = "token.created"
 	TokenBound            Action = "token.bound"
-	TokenRevoked          Action = "token.revoked" // one, or all that an identity has made
+	TokenRevoked          Action = "token.revoked" // one token, or all that an identity created
 	CertificateIssued     Action = "certificate.issued"
-	CertificateAbandoned  Action = "certificate.abandoned" // intended or signed, never released, revoked
+	CertificateAbandoned  Action = "certificate.abandoned" // prepared or signed, never delivered, revoked
 	CertificateRevoked    Action = "certificate.revoked"
 	CertificateHeld       Action = "certificate.held"
-	CertificateUnheld     Action = "certificate.released" // from hold
+	CertificateUnheld     Action = "certificate.released" // taken off hold
 	CRLPublished          Action = "crl.published"
 	RequestRefused        Action = "request.refused"
-	RecordsExpired        Action = "records.expired"    // of what ended long ago, from the store
-	BulkRevocationCreated Action = "revocation.ordered" // of all certificates that a selection has; entries with their changes follow
+	RecordsExpired        Action = "records.expired"    // removed from the store long after their expiry
+	BulkRevocationCreated Action = "revocation.ordered" // entries with the status changes follow
 )
 
-// actions are the actions by their numbers.
+// actions maps numbers to actions.
 var actions = [...]Action{
 	brevetv1.Action_ACTION_CA_INSTALLED:          CAInstalled,
 	brevetv1.Action_ACTION_IDENTITY_REGISTERED:   IdentityRegistered,
@@ -59,13 +59,13 @@ var actions = [...]Action{
 	brevetv1.Action_ACTION_CA_REMOVED:            CARemoved,
 }
 
-// number returns what an entry keeps of an action; there is none for what is not an action.
+// number returns an action's number, and false if the action is unknown.
 func (a Action) number() (brevetv1.Action, bool) {
 	n := slices.Index(actions[:], a)
-	return brevetv1.Action(n), n > 0 //nolint:gosec // an index of actions
+	return brevetv1.Action(n), n > 0 //nolint:gosec // an index into actions
 }
 
-// actionOf returns the action with a number.
+// actionOf returns the action with the given number, and false if there is none.
 func actionOf(n brevetv1.Action) (Action, bool) {
 	if n <= 0 || int(n) >= len(actions) {
 		return "", false

@@ -15,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/files"
 )
 
-// file is what an Archive needs of an *os.File to append to it.
+// file is the part of *os.File that an Archive uses for appending.
 type file interface {
 	io.WriterAt
 	io.Closer
@@ -23,19 +23,20 @@ type file interface {
 	Truncate(size int64) error
 }
 
-// Archive is the log's copy outside the database: a file that only grows. When Append has returned, the entries
-// survive a crash of the machine. Methods are safe for concurrent use; one process at a time has it open.
+// Archive is the copy of the log outside the database, an append-only file. When Append has returned, the entries
+// survive a crash of the machine. Its methods are safe for concurrent use. Only one process can open an archive at a
+// time.
 type Archive struct {
-	mu   sync.Mutex
-	file file // nil once closed
-	end  Verifier
-	size int64 // octets that are durable; what lies beyond is left over from a failed append
-	left bool  // something may lie beyond size
+	mu    sync.Mutex
+	file  file // nil once closed
+	end   Verifier
+	size  int64 // durable bytes; anything beyond them was left by a failed append
+	dirty bool  // there may be bytes beyond size
 }
 
-// OpenArchive opens the archive at a path, or makes one with mode 0600, and verifies all of it. A last batch that
-// power loss cut short is cut off, with a warning: the Sequencer appends it again. Errors are a *CorruptError,
-// ErrNotArchive, ErrLocked, or of the file system; after each of them the file is as it was.
+// OpenArchive opens the archive at a path, or creates it with mode 0600, and verifies it completely. If a power failure
+// cut the last batch short, OpenArchive removes that batch and logs a warning; the Sequencer appends it again. Errors
+// are a [*CorruptError], ErrNotArchive, ErrLocked or an error of the file system; after an error the file is unchanged.
 func OpenArchive(path string, log *slog.Logger) (*Archive, error) {
 	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -43,20 +44,21 @@ func OpenArchive(path string, log *slog.Logger) (*Archive, error) {
 	}
 	a, err := openArchive(f, log)
 	if err != nil {
-		_ = locked{f}.Close() // the error that matters is the first one
+		_ = lockedFile{f}.Close() // the first error is the one to report
 		return nil, fmt.Errorf("%w (archive %s)", err, path)
 	}
 	return a, nil
 }
 
+// openArchive locks and verifies an open archive.
 func openArchive(f *os.File, log *slog.Logger) (*Archive, error) {
 	if err := lock(f); err != nil {
 		return nil, err
 	}
-	if err := begin(f); err != nil {
+	if err := writeHeader(f); err != nil {
 		return nil, err
 	}
-	// A new file is lost with its directory's unwritten page; so may one be that an interrupted start made.
+	// A crash loses a new file whose directory was not flushed. An earlier start may have been interrupted before that.
 	if err := files.Flush(filepath.Dir(f.Name())); err != nil {
 		return nil, &unavailable{"make the archive's name durable", err}
 	}
@@ -71,26 +73,27 @@ func openArchive(f *os.File, log *slog.Logger) (*Archive, error) {
 	switch {
 	case errors.Is(err, io.EOF):
 	case errors.As(err, &torn):
-		log.Warn("cut off the archive's last batch, which is incomplete: an append was interrupted",
+		log.Warn("removed the incomplete last batch of the archive, an append was interrupted",
 			"archive", f.Name(), "index", torn.Index, "offset", torn.Offset)
 		if err := errors.Join(f.Truncate(torn.Offset), f.Sync()); err != nil {
-			return nil, fmt.Errorf("translog: cut off the archive's incomplete batch: %w", err)
+			return nil, fmt.Errorf("translog: remove the archive's incomplete batch: %w", err)
 		}
 	default:
 		return nil, err
 	}
-	return &Archive{file: locked{f}, end: Verifier{sc.verified}, size: sc.offset}, nil
+	return &Archive{file: lockedFile{f}, end: Verifier{sc.verified}, size: sc.offset}, nil
 }
 
-// locked is an archive's file, whose lock goes when it is closed. Closing alone would not do: a process that is being started
-// just now has the file open, too, until it runs its program.
-type locked struct{ *os.File }
+// lockedFile is the file of an open archive. Close unlocks it, because closing alone is not enough: a process that is being
+// started shares the open file until it executes its program.
+type lockedFile struct{ *os.File }
 
-// Close gives the lock back, and closes the file.
-func (l locked) Close() error {
+// Close unlocks and closes the file.
+func (l lockedFile) Close() error {
 	return errors.Join(syscall.Flock(int(l.Fd()), syscall.LOCK_UN), l.File.Close())
 }
 
+// lock takes the lock of an archive, or returns ErrLocked.
 func lock(f *os.File) error {
 	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
@@ -102,14 +105,14 @@ func lock(f *os.File) error {
 	return nil
 }
 
-// begin writes the header of a new archive, or of one whose making was interrupted.
-func begin(f *os.File) error {
+// writeHeader writes the header of a new archive, or completes one that was interrupted.
+func writeHeader(f *os.File) error {
 	got, err := io.ReadAll(io.LimitReader(f, int64(len(archiveHeader))))
 	if err != nil {
 		return fmt.Errorf("translog: read archive: %w", err)
 	}
 	if len(got) == len(archiveHeader) || !strings.HasPrefix(archiveHeader, string(got)) {
-		return nil // whatever this is, it is not ours to write over
+		return nil // a complete header, or another file, which must not be overwritten
 	}
 	_, err = f.WriteAt([]byte(archiveHeader), 0)
 	if err = errors.Join(err, f.Sync()); err != nil {
@@ -118,16 +121,16 @@ func begin(f *os.File) error {
 	return nil
 }
 
-// Head returns the end of what is durably archived.
+// Head returns the end of the durable log.
 func (a *Archive) Head() Head {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.end.Head()
 }
 
-// Append adds records, all of them or none. Records that do not continue the archive are refused with a *ChainError. A
-// failure of the disk is Temporary: nothing was appended, and the same call may succeed later. The context is
-// looked at before the first octet is written, and no more.
+// Append appends either all records or none. It refuses records that do not continue the archive with a [*ChainError].
+// Failures of the disk are temporary: nothing was appended and the caller may retry. The context is checked only before
+// the first write.
 func (a *Archive) Append(ctx context.Context, records []Sequenced) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -140,7 +143,7 @@ func (a *Archive) Append(ctx context.Context, records []Sequenced) error {
 	end := a.end
 	for _, s := range records {
 		if n := len(s.Entry); n == 0 || n > MaxEntrySize {
-			return &ChainError{Index: s.Index, Detail: fmt.Sprintf("its entry has %d octets, and one has from 1 to %d", n, MaxEntrySize)}
+			return &ChainError{Index: s.Index, Detail: fmt.Sprintf("its entry has %d bytes instead of 1 to %d", n, MaxEntrySize)}
 		}
 		if err := end.Add(s); err != nil {
 			return err
@@ -149,7 +152,7 @@ func (a *Archive) Append(ctx context.Context, records []Sequenced) error {
 	if len(records) == 0 {
 		return nil
 	}
-	if err := a.cut(); err != nil {
+	if err := a.truncate(); err != nil {
 		return &unavailable{"clean up after a failed append to the archive", err}
 	}
 	size, err := a.write(records)
@@ -157,27 +160,27 @@ func (a *Archive) Append(ctx context.Context, records []Sequenced) error {
 		err = a.file.Sync()
 	}
 	if err != nil {
-		// After a failed Sync nobody knows what the disk holds, and a second Sync may succeed without writing it
-		// (the kernel drops the dirty pages): so everything is written anew, now or on the next call.
-		a.left = true
-		_ = a.cut()
+		// After a failed Sync the content of the disk is unknown. A second Sync could succeed without writing, because
+		// the kernel drops the dirty pages. So the records are written again, now or in the next call.
+		a.dirty = true
+		_ = a.truncate()
 		return &unavailable{"append to the archive", err}
 	}
 	a.end, a.size = end, size
 	return nil
 }
 
-// cut removes what a failed append left behind.
-func (a *Archive) cut() error {
-	if !a.left {
+// truncate removes what a failed append left.
+func (a *Archive) truncate() error {
+	if !a.dirty {
 		return nil
 	}
 	err := a.file.Truncate(a.size)
-	a.left = err != nil
+	a.dirty = err != nil
 	return err
 }
 
-// write writes records from the end on, a batch at a time, and returns the new end.
+// write writes records at the end, one batch at a time, and returns the new size.
 func (a *Archive) write(records []Sequenced) (int64, error) {
 	var buf []byte
 	at := a.size
@@ -191,7 +194,7 @@ func (a *Archive) write(records []Sequenced) (int64, error) {
 	return at, nil
 }
 
-// Close releases the file to other processes. Everything appended is durable already.
+// Close unlocks and closes the file. All appended records are already durable.
 func (a *Archive) Close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -19,6 +19,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
+// open opens an archive and closes it when the test ends.
 func open(t *testing.T, path string) *Archive {
 	t.Helper()
 	a, err := OpenArchive(path, quiet())
@@ -36,7 +37,7 @@ func appendTo(t *testing.T, a *Archive, records []Sequenced) {
 	}
 }
 
-// written makes an archive file of n records, in batches of different sizes, and returns its octets.
+// written returns the bytes of an archive of n records in batches of different sizes.
 func written(t *testing.T, n int) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "log")
@@ -64,8 +65,8 @@ func file0600(t *testing.T, content []byte) string {
 	return path
 }
 
-// holds checks that a file is an archive of exactly the n records that extend makes.
-func holds(t *testing.T, path string, n int) {
+// checkArchive checks that a file is an archive of exactly the first n records of extend.
+func checkArchive(t *testing.T, path string, n int) {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
@@ -86,11 +87,11 @@ func holds(t *testing.T, path string, n int) {
 	}
 }
 
-func TestArchiveKeepsWhatWasAppended(t *testing.T) {
+func TestAppendedRecordsAreRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	a := open(t, path)
 	if a.Head() != (Head{}) {
-		t.Errorf("a new archive's head is %+v", a.Head())
+		t.Errorf("the head of a new archive is %+v", a.Head())
 	}
 	appendTo(t, a, nil)
 	appendTo(t, a, extend(Head{}, 3))
@@ -105,7 +106,7 @@ func TestArchiveKeepsWhatWasAppended(t *testing.T) {
 	}
 	a = open(t, path)
 	appendTo(t, a, extend(a.Head(), 2))
-	holds(t, path, 5)
+	checkArchive(t, path, 5)
 	info, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +116,7 @@ func TestArchiveKeepsWhatWasAppended(t *testing.T) {
 	}
 }
 
-func TestAppendRefusesWhatDoesNotFit(t *testing.T) {
+func TestAppendRefusesRecordsThatDoNotContinue(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	a := open(t, path)
 	appendTo(t, a, extend(Head{}, 2))
@@ -142,21 +143,21 @@ func TestAppendRefusesWhatDoesNotFit(t *testing.T) {
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := a.Append(ended, next); !errors.Is(err, context.Canceled) {
-		t.Errorf("append in an ended context: %v", err)
+		t.Errorf("append with a canceled context: %v", err)
 	}
-	holds(t, path, 2)
+	checkArchive(t, path, 2)
 	appendTo(t, a, next)
-	holds(t, path, 5)
+	checkArchive(t, path, 5)
 }
 
-// Power loss can leave any beginning of the last append, or that beginning and zeros.
-func TestOpenCutsOffATornBatch(t *testing.T) {
-	whole := written(t, 6) // the last batch has entries 4 to 6
-	last := len(whole) - batchOctets(3)
+// A power failure can leave any prefix of the last append, or a prefix followed by zeros.
+func TestOpenRemovesTornBatch(t *testing.T) {
+	whole := written(t, 6) // the last batch contains entries 4 to 6
+	last := len(whole) - batchBytes(3)
 	for _, zeros := range []bool{false, true} {
 		for cut := last; cut < len(whole); cut++ {
 			if cut == last && !zeros {
-				continue // nothing is torn there
+				continue // the file ends between two batches
 			}
 			torn := bytes.Clone(whole[:cut])
 			if zeros {
@@ -176,7 +177,7 @@ func TestOpenCutsOffATornBatch(t *testing.T) {
 			if !strings.Contains(warning.String(), "level=WARN") || !strings.Contains(warning.String(), "index=4") {
 				t.Fatalf("cut at %d: logged %q", cut, warning.String())
 			}
-			holds(t, path, 3)
+			checkArchive(t, path, 3)
 			appendTo(t, a, extend(a.Head(), 3))
 			a.Close()
 			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, whole) {
@@ -186,15 +187,15 @@ func TestOpenCutsOffATornBatch(t *testing.T) {
 	}
 }
 
-func TestOpenFinishesAnInterruptedBeginning(t *testing.T) {
+func TestOpenCompletesInterruptedHeader(t *testing.T) {
 	for n := range archiveHeader {
 		path := file0600(t, []byte(archiveHeader[:n]))
 		appendTo(t, open(t, path), extend(Head{}, 1))
-		holds(t, path, 1)
+		checkArchive(t, path, 1)
 	}
 }
 
-// faulty is a real file whose calls fail as they are told to, having done their work or a part of it.
+// faulty is a real file. Each of its methods fails as configured, after doing all or part of its work.
 type faulty struct {
 	file
 	write    func(b []byte) (applied int, err error)
@@ -222,7 +223,7 @@ func (f *faulty) Truncate(size int64) error {
 	return f.file.Truncate(size)
 }
 
-func TestAFailedAppendLeavesNothing(t *testing.T) {
+func TestFailedAppendLeavesNothing(t *testing.T) {
 	full := func(applied func(b []byte) int) func([]byte) (int, error) {
 		return func(b []byte) (int, error) { return applied(b), syscall.ENOSPC }
 	}
@@ -248,19 +249,19 @@ func TestAFailedAppendLeavesNothing(t *testing.T) {
 				}
 			}
 			a.file = real
-			appendTo(t, a, extend(before, 1)) // shorter than what failed
-			holds(t, path, 3)
+			appendTo(t, a, extend(before, 1)) // shorter than the failed append
+			checkArchive(t, path, 3)
 		})
 	}
 }
 
-// The test binary appends to a file of this name in its directory when the environment says so.
+// If this environment variable is set, the test binary appends to the file of this name in that directory.
 const (
 	appenderEnv  = "BREVET_TEST_APPENDER"
 	appenderFile = "log"
 )
 
-// bulky is large enough for a kill to meet it half written.
+// bulky returns records large enough that a kill is likely to interrupt their append.
 func bulky(head Head) []Sequenced {
 	var batch []Sequenced
 	for range 3 {
@@ -271,7 +272,7 @@ func bulky(head Head) []Sequenced {
 	return batch
 }
 
-func appendForEver() int {
+func appendUntilKilled() int {
 	a, err := OpenArchive(appenderFile, quiet())
 	for err == nil {
 		if err = a.Append(context.Background(), bulky(a.Head())); err == nil {
@@ -282,7 +283,7 @@ func appendForEver() int {
 	return 1
 }
 
-func TestKilledWhileAppending(t *testing.T) {
+func TestArchiveAfterKillDuringAppend(t *testing.T) {
 	path := filepath.Join(t.TempDir(), appenderFile)
 	for range 15 {
 		cmd := exec.Command(os.Args[0])
@@ -300,7 +301,7 @@ func TestKilledWhileAppending(t *testing.T) {
 		acknowledged := 0
 		for range 1 + rand.IntN(4) {
 			if !lines.Scan() {
-				t.Fatalf("the appender ended: %v", cmd.Wait())
+				t.Fatalf("the appender exited: %v", cmd.Wait())
 			}
 			acknowledged, _ = strconv.Atoi(lines.Text())
 		}
@@ -311,7 +312,7 @@ func TestKilledWhileAppending(t *testing.T) {
 			acknowledged, _ = strconv.Atoi(lines.Text())
 		}
 		if err := cmd.Wait(); err == nil {
-			t.Fatal("the appender ended by itself")
+			t.Fatal("the appender exited before it was killed")
 		}
 		a := open(t, path)
 		if size := a.Head().Size; acknowledged == 0 || size < uint64(acknowledged) {

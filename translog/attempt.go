@@ -9,41 +9,42 @@ import (
 )
 
 const (
-	firstPause   = 100 * time.Millisecond
-	longestPause = 10 * time.Second
+	minRetryDelay = 100 * time.Millisecond
+	maxRetryDelay = 10 * time.Second
 )
 
-// attempt is something that may fail, and is then left alone for a pause that grows with each failure. It is for one
+// attempt retries a task that may fail. After each failure it pauses for a growing time. It must be used by one
 // goroutine.
 type attempt struct {
-	what   string
-	log    *slog.Logger
-	pauses *backoff.ExponentialBackOff
-	err    error     // of the last try
-	until  time.Time // when the pause after it ends
+	task    string
+	log     *slog.Logger
+	backoff *backoff.ExponentialBackOff
+	err     error     // of the last try
+	retryAt time.Time // the end of the pause after it
 }
 
-func newAttempt(what string, log *slog.Logger) attempt {
+func newAttempt(task string, log *slog.Logger) attempt {
 	pauses := backoff.NewExponentialBackOff()
-	pauses.InitialInterval, pauses.MaxInterval = firstPause, longestPause
-	return attempt{what: what, log: log, pauses: pauses}
+	pauses.InitialInterval, pauses.MaxInterval = minRetryDelay, maxRetryDelay
+	return attempt{task: task, log: log, backoff: pauses}
 }
 
-// try does the thing, or returns the error of the last try while its pause lasts.
+// try runs do, or returns the last error if its pause has not ended.
 func (a *attempt) try(ctx context.Context, do func(context.Context) error) error {
-	if a.err != nil && time.Now().Before(a.until) {
+	if a.err != nil && time.Now().Before(a.retryAt) {
 		return a.err
 	}
 	before := a.err
 	a.err = do(ctx)
 	switch {
 	case a.err == nil && before != nil:
-		a.log.Info("can " + a.what + " again")
-		a.pauses.Reset()
+		a.log.Info("a task of the log succeeds again", "task", a.task)
+		a.backoff.Reset()
 	case a.err != nil && ctx.Err() == nil:
-		pause := a.pauses.NextBackOff()
-		a.until = time.Now().Add(pause)
-		a.log.Warn("cannot "+a.what+" now", "error", a.err, "retry", pause.Round(time.Millisecond))
+		pause := a.backoff.NextBackOff()
+		a.retryAt = time.Now().Add(pause)
+		a.log.Warn("a task of the log failed, retrying",
+			"task", a.task, "error", a.err, "wait", pause.Round(time.Millisecond))
 	}
 	return a.err
 }

@@ -13,25 +13,26 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// An archive is the line below and then batches, back to back, integers big-endian:
+// archiveHeader is the first line of an archive. Batches follow it without gaps. Integers are big-endian:
 //
-//	4 octets   length of the entries, with a length before each
-//	8 octets   index of the first entry
-//	4 octets   CRC-32C of the twelve before
-//	…          the entries: the length of each as a varint of Protocol Buffers, in its shortest form, and its octets
-//	32 octets  chain value after the last entry
+//	4 bytes   length of the entries, including their length prefixes
+//	8 bytes   index of the first entry
+//	4 bytes   CRC-32C of the preceding 12 bytes
+//	…         the entries, each after its length as a Protocol Buffers varint in its shortest form
+//	32 bytes  chain value after the last entry
 //
-// The checksum is there for the length alone: without it, one flipped bit in the middle could look like an append
-// that was cut short. Everything else is covered by the chain.
+// The checksum protects only the length: a flipped bit there could look like an interrupted append. The chain protects
+// everything else.
 const archiveHeader = "brevet log archive 2\n"
 
+// frameSize is the size in bytes of the fields before the entries.
 const frameSize = 4 + 8 + 4
 
-// MaxEntrySize is the longest encoded entry, in octets.
+// MaxEntrySize is the maximum size of an encoded entry in bytes.
 const MaxEntrySize = 1 << 20
 
-// A batch is what a reader has to hold in memory: octets of entries with their lengths, of which the longest has three,
-// and entries.
+// These constants bound a batch, because a reader holds it in memory. maxBatchSize counts entries with their length
+// prefixes, which have at most three bytes.
 const (
 	maxBatchSize    = 3 + MaxEntrySize
 	maxBatchEntries = 4096
@@ -39,7 +40,7 @@ const (
 
 func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
-// batches cuts records into batches, each as large as it may be.
+// batches splits records into batches of maximum size.
 func batches(records []Sequenced) iter.Seq[[]Sequenced] {
 	return func(yield func([]Sequenced) bool) {
 		for len(records) > 0 {
@@ -59,10 +60,10 @@ func batches(records []Sequenced) iter.Seq[[]Sequenced] {
 	}
 }
 
-// sizeOf returns what an entry takes in a batch.
+// sizeOf returns the size of an entry in a batch, in bytes.
 func sizeOf(entry []byte) int { return protowire.SizeBytes(len(entry)) }
 
-// appendBatch appends what an archive holds of records that make one batch.
+// appendBatch appends the encoding of a batch to dst.
 func appendBatch(dst []byte, batch []Sequenced) []byte {
 	start, size := len(dst), 0
 	for _, s := range batch {
@@ -77,10 +78,10 @@ func appendBatch(dst []byte, batch []Sequenced) []byte {
 	return append(dst, batch[len(batch)-1].Chain[:]...)
 }
 
-// Read checks an archive from its start to its end and calls visit, where it is not nil, for every record of a batch
-// that verified; the record's Entry holds only during the call. It returns the head of what verified, which are whole
-// batches, beside an error too: a *CorruptError, a *TornError, ErrNotArchive, what visit returned, or the reader's own.
-// Memory is bounded, whatever the archive's size.
+// Read verifies an archive from start to end. It calls visit, unless that is nil, for every record of each verified
+// batch; the record's Entry is valid only during the call. It returns the head after the last verified batch, also
+// together with an error. The error is a [*CorruptError], a [*TornError], ErrNotArchive, or an error of visit or the
+// reader. Read uses a bounded amount of memory.
 func Read(r io.Reader, visit func(Sequenced) error) (Head, error) {
 	sc, err := newScanner(r)
 	if err != nil {
@@ -100,11 +101,11 @@ func Read(r io.Reader, visit func(Sequenced) error) (Head, error) {
 	}
 }
 
-// scanner reads an archive's batches in order and verifies each.
+// scanner reads and verifies the batches of an archive in order.
 type scanner struct {
 	r        *bufio.Reader
 	verified Head
-	offset   int64 // where the next batch begins
+	offset   int64 // start of the next batch
 	buf      []byte
 	batch    []Sequenced
 }
@@ -122,7 +123,7 @@ func newScanner(r io.Reader) (*scanner, error) {
 	return sc, nil
 }
 
-// next returns the records of the next batch, or io.EOF after the last one. They are good until the next call.
+// next returns the records of the next batch, valid until the next call, or io.EOF after the last batch.
 func (sc *scanner) next() ([]Sequenced, error) {
 	var frame [frameSize]byte
 	if err := sc.fill(frame[:], true); err != nil {
@@ -133,7 +134,7 @@ func (sc *scanner) next() ([]Sequenced, error) {
 	}
 	size := binary.BigEndian.Uint32(frame[:4])
 	if size == 0 || size > maxBatchSize {
-		return nil, sc.corrupt(fmt.Sprintf("it claims %d octets, and a batch has from 1 to %d", size, maxBatchSize))
+		return nil, sc.corrupt(fmt.Sprintf("it has %d bytes instead of 1 to %d", size, maxBatchSize))
 	}
 	if first := binary.BigEndian.Uint64(frame[4:12]); first != sc.verified.Size+1 {
 		return nil, sc.corrupt(fmt.Sprintf("it has index %d", first))
@@ -148,7 +149,7 @@ func (sc *scanner) next() ([]Sequenced, error) {
 	}
 	head, whole := sc.split(body[:size])
 	if chain := body[size:]; !whole || Hash(chain) != head.Chain {
-		// What was cut short is zeros from there on: the chain value is, or ends, too early.
+		// An interrupted append leaves zeros from some point on: before the chain value, or within it.
 		written := bytes.TrimRight(chain, "\x00")
 		return nil, sc.bad(len(written) == 0 || whole && bytes.HasPrefix(head.Chain[:], written), "its entries and its chain value do not fit")
 	}
@@ -157,7 +158,7 @@ func (sc *scanner) next() ([]Sequenced, error) {
 	return sc.batch, nil
 }
 
-// split makes records of a batch's entries, and returns the head that they lead to. It reports whether they are whole.
+// split decodes the entries of a batch and computes the head after them. whole is false if they are malformed.
 func (sc *scanner) split(entries []byte) (head Head, whole bool) {
 	sc.batch, head = sc.batch[:0], sc.verified
 	for len(entries) > 0 {
@@ -172,7 +173,7 @@ func (sc *scanner) split(entries []byte) (head Head, whole bool) {
 	return head, true
 }
 
-// fill reads all of b. A file that ends there is torn, unless it ends where a batch may begin.
+// fill reads all of b. If the file ends, fill returns io.EOF at the start of a batch, and a TornError within one.
 func (sc *scanner) fill(b []byte, first bool) error {
 	switch _, err := io.ReadFull(sc.r, b); {
 	case err == nil:
@@ -186,8 +187,9 @@ func (sc *scanner) fill(b []byte, first bool) error {
 	}
 }
 
-// bad tells an append that power loss cut short from a batch that was altered. Space that a file system gave the
-// file and never wrote reads as zeros, up to the end of the file; anything else has been written by somebody.
+// bad returns the error for a batch that does not verify. Space that a file system allocated but never wrote reads as
+// zeros to the end of the file. If everything from here on is zeros, the append was interrupted; otherwise the batch
+// was altered.
 func (sc *scanner) bad(zeros bool, detail string) error {
 	if !zeros {
 		return sc.corrupt(detail)

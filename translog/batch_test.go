@@ -16,10 +16,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-// batchOctets is what a batch of n records takes that extend makes, below the tenth.
-func batchOctets(n int) int { return frameSize + n*sizeOf([]byte("entry 1")) + len(Hash{}) }
+// batchBytes returns the size of a batch of n records of extend, each with an index below ten.
+func batchBytes(n int) int { return frameSize + n*sizeOf([]byte("entry 1")) + len(Hash{}) }
 
-// The bytes below are on disks. If this test fails the format has changed, and needs another header.
+// The bytes below are on disks. If this test fails, the format has changed and needs another header.
 func TestArchiveGolden(t *testing.T) {
 	first := Chain(Hash{}, []byte("one"))
 	second := Chain(first, []byte("two"))
@@ -31,18 +31,18 @@ func TestArchiveGolden(t *testing.T) {
 	}
 }
 
-// Every single octet of an archive matters, and a change of one is never repaired.
+// A change of any single byte is found and never repaired.
 func TestEveryChangeIsFound(t *testing.T) {
 	whole := written(t, 4)
-	batchOf := map[int]int{} // by octet: where its batch begins
-	first := map[int]int{}   // by where a batch begins: its first entry
+	batchOf := map[int]int{} // start of the batch that contains a byte
+	first := map[int]int{}   // first entry of the batch at an offset
 	for at, entry := len(archiveHeader), 1; at < len(whole); {
 		n := min(len(first)+1, 5-entry)
 		first[at] = entry
-		for i := range batchOctets(n) {
+		for i := range batchBytes(n) {
 			batchOf[at+i] = at
 		}
-		at, entry = at+batchOctets(n), entry+n
+		at, entry = at+batchBytes(n), entry+n
 	}
 	for at := range len(whole) {
 		for _, bit := range []byte{0x01, 0x80} {
@@ -52,27 +52,28 @@ func TestEveryChangeIsFound(t *testing.T) {
 			_, err := OpenArchive(path, quiet())
 			if at < len(archiveHeader) {
 				if !errors.Is(err, ErrNotArchive) {
-					t.Fatalf("octet %d of the header changed: %v", at, err)
+					t.Fatalf("byte %d of the header changed: %v", at, err)
 				}
 				continue
 			}
 			offset, index := batchOf[at], first[batchOf[at]]
 			var corrupt *CorruptError
 			if !errors.As(err, &corrupt) || corrupt.Index != uint64(index) || corrupt.Offset != int64(offset) {
-				t.Fatalf("octet %d changed: %v, want a CorruptError at offset %d, entry %d", at, err, offset, index)
+				t.Fatalf("byte %d changed: %v, want a CorruptError at offset %d, entry %d", at, err, offset, index)
 			}
 			if !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), strconv.Itoa(offset)) {
-				t.Errorf("the error names neither path nor offset: %v", err)
+				t.Errorf("the error lacks the path or the offset: %v", err)
 			}
 			if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, spoiled) {
-				t.Fatalf("octet %d changed: the file was changed too", at)
+				t.Fatalf("byte %d changed: the open wrote to the file", at)
 			}
 		}
 	}
 }
 
-// A chain value that ends in a zero looks like one that was cut short, unless what it covers is looked at.
-func TestAChangeUnderAZeroIsFound(t *testing.T) {
+// A chain value that ends in a zero byte looks like an interrupted append. The change is found because the entries that
+// it covers do not match.
+func TestChangeBeforeZeroByteIsFound(t *testing.T) {
 	records := extend(Head{}, 1)
 	for n := 0; records[0].Chain[31] != 0; n++ {
 		records[0].Entry = fmt.Appendf(nil, "entry %d", n)
@@ -85,12 +86,12 @@ func TestAChangeUnderAZeroIsFound(t *testing.T) {
 		_, err := Read(bytes.NewReader(spoiled), nil)
 		var corrupt *CorruptError
 		if !errors.As(err, &corrupt) {
-			t.Errorf("octet %d changed: %v, want a CorruptError", at, err)
+			t.Errorf("byte %d changed: %v, want a CorruptError", at, err)
 		}
 	}
 }
 
-// framed is an archive of one batch with any octets for its entries, and the chain value of one entry.
+// framed returns an archive of one batch with arbitrary bytes as entries and the given chain value.
 func framed(index uint64, entries string, chain Hash) []byte {
 	frame := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, uint32(len(entries))), index)
 	frame = binary.BigEndian.AppendUint32(frame, checksum(frame))
@@ -102,7 +103,7 @@ func TestRewritingIsFound(t *testing.T) {
 	for _, s := range extend(Head{}, 5) {
 		whole = appendBatch(whole, []Sequenced{s})
 	}
-	begin, size := len(archiveHeader), batchOctets(1)
+	begin, size := len(archiveHeader), batchBytes(1)
 	cut := func(from, to int) []byte {
 		return append(bytes.Clone(whole[:begin+from*size]), whole[begin+to*size:]...)
 	}
@@ -152,7 +153,7 @@ func TestRewritingIsFound(t *testing.T) {
 	}
 }
 
-// Whatever is appended reads back, in batches that a reader can hold.
+// All appended records can be read back, in batches of bounded size.
 func TestBatchesAreBounded(t *testing.T) {
 	shared := bytes.Repeat([]byte{'x'}, MaxEntrySize)
 	rapid.Check(t, func(t *rapid.T) {
@@ -174,17 +175,17 @@ func TestBatchesAreBounded(t *testing.T) {
 		for batch := range batches(records) {
 			before := len(content)
 			content = appendBatch(content, batch)
-			if octets := len(content) - before - frameSize - len(Hash{}); octets > maxBatchSize || len(batch) > maxBatchEntries {
-				t.Fatalf("a batch of %d entries, %d octets", len(batch), octets)
+			if size := len(content) - before - frameSize - len(Hash{}); size > maxBatchSize || len(batch) > maxBatchEntries {
+				t.Fatalf("a batch of %d entries, %d bytes", len(batch), size)
 			}
 		}
-		if int64(len(content)-len(archiveHeader)) != longest(records) {
-			t.Fatalf("%d octets, %d were expected", len(content), longest(records))
+		if int64(len(content)-len(archiveHeader)) != appendSize(records) {
+			t.Fatalf("%d bytes, want %d", len(content), appendSize(records))
 		}
 		var index uint64
 		got, err := Read(bytes.NewReader(content), func(s Sequenced) error {
 			if want := records[index]; s.Index != want.Index || s.Chain != want.Chain || !bytes.Equal(s.Entry, want.Entry) {
-				t.Fatalf("record %d reads as %d of %d octets", index+1, s.Index, len(s.Entry))
+				t.Fatalf("record %d is read as record %d of %d bytes", index+1, s.Index, len(s.Entry))
 			}
 			index++
 			return nil
@@ -195,7 +196,7 @@ func TestBatchesAreBounded(t *testing.T) {
 	})
 }
 
-func TestReadPassesErrorsOn(t *testing.T) {
+func TestReadReturnsErrors(t *testing.T) {
 	whole := written(t, 3)
 	enough := errors.New("enough")
 	visits := 0

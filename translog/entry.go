@@ -14,35 +14,36 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// Outcome says whether what an entry records took place.
+// Outcome says whether the recorded action was done or refused.
 type Outcome string
 
-// An entry records what was done or what was refused.
+// The outcomes of an action.
 const (
 	Done    Outcome = "done"
 	Refused Outcome = "refused"
 )
 
-// Entry is one change of state, or one refused attempt at it. Its times are kept to the millisecond, as the store keeps them.
+// Entry records one change of state, or one refused request for it. Times have millisecond precision, as in the store.
 type Entry struct {
 	Time     time.Time
 	Actor    pki.Actor
 	Action   Action
 	Outcome  Outcome
-	Identity pki.SPIFFEID       // zero where none is concerned
-	Changes  []pki.StatusChange // the certificate statuses that changed
-	Facts    map[string]string  // further facts, never a secret
+	Identity pki.SPIFFEID       // the identity concerned; zero if there is none
+	Changes  []pki.StatusChange // changed certificate statuses
+	Facts    map[string]string  // further facts; never a secret
 }
 
-const scheme = "spiffe://" // begins every SPIFFE ID, and is not kept
+const scheme = "spiffe://" // prefix of every SPIFFE ID, omitted in the encoding
 
-// Marshal encodes the entry as the log hashes and keeps it: a brevet.v1.LogEntry in deterministic protobuf. What
-// ParseEntry could not read back, or is longer than MaxEntrySize, is refused: the log would keep it for ever.
+// Marshal encodes the entry as the log hashes and stores it: as a brevet.v1.LogEntry in deterministic protobuf. It
+// returns an error if ParseEntry could not read the encoding or it exceeds MaxEntrySize, because the log keeps entries
+// forever.
 func (e Entry) Marshal() ([]byte, error) {
 	if err := e.check(); err != nil {
 		return nil, fmt.Errorf("translog: encode entry: %w", err)
 	}
-	action, _ := e.Action.number() // check has seen that there is one
+	action, _ := e.Action.number() // check made sure that it exists
 	m := &brevetv1.LogEntry{
 		Time: e.Time.UnixMilli(), Action: action, Refused: e.Outcome == Refused, Identity: strings.TrimPrefix(e.Identity.String(), scheme),
 	}
@@ -58,7 +59,8 @@ func (e Entry) Marshal() ([]byte, error) {
 		return nil, fmt.Errorf("translog: encode entry: %w", err)
 	}
 	if len(b) > MaxEntrySize {
-		return nil, fmt.Errorf("translog: encode entry: it has %d octets, more than %d: record the change in parts", len(b), MaxEntrySize)
+		return nil, fmt.Errorf("translog: encode entry: it has %d bytes, more than %d: record the change in parts",
+			len(b), MaxEntrySize)
 	}
 	return b, nil
 }
@@ -68,7 +70,7 @@ func encodeChange(c pki.StatusChange) *brevetv1.StatusChange {
 		Issuer: c.Ref.Issuer.Bytes(), Serial: c.Ref.Serial.Bytes(), NotAfter: c.NotAfter.UnixMilli(), Fingerprint: c.Fingerprint,
 	}
 	if len(c.Fingerprint) > 0 && c.Status.State == pki.Good && c.Status.Version == 1 {
-		return sc // issued just now
+		return sc // a newly issued certificate; parseStatus restores the other fields
 	}
 	sc.Kind, sc.Version = brevetv1.StatusKind(c.Status.State), c.Status.Version
 	if c.Status.State != pki.Good {
@@ -77,6 +79,7 @@ func encodeChange(c pki.StatusChange) *brevetv1.StatusChange {
 	return sc
 }
 
+// check returns an error if ParseEntry would refuse the entry.
 func (e Entry) check() error {
 	if _, ok := e.Action.number(); !ok {
 		return fmt.Errorf("%q is not an action", string(e.Action))
@@ -111,7 +114,7 @@ func checkChange(c pki.StatusChange) error {
 	return checkTime(c.Status.RevokedAt)
 }
 
-// checkTime refuses what RFC 3339 cannot write: readers print times.
+// checkTime returns an error for a time that RFC 3339 cannot represent, because readers print times.
 func checkTime(t time.Time) error {
 	if year := t.UTC().Year(); year < 1 || year > 9999 {
 		return fmt.Errorf("the year %d is not between 1 and 9999", year)
@@ -119,8 +122,8 @@ func checkTime(t time.Time) error {
 	return nil
 }
 
-// ParseEntry reads what Marshal wrote. An action that this program does not know is refused: what such an entry says
-// about certificates cannot be told by who does not know what happened to them.
+// ParseEntry decodes the output of Marshal. It refuses unknown actions: without knowing an action, a reader cannot know
+// what the entry means for certificates.
 func ParseEntry(b []byte) (Entry, error) {
 	var m brevetv1.LogEntry
 	err := proto.Unmarshal(b, &m)
@@ -137,7 +140,7 @@ func ParseEntry(b []byte) (Entry, error) {
 func parse(m *brevetv1.LogEntry) (Entry, error) {
 	action, ok := actionOf(m.GetAction())
 	if !ok {
-		return Entry{}, fmt.Errorf("the action %d is not known here: use the brevet that wrote it", m.GetAction())
+		return Entry{}, fmt.Errorf("action %d is unknown: use the version of brevet that wrote it", m.GetAction())
 	}
 	e := Entry{Action: action, Outcome: Done}
 	if m.GetRefused() {
@@ -217,14 +220,14 @@ func parseStatus(sc *brevetv1.StatusChange) (pki.Status, error) {
 	return s, err
 }
 
-// Hash is a SHA-256 chain value. The zero value stands before the first entry.
+// Hash is a SHA-256 chain value. The zero value precedes the first entry.
 type Hash [sha256.Size]byte
 
 // String formats the hash as hexadecimal.
 func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 
-// Chain returns the chain value after an entry: SHA-256(0x01 ‖ value before ‖ SHA-256(0x00 ‖ entry)). The two prefixes
-// keep an entry from being mistaken for a chain value, as in RFC 6962 §2.1.
+// Chain returns the chain value after an entry: SHA-256(0x01 ‖ before ‖ SHA-256(0x00 ‖ entry)). The two prefixes keep
+// an entry from being mistaken for a chain value (RFC 6962 section 2.1).
 func Chain(before Hash, entry []byte) Hash {
 	leaf := sha256.New()
 	leaf.Write([]byte{0x00})

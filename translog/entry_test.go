@@ -16,7 +16,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// sameValues compares the opaque values of pki, which are comparable.
+// sameValues lets cmp compare the opaque values of pki with ==.
 var sameValues = cmp.Options{
 	cmp.Comparer(func(a, b pki.Actor) bool { return a == b }),
 	cmp.Comparer(func(a, b pki.SPIFFEID) bool { return a == b }),
@@ -24,23 +24,23 @@ var sameValues = cmp.Options{
 	cmp.Comparer(func(a, b pki.Serial) bool { return a == b }),
 }
 
-func drawTime(t *rapid.T, label string) time.Time {
+func genTime(t *rapid.T, label string) time.Time {
 	return time.UnixMilli(rapid.Int64Range(time.Time{}.UnixMilli(), 250_000_000_000_000).Draw(t, label)).UTC()
 }
 
-func drawChange(t *rapid.T) pki.StatusChange {
-	octets := rapid.SliceOfN(rapid.Byte(), 53, 53).Draw(t, "octets")
-	octets[0], octets[32] = 1, octets[32]&0x7f|1
-	issuer, err := pki.IssuerIDFromBytes(octets[:32])
+func genChange(t *rapid.T) pki.StatusChange {
+	random := rapid.SliceOfN(rapid.Byte(), 53, 53).Draw(t, "random")
+	random[0], random[32] = 1, random[32]&0x7f|1
+	issuer, err := pki.IssuerIDFromBytes(random[:32])
 	if err != nil {
 		t.Fatal(err)
 	}
-	serial, err := pki.SerialFromBytes(octets[32:52])
+	serial, err := pki.SerialFromBytes(random[32:52])
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := pki.StatusChange{
-		Ref: pki.CertRef{Issuer: issuer, Serial: serial}, NotAfter: drawTime(t, "not after"),
+		Ref: pki.CertRef{Issuer: issuer, Serial: serial}, NotAfter: genTime(t, "not after"),
 		Status: pki.Status{
 			State:   rapid.SampledFrom([]pki.State{pki.Good, pki.Hold, pki.Revoked}).Draw(t, "state"),
 			Version: rapid.OneOf(rapid.Uint64Range(0, 2), rapid.Uint64()).Draw(t, "version"),
@@ -52,7 +52,7 @@ func drawChange(t *rapid.T) pki.StatusChange {
 	if c.Status.State == pki.Good {
 		return c
 	}
-	c.Status.RevokedAt = drawTime(t, "revoked at")
+	c.Status.RevokedAt = genTime(t, "revoked at")
 	name := rapid.SampledFrom(pki.ReasonNames()).Draw(t, "reason")
 	if c.Status.Reason, err = pki.ParseReason(name); err != nil {
 		t.Fatal(err)
@@ -60,12 +60,12 @@ func drawChange(t *rapid.T) pki.StatusChange {
 	return c
 }
 
-// drawFacts draws facts of any name and text, and often those that have a field of their own, in its form and in
-// forms that look like it.
-func drawFacts(t *rapid.T) map[string]string {
+// genFacts draws facts with arbitrary names and texts. Often it includes facts that are encoded in fields, both in
+// their exact form and in similar forms.
+func genFacts(t *rapid.T) map[string]string {
 	facts := rapid.MapOfN(rapid.String(), rapid.String(), 0, 3).Draw(t, "facts")
-	digits := func(octets int, alphabet string) *rapid.Generator[string] {
-		return rapid.StringOfN(rapid.RuneFrom([]rune(alphabet)), 2*octets, 2*octets, -1)
+	digits := func(size int, alphabet string) *rapid.Generator[string] {
+		return rapid.StringOfN(rapid.RuneFrom([]rune(alphabet)), 2*size, 2*size, -1)
 	}
 	text := rapid.OneOf(
 		rapid.String(),
@@ -93,13 +93,13 @@ func TestEntryRoundTrips(t *testing.T) {
 	actors := []pki.Actor{{}, pki.ActorIdentity(ids[0]), pki.ActorIdentity(ids[1]), pki.ActorSystem("crl"), pki.ActorCommand("ceremony install")}
 	rapid.Check(t, func(t *rapid.T) {
 		e := Entry{
-			Time:     drawTime(t, "time"),
+			Time:     genTime(t, "time"),
 			Actor:    rapid.SampledFrom(actors).Draw(t, "actor"),
 			Action:   rapid.SampledFrom(actions[1:]).Draw(t, "action"),
 			Outcome:  rapid.SampledFrom([]Outcome{Done, Refused}).Draw(t, "outcome"),
 			Identity: rapid.SampledFrom([]pki.SPIFFEID{{}, ids[0]}).Draw(t, "identity"),
-			Changes:  rapid.SliceOfN(rapid.Custom(drawChange), 0, 4).Draw(t, "changes"),
-			Facts:    drawFacts(t),
+			Changes:  rapid.SliceOfN(rapid.Custom(genChange), 0, 4).Draw(t, "changes"),
+			Facts:    genFacts(t),
 		}
 		b, err := e.Marshal()
 		if err != nil {
@@ -119,13 +119,13 @@ func TestEntryRoundTrips(t *testing.T) {
 			e.Facts = nil
 		}
 		if d := cmp.Diff(e, got, sameValues); d != "" {
-			t.Fatalf("the entry reads back differently (-want +got):\n%s", d)
+			t.Fatalf("the decoded entry differs (-want +got):\n%s", d)
 		}
 	})
 }
 
-// A finer time is cut to its millisecond, before 1970 as after it.
-func TestTimesAreKeptToTheMillisecond(t *testing.T) {
+// A more precise time is truncated to the millisecond, before and after 1970.
+func TestTimesHaveMillisecondPrecision(t *testing.T) {
 	for _, ns := range []int64{1_999_999, -1} {
 		e := goldenEntry(t)
 		e.Time = time.Unix(0, ns)
@@ -135,7 +135,7 @@ func TestTimesAreKeptToTheMillisecond(t *testing.T) {
 		}
 		got, err := ParseEntry(b)
 		if age := e.Time.Sub(got.Time); err != nil || age < 0 || age >= time.Millisecond || got.Time.Nanosecond()%1e6 != 0 {
-			t.Errorf("%v reads back as %v, %v", e.Time, got.Time, err)
+			t.Errorf("%v is decoded as %v, %v", e.Time, got.Time, err)
 		}
 	}
 }
@@ -164,7 +164,7 @@ func goldenEntry(t *testing.T) Entry {
 	}
 }
 
-// renewal is the entry that a log has most of.
+// renewal returns the most frequent kind of entry.
 func renewal(t *testing.T) Entry {
 	t.Helper()
 	e := goldenEntry(t)
@@ -174,7 +174,7 @@ func renewal(t *testing.T) Entry {
 	return e
 }
 
-// The bytes below are in archives. If this test fails the format has changed, and the change is wrong.
+// The bytes below are in archives. If this test fails, the format has changed, and that change is wrong.
 func TestEntryGolden(t *testing.T) {
 	const identity = "2a17" + "666c6565742e6578616d706c652f6465766963652f3432"
 	const issuer = "0a20" + "cacacacacacacacacacacacacacacacacacacacacacacacacacacacacacacaca"
@@ -216,8 +216,8 @@ func TestEntryGolden(t *testing.T) {
 	}
 }
 
-// The numbers of the actions are in archives, too.
-func TestActionsHaveTheirNumbers(t *testing.T) {
+// The numbers of the actions are in archives, too. They match brevet.v1.
+func TestActionNumbersMatchProto(t *testing.T) {
 	names := brevetv1.Action_name
 	if len(names) != len(actions) {
 		t.Fatalf("%d actions, %d in brevet.v1", len(actions), len(names))
@@ -232,7 +232,7 @@ func TestActionsHaveTheirNumbers(t *testing.T) {
 	}
 }
 
-// The values come from openssl: printf '\000one' | openssl dgst -sha256, and so on.
+// The expected values were computed with openssl: printf '\000one' | openssl dgst -sha256, and so on.
 func TestChainGolden(t *testing.T) {
 	first := Chain(Hash{}, []byte("one"))
 	second := Chain(first, []byte("two"))
@@ -245,11 +245,11 @@ func TestChainGolden(t *testing.T) {
 		}
 	}
 	if Chain(Hash{}, nil) == Hash(sha256.Sum256(nil)) {
-		t.Error("an empty entry's chain value is its plain hash")
+		t.Error("the chain value of an empty entry is its plain hash")
 	}
 }
 
-func TestMarshalRefusesWhatCouldNotBeReadBack(t *testing.T) {
+func TestMarshalRefusesUnreadableEntries(t *testing.T) {
 	for name, spoil := range map[string]func(*Entry){
 		"no action":         func(e *Entry) { e.Action = "" },
 		"other action":      func(e *Entry) { e.Action = "certificate.lost" },
@@ -268,7 +268,7 @@ func TestMarshalRefusesWhatCouldNotBeReadBack(t *testing.T) {
 		e := goldenEntry(t)
 		spoil(&e)
 		if b, err := e.Marshal(); err == nil {
-			t.Errorf("%s: %d octets, want a refusal", name, len(b))
+			t.Errorf("%s: encoded as %d bytes, want an error", name, len(b))
 		}
 	}
 }

@@ -9,14 +9,15 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// Facts that most entries have. Each has a field of its own in the encoding where its text is exactly what the field stands
-// for, and is a fact like any other where it is not: so every text reads back as it was.
+// The facts that most entries have. A text that its field can represent exactly is encoded in a field; any other text
+// is encoded as a generic fact. So every text is decoded as it was.
 const (
 	factPredecessor = "predecessor"
 	factProfile     = "profile"
 	factRequest     = "request"
 )
 
+// setFacts encodes facts.
 func setFacts(m *brevetv1.LogEntry, facts map[string]string) {
 	rest := maps.Clone(facts)
 	if s, err := pki.ParseSerial(facts[factPredecessor]); err == nil && s.String() == facts[factPredecessor] {
@@ -42,6 +43,7 @@ func parseRequest(text string) (pki.RequestID, error) {
 	return pki.RequestIDFromBytes(b)
 }
 
+// factsOf decodes the facts that setFacts encoded.
 func factsOf(m *brevetv1.LogEntry) (map[string]string, error) {
 	typed := map[string]string{}
 	if b := m.GetPredecessor(); len(b) > 0 {
@@ -66,7 +68,7 @@ func factsOf(m *brevetv1.LogEntry) (map[string]string, error) {
 	}
 	for k, v := range m.GetFacts() {
 		if _, twice := typed[k]; twice {
-			return nil, fmt.Errorf("it has the fact %q twice", k)
+			return nil, fmt.Errorf("fact %q occurs twice", k)
 		}
 		typed[k] = v
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// FuzzParseEntry: what an entry says is what it says when it is written again.
+// FuzzParseEntry checks that an entry that was decoded and encoded again has the same meaning.
 func FuzzParseEntry(f *testing.F) {
 	serial, err := pki.ParseSerial("0102")
 	if err != nil {
@@ -43,19 +43,19 @@ func FuzzParseEntry(f *testing.F) {
 		}
 		first, err := e.Marshal()
 		if err != nil {
-			return // a change of no certificate, or more than an entry may have: nobody wrote that
+			return // the entry changes no certificate, or is too large: Marshal never wrote it
 		}
 		again, err := ParseEntry(first)
 		if err != nil {
-			t.Fatalf("%+v does not read back: %v", e, err)
+			t.Fatalf("%+v cannot be encoded and decoded: %v", e, err)
 		}
 		if second, err := again.Marshal(); err != nil || !bytes.Equal(first, second) {
-			t.Fatalf("%x reads back as %x, %v", first, second, err)
+			t.Fatalf("%x becomes %x, %v", first, second, err)
 		}
 	})
 }
 
-// FuzzRead: an archive is read to the end that verifies, and the rest is named.
+// FuzzRead checks that an archive is read up to the end of its verified batches, and that the rest is a typed error.
 func FuzzRead(f *testing.F) {
 	whole := []byte(archiveHeader)
 	records := extend(Head{}, 6)
@@ -77,12 +77,12 @@ func FuzzRead(f *testing.F) {
 			return nil
 		})
 		if head != seen {
-			t.Fatalf("read up to %d, and says %d", seen.Size, head.Size)
+			t.Fatalf("read up to %d, but the head is %d", seen.Size, head.Size)
 		}
 		var torn *TornError
 		var corrupt *CorruptError
 		if err != nil && !errors.As(err, &torn) && !errors.As(err, &corrupt) && !errors.Is(err, ErrNotArchive) {
-			t.Fatalf("%v is not typed", err)
+			t.Fatalf("%v has an unexpected type", err)
 		}
 	})
 }

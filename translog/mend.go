@@ -12,14 +12,14 @@ import (
 	"github.com/brevet-pki/brevet/files"
 )
 
-// sector is what a disk writes whole or not at all.
+// sector is the unit, in bytes, that a disk writes completely or not at all.
 const sector = 512
 
-// OpenArchiveOf opens the archive that belongs to a store as OpenArchive does, and mends it before where that takes the
-// store's word: where power loss kept the later sectors of the last append and lost earlier ones. Such an archive looks
-// altered; but every sector beyond its good batches is as an append of the store's next entries makes it, or empty. The append is cut
-// off, and the Sequencer repeats it. What is anything else, or longer than one append, is the *CorruptError that it was, and
-// stays as evidence.
+// OpenArchiveOf opens the archive of a store like OpenArchive, and first repairs one kind of damage that only the store
+// can explain. A power failure can keep later sectors of the last append and lose earlier ones, so that the archive
+// looks altered. OpenArchiveOf removes that append if each of its sectors is either empty or as an append of the
+// store's next entries writes it. The Sequencer repeats the append. Any other damage remains a [*CorruptError], and the
+// file is unchanged as evidence.
 func OpenArchiveOf(ctx context.Context, records Store, path string, log *slog.Logger) (*Archive, error) {
 	a, err := OpenArchive(path, log)
 	var corrupt *CorruptError
@@ -33,18 +33,18 @@ func OpenArchiveOf(ctx context.Context, records Store, path string, log *slog.Lo
 	if !mended {
 		return nil, err
 	}
-	log.Warn("cut off the archive's last append, of which power loss kept a part: the store has all of it",
+	log.Warn("removed an append from the archive that a power failure damaged, the store has its entries",
 		"archive", path, "index", corrupt.Index, "offset", corrupt.Offset)
 	return OpenArchive(path, log)
 }
 
-// mend cuts off a torn append, and reports whether it was one.
+// mend removes a torn append and reports whether there was one.
 func mend(ctx context.Context, records Store, path string) (bool, error) {
 	f, err := files.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return false, fmt.Errorf("translog: open archive: %w", err)
 	}
-	defer func() { _ = locked{f}.Close() }() // what was cut off is durable by then
+	defer func() { _ = lockedFile{f}.Close() }() // the truncation is already durable
 	if err := lock(f); err != nil {
 		return false, err
 	}
@@ -53,11 +53,11 @@ func mend(ctx context.Context, records Store, path string) (bool, error) {
 	if !errors.As(err, &corrupt) {
 		return false, err
 	}
-	next, err := following(ctx, records, head)
+	next, err := nextAppend(ctx, records, head)
 	if err != nil {
 		return false, err
 	}
-	tail, err := io.ReadAll(io.NewSectionReader(f, corrupt.Offset, longest(next)+1))
+	tail, err := io.ReadAll(io.NewSectionReader(f, corrupt.Offset, appendSize(next)+1))
 	if err != nil {
 		return false, fmt.Errorf("translog: read archive: %w", err)
 	}
@@ -65,14 +65,14 @@ func mend(ctx context.Context, records Store, path string) (bool, error) {
 		return false, nil
 	}
 	if err := errors.Join(f.Truncate(corrupt.Offset), f.Sync()); err != nil {
-		return false, &unavailable{"cut off the archive's torn append", err}
+		return false, &unavailable{"remove the archive's torn append", err}
 	}
 	return true, nil
 }
 
-// following returns what an append after a head could write, as the store has it: nothing where the store ends there, or
-// does not continue that head.
-func following(ctx context.Context, records Store, head Head) ([]Sequenced, error) {
+// nextAppend returns the store's entries after a head that one append could write. It returns none if the store ends
+// there or does not continue that head.
+func nextAppend(ctx context.Context, records Store, head Head) ([]Sequenced, error) {
 	next, err := records.Entries(ctx, head.Size+1, batchSize)
 	if err != nil {
 		return nil, fmt.Errorf("translog: read entries from %d on: %w", head.Size+1, err)
@@ -84,8 +84,8 @@ func following(ctx context.Context, records Store, head Head) ([]Sequenced, erro
 	return next[:good], nil
 }
 
-// longest returns how many octets an append of records takes.
-func longest(records []Sequenced) (size int64) {
+// appendSize returns the size in bytes of an append of the records.
+func appendSize(records []Sequenced) (size int64) {
 	for batch := range batches(records) {
 		size += frameSize + int64(len(Hash{}))
 		for _, s := range batch {
@@ -95,11 +95,12 @@ func longest(records []Sequenced) (size int64) {
 	return size
 }
 
-// isTorn reports whether an append of the next entries, of one or several or all of them, explains a file's tail from an
-// offset on: each sector is what was to be written there, or empty. How many entries the append had is not known, as the
-// store may have more by now: an append of more goes on from the same whole batches, and only its last one differs.
+// isTorn reports whether the tail of a file, from an offset on, is a torn append of the first of the next entries. Each
+// sector must be empty or as that append writes it. The number of appended entries is unknown, because the store may
+// have more by now, so isTorn tries every number. Longer appends have the same complete batches and differ only in the
+// last one.
 func isTorn(tail []byte, offset int64, next []Sequenced) bool {
-	var written []byte // of the append, from where the tail now begins
+	var written []byte // the append from the start of the tail on
 	for batch := range batches(next) {
 		for n := range batch {
 			if all := appendBatch(written, batch[:n+1]); len(tail) <= len(all) && isWritten(tail, all, offset) {
@@ -107,7 +108,7 @@ func isTorn(tail []byte, offset int64, next []Sequenced) bool {
 			}
 		}
 		written = appendBatch(written, batch)
-		whole := len(written) - int((offset+int64(len(written)))%sector) // to the end of the last whole sector
+		whole := len(written) - int((offset+int64(len(written)))%sector) // up to the end of the last complete sector
 		if whole <= 0 {
 			continue
 		}
@@ -119,7 +120,7 @@ func isTorn(tail []byte, offset int64, next []Sequenced) bool {
 	return false
 }
 
-// isWritten reports whether each sector of a tail is the beginning of what was written, or empty.
+// isWritten reports whether each sector of a tail is empty or equals what was written.
 func isWritten(tail, written []byte, offset int64) bool {
 	for len(tail) > 0 {
 		n := min(len(tail), sector-int(offset%sector))

@@ -12,51 +12,52 @@ import (
 
 const (
 	batchSize    = 512                    // entries per transaction and per append
-	idleInterval = 100 * time.Millisecond // how long an entry waits at most when nobody kicks
+	idleInterval = 100 * time.Millisecond // maximum wait of an entry without Kick
 )
 
-// Sequencer gives entries their places in the log and appends them to the archive. An entry is never lost and never
-// written twice: the store sequences it durably first, and the archive only ever follows the store. So what is done
-// after a crash, a failure or a full disk is what is always done.
+// Sequencer assigns indexes to entries and appends the entries to the archive. No entry is lost or written twice: the
+// store sequences entries durably first, and the archive follows the store. Recovery after a crash, a failure or a full
+// disk is therefore the normal operation.
 type Sequencer struct {
 	records Store
 	archive *Archive
 	log     *slog.Logger
 	kick    chan struct{}
 
-	// Of the goroutine in Run.
+	// These fields belong to the goroutine in Run.
 	sequencing, archiving attempt
-	behind                bool // the store may hold entries that the archive lacks
-	compared              bool // the archive is known to be the beginning of the store's log
+	behind                bool // the store may have entries that the archive lacks
+	compared              bool // the archive is known to be a prefix of the store's log
 
 	mu       sync.Mutex
-	begun    uint64        // rounds begun
-	complete uint64        // the last round that ended without an error
+	started  uint64        // number of rounds started
+	complete uint64        // the last round that succeeded
 	advanced chan struct{} // closed and replaced when complete grows
-	failure  error         // why the last round failed, or nil
-	ended    chan struct{} // closed when Run has returned
+	failure  error         // error of the last round, or nil
+	stopped  chan struct{} // closed when Run has returned
 }
 
-// NewSequencer returns a Sequencer between a store and the archive that belongs to it. It logs failures that it retries.
+// NewSequencer returns a Sequencer for a store and its archive. It logs failures, which Run retries.
 func NewSequencer(records Store, archive *Archive, log *slog.Logger) *Sequencer {
 	return &Sequencer{
 		records: records, archive: archive, log: log, kick: make(chan struct{}, 1), behind: true,
-		sequencing: newAttempt("sequence the log", log), archiving: newAttempt("archive the log", log),
-		advanced: make(chan struct{}), ended: make(chan struct{}),
+		sequencing: newAttempt("sequence", log), archiving: newAttempt("archive", log),
+		advanced: make(chan struct{}), stopped: make(chan struct{}),
 	}
 }
 
-// Reconcile compares the archive with the store and appends what the archive lacks. A *MismatchError says that the
-// two do not hold the same log, and that the server must not start. Call it before Run, not beside it.
+// Reconcile compares the archive with the store and appends what the archive lacks. If it returns a [*MismatchError],
+// the two have different logs, and the server must not start. Call it before Run, not concurrently.
 func (s *Sequencer) Reconcile(ctx context.Context) error {
 	before := s.archive.Head().Size
 	err := s.reconcile(ctx)
 	if after := s.archive.Head().Size; after > before {
-		s.log.Info("the archive has caught up with the store", "from", before+1, "to", after)
+		s.log.Info("appended entries that the archive lacked", "from", before+1, "to", after)
 	}
 	return err
 }
 
+// reconcile compares the archive's head with the store's entry at that index, then appends the later entries.
 func (s *Sequencer) reconcile(ctx context.Context) error {
 	store, err := s.records.Head(ctx)
 	if err != nil {
@@ -79,7 +80,7 @@ func (s *Sequencer) reconcile(ctx context.Context) error {
 	return s.catchUp(ctx, store)
 }
 
-// catchUp appends the store's entries up to its head.
+// catchUp appends the store's entries up to the given head.
 func (s *Sequencer) catchUp(ctx context.Context, store Head) error {
 	for head := s.archive.Head(); head.Size < store.Size; head = s.archive.Head() {
 		batch, err := s.entries(ctx, head.Size+1, batchSize, store)
@@ -98,7 +99,7 @@ func (s *Sequencer) catchUp(ctx context.Context, store Head) error {
 	return nil
 }
 
-// entries reads entries that the store's head says there are.
+// entries reads entries that must exist according to the store's head.
 func (s *Sequencer) entries(ctx context.Context, from uint64, limit int, store Head) ([]Sequenced, error) {
 	batch, err := s.records.Entries(ctx, from, limit)
 	var broken *ChainError
@@ -114,12 +115,12 @@ func (s *Sequencer) entries(ctx context.Context, from uint64, limit int, store H
 	return batch, nil
 }
 
-// Run sequences and archives until the context ends, and then returns nil. Failures of the store and the disk are
-// logged and retried, with growing pauses of up to some ten seconds. While only the archive fails, sequencing goes on,
-// so that whoever follows the log is not kept waiting. Run returns a *MismatchError when the archive and the store turn
-// out to hold different logs. Call it once.
+// Run sequences and archives entries until the context ends, and then returns nil. It logs failures of the store and
+// the disk and retries them after growing pauses of up to about ten seconds. If only the archive fails, sequencing
+// continues, because clients that follow the log depend on it. Run returns a [*MismatchError] if the archive and the
+// store turn out to have different logs. Call it once.
 func (s *Sequencer) Run(ctx context.Context) error {
-	defer close(s.ended)
+	defer close(s.stopped)
 	for {
 		err := s.round(ctx)
 		var mismatch *MismatchError
@@ -133,7 +134,7 @@ func (s *Sequencer) Run(ctx context.Context) error {
 	}
 }
 
-// wait returns after a while, a kick, or the context's end.
+// wait returns after idleInterval, after Kick, or when the context ends.
 func (s *Sequencer) wait(ctx context.Context) {
 	t := time.NewTimer(idleInterval)
 	defer t.Stop()
@@ -144,11 +145,11 @@ func (s *Sequencer) wait(ctx context.Context) {
 	}
 }
 
-// round brings everything that was committed before it into the archive.
+// round archives everything that was committed before it started.
 func (s *Sequencer) round(ctx context.Context) error {
 	s.mu.Lock()
-	s.begun++
-	number := s.begun
+	s.started++
+	number := s.started
 	s.mu.Unlock()
 
 	err := s.advance(ctx)
@@ -164,21 +165,22 @@ func (s *Sequencer) round(ctx context.Context) error {
 	return err
 }
 
+// advance sequences the waiting entries, then archives them.
 func (s *Sequencer) advance(ctx context.Context) error {
-	if !s.compared { // first, or an index that the archive has already could be given out again
-		if err := s.archiving.try(ctx, s.follow); err != nil {
+	if !s.compared { // otherwise an index that the archive already has could be assigned again
+		if err := s.archiving.try(ctx, s.archiveNew); err != nil {
 			return err
 		}
 	}
 	sequenced := s.sequencing.try(ctx, s.sequence)
-	return cmp.Or(s.archiving.try(ctx, s.follow), sequenced)
+	return cmp.Or(s.archiving.try(ctx, s.archiveNew), sequenced)
 }
 
-// sequence gives all waiting entries their places.
+// sequence assigns indexes to all unsequenced entries.
 func (s *Sequencer) sequence(ctx context.Context) error {
 	for {
 		batch, err := s.records.Sequence(ctx, batchSize)
-		s.behind = s.behind || err != nil || len(batch) > 0 // an error says little about whether it took effect
+		s.behind = s.behind || err != nil || len(batch) > 0 // after an error the call may have taken effect
 		if err != nil {
 			return fmt.Errorf("translog: sequence entries: %w", err)
 		}
@@ -188,8 +190,8 @@ func (s *Sequencer) sequence(ctx context.Context) error {
 	}
 }
 
-// follow brings the archive up to the store.
-func (s *Sequencer) follow(ctx context.Context) error {
+// archiveNew archives the store's entries if there may be new ones.
+func (s *Sequencer) archiveNew(ctx context.Context) error {
 	if !s.behind {
 		return nil
 	}
@@ -200,19 +202,20 @@ func (s *Sequencer) follow(ctx context.Context) error {
 	return nil
 }
 
-// Kick asks Run to look for entries now instead of at the end of its interval. It never blocks.
+// Kick makes Run look for entries immediately instead of after its interval. It never blocks.
 func (s *Sequencer) Kick() {
 	select {
 	case s.kick <- struct{}{}:
-	default: // asked already
+	default: // already requested
 	}
 }
 
-// Sync returns when every entry that was committed before the call is sequenced and archived. When the context ends
-// first, the error is Temporary and names what is in the way: the entries are safe in the store. Safe for concurrent use.
+// Sync waits until every entry that was committed before the call is sequenced and archived. If the context ends first,
+// Sync returns a temporary error that names the cause; the entries are safe in the store. Sync is safe for concurrent
+// use.
 func (s *Sequencer) Sync(ctx context.Context) error {
 	s.mu.Lock()
-	due := s.begun + 1 // a round that has begun may have looked already
+	due := s.started + 1 // the current round may have read the entries already
 	s.mu.Unlock()
 	s.Kick()
 	for {
@@ -224,16 +227,16 @@ func (s *Sequencer) Sync(ctx context.Context) error {
 		}
 		select {
 		case <-advanced:
-		case <-s.ended:
+		case <-s.stopped:
 			return &unavailable{"the sequencer has stopped", failure}
 		case <-ctx.Done():
-			return &unavailable{"the log is not yet archived", s.because(ctx.Err())}
+			return &unavailable{"the log is not yet archived", s.withCause(ctx.Err())}
 		}
 	}
 }
 
-// because adds to an error what keeps the rounds from completing.
-func (s *Sequencer) because(err error) error {
+// withCause adds the error of the last round to err.
+func (s *Sequencer) withCause(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failure == nil {

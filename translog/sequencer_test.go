@@ -18,7 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// start runs a sequencer until the test ends, and fails the test if it gives up before.
+// start runs a sequencer until the test ends. The test fails if Run returns earlier.
 func start(t *testing.T, records Store, a *Archive) *Sequencer {
 	t.Helper()
 	s := NewSequencer(records, a, quiet())
@@ -56,7 +56,7 @@ func archived(t *testing.T, path string) []string {
 	return entries
 }
 
-func TestSyncCoversWhatWasCommittedBefore(t *testing.T) {
+func TestSyncArchivesEarlierCommits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	m, a := &memory{}, open(t, path)
 	s := start(t, m, a)
@@ -77,17 +77,17 @@ func TestSyncCoversWhatWasCommittedBefore(t *testing.T) {
 		})
 	}
 	group.Wait()
-	isOnce(t, archived(t, path), callers, each)
+	checkOnce(t, archived(t, path), callers, each)
 }
 
-// isOnce checks that the entries of every caller are there once, in the order in which it committed them.
-func isOnce(t *testing.T, entries []string, callers, each int) {
+// checkOnce checks that each caller's entries are present exactly once, in the order of its commits.
+func checkOnce(t *testing.T, entries []string, callers, each int) {
 	t.Helper()
 	next := make([]int, callers)
 	for _, e := range entries {
 		var c, i int
 		if _, err := fmt.Sscanf(e, "%d/%d", &c, &i); err != nil || i != next[c] {
-			t.Fatalf("entry %q out of its order, %d was due", e, next[c])
+			t.Fatalf("entry %q is out of order, want number %d", e, next[c])
 		}
 		next[c]++
 	}
@@ -98,24 +98,24 @@ func isOnce(t *testing.T, entries []string, callers, each int) {
 	}
 }
 
-func TestRunNeedsNoKick(t *testing.T) {
+func TestRunWorksWithoutKick(t *testing.T) {
 	m, a := &memory{}, open(t, filepath.Join(t.TempDir(), "log"))
 	s := start(t, m, a)
 	synced(t, s)
 	m.commit("alone")
-	for a.Head().Size == 0 { // ends with the test's own time limit if Run never looks
+	for a.Head().Size == 0 { // the test times out if Run never looks
 		time.Sleep(5 * time.Millisecond)
 	}
 }
 
-func TestArchiveCatchesUpAfterACrash(t *testing.T) {
+func TestArchiveCatchesUpAfterCrash(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	m, a := &memory{}, open(t, path)
 	const n = 2*batchSize + 7
 	for i := range n {
 		m.commit(fmt.Sprintf("0/%d", i))
 	}
-	// The process that sequenced these died before it archived more than the first.
+	// The process that sequenced these entries crashed after archiving the first.
 	var lost []Sequenced
 	for range 3 {
 		batch, err := m.Sequence(context.Background(), batchSize)
@@ -132,11 +132,11 @@ func TestArchiveCatchesUpAfterACrash(t *testing.T) {
 	if a.Head() != m.head() {
 		t.Fatalf("head %+v, the store's is %+v", a.Head(), m.head())
 	}
-	isOnce(t, archived(t, path), 1, n)
+	checkOnce(t, archived(t, path), 1, n)
 }
 
-// Another process may sequence too: what it took has to be read from the store.
-func TestEntriesThatSomebodyElseSequenced(t *testing.T) {
+// Another process may sequence entries, too. The Sequencer must read those from the store.
+func TestEntriesSequencedByAnotherProcessAreArchived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "log")
 		m, a := &memory{}, open(t, path)
@@ -155,12 +155,12 @@ func TestEntriesThatSomebodyElseSequenced(t *testing.T) {
 		}
 		synced(t, s)
 		synced(t, s)
-		isOnce(t, archived(t, path), 1, 20)
+		checkOnce(t, archived(t, path), 1, 20)
 	})
 }
 
-// Every failure of store and disk, whether or not the call took effect, ends in the same log.
-func TestFailuresLoseAndRepeatNothing(t *testing.T) {
+// Any failure of store or disk, whether or not the call took effect, leads to the same log.
+func TestFailuresNeitherLoseNorRepeatEntries(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "log")
@@ -190,13 +190,13 @@ func TestFailuresLoseAndRepeatNothing(t *testing.T) {
 				}
 			}
 			synced(t, s)
-			isOnce(t, archived(t, path), 1, 30)
+			checkOnce(t, archived(t, path), 1, 30)
 		})
 	}
 }
 
-// Whoever follows the log learns of a revocation from its index: a full disk must not keep that from growing.
-func TestSequencingGoesOnWithoutTheArchive(t *testing.T) {
+// A client that follows the log learns of a revocation from its index. A full disk must not delay that.
+func TestSequencingContinuesIfArchiveFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "log")
 		m, a := &memory{}, open(t, path)
@@ -214,21 +214,21 @@ func TestSequencingGoesOnWithoutTheArchive(t *testing.T) {
 		full.Store(true)
 		for i := range 50 {
 			m.commit(fmt.Sprintf("0/%d", i))
-			time.Sleep(time.Second) // of the bubble's own time
+			time.Sleep(time.Second) // in the time of the synctest bubble
 			if head, err := m.Head(context.Background()); err != nil || head.Size != uint64(i+1) {
 				t.Fatalf("%d entries are sequenced, want %d (%v)", head.Size, i+1, err)
 			}
 		}
 		if a.Head().Size != 0 {
-			t.Fatalf("a full disk holds %d entries", a.Head().Size)
+			t.Fatalf("the archive has %d entries while the disk is full", a.Head().Size)
 		}
 		full.Store(false)
 		synced(t, s)
-		isOnce(t, archived(t, path), 1, 50)
+		checkOnce(t, archived(t, path), 1, 50)
 	})
 }
 
-func TestSyncSaysWhatIsInTheWay(t *testing.T) {
+func TestSyncReturnsLastFailure(t *testing.T) {
 	m, a := &memory{}, open(t, filepath.Join(t.TempDir(), "log"))
 	m.fault = func(string) (bool, error) { return false, errStore }
 	s := NewSequencer(m, a, quiet())
@@ -236,12 +236,12 @@ func TestSyncSaysWhatIsInTheWay(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	impatient, giveUp := context.WithCancel(context.Background())
-	for s.because(nil) == nil { // until Run has met the failure
+	for s.withCause(nil) == nil { // until Run has recorded the failure
 		time.Sleep(time.Millisecond)
 	}
 	giveUp()
 	if err := s.Sync(impatient); !pki.IsTemporary(err) || !errors.Is(err, context.Canceled) || !errors.Is(err, errStore) {
-		t.Errorf("Sync: %v, want a temporary failure that names the store's", err)
+		t.Errorf("Sync: %v, want a temporary error with the store's error", err)
 	}
 	stop()
 	if err := <-ended; err != nil {
@@ -252,7 +252,7 @@ func TestSyncSaysWhatIsInTheWay(t *testing.T) {
 	}
 }
 
-func TestMismatchesAreNamed(t *testing.T) {
+func TestMismatchErrorNamesEntry(t *testing.T) {
 	store := func(entries ...string) *memory {
 		m := &memory{}
 		for _, e := range entries {
@@ -301,17 +301,17 @@ func TestMismatchesAreNamed(t *testing.T) {
 				t.Errorf("the archive now has %d entries", got)
 			}
 			if err := s.Sync(context.Background()); err == nil {
-				t.Error("Sync succeeds after Run gave up")
+				t.Error("Sync succeeds after Run returned an error")
 			}
 		})
 	}
 }
 
-func TestVerifierGoesOnFromAHead(t *testing.T) {
+func TestVerifierContinuesFromHead(t *testing.T) {
 	records := extend(Head{}, 5)
 	v := NewVerifier(Head{Size: 2, Chain: records[1].Chain})
 	if err := v.Add(records[3]); err == nil {
-		t.Error("a gap passed")
+		t.Error("a gap was accepted")
 	}
 	for _, r := range records[2:] {
 		if err := v.Add(r); err != nil {

@@ -14,14 +14,14 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(appenderEnv) != "" {
-		os.Exit(appendForEver())
+		os.Exit(appendUntilKilled())
 	}
 	goleak.VerifyTestMain(m)
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// extend returns n records that continue a head, each with an entry of its own.
+// extend returns n records that continue a head, each with a different entry.
 func extend(head Head, n int) []Sequenced {
 	var records []Sequenced
 	for range n {
@@ -32,8 +32,7 @@ func extend(head Head, n int) []Sequenced {
 	return records
 }
 
-// memory is the plainest Records there can be: what the Sequencer expects of a store, without one. The stores
-// themselves have a conformance suite of their own.
+// memory is a minimal Store in memory. The stores of the product have their own conformance suite.
 type memory struct {
 	mu        sync.Mutex
 	waiting   [][]byte
@@ -49,7 +48,7 @@ func (m *memory) commit(entry string) {
 	m.waiting = append(m.waiting, []byte(entry))
 }
 
-func (m *memory) strike(call string) (bool, error) {
+func (m *memory) inject(call string) (bool, error) {
 	if m.fault == nil {
 		return true, nil
 	}
@@ -72,7 +71,7 @@ func (m *memory) Written(context.Context) (uint64, error) {
 func (m *memory) Sequence(_ context.Context, limit int) ([]Sequenced, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	apply, err := m.strike("Sequence")
+	apply, err := m.inject("Sequence")
 	if !apply {
 		return nil, err
 	}
@@ -93,7 +92,7 @@ func (m *memory) Sequence(_ context.Context, limit int) ([]Sequenced, error) {
 func (m *memory) Head(context.Context) (Head, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, err := m.strike("Head"); err != nil {
+	if _, err := m.inject("Head"); err != nil {
 		return Head{}, err
 	}
 	return m.head(), nil
@@ -102,7 +101,7 @@ func (m *memory) Head(context.Context) (Head, error) {
 func (m *memory) Entries(_ context.Context, from uint64, limit int) ([]Sequenced, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, err := m.strike("Entries"); err != nil {
+	if _, err := m.inject("Entries"); err != nil {
 		return nil, err
 	}
 	for i, s := range m.sequenced {

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// appended is an archive before and after an append of some records to six of a store's, and the store.
+// appended returns an archive with the first six of a store's entries, before and after an append of further records.
 func appended(t *testing.T, entries []string, records int) (before, after []byte, store *memory) {
 	t.Helper()
 	store = &memory{}
@@ -29,7 +29,7 @@ func appended(t *testing.T, entries []string, records int) (before, after []byte
 	return before, after, store
 }
 
-// oblong are n entries of different lengths.
+// oblong returns n entries of different lengths.
 func oblong(n int) []string {
 	var entries []string
 	for i := range n {
@@ -38,7 +38,7 @@ func oblong(n int) []string {
 	return entries
 }
 
-// torn is the archive after the append, without the sectors of it that lost has a bit for.
+// torn returns the archive after the append, without the sectors whose bits are set in lost.
 func torn(before, after []byte, lost int) []byte {
 	content := bytes.Clone(after)
 	for bit, from := 0, len(before); from < len(content); bit++ {
@@ -51,7 +51,7 @@ func torn(before, after []byte, lost int) []byte {
 	return content
 }
 
-// reconciled opens an archive and brings it up to the store.
+// reconciled opens an archive and archives the store's remaining entries.
 func reconciled(t *testing.T, content []byte, store Store) (path string, err error) {
 	t.Helper()
 	path = file0600(t, content)
@@ -63,9 +63,9 @@ func reconciled(t *testing.T, content []byte, store Store) (path string, err err
 	return path, NewSequencer(store, a, quiet()).Reconcile(context.Background())
 }
 
-func TestAppendsAreMendedHoweverTheyWereTorn(t *testing.T) {
+func TestTornAppendIsRepaired(t *testing.T) {
 	for _, c := range []struct{ stored, records int }{
-		{9, 3}, // all that the store has
+		{9, 3}, // all entries of the store
 		{9, 2}, // the store has one more by now
 		{14, 1},
 		{14, 4},
@@ -73,7 +73,7 @@ func TestAppendsAreMendedHoweverTheyWereTorn(t *testing.T) {
 		before, after, store := appended(t, oblong(c.stored), c.records)
 		parts := (len(after)-1)/sector - len(before)/sector + 1
 		if parts < 3 || parts > 8 {
-			t.Fatalf("an append of %d lies in %d sectors", c.records, parts)
+			t.Fatalf("an append of %d spans %d sectors", c.records, parts)
 		}
 		for lost := range 1 << parts {
 			path, err := reconciled(t, torn(before, after, lost), store)
@@ -82,7 +82,8 @@ func TestAppendsAreMendedHoweverTheyWereTorn(t *testing.T) {
 			}
 			got, err := os.ReadFile(path)
 			if whole := c.records == c.stored-6; err != nil || whole && !bytes.Equal(got, after) {
-				t.Fatalf("sectors %b of an append of %d lost: the archive is not what it was (%v)", lost, c.records, err)
+				t.Fatalf("sectors %b of an append of %d lost: the archive is not what it was (%v)",
+					lost, c.records, err)
 			}
 			if got := archived(t, path); !slices.Equal(got, oblong(c.stored)) {
 				t.Fatalf("sectors %b of an append of %d lost: %d entries are archived", lost, c.records, len(got))
@@ -91,8 +92,9 @@ func TestAppendsAreMendedHoweverTheyWereTorn(t *testing.T) {
 	}
 }
 
+// Any sectors of an append of several batches may be lost.
 // An append of several batches is one append: any sector of any of them may be lost.
-func TestAppendsOfSeveralBatchesAreMended(t *testing.T) {
+func TestTornAppendOfSeveralBatchesIsRepaired(t *testing.T) {
 	entries := oblong(6)
 	for i := range 6 {
 		entries = append(entries, fmt.Sprint(i)+strings.Repeat("y", MaxEntrySize/3))
@@ -106,10 +108,10 @@ func TestAppendsOfSeveralBatchesAreMended(t *testing.T) {
 			clear(content[max(from, len(before)):to])
 			path, err := reconciled(t, content, store)
 			if err != nil {
-				t.Fatalf("octets %v of an append of %d lost: %v", hole, records, err)
+				t.Fatalf("bytes %v of an append of %d lost: %v", hole, records, err)
 			}
 			if got := archived(t, path); !slices.Equal(got, entries) {
-				t.Fatalf("octets %v of an append of %d lost: %d entries are archived", hole, records, len(got))
+				t.Fatalf("bytes %v of an append of %d lost: %d entries are archived", hole, records, len(got))
 			}
 		}
 		altered := bytes.Clone(after)
@@ -118,20 +120,23 @@ func TestAppendsOfSeveralBatchesAreMended(t *testing.T) {
 		path, err := reconciled(t, altered, store)
 		var corrupt *CorruptError
 		if got, readErr := os.ReadFile(path); !errors.As(err, &corrupt) || readErr != nil || !bytes.Equal(got, altered) {
-			t.Errorf("an altered append of %d: %v, and the file is what it was: %v", records, err, bytes.Equal(got, altered))
+			t.Errorf("an altered append of %d: %v, and the file is what it was: %v",
+				records, err, bytes.Equal(got, altered))
 		}
 	}
 }
 
-// What the store cannot explain stays as evidence.
-func TestOtherDamageIsNotMended(t *testing.T) {
+// Damage that the store cannot explain is left unchanged as evidence.
+func TestOtherDamageIsNotRepaired(t *testing.T) {
 	before, after, store := appended(t, oblong(9), 3)
 	hole := torn(before, after, 1<<1)
 	altered := bytes.Clone(hole)
 	altered[len(altered)-1] ^= 1
 	early := bytes.Clone(after)
-	clear(early[sector : 2*sector]) // a sector of what was durable, and more behind it than the store has
-	two := bytes.Clone(before)      // appends, of which the first has a hole: it was durable before the second began
+	// early lacks a sector of the durable part, and its tail is longer than the store's next entries.
+	clear(early[sector : 2*sector])
+	// two has two appends. The first has a hole, although it was durable before the second began.
+	two := bytes.Clone(before)
 	two = appendBatch(two, store.sequenced[6:8])
 	clear(two[len(before)/sector*sector+sector : len(before)/sector*sector+2*sector])
 	two = appendBatch(two, store.sequenced[8:9])

@@ -2,14 +2,14 @@ package translog
 
 import "fmt"
 
-// Verifier checks that records, added one by one, continue a log without a gap and with the right chain values. The
-// zero value begins at the log's start. It is for one goroutine at a time.
+// Verifier verifies that records, added one at a time, continue a log without a gap and with correct chain values. The
+// zero value expects the first record of a log. It must be used by one goroutine at a time.
 type Verifier struct{ head Head }
 
-// NewVerifier returns a Verifier that goes on from a head that is trusted already.
+// NewVerifier returns a Verifier that continues after a trusted head.
 func NewVerifier(from Head) *Verifier { return &Verifier{head: from} }
 
-// Add checks the next record. After a *ChainError the head is what it was before.
+// Add verifies the next record. After a [*ChainError] the head is unchanged.
 func (v *Verifier) Add(s Sequenced) error {
 	due := v.head.Size + 1
 	if s.Index != due {
@@ -17,11 +17,11 @@ func (v *Verifier) Add(s Sequenced) error {
 	}
 	chain := Chain(v.head.Chain, s.Entry)
 	if s.Chain != chain {
-		return &ChainError{Index: due, Detail: fmt.Sprintf("its chain value is %s, and its entry gives %s", s.Chain, chain)}
+		return &ChainError{Index: due, Detail: fmt.Sprintf("its chain value is %s instead of %s", s.Chain, chain)}
 	}
 	v.head = Head{Size: due, Chain: chain}
 	return nil
 }
 
-// Head returns the end of what has been verified.
+// Head returns the head after the last verified record.
 func (v *Verifier) Head() Head { return v.head }

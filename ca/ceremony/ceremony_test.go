@@ -34,7 +34,7 @@ const (
 	trustDomain = "fleet.example"
 )
 
-// keyPair makes a root's and an issuing CA's key; the RSA ones, which take long, once for all tests.
+// keyPair returns the keys of a root and an issuing CA. RSA keys, which are slow to generate, are shared by all tests.
 type keyPair func() (root, sub crypto.Signer)
 
 func ecPair(curve elliptic.Curve) keyPair {
@@ -65,8 +65,8 @@ func must[K crypto.Signer](key K, err error) crypto.Signer {
 	return key
 }
 
-// pkiUnderTest is a root and an issuing CA, as two ceremonies make them, and their files.
-type pkiUnderTest struct {
+// testPKI is a root and an issuing CA made in two ceremonies, with their files.
+type testPKI struct {
 	dir             string
 	rootKey, subKey crypto.Signer
 	root, sub       *x509.Certificate
@@ -84,9 +84,9 @@ func signSpec() ceremony.SignSpec {
 	}
 }
 
-func build(t *testing.T, keys keyPair, edit func(*ceremony.SignSpec)) pkiUnderTest {
+func build(t *testing.T, keys keyPair, edit func(*ceremony.SignSpec)) testPKI {
 	t.Helper()
-	p := pkiUnderTest{dir: t.TempDir()}
+	p := testPKI{dir: t.TempDir()}
 	p.rootKey, p.subKey = keys()
 	der, err := ceremony.Root(p.rootKey, rootSpec(t))
 	if err != nil {
@@ -120,7 +120,7 @@ func parse(t *testing.T, der []byte) *x509.Certificate {
 	return c
 }
 
-func (p pkiUnderTest) write(t *testing.T, name, kind string, ders ...[]byte) {
+func (p testPKI) write(t *testing.T, name, kind string, ders ...[]byte) {
 	t.Helper()
 	var b []byte
 	for _, der := range ders {
@@ -131,8 +131,8 @@ func (p pkiUnderTest) write(t *testing.T, name, kind string, ders ...[]byte) {
 	}
 }
 
-// run runs somebody else's tool where the files are.
-func (p pkiUnderTest) run(t *testing.T, tool string, args ...string) (string, error) {
+// run runs an external tool in the directory of the files.
+func (p testPKI) run(t *testing.T, tool string, args ...string) (string, error) {
 	t.Helper()
 	if _, err := exec.LookPath(tool); err != nil {
 		t.Fatalf("%s is missing: run deploy/setup.sh --test", tool)
@@ -143,14 +143,14 @@ func (p pkiUnderTest) run(t *testing.T, tool string, args ...string) (string, er
 	return string(out), err
 }
 
-func (p pkiUnderTest) says(t *testing.T, want, tool string, args ...string) {
+func (p testPKI) expect(t *testing.T, want, tool string, args ...string) {
 	t.Helper()
 	if out, err := p.run(t, tool, args...); err != nil || !strings.Contains(out, want) {
 		t.Errorf("%s %s: %v, want %q in\n%s", tool, strings.Join(args, " "), err, want, out)
 	}
 }
 
-// leaf issues a leaf with the given names under a CA, as x509 does it, without Brevet's own checks.
+// leaf issues a leaf with the given names under a CA with crypto/x509, without Brevet's checks.
 func leaf(t *testing.T, issuer *x509.Certificate, key crypto.Signer, uri string, dns ...string) *x509.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
@@ -201,7 +201,7 @@ func lintCertificate(t *testing.T, what string, c *x509.Certificate) {
 	t.Helper()
 	z, err := zx509.ParseCertificate(c.Raw)
 	if err != nil {
-		t.Fatalf("zcrypto reads the %s: %v", what, err)
+		t.Fatalf("zcrypto cannot parse the %s: %v", what, err)
 	}
 	checkLints(t, what, zlint.LintCertificateEx(z, registry(t)))
 }
@@ -227,13 +227,13 @@ func TestEveryAlgorithm(t *testing.T) {
 			checkCRL(t, p, c.algorithm)
 			checkTools(t, p)
 			if text := (ceremony.Transcript{Certificate: p.root}).String(); !strings.Contains(text, "Key             "+c.text+"\n") {
-				t.Errorf("the transcript does not name the key %s:\n%s", c.text, text)
+				t.Errorf("the transcript does not contain the key %s:\n%s", c.text, text)
 			}
 		})
 	}
 }
 
-func TestLinksAreOptional(t *testing.T) {
+func TestURLsAreOptional(t *testing.T) {
 	p := build(t, ecPair(elliptic.P256()), func(s *ceremony.SignSpec) { s.CRLURL, s.IssuerURL = "", "" })
 	if len(p.sub.CRLDistributionPoints) != 0 || len(p.sub.IssuingCertificateURL) != 0 {
 		t.Errorf("links %v, %v", p.sub.CRLDistributionPoints, p.sub.IssuingCertificateURL)
@@ -242,8 +242,8 @@ func TestLinksAreOptional(t *testing.T) {
 	checkTools(t, p)
 }
 
-// checkProfile looks at what RFC 5280 §4.1 and §4.2 ask of a CA certificate.
-func checkProfile(t *testing.T, p pkiUnderTest, algorithm x509.SignatureAlgorithm) {
+// checkProfile checks what RFC 5280 sections 4.1 and 4.2 require of a CA certificate.
+func checkProfile(t *testing.T, p testPKI, algorithm x509.SignatureAlgorithm) {
 	t.Helper()
 	for what, c := range map[string]*x509.Certificate{"root": p.root, "issuing CA": p.sub} {
 		if c.SignatureAlgorithm != algorithm {
@@ -281,21 +281,21 @@ func checkProfile(t *testing.T, p pkiUnderTest, algorithm x509.SignatureAlgorith
 	}
 }
 
-func checkTools(t *testing.T, p pkiUnderTest) {
+func checkTools(t *testing.T, p testPKI) {
 	t.Helper()
 	c := leaf(t, p.sub, p.subKey, "spiffe://fleet.example/device/42")
 	p.write(t, "leaf.pem", "CERTIFICATE", c.Raw)
 	p.write(t, "chain.pem", "CERTIFICATE", c.Raw, p.sub.Raw, p.root.Raw)
-	p.says(t, "verify OK", "openssl", "req", "-in", "request.pem", "-noout", "-verify")
-	p.says(t, "root.pem: OK", "openssl", "verify", "-x509_strict", "-CAfile", "root.pem", "root.pem")
-	p.says(t, "sub.pem: OK", "openssl", "verify", "-x509_strict", "-CAfile", "root.pem", "sub.pem")
-	p.says(t, "leaf.pem: OK", "openssl", "verify", "-x509_strict", "-CAfile", "root.pem", "-untrusted", "sub.pem", "leaf.pem")
-	p.says(t, "Chain verification output: Verified.", "certtool", "--verify-chain", "--infile", "chain.pem")
-	p.says(t, "Path Length Constraint: 1", "certtool", "-i", "--infile", "root.pem")
-	p.says(t, "Self signature: verified", "certtool", "--crq-info", "--infile", "request.pem")
+	p.expect(t, "verify OK", "openssl", "req", "-in", "request.pem", "-noout", "-verify")
+	p.expect(t, "root.pem: OK", "openssl", "verify", "-x509_strict", "-CAfile", "root.pem", "root.pem")
+	p.expect(t, "sub.pem: OK", "openssl", "verify", "-x509_strict", "-CAfile", "root.pem", "sub.pem")
+	p.expect(t, "leaf.pem: OK", "openssl", "verify", "-x509_strict", "-CAfile", "root.pem", "-untrusted", "sub.pem", "leaf.pem")
+	p.expect(t, "Chain verification output: Verified.", "certtool", "--verify-chain", "--infile", "chain.pem")
+	p.expect(t, "Path Length Constraint: 1", "certtool", "-i", "--infile", "root.pem")
+	p.expect(t, "Self signature: verified", "certtool", "--crq-info", "--infile", "request.pem")
 }
 
-func checkCRL(t *testing.T, p pkiUnderTest, algorithm x509.SignatureAlgorithm) {
+func checkCRL(t *testing.T, p testPKI, algorithm x509.SignatureAlgorithm) {
 	t.Helper()
 	now := time.Now()
 	serial, err := pki.SerialFromInt(p.sub.SerialNumber)
@@ -318,16 +318,16 @@ func checkCRL(t *testing.T, p pkiUnderTest, algorithm x509.SignatureAlgorithm) {
 	}
 	lintCRL(t, der)
 	p.write(t, "crl.pem", "X509 CRL", der)
-	p.says(t, "verify OK", "openssl", "crl", "-in", "crl.pem", "-noout", "-verify", "-CAfile", "root.pem")
-	p.says(t, serial.String(), "openssl", "crl", "-in", "crl.pem", "-noout", "-text")
-	p.says(t, "Verified.", "certtool", "--verify-crl", "--load-ca-certificate", "root.pem", "--infile", "crl.pem")
+	p.expect(t, "verify OK", "openssl", "crl", "-in", "crl.pem", "-noout", "-verify", "-CAfile", "root.pem")
+	p.expect(t, serial.String(), "openssl", "crl", "-in", "crl.pem", "-noout", "-text")
+	p.expect(t, "Verified.", "certtool", "--verify-crl", "--load-ca-certificate", "root.pem", "--infile", "crl.pem")
 }
 
 func lintCRL(t *testing.T, der []byte) {
 	t.Helper()
 	z, err := zx509.ParseRevocationList(der)
 	if err != nil {
-		t.Fatalf("zcrypto reads the CRL: %v", err)
+		t.Fatalf("zcrypto cannot parse the CRL: %v", err)
 	}
 	checkLints(t, "CRL", zlint.LintRevocationListEx(z, registry(t)))
 }

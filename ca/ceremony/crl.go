@@ -14,26 +14,26 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Revocation takes back a CA certificate.
+// Revocation is the revocation of a CA certificate.
 type Revocation struct {
 	Serial pki.Serial
-	Reason pki.Reason // not certificateHold: a CA is not lent out
-	At     time.Time  // to the second, not after the CRL's Now
+	Reason pki.Reason // any but certificateHold
+	At     time.Time  // in whole seconds, at most the CRL's Now
 }
 
-// CRLSpec says what a root's CRL holds.
+// CRLSpec describes the CRL of a root.
 type CRLSpec struct {
-	// Number is positive, of 20 octets at most, and above that of Previous (RFC 5280 §5.2.3).
+	// Number is positive, at most 20 octets long, and greater than the number of Previous (RFC 5280 section 5.2.3).
 	Number *big.Int
-	// Previous is the root's CRL before this one, whose entries are carried over; nil for the first.
+	// Previous is the root's previous CRL. Its entries are copied into the new one. It is nil for the first CRL.
 	Previous *x509.RevocationList
 	Revoke   []Revocation
-	// NextUpdate is until when the CRL is good. A root that is kept offline has it some months ahead.
+	// NextUpdate is the time until which the CRL is valid. For an offline root it is usually some months ahead.
 	NextUpdate time.Time
 	Now        time.Time
 }
 
-// RootCRL makes the complete CRL of a root (RFC 5280 §5) and returns its DER.
+// RootCRL returns the DER of a complete CRL of a root (RFC 5280 section 5).
 func RootCRL(root *x509.Certificate, signer crypto.Signer, spec CRLSpec) ([]byte, error) {
 	if err := checkParent(root, signer, x509.KeyUsageCRLSign, spec.Now); err != nil {
 		return nil, err
@@ -59,31 +59,33 @@ func RootCRL(root *x509.Certificate, signer crypto.Signer, spec CRLSpec) ([]byte
 	return der, nil
 }
 
+// refuseCRL returns a refusal of a CRL.
 func refuseCRL(fix, detail string, args ...any) *pki.Refusal {
 	return pki.Refuse(pki.RuleCRL, fix, detail, args...)
 }
 
+// check refuses a specification that contradicts itself, the root or the previous CRL.
 func (spec CRLSpec) check(root *x509.Certificate) error {
 	now := spec.Now.UTC().Truncate(time.Second)
 	if spec.Number == nil || spec.Number.Sign() <= 0 || spec.Number.BitLen() > 159 {
-		return refuseCRL("count CRLs from 1", "the CRL has no positive number of 20 octets at most")
+		return refuseCRL("count CRLs from 1", "the CRL has no positive number of at most 20 octets")
 	}
 	if !spec.NextUpdate.Truncate(time.Second).After(now) {
-		return refuseCRL("give a date some months ahead", "the next update at %s is not after this one", spec.NextUpdate.UTC().Format(time.RFC3339))
+		return refuseCRL("give a date some months ahead", "the next update, %s, is not after this update", spec.NextUpdate.UTC().Format(time.RFC3339))
 	}
 	before := spec.Previous
 	if before == nil {
 		return nil
 	}
 	if !bytes.Equal(before.RawIssuer, root.RawSubject) || before.CheckSignatureFrom(root) != nil {
-		return refuseCRL("give the newest CRL of this root", "the CRL before this one is not signed by the root %q", nameText(root.RawSubject))
+		return refuseCRL("give the newest CRL of this root", "the previous CRL is not signed by the root %q", nameText(root.RawSubject))
 	}
 	if before.Number == nil || spec.Number.Cmp(before.Number) <= 0 {
-		return refuseCRL(fmt.Sprintf("the next number is %s", next(before.Number)), "the number %s is not above that of the CRL before, %s",
+		return refuseCRL(fmt.Sprintf("the next number is %s", next(before.Number)), "the number %s is not greater than that of the previous CRL, %s",
 			spec.Number, before.Number)
 	}
 	if now.Before(before.ThisUpdate) {
-		return refuseCRL("set the clock right", "the CRL before this one is of a later time, %s", before.ThisUpdate.UTC().Format(time.RFC3339))
+		return refuseCRL("set the clock right", "the previous CRL was issued later, at %s", before.ThisUpdate.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
@@ -95,7 +97,7 @@ func next(number *big.Int) *big.Int {
 	return new(big.Int).Add(number, big.NewInt(1))
 }
 
-// entries are those of the CRL before, in their order, and then the new ones.
+// entries returns the entries of the previous CRL in their order, followed by the new ones.
 func (spec CRLSpec) entries(root *x509.Certificate) ([]x509.RevocationListEntry, error) {
 	var entries []x509.RevocationListEntry
 	listed := make(map[string]bool)
@@ -112,16 +114,18 @@ func (spec CRLSpec) entries(root *x509.Certificate) ([]x509.RevocationListEntry,
 		serial := r.Serial.Int()
 		switch {
 		case r.Serial.IsZero() || serial.Cmp(root.SerialNumber) == 0:
-			return nil, refuseCRL("give the serial number of a certificate that the root signed", "serial number %s is not that of a CA under the root", r.Serial)
+			return nil, refuseCRL("give the serial number of a certificate that the root signed", "serial number %s does not belong to a CA under the root", r.Serial)
 		case listed[serial.String()]:
-			return nil, pki.Refuse(pki.RuleAlreadyRevoked, "leave it out: it stays on the CRL", "serial number %s is revoked already", r.Serial)
+			return nil, pki.Refuse(pki.RuleAlreadyRevoked, "omit it: it stays on the CRL",
+				"serial number %s is already revoked", r.Serial)
 		case r.Reason == pki.CertificateHold:
-			return nil, pki.Refuse(pki.RuleReason, "revoke it for a reason that lasts", "a CA certificate is not put on hold")
+			return nil, pki.Refuse(pki.RuleReason, "use a permanent reason", "a CA certificate cannot be put on hold")
 		case r.At.Truncate(time.Second).After(spec.Now):
-			return nil, refuseCRL("give a time that has passed", "serial number %s would be revoked only at %s", r.Serial, r.At.UTC().Format(time.RFC3339))
+			return nil, refuseCRL("give a time in the past", "serial number %s would be revoked in the future, at %s", r.Serial, r.At.UTC().Format(time.RFC3339))
 		}
 		if _, err := pki.ReasonFromCode(int(r.Reason)); err != nil {
-			return nil, pki.Refuse(pki.RuleReason, "use a reason of RFC 5280 section 5.3.1", "%d is not a revocation reason", r.Reason)
+			return nil, pki.Refuse(pki.RuleReason, "use a reason of RFC 5280 section 5.3.1",
+				"%d is not a revocation reason", r.Reason)
 		}
 		listed[serial.String()] = true
 		entries = append(entries, x509.RevocationListEntry{
@@ -131,7 +135,7 @@ func (spec CRLSpec) entries(root *x509.Certificate) ([]x509.RevocationListEntry,
 	return entries, nil
 }
 
-// otherExtensions are an entry's extensions without the reason code, which crypto/x509 writes itself.
+// otherExtensions returns an entry's extensions except the reason code, which crypto/x509 adds itself.
 func otherExtensions(all []pkix.Extension) []pkix.Extension {
 	reasonCode := asn1.ObjectIdentifier{2, 5, 29, 21}
 	var rest []pkix.Extension

@@ -38,7 +38,7 @@ func crlSpec(number int64, previous *x509.RevocationList, revoke ...ceremony.Rev
 	return ceremony.CRLSpec{Number: big.NewInt(number), Previous: previous, Revoke: revoke, Now: now, NextUpdate: now.Add(180 * 24 * time.Hour)}
 }
 
-func (p pkiUnderTest) crl(t *testing.T, spec ceremony.CRLSpec) *x509.RevocationList {
+func (p testPKI) crl(t *testing.T, spec ceremony.CRLSpec) *x509.RevocationList {
 	t.Helper()
 	der, err := ceremony.RootCRL(p.root, p.rootKey, spec)
 	if err != nil {
@@ -53,14 +53,14 @@ func (p pkiUnderTest) crl(t *testing.T, spec ceremony.CRLSpec) *x509.RevocationL
 	return l
 }
 
-func TestCRLTakesAnIssuingCABack(t *testing.T) {
+func TestCRLRevokesIssuingCA(t *testing.T) {
 	p := build(t, ecPair(elliptic.P384()), nil)
 	check := []string{"verify", "-crl_check", "-CAfile", "root.pem", "-CRLfile", "crl.pem", "sub.pem"}
 	first := p.crl(t, crlSpec(1, nil))
 	if len(first.RevokedCertificateEntries) != 0 {
 		t.Errorf("the first CRL has entries: %v", first.RevokedCertificateEntries)
 	}
-	p.says(t, "sub.pem: OK", "openssl", check...)
+	p.expect(t, "sub.pem: OK", "openssl", check...)
 	at := time.Now().Add(-time.Hour).Truncate(time.Second)
 	p.crl(t, crlSpec(2, first, ceremony.Revocation{Serial: serialOf(t, p.sub), Reason: pki.CessationOfOperation, At: at}))
 	if out, err := p.run(t, "openssl", check...); err == nil || !strings.Contains(out, "error 23") { // X509_V_ERR_CERT_REVOKED
@@ -72,7 +72,7 @@ func TestCRLTakesAnIssuingCABack(t *testing.T) {
 	}
 }
 
-func TestCRLCarriesEntriesOver(t *testing.T) {
+func TestCRLCopiesEntries(t *testing.T) {
 	p := build(t, ecPair(elliptic.P256()), nil)
 	at := time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
 	one, two, three := someSerial(t, 1), someSerial(t, 2), someSerial(t, 3)
@@ -94,7 +94,7 @@ func TestCRLCarriesEntriesOver(t *testing.T) {
 	}
 }
 
-// A CRL that another tool made may say more of an entry than Brevet does.
+// The entries of a CRL made by another tool may have extensions that Brevet does not write.
 func TestCRLKeepsForeignEntryExtensions(t *testing.T) {
 	p := build(t, ecPair(elliptic.P256()), nil)
 	since, err := asn1.MarshalWithParams(time.Now().Add(-year).UTC(), "generalized")
@@ -117,13 +117,13 @@ func TestCRLKeepsForeignEntryExtensions(t *testing.T) {
 	}
 	e := p.crl(t, crlSpec(2, previous)).RevokedCertificateEntries[0]
 	if len(e.Extensions) != 2 || e.ReasonCode != 1 || string(e.Extensions[0].Value) != string(since) {
-		t.Errorf("the entry is now %+v", e)
+		t.Errorf("the copied entry is %+v", e)
 	}
 }
 
 func TestCRLRefuses(t *testing.T) {
 	p := build(t, ecPair(elliptic.P256()), nil)
-	other := build(t, ecPair(elliptic.P256()), nil) // of the same name
+	other := build(t, ecPair(elliptic.P256()), nil) // with the same names
 	at := time.Now().Add(-time.Hour)
 	one := someSerial(t, 1)
 	before := p.crl(t, crlSpec(7, nil, ceremony.Revocation{Serial: one, Reason: pki.Superseded, At: at}))
@@ -150,7 +150,7 @@ func TestCRLRefuses(t *testing.T) {
 		"out of date at once": {edited(func(s *ceremony.CRLSpec) { s.NextUpdate = s.Now }), pki.RuleCRL, "months"},
 		"a clock set back":    {edited(func(s *ceremony.CRLSpec) { s.Now = p.root.NotBefore; s.Previous = later(t, p) }), pki.RuleCRL, "clock"},
 		"an expired root":     {edited(func(s *ceremony.CRLSpec) { s.Now = s.Now.Add(21 * year) }), pki.RuleParent, "new root"},
-		"revoked already":     {revoke(one, pki.CACompromise, at), pki.RuleAlreadyRevoked, "leave it out"},
+		"revoked already":     {revoke(one, pki.CACompromise, at), pki.RuleAlreadyRevoked, "omit it"},
 		"twice in one":        {crlSpec(8, nil, ceremony.Revocation{Serial: one, At: at}, ceremony.Revocation{Serial: one, At: at}), pki.RuleAlreadyRevoked, ""},
 		"on hold":             {revoke(someSerial(t, 2), pki.CertificateHold, at), pki.RuleReason, ""},
 		"no reason there is":  {revoke(someSerial(t, 2), 8, at), pki.RuleReason, ""},
@@ -165,8 +165,8 @@ func TestCRLRefuses(t *testing.T) {
 	refused(t, "another root's key", der, err, pki.RuleParent, "")
 }
 
-// later is a CRL that was signed when the clock was an hour ahead.
-func later(t *testing.T, p pkiUnderTest) *x509.RevocationList {
+// later returns a CRL signed with a clock that is an hour ahead.
+func later(t *testing.T, p testPKI) *x509.RevocationList {
 	t.Helper()
 	spec := crlSpec(1, nil)
 	spec.Now = spec.Now.Add(time.Hour)

@@ -1,13 +1,15 @@
-// Package ceremony makes the certificates at the top of a PKI: a self-signed root, the request of an issuing CA, the
-// certificate that the root signs for it, and the root's CRL. Where the key lies is the caller's business: all it
-// takes is a crypto.Signer, and the functions read and write nothing but what they are given, so that a ceremony can
-// be spread over machines that exchange files. A Transcript puts on paper what was made.
+// Package ceremony makes the certificates at the top of a PKI. These are a self-signed root, the request of an issuing
+// CA and the certificate that the root signs for it. The package also makes the root's CRL. The key is a
+// [crypto.Signer] given by the caller. The functions read and write only their arguments, so that a ceremony can be
+// spread over machines that exchange files. A [Transcript] describes on paper what was made.
 //
-// What it makes follows RFC 5280, RFC 2986 and RFC 5480: names that are not empty, basic constraints with a path
-// length, key usages for certificates and CRLs and nothing else, serial numbers of 20 octets. An issuing CA is held to
-// its trust domain by a critical name constraint (RFC 5280 §4.2.1.10) only on request: some verifiers cannot read it.
+// Certificates, requests and CRLs follow RFC 5280, RFC 2986 and RFC 5480. Subjects are not empty, basic constraints
+// have a path length, key usages allow only signing certificates and CRLs, and serial numbers have 20 octets. Only on
+// request, a critical name constraint restricts an issuing CA to its trust domain (RFC 5280 section 4.2.1.10), because
+// some verifiers cannot read it.
 //
-// It refuses weak keys, a request without proof of possession, a CA generation that takes over the name or the key of
-// another, a certificate that outlives its parent, a path length that the parent does not grant, and a CRL that would
-// forget a revocation or reuse a number. Refusals are *pki.Refusal; other errors come from the signer.
+// The package refuses weak keys, and requests without proof of possession. It refuses a CA generation with the name or
+// key of another one, and a path length that the parent does not allow. No certificate may outlive its parent. It
+// refuses a CRL that would omit a revocation or reuse a number. Refusals are [*pki.Refusal]; other errors come from the
+// signer.
 package ceremony

@@ -11,9 +11,10 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// TestJavaTakesTrustDomains holds what CheckTrustDomain says of Java: it parses and verifies chains of every trust domain
-// that passes, constrained or not, and finds no host in the URIs of those that SPIFFE allows and CheckTrustDomain refuses.
-func TestJavaTakesTrustDomains(t *testing.T) {
+// TestJavaVerifiesTrustDomains checks what CheckTrustDomain states about Java. Java must verify chains of every accepted
+// trust domain, with and without constraints. It must find no host in the URIs of those that SPIFFE allows and
+// CheckTrustDomain refuses.
+func TestJavaVerifiesTrustDomains(t *testing.T) {
 	args, want := []string{"testdata/TrustDomains.java"}, []string{}
 	for _, td := range []string{"fleet.example", "plant-7.north.fleet.example", "1fleet.example", "fleet.e1", "fleet"} {
 		for _, constrain := range []bool{false, strings.Contains(td, ".")} {
@@ -25,9 +26,9 @@ func TestJavaTakesTrustDomains(t *testing.T) {
 	}
 	for _, td := range []string{"fleet_1.example", "-fleet.example", "fleet-.example", "fleet.1e", "fleet.example.", "_"} {
 		if err := ceremony.CheckTrustDomain(td); err == nil {
-			t.Errorf("%s passes", td)
+			t.Errorf("%s is accepted", td)
 		}
-		if td != "fleet.example." { // which a host may end with, and which Go does not parse
+		if td != "fleet.example." { // a valid host for Java, but Go does not parse it
 			args, want = append(args, "host", "spiffe://"+td+"/device/42"), append(want, "null")
 		}
 		if _, err := pki.ParseTrustDomain(td); err != nil {

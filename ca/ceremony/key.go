@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	weakestRSA = 3072 // bits: 128 bits of strength, as P-256 has (NIST SP 800-57 part 1, table 2)
-	longestRSA = 8192 // bits: what verifiers still take, Go's TLS among them
+	minRSABits = 3072 // bits: the strength of P-256, 128 bits (NIST SP 800-57 part 1, table 2)
+	maxRSABits = 8192 // bits: the maximum of common verifiers such as Go's crypto/tls
 )
 
 const keyForm = "use P-256, P-384, RSA of 3072 or 4096 bits, or Ed25519"
 
-// signatureAlgorithm returns what a CA's key signs with, or refuses the key.
+// signatureAlgorithm returns the signature algorithm for a CA's key, or refuses the key.
 func signatureAlgorithm(pub crypto.PublicKey) (x509.SignatureAlgorithm, error) {
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
@@ -37,18 +37,20 @@ func signatureAlgorithm(pub crypto.PublicKey) (x509.SignatureAlgorithm, error) {
 	case ed25519.PublicKey:
 		return x509.PureEd25519, nil
 	default:
-		return 0, pki.Refuse(pki.RuleKeyType, keyForm, "the key is not of a kind that a CA may have")
+		return 0, pki.Refuse(pki.RuleKeyType, keyForm, "the key is of a type that a CA cannot have")
 	}
 }
 
+// rsaAlgorithm returns the signature algorithm for an RSA key, or refuses the key.
 func rsaAlgorithm(k *rsa.PublicKey) (x509.SignatureAlgorithm, error) {
 	switch bits := k.N.BitLen(); {
-	case bits < weakestRSA:
+	case bits < minRSABits:
 		return 0, pki.Refuse(pki.RuleKeyWeak, keyForm, "an RSA key of %d bits is too weak for a CA", bits)
-	case bits > longestRSA:
-		return 0, pki.Refuse(pki.RuleKeyType, keyForm, "an RSA key of %d bits is longer than verifiers take", bits)
+	case bits > maxRSABits:
+		return 0, pki.Refuse(pki.RuleKeyType, keyForm, "an RSA key of %d bits is longer than verifiers accept", bits)
 	case k.E < 1<<16+1 || k.E%2 == 0:
-		return 0, pki.Refuse(pki.RuleKeyWeak, "use the exponent 65537", "an RSA key with the exponent %d is too weak for a CA", k.E)
+		return 0, pki.Refuse(pki.RuleKeyWeak, "use the exponent 65537",
+			"an RSA key with the exponent %d is too weak for a CA", k.E)
 	case bits < 4096:
 		return x509.SHA256WithRSA, nil
 	default:
@@ -56,7 +58,7 @@ func rsaAlgorithm(k *rsa.PublicKey) (x509.SignatureAlgorithm, error) {
 	}
 }
 
-// keyText names a key's kind and size.
+// keyText returns a key's type and size.
 func keyText(pub crypto.PublicKey) string {
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:

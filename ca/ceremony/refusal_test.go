@@ -21,12 +21,12 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// refused checks that an error is a refusal by the rule, with a way out in it.
+// refused checks that an error is a refusal by the rule, with the given text in it.
 func refused(t *testing.T, name string, der []byte, err error, rule pki.Rule, fix string) {
 	t.Helper()
 	r, ok := pki.AsRefusal(err)
 	if !ok || r.Rule != rule || r.Hint == "" || !strings.Contains(r.Hint, fix) || der != nil {
-		t.Errorf("%s: %d octets, %v; want a refusal by %s that says %q", name, len(der), err, rule, fix)
+		t.Errorf("%s: %d bytes, %v; want a refusal by %s that says %q", name, len(der), err, rule, fix)
 	}
 }
 
@@ -66,11 +66,11 @@ func TestRootRefuses(t *testing.T) {
 		refused(t, name, der, err, c.rule, "")
 	}
 	if der, err := ceremony.Request(good, ceremony.RequestSpec{}); err == nil {
-		t.Errorf("a request without a subject: %d octets", len(der))
+		t.Errorf("a request without a subject: %d bytes", len(der))
 	}
 }
 
-func TestErrorsOfTheSignerComeThrough(t *testing.T) {
+func TestSignerErrorsAreReturned(t *testing.T) {
 	p := build(t, ecPair(elliptic.P256()), nil)
 	gone := publicOnly{p.rootKey.Public()}
 	_, rootErr := ceremony.Root(gone, rootSpec(t))
@@ -88,7 +88,7 @@ func TestErrorsOfTheSignerComeThrough(t *testing.T) {
 	}
 }
 
-// requestFor makes a request as any tool may, without Brevet's checks.
+// requestFor makes a request with crypto/x509, without Brevet's checks.
 func requestFor(t *testing.T, key crypto.Signer, name pkix.Name) []byte {
 	t.Helper()
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: name}, key)
@@ -147,10 +147,10 @@ func TestSignRefusesSpecs(t *testing.T) {
 		fix  string
 	}{
 		"no lifetime":           {func(s *ceremony.SignSpec) { s.Lifetime = 0 }, pki.RuleLifetime, ""},
-		"beyond the root":       {func(s *ceremony.SignSpec) { s.Now, s.Lifetime = p.root.NotBefore.Add(time.Hour), 20*year }, pki.RuleLifetime, "passes is 175199h0m0s"},
-		"for ever":              {func(s *ceremony.SignSpec) { s.Lifetime = math.MaxInt64 }, pki.RuleLifetime, "longest"},
+		"beyond the root":       {func(s *ceremony.SignSpec) { s.Now, s.Lifetime = p.root.NotBefore.Add(time.Hour), 20*year }, pki.RuleLifetime, "at most 175199h0m0s"},
+		"for ever":              {func(s *ceremony.SignSpec) { s.Lifetime = math.MaxInt64 }, pki.RuleLifetime, "at most"},
 		"negative path length":  {func(s *ceremony.SignSpec) { s.PathLength = -1 }, pki.RuleRequest, ""},
-		"the root's own length": {func(s *ceremony.SignSpec) { s.PathLength = 1 }, pki.RuleParent, "longest that passes is 0"},
+		"the root's own length": {func(s *ceremony.SignSpec) { s.PathLength = 1 }, pki.RuleParent, "use at most 0"},
 		"no trust domain":       {func(s *ceremony.SignSpec) { s.TrustDomain = "" }, pki.RuleTrustDomain, "fleet.example"},
 		"capitals":              {func(s *ceremony.SignSpec) { s.TrustDomain = "Fleet.example" }, pki.RuleTrustDomain, ""},
 		"one label, to limit":   {func(s *ceremony.SignSpec) { s.TrustDomain, s.Constrain = "fleet", true }, pki.RuleTrustDomain, "fully qualified"},
@@ -193,7 +193,7 @@ func TestSignRefusesParents(t *testing.T) {
 		"another root's key":   {p.root, other.rootKey},
 		"another root":         {other.root, p.rootKey},
 		"a leaf":               {end, p.subKey},
-		"an issuing CA":        {p.sub, p.subKey}, // whose path length is 0
+		"an issuing CA":        {p.sub, p.subKey}, // its path length is 0
 		"a CA of another kind": {&x509.Certificate{PublicKey: p.rootKey.Public(), KeyUsage: x509.KeyUsageCertSign}, p.rootKey},
 	} {
 		_, fresh := ecPair(elliptic.P256())()

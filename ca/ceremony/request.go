@@ -9,12 +9,12 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// RequestSpec says what to ask a root for. The root decides everything but the subject and the key.
+// RequestSpec describes a request. The root decides everything except subject and key.
 type RequestSpec struct {
 	Subject Subject
 }
 
-// Request makes the PKCS #10 request (RFC 2986) of a new CA for the signer's key and returns its DER.
+// Request returns the DER of a PKCS #10 request (RFC 2986) of a new CA for the signer's key.
 func Request(signer crypto.Signer, spec RequestSpec) ([]byte, error) {
 	if spec.Subject.IsZero() {
 		return nil, refuseSubject("the request has no subject")
@@ -31,13 +31,13 @@ func Request(signer crypto.Signer, spec RequestSpec) ([]byte, error) {
 	return der, nil
 }
 
-const longestRequest = 64 << 10 // octets
+const maxRequestBytes = 64 << 10 // bytes
 
-// readRequest checks a request's form and its proof of possession.
+// readRequest parses a request, and checks its key and its proof of possession.
 func readRequest(der []byte) (*x509.CertificateRequest, Subject, error) {
-	if len(der) > longestRequest {
+	if len(der) > maxRequestBytes {
 		return nil, Subject{}, pki.Refuse(pki.RuleCSR, "give the file that 'brevet ceremony intermediate request' wrote",
-			"the request has %d octets, more than %d", len(der), longestRequest)
+			"the request has %d bytes, more than %d", len(der), maxRequestBytes)
 	}
 	csr, err := x509.ParseCertificateRequest(der)
 	if err != nil {
@@ -48,8 +48,8 @@ func readRequest(der []byte) (*x509.CertificateRequest, Subject, error) {
 		return nil, Subject{}, err
 	}
 	if err := csr.CheckSignature(); err != nil {
-		return nil, Subject{}, pki.Refuse(pki.RuleCSRSignature, "make the request again with the key that it asks a certificate for",
-			"the request's signature does not hold: %v", err)
+		return nil, Subject{}, pki.Refuse(pki.RuleCSRSignature, "make the request again, signed with its own key",
+			"the request's signature does not verify: %v", err)
 	}
 	subject, err := subjectFromDER(csr.RawSubject)
 	if err != nil {

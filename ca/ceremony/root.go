@@ -11,20 +11,20 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// RootSpec says what root to make.
+// RootSpec describes a root certificate.
 type RootSpec struct {
 	Subject Subject
-	// Lifetime is from Now to notAfter, in whole seconds; 1 s at least.
+	// Lifetime is the time from Now to notAfter, in whole seconds; at least 1 s.
 	Lifetime time.Duration
-	// PathLength is how many CAs may stand between the root and a leaf's issuer, from 0; 1 lets the root sign issuing
-	// CAs and one level of CAs above them, 0 issuing CAs only.
+	// PathLength is the maximum number of CAs between the root and the issuer of a leaf. With 0 the root can sign only
+	// issuing CAs; with 1 there may be one level of CAs above these.
 	PathLength int
 	Now        time.Time
 }
 
-// Root makes a self-signed CA certificate for the signer's key and returns its DER. Its names are not constrained: a
-// verifier does not look for constraints in a trust anchor (RFC 5280 §6.1), so they belong into the certificates that
-// it signs. It has no authority key identifier, as RFC 5280 §4.2.1.1 allows.
+// Root returns the DER of a self-signed CA certificate for the signer's key. It has no name constraints, because
+// verifiers ignore constraints in a trust anchor (RFC 5280 section 6.1). The certificates that the root signs may have
+// them. It has no authority key identifier, as RFC 5280 section 4.2.1.1 allows.
 func Root(signer crypto.Signer, spec RootSpec) ([]byte, error) {
 	if spec.Subject.IsZero() {
 		return nil, refuseSubject("the root has no subject")
@@ -47,14 +47,14 @@ func Root(signer crypto.Signer, spec RootSpec) ([]byte, error) {
 	return der, nil
 }
 
-// caTemplate is what all CA certificates have in common. Its subject key identifier is the one that crypto/x509 makes
-// from the key (RFC 7093 §2).
+// caTemplate returns the common content of all CA certificates. crypto/x509 derives the subject key identifier from the
+// key (RFC 7093 section 2).
 func caTemplate(now time.Time, lifetime time.Duration, pathLength int) (*x509.Certificate, error) {
 	notBefore := now.UTC().Truncate(time.Second)
 	notAfter := notBefore.Add(lifetime.Truncate(time.Second))
 	if !notAfter.After(notBefore) || notAfter.Year() > 9999 {
-		return nil, pki.Refuse(pki.RuleLifetime, "give one of a second at least that ends before the year 10000",
-			"%s is not the lifetime of a CA", lifetime)
+		return nil, pki.Refuse(pki.RuleLifetime, "give at least one second, with an end before the year 10000",
+			"%s is not a possible lifetime of a CA", lifetime)
 	}
 	serial, err := newSerial(now)
 	if err != nil {
@@ -67,9 +67,10 @@ func caTemplate(now time.Time, lifetime time.Duration, pathLength int) (*x509.Ce
 	}, nil
 }
 
+// newSerial returns a random serial number that contains the time of the ceremony.
 func newSerial(now time.Time) (*big.Int, error) {
 	var random [pki.SerialRandomSize]byte
-	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process where there is no randomness
+	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process if it has no randomness
 	serial, err := pki.MakeSerial(now, random)
 	if err != nil {
 		return nil, fmt.Errorf("ceremony: %w", err)
@@ -77,6 +78,7 @@ func newSerial(now time.Time) (*big.Int, error) {
 	return serial.Int(), nil
 }
 
+// refusePathLength returns the refusal of a negative path length.
 func refusePathLength(n int) *pki.Refusal {
-	return pki.Refuse(pki.RuleRequest, "give 0, or how many CAs may follow", "%d is not a path length", n)
+	return pki.Refuse(pki.RuleRequest, "give 0 or the number of CAs that may follow", "%d is not a path length", n)
 }

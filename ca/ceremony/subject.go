@@ -13,17 +13,19 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Subject is the distinguished name of a CA: one common name, and what else places it. The zero value is none.
+// Subject is the distinguished name of a CA. It has one common name, and may have other attributes. The zero value is
+// no name.
 type Subject struct{ der string }
 
-// attribute is a kind of name that a CA's subject may have, with the upper bound of RFC 5280 appendix A.1.
+// attribute is an attribute that a CA's subject may have, with its upper bound of RFC 5280 appendix A.1.
 type attribute struct {
-	keyword string
-	oid     asn1.ObjectIdentifier
-	longest int // in characters
-	repeats bool
+	keyword   string
+	oid       asn1.ObjectIdentifier
+	maxLength int // in characters
+	repeats   bool
 }
 
+// attributes returns the attributes that a CA's subject may have.
 func attributes() []attribute {
 	return []attribute{
 		{"CN", asn1.ObjectIdentifier{2, 5, 4, 3}, 64, false},
@@ -37,16 +39,17 @@ func attributes() []attribute {
 
 const subjectForm = "write it like CN=Fleet Root G1,O=Example, with CN and any of O, OU, L, ST, C, and \\ before a comma in a value"
 
+// refuseSubject returns a refusal of a subject.
 func refuseSubject(detail string, args ...any) *pki.Refusal {
 	return pki.Refuse(pki.RuleSubject, subjectForm, detail, args...)
 }
 
-// ParseSubject reads a name such as "CN=Fleet Root G1,O=Example": the string form of RFC 4514, in which the most
-// specific name comes first, without multi-valued names, quotes, object identifiers, or spaces around separators.
-// The error is a *pki.Refusal (ceremony.subject).
+// ParseSubject parses a name such as "CN=Fleet Root G1,O=Example". The form is that of RFC 4514, with the most specific
+// attribute first. It must not contain multi-valued names, quotes, object identifiers, or spaces around separators. The
+// error is a [*pki.Refusal] with the rule ceremony.subject.
 func ParseSubject(text string) (Subject, error) {
 	if len(text) > 1024 {
-		return Subject{}, refuseSubject("a subject has at most 1024 octets, not %d", len(text))
+		return Subject{}, refuseSubject("the subject has %d bytes, more than 1024", len(text))
 	}
 	var name pkix.RDNSequence
 	for _, part := range splitNames(text) {
@@ -56,7 +59,7 @@ func ParseSubject(text string) (Subject, error) {
 		}
 		i := slices.IndexFunc(attributes(), func(a attribute) bool { return strings.EqualFold(a.keyword, keyword) })
 		if i < 0 {
-			return Subject{}, refuseSubject("%q is not a name that a CA's subject may have", keyword)
+			return Subject{}, refuseSubject("%q is not an attribute that a CA's subject may have", keyword)
 		}
 		value, err := unescape(keyword, escaped)
 		if err != nil {
@@ -64,11 +67,11 @@ func ParseSubject(text string) (Subject, error) {
 		}
 		name = append(name, pkix.RelativeDistinguishedNameSET{{Type: attributes()[i].oid, Value: value}})
 	}
-	slices.Reverse(name) // DER has the most specific name last (RFC 4514 §2.1)
+	slices.Reverse(name) // in DER the most specific attribute is last (RFC 4514 §2.1)
 	return newSubject(name)
 }
 
-// splitNames cuts a string at the commas that no backslash takes away.
+// splitNames splits a string at its unescaped commas.
 func splitNames(text string) []string {
 	var parts []string
 	start := 0
@@ -84,18 +87,18 @@ func splitNames(text string) []string {
 	return append(parts, text[start:])
 }
 
-// unescape reads a value as RFC 4514 §3 writes it.
+// unescape decodes a value that is escaped according to RFC 4514 section 3.
 func unescape(keyword, text string) (string, error) {
 	if strings.HasPrefix(text, "#") || strings.HasPrefix(text, " ") {
-		return "", refuseSubject("the value of %s begins with a bare %q", keyword, text[0])
+		return "", refuseSubject("the value of %s starts with an unescaped %q", keyword, text[0])
 	}
 	var b strings.Builder
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
 		case c == ' ' && i == len(text)-1:
-			return "", refuseSubject("the value of %s ends with a bare space", keyword)
+			return "", refuseSubject("the value of %s ends with an unescaped space", keyword)
 		case strings.IndexByte(`+;"<>`, c) >= 0:
-			return "", refuseSubject("the value of %s has a bare %q", keyword, c)
+			return "", refuseSubject("the value of %s contains an unescaped %q", keyword, c)
 		case c != '\\':
 			b.WriteByte(c)
 		case i+1 < len(text) && strings.IndexByte(`"+,;<>\ #=`, text[i+1]) >= 0:
@@ -104,7 +107,7 @@ func unescape(keyword, text string) (string, error) {
 		default:
 			octet, err := hex.DecodeString(text[i+1 : min(i+3, len(text))])
 			if err != nil || len(octet) != 1 {
-				return "", refuseSubject("the value of %s has a \\ that nothing special follows", keyword)
+				return "", refuseSubject("the value of %s contains a \\ without a special character or two hexadecimal digits after it", keyword)
 			}
 			b.WriteByte(octet[0])
 			i += 2
@@ -113,7 +116,7 @@ func unescape(keyword, text string) (string, error) {
 	return b.String(), nil
 }
 
-// subjectFromDER takes over a name that somebody else encoded, under the same rules.
+// subjectFromDER checks a name encoded by other software according to the rules of ParseSubject.
 func subjectFromDER(der []byte) (Subject, error) {
 	var name pkix.RDNSequence
 	if rest, err := asn1.Unmarshal(der, &name); err != nil || len(rest) > 0 {
@@ -122,15 +125,16 @@ func subjectFromDER(der []byte) (Subject, error) {
 	return newSubject(name)
 }
 
+// newSubject checks the attributes of a name and encodes it.
 func newSubject(name pkix.RDNSequence) (Subject, error) {
 	seen := make(map[string]bool)
 	for _, rdn := range name {
 		if len(rdn) != 1 {
-			return Subject{}, refuseSubject("the subject has a name of several values")
+			return Subject{}, refuseSubject("the subject has a multi-valued name")
 		}
 		i := slices.IndexFunc(attributes(), func(a attribute) bool { return a.oid.Equal(rdn[0].Type) })
 		if i < 0 {
-			return Subject{}, refuseSubject("%s is not a name that a CA's subject may have", rdn[0].Type)
+			return Subject{}, refuseSubject("%s is not an attribute that a CA's subject may have", rdn[0].Type)
 		}
 		a := attributes()[i]
 		if seen[a.keyword] && !a.repeats {
@@ -155,30 +159,31 @@ func newSubject(name pkix.RDNSequence) (Subject, error) {
 	return Subject{string(der)}, nil
 }
 
+// check refuses a value that the attribute cannot have.
 func (a attribute) check(value string) error {
 	n := utf8.RuneCountInString(value)
 	switch {
 	case strings.TrimSpace(value) == "":
 		return refuseSubject("the value of %s is empty", a.keyword)
-	case n > a.longest:
-		return refuseSubject("the value of %s has %d characters, more than %d", a.keyword, n, a.longest)
+	case n > a.maxLength:
+		return refuseSubject("the value of %s has %d characters, more than %d", a.keyword, n, a.maxLength)
 	case !utf8.ValidString(value) || strings.ContainsFunc(value, func(r rune) bool { return !unicode.IsGraphic(r) }):
-		return refuseSubject("the value of %s has characters that do not print", a.keyword)
+		return refuseSubject("the value of %s contains unprintable characters", a.keyword)
 	case a.keyword == "C" && (n != 2 || strings.ContainsFunc(value, func(r rune) bool { return r < 'A' || r > 'Z' })):
-		return refuseSubject("the value of C is a country's two capital letters")
+		return refuseSubject("the value of C must be the two capital letters of a country")
 	}
 	return nil
 }
 
-// String formats the name as ParseSubject reads it.
+// String formats the name in the form that ParseSubject parses.
 func (s Subject) String() string { return nameText([]byte(s.der)) }
 
-// IsZero reports whether s names nothing.
+// IsZero reports whether s is no name.
 func (s Subject) IsZero() bool { return s.der == "" }
 
 func (s Subject) bytes() []byte { return []byte(s.der) }
 
-// nameText formats a DER name, whoever made it.
+// nameText formats a name in DER, including names that ParseSubject would refuse.
 func nameText(der []byte) string {
 	var name pkix.RDNSequence
 	if _, err := asn1.Unmarshal(der, &name); err != nil {
@@ -187,12 +192,13 @@ func nameText(der []byte) string {
 	return name.String()
 }
 
-// sameName compares names as RFC 5280 §7.1 does: case, and how many spaces separate words, make no difference.
+// sameName compares names according to RFC 5280 section 7.1: it ignores case and the number of spaces between words.
 func sameName(a, b []byte) bool {
-	return bytes.Equal(a, b) || strings.EqualFold(foldSpaces(a), foldSpaces(b))
+	return bytes.Equal(a, b) || strings.EqualFold(singleSpaced(a), singleSpaced(b))
 }
 
-func foldSpaces(der []byte) string {
+// singleSpaced formats a name in DER with single spaces between words.
+func singleSpaced(der []byte) string {
 	var name pkix.RDNSequence
 	if _, err := asn1.Unmarshal(der, &name); err != nil {
 		return string(der)

@@ -57,7 +57,7 @@ func TestParseSubjectRefuses(t *testing.T) {
 	}
 }
 
-// What crypto/x509 writes of a name, ParseSubject reads as the same name.
+// ParseSubject parses the text that crypto/x509 formats into the same name.
 func TestSubjectRoundTrips(t *testing.T) {
 	value := rapid.StringMatching(`[A-Za-z0-9 ,+"\\<>;#=äöü.-]{0,20}[A-Za-z]`)
 	rapid.Check(t, func(t *rapid.T) {

@@ -9,8 +9,8 @@ import (
 	"github.com/brevet-pki/brevet/hsm"
 )
 
-// newToken makes a token in the private SoftHSM and logs in to it.
-func newToken(t *testing.T, module, label string) *hsm.Token {
+// newHSM initializes a token in a private SoftHSM and logs in to it.
+func newHSM(t *testing.T, module, label string) *hsm.Token {
 	t.Helper()
 	pin, err := hsm.NewPIN([]byte("ceremony-1234"))
 	if err != nil {
@@ -31,8 +31,8 @@ func newToken(t *testing.T, module, label string) *hsm.Token {
 	return token
 }
 
-// The root's key in one token, the issuing CA's in another, and nothing but crypto.Signer between them and the ceremony.
-func TestKeysInTokens(t *testing.T) {
+// The ceremony works with keys in two tokens, which it knows only as crypto.Signer.
+func TestKeysInHSMs(t *testing.T) {
 	module, err := hsm.FindSoftHSM()
 	if err != nil {
 		t.Fatalf("%v: run deploy/setup.sh --test", err)
@@ -42,7 +42,7 @@ func TestKeysInTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv(hsm.SoftHSMConfEnv, conf)
-	rootToken, subToken := newToken(t, module, "root"), newToken(t, module, "issuing")
+	rootToken, subToken := newHSM(t, module, "root"), newHSM(t, module, "issuing")
 	for _, c := range []struct {
 		algorithm hsm.Algorithm
 		signature x509.SignatureAlgorithm

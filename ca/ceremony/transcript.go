@@ -14,43 +14,43 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Token says which token a ceremony's key lies in, as the caller knows it. Empty fields are left out of the transcript.
-type Token struct {
+// HSM identifies the HSM that holds a ceremony's key. Empty fields are omitted from the transcript.
+type HSM struct {
 	Label  string
 	Serial string
 	Key    string // the label of the key
 }
 
-// Transcript is what a ceremony did, for people: to print, to read aloud, to sign on paper and to keep. It holds
-// nothing secret.
+// Transcript describes a ceremony for people, to be printed, read aloud, signed on paper and kept. It contains no
+// secrets.
 type Transcript struct {
 	Act      string // what was done, such as "made the root certificate"
-	Command  string // by which command
+	Command  string // the command that was run
 	At       time.Time
-	Software string // with its version
-	Token    Token
-	// TrustDomain is the SPIFFE trust domain that a CA was signed for, whether its certificate says it or not.
+	Software string // name and version
+	HSM      HSM
+	// TrustDomain is the SPIFFE trust domain of a signed CA, even if its certificate does not contain it.
 	TrustDomain string
-	// What was made or, for a request that was signed, taken in; nil where there is none.
+	// Request is the request that was made or signed, Certificate and CRL are what was made. Each may be nil.
 	Request     *x509.CertificateRequest
 	Certificate *x509.Certificate
 	CRL         *x509.RevocationList
-	// Signers are the people or roles who sign on paper, one line each.
+	// Signers are the people or roles that sign on paper, each on a line.
 	Signers []string
 }
 
-// String formats the transcript as plain text, in lines of some 80 characters where the given texts allow it. It
-// depends on nothing but its fields, so that a second printing can be compared with the first.
+// String formats the transcript as plain text, in lines of about 80 characters unless the fields are longer. The same
+// fields always produce the same text, so that two printings can be compared.
 func (t Transcript) String() string {
 	var p page
 	p.title("CA KEY CEREMONY: TRANSCRIPT")
 	p.field("What was done", t.Act)
-	p.field("When", moment(t.At))
+	p.field("When", formatTime(t.At))
 	p.field("Command", t.Command)
 	p.field("Software", t.Software)
-	p.field("Token", t.Token.Label)
-	p.field("Token serial", t.Token.Serial)
-	p.field("Key in token", t.Token.Key)
+	p.field("HSM", t.HSM.Label)
+	p.field("HSM serial", t.HSM.Serial)
+	p.field("HSM key", t.HSM.Key)
 	p.field("Trust domain", t.TrustDomain)
 	if t.Request != nil {
 		p.request(t.Request)
@@ -65,7 +65,7 @@ func (t Transcript) String() string {
 	return p.String()
 }
 
-// page is a transcript being written.
+// page is the text of a transcript.
 type page struct{ strings.Builder }
 
 func (p *page) title(text string) {
@@ -76,7 +76,7 @@ func (p *page) section(text string) {
 	fmt.Fprintf(p, "\n%s\n%s\n", text, strings.Repeat("-", len(text)))
 }
 
-// field writes one line. A value that would break out of it, or hide in it, is written with escapes.
+// field writes one line. It quotes a value with unprintable characters, which could forge lines or be invisible.
 func (p *page) field(name, value string) {
 	if value == "" {
 		return
@@ -100,8 +100,8 @@ func (p *page) certificate(c *x509.Certificate) {
 	p.field("Subject", nameText(c.RawSubject))
 	p.field("Issuer", nameText(c.RawIssuer))
 	p.field("Serial number", serialText(c.SerialNumber))
-	p.field("Not before", moment(c.NotBefore))
-	p.field("Not after", moment(c.NotAfter))
+	p.field("Not before", formatTime(c.NotBefore))
+	p.field("Not after", formatTime(c.NotAfter))
 	p.field("Key", keyText(c.PublicKey))
 	p.field("Signed with", c.SignatureAlgorithm.String())
 	if c.MaxPathLen >= 0 {
@@ -126,8 +126,8 @@ func (p *page) crl(l *x509.RevocationList) {
 	p.section("Certificate revocation list")
 	p.field("Issuer", nameText(l.RawIssuer))
 	p.field("Number", fmt.Sprint(l.Number))
-	p.field("This update", moment(l.ThisUpdate))
-	p.field("Next update", moment(l.NextUpdate))
+	p.field("This update", formatTime(l.ThisUpdate))
+	p.field("Next update", formatTime(l.NextUpdate))
 	p.field("Signed with", l.SignatureAlgorithm.String())
 	p.field("Entries", strconv.Itoa(len(l.RevokedCertificateEntries)))
 	for _, e := range l.RevokedCertificateEntries {
@@ -135,12 +135,12 @@ func (p *page) crl(l *x509.RevocationList) {
 		if r, err := pki.ReasonFromCode(e.ReasonCode); err == nil {
 			reason = r.String()
 		}
-		p.field("  revoked", fmt.Sprintf("%s  %s  %s", serialText(e.SerialNumber), moment(e.RevocationTime), reason))
+		p.field("  revoked", fmt.Sprintf("%s  %s  %s", serialText(e.SerialNumber), formatTime(e.RevocationTime), reason))
 	}
 	p.digest("SHA-256 of the CRL (DER)", l.Raw)
 }
 
-// digest writes a SHA-256 in numbered lines of four groups, as people read it to each other.
+// digest writes a SHA-256 hash in numbered lines of four groups, for reading aloud.
 func (p *page) digest(name string, content []byte) {
 	sum := fmt.Sprintf("%X", sha256.Sum256(content))
 	fmt.Fprintf(p, "\n%s\n", name)
@@ -155,16 +155,16 @@ func (p *page) signatures(signers []string) {
 		return
 	}
 	p.section("Signatures")
-	fmt.Fprint(p, "We were present, and compared the digests above with what the screen showed.\n")
+	fmt.Fprint(p, "We were present, and compared the digests above with those on the screen.\n")
 	for _, s := range signers {
 		fmt.Fprintf(p, "\n\n\n%s    %s\n", strings.Repeat("_", 36), strings.Repeat("_", 36))
 		fmt.Fprintf(p, "%-36s    place, date\n", s)
 	}
 }
 
-func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+func formatTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
-// serialText writes whole octets, as OpenSSL does.
+// serialText formats a serial number in whole octets, as OpenSSL does.
 func serialText(n *big.Int) string {
 	if s, err := pki.SerialFromInt(n); err == nil {
 		return s.String()

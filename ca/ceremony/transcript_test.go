@@ -27,7 +27,7 @@ func testdata(t *testing.T, name string) []byte {
 	return block.Bytes
 }
 
-// goldenTranscript is of an issuing CA that was signed for, with the CRL of the same day.
+// goldenTranscript returns the transcript of signing an issuing CA, with a CRL of the same day.
 func goldenTranscript(t *testing.T) ceremony.Transcript {
 	t.Helper()
 	request, err := x509.ParseCertificateRequest(testdata(t, "issuing.csr"))
@@ -41,7 +41,7 @@ func goldenTranscript(t *testing.T) ceremony.Transcript {
 	return ceremony.Transcript{
 		Act: "signed the certificate of an issuing CA, and the root's CRL", Command: "brevet ceremony sign --config /etc/brevet/root.yaml issuing.csr",
 		At: time.Date(2026, 11, 22, 9, 30, 0, 0, time.FixedZone("CET", 3600)), Software: "brevet v0.1.0",
-		Token: ceremony.Token{Label: "fleet-root", Serial: "1f2e3d4c5b6a7988", Key: "root-g1"}, TrustDomain: "fleet.example",
+		HSM: ceremony.HSM{Label: "fleet-root", Serial: "1f2e3d4c5b6a7988", Key: "root-g1"}, TrustDomain: "fleet.example",
 		Request: request, Certificate: parse(t, testdata(t, "issuing.pem")), CRL: crl,
 		Signers: []string{"Master of ceremony", "Witness"},
 	}
@@ -57,7 +57,7 @@ func TestTranscriptGolden(t *testing.T) {
 	}
 }
 
-// What people read aloud must be what other tools show.
+// The fingerprints that people read aloud must equal those that other tools print.
 func TestTranscriptShowsOpenSSLsFingerprints(t *testing.T) {
 	p := build(t, ecPair(elliptic.P256()), nil)
 	for file, c := range map[string]*x509.Certificate{"root.pem": p.root, "sub.pem": p.sub} {
@@ -82,7 +82,7 @@ func TestTranscriptShowsOpenSSLsFingerprints(t *testing.T) {
 	}
 }
 
-// onlyDigits takes the spaces and line numbers out of what is grouped for reading.
+// onlyDigits removes the spaces and line numbers of a formatted digest.
 func onlyDigits(text string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
@@ -94,16 +94,16 @@ func onlyDigits(text string) string {
 	return b.String()
 }
 
-func TestTranscriptCannotBeForgedFromWithin(t *testing.T) {
+func TestTranscriptFieldsCannotForgeLines(t *testing.T) {
 	text := ceremony.Transcript{
-		Act: "a\nSerial number   00", Command: "x\u202ey", Software: "v\xff", Token: ceremony.Token{Label: "\x1b[2J"},
+		Act: "a\nSerial number   00", Command: "x\u202ey", Software: "v\xff", HSM: ceremony.HSM{Label: "\x1b[2J"},
 	}.String()
 	for _, bad := range []string{"\nSerial number", "\u202e", "\xff", "\x1b"} {
 		if strings.Contains(text, bad) {
-			t.Errorf("%q stands in the transcript:\n%s", bad, text)
+			t.Errorf("the transcript contains %q:\n%s", bad, text)
 		}
 	}
-	if strings.Contains(text, "Token serial") || strings.Contains(text, "Signatures") {
+	if strings.Contains(text, "HSM serial") || strings.Contains(text, "Signatures") {
 		t.Errorf("empty fields have lines:\n%s", text)
 	}
 }

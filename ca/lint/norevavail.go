@@ -13,8 +13,8 @@ const (
 	oidFreshestCRL           = "2.5.29.46"
 )
 
-// noRevAvail names the rules of RFC 9608 that a certificate breaks, as zlint names its own. A certificate without the extension
-// breaks none.
+// noRevAvail returns the rules of RFC 9608 that a certificate violates, named like zlint's rules. The rules apply only
+// to certificates with the extension.
 func noRevAvail(c *x509.Certificate) []string {
 	var present, crl, freshest bool
 	var broken []string

@@ -15,14 +15,14 @@ import (
 	"github.com/brevet-pki/brevet/ca/lint"
 )
 
-// Each rule of RFC 9608 is found broken where it is, alone, and a certificate that keeps them all passes.
+// A certificate that violates one rule of RFC 9608 is reported for exactly that rule; a valid one is not reported.
 func TestNoRevAvail(t *testing.T) {
 	t.Parallel()
 	extension := pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 56}, Value: []byte{5, 0}}
 	freshest := pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 46}, Value: pointsTo(t, "http://pki.fleet.example/delta.crl")}
 	for name, c := range map[string]struct {
 		change func(*x509.Certificate)
-		want   string // nothing where it passes
+		want   string // empty if the certificate is valid
 	}{
 		"as it should be":  {func(*x509.Certificate) {}, ""},
 		"with a CA's URL":  {func(c *x509.Certificate) { c.IssuingCertificateURL = []string{"http://pki.fleet.example/ca.cer"} }, ""},
@@ -50,13 +50,13 @@ func TestNoRevAvail(t *testing.T) {
 				return
 			}
 			if err == nil || !strings.Contains(err.Error(), c.want) || strings.Count(err.Error(), "no_rev_avail") != 1 {
-				t.Errorf("the certificate breaks %v, want %s alone", err, c.want)
+				t.Errorf("the certificate violates %v, want only %s", err, c.want)
 			}
 		})
 	}
 }
 
-// sign completes a template and has a CA sign it.
+// sign completes a template and signs it with a CA's key.
 func sign(t *testing.T, template *x509.Certificate) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -78,7 +78,7 @@ func sign(t *testing.T, template *x509.Certificate) []byte {
 	return der
 }
 
-// pointsTo is what crypto/x509 writes as CRL distribution points of a URL; a freshest CRL has the same form.
+// pointsTo returns the CRL distribution points of a URL as crypto/x509 encodes them. A freshest CRL has the same form.
 func pointsTo(t *testing.T, url string) []byte {
 	t.Helper()
 	cert, err := x509.ParseCertificate(sign(t, &x509.Certificate{CRLDistributionPoints: []string{url}}))

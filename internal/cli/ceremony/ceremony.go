@@ -175,8 +175,8 @@ func record(cmd *cobra.Command, out, pemType string, der []byte, t ceremony.Tran
 // paperOf names the transcript that is written beside a file.
 func paperOf(out string) string { return out + ".transcript.txt" }
 
-func (t *tokenFlags) transcriptToken() ceremony.Token {
-	return ceremony.Token{Label: t.config.Label, Serial: t.config.Serial, Key: t.key}
+func (t *tokenFlags) transcriptToken() ceremony.HSM {
+	return ceremony.HSM{Label: t.config.Label, Serial: t.config.Serial, Key: t.key}
 }
 
 func newCeremonyToken() *cobra.Command {
@@ -242,7 +242,7 @@ func newCeremonyRoot() *cobra.Command {
 					return err
 				}
 				return record(cmd, out, "CERTIFICATE", der, ceremony.Transcript{
-					Act: t.act("made the root key and its certificate", "made a certificate for a root key that the token had"), Token: t.transcriptToken(), Certificate: cert,
+					Act: t.act("made the root key and its certificate", "made a certificate for a root key that the token had"), HSM: t.transcriptToken(), Certificate: cert,
 				}, "brevet ceremony intermediate request …, on the issuing machine")
 			})
 		},
@@ -295,7 +295,7 @@ func newCeremonyRequest() *cobra.Command {
 					return err
 				}
 				return record(cmd, out, "CERTIFICATE REQUEST", der, ceremony.Transcript{
-					Act: t.act("made an issuing key and asked for its certificate", "asked for the certificate of an issuing key that the token had"), Token: t.transcriptToken(), Request: req,
+					Act: t.act("made an issuing key and asked for its certificate", "asked for the certificate of an issuing key that the token had"), HSM: t.transcriptToken(), Request: req,
 				}, "brevet ceremony sign --csr "+filepath.Base(out)+" …, on the root's machine")
 			})
 		},

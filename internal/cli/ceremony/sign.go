@@ -75,7 +75,7 @@ func newCeremonySign() *cobra.Command {
 					return err
 				}
 				return record(cmd, out, "CERTIFICATE", der, ceremony.Transcript{
-					Act: "signed an issuing CA's certificate with the root key", Token: t.transcriptToken(), TrustDomain: trustDomain, Certificate: cert,
+					Act: "signed an issuing CA's certificate with the root key", HSM: t.transcriptToken(), TrustDomain: trustDomain, Certificate: cert,
 				}, "brevet ceremony crl …, then brevet ceremony install …, on the issuing machine")
 			})
 		},
@@ -137,7 +137,7 @@ func newCeremonyCRL() *cobra.Command {
 					return err
 				}
 				return record(cmd, out, "X509 CRL", der, ceremony.Transcript{
-					Act: "signed the root's CRL", Token: t.transcriptToken(), CRL: crl,
+					Act: "signed the root's CRL", HSM: t.transcriptToken(), CRL: crl,
 				}, "brevet ceremony install … the first time, brevet crl import "+out+" later, on the issuing machine")
 			})
 		},

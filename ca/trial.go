@@ -23,18 +23,18 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// trialCA is a copy of an issuing CA's chain with other keys: crypto/x509 verifies samples against it, so that what
-// relying parties will refuse is known before the issuing key signs it.
+// trialCA is a copy of an issuing CA's chain with other keys. Samples are verified against it with crypto/x509. That
+// shows what relying parties would refuse before the issuing key signs it.
 type trialCA struct {
 	issuing       *x509.Certificate
 	key           *ecdsa.PrivateKey
 	chain         []*x509.Certificate // from the issuing CA to the root
 	roots         *x509.CertPool
 	intermediates *x509.CertPool
-	constrained   bool // a certificate of the chain has name constraints
+	constrained   bool // the chain contains name constraints
 }
 
-// newTrialCA copies the chain, from the root down, with the extensions of each certificate as they are.
+// newTrialCA copies the certificates of a chain, starting with the root, with their extensions.
 func newTrialCA(iss IssuingCA) (*trialCA, error) {
 	s := &trialCA{roots: x509.NewCertPool(), intermediates: x509.NewCertPool()}
 	originals := append(slices.Clone(iss.Chain), iss.Root)
@@ -45,7 +45,7 @@ func newTrialCA(iss IssuingCA) (*trialCA, error) {
 		}
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
-			return nil, fmt.Errorf("ca: make a key to verify samples with: %w", err)
+			return nil, fmt.Errorf("ca: generate a key for verifying samples: %w", err)
 		}
 		template := &x509.Certificate{
 			SerialNumber: big.NewInt(1), RawSubject: original.RawSubject, NotBefore: original.NotBefore, NotAfter: original.NotAfter,
@@ -131,7 +131,7 @@ func checkConstraintForms(c *x509.Certificate) error {
 	return nil
 }
 
-// verify returns why relying parties refuse a certificate with these names for a usage at a time, or nil.
+// verify returns why relying parties would refuse a certificate with these names for a usage at a time, or nil.
 func (s *trialCA) verify(id pki.SPIFFEID, n Names, usage x509.ExtKeyUsage, at time.Time) error {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), NotBefore: at.Add(-time.Second), NotAfter: at.Add(time.Hour), BasicConstraintsValid: true,
@@ -160,22 +160,22 @@ func (s *trialCA) verify(id pki.SPIFFEID, n Names, usage x509.ExtKeyUsage, at ti
 	return err
 }
 
-// checkHost holds a trust domain against URI constraints as RFC 5280 §4.2.1.10 has it: one without a leading dot is a
-// host. Go admits its subdomains too, which OpenSSL refuses.
+// checkHost checks a trust domain against URI constraints as RFC 5280 section 4.2.1.10 defines them: a constraint
+// without a leading dot matches only that host. Go also accepts its subdomains, which OpenSSL refuses.
 func (s *trialCA) checkHost(trustDomain string) error {
 	for _, c := range s.chain {
 		admits := func(domain string) bool {
 			return trustDomain == domain || strings.HasPrefix(domain, ".") && strings.HasSuffix(trustDomain, domain)
 		}
 		if permitted := c.PermittedURIDomains; len(permitted) > 0 && !slices.ContainsFunc(permitted, admits) {
-			return fmt.Errorf("%s may certify identities in %s alone", c.Subject, strings.Join(permitted, ", "))
+			return fmt.Errorf("%s may certify only identities in %s", c.Subject, strings.Join(permitted, ", "))
 		}
 	}
 	return nil
 }
 
-// everyMoment is a time at which every certificate of the chain is valid, if there is one.
-func (s *trialCA) everyMoment() time.Time {
+// validTime returns a time at which every certificate of the chain is valid, if there is one.
+func (s *trialCA) validTime() time.Time {
 	latest := s.issuing.NotBefore
 	for _, c := range s.chain {
 		if c.NotBefore.After(latest) {
@@ -185,20 +185,21 @@ func (s *trialCA) everyMoment() time.Time {
 	return latest
 }
 
-// checkNames refuses names that a name constraint of the chain excludes (RFC 5280 §4.2.1.10): relying parties would
-// refuse the certificate.
+// checkNames refuses names that a name constraint of the chain excludes, because relying parties would refuse the
+// certificate (RFC 5280 section 4.2.1.10).
 func (s *trialCA) checkNames(id pki.SPIFFEID, n Names) error {
 	if !s.constrained {
 		return nil
 	}
-	if err := s.verify(id, n, x509.ExtKeyUsageAny, s.everyMoment()); err != nil {
+	if err := s.verify(id, n, x509.ExtKeyUsageAny, s.validTime()); err != nil {
 		return pki.Refuse(pki.RuleNames, "use names that the name constraints of the CA's chain permit",
 			"the issuing CA %s may not certify %s: %v", s.issuing.Subject, id, err)
 	}
 	return nil
 }
 
-// checkProfiles returns an error that names a profile whose certificates relying parties refuse at this time, or nil.
+// checkProfiles returns an error that names the first profile with certificates that relying parties would refuse now,
+// or nil.
 func (s *trialCA) checkProfiles(all map[string]*Profile, id pki.SPIFFEID, now time.Time) error {
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		for _, usage := range all[name].extKeyUsage {
@@ -214,13 +215,13 @@ func (s *trialCA) checkProfiles(all map[string]*Profile, id pki.SPIFFEID, now ti
 	return nil
 }
 
-// checkUsage returns an error if a CA of the chain has an extended key usage that does not name this one (RFC 5280 section
-// 4.2.1.12). Go takes anyExtendedKeyUsage for all of them; OpenSSL and NSS take it for none.
+// checkUsage returns an error if a CA of the chain has an extended key usage without this one (RFC 5280 section
+// 4.2.1.12). Go accepts anyExtendedKeyUsage for every usage; OpenSSL and NSS do not.
 func (s *trialCA) checkUsage(usage x509.ExtKeyUsage) error {
 	for _, c := range s.chain {
 		if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !slices.Contains(c.ExtKeyUsage, usage) {
-			return fmt.Errorf("%s does not permit %s: have the CA signed without extended key usage, or with all that its profiles need "+
-				"by name: anyExtendedKeyUsage is not enough for OpenSSL", c.Subject, usageName(usage))
+			return fmt.Errorf("%s does not permit %s: have the CA signed without extended key usage, or with every usage of its profiles "+
+				"by name, because OpenSSL does not accept anyExtendedKeyUsage", c.Subject, usageName(usage))
 		}
 	}
 	return nil
@@ -235,9 +236,9 @@ func usageName(usage x509.ExtKeyUsage) string {
 	return fmt.Sprintf("extended key usage %d", usage)
 }
 
-// CheckIssues verifies samples of what a CA is to issue along its whole chain, with crypto/x509, and returns an error
-// that begins with the configuration key of what relying parties would refuse: the identity and the names of the
-// server itself, which are given, or a profile.
+// CheckIssues verifies samples of what a CA will issue with crypto/x509, along its whole chain. The samples have the
+// given identity and names of the server, and each profile. If relying parties would refuse one, the error starts with
+// the configuration key that caused it.
 func (iss IssuingCA) CheckIssues(profiles map[string]*Profile, server pki.SPIFFEID, names Names, now time.Time) error {
 	if err := iss.checkTime(now); err != nil {
 		return err
@@ -252,10 +253,10 @@ func (iss IssuingCA) CheckIssues(profiles map[string]*Profile, server pki.SPIFFE
 	subject := iss.Certificate.Subject
 	err = s.verify(server, Names{}, x509.ExtKeyUsageAny, now)
 	if bad := new(x509.CertificateInvalidError); errors.As(err, bad) && bad.Reason != x509.CANotAuthorizedForThisName {
-		return fmt.Errorf("ca: relying parties cannot verify what %s issues: %w", subject, err)
+		return fmt.Errorf("ca: relying parties could not verify certificates issued by %s: %w", subject, err)
 	}
 	if err != nil {
-		return fmt.Errorf("trust_domain: %s may not certify identities in %s: %w: have the CA signed with name constraints that permit it, or without",
+		return fmt.Errorf("trust_domain: %s may not certify identities in %s: %w: have the CA signed with name constraints that permit the trust domain, or without any",
 			subject, server.TrustDomain(), err)
 	}
 	for _, name := range names.DNS {
@@ -271,12 +272,13 @@ func (iss IssuingCA) CheckIssues(profiles map[string]*Profile, server pki.SPIFFE
 	return s.checkProfiles(profiles, server, now)
 }
 
+// refusedName returns the error for a name of the server that the issuing CA must not certify.
 func refusedName(subject pkix.Name, name string, err error) error {
-	return fmt.Errorf("names: %s may not certify %s: %w: have the CA signed with name constraints that permit it, or take it out of names",
+	return fmt.Errorf("names: %s may not certify %s: %w: have the CA signed with name constraints that permit it, or remove it from the names",
 		subject, name, err)
 }
 
-// verifyChain verifies the issuing CA's real certificate, whose signatures the copy does not have.
+// verifyChain verifies the signatures of the issuing CA's real chain, which the trial CA does not have.
 func (iss IssuingCA) verifyChain(now time.Time) error {
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 	roots.AddCert(iss.Root)
@@ -287,7 +289,7 @@ func (iss IssuingCA) verifyChain(now time.Time) error {
 		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
-		return fmt.Errorf("ca: relying parties cannot verify %s: %w", iss.Certificate.Subject, err)
+		return fmt.Errorf("ca: relying parties could not verify %s: %w", iss.Certificate.Subject, err)
 	}
 	return nil
 }

@@ -16,18 +16,19 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// tbsEncoder writes the certificates of one profile under one issuing CA (RFC 5280 §4.1). What is the same in all of them is
-// taken from a sample that crypto/x509 made; only what differs is encoded for each: serial number, validity, subject,
-// public key, subject key identifier and subject alternative name, and in partitioned profiles where the CRLs are.
+// tbsEncoder encodes the certificates of one profile under one issuing CA (RFC 5280 section 4.1). It copies the
+// constant parts from a sample made by crypto/x509. It encodes only what differs: serial number, validity, subject,
+// public key, subject key identifier and subject alternative name. In partitioned profiles the URLs of the CRLs differ,
+// too.
 type tbsEncoder struct {
 	algorithm  x509.SignatureAlgorithm
-	hash       crypto.Hash // of what the key signs; 0 where it signs the message itself
-	identifier []byte      // AlgorithmIdentifier
-	issuer     []byte      // Name
+	hash       crypto.Hash // applied before signing; 0 if the key signs the message itself
+	identifier []byte      // AlgorithmIdentifier of the signature
+	issuer     []byte      // Name of the issuing CA
 	extensions []extension
 }
 
-// extension is one that certificates have, in their order. Its DER is nil where it differs from one to the next.
+// extension is an extension of the certificates, in their order. Its DER is nil if it differs between certificates.
 type extension struct {
 	id  asn1.ObjectIdentifier
 	der []byte
@@ -41,8 +42,8 @@ var (
 	oidFreshestCRL           = asn1.ObjectIdentifier{2, 5, 29, 46}
 )
 
-// newTBSEncoder takes the constant parts from a certificate that was made of a template, and checks that it writes the rest
-// of that certificate as crypto/x509 does. In a partitioned profile they do not include where the CRLs are.
+// newTBSEncoder copies the constant parts from a sample, a certificate made from a template, and checks that it encodes
+// that template as crypto/x509 does. In partitioned profiles the URLs of the CRLs are not constant.
 func newTBSEncoder(template, sample *x509.Certificate, partitioned bool) (*tbsEncoder, error) {
 	l := &tbsEncoder{algorithm: sample.SignatureAlgorithm, issuer: sample.RawIssuer}
 	switch sample.SignatureAlgorithm {
@@ -77,12 +78,12 @@ func newTBSEncoder(template, sample *x509.Certificate, partitioned bool) (*tbsEn
 		return nil, err
 	}
 	if !bytes.Equal(written, sample.RawTBSCertificate) {
-		return nil, errors.New("ca: a sample certificate is not laid out as crypto/x509 does: this is a defect of brevet")
+		return nil, errors.New("ca: a sample certificate is not encoded as by crypto/x509: this is a defect of brevet")
 	}
 	return l, nil
 }
 
-// tbs writes the TBSCertificate of a template.
+// tbs encodes the TBSCertificate of a template.
 func (l *tbsEncoder) tbs(t *x509.Certificate) ([]byte, error) {
 	b := cryptobyte.NewBuilder(make([]byte, 0, 1024))
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -103,6 +104,7 @@ func (l *tbsEncoder) tbs(t *x509.Certificate) ([]byte, error) {
 	return b.Bytes()
 }
 
+// addExtensions writes the constant extensions as they are, and encodes the others.
 func (l *tbsEncoder) addExtensions(b *cryptobyte.Builder, t *x509.Certificate) {
 	for _, e := range l.extensions {
 		if e.der != nil {
@@ -115,20 +117,20 @@ func (l *tbsEncoder) addExtensions(b *cryptobyte.Builder, t *x509.Certificate) {
 			case e.id.Equal(oidSubjectKeyID):
 				b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { b.AddASN1OctetString(t.SubjectKeyId) })
 			case e.id.Equal(oidSubjectAltName):
-				if len(t.Subject.ExtraNames) == 0 { // where the subject is empty, the names are critical (RFC 5280 §4.2.1.6)
+				if len(t.Subject.ExtraNames) == 0 { // with an empty subject the extension is critical (RFC 5280 section 4.2.1.6)
 					b.AddASN1Boolean(true)
 				}
 				b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { addNames(b, t) })
 			case e.id.Equal(oidCRLDistributionPoints):
 				b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { addDistributionPoints(b, t.CRLDistributionPoints[0]) })
-			default: // freshest CRL, the only one that a partitioned profile adds
+			default: // freshest CRL, the only other variable extension of a partitioned profile
 				b.AddASN1OctetString(t.ExtraExtensions[0].Value)
 			}
 		})
 	}
 }
 
-// addTime writes UTCTime until 2049, and GeneralizedTime from then on (RFC 5280 §4.1.2.5).
+// addTime writes a UTCTime up to the year 2049, and a GeneralizedTime after it (RFC 5280 section 4.1.2.5).
 func addTime(b *cryptobyte.Builder, t time.Time) {
 	if t.Year() < 2050 {
 		b.AddASN1UTCTime(t)
@@ -137,13 +139,14 @@ func addTime(b *cryptobyte.Builder, t time.Time) {
 	b.AddASN1GeneralizedTime(t)
 }
 
-// addSubject writes a Name of one text attribute, or an empty one. The text is a DirectoryString (RFC 5280 appendix A.1).
+// addSubject writes a Name with one text attribute, or an empty Name. The text is a DirectoryString (RFC 5280 appendix
+// A.1).
 func addSubject(b *cryptobyte.Builder, attributes []pkix.AttributeTypeAndValue) {
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		for _, a := range attributes {
 			text, ok := a.Value.(string)
 			if !ok {
-				b.SetError(errors.New("ca: an attribute of a subject is no text"))
+				b.SetError(errors.New("ca: an attribute of the subject is not a string"))
 			}
 			b.AddASN1(cbasn1.SET, func(b *cryptobyte.Builder) {
 				b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -159,12 +162,12 @@ func addSubject(b *cryptobyte.Builder, attributes []pkix.AttributeTypeAndValue) 
 	})
 }
 
-// unprintable is true of what a PrintableString cannot hold (X.680 §41.4).
+// unprintable reports whether a PrintableString cannot contain a character (X.680 section 41.4).
 func unprintable(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune(" '()+,-./:=?", r)
 }
 
-// addNames writes GeneralNames (RFC 5280 §4.2.1.6).
+// addNames writes the GeneralNames of a template (RFC 5280 section 4.2.1.6).
 func addNames(b *cryptobyte.Builder, t *x509.Certificate) {
 	add := func(b *cryptobyte.Builder, tag uint8, value []byte) {
 		b.AddASN1(cbasn1.Tag(tag).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(value) })
@@ -185,7 +188,8 @@ func addNames(b *cryptobyte.Builder, t *x509.Certificate) {
 	})
 }
 
-// message is what the issuing key signs of a TBSCertificate.
+// message returns what the issuing key signs: the digest of a TBSCertificate or, for Ed25519, the TBSCertificate
+// itself.
 func (l *tbsEncoder) message(tbs []byte) []byte {
 	if l.hash == 0 {
 		return tbs
@@ -195,20 +199,20 @@ func (l *tbsEncoder) message(tbs []byte) []byte {
 	return h.Sum(nil)
 }
 
-// sign has a key sign a TBSCertificate, whose message was computed before, and checks the signature with the CA's
-// certificate: what a token gives may be wrong.
+// sign signs the message of a TBSCertificate and verifies the signature with the CA's certificate, because an HSM may
+// return a wrong one.
 func (l *tbsEncoder) sign(ca *x509.Certificate, key crypto.Signer, tbs, message []byte) ([]byte, error) {
 	signature, err := key.Sign(rand.Reader, message, l.hash)
 	if err != nil {
 		return nil, err
 	}
 	if err := ca.CheckSignature(l.algorithm, tbs, signature); err != nil {
-		return nil, fmt.Errorf("ca: the token gave a signature that does not verify: %w", err)
+		return nil, fmt.Errorf("ca: the HSM returned a signature that does not verify: %w", err)
 	}
 	return signature, nil
 }
 
-// certificate puts a signature to its TBSCertificate.
+// certificate combines a TBSCertificate and its signature into a certificate.
 func (l *tbsEncoder) certificate(tbs, signature []byte) ([]byte, error) {
 	b := cryptobyte.NewBuilder(make([]byte, 0, len(tbs)+len(signature)+len(l.identifier)+16))
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {

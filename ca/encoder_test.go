@@ -25,16 +25,17 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Every certificate is, octet for octet, what crypto/x509 makes of what it reads in it.
-func TestCertificatesAreLaidOutAsByX509(t *testing.T) {
+// Every certificate equals, byte for byte, what crypto/x509 creates from its parsed content.
+func TestCertificatesAreEncodedAsByX509(t *testing.T) {
 	w := newWorld(t)
 	all := profiles(t)
 	for _, subject := range []string{"uid", "common_name", "none"} {
 		all[subject] = profile(t, func(c *ca.ProfileConfig) { c.Subject = subject })
 	}
 	a := w.openConfigured(t, w.store.CA(), time.Now, all, 1)
-	defer shut(t, a)
-	// A key is one identity's, so each gets its own; an RSA key that looks like one is as good as one that took a second.
+	defer closeAuthority(t, a)
+	// A key belongs to one identity, so each identity gets its own. The RSA keys have random moduli, because real ones
+	// take a second.
 	keys := []func(*testing.T) crypto.PublicKey{
 		func(t *testing.T) crypto.PublicKey { return newKey(t, elliptic.P256()).Public() },
 		func(t *testing.T) crypto.PublicKey { return newKey(t, elliptic.P384()).Public() },
@@ -72,8 +73,8 @@ func TestCertificatesAreLaidOutAsByX509(t *testing.T) {
 	})
 }
 
-// Times from 2050 on are written in another form (RFC 5280 §4.1.2.5).
-func TestCertificatesOfALaterCentury(t *testing.T) {
+// Times from 2050 on are encoded as GeneralizedTime (RFC 5280 section 4.1.2.5).
+func TestTimesAfter2049(t *testing.T) {
 	for _, at := range []time.Time{
 		time.Date(2049, 12, 31, 23, 59, 58, 0, time.UTC), time.Date(2049, 12, 31, 23, 0, 0, 0, time.UTC), time.Date(2050, 1, 1, 0, 0, 1, 0, time.UTC),
 	} {
@@ -89,13 +90,14 @@ func TestCertificatesOfALaterCentury(t *testing.T) {
 			t.Fatal(err)
 		}
 		sameAsX509(t, c.DER, w.issuer.Certificate)
-		shut(t, a)
+		closeAuthority(t, a)
 	}
 }
 
-// Where the CRLs are differs from one certificate to the next in partitioned profiles, and is written as crypto/x509 does all
-// the same; it has no freshest CRL, which has the form of CRL distribution points (RFC 5280 §4.2.1.15).
-func TestPartitionsAreLaidOutAsByX509(t *testing.T) {
+// In partitioned profiles the URLs of the CRLs differ between certificates. They are still encoded as by crypto/x509.
+// The freshest CRL, which crypto/x509 does not support, has the form of CRL distribution points (RFC 5280 section
+// 4.2.1.15).
+func TestPartitionsAreEncodedAsByX509(t *testing.T) {
 	w := newWorld(t)
 	issuer := pki.IssuerOf(w.issuer.Certificate)
 	for name, change := range map[string]func(*ca.ProfileConfig){
@@ -108,9 +110,9 @@ func TestPartitionsAreLaidOutAsByX509(t *testing.T) {
 				c.CRLURL = "{public_url}/crl/{issuer}/{partition}.crl"
 				change(c)
 			})
-			journal := &remembering{Journal: w.store.CA()}
+			journal := &partitionJournal{Journal: w.store.CA()}
 			a := w.openWith(t, journal, p, 1000)
-			defer shut(t, a)
+			defer closeAuthority(t, a)
 			for range 20 {
 				c, err := issue(t.Context(), a, w.request(t))
 				if err != nil {
@@ -128,19 +130,19 @@ func TestPartitionsAreLaidOutAsByX509(t *testing.T) {
 	}
 }
 
-// checkFreshest looks whether a certificate has a freshest CRL of the URL, in the octets that crypto/x509 writes for CRL
+// checkFreshest checks the freshest CRL of a certificate. Its URL must be encoded as crypto/x509 encodes CRL
 // distribution points.
 func checkFreshest(t *testing.T, cert *x509.Certificate, delta string, wanted bool) {
 	t.Helper()
 	at := slices.IndexFunc(cert.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidFreshestCRL) })
 	if !wanted {
 		if at >= 0 || delta != "" {
-			t.Errorf("the certificate names a delta CRL, or its profile does: %q", delta)
+			t.Errorf("the certificate or its profile has a delta CRL: %q", delta)
 		}
 		return
 	}
 	if at < 0 || cert.Extensions[at].Critical {
-		t.Fatal("the certificate names no delta CRL, or has to be understood to")
+		t.Fatal("the certificate has no freshest CRL, or a critical one")
 	}
 	key := newKey(t, elliptic.P256())
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), CRLDistributionPoints: []string{delta}}
@@ -149,11 +151,12 @@ func checkFreshest(t *testing.T, cert *x509.Certificate, delta string, wanted bo
 		t.Fatal(err)
 	}
 	if want := parse(t, der).Extensions; !strings.HasSuffix(delta, "-delta.crl") || !bytes.Equal(cert.Extensions[at].Value, want[len(want)-1].Value) {
-		t.Errorf("the freshest CRL is %x, crypto/x509 writes %x for %s", cert.Extensions[at].Value, want[len(want)-1].Value, delta)
+		t.Errorf("the freshest CRL is %x, crypto/x509 writes %x for %s",
+			cert.Extensions[at].Value, want[len(want)-1].Value, delta)
 	}
 }
 
-// unreadByX509 are extensions that crypto/x509 neither reads nor writes.
+// unreadByX509 lists the extensions that crypto/x509 neither parses nor creates.
 var unreadByX509 = []asn1.ObjectIdentifier{oidFreshestCRL, oidNoRevAvail}
 
 var (
@@ -161,7 +164,7 @@ var (
 	oidNoRevAvail  = asn1.ObjectIdentifier{2, 5, 29, 56}
 )
 
-// sameAsX509 has crypto/x509 make the certificate anew from what it reads in it.
+// sameAsX509 lets crypto/x509 create the certificate again from its parsed content, and compares the two.
 func sameAsX509(t rapid.TB, der []byte, parent *x509.Certificate) {
 	t.Helper()
 	cert, err := x509.ParseCertificate(der)
@@ -172,7 +175,7 @@ func sameAsX509(t rapid.TB, der []byte, parent *x509.Certificate) {
 		t.Fatal(err)
 	}
 	template := *cert
-	template.RawSubject = nil // to be encoded anew
+	template.RawSubject = nil // have the subject encoded again
 	template.Subject = pkix.Name{ExtraNames: cert.Subject.Names}
 	for _, e := range cert.Extensions {
 		if slices.ContainsFunc(unreadByX509, e.Id.Equal) {
@@ -194,7 +197,7 @@ func sameAsX509(t rapid.TB, der []byte, parent *x509.Certificate) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(cert.RawTBSCertificate, want.RawTBSCertificate) {
-		t.Fatalf("the certificate is\n%x\nand crypto/x509 makes\n%x", cert.RawTBSCertificate, want.RawTBSCertificate)
+		t.Fatalf("the certificate is\n%x\nbut crypto/x509 creates\n%x", cert.RawTBSCertificate, want.RawTBSCertificate)
 	}
 }
 
@@ -222,6 +225,6 @@ func newModulus(t testing.TB) *rsa.PublicKey {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := new(big.Int).Lsh(one, 3072-512) // 3072 bits, and odd with the next line
+	n := new(big.Int).Lsh(one, 3072-512) // the next line makes this 3072 bits, and odd
 	return &rsa.PublicKey{N: n.Add(n, one), E: 65537}
 }

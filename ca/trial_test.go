@@ -17,9 +17,9 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// corporate makes an issuing CA under a policy CA and a root, as somebody else signs them: edit changes the two below
-// the root before they are signed.
-func corporate(t *testing.T, edit func(policy, issuing *x509.Certificate)) ca.IssuingCA {
+// externalChain returns an issuing CA under a policy CA and a root of another organization. The two CAs below the root are
+// signed after edit has changed them.
+func externalChain(t *testing.T, edit func(policy, issuing *x509.Certificate)) ca.IssuingCA {
 	t.Helper()
 	now := time.Now().Add(-time.Hour).Truncate(time.Second)
 	template := func(name string) *x509.Certificate {
@@ -65,12 +65,12 @@ func network(t *testing.T, text string) *net.IPNet {
 	return n
 }
 
-// TestCheckIssues has chains that withhold what this CA will issue: the first word of the error names the cause.
+// TestCheckIssues has chains that relying parties would refuse. The first word of the error must name the cause.
 func TestCheckIssues(t *testing.T) {
 	names := ca.Names{DNS: []string{"ca.fleet.example"}, IPs: []netip.Addr{netip.MustParseAddr("192.0.2.10")}}
 	for name, c := range map[string]struct {
 		edit func(policy, issuing *x509.Certificate)
-		want []string // none if all verifies
+		want []string // empty if everything verifies
 	}{
 		"no constraint":       {func(_, _ *x509.Certificate) {}, nil},
 		"trust domain":        {func(_, i *x509.Certificate) { i.PermittedURIDomains = []string{"fleet.example"} }, nil},
@@ -98,7 +98,7 @@ func TestCheckIssues(t *testing.T) {
 		},
 		"clients, above": {func(p, _ *x509.Certificate) { p.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, []string{"profiles.device: "}},
 	} {
-		err := corporate(t, c.edit).CheckIssues(profiles(t), serverID(t, "fleet.example"), names, time.Now())
+		err := externalChain(t, c.edit).CheckIssues(profiles(t), serverID(t, "fleet.example"), names, time.Now())
 		if c.want == nil && err != nil || c.want != nil && err == nil {
 			t.Errorf("%s: %v, want an error with %q", name, err, c.want)
 		}
@@ -114,16 +114,16 @@ func usages(all ...x509.ExtKeyUsage) func(policy, issuing *x509.Certificate) {
 	return func(_, issuing *x509.Certificate) { issuing.ExtKeyUsage = all }
 }
 
-// TestNamesKeepToTheChainsConstraints holds names against the constraints of every CA of the chain, when an identity is
-// made and when its certificate is drafted.
-func TestNamesKeepToTheChainsConstraints(t *testing.T) {
+// TestNameConstraintsOfChainApply checks names against the constraints of every CA in the chain, for a new identity
+// and for a draft.
+func TestNameConstraintsOfChainApply(t *testing.T) {
 	w := newWorld(t)
-	w.issuer = corporate(t, func(policy, issuing *x509.Certificate) {
+	w.issuer = externalChain(t, func(policy, issuing *x509.Certificate) {
 		policy.PermittedDNSDomains, policy.PermittedIPRanges = []string{"fleet.example"}, []*net.IPNet{network(t, "192.0.2.0/24")}
 		issuing.ExcludedDNSDomains, issuing.PermittedURIDomains = []string{"secret.fleet.example"}, []string{"fleet.example"}
 	})
 	a := w.open(t, w.store.CA())
-	defer shut(t, a)
+	defer closeAuthority(t, a)
 	for name, permitted := range map[string]bool{
 		"fleet.example": true, "pump.fleet.example": true, "notfleet.example": false, "fleet.example.org": false,
 		"secret.fleet.example": false, "a.secret.fleet.example": false, "localhost": false, "192.0.2.7": true, "192.0.3.7": false, "2001:db8::1": false,
