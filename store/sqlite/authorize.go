@@ -8,6 +8,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // selectCaller finds a certificate of an identity, with the identity's state.
@@ -53,7 +54,7 @@ func (tx *writeTx) callerState(ctx context.Context, caller pki.Caller) (pki.Call
 	if err != nil {
 		return s, err
 	}
-	s.NotBefore, s.NotAfter = fromMillis(notBefore), fromMillis(notAfter)
+	s.NotBefore, s.NotAfter = engine.FromMillis(notBefore), engine.FromMillis(notAfter)
 	s.Status = statusOf(state, reason, version, revokedAt)
 	if !revoking {
 		return s, nil

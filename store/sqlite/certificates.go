@@ -7,6 +7,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 const selectCertificate = `
@@ -27,7 +28,7 @@ func (r *RA) CertificateBySerial(ctx context.Context, serial pki.Serial) (ra.Cer
 
 func (r *RA) certificate(ctx context.Context, missing *pki.Refusal, where string, args ...any) (ra.Certificate, error) {
 	var c ra.Certificate
-	err := r.db.read(ctx, "read a certificate", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "read a certificate", func(ctx context.Context, tx *sql.Tx) error {
 		found, id, err := scanCertificate(tx.QueryRowContext(ctx, selectCertificate+where, args...))
 		if errors.Is(err, sql.ErrNoRows) {
 			return missing
@@ -67,10 +68,10 @@ func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cu
 	}
 	var page []ra.Certificate
 	var next ra.Cursor
-	err := r.db.read(ctx, "list certificates", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "list certificates", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, selectCertificate+where, args...)
 		var ids []int64
-		err = each(rows, err, func(rows *sql.Rows) error {
+		err = engine.Each(rows, err, func(rows *sql.Rows) error {
 			c, id, err := scanCertificate(rows)
 			if len(page) == limit {
 				next = ra.Cursor(id)
@@ -106,7 +107,7 @@ func addSets(ctx context.Context, tx *sql.Tx, page []ra.Certificate, ids []int64
 }
 
 // scanCertificate reads a row of selectCertificate, and its id.
-func scanCertificate(row scanner) (ra.Certificate, int64, error) {
+func scanCertificate(row engine.Scanner) (ra.Certificate, int64, error) {
 	var c ra.Certificate
 	var id, notAfter int64
 	var issuer, serial, request []byte
@@ -118,11 +119,11 @@ func scanCertificate(row scanner) (ra.Certificate, int64, error) {
 	if err != nil {
 		return ra.Certificate{}, 0, err
 	}
-	c.Released, c.Profile, c.NotAfter = identity.Valid, profile.String, fromMillis(notAfter)
+	c.Released, c.Profile, c.NotAfter = identity.Valid, profile.String, engine.FromMillis(notAfter)
 	if notBefore.Valid {
-		c.NotBefore = fromMillis(notBefore.Int64)
+		c.NotBefore = engine.FromMillis(notBefore.Int64)
 	}
-	c.Status.RevokedAt, c.InvalidSince = restoreMillis(revokedAt), restoreMillis(since)
+	c.Status.RevokedAt, c.InvalidSince = engine.RestoreMillis(revokedAt), engine.RestoreMillis(since)
 	if c.Ref, err = parseRef(issuer, serial); err != nil {
 		return ra.Certificate{}, 0, err
 	}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/crlindex"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -74,13 +76,13 @@ func (tx *writeTx) putCRL(ctx context.Context, c revocation.CRL) error {
 		return err
 	}
 	if !c.Delta {
-		if err := tx.packAnew(ctx, id, c); err != nil {
+		if err := crlindex.PackAnew(ctx, tx.Tx, id, c.Partition, c.ThisUpdate); err != nil {
 			return err
 		}
 	}
 	var baseNumber, baseUpdate, basePosition any
 	if c.Base.Number != nil {
-		baseNumber, baseUpdate = c.Base.Number.FillBytes(make([]byte, crlNumberSize)), millis(c.Base.ThisUpdate)
+		baseNumber, baseUpdate = c.Base.Number.FillBytes(make([]byte, crlNumberSize)), engine.Millis(c.Base.ThisUpdate)
 		basePosition = int64(c.Base.Position) //nolint:gosec // an id
 	}
 	result, err := tx.ExecContext(ctx, `
@@ -92,7 +94,7 @@ func (tx *writeTx) putCRL(ctx context.Context, c revocation.CRL) error {
 		    base_update = excluded.base_update, base_position = excluded.base_position, digest = excluded.digest, size = excluded.size,
 		    entries = excluded.entries, der = excluded.der
 		WHERE excluded.number > crls.number`,
-		id, c.Partition, c.Delta, c.Number.FillBytes(make([]byte, crlNumberSize)), millis(c.ThisUpdate), millis(c.NextUpdate),
+		id, c.Partition, c.Delta, c.Number.FillBytes(make([]byte, crlNumberSize)), engine.Millis(c.ThisUpdate), engine.Millis(c.NextUpdate),
 		int64(c.Position), baseNumber, baseUpdate, basePosition, c.SHA256[:], c.Size, c.Entries, c.DER) //nolint:gosec // an id
 	if err != nil {
 		return err
@@ -102,17 +104,6 @@ func (tx *writeTx) putCRL(ctx context.Context, c revocation.CRL) error {
 		return pki.Refuse(pki.RuleCRL, "publish a newer one", "CRL %v of %s is not above the one on record",
 			c.Number, strings.TrimSuffix(c.Scope().Path(), ".crl"))
 	}
-	return err
-}
-
-// packAnew has an issuer's changes packed once more where a CRL is from before the one in whose place it comes, since the
-// clock was set back: packing may have dropped what ends in between.
-func (tx *writeTx) packAnew(ctx context.Context, issuer int64, c revocation.CRL) error {
-	_, err := tx.ExecContext(ctx, `
-		UPDATE crl_packed SET position = 0 WHERE issuer = ?1 AND EXISTS (
-		    SELECT 1 FROM certificates WHERE not_after >= ?3
-		      AND not_after < (SELECT this_update FROM crls WHERE issuer = ?1 AND crl_partition = ?2 AND delta = 0))`,
-		issuer, c.Partition, millis(c.ThisUpdate))
 	return err
 }
 
@@ -131,12 +122,12 @@ func crlEntry(c revocation.CRL, by pki.Actor, at time.Time) translog.Entry {
 // CRLs returns the newest CRL of every scope that has one.
 func (r *Revocation) CRLs(ctx context.Context) ([]revocation.CRL, error) {
 	var all []revocation.CRL
-	err := r.db.read(ctx, "read the CRLs", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "read the CRLs", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, `
 			SELECT i.issuer, c.crl_partition, c.delta, c.number, c.this_update, c.next_update, c.position, c.base_number, c.base_update, c.base_position,
 			       c.digest, c.size, c.entries, c.der
 			FROM crls c JOIN issuers i ON i.id = c.issuer ORDER BY c.issuer, c.crl_partition, c.delta`)
-		return each(rows, err, func(rows *sql.Rows) error {
+		return engine.Each(rows, err, func(rows *sql.Rows) error {
 			c, err := scanCRL(rows)
 			all = append(all, c)
 			return err
@@ -148,7 +139,7 @@ func (r *Revocation) CRLs(ctx context.Context) ([]revocation.CRL, error) {
 	return all, nil
 }
 
-func scanCRL(row scanner) (revocation.CRL, error) {
+func scanCRL(row engine.Scanner) (revocation.CRL, error) {
 	var c revocation.CRL
 	var issuer, number, baseNumber, digest []byte
 	var this, next int64
@@ -158,10 +149,10 @@ func scanCRL(row scanner) (revocation.CRL, error) {
 	if err != nil {
 		return revocation.CRL{}, err
 	}
-	c.Number, c.ThisUpdate, c.NextUpdate = new(big.Int).SetBytes(number), fromMillis(this), fromMillis(next)
+	c.Number, c.ThisUpdate, c.NextUpdate = new(big.Int).SetBytes(number), engine.FromMillis(this), engine.FromMillis(next)
 	if baseNumber != nil {
 		c.Base = revocation.Base{
-			Number: new(big.Int).SetBytes(baseNumber), ThisUpdate: fromMillis(baseUpdate.Int64), Position: uint64(basePosition.Int64), //nolint:gosec // an id
+			Number: new(big.Int).SetBytes(baseNumber), ThisUpdate: engine.FromMillis(baseUpdate.Int64), Position: uint64(basePosition.Int64), //nolint:gosec // an id
 		}
 	}
 	copy(c.SHA256[:], digest)
@@ -190,10 +181,10 @@ func (r *Revocation) PutPoints(ctx context.Context, points []revocation.Point) e
 // Points returns every distribution point on record.
 func (r *Revocation) Points(ctx context.Context) ([]revocation.Point, error) {
 	var all []revocation.Point
-	err := r.db.read(ctx, "read the distribution points", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "read the distribution points", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, `
 			SELECT i.issuer, p.crl_partition, p.url, p.delta_url FROM crl_points p JOIN issuers i ON i.id = p.issuer ORDER BY p.id`)
-		return each(rows, err, func(rows *sql.Rows) error {
+		return engine.Each(rows, err, func(rows *sql.Rows) error {
 			var issuer []byte
 			var p revocation.Point
 			if err := rows.Scan(&issuer, &p.Partition, &p.URL, &p.DeltaURL); err != nil {
@@ -209,4 +200,14 @@ func (r *Revocation) Points(ctx context.Context) ([]revocation.Point, error) {
 		return nil, err
 	}
 	return all, nil
+}
+
+// View implements revocation.Records.
+func (r *Revocation) View(ctx context.Context, issuer pki.IssuerID, read func(revocation.View) error) error {
+	return r.db.crls.View(ctx, issuer, read)
+}
+
+// Pack implements revocation.Records.
+func (r *Revocation) Pack(ctx context.Context, issuer pki.IssuerID) error {
+	return r.db.crls.Pack(ctx, issuer)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // guarded is what a guard has found, by row: what consume changes. Zero stands for nothing to change.
@@ -134,14 +135,14 @@ func (f *found) checkIdentity(r ca.Record) error {
 
 // supersede is the status of the predecessor once it is revoked.
 func (f *found) supersede(ref pki.CertRef, at time.Time) pki.StatusChange {
-	return pki.StatusChange{Ref: ref, NotAfter: fromMillis(f.notAfter.Int64), Status: pki.Status{
+	return pki.StatusChange{Ref: ref, NotAfter: engine.FromMillis(f.notAfter.Int64), Status: pki.Status{
 		State: pki.Revoked, Reason: pki.Superseded, RevokedAt: at.Truncate(time.Second),
 		Version: uint64(f.version.Int64) + 1, //nolint:gosec // versions count up from 1
 	}}
 }
 
 // addSets adds what sets of revocations say whose records are to follow.
-func (f *found) addSets(ctx context.Context, q querier, key pki.KeyHash) error {
+func (f *found) addSets(ctx context.Context, q engine.Querier, key pki.KeyHash) error {
 	open, err := readOpenSets(ctx, q)
 	if err != nil {
 		return err
@@ -180,7 +181,7 @@ func (f *found) checkPredecessor(g pki.Guard) error {
 // callerState is what is on record of a caller that renews, whose certificate checkPredecessor has found to be good.
 func (f *found) callerState() pki.CallerState {
 	return pki.CallerState{
-		NotBefore: fromMillis(f.notBefore.Int64), NotAfter: fromMillis(f.notAfter.Int64), Status: pki.Status{State: pki.Good}, Identity: f.state,
+		NotBefore: engine.FromMillis(f.notBefore.Int64), NotAfter: engine.FromMillis(f.notAfter.Int64), Status: pki.Status{State: pki.Good}, Identity: f.state,
 	}
 }
 
@@ -211,7 +212,7 @@ func (tx *writeTx) checkToken(ctx context.Context, r ca.Record, identity int64, 
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return 0, err
 	}
-	if err != nil || spent || millis(at) >= expires || owner != identity {
+	if err != nil || spent || engine.Millis(at) >= expires || owner != identity {
 		return 0, pki.Refuse(pki.RuleToken, "ask an operator for a new token", "the enrollment token is unknown, expired or spent")
 	}
 	if err := (ra.Token{Revoked: revoked.String}).CheckRevoked(); err != nil {
@@ -228,24 +229,24 @@ func (tx *writeTx) checkToken(ctx context.Context, r ca.Record, identity int64, 
 // can have changed.
 func (tx *writeTx) consume(ctx context.Context, guard pki.Guard, g guarded, certificate int64) error {
 	if guard.Enrolls {
-		if err := tx.execOne(ctx, `UPDATE identities SET state = 2, generation = generation + 1 WHERE id = ?`, g.identity); err != nil {
+		if err := tx.ExecOne(ctx, `UPDATE identities SET state = 2, generation = generation + 1 WHERE id = ?`, g.identity); err != nil {
 			return err
 		}
 	}
 	if g.token != 0 {
-		if err := tx.execOne(ctx, `UPDATE tokens SET spent = 1 WHERE id = ?`, g.token); err != nil {
+		if err := tx.ExecOne(ctx, `UPDATE tokens SET spent = 1 WHERE id = ?`, g.token); err != nil {
 			return err
 		}
 	}
 	if g.supersedes != 0 {
 		s := g.superseded.Status
-		return tx.execOne(ctx, `
+		return tx.ExecOne(ctx, `
 			UPDATE certificates SET successor = ?, superseded_by = ?, state = ?, reason = ?, revoked_at = ?, version = ?, changed = (`+nextEntry+`)
 			WHERE id = ?`,
-			keyID(guard.Key), certificate, s.State, s.Reason, millis(s.RevokedAt), s.Version, g.supersedes)
+			keyID(guard.Key), certificate, s.State, s.Reason, engine.Millis(s.RevokedAt), s.Version, g.supersedes)
 	}
 	if g.predecessor != 0 {
-		return tx.execOne(ctx, `UPDATE certificates SET successor = ? WHERE id = ?`, keyID(guard.Key), g.predecessor)
+		return tx.ExecOne(ctx, `UPDATE certificates SET successor = ? WHERE id = ?`, keyID(guard.Key), g.predecessor)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -22,7 +23,7 @@ func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (
 	var have ra.Identity
 	err := r.db.writeBy(ctx, "register an identity", by, id.CreatedAt, func(ctx context.Context, tx *writeTx) error {
 		var err error
-		have, err = readIdentity(ctx, tx.Tx, id.ID)
+		have, err = readIdentity(ctx, tx, id.ID)
 		if err == nil && id.Kind == have.Kind && id.SameParticulars(have) {
 			return nil
 		}
@@ -34,7 +35,7 @@ func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (
 			return err
 		}
 		have = id
-		have.State, have.Generation, have.CreatedAt = pki.Registered, 1, fromMillis(millis(id.CreatedAt))
+		have.State, have.Generation, have.CreatedAt = pki.Registered, 1, engine.FromMillis(engine.Millis(id.CreatedAt))
 		return tx.insertIdentity(ctx, have, by)
 	})
 	if err != nil {
@@ -51,7 +52,7 @@ func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity, by pki.Ac
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, generation, created_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Generation, millis(id.CreatedAt))
+		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Generation, engine.Millis(id.CreatedAt))
 	if err != nil {
 		return err
 	}
@@ -91,7 +92,7 @@ func (tx *writeTx) changeLabels(ctx context.Context, have, id ra.Identity) error
 		return pki.Refuse(pki.RuleBusy, "ask again in a minute", "certificates are being revoked by a label, and labels do not change meanwhile")
 	}
 	for name, value := range have.Labels {
-		if err := tx.execOne(ctx, `
+		if err := tx.ExecOne(ctx, `
 			DELETE FROM identity_labels WHERE name = ? AND value = ? AND identity = (SELECT id FROM identities WHERE spiffe_id = ?)`,
 			name, value, id.ID.String()); err != nil {
 			return err
@@ -105,7 +106,7 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 	var have ra.Identity
 	err := r.db.writeBy(ctx, "update an identity", by, at, func(ctx context.Context, tx *writeTx) error {
 		var err error
-		have, err = readIdentity(ctx, tx.Tx, id.ID)
+		have, err = readIdentity(ctx, tx, id.ID)
 		if err != nil {
 			return err
 		}
@@ -124,7 +125,7 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 		if err != nil {
 			return err
 		}
-		err = tx.execOne(ctx, `
+		err = tx.ExecOne(ctx, `
 			UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, generation = ? WHERE spiffe_id = ?`,
 			have.Profile, p.labels, p.dnsNames, p.ipAddresses, have.Generation, have.ID.String())
 		if err != nil {
@@ -143,7 +144,7 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 // Identity returns one identity.
 func (r *RA) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error) {
 	var have ra.Identity
-	err := r.db.read(ctx, "read an identity", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "read an identity", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		have, err = readIdentity(ctx, tx, id)
 		return err
@@ -157,10 +158,10 @@ func (r *RA) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]r
 		return nil, err
 	}
 	var page []ra.Identity
-	err := r.db.read(ctx, "list identities", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "list identities", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, `SELECT `+identityColumns+` FROM identities n WHERE n.spiffe_id > ? ORDER BY n.spiffe_id LIMIT ?`,
 			after.String(), limit)
-		return each(rows, err, func(rows *sql.Rows) error {
+		return engine.Each(rows, err, func(rows *sql.Rows) error {
 			id, err := scanIdentity(rows)
 			page = append(page, id)
 			return err
@@ -172,7 +173,7 @@ func (r *RA) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]r
 	return page, nil
 }
 
-func readIdentity(ctx context.Context, tx *sql.Tx, id pki.SPIFFEID) (ra.Identity, error) {
+func readIdentity(ctx context.Context, tx engine.Querier, id pki.SPIFFEID) (ra.Identity, error) {
 	have, err := scanIdentity(tx.QueryRowContext(ctx, `SELECT `+identityColumns+` FROM identities n WHERE n.spiffe_id = ?`, id.String()))
 	if errors.Is(err, sql.ErrNoRows) {
 		return ra.Identity{}, noIdentity(id)
@@ -180,7 +181,7 @@ func readIdentity(ctx context.Context, tx *sql.Tx, id pki.SPIFFEID) (ra.Identity
 	return have, err
 }
 
-func scanIdentity(row scanner) (ra.Identity, error) {
+func scanIdentity(row engine.Scanner) (ra.Identity, error) {
 	var r identityRow
 	if err := row.Scan(r.columns()...); err != nil {
 		return ra.Identity{}, err
@@ -205,7 +206,7 @@ func (r *identityRow) columns() []any {
 }
 
 func (r *identityRow) identity() (ra.Identity, error) {
-	id := ra.Identity{Kind: r.kind, Profile: r.profile, State: r.state, Generation: r.generation, CreatedAt: fromMillis(r.created)}
+	id := ra.Identity{Kind: r.kind, Profile: r.profile, State: r.state, Generation: r.generation, CreatedAt: engine.FromMillis(r.created)}
 	var err error
 	if id.ID, err = pki.ParseSPIFFEID(r.name); err != nil {
 		return ra.Identity{}, err

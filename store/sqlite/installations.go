@@ -10,6 +10,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -35,7 +36,7 @@ func (c *CA) Install(ctx context.Context, in ca.Installed, by pki.Actor) error {
 			return nil
 		default:
 			_, err = tx.ExecContext(ctx, `UPDATE ca_certificates SET fingerprint = ?, der = ?, installed_at = ? WHERE id = ?`,
-				fingerprintOf(in), in.Certificate, millis(in.At), before.row)
+				fingerprintOf(in), in.Certificate, engine.Millis(in.At), before.row)
 		}
 		if err != nil {
 			return err
@@ -66,17 +67,17 @@ type installation struct {
 const selectInstalled = `SELECT id, issuer, der, key_label, installed_at, state FROM ca_certificates `
 
 // installations reads the rows that a query selects, in its order.
-func installations(ctx context.Context, q querier, query string, args ...any) ([]installation, error) {
+func installations(ctx context.Context, q engine.Querier, query string, args ...any) ([]installation, error) {
 	var all []installation
 	rows, err := q.QueryContext(ctx, query, args...)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	err = engine.Each(rows, err, func(rows *sql.Rows) error {
 		var i installation
 		var at int64
 		err := rows.Scan(&i.row, &i.issuer, &i.Certificate, &i.Key, &at, &i.State)
 		if err == nil {
 			i.certificate, err = x509.ParseCertificate(i.Certificate)
 		}
-		i.At = fromMillis(at)
+		i.At = engine.FromMillis(at)
 		all = append(all, i)
 		return err
 	})
@@ -99,7 +100,7 @@ func insertInstalled(ctx context.Context, tx *writeTx, in ca.Installed, cert *x5
 	}
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO ca_certificates (issuer, fingerprint, key_hash, key_label, der, installed_at, state) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-		issuer, fingerprintOf(in), pki.HashSPKI(cert.RawSubjectPublicKeyInfo).Bytes(), in.Key, in.Certificate, millis(in.At), ca.Active)
+		issuer, fingerprintOf(in), pki.HashSPKI(cert.RawSubjectPublicKeyInfo).Bytes(), in.Key, in.Certificate, engine.Millis(in.At), ca.Active)
 	return err
 }
 
@@ -111,7 +112,7 @@ func fingerprintOf(in ca.Installed) []byte {
 // Installed returns the CA certificates in the order of their installation.
 func (c *CA) Installed(ctx context.Context) ([]ca.Installed, error) {
 	var all []ca.Installed
-	err := c.db.read(ctx, "read the CA certificates", func(ctx context.Context, tx *sql.Tx) error {
+	err := c.db.file.Read(ctx, "read the CA certificates", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := installations(ctx, tx, selectInstalled+`ORDER BY id`)
 		for _, i := range rows {
 			all = append(all, i.Installed)

@@ -7,6 +7,7 @@ import (
 	"errors"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // keyColumns select what is on record of a key: k, a LEFT JOIN with keys, and whether its whole hash is a CA's.
@@ -43,7 +44,7 @@ type keyRow struct {
 func (k *keyRow) columns() []any { return []any{&k.rest, &k.identity, &k.compromisedAt, &k.reserved} }
 
 // addSets adds that a key is compromised by a set of revocations whose records are to follow.
-func (k *keyRow) addSets(ctx context.Context, q querier, open openSets, key pki.KeyHash) error {
+func (k *keyRow) addSets(ctx context.Context, q engine.Querier, open openSets, key pki.KeyHash) error {
 	if !k.identity.Valid || k.compromisedAt.Valid {
 		return nil
 	}
@@ -78,7 +79,7 @@ type certifiedKey struct {
 }
 
 // readKey finds a key that was certified.
-func readKey(ctx context.Context, q querier, key pki.KeyHash) (certifiedKey, error) {
+func readKey(ctx context.Context, q engine.Querier, key pki.KeyHash) (certifiedKey, error) {
 	var k certifiedKey
 	var identity string
 	row := q.QueryRowContext(ctx, `
@@ -115,5 +116,5 @@ func (tx *writeTx) unname(ctx context.Context, key int64) (left bool, err error)
 	if n, err := result.RowsAffected(); err != nil || n == 1 {
 		return n == 1, err
 	}
-	return false, tx.execOne(ctx, `UPDATE keys SET named = named - 1 WHERE id = ?`, key)
+	return false, tx.ExecOne(ctx, `UPDATE keys SET named = named - 1 WHERE id = ?`, key)
 }

@@ -9,8 +9,12 @@ import (
 	"strconv"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
+
+// pagesOfEntry is about how many pages of the file a log entry changes, with what it is about.
+const pagesOfEntry = 4
 
 // changesPerEntry keeps entries well below translog.MaxEntrySize; a change of more certificates is several entries.
 const changesPerEntry = 4096
@@ -51,7 +55,7 @@ func (tx *writeTx) appendPart(ctx context.Context, e translog.Entry) error {
 	if err != nil {
 		return err
 	}
-	tx.entries++
+	tx.Pages += pagesOfEntry
 	_, err = tx.ExecContext(ctx, `INSERT INTO log (entry) VALUES (?)`, encoded)
 	return err
 }
@@ -69,7 +73,7 @@ func (l *Log) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, er
 		}
 		last, moved := sequenced[len(sequenced)-1], false
 		err = l.db.write(ctx, "sequence the log", func(ctx context.Context, tx *writeTx) error {
-			now, err := readHead(ctx, tx.Tx)
+			now, err := readHead(ctx, tx)
 			if moved = now != head; err != nil || moved {
 				return err
 			}
@@ -87,7 +91,7 @@ func (l *Log) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, er
 
 // unsequenced returns the end of the sequenced log, and the entries after it, chained to it.
 func (l *Log) unsequenced(ctx context.Context, limit int) (head translog.Head, found []translog.Sequenced, err error) {
-	err = l.db.read(ctx, "read what is to be sequenced", func(ctx context.Context, tx *sql.Tx) error {
+	err = l.db.file.Read(ctx, "read what is to be sequenced", func(ctx context.Context, tx *sql.Tx) error {
 		if head, err = readHead(ctx, tx); err != nil {
 			return err
 		}
@@ -101,7 +105,7 @@ func (l *Log) unsequenced(ctx context.Context, limit int) (head translog.Head, f
 // chained reads ids, entries and, where there are any, the chain values on record, in order from a head on.
 func chained(rows *sql.Rows, err error, head translog.Head) ([]translog.Sequenced, error) {
 	var found []translog.Sequenced
-	err = each(rows, err, func(rows *sql.Rows) error {
+	err = engine.Each(rows, err, func(rows *sql.Rows) error {
 		var s translog.Sequenced
 		var recorded []byte
 		if err := rows.Scan(&s.Index, &s.Entry, &recorded); err != nil {
@@ -125,7 +129,7 @@ func chained(rows *sql.Rows, err error, head translog.Head) ([]translog.Sequence
 // Head returns the end of the sequenced log.
 func (l *Log) Head(ctx context.Context) (translog.Head, error) {
 	var head translog.Head
-	err := l.db.read(ctx, "read the end of the log", func(ctx context.Context, tx *sql.Tx) error {
+	err := l.db.file.Read(ctx, "read the end of the log", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		head, err = readHead(ctx, tx)
 		return err
@@ -136,13 +140,13 @@ func (l *Log) Head(ctx context.Context) (translog.Head, error) {
 // Written returns how many entries there are, those included that wait for their place.
 func (l *Log) Written(ctx context.Context) (uint64, error) {
 	var written uint64
-	err := l.db.read(ctx, "count the log", func(ctx context.Context, tx *sql.Tx) error {
+	err := l.db.file.Read(ctx, "count the log", func(ctx context.Context, tx *sql.Tx) error {
 		return tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(id), 0) FROM log`).Scan(&written) // ids have no gaps
 	})
 	return written, err
 }
 
-func readHead(ctx context.Context, tx *sql.Tx) (translog.Head, error) {
+func readHead(ctx context.Context, tx engine.Querier) (translog.Head, error) {
 	return scanHead(tx.QueryRowContext(ctx, `SELECT id, value FROM chain ORDER BY id DESC LIMIT 1`))
 }
 
@@ -164,7 +168,7 @@ func scanHead(row *sql.Row) (translog.Head, error) {
 // Entries returns up to limit sequenced entries from an index on, in their order.
 func (l *Log) Entries(ctx context.Context, from uint64, limit int) ([]translog.Sequenced, error) {
 	var found []translog.Sequenced
-	err := l.db.read(ctx, "read the log", func(ctx context.Context, tx *sql.Tx) error {
+	err := l.db.file.Read(ctx, "read the log", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		found, err = readEntries(ctx, tx, from, limit)
 		return err

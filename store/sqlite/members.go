@@ -12,6 +12,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // clause is a part of a statement with its arguments, in their order.
@@ -59,11 +60,11 @@ func (s *setRow) member(q *clause) { s.memberAmong(q, s.Label) }
 
 // memberAmong is member where it is known already that the identity has the label, unless that is named.
 func (s *setRow) memberAmong(q *clause, label revocation.Label) {
-	q.add(`(+c.id <= ? AND +c.not_after >= ? AND (`, s.mark, millis(s.reach))
+	q.add(`(+c.id <= ? AND +c.not_after >= ? AND (`, s.mark, engine.Millis(s.reach))
 	s.selected(q, "c", label)
 	if s.spreads() {
 		q.add(` OR EXISTS (SELECT 1 FROM certificates m WHERE m.identity = c.identity AND m.key = c.key AND +m.id <= ? AND +m.not_after >= ? AND `,
-			s.mark, millis(s.reach))
+			s.mark, engine.Millis(s.reach))
 		s.selected(q, "m", label)
 		q.add(`)`)
 	}
@@ -109,9 +110,9 @@ func (s *setRow) among(q *clause) {
 	const ofIdentity = ` FROM certificates c INDEXED BY certificates_by_identity WHERE c.identity = `
 	switch {
 	case !s.Identity.IsZero():
-		q.add(ofIdentity+`(SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? AND `, s.Identity.String(), millis(s.reach))
+		q.add(ofIdentity+`(SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? AND `, s.Identity.String(), engine.Millis(s.reach))
 	case !s.Key.IsZero():
-		q.add(ofIdentity+`(SELECT identity FROM keys WHERE id = ?) AND c.not_after >= ? AND `, keyID(s.Key), millis(s.reach))
+		q.add(ofIdentity+`(SELECT identity FROM keys WHERE id = ?) AND c.not_after >= ? AND `, keyID(s.Key), engine.Millis(s.reach))
 	case !s.Label.IsZero():
 		q.add(` FROM identity_labels d CROSS JOIN certificates c ON c.identity = d.identity WHERE d.name = ? AND d.value = ? AND `, s.Label.Name, s.Label.Value)
 		s.memberAmong(q, revocation.Label{})
@@ -119,7 +120,7 @@ func (s *setRow) among(q *clause) {
 	case !s.IssuedFrom.IsZero() && !s.spreads():
 		q.add(` FROM certificates c WHERE `)
 	default:
-		q.add(` FROM certificates c INDEXED BY certificates_by_expiry WHERE c.not_after >= ? AND `, millis(s.reach))
+		q.add(` FROM certificates c INDEXED BY certificates_by_expiry WHERE c.not_after >= ? AND `, engine.Millis(s.reach))
 	}
 	s.member(q)
 }
@@ -137,7 +138,7 @@ const (
 // anyOpen is true where there are such sets.
 const anyOpen = `EXISTS (SELECT 1 FROM revocation_sets WHERE done = 0)`
 
-func readOpenSets(ctx context.Context, q querier) (openSets, error) {
+func readOpenSets(ctx context.Context, q engine.Querier) (openSets, error) {
 	return querySets(ctx, q, `WHERE s.done = 0 ORDER BY s.id`)
 }
 
@@ -164,7 +165,7 @@ func (open openSets) mask(q *clause) {
 }
 
 // masks are those of certificates by their rows.
-func (open openSets) masks(ctx context.Context, q querier, ids []int64) (map[int64]uint64, error) {
+func (open openSets) masks(ctx context.Context, q engine.Querier, ids []int64) (map[int64]uint64, error) {
 	list, err := json.Marshal(ids)
 	if err != nil {
 		return nil, err
@@ -175,7 +176,7 @@ func (open openSets) masks(ctx context.Context, q querier, ids []int64) (map[int
 	c.add(` FROM json_each(?) j CROSS JOIN certificates c ON c.id = j.value`, string(list))
 	masks := map[int64]uint64{}
 	rows, err := q.QueryContext(ctx, c.text.String(), c.args...)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	err = engine.Each(rows, err, func(rows *sql.Rows) error {
 		var id int64
 		var mask uint64
 		if err := rows.Scan(&id, &mask); err != nil {
@@ -212,7 +213,7 @@ func (open openSets) since(status pki.Status, mask uint64, since time.Time) time
 }
 
 // compromise reports whether a key of an identity is compromised by one of the sets.
-func (open openSets) compromise(ctx context.Context, q querier, key, identity int64) (bool, error) {
+func (open openSets) compromise(ctx context.Context, q engine.Querier, key, identity int64) (bool, error) {
 	for i := range open {
 		if open[i].Reason != pki.KeyCompromise {
 			continue
@@ -237,7 +238,7 @@ type member struct {
 }
 
 // eachMember visits what a set selects, after the sets before it. What does not end soon is asked after ctx now and then.
-func (s *setRow) eachMember(ctx context.Context, q querier, before openSets, visit func(member) error) error {
+func (s *setRow) eachMember(ctx context.Context, q engine.Querier, before openSets, visit func(member) error) error {
 	issuers, err := readIssuers(ctx, q)
 	if err != nil {
 		return err
@@ -248,7 +249,7 @@ func (s *setRow) eachMember(ctx context.Context, q querier, before openSets, vis
 	s.among(&c)
 	rows, err := q.QueryContext(ctx, c.text.String(), c.args...)
 	var serial sql.RawBytes
-	return each(rows, err, func(rows *sql.Rows) error {
+	return engine.Each(rows, err, func(rows *sql.Rows) error {
 		var m member
 		var issuer, notAfter int64
 		var revokedAt sql.NullInt64
@@ -261,14 +262,17 @@ func (s *setRow) eachMember(ctx context.Context, q querier, before openSets, vis
 		if m.change.Ref.Serial, err = pki.SerialFromBytes(serial); err != nil {
 			return err
 		}
-		m.change.Ref.Issuer, m.change.NotAfter, st.RevokedAt = issuers[issuer], fromMillis(notAfter), restoreMillis(revokedAt)
+		m.change.Ref.Issuer, m.change.NotAfter, st.RevokedAt = issuers[issuer], engine.FromMillis(notAfter), engine.RestoreMillis(revokedAt)
 		*st, m.isNew = s.next(before.apply(*st, mask))
 		return visit(m)
 	})
 }
 
+// errStopped ends a read whose consumer has seen enough.
+var errStopped = errors.New("stopped")
+
 // changesAny reports whether a set that is about to be ordered after the open ones changes a certificate.
-func (s *setRow) changesAny(ctx context.Context, q querier, before openSets) (bool, error) {
+func (s *setRow) changesAny(ctx context.Context, q engine.Querier, before openSets) (bool, error) {
 	if err := q.QueryRowContext(ctx, newestCertificate).Scan(&s.mark); err != nil {
 		return false, err
 	}
@@ -284,10 +288,10 @@ func (s *setRow) changesAny(ctx context.Context, q querier, before openSets) (bo
 	return false, err
 }
 
-func readIssuers(ctx context.Context, q querier) (map[int64]pki.IssuerID, error) {
+func readIssuers(ctx context.Context, q engine.Querier) (map[int64]pki.IssuerID, error) {
 	issuers := map[int64]pki.IssuerID{}
 	rows, err := q.QueryContext(ctx, `SELECT id, issuer FROM issuers`)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	err = engine.Each(rows, err, func(rows *sql.Rows) error {
 		var id int64
 		var issuer []byte
 		if err := rows.Scan(&id, &issuer); err != nil {
@@ -302,12 +306,12 @@ func readIssuers(ctx context.Context, q querier) (map[int64]pki.IssuerID, error)
 
 // lineage returns the rows of a certificate and of those that were renewed from it (revocation.Selection). They are of one
 // identity, and each comes after the one that it was renewed from, so one walk finds them.
-func lineage(ctx context.Context, q querier, first int64) (map[int64]bool, error) {
+func lineage(ctx context.Context, q engine.Querier, first int64) (map[int64]bool, error) {
 	line, keys := map[int64]bool{first: true}, map[int64]bool{}
 	rows, err := q.QueryContext(ctx, `
 		SELECT id, key, successor FROM certificates
 		WHERE identity = (SELECT identity FROM certificates WHERE id = ?1) AND +id >= ?1 ORDER BY +id`, first)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	err = engine.Each(rows, err, func(rows *sql.Rows) error {
 		var id, key int64
 		var successor sql.NullInt64
 		if err := rows.Scan(&id, &key, &successor); err != nil {
@@ -326,7 +330,7 @@ func lineage(ctx context.Context, q querier, first int64) (map[int64]bool, error
 }
 
 // few returns the certificates of one identity that a set selects, whatever else it selects by.
-func (s *setRow) few(ctx context.Context, q querier) (selected []subject, err error) {
+func (s *setRow) few(ctx context.Context, q engine.Querier) (selected []subject, err error) {
 	identity := s.Identity
 	var first subject
 	if !s.LineageOf.IsZero() {
@@ -356,7 +360,7 @@ func (s *setRow) few(ctx context.Context, q querier) (selected []subject, err er
 }
 
 // filter says which certificates of an identity are members.
-func (s *setRow) filter(ctx context.Context, q querier, identity pki.SPIFFEID, first int64, all []subject) (map[int64]bool, error) {
+func (s *setRow) filter(ctx context.Context, q engine.Querier, identity pki.SPIFFEID, first int64, all []subject) (map[int64]bool, error) {
 	var ids []int64
 	for _, c := range all {
 		ids = append(ids, c.id)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -41,7 +42,7 @@ func (c *CA) change(ctx context.Context, what string, id pki.IssuerID, to ca.Ins
 		if err != nil {
 			return err
 		}
-		if err := tx.execOne(ctx, `UPDATE ca_certificates SET state = ? WHERE id = ?`, to, this.row); err != nil {
+		if err := tx.ExecOne(ctx, `UPDATE ca_certificates SET state = ? WHERE id = ?`, to, this.row); err != nil {
 			return err
 		}
 		return tx.append(ctx, translog.Entry{
@@ -113,13 +114,13 @@ func checkExpired(ctx context.Context, tx *writeTx, this installation, now time.
 	err := tx.QueryRowContext(ctx, `
 		SELECT c.not_after FROM certificates c LEFT JOIN identities i ON i.id = c.identity
 		WHERE c.issuer = ? AND c.not_after >= ? AND coalesce(i.kind, 0) <> ? ORDER BY c.not_after DESC LIMIT 1`,
-		this.issuer, millis(now), pki.VA).Scan(&notAfter)
+		this.issuer, engine.Millis(now), pki.VA).Scan(&notAfter)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return pki.Refuse(pki.RuleCAInUse, "remove it after "+fromMillis(notAfter).Format(time.RFC3339),
+	return pki.Refuse(pki.RuleCAInUse, "remove it after "+engine.FromMillis(notAfter).Format(time.RFC3339),
 		"the last certificate that %s issued has not expired", this.certificate.Subject)
 }

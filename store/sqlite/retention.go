@@ -9,6 +9,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -27,7 +28,7 @@ func (r *RA) Advance(ctx context.Context, by time.Duration, now time.Time) (time
 		if now.After(before) {
 			age = earlier(before.Add(by), now)
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO age (id, time) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET time = excluded.time`, millis(age))
+		_, err = tx.ExecContext(ctx, `INSERT INTO age (id, time) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET time = excluded.time`, engine.Millis(age))
 		return err
 	})
 	return earlier(age, now), err
@@ -40,7 +41,7 @@ func (tx *writeTx) age(ctx context.Context) (time.Time, error) {
 	if errors.Is(err, sql.ErrNoRows) {
 		return tx.newestEntry(ctx)
 	}
-	return fromMillis(age), err
+	return engine.FromMillis(age), err
 }
 
 // newestEntry returns the time of the log's newest entry, zero where there is none.
@@ -82,7 +83,7 @@ func (r *RA) Expire(ctx context.Context, s ra.ExpiryStep) (ra.Expired, error) {
 		if err != nil {
 			return err
 		}
-		before := millis(earlier(s.Before, newest))
+		before := engine.Millis(earlier(s.Before, newest))
 		oldest, err := tx.expireCertificates(ctx, s, before, &gone)
 		if err != nil {
 			return err
@@ -110,8 +111,8 @@ func (tx *writeTx) expireCertificates(ctx context.Context, s ra.ExpiryStep, befo
 	}
 	gone.Next, gone.More = last, looked == s.Limit
 	var keys []int64
-	rows, err := tx.QueryContext(ctx, deleteExpired, millis(s.After.NotAfter), s.After.Row, millis(last.NotAfter), last.Row)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	rows, err := tx.QueryContext(ctx, deleteExpired, engine.Millis(s.After.NotAfter), s.After.Row, engine.Millis(last.NotAfter), last.Row)
+	err = engine.Each(rows, err, func(rows *sql.Rows) error {
 		var notAfter int64
 		var key, successor sql.NullInt64
 		if err := rows.Scan(&notAfter, &key, &successor); err != nil {
@@ -122,7 +123,7 @@ func (tx *writeTx) expireCertificates(ctx context.Context, s ra.ExpiryStep, befo
 				keys = append(keys, k.Int64)
 			}
 		}
-		if at := fromMillis(notAfter); gone.Certificates == 0 || at.Before(oldest) {
+		if at := engine.FromMillis(notAfter); gone.Certificates == 0 || at.Before(oldest) {
 			oldest = at
 		}
 		gone.Certificates++
@@ -158,13 +159,13 @@ const (
 
 // endOfStep finds the place at which a step ends, and how many certificates it is about.
 func (tx *writeTx) endOfStep(ctx context.Context, s ra.ExpiryStep, before int64) (last ra.Place, looked int, err error) {
-	rows, err := tx.QueryContext(ctx, selectExpired, before, millis(s.After.NotAfter), s.After.Row, s.Limit)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	rows, err := tx.QueryContext(ctx, selectExpired, before, engine.Millis(s.After.NotAfter), s.After.Row, s.Limit)
+	err = engine.Each(rows, err, func(rows *sql.Rows) error {
 		var notAfter int64
 		if err := rows.Scan(&notAfter, &last.Row); err != nil {
 			return err
 		}
-		last.NotAfter = fromMillis(notAfter)
+		last.NotAfter = engine.FromMillis(notAfter)
 		looked++
 		return nil
 	})
@@ -196,8 +197,8 @@ func expiredEntry(at, oldest time.Time, gone ra.Expired) translog.Entry {
 // Waiting counts certificates that ended before a time.
 func (r *RA) Waiting(ctx context.Context, before time.Time, most int) (int, error) {
 	var n int
-	err := r.db.look(ctx, "count what waits to leave", func(ctx context.Context, conn *sql.Conn) error {
-		return conn.QueryRowContext(ctx, countRange, -1<<62, millis(before), most).Scan(&n)
+	err := r.db.file.Look(ctx, "count what waits to leave", func(ctx context.Context, conn *sql.Conn) error {
+		return conn.QueryRowContext(ctx, countRange, -1<<62, engine.Millis(before), most).Scan(&n)
 	})
 	return n, err
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -16,10 +17,10 @@ const selectSets = `
 	       s.action, s.reason, s.invalid_since, s.ordered_by, s.ordered_at, s.why, s.mark, s.reach, s.progress, s.total, s.ended, s.followed, s.done
 	FROM revocation_sets s LEFT JOIN issuers i ON i.id = s.issuer LEFT JOIN identities n ON n.id = s.identity `
 
-func querySets(ctx context.Context, q querier, where string, args ...any) ([]setRow, error) {
+func querySets(ctx context.Context, q engine.Querier, where string, args ...any) ([]setRow, error) {
 	var all []setRow
 	rows, err := q.QueryContext(ctx, selectSets+where, args...)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	err = engine.Each(rows, err, func(rows *sql.Rows) error {
 		s, err := scanSet(rows)
 		all = append(all, s)
 		return err
@@ -27,7 +28,7 @@ func querySets(ctx context.Context, q querier, where string, args ...any) ([]set
 	return all, err
 }
 
-func readSet(ctx context.Context, q querier, id int64) (setRow, error) {
+func readSet(ctx context.Context, q engine.Querier, id int64) (setRow, error) {
 	found, err := querySets(ctx, q, `WHERE s.id = ?`, id)
 	if err == nil && len(found) == 0 {
 		err = pki.Refuse(pki.RuleNotFound, "look for it in the log (brevet log list), where it is the fact set of revocation.ordered",
@@ -39,7 +40,7 @@ func readSet(ctx context.Context, q querier, id int64) (setRow, error) {
 	return found[0], nil
 }
 
-func scanSet(row scanner) (setRow, error) {
+func scanSet(row engine.Scanner) (setRow, error) {
 	var s setRow
 	var issuer, lineage, key []byte
 	var identity, profile, name, value sql.NullString
@@ -52,8 +53,8 @@ func scanSet(row scanner) (setRow, error) {
 		return s, err
 	}
 	s.Profile, s.Label = profile.String, revocation.Label{Name: name.String, Value: value.String}
-	s.IssuedFrom, s.IssuedUntil, s.InvalidSince = restoreMillis(from), restoreMillis(until), restoreMillis(since)
-	s.By, s.At, s.reach, s.Total, s.Counted = pki.ActorFromText(by), fromMillis(at), fromMillis(reach), int(total.Int64), total.Valid
+	s.IssuedFrom, s.IssuedUntil, s.InvalidSince = engine.RestoreMillis(from), engine.RestoreMillis(until), engine.RestoreMillis(since)
+	s.By, s.At, s.reach, s.Total, s.Counted = pki.ActorFromText(by), engine.FromMillis(at), engine.FromMillis(reach), int(total.Int64), total.Valid
 	if identity.Valid {
 		if s.Identity, err = pki.ParseSPIFFEID(identity.String); err != nil {
 			return s, err
@@ -72,7 +73,7 @@ func scanSet(row scanner) (setRow, error) {
 // CountSet counts what an order would change, through a reading connection.
 func (r *Revocation) CountSet(ctx context.Context, o revocation.SetOrder) (revocation.Reached, error) {
 	var n revocation.Reached
-	err := r.db.readMany(ctx, "count what would be revoked", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.ReadMany(ctx, "count what would be revoked", func(ctx context.Context, tx *sql.Tx) error {
 		n = revocation.Reached{}
 		s, err := newSet(ctx, tx, o)
 		if err != nil {
@@ -111,7 +112,7 @@ const newestCertificate = `SELECT coalesce(max(id), 0) FROM certificates`
 
 // checkNamed refuses a selection by an issuer or an identity that is not on record. Its key and its certificate are found
 // with the members.
-func (s *setRow) checkNamed(ctx context.Context, q querier) error {
+func (s *setRow) checkNamed(ctx context.Context, q engine.Querier) error {
 	if !s.Issuer.IsZero() {
 		var known bool
 		if err := q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM issuers WHERE issuer = ?)`, s.Issuer.Bytes()).Scan(&known); err != nil {
@@ -215,8 +216,8 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 		        ?, ?, ?, ?, ?, ?, (`+newestCertificate+`), ?, 0, ?, 0, 0, ?)
 		RETURNING id, mark`,
 		optional(s.Issuer), s.Identity.String(), encodeRef(s.LineageOf), optional(s.Key), optionalText(s.Profile), name, value,
-		optionalMillis(s.IssuedFrom), optionalMillis(s.IssuedUntil), s.Action, s.Reason, optionalMillis(s.InvalidSince), s.By.String(), millis(s.At), s.Why,
-		millis(s.reach), total, s.Done,
+		engine.OptionalMillis(s.IssuedFrom), engine.OptionalMillis(s.IssuedUntil), s.Action, s.Reason, engine.OptionalMillis(s.InvalidSince), s.By.String(), engine.Millis(s.At), s.Why,
+		engine.Millis(s.reach), total, s.Done,
 	).Scan(&s.ID, &s.mark)
 }
 
@@ -276,7 +277,7 @@ func (tx *writeTx) revokeFew(ctx context.Context, s *setRow) ([]pki.StatusChange
 		n.Add(c.NotAfter, s.At)
 	}
 	s.Total, s.Ended, s.Counted, s.Followed = len(changes), n.Ended, true, len(changes)
-	return append(changes, standing...), tx.execOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1, ended = ?2 WHERE id = ?3`, s.Total, s.Ended, s.ID)
+	return append(changes, standing...), tx.ExecOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1, ended = ?2 WHERE id = ?3`, s.Total, s.Ended, s.ID)
 }
 
 // followEntry is the log entry of records that follow.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // tellStep is how many statuses are told at a time.
@@ -20,7 +21,7 @@ const tellStep = 4096
 func (r *Revocation) TellSet(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.Set, error) {
 	var s setRow
 	var ahead ahead
-	err := r.db.readMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.ReadMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		if s, err = readSet(ctx, tx, id); err != nil || s.Done {
 			return err
@@ -54,7 +55,7 @@ type ahead struct {
 }
 
 // tell visits what a set selects, and returns what is to follow.
-func (s *setRow) tell(ctx context.Context, q querier, tell func([]pki.StatusChange)) (ahead, error) {
+func (s *setRow) tell(ctx context.Context, q engine.Querier, tell func([]pki.StatusChange)) (ahead, error) {
 	var ahead ahead
 	before, err := querySets(ctx, q, `WHERE s.done = 0 AND s.id < ? ORDER BY s.id`, s.ID)
 	if err != nil {
@@ -166,7 +167,7 @@ func (r *Revocation) leftOf(ctx context.Context, id int64) (left, error) {
 		return ahead, nil
 	}
 	var ahead left
-	err := r.db.readMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.ReadMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
 		s, err := readSet(ctx, tx, id)
 		if err != nil || s.Done {
 			return err
@@ -197,7 +198,7 @@ func (tx *writeTx) followStep(ctx context.Context, s *setRow, rows []int64, isLa
 	if isLast {   // some may have been revoked apart since they were counted
 		s.Total, s.Counted, s.Done, total = s.Followed, true, true, s.Followed
 	}
-	return changes, tx.execOne(ctx, `UPDATE revocation_sets SET progress = ?, followed = ?, total = coalesce(?, total), done = ? WHERE id = ?`,
+	return changes, tx.ExecOne(ctx, `UPDATE revocation_sets SET progress = ?, followed = ?, total = coalesce(?, total), done = ? WHERE id = ?`,
 		s.progress, s.Followed, total, s.Done, s.ID)
 }
 
@@ -226,8 +227,8 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 		       changed = (`+nextEntry+`), invalid_since = coalesce(?5, CASE state WHEN 3 THEN invalid_since END)
 		WHERE id IN (SELECT value FROM json_each(?1)) AND `+changesRow[s.Action]+`
 		RETURNING issuer, serial, not_after, revoked_at, version`,
-		string(list), state, reason, optionalMillis(at), optionalMillis(s.InvalidSince))
-	err = each(rows, err, func(rows *sql.Rows) error {
+		string(list), state, reason, engine.OptionalMillis(at), engine.OptionalMillis(s.InvalidSince))
+	err = engine.Each(rows, err, func(rows *sql.Rows) error {
 		c := pki.StatusChange{Status: pki.Status{State: state, Reason: reason}}
 		var issuer, notAfter int64
 		var revokedAt sql.NullInt64
@@ -237,7 +238,7 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 		}
 		var err error
 		c.Ref.Serial, err = pki.SerialFromBytes(serial)
-		c.Ref.Issuer, c.NotAfter, c.Status.RevokedAt = issuers[issuer], fromMillis(notAfter), restoreMillis(revokedAt)
+		c.Ref.Issuer, c.NotAfter, c.Status.RevokedAt = issuers[issuer], engine.FromMillis(notAfter), engine.RestoreMillis(revokedAt)
 		changes = append(changes, c)
 		return err
 	})
@@ -247,7 +248,7 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 	_, err = tx.ExecContext(ctx, `
 		UPDATE keys SET compromised_at = coalesce(compromised_at, ?2)
 		WHERE id IN (SELECT c.key FROM json_each(?1) j CROSS JOIN certificates c ON c.id = j.value WHERE c.key IS NOT NULL)`,
-		string(list), millis(s.At))
+		string(list), engine.Millis(s.At))
 	return changes, err
 }
 
@@ -266,7 +267,7 @@ func (s *setRow) outcome() (pki.State, pki.Reason, time.Time) {
 // Set returns a set.
 func (r *Revocation) Set(ctx context.Context, id int64) (revocation.Set, error) {
 	var s setRow
-	err := r.db.read(ctx, "read a revocation", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "read a revocation", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		s, err = readSet(ctx, tx, id)
 		return err
@@ -277,7 +278,7 @@ func (r *Revocation) Set(ctx context.Context, id int64) (revocation.Set, error) 
 // OpenSets returns the sets that are not done.
 func (r *Revocation) OpenSets(ctx context.Context) ([]revocation.Set, error) {
 	var all []revocation.Set
-	err := r.db.read(ctx, "read the revocations", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "read the revocations", func(ctx context.Context, tx *sql.Tx) error {
 		open, err := readOpenSets(ctx, tx)
 		for _, s := range open {
 			all = append(all, s.Set)

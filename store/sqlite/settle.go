@@ -11,6 +11,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -83,9 +84,9 @@ func (tx *writeTx) takeItems(ctx context.Context, wanted ca.Intent) ([]ca.Intent
 		return nil, fmt.Errorf("%d of the items to settle are not pending: somebody else settled them, or nobody announced them", len(wanted.Items)-len(taken))
 	}
 	if len(left) > 0 {
-		return taken, tx.execOne(ctx, `UPDATE intents SET items = ? WHERE batch = ?`, encodeItems(left), wanted.Batch[:])
+		return taken, tx.ExecOne(ctx, `UPDATE intents SET items = ? WHERE batch = ?`, encodeItems(left), wanted.Batch[:])
 	}
-	if err := tx.execOne(ctx, `DELETE FROM intents WHERE batch = ?`, wanted.Batch[:]); err != nil {
+	if err := tx.ExecOne(ctx, `DELETE FROM intents WHERE batch = ?`, wanted.Batch[:]); err != nil {
 		return nil, err
 	}
 	return taken, tx.noteSettled(ctx, wanted.Batch)
@@ -111,7 +112,7 @@ func (tx *writeTx) issue(ctx context.Context, r ca.Record, at time.Time) (supers
 		return superseded, nil, err
 	}
 	id, err := tx.insertIssued(ctx, r, g.identity)
-	if isDuplicate(err) { // of the serial number: the guard has looked for the request
+	if engine.IsDuplicate(err) { // of the serial number: the guard has looked for the request
 		return superseded, pki.Refuse(pki.RuleBusy, "ask again: the next certificate has another number",
 			"the serial number %s is on record already", r.Ref.Serial), nil
 	}
@@ -142,7 +143,7 @@ func (tx *writeTx) insertIssued(ctx context.Context, r ca.Record, identity int64
 		INSERT INTO certificates (serial, issuer, identity, request, key, profile, not_before, not_after, crl_partition,
 		                          state, reason, version, der)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 1, ?)`,
-		r.Ref.Serial.Bytes(), issuer, identity, r.RequestID.Bytes(), keyID(r.KeyHash), r.Profile, millis(r.NotBefore), millis(r.NotAfter),
+		r.Ref.Serial.Bytes(), issuer, identity, r.RequestID.Bytes(), keyID(r.KeyHash), r.Profile, engine.Millis(r.NotBefore), engine.Millis(r.NotAfter),
 		r.Partition, r.DER)
 	if err != nil {
 		return 0, err
@@ -182,7 +183,7 @@ func (tx *writeTx) abandon(ctx context.Context, at time.Time, e translog.Entry, 
 	status := pki.Status{State: pki.Revoked, Reason: pki.Unspecified, RevokedAt: at.Truncate(time.Second), Version: 1}
 	for _, item := range items {
 		err := tx.insertAbandoned(ctx, item, status)
-		if isDuplicate(err) {
+		if engine.IsDuplicate(err) {
 			if err := tx.append(ctx, duplicateEntry(item, at)); err != nil {
 				return err
 			}
@@ -212,8 +213,8 @@ func (tx *writeTx) insertAbandoned(ctx context.Context, item ca.IntentItem, stat
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO certificates (serial, issuer, not_after, crl_partition, state, reason, revoked_at, version, changed, digest)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, (`+nextEntry+`), ?)`,
-		item.Ref.Serial.Bytes(), issuer, millis(item.NotAfter), item.Partition,
-		status.State, status.Reason, millis(status.RevokedAt), status.Version, digest)
+		item.Ref.Serial.Bytes(), issuer, engine.Millis(item.NotAfter), item.Partition,
+		status.State, status.Reason, engine.Millis(status.RevokedAt), status.Version, digest)
 	return err
 }
 

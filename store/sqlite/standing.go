@@ -9,6 +9,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // selectStanding finds an identity, with what is asked about it: the certificate to renew, the certificate that a request
@@ -39,9 +40,9 @@ func questionOf(id pki.SPIFFEID, predecessor pki.CertRef, request pki.RequestID,
 func (r *RA) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
 	const what = "read how a request stands"
 	var row standingRow
-	err := r.db.look(ctx, what, func(ctx context.Context, conn *sql.Conn) error { return row.read(ctx, conn, q) })
+	err := r.db.file.Look(ctx, what, func(ctx context.Context, conn *sql.Conn) error { return row.read(ctx, conn, q) })
 	if err == nil && row.revoking {
-		err = r.db.read(ctx, what, func(ctx context.Context, tx *sql.Tx) error {
+		err = r.db.file.Read(ctx, what, func(ctx context.Context, tx *sql.Tx) error {
 			row = standingRow{}
 			if err := row.read(ctx, tx, q); err != nil {
 				return err
@@ -53,7 +54,7 @@ func (r *RA) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
 		return ra.Standing{}, err
 	}
 	st, err := row.standing(q)
-	return st, fail(what, err)
+	return st, engine.Fail(what, err)
 }
 
 // standingRow is what selectStanding selects.
@@ -71,7 +72,7 @@ type standingRow struct {
 	key                                keyRow
 }
 
-func (r *standingRow) read(ctx context.Context, from querier, q ra.Question) error {
+func (r *standingRow) read(ctx context.Context, from engine.Querier, q ra.Question) error {
 	row := from.QueryRowContext(ctx, selectStanding, questionOf(q.Identity, q.Predecessor, q.Request, q.Key)...)
 	err := row.Scan(slices.Concat(r.id.columns(),
 		[]any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorEnd, &r.successor.id, &r.successor.rest, &r.revoking,
@@ -83,7 +84,7 @@ func (r *standingRow) read(ctx context.Context, from querier, q ra.Question) err
 }
 
 // addSets adds what sets of revocations say whose records are to follow.
-func (r *standingRow) addSets(ctx context.Context, from querier, q ra.Question) error {
+func (r *standingRow) addSets(ctx context.Context, from engine.Querier, q ra.Question) error {
 	open, err := readOpenSets(ctx, from)
 	if err != nil {
 		return err
@@ -96,7 +97,7 @@ func (r *standingRow) addSets(ctx context.Context, from querier, q ra.Question) 
 		before := statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
 		if st := open.apply(before, masks[r.predecessor.Int64]); st != before {
 			r.state.Int64, r.reason.Int64, r.version.Int64 = int64(st.State), int64(st.Reason), int64(st.Version) //nolint:gosec // as the table has it
-			r.revokedAt = sql.NullInt64{Int64: millis(st.RevokedAt), Valid: st.State != pki.Good}
+			r.revokedAt = sql.NullInt64{Int64: engine.Millis(st.RevokedAt), Valid: st.State != pki.Good}
 		}
 	}
 	return r.key.addSets(ctx, from, open, q.Key)
@@ -114,7 +115,7 @@ func (r *standingRow) standing(q ra.Question) (ra.Standing, error) {
 			return st, noPredecessor(q.Predecessor.Serial)
 		}
 		st.Predecessor.Status = statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
-		st.Predecessor.NotAfter, st.Predecessor.Superseded = fromMillis(r.predecessorEnd.Int64), r.supersededBy.Valid
+		st.Predecessor.NotAfter, st.Predecessor.Superseded = engine.FromMillis(r.predecessorEnd.Int64), r.supersededBy.Valid
 		if st.Predecessor.Successor, err = r.successor.hash(); err != nil {
 			return st, err
 		}
@@ -122,7 +123,7 @@ func (r *standingRow) standing(q ra.Question) (ra.Standing, error) {
 	if r.answerSerial == nil {
 		return st, nil
 	}
-	st.Answer = &ra.Answer{Certificate: ca.Certificate{DER: r.answer, NotAfter: fromMillis(r.answerEnd.Int64)}}
+	st.Answer = &ra.Answer{Certificate: ca.Certificate{DER: r.answer, NotAfter: engine.FromMillis(r.answerEnd.Int64)}}
 	if st.Answer.Certificate.Ref, err = parseRef(r.answerIssuer, r.answerSerial); err != nil {
 		return st, err
 	}
@@ -135,7 +136,7 @@ func (r *standingRow) standing(q ra.Question) (ra.Standing, error) {
 func statusOf(state, reason, version int64, revokedAt sql.NullInt64) pki.Status {
 	s := pki.Status{State: pki.State(state), Reason: pki.Reason(reason), Version: uint64(version)} //nolint:gosec // as the table's checks have them
 	if revokedAt.Valid {
-		s.RevokedAt = fromMillis(revokedAt.Int64)
+		s.RevokedAt = engine.FromMillis(revokedAt.Int64)
 	}
 	return s
 }

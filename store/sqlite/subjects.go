@@ -9,6 +9,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -33,7 +34,7 @@ const selectSubject = `
 	SELECT c.id, i.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.invalid_since, c.version, c.key, n.spiffe_id, n.state
 	FROM certificates c JOIN issuers i ON i.id = c.issuer LEFT JOIN identities n ON n.id = c.identity `
 
-func readSubject(ctx context.Context, q querier, ref pki.CertRef) (subject, error) {
+func readSubject(ctx context.Context, q engine.Querier, ref pki.CertRef) (subject, error) {
 	all, err := querySubjects(ctx, q, `WHERE c.serial = ? AND i.issuer = ?`, ref.Serial.Bytes(), ref.Issuer.Bytes())
 	if err == nil && len(all) == 0 {
 		err = noCertificate(ref.Serial)
@@ -45,23 +46,23 @@ func readSubject(ctx context.Context, q querier, ref pki.CertRef) (subject, erro
 }
 
 // readSubjects reads an identity's certificates that end at a time or later.
-func readSubjects(ctx context.Context, q querier, id pki.SPIFFEID, from time.Time) ([]subject, error) {
+func readSubjects(ctx context.Context, q engine.Querier, id pki.SPIFFEID, from time.Time) ([]subject, error) {
 	return querySubjects(ctx, q, `WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? ORDER BY c.id`,
-		id.String(), millis(from))
+		id.String(), engine.Millis(from))
 }
 
 // readKeySubjects reads the certificates of a key that end at a time or later, but for one of them.
-func readKeySubjects(ctx context.Context, q querier, key, but int64, from time.Time) ([]subject, error) {
+func readKeySubjects(ctx context.Context, q engine.Querier, key, but int64, from time.Time) ([]subject, error) {
 	return querySubjects(ctx, q, `
 		WHERE c.identity = (SELECT identity FROM keys WHERE id = ?1) AND c.key = ?1 AND c.id <> ?2 AND c.not_after >= ?3 ORDER BY c.id`,
-		key, but, millis(from))
+		key, but, engine.Millis(from))
 }
 
-func querySubjects(ctx context.Context, q querier, where string, args ...any) ([]subject, error) {
+func querySubjects(ctx context.Context, q engine.Querier, where string, args ...any) ([]subject, error) {
 	var all []subject
 	var ids []int64
 	rows, err := q.QueryContext(ctx, selectSubject+where, args...)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	err = engine.Each(rows, err, func(rows *sql.Rows) error {
 		c, err := scanSubject(rows)
 		all, ids = append(all, c), append(ids, c.id)
 		return err
@@ -82,7 +83,7 @@ func querySubjects(ctx context.Context, q querier, where string, args ...any) ([
 	return all, err
 }
 
-func scanSubject(row scanner) (subject, error) {
+func scanSubject(row engine.Scanner) (subject, error) {
 	var c subject
 	var issuer, serial []byte
 	var notAfter int64
@@ -93,8 +94,8 @@ func scanSubject(row scanner) (subject, error) {
 	if err != nil {
 		return subject{}, err
 	}
-	c.notAfter = fromMillis(notAfter)
-	c.status.RevokedAt, c.since = restoreMillis(revokedAt), restoreMillis(since)
+	c.notAfter = engine.FromMillis(notAfter)
+	c.status.RevokedAt, c.since = engine.RestoreMillis(revokedAt), engine.RestoreMillis(since)
 	if identity.Valid {
 		c.identityState = pki.IdentityState(state.Int64) //nolint:gosec // 1 to 4, as the table has it
 		if c.identity, err = pki.ParseSPIFFEID(identity.String); err != nil {
@@ -110,14 +111,14 @@ func (tx *writeTx) setStatus(ctx context.Context, c subject, s pki.Status, o rev
 	change := pki.StatusChange{Ref: c.ref, NotAfter: c.notAfter, Status: s}
 	var revokedAt any
 	if s.State != pki.Good {
-		revokedAt = millis(s.RevokedAt)
+		revokedAt = engine.Millis(s.RevokedAt)
 	}
 	since := o.InvalidSince
 	if since.IsZero() && s.State == pki.Revoked {
 		since = c.since // an upgrade that says nothing of it leaves what was known
 	}
-	err := tx.execOne(ctx, `UPDATE certificates SET state = ?, reason = ?, revoked_at = ?, invalid_since = ?, version = ?, changed = (`+nextEntry+`) WHERE id = ?`,
-		s.State, s.Reason, revokedAt, optionalMillis(since), s.Version, c.id)
+	err := tx.ExecOne(ctx, `UPDATE certificates SET state = ?, reason = ?, revoked_at = ?, invalid_since = ?, version = ?, changed = (`+nextEntry+`) WHERE id = ?`,
+		s.State, s.Reason, revokedAt, engine.OptionalMillis(since), s.Version, c.id)
 	if err != nil || !c.key.Valid || !isKeyCompromise(o) {
 		return change, err
 	}
@@ -126,7 +127,7 @@ func (tx *writeTx) setStatus(ctx context.Context, c subject, s pki.Status, o rev
 
 // markKey has a key never be certified again.
 func (tx *writeTx) markKey(ctx context.Context, key int64, at time.Time) error {
-	return tx.execOne(ctx, `UPDATE keys SET compromised_at = coalesce(compromised_at, ?) WHERE id = ?`, millis(at), key)
+	return tx.ExecOne(ctx, `UPDATE keys SET compromised_at = coalesce(compromised_at, ?) WHERE id = ?`, engine.Millis(at), key)
 }
 
 // moveIdentity brings an identity into the state that an order gives it, in a new generation, and returns how the log
@@ -148,7 +149,7 @@ func (tx *writeTx) moveIdentity(ctx context.Context, o revocation.Order) (transl
 		return m.action, false, err
 	}
 	resumes = sql.NullInt64{Int64: int64(from), Valid: m.to == pki.Suspended}
-	err = tx.execOne(ctx, `UPDATE identities SET state = ?, resumes = ?, generation = generation + 1 WHERE id = ?`, m.to, resumes, id)
+	err = tx.ExecOne(ctx, `UPDATE identities SET state = ?, resumes = ?, generation = generation + 1 WHERE id = ?`, m.to, resumes, id)
 	return m.action, err == nil, err
 }
 

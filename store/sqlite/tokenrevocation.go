@@ -12,6 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -31,7 +32,7 @@ func (r *RA) RevokeTokens(ctx context.Context, v ra.TokenRevocation) (int, error
 		case v.ID != "" && v.MadeBy.IsZero():
 			n, err = tx.revokeToken(ctx, v)
 		case v.ID == "" && !v.MadeBy.IsZero():
-			if _, err = readIdentity(ctx, tx.Tx, v.MadeBy); err == nil {
+			if _, err = readIdentity(ctx, tx, v.MadeBy); err == nil {
 				n, err = tx.revokeTokensOf(ctx, v.MadeBy, "an operator revoked all tokens of its maker", v)
 			}
 		default:
@@ -60,7 +61,7 @@ func (tx *writeTx) revokeToken(ctx context.Context, v ra.TokenRevocation) (int, 
 	if err != nil || t.Spent || t.Revoked != "" {
 		return 0, err
 	}
-	if err := tx.execOne(ctx, `UPDATE tokens SET revoked = 'an operator revoked it' WHERE id = ?`, id); err != nil {
+	if err := tx.ExecOne(ctx, `UPDATE tokens SET revoked = 'an operator revoked it' WHERE id = ?`, id); err != nil {
 		return 0, err
 	}
 	n := 0
@@ -87,7 +88,7 @@ func (tx *writeTx) revokeTokensOf(ctx context.Context, maker pki.SPIFFEID, why s
 	err = tx.QueryRowContext(ctx, `
 		SELECT count(*) FROM (SELECT era, spent, revoked, expires_at FROM tokens WHERE maker = ? ORDER BY id DESC LIMIT ?)
 		WHERE era = ? AND spent = 0 AND revoked IS NULL AND expires_at > ?`,
-		row, ra.MaxTokensCounted, era, millis(v.At)).Scan(&n)
+		row, ra.MaxTokensCounted, era, engine.Millis(v.At)).Scan(&n)
 	if err != nil {
 		return 0, err
 	}
@@ -161,7 +162,7 @@ func (tx *writeTx) makersOf(ctx context.Context, s setRow) ([]pki.SPIFFEID, erro
 	revoked := []pki.SPIFFEID{holder}
 	var all []pki.SPIFFEID
 	rows, err := tx.QueryContext(ctx, selectMakers)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	err = engine.Each(rows, err, func(rows *sql.Rows) error {
 		var name string
 		if err := rows.Scan(&name); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -25,9 +26,9 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
 		_, err = tx.ExecContext(ctx, `
 			INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at, maker, made_with, era)
 			SELECT ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
-			t.ID.Bytes(), identity, int64(t.Generation), t.Profile, millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), millis(t.CreatedAt), //nolint:gosec // generations count up from 1
+			t.ID.Bytes(), identity, int64(t.Generation), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // generations count up from 1
 			encodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
-		if isDuplicate(err) {
+		if engine.IsDuplicate(err) {
 			return pki.Refuse(pki.RuleRequest, "draw a new secret", "the token %s is on record already", t.ID)
 		}
 		if err != nil {
@@ -46,7 +47,7 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
 // Token returns the record of a token.
 func (r *RA) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {
 	var t ra.Token
-	err := r.db.look(ctx, "read a token", func(ctx context.Context, conn *sql.Conn) error {
+	err := r.db.file.Look(ctx, "read a token", func(ctx context.Context, conn *sql.Conn) error {
 		var err error
 		t, err = readToken(ctx, conn, id)
 		return err
@@ -67,7 +68,7 @@ func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestI
 			return err
 		}
 		t.Request, t.Key = request, key
-		err = tx.execOne(ctx, `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL`,
+		err = tx.ExecOne(ctx, `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL`,
 			request.Bytes(), key.Bytes(), id.Bytes())
 		if err != nil {
 			return err
@@ -87,7 +88,7 @@ const tokenColumns = `
 	t.id, t.token, (SELECT spiffe_id FROM identities WHERE id = t.identity), t.generation, t.profile, t.expires_at, t.replaces, t.created_by, t.created_at,
 	t.request, t.key_hash, t.spent, t.made_with, CASE t.spent WHEN 0 THEN ` + whyRevoked + ` END`
 
-func readToken(ctx context.Context, from querier, id pki.TokenID) (ra.Token, error) {
+func readToken(ctx context.Context, from engine.Querier, id pki.TokenID) (ra.Token, error) {
 	t, _, err := scanToken(from.QueryRowContext(ctx, `SELECT `+tokenColumns+` FROM tokens t WHERE t.token = ?`, id.Bytes()))
 	if errors.Is(err, sql.ErrNoRows) {
 		return ra.Token{}, pki.Refuse(pki.RuleNotFound, "make a new token (brevet token create)", "there is no token %s", id)
@@ -96,7 +97,7 @@ func readToken(ctx context.Context, from querier, id pki.TokenID) (ra.Token, err
 }
 
 // scanToken reads a row that begins with tokenColumns, and its id.
-func scanToken(row scanner, more ...any) (ra.Token, int64, error) {
+func scanToken(row engine.Scanner, more ...any) (ra.Token, int64, error) {
 	var t ra.Token
 	var identity, by string
 	var id, expires, created int64
@@ -107,7 +108,7 @@ func scanToken(row scanner, more ...any) (ra.Token, int64, error) {
 	if err != nil {
 		return ra.Token{}, 0, err
 	}
-	t.ExpiresAt, t.CreatedAt, t.CreatedBy, t.Revoked = fromMillis(expires), fromMillis(created), pki.ActorFromText(by), revoked.String
+	t.ExpiresAt, t.CreatedAt, t.CreatedBy, t.Revoked = engine.FromMillis(expires), engine.FromMillis(created), pki.ActorFromText(by), revoked.String
 	if t.ID, err = pki.TokenIDFromBytes(token); err != nil {
 		return ra.Token{}, 0, err
 	}
@@ -138,7 +139,7 @@ func (r *RA) Tokens(ctx context.Context, sel ra.TokenSelection, at time.Time, fr
 		from = 1<<63 - 1
 	}
 	var q clause
-	q.add(`SELECT `+tokenColumns+`, `+tokenState+` AS token_state FROM tokens t JOIN identities n ON n.id = t.identity WHERE t.id <= ?`, millis(at), int64(from))
+	q.add(`SELECT `+tokenColumns+`, `+tokenState+` AS token_state FROM tokens t JOIN identities n ON n.id = t.identity WHERE t.id <= ?`, engine.Millis(at), int64(from))
 	if !sel.MadeBy.IsZero() {
 		q.add(` AND t.maker = (SELECT id FROM identities WHERE spiffe_id = ?)`, sel.MadeBy.String())
 	}
@@ -151,9 +152,9 @@ func (r *RA) Tokens(ctx context.Context, sel ra.TokenSelection, at time.Time, fr
 	q.add(` ORDER BY t.id DESC LIMIT ?`, limit+1)
 	var page []ra.ListedToken
 	var next ra.Cursor
-	err := r.db.readMany(ctx, "list tokens", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.ReadMany(ctx, "list tokens", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, q.text.String(), q.args...)
-		return each(rows, err, func(rows *sql.Rows) error {
+		return engine.Each(rows, err, func(rows *sql.Rows) error {
 			var t ra.ListedToken
 			var id int64
 			var err error
