@@ -24,3 +24,35 @@ type Guard struct {
 	// Key must not be known as compromised, belong to a CA, or have been certified for another identity.
 	Key KeyHash
 }
+
+// CheckMayHold returns the refusal of a certificate for the identity while it is in a state, or nil.
+func (s SPIFFEID) CheckMayHold(state IdentityState) *Refusal {
+	if state == Registered || state == Enrolled {
+		return nil
+	}
+	return Refuse(RuleIdentityState, "ask an operator", "%s is %s", s, state)
+}
+
+// CheckRenewable returns the refusal of a renewal of the certificate while it has a status, or nil if it is good.
+func (r CertRef) CheckRenewable(s Status) *Refusal {
+	if s.State == Good {
+		return nil
+	}
+	return Refuse(RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
+		"the certificate to renew, %s, is %s (%s)", r.Serial, s.State.Predicate(), s.Reason)
+}
+
+// Cloned returns the refusal of a renewal of the certificate with another key than that of an earlier renewal.
+func (r CertRef) Cloned() *Refusal {
+	return Refuse(RuleClone, "find out who holds a copy of the credential, then enroll with a token made with --replace",
+		"certificate %s was renewed before, with another key: two parties hold it", r.Serial)
+}
+
+// CheckUnexpired returns the refusal of one more certificate for an identity that has n unexpired ones, or nil.
+func (g Guard) CheckUnexpired(id SPIFFEID, n int) *Refusal {
+	if g.MaxUnexpired == 0 || n < g.MaxUnexpired {
+		return nil
+	}
+	return Refuse(RuleUnexpired, "wait until some have expired, or raise max_unexpired of the profile",
+		"%s has %d unexpired certificates, and may have %d", id, n, g.MaxUnexpired)
+}

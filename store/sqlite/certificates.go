@@ -7,6 +7,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -18,12 +19,12 @@ const selectCertificate = `
 
 // Certificate returns the record of one certificate.
 func (r *RA) Certificate(ctx context.Context, ref pki.CertRef) (ra.Certificate, error) {
-	return r.certificate(ctx, noCertificate(ref.Serial), `WHERE c.serial = ? AND i.issuer = ?`, ref.Serial.Bytes(), ref.Issuer.Bytes())
+	return r.certificate(ctx, rules.NoCertificate(ref.Serial), `WHERE c.serial = ? AND i.issuer = ?`, ref.Serial.Bytes(), ref.Issuer.Bytes())
 }
 
 // CertificateBySerial finds a certificate without naming its issuer.
 func (r *RA) CertificateBySerial(ctx context.Context, serial pki.Serial) (ra.Certificate, error) {
-	return r.certificate(ctx, noCertificate(serial), `WHERE c.serial = ?`, serial.Bytes())
+	return r.certificate(ctx, rules.NoCertificate(serial), `WHERE c.serial = ?`, serial.Bytes())
 }
 
 func (r *RA) certificate(ctx context.Context, missing *pki.Refusal, where string, args ...any) (ra.Certificate, error) {
@@ -44,10 +45,6 @@ func (r *RA) certificate(ctx context.Context, missing *pki.Refusal, where string
 	return c, err
 }
 
-func noCertificate(serial pki.Serial) *pki.Refusal {
-	return pki.Refuse(pki.RuleNotFound, "look for it with brevet cert list", "there is no certificate %s on record", serial)
-}
-
 // Of one identity, those it has are found and sorted: the plus signs keep SQLite from walking through those of all.
 const (
 	pageOfAll = `WHERE c.id <= ? ORDER BY c.id DESC LIMIT ?`
@@ -56,7 +53,7 @@ const (
 
 // Certificates returns a page of certificates, the newest first.
 func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cursor, limit int) ([]ra.Certificate, ra.Cursor, error) {
-	if err := checkLimit(limit); err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, 0, err
 	}
 	if from == 0 {
@@ -94,14 +91,14 @@ func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cu
 // addSets adds to certificates what sets of revocations say whose records are to follow.
 func addSets(ctx context.Context, tx *sql.Tx, page []ra.Certificate, ids []int64) error {
 	open, err := readOpenSets(ctx, tx)
-	if err != nil || len(open) == 0 || len(page) == 0 {
+	if err != nil || open.none() || len(page) == 0 {
 		return err
 	}
 	masks, err := open.masks(ctx, tx, ids)
 	for i, id := range ids {
 		c := &page[i]
-		c.InvalidSince = open.since(c.Status, masks[id], c.InvalidSince)
-		c.Status = open.apply(c.Status, masks[id])
+		c.InvalidSince = open.orders.InvalidSince(c.Status, masks[id], c.InvalidSince)
+		c.Status = open.orders.Status(c.Status, masks[id])
 	}
 	return err
 }

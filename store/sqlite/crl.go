@@ -4,23 +4,18 @@ import (
 	"context"
 	"database/sql"
 	"math/big"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/crlindex"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
-	"github.com/brevet-pki/brevet/translog"
 )
-
-// crlNumberSize is the longest CRL number in octets (RFC 5280 §5.2.3).
-const crlNumberSize = 20
 
 // TakeNumber takes the next CRL number of an issuer: above all it has taken, and above every CRL on record.
 func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
-	number := new(big.Int)
+	var number *big.Int
 	err := r.db.write(ctx, "take a CRL number", func(ctx context.Context, tx *writeTx) error {
 		id, err := tx.issuer(ctx, issuer)
 		if err != nil {
@@ -33,13 +28,12 @@ func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.
 		if err != nil {
 			return err
 		}
-		number.Add(number.SetBytes(last), big.NewInt(1))
-		if !fitsCRLNumber(number) {
-			return pki.Refuse(pki.RuleCRL, "install a new generation of the CA", "the CRL numbers of %s are used up", issuer.Short())
+		if number, err = rules.NextCRLNumber(issuer, new(big.Int).SetBytes(last)); err != nil {
+			return err
 		}
 		_, err = tx.ExecContext(ctx, `
 			INSERT INTO crl_numbers (issuer, taken) VALUES (?, ?) ON CONFLICT (issuer) DO UPDATE SET taken = excluded.taken`,
-			id, number.FillBytes(make([]byte, crlNumberSize)))
+			id, number.FillBytes(make([]byte, rules.CRLNumberSize)))
 		return err
 	})
 	if err != nil {
@@ -48,13 +42,11 @@ func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.
 	return number, nil
 }
 
-func fitsCRLNumber(n *big.Int) bool { return n != nil && n.Sign() >= 0 && n.BitLen() < 8*crlNumberSize }
-
 // PutCRLs records CRLs in place of the last ones of their scopes.
 func (r *Revocation) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, at time.Time) error {
 	for _, c := range crls {
-		if !fitsCRLNumber(c.Number) {
-			return pki.Refuse(pki.RuleCRL, "number it with at most 20 octets (RFC 5280 section 5.2.3)", "the CRL number %v is not one", c.Number)
+		if err := rules.CheckCRLNumber(c); err != nil {
+			return err
 		}
 	}
 	return r.db.writeBy(ctx, "record CRLs", by, at, func(ctx context.Context, tx *writeTx) error {
@@ -62,7 +54,7 @@ func (r *Revocation) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.
 			if err := tx.putCRL(ctx, c); err != nil {
 				return err
 			}
-			if err := tx.append(ctx, crlEntry(c, by, at)); err != nil {
+			if err := tx.append(ctx, rules.CRLEntry(c, by, at)); err != nil {
 				return err
 			}
 		}
@@ -82,7 +74,7 @@ func (tx *writeTx) putCRL(ctx context.Context, c revocation.CRL) error {
 	}
 	var baseNumber, baseUpdate, basePosition any
 	if c.Base.Number != nil {
-		baseNumber, baseUpdate = c.Base.Number.FillBytes(make([]byte, crlNumberSize)), engine.Millis(c.Base.ThisUpdate)
+		baseNumber, baseUpdate = c.Base.Number.FillBytes(make([]byte, rules.CRLNumberSize)), engine.Millis(c.Base.ThisUpdate)
 		basePosition = int64(c.Base.Position) //nolint:gosec // an id
 	}
 	result, err := tx.ExecContext(ctx, `
@@ -94,29 +86,16 @@ func (tx *writeTx) putCRL(ctx context.Context, c revocation.CRL) error {
 		    base_update = excluded.base_update, base_position = excluded.base_position, digest = excluded.digest, size = excluded.size,
 		    entries = excluded.entries, der = excluded.der
 		WHERE excluded.number > crls.number`,
-		id, c.Partition, c.Delta, c.Number.FillBytes(make([]byte, crlNumberSize)), engine.Millis(c.ThisUpdate), engine.Millis(c.NextUpdate),
+		id, c.Partition, c.Delta, c.Number.FillBytes(make([]byte, rules.CRLNumberSize)), engine.Millis(c.ThisUpdate), engine.Millis(c.NextUpdate),
 		int64(c.Position), baseNumber, baseUpdate, basePosition, c.SHA256[:], c.Size, c.Entries, c.DER) //nolint:gosec // an id
 	if err != nil {
 		return err
 	}
 	n, err := result.RowsAffected()
 	if err == nil && n == 0 {
-		return pki.Refuse(pki.RuleCRL, "publish a newer one", "CRL %v of %s is not above the one on record",
-			c.Number, strings.TrimSuffix(c.Scope().Path(), ".crl"))
+		return rules.OldCRL(c)
 	}
 	return err
-}
-
-// crlEntry says of which scope a CRL is, unless it is the full one.
-func crlEntry(c revocation.CRL, by pki.Actor, at time.Time) translog.Entry {
-	facts := map[string]string{"issuer": c.Issuer.String(), "number": c.Number.String()}
-	if c.Partition != 0 {
-		facts["partition"] = strconv.Itoa(int(c.Partition))
-	}
-	if c.Delta {
-		facts["base"] = c.Base.Number.String()
-	}
-	return translog.Entry{Time: at, Actor: by, Action: translog.CRLPublished, Outcome: translog.Done, Facts: facts}
 }
 
 // CRLs returns the newest CRL of every scope that has one.

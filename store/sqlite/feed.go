@@ -53,7 +53,7 @@ func eachStatus(ctx context.Context, tx *sql.Tx, at time.Time, open openSets, vi
 		}
 		c.NotAfter, c.Status.RevokedAt = engine.FromMillis(notAfter), engine.RestoreMillis(revokedAt)
 		if mask != 0 {
-			c.Status = open.apply(c.Status, mask)
+			c.Status = open.orders.Status(c.Status, mask)
 		}
 		return visit(c)
 	})

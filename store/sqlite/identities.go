@@ -7,13 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
-	"github.com/brevet-pki/brevet/translog"
 )
 
 const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.generation, n.created_at`
@@ -24,18 +23,13 @@ func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (
 	err := r.db.writeBy(ctx, "register an identity", by, id.CreatedAt, func(ctx context.Context, tx *writeTx) error {
 		var err error
 		have, err = readIdentity(ctx, tx, id.ID)
-		if err == nil && id.Kind == have.Kind && id.SameParticulars(have) {
-			return nil
-		}
 		if err == nil {
-			return pki.Refuse(pki.RuleIdentityExists, "choose another name, or register it with the particulars it has",
-				"%s is registered with another kind, profile, labels or names", id.ID)
+			return rules.CheckSameIdentity(have, id)
 		}
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleIdentity {
 			return err
 		}
-		have = id
-		have.State, have.Generation, have.CreatedAt = pki.Registered, 1, engine.FromMillis(engine.Millis(id.CreatedAt))
+		have = rules.NewIdentity(id)
 		return tx.insertIdentity(ctx, have, by)
 	})
 	if err != nil {
@@ -59,9 +53,7 @@ func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity, by pki.Ac
 	if err := tx.insertLabels(ctx, id); err != nil {
 		return err
 	}
-	return tx.append(ctx, translog.Entry{
-		Time: id.CreatedAt, Actor: by, Action: translog.IdentityRegistered, Outcome: translog.Done, Identity: id.ID, Facts: factsOf(id),
-	})
+	return tx.append(ctx, rules.RegisteredEntry(id, by))
 }
 
 // insertLabels has an identity be found by its labels.
@@ -89,7 +81,7 @@ func (tx *writeTx) changeLabels(ctx context.Context, have, id ra.Identity) error
 		return err
 	}
 	if open {
-		return pki.Refuse(pki.RuleBusy, "ask again in a minute", "certificates are being revoked by a label, and labels do not change meanwhile")
+		return rules.LabelsFrozen()
 	}
 	for name, value := range have.Labels {
 		if err := tx.ExecOne(ctx, `
@@ -110,17 +102,14 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 		if err != nil {
 			return err
 		}
-		if have.State == pki.Retired {
-			return pki.Refuse(pki.RuleIdentityState, "register another identity", "%s is retired", id.ID)
-		}
-		if id.SameParticulars(have) {
-			return nil
+		next, changed, err := rules.UpdateIdentity(have, id)
+		if err != nil || !changed {
+			return err
 		}
 		if err := tx.changeLabels(ctx, have, id); err != nil {
 			return err
 		}
-		have.Profile, have.Labels, have.DNSNames, have.IPAddresses = id.Profile, id.Labels, id.DNSNames, id.IPAddresses
-		have.Generation++
+		have = next
 		p, err := encodeParticulars(have)
 		if err != nil {
 			return err
@@ -131,9 +120,7 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 		if err != nil {
 			return err
 		}
-		return tx.append(ctx, translog.Entry{
-			Time: at, Actor: by, Action: translog.IdentityUpdated, Outcome: translog.Done, Identity: have.ID, Facts: factsOf(have),
-		})
+		return tx.append(ctx, rules.UpdatedEntry(have, by, at))
 	})
 	if err != nil {
 		return ra.Identity{}, err
@@ -154,7 +141,7 @@ func (r *RA) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error)
 
 // Identities returns up to limit identities after the given one, in the order of their IDs.
 func (r *RA) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]ra.Identity, error) {
-	if err := checkLimit(limit); err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, err
 	}
 	var page []ra.Identity
@@ -176,7 +163,7 @@ func (r *RA) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]r
 func readIdentity(ctx context.Context, tx engine.Querier, id pki.SPIFFEID) (ra.Identity, error) {
 	have, err := scanIdentity(tx.QueryRowContext(ctx, `SELECT `+identityColumns+` FROM identities n WHERE n.spiffe_id = ?`, id.String()))
 	if errors.Is(err, sql.ErrNoRows) {
-		return ra.Identity{}, noIdentity(id)
+		return ra.Identity{}, rules.NoIdentity(id)
 	}
 	return have, err
 }
@@ -251,19 +238,4 @@ func encodeParticulars(id ra.Identity) (particulars, error) {
 		*column.into = string(text)
 	}
 	return p, nil
-}
-
-func factsOf(id ra.Identity) map[string]string {
-	facts := map[string]string{"kind": id.Kind.String(), "profile": id.Profile}
-	if len(id.DNSNames) > 0 {
-		facts["dns_names"] = strings.Join(id.DNSNames, " ")
-	}
-	if len(id.IPAddresses) > 0 {
-		var ips []string
-		for _, ip := range id.IPAddresses {
-			ips = append(ips, ip.String())
-		}
-		facts["ip_addresses"] = strings.Join(ips, " ")
-	}
-	return facts
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -53,22 +54,11 @@ func (k *keyRow) addSets(ctx context.Context, q engine.Querier, open openSets, k
 	return err
 }
 
-// against is what keeps an identity from having the key certified, or nil.
-func (k *keyRow) against(key pki.KeyHash, identity int64) *pki.Refusal {
-	const fix = "make a new key"
-	switch {
-	case k.reserved:
-		return pki.Refuse(pki.RuleKeyReserved, fix, "the key is that of a CA")
-	case k.rest == nil:
-		return nil
-	case string(k.rest) != string(keyRest(key)):
-		return pki.Refuse(pki.RuleKeyForeign, fix, "the first octets of the key's hash are those of another key on record")
-	case k.compromisedAt.Valid:
-		return pki.Refuse(pki.RuleKeyCompromised, fix, "the key was revoked as compromised")
-	case k.identity.Valid && k.identity.Int64 != identity:
-		return pki.Refuse(pki.RuleKeyForeign, fix, "the key is certified for another identity")
-	default:
-		return nil
+// state returns what is on record of the key that an identity wants to have certified.
+func (k *keyRow) state(key pki.KeyHash, identity int64) rules.Key {
+	return rules.Key{
+		Reserved: k.reserved, Collides: k.rest != nil && string(k.rest) != string(keyRest(key)),
+		Compromised: k.compromisedAt.Valid, Foreign: k.identity.Valid && k.identity.Int64 != identity,
 	}
 }
 
@@ -87,8 +77,7 @@ func readKey(ctx context.Context, q engine.Querier, key pki.KeyHash) (certifiedK
 		keyID(key), keyRest(key))
 	err := row.Scan(&identity, &k.compromised)
 	if errors.Is(err, sql.ErrNoRows) {
-		return k, pki.Refuse(pki.RuleNotFound, "look at which CA has certified it, and when: what ended long ago is not on record any more",
-			"no certificate of the key %s is on record", key)
+		return k, rules.NoKey(key)
 	}
 	if err == nil {
 		k.identity, err = pki.ParseSPIFFEID(identity)

@@ -5,19 +5,15 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
-	"strconv"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
 // pagesOfEntry is about how many pages of the file a log entry changes, with what it is about.
 const pagesOfEntry = 4
-
-// changesPerEntry keeps entries well below translog.MaxEntrySize; a change of more certificates is several entries.
-const changesPerEntry = 4096
 
 // Log is the sequencer's view of a DB: a translog.Records.
 //
@@ -33,17 +29,11 @@ const nextEntry = `SELECT coalesce(max(id), 0) + 1 FROM log`
 
 // append writes an entry in the transaction of the change that it records.
 func (tx *writeTx) append(ctx context.Context, e translog.Entry) error {
-	if len(e.Changes) <= changesPerEntry {
+	if len(e.Changes) <= rules.MaxChanges {
 		return tx.appendPart(ctx, e)
 	}
-	parts := slices.Collect(slices.Chunk(e.Changes, changesPerEntry))
-	facts := e.Facts
-	for i, changes := range parts {
-		e.Changes, e.Facts = changes, map[string]string{"part": strconv.Itoa(i+1) + "/" + strconv.Itoa(len(parts))}
-		for k, v := range facts {
-			e.Facts[k] = v
-		}
-		if err := tx.appendPart(ctx, e); err != nil {
+	for _, part := range rules.SplitEntry(e) {
+		if err := tx.appendPart(ctx, part); err != nil {
 			return err
 		}
 	}
@@ -63,7 +53,7 @@ func (tx *writeTx) appendPart(ctx context.Context, e translog.Entry) error {
 // Sequence gives the oldest unsequenced entries their places. It reads and chains them beside the writer, which only
 // notes the last chain value: an entry is never changed. Where somebody else has sequenced meanwhile, it begins anew.
 func (l *Log) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, error) {
-	if err := checkLimit(limit); err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, err
 	}
 	for {
@@ -180,7 +170,7 @@ func (l *Log) Entries(ctx context.Context, from uint64, limit int) ([]translog.S
 }
 
 func readEntries(ctx context.Context, tx *sql.Tx, from uint64, limit int) ([]translog.Sequenced, error) {
-	if err := checkLimit(limit); err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, err
 	}
 	if from > 1<<62 {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -22,7 +23,7 @@ func reach(ctx context.Context, q engine.Querier, at time.Time) (time.Time, erro
 	if err != nil || !age.Valid {
 		return time.Time{}, err // there is no age yet, and little on record
 	}
-	return earlier(at, engine.FromMillis(age.Int64)), nil
+	return rules.Earlier(at, engine.FromMillis(age.Int64)), nil
 }
 
 // countUnexpired counts the certificates of an identity that end after a time, up to most. What they were revoked for does
@@ -79,13 +80,4 @@ func newSet(ctx context.Context, q engine.Querier, o revocation.SetOrder) (setRo
 	var err error
 	s.reach, err = reach(ctx, q, o.At)
 	return s, err
-}
-
-// setOf returns what an order is as one about a selection.
-func setOf(o revocation.Order, by revocation.Selection) revocation.SetOrder {
-	so := revocation.SetOrder{Selection: by, Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, By: o.By, Why: o.Why, At: o.At}
-	if o.Action == revocation.Hold {
-		so.Reason = pki.CertificateHold
-	}
-	return so
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -19,7 +20,7 @@ func (r *RA) Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most 
 		var identity int64
 		err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, id.String()).Scan(&identity)
 		if errors.Is(err, sql.ErrNoRows) {
-			return noIdentity(id)
+			return rules.NoIdentity(id)
 		}
 		if err != nil {
 			return err

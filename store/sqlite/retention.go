@@ -4,17 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"strconv"
 	"time"
 
-	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
-
-// retentionActor is who takes expired records away.
-var retentionActor = pki.ActorSystem("retention")
 
 // Advance moves the age of the records on.
 func (r *RA) Advance(ctx context.Context, by time.Duration, now time.Time) (time.Time, error) {
@@ -24,14 +20,11 @@ func (r *RA) Advance(ctx context.Context, by time.Duration, now time.Time) (time
 		if err != nil || before.IsZero() {
 			return err // nothing has happened yet that could have an age
 		}
-		age = before
-		if now.After(before) {
-			age = earlier(before.Add(by), now)
-		}
+		age = rules.NextAge(before, by, now)
 		_, err = tx.ExecContext(ctx, `INSERT INTO age (id, time) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET time = excluded.time`, engine.Millis(age))
 		return err
 	})
-	return earlier(age, now), err
+	return rules.Earlier(age, now), err
 }
 
 // age reads how far the records have come; before that was ever asked for, as far as the log.
@@ -58,16 +51,9 @@ func (tx *writeTx) newestEntry(ctx context.Context) (time.Time, error) {
 	return e.Time, err
 }
 
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
 // Expire takes one step through what has ended.
 func (r *RA) Expire(ctx context.Context, s ra.ExpiryStep) (ra.Expired, error) {
-	if err := checkLimit(s.Limit); err != nil {
+	if err := rules.CheckLimit(s.Limit); err != nil {
 		return ra.Expired{}, err
 	}
 	var gone ra.Expired
@@ -83,7 +69,7 @@ func (r *RA) Expire(ctx context.Context, s ra.ExpiryStep) (ra.Expired, error) {
 		if err != nil {
 			return err
 		}
-		before := engine.Millis(earlier(s.Before, newest))
+		before := engine.Millis(rules.Earlier(s.Before, newest))
 		oldest, err := tx.expireCertificates(ctx, s, before, &gone)
 		if err != nil {
 			return err
@@ -94,7 +80,7 @@ func (r *RA) Expire(ctx context.Context, s ra.ExpiryStep) (ra.Expired, error) {
 		if gone.Certificates+gone.Tokens == 0 {
 			return nil
 		}
-		return tx.append(ctx, expiredEntry(s.At, oldest, gone))
+		return tx.append(ctx, rules.ExpiredEntry(s.At, oldest, gone))
 	})
 	if err != nil {
 		return ra.Expired{}, err
@@ -181,17 +167,6 @@ func (tx *writeTx) expireTokens(ctx context.Context, limit int, before int64, go
 	gone.Tokens = int(n)
 	gone.More = gone.More || gone.Tokens == limit
 	return err
-}
-
-// expiredEntry says which certificates left by the range of their ends.
-func expiredEntry(at, oldest time.Time, gone ra.Expired) translog.Entry {
-	facts := map[string]string{
-		"certificates": strconv.Itoa(gone.Certificates), "tokens": strconv.Itoa(gone.Tokens), "keys": strconv.Itoa(gone.Keys),
-	}
-	if gone.Certificates > 0 {
-		facts["not_after_from"], facts["not_after_to"] = oldest.Format(time.RFC3339), gone.Next.NotAfter.Format(time.RFC3339)
-	}
-	return translog.Entry{Time: at, Actor: retentionActor, Action: translog.RecordsExpired, Outcome: translog.Done, Facts: facts}
 }
 
 // Waiting counts certificates that ended before a time.

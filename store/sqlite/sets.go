@@ -3,13 +3,11 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"strconv"
-	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
-	"github.com/brevet-pki/brevet/translog"
 )
 
 const selectSets = `
@@ -88,8 +86,8 @@ func (r *Revocation) CountSet(ctx context.Context, o revocation.SetOrder) (revoc
 		if o.OfOneIdentity() {
 			few, err := s.few(ctx, tx)
 			for _, c := range few {
-				if _, changed := s.next(c.status); changed {
-					n.Add(c.notAfter, o.At)
+				if _, changed := s.next(c.Status); changed {
+					n.Add(c.NotAfter, o.At)
 				}
 			}
 			return err
@@ -130,7 +128,7 @@ func (s *setRow) checkNamed(ctx context.Context, q engine.Querier) error {
 		return err
 	}
 	if !known {
-		return noIdentity(s.Identity)
+		return rules.NoIdentity(s.Identity)
 	}
 	return nil
 }
@@ -162,9 +160,7 @@ func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revoc
 		if err := tx.insertSet(ctx, &s); err != nil {
 			return err
 		}
-		err = tx.append(ctx, translog.Entry{
-			Time: o.At, Actor: o.By, Action: translog.RevocationOrdered, Outcome: translog.Done, Identity: o.Identity, Facts: setFacts(s.Set),
-		})
+		err = tx.append(ctx, rules.BulkEntry(s.Set))
 		if err == nil {
 			err = tx.distrustAll(ctx, distrusted, s.order())
 		}
@@ -183,7 +179,7 @@ func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revoc
 // insertSet records a set. One that is done has no records that are to follow, not even for who carries it out. Of those
 // that are not done there is a bound. A key that is selected by is marked here, since it may have no certificate.
 func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
-	if s.Reason == pki.KeyCompromise && !s.Key.IsZero() {
+	if rules.MarksKey(s.SetOrder) {
 		if _, err := readKey(ctx, tx, s.Key); err != nil {
 			return err
 		}
@@ -195,12 +191,10 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM revocation_sets WHERE done = 0`).Scan(&open); err != nil {
 		return err
 	}
-	limit := maxOpenSets
-	if s.OfOneIdentity() {
-		limit = maxAllSets
-	}
-	if open >= limit && !s.Done {
-		return pki.Refuse(pki.RuleBusy, "wait until the records of an earlier one have followed", "%d sets of certificates are being changed", open)
+	if !s.Done {
+		if err := rules.CheckOpenBulk(s.SetOrder, open); err != nil {
+			return err
+		}
 	}
 	var name, value, total any
 	if s.Done {
@@ -221,39 +215,6 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 	).Scan(&s.ID, &s.mark)
 }
 
-// setFacts say in the log what an order selects.
-func setFacts(s revocation.Set) map[string]string {
-	row := setRow{Set: s}
-	facts := orderFacts(row.order())
-	facts["set"] = row.number()
-	for name, value := range map[string]string{
-		"issuer": textOf(s.Issuer), "lineage_of": textOf(s.LineageOf.Serial), "key": textOf(s.Key), "profile": s.Profile,
-		"label": s.Label.Name + "=" + s.Label.Value, "issued_from": timeText(s.IssuedFrom), "issued_until": timeText(s.IssuedUntil),
-	} {
-		if value != "" && (name != "label" || !s.Label.IsZero()) {
-			facts[name] = value
-		}
-	}
-	return facts
-}
-
-func textOf(v interface {
-	IsZero() bool
-	String() string
-}) string {
-	if v.IsZero() {
-		return ""
-	}
-	return v.String()
-}
-
-func timeText(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format("2006-01-02T15:04:05.999Z07:00")
-}
-
 // revokeFew carries out a set of one identity, and returns the statuses of all that it selects.
 func (tx *writeTx) revokeFew(ctx context.Context, s *setRow) ([]pki.StatusChange, error) {
 	few, err := s.few(ctx, tx)
@@ -265,32 +226,13 @@ func (tx *writeTx) revokeFew(ctx context.Context, s *setRow) ([]pki.StatusChange
 		return nil, err
 	}
 	if len(changes) > 0 {
-		if err := tx.append(ctx, s.followEntry(s.At, few[0].identity, changes)); err != nil {
+		if err := tx.append(ctx, rules.BulkStepEntry(s.Set, s.At, few[0].Identity, changes)); err != nil {
 			return nil, err
 		}
-		if err := tx.distrust(ctx, few[0].identity, s.order()); err != nil {
+		if err := tx.distrust(ctx, few[0].Identity, s.order()); err != nil {
 			return nil, err
 		}
 	}
-	var n revocation.Reached
-	for _, c := range changes {
-		n.Add(c.NotAfter, s.At)
-	}
-	s.Total, s.Ended, s.Counted, s.Followed = len(changes), n.Ended, true, len(changes)
+	s.Set = rules.BulkTotal(s.Set, changes)
 	return append(changes, standing...), tx.ExecOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1, ended = ?2 WHERE id = ?3`, s.Total, s.Ended, s.ID)
 }
-
-// followEntry is the log entry of records that follow.
-func (s *setRow) followEntry(at time.Time, identity pki.SPIFFEID, changes []pki.StatusChange) translog.Entry {
-	e := translog.Entry{
-		Time: at, Actor: s.By, Action: certificateActions[s.Action], Outcome: translog.Done, Identity: identity, Changes: changes,
-		Facts: map[string]string{"set": s.number()},
-	}
-	if s.Action == revocation.Revoke {
-		e.Facts["reason"] = s.Reason.String()
-	}
-	return e
-}
-
-// number is a set's number as the log has it.
-func (s *setRow) number() string { return strconv.FormatInt(s.ID, 10) }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -57,12 +58,12 @@ type ahead struct {
 // tell visits what a set selects, and returns what is to follow.
 func (s *setRow) tell(ctx context.Context, q engine.Querier, tell func([]pki.StatusChange)) (ahead, error) {
 	var ahead ahead
-	before, err := querySets(ctx, q, `WHERE s.done = 0 AND s.id < ? ORDER BY s.id`, s.ID)
+	sets, err := querySets(ctx, q, `WHERE s.done = 0 AND s.id < ? ORDER BY s.id`, s.ID)
 	if err != nil {
 		return ahead, err
 	}
 	batch := make([]pki.StatusChange, 0, tellStep)
-	err = s.eachMember(ctx, q, before, func(m member) error {
+	err = s.eachMember(ctx, q, openSetsOf(sets...), func(m member) error {
 		if m.isNew {
 			ahead.rows = append(ahead.rows, m.id)
 			if m.change.NotAfter.Before(s.At) {
@@ -117,7 +118,7 @@ var errMoved = errors.New("another step was taken meanwhile")
 
 // FollowSet takes one step through a set.
 func (r *Revocation) FollowSet(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.Set, error) {
-	if err := checkLimit(limit); err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, revocation.Set{}, err
 	}
 	for {
@@ -186,17 +187,17 @@ func (tx *writeTx) followStep(ctx context.Context, s *setRow, rows []int64, isLa
 		return nil, err
 	}
 	if len(changes) > 0 {
-		if err := tx.append(ctx, s.followEntry(at, s.Identity, changes)); err != nil {
+		if err := tx.append(ctx, rules.BulkStepEntry(s.Set, at, s.Identity, changes)); err != nil {
 			return nil, err
 		}
 	}
 	if len(rows) > 0 {
 		s.progress = rows[len(rows)-1]
 	}
-	s.Followed += len(rows)
+	s.Set = rules.BulkStep(s.Set, len(rows), isLast)
 	var total any // as it is
-	if isLast {   // some may have been revoked apart since they were counted
-		s.Total, s.Counted, s.Done, total = s.Followed, true, true, s.Followed
+	if isLast {
+		total = s.Total
 	}
 	return changes, tx.ExecOne(ctx, `UPDATE revocation_sets SET progress = ?, followed = ?, total = coalesce(?, total), done = ? WHERE id = ?`,
 		s.progress, s.Followed, total, s.Done, s.ID)
@@ -209,7 +210,7 @@ var changesRow = map[revocation.Action]string{
 	revocation.Release: `state = 2`,
 }
 
-// changeRows changes certificates in one statement. Their statuses are those that next has: what is revoked already stays,
+// changeRows changes certificates in one statement, which does what rules.NextMember does: what is revoked already stays,
 // but for an upgrade to keyCompromise, which keeps its time.
 func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pki.StatusChange, error) {
 	list, err := json.Marshal(ids)
@@ -221,15 +222,15 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 		return nil, err
 	}
 	var changes []pki.StatusChange
-	state, reason, at := s.outcome()
+	next := rules.BulkStatus(s.SetOrder)
 	rows, err := tx.QueryContext(ctx, `
 		UPDATE certificates SET state = ?2, reason = ?3, revoked_at = CASE state WHEN 3 THEN revoked_at ELSE ?4 END, version = version + 1,
 		       changed = (`+nextEntry+`), invalid_since = coalesce(?5, CASE state WHEN 3 THEN invalid_since END)
 		WHERE id IN (SELECT value FROM json_each(?1)) AND `+changesRow[s.Action]+`
 		RETURNING issuer, serial, not_after, revoked_at, version`,
-		string(list), state, reason, engine.OptionalMillis(at), engine.OptionalMillis(s.InvalidSince))
+		string(list), next.State, next.Reason, engine.OptionalMillis(next.RevokedAt), engine.OptionalMillis(s.InvalidSince))
 	err = engine.Each(rows, err, func(rows *sql.Rows) error {
-		c := pki.StatusChange{Status: pki.Status{State: state, Reason: reason}}
+		c := pki.StatusChange{Status: pki.Status{State: next.State, Reason: next.Reason}}
 		var issuer, notAfter int64
 		var revokedAt sql.NullInt64
 		var serial []byte
@@ -252,18 +253,6 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 	return changes, err
 }
 
-// outcome is the state, reason and time that a set gives to a certificate that was good or on hold.
-func (s *setRow) outcome() (pki.State, pki.Reason, time.Time) {
-	switch s.Action {
-	case revocation.Hold:
-		return pki.Hold, pki.CertificateHold, s.At
-	case revocation.Release:
-		return pki.Good, pki.Unspecified, time.Time{}
-	default:
-		return pki.Revoked, s.Reason, s.At
-	}
-}
-
 // Set returns a set.
 func (r *Revocation) Set(ctx context.Context, id int64) (revocation.Set, error) {
 	var s setRow
@@ -280,7 +269,7 @@ func (r *Revocation) OpenSets(ctx context.Context) ([]revocation.Set, error) {
 	var all []revocation.Set
 	err := r.db.file.Read(ctx, "read the revocations", func(ctx context.Context, tx *sql.Tx) error {
 		open, err := readOpenSets(ctx, tx)
-		for _, s := range open {
+		for _, s := range open.sets {
 			all = append(all, s.Set)
 		}
 		return err

@@ -9,6 +9,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -78,7 +79,7 @@ func (r *standingRow) read(ctx context.Context, from engine.Querier, q ra.Questi
 		[]any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorEnd, &r.successor.id, &r.successor.rest, &r.revoking,
 			&r.answerRow, &r.answerSerial, &r.answerIssuer, &r.answerKey.id, &r.answerKey.rest, &r.answerEnd, &r.answer}, r.key.columns())...)
 	if errors.Is(err, sql.ErrNoRows) {
-		return noIdentity(q.Identity)
+		return rules.NoIdentity(q.Identity)
 	}
 	return err
 }
@@ -95,7 +96,7 @@ func (r *standingRow) addSets(ctx context.Context, from engine.Querier, q ra.Que
 			return err
 		}
 		before := statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
-		if st := open.apply(before, masks[r.predecessor.Int64]); st != before {
+		if st := open.orders.Status(before, masks[r.predecessor.Int64]); st != before {
 			r.state.Int64, r.reason.Int64, r.version.Int64 = int64(st.State), int64(st.Reason), int64(st.Version) //nolint:gosec // as the table has it
 			r.revokedAt = sql.NullInt64{Int64: engine.Millis(st.RevokedAt), Valid: st.State != pki.Good}
 		}
@@ -109,10 +110,10 @@ func (r *standingRow) standing(q ra.Question) (ra.Standing, error) {
 	if st.Identity, err = r.id.identity(); err != nil {
 		return st, err
 	}
-	st.Key = r.key.against(q.Key, r.id.id)
+	st.Key = r.key.state(q.Key, r.id.id).Check()
 	if !q.Predecessor.IsZero() {
 		if !r.state.Valid {
-			return st, noPredecessor(q.Predecessor.Serial)
+			return st, rules.NoPredecessor(q.Predecessor)
 		}
 		st.Predecessor.Status = statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
 		st.Predecessor.NotAfter, st.Predecessor.Superseded = engine.FromMillis(r.predecessorEnd.Int64), r.supersededBy.Valid

@@ -8,8 +8,8 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
-	"github.com/brevet-pki/brevet/translog"
 )
 
 // CreateToken records a new token, bound to nothing and not spent.
@@ -18,7 +18,7 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
 		var identity int64
 		err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, t.Identity.String()).Scan(&identity)
 		if errors.Is(err, sql.ErrNoRows) {
-			return noIdentity(t.Identity)
+			return rules.NoIdentity(t.Identity)
 		}
 		if err != nil {
 			return err
@@ -29,18 +29,12 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
 			t.ID.Bytes(), identity, int64(t.Generation), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // generations count up from 1
 			encodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
 		if engine.IsDuplicate(err) {
-			return pki.Refuse(pki.RuleRequest, "draw a new secret", "the token %s is on record already", t.ID)
+			return rules.TokenExists(t.ID)
 		}
 		if err != nil {
 			return err
 		}
-		facts := map[string]string{"token": t.ID.String(), "profile": t.Profile, "expires": t.ExpiresAt.UTC().Format(time.RFC3339)}
-		if t.Replace {
-			facts["replace"] = "true"
-		}
-		return tx.append(ctx, translog.Entry{
-			Time: t.CreatedAt, Actor: t.CreatedBy, Action: translog.TokenCreated, Outcome: translog.Done, Identity: t.Identity, Facts: facts,
-		})
+		return tx.append(ctx, rules.TokenCreatedEntry(&t))
 	})
 }
 
@@ -61,22 +55,19 @@ func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestI
 	err := r.db.write(ctx, "bind a token", func(ctx context.Context, tx *writeTx) error {
 		var err error
 		t, err = readToken(ctx, tx, id)
-		if err == nil {
-			err = t.CheckRevoked()
-		}
-		if err != nil || !t.Request.IsZero() {
+		if err != nil {
 			return err
 		}
-		t.Request, t.Key = request, key
+		var bound bool
+		if t, bound, err = rules.BindToken(t, request, key); err != nil || !bound {
+			return err
+		}
 		err = tx.ExecOne(ctx, `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL`,
 			request.Bytes(), key.Bytes(), id.Bytes())
 		if err != nil {
 			return err
 		}
-		return tx.append(ctx, translog.Entry{
-			Time: at, Actor: pki.ActorToken(id), Action: translog.TokenBound, Outcome: translog.Done, Identity: t.Identity,
-			Facts: map[string]string{"token": id.String(), "request": request.String(), "key": key.String()},
-		})
+		return tx.append(ctx, rules.TokenBoundEntry(&t, at))
 	})
 	if err != nil {
 		return ra.Token{}, err
@@ -91,7 +82,7 @@ const tokenColumns = `
 func readToken(ctx context.Context, from engine.Querier, id pki.TokenID) (ra.Token, error) {
 	t, _, err := scanToken(from.QueryRowContext(ctx, `SELECT `+tokenColumns+` FROM tokens t WHERE t.token = ?`, id.Bytes()))
 	if errors.Is(err, sql.ErrNoRows) {
-		return ra.Token{}, pki.Refuse(pki.RuleNotFound, "make a new token (brevet token create)", "there is no token %s", id)
+		return ra.Token{}, rules.NoToken(id)
 	}
 	return t, err
 }
@@ -125,14 +116,14 @@ func scanToken(row engine.Scanner, more ...any) (ra.Token, int64, error) {
 	return t, id, err
 }
 
-// The states of tokens t of identities n, at a time.
+// tokenState is rules.TokenState for tokens t of identities n, at a time.
 const tokenState = `
 	CASE WHEN t.spent THEN 'spent' WHEN ` + whyRevoked + ` IS NOT NULL THEN 'revoked' WHEN t.expires_at <= ? THEN 'expired'
 	     WHEN t.generation <> n.generation THEN 'stale' ELSE 'open' END`
 
 // Tokens returns a page of tokens, the newest first.
 func (r *RA) Tokens(ctx context.Context, sel ra.TokenSelection, at time.Time, from ra.Cursor, limit int) ([]ra.ListedToken, ra.Cursor, error) {
-	if err := checkLimit(limit); err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, 0, err
 	}
 	if from == 0 {

@@ -14,14 +14,14 @@ import (
 // writeTx is the one transaction that is writing, as one job sees it. It belongs to one goroutine.
 type writeTx struct {
 	*engine.Tx
-	issuers map[pki.IssuerID]int64         // those that this job has looked up
-	callers map[pki.Caller]pki.CallerState // those that this job has looked up
+	issuers map[pki.IssuerID]int64         // those that this job has looked up; nil before the first
+	callers map[pki.Caller]pki.CallerState // those that this job has looked up; nil before the first
 }
 
 // write runs do in a transaction and returns once that is durable.
 func (db *DB) write(ctx context.Context, what string, do func(context.Context, *writeTx) error) error {
 	return db.file.Write(ctx, what, func(ctx context.Context, tx *engine.Tx) error {
-		return do(ctx, &writeTx{tx, map[pki.IssuerID]int64{}, map[pki.Caller]pki.CallerState{}})
+		return do(ctx, &writeTx{Tx: tx})
 	})
 }
 
@@ -50,16 +50,11 @@ func (tx *writeTx) issuer(ctx context.Context, issuer pki.IssuerID) (int64, erro
 	if err != nil {
 		return 0, err
 	}
+	if tx.issuers == nil {
+		tx.issuers = map[pki.IssuerID]int64{}
+	}
 	tx.issuers[issuer] = id
 	return id, nil
-}
-
-// checkLimit refuses a page of nothing, which SQLite would take for one without an end.
-func checkLimit(limit int) error {
-	if limit < 1 {
-		return pki.Refuse(pki.RuleRequest, "ask for at least one", "a page of %d", limit)
-	}
-	return nil
 }
 
 // encodeRef returns NULL for no certificate, and for any other its issuer and serial number.
