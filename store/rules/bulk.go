@@ -15,13 +15,16 @@ const (
 
 // BulkOrder returns what a bulk revocation does to each of its members.
 func BulkOrder(o revocation.SetOrder) revocation.Order {
-	return revocation.Order{Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, By: o.By, Why: o.Why, At: o.At}
+	return revocation.Order{
+		Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, By: o.By, Why: o.Why, At: o.At,
+	}
 }
 
 // BulkOf returns an order about an identity or a key as a bulk revocation of a selection.
 func BulkOf(o revocation.Order, by revocation.Selection) revocation.SetOrder {
 	bulk := revocation.SetOrder{
-		Selection: by, Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, By: o.By, Why: o.Why, At: o.At,
+		Selection: by, Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, By: o.By, Why: o.Why,
+		At: o.At,
 	}
 	if o.Action == revocation.Hold {
 		bulk.Reason = pki.CertificateHold
@@ -49,21 +52,23 @@ func CheckOpenBulk(o revocation.SetOrder, open int) error {
 	if open < limit {
 		return nil
 	}
-	return pki.Refuse(pki.RuleBusy, "wait until the records of an earlier one have followed", "%d sets of certificates are being changed", open)
+	return pki.Refuse(pki.RuleBusy, "wait until the records of an earlier one have followed",
+		"%d sets of certificates are being changed", open)
 }
 
-// MarksKey reports whether a bulk revocation selects by a key and marks it as compromised, which it does even if the key
-// has no certificate.
+// MarksKey reports whether a bulk revocation selects by a key and marks it as compromised, which it does even if the
+// key has no certificate.
 func MarksKey(o revocation.SetOrder) bool { return o.Reason == pki.KeyCompromise && !o.Key.IsZero() }
 
 // Spreads reports whether a bulk revocation may have members that its selection does not match: other certificates of a
 // key that it marks as compromised. All certificates of a key belong to one identity, and share its labels.
 func Spreads(o revocation.SetOrder) bool {
-	return o.Reason == pki.KeyCompromise && (!o.Issuer.IsZero() || o.Profile != "" || !o.IssuedFrom.IsZero() || !o.IssuedUntil.IsZero())
+	return o.Reason == pki.KeyCompromise &&
+		(!o.Issuer.IsZero() || o.Profile != "" || !o.IssuedFrom.IsZero() || !o.IssuedUntil.IsZero())
 }
 
-// NextMember returns the status that a bulk revocation, as [BulkOrder] returns it, gives to a member, and reports whether
-// it differs from before. What is final stays.
+// NextMember returns the status that a bulk revocation, as [BulkOrder] returns it, gives to a member, and reports
+// whether it differs from before. What is final stays.
 func NextMember(s pki.Status, o revocation.Order) (pki.Status, bool) {
 	next, changed, err := NextStatus(s, o)
 	if err != nil || !changed {
@@ -72,8 +77,8 @@ func NextMember(s pki.Status, o revocation.Order) (pki.Status, bool) {
 	return next, true
 }
 
-// OpenBulk is the open bulk revocations as [BulkOrder] returns them, the oldest first. Each is in effect for its members
-// although their own records do not say so yet.
+// OpenBulk is the open bulk revocations as [BulkOrder] returns them, the oldest first. Each is in effect for its
+// members although their own records do not say so yet.
 type OpenBulk []revocation.Order
 
 // Status returns the effective status of a certificate. Bit i of members says whether it is a member of the i-th.
@@ -135,8 +140,8 @@ type Link[K comparable] struct {
 }
 
 // Lineage returns the certificates that were renewed from the first link, itself included (revocation.Selection). The
-// links are all certificates of the identity from that one on, in the order of their recording. Each renewal comes after
-// its predecessor, so one pass finds them.
+// links are all certificates of the identity from that one on, in the order of their recording. Each renewal comes
+// after its predecessor, so one pass finds them.
 func Lineage[K comparable](links []Link[K]) map[int64]bool {
 	line, keys := map[int64]bool{}, map[K]bool{}
 	for i, l := range links {

@@ -25,7 +25,8 @@ type Installation struct {
 func ParseInstallation(in ca.Installed) (Installation, error) {
 	cert, err := x509.ParseCertificate(in.Certificate)
 	if err != nil || !bytes.Equal(cert.Raw, in.Certificate) {
-		return Installation{}, pki.Refuse(pki.RuleCertificate, "install one CA certificate in DER", "what is to be installed is not a certificate")
+		return Installation{}, pki.Refuse(pki.RuleCertificate, "install one CA certificate in DER",
+			"what is to be installed is not a certificate")
 	}
 	return Installation{in, cert}, nil
 }
@@ -36,14 +37,16 @@ func (i Installation) Fingerprint() []byte {
 	return sum[:]
 }
 
-// CheckReplace refuses to install a certificate for the subject and key of one that was removed, or that has another key
-// label. It reports whether the certificate differs from the one before.
+// CheckReplace refuses to install a certificate for the subject and key of one that was removed, or that has another
+// key label. It reports whether the certificate differs from the one before.
 func (i Installation) CheckReplace(before Installation) (differs bool, err error) {
 	switch {
 	case before.State == ca.Removed:
-		return false, pki.Refuse(pki.RuleCAInUse, "make a new generation, with its own subject and key", "%s was removed", i.Parsed.Subject)
+		return false, pki.Refuse(pki.RuleCAInUse, "make a new generation, with its own subject and key",
+			"%s was removed", i.Parsed.Subject)
 	case before.Key != i.Key:
-		return false, pki.Refuse(pki.RuleRequest, "leave it as it is", "the certificate of %s is installed with the key label %q", i.Parsed.Subject, before.Key)
+		return false, pki.Refuse(pki.RuleRequest, "leave it as it is",
+			"the certificate of %s is installed with the key label %q", i.Parsed.Subject, before.Key)
 	default:
 		return !bytes.Equal(before.Certificate, i.Certificate), nil
 	}
@@ -51,7 +54,8 @@ func (i Installation) CheckReplace(before Installation) (differs bool, err error
 
 // NoInstallation returns the refusal of a CA that is not installed.
 func NoInstallation(id pki.IssuerID) *pki.Refusal {
-	return pki.Refuse(pki.RuleNotFound, "name an installed CA", "no CA with the identifier %s is installed", id.Short())
+	return pki.Refuse(pki.RuleNotFound, "name an installed CA",
+		"no CA with the identifier %s is installed", id.Short())
 }
 
 // CheckRetire refuses to retire a CA unless it issues and another active CA can take its place. Others are the other
@@ -69,22 +73,25 @@ func (i Installation) CheckRetire(others []Installation, at time.Time) error {
 			return nil
 		}
 	}
-	return pki.Refuse(pki.RuleCAInUse, "install the next generation first", "no other CA is active: without %s nothing would be issued", subject)
+	return pki.Refuse(pki.RuleCAInUse, "install the next generation first",
+		"no other CA is active: without %s nothing would be issued", subject)
 }
 
 // Removable reports whether a CA has expired at a time, and so may be removed whatever else there is.
 func (i Installation) Removable(now time.Time) bool { return i.Parsed.NotAfter.Before(now) }
 
-// CheckRemove refuses to remove a CA that is active, or that signed another installed CA. Others are those that were not
-// removed.
+// CheckRemove refuses to remove a CA that is active, or that signed another installed CA. Others are those that were
+// not removed.
 func (i Installation) CheckRemove(others []Installation) error {
 	subject := i.Parsed.Subject
 	if i.Key != "" && i.State == ca.Active {
 		return pki.Refuse(pki.RuleCAInUse, "retire it first", "%s is active", subject)
 	}
 	for _, other := range others {
-		if bytes.Equal(other.Parsed.RawIssuer, i.Parsed.RawSubject) && other.Parsed.CheckSignatureFrom(i.Parsed) == nil {
-			return pki.Refuse(pki.RuleCAInUse, "remove that one first", "%s signed %s, which is installed", subject, other.Parsed.Subject)
+		named := bytes.Equal(other.Parsed.RawIssuer, i.Parsed.RawSubject)
+		if named && other.Parsed.CheckSignatureFrom(i.Parsed) == nil {
+			return pki.Refuse(pki.RuleCAInUse, "remove that one first",
+				"%s signed %s, which is installed", subject, other.Parsed.Subject)
 		}
 	}
 	return nil
@@ -99,7 +106,8 @@ func (i Installation) StillIssued(notAfter time.Time) *pki.Refusal {
 // Entry records what happened to the CA.
 func (i Installation) Entry(action translog.Action, by pki.Actor, at time.Time) translog.Entry {
 	facts := map[string]string{
-		"subject": i.Parsed.Subject.String(), "issuer": pki.IssuerOf(i.Parsed).String(), "fingerprint": hex.EncodeToString(i.Fingerprint()),
+		"subject": i.Parsed.Subject.String(), "issuer": pki.IssuerOf(i.Parsed).String(),
+		"fingerprint": hex.EncodeToString(i.Fingerprint()),
 	}
 	if i.Key != "" {
 		facts["key"] = i.Key
@@ -114,7 +122,8 @@ const CRLNumberSize = 20
 func NextCRLNumber(issuer pki.IssuerID, last *big.Int) (*big.Int, error) {
 	next := new(big.Int).Add(last, big.NewInt(1))
 	if !fitsCRLNumber(next) {
-		return nil, pki.Refuse(pki.RuleCRL, "install a new generation of the CA", "the CRL numbers of %s are used up", issuer.Short())
+		return nil, pki.Refuse(pki.RuleCRL, "install a new generation of the CA",
+			"the CRL numbers of %s are used up", issuer.Short())
 	}
 	return next, nil
 }
@@ -126,7 +135,8 @@ func CheckCRLNumber(c revocation.CRL) error {
 	if fitsCRLNumber(c.Number) {
 		return nil
 	}
-	return pki.Refuse(pki.RuleCRL, "number it with at most 20 octets (RFC 5280 section 5.2.3)", "the CRL number %v is not one", c.Number)
+	return pki.Refuse(pki.RuleCRL, "number it with at most 20 octets (RFC 5280 section 5.2.3)",
+		"the CRL number %v is not one", c.Number)
 }
 
 // OldCRL returns the refusal of a CRL whose number is not above that of the one on record.

@@ -24,7 +24,8 @@ func SplitEntry(e translog.Entry) []translog.Entry {
 	parts := make([]translog.Entry, len(chunks))
 	for i, changes := range chunks {
 		parts[i] = e
-		parts[i].Changes, parts[i].Facts = changes, map[string]string{"part": strconv.Itoa(i+1) + "/" + strconv.Itoa(len(chunks))}
+		parts[i].Changes = changes
+		parts[i].Facts = map[string]string{"part": strconv.Itoa(i+1) + "/" + strconv.Itoa(len(chunks))}
 		maps.Copy(parts[i].Facts, e.Facts)
 	}
 	return parts
@@ -46,7 +47,8 @@ func IssuedEntry(r *ca.Record, at time.Time, superseded pki.StatusChange) transl
 	e := translog.Entry{
 		Time: at, Actor: r.Actor, Action: translog.CertificateIssued, Outcome: translog.Done, Identity: r.Identity,
 		Changes: []pki.StatusChange{{
-			Ref: r.Ref, NotAfter: r.NotAfter, Status: pki.Status{State: pki.Good, Version: 1}, Fingerprint: fingerprint[:],
+			Ref: r.Ref, NotAfter: r.NotAfter, Status: pki.Status{State: pki.Good, Version: 1},
+			Fingerprint: fingerprint[:],
 		}},
 		Facts: facts,
 	}
@@ -58,23 +60,29 @@ func IssuedEntry(r *ca.Record, at time.Time, superseded pki.StatusChange) transl
 
 // AbandonedEntry records certificates that no request became.
 func AbandonedEntry(at time.Time, changes []pki.StatusChange) translog.Entry {
-	return translog.Entry{Time: at, Actor: issuerActor, Action: translog.CertificateAbandoned, Outcome: translog.Done, Changes: changes}
+	return translog.Entry{
+		Time: at, Actor: issuerActor, Action: translog.CertificateAbandoned, Outcome: translog.Done,
+		Changes: changes,
+	}
 }
 
 // RefusedCertificateEntry records a certificate that its guard refused.
-func RefusedCertificateEntry(r *ca.Record, why *pki.Refusal, at time.Time, changes []pki.StatusChange) translog.Entry {
+func RefusedCertificateEntry(
+	r *ca.Record, why *pki.Refusal, at time.Time, changes []pki.StatusChange,
+) translog.Entry {
 	e := AbandonedEntry(at, changes)
 	e.Actor, e.Identity, e.Facts = r.Actor, r.Identity, refusalFacts(why)
 	return e
 }
 
-// DuplicateEntry records an abandoned certificate whose serial number is on record. The certificate on record is another
-// one, and keeps its status.
+// DuplicateEntry records an abandoned certificate whose serial number is on record. The certificate on record is
+// another one, and keeps its status.
 func DuplicateEntry(item ca.IntentItem, at time.Time) translog.Entry {
 	return translog.Entry{
 		Time: at, Actor: issuerActor, Action: translog.CertificateAbandoned, Outcome: translog.Refused,
 		Facts: map[string]string{
-			"serial": item.Ref.Serial.String(), "issuer": item.Ref.Issuer.String(), "detail": "the serial number is on record already",
+			"serial": item.Ref.Serial.String(), "issuer": item.Ref.Issuer.String(),
+			"detail": "the serial number is on record already",
 		},
 	}
 }
@@ -82,7 +90,8 @@ func DuplicateEntry(item ca.IntentItem, at time.Time) translog.Entry {
 // RefusedEntry records a refusal.
 func RefusedEntry(by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) translog.Entry {
 	return translog.Entry{
-		Time: at, Actor: by, Action: translog.RequestRefused, Outcome: translog.Refused, Identity: identity, Facts: refusalFacts(why),
+		Time: at, Actor: by, Action: translog.RequestRefused, Outcome: translog.Refused, Identity: identity,
+		Facts: refusalFacts(why),
 	}
 }
 
@@ -117,20 +126,24 @@ func identityEntry(id ra.Identity, action translog.Action, by pki.Actor, at time
 
 // TokenCreatedEntry records a new token.
 func TokenCreatedEntry(t *ra.Token) translog.Entry {
-	facts := map[string]string{"token": t.ID.String(), "profile": t.Profile, "expires": t.ExpiresAt.UTC().Format(time.RFC3339)}
+	facts := map[string]string{
+		"token": t.ID.String(), "profile": t.Profile, "expires": t.ExpiresAt.UTC().Format(time.RFC3339),
+	}
 	if t.Replace {
 		facts["replace"] = "true"
 	}
 	return translog.Entry{
-		Time: t.CreatedAt, Actor: t.CreatedBy, Action: translog.TokenCreated, Outcome: translog.Done, Identity: t.Identity, Facts: facts,
+		Time: t.CreatedAt, Actor: t.CreatedBy, Action: translog.TokenCreated, Outcome: translog.Done,
+		Identity: t.Identity, Facts: facts,
 	}
 }
 
 // TokenBoundEntry records what a token was bound to.
 func TokenBoundEntry(t *ra.Token, at time.Time) translog.Entry {
 	return translog.Entry{
-		Time: at, Actor: pki.ActorToken(t.ID), Action: translog.TokenBound, Outcome: translog.Done, Identity: t.Identity,
-		Facts: map[string]string{"token": t.ID.String(), "request": t.Request.String(), "key": t.Key.String()},
+		Time: at, Actor: pki.ActorToken(t.ID), Action: translog.TokenBound, Outcome: translog.Done,
+		Identity: t.Identity,
+		Facts:    map[string]string{"token": t.ID.String(), "request": t.Request.String(), "key": t.Key.String()},
 	}
 }
 
@@ -141,19 +154,24 @@ func TokenRevokedEntry(v ra.TokenRevocation, t *ra.Token) translog.Entry {
 
 // TokensRevokedEntry records the revocation of all tokens of a maker, of which so many could have been used.
 func TokensRevokedEntry(v ra.TokenRevocation, maker pki.SPIFFEID, cause string, usable int) translog.Entry {
-	return tokensEntry(v, maker, map[string]string{"made_by": maker.String(), "tokens": strconv.Itoa(usable), "cause": cause})
+	facts := map[string]string{"made_by": maker.String(), "tokens": strconv.Itoa(usable), "cause": cause}
+	return tokensEntry(v, maker, facts)
 }
 
 func tokensEntry(v ra.TokenRevocation, id pki.SPIFFEID, facts map[string]string) translog.Entry {
 	if v.Why != "" {
 		facts["comment"] = v.Why
 	}
-	return translog.Entry{Time: v.At, Actor: v.By, Action: translog.TokenRevoked, Outcome: translog.Done, Identity: id, Facts: facts}
+	return translog.Entry{
+		Time: v.At, Actor: v.By, Action: translog.TokenRevoked, Outcome: translog.Done, Identity: id,
+		Facts: facts,
+	}
 }
 
 // certificateActions are the log's actions for what orders do to certificates.
 var certificateActions = map[revocation.Action]translog.Action{
-	revocation.Revoke: translog.CertificateRevoked, revocation.Hold: translog.CertificateHeld, revocation.Release: translog.CertificateReleased,
+	revocation.Revoke: translog.CertificateRevoked, revocation.Hold: translog.CertificateHeld,
+	revocation.Release: translog.CertificateReleased,
 }
 
 // CertificateEntry records an order about one certificate of an identity.
@@ -175,7 +193,8 @@ func IdentityEntry(o revocation.Order, action translog.Action, out revocation.Ou
 
 func orderEntry(o revocation.Order, action translog.Action, id pki.SPIFFEID, out revocation.Outcome) translog.Entry {
 	e := translog.Entry{
-		Time: o.At, Actor: o.By, Action: action, Outcome: translog.Done, Identity: id, Changes: out.Changed, Facts: orderFacts(o),
+		Time: o.At, Actor: o.By, Action: action, Outcome: translog.Done, Identity: id, Changes: out.Changed,
+		Facts: orderFacts(o),
 	}
 	if out.Set != 0 {
 		e.Facts["set"] = strconv.FormatInt(out.Set, 10)
@@ -203,7 +222,8 @@ func BulkEntry(s revocation.Set) translog.Entry {
 	facts := orderFacts(BulkOrder(s.SetOrder))
 	facts["set"] = strconv.FormatInt(s.ID, 10)
 	for name, value := range map[string]string{
-		"issuer": textOf(s.Issuer), "lineage_of": textOf(s.LineageOf.Serial), "key": textOf(s.Key), "profile": s.Profile,
+		"issuer": textOf(s.Issuer), "lineage_of": textOf(s.LineageOf.Serial), "key": textOf(s.Key),
+		"profile":     s.Profile,
 		"issued_from": timeText(s.IssuedFrom), "issued_until": timeText(s.IssuedUntil),
 	} {
 		if value != "" {
@@ -214,7 +234,8 @@ func BulkEntry(s revocation.Set) translog.Entry {
 		facts["label"] = s.Label.Name + "=" + s.Label.Value
 	}
 	return translog.Entry{
-		Time: s.At, Actor: s.By, Action: translog.RevocationOrdered, Outcome: translog.Done, Identity: s.Identity, Facts: facts,
+		Time: s.At, Actor: s.By, Action: translog.RevocationOrdered, Outcome: translog.Done,
+		Identity: s.Identity, Facts: facts,
 	}
 }
 
@@ -238,8 +259,9 @@ func timeText(t time.Time) string {
 // BulkStepEntry records a step of a bulk revocation: certificates whose records say now what it has ordered.
 func BulkStepEntry(s revocation.Set, at time.Time, identity pki.SPIFFEID, changes []pki.StatusChange) translog.Entry {
 	e := translog.Entry{
-		Time: at, Actor: s.By, Action: certificateActions[s.Action], Outcome: translog.Done, Identity: identity, Changes: changes,
-		Facts: map[string]string{"set": strconv.FormatInt(s.ID, 10)},
+		Time: at, Actor: s.By, Action: certificateActions[s.Action], Outcome: translog.Done, Identity: identity,
+		Changes: changes,
+		Facts:   map[string]string{"set": strconv.FormatInt(s.ID, 10)},
 	}
 	if s.Action == revocation.Revoke {
 		e.Facts["reason"] = s.Reason.String()
@@ -262,10 +284,14 @@ func CRLEntry(c revocation.CRL, by pki.Actor, at time.Time) translog.Entry {
 // ExpiredEntry records which certificates were removed, by the range of their ends from the oldest on.
 func ExpiredEntry(at, oldest time.Time, gone ra.Expired) translog.Entry {
 	facts := map[string]string{
-		"certificates": strconv.Itoa(gone.Certificates), "tokens": strconv.Itoa(gone.Tokens), "keys": strconv.Itoa(gone.Keys),
+		"certificates": strconv.Itoa(gone.Certificates), "tokens": strconv.Itoa(gone.Tokens),
+		"keys": strconv.Itoa(gone.Keys),
 	}
 	if gone.Certificates > 0 {
-		facts["not_after_from"], facts["not_after_to"] = oldest.Format(time.RFC3339), gone.Next.NotAfter.Format(time.RFC3339)
+		facts["not_after_from"] = oldest.Format(time.RFC3339)
+		facts["not_after_to"] = gone.Next.NotAfter.Format(time.RFC3339)
 	}
-	return translog.Entry{Time: at, Actor: retentionActor, Action: translog.RecordsExpired, Outcome: translog.Done, Facts: facts}
+	return translog.Entry{
+		Time: at, Actor: retentionActor, Action: translog.RecordsExpired, Outcome: translog.Done, Facts: facts,
+	}
 }

@@ -34,15 +34,17 @@ func UpdateIdentity(have, want ra.Identity) (ra.Identity, bool, error) {
 	if want.SameParticulars(have) {
 		return have, false, nil
 	}
-	have.Profile, have.Labels, have.DNSNames, have.IPAddresses = want.Profile, want.Labels, want.DNSNames, want.IPAddresses
+	have.Profile, have.Labels = want.Profile, want.Labels
+	have.DNSNames, have.IPAddresses = want.DNSNames, want.IPAddresses
 	have.Generation++
 	return have, true, nil
 }
 
-// LabelsFrozen returns the refusal to change an identity's labels while a bulk revocation selects by a label: the labels
-// say which certificates it covers.
+// LabelsFrozen returns the refusal to change an identity's labels while a bulk revocation selects by a label: the
+// labels say which certificates it covers.
 func LabelsFrozen() *pki.Refusal {
-	return pki.Refuse(pki.RuleBusy, "ask again in a minute", "certificates are being revoked by a label, and labels do not change meanwhile")
+	return pki.Refuse(pki.RuleBusy, "ask again in a minute",
+		"certificates are being revoked by a label, and labels do not change meanwhile")
 }
 
 // IdentityMove is what an order does to an identity.

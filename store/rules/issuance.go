@@ -52,7 +52,8 @@ func (k Key) Check() *pki.Refusal {
 	case k.Reserved:
 		return pki.Refuse(pki.RuleKeyReserved, hint, "the key is that of a CA")
 	case k.Collides:
-		return pki.Refuse(pki.RuleKeyForeign, hint, "the first bytes of the key's hash are those of another key on record")
+		return pki.Refuse(pki.RuleKeyForeign, hint,
+			"the first bytes of the key's hash are those of another key on record")
 	case k.Compromised:
 		return pki.Refuse(pki.RuleKeyCompromised, hint, "the key was revoked as compromised")
 	case k.Foreign:
@@ -82,7 +83,8 @@ func (e Effects) KeyUses() int {
 // Renews reports whether a record is its caller's own renewal. Then the predecessor is the caller's certificate, and
 // [Issuance.Check] authorizes the caller by it.
 func Renews(r *ca.Record) bool {
-	return !r.Guard.Predecessor.IsZero() && r.Actor.Caller() == pki.Caller{Identity: r.Identity, Certificate: r.Guard.Predecessor}
+	before := r.Guard.Predecessor
+	return !before.IsZero() && r.Actor.Caller() == pki.Caller{Identity: r.Identity, Certificate: before}
 }
 
 // CheckRecord returns the refusal of a record that no state of the store could accept, or nil.
@@ -96,8 +98,8 @@ func CheckRecord(r *ca.Record) *pki.Refusal {
 	return nil
 }
 
-// Check returns what recording a certificate changes, or its refusal if something no longer holds that was true when the
-// certificate was decided. [CheckRecord] comes before it.
+// Check returns what recording a certificate changes, or its refusal if something no longer holds that was true when
+// the certificate was decided. [CheckRecord] comes before it.
 func (s *Issuance) Check(r *ca.Record, at time.Time) (Effects, *pki.Refusal) {
 	var e Effects
 	if refusal := s.checkIdentity(r); refusal != nil {
@@ -135,14 +137,16 @@ func (s *Issuance) checkIdentity(r *ca.Record) *pki.Refusal {
 		return NoIdentity(r.Identity)
 	}
 	if s.Answered {
-		return pki.Refuse(pki.RuleRequestReused, "ask again for the certificate on record, or draw a new request ID for another one",
+		return pki.Refuse(pki.RuleRequestReused,
+			"ask again for the certificate on record, or draw a new request ID for another one",
 			"the request ID was answered with a certificate before")
 	}
 	if r.Guard.Identity.IsZero() && !r.Guard.Enrolls {
 		return nil
 	}
 	if r.Guard.Identity != r.Identity {
-		return pki.Refuse(pki.RuleIdentity, "ask again", "the certificate of %s was decided for %s", r.Identity, r.Guard.Identity)
+		return pki.Refuse(pki.RuleIdentity, "ask again",
+			"the certificate of %s was decided for %s", r.Identity, r.Guard.Identity)
 	}
 	if refusal := r.Identity.CheckMayHold(s.State); refusal != nil {
 		return refusal
@@ -176,7 +180,8 @@ func (p *Predecessor) check(g *pki.Guard) *pki.Refusal {
 		return refusal
 	}
 	if p.Renewed && !g.Renewed {
-		return pki.Refuse(pki.RuleChanged, "ask again", "certificate %s was renewed while the request was under way", g.Predecessor.Serial)
+		return pki.Refuse(pki.RuleChanged, "ask again",
+			"certificate %s was renewed while the request was under way", g.Predecessor.Serial)
 	}
 	return nil
 }
@@ -184,23 +189,26 @@ func (p *Predecessor) check(g *pki.Guard) *pki.Refusal {
 // caller is what is on record of a caller that renews. Its certificate is good by then.
 func (s *Issuance) caller() pki.CallerState {
 	return pki.CallerState{
-		NotBefore: s.Predecessor.NotBefore, NotAfter: s.Predecessor.NotAfter, Status: pki.Status{State: pki.Good}, Identity: s.State,
+		NotBefore: s.Predecessor.NotBefore, NotAfter: s.Predecessor.NotAfter,
+		Status: pki.Status{State: pki.Good}, Identity: s.State,
 	}
 }
 
 func (p *Predecessor) supersede(ref pki.CertRef, at time.Time) pki.StatusChange {
 	return pki.StatusChange{Ref: ref, NotAfter: p.NotAfter, Status: pki.Status{
-		State: pki.Revoked, Reason: pki.Superseded, RevokedAt: at.Truncate(time.Second), Version: p.Status.Version + 1,
+		State: pki.Revoked, Reason: pki.Superseded, RevokedAt: at.Truncate(time.Second),
+		Version: p.Status.Version + 1,
 	}}
 }
 
 // SerialTaken returns the refusal of a record whose serial number is on record.
 func SerialTaken(serial pki.Serial) *pki.Refusal {
-	return pki.Refuse(pki.RuleBusy, "ask again: the next certificate has another number", "the serial number %s is on record already", serial)
+	return pki.Refuse(pki.RuleBusy, "ask again: the next certificate has another number",
+		"the serial number %s is on record already", serial)
 }
 
-// Abandoned returns the status of a certificate that was never delivered. Its reason is unspecified: nothing happened to
-// its key or holder that another reason would name.
+// Abandoned returns the status of a certificate that was never delivered. Its reason is unspecified: nothing happened
+// to its key or holder that another reason would name.
 func Abandoned(at time.Time) pki.Status {
 	return pki.Status{State: pki.Revoked, Reason: pki.Unspecified, RevokedAt: at.Truncate(time.Second), Version: 1}
 }

@@ -1,6 +1,6 @@
-// Package rules holds the domain's rules about records: what a certificate's guard asks, how the states of certificates,
-// identities and tokens follow each other, what a bulk revocation does to its members, and how the log records each
-// change. Every store engine applies them in its own transactions, so that each rule stands once.
+// Package rules holds the domain's rules about records: what a certificate's guard asks, how the states of
+// certificates, identities and tokens follow each other, what a bulk revocation does to its members, and how the log
+// records each change. Every store engine applies them in its own transactions, so that each rule stands once.
 //
 // The functions are pure: they take values and return the next state, the log entry, or a *pki.Refusal. They know no
 // clock, no SQL and no transaction. What an engine must read for a rule is the type that the rule takes, such as
@@ -51,17 +51,20 @@ func NoIdentity(id pki.SPIFFEID) *pki.Refusal {
 
 // NoPredecessor returns the refusal of a renewal of a certificate that was not issued to the identity.
 func NoPredecessor(ref pki.CertRef) *pki.Refusal {
-	return pki.Refuse(pki.RulePredecessor, "enroll with a new token", "the certificate to renew, %s, is not on record", ref.Serial)
+	return pki.Refuse(pki.RulePredecessor, "enroll with a new token",
+		"the certificate to renew, %s, is not on record", ref.Serial)
 }
 
 // NoCertificate returns the refusal of a certificate that is not on record.
 func NoCertificate(serial pki.Serial) *pki.Refusal {
-	return pki.Refuse(pki.RuleNotFound, "look for it with brevet cert list", "there is no certificate %s on record", serial)
+	return pki.Refuse(pki.RuleNotFound, "look for it with brevet cert list",
+		"there is no certificate %s on record", serial)
 }
 
 // NoKey returns the refusal of a key that was not certified.
 func NoKey(key pki.KeyHash) *pki.Refusal {
-	return pki.Refuse(pki.RuleNotFound, "look at which CA has certified it, and when: records of expired certificates are removed",
+	return pki.Refuse(pki.RuleNotFound,
+		"look at which CA has certified it, and when: records of expired certificates are removed",
 		"no certificate of the key %s is on record", key)
 }
 

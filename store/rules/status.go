@@ -25,9 +25,11 @@ func (c *Certificate) Unchanged() pki.StatusChange {
 	return pki.StatusChange{Ref: c.Ref, NotAfter: c.NotAfter, Status: c.Status}
 }
 
-// Change returns the certificate's next status and invalidity date, and reports whether they differ from before. An order
-// that upgrades a revocation to keyCompromise and names no invalidity date keeps the date on record.
-func (c *Certificate) Change(o revocation.Order) (next pki.StatusChange, invalidSince time.Time, changed bool, err error) {
+// Change returns the certificate's next status and invalidity date, and reports whether they differ from before. An
+// order that upgrades a revocation to keyCompromise and names no invalidity date keeps the date on record.
+func (c *Certificate) Change(
+	o revocation.Order,
+) (next pki.StatusChange, invalidSince time.Time, changed bool, err error) {
 	status, changed, err := NextStatus(c.Status, o)
 	if err != nil || !changed {
 		return c.Unchanged(), c.InvalidSince, false, err
@@ -39,7 +41,9 @@ func (c *Certificate) Change(o revocation.Order) (next pki.StatusChange, invalid
 }
 
 // ChangeMember is Change for one of several certificates of an order: if its status is final, it keeps it.
-func (c *Certificate) ChangeMember(o revocation.Order) (next pki.StatusChange, invalidSince time.Time, changed bool, err error) {
+func (c *Certificate) ChangeMember(
+	o revocation.Order,
+) (next pki.StatusChange, invalidSince time.Time, changed bool, err error) {
 	next, invalidSince, changed, err = c.Change(o)
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleFinal {
 		return next, invalidSince, false, nil
@@ -47,16 +51,18 @@ func (c *Certificate) ChangeMember(o revocation.Order) (next pki.StatusChange, i
 	return next, invalidSince, changed, err
 }
 
-// CheckHold refuses to hold or unhold one certificate of an identity that is suspended, or all of whose certificates are
-// being held or released. A revocation always passes.
+// CheckHold refuses to hold or unhold one certificate of an identity that is suspended, or all of whose certificates
+// are being held or released. A revocation always passes.
 func (c *Certificate) CheckHold(o revocation.Order, holding bool) error {
 	switch {
 	case o.Action == revocation.Revoke:
 		return nil
 	case o.Action == revocation.Release && c.IdentityState == pki.Suspended:
-		return pki.Refuse(pki.RuleIdentityState, "resume the identity, which releases its certificates", "%s is suspended", c.Identity)
+		return pki.Refuse(pki.RuleIdentityState, "resume the identity, which releases its certificates",
+			"%s is suspended", c.Identity)
 	case holding:
-		return pki.Refuse(pki.RuleBusy, "ask again in a minute", "the certificates of %s are being held or released", c.Identity)
+		return pki.Refuse(pki.RuleBusy, "ask again in a minute",
+			"the certificates of %s are being held or released", c.Identity)
 	default:
 		return nil
 	}
@@ -102,7 +108,8 @@ func checkFinal(s pki.Status) error {
 	if s.State != pki.Revoked {
 		return nil
 	}
-	return pki.Refuse(pki.RuleFinal, "leave it as it is; only keyCompromise can follow", "it is revoked already (%s)", s.Reason)
+	return pki.Refuse(pki.RuleFinal, "leave it as it is; only keyCompromise can follow",
+		"it is revoked already (%s)", s.Reason)
 }
 
 // CompromisesKeys reports whether an order says that keys have leaked. It marks the keys of its certificates.

@@ -56,7 +56,8 @@ func RevokesToken(t *ra.Token, at time.Time) (revokes, usable bool) {
 // CheckTokenRevocation refuses a revocation that is not of exactly one token or one maker.
 func CheckTokenRevocation(v ra.TokenRevocation) error {
 	if (v.ID == "") == v.MadeBy.IsZero() {
-		return pki.Refuse(pki.RuleRequest, "name one token, or the maker of tokens", "a revocation is of exactly one of them")
+		return pki.Refuse(pki.RuleRequest, "name one token, or the maker of tokens",
+			"a revocation is of exactly one of them")
 	}
 	return nil
 }
@@ -68,7 +69,8 @@ const tokenPrefix = 8
 func TokenPrefix(text string) ([]byte, error) {
 	first, err := hex.DecodeString(text)
 	if err != nil || len(first) != tokenPrefix {
-		return nil, pki.Refuse(pki.RuleRequest, "give the 16 hexadecimal digits that brevet token list prints", "%.80q names no token", text)
+		return nil, pki.Refuse(pki.RuleRequest, "give the 16 hexadecimal digits that brevet token list prints",
+			"%.80q names no token", text)
 	}
 	return first, nil
 }
@@ -78,7 +80,8 @@ func NoTokenNamed(text string) *pki.Refusal {
 	return pki.Refuse(pki.RuleNotFound, "look for it with brevet token list", "there is no token %s", text)
 }
 
-// Distrust returns why an order revokes the tokens that its subject's identity has made, or an empty text if it does not.
+// Distrust returns why an order revokes the tokens that its subject's identity has made, or an empty text if it does
+// not.
 func Distrust(o revocation.Order) string {
 	switch {
 	case o.Action == revocation.Hold && o.State == pki.Suspended:
