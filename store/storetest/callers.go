@@ -76,7 +76,7 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		return err
 	},
 	"revocation.Records.Apply": func(t *testing.T, w *world, by pki.Actor) error {
-		_, err := w.Revocation.Apply(t.Context(), revocation.Order{
+		_, err := w.Orders.Apply(t.Context(), revocation.Order{
 			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Certificate: w.issued(t).Ref, By: by, At: w.now,
 		})
 		return err

@@ -51,7 +51,7 @@ func (w *world) many(t *testing.T, key pki.KeyHash) []ca.Record {
 func (w *world) orderMany(t *testing.T, o revocation.Order) revocation.Outcome {
 	t.Helper()
 	o.By, o.At = operator, w.now
-	out, err := w.Revocation.Apply(context.Background(), o)
+	out, err := w.Orders.Apply(context.Background(), o)
 	must(t, err)
 	return out
 }
@@ -177,7 +177,7 @@ func holdBesideMany(t *testing.T, w *world) {
 	records := w.many(t, pki.KeyHash{})
 	set := w.orderMany(t, revocation.Order{Action: hold, Identity: records[0].Identity, State: pki.Suspended}).Set
 	released := w.orderMany(t, revocation.Order{Action: release, Identity: records[0].Identity}).Set
-	_, err := w.Revocation.Apply(context.Background(), revocation.Order{Action: hold, Certificate: records[0].Ref, By: operator, At: w.now})
+	_, err := w.Orders.Apply(context.Background(), revocation.Order{Action: hold, Certificate: records[0].Ref, By: operator, At: w.now})
 	mustRefuse(t, err, pki.RuleBusy)
 	w.follow(t, set)
 	w.follow(t, released)

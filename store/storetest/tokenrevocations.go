@@ -64,6 +64,7 @@ func (w *world) ordered(of func(ca.Record) revocation.Order) func(t *testing.T, 
 func (w *world) bulkOrdered(sel func(ca.Record) revocation.Selection, reason pki.Reason) func(t *testing.T, maker ca.Record) {
 	return func(t *testing.T, maker ca.Record) {
 		t.Helper()
+		need(t, w.Revocation != nil, "bulk revocations")
 		_, _, err := w.Revocation.OrderSet(context.Background(), revocation.SetOrder{
 			Action: revocation.Revoke, Selection: sel(maker), Reason: reason, By: operator, At: w.now,
 		})
