@@ -42,8 +42,8 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.Registrar = ra.New(ra.Config{
-		TrustDomain: "fleet.example", Records: w.store, Issuer: authority, Superseder: w, Token: token.New(w.store), Clock: w.clock,
-		Log: log,
+		TrustDomain: "fleet.example", Records: w.store, Issuer: authority, Superseder: w, Token: token.New(w.store),
+		Clock: w.clock, Log: log,
 	})
 	t.Cleanup(func() {
 		w.Close(context.Background())
@@ -58,7 +58,9 @@ func (w *world) clock() time.Time { return w.now }
 
 // Supersede implements ra.Superseder.
 func (w *world) Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor) error {
-	_, err := w.store.Apply(ctx, revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded, Identity: id, By: by, At: w.now})
+	_, err := w.store.Apply(ctx, revocation.Order{
+		Action: revocation.Revoke, Reason: pki.Superseded, Identity: id, By: by, At: w.now,
+	})
 	return err
 }
 
@@ -105,7 +107,9 @@ func issuer(t *testing.T, now time.Time) ca.Issuer {
 	}
 	const year = 365 * 24 * time.Hour
 	rootKey, key := newKey(t), newKey(t)
-	der, err := ceremony.Root(rootKey, ceremony.RootSpec{Subject: subject("CN=Root G1"), Lifetime: 2 * year, PathLength: 1, Now: now})
+	der, err := ceremony.Root(rootKey, ceremony.RootSpec{
+		Subject: subject("CN=Root G1"), Lifetime: 2 * year, PathLength: 1, Now: now,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +118,8 @@ func issuer(t *testing.T, now time.Time) ca.Issuer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err = ceremony.Sign(root, rootKey, request, ceremony.SignSpec{Lifetime: year, TrustDomain: "fleet.example", Now: now})
+	spec := ceremony.SignSpec{Lifetime: year, TrustDomain: "fleet.example", Now: now}
+	der, err = ceremony.Sign(root, rootKey, request, spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,6 +151,23 @@ func (w *world) newToken(t *testing.T, replace bool) (pki.TokenSecret, ra.Token)
 		t.Fatal(err)
 	}
 	return secret, made
+}
+
+// enroll enrolls a new key with a token.
+func (w *world) enroll(t *testing.T, secret pki.TokenSecret) ca.Certificate {
+	t.Helper()
+	e := ra.Enrollment{RequestID: requestID(t), Evidence: secret.Bytes(), CSR: csr(t, newKey(t))}
+	cert, err := w.Enroll(t.Context(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
+// renewalOf asks for the successor of a certificate, with a new key.
+func renewalOf(t *testing.T, id pki.SPIFFEID, ref pki.CertRef) ra.Renewal {
+	t.Helper()
+	return ra.Renewal{RequestID: requestID(t), Identity: id, Predecessor: ref, CSR: csr(t, newKey(t))}
 }
 
 func csr(t *testing.T, key crypto.Signer) []byte {
@@ -236,16 +258,13 @@ func TestBoundAndRevokedTokens(t *testing.T) {
 	mustRefuse(t, "a secret of another length", err, pki.RuleToken)
 }
 
-// TestRenewals checks that a lost response is found again, that a clone is found out, and that nothing is issued while the
-// identity is suspended.
+// TestRenewals checks that a lost response is found again, that a clone is found out, and that nothing is issued
+// while the identity is suspended.
 func TestRenewals(t *testing.T) {
 	w := newWorld(t)
 	secret, made := w.newToken(t, false)
-	cert, err := w.Enroll(t.Context(), ra.Enrollment{RequestID: requestID(t), Evidence: secret.Bytes(), CSR: csr(t, newKey(t))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	renewal := ra.Renewal{RequestID: requestID(t), Identity: made.Identity, Predecessor: cert.Ref, CSR: csr(t, newKey(t))}
+	cert := w.enroll(t, secret)
+	renewal := renewalOf(t, made.Identity, cert.Ref)
 	next, err := w.Renew(t.Context(), renewal)
 	if err != nil {
 		t.Fatal(err)
@@ -263,25 +282,20 @@ func TestRenewals(t *testing.T) {
 	if _, err := w.store.Apply(t.Context(), suspend); err != nil {
 		t.Fatal(err)
 	}
-	_, err = w.Renew(t.Context(), ra.Renewal{RequestID: requestID(t), Identity: made.Identity, Predecessor: next.Ref, CSR: csr(t, newKey(t))})
+	_, err = w.Renew(t.Context(), renewalOf(t, made.Identity, next.Ref))
 	mustRefuse(t, "suspended", err, pki.RuleRevoked)
 }
 
-// TestReplacement checks that a token of its own replaces what an identity has, and that the old certificate is revoked by
-// then.
+// TestReplacement checks that a token of its own replaces what an identity has, and that the old certificate is
+// revoked by then.
 func TestReplacement(t *testing.T) {
 	w := newWorld(t)
 	secret, made := w.newToken(t, false)
-	old, err := w.Enroll(t.Context(), ra.Enrollment{RequestID: requestID(t), Evidence: secret.Bytes(), CSR: csr(t, newKey(t))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, _, err = w.CreateToken(t.Context(), made.Identity, time.Minute, false, operator)
+	old := w.enroll(t, secret)
+	_, _, err := w.CreateToken(t.Context(), made.Identity, time.Minute, false, operator)
 	mustRefuse(t, "a token for an enrolled identity", err, pki.RuleEnrolled)
 	secret, _ = w.newToken(t, true)
-	if _, err := w.Enroll(t.Context(), ra.Enrollment{RequestID: requestID(t), Evidence: secret.Bytes(), CSR: csr(t, newKey(t))}); err != nil {
-		t.Fatal(err)
-	}
+	w.enroll(t, secret)
 	have, err := w.store.Certificate(t.Context(), old.Ref)
 	if err != nil || have.Status.State != pki.Revoked || have.Status.Reason != pki.Superseded {
 		t.Errorf("the old certificate is %+v, %v", have.Status, err)

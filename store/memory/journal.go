@@ -196,8 +196,8 @@ func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, 
 	}
 	s.insert(cert{ra.Certificate{
 		Ref: r.Ref, Identity: r.Identity, Profile: r.Profile, KeyHash: r.KeyHash, NotBefore: stored(r.NotBefore),
-		NotAfter: stored(r.NotAfter), Status: pki.Status{State: pki.Good, Version: 1}, DER: slices.Clone(r.DER), Released: true,
-		RequestID: r.RequestID,
+		NotAfter: stored(r.NotAfter), Status: pki.Status{State: pki.Good, Version: 1}, DER: slices.Clone(r.DER),
+		Released: true, RequestID: r.RequestID,
 	}, -1})
 	k := s.keys[r.KeyHash]
 	k.identity = r.Identity
@@ -225,8 +225,10 @@ func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, 
 // issuance returns what is on record that a record's guard asks about.
 func (s *state) issuance(r *ca.Record, at time.Time) *rules.Issuance {
 	id, registered := s.identities[r.Identity]
-	on := &rules.Issuance{Registered: registered, State: id.State, Revision: id.Generation, Key: s.keyState(r.Guard.Key, r.Identity)}
-	on.Answered = s.answer(r.Identity, r.RequestID) >= 0
+	on := &rules.Issuance{
+		Registered: registered, State: id.State, Revision: id.Generation, Key: s.keyState(r.Guard.Key, r.Identity),
+		Answered: s.answer(r.Identity, r.RequestID) >= 0,
+	}
 	if p := s.certificateOf(r.Identity, r.Guard.Predecessor); p != nil {
 		on.Predecessor = rules.Predecessor{
 			Found: true, NotBefore: p.NotBefore, NotAfter: p.NotAfter, Status: p.Status, Renewed: !p.Successor.IsZero(),

@@ -28,11 +28,10 @@ func (st *Store) Sequence(ctx context.Context, limit int) ([]translog.Sequenced,
 }
 
 func (s *state) head() translog.Head {
-	n := len(s.sequenced)
-	if n == 0 {
+	if len(s.sequenced) == 0 {
 		return translog.Head{}
 	}
-	return translog.Head{Size: uint64(n), Chain: s.sequenced[n-1]}
+	return translog.Head{Size: uint64(len(s.sequenced)), Chain: s.sequenced[len(s.sequenced)-1]}
 }
 
 func (s *state) entry(index uint64) translog.Sequenced {

@@ -1,6 +1,6 @@
-// Package memory keeps records in memory, for tests that need neither SQL nor a key in hardware. A [Store] is a ca.Journal,
-// an ra.Records, a translog.Records and a responder.Feed, and carries out a revocation.Order. It applies the rules of
-// store/rules, and passes the part of store/storetest that these interfaces have.
+// Package memory keeps records in memory, for tests that need neither SQL nor a key in hardware. A [Store] is a
+// ca.Journal, an ra.Records, a translog.Records and a responder.Feed, and carries out a revocation.Order. It applies
+// the rules of store/rules, and passes the part of store/storetest that these interfaces have.
 //
 // It has no bulk revocations, CRLs, installed CAs or retention: an order about an identity changes all of its
 // certificates in its own transaction, however many there are.

@@ -94,7 +94,8 @@ func (s *state) orderCertificate(o revocation.Order) (out revocation.Outcome, er
 	}
 	s.set(c, next, invalidSince, o)
 	if rules.CompromisesKeys(o) && c.Released { // a renewal may have kept the key
-		if out, err = s.changeAll(o, func(other *cert) bool { return other.KeyHash == c.KeyHash && other.Ref != c.Ref }); err != nil {
+		out, err = s.changeAll(o, func(other *cert) bool { return other.KeyHash == c.KeyHash && other.Ref != c.Ref })
+		if err != nil {
 			return out, err
 		}
 	}

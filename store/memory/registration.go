@@ -107,7 +107,8 @@ func (st *Store) CreateToken(ctx context.Context, t ra.Token) error {
 			return rules.TokenExists(t.ID)
 		}
 		on := t
-		on.MadeWith, on.ExpiresAt, on.CreatedAt = t.CreatedBy.Caller().Certificate, stored(t.ExpiresAt), stored(t.CreatedAt)
+		on.MadeWith = t.CreatedBy.Caller().Certificate
+		on.ExpiresAt, on.CreatedAt = stored(t.ExpiresAt), stored(t.CreatedAt)
 		s.tokens = append(s.tokens, on)
 		return s.append(rules.TokenCreatedEntry(&t))
 	})
@@ -170,7 +171,8 @@ func (st *Store) Tokens(
 	var next ra.Cursor
 	err := st.read(ctx, func(s *state) error {
 		for i, t := range slices.Backward(s.tokens) {
-			listed := ra.ListedToken{Token: named(t), State: rules.TokenState(&t, s.identities[t.Identity].Generation, at)}
+			revision := s.identities[t.Identity].Generation
+			listed := ra.ListedToken{Token: named(t), State: rules.TokenState(&t, revision, at)}
 			place := ra.Cursor(i + 1)
 			switch {
 			case from != 0 && place > from, sel.State != "" && listed.State != sel.State:
@@ -234,8 +236,8 @@ func (s *state) revokeToken(v ra.TokenRevocation) (int, error) {
 	return n, s.append(rules.TokenRevokedEntry(v, t))
 }
 
-// revokeTokensOf revokes the tokens that a maker has made, and returns how many of them could have been used. If there are
-// none since the last time, it writes nothing.
+// revokeTokensOf revokes the tokens that a maker has made, and returns how many of them could have been used. If
+// there are none since the last time, it writes nothing.
 func (s *state) revokeTokensOf(maker pki.SPIFFEID, why string, v ra.TokenRevocation) (int, error) {
 	made, n := false, 0
 	for i := s.distrusted[maker]; i < len(s.tokens); i++ {
@@ -318,7 +320,9 @@ func (s *state) answer(id pki.SPIFFEID, request pki.RequestID) int {
 	if request.IsZero() {
 		return -1
 	}
-	return slices.IndexFunc(s.certs, func(c cert) bool { return c.Released && c.Identity == id && c.RequestID == request })
+	return slices.IndexFunc(s.certs, func(c cert) bool {
+		return c.Released && c.Identity == id && c.RequestID == request
+	})
 }
 
 // Standing implements ra.RequestRecords.
@@ -336,7 +340,8 @@ func (st *Store) Standing(ctx context.Context, q ra.Question) (ra.Standing, erro
 				return rules.NoPredecessor(q.Predecessor)
 			}
 			have.Predecessor = ra.Predecessor{
-				Status: before.Status, Successor: before.Successor, NotAfter: before.NotAfter, Superseded: before.supersededBy >= 0,
+				Status: before.Status, Successor: before.Successor, NotAfter: before.NotAfter,
+				Superseded: before.supersededBy >= 0,
 			}
 		}
 		if place := s.answer(q.Identity, q.Request); place >= 0 {

@@ -35,7 +35,8 @@ func TestLineage(t *testing.T) {
 	}
 }
 
-// TestBulkMembers checks that a compromise reaches exactly the keys of what is selected, and other reasons nothing more.
+// TestBulkMembers checks that a compromise reaches exactly the keys of what is selected, and other reasons nothing
+// more.
 func TestBulkMembers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		all := rapid.SliceOf(rapid.Custom(func(t *rapid.T) rules.Candidate[int] {

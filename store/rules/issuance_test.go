@@ -107,7 +107,7 @@ func TestGuards(t *testing.T) {
 		"at the bound":                 {func(f fixture) { f.Unexpired = 6 }, pki.RuleUnexpired},
 		"without a bound":              {func(f fixture) { f.Guard.MaxUnexpired, f.Unexpired = 0, 100 }, ""},
 		"a token":                      {withToken(func(*ra.Token) {}), ""},
-		"no token":                     {func(f fixture) { withToken(func(*ra.Token) {})(f); f.Issuance.Token = nil }, pki.RuleToken},
+		"no token":                     {func(f fixture) { withToken(func(*ra.Token) {})(f); f.Token = nil }, pki.RuleToken},
 		"token spent":                  {withToken(func(t *ra.Token) { t.Spent = true }), pki.RuleToken},
 		"token expired":                {withToken(func(t *ra.Token) { t.ExpiresAt = now }), pki.RuleToken},
 		"token revoked":                {withToken(func(t *ra.Token) { t.Revoked = "why" }), pki.RuleTokenRevoked},

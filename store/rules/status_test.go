@@ -26,8 +26,8 @@ func drawOrder(t *rapid.T) revocation.Order {
 	return o
 }
 
-// TestStatuses follows one certificate through random orders: a revocation is final, versions count up one by one, and a
-// status that does not change keeps its version.
+// TestStatuses follows one certificate through random orders: a revocation is final, versions count up one by one,
+// and a status that does not change keeps its version.
 func TestStatuses(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := rules.Certificate{Ref: certificate(t, 1), NotAfter: now.Add(time.Hour), Status: pki.Status{State: pki.Good, Version: 1}}

@@ -11,8 +11,8 @@ import (
 
 // Why tokens were revoked by an operator.
 const (
-	TokenRevokedAlone  = "an operator revoked it"
-	TokensRevokedOfAll = "an operator revoked all tokens of its maker"
+	TokenRevokedAlone  = "an operator revoked it"                      //nolint:gosec // no secret
+	TokensRevokedOfAll = "an operator revoked all tokens of its maker" //nolint:gosec // no secret
 )
 
 // TokenExists returns the refusal of a new token whose ID is on record.

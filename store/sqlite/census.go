@@ -78,9 +78,9 @@ func countByEnd(ctx context.Context, tx *sql.Tx, c *ra.Census, at, before time.T
 }
 
 func countByState(ctx context.Context, tx *sql.Tx, c *ra.Census) error {
-	rows, err := tx.QueryContext(ctx, countStates, countUpTo)
+	rows := engine.Query(ctx, tx, countStates, countUpTo)
 	var all uint64
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	err := rows.Each(func(rows *sql.Rows) error {
 		var state pki.State
 		var unreleased bool
 		var n uint64
@@ -105,9 +105,9 @@ func countByState(ctx context.Context, tx *sql.Tx, c *ra.Census) error {
 }
 
 func countOthers(ctx context.Context, tx *sql.Tx, c *ra.Census, at time.Time) error {
-	rows, err := tx.QueryContext(ctx, countIdentities, countUpTo)
+	rows := engine.Query(ctx, tx, countIdentities, countUpTo)
 	var all uint64
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	err := rows.Each(func(rows *sql.Rows) error {
 		var state pki.IdentityState
 		var n uint64
 		err := rows.Scan(&state, &n)

@@ -66,9 +66,9 @@ func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cu
 	var page []ra.Certificate
 	var next ra.Cursor
 	err := r.db.file.Read(ctx, "list certificates", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, selectCertificate+where, args...)
+		rows := engine.Query(ctx, tx, selectCertificate+where, args...)
 		var ids []int64
-		err = engine.Each(rows, err, func(rows *sql.Rows) error {
+		err := rows.Each(func(rows *sql.Rows) error {
 			c, id, err := scanCertificate(rows)
 			if len(page) == limit {
 				next = ra.Cursor(id)

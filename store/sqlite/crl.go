@@ -102,11 +102,11 @@ func (tx *writeTx) putCRL(ctx context.Context, c revocation.CRL) error {
 func (r *Revocation) CRLs(ctx context.Context) ([]revocation.CRL, error) {
 	var all []revocation.CRL
 	err := r.db.file.Read(ctx, "read the CRLs", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `
+		rows := engine.Query(ctx, tx, `
 			SELECT i.issuer, c.crl_partition, c.delta, c.number, c.this_update, c.next_update, c.position, c.base_number, c.base_update, c.base_position,
 			       c.digest, c.size, c.entries, c.der
 			FROM crls c JOIN issuers i ON i.id = c.issuer ORDER BY c.issuer, c.crl_partition, c.delta`)
-		return engine.Each(rows, err, func(rows *sql.Rows) error {
+		return rows.Each(func(rows *sql.Rows) error {
 			c, err := scanCRL(rows)
 			all = append(all, c)
 			return err
@@ -161,9 +161,9 @@ func (r *Revocation) PutPoints(ctx context.Context, points []revocation.Point) e
 func (r *Revocation) Points(ctx context.Context) ([]revocation.Point, error) {
 	var all []revocation.Point
 	err := r.db.file.Read(ctx, "read the distribution points", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `
+		rows := engine.Query(ctx, tx, `
 			SELECT i.issuer, p.crl_partition, p.url, p.delta_url FROM crl_points p JOIN issuers i ON i.id = p.issuer ORDER BY p.id`)
-		return engine.Each(rows, err, func(rows *sql.Rows) error {
+		return rows.Each(func(rows *sql.Rows) error {
 			var issuer []byte
 			var p revocation.Point
 			if err := rows.Scan(&issuer, &p.Partition, &p.URL, &p.DeltaURL); err != nil {

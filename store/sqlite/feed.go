@@ -37,8 +37,8 @@ func eachStatus(ctx context.Context, tx *sql.Tx, at time.Time, open openSets, vi
 	q.add(`SELECT i.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version, `)
 	open.mask(&q)
 	q.add(` FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.not_after >= ?`, engine.Millis(at))
-	rows, err := tx.QueryContext(ctx, q.text.String(), q.args...)
-	return engine.Each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, tx, q.text.String(), q.args...)
+	return rows.Each(func(rows *sql.Rows) error {
 		var issuer, serial []byte
 		var notAfter int64
 		var revokedAt sql.NullInt64

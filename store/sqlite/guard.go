@@ -21,8 +21,8 @@ type guarded struct {
 	effects     rules.Effects
 }
 
-// selectGuarded finds the identity of a record, with what is on record about the certificate that it renews, the request
-// that it answers, and its key.
+// selectGuarded finds the identity of a record, with what is on record about the certificate that it renews, the
+// request that it answers, and its key.
 const selectGuarded = `
 	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
 	SELECT n.id, n.state, n.generation, p.id, p.state, p.reason, p.successor, p.superseded_by, p.version, p.not_before, p.not_after,
@@ -43,8 +43,8 @@ type found struct {
 
 func (f *found) columns() []any {
 	return append([]any{
-		&f.identity, &f.State, &f.Revision, &f.predecessor, &f.predecessorState, &f.predecessorReason, &f.successor, &f.supersededBy,
-		&f.version, &f.notBefore, &f.notAfter, &f.Answered, &f.revoking,
+		&f.identity, &f.State, &f.Revision, &f.predecessor, &f.predecessorState, &f.predecessorReason,
+		&f.successor, &f.supersededBy, &f.version, &f.notBefore, &f.notAfter, &f.Answered, &f.revoking,
 	}, f.key.columns()...)
 }
 
@@ -67,7 +67,8 @@ func (tx *writeTx) checkGuard(ctx context.Context, r *ca.Record, at time.Time) (
 
 // read fills in the issuance, and returns the row of the token.
 func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Time) (token int64, err error) {
-	row := tx.QueryRowContext(ctx, selectGuarded, questionOf(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key)...)
+	question := questionOf(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key)
+	row := tx.QueryRowContext(ctx, selectGuarded, question...)
 	err = row.Scan(f.columns()...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
@@ -80,7 +81,8 @@ func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Tim
 		f.Predecessor = rules.Predecessor{
 			Found: true, NotBefore: engine.FromMillis(f.notBefore.Int64), NotAfter: engine.FromMillis(f.notAfter.Int64),
 			Status:  statusOf(f.predecessorState.Int64, f.predecessorReason.Int64, f.version.Int64, sql.NullInt64{}),
-			Renewed: f.successor.Valid, SameKey: f.successor.Int64 == keyID(r.Guard.Key), Superseded: f.supersededBy.Valid,
+			Renewed: f.successor.Valid, SameKey: f.successor.Int64 == keyID(r.Guard.Key),
+			Superseded: f.supersededBy.Valid,
 		}
 	}
 	if f.revoking {
@@ -143,8 +145,8 @@ func (f *found) readToken(ctx context.Context, q engine.Querier, id pki.TokenID)
 	return row, err
 }
 
-// consume uses up what a guard has found, for the certificate in a row. The same transaction has found it, so nothing can
-// have changed.
+// consume uses up what a guard has found, for the certificate in a row. The same transaction has found it, so nothing
+// can have changed.
 func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, certificate int64) error {
 	if guard.Enrolls {
 		err := tx.ExecOne(ctx, `UPDATE identities SET state = ?, generation = generation + 1 WHERE id = ?`, pki.Enrolled, g.identity)

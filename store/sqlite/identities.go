@@ -146,9 +146,9 @@ func (r *RA) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]r
 	}
 	var page []ra.Identity
 	err := r.db.file.Read(ctx, "list identities", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `SELECT `+identityColumns+` FROM identities n WHERE n.spiffe_id > ? ORDER BY n.spiffe_id LIMIT ?`,
+		rows := engine.Query(ctx, tx, `SELECT `+identityColumns+` FROM identities n WHERE n.spiffe_id > ? ORDER BY n.spiffe_id LIMIT ?`,
 			after.String(), limit)
-		return engine.Each(rows, err, func(rows *sql.Rows) error {
+		return rows.Each(func(rows *sql.Rows) error {
 			id, err := scanIdentity(rows)
 			page = append(page, id)
 			return err

@@ -52,8 +52,8 @@ const selectInstalled = `SELECT id, issuer, der, key_label, installed_at, state 
 // installations reads the rows that a query selects, in its order.
 func installations(ctx context.Context, q engine.Querier, query string, args ...any) ([]installation, error) {
 	var all []installation
-	rows, err := q.QueryContext(ctx, query, args...)
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, q, query, args...)
+	err := rows.Each(func(rows *sql.Rows) error {
 		var i installation
 		var at int64
 		err := rows.Scan(&i.row, &i.issuer, &i.Certificate, &i.Key, &at, &i.State)

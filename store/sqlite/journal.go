@@ -28,8 +28,8 @@ func (c *CA) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
 			return err
 		}
 		left = nil
-		rows, err := tx.QueryContext(ctx, `SELECT batch, items FROM intents ORDER BY id`)
-		return engine.Each(rows, err, func(rows *sql.Rows) error {
+		rows := engine.Query(ctx, tx, `SELECT batch, items FROM intents ORDER BY id`)
+		return rows.Each(func(rows *sql.Rows) error {
 			intent, err := scanIntent(rows)
 			left = append(left, intent)
 			return err

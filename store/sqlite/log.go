@@ -85,17 +85,17 @@ func (l *Log) unsequenced(ctx context.Context, limit int) (head translog.Head, f
 		if head, err = readHead(ctx, tx); err != nil {
 			return err
 		}
-		rows, err := tx.QueryContext(ctx, `SELECT id, entry, NULL FROM log WHERE id > ? ORDER BY id LIMIT ?`, int64(head.Size), limit) //nolint:gosec // an id
-		found, err = chained(rows, err, head)
+		rows := engine.Query(ctx, tx, `SELECT id, entry, NULL FROM log WHERE id > ? ORDER BY id LIMIT ?`, int64(head.Size), limit) //nolint:gosec // an id
+		found, err = chained(rows, head)
 		return err
 	})
 	return head, found, err
 }
 
 // chained reads ids, entries and, where there are any, the chain values on record, in order from a head on.
-func chained(rows *sql.Rows, err error, head translog.Head) ([]translog.Sequenced, error) {
+func chained(rows engine.Rows, head translog.Head) ([]translog.Sequenced, error) {
 	var found []translog.Sequenced
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	err := rows.Each(func(rows *sql.Rows) error {
 		var s translog.Sequenced
 		var recorded []byte
 		if err := rows.Scan(&s.Index, &s.Entry, &recorded); err != nil {
@@ -190,10 +190,10 @@ func readEntries(ctx context.Context, tx *sql.Tx, from uint64, limit int) ([]tra
 	if err := tx.QueryRowContext(ctx, `SELECT min(id) FROM chain WHERE id >= ?`, int64(to)).Scan(&last); err != nil { //nolint:gosec // an id
 		return nil, err
 	}
-	rows, err := tx.QueryContext(ctx, `
+	rows := engine.Query(ctx, tx, `
 		SELECT log.id, log.entry, chain.value FROM log LEFT JOIN chain ON chain.id = log.id
 		WHERE log.id > ? AND log.id <= ? ORDER BY log.id`, int64(before.Size), int64(last)) //nolint:gosec // ids
-	found, err := chained(rows, err, before)
+	found, err := chained(rows, before)
 	if err != nil {
 		return nil, err
 	}

@@ -171,8 +171,8 @@ func (open openSets) masks(ctx context.Context, q engine.Querier, ids []int64) (
 	open.mask(&c)
 	c.add(` FROM json_each(?) j CROSS JOIN certificates c ON c.id = j.value`, string(list))
 	masks := map[int64]uint64{}
-	rows, err := q.QueryContext(ctx, c.text.String(), c.args...)
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, q, c.text.String(), c.args...)
+	err = rows.Each(func(rows *sql.Rows) error {
 		var id int64
 		var mask uint64
 		if err := rows.Scan(&id, &mask); err != nil {
@@ -219,10 +219,10 @@ func (s *setRow) eachMember(ctx context.Context, q engine.Querier, before openSe
 	c.add(`SELECT c.id, c.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version, `)
 	before.mask(&c)
 	s.among(&c)
-	rows, err := q.QueryContext(ctx, c.text.String(), c.args...)
+	rows := engine.Query(ctx, q, c.text.String(), c.args...)
 	var serial sql.RawBytes
 	order := s.order()
-	return engine.Each(rows, err, func(rows *sql.Rows) error {
+	return rows.Each(func(rows *sql.Rows) error {
 		var m member
 		var issuer, notAfter int64
 		var revokedAt sql.NullInt64
@@ -263,8 +263,8 @@ func (s *setRow) changesAny(ctx context.Context, q engine.Querier, before openSe
 
 func readIssuers(ctx context.Context, q engine.Querier) (map[int64]pki.IssuerID, error) {
 	issuers := map[int64]pki.IssuerID{}
-	rows, err := q.QueryContext(ctx, `SELECT id, issuer FROM issuers`)
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, q, `SELECT id, issuer FROM issuers`)
+	err := rows.Each(func(rows *sql.Rows) error {
 		var id int64
 		var issuer []byte
 		if err := rows.Scan(&id, &issuer); err != nil {
@@ -280,10 +280,10 @@ func readIssuers(ctx context.Context, q engine.Querier) (map[int64]pki.IssuerID,
 // lineage returns the rows of a certificate and of those that were renewed from it.
 func lineage(ctx context.Context, q engine.Querier, first int64) (map[int64]bool, error) {
 	var links []rules.Link[int64]
-	rows, err := q.QueryContext(ctx, `
+	rows := engine.Query(ctx, q, `
 		SELECT id, key, successor FROM certificates
 		WHERE identity = (SELECT identity FROM certificates WHERE id = ?1) AND +id >= ?1 ORDER BY +id`, first)
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	err := rows.Each(func(rows *sql.Rows) error {
 		var l rules.Link[int64]
 		var successor sql.NullInt64
 		err := rows.Scan(&l.ID, &l.Key, &successor)

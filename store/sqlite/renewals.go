@@ -48,9 +48,9 @@ func (r *RA) Renewed(ctx context.Context, q ra.Question, at time.Time) (*ra.Answ
 	var page []ra.Certificate
 	err := r.db.file.Read(ctx, "look for the renewal of a certificate", func(ctx context.Context, tx *sql.Tx) error {
 		var ids []int64
-		rows, err := tx.QueryContext(ctx, renewedFrom, q.Identity.String(), engine.Millis(at), keyID(q.Key),
+		rows := engine.Query(ctx, tx, renewedFrom, q.Identity.String(), engine.Millis(at), keyID(q.Key),
 			q.Predecessor.Serial.Bytes(), q.Predecessor.Issuer.Bytes(), maxRenewed)
-		err = engine.Each(rows, err, func(rows *sql.Rows) error {
+		err := rows.Each(func(rows *sql.Rows) error {
 			c, id, err := scanCertificate(rows)
 			page, ids = append(page, c), append(ids, id)
 			return err

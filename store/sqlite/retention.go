@@ -97,8 +97,8 @@ func (tx *writeTx) expireCertificates(ctx context.Context, s ra.ExpiryStep, befo
 	}
 	gone.Next, gone.More = last, looked == s.Limit
 	var keys []int64
-	rows, err := tx.QueryContext(ctx, deleteExpired, engine.Millis(s.After.NotAfter), s.After.Row, engine.Millis(last.NotAfter), last.Row)
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, tx, deleteExpired, engine.Millis(s.After.NotAfter), s.After.Row, engine.Millis(last.NotAfter), last.Row)
+	err = rows.Each(func(rows *sql.Rows) error {
 		var notAfter int64
 		var key, successor sql.NullInt64
 		if err := rows.Scan(&notAfter, &key, &successor); err != nil {
@@ -145,8 +145,8 @@ const (
 
 // endOfStep finds the place at which a step ends, and how many certificates it is about.
 func (tx *writeTx) endOfStep(ctx context.Context, s ra.ExpiryStep, before int64) (last ra.Place, looked int, err error) {
-	rows, err := tx.QueryContext(ctx, selectExpired, before, engine.Millis(s.After.NotAfter), s.After.Row, s.Limit)
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, tx, selectExpired, before, engine.Millis(s.After.NotAfter), s.After.Row, s.Limit)
+	err = rows.Each(func(rows *sql.Rows) error {
 		var notAfter int64
 		if err := rows.Scan(&notAfter, &last.Row); err != nil {
 			return err

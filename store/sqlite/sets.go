@@ -17,8 +17,8 @@ const selectSets = `
 
 func querySets(ctx context.Context, q engine.Querier, where string, args ...any) ([]setRow, error) {
 	var all []setRow
-	rows, err := q.QueryContext(ctx, selectSets+where, args...)
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, q, selectSets+where, args...)
+	err := rows.Each(func(rows *sql.Rows) error {
 		s, err := scanSet(rows)
 		all = append(all, s)
 		return err

@@ -223,13 +223,13 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 	}
 	var changes []pki.StatusChange
 	next := rules.BulkStatus(s.SetOrder)
-	rows, err := tx.QueryContext(ctx, `
+	rows := engine.Query(ctx, tx, `
 		UPDATE certificates SET state = ?2, reason = ?3, revoked_at = CASE state WHEN 3 THEN revoked_at ELSE ?4 END, version = version + 1,
 		       changed = (`+nextEntry+`), invalid_since = coalesce(?5, CASE state WHEN 3 THEN invalid_since END)
 		WHERE id IN (SELECT value FROM json_each(?1)) AND `+changesRow[s.Action]+`
 		RETURNING issuer, serial, not_after, revoked_at, version`,
 		string(list), next.State, next.Reason, engine.OptionalMillis(next.RevokedAt), engine.OptionalMillis(s.InvalidSince))
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	err = rows.Each(func(rows *sql.Rows) error {
 		c := pki.StatusChange{Status: pki.Status{State: next.State, Reason: next.Reason}}
 		var issuer, notAfter int64
 		var revokedAt sql.NullInt64

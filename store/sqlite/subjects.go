@@ -51,8 +51,8 @@ func readKeySubjects(ctx context.Context, q engine.Querier, key, but int64, from
 func querySubjects(ctx context.Context, q engine.Querier, where string, args ...any) ([]subject, error) {
 	var all []subject
 	var ids []int64
-	rows, err := q.QueryContext(ctx, selectSubject+where, args...)
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, q, selectSubject+where, args...)
+	err := rows.Each(func(rows *sql.Rows) error {
 		c, err := scanSubject(rows)
 		all, ids = append(all, c), append(ids, c.id)
 		return err

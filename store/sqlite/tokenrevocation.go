@@ -143,8 +143,8 @@ func (tx *writeTx) makersOf(ctx context.Context, s setRow) ([]pki.SPIFFEID, erro
 	}
 	revoked := []pki.SPIFFEID{holder}
 	var all []pki.SPIFFEID
-	rows, err := tx.QueryContext(ctx, selectMakers)
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, tx, selectMakers)
+	err = rows.Each(func(rows *sql.Rows) error {
 		var name string
 		if err := rows.Scan(&name); err != nil {
 			return err

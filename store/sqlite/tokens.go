@@ -144,8 +144,8 @@ func (r *RA) Tokens(ctx context.Context, sel ra.TokenSelection, at time.Time, fr
 	var page []ra.ListedToken
 	var next ra.Cursor
 	err := r.db.file.ReadMany(ctx, "list tokens", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, q.text.String(), q.args...)
-		return engine.Each(rows, err, func(rows *sql.Rows) error {
+		rows := engine.Query(ctx, tx, q.text.String(), q.args...)
+		return rows.Each(func(rows *sql.Rows) error {
 			var t ra.ListedToken
 			var id int64
 			var err error

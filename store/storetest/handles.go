@@ -43,7 +43,8 @@ func newerEpochFences(t *testing.T, first, second *world) {
 	intent := first.announce(t, r)
 	left := second.begin(t)
 	mustEqual(t, "what is pending", len(left), 1)
-	_, err := first.Journal.Write(ctx, first.epoch, []ca.Settlement{{Intent: intent, Records: []ca.Record{r}, At: first.now}}, nil)
+	settlement := ca.Settlement{Intent: intent, Records: []ca.Record{r}, At: first.now}
+	_, err := first.Journal.Write(ctx, first.epoch, []ca.Settlement{settlement}, nil)
 	mustFence(t, err)
 	must(t, second.settle(t, intent, r)[0])
 	if have := first.certificate(t, r.Ref); !have.Released {

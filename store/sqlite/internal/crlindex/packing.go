@@ -93,7 +93,7 @@ func (p *packer) pack(ctx context.Context) error {
 	}
 }
 
-// What has changed since a partition was packed, at most so many in the order of their changes, and the last of them.
+// SelectTail selects what has changed since a partition was packed, at most so many in the order of their changes, and the last of them.
 const SelectTail = `
 	SELECT count(*), coalesce(max(changed), 0) FROM (
 	    SELECT changed FROM certificates WHERE issuer = ? AND crl_partition = ? AND changed > ? ORDER BY changed LIMIT ?)`
@@ -205,9 +205,9 @@ func (p *packer) load(ctx context.Context, serial pki.Serial) (*segment, error) 
 func (p *packer) sweep(ctx context.Context) error {
 	var waning [][]byte
 	err := p.index.db.Read(ctx, "read packed entries that have ended", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `
+		rows := engine.Query(ctx, tx, `
 			SELECT first FROM crl_segments WHERE issuer = ? AND crl_partition = ? AND wanes_at < ? ORDER BY first`, p.issuer, p.partition, p.endedBefore)
-		return engine.Each(rows, err, func(rows *sql.Rows) error {
+		return rows.Each(func(rows *sql.Rows) error {
 			var first []byte
 			err := rows.Scan(&first)
 			waning = append(waning, first)

@@ -193,8 +193,8 @@ func (v *view) whole(partition uint16, l revocation.Listing, visit func(*record)
 		return nil
 	}
 	more := t.next()
-	rows, err := v.tx.QueryContext(v.quiet, `SELECT entries FROM crl_segments WHERE issuer = ? AND crl_partition = ? ORDER BY first`, v.issuer, partition)
-	err = engine.Each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(v.quiet, v.tx, `SELECT entries FROM crl_segments WHERE issuer = ? AND crl_partition = ? ORDER BY first`, v.issuer, partition)
+	err = rows.Each(func(rows *sql.Rows) error {
 		var packed sql.RawBytes
 		if err := rows.Scan(&packed); err != nil {
 			return err

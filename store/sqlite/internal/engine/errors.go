@@ -74,7 +74,7 @@ var passing = map[sqlite3.ErrNo]struct {
 	sqlite3.ErrNomem:    {"there is no memory for the store", retryDisk},
 }
 
-// fail puts an error of the database into words: what was being done, what to do about it, and whether it may pass.
+// Fail puts an error of the database into words: what was being done, what to do about it, and whether it may pass.
 // Refusals and errors of the contracts keep their own words.
 func Fail(what string, err error) error {
 	if _, refused := pki.AsRefusal(err); err == nil || refused || errors.Is(err, ca.ErrFenced) {

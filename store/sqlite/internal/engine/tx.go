@@ -62,18 +62,30 @@ func (tx *Tx) ExecOne(ctx context.Context, query string, args ...any) error {
 	return err
 }
 
-// Each calls visit for every row.
-func Each(rows *sql.Rows, err error, visit func(*sql.Rows) error) error {
-	if err != nil {
-		return err
+// Rows is the result of a query, with its error.
+type Rows struct {
+	rows *sql.Rows
+	err  error
+}
+
+// Query runs a query. [Rows.Each] reads and closes its result.
+func Query(ctx context.Context, q Querier, query string, args ...any) Rows {
+	rows, err := q.QueryContext(ctx, query, args...) //nolint:rowserrcheck,sqlclosecheck // Each does
+	return Rows{rows, err}
+}
+
+// Each calls visit for every row, and returns the first error: of the query, of visit or of reading.
+func (r Rows) Each(visit func(*sql.Rows) error) error {
+	if r.err != nil {
+		return r.err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := visit(rows); err != nil {
+	defer r.rows.Close()
+	for r.rows.Next() {
+		if err := visit(r.rows); err != nil {
 			return err
 		}
 	}
-	return rows.Err()
+	return r.rows.Err()
 }
 
 // Querier is a connection, or a transaction on one.
