@@ -27,6 +27,7 @@ func openStore(t *testing.T, path string) storetest.Store {
 			t.Errorf("close the store: %v", err)
 		}
 	})
+	// Second stays nil: the store's lock lets one handle open the file at a time.
 	return storetest.Store{
 		Journal: db.CA(), Installations: db.CA(), RA: db.RA(), Retention: db.RA(),
 		Orders: db.Revocation(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log(),

@@ -70,7 +70,7 @@ type Rows struct {
 
 // Query runs a query. [Rows.Each] reads and closes its result.
 func Query(ctx context.Context, q Querier, query string, args ...any) Rows {
-	rows, err := q.QueryContext(ctx, query, args...) //nolint:rowserrcheck,sqlclosecheck // Each does
+	rows, err := q.QueryContext(ctx, query, args...) //nolint:rowserrcheck // Each does
 	return Rows{rows, err}
 }
 
