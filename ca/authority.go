@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,12 +40,6 @@ type Certificate struct {
 	NotAfter time.Time
 }
 
-// Observer is told of status changes that issuing made, after they are durable and before the certificate is
-// released, so that a responder knows every certificate before a relying party can ask about it. It must not block.
-type Observer interface {
-	Apply(changes ...pki.StatusChange)
-}
-
 // Config is what an Authority is made of. All fields are needed.
 type Config struct {
 	Issuers  []Issuer // the last one is the current one
@@ -53,7 +48,7 @@ type Config struct {
 	// spread: 1 to MaxPartitions. It may be another number than before: what was issued keeps its partition.
 	Partitions int
 	Journal    Journal
-	Observer   Observer
+	Observer   pki.StatusObserver // notified before a certificate is delivered
 	Meter      Meter
 	Clock      func() time.Time
 	Log        *slog.Logger
@@ -143,10 +138,14 @@ func (a *Authority) layOut(now time.Time) error {
 	return nil
 }
 
-// Issuer returns an issuing CA by its ID, and whether there is one.
-func (a *Authority) Issuer(id pki.IssuerID) (Issuer, bool) {
+// Chain returns the CA certificates that go with a certificate of an issuing CA, and their root. It refuses a CA that is
+// not served here any more.
+func (a *Authority) Chain(id pki.IssuerID) (chain []*x509.Certificate, root *x509.Certificate, err error) {
 	iss, ok := a.issuers[id]
-	return iss, ok
+	if !ok {
+		return nil, nil, pki.Refuse(pki.RuleNotFound, "renew or enroll anew", "the certificate's CA %s is not served here any more", id.Short())
+	}
+	return iss.Chain, iss.Root, nil
 }
 
 // Current returns the CA that issues where a request names none.

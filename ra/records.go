@@ -201,7 +201,6 @@ type Records interface {
 	IdentityRecords
 	TokenRecords
 	CertificateRecords
-	RefusalRecords
 }
 
 // IdentityRecords keeps identities.
@@ -262,10 +261,4 @@ type RequestRecords interface {
 	// Renewed returns the newest certificate of a question's identity and key that was recorded after the question's
 	// predecessor, is good and ends after a time; nil where there is none.
 	Renewed(ctx context.Context, q Question, at time.Time) (*Answer, error)
-}
-
-// RefusalRecords takes down what was refused.
-type RefusalRecords interface {
-	// Refused logs a refusal of an authenticated caller, or of one who named an identity or token.
-	Refused(ctx context.Context, by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) error
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -87,6 +88,7 @@ func (s *steps) wrap(st server.Stores) server.Stores {
 	st.CA = &steppingJournal{st.CA, s}
 	st.RA = &steppingRecords{st.RA, s}
 	st.Revocation = &steppingRevocations{st.Revocation, s}
+	st.CRLs = &steppingCRLs{st.CRLs, s}
 	st.Log = &steppingLog{st.Log, s}
 	return st
 }
@@ -149,8 +151,8 @@ func (r *steppingRevocations) OrderSet(ctx context.Context, o revocation.SetOrde
 	return set, changes, err
 }
 
-func (r *steppingRevocations) TellSet(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.Set, error) {
-	return around(r.steps, stepTellSet, func() (revocation.Set, error) { return r.Records.TellSet(ctx, id, tell) })
+func (r *steppingRevocations) TellSet(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.Set, error) {
+	return around(r.steps, stepTellSet, func() (revocation.Set, error) { return r.Records.TellSet(ctx, id, observer) })
 }
 
 // followedAtOnce is so few that a set of the torture's size takes many steps.
@@ -167,12 +169,17 @@ func (r *steppingRevocations) FollowSet(ctx context.Context, id int64, _ int, at
 	return changes, set, err
 }
 
-func (r *steppingRevocations) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
-	return around(r.steps, stepNumber, func() (*big.Int, error) { return r.Records.TakeNumber(ctx, issuer) })
+type steppingCRLs struct {
+	crl.Store
+	steps *steps
 }
 
-func (r *steppingRevocations) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, at time.Time) error {
-	_, err := around(r.steps, stepPutCRL, func() (struct{}, error) { return struct{}{}, r.Records.PutCRLs(ctx, crls, by, at) })
+func (r *steppingCRLs) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
+	return around(r.steps, stepNumber, func() (*big.Int, error) { return r.Store.TakeNumber(ctx, issuer) })
+}
+
+func (r *steppingCRLs) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at time.Time) error {
+	_, err := around(r.steps, stepPutCRL, func() (struct{}, error) { return struct{}{}, r.Store.PutCRLs(ctx, crls, by, at) })
 	return err
 }
 

@@ -11,7 +11,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -131,7 +131,7 @@ func NextCRLNumber(issuer pki.IssuerID, last *big.Int) (*big.Int, error) {
 func fitsCRLNumber(n *big.Int) bool { return n != nil && n.Sign() >= 0 && n.BitLen() < 8*CRLNumberSize }
 
 // CheckCRLNumber refuses a CRL whose number is longer than RFC 5280 allows.
-func CheckCRLNumber(c revocation.CRL) error {
+func CheckCRLNumber(c crl.CRL) error {
 	if fitsCRLNumber(c.Number) {
 		return nil
 	}
@@ -140,7 +140,7 @@ func CheckCRLNumber(c revocation.CRL) error {
 }
 
 // OldCRL returns the refusal of a CRL whose number is not above that of the one on record.
-func OldCRL(c revocation.CRL) *pki.Refusal {
+func OldCRL(c crl.CRL) *pki.Refusal {
 	return pki.Refuse(pki.RuleCRL, "publish a newer one", "CRL %v of %s is not above the one on record",
 		c.Number, strings.TrimSuffix(c.Scope().Path(), ".crl"))
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -270,7 +272,7 @@ func BulkStepEntry(s revocation.Set, at time.Time, identity pki.SPIFFEID, change
 }
 
 // CRLEntry records a CRL, with its partition unless it is the full one.
-func CRLEntry(c revocation.CRL, by pki.Actor, at time.Time) translog.Entry {
+func CRLEntry(c crl.CRL, by pki.Actor, at time.Time) translog.Entry {
 	facts := map[string]string{"issuer": c.Issuer.String(), "number": c.Number.String()}
 	if c.Partition != 0 {
 		facts["partition"] = strconv.Itoa(int(c.Partition))
@@ -282,7 +284,7 @@ func CRLEntry(c revocation.CRL, by pki.Actor, at time.Time) translog.Entry {
 }
 
 // ExpiredEntry records which certificates were removed, by the range of their ends from the oldest on.
-func ExpiredEntry(at, oldest time.Time, gone ra.Expired) translog.Entry {
+func ExpiredEntry(at, oldest time.Time, gone retention.Expired) translog.Entry {
 	facts := map[string]string{
 		"certificates": strconv.Itoa(gone.Certificates), "tokens": strconv.Itoa(gone.Tokens),
 		"keys": strconv.Itoa(gone.Keys),

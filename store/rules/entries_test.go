@@ -9,6 +9,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -91,7 +92,7 @@ func TestCRLNumbers(t *testing.T) {
 		t.Errorf("the first number is %v, %v", n, err)
 	}
 	for _, n := range []*big.Int{nil, big.NewInt(-1)} {
-		if rules.CheckCRLNumber(revocation.CRL{Number: n}) == nil {
+		if rules.CheckCRLNumber(crl.CRL{Number: n}) == nil {
 			t.Errorf("the CRL number %v passes", n)
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/crlindex"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
@@ -43,7 +43,7 @@ func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.
 }
 
 // PutCRLs records CRLs in place of the last ones of their scopes.
-func (r *Revocation) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, at time.Time) error {
+func (r *Revocation) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at time.Time) error {
 	for _, c := range crls {
 		if err := rules.CheckCRLNumber(c); err != nil {
 			return err
@@ -62,7 +62,7 @@ func (r *Revocation) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.
 	})
 }
 
-func (tx *writeTx) putCRL(ctx context.Context, c revocation.CRL) error {
+func (tx *writeTx) putCRL(ctx context.Context, c crl.CRL) error {
 	id, err := tx.issuer(ctx, c.Issuer)
 	if err != nil {
 		return err
@@ -99,8 +99,8 @@ func (tx *writeTx) putCRL(ctx context.Context, c revocation.CRL) error {
 }
 
 // CRLs returns the newest CRL of every scope that has one.
-func (r *Revocation) CRLs(ctx context.Context) ([]revocation.CRL, error) {
-	var all []revocation.CRL
+func (r *Revocation) CRLs(ctx context.Context) ([]crl.CRL, error) {
+	var all []crl.CRL
 	err := r.db.file.Read(ctx, "read the CRLs", func(ctx context.Context, tx *sql.Tx) error {
 		rows := engine.Query(ctx, tx, `
 			SELECT i.issuer, c.crl_partition, c.delta, c.number, c.this_update, c.next_update, c.position, c.base_number, c.base_update, c.base_position,
@@ -118,19 +118,19 @@ func (r *Revocation) CRLs(ctx context.Context) ([]revocation.CRL, error) {
 	return all, nil
 }
 
-func scanCRL(row engine.Scanner) (revocation.CRL, error) {
-	var c revocation.CRL
+func scanCRL(row engine.Scanner) (crl.CRL, error) {
+	var c crl.CRL
 	var issuer, number, baseNumber, digest []byte
 	var this, next int64
 	var baseUpdate, basePosition sql.NullInt64
 	err := row.Scan(&issuer, &c.Partition, &c.Delta, &number, &this, &next, &c.Position, &baseNumber, &baseUpdate, &basePosition,
 		&digest, &c.Size, &c.Entries, &c.DER)
 	if err != nil {
-		return revocation.CRL{}, err
+		return crl.CRL{}, err
 	}
 	c.Number, c.ThisUpdate, c.NextUpdate = new(big.Int).SetBytes(number), engine.FromMillis(this), engine.FromMillis(next)
 	if baseNumber != nil {
-		c.Base = revocation.Base{
+		c.Base = crl.Base{
 			Number: new(big.Int).SetBytes(baseNumber), ThisUpdate: engine.FromMillis(baseUpdate.Int64), Position: uint64(basePosition.Int64), //nolint:gosec // an id
 		}
 	}
@@ -140,7 +140,7 @@ func scanCRL(row engine.Scanner) (revocation.CRL, error) {
 }
 
 // PutPoints records distribution points.
-func (r *Revocation) PutPoints(ctx context.Context, points []revocation.Point) error {
+func (r *Revocation) PutPoints(ctx context.Context, points []crl.Point) error {
 	return r.db.write(ctx, "record distribution points", func(ctx context.Context, tx *writeTx) error {
 		for _, p := range points {
 			id, err := tx.issuer(ctx, p.Issuer)
@@ -158,14 +158,14 @@ func (r *Revocation) PutPoints(ctx context.Context, points []revocation.Point) e
 }
 
 // Points returns every distribution point on record.
-func (r *Revocation) Points(ctx context.Context) ([]revocation.Point, error) {
-	var all []revocation.Point
+func (r *Revocation) Points(ctx context.Context) ([]crl.Point, error) {
+	var all []crl.Point
 	err := r.db.file.Read(ctx, "read the distribution points", func(ctx context.Context, tx *sql.Tx) error {
 		rows := engine.Query(ctx, tx, `
 			SELECT i.issuer, p.crl_partition, p.url, p.delta_url FROM crl_points p JOIN issuers i ON i.id = p.issuer ORDER BY p.id`)
 		return rows.Each(func(rows *sql.Rows) error {
 			var issuer []byte
-			var p revocation.Point
+			var p crl.Point
 			if err := rows.Scan(&issuer, &p.Partition, &p.URL, &p.DeltaURL); err != nil {
 				return err
 			}
@@ -182,11 +182,11 @@ func (r *Revocation) Points(ctx context.Context) ([]revocation.Point, error) {
 }
 
 // View implements revocation.Records.
-func (r *Revocation) View(ctx context.Context, issuer pki.IssuerID, read func(revocation.View) error) error {
+func (r *Revocation) View(ctx context.Context, issuer pki.IssuerID, read func(crl.View) error) error {
 	return r.db.crls.View(ctx, issuer, read)
 }
 
-// Pack implements revocation.Records.
-func (r *Revocation) Pack(ctx context.Context, issuer pki.IssuerID) error {
-	return r.db.crls.Pack(ctx, issuer)
+// Compact implements revocation.Records.
+func (r *Revocation) Compact(ctx context.Context, issuer pki.IssuerID) error {
+	return r.db.crls.Compact(ctx, issuer)
 }

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"time"
 
-	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
@@ -52,13 +52,13 @@ func (tx *writeTx) newestEntry(ctx context.Context) (time.Time, error) {
 }
 
 // Expire takes one step through what has ended.
-func (r *RA) Expire(ctx context.Context, s ra.ExpiryStep) (ra.Expired, error) {
+func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, error) {
 	if err := rules.CheckLimit(s.Limit); err != nil {
-		return ra.Expired{}, err
+		return retention.Expired{}, err
 	}
-	var gone ra.Expired
+	var gone retention.Expired
 	err := r.db.write(ctx, "take expired records away", func(ctx context.Context, tx *writeTx) error {
-		gone = ra.Expired{}
+		gone = retention.Expired{}
 		// The rows of certificates give their numbers back where the newest ones leave, and sets of revocations end with a
 		// number.
 		var revoking bool
@@ -83,14 +83,14 @@ func (r *RA) Expire(ctx context.Context, s ra.ExpiryStep) (ra.Expired, error) {
 		return tx.append(ctx, rules.ExpiredEntry(s.At, oldest, gone))
 	})
 	if err != nil {
-		return ra.Expired{}, err
+		return retention.Expired{}, err
 	}
 	return gone, nil
 }
 
 // expireCertificates looks at the next certificates that ended before a time, and takes those away that may leave. It
 // returns the end of the first of them.
-func (tx *writeTx) expireCertificates(ctx context.Context, s ra.ExpiryStep, before int64, gone *ra.Expired) (oldest time.Time, err error) {
+func (tx *writeTx) expireCertificates(ctx context.Context, s retention.Step, before int64, gone *retention.Expired) (oldest time.Time, err error) {
 	last, looked, err := tx.endOfStep(ctx, s, before)
 	if err != nil || looked == 0 {
 		return oldest, err
@@ -144,7 +144,7 @@ const (
 )
 
 // endOfStep finds the place at which a step ends, and how many certificates it is about.
-func (tx *writeTx) endOfStep(ctx context.Context, s ra.ExpiryStep, before int64) (last ra.Place, looked int, err error) {
+func (tx *writeTx) endOfStep(ctx context.Context, s retention.Step, before int64) (last retention.Place, looked int, err error) {
 	rows := engine.Query(ctx, tx, selectExpired, before, engine.Millis(s.After.NotAfter), s.After.Row, s.Limit)
 	err = rows.Each(func(rows *sql.Rows) error {
 		var notAfter int64
@@ -158,7 +158,7 @@ func (tx *writeTx) endOfStep(ctx context.Context, s ra.ExpiryStep, before int64)
 	return last, looked, err
 }
 
-func (tx *writeTx) expireTokens(ctx context.Context, limit int, before int64, gone *ra.Expired) error {
+func (tx *writeTx) expireTokens(ctx context.Context, limit int, before int64, gone *retention.Expired) error {
 	result, err := tx.ExecContext(ctx, deleteTokens, before, limit)
 	if err != nil {
 		return err

@@ -19,7 +19,7 @@ import (
 const tellStep = 4096
 
 // TellSet visits a set's members, and notes how many there are.
-func (r *Revocation) TellSet(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.Set, error) {
+func (r *Revocation) TellSet(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.Set, error) {
 	var s setRow
 	var ahead ahead
 	err := r.db.file.ReadMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
@@ -27,7 +27,7 @@ func (r *Revocation) TellSet(ctx context.Context, id int64, tell func([]pki.Stat
 		if s, err = readSet(ctx, tx, id); err != nil || s.Done {
 			return err
 		}
-		ahead, err = s.tell(ctx, tx, tell)
+		ahead, err = s.tell(ctx, tx, func(changes []pki.StatusChange) { observer.Apply(changes...) })
 		return err
 	})
 	if err != nil || s.Done {

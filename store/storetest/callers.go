@@ -10,11 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -87,9 +90,9 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		})
 		return err
 	},
-	"revocation.Records.PutCRLs": func(t *testing.T, w *world, by pki.Actor) error {
+	"crl.Store.PutCRLs": func(t *testing.T, w *world, by pki.Actor) error {
 		w.drawn++
-		return w.Revocation.PutCRLs(t.Context(), []revocation.CRL{{
+		return w.CRLs.PutCRLs(t.Context(), []crl.CRL{{
 			Issuer: issuerA, Number: new(big.Int).SetUint64(w.drawn), ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour),
 		}}, by, w.now)
 	},
@@ -97,25 +100,25 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 
 // unauthorized are the methods that write and need no authorization, with the reason.
 var unauthorized = map[string]string{
-	"ca.Journal.Begin":              "the system itself",
-	"ra.Records.BindToken":          "the token is the proof",
-	"ra.Records.Refused":            "an entry about a refusal",
-	"ra.RetentionRecords.Advance":   "the system itself",
-	"ra.RetentionRecords.Expire":    "the system itself",
-	"revocation.Records.Pack":       "the system itself",
-	"revocation.Records.TakeNumber": "the system itself",
-	"revocation.Records.PutPoints":  "the system itself",
-	"revocation.Records.TellSet":    "a step of a bulk revocation that is on record",
-	"revocation.Records.FollowSet":  "a step of a bulk revocation that is on record",
-	"translog.Records.Sequence":     "the system itself",
+	"ca.Journal.Begin":             "the system itself",
+	"ra.Records.BindToken":         "the token is the proof",
+	"audit.Store.Refused":          "an entry about a refusal",
+	"retention.Store.Advance":      "the system itself",
+	"retention.Store.Expire":       "the system itself",
+	"crl.Store.Compact":            "the system itself",
+	"crl.Store.TakeNumber":         "the system itself",
+	"crl.Store.PutPoints":          "the system itself",
+	"revocation.Records.TellSet":   "a step of a bulk revocation that is on record",
+	"revocation.Records.FollowSet": "a step of a bulk revocation that is on record",
+	"translog.Records.Sequence":    "the system itself",
 }
 
 // reads are the methods that change nothing.
 var reads = []string{
 	"ca.Journal.State", "ca.Installations.Installed",
 	"ra.Records.Identity", "ra.Records.Identities", "ra.Records.Token", "ra.Records.Tokens", "ra.Records.Certificate", "ra.Records.CertificateBySerial",
-	"ra.Records.Standing", "ra.Records.Certificates", "ra.Records.Unexpired", "ra.Records.Renewed", "ra.RetentionRecords.Waiting", "ra.RetentionRecords.Census",
-	"revocation.Records.View", "revocation.Records.CRLs", "revocation.Records.Points", "revocation.Records.CountSet",
+	"ra.Records.Standing", "ra.Records.Certificates", "ra.Records.Unexpired", "ra.Records.Renewed", "retention.Store.Waiting", "retention.Store.Census",
+	"crl.Store.View", "crl.Store.CRLs", "crl.Store.Points", "revocation.Records.CountSet",
 	"revocation.Records.Set", "revocation.Records.OpenSets", "responder.Feed.Snapshot", "responder.Feed.Changes",
 	"translog.Records.Head", "translog.Records.Entries", "translog.Records.Written",
 }
@@ -124,8 +127,8 @@ var reads = []string{
 func everyMethodIsKnown(t *testing.T) {
 	var have []string
 	for _, view := range []reflect.Type{
-		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Records](), reflect.TypeFor[ra.RetentionRecords](),
-		reflect.TypeFor[revocation.Records](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Records](),
+		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Records](), reflect.TypeFor[audit.Store](), reflect.TypeFor[retention.Store](),
+		reflect.TypeFor[revocation.Records](), reflect.TypeFor[crl.Store](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Records](),
 	} {
 		for i := range view.NumMethod() {
 			have = append(have, view.String()+"."+view.Method(i).Name)
@@ -294,8 +297,8 @@ func needsNoAuthorization(t *testing.T, w *world) {
 		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, By: callerOf(r), At: w.now,
 	})
 	must(t, err)
-	must(t, w.RA.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))
-	_, err = w.Revocation.TellSet(ctx, set.ID, func([]pki.StatusChange) {})
+	must(t, w.Audit.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))
+	_, err = w.Revocation.TellSet(ctx, set.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
 	must(t, err)
 	for !set.Done {
 		_, set, err = w.Revocation.FollowSet(ctx, set.ID, 1, w.now)

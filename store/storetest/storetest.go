@@ -1,5 +1,5 @@
 // Package storetest is what every store has to pass: the contracts of ca.Journal, ca.Installations, ra.Records,
-// ra.RetentionRecords, revocation.Records, responder.Feed and translog.Records, sentence by sentence, against a real
+// audit.Store, retention.Store, revocation.Records, crl.Store, responder.Feed and translog.Records, sentence by sentence, against a real
 // store. It does not know which engine that is; what only one engine has is tested beside that engine. A store with the
 // interfaces of the registration authority alone runs [RunRegistration], which is a part of [Run].
 package storetest
@@ -8,10 +8,13 @@ import (
 	"context"
 	"testing"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -21,9 +24,11 @@ type Store struct {
 	Journal       ca.Journal
 	Installations ca.Installations
 	RA            ra.Records
-	Retention     ra.RetentionRecords
+	Audit         audit.Store
+	Retention     retention.Store
 	Orders        Orders
 	Revocation    revocation.Records
+	CRLs          crl.Store
 	Feed          responder.Feed
 	Log           translog.Records
 

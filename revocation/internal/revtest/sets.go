@@ -44,7 +44,7 @@ func (b *Book) OrderSet(ctx context.Context, o revocation.SetOrder) (revocation.
 }
 
 // TellSet implements revocation.Records.
-func (b *Book) TellSet(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.Set, error) {
+func (b *Book) TellSet(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.Set, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, err := b.set(id)
@@ -52,7 +52,7 @@ func (b *Book) TellSet(ctx context.Context, id int64, tell func([]pki.StatusChan
 		return s, err
 	}
 	members := b.members(s.SetOrder)
-	tell(members)
+	observer.Apply(members...)
 	b.sets[id-1].Total, b.sets[id-1].Counted = s.Followed+len(members), true
 	return *b.sets[id-1], ctx.Err()
 }

@@ -47,8 +47,8 @@ type packer struct {
 	unwritten   []segment
 }
 
-// Pack folds changes into segments. One packs at a time.
-func (x *Index) Pack(ctx context.Context, issuer pki.IssuerID) error {
+// Compact merges changes into segments. One call runs at a time.
+func (x *Index) Compact(ctx context.Context, issuer pki.IssuerID) error {
 	select {
 	case x.packing.turn <- struct{}{}:
 		defer func() { <-x.packing.turn }()
