@@ -184,14 +184,14 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 
 func TestFaultsOfDocumentsAreFound(t *testing.T) {
 	for text, want := range map[string]string{
-		"`ca/authority.go Authority.Issue, Config.Journal, drawSerial`": "",
-		"`device/1` and `make nothing` and `ca`":                        "",
-		"[here](deps_test.go), [there](https://example.com/x)":          "",
-		"```\n`ca/nowhere.go`\n```":                                     "",
-		"`ca/authority.go Authority.Revoke`":                            "does not declare Authority.Revoke",
-		"`ca/nowhere.go Issue`":                                         "no such file",
-		"`ca/nowhere/`":                                                 "does not exist",
-		"[here](nowhere.md#part)":                                       "leads nowhere",
+		"`ca/authority.go Authority.Issue, Config.Journal, newSerial`": "",
+		"`device/1` and `make nothing` and `ca`":                       "",
+		"[here](deps_test.go), [there](https://example.com/x)":         "",
+		"```\n`ca/nowhere.go`\n```":                                    "",
+		"`ca/authority.go Authority.Revoke`":                           "does not declare Authority.Revoke",
+		"`ca/nowhere.go Issue`":                                        "no such file",
+		"`ca/nowhere/`":                                                "does not exist",
+		"[here](nowhere.md#part)":                                      "leads nowhere",
 	} {
 		got := doc{"made-up.md", text}.faults()
 		if (want == "") != (len(got) == 0) || want != "" && !strings.Contains(got[0], want) {

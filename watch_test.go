@@ -314,7 +314,7 @@ func TestAHealthyServerIsQuiet(t *testing.T) {
 		labels = strings.TrimPrefix(labels+`,instance="ca:7090",job="brevet"`, ",")
 		values := fmt.Sprintf("%fx%d", value, minutes)
 		switch name { // what goes on with time, where nothing is wrong
-		case "brevet_log_entries", "brevet_statuses_current_timestamp_seconds", "brevet_last_sweep_timestamp_seconds":
+		case "brevet_log_entries", "brevet_responder_synced_timestamp_seconds", "brevet_retention_last_run_timestamp_seconds":
 			values = fmt.Sprintf("0+60x%d", minutes)
 		}
 		series = append(series, map[string]string{"series": name + "{" + labels + "}", "values": values})

@@ -88,7 +88,7 @@ func (r recorded) Unwrap() error { return r.error }
 // would cost most when resources are least. It does not depend on ctx being alive: a caller may have given up.
 func (r *Recorder) Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error {
 	why, ok := pki.AsRefusal(err)
-	if !ok || why.Rule == pki.RuleBusy || errors.As(err, new(recorded)) {
+	if !ok || why.Rule == pki.RuleOverloaded || errors.As(err, new(recorded)) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)

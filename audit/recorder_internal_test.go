@@ -170,7 +170,7 @@ func TestADayOfRefusalsIsBounded(t *testing.T) {
 		if spent != days {
 			t.Errorf("it is said %d times that further refusals are only counted, want once a day", spent)
 		}
-		for _, rule := range []pki.Rule{pki.RuleClone, pki.RuleRevoked} {
+		for _, rule := range []pki.Rule{pki.RuleRenewalKeyConflict, pki.RuleRevoked} {
 			if err := r.write(t.Context(), pki.ActorIdentity(quiet), quiet, pki.Refuse(rule, "", "another")); err != nil {
 				t.Fatal(err)
 			}
@@ -207,7 +207,7 @@ func TestDaysAreForgotten(t *testing.T) {
 			t.Error("sources that had few entries have a loud one forgotten")
 		}
 		for n := range maxDays {
-			r.day(sourceKey{sourceID(t, n+1), pki.RuleClone}).entries += refusalsPerDay
+			r.day(sourceKey{sourceID(t, n+1), pki.RuleRenewalKeyConflict}).entries += refusalsPerDay
 		}
 		if n := len(r.days); n > maxDays {
 			t.Errorf("%d days of loud sources are remembered", n)
@@ -221,7 +221,7 @@ func TestRecordOnce(t *testing.T) {
 	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	defer r.Close(t.Context())
 	id := sourceID(t, 1)
-	why := pki.Refuse(pki.RuleEarly, "renew later", "too early")
+	why := pki.Refuse(pki.RuleRenewalTooEarly, "renew later", "too early")
 	for n := range byte(3) {
 		serial, err := pki.MakeSerial(time.Now(), [pki.SerialRandomSize]byte{n})
 		if err != nil {

@@ -7,7 +7,7 @@ import (
 
 // admit takes a place among the certificates in flight: at once or never, unless the draft is of a patient request.
 func (a *Authority) admit(ctx context.Context, d *Draft) (release func(), err error) {
-	if d.patient {
+	if d.mayWait {
 		return a.writer.await(ctx)
 	}
 	return a.writer.admit()

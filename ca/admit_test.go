@@ -19,7 +19,7 @@ func TestPatientRequestsWait(t *testing.T) {
 	a := w.open(t, w.store.CA())
 	patient := func() ca.Request {
 		req := w.request(t)
-		req.Patient = true
+		req.MayWait = true
 		return req
 	}
 	var wg sync.WaitGroup
@@ -34,8 +34,8 @@ func TestPatientRequestsWait(t *testing.T) {
 	for a.InFlight() < 1024 {
 		time.Sleep(time.Millisecond)
 	}
-	if _, err := issue(t.Context(), a, w.request(t)); !refusedAs(err, pki.RuleBusy) {
-		t.Errorf("a request that does not wait: %v, want %s", err, pki.RuleBusy)
+	if _, err := issue(t.Context(), a, w.request(t)); !refusedAs(err, pki.RuleOverloaded) {
+		t.Errorf("a request that does not wait: %v, want %s", err, pki.RuleOverloaded)
 	}
 	given, giveUp := context.WithCancel(t.Context())
 	giveUp()
@@ -59,7 +59,7 @@ func TestCloseSendsThePatientAway(t *testing.T) {
 	ends := make(chan error, 1025)
 	for range 1025 {
 		req := w.request(t)
-		req.Patient = true
+		req.MayWait = true
 		go func() {
 			_, err := issue(context.Background(), a, req)
 			ends <- err

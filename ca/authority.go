@@ -21,16 +21,16 @@ type Request struct {
 	RequestID pki.RequestID
 	Identity  pki.SPIFFEID
 	Profile   string
-	// Issuer chooses an issuing CA; zero for the current one.
-	Issuer pki.IssuerID
-	Names  Names
-	Key    crypto.PublicKey
+	// IssuingCA chooses an issuing CA; zero for the current one.
+	IssuingCA pki.IssuerID
+	Names     Names
+	Key       crypto.PublicKey
 	// Lifetime is zero for the profile's default.
 	Lifetime time.Duration
 	Guard    pki.Guard
 	Actor    pki.Actor
-	// Patient has Issue wait where as many certificates are in flight as may be, instead of refusing.
-	Patient bool
+	// MayWait has Issue wait where as many certificates are in flight as may be, instead of refusing.
+	MayWait bool
 }
 
 // Certificate is an issued certificate, on record.
@@ -42,8 +42,8 @@ type Certificate struct {
 
 // Config is what an Authority is made of. All fields are needed.
 type Config struct {
-	Issuers  []Issuer // the last one is the current one
-	Profiles map[string]*Profile
+	IssuingCAs []IssuingCA // the last one is the current one
+	Profiles   map[string]*Profile
 	// Partitions is how many parts the CRL of each issuing CA has, over which the certificates of partitioned profiles are
 	// spread: 1 to MaxPartitions. It may be another number than before: what was issued keeps its partition.
 	Partitions int
@@ -56,46 +56,46 @@ type Config struct {
 
 // Authority issues certificates. It is safe for concurrent use.
 type Authority struct {
-	issuers  map[pki.IssuerID]Issuer
-	current  pki.IssuerID
-	profiles map[string]*Profile
-	lints    map[pki.IssuerID]understudy
-	shadows  map[pki.IssuerID]*shadow
-	layouts  map[layoutOf]*layout
-	parts    int // of a CRL
-	clock    func() time.Time
-	meter    Meter
-	writer   *writer
+	issuingCAs map[pki.IssuerID]IssuingCA
+	current    pki.IssuerID
+	profiles   map[string]*Profile
+	lints      map[pki.IssuerID]lintSigner
+	trialCAs   map[pki.IssuerID]*trialCA
+	encoders   map[encoderKey]*tbsEncoder
+	parts      int // of a CRL
+	clock      func() time.Time
+	meter      Meter
+	writer     *writer
 }
 
 // New lints every profile, opens a new epoch of the journal, settles what earlier epochs left pending, and starts the
 // Authority's writer. Close stops it.
 func New(ctx context.Context, c Config) (*Authority, error) {
-	if len(c.Issuers) == 0 {
+	if len(c.IssuingCAs) == 0 {
 		return nil, errors.New("ca: no issuing CA is installed: run brevet ceremony install")
 	}
 	if err := CheckPartitions(c.Partitions); err != nil {
 		return nil, fmt.Errorf("ca: partitions of CRLs: %w", err)
 	}
 	a := &Authority{
-		issuers: map[pki.IssuerID]Issuer{}, lints: map[pki.IssuerID]understudy{}, shadows: map[pki.IssuerID]*shadow{},
-		layouts: map[layoutOf]*layout{}, profiles: c.Profiles, parts: c.Partitions, clock: c.Clock, meter: c.Meter,
+		issuingCAs: map[pki.IssuerID]IssuingCA{}, lints: map[pki.IssuerID]lintSigner{}, trialCAs: map[pki.IssuerID]*trialCA{},
+		encoders: map[encoderKey]*tbsEncoder{}, profiles: c.Profiles, parts: c.Partitions, clock: c.Clock, meter: c.Meter,
 	}
-	for _, iss := range c.Issuers {
-		u, err := newUnderstudy(iss)
+	for _, iss := range c.IssuingCAs {
+		u, err := newLintSigner(iss)
 		if err != nil {
 			return nil, err
 		}
-		if a.shadows[iss.ID], err = newShadow(iss); err != nil {
+		if a.trialCAs[iss.ID], err = newTrialCA(iss); err != nil {
 			return nil, err
 		}
-		a.issuers[iss.ID], a.lints[iss.ID], a.current = iss, u, iss.ID
+		a.issuingCAs[iss.ID], a.lints[iss.ID], a.current = iss, u, iss.ID
 	}
 	now := c.Clock()
 	if err := a.Current().checkTime(now); err != nil {
 		return nil, err
 	}
-	if err := a.layOut(now); err != nil {
+	if err := a.encoderFor(now); err != nil {
 		return nil, err
 	}
 	w, err := newWriter(ctx, c)
@@ -106,14 +106,14 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	return a, nil
 }
 
-// layoutOf names a layout.
-type layoutOf struct {
+// encoderKey names a layout.
+type encoderKey struct {
 	issuer  pki.IssuerID
 	profile *Profile
 }
 
-// layOut prepares what each CA issues, be it not valid now, and lints what the current one does.
-func (a *Authority) layOut(now time.Time) error {
+// encoderFor prepares what each CA issues, be it not valid now, and lints what the current one does.
+func (a *Authority) encoderFor(now time.Time) error {
 	for id, u := range a.lints {
 		within := now
 		if c := u.issuer.Certificate; now.Before(c.NotBefore) {
@@ -122,11 +122,11 @@ func (a *Authority) layOut(now time.Time) error {
 			within = c.NotAfter.Add(-time.Second)
 		}
 		for _, p := range a.profiles {
-			l, err := u.layout(p, within)
+			l, err := u.encoder(p, within)
 			if err != nil {
 				return err
 			}
-			a.layouts[layoutOf{id, p}] = l
+			a.encoders[encoderKey{id, p}] = l
 			if id != a.current {
 				continue
 			}
@@ -141,7 +141,7 @@ func (a *Authority) layOut(now time.Time) error {
 // Chain returns the CA certificates that go with a certificate of an issuing CA, and their root. It refuses a CA that is
 // not served here any more.
 func (a *Authority) Chain(id pki.IssuerID) (chain []*x509.Certificate, root *x509.Certificate, err error) {
-	iss, ok := a.issuers[id]
+	iss, ok := a.issuingCAs[id]
 	if !ok {
 		return nil, nil, pki.Refuse(pki.RuleNotFound, "renew or enroll anew", "the certificate's CA %s is not served here any more", id.Short())
 	}
@@ -149,7 +149,7 @@ func (a *Authority) Chain(id pki.IssuerID) (chain []*x509.Certificate, root *x50
 }
 
 // Current returns the CA that issues where a request names none.
-func (a *Authority) Current() Issuer { return a.issuers[a.current] }
+func (a *Authority) Current() IssuingCA { return a.issuingCAs[a.current] }
 
 // Profile returns a profile by its name.
 func (a *Authority) Profile(name string) (*Profile, error) {
@@ -162,40 +162,40 @@ func (a *Authority) Profile(name string) (*Profile, error) {
 
 // CheckNames refuses names that the current CA's chain excludes by a name constraint.
 func (a *Authority) CheckNames(id pki.SPIFFEID, n Names) error {
-	return a.shadows[a.current].checkNames(id, n)
+	return a.trialCAs[a.current].checkNames(id, n)
 }
 
 // Draft is a certificate before its signature, and what must still hold when it is recorded. It is issued once.
 type Draft struct {
-	issuer  Issuer
-	layout  *layout
-	tbs     []byte // TBSCertificate
-	message []byte // what the key signs of it
-	item    *item
-	record  Record
-	patient bool
-	used    atomic.Bool
+	issuingCA IssuingCA
+	encoder   *tbsEncoder
+	tbs       []byte // TBSCertificate
+	message   []byte // what the key signs of it
+	item      *item
+	record    Record
+	mayWait   bool
+	used      atomic.Bool
 }
 
 // Draft builds the certificate of a request from its profile and a fresh serial, or returns the *pki.Refusal of what the
 // request asks. It signs and records nothing: a draft may be dropped.
 func (a *Authority) Draft(req Request) (*Draft, error) {
-	if req.Issuer.IsZero() {
-		req.Issuer = a.current
+	if req.IssuingCA.IsZero() {
+		req.IssuingCA = a.current
 	}
-	iss, ok := a.issuers[req.Issuer]
+	iss, ok := a.issuingCAs[req.IssuingCA]
 	if !ok {
-		return nil, pki.Refuse(pki.RuleNotFound, "leave the issuer unset", "this server does not issue for %s", req.Issuer.Short())
+		return nil, pki.Refuse(pki.RuleNotFound, "leave the issuer unset", "this server does not issue for %s", req.IssuingCA.Short())
 	}
 	p, err := a.Profile(req.Profile)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.shadows[req.Issuer].checkNames(req.Identity, req.Names); err != nil {
+	if err := a.trialCAs[req.IssuingCA].checkNames(req.Identity, req.Names); err != nil {
 		return nil, err
 	}
 	now := a.clock()
-	serial, err := drawSerial(now)
+	serial, err := newSerial(now)
 	if err != nil {
 		return nil, err
 	}
@@ -204,19 +204,19 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := a.layouts[layoutOf{req.Issuer, p}]
+	l := a.encoders[encoderKey{req.IssuingCA, p}]
 	tbs, err := l.tbs(template)
 	if err != nil {
 		return nil, fmt.Errorf("ca: write the certificate of %s: %w", req.Identity, err)
 	}
 	if p.lintEach {
-		if err := a.lints[req.Issuer].lint(l, tbs); err != nil {
+		if err := a.lints[req.IssuingCA].lint(l, tbs); err != nil {
 			return nil, err
 		}
 	}
-	message, ref := l.message(tbs), pki.CertRef{Issuer: req.Issuer, Serial: serial}
+	message, ref := l.message(tbs), pki.CertRef{Issuer: req.IssuingCA, Serial: serial}
 	return &Draft{
-		issuer: iss, layout: l, tbs: tbs, message: message, patient: req.Patient,
+		issuingCA: iss, encoder: l, tbs: tbs, message: message, mayWait: req.MayWait,
 		item: newItem(IntentItem{Ref: ref, Digest: digestOf(message, l.hash), NotAfter: template.NotAfter, Partition: partition}),
 		record: Record{
 			Ref: ref, Identity: req.Identity, Profile: req.Profile, KeyHash: pki.HashSPKI(template.RawSubjectPublicKeyInfo),
@@ -257,8 +257,8 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 		}
 	}()
 	// 4. The intent is durable before the key is used.
-	end := a.meter.Begin(ctx, StepIntent, d.issuer.ID)
-	err = a.writer.announce(ctx, d.item)
+	end := a.meter.Begin(ctx, StepIntent, d.issuingCA.ID)
+	err = a.writer.prepare(ctx, d.item)
 	end(err)
 	if err != nil {
 		return Certificate{}, err
@@ -267,18 +267,18 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 		return Certificate{}, &unavailable{what: "the certificate was over before its turn came", after: time.Second}
 	}
 	// 5. The token signs once, and what it gave is checked.
-	end = a.meter.Begin(ctx, StepSign, d.issuer.ID)
-	signature, err := d.layout.sign(d.issuer.Certificate, d.issuer.Signer, d.tbs, d.message)
+	end = a.meter.Begin(ctx, StepSign, d.issuingCA.ID)
+	signature, err := d.encoder.sign(d.issuingCA.Certificate, d.issuingCA.Signer, d.tbs, d.message)
 	end(err)
 	if err == nil {
-		d.record.DER, err = d.layout.certificate(d.tbs, signature)
+		d.record.DER, err = d.encoder.certificate(d.tbs, signature)
 	}
 	if err != nil {
 		return Certificate{}, signingError(err)
 	}
 	// 6. The record, with the guards checked again, is made durable; 7. only then is the certificate released.
 	handed = true
-	end = a.meter.Begin(ctx, StepRecord, d.issuer.ID)
+	end = a.meter.Begin(ctx, StepRecord, d.issuingCA.ID)
 	err = a.writer.record(ctx, d.item, d.record)
 	end(err)
 	if err != nil {
@@ -288,7 +288,7 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 	return Certificate{Ref: d.record.Ref, DER: d.record.DER, NotAfter: d.record.NotAfter}, nil
 }
 
-func drawSerial(now time.Time) (pki.Serial, error) {
+func newSerial(now time.Time) (pki.Serial, error) {
 	var random [pki.SerialRandomSize]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return pki.Serial{}, fmt.Errorf("ca: draw a serial number: %w", err)

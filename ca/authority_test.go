@@ -83,7 +83,7 @@ func TestRefusedRequestsSignNothing(t *testing.T) {
 		rule   pki.Rule
 	}{
 		"unknown profile":  {func(r *ca.Request) { r.Profile = "toaster" }, pki.RuleProfile},
-		"unknown issuer":   {func(r *ca.Request) { r.Issuer = pki.IssuerOf(w.root) }, pki.RuleNotFound},
+		"unknown issuer":   {func(r *ca.Request) { r.IssuingCA = pki.IssuerOf(w.root) }, pki.RuleNotFound},
 		"lifetime over":    {func(r *ca.Request) { r.Lifetime = 31 * 24 * time.Hour }, pki.RuleLifetime},
 		"lifetime under":   {func(r *ca.Request) { r.Lifetime = time.Millisecond }, pki.RuleLifetime},
 		"negative":         {func(r *ca.Request) { r.Lifetime = -time.Hour }, pki.RuleLifetime},
@@ -104,7 +104,7 @@ func TestRefusedRequestsSignNothing(t *testing.T) {
 			c.change(&req)
 			_, err := issue(t.Context(), a, req)
 			refusal, ok := pki.AsRefusal(err)
-			if !ok || refusal.Rule != c.rule || refusal.Fix == "" {
+			if !ok || refusal.Rule != c.rule || refusal.Hint == "" {
 				t.Errorf("Issue: %v, want a refusal by %s with a fix", err, c.rule)
 			}
 		})
@@ -152,7 +152,7 @@ func TestNotAfterStaysWithinTheIssuersOwn(t *testing.T) {
 func TestKeyOfAnotherCertificateShowsBothFingerprints(t *testing.T) {
 	_, iss := hierarchy(t, elliptic.P256(), time.Hour)
 	other := newKey(t, elliptic.P256())
-	_, err := ca.NewIssuer(iss.Certificate, other, []*x509.Certificate{iss.Root})
+	_, err := ca.NewIssuingCA(iss.Certificate, other, []*x509.Certificate{iss.Root})
 	have, herr := pki.HashKey(other.Public())
 	if herr != nil {
 		t.Fatal(herr)
@@ -203,7 +203,7 @@ func TestNothingIsSignedWithoutADurableIntent(t *testing.T) {
 				return
 			}
 			rec, err := w.store.RA().Certificate(context.Background(), c.Ref)
-			if err != nil || !rec.Released || !bytes.Equal(rec.DER, c.DER) {
+			if err != nil || !rec.Delivered || !bytes.Equal(rec.DER, c.DER) {
 				t.Errorf("released %s before its record: %v", c.Ref.Serial, err)
 			}
 			got[i] = c
@@ -304,8 +304,8 @@ func TestNextProcessSettlesWhatACrashLeft(t *testing.T) {
 	for {
 		c, err := w.store.RA().Certificate(t.Context(), mustRef(t, j, w.signer.signed.list()[0]))
 		if err == nil {
-			if c.Released || c.Status.State != pki.Revoked {
-				t.Errorf("the certificate that nobody got: released %v, %s", c.Released, c.Status.State)
+			if c.Delivered || c.Status.State != pki.Revoked {
+				t.Errorf("the certificate that nobody got: released %v, %s", c.Delivered, c.Status.State)
 			}
 			break
 		}
@@ -370,14 +370,14 @@ func TestOneGuardFailsAlone(t *testing.T) {
 	for i := range 32 {
 		req := w.request(t)
 		if i == 7 {
-			req.Guard.Generation++
+			req.Guard.Revision++
 		}
 		wg.Go(func() {
 			_, err := issue(context.Background(), a, req)
 			refusal, refused := pki.AsRefusal(err)
 			switch {
-			case i == 7 && (!refused || refusal.Rule != pki.RuleChanged):
-				t.Errorf("the stale decision: %v, want a refusal by %s", err, pki.RuleChanged)
+			case i == 7 && (!refused || refusal.Rule != pki.RuleIdentityStale):
+				t.Errorf("the stale decision: %v, want a refusal by %s", err, pki.RuleIdentityStale)
 			case i != 7 && err != nil:
 				t.Errorf("request %d: %v", i, err)
 			}
@@ -400,7 +400,7 @@ func TestLoadIsShedAboveTheBound(t *testing.T) {
 	for _, req := range requests {
 		wg.Go(func() {
 			_, err := issue(context.Background(), a, req)
-			if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleBusy {
+			if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleOverloaded {
 				if pki.RetryAfter(err) <= 0 {
 					t.Error("the refusal has no delay")
 				}

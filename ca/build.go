@@ -31,7 +31,7 @@ var idPKIXOCSPNocheck = pkix.Extension{
 
 // template says what the certificate holds: everything in it comes from the profile, the identity and the issuer, but the
 // key, which is in RawSubjectPublicKeyInfo.
-func (p *Profile) template(iss Issuer, req Request, serial pki.Serial, partition uint16, now time.Time) (*x509.Certificate, error) {
+func (p *Profile) template(iss IssuingCA, req Request, serial pki.Serial, partition uint16, now time.Time) (*x509.Certificate, error) {
 	if err := p.CheckNames(req.Identity, req.Names); err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (p *Profile) addPartition(t *x509.Certificate, issuer pki.IssuerID, partiti
 
 // validity chooses notBefore and notAfter. A lifetime over the profile's is refused; one over the issuing CA's own end
 // is cut there, because a certificate that outlives its issuer does not verify.
-func (p *Profile) validity(iss Issuer, lifetime time.Duration, now time.Time) (notBefore, notAfter time.Time, err error) {
+func (p *Profile) validity(iss IssuingCA, lifetime time.Duration, now time.Time) (notBefore, notAfter time.Time, err error) {
 	if lifetime == 0 {
 		lifetime = p.lifetime
 	}

@@ -87,13 +87,13 @@ type faultyJournal struct {
 	epoch     ca.Epoch
 }
 
-func (j *faultyJournal) Write(ctx context.Context, epoch ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
+func (j *faultyJournal) Write(ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
 	var f *fault
 	if j.write != nil {
 		f = j.write(len(settle), len(announce))
 	}
 	if f != nil && !f.applied {
-		return make([]ca.Verdicts, len(settle)), f.err
+		return make([]ca.Results, len(settle)), f.err
 	}
 	verdicts, err := j.Journal.Write(ctx, epoch, settle, announce)
 	if err != nil {
@@ -169,10 +169,10 @@ func (w *world) account(t testing.TB, j *faultyJournal, got []ca.Certificate) {
 			t.Errorf("the key signed for %s, which is not on record: %v", ref.Serial, err)
 			continue
 		}
-		if !rec.Released && rec.Status.State != pki.Revoked {
+		if !rec.Delivered && rec.Status.State != pki.Revoked {
 			t.Errorf("%s was never released and is %s", ref.Serial, rec.Status.State)
 		}
-		released[ref] = rec.Released
+		released[ref] = rec.Delivered
 	}
 	for _, c := range got {
 		if !released[c.Ref] {

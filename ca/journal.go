@@ -55,25 +55,25 @@ type Record struct {
 	Guard     pki.Guard
 }
 
-// Settlement says what became of items of a batch: the certificates that were signed. Every item of the intent here
+// BatchCommit says what became of items of a batch: the certificates that were signed. Every item of the intent here
 // without a record here, or whose record meets a guard, becomes a revoked record that was never released. The items of the
 // batch that are not named stay announced.
-type Settlement struct {
+type BatchCommit struct {
 	Intent  Intent // the items that are settled now
 	Records []Record
 	At      time.Time
 }
 
-// Verdict is what became of a record.
-type Verdict struct {
+// Result is what became of a record.
+type Result struct {
 	// Refusal is the *pki.Refusal that kept it from being issued; nil where it was.
 	Refusal error
 	// Superseded is the new status of the certificate that its guard has revoked; zero for none.
 	Superseded pki.StatusChange
 }
 
-// Verdicts holds one for each record of a settlement, in its order.
-type Verdicts []Verdict
+// Results holds one for each record of a settlement, in its order.
+type Results []Result
 
 // BatchState is what a journal knows of a batch.
 type BatchState uint8
@@ -83,7 +83,7 @@ type BatchState uint8
 const (
 	BatchAbsent BatchState = iota + 1
 	BatchPending
-	BatchSettled
+	BatchCommitted
 )
 
 // Journal is the durable side of issuance. The Authority is its only consumer and calls it from one goroutine at a
@@ -99,14 +99,14 @@ type Journal interface {
 	// removal of its items from their intent, which have to be there. One record's refusal does not fail the others. The verdicts, one for each
 	// settlement, hold if the transaction applied, so they are returned beside an error too. A stale epoch gets an
 	// error that wraps ErrFenced, and nothing is written.
-	Write(ctx context.Context, epoch Epoch, settle []Settlement, announce []Intent) ([]Verdicts, error)
+	Write(ctx context.Context, epoch Epoch, settle []BatchCommit, announce []Intent) ([]Results, error)
 	// State reads back what became of batches, in their order. A stale epoch gets an error that wraps ErrFenced: its
 	// batches may have been settled by the process that fenced it, which says nothing about what it wrote itself.
 	State(ctx context.Context, epoch Epoch, batches []BatchID) ([]BatchState, error)
 }
 
-// Installed is a CA certificate that a ceremony installed.
-type Installed struct {
+// InstalledCA is a CA certificate that a ceremony installed.
+type InstalledCA struct {
 	Certificate []byte // DER
 	// Key is the label of its key in an issuing token; empty for a CA whose key is elsewhere, such as the root.
 	Key   string
@@ -130,9 +130,9 @@ type Installations interface {
 	// Install records a CA certificate, durably; installing the same one again succeeds and changes nothing. Of two
 	// certificates with the same subject and key, the one that is installed later takes the place of the other. A removed CA
 	// is not installed again.
-	Install(ctx context.Context, c Installed, by pki.Actor) error
+	Install(ctx context.Context, c InstalledCA, by pki.Actor) error
 	// Installed returns the CA certificates in the order of their installation, removed ones included.
-	Installed(ctx context.Context) ([]Installed, error)
+	Installed(ctx context.Context) ([]InstalledCA, error)
 	// Retire retires an issuing CA, durably; repeating it succeeds and changes nothing. It is refused unless another issuing
 	// CA is active and has not expired.
 	Retire(ctx context.Context, id pki.IssuerID, at time.Time, by pki.Actor) error

@@ -220,6 +220,6 @@ func (w *world) requestFor(t testing.TB, key crypto.PublicKey) ca.Request {
 	}
 	return ca.Request{
 		RequestID: requestID(t), Identity: w.device.ID, Profile: "device", Key: key,
-		Guard: pki.Guard{Identity: w.device.ID, Generation: w.device.Generation, Key: hash}, Actor: pki.ActorCommand("test"),
+		Guard: pki.Guard{Identity: w.device.ID, Revision: w.device.Revision, Key: hash}, Actor: pki.ActorCommand("test"),
 	}
 }

@@ -16,10 +16,10 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// layout writes the certificates of one profile under one issuing CA (RFC 5280 §4.1). What is the same in all of them is
+// tbsEncoder writes the certificates of one profile under one issuing CA (RFC 5280 §4.1). What is the same in all of them is
 // taken from a sample that crypto/x509 made; only what differs is encoded for each: serial number, validity, subject,
 // public key, subject key identifier and subject alternative name, and in partitioned profiles where the CRLs are.
-type layout struct {
+type tbsEncoder struct {
 	algorithm  x509.SignatureAlgorithm
 	hash       crypto.Hash // of what the key signs; 0 where it signs the message itself
 	identifier []byte      // AlgorithmIdentifier
@@ -41,10 +41,10 @@ var (
 	oidFreshestCRL           = asn1.ObjectIdentifier{2, 5, 29, 46}
 )
 
-// newLayout takes the constant parts from a certificate that was made of a template, and checks that it writes the rest
+// newTBSEncoder takes the constant parts from a certificate that was made of a template, and checks that it writes the rest
 // of that certificate as crypto/x509 does. In a partitioned profile they do not include where the CRLs are.
-func newLayout(template, sample *x509.Certificate, partitioned bool) (*layout, error) {
-	l := &layout{algorithm: sample.SignatureAlgorithm, issuer: sample.RawIssuer}
+func newTBSEncoder(template, sample *x509.Certificate, partitioned bool) (*tbsEncoder, error) {
+	l := &tbsEncoder{algorithm: sample.SignatureAlgorithm, issuer: sample.RawIssuer}
 	switch sample.SignatureAlgorithm {
 	case x509.SHA256WithRSA, x509.ECDSAWithSHA256:
 		l.hash = crypto.SHA256
@@ -83,7 +83,7 @@ func newLayout(template, sample *x509.Certificate, partitioned bool) (*layout, e
 }
 
 // tbs writes the TBSCertificate of a template.
-func (l *layout) tbs(t *x509.Certificate) ([]byte, error) {
+func (l *tbsEncoder) tbs(t *x509.Certificate) ([]byte, error) {
 	b := cryptobyte.NewBuilder(make([]byte, 0, 1024))
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1(cbasn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Int64(2) }) // v3
@@ -103,7 +103,7 @@ func (l *layout) tbs(t *x509.Certificate) ([]byte, error) {
 	return b.Bytes()
 }
 
-func (l *layout) addExtensions(b *cryptobyte.Builder, t *x509.Certificate) {
+func (l *tbsEncoder) addExtensions(b *cryptobyte.Builder, t *x509.Certificate) {
 	for _, e := range l.extensions {
 		if e.der != nil {
 			b.AddBytes(e.der)
@@ -186,7 +186,7 @@ func addNames(b *cryptobyte.Builder, t *x509.Certificate) {
 }
 
 // message is what the issuing key signs of a TBSCertificate.
-func (l *layout) message(tbs []byte) []byte {
+func (l *tbsEncoder) message(tbs []byte) []byte {
 	if l.hash == 0 {
 		return tbs
 	}
@@ -197,7 +197,7 @@ func (l *layout) message(tbs []byte) []byte {
 
 // sign has a key sign a TBSCertificate, whose message was computed before, and checks the signature with the CA's
 // certificate: what a token gives may be wrong.
-func (l *layout) sign(ca *x509.Certificate, key crypto.Signer, tbs, message []byte) ([]byte, error) {
+func (l *tbsEncoder) sign(ca *x509.Certificate, key crypto.Signer, tbs, message []byte) ([]byte, error) {
 	signature, err := key.Sign(rand.Reader, message, l.hash)
 	if err != nil {
 		return nil, err
@@ -209,7 +209,7 @@ func (l *layout) sign(ca *x509.Certificate, key crypto.Signer, tbs, message []by
 }
 
 // certificate puts a signature to its TBSCertificate.
-func (l *layout) certificate(tbs, signature []byte) ([]byte, error) {
+func (l *tbsEncoder) certificate(tbs, signature []byte) ([]byte, error) {
 	b := cryptobyte.NewBuilder(make([]byte, 0, len(tbs)+len(signature)+len(l.identifier)+16))
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddBytes(tbs)

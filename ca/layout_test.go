@@ -63,7 +63,7 @@ func TestCertificatesAreLaidOutAsByX509(t *testing.T) {
 		for _, ip := range []string{"192.0.2.1", "2001:db8::1"}[:rapid.IntRange(0, 2).Draw(rt, "addresses")] {
 			req.Names.IPs = append(req.Names.IPs, netip.MustParseAddr(ip))
 		}
-		req.Guard = pki.Guard{Identity: id.ID, Generation: id.Generation, Key: hashKey(t, key)}
+		req.Guard = pki.Guard{Identity: id.ID, Revision: id.Revision, Key: hashKey(t, key)}
 		c, err := issue(t.Context(), a, req)
 		if err != nil {
 			rt.Fatal(err)

@@ -20,7 +20,7 @@ type remembering struct {
 	recorded  map[pki.CertRef]uint16
 }
 
-func (j *remembering) Write(ctx context.Context, epoch ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
+func (j *remembering) Write(ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
 	j.mu.Lock()
 	if j.announced == nil {
 		j.announced, j.recorded = map[pki.CertRef]uint16{}, map[pki.CertRef]uint16{}
@@ -134,7 +134,7 @@ func TestPartitionsAreBounded(t *testing.T) {
 	w := newWorld(t)
 	for _, n := range []int{-1, 0, ca.MaxPartitions + 1} {
 		if _, err := ca.New(t.Context(), ca.Config{
-			Issuers: []ca.Issuer{w.issuer}, Profiles: profiles(t), Partitions: n, Journal: w.store.CA(), Observer: w.observed, Meter: unmetered{}, Clock: time.Now,
+			IssuingCAs: []ca.IssuingCA{w.issuer}, Profiles: profiles(t), Partitions: n, Journal: w.store.CA(), Observer: w.observed, Meter: unmetered{}, Clock: time.Now,
 		}); err == nil {
 			t.Errorf("an authority has %d partitions", n)
 		}

@@ -17,22 +17,22 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// understudy is an Issuer with the certificate of the real one and a throwaway key of the same kind, so that a
+// lintSigner is an Issuer with the certificate of the real one and a throwaway key of the same kind, so that a
 // certificate can be linted before the real key has signed anything.
-type understudy struct {
-	issuer Issuer
+type lintSigner struct {
+	issuer IssuingCA
 	key    crypto.Signer
 }
 
-func newUnderstudy(iss Issuer) (understudy, error) {
-	key, err := throwaway(iss.Certificate.PublicKey)
+func newLintSigner(iss IssuingCA) (lintSigner, error) {
+	key, err := ephemeralKey(iss.Certificate.PublicKey)
 	if err != nil {
-		return understudy{}, fmt.Errorf("ca: make a throwaway key to lint with: %w", err)
+		return lintSigner{}, fmt.Errorf("ca: make a throwaway key to lint with: %w", err)
 	}
-	return understudy{iss, key}, nil
+	return lintSigner{iss, key}, nil
 }
 
-func throwaway(like crypto.PublicKey) (crypto.Signer, error) {
+func ephemeralKey(like crypto.PublicKey) (crypto.Signer, error) {
 	switch k := like.(type) {
 	case *ecdsa.PublicKey:
 		return ecdsa.GenerateKey(k.Curve, rand.Reader)
@@ -46,8 +46,8 @@ func throwaway(like crypto.PublicKey) (crypto.Signer, error) {
 	}
 }
 
-// layout makes the layout of a profile's certificates, from a sample that crypto/x509 makes.
-func (u understudy) layout(p *Profile, now time.Time) (*layout, error) {
+// encoder makes the layout of a profile's certificates, from a sample that crypto/x509 makes.
+func (u lintSigner) encoder(p *Profile, now time.Time) (*tbsEncoder, error) {
 	pub, err := sampleKey(p.keys[0])
 	if err != nil {
 		return nil, err
@@ -66,11 +66,11 @@ func (u understudy) layout(p *Profile, now time.Time) (*layout, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ca: read a sample of profile %s: %w", p.name, err)
 	}
-	return newLayout(template, cert, p.partitioned)
+	return newTBSEncoder(template, cert, p.partitioned)
 }
 
 // lint signs a TBSCertificate with the throwaway key and holds the certificate against zlint.
-func (u understudy) lint(l *layout, tbs []byte) error {
+func (u lintSigner) lint(l *tbsEncoder, tbs []byte) error {
 	parent := *u.issuer.Certificate
 	parent.PublicKey = u.key.Public()
 	signature, err := l.sign(&parent, u.key, tbs, l.message(tbs))
@@ -100,7 +100,7 @@ func (p *Profile) sampleNames() Names {
 }
 
 // sample is the template of a certificate for nobody.
-func (u understudy) sample(p *Profile, n Names, pub crypto.PublicKey, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
+func (u lintSigner) sample(p *Profile, n Names, pub crypto.PublicKey, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
 	id, err := pki.ParseSPIFFEID("spiffe://sample.invalid/device/sample")
 	if err != nil {
 		return nil, err
@@ -118,7 +118,7 @@ func (u understudy) sample(p *Profile, n Names, pub crypto.PublicKey, lifetime t
 
 // lintProfile lints samples of what a profile can issue: each kind of key, with and without the names it allows, at
 // its default and its longest lifetime.
-func (u understudy) lintProfile(p *Profile, l *layout, now time.Time) error {
+func (u lintSigner) lintProfile(p *Profile, l *tbsEncoder, now time.Time) error {
 	variants := []Names{p.sampleNames()}
 	if p.dnsNames != required && p.ipAddresses != required {
 		variants = append(variants, Names{})

@@ -23,9 +23,9 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// shadow is a copy of an issuing CA's chain with other keys: crypto/x509 verifies samples against it, so that what
+// trialCA is a copy of an issuing CA's chain with other keys: crypto/x509 verifies samples against it, so that what
 // relying parties will refuse is known before the issuing key signs it.
-type shadow struct {
+type trialCA struct {
 	issuing       *x509.Certificate
 	key           *ecdsa.PrivateKey
 	chain         []*x509.Certificate // from the issuing CA to the root
@@ -34,9 +34,9 @@ type shadow struct {
 	constrained   bool // a certificate of the chain has name constraints
 }
 
-// newShadow copies the chain, from the root down, with the extensions of each certificate as they are.
-func newShadow(iss Issuer) (*shadow, error) {
-	s := &shadow{roots: x509.NewCertPool(), intermediates: x509.NewCertPool()}
+// newTrialCA copies the chain, from the root down, with the extensions of each certificate as they are.
+func newTrialCA(iss IssuingCA) (*trialCA, error) {
+	s := &trialCA{roots: x509.NewCertPool(), intermediates: x509.NewCertPool()}
 	originals := append(slices.Clone(iss.Chain), iss.Root)
 	slices.Reverse(originals)
 	for _, original := range originals {
@@ -132,7 +132,7 @@ func checkConstraintForms(c *x509.Certificate) error {
 }
 
 // verify returns why relying parties refuse a certificate with these names for a usage at a time, or nil.
-func (s *shadow) verify(id pki.SPIFFEID, n Names, usage x509.ExtKeyUsage, at time.Time) error {
+func (s *trialCA) verify(id pki.SPIFFEID, n Names, usage x509.ExtKeyUsage, at time.Time) error {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), NotBefore: at.Add(-time.Second), NotAfter: at.Add(time.Hour), BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature, URIs: []*url.URL{id.URL()}, DNSNames: n.DNS,
@@ -162,7 +162,7 @@ func (s *shadow) verify(id pki.SPIFFEID, n Names, usage x509.ExtKeyUsage, at tim
 
 // checkHost holds a trust domain against URI constraints as RFC 5280 §4.2.1.10 has it: one without a leading dot is a
 // host. Go admits its subdomains too, which OpenSSL refuses.
-func (s *shadow) checkHost(trustDomain string) error {
+func (s *trialCA) checkHost(trustDomain string) error {
 	for _, c := range s.chain {
 		admits := func(domain string) bool {
 			return trustDomain == domain || strings.HasPrefix(domain, ".") && strings.HasSuffix(trustDomain, domain)
@@ -175,7 +175,7 @@ func (s *shadow) checkHost(trustDomain string) error {
 }
 
 // everyMoment is a time at which every certificate of the chain is valid, if there is one.
-func (s *shadow) everyMoment() time.Time {
+func (s *trialCA) everyMoment() time.Time {
 	latest := s.issuing.NotBefore
 	for _, c := range s.chain {
 		if c.NotBefore.After(latest) {
@@ -187,7 +187,7 @@ func (s *shadow) everyMoment() time.Time {
 
 // checkNames refuses names that a name constraint of the chain excludes (RFC 5280 §4.2.1.10): relying parties would
 // refuse the certificate.
-func (s *shadow) checkNames(id pki.SPIFFEID, n Names) error {
+func (s *trialCA) checkNames(id pki.SPIFFEID, n Names) error {
 	if !s.constrained {
 		return nil
 	}
@@ -199,7 +199,7 @@ func (s *shadow) checkNames(id pki.SPIFFEID, n Names) error {
 }
 
 // checkProfiles returns an error that names a profile whose certificates relying parties refuse at this time, or nil.
-func (s *shadow) checkProfiles(all map[string]*Profile, id pki.SPIFFEID, now time.Time) error {
+func (s *trialCA) checkProfiles(all map[string]*Profile, id pki.SPIFFEID, now time.Time) error {
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		for _, usage := range all[name].extKeyUsage {
 			err := s.checkUsage(usage)
@@ -216,7 +216,7 @@ func (s *shadow) checkProfiles(all map[string]*Profile, id pki.SPIFFEID, now tim
 
 // checkUsage returns an error if a CA of the chain has an extended key usage that does not name this one (RFC 5280 section
 // 4.2.1.12). Go takes anyExtendedKeyUsage for all of them; OpenSSL and NSS take it for none.
-func (s *shadow) checkUsage(usage x509.ExtKeyUsage) error {
+func (s *trialCA) checkUsage(usage x509.ExtKeyUsage) error {
 	for _, c := range s.chain {
 		if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !slices.Contains(c.ExtKeyUsage, usage) {
 			return fmt.Errorf("%s does not permit %s: have the CA signed without extended key usage, or with all that its profiles need "+
@@ -238,11 +238,11 @@ func usageName(usage x509.ExtKeyUsage) string {
 // CheckIssues verifies samples of what a CA is to issue along its whole chain, with crypto/x509, and returns an error
 // that begins with the configuration key of what relying parties would refuse: the identity and the names of the
 // server itself, which are given, or a profile.
-func (iss Issuer) CheckIssues(profiles map[string]*Profile, server pki.SPIFFEID, names Names, now time.Time) error {
+func (iss IssuingCA) CheckIssues(profiles map[string]*Profile, server pki.SPIFFEID, names Names, now time.Time) error {
 	if err := iss.checkTime(now); err != nil {
 		return err
 	}
-	s, err := newShadow(iss)
+	s, err := newTrialCA(iss)
 	if err != nil {
 		return err
 	}
@@ -277,7 +277,7 @@ func refusedName(subject pkix.Name, name string, err error) error {
 }
 
 // verifyChain verifies the issuing CA's real certificate, whose signatures the copy does not have.
-func (iss Issuer) verifyChain(now time.Time) error {
+func (iss IssuingCA) verifyChain(now time.Time) error {
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 	roots.AddCert(iss.Root)
 	for _, c := range iss.Chain {

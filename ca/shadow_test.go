@@ -19,7 +19,7 @@ import (
 
 // corporate makes an issuing CA under a policy CA and a root, as somebody else signs them: edit changes the two below
 // the root before they are signed.
-func corporate(t *testing.T, edit func(policy, issuing *x509.Certificate)) ca.Issuer {
+func corporate(t *testing.T, edit func(policy, issuing *x509.Certificate)) ca.IssuingCA {
 	t.Helper()
 	now := time.Now().Add(-time.Hour).Truncate(time.Second)
 	template := func(name string) *x509.Certificate {
@@ -40,7 +40,7 @@ func corporate(t *testing.T, edit func(policy, issuing *x509.Certificate)) ca.Is
 	}
 	top := sign(root, root, rootKey, rootKey)
 	middle := sign(policy, top, policyKey, rootKey)
-	iss, err := ca.NewIssuer(sign(issuing, middle, issuingKey, policyKey), issuingKey, []*x509.Certificate{top, middle})
+	iss, err := ca.NewIssuingCA(sign(issuing, middle, issuingKey, policyKey), issuingKey, []*x509.Certificate{top, middle})
 	if err != nil {
 		t.Fatal(err)
 	}

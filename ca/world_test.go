@@ -24,7 +24,7 @@ import (
 type world struct {
 	store    *sqlite.DB
 	root     *x509.Certificate
-	issuer   ca.Issuer
+	issuer   ca.IssuingCA
 	device   ra.Identity
 	signer   *countingSigner
 	observed *observer
@@ -53,7 +53,7 @@ func newWorldOf(t testing.TB, edit func(*ceremony.SignSpec)) *world {
 	w.issuer.Signer = w.signer
 	now := time.Now()
 	for cert, key := range map[*x509.Certificate]string{w.root: "", w.issuer.Certificate: "issuing"} {
-		if err := store.CA().Install(t.Context(), ca.Installed{Certificate: cert.Raw, Key: key, At: now}, pki.ActorCommand("test")); err != nil {
+		if err := store.CA().Install(t.Context(), ca.InstalledCA{Certificate: cert.Raw, Key: key, At: now}, pki.ActorCommand("test")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -62,7 +62,7 @@ func newWorldOf(t testing.TB, edit func(*ceremony.SignSpec)) *world {
 }
 
 // hierarchy makes a root and an issuing CA, by the ceremony's own functions. The issuing CA is signed as edits say.
-func hierarchy(t testing.TB, curve elliptic.Curve, lifetime time.Duration, edits ...func(*ceremony.SignSpec)) (*x509.Certificate, ca.Issuer) {
+func hierarchy(t testing.TB, curve elliptic.Curve, lifetime time.Duration, edits ...func(*ceremony.SignSpec)) (*x509.Certificate, ca.IssuingCA) {
 	t.Helper()
 	now := time.Now().Add(-10 * time.Minute) // a CA is older than what it back-dates
 	name := func(text string) ceremony.Subject {
@@ -90,7 +90,7 @@ func hierarchy(t testing.TB, curve elliptic.Curve, lifetime time.Duration, edits
 	if err != nil {
 		t.Fatal(err)
 	}
-	iss, err := ca.NewIssuer(parse(t, der), issuingKey, []*x509.Certificate{root})
+	iss, err := ca.NewIssuingCA(parse(t, der), issuingKey, []*x509.Certificate{root})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func (w *world) register(t testing.TB, path string) ra.Identity {
 		t.Fatal(err)
 	}
 	have, err := w.store.RA().CreateIdentity(t.Context(), ra.Identity{
-		ID: id, Kind: pki.Device, Profile: "device", State: pki.Registered, Generation: 1, CreatedAt: time.Now().Truncate(time.Millisecond),
+		ID: id, Kind: pki.Device, Profile: "device", State: pki.Registered, Revision: 1, CreatedAt: time.Now().Truncate(time.Millisecond),
 	}, pki.ActorCommand("test"))
 	if err != nil {
 		t.Fatal(err)
@@ -153,7 +153,7 @@ func (w *world) openWith(t testing.TB, journal ca.Journal, p *ca.Profile, partit
 func (w *world) openConfigured(t testing.TB, journal ca.Journal, clock func() time.Time, all map[string]*ca.Profile, partitions int) *ca.Authority {
 	t.Helper()
 	a, err := ca.New(t.Context(), ca.Config{
-		Issuers: []ca.Issuer{w.issuer}, Profiles: all, Partitions: partitions, Journal: journal, Observer: w.observed, Meter: unmetered{},
+		IssuingCAs: []ca.IssuingCA{w.issuer}, Profiles: all, Partitions: partitions, Journal: journal, Observer: w.observed, Meter: unmetered{},
 		Clock: clock, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {

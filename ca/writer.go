@@ -19,26 +19,26 @@ const maxInFlight = 1024
 // maxBatch bounds the items of one intent, and so the size of one transaction.
 const maxBatch = 256
 
-// patience bounds how long a transaction waits for company.
-const patience = 5 * time.Millisecond
+// admissionTimeout bounds how long a transaction waits for company.
+const admissionTimeout = 5 * time.Millisecond
 
-// settleRetry is how long the writer waits before it tries a failed settlement again, and settleRetryMost at most.
+// commitRetryMin is how long the writer waits before it tries a failed settlement again, and commitRetryMax at most.
 const (
-	settleRetry     = 50 * time.Millisecond
-	settleRetryMost = 2 * time.Second
+	commitRetryMin = 50 * time.Millisecond
+	commitRetryMax = 2 * time.Second
 )
 
 // item is one certificate on its way through the writer.
 type item struct {
 	intent IntentItem
-	// announced gets nil once the intent is durable, or why it is not. verdict gets nil once the record is durable, or
+	// prepared gets nil once the intent is durable, or why it is not. verdict gets nil once the record is durable, or
 	// why there is none. Both have room for their one value, so that the writer never waits for a caller.
-	announced chan error
-	verdict   chan error
+	prepared chan error
+	result   chan error
 
 	// Owned by the goroutine that called Issue until the item is handed to the writer, again.
-	wasAnnounced bool
-	signed       *Record
+	isPrepared bool
+	signed     *Record
 
 	// Owned by the writer.
 	seen  bool    // arrived; the next event of it is its end
@@ -46,7 +46,7 @@ type item struct {
 }
 
 func newItem(i IntentItem) *item {
-	return &item{intent: i, announced: make(chan error, 1), verdict: make(chan error, 1)}
+	return &item{intent: i, prepared: make(chan error, 1), result: make(chan error, 1)}
 }
 
 // writer is the one goroutine that writes to the journal: each of its transactions settles what was signed since the
@@ -108,18 +108,18 @@ func (w *writer) admit() (release func(), err error) {
 		return func() { <-w.slots }, nil
 	default:
 		return nil, &unavailable{what: fmt.Sprintf("%d certificates are being issued already", maxInFlight), after: time.Second,
-			cause: pki.Refuse(pki.RuleBusy, "try again after the delay", "too many requests are in flight")}
+			cause: pki.Refuse(pki.RuleOverloaded, "try again after the delay", "too many requests are in flight")}
 	}
 }
 
-// announce hands an item to the writer and waits until its intent is durable.
-func (w *writer) announce(ctx context.Context, it *item) error {
-	it.wasAnnounced = true
+// prepare hands an item to the writer and waits until its intent is durable.
+func (w *writer) prepare(ctx context.Context, it *item) error {
+	it.isPrepared = true
 	w.send(it)
 	select {
-	case err := <-it.announced:
+	case err := <-it.prepared:
 		if err != nil {
-			it.wasAnnounced = false
+			it.isPrepared = false
 		}
 		return err
 	case <-ctx.Done():
@@ -131,7 +131,7 @@ func (w *writer) announce(ctx context.Context, it *item) error {
 
 // abandon tells the writer that an announced item will have no record.
 func (w *writer) abandon(it *item) {
-	if it.wasAnnounced {
+	if it.isPrepared {
 		w.send(it)
 	}
 }
@@ -141,7 +141,7 @@ func (w *writer) record(ctx context.Context, it *item, r Record) error {
 	it.signed = &r
 	w.send(it)
 	select {
-	case err := <-it.verdict:
+	case err := <-it.result:
 		return err
 	case <-ctx.Done():
 		return &unavailable{what: "the certificate is signed and still being recorded: ask again with the same request ID",
@@ -220,7 +220,7 @@ func (w *writer) wait() {
 func (w *writer) gather() {
 	for begun := time.Now(); ; {
 		w.drain()
-		if len(w.waiting) >= maxBatch || w.retry > 0 || time.Since(begun) >= patience {
+		if len(w.waiting) >= maxBatch || w.retry > 0 || time.Since(begun) >= admissionTimeout {
 			return
 		}
 		runtime.Gosched()
@@ -265,7 +265,7 @@ func (w *writer) write() {
 		w.refuseAll(ErrFenced)
 		return
 	}
-	settle := settlementsOf(w.done, w.clock())
+	settle := commitsOf(w.done, w.clock())
 	// There is always an intent, be it of nothing: its state tells whether the transaction applied.
 	fresh := Intent{Batch: NewBatchID(), Items: make([]IntentItem, len(w.waiting))}
 	for i, it := range w.waiting {
@@ -279,23 +279,23 @@ func (w *writer) write() {
 	w.retry = 0
 	for _, it := range w.waiting {
 		it.batch = fresh.Batch
-		it.announced <- nil
+		it.prepared <- nil
 	}
 	done := w.done
 	w.waiting, w.done = nil, nil
-	w.release(done, settle, verdicts)
+	w.deliver(done, settle, verdicts)
 }
 
-// settlementsOf returns what became of items, by their batches.
-func settlementsOf(items []*item, at time.Time) []Settlement {
-	var all []Settlement
+// commitsOf returns what became of items, by their batches.
+func commitsOf(items []*item, at time.Time) []BatchCommit {
+	var all []BatchCommit
 	places := map[BatchID]int{}
 	for _, it := range items {
 		i, ok := places[it.batch]
 		if !ok {
 			i = len(all)
 			places[it.batch] = i
-			all = append(all, Settlement{Intent: Intent{Batch: it.batch}, At: at})
+			all = append(all, BatchCommit{Intent: Intent{Batch: it.batch}, At: at})
 		}
 		s := &all[i]
 		s.Intent.Items = append(s.Intent.Items, it.intent)
@@ -307,13 +307,13 @@ func settlementsOf(items []*item, at time.Time) []Settlement {
 }
 
 // commit writes, and after an error reads back whether the transaction applied: an error of COMMIT does not say.
-func (w *writer) commit(settle []Settlement, fresh Intent) ([]Verdicts, error) {
+func (w *writer) commit(settle []BatchCommit, fresh Intent) ([]Results, error) {
 	ctx := context.Background() // a transaction is nobody's alone: no caller's patience may end it
 	verdicts, err := w.journal.Write(ctx, w.epoch, settle, []Intent{fresh})
 	if err == nil || errors.Is(err, ErrFenced) {
 		return verdicts, err
 	}
-	for pause := settleRetry; ; pause = min(2*pause, settleRetryMost) {
+	for pause := commitRetryMin; ; pause = min(2*pause, commitRetryMax) {
 		states, serr := w.journal.State(ctx, w.epoch, []BatchID{fresh.Batch})
 		if errors.Is(serr, ErrFenced) {
 			return nil, serr
@@ -345,7 +345,7 @@ func (w *writer) failed(err error) {
 	}
 	w.fail(&unavailable{what: "the store did not take the intent: nothing was signed", after: time.Second, cause: err})
 	if len(w.done) > 0 {
-		w.retry = min(max(2*w.retry, settleRetry), settleRetryMost)
+		w.retry = min(max(2*w.retry, commitRetryMin), commitRetryMax)
 		w.log.Error("the store did not take the record of signed certificates: trying again", "count", len(w.done), "error", err)
 	}
 }
@@ -354,7 +354,7 @@ func (w *writer) failed(err error) {
 func (w *writer) refuseAll(err error) {
 	w.fail(err)
 	for _, it := range w.done {
-		it.verdict <- err
+		it.result <- err
 	}
 	w.done, w.retry = nil, 0
 }
@@ -362,13 +362,13 @@ func (w *writer) refuseAll(err error) {
 // fail answers those who wait to announce.
 func (w *writer) fail(err error) {
 	for _, it := range w.waiting {
-		it.announced <- err
+		it.prepared <- err
 	}
 	w.waiting = nil
 }
 
-// release tells the observer, and then the callers.
-func (w *writer) release(done []*item, settled []Settlement, verdicts []Verdicts) {
+// deliver tells the observer, and then the callers.
+func (w *writer) deliver(done []*item, settled []BatchCommit, verdicts []Results) {
 	issued := make([]pki.StatusChange, 0, len(done))
 	refused := map[pki.CertRef]error{}
 	for i, s := range settled {
@@ -386,6 +386,6 @@ func (w *writer) release(done []*item, settled []Settlement, verdicts []Verdicts
 	}
 	w.observer.Apply(issued...)
 	for _, it := range done {
-		it.verdict <- refused[it.intent.Ref]
+		it.result <- refused[it.intent.Ref]
 	}
 }

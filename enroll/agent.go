@@ -198,7 +198,7 @@ func (a *Agent) complain() {
 		attrs = append(attrs, "valid_until", p.Certificate.NotAfter.Format(time.RFC3339))
 	}
 	if f.Rule != "" {
-		attrs = append(attrs, "rule", f.Rule, "fix", f.Fix)
+		attrs = append(attrs, "rule", f.Rule, "fix", f.Hint)
 	}
 	if f.Final {
 		a.config.Log.Error("the server refuses: asking again only now and then", attrs...)

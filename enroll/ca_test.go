@@ -161,7 +161,7 @@ func (ca *testCA) renew(ctx context.Context, predecessor *x509.Certificate, r Re
 		if err != nil {
 			return Credential{}, err
 		}
-		return ca.issue(id, r.RequestID, r.CSR, r.Lifetime, "certificate "+serial, pki.RuleClone)
+		return ca.issue(id, r.RequestID, r.CSR, r.Lifetime, "certificate "+serial, pki.RuleRenewalKeyConflict)
 	})
 }
 

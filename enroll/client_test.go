@@ -78,7 +78,7 @@ func (s *testService) answer(ctx context.Context, do func() (Credential, error))
 	}
 	c, err := do()
 	if refusal, ok := pki.AsRefusal(err); ok {
-		return nil, withDetails(codes.PermissionDenied, &brevetv1.Refusal{Rule: string(refusal.Rule), Detail: refusal.Detail, Fix: refusal.Fix})
+		return nil, withDetails(codes.PermissionDenied, &brevetv1.Refusal{Rule: string(refusal.Rule), Detail: refusal.Detail, Fix: refusal.Hint})
 	}
 	if err != nil {
 		return nil, err
@@ -182,7 +182,7 @@ func TestClientWithAgent(t *testing.T) {
 	}
 	ca.revoke(agent.Pair().Certificate)
 	err = step(agent)
-	if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleRevoked || refusal.Fix == "" || !final(err) {
+	if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleRevoked || refusal.Hint == "" || !final(err) {
 		t.Errorf("renewal of a revoked certificate: %v", err)
 	}
 }
@@ -285,7 +285,7 @@ func TestClientDistrusts(t *testing.T) {
 func TestClientReadsRefusals(t *testing.T) {
 	ca := newTestCA(t)
 	refusal := &brevetv1.Refusal{Rule: "token.bound", Detail: "the token is bound", Fix: "make a new one"}
-	busy := &brevetv1.Refusal{Rule: "server.busy", Detail: "too much to do", Fix: "wait"}
+	busy := &brevetv1.Refusal{Rule: "server.overloaded", Detail: "too much to do", Fix: "wait"}
 	early := &brevetv1.Refusal{Rule: "renewal.too_early", Detail: "half of its life is to come", Fix: "wait"}
 	retry := &errdetails.RetryInfo{RetryDelay: durationpb.New(90 * time.Second)}
 	long := &errdetails.RetryInfo{RetryDelay: durationpb.New(15 * 24 * time.Hour)}
@@ -300,9 +300,9 @@ func TestClientReadsRefusals(t *testing.T) {
 		"no details":        {status.Error(codes.Internal, "oops"), "", false, false, 0},
 		"unimplemented":     {status.Error(codes.Unimplemented, "no"), "", false, false, 0},
 		"unavailable":       {withDetails(codes.Unavailable, retry), "", true, false, 90 * time.Second},
-		"busy":              {withDetails(codes.ResourceExhausted, busy, retry), pki.RuleBusy, true, false, 90 * time.Second},
-		"busy for long":     {withDetails(codes.ResourceExhausted, busy, long), pki.RuleBusy, true, false, time.Hour},
-		"too early":         {withDetails(codes.ResourceExhausted, long, early), pki.RuleEarly, true, false, 15 * 24 * time.Hour},
+		"busy":              {withDetails(codes.ResourceExhausted, busy, retry), pki.RuleOverloaded, true, false, 90 * time.Second},
+		"busy for long":     {withDetails(codes.ResourceExhausted, busy, long), pki.RuleOverloaded, true, false, time.Hour},
+		"too early":         {withDetails(codes.ResourceExhausted, long, early), pki.RuleRenewalTooEarly, true, false, 15 * 24 * time.Hour},
 		"deadline":          {status.Error(codes.DeadlineExceeded, "slow"), "", true, false, 0},
 		"negative delay":    {withDetails(codes.Unavailable, &errdetails.RetryInfo{RetryDelay: durationpb.New(-time.Hour)}), "", true, false, 0},
 		"not a status":      {errors.New("plain"), "", false, false, 0},
@@ -312,7 +312,7 @@ func TestClientReadsRefusals(t *testing.T) {
 			client := newTestClient(t, serve(t, &testService{ca: ca, fail: c.fail}, ca.config(t, nil)))
 			_, err := client.Enroll(t.Context(), enrollRequest(t, ca.token(t, "device/1")))
 			got, ok := pki.AsRefusal(err)
-			if err == nil || ok != (c.rule != "") || ok && (got.Rule != c.rule || got.Detail == "" || got.Fix == "") {
+			if err == nil || ok != (c.rule != "") || ok && (got.Rule != c.rule || got.Detail == "" || got.Hint == "") {
 				t.Fatalf("error %v, refusal %+v", err, got)
 			}
 			if pki.IsTemporary(err) != c.temporary || final(err) != c.final || pki.RetryAfter(err) != c.after {

@@ -54,12 +54,12 @@ func fromStatus(server string, err error) error {
 	for _, detail := range s.Details() {
 		switch d := detail.(type) {
 		case *brevetv1.Refusal:
-			e.refusal = &pki.Refusal{Rule: pki.Rule(d.GetRule()), Detail: d.GetDetail(), Fix: d.GetFix()}
+			e.refusal = &pki.Refusal{Rule: pki.Rule(d.GetRule()), Detail: d.GetDetail(), Hint: d.GetFix()}
 		case *errdetails.RetryInfo:
 			e.after = max(0, d.GetRetryDelay().AsDuration())
 		}
 	}
-	if e.refusal == nil || e.refusal.Rule != pki.RuleEarly { // that one ends with half of the certificate's life
+	if e.refusal == nil || e.refusal.Rule != pki.RuleRenewalTooEarly { // that one ends with half of the certificate's life
 		e.after = min(e.after, longestAfter)
 	}
 	return e
@@ -115,5 +115,5 @@ func (e *callError) RetryAfter() time.Duration { return e.after }
 // else, a full disk and an unknown certificate on the other side included, may be over at the next try.
 func final(err error) bool {
 	refusal, ok := pki.AsRefusal(err)
-	return ok && refusal.Rule.Class() != pki.Overcrowded && !pki.IsTemporary(err)
+	return ok && refusal.Rule.Class() != pki.ResourceExhausted && !pki.IsTemporary(err)
 }

@@ -110,7 +110,7 @@ func FuzzCredential(f *testing.F) {
 // without a pause.
 func FuzzStatus(f *testing.F) {
 	for _, seed := range []error{
-		withDetails(codes.PermissionDenied, &brevetv1.Refusal{Rule: "predecessor.clone", Detail: "two hold it", Fix: "ask"}),
+		withDetails(codes.PermissionDenied, &brevetv1.Refusal{Rule: "renewal.key_conflict", Detail: "two hold it", Fix: "ask"}),
 		withDetails(codes.Unavailable, &errdetails.RetryInfo{RetryDelay: &durationpb.Duration{Seconds: 1 << 62}}),
 		withDetails(codes.ResourceExhausted, &errdetails.RetryInfo{RetryDelay: &durationpb.Duration{Seconds: -1, Nanos: 1 << 30}}),
 		status.Error(codes.Internal, "\x00"),

@@ -127,7 +127,7 @@ func (a *Agent) request(by string) (pending, []byte, error) {
 // refused forgets the request whose key was refused, so that the next one is made with a new key. All others stay:
 // an answer that was lost is only found again by asking the same.
 func (a *Agent) refused(err error) error {
-	if refusal, ok := pki.AsRefusal(err); ok && (strings.HasPrefix(string(refusal.Rule), "key.") || refusal.Rule == pki.RuleRequestReused) {
+	if refusal, ok := pki.AsRefusal(err); ok && (strings.HasPrefix(string(refusal.Rule), "key.") || refusal.Rule == pki.RuleRequestIDReused) {
 		return errors.Join(err, a.config.Directory.settle())
 	}
 	return err

@@ -25,7 +25,7 @@ func TestAgentReportsRefusalAndStopsHammering(t *testing.T) {
 			t.Errorf("%d calls in the last third of a day", calls)
 		}
 		f := b.status().Failure
-		if f == nil || !f.Final || f.Rule != pki.RuleRevoked || f.Fix == "" || !strings.Contains(f.Error, "keyCompromise") {
+		if f == nil || !f.Final || f.Rule != pki.RuleRevoked || f.Hint == "" || !strings.Contains(f.Error, "keyCompromise") {
 			t.Errorf("status %+v", f)
 		}
 		if log := b.log.String(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "rule=certificate.revoked") {
@@ -191,7 +191,7 @@ func TestAgentWaitsWhenItIsTooEarly(t *testing.T) {
 			b.ca.before = func() error {
 				return &callError{
 					server: "ca.example:7443", code: codes.ResourceExhausted, after: wait,
-					refusal: pki.Refuse(pki.RuleEarly, "wait", "half of its life is to come"),
+					refusal: pki.Refuse(pki.RuleRenewalTooEarly, "wait", "half of its life is to come"),
 				}
 			}
 		})

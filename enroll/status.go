@@ -40,7 +40,7 @@ type Failure struct {
 	Final bool `json:"final,omitempty"`
 	// Rule and Fix are the server's: the name of the rule that was met, and the next step.
 	Rule pki.Rule `json:"rule,omitempty"`
-	Fix  string   `json:"fix,omitempty"`
+	Hint string   `json:"fix,omitempty"`
 }
 
 // String returns the error, and the rule in brackets where there is one.
@@ -54,7 +54,7 @@ func (f *Failure) String() string {
 func failureOf(err error, tries int, now time.Time) *Failure {
 	f := &Failure{At: now, Tries: tries, Error: err.Error(), Final: final(err)}
 	if refusal, ok := pki.AsRefusal(err); ok {
-		f.Error, f.Rule, f.Fix = refusal.Detail, refusal.Rule, refusal.Fix
+		f.Error, f.Rule, f.Hint = refusal.Detail, refusal.Rule, refusal.Hint
 	}
 	return f
 }

@@ -25,7 +25,7 @@ func TestAFleetWakesUp(t *testing.T) {
 		t.Run(fmt.Sprint(c.devices), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				f := &fleet{lane: admission.NewLane("renewals", admission.Size{Slots: c.slots, Each: 1, Queue: c.queue}), signature: c.signature}
+				f := &fleet{lane: admission.NewQueue("renewals", admission.Size{Slots: c.slots, Each: 1, Queue: c.queue}), signature: c.signature}
 				f.wakeUp(t, c.devices)
 				f.judge(t, c.devices, c.slots)
 			})
@@ -35,7 +35,7 @@ func TestAFleetWakesUp(t *testing.T) {
 
 // fleet is devices without disk and network, and how it goes with them.
 type fleet struct {
-	lane      *admission.Lane
+	lane      *admission.Queue
 	signature time.Duration
 	begun     time.Time
 

@@ -39,10 +39,10 @@ func CheckValidity(notBefore, notAfter, at time.Time) *Refusal {
 	switch {
 	case at.Before(notBefore):
 		return Refuse(RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
-			"the certificate is not valid before %s (server time is %s)", stamp(notBefore), stamp(at))
+			"the certificate is not valid before %s (server time is %s)", formatTime(notBefore), formatTime(at))
 	case at.After(notAfter):
 		return Refuse(RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
-			"the certificate was valid until %s (server time is %s)", stamp(notAfter), stamp(at))
+			"the certificate was valid until %s (server time is %s)", formatTime(notAfter), formatTime(at))
 	default:
 		return nil
 	}
@@ -54,7 +54,7 @@ func (r CertRef) CheckStatus(s Status) *Refusal {
 		return nil
 	}
 	return Refuse(RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
-		"certificate %s is %s since %s (%s)", r.Serial, s.State.Predicate(), stamp(s.RevokedAt), s.Reason)
+		"certificate %s is %s since %s (%s)", r.Serial, s.State.Predicate(), formatTime(s.RevokedAt), s.Reason)
 }
 
 // CheckEnrolled returns the refusal of a caller of this identity while it is in a state, or nil if it is enrolled.
@@ -71,9 +71,9 @@ func (r CertRef) NotOnRecord() *Refusal {
 	return Refuse(RuleCertificate, "enroll again", "certificate %s is not on record", r.Serial)
 }
 
-// Unauthenticated returns the refusal of a caller without a certificate.
-func Unauthenticated() *Refusal {
+// NoCertificate returns the refusal of a caller without a certificate.
+func NoCertificate() *Refusal {
 	return Refuse(RuleUnauthenticated, "connect with the client certificate that Brevet issued to you", "the call needs a certificate")
 }
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }

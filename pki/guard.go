@@ -7,8 +7,8 @@ type Guard struct {
 	// Identity must exist, in generation Generation and in a state that may hold certificates. Every enrollment,
 	// suspension, resumption and retirement starts a new generation, so a decision made before one of them fails
 	// after it.
-	Identity   SPIFFEID
-	Generation uint64
+	Identity SPIFFEID
+	Revision uint64
 	// Enrolls says that this certificate enrolls the identity: its state becomes enrolled, in a new generation.
 	Enrolls bool
 	// Token must be alive, unspent, and bound to this request; it is spent.
@@ -48,7 +48,7 @@ func (r CertRef) CheckRenewable(s Status) *Refusal {
 
 // Cloned returns the refusal of a renewal of the certificate with another key than that of an earlier renewal.
 func (r CertRef) Cloned() *Refusal {
-	return Refuse(RuleClone,
+	return Refuse(RuleRenewalKeyConflict,
 		"find out who holds a copy of the credential, then enroll with a token made with --replace",
 		"certificate %s was renewed before, with another key: two parties hold it", r.Serial)
 }
@@ -58,6 +58,6 @@ func (g Guard) CheckUnexpired(id SPIFFEID, n int) *Refusal {
 	if g.MaxUnexpired == 0 || n < g.MaxUnexpired {
 		return nil
 	}
-	return Refuse(RuleUnexpired, "wait until some have expired, or raise max_unexpired of the profile",
+	return Refuse(RuleMaxUnexpired, "wait until some have expired, or raise max_unexpired of the profile",
 		"%s has %d unexpired certificates, and may have %d", id, n, g.MaxUnexpired)
 }

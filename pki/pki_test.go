@@ -126,7 +126,7 @@ func TestReasons(t *testing.T) {
 func TestRefusalKeepsItsTypeAndClass(t *testing.T) {
 	err := fmt.Errorf("enroll: %w", pki.Refuse(pki.RuleToken, "ask for a new one", "the token %s", "expired"))
 	r, ok := pki.AsRefusal(err)
-	if !ok || r.Rule != pki.RuleToken || r.Rule.Class() != pki.Unproven {
+	if !ok || r.Rule != pki.RuleToken || r.Rule.Class() != pki.Unauthenticated {
 		t.Fatalf("AsRefusal = %v, %v", r, ok)
 	}
 	if want := "the token expired; ask for a new one [token.invalid]"; r.Error() != want {

@@ -72,7 +72,7 @@ func weigh(t *testing.T, der []byte, id Identity) {
 		err = c.checkContent(id)
 	}
 	if err != nil {
-		if r, ok := pki.AsRefusal(err); !ok || r.Rule == "" || r.Detail == "" || r.Fix == "" {
+		if r, ok := pki.AsRefusal(err); !ok || r.Rule == "" || r.Detail == "" || r.Hint == "" {
 			t.Fatalf("%v is not a whole refusal", err)
 		}
 		return

@@ -126,7 +126,7 @@ func TestRefusalsNameTheCause(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if r.Rule != c.rule || !strings.Contains(r.Detail, c.detail) || !strings.Contains(r.Fix, c.fix) || len(r.Error()) > 2000 {
+		if r.Rule != c.rule || !strings.Contains(r.Detail, c.detail) || !strings.Contains(r.Hint, c.fix) || len(r.Error()) > 2000 {
 			t.Errorf("%s: %v; want %s with %q and the hint %q", name, r, c.rule, c.detail, c.fix)
 		}
 	}

@@ -150,7 +150,7 @@ func TestATokenServesOneRequestAndKey(t *testing.T) {
 		{func(r *brevetv1.EnrollRequest) {
 			r.RequestId, r.Csr = servertest.RequestID(), servertest.CSR(t, servertest.Key(t))
 		}, codes.PermissionDenied, pki.RuleTokenBound},
-		{func(r *brevetv1.EnrollRequest) { r.Csr = servertest.CSR(t, servertest.Key(t)) }, codes.FailedPrecondition, pki.RuleRequestReused},
+		{func(r *brevetv1.EnrollRequest) { r.Csr = servertest.CSR(t, servertest.Key(t)) }, codes.FailedPrecondition, pki.RuleRequestIDReused},
 	} {
 		// It allows replacing, so that only the binding stands in the way of a second use.
 		token := w.Token(t, w.Register(t, "device", fmt.Sprintf("device/%d", i)), true)
@@ -268,16 +268,16 @@ func TestTokensThatDoNotServe(t *testing.T) {
 	id = w.Register(t, "device", "device/enrolled")
 	token, other := w.Token(t, id, false), w.Token(t, id, false)
 	w.Enroll(t, token, servertest.Key(t))
-	enroll(other, codes.FailedPrecondition, pki.RuleEnrolled)
+	enroll(other, codes.FailedPrecondition, pki.RuleAlreadyEnrolled)
 	_, err := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: id})
-	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleEnrolled)
+	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleAlreadyEnrolled)
 
 	id = w.Register(t, "device", "device/changed")
 	token = w.Token(t, id, false)
 	changed := servertest.Must(w.Stores.RA.Identity(t.Context(), servertest.Must(pki.ParseSPIFFEID(id))(t)))(t)
 	changed.Profile = "client"
 	servertest.Must(w.Stores.RA.UpdateIdentity(t.Context(), changed, pki.ActorCommand("test"), w.Clock.Now()))(t)
-	enroll(token, codes.FailedPrecondition, pki.RuleChanged)
+	enroll(token, codes.FailedPrecondition, pki.RuleIdentityStale)
 
 	token = w.Token(t, w.Register(t, "device", "device/late"), false)
 	w.Clock.Advance(time.Hour + time.Second)

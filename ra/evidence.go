@@ -12,9 +12,9 @@ type Claim struct {
 	Identity pki.SPIFFEID
 	// Token is set where the evidence is a one-time token; the certificate's guard spends it.
 	Token pki.TokenID
-	// Generation is that of the identity when the evidence was made: whatever changed the identity since, an enrollment,
+	// Revision is that of the identity when the evidence was made: whatever changed the identity since, an enrollment,
 	// a suspension or an update, voids the evidence.
-	Generation uint64
+	Revision uint64
 	// Profile is the one that the evidence was made for.
 	Profile string
 	// Replace allows enrolling an identity that is enrolled already.

@@ -75,7 +75,7 @@ func (r *Registrar) Reserve(ctx context.Context, id pki.SPIFFEID, n NewIdentity,
 		if err != nil {
 			return Identity{}, err
 		}
-		return r.records.UpdateIdentity(ctx, want, by, r.clock())
+		return r.store.UpdateIdentity(ctx, want, by, r.clock())
 	}
 	return have, err
 }
@@ -85,14 +85,14 @@ func (r *Registrar) register(ctx context.Context, id pki.SPIFFEID, n NewIdentity
 	if err != nil {
 		return Identity{}, err
 	}
-	return r.records.CreateIdentity(ctx, want, by)
+	return r.store.CreateIdentity(ctx, want, by)
 }
 
 func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error) {
 	if n.Profile == "" {
 		n.Profile = n.Kind.String()
 	}
-	p, err := r.issuer.Profile(n.Profile)
+	p, err := r.ca.Profile(n.Profile)
 	if err != nil {
 		return Identity{}, err
 	}
@@ -109,12 +109,12 @@ func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error)
 	if err := p.CheckNames(id, ca.Names{DNS: dns, IPs: ips}); err != nil {
 		return Identity{}, err
 	}
-	if err := r.issuer.CheckNames(id, ca.Names{DNS: dns, IPs: ips}); err != nil {
+	if err := r.ca.CheckNames(id, ca.Names{DNS: dns, IPs: ips}); err != nil {
 		return Identity{}, err
 	}
 	return Identity{
 		ID: id, Kind: n.Kind, Profile: n.Profile, Labels: n.Labels, DNSNames: dns, IPAddresses: ips,
-		State: pki.Registered, Generation: 1, CreatedAt: r.clock().Truncate(time.Millisecond),
+		State: pki.Registered, Revision: 1, CreatedAt: r.clock().Truncate(time.Millisecond),
 	}, nil
 }
 
@@ -133,8 +133,8 @@ func (r *Registrar) ParseID(text string) (pki.SPIFFEID, error) {
 	return id, nil
 }
 
-// Records returns the inventory, for reading.
-func (r *Registrar) Records() Records { return r.records }
+// Store returns the inventory, for reading.
+func (r *Registrar) Store() Store { return r.store }
 
 // CreateToken makes a one-time enrollment token for an identity. The secret is in the answer and nowhere else. A
 // lifetime of zero means an hour; at most it is 30 days.
@@ -146,7 +146,7 @@ func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, life
 	if lifetime < time.Second || lifetime > maxTokenLifetime {
 		return none, Token{}, pki.Refuse(pki.RuleLifetime, "choose one second to 30 days", "a token cannot live %s", lifetime)
 	}
-	id, err := r.records.Identity(ctx, identity)
+	id, err := r.store.Identity(ctx, identity)
 	if err != nil {
 		return none, Token{}, err
 	}
@@ -156,7 +156,7 @@ func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, life
 	case id.State == pki.Retired:
 		return none, Token{}, pki.Refuse(pki.RuleIdentityState, "register another one: this one has ended", "%s is retired", id.ID)
 	case id.State == pki.Enrolled && !replace:
-		return none, Token{}, pki.Refuse(pki.RuleEnrolled, "say --replace to revoke what it has when the token is used", "%s is enrolled already", id.ID)
+		return none, Token{}, pki.Refuse(pki.RuleAlreadyEnrolled, "say --replace to revoke what it has when the token is used", "%s is enrolled already", id.ID)
 	}
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process where there is no randomness
@@ -166,24 +166,24 @@ func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, life
 	}
 	now := r.clock().Truncate(time.Millisecond)
 	t := Token{
-		ID: secret.ID(), Identity: id.ID, Generation: id.Generation, Profile: id.Profile, ExpiresAt: now.Add(lifetime),
+		ID: secret.ID(), Identity: id.ID, IdentityRevision: id.Revision, Profile: id.Profile, ExpiresAt: now.Add(lifetime),
 		Replace: replace, CreatedBy: by, CreatedAt: now,
 	}
-	return secret, t, r.records.CreateToken(ctx, t)
+	return secret, t, r.store.CreateToken(ctx, t)
 }
 
 // RevokeTokens revokes tokens, and returns how many of them could have been used.
 func (r *Registrar) RevokeTokens(ctx context.Context, v TokenRevocation) (int, error) {
-	if err := pki.CheckText("the comment", v.Why); err != nil {
+	if err := pki.CheckText("the comment", v.Comment); err != nil {
 		return 0, err
 	}
 	v.At = r.clock()
-	return r.records.RevokeTokens(ctx, v)
+	return r.store.RevokeTokens(ctx, v)
 }
 
 // Tokens returns a page of tokens, as TokenRecords does, with their states now.
 func (r *Registrar) Tokens(ctx context.Context, sel TokenSelection, from Cursor, limit int) ([]ListedToken, Cursor, error) {
-	return r.records.Tokens(ctx, sel, r.clock(), from, limit)
+	return r.store.Tokens(ctx, sel, r.clock(), from, limit)
 }
 
 func checkLabels(labels map[string]string) error {

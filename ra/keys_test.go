@@ -27,11 +27,11 @@ func TestKeysThatAreNotTheCallersAlone(t *testing.T) {
 	}{
 		{"the issuing CA's", ground.Issuing, pki.RuleKeyReserved},
 		{"the root's", ground.Root, pki.RuleKeyReserved},
-		{"the OCSP delegate's", w.OwnPair(t, w.DelegateDir()).Key, pki.RuleKeyForeign},
-		{"the server's", w.OwnPair(t, "server").Key, pki.RuleKeyForeign},
-		{"the operator's", w.Operator.Key, pki.RuleKeyForeign},
-		{"another identity's", other.Key, pki.RuleKeyForeign},
-		{"a retired identity's", moved.Key, pki.RuleKeyForeign},
+		{"the OCSP delegate's", w.OwnPair(t, w.DelegateDir()).Key, pki.RuleKeyInUse},
+		{"the server's", w.OwnPair(t, "server").Key, pki.RuleKeyInUse},
+		{"the operator's", w.Operator.Key, pki.RuleKeyInUse},
+		{"another identity's", other.Key, pki.RuleKeyInUse},
+		{"a retired identity's", moved.Key, pki.RuleKeyInUse},
 		{"one that is compromised", stolen.Key, pki.RuleKeyCompromised},
 	} {
 		t.Run(c.name, func(t *testing.T) {

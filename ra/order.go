@@ -8,8 +8,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Order asks, on an operator's word, for a certificate of an identity, for a key that its sender has made or was given.
-type Order struct {
+// IssueRequest asks, on an operator's word, for a certificate of an identity, for a key that its sender has made or was given.
+type IssueRequest struct {
 	RequestID pki.RequestID
 	Name      string // of the identity, as NewIdentity has it
 	CSR       []byte
@@ -17,15 +17,15 @@ type Order struct {
 	// Register is what the identity is registered with where it does not exist yet; nil where it has to. The name in it
 	// is not read.
 	Register *NewIdentity
-	By       pki.Actor
+	Actor    pki.Actor
 }
 
-// Order issues a certificate to whom an operator names. It takes no evidence but the operator's word, and it waits where
+// Issue issues a certificate to whom an operator names. It takes no evidence but the operator's word, and it waits where
 // Enroll and Renew would be told that the server is busy. An identity that is only registered is enrolled, which voids
 // the tokens made for it; an enrolled one gets a further certificate, and keeps those it has.
 //
 // An order that has been decided is carried out, however long its caller listens: asked again, it is on record.
-func (r *Registrar) Order(ctx context.Context, o Order) (ca.Certificate, error) {
+func (r *Registrar) Issue(ctx context.Context, o IssueRequest) (ca.Certificate, error) {
 	none := ca.Certificate{}
 	id, err := r.ParseID(o.Name)
 	if err != nil {
@@ -38,40 +38,40 @@ func (r *Registrar) Order(ctx context.Context, o Order) (ca.Certificate, error) 
 	if err != nil {
 		return none, err
 	}
-	done, err := r.turns.take(ctx, id)
+	done, err := r.perIdentity.take(ctx, id)
 	if err != nil {
 		return none, err
 	}
 	defer done()
-	q := Question{Identity: id, Request: o.RequestID, Key: c.keyHash}
-	st, err := r.standingToOrder(ctx, q, o, c)
+	q := IssuanceQuery{Identity: id, Request: o.RequestID, Key: c.keyHash}
+	st, err := r.stateForIssue(ctx, q, o, c)
 	if err != nil {
 		return none, err
 	}
-	if st.Answer != nil {
-		return answered(st.Answer, c.keyHash)
+	if st.Prior != nil {
+		return answered(st.Prior, c.keyHash)
 	}
-	d, err := r.decideOrder(ctx, st, c, o)
+	d, err := r.decideIssue(ctx, st, c, o)
 	if err != nil {
 		return none, err
 	}
 	return r.issue(context.WithoutCancel(ctx), d, q)
 }
 
-func (r *Registrar) decideOrder(ctx context.Context, st Standing, c csr, o Order) (*ca.Draft, error) {
+func (r *Registrar) decideIssue(ctx context.Context, st IssuanceState, c csr, o IssueRequest) (*ca.Draft, error) {
 	return r.decide(ctx, st, c, ca.Request{
-		RequestID: o.RequestID, Lifetime: o.Lifetime, Actor: o.By, Patient: true,
+		RequestID: o.RequestID, Lifetime: o.Lifetime, Actor: o.Actor, MayWait: true,
 		Guard: pki.Guard{Enrolls: st.Identity.State == pki.Registered},
 	})
 }
 
-// standingToOrder is what the decision about an order rests on, once its identity is registered as the order has it. For an
+// stateForIssue is what the decision about an order rests on, once its identity is registered as the order has it. For an
 // order that asks for what it cannot have nobody is registered.
-func (r *Registrar) standingToOrder(ctx context.Context, q Question, o Order, c csr) (Standing, error) {
-	st, err := r.records.Standing(ctx, q)
+func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueRequest, c csr) (IssuanceState, error) {
+	st, err := r.store.IssuanceState(ctx, q)
 	refusal, _ := pki.AsRefusal(err)
 	missing := refusal != nil && refusal.Rule == pki.RuleIdentity
-	if o.Register == nil || st.Answer != nil || err != nil && !missing {
+	if o.Register == nil || st.Prior != nil || err != nil && !missing {
 		return st, err
 	}
 	n := *o.Register
@@ -82,16 +82,16 @@ func (r *Registrar) standingToOrder(ctx context.Context, q Question, o Order, c 
 	if err != nil {
 		return st, err
 	}
-	if !missing && want.Kind == st.Identity.Kind && want.SameParticulars(st.Identity) {
+	if !missing && want.Kind == st.Identity.Kind && want.SameAttributes(st.Identity) {
 		return st, nil
 	}
 	if missing {
-		if _, err := r.decideOrder(ctx, Standing{Identity: want}, c, o); err != nil {
+		if _, err := r.decideIssue(ctx, IssuanceState{Identity: want}, c, o); err != nil {
 			return st, err
 		}
 	}
-	if _, err := r.records.CreateIdentity(ctx, want, o.By); err != nil {
+	if _, err := r.store.CreateIdentity(ctx, want, o.Actor); err != nil {
 		return st, err
 	}
-	return r.records.Standing(ctx, q)
+	return r.store.IssuanceState(ctx, q)
 }

@@ -48,7 +48,7 @@ func TestAnOrderEnrolls(t *testing.T) {
 	w.Status(t, device.Certificate, "good")
 	// The token was made for an identity that nobody had enrolled.
 	_, err := w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, token, servertest.Key(t)))
-	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleEnrolled)
+	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleAlreadyEnrolled)
 	w.Renewed(t, device, servertest.Key(t))
 	issued := servertest.Find(w.Entries(t, 0), translog.CertificateIssued, id)
 	if len(issued) != 2 || issued[0].Actor.String() != w.Operator.ID || issued[1].Actor.String() != id {
@@ -115,7 +115,7 @@ func TestARepeatedOrder(t *testing.T) {
 		t.Error("the same request was given another certificate")
 	}
 	req.Csr = servertest.CSR(t, servertest.Key(t))
-	refusedOrder(t, w, req, codes.FailedPrecondition, pki.RuleRequestReused)
+	refusedOrder(t, w, req, codes.FailedPrecondition, pki.RuleRequestIDReused)
 }
 
 func TestWhoCannotBeOrdered(t *testing.T) {
@@ -189,6 +189,6 @@ func TestOrdersBesideAnEnrollment(t *testing.T) {
 		servertest.Refused(t, err, codes.OK, "")
 	}
 	if err := <-enrolled; err != nil { // it came too late
-		servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleEnrolled)
+		servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleAlreadyEnrolled)
 	}
 }

@@ -21,14 +21,14 @@ type Identity struct {
 	DNSNames    []string
 	IPAddresses []netip.Addr
 	State       pki.IdentityState
-	// Generation counts the enrollments, suspensions, resumptions and retirements, from 1.
-	Generation uint64
-	CreatedAt  time.Time
+	// Revision counts the enrollments, suspensions, resumptions and retirements, from 1.
+	Revision  uint64
+	CreatedAt time.Time
 }
 
-// SameParticulars reports whether two identities have the same profile, labels and names. The order of names has no
+// SameAttributes reports whether two identities have the same profile, labels and names. The order of names has no
 // meaning.
-func (i Identity) SameParticulars(o Identity) bool {
+func (i Identity) SameAttributes(o Identity) bool {
 	return i.Profile == o.Profile && maps.Equal(i.Labels, o.Labels) &&
 		sameElements(i.DNSNames, o.DNSNames, cmp.Compare[string]) && sameElements(i.IPAddresses, o.IPAddresses, netip.Addr.Compare)
 }
@@ -41,10 +41,10 @@ func sameElements[T comparable](a, b []T, compare func(T, T) int) bool {
 type Token struct {
 	ID       pki.TokenID
 	Identity pki.SPIFFEID
-	// Generation is that of the identity when the token was made.
-	Generation uint64
-	Profile    string
-	ExpiresAt  time.Time
+	// IdentityRevision is that of the identity when the token was made.
+	IdentityRevision uint64
+	Profile          string
+	ExpiresAt        time.Time
 	// Replace allows the token to enroll an identity that is enrolled already.
 	Replace   bool
 	CreatedBy pki.Actor
@@ -54,10 +54,10 @@ type Token struct {
 	Key     pki.KeyHash
 	// Spent says that a certificate was issued for it.
 	Spent bool
-	// MadeWith is the certificate that its maker had; zero for a part of the system.
-	MadeWith pki.CertRef
-	// Revoked says why it was revoked before it was spent; empty where it was not.
-	Revoked string
+	// CreatorCertificate is the certificate that its maker had; zero for a part of the system.
+	CreatorCertificate pki.CertRef
+	// RevokedBecause says why it was revoked before it was spent; empty where it was not.
+	RevokedBecause string
 }
 
 // hintToken is the next step after a token that does not serve.
@@ -71,10 +71,10 @@ func RefuseToken() *pki.Refusal {
 
 // CheckRevoked returns the refusal of a token that was revoked, or nil.
 func (t Token) CheckRevoked() error {
-	if t.Revoked == "" {
+	if t.RevokedBecause == "" {
 		return nil
 	}
-	return pki.Refuse(pki.RuleTokenRevoked, hintToken, "the enrollment token was revoked: %s", t.Revoked)
+	return pki.Refuse(pki.RuleTokenRevoked, hintToken, "the enrollment token was revoked: %s", t.RevokedBecause)
 }
 
 // CheckBound returns the refusal of a token for a request and key that it is not bound to, or nil.
@@ -109,9 +109,9 @@ func ParseTokenState(text string) (TokenState, error) {
 
 // TokenSelection matches the tokens that satisfy every field that is set; the zero value matches all.
 type TokenSelection struct {
-	MadeBy   pki.SPIFFEID
-	Identity pki.SPIFFEID // that the token enrolls
-	State    TokenState
+	CreatedBy pki.SPIFFEID
+	Identity  pki.SPIFFEID // that the token enrolls
+	State     TokenState
 }
 
 // ListedToken is a token with its state at the time of the list.
@@ -122,12 +122,12 @@ type ListedToken struct {
 
 // TokenRevocation revokes one token, or all that an identity has made so far. Exactly one of ID and MadeBy is set.
 type TokenRevocation struct {
-	ID     string // as pki.TokenID.String formats it
-	MadeBy pki.SPIFFEID
-	By     pki.Actor
-	// Why is a comment for the log.
-	Why string
-	At  time.Time
+	ID        string // as pki.TokenID.String formats it
+	CreatedBy pki.SPIFFEID
+	By        pki.Actor
+	// Comment is a comment for the log.
+	Comment string
+	At      time.Time
 }
 
 // Certificate is the record of one certificate.
@@ -143,14 +143,14 @@ type Certificate struct {
 	InvalidSince time.Time
 	// DER is empty for a serial that was never released.
 	DER       []byte
-	Released  bool
+	Delivered bool
 	RequestID pki.RequestID
 	// Successor is the key with which the certificate was renewed; zero if it was not.
 	Successor pki.KeyHash
 }
 
-// Question is what is asked of the records about a request for a certificate.
-type Question struct {
+// IssuanceQuery is what is asked of the records about a request for a certificate.
+type IssuanceQuery struct {
 	Identity pki.SPIFFEID
 	// Predecessor is the certificate to renew; zero for none.
 	Predecessor pki.CertRef
@@ -158,15 +158,15 @@ type Question struct {
 	Key         pki.KeyHash
 }
 
-// Standing is what a decision about a request rests on.
-type Standing struct {
+// IssuanceState is what a decision about a request rests on.
+type IssuanceState struct {
 	Identity Identity
 	// Predecessor says how the certificate to renew stands; zero where the question names none.
 	Predecessor Predecessor
-	// Answer is what the request was answered with before; nil where it was not.
-	Answer *Answer
-	// Key refuses the key, as a guard for it and this identity would; nil where nothing is against it.
-	Key *pki.Refusal
+	// Prior is what the request was answered with before; nil where it was not.
+	Prior *PriorIssuance
+	// KeyRefusal refuses the key, as a guard for it and this identity would; nil where nothing is against it.
+	KeyRefusal *pki.Refusal
 }
 
 // Predecessor is a certificate that is to be renewed.
@@ -180,8 +180,8 @@ type Predecessor struct {
 	Superseded bool
 }
 
-// Answer is the certificate that a request was answered with, and the key that it was for.
-type Answer struct {
+// PriorIssuance is the certificate that a request was answered with, and the key that it was for.
+type PriorIssuance struct {
 	Certificate ca.Certificate
 	Key         pki.KeyHash
 	// Supersedes says that the certificate renewed the predecessor that the question names, and that this one was
@@ -195,16 +195,16 @@ const MaxTokensCounted = 10_000
 // Cursor is a place in a list of certificates or tokens; the zero value is its beginning.
 type Cursor int64
 
-// Records is what the registration authority remembers. Methods are safe for concurrent use. A change and its log
+// Store is what the registration authority remembers. Methods are safe for concurrent use. A change and its log
 // entry are one durable transaction. What does not exist is a *pki.Refusal of the class Missing.
-type Records interface {
-	IdentityRecords
-	TokenRecords
-	CertificateRecords
+type Store interface {
+	IdentityStore
+	TokenStore
+	CertificateStore
 }
 
-// IdentityRecords keeps identities.
-type IdentityRecords interface {
+// IdentityStore keeps identities.
+type IdentityStore interface {
 	// CreateIdentity registers an identity in generation 1. One that exists with the same kind, profile, labels and
 	// names is returned as it stands; one that differs is refused (identity.exists).
 	CreateIdentity(ctx context.Context, id Identity, by pki.Actor) (Identity, error)
@@ -216,11 +216,11 @@ type IdentityRecords interface {
 	Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]Identity, error)
 }
 
-// TokenRecords keeps enrollment tokens, by the hash of their secret.
+// TokenStore keeps enrollment tokens, by the hash of their secret.
 //
 // All tokens that an identity has made so far are revoked, for ever, in the transaction that suspends or retires it, that
 // revokes one of its certificates for keyCompromise or privilegeWithdrawn, or that orders a bulk revocation which does.
-type TokenRecords interface {
+type TokenStore interface {
 	CreateToken(ctx context.Context, t Token) error
 	Token(ctx context.Context, id pki.TokenID) (Token, error)
 	// BindToken binds a token that is bound to nothing yet, durably, and returns its record, which says what it is
@@ -239,26 +239,26 @@ type TokenInventory interface {
 	RevokeTokens(ctx context.Context, r TokenRevocation) (int, error)
 }
 
-// CertificateRecords reads the inventory of certificates.
-type CertificateRecords interface {
+// CertificateStore reads the inventory of certificates.
+type CertificateStore interface {
 	Certificate(ctx context.Context, ref pki.CertRef) (Certificate, error)
 	// CertificateBySerial finds a certificate without naming its issuer.
 	CertificateBySerial(ctx context.Context, serial pki.Serial) (Certificate, error)
 	// Certificates returns up to limit certificates, the newest first, from a cursor on, and the cursor of the next
 	// page, zero when there is none. A zero identity means all.
 	Certificates(ctx context.Context, identity pki.SPIFFEID, from Cursor, limit int) ([]Certificate, Cursor, error)
-	RequestRecords
+	IssuanceStore
 }
 
-// RequestRecords reads what a request for a certificate is decided by. Few requests need more than Standing: those that come
+// IssuanceStore reads what a request for a certificate is decided by. Few requests need more than Standing: those that come
 // early, or again.
-type RequestRecords interface {
-	// Standing answers a question, all of it as of one moment. An identity that is not registered, and a predecessor that
+type IssuanceStore interface {
+	// IssuanceState answers a question, all of it as of one moment. An identity that is not registered, and a predecessor that
 	// was not released to it, are refused.
-	Standing(ctx context.Context, q Question) (Standing, error)
+	IssuanceState(ctx context.Context, q IssuanceQuery) (IssuanceState, error)
 	// Unexpired counts the certificates of an identity that end after a time, in whatever state, up to most.
 	Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most int) (int, error)
 	// Renewed returns the newest certificate of a question's identity and key that was recorded after the question's
 	// predecessor, is good and ends after a time; nil where there is none.
-	Renewed(ctx context.Context, q Question, at time.Time) (*Answer, error)
+	Renewed(ctx context.Context, q IssuanceQuery, at time.Time) (*PriorIssuance, error)
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Issuer signs and records certificates: a *ca.Authority. It is safe for concurrent use.
-type Issuer interface {
+// CA signs and records certificates: a *ca.Authority. It is safe for concurrent use.
+type CA interface {
 	// Draft returns what Issue will sign for the request, or the refusal of it, and changes nothing.
 	Draft(req ca.Request) (*ca.Draft, error)
 	Issue(ctx context.Context, d *ca.Draft) (ca.Certificate, error)
@@ -39,8 +39,8 @@ type Auditor interface {
 // Config is what a Registrar is made of. All fields are needed.
 type Config struct {
 	TrustDomain string
-	Records     Records
-	Issuer      Issuer
+	Store       Store
+	CA          CA
 	Superseder  Superseder
 	Token       Authenticator
 	// Retired are the CAs from which nothing is issued any more. Their certificates are renewed at any time.
@@ -52,33 +52,33 @@ type Config struct {
 // Registrar is the registration authority. It is safe for concurrent use.
 type Registrar struct {
 	trustDomain string
-	records     Records
-	issuer      Issuer
+	store       Store
+	ca          CA
 	superseder  Superseder
 	token       Authenticator
 	retired     []pki.IssuerID
 	clock       func() time.Time
 	auditor     Auditor
-	turns       *turns
+	perIdentity *keyedMutex
 }
 
 // New returns a Registrar.
 func New(c Config) *Registrar {
-	return &Registrar{c.TrustDomain, c.Records, c.Issuer, c.Superseder, c.Token, c.Retired, c.Clock, c.Auditor, newTurns()}
+	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Token, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
 }
 
-// Enrollment asks for an identity's first certificate.
-type Enrollment struct {
+// EnrollRequest asks for an identity's first certificate.
+type EnrollRequest struct {
 	RequestID pki.RequestID
 	Evidence  []byte // a token's secret
 	CSR       []byte // PKCS #10 in DER
 	Lifetime  time.Duration
 }
 
-// Renewal asks for the successor of a certificate whose holder has proved to have its key, and which the caller of
+// RenewRequest asks for the successor of a certificate whose holder has proved to have its key, and which the caller of
 // Renew has found to be issued by this CA to this identity, for client authentication, in its time. Its status is looked
 // at by Renew.
-type Renewal struct {
+type RenewRequest struct {
 	RequestID   pki.RequestID
 	Identity    pki.SPIFFEID
 	Predecessor pki.CertRef
@@ -89,7 +89,7 @@ type Renewal struct {
 }
 
 // Enroll trades evidence for a certificate. Its steps are 1 and 2 of docs/architecture.md, "The life of a certificate".
-func (r *Registrar) Enroll(ctx context.Context, e Enrollment) (ca.Certificate, error) {
+func (r *Registrar) Enroll(ctx context.Context, e EnrollRequest) (ca.Certificate, error) {
 	claim, cert, err := r.enroll(ctx, e)
 	return cert, r.auditor.Record(ctx, claim.Actor, claim.Identity, err)
 }
@@ -100,7 +100,7 @@ func (r *Registrar) NoteEvidence(ctx context.Context, evidence []byte, err error
 	return r.auditor.Record(ctx, claim.Actor, claim.Identity, err)
 }
 
-func (r *Registrar) enroll(ctx context.Context, e Enrollment) (Claim, ca.Certificate, error) {
+func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (Claim, ca.Certificate, error) {
 	none := ca.Certificate{}
 	claim, err := r.token.Identify(ctx, e.Evidence, r.clock())
 	if err != nil {
@@ -111,7 +111,7 @@ func (r *Registrar) enroll(ctx context.Context, e Enrollment) (Claim, ca.Certifi
 		return claim, none, err
 	}
 	// Of two enrollments at once, the second would supersede what the first was given, even if it repeats the first.
-	done, err := r.turns.take(ctx, claim.Identity)
+	done, err := r.perIdentity.take(ctx, claim.Identity)
 	if err != nil {
 		return claim, none, err
 	}
@@ -120,15 +120,15 @@ func (r *Registrar) enroll(ctx context.Context, e Enrollment) (Claim, ca.Certifi
 	return claim, cert, err
 }
 
-func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e Enrollment) (ca.Certificate, error) {
+func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e EnrollRequest) (ca.Certificate, error) {
 	none := ca.Certificate{}
-	q := Question{Identity: claim.Identity, Request: e.RequestID, Key: c.keyHash}
-	st, err := r.records.Standing(ctx, q)
+	q := IssuanceQuery{Identity: claim.Identity, Request: e.RequestID, Key: c.keyHash}
+	st, err := r.store.IssuanceState(ctx, q)
 	if err != nil {
 		return none, err
 	}
-	if st.Answer != nil {
-		return answered(st.Answer, c.keyHash)
+	if st.Prior != nil {
+		return answered(st.Prior, c.keyHash)
 	}
 	id := st.Identity
 	d, err := r.decide(ctx, st, c, ca.Request{
@@ -138,18 +138,18 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e Enrollme
 		return none, err
 	}
 	if claim.Profile != id.Profile {
-		return none, pki.Refuse(pki.RuleChanged, "make a new token", "the token was made for profile %s, and %s has %s now",
+		return none, pki.Refuse(pki.RuleIdentityStale, "make a new token", "the token was made for profile %s, and %s has %s now",
 			claim.Profile, id.ID, id.Profile)
 	}
 	if id.State == pki.Enrolled && !claim.Replace {
-		return none, pki.Refuse(pki.RuleEnrolled, "make a token with --replace, which revokes the certificates it has",
+		return none, pki.Refuse(pki.RuleAlreadyEnrolled, "make a token with --replace, which revokes the certificates it has",
 			"%s is enrolled already", id.ID)
 	}
 	if err := r.token.Bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, r.clock()}); err != nil {
 		return none, err
 	}
 	// After the binding: a spent token is bound, which says more than that its identity has changed since.
-	if claim.Generation != id.Generation {
+	if claim.Revision != id.Revision {
 		return none, pki.Refuse(pki.RuleToken, "ask an operator for a new token (brevet token create)",
 			"%s changed since the enrollment token was made", id.ID)
 	}
@@ -165,16 +165,16 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e Enrollme
 }
 
 // Renew issues the next certificate to the holder of one.
-func (r *Registrar) Renew(ctx context.Context, n Renewal) (ca.Certificate, error) {
+func (r *Registrar) Renew(ctx context.Context, n RenewRequest) (ca.Certificate, error) {
 	cert, err := r.renew(ctx, n)
-	if e := (*early)(nil); errors.As(err, &e) {
+	if e := (*tooEarlyError)(nil); errors.As(err, &e) {
 		return cert, r.auditor.RecordOnce(ctx, pki.ActorIdentity(n.Identity), n.Identity, n.Predecessor.Serial, err)
 	}
 	return cert, r.auditor.Record(ctx, pki.ActorIdentity(n.Identity), n.Identity, err)
 }
 
 // renew takes turns by identity, as enroll does: a client that asks many times at once costs one signature.
-func (r *Registrar) renew(ctx context.Context, n Renewal) (ca.Certificate, error) {
+func (r *Registrar) renew(ctx context.Context, n RenewRequest) (ca.Certificate, error) {
 	c, err := parseCSR(n.CSR)
 	if err != nil {
 		return ca.Certificate{}, err
@@ -182,7 +182,7 @@ func (r *Registrar) renew(ctx context.Context, n Renewal) (ca.Certificate, error
 	if n.Superseded {
 		return r.renewAs(ctx, c, n)
 	}
-	done, err := r.turns.take(ctx, n.Identity)
+	done, err := r.perIdentity.take(ctx, n.Identity)
 	if err != nil {
 		return ca.Certificate{}, err
 	}
@@ -190,19 +190,19 @@ func (r *Registrar) renew(ctx context.Context, n Renewal) (ca.Certificate, error
 	return r.renewAs(ctx, c, n)
 }
 
-func (r *Registrar) renewAs(ctx context.Context, c csr, n Renewal) (ca.Certificate, error) {
+func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Certificate, error) {
 	none := ca.Certificate{}
-	q := Question{n.Identity, n.Predecessor, n.RequestID, c.keyHash}
-	st, err := r.records.Standing(ctx, q)
+	q := IssuanceQuery{n.Identity, n.Predecessor, n.RequestID, c.keyHash}
+	st, err := r.store.IssuanceState(ctx, q)
 	if err != nil {
 		return none, err
 	}
 	old := st.Predecessor
 	if old.Status.State != pki.Good {
-		return afterwards(st, c.keyHash, n.Predecessor)
+		return repeatSuperseded(st, c.keyHash, n.Predecessor)
 	}
-	if st.Answer != nil {
-		return answered(st.Answer, c.keyHash)
+	if st.Prior != nil {
+		return answered(st.Prior, c.keyHash)
 	}
 	if old.renewedWithAnother(c.keyHash) {
 		return none, n.Predecessor.Cloned()
@@ -211,7 +211,7 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n Renewal) (ca.Certifica
 		return none, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", n.Identity, st.Identity.State)
 	}
 	if old.Successor == c.keyHash { // the device has lost the answer, and the request ID with it
-		if a, err := r.records.Renewed(ctx, q, r.clock()); err != nil || a != nil {
+		if a, err := r.store.Renewed(ctx, q, r.clock()); err != nil || a != nil {
 			return a.certificate(), err
 		}
 	}
@@ -223,26 +223,26 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n Renewal) (ca.Certifica
 		return none, err
 	}
 	cert, err := r.issue(ctx, d, q)
-	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleUnexpired { // others were faster
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleMaxUnexpired { // others were faster
 		err = r.tooEarly(n.Predecessor, old)
 	}
 	return cert, err
 }
 
 // certificate returns the certificate of an answer, and the zero value for none.
-func (a *Answer) certificate() ca.Certificate {
+func (a *PriorIssuance) certificate() ca.Certificate {
 	if a == nil {
 		return ca.Certificate{}
 	}
 	return a.Certificate
 }
 
-// afterwards is what the holder of a certificate that is good no longer hears. Nothing is issued to it. One that its renewal has
+// repeatSuperseded is what the holder of a certificate that is good no longer hears. Nothing is issued to it. One that its renewal has
 // revoked may not have heard the answer, and hears it again under the same request ID, for the same key.
-func afterwards(st Standing, key pki.KeyHash, predecessor pki.CertRef) (ca.Certificate, error) {
+func repeatSuperseded(st IssuanceState, key pki.KeyHash, predecessor pki.CertRef) (ca.Certificate, error) {
 	old := st.Predecessor
 	if old.Superseded && old.Status.Reason == pki.Superseded { // and no other reason has followed
-		if a := st.Answer; a != nil && a.Supersedes && a.Key == key {
+		if a := st.Prior; a != nil && a.Supersedes && a.Key == key {
 			return a.Certificate, nil
 		}
 		if old.renewedWithAnother(key) {
@@ -258,21 +258,21 @@ func (p Predecessor) renewedWithAnother(key pki.KeyHash) bool {
 
 // issue has a certificate issued. Where the same request was being answered meanwhile, or the predecessor was renewed with
 // the same key, the answer is the same.
-func (r *Registrar) issue(ctx context.Context, d *ca.Draft, q Question) (ca.Certificate, error) {
-	cert, err := r.issuer.Issue(ctx, d)
+func (r *Registrar) issue(ctx context.Context, d *ca.Draft, q IssuanceQuery) (ca.Certificate, error) {
+	cert, err := r.ca.Issue(ctx, d)
 	refusal, _ := pki.AsRefusal(err)
-	if refusal != nil && refusal.Rule == pki.RuleChanged && !q.Predecessor.IsZero() {
-		if a, rerr := r.records.Renewed(ctx, q, r.clock()); rerr != nil || a != nil {
+	if refusal != nil && refusal.Rule == pki.RuleIdentityStale && !q.Predecessor.IsZero() {
+		if a, rerr := r.store.Renewed(ctx, q, r.clock()); rerr != nil || a != nil {
 			return a.certificate(), rerr
 		}
 	}
-	if refusal != nil && refusal.Rule == pki.RuleRequestReused {
-		st, serr := r.records.Standing(ctx, q)
+	if refusal != nil && refusal.Rule == pki.RuleRequestIDReused {
+		st, serr := r.store.IssuanceState(ctx, q)
 		if serr != nil { // the refusal would have the caller forget a request that was answered
 			return ca.Certificate{}, serr
 		}
-		if st.Answer != nil {
-			return answered(st.Answer, q.Key)
+		if st.Prior != nil {
+			return answered(st.Prior, q.Key)
 		}
 	}
 	return cert, err
@@ -281,9 +281,9 @@ func (r *Registrar) issue(ctx context.Context, d *ca.Draft, q Question) (ca.Cert
 // IssuerLabel is the label of a validation authority's identity that names, in hexadecimal, the issuing CA it answers for.
 const IssuerLabel = "issuer"
 
-// issuerFor returns the CA that a validation authority answers for, which has to be the one that certifies its key
+// issueFor returns the CA that a validation authority answers for, which has to be the one that certifies its key
 // (RFC 6960 §4.2.2.2). Everybody else's certificates come from the current CA.
-func issuerFor(id Identity) (pki.IssuerID, error) {
+func issueFor(id Identity) (pki.IssuerID, error) {
 	if id.Kind != pki.VA {
 		return pki.IssuerID{}, nil
 	}
@@ -291,9 +291,9 @@ func issuerFor(id Identity) (pki.IssuerID, error) {
 }
 
 // answered repeats what the identity's request was answered with before.
-func answered(a *Answer, key pki.KeyHash) (ca.Certificate, error) {
+func answered(a *PriorIssuance, key pki.KeyHash) (ca.Certificate, error) {
 	if a.Key != key {
-		return ca.Certificate{}, pki.Refuse(pki.RuleRequestReused, "draw a new request ID for a new key",
+		return ca.Certificate{}, pki.Refuse(pki.RuleRequestIDReused, "draw a new request ID for a new key",
 			"the request ID was used for another key")
 	}
 	return a.Certificate, nil
@@ -301,7 +301,7 @@ func answered(a *Answer, key pki.KeyHash) (ca.Certificate, error) {
 
 // decide is the policy: what this identity may have for this key now, and what must still hold when it is recorded. The
 // request comes with what its caller has to say: who asks, for how long, and the guards of the kind of request.
-func (r *Registrar) decide(ctx context.Context, st Standing, c csr, req ca.Request) (*ca.Draft, error) {
+func (r *Registrar) decide(ctx context.Context, st IssuanceState, c csr, req ca.Request) (*ca.Draft, error) {
 	id := st.Identity
 	if refusal := id.ID.CheckMayHold(id.State); refusal != nil {
 		return nil, refusal
@@ -309,7 +309,7 @@ func (r *Registrar) decide(ctx context.Context, st Standing, c csr, req ca.Reque
 	if id.ID.TrustDomain() != r.trustDomain {
 		return nil, pki.Refuse(pki.RuleTrustDomain, "use an identity of "+r.trustDomain, "%s is of another trust domain", id.ID)
 	}
-	p, err := r.issuer.Profile(id.Profile)
+	p, err := r.ca.Profile(id.Profile)
 	if err != nil {
 		return nil, err
 	}
@@ -320,20 +320,20 @@ func (r *Registrar) decide(ctx context.Context, st Standing, c csr, req ca.Reque
 	if err := c.checkContent(id); err != nil {
 		return nil, err
 	}
-	if req.Issuer, err = issuerFor(id); err != nil {
+	if req.IssuingCA, err = issueFor(id); err != nil {
 		return nil, err
 	}
 	req.Identity, req.Profile, req.Key = id.ID, id.Profile, c.key
 	req.Names = ca.Names{DNS: id.DNSNames, IPs: id.IPAddresses}
-	req.Guard.Identity, req.Guard.Generation, req.Guard.Key = id.ID, id.Generation, c.keyHash
+	req.Guard.Identity, req.Guard.Revision, req.Guard.Key = id.ID, id.Revision, c.keyHash
 	req.Guard.Supersedes = p.RenewalRevokes() && !req.Guard.Predecessor.IsZero()
 	req.Guard.MaxUnexpired = r.bound(st, p, req)
 	if err := checkRenewalLifetime(p, req); err != nil {
 		return nil, err
 	}
-	d, err := r.issuer.Draft(req)
-	if err == nil && st.Key != nil {
-		err = st.Key
+	d, err := r.ca.Draft(req)
+	if err == nil && st.KeyRefusal != nil {
+		err = st.KeyRefusal
 	}
 	if err == nil {
 		err = r.checkBound(ctx, st, req)

@@ -213,12 +213,12 @@ func TestGivingUpKeepsNobodyOutOfTheLog(t *testing.T) {
 	defer r.Close(t.Context())
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	refusal := pki.Refuse(pki.RuleClone, "", "two parties hold it")
+	refusal := pki.Refuse(pki.RuleRenewalKeyConflict, "", "two parties hold it")
 	if err := r.Record(gone, pki.ActorIdentity(id), id, refusal); !isRefusal(err, refusal) {
 		t.Errorf("Record returns %v", err)
 	}
 	entries := servertest.Find(w.Entries(t, 0), translog.RequestRefused, device.ID)
-	if len(entries) != 1 || entries[0].Facts["rule"] != string(pki.RuleClone) {
+	if len(entries) != 1 || entries[0].Facts["rule"] != string(pki.RuleRenewalKeyConflict) {
 		t.Errorf("the log has %+v", entries)
 	}
 }

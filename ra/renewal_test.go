@@ -44,7 +44,7 @@ func TestRenewal(t *testing.T) {
 
 	req.Csr = servertest.CSR(t, servertest.Key(t))
 	_, err := first.Renew(t.Context(), req)
-	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleRequestReused)
+	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleRequestIDReused)
 }
 
 func TestRenewalWithTwoKeysIsAClone(t *testing.T) {
@@ -55,12 +55,12 @@ func TestRenewalWithTwoKeysIsAClone(t *testing.T) {
 	seen := len(w.Entries(t, 0))
 	before := rows(t, w, "certificates")
 	_, err := device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
-	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleClone)
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRenewalKeyConflict)
 	if n := rows(t, w, "certificates"); n != before {
 		t.Errorf("%d certificates more are on record", n-before)
 	}
 	entries := servertest.Find(w.Entries(t, seen), translog.RequestRefused, device.ID)
-	if len(entries) != 1 || entries[0].Facts["rule"] != string(pki.RuleClone) || entries[0].Actor.String() != device.ID || entries[0].Outcome != translog.Refused {
+	if len(entries) != 1 || entries[0].Facts["rule"] != string(pki.RuleRenewalKeyConflict) || entries[0].Actor.String() != device.ID || entries[0].Outcome != translog.Refused {
 		t.Errorf("the log has %+v", entries)
 	}
 	w.Renewed(t, honest, servertest.Key(t))
@@ -94,7 +94,7 @@ func TestEightClonesAtOnce(t *testing.T) {
 			winners++
 			continue
 		}
-		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleClone)
+		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRenewalKeyConflict)
 	}
 	if winners != 1 {
 		t.Errorf("%d of eight keys followed one certificate", winners)
@@ -114,7 +114,7 @@ func TestDecidedWhileTheFirstIsBeingRecorded(t *testing.T) {
 		rule pki.Rule
 	}{
 		{first, codes.OK, ""},
-		{servertest.Renewal(t, servertest.Key(t)), codes.PermissionDenied, pki.RuleClone},
+		{servertest.Renewal(t, servertest.Key(t)), codes.PermissionDenied, pki.RuleRenewalKeyConflict},
 	} {
 		device := w.Enrolled(t, "device", fmt.Sprintf("device/%d", i))
 		if i > 0 {

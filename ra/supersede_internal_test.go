@@ -12,18 +12,18 @@ import (
 func TestWhoHearsAnAnswerAfterwards(t *testing.T) {
 	t.Parallel()
 	key, other := pki.HashSPKI([]byte{1}), pki.HashSPKI([]byte{2})
-	answer := &Answer{Certificate: ca.Certificate{DER: []byte("renewed")}, Key: key, Supersedes: true}
+	answer := &PriorIssuance{Certificate: ca.Certificate{DER: []byte("renewed")}, Key: key, Supersedes: true}
 	revoked := func(why pki.Reason) pki.Status { return pki.Status{State: pki.Revoked, Reason: why} }
 	for name, c := range map[string]struct {
 		old    Predecessor
-		answer *Answer
+		answer *PriorIssuance
 		key    pki.KeyHash
 		want   pki.Rule // none where it is answered
 	}{
 		"its renewal's request":        {Predecessor{revoked(pki.Superseded), key, time.Time{}, true}, answer, key, ""},
 		"another request":              {Predecessor{revoked(pki.Superseded), key, time.Time{}, true}, nil, key, pki.RuleRevoked},
-		"another certificate's":        {Predecessor{revoked(pki.Superseded), key, time.Time{}, true}, &Answer{Key: key}, key, pki.RuleRevoked},
-		"another key":                  {Predecessor{revoked(pki.Superseded), key, time.Time{}, true}, answer, other, pki.RuleClone},
+		"another certificate's":        {Predecessor{revoked(pki.Superseded), key, time.Time{}, true}, &PriorIssuance{Key: key}, key, pki.RuleRevoked},
+		"another key":                  {Predecessor{revoked(pki.Superseded), key, time.Time{}, true}, answer, other, pki.RuleRenewalKeyConflict},
 		"compromised since":            {Predecessor{revoked(pki.KeyCompromise), key, time.Time{}, true}, answer, key, pki.RuleRevoked},
 		"superseded by an operator":    {Predecessor{revoked(pki.Superseded), key, time.Time{}, false}, answer, key, pki.RuleRevoked},
 		"by an operator, another key":  {Predecessor{revoked(pki.Superseded), key, time.Time{}, false}, answer, other, pki.RuleRevoked},
@@ -31,7 +31,7 @@ func TestWhoHearsAnAnswerAfterwards(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cert, err := afterwards(Standing{Predecessor: c.old, Answer: c.answer}, c.key, pki.CertRef{})
+			cert, err := repeatSuperseded(IssuanceState{Predecessor: c.old, Prior: c.answer}, c.key, pki.CertRef{})
 			refusal, refused := pki.AsRefusal(err)
 			switch {
 			case c.want == "" && (err != nil || string(cert.DER) != "renewed"):

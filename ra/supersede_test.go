@@ -91,10 +91,10 @@ func TestALostAnswerIsRepeated(t *testing.T) {
 	another := servertest.Renewal(t, servertest.Key(t))
 	another.RequestId = req.GetRequestId()
 	others := map[*brevetv1.RenewRequest]pki.Rule{
-		servertest.Renewal(t, key):               pki.RuleRevoked, // another request ID
-		servertest.Renewal(t, servertest.Key(t)): pki.RuleClone,   // of somebody else with a copy
-		servertest.Renewal(t, first.Key):         pki.RuleClone,   // the key it has
-		another:                                  pki.RuleClone,   // the same request ID, for another key
+		servertest.Renewal(t, key):               pki.RuleRevoked,            // another request ID
+		servertest.Renewal(t, servertest.Key(t)): pki.RuleRenewalKeyConflict, // of somebody else with a copy
+		servertest.Renewal(t, first.Key):         pki.RuleRenewalKeyConflict, // the key it has
+		another:                                  pki.RuleRenewalKeyConflict, // the same request ID, for another key
 	}
 	keptOut(t, w, first, others)
 
@@ -167,7 +167,7 @@ func TestOneSupersedingRenewalEightTimesAtOnce(t *testing.T) {
 			winners++
 			continue
 		}
-		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleClone)
+		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRenewalKeyConflict)
 	}
 	if winners != 1 {
 		t.Errorf("%d of eight keys followed one certificate", winners)

@@ -8,17 +8,17 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// turns has those who work on one identity do it one after the other, in the order in which they asked. So nobody who asks
+// keyedMutex has those who work on one identity do it one after the other, in the order in which they asked. So nobody who asks
 // again and again, such as the holder of a spent token, keeps another from its turn. It is safe for concurrent use.
-type turns struct {
+type keyedMutex struct {
 	mu      sync.Mutex
 	waiting map[pki.SPIFFEID][]chan struct{} // of each identity whose turn is taken; closed when the turn passes on
 }
 
-func newTurns() *turns { return &turns{waiting: map[pki.SPIFFEID][]chan struct{}{}} }
+func newKeyedMutex() *keyedMutex { return &keyedMutex{waiting: map[pki.SPIFFEID][]chan struct{}{}} }
 
 // take waits until it is the caller's turn, or until ctx ends, and returns what ends the turn.
-func (t *turns) take(ctx context.Context, id pki.SPIFFEID) (done func(), err error) {
+func (t *keyedMutex) take(ctx context.Context, id pki.SPIFFEID) (done func(), err error) {
 	done = func() { t.end(id) }
 	t.mu.Lock()
 	queue, taken := t.waiting[id]
@@ -42,7 +42,7 @@ func (t *turns) take(ctx context.Context, id pki.SPIFFEID) (done func(), err err
 }
 
 // withdraw takes a caller out of the queue, and reports whether it was still there.
-func (t *turns) withdraw(id pki.SPIFFEID, mine chan struct{}) bool {
+func (t *keyedMutex) withdraw(id pki.SPIFFEID, mine chan struct{}) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	queue := t.waiting[id]
@@ -55,7 +55,7 @@ func (t *turns) withdraw(id pki.SPIFFEID, mine chan struct{}) bool {
 }
 
 // end passes the turn to who has waited longest.
-func (t *turns) end(id pki.SPIFFEID) {
+func (t *keyedMutex) end(id pki.SPIFFEID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	queue := t.waiting[id]

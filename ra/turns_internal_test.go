@@ -18,7 +18,7 @@ func TestTurnsComeInTheOrderOfAsking(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all := newTurns()
+		all := newKeyedMutex()
 		first, err := all.take(t.Context(), id)
 		if err != nil {
 			t.Fatal(err)

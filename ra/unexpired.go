@@ -30,7 +30,7 @@ func checkRenewalLifetime(p *ca.Profile, req ca.Request) error {
 // bound returns how many unexpired certificates the identity of a request may have, the new one included, or zero where the
 // request passes however many there are. Those are an identity's first certificate, and the first renewal of a predecessor
 // past half of its life, or of a retired CA. So each certificate passes once.
-func (r *Registrar) bound(st Standing, p *ca.Profile, req ca.Request) int {
+func (r *Registrar) bound(st IssuanceState, p *ca.Profile, req ca.Request) int {
 	before := req.Guard.Predecessor
 	if before.IsZero() {
 		if st.Identity.State == pki.Registered {
@@ -38,27 +38,27 @@ func (r *Registrar) bound(st Standing, p *ca.Profile, req ca.Request) int {
 		}
 		return operatorFactor * p.MaxUnexpired()
 	}
-	always := slices.Contains(r.retired, before.Issuer) || !r.clock().Before(half(before, st.Predecessor))
+	always := slices.Contains(r.retired, before.Issuer) || !r.clock().Before(halfLife(before, st.Predecessor))
 	if always && st.Predecessor.Successor.IsZero() {
 		return 0
 	}
 	return p.MaxUnexpired()
 }
 
-// half returns the middle of a certificate's life. That begins when the certificate was issued: what its profile backdates is
+// halfLife returns the middle of a certificate's life. That begins when the certificate was issued: what its profile backdates is
 // no part of it.
-func half(ref pki.CertRef, p Predecessor) time.Time {
+func halfLife(ref pki.CertRef, p Predecessor) time.Time {
 	issued := ref.Serial.Time()
 	return issued.Add(p.NotAfter.Sub(issued) / 2)
 }
 
 // checkBound refuses a request of an identity that has as many unexpired certificates as the bound allows.
-func (r *Registrar) checkBound(ctx context.Context, st Standing, req ca.Request) error {
+func (r *Registrar) checkBound(ctx context.Context, st IssuanceState, req ca.Request) error {
 	most := req.Guard.MaxUnexpired
 	if most == 0 {
 		return nil
 	}
-	n, err := r.records.Unexpired(ctx, st.Identity.ID, r.clock(), most)
+	n, err := r.store.Unexpired(ctx, st.Identity.ID, r.clock(), most)
 	if err != nil || n < most {
 		return err
 	}
@@ -68,27 +68,27 @@ func (r *Registrar) checkBound(ctx context.Context, st Standing, req ca.Request)
 	return r.tooEarly(req.Guard.Predecessor, st.Predecessor)
 }
 
-// early is the refusal of a renewal that passes later.
-type early struct {
+// tooEarlyError is the refusal of a renewal that passes later.
+type tooEarlyError struct {
 	*pki.Refusal
 	after time.Duration
 }
 
 // Unwrap returns the refusal.
-func (e *early) Unwrap() error { return e.Refusal }
+func (e *tooEarlyError) Unwrap() error { return e.Refusal }
 
 // RetryAfter returns how long it takes until the renewal passes.
-func (e *early) RetryAfter() time.Duration { return e.after }
+func (e *tooEarlyError) RetryAfter() time.Duration { return e.after }
 
 // tooEarly refuses a renewal at the bound. One whose predecessor was renewed before does not pass later by itself.
 func (r *Registrar) tooEarly(ref pki.CertRef, p Predecessor) error {
-	at := half(ref, p)
+	at := halfLife(ref, p)
 	if !p.Successor.IsZero() {
-		return pki.Refuse(pki.RuleUnexpired, "renew the newest certificate, or have max_unexpired of the profile raised",
+		return pki.Refuse(pki.RuleMaxUnexpired, "renew the newest certificate, or have max_unexpired of the profile raised",
 			"certificate %s was renewed before, and its identity has as many unexpired certificates as its profile allows", ref.Serial)
 	}
-	return &early{
-		pki.Refuse(pki.RuleEarly, "renew from "+at.UTC().Format(time.RFC3339)+" on, or have max_unexpired of the profile raised",
+	return &tooEarlyError{
+		pki.Refuse(pki.RuleRenewalTooEarly, "renew from "+at.UTC().Format(time.RFC3339)+" on, or have max_unexpired of the profile raised",
 			"certificate %s has not lived half of its life, and its identity has as many unexpired certificates as its profile allows", ref.Serial),
 		max(at.Sub(r.clock()), time.Second),
 	}

@@ -45,7 +45,7 @@ func TestEarlyRenewalsAreBounded(t *testing.T) {
 			before, logged := rows(t, w, "certificates"), len(w.Entries(t, 0))
 			for range 3 {
 				_, err := device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
-				servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleEarly)
+				servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleRenewalTooEarly)
 				if after := retryAfter(err); after < 11*time.Hour || after > 12*time.Hour {
 					t.Errorf("the device is asked to wait for %s, want half of its certificate's life", after)
 				}
@@ -59,7 +59,7 @@ func TestEarlyRenewalsAreBounded(t *testing.T) {
 			w.Clock.Advance(12*time.Hour + time.Minute)
 			next := w.Renewed(t, device, servertest.Key(t))
 			_, err := next.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
-			servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleEarly)
+			servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleRenewalTooEarly)
 		})
 	}
 }
@@ -80,7 +80,7 @@ func TestParallelRenewalsAreBounded(t *testing.T) {
 		_, err := holders[i%len(holders)].Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 		return err
 	}) {
-		if rule := servertest.RuleOf(err); err != nil && rule != pki.RuleEarly && rule != pki.RuleClone {
+		if rule := servertest.RuleOf(err); err != nil && rule != pki.RuleRenewalTooEarly && rule != pki.RuleRenewalKeyConflict {
 			t.Errorf("renewal %d: %v", i, err)
 		}
 	}
@@ -134,7 +134,7 @@ func TestARenewalThatIsRepeatedIsBounded(t *testing.T) {
 		w.Clock.Advance(20 * time.Second)
 		got++
 	}
-	servertest.Refused(t, refused, codes.ResourceExhausted, pki.RuleUnexpired)
+	servertest.Refused(t, refused, codes.ResourceExhausted, pki.RuleMaxUnexpired)
 	if got != 5 {
 		t.Errorf("a device with one certificate got %d more, want the 5 up to the bound", got)
 	}
@@ -171,10 +171,10 @@ func TestOrdersForOneIdentityAreBounded(t *testing.T) {
 			refused[servertest.RuleOf(err)]++
 		}
 	}
-	if fmt.Sprint(refused) != fmt.Sprintf("map[%s:5]", pki.RuleUnexpired) {
+	if fmt.Sprint(refused) != fmt.Sprintf("map[%s:5]", pki.RuleMaxUnexpired) {
 		t.Errorf("of 20 orders beside one certificate were refused %v, want 5", refused)
 	}
 	_, err := w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, w.Token(t, device.ID, true), servertest.Key(t)))
-	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleUnexpired)
+	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleMaxUnexpired)
 	w.Status(t, device.Certificate, "good") // a token that does not serve replaces nothing
 }

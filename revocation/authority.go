@@ -21,7 +21,7 @@ type CRLs interface {
 
 // Config is what an Authority is made of.
 type Config struct {
-	Records  Records
+	Store    Store
 	Observer pki.StatusObserver // the responders of this process
 	CRLs     CRLs
 	Clock    func() time.Time // nil is time.Now
@@ -30,20 +30,20 @@ type Config struct {
 
 // Authority changes the status of certificates. It is safe for concurrent use.
 type Authority struct {
-	records  Records
+	records  Store
 	observer pki.StatusObserver
 	crls     CRLs
 	clock    func() time.Time
 	log      *slog.Logger
-	sets     sets
+	sets     bulkQueue
 }
 
 // New returns an Authority.
 func New(c Config) (*Authority, error) {
-	if c.Records == nil || c.Observer == nil || c.CRLs == nil {
+	if c.Store == nil || c.Observer == nil || c.CRLs == nil {
 		return nil, errors.New("revocation: an authority needs records, an observer and CRLs")
 	}
-	a := &Authority{records: c.Records, observer: c.Observer, crls: c.CRLs, clock: c.Clock, log: c.Log, sets: newSets()}
+	a := &Authority{records: c.Store, observer: c.Observer, crls: c.CRLs, clock: c.Clock, log: c.Log, sets: newSets()}
 	if a.clock == nil {
 		a.clock = time.Now
 	}
@@ -59,14 +59,14 @@ func New(c Config) (*Authority, error) {
 //
 // An order about many certificates is in effect for all of them at once, and Apply returns when their records say so too.
 // If ctx ends before that, Run completes the order, in this process or in the next.
-func (a *Authority) Apply(ctx context.Context, o Order) (Outcome, error) {
+func (a *Authority) Apply(ctx context.Context, o Change) (ChangeResult, error) {
 	now := a.now()
 	if o.At.IsZero() {
 		o.At = now
 	}
 	o.At, o.InvalidSince = o.At.UTC().Truncate(time.Second), o.InvalidSince.UTC().Truncate(time.Second)
 	if err := o.check(now); err != nil {
-		return Outcome{}, err
+		return ChangeResult{}, err
 	}
 	out, err := a.records.Apply(ctx, o)
 	if err != nil {
@@ -75,27 +75,27 @@ func (a *Authority) Apply(ctx context.Context, o Order) (Outcome, error) {
 			a.sets.want()
 			a.crls.RequestAll()
 		}
-		return Outcome{}, err
+		return ChangeResult{}, err
 	}
 	a.observer.Apply(out.All()...)
 	a.crls.Request(out.All())
 	for _, c := range out.Changed {
-		out.Reached.Add(c.NotAfter, o.At)
+		out.Affected.Add(c.NotAfter, o.At)
 	}
-	if out.Set == 0 {
+	if out.BulkRevocation == 0 {
 		return out, nil
 	}
-	set, err := a.completeSet(ctx, out.Set)
+	set, err := a.completeSet(ctx, out.BulkRevocation)
 	if err != nil {
-		return Outcome{}, err
+		return ChangeResult{}, err
 	}
-	out.Reached.Valid += set.Total - set.Ended
-	out.Reached.Ended += set.Ended
+	out.Affected.Valid += set.Total - set.Expired
+	out.Affected.Expired += set.Expired
 	return out, nil
 }
 
 // check refuses an order that makes no sense whatever the records say.
-func (o Order) check(now time.Time) error {
+func (o Change) check(now time.Time) error {
 	if err := o.CheckSubject(); err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (o Order) check(now time.Time) error {
 	case Hold:
 		reasonFits = o.Reason == pki.CertificateHold || o.Reason == pki.Unspecified
 		stateFits = o.State == pki.Suspended && !o.Identity.IsZero() || o.State == 0 && o.Identity.IsZero()
-	case Release:
+	case Unhold:
 		reasonFits = o.Reason == pki.Unspecified
 		stateFits = o.State == 0
 	default:
@@ -132,12 +132,12 @@ func (o Order) check(now time.Time) error {
 	if err := checkSince(o.InvalidSince, o.At); err != nil {
 		return err
 	}
-	return checkWhy(o.Why)
+	return checkWhy(o.Comment)
 }
 
 // CheckSubject refuses an order that is not about exactly one certificate, identity or key, and an order about a key for
 // another reason than keyCompromise.
-func (o Order) CheckSubject() error {
+func (o Change) CheckSubject() error {
 	subjects := 0
 	for _, none := range []bool{o.Certificate.IsZero(), o.Identity.IsZero(), o.Key.IsZero()} {
 		if !none {
@@ -160,7 +160,7 @@ func (a Action) String() string {
 		return "revoke"
 	case Hold:
 		return "hold"
-	case Release:
+	case Unhold:
 		return "release"
 	default:
 		return fmt.Sprintf("action(%d)", uint8(a))

@@ -49,7 +49,7 @@ func (s *scene) start(t testing.TB, fail func(call string) (bool, error)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := revocation.New(revocation.Config{Records: store, Observer: s.outlet, CRLs: u, Log: log})
+	a, err := revocation.New(revocation.Config{Store: store, Observer: s.outlet, CRLs: u, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,28 +98,28 @@ func TestOrdersThatMakeNoSense(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
-		order revocation.Order
+		order revocation.Change
 		rule  pki.Rule
 	}{
-		"nothing":              {revocation.Order{Action: revocation.Revoke}, pki.RuleRequest},
-		"both":                 {revocation.Order{Action: revocation.Revoke, Certificate: ref, Identity: id}, pki.RuleRequest},
-		"no action":            {revocation.Order{Certificate: ref}, pki.RuleRequest},
-		"another action":       {revocation.Order{Action: 9, Certificate: ref}, pki.RuleRequest},
-		"the future":           {revocation.Order{Action: revocation.Revoke, Certificate: ref, At: time.Now().Add(time.Hour)}, pki.RuleRequest},
-		"revoke to hold":       {revocation.Order{Action: revocation.Revoke, Certificate: ref, Reason: pki.CertificateHold}, pki.RuleReason},
-		"no such reason":       {revocation.Order{Action: revocation.Revoke, Certificate: ref, Reason: 7}, pki.RuleReason},
-		"removeFromCRL":        {revocation.Order{Action: revocation.Revoke, Certificate: ref, Reason: 8}, pki.RuleReason},
-		"hold with a reason":   {revocation.Order{Action: revocation.Hold, Certificate: ref, Reason: pki.KeyCompromise}, pki.RuleReason},
-		"release with one":     {revocation.Order{Action: revocation.Release, Certificate: ref, Reason: pki.CertificateHold}, pki.RuleReason},
-		"retire a certificate": {revocation.Order{Action: revocation.Revoke, Certificate: ref, State: pki.Retired}, pki.RuleRequest},
-		"revoke and suspend":   {revocation.Order{Action: revocation.Revoke, Identity: id, State: pki.Suspended}, pki.RuleRequest},
-		"hold and leave":       {revocation.Order{Action: revocation.Hold, Identity: id}, pki.RuleRequest},
-		"hold and retire":      {revocation.Order{Action: revocation.Hold, Identity: id, State: pki.Retired}, pki.RuleRequest},
-		"release to a state":   {revocation.Order{Action: revocation.Release, Identity: id, State: pki.Enrolled}, pki.RuleRequest},
-		"what is not there":    {revocation.Order{Action: revocation.Revoke, Identity: id}, pki.RuleNotFound}, // as the records say
+		"nothing":              {revocation.Change{Action: revocation.Revoke}, pki.RuleRequest},
+		"both":                 {revocation.Change{Action: revocation.Revoke, Certificate: ref, Identity: id}, pki.RuleRequest},
+		"no action":            {revocation.Change{Certificate: ref}, pki.RuleRequest},
+		"another action":       {revocation.Change{Action: 9, Certificate: ref}, pki.RuleRequest},
+		"the future":           {revocation.Change{Action: revocation.Revoke, Certificate: ref, At: time.Now().Add(time.Hour)}, pki.RuleRequest},
+		"revoke to hold":       {revocation.Change{Action: revocation.Revoke, Certificate: ref, Reason: pki.CertificateHold}, pki.RuleReason},
+		"no such reason":       {revocation.Change{Action: revocation.Revoke, Certificate: ref, Reason: 7}, pki.RuleReason},
+		"removeFromCRL":        {revocation.Change{Action: revocation.Revoke, Certificate: ref, Reason: 8}, pki.RuleReason},
+		"hold with a reason":   {revocation.Change{Action: revocation.Hold, Certificate: ref, Reason: pki.KeyCompromise}, pki.RuleReason},
+		"release with one":     {revocation.Change{Action: revocation.Unhold, Certificate: ref, Reason: pki.CertificateHold}, pki.RuleReason},
+		"retire a certificate": {revocation.Change{Action: revocation.Revoke, Certificate: ref, State: pki.Retired}, pki.RuleRequest},
+		"revoke and suspend":   {revocation.Change{Action: revocation.Revoke, Identity: id, State: pki.Suspended}, pki.RuleRequest},
+		"hold and leave":       {revocation.Change{Action: revocation.Hold, Identity: id}, pki.RuleRequest},
+		"hold and retire":      {revocation.Change{Action: revocation.Hold, Identity: id, State: pki.Retired}, pki.RuleRequest},
+		"release to a state":   {revocation.Change{Action: revocation.Unhold, Identity: id, State: pki.Enrolled}, pki.RuleRequest},
+		"what is not there":    {revocation.Change{Action: revocation.Revoke, Identity: id}, pki.RuleNotFound}, // as the records say
 	} {
 		changes, err := s.Apply(t.Context(), c.order)
-		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != c.rule || refusal.Fix == "" || changes.All() != nil {
+		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != c.rule || refusal.Hint == "" || changes.All() != nil {
 			t.Errorf("%s: %v, %v; want a refusal by %s", name, changes, err, c.rule)
 		}
 	}
@@ -132,18 +132,18 @@ func TestApplyTellsTheSinkFirst(t *testing.T) {
 	s := newScene(t, revtest.Never)
 	_, ref := s.issue(t)
 	for _, c := range []struct {
-		order revocation.Order
+		order revocation.Change
 		want  pki.Status
 	}{
-		{revocation.Order{Action: revocation.Hold}, pki.Status{State: pki.Hold, Reason: pki.CertificateHold, Version: 2}},
-		{revocation.Order{Action: revocation.Release}, pki.Status{State: pki.Good, Version: 3}},
-		{revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded}, pki.Status{State: pki.Revoked, Reason: pki.Superseded, Version: 4}},
-		{revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise}, pki.Status{State: pki.Revoked, Reason: pki.KeyCompromise, Version: 5}},
+		{revocation.Change{Action: revocation.Hold}, pki.Status{State: pki.Hold, Reason: pki.CertificateHold, Version: 2}},
+		{revocation.Change{Action: revocation.Unhold}, pki.Status{State: pki.Good, Version: 3}},
+		{revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded}, pki.Status{State: pki.Revoked, Reason: pki.Superseded, Version: 4}},
+		{revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise}, pki.Status{State: pki.Revoked, Reason: pki.KeyCompromise, Version: 5}},
 	} {
-		c.order.Certificate, c.order.By = ref, operator
+		c.order.Certificate, c.order.Actor = ref, operator
 		before := time.Now().Truncate(time.Second)
 		changes, err := s.Apply(t.Context(), c.order)
-		if err != nil || len(changes.Changed) != 1 || changes.Reached != (revocation.Reached{Valid: 1}) {
+		if err != nil || len(changes.Changed) != 1 || changes.Affected != (revocation.Affected{Valid: 1}) {
 			t.Fatalf("%v: %v, %v", c.order.Action, changes, err)
 		}
 		all := s.outlet.Changes()
@@ -160,7 +160,7 @@ func TestApplyTellsTheSinkFirst(t *testing.T) {
 			t.Errorf("%v: status %+v, want %+v", c.order.Action, told.Status, c.want)
 		}
 	}
-	again := revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: ref, By: operator}
+	again := revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: ref, Actor: operator}
 	if changes, err := s.Apply(t.Context(), again); err != nil || len(changes.All()) != 0 {
 		t.Errorf("the same order again: %v, %v; want nothing", changes, err)
 	}

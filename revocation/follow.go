@@ -23,8 +23,8 @@ const (
 	maxWait = time.Minute
 )
 
-// sets is what an Authority knows of the sets that are not done.
-type sets struct {
+// bulkQueue is what an Authority knows of the sets that are not done.
+type bulkQueue struct {
 	wanted    chan struct{} // holds one wish to look for them
 	following chan struct{} // held by whoever has records follow
 
@@ -32,47 +32,47 @@ type sets struct {
 	told map[int64]bool // those whose members the responders know of
 }
 
-func newSets() sets {
-	return sets{wanted: make(chan struct{}, 1), following: make(chan struct{}, 1), told: map[int64]bool{}}
+func newSets() bulkQueue {
+	return bulkQueue{wanted: make(chan struct{}, 1), following: make(chan struct{}, 1), told: map[int64]bool{}}
 }
 
-func (s *sets) want() {
+func (s *bulkQueue) want() {
 	select {
 	case s.wanted <- struct{}{}:
 	default:
 	}
 }
 
-func (s *sets) isTold(id int64) bool {
+func (s *bulkQueue) isTold(id int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.told[id]
 }
 
-func (s *sets) setTold(id int64) {
+func (s *bulkQueue) setTold(id int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.told[id] = true
 }
 
-func (s *sets) forget(id int64) {
+func (s *bulkQueue) forget(id int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.told, id)
 }
 
-// CountSet counts the certificates that an order would change if it were given now, and changes nothing.
-func (a *Authority) CountSet(ctx context.Context, o SetOrder) (Reached, error) {
+// CountBulk counts the certificates that an order would change if it were given now, and changes nothing.
+func (a *Authority) CountBulk(ctx context.Context, o BulkRequest) (Affected, error) {
 	o, err := a.orderly(o)
 	if err != nil {
-		return Reached{}, err
+		return Affected{}, err
 	}
-	return a.records.CountSet(ctx, o)
+	return a.records.CountBulk(ctx, o)
 }
 
 // orderly makes an order one to revoke, cuts its times as certificates and statuses have them, and refuses what makes no
 // sense.
-func (a *Authority) orderly(o SetOrder) (SetOrder, error) {
+func (a *Authority) orderly(o BulkRequest) (BulkRequest, error) {
 	now := a.now()
 	o.Action = Revoke
 	if o.At.IsZero() {
@@ -82,23 +82,23 @@ func (a *Authority) orderly(o SetOrder) (SetOrder, error) {
 	return o, o.check(now)
 }
 
-// RevokeSet gives an order about a set. When it returns without error the order is durable and every responder of this
+// RevokeBulk gives an order about a set. When it returns without error the order is durable and every responder of this
 // process has been told of every member; the members' records, and so the CRLs, follow while Run runs. An error that is
 // no Refusal does not say that nothing happened: whoever repeats the order gives another one, which changes what the
 // first one has not, and tells the responders of both.
-func (a *Authority) RevokeSet(ctx context.Context, o SetOrder) (Set, error) {
+func (a *Authority) RevokeBulk(ctx context.Context, o BulkRequest) (BulkRevocation, error) {
 	o, err := a.orderly(o)
 	if err != nil {
-		return Set{}, err
+		return BulkRevocation{}, err
 	}
-	set, changes, err := a.records.OrderSet(ctx, o)
+	set, changes, err := a.records.CreateBulk(ctx, o)
 	if err != nil {
 		if _, refused := pki.AsRefusal(err); !refused {
 			// The order may have become durable all the same.
 			a.sets.want()
 			a.crls.RequestAll()
 		}
-		return Set{}, err
+		return BulkRevocation{}, err
 	}
 	if set.Done {
 		a.observer.Apply(changes...)
@@ -110,8 +110,8 @@ func (a *Authority) RevokeSet(ctx context.Context, o SetOrder) (Set, error) {
 }
 
 // tellSet has the responders know of a set's members.
-func (a *Authority) tellSet(ctx context.Context, id int64) (Set, error) {
-	set, err := a.records.TellSet(ctx, id, a.observer)
+func (a *Authority) tellSet(ctx context.Context, id int64) (BulkRevocation, error) {
+	set, err := a.records.NotifyBulk(ctx, id, a.observer)
 	if err == nil {
 		a.sets.setTold(id)
 	}
@@ -119,23 +119,25 @@ func (a *Authority) tellSet(ctx context.Context, id int64) (Set, error) {
 }
 
 // completeSet tells the responders of a set's members, and returns when all their records have followed.
-func (a *Authority) completeSet(ctx context.Context, id int64) (Set, error) {
+func (a *Authority) completeSet(ctx context.Context, id int64) (BulkRevocation, error) {
 	defer a.sets.want() // for Run, if this fails
 	if _, err := a.tellSet(context.WithoutCancel(ctx), id); err != nil {
-		return Set{}, err
+		return BulkRevocation{}, err
 	}
 	for {
 		if err := a.followOpen(ctx); err != nil {
-			return Set{}, err
+			return BulkRevocation{}, err
 		}
-		if set, err := a.records.Set(ctx, id); err != nil || set.Done {
+		if set, err := a.records.BulkRevocation(ctx, id); err != nil || set.Done {
 			return set, err
 		}
 	}
 }
 
-// Set returns how far a set has come.
-func (a *Authority) Set(ctx context.Context, id int64) (Set, error) { return a.records.Set(ctx, id) }
+// BulkRevocation returns how far a set has come.
+func (a *Authority) BulkRevocation(ctx context.Context, id int64) (BulkRevocation, error) {
+	return a.records.BulkRevocation(ctx, id)
+}
 
 // Run has the records of bulk revocations follow until ctx is done, one after the other, those included that an earlier run
 // has left. A failure is logged and retried after growing waits, up to 15 s. Run returns nil.
@@ -171,7 +173,7 @@ func (a *Authority) followOpen(ctx context.Context) error {
 		return ctx.Err()
 	}
 	for {
-		open, err := a.records.OpenSets(ctx)
+		open, err := a.records.OpenBulk(ctx)
 		if err != nil || len(open) == 0 {
 			return err
 		}
@@ -193,7 +195,7 @@ func (a *Authority) followSet(ctx context.Context, id int64) error {
 	asked := a.clock()
 	for {
 		begun := time.Now()
-		changes, set, err := a.records.FollowSet(ctx, id, setStep, a.clock())
+		changes, set, err := a.records.ApplyBulk(ctx, id, setStep, a.clock())
 		if err != nil {
 			a.crls.RequestAll() // a step may have become durable all the same
 			return err

@@ -35,8 +35,8 @@ func wait(d time.Duration) {
 	synctest.Wait()
 }
 
-func (s *scene) ofIssuer() revocation.SetOrder {
-	return revocation.SetOrder{Selection: revocation.Selection{Issuer: s.ca.ID()}, Reason: pki.CACompromise, By: operator}
+func (s *scene) ofIssuer() revocation.BulkRequest {
+	return revocation.BulkRequest{Selection: revocation.Selection{Issuer: s.ca.ID()}, Reason: pki.CACompromise, Actor: operator}
 }
 
 // told counts the certificates that the sink knows to be revoked.
@@ -57,11 +57,11 @@ func TestASetIsToldBeforeItsRecordsFollow(t *testing.T) {
 			s.issue(t)
 		}
 		o := s.ofIssuer()
-		n, err := s.CountSet(t.Context(), o)
+		n, err := s.CountBulk(t.Context(), o)
 		if err != nil || n.Valid != members || s.told() != 0 {
 			t.Errorf("counted %v, %v, and told %d", n, err, s.told())
 		}
-		set, err := s.RevokeSet(t.Context(), o)
+		set, err := s.RevokeBulk(t.Context(), o)
 		if err != nil || set.Total != members || set.Done {
 			t.Errorf("the order returns %+v, %v", set, err)
 		}
@@ -71,7 +71,7 @@ func TestASetIsToldBeforeItsRecordsFollow(t *testing.T) {
 		stop := s.running(t)
 		wait(5 * time.Second)
 		stop()
-		if set, err = s.Set(t.Context(), set.ID); err != nil || !set.Done || set.Followed != members {
+		if set, err = s.BulkRevocation(t.Context(), set.ID); err != nil || !set.Done || set.Applied != members {
 			t.Errorf("afterwards it is %+v, %v", set, err)
 		}
 		if n := len(s.newest(t).RevokedCertificateEntries); n != members {
@@ -87,7 +87,7 @@ func TestANextRunHasRecordsFollow(t *testing.T) {
 		for range 10 {
 			s.issue(t)
 		}
-		if _, err := s.RevokeSet(t.Context(), s.ofIssuer()); err != nil {
+		if _, err := s.RevokeBulk(t.Context(), s.ofIssuer()); err != nil {
 			t.Fatal(err)
 		}
 		s.outlet = &revtest.Outlet{}
@@ -120,7 +120,7 @@ func TestSetsHeal(t *testing.T) {
 				stop := s.running(t)
 				wait(2 * time.Second)
 				for range 3 {
-					_, _ = s.RevokeSet(t.Context(), s.ofIssuer()) // again, as an operator does who does not know
+					_, _ = s.RevokeBulk(t.Context(), s.ofIssuer()) // again, as an operator does who does not know
 					wait(time.Second)
 				}
 				wait(10 * time.Second)
@@ -137,40 +137,40 @@ func TestSetsThatMakeNoSense(t *testing.T) {
 	s := newScene(t, revtest.Never)
 	now := time.Now()
 	for name, c := range map[string]struct {
-		edit func(*revocation.SetOrder)
+		edit func(*revocation.BulkRequest)
 		rule pki.Rule
 	}{
-		"all there are":          {func(o *revocation.SetOrder) { o.Selection = revocation.Selection{} }, pki.RuleRequest},
-		"hold":                   {func(o *revocation.SetOrder) { o.Reason = pki.CertificateHold }, pki.RuleReason},
-		"no reason":              {func(o *revocation.SetOrder) { o.Reason = 7 }, pki.RuleReason},
-		"a value alone":          {func(o *revocation.SetOrder) { o.Label.Value = "x" }, pki.RuleRequest},
-		"the future":             {func(o *revocation.SetOrder) { o.At = now.Add(time.Hour) }, pki.RuleRequest},
-		"invalid tomorrow":       {func(o *revocation.SetOrder) { o.InvalidSince = now.Add(24 * time.Hour) }, pki.RuleRequest},
-		"invalid before 1970":    {func(o *revocation.SetOrder) { o.InvalidSince = time.Unix(-1, 0) }, pki.RuleRequest},
-		"invalid as 1970 begins": {func(o *revocation.SetOrder) { o.InvalidSince = time.Unix(0, 0) }, pki.RuleRequest},
-		"a time backwards":       {func(o *revocation.SetOrder) { o.IssuedFrom, o.IssuedUntil = now, now.Add(-time.Hour) }, pki.RuleRequest},
-		"no time":                {func(o *revocation.SetOrder) { o.IssuedFrom = time.Unix(1, 0) }, pki.RuleRequest},
-		"a bell":                 {func(o *revocation.SetOrder) { o.Why = "\a" }, pki.RuleRequest},
-		"a novel":                {func(o *revocation.SetOrder) { o.Why = string(make([]byte, 257)) }, pki.RuleRequest},
+		"all there are":          {func(o *revocation.BulkRequest) { o.Selection = revocation.Selection{} }, pki.RuleRequest},
+		"hold":                   {func(o *revocation.BulkRequest) { o.Reason = pki.CertificateHold }, pki.RuleReason},
+		"no reason":              {func(o *revocation.BulkRequest) { o.Reason = 7 }, pki.RuleReason},
+		"a value alone":          {func(o *revocation.BulkRequest) { o.Label.Value = "x" }, pki.RuleRequest},
+		"the future":             {func(o *revocation.BulkRequest) { o.At = now.Add(time.Hour) }, pki.RuleRequest},
+		"invalid tomorrow":       {func(o *revocation.BulkRequest) { o.InvalidSince = now.Add(24 * time.Hour) }, pki.RuleRequest},
+		"invalid before 1970":    {func(o *revocation.BulkRequest) { o.InvalidSince = time.Unix(-1, 0) }, pki.RuleRequest},
+		"invalid as 1970 begins": {func(o *revocation.BulkRequest) { o.InvalidSince = time.Unix(0, 0) }, pki.RuleRequest},
+		"a time backwards":       {func(o *revocation.BulkRequest) { o.IssuedFrom, o.IssuedUntil = now, now.Add(-time.Hour) }, pki.RuleRequest},
+		"no time":                {func(o *revocation.BulkRequest) { o.IssuedFrom = time.Unix(1, 0) }, pki.RuleRequest},
+		"a bell":                 {func(o *revocation.BulkRequest) { o.Comment = "\a" }, pki.RuleRequest},
+		"a novel":                {func(o *revocation.BulkRequest) { o.Comment = string(make([]byte, 257)) }, pki.RuleRequest},
 	} {
 		o := s.ofIssuer()
 		c.edit(&o)
 		for _, try := range []func() error{
-			func() error { _, err := s.CountSet(t.Context(), o); return err },
-			func() error { _, err := s.RevokeSet(t.Context(), o); return err },
+			func() error { _, err := s.CountBulk(t.Context(), o); return err },
+			func() error { _, err := s.RevokeBulk(t.Context(), o); return err },
 		} {
-			if refusal, ok := pki.AsRefusal(try()); !ok || refusal.Rule != c.rule || refusal.Fix == "" {
+			if refusal, ok := pki.AsRefusal(try()); !ok || refusal.Rule != c.rule || refusal.Hint == "" {
 				t.Errorf("%s: %v", name, try())
 			}
 		}
 	}
 	_, ref := s.issue(t)
-	for name, o := range map[string]revocation.Order{
+	for name, o := range map[string]revocation.Change{
 		"two subjects":     {Action: revocation.Revoke, Certificate: ref, Key: pki.HashSPKI(nil), Reason: pki.KeyCompromise},
 		"a key on hold":    {Action: revocation.Hold, Key: pki.HashSPKI(nil)},
 		"a key superseded": {Action: revocation.Revoke, Key: pki.HashSPKI(nil), Reason: pki.Superseded},
 		"invalid on hold":  {Action: revocation.Hold, Certificate: ref, InvalidSince: now.Add(-time.Hour)},
-		"an escape":        {Action: revocation.Revoke, Certificate: ref, Why: "\x1b[2J"},
+		"an escape":        {Action: revocation.Revoke, Certificate: ref, Comment: "\x1b[2J"},
 	} {
 		if _, err := s.Apply(t.Context(), o); err == nil {
 			t.Errorf("%s passes", name)

@@ -37,7 +37,7 @@ func FuzzVerifyCompromise(f *testing.F) {
 	f.Fuzz(func(t *testing.T, spki, signature []byte) {
 		hash, err := revocation.VerifyCompromise(domain, spki, signature)
 		if err != nil {
-			if r, ok := pki.AsRefusal(err); !ok || r.Rule == "" || r.Detail == "" || r.Fix == "" || !hash.IsZero() {
+			if r, ok := pki.AsRefusal(err); !ok || r.Rule == "" || r.Detail == "" || r.Hint == "" || !hash.IsZero() {
 				t.Fatalf("%v is not a whole refusal, with the hash %s", err, hash)
 			}
 			return

@@ -50,14 +50,14 @@ func (s Selection) OfOneIdentity() bool {
 	return !s.Identity.IsZero() || !s.LineageOf.IsZero() || !s.Key.IsZero()
 }
 
-// SetOrder changes all certificates of a selection that are on record when it is given and within its reach, as
+// BulkRequest changes all certificates of a selection that are on record when it is given and within its reach, as
 // StatusRecords has it. What is issued afterwards is not changed: to keep the holders from getting more, suspend or retire
 // the identities.
 //
 // What is on hold is revoked; what is revoked already stays as it is, unless the order's reason is keyCompromise. With that
 // reason, the members' keys are marked, and every other certificate of one of them is a member too; a key that is selected
 // by is marked whether it has members or not, for it has leaked all the same.
-type SetOrder struct {
+type BulkRequest struct {
 	Selection
 	// Action is Revoke for RevokeSet, which sets it. An Order about many certificates of one identity has its own.
 	Action Action
@@ -65,55 +65,55 @@ type SetOrder struct {
 	Reason pki.Reason
 	// InvalidSince, By, Why and At are as in Order.
 	InvalidSince time.Time
-	By           pki.Actor
-	Why          string
+	Actor        pki.Actor
+	Comment      string
 	At           time.Time
 }
 
-// Set is a SetOrder that was given, and how far it has come. It is in effect for all its members from its record on.
-type Set struct {
+// BulkRevocation is a SetOrder that was given, and how far it has come. It is in effect for all its members from its record on.
+type BulkRevocation struct {
 	ID int64
-	SetOrder
-	// Total is how many certificates it changes, zero until Counted. Ended are those of them that had ended when it was given.
-	Total, Ended int
-	Counted      bool
-	// Followed is how many of their own records say so by now, and so the next CRL.
-	Followed int
+	BulkRequest
+	// Total is how many certificates it changes, zero until Counted. Expired are those of them that had ended when it was given.
+	Total, Expired int
+	Counted        bool
+	// Applied is how many of their own records say so by now, and so the next CRL.
+	Applied int
 	// Done says that all do.
 	Done bool
 }
 
-// SetRecords keeps orders about sets of certificates. An order is one durable row, with one log entry; the records of its
+// BulkStore keeps orders about sets of certificates. An order is one durable row, with one log entry; the records of its
 // members follow in steps. From the row on, whatever is asked of the records takes every member for revoked: the version
 // of its status is the one that its own record will have.
-type SetRecords interface {
-	SetOrders
-	SetSteps
+type BulkStore interface {
+	BulkCreator
+	BulkSteps
 }
 
-// SetOrders gives orders about sets.
-type SetOrders interface {
-	// CountSet counts the certificates that an order would change, and changes nothing.
-	CountSet(ctx context.Context, o SetOrder) (Reached, error)
-	// OrderSet makes an order durable. Where it is of one identity that has few certificates, all records are changed in
+// BulkCreator gives orders about sets.
+type BulkCreator interface {
+	// CountBulk counts the certificates that an order would change, and changes nothing.
+	CountBulk(ctx context.Context, o BulkRequest) (Affected, error)
+	// CreateBulk makes an order durable. Where it is of one identity that has few certificates, all records are changed in
 	// the same transaction: the set is done, and the statuses of all that it selects are returned as they stand. What a
-	// selection names has to be on record. Beside more than a few that are not done, one more is refused (server.busy).
-	OrderSet(ctx context.Context, o SetOrder) (Set, []pki.StatusChange, error)
-	// Set returns a set.
-	Set(ctx context.Context, id int64) (Set, error)
+	// selection names has to be on record. Beside more than a few that are not done, one more is refused (server.overloaded).
+	CreateBulk(ctx context.Context, o BulkRequest) (BulkRevocation, []pki.StatusChange, error)
+	// BulkRevocation returns a set.
+	BulkRevocation(ctx context.Context, id int64) (BulkRevocation, error)
 }
 
-// SetSteps has the records of sets follow.
-type SetSteps interface {
-	// OpenSets returns the sets that are not done, the oldest first.
-	OpenSets(ctx context.Context) ([]Set, error)
-	// TellSet passes to an observer the statuses of all certificates that a set which is not done selects, as they stand by
+// BulkSteps has the records of sets follow.
+type BulkSteps interface {
+	// OpenBulk returns the sets that are not done, the oldest first.
+	OpenBulk(ctx context.Context) ([]BulkRevocation, error)
+	// NotifyBulk passes to an observer the statuses of all certificates that a set which is not done selects, as they stand by
 	// that order, some thousands at a time, and counts its members, durably.
-	TellSet(ctx context.Context, id int64, observer pki.StatusObserver) (Set, error)
-	// FollowSet takes one step: in one transaction, with a log entry as of the given time, it has the records of at most
+	NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (BulkRevocation, error)
+	// ApplyBulk takes one step: in one transaction, with a log entry as of the given time, it has the records of at most
 	// limit further members say what the set says, and returns what has changed. The oldest set that is not done comes
 	// first: for another one it does nothing.
-	FollowSet(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, Set, error)
+	ApplyBulk(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, BulkRevocation, error)
 }
 
 // checkProfile refuses what cannot be the name of a profile.
@@ -139,7 +139,7 @@ func checkSince(since, at time.Time) error {
 }
 
 // check refuses an order that makes no sense whatever the records say.
-func (o SetOrder) check(now time.Time) error {
+func (o BulkRequest) check(now time.Time) error {
 	if o.IsZero() {
 		return pki.Refuse(pki.RuleRequest, "say what to revoke by: issuer, identity, lineage, key, profile, label or time of issue",
 			"a selection without a criterion would be of all certificates")
@@ -174,5 +174,5 @@ func (o SetOrder) check(now time.Time) error {
 	if err := checkSince(o.InvalidSince, o.At); err != nil {
 		return err
 	}
-	return checkWhy(o.Why)
+	return checkWhy(o.Comment)
 }

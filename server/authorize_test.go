@@ -63,20 +63,20 @@ func TestRevocationReachesOpenCalls(t *testing.T) {
 
 // stated is records in which an identity has a state that its certificates do not show.
 type stated struct {
-	ra.Records
+	ra.Store
 	id    string
 	state pki.IdentityState
 }
 
 func (s *stated) wrap(stores server.Stores) server.Stores {
-	s.Records = stores.RA
+	s.Store = stores.RA
 	stores.RA = s
 	return stores
 }
 
 // Identity implements ra.Records.
 func (s *stated) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error) {
-	have, err := s.Records.Identity(ctx, id)
+	have, err := s.Store.Identity(ctx, id)
 	if id.String() == s.id {
 		have.State = s.state
 	}

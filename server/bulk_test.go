@@ -37,7 +37,7 @@ func onRecord(t *testing.T, w *servertest.World) (released map[string]int, unrel
 	t.Helper()
 	released = map[string]int{}
 	for _, c := range w.Inventory(t) {
-		if c.Released {
+		if c.Delivered {
 			released[string(c.RequestID.Bytes())]++
 		} else {
 			unreleased++
@@ -310,7 +310,7 @@ func TestOrdersCountAsCalls(t *testing.T) {
 		t.Errorf("the log has %d entries of bad orders, want ten: the rest is a count", n)
 	}
 	series := func(code codes.Code) string {
-		return fmt.Sprintf(`brevet_call_seconds_count{code=%q,rpc=%q}`, code, brevetv1.EnrollmentService_IssueCertificates_FullMethodName)
+		return fmt.Sprintf(`brevet_rpc_duration_seconds_count{code=%q,rpc=%q}`, code, brevetv1.EnrollmentService_IssueCertificates_FullMethodName)
 	}
 	want := map[string]float64{series(codes.OK): 4, series(codes.InvalidArgument): 12, `brevet_refusals_total{rule="request.malformed"}`: 12}
 	counted := func(name string) float64 {
@@ -361,7 +361,7 @@ func TestSuspendedInTheMiddleOfAStream(t *testing.T) {
 		_, err := answers.Of(req)
 		servertest.Refused(t, err, codes.OK, "")
 	}
-	if _, err := answers.Of(held); servertest.RuleOf(err) != pki.RuleChanged && servertest.RuleOf(err) != pki.RuleIdentityState {
+	if _, err := answers.Of(held); servertest.RuleOf(err) != pki.RuleIdentityStale && servertest.RuleOf(err) != pki.RuleIdentityState {
 		t.Errorf("the suspended device's was answered with %v", err)
 	}
 	if len(late) != 0 {

@@ -153,7 +153,7 @@ func TestStreamsShareTheirPlaces(t *testing.T) {
 	for range streams {
 		for _, a := range <-ends {
 			switch rule := servertest.RuleOf(servertest.FailureOf(a)); rule {
-			case "", pki.RuleChanged, pki.RuleIdentityState, pki.RuleRequest:
+			case "", pki.RuleIdentityStale, pki.RuleIdentityState, pki.RuleRequest:
 			default:
 				t.Errorf("an order that waited was refused by %s", rule)
 			}

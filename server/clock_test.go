@@ -169,7 +169,7 @@ func TestAClockThatIsAYearAheadExpiresNothing(t *testing.T) {
 	swept := func() {
 		t.Helper()
 		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-			if _, text := ask(t, w, "/metrics"); metric(t, text, "brevet_last_sweep_timestamp_seconds") > 0 {
+			if _, text := ask(t, w, "/metrics"); metric(t, text, "brevet_retention_last_run_timestamp_seconds") > 0 {
 				return
 			}
 			if time.Now().After(deadline) {

@@ -27,10 +27,10 @@ func TestAThiefDoesNotSpendTheDevicesRate(t *testing.T) {
 		for n := range slow.Burst + 1 {
 			_, err := thief.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 			if n == slow.Burst {
-				servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleRate)
+				servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleRateLimited)
 				continue
 			}
-			servertest.Refused(t, err, codes.PermissionDenied, pki.RuleClone)
+			servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRenewalKeyConflict)
 		}
 		w.Renewed(t, w.Holder(t, device.Certificate.Raw, device.Key), servertest.Key(t))
 		w.Restart(t, servertest.Options{Profile: profile}) // for those who judge
@@ -54,5 +54,5 @@ func TestASupersededCertificateWaitsForNoTurn(t *testing.T) {
 	awaitLane(t, w, "renewals", 1, 0)
 	w.Renewed(t, device, servertest.Key(t))
 	close(s.let)
-	servertest.Refused(t, <-hanging, codes.PermissionDenied, pki.RuleClone)
+	servertest.Refused(t, <-hanging, codes.PermissionDenied, pki.RuleRenewalKeyConflict)
 }

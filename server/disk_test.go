@@ -208,7 +208,7 @@ func TestAFullDiskPasses(t *testing.T) {
 	// What was signed is on record, and the world's own audit reads log and archive. Each device has two certificates.
 	released := map[string]int{}
 	for _, c := range w.Inventory(t) {
-		if c.Released {
+		if c.Delivered {
 			released[c.Identity.Path()]++
 		}
 	}

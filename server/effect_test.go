@@ -35,33 +35,33 @@ func (s *waitingStore) wrap(stores server.Stores) server.Stores {
 }
 
 type waitingRecords struct {
-	ra.Records
+	ra.Store
 	*waitingStore
 }
 
 func (r waitingRecords) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
 	r.wait(by)
-	return r.Records.CreateIdentity(ctx, id, by)
+	return r.Store.CreateIdentity(ctx, id, by)
 }
 
 func (r waitingRecords) CreateToken(ctx context.Context, t ra.Token) error {
 	r.wait(t.CreatedBy)
-	return r.Records.CreateToken(ctx, t)
+	return r.Store.CreateToken(ctx, t)
 }
 
 type waitingRevocations struct {
-	revocation.Records
+	revocation.Store
 	*waitingStore
 }
 
-func (r waitingRevocations) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
-	r.wait(o.By)
-	return r.Records.Apply(ctx, o)
+func (r waitingRevocations) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	r.wait(o.Actor)
+	return r.Store.Apply(ctx, o)
 }
 
-func (r waitingRevocations) OrderSet(ctx context.Context, o revocation.SetOrder) (revocation.Set, []pki.StatusChange, error) {
-	r.wait(o.By)
-	return r.Records.OrderSet(ctx, o)
+func (r waitingRevocations) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revocation.BulkRevocation, []pki.StatusChange, error) {
+	r.wait(o.Actor)
+	return r.Store.CreateBulk(ctx, o)
 }
 
 // TestCallsUnderWayEndWithTheirCaller revokes an operator whose calls have been let in and have not reached the store.

@@ -26,24 +26,24 @@ import (
 
 // stuck is records in which enrollments of one identity hang until it is let go.
 type stuck struct {
-	ra.Records
+	ra.Store
 	id          string
 	predecessor pki.Serial // with one, only renewals of that certificate hang
 	let         chan struct{}
 }
 
 func (s *stuck) wrap(stores server.Stores) server.Stores {
-	s.Records = stores.RA
+	s.Store = stores.RA
 	stores.RA = s
 	return stores
 }
 
-// Standing implements ra.Records.
-func (s *stuck) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
+// IssuanceState implements ra.Records.
+func (s *stuck) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	if q.Identity.String() == s.id && (s.predecessor.IsZero() || q.Predecessor.Serial == s.predecessor) {
 		<-s.let
 	}
-	return s.Records.Standing(ctx, q)
+	return s.Store.IssuanceState(ctx, q)
 }
 
 // from connects from an address of this machine.
@@ -68,7 +68,7 @@ func awaitLane(t *testing.T, w *servertest.World, lane string, working, waiting 
 	t.Helper()
 	for patience := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		_, text := ask(t, w, "/metrics")
-		in, line := metric(t, text, `brevet_lane_working{lane="`+lane+`"}`), metric(t, text, `brevet_lane_waiting{lane="`+lane+`"}`)
+		in, line := metric(t, text, `brevet_queue_active{lane="`+lane+`"}`), metric(t, text, `brevet_queue_waiting{lane="`+lane+`"}`)
 		if in == working && line == waiting {
 			return
 		}
@@ -106,7 +106,7 @@ func TestAFloodOfEnrollmentsTakesWhatItMay(t *testing.T) {
 	}
 	awaitLane(t, w, "enrollments", float64(share), queued)
 	_, err := w.Caller(t, nil).Enroll(t.Context(), flood)
-	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleBusy)
+	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleOverloaded)
 	if retryDelay(err) == "" {
 		t.Error("the flood is not told when to come back")
 	}
@@ -120,7 +120,7 @@ func TestAFloodOfEnrollmentsTakesWhatItMay(t *testing.T) {
 	group.Wait()
 	awaitLane(t, w, "enrollments", 0, 0)
 	_, text := ask(t, w, "/metrics")
-	if metric(t, text, `brevet_lane_refused_total{lane="enrollments"}`) < 1 || metric(t, text, `brevet_lane_refused_total{lane="renewals"}`) != 0 {
+	if metric(t, text, `brevet_queue_rejected_total{lane="enrollments"}`) < 1 || metric(t, text, `brevet_queue_rejected_total{lane="renewals"}`) != 0 {
 		t.Error("the metrics do not count who was turned away")
 	}
 }
@@ -149,7 +149,7 @@ func TestAnIdentityHoldsOnePlace(t *testing.T) {
 	}
 	awaitLane(t, w, "renewals", 1, queued)
 	_, err := device.Renew(t.Context(), req)
-	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleBusy)
+	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleOverloaded)
 	w.Renewed(t, other, servertest.Key(t))
 	close(s.let)
 	group.Wait()
@@ -184,7 +184,7 @@ func TestRatesHold(t *testing.T) {
 				}
 				continue
 			}
-			servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleRate)
+			servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleRateLimited)
 			if after, perr := time.ParseDuration(retryDelay(err)); perr != nil || after < 70*time.Second || after > 5*time.Minute {
 				t.Errorf("%s is asked to come back after %s, with one call in 100 seconds", who, retryDelay(err))
 			}
@@ -202,7 +202,7 @@ func TestRatesHold(t *testing.T) {
 		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
 	}
 	_, err = device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
-	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleRate)
+	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleRateLimited)
 	for n, address := range []string{"127.0.0.3", "127.0.0.4"} {
 		c := healthv1.NewHealthClient(w.Caller(t, nil, from(address)).Conn)
 		refused(fmt.Sprintf("address %d", n), func() error {
@@ -215,7 +215,7 @@ func TestRatesHold(t *testing.T) {
 		c := w.Caller(t, certificate(before.Key, old, w.Issuing.Raw), from(address))
 		for n := range slow.Burst + 2 {
 			_, err := c.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
-			if rule := servertest.RuleOf(err); rule == "" || (rule == pki.RuleRate) != (n >= slow.Burst) {
+			if rule := servertest.RuleOf(err); rule == "" || (rule == pki.RuleRateLimited) != (n >= slow.Burst) {
 				t.Errorf("%s: call %d: %v", address, n, err)
 			}
 		}
@@ -241,7 +241,7 @@ func TestHandshakesThatStandStill(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	_, text := ask(t, w, "/metrics")
-	clients := 2*int(metric(t, text, `brevet_lane_slots{lane="handshakes"}`)) + 1
+	clients := 2*int(metric(t, text, `brevet_queue_slots{lane="handshakes"}`)) + 1
 	over := make(chan struct{})
 	var group sync.WaitGroup
 	for range clients {

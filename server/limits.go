@@ -121,18 +121,18 @@ var works = map[authz.Operation]work{
 
 // admissions has calls work, wait, or come back later. It implements grpcapi.Admission.
 type admissions struct {
-	lanes                 map[work]*admission.Lane
+	lanes                 map[work]*admission.Queue
 	identities, addresses *admission.Rates
 }
 
 func newAdmissions(c Config) *admissions {
 	a := &admissions{
-		lanes:      map[work]*admission.Lane{},
+		lanes:      map[work]*admission.Queue{},
 		identities: admission.NewRates("limits.identity", c.Limits.Identity),
 		addresses:  admission.NewRates("limits.address", c.Limits.Address),
 	}
 	for w, size := range sizes(c.sessions()) {
-		a.lanes[w] = admission.NewLane(string(w), size)
+		a.lanes[w] = admission.NewQueue(string(w), size)
 	}
 	return a
 }
@@ -166,8 +166,8 @@ func (a *admissions) Enter(ctx context.Context, op authz.Operation, from admissi
 }
 
 // byName returns the lanes as metrics name them.
-func (a *admissions) byName() map[string]*admission.Lane {
-	named := map[string]*admission.Lane{}
+func (a *admissions) byName() map[string]*admission.Queue {
+	named := map[string]*admission.Queue{}
 	for w, lane := range a.lanes {
 		named[string(w)] = lane
 	}

@@ -27,7 +27,7 @@ func TestTheLogTellsWhoDidWhat(t *testing.T) {
 	holder := w.Enroll(t, w.Secret(t, token.GetToken()), servertest.Key(t))
 	next := w.Renewed(t, holder, servertest.Key(t))
 	_, err := holder.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
-	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleClone)
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRenewalKeyConflict)
 	_, err = holder.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
 	w.Suspend(t, device)
@@ -47,7 +47,7 @@ func TestTheLogTellsWhoDidWhat(t *testing.T) {
 		first + " token.bound done 0",
 		first + " certificate.issued done 1",
 		device + " certificate.issued done 1",
-		device + " request.refused refused 0 predecessor.clone",
+		device + " request.refused refused 0 renewal.key_conflict",
 		device + " request.refused refused 0 access.denied",
 		alice + " identity.suspended done 2",
 		device + " request.refused refused 0 certificate.revoked",

@@ -36,7 +36,7 @@ func TestSilentStreamsStopNoReadings(t *testing.T) {
 	servertest.Must(stream.Recv())(t)
 	awaitLane(t, w, "readings", 0, 0) // a reading may end a moment after its response
 	_, text := ask(t, w, "/metrics")
-	if n := metric(t, text, `brevet_lane_working{lane="logs"}`); n < 8 {
+	if n := metric(t, text, `brevet_queue_active{lane="logs"}`); n < 8 {
 		t.Errorf("%g streams of the log are at work, want those that are not read", n)
 	}
 }

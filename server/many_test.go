@@ -39,7 +39,7 @@ func TestARetirementOfMany(t *testing.T) {
 		_, err := w.Operator.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: device.ID})
 		answered <- err
 	}()
-	for len(servertest.Must(w.Stores.Revocation.OpenSets(t.Context()))(t)) == 0 || w.OCSP(t, holders[3].Certificate).Status == 0 {
+	for len(servertest.Must(w.Stores.Revocation.OpenBulk(t.Context()))(t)) == 0 || w.OCSP(t, holders[3].Certificate).Status == 0 {
 		select {
 		case err := <-answered:
 			t.Fatalf("the retirement returned before the records followed: %v", err)
@@ -97,7 +97,7 @@ func rowsHeld(t *testing.T, w *servertest.World) int {
 			held++
 		}
 	}
-	if open := servertest.Must(w.Stores.Revocation.OpenSets(t.Context()))(t); len(open) != 0 {
+	if open := servertest.Must(w.Stores.Revocation.OpenBulk(t.Context()))(t); len(open) != 0 {
 		t.Errorf("the sets %v are not done", open)
 	}
 	return held

@@ -64,21 +64,21 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 
 	grew := func(series string) float64 { return metric(t, text, series) - max(0, metric(t, before, series)) }
 	for series, want := range map[string]float64{
-		`brevet_call_seconds_count{code="OK",rpc="/brevet.v1.EnrollmentService/Enroll"}`:                     1,
-		`brevet_call_seconds_count{code="PermissionDenied",rpc="/brevet.v1.IdentityService/ListIdentities"}`: 1,
-		`brevet_refusals_total{rule="access.denied"}`:                                                        1,
-		`brevet_issue_step_seconds_count{step="intent"}`:                                                     1,
-		`brevet_issue_step_seconds_count{step="sign"}`:                                                       1,
-		`brevet_issue_step_seconds_count{step="record"}`:                                                     1,
-		`brevet_signatures_total{result="ok"}`:                                                               1,
-		`brevet_signatures_total{result="failed"}`:                                                           0,
-		`brevet_certificates_issued_total{profile="device"}`:                                                 1,
-		`brevet_journal_writes_total{result="failed"}`:                                                       0,
-		`brevet_tls_handshakes_total{result="failed"}`:                                                       1,
-		`brevet_tls_handshakes_total{result="ok"}`:                                                           3, // the operator, the newcomer, the device
-		`brevet_connections_open{port="grpc"}`:                                                               3,
-		`brevet_ocsp_answers_total{outcome="good"}`:                                                          1,
-		`brevet_http_request_seconds_count{code="200",for="ocsp"}`:                                           1,
+		`brevet_rpc_duration_seconds_count{code="OK",rpc="/brevet.v1.EnrollmentService/Enroll"}`:                     1,
+		`brevet_rpc_duration_seconds_count{code="PermissionDenied",rpc="/brevet.v1.IdentityService/ListIdentities"}`: 1,
+		`brevet_refusals_total{rule="access.denied"}`:                                                                1,
+		`brevet_issuance_step_duration_seconds_count{step="intent"}`:                                                 1,
+		`brevet_issuance_step_duration_seconds_count{step="sign"}`:                                                   1,
+		`brevet_issuance_step_duration_seconds_count{step="record"}`:                                                 1,
+		`brevet_certificate_signatures_total{result="ok"}`:                                                           1,
+		`brevet_certificate_signatures_total{result="failed"}`:                                                       0,
+		`brevet_certificates_issued_total{profile="device"}`:                                                         1,
+		`brevet_journal_writes_total{result="failed"}`:                                                               0,
+		`brevet_tls_handshakes_total{result="failed"}`:                                                               1,
+		`brevet_tls_handshakes_total{result="ok"}`:                                                                   3, // the operator, the newcomer, the device
+		`brevet_connections_open{port="grpc"}`:                                                                       3,
+		`brevet_ocsp_responses_total{outcome="good"}`:                                                                1,
+		`brevet_http_request_duration_seconds_count{code="200",for="ocsp"}`:                                          1,
 	} {
 		if got := grew(series); got != want {
 			t.Errorf("%s grew by %v, want %v", series, got, want)
@@ -106,10 +106,10 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 		t.Errorf("the CRL has %v octets", size)
 	}
 	for series, want := range map[string]float64{
-		"brevet_orders_working": 0, "brevet_orders_limit": 512, "brevet_revocation_sets_open": 0,
-		"brevet_certificates_in_flight": 0, "brevet_scrape_failures": 0, "brevet_ready": 1, "brevet_fenced": 0,
-		`brevet_token_up{token="test"}`: 1, `brevet_token_calls{token="test"}`: 0, `brevet_token_sessions{token="test"}`: 8, `brevet_token_failures{token="test"}`: 0,
-		`brevet_issue_step_certificates{step="record"}`: 0, `brevet_file_bytes{file="archive"}`: 1,
+		"brevet_bulk_issuance_active": 0, "brevet_bulk_issuance_limit": 512, "brevet_bulk_revocations_open": 0,
+		"brevet_certificates_in_flight": 0, "brevet_scrape_errors": 0, "brevet_ready": 1, "brevet_fenced": 0,
+		`brevet_hsm_up{token="test"}`: 1, `brevet_hsm_sessions_in_use{token="test"}`: 0, `brevet_hsm_sessions_limit{token="test"}`: 8, `brevet_hsm_consecutive_failures{token="test"}`: 0,
+		`brevet_issuance_step_certificates{step="record"}`: 0, `brevet_file_bytes{file="archive"}`: 1,
 	} {
 		if got := metric(t, text, series); got != want {
 			t.Errorf("%s is %v, want %v", series, got, want)
@@ -118,7 +118,7 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 	if at := metric(t, text, `brevet_log_entries{in="written"}`); at < metric(t, text, `brevet_log_entries{in="archived"}`) || at < 5 {
 		t.Errorf("%v entries are written", at)
 	}
-	if metric(t, text, "brevet_journal_write_seconds_count") < 2 {
+	if metric(t, text, "brevet_journal_write_duration_seconds_count") < 2 {
 		t.Error("a certificate takes two transactions")
 	}
 	if strings.Contains(text, "device/1") {
@@ -139,8 +139,8 @@ func TestARevocationOfManyIsWatched(t *testing.T) {
 	watched := func() [4]float64 {
 		_, text := ask(t, w, "/metrics")
 		return [4]float64{
-			metric(t, text, "brevet_revocation_sets_open"), metric(t, text, `brevet_revocation_set_certificates{records="waiting"}`),
-			metric(t, text, `brevet_revocation_set_certificates{records="followed"}`), metric(t, text, entries),
+			metric(t, text, "brevet_bulk_revocations_open"), metric(t, text, `brevet_bulk_revocation_certificates{records="waiting"}`),
+			metric(t, text, `brevet_bulk_revocation_certificates{records="followed"}`), metric(t, text, entries),
 		}
 	}
 	if got := watched(); got != [4]float64{1, 3, 0, 0} {
@@ -232,7 +232,7 @@ func TestCertificatesAreCountedInTheirStep(t *testing.T) {
 	<-arrived
 	_, text := ask(t, w, "/metrics")
 	for step, want := range map[string]float64{"intent": 0, "sign": 0, "record": 1} {
-		if got := metric(t, text, `brevet_issue_step_certificates{step="`+step+`"}`); got != want {
+		if got := metric(t, text, `brevet_issuance_step_certificates{step="`+step+`"}`); got != want {
 			t.Errorf("%v certificates in the step %s, want %v", got, step, want)
 		}
 	}

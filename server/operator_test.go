@@ -88,10 +88,10 @@ func TestReasons(t *testing.T) {
 		stands string
 	}{
 		{"superseded", codes.OK, "", "superseded"},
-		{"cessationOfOperation", codes.FailedPrecondition, pki.RuleFinal, "superseded"},
-		{"unspecified", codes.FailedPrecondition, pki.RuleFinal, "superseded"},
+		{"cessationOfOperation", codes.FailedPrecondition, pki.RuleAlreadyRevoked, "superseded"},
+		{"unspecified", codes.FailedPrecondition, pki.RuleAlreadyRevoked, "superseded"},
 		{"keyCompromise", codes.OK, "", "keyCompromise"},
-		{"superseded", codes.FailedPrecondition, pki.RuleFinal, "keyCompromise"},
+		{"superseded", codes.FailedPrecondition, pki.RuleAlreadyRevoked, "keyCompromise"},
 	} {
 		servertest.Refused(t, revoke(c, step.reason), step.code, step.rule)
 		w.Status(t, c, step.stands)

@@ -85,7 +85,7 @@ func TestATokenThatIsLostAndFound(t *testing.T) {
 	token := &brokenToken{}
 	w := servertest.New(t, ground, servertest.Options{Token: token})
 	_, text := ask(t, w, "/metrics")
-	for series, want := range map[string]float64{`brevet_token_calls{token="test"}`: 2, `brevet_token_sessions{token="test"}`: 3, `brevet_token_failures{token="test"}`: 4} {
+	for series, want := range map[string]float64{`brevet_hsm_sessions_in_use{token="test"}`: 2, `brevet_hsm_sessions_limit{token="test"}`: 3, `brevet_hsm_consecutive_failures{token="test"}`: 4} {
 		if got := metric(t, text, series); got != want {
 			t.Errorf("%s is %v, want %v", series, got, want)
 		}
@@ -124,7 +124,7 @@ func TestFurtherTokensAreWatched(t *testing.T) {
 	up := func(current, further float64) {
 		t.Helper()
 		_, text := ask(t, w, "/metrics")
-		for series, want := range map[string]float64{`brevet_token_up{token="test"}`: current, `brevet_token_up{token="old"}`: further} {
+		for series, want := range map[string]float64{`brevet_hsm_up{token="test"}`: current, `brevet_hsm_up{token="old"}`: further} {
 			if got := metric(t, text, series); got != want {
 				t.Errorf("%s is %v, want %v", series, got, want)
 			}
@@ -166,7 +166,7 @@ func TestAStoreThatTakesNothing(t *testing.T) {
 	if failed := metric(t, text, `brevet_journal_writes_total{result="failed"}`); failed != 2 {
 		t.Errorf("%v transactions failed, want 2", failed)
 	}
-	if failed := metric(t, text, "brevet_call_failures_total"); failed != 2 {
+	if failed := metric(t, text, "brevet_rpc_internal_errors_total"); failed != 2 {
 		t.Errorf("%v calls failed, want 2", failed)
 	}
 }
@@ -226,7 +226,7 @@ func TestFailuresFillNoDisk(t *testing.T) {
 		t.Errorf("%d failures are told %d times, want 10 to %d", failures, said, most)
 	}
 	_, text := ask(t, w, "/metrics")
-	if got := metric(t, text, "brevet_call_failures_total"); got != failures {
+	if got := metric(t, text, "brevet_rpc_internal_errors_total"); got != failures {
 		t.Errorf("the metrics count %v failures, want %d", got, failures)
 	}
 	servertest.Must(nobody.Enroll(t.Context(), req))(t)

@@ -71,7 +71,7 @@ func TestRubbishIsRefused(t *testing.T) {
 		t.Errorf("the log has %d entries of an operator's rubbish, want ten: the rest is a count", n)
 	}
 	_, text := ask(t, w, "/metrics")
-	series := fmt.Sprintf(`brevet_call_seconds_count{code="InvalidArgument",rpc=%q}`, brevetv1.EnrollmentService_Enroll_FullMethodName)
+	series := fmt.Sprintf(`brevet_rpc_duration_seconds_count{code="InvalidArgument",rpc=%q}`, brevetv1.EnrollmentService_Enroll_FullMethodName)
 	if got := metric(t, text, series); got != 6 {
 		t.Errorf("%s is %v, want 6", series, got)
 	}
@@ -178,7 +178,7 @@ func TestCallsWithoutOneMessage(t *testing.T) {
 		})
 	}
 	_, text := ask(t, w, "/metrics")
-	series := fmt.Sprintf(`brevet_call_seconds_count{code="Internal",rpc=%q}`, brevetv1.EnrollmentService_Enroll_FullMethodName)
+	series := fmt.Sprintf(`brevet_rpc_duration_seconds_count{code="Internal",rpc=%q}`, brevetv1.EnrollmentService_Enroll_FullMethodName)
 	// gRPC sends the status of what it refuses before the handler returns, and the call is counted after that.
 	for begun := time.Now(); metric(t, text, series) < 8 && time.Since(begun) < 10*time.Second; _, text = ask(t, w, "/metrics") {
 		time.Sleep(10 * time.Millisecond)
@@ -186,7 +186,7 @@ func TestCallsWithoutOneMessage(t *testing.T) {
 	if got := metric(t, text, series); got != 8 {
 		t.Errorf("%s is %v, want 8: what gRPC refuses is counted", series, got)
 	}
-	if got := metric(t, text, "brevet_call_failures_total"); got != 0 {
+	if got := metric(t, text, "brevet_rpc_internal_errors_total"); got != 0 {
 		t.Errorf("%v calls count as failures of the server", got)
 	}
 }

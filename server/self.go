@@ -34,7 +34,7 @@ type role struct {
 
 // Enroll implements enroll.Authority.
 func (r *role) Enroll(ctx context.Context, req enroll.EnrollRequest) (enroll.Credential, error) {
-	cert, err := r.registrar.Enroll(ctx, ra.Enrollment{
+	cert, err := r.registrar.Enroll(ctx, ra.EnrollRequest{
 		RequestID: req.RequestID, Evidence: req.Token.Secret.Bytes(), CSR: req.CSR, Lifetime: req.Lifetime,
 	})
 	if err != nil {
@@ -49,11 +49,11 @@ func (r *role) Renew(ctx context.Context, req enroll.RenewRequest) (enroll.Crede
 	if err != nil {
 		return enroll.Credential{}, err
 	}
-	old, err := r.registrar.Records().CertificateBySerial(ctx, serial)
+	old, err := r.registrar.Store().CertificateBySerial(ctx, serial)
 	if err != nil {
 		return enroll.Credential{}, err
 	}
-	cert, err := r.registrar.Renew(ctx, ra.Renewal{
+	cert, err := r.registrar.Renew(ctx, ra.RenewRequest{
 		RequestID: req.RequestID, Identity: old.Identity, Predecessor: old.Ref, CSR: req.CSR, Lifetime: req.Lifetime,
 	})
 	if err != nil {
@@ -192,7 +192,7 @@ func RemoveDelegate(directory string, id pki.IssuerID) error {
 	return os.RemoveAll(filepath.Join(directory, delegateDirectory(id)))
 }
 
-func (s *Server) enrollDelegate(ctx context.Context, iss ca.Issuer) error {
+func (s *Server) enrollDelegate(ctx context.Context, iss ca.IssuingCA) error {
 	id, err := pki.VAID(s.config.TrustDomain, iss.ID)
 	if err != nil {
 		return err

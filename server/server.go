@@ -47,7 +47,7 @@ type Config struct {
 	Operations net.Listener
 	// Issuers sign certificates and CRLs; the last one is the current one. Authorities are all CA certificates that
 	// are installed, roots included.
-	Issuers     []ca.Issuer
+	Issuers     []ca.IssuingCA
 	Authorities []*x509.Certificate
 	// Retired are the CAs, with a key or without, from which nothing is issued any more.
 	Retired  []pki.IssuerID
@@ -86,13 +86,13 @@ type OCSP struct {
 // Stores are the views of the store that the server's parts ask for.
 type Stores struct {
 	CA         ca.Journal
-	RA         ra.Records
+	RA         ra.Store
 	Audit      audit.Store
 	Retention  retention.Store
-	Revocation revocation.Records
+	Revocation revocation.Store
 	CRLs       crl.Store
 	Feed       responder.Feed
-	Log        translog.Records
+	Log        translog.Store
 }
 
 // How long a stopping server waits for calls in flight, and then for what they have written.
@@ -168,7 +168,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.revocations, err = revocation.New(revocation.Config{
-		Records: c.Stores.Revocation, Observer: s.responder, CRLs: s.crlUpdater, Clock: c.Clock, Log: c.Log,
+		Store: c.Stores.Revocation, Observer: s.responder, CRLs: s.crlUpdater, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err
@@ -180,7 +180,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
-		Issuers: c.Issuers, Profiles: c.Profiles, Partitions: c.CRLs.partitions(),
+		IssuingCAs: c.Issuers, Profiles: c.Profiles, Partitions: c.CRLs.partitions(),
 		Journal: s.telemetry.Journal(c.Stores.CA), Observer: pki.StatusObservers{s.responder, s.crlUpdater}, Meter: s.telemetry, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
@@ -188,7 +188,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	}
 	s.auditor = audit.New(c.Stores.Audit, c.Clock, c.Log)
 	s.registrar = ra.New(ra.Config{
-		TrustDomain: c.TrustDomain, Records: c.Stores.RA, Issuer: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
+		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
 		Token: token.New(c.Stores.RA), Clock: c.Clock, Auditor: s.auditor,
 	})
 	s.admissions = newAdmissions(c)
@@ -252,7 +252,7 @@ func trusted(c Config) (roots, intermediates *x509.CertPool) {
 // elsewhere returns the CA certificates whose CRLs are signed in ceremonies and imported: those without a key here.
 func elsewhere(c Config) []*x509.Certificate {
 	return slices.DeleteFunc(slices.Clone(c.Authorities), func(cert *x509.Certificate) bool {
-		return slices.ContainsFunc(c.Issuers, func(i ca.Issuer) bool { return i.ID == pki.IssuerOf(cert) })
+		return slices.ContainsFunc(c.Issuers, func(i ca.IssuingCA) bool { return i.ID == pki.IssuerOf(cert) })
 	})
 }
 
@@ -335,8 +335,8 @@ type superseder struct{ revocations *revocation.Authority }
 
 // Supersede implements ra.Superseder.
 func (s superseder) Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor) error {
-	_, err := s.revocations.Apply(ctx, revocation.Order{
-		Action: revocation.Revoke, Reason: pki.Superseded, Identity: id, By: by,
+	_, err := s.revocations.Apply(ctx, revocation.Change{
+		Action: revocation.Revoke, Reason: pki.Superseded, Identity: id, Actor: by,
 	})
 	return err
 }

@@ -22,16 +22,16 @@ import (
 
 // slowRecords have no record follow before the test says so.
 type slowRecords struct {
-	revocation.Records
+	revocation.Store
 	follow <-chan struct{}
 }
 
-func (s slowRecords) FollowSet(ctx context.Context, id int64, _ int, at time.Time) ([]pki.StatusChange, revocation.Set, error) {
+func (s slowRecords) ApplyBulk(ctx context.Context, id int64, _ int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
 	select {
 	case <-s.follow:
-		return s.Records.FollowSet(ctx, id, 2, at) // a few steps, also of a small set
+		return s.Store.ApplyBulk(ctx, id, 2, at) // a few steps, also of a small set
 	case <-ctx.Done():
-		return nil, revocation.Set{}, ctx.Err()
+		return nil, revocation.BulkRevocation{}, ctx.Err()
 	}
 }
 
@@ -100,7 +100,7 @@ func TestASetIsInEffectBeforeItsRecordsFollow(t *testing.T) {
 	}
 	stand()
 	_, err := w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: servertest.Serial(stolen[1].Certificate), Reason: "superseded"})
-	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleFinal)
+	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleAlreadyRevoked)
 	_, err = w.Operator.ResumeIdentity(t.Context(), &brevetv1.ResumeIdentityRequest{Id: stolen[0].ID})
 	servertest.Refused(t, err, codes.OK, "") // the identity is, its certificate is not
 	later := w.Enrolled(t, "device", "device/later", labelled("batch", "7"))

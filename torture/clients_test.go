@@ -141,7 +141,7 @@ func (c *clients) until(ctx context.Context, as *holder, do func(context.Context
 
 // passing reports whether an error says to repeat the call.
 func passing(err error) bool {
-	if rule := servertest.RuleOf(err); rule == pki.RuleEarly || rule == pki.RuleUnexpired {
+	if rule := servertest.RuleOf(err); rule == pki.RuleRenewalTooEarly || rule == pki.RuleMaxUnexpired {
 		return false // it passes in half a day
 	}
 	switch status.Code(err) {

@@ -157,7 +157,7 @@ func (d *device) make(ctx context.Context, r *request) *holder {
 	if err != nil {
 		d.w.blame("ask for a certificate", err)
 		switch servertest.RuleOf(err) {
-		case pki.RuleClone, pki.RuleRequestReused, pki.RulePredecessor: // what a client that lost nothing never hears
+		case pki.RuleRenewalKeyConflict, pki.RuleRequestIDReused, pki.RuleRenewalUnknown: // what a client that lost nothing never hears
 			d.w.book.faultf("%s is refused: %v", d.identity, err)
 		}
 		return nil

@@ -157,7 +157,7 @@ func (g *ground) install(t *testing.T, der []byte) {
 	db, err := sqlite.Open(ctx, filepath.Join(g.files, storeName))
 	must(t, err)
 	by, now := pki.ActorCommand("ceremony install"), time.Now()
-	for _, in := range []ca.Installed{{Certificate: g.root.Raw, At: now}, {Certificate: g.issuing.Raw, Key: issuingLabel, At: now}} {
+	for _, in := range []ca.InstalledCA{{Certificate: g.root.Raw, At: now}, {Certificate: g.issuing.Raw, Key: issuingLabel, At: now}} {
 		must(t, db.CA().Install(ctx, in, by))
 	}
 	list, err := x509.ParseRevocationList(der)

@@ -165,9 +165,9 @@ func (l ledger) refuses(i input, rule pki.Rule) bool {
 		return l.state != suspended
 	case rule == pki.RuleIdentityState:
 		return l.state == suspended
-	case rule == pki.RuleEnrolled:
+	case rule == pki.RuleAlreadyEnrolled:
 		return l.state != registered
-	case rule == pki.RuleClone:
+	case rule == pki.RuleRenewalKeyConflict:
 		return l.renewed[i.serial]
 	default:
 		return true

@@ -52,7 +52,7 @@ func plant(name string, s server.Stores) (server.Stores, error) {
 	case forgetRequests:
 		s.RA = forgetfulRecords{s.RA}
 	case answerBeforeOrder:
-		s.Revocation = &lateOrders{Records: s.Revocation}
+		s.Revocation = &lateOrders{Store: s.Revocation}
 	case deafResponder:
 		s.Revocation = quietOrders{s.Revocation}
 	default:
@@ -68,12 +68,12 @@ type hastyJournal struct {
 	waiting []ca.Intent
 }
 
-func (j *hastyJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
+func (j *hastyJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var due []ca.Intent
 	j.waiting = slices.DeleteFunc(append(j.waiting, announce...), func(i ca.Intent) bool {
-		settled := slices.ContainsFunc(settle, func(s ca.Settlement) bool { return s.Intent.Batch == i.Batch })
+		settled := slices.ContainsFunc(settle, func(s ca.BatchCommit) bool { return s.Intent.Batch == i.Batch })
 		if settled {
 			due = append(due, i)
 		}
@@ -94,10 +94,10 @@ func (j *hastyJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settle
 type lateJournal struct {
 	ca.Journal
 	mu      sync.Mutex
-	waiting []ca.Settlement
+	waiting []ca.BatchCommit
 }
 
-func (j *lateJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
+func (j *lateJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	due := j.waiting
@@ -105,9 +105,9 @@ func (j *lateJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settlem
 	if _, err := j.Journal.Write(ctx, e, due, announce); err != nil {
 		return nil, err
 	}
-	verdicts := make([]ca.Verdicts, len(settle))
+	verdicts := make([]ca.Results, len(settle))
 	for i, s := range settle {
-		verdicts[i] = make(ca.Verdicts, len(s.Records))
+		verdicts[i] = make(ca.Results, len(s.Records))
 	}
 	return verdicts, nil
 }
@@ -122,35 +122,35 @@ func (j forgetfulJournal) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, err
 
 // lateOrders carries out revocations with the next call, and says at once that it has.
 type lateOrders struct {
-	revocation.Records
+	revocation.Store
 	mu      sync.Mutex
-	waiting []revocation.Order
+	waiting []revocation.Change
 }
 
-func (r *lateOrders) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
+func (r *lateOrders) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, due := range r.waiting {
-		if _, err := r.Records.Apply(ctx, due); err != nil {
-			return revocation.Outcome{}, err
+		if _, err := r.Store.Apply(ctx, due); err != nil {
+			return revocation.ChangeResult{}, err
 		}
 	}
-	r.waiting = []revocation.Order{o}
-	return revocation.Outcome{}, nil
+	r.waiting = []revocation.Change{o}
+	return revocation.ChangeResult{}, nil
 }
 
 // quietOrders carries out orders, and lets the responder find out from the log.
-type quietOrders struct{ revocation.Records }
+type quietOrders struct{ revocation.Store }
 
-func (r quietOrders) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
-	_, err := r.Records.Apply(ctx, o)
-	return revocation.Outcome{}, err
+func (r quietOrders) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	_, err := r.Store.Apply(ctx, o)
+	return revocation.ChangeResult{}, err
 }
 
 // keepingJournal records renewals as if no profile had renewal_revokes.
 type keepingJournal struct{ ca.Journal }
 
-func (j keepingJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
+func (j keepingJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
 	settle = slices.Clone(settle)
 	for i, s := range settle {
 		settle[i].Records = slices.Clone(s.Records)
@@ -162,35 +162,35 @@ func (j keepingJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settl
 }
 
 // forgetfulRecords know of no request that was answered.
-type forgetfulRecords struct{ ra.Records }
+type forgetfulRecords struct{ ra.Store }
 
-func (r forgetfulRecords) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
-	s, err := r.Records.Standing(ctx, q)
-	s.Answer = nil
+func (r forgetfulRecords) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
+	s, err := r.Store.IssuanceState(ctx, q)
+	s.Prior = nil
 	return s, err
 }
 
 // quietSets lets the responder find out of a set's members as their records follow.
-type quietSets struct{ revocation.Records }
+type quietSets struct{ revocation.Store }
 
-func (r quietSets) TellSet(ctx context.Context, id int64, _ pki.StatusObserver) (revocation.Set, error) {
-	return r.Records.TellSet(ctx, id, pki.StatusObservers(nil))
+func (r quietSets) NotifyBulk(ctx context.Context, id int64, _ pki.StatusObserver) (revocation.BulkRevocation, error) {
+	return r.Store.NotifyBulk(ctx, id, pki.StatusObservers(nil))
 }
 
 // forgetfulFeed has a starting responder take the members of open sets for what their own records say.
 type forgetfulFeed struct {
 	responder.Feed
-	sets revocation.Records
+	sets revocation.Store
 }
 
 func (f *forgetfulFeed) Snapshot(ctx context.Context, at time.Time, visit func(pki.StatusChange) error) (uint64, error) {
-	open, err := f.sets.OpenSets(ctx)
+	open, err := f.sets.OpenBulk(ctx)
 	if err != nil {
 		return 0, err
 	}
 	ahead := map[pki.CertRef]bool{}
 	for _, s := range open {
-		_, err := f.sets.TellSet(ctx, s.ID, pki.StatusObserverFunc(func(changes []pki.StatusChange) {
+		_, err := f.sets.NotifyBulk(ctx, s.ID, pki.StatusObserverFunc(func(changes []pki.StatusChange) {
 			for _, c := range changes {
 				ahead[c.Ref] = c.Status.Version == 2 // it was good before
 			}

@@ -148,7 +148,7 @@ func (o orders) openToken(ctx context.Context) (*hsm.Token, error) {
 }
 
 // issuers puts the witness before the issuing key, and the steps around both.
-func (o orders) issuers(ctx context.Context, db *sqlite.DB, token *hsm.Token, steps *steps) ([]ca.Issuer, []*x509.Certificate, error) {
+func (o orders) issuers(ctx context.Context, db *sqlite.DB, token *hsm.Token, steps *steps) ([]ca.IssuingCA, []*x509.Certificate, error) {
 	installed, err := db.CA().Installed(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -170,8 +170,8 @@ func (o orders) issuers(ctx context.Context, db *sqlite.DB, token *hsm.Token, st
 		return nil, nil, err
 	}
 	signer := &witnessedSigner{Signer: key, conn: conn, steps: steps}
-	issuer, err := ca.NewIssuer(all[len(all)-1], signer, all)
-	return []ca.Issuer{issuer}, all, err
+	issuer, err := ca.NewIssuingCA(all[len(all)-1], signer, all)
+	return []ca.IssuingCA{issuer}, all, err
 }
 
 // onceProfile is that of devices but for renewal_revokes.

@@ -105,7 +105,7 @@ func (j *steppingJournal) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, err
 	return epoch, left, err
 }
 
-func (j *steppingJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
+func (j *steppingJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
 	at := func(when func(string) string) {
 		if len(settle) > 0 {
 			j.steps.at(when(stepSettle))
@@ -121,46 +121,46 @@ func (j *steppingJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Set
 }
 
 type steppingRecords struct {
-	ra.Records
+	ra.Store
 	steps *steps
 }
 
 func (r *steppingRecords) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (ra.Token, error) {
-	return around(r.steps, stepBind, func() (ra.Token, error) { return r.Records.BindToken(ctx, id, request, key, at) })
+	return around(r.steps, stepBind, func() (ra.Token, error) { return r.Store.BindToken(ctx, id, request, key, at) })
 }
 
 func (r *steppingRecords) CreateToken(ctx context.Context, t ra.Token) error {
-	_, err := around(r.steps, stepToken, func() (struct{}, error) { return struct{}{}, r.Records.CreateToken(ctx, t) })
+	_, err := around(r.steps, stepToken, func() (struct{}, error) { return struct{}{}, r.Store.CreateToken(ctx, t) })
 	return err
 }
 
 type steppingRevocations struct {
-	revocation.Records
+	revocation.Store
 	steps *steps
 }
 
-func (r *steppingRevocations) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
-	return around(r.steps, stepOrder, func() (revocation.Outcome, error) { return r.Records.Apply(ctx, o) })
+func (r *steppingRevocations) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	return around(r.steps, stepOrder, func() (revocation.ChangeResult, error) { return r.Store.Apply(ctx, o) })
 }
 
-func (r *steppingRevocations) OrderSet(ctx context.Context, o revocation.SetOrder) (set revocation.Set, changes []pki.StatusChange, err error) {
+func (r *steppingRevocations) CreateBulk(ctx context.Context, o revocation.BulkRequest) (set revocation.BulkRevocation, changes []pki.StatusChange, err error) {
 	_, err = around(r.steps, stepSet, func() (_ struct{}, err error) {
-		set, changes, err = r.Records.OrderSet(ctx, o)
+		set, changes, err = r.Store.CreateBulk(ctx, o)
 		return struct{}{}, err
 	})
 	return set, changes, err
 }
 
-func (r *steppingRevocations) TellSet(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.Set, error) {
-	return around(r.steps, stepTellSet, func() (revocation.Set, error) { return r.Records.TellSet(ctx, id, observer) })
+func (r *steppingRevocations) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
+	return around(r.steps, stepTellSet, func() (revocation.BulkRevocation, error) { return r.Store.NotifyBulk(ctx, id, observer) })
 }
 
 // followedAtOnce is so few that a set of the torture's size takes many steps.
 const followedAtOnce = 2
 
-func (r *steppingRevocations) FollowSet(ctx context.Context, id int64, _ int, at time.Time) (changes []pki.StatusChange, set revocation.Set, err error) {
+func (r *steppingRevocations) ApplyBulk(ctx context.Context, id int64, _ int, at time.Time) (changes []pki.StatusChange, set revocation.BulkRevocation, err error) {
 	r.steps.at(before(stepFollow))
-	changes, set, err = r.Records.FollowSet(ctx, id, followedAtOnce, at)
+	changes, set, err = r.Store.ApplyBulk(ctx, id, followedAtOnce, at)
 	if set.Done {
 		r.steps.at(after(stepEndSet))
 	} else {
@@ -184,14 +184,14 @@ func (r *steppingCRLs) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor
 }
 
 type steppingLog struct {
-	translog.Records
+	translog.Store
 	steps *steps
 }
 
 // Sequence counts as a step only where it wrote something, or it would be one ten times a second.
 func (l *steppingLog) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, error) {
 	l.steps.at(before(stepSequence))
-	batch, err := l.Records.Sequence(ctx, limit)
+	batch, err := l.Store.Sequence(ctx, limit)
 	if len(batch) > 0 {
 		l.steps.at(after(stepSequence))
 	}
@@ -199,7 +199,7 @@ func (l *steppingLog) Sequence(ctx context.Context, limit int) ([]translog.Seque
 }
 
 func (l *steppingLog) Entries(ctx context.Context, from uint64, limit int) ([]translog.Sequenced, error) {
-	return around(l.steps, stepEntries, func() ([]translog.Sequenced, error) { return l.Records.Entries(ctx, from, limit) })
+	return around(l.steps, stepEntries, func() ([]translog.Sequenced, error) { return l.Store.Entries(ctx, from, limit) })
 }
 
 type steppingListener struct {

@@ -11,27 +11,27 @@ type Action string
 
 // The actions. An entry keeps the number that brevet.v1.Action has for each of them: neither changes.
 const (
-	CAInstalled          Action = "ca.installed"
-	CARetired            Action = "ca.retired" // issues nothing from then on
-	CARemoved            Action = "ca.removed" // is not answered for from then on
-	IdentityRegistered   Action = "identity.registered"
-	IdentityUpdated      Action = "identity.updated"
-	IdentitySuspended    Action = "identity.suspended"
-	IdentityResumed      Action = "identity.resumed"
-	IdentityRetired      Action = "identity.retired"
-	IdentityReplaced     Action = "identity.replaced"
-	TokenCreated         Action = "token.created"
-	TokenBound           Action = "token.bound"
-	TokenRevoked         Action = "token.revoked" // one, or all that an identity has made
-	CertificateIssued    Action = "certificate.issued"
-	CertificateAbandoned Action = "certificate.abandoned" // intended or signed, never released, revoked
-	CertificateRevoked   Action = "certificate.revoked"
-	CertificateHeld      Action = "certificate.held"
-	CertificateReleased  Action = "certificate.released" // from hold
-	CRLPublished         Action = "crl.published"
-	RequestRefused       Action = "request.refused"
-	RecordsExpired       Action = "records.expired"    // of what ended long ago, from the store
-	RevocationOrdered    Action = "revocation.ordered" // of all certificates that a selection has; entries with their changes follow
+	CAInstalled           Action = "ca.installed"
+	CARetired             Action = "ca.retired" // issues nothing from then on
+	CARemoved             Action = "ca.removed" // is not answered for from then on
+	IdentityRegistered    Action = "identity.registered"
+	IdentityUpdated       Action = "identity.updated"
+	IdentitySuspended     Action = "identity.suspended"
+	IdentityResumed       Action = "identity.resumed"
+	IdentityRetired       Action = "identity.retired"
+	IdentityReplaced      Action = "identity.replaced"
+	TokenCreated          Action = "token.created"
+	TokenBound            Action = "token.bound"
+	TokenRevoked          Action = "token.revoked" // one, or all that an identity has made
+	CertificateIssued     Action = "certificate.issued"
+	CertificateAbandoned  Action = "certificate.abandoned" // intended or signed, never released, revoked
+	CertificateRevoked    Action = "certificate.revoked"
+	CertificateHeld       Action = "certificate.held"
+	CertificateUnheld     Action = "certificate.released" // from hold
+	CRLPublished          Action = "crl.published"
+	RequestRefused        Action = "request.refused"
+	RecordsExpired        Action = "records.expired"    // of what ended long ago, from the store
+	BulkRevocationCreated Action = "revocation.ordered" // of all certificates that a selection has; entries with their changes follow
 )
 
 // actions are the actions by their numbers.
@@ -49,11 +49,11 @@ var actions = [...]Action{
 	brevetv1.Action_ACTION_CERTIFICATE_ABANDONED: CertificateAbandoned,
 	brevetv1.Action_ACTION_CERTIFICATE_REVOKED:   CertificateRevoked,
 	brevetv1.Action_ACTION_CERTIFICATE_HELD:      CertificateHeld,
-	brevetv1.Action_ACTION_CERTIFICATE_RELEASED:  CertificateReleased,
+	brevetv1.Action_ACTION_CERTIFICATE_RELEASED:  CertificateUnheld,
 	brevetv1.Action_ACTION_CRL_PUBLISHED:         CRLPublished,
 	brevetv1.Action_ACTION_REQUEST_REFUSED:       RequestRefused,
 	brevetv1.Action_ACTION_RECORDS_EXPIRED:       RecordsExpired,
-	brevetv1.Action_ACTION_REVOCATION_ORDERED:    RevocationOrdered,
+	brevetv1.Action_ACTION_REVOCATION_ORDERED:    BulkRevocationCreated,
 	brevetv1.Action_ACTION_TOKEN_REVOKED:         TokenRevoked,
 	brevetv1.Action_ACTION_CA_RETIRED:            CARetired,
 	brevetv1.Action_ACTION_CA_REMOVED:            CARemoved,

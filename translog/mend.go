@@ -20,7 +20,7 @@ const sector = 512
 // altered; but every sector beyond its good batches is as an append of the store's next entries makes it, or empty. The append is cut
 // off, and the Sequencer repeats it. What is anything else, or longer than one append, is the *CorruptError that it was, and
 // stays as evidence.
-func OpenArchiveOf(ctx context.Context, records Records, path string, log *slog.Logger) (*Archive, error) {
+func OpenArchiveOf(ctx context.Context, records Store, path string, log *slog.Logger) (*Archive, error) {
 	a, err := OpenArchive(path, log)
 	var corrupt *CorruptError
 	if !errors.As(err, &corrupt) {
@@ -39,7 +39,7 @@ func OpenArchiveOf(ctx context.Context, records Records, path string, log *slog.
 }
 
 // mend cuts off a torn append, and reports whether it was one.
-func mend(ctx context.Context, records Records, path string) (bool, error) {
+func mend(ctx context.Context, records Store, path string) (bool, error) {
 	f, err := files.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return false, fmt.Errorf("translog: open archive: %w", err)
@@ -72,7 +72,7 @@ func mend(ctx context.Context, records Records, path string) (bool, error) {
 
 // following returns what an append after a head could write, as the store has it: nothing where the store ends there, or
 // does not continue that head.
-func following(ctx context.Context, records Records, head Head) ([]Sequenced, error) {
+func following(ctx context.Context, records Store, head Head) ([]Sequenced, error) {
 	next, err := records.Entries(ctx, head.Size+1, batchSize)
 	if err != nil {
 		return nil, fmt.Errorf("translog: read entries from %d on: %w", head.Size+1, err)

@@ -15,9 +15,9 @@ type Head struct {
 	Chain Hash
 }
 
-// Records is the store's side of the log. The store writes entries unsequenced, in the transaction of the change that
+// Store is the store's side of the log. The store writes entries unsequenced, in the transaction of the change that
 // they record; the Sequencer gives them their places. Reads are safe for concurrent use.
-type Records interface {
+type Store interface {
 	// Sequence gives the oldest unsequenced entries the next indexes and their chain values, in one durable
 	// transaction, in the order in which their changes were committed. It returns them: limit entries, or as many as
 	// there are. With nothing to sequence it writes nothing.

@@ -19,7 +19,7 @@ const (
 // written twice: the store sequences it durably first, and the archive only ever follows the store. So what is done
 // after a crash, a failure or a full disk is what is always done.
 type Sequencer struct {
-	records Records
+	records Store
 	archive *Archive
 	log     *slog.Logger
 	kick    chan struct{}
@@ -38,7 +38,7 @@ type Sequencer struct {
 }
 
 // NewSequencer returns a Sequencer between a store and the archive that belongs to it. It logs failures that it retries.
-func NewSequencer(records Records, archive *Archive, log *slog.Logger) *Sequencer {
+func NewSequencer(records Store, archive *Archive, log *slog.Logger) *Sequencer {
 	return &Sequencer{
 		records: records, archive: archive, log: log, kick: make(chan struct{}, 1), behind: true,
 		sequencing: newAttempt("sequence the log", log), archiving: newAttempt("archive the log", log),

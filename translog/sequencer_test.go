@@ -19,7 +19,7 @@ import (
 )
 
 // start runs a sequencer until the test ends, and fails the test if it gives up before.
-func start(t *testing.T, records Records, a *Archive) *Sequencer {
+func start(t *testing.T, records Store, a *Archive) *Sequencer {
 	t.Helper()
 	s := NewSequencer(records, a, quiet())
 	ctx, stop := context.WithCancel(context.Background())

@@ -52,7 +52,7 @@ func torn(before, after []byte, lost int) []byte {
 }
 
 // reconciled opens an archive and brings it up to the store.
-func reconciled(t *testing.T, content []byte, store Records) (path string, err error) {
+func reconciled(t *testing.T, content []byte, store Store) (path string, err error) {
 	t.Helper()
 	path = file0600(t, content)
 	a, err := OpenArchiveOf(t.Context(), store, path, quiet())

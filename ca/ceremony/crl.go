@@ -114,7 +114,7 @@ func (spec CRLSpec) entries(root *x509.Certificate) ([]x509.RevocationListEntry,
 		case r.Serial.IsZero() || serial.Cmp(root.SerialNumber) == 0:
 			return nil, refuseCRL("give the serial number of a certificate that the root signed", "serial number %s is not that of a CA under the root", r.Serial)
 		case listed[serial.String()]:
-			return nil, pki.Refuse(pki.RuleFinal, "leave it out: it stays on the CRL", "serial number %s is revoked already", r.Serial)
+			return nil, pki.Refuse(pki.RuleAlreadyRevoked, "leave it out: it stays on the CRL", "serial number %s is revoked already", r.Serial)
 		case r.Reason == pki.CertificateHold:
 			return nil, pki.Refuse(pki.RuleReason, "revoke it for a reason that lasts", "a CA certificate is not put on hold")
 		case r.At.Truncate(time.Second).After(spec.Now):

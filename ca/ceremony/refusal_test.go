@@ -25,7 +25,7 @@ import (
 func refused(t *testing.T, name string, der []byte, err error, rule pki.Rule, fix string) {
 	t.Helper()
 	r, ok := pki.AsRefusal(err)
-	if !ok || r.Rule != rule || r.Fix == "" || !strings.Contains(r.Fix, fix) || der != nil {
+	if !ok || r.Rule != rule || r.Hint == "" || !strings.Contains(r.Hint, fix) || der != nil {
 		t.Errorf("%s: %d octets, %v; want a refusal by %s that says %q", name, len(der), err, rule, fix)
 	}
 }
@@ -118,7 +118,7 @@ func TestSignRefusesRequests(t *testing.T) {
 		"P-224":                      {requestFor(t, must(ecdsa.GenerateKey(elliptic.P224(), rand.Reader)), cn("G2")), pki.RuleKeyWeak},
 		"RSA-2048":                   {requestFor(t, must(rsa.GenerateKey(rand.Reader, 2048)), cn("G2")), pki.RuleKeyWeak},
 		"the root's key":             {requestFor(t, p.rootKey, cn("G2")), pki.RuleKeyReserved},
-		"the key of a generation":    {requestFor(t, p.subKey, cn("G2")), pki.RuleKeyForeign},
+		"the key of a generation":    {requestFor(t, p.subKey, cn("G2")), pki.RuleKeyInUse},
 		"no subject":                 {requestFor(t, fresh, pkix.Name{}), pki.RuleSubject},
 		"no common name":             {requestFor(t, fresh, pkix.Name{Organization: []string{"Example"}}), pki.RuleSubject},
 		"a street":                   {requestFor(t, fresh, pkix.Name{CommonName: "G2", StreetAddress: []string{"1 Way"}}), pki.RuleSubject},

@@ -121,7 +121,7 @@ func checkGeneration(root *x509.Certificate, key crypto.PublicKey, subject Subje
 				"%s is the subject of the CA certificate with the serial number %s", subject, serialText(c.SerialNumber))
 		}
 		if sameKey(key, c.PublicKey) {
-			return pki.Refuse(pki.RuleKeyForeign, "make a new key: every generation has its own",
+			return pki.Refuse(pki.RuleKeyInUse, "make a new key: every generation has its own",
 				"the request is for the key of %s, serial number %s", nameText(c.RawSubject), serialText(c.SerialNumber))
 		}
 	}

@@ -51,7 +51,7 @@ func TestParseSubjectRefuses(t *testing.T) {
 		"CN=\\\x10a",
 	} {
 		s, err := ceremony.ParseSubject(text)
-		if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleSubject || r.Fix == "" || !s.IsZero() {
+		if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleSubject || r.Hint == "" || !s.IsZero() {
 			t.Errorf("ParseSubject(%q) = %q, %v; want a refusal", text, s, err)
 		}
 	}

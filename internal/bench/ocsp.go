@@ -174,8 +174,8 @@ func revokeAll(ctx context.Context, d devca.CA, refs []pki.CertRef) (err error) 
 	group.SetLimit(revokers)
 	for _, ref := range refs {
 		group.Go(func() error {
-			_, err := db.Revocation().Apply(ctx, revocation.Order{
-				Action: revocation.Revoke, Reason: pki.Superseded, Certificate: ref, By: preloadActor, At: time.Now(),
+			_, err := db.Revocation().Apply(ctx, revocation.Change{
+				Action: revocation.Revoke, Reason: pki.Superseded, Certificate: ref, Actor: preloadActor, At: time.Now(),
 			})
 			return err
 		})

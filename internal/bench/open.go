@@ -65,7 +65,7 @@ func (e *overrun) Unwrap() error { return e.err }
 // turnedAway reports whether a call was refused because too many wait.
 func turnedAway(err error) bool {
 	why := new(pki.Refusal)
-	return errors.As(err, &why) && why.Rule == pki.RuleBusy
+	return errors.As(err, &why) && why.Rule == pki.RuleOverloaded
 }
 
 // Bounds on requests that have come and are not answered: those that the server has, of which it takes 64 of one operator, and
@@ -92,7 +92,7 @@ func arriveWhile(ctx context.Context, callers []*caller, rate float64, going fun
 		time.Sleep(time.Until(due))
 		c := callers[n%len(callers)]
 		if waiting.Add(1) > maxArrived {
-			over.CompareAndSwap(nil, &overrun{rate: rate, err: pki.Refuse(pki.RuleBusy, "", "%d requests wait", int64(maxArrived))})
+			over.CompareAndSwap(nil, &overrun{rate: rate, err: pki.Refuse(pki.RuleOverloaded, "", "%d requests wait", int64(maxArrived))})
 			break
 		}
 		all.Go(func() {

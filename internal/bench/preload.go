@@ -160,9 +160,9 @@ func (p *preloader) record(id pki.SPIFFEID) (ca.Record, error) {
 // write records what is made, in batches that are announced and settled as the server's are, and sequences the log.
 func (p *preloader) write(ctx context.Context, records <-chan ca.Record, say func(string, ...any)) error {
 	n := p.certificates
-	var open []ca.Settlement
+	var open []ca.BatchCommit
 	for done := 0; done < n || len(open) > 0; {
-		next := ca.Settlement{Intent: ca.Intent{Batch: ca.NewBatchID()}, At: time.Now()}
+		next := ca.BatchCommit{Intent: ca.Intent{Batch: ca.NewBatchID()}, At: time.Now()}
 		for len(next.Records) < min(preloadBatch, n-done) {
 			r, ok := <-records
 			if !ok {
@@ -184,7 +184,7 @@ func (p *preloader) write(ctx context.Context, records <-chan ca.Record, say fun
 			return err
 		}
 		if open = open[:0]; len(announce) > 0 {
-			open = []ca.Settlement{next}
+			open = []ca.BatchCommit{next}
 		}
 		if _, err := p.db.Log().Sequence(ctx, 2*preloadBatch); err != nil {
 			return err

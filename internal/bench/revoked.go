@@ -43,7 +43,7 @@ func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, s
 			return err
 		}
 		part := min(revokedEach, n-done)
-		s := ca.Settlement{Intent: ca.Intent{Batch: ca.NewBatchID()}, At: begun}
+		s := ca.BatchCommit{Intent: ca.Intent{Batch: ca.NewBatchID()}, At: begun}
 		for range part {
 			r, err := standIn(id, issuer, begun.Add(time.Duration(done)*time.Microsecond))
 			if err != nil {
@@ -56,7 +56,7 @@ func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, s
 		if _, err := db.CA().Write(ctx, epoch, nil, []ca.Intent{s.Intent}); err != nil {
 			return err
 		}
-		verdicts, err := db.CA().Write(ctx, epoch, []ca.Settlement{s}, nil)
+		verdicts, err := db.CA().Write(ctx, epoch, []ca.BatchCommit{s}, nil)
 		if err != nil {
 			return err
 		}
@@ -66,14 +66,14 @@ func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, s
 			}
 		}
 		at := begun.Add(time.Duration(done) * time.Millisecond / 10)
-		out, err := db.Revocation().Apply(ctx, revocation.Order{
-			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Identity: id, By: preloadActor, At: at,
+		out, err := db.Revocation().Apply(ctx, revocation.Change{
+			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Identity: id, Actor: preloadActor, At: at,
 		})
 		if err != nil {
 			return err
 		}
-		for set := (revocation.Set{ID: out.Set}); set.ID != 0 && !set.Done; { // of many, the records follow
-			if _, set, err = db.Revocation().FollowSet(ctx, out.Set, part, at); err != nil {
+		for set := (revocation.BulkRevocation{ID: out.BulkRevocation}); set.ID != 0 && !set.Done; { // of many, the records follow
+			if _, set, err = db.Revocation().ApplyBulk(ctx, out.BulkRevocation, part, at); err != nil {
 				return err
 			}
 		}

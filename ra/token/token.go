@@ -12,17 +12,17 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// Records is what the authenticator remembers: ra.TokenRecords without the making of tokens.
-type Records interface {
+// Store is what the authenticator remembers: ra.TokenRecords without the making of tokens.
+type Store interface {
 	Token(ctx context.Context, id pki.TokenID) (ra.Token, error)
 	BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (ra.Token, error)
 }
 
 // Authenticator is an ra.Authenticator for tokens. It is safe for concurrent use.
-type Authenticator struct{ records Records }
+type Authenticator struct{ store Store }
 
 // New returns an Authenticator over the given records.
-func New(records Records) *Authenticator { return &Authenticator{records} }
+func New(records Store) *Authenticator { return &Authenticator{records} }
 
 // Identify finds the token by the hash of its secret, which is looked up instead of compared: the time it takes says
 // nothing about a secret that does not exist.
@@ -31,7 +31,7 @@ func (a *Authenticator) Identify(ctx context.Context, evidence []byte, at time.T
 	if err != nil {
 		return ra.Claim{}, err
 	}
-	claim := ra.Claim{Identity: t.Identity, Token: t.ID, Generation: t.Generation, Profile: t.Profile, Replace: t.Replace, Actor: pki.ActorToken(t.ID)}
+	claim := ra.Claim{Identity: t.Identity, Token: t.ID, Revision: t.IdentityRevision, Profile: t.Profile, Replace: t.Replace, Actor: pki.ActorToken(t.ID)}
 	if !at.Before(t.ExpiresAt) {
 		return claim, ra.RefuseToken()
 	}
@@ -45,7 +45,7 @@ func (a *Authenticator) Bind(ctx context.Context, evidence []byte, b ra.Binding)
 		return err
 	}
 	if t.Request.IsZero() {
-		if t, err = a.records.BindToken(ctx, t.ID, b.Request, b.Key, b.At); err != nil {
+		if t, err = a.store.BindToken(ctx, t.ID, b.Request, b.Key, b.At); err != nil {
 			return err
 		}
 	}
@@ -60,8 +60,8 @@ func (a *Authenticator) find(ctx context.Context, evidence []byte) (ra.Token, er
 	if err != nil {
 		return ra.Token{}, pki.Refuse(pki.RuleToken, "send the 32 octets of the token's secret", "the enrollment token is not of its form")
 	}
-	t, err := a.records.Token(ctx, secret.ID())
-	if r, ok := pki.AsRefusal(err); ok && r.Rule.Class() == pki.Missing {
+	t, err := a.store.Token(ctx, secret.ID())
+	if r, ok := pki.AsRefusal(err); ok && r.Rule.Class() == pki.NotFound {
 		return ra.Token{}, ra.RefuseToken()
 	}
 	return t, err

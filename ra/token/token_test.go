@@ -35,14 +35,14 @@ func newWorld(t *testing.T) *world {
 	w := &world{store: &memory.Store{}, now: time.Now().Truncate(time.Second)}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	authority, err := ca.New(t.Context(), ca.Config{
-		Issuers: []ca.Issuer{issuer(t, w.now.Add(-10*time.Minute))}, Profiles: profiles(t), Partitions: 1, Journal: w.store,
+		IssuingCAs: []ca.IssuingCA{issuer(t, w.now.Add(-10*time.Minute))}, Profiles: profiles(t), Partitions: 1, Journal: w.store,
 		Observer: nobody{}, Meter: nobody{}, Clock: w.clock, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.Registrar = ra.New(ra.Config{
-		TrustDomain: "fleet.example", Records: w.store, Issuer: authority, Superseder: w, Token: token.New(w.store),
+		TrustDomain: "fleet.example", Store: w.store, CA: authority, Superseder: w, Token: token.New(w.store),
 		Clock: w.clock, Log: log,
 	})
 	t.Cleanup(func() {
@@ -58,8 +58,8 @@ func (w *world) clock() time.Time { return w.now }
 
 // Supersede implements ra.Superseder.
 func (w *world) Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor) error {
-	_, err := w.store.Apply(ctx, revocation.Order{
-		Action: revocation.Revoke, Reason: pki.Superseded, Identity: id, By: by, At: w.now,
+	_, err := w.store.Apply(ctx, revocation.Change{
+		Action: revocation.Revoke, Reason: pki.Superseded, Identity: id, Actor: by, At: w.now,
 	})
 	return err
 }
@@ -96,7 +96,7 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 }
 
 // issuer makes a root and an issuing CA.
-func issuer(t *testing.T, now time.Time) ca.Issuer {
+func issuer(t *testing.T, now time.Time) ca.IssuingCA {
 	t.Helper()
 	subject := func(text string) ceremony.Subject {
 		s, err := ceremony.ParseSubject(text)
@@ -123,7 +123,7 @@ func issuer(t *testing.T, now time.Time) ca.Issuer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	iss, err := ca.NewIssuer(parse(t, der), key, []*x509.Certificate{root})
+	iss, err := ca.NewIssuingCA(parse(t, der), key, []*x509.Certificate{root})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func (w *world) newToken(t *testing.T, replace bool) (pki.TokenSecret, ra.Token)
 // enroll enrolls a new key with a token.
 func (w *world) enroll(t *testing.T, secret pki.TokenSecret) ca.Certificate {
 	t.Helper()
-	e := ra.Enrollment{RequestID: requestID(t), Evidence: secret.Bytes(), CSR: csr(t, newKey(t))}
+	e := ra.EnrollRequest{RequestID: requestID(t), Evidence: secret.Bytes(), CSR: csr(t, newKey(t))}
 	cert, err := w.Enroll(t.Context(), e)
 	if err != nil {
 		t.Fatal(err)
@@ -165,9 +165,9 @@ func (w *world) enroll(t *testing.T, secret pki.TokenSecret) ca.Certificate {
 }
 
 // renewalOf asks for the successor of a certificate, with a new key.
-func renewalOf(t *testing.T, id pki.SPIFFEID, ref pki.CertRef) ra.Renewal {
+func renewalOf(t *testing.T, id pki.SPIFFEID, ref pki.CertRef) ra.RenewRequest {
 	t.Helper()
-	return ra.Renewal{RequestID: requestID(t), Identity: id, Predecessor: ref, CSR: csr(t, newKey(t))}
+	return ra.RenewRequest{RequestID: requestID(t), Identity: id, Predecessor: ref, CSR: csr(t, newKey(t))}
 }
 
 func csr(t *testing.T, key crypto.Signer) []byte {
@@ -202,7 +202,7 @@ func TestOneTokenOneCertificate(t *testing.T) {
 	w := newWorld(t)
 	secret, made := w.newToken(t, false)
 	key := newKey(t)
-	e := ra.Enrollment{RequestID: requestID(t), Evidence: secret.Bytes(), CSR: csr(t, key)}
+	e := ra.EnrollRequest{RequestID: requestID(t), Evidence: secret.Bytes(), CSR: csr(t, key)}
 	cert, err := w.Enroll(t.Context(), e)
 	if err != nil {
 		t.Fatal(err)
@@ -217,7 +217,7 @@ func TestOneTokenOneCertificate(t *testing.T) {
 	other := e
 	other.CSR = csr(t, newKey(t))
 	_, err = w.Enroll(t.Context(), other)
-	mustRefuse(t, "another key", err, pki.RuleRequestReused)
+	mustRefuse(t, "another key", err, pki.RuleRequestIDReused)
 	unknown := e
 	unknown.Evidence = make([]byte, len(e.Evidence))
 	_, err = w.Enroll(t.Context(), unknown)
@@ -277,8 +277,8 @@ func TestRenewals(t *testing.T) {
 	clone := lost
 	clone.CSR = csr(t, newKey(t))
 	_, err = w.Renew(t.Context(), clone)
-	mustRefuse(t, "a clone", err, pki.RuleClone)
-	suspend := revocation.Order{Action: revocation.Hold, State: pki.Suspended, Identity: made.Identity, By: operator, At: w.now}
+	mustRefuse(t, "a clone", err, pki.RuleRenewalKeyConflict)
+	suspend := revocation.Change{Action: revocation.Hold, State: pki.Suspended, Identity: made.Identity, Actor: operator, At: w.now}
 	if _, err := w.store.Apply(t.Context(), suspend); err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +293,7 @@ func TestReplacement(t *testing.T) {
 	secret, made := w.newToken(t, false)
 	old := w.enroll(t, secret)
 	_, _, err := w.CreateToken(t.Context(), made.Identity, time.Minute, false, operator)
-	mustRefuse(t, "a token for an enrolled identity", err, pki.RuleEnrolled)
+	mustRefuse(t, "a token for an enrolled identity", err, pki.RuleAlreadyEnrolled)
 	secret, _ = w.newToken(t, true)
 	w.enroll(t, secret)
 	have, err := w.store.Certificate(t.Context(), old.Ref)

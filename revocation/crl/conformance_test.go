@@ -37,7 +37,7 @@ func TestOthersReadCRLs(t *testing.T) {
 			_, plain := s.issue(t)
 			s.revoke(t, plain, pki.Unspecified)
 			_, held := s.issue(t)
-			if _, err := s.authority.Apply(t.Context(), revocation.Order{Action: revocation.Hold, Certificate: held}); err != nil {
+			if _, err := s.authority.Apply(t.Context(), revocation.Change{Action: revocation.Hold, Certificate: held}); err != nil {
 				t.Fatal(err)
 			}
 			if err := s.PublishNow(t.Context()); err != nil {

@@ -56,8 +56,8 @@ func (h *history) order(r *rapid.T) {
 		return
 	}
 	ref := rapid.SampledFrom(h.refs()).Draw(r, "certificate")
-	o := revocation.Order{Certificate: ref, By: operator}
-	o.Action = rapid.SampledFrom([]revocation.Action{revocation.Revoke, revocation.Hold, revocation.Release}).Draw(r, "action")
+	o := revocation.Change{Certificate: ref, Actor: operator}
+	o.Action = rapid.SampledFrom([]revocation.Action{revocation.Revoke, revocation.Hold, revocation.Unhold}).Draw(r, "action")
 	if o.Action == revocation.Revoke {
 		o.Reason = rapid.SampledFrom([]pki.Reason{pki.Unspecified, pki.KeyCompromise, pki.Superseded}).Draw(r, "reason")
 	}

@@ -72,7 +72,7 @@ func (s *scene) issueIn(t testing.TB, p crl.Point) (*x509.Certificate, pki.CertR
 
 func (s *scene) order(t testing.TB, action revocation.Action, ref pki.CertRef) {
 	t.Helper()
-	if _, err := s.authority.Apply(t.Context(), revocation.Order{Action: action, Certificate: ref, By: operator}); err != nil {
+	if _, err := s.authority.Apply(t.Context(), revocation.Change{Action: action, Certificate: ref, Actor: operator}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -218,7 +218,7 @@ func TestOpenSSLUsesDeltas(t *testing.T) {
 	s.publishNow(t)
 	base := s.last(t, 3, false)
 	s.revoke(t, goneRef, pki.KeyCompromise)
-	s.order(t, revocation.Release, heldRef)
+	s.order(t, revocation.Unhold, heldRef)
 	s.publishNow(t)
 	delta, next := s.last(t, 3, true), s.last(t, 3, false)
 	if baseNumber(t, delta).Cmp(base.Number) != 0 || delta.Number.Cmp(next.Number) != 0 || delta.NextUpdate.Sub(delta.ThisUpdate) != crl.DefaultLifetime/4 {

@@ -56,7 +56,7 @@ func (s *scene) start(t testing.TB, fail func(call string) (bool, error)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := revocation.New(revocation.Config{Records: store, Observer: s.outlet, CRLs: u, Clock: s.clock, Log: log})
+	a, err := revocation.New(revocation.Config{Store: store, Observer: s.outlet, CRLs: u, Clock: s.clock, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func (s *scene) issue(t testing.TB) (*x509.Certificate, pki.CertRef) {
 
 func (s *scene) revoke(t testing.TB, ref pki.CertRef, reason pki.Reason) {
 	t.Helper()
-	if _, err := s.authority.Apply(t.Context(), revocation.Order{Action: revocation.Revoke, Reason: reason, Certificate: ref, By: operator}); err != nil {
+	if _, err := s.authority.Apply(t.Context(), revocation.Change{Action: revocation.Revoke, Reason: reason, Certificate: ref, Actor: operator}); err != nil {
 		t.Fatal(err)
 	}
 }

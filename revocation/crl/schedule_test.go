@@ -104,8 +104,8 @@ func TestChangesShareACRL(t *testing.T) {
 		}
 		// A hold is listed, until it is released.
 		_, ref := s.issue(t)
-		for _, action := range []revocation.Action{revocation.Hold, revocation.Release} {
-			if _, err := s.authority.Apply(t.Context(), revocation.Order{Action: action, Certificate: ref}); err != nil {
+		for _, action := range []revocation.Action{revocation.Hold, revocation.Unhold} {
+			if _, err := s.authority.Apply(t.Context(), revocation.Change{Action: action, Certificate: ref}); err != nil {
 				t.Fatal(err)
 			}
 			wait(time.Second)
@@ -130,7 +130,7 @@ func TestWhatOthersRecordReachesTheCRL(t *testing.T) {
 		if n := len(s.outlet.Published()); n != 1 {
 			t.Fatalf("%d CRLs, want the first alone", n)
 		}
-		changes, err := s.book.Apply(t.Context(), revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: ref, At: time.Now()})
+		changes, err := s.book.Apply(t.Context(), revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: ref, At: time.Now()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -264,7 +264,7 @@ func TestChangeBehindAnErrorReachesTheCRL(t *testing.T) {
 		s.running(t)
 		wait(time.Second)
 		_, ref := s.issue(t)
-		if _, err := s.authority.Apply(t.Context(), revocation.Order{Action: revocation.Revoke, Certificate: ref}); err == nil {
+		if _, err := s.authority.Apply(t.Context(), revocation.Change{Action: revocation.Revoke, Certificate: ref}); err == nil {
 			t.Fatal("the order succeeds")
 		}
 		wait(time.Second)

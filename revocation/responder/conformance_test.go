@@ -77,7 +77,7 @@ func newService(t *testing.T, keyKind string) *service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.authority, err = revocation.New(revocation.Config{Records: s.book, Observer: s.Responder, CRLs: s.updater, Log: slog.New(slog.DiscardHandler)})
+	s.authority, err = revocation.New(revocation.Config{Store: s.book, Observer: s.Responder, CRLs: s.updater, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,8 +91,8 @@ func newService(t *testing.T, keyKind string) *service {
 
 func (s *service) revoke(t *testing.T, ref pki.CertRef, reason pki.Reason) time.Time {
 	t.Helper()
-	changes, err := s.authority.Apply(t.Context(), revocation.Order{
-		Action: revocation.Revoke, Reason: reason, Certificate: ref, By: pki.ActorCommand("test"), At: s.clock.now().Add(-time.Hour),
+	changes, err := s.authority.Apply(t.Context(), revocation.Change{
+		Action: revocation.Revoke, Reason: reason, Certificate: ref, Actor: pki.ActorCommand("test"), At: s.clock.now().Add(-time.Hour),
 	})
 	if err != nil || len(changes.Changed) != 1 {
 		t.Fatalf("revoke: %v, %v", changes, err)

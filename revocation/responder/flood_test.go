@@ -56,8 +56,8 @@ func (k *countingKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOp
 
 func (k *countingKey) signed() int64 { return k.n.Load() }
 
-func revokeNow(ref pki.CertRef, at time.Time) revocation.Order {
-	return revocation.Order{Action: revocation.Revoke, Certificate: ref, At: at, Reason: pki.Superseded}
+func revokeNow(ref pki.CertRef, at time.Time) revocation.Change {
+	return revocation.Change{Action: revocation.Revoke, Certificate: ref, At: at, Reason: pki.Superseded}
 }
 
 // waitFor waits until others have got so far.

@@ -96,7 +96,7 @@ func TestFollow(t *testing.T) {
 		for range 2500 {
 			issue()
 		}
-		o := revocation.Order{Action: revocation.Revoke, Certificate: refs[0], At: time.Now()}
+		o := revocation.Change{Action: revocation.Revoke, Certificate: refs[0], At: time.Now()}
 		if _, err := feed.Apply(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}

@@ -53,8 +53,8 @@ func newTrial(t *testing.T) *trial {
 		s.Apply(s.book.Issue(c.ref, c.certificate.NotAfter))
 	}
 	s.revoke(t, s.revoked.ref, pki.KeyCompromise)
-	if _, err := s.authority.Apply(t.Context(), revocation.Order{
-		Action: revocation.Hold, Certificate: s.held.ref, By: pki.ActorCommand("test"), At: s.clock.now().Add(-time.Hour),
+	if _, err := s.authority.Apply(t.Context(), revocation.Change{
+		Action: revocation.Hold, Certificate: s.held.ref, Actor: pki.ActorCommand("test"), At: s.clock.now().Add(-time.Hour),
 	}); err != nil {
 		t.Fatal(err)
 	}

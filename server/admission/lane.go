@@ -19,8 +19,8 @@ const waitMost = 5 * time.Second
 // Size is how much a Lane takes.
 type Size = fair.Size
 
-// Lane has a bounded number of calls at work, and others wait for their turn, in a fair.Queue. It is safe for concurrent use.
-type Lane struct {
+// Queue has a bounded number of calls at work, and others wait for their turn, in a fair.Queue. It is safe for concurrent use.
+type Queue struct {
 	size Size
 	what string // the calls, for a person
 
@@ -30,14 +30,14 @@ type Lane struct {
 	pace    pace
 }
 
-// NewLane returns a Lane for calls that a person knows as what, in the plural.
-func NewLane(what string, s Size) *Lane {
-	return &Lane{what: what, size: s, queue: fair.NewQueue[Source, chan struct{}](s), pace: pace{interval: paceGuess}}
+// NewQueue returns a Lane for calls that a person knows as what, in the plural.
+func NewQueue(what string, s Size) *Queue {
+	return &Queue{what: what, size: s, queue: fair.NewQueue[Source, chan struct{}](s), pace: pace{interval: paceGuess}}
 }
 
 // Enter returns when the call may go to work, and what has to be called when its work is over; or why it may not. It
 // waits no longer than ctx.
-func (l *Lane) Enter(ctx context.Context, from Source) (leave func(), err error) {
+func (l *Queue) Enter(ctx context.Context, from Source) (leave func(), err error) {
 	leave = func() { l.leave(from) }
 	l.mu.Lock()
 	if l.queue.Begin(from) {
@@ -71,7 +71,7 @@ func (l *Lane) Enter(ctx context.Context, from Source) (leave func(), err error)
 }
 
 // leave ends a call's work, and lets in who is next.
-func (l *Lane) leave(from Source) {
+func (l *Queue) leave(from Source) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.queue.End(from)
@@ -87,7 +87,7 @@ func (l *Lane) leave(from Source) {
 
 // refuse turns a call of a source away. One whose own calls fill the room that it may have is told how long the queue
 // takes; one that found no room at all gets an appointment behind all who got one before.
-func (l *Lane) refuse(from Source) error {
+func (l *Queue) refuse(from Source) error {
 	l.refused++
 	now, waiting := time.Now(), l.queue.Waiting()
 	if l.queue.WaitingOf(from) > 0 {
@@ -103,11 +103,11 @@ type Load struct {
 }
 
 // Load returns it.
-func (l *Lane) Load() Load {
+func (l *Queue) Load() Load {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return Load{l.queue.Working(), l.queue.Waiting(), l.refused}
 }
 
 // Slots is how many calls can be at work at once.
-func (l *Lane) Slots() int { return l.size.Slots }
+func (l *Queue) Slots() int { return l.size.Slots }

@@ -27,14 +27,14 @@ func named(t testing.TB, name string) Source {
 
 // bench is a Lane whose calls work until they are told to end.
 type bench struct {
-	lane  *Lane
+	lane  *Queue
 	order chan Source // who was let in, in order
 	end   chan struct{}
 	sent  []chan error // how each call that was sent ended
 }
 
 func newBench(s Size) *bench {
-	return &bench{lane: NewLane("calls", s), order: make(chan Source, 10_000), end: make(chan struct{})}
+	return &bench{lane: NewQueue("calls", s), order: make(chan Source, 10_000), end: make(chan struct{})}
 }
 
 // send makes n calls of a source, one after the other, so that each is at work, waits or is refused before the next one.
@@ -180,7 +180,7 @@ func TestWhoWaitsTooLongIsSentAway(t *testing.T) {
 		time.Sleep(2 * time.Millisecond)
 		for _, ended := range b.sent[4:] {
 			err := <-ended
-			if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleBusy || pki.RetryAfter(err) <= 0 || !pki.IsTemporary(err) {
+			if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleOverloaded || pki.RetryAfter(err) <= 0 || !pki.IsTemporary(err) {
 				t.Errorf("who waited too long got %v", err)
 			}
 		}
@@ -197,7 +197,7 @@ func TestWhoWaitsTooLongIsSentAway(t *testing.T) {
 func TestBoundsHoldAmongMany(t *testing.T) {
 	t.Parallel()
 	size := Size{Slots: 5, Each: 2, Queue: 40}
-	l := NewLane("calls", size)
+	l := NewQueue("calls", size)
 	var all, worked atomic.Int64
 	each := make([]atomic.Int64, 8)
 	var group sync.WaitGroup

@@ -79,7 +79,7 @@ func (l *later) RetryAfter() time.Duration { return l.after }
 
 func busy(what string, waiting int, after time.Duration) error {
 	after = away(after)
-	return &later{pki.Refuse(pki.RuleBusy, again(after), "there is no room for more %s: %d wait already", what, waiting), after}
+	return &later{pki.Refuse(pki.RuleOverloaded, again(after), "there is no room for more %s: %d wait already", what, waiting), after}
 }
 
 // again is the next step, for a person.

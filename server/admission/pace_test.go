@@ -14,7 +14,7 @@ import (
 func TestAppointmentsAreApart(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLane("calls", Size{Slots: 1, Each: 1, Queue: 100})
+		l := NewQueue("calls", Size{Slots: 1, Each: 1, Queue: 100})
 		const took = 20 * time.Millisecond
 		ended := make(chan time.Duration, 1000)
 		call := func(n int) {
@@ -58,7 +58,7 @@ func TestAppointmentsAreApart(t *testing.T) {
 func TestALaneThatStandsStill(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLane("calls", Size{Slots: 1, Each: 1, Queue: 2})
+		l := NewQueue("calls", Size{Slots: 1, Each: 1, Queue: 2})
 		leave, err := l.Enter(t.Context(), named(t, "first"))
 		if err != nil {
 			t.Fatal(err)
@@ -72,7 +72,7 @@ func TestALaneThatStandsStill(t *testing.T) {
 			go func() { _, _ = l.Enter(t.Context(), named(t, "two")) }()
 			synctest.Wait()
 			_, err := l.Enter(t.Context(), named(t, "late"))
-			if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleBusy {
+			if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleOverloaded {
 				t.Fatalf("it is answered %v", err)
 			}
 			time.Sleep(waitMost)

@@ -82,7 +82,7 @@ func (r *Rates) Take(from Source, now time.Time) error {
 	missing := max(0, 1-b.TokensAt(now)) / perSecond
 	after := away(time.Duration(missing*float64(time.Second)) * 4 / 3) // no sooner than there is a token
 	return &later{
-		pki.Refuse(pki.RuleRate, again(after)+", or have "+r.key+" raised", "%s calls more than %g times a second", from, perSecond),
+		pki.Refuse(pki.RuleRateLimited, again(after)+", or have "+r.key+" raised", "%s calls more than %g times a second", from, perSecond),
 		after,
 	}
 }

@@ -23,7 +23,7 @@ func TestARateHolds(t *testing.T) {
 				passed++
 				continue
 			}
-			if why, ok := pki.AsRefusal(err); !ok || why.Rule != pki.RuleRate || why.Fix == "" || !pki.IsTemporary(err) {
+			if why, ok := pki.AsRefusal(err); !ok || why.Rule != pki.RuleRateLimited || why.Hint == "" || !pki.IsTemporary(err) {
 				t.Fatalf("refused with %v", err)
 			}
 			if after := pki.RetryAfter(err); after < 500*time.Millisecond || after > awayMost {

@@ -16,8 +16,8 @@ func TestSharesLeaveSlotsForOthers(t *testing.T) {
 				taken++
 				continue
 			}
-			if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleBusy || pki.RetryAfter(err) <= 0 {
-				t.Errorf("the refusal is %v, want %s with a delay", err, pki.RuleBusy)
+			if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleOverloaded || pki.RetryAfter(err) <= 0 {
+				t.Errorf("the refusal is %v, want %s with a delay", err, pki.RuleOverloaded)
 			}
 		}
 		return taken

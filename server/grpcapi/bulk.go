@@ -175,8 +175,8 @@ func (o *orders) issue(ctx context.Context, order *brevetv1.IssueCertificatesReq
 	if err != nil {
 		return cert, nil, err
 	}
-	cert, err = o.Registrar.Order(ctx, ra.Order{
-		RequestID: id, Name: order.GetId(), CSR: order.GetCsr(), Lifetime: lifetime, Register: register, By: callerOf(ctx).Actor(),
+	cert, err = o.Registrar.Issue(ctx, ra.IssueRequest{
+		RequestID: id, Name: order.GetId(), CSR: order.GetCsr(), Lifetime: lifetime, Register: register, Actor: callerOf(ctx).Actor(),
 	})
 	if err != nil {
 		return cert, nil, err

@@ -37,13 +37,13 @@ func (s *Certificates) find(ctx context.Context, serialText, issuerText string) 
 		return none, pki.Refuse(pki.RuleRequest, "give the hexadecimal serial that openssl x509 -serial prints", "%.64q is not a serial number", serialText)
 	}
 	if issuerText == "" {
-		return s.Registrar.Records().CertificateBySerial(ctx, serial)
+		return s.Registrar.Store().CertificateBySerial(ctx, serial)
 	}
 	issuer, err := pki.ParseIssuerID(issuerText)
 	if err != nil {
 		return none, pki.Refuse(pki.RuleRequest, "give 64 hexadecimal digits, or leave it out", "%.80q is not an issuer ID", issuerText)
 	}
-	return s.Registrar.Records().Certificate(ctx, pki.CertRef{Issuer: issuer, Serial: serial})
+	return s.Registrar.Store().Certificate(ctx, pki.CertRef{Issuer: issuer, Serial: serial})
 }
 
 // ListCertificates serves the RPC of that name in brevet.v1.CertificateService.
@@ -57,7 +57,7 @@ func (s *Certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 		if id, err = s.Registrar.ParseID(req.GetIdentity()); err != nil {
 			return nil, err
 		}
-		if _, err := s.Registrar.Records().Identity(ctx, id); err != nil {
+		if _, err := s.Registrar.Store().Identity(ctx, id); err != nil {
 			return nil, err
 		}
 	}
@@ -65,7 +65,7 @@ func (s *Certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 	if err != nil {
 		return nil, err
 	}
-	list, next, err := s.Registrar.Records().Certificates(ctx, id, from, size)
+	list, next, err := s.Registrar.Store().Certificates(ctx, id, from, size)
 	if err != nil {
 		return nil, err
 	}
@@ -89,17 +89,17 @@ func (s *Certificates) RevokeCertificate(ctx context.Context, req *brevetv1.Revo
 	if err != nil {
 		return nil, err
 	}
-	order := revocation.Order{
-		Action: revocation.Revoke, Reason: reason, Certificate: c.Ref, InvalidSince: since, By: callerOf(ctx).Actor(), Why: req.GetComment(),
+	order := revocation.Change{
+		Action: revocation.Revoke, Reason: reason, Certificate: c.Ref, InvalidSince: since, Actor: callerOf(ctx).Actor(), Comment: req.GetComment(),
 	}
 	out, err := s.Revocations.Apply(ctx, order)
 	if err != nil {
 		return nil, err
 	}
-	if c, err = s.Registrar.Records().Certificate(ctx, c.Ref); err != nil {
+	if c, err = s.Registrar.Store().Certificate(ctx, c.Ref); err != nil {
 		return nil, err
 	}
-	return &brevetv1.RevokeCertificateResponse{Certificate: certificateOut(c), Changed: reachedOut(out.Reached)}, nil
+	return &brevetv1.RevokeCertificateResponse{Certificate: certificateOut(c), Changed: reachedOut(out.Affected)}, nil
 }
 
 // groundsIn reads the reason and the invalidity date of a request to revoke.

@@ -103,10 +103,10 @@ var stateOut = map[pki.State]brevetv1.CertificateState{
 func certificateOut(c ra.Certificate) *brevetv1.Certificate {
 	out := &brevetv1.Certificate{
 		Serial: c.Ref.Serial.String(), Issuer: c.Ref.Issuer.String(), Profile: c.Profile, Certificate: c.DER,
-		NotAfter: timestamppb.New(c.NotAfter), State: stateOut[c.Status.State], Released: c.Released,
+		NotAfter: timestamppb.New(c.NotAfter), State: stateOut[c.Status.State], Released: c.Delivered,
 		InvalidSince: timeOut(c.InvalidSince),
 	}
-	if c.Released {
+	if c.Delivered {
 		out.Identity, out.KeyHash, out.NotBefore = c.Identity.String(), c.KeyHash.String(), timestamppb.New(c.NotBefore)
 	}
 	if c.Status.State != pki.Good {

@@ -26,7 +26,7 @@ func (e *Enrollment) Enroll(ctx context.Context, req *brevetv1.EnrollRequest) (*
 	if err != nil {
 		return nil, e.Registrar.NoteEvidence(ctx, req.GetToken(), err)
 	}
-	cert, err := e.Registrar.Enroll(ctx, ra.Enrollment{RequestID: id, Evidence: req.GetToken(), CSR: req.GetCsr(), Lifetime: lifetime})
+	cert, err := e.Registrar.Enroll(ctx, ra.EnrollRequest{RequestID: id, Evidence: req.GetToken(), CSR: req.GetCsr(), Lifetime: lifetime})
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func (e *Enrollment) Renew(ctx context.Context, req *brevetv1.RenewRequest) (*br
 		return nil, err
 	}
 	by := callerOf(ctx)
-	cert, err := e.Registrar.Renew(ctx, ra.Renewal{
+	cert, err := e.Registrar.Renew(ctx, ra.RenewRequest{
 		RequestID: id, Identity: by.ID, Predecessor: by.Certificate, CSR: req.GetCsr(), Lifetime: lifetime, Superseded: by.Past,
 	})
 	if err != nil {

@@ -27,13 +27,13 @@ type outcome struct {
 
 // outcomes is the one table of what front doors answer refusals with. A test fails for a class that is not in it.
 var outcomes = map[pki.Class]outcome{
-	pki.Malformed:   {codes.InvalidArgument, http.StatusBadRequest},
-	pki.Unproven:    {codes.Unauthenticated, http.StatusUnauthorized},
-	pki.Forbidden:   {codes.PermissionDenied, http.StatusForbidden},
-	pki.Missing:     {codes.NotFound, http.StatusNotFound},
-	pki.Conflicting: {codes.FailedPrecondition, http.StatusConflict},
-	pki.Overcrowded: {codes.ResourceExhausted, http.StatusTooManyRequests},
-	pki.Unserved:    {codes.Unimplemented, http.StatusNotImplemented},
+	pki.InvalidArgument:    {codes.InvalidArgument, http.StatusBadRequest},
+	pki.Unauthenticated:    {codes.Unauthenticated, http.StatusUnauthorized},
+	pki.PermissionDenied:   {codes.PermissionDenied, http.StatusForbidden},
+	pki.NotFound:           {codes.NotFound, http.StatusNotFound},
+	pki.FailedPrecondition: {codes.FailedPrecondition, http.StatusConflict},
+	pki.ResourceExhausted:  {codes.ResourceExhausted, http.StatusTooManyRequests},
+	pki.Unimplemented:      {codes.Unimplemented, http.StatusNotImplemented},
 }
 
 // outcomeOf returns the row of a rule's class. For a class without a row it is that of a malformed request, so a refusal
@@ -42,7 +42,7 @@ func outcomeOf(r pki.Rule) outcome {
 	if o, ok := outcomes[r.Class()]; ok {
 		return o
 	}
-	return outcomes[pki.Malformed]
+	return outcomes[pki.InvalidArgument]
 }
 
 // HTTPStatus returns the status code of an HTTP response that refuses a request by a rule.
@@ -89,7 +89,7 @@ func (s *Server) answer(ctx context.Context, method string, begun time.Time, pan
 func statusOf(err error) (st *status.Status, own bool) {
 	if r, ok := pki.AsRefusal(err); ok {
 		return detailed(status.New(outcomeOf(r.Rule).code, r.Error()), err,
-			&brevetv1.Refusal{Rule: string(r.Rule), Detail: r.Detail, Fix: r.Fix}), false
+			&brevetv1.Refusal{Rule: string(r.Rule), Detail: r.Detail, Fix: r.Hint}), false
 	}
 	if _, ok := status.FromError(err); ok && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return status.Convert(err), false

@@ -58,7 +58,7 @@ func reduce(info credentials.AuthInfo) (credentials.AuthInfo, error) {
 // boundedTLS has few handshakes compute at once, counts them, and keeps little of them.
 type boundedTLS struct {
 	credentials.TransportCredentials
-	lane  *admission.Lane
+	lane  *admission.Queue
 	meter Meter
 }
 
@@ -87,7 +87,7 @@ func (b boundedTLS) Clone() credentials.TransportCredentials {
 type handshake struct {
 	net.Conn
 	ctx   context.Context //nolint:containedctx // of the handshake, which knows of none
-	lane  *admission.Lane
+	lane  *admission.Queue
 	leave func() // nil while it is not in the lane
 	read  int    // bytes
 	over  bool

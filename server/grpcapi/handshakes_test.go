@@ -53,7 +53,7 @@ type shaken struct {
 
 // shaking is a lane of handshakes, with room for one and for one that waits.
 type shaking struct {
-	lane  *admission.Lane
+	lane  *admission.Queue
 	creds boundedTLS
 	peers peers
 	ended chan shaken
@@ -61,7 +61,7 @@ type shaking struct {
 
 func newShaking() *shaking {
 	s := &shaking{
-		lane:  admission.NewLane("handshakes", admission.Size{Slots: 1, Each: 1, Queue: 2}),
+		lane:  admission.NewQueue("handshakes", admission.Size{Slots: 1, Each: 1, Queue: 2}),
 		peers: peers{computing: make(chan struct{}, 8), on: make(chan struct{})},
 		ended: make(chan shaken, 8),
 	}
@@ -111,7 +111,7 @@ func TestAHandshakeHoldsAPlaceWhileItComputes(t *testing.T) {
 		s.want(t, "two have", 1, 1, 1)
 		s.send(t, three, "hi")
 		s.want(t, "three have, with no room for the third", 1, 1, 1)
-		if r, ok := pki.AsRefusal((<-s.ended).err); !ok || r.Rule != pki.RuleBusy {
+		if r, ok := pki.AsRefusal((<-s.ended).err); !ok || r.Rule != pki.RuleOverloaded {
 			t.Errorf("the third ends with %v", r)
 		}
 		s.peers.on <- struct{}{}

@@ -58,7 +58,7 @@ func (s *Identities) find(ctx context.Context, text string) (*brevetv1.Identity,
 	if err != nil {
 		return nil, err
 	}
-	have, err := s.Registrar.Records().Identity(ctx, id)
+	have, err := s.Registrar.Store().Identity(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (s *Identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdent
 			return nil, pki.Refuse(pki.RuleRequest, "send the next_page_token of the page before", "the page token is not of its form")
 		}
 	}
-	list, err := s.Registrar.Records().Identities(ctx, after, size+1) // one more says that another page follows
+	list, err := s.Registrar.Store().Identities(ctx, after, size+1) // one more says that another page follows
 	if err != nil {
 		return nil, err
 	}
@@ -93,13 +93,13 @@ func (s *Identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdent
 
 // SuspendIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *Identities) SuspendIdentity(ctx context.Context, req *brevetv1.SuspendIdentityRequest) (*brevetv1.SuspendIdentityResponse, error) {
-	id, changed, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Why: req.GetComment()})
+	id, changed, err := s.order(ctx, req.GetId(), revocation.Change{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Comment: req.GetComment()})
 	return &brevetv1.SuspendIdentityResponse{Identity: id, Changed: changed}, err
 }
 
 // ResumeIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *Identities) ResumeIdentity(ctx context.Context, req *brevetv1.ResumeIdentityRequest) (*brevetv1.ResumeIdentityResponse, error) {
-	id, changed, err := s.order(ctx, req.GetId(), revocation.Order{Action: revocation.Release, Why: req.GetComment()})
+	id, changed, err := s.order(ctx, req.GetId(), revocation.Change{Action: revocation.Unhold, Comment: req.GetComment()})
 	return &brevetv1.ResumeIdentityResponse{Identity: id, Changed: changed}, err
 }
 
@@ -109,32 +109,32 @@ func (s *Identities) RetireIdentity(ctx context.Context, req *brevetv1.RetireIde
 	if err != nil {
 		return nil, err
 	}
-	id, changed, err := s.order(ctx, req.GetId(), revocation.Order{
-		Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired, InvalidSince: since, Why: req.GetComment(),
+	id, changed, err := s.order(ctx, req.GetId(), revocation.Change{
+		Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired, InvalidSince: since, Comment: req.GetComment(),
 	})
 	return &brevetv1.RetireIdentityResponse{Identity: id, Changed: changed}, err
 }
 
 // order carries out a change of an identity, and returns how it stands afterwards and what has changed.
-func (s *Identities) order(ctx context.Context, text string, o revocation.Order) (*brevetv1.Identity, *brevetv1.ChangedCertificates, error) {
+func (s *Identities) order(ctx context.Context, text string, o revocation.Change) (*brevetv1.Identity, *brevetv1.ChangedCertificates, error) {
 	id, err := s.Registrar.ParseID(text)
 	if err != nil {
 		return nil, nil, err
 	}
-	have, err := s.Registrar.Records().Identity(ctx, id)
+	have, err := s.Registrar.Store().Identity(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
 	if have.Kind == pki.Server || have.Kind == pki.VA {
 		return nil, nil, pki.Refuse(pki.RuleReserved, "stop the server instead", "%s is part of the CA itself", id)
 	}
-	o.Identity, o.By = id, callerOf(ctx).Actor()
+	o.Identity, o.Actor = id, callerOf(ctx).Actor()
 	out, err := s.Revocations.Apply(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}
 	after, err := s.find(ctx, text)
-	return after, reachedOut(out.Reached), err
+	return after, reachedOut(out.Affected), err
 }
 
 // CreateToken serves the RPC of that name in brevet.v1.IdentityService.
@@ -143,7 +143,7 @@ func (s *Identities) CreateToken(ctx context.Context, req *brevetv1.CreateTokenR
 	if err != nil {
 		return nil, err
 	}
-	have, err := s.Registrar.Records().Identity(ctx, id)
+	have, err := s.Registrar.Store().Identity(ctx, id)
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ type Log struct {
 	Sequencer *translog.Sequencer
 	Archive   *translog.Archive
 	// Readings bounds the pages that are read at once.
-	Readings *admission.Lane
+	Readings *admission.Queue
 }
 
 // syncPatience bounds how long a reader waits for what is not archived yet: on a full disk that would be for ever.

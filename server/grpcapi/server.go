@@ -69,7 +69,7 @@ type Config struct {
 	Authorizer  *authz.Authorizer
 	Admission   Admission
 	// Handshakes bounds the handshakes that compute at once.
-	Handshakes *admission.Lane
+	Handshakes *admission.Queue
 	Meter      Meter
 	Refusals   RefusalLog
 	// Stats traces calls; nil for no traces.

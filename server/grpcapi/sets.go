@@ -14,18 +14,18 @@ func (s *Certificates) RevokeCertificates(ctx context.Context, req *brevetv1.Rev
 	if err != nil {
 		return nil, err
 	}
-	o := revocation.SetOrder{Reason: reason, InvalidSince: since, By: callerOf(ctx).Actor(), Why: req.GetComment()}
+	o := revocation.BulkRequest{Reason: reason, InvalidSince: since, Actor: callerOf(ctx).Actor(), Comment: req.GetComment()}
 	if o.Selection, err = s.selectionIn(ctx, req.GetSelection()); err != nil {
 		return nil, err
 	}
 	o.Action = revocation.Revoke
-	set := revocation.Set{SetOrder: o, Counted: true}
+	set := revocation.BulkRevocation{BulkRequest: o, Counted: true}
 	if req.GetDryRun() {
-		var n revocation.Reached
-		n, err = s.Revocations.CountSet(ctx, o)
-		set.Total, set.Ended = n.Valid+n.Ended, n.Ended
+		var n revocation.Affected
+		n, err = s.Revocations.CountBulk(ctx, o)
+		set.Total, set.Expired = n.Valid+n.Expired, n.Expired
 	} else {
-		set, err = s.Revocations.RevokeSet(ctx, o)
+		set, err = s.Revocations.RevokeBulk(ctx, o)
 	}
 	if err != nil {
 		return nil, err
@@ -66,8 +66,8 @@ func (s *Certificates) selectionIn(ctx context.Context, sel *brevetv1.Certificat
 	return out, err
 }
 
-func reachedOut(n revocation.Reached) *brevetv1.ChangedCertificates {
-	return &brevetv1.ChangedCertificates{Valid: int64(n.Valid), Ended: int64(n.Ended)}
+func reachedOut(n revocation.Affected) *brevetv1.ChangedCertificates {
+	return &brevetv1.ChangedCertificates{Valid: int64(n.Valid), Ended: int64(n.Expired)}
 }
 
 // GetRevocationSet serves the RPC of that name in brevet.v1.CertificateService.
@@ -75,17 +75,17 @@ func (s *Certificates) GetRevocationSet(ctx context.Context, req *brevetv1.GetRe
 	if req.GetId() < 1 {
 		return nil, pki.Refuse(pki.RuleRequest, "give the number that RevokeCertificates answered with", "a set of certificates has no number %d", req.GetId())
 	}
-	set, err := s.Revocations.Set(ctx, req.GetId())
+	set, err := s.Revocations.BulkRevocation(ctx, req.GetId())
 	if err != nil {
 		return nil, err
 	}
 	return &brevetv1.GetRevocationSetResponse{Set: setOut(set)}, nil
 }
 
-func setOut(s revocation.Set) *brevetv1.RevocationSet {
+func setOut(s revocation.BulkRevocation) *brevetv1.RevocationSet {
 	out := &brevetv1.RevocationSet{
-		Id: s.ID, Selection: selectionOut(s.Selection), Reason: s.Reason.String(), InvalidSince: timeOut(s.InvalidSince), Comment: s.Why,
-		OrderedBy: s.By.String(), OrderedAt: timeOut(s.At), Followed: int64(s.Followed), Done: s.Done, Ended: int64(s.Ended), Action: s.Action.String(),
+		Id: s.ID, Selection: selectionOut(s.Selection), Reason: s.Reason.String(), InvalidSince: timeOut(s.InvalidSince), Comment: s.Comment,
+		OrderedBy: s.Actor.String(), OrderedAt: timeOut(s.At), Followed: int64(s.Applied), Done: s.Done, Ended: int64(s.Expired), Action: s.Action.String(),
 	}
 	if s.Counted {
 		total := int64(s.Total)
@@ -117,11 +117,11 @@ func (s *Certificates) RevokeCompromisedKey(ctx context.Context, req *brevetv1.R
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.Revocations.Apply(ctx, revocation.Order{
-		Action: revocation.Revoke, Reason: pki.KeyCompromise, Key: key, By: pki.ActorKey(key),
+	out, err := s.Revocations.Apply(ctx, revocation.Change{
+		Action: revocation.Revoke, Reason: pki.KeyCompromise, Key: key, Actor: pki.ActorKey(key),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &brevetv1.RevokeCompromisedKeyResponse{KeyHash: key.String(), Changed: reachedOut(out.Reached)}, nil
+	return &brevetv1.RevokeCompromisedKeyResponse{KeyHash: key.String(), Changed: reachedOut(out.Affected)}, nil
 }

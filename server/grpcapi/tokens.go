@@ -43,7 +43,7 @@ func (s *Identities) tokenSelectionIn(ctx context.Context, req *brevetv1.ListTok
 	var sel ra.TokenSelection
 	var err error
 	if req.GetMadeBy() != "" {
-		if sel.MadeBy, err = s.known(ctx, req.GetMadeBy()); err != nil {
+		if sel.CreatedBy, err = s.known(ctx, req.GetMadeBy()); err != nil {
 			return sel, err
 		}
 	}
@@ -64,27 +64,27 @@ func (s *Identities) known(ctx context.Context, text string) (pki.SPIFFEID, erro
 	if err != nil {
 		return id, err
 	}
-	_, err = s.Registrar.Records().Identity(ctx, id)
+	_, err = s.Registrar.Store().Identity(ctx, id)
 	return id, err
 }
 
 func tokenOut(t ra.ListedToken) *brevetv1.EnrollmentToken {
 	out := &brevetv1.EnrollmentToken{
 		Id: t.ID.String(), Identity: t.Identity.String(), Profile: t.Profile, Replace: t.Replace, State: string(t.State), MadeBy: t.CreatedBy.String(),
-		CreatedAt: timestamppb.New(t.CreatedAt), ExpiresAt: timestamppb.New(t.ExpiresAt), RevokedBecause: t.Revoked,
+		CreatedAt: timestamppb.New(t.CreatedAt), ExpiresAt: timestamppb.New(t.ExpiresAt), RevokedBecause: t.RevokedBecause,
 	}
-	if !t.MadeWith.IsZero() {
-		out.MadeWith = t.MadeWith.Serial.String()
+	if !t.CreatorCertificate.IsZero() {
+		out.MadeWith = t.CreatorCertificate.Serial.String()
 	}
 	return out
 }
 
 // RevokeToken serves the RPC of that name in brevet.v1.IdentityService.
 func (s *Identities) RevokeToken(ctx context.Context, req *brevetv1.RevokeTokenRequest) (*brevetv1.RevokeTokenResponse, error) {
-	v := ra.TokenRevocation{ID: req.GetTokenId(), By: callerOf(ctx).Actor(), Why: req.GetComment()}
+	v := ra.TokenRevocation{ID: req.GetTokenId(), By: callerOf(ctx).Actor(), Comment: req.GetComment()}
 	if req.GetMadeBy() != "" {
 		var err error
-		if v.MadeBy, err = s.Registrar.ParseID(req.GetMadeBy()); err != nil {
+		if v.CreatedBy, err = s.Registrar.ParseID(req.GetMadeBy()); err != nil {
 			return nil, err
 		}
 	}

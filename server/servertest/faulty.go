@@ -82,7 +82,7 @@ type faultyJournal struct {
 	*Faulty
 }
 
-func (j faultyJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
+func (j faultyJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
 	if gate := j.writing.Load(); gate != nil && len(settle) > 0 {
 		*gate <- struct{}{}
 		<-*gate
@@ -94,7 +94,7 @@ func (j faultyJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.Settle
 }
 
 type faultyRecords struct {
-	ra.Records
+	ra.Store
 	*Faulty
 }
 
@@ -102,7 +102,7 @@ func (r faultyRecords) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identi
 	if r.reads.Load() {
 		return ra.Identity{}, fault{}
 	}
-	return r.Records.Identity(ctx, id)
+	return r.Store.Identity(ctx, id)
 }
 
 func (r faultyRecords) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]ra.Identity, error) {
@@ -113,18 +113,18 @@ func (r faultyRecords) Identities(ctx context.Context, after pki.SPIFFEID, limit
 		*gate <- struct{}{}
 		<-*gate
 	}
-	return r.Records.Identities(ctx, after, limit)
+	return r.Store.Identities(ctx, after, limit)
 }
 
-func (r faultyRecords) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
+func (r faultyRecords) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	if r.reads.Load() {
-		return ra.Standing{}, fault{}
+		return ra.IssuanceState{}, fault{}
 	}
 	if r.panics.Load() {
 		panic(errors.New(Internals))
 	}
 	defer r.decided.Add(1)
-	return r.Records.Standing(ctx, q)
+	return r.Store.IssuanceState(ctx, q)
 }
 
 type faultyAudit struct {

@@ -61,7 +61,7 @@ func (w *World) newCourt(t testing.TB) *court {
 	var expired []exhibit
 	now := w.Clock.Now()
 	for i, cert := range w.Inventory(t) {
-		if !cert.Released {
+		if !cert.Delivered {
 			c.unreleased = append(c.unreleased, cert)
 			continue
 		}

@@ -102,7 +102,7 @@ type World struct {
 	Operator      *Holder
 
 	http    *http.Client
-	issuer  ca.Issuer
+	issuer  ca.IssuingCA
 	store   Store
 	archive *translog.Archive
 	stop    context.CancelFunc
@@ -180,7 +180,7 @@ func (w *World) ceremony(t testing.TB) {
 	w.RootCRL = Must(ceremony.RootCRL(w.Root, w.Ground.Root, ceremony.CRLSpec{
 		Number: big.NewInt(1), NextUpdate: now.Add(365 * 24 * time.Hour), Now: now,
 	}))(t)
-	w.issuer = Must(ca.NewIssuer(w.Issuing, w.Ground.Issuing, []*x509.Certificate{w.Root}))(t)
+	w.issuer = Must(ca.NewIssuingCA(w.Issuing, w.Ground.Issuing, []*x509.Certificate{w.Root}))(t)
 }
 
 func (w *World) storePath() string   { return filepath.Join(w.Dir, "store.db") }
@@ -201,7 +201,7 @@ func (w *World) open(t testing.TB) {
 func (w *World) install(t testing.TB) {
 	t.Helper()
 	by, now := pki.ActorCommand("ceremony install"), w.Clock.Now()
-	for _, in := range []ca.Installed{{Certificate: w.Root.Raw, At: now}, {Certificate: w.Issuing.Raw, Key: issuingLabel, At: now}} {
+	for _, in := range []ca.InstalledCA{{Certificate: w.Root.Raw, At: now}, {Certificate: w.Issuing.Raw, Key: issuingLabel, At: now}} {
 		check(t, w.store.Installations().Install(t.Context(), in, by))
 	}
 	list := Must(x509.ParseRevocationList(w.RootCRL))(t)
@@ -240,7 +240,7 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	return server.Config{
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), CRLs: server.CRLs{Directory: filepath.Join(w.Dir, "crls"), Directories: []string{published}, Partitions: o.Partitions}, GRPC: grpc, HTTP: public, Operations: operations,
-		Issuers: []ca.Issuer{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
+		Issuers: []ca.IssuingCA{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
 		Stores: stores, Archive: w.archive, Tokens: append([]telemetry.IssuingToken{{Token: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherTokens...), Disk: w.Disk, Retention: retention.Default, Limits: limits, OCSP: o.OCSP, Traces: o.Traces,
 		Clock: w.Clock.Now, Log: w.logger(),
 	}

@@ -26,7 +26,7 @@ type Gauges struct {
 
 // NewGauges returns the gauges of some parts. They are computed in this order.
 func NewGauges(parts ...Part) *Gauges {
-	return &Gauges{parts: parts, failures: gauge("brevet_scrape_failures", "Parts of this answer that could not be read.")}
+	return &Gauges{parts: parts, failures: gauge("brevet_scrape_errors", "Parts of this answer that could not be read.")}
 }
 
 // Describe implements prometheus.Collector.
@@ -99,10 +99,10 @@ func OfIssuing(a interface {
 
 // OfTokens returns the gauges of every HSM token.
 func (r *Recorder) OfTokens() Part {
-	up := gauge("brevet_token_up", "1 where the token signed when it was last asked, for a certificate or to prove itself, else 0.", "token")
-	calls := gauge("brevet_token_calls", "Calls that are in the token.", "token")
-	sessions := gauge("brevet_token_sessions", "Calls that can be in the token at once.", "token")
-	failures := gauge("brevet_token_failures", "Failures of the token since it last worked.", "token")
+	up := gauge("brevet_hsm_up", "1 where the token signed when it was last asked, for a certificate or to prove itself, else 0.", "token")
+	calls := gauge("brevet_hsm_sessions_in_use", "Calls that are in the token.", "token")
+	sessions := gauge("brevet_hsm_sessions_limit", "Calls that can be in the token at once.", "token")
+	failures := gauge("brevet_hsm_consecutive_failures", "Failures of the token since it last worked.", "token")
 	return Part{[]*prometheus.Desc{up, calls, sessions, failures}, func(_ context.Context, s *scrape) {
 		for _, t := range r.tokens {
 			now, most := t.Calls()
@@ -122,16 +122,16 @@ func OfConnections(most int) Part {
 
 // OfResponder returns when the responder last knew every status.
 func OfResponder(r interface{ CurrentAt() time.Time }) Part {
-	current := gauge("brevet_statuses_current_timestamp_seconds", "When the responder last knew every status, as Unix time.")
+	current := gauge("brevet_responder_synced_timestamp_seconds", "When the responder last knew every status, as Unix time.")
 	return Part{[]*prometheus.Desc{current}, func(_ context.Context, s *scrape) { s.setTime(current, r.CurrentAt()) }}
 }
 
 // OfLanes returns the gauges of the lanes that calls wait in, by their names.
-func OfLanes(lanes map[string]*admission.Lane) Part {
-	working := gauge("brevet_lane_working", "Calls at work, by lane: what kind of work they are.", "lane")
-	waiting := gauge("brevet_lane_waiting", "Calls that wait for their turn, by lane.", "lane")
-	slots := gauge("brevet_lane_slots", "Calls that can be at work at once, by lane.", "lane")
-	refused := gauge("brevet_lane_refused_total", "Calls that were turned away because the lane was full, by lane.", "lane")
+func OfLanes(lanes map[string]*admission.Queue) Part {
+	working := gauge("brevet_queue_active", "Calls at work, by lane: what kind of work they are.", "lane")
+	waiting := gauge("brevet_queue_waiting", "Calls that wait for their turn, by lane.", "lane")
+	slots := gauge("brevet_queue_slots", "Calls that can be at work at once, by lane.", "lane")
+	refused := gauge("brevet_queue_rejected_total", "Calls that were turned away because the lane was full, by lane.", "lane")
 	return Part{[]*prometheus.Desc{working, waiting, slots, refused}, func(_ context.Context, s *scrape) {
 		for name, lane := range lanes {
 			load := lane.Load()
@@ -145,8 +145,8 @@ func OfLanes(lanes map[string]*admission.Lane) Part {
 
 // OfOrders returns the gauges of bulk issuing.
 func OfOrders(orders interface{ Orders() (working, limit int) }) Part {
-	atWork := gauge("brevet_orders_working", "Orders of streams that are being carried out.")
-	most := gauge("brevet_orders_limit", "Orders of all streams that can be carried out at once.")
+	atWork := gauge("brevet_bulk_issuance_active", "Orders of streams that are being carried out.")
+	most := gauge("brevet_bulk_issuance_limit", "Orders of all streams that can be carried out at once.")
 	return Part{[]*prometheus.Desc{atWork, most}, func(_ context.Context, s *scrape) {
 		working, limit := orders.Orders()
 		s.set(atWork, float64(working))
@@ -157,10 +157,10 @@ func OfOrders(orders interface{ Orders() (working, limit int) }) Part {
 // OfRevocationSets returns the gauges of revocation sets that are in effect, while the records of some certificates, and so
 // the CRLs, do not say so yet. A set whose certificates are not counted yet adds none that wait.
 func OfRevocationSets(records interface {
-	OpenSets(ctx context.Context) ([]revocation.Set, error)
+	OpenSets(ctx context.Context) ([]revocation.BulkRevocation, error)
 }) Part {
-	sets := gauge("brevet_revocation_sets_open", "Orders to revoke sets of certificates whose records do not all follow yet.")
-	members := gauge("brevet_revocation_set_certificates",
+	sets := gauge("brevet_bulk_revocations_open", "Orders to revoke sets of certificates whose records do not all follow yet.")
+	members := gauge("brevet_bulk_revocation_certificates",
 		"Certificates of these sets, by what their own records do: they have followed, or are waiting to.", "records")
 	return Part{[]*prometheus.Desc{sets, members}, func(ctx context.Context, s *scrape) {
 		open, err := records.OpenSets(ctx)
@@ -170,8 +170,8 @@ func OfRevocationSets(records interface {
 		}
 		var followed, waiting int
 		for _, set := range open {
-			followed += set.Followed
-			waiting += max(0, set.Total-set.Followed)
+			followed += set.Applied
+			waiting += max(0, set.Total-set.Applied)
 		}
 		s.set(sets, float64(len(open)))
 		s.set(members, float64(followed), "followed")
@@ -230,9 +230,9 @@ func OfRetention(records interface {
 	Before() time.Time
 	Last() retention.Sweep
 }) Part {
-	overdue := gauge("brevet_records_waiting",
+	overdue := gauge("brevet_expired_records",
 		"Certificates on record that ended before the retention, and leave with the next sweep; counted up to 100000.")
-	swept := gauge("brevet_last_sweep_timestamp_seconds", "When expired records last left the store, as Unix time; 0 before the first time.")
+	swept := gauge("brevet_retention_last_run_timestamp_seconds", "When expired records last left the store, as Unix time; 0 before the first time.")
 	return Part{[]*prometheus.Desc{overdue, swept}, func(ctx context.Context, s *scrape) {
 		if waiting, err := records.Waiting(ctx, sweeper.Before(), maxWaiting); err != nil {
 			s.failures++

@@ -40,11 +40,13 @@ func (later) Temporary() bool { return true }
 
 // openSets are the revocation sets on record, or why they cannot be read.
 type openSets struct {
-	sets []revocation.Set
+	sets []revocation.BulkRevocation
 	err  error
 }
 
-func (o *openSets) OpenSets(context.Context) ([]revocation.Set, error) { return o.sets, o.err }
+func (o *openSets) OpenBulk(context.Context) ([]revocation.BulkRevocation, error) {
+	return o.sets, o.err
+}
 
 // bench is a Recorder with a token, a disk, and a clock that stands still until it is set.
 type bench struct {
@@ -114,7 +116,7 @@ func TestReadinessNamesEveryReason(t *testing.T) {
 }
 
 func TestGaugesCountWhatCannotBeRead(t *testing.T) {
-	b, sets := newBench(t), &openSets{sets: []revocation.Set{{Total: 5, Followed: 2}, {Total: 0, Followed: 1}}}
+	b, sets := newBench(t), &openSets{sets: []revocation.BulkRevocation{{Total: 5, Applied: 2}, {Total: 0, Applied: 1}}}
 	b.Register(NewGauges(b.OfTokens(), OfConnections(7), OfRevocationSets(sets), OfDisk(b.disk)))
 	h := NewHealth(func(context.Context) error { return nil })
 	want := func(present bool, lines ...string) {
@@ -126,12 +128,12 @@ func TestGaugesCountWhatCannotBeRead(t *testing.T) {
 			}
 		}
 	}
-	want(true, `brevet_token_up{token="test"} 1`, `brevet_token_failures{token="test"} 4`, "brevet_connections_limit 7",
-		"brevet_revocation_sets_open 2", `brevet_revocation_set_certificates{records="waiting"} 3`,
-		`brevet_revocation_set_certificates{records="followed"} 3`, `brevet_file_bytes{file="store"} 5`, "brevet_scrape_failures 0")
+	want(true, `brevet_hsm_up{token="test"} 1`, `brevet_hsm_consecutive_failures{token="test"} 4`, "brevet_connections_limit 7",
+		"brevet_bulk_revocations_open 2", `brevet_bulk_revocation_certificates{records="waiting"} 3`,
+		`brevet_bulk_revocation_certificates{records="followed"} 3`, `brevet_file_bytes{file="store"} 5`, "brevet_scrape_errors 0")
 	sets.err, b.disk.err = errors.New("not now"), errors.New("gone")
-	want(true, "brevet_scrape_failures 1", "brevet_disk_free_bytes 0")
-	want(false, "brevet_revocation_sets_open 2")
+	want(true, "brevet_scrape_errors 1", "brevet_disk_free_bytes 0")
+	want(false, "brevet_bulk_revocations_open 2")
 }
 
 func TestCallsAreCounted(t *testing.T) {
@@ -141,7 +143,7 @@ func TestCallsAreCounted(t *testing.T) {
 	b.Handshake(errors.New("bad certificate"))
 	_, text := b.get(NewHealth(func(context.Context) error { return nil }), "/metrics")
 	for _, line := range []string{
-		`brevet_call_seconds_count{code="OK",rpc="/a/B"} 1`, `brevet_call_seconds_count{code="PermissionDenied",rpc="/a/B"} 1`,
+		`brevet_rpc_duration_seconds_count{code="OK",rpc="/a/B"} 1`, `brevet_rpc_duration_seconds_count{code="PermissionDenied",rpc="/a/B"} 1`,
 		`brevet_refusals_total{rule="access.denied"} 1`, `brevet_tls_handshakes_total{result="failed"} 1`,
 		`brevet_tls_handshakes_total{result="ok"} 0`,
 	} {

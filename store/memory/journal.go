@@ -27,11 +27,11 @@ func (st *Store) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
 
 // Write implements ca.Journal.
 func (st *Store) Write(
-	ctx context.Context, epoch ca.Epoch, settle []ca.Settlement, announce []ca.Intent,
-) ([]ca.Verdicts, error) {
-	verdicts := make([]ca.Verdicts, len(settle))
+	ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent,
+) ([]ca.Results, error) {
+	verdicts := make([]ca.Results, len(settle))
 	for i, s := range settle {
-		verdicts[i] = make(ca.Verdicts, len(s.Records))
+		verdicts[i] = make(ca.Results, len(s.Records))
 	}
 	err := st.write(ctx, func(s *state) error {
 		if err := s.fence(epoch); err != nil {
@@ -61,7 +61,7 @@ func (st *Store) State(ctx context.Context, epoch ca.Epoch, batches []ca.BatchID
 			case s.intent(batch) >= 0:
 				states[i] = ca.BatchPending
 			case s.settled[batch]:
-				states[i] = ca.BatchSettled
+				states[i] = ca.BatchCommitted
 			default:
 				states[i] = ca.BatchAbsent
 			}
@@ -137,7 +137,7 @@ func (s *state) take(wanted ca.Intent) (map[pki.CertRef]ca.IntentItem, []ca.Inte
 }
 
 // settle records the certificates that their guards pass, and abandons the other items.
-func (s *state) settle(b *ca.Settlement, verdicts ca.Verdicts) error {
+func (s *state) settle(b *ca.BatchCommit, verdicts ca.Results) error {
 	unsettled, items, err := s.take(b.Intent)
 	if err != nil {
 		return err
@@ -155,10 +155,10 @@ func (s *state) settle(b *ca.Settlement, verdicts ca.Verdicts) error {
 			return err
 		}
 		if !refused {
-			verdicts[i] = ca.Verdict{Superseded: superseded}
+			verdicts[i] = ca.Result{Superseded: superseded}
 			continue
 		}
-		verdicts[i] = ca.Verdict{Refusal: refusal}
+		verdicts[i] = ca.Result{Refusal: refusal}
 		changes, err := s.abandon(b.At, item)
 		if err == nil && len(changes) > 0 {
 			err = s.append(rules.RefusedCertificateEntry(r, refusal, b.At, changes))
@@ -197,7 +197,7 @@ func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, 
 	s.insert(cert{ra.Certificate{
 		Ref: r.Ref, Identity: r.Identity, Profile: r.Profile, KeyHash: r.KeyHash, NotBefore: stored(r.NotBefore),
 		NotAfter: stored(r.NotAfter), Status: pki.Status{State: pki.Good, Version: 1}, DER: slices.Clone(r.DER),
-		Released: true, RequestID: r.RequestID,
+		Delivered: true, RequestID: r.RequestID,
 	}, -1})
 	k := s.keys[r.KeyHash]
 	k.identity = r.Identity
@@ -205,7 +205,7 @@ func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, 
 	if r.Guard.Enrolls {
 		id := s.identities[r.Identity]
 		id.State = pki.Enrolled
-		id.Generation++
+		id.Revision++
 		s.identities[r.Identity] = id
 	}
 	if t := s.token(r.Guard.Token); t != nil {
@@ -226,7 +226,7 @@ func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, 
 func (s *state) issuance(r *ca.Record, at time.Time) *rules.Issuance {
 	id, registered := s.identities[r.Identity]
 	on := &rules.Issuance{
-		Registered: registered, State: id.State, Revision: id.Generation, Key: s.keyState(r.Guard.Key, r.Identity),
+		Registered: registered, State: id.State, Revision: id.Revision, Key: s.keyState(r.Guard.Key, r.Identity),
 		Answered: s.answer(r.Identity, r.RequestID) >= 0,
 	}
 	if p := s.certificateOf(r.Identity, r.Guard.Predecessor); p != nil {

@@ -118,7 +118,7 @@ func (s *state) authorize(by pki.Actor, at time.Time) error {
 	}
 	caller := by.Caller()
 	if caller.IsZero() {
-		return pki.Unauthenticated()
+		return pki.NoCertificate()
 	}
 	c := s.certificateOf(caller.Identity, caller.Certificate)
 	if c == nil {
@@ -140,7 +140,7 @@ func (s *state) certificate(ref pki.CertRef) *cert {
 
 // certificateOf returns a certificate of an identity, or nil.
 func (s *state) certificateOf(id pki.SPIFFEID, ref pki.CertRef) *cert {
-	if c := s.certificate(ref); c != nil && c.Released && c.Identity == id {
+	if c := s.certificate(ref); c != nil && c.Delivered && c.Identity == id {
 		return c
 	}
 	return nil

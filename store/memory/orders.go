@@ -13,9 +13,9 @@ import (
 )
 
 // Apply carries out an order, as revocation.StatusRecords says. It reaches all certificates on record.
-func (st *Store) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
-	var out revocation.Outcome
-	err := st.writeBy(ctx, o.By, o.At, func(s *state) error {
+func (st *Store) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	var out revocation.ChangeResult
+	err := st.writeBy(ctx, o.Actor, o.At, func(s *state) error {
 		err := o.CheckSubject()
 		switch {
 		case err != nil:
@@ -29,7 +29,7 @@ func (st *Store) Apply(ctx context.Context, o revocation.Order) (revocation.Outc
 		return err
 	})
 	if err != nil {
-		return revocation.Outcome{}, err
+		return revocation.ChangeResult{}, err
 	}
 	return out, nil
 }
@@ -37,15 +37,15 @@ func (st *Store) Apply(ctx context.Context, o revocation.Order) (revocation.Outc
 // subject returns a certificate as the rules take it.
 func (s *state) subject(c *cert) *rules.Certificate {
 	return &rules.Certificate{
-		Ref: c.Ref, NotAfter: c.NotAfter, Status: c.Status, InvalidSince: c.InvalidSince, Delivered: c.Released,
+		Ref: c.Ref, NotAfter: c.NotAfter, Status: c.Status, InvalidSince: c.InvalidSince, Delivered: c.Delivered,
 		Identity: c.Identity, IdentityState: s.identities[c.Identity].State,
 	}
 }
 
 // set gives a certificate its next status, and marks its key if the order says that it leaked.
-func (s *state) set(c *cert, next pki.StatusChange, invalidSince time.Time, o revocation.Order) {
+func (s *state) set(c *cert, next pki.StatusChange, invalidSince time.Time, o revocation.Change) {
 	c.Status, c.InvalidSince = next.Status, invalidSince
-	if c.Released && rules.CompromisesKeys(o) {
+	if c.Delivered && rules.CompromisesKeys(o) {
 		s.mark(c.KeyHash)
 	}
 }
@@ -57,10 +57,10 @@ func (s *state) mark(hash pki.KeyHash) {
 }
 
 // changeAll gives the certificates for which a condition holds their next statuses.
-func (s *state) changeAll(o revocation.Order, is func(c *cert) bool) (out revocation.Outcome, err error) {
+func (s *state) changeAll(o revocation.Change, is func(c *cert) bool) (out revocation.ChangeResult, err error) {
 	for i := range s.certs {
 		c := &s.certs[i]
-		if !c.Released || !is(c) {
+		if !c.Delivered || !is(c) {
 			continue
 		}
 		next, invalidSince, changed, err := s.subject(c).ChangeMember(o)
@@ -68,7 +68,7 @@ func (s *state) changeAll(o revocation.Order, is func(c *cert) bool) (out revoca
 			return out, err
 		}
 		if !changed {
-			out.Standing = append(out.Standing, next)
+			out.Unchanged = append(out.Unchanged, next)
 			continue
 		}
 		s.set(c, next, invalidSince, o)
@@ -77,7 +77,7 @@ func (s *state) changeAll(o revocation.Order, is func(c *cert) bool) (out revoca
 	return out, nil
 }
 
-func (s *state) orderCertificate(o revocation.Order) (out revocation.Outcome, err error) {
+func (s *state) orderCertificate(o revocation.Change) (out revocation.ChangeResult, err error) {
 	c := s.certificate(o.Certificate)
 	if c == nil {
 		return out, rules.NoCertificate(o.Certificate.Serial)
@@ -87,13 +87,13 @@ func (s *state) orderCertificate(o revocation.Order) (out revocation.Outcome, er
 		return out, fmt.Errorf("certificate %s: %w", o.Certificate.Serial, err)
 	}
 	if !changed {
-		return revocation.Outcome{Standing: []pki.StatusChange{next}}, nil
+		return revocation.ChangeResult{Unchanged: []pki.StatusChange{next}}, nil
 	}
 	if err := s.subject(c).CheckHold(o, false); err != nil {
 		return out, err
 	}
 	s.set(c, next, invalidSince, o)
-	if rules.CompromisesKeys(o) && c.Released { // a renewal may have kept the key
+	if rules.CompromisesKeys(o) && c.Delivered { // a renewal may have kept the key
 		out, err = s.changeAll(o, func(other *cert) bool { return other.KeyHash == c.KeyHash && other.Ref != c.Ref })
 		if err != nil {
 			return out, err
@@ -103,7 +103,7 @@ func (s *state) orderCertificate(o revocation.Order) (out revocation.Outcome, er
 	return out, s.record(o, c.Identity, rules.CertificateEntry(o, c.Identity, out))
 }
 
-func (s *state) orderKey(o revocation.Order) (out revocation.Outcome, err error) {
+func (s *state) orderKey(o revocation.Change) (out revocation.ChangeResult, err error) {
 	k, ok := s.keys[o.Key]
 	if !ok {
 		return out, rules.NoKey(o.Key)
@@ -116,7 +116,7 @@ func (s *state) orderKey(o revocation.Order) (out revocation.Outcome, err error)
 	return out, s.record(o, k.identity, rules.KeyEntry(o, k.identity, out))
 }
 
-func (s *state) orderIdentity(o revocation.Order) (out revocation.Outcome, err error) {
+func (s *state) orderIdentity(o revocation.Change) (out revocation.ChangeResult, err error) {
 	id, ok := s.identities[o.Identity]
 	if !ok {
 		return out, rules.NoIdentity(o.Identity)
@@ -127,7 +127,7 @@ func (s *state) orderIdentity(o revocation.Order) (out revocation.Outcome, err e
 	}
 	if move.Changed {
 		id.State, id.resumes = move.State, move.Resumes
-		id.Generation++
+		id.Revision++
 		s.identities[o.Identity] = id
 	}
 	out, err = s.changeAll(o, func(c *cert) bool { return c.Identity == o.Identity })
@@ -138,7 +138,7 @@ func (s *state) orderIdentity(o revocation.Order) (out revocation.Outcome, err e
 }
 
 // record logs an order, and revokes the tokens of a maker that it distrusts.
-func (s *state) record(o revocation.Order, maker pki.SPIFFEID, e translog.Entry) error {
+func (s *state) record(o revocation.Change, maker pki.SPIFFEID, e translog.Entry) error {
 	if err := s.append(e); err != nil {
 		return err
 	}
@@ -146,6 +146,6 @@ func (s *state) record(o revocation.Order, maker pki.SPIFFEID, e translog.Entry)
 	if why == "" {
 		return nil
 	}
-	_, err := s.revokeTokensOf(maker, why, ra.TokenRevocation{By: o.By, At: o.At})
+	_, err := s.revokeTokensOf(maker, why, ra.TokenRevocation{By: o.Actor, At: o.At})
 	return err
 }

@@ -107,7 +107,7 @@ func (st *Store) CreateToken(ctx context.Context, t ra.Token) error {
 			return rules.TokenExists(t.ID)
 		}
 		on := t
-		on.MadeWith = t.CreatedBy.Caller().Certificate
+		on.CreatorCertificate = t.CreatedBy.Caller().Certificate
 		on.ExpiresAt, on.CreatedAt = stored(t.ExpiresAt), stored(t.CreatedAt)
 		s.tokens = append(s.tokens, on)
 		return s.append(rules.TokenCreatedEntry(&t))
@@ -171,13 +171,13 @@ func (st *Store) Tokens(
 	var next ra.Cursor
 	err := st.read(ctx, func(s *state) error {
 		for i, t := range slices.Backward(s.tokens) {
-			revision := s.identities[t.Identity].Generation
+			revision := s.identities[t.Identity].Revision
 			listed := ra.ListedToken{Token: named(t), State: rules.TokenState(&t, revision, at)}
 			place := ra.Cursor(i + 1)
 			switch {
 			case from != 0 && place > from, sel.State != "" && listed.State != sel.State:
 			case !sel.Identity.IsZero() && t.Identity != sel.Identity:
-			case !sel.MadeBy.IsZero() && t.CreatedBy.Caller().Identity != sel.MadeBy:
+			case !sel.CreatedBy.IsZero() && t.CreatedBy.Caller().Identity != sel.CreatedBy:
 			case len(page) == limit:
 				next = place
 				return nil
@@ -202,10 +202,10 @@ func (st *Store) RevokeTokens(ctx context.Context, v ra.TokenRevocation) (int, e
 			n, err = s.revokeToken(v)
 			return err
 		}
-		if _, ok := s.identities[v.MadeBy]; !ok {
-			return rules.NoIdentity(v.MadeBy)
+		if _, ok := s.identities[v.CreatedBy]; !ok {
+			return rules.NoIdentity(v.CreatedBy)
 		}
-		n, err = s.revokeTokensOf(v.MadeBy, rules.TokensRevokedOfAll, v)
+		n, err = s.revokeTokensOf(v.CreatedBy, rules.TokensRevokedOfAll, v)
 		return err
 	})
 	if err != nil {
@@ -228,7 +228,7 @@ func (s *state) revokeToken(v ra.TokenRevocation) (int, error) {
 	if !revokes {
 		return 0, nil
 	}
-	t.Revoked = rules.TokenRevokedAlone
+	t.RevokedBecause = rules.TokenRevokedAlone
 	n := 0
 	if usable {
 		n = 1
@@ -248,7 +248,7 @@ func (s *state) revokeTokensOf(maker pki.SPIFFEID, why string, v ra.TokenRevocat
 		made = true
 		revokes, usable := rules.RevokesToken(t, v.At)
 		if revokes {
-			t.Revoked = why
+			t.RevokedBecause = why
 		}
 		if usable {
 			n++
@@ -321,19 +321,19 @@ func (s *state) answer(id pki.SPIFFEID, request pki.RequestID) int {
 		return -1
 	}
 	return slices.IndexFunc(s.certs, func(c cert) bool {
-		return c.Released && c.Identity == id && c.RequestID == request
+		return c.Delivered && c.Identity == id && c.RequestID == request
 	})
 }
 
-// Standing implements ra.RequestRecords.
-func (st *Store) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
-	var have ra.Standing
+// IssuanceState implements ra.RequestRecords.
+func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
+	var have ra.IssuanceState
 	err := st.read(ctx, func(s *state) error {
 		id, ok := s.identities[q.Identity]
 		if !ok {
 			return rules.NoIdentity(q.Identity)
 		}
-		have.Identity, have.Key = id.Identity, s.keyState(q.Key, q.Identity).Check()
+		have.Identity, have.KeyRefusal = id.Identity, s.keyState(q.Key, q.Identity).Check()
 		var before *cert
 		if !q.Predecessor.IsZero() {
 			if before = s.certificateOf(q.Identity, q.Predecessor); before == nil {
@@ -345,26 +345,26 @@ func (st *Store) Standing(ctx context.Context, q ra.Question) (ra.Standing, erro
 			}
 		}
 		if place := s.answer(q.Identity, q.Request); place >= 0 {
-			have.Answer = answerOf(&s.certs[place])
-			have.Answer.Supersedes = before != nil && before.supersededBy == place
+			have.Prior = answerOf(&s.certs[place])
+			have.Prior.Supersedes = before != nil && before.supersededBy == place
 		}
 		return nil
 	})
 	if err != nil {
-		return ra.Standing{}, err
+		return ra.IssuanceState{}, err
 	}
 	return have, nil
 }
 
-func answerOf(c *cert) *ra.Answer {
-	return &ra.Answer{Certificate: ca.Certificate{Ref: c.Ref, DER: c.DER, NotAfter: c.NotAfter}, Key: c.KeyHash}
+func answerOf(c *cert) *ra.PriorIssuance {
+	return &ra.PriorIssuance{Certificate: ca.Certificate{Ref: c.Ref, DER: c.DER, NotAfter: c.NotAfter}, Key: c.KeyHash}
 }
 
 // unexpired counts the certificates of an identity that end after a time, up to most.
 func (s *state) unexpired(id pki.SPIFFEID, at time.Time, most int) int {
 	n := 0
 	for i := range s.certs {
-		if c := &s.certs[i]; c.Released && c.Identity == id && c.NotAfter.After(stored(at)) && n < most {
+		if c := &s.certs[i]; c.Delivered && c.Identity == id && c.NotAfter.After(stored(at)) && n < most {
 			n++
 		}
 	}
@@ -385,8 +385,8 @@ func (st *Store) Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, m
 }
 
 // Renewed implements ra.RequestRecords.
-func (st *Store) Renewed(ctx context.Context, q ra.Question, at time.Time) (*ra.Answer, error) {
-	var have *ra.Answer
+func (st *Store) Renewed(ctx context.Context, q ra.IssuanceQuery, at time.Time) (*ra.PriorIssuance, error) {
+	var have *ra.PriorIssuance
 	err := st.read(ctx, func(s *state) error {
 		before, ok := s.serials[q.Predecessor.Serial]
 		for i := len(s.certs) - 1; ok && i > before && have == nil; i-- {

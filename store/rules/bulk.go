@@ -14,16 +14,16 @@ const (
 )
 
 // BulkOrder returns what a bulk revocation does to each of its members.
-func BulkOrder(o revocation.SetOrder) revocation.Order {
-	return revocation.Order{
-		Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, By: o.By, Why: o.Why, At: o.At,
+func BulkOrder(o revocation.BulkRequest) revocation.Change {
+	return revocation.Change{
+		Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, Actor: o.Actor, Comment: o.Comment, At: o.At,
 	}
 }
 
 // BulkOf returns an order about an identity or a key as a bulk revocation of a selection.
-func BulkOf(o revocation.Order, by revocation.Selection) revocation.SetOrder {
-	bulk := revocation.SetOrder{
-		Selection: by, Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, By: o.By, Why: o.Why,
+func BulkOf(o revocation.Change, by revocation.Selection) revocation.BulkRequest {
+	bulk := revocation.BulkRequest{
+		Selection: by, Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, Actor: o.Actor, Comment: o.Comment,
 		At: o.At,
 	}
 	if o.Action == revocation.Hold {
@@ -33,9 +33,9 @@ func BulkOf(o revocation.Order, by revocation.Selection) revocation.SetOrder {
 }
 
 // BulkStatus returns the status that a bulk revocation gives to a member that was not revoked, without its version.
-func BulkStatus(o revocation.SetOrder) pki.Status {
+func BulkStatus(o revocation.BulkRequest) pki.Status {
 	before := pki.Status{State: pki.Good}
-	if o.Action == revocation.Release {
+	if o.Action == revocation.Unhold {
 		before.State = pki.Hold
 	}
 	s, _ := NextMember(before, BulkOrder(o))
@@ -44,7 +44,7 @@ func BulkStatus(o revocation.SetOrder) pki.Status {
 }
 
 // CheckOpenBulk refuses one more bulk revocation beside so many open ones.
-func CheckOpenBulk(o revocation.SetOrder, open int) error {
+func CheckOpenBulk(o revocation.BulkRequest, open int) error {
 	limit := maxOpenBulk
 	if o.OfOneIdentity() {
 		limit = maxOpenBulkAll
@@ -52,24 +52,24 @@ func CheckOpenBulk(o revocation.SetOrder, open int) error {
 	if open < limit {
 		return nil
 	}
-	return pki.Refuse(pki.RuleBusy, "wait until the records of an earlier one have followed",
+	return pki.Refuse(pki.RuleOverloaded, "wait until the records of an earlier one have followed",
 		"%d sets of certificates are being changed", open)
 }
 
 // MarksKey reports whether a bulk revocation selects by a key and marks it as compromised, which it does even if the
 // key has no certificate.
-func MarksKey(o revocation.SetOrder) bool { return o.Reason == pki.KeyCompromise && !o.Key.IsZero() }
+func MarksKey(o revocation.BulkRequest) bool { return o.Reason == pki.KeyCompromise && !o.Key.IsZero() }
 
 // Spreads reports whether a bulk revocation may have members that its selection does not match: other certificates of a
 // key that it marks as compromised. All certificates of a key belong to one identity, and share its labels.
-func Spreads(o revocation.SetOrder) bool {
+func Spreads(o revocation.BulkRequest) bool {
 	return o.Reason == pki.KeyCompromise &&
 		(!o.Issuer.IsZero() || o.Profile != "" || !o.IssuedFrom.IsZero() || !o.IssuedUntil.IsZero())
 }
 
 // NextMember returns the status that a bulk revocation, as [BulkOrder] returns it, gives to a member, and reports
 // whether it differs from before. What is final stays.
-func NextMember(s pki.Status, o revocation.Order) (pki.Status, bool) {
+func NextMember(s pki.Status, o revocation.Change) (pki.Status, bool) {
 	next, changed, err := NextStatus(s, o)
 	if err != nil || !changed {
 		return s, false
@@ -79,7 +79,7 @@ func NextMember(s pki.Status, o revocation.Order) (pki.Status, bool) {
 
 // OpenBulk is the open bulk revocations as [BulkOrder] returns them, the oldest first. Each is in effect for its
 // members although their own records do not say so yet.
-type OpenBulk []revocation.Order
+type OpenBulk []revocation.Change
 
 // Status returns the effective status of a certificate. Bit i of members says whether it is a member of the i-th.
 func (open OpenBulk) Status(s pki.Status, members uint64) pki.Status {
@@ -106,26 +106,26 @@ func (open OpenBulk) InvalidSince(s pki.Status, members uint64, since time.Time)
 }
 
 // Repeats reports whether two bulk revocations do the same to the same identity or key.
-func Repeats(a, b revocation.SetOrder) bool {
+func Repeats(a, b revocation.BulkRequest) bool {
 	return a.Identity == b.Identity && a.Key == b.Key && a.Action == b.Action && a.Reason == b.Reason
 }
 
 // BulkTotal counts the certificates that a bulk revocation has changed in the transaction of its order.
-func BulkTotal(s revocation.Set, changes []pki.StatusChange) revocation.Set {
-	var n revocation.Reached
+func BulkTotal(s revocation.BulkRevocation, changes []pki.StatusChange) revocation.BulkRevocation {
+	var n revocation.Affected
 	for _, c := range changes {
 		n.Add(c.NotAfter, s.At)
 	}
-	s.Total, s.Ended, s.Counted, s.Followed = len(changes), n.Ended, true, len(changes)
+	s.Total, s.Expired, s.Counted, s.Applied = len(changes), n.Expired, true, len(changes)
 	return s
 }
 
 // BulkStep returns a bulk revocation after a step that changed so many records. After the last one it is done, and its
 // total is how many have changed: some may have been revoked alone since they were counted.
-func BulkStep(s revocation.Set, changed int, last bool) revocation.Set {
-	s.Followed += changed
+func BulkStep(s revocation.BulkRevocation, changed int, last bool) revocation.BulkRevocation {
+	s.Applied += changed
 	if last {
-		s.Total, s.Counted, s.Done = s.Followed, true, true
+		s.Total, s.Counted, s.Done = s.Applied, true, true
 	}
 	return s
 }
@@ -165,7 +165,7 @@ type Candidate[K comparable] struct {
 
 // BulkMembers reports for each candidate whether it is a member: it is selected, or the order marks keys as compromised
 // and one of the selected certificates has its key.
-func BulkMembers[K comparable](o revocation.SetOrder, all []Candidate[K]) []bool {
+func BulkMembers[K comparable](o revocation.BulkRequest, all []Candidate[K]) []bool {
 	keys := map[K]bool{}
 	for _, c := range all {
 		if c.Selected {

@@ -42,7 +42,7 @@ func TestBulkMembers(t *testing.T) {
 		all := rapid.SliceOf(rapid.Custom(func(t *rapid.T) rules.Candidate[int] {
 			return rules.Candidate[int]{Key: rapid.IntRange(1, 4).Draw(t, "key"), Selected: rapid.Bool().Draw(t, "selected")}
 		})).Draw(t, "certificates")
-		o := revocation.SetOrder{Reason: rapid.SampledFrom([]pki.Reason{pki.KeyCompromise, pki.Superseded}).Draw(t, "reason")}
+		o := revocation.BulkRequest{Reason: rapid.SampledFrom([]pki.Reason{pki.KeyCompromise, pki.Superseded}).Draw(t, "reason")}
 		for i, is := range rules.BulkMembers(o, all) {
 			leaked := slices.ContainsFunc(all, func(c rules.Candidate[int]) bool { return c.Selected && c.Key == all[i].Key })
 			if want := all[i].Selected || leaked && o.Reason == pki.KeyCompromise; is != want {
@@ -53,30 +53,30 @@ func TestBulkMembers(t *testing.T) {
 }
 
 func TestOpenBulkRevocationsAreBounded(t *testing.T) {
-	several := revocation.SetOrder{Selection: revocation.Selection{Profile: "device"}}
-	one := revocation.SetOrder{Selection: revocation.Selection{Identity: identity(t)}}
+	several := revocation.BulkRequest{Selection: revocation.Selection{Profile: "device"}}
+	one := revocation.BulkRequest{Selection: revocation.Selection{Identity: identity(t)}}
 	for _, c := range []struct {
-		o      revocation.SetOrder
+		o      revocation.BulkRequest
 		open   int
 		passes bool
 	}{{several, 15, true}, {several, 16, false}, {one, 16, true}, {one, 47, true}, {one, 48, false}} {
 		err := rules.CheckOpenBulk(c.o, c.open)
-		if refusal, _ := pki.AsRefusal(err); (refusal == nil) != c.passes || refusal != nil && refusal.Rule != pki.RuleBusy {
+		if refusal, _ := pki.AsRefusal(err); (refusal == nil) != c.passes || refusal != nil && refusal.Rule != pki.RuleOverloaded {
 			t.Errorf("one more beside %d: %v", c.open, err)
 		}
 	}
 }
 
 func TestBulkSteps(t *testing.T) {
-	s := revocation.Set{Total: 5, Counted: true}
-	if s = rules.BulkStep(s, 3, false); s.Followed != 3 || s.Total != 5 || s.Done {
+	s := revocation.BulkRevocation{Total: 5, Counted: true}
+	if s = rules.BulkStep(s, 3, false); s.Applied != 3 || s.Total != 5 || s.Done {
 		t.Errorf("after a step: %+v", s)
 	}
-	if s = rules.BulkStep(s, 1, true); s.Followed != 4 || s.Total != 4 || !s.Done {
+	if s = rules.BulkStep(s, 1, true); s.Applied != 4 || s.Total != 4 || !s.Done {
 		t.Errorf("after the last step: %+v", s)
 	}
 	changes := []pki.StatusChange{{NotAfter: now}, {NotAfter: now.Add(-1)}}
-	if s = rules.BulkTotal(revocation.Set{SetOrder: revocation.SetOrder{At: now}}, changes); s.Total != 2 || s.Ended != 1 || s.Followed != 2 || !s.Counted {
+	if s = rules.BulkTotal(revocation.BulkRevocation{BulkRequest: revocation.BulkRequest{At: now}}, changes); s.Total != 2 || s.Expired != 1 || s.Applied != 2 || !s.Counted {
 		t.Errorf("carried out at once: %+v", s)
 	}
 }
@@ -90,7 +90,7 @@ func TestSpreads(t *testing.T) {
 		{revocation.Selection{Label: revocation.Label{Name: "site"}}, false}, {revocation.Selection{IssuedFrom: now}, true},
 	} {
 		for _, reason := range []pki.Reason{pki.KeyCompromise, pki.Superseded} {
-			got := rules.Spreads(revocation.SetOrder{Selection: c.s, Reason: reason})
+			got := rules.Spreads(revocation.BulkRequest{Selection: c.s, Reason: reason})
 			if got != (c.want && reason == pki.KeyCompromise) {
 				t.Errorf("%+v for %v spreads: %v", c.s, reason, got)
 			}

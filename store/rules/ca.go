@@ -17,12 +17,12 @@ import (
 
 // Installation is an installed CA with its parsed certificate.
 type Installation struct {
-	ca.Installed
+	ca.InstalledCA
 	Parsed *x509.Certificate
 }
 
 // ParseInstallation parses the certificate of a CA that is to be installed.
-func ParseInstallation(in ca.Installed) (Installation, error) {
+func ParseInstallation(in ca.InstalledCA) (Installation, error) {
 	cert, err := x509.ParseCertificate(in.Certificate)
 	if err != nil || !bytes.Equal(cert.Raw, in.Certificate) {
 		return Installation{}, pki.Refuse(pki.RuleCertificate, "install one CA certificate in DER",

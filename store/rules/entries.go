@@ -161,8 +161,8 @@ func TokensRevokedEntry(v ra.TokenRevocation, maker pki.SPIFFEID, cause string, 
 }
 
 func tokensEntry(v ra.TokenRevocation, id pki.SPIFFEID, facts map[string]string) translog.Entry {
-	if v.Why != "" {
-		facts["comment"] = v.Why
+	if v.Comment != "" {
+		facts["comment"] = v.Comment
 	}
 	return translog.Entry{
 		Time: v.At, Actor: v.By, Action: translog.TokenRevoked, Outcome: translog.Done, Identity: id,
@@ -173,39 +173,39 @@ func tokensEntry(v ra.TokenRevocation, id pki.SPIFFEID, facts map[string]string)
 // certificateActions are the log's actions for what orders do to certificates.
 var certificateActions = map[revocation.Action]translog.Action{
 	revocation.Revoke: translog.CertificateRevoked, revocation.Hold: translog.CertificateHeld,
-	revocation.Release: translog.CertificateReleased,
+	revocation.Unhold: translog.CertificateUnheld,
 }
 
 // CertificateEntry records an order about one certificate of an identity.
-func CertificateEntry(o revocation.Order, id pki.SPIFFEID, out revocation.Outcome) translog.Entry {
+func CertificateEntry(o revocation.Change, id pki.SPIFFEID, out revocation.ChangeResult) translog.Entry {
 	return orderEntry(o, certificateActions[o.Action], id, out)
 }
 
 // KeyEntry records an order about a key of an identity.
-func KeyEntry(o revocation.Order, id pki.SPIFFEID, out revocation.Outcome) translog.Entry {
+func KeyEntry(o revocation.Change, id pki.SPIFFEID, out revocation.ChangeResult) translog.Entry {
 	e := orderEntry(o, translog.CertificateRevoked, id, out)
 	e.Facts["key"] = o.Key.String()
 	return e
 }
 
 // IdentityEntry records an order about an identity, by the action of [MoveIdentity].
-func IdentityEntry(o revocation.Order, action translog.Action, out revocation.Outcome) translog.Entry {
+func IdentityEntry(o revocation.Change, action translog.Action, out revocation.ChangeResult) translog.Entry {
 	return orderEntry(o, action, o.Identity, out)
 }
 
-func orderEntry(o revocation.Order, action translog.Action, id pki.SPIFFEID, out revocation.Outcome) translog.Entry {
+func orderEntry(o revocation.Change, action translog.Action, id pki.SPIFFEID, out revocation.ChangeResult) translog.Entry {
 	e := translog.Entry{
-		Time: o.At, Actor: o.By, Action: action, Outcome: translog.Done, Identity: id, Changes: out.Changed,
+		Time: o.At, Actor: o.Actor, Action: action, Outcome: translog.Done, Identity: id, Changes: out.Changed,
 		Facts: orderFacts(o),
 	}
-	if out.Set != 0 {
-		e.Facts["set"] = strconv.FormatInt(out.Set, 10)
+	if out.BulkRevocation != 0 {
+		e.Facts["set"] = strconv.FormatInt(out.BulkRevocation, 10)
 	}
 	return e
 }
 
 // orderFacts returns an order's reason, invalidity date and comment, as far as it has them.
-func orderFacts(o revocation.Order) map[string]string {
+func orderFacts(o revocation.Change) map[string]string {
 	facts := map[string]string{}
 	if o.Action == revocation.Revoke {
 		facts["reason"] = o.Reason.String()
@@ -213,15 +213,15 @@ func orderFacts(o revocation.Order) map[string]string {
 	if !o.InvalidSince.IsZero() {
 		facts["invalid_since"] = o.InvalidSince.UTC().Format(time.RFC3339)
 	}
-	if o.Why != "" {
-		facts["comment"] = o.Why
+	if o.Comment != "" {
+		facts["comment"] = o.Comment
 	}
 	return facts
 }
 
 // BulkEntry records a bulk revocation, and what it selects by.
-func BulkEntry(s revocation.Set) translog.Entry {
-	facts := orderFacts(BulkOrder(s.SetOrder))
+func BulkEntry(s revocation.BulkRevocation) translog.Entry {
+	facts := orderFacts(BulkOrder(s.BulkRequest))
 	facts["set"] = strconv.FormatInt(s.ID, 10)
 	for name, value := range map[string]string{
 		"issuer": textOf(s.Issuer), "lineage_of": textOf(s.LineageOf.Serial), "key": textOf(s.Key),
@@ -236,7 +236,7 @@ func BulkEntry(s revocation.Set) translog.Entry {
 		facts["label"] = s.Label.Name + "=" + s.Label.Value
 	}
 	return translog.Entry{
-		Time: s.At, Actor: s.By, Action: translog.RevocationOrdered, Outcome: translog.Done,
+		Time: s.At, Actor: s.Actor, Action: translog.BulkRevocationCreated, Outcome: translog.Done,
 		Identity: s.Identity, Facts: facts,
 	}
 }
@@ -259,9 +259,9 @@ func timeText(t time.Time) string {
 }
 
 // BulkStepEntry records a step of a bulk revocation: certificates whose records say now what it has ordered.
-func BulkStepEntry(s revocation.Set, at time.Time, identity pki.SPIFFEID, changes []pki.StatusChange) translog.Entry {
+func BulkStepEntry(s revocation.BulkRevocation, at time.Time, identity pki.SPIFFEID, changes []pki.StatusChange) translog.Entry {
 	e := translog.Entry{
-		Time: at, Actor: s.By, Action: certificateActions[s.Action], Outcome: translog.Done, Identity: identity,
+		Time: at, Actor: s.Actor, Action: certificateActions[s.Action], Outcome: translog.Done, Identity: identity,
 		Changes: changes,
 		Facts:   map[string]string{"set": strconv.FormatInt(s.ID, 10)},
 	}

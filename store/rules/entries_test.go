@@ -48,9 +48,9 @@ func TestLargeEntries(t *testing.T) {
 }
 
 func TestBulkEntries(t *testing.T) {
-	s := revocation.Set{ID: 7, SetOrder: revocation.SetOrder{
+	s := revocation.BulkRevocation{ID: 7, BulkRequest: revocation.BulkRequest{
 		Selection: revocation.Selection{Profile: "device", Label: revocation.Label{Name: "site", Value: "a"}, IssuedFrom: now},
-		Action:    revocation.Revoke, Reason: pki.KeyCompromise, InvalidSince: now, By: pki.ActorSystem("test"), Why: "stolen", At: now,
+		Action:    revocation.Revoke, Reason: pki.KeyCompromise, InvalidSince: now, Actor: pki.ActorSystem("test"), Comment: "stolen", At: now,
 	}}
 	want := map[string]string{
 		"set": "7", "reason": "keyCompromise", "invalid_since": "2030-01-02T03:04:05Z", "comment": "stolen", "profile": "device",

@@ -12,13 +12,13 @@ import (
 
 // NewIdentity returns an identity as it is recorded: registered, in revision 1.
 func NewIdentity(id ra.Identity) ra.Identity {
-	id.State, id.Generation, id.CreatedAt = pki.Registered, 1, id.CreatedAt.Truncate(time.Millisecond).UTC()
+	id.State, id.Revision, id.CreatedAt = pki.Registered, 1, id.CreatedAt.Truncate(time.Millisecond).UTC()
 	return id
 }
 
 // CheckSameIdentity refuses to register an identity that is on record with another kind, profile, labels or names.
 func CheckSameIdentity(have, want ra.Identity) error {
-	if want.Kind == have.Kind && want.SameParticulars(have) {
+	if want.Kind == have.Kind && want.SameAttributes(have) {
 		return nil
 	}
 	return pki.Refuse(pki.RuleIdentityExists, "choose another name, or register it with the particulars it has",
@@ -31,19 +31,19 @@ func UpdateIdentity(have, want ra.Identity) (ra.Identity, bool, error) {
 	if have.State == pki.Retired {
 		return have, false, retired(have.ID)
 	}
-	if want.SameParticulars(have) {
+	if want.SameAttributes(have) {
 		return have, false, nil
 	}
 	have.Profile, have.Labels = want.Profile, want.Labels
 	have.DNSNames, have.IPAddresses = want.DNSNames, want.IPAddresses
-	have.Generation++
+	have.Revision++
 	return have, true, nil
 }
 
 // LabelsFrozen returns the refusal to change an identity's labels while a bulk revocation selects by a label: the
 // labels say which certificates it covers.
 func LabelsFrozen() *pki.Refusal {
-	return pki.Refuse(pki.RuleBusy, "ask again in a minute",
+	return pki.Refuse(pki.RuleOverloaded, "ask again in a minute",
 		"certificates are being revoked by a label, and labels do not change meanwhile")
 }
 
@@ -60,7 +60,7 @@ type IdentityMove struct {
 
 // MoveIdentity returns what an order does to an identity. Resumes is the state on record that a release resumes. A
 // retired identity stays retired; a revocation leaves the state as it is unless it retires.
-func MoveIdentity(o revocation.Order, from, resumes pki.IdentityState) (IdentityMove, error) {
+func MoveIdentity(o revocation.Change, from, resumes pki.IdentityState) (IdentityMove, error) {
 	m := IdentityMove{State: from}
 	switch {
 	case o.Action == revocation.Revoke && o.State == pki.Retired:
@@ -73,9 +73,9 @@ func MoveIdentity(o revocation.Order, from, resumes pki.IdentityState) (Identity
 		return m, retired(o.Identity)
 	case o.Action == revocation.Hold:
 		m.State, m.Action = pki.Suspended, translog.IdentitySuspended
-	case o.Action == revocation.Release && from == pki.Suspended:
+	case o.Action == revocation.Unhold && from == pki.Suspended:
 		m.State, m.Action = resumes, translog.IdentityResumed
-	case o.Action == revocation.Release:
+	case o.Action == revocation.Unhold:
 		return m, pki.Refuse(pki.RuleIdentityState, "leave it as it is", "%s is %s, not suspended", o.Identity, from)
 	default:
 		return m, fmt.Errorf("an order has no action %d", o.Action)

@@ -14,13 +14,13 @@ import (
 )
 
 func TestMoves(t *testing.T) {
-	suspend := revocation.Order{Action: revocation.Hold, State: pki.Suspended}
-	resume := revocation.Order{Action: revocation.Release}
-	retire := revocation.Order{Action: revocation.Revoke, State: pki.Retired}
-	replace := revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded}
-	revoke := revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise}
+	suspend := revocation.Change{Action: revocation.Hold, State: pki.Suspended}
+	resume := revocation.Change{Action: revocation.Unhold}
+	retire := revocation.Change{Action: revocation.Revoke, State: pki.Retired}
+	replace := revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded}
+	revoke := revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise}
 	for _, c := range []struct {
-		o             revocation.Order
+		o             revocation.Change
 		from, resumes pki.IdentityState
 		want          rules.IdentityMove
 		refusal       pki.Rule
@@ -47,7 +47,7 @@ func TestMoves(t *testing.T) {
 
 func TestUpdates(t *testing.T) {
 	have := rules.NewIdentity(ra.Identity{ID: identity(t), Kind: pki.Device, Profile: "device", CreatedAt: now.Add(1)})
-	if have.State != pki.Registered || have.Generation != 1 || have.CreatedAt != now {
+	if have.State != pki.Registered || have.Revision != 1 || have.CreatedAt != now {
 		t.Errorf("a new identity is %+v", have)
 	}
 	want := have
@@ -59,10 +59,10 @@ func TestUpdates(t *testing.T) {
 		t.Errorf("registered again with other names: %v", refusal)
 	}
 	next, changed, err := rules.UpdateIdentity(have, want)
-	if err != nil || !changed || next.Generation != 2 || next.State != have.State || len(next.DNSNames) != 1 {
+	if err != nil || !changed || next.Revision != 2 || next.State != have.State || len(next.DNSNames) != 1 {
 		t.Errorf("updated: %+v, %v, %v", next, changed, err)
 	}
-	if next, changed, err = rules.UpdateIdentity(have, have); err != nil || changed || next.Generation != 1 {
+	if next, changed, err = rules.UpdateIdentity(have, have); err != nil || changed || next.Revision != 1 {
 		t.Errorf("updated with nothing: %+v, %v, %v", next, changed, err)
 	}
 	have.State = pki.Retired
@@ -74,7 +74,7 @@ func TestUpdates(t *testing.T) {
 func TestTokens(t *testing.T) {
 	request, _ := pki.RequestIDFromBytes([]byte("0123456789abcdef"))
 	key := pki.HashSPKI([]byte("key"))
-	token := ra.Token{Identity: identity(t), Generation: 1, ExpiresAt: now.Add(time.Minute)}
+	token := ra.Token{Identity: identity(t), IdentityRevision: 1, ExpiresAt: now.Add(time.Minute)}
 	bound, changed, err := rules.BindToken(token, request, key)
 	if err != nil || !changed || bound.CheckBound(request, key) != nil {
 		t.Fatalf("bound: %+v, %v, %v", bound, changed, err)
@@ -82,7 +82,7 @@ func TestTokens(t *testing.T) {
 	if again, changed, err := rules.BindToken(bound, pki.RequestID{}, pki.KeyHash{}); err != nil || changed || again.Request != request {
 		t.Errorf("bound again: %+v, %v, %v", again, changed, err)
 	}
-	token.Revoked = "why"
+	token.RevokedBecause = "why"
 	if _, _, err := rules.BindToken(token, request, key); err == nil {
 		t.Error("a revoked token was bound")
 	}
@@ -91,16 +91,16 @@ func TestTokens(t *testing.T) {
 // TestTokenStates checks that a token is open exactly while it would serve an identity of its revision.
 func TestTokenStates(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		token := ra.Token{Spent: rapid.Bool().Draw(t, "spent"), Generation: 1, ExpiresAt: now.Add(time.Duration(rapid.IntRange(-1, 1).Draw(t, "s")) * time.Second)}
+		token := ra.Token{Spent: rapid.Bool().Draw(t, "spent"), IdentityRevision: 1, ExpiresAt: now.Add(time.Duration(rapid.IntRange(-1, 1).Draw(t, "s")) * time.Second)}
 		if rapid.Bool().Draw(t, "revoked") {
-			token.Revoked = "why"
+			token.RevokedBecause = "why"
 		}
 		revision := rapid.Uint64Range(1, 2).Draw(t, "revision")
-		open := !token.Spent && token.Revoked == "" && now.Before(token.ExpiresAt) && revision == 1
+		open := !token.Spent && token.RevokedBecause == "" && now.Before(token.ExpiresAt) && revision == 1
 		if state := rules.TokenState(&token, revision, now); (state == ra.TokenOpen) != open {
 			t.Fatalf("%+v is %s", token, state)
 		}
-		if revokes, usable := rules.RevokesToken(&token, now); revokes != (!token.Spent && token.Revoked == "") || usable && !revokes {
+		if revokes, usable := rules.RevokesToken(&token, now); revokes != (!token.Spent && token.RevokedBecause == "") || usable && !revokes {
 			t.Fatalf("a revocation of %+v: %v, %v", token, revokes, usable)
 		}
 	})
@@ -108,16 +108,16 @@ func TestTokenStates(t *testing.T) {
 
 func TestDistrust(t *testing.T) {
 	for _, c := range []struct {
-		o    revocation.Order
+		o    revocation.Change
 		want bool
 	}{
-		{revocation.Order{Action: revocation.Hold, State: pki.Suspended}, true},
-		{revocation.Order{Action: revocation.Hold}, false},
-		{revocation.Order{Action: revocation.Release}, false},
-		{revocation.Order{Action: revocation.Revoke, State: pki.Retired, Reason: pki.CessationOfOperation}, true},
-		{revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise}, true},
-		{revocation.Order{Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn}, true},
-		{revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded}, false},
+		{revocation.Change{Action: revocation.Hold, State: pki.Suspended}, true},
+		{revocation.Change{Action: revocation.Hold}, false},
+		{revocation.Change{Action: revocation.Unhold}, false},
+		{revocation.Change{Action: revocation.Revoke, State: pki.Retired, Reason: pki.CessationOfOperation}, true},
+		{revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise}, true},
+		{revocation.Change{Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn}, true},
+		{revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded}, false},
 	} {
 		if why := rules.Distrust(c.o); (why != "") != c.want {
 			t.Errorf("%+v distrusts because of %q", c.o, why)

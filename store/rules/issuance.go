@@ -52,12 +52,12 @@ func (k Key) Check() *pki.Refusal {
 	case k.Reserved:
 		return pki.Refuse(pki.RuleKeyReserved, hint, "the key is that of a CA")
 	case k.Collides:
-		return pki.Refuse(pki.RuleKeyForeign, hint,
+		return pki.Refuse(pki.RuleKeyInUse, hint,
 			"the first bytes of the key's hash are those of another key on record")
 	case k.Compromised:
 		return pki.Refuse(pki.RuleKeyCompromised, hint, "the key was revoked as compromised")
 	case k.Foreign:
-		return pki.Refuse(pki.RuleKeyForeign, hint, "the key is certified for another identity")
+		return pki.Refuse(pki.RuleKeyInUse, hint, "the key is certified for another identity")
 	default:
 		return nil
 	}
@@ -137,7 +137,7 @@ func (s *Issuance) checkIdentity(r *ca.Record) *pki.Refusal {
 		return NoIdentity(r.Identity)
 	}
 	if s.Answered {
-		return pki.Refuse(pki.RuleRequestReused,
+		return pki.Refuse(pki.RuleRequestIDReused,
 			"ask again for the certificate on record, or draw a new request ID for another one",
 			"the request ID was answered with a certificate before")
 	}
@@ -151,8 +151,8 @@ func (s *Issuance) checkIdentity(r *ca.Record) *pki.Refusal {
 	if refusal := r.Identity.CheckMayHold(s.State); refusal != nil {
 		return refusal
 	}
-	if s.Revision != r.Guard.Generation {
-		return pki.Refuse(pki.RuleChanged, "ask again", "%s changed while the request was under way", r.Identity)
+	if s.Revision != r.Guard.Revision {
+		return pki.Refuse(pki.RuleIdentityStale, "ask again", "%s changed while the request was under way", r.Identity)
 	}
 	return nil
 }
@@ -180,7 +180,7 @@ func (p *Predecessor) check(g *pki.Guard) *pki.Refusal {
 		return refusal
 	}
 	if p.Renewed && !g.Renewed {
-		return pki.Refuse(pki.RuleChanged, "ask again",
+		return pki.Refuse(pki.RuleIdentityStale, "ask again",
 			"certificate %s was renewed while the request was under way", g.Predecessor.Serial)
 	}
 	return nil
@@ -203,7 +203,7 @@ func (p *Predecessor) supersede(ref pki.CertRef, at time.Time) pki.StatusChange 
 
 // SerialTaken returns the refusal of a record whose serial number is on record.
 func SerialTaken(serial pki.Serial) *pki.Refusal {
-	return pki.Refuse(pki.RuleBusy, "ask again: the next certificate has another number",
+	return pki.Refuse(pki.RuleOverloaded, "ask again: the next certificate has another number",
 		"the serial number %s is on record already", serial)
 }
 

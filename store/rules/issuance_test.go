@@ -48,7 +48,7 @@ func renewal(t rapid.TB) (*ca.Record, *rules.Issuance) {
 	r := &ca.Record{
 		Ref: certificate(t, 2), Identity: id, Profile: "device", KeyHash: key, NotBefore: now, NotAfter: now.Add(time.Hour),
 		RequestID: request, Actor: pki.ActorCaller(id, old), DER: []byte("certificate"),
-		Guard: pki.Guard{Identity: id, Generation: 2, Key: key, Predecessor: old, MaxUnexpired: 6},
+		Guard: pki.Guard{Identity: id, Revision: 2, Key: key, Predecessor: old, MaxUnexpired: 6},
 	}
 	s := &rules.Issuance{
 		Registered: true, State: pki.Enrolled, Revision: 2, Unexpired: 1,
@@ -87,36 +87,36 @@ func TestGuards(t *testing.T) {
 	}{
 		"as decided":                   {func(f fixture) {}, ""},
 		"no identity":                  {func(f fixture) { *f.Issuance = rules.Issuance{} }, pki.RuleIdentity},
-		"answered":                     {func(f fixture) { f.Answered, f.Revision = true, 3 }, pki.RuleRequestReused},
-		"another revision":             {func(f fixture) { f.Revision = 3 }, pki.RuleChanged},
+		"answered":                     {func(f fixture) { f.Answered, f.Revision = true, 3 }, pki.RuleRequestIDReused},
+		"another revision":             {func(f fixture) { f.Revision = 3 }, pki.RuleIdentityStale},
 		"suspended":                    {func(f fixture) { f.State = pki.Suspended }, pki.RuleIdentityState},
 		"retired":                      {func(f fixture) { f.State = pki.Retired }, pki.RuleIdentityState},
-		"no predecessor":               {func(f fixture) { f.Predecessor = rules.Predecessor{} }, pki.RulePredecessor},
+		"no predecessor":               {func(f fixture) { f.Predecessor = rules.Predecessor{} }, pki.RuleRenewalUnknown},
 		"predecessor on hold":          {func(f fixture) { f.Predecessor.Status.State = pki.Hold }, pki.RuleRevoked},
 		"predecessor revoked":          {func(f fixture) { f.Predecessor.Status.State = pki.Revoked }, pki.RuleRevoked},
-		"renewed with another key":     {func(f fixture) { f.Predecessor.Renewed = true }, pki.RuleClone},
-		"renewed with the key":         {func(f fixture) { f.Predecessor.Renewed, f.Predecessor.SameKey = true, true }, pki.RuleChanged},
+		"renewed with another key":     {func(f fixture) { f.Predecessor.Renewed = true }, pki.RuleRenewalKeyConflict},
+		"renewed with the key":         {func(f fixture) { f.Predecessor.Renewed, f.Predecessor.SameKey = true, true }, pki.RuleIdentityStale},
 		"predecessor expired":          {func(f fixture) { f.Predecessor.NotAfter = now.Add(-time.Second) }, pki.RuleExpired},
 		"caller not enrolled":          {func(f fixture) { f.State = pki.Registered }, pki.RuleIdentityState},
 		"key of a CA":                  {func(f fixture) { f.Key.Reserved = true }, pki.RuleKeyReserved},
-		"key collides":                 {func(f fixture) { f.Key.Collides = true }, pki.RuleKeyForeign},
+		"key collides":                 {func(f fixture) { f.Key.Collides = true }, pki.RuleKeyInUse},
 		"key compromised":              {func(f fixture) { f.Key.Compromised = true }, pki.RuleKeyCompromised},
-		"key of another":               {func(f fixture) { f.Key.Foreign = true }, pki.RuleKeyForeign},
+		"key of another":               {func(f fixture) { f.Key.Foreign = true }, pki.RuleKeyInUse},
 		"compromised key of another":   {func(f fixture) { f.Key.Foreign, f.Key.Compromised = true, true }, pki.RuleKeyCompromised},
 		"one below the bound":          {func(f fixture) { f.Unexpired = 5 }, ""},
-		"at the bound":                 {func(f fixture) { f.Unexpired = 6 }, pki.RuleUnexpired},
+		"at the bound":                 {func(f fixture) { f.Unexpired = 6 }, pki.RuleMaxUnexpired},
 		"without a bound":              {func(f fixture) { f.Guard.MaxUnexpired, f.Unexpired = 0, 100 }, ""},
 		"a token":                      {withToken(func(*ra.Token) {}), ""},
 		"no token":                     {func(f fixture) { withToken(func(*ra.Token) {})(f); f.Token = nil }, pki.RuleToken},
 		"token spent":                  {withToken(func(t *ra.Token) { t.Spent = true }), pki.RuleToken},
 		"token expired":                {withToken(func(t *ra.Token) { t.ExpiresAt = now }), pki.RuleToken},
-		"token revoked":                {withToken(func(t *ra.Token) { t.Revoked = "why" }), pki.RuleTokenRevoked},
+		"token revoked":                {withToken(func(t *ra.Token) { t.RevokedBecause = "why" }), pki.RuleTokenRevoked},
 		"token bound to a request":     {withToken(func(t *ra.Token) { t.Request = pki.RequestID{} }), pki.RuleTokenBound},
 		"token bound to a key":         {withToken(func(t *ra.Token) { t.Key = pki.KeyHash{} }), pki.RuleTokenBound},
 		"decided for another identity": {func(f fixture) { f.Guard.Identity = pki.SPIFFEID{}; f.Guard.Enrolls = true }, pki.RuleIdentity},
 		"a clone after superseding": {func(f fixture) {
 			f.Predecessor.Renewed, f.Predecessor.Superseded, f.Predecessor.Status.State = true, true, pki.Revoked
-		}, pki.RuleClone},
+		}, pki.RuleRenewalKeyConflict},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, s := renewal(t)
@@ -174,7 +174,7 @@ func TestWhatPassesHolds(t *testing.T) {
 		p.Status.State = pki.State(rapid.IntRange(1, 3).Draw(t, "status"))
 		r.Guard.Renewed, r.Guard.Supersedes = flag("decided as renewed"), flag("supersedes")
 		e, refusal := s.Check(r, now)
-		holds := s.State == pki.Enrolled && s.Revision == r.Guard.Generation && !s.Answered && s.Unexpired < r.Guard.MaxUnexpired &&
+		holds := s.State == pki.Enrolled && s.Revision == r.Guard.Revision && !s.Answered && s.Unexpired < r.Guard.MaxUnexpired &&
 			s.Key == rules.Key{} && p.Found && p.Status.State == pki.Good && (!p.Renewed || p.SameKey && r.Guard.Renewed)
 		if (refusal == nil) != holds {
 			t.Fatalf("%+v is refused by %v", s, refusal)

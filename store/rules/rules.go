@@ -51,7 +51,7 @@ func NoIdentity(id pki.SPIFFEID) *pki.Refusal {
 
 // NoPredecessor returns the refusal of a renewal of a certificate that was not issued to the identity.
 func NoPredecessor(ref pki.CertRef) *pki.Refusal {
-	return pki.Refuse(pki.RulePredecessor, "enroll with a new token",
+	return pki.Refuse(pki.RuleRenewalUnknown, "enroll with a new token",
 		"the certificate to renew, %s, is not on record", ref.Serial)
 }
 

@@ -28,7 +28,7 @@ func (c *Certificate) Unchanged() pki.StatusChange {
 // Change returns the certificate's next status and invalidity date, and reports whether they differ from before. An
 // order that upgrades a revocation to keyCompromise and names no invalidity date keeps the date on record.
 func (c *Certificate) Change(
-	o revocation.Order,
+	o revocation.Change,
 ) (next pki.StatusChange, invalidSince time.Time, changed bool, err error) {
 	status, changed, err := NextStatus(c.Status, o)
 	if err != nil || !changed {
@@ -42,10 +42,10 @@ func (c *Certificate) Change(
 
 // ChangeMember is Change for one of several certificates of an order: if its status is final, it keeps it.
 func (c *Certificate) ChangeMember(
-	o revocation.Order,
+	o revocation.Change,
 ) (next pki.StatusChange, invalidSince time.Time, changed bool, err error) {
 	next, invalidSince, changed, err = c.Change(o)
-	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleFinal {
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleAlreadyRevoked {
 		return next, invalidSince, false, nil
 	}
 	return next, invalidSince, changed, err
@@ -53,15 +53,15 @@ func (c *Certificate) ChangeMember(
 
 // CheckHold refuses to hold or unhold one certificate of an identity that is suspended, or all of whose certificates
 // are being held or released. A revocation always passes.
-func (c *Certificate) CheckHold(o revocation.Order, holding bool) error {
+func (c *Certificate) CheckHold(o revocation.Change, holding bool) error {
 	switch {
 	case o.Action == revocation.Revoke:
 		return nil
-	case o.Action == revocation.Release && c.IdentityState == pki.Suspended:
+	case o.Action == revocation.Unhold && c.IdentityState == pki.Suspended:
 		return pki.Refuse(pki.RuleIdentityState, "resume the identity, which releases its certificates",
 			"%s is suspended", c.Identity)
 	case holding:
-		return pki.Refuse(pki.RuleBusy, "ask again in a minute",
+		return pki.Refuse(pki.RuleOverloaded, "ask again in a minute",
 			"the certificates of %s are being held or released", c.Identity)
 	default:
 		return nil
@@ -70,7 +70,7 @@ func (c *Certificate) CheckHold(o revocation.Order, holding bool) error {
 
 // NextStatus returns the status after an order, and reports whether it differs from the one before. A revocation is
 // final: only keyCompromise replaces another reason, and keeps the time. A hold ends with a release or a revocation.
-func NextStatus(s pki.Status, o revocation.Order) (pki.Status, bool, error) {
+func NextStatus(s pki.Status, o revocation.Change) (pki.Status, bool, error) {
 	next := pki.Status{Version: s.Version + 1, RevokedAt: o.At.Truncate(time.Second)}
 	switch o.Action {
 	case revocation.Revoke:
@@ -79,7 +79,7 @@ func NextStatus(s pki.Status, o revocation.Order) (pki.Status, bool, error) {
 	case revocation.Hold:
 		next.State, next.Reason = pki.Hold, pki.CertificateHold
 		return next, s.State == pki.Good, checkFinal(s)
-	case revocation.Release:
+	case revocation.Unhold:
 		return pki.Status{State: pki.Good, Version: s.Version + 1}, s.State == pki.Hold, checkFinal(s)
 	default:
 		return s, false, pki.Refuse(pki.RuleRequest, "revoke, hold or release", "an order has no action %d", o.Action)
@@ -108,11 +108,11 @@ func checkFinal(s pki.Status) error {
 	if s.State != pki.Revoked {
 		return nil
 	}
-	return pki.Refuse(pki.RuleFinal, "leave it as it is; only keyCompromise can follow",
+	return pki.Refuse(pki.RuleAlreadyRevoked, "leave it as it is; only keyCompromise can follow",
 		"it is revoked already (%s)", s.Reason)
 }
 
 // CompromisesKeys reports whether an order says that keys have leaked. It marks the keys of its certificates.
-func CompromisesKeys(o revocation.Order) bool {
+func CompromisesKeys(o revocation.Change) bool {
 	return o.Action == revocation.Revoke && o.Reason == pki.KeyCompromise
 }

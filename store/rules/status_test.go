@@ -11,10 +11,10 @@ import (
 	"github.com/brevet-pki/brevet/store/rules"
 )
 
-func drawOrder(t *rapid.T) revocation.Order {
-	o := revocation.Order{
-		Action: rapid.SampledFrom([]revocation.Action{revocation.Revoke, revocation.Hold, revocation.Release}).Draw(t, "action"),
-		By:     pki.ActorSystem("test"), At: now.Add(time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * time.Millisecond),
+func drawOrder(t *rapid.T) revocation.Change {
+	o := revocation.Change{
+		Action: rapid.SampledFrom([]revocation.Action{revocation.Revoke, revocation.Hold, revocation.Unhold}).Draw(t, "action"),
+		Actor:  pki.ActorSystem("test"), At: now.Add(time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * time.Millisecond),
 	}
 	if o.Action == revocation.Revoke {
 		reasons := []pki.Reason{pki.Unspecified, pki.KeyCompromise, pki.Superseded, pki.PrivilegeWithdrawn}
@@ -65,14 +65,14 @@ func TestHoldsWithinASuspension(t *testing.T) {
 	}{
 		{revocation.Revoke, pki.Suspended, true, ""},
 		{revocation.Hold, pki.Enrolled, false, ""},
-		{revocation.Hold, pki.Enrolled, true, pki.RuleBusy},
+		{revocation.Hold, pki.Enrolled, true, pki.RuleOverloaded},
 		{revocation.Hold, pki.Suspended, false, ""},
-		{revocation.Release, pki.Enrolled, false, ""},
-		{revocation.Release, pki.Enrolled, true, pki.RuleBusy},
-		{revocation.Release, pki.Suspended, false, pki.RuleIdentityState},
+		{revocation.Unhold, pki.Enrolled, false, ""},
+		{revocation.Unhold, pki.Enrolled, true, pki.RuleOverloaded},
+		{revocation.Unhold, pki.Suspended, false, pki.RuleIdentityState},
 	} {
 		cert := rules.Certificate{IdentityState: c.state}
-		err := cert.CheckHold(revocation.Order{Action: c.action}, c.holding)
+		err := cert.CheckHold(revocation.Change{Action: c.action}, c.holding)
 		if refusal, _ := pki.AsRefusal(err); refusal == nil && c.want != "" || refusal != nil && refusal.Rule != c.want {
 			t.Errorf("%v of a certificate of an identity that is %v: %v, want %q", c.action, c.state, err, c.want)
 		}

@@ -35,11 +35,11 @@ func TokenState(t *ra.Token, revision uint64, at time.Time) ra.TokenState {
 	switch {
 	case t.Spent:
 		return ra.TokenSpent
-	case t.Revoked != "":
+	case t.RevokedBecause != "":
 		return ra.TokenRevoked
 	case !at.Before(t.ExpiresAt):
 		return ra.TokenExpired
-	case t.Generation != revision:
+	case t.IdentityRevision != revision:
 		return ra.TokenStale
 	default:
 		return ra.TokenOpen
@@ -49,13 +49,13 @@ func TokenState(t *ra.Token, revision uint64, at time.Time) ra.TokenState {
 // RevokesToken reports whether a revocation changes a token: one that was spent or revoked stays as it is. An expired
 // token is revoked too, since the clock may be ahead; Usable reports whether it could have been used.
 func RevokesToken(t *ra.Token, at time.Time) (revokes, usable bool) {
-	revokes = !t.Spent && t.Revoked == ""
+	revokes = !t.Spent && t.RevokedBecause == ""
 	return revokes, revokes && at.Before(t.ExpiresAt)
 }
 
 // CheckTokenRevocation refuses a revocation that is not of exactly one token or one maker.
 func CheckTokenRevocation(v ra.TokenRevocation) error {
-	if (v.ID == "") == v.MadeBy.IsZero() {
+	if (v.ID == "") == v.CreatedBy.IsZero() {
 		return pki.Refuse(pki.RuleRequest, "name one token, or the maker of tokens",
 			"a revocation is of exactly one of them")
 	}
@@ -82,7 +82,7 @@ func NoTokenNamed(text string) *pki.Refusal {
 
 // Distrust returns why an order revokes the tokens that its subject's identity has made, or an empty text if it does
 // not.
-func Distrust(o revocation.Order) string {
+func Distrust(o revocation.Change) string {
 	switch {
 	case o.Action == revocation.Hold && o.State == pki.Suspended:
 		return "its maker was suspended"

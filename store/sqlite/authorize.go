@@ -27,7 +27,7 @@ func (tx *writeTx) authorize(ctx context.Context, by pki.Actor, at time.Time) er
 	}
 	caller := by.Caller()
 	if caller.IsZero() {
-		return pki.Unauthenticated()
+		return pki.NoCertificate()
 	}
 	state, known := tx.callers[caller]
 	if !known {

@@ -24,8 +24,8 @@ func TestASharedTransactionRefusesWhomItRevokes(t *testing.T) {
 	}
 	errs := together(t, m.db, registerBy(robbed, 3),
 		func() error {
-			_, err := m.db.Revocation().Apply(ctx, revocation.Order{
-				Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: records[1].Ref, By: good, At: at,
+			_, err := m.db.Revocation().Apply(ctx, revocation.Change{
+				Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: records[1].Ref, Actor: good, At: at,
 			})
 			return err
 		},

@@ -116,7 +116,7 @@ func scanCertificate(row engine.Scanner) (ra.Certificate, int64, error) {
 	if err != nil {
 		return ra.Certificate{}, 0, err
 	}
-	c.Released, c.Profile, c.NotAfter = identity.Valid, profile.String, engine.FromMillis(notAfter)
+	c.Delivered, c.Profile, c.NotAfter = identity.Valid, profile.String, engine.FromMillis(notAfter)
 	if notBefore.Valid {
 		c.NotBefore = engine.FromMillis(notBefore.Int64)
 	}

@@ -68,7 +68,7 @@ func issueUntilKilled(path string) error {
 				_, _ = io.Copy(io.Discard, os.Stdin) // until the kill
 			}})
 		}
-		if _, err := db.CA().Write(ctx, epoch, []ca.Settlement{{Intent: intent, Records: []ca.Record{r}, At: at}}, nil); err != nil {
+		if _, err := db.CA().Write(ctx, epoch, []ca.BatchCommit{{Intent: intent, Records: []ca.Record{r}, At: at}}, nil); err != nil {
 			return err
 		}
 		fmt.Println("issued", r.Ref.Serial)
@@ -119,7 +119,7 @@ func TestKilledBeforeCommit(t *testing.T) {
 
 	db := mustOpen(t, path)
 	for _, serial := range issued {
-		if c, err := db.RA().CertificateBySerial(ctx, serial); err != nil || !c.Released {
+		if c, err := db.RA().CertificateBySerial(ctx, serial); err != nil || !c.Delivered {
 			t.Errorf("certificate %s, issued before the kill: %+v, %v", serial, c, err)
 		}
 	}
@@ -130,10 +130,10 @@ func TestKilledBeforeCommit(t *testing.T) {
 	if err != nil || len(left) != 1 || left[0].Items[0].Ref.Serial != lost[0] {
 		t.Fatalf("the kill left the intents %v, %v", left, err)
 	}
-	if _, err := db.CA().Write(ctx, epoch, []ca.Settlement{{Intent: left[0], At: at}}, nil); err != nil {
+	if _, err := db.CA().Write(ctx, epoch, []ca.BatchCommit{{Intent: left[0], At: at}}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := db.RA().CertificateBySerial(ctx, lost[0]); err != nil || c.Released || c.Status.State != pki.Revoked {
+	if c, err := db.RA().CertificateBySerial(ctx, lost[0]); err != nil || c.Delivered || c.Status.State != pki.Revoked {
 		t.Errorf("after its intent was settled: %+v, %v", c, err)
 	}
 }

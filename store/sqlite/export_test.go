@@ -59,7 +59,7 @@ func (db *DB) Waiting() int { return db.file.Waiting() }
 
 // FailAfterWriting registers an identity, and fails in the same job.
 func (db *DB) FailAfterWriting(id ra.Identity, err error) error {
-	id.State, id.Generation = pki.Registered, 1
+	id.State, id.Revision = pki.Registered, 1
 	return db.write(context.Background(), "fail", func(ctx context.Context, tx *writeTx) error {
 		return errors.Join(tx.insertIdentity(ctx, id, pki.ActorCommand("test")), err)
 	})
@@ -67,7 +67,7 @@ func (db *DB) FailAfterWriting(id ra.Identity, err error) error {
 
 // PanicAfterWriting registers an identity, and panics in the same job.
 func (db *DB) PanicAfterWriting(id ra.Identity) error {
-	id.State, id.Generation = pki.Registered, 1
+	id.State, id.Revision = pki.Registered, 1
 	return db.write(context.Background(), "panic", func(ctx context.Context, tx *writeTx) error {
 		if err := tx.insertIdentity(ctx, id, pki.ActorCommand("test")); err != nil {
 			return err

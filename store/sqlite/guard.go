@@ -137,7 +137,7 @@ func (f *found) readToken(ctx context.Context, q engine.Querier, id pki.TokenID)
 		return 0, nil
 	}
 	f.Token = &t
-	t.ExpiresAt, t.Revoked = engine.FromMillis(expires), revoked.String
+	t.ExpiresAt, t.RevokedBecause = engine.FromMillis(expires), revoked.String
 	if t.Request, err = restore(request, pki.RequestIDFromBytes); err != nil {
 		return 0, err
 	}

@@ -46,7 +46,7 @@ func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity, by pki.Ac
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, generation, created_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Generation, engine.Millis(id.CreatedAt))
+		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Revision, engine.Millis(id.CreatedAt))
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 		}
 		err = tx.ExecOne(ctx, `
 			UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, generation = ? WHERE spiffe_id = ?`,
-			have.Profile, p.labels, p.dnsNames, p.ipAddresses, have.Generation, have.ID.String())
+			have.Profile, p.labels, p.dnsNames, p.ipAddresses, have.Revision, have.ID.String())
 		if err != nil {
 			return err
 		}
@@ -193,7 +193,7 @@ func (r *identityRow) columns() []any {
 }
 
 func (r *identityRow) identity() (ra.Identity, error) {
-	id := ra.Identity{Kind: r.kind, Profile: r.profile, State: r.state, Generation: r.generation, CreatedAt: engine.FromMillis(r.created)}
+	id := ra.Identity{Kind: r.kind, Profile: r.profile, State: r.state, Revision: r.generation, CreatedAt: engine.FromMillis(r.created)}
 	var err error
 	if id.ID, err = pki.ParseSPIFFEID(r.name); err != nil {
 		return ra.Identity{}, err

@@ -14,7 +14,7 @@ import (
 
 // Install records a CA certificate. It takes the place of one that is installed for the same subject and key, and is
 // refused if that one has another key label, or was removed.
-func (c *CA) Install(ctx context.Context, in ca.Installed, by pki.Actor) error {
+func (c *CA) Install(ctx context.Context, in ca.InstalledCA, by pki.Actor) error {
 	cert, err := rules.ParseInstallation(in)
 	if err != nil {
 		return err
@@ -88,12 +88,12 @@ func insertInstalled(ctx context.Context, tx *writeTx, in rules.Installation) er
 }
 
 // Installed returns the CA certificates in the order of their installation.
-func (c *CA) Installed(ctx context.Context) ([]ca.Installed, error) {
-	var all []ca.Installed
+func (c *CA) Installed(ctx context.Context) ([]ca.InstalledCA, error) {
+	var all []ca.InstalledCA
 	err := c.db.file.Read(ctx, "read the CA certificates", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := installations(ctx, tx, selectInstalled+`ORDER BY id`)
 		for _, i := range rows {
-			all = append(all, i.Installed)
+			all = append(all, i.InstalledCA)
 		}
 		return err
 	})

@@ -54,10 +54,10 @@ func scanIntent(row engine.Scanner) (ca.Intent, error) {
 }
 
 // Write settles and announces in one transaction.
-func (c *CA) Write(ctx context.Context, epoch ca.Epoch, settle []ca.Settlement, announce []ca.Intent) ([]ca.Verdicts, error) {
-	verdicts := make([]ca.Verdicts, len(settle))
+func (c *CA) Write(ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
+	verdicts := make([]ca.Results, len(settle))
 	for i, s := range settle {
-		verdicts[i] = make(ca.Verdicts, len(s.Records))
+		verdicts[i] = make(ca.Results, len(s.Records))
 	}
 	err := c.db.write(ctx, "write the journal", func(ctx context.Context, tx *writeTx) error {
 		if err := fence(ctx, tx, epoch); err != nil {

@@ -29,14 +29,14 @@ func (c *clause) add(text string, args ...any) {
 
 // setRow is a set with where it stands among the certificates.
 type setRow struct {
-	revocation.Set
+	revocation.BulkRevocation
 	mark     int64     // the last certificate that can be a member
 	reach    time.Time // the earliest end of one
 	progress int64     // the last one whose record has followed
 }
 
 // order is what a set does to each member.
-func (s *setRow) order() revocation.Order { return rules.BulkOrder(s.SetOrder) }
+func (s *setRow) order() revocation.Change { return rules.BulkOrder(s.BulkRequest) }
 
 // next returns the status of a member, and whether that is another one than before.
 func (s *setRow) next(before pki.Status) (pki.Status, bool) {
@@ -51,7 +51,7 @@ func (s *setRow) member(q *clause) { s.memberAmong(q, s.Label) }
 func (s *setRow) memberAmong(q *clause, label revocation.Label) {
 	q.add(`(+c.id <= ? AND +c.not_after >= ? AND (`, s.mark, engine.Millis(s.reach))
 	s.selected(q, "c", label)
-	if rules.Spreads(s.SetOrder) {
+	if rules.Spreads(s.BulkRequest) {
 		q.add(` OR EXISTS (SELECT 1 FROM certificates m WHERE m.identity = c.identity AND m.key = c.key AND +m.id <= ? AND +m.not_after >= ? AND `,
 			s.mark, engine.Millis(s.reach))
 		s.selected(q, "m", label)
@@ -106,7 +106,7 @@ func (s *setRow) among(q *clause) {
 		q.add(` FROM identity_labels d CROSS JOIN certificates c ON c.identity = d.identity WHERE d.name = ? AND d.value = ? AND `, s.Label.Name, s.Label.Value)
 		s.memberAmong(q, revocation.Label{})
 		return
-	case !s.IssuedFrom.IsZero() && !rules.Spreads(s.SetOrder):
+	case !s.IssuedFrom.IsZero() && !rules.Spreads(s.BulkRequest):
 		q.add(` FROM certificates c WHERE `)
 	default:
 		q.add(` FROM certificates c INDEXED BY certificates_by_expiry WHERE c.not_after >= ? AND `, engine.Millis(s.reach))
@@ -142,7 +142,7 @@ func readOpenSets(ctx context.Context, q engine.Querier) (openSets, error) {
 // none.
 func (open openSets) repeats(s *setRow) int64 {
 	for _, o := range slices.Backward(open.sets) {
-		if rules.Repeats(o.SetOrder, s.SetOrder) {
+		if rules.Repeats(o.BulkRequest, s.BulkRequest) {
 			return o.ID
 		}
 	}
@@ -348,7 +348,7 @@ func (s *setRow) filter(ctx context.Context, q engine.Querier, identity pki.SPIF
 			(first == 0 || line[c.id]) && (s.Key.IsZero() || c.key.Int64 == keyID(s.Key))}
 	}
 	var members []subject
-	for i, is := range rules.BulkMembers(s.SetOrder, candidates) {
+	for i, is := range rules.BulkMembers(s.BulkRequest, candidates) {
 		if is {
 			members = append(members, all[i])
 		}

@@ -77,8 +77,8 @@ func (w *packWorld) issueMore(n int) {
 
 func (w *packWorld) order(t rapid.TB, r ca.Record, action revocation.Action, reason pki.Reason) {
 	t.Helper()
-	changes, err := w.db.Revocation().Apply(context.Background(), revocation.Order{
-		Action: action, Reason: reason, Certificate: r.Ref, By: pki.ActorCommand("test"), At: w.at,
+	changes, err := w.db.Revocation().Apply(context.Background(), revocation.Change{
+		Action: action, Reason: reason, Certificate: r.Ref, Actor: pki.ActorCommand("test"), At: w.at,
 	})
 	if _, refused := pki.AsRefusal(err); err != nil && !refused {
 		t.Fatal(err)
@@ -137,7 +137,7 @@ func TestPackedOrNot(t *testing.T) {
 			case 0:
 				w.issueMore(rapid.IntRange(1, 20).Draw(r, "more"))
 			case 1, 2, 3:
-				action := rapid.SampledFrom([]revocation.Action{revocation.Revoke, revocation.Hold, revocation.Release}).Draw(r, "action")
+				action := rapid.SampledFrom([]revocation.Action{revocation.Revoke, revocation.Hold, revocation.Unhold}).Draw(r, "action")
 				for range rapid.IntRange(1, 6).Draw(r, "orders") {
 					reason := pki.Unspecified
 					if action == revocation.Revoke {
@@ -241,7 +241,7 @@ func TestOthersWriteWhilePacking(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- w.db.Revocation().Compact(context.Background(), issuer) }()
 	for n := range w.all {
-		w.order(t, w.all[(n*7)%len(w.all)], revocation.Release, pki.Unspecified)
+		w.order(t, w.all[(n*7)%len(w.all)], revocation.Unhold, pki.Unspecified)
 		if n%50 == 0 {
 			w.check(t, w.at)
 		}

@@ -75,8 +75,8 @@ func isHolding(ctx context.Context, q engine.Querier, id pki.SPIFFEID) (bool, er
 }
 
 // newSet returns what an order about a selection is as a set, with the reach of its time.
-func newSet(ctx context.Context, q engine.Querier, o revocation.SetOrder) (setRow, error) {
-	s := setRow{Set: revocation.Set{SetOrder: o}}
+func newSet(ctx context.Context, q engine.Querier, o revocation.BulkRequest) (setRow, error) {
+	s := setRow{BulkRevocation: revocation.BulkRevocation{BulkRequest: o}}
 	var err error
 	s.reach, err = reach(ctx, q, o.At)
 	return s, err

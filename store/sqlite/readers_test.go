@@ -41,7 +41,7 @@ func TestFewRowsWaitForNoManyRows(t *testing.T) {
 	}
 	ctx, end := context.WithTimeout(t.Context(), time.Minute)
 	defer end()
-	if st, err := m.db.RA().Standing(ctx, ra.Question{Identity: id, Predecessor: r.Ref, Key: r.KeyHash}); err != nil || st.Identity.ID != id {
+	if st, err := m.db.RA().IssuanceState(ctx, ra.IssuanceQuery{Identity: id, Predecessor: r.Ref, Key: r.KeyHash}); err != nil || st.Identity.ID != id {
 		t.Errorf("a request stands like %v, %v", st.Identity.ID, err)
 	}
 	if _, _, err := m.db.Revocation().Changes(ctx, 0, 1); err != nil {

@@ -44,7 +44,7 @@ const renewedFrom = selectCertificate + `
 	ORDER BY +c.id DESC`
 
 // Renewed finds what a predecessor was renewed into.
-func (r *RA) Renewed(ctx context.Context, q ra.Question, at time.Time) (*ra.Answer, error) {
+func (r *RA) Renewed(ctx context.Context, q ra.IssuanceQuery, at time.Time) (*ra.PriorIssuance, error) {
 	var page []ra.Certificate
 	err := r.db.file.Read(ctx, "look for the renewal of a certificate", func(ctx context.Context, tx *sql.Tx) error {
 		var ids []int64
@@ -65,7 +65,7 @@ func (r *RA) Renewed(ctx context.Context, q ra.Question, at time.Time) (*ra.Answ
 	}
 	for _, c := range page {
 		if c.Status.State == pki.Good && c.KeyHash == q.Key {
-			return &ra.Answer{Certificate: ca.Certificate{Ref: c.Ref, DER: c.DER, NotAfter: c.NotAfter}, Key: c.KeyHash}, nil
+			return &ra.PriorIssuance{Certificate: ca.Certificate{Ref: c.Ref, DER: c.DER, NotAfter: c.NotAfter}, Key: c.KeyHash}, nil
 		}
 	}
 	return nil, nil //nolint:nilnil // there is none, as the interface has it

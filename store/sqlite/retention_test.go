@@ -28,7 +28,7 @@ func TestNobodyWaitsForASecondStep(t *testing.T) {
 		}
 		after := at.Add(48 * time.Hour)
 		refuse := func() {
-			err := m.db.RA().Refused(context.Background(), pki.ActorCommand("test"), ids[0], pki.Refuse(pki.RuleBusy, "wait", "busy"), after)
+			err := m.db.RA().Refused(context.Background(), pki.ActorCommand("test"), ids[0], pki.Refuse(pki.RuleOverloaded, "wait", "busy"), after)
 			if err != nil {
 				t.Error(err)
 			}
@@ -94,7 +94,7 @@ func TestKeysAreCounted(t *testing.T) {
 		last = m.issue(ids, last)
 	}
 	after := at.Add(48 * time.Hour)
-	if err := m.db.RA().Refused(context.Background(), pki.ActorCommand("test"), ids[0], pki.Refuse(pki.RuleBusy, "wait", "busy"), after); err != nil {
+	if err := m.db.RA().Refused(context.Background(), pki.ActorCommand("test"), ids[0], pki.Refuse(pki.RuleOverloaded, "wait", "busy"), after); err != nil {
 		t.Fatal(err)
 	}
 	const wrong = `SELECT count(*) FROM keys k WHERE named <>

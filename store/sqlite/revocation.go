@@ -16,9 +16,9 @@ type Revocation struct{ db *DB }
 //
 // Releasing an identity releases every hold on its certificates; a certificate alone is not released while its identity
 // is suspended. An order about an identity leaves what is revoked already as it is, keyCompromise excepted.
-func (r *Revocation) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
-	var out revocation.Outcome
-	err := r.db.writeBy(ctx, "carry out the order", o.By, o.At, func(ctx context.Context, tx *writeTx) error {
+func (r *Revocation) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	var out revocation.ChangeResult
+	err := r.db.writeBy(ctx, "carry out the order", o.Actor, o.At, func(ctx context.Context, tx *writeTx) error {
 		err := o.CheckSubject()
 		switch {
 		case err != nil:
@@ -32,13 +32,13 @@ func (r *Revocation) Apply(ctx context.Context, o revocation.Order) (revocation.
 		return err
 	})
 	if err != nil {
-		return revocation.Outcome{}, err
+		return revocation.ChangeResult{}, err
 	}
 	return out, nil
 }
 
-func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
-	none := revocation.Outcome{}
+func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	none := revocation.ChangeResult{}
 	c, err := readSubject(ctx, tx, o.Certificate)
 	if err != nil {
 		return none, err
@@ -48,7 +48,7 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) (re
 		return none, fmt.Errorf("certificate %s: %w", o.Certificate.Serial, err)
 	}
 	if !changed {
-		return revocation.Outcome{Standing: []pki.StatusChange{change}}, nil
+		return revocation.ChangeResult{Unchanged: []pki.StatusChange{change}}, nil
 	}
 	if err := tx.checkHold(ctx, c, o); err != nil {
 		return none, err
@@ -56,7 +56,7 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) (re
 	if err := tx.setStatus(ctx, &c, change.Status, invalidSince, o); err != nil {
 		return none, err
 	}
-	var out revocation.Outcome
+	var out revocation.ChangeResult
 	if rules.CompromisesKeys(o) && c.key.Valid { // a renewal may have kept the key
 		if out, err = tx.revokeKey(ctx, c, o); err != nil {
 			return none, err
@@ -70,7 +70,7 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Order) (re
 }
 
 // checkHold refuses to hold or release a certificate beside what is done to all of its identity's.
-func (tx *writeTx) checkHold(ctx context.Context, c subject, o revocation.Order) error {
+func (tx *writeTx) checkHold(ctx context.Context, c subject, o revocation.Change) error {
 	if o.Action == revocation.Revoke {
 		return nil
 	}
@@ -82,8 +82,8 @@ func (tx *writeTx) checkHold(ctx context.Context, c subject, o revocation.Order)
 }
 
 // revokeKey carries a compromise to the other certificates of a certificate's key.
-func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Order) (revocation.Outcome, error) {
-	none := revocation.Outcome{}
+func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Change) (revocation.ChangeResult, error) {
+	none := revocation.ChangeResult{}
 	key := storedKey{id: c.key}
 	if err := tx.QueryRowContext(ctx, `SELECT rest FROM keys WHERE id = ?`, c.key.Int64).Scan(&key.rest); err != nil {
 		return none, err
@@ -101,8 +101,8 @@ func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Order)
 }
 
 // orderKey revokes what a compromised key has, and marks it where it has nothing that is alive, too.
-func (tx *writeTx) orderKey(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
-	none := revocation.Outcome{}
+func (tx *writeTx) orderKey(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	none := revocation.ChangeResult{}
 	key, err := readKey(ctx, tx, o.Key)
 	if err != nil {
 		return none, err
@@ -124,8 +124,8 @@ func (tx *writeTx) orderKey(ctx context.Context, o revocation.Order) (revocation
 	return out, tx.distrust(ctx, key.identity, o)
 }
 
-func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
-	none := revocation.Outcome{}
+func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	none := revocation.ChangeResult{}
 	move, err := tx.moveIdentity(ctx, o)
 	if err != nil {
 		return none, err
@@ -147,7 +147,7 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Order) (revoc
 // carryOut changes the certificates that an order reaches: few of them now, and more as a set, whose records follow. It reports
 // whether any changes. An order that changes none leaves no set: if it was given before and its records are to follow, the
 // outcome has the set of that time.
-func (tx *writeTx) carryOut(ctx context.Context, s *setRow, o revocation.Order, few func() ([]subject, error)) (out revocation.Outcome, changes bool, err error) {
+func (tx *writeTx) carryOut(ctx context.Context, s *setRow, o revocation.Change, few func() ([]subject, error)) (out revocation.ChangeResult, changes bool, err error) {
 	many, err := s.isMany(ctx, tx)
 	if err != nil {
 		return out, false, err
@@ -162,9 +162,9 @@ func (tx *writeTx) carryOut(ctx context.Context, s *setRow, o revocation.Order, 
 		}
 		if changes {
 			err := tx.insertSet(ctx, s)
-			return revocation.Outcome{Set: s.ID}, true, err
+			return revocation.ChangeResult{BulkRevocation: s.ID}, true, err
 		}
-		if out.Set = open.repeats(s); out.Set != 0 {
+		if out.BulkRevocation = open.repeats(s); out.BulkRevocation != 0 {
 			return out, false, nil
 		}
 	}
@@ -172,13 +172,13 @@ func (tx *writeTx) carryOut(ctx context.Context, s *setRow, o revocation.Order, 
 	if err != nil {
 		return out, false, err
 	}
-	out.Changed, out.Standing, err = tx.changeSubjects(ctx, subjects, o)
+	out.Changed, out.Unchanged, err = tx.changeSubjects(ctx, subjects, o)
 	return out, len(out.Changed) > 0, err
 }
 
 // changeSubjects gives certificates their next status, and returns what has changed and what has not: that stands as it is,
 // or was revoked before, for a reason of its own.
-func (tx *writeTx) changeSubjects(ctx context.Context, subjects []subject, o revocation.Order) (changes, standing []pki.StatusChange, err error) {
+func (tx *writeTx) changeSubjects(ctx context.Context, subjects []subject, o revocation.Change) (changes, standing []pki.StatusChange, err error) {
 	for i := range subjects {
 		c := &subjects[i]
 		change, invalidSince, changed, err := c.ChangeMember(o)

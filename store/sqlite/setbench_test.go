@@ -44,8 +44,8 @@ func BenchmarkCountSet(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				n, err := m.db.Revocation().CountSet(ctx, revocation.SetOrder{Action: revocation.Revoke, Selection: s.Selection, At: at.Add(time.Hour)})
-				if err != nil || n.Valid+n.Ended != s.want {
+				n, err := m.db.Revocation().CountBulk(ctx, revocation.BulkRequest{Action: revocation.Revoke, Selection: s.Selection, At: at.Add(time.Hour)})
+				if err != nil || n.Valid+n.Expired != s.want {
 					b.Fatal(n, err)
 				}
 			}

@@ -24,9 +24,9 @@ const (
 	crashStep    = 30
 )
 
-var stolen = revocation.SetOrder{
+var stolen = revocation.BulkRequest{
 	Action:    revocation.Revoke,
-	Selection: revocation.Selection{Label: revocation.Label{Name: "batch", Value: "7"}}, Reason: pki.Superseded, By: pki.ActorCommand("test"), At: at,
+	Selection: revocation.Selection{Label: revocation.Label{Name: "batch", Value: "7"}}, Reason: pki.Superseded, Actor: pki.ActorCommand("test"), At: at,
 }
 
 // revokeUntilKilled issues certificates of one label, revokes them all, and stops for ever before the commit of the third
@@ -56,7 +56,7 @@ func revokeUntilKilled(path string) error {
 			return err
 		}
 	}
-	set, _, err := db.Revocation().OrderSet(ctx, stolen)
+	set, _, err := db.Revocation().CreateBulk(ctx, stolen)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func revokeUntilKilled(path string) error {
 				_, _ = io.Copy(io.Discard, os.Stdin) // until the kill
 			}})
 		}
-		if _, _, err := db.Revocation().FollowSet(ctx, set.ID, crashStep, at); err != nil {
+		if _, _, err := db.Revocation().ApplyBulk(ctx, set.ID, crashStep, at); err != nil {
 			return err
 		}
 	}
@@ -118,15 +118,15 @@ func TestKilledWhileRecordsFollow(t *testing.T) {
 	if n := revoked(); n != crashMembers {
 		t.Errorf("after the kill %d of %d are revoked", n, crashMembers)
 	}
-	open, err := db.Revocation().OpenSets(ctx)
-	if err != nil || len(open) != 1 || open[0].Followed != 2*crashStep {
+	open, err := db.Revocation().OpenBulk(ctx)
+	if err != nil || len(open) != 1 || open[0].Applied != 2*crashStep {
 		t.Fatalf("the kill left the sets %+v, %v", open, err)
 	}
 	for set := open[0]; !set.Done; {
-		if _, set, err = db.Revocation().FollowSet(ctx, set.ID, crashStep, at); err != nil {
+		if _, set, err = db.Revocation().ApplyBulk(ctx, set.ID, crashStep, at); err != nil {
 			t.Fatal(err)
 		}
-		if set.Done && set.Followed != crashMembers {
+		if set.Done && set.Applied != crashMembers {
 			t.Errorf("the set ends as %+v", set)
 		}
 	}

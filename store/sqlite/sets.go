@@ -46,13 +46,13 @@ func scanSet(row engine.Scanner) (setRow, error) {
 	var at, reach int64
 	var by string
 	err := row.Scan(&s.ID, &issuer, &identity, &lineage, &key, &profile, &name, &value, &from, &until,
-		&s.Action, &s.Reason, &since, &by, &at, &s.Why, &s.mark, &reach, &s.progress, &total, &s.Ended, &s.Followed, &s.Done)
+		&s.Action, &s.Reason, &since, &by, &at, &s.Comment, &s.mark, &reach, &s.progress, &total, &s.Expired, &s.Applied, &s.Done)
 	if err != nil {
 		return s, err
 	}
 	s.Profile, s.Label = profile.String, revocation.Label{Name: name.String, Value: value.String}
 	s.IssuedFrom, s.IssuedUntil, s.InvalidSince = engine.RestoreMillis(from), engine.RestoreMillis(until), engine.RestoreMillis(since)
-	s.By, s.At, s.reach, s.Total, s.Counted = pki.ActorFromText(by), engine.FromMillis(at), engine.FromMillis(reach), int(total.Int64), total.Valid
+	s.Actor, s.At, s.reach, s.Total, s.Counted = pki.ActorFromText(by), engine.FromMillis(at), engine.FromMillis(reach), int(total.Int64), total.Valid
 	if identity.Valid {
 		if s.Identity, err = pki.ParseSPIFFEID(identity.String); err != nil {
 			return s, err
@@ -68,11 +68,11 @@ func scanSet(row engine.Scanner) (setRow, error) {
 	return s, err
 }
 
-// CountSet counts what an order would change, through a reading connection.
-func (r *Revocation) CountSet(ctx context.Context, o revocation.SetOrder) (revocation.Reached, error) {
-	var n revocation.Reached
+// CountBulk counts what an order would change, through a reading connection.
+func (r *Revocation) CountBulk(ctx context.Context, o revocation.BulkRequest) (revocation.Affected, error) {
+	var n revocation.Affected
 	err := r.db.file.ReadMany(ctx, "count what would be revoked", func(ctx context.Context, tx *sql.Tx) error {
-		n = revocation.Reached{}
+		n = revocation.Affected{}
 		s, err := newSet(ctx, tx, o)
 		if err != nil {
 			return err
@@ -133,11 +133,11 @@ func (s *setRow) checkNamed(ctx context.Context, q engine.Querier) error {
 	return nil
 }
 
-// OrderSet makes an order durable, and carries it out where it is of one identity with few certificates.
-func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revocation.Set, []pki.StatusChange, error) {
+// CreateBulk makes an order durable, and carries it out where it is of one identity with few certificates.
+func (r *Revocation) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revocation.BulkRevocation, []pki.StatusChange, error) {
 	var s setRow
 	var standing []pki.StatusChange
-	err := r.db.writeBy(ctx, "revoke a set of certificates", o.By, o.At, func(ctx context.Context, tx *writeTx) error {
+	err := r.db.writeBy(ctx, "revoke a set of certificates", o.Actor, o.At, func(ctx context.Context, tx *writeTx) error {
 		standing = nil
 		var err error
 		if s, err = newSet(ctx, tx, o); err != nil {
@@ -160,7 +160,7 @@ func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revoc
 		if err := tx.insertSet(ctx, &s); err != nil {
 			return err
 		}
-		err = tx.append(ctx, rules.BulkEntry(s.Set))
+		err = tx.append(ctx, rules.BulkEntry(s.BulkRevocation))
 		if err == nil {
 			err = tx.distrustAll(ctx, distrusted, s.order())
 		}
@@ -171,15 +171,15 @@ func (r *Revocation) OrderSet(ctx context.Context, o revocation.SetOrder) (revoc
 		return err
 	})
 	if err != nil {
-		return revocation.Set{}, nil, err
+		return revocation.BulkRevocation{}, nil, err
 	}
-	return s.Set, standing, nil
+	return s.BulkRevocation, standing, nil
 }
 
 // insertSet records a set. One that is done has no records that are to follow, not even for who carries it out. Of those
 // that are not done there is a bound. A key that is selected by is marked here, since it may have no certificate.
 func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
-	if rules.MarksKey(s.SetOrder) {
+	if rules.MarksKey(s.BulkRequest) {
 		if _, err := readKey(ctx, tx, s.Key); err != nil {
 			return err
 		}
@@ -192,7 +192,7 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 		return err
 	}
 	if !s.Done {
-		if err := rules.CheckOpenBulk(s.SetOrder, open); err != nil {
+		if err := rules.CheckOpenBulk(s.BulkRequest, open); err != nil {
 			return err
 		}
 	}
@@ -210,7 +210,7 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 		        ?, ?, ?, ?, ?, ?, (`+newestCertificate+`), ?, 0, ?, 0, 0, ?)
 		RETURNING id, mark`,
 		optional(s.Issuer), s.Identity.String(), encodeRef(s.LineageOf), optional(s.Key), optionalText(s.Profile), name, value,
-		engine.OptionalMillis(s.IssuedFrom), engine.OptionalMillis(s.IssuedUntil), s.Action, s.Reason, engine.OptionalMillis(s.InvalidSince), s.By.String(), engine.Millis(s.At), s.Why,
+		engine.OptionalMillis(s.IssuedFrom), engine.OptionalMillis(s.IssuedUntil), s.Action, s.Reason, engine.OptionalMillis(s.InvalidSince), s.Actor.String(), engine.Millis(s.At), s.Comment,
 		engine.Millis(s.reach), total, s.Done,
 	).Scan(&s.ID, &s.mark)
 }
@@ -226,13 +226,13 @@ func (tx *writeTx) revokeFew(ctx context.Context, s *setRow) ([]pki.StatusChange
 		return nil, err
 	}
 	if len(changes) > 0 {
-		if err := tx.append(ctx, rules.BulkStepEntry(s.Set, s.At, few[0].Identity, changes)); err != nil {
+		if err := tx.append(ctx, rules.BulkStepEntry(s.BulkRevocation, s.At, few[0].Identity, changes)); err != nil {
 			return nil, err
 		}
 		if err := tx.distrust(ctx, few[0].Identity, s.order()); err != nil {
 			return nil, err
 		}
 	}
-	s.Set = rules.BulkTotal(s.Set, changes)
-	return append(changes, standing...), tx.ExecOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1, ended = ?2 WHERE id = ?3`, s.Total, s.Ended, s.ID)
+	s.BulkRevocation = rules.BulkTotal(s.BulkRevocation, changes)
+	return append(changes, standing...), tx.ExecOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1, ended = ?2 WHERE id = ?3`, s.Total, s.Expired, s.ID)
 }

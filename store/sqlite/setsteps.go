@@ -18,8 +18,8 @@ import (
 // tellStep is how many statuses are told at a time.
 const tellStep = 4096
 
-// TellSet visits a set's members, and notes how many there are.
-func (r *Revocation) TellSet(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.Set, error) {
+// NotifyBulk visits a set's members, and notes how many there are.
+func (r *Revocation) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
 	var s setRow
 	var ahead ahead
 	err := r.db.file.ReadMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
@@ -31,22 +31,22 @@ func (r *Revocation) TellSet(ctx context.Context, id int64, observer pki.StatusO
 		return err
 	})
 	if err != nil || s.Done {
-		return s.Set, err
+		return s.BulkRevocation, err
 	}
 	r.db.following.put(id, s.progress, ahead.rows)
 	if s.Counted {
-		return s.Set, nil
+		return s.BulkRevocation, nil
 	}
 	err = r.db.write(ctx, "count what is revoked", func(ctx context.Context, tx *writeTx) error {
 		// Steps may have been taken since it was read. What they did is not counted twice: total is of when it was read.
-		_, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ?, ended = ? WHERE id = ? AND total IS NULL`, s.Followed+len(ahead.rows), ahead.ended, id)
+		_, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ?, ended = ? WHERE id = ? AND total IS NULL`, s.Applied+len(ahead.rows), ahead.ended, id)
 		if err != nil {
 			return err
 		}
 		s, err = readSet(ctx, tx, id)
 		return err
 	})
-	return s.Set, err
+	return s.BulkRevocation, err
 }
 
 // ahead is what is to follow of a set.
@@ -116,10 +116,10 @@ func (f *following) take(id int64) (left, bool) {
 // errMoved says that somebody else has taken a step since it was looked up what is left.
 var errMoved = errors.New("another step was taken meanwhile")
 
-// FollowSet takes one step through a set.
-func (r *Revocation) FollowSet(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.Set, error) {
+// ApplyBulk takes one step through a set.
+func (r *Revocation) ApplyBulk(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
 	if err := rules.CheckLimit(limit); err != nil {
-		return nil, revocation.Set{}, err
+		return nil, revocation.BulkRevocation{}, err
 	}
 	for {
 		changes, set, err := r.followOnce(ctx, id, limit, at)
@@ -129,10 +129,10 @@ func (r *Revocation) FollowSet(ctx context.Context, id int64, limit int, at time
 	}
 }
 
-func (r *Revocation) followOnce(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.Set, error) {
+func (r *Revocation) followOnce(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
 	ahead, err := r.leftOf(ctx, id)
 	if err != nil {
-		return nil, revocation.Set{}, err
+		return nil, revocation.BulkRevocation{}, err
 	}
 	var s setRow
 	var changes []pki.StatusChange
@@ -154,12 +154,12 @@ func (r *Revocation) followOnce(ctx context.Context, id int64, limit int, at tim
 		return err
 	})
 	if err != nil {
-		return nil, revocation.Set{}, err
+		return nil, revocation.BulkRevocation{}, err
 	}
 	if !s.Done && s.progress != ahead.progress {
 		r.db.following.put(id, s.progress, ahead.rows[len(step):])
 	}
-	return changes, s.Set, nil
+	return changes, s.BulkRevocation, nil
 }
 
 // leftOf returns what is left to do of a set.
@@ -187,27 +187,27 @@ func (tx *writeTx) followStep(ctx context.Context, s *setRow, rows []int64, isLa
 		return nil, err
 	}
 	if len(changes) > 0 {
-		if err := tx.append(ctx, rules.BulkStepEntry(s.Set, at, s.Identity, changes)); err != nil {
+		if err := tx.append(ctx, rules.BulkStepEntry(s.BulkRevocation, at, s.Identity, changes)); err != nil {
 			return nil, err
 		}
 	}
 	if len(rows) > 0 {
 		s.progress = rows[len(rows)-1]
 	}
-	s.Set = rules.BulkStep(s.Set, len(rows), isLast)
+	s.BulkRevocation = rules.BulkStep(s.BulkRevocation, len(rows), isLast)
 	var total any // as it is
 	if isLast {
 		total = s.Total
 	}
 	return changes, tx.ExecOne(ctx, `UPDATE revocation_sets SET progress = ?, followed = ?, total = coalesce(?, total), done = ? WHERE id = ?`,
-		s.progress, s.Followed, total, s.Done, s.ID)
+		s.progress, s.Applied, total, s.Done, s.ID)
 }
 
 // changesRow says of a certificate whether a set's action changes it, by the action.
 var changesRow = map[revocation.Action]string{
-	revocation.Revoke:  `(state <> 3 OR ?3 = 1 AND reason <> 1)`,
-	revocation.Hold:    `state = 1`,
-	revocation.Release: `state = 2`,
+	revocation.Revoke: `(state <> 3 OR ?3 = 1 AND reason <> 1)`,
+	revocation.Hold:   `state = 1`,
+	revocation.Unhold: `state = 2`,
 }
 
 // changeRows changes certificates in one statement, which does what rules.NextMember does: what is revoked already stays,
@@ -222,7 +222,7 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 		return nil, err
 	}
 	var changes []pki.StatusChange
-	next := rules.BulkStatus(s.SetOrder)
+	next := rules.BulkStatus(s.BulkRequest)
 	rows := engine.Query(ctx, tx, `
 		UPDATE certificates SET state = ?2, reason = ?3, revoked_at = CASE state WHEN 3 THEN revoked_at ELSE ?4 END, version = version + 1,
 		       changed = (`+nextEntry+`), invalid_since = coalesce(?5, CASE state WHEN 3 THEN invalid_since END)
@@ -253,24 +253,24 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 	return changes, err
 }
 
-// Set returns a set.
-func (r *Revocation) Set(ctx context.Context, id int64) (revocation.Set, error) {
+// BulkRevocation returns a set.
+func (r *Revocation) BulkRevocation(ctx context.Context, id int64) (revocation.BulkRevocation, error) {
 	var s setRow
 	err := r.db.file.Read(ctx, "read a revocation", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		s, err = readSet(ctx, tx, id)
 		return err
 	})
-	return s.Set, err
+	return s.BulkRevocation, err
 }
 
-// OpenSets returns the sets that are not done.
-func (r *Revocation) OpenSets(ctx context.Context) ([]revocation.Set, error) {
-	var all []revocation.Set
+// OpenBulk returns the sets that are not done.
+func (r *Revocation) OpenBulk(ctx context.Context) ([]revocation.BulkRevocation, error) {
+	var all []revocation.BulkRevocation
 	err := r.db.file.Read(ctx, "read the revocations", func(ctx context.Context, tx *sql.Tx) error {
 		open, err := readOpenSets(ctx, tx)
 		for _, s := range open.sets {
-			all = append(all, s.Set)
+			all = append(all, s.BulkRevocation)
 		}
 		return err
 	})

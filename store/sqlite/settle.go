@@ -19,7 +19,7 @@ import (
 //
 // A refused record costs the others nothing and needs no savepoint: all guards are read before anything is written,
 // and of the writes only the first can collide, which SQLite undoes alone.
-func (tx *writeTx) settle(ctx context.Context, s ca.Settlement, verdicts ca.Verdicts) error {
+func (tx *writeTx) settle(ctx context.Context, s ca.BatchCommit, verdicts ca.Results) error {
 	items, err := tx.takeItems(ctx, s.Intent)
 	if err != nil {
 		return err
@@ -40,10 +40,10 @@ func (tx *writeTx) settle(ctx context.Context, s ca.Settlement, verdicts ca.Verd
 			return fmt.Errorf("record certificate %s: %w", r.Ref.Serial, err)
 		}
 		if refusal == nil {
-			verdicts[i] = ca.Verdict{Superseded: superseded}
+			verdicts[i] = ca.Result{Superseded: superseded}
 			continue
 		}
-		verdicts[i] = ca.Verdict{Refusal: refusal}
+		verdicts[i] = ca.Result{Refusal: refusal}
 		changes, err := tx.abandon(ctx, s.At, item)
 		if err == nil && len(changes) > 0 {
 			err = tx.append(ctx, rules.RefusedCertificateEntry(r, refusal, s.At, changes))

@@ -112,7 +112,7 @@ func (m *mill) write(ids []pki.SPIFFEID, predecessors []ca.Record) ([]ca.Record,
 	if _, err := m.db.CA().Write(context.Background(), m.epoch, nil, []ca.Intent{intent}); err != nil {
 		return nil, err
 	}
-	verdicts, err := m.db.CA().Write(context.Background(), m.epoch, []ca.Settlement{{Intent: intent, Records: records, At: m.at}}, nil)
+	verdicts, err := m.db.CA().Write(context.Background(), m.epoch, []ca.BatchCommit{{Intent: intent, Records: records, At: m.at}}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +178,7 @@ func TestManyChangesAreSeveralEntries(t *testing.T) {
 	if _, err := m.db.CA().Write(ctx, m.epoch, nil, []ca.Intent{intent}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.db.CA().Write(ctx, m.epoch, []ca.Settlement{{Intent: intent, At: at}}, nil); err != nil {
+	if _, err := m.db.CA().Write(ctx, m.epoch, []ca.BatchCommit{{Intent: intent, At: at}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if n := unsequenced(t, m.db); n != 2 {
@@ -204,11 +204,11 @@ func TestSettledBatchesAreForgotten(t *testing.T) {
 	for range writes {
 		last = nil
 		var announce []ca.Intent
-		var settle []ca.Settlement
+		var settle []ca.BatchCommit
 		for range batches {
 			m.next++
 			intent := ca.Intent{Batch: ca.NewBatchID(), Items: []ca.IntentItem{{Ref: record(device(1).ID, m.next).Ref, NotAfter: at}}}
-			announce, settle, last = append(announce, intent), append(settle, ca.Settlement{Intent: intent, At: at}), append(last, intent.Batch)
+			announce, settle, last = append(announce, intent), append(settle, ca.BatchCommit{Intent: intent, At: at}), append(last, intent.Batch)
 		}
 		if _, err := m.db.CA().Write(ctx, m.epoch, nil, announce); err != nil {
 			t.Fatal(err)
@@ -222,7 +222,7 @@ func TestSettledBatchesAreForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, s := range states {
-		if s != ca.BatchSettled {
+		if s != ca.BatchCommitted {
 			t.Fatalf("batch %d of the last write is %v", i, s)
 		}
 	}

@@ -36,9 +36,9 @@ func questionOf(id pki.SPIFFEID, predecessor pki.CertRef, request pki.RequestID,
 	return []any{id.String(), optional(predecessor.Serial), optional(predecessor.Issuer), optional(request), keyID(key), key.Bytes()}
 }
 
-// Standing answers a question in one statement, which sees one state of the store. While records follow a revocation, it
+// IssuanceState answers a question in one statement, which sees one state of the store. While records follow a revocation, it
 // takes a few, in one transaction.
-func (r *RA) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
+func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	const what = "read how a request stands"
 	var row standingRow
 	err := r.db.file.Look(ctx, what, func(ctx context.Context, conn *sql.Conn) error { return row.read(ctx, conn, q) })
@@ -52,7 +52,7 @@ func (r *RA) Standing(ctx context.Context, q ra.Question) (ra.Standing, error) {
 		})
 	}
 	if err != nil {
-		return ra.Standing{}, err
+		return ra.IssuanceState{}, err
 	}
 	st, err := row.standing(q)
 	return st, engine.Fail(what, err)
@@ -73,7 +73,7 @@ type standingRow struct {
 	key                                keyRow
 }
 
-func (r *standingRow) read(ctx context.Context, from engine.Querier, q ra.Question) error {
+func (r *standingRow) read(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
 	row := from.QueryRowContext(ctx, selectStanding, questionOf(q.Identity, q.Predecessor, q.Request, q.Key)...)
 	err := row.Scan(slices.Concat(r.id.columns(),
 		[]any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorEnd, &r.successor.id, &r.successor.rest, &r.revoking,
@@ -85,7 +85,7 @@ func (r *standingRow) read(ctx context.Context, from engine.Querier, q ra.Questi
 }
 
 // addSets adds what sets of revocations say whose records are to follow.
-func (r *standingRow) addSets(ctx context.Context, from engine.Querier, q ra.Question) error {
+func (r *standingRow) addSets(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
 	open, err := readOpenSets(ctx, from)
 	if err != nil {
 		return err
@@ -104,13 +104,13 @@ func (r *standingRow) addSets(ctx context.Context, from engine.Querier, q ra.Que
 	return r.key.addSets(ctx, from, open, q.Key)
 }
 
-func (r *standingRow) standing(q ra.Question) (ra.Standing, error) {
-	var st ra.Standing
+func (r *standingRow) standing(q ra.IssuanceQuery) (ra.IssuanceState, error) {
+	var st ra.IssuanceState
 	var err error
 	if st.Identity, err = r.id.identity(); err != nil {
 		return st, err
 	}
-	st.Key = r.key.state(q.Key, r.id.id).Check()
+	st.KeyRefusal = r.key.state(q.Key, r.id.id).Check()
 	if !q.Predecessor.IsZero() {
 		if !r.state.Valid {
 			return st, rules.NoPredecessor(q.Predecessor)
@@ -124,13 +124,13 @@ func (r *standingRow) standing(q ra.Question) (ra.Standing, error) {
 	if r.answerSerial == nil {
 		return st, nil
 	}
-	st.Answer = &ra.Answer{Certificate: ca.Certificate{DER: r.answer, NotAfter: engine.FromMillis(r.answerEnd.Int64)}}
-	if st.Answer.Certificate.Ref, err = parseRef(r.answerIssuer, r.answerSerial); err != nil {
+	st.Prior = &ra.PriorIssuance{Certificate: ca.Certificate{DER: r.answer, NotAfter: engine.FromMillis(r.answerEnd.Int64)}}
+	if st.Prior.Certificate.Ref, err = parseRef(r.answerIssuer, r.answerSerial); err != nil {
 		return st, err
 	}
-	st.Answer.Key, err = r.answerKey.hash()
+	st.Prior.Key, err = r.answerKey.hash()
 	// Rows that left give their numbers to others, and so the key has to be that of the renewal.
-	st.Answer.Supersedes = r.supersededBy.Valid && r.supersededBy == r.answerRow && r.successor.id == r.answerKey.id
+	st.Prior.Supersedes = r.supersededBy.Valid && r.supersededBy == r.answerRow && r.successor.id == r.answerKey.id
 	return st, err
 }
 

@@ -97,7 +97,7 @@ func scanSubject(row engine.Scanner) (subject, error) {
 }
 
 // setStatus gives a certificate its next status and invalidity date, and marks its key if the order says that it leaked.
-func (tx *writeTx) setStatus(ctx context.Context, c *subject, next pki.Status, invalidSince time.Time, o revocation.Order) error {
+func (tx *writeTx) setStatus(ctx context.Context, c *subject, next pki.Status, invalidSince time.Time, o revocation.Change) error {
 	var revokedAt any
 	if next.State != pki.Good {
 		revokedAt = engine.Millis(next.RevokedAt)
@@ -117,7 +117,7 @@ func (tx *writeTx) markKey(ctx context.Context, key int64, at time.Time) error {
 }
 
 // moveIdentity moves an identity as an order says.
-func (tx *writeTx) moveIdentity(ctx context.Context, o revocation.Order) (rules.IdentityMove, error) {
+func (tx *writeTx) moveIdentity(ctx context.Context, o revocation.Change) (rules.IdentityMove, error) {
 	var id int64
 	var from pki.IdentityState
 	var resumes sql.NullInt64

@@ -31,8 +31,8 @@ func (r *RA) RevokeTokens(ctx context.Context, v ra.TokenRevocation) (int, error
 		}
 		if v.ID != "" {
 			n, err = tx.revokeToken(ctx, v)
-		} else if _, err = readIdentity(ctx, tx, v.MadeBy); err == nil {
-			n, err = tx.revokeTokensOf(ctx, v.MadeBy, rules.TokensRevokedOfAll, v)
+		} else if _, err = readIdentity(ctx, tx, v.CreatedBy); err == nil {
+			n, err = tx.revokeTokensOf(ctx, v.CreatedBy, rules.TokensRevokedOfAll, v)
 		}
 		return err
 	})
@@ -98,19 +98,19 @@ func (tx *writeTx) revokeTokensOf(ctx context.Context, maker pki.SPIFFEID, why s
 }
 
 // distrust revokes the tokens that an identity has made, if an order says that it is not to be trusted any more.
-func (tx *writeTx) distrust(ctx context.Context, maker pki.SPIFFEID, o revocation.Order) error {
+func (tx *writeTx) distrust(ctx context.Context, maker pki.SPIFFEID, o revocation.Change) error {
 	why := rules.Distrust(o)
 	if why == "" {
 		return nil
 	}
-	_, err := tx.revokeTokensOf(ctx, maker, why, ra.TokenRevocation{By: o.By, At: o.At})
+	_, err := tx.revokeTokensOf(ctx, maker, why, ra.TokenRevocation{By: o.Actor, At: o.At})
 	return err
 }
 
 // holderOf returns the identity of a key that a set selects by and is about to mark as compromised; zero if it is marked
 // already, or the set does not mark it.
 func (tx *writeTx) holderOf(ctx context.Context, s *setRow) (pki.SPIFFEID, error) {
-	if !rules.MarksKey(s.SetOrder) {
+	if !rules.MarksKey(s.BulkRequest) {
 		return pki.SPIFFEID{}, nil
 	}
 	key, err := readKey(ctx, tx, s.Key)
@@ -182,7 +182,7 @@ func (tx *writeTx) revokesOne(ctx context.Context, s setRow, id pki.SPIFFEID) (b
 }
 
 // distrustAll revokes the tokens of makers, for a set that has been ordered.
-func (tx *writeTx) distrustAll(ctx context.Context, makers []pki.SPIFFEID, o revocation.Order) error {
+func (tx *writeTx) distrustAll(ctx context.Context, makers []pki.SPIFFEID, o revocation.Change) error {
 	for _, maker := range makers {
 		if maker.IsZero() {
 			continue

@@ -26,7 +26,7 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
 		_, err = tx.ExecContext(ctx, `
 			INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at, maker, made_with, era)
 			SELECT ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
-			t.ID.Bytes(), identity, int64(t.Generation), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // generations count up from 1
+			t.ID.Bytes(), identity, int64(t.IdentityRevision), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // generations count up from 1
 			encodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
 		if engine.IsDuplicate(err) {
 			return rules.TokenExists(t.ID)
@@ -94,19 +94,19 @@ func scanToken(row engine.Scanner, more ...any) (ra.Token, int64, error) {
 	var id, expires, created int64
 	var token, request, key, madeWith []byte
 	var revoked sql.NullString
-	err := row.Scan(append([]any{&id, &token, &identity, &t.Generation, &t.Profile, &expires, &t.Replace, &by, &created, &request, &key, &t.Spent,
+	err := row.Scan(append([]any{&id, &token, &identity, &t.IdentityRevision, &t.Profile, &expires, &t.Replace, &by, &created, &request, &key, &t.Spent,
 		&madeWith, &revoked}, more...)...)
 	if err != nil {
 		return ra.Token{}, 0, err
 	}
-	t.ExpiresAt, t.CreatedAt, t.CreatedBy, t.Revoked = engine.FromMillis(expires), engine.FromMillis(created), pki.ActorFromText(by), revoked.String
+	t.ExpiresAt, t.CreatedAt, t.CreatedBy, t.RevokedBecause = engine.FromMillis(expires), engine.FromMillis(created), pki.ActorFromText(by), revoked.String
 	if t.ID, err = pki.TokenIDFromBytes(token); err != nil {
 		return ra.Token{}, 0, err
 	}
 	if t.Identity, err = pki.ParseSPIFFEID(identity); err != nil {
 		return ra.Token{}, 0, err
 	}
-	if t.MadeWith, err = decodeRef(madeWith); err != nil {
+	if t.CreatorCertificate, err = decodeRef(madeWith); err != nil {
 		return ra.Token{}, 0, err
 	}
 	if t.Request, err = restore(request, pki.RequestIDFromBytes); err != nil {
@@ -131,8 +131,8 @@ func (r *RA) Tokens(ctx context.Context, sel ra.TokenSelection, at time.Time, fr
 	}
 	var q clause
 	q.add(`SELECT `+tokenColumns+`, `+tokenState+` AS token_state FROM tokens t JOIN identities n ON n.id = t.identity WHERE t.id <= ?`, engine.Millis(at), int64(from))
-	if !sel.MadeBy.IsZero() {
-		q.add(` AND t.maker = (SELECT id FROM identities WHERE spiffe_id = ?)`, sel.MadeBy.String())
+	if !sel.CreatedBy.IsZero() {
+		q.add(` AND t.maker = (SELECT id FROM identities WHERE spiffe_id = ?)`, sel.CreatedBy.String())
 	}
 	if !sel.Identity.IsZero() {
 		q.add(` AND t.identity = (SELECT id FROM identities WHERE spiffe_id = ?)`, sel.Identity.String())

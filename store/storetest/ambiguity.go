@@ -34,14 +34,14 @@ func lostSettlement(t *testing.T, w *world, applies bool) {
 	id := w.identity(t)
 	good, refused := w.enrollment(t, id), w.enrollment(t, id)
 	intent := w.announce(t, good, refused)
-	settle := []ca.Settlement{{Intent: intent, Records: []ca.Record{good, refused}, At: w.now}}
+	settle := []ca.BatchCommit{{Intent: intent, Records: []ca.Record{good, refused}, At: w.now}}
 	next := intentOf(w.record(t, id.ID))
 
 	w.LoseCommit(applies)
 	verdicts, err := w.Journal.Write(context.Background(), w.epoch, settle, []ca.Intent{next})
 	mustPass(t, err)
 	if applies {
-		w.mustBe(t, intent.Batch, ca.BatchSettled)
+		w.mustBe(t, intent.Batch, ca.BatchCommitted)
 		w.mustBe(t, next.Batch, ca.BatchPending)
 	} else {
 		w.mustBe(t, intent.Batch, ca.BatchPending)
@@ -52,12 +52,12 @@ func lostSettlement(t *testing.T, w *world, applies bool) {
 		must(t, err)
 	}
 	must(t, verdicts[0][0].Refusal)
-	mustRefuse(t, verdicts[0][1].Refusal, pki.RuleChanged)
+	mustRefuse(t, verdicts[0][1].Refusal, pki.RuleIdentityStale)
 	w.reopen(t)
-	if c := w.certificate(t, good.Ref); !c.Released {
+	if c := w.certificate(t, good.Ref); !c.Delivered {
 		t.Errorf("the settled certificate is %+v", c)
 	}
-	if c := w.certificate(t, refused.Ref); c.Released {
+	if c := w.certificate(t, refused.Ref); c.Delivered {
 		t.Errorf("the refused certificate is %+v", c)
 	}
 	mustEqual(t, "what is pending", w.begin(t), []ca.Intent{next})
@@ -79,7 +79,7 @@ func lostAnnouncement(t *testing.T, w *world, applies bool) {
 
 func lostOrder(t *testing.T, w *world, applies bool) {
 	r := w.issued(t)
-	o := revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: r.Ref, By: operator, At: w.now}
+	o := revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: r.Ref, Actor: operator, At: w.now}
 	w.LoseCommit(applies)
 	_, err := w.Orders.Apply(context.Background(), o)
 	mustPass(t, err)

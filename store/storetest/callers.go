@@ -45,7 +45,7 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 	},
 	"ca.Installations.Install": func(t *testing.T, w *world, by pki.Actor) error {
 		der, _ := authority(t, fmt.Sprintf("Root %d", w.drawn))
-		return w.Installations.Install(t.Context(), ca.Installed{Certificate: der, At: w.now}, by)
+		return w.Installations.Install(t.Context(), ca.InstalledCA{Certificate: der, At: w.now}, by)
 	},
 	"ca.Installations.Retire": func(t *testing.T, w *world, by pki.Actor) error {
 		w.generation(t, fmt.Sprintf("Next %d", w.drawn))
@@ -53,7 +53,7 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 	},
 	"ca.Installations.Remove": func(t *testing.T, w *world, by pki.Actor) error {
 		der, _ := authority(t, fmt.Sprintf("Other root %d", w.draw()))
-		must(t, w.Installations.Install(t.Context(), ca.Installed{Certificate: der, At: w.now}, operator))
+		must(t, w.Installations.Install(t.Context(), ca.InstalledCA{Certificate: der, At: w.now}, operator))
 		return w.Installations.Remove(t.Context(), issuerIn(t, der), w.now, by)
 	},
 	"ra.Records.CreateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
@@ -79,14 +79,14 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		return err
 	},
 	"revocation.Records.Apply": func(t *testing.T, w *world, by pki.Actor) error {
-		_, err := w.Orders.Apply(t.Context(), revocation.Order{
-			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Certificate: w.issued(t).Ref, By: by, At: w.now,
+		_, err := w.Orders.Apply(t.Context(), revocation.Change{
+			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Certificate: w.issued(t).Ref, Actor: by, At: w.now,
 		})
 		return err
 	},
 	"revocation.Records.OrderSet": func(t *testing.T, w *world, by pki.Actor) error {
-		_, _, err := w.Revocation.OrderSet(t.Context(), revocation.SetOrder{
-			Selection: revocation.Selection{Profile: "other"}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, By: by, At: w.now,
+		_, _, err := w.Revocation.CreateBulk(t.Context(), revocation.BulkRequest{
+			Selection: revocation.Selection{Profile: "other"}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: by, At: w.now,
 		})
 		return err
 	},
@@ -127,8 +127,8 @@ var reads = []string{
 func everyMethodIsKnown(t *testing.T) {
 	var have []string
 	for _, view := range []reflect.Type{
-		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Records](), reflect.TypeFor[audit.Store](), reflect.TypeFor[retention.Store](),
-		reflect.TypeFor[revocation.Records](), reflect.TypeFor[crl.Store](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Records](),
+		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Store](), reflect.TypeFor[audit.Store](), reflect.TypeFor[retention.Store](),
+		reflect.TypeFor[revocation.Store](), reflect.TypeFor[crl.Store](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Store](),
 	} {
 		for i := range view.NumMethod() {
 			have = append(have, view.String()+"."+view.Method(i).Name)
@@ -153,27 +153,27 @@ var callers = map[string]struct {
 	"only named":      {func(t *testing.T, w *world) pki.Actor { return callerOf(w.issued(t)).Named() }, pki.RuleUnauthenticated},
 	"not on record":   {func(t *testing.T, w *world) pki.Actor { return callerOf(w.record(t, w.identity(t).ID)) }, pki.RuleCertificate},
 	"another's":       {func(t *testing.T, w *world) pki.Actor { return pki.ActorCaller(w.issued(t).Identity, w.issued(t).Ref) }, pki.RuleCertificate},
-	"revoked":         {changed(revocation.Order{Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn}, false), pki.RuleRevoked},
-	"held":            {changed(revocation.Order{Action: revocation.Hold}, false), pki.RuleRevoked},
-	"suspended":       {changed(revocation.Order{Action: revocation.Hold, State: pki.Suspended}, true), pki.RuleRevoked},
-	"retired":         {changed(revocation.Order{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}, true), pki.RuleRevoked},
+	"revoked":         {changed(revocation.Change{Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn}, false), pki.RuleRevoked},
+	"held":            {changed(revocation.Change{Action: revocation.Hold}, false), pki.RuleRevoked},
+	"suspended":       {changed(revocation.Change{Action: revocation.Hold, State: pki.Suspended}, true), pki.RuleRevoked},
+	"retired":         {changed(revocation.Change{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}, true), pki.RuleRevoked},
 	"superseded":      {superseded, pki.RuleRevoked},
 	"bulk revoked":    {bulkRevoked, pki.RuleRevoked},
 	"expired":         {expired, pki.RuleExpired},
 	"not yet valid":   {notYetValid, pki.RuleExpired},
-	"suspended alone": {withIdentity(revocation.Order{Action: revocation.Hold, State: pki.Suspended}), pki.RuleIdentityState},
-	"retired alone":   {withIdentity(revocation.Order{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}), pki.RuleIdentityState},
+	"suspended alone": {withIdentity(revocation.Change{Action: revocation.Hold, State: pki.Suspended}), pki.RuleIdentityState},
+	"retired alone":   {withIdentity(revocation.Change{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}), pki.RuleIdentityState},
 }
 
 // renewing is Write with a renewal. Its guard says more of some predecessors than the authorization does.
 const renewing = "ca.Journal.Write, a renewal"
 
-var ofRenewals = map[string]pki.Rule{"not on record": pki.RulePredecessor, "another's": pki.RulePredecessor, "superseded": pki.RuleClone}
+var ofRenewals = map[string]pki.Rule{"not on record": pki.RuleRenewalUnknown, "another's": pki.RuleRenewalUnknown, "superseded": pki.RuleRenewalKeyConflict}
 
 func callerOf(r ca.Record) pki.Actor { return pki.ActorCaller(r.Identity, r.Ref) }
 
 // changed returns a caller whose certificate or identity an order has changed.
-func changed(o revocation.Order, identity bool) func(t *testing.T, w *world) pki.Actor {
+func changed(o revocation.Change, identity bool) func(t *testing.T, w *world) pki.Actor {
 	return func(t *testing.T, w *world) pki.Actor {
 		t.Helper()
 		r, o := w.issued(t), o
@@ -188,7 +188,7 @@ func changed(o revocation.Order, identity bool) func(t *testing.T, w *world) pki
 }
 
 // withIdentity returns a caller whose certificate is good, though its identity is not enrolled.
-func withIdentity(o revocation.Order) func(t *testing.T, w *world) pki.Actor {
+func withIdentity(o revocation.Change) func(t *testing.T, w *world) pki.Actor {
 	return func(t *testing.T, w *world) pki.Actor {
 		t.Helper()
 		o := o
@@ -210,8 +210,8 @@ func superseded(t *testing.T, w *world) pki.Actor {
 func bulkRevoked(t *testing.T, w *world) pki.Actor {
 	t.Helper()
 	r := w.issued(t)
-	_, _, err := w.Revocation.OrderSet(t.Context(), revocation.SetOrder{
-		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, By: operator, At: w.now,
+	_, _, err := w.Revocation.CreateBulk(t.Context(), revocation.BulkRequest{
+		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: operator, At: w.now,
 	})
 	must(t, err)
 	return callerOf(r)
@@ -273,7 +273,7 @@ func ordersOfOneTransaction(t *testing.T, w *world) {
 	must(t, refusals[0])
 	mustRefuse(t, refusals[1], pki.RuleRevoked)
 	must(t, refusals[2])
-	if c := w.certificate(t, second.Ref); c.Released || c.Status.State != pki.Revoked {
+	if c := w.certificate(t, second.Ref); c.Delivered || c.Status.State != pki.Revoked {
 		t.Errorf("the order of a revoked caller became %+v", c)
 	}
 }
@@ -293,15 +293,15 @@ func renewalBetweenOrders(t *testing.T, w *world) {
 func needsNoAuthorization(t *testing.T, w *world) {
 	ctx := context.Background()
 	r := w.issued(t)
-	set, _, err := w.Revocation.OrderSet(ctx, revocation.SetOrder{
-		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, By: callerOf(r), At: w.now,
+	set, _, err := w.Revocation.CreateBulk(ctx, revocation.BulkRequest{
+		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: callerOf(r), At: w.now,
 	})
 	must(t, err)
 	must(t, w.Audit.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))
-	_, err = w.Revocation.TellSet(ctx, set.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
+	_, err = w.Revocation.NotifyBulk(ctx, set.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
 	must(t, err)
 	for !set.Done {
-		_, set, err = w.Revocation.FollowSet(ctx, set.ID, 1, w.now)
+		_, set, err = w.Revocation.ApplyBulk(ctx, set.ID, 1, w.now)
 		must(t, err)
 	}
 	if e := w.lastEntry(t); e.Actor != callerOf(r).Named() || len(e.Changes) != 1 {

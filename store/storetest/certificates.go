@@ -33,27 +33,27 @@ func findCertificate(t *testing.T, w *world) {
 // standing is what a request for a certificate rests on.
 func standing(t *testing.T, w *world) {
 	r, other := w.issued(t), w.issued(t)
-	want := ra.Standing{Identity: w.stateOf(t, r.Identity), Answer: &ra.Answer{
+	want := ra.IssuanceState{Identity: w.stateOf(t, r.Identity), Prior: &ra.PriorIssuance{
 		Certificate: ca.Certificate{Ref: r.Ref, DER: r.DER, NotAfter: r.NotAfter}, Key: r.KeyHash,
 	}}
-	mustEqual(t, "a request that was answered", w.standing(t, ra.Question{Identity: r.Identity, Request: r.RequestID, Key: r.KeyHash}), want)
-	want.Answer = nil
-	mustEqual(t, "a new request", w.standing(t, ra.Question{Identity: r.Identity, Request: w.request(t), Key: w.key()}), want)
-	if st := w.standing(t, ra.Question{Identity: other.Identity, Request: r.RequestID, Key: other.KeyHash}); st.Answer != nil {
+	mustEqual(t, "a request that was answered", w.standing(t, ra.IssuanceQuery{Identity: r.Identity, Request: r.RequestID, Key: r.KeyHash}), want)
+	want.Prior = nil
+	mustEqual(t, "a new request", w.standing(t, ra.IssuanceQuery{Identity: r.Identity, Request: w.request(t), Key: w.key()}), want)
+	if st := w.standing(t, ra.IssuanceQuery{Identity: other.Identity, Request: r.RequestID, Key: other.KeyHash}); st.Prior != nil {
 		t.Errorf("the request of %s is answered with the certificate of %s", other.Identity, r.Identity)
 	}
-	renewal := ra.Question{Identity: r.Identity, Predecessor: r.Ref, Request: w.request(t), Key: r.KeyHash}
+	renewal := ra.IssuanceQuery{Identity: r.Identity, Predecessor: r.Ref, Request: w.request(t), Key: r.KeyHash}
 	want.Predecessor.Status, want.Predecessor.NotAfter = w.certificate(t, r.Ref).Status, r.NotAfter
 	mustEqual(t, "a renewal", w.standing(t, renewal), want)
 
 	next := w.record(t, r.Identity)
 	next.Guard.Predecessor = r.Ref
 	w.issue(t, next)
-	w.apply(t, revocation.Order{Action: hold, Certificate: r.Ref, Reason: pki.CertificateHold})
+	w.apply(t, revocation.Change{Action: hold, Certificate: r.Ref, Reason: pki.CertificateHold})
 	want.Predecessor = ra.Predecessor{Status: w.certificate(t, r.Ref).Status, NotAfter: r.NotAfter, Successor: next.KeyHash}
 	mustEqual(t, "a renewal of what is on hold, and was renewed", w.standing(t, renewal), want)
 
-	for name, q := range map[string]ra.Question{
+	for name, q := range map[string]ra.IssuanceQuery{
 		"a certificate of another": {Identity: other.Identity, Predecessor: r.Ref, Request: w.request(t), Key: w.key()},
 		"an unknown certificate": {
 			Identity: r.Identity, Predecessor: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}, Request: w.request(t), Key: w.key(),
@@ -61,18 +61,18 @@ func standing(t *testing.T, w *world) {
 		"another issuer's": {Identity: r.Identity, Predecessor: pki.CertRef{Issuer: issuerB, Serial: r.Ref.Serial}, Request: w.request(t), Key: w.key()},
 		"unreleased":       {Identity: r.Identity, Predecessor: w.abandon(t).Ref, Request: w.request(t), Key: w.key()},
 	} {
-		_, err := w.RA.Standing(context.Background(), q)
-		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RulePredecessor {
+		_, err := w.RA.IssuanceState(context.Background(), q)
+		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleRenewalUnknown {
 			t.Errorf("%s to renew: %v", name, err)
 		}
 	}
-	_, err := w.RA.Standing(context.Background(), ra.Question{Identity: w.newIdentity(t).ID, Request: w.request(t), Key: w.key()})
+	_, err := w.RA.IssuanceState(context.Background(), ra.IssuanceQuery{Identity: w.newIdentity(t).ID, Request: w.request(t), Key: w.key()})
 	mustRefuse(t, err, pki.RuleIdentity)
 }
 
-func (w *world) standing(t *testing.T, q ra.Question) ra.Standing {
+func (w *world) standing(t *testing.T, q ra.IssuanceQuery) ra.IssuanceState {
 	t.Helper()
-	st, err := w.RA.Standing(context.Background(), q)
+	st, err := w.RA.IssuanceState(context.Background(), q)
 	must(t, err)
 	return st
 }
@@ -80,7 +80,7 @@ func (w *world) standing(t *testing.T, q ra.Question) ra.Standing {
 // checkKey returns what is against a key, for an identity.
 func (w *world) checkKey(t *testing.T, key pki.KeyHash, id pki.SPIFFEID) error {
 	t.Helper()
-	if refusal := w.standing(t, ra.Question{Identity: id, Request: w.request(t), Key: key}).Key; refusal != nil {
+	if refusal := w.standing(t, ra.IssuanceQuery{Identity: id, Request: w.request(t), Key: key}).KeyRefusal; refusal != nil {
 		return refusal
 	}
 	return nil
@@ -156,7 +156,7 @@ func checkKeys(t *testing.T, w *world) {
 		})
 	}
 	stranger := w.identity(t).ID
-	mustRefuse(t, w.checkKey(t, w.issued(t).KeyHash, stranger), pki.RuleKeyForeign)
+	mustRefuse(t, w.checkKey(t, w.issued(t).KeyHash, stranger), pki.RuleKeyInUse)
 	must(t, w.checkKey(t, w.key(), stranger))
 	unused := w.record(t, w.identity(t).ID)
 	w.announce(t, unused)

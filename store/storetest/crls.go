@@ -83,7 +83,7 @@ func whatIsRevoked(t *testing.T, w *world) {
 	expired.NotAfter = w.now.Add(30 * time.Minute)
 	w.issue(t, expired)
 	order := func(action revocation.Action, reason pki.Reason, ref pki.CertRef) {
-		w.apply(t, revocation.Order{Action: action, Reason: reason, Certificate: ref})
+		w.apply(t, revocation.Change{Action: action, Reason: reason, Certificate: ref})
 	}
 	order(revoke, pki.PrivilegeWithdrawn, revoked.Ref)
 	order(hold, pki.CertificateHold, held.Ref)
@@ -134,7 +134,7 @@ func revokedOfOneMoment(t *testing.T, w *world) {
 	var want []crl.Entry
 	for range 4 {
 		r := w.issued(t)
-		w.apply(t, revocation.Order{Action: hold, Certificate: r.Ref})
+		w.apply(t, revocation.Change{Action: hold, Certificate: r.Ref})
 		want = append(want, crl.Entry{Serial: r.Ref.Serial, RevokedAt: w.now, Reason: pki.CertificateHold})
 	}
 	sortEntries(want)
@@ -142,7 +142,7 @@ func revokedOfOneMoment(t *testing.T, w *world) {
 		before := v.Position()
 		mustEqual(t, "what is revoked", w.listed(t, v, crl.Listing{NotExpiredAt: w.now}), want)
 		for _, e := range want {
-			w.apply(t, revocation.Order{Action: release, Certificate: pki.CertRef{Issuer: issuerA, Serial: e.Serial}})
+			w.apply(t, revocation.Change{Action: release, Certificate: pki.CertRef{Issuer: issuerA, Serial: e.Serial}})
 		}
 		w.abandon(t)
 		mustEqual(t, "what was revoked when the read began", w.listed(t, v, crl.Listing{NotExpiredAt: w.now}), want)
@@ -166,7 +166,7 @@ func whatHasChanged(t *testing.T, w *world) {
 		return w.issue(t, r)
 	}
 	order := func(action revocation.Action, reason pki.Reason, r ca.Record) {
-		w.apply(t, revocation.Order{Action: action, Reason: reason, Certificate: r.Ref})
+		w.apply(t, revocation.Change{Action: action, Reason: reason, Certificate: r.Ref})
 	}
 	first, held, other, none := in(1), in(1), in(2), in(0)
 	in(3) // in which nothing happens

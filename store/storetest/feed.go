@@ -50,8 +50,8 @@ func snapshotHasAll(t *testing.T, w *world) {
 	expired := w.record(t, good.Identity)
 	expired.NotAfter = w.now.Add(time.Minute)
 	w.issue(t, expired)
-	w.apply(t, revocation.Order{Action: hold, Certificate: held.Ref})
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Certificate: revoked.Ref})
+	w.apply(t, revocation.Change{Action: hold, Certificate: held.Ref})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Certificate: revoked.Ref})
 	_, index := w.snapshot(t, w.now)
 	mustEqual(t, "the index before anything is sequenced", index, 0)
 	logged := uint64(len(w.entries(t)))
@@ -87,7 +87,7 @@ func snapshotOfOneMoment(t *testing.T, w *world) {
 	index, err := w.Feed.Snapshot(context.Background(), w.now, func(c pki.StatusChange) error {
 		if len(known) == 0 {
 			for _, ref := range records {
-				w.apply(t, revocation.Order{Action: revoke, Certificate: ref})
+				w.apply(t, revocation.Change{Action: revoke, Certificate: ref})
 			}
 			w.issued(t)
 			w.sequence(t)
@@ -113,7 +113,7 @@ func changesFollowLog(t *testing.T, w *world) {
 	w.sequence(t)
 	head, err := w.Log.Head(ctx)
 	must(t, err)
-	w.apply(t, revocation.Order{Action: revoke, Certificate: first.Ref}) // not sequenced
+	w.apply(t, revocation.Change{Action: revoke, Certificate: first.Ref}) // not sequenced
 
 	for _, limit := range []int{1, 2, 3, 100} {
 		known := statuses{}
@@ -187,11 +187,11 @@ func testReplay(t *testing.T, open func(t *testing.T) Store) {
 // something issues, abandons, sequences or carries out an order, which may be refused.
 func something(t *rapid.T, w *world, fleet []ra.Identity, known *[]pki.CertRef) {
 	id := rapid.SampledFrom(fleet).Draw(t, "identity").ID
-	o := revocation.Order{By: operator, At: w.now}
+	o := revocation.Change{Actor: operator, At: w.now}
 	switch rapid.SampledFrom([]string{"issue", "issue", "abandon", "sequence", "certificate", "certificate", "identity"}).Draw(t, "what") {
 	case "issue":
 		r := w.record(t, id)
-		r.Guard.Identity, r.Guard.Generation = id, w.stateOf(t, id).Generation
+		r.Guard.Identity, r.Guard.Revision = id, w.stateOf(t, id).Revision
 		_ = w.try(t, r) // refused where the identity is suspended or retired, and then a revoked record
 		*known = append(*known, r.Ref)
 		return

@@ -33,7 +33,7 @@ func issuerIn(t *testing.T, der []byte) pki.IssuerID {
 func (w *world) generation(t *testing.T, name string) pki.IssuerID {
 	t.Helper()
 	der, _ := authority(t, name)
-	must(t, w.Installations.Install(context.Background(), ca.Installed{Certificate: der, Key: name, At: w.now}, operator))
+	must(t, w.Installations.Install(context.Background(), ca.InstalledCA{Certificate: der, Key: name, At: w.now}, operator))
 	return issuerIn(t, der)
 }
 
@@ -100,7 +100,7 @@ func removeGeneration(t *testing.T, w *world) {
 	w.generation(t, "Second")
 	w.refuses(t, w.Installations.Remove, first, pki.RuleCAInUse) // it is active
 	record := w.issuedBy(t, first, w.identity(t).ID)
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: record.Ref})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: record.Ref})
 	other := w.issued(t)
 	must(t, w.Installations.Retire(ctx, first, w.now, operator))
 	w.refuses(t, w.Installations.Remove, first, pki.RuleCAInUse) // a certificate of it has not expired
@@ -162,8 +162,8 @@ func removeRoot(t *testing.T, w *world) {
 	root, key := signingAuthority(t, "Root", nil, nil)
 	issuing, _ := signingAuthority(t, "Issuing", root, key)
 	id := pki.IssuerOf(root)
-	must(t, w.Installations.Install(ctx, ca.Installed{Certificate: root.Raw, At: w.now}, operator))
-	must(t, w.Installations.Install(ctx, ca.Installed{Certificate: issuing.Raw, Key: "issuing", At: w.now}, operator))
+	must(t, w.Installations.Install(ctx, ca.InstalledCA{Certificate: root.Raw, At: w.now}, operator))
+	must(t, w.Installations.Install(ctx, ca.InstalledCA{Certificate: issuing.Raw, Key: "issuing", At: w.now}, operator))
 	w.generation(t, "Second")
 	w.refuses(t, w.Installations.Retire, id, pki.RuleRequest)
 	w.refuses(t, w.Installations.Remove, id, pki.RuleCAInUse) // it signed one that is installed

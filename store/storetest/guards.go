@@ -37,17 +37,17 @@ func (c guardCase) check(t *testing.T, w *world) {
 		return
 	}
 	mustRefuse(t, verdict, c.want)
-	if refusal, _ := pki.AsRefusal(verdict); refusal.Fix == "" {
+	if refusal, _ := pki.AsRefusal(verdict); refusal.Hint == "" {
 		t.Errorf("the refusal %v does not say what would pass", refusal)
 	}
-	if have := w.certificate(t, r.Ref); have.Released || have.Status.State != pki.Revoked {
+	if have := w.certificate(t, r.Ref); have.Delivered || have.Status.State != pki.Revoked {
 		t.Errorf("the refused certificate is %+v", have)
 	}
 }
 
 func (w *world) order(t *testing.T, id pki.SPIFFEID, action revocation.Action, state pki.IdentityState) {
 	t.Helper()
-	w.apply(t, revocation.Order{Action: action, Identity: id, State: state, Reason: map[revocation.Action]pki.Reason{
+	w.apply(t, revocation.Change{Action: action, Identity: id, State: state, Reason: map[revocation.Action]pki.Reason{
 		revocation.Revoke: pki.CessationOfOperation, revocation.Hold: pki.CertificateHold}[action]})
 }
 
@@ -72,13 +72,13 @@ var identityGuards = []guardCase{
 	}},
 	{"identity suspended", pki.RuleIdentityState, overtaken(revocation.Hold)},
 	{"identity retired", pki.RuleIdentityState, overtaken(revocation.Revoke)},
-	{"identity suspended and resumed", pki.RuleChanged, overtaken(revocation.Hold, revocation.Release)},
-	{"identity enrolled meanwhile", pki.RuleChanged, func(t *testing.T, w *world) ca.Record {
+	{"identity suspended and resumed", pki.RuleIdentityStale, overtaken(revocation.Hold, revocation.Unhold)},
+	{"identity enrolled meanwhile", pki.RuleIdentityStale, func(t *testing.T, w *world) ca.Record {
 		id := w.identity(t)
 		w.issue(t, w.enrollment(t, id))
 		return w.enrollment(t, id)
 	}},
-	{"identity updated meanwhile", pki.RuleChanged, func(t *testing.T, w *world) ca.Record {
+	{"identity updated meanwhile", pki.RuleIdentityStale, func(t *testing.T, w *world) ca.Record {
 		id := w.identity(t)
 		r := w.enrollment(t, id)
 		id.Labels = map[string]string{"site": "north"}
@@ -109,7 +109,7 @@ func withToken(change func(w *world, token *ra.Token), after func(t *testing.T, 
 		b := w.draw()
 		tokenID, err := pki.TokenIDFromBytes(b[:])
 		must(t, err)
-		token := ra.Token{ID: tokenID, Identity: id.ID, Generation: id.Generation, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: operator, CreatedAt: w.now}
+		token := ra.Token{ID: tokenID, Identity: id.ID, IdentityRevision: id.Revision, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: operator, CreatedAt: w.now}
 		if change != nil {
 			change(w, &token)
 		}
@@ -147,7 +147,7 @@ var tokenGuards = []guardCase{
 	})},
 	{"token of another identity", pki.RuleToken, withToken(nil, func(t *testing.T, w *world, r *ca.Record) {
 		id := w.identity(t)
-		r.Identity, r.Guard.Identity, r.Guard.Generation = id.ID, id.ID, id.Generation
+		r.Identity, r.Guard.Identity, r.Guard.Revision = id.ID, id.ID, id.Revision
 	})},
 	{"token bound to nothing", pki.RuleTokenBound, func(t *testing.T, w *world) ca.Record {
 		id := w.identity(t)
@@ -180,16 +180,16 @@ func (w *world) renew(t *testing.T, predecessor ca.Record, key pki.KeyHash) ca.R
 var predecessorGuards = []guardCase{
 	{"predecessor good", "", renewal(nil)},
 	{"predecessor on hold", pki.RuleRevoked, renewal(func(t *testing.T, w *world, p ca.Record) {
-		w.apply(t, revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, Certificate: p.Ref})
+		w.apply(t, revocation.Change{Action: revocation.Hold, Reason: pki.CertificateHold, Certificate: p.Ref})
 	})},
 	{"predecessor revoked", pki.RuleRevoked, renewal(func(t *testing.T, w *world, p ca.Record) {
-		w.apply(t, revocation.Order{Action: revocation.Revoke, Certificate: p.Ref})
+		w.apply(t, revocation.Change{Action: revocation.Revoke, Certificate: p.Ref})
 	})},
 	{"predecessor held and released", "", renewal(func(t *testing.T, w *world, p ca.Record) {
-		w.apply(t, revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, Certificate: p.Ref})
-		w.apply(t, revocation.Order{Action: revocation.Release, Certificate: p.Ref})
+		w.apply(t, revocation.Change{Action: revocation.Hold, Reason: pki.CertificateHold, Certificate: p.Ref})
+		w.apply(t, revocation.Change{Action: revocation.Unhold, Certificate: p.Ref})
 	})},
-	{"predecessor renewed with another key", pki.RuleClone, renewal(func(t *testing.T, w *world, p ca.Record) {
+	{"predecessor renewed with another key", pki.RuleRenewalKeyConflict, renewal(func(t *testing.T, w *world, p ca.Record) {
 		w.renew(t, p, w.key())
 	})},
 	{"predecessor renewed with this key", "", func(t *testing.T, w *world) ca.Record {
@@ -199,7 +199,7 @@ var predecessorGuards = []guardCase{
 		r.KeyHash, r.Guard.Key, r.Guard.Predecessor, r.Guard.Renewed = first.KeyHash, first.KeyHash, predecessor.Ref, true
 		return r
 	}},
-	{"predecessor renewed with this key meanwhile", pki.RuleChanged, func(t *testing.T, w *world) ca.Record {
+	{"predecessor renewed with this key meanwhile", pki.RuleIdentityStale, func(t *testing.T, w *world) ca.Record {
 		predecessor := w.issued(t)
 		first := w.renew(t, predecessor, w.key())
 		r := w.record(t, predecessor.Identity)
@@ -207,19 +207,19 @@ var predecessorGuards = []guardCase{
 		return r
 	}},
 	{"fewer unexpired certificates than there may be", "", func(t *testing.T, w *world) ca.Record { return w.amongUnexpired(t, 3) }},
-	{"as many unexpired certificates as there may be", pki.RuleUnexpired, func(t *testing.T, w *world) ca.Record { return w.amongUnexpired(t, 2) }},
-	{"predecessor unknown", pki.RulePredecessor, func(t *testing.T, w *world) ca.Record {
+	{"as many unexpired certificates as there may be", pki.RuleMaxUnexpired, func(t *testing.T, w *world) ca.Record { return w.amongUnexpired(t, 2) }},
+	{"predecessor unknown", pki.RuleRenewalUnknown, func(t *testing.T, w *world) ca.Record {
 		r := w.record(t, w.identity(t).ID)
 		r.Guard.Predecessor = pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}
 		return r
 	}},
-	{"predecessor of another issuer", pki.RulePredecessor, func(t *testing.T, w *world) ca.Record {
+	{"predecessor of another issuer", pki.RuleRenewalUnknown, func(t *testing.T, w *world) ca.Record {
 		predecessor := w.issued(t)
 		r := w.record(t, predecessor.Identity)
 		r.Guard.Predecessor = pki.CertRef{Issuer: issuerB, Serial: predecessor.Ref.Serial}
 		return r
 	}},
-	{"predecessor never released", pki.RulePredecessor, func(t *testing.T, w *world) ca.Record {
+	{"predecessor never released", pki.RuleRenewalUnknown, func(t *testing.T, w *world) ca.Record {
 		r := w.record(t, w.identity(t).ID)
 		r.Guard.Predecessor = w.abandon(t).Ref
 		return r
@@ -240,12 +240,12 @@ var keyGuards = []guardCase{
 		r := w.issued(t)
 		return ofKey(t, w, r.Identity, r.KeyHash)
 	}},
-	{"key of another identity", pki.RuleKeyForeign, func(t *testing.T, w *world) ca.Record {
+	{"key of another identity", pki.RuleKeyInUse, func(t *testing.T, w *world) ca.Record {
 		return ofKey(t, w, w.identity(t).ID, w.issued(t).KeyHash)
 	}},
-	{"key of another identity whose certificate is revoked", pki.RuleKeyForeign, func(t *testing.T, w *world) ca.Record {
+	{"key of another identity whose certificate is revoked", pki.RuleKeyInUse, func(t *testing.T, w *world) ca.Record {
 		other := w.issued(t)
-		w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: other.Ref})
+		w.apply(t, revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: other.Ref})
 		return ofKey(t, w, w.identity(t).ID, other.KeyHash)
 	}},
 	{"key of a certificate that was never released", "", func(t *testing.T, w *world) ca.Record {
@@ -253,44 +253,44 @@ var keyGuards = []guardCase{
 	}},
 	{"key that was compromised", pki.RuleKeyCompromised, func(t *testing.T, w *world) ca.Record {
 		own := w.issued(t)
-		w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: own.Ref})
+		w.apply(t, revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: own.Ref})
 		return ofKey(t, w, own.Identity, own.KeyHash)
 	}},
 	{"key that was compromised later than revoked", pki.RuleKeyCompromised, func(t *testing.T, w *world) ca.Record {
 		own := w.issued(t)
-		w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: own.Ref})
-		w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: own.Ref})
+		w.apply(t, revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: own.Ref})
+		w.apply(t, revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: own.Ref})
 		return ofKey(t, w, own.Identity, own.KeyHash)
 	}},
 	{"key of an identity that was compromised", pki.RuleKeyCompromised, func(t *testing.T, w *world) ca.Record {
 		own := w.issued(t)
-		w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Identity: own.Identity})
+		w.apply(t, revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise, Identity: own.Identity})
 		return ofKey(t, w, own.Identity, own.KeyHash)
 	}},
 	{"key of a CA", pki.RuleKeyReserved, func(t *testing.T, w *world) ca.Record {
 		need(t, w.Installations != nil, "installed CAs")
 		der, key := authority(t, "Reserved CA")
-		must(t, w.Installations.Install(context.Background(), ca.Installed{Certificate: der, Key: "issuing", At: w.now}, operator))
+		must(t, w.Installations.Install(context.Background(), ca.InstalledCA{Certificate: der, Key: "issuing", At: w.now}, operator))
 		return ofKey(t, w, w.identity(t).ID, key)
 	}},
-	{"key of the other record in the batch", pki.RuleKeyForeign, func(t *testing.T, w *world) ca.Record {
+	{"key of the other record in the batch", pki.RuleKeyInUse, func(t *testing.T, w *world) ca.Record {
 		first := w.record(t, w.identity(t).ID)
 		second := ofKey(t, w, w.identity(t).ID, first.KeyHash)
 		verdicts := w.settle(t, w.announce(t, first, second), first, second)
 		must(t, verdicts[0])
-		mustRefuse(t, verdicts[1], pki.RuleKeyForeign)
+		mustRefuse(t, verdicts[1], pki.RuleKeyInUse)
 		return ofKey(t, w, second.Identity, first.KeyHash)
 	}},
 }
 
 var requestGuards = []guardCase{
-	{"request ID answered before", pki.RuleRequestReused, func(t *testing.T, w *world) ca.Record {
+	{"request ID answered before", pki.RuleRequestIDReused, func(t *testing.T, w *world) ca.Record {
 		first := w.issued(t)
 		r := w.record(t, first.Identity)
 		r.RequestID = first.RequestID
 		return r
 	}},
-	{"request ID answered before, of an identity that has changed since", pki.RuleRequestReused, func(t *testing.T, w *world) ca.Record {
+	{"request ID answered before, of an identity that has changed since", pki.RuleRequestIDReused, func(t *testing.T, w *world) ca.Record {
 		first := w.issued(t)
 		again := ofKey(t, w, first.Identity, first.KeyHash)
 		again.RequestID, again.Guard = first.RequestID, first.Guard
@@ -318,8 +318,8 @@ func consumes(t *testing.T, w *world) {
 	r := withToken(nil, nil)(t, w)
 	w.issue(t, r)
 	id := w.stateOf(t, r.Identity)
-	if id.State != pki.Enrolled || id.Generation != 2 {
-		t.Errorf("after its enrollment the identity is %v in generation %d", id.State, id.Generation)
+	if id.State != pki.Enrolled || id.Revision != 2 {
+		t.Errorf("after its enrollment the identity is %v in generation %d", id.State, id.Revision)
 	}
 	token, err := w.RA.Token(context.Background(), r.Guard.Token)
 	must(t, err)
@@ -331,17 +331,17 @@ func consumes(t *testing.T, w *world) {
 	if c := w.certificate(t, r.Ref); c.Successor != key || c.Status.State != pki.Good {
 		t.Errorf("after its renewal the predecessor is %+v", c)
 	}
-	if id := w.stateOf(t, r.Identity); id.Generation != 2 {
-		t.Errorf("a renewal moved the identity to generation %d", id.Generation)
+	if id := w.stateOf(t, r.Identity); id.Revision != 2 {
+		t.Errorf("a renewal moved the identity to generation %d", id.Revision)
 	}
 }
 
 func refusalConsumesNothing(t *testing.T, w *world) {
 	r := withToken(nil, nil)(t, w)
 	r.Guard.Predecessor = pki.CertRef{Issuer: issuerA, Serial: w.serial(t)} // the only guard that fails
-	mustRefuse(t, w.try(t, r), pki.RulePredecessor)
-	if id := w.stateOf(t, r.Identity); id.State != pki.Registered || id.Generation != 1 {
-		t.Errorf("a refused enrollment left the identity %v in generation %d", id.State, id.Generation)
+	mustRefuse(t, w.try(t, r), pki.RuleRenewalUnknown)
+	if id := w.stateOf(t, r.Identity); id.State != pki.Registered || id.Revision != 1 {
+		t.Errorf("a refused enrollment left the identity %v in generation %d", id.State, id.Revision)
 	}
 	token, err := w.RA.Token(context.Background(), r.Guard.Token)
 	must(t, err)
@@ -363,7 +363,7 @@ func (w *world) amongUnexpired(t *testing.T, most int) ca.Record {
 	ended.NotAfter = w.now
 	w.issue(t, ended)
 	w.issue(t, revoked)
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: revoked.Ref})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: revoked.Ref})
 	r := w.record(t, good.Identity)
 	r.Guard.MaxUnexpired = most
 	return r

@@ -29,7 +29,7 @@ func seenAtOnce(t *testing.T, first, second *world) {
 	r := first.issued(t)
 	mustEqual(t, "the status", second.certificate(t, r.Ref).Status, pki.Status{State: pki.Good, Version: 1})
 	next := first.enrollment(t, first.stateOf(t, r.Identity))
-	second.apply(t, revocation.Order{Action: revocation.Hold, Identity: r.Identity, State: pki.Suspended})
+	second.apply(t, revocation.Change{Action: revocation.Hold, Identity: r.Identity, State: pki.Suspended})
 	if have := first.stateOf(t, r.Identity); have.State != pki.Suspended {
 		t.Errorf("the identity is %v", have.State)
 	}
@@ -43,11 +43,11 @@ func newerEpochFences(t *testing.T, first, second *world) {
 	intent := first.announce(t, r)
 	left := second.begin(t)
 	mustEqual(t, "what is pending", len(left), 1)
-	settlement := ca.Settlement{Intent: intent, Records: []ca.Record{r}, At: first.now}
-	_, err := first.Journal.Write(ctx, first.epoch, []ca.Settlement{settlement}, nil)
+	settlement := ca.BatchCommit{Intent: intent, Records: []ca.Record{r}, At: first.now}
+	_, err := first.Journal.Write(ctx, first.epoch, []ca.BatchCommit{settlement}, nil)
 	mustFence(t, err)
 	must(t, second.settle(t, intent, r)[0])
-	if have := first.certificate(t, r.Ref); !have.Released {
+	if have := first.certificate(t, r.Ref); !have.Delivered {
 		t.Errorf("the certificate is %+v", have)
 	}
 }
@@ -76,7 +76,7 @@ func takenOnce(t *testing.T, first, second *world) {
 	second.begin(t)
 	again := second.enrollment(t, second.identity(t))
 	again.Ref = r.Ref
-	mustRefuse(t, second.try(t, again), pki.RuleBusy)
+	mustRefuse(t, second.try(t, again), pki.RuleOverloaded)
 	if have := first.certificate(t, r.Ref); have.Status.State != pki.Good {
 		t.Errorf("the first certificate is %+v", have)
 	}

@@ -56,7 +56,7 @@ func testInstallations(t *testing.T, open func(t *testing.T) Store) {
 
 	root, _ := authority(t, "Root")
 	issuing, _ := authority(t, "Issuing")
-	want := []ca.Installed{
+	want := []ca.InstalledCA{
 		{Certificate: root, At: w.now, State: ca.Active}, {Certificate: issuing, Key: "issuing-1", At: w.now.Add(time.Second), State: ca.Active},
 	}
 	for _, in := range want {
@@ -101,7 +101,7 @@ func createIdentity(t *testing.T, w *world) {
 	made, err := w.RA.CreateIdentity(ctx, wish, operator)
 	must(t, err)
 	want := wish
-	want.State, want.Generation = pki.Registered, 1
+	want.State, want.Revision = pki.Registered, 1
 	mustEqual(t, "the identity", made, want)
 	e := w.lastEntry(t)
 	if e.Action != translog.IdentityRegistered || e.Identity != wish.ID || e.Actor != operator || !e.Time.Equal(wish.CreatedAt) || len(e.Changes) != 0 {
@@ -161,7 +161,7 @@ func updateIdentity(t *testing.T, w *world) {
 	updated, err := w.RA.UpdateIdentity(ctx, wish, operator, w.now.Add(time.Minute))
 	must(t, err)
 	want := wish
-	want.Kind, want.State, want.Generation, want.CreatedAt = have.Kind, pki.Enrolled, have.Generation+1, have.CreatedAt
+	want.Kind, want.State, want.Revision, want.CreatedAt = have.Kind, pki.Enrolled, have.Revision+1, have.CreatedAt
 	mustEqual(t, "the updated identity", updated, want)
 	mustEqual(t, "the updated identity as read", w.stateOf(t, r.Identity), want)
 	if e := w.lastEntry(t); e.Action != translog.IdentityUpdated || e.Actor != operator || e.Identity != r.Identity || !e.Time.Equal(w.now.Add(time.Minute)) {

@@ -46,8 +46,8 @@ func (w *world) mustAll(t *testing.T, records []ca.Record, want pki.Status) {
 
 func (w *world) mustStand(t *testing.T, id pki.SPIFFEID, state pki.IdentityState, generation uint64) {
 	t.Helper()
-	if have := w.stateOf(t, id); have.State != state || have.Generation != generation {
-		t.Errorf("%s is %v in generation %d, want %v in %d", id, have.State, have.Generation, state, generation)
+	if have := w.stateOf(t, id); have.State != state || have.Revision != generation {
+		t.Errorf("%s is %v in generation %d, want %v in %d", id, have.State, have.Revision, state, generation)
 	}
 }
 
@@ -56,9 +56,9 @@ func suspendAndResume(t *testing.T, w *world) {
 	id := first.Identity
 	records := append(w.certificates(t, id, 2), first)
 	revokedBefore := w.certificates(t, id, 1)
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: revokedBefore[0].Ref})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: revokedBefore[0].Ref})
 
-	suspend := revocation.Order{Action: hold, Reason: pki.CertificateHold, Identity: id, State: pki.Suspended}
+	suspend := revocation.Change{Action: hold, Reason: pki.CertificateHold, Identity: id, State: pki.Suspended}
 	if changes := w.apply(t, suspend); len(changes) != 3 {
 		t.Errorf("suspending changed %d certificates", len(changes))
 	}
@@ -72,7 +72,7 @@ func suspendAndResume(t *testing.T, w *world) {
 	}
 	w.mustStand(t, id, pki.Suspended, 3)
 
-	resume := revocation.Order{Action: release, Identity: id}
+	resume := revocation.Change{Action: release, Identity: id}
 	if changes := w.apply(t, resume); len(changes) != 3 {
 		t.Errorf("resuming changed %d certificates", len(changes))
 	}
@@ -82,7 +82,7 @@ func suspendAndResume(t *testing.T, w *world) {
 	if e := w.lastEntry(t); e.Action != translog.IdentityResumed {
 		t.Errorf("log entry %+v", e)
 	}
-	_, err := w.Orders.Apply(context.Background(), revocation.Order{Action: release, Identity: id, By: operator, At: w.now})
+	_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: release, Identity: id, Actor: operator, At: w.now})
 	mustRefuse(t, err, pki.RuleIdentityState)
 	w.mustAll(t, []ca.Record{bystander}, pki.Status{State: pki.Good, Version: 1})
 	w.mustStand(t, bystander.Identity, pki.Enrolled, 2)
@@ -90,17 +90,17 @@ func suspendAndResume(t *testing.T, w *world) {
 
 func suspendRegistered(t *testing.T, w *world) {
 	id := w.identity(t).ID
-	if changes := w.apply(t, revocation.Order{Action: hold, Identity: id, State: pki.Suspended}); len(changes) != 0 {
+	if changes := w.apply(t, revocation.Change{Action: hold, Identity: id, State: pki.Suspended}); len(changes) != 0 {
 		t.Errorf("suspending an identity without certificates changed %v", changes)
 	}
 	w.mustStand(t, id, pki.Suspended, 2)
-	w.apply(t, revocation.Order{Action: release, Identity: id})
+	w.apply(t, revocation.Change{Action: release, Identity: id})
 	w.mustStand(t, id, pki.Registered, 3)
 }
 
 func retireIdentity(t *testing.T, w *world) {
 	r := w.issued(t)
-	order := revocation.Order{Action: revoke, Reason: pki.CessationOfOperation, Identity: r.Identity, State: pki.Retired}
+	order := revocation.Change{Action: revoke, Reason: pki.CessationOfOperation, Identity: r.Identity, State: pki.Retired}
 	w.apply(t, order)
 	w.mustStand(t, r.Identity, pki.Retired, 3)
 	w.mustAll(t, []ca.Record{r}, pki.Status{State: pki.Revoked, Reason: pki.CessationOfOperation, RevokedAt: w.now, Version: 2})
@@ -111,11 +111,11 @@ func retireIdentity(t *testing.T, w *world) {
 	if changes := w.apply(t, order); len(changes) != 0 {
 		t.Errorf("retiring again changed %v", changes)
 	}
-	for _, o := range []revocation.Order{
+	for _, o := range []revocation.Change{
 		{Action: hold, Reason: pki.CertificateHold, Identity: r.Identity, State: pki.Suspended},
 		{Action: release, Identity: r.Identity},
 	} {
-		o.By, o.At = operator, w.now
+		o.Actor, o.At = operator, w.now
 		_, err := w.Orders.Apply(context.Background(), o)
 		mustRefuse(t, err, pki.RuleIdentityState)
 	}
@@ -125,15 +125,15 @@ func retireIdentity(t *testing.T, w *world) {
 
 func retireSuspended(t *testing.T, w *world) {
 	r := w.issued(t)
-	w.apply(t, revocation.Order{Action: hold, Identity: r.Identity, State: pki.Suspended})
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.CessationOfOperation, Identity: r.Identity, State: pki.Retired})
+	w.apply(t, revocation.Change{Action: hold, Identity: r.Identity, State: pki.Suspended})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.CessationOfOperation, Identity: r.Identity, State: pki.Retired})
 	w.mustStand(t, r.Identity, pki.Retired, 4)
 	w.mustAll(t, []ca.Record{r}, pki.Status{State: pki.Revoked, Reason: pki.CessationOfOperation, RevokedAt: w.now, Version: 3})
 }
 
 func replaceLeavesIdentity(t *testing.T, w *world) {
 	r := w.issued(t)
-	order := revocation.Order{Action: revoke, Reason: pki.Superseded, Identity: r.Identity}
+	order := revocation.Change{Action: revoke, Reason: pki.Superseded, Identity: r.Identity}
 	if changes := w.apply(t, order); len(changes) != 1 {
 		t.Errorf("replacing changed %v", changes)
 	}
@@ -148,9 +148,9 @@ func replaceLeavesIdentity(t *testing.T, w *world) {
 func compromiseIdentity(t *testing.T, w *world) {
 	before := w.issued(t)
 	id := before.Identity
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: before.Ref})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: before.Ref})
 	now := w.certificates(t, id, 2)
-	changes := w.apply(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Identity: id, State: pki.Retired})
+	changes := w.apply(t, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Identity: id, State: pki.Retired})
 	if len(changes) != 3 {
 		t.Errorf("the compromise changed %d certificates; what was revoked for another reason counts too", len(changes))
 	}
@@ -169,7 +169,7 @@ func expiredStay(t *testing.T, w *world) {
 	w.issue(t, last)
 	w.now = last.NotAfter // the last second of its life, beyond the first one's
 	w.grow(t)
-	changes := w.apply(t, revocation.Order{Action: hold, Identity: r.Identity, State: pki.Suspended})
+	changes := w.apply(t, revocation.Change{Action: hold, Identity: r.Identity, State: pki.Suspended})
 	if len(changes) != 1 || changes[0].Ref != last.Ref {
 		t.Errorf("suspending changed %v, want the one that is not expired", changes)
 	}
@@ -179,19 +179,19 @@ func expiredStay(t *testing.T, w *world) {
 func orderWithoutCertificates(t *testing.T, w *world) {
 	id := w.identity(t).ID
 	logged := len(w.entries(t))
-	if changes := w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Identity: id}); len(changes) != 0 {
+	if changes := w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Identity: id}); len(changes) != 0 {
 		t.Errorf("replacing nothing changed %v", changes)
 	}
 	w.mustStand(t, id, pki.Registered, 1)
 	mustEqual(t, "the number of log entries", len(w.entries(t)), logged)
-	_, err := w.Orders.Apply(context.Background(), revocation.Order{Action: revoke, Identity: w.newIdentity(t).ID, By: operator, At: w.now})
+	_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: revoke, Identity: w.newIdentity(t).ID, Actor: operator, At: w.now})
 	mustMiss(t, err)
 }
 
 func noReleaseBesideSuspension(t *testing.T, w *world) {
 	r := w.issued(t)
-	w.apply(t, revocation.Order{Action: hold, Identity: r.Identity, State: pki.Suspended})
-	_, err := w.Orders.Apply(context.Background(), revocation.Order{Action: release, Certificate: r.Ref, By: operator, At: w.now})
+	w.apply(t, revocation.Change{Action: hold, Identity: r.Identity, State: pki.Suspended})
+	_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: release, Certificate: r.Ref, Actor: operator, At: w.now})
 	mustRefuse(t, err, pki.RuleIdentityState)
 	if s := w.certificate(t, r.Ref).Status; s.State != pki.Hold {
 		t.Errorf("a suspended identity has a certificate that is %v", s.State)
@@ -202,17 +202,17 @@ func oneEntry(t *testing.T, w *world) {
 	r := w.issued(t)
 	w.certificates(t, r.Identity, 5)
 	logged := len(w.entries(t))
-	changes := w.apply(t, revocation.Order{Action: hold, Identity: r.Identity, State: pki.Suspended})
+	changes := w.apply(t, revocation.Change{Action: hold, Identity: r.Identity, State: pki.Suspended})
 	mustEqual(t, "the number of log entries", len(w.entries(t)), logged+1)
 	mustEqual(t, "the logged changes", w.lastEntry(t).Changes, changes)
 }
 
 func suspensionLasts(t *testing.T, w *world) {
 	r := w.issued(t)
-	w.apply(t, revocation.Order{Action: hold, Identity: r.Identity, State: pki.Suspended})
+	w.apply(t, revocation.Change{Action: hold, Identity: r.Identity, State: pki.Suspended})
 	w.reopen(t)
 	w.mustStand(t, r.Identity, pki.Suspended, 3)
 	w.begin(t)
-	w.apply(t, revocation.Order{Action: release, Identity: r.Identity})
+	w.apply(t, revocation.Change{Action: release, Identity: r.Identity})
 	w.mustStand(t, r.Identity, pki.Enrolled, 4)
 }

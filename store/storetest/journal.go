@@ -59,8 +59,8 @@ func beginReturnsPending(t *testing.T, w *world) {
 		t.Errorf("still pending after they were settled: %v", left)
 	}
 	for _, r := range []ca.Record{first, second, third} {
-		if c := w.certificate(t, r.Ref); c.Released || c.Status.State != pki.Revoked {
-			t.Errorf("certificate %s, left by an earlier epoch: released %v, %v", r.Ref.Serial, c.Released, c.Status)
+		if c := w.certificate(t, r.Ref); c.Delivered || c.Status.State != pki.Revoked {
+			t.Errorf("certificate %s, left by an earlier epoch: released %v, %v", r.Ref.Serial, c.Delivered, c.Status)
 		}
 	}
 }
@@ -76,7 +76,7 @@ func staleEpochWritesNothing(t *testing.T, w *world) {
 	must(t, err)
 
 	fresh := intentOf(w.record(t, r.Identity))
-	verdicts, err := w.Journal.Write(ctx, stale, []ca.Settlement{{Intent: pending, Records: []ca.Record{r}, At: w.now}}, []ca.Intent{fresh})
+	verdicts, err := w.Journal.Write(ctx, stale, []ca.BatchCommit{{Intent: pending, Records: []ca.Record{r}, At: w.now}}, []ca.Intent{fresh})
 	mustFence(t, err)
 	if len(verdicts) != 1 || len(verdicts[0]) != 1 {
 		t.Errorf("verdicts beside the error: %v", verdicts)
@@ -103,7 +103,7 @@ func recordBecomesCertificate(t *testing.T, w *world) {
 	r := w.issued(t)
 	w.reopen(t)
 	c := w.certificate(t, r.Ref)
-	if string(c.DER) != string(r.DER) || !c.Released || c.Identity != r.Identity || c.Profile != r.Profile || c.KeyHash != r.KeyHash ||
+	if string(c.DER) != string(r.DER) || !c.Delivered || c.Identity != r.Identity || c.Profile != r.Profile || c.KeyHash != r.KeyHash ||
 		!c.NotBefore.Equal(r.NotBefore) || !c.NotAfter.Equal(r.NotAfter) || c.RequestID != r.RequestID || !c.Successor.IsZero() {
 		t.Errorf("record %+v reads back as %+v", r, c)
 	}
@@ -113,13 +113,13 @@ func recordBecomesCertificate(t *testing.T, w *world) {
 func itemWithoutRecordIsRevoked(t *testing.T, w *world) {
 	r := w.abandon(t)
 	c := w.certificate(t, r.Ref)
-	if c.Released || len(c.DER) != 0 || !c.Identity.IsZero() || !c.NotAfter.Equal(r.NotAfter) {
+	if c.Delivered || len(c.DER) != 0 || !c.Identity.IsZero() || !c.NotAfter.Equal(r.NotAfter) {
 		t.Errorf("a serial that was never released reads back as %+v", c)
 	}
 	want := pki.Status{State: pki.Revoked, Reason: pki.Unspecified, RevokedAt: w.now, Version: 1}
 	mustEqual(t, "the status", c.Status, want)
-	if st := w.standing(t, ra.Question{Identity: r.Identity, Request: r.RequestID, Key: r.KeyHash}); st.Answer != nil {
-		t.Errorf("the request is answered with %s", st.Answer.Certificate.Ref.Serial)
+	if st := w.standing(t, ra.IssuanceQuery{Identity: r.Identity, Request: r.RequestID, Key: r.KeyHash}); st.Prior != nil {
+		t.Errorf("the request is answered with %s", st.Prior.Certificate.Ref.Serial)
 	}
 
 	e := w.lastEntry(t)
@@ -136,21 +136,21 @@ func itemWithoutRecordIsRevoked(t *testing.T, w *world) {
 func refusalCostsBatchNothing(t *testing.T, w *world) {
 	id := w.identity(t)
 	good, bad, last := w.record(t, id.ID), w.enrollment(t, id), w.record(t, id.ID)
-	bad.Guard.Generation++
+	bad.Guard.Revision++
 	verdicts := w.settle(t, w.announce(t, good, bad, last), good, bad, last)
 	must(t, verdicts[0])
-	mustRefuse(t, verdicts[1], pki.RuleChanged)
+	mustRefuse(t, verdicts[1], pki.RuleIdentityStale)
 	must(t, verdicts[2])
 	for _, r := range []ca.Record{good, last} {
-		if c := w.certificate(t, r.Ref); !c.Released || c.Status.State != pki.Good {
+		if c := w.certificate(t, r.Ref); !c.Delivered || c.Status.State != pki.Good {
 			t.Errorf("certificate %s beside a refused one: %+v", r.Ref.Serial, c)
 		}
 	}
-	if c := w.certificate(t, bad.Ref); c.Released || c.Status.State != pki.Revoked {
+	if c := w.certificate(t, bad.Ref); c.Delivered || c.Status.State != pki.Revoked {
 		t.Errorf("the refused certificate: %+v", c)
 	}
 	for _, e := range w.entries(t) {
-		if e.Action == translog.CertificateAbandoned && e.Facts["rule"] == string(pki.RuleChanged) && e.Identity == id.ID && e.Actor == bad.Actor {
+		if e.Action == translog.CertificateAbandoned && e.Facts["rule"] == string(pki.RuleIdentityStale) && e.Identity == id.ID && e.Actor == bad.Actor {
 			return
 		}
 	}
@@ -165,12 +165,12 @@ func intentIsSettledOnce(t *testing.T, w *world) {
 	must(t, w.settle(t, done, r)[0])
 	pending := w.announce(t, other)
 
-	settlements := []ca.Settlement{{Intent: pending, Records: []ca.Record{other}, At: w.now}, {Intent: done, At: w.now}}
+	settlements := []ca.BatchCommit{{Intent: pending, Records: []ca.Record{other}, At: w.now}, {Intent: done, At: w.now}}
 	if _, err := w.Journal.Write(ctx, w.epoch, settlements, nil); err == nil {
 		t.Error("a batch was settled twice")
 	}
 	unknown := intentOf(w.record(t, id))
-	if _, err := w.Journal.Write(ctx, w.epoch, []ca.Settlement{{Intent: unknown, At: w.now}}, []ca.Intent{intentOf(w.record(t, id))}); err == nil {
+	if _, err := w.Journal.Write(ctx, w.epoch, []ca.BatchCommit{{Intent: unknown, At: w.now}}, []ca.Intent{intentOf(w.record(t, id))}); err == nil {
 		t.Error("a batch that was never announced was settled")
 	}
 	_, err := w.RA.Certificate(ctx, other.Ref)
@@ -185,7 +185,7 @@ func onlyAnnouncedIsIssued(t *testing.T, w *world) {
 	id := w.identity(t).ID
 	announced, smuggled := w.record(t, id), w.record(t, id)
 	intent := w.announce(t, announced)
-	_, err := w.Journal.Write(context.Background(), w.epoch, []ca.Settlement{{Intent: intent, Records: []ca.Record{announced, smuggled}, At: w.now}}, nil)
+	_, err := w.Journal.Write(context.Background(), w.epoch, []ca.BatchCommit{{Intent: intent, Records: []ca.Record{announced, smuggled}, At: w.now}}, nil)
 	if err == nil {
 		t.Error("a certificate was issued that no intent had announced")
 	}
@@ -193,7 +193,7 @@ func onlyAnnouncedIsIssued(t *testing.T, w *world) {
 	mustMiss(t, err)
 	forged := ca.Intent{Batch: intent.Batch, Items: []ca.IntentItem{{Ref: announced.Ref}}}
 	w.settle(t, forged) // the durable intent counts, not what the settlement repeats of it
-	if c := w.certificate(t, announced.Ref); c.Released || c.Status.State != pki.Revoked {
+	if c := w.certificate(t, announced.Ref); c.Delivered || c.Status.State != pki.Revoked {
 		t.Errorf("an announced serial that the settlement left out: %+v", c)
 	}
 	if c := w.certificate(t, announced.Ref); !c.NotAfter.Equal(announced.NotAfter) {
@@ -213,20 +213,20 @@ func batchIsSettledByItem(t *testing.T, w *world) {
 	}
 	must(t, w.settle(t, part(second), second)[0])
 	w.mustBe(t, whole.Batch, ca.BatchPending)
-	if _, err := w.Journal.Write(ctx, w.epoch, []ca.Settlement{{Intent: part(second), Records: []ca.Record{second}, At: w.now}}, nil); err == nil {
+	if _, err := w.Journal.Write(ctx, w.epoch, []ca.BatchCommit{{Intent: part(second), Records: []ca.Record{second}, At: w.now}}, nil); err == nil {
 		t.Error("an item was settled twice")
 	}
-	if _, err := w.Journal.Write(ctx, w.epoch, []ca.Settlement{{Intent: part(first), Records: []ca.Record{third}, At: w.now}}, nil); err == nil {
+	if _, err := w.Journal.Write(ctx, w.epoch, []ca.BatchCommit{{Intent: part(first), Records: []ca.Record{third}, At: w.now}}, nil); err == nil {
 		t.Error("a certificate was issued in the settlement of another one")
 	}
 	w.settle(t, part(first)) // given up
 	w.reopen(t)
 	mustEqual(t, "what is pending", w.begin(t), []ca.Intent{part(third)})
 	must(t, w.settle(t, part(third), third)[0])
-	w.mustBe(t, whole.Batch, ca.BatchSettled)
+	w.mustBe(t, whole.Batch, ca.BatchCommitted)
 	for r, released := range map[*ca.Record]bool{&first: false, &second: true, &third: true} {
-		if c := w.certificate(t, r.Ref); c.Released != released {
-			t.Errorf("certificate %s is released: %v", r.Ref.Serial, c.Released)
+		if c := w.certificate(t, r.Ref); c.Delivered != released {
+			t.Errorf("certificate %s is released: %v", r.Ref.Serial, c.Delivered)
 		}
 	}
 	mustEqual(t, "what is pending at the end", w.begin(t), nil)
@@ -235,7 +235,7 @@ func batchIsSettledByItem(t *testing.T, w *world) {
 // intentOfNothing checks what a writer with nothing to announce asks about to learn whether its transaction applied.
 func intentOfNothing(t *testing.T, w *world) {
 	nothing := w.announce(t)
-	w.mustBe(t, nothing.Batch, ca.BatchSettled)
+	w.mustBe(t, nothing.Batch, ca.BatchCommitted)
 	mustEqual(t, "what is pending", w.begin(t), nil)
 }
 
@@ -262,24 +262,24 @@ func serialIsUsedOnce(t *testing.T, w *world) {
 func writeSettlesAndAnnouncesMany(t *testing.T, w *world) {
 	ctx := context.Background()
 	id := w.identity(t).ID
-	var settle []ca.Settlement
+	var settle []ca.BatchCommit
 	var announce, next []ca.Intent
 	for range 3 {
 		one, two := w.record(t, id), w.record(t, id)
 		announce = append(announce, intentOf(one, two))
-		settle = append(settle, ca.Settlement{Intent: announce[len(announce)-1], Records: []ca.Record{two}, At: w.now})
+		settle = append(settle, ca.BatchCommit{Intent: announce[len(announce)-1], Records: []ca.Record{two}, At: w.now})
 		next = append(next, intentOf(w.record(t, id)))
 	}
 	_, err := w.Journal.Write(ctx, w.epoch, nil, announce)
 	must(t, err)
 	verdicts, err := w.Journal.Write(ctx, w.epoch, settle, next)
 	must(t, err)
-	mustEqual(t, "the verdicts", verdicts, []ca.Verdicts{{{}}, {{}}, {{}}})
+	mustEqual(t, "the verdicts", verdicts, []ca.Results{{{}}, {{}}, {{}}})
 	for _, s := range settle {
-		if c := w.certificate(t, s.Records[0].Ref); !c.Released {
+		if c := w.certificate(t, s.Records[0].Ref); !c.Delivered {
 			t.Errorf("record %s was not issued", c.Ref.Serial)
 		}
-		if c := w.certificate(t, s.Intent.Items[0].Ref); c.Released || c.Status.State != pki.Revoked {
+		if c := w.certificate(t, s.Intent.Items[0].Ref); c.Delivered || c.Status.State != pki.Revoked {
 			t.Errorf("item %s has no record, and is %+v", c.Ref.Serial, c)
 		}
 	}
@@ -289,16 +289,16 @@ func writeSettlesAndAnnouncesMany(t *testing.T, w *world) {
 func stateTells(t *testing.T, w *world) {
 	ctx := context.Background()
 	id := w.identity(t).ID
-	var settle []ca.Settlement
+	var settle []ca.BatchCommit
 	var announce []ca.Intent
 	var ids []ca.BatchID
 	want := []ca.BatchState{ca.BatchAbsent, ca.BatchPending}
 	for range 50 {
 		intent := intentOf(w.record(t, id))
 		announce = append(announce, intent)
-		settle = append(settle, ca.Settlement{Intent: intent, At: w.now})
+		settle = append(settle, ca.BatchCommit{Intent: intent, At: w.now})
 		ids = append(ids, intent.Batch)
-		want = append(want, ca.BatchSettled)
+		want = append(want, ca.BatchCommitted)
 	}
 	_, err := w.Journal.Write(ctx, w.epoch, nil, announce)
 	must(t, err)
@@ -337,7 +337,7 @@ func twoIssuers(t *testing.T, w *world) {
 	verdicts := w.settle(t, w.announce(t, a, b), a, b)
 	must(t, verdicts[0])
 	must(t, verdicts[1])
-	w.apply(t, revocation.Order{Action: revocation.Revoke, Certificate: b.Ref})
+	w.apply(t, revocation.Change{Action: revocation.Revoke, Certificate: b.Ref})
 	if c := w.certificate(t, a.Ref); c.Status.State != pki.Good {
 		t.Errorf("revoking at one issuer changed the other's: %+v", c)
 	}

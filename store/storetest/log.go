@@ -161,7 +161,7 @@ func refusedLeavesNoEntry(t *testing.T, w *world) {
 			t.Error("a commit that did not apply succeeded")
 		}
 	}
-	_, err := w.Orders.Apply(ctx, revocation.Order{Action: revoke, Certificate: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}, By: operator, At: w.now})
+	_, err := w.Orders.Apply(ctx, revocation.Change{Action: revoke, Certificate: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}, Actor: operator, At: w.now})
 	mustMiss(t, err)
 	mustEqual(t, "the end of the log", w.verifyChainAfterAll(t), before)
 	w.note(t, "next")

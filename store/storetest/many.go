@@ -48,16 +48,16 @@ func (w *world) many(t *testing.T, key pki.KeyHash) []ca.Record {
 	return append(records, next...)
 }
 
-func (w *world) orderMany(t *testing.T, o revocation.Order) revocation.Outcome {
+func (w *world) orderMany(t *testing.T, o revocation.Change) revocation.ChangeResult {
 	t.Helper()
-	o.By, o.At = operator, w.now
+	o.Actor, o.At = operator, w.now
 	out, err := w.Orders.Apply(context.Background(), o)
 	must(t, err)
 	return out
 }
 
 // mustChangeNothing repeats an order about many certificates: it leaves no set of its own and no log entry.
-func (w *world) mustChangeNothing(t *testing.T, o revocation.Order) revocation.Outcome {
+func (w *world) mustChangeNothing(t *testing.T, o revocation.Change) revocation.ChangeResult {
 	t.Helper()
 	logged := len(w.entries(t))
 	again := w.orderMany(t, o)
@@ -67,10 +67,10 @@ func (w *world) mustChangeNothing(t *testing.T, o revocation.Order) revocation.O
 }
 
 // tellMany has a set be counted, as an authority does before it answers.
-func (w *world) tellMany(t *testing.T, id int64) revocation.Set {
+func (w *world) tellMany(t *testing.T, id int64) revocation.BulkRevocation {
 	t.Helper()
 	told := 0
-	set, err := w.Revocation.TellSet(context.Background(), id, pki.StatusObserverFunc(func(c []pki.StatusChange) { told += len(c) }))
+	set, err := w.Revocation.NotifyBulk(context.Background(), id, pki.StatusObserverFunc(func(c []pki.StatusChange) { told += len(c) }))
 	must(t, err)
 	if told < set.Total {
 		t.Errorf("%d statuses were told of a set of %d", told, set.Total)
@@ -82,10 +82,10 @@ func (w *world) tellMany(t *testing.T, id int64) revocation.Set {
 func retireMany(t *testing.T, w *world) {
 	records := w.many(t, pki.KeyHash{})
 	id, late := records[0].Identity, w.record(t, records[0].Identity)
-	late.Guard.Identity, late.Guard.Generation = id, w.stateOf(t, id).Generation
+	late.Guard.Identity, late.Guard.Revision = id, w.stateOf(t, id).Revision
 	intent := w.announce(t, late)
-	out := w.orderMany(t, revocation.Order{Action: revoke, Reason: pki.CessationOfOperation, Identity: id, State: pki.Retired})
-	if out.Set == 0 || len(out.All()) != 0 {
+	out := w.orderMany(t, revocation.Change{Action: revoke, Reason: pki.CessationOfOperation, Identity: id, State: pki.Retired})
+	if out.BulkRevocation == 0 || len(out.All()) != 0 {
 		t.Fatalf("the order came to %+v, want a set", out)
 	}
 	w.mustStand(t, id, pki.Retired, 3)
@@ -95,40 +95,40 @@ func retireMany(t *testing.T, w *world) {
 	}
 	revoked := pki.Status{State: pki.Revoked, Reason: pki.CessationOfOperation, RevokedAt: w.now, Version: 2}
 	w.mustAll(t, records, revoked)
-	if set := w.tellMany(t, out.Set); set.Total != len(records) || set.Ended != 0 || set.Done {
+	if set := w.tellMany(t, out.BulkRevocation); set.Total != len(records) || set.Expired != 0 || set.Done {
 		t.Errorf("the set is %+v", set)
 	}
-	retire := revocation.Order{Action: revoke, Reason: pki.CessationOfOperation, Identity: id, State: pki.Retired}
-	mustEqual(t, "the set of the repeated order", w.mustChangeNothing(t, retire).Set, out.Set)
-	_, _, err := w.Revocation.FollowSet(context.Background(), out.Set, 40, w.now)
+	retire := revocation.Change{Action: revoke, Reason: pki.CessationOfOperation, Identity: id, State: pki.Retired}
+	mustEqual(t, "the set of the repeated order", w.mustChangeNothing(t, retire).BulkRevocation, out.BulkRevocation)
+	_, _, err := w.Revocation.ApplyBulk(context.Background(), out.BulkRevocation, 40, w.now)
 	must(t, err)
 	w.reopen(t)
 	w.mustAll(t, records, revoked)
-	w.follow(t, out.Set)
+	w.follow(t, out.BulkRevocation)
 	w.mustAll(t, records, revoked)
-	mustEqual(t, "how many statuses it returns later", len(w.mustChangeNothing(t, retire).Standing), len(records))
+	mustEqual(t, "how many statuses it returns later", len(w.mustChangeNothing(t, retire).Unchanged), len(records))
 }
 
 // A resumption that comes before the records say that they are on hold comes after them.
 func suspendMany(t *testing.T, w *world) {
 	records := w.many(t, pki.KeyHash{})
 	id := records[0].Identity
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: records[7].Ref})
-	suspended := w.orderMany(t, revocation.Order{Action: hold, Identity: id, State: pki.Suspended})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: records[7].Ref})
+	suspended := w.orderMany(t, revocation.Change{Action: hold, Identity: id, State: pki.Suspended})
 	rest := append(append([]ca.Record{}, records[:7]...), records[8:]...)
 	w.mustAll(t, rest, pki.Status{State: pki.Hold, Reason: pki.CertificateHold, RevokedAt: w.now, Version: 2})
-	mustEqual(t, "how many are held", w.tellMany(t, suspended.Set).Total, len(rest))
-	_, _, err := w.Revocation.FollowSet(context.Background(), suspended.Set, 40, w.now)
+	mustEqual(t, "how many are held", w.tellMany(t, suspended.BulkRevocation).Total, len(rest))
+	_, _, err := w.Revocation.ApplyBulk(context.Background(), suspended.BulkRevocation, 40, w.now)
 	must(t, err)
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: records[100].Ref}) // whose record has not followed
-	resumed := w.orderMany(t, revocation.Order{Action: release, Identity: id})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: records[100].Ref}) // whose record has not followed
+	resumed := w.orderMany(t, revocation.Change{Action: release, Identity: id})
 	w.mustStand(t, id, pki.Enrolled, 4)
 	good := append(append([]ca.Record{}, rest[:99]...), rest[100:]...)
 	w.mustAll(t, good, pki.Status{State: pki.Good, Version: 3})
-	mustEqual(t, "how many are released", w.tellMany(t, resumed.Set).Total, len(good))
-	w.follow(t, suspended.Set)
+	mustEqual(t, "how many are released", w.tellMany(t, resumed.BulkRevocation).Total, len(good))
+	w.follow(t, suspended.BulkRevocation)
 	w.mustAll(t, good, pki.Status{State: pki.Good, Version: 3})
-	w.follow(t, resumed.Set)
+	w.follow(t, resumed.BulkRevocation)
 	w.mustAll(t, good, pki.Status{State: pki.Good, Version: 3})
 	w.mustAll(t, records[7:8], pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now, Version: 2})
 	w.mustAll(t, records[100:101], pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now, Version: 3})
@@ -137,51 +137,51 @@ func suspendMany(t *testing.T, w *world) {
 func compromiseMany(t *testing.T, w *world) {
 	key := w.key()
 	records := w.many(t, key)
-	out := w.orderMany(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Certificate: records[1].Ref})
-	if out.Set == 0 || len(out.Changed) != 1 {
+	out := w.orderMany(t, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Certificate: records[1].Ref})
+	if out.BulkRevocation == 0 || len(out.Changed) != 1 {
 		t.Fatalf("the order came to %+v, want one certificate and a set", out)
 	}
 	mustRefuse(t, w.checkKey(t, key, records[0].Identity), pki.RuleKeyCompromised)
 	revoked := pki.Status{State: pki.Revoked, Reason: pki.KeyCompromise, RevokedAt: w.now, Version: 2}
 	w.mustAll(t, records[1:], revoked)
-	mustEqual(t, "how many follow", w.tellMany(t, out.Set).Total, len(records)-2)
-	w.follow(t, out.Set)
+	mustEqual(t, "how many follow", w.tellMany(t, out.BulkRevocation).Total, len(records)-2)
+	w.follow(t, out.BulkRevocation)
 	w.mustAll(t, records[1:], revoked)
 	w.mustAll(t, records[:1], pki.Status{State: pki.Good, Version: 1})
-	again := w.mustChangeNothing(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Key: key})
-	mustEqual(t, "how many statuses it returns again", len(again.Standing), len(records)-1)
-	mustEqual(t, "its set", again.Set, 0)
+	again := w.mustChangeNothing(t, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Key: key})
+	mustEqual(t, "how many statuses it returns again", len(again.Unchanged), len(records)-1)
+	mustEqual(t, "its set", again.BulkRevocation, 0)
 }
 
 // Renewals and their guards see what is held and released, and count its versions.
 func renewHeld(t *testing.T, w *world) {
 	records := w.many(t, pki.KeyHash{})
 	id := records[0].Identity
-	held := w.orderMany(t, revocation.Order{Action: hold, Identity: id, State: pki.Suspended})
+	held := w.orderMany(t, revocation.Change{Action: hold, Identity: id, State: pki.Suspended})
 	r := w.record(t, id)
 	r.Guard.Predecessor = records[3].Ref
 	mustRefuse(t, w.try(t, r), pki.RuleRevoked)
-	released := w.orderMany(t, revocation.Order{Action: release, Identity: id})
-	st := w.standing(t, ra.Question{Identity: id, Predecessor: records[3].Ref, Request: w.request(t), Key: w.key()})
+	released := w.orderMany(t, revocation.Change{Action: release, Identity: id})
+	st := w.standing(t, ra.IssuanceQuery{Identity: id, Predecessor: records[3].Ref, Request: w.request(t), Key: w.key()})
 	mustEqual(t, "the predecessor", st.Predecessor.Status, pki.Status{State: pki.Good, Version: 3})
 	r = w.superseding(t, records[3], w.key())
 	w.issue(t, r)
 	want := pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now, Version: 4}
 	w.mustAll(t, records[3:4], want)
-	w.follow(t, held.Set)
-	w.follow(t, released.Set)
+	w.follow(t, held.BulkRevocation)
+	w.follow(t, released.BulkRevocation)
 	w.mustAll(t, records[3:4], want)
 }
 
 func holdBesideMany(t *testing.T, w *world) {
 	records := w.many(t, pki.KeyHash{})
-	set := w.orderMany(t, revocation.Order{Action: hold, Identity: records[0].Identity, State: pki.Suspended}).Set
-	released := w.orderMany(t, revocation.Order{Action: release, Identity: records[0].Identity}).Set
-	_, err := w.Orders.Apply(context.Background(), revocation.Order{Action: hold, Certificate: records[0].Ref, By: operator, At: w.now})
-	mustRefuse(t, err, pki.RuleBusy)
+	set := w.orderMany(t, revocation.Change{Action: hold, Identity: records[0].Identity, State: pki.Suspended}).BulkRevocation
+	released := w.orderMany(t, revocation.Change{Action: release, Identity: records[0].Identity}).BulkRevocation
+	_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: hold, Certificate: records[0].Ref, Actor: operator, At: w.now})
+	mustRefuse(t, err, pki.RuleOverloaded)
 	w.follow(t, set)
 	w.follow(t, released)
-	w.apply(t, revocation.Order{Action: hold, Certificate: records[0].Ref})
+	w.apply(t, revocation.Change{Action: hold, Certificate: records[0].Ref})
 }
 
 // A clock that is ahead of the records' age hides nothing that has not ended, and what ended before that age is passed over.
@@ -193,16 +193,16 @@ func reachBehindClock(t *testing.T, w *world) {
 	r.KeyHash, r.Guard.Key = old.KeyHash, old.KeyHash
 	w.issue(t, r)
 	w.now = w.now.Add(14 * time.Hour)
-	n, err := w.Revocation.CountSet(context.Background(), revocation.SetOrder{
-		Action: revoke, Selection: revocation.Selection{Identity: old.Identity}, By: operator, At: w.now,
+	n, err := w.Revocation.CountBulk(context.Background(), revocation.BulkRequest{
+		Action: revoke, Selection: revocation.Selection{Identity: old.Identity}, Actor: operator, At: w.now,
 	})
 	must(t, err)
-	mustEqual(t, "what is counted", n, revocation.Reached{Ended: 1})
-	changed := w.apply(t, revocation.Order{Action: hold, Identity: r.Identity, State: pki.Suspended})
+	mustEqual(t, "what is counted", n, revocation.Affected{Expired: 1})
+	changed := w.apply(t, revocation.Change{Action: hold, Identity: r.Identity, State: pki.Suspended})
 	if len(changed) != 1 || changed[0].Ref != r.Ref {
 		t.Errorf("the order changed %v, want the certificate that ends after the records' age", changed)
 	}
-	if changed := w.apply(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Key: r.KeyHash}); len(changed) != 1 {
+	if changed := w.apply(t, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Key: r.KeyHash}); len(changed) != 1 {
 		t.Errorf("the order about the key changed %v, want one certificate", changed)
 	}
 }
@@ -210,7 +210,7 @@ func reachBehindClock(t *testing.T, w *world) {
 func reachWithoutAge(t *testing.T, w *world) {
 	r := w.issued(t)
 	w.now = r.NotAfter.Add(14 * time.Hour)
-	changed := w.apply(t, revocation.Order{Action: revoke, Reason: pki.CessationOfOperation, Identity: r.Identity, State: pki.Retired})
+	changed := w.apply(t, revocation.Change{Action: revoke, Reason: pki.CessationOfOperation, Identity: r.Identity, State: pki.Retired})
 	if len(changed) != 1 {
 		t.Errorf("before there is an age, the order changed %v, want all there is", changed)
 	}
@@ -218,7 +218,7 @@ func reachWithoutAge(t *testing.T, w *world) {
 
 func foundRenewal(t *testing.T, w *world) {
 	old, key := w.issued(t), w.key()
-	q := ra.Question{Identity: old.Identity, Predecessor: old.Ref, Request: w.request(t), Key: key}
+	q := ra.IssuanceQuery{Identity: old.Identity, Predecessor: old.Ref, Request: w.request(t), Key: key}
 	find := func(want *ca.Record) {
 		t.Helper()
 		a, err := w.RA.Renewed(context.Background(), q, w.now)
@@ -234,7 +234,7 @@ func foundRenewal(t *testing.T, w *world) {
 	second.KeyHash, second.Guard.Key = key, key
 	w.issue(t, second)
 	find(&second)
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: second.Ref})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: second.Ref})
 	find(&first)
 	w.now = first.NotAfter
 	find(nil)

@@ -13,7 +13,7 @@ import (
 
 const (
 	hold    = revocation.Hold
-	release = revocation.Release
+	release = revocation.Unhold
 	revoke  = revocation.Revoke
 	retire  = revocation.Revoke // with the state retired
 )
@@ -40,14 +40,14 @@ func testOrders(t *testing.T, open func(t *testing.T) Store) {
 	for name, steps := range map[string][]step{
 		"revoke":              {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}},
 		"revoke twice":        {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {revoke, pki.Superseded, "", false, revoked(pki.Superseded, first)}},
-		"another reason":      {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {revoke, pki.PrivilegeWithdrawn, pki.RuleFinal, false, revoked(pki.Superseded, first)}},
-		"no reason any more":  {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {revoke, pki.Unspecified, pki.RuleFinal, false, revoked(pki.Superseded, first)}},
+		"another reason":      {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {revoke, pki.PrivilegeWithdrawn, pki.RuleAlreadyRevoked, false, revoked(pki.Superseded, first)}},
+		"no reason any more":  {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {revoke, pki.Unspecified, pki.RuleAlreadyRevoked, false, revoked(pki.Superseded, first)}},
 		"upgrade":             {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {revoke, pki.KeyCompromise, "", true, revoked(pki.KeyCompromise, first)}},
 		"upgrade from none":   {{revoke, pki.Unspecified, "", true, revoked(pki.Unspecified, first)}, {revoke, pki.KeyCompromise, "", true, revoked(pki.KeyCompromise, first)}},
-		"no downgrade":        {{revoke, pki.KeyCompromise, "", true, revoked(pki.KeyCompromise, first)}, {revoke, pki.Superseded, pki.RuleFinal, false, revoked(pki.KeyCompromise, first)}},
+		"no downgrade":        {{revoke, pki.KeyCompromise, "", true, revoked(pki.KeyCompromise, first)}, {revoke, pki.Superseded, pki.RuleAlreadyRevoked, false, revoked(pki.KeyCompromise, first)}},
 		"compromise twice":    {{revoke, pki.KeyCompromise, "", true, revoked(pki.KeyCompromise, first)}, {revoke, pki.KeyCompromise, "", false, revoked(pki.KeyCompromise, first)}},
-		"no release":          {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {release, 0, pki.RuleFinal, false, revoked(pki.Superseded, first)}},
-		"no hold afterwards":  {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {hold, pki.CertificateHold, pki.RuleFinal, false, revoked(pki.Superseded, first)}},
+		"no release":          {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {release, 0, pki.RuleAlreadyRevoked, false, revoked(pki.Superseded, first)}},
+		"no hold afterwards":  {{revoke, pki.Superseded, "", true, revoked(pki.Superseded, first)}, {hold, pki.CertificateHold, pki.RuleAlreadyRevoked, false, revoked(pki.Superseded, first)}},
 		"hold":                {{hold, pki.CertificateHold, "", true, held(first)}},
 		"hold twice":          {{hold, pki.CertificateHold, "", true, held(first)}, {hold, pki.CertificateHold, "", false, held(first)}},
 		"hold and release":    {{hold, pki.CertificateHold, "", true, held(first)}, {release, 0, "", true, good}},
@@ -75,7 +75,7 @@ func followSteps(t *testing.T, w *world, steps []step) {
 	for i, s := range steps {
 		logged := len(w.entries(t))
 		at := w.now.Add(time.Duration(i) * time.Minute).Add(123 * time.Millisecond)
-		changes, err := w.Orders.Apply(context.Background(), revocation.Order{Action: s.action, Reason: s.reason, Certificate: r.Ref, By: operator, At: at})
+		changes, err := w.Orders.Apply(context.Background(), revocation.Change{Action: s.action, Reason: s.reason, Certificate: r.Ref, Actor: operator, At: at})
 		if s.refused != "" {
 			mustRefuse(t, err, s.refused)
 		} else {
@@ -100,13 +100,13 @@ func followSteps(t *testing.T, w *world, steps []step) {
 		e := all[len(all)-1]
 		mustEqual(t, "the logged changes", e.Changes, wantChanges)
 		wantAction := map[revocation.Action]translog.Action{
-			hold: translog.CertificateHeld, release: translog.CertificateReleased, revoke: translog.CertificateRevoked}[s.action]
+			hold: translog.CertificateHeld, release: translog.CertificateUnheld, revoke: translog.CertificateRevoked}[s.action]
 		if len(all) != logged+1 || e.Action != wantAction || e.Actor != operator || e.Identity != r.Identity || !e.Time.Equal(at) {
 			t.Errorf("%d log entries, the last one %+v", len(all)-logged, e)
 		}
 	}
-	if id := w.stateOf(t, r.Identity); id.State != pki.Enrolled || id.Generation != 2 {
-		t.Errorf("orders about a certificate left its identity %v in generation %d", id.State, id.Generation)
+	if id := w.stateOf(t, r.Identity); id.State != pki.Enrolled || id.Revision != 2 {
+		t.Errorf("orders about a certificate left its identity %v in generation %d", id.State, id.Revision)
 	}
 }
 
@@ -120,9 +120,9 @@ func compromiseSharedKey(t *testing.T, w *world) {
 	superseded := w.record(t, first.Identity)
 	superseded.KeyHash, superseded.Guard.Key = first.KeyHash, first.KeyHash
 	w.issue(t, superseded)
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: superseded.Ref})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: superseded.Ref})
 
-	changed := w.apply(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Certificate: first.Ref})
+	changed := w.apply(t, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Certificate: first.Ref})
 	if len(changed) != 3 {
 		t.Errorf("the compromise changed %d certificates, want the three of the key", len(changed))
 	}
@@ -140,30 +140,30 @@ func compromiseSharedKey(t *testing.T, w *world) {
 func orderUnknown(t *testing.T, w *world) {
 	r := w.issued(t)
 	for _, ref := range []pki.CertRef{{Issuer: issuerA, Serial: w.serial(t)}, {Issuer: issuerB, Serial: r.Ref.Serial}} {
-		_, err := w.Orders.Apply(context.Background(), revocation.Order{Action: revoke, Certificate: ref, By: operator, At: w.now})
+		_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: revoke, Certificate: ref, Actor: operator, At: w.now})
 		mustMiss(t, err)
 	}
-	_, err := w.Orders.Apply(context.Background(), revocation.Order{Action: revoke, By: operator, At: w.now})
+	_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: revoke, Actor: operator, At: w.now})
 	mustRefuse(t, err, pki.RuleRequest)
-	_, err = w.Orders.Apply(context.Background(), revocation.Order{Action: revoke, Certificate: r.Ref, Identity: r.Identity, By: operator, At: w.now})
+	_, err = w.Orders.Apply(context.Background(), revocation.Change{Action: revoke, Certificate: r.Ref, Identity: r.Identity, Actor: operator, At: w.now})
 	mustRefuse(t, err, pki.RuleRequest)
 }
 
 func orderUnreleased(t *testing.T, w *world) {
 	r := w.abandon(t)
-	if changes := w.apply(t, revocation.Order{Action: revoke, Reason: pki.Unspecified, Certificate: r.Ref}); len(changes) != 0 {
+	if changes := w.apply(t, revocation.Change{Action: revoke, Reason: pki.Unspecified, Certificate: r.Ref}); len(changes) != 0 {
 		t.Errorf("revoking what was never released changed %v", changes)
 	}
 	for _, action := range []revocation.Action{hold, release} {
-		_, err := w.Orders.Apply(context.Background(), revocation.Order{Action: action, Certificate: r.Ref, By: operator, At: w.now})
-		mustRefuse(t, err, pki.RuleFinal)
+		_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: action, Certificate: r.Ref, Actor: operator, At: w.now})
+		mustRefuse(t, err, pki.RuleAlreadyRevoked)
 	}
 }
 
 func orderExpired(t *testing.T, w *world) {
 	r := w.issued(t)
 	at := r.NotAfter.Add(time.Hour)
-	changes, err := w.Orders.Apply(context.Background(), revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Certificate: r.Ref, By: operator, At: at})
+	changes, err := w.Orders.Apply(context.Background(), revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Certificate: r.Ref, Actor: operator, At: at})
 	must(t, err)
 	if len(changes.Changed) != 1 {
 		t.Errorf("revoking an expired certificate changed %v", changes)

@@ -35,10 +35,10 @@ func twoEnrollments(t *testing.T, w *world) {
 	a, b, c := w.enrollment(t, id), w.enrollment(t, id), w.enrollment(t, id)
 	verdicts := w.settle(t, w.announce(t, a, b), a, b) // in one batch
 	must(t, verdicts[0])
-	mustRefuse(t, verdicts[1], pki.RuleChanged)
-	mustRefuse(t, w.try(t, c), pki.RuleChanged) // in the next
-	if have := w.stateOf(t, id.ID); have.State != pki.Enrolled || have.Generation != id.Generation+1 {
-		t.Errorf("the identity is %v in generation %d", have.State, have.Generation)
+	mustRefuse(t, verdicts[1], pki.RuleIdentityStale)
+	mustRefuse(t, w.try(t, c), pki.RuleIdentityStale) // in the next
+	if have := w.stateOf(t, id.ID); have.State != pki.Enrolled || have.Revision != id.Revision+1 {
+		t.Errorf("the identity is %v in generation %d", have.State, have.Revision)
 	}
 }
 
@@ -85,7 +85,7 @@ func twoRenewals(t *testing.T, w *world) {
 	a.Guard.Predecessor, b.Guard.Predecessor = predecessor.Ref, predecessor.Ref
 	verdicts := w.settle(t, w.announce(t, a, b), a, b)
 	must(t, verdicts[0])
-	mustRefuse(t, verdicts[1], pki.RuleClone)
+	mustRefuse(t, verdicts[1], pki.RuleRenewalKeyConflict)
 }
 
 // suspendWhileIssuing checks that no order of commits leaves a suspended identity with a good certificate.
@@ -95,12 +95,12 @@ func suspendWhileIssuing(t *testing.T, w *world) {
 		r := w.enrollment(t, id)
 		intent := w.announce(t, r)
 		var errs [2]error
-		var verdicts []ca.Verdicts
+		var verdicts []ca.Results
 		together(func() {
-			verdicts, errs[0] = w.Journal.Write(context.Background(), w.epoch, []ca.Settlement{{Intent: intent, Records: []ca.Record{r}, At: w.now}}, nil)
+			verdicts, errs[0] = w.Journal.Write(context.Background(), w.epoch, []ca.BatchCommit{{Intent: intent, Records: []ca.Record{r}, At: w.now}}, nil)
 		}, func() {
-			_, errs[1] = w.Orders.Apply(context.Background(), revocation.Order{
-				Action: revocation.Hold, Reason: pki.CertificateHold, Identity: id.ID, State: pki.Suspended, By: operator, At: w.now,
+			_, errs[1] = w.Orders.Apply(context.Background(), revocation.Change{
+				Action: revocation.Hold, Reason: pki.CertificateHold, Identity: id.ID, State: pki.Suspended, Actor: operator, At: w.now,
 			})
 		})
 		must(t, errs[0])

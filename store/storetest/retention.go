@@ -93,7 +93,7 @@ func revokedUntilAllCRLs(t *testing.T, w *world) {
 	must(t, w.CRLs.PutPoints(context.Background(), []crl.Point{
 		{Issuer: issuerA, Partition: 7, URL: "http://pki.example/7.crl"}, {Issuer: issuerA, Partition: 8, URL: "http://pki.example/8.crl"},
 	}))
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: r.Ref})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: r.Ref})
 	w.publishIn(t, 7, false) // before its end
 	w.pass(t, 2*time.Hour)
 	w.publish(t)
@@ -128,10 +128,10 @@ func endedLeaves(t *testing.T, w *world) {
 		t.Errorf("log entry %+v", entry)
 	}
 	mustEqual(t, "what leaves twice", w.sweep(t, first.NotAfter.Add(time.Second), 10), retention.Expired{})
-	st, err := w.RA.Standing(ctx, ra.Question{Identity: first.Identity, Request: first.RequestID, Key: first.KeyHash})
+	st, err := w.RA.IssuanceState(ctx, ra.IssuanceQuery{Identity: first.Identity, Request: first.RequestID, Key: first.KeyHash})
 	must(t, err)
-	if st.Answer != nil || st.Key != nil {
-		t.Errorf("the request of a certificate that has left is answered with %v, its key refused by %v", st.Answer, st.Key)
+	if st.Prior != nil || st.KeyRefusal != nil {
+		t.Errorf("the request of a certificate that has left is answered with %v, its key refused by %v", st.Prior, st.KeyRefusal)
 	}
 	w.reopen(t)
 	w.mustBeGone(t, first.Ref)
@@ -202,8 +202,8 @@ func mixedLifetimes(t *testing.T, w *world) {
 
 func revokedUntilCRL(t *testing.T, w *world) {
 	revoked, held, unreleased, good := w.issued(t), w.issued(t), w.abandon(t), w.issued(t)
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.Superseded, Certificate: revoked.Ref})
-	w.apply(t, revocation.Order{Action: hold, Certificate: held.Ref})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: revoked.Ref})
+	w.apply(t, revocation.Change{Action: hold, Certificate: held.Ref})
 	w.pass(t, 59*time.Minute)
 	w.publish(t) // before their end: they are on it, and have to be on another
 	w.pass(t, time.Hour)
@@ -225,9 +225,9 @@ func keysLeave(t *testing.T, w *world) {
 	id, other := w.issued(t).Identity, w.identity(t)
 	question := func(r ca.Record, whose pki.SPIFFEID) *pki.Refusal {
 		t.Helper()
-		st, err := w.RA.Standing(ctx, ra.Question{Identity: whose, Request: w.request(t), Key: r.KeyHash})
+		st, err := w.RA.IssuanceState(ctx, ra.IssuanceQuery{Identity: whose, Request: w.request(t), Key: r.KeyHash})
 		must(t, err)
-		return st.Key
+		return st.KeyRefusal
 	}
 	// One key in two certificates, the second of which lives on; it was renewed with a key whose certificate ends first.
 	short, long := w.living(t, id, time.Minute), w.living(t, id, tenYears)
@@ -238,17 +238,17 @@ func keysLeave(t *testing.T, w *world) {
 	next.Guard.Predecessor = long.Ref
 	w.issue(t, next)
 	compromised := w.issue(t, w.living(t, id, time.Minute))
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Certificate: compromised.Ref})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Certificate: compromised.Ref})
 	free := w.issue(t, w.living(t, id, time.Minute))
 	w.pass(t, time.Hour/2)
 	w.publish(t)
-	mustRefuse(t, question(free, other.ID), pki.RuleKeyForeign)
+	mustRefuse(t, question(free, other.ID), pki.RuleKeyInUse)
 	mustEqual(t, "what left", w.sweep(t, w.now, 3), retention.Expired{Certificates: 4, Keys: 1})
 	w.mustBeGone(t, short.Ref, next.Ref, compromised.Ref, free.Ref)
 	mustEqual(t, "the successor of the one that lives", w.certificate(t, long.Ref).Successor, next.KeyHash)
 	mustEqual(t, "its key", w.certificate(t, long.Ref).KeyHash, short.KeyHash)
-	mustRefuse(t, question(short, other.ID), pki.RuleKeyForeign)
-	mustRefuse(t, question(next, other.ID), pki.RuleKeyForeign)
+	mustRefuse(t, question(short, other.ID), pki.RuleKeyInUse)
+	mustRefuse(t, question(next, other.ID), pki.RuleKeyInUse)
 	mustRefuse(t, question(compromised, id), pki.RuleKeyCompromised)
 	if why := question(free, other.ID); why != nil {
 		t.Errorf("a key whose last certificate has left is refused: %v", why)
@@ -358,8 +358,8 @@ func census(t *testing.T, w *world) {
 	short := w.issue(t, w.living(t, good.Identity, time.Minute))
 	w.issue(t, w.living(t, good.Identity, 10*time.Minute))
 	w.abandon(t)
-	w.apply(t, revocation.Order{Action: hold, Certificate: held.Ref})
-	w.apply(t, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Certificate: revoked.Ref})
+	w.apply(t, revocation.Change{Action: hold, Certificate: held.Ref})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Certificate: revoked.Ref})
 	w.token(t, good.Identity)
 	w.pass(t, 30*time.Minute)
 	c, err = w.Retention.Census(ctx, w.now, short.NotAfter.Add(time.Second))

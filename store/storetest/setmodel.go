@@ -38,7 +38,7 @@ type cert struct {
 }
 
 // revoke gives a certificate the status that an order to revoke gives it, and reports whether that is another one.
-func (f *fleet) revoke(c *cert, o revocation.SetOrder) bool {
+func (f *fleet) revoke(c *cert, o revocation.BulkRequest) bool {
 	if c.status.State == pki.Revoked && (o.Reason != pki.KeyCompromise || c.status.Reason == pki.KeyCompromise) {
 		return false
 	}
@@ -57,7 +57,7 @@ func (f *fleet) revoke(c *cert, o revocation.SetOrder) bool {
 }
 
 // members are the certificates that an order is about.
-func (f *fleet) members(o revocation.SetOrder) []*cert {
+func (f *fleet) members(o revocation.BulkRequest) []*cert {
 	line := f.lineage(o.LineageOf)
 	alive := func(c *cert) bool { return !c.NotAfter.Before(f.age) }
 	keys := map[pki.KeyHash]bool{}
@@ -119,11 +119,11 @@ func (f *fleet) check(t rapid.TB) {
 		mustEqual(t, "the status of certificate "+c.Ref.Serial.String(), have.Status, c.status)
 		mustEqual(t, "its invalidity date", have.InvalidSince, c.since)
 		mustEqual(t, "what the snapshot says of it", snapshot[c.Ref].Status, c.status)
-		st, err := f.w.RA.Standing(context.Background(), ra.Question{Identity: c.Identity, Predecessor: c.Ref, Request: c.RequestID, Key: c.KeyHash})
+		st, err := f.w.RA.IssuanceState(context.Background(), ra.IssuanceQuery{Identity: c.Identity, Predecessor: c.Ref, Request: c.RequestID, Key: c.KeyHash})
 		must(t, err)
 		mustEqual(t, "what a renewal of it rests on", st.Predecessor.Status, c.status)
-		if compromised := st.Key != nil; compromised != f.marked[c.KeyHash] {
-			t.Fatalf("the key of certificate %s: %v, and that it is compromised is %v", c.Ref.Serial, st.Key, f.marked[c.KeyHash])
+		if compromised := st.KeyRefusal != nil; compromised != f.marked[c.KeyHash] {
+			t.Fatalf("the key of certificate %s: %v, and that it is compromised is %v", c.Ref.Serial, st.KeyRefusal, f.marked[c.KeyHash])
 		}
 	}
 }
@@ -155,7 +155,7 @@ func (f *fleet) issue(t *rapid.T) {
 	case before != nil && before.status.State != pki.Good:
 		mustRefuse(t, err, pki.RuleRevoked)
 	case before != nil && !before.successor.IsZero() && before.successor != r.KeyHash:
-		mustRefuse(t, err, pki.RuleClone)
+		mustRefuse(t, err, pki.RuleRenewalKeyConflict)
 	case f.marked[r.KeyHash]:
 		mustRefuse(t, err, pki.RuleKeyCompromised)
 	default:
@@ -170,8 +170,8 @@ func (f *fleet) issue(t *rapid.T) {
 var setLabels = []revocation.Label{{Name: "site", Value: "north"}, {Name: "site", Value: "south"}, {Name: "batch", Value: ""}}
 
 // drawOrder draws an order about a set. Half of them select by one thing.
-func (f *fleet) drawOrder(t *rapid.T) revocation.SetOrder {
-	o := revocation.SetOrder{Action: revoke, By: operator, At: f.w.now, Reason: rapid.SampledFrom([]pki.Reason{pki.Superseded, pki.KeyCompromise, pki.Unspecified}).Draw(t, "reason")}
+func (f *fleet) drawOrder(t *rapid.T) revocation.BulkRequest {
+	o := revocation.BulkRequest{Action: revoke, Actor: operator, At: f.w.now, Reason: rapid.SampledFrom([]pki.Reason{pki.Superseded, pki.KeyCompromise, pki.Unspecified}).Draw(t, "reason")}
 	if rapid.Bool().Draw(t, "since when") {
 		o.InvalidSince = f.w.now.Add(-time.Duration(rapid.IntRange(1, 9).Draw(t, "hours")) * time.Hour)
 	}
@@ -206,20 +206,20 @@ func (f *fleet) order(t *rapid.T) {
 	}
 	ctx := context.Background()
 	o := f.drawOrder(t)
-	counted, err := f.w.Revocation.CountSet(ctx, o)
+	counted, err := f.w.Revocation.CountBulk(ctx, o)
 	must(t, err)
-	set, told, err := f.w.Revocation.OrderSet(ctx, o)
+	set, told, err := f.w.Revocation.CreateBulk(ctx, o)
 	must(t, err)
 	if !set.Done {
 		f.open = append(f.open, set.ID)
 		// Whoever is told holds on to nothing that is used again.
-		set, err = f.w.Revocation.TellSet(ctx, set.ID, pki.StatusObserverFunc(func(c []pki.StatusChange) { told = append(told, c...) }))
+		set, err = f.w.Revocation.NotifyBulk(ctx, set.ID, pki.StatusObserverFunc(func(c []pki.StatusChange) { told = append(told, c...) }))
 		must(t, err)
 	}
 	if set.Done != o.OfOneIdentity() || !set.Counted {
 		t.Fatalf("after the order the set is %+v", set)
 	}
-	changed, want := revocation.Reached{}, statuses{}
+	changed, want := revocation.Affected{}, statuses{}
 	for _, c := range f.members(o) {
 		if f.revoke(c, o) {
 			changed.Add(c.NotAfter, o.At)
@@ -235,7 +235,7 @@ func (f *fleet) order(t *rapid.T) {
 	}
 	mustEqual(t, "what responders are told", have, want)
 	mustEqual(t, "what is counted beforehand", counted, changed)
-	mustEqual(t, "what the set counts", revocation.Reached{Valid: set.Total - set.Ended, Ended: set.Ended}, changed)
+	mustEqual(t, "what the set counts", revocation.Affected{Valid: set.Total - set.Expired, Expired: set.Expired}, changed)
 }
 
 // single gives an order about one certificate.
@@ -244,7 +244,7 @@ func (f *fleet) single(t *rapid.T) {
 		return
 	}
 	c := rapid.SampledFrom(f.certs).Draw(t, "certificate")
-	o := revocation.Order{Certificate: c.Ref, By: operator, At: f.w.now, Action: rapid.SampledFrom([]revocation.Action{revoke, hold, release}).Draw(t, "action")}
+	o := revocation.Change{Certificate: c.Ref, Actor: operator, At: f.w.now, Action: rapid.SampledFrom([]revocation.Action{revoke, hold, release}).Draw(t, "action")}
 	switch o.Action {
 	case revoke:
 		o.Reason = rapid.SampledFrom([]pki.Reason{pki.Superseded, pki.KeyCompromise}).Draw(t, "reason")
@@ -254,13 +254,13 @@ func (f *fleet) single(t *rapid.T) {
 	_, err := f.w.Orders.Apply(context.Background(), o)
 	final := c.status.State == pki.Revoked
 	if final && (o.Action != revoke || o.Reason != c.status.Reason && o.Reason != pki.KeyCompromise) {
-		mustRefuse(t, err, pki.RuleFinal)
+		mustRefuse(t, err, pki.RuleAlreadyRevoked)
 		return
 	}
 	must(t, err)
 	switch {
 	case o.Action == revoke && o.Reason == pki.KeyCompromise && c.status.Reason != pki.KeyCompromise:
-		so := revocation.SetOrder{Reason: o.Reason, At: o.At}
+		so := revocation.BulkRequest{Reason: o.Reason, At: o.At}
 		f.revoke(c, so)
 		for _, other := range f.certs {
 			if other.KeyHash == c.KeyHash && !other.NotAfter.Before(f.age) {
@@ -268,7 +268,7 @@ func (f *fleet) single(t *rapid.T) {
 			}
 		}
 	case o.Action == revoke:
-		f.revoke(c, revocation.SetOrder{Reason: o.Reason, At: o.At})
+		f.revoke(c, revocation.BulkRequest{Reason: o.Reason, At: o.At})
 	case o.Action == hold && c.status.State == pki.Good:
 		c.status = pki.Status{State: pki.Hold, Reason: pki.CertificateHold, RevokedAt: o.At, Version: c.status.Version + 1}
 	case o.Action == release && c.status.State == pki.Hold:
@@ -282,7 +282,7 @@ func (f *fleet) step(t rapid.TB, limit int) {
 	if len(f.open) == 0 {
 		return
 	}
-	changes, set, err := f.w.Revocation.FollowSet(context.Background(), f.open[0], limit, f.w.now)
+	changes, set, err := f.w.Revocation.ApplyBulk(context.Background(), f.open[0], limit, f.w.now)
 	must(t, err)
 	for _, c := range changes {
 		mustEqual(t, "what a record says that has followed", f.w.certificate(t, c.Ref).Status.State, pki.Revoked)
@@ -299,7 +299,7 @@ func (f *fleet) finish(t rapid.TB) {
 		f.step(t, 3)
 	}
 	f.check(t)
-	open, err := f.w.Revocation.OpenSets(context.Background())
+	open, err := f.w.Revocation.OpenBulk(context.Background())
 	must(t, err)
 	mustEqual(t, "the sets that are not done", len(open), 0)
 	always := f.w.now.Add(-24 * 365 * time.Hour)
@@ -350,7 +350,7 @@ func testSetModel(t *testing.T, open func(t *testing.T) Store) {
 		w.identity(rt)
 		w.grow(rt)
 		f.age = w.now
-		left, err := w.Revocation.OpenSets(context.Background())
+		left, err := w.Revocation.OpenBulk(context.Background())
 		must(rt, err)
 		for _, set := range left { // of a run that failed
 			f.open = append(f.open, set.ID)

@@ -42,29 +42,29 @@ func (w *world) labelled(t *testing.T, n int) []ca.Record {
 	return w.certificates(t, id.ID, n)
 }
 
-func (w *world) batch(value string, reason pki.Reason) revocation.SetOrder {
-	return revocation.SetOrder{
-		Action: revoke, Selection: revocation.Selection{Label: revocation.Label{Name: "batch", Value: value}}, Reason: reason, By: operator, At: w.now, Why: "stolen",
+func (w *world) batch(value string, reason pki.Reason) revocation.BulkRequest {
+	return revocation.BulkRequest{
+		Action: revoke, Selection: revocation.Selection{Label: revocation.Label{Name: "batch", Value: value}}, Reason: reason, Actor: operator, At: w.now, Comment: "stolen",
 	}
 }
 
-func (w *world) orderSet(t *testing.T, o revocation.SetOrder) revocation.Set {
+func (w *world) orderSet(t *testing.T, o revocation.BulkRequest) revocation.BulkRevocation {
 	t.Helper()
-	set, _, err := w.Revocation.OrderSet(context.Background(), o)
+	set, _, err := w.Revocation.CreateBulk(context.Background(), o)
 	must(t, err)
 	if set.Done {
 		return set
 	}
-	set, err = w.Revocation.TellSet(context.Background(), set.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
+	set, err = w.Revocation.NotifyBulk(context.Background(), set.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
 	must(t, err)
 	return set
 }
 
 // follow has all records of a set follow.
-func (w *world) follow(t *testing.T, id int64) revocation.Set {
+func (w *world) follow(t *testing.T, id int64) revocation.BulkRevocation {
 	t.Helper()
 	for {
-		_, set, err := w.Revocation.FollowSet(context.Background(), id, 2, w.now)
+		_, set, err := w.Revocation.ApplyBulk(context.Background(), id, 2, w.now)
 		must(t, err)
 		if set.Done {
 			return set
@@ -91,7 +91,7 @@ func issuedAfterwards(t *testing.T, w *world) {
 	after := w.certificates(t, before[0].Identity, 2)
 	mustEqual(t, "how many are revoked", set.Total, 3)
 	set = w.follow(t, set.ID)
-	mustEqual(t, "how many have followed", set.Followed, 3)
+	mustEqual(t, "how many have followed", set.Applied, 3)
 	w.mustAll(t, after, pki.Status{State: pki.Good, Version: 1})
 	set = w.orderSet(t, w.batch("7", pki.Superseded)) // again, it is about those that the first one was not
 	mustEqual(t, "how many are revoked", set.Total, 2)
@@ -128,7 +128,7 @@ func setsInOrder(t *testing.T, w *world) {
 	mustEqual(t, "how many are upgraded", second.Total, 3)
 	want := pki.Status{State: pki.Revoked, Reason: pki.KeyCompromise, RevokedAt: first.At, Version: 3}
 	w.mustAll(t, records, want)
-	changes, set, err := w.Revocation.FollowSet(context.Background(), second.ID, 10, w.now)
+	changes, set, err := w.Revocation.ApplyBulk(context.Background(), second.ID, 10, w.now)
 	must(t, err)
 	if len(changes) != 0 || set.Done {
 		t.Errorf("the second set came first: %v, %+v", changes, set)
@@ -149,7 +149,7 @@ func fewAtOnce(t *testing.T, w *world) {
 		t.Errorf("the set is %+v", set)
 	}
 	entries := w.entries(t)[logged:]
-	if len(entries) != 2 || entries[0].Action != translog.RevocationOrdered || len(entries[1].Changes) != 3 || entries[1].Identity != o.Identity {
+	if len(entries) != 2 || entries[0].Action != translog.BulkRevocationCreated || len(entries[1].Changes) != 3 || entries[1].Identity != o.Identity {
 		t.Errorf("log entries %+v", entries)
 	}
 	mustEqual(t, "the facts of the order", entries[0].Facts, map[string]string{
@@ -164,10 +164,10 @@ func keepsSelection(t *testing.T, w *world) {
 		"issuer": {Issuer: issuerA}, "identity": {Identity: r.Identity}, "lineage": {LineageOf: r.Ref}, "key": {Key: r.KeyHash}, "profile": {Profile: "device"},
 		"label": {Label: revocation.Label{Name: "batch", Value: "7"}}, "time": {IssuedFrom: epochStart, IssuedUntil: epochStart.Add(time.Hour)},
 	} {
-		o := revocation.SetOrder{Action: revoke, Selection: sel, Reason: pki.Superseded, By: operator, At: w.now}
-		set, err := w.Revocation.Set(context.Background(), w.orderSet(t, o).ID)
+		o := revocation.BulkRequest{Action: revoke, Selection: sel, Reason: pki.Superseded, Actor: operator, At: w.now}
+		set, err := w.Revocation.BulkRevocation(context.Background(), w.orderSet(t, o).ID)
 		must(t, err)
-		mustEqual(t, "the order by "+name, set.SetOrder, o)
+		mustEqual(t, "the order by "+name, set.BulkRequest, o)
 	}
 }
 
@@ -181,16 +181,16 @@ func setOfUnknown(t *testing.T, w *world) {
 		"what was not issued":  {LineageOf: lost.Ref},
 		"the key of no record": {Identity: r.Identity, Key: w.key()},
 	} {
-		o := revocation.SetOrder{Action: revoke, Selection: s, By: operator, At: w.now}
-		_, err := w.Revocation.CountSet(ctx, o)
+		o := revocation.BulkRequest{Action: revoke, Selection: s, Actor: operator, At: w.now}
+		_, err := w.Revocation.CountBulk(ctx, o)
 		mustMiss(t, err)
-		_, _, err = w.Revocation.OrderSet(ctx, o)
+		_, _, err = w.Revocation.CreateBulk(ctx, o)
 		if err == nil {
 			t.Errorf("%s is not on record, and was revoked", name)
 		}
 		mustMiss(t, err)
 	}
-	_, err := w.Revocation.Set(ctx, 1)
+	_, err := w.Revocation.BulkRevocation(ctx, 1)
 	mustMiss(t, err)
 }
 
@@ -198,25 +198,25 @@ func boundOnSets(t *testing.T, w *world) {
 	ctx := context.Background()
 	records := w.labelled(t, 1)
 	for n := 0; ; n++ {
-		_, _, err := w.Revocation.OrderSet(ctx, w.batch("7", pki.Superseded))
+		_, _, err := w.Revocation.CreateBulk(ctx, w.batch("7", pki.Superseded))
 		if err == nil && n < 64 {
 			continue
 		}
-		mustRefuse(t, err, pki.RuleBusy)
+		mustRefuse(t, err, pki.RuleOverloaded)
 		break
 	}
 	// One of one identity is never open: it has not to wait for those that are.
-	set := w.orderSet(t, revocation.SetOrder{Action: revoke, Selection: revocation.Selection{Identity: w.issued(t).Identity}, By: operator, At: w.now})
+	set := w.orderSet(t, revocation.BulkRequest{Action: revoke, Selection: revocation.Selection{Identity: w.issued(t).Identity}, Actor: operator, At: w.now})
 	if !set.Done || set.Total != 1 {
 		t.Errorf("beside as many as there may be, the set of one identity is %+v", set)
 	}
-	open, err := w.Revocation.OpenSets(ctx)
+	open, err := w.Revocation.OpenBulk(ctx)
 	must(t, err)
 	for _, set := range open {
 		w.follow(t, set.ID)
 	}
 	w.mustAll(t, records, pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now, Version: 2})
-	_, _, err = w.Revocation.OrderSet(ctx, w.batch("7", pki.Superseded))
+	_, _, err = w.Revocation.CreateBulk(ctx, w.batch("7", pki.Superseded))
 	must(t, err)
 }
 
@@ -244,13 +244,13 @@ func labelsStay(t *testing.T, w *world) {
 	changed := w.stateOf(t, r.Identity)
 	changed.Labels = map[string]string{"batch": "8"}
 	_, err := w.RA.UpdateIdentity(ctx, changed, operator, w.now)
-	mustRefuse(t, err, pki.RuleBusy)
+	mustRefuse(t, err, pki.RuleOverloaded)
 	w.follow(t, set.ID)
 	_, err = w.RA.UpdateIdentity(ctx, changed, operator, w.now)
 	must(t, err)
 	w.certificates(t, r.Identity, 1)
-	for value, want := range map[string]revocation.Reached{"7": {}, "8": {Valid: 1}} {
-		n, err := w.Revocation.CountSet(ctx, w.batch(value, pki.Superseded))
+	for value, want := range map[string]revocation.Affected{"7": {}, "8": {Valid: 1}} {
+		n, err := w.Revocation.CountBulk(ctx, w.batch(value, pki.Superseded))
 		must(t, err)
 		mustEqual(t, "how many have the label "+value, n, want)
 	}
@@ -262,7 +262,7 @@ func orderAboutKey(t *testing.T, w *world) {
 	twin := w.record(t, r.Identity)
 	twin.KeyHash, twin.Guard.Key = r.KeyHash, r.KeyHash
 	w.issue(t, twin)
-	o := revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Key: r.KeyHash}
+	o := revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Key: r.KeyHash}
 	if changed := w.apply(t, o); len(changed) != 2 {
 		t.Errorf("the order changed %v", changed)
 	}
@@ -271,9 +271,9 @@ func orderAboutKey(t *testing.T, w *world) {
 		t.Errorf("again, it changed %v", changed)
 	}
 	mustRefuse(t, w.checkKey(t, r.KeyHash, r.Identity), pki.RuleKeyCompromised)
-	_, err := w.Orders.Apply(ctx, revocation.Order{Action: revoke, Reason: pki.KeyCompromise, Key: w.key(), By: operator, At: w.now})
+	_, err := w.Orders.Apply(ctx, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Key: w.key(), Actor: operator, At: w.now})
 	mustMiss(t, err)
-	_, err = w.Orders.Apply(ctx, revocation.Order{Action: revoke, Reason: pki.Superseded, Key: r.KeyHash, By: operator, At: w.now})
+	_, err = w.Orders.Apply(ctx, revocation.Change{Action: revoke, Reason: pki.Superseded, Key: r.KeyHash, Actor: operator, At: w.now})
 	mustRefuse(t, err, pki.RuleReason)
 
 	ended := w.issued(t)
@@ -291,17 +291,17 @@ func lostSet(t *testing.T, w *world, applies bool) {
 	ctx := context.Background()
 	records := w.labelled(t, 2)
 	w.LoseCommit(applies)
-	_, _, err := w.Revocation.OrderSet(ctx, w.batch("7", pki.Superseded))
+	_, _, err := w.Revocation.CreateBulk(ctx, w.batch("7", pki.Superseded))
 	mustPass(t, err)
-	open, err := w.Revocation.OpenSets(ctx)
+	open, err := w.Revocation.OpenBulk(ctx)
 	must(t, err)
 	if (len(open) == 1) != applies {
 		t.Errorf("open are %v", open)
 	}
-	again, _, err := w.Revocation.OrderSet(ctx, w.batch("7", pki.Superseded))
+	again, _, err := w.Revocation.CreateBulk(ctx, w.batch("7", pki.Superseded))
 	must(t, err)
 	var told []pki.StatusChange
-	_, err = w.Revocation.TellSet(ctx, again.ID, pki.StatusObserverFunc(func(c []pki.StatusChange) { told = append(told, c...) }))
+	_, err = w.Revocation.NotifyBulk(ctx, again.ID, pki.StatusObserverFunc(func(c []pki.StatusChange) { told = append(told, c...) }))
 	must(t, err)
 	if len(told) != 2 || told[0].Status.State != pki.Revoked || told[1].Status.State != pki.Revoked {
 		t.Errorf("given again, the order tells %v", told)
@@ -316,11 +316,11 @@ func lostFollowing(t *testing.T, w *world, applies bool) {
 	records := w.labelled(t, 5)
 	set := w.orderSet(t, w.batch("7", pki.Superseded))
 	w.LoseCommit(applies)
-	_, _, err := w.Revocation.FollowSet(context.Background(), set.ID, 2, w.now)
+	_, _, err := w.Revocation.ApplyBulk(context.Background(), set.ID, 2, w.now)
 	mustPass(t, err)
 	w.reopen(t)
 	set = w.follow(t, set.ID)
-	mustEqual(t, "how many have followed", set.Followed, 5)
+	mustEqual(t, "how many have followed", set.Applied, 5)
 	w.mustAll(t, records, pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now, Version: 2})
 	changes := 0
 	for _, e := range w.entries(t) {

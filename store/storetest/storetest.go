@@ -23,14 +23,14 @@ import (
 type Store struct {
 	Journal       ca.Journal
 	Installations ca.Installations
-	RA            ra.Records
+	RA            ra.Store
 	Audit         audit.Store
 	Retention     retention.Store
 	Orders        Orders
-	Revocation    revocation.Records
+	Revocation    revocation.Store
 	CRLs          crl.Store
 	Feed          responder.Feed
-	Log           translog.Records
+	Log           translog.Store
 
 	// Reopen closes the store and opens it again, as a new process would. The receiver is of no use afterwards.
 	Reopen func(t *testing.T) Store
@@ -42,7 +42,7 @@ type Store struct {
 
 // Orders carries out orders: revocation.StatusRecords without what CRLs need.
 type Orders interface {
-	Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error)
+	Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error)
 }
 
 // suite is tests by name, each of which opens its own stores.

@@ -23,20 +23,20 @@ func (w *world) superseding(t *testing.T, predecessor ca.Record, key pki.KeyHash
 // recordSupersedes checks what one transaction has to do: status, successor, log entry and verdict say the same.
 func recordSupersedes(t *testing.T, w *world) {
 	old := w.issued(t)
-	w.apply(t, revocation.Order{Action: revocation.Hold, Reason: pki.CertificateHold, Certificate: old.Ref})
-	w.apply(t, revocation.Order{Action: revocation.Release, Certificate: old.Ref}) // its version is 3 now
+	w.apply(t, revocation.Change{Action: revocation.Hold, Reason: pki.CertificateHold, Certificate: old.Ref})
+	w.apply(t, revocation.Change{Action: revocation.Unhold, Certificate: old.Ref}) // its version is 3 now
 	w.now = w.now.Add(time.Minute + 300*time.Millisecond)
 	r := w.superseding(t, old, w.key())
 	want := pki.StatusChange{Ref: old.Ref, NotAfter: old.NotAfter, Status: pki.Status{
 		State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now.Truncate(time.Second), Version: 4,
 	}}
-	mustEqual(t, "the verdict", w.judge(t, w.announce(t, r), r), ca.Verdicts{{Superseded: want}})
+	mustEqual(t, "the verdict", w.judge(t, w.announce(t, r), r), ca.Results{{Superseded: want}})
 	check := func() {
 		t.Helper()
 		have := w.certificate(t, old.Ref)
 		mustEqual(t, "the predecessor's status", have.Status, want.Status)
 		mustEqual(t, "the predecessor's successor", have.Successor, r.KeyHash)
-		st := w.standing(t, ra.Question{Identity: r.Identity, Predecessor: old.Ref, Request: w.request(t), Key: w.key()})
+		st := w.standing(t, ra.IssuanceQuery{Identity: r.Identity, Predecessor: old.Ref, Request: w.request(t), Key: w.key()})
 		mustEqual(t, "the predecessor to renew", st.Predecessor, ra.Predecessor{Status: want.Status, NotAfter: old.NotAfter, Successor: r.KeyHash, Superseded: true})
 		mustEqual(t, "the certificate's status", w.certificate(t, r.Ref).Status, pki.Status{State: pki.Good, Version: 1})
 	}
@@ -55,8 +55,8 @@ func recordSupersedes(t *testing.T, w *world) {
 func supersededOnce(t *testing.T, w *world) {
 	old := w.issued(t)
 	refused := w.superseding(t, old, w.key())
-	refused.Guard.Identity, refused.Guard.Generation = old.Identity, 99
-	mustRefuse(t, w.try(t, refused), pki.RuleChanged)
+	refused.Guard.Identity, refused.Guard.Revision = old.Identity, 99
+	mustRefuse(t, w.try(t, refused), pki.RuleIdentityStale)
 	if c := w.certificate(t, old.Ref); c.Status.State != pki.Good {
 		t.Errorf("a refused renewal left its predecessor %v", c.Status.State)
 	}
@@ -66,9 +66,9 @@ func supersededOnce(t *testing.T, w *world) {
 	refusals := w.settle(t, w.announce(t, first, same, another), first, same, another) // in one transaction
 	must(t, refusals[0])
 	mustRefuse(t, refusals[1], pki.RuleRevoked)
-	mustRefuse(t, refusals[2], pki.RuleClone)
+	mustRefuse(t, refusals[2], pki.RuleRenewalKeyConflict)
 	mustRefuse(t, w.try(t, w.superseding(t, old, first.KeyHash)), pki.RuleRevoked)
-	mustRefuse(t, w.try(t, w.superseding(t, old, w.key())), pki.RuleClone)
+	mustRefuse(t, w.try(t, w.superseding(t, old, w.key())), pki.RuleRenewalKeyConflict)
 	if c := w.certificate(t, old.Ref); c.Status.Version != 2 {
 		t.Errorf("one renewal and four refused ones gave the predecessor %d statuses", c.Status.Version)
 	}
@@ -82,7 +82,7 @@ func supersededOnce(t *testing.T, w *world) {
 	if c := w.certificate(t, earlier.Ref); c.Status.State != pki.Revoked || c.Successor != next.KeyHash {
 		t.Errorf("the predecessor of both is %+v", c)
 	}
-	w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: earlier.Ref})
+	w.apply(t, revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: earlier.Ref})
 	if c := w.certificate(t, earlier.Ref); c.Status.Reason != pki.KeyCompromise {
 		t.Errorf("a compromise that is learned of later left the reason %v", c.Status.Reason)
 	}
@@ -92,14 +92,14 @@ func supersededOnce(t *testing.T, w *world) {
 func whoSuperseded(t *testing.T, w *world) {
 	supersedes := func(old pki.CertRef, by ca.Record) bool {
 		t.Helper()
-		st := w.standing(t, ra.Question{Identity: by.Identity, Predecessor: old, Request: by.RequestID, Key: by.KeyHash})
-		return st.Answer != nil && st.Answer.Supersedes
+		st := w.standing(t, ra.IssuanceQuery{Identity: by.Identity, Predecessor: old, Request: by.RequestID, Key: by.KeyHash})
+		return st.Prior != nil && st.Prior.Supersedes
 	}
 	first := w.issued(t)
 	second := w.issue(t, w.superseding(t, first, w.key()))
 	third := w.issue(t, w.superseding(t, second, second.KeyHash)) // which keeps its key
 	plain := w.renew(t, third, w.key())
-	w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: third.Ref}) // by an operator
+	w.apply(t, revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: third.Ref}) // by an operator
 	for _, c := range []struct {
 		what string
 		old  pki.CertRef
@@ -117,7 +117,7 @@ func whoSuperseded(t *testing.T, w *world) {
 			t.Errorf("%s superseded it: %v", c.what, got)
 		}
 	}
-	if st := w.standing(t, ra.Question{Identity: first.Identity, Request: second.RequestID, Key: second.KeyHash}); st.Answer == nil || st.Answer.Supersedes {
-		t.Errorf("asked about no predecessor, the answer is %+v", st.Answer)
+	if st := w.standing(t, ra.IssuanceQuery{Identity: first.Identity, Request: second.RequestID, Key: second.KeyHash}); st.Prior == nil || st.Prior.Supersedes {
+		t.Errorf("asked about no predecessor, the answer is %+v", st.Prior)
 	}
 }

@@ -27,7 +27,7 @@ func (w *world) tokenBy(t *testing.T, maker ca.Record) ra.Token {
 	must(t, err)
 	device := w.identity(t)
 	token := ra.Token{
-		ID: id, Identity: device.ID, Generation: device.Generation, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: callerOf(maker), CreatedAt: w.now,
+		ID: id, Identity: device.ID, IdentityRevision: device.Revision, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: callerOf(maker), CreatedAt: w.now,
 	}
 	must(t, w.RA.CreateToken(context.Background(), token))
 	return token
@@ -56,7 +56,7 @@ func (w *world) mustServe(t *testing.T, token ra.Token) {
 }
 
 // ordered gives an order about a maker.
-func (w *world) ordered(of func(ca.Record) revocation.Order) func(t *testing.T, maker ca.Record) {
+func (w *world) ordered(of func(ca.Record) revocation.Change) func(t *testing.T, maker ca.Record) {
 	return func(t *testing.T, maker ca.Record) { t.Helper(); w.apply(t, of(maker)) }
 }
 
@@ -65,16 +65,16 @@ func (w *world) bulkOrdered(sel func(ca.Record) revocation.Selection, reason pki
 	return func(t *testing.T, maker ca.Record) {
 		t.Helper()
 		need(t, w.Revocation != nil, "bulk revocations")
-		_, _, err := w.Revocation.OrderSet(context.Background(), revocation.SetOrder{
-			Action: revocation.Revoke, Selection: sel(maker), Reason: reason, By: operator, At: w.now,
+		_, _, err := w.Revocation.CreateBulk(context.Background(), revocation.BulkRequest{
+			Action: revocation.Revoke, Selection: sel(maker), Reason: reason, Actor: operator, At: w.now,
 		})
 		must(t, err)
 	}
 }
 
-func revokeCertificate(reason pki.Reason) func(ca.Record) revocation.Order {
-	return func(r ca.Record) revocation.Order {
-		return revocation.Order{Action: revocation.Revoke, Reason: reason, Certificate: r.Ref}
+func revokeCertificate(reason pki.Reason) func(ca.Record) revocation.Change {
+	return func(r ca.Record) revocation.Change {
+		return revocation.Change{Action: revocation.Revoke, Reason: reason, Certificate: r.Ref}
 	}
 }
 
@@ -92,25 +92,25 @@ type makerChange struct {
 func (w *world) makerChanges() []makerChange {
 	order, set, certificate, profile := w.ordered, w.bulkOrdered, revokeCertificate, ofProfile
 	return []makerChange{
-		{"suspended", order(func(r ca.Record) revocation.Order {
-			return revocation.Order{Action: revocation.Hold, Identity: r.Identity, State: pki.Suspended}
+		{"suspended", order(func(r ca.Record) revocation.Change {
+			return revocation.Change{Action: revocation.Hold, Identity: r.Identity, State: pki.Suspended}
 		}), true},
 		{"suspended and resumed", func(t *testing.T, r ca.Record) {
-			w.apply(t, revocation.Order{Action: revocation.Hold, Identity: r.Identity, State: pki.Suspended})
-			w.apply(t, revocation.Order{Action: revocation.Release, Identity: r.Identity})
+			w.apply(t, revocation.Change{Action: revocation.Hold, Identity: r.Identity, State: pki.Suspended})
+			w.apply(t, revocation.Change{Action: revocation.Unhold, Identity: r.Identity})
 		}, true},
-		{"retired", order(func(r ca.Record) revocation.Order {
-			return revocation.Order{Action: revocation.Revoke, Reason: pki.CessationOfOperation, Identity: r.Identity, State: pki.Retired}
+		{"retired", order(func(r ca.Record) revocation.Change {
+			return revocation.Change{Action: revocation.Revoke, Reason: pki.CessationOfOperation, Identity: r.Identity, State: pki.Retired}
 		}), true},
 		{"retired while the clock is ahead", func(t *testing.T, r ca.Record) {
 			defer func(now time.Time) { w.now = now }(w.now)
 			w.now = w.now.Add(14 * time.Hour)
-			w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.CessationOfOperation, Identity: r.Identity, State: pki.Retired})
+			w.apply(t, revocation.Change{Action: revocation.Revoke, Reason: pki.CessationOfOperation, Identity: r.Identity, State: pki.Retired})
 		}, true},
 		{"key compromised", order(certificate(pki.KeyCompromise)), true},
 		{"privilege withdrawn", order(certificate(pki.PrivilegeWithdrawn)), true},
-		{"key compromised, by key", order(func(r ca.Record) revocation.Order {
-			return revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Key: r.KeyHash}
+		{"key compromised, by key", order(func(r ca.Record) revocation.Change {
+			return revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise, Key: r.KeyHash}
 		}), true},
 		{"bulk revocation of one identity", set(func(r ca.Record) revocation.Selection { return revocation.Selection{Identity: r.Identity} }, pki.PrivilegeWithdrawn), true},
 		{"bulk revocation of a lineage", set(func(r ca.Record) revocation.Selection { return revocation.Selection{LineageOf: r.Ref} }, pki.KeyCompromise), true},
@@ -128,8 +128,8 @@ func (w *world) makerChanges() []makerChange {
 			set(func(r ca.Record) revocation.Selection { return revocation.Selection{Key: r.KeyHash} }, pki.KeyCompromise)(t, r)
 		}, true},
 		{"superseded", order(certificate(pki.Superseded)), false},
-		{"certificate held", order(func(r ca.Record) revocation.Order {
-			return revocation.Order{Action: revocation.Hold, Certificate: r.Ref}
+		{"certificate held", order(func(r ca.Record) revocation.Change {
+			return revocation.Change{Action: revocation.Hold, Certificate: r.Ref}
 		}), false},
 		{"expired", func(*testing.T, ca.Record) { w.now = w.now.Add(2 * time.Hour) }, false},
 		{"bulk revocation of others", set(func(ca.Record) revocation.Selection { return revocation.Selection{Profile: "other"} }, pki.KeyCompromise), false},
@@ -174,7 +174,7 @@ func revokedByAnOperator(t *testing.T, w *world) {
 	first, second, third := w.tokenBy(t, maker), w.tokenBy(t, maker), w.tokenBy(t, maker)
 	revoke := func(r ra.TokenRevocation, want int) {
 		t.Helper()
-		r.By, r.At, r.Why = operator, w.now, "lost in the post"
+		r.By, r.At, r.Comment = operator, w.now, "lost in the post"
 		n, err := w.RA.RevokeTokens(ctx, r)
 		must(t, err)
 		mustEqual(t, "the number of revoked tokens", n, want)
@@ -187,12 +187,12 @@ func revokedByAnOperator(t *testing.T, w *world) {
 	revoke(ra.TokenRevocation{ID: first.ID.String()}, 0)
 	w.mustBeRevoked(t, first)
 	w.mustServe(t, second)
-	revoke(ra.TokenRevocation{MadeBy: maker.Identity}, 2)
+	revoke(ra.TokenRevocation{CreatedBy: maker.Identity}, 2)
 	mustEqual(t, "the log entry", w.lastEntry(t).Facts, map[string]string{
 		"made_by": maker.Identity.String(), "tokens": "2", "cause": "an operator revoked all tokens of its maker", "comment": "lost in the post",
 	})
 	logged := len(w.entries(t))
-	revoke(ra.TokenRevocation{MadeBy: maker.Identity}, 0)
+	revoke(ra.TokenRevocation{CreatedBy: maker.Identity}, 0)
 	if n := len(w.entries(t)); n != logged {
 		t.Errorf("revoking nothing wrote %d log entries", n-logged)
 	}
@@ -203,9 +203,9 @@ func revokedByAnOperator(t *testing.T, w *world) {
 		r    ra.TokenRevocation
 		want pki.Rule
 	}{
-		{ra.TokenRevocation{}, pki.RuleRequest}, {ra.TokenRevocation{ID: first.ID.String(), MadeBy: maker.Identity}, pki.RuleRequest},
+		{ra.TokenRevocation{}, pki.RuleRequest}, {ra.TokenRevocation{ID: first.ID.String(), CreatedBy: maker.Identity}, pki.RuleRequest},
 		{ra.TokenRevocation{ID: "pump"}, pki.RuleRequest}, {ra.TokenRevocation{ID: "0123456789abcdef"}, pki.RuleNotFound},
-		{ra.TokenRevocation{MadeBy: w.newIdentity(t).ID}, pki.RuleIdentity},
+		{ra.TokenRevocation{CreatedBy: w.newIdentity(t).ID}, pki.RuleIdentity},
 	} {
 		bad.r.By, bad.r.At = operator, w.now
 		_, err := w.RA.RevokeTokens(ctx, bad.r)
@@ -228,9 +228,9 @@ func revokedUnderWay(t *testing.T, w *world) {
 	maker := w.issued(t)
 	r := w.enrollmentBy(t, w.tokenBy(t, maker))
 	intent := w.announce(t, r)
-	w.apply(t, revocation.Order{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: maker.Ref})
+	w.apply(t, revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: maker.Ref})
 	mustRefuse(t, w.settle(t, intent, r)[0], pki.RuleTokenRevoked)
-	if c := w.certificate(t, r.Ref); c.Released {
+	if c := w.certificate(t, r.Ref); c.Delivered {
 		t.Error("a certificate was issued for a revoked token")
 	}
 }
@@ -240,9 +240,9 @@ func spentOnesStay(t *testing.T, w *world) {
 	maker := w.issued(t)
 	token := w.tokenBy(t, maker)
 	w.issue(t, w.enrollmentBy(t, token))
-	w.apply(t, revocation.Order{Action: revocation.Hold, Identity: maker.Identity, State: pki.Suspended})
+	w.apply(t, revocation.Change{Action: revocation.Hold, Identity: maker.Identity, State: pki.Suspended})
 	have := w.readToken(t, token.ID)
-	if !have.Spent || have.Revoked != "" || have.MadeWith != maker.Ref {
+	if !have.Spent || have.RevokedBecause != "" || have.CreatorCertificate != maker.Ref {
 		t.Errorf("the spent token is %+v", have)
 	}
 }
@@ -252,7 +252,7 @@ func listTokens(t *testing.T, w *world) {
 	maker, other := w.issued(t), w.issued(t)
 	tokens := map[ra.TokenState]ra.Token{}
 	tokens[ra.TokenRevoked] = w.tokenBy(t, maker)
-	_, err := w.RA.RevokeTokens(ctx, ra.TokenRevocation{MadeBy: maker.Identity, By: operator, At: w.now})
+	_, err := w.RA.RevokeTokens(ctx, ra.TokenRevocation{CreatedBy: maker.Identity, By: operator, At: w.now})
 	must(t, err)
 	tokens[ra.TokenSpent] = w.tokenBy(t, maker)
 	w.issue(t, w.enrollmentBy(t, tokens[ra.TokenSpent]))
@@ -277,7 +277,7 @@ func listTokens(t *testing.T, w *world) {
 	}
 	for state, token := range tokens {
 		found := list(ra.TokenSelection{State: state}, 10)
-		if len(found) != 1 || found[0].ID != token.ID || found[0].State != state || found[0].CreatedBy != token.CreatedBy.Named() || found[0].MadeWith.IsZero() {
+		if len(found) != 1 || found[0].ID != token.ID || found[0].State != state || found[0].CreatedBy != token.CreatedBy.Named() || found[0].CreatorCertificate.IsZero() {
 			t.Errorf("the %s ones are %+v", state, found)
 		}
 		if found := list(ra.TokenSelection{Identity: token.Identity}, 10); len(found) != 1 || found[0].ID != token.ID {
@@ -289,8 +289,8 @@ func listTokens(t *testing.T, w *world) {
 			t.Errorf("in pages of %d there are %+v", size+1, found)
 		}
 	}
-	mustEqual(t, "the number that the maker made", len(list(ra.TokenSelection{MadeBy: maker.Identity}, 2)), 4)
-	mustEqual(t, "the number that the maker made and are open", len(list(ra.TokenSelection{MadeBy: maker.Identity, State: ra.TokenOpen}, 2)), 0)
+	mustEqual(t, "the number that the maker made", len(list(ra.TokenSelection{CreatedBy: maker.Identity}, 2)), 4)
+	mustEqual(t, "the number that the maker made and are open", len(list(ra.TokenSelection{CreatedBy: maker.Identity, State: ra.TokenOpen}, 2)), 0)
 	if _, _, err := w.RA.Tokens(ctx, ra.TokenSelection{}, w.now, 0, 0); err == nil {
 		t.Error("a page of nothing was listed")
 	}

@@ -79,11 +79,11 @@ func bindToken(t *testing.T, w *world) {
 func refusedIsLogged(t *testing.T, w *world) {
 	ctx := context.Background()
 	id := w.identity(t).ID
-	why := pki.Refuse(pki.RuleClone, "find out", "renewed before")
+	why := pki.Refuse(pki.RuleRenewalKeyConflict, "find out", "renewed before")
 	must(t, w.Audit.Refused(ctx, pki.ActorIdentity(id), id, why, w.now))
 	mustEqual(t, "the log entry", w.lastEntry(t), translog.Entry{
 		Time: w.now, Actor: pki.ActorIdentity(id), Action: translog.RequestRefused, Outcome: translog.Refused, Identity: id,
-		Facts: map[string]string{"rule": "predecessor.clone", "detail": "renewed before"},
+		Facts: map[string]string{"rule": "renewal.key_conflict", "detail": "renewed before"},
 	})
 	unknown := w.newIdentity(t).ID // a caller may name one that does not exist
 	must(t, w.Audit.Refused(ctx, pki.Actor{}, unknown, why, w.now))

@@ -136,7 +136,7 @@ func (w *world) record(t rapid.TB, id pki.SPIFFEID) ca.Record {
 func (w *world) enrollment(t rapid.TB, id ra.Identity) ca.Record {
 	t.Helper()
 	r := w.record(t, id.ID)
-	r.Guard.Identity, r.Guard.Generation, r.Guard.Enrolls = id.ID, id.Generation, true
+	r.Guard.Identity, r.Guard.Revision, r.Guard.Enrolls = id.ID, id.Revision, true
 	return r
 }
 
@@ -174,9 +174,9 @@ func (w *world) settle(t rapid.TB, intent ca.Intent, records ...ca.Record) []err
 }
 
 // judge settles one batch and returns its verdicts.
-func (w *world) judge(t rapid.TB, intent ca.Intent, records ...ca.Record) ca.Verdicts {
+func (w *world) judge(t rapid.TB, intent ca.Intent, records ...ca.Record) ca.Results {
 	t.Helper()
-	verdicts, err := w.Journal.Write(context.Background(), w.epoch, []ca.Settlement{{Intent: intent, Records: records, At: w.now}}, nil)
+	verdicts, err := w.Journal.Write(context.Background(), w.epoch, []ca.BatchCommit{{Intent: intent, Records: records, At: w.now}}, nil)
 	must(t, err)
 	if len(verdicts) != 1 || len(verdicts[0]) != len(records) {
 		t.Fatalf("verdicts %v for one settlement of %d records", verdicts, len(records))
@@ -228,7 +228,7 @@ func (w *world) grow(t rapid.TB) {
 }
 
 // apply carries out an order, checks that what it returns is how things stand, and returns what of it has changed.
-func (w *world) apply(t rapid.TB, o revocation.Order) []pki.StatusChange {
+func (w *world) apply(t rapid.TB, o revocation.Change) []pki.StatusChange {
 	t.Helper()
 	before := map[pki.CertRef]pki.Status{}
 	_, err := w.Feed.Snapshot(context.Background(), time.Time{}, func(c pki.StatusChange) error {
@@ -236,7 +236,7 @@ func (w *world) apply(t rapid.TB, o revocation.Order) []pki.StatusChange {
 		return nil
 	})
 	must(t, err)
-	o.By, o.At = operator, w.now
+	o.Actor, o.At = operator, w.now
 	standing, err := w.Orders.Apply(context.Background(), o)
 	must(t, err)
 	var changed []pki.StatusChange
@@ -329,7 +329,7 @@ func mustRefuse(t rapid.TB, err error, want pki.Rule) {
 func mustMiss(t rapid.TB, err error) {
 	t.Helper()
 	refusal, ok := pki.AsRefusal(err)
-	if !ok || refusal.Rule.Class() != pki.Missing {
+	if !ok || refusal.Rule.Class() != pki.NotFound {
 		t.Fatalf("got the error %v, want a refusal of the class Missing", err)
 	}
 }

@@ -109,7 +109,7 @@ func (r *report) withoutPair(err error) {
 		r.State, r.NextStep = stateNotEnrolled, "get an enrollment token from an operator, then run brevet-agent enroll"
 		if r.LastError != nil {
 			r.Problem += "; the agent's last try " + failedAt(r.LastError)
-			r.NextStep = orElse(r.LastError.Fix, "see to what failed; the agent, or brevet-agent enroll, tries again")
+			r.NextStep = orElse(r.LastError.Hint, "see to what failed; the agent, or brevet-agent enroll, tries again")
 		}
 	case errors.Is(err, fs.ErrPermission):
 		r.State, r.NextStep = stateUnreadable, "run this as the user of the agent, or as root"
@@ -136,7 +136,7 @@ func (r *report) judge(expired bool, overdue time.Time) {
 		r.NextStep = r.overdueStep()
 	case failed != nil && failed.Final:
 		r.State, r.Problem = stateRefused, "the last renewal "+failedAt(failed)
-		r.NextStep = orElse(failed.Fix, "ask an operator")
+		r.NextStep = orElse(failed.Hint, "ask an operator")
 	case r.ReloadFailure != nil:
 		r.State, r.Problem = stateReloadFailed, fmt.Sprintf("the reload command %s, %d in a row, so programs may use an older certificate", failedAt(r.ReloadFailure), r.ReloadFailure.Tries)
 		r.NextStep = "read what it wrote to the agent's standard error, or run it by hand; the agent runs it again"

@@ -13,7 +13,7 @@ import (
 
 func TestAnErrorHasOneNextStep(t *testing.T) {
 	busy, err := status.New(codes.ResourceExhausted, "busy").WithDetails(&brevetv1.Refusal{
-		Rule: string(pki.RuleBusy), Detail: "there is no room", Fix: "try again in 3s",
+		Rule: string(pki.RuleOverloaded), Detail: "there is no room", Fix: "try again in 3s",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -22,7 +22,7 @@ func TestAnErrorHasOneNextStep(t *testing.T) {
 		status *status.Status
 		want   string
 	}{
-		{busy, "enroll: ca:7443 refuses: there is no room; try again in 3s [server.busy]"},
+		{busy, "enroll: ca:7443 refuses: there is no room; try again in 3s [server.overloaded]"},
 		{status.New(codes.Unavailable, "not now"), "enroll: ca:7443 answers Unavailable: not now: see whether the server runs there (--server names another address) and what it logs, then try again"},
 		{status.New(codes.Internal, "a bug"), "enroll: ca:7443 answers Internal: a bug"},
 	} {

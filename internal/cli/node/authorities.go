@@ -16,9 +16,9 @@ import (
 
 // authority is an installed CA that is not removed.
 type authority struct {
-	ca.Installed
+	ca.InstalledCA
 	certificate *x509.Certificate
-	issuer      *ca.Issuer // nil without a key in an available token
+	issuer      *ca.IssuingCA // nil without a key in an available token
 }
 
 // id returns the CA's identifier.
@@ -45,7 +45,7 @@ func (n *Node) readAuthorities(ctx context.Context) (authorities, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read an installed CA certificate: %w", err)
 		}
-		all = append(all, &authority{Installed: i, certificate: cert})
+		all = append(all, &authority{InstalledCA: i, certificate: cert})
 	}
 	return all, nil
 }
@@ -93,7 +93,7 @@ func (n *Node) findIssuer(ctx context.Context, a *authority, all []*x509.Certifi
 	if err != nil {
 		return fmt.Errorf("the key %q of %s: %w", a.Key, a.certificate.Subject, err)
 	}
-	iss, err := ca.NewIssuer(a.certificate, key, all)
+	iss, err := ca.NewIssuingCA(a.certificate, key, all)
 	if err != nil {
 		return err
 	}
@@ -129,8 +129,8 @@ func (as authorities) last(is func(*authority) bool) *authority {
 }
 
 // issuers returns the CAs with a key, the current one last.
-func (as authorities) issuers() []ca.Issuer {
-	var retired, active []ca.Issuer
+func (as authorities) issuers() []ca.IssuingCA {
+	var retired, active []ca.IssuingCA
 	for _, a := range as {
 		switch {
 		case a.issuer == nil:
@@ -155,7 +155,7 @@ func (as authorities) retired() []pki.IssuerID {
 }
 
 // checkIssues verifies that relying parties will accept what a CA issues under this configuration.
-func (c *Config) checkIssues(iss ca.Issuer) error {
+func (c *Config) checkIssues(iss ca.IssuingCA) error {
 	profiles, err := c.profiles()
 	if err != nil {
 		return err

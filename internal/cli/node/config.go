@@ -62,7 +62,7 @@ type Config struct {
 	// a default profile's name takes its place, whole. An identity has the profile named like its kind, unless
 	// `brevet identity create --profile` says another.
 	Profiles map[string]ca.ProfileConfig `yaml:"profiles"`
-	// How often callers may call. What is above that is refused as `server.rate`, with the time to come back at.
+	// How often callers may call. What is above that is refused as `server.rate_limited`, with the time to come back at.
 	Limits LimitsConfig `yaml:"limits"`
 	// What relying parties are answered when they ask for the status of a certificate.
 	OCSP OCSPConfig `yaml:"ocsp"`

@@ -58,7 +58,7 @@ func (n *Node) Install(ctx context.Context, inst Installation, by pki.Actor) err
 		absent, _ := absence(n.tokens)
 		return errors.Join(err, absent)
 	}
-	iss, err := ca.NewIssuer(inst.Certificate, key, inst.others)
+	iss, err := ca.NewIssuingCA(inst.Certificate, key, inst.others)
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (n *Node) Install(ctx context.Context, inst Installation, by pki.Actor) err
 		}
 	}
 	for _, cert := range inst.others {
-		if err := n.store.CA().Install(ctx, ca.Installed{Certificate: cert.Raw, At: now}, by); err != nil {
+		if err := n.store.CA().Install(ctx, ca.InstalledCA{Certificate: cert.Raw, At: now}, by); err != nil {
 			return err
 		}
 	}
@@ -92,7 +92,7 @@ func (n *Node) Install(ctx context.Context, inst Installation, by pki.Actor) err
 			return err
 		}
 	}
-	return n.store.CA().Install(ctx, ca.Installed{Certificate: inst.Certificate.Raw, Key: inst.Key, At: now}, by)
+	return n.store.CA().Install(ctx, ca.InstalledCA{Certificate: inst.Certificate.Raw, Key: inst.Key, At: now}, by)
 }
 
 // newGeneration refuses a subject or a key that an installed CA has with another key or subject: relying parties find an

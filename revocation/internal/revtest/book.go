@@ -24,7 +24,7 @@ type Book struct {
 	log      []pki.StatusChange
 	numbers  map[pki.IssuerID]int64
 	crls     map[crl.Scope]crl.CRL
-	sets     []*revocation.Set
+	sets     []*revocation.BulkRevocation
 	by       map[pki.IssuerID]pki.Actor
 	points   []crl.Point
 }
@@ -64,15 +64,15 @@ func (b *Book) put(c pki.StatusChange) pki.StatusChange {
 }
 
 // Apply implements revocation.Records.
-func (b *Book) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
+func (b *Book) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	if err := ctx.Err(); err != nil {
-		return revocation.Outcome{}, err
+		return revocation.ChangeResult{}, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c, ok := b.statuses[o.Certificate]
 	if !ok {
-		return revocation.Outcome{}, pki.Refuse(pki.RuleNotFound, "name a certificate of this CA", "no such certificate")
+		return revocation.ChangeResult{}, pki.Refuse(pki.RuleNotFound, "name a certificate of this CA", "no such certificate")
 	}
 	next := pki.Status{State: pki.Good}
 	switch o.Action {
@@ -82,15 +82,15 @@ func (b *Book) Apply(ctx context.Context, o revocation.Order) (revocation.Outcom
 		next = pki.Status{State: pki.Hold, Reason: pki.CertificateHold, RevokedAt: o.At}
 	}
 	if c.Status.State == next.State && c.Status.Reason == next.Reason {
-		return revocation.Outcome{}, nil
+		return revocation.ChangeResult{}, nil
 	}
 	if c.Status.State == pki.Revoked && next.Reason != pki.KeyCompromise {
-		return revocation.Outcome{}, pki.Refuse(pki.RuleFinal, "nothing undoes a revocation", "revoked already for %v", c.Status.Reason)
+		return revocation.ChangeResult{}, pki.Refuse(pki.RuleAlreadyRevoked, "nothing undoes a revocation", "revoked already for %v", c.Status.Reason)
 	}
 	c.Status.State, c.Status.Reason, c.Status.RevokedAt = next.State, next.Reason, next.RevokedAt
 	c = b.put(c)
 	b.marks[c.Ref] = mark{b.marks[c.Ref].partition, uint64(len(b.log))}
-	return revocation.Outcome{Changed: []pki.StatusChange{c}}, nil
+	return revocation.ChangeResult{Changed: []pki.StatusChange{c}}, nil
 }
 
 // TakeNumber implements crl.Store.

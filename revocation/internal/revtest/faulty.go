@@ -20,7 +20,7 @@ type Faulty struct {
 }
 
 // Apply is Apply of the Book.
-func (f *Faulty) Apply(ctx context.Context, o revocation.Order) (revocation.Outcome, error) {
+func (f *Faulty) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	applied, err := f.Fail("Apply")
 	if err == nil || applied {
 		out, bookErr := f.Book.Apply(ctx, o)
@@ -28,7 +28,7 @@ func (f *Faulty) Apply(ctx context.Context, o revocation.Order) (revocation.Outc
 			return out, bookErr
 		}
 	}
-	return revocation.Outcome{}, err
+	return revocation.ChangeResult{}, err
 }
 
 // TakeNumber is TakeNumber of the Book.
@@ -62,36 +62,36 @@ func (f *Faulty) CRLs(ctx context.Context) ([]crl.CRL, error) {
 	return f.Book.CRLs(ctx)
 }
 
-// OrderSet is OrderSet of the Book.
-func (f *Faulty) OrderSet(ctx context.Context, o revocation.SetOrder) (revocation.Set, []pki.StatusChange, error) {
+// CreateBulk is CreateBulk of the Book.
+func (f *Faulty) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revocation.BulkRevocation, []pki.StatusChange, error) {
 	applied, err := f.Fail("OrderSet")
 	if err == nil || applied {
-		set, changes, bookErr := f.Book.OrderSet(ctx, o)
+		set, changes, bookErr := f.Book.CreateBulk(ctx, o)
 		if err == nil {
 			return set, changes, bookErr
 		}
 	}
-	return revocation.Set{}, nil, err
+	return revocation.BulkRevocation{}, nil, err
 }
 
-// TellSet is TellSet of the Book.
-func (f *Faulty) TellSet(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.Set, error) {
+// NotifyBulk is NotifyBulk of the Book.
+func (f *Faulty) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
 	if _, err := f.Fail("TellSet"); err != nil {
-		return revocation.Set{}, err
+		return revocation.BulkRevocation{}, err
 	}
-	return f.Book.TellSet(ctx, id, observer)
+	return f.Book.NotifyBulk(ctx, id, observer)
 }
 
-// FollowSet is FollowSet of the Book.
-func (f *Faulty) FollowSet(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.Set, error) {
+// ApplyBulk is ApplyBulk of the Book.
+func (f *Faulty) ApplyBulk(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
 	applied, err := f.Fail("FollowSet")
 	if err == nil || applied {
-		changes, set, bookErr := f.Book.FollowSet(ctx, id, limit, at)
+		changes, set, bookErr := f.Book.ApplyBulk(ctx, id, limit, at)
 		if err == nil {
 			return changes, set, bookErr
 		}
 	}
-	return nil, revocation.Set{}, err
+	return nil, revocation.BulkRevocation{}, err
 }
 
 // FaultyKey fails as told.

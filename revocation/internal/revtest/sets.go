@@ -10,15 +10,15 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// CountSet implements revocation.Records. A Book knows certificates by their issuer alone.
-func (b *Book) CountSet(ctx context.Context, o revocation.SetOrder) (revocation.Reached, error) {
+// CountBulk implements revocation.Records. A Book knows certificates by their issuer alone.
+func (b *Book) CountBulk(ctx context.Context, o revocation.BulkRequest) (revocation.Affected, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return revocation.Reached{Valid: len(b.members(o))}, ctx.Err()
+	return revocation.Affected{Valid: len(b.members(o))}, ctx.Err()
 }
 
 // members are what an order would change, as it would have them.
-func (b *Book) members(o revocation.SetOrder) []pki.StatusChange {
+func (b *Book) members(o revocation.BulkRequest) []pki.StatusChange {
 	var found []pki.StatusChange
 	for ref, c := range b.statuses {
 		if ref.Issuer != o.Issuer || c.Status.State == pki.Revoked {
@@ -31,53 +31,53 @@ func (b *Book) members(o revocation.SetOrder) []pki.StatusChange {
 	return found
 }
 
-// OrderSet implements revocation.Records.
-func (b *Book) OrderSet(ctx context.Context, o revocation.SetOrder) (revocation.Set, []pki.StatusChange, error) {
+// CreateBulk implements revocation.Records.
+func (b *Book) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revocation.BulkRevocation, []pki.StatusChange, error) {
 	if err := ctx.Err(); err != nil {
-		return revocation.Set{}, nil, err
+		return revocation.BulkRevocation{}, nil, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := &revocation.Set{ID: int64(len(b.sets) + 1), SetOrder: o}
+	s := &revocation.BulkRevocation{ID: int64(len(b.sets) + 1), BulkRequest: o}
 	b.sets = append(b.sets, s)
 	return *s, nil, nil
 }
 
-// TellSet implements revocation.Records.
-func (b *Book) TellSet(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.Set, error) {
+// NotifyBulk implements revocation.Records.
+func (b *Book) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, err := b.set(id)
 	if err != nil || s.Done {
 		return s, err
 	}
-	members := b.members(s.SetOrder)
+	members := b.members(s.BulkRequest)
 	observer.Apply(members...)
-	b.sets[id-1].Total, b.sets[id-1].Counted = s.Followed+len(members), true
+	b.sets[id-1].Total, b.sets[id-1].Counted = s.Applied+len(members), true
 	return *b.sets[id-1], ctx.Err()
 }
 
-// FollowSet implements revocation.Records.
-func (b *Book) FollowSet(ctx context.Context, id int64, limit int, _ time.Time) ([]pki.StatusChange, revocation.Set, error) {
+// ApplyBulk implements revocation.Records.
+func (b *Book) ApplyBulk(ctx context.Context, id int64, limit int, _ time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, err := b.set(id)
 	if err != nil || s.Done || ctx.Err() != nil {
 		return nil, s, cmp.Or(err, ctx.Err())
 	}
-	members := b.members(s.SetOrder)
+	members := b.members(s.BulkRequest)
 	step := members[:min(limit, len(members))]
 	for i, c := range step {
 		step[i] = b.put(c)
 		b.marks[c.Ref] = mark{b.marks[c.Ref].partition, uint64(len(b.log))}
 	}
-	b.sets[id-1].Followed += len(step)
+	b.sets[id-1].Applied += len(step)
 	b.sets[id-1].Done = len(step) == len(members)
 	return step, *b.sets[id-1], nil
 }
 
-// Set implements revocation.Records.
-func (b *Book) Set(ctx context.Context, id int64) (revocation.Set, error) {
+// BulkRevocation implements revocation.Records.
+func (b *Book) BulkRevocation(ctx context.Context, id int64) (revocation.BulkRevocation, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, err := b.set(id)
@@ -85,18 +85,18 @@ func (b *Book) Set(ctx context.Context, id int64) (revocation.Set, error) {
 }
 
 // set is Set for who holds the lock.
-func (b *Book) set(id int64) (revocation.Set, error) {
+func (b *Book) set(id int64) (revocation.BulkRevocation, error) {
 	if id < 1 || id > int64(len(b.sets)) {
-		return revocation.Set{}, pki.Refuse(pki.RuleNotFound, "name one that was ordered", "there is no set %d", id)
+		return revocation.BulkRevocation{}, pki.Refuse(pki.RuleNotFound, "name one that was ordered", "there is no set %d", id)
 	}
 	return *b.sets[id-1], nil
 }
 
-// OpenSets implements revocation.Records.
-func (b *Book) OpenSets(ctx context.Context) ([]revocation.Set, error) {
+// OpenBulk implements revocation.Records.
+func (b *Book) OpenBulk(ctx context.Context) ([]revocation.BulkRevocation, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var open []revocation.Set
+	var open []revocation.BulkRevocation
 	for _, s := range b.sets {
 		if !s.Done {
 			open = append(open, *s)
