@@ -26,7 +26,7 @@ type doc struct {
 
 func documents(t *testing.T) []doc {
 	t.Helper()
-	paths := []string{"README.md", "SECURITY.md", "CHANGELOG.md"}
+	paths := []string{"README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"}
 	err := filepath.WalkDir("docs", func(path string, entry os.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() && strings.HasSuffix(path, ".md") {
 			paths = append(paths, path)
@@ -254,9 +254,9 @@ func sorted(list string) []string {
 	return slices.Sorted(slices.Values(strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })))
 }
 
-func TestREADMEListsTheFolders(t *testing.T) {
+func TestContributingListsTheFolders(t *testing.T) {
 	var listed []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z]+)/`").FindAllStringSubmatch(read(t, "README.md"), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z]+)/`").FindAllStringSubmatch(read(t, "CONTRIBUTING.md"), -1) {
 		listed = append(listed, m[1])
 	}
 	entries, err := os.ReadDir(".")
@@ -272,7 +272,7 @@ func TestREADMEListsTheFolders(t *testing.T) {
 	}
 	slices.Sort(listed)
 	if !slices.Equal(listed, there) {
-		t.Errorf("README.md lists the folders %q, and there are %q", listed, there)
+		t.Errorf("CONTRIBUTING.md lists the folders %q, and there are %q", listed, there)
 	}
 }
 

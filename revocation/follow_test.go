@@ -103,7 +103,7 @@ func TestANextRunHasRecordsFollow(t *testing.T) {
 
 // Whatever fails on the way, before or after it has applied, in the end all is revoked, told and listed.
 func TestSetsHeal(t *testing.T) {
-	for _, call := range []string{"OrderSet", "TellSet", "FollowSet"} {
+	for _, call := range []string{"CreateBulk", "NotifyBulk", "ApplyBulk"} {
 		for _, applied := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
 				failures := 0

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/pki"
@@ -41,12 +42,13 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	auditor := audit.New(w.store, w.clock, log)
 	w.Registrar = ra.New(ra.Config{
 		TrustDomain: "fleet.example", Store: w.store, CA: authority, Superseder: w, Token: token.New(w.store),
-		Clock: w.clock, Log: log,
+		Clock: w.clock, Auditor: auditor,
 	})
 	t.Cleanup(func() {
-		w.Close(context.Background())
+		auditor.Close(context.Background())
 		if err := authority.Close(context.Background()); err != nil {
 			t.Error(err)
 		}

@@ -157,13 +157,13 @@ func OfOrders(orders interface{ Orders() (working, limit int) }) Part {
 // OfRevocationSets returns the gauges of revocation sets that are in effect, while the records of some certificates, and so
 // the CRLs, do not say so yet. A set whose certificates are not counted yet adds none that wait.
 func OfRevocationSets(records interface {
-	OpenSets(ctx context.Context) ([]revocation.BulkRevocation, error)
+	OpenBulk(ctx context.Context) ([]revocation.BulkRevocation, error)
 }) Part {
 	sets := gauge("brevet_bulk_revocations_open", "Orders to revoke sets of certificates whose records do not all follow yet.")
 	members := gauge("brevet_bulk_revocation_certificates",
 		"Certificates of these sets, by what their own records do: they have followed, or are waiting to.", "records")
 	return Part{[]*prometheus.Desc{sets, members}, func(ctx context.Context, s *scrape) {
-		open, err := records.OpenSets(ctx)
+		open, err := records.OpenBulk(ctx)
 		if err != nil {
 			s.failures++
 			return

@@ -56,17 +56,17 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		must(t, w.Installations.Install(t.Context(), ca.InstalledCA{Certificate: der, At: w.now}, operator))
 		return w.Installations.Remove(t.Context(), issuerIn(t, der), w.now, by)
 	},
-	"ra.Records.CreateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
+	"ra.Store.CreateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.RA.CreateIdentity(t.Context(), w.newIdentity(t), by)
 		return err
 	},
-	"ra.Records.UpdateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
+	"ra.Store.UpdateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
 		id := w.identity(t)
 		id.DNSNames = []string{"pump.fleet.example"}
 		_, err := w.RA.UpdateIdentity(t.Context(), id, by, w.now)
 		return err
 	},
-	"ra.Records.CreateToken": func(t *testing.T, w *world, by pki.Actor) error {
+	"ra.Store.CreateToken": func(t *testing.T, w *world, by pki.Actor) error {
 		b := w.draw()
 		id, err := pki.TokenIDFromBytes(b[:])
 		must(t, err)
@@ -74,17 +74,17 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 			ID: id, Identity: w.identity(t).ID, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: by, CreatedAt: w.now,
 		})
 	},
-	"ra.Records.RevokeTokens": func(t *testing.T, w *world, by pki.Actor) error {
+	"ra.Store.RevokeTokens": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.RA.RevokeTokens(t.Context(), ra.TokenRevocation{ID: w.token(t, w.identity(t).ID).ID.String(), By: by, At: w.now})
 		return err
 	},
-	"revocation.Records.Apply": func(t *testing.T, w *world, by pki.Actor) error {
+	"revocation.Store.Apply": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.Orders.Apply(t.Context(), revocation.Change{
 			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Certificate: w.issued(t).Ref, Actor: by, At: w.now,
 		})
 		return err
 	},
-	"revocation.Records.OrderSet": func(t *testing.T, w *world, by pki.Actor) error {
+	"revocation.Store.CreateBulk": func(t *testing.T, w *world, by pki.Actor) error {
 		_, _, err := w.Revocation.CreateBulk(t.Context(), revocation.BulkRequest{
 			Selection: revocation.Selection{Profile: "other"}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: by, At: w.now,
 		})
@@ -101,26 +101,26 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 // unauthorized are the methods that write and need no authorization, with the reason.
 var unauthorized = map[string]string{
 	"ca.Journal.Begin":             "the system itself",
-	"ra.Records.BindToken":         "the token is the proof",
+	"ra.Store.BindToken":         "the token is the proof",
 	"audit.Store.Refused":          "an entry about a refusal",
 	"retention.Store.Advance":      "the system itself",
 	"retention.Store.Expire":       "the system itself",
 	"crl.Store.Compact":            "the system itself",
 	"crl.Store.TakeNumber":         "the system itself",
 	"crl.Store.PutPoints":          "the system itself",
-	"revocation.Records.TellSet":   "a step of a bulk revocation that is on record",
-	"revocation.Records.FollowSet": "a step of a bulk revocation that is on record",
-	"translog.Records.Sequence":    "the system itself",
+	"revocation.Store.NotifyBulk":   "a step of a bulk revocation that is on record",
+	"revocation.Store.ApplyBulk": "a step of a bulk revocation that is on record",
+	"translog.Store.Sequence":    "the system itself",
 }
 
 // reads are the methods that change nothing.
 var reads = []string{
 	"ca.Journal.State", "ca.Installations.Installed",
-	"ra.Records.Identity", "ra.Records.Identities", "ra.Records.Token", "ra.Records.Tokens", "ra.Records.Certificate", "ra.Records.CertificateBySerial",
-	"ra.Records.Standing", "ra.Records.Certificates", "ra.Records.Unexpired", "ra.Records.Renewed", "retention.Store.Waiting", "retention.Store.Census",
-	"crl.Store.View", "crl.Store.CRLs", "crl.Store.Points", "revocation.Records.CountSet",
-	"revocation.Records.Set", "revocation.Records.OpenSets", "responder.Feed.Snapshot", "responder.Feed.Changes",
-	"translog.Records.Head", "translog.Records.Entries", "translog.Records.Written",
+	"ra.Store.Identity", "ra.Store.Identities", "ra.Store.Token", "ra.Store.Tokens", "ra.Store.Certificate", "ra.Store.CertificateBySerial",
+	"ra.Store.IssuanceState", "ra.Store.Certificates", "ra.Store.Unexpired", "ra.Store.Renewed", "retention.Store.Waiting", "retention.Store.Census",
+	"crl.Store.View", "crl.Store.CRLs", "crl.Store.Points", "revocation.Store.CountBulk",
+	"revocation.Store.BulkRevocation", "revocation.Store.OpenBulk", "responder.Feed.Snapshot", "responder.Feed.Changes",
+	"translog.Store.Head", "translog.Store.Entries", "translog.Store.Written",
 }
 
 // everyMethodIsKnown fails for a method of a store that is in none of the lists, or in them and not in the store.

@@ -64,7 +64,7 @@ func (f *Faulty) CRLs(ctx context.Context) ([]crl.CRL, error) {
 
 // CreateBulk is CreateBulk of the Book.
 func (f *Faulty) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revocation.BulkRevocation, []pki.StatusChange, error) {
-	applied, err := f.Fail("OrderSet")
+	applied, err := f.Fail("CreateBulk")
 	if err == nil || applied {
 		set, changes, bookErr := f.Book.CreateBulk(ctx, o)
 		if err == nil {
@@ -76,7 +76,7 @@ func (f *Faulty) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revo
 
 // NotifyBulk is NotifyBulk of the Book.
 func (f *Faulty) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
-	if _, err := f.Fail("TellSet"); err != nil {
+	if _, err := f.Fail("NotifyBulk"); err != nil {
 		return revocation.BulkRevocation{}, err
 	}
 	return f.Book.NotifyBulk(ctx, id, observer)
@@ -84,7 +84,7 @@ func (f *Faulty) NotifyBulk(ctx context.Context, id int64, observer pki.StatusOb
 
 // ApplyBulk is ApplyBulk of the Book.
 func (f *Faulty) ApplyBulk(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
-	applied, err := f.Fail("FollowSet")
+	applied, err := f.Fail("ApplyBulk")
 	if err == nil || applied {
 		changes, set, bookErr := f.Book.ApplyBulk(ctx, id, limit, at)
 		if err == nil {
