@@ -60,12 +60,30 @@ type Token struct {
 	RevokedBecause string
 }
 
+// hintToken is the next step after a token that does not serve.
+const hintToken = "ask an operator for a new token (brevet token create)"
+
+// RefuseToken returns the refusal of a token that is unknown, expired or spent. It does not say which, so that a caller
+// learns nothing about a token that it does not hold.
+func RefuseToken() *pki.Refusal {
+	return pki.Refuse(pki.RuleToken, hintToken, "the enrollment token is unknown, expired or spent")
+}
+
 // CheckRevoked returns the refusal of a token that was revoked, or nil.
 func (t Token) CheckRevoked() error {
 	if t.RevokedBecause == "" {
 		return nil
 	}
-	return pki.Refuse(pki.RuleTokenRevoked, "ask an operator for a new token (brevet token create)", "the enrollment token was revoked: %s", t.RevokedBecause)
+	return pki.Refuse(pki.RuleTokenRevoked, hintToken, "the enrollment token was revoked: %s", t.RevokedBecause)
+}
+
+// CheckBound returns the refusal of a token for a request and key that it is not bound to, or nil.
+func (t Token) CheckBound(request pki.RequestID, key pki.KeyHash) error {
+	if t.Request == request && t.Key == key {
+		return nil
+	}
+	return pki.Refuse(pki.RuleTokenBound, "repeat the first request with its key, or "+hintToken,
+		"the enrollment token was presented before, with another request or key")
 }
 
 // TokenState says what a token is good for.

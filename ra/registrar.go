@@ -199,13 +199,13 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Cert
 	}
 	old := st.Predecessor
 	if old.Status.State != pki.Good {
-		return repeatSuperseded(st, c.keyHash, n.Predecessor.Serial)
+		return repeatSuperseded(st, c.keyHash, n.Predecessor)
 	}
 	if st.Prior != nil {
 		return answered(st.Prior, c.keyHash)
 	}
 	if old.renewedWithAnother(c.keyHash) {
-		return none, cloned(n.Predecessor.Serial)
+		return none, n.Predecessor.Cloned()
 	}
 	if st.Identity.State != pki.Enrolled {
 		return none, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", n.Identity, st.Identity.State)
@@ -239,27 +239,21 @@ func (a *PriorIssuance) certificate() ca.Certificate {
 
 // repeatSuperseded is what the holder of a certificate that is good no longer hears. Nothing is issued to it. One that its renewal has
 // revoked may not have heard the answer, and hears it again under the same request ID, for the same key.
-func repeatSuperseded(st IssuanceState, key pki.KeyHash, serial pki.Serial) (ca.Certificate, error) {
+func repeatSuperseded(st IssuanceState, key pki.KeyHash, predecessor pki.CertRef) (ca.Certificate, error) {
 	old := st.Predecessor
 	if old.Superseded && old.Status.Reason == pki.Superseded { // and no other reason has followed
 		if a := st.Prior; a != nil && a.Supersedes && a.Key == key {
 			return a.Certificate, nil
 		}
 		if old.renewedWithAnother(key) {
-			return ca.Certificate{}, cloned(serial)
+			return ca.Certificate{}, predecessor.Cloned()
 		}
 	}
-	return ca.Certificate{}, pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
-		"certificate %s is %s (%s)", serial, old.Status.State.Predicate(), old.Status.Reason)
+	return ca.Certificate{}, predecessor.CheckRenewable(old.Status)
 }
 
 func (p Predecessor) renewedWithAnother(key pki.KeyHash) bool {
 	return !p.Successor.IsZero() && p.Successor != key
-}
-
-func cloned(serial pki.Serial) *pki.Refusal {
-	return pki.Refuse(pki.RuleRenewalKeyConflict, "find out who holds a copy of the credential, then enroll with a token made with --replace",
-		"certificate %s was renewed before, with another key: two parties hold it", serial)
 }
 
 // issue has a certificate issued. Where the same request was being answered meanwhile, or the predecessor was renewed with
@@ -309,8 +303,8 @@ func answered(a *PriorIssuance, key pki.KeyHash) (ca.Certificate, error) {
 // request comes with what its caller has to say: who asks, for how long, and the guards of the kind of request.
 func (r *Registrar) decide(ctx context.Context, st IssuanceState, c csr, req ca.Request) (*ca.Draft, error) {
 	id := st.Identity
-	if id.State != pki.Registered && id.State != pki.Enrolled {
-		return nil, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", id.ID, id.State)
+	if refusal := id.ID.CheckMayHold(id.State); refusal != nil {
+		return nil, refusal
 	}
 	if id.ID.TrustDomain() != r.trustDomain {
 		return nil, pki.Refuse(pki.RuleTrustDomain, "use an identity of "+r.trustDomain, "%s is of another trust domain", id.ID)

@@ -31,7 +31,7 @@ func TestWhoHearsAnAnswerAfterwards(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cert, err := repeatSuperseded(IssuanceState{Predecessor: c.old, Prior: c.answer}, c.key, pki.Serial{})
+			cert, err := repeatSuperseded(IssuanceState{Predecessor: c.old, Prior: c.answer}, c.key, pki.CertRef{})
 			refusal, refused := pki.AsRefusal(err)
 			switch {
 			case c.want == "" && (err != nil || string(cert.DER) != "renewed"):

@@ -63,8 +63,7 @@ func (r *Registrar) checkBound(ctx context.Context, st IssuanceState, req ca.Req
 		return err
 	}
 	if req.Guard.Predecessor.IsZero() {
-		return pki.Refuse(pki.RuleMaxUnexpired, "wait until some have ended, or raise max_unexpired of the profile",
-			"%s has %d certificates that have not ended, and an operator may give it %d", st.Identity.ID, n, most)
+		return req.Guard.CheckUnexpired(st.Identity.ID, n)
 	}
 	return r.tooEarly(req.Guard.Predecessor, st.Predecessor)
 }

@@ -96,11 +96,8 @@ func (a *Authority) Apply(ctx context.Context, o Change) (ChangeResult, error) {
 
 // check refuses an order that makes no sense whatever the records say.
 func (o Change) check(now time.Time) error {
-	if !o.hasOneSubject() {
-		return pki.Refuse(pki.RuleRequest, "name one certificate, one identity or one key", "an order is about exactly one of them")
-	}
-	if !o.Key.IsZero() && (o.Action != Revoke || o.Reason != pki.KeyCompromise) {
-		return pki.Refuse(pki.RuleReason, "revoke it for keyCompromise", "an order about a key can do nothing else")
+	if err := o.CheckSubject(); err != nil {
+		return err
 	}
 	if o.At.After(now) {
 		return pki.Refuse(pki.RuleRequest, "leave the time out", "an order cannot take effect at %s, which is yet to come",
@@ -138,14 +135,22 @@ func (o Change) check(now time.Time) error {
 	return checkWhy(o.Comment)
 }
 
-func (o Change) hasOneSubject() bool {
+// CheckSubject refuses an order that is not about exactly one certificate, identity or key, and an order about a key for
+// another reason than keyCompromise.
+func (o Change) CheckSubject() error {
 	subjects := 0
 	for _, none := range []bool{o.Certificate.IsZero(), o.Identity.IsZero(), o.Key.IsZero()} {
 		if !none {
 			subjects++
 		}
 	}
-	return subjects == 1
+	if subjects != 1 {
+		return pki.Refuse(pki.RuleRequest, "name one certificate, one identity or one key", "an order is about exactly one of them")
+	}
+	if !o.Key.IsZero() && (o.Action != Revoke || o.Reason != pki.KeyCompromise) {
+		return pki.Refuse(pki.RuleReason, "revoke it for keyCompromise", "an order about a key can do nothing else")
+	}
+	return nil
 }
 
 // String returns the action as a verb.

@@ -24,8 +24,6 @@ type Authenticator struct{ store Store }
 // New returns an Authenticator over the given records.
 func New(records Store) *Authenticator { return &Authenticator{records} }
 
-const fix = "ask an operator for a new token (brevet token create)"
-
 // Identify finds the token by the hash of its secret, which is looked up instead of compared: the time it takes says
 // nothing about a secret that does not exist.
 func (a *Authenticator) Identify(ctx context.Context, evidence []byte, at time.Time) (ra.Claim, error) {
@@ -35,7 +33,7 @@ func (a *Authenticator) Identify(ctx context.Context, evidence []byte, at time.T
 	}
 	claim := ra.Claim{Identity: t.Identity, Token: t.ID, Revision: t.IdentityRevision, Profile: t.Profile, Replace: t.Replace, Actor: pki.ActorToken(t.ID)}
 	if !at.Before(t.ExpiresAt) {
-		return claim, pki.Refuse(pki.RuleToken, fix, "the enrollment token does not serve: unknown, expired or used")
+		return claim, ra.RefuseToken()
 	}
 	return claim, t.CheckRevoked()
 }
@@ -54,10 +52,7 @@ func (a *Authenticator) Bind(ctx context.Context, evidence []byte, b ra.Binding)
 	if err := t.CheckRevoked(); err != nil {
 		return err
 	}
-	if t.Request != b.Request || t.Key != b.Key {
-		return pki.Refuse(pki.RuleTokenBound, fix, "the enrollment token was presented before, with another request or key")
-	}
-	return nil
+	return t.CheckBound(b.Request, b.Key)
 }
 
 func (a *Authenticator) find(ctx context.Context, evidence []byte) (ra.Token, error) {
@@ -67,7 +62,7 @@ func (a *Authenticator) find(ctx context.Context, evidence []byte) (ra.Token, er
 	}
 	t, err := a.store.Token(ctx, secret.ID())
 	if r, ok := pki.AsRefusal(err); ok && r.Rule.Class() == pki.NotFound {
-		return ra.Token{}, pki.Refuse(pki.RuleToken, fix, "the enrollment token does not serve: unknown, expired or used")
+		return ra.Token{}, ra.RefuseToken()
 	}
 	return t, err
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // selectCaller finds a certificate of an identity, with the identity's state.
@@ -33,6 +35,9 @@ func (tx *writeTx) authorize(ctx context.Context, by pki.Actor, at time.Time) er
 		if state, err = tx.callerState(ctx, caller); err != nil {
 			return err
 		}
+		if tx.callers == nil {
+			tx.callers = map[pki.Caller]pki.CallerState{}
+		}
 		tx.callers[caller] = state
 	}
 	return caller.Authorize(state, at)
@@ -53,7 +58,7 @@ func (tx *writeTx) callerState(ctx context.Context, caller pki.Caller) (pki.Call
 	if err != nil {
 		return s, err
 	}
-	s.NotBefore, s.NotAfter = fromMillis(notBefore), fromMillis(notAfter)
+	s.NotBefore, s.NotAfter = engine.FromMillis(notBefore), engine.FromMillis(notAfter)
 	s.Status = statusOf(state, reason, version, revokedAt)
 	if !revoking {
 		return s, nil
@@ -63,20 +68,14 @@ func (tx *writeTx) callerState(ctx context.Context, caller pki.Caller) (pki.Call
 		return s, err
 	}
 	masks, err := open.masks(ctx, tx, []int64{id})
-	s.Status = open.apply(s.Status, masks[id])
+	s.Status = open.orders.Status(s.Status, masks[id])
 	return s, err
 }
 
 // authorizeRecord authorizes the actor of a certificate's record, unless the guard does.
-func (tx *writeTx) authorizeRecord(ctx context.Context, r ca.Record, at time.Time) error {
-	if renews(r) {
+func (tx *writeTx) authorizeRecord(ctx context.Context, r *ca.Record, at time.Time) error {
+	if rules.Renews(r) {
 		return nil
 	}
 	return tx.authorize(ctx, r.Actor, at)
-}
-
-// renews reports whether a record is its caller's own renewal. The guard reads the predecessor, which is the caller's
-// certificate, and authorizes the caller by it.
-func renews(r ca.Record) bool {
-	return !r.Guard.Predecessor.IsZero() && r.Actor.Caller() == pki.Caller{Identity: r.Identity, Certificate: r.Guard.Predecessor}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/retention"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // countUpTo bounds what a census costs: of what there is more than that, it says so.
@@ -32,7 +33,7 @@ const (
 // Census counts what there is, through a reading connection.
 func (r *RA) Census(ctx context.Context, at, before time.Time) (retention.Census, error) {
 	var c retention.Census
-	err := r.db.readMany(ctx, "count the records", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.ReadMany(ctx, "count the records", func(ctx context.Context, tx *sql.Tx) error {
 		c = retention.Census{Identities: map[pki.IdentityState]retention.Count{}}
 		for _, count := range []func(context.Context, *sql.Tx) error{
 			func(ctx context.Context, tx *sql.Tx) error { return countByEnd(ctx, tx, &c, at, before) },
@@ -46,7 +47,7 @@ func (r *RA) Census(ctx context.Context, at, before time.Time) (retention.Census
 		var oldest int64
 		err := tx.QueryRowContext(ctx, measure).Scan(&oldest, &c.LogEntries, &c.Bytes, &c.FreeBytes)
 		if oldest != 0 {
-			c.OldestNotAfter = fromMillis(oldest)
+			c.OldestNotAfter = engine.FromMillis(oldest)
 		}
 		return err
 	})
@@ -65,7 +66,7 @@ func countByEnd(ctx context.Context, tx *sql.Tx, c *retention.Census, at, before
 		into     *retention.Count
 		from, to int64
 	}{
-		{&c.Unexpired, millis(at), last}, {&c.Expired, millis(before), millis(at)}, {&c.Waiting, first, millis(before)},
+		{&c.Unexpired, engine.Millis(at), last}, {&c.Expired, engine.Millis(before), engine.Millis(at)}, {&c.Waiting, first, engine.Millis(before)},
 	} {
 		var n uint64
 		if err := tx.QueryRowContext(ctx, countRange, r.from, r.to, countUpTo).Scan(&n); err != nil {
@@ -77,9 +78,9 @@ func countByEnd(ctx context.Context, tx *sql.Tx, c *retention.Census, at, before
 }
 
 func countByState(ctx context.Context, tx *sql.Tx, c *retention.Census) error {
-	rows, err := tx.QueryContext(ctx, countStates, countUpTo)
+	rows := engine.Query(ctx, tx, countStates, countUpTo)
 	var all uint64
-	err = each(rows, err, func(rows *sql.Rows) error {
+	err := rows.Each(func(rows *sql.Rows) error {
 		var state pki.State
 		var unreleased bool
 		var n uint64
@@ -104,9 +105,9 @@ func countByState(ctx context.Context, tx *sql.Tx, c *retention.Census) error {
 }
 
 func countOthers(ctx context.Context, tx *sql.Tx, c *retention.Census, at time.Time) error {
-	rows, err := tx.QueryContext(ctx, countIdentities, countUpTo)
+	rows := engine.Query(ctx, tx, countIdentities, countUpTo)
 	var all uint64
-	err = each(rows, err, func(rows *sql.Rows) error {
+	err := rows.Each(func(rows *sql.Rows) error {
 		var state pki.IdentityState
 		var n uint64
 		err := rows.Scan(&state, &n)
@@ -121,7 +122,7 @@ func countOthers(ctx context.Context, tx *sql.Tx, c *retention.Census, at time.T
 		c.Identities[state] = retention.Count{N: n.N, AtLeast: counted(all).AtLeast}
 	}
 	var tokens, spent, expired, keys, compromised uint64
-	if err := tx.QueryRowContext(ctx, countEnrollments, millis(at), countUpTo).Scan(&tokens, &spent, &expired); err != nil {
+	if err := tx.QueryRowContext(ctx, countEnrollments, engine.Millis(at), countUpTo).Scan(&tokens, &spent, &expired); err != nil {
 		return err
 	}
 	more := counted(tokens).AtLeast

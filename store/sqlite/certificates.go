@@ -7,6 +7,8 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 const selectCertificate = `
@@ -17,17 +19,17 @@ const selectCertificate = `
 
 // Certificate returns the record of one certificate.
 func (r *RA) Certificate(ctx context.Context, ref pki.CertRef) (ra.Certificate, error) {
-	return r.certificate(ctx, noCertificate(ref.Serial), `WHERE c.serial = ? AND i.issuer = ?`, ref.Serial.Bytes(), ref.Issuer.Bytes())
+	return r.certificate(ctx, rules.NoCertificate(ref.Serial), `WHERE c.serial = ? AND i.issuer = ?`, ref.Serial.Bytes(), ref.Issuer.Bytes())
 }
 
 // CertificateBySerial finds a certificate without naming its issuer.
 func (r *RA) CertificateBySerial(ctx context.Context, serial pki.Serial) (ra.Certificate, error) {
-	return r.certificate(ctx, noCertificate(serial), `WHERE c.serial = ?`, serial.Bytes())
+	return r.certificate(ctx, rules.NoCertificate(serial), `WHERE c.serial = ?`, serial.Bytes())
 }
 
 func (r *RA) certificate(ctx context.Context, missing *pki.Refusal, where string, args ...any) (ra.Certificate, error) {
 	var c ra.Certificate
-	err := r.db.read(ctx, "read a certificate", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "read a certificate", func(ctx context.Context, tx *sql.Tx) error {
 		found, id, err := scanCertificate(tx.QueryRowContext(ctx, selectCertificate+where, args...))
 		if errors.Is(err, sql.ErrNoRows) {
 			return missing
@@ -43,10 +45,6 @@ func (r *RA) certificate(ctx context.Context, missing *pki.Refusal, where string
 	return c, err
 }
 
-func noCertificate(serial pki.Serial) *pki.Refusal {
-	return pki.Refuse(pki.RuleNotFound, "look for it with brevet cert list", "there is no certificate %s on record", serial)
-}
-
 // Of one identity, those it has are found and sorted: the plus signs keep SQLite from walking through those of all.
 const (
 	pageOfAll = `WHERE c.id <= ? ORDER BY c.id DESC LIMIT ?`
@@ -55,7 +53,7 @@ const (
 
 // Certificates returns a page of certificates, the newest first.
 func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cursor, limit int) ([]ra.Certificate, ra.Cursor, error) {
-	if err := checkLimit(limit); err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, 0, err
 	}
 	if from == 0 {
@@ -67,10 +65,10 @@ func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cu
 	}
 	var page []ra.Certificate
 	var next ra.Cursor
-	err := r.db.read(ctx, "list certificates", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, selectCertificate+where, args...)
+	err := r.db.file.Read(ctx, "list certificates", func(ctx context.Context, tx *sql.Tx) error {
+		rows := engine.Query(ctx, tx, selectCertificate+where, args...)
 		var ids []int64
-		err = each(rows, err, func(rows *sql.Rows) error {
+		err := rows.Each(func(rows *sql.Rows) error {
 			c, id, err := scanCertificate(rows)
 			if len(page) == limit {
 				next = ra.Cursor(id)
@@ -93,20 +91,20 @@ func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cu
 // addSets adds to certificates what sets of revocations say whose records are to follow.
 func addSets(ctx context.Context, tx *sql.Tx, page []ra.Certificate, ids []int64) error {
 	open, err := readOpenSets(ctx, tx)
-	if err != nil || len(open) == 0 || len(page) == 0 {
+	if err != nil || open.none() || len(page) == 0 {
 		return err
 	}
 	masks, err := open.masks(ctx, tx, ids)
 	for i, id := range ids {
 		c := &page[i]
-		c.InvalidSince = open.since(c.Status, masks[id], c.InvalidSince)
-		c.Status = open.apply(c.Status, masks[id])
+		c.InvalidSince = open.orders.InvalidSince(c.Status, masks[id], c.InvalidSince)
+		c.Status = open.orders.Status(c.Status, masks[id])
 	}
 	return err
 }
 
 // scanCertificate reads a row of selectCertificate, and its id.
-func scanCertificate(row scanner) (ra.Certificate, int64, error) {
+func scanCertificate(row engine.Scanner) (ra.Certificate, int64, error) {
 	var c ra.Certificate
 	var id, notAfter int64
 	var issuer, serial, request []byte
@@ -118,11 +116,11 @@ func scanCertificate(row scanner) (ra.Certificate, int64, error) {
 	if err != nil {
 		return ra.Certificate{}, 0, err
 	}
-	c.Delivered, c.Profile, c.NotAfter = identity.Valid, profile.String, fromMillis(notAfter)
+	c.Delivered, c.Profile, c.NotAfter = identity.Valid, profile.String, engine.FromMillis(notAfter)
 	if notBefore.Valid {
-		c.NotBefore = fromMillis(notBefore.Int64)
+		c.NotBefore = engine.FromMillis(notBefore.Int64)
 	}
-	c.Status.RevokedAt, c.InvalidSince = restoreMillis(revokedAt), restoreMillis(since)
+	c.Status.RevokedAt, c.InvalidSince = engine.RestoreMillis(revokedAt), engine.RestoreMillis(since)
 	if c.Ref, err = parseRef(issuer, serial); err != nil {
 		return ra.Certificate{}, 0, err
 	}

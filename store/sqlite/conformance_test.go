@@ -27,8 +27,10 @@ func openStore(t *testing.T, path string) storetest.Store {
 			t.Errorf("close the store: %v", err)
 		}
 	})
+	// Second stays nil: the store's lock lets one handle open the file at a time.
 	return storetest.Store{
-		Journal: db.CA(), Installations: db.CA(), RA: db.RA(), Audit: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), CRLs: db.Revocation(), Feed: db.Revocation(), Log: db.Log(),
+		Journal: db.CA(), Installations: db.CA(), RA: db.RA(), Audit: db.RA(), Retention: db.RA(), CRLs: db.Revocation(),
+		Orders: db.Revocation(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log(),
 		LoseCommit: faults.loseCommit,
 		Reopen: func(t *testing.T) storetest.Store {
 			if err := db.Close(); err != nil {

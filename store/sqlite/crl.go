@@ -4,21 +4,18 @@ import (
 	"context"
 	"database/sql"
 	"math/big"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation/crl"
-	"github.com/brevet-pki/brevet/translog"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/crlindex"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
-
-// crlNumberSize is the longest CRL number in octets (RFC 5280 §5.2.3).
-const crlNumberSize = 20
 
 // TakeNumber takes the next CRL number of an issuer: above all it has taken, and above every CRL on record.
 func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
-	number := new(big.Int)
+	var number *big.Int
 	err := r.db.write(ctx, "take a CRL number", func(ctx context.Context, tx *writeTx) error {
 		id, err := tx.issuer(ctx, issuer)
 		if err != nil {
@@ -31,13 +28,12 @@ func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.
 		if err != nil {
 			return err
 		}
-		number.Add(number.SetBytes(last), big.NewInt(1))
-		if !fitsCRLNumber(number) {
-			return pki.Refuse(pki.RuleCRL, "install a new generation of the CA", "the CRL numbers of %s are used up", issuer.Short())
+		if number, err = rules.NextCRLNumber(issuer, new(big.Int).SetBytes(last)); err != nil {
+			return err
 		}
 		_, err = tx.ExecContext(ctx, `
 			INSERT INTO crl_numbers (issuer, taken) VALUES (?, ?) ON CONFLICT (issuer) DO UPDATE SET taken = excluded.taken`,
-			id, number.FillBytes(make([]byte, crlNumberSize)))
+			id, number.FillBytes(make([]byte, rules.CRLNumberSize)))
 		return err
 	})
 	if err != nil {
@@ -46,13 +42,11 @@ func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.
 	return number, nil
 }
 
-func fitsCRLNumber(n *big.Int) bool { return n != nil && n.Sign() >= 0 && n.BitLen() < 8*crlNumberSize }
-
 // PutCRLs records CRLs in place of the last ones of their scopes.
 func (r *Revocation) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at time.Time) error {
 	for _, c := range crls {
-		if !fitsCRLNumber(c.Number) {
-			return pki.Refuse(pki.RuleCRL, "number it with at most 20 octets (RFC 5280 section 5.2.3)", "the CRL number %v is not one", c.Number)
+		if err := rules.CheckCRLNumber(c); err != nil {
+			return err
 		}
 	}
 	return r.db.writeBy(ctx, "record CRLs", by, at, func(ctx context.Context, tx *writeTx) error {
@@ -60,7 +54,7 @@ func (r *Revocation) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, 
 			if err := tx.putCRL(ctx, c); err != nil {
 				return err
 			}
-			if err := tx.append(ctx, crlEntry(c, by, at)); err != nil {
+			if err := tx.append(ctx, rules.CRLEntry(c, by, at)); err != nil {
 				return err
 			}
 		}
@@ -74,13 +68,13 @@ func (tx *writeTx) putCRL(ctx context.Context, c crl.CRL) error {
 		return err
 	}
 	if !c.Delta {
-		if err := tx.packAnew(ctx, id, c); err != nil {
+		if err := crlindex.PackAnew(ctx, tx.Tx, id, c.Partition, c.ThisUpdate); err != nil {
 			return err
 		}
 	}
 	var baseNumber, baseUpdate, basePosition any
 	if c.Base.Number != nil {
-		baseNumber, baseUpdate = c.Base.Number.FillBytes(make([]byte, crlNumberSize)), millis(c.Base.ThisUpdate)
+		baseNumber, baseUpdate = c.Base.Number.FillBytes(make([]byte, rules.CRLNumberSize)), engine.Millis(c.Base.ThisUpdate)
 		basePosition = int64(c.Base.Position) //nolint:gosec // an id
 	}
 	result, err := tx.ExecContext(ctx, `
@@ -92,51 +86,27 @@ func (tx *writeTx) putCRL(ctx context.Context, c crl.CRL) error {
 		    base_update = excluded.base_update, base_position = excluded.base_position, digest = excluded.digest, size = excluded.size,
 		    entries = excluded.entries, der = excluded.der
 		WHERE excluded.number > crls.number`,
-		id, c.Partition, c.Delta, c.Number.FillBytes(make([]byte, crlNumberSize)), millis(c.ThisUpdate), millis(c.NextUpdate),
+		id, c.Partition, c.Delta, c.Number.FillBytes(make([]byte, rules.CRLNumberSize)), engine.Millis(c.ThisUpdate), engine.Millis(c.NextUpdate),
 		int64(c.Position), baseNumber, baseUpdate, basePosition, c.SHA256[:], c.Size, c.Entries, c.DER) //nolint:gosec // an id
 	if err != nil {
 		return err
 	}
 	n, err := result.RowsAffected()
 	if err == nil && n == 0 {
-		return pki.Refuse(pki.RuleCRL, "publish a newer one", "CRL %v of %s is not above the one on record",
-			c.Number, strings.TrimSuffix(c.Scope().Path(), ".crl"))
+		return rules.OldCRL(c)
 	}
 	return err
-}
-
-// packAnew has an issuer's changes packed once more where a CRL is from before the one in whose place it comes, since the
-// clock was set back: packing may have dropped what ends in between.
-func (tx *writeTx) packAnew(ctx context.Context, issuer int64, c crl.CRL) error {
-	_, err := tx.ExecContext(ctx, `
-		UPDATE crl_packed SET position = 0 WHERE issuer = ?1 AND EXISTS (
-		    SELECT 1 FROM certificates WHERE not_after >= ?3
-		      AND not_after < (SELECT this_update FROM crls WHERE issuer = ?1 AND crl_partition = ?2 AND delta = 0))`,
-		issuer, c.Partition, millis(c.ThisUpdate))
-	return err
-}
-
-// crlEntry says of which scope a CRL is, unless it is the full one.
-func crlEntry(c crl.CRL, by pki.Actor, at time.Time) translog.Entry {
-	facts := map[string]string{"issuer": c.Issuer.String(), "number": c.Number.String()}
-	if c.Partition != 0 {
-		facts["partition"] = strconv.Itoa(int(c.Partition))
-	}
-	if c.Delta {
-		facts["base"] = c.Base.Number.String()
-	}
-	return translog.Entry{Time: at, Actor: by, Action: translog.CRLPublished, Outcome: translog.Done, Facts: facts}
 }
 
 // CRLs returns the newest CRL of every scope that has one.
 func (r *Revocation) CRLs(ctx context.Context) ([]crl.CRL, error) {
 	var all []crl.CRL
-	err := r.db.read(ctx, "read the CRLs", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `
+	err := r.db.file.Read(ctx, "read the CRLs", func(ctx context.Context, tx *sql.Tx) error {
+		rows := engine.Query(ctx, tx, `
 			SELECT i.issuer, c.crl_partition, c.delta, c.number, c.this_update, c.next_update, c.position, c.base_number, c.base_update, c.base_position,
 			       c.digest, c.size, c.entries, c.der
 			FROM crls c JOIN issuers i ON i.id = c.issuer ORDER BY c.issuer, c.crl_partition, c.delta`)
-		return each(rows, err, func(rows *sql.Rows) error {
+		return rows.Each(func(rows *sql.Rows) error {
 			c, err := scanCRL(rows)
 			all = append(all, c)
 			return err
@@ -148,7 +118,7 @@ func (r *Revocation) CRLs(ctx context.Context) ([]crl.CRL, error) {
 	return all, nil
 }
 
-func scanCRL(row scanner) (crl.CRL, error) {
+func scanCRL(row engine.Scanner) (crl.CRL, error) {
 	var c crl.CRL
 	var issuer, number, baseNumber, digest []byte
 	var this, next int64
@@ -158,10 +128,10 @@ func scanCRL(row scanner) (crl.CRL, error) {
 	if err != nil {
 		return crl.CRL{}, err
 	}
-	c.Number, c.ThisUpdate, c.NextUpdate = new(big.Int).SetBytes(number), fromMillis(this), fromMillis(next)
+	c.Number, c.ThisUpdate, c.NextUpdate = new(big.Int).SetBytes(number), engine.FromMillis(this), engine.FromMillis(next)
 	if baseNumber != nil {
 		c.Base = crl.Base{
-			Number: new(big.Int).SetBytes(baseNumber), ThisUpdate: fromMillis(baseUpdate.Int64), Position: uint64(basePosition.Int64), //nolint:gosec // an id
+			Number: new(big.Int).SetBytes(baseNumber), ThisUpdate: engine.FromMillis(baseUpdate.Int64), Position: uint64(basePosition.Int64), //nolint:gosec // an id
 		}
 	}
 	copy(c.SHA256[:], digest)
@@ -190,10 +160,10 @@ func (r *Revocation) PutPoints(ctx context.Context, points []crl.Point) error {
 // Points returns every distribution point on record.
 func (r *Revocation) Points(ctx context.Context) ([]crl.Point, error) {
 	var all []crl.Point
-	err := r.db.read(ctx, "read the distribution points", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `
+	err := r.db.file.Read(ctx, "read the distribution points", func(ctx context.Context, tx *sql.Tx) error {
+		rows := engine.Query(ctx, tx, `
 			SELECT i.issuer, p.crl_partition, p.url, p.delta_url FROM crl_points p JOIN issuers i ON i.id = p.issuer ORDER BY p.id`)
-		return each(rows, err, func(rows *sql.Rows) error {
+		return rows.Each(func(rows *sql.Rows) error {
 			var issuer []byte
 			var p crl.Point
 			if err := rows.Scan(&issuer, &p.Partition, &p.URL, &p.DeltaURL); err != nil {
@@ -209,4 +179,14 @@ func (r *Revocation) Points(ctx context.Context) ([]crl.Point, error) {
 		return nil, err
 	}
 	return all, nil
+}
+
+// View implements revocation.Records.
+func (r *Revocation) View(ctx context.Context, issuer pki.IssuerID, read func(crl.View) error) error {
+	return r.db.crls.View(ctx, issuer, read)
+}
+
+// Compact implements revocation.Records.
+func (r *Revocation) Compact(ctx context.Context, issuer pki.IssuerID) error {
+	return r.db.crls.Compact(ctx, issuer)
 }

@@ -16,7 +16,7 @@ func OpenWith(ctx context.Context, path string, d driver.Driver) (*DB, error) {
 
 // OnWriter runs a statement on the writing connection, outside any transaction.
 func (db *DB) OnWriter(ctx context.Context, statement string) error {
-	_, err := db.writer.ExecContext(ctx, statement)
+	_, err := db.file.Writer().ExecContext(ctx, statement)
 	return err
 }
 
@@ -34,18 +34,11 @@ const (
 	CountRange    = countRange
 )
 
-// The statements that find what CRLs list.
-const (
-	NextPartition = nextPartition
-	SelectTail    = selectTail
-	SelectRecords = selectRecords
-)
-
 // WorthPacking is how many changes are packed beside so many records, and how many are looked at.
-func (db *DB) WorthPacking(packed int) (worth, looked int) { return db.packing.worth(packed), packPass }
+func (db *DB) WorthPacking(packed int) (worth, looked int) { return db.crls.WorthPacking(packed) }
 
 // PackSmall has changes packed however few they are, in segments of so many records.
-func (db *DB) PackSmall(records int) { db.packing.from, db.packing.segment = 1, records }
+func (db *DB) PackSmall(records int) { db.crls.PackFrom(1, records) }
 
 // Hold has the writing connection until release is closed, and says when it has it. It commits nothing.
 func (db *DB) Hold(held chan<- struct{}, release <-chan struct{}) error {
@@ -61,15 +54,8 @@ func (db *DB) Hold(held chan<- struct{}, release <-chan struct{}) error {
 	return err
 }
 
-// Fail puts an error of SQLite into words.
-func Fail(err error) error { return fail("try", err) }
-
 // Waiting is how many jobs wait for the next transaction.
-func (db *DB) Waiting() int {
-	db.next.mu.Lock()
-	defer db.next.mu.Unlock()
-	return len(db.next.jobs)
-}
+func (db *DB) Waiting() int { return db.file.Waiting() }
 
 // FailAfterWriting registers an identity, and fails in the same job.
 func (db *DB) FailAfterWriting(id ra.Identity, err error) error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 var at = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -76,7 +77,7 @@ func TestReadOnlyPasses(t *testing.T) {
 // What SQLite calls a failing disk may be a full or a read-only one.
 func TestTheDisksOwnWords(t *testing.T) {
 	for errno, says := range map[syscall.Errno]string{syscall.ENOSPC: "free some", syscall.EROFS: "read-only", syscall.EIO: "kernel's log"} {
-		mustBeUnavailable(t, sqlite.Fail(sqlite3.Error{Code: sqlite3.ErrIoErr, SystemErrno: errno}), says)
+		mustBeUnavailable(t, engine.Fail("try", sqlite3.Error{Code: sqlite3.ErrIoErr, SystemErrno: errno}), says)
 	}
 }
 

@@ -6,13 +6,14 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // Snapshot visits the status of every certificate not expired at the given time, the never-released ones included, in
 // one read transaction, and returns the end of the sequenced log as that transaction sees it.
 func (r *Revocation) Snapshot(ctx context.Context, at time.Time, visit func(pki.StatusChange) error) (uint64, error) {
 	var index uint64
-	err := r.db.readMany(ctx, "read the statuses", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.ReadMany(ctx, "read the statuses", func(ctx context.Context, tx *sql.Tx) error {
 		head, err := readHead(ctx, tx)
 		if err != nil {
 			return err
@@ -35,9 +36,9 @@ func eachStatus(ctx context.Context, tx *sql.Tx, at time.Time, open openSets, vi
 	var q clause
 	q.add(`SELECT i.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version, `)
 	open.mask(&q)
-	q.add(` FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.not_after >= ?`, millis(at))
-	rows, err := tx.QueryContext(ctx, q.text.String(), q.args...)
-	return each(rows, err, func(rows *sql.Rows) error {
+	q.add(` FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.not_after >= ?`, engine.Millis(at))
+	rows := engine.Query(ctx, tx, q.text.String(), q.args...)
+	return rows.Each(func(rows *sql.Rows) error {
 		var issuer, serial []byte
 		var notAfter int64
 		var revokedAt sql.NullInt64
@@ -50,9 +51,9 @@ func eachStatus(ctx context.Context, tx *sql.Tx, at time.Time, open openSets, vi
 		if c.Ref, err = parseRef(issuer, serial); err != nil {
 			return err
 		}
-		c.NotAfter, c.Status.RevokedAt = fromMillis(notAfter), restoreMillis(revokedAt)
+		c.NotAfter, c.Status.RevokedAt = engine.FromMillis(notAfter), engine.RestoreMillis(revokedAt)
 		if mask != 0 {
-			c.Status = open.apply(c.Status, mask)
+			c.Status = open.orders.Status(c.Status, mask)
 		}
 		return visit(c)
 	})
@@ -62,7 +63,7 @@ func eachStatus(ctx context.Context, tx *sql.Tx, at time.Time, open openSets, vi
 func (r *Revocation) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
 	var changes []pki.StatusChange
 	last := after
-	err := r.db.read(ctx, "read the status changes", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "read the status changes", func(ctx context.Context, tx *sql.Tx) error {
 		entries, err := readEntries(ctx, tx, after+1, limit)
 		if err != nil || len(entries) == 0 {
 			return err

@@ -9,30 +9,23 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// guarded is what a guard has found, by row: what consume changes. Zero stands for nothing to change.
+// guarded is what checkGuard has found, by row, and what consume changes.
 type guarded struct {
 	identity    int64
-	token       int64
-	predecessor int64 // which gets a successor
-	supersedes  int64 // the predecessor too, with its next status
-	superseded  pki.StatusChange
+	token       int64 // zero for none
+	predecessor int64 // zero for none
+	effects     rules.Effects
 }
 
-// names is how often certificates will name the key: the new one, and the one that it renews.
-func (g guarded) names() int {
-	if g.predecessor != 0 {
-		return 2
-	}
-	return 1
-}
-
-// selectGuarded finds the identity of a record, with what is on record about the certificate that it renews, the request
-// that it answers, and its key.
+// selectGuarded finds the identity of a record, with what is on record about the certificate that it renews, the
+// request that it answers, and its key.
 const selectGuarded = `
 	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
-	SELECT n.id, n.state, n.generation, p.id, p.state, p.successor, p.superseded_by, p.version, p.not_before, p.not_after,
+	SELECT n.id, n.state, n.generation, p.id, p.state, p.reason, p.successor, p.superseded_by, p.version, p.not_before, p.not_after,
 	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = q.request), ` + anyOpen + `, ` + keyColumns + `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
@@ -40,108 +33,77 @@ const selectGuarded = `
 
 // found is what selectGuarded selects.
 type found struct {
-	identity, generation                     int64
-	state                                    pki.IdentityState
-	predecessor, predecessorState, successor sql.NullInt64
-	supersededBy, version                    sql.NullInt64 // of the predecessor
-	notBefore, notAfter                      sql.NullInt64 // of the predecessor
-	answered, revoking                       bool
-	key                                      keyRow
+	identity                                              int64
+	predecessor, predecessorState, predecessorReason      sql.NullInt64
+	successor, supersededBy, version, notBefore, notAfter sql.NullInt64 // of the predecessor
+	revoking                                              bool
+	key                                                   keyRow
+	rules.Issuance
 }
 
 func (f *found) columns() []any {
-	return append([]any{&f.identity, &f.state, &f.generation, &f.predecessor, &f.predecessorState, &f.successor, &f.supersededBy, &f.version, &f.notBefore, &f.notAfter,
-		&f.answered, &f.revoking}, f.key.columns()...)
+	return append([]any{
+		&f.identity, &f.State, &f.Revision, &f.predecessor, &f.predecessorState, &f.predecessorReason,
+		&f.successor, &f.supersededBy, &f.version, &f.notBefore, &f.notAfter, &f.Answered, &f.revoking,
+	}, f.key.columns()...)
 }
 
-// checkGuard reads whether everything still holds that was true when the certificate was decided. What does not is a
-// *pki.Refusal.
-func (tx *writeTx) checkGuard(ctx context.Context, r ca.Record, at time.Time) (guarded, error) {
-	var g guarded
-	if r.RequestID.IsZero() {
-		return g, pki.Refuse(pki.RuleRequest, "ask again with a request ID", "the certificate answers no request")
-	}
-	if r.Guard.Key != r.KeyHash {
-		return g, pki.Refuse(pki.RuleRequest, "ask again", "the certificate was decided for another key")
+// checkGuard reads what a record's guard asks about, and returns what to consume, or the *pki.Refusal of the record.
+func (tx *writeTx) checkGuard(ctx context.Context, r *ca.Record, at time.Time) (guarded, error) {
+	if refusal := rules.CheckRecord(r); refusal != nil {
+		return guarded{}, refusal
 	}
 	var f found
-	row := tx.QueryRowContext(ctx, selectGuarded, questionOf(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key)...)
-	err := row.Scan(f.columns()...)
+	token, err := f.read(ctx, tx, r, at)
+	if err != nil {
+		return guarded{}, err
+	}
+	effects, refusal := f.Check(r, at)
+	if refusal != nil {
+		return guarded{}, refusal
+	}
+	return guarded{f.identity, token, f.predecessor.Int64, effects}, nil
+}
+
+// read fills in the issuance, and returns the row of the token.
+func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Time) (token int64, err error) {
+	question := questionOf(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key)
+	row := tx.QueryRowContext(ctx, selectGuarded, question...)
+	err = row.Scan(f.columns()...)
 	if errors.Is(err, sql.ErrNoRows) {
-		return g, noIdentity(r.Identity)
+		return 0, nil
 	}
 	if err != nil {
-		return g, err
+		return 0, err
 	}
-	if err := f.checkIdentity(r); err != nil {
-		return g, err
+	f.Registered = true
+	if f.predecessor.Valid {
+		f.Predecessor = rules.Predecessor{
+			Found: true, NotBefore: engine.FromMillis(f.notBefore.Int64), NotAfter: engine.FromMillis(f.notAfter.Int64),
+			Status:  statusOf(f.predecessorState.Int64, f.predecessorReason.Int64, f.version.Int64, sql.NullInt64{}),
+			Renewed: f.successor.Valid, SameKey: f.successor.Int64 == keyID(r.Guard.Key),
+			Superseded: f.supersededBy.Valid,
+		}
 	}
 	if f.revoking {
 		if err := f.addSets(ctx, tx, r.Guard.Key); err != nil {
-			return g, err
+			return 0, err
 		}
 	}
-	g.identity = f.identity
+	f.Key = f.key.state(r.Guard.Key, f.identity)
 	if !r.Guard.Token.IsZero() {
-		if g.token, err = tx.checkToken(ctx, r, g.identity, at); err != nil {
-			return g, err
+		if token, err = f.readToken(ctx, tx, r.Guard.Token); err != nil {
+			return 0, err
 		}
 	}
-	if !r.Guard.Predecessor.IsZero() {
-		if err := f.checkPredecessor(r.Guard); err != nil {
-			return g, err
-		}
-		if renews(r) {
-			if err := r.Actor.Caller().Authorize(f.callerState(), at); err != nil {
-				return g, err
-			}
-		}
-		if !f.successor.Valid {
-			g.predecessor = f.predecessor.Int64
-		}
-		if r.Guard.Supersedes {
-			g.supersedes, g.superseded = f.predecessor.Int64, f.supersede(r.Guard.Predecessor, at)
-		}
+	if r.Guard.MaxUnexpired > 0 {
+		f.Unexpired, err = countUnexpired(ctx, tx, f.identity, at, r.Guard.MaxUnexpired)
 	}
-	if refusal := f.key.against(r.Guard.Key, g.identity); refusal != nil {
-		return g, refusal
-	}
-	return g, tx.checkUnexpired(ctx, r, g.identity, at)
+	return token, err
 }
 
-// checkIdentity holds the identity against the guard; it has to be registered also where no guard asks for it. A repeated
-// request comes first: its caller needs to hear that the answer is on record, not that answering it has changed the
-// identity.
-func (f *found) checkIdentity(r ca.Record) error {
-	if f.answered {
-		return pki.Refuse(pki.RuleRequestIDReused, "ask again for the certificate on record, or draw a new request ID for another one",
-			"the request ID was answered with a certificate before")
-	}
-	if r.Guard.Identity.IsZero() && !r.Guard.Enrolls {
-		return nil
-	}
-	if r.Guard.Identity != r.Identity {
-		return pki.Refuse(pki.RuleIdentity, "ask again", "the certificate of %s was decided for %s", r.Identity, r.Guard.Identity)
-	}
-	if f.state != pki.Registered && f.state != pki.Enrolled {
-		return pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", r.Identity, f.state)
-	}
-	if uint64(f.generation) != r.Guard.Revision { //nolint:gosec // generations count up from 1
-		return pki.Refuse(pki.RuleIdentityStale, "ask again", "%s changed while the request was under way", r.Identity)
-	}
-	return nil
-}
-
-// supersede is the status of the predecessor once it is revoked.
-func (f *found) supersede(ref pki.CertRef, at time.Time) pki.StatusChange {
-	return pki.StatusChange{Ref: ref, NotAfter: fromMillis(f.notAfter.Int64), Status: pki.Status{
-		State: pki.Revoked, Reason: pki.Superseded, RevokedAt: at.Truncate(time.Second),
-		Version: uint64(f.version.Int64) + 1, //nolint:gosec // versions count up from 1
-	}}
-}
-
-// addSets adds what sets of revocations say whose records are to follow.
-func (f *found) addSets(ctx context.Context, q querier, key pki.KeyHash) error {
+// addSets applies the open bulk revocations.
+func (f *found) addSets(ctx context.Context, q engine.Querier, key pki.KeyHash) error {
 	open, err := readOpenSets(ctx, q)
 	if err != nil {
 		return err
@@ -151,109 +113,60 @@ func (f *found) addSets(ctx context.Context, q querier, key pki.KeyHash) error {
 		if err != nil {
 			return err
 		}
-		st := open.apply(statusOf(f.predecessorState.Int64, 0, f.version.Int64, sql.NullInt64{}), masks[f.predecessor.Int64])
-		f.predecessorState.Int64, f.version.Int64 = int64(st.State), int64(st.Version) //nolint:gosec // as the table has it
+		f.Predecessor.Status = open.orders.Status(f.Predecessor.Status, masks[f.predecessor.Int64])
 	}
 	return f.key.addSets(ctx, q, open, key)
 }
 
-// checkPredecessor has a clone be one, also where the renewal with the other key has revoked the predecessor.
-func (f *found) checkPredecessor(g pki.Guard) error {
-	if !f.predecessor.Valid {
-		return noPredecessor(g.Predecessor.Serial)
-	}
-	state := pki.State(f.predecessorState.Int64) //nolint:gosec // 1 to 3, as the table has it
-	if f.successor.Valid && f.successor.Int64 != keyID(g.Key) && (state == pki.Good || f.supersededBy.Valid) {
-		return pki.Refuse(pki.RuleRenewalKeyConflict, "find out who holds a copy of the credential, then enroll again",
-			"certificate %s was renewed before, with another key", g.Predecessor.Serial)
-	}
-	if state != pki.Good {
-		return pki.Refuse(pki.RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
-			"the certificate to renew, %s, is %s", g.Predecessor.Serial, state)
-	}
-	if f.successor.Valid && !g.Renewed {
-		return pki.Refuse(pki.RuleIdentityStale, "ask again", "certificate %s was renewed while the request was under way", g.Predecessor.Serial)
-	}
-	return nil
-}
-
-// callerState is what is on record of a caller that renews, whose certificate checkPredecessor has found to be good.
-func (f *found) callerState() pki.CallerState {
-	return pki.CallerState{
-		NotBefore: fromMillis(f.notBefore.Int64), NotAfter: fromMillis(f.notAfter.Int64), Status: pki.Status{State: pki.Good}, Identity: f.state,
-	}
-}
-
-// checkUnexpired counts the certificates of an identity that gets one more.
-func (tx *writeTx) checkUnexpired(ctx context.Context, r ca.Record, identity int64, at time.Time) error {
-	most := r.Guard.MaxUnexpired
-	if most == 0 {
-		return nil
-	}
-	n, err := countUnexpired(ctx, tx, identity, at, most)
-	if err == nil && n >= most {
-		err = pki.Refuse(pki.RuleMaxUnexpired, "wait until some have ended, or raise max_unexpired of the profile",
-			"%s has %d certificates that have not ended", r.Identity, n)
-	}
-	return err
-}
-
-// checkToken does not say which of its conditions failed: what the caller may know of a token is that it does not serve, or that
-// it was revoked.
-func (tx *writeTx) checkToken(ctx context.Context, r ca.Record, identity int64, at time.Time) (int64, error) {
-	var id, owner, expires int64
-	var spent bool
+// readToken reads the token of the guard, if it is one of the identity, and returns its row.
+func (f *found) readToken(ctx context.Context, q engine.Querier, id pki.TokenID) (int64, error) {
+	var row, owner, expires int64
 	var request, key []byte
 	var revoked sql.NullString
-	row := tx.QueryRowContext(ctx, `SELECT t.id, t.identity, t.expires_at, t.spent, t.request, t.key_hash, `+whyRevoked+` FROM tokens t WHERE t.token = ?`,
-		r.Guard.Token.Bytes())
-	err := row.Scan(&id, &owner, &expires, &spent, &request, &key, &revoked)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+	var t ra.Token
+	err := q.QueryRowContext(ctx, `
+		SELECT t.id, t.identity, t.expires_at, t.spent, t.request, t.key_hash, `+whyRevoked+` FROM tokens t WHERE t.token = ?`,
+		id.Bytes()).Scan(&row, &owner, &expires, &t.Spent, &request, &key, &revoked)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	if err != nil {
 		return 0, err
 	}
-	if err != nil || spent || millis(at) >= expires || owner != identity {
-		return 0, pki.Refuse(pki.RuleToken, "ask an operator for a new token", "the enrollment token is unknown, expired or spent")
+	if owner != f.identity {
+		return 0, nil
 	}
-	if err := (ra.Token{RevokedBecause: revoked.String}).CheckRevoked(); err != nil {
+	f.Token = &t
+	t.ExpiresAt, t.RevokedBecause = engine.FromMillis(expires), revoked.String
+	if t.Request, err = restore(request, pki.RequestIDFromBytes); err != nil {
 		return 0, err
 	}
-	if string(request) != string(r.RequestID.Bytes()) || string(key) != string(r.KeyHash.Bytes()) {
-		return 0, pki.Refuse(pki.RuleTokenBound, "repeat the first request, or ask an operator for a new token",
-			"the enrollment token is bound to another request or key")
-	}
-	return id, nil
+	t.Key, err = restore(key, pki.KeyHashFromBytes)
+	return row, err
 }
 
-// consume uses up what a guard has found, for the certificate in a row. It is the same transaction that found it, so nothing
+// consume uses up what a guard has found, for the certificate in a row. The same transaction has found it, so nothing
 // can have changed.
-func (tx *writeTx) consume(ctx context.Context, guard pki.Guard, g guarded, certificate int64) error {
+func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, certificate int64) error {
 	if guard.Enrolls {
-		if err := tx.execOne(ctx, `UPDATE identities SET state = 2, generation = generation + 1 WHERE id = ?`, g.identity); err != nil {
+		err := tx.ExecOne(ctx, `UPDATE identities SET state = ?, generation = generation + 1 WHERE id = ?`, pki.Enrolled, g.identity)
+		if err != nil {
 			return err
 		}
 	}
 	if g.token != 0 {
-		if err := tx.execOne(ctx, `UPDATE tokens SET spent = 1 WHERE id = ?`, g.token); err != nil {
+		if err := tx.ExecOne(ctx, `UPDATE tokens SET spent = 1 WHERE id = ?`, g.token); err != nil {
 			return err
 		}
 	}
-	if g.supersedes != 0 {
-		s := g.superseded.Status
-		return tx.execOne(ctx, `
+	if s := g.effects.Superseded.Status; s.State != 0 {
+		return tx.ExecOne(ctx, `
 			UPDATE certificates SET successor = ?, superseded_by = ?, state = ?, reason = ?, revoked_at = ?, version = ?, changed = (`+nextEntry+`)
 			WHERE id = ?`,
-			keyID(guard.Key), certificate, s.State, s.Reason, millis(s.RevokedAt), s.Version, g.supersedes)
+			keyID(guard.Key), certificate, s.State, s.Reason, engine.Millis(s.RevokedAt), s.Version, g.predecessor)
 	}
-	if g.predecessor != 0 {
-		return tx.execOne(ctx, `UPDATE certificates SET successor = ? WHERE id = ?`, keyID(guard.Key), g.predecessor)
+	if g.effects.Succeeds {
+		return tx.ExecOne(ctx, `UPDATE certificates SET successor = ? WHERE id = ?`, keyID(guard.Key), g.predecessor)
 	}
 	return nil
-}
-
-func noIdentity(id pki.SPIFFEID) *pki.Refusal {
-	return pki.Refuse(pki.RuleIdentity, "register it first (brevet identity create)", "there is no identity %s", id)
-}
-
-func noPredecessor(serial pki.Serial) *pki.Refusal {
-	return pki.Refuse(pki.RuleRenewalUnknown, "enroll with a new token", "the certificate to renew, %s, is not on record", serial)
 }

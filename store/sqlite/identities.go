@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
-	"github.com/brevet-pki/brevet/translog"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.generation, n.created_at`
@@ -22,19 +22,14 @@ func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (
 	var have ra.Identity
 	err := r.db.writeBy(ctx, "register an identity", by, id.CreatedAt, func(ctx context.Context, tx *writeTx) error {
 		var err error
-		have, err = readIdentity(ctx, tx.Tx, id.ID)
-		if err == nil && id.Kind == have.Kind && id.SameAttributes(have) {
-			return nil
-		}
+		have, err = readIdentity(ctx, tx, id.ID)
 		if err == nil {
-			return pki.Refuse(pki.RuleIdentityExists, "choose another name, or register it with the particulars it has",
-				"%s is registered with another kind, profile, labels or names", id.ID)
+			return rules.CheckSameIdentity(have, id)
 		}
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleIdentity {
 			return err
 		}
-		have = id
-		have.State, have.Revision, have.CreatedAt = pki.Registered, 1, fromMillis(millis(id.CreatedAt))
+		have = rules.NewIdentity(id)
 		return tx.insertIdentity(ctx, have, by)
 	})
 	if err != nil {
@@ -51,16 +46,14 @@ func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity, by pki.Ac
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, generation, created_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Revision, millis(id.CreatedAt))
+		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Revision, engine.Millis(id.CreatedAt))
 	if err != nil {
 		return err
 	}
 	if err := tx.insertLabels(ctx, id); err != nil {
 		return err
 	}
-	return tx.append(ctx, translog.Entry{
-		Time: id.CreatedAt, Actor: by, Action: translog.IdentityRegistered, Outcome: translog.Done, Identity: id.ID, Facts: factsOf(id),
-	})
+	return tx.append(ctx, rules.RegisteredEntry(id, by))
 }
 
 // insertLabels has an identity be found by its labels.
@@ -88,10 +81,10 @@ func (tx *writeTx) changeLabels(ctx context.Context, have, id ra.Identity) error
 		return err
 	}
 	if open {
-		return pki.Refuse(pki.RuleOverloaded, "ask again in a minute", "certificates are being revoked by a label, and labels do not change meanwhile")
+		return rules.LabelsFrozen()
 	}
 	for name, value := range have.Labels {
-		if err := tx.execOne(ctx, `
+		if err := tx.ExecOne(ctx, `
 			DELETE FROM identity_labels WHERE name = ? AND value = ? AND identity = (SELECT id FROM identities WHERE spiffe_id = ?)`,
 			name, value, id.ID.String()); err != nil {
 			return err
@@ -105,34 +98,29 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 	var have ra.Identity
 	err := r.db.writeBy(ctx, "update an identity", by, at, func(ctx context.Context, tx *writeTx) error {
 		var err error
-		have, err = readIdentity(ctx, tx.Tx, id.ID)
+		have, err = readIdentity(ctx, tx, id.ID)
 		if err != nil {
 			return err
 		}
-		if have.State == pki.Retired {
-			return pki.Refuse(pki.RuleIdentityState, "register another identity", "%s is retired", id.ID)
-		}
-		if id.SameAttributes(have) {
-			return nil
+		next, changed, err := rules.UpdateIdentity(have, id)
+		if err != nil || !changed {
+			return err
 		}
 		if err := tx.changeLabels(ctx, have, id); err != nil {
 			return err
 		}
-		have.Profile, have.Labels, have.DNSNames, have.IPAddresses = id.Profile, id.Labels, id.DNSNames, id.IPAddresses
-		have.Revision++
+		have = next
 		p, err := encodeParticulars(have)
 		if err != nil {
 			return err
 		}
-		err = tx.execOne(ctx, `
+		err = tx.ExecOne(ctx, `
 			UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, generation = ? WHERE spiffe_id = ?`,
 			have.Profile, p.labels, p.dnsNames, p.ipAddresses, have.Revision, have.ID.String())
 		if err != nil {
 			return err
 		}
-		return tx.append(ctx, translog.Entry{
-			Time: at, Actor: by, Action: translog.IdentityUpdated, Outcome: translog.Done, Identity: have.ID, Facts: factsOf(have),
-		})
+		return tx.append(ctx, rules.UpdatedEntry(have, by, at))
 	})
 	if err != nil {
 		return ra.Identity{}, err
@@ -143,7 +131,7 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 // Identity returns one identity.
 func (r *RA) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error) {
 	var have ra.Identity
-	err := r.db.read(ctx, "read an identity", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "read an identity", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		have, err = readIdentity(ctx, tx, id)
 		return err
@@ -153,14 +141,14 @@ func (r *RA) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error)
 
 // Identities returns up to limit identities after the given one, in the order of their IDs.
 func (r *RA) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]ra.Identity, error) {
-	if err := checkLimit(limit); err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, err
 	}
 	var page []ra.Identity
-	err := r.db.read(ctx, "list identities", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `SELECT `+identityColumns+` FROM identities n WHERE n.spiffe_id > ? ORDER BY n.spiffe_id LIMIT ?`,
+	err := r.db.file.Read(ctx, "list identities", func(ctx context.Context, tx *sql.Tx) error {
+		rows := engine.Query(ctx, tx, `SELECT `+identityColumns+` FROM identities n WHERE n.spiffe_id > ? ORDER BY n.spiffe_id LIMIT ?`,
 			after.String(), limit)
-		return each(rows, err, func(rows *sql.Rows) error {
+		return rows.Each(func(rows *sql.Rows) error {
 			id, err := scanIdentity(rows)
 			page = append(page, id)
 			return err
@@ -172,15 +160,15 @@ func (r *RA) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]r
 	return page, nil
 }
 
-func readIdentity(ctx context.Context, tx *sql.Tx, id pki.SPIFFEID) (ra.Identity, error) {
+func readIdentity(ctx context.Context, tx engine.Querier, id pki.SPIFFEID) (ra.Identity, error) {
 	have, err := scanIdentity(tx.QueryRowContext(ctx, `SELECT `+identityColumns+` FROM identities n WHERE n.spiffe_id = ?`, id.String()))
 	if errors.Is(err, sql.ErrNoRows) {
-		return ra.Identity{}, noIdentity(id)
+		return ra.Identity{}, rules.NoIdentity(id)
 	}
 	return have, err
 }
 
-func scanIdentity(row scanner) (ra.Identity, error) {
+func scanIdentity(row engine.Scanner) (ra.Identity, error) {
 	var r identityRow
 	if err := row.Scan(r.columns()...); err != nil {
 		return ra.Identity{}, err
@@ -205,7 +193,7 @@ func (r *identityRow) columns() []any {
 }
 
 func (r *identityRow) identity() (ra.Identity, error) {
-	id := ra.Identity{Kind: r.kind, Profile: r.profile, State: r.state, Revision: r.generation, CreatedAt: fromMillis(r.created)}
+	id := ra.Identity{Kind: r.kind, Profile: r.profile, State: r.state, Revision: r.generation, CreatedAt: engine.FromMillis(r.created)}
 	var err error
 	if id.ID, err = pki.ParseSPIFFEID(r.name); err != nil {
 		return ra.Identity{}, err
@@ -250,19 +238,4 @@ func encodeParticulars(id ra.Identity) (particulars, error) {
 		*column.into = string(text)
 	}
 	return p, nil
-}
-
-func factsOf(id ra.Identity) map[string]string {
-	facts := map[string]string{"kind": id.Kind.String(), "profile": id.Profile}
-	if len(id.DNSNames) > 0 {
-		facts["dns_names"] = strings.Join(id.DNSNames, " ")
-	}
-	if len(id.IPAddresses) > 0 {
-		var ips []string
-		for _, ip := range id.IPAddresses {
-			ips = append(ips, ip.String())
-		}
-		facts["ip_addresses"] = strings.Join(ips, " ")
-	}
-	return facts
 }

@@ -1,82 +1,66 @@
 package sqlite
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
 	"database/sql"
-	"encoding/hex"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
 // Install records a CA certificate. It takes the place of one that is installed for the same subject and key, and is
 // refused if that one has another key label, or was removed.
 func (c *CA) Install(ctx context.Context, in ca.InstalledCA, by pki.Actor) error {
-	cert, err := x509.ParseCertificate(in.Certificate)
-	if err != nil || !bytes.Equal(cert.Raw, in.Certificate) {
-		return pki.Refuse(pki.RuleCertificate, "install one CA certificate in DER", "what is to be installed is not a certificate")
+	cert, err := rules.ParseInstallation(in)
+	if err != nil {
+		return err
 	}
 	return c.db.writeBy(ctx, "install a CA certificate", by, in.At, func(ctx context.Context, tx *writeTx) error {
-		before, found, err := installedAs(ctx, tx, pki.IssuerOf(cert))
-		switch {
-		case err != nil:
+		before, found, err := installedAs(ctx, tx, pki.IssuerOf(cert.Parsed))
+		if err != nil {
 			return err
-		case !found:
-			err = insertInstalled(ctx, tx, in, cert)
-		case before.State == ca.Removed:
-			return pki.Refuse(pki.RuleCAInUse, "make a new generation, with its own subject and key", "%s was removed", cert.Subject)
-		case before.Key != in.Key:
-			return pki.Refuse(pki.RuleRequest, "leave it as it is", "the certificate of %s is installed with the key label %q", cert.Subject, before.Key)
-		case bytes.Equal(before.Certificate, in.Certificate):
-			return nil
-		default:
+		}
+		if !found {
+			err = insertInstalled(ctx, tx, cert)
+		} else {
+			var differs bool
+			if differs, err = cert.CheckReplace(before.Installation); err != nil || !differs {
+				return err
+			}
 			_, err = tx.ExecContext(ctx, `UPDATE ca_certificates SET fingerprint = ?, der = ?, installed_at = ? WHERE id = ?`,
-				fingerprintOf(in), in.Certificate, millis(in.At), before.row)
+				cert.Fingerprint(), in.Certificate, engine.Millis(in.At), before.row)
 		}
 		if err != nil {
 			return err
 		}
-		return tx.append(ctx, translog.Entry{
-			Time: in.At, Actor: by, Action: translog.CAInstalled, Outcome: translog.Done, Facts: installationFacts(in, cert),
-		})
+		return tx.append(ctx, cert.Entry(translog.CAInstalled, by, in.At))
 	})
-}
-
-func installationFacts(in ca.InstalledCA, cert *x509.Certificate) map[string]string {
-	facts := map[string]string{
-		"subject": cert.Subject.String(), "issuer": pki.IssuerOf(cert).String(), "fingerprint": hex.EncodeToString(fingerprintOf(in)),
-	}
-	if in.Key != "" {
-		facts["key"] = in.Key
-	}
-	return facts
 }
 
 // installation is a row of ca_certificates.
 type installation struct {
-	ca.InstalledCA
+	rules.Installation
 	row, issuer int64 // the numbers of the row and of its issuer
-	certificate *x509.Certificate
 }
 
 const selectInstalled = `SELECT id, issuer, der, key_label, installed_at, state FROM ca_certificates `
 
 // installations reads the rows that a query selects, in its order.
-func installations(ctx context.Context, q querier, query string, args ...any) ([]installation, error) {
+func installations(ctx context.Context, q engine.Querier, query string, args ...any) ([]installation, error) {
 	var all []installation
-	rows, err := q.QueryContext(ctx, query, args...)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, q, query, args...)
+	err := rows.Each(func(rows *sql.Rows) error {
 		var i installation
 		var at int64
 		err := rows.Scan(&i.row, &i.issuer, &i.Certificate, &i.Key, &at, &i.State)
 		if err == nil {
-			i.certificate, err = x509.ParseCertificate(i.Certificate)
+			i.Parsed, err = x509.ParseCertificate(i.Certificate)
 		}
-		i.At = fromMillis(at)
+		i.At = engine.FromMillis(at)
 		all = append(all, i)
 		return err
 	})
@@ -92,26 +76,21 @@ func installedAs(ctx context.Context, tx *writeTx, id pki.IssuerID) (installatio
 	return all[0], true, nil
 }
 
-func insertInstalled(ctx context.Context, tx *writeTx, in ca.InstalledCA, cert *x509.Certificate) error {
-	issuer, err := tx.issuer(ctx, pki.IssuerOf(cert))
+func insertInstalled(ctx context.Context, tx *writeTx, in rules.Installation) error {
+	issuer, err := tx.issuer(ctx, pki.IssuerOf(in.Parsed))
 	if err != nil {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO ca_certificates (issuer, fingerprint, key_hash, key_label, der, installed_at, state) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-		issuer, fingerprintOf(in), pki.HashSPKI(cert.RawSubjectPublicKeyInfo).Bytes(), in.Key, in.Certificate, millis(in.At), ca.Active)
+		issuer, in.Fingerprint(), pki.HashSPKI(in.Parsed.RawSubjectPublicKeyInfo).Bytes(), in.Key, in.Certificate, engine.Millis(in.At), ca.Active)
 	return err
-}
-
-func fingerprintOf(in ca.InstalledCA) []byte {
-	sum := sha256.Sum256(in.Certificate)
-	return sum[:]
 }
 
 // Installed returns the CA certificates in the order of their installation.
 func (c *CA) Installed(ctx context.Context) ([]ca.InstalledCA, error) {
 	var all []ca.InstalledCA
-	err := c.db.read(ctx, "read the CA certificates", func(ctx context.Context, tx *sql.Tx) error {
+	err := c.db.file.Read(ctx, "read the CA certificates", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := installations(ctx, tx, selectInstalled+`ORDER BY id`)
 		for _, i := range rows {
 			all = append(all, i.InstalledCA)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // The items of an intent are one blob, written and deleted once for each batch:
@@ -32,7 +33,7 @@ func encodeItems(items []ca.IntentItem) []byte {
 		}
 		body = binary.AppendUvarint(body, place)
 		body = append(body, item.Ref.Serial.Bytes()...)
-		body = binary.AppendVarint(body, millis(item.NotAfter))
+		body = binary.AppendVarint(body, engine.Millis(item.NotAfter))
 		body = binary.AppendUvarint(body, uint64(item.Partition))
 		body = binary.AppendUvarint(body, uint64(len(item.Digest)))
 		body = append(body, item.Digest...)
@@ -74,7 +75,7 @@ func (d *decoder) item(issuers []pki.IssuerID) ca.IntentItem {
 		d.bad = true
 		return ca.IntentItem{}
 	}
-	item := ca.IntentItem{Ref: pki.CertRef{Issuer: issuers[place], Serial: serial}, NotAfter: fromMillis(d.varint())}
+	item := ca.IntentItem{Ref: pki.CertRef{Issuer: issuers[place], Serial: serial}, NotAfter: engine.FromMillis(d.varint())}
 	partition := d.uvarint()
 	d.bad = d.bad || partition > 1<<16-1
 	item.Partition = uint16(partition) //nolint:gosec // checked above

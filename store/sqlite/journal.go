@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // settledKept is how many of the batches settled before the last Write stay on record as settled. The batches of the
@@ -27,8 +28,8 @@ func (c *CA) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
 			return err
 		}
 		left = nil
-		rows, err := tx.QueryContext(ctx, `SELECT batch, items FROM intents ORDER BY id`)
-		return each(rows, err, func(rows *sql.Rows) error {
+		rows := engine.Query(ctx, tx, `SELECT batch, items FROM intents ORDER BY id`)
+		return rows.Each(func(rows *sql.Rows) error {
 			intent, err := scanIntent(rows)
 			left = append(left, intent)
 			return err
@@ -40,7 +41,7 @@ func (c *CA) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
 	return ca.Epoch(epoch), left, nil //nolint:gosec // epochs count up from 1
 }
 
-func scanIntent(row scanner) (ca.Intent, error) {
+func scanIntent(row engine.Scanner) (ca.Intent, error) {
 	var batch, items []byte
 	if err := row.Scan(&batch, &items); err != nil {
 		return ca.Intent{}, err
@@ -59,7 +60,7 @@ func (c *CA) Write(ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit,
 		verdicts[i] = make(ca.Results, len(s.Records))
 	}
 	err := c.db.write(ctx, "write the journal", func(ctx context.Context, tx *writeTx) error {
-		if err := fence(ctx, tx.Tx, epoch); err != nil {
+		if err := fence(ctx, tx, epoch); err != nil {
 			return err
 		}
 		if err := tx.forgetSettled(ctx); err != nil {
@@ -81,7 +82,7 @@ func (c *CA) Write(ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit,
 }
 
 // fence refuses every epoch but the newest.
-func fence(ctx context.Context, tx *sql.Tx, epoch ca.Epoch) error {
+func fence(ctx context.Context, tx engine.Querier, epoch ca.Epoch) error {
 	var newest int64
 	if err := tx.QueryRowContext(ctx, `SELECT epoch FROM journal`).Scan(&newest); err != nil {
 		return err
@@ -115,7 +116,7 @@ func (tx *writeTx) announce(ctx context.Context, epoch ca.Epoch, intent ca.Inten
 // says that it is absent.
 func (c *CA) State(ctx context.Context, epoch ca.Epoch, batches []ca.BatchID) ([]ca.BatchState, error) {
 	states := make([]ca.BatchState, len(batches))
-	err := c.db.read(ctx, "read the journal", func(ctx context.Context, tx *sql.Tx) error {
+	err := c.db.file.Read(ctx, "read the journal", func(ctx context.Context, tx *sql.Tx) error {
 		if err := fence(ctx, tx, epoch); err != nil {
 			return err
 		}

@@ -7,6 +7,8 @@ import (
 	"errors"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // keyColumns select what is on record of a key: k, a LEFT JOIN with keys, and whether its whole hash is a CA's.
@@ -43,7 +45,7 @@ type keyRow struct {
 func (k *keyRow) columns() []any { return []any{&k.rest, &k.identity, &k.compromisedAt, &k.reserved} }
 
 // addSets adds that a key is compromised by a set of revocations whose records are to follow.
-func (k *keyRow) addSets(ctx context.Context, q querier, open openSets, key pki.KeyHash) error {
+func (k *keyRow) addSets(ctx context.Context, q engine.Querier, open openSets, key pki.KeyHash) error {
 	if !k.identity.Valid || k.compromisedAt.Valid {
 		return nil
 	}
@@ -52,22 +54,11 @@ func (k *keyRow) addSets(ctx context.Context, q querier, open openSets, key pki.
 	return err
 }
 
-// against is what keeps an identity from having the key certified, or nil.
-func (k *keyRow) against(key pki.KeyHash, identity int64) *pki.Refusal {
-	const fix = "make a new key"
-	switch {
-	case k.reserved:
-		return pki.Refuse(pki.RuleKeyReserved, fix, "the key is that of a CA")
-	case k.rest == nil:
-		return nil
-	case string(k.rest) != string(keyRest(key)):
-		return pki.Refuse(pki.RuleKeyInUse, fix, "the first octets of the key's hash are those of another key on record")
-	case k.compromisedAt.Valid:
-		return pki.Refuse(pki.RuleKeyCompromised, fix, "the key was revoked as compromised")
-	case k.identity.Valid && k.identity.Int64 != identity:
-		return pki.Refuse(pki.RuleKeyInUse, fix, "the key is certified for another identity")
-	default:
-		return nil
+// state returns what is on record of the key that an identity wants to have certified.
+func (k *keyRow) state(key pki.KeyHash, identity int64) rules.Key {
+	return rules.Key{
+		Reserved: k.reserved, Collides: k.rest != nil && string(k.rest) != string(keyRest(key)),
+		Compromised: k.compromisedAt.Valid, Foreign: k.identity.Valid && k.identity.Int64 != identity,
 	}
 }
 
@@ -78,7 +69,7 @@ type certifiedKey struct {
 }
 
 // readKey finds a key that was certified.
-func readKey(ctx context.Context, q querier, key pki.KeyHash) (certifiedKey, error) {
+func readKey(ctx context.Context, q engine.Querier, key pki.KeyHash) (certifiedKey, error) {
 	var k certifiedKey
 	var identity string
 	row := q.QueryRowContext(ctx, `
@@ -86,8 +77,7 @@ func readKey(ctx context.Context, q querier, key pki.KeyHash) (certifiedKey, err
 		keyID(key), keyRest(key))
 	err := row.Scan(&identity, &k.compromised)
 	if errors.Is(err, sql.ErrNoRows) {
-		return k, pki.Refuse(pki.RuleNotFound, "look at which CA has certified it, and when: what ended long ago is not on record any more",
-			"no certificate of the key %s is on record", key)
+		return k, rules.NoKey(key)
 	}
 	if err == nil {
 		k.identity, err = pki.ParseSPIFFEID(identity)
@@ -115,5 +105,5 @@ func (tx *writeTx) unname(ctx context.Context, key int64) (left bool, err error)
 	if n, err := result.RowsAffected(); err != nil || n == 1 {
 		return n == 1, err
 	}
-	return false, tx.execOne(ctx, `UPDATE keys SET named = named - 1 WHERE id = ?`, key)
+	return false, tx.ExecOne(ctx, `UPDATE keys SET named = named - 1 WHERE id = ?`, key)
 }

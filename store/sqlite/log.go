@@ -5,15 +5,15 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
-	"strconv"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// changesPerEntry keeps entries well below translog.MaxEntrySize; a change of more certificates is several entries.
-const changesPerEntry = 4096
+// pagesOfEntry is about how many pages of the file a log entry changes, with what it is about.
+const pagesOfEntry = 4
 
 // Log is the sequencer's view of a DB: a translog.Records.
 //
@@ -29,17 +29,11 @@ const nextEntry = `SELECT coalesce(max(id), 0) + 1 FROM log`
 
 // append writes an entry in the transaction of the change that it records.
 func (tx *writeTx) append(ctx context.Context, e translog.Entry) error {
-	if len(e.Changes) <= changesPerEntry {
+	if len(e.Changes) <= rules.MaxChanges {
 		return tx.appendPart(ctx, e)
 	}
-	parts := slices.Collect(slices.Chunk(e.Changes, changesPerEntry))
-	facts := e.Facts
-	for i, changes := range parts {
-		e.Changes, e.Facts = changes, map[string]string{"part": strconv.Itoa(i+1) + "/" + strconv.Itoa(len(parts))}
-		for k, v := range facts {
-			e.Facts[k] = v
-		}
-		if err := tx.appendPart(ctx, e); err != nil {
+	for _, part := range rules.SplitEntry(e) {
+		if err := tx.appendPart(ctx, part); err != nil {
 			return err
 		}
 	}
@@ -51,7 +45,7 @@ func (tx *writeTx) appendPart(ctx context.Context, e translog.Entry) error {
 	if err != nil {
 		return err
 	}
-	tx.entries++
+	tx.Pages += pagesOfEntry
 	_, err = tx.ExecContext(ctx, `INSERT INTO log (entry) VALUES (?)`, encoded)
 	return err
 }
@@ -59,7 +53,7 @@ func (tx *writeTx) appendPart(ctx context.Context, e translog.Entry) error {
 // Sequence gives the oldest unsequenced entries their places. It reads and chains them beside the writer, which only
 // notes the last chain value: an entry is never changed. Where somebody else has sequenced meanwhile, it begins anew.
 func (l *Log) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, error) {
-	if err := checkLimit(limit); err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, err
 	}
 	for {
@@ -69,7 +63,7 @@ func (l *Log) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, er
 		}
 		last, moved := sequenced[len(sequenced)-1], false
 		err = l.db.write(ctx, "sequence the log", func(ctx context.Context, tx *writeTx) error {
-			now, err := readHead(ctx, tx.Tx)
+			now, err := readHead(ctx, tx)
 			if moved = now != head; err != nil || moved {
 				return err
 			}
@@ -87,21 +81,21 @@ func (l *Log) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, er
 
 // unsequenced returns the end of the sequenced log, and the entries after it, chained to it.
 func (l *Log) unsequenced(ctx context.Context, limit int) (head translog.Head, found []translog.Sequenced, err error) {
-	err = l.db.read(ctx, "read what is to be sequenced", func(ctx context.Context, tx *sql.Tx) error {
+	err = l.db.file.Read(ctx, "read what is to be sequenced", func(ctx context.Context, tx *sql.Tx) error {
 		if head, err = readHead(ctx, tx); err != nil {
 			return err
 		}
-		rows, err := tx.QueryContext(ctx, `SELECT id, entry, NULL FROM log WHERE id > ? ORDER BY id LIMIT ?`, int64(head.Size), limit) //nolint:gosec // an id
-		found, err = chained(rows, err, head)
+		rows := engine.Query(ctx, tx, `SELECT id, entry, NULL FROM log WHERE id > ? ORDER BY id LIMIT ?`, int64(head.Size), limit) //nolint:gosec // an id
+		found, err = chained(rows, head)
 		return err
 	})
 	return head, found, err
 }
 
 // chained reads ids, entries and, where there are any, the chain values on record, in order from a head on.
-func chained(rows *sql.Rows, err error, head translog.Head) ([]translog.Sequenced, error) {
+func chained(rows engine.Rows, head translog.Head) ([]translog.Sequenced, error) {
 	var found []translog.Sequenced
-	err = each(rows, err, func(rows *sql.Rows) error {
+	err := rows.Each(func(rows *sql.Rows) error {
 		var s translog.Sequenced
 		var recorded []byte
 		if err := rows.Scan(&s.Index, &s.Entry, &recorded); err != nil {
@@ -125,7 +119,7 @@ func chained(rows *sql.Rows, err error, head translog.Head) ([]translog.Sequence
 // Head returns the end of the sequenced log.
 func (l *Log) Head(ctx context.Context) (translog.Head, error) {
 	var head translog.Head
-	err := l.db.read(ctx, "read the end of the log", func(ctx context.Context, tx *sql.Tx) error {
+	err := l.db.file.Read(ctx, "read the end of the log", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		head, err = readHead(ctx, tx)
 		return err
@@ -136,13 +130,13 @@ func (l *Log) Head(ctx context.Context) (translog.Head, error) {
 // Written returns how many entries there are, those included that wait for their place.
 func (l *Log) Written(ctx context.Context) (uint64, error) {
 	var written uint64
-	err := l.db.read(ctx, "count the log", func(ctx context.Context, tx *sql.Tx) error {
+	err := l.db.file.Read(ctx, "count the log", func(ctx context.Context, tx *sql.Tx) error {
 		return tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(id), 0) FROM log`).Scan(&written) // ids have no gaps
 	})
 	return written, err
 }
 
-func readHead(ctx context.Context, tx *sql.Tx) (translog.Head, error) {
+func readHead(ctx context.Context, tx engine.Querier) (translog.Head, error) {
 	return scanHead(tx.QueryRowContext(ctx, `SELECT id, value FROM chain ORDER BY id DESC LIMIT 1`))
 }
 
@@ -164,7 +158,7 @@ func scanHead(row *sql.Row) (translog.Head, error) {
 // Entries returns up to limit sequenced entries from an index on, in their order.
 func (l *Log) Entries(ctx context.Context, from uint64, limit int) ([]translog.Sequenced, error) {
 	var found []translog.Sequenced
-	err := l.db.read(ctx, "read the log", func(ctx context.Context, tx *sql.Tx) error {
+	err := l.db.file.Read(ctx, "read the log", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		found, err = readEntries(ctx, tx, from, limit)
 		return err
@@ -176,7 +170,7 @@ func (l *Log) Entries(ctx context.Context, from uint64, limit int) ([]translog.S
 }
 
 func readEntries(ctx context.Context, tx *sql.Tx, from uint64, limit int) ([]translog.Sequenced, error) {
-	if err := checkLimit(limit); err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, err
 	}
 	if from > 1<<62 {
@@ -196,10 +190,10 @@ func readEntries(ctx context.Context, tx *sql.Tx, from uint64, limit int) ([]tra
 	if err := tx.QueryRowContext(ctx, `SELECT min(id) FROM chain WHERE id >= ?`, int64(to)).Scan(&last); err != nil { //nolint:gosec // an id
 		return nil, err
 	}
-	rows, err := tx.QueryContext(ctx, `
+	rows := engine.Query(ctx, tx, `
 		SELECT log.id, log.entry, chain.value FROM log LEFT JOIN chain ON chain.id = log.id
 		WHERE log.id > ? AND log.id <= ? ORDER BY log.id`, int64(before.Size), int64(last)) //nolint:gosec // ids
-	found, err := chained(rows, err, before)
+	found, err := chained(rows, before)
 	if err != nil {
 		return nil, err
 	}

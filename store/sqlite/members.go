@@ -12,6 +12,8 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // clause is a part of a statement with its arguments, in their order.
@@ -34,23 +36,11 @@ type setRow struct {
 }
 
 // order is what a set does to each member.
-func (s *setRow) order() revocation.Change {
-	return revocation.Change{Action: s.Action, Reason: s.Reason, InvalidSince: s.InvalidSince, Actor: s.Actor, Comment: s.Comment, At: s.At}
-}
+func (s *setRow) order() revocation.Change { return rules.BulkOrder(s.BulkRequest) }
 
 // next returns the status of a member, and whether that is another one than before.
 func (s *setRow) next(before pki.Status) (pki.Status, bool) {
-	status, changed, err := next(before, s.order())
-	if err != nil || !changed {
-		return before, false // it is final
-	}
-	return status, true
-}
-
-// spreads reports whether a certificate can be a member that is not selected: of a compromised key that is selected with
-// another certificate. All certificates of a key are one identity's, and of one identity all have its labels.
-func (s *setRow) spreads() bool {
-	return s.Reason == pki.KeyCompromise && (!s.Issuer.IsZero() || s.Profile != "" || !s.IssuedFrom.IsZero() || !s.IssuedUntil.IsZero())
+	return rules.NextMember(before, s.order())
 }
 
 // member adds the condition under which the certificate c is a member. The plus signs keep SQLite from walking through all
@@ -59,11 +49,11 @@ func (s *setRow) member(q *clause) { s.memberAmong(q, s.Label) }
 
 // memberAmong is member where it is known already that the identity has the label, unless that is named.
 func (s *setRow) memberAmong(q *clause, label revocation.Label) {
-	q.add(`(+c.id <= ? AND +c.not_after >= ? AND (`, s.mark, millis(s.reach))
+	q.add(`(+c.id <= ? AND +c.not_after >= ? AND (`, s.mark, engine.Millis(s.reach))
 	s.selected(q, "c", label)
-	if s.spreads() {
+	if rules.Spreads(s.BulkRequest) {
 		q.add(` OR EXISTS (SELECT 1 FROM certificates m WHERE m.identity = c.identity AND m.key = c.key AND +m.id <= ? AND +m.not_after >= ? AND `,
-			s.mark, millis(s.reach))
+			s.mark, engine.Millis(s.reach))
 		s.selected(q, "m", label)
 		q.add(`)`)
 	}
@@ -109,43 +99,50 @@ func (s *setRow) among(q *clause) {
 	const ofIdentity = ` FROM certificates c INDEXED BY certificates_by_identity WHERE c.identity = `
 	switch {
 	case !s.Identity.IsZero():
-		q.add(ofIdentity+`(SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? AND `, s.Identity.String(), millis(s.reach))
+		q.add(ofIdentity+`(SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? AND `, s.Identity.String(), engine.Millis(s.reach))
 	case !s.Key.IsZero():
-		q.add(ofIdentity+`(SELECT identity FROM keys WHERE id = ?) AND c.not_after >= ? AND `, keyID(s.Key), millis(s.reach))
+		q.add(ofIdentity+`(SELECT identity FROM keys WHERE id = ?) AND c.not_after >= ? AND `, keyID(s.Key), engine.Millis(s.reach))
 	case !s.Label.IsZero():
 		q.add(` FROM identity_labels d CROSS JOIN certificates c ON c.identity = d.identity WHERE d.name = ? AND d.value = ? AND `, s.Label.Name, s.Label.Value)
 		s.memberAmong(q, revocation.Label{})
 		return
-	case !s.IssuedFrom.IsZero() && !s.spreads():
+	case !s.IssuedFrom.IsZero() && !rules.Spreads(s.BulkRequest):
 		q.add(` FROM certificates c WHERE `)
 	default:
-		q.add(` FROM certificates c INDEXED BY certificates_by_expiry WHERE c.not_after >= ? AND `, millis(s.reach))
+		q.add(` FROM certificates c INDEXED BY certificates_by_expiry WHERE c.not_after >= ? AND `, engine.Millis(s.reach))
 	}
 	s.member(q)
 }
 
-// openSets are the sets whose records have not all followed, the oldest first.
-type openSets []setRow
+// openSets are the sets whose records have not all followed, the oldest first, and what they do to their members.
+type openSets struct {
+	sets   []setRow
+	orders rules.OpenBulk
+}
 
-// Bounds on the open sets, since each costs whoever reads a status: those of several identities, and all of them, of which a
-// mask has room for no more than 63.
-const (
-	maxOpenSets = 16
-	maxAllSets  = 48
-)
+func openSetsOf(sets ...setRow) openSets {
+	open := openSets{sets: sets}
+	for i := range sets {
+		open.orders = append(open.orders, sets[i].order())
+	}
+	return open
+}
+
+func (open openSets) none() bool { return len(open.sets) == 0 }
 
 // anyOpen is true where there are such sets.
 const anyOpen = `EXISTS (SELECT 1 FROM revocation_sets WHERE done = 0)`
 
-func readOpenSets(ctx context.Context, q querier) (openSets, error) {
-	return querySets(ctx, q, `WHERE s.done = 0 ORDER BY s.id`)
+func readOpenSets(ctx context.Context, q engine.Querier) (openSets, error) {
+	sets, err := querySets(ctx, q, `WHERE s.done = 0 ORDER BY s.id`)
+	return openSetsOf(sets...), err
 }
 
 // repeats returns the number of the open set that does the same to the same identity or key as another one; zero if there is
 // none.
 func (open openSets) repeats(s *setRow) int64 {
-	for _, o := range slices.Backward(open) {
-		if o.Identity == s.Identity && o.Key == s.Key && o.Action == s.Action && o.Reason == s.Reason {
+	for _, o := range slices.Backward(open.sets) {
+		if rules.Repeats(o.BulkRequest, s.BulkRequest) {
 			return o.ID
 		}
 	}
@@ -155,16 +152,16 @@ func (open openSets) repeats(s *setRow) int64 {
 // mask adds a number whose bits say of which of the sets the certificate c is a member.
 func (open openSets) mask(q *clause) {
 	q.add(`(0`)
-	for i := range open {
+	for i := range open.sets {
 		q.add(` | (((`)
-		open[i].member(q)
+		open.sets[i].member(q)
 		q.add(`) IS TRUE) << ?)`, i)
 	}
 	q.add(`)`)
 }
 
 // masks are those of certificates by their rows.
-func (open openSets) masks(ctx context.Context, q querier, ids []int64) (map[int64]uint64, error) {
+func (open openSets) masks(ctx context.Context, q engine.Querier, ids []int64) (map[int64]uint64, error) {
 	list, err := json.Marshal(ids)
 	if err != nil {
 		return nil, err
@@ -174,8 +171,8 @@ func (open openSets) masks(ctx context.Context, q querier, ids []int64) (map[int
 	open.mask(&c)
 	c.add(` FROM json_each(?) j CROSS JOIN certificates c ON c.id = j.value`, string(list))
 	masks := map[int64]uint64{}
-	rows, err := q.QueryContext(ctx, c.text.String(), c.args...)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, q, c.text.String(), c.args...)
+	err = rows.Each(func(rows *sql.Rows) error {
 		var id int64
 		var mask uint64
 		if err := rows.Scan(&id, &mask); err != nil {
@@ -187,39 +184,15 @@ func (open openSets) masks(ctx context.Context, q querier, ids []int64) (map[int
 	return masks, err
 }
 
-// apply returns a status as the sets have it, one after the other.
-func (open openSets) apply(status pki.Status, mask uint64) pki.Status {
-	for i := range open {
-		if mask>>i&1 == 1 {
-			status, _ = open[i].next(status)
-		}
-	}
-	return status
-}
-
-// since is the invalidity date that goes with what apply returns.
-func (open openSets) since(status pki.Status, mask uint64, since time.Time) time.Time {
-	for i := range open {
-		if mask>>i&1 == 0 {
-			continue
-		}
-		var changed bool
-		if status, changed = open[i].next(status); changed && !open[i].InvalidSince.IsZero() {
-			since = open[i].InvalidSince
-		}
-	}
-	return since
-}
-
 // compromise reports whether a key of an identity is compromised by one of the sets.
-func (open openSets) compromise(ctx context.Context, q querier, key, identity int64) (bool, error) {
-	for i := range open {
-		if open[i].Reason != pki.KeyCompromise {
+func (open openSets) compromise(ctx context.Context, q engine.Querier, key, identity int64) (bool, error) {
+	for i := range open.sets {
+		if open.sets[i].Reason != pki.KeyCompromise {
 			continue
 		}
 		var c clause
 		c.add(`SELECT EXISTS (SELECT 1 FROM certificates c WHERE c.identity = ? AND c.key = ? AND `, identity, key)
-		open[i].member(&c)
+		open.sets[i].member(&c)
 		c.add(`)`)
 		var found bool
 		if err := q.QueryRowContext(ctx, c.text.String(), c.args...).Scan(&found); err != nil || found {
@@ -237,7 +210,7 @@ type member struct {
 }
 
 // eachMember visits what a set selects, after the sets before it. What does not end soon is asked after ctx now and then.
-func (s *setRow) eachMember(ctx context.Context, q querier, before openSets, visit func(member) error) error {
+func (s *setRow) eachMember(ctx context.Context, q engine.Querier, before openSets, visit func(member) error) error {
 	issuers, err := readIssuers(ctx, q)
 	if err != nil {
 		return err
@@ -246,9 +219,10 @@ func (s *setRow) eachMember(ctx context.Context, q querier, before openSets, vis
 	c.add(`SELECT c.id, c.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version, `)
 	before.mask(&c)
 	s.among(&c)
-	rows, err := q.QueryContext(ctx, c.text.String(), c.args...)
+	rows := engine.Query(ctx, q, c.text.String(), c.args...)
 	var serial sql.RawBytes
-	return each(rows, err, func(rows *sql.Rows) error {
+	order := s.order()
+	return rows.Each(func(rows *sql.Rows) error {
 		var m member
 		var issuer, notAfter int64
 		var revokedAt sql.NullInt64
@@ -261,14 +235,17 @@ func (s *setRow) eachMember(ctx context.Context, q querier, before openSets, vis
 		if m.change.Ref.Serial, err = pki.SerialFromBytes(serial); err != nil {
 			return err
 		}
-		m.change.Ref.Issuer, m.change.NotAfter, st.RevokedAt = issuers[issuer], fromMillis(notAfter), restoreMillis(revokedAt)
-		*st, m.isNew = s.next(before.apply(*st, mask))
+		m.change.Ref.Issuer, m.change.NotAfter, st.RevokedAt = issuers[issuer], engine.FromMillis(notAfter), engine.RestoreMillis(revokedAt)
+		*st, m.isNew = rules.NextMember(before.orders.Status(*st, mask), order)
 		return visit(m)
 	})
 }
 
+// errStopped ends a read whose consumer has seen enough.
+var errStopped = errors.New("stopped")
+
 // changesAny reports whether a set that is about to be ordered after the open ones changes a certificate.
-func (s *setRow) changesAny(ctx context.Context, q querier, before openSets) (bool, error) {
+func (s *setRow) changesAny(ctx context.Context, q engine.Querier, before openSets) (bool, error) {
 	if err := q.QueryRowContext(ctx, newestCertificate).Scan(&s.mark); err != nil {
 		return false, err
 	}
@@ -284,10 +261,10 @@ func (s *setRow) changesAny(ctx context.Context, q querier, before openSets) (bo
 	return false, err
 }
 
-func readIssuers(ctx context.Context, q querier) (map[int64]pki.IssuerID, error) {
+func readIssuers(ctx context.Context, q engine.Querier) (map[int64]pki.IssuerID, error) {
 	issuers := map[int64]pki.IssuerID{}
-	rows, err := q.QueryContext(ctx, `SELECT id, issuer FROM issuers`)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, q, `SELECT id, issuer FROM issuers`)
+	err := rows.Each(func(rows *sql.Rows) error {
 		var id int64
 		var issuer []byte
 		if err := rows.Scan(&id, &issuer); err != nil {
@@ -300,35 +277,28 @@ func readIssuers(ctx context.Context, q querier) (map[int64]pki.IssuerID, error)
 	return issuers, err
 }
 
-// lineage returns the rows of a certificate and of those that were renewed from it (revocation.Selection). They are of one
-// identity, and each comes after the one that it was renewed from, so one walk finds them.
-func lineage(ctx context.Context, q querier, first int64) (map[int64]bool, error) {
-	line, keys := map[int64]bool{first: true}, map[int64]bool{}
-	rows, err := q.QueryContext(ctx, `
+// lineage returns the rows of a certificate and of those that were renewed from it.
+func lineage(ctx context.Context, q engine.Querier, first int64) (map[int64]bool, error) {
+	var links []rules.Link[int64]
+	rows := engine.Query(ctx, q, `
 		SELECT id, key, successor FROM certificates
 		WHERE identity = (SELECT identity FROM certificates WHERE id = ?1) AND +id >= ?1 ORDER BY +id`, first)
-	err = each(rows, err, func(rows *sql.Rows) error {
-		var id, key int64
+	err := rows.Each(func(rows *sql.Rows) error {
+		var l rules.Link[int64]
 		var successor sql.NullInt64
-		if err := rows.Scan(&id, &key, &successor); err != nil {
-			return err
-		}
-		if id != first && !keys[key] {
-			return nil
-		}
-		line[id] = true
-		if successor.Valid {
-			keys[successor.Int64] = true
-		}
-		return nil
+		err := rows.Scan(&l.ID, &l.Key, &successor)
+		l.Successor, l.HasSuccessor = successor.Int64, successor.Valid
+		links = append(links, l)
+		return err
 	})
-	return line, err
+	return rules.Lineage(links), err
 }
 
 // few returns the certificates of one identity that a set selects, whatever else it selects by.
-func (s *setRow) few(ctx context.Context, q querier) (selected []subject, err error) {
+func (s *setRow) few(ctx context.Context, q engine.Querier) ([]subject, error) {
 	identity := s.Identity
 	var first subject
+	var err error
 	if !s.LineageOf.IsZero() {
 		if first, err = readSubject(ctx, q, s.LineageOf); err != nil {
 			return nil, err
@@ -336,7 +306,7 @@ func (s *setRow) few(ctx context.Context, q querier) (selected []subject, err er
 		if !first.key.Valid {
 			return nil, pki.Refuse(pki.RuleNotFound, "name one that was released", "certificate %s was never released", s.LineageOf.Serial)
 		}
-		identity = first.identity
+		identity = first.Identity
 	}
 	if !s.Key.IsZero() {
 		key, err := readKey(ctx, q, s.Key)
@@ -351,19 +321,18 @@ func (s *setRow) few(ctx context.Context, q querier) (selected []subject, err er
 	if err != nil || len(all) == 0 {
 		return nil, err
 	}
-	keep, err := s.filter(ctx, q, identity, first.id, all)
-	return slices.DeleteFunc(all, func(c subject) bool { return !keep[c.id] }), err
+	return s.filter(ctx, q, identity, first.id, all)
 }
 
-// filter says which certificates of an identity are members.
-func (s *setRow) filter(ctx context.Context, q querier, identity pki.SPIFFEID, first int64, all []subject) (map[int64]bool, error) {
+// filter returns those certificates of an identity that are members.
+func (s *setRow) filter(ctx context.Context, q engine.Querier, identity pki.SPIFFEID, first int64, all []subject) ([]subject, error) {
 	var ids []int64
 	for _, c := range all {
 		ids = append(ids, c.id)
 	}
 	plain := *s
 	plain.Reason = pki.Unspecified // keys are looked at below, with what else is selected by
-	masks, err := openSets{plain}.masks(ctx, q, ids)
+	masks, err := openSetsOf(plain).masks(ctx, q, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -373,16 +342,16 @@ func (s *setRow) filter(ctx context.Context, q querier, identity pki.SPIFFEID, f
 			return nil, err
 		}
 	}
-	keep, keys := map[int64]bool{}, map[int64]bool{}
-	for _, c := range all {
-		if masks[c.id] == 1 && (s.Identity.IsZero() || s.Identity == identity) && (first == 0 || line[c.id]) && (s.Key.IsZero() || c.key.Int64 == keyID(s.Key)) {
-			keep[c.id], keys[c.key.Int64] = true, true
+	candidates := make([]rules.Candidate[int64], len(all))
+	for i, c := range all {
+		candidates[i] = rules.Candidate[int64]{Key: c.key.Int64, Selected: masks[c.id] == 1 && (s.Identity.IsZero() || s.Identity == identity) &&
+			(first == 0 || line[c.id]) && (s.Key.IsZero() || c.key.Int64 == keyID(s.Key))}
+	}
+	var members []subject
+	for i, is := range rules.BulkMembers(s.BulkRequest, candidates) {
+		if is {
+			members = append(members, all[i])
 		}
 	}
-	if s.Reason == pki.KeyCompromise {
-		for _, c := range all {
-			keep[c.id] = keep[c.id] || keys[c.key.Int64]
-		}
-	}
-	return keep, nil
+	return members, nil
 }

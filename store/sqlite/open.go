@@ -12,125 +12,63 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
-	"errors"
-	"fmt"
+	"embed"
 	"io/fs"
-	"os"
-	"path/filepath"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
 
-	"github.com/brevet-pki/brevet/files"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/crlindex"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// The bounds of a DB.
-const (
-	maxReaders = 4               // read transactions at a time; more wait for their turn
-	maxRead    = 5 * time.Minute // of one read transaction: while it is open, the WAL file cannot be taken in
-	maxBusy    = 5 * time.Second // how long to wait for a lock that another program has on the file
+// The errors of [Open] that a caller may tell apart.
+type (
+	// LockedError says that another process has the store open.
+	LockedError = engine.LockedError
+	// MissingDirectoryError says that the directory of a store does not exist. It wraps fs.ErrNotExist.
+	MissingDirectoryError = engine.MissingDirectoryError
+	// ModeError says that others than its owner may read or write a store.
+	ModeError = engine.ModeError
+	// NewerError says that a newer Brevet has written the store, which was left untouched.
+	NewerError = engine.NewerError
 )
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// applicationID is what the first migration sets: "BRVT".
+const applicationID = 1112692308
 
 // DB is an open store. Its views are safe for concurrent use.
 type DB struct {
-	path   string
-	lock   *os.File
-	writer *sql.DB       // one connection, whose transactions begin IMMEDIATE
-	turn   chan struct{} // holds one value while somebody has the writing connection
-	next   group         // what waits for it
-	reader *sql.DB
-	many   chan struct{} // holds a value for each who reads very many rows
-
-	packing packing // what CRLs list
-
-	written      atomic.Uint64 // about how many pages the WAL file got so far
-	checkpointer checkpointer
-	following    following
-
-	closing  sync.Once
-	closeErr error
+	file      *engine.DB
+	crls      *crlindex.Index
+	following following
 }
 
-// Open opens the store at path, or makes a new one in a directory that exists, and brings its tables up to date. It
-// takes the store's lock, an flock on path+".lock", which the kernel gives back when the process ends: one process has
-// a store open at a time. The error is a *LockedError, *MissingDirectoryError, *NewerError or *ModeError where one of
-// them is the cause.
+// Open opens the store at path, or makes a new one in a directory that exists, and migrates its tables. It takes the
+// lock path+".lock" with flock, which the kernel releases when the process ends: one process has a store open at a
+// time. The error is a *LockedError, *MissingDirectoryError, *NewerError or *ModeError if one of them is the cause.
 func Open(ctx context.Context, path string) (*DB, error) {
 	return open(ctx, path, &sqlite3.SQLiteDriver{})
 }
 
-func open(ctx context.Context, path string, d driver.Driver) (_ *DB, err error) {
-	path, err = filepath.Abs(path)
+func open(ctx context.Context, path string, d driver.Driver) (*DB, error) {
+	dir, err := fs.Sub(migrations, "migrations")
 	if err != nil {
-		return nil, fmt.Errorf("sqlite: find %s: %w", path, err)
-	}
-	if dir := filepath.Dir(path); !isDirectory(dir) {
-		return nil, &MissingDirectoryError{Dir: dir}
-	}
-	db := &DB{path: path, turn: make(chan struct{}, 1), many: make(chan struct{}, maxReaders-1), packing: packing{make(chan struct{}, 1), packFrom, segmentRecords}}
-	if db.lock, err = takeLock(path + ".lock"); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			_ = db.Close() // the error that matters is the first one
-		}
-	}()
-	if err := createFile(path); err != nil {
+	file, err := engine.Open(ctx, path, engine.Schema{Migrations: dir, ApplicationID: applicationID}, d)
+	if err != nil {
 		return nil, err
 	}
-	if err := checkVersion(ctx, d, path); err != nil {
-		return nil, err
-	}
-	db.writer = sql.OpenDB(connector{d, writerDSN(path), writerPragmas})
-	db.writer.SetMaxOpenConns(1)
-	db.writer.SetMaxIdleConns(1)
-	if err := migrate(ctx, db.writer); err != nil {
-		return nil, fail("bring the tables up to date", err)
-	}
-	db.reader = sql.OpenDB(connector{d, readerDSN(path), readerPragmas})
-	db.reader.SetMaxOpenConns(maxReaders)
-	db.reader.SetMaxIdleConns(maxReaders)
-	if err := db.reader.PingContext(ctx); err != nil {
-		return nil, fail("open for reading", err)
-	}
-	db.checkpointer.db = sql.OpenDB(connector{d, writerDSN(path), writerPragmas})
-	db.checkpointer.db.SetMaxOpenConns(1)
-	db.checkpointer.start(db)
-	return db, nil
+	return &DB{file: file, crls: crlindex.New(file)}, nil
 }
 
-// Close waits for the transaction that is writing, takes the WAL into the file, and gives the lock back. Closing again
+// Close waits for the transaction that is writing, takes the WAL into the file, and releases the lock. Closing again
 // does nothing.
-func (db *DB) Close() error {
-	db.closing.Do(func() {
-		errs := []error{db.checkpointer.close()}
-		if db.reader != nil {
-			errs = append(errs, db.reader.Close())
-		}
-		if db.writer != nil {
-			errs = append(errs, closeWriter(db.writer))
-		}
-		if err := errors.Join(append(errs, giveLock(db.lock))...); err != nil {
-			db.closeErr = fmt.Errorf("sqlite: close %s: %w", db.path, err)
-		}
-	})
-	return db.closeErr
-}
-
-// closeWriter waits for its turn: database/sql would close the connection only after somebody's transaction, and by
-// then the lock would be gone.
-func closeWriter(writer *sql.DB) error {
-	conn, err := writer.Conn(context.Background())
-	if err != nil {
-		return writer.Close() // there is no connection to wait for
-	}
-	return errors.Join(writer.Close(), conn.Close())
-}
+func (db *DB) Close() error { return db.file.Close() }
 
 // CA returns the issuer's view.
 func (db *DB) CA() *CA { return &CA{db} }
@@ -143,32 +81,3 @@ func (db *DB) Revocation() *Revocation { return &Revocation{db} }
 
 // Log returns the sequencer's view.
 func (db *DB) Log() *Log { return &Log{db} }
-
-func isDirectory(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.IsDir()
-}
-
-// createFile makes an empty file for its owner alone where there is none. SQLite gives its other files the same mode.
-func createFile(path string) error {
-	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return openError(path, err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return openError(path, err)
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return &ModeError{Path: path, Mode: mode}
-	}
-	return nil
-}
-
-func openError(path string, err error) error {
-	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("sqlite: the store cannot be opened for writing: give %s and its directory to the account that runs brevet: %w", path, err)
-	}
-	return &unavailable{"the store cannot be opened for writing: look at its disk", retryDisk, err}
-}

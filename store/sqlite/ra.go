@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/translog"
+	"github.com/brevet-pki/brevet/store/rules"
 )
 
 // RA is the registration authority's view of a DB: an ra.Records, an audit.Store and a retention.Store.
@@ -14,9 +14,6 @@ type RA struct{ db *DB }
 // Refused logs a refusal.
 func (r *RA) Refused(ctx context.Context, by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) error {
 	return r.db.write(ctx, "log a refusal", func(ctx context.Context, tx *writeTx) error {
-		return tx.append(ctx, translog.Entry{
-			Time: at, Actor: by, Action: translog.RequestRefused, Outcome: translog.Refused, Identity: identity,
-			Facts: map[string]string{"rule": string(why.Rule), "detail": why.Detail},
-		})
+		return tx.append(ctx, rules.RefusedEntry(by, identity, why, at))
 	})
 }

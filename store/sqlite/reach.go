@@ -7,6 +7,8 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // maxAtOnce is how many certificates of an identity one transaction changes. An order about more of them is a set, whose
@@ -15,28 +17,28 @@ const maxAtOnce = 128
 
 // reach returns the end from which on an order of a time reaches certificates: that time or the age of the records,
 // whichever is earlier. Everything that has a choice of certificates asks it, so that no clock that is ahead hides one.
-func reach(ctx context.Context, q querier, at time.Time) (time.Time, error) {
+func reach(ctx context.Context, q engine.Querier, at time.Time) (time.Time, error) {
 	var age sql.NullInt64
 	err := q.QueryRowContext(ctx, `SELECT (SELECT time FROM age)`).Scan(&age)
 	if err != nil || !age.Valid {
 		return time.Time{}, err // there is no age yet, and little on record
 	}
-	return earlier(at, fromMillis(age.Int64)), nil
+	return rules.Earlier(at, engine.FromMillis(age.Int64)), nil
 }
 
 // countUnexpired counts the certificates of an identity that end after a time, up to most. What they were revoked for does
 // not matter.
-func countUnexpired(ctx context.Context, q querier, identity int64, after time.Time, most int) (int, error) {
+func countUnexpired(ctx context.Context, q engine.Querier, identity int64, after time.Time, most int) (int, error) {
 	var n int
 	err := q.QueryRowContext(ctx, `
 		SELECT count(*) FROM (SELECT 1 FROM certificates INDEXED BY certificates_by_identity WHERE identity = ? AND not_after > ? LIMIT ?)`,
-		identity, millis(after), most).Scan(&n)
+		identity, engine.Millis(after), most).Scan(&n)
 	return n, err
 }
 
 // isMany reports whether a set that selects by identity or key may be about more certificates than one transaction changes.
 // A lineage is found by walking through it, and never is.
-func (s *setRow) isMany(ctx context.Context, q querier) (bool, error) {
+func (s *setRow) isMany(ctx context.Context, q engine.Querier) (bool, error) {
 	if !s.LineageOf.IsZero() {
 		return false, nil
 	}
@@ -55,7 +57,7 @@ func (s *setRow) isMany(ctx context.Context, q querier) (bool, error) {
 		SELECT count(*) FROM (
 			SELECT 1 FROM certificates INDEXED BY certificates_by_identity
 			WHERE identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND not_after >= ? LIMIT ?)`,
-		identity.String(), millis(s.reach), maxAtOnce+1).Scan(&n)
+		identity.String(), engine.Millis(s.reach), maxAtOnce+1).Scan(&n)
 	if err != nil || n > maxAtOnce || s.Action == revocation.Revoke {
 		return n > maxAtOnce, err
 	}
@@ -64,7 +66,7 @@ func (s *setRow) isMany(ctx context.Context, q querier) (bool, error) {
 
 // isHolding reports whether an identity's certificates are being put on hold or released by a set that is not done. A hold
 // or release beside it has to come after it: neither is final.
-func isHolding(ctx context.Context, q querier, id pki.SPIFFEID) (bool, error) {
+func isHolding(ctx context.Context, q engine.Querier, id pki.SPIFFEID) (bool, error) {
 	var holding bool
 	err := q.QueryRowContext(ctx, `
 		SELECT EXISTS (SELECT 1 FROM revocation_sets WHERE done = 0 AND action <> 1 AND identity = (SELECT id FROM identities WHERE spiffe_id = ?))`,
@@ -73,18 +75,9 @@ func isHolding(ctx context.Context, q querier, id pki.SPIFFEID) (bool, error) {
 }
 
 // newSet returns what an order about a selection is as a set, with the reach of its time.
-func newSet(ctx context.Context, q querier, o revocation.BulkRequest) (setRow, error) {
+func newSet(ctx context.Context, q engine.Querier, o revocation.BulkRequest) (setRow, error) {
 	s := setRow{BulkRevocation: revocation.BulkRevocation{BulkRequest: o}}
 	var err error
 	s.reach, err = reach(ctx, q, o.At)
 	return s, err
-}
-
-// setOf returns what an order is as one about a selection.
-func setOf(o revocation.Change, by revocation.Selection) revocation.BulkRequest {
-	so := revocation.BulkRequest{Selection: by, Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, Actor: o.Actor, Comment: o.Comment, At: o.At}
-	if o.Action == revocation.Hold {
-		so.Reason = pki.CertificateHold
-	}
-	return so
 }

@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -9,6 +8,8 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -30,7 +31,7 @@ func (c *CA) change(ctx context.Context, what string, id pki.IssuerID, to ca.Ins
 			return err
 		}
 		if !found {
-			return pki.Refuse(pki.RuleNotFound, "name an installed CA", "no CA with the identifier %s is installed", id.Short())
+			return rules.NoInstallation(id)
 		}
 		action := translog.CARetired
 		if to == ca.Retired {
@@ -41,34 +42,30 @@ func (c *CA) change(ctx context.Context, what string, id pki.IssuerID, to ca.Ins
 		if err != nil {
 			return err
 		}
-		if err := tx.execOne(ctx, `UPDATE ca_certificates SET state = ? WHERE id = ?`, to, this.row); err != nil {
+		if err := tx.ExecOne(ctx, `UPDATE ca_certificates SET state = ? WHERE id = ?`, to, this.row); err != nil {
 			return err
 		}
-		return tx.append(ctx, translog.Entry{
-			Time: at, Actor: by, Action: action, Outcome: translog.Done, Facts: installationFacts(this.InstalledCA, this.certificate),
-		})
+		return tx.append(ctx, this.Entry(action, by, at))
 	})
 }
 
 // mayRetire refuses a CA that another one cannot take the place of.
 func mayRetire(ctx context.Context, tx *writeTx, this installation, at time.Time) error {
-	subject := this.certificate.Subject
-	if this.State == ca.Removed {
-		return pki.Refuse(pki.RuleCAInUse, "leave it as it is", "%s was removed", subject)
-	}
-	if this.Key == "" {
-		return pki.Refuse(pki.RuleRequest, "name an issuing CA", "%s has no key here, and issues nothing", subject)
-	}
-	all, err := installations(ctx, tx, selectInstalled+`WHERE state = ? AND key_label <> '' AND id <> ?`, ca.Active, this.row)
-	for _, other := range all {
-		if at.Before(other.certificate.NotAfter) {
-			return nil
-		}
-	}
+	others, err := others(ctx, tx, `WHERE state = ? AND key_label <> '' AND id <> ?`, ca.Active, this.row)
 	if err != nil {
 		return err
 	}
-	return pki.Refuse(pki.RuleCAInUse, "install the next generation first", "no other CA is active: without %s nothing would be issued", subject)
+	return this.CheckRetire(others, at)
+}
+
+// others returns the CAs that a condition selects.
+func others(ctx context.Context, tx *writeTx, where string, args ...any) ([]rules.Installation, error) {
+	all, err := installations(ctx, tx, selectInstalled+where, args...)
+	found := make([]rules.Installation, len(all))
+	for i := range all {
+		found[i] = all[i].Installation
+	}
+	return found, err
 }
 
 // remove takes away what is published for a CA, unless something still needs it.
@@ -87,22 +84,16 @@ func (tx *writeTx) remove(ctx context.Context, this installation, at time.Time) 
 // mayRemove refuses a CA whose certificates relying parties may still ask about. What has expired is decided by the age of
 // the records too, so that a clock that is ahead removes nothing.
 func mayRemove(ctx context.Context, tx *writeTx, this installation, at time.Time) error {
-	subject := this.certificate.Subject
 	now, err := reach(ctx, tx, at)
-	if err != nil || this.certificate.NotAfter.Before(now) {
+	if err != nil || this.Removable(now) {
 		return err
 	}
-	if this.Key != "" && this.State == ca.Active {
-		return pki.Refuse(pki.RuleCAInUse, "retire it first", "%s is active", subject)
-	}
-	below, err := installations(ctx, tx, selectInstalled+`WHERE state <> ? AND id <> ?`, ca.Removed, this.row)
+	others, err := others(ctx, tx, `WHERE state <> ? AND id <> ?`, ca.Removed, this.row)
 	if err != nil {
 		return err
 	}
-	for _, other := range below {
-		if bytes.Equal(other.certificate.RawIssuer, this.certificate.RawSubject) && other.certificate.CheckSignatureFrom(this.certificate) == nil {
-			return pki.Refuse(pki.RuleCAInUse, "remove that one first", "%s signed %s, which is installed", subject, other.certificate.Subject)
-		}
+	if err := this.CheckRemove(others); err != nil {
+		return err
 	}
 	return checkExpired(ctx, tx, this, now)
 }
@@ -113,13 +104,12 @@ func checkExpired(ctx context.Context, tx *writeTx, this installation, now time.
 	err := tx.QueryRowContext(ctx, `
 		SELECT c.not_after FROM certificates c LEFT JOIN identities i ON i.id = c.identity
 		WHERE c.issuer = ? AND c.not_after >= ? AND coalesce(i.kind, 0) <> ? ORDER BY c.not_after DESC LIMIT 1`,
-		this.issuer, millis(now), pki.VA).Scan(&notAfter)
+		this.issuer, engine.Millis(now), pki.VA).Scan(&notAfter)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return pki.Refuse(pki.RuleCAInUse, "remove it after "+fromMillis(notAfter).Format(time.RFC3339),
-		"the last certificate that %s issued has not expired", this.certificate.Subject)
+	return this.StillIssued(engine.FromMillis(notAfter))
 }

@@ -9,16 +9,18 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // Unexpired counts certificates of an identity, through a reading connection.
 func (r *RA) Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most int) (int, error) {
 	var n int
-	err := r.db.read(ctx, "count the certificates of an identity", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "count the certificates of an identity", func(ctx context.Context, tx *sql.Tx) error {
 		var identity int64
 		err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, id.String()).Scan(&identity)
 		if errors.Is(err, sql.ErrNoRows) {
-			return noIdentity(id)
+			return rules.NoIdentity(id)
 		}
 		if err != nil {
 			return err
@@ -44,11 +46,11 @@ const renewedFrom = selectCertificate + `
 // Renewed finds what a predecessor was renewed into.
 func (r *RA) Renewed(ctx context.Context, q ra.IssuanceQuery, at time.Time) (*ra.PriorIssuance, error) {
 	var page []ra.Certificate
-	err := r.db.read(ctx, "look for the renewal of a certificate", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "look for the renewal of a certificate", func(ctx context.Context, tx *sql.Tx) error {
 		var ids []int64
-		rows, err := tx.QueryContext(ctx, renewedFrom, q.Identity.String(), millis(at), keyID(q.Key),
+		rows := engine.Query(ctx, tx, renewedFrom, q.Identity.String(), engine.Millis(at), keyID(q.Key),
 			q.Predecessor.Serial.Bytes(), q.Predecessor.Issuer.Bytes(), maxRenewed)
-		err = each(rows, err, func(rows *sql.Rows) error {
+		err := rows.Each(func(rows *sql.Rows) error {
 			c, id, err := scanCertificate(rows)
 			page, ids = append(page, c), append(ids, id)
 			return err

@@ -4,16 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"strconv"
 	"time"
 
-	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/retention"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
-
-// retentionActor is who takes expired records away.
-var retentionActor = pki.ActorSystem("retention")
 
 // Advance moves the age of the records on.
 func (r *RA) Advance(ctx context.Context, by time.Duration, now time.Time) (time.Time, error) {
@@ -23,14 +20,11 @@ func (r *RA) Advance(ctx context.Context, by time.Duration, now time.Time) (time
 		if err != nil || before.IsZero() {
 			return err // nothing has happened yet that could have an age
 		}
-		age = before
-		if now.After(before) {
-			age = earlier(before.Add(by), now)
-		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO age (id, time) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET time = excluded.time`, millis(age))
+		age = rules.NextAge(before, by, now)
+		_, err = tx.ExecContext(ctx, `INSERT INTO age (id, time) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET time = excluded.time`, engine.Millis(age))
 		return err
 	})
-	return earlier(age, now), err
+	return rules.Earlier(age, now), err
 }
 
 // age reads how far the records have come; before that was ever asked for, as far as the log.
@@ -40,7 +34,7 @@ func (tx *writeTx) age(ctx context.Context) (time.Time, error) {
 	if errors.Is(err, sql.ErrNoRows) {
 		return tx.newestEntry(ctx)
 	}
-	return fromMillis(age), err
+	return engine.FromMillis(age), err
 }
 
 // newestEntry returns the time of the log's newest entry, zero where there is none.
@@ -57,16 +51,9 @@ func (tx *writeTx) newestEntry(ctx context.Context) (time.Time, error) {
 	return e.Time, err
 }
 
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
 // Expire takes one step through what has ended.
 func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, error) {
-	if err := checkLimit(s.Limit); err != nil {
+	if err := rules.CheckLimit(s.Limit); err != nil {
 		return retention.Expired{}, err
 	}
 	var gone retention.Expired
@@ -82,7 +69,7 @@ func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, e
 		if err != nil {
 			return err
 		}
-		before := millis(earlier(s.Before, newest))
+		before := engine.Millis(rules.Earlier(s.Before, newest))
 		oldest, err := tx.expireCertificates(ctx, s, before, &gone)
 		if err != nil {
 			return err
@@ -93,7 +80,7 @@ func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, e
 		if gone.Certificates+gone.Tokens == 0 {
 			return nil
 		}
-		return tx.append(ctx, expiredEntry(s.At, oldest, gone))
+		return tx.append(ctx, rules.ExpiredEntry(s.At, oldest, gone))
 	})
 	if err != nil {
 		return retention.Expired{}, err
@@ -110,8 +97,8 @@ func (tx *writeTx) expireCertificates(ctx context.Context, s retention.Step, bef
 	}
 	gone.Next, gone.More = last, looked == s.Limit
 	var keys []int64
-	rows, err := tx.QueryContext(ctx, deleteExpired, millis(s.After.NotAfter), s.After.Row, millis(last.NotAfter), last.Row)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, tx, deleteExpired, engine.Millis(s.After.NotAfter), s.After.Row, engine.Millis(last.NotAfter), last.Row)
+	err = rows.Each(func(rows *sql.Rows) error {
 		var notAfter int64
 		var key, successor sql.NullInt64
 		if err := rows.Scan(&notAfter, &key, &successor); err != nil {
@@ -122,7 +109,7 @@ func (tx *writeTx) expireCertificates(ctx context.Context, s retention.Step, bef
 				keys = append(keys, k.Int64)
 			}
 		}
-		if at := fromMillis(notAfter); gone.Certificates == 0 || at.Before(oldest) {
+		if at := engine.FromMillis(notAfter); gone.Certificates == 0 || at.Before(oldest) {
 			oldest = at
 		}
 		gone.Certificates++
@@ -158,13 +145,13 @@ const (
 
 // endOfStep finds the place at which a step ends, and how many certificates it is about.
 func (tx *writeTx) endOfStep(ctx context.Context, s retention.Step, before int64) (last retention.Place, looked int, err error) {
-	rows, err := tx.QueryContext(ctx, selectExpired, before, millis(s.After.NotAfter), s.After.Row, s.Limit)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, tx, selectExpired, before, engine.Millis(s.After.NotAfter), s.After.Row, s.Limit)
+	err = rows.Each(func(rows *sql.Rows) error {
 		var notAfter int64
 		if err := rows.Scan(&notAfter, &last.Row); err != nil {
 			return err
 		}
-		last.NotAfter = fromMillis(notAfter)
+		last.NotAfter = engine.FromMillis(notAfter)
 		looked++
 		return nil
 	})
@@ -182,22 +169,11 @@ func (tx *writeTx) expireTokens(ctx context.Context, limit int, before int64, go
 	return err
 }
 
-// expiredEntry says which certificates left by the range of their ends.
-func expiredEntry(at, oldest time.Time, gone retention.Expired) translog.Entry {
-	facts := map[string]string{
-		"certificates": strconv.Itoa(gone.Certificates), "tokens": strconv.Itoa(gone.Tokens), "keys": strconv.Itoa(gone.Keys),
-	}
-	if gone.Certificates > 0 {
-		facts["not_after_from"], facts["not_after_to"] = oldest.Format(time.RFC3339), gone.Next.NotAfter.Format(time.RFC3339)
-	}
-	return translog.Entry{Time: at, Actor: retentionActor, Action: translog.RecordsExpired, Outcome: translog.Done, Facts: facts}
-}
-
 // Waiting counts certificates that ended before a time.
 func (r *RA) Waiting(ctx context.Context, before time.Time, most int) (int, error) {
 	var n int
-	err := r.db.look(ctx, "count what waits to leave", func(ctx context.Context, conn *sql.Conn) error {
-		return conn.QueryRowContext(ctx, countRange, -1<<62, millis(before), most).Scan(&n)
+	err := r.db.file.Look(ctx, "count what waits to leave", func(ctx context.Context, conn *sql.Conn) error {
+		return conn.QueryRowContext(ctx, countRange, -1<<62, engine.Millis(before), most).Scan(&n)
 	})
 	return n, err
 }

@@ -3,12 +3,11 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"strconv"
-	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
-	"github.com/brevet-pki/brevet/translog"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 const selectSets = `
@@ -16,10 +15,10 @@ const selectSets = `
 	       s.action, s.reason, s.invalid_since, s.ordered_by, s.ordered_at, s.why, s.mark, s.reach, s.progress, s.total, s.ended, s.followed, s.done
 	FROM revocation_sets s LEFT JOIN issuers i ON i.id = s.issuer LEFT JOIN identities n ON n.id = s.identity `
 
-func querySets(ctx context.Context, q querier, where string, args ...any) ([]setRow, error) {
+func querySets(ctx context.Context, q engine.Querier, where string, args ...any) ([]setRow, error) {
 	var all []setRow
-	rows, err := q.QueryContext(ctx, selectSets+where, args...)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, q, selectSets+where, args...)
+	err := rows.Each(func(rows *sql.Rows) error {
 		s, err := scanSet(rows)
 		all = append(all, s)
 		return err
@@ -27,7 +26,7 @@ func querySets(ctx context.Context, q querier, where string, args ...any) ([]set
 	return all, err
 }
 
-func readSet(ctx context.Context, q querier, id int64) (setRow, error) {
+func readSet(ctx context.Context, q engine.Querier, id int64) (setRow, error) {
 	found, err := querySets(ctx, q, `WHERE s.id = ?`, id)
 	if err == nil && len(found) == 0 {
 		err = pki.Refuse(pki.RuleNotFound, "look for it in the log (brevet log list), where it is the fact set of revocation.ordered",
@@ -39,7 +38,7 @@ func readSet(ctx context.Context, q querier, id int64) (setRow, error) {
 	return found[0], nil
 }
 
-func scanSet(row scanner) (setRow, error) {
+func scanSet(row engine.Scanner) (setRow, error) {
 	var s setRow
 	var issuer, lineage, key []byte
 	var identity, profile, name, value sql.NullString
@@ -52,8 +51,8 @@ func scanSet(row scanner) (setRow, error) {
 		return s, err
 	}
 	s.Profile, s.Label = profile.String, revocation.Label{Name: name.String, Value: value.String}
-	s.IssuedFrom, s.IssuedUntil, s.InvalidSince = restoreMillis(from), restoreMillis(until), restoreMillis(since)
-	s.Actor, s.At, s.reach, s.Total, s.Counted = pki.ActorFromText(by), fromMillis(at), fromMillis(reach), int(total.Int64), total.Valid
+	s.IssuedFrom, s.IssuedUntil, s.InvalidSince = engine.RestoreMillis(from), engine.RestoreMillis(until), engine.RestoreMillis(since)
+	s.Actor, s.At, s.reach, s.Total, s.Counted = pki.ActorFromText(by), engine.FromMillis(at), engine.FromMillis(reach), int(total.Int64), total.Valid
 	if identity.Valid {
 		if s.Identity, err = pki.ParseSPIFFEID(identity.String); err != nil {
 			return s, err
@@ -72,7 +71,7 @@ func scanSet(row scanner) (setRow, error) {
 // CountBulk counts what an order would change, through a reading connection.
 func (r *Revocation) CountBulk(ctx context.Context, o revocation.BulkRequest) (revocation.Affected, error) {
 	var n revocation.Affected
-	err := r.db.readMany(ctx, "count what would be revoked", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.ReadMany(ctx, "count what would be revoked", func(ctx context.Context, tx *sql.Tx) error {
 		n = revocation.Affected{}
 		s, err := newSet(ctx, tx, o)
 		if err != nil {
@@ -87,8 +86,8 @@ func (r *Revocation) CountBulk(ctx context.Context, o revocation.BulkRequest) (r
 		if o.OfOneIdentity() {
 			few, err := s.few(ctx, tx)
 			for _, c := range few {
-				if _, changed := s.next(c.status); changed {
-					n.Add(c.notAfter, o.At)
+				if _, changed := s.next(c.Status); changed {
+					n.Add(c.NotAfter, o.At)
 				}
 			}
 			return err
@@ -111,7 +110,7 @@ const newestCertificate = `SELECT coalesce(max(id), 0) FROM certificates`
 
 // checkNamed refuses a selection by an issuer or an identity that is not on record. Its key and its certificate are found
 // with the members.
-func (s *setRow) checkNamed(ctx context.Context, q querier) error {
+func (s *setRow) checkNamed(ctx context.Context, q engine.Querier) error {
 	if !s.Issuer.IsZero() {
 		var known bool
 		if err := q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM issuers WHERE issuer = ?)`, s.Issuer.Bytes()).Scan(&known); err != nil {
@@ -129,7 +128,7 @@ func (s *setRow) checkNamed(ctx context.Context, q querier) error {
 		return err
 	}
 	if !known {
-		return noIdentity(s.Identity)
+		return rules.NoIdentity(s.Identity)
 	}
 	return nil
 }
@@ -161,9 +160,7 @@ func (r *Revocation) CreateBulk(ctx context.Context, o revocation.BulkRequest) (
 		if err := tx.insertSet(ctx, &s); err != nil {
 			return err
 		}
-		err = tx.append(ctx, translog.Entry{
-			Time: o.At, Actor: o.Actor, Action: translog.BulkRevocationCreated, Outcome: translog.Done, Identity: o.Identity, Facts: setFacts(s.BulkRevocation),
-		})
+		err = tx.append(ctx, rules.BulkEntry(s.BulkRevocation))
 		if err == nil {
 			err = tx.distrustAll(ctx, distrusted, s.order())
 		}
@@ -182,7 +179,7 @@ func (r *Revocation) CreateBulk(ctx context.Context, o revocation.BulkRequest) (
 // insertSet records a set. One that is done has no records that are to follow, not even for who carries it out. Of those
 // that are not done there is a bound. A key that is selected by is marked here, since it may have no certificate.
 func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
-	if s.Reason == pki.KeyCompromise && !s.Key.IsZero() {
+	if rules.MarksKey(s.BulkRequest) {
 		if _, err := readKey(ctx, tx, s.Key); err != nil {
 			return err
 		}
@@ -194,12 +191,10 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM revocation_sets WHERE done = 0`).Scan(&open); err != nil {
 		return err
 	}
-	limit := maxOpenSets
-	if s.OfOneIdentity() {
-		limit = maxAllSets
-	}
-	if open >= limit && !s.Done {
-		return pki.Refuse(pki.RuleOverloaded, "wait until the records of an earlier one have followed", "%d sets of certificates are being changed", open)
+	if !s.Done {
+		if err := rules.CheckOpenBulk(s.BulkRequest, open); err != nil {
+			return err
+		}
 	}
 	var name, value, total any
 	if s.Done {
@@ -215,42 +210,9 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 		        ?, ?, ?, ?, ?, ?, (`+newestCertificate+`), ?, 0, ?, 0, 0, ?)
 		RETURNING id, mark`,
 		optional(s.Issuer), s.Identity.String(), encodeRef(s.LineageOf), optional(s.Key), optionalText(s.Profile), name, value,
-		optionalMillis(s.IssuedFrom), optionalMillis(s.IssuedUntil), s.Action, s.Reason, optionalMillis(s.InvalidSince), s.Actor.String(), millis(s.At), s.Comment,
-		millis(s.reach), total, s.Done,
+		engine.OptionalMillis(s.IssuedFrom), engine.OptionalMillis(s.IssuedUntil), s.Action, s.Reason, engine.OptionalMillis(s.InvalidSince), s.Actor.String(), engine.Millis(s.At), s.Comment,
+		engine.Millis(s.reach), total, s.Done,
 	).Scan(&s.ID, &s.mark)
-}
-
-// setFacts say in the log what an order selects.
-func setFacts(s revocation.BulkRevocation) map[string]string {
-	row := setRow{BulkRevocation: s}
-	facts := orderFacts(row.order())
-	facts["set"] = row.number()
-	for name, value := range map[string]string{
-		"issuer": textOf(s.Issuer), "lineage_of": textOf(s.LineageOf.Serial), "key": textOf(s.Key), "profile": s.Profile,
-		"label": s.Label.Name + "=" + s.Label.Value, "issued_from": timeText(s.IssuedFrom), "issued_until": timeText(s.IssuedUntil),
-	} {
-		if value != "" && (name != "label" || !s.Label.IsZero()) {
-			facts[name] = value
-		}
-	}
-	return facts
-}
-
-func textOf(v interface {
-	IsZero() bool
-	String() string
-}) string {
-	if v.IsZero() {
-		return ""
-	}
-	return v.String()
-}
-
-func timeText(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format("2006-01-02T15:04:05.999Z07:00")
 }
 
 // revokeFew carries out a set of one identity, and returns the statuses of all that it selects.
@@ -264,32 +226,13 @@ func (tx *writeTx) revokeFew(ctx context.Context, s *setRow) ([]pki.StatusChange
 		return nil, err
 	}
 	if len(changes) > 0 {
-		if err := tx.append(ctx, s.followEntry(s.At, few[0].identity, changes)); err != nil {
+		if err := tx.append(ctx, rules.BulkStepEntry(s.BulkRevocation, s.At, few[0].Identity, changes)); err != nil {
 			return nil, err
 		}
-		if err := tx.distrust(ctx, few[0].identity, s.order()); err != nil {
+		if err := tx.distrust(ctx, few[0].Identity, s.order()); err != nil {
 			return nil, err
 		}
 	}
-	var n revocation.Affected
-	for _, c := range changes {
-		n.Add(c.NotAfter, s.At)
-	}
-	s.Total, s.Expired, s.Counted, s.Applied = len(changes), n.Expired, true, len(changes)
-	return append(changes, standing...), tx.execOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1, ended = ?2 WHERE id = ?3`, s.Total, s.Expired, s.ID)
+	s.BulkRevocation = rules.BulkTotal(s.BulkRevocation, changes)
+	return append(changes, standing...), tx.ExecOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1, ended = ?2 WHERE id = ?3`, s.Total, s.Expired, s.ID)
 }
-
-// followEntry is the log entry of records that follow.
-func (s *setRow) followEntry(at time.Time, identity pki.SPIFFEID, changes []pki.StatusChange) translog.Entry {
-	e := translog.Entry{
-		Time: at, Actor: s.Actor, Action: certificateActions[s.Action], Outcome: translog.Done, Identity: identity, Changes: changes,
-		Facts: map[string]string{"set": s.number()},
-	}
-	if s.Action == revocation.Revoke {
-		e.Facts["reason"] = s.Reason.String()
-	}
-	return e
-}
-
-// number is a set's number as the log has it.
-func (s *setRow) number() string { return strconv.FormatInt(s.ID, 10) }

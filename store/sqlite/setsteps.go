@@ -11,6 +11,8 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // tellStep is how many statuses are told at a time.
@@ -20,7 +22,7 @@ const tellStep = 4096
 func (r *Revocation) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
 	var s setRow
 	var ahead ahead
-	err := r.db.readMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.ReadMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		if s, err = readSet(ctx, tx, id); err != nil || s.Done {
 			return err
@@ -54,14 +56,14 @@ type ahead struct {
 }
 
 // tell visits what a set selects, and returns what is to follow.
-func (s *setRow) tell(ctx context.Context, q querier, tell func([]pki.StatusChange)) (ahead, error) {
+func (s *setRow) tell(ctx context.Context, q engine.Querier, tell func([]pki.StatusChange)) (ahead, error) {
 	var ahead ahead
-	before, err := querySets(ctx, q, `WHERE s.done = 0 AND s.id < ? ORDER BY s.id`, s.ID)
+	sets, err := querySets(ctx, q, `WHERE s.done = 0 AND s.id < ? ORDER BY s.id`, s.ID)
 	if err != nil {
 		return ahead, err
 	}
 	batch := make([]pki.StatusChange, 0, tellStep)
-	err = s.eachMember(ctx, q, before, func(m member) error {
+	err = s.eachMember(ctx, q, openSetsOf(sets...), func(m member) error {
 		if m.isNew {
 			ahead.rows = append(ahead.rows, m.id)
 			if m.change.NotAfter.Before(s.At) {
@@ -116,7 +118,7 @@ var errMoved = errors.New("another step was taken meanwhile")
 
 // ApplyBulk takes one step through a set.
 func (r *Revocation) ApplyBulk(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
-	if err := checkLimit(limit); err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, revocation.BulkRevocation{}, err
 	}
 	for {
@@ -166,7 +168,7 @@ func (r *Revocation) leftOf(ctx context.Context, id int64) (left, error) {
 		return ahead, nil
 	}
 	var ahead left
-	err := r.db.readMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.ReadMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
 		s, err := readSet(ctx, tx, id)
 		if err != nil || s.Done {
 			return err
@@ -185,19 +187,19 @@ func (tx *writeTx) followStep(ctx context.Context, s *setRow, rows []int64, isLa
 		return nil, err
 	}
 	if len(changes) > 0 {
-		if err := tx.append(ctx, s.followEntry(at, s.Identity, changes)); err != nil {
+		if err := tx.append(ctx, rules.BulkStepEntry(s.BulkRevocation, at, s.Identity, changes)); err != nil {
 			return nil, err
 		}
 	}
 	if len(rows) > 0 {
 		s.progress = rows[len(rows)-1]
 	}
-	s.Applied += len(rows)
+	s.BulkRevocation = rules.BulkStep(s.BulkRevocation, len(rows), isLast)
 	var total any // as it is
-	if isLast {   // some may have been revoked apart since they were counted
-		s.Total, s.Counted, s.Done, total = s.Applied, true, true, s.Applied
+	if isLast {
+		total = s.Total
 	}
-	return changes, tx.execOne(ctx, `UPDATE revocation_sets SET progress = ?, followed = ?, total = coalesce(?, total), done = ? WHERE id = ?`,
+	return changes, tx.ExecOne(ctx, `UPDATE revocation_sets SET progress = ?, followed = ?, total = coalesce(?, total), done = ? WHERE id = ?`,
 		s.progress, s.Applied, total, s.Done, s.ID)
 }
 
@@ -208,7 +210,7 @@ var changesRow = map[revocation.Action]string{
 	revocation.Unhold: `state = 2`,
 }
 
-// changeRows changes certificates in one statement. Their statuses are those that next has: what is revoked already stays,
+// changeRows changes certificates in one statement, which does what rules.NextMember does: what is revoked already stays,
 // but for an upgrade to keyCompromise, which keeps its time.
 func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pki.StatusChange, error) {
 	list, err := json.Marshal(ids)
@@ -220,15 +222,15 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 		return nil, err
 	}
 	var changes []pki.StatusChange
-	state, reason, at := s.outcome()
-	rows, err := tx.QueryContext(ctx, `
+	next := rules.BulkStatus(s.BulkRequest)
+	rows := engine.Query(ctx, tx, `
 		UPDATE certificates SET state = ?2, reason = ?3, revoked_at = CASE state WHEN 3 THEN revoked_at ELSE ?4 END, version = version + 1,
 		       changed = (`+nextEntry+`), invalid_since = coalesce(?5, CASE state WHEN 3 THEN invalid_since END)
 		WHERE id IN (SELECT value FROM json_each(?1)) AND `+changesRow[s.Action]+`
 		RETURNING issuer, serial, not_after, revoked_at, version`,
-		string(list), state, reason, optionalMillis(at), optionalMillis(s.InvalidSince))
-	err = each(rows, err, func(rows *sql.Rows) error {
-		c := pki.StatusChange{Status: pki.Status{State: state, Reason: reason}}
+		string(list), next.State, next.Reason, engine.OptionalMillis(next.RevokedAt), engine.OptionalMillis(s.InvalidSince))
+	err = rows.Each(func(rows *sql.Rows) error {
+		c := pki.StatusChange{Status: pki.Status{State: next.State, Reason: next.Reason}}
 		var issuer, notAfter int64
 		var revokedAt sql.NullInt64
 		var serial []byte
@@ -237,7 +239,7 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 		}
 		var err error
 		c.Ref.Serial, err = pki.SerialFromBytes(serial)
-		c.Ref.Issuer, c.NotAfter, c.Status.RevokedAt = issuers[issuer], fromMillis(notAfter), restoreMillis(revokedAt)
+		c.Ref.Issuer, c.NotAfter, c.Status.RevokedAt = issuers[issuer], engine.FromMillis(notAfter), engine.RestoreMillis(revokedAt)
 		changes = append(changes, c)
 		return err
 	})
@@ -247,26 +249,14 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 	_, err = tx.ExecContext(ctx, `
 		UPDATE keys SET compromised_at = coalesce(compromised_at, ?2)
 		WHERE id IN (SELECT c.key FROM json_each(?1) j CROSS JOIN certificates c ON c.id = j.value WHERE c.key IS NOT NULL)`,
-		string(list), millis(s.At))
+		string(list), engine.Millis(s.At))
 	return changes, err
-}
-
-// outcome is the state, reason and time that a set gives to a certificate that was good or on hold.
-func (s *setRow) outcome() (pki.State, pki.Reason, time.Time) {
-	switch s.Action {
-	case revocation.Hold:
-		return pki.Hold, pki.CertificateHold, s.At
-	case revocation.Unhold:
-		return pki.Good, pki.Unspecified, time.Time{}
-	default:
-		return pki.Revoked, s.Reason, s.At
-	}
 }
 
 // BulkRevocation returns a set.
 func (r *Revocation) BulkRevocation(ctx context.Context, id int64) (revocation.BulkRevocation, error) {
 	var s setRow
-	err := r.db.read(ctx, "read a revocation", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "read a revocation", func(ctx context.Context, tx *sql.Tx) error {
 		var err error
 		s, err = readSet(ctx, tx, id)
 		return err
@@ -277,9 +267,9 @@ func (r *Revocation) BulkRevocation(ctx context.Context, id int64) (revocation.B
 // OpenBulk returns the sets that are not done.
 func (r *Revocation) OpenBulk(ctx context.Context) ([]revocation.BulkRevocation, error) {
 	var all []revocation.BulkRevocation
-	err := r.db.read(ctx, "read the revocations", func(ctx context.Context, tx *sql.Tx) error {
+	err := r.db.file.Read(ctx, "read the revocations", func(ctx context.Context, tx *sql.Tx) error {
 		open, err := readOpenSets(ctx, tx)
-		for _, s := range open {
+		for _, s := range open.sets {
 			all = append(all, s.BulkRevocation)
 		}
 		return err

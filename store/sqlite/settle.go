@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -11,11 +10,9 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/translog"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
-
-// issuerActor is who abandons a certificate that nobody's request became.
-var issuerActor = pki.ActorSystem("issuer")
 
 // settle takes items from their intent and accounts for each: a record that meets no guard is issued, and everything
 // else becomes a revoked record that was never released. The items are those of the durable intent.
@@ -31,7 +28,8 @@ func (tx *writeTx) settle(ctx context.Context, s ca.BatchCommit, verdicts ca.Res
 	for _, item := range items {
 		unsettled[item.Ref] = item
 	}
-	for i, r := range s.Records {
+	for i := range s.Records {
+		r := &s.Records[i]
 		item, announced := unsettled[r.Ref]
 		if !announced {
 			return fmt.Errorf("certificate %s is not one that is settled here, or settles twice", r.Ref.Serial)
@@ -46,7 +44,11 @@ func (tx *writeTx) settle(ctx context.Context, s ca.BatchCommit, verdicts ca.Res
 			continue
 		}
 		verdicts[i] = ca.Result{Refusal: refusal}
-		if err := tx.abandon(ctx, s.At, refusedEntry(r, refusal), item); err != nil {
+		changes, err := tx.abandon(ctx, s.At, item)
+		if err == nil && len(changes) > 0 {
+			err = tx.append(ctx, rules.RefusedCertificateEntry(r, refusal, s.At, changes))
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -54,7 +56,11 @@ func (tx *writeTx) settle(ctx context.Context, s ca.BatchCommit, verdicts ca.Res
 	if len(items) == 0 {
 		return nil
 	}
-	return tx.abandon(ctx, s.At, translog.Entry{Actor: issuerActor}, items...)
+	changes, err := tx.abandon(ctx, s.At, items...)
+	if err != nil || len(changes) == 0 {
+		return err
+	}
+	return tx.append(ctx, rules.AbandonedEntry(s.At, changes))
 }
 
 // takeItems takes items from a pending intent, and returns them as that has them. An intent without items leaves, and its
@@ -83,9 +89,9 @@ func (tx *writeTx) takeItems(ctx context.Context, wanted ca.Intent) ([]ca.Intent
 		return nil, fmt.Errorf("%d of the items to settle are not pending: somebody else settled them, or nobody announced them", len(wanted.Items)-len(taken))
 	}
 	if len(left) > 0 {
-		return taken, tx.execOne(ctx, `UPDATE intents SET items = ? WHERE batch = ?`, encodeItems(left), wanted.Batch[:])
+		return taken, tx.ExecOne(ctx, `UPDATE intents SET items = ? WHERE batch = ?`, encodeItems(left), wanted.Batch[:])
 	}
-	if err := tx.execOne(ctx, `DELETE FROM intents WHERE batch = ?`, wanted.Batch[:]); err != nil {
+	if err := tx.ExecOne(ctx, `DELETE FROM intents WHERE batch = ?`, wanted.Batch[:]); err != nil {
 		return nil, err
 	}
 	return taken, tx.noteSettled(ctx, wanted.Batch)
@@ -98,7 +104,7 @@ func (tx *writeTx) noteSettled(ctx context.Context, batch ca.BatchID) error {
 
 // issue checks a record's guards, consumes them and records the certificate, or returns what refuses it. What it supersedes
 // is zero for nothing.
-func (tx *writeTx) issue(ctx context.Context, r ca.Record, at time.Time) (superseded pki.StatusChange, _ *pki.Refusal, _ error) {
+func (tx *writeTx) issue(ctx context.Context, r *ca.Record, at time.Time) (superseded pki.StatusChange, _ *pki.Refusal, _ error) {
 	var g guarded
 	err := tx.authorizeRecord(ctx, r, at)
 	if err == nil {
@@ -111,29 +117,26 @@ func (tx *writeTx) issue(ctx context.Context, r ca.Record, at time.Time) (supers
 		return superseded, nil, err
 	}
 	id, err := tx.insertIssued(ctx, r, g.identity)
-	if isDuplicate(err) { // of the serial number: the guard has looked for the request
-		return superseded, pki.Refuse(pki.RuleOverloaded, "ask again: the next certificate has another number",
-			"the serial number %s is on record already", r.Ref.Serial), nil
+	if engine.IsDuplicate(err) { // of the serial number: the guard has looked for the request
+		return superseded, rules.SerialTaken(r.Ref.Serial), nil
 	}
 	if err != nil {
 		return superseded, nil, err
 	}
-	if err := tx.claim(ctx, r.KeyHash, g.identity, g.names()); err != nil {
+	if err := tx.claim(ctx, r.KeyHash, g.identity, g.effects.KeyUses()); err != nil {
 		return superseded, nil, err
 	}
-	if err := tx.consume(ctx, r.Guard, g, id); err != nil {
+	if err := tx.consume(ctx, &r.Guard, g, id); err != nil {
 		return superseded, nil, err
 	}
-	e := issuedEntry(r, at)
-	if !g.superseded.Ref.IsZero() {
+	if superseded = g.effects.Superseded; !superseded.Ref.IsZero() {
 		clear(tx.callers) // the one that is revoked may be among them
-		e.Changes = append(e.Changes, g.superseded)
 	}
-	return g.superseded, nil, tx.append(ctx, e)
+	return superseded, nil, tx.append(ctx, rules.IssuedEntry(r, at, superseded))
 }
 
 // insertIssued returns the number of the certificate's row.
-func (tx *writeTx) insertIssued(ctx context.Context, r ca.Record, identity int64) (int64, error) {
+func (tx *writeTx) insertIssued(ctx context.Context, r *ca.Record, identity int64) (int64, error) {
 	issuer, err := tx.issuer(ctx, r.Ref.Issuer)
 	if err != nil {
 		return 0, err
@@ -142,7 +145,7 @@ func (tx *writeTx) insertIssued(ctx context.Context, r ca.Record, identity int64
 		INSERT INTO certificates (serial, issuer, identity, request, key, profile, not_before, not_after, crl_partition,
 		                          state, reason, version, der)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 1, ?)`,
-		r.Ref.Serial.Bytes(), issuer, identity, r.RequestID.Bytes(), keyID(r.KeyHash), r.Profile, millis(r.NotBefore), millis(r.NotAfter),
+		r.Ref.Serial.Bytes(), issuer, identity, r.RequestID.Bytes(), keyID(r.KeyHash), r.Profile, engine.Millis(r.NotBefore), engine.Millis(r.NotAfter),
 		r.Partition, r.DER)
 	if err != nil {
 		return 0, err
@@ -150,54 +153,25 @@ func (tx *writeTx) insertIssued(ctx context.Context, r ca.Record, identity int64
 	return result.LastInsertId()
 }
 
-func issuedEntry(r ca.Record, at time.Time) translog.Entry {
-	fingerprint := sha256.Sum256(r.DER)
-	facts := map[string]string{"profile": r.Profile}
-	if !r.RequestID.IsZero() {
-		facts["request"] = r.RequestID.String()
-	}
-	if !r.Guard.Token.IsZero() {
-		facts["token"] = r.Guard.Token.String()
-	}
-	if !r.Guard.Predecessor.IsZero() {
-		facts["predecessor"] = r.Guard.Predecessor.Serial.String()
-	}
-	return translog.Entry{
-		Time: at, Actor: r.Actor, Action: translog.CertificateIssued, Outcome: translog.Done, Identity: r.Identity,
-		Changes: []pki.StatusChange{{
-			Ref: r.Ref, NotAfter: r.NotAfter, Status: pki.Status{State: pki.Good, Version: 1}, Fingerprint: fingerprint[:],
-		}},
-		Facts: facts,
-	}
-}
-
-func refusedEntry(r ca.Record, why *pki.Refusal) translog.Entry {
-	return translog.Entry{Actor: r.Actor, Identity: r.Identity, Facts: map[string]string{"rule": string(why.Rule), "detail": why.Detail}}
-}
-
-// abandon records items that were never released as revoked, with the reason unspecified: nothing happened to their
-// keys or holders that another reason would name. One whose serial number is on record already belongs to somebody
-// else, whose status stays; the log alone has it.
-func (tx *writeTx) abandon(ctx context.Context, at time.Time, e translog.Entry, items ...ca.IntentItem) error {
-	status := pki.Status{State: pki.Revoked, Reason: pki.Unspecified, RevokedAt: at.Truncate(time.Second), Version: 1}
+// abandon records items that were never delivered as revoked, and returns their statuses. If the serial number of an item
+// is on record, it belongs to another certificate, which keeps its status: the log alone records the item.
+func (tx *writeTx) abandon(ctx context.Context, at time.Time, items ...ca.IntentItem) ([]pki.StatusChange, error) {
+	var changes []pki.StatusChange
+	status := rules.Abandoned(at)
 	for _, item := range items {
 		err := tx.insertAbandoned(ctx, item, status)
-		if isDuplicate(err) {
-			if err := tx.append(ctx, duplicateEntry(item, at)); err != nil {
-				return err
+		if engine.IsDuplicate(err) {
+			if err := tx.append(ctx, rules.DuplicateEntry(item, at)); err != nil {
+				return nil, err
 			}
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("record the unreleased certificate %s: %w", item.Ref.Serial, err)
+			return nil, fmt.Errorf("record the unreleased certificate %s: %w", item.Ref.Serial, err)
 		}
-		e.Changes = append(e.Changes, pki.StatusChange{Ref: item.Ref, NotAfter: item.NotAfter, Status: status})
+		changes = append(changes, pki.StatusChange{Ref: item.Ref, NotAfter: item.NotAfter, Status: status})
 	}
-	if len(e.Changes) == 0 {
-		return nil
-	}
-	e.Time, e.Action, e.Outcome = at, translog.CertificateAbandoned, translog.Done
-	return tx.append(ctx, e)
+	return changes, nil
 }
 
 func (tx *writeTx) insertAbandoned(ctx context.Context, item ca.IntentItem, status pki.Status) error {
@@ -212,14 +186,7 @@ func (tx *writeTx) insertAbandoned(ctx context.Context, item ca.IntentItem, stat
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO certificates (serial, issuer, not_after, crl_partition, state, reason, revoked_at, version, changed, digest)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, (`+nextEntry+`), ?)`,
-		item.Ref.Serial.Bytes(), issuer, millis(item.NotAfter), item.Partition,
-		status.State, status.Reason, millis(status.RevokedAt), status.Version, digest)
+		item.Ref.Serial.Bytes(), issuer, engine.Millis(item.NotAfter), item.Partition,
+		status.State, status.Reason, engine.Millis(status.RevokedAt), status.Version, digest)
 	return err
-}
-
-func duplicateEntry(item ca.IntentItem, at time.Time) translog.Entry {
-	return translog.Entry{
-		Time: at, Actor: issuerActor, Action: translog.CertificateAbandoned, Outcome: translog.Refused,
-		Facts: map[string]string{"serial": item.Ref.Serial.String(), "issuer": item.Ref.Issuer.String(), "detail": "the serial number is on record already"},
-	}
 }

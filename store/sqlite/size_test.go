@@ -17,6 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/crlindex"
 )
 
 // derSize is that of a P-256 certificate with a SPIFFE ID, one DNS name and the URLs of CRL, OCSP and issuer.
@@ -241,9 +242,9 @@ func TestQueriesUseIndexes(t *testing.T) {
 	for query, index := range map[string]string{
 		`SELECT 1 FROM certificates WHERE identity = ? AND request = ?`:                      "certificates_by_request",
 		`SELECT k.rest FROM identities n LEFT JOIN keys k ON k.id = ? WHERE n.spiffe_id = ?`: "SEARCH k USING INTEGER PRIMARY KEY",
-		sqlite.NextPartition: "certificates_changed",
-		sqlite.SelectTail:    "certificates_changed",
-		sqlite.SelectRecords + `AND not_after >= ? ORDER BY changed, id`:                                          "certificates_changed",
+		crlindex.NextPartition: "certificates_changed",
+		crlindex.SelectTail:    "certificates_changed",
+		crlindex.SelectRecords + `AND not_after >= ? ORDER BY changed, id`:                                        "certificates_changed",
 		`SELECT EXISTS (SELECT 1 FROM certificates WHERE issuer = ? AND crl_partition = ? AND changed > ?)`:       "certificates_changed",
 		`SELECT serial FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.serial = ? AND i.issuer = ?`: "sqlite_autoindex_certificates_1",
 		sqlite.SelectExpired: "certificates_by_expiry",

@@ -9,6 +9,8 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // selectStanding finds an identity, with what is asked about it: the certificate to renew, the certificate that a request
@@ -39,9 +41,9 @@ func questionOf(id pki.SPIFFEID, predecessor pki.CertRef, request pki.RequestID,
 func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	const what = "read how a request stands"
 	var row standingRow
-	err := r.db.look(ctx, what, func(ctx context.Context, conn *sql.Conn) error { return row.read(ctx, conn, q) })
+	err := r.db.file.Look(ctx, what, func(ctx context.Context, conn *sql.Conn) error { return row.read(ctx, conn, q) })
 	if err == nil && row.revoking {
-		err = r.db.read(ctx, what, func(ctx context.Context, tx *sql.Tx) error {
+		err = r.db.file.Read(ctx, what, func(ctx context.Context, tx *sql.Tx) error {
 			row = standingRow{}
 			if err := row.read(ctx, tx, q); err != nil {
 				return err
@@ -53,7 +55,7 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issuance
 		return ra.IssuanceState{}, err
 	}
 	st, err := row.standing(q)
-	return st, fail(what, err)
+	return st, engine.Fail(what, err)
 }
 
 // standingRow is what selectStanding selects.
@@ -71,19 +73,19 @@ type standingRow struct {
 	key                                keyRow
 }
 
-func (r *standingRow) read(ctx context.Context, from querier, q ra.IssuanceQuery) error {
+func (r *standingRow) read(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
 	row := from.QueryRowContext(ctx, selectStanding, questionOf(q.Identity, q.Predecessor, q.Request, q.Key)...)
 	err := row.Scan(slices.Concat(r.id.columns(),
 		[]any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorEnd, &r.successor.id, &r.successor.rest, &r.revoking,
 			&r.answerRow, &r.answerSerial, &r.answerIssuer, &r.answerKey.id, &r.answerKey.rest, &r.answerEnd, &r.answer}, r.key.columns())...)
 	if errors.Is(err, sql.ErrNoRows) {
-		return noIdentity(q.Identity)
+		return rules.NoIdentity(q.Identity)
 	}
 	return err
 }
 
 // addSets adds what sets of revocations say whose records are to follow.
-func (r *standingRow) addSets(ctx context.Context, from querier, q ra.IssuanceQuery) error {
+func (r *standingRow) addSets(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
 	open, err := readOpenSets(ctx, from)
 	if err != nil {
 		return err
@@ -94,9 +96,9 @@ func (r *standingRow) addSets(ctx context.Context, from querier, q ra.IssuanceQu
 			return err
 		}
 		before := statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
-		if st := open.apply(before, masks[r.predecessor.Int64]); st != before {
+		if st := open.orders.Status(before, masks[r.predecessor.Int64]); st != before {
 			r.state.Int64, r.reason.Int64, r.version.Int64 = int64(st.State), int64(st.Reason), int64(st.Version) //nolint:gosec // as the table has it
-			r.revokedAt = sql.NullInt64{Int64: millis(st.RevokedAt), Valid: st.State != pki.Good}
+			r.revokedAt = sql.NullInt64{Int64: engine.Millis(st.RevokedAt), Valid: st.State != pki.Good}
 		}
 	}
 	return r.key.addSets(ctx, from, open, q.Key)
@@ -108,13 +110,13 @@ func (r *standingRow) standing(q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	if st.Identity, err = r.id.identity(); err != nil {
 		return st, err
 	}
-	st.KeyRefusal = r.key.against(q.Key, r.id.id)
+	st.KeyRefusal = r.key.state(q.Key, r.id.id).Check()
 	if !q.Predecessor.IsZero() {
 		if !r.state.Valid {
-			return st, noPredecessor(q.Predecessor.Serial)
+			return st, rules.NoPredecessor(q.Predecessor)
 		}
 		st.Predecessor.Status = statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
-		st.Predecessor.NotAfter, st.Predecessor.Superseded = fromMillis(r.predecessorEnd.Int64), r.supersededBy.Valid
+		st.Predecessor.NotAfter, st.Predecessor.Superseded = engine.FromMillis(r.predecessorEnd.Int64), r.supersededBy.Valid
 		if st.Predecessor.Successor, err = r.successor.hash(); err != nil {
 			return st, err
 		}
@@ -122,7 +124,7 @@ func (r *standingRow) standing(q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	if r.answerSerial == nil {
 		return st, nil
 	}
-	st.Prior = &ra.PriorIssuance{Certificate: ca.Certificate{DER: r.answer, NotAfter: fromMillis(r.answerEnd.Int64)}}
+	st.Prior = &ra.PriorIssuance{Certificate: ca.Certificate{DER: r.answer, NotAfter: engine.FromMillis(r.answerEnd.Int64)}}
 	if st.Prior.Certificate.Ref, err = parseRef(r.answerIssuer, r.answerSerial); err != nil {
 		return st, err
 	}
@@ -135,7 +137,7 @@ func (r *standingRow) standing(q ra.IssuanceQuery) (ra.IssuanceState, error) {
 func statusOf(state, reason, version int64, revokedAt sql.NullInt64) pki.Status {
 	s := pki.Status{State: pki.State(state), Reason: pki.Reason(reason), Version: uint64(version)} //nolint:gosec // as the table's checks have them
 	if revokedAt.Valid {
-		s.RevokedAt = fromMillis(revokedAt.Int64)
+		s.RevokedAt = engine.FromMillis(revokedAt.Int64)
 	}
 	return s
 }

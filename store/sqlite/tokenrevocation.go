@@ -4,15 +4,14 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
-	"encoding/hex"
 	"errors"
 	"slices"
-	"strconv"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
-	"github.com/brevet-pki/brevet/translog"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 const (
@@ -26,16 +25,14 @@ const (
 func (r *RA) RevokeTokens(ctx context.Context, v ra.TokenRevocation) (int, error) {
 	var n int
 	err := r.db.writeBy(ctx, "revoke tokens", v.By, v.At, func(ctx context.Context, tx *writeTx) error {
-		var err error
-		switch {
-		case v.ID != "" && v.CreatedBy.IsZero():
+		err := rules.CheckTokenRevocation(v)
+		if err != nil {
+			return err
+		}
+		if v.ID != "" {
 			n, err = tx.revokeToken(ctx, v)
-		case v.ID == "" && !v.CreatedBy.IsZero():
-			if _, err = readIdentity(ctx, tx.Tx, v.CreatedBy); err == nil {
-				n, err = tx.revokeTokensOf(ctx, v.CreatedBy, "an operator revoked all tokens of its maker", v)
-			}
-		default:
-			err = pki.Refuse(pki.RuleRequest, "name one token, or the maker of tokens", "a revocation is of exactly one of them")
+		} else if _, err = readIdentity(ctx, tx, v.CreatedBy); err == nil {
+			n, err = tx.revokeTokensOf(ctx, v.CreatedBy, rules.TokensRevokedOfAll, v)
 		}
 		return err
 	})
@@ -45,29 +42,32 @@ func (r *RA) RevokeTokens(ctx context.Context, v ra.TokenRevocation) (int, error
 	return n, nil
 }
 
-// revokeToken revokes one token. One that was spent or revoked stays as it is. One that has expired by this server's clock is
-// revoked too, since the clock may be ahead.
+// revokeToken revokes one token.
 func (tx *writeTx) revokeToken(ctx context.Context, v ra.TokenRevocation) (int, error) {
-	first, err := hex.DecodeString(v.ID)
-	if err != nil || len(first) != 8 {
-		return 0, pki.Refuse(pki.RuleRequest, "give the 16 hexadecimal digits that brevet token list prints", "%.80q names no token", v.ID)
+	first, err := rules.TokenPrefix(v.ID)
+	if err != nil {
+		return 0, err
 	}
 	last := append(slices.Clone(first), bytes.Repeat([]byte{0xff}, 24)...)
 	t, id, err := scanToken(tx.QueryRowContext(ctx, `SELECT `+tokenColumns+` FROM tokens t WHERE t.token BETWEEN ? AND ?`, first, last))
 	if errors.Is(err, sql.ErrNoRows) {
-		return 0, pki.Refuse(pki.RuleNotFound, "look for it with brevet token list", "there is no token %s", v.ID)
+		return 0, rules.NoTokenNamed(v.ID)
 	}
-	if err != nil || t.Spent || t.RevokedBecause != "" {
+	if err != nil {
 		return 0, err
 	}
-	if err := tx.execOne(ctx, `UPDATE tokens SET revoked = 'an operator revoked it' WHERE id = ?`, id); err != nil {
+	revokes, usable := rules.RevokesToken(&t, v.At)
+	if !revokes {
+		return 0, nil
+	}
+	if err := tx.ExecOne(ctx, `UPDATE tokens SET revoked = ? WHERE id = ?`, rules.TokenRevokedAlone, id); err != nil {
 		return 0, err
 	}
 	n := 0
-	if v.At.Before(t.ExpiresAt) {
+	if usable {
 		n = 1
 	}
-	return n, tx.append(ctx, tokensEntry(v, t.Identity, map[string]string{"token": t.ID.String()}))
+	return n, tx.append(ctx, rules.TokenRevokedEntry(v, &t))
 }
 
 // revokeTokensOf revokes what an identity has made since its tokens were last revoked, and returns how many of that could
@@ -87,47 +87,30 @@ func (tx *writeTx) revokeTokensOf(ctx context.Context, maker pki.SPIFFEID, why s
 	err = tx.QueryRowContext(ctx, `
 		SELECT count(*) FROM (SELECT era, spent, revoked, expires_at FROM tokens WHERE maker = ? ORDER BY id DESC LIMIT ?)
 		WHERE era = ? AND spent = 0 AND revoked IS NULL AND expires_at > ?`,
-		row, ra.MaxTokensCounted, era, millis(v.At)).Scan(&n)
+		row, ra.MaxTokensCounted, era, engine.Millis(v.At)).Scan(&n)
 	if err != nil {
 		return 0, err
 	}
 	if _, err := tx.ExecContext(ctx, `INSERT INTO token_revocations (maker, era, why) VALUES (?, ?, ?)`, row, next, why); err != nil {
 		return 0, err
 	}
-	return n, tx.append(ctx, tokensEntry(v, maker, map[string]string{"made_by": maker.String(), "tokens": strconv.Itoa(n), "cause": why}))
-}
-
-func tokensEntry(v ra.TokenRevocation, id pki.SPIFFEID, facts map[string]string) translog.Entry {
-	if v.Comment != "" {
-		facts["comment"] = v.Comment
-	}
-	return translog.Entry{Time: v.At, Actor: v.By, Action: translog.TokenRevoked, Outcome: translog.Done, Identity: id, Facts: facts}
+	return n, tx.append(ctx, rules.TokensRevokedEntry(v, maker, why, n))
 }
 
 // distrust revokes the tokens that an identity has made, if an order says that it is not to be trusted any more.
 func (tx *writeTx) distrust(ctx context.Context, maker pki.SPIFFEID, o revocation.Change) error {
-	why := ""
-	switch {
-	case o.Action == revocation.Hold && o.State == pki.Suspended:
-		why = "its maker was suspended"
-	case o.Action == revocation.Revoke && o.State == pki.Retired:
-		why = "its maker was retired"
-	case o.Action == revocation.Revoke && distrusts(o.Reason):
-		why = "a certificate of its maker was revoked (" + o.Reason.String() + ")"
-	default:
+	why := rules.Distrust(o)
+	if why == "" {
 		return nil
 	}
 	_, err := tx.revokeTokensOf(ctx, maker, why, ra.TokenRevocation{By: o.Actor, At: o.At})
 	return err
 }
 
-// distrusts reports whether a reason says that what the holder of the certificate has done is not to be trusted.
-func distrusts(r pki.Reason) bool { return r == pki.KeyCompromise || r == pki.PrivilegeWithdrawn }
-
 // holderOf returns the identity of a key that a set selects by and is about to mark as compromised; zero if it is marked
 // already, or the set does not mark it.
 func (tx *writeTx) holderOf(ctx context.Context, s *setRow) (pki.SPIFFEID, error) {
-	if s.Reason != pki.KeyCompromise || s.Key.IsZero() {
+	if !rules.MarksKey(s.BulkRequest) {
 		return pki.SPIFFEID{}, nil
 	}
 	key, err := readKey(ctx, tx, s.Key)
@@ -148,7 +131,7 @@ const selectMakers = `
 // of a key that it marks, and if its records follow, those of which it revokes a certificate. Of other sets revokeFew sees
 // which certificates they revoke.
 func (tx *writeTx) makersOf(ctx context.Context, s setRow) ([]pki.SPIFFEID, error) {
-	if s.Action != revocation.Revoke || !distrusts(s.Reason) {
+	if s.Action != revocation.Revoke || !rules.Distrusts(s.Reason) {
 		return nil, nil
 	}
 	holder, err := tx.holderOf(ctx, &s)
@@ -160,8 +143,8 @@ func (tx *writeTx) makersOf(ctx context.Context, s setRow) ([]pki.SPIFFEID, erro
 	}
 	revoked := []pki.SPIFFEID{holder}
 	var all []pki.SPIFFEID
-	rows, err := tx.QueryContext(ctx, selectMakers)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(ctx, tx, selectMakers)
+	err = rows.Each(func(rows *sql.Rows) error {
 		var name string
 		if err := rows.Scan(&name); err != nil {
 			return err
@@ -189,9 +172,9 @@ func (tx *writeTx) revokesOne(ctx context.Context, s setRow, id pki.SPIFFEID) (b
 	for _, c := range certs {
 		ids = append(ids, c.id)
 	}
-	masks, err := openSets{s}.masks(ctx, tx, ids)
+	masks, err := openSetsOf(s).masks(ctx, tx, ids)
 	for _, c := range certs {
-		if _, changed := s.next(c.status); changed && masks[c.id] != 0 {
+		if _, changed := s.next(c.Status); changed && masks[c.id] != 0 {
 			return true, err
 		}
 	}

@@ -8,7 +8,8 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
-	"github.com/brevet-pki/brevet/translog"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // CreateToken records a new token, bound to nothing and not spent.
@@ -17,7 +18,7 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
 		var identity int64
 		err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, t.Identity.String()).Scan(&identity)
 		if errors.Is(err, sql.ErrNoRows) {
-			return noIdentity(t.Identity)
+			return rules.NoIdentity(t.Identity)
 		}
 		if err != nil {
 			return err
@@ -25,28 +26,22 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
 		_, err = tx.ExecContext(ctx, `
 			INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at, maker, made_with, era)
 			SELECT ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
-			t.ID.Bytes(), identity, int64(t.IdentityRevision), t.Profile, millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), millis(t.CreatedAt), //nolint:gosec // generations count up from 1
+			t.ID.Bytes(), identity, int64(t.IdentityRevision), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // generations count up from 1
 			encodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
-		if isDuplicate(err) {
-			return pki.Refuse(pki.RuleRequest, "draw a new secret", "the token %s is on record already", t.ID)
+		if engine.IsDuplicate(err) {
+			return rules.TokenExists(t.ID)
 		}
 		if err != nil {
 			return err
 		}
-		facts := map[string]string{"token": t.ID.String(), "profile": t.Profile, "expires": t.ExpiresAt.UTC().Format(time.RFC3339)}
-		if t.Replace {
-			facts["replace"] = "true"
-		}
-		return tx.append(ctx, translog.Entry{
-			Time: t.CreatedAt, Actor: t.CreatedBy, Action: translog.TokenCreated, Outcome: translog.Done, Identity: t.Identity, Facts: facts,
-		})
+		return tx.append(ctx, rules.TokenCreatedEntry(&t))
 	})
 }
 
 // Token returns the record of a token.
 func (r *RA) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {
 	var t ra.Token
-	err := r.db.look(ctx, "read a token", func(ctx context.Context, conn *sql.Conn) error {
+	err := r.db.file.Look(ctx, "read a token", func(ctx context.Context, conn *sql.Conn) error {
 		var err error
 		t, err = readToken(ctx, conn, id)
 		return err
@@ -60,22 +55,19 @@ func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestI
 	err := r.db.write(ctx, "bind a token", func(ctx context.Context, tx *writeTx) error {
 		var err error
 		t, err = readToken(ctx, tx, id)
-		if err == nil {
-			err = t.CheckRevoked()
-		}
-		if err != nil || !t.Request.IsZero() {
+		if err != nil {
 			return err
 		}
-		t.Request, t.Key = request, key
-		err = tx.execOne(ctx, `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL`,
+		var bound bool
+		if t, bound, err = rules.BindToken(t, request, key); err != nil || !bound {
+			return err
+		}
+		err = tx.ExecOne(ctx, `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL`,
 			request.Bytes(), key.Bytes(), id.Bytes())
 		if err != nil {
 			return err
 		}
-		return tx.append(ctx, translog.Entry{
-			Time: at, Actor: pki.ActorToken(id), Action: translog.TokenBound, Outcome: translog.Done, Identity: t.Identity,
-			Facts: map[string]string{"token": id.String(), "request": request.String(), "key": key.String()},
-		})
+		return tx.append(ctx, rules.TokenBoundEntry(&t, at))
 	})
 	if err != nil {
 		return ra.Token{}, err
@@ -87,16 +79,16 @@ const tokenColumns = `
 	t.id, t.token, (SELECT spiffe_id FROM identities WHERE id = t.identity), t.generation, t.profile, t.expires_at, t.replaces, t.created_by, t.created_at,
 	t.request, t.key_hash, t.spent, t.made_with, CASE t.spent WHEN 0 THEN ` + whyRevoked + ` END`
 
-func readToken(ctx context.Context, from querier, id pki.TokenID) (ra.Token, error) {
+func readToken(ctx context.Context, from engine.Querier, id pki.TokenID) (ra.Token, error) {
 	t, _, err := scanToken(from.QueryRowContext(ctx, `SELECT `+tokenColumns+` FROM tokens t WHERE t.token = ?`, id.Bytes()))
 	if errors.Is(err, sql.ErrNoRows) {
-		return ra.Token{}, pki.Refuse(pki.RuleNotFound, "make a new token (brevet token create)", "there is no token %s", id)
+		return ra.Token{}, rules.NoToken(id)
 	}
 	return t, err
 }
 
 // scanToken reads a row that begins with tokenColumns, and its id.
-func scanToken(row scanner, more ...any) (ra.Token, int64, error) {
+func scanToken(row engine.Scanner, more ...any) (ra.Token, int64, error) {
 	var t ra.Token
 	var identity, by string
 	var id, expires, created int64
@@ -107,7 +99,7 @@ func scanToken(row scanner, more ...any) (ra.Token, int64, error) {
 	if err != nil {
 		return ra.Token{}, 0, err
 	}
-	t.ExpiresAt, t.CreatedAt, t.CreatedBy, t.RevokedBecause = fromMillis(expires), fromMillis(created), pki.ActorFromText(by), revoked.String
+	t.ExpiresAt, t.CreatedAt, t.CreatedBy, t.RevokedBecause = engine.FromMillis(expires), engine.FromMillis(created), pki.ActorFromText(by), revoked.String
 	if t.ID, err = pki.TokenIDFromBytes(token); err != nil {
 		return ra.Token{}, 0, err
 	}
@@ -124,21 +116,21 @@ func scanToken(row scanner, more ...any) (ra.Token, int64, error) {
 	return t, id, err
 }
 
-// The states of tokens t of identities n, at a time.
+// tokenState is rules.TokenState for tokens t of identities n, at a time.
 const tokenState = `
 	CASE WHEN t.spent THEN 'spent' WHEN ` + whyRevoked + ` IS NOT NULL THEN 'revoked' WHEN t.expires_at <= ? THEN 'expired'
 	     WHEN t.generation <> n.generation THEN 'stale' ELSE 'open' END`
 
 // Tokens returns a page of tokens, the newest first.
 func (r *RA) Tokens(ctx context.Context, sel ra.TokenSelection, at time.Time, from ra.Cursor, limit int) ([]ra.ListedToken, ra.Cursor, error) {
-	if err := checkLimit(limit); err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, 0, err
 	}
 	if from == 0 {
 		from = 1<<63 - 1
 	}
 	var q clause
-	q.add(`SELECT `+tokenColumns+`, `+tokenState+` AS token_state FROM tokens t JOIN identities n ON n.id = t.identity WHERE t.id <= ?`, millis(at), int64(from))
+	q.add(`SELECT `+tokenColumns+`, `+tokenState+` AS token_state FROM tokens t JOIN identities n ON n.id = t.identity WHERE t.id <= ?`, engine.Millis(at), int64(from))
 	if !sel.CreatedBy.IsZero() {
 		q.add(` AND t.maker = (SELECT id FROM identities WHERE spiffe_id = ?)`, sel.CreatedBy.String())
 	}
@@ -151,9 +143,9 @@ func (r *RA) Tokens(ctx context.Context, sel ra.TokenSelection, at time.Time, fr
 	q.add(` ORDER BY t.id DESC LIMIT ?`, limit+1)
 	var page []ra.ListedToken
 	var next ra.Cursor
-	err := r.db.readMany(ctx, "list tokens", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, q.text.String(), q.args...)
-		return each(rows, err, func(rows *sql.Rows) error {
+	err := r.db.file.ReadMany(ctx, "list tokens", func(ctx context.Context, tx *sql.Tx) error {
+		rows := engine.Query(ctx, tx, q.text.String(), q.args...)
+		return rows.Each(func(rows *sql.Rows) error {
 			var t ra.ListedToken
 			var id int64
 			var err error

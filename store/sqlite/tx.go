@@ -4,55 +4,37 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // writeTx is the one transaction that is writing, as one job sees it. It belongs to one goroutine.
 type writeTx struct {
-	*sql.Tx
-	issuers map[pki.IssuerID]int64         // those that this transaction has looked up
-	callers map[pki.Caller]pki.CallerState // those that this job has looked up
-	entries uint64                         // that it has appended to the log
-	pages   uint64                         // about how many it has changed beside what entries are about
+	*engine.Tx
+	issuers map[pki.IssuerID]int64         // those that this job has looked up; nil before the first
+	callers map[pki.Caller]pki.CallerState // those that this job has looked up; nil before the first
 }
 
-// read runs do in a transaction that sees one state of the store and changes nothing.
-func (db *DB) read(ctx context.Context, what string, do func(context.Context, *sql.Tx) error) error {
-	ctx, cancel := context.WithTimeout(ctx, maxRead)
-	defer cancel()
-	tx, err := db.reader.BeginTx(ctx, nil)
-	if err != nil {
-		return fail(what, err)
-	}
-	defer func() { _ = tx.Rollback() }() // there is nothing to lose
-	return fail(what, do(ctx, tx))
+// write runs do in a transaction and returns once that is durable.
+func (db *DB) write(ctx context.Context, what string, do func(context.Context, *writeTx) error) error {
+	return db.file.Write(ctx, what, func(ctx context.Context, tx *engine.Tx) error {
+		return do(ctx, &writeTx{Tx: tx})
+	})
 }
 
-// readMany is read for what may visit very many rows. Those leave a connection to whoever reads few: a request, the feed of
-// statuses and the sequencer wait for none of them.
-func (db *DB) readMany(ctx context.Context, what string, do func(context.Context, *sql.Tx) error) error {
-	select {
-	case db.many <- struct{}{}:
-		defer func() { <-db.many }()
-		return db.read(ctx, what, do)
-	case <-ctx.Done():
-		return fail(what, ctx.Err())
-	}
-}
-
-// look runs do, which reads with one statement: that sees one state of the store by itself. The context bounds the wait
-// for a connection; a statement that has begun is not far from its end.
-func (db *DB) look(ctx context.Context, what string, do func(context.Context, *sql.Conn) error) error {
-	conn, err := db.reader.Conn(ctx)
-	if err != nil {
-		return fail(what, err)
-	}
-	defer conn.Close()
-	return fail(what, do(context.WithoutCancel(ctx), conn))
+// writeBy is write for what an actor causes: the first thing that the transaction does is to authorize the actor.
+func (db *DB) writeBy(
+	ctx context.Context, what string, by pki.Actor, at time.Time, do func(context.Context, *writeTx) error,
+) error {
+	return db.write(ctx, what, func(ctx context.Context, tx *writeTx) error {
+		if err := tx.authorize(ctx, by, at); err != nil {
+			return err
+		}
+		return do(ctx, tx)
+	})
 }
 
 // issuer returns the short number of an issuer, which gets one with its first use.
@@ -68,72 +50,11 @@ func (tx *writeTx) issuer(ctx context.Context, issuer pki.IssuerID) (int64, erro
 	if err != nil {
 		return 0, err
 	}
+	if tx.issuers == nil {
+		tx.issuers = map[pki.IssuerID]int64{}
+	}
 	tx.issuers[issuer] = id
 	return id, nil
-}
-
-// execOne runs a statement that must change exactly one row.
-func (tx *writeTx) execOne(ctx context.Context, query string, args ...any) error {
-	result, err := tx.ExecContext(ctx, query, args...)
-	if err != nil {
-		return err
-	}
-	n, err := result.RowsAffected()
-	if err == nil && n != 1 {
-		err = fmt.Errorf("%d rows changed where one should have", n)
-	}
-	return err
-}
-
-// each calls visit for every row.
-func each(rows *sql.Rows, err error, visit func(*sql.Rows) error) error {
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := visit(rows); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
-}
-
-// querier is a connection, or a transaction on one.
-type querier interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}
-
-// scanner is a *sql.Row or *sql.Rows.
-type scanner interface{ Scan(dest ...any) error }
-
-// checkLimit refuses a page of nothing, which SQLite would take for one without an end.
-func checkLimit(limit int) error {
-	if limit < 1 {
-		return pki.Refuse(pki.RuleRequest, "ask for at least one", "a page of %d", limit)
-	}
-	return nil
-}
-
-func millis(t time.Time) int64 { return t.UnixMilli() }
-
-func fromMillis(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
-
-// optionalMillis returns NULL for no time.
-func optionalMillis(t time.Time) any {
-	if t.IsZero() {
-		return nil
-	}
-	return millis(t)
-}
-
-// restoreMillis reads back what optionalMillis wrote.
-func restoreMillis(ms sql.NullInt64) time.Time {
-	if !ms.Valid {
-		return time.Time{}
-	}
-	return fromMillis(ms.Int64)
 }
 
 // encodeRef returns NULL for no certificate, and for any other its issuer and serial number.

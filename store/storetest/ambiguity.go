@@ -81,7 +81,7 @@ func lostOrder(t *testing.T, w *world, applies bool) {
 	r := w.issued(t)
 	o := revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: r.Ref, Actor: operator, At: w.now}
 	w.LoseCommit(applies)
-	_, err := w.Revocation.Apply(context.Background(), o)
+	_, err := w.Orders.Apply(context.Background(), o)
 	mustPass(t, err)
 	want := pki.Good
 	if applies {
@@ -90,7 +90,7 @@ func lostOrder(t *testing.T, w *world, applies bool) {
 	if c := w.certificate(t, r.Ref); c.Status.State != want {
 		t.Errorf("the certificate is %v, want %v", c.Status.State, want)
 	}
-	out, err := w.Revocation.Apply(context.Background(), o)
+	out, err := w.Orders.Apply(context.Background(), o)
 	standing := out.All()
 	must(t, err)
 	if len(standing) != 1 || standing[0].Ref != r.Ref || standing[0].Status.State != pki.Revoked {

@@ -79,7 +79,7 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		return err
 	},
 	"revocation.Store.Apply": func(t *testing.T, w *world, by pki.Actor) error {
-		_, err := w.Revocation.Apply(t.Context(), revocation.Change{
+		_, err := w.Orders.Apply(t.Context(), revocation.Change{
 			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Certificate: w.issued(t).Ref, Actor: by, At: w.now,
 		})
 		return err
@@ -100,17 +100,17 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 
 // unauthorized are the methods that write and need no authorization, with the reason.
 var unauthorized = map[string]string{
-	"ca.Journal.Begin":             "the system itself",
-	"ra.Store.BindToken":         "the token is the proof",
-	"audit.Store.Refused":          "an entry about a refusal",
-	"retention.Store.Advance":      "the system itself",
-	"retention.Store.Expire":       "the system itself",
-	"crl.Store.Compact":            "the system itself",
-	"crl.Store.TakeNumber":         "the system itself",
-	"crl.Store.PutPoints":          "the system itself",
-	"revocation.Store.NotifyBulk":   "a step of a bulk revocation that is on record",
-	"revocation.Store.ApplyBulk": "a step of a bulk revocation that is on record",
-	"translog.Store.Sequence":    "the system itself",
+	"ca.Journal.Begin":            "the system itself",
+	"ra.Store.BindToken":          "the token is the proof",
+	"audit.Store.Refused":         "an entry about a refusal",
+	"retention.Store.Advance":     "the system itself",
+	"retention.Store.Expire":      "the system itself",
+	"crl.Store.Compact":           "the system itself",
+	"crl.Store.TakeNumber":        "the system itself",
+	"crl.Store.PutPoints":         "the system itself",
+	"revocation.Store.NotifyBulk": "a step of a bulk revocation that is on record",
+	"revocation.Store.ApplyBulk":  "a step of a bulk revocation that is on record",
+	"translog.Store.Sequence":     "the system itself",
 }
 
 // reads are the methods that change nothing.

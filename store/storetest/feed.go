@@ -223,7 +223,7 @@ func something(t *rapid.T, w *world, fleet []ra.Identity, known *[]pki.CertRef) 
 			o.State = pki.Suspended
 		}
 	}
-	if _, err := w.Revocation.Apply(context.Background(), o); err != nil {
+	if _, err := w.Orders.Apply(context.Background(), o); err != nil {
 		if _, refused := pki.AsRefusal(err); !refused {
 			t.Fatalf("order %+v: %v", o, err)
 		}

@@ -268,6 +268,7 @@ var keyGuards = []guardCase{
 		return ofKey(t, w, own.Identity, own.KeyHash)
 	}},
 	{"key of a CA", pki.RuleKeyReserved, func(t *testing.T, w *world) ca.Record {
+		need(t, w.Installations != nil, "installed CAs")
 		der, key := authority(t, "Reserved CA")
 		must(t, w.Installations.Install(context.Background(), ca.InstalledCA{Certificate: der, Key: "issuing", At: w.now}, operator))
 		return ofKey(t, w, w.identity(t).ID, key)

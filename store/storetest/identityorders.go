@@ -82,7 +82,7 @@ func suspendAndResume(t *testing.T, w *world) {
 	if e := w.lastEntry(t); e.Action != translog.IdentityResumed {
 		t.Errorf("log entry %+v", e)
 	}
-	_, err := w.Revocation.Apply(context.Background(), revocation.Change{Action: release, Identity: id, Actor: operator, At: w.now})
+	_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: release, Identity: id, Actor: operator, At: w.now})
 	mustRefuse(t, err, pki.RuleIdentityState)
 	w.mustAll(t, []ca.Record{bystander}, pki.Status{State: pki.Good, Version: 1})
 	w.mustStand(t, bystander.Identity, pki.Enrolled, 2)
@@ -116,7 +116,7 @@ func retireIdentity(t *testing.T, w *world) {
 		{Action: release, Identity: r.Identity},
 	} {
 		o.Actor, o.At = operator, w.now
-		_, err := w.Revocation.Apply(context.Background(), o)
+		_, err := w.Orders.Apply(context.Background(), o)
 		mustRefuse(t, err, pki.RuleIdentityState)
 	}
 	w.mustStand(t, r.Identity, pki.Retired, 3)
@@ -184,14 +184,14 @@ func orderWithoutCertificates(t *testing.T, w *world) {
 	}
 	w.mustStand(t, id, pki.Registered, 1)
 	mustEqual(t, "the number of log entries", len(w.entries(t)), logged)
-	_, err := w.Revocation.Apply(context.Background(), revocation.Change{Action: revoke, Identity: w.newIdentity(t).ID, Actor: operator, At: w.now})
+	_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: revoke, Identity: w.newIdentity(t).ID, Actor: operator, At: w.now})
 	mustMiss(t, err)
 }
 
 func noReleaseBesideSuspension(t *testing.T, w *world) {
 	r := w.issued(t)
 	w.apply(t, revocation.Change{Action: hold, Identity: r.Identity, State: pki.Suspended})
-	_, err := w.Revocation.Apply(context.Background(), revocation.Change{Action: release, Certificate: r.Ref, Actor: operator, At: w.now})
+	_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: release, Certificate: r.Ref, Actor: operator, At: w.now})
 	mustRefuse(t, err, pki.RuleIdentityState)
 	if s := w.certificate(t, r.Ref).Status; s.State != pki.Hold {
 		t.Errorf("a suspended identity has a certificate that is %v", s.State)

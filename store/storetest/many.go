@@ -51,7 +51,7 @@ func (w *world) many(t *testing.T, key pki.KeyHash) []ca.Record {
 func (w *world) orderMany(t *testing.T, o revocation.Change) revocation.ChangeResult {
 	t.Helper()
 	o.Actor, o.At = operator, w.now
-	out, err := w.Revocation.Apply(context.Background(), o)
+	out, err := w.Orders.Apply(context.Background(), o)
 	must(t, err)
 	return out
 }
@@ -177,7 +177,7 @@ func holdBesideMany(t *testing.T, w *world) {
 	records := w.many(t, pki.KeyHash{})
 	set := w.orderMany(t, revocation.Change{Action: hold, Identity: records[0].Identity, State: pki.Suspended}).BulkRevocation
 	released := w.orderMany(t, revocation.Change{Action: release, Identity: records[0].Identity}).BulkRevocation
-	_, err := w.Revocation.Apply(context.Background(), revocation.Change{Action: hold, Certificate: records[0].Ref, Actor: operator, At: w.now})
+	_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: hold, Certificate: records[0].Ref, Actor: operator, At: w.now})
 	mustRefuse(t, err, pki.RuleOverloaded)
 	w.follow(t, set)
 	w.follow(t, released)

@@ -75,7 +75,7 @@ func followSteps(t *testing.T, w *world, steps []step) {
 	for i, s := range steps {
 		logged := len(w.entries(t))
 		at := w.now.Add(time.Duration(i) * time.Minute).Add(123 * time.Millisecond)
-		changes, err := w.Revocation.Apply(context.Background(), revocation.Change{Action: s.action, Reason: s.reason, Certificate: r.Ref, Actor: operator, At: at})
+		changes, err := w.Orders.Apply(context.Background(), revocation.Change{Action: s.action, Reason: s.reason, Certificate: r.Ref, Actor: operator, At: at})
 		if s.refused != "" {
 			mustRefuse(t, err, s.refused)
 		} else {
@@ -140,12 +140,12 @@ func compromiseSharedKey(t *testing.T, w *world) {
 func orderUnknown(t *testing.T, w *world) {
 	r := w.issued(t)
 	for _, ref := range []pki.CertRef{{Issuer: issuerA, Serial: w.serial(t)}, {Issuer: issuerB, Serial: r.Ref.Serial}} {
-		_, err := w.Revocation.Apply(context.Background(), revocation.Change{Action: revoke, Certificate: ref, Actor: operator, At: w.now})
+		_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: revoke, Certificate: ref, Actor: operator, At: w.now})
 		mustMiss(t, err)
 	}
-	_, err := w.Revocation.Apply(context.Background(), revocation.Change{Action: revoke, Actor: operator, At: w.now})
+	_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: revoke, Actor: operator, At: w.now})
 	mustRefuse(t, err, pki.RuleRequest)
-	_, err = w.Revocation.Apply(context.Background(), revocation.Change{Action: revoke, Certificate: r.Ref, Identity: r.Identity, Actor: operator, At: w.now})
+	_, err = w.Orders.Apply(context.Background(), revocation.Change{Action: revoke, Certificate: r.Ref, Identity: r.Identity, Actor: operator, At: w.now})
 	mustRefuse(t, err, pki.RuleRequest)
 }
 
@@ -155,7 +155,7 @@ func orderUnreleased(t *testing.T, w *world) {
 		t.Errorf("revoking what was never released changed %v", changes)
 	}
 	for _, action := range []revocation.Action{hold, release} {
-		_, err := w.Revocation.Apply(context.Background(), revocation.Change{Action: action, Certificate: r.Ref, Actor: operator, At: w.now})
+		_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: action, Certificate: r.Ref, Actor: operator, At: w.now})
 		mustRefuse(t, err, pki.RuleAlreadyRevoked)
 	}
 }
@@ -163,7 +163,7 @@ func orderUnreleased(t *testing.T, w *world) {
 func orderExpired(t *testing.T, w *world) {
 	r := w.issued(t)
 	at := r.NotAfter.Add(time.Hour)
-	changes, err := w.Revocation.Apply(context.Background(), revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Certificate: r.Ref, Actor: operator, At: at})
+	changes, err := w.Orders.Apply(context.Background(), revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Certificate: r.Ref, Actor: operator, At: at})
 	must(t, err)
 	if len(changes.Changed) != 1 {
 		t.Errorf("revoking an expired certificate changed %v", changes)

@@ -99,7 +99,7 @@ func suspendWhileIssuing(t *testing.T, w *world) {
 		together(func() {
 			verdicts, errs[0] = w.Journal.Write(context.Background(), w.epoch, []ca.BatchCommit{{Intent: intent, Records: []ca.Record{r}, At: w.now}}, nil)
 		}, func() {
-			_, errs[1] = w.Revocation.Apply(context.Background(), revocation.Change{
+			_, errs[1] = w.Orders.Apply(context.Background(), revocation.Change{
 				Action: revocation.Hold, Reason: pki.CertificateHold, Identity: id.ID, State: pki.Suspended, Actor: operator, At: w.now,
 			})
 		})

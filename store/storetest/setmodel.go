@@ -251,7 +251,7 @@ func (f *fleet) single(t *rapid.T) {
 	case hold:
 		o.Reason = pki.CertificateHold
 	}
-	_, err := f.w.Revocation.Apply(context.Background(), o)
+	_, err := f.w.Orders.Apply(context.Background(), o)
 	final := c.status.State == pki.Revoked
 	if final && (o.Action != revoke || o.Reason != c.status.Reason && o.Reason != pki.KeyCompromise) {
 		mustRefuse(t, err, pki.RuleAlreadyRevoked)

@@ -271,9 +271,9 @@ func orderAboutKey(t *testing.T, w *world) {
 		t.Errorf("again, it changed %v", changed)
 	}
 	mustRefuse(t, w.checkKey(t, r.KeyHash, r.Identity), pki.RuleKeyCompromised)
-	_, err := w.Revocation.Apply(ctx, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Key: w.key(), Actor: operator, At: w.now})
+	_, err := w.Orders.Apply(ctx, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Key: w.key(), Actor: operator, At: w.now})
 	mustMiss(t, err)
-	_, err = w.Revocation.Apply(ctx, revocation.Change{Action: revoke, Reason: pki.Superseded, Key: r.KeyHash, Actor: operator, At: w.now})
+	_, err = w.Orders.Apply(ctx, revocation.Change{Action: revoke, Reason: pki.Superseded, Key: r.KeyHash, Actor: operator, At: w.now})
 	mustRefuse(t, err, pki.RuleReason)
 
 	ended := w.issued(t)

@@ -64,6 +64,7 @@ func (w *world) ordered(of func(ca.Record) revocation.Change) func(t *testing.T,
 func (w *world) bulkOrdered(sel func(ca.Record) revocation.Selection, reason pki.Reason) func(t *testing.T, maker ca.Record) {
 	return func(t *testing.T, maker ca.Record) {
 		t.Helper()
+		need(t, w.Revocation != nil, "bulk revocations")
 		_, _, err := w.Revocation.CreateBulk(context.Background(), revocation.BulkRequest{
 			Action: revocation.Revoke, Selection: sel(maker), Reason: reason, Actor: operator, At: w.now,
 		})

@@ -211,9 +211,18 @@ func (w *world) abandon(t rapid.TB) ca.Record {
 	return r
 }
 
+// need skips a test whose part of the store is missing.
+func need(t rapid.TB, has bool, part string) {
+	t.Helper()
+	if !has {
+		t.Skipf("the store has no %s", part)
+	}
+}
+
 // grow has the records be as old as the clock.
 func (w *world) grow(t rapid.TB) {
 	t.Helper()
+	need(t, w.Retention != nil, "retention")
 	_, err := w.Retention.Advance(context.Background(), 365*24*time.Hour, w.now)
 	must(t, err)
 }
@@ -228,7 +237,7 @@ func (w *world) apply(t rapid.TB, o revocation.Change) []pki.StatusChange {
 	})
 	must(t, err)
 	o.Actor, o.At = operator, w.now
-	standing, err := w.Revocation.Apply(context.Background(), o)
+	standing, err := w.Orders.Apply(context.Background(), o)
 	must(t, err)
 	var changed []pki.StatusChange
 	for _, c := range standing.All() {

@@ -1,4 +1,4 @@
-package sqlite
+package engine
 
 import (
 	"context"
@@ -7,7 +7,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 )
@@ -17,7 +16,7 @@ const maxGroup = 64
 
 // job is what one caller writes.
 type job struct {
-	do       func(*writeTx) error
+	do       func(*Tx) error
 	done     chan struct{} // closed once what follows is set
 	err      error
 	panicked any
@@ -56,22 +55,22 @@ func (g *group) take() []*job {
 	return taken
 }
 
-// write runs do in a transaction and returns once that is durable. Who comes while another transaction is being written
+// Write runs do in a transaction and returns once that is durable. Who comes while another transaction is being written
 // shares the next one, since making it durable costs the same for one as for many; whoever gets the writing connection
 // first runs what all of them have to write, each in a savepoint of its own.
 //
 // The context bounds the wait for the transaction; one that has begun runs to its end, which is not far: a caller's
 // patience is no reason to lose what others write. An error means that nothing was written, unless it is one of COMMIT.
-func (db *DB) write(ctx context.Context, what string, do func(context.Context, *writeTx) error) error {
+func (db *DB) Write(ctx context.Context, what string, do func(context.Context, *Tx) error) error {
 	if ctx.Err() != nil {
-		return fail(what, ctx.Err())
+		return Fail(what, ctx.Err())
 	}
-	j := &job{do: func(tx *writeTx) error { return do(context.WithoutCancel(ctx), tx) }, done: make(chan struct{})}
+	j := &job{do: func(tx *Tx) error { return do(context.WithoutCancel(ctx), tx) }, done: make(chan struct{})}
 	db.next.join(j)
 	for {
 		select {
 		case <-j.done:
-			return fail(what, j.result())
+			return Fail(what, j.result())
 		default:
 		}
 		select {
@@ -81,21 +80,11 @@ func (db *DB) write(ctx context.Context, what string, do func(context.Context, *
 			<-db.turn
 		case <-ctx.Done():
 			if db.next.leave(j) {
-				return fail(what, ctx.Err())
+				return Fail(what, ctx.Err())
 			}
 			<-j.done
 		}
 	}
-}
-
-// writeBy is write for what an actor causes: the first thing that the transaction does is to authorize the actor.
-func (db *DB) writeBy(ctx context.Context, what string, by pki.Actor, at time.Time, do func(context.Context, *writeTx) error) error {
-	return db.write(ctx, what, func(ctx context.Context, tx *writeTx) error {
-		if err := tx.authorize(ctx, by, at); err != nil {
-			return err
-		}
-		return do(ctx, tx)
-	})
 }
 
 // result is for the caller of a job, once it is done.
@@ -189,8 +178,8 @@ func (j *job) run(tx *sql.Tx) (ok bool) {
 			ok = false
 		}
 	}()
-	w := &writeTx{Tx: tx, issuers: map[pki.IssuerID]int64{}, callers: map[pki.Caller]pki.CallerState{}}
+	w := &Tx{Tx: tx}
 	j.err = j.do(w)
-	j.pages = w.entries*pagesOfEntry + w.pages
+	j.pages = w.Pages
 	return j.err == nil
 }

@@ -1,4 +1,4 @@
-package sqlite
+package crlindex
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 const (
@@ -39,24 +40,24 @@ func (p *packing) worth(packed int) int { return min(packMost, max(p.from, packe
 
 // packer packs one partition of an issuer.
 type packer struct {
-	db          *DB
+	index       *Index
 	issuer      int64
 	partition   uint16
 	endedBefore int64 // what ended before that is in CRLs from after its end
 	unwritten   []segment
 }
 
-// Compact merges changes into segments. One call at a time does.
-func (r *Revocation) Compact(ctx context.Context, issuer pki.IssuerID) error {
+// Compact merges changes into segments. One call runs at a time.
+func (x *Index) Compact(ctx context.Context, issuer pki.IssuerID) error {
 	select {
-	case r.db.packing.turn <- struct{}{}:
-		defer func() { <-r.db.packing.turn }()
+	case x.packing.turn <- struct{}{}:
+		defer func() { <-x.packing.turn }()
 	case <-ctx.Done():
-		return fail("pack what is revoked", ctx.Err())
+		return engine.Fail("pack what is revoked", ctx.Err())
 	}
 	var id int64
 	var all []uint16
-	err := r.db.read(ctx, "read what is to be packed", func(ctx context.Context, tx *sql.Tx) error {
+	err := x.db.Read(ctx, "read what is to be packed", func(ctx context.Context, tx *sql.Tx) error {
 		err := tx.QueryRowContext(ctx, `SELECT coalesce(max(id), 0) FROM issuers WHERE issuer = ?`, issuer.Bytes()).Scan(&id)
 		if err == nil {
 			all, err = partitions(ctx, tx, id)
@@ -64,7 +65,7 @@ func (r *Revocation) Compact(ctx context.Context, issuer pki.IssuerID) error {
 		return err
 	})
 	for i := 0; i < len(all) && err == nil; i++ {
-		err = (&packer{db: r.db, issuer: id, partition: all[i]}).pack(ctx)
+		err = (&packer{index: x, issuer: id, partition: all[i]}).pack(ctx)
 	}
 	return err
 }
@@ -82,7 +83,7 @@ func (p *packer) pack(ctx context.Context) error {
 		if err := p.foldAll(ctx, changes); err != nil {
 			return err
 		}
-		err = p.db.write(ctx, "note what is packed", func(ctx context.Context, tx *writeTx) error {
+		err = p.index.db.Write(ctx, "note what is packed", func(ctx context.Context, tx *engine.Tx) error {
 			_, err := tx.ExecContext(ctx, notePacked, p.issuer, p.partition, position, p.endedBefore)
 			return err
 		})
@@ -92,8 +93,8 @@ func (p *packer) pack(ctx context.Context) error {
 	}
 }
 
-// What has changed since a partition was packed, at most so many in the order of their changes, and the last of them.
-const selectTail = `
+// SelectTail selects what has changed since a partition was packed, at most so many in the order of their changes, and the last of them.
+const SelectTail = `
 	SELECT count(*), coalesce(max(changed), 0) FROM (
 	    SELECT changed FROM certificates WHERE issuer = ? AND crl_partition = ? AND changed > ? ORDER BY changed LIMIT ?)`
 
@@ -118,7 +119,7 @@ const (
 // collect reads the next changes to fold, in the order of serial numbers, and up to which log entry they are all; none where
 // it is not worth it.
 func (p *packer) collect(ctx context.Context) (changes []record, position int64, err error) {
-	err = p.db.readMany(ctx, "read what is to be packed", func(ctx context.Context, tx *sql.Tx) error {
+	err = p.index.db.ReadMany(ctx, "read what is to be packed", func(ctx context.Context, tx *sql.Tx) error {
 		v := &view{ctx: ctx, quiet: context.WithoutCancel(ctx), tx: tx, issuer: p.issuer}
 		since, err := packedTo(ctx, tx, p.issuer, p.partition)
 		if err != nil {
@@ -133,8 +134,8 @@ func (p *packer) collect(ctx context.Context) (changes []record, position int64,
 		if err := tx.QueryRowContext(ctx, sealedUntil, p.issuer, p.partition).Scan(&p.endedBefore); err != nil {
 			return err
 		}
-		err = tx.QueryRowContext(ctx, selectTail, p.issuer, p.partition, int64(since), packPass).Scan(&n, &position) //nolint:gosec // an id
-		if err != nil || n < p.db.packing.worth(packed) {
+		err = tx.QueryRowContext(ctx, SelectTail, p.issuer, p.partition, int64(since), packPass).Scan(&n, &position) //nolint:gosec // an id
+		if err != nil || n < p.index.packing.worth(packed) {
 			return err
 		}
 		t, err := v.readRecords(p.partition, since, `AND changed <= ?`, position)
@@ -170,7 +171,7 @@ func (p *packer) foldAll(ctx context.Context, changes []record) error {
 		}
 		at.fold(changes[:n], p.endedBefore)
 		changes = changes[n:]
-		parts := at.split(p.db.packing.segment)
+		parts := at.split(p.index.packing.segment)
 		if err := p.put(ctx, parts...); err != nil {
 			return err
 		}
@@ -183,7 +184,7 @@ func (p *packer) foldAll(ctx context.Context, changes []record) error {
 // load reads the segment that a serial number belongs to. Nobody but this packer writes any, and it only goes forward.
 func (p *packer) load(ctx context.Context, serial pki.Serial) (*segment, error) {
 	s := &segment{first: make([]byte, pki.SerialSize)} // where there is none yet, one begins at the beginning
-	err := p.db.read(ctx, "read packed entries", func(ctx context.Context, tx *sql.Tx) error {
+	err := p.index.db.Read(ctx, "read packed entries", func(ctx context.Context, tx *sql.Tx) error {
 		var packed []byte
 		err := tx.QueryRowContext(ctx, `
 			SELECT first, entries FROM crl_segments WHERE issuer = ? AND crl_partition = ? AND first <= ? ORDER BY first DESC LIMIT 1`,
@@ -203,10 +204,10 @@ func (p *packer) load(ctx context.Context, serial pki.Serial) (*segment, error) 
 // sweep rewrites segments of which much has ended.
 func (p *packer) sweep(ctx context.Context) error {
 	var waning [][]byte
-	err := p.db.read(ctx, "read packed entries that have ended", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `
+	err := p.index.db.Read(ctx, "read packed entries that have ended", func(ctx context.Context, tx *sql.Tx) error {
+		rows := engine.Query(ctx, tx, `
 			SELECT first FROM crl_segments WHERE issuer = ? AND crl_partition = ? AND wanes_at < ? ORDER BY first`, p.issuer, p.partition, p.endedBefore)
-		return each(rows, err, func(rows *sql.Rows) error {
+		return rows.Each(func(rows *sql.Rows) error {
 			var first []byte
 			err := rows.Scan(&first)
 			waning = append(waning, first)
@@ -221,7 +222,7 @@ func (p *packer) sweep(ctx context.Context) error {
 
 func (p *packer) rewrite(ctx context.Context, first []byte) error {
 	var packed []byte
-	err := p.db.read(ctx, "read packed entries", func(ctx context.Context, tx *sql.Tx) error {
+	err := p.index.db.Read(ctx, "read packed entries", func(ctx context.Context, tx *sql.Tx) error {
 		return tx.QueryRowContext(ctx, `SELECT entries FROM crl_segments WHERE issuer = ? AND crl_partition = ? AND first = ?`,
 			p.issuer, p.partition, first).Scan(&packed)
 	})
@@ -255,12 +256,12 @@ func (p *packer) flush(ctx context.Context) error {
 		return nil
 	}
 	var took time.Duration
-	err := p.db.write(ctx, "write packed entries", func(ctx context.Context, tx *writeTx) error {
+	err := p.index.db.Write(ctx, "write packed entries", func(ctx context.Context, tx *engine.Tx) error {
 		begun := time.Now()
 		defer func() { took = time.Since(begun) }()
-		tx.pages += uint64(len(p.unwritten)) * pagesOfSegment
+		tx.Pages += uint64(len(p.unwritten)) * pagesOfSegment
 		for _, s := range p.unwritten {
-			if err := tx.putSegment(ctx, p.issuer, p.partition, s); err != nil {
+			if err := putSegment(ctx, tx, p.issuer, p.partition, s); err != nil {
 				return err
 			}
 		}
@@ -274,14 +275,14 @@ func (p *packer) flush(ctx context.Context) error {
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return fail("pack what is revoked", ctx.Err())
+		return engine.Fail("pack what is revoked", ctx.Err())
 	case <-timer.C:
 		return nil
 	}
 }
 
 // putSegment writes a segment, or deletes it where nothing is left in it: the one before it then has its range too.
-func (tx *writeTx) putSegment(ctx context.Context, issuer int64, partition uint16, s segment) error {
+func putSegment(ctx context.Context, tx *engine.Tx, issuer int64, partition uint16, s segment) error {
 	if len(s.records) == 0 {
 		_, err := tx.ExecContext(ctx, `DELETE FROM crl_segments WHERE issuer = ? AND crl_partition = ? AND first = ?`, issuer, partition, s.first)
 		return err
@@ -292,3 +293,20 @@ func (tx *writeTx) putSegment(ctx context.Context, issuer int64, partition uint1
 		issuer, partition, s.first, s.packed(), s.wanesAt())
 	return err
 }
+
+// PackAnew has an issuer's changes packed once more if a CRL of a partition is older than the one that it replaces,
+// since the clock was set back: packing may have dropped certificates that end in between.
+func PackAnew(ctx context.Context, tx *engine.Tx, issuer int64, partition uint16, thisUpdate time.Time) error {
+	_, err := tx.ExecContext(ctx, `
+		UPDATE crl_packed SET position = 0 WHERE issuer = ?1 AND EXISTS (
+		    SELECT 1 FROM certificates WHERE not_after >= ?3
+		      AND not_after < (SELECT this_update FROM crls WHERE issuer = ?1 AND crl_partition = ?2 AND delta = 0))`,
+		issuer, partition, engine.Millis(thisUpdate))
+	return err
+}
+
+// WorthPacking returns how many changes are packed beside so many packed records, and how many of them at a time.
+func (x *Index) WorthPacking(packed int) (worth, pass int) { return x.packing.worth(packed), packPass }
+
+// PackFrom sets how many changes are packed, and how many records a segment has at most.
+func (x *Index) PackFrom(changes, records int) { x.packing.from, x.packing.segment = changes, records }

@@ -1,4 +1,6 @@
-package sqlite
+// Package crlindex reads from a store's file what the CRLs of an issuer list. It keeps most of it packed in segments,
+// which are derived from the certificates' rows, so that a CRL is made without reading a row for each entry.
+package crlindex
 
 import (
 	"bytes"
@@ -9,16 +11,29 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// View reads in one transaction, so that all of a round's CRLs are of one moment. What the reader itself fails with is
-// returned as it is.
-func (r *Revocation) View(ctx context.Context, issuer pki.IssuerID, read func(crl.View) error) error {
+// Index reads what is revoked, and packs it. It is safe for concurrent use.
+type Index struct {
+	db      *engine.DB
+	packing packing
+}
+
+// New returns the index of a file.
+func New(db *engine.DB) *Index {
+	return &Index{db, packing{make(chan struct{}, 1), packFrom, segmentRecords}}
+}
+
+// View calls read with a view of an issuer's changes in one transaction, so that all CRLs of a round are of one moment.
+// It returns the error of read as it is.
+func (x *Index) View(ctx context.Context, issuer pki.IssuerID, read func(crl.View) error) error {
 	var failed error
-	err := r.db.readMany(ctx, readRevoked, func(ctx context.Context, tx *sql.Tx) error {
+	err := x.db.ReadMany(ctx, readRevoked, func(ctx context.Context, tx *sql.Tx) error {
 		// For a context that can end, the driver starts a goroutine for every row: the view looks at it by itself.
 		v := &view{ctx: ctx, quiet: context.WithoutCancel(ctx), tx: tx}
-		err := tx.QueryRowContext(v.quiet, `SELECT (SELECT coalesce(max(id), 0) FROM log), (SELECT coalesce(max(id), 0) FROM issuers WHERE issuer = ?)`,
+		err := tx.QueryRowContext(v.quiet, `
+			SELECT (SELECT coalesce(max(id), 0) FROM log), (SELECT coalesce(max(id), 0) FROM issuers WHERE issuer = ?)`,
 			issuer.Bytes()).Scan(&v.position, &v.issuer)
 		if err != nil {
 			return err
@@ -44,16 +59,16 @@ type view struct {
 // Position implements crl.View.
 func (v *view) Position() uint64 { return v.position }
 
-// nextPartition finds partitions one by one, so that their entries are not looked at.
-const nextPartition = `
+// NextPartition finds partitions one by one, so that their entries are not looked at.
+const NextPartition = `
 	SELECT crl_partition FROM certificates WHERE issuer = ? AND changed IS NOT NULL AND crl_partition >= ? ORDER BY crl_partition LIMIT 1`
 
 // partitions returns those in which a status ever changed, in ascending order.
-func partitions(ctx context.Context, q querier, issuer int64) ([]uint16, error) {
+func partitions(ctx context.Context, q engine.Querier, issuer int64) ([]uint16, error) {
 	var all []uint16
 	for from := 0; ; {
 		var p uint16
-		err := q.QueryRowContext(ctx, nextPartition, issuer, from).Scan(&p)
+		err := q.QueryRowContext(ctx, NextPartition, issuer, from).Scan(&p)
 		if errors.Is(err, sql.ErrNoRows) {
 			return all, nil
 		}
@@ -68,7 +83,7 @@ func partitions(ctx context.Context, q querier, issuer int64) ([]uint16, error) 
 // Changed implements crl.View.
 func (v *view) Changed(since uint64) ([]uint16, error) {
 	changed, err := v.changed(since)
-	return changed, fail(readRevoked, err)
+	return changed, engine.Fail(readRevoked, err)
 }
 
 func (v *view) changed(since uint64) ([]uint16, error) {
@@ -104,7 +119,7 @@ func (v *view) Entries(l crl.Listing) iter.Seq2[crl.Entry, error] {
 			return nil
 		})
 		if err != nil && !errors.Is(err, errStopped) {
-			yield(crl.Entry{}, fail(readRevoked, err))
+			yield(crl.Entry{}, engine.Fail(readRevoked, err))
 		}
 	}
 }
@@ -132,14 +147,14 @@ func (v *view) entries(l crl.Listing, visit func(*record) error) error {
 	return nil
 }
 
-// selectRecords reads what a record has.
-const selectRecords = `
+// SelectRecords reads what a record has.
+const SelectRecords = `
 	SELECT serial, not_after, revoked_at, invalid_since, reason, state FROM certificates
 	WHERE issuer = ? AND crl_partition = ? AND changed > ? `
 
 // changes reads what has changed in a partition since a log entry, in the order in which it did.
 func (v *view) changes(partition uint16, l crl.Listing, visit func(*record) error) error {
-	t, err := v.readRecords(partition, l.Since, `AND not_after >= ? ORDER BY changed, id`, millis(l.NotExpiredAt))
+	t, err := v.readRecords(partition, l.Since, `AND not_after >= ? ORDER BY changed, id`, engine.Millis(l.NotExpiredAt))
 	if err != nil {
 		return err
 	}
@@ -178,8 +193,8 @@ func (v *view) whole(partition uint16, l crl.Listing, visit func(*record) error)
 		return nil
 	}
 	more := t.next()
-	rows, err := v.tx.QueryContext(v.quiet, `SELECT entries FROM crl_segments WHERE issuer = ? AND crl_partition = ? ORDER BY first`, v.issuer, partition)
-	err = each(rows, err, func(rows *sql.Rows) error {
+	rows := engine.Query(v.quiet, v.tx, `SELECT entries FROM crl_segments WHERE issuer = ? AND crl_partition = ? ORDER BY first`, v.issuer, partition)
+	err = rows.Each(func(rows *sql.Rows) error {
 		var packed sql.RawBytes
 		if err := rows.Scan(&packed); err != nil {
 			return err
@@ -235,7 +250,7 @@ type tail struct {
 
 func (v *view) readRecords(partition uint16, since uint64, rest string, args ...any) (*tail, error) {
 	args = append([]any{v.issuer, partition, int64(since)}, args...)     //nolint:gosec // an id
-	rows, err := v.tx.QueryContext(v.quiet, selectRecords+rest, args...) //nolint:rowserrcheck // tail.next does
+	rows, err := v.tx.QueryContext(v.quiet, SelectRecords+rest, args...) //nolint:rowserrcheck // tail.next does
 	return &tail{view: v, rows: rows}, err
 }
 
@@ -263,7 +278,7 @@ type record struct {
 	listed       bool // it is revoked or on hold
 }
 
-// scan reads a row of selectRecords; serial is valid until the next one.
+// scan reads a row of SelectRecords; serial is valid until the next one.
 func (r *record) scan(rows *sql.Rows, serial *sql.RawBytes) error {
 	var revokedAt, invalidSince sql.NullInt64
 	var state pki.State
@@ -279,18 +294,18 @@ func (r *record) scan(rows *sql.Rows, serial *sql.RawBytes) error {
 func (r *record) entry() crl.Entry {
 	e := crl.Entry{Serial: r.serial, Reason: r.reason, Removed: !r.listed}
 	if r.listed {
-		e.RevokedAt = fromMillis(r.revokedAt)
+		e.RevokedAt = engine.FromMillis(r.revokedAt)
 	} else {
 		e.Reason = pki.Unspecified
 	}
 	if r.invalidSince != 0 {
-		e.InvalidSince = fromMillis(r.invalidSince)
+		e.InvalidSince = engine.FromMillis(r.invalidSince)
 	}
 	return e
 }
 
 // packedTo returns the log entry up to which a partition's changes are in its segments.
-func packedTo(ctx context.Context, q querier, issuer int64, partition uint16) (uint64, error) {
+func packedTo(ctx context.Context, q engine.Querier, issuer int64, partition uint16) (uint64, error) {
 	var position uint64
 	err := q.QueryRowContext(ctx, `SELECT position FROM crl_packed WHERE issuer = ? AND crl_partition = ?`, issuer, partition).Scan(&position)
 	if errors.Is(err, sql.ErrNoRows) {

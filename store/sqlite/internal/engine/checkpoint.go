@@ -1,4 +1,4 @@
-package sqlite
+package engine
 
 import (
 	"context"
@@ -10,9 +10,8 @@ import (
 const (
 	// longWAL is how many pages the WAL file may have before it is taken in and begun anew: SQLite's own measure.
 	longWAL = 1000
-	// A transaction and a log entry, with what they are about, change about so many pages.
+	// pagesOfTransaction is about how many pages a transaction changes, beside those that its jobs count.
 	pagesOfTransaction = 6
-	pagesOfEntry       = 4
 	// checkpointEvery is how often it is looked whether a checkpoint is due, and checkpointAfter when it is however little
 	// was written.
 	checkpointEvery = 20 * time.Millisecond

@@ -1,4 +1,4 @@
-package sqlite
+package engine
 
 import (
 	"context"
@@ -74,9 +74,9 @@ var passing = map[sqlite3.ErrNo]struct {
 	sqlite3.ErrNomem:    {"there is no memory for the store", retryDisk},
 }
 
-// fail puts an error of the database into words: what was being done, what to do about it, and whether it may pass.
+// Fail puts an error of the database into words: what was being done, what to do about it, and whether it may pass.
 // Refusals and errors of the contracts keep their own words.
-func fail(what string, err error) error {
+func Fail(what string, err error) error {
 	if _, refused := pki.AsRefusal(err); err == nil || refused || errors.Is(err, ca.ErrFenced) {
 		return err
 	}
@@ -123,8 +123,8 @@ func isBroken(err error) bool {
 	}
 }
 
-// isDuplicate reports whether a row was not inserted because of a UNIQUE constraint.
-func isDuplicate(err error) bool {
+// IsDuplicate reports whether a row was not inserted because of a UNIQUE constraint.
+func IsDuplicate(err error) bool {
 	var cause sqlite3.Error
 	return errors.As(err, &cause) && cause.ExtendedCode == sqlite3.ErrConstraintUnique
 }

@@ -1,10 +1,9 @@
-package sqlite
+package engine
 
 import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,11 +13,12 @@ import (
 	"github.com/pressly/goose/v3"
 )
 
-//go:embed migrations/*.sql
-var migrations embed.FS
-
-// applicationID is what the first migration sets: "BRVT".
-const applicationID = 1112692308
+// Schema is the tables of a file.
+type Schema struct {
+	Migrations fs.FS // goose migrations, in its root
+	// ApplicationID is what the first migration sets. A file with another one is another program's.
+	ApplicationID int64
+}
 
 // NewerError says that a newer Brevet has written the store, which was left untouched.
 type NewerError struct {
@@ -32,16 +32,12 @@ func (e *NewerError) Error() string {
 	return fmt.Sprintf("sqlite: %s has tables of version %d, and this brevet knows them up to %d: run the newer brevet that wrote it", e.Path, e.Have, e.Known)
 }
 
-func newProvider(db *sql.DB) (*goose.Provider, error) {
-	dir, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return nil, err
-	}
-	return goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
+func (s Schema) provider(db *sql.DB) (*goose.Provider, error) {
+	return goose.NewProvider(goose.DialectSQLite3, db, s.Migrations, goose.WithDisableGlobalRegistry(true))
 }
 
-func migrate(ctx context.Context, db *sql.DB) error {
-	provider, err := newProvider(db)
+func (s Schema) migrate(ctx context.Context, db *sql.DB) error {
+	provider, err := s.provider(db)
 	if err != nil {
 		return err
 	}
@@ -50,27 +46,27 @@ func migrate(ctx context.Context, db *sql.DB) error {
 }
 
 // checkVersion looks at a store read-only, before any connection that could change it.
-func checkVersion(ctx context.Context, d driver.Driver, path string) error {
+func (s Schema) checkVersion(ctx context.Context, d driver.Driver, path string) error {
 	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
 		return err // a new store
 	}
-	err := inspect(ctx, d, path, readerDSN(path))
+	err := s.inspect(ctx, d, path, readerDSN(path))
 	var left sqlite3.Error
 	if errors.As(err, &left) && left.Code == sqlite3.ErrReadonly {
 		// A process was killed in the middle of a transaction. SQLite rolls that back, but not through a connection that
 		// may only read; whatever version the store has, this leaves it as its last commit did.
-		err = inspect(ctx, d, path, recoveryDSN(path))
+		err = s.inspect(ctx, d, path, recoveryDSN(path))
 	}
 	return err
 }
 
 // inspect refuses a database that another program or a newer Brevet has written.
-func inspect(ctx context.Context, d driver.Driver, path, dsn string) error {
+func (s Schema) inspect(ctx context.Context, d driver.Driver, path, dsn string) error {
 	db := sql.OpenDB(connector{d, dsn, nil})
 	defer db.Close()
-	provider, err := newProvider(db)
+	provider, err := s.provider(db)
 	if err != nil {
-		return fail("read the migrations", err)
+		return Fail("read the migrations", err)
 	}
 	sources := provider.ListSources()
 	known := sources[len(sources)-1].Version
@@ -81,9 +77,9 @@ func inspect(ctx context.Context, d driver.Driver, path, dsn string) error {
 		       (SELECT count(*) FROM sqlite_schema WHERE name NOT LIKE 'goose\_%' ESCAPE '\' AND name NOT LIKE 'sqlite\_%' ESCAPE '\'),
 		       (SELECT count(*) FROM sqlite_schema WHERE name = 'goose_db_version')`)
 	if err := row.Scan(&owner, &tables, &migrated); err != nil {
-		return fail("read "+path, err)
+		return Fail("read "+path, err)
 	}
-	if tables > 0 && (owner != applicationID || migrated == 0) {
+	if tables > 0 && (owner != s.ApplicationID || migrated == 0) {
 		return fmt.Errorf("sqlite: %s is another program's database: name another file", path)
 	}
 	if migrated == 0 {
@@ -91,7 +87,7 @@ func inspect(ctx context.Context, d driver.Driver, path, dsn string) error {
 	}
 	row = db.QueryRowContext(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`)
 	if err := row.Scan(&have); err != nil {
-		return fail("read the version of "+path, err)
+		return Fail("read the version of "+path, err)
 	}
 	if have > 0 && have < sources[0].Version {
 		return fmt.Errorf("sqlite: %s was made by a development version of brevet, before the first release, and this one does not read it: run the brevet that wrote it, or begin anew in another directory", path)

@@ -1,0 +1,267 @@
+package memory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/rules"
+)
+
+// Begin implements ca.Journal.
+func (st *Store) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
+	var epoch ca.Epoch
+	var left []ca.Intent
+	err := st.write(ctx, func(s *state) error {
+		s.epoch++
+		epoch, left = s.epoch, slices.Clone(s.pending)
+		return nil
+	})
+	return epoch, left, err
+}
+
+// Write implements ca.Journal.
+func (st *Store) Write(
+	ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent,
+) ([]ca.Results, error) {
+	verdicts := make([]ca.Results, len(settle))
+	for i, s := range settle {
+		verdicts[i] = make(ca.Results, len(s.Records))
+	}
+	err := st.write(ctx, func(s *state) error {
+		if err := s.fence(epoch); err != nil {
+			return err
+		}
+		for i := range settle {
+			if err := s.settle(&settle[i], verdicts[i]); err != nil {
+				return fmt.Errorf("settle batch %s: %w", settle[i].Intent.Batch, err)
+			}
+		}
+		for _, intent := range announce {
+			if err := s.announce(intent); err != nil {
+				return fmt.Errorf("announce batch %s: %w", intent.Batch, err)
+			}
+		}
+		return nil
+	})
+	return verdicts, err
+}
+
+// State implements ca.Journal.
+func (st *Store) State(ctx context.Context, epoch ca.Epoch, batches []ca.BatchID) ([]ca.BatchState, error) {
+	states := make([]ca.BatchState, len(batches))
+	err := st.read(ctx, func(s *state) error {
+		for i, batch := range batches {
+			switch {
+			case s.intent(batch) >= 0:
+				states[i] = ca.BatchPending
+			case s.settled[batch]:
+				states[i] = ca.BatchCommitted
+			default:
+				states[i] = ca.BatchAbsent
+			}
+		}
+		return s.fence(epoch)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return states, nil
+}
+
+// fence refuses every epoch but the newest.
+func (s *state) fence(epoch ca.Epoch) error {
+	if epoch != s.epoch {
+		return fmt.Errorf("memory: epoch %d asks while %d is the newest: %w", epoch, s.epoch, ca.ErrFenced)
+	}
+	return nil
+}
+
+// intent returns the place of a pending intent, or -1.
+func (s *state) intent(batch ca.BatchID) int {
+	return slices.IndexFunc(s.pending, func(i ca.Intent) bool { return i.Batch == batch })
+}
+
+func (s *state) announce(intent ca.Intent) error {
+	for _, item := range intent.Items {
+		if item.Ref.Issuer.IsZero() || item.Ref.Serial.IsZero() {
+			return errors.New("an item names no certificate")
+		}
+	}
+	if s.intent(intent.Batch) >= 0 {
+		return errors.New("it is pending already")
+	}
+	if len(intent.Items) == 0 {
+		s.settled[intent.Batch] = true
+		return nil
+	}
+	intent.Items = slices.Clone(intent.Items)
+	for i := range intent.Items {
+		intent.Items[i].NotAfter = stored(intent.Items[i].NotAfter)
+	}
+	s.pending = append(s.pending, intent)
+	return nil
+}
+
+// take removes items from a pending intent, and returns them as it has them.
+func (s *state) take(wanted ca.Intent) (map[pki.CertRef]ca.IntentItem, []ca.IntentItem, error) {
+	place := s.intent(wanted.Batch)
+	if place < 0 {
+		return nil, nil, errors.New("it has no pending intent")
+	}
+	want, taken := map[pki.CertRef]bool{}, map[pki.CertRef]ca.IntentItem{}
+	for _, item := range wanted.Items {
+		want[item.Ref] = true
+	}
+	var items, left []ca.IntentItem
+	for _, item := range s.pending[place].Items {
+		if want[item.Ref] {
+			taken[item.Ref], items = item, append(items, item)
+		} else {
+			left = append(left, item)
+		}
+	}
+	if len(taken) != len(wanted.Items) {
+		return nil, nil, errors.New("some of the items to settle are not pending")
+	}
+	if s.pending[place].Items = left; len(left) == 0 {
+		s.pending = slices.Delete(s.pending, place, place+1)
+		s.settled[wanted.Batch] = true
+	}
+	return taken, items, nil
+}
+
+// settle records the certificates that their guards pass, and abandons the other items.
+func (s *state) settle(b *ca.BatchCommit, verdicts ca.Results) error {
+	unsettled, items, err := s.take(b.Intent)
+	if err != nil {
+		return err
+	}
+	for i := range b.Records {
+		r := &b.Records[i]
+		item, announced := unsettled[r.Ref]
+		if !announced {
+			return fmt.Errorf("certificate %s is not one that is settled here, or settles twice", r.Ref.Serial)
+		}
+		delete(unsettled, r.Ref)
+		superseded, err := s.issue(r, b.At)
+		refusal, refused := pki.AsRefusal(err)
+		if err != nil && !refused {
+			return err
+		}
+		if !refused {
+			verdicts[i] = ca.Result{Superseded: superseded}
+			continue
+		}
+		verdicts[i] = ca.Result{Refusal: refusal}
+		changes, err := s.abandon(b.At, item)
+		if err == nil && len(changes) > 0 {
+			err = s.append(rules.RefusedCertificateEntry(r, refusal, b.At, changes))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	items = slices.DeleteFunc(items, func(i ca.IntentItem) bool { _, left := unsettled[i.Ref]; return !left })
+	changes, err := s.abandon(b.At, items...)
+	if err != nil || len(changes) == 0 {
+		return err
+	}
+	return s.append(rules.AbandonedEntry(b.At, changes))
+}
+
+// issue records a certificate and what it consumes. The error may be the *pki.Refusal of the record, which changes
+// nothing.
+func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, err error) {
+	if !rules.Renews(r) {
+		if err := s.authorize(r.Actor, at); err != nil {
+			return superseded, err
+		}
+	}
+	if refusal := rules.CheckRecord(r); refusal != nil {
+		return superseded, refusal
+	}
+	on := s.issuance(r, at)
+	effects, refusal := on.Check(r, at)
+	if refusal != nil {
+		return superseded, refusal
+	}
+	if _, taken := s.serials[r.Ref.Serial]; taken {
+		return superseded, rules.SerialTaken(r.Ref.Serial)
+	}
+	s.insert(cert{ra.Certificate{
+		Ref: r.Ref, Identity: r.Identity, Profile: r.Profile, KeyHash: r.KeyHash, NotBefore: stored(r.NotBefore),
+		NotAfter: stored(r.NotAfter), Status: pki.Status{State: pki.Good, Version: 1}, DER: slices.Clone(r.DER),
+		Delivered: true, RequestID: r.RequestID,
+	}, -1})
+	k := s.keys[r.KeyHash]
+	k.identity = r.Identity
+	s.keys[r.KeyHash] = k
+	if r.Guard.Enrolls {
+		id := s.identities[r.Identity]
+		id.State = pki.Enrolled
+		id.Revision++
+		s.identities[r.Identity] = id
+	}
+	if t := s.token(r.Guard.Token); t != nil {
+		t.Spent = true
+	}
+	if before := s.certificate(r.Guard.Predecessor); before != nil {
+		if effects.Succeeds || r.Guard.Supersedes {
+			before.Successor = r.Guard.Key
+		}
+		if r.Guard.Supersedes {
+			before.Status, before.supersededBy = effects.Superseded.Status, len(s.certs)-1
+		}
+	}
+	return effects.Superseded, s.append(rules.IssuedEntry(r, at, effects.Superseded))
+}
+
+// issuance returns what is on record that a record's guard asks about.
+func (s *state) issuance(r *ca.Record, at time.Time) *rules.Issuance {
+	id, registered := s.identities[r.Identity]
+	on := &rules.Issuance{
+		Registered: registered, State: id.State, Revision: id.Revision, Key: s.keyState(r.Guard.Key, r.Identity),
+		Answered: s.answer(r.Identity, r.RequestID) >= 0,
+	}
+	if p := s.certificateOf(r.Identity, r.Guard.Predecessor); p != nil {
+		on.Predecessor = rules.Predecessor{
+			Found: true, NotBefore: p.NotBefore, NotAfter: p.NotAfter, Status: p.Status, Renewed: !p.Successor.IsZero(),
+			SameKey: p.Successor == r.Guard.Key, Superseded: p.supersededBy >= 0,
+		}
+	}
+	if t := s.token(r.Guard.Token); t != nil && t.Identity == r.Identity {
+		on.Token = t
+	}
+	if r.Guard.MaxUnexpired > 0 {
+		on.Unexpired = s.unexpired(r.Identity, at, r.Guard.MaxUnexpired)
+	}
+	return on
+}
+
+func (s *state) insert(c cert) {
+	s.serials[c.Ref.Serial] = len(s.certs)
+	s.certs = append(s.certs, c)
+}
+
+// abandon records items that were never delivered as revoked, and returns their statuses.
+func (s *state) abandon(at time.Time, items ...ca.IntentItem) ([]pki.StatusChange, error) {
+	var changes []pki.StatusChange
+	for _, item := range items {
+		if _, taken := s.serials[item.Ref.Serial]; taken {
+			if err := s.append(rules.DuplicateEntry(item, at)); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		c := ra.Certificate{Ref: item.Ref, NotAfter: item.NotAfter, Status: rules.Abandoned(at)}
+		s.insert(cert{c, -1})
+		changes = append(changes, pki.StatusChange{Ref: c.Ref, NotAfter: c.NotAfter, Status: c.Status})
+	}
+	return changes, nil
+}

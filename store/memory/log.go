@@ -1,0 +1,114 @@
+package memory
+
+import (
+	"context"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// Sequence implements translog.Records.
+func (st *Store) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, error) {
+	if err := rules.CheckLimit(limit); err != nil {
+		return nil, err
+	}
+	var found []translog.Sequenced
+	err := st.write(ctx, func(s *state) error {
+		for len(s.sequenced) < len(s.log) && len(found) < limit {
+			head := s.head()
+			entry := s.log[head.Size]
+			s.sequenced = append(s.sequenced[:head.Size:head.Size], translog.Chain(head.Chain, entry))
+			found = append(found, s.entry(head.Size+1))
+		}
+		return nil
+	})
+	return found, err
+}
+
+func (s *state) head() translog.Head {
+	if len(s.sequenced) == 0 {
+		return translog.Head{}
+	}
+	return translog.Head{Size: uint64(len(s.sequenced)), Chain: s.sequenced[len(s.sequenced)-1]}
+}
+
+func (s *state) entry(index uint64) translog.Sequenced {
+	return translog.Sequenced{Index: index, Entry: s.log[index-1], Chain: s.sequenced[index-1]}
+}
+
+// Head implements translog.Records.
+func (st *Store) Head(ctx context.Context) (translog.Head, error) {
+	var head translog.Head
+	err := st.read(ctx, func(s *state) error {
+		head = s.head()
+		return nil
+	})
+	return head, err
+}
+
+// Written implements translog.Records.
+func (st *Store) Written(ctx context.Context) (uint64, error) {
+	var n uint64
+	err := st.read(ctx, func(s *state) error {
+		n = uint64(len(s.log))
+		return nil
+	})
+	return n, err
+}
+
+// Entries implements translog.Records.
+func (st *Store) Entries(ctx context.Context, from uint64, limit int) ([]translog.Sequenced, error) {
+	if err := rules.CheckLimit(limit); err != nil {
+		return nil, err
+	}
+	var found []translog.Sequenced
+	err := st.read(ctx, func(s *state) error {
+		for index := max(from, 1); index <= s.head().Size && len(found) < limit; index++ {
+			found = append(found, s.entry(index))
+		}
+		return nil
+	})
+	return found, err
+}
+
+// Snapshot implements responder.Feed.
+func (st *Store) Snapshot(ctx context.Context, at time.Time, visit func(pki.StatusChange) error) (uint64, error) {
+	var index uint64
+	var all []pki.StatusChange
+	err := st.read(ctx, func(s *state) error {
+		index = s.head().Size
+		for i := range s.certs {
+			if c := &s.certs[i]; !c.NotAfter.Before(at) {
+				all = append(all, s.subject(c).Unchanged())
+			}
+		}
+		return nil
+	})
+	for i := 0; i < len(all) && err == nil; i++ {
+		err = visit(all[i])
+	}
+	if err != nil {
+		return 0, err
+	}
+	return index, nil
+}
+
+// Changes implements responder.Feed.
+func (st *Store) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
+	entries, err := st.Entries(ctx, after+1, limit)
+	if err != nil {
+		return nil, after, err
+	}
+	var changes []pki.StatusChange
+	last := after
+	for _, s := range entries {
+		e, err := translog.ParseEntry(s.Entry)
+		if err != nil {
+			return nil, after, err
+		}
+		changes, last = append(changes, e.Changes...), s.Index
+	}
+	return changes, last, nil
+}

@@ -1,0 +1,151 @@
+package memory
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// Apply carries out an order, as revocation.StatusRecords says. It reaches all certificates on record.
+func (st *Store) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	var out revocation.ChangeResult
+	err := st.writeBy(ctx, o.Actor, o.At, func(s *state) error {
+		err := o.CheckSubject()
+		switch {
+		case err != nil:
+		case !o.Certificate.IsZero():
+			out, err = s.orderCertificate(o)
+		case !o.Identity.IsZero():
+			out, err = s.orderIdentity(o)
+		default:
+			out, err = s.orderKey(o)
+		}
+		return err
+	})
+	if err != nil {
+		return revocation.ChangeResult{}, err
+	}
+	return out, nil
+}
+
+// subject returns a certificate as the rules take it.
+func (s *state) subject(c *cert) *rules.Certificate {
+	return &rules.Certificate{
+		Ref: c.Ref, NotAfter: c.NotAfter, Status: c.Status, InvalidSince: c.InvalidSince, Delivered: c.Delivered,
+		Identity: c.Identity, IdentityState: s.identities[c.Identity].State,
+	}
+}
+
+// set gives a certificate its next status, and marks its key if the order says that it leaked.
+func (s *state) set(c *cert, next pki.StatusChange, invalidSince time.Time, o revocation.Change) {
+	c.Status, c.InvalidSince = next.Status, invalidSince
+	if c.Delivered && rules.CompromisesKeys(o) {
+		s.mark(c.KeyHash)
+	}
+}
+
+func (s *state) mark(hash pki.KeyHash) {
+	k := s.keys[hash]
+	k.compromised = true
+	s.keys[hash] = k
+}
+
+// changeAll gives the certificates for which a condition holds their next statuses.
+func (s *state) changeAll(o revocation.Change, is func(c *cert) bool) (out revocation.ChangeResult, err error) {
+	for i := range s.certs {
+		c := &s.certs[i]
+		if !c.Delivered || !is(c) {
+			continue
+		}
+		next, invalidSince, changed, err := s.subject(c).ChangeMember(o)
+		if err != nil {
+			return out, err
+		}
+		if !changed {
+			out.Unchanged = append(out.Unchanged, next)
+			continue
+		}
+		s.set(c, next, invalidSince, o)
+		out.Changed = append(out.Changed, next)
+	}
+	return out, nil
+}
+
+func (s *state) orderCertificate(o revocation.Change) (out revocation.ChangeResult, err error) {
+	c := s.certificate(o.Certificate)
+	if c == nil {
+		return out, rules.NoCertificate(o.Certificate.Serial)
+	}
+	next, invalidSince, changed, err := s.subject(c).Change(o)
+	if err != nil {
+		return out, fmt.Errorf("certificate %s: %w", o.Certificate.Serial, err)
+	}
+	if !changed {
+		return revocation.ChangeResult{Unchanged: []pki.StatusChange{next}}, nil
+	}
+	if err := s.subject(c).CheckHold(o, false); err != nil {
+		return out, err
+	}
+	s.set(c, next, invalidSince, o)
+	if rules.CompromisesKeys(o) && c.Delivered { // a renewal may have kept the key
+		out, err = s.changeAll(o, func(other *cert) bool { return other.KeyHash == c.KeyHash && other.Ref != c.Ref })
+		if err != nil {
+			return out, err
+		}
+	}
+	out.Changed = append([]pki.StatusChange{next}, out.Changed...)
+	return out, s.record(o, c.Identity, rules.CertificateEntry(o, c.Identity, out))
+}
+
+func (s *state) orderKey(o revocation.Change) (out revocation.ChangeResult, err error) {
+	k, ok := s.keys[o.Key]
+	if !ok {
+		return out, rules.NoKey(o.Key)
+	}
+	out, err = s.changeAll(o, func(c *cert) bool { return c.KeyHash == o.Key })
+	if err != nil || len(out.Changed) == 0 && k.compromised {
+		return out, err // carried out before
+	}
+	s.mark(o.Key)
+	return out, s.record(o, k.identity, rules.KeyEntry(o, k.identity, out))
+}
+
+func (s *state) orderIdentity(o revocation.Change) (out revocation.ChangeResult, err error) {
+	id, ok := s.identities[o.Identity]
+	if !ok {
+		return out, rules.NoIdentity(o.Identity)
+	}
+	move, err := rules.MoveIdentity(o, id.State, id.resumes)
+	if err != nil {
+		return out, err
+	}
+	if move.Changed {
+		id.State, id.resumes = move.State, move.Resumes
+		id.Revision++
+		s.identities[o.Identity] = id
+	}
+	out, err = s.changeAll(o, func(c *cert) bool { return c.Identity == o.Identity })
+	if err != nil || !move.Changed && len(out.Changed) == 0 {
+		return out, err // carried out before
+	}
+	return out, s.record(o, o.Identity, rules.IdentityEntry(o, move.Action, out))
+}
+
+// record logs an order, and revokes the tokens of a maker that it distrusts.
+func (s *state) record(o revocation.Change, maker pki.SPIFFEID, e translog.Entry) error {
+	if err := s.append(e); err != nil {
+		return err
+	}
+	why := rules.Distrust(o)
+	if why == "" {
+		return nil
+	}
+	_, err := s.revokeTokensOf(maker, why, ra.TokenRevocation{By: o.Actor, At: o.At})
+	return err
+}

@@ -1,0 +1,408 @@
+package memory
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/rules"
+)
+
+// CreateIdentity implements ra.IdentityRecords.
+func (st *Store) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
+	var have ra.Identity
+	err := st.writeBy(ctx, by, id.CreatedAt, func(s *state) error {
+		if on, ok := s.identities[id.ID]; ok {
+			have = on.Identity
+			return rules.CheckSameIdentity(have, id)
+		}
+		have = rules.NewIdentity(id)
+		s.identities[id.ID] = identity{Identity: have}
+		return s.append(rules.RegisteredEntry(have, by))
+	})
+	if err != nil {
+		return ra.Identity{}, err
+	}
+	return have, nil
+}
+
+// UpdateIdentity implements ra.IdentityRecords.
+func (st *Store) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, at time.Time) (ra.Identity, error) {
+	var have ra.Identity
+	err := st.writeBy(ctx, by, at, func(s *state) error {
+		on, ok := s.identities[id.ID]
+		if !ok {
+			return rules.NoIdentity(id.ID)
+		}
+		var changed bool
+		var err error
+		if on.Identity, changed, err = rules.UpdateIdentity(on.Identity, id); err != nil {
+			return err
+		}
+		if have = on.Identity; !changed {
+			return nil
+		}
+		s.identities[id.ID] = on
+		return s.append(rules.UpdatedEntry(have, by, at))
+	})
+	if err != nil {
+		return ra.Identity{}, err
+	}
+	return have, nil
+}
+
+// Identity implements ra.IdentityRecords.
+func (st *Store) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error) {
+	var have ra.Identity
+	err := st.read(ctx, func(s *state) error {
+		on, ok := s.identities[id]
+		if !ok {
+			return rules.NoIdentity(id)
+		}
+		have = on.Identity
+		return nil
+	})
+	return have, err
+}
+
+// Identities implements ra.IdentityRecords.
+func (st *Store) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]ra.Identity, error) {
+	if err := rules.CheckLimit(limit); err != nil {
+		return nil, err
+	}
+	var all []ra.Identity
+	err := st.read(ctx, func(s *state) error {
+		for _, id := range s.identities {
+			if id.ID.String() > after.String() {
+				all = append(all, id.Identity)
+			}
+		}
+		return nil
+	})
+	slices.SortFunc(all, func(a, b ra.Identity) int { return strings.Compare(a.ID.String(), b.ID.String()) })
+	return all[:min(limit, len(all))], err
+}
+
+// token returns a token, or nil if it is not on record.
+func (s *state) token(id pki.TokenID) *ra.Token {
+	i := slices.IndexFunc(s.tokens, func(t ra.Token) bool { return t.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return &s.tokens[i]
+}
+
+// CreateToken implements ra.TokenRecords.
+func (st *Store) CreateToken(ctx context.Context, t ra.Token) error {
+	return st.writeBy(ctx, t.CreatedBy, t.CreatedAt, func(s *state) error {
+		if _, ok := s.identities[t.Identity]; !ok {
+			return rules.NoIdentity(t.Identity)
+		}
+		if s.token(t.ID) != nil {
+			return rules.TokenExists(t.ID)
+		}
+		on := t
+		on.CreatorCertificate = t.CreatedBy.Caller().Certificate
+		on.ExpiresAt, on.CreatedAt = stored(t.ExpiresAt), stored(t.CreatedAt)
+		s.tokens = append(s.tokens, on)
+		return s.append(rules.TokenCreatedEntry(&t))
+	})
+}
+
+// Token implements ra.TokenRecords.
+func (st *Store) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {
+	var have ra.Token
+	err := st.read(ctx, func(s *state) error {
+		t := s.token(id)
+		if t == nil {
+			return rules.NoToken(id)
+		}
+		have = named(*t)
+		return nil
+	})
+	return have, err
+}
+
+// named returns a token as it is read back: its maker is named without a certificate.
+func named(t ra.Token) ra.Token {
+	t.CreatedBy = t.CreatedBy.Named()
+	return t
+}
+
+// BindToken implements ra.TokenRecords.
+func (st *Store) BindToken(
+	ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time,
+) (ra.Token, error) {
+	var have ra.Token
+	err := st.write(ctx, func(s *state) error {
+		t := s.token(id)
+		if t == nil {
+			return rules.NoToken(id)
+		}
+		var bound bool
+		var err error
+		if *t, bound, err = rules.BindToken(*t, request, key); err != nil {
+			return err
+		}
+		if have = named(*t); !bound {
+			return nil
+		}
+		return s.append(rules.TokenBoundEntry(t, at))
+	})
+	if err != nil {
+		return ra.Token{}, err
+	}
+	return have, nil
+}
+
+// Tokens implements ra.TokenInventory. A cursor is the place of a token, counted from 1.
+func (st *Store) Tokens(
+	ctx context.Context, sel ra.TokenSelection, at time.Time, from ra.Cursor, limit int,
+) ([]ra.ListedToken, ra.Cursor, error) {
+	if err := rules.CheckLimit(limit); err != nil {
+		return nil, 0, err
+	}
+	var page []ra.ListedToken
+	var next ra.Cursor
+	err := st.read(ctx, func(s *state) error {
+		for i, t := range slices.Backward(s.tokens) {
+			revision := s.identities[t.Identity].Revision
+			listed := ra.ListedToken{Token: named(t), State: rules.TokenState(&t, revision, at)}
+			place := ra.Cursor(i + 1)
+			switch {
+			case from != 0 && place > from, sel.State != "" && listed.State != sel.State:
+			case !sel.Identity.IsZero() && t.Identity != sel.Identity:
+			case !sel.CreatedBy.IsZero() && t.CreatedBy.Caller().Identity != sel.CreatedBy:
+			case len(page) == limit:
+				next = place
+				return nil
+			default:
+				page = append(page, listed)
+			}
+		}
+		return nil
+	})
+	return page, next, err
+}
+
+// RevokeTokens implements ra.TokenInventory.
+func (st *Store) RevokeTokens(ctx context.Context, v ra.TokenRevocation) (int, error) {
+	var n int
+	err := st.writeBy(ctx, v.By, v.At, func(s *state) error {
+		err := rules.CheckTokenRevocation(v)
+		if err != nil {
+			return err
+		}
+		if v.ID != "" {
+			n, err = s.revokeToken(v)
+			return err
+		}
+		if _, ok := s.identities[v.CreatedBy]; !ok {
+			return rules.NoIdentity(v.CreatedBy)
+		}
+		n, err = s.revokeTokensOf(v.CreatedBy, rules.TokensRevokedOfAll, v)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+func (s *state) revokeToken(v ra.TokenRevocation) (int, error) {
+	prefix, err := rules.TokenPrefix(v.ID)
+	if err != nil {
+		return 0, err
+	}
+	i := slices.IndexFunc(s.tokens, func(t ra.Token) bool { return bytes.HasPrefix(t.ID.Bytes(), prefix) })
+	if i < 0 {
+		return 0, rules.NoTokenNamed(v.ID)
+	}
+	t := &s.tokens[i]
+	revokes, usable := rules.RevokesToken(t, v.At)
+	if !revokes {
+		return 0, nil
+	}
+	t.RevokedBecause = rules.TokenRevokedAlone
+	n := 0
+	if usable {
+		n = 1
+	}
+	return n, s.append(rules.TokenRevokedEntry(v, t))
+}
+
+// revokeTokensOf revokes the tokens that a maker has made, and returns how many of them could have been used. If
+// there are none since the last time, it writes nothing.
+func (s *state) revokeTokensOf(maker pki.SPIFFEID, why string, v ra.TokenRevocation) (int, error) {
+	made, n := false, 0
+	for i := s.distrusted[maker]; i < len(s.tokens); i++ {
+		t := &s.tokens[i]
+		if t.CreatedBy.Caller().Identity != maker || maker.IsZero() {
+			continue
+		}
+		made = true
+		revokes, usable := rules.RevokesToken(t, v.At)
+		if revokes {
+			t.RevokedBecause = why
+		}
+		if usable {
+			n++
+		}
+	}
+	if !made {
+		return 0, nil
+	}
+	s.distrusted[maker] = len(s.tokens)
+	return n, s.append(rules.TokensRevokedEntry(v, maker, why, n))
+}
+
+// Certificate implements ra.CertificateRecords.
+func (st *Store) Certificate(ctx context.Context, ref pki.CertRef) (ra.Certificate, error) {
+	var have ra.Certificate
+	err := st.read(ctx, func(s *state) error {
+		c := s.certificate(ref)
+		if c == nil {
+			return rules.NoCertificate(ref.Serial)
+		}
+		have = c.Certificate
+		return nil
+	})
+	return have, err
+}
+
+// CertificateBySerial implements ra.CertificateRecords.
+func (st *Store) CertificateBySerial(ctx context.Context, serial pki.Serial) (ra.Certificate, error) {
+	var have ra.Certificate
+	err := st.read(ctx, func(s *state) error {
+		place, ok := s.serials[serial]
+		if !ok {
+			return rules.NoCertificate(serial)
+		}
+		have = s.certs[place].Certificate
+		return nil
+	})
+	return have, err
+}
+
+// Certificates implements ra.CertificateRecords. A cursor is the place of a certificate, counted from 1.
+func (st *Store) Certificates(
+	ctx context.Context, id pki.SPIFFEID, from ra.Cursor, limit int,
+) ([]ra.Certificate, ra.Cursor, error) {
+	if err := rules.CheckLimit(limit); err != nil {
+		return nil, 0, err
+	}
+	var page []ra.Certificate
+	var next ra.Cursor
+	err := st.read(ctx, func(s *state) error {
+		for i, c := range slices.Backward(s.certs) {
+			place := ra.Cursor(i + 1)
+			switch {
+			case from != 0 && place > from, !id.IsZero() && c.Identity != id:
+			case len(page) == limit:
+				next = place
+				return nil
+			default:
+				page = append(page, c.Certificate)
+			}
+		}
+		return nil
+	})
+	return page, next, err
+}
+
+// answer returns the place of the certificate that answered an identity's request, or -1.
+func (s *state) answer(id pki.SPIFFEID, request pki.RequestID) int {
+	if request.IsZero() {
+		return -1
+	}
+	return slices.IndexFunc(s.certs, func(c cert) bool {
+		return c.Delivered && c.Identity == id && c.RequestID == request
+	})
+}
+
+// IssuanceState implements ra.RequestRecords.
+func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
+	var have ra.IssuanceState
+	err := st.read(ctx, func(s *state) error {
+		id, ok := s.identities[q.Identity]
+		if !ok {
+			return rules.NoIdentity(q.Identity)
+		}
+		have.Identity, have.KeyRefusal = id.Identity, s.keyState(q.Key, q.Identity).Check()
+		var before *cert
+		if !q.Predecessor.IsZero() {
+			if before = s.certificateOf(q.Identity, q.Predecessor); before == nil {
+				return rules.NoPredecessor(q.Predecessor)
+			}
+			have.Predecessor = ra.Predecessor{
+				Status: before.Status, Successor: before.Successor, NotAfter: before.NotAfter,
+				Superseded: before.supersededBy >= 0,
+			}
+		}
+		if place := s.answer(q.Identity, q.Request); place >= 0 {
+			have.Prior = answerOf(&s.certs[place])
+			have.Prior.Supersedes = before != nil && before.supersededBy == place
+		}
+		return nil
+	})
+	if err != nil {
+		return ra.IssuanceState{}, err
+	}
+	return have, nil
+}
+
+func answerOf(c *cert) *ra.PriorIssuance {
+	return &ra.PriorIssuance{Certificate: ca.Certificate{Ref: c.Ref, DER: c.DER, NotAfter: c.NotAfter}, Key: c.KeyHash}
+}
+
+// unexpired counts the certificates of an identity that end after a time, up to most.
+func (s *state) unexpired(id pki.SPIFFEID, at time.Time, most int) int {
+	n := 0
+	for i := range s.certs {
+		if c := &s.certs[i]; c.Delivered && c.Identity == id && c.NotAfter.After(stored(at)) && n < most {
+			n++
+		}
+	}
+	return n
+}
+
+// Unexpired implements ra.RequestRecords.
+func (st *Store) Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most int) (int, error) {
+	var n int
+	err := st.read(ctx, func(s *state) error {
+		if _, ok := s.identities[id]; !ok {
+			return rules.NoIdentity(id)
+		}
+		n = s.unexpired(id, at, most)
+		return nil
+	})
+	return n, err
+}
+
+// Renewed implements ra.RequestRecords.
+func (st *Store) Renewed(ctx context.Context, q ra.IssuanceQuery, at time.Time) (*ra.PriorIssuance, error) {
+	var have *ra.PriorIssuance
+	err := st.read(ctx, func(s *state) error {
+		before, ok := s.serials[q.Predecessor.Serial]
+		for i := len(s.certs) - 1; ok && i > before && have == nil; i-- {
+			c := &s.certs[i]
+			if c.Identity == q.Identity && c.KeyHash == q.Key && c.Status.State == pki.Good && c.NotAfter.After(at) {
+				have = answerOf(c)
+			}
+		}
+		return nil
+	})
+	return have, err
+}
+
+// Refused implements ra.RefusalRecords.
+func (st *Store) Refused(
+	ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal, at time.Time,
+) error {
+	return st.write(ctx, func(s *state) error { return s.append(rules.RefusedEntry(by, id, why, at)) })
+}

@@ -1,0 +1,146 @@
+package rules
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"math/big"
+	"strings"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// Installation is an installed CA with its parsed certificate.
+type Installation struct {
+	ca.InstalledCA
+	Parsed *x509.Certificate
+}
+
+// ParseInstallation parses the certificate of a CA that is to be installed.
+func ParseInstallation(in ca.InstalledCA) (Installation, error) {
+	cert, err := x509.ParseCertificate(in.Certificate)
+	if err != nil || !bytes.Equal(cert.Raw, in.Certificate) {
+		return Installation{}, pki.Refuse(pki.RuleCertificate, "install one CA certificate in DER",
+			"what is to be installed is not a certificate")
+	}
+	return Installation{in, cert}, nil
+}
+
+// Fingerprint returns the SHA-256 of the certificate.
+func (i Installation) Fingerprint() []byte {
+	sum := sha256.Sum256(i.Certificate)
+	return sum[:]
+}
+
+// CheckReplace refuses to install a certificate for the subject and key of one that was removed, or that has another
+// key label. It reports whether the certificate differs from the one before.
+func (i Installation) CheckReplace(before Installation) (differs bool, err error) {
+	switch {
+	case before.State == ca.Removed:
+		return false, pki.Refuse(pki.RuleCAInUse, "make a new generation, with its own subject and key",
+			"%s was removed", i.Parsed.Subject)
+	case before.Key != i.Key:
+		return false, pki.Refuse(pki.RuleRequest, "leave it as it is",
+			"the certificate of %s is installed with the key label %q", i.Parsed.Subject, before.Key)
+	default:
+		return !bytes.Equal(before.Certificate, i.Certificate), nil
+	}
+}
+
+// NoInstallation returns the refusal of a CA that is not installed.
+func NoInstallation(id pki.IssuerID) *pki.Refusal {
+	return pki.Refuse(pki.RuleNotFound, "name an installed CA",
+		"no CA with the identifier %s is installed", id.Short())
+}
+
+// CheckRetire refuses to retire a CA unless it issues and another active CA can take its place. Others are the other
+// active CAs with a key.
+func (i Installation) CheckRetire(others []Installation, at time.Time) error {
+	subject := i.Parsed.Subject
+	if i.State == ca.Removed {
+		return pki.Refuse(pki.RuleCAInUse, "leave it as it is", "%s was removed", subject)
+	}
+	if i.Key == "" {
+		return pki.Refuse(pki.RuleRequest, "name an issuing CA", "%s has no key here, and issues nothing", subject)
+	}
+	for _, other := range others {
+		if at.Before(other.Parsed.NotAfter) {
+			return nil
+		}
+	}
+	return pki.Refuse(pki.RuleCAInUse, "install the next generation first",
+		"no other CA is active: without %s nothing would be issued", subject)
+}
+
+// Removable reports whether a CA has expired at a time, and so may be removed whatever else there is.
+func (i Installation) Removable(now time.Time) bool { return i.Parsed.NotAfter.Before(now) }
+
+// CheckRemove refuses to remove a CA that is active, or that signed another installed CA. Others are those that were
+// not removed.
+func (i Installation) CheckRemove(others []Installation) error {
+	subject := i.Parsed.Subject
+	if i.Key != "" && i.State == ca.Active {
+		return pki.Refuse(pki.RuleCAInUse, "retire it first", "%s is active", subject)
+	}
+	for _, other := range others {
+		named := bytes.Equal(other.Parsed.RawIssuer, i.Parsed.RawSubject)
+		if named && other.Parsed.CheckSignatureFrom(i.Parsed) == nil {
+			return pki.Refuse(pki.RuleCAInUse, "remove that one first",
+				"%s signed %s, which is installed", subject, other.Parsed.Subject)
+		}
+	}
+	return nil
+}
+
+// StillIssued returns the refusal to remove a CA whose last certificate expires at a time that is yet to come.
+func (i Installation) StillIssued(notAfter time.Time) *pki.Refusal {
+	return pki.Refuse(pki.RuleCAInUse, "remove it after "+notAfter.Format(time.RFC3339),
+		"the last certificate that %s issued has not expired", i.Parsed.Subject)
+}
+
+// Entry records what happened to the CA.
+func (i Installation) Entry(action translog.Action, by pki.Actor, at time.Time) translog.Entry {
+	facts := map[string]string{
+		"subject": i.Parsed.Subject.String(), "issuer": pki.IssuerOf(i.Parsed).String(),
+		"fingerprint": hex.EncodeToString(i.Fingerprint()),
+	}
+	if i.Key != "" {
+		facts["key"] = i.Key
+	}
+	return translog.Entry{Time: at, Actor: by, Action: action, Outcome: translog.Done, Facts: facts}
+}
+
+// CRLNumberSize is the size of the longest CRL number in bytes (RFC 5280 §5.2.3).
+const CRLNumberSize = 20
+
+// NextCRLNumber returns the number after the last one of an issuer, or refuses if none is left.
+func NextCRLNumber(issuer pki.IssuerID, last *big.Int) (*big.Int, error) {
+	next := new(big.Int).Add(last, big.NewInt(1))
+	if !fitsCRLNumber(next) {
+		return nil, pki.Refuse(pki.RuleCRL, "install a new generation of the CA",
+			"the CRL numbers of %s are used up", issuer.Short())
+	}
+	return next, nil
+}
+
+func fitsCRLNumber(n *big.Int) bool { return n != nil && n.Sign() >= 0 && n.BitLen() < 8*CRLNumberSize }
+
+// CheckCRLNumber refuses a CRL whose number is longer than RFC 5280 allows.
+func CheckCRLNumber(c crl.CRL) error {
+	if fitsCRLNumber(c.Number) {
+		return nil
+	}
+	return pki.Refuse(pki.RuleCRL, "number it with at most 20 octets (RFC 5280 section 5.2.3)",
+		"the CRL number %v is not one", c.Number)
+}
+
+// OldCRL returns the refusal of a CRL whose number is not above that of the one on record.
+func OldCRL(c crl.CRL) *pki.Refusal {
+	return pki.Refuse(pki.RuleCRL, "publish a newer one", "CRL %v of %s is not above the one on record",
+		c.Number, strings.TrimSuffix(c.Scope().Path(), ".crl"))
+}

@@ -1,0 +1,99 @@
+package rules_test
+
+import (
+	"math/big"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// TestLargeEntries checks that the parts of an entry have all of its changes, in their order, and can be encoded.
+func TestLargeEntries(t *testing.T) {
+	e := translog.Entry{
+		Time: now, Actor: pki.ActorSystem("test"), Action: translog.CertificateRevoked, Outcome: translog.Done,
+		Facts: map[string]string{"reason": "superseded"},
+	}
+	for i := range 2*rules.MaxChanges + 1 {
+		e.Changes = append(e.Changes, pki.StatusChange{
+			Ref: certificate(t, byte(i)), NotAfter: now.Add(time.Duration(i) * time.Second),
+			Status: pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: now, Version: 2},
+		})
+	}
+	parts := rules.SplitEntry(e)
+	if len(parts) != 3 || parts[2].Facts["part"] != "3/3" || parts[2].Facts["reason"] != "superseded" || e.Facts["part"] != "" {
+		t.Fatalf("%d parts, the last one with the facts %v", len(parts), parts[len(parts)-1].Facts)
+	}
+	n := 0
+	for _, p := range parts {
+		if _, err := p.Marshal(); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range p.Changes {
+			if !c.NotAfter.Equal(e.Changes[n].NotAfter) {
+				t.Fatalf("change %d is another one", n)
+			}
+			n++
+		}
+	}
+	if n != len(e.Changes) {
+		t.Errorf("%d changes, want %d", n, len(e.Changes))
+	}
+}
+
+func TestBulkEntries(t *testing.T) {
+	s := revocation.BulkRevocation{ID: 7, BulkRequest: revocation.BulkRequest{
+		Selection: revocation.Selection{Profile: "device", Label: revocation.Label{Name: "site", Value: "a"}, IssuedFrom: now},
+		Action:    revocation.Revoke, Reason: pki.KeyCompromise, InvalidSince: now, Actor: pki.ActorSystem("test"), Comment: "stolen", At: now,
+	}}
+	want := map[string]string{
+		"set": "7", "reason": "keyCompromise", "invalid_since": "2030-01-02T03:04:05Z", "comment": "stolen", "profile": "device",
+		"label": "site=a", "issued_from": "2030-01-02T03:04:05Z",
+	}
+	e := rules.BulkEntry(s)
+	if len(e.Facts) != len(want) {
+		t.Errorf("the log has the facts %v, want %v", e.Facts, want)
+	}
+	for name, value := range want {
+		if e.Facts[name] != value {
+			t.Errorf("%s is %q, want %q", name, e.Facts[name], value)
+		}
+	}
+	if step := rules.BulkStepEntry(s, now, pki.SPIFFEID{}, nil); step.Action != translog.CertificateRevoked || step.Facts["set"] != "7" {
+		t.Errorf("a step is logged as %+v", step)
+	}
+}
+
+// TestAge checks that the age of the records never goes back, never passes the clock and gains no more than has passed.
+func TestAge(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		age := now
+		passed := time.Duration(rapid.IntRange(0, 100).Draw(t, "passed")) * time.Second
+		clock := now.Add(time.Duration(rapid.IntRange(-100, 200).Draw(t, "clock")) * time.Second)
+		next := rules.NextAge(age, passed, clock)
+		if next.Before(age) || next.After(age.Add(passed)) || next.After(clock) && !next.Equal(age) {
+			t.Fatalf("the age %v becomes %v after %v at %v", age, next, passed, clock)
+		}
+	})
+}
+
+func TestCRLNumbers(t *testing.T) {
+	last := new(big.Int).Lsh(big.NewInt(1), 8*rules.CRLNumberSize-1)
+	if _, err := rules.NextCRLNumber(pki.IssuerID{}, last.Sub(last, big.NewInt(1))); err == nil {
+		t.Error("a number of 20 bytes with its highest bit was taken")
+	}
+	if n, err := rules.NextCRLNumber(pki.IssuerID{}, new(big.Int)); err != nil || n.Int64() != 1 {
+		t.Errorf("the first number is %v, %v", n, err)
+	}
+	for _, n := range []*big.Int{nil, big.NewInt(-1)} {
+		if rules.CheckCRLNumber(crl.CRL{Number: n}) == nil {
+			t.Errorf("the CRL number %v passes", n)
+		}
+	}
+}

@@ -1,0 +1,83 @@
+package storetest
+
+import (
+	"context"
+	"testing"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// testTwoHandles runs two handles on one store against each other, if the engine allows it.
+func testTwoHandles(t *testing.T, open func(t *testing.T) Store) {
+	for name, test := range map[string]func(t *testing.T, first, second *world){
+		"a change is seen at once": seenAtOnce, "the newer epoch fences": newerEpochFences,
+		"a token is spent once": spentOnce, "a serial number is used once": takenOnce,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			need(t, s.Second != nil, "second handle")
+			first := newWorld(t, s)
+			second := &world{Store: s.Second(t), now: first.now, drawn: 1 << 32}
+			test(t, first, second)
+		})
+	}
+}
+
+func seenAtOnce(t *testing.T, first, second *world) {
+	r := first.issued(t)
+	mustEqual(t, "the status", second.certificate(t, r.Ref).Status, pki.Status{State: pki.Good, Version: 1})
+	next := first.enrollment(t, first.stateOf(t, r.Identity))
+	second.apply(t, revocation.Change{Action: revocation.Hold, Identity: r.Identity, State: pki.Suspended})
+	if have := first.stateOf(t, r.Identity); have.State != pki.Suspended {
+		t.Errorf("the identity is %v", have.State)
+	}
+	mustRefuse(t, first.try(t, next), pki.RuleIdentityState)
+	mustEqual(t, "the log", len(second.entries(t)), len(first.entries(t)))
+}
+
+func newerEpochFences(t *testing.T, first, second *world) {
+	ctx := context.Background()
+	r := first.enrollment(t, first.identity(t))
+	intent := first.announce(t, r)
+	left := second.begin(t)
+	mustEqual(t, "what is pending", len(left), 1)
+	settlement := ca.BatchCommit{Intent: intent, Records: []ca.Record{r}, At: first.now}
+	_, err := first.Journal.Write(ctx, first.epoch, []ca.BatchCommit{settlement}, nil)
+	mustFence(t, err)
+	must(t, second.settle(t, intent, r)[0])
+	if have := first.certificate(t, r.Ref); !have.Delivered {
+		t.Errorf("the certificate is %+v", have)
+	}
+}
+
+func spentOnce(t *testing.T, first, second *world) {
+	id := first.identity(t)
+	token := first.token(t, id.ID)
+	r := first.enrollment(t, id)
+	r.Guard.Token = token.ID
+	_, err := second.RA.BindToken(context.Background(), token.ID, r.RequestID, r.KeyHash, second.now)
+	must(t, err)
+	first.issue(t, r)
+	if have := second.readToken(t, token.ID); !have.Spent {
+		t.Errorf("the token is %+v", have)
+	}
+	_, err = first.RA.BindToken(context.Background(), token.ID, first.request(t), first.key(), first.now)
+	must(t, err)
+	second.begin(t)
+	again := second.enrollment(t, second.stateOf(t, id.ID))
+	again.Guard.Token = token.ID
+	mustRefuse(t, second.try(t, again), pki.RuleToken)
+}
+
+func takenOnce(t *testing.T, first, second *world) {
+	r := first.issued(t)
+	second.begin(t)
+	again := second.enrollment(t, second.identity(t))
+	again.Ref = r.Ref
+	mustRefuse(t, second.try(t, again), pki.RuleOverloaded)
+	if have := first.certificate(t, r.Ref); have.Status.State != pki.Good {
+		t.Errorf("the first certificate is %+v", have)
+	}
+}
