@@ -1,6 +1,7 @@
 package brevet_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +38,15 @@ var arrows = map[string]string{
 	"torture":    "",
 }
 
+// rooms is the layering within a folder: each package of it, and the packages of its folder that it may import. A package
+// that is not here may import any of its folder.
+var rooms = map[string]string{
+	"server/admission": "",
+	"server/authz":     "",
+	"server/telemetry": "server/admission",
+	"server/grpcapi":   "server/admission server/authz",
+}
+
 // A listed package is what `go list` says about one of ours. Imports come from non-test files.
 type listed struct {
 	ImportPath string
@@ -55,7 +65,7 @@ func violations(packages []listed) []string {
 			continue
 		}
 		for _, imported := range p.Imports {
-			if reason := refused(from, allowed, imported); reason != "" {
+			if reason := refused(short(p.ImportPath), allowed, imported); reason != "" {
 				found = append(found, fmt.Sprintf("%s imports %s: %s", short(p.ImportPath), short(imported), reason))
 			}
 		}
@@ -63,15 +73,18 @@ func violations(packages []listed) []string {
 	return found
 }
 
-// refused says why a package in the folder from may not import another, or nothing when it may.
-func refused(from, allowed, imported string) string {
+// refused says why a package, whose folder may import the allowed ones, may not import another, or nothing if it may.
+func refused(importer, allowed, imported string) string {
 	if !ours(imported) {
 		return ""
 	}
 	if path.Base(imported) == path.Base(path.Dir(imported))+"test" {
 		return "that package supports tests, and only test files may import it"
 	}
-	to := folder(imported)
+	from, to := folder(module+"/"+importer), folder(imported)
+	if siblings, known := rooms[importer]; to == from && known && !slices.Contains(strings.Fields(siblings), short(imported)) {
+		return fmt.Sprintf("there is no arrow %s → %s (in its folder it may import: %s)", importer, short(imported), cmp.Or(siblings, "nothing"))
+	}
 	if to == from || slices.Contains(strings.Fields(allowed), to) {
 		return ""
 	}
@@ -141,6 +154,13 @@ func TestViolationsAreNamed(t *testing.T) {
 		{"ra/token", "ra", ""},
 		{"store/sqlite", "revocation", ""},
 		{"server", "enroll", ""},
+		{"server", "server/grpcapi", ""},
+		{"server/grpcapi", "server/authz", ""},
+		{"server/grpcapi", "ra", ""},
+		{"server/authz", "server/grpcapi", "server/authz → server/grpcapi"},
+		{"server/telemetry", "server/grpcapi", "server/telemetry → server/grpcapi"},
+		{"server/grpcapi", "server", "server/grpcapi → server"},
+		{"server/grpcapi", "store/sqlite", "server → store"},
 		{"cmd/brevet", "store/sqlite", ""},
 		{"cmd/brevet", "cmd/internal/config", ""},
 		{"examples/workload", "proto/brevet/v1", ""},

@@ -216,8 +216,17 @@ func block(t *testing.T, path, info string) string {
 }
 
 func TestArrowsAreDocumented(t *testing.T) {
+	want := maps.Clone(arrows)
+	delete(want, ".")
+	compareArrows(t, "text arrows", want)
+	compareArrows(t, "text rooms", maps.Clone(rooms))
+}
+
+// compareArrows compares a block of docs/architecture.md with a table of deps_test.go.
+func compareArrows(t *testing.T, name string, want map[string]string) {
+	t.Helper()
 	documented := map[string]string{}
-	for line := range strings.Lines(block(t, "docs/architecture.md", "text arrows")) {
+	for line := range strings.Lines(block(t, "docs/architecture.md", name)) {
 		from, to, ok := strings.Cut(line, "→")
 		if !ok {
 			t.Fatalf("docs/architecture.md: %q is no arrow", line)
@@ -230,8 +239,6 @@ func TestArrowsAreDocumented(t *testing.T) {
 			documented[strings.TrimSpace(folder)] = to
 		}
 	}
-	want := maps.Clone(arrows)
-	delete(want, ".")
 	for folder, to := range want {
 		if got, ok := documented[folder]; !ok || !slices.Equal(sorted(got), sorted(to)) {
 			t.Errorf("docs/architecture.md: %s → %s, in deps_test.go: %s", folder, got, to)

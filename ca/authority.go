@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -143,10 +144,14 @@ func (a *Authority) encoderFor(now time.Time) error {
 	return nil
 }
 
-// IssuingCA returns an issuing CA by its ID, and whether there is one.
-func (a *Authority) IssuingCA(id pki.IssuerID) (IssuingCA, bool) {
+// Chain returns the CA certificates that go with a certificate of an issuing CA, and their root. It refuses a CA that is
+// not served here any more.
+func (a *Authority) Chain(id pki.IssuerID) (chain []*x509.Certificate, root *x509.Certificate, err error) {
 	iss, ok := a.issuingCAs[id]
-	return iss, ok
+	if !ok {
+		return nil, nil, pki.Refuse(pki.RuleNotFound, "renew or enroll anew", "the certificate's CA %s is not served here any more", id.Short())
+	}
+	return iss.Chain, iss.Root, nil
 }
 
 // Current returns the CA that issues where a request names none.

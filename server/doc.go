@@ -1,11 +1,10 @@
-// Package server is Brevet's process from the inside: gRPC handlers for agents and operators, the public HTTP port, the
-// interceptor that knows every caller, and the lifecycle of all parts. Handlers map messages to domain types and errors
-// to status codes, and decide nothing.
+// Package server is Brevet's process from the inside: it makes the parts, joins them, and starts and stops them. It owns the
+// listeners and enrolls the identities of the server itself.
 //
-// It refuses a call that the access table does not allow, and a call that is not in the table; a client certificate
-// that does not verify, is out of its time, is for another use or is revoked, on every call and not only in the
-// handshake; and calls that there is no room for, or that come more often than they may, with the time to come back at.
-// A caller never sees an internal error's text.
+//   - [github.com/brevet-pki/brevet/server/authz]: who may call what
+//   - [github.com/brevet-pki/brevet/server/admission]: who works now, who waits, who comes back later
+//   - [github.com/brevet-pki/brevet/server/grpcapi]: the front door over gRPC
+//   - [github.com/brevet-pki/brevet/server/telemetry]: metrics, probes and traces
 //
-// TLS 1.3 only (RFC 8446); identities are SPIFFE IDs (X509-SVID §2).
+// It refuses connections above the bounds of a port, and a configuration in which an issuing CA has no HSM token.
 package server

@@ -1,19 +1,15 @@
 package server
 
-import "context"
+import "github.com/brevet-pki/brevet/server/telemetry"
 
-// ProveToken has the tokens prove themselves now, and not when their turn comes.
-func (s *Server) ProveToken(ctx context.Context) {
-	for _, t := range s.tokens {
-		s.proveToken(ctx, t)
-	}
+// Telemetry returns what counts and watches.
+func (s *Server) Telemetry() *telemetry.Recorder { return s.telemetry }
+
+// OrdersUnderWay returns how many orders of all streams are being carried out.
+func (s *Server) OrdersUnderWay() int {
+	working, _ := s.api.Orders()
+	return working
 }
-
-// OrdersUnderWay is how many orders of all streams are being carried out.
-func (s *Server) OrdersUnderWay() int { return len(s.bulk.places) }
 
 // MaxProbes is maxProbes.
 const MaxProbes = maxProbes
-
-// StoreDoubt is storeDoubt.
-const StoreDoubt = storeDoubt

@@ -12,8 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/servertest"
+	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
 func TestProbesMeanSomething(t *testing.T) {
@@ -91,26 +91,26 @@ func TestATokenThatIsLostAndFound(t *testing.T) {
 		}
 	}
 	token.broken.Store(true)
-	w.Server.ProveToken(t.Context())
-	w.Server.ProveToken(t.Context())
+	w.Server.Telemetry().ProveTokens(t.Context())
+	w.Server.Telemetry().ProveTokens(t.Context())
 	unready(t, w, "the token did not sign")
 	if n := strings.Count(w.Log.String(), "the token does not sign"); n != 1 {
 		t.Errorf("one loss is told %d times", n)
 	}
 	// Nobody asks an unready server for a certificate: the token has to prove itself.
 	token.broken.Store(false)
-	w.Server.ProveToken(t.Context())
+	w.Server.Telemetry().ProveTokens(t.Context())
 	unready(t, w, "")
 	// Or a certificate proves it.
 	token.broken.Store(true)
-	w.Server.ProveToken(t.Context())
+	w.Server.Telemetry().ProveTokens(t.Context())
 	w.Enrolled(t, "device", "device/1")
 	unready(t, w, "")
 	// Or one is what finds it lost.
-	w.Server.Begin(t.Context(), ca.StepSign, pki.IssuerOf(w.Issuing))(errors.New("the token is lost"))
+	w.Server.Telemetry().Begin(t.Context(), ca.StepSign, pki.IssuerOf(w.Issuing))(errors.New("the token is lost"))
 	unready(t, w, "the token did not sign")
 	token.broken.Store(false)
-	w.Server.ProveToken(t.Context())
+	w.Server.Telemetry().ProveTokens(t.Context())
 	if lost, found := strings.Count(w.Log.String(), "the token does not sign"), strings.Count(w.Log.String(), "the token signs again"); lost != 3 || found != 3 {
 		t.Errorf("three losses are told %d times, and that they are over %d times", lost, found)
 	}
@@ -120,7 +120,7 @@ func TestATokenThatIsLostAndFound(t *testing.T) {
 func TestFurtherTokensAreWatched(t *testing.T) {
 	t.Parallel()
 	old := &brokenToken{}
-	w := servertest.New(t, ground, servertest.Options{FurtherTokens: []server.IssuingToken{{Token: old, Name: "old"}}})
+	w := servertest.New(t, ground, servertest.Options{FurtherTokens: []telemetry.IssuingToken{{Token: old, Name: "old"}}})
 	up := func(current, further float64) {
 		t.Helper()
 		_, text := ask(t, w, "/metrics")
@@ -132,14 +132,14 @@ func TestFurtherTokensAreWatched(t *testing.T) {
 	}
 	up(1, 1)
 	old.broken.Store(true)
-	w.Server.ProveToken(t.Context())
+	w.Server.Telemetry().ProveTokens(t.Context())
 	up(1, 0)
 	unready(t, w, "")
 	if log := w.Log.String(); !strings.Contains(log, "the token does not sign") || !strings.Contains(log, `"token":"old"`) {
 		t.Errorf("the log does not name the token that is lost: %s", log)
 	}
 	old.broken.Store(false)
-	w.Server.ProveToken(t.Context())
+	w.Server.Telemetry().ProveTokens(t.Context())
 	up(1, 1)
 }
 
@@ -153,7 +153,7 @@ func TestAStoreThatTakesNothing(t *testing.T) {
 	unavailable(t, err)
 	unready(t, w, "the store failed a call")
 	// Nobody calls an unready server: it has to be tried again some time.
-	w.Clock.Advance(server.StoreDoubt)
+	w.Clock.Advance(telemetry.StoreDoubt)
 	for code := 0; code != http.StatusOK; time.Sleep(5 * time.Millisecond) {
 		code, _ = ask(t, w, "/readyz") // the responder follows the clock
 	}

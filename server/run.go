@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -12,75 +11,17 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/health"
-	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/reflection"
 
 	"github.com/brevet-pki/brevet/enroll"
-	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
-// Bounds of the gRPC listener. A connection keeps the identity of its handshake, so it does not live for ever.
+// Bounds of the listeners.
 const (
-	maxMessage       = 256 << 10 // of a message; a longer one is refused by name
-	maxReceived      = 1 << 20   // of a message that gRPC reads at all, also after it has decompressed it
-	maxHeaders       = 16 << 10
-	maxStreams       = 128
-	window           = 64 << 10 // octets that a connection may send ahead; fixed, or gRPC measures the line with a ping for each message
-	maxConnections   = 4096     // on each of the ports for gRPC and HTTP
-	maxProbes        = 64       // connections to the operations port
-	connectionAge    = 30 * time.Minute
-	connectionGrace  = time.Minute
-	handshakeTimeout = 10 * time.Second
+	maxConnections = 4096     // on each of the ports for gRPC and HTTP
+	maxProbes      = 64       // connections to the operations port
+	maxHeaders     = 16 << 10 // bytes of an HTTP request's headers
 )
-
-func (s *Server) newGRPC() *grpc.Server {
-	g := grpc.NewServer(append(s.traces.serverOptions(),
-		grpc.Creds(boundedTLS{credentials.NewTLS(s.tlsConfig()), s}),
-		grpc.InTapHandle(s.tap), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
-		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errUnserved }), // tap refuses it first
-		grpc.ForceServerCodecV2(codec{protobuf}), grpc.MaxRecvMsgSize(maxReceived),
-		grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
-		grpc.StaticConnWindowSize(window), grpc.StaticStreamWindowSize(window), grpc.NumStreamWorkers(maxStreams),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace, Time: time.Minute}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}),
-	)...)
-	services := gated{g, s}
-	brevetv1.RegisterEnrollmentServiceServer(services, &enrollment{registrar: s.registrar, authority: s.authority, bulk: s.bulk})
-	brevetv1.RegisterIdentityServiceServer(services, &identities{registrar: s.registrar, revocations: s.revocations, tokenText: s.tokenText})
-	brevetv1.RegisterCertificateServiceServer(services, &certificates{registrar: s.registrar, revocations: s.revocations, trustDomain: s.config.TrustDomain})
-	brevetv1.RegisterCRLServiceServer(services, &crls{
-		records: s.config.Stores.Revocation, revocations: s.revocations, authorities: s.config.Authorities,
-	})
-	brevetv1.RegisterLogServiceServer(services, &logService{records: s.config.Stores.Log, sequencer: s.sequencer, archive: s.config.Archive, intake: s.intake})
-	brevetv1.RegisterStoreServiceServer(services, &stores{records: s.config.Stores.Retention, sweeper: s.sweeper, disk: s.config.Disk, clock: s.config.Clock})
-	s.health = health.NewServer()
-	healthv1.RegisterHealthServer(services, s.health)
-	reflection.Register(services)
-	return g
-}
-
-// tlsConfig asks for a client certificate without demanding one: the gate refuses with a typed error, where a failed
-// handshake would tell the client nothing. Every handshake gets the newest server certificate, with the root in its
-// chain, so that an agent that knows nothing but the root's fingerprint can check it.
-func (s *Server) tlsConfig() *tls.Config {
-	base := &tls.Config{
-		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert,
-		SessionTicketsDisabled: true, // a resumed session would skip nothing here, but keep an old identity for longer
-		NextProtos:             []string{"h2"},
-		VerifyPeerCertificate:  checkCertificates,
-	}
-	base.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-		pair := s.own.Pair()
-		if pair == nil {
-			return nil, errors.New("server: no certificate of its own yet")
-		}
-		return pair.TLSWithRoot(), nil
-	}
-	return base
-}
 
 // Run serves until ctx ends, then finishes what is in flight and returns nil. It returns an error when a part that the
 // others need has failed for good.
@@ -94,25 +35,27 @@ func (s *Server) Run(ctx context.Context) error {
 	part(func(ctx context.Context) error { return s.responder.Follow(ctx, s.config.Stores.Feed) })
 	part(s.responder.Renew)
 	part(s.revocations.Run)
-	for _, t := range s.tokens {
-		part(func(ctx context.Context) error { return s.watchToken(ctx, t) })
-	}
+	part(s.telemetry.WatchTokens)
 	part(s.sweeper.Run)
 	agents, stopAgents := context.WithCancel(failed)
 	defer stopAgents()
 	for _, a := range append([]*enroll.Agent{s.own}, s.delegates...) {
 		part(func(context.Context) error { return s.keepEnrolled(agents, a) })
 	}
-	public := PublicHTTP(s.metrics.public(s.responder.Handler()))
+	public := PublicHTTP(s.telemetry.HTTP(s.responder.Handler()))
 	public.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)
 	public.BaseContext = func(net.Listener) context.Context { return parts }
 	closeOperations := s.serveOperations(part)
 	if s.caughtUp(ctx, failed) {
 		debug.FreeOSMemory()  // what reading the statuses and linting the profiles took
 		s.serving.Store(true) // the listeners hold who comes until they are served
-		part(func(context.Context) error { return s.grpc.Serve(s.limit(s.config.GRPC, portGRPC, maxConnections)) })
-		part(func(context.Context) error { return public.Serve(s.limit(s.config.HTTP, portHTTP, maxConnections)) })
-		s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
+		part(func(context.Context) error {
+			return s.api.Serve(s.limit(s.config.GRPC, telemetry.PortGRPC, maxConnections))
+		})
+		part(func(context.Context) error {
+			return public.Serve(s.limit(s.config.HTTP, telemetry.PortHTTP, maxConnections))
+		})
+		s.api.SetServing()
 		if s.ready != nil {
 			s.ready()
 		}
@@ -128,7 +71,7 @@ func (s *Server) Run(ctx context.Context) error {
 	stopAgents()
 	err := s.stop(context.WithoutCancel(ctx), public)
 	stopParts()
-	s.traces.close(context.WithoutCancel(ctx), s.log)
+	s.telemetry.Close(context.WithoutCancel(ctx))
 	closeOperations() // as late as can be: a server that stops answers probes, as one that is not ready
 	return errors.Join(group.Wait(), err, s.closeDirectories(), s.responder.Close())
 }
@@ -149,7 +92,7 @@ func (s *Server) ended(failed context.Context, err error) error {
 // Orderly returns nil for an error that only reports a requested stop, and any other error as it is. Of joined errors it
 // returns those that report something else.
 func Orderly(err error) error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // what wraps joined errors has words of its own
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var others []error
 		for _, e := range joined.Unwrap() {
 			others = append(others, Orderly(e))
@@ -178,22 +121,23 @@ func (s *Server) serveOperations(part func(func(context.Context) error)) (end fu
 		return func() {}
 	}
 	operations := &http.Server{
-		Handler: s.operations(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
+		Handler: s.telemetry.Operations(s.health), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeaders,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 	part(func(context.Context) error {
-		return operations.Serve(s.limit(s.config.Operations, portOperations, maxProbes))
+		return operations.Serve(s.limit(s.config.Operations, telemetry.PortOperations, maxProbes))
 	})
 	return func() { _ = operations.Close() } // nobody is left to be told
 }
 
 // limit bounds the connections of a port, and counts them.
 func (s *Server) limit(l net.Listener, port string, most int) net.Listener {
-	return newSharedListener(l, most, s.metrics.open.WithLabelValues(port), s.metrics.closed.WithLabelValues(port))
+	open, refused := s.telemetry.Connections(port)
+	return newSharedListener(l, most, open, refused)
 }
 
-// caughtUp waits until the responder knows every status, which the gate and relying parties ask for, and the CRLs are
+// caughtUp waits until the responder knows every status, which callers and relying parties need, and the CRLs are
 // published, or cannot be for now; it returns false when ctx ends or a part fails first.
 func (s *Server) caughtUp(ctx, failed context.Context) bool {
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -215,7 +159,6 @@ func (s *Server) caughtUp(ctx, failed context.Context) bool {
 func (s *Server) stop(ctx context.Context, public *http.Server) error {
 	s.serving.Store(false)
 	close(s.stopping)
-	s.health.Shutdown()
 	err := s.drain(ctx, public)
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)
 	defer cancel()
@@ -226,13 +169,7 @@ func (s *Server) stop(ctx context.Context, public *http.Server) error {
 func (s *Server) drain(ctx context.Context, public *http.Server) error {
 	ctx, cancel := context.WithTimeout(ctx, drainPatience)
 	defer cancel()
-	drained := make(chan struct{})
-	go func() { s.grpc.GracefulStop(); close(drained) }()
-	select {
-	case <-drained:
-	case <-ctx.Done():
-		s.grpc.Stop()
-	}
+	s.api.Shutdown(ctx)
 	if err := public.Shutdown(ctx); err != nil {
 		return public.Close() // slow readers have had their time
 	}

@@ -64,7 +64,7 @@ func (r *role) Renew(ctx context.Context, req enroll.RenewRequest) (enroll.Crede
 }
 
 func (r *role) credential(cert ca.Certificate) (enroll.Credential, error) {
-	chain, root, err := chainOf(r.authority, cert.Ref.Issuer)
+	chain, root, err := r.authority.Chain(cert.Ref.Issuer)
 	if err != nil {
 		return enroll.Credential{}, err
 	}

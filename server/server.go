@@ -15,9 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
-
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
@@ -25,7 +22,8 @@ import (
 	"github.com/brevet-pki/brevet/ra/token"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/responder"
-	"github.com/brevet-pki/brevet/server/admission"
+	"github.com/brevet-pki/brevet/server/grpcapi"
+	"github.com/brevet-pki/brevet/server/telemetry"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -54,8 +52,8 @@ type Config struct {
 	Stores   Stores
 	Archive  *translog.Archive
 	// Tokens hold the keys of the issuers.
-	Tokens []IssuingToken
-	Disk   Disk
+	Tokens []telemetry.IssuingToken
+	Disk   telemetry.Disk
 	// Limits say how often callers may call.
 	Limits Limits
 	// OCSP says how relying parties are answered; the zero value is the default.
@@ -63,7 +61,7 @@ type Config struct {
 	// Retention is how long records stay in the store after the end of what they are about.
 	Retention time.Duration
 	// Traces says where traces of calls go; the zero value is nowhere.
-	Traces Traces
+	Traces telemetry.Traces
 	Clock  func() time.Time
 	Log    *slog.Logger
 }
@@ -108,37 +106,34 @@ type Server struct {
 	registrar   *ra.Registrar
 	revocations *revocation.Authority
 	sweeper     *ra.Sweeper
-	gate        *gate
-	intake      *intake
-	unread      *admission.Shares // calls whose message has not arrived
-	own         *enroll.Agent     // the server's own certificate
-	delegates   []*enroll.Agent   // one OCSP key for each issuing CA
-	grpc        *grpc.Server
-	health      *health.Server
+	admissions  *admissions
+	own         *enroll.Agent   // the server's own certificate
+	delegates   []*enroll.Agent // one OCSP key for each issuing CA
+	api         *grpcapi.Server
+	telemetry   *telemetry.Recorder
+	health      *telemetry.Health
 	closers     []io.Closer // the credential directories
 	ready       func()
 	stopping    chan struct{} // closed when the server stops
-	bulk        bulk
-	metrics     *metrics
-	lines       lines
-	gauges      gauges
-	traces      *tracing
 	serving     atomic.Bool
-	tokens      []*watchedToken
-	store       lastTry // of writing the journal
 }
 
 // New puts the parts together, settles what an earlier process left behind, and brings the archive up to date. It
 // serves nothing yet. On an error, nothing is left running.
 func New(ctx context.Context, c Config) (*Server, error) {
-	s := &Server{config: c, log: c.Log, stopping: make(chan struct{}), metrics: newMetrics(c.Profiles), gauges: newGauges(), lines: newLines()}
-	s.bulk = newBulk(s)
+	if err := errors.Join(c.Limits.check(), c.checkTokens()); err != nil {
+		return nil, err
+	}
+	s := &Server{config: c, log: c.Log, stopping: make(chan struct{})}
 	var err error
-	if s.traces, err = newTracing(ctx, c.Traces, c.Log); err != nil {
+	s.telemetry, err = telemetry.NewRecorder(ctx, telemetry.Config{
+		Profiles: c.Profiles, Tokens: c.Tokens, Issuer: c.issuing(), Traces: c.Traces, Clock: c.Clock, Log: c.Log,
+	})
+	if err != nil {
 		return nil, err
 	}
 	if err := s.assemble(ctx, c); err != nil {
-		s.traces.close(ctx, c.Log)
+		s.telemetry.Close(ctx)
 		return nil, err
 	}
 	return s, nil
@@ -146,19 +141,13 @@ func New(ctx context.Context, c Config) (*Server, error) {
 
 // assemble makes the parts.
 func (s *Server) assemble(ctx context.Context, c Config) error {
-	if err := errors.Join(c.Limits.check(), c.checkTokens()); err != nil {
-		return err
-	}
-	for _, t := range c.Tokens {
-		s.tokens = append(s.tokens, &watchedToken{IssuingToken: t})
-	}
 	s.sequencer = translog.NewSequencer(c.Stores.Log, c.Archive, c.Log)
 	if err := s.sequencer.Reconcile(ctx); err != nil {
 		return err
 	}
 	var err error
 	s.responder, err = responder.New(responder.Config{
-		MaxAge: c.OCSP.MaxAge, CRLMaxAge: c.CRLs.MaxAge, ExtendedRevoke: c.OCSP.ExtendedRevoke, Meter: s.metrics, Clock: c.Clock, Log: c.Log,
+		MaxAge: c.OCSP.MaxAge, CRLMaxAge: c.CRLs.MaxAge, ExtendedRevoke: c.OCSP.ExtendedRevoke, Meter: s.telemetry, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err
@@ -178,8 +167,8 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
-		IssuingCAs: c.Issuers, Profiles: c.Profiles, Partitions: c.CRLs.partitions(),
-		Journal: journal{c.Stores.CA, s}, Observer: observer{s.responder, s.revocations}, Meter: s, Clock: c.Clock, Log: c.Log,
+		Issuers: c.Issuers, Profiles: c.Profiles, Partitions: c.CRLs.partitions(),
+		Journal: s.telemetry.Journal(c.Stores.CA), Observer: observer{s.responder, s.revocations}, Meter: s.telemetry, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err
@@ -188,9 +177,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
 		Token: token.New(c.Stores.RA), Clock: c.Clock, Log: c.Log,
 	})
-	s.gate = newGate(c, s.responder)
-	s.intake = newIntake(c, s.issuingToken())
-	s.unread = admission.NewShares("calls without a message", maxUnread)
+	s.admissions = newAdmissions(c)
 	if err := s.prepare(ctx); err != nil {
 		return errors.Join(err, s.Close(ctx))
 	}
@@ -228,24 +215,24 @@ func pointsOf(c Config) []revocation.DistributionPoint {
 	return points
 }
 
-func newGate(c Config, st statuses) *gate {
-	g := &gate{
-		trustDomain: c.TrustDomain, roots: x509.NewCertPool(), intermediates: x509.NewCertPool(), statuses: st, identities: c.Stores.RA, clock: c.Clock,
-	}
+// trusted returns the CA certificates that callers' certificates may chain to: those that are installed. A generation
+// without its key, and its root, are among them: what it issued is good until it expires.
+func trusted(c Config) (roots, intermediates *x509.CertPool) {
+	roots, intermediates = x509.NewCertPool(), x509.NewCertPool()
 	for _, iss := range c.Issuers {
-		g.roots.AddCert(iss.Root)
+		roots.AddCert(iss.Root)
 		for _, cert := range iss.Chain {
-			g.intermediates.AddCert(cert)
+			intermediates.AddCert(cert)
 		}
 	}
-	for _, cert := range elsewhere(c) { // a generation without its key, and its root, among them: what it issued is good until it ends
+	for _, cert := range elsewhere(c) {
 		if ca.IsRoot(cert) {
-			g.roots.AddCert(cert)
+			roots.AddCert(cert)
 		} else {
-			g.intermediates.AddCert(cert)
+			intermediates.AddCert(cert)
 		}
 	}
-	return g
+	return roots, intermediates
 }
 
 // elsewhere returns the CA certificates whose CRLs are signed in ceremonies and imported: those without a key here.
@@ -275,8 +262,9 @@ func (s *Server) prepare(ctx context.Context) error {
 			return fmt.Errorf("server: keep the OCSP delegate of %s: %w", cert.Subject, err)
 		}
 	}
-	s.grpc = s.newGRPC()
-	s.metrics.registry.MustRegister(s)
+	s.api = s.newAPI()
+	s.health = s.newHealth()
+	s.telemetry.Register(s.newGauges())
 	return nil
 }
 
@@ -285,13 +273,13 @@ func (s *Server) OnReady(f func()) { s.ready = f }
 
 // Close releases what New opened, for a server that is not run.
 func (s *Server) Close(ctx context.Context) error {
-	if s.grpc != nil {
-		s.grpc.Stop() // which ends its workers
+	if s.api != nil {
+		s.api.Close()
 	}
 	if s.registrar != nil {
 		s.registrar.Close(ctx)
 	}
-	s.traces.close(ctx, s.log)
+	s.telemetry.Close(ctx)
 	return errors.Join(s.authority.Close(ctx), s.closeDirectories(), s.responder.Close())
 }
 
@@ -328,25 +316,6 @@ func (s *Server) tokenText(secret pki.TokenSecret) string {
 	}.Text()
 }
 
-// Begin implements ca.Meter.
-func (s *Server) Begin(ctx context.Context, step ca.Step, issuer pki.IssuerID) (end func(error)) {
-	begun, m := time.Now(), s.metrics.steps[step]
-	m.ongoing.Inc()
-	traced := s.traces.step(ctx, step)
-	return func(err error) {
-		traced(err)
-		m.ongoing.Dec()
-		m.took.Observe(time.Since(begun).Seconds())
-		if step == ca.StepSign {
-			s.metrics.signing.WithLabelValues(resultOf(err)).Inc()
-			s.noteToken(s.tokenOf(issuer), err)
-		}
-	}
-}
-
-// Issued implements ca.Meter.
-func (s *Server) Issued(profile string) { s.metrics.issued.WithLabelValues(profile).Inc() }
-
 // superseder revokes what an identity had before it enrolled anew.
 type superseder struct{ revocations *revocation.Authority }
 
@@ -368,4 +337,33 @@ type observer struct {
 func (o observer) Apply(changes ...pki.StatusChange) {
 	o.responder.Apply(changes...)
 	o.revocations.Recorded(changes...)
+}
+
+// checkTokens refuses an issuing CA whose key is in no HSM token.
+func (c Config) checkTokens() error {
+	for _, iss := range c.Issuers {
+		if !slices.ContainsFunc(c.Tokens, func(t telemetry.IssuingToken) bool { return slices.Contains(t.Issuers, iss.ID) }) {
+			return fmt.Errorf("server: no token holds the key of %s", iss.Certificate.Subject)
+		}
+	}
+	return nil
+}
+
+// issuing returns the CA that issues now; the zero ID if none is installed, which package ca refuses.
+func (c Config) issuing() pki.IssuerID {
+	if len(c.Issuers) == 0 {
+		return pki.IssuerID{}
+	}
+	return c.Issuers[len(c.Issuers)-1].ID
+}
+
+// sessions returns how many signatures of the CA that issues now can be in its HSM token at once.
+func (c Config) sessions() int {
+	for _, t := range c.Tokens {
+		if slices.Contains(t.Issuers, c.issuing()) {
+			_, most := t.Calls()
+			return most
+		}
+	}
+	return 0
 }

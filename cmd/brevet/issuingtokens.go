@@ -9,7 +9,7 @@ import (
 
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
 // issuingToken is a configured token, with what of it serves the installed CAs.
@@ -114,14 +114,14 @@ func isPublic(have, want crypto.PublicKey) bool {
 }
 
 // issuingTokens returns what the server watches: the tokens with keys in use, and those that were not available.
-func issuingTokens(tokens []*issuingToken) []server.IssuingToken {
-	var all []server.IssuingToken
+func issuingTokens(tokens []*issuingToken) []telemetry.IssuingToken {
+	var all []telemetry.IssuingToken
 	for _, t := range tokens {
 		switch {
 		case t.token == nil:
-			all = append(all, server.IssuingToken{Token: absentToken{t.err}, Name: t.name})
+			all = append(all, telemetry.IssuingToken{Token: absentToken{t.err}, Name: t.name})
 		case len(t.keys) > 0:
-			all = append(all, server.IssuingToken{Token: hsm.Watched{Token: t.token, Keys: t.keys}, Name: t.name, Issuers: t.issuers})
+			all = append(all, telemetry.IssuingToken{Token: hsm.Watched{Token: t.token, Keys: t.keys}, Name: t.name, Issuers: t.issuers})
 		}
 	}
 	return all

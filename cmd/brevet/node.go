@@ -21,6 +21,7 @@ import (
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
+	"github.com/brevet-pki/brevet/server/telemetry"
 	"github.com/brevet-pki/brevet/store/sqlite"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -195,7 +196,7 @@ func (n *node) server(ctx context.Context, p ports) (*server.Server, error) {
 		Archive: n.archive, Tokens: issuingTokens(n.tokens), Disk: n.config.volume(), Retention: n.config.Retention,
 		Limits: n.config.limits(),
 		OCSP:   server.OCSP{MaxAge: n.config.OCSP.MaxAge, ExtendedRevoke: n.config.OCSP.ExtendedRevoke},
-		Traces: server.Traces{Endpoint: n.config.Traces.Endpoint, Share: n.config.Traces.Share}, Clock: time.Now, Log: n.log,
+		Traces: telemetry.Traces{Endpoint: n.config.Traces.Endpoint, Share: n.config.Traces.Share}, Clock: time.Now, Log: n.log,
 	})
 }
 

@@ -12,7 +12,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/authz"
 )
 
 func newToken() *cobra.Command {
@@ -73,7 +73,7 @@ func writeToken(cmd *cobra.Command, name, out string, resp *brevetv1.CreateToken
 	if id, err := pki.ParseSPIFFEID(name); err == nil {
 		path = id.Path()
 	}
-	if strings.HasPrefix(path, server.OperatorPath) {
+	if strings.HasPrefix(path, authz.OperatorPath) {
 		next = "as the operator: brevet login"
 	}
 	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Token %s in %s serves once, until %s.\nNext, %s --token-file %s\n",

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// volume is the files of a server, and the file system that they are on: a server.Disk.
+// volume is the files of a server, and the file system that they are on: a telemetry.Disk.
 type volume struct {
 	store string
 	files map[string]string // names for metrics, and paths
@@ -18,7 +18,7 @@ func (c *Config) volume() volume {
 	return volume{store, map[string]string{"store": store, "wal": store + "-wal", "archive": c.archivePath()}}
 }
 
-// Sizes implements server.Disk.
+// Sizes implements telemetry.Disk.
 func (v volume) Sizes() map[string]int64 {
 	sizes := map[string]int64{}
 	for name, path := range v.files {
@@ -30,7 +30,7 @@ func (v volume) Sizes() map[string]int64 {
 	return sizes
 }
 
-// Free implements server.Disk.
+// Free implements telemetry.Disk.
 func (v volume) Free() (int64, error) {
 	if err := unix.Access(v.store, unix.W_OK); err != nil {
 		return 0, &os.PathError{Op: "write", Path: v.store, Err: err}

@@ -28,6 +28,9 @@ func Address(a net.Addr) Source {
 	return Source{address: fair.Host(tcp.AddrPort().Addr())}
 }
 
+// IsIdentity reports whether the source is an identity, and not an address.
+func (s Source) IsIdentity() bool { return !s.id.IsZero() }
+
 // String says who it is, to a person.
 func (s Source) String() string {
 	switch {

@@ -16,10 +16,10 @@ func (d *Disk) Fill(full bool) { d.full.Store(full) }
 // Protect makes the disk read-only, or writable again.
 func (d *Disk) Protect(readOnly bool) { d.readOnly.Store(readOnly) }
 
-// Sizes implements server.Disk.
+// Sizes implements telemetry.Disk.
 func (d *Disk) Sizes() map[string]int64 { return map[string]int64{"store": 3, "wal": 2, "archive": 1} }
 
-// Free implements server.Disk.
+// Free implements telemetry.Disk.
 func (d *Disk) Free() (int64, error) {
 	switch {
 	case d.readOnly.Load():

@@ -30,6 +30,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
+	"github.com/brevet-pki/brevet/server/telemetry"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -47,7 +48,7 @@ type Ground struct {
 	// Root and Issuing are keys in a token. Worlds share them.
 	Root, Issuing crypto.Signer
 	// Token is where the issuing key is.
-	Token server.Token
+	Token telemetry.Token
 	// Open opens the store at a path, or makes it.
 	Open func(ctx context.Context, path string) (Store, error)
 }
@@ -68,11 +69,11 @@ type Options struct {
 	// Wrap comes between the server and its store, to make it fail.
 	Wrap func(server.Stores) server.Stores
 	// Token takes the place of the ground's, for whoever watches it. Nothing is signed by it.
-	Token server.Token
+	Token telemetry.Token
 	// FurtherTokens are tokens beside it.
-	FurtherTokens []server.IssuingToken
+	FurtherTokens []telemetry.IssuingToken
 	// Traces says where traces go.
-	Traces server.Traces
+	Traces telemetry.Traces
 	// OCSP says how relying parties are answered.
 	OCSP server.OCSP
 	// Partitions is how many parts each CRL has; zero is the default.
@@ -239,8 +240,8 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	return server.Config{
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), CRLs: server.CRLs{Directory: filepath.Join(w.Dir, "crls"), Directories: []string{published}, Partitions: o.Partitions}, GRPC: grpc, HTTP: public, Operations: operations,
-		Issuers: []ca.IssuingCA{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
-		Stores: stores, Archive: w.archive, Tokens: append([]server.IssuingToken{{Token: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherTokens...), Disk: w.Disk, Retention: ra.DefaultRetention, Limits: limits, OCSP: o.OCSP, Traces: o.Traces,
+		Issuers: []ca.Issuer{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
+		Stores: stores, Archive: w.archive, Tokens: append([]telemetry.IssuingToken{{Token: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherTokens...), Disk: w.Disk, Retention: ra.DefaultRetention, Limits: limits, OCSP: o.OCSP, Traces: o.Traces,
 		Clock: w.Clock.Now, Log: w.logger(),
 	}
 }

@@ -1,0 +1,98 @@
+package authz
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"sync"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// A Client is the certificate that a client sent in its TLS handshake.
+type Client struct {
+	leaf *x509.Certificate
+	sum  [sha256.Size]byte // of leaf
+}
+
+// NewClient returns the client of a certificate. It shares no memory with der.
+func NewClient(der []byte) (*Client, error) {
+	leaf, err := x509.ParseCertificate(bytes.Clone(der))
+	if err != nil {
+		return nil, err
+	}
+	return &Client{leaf: leaf, sum: sha256.Sum256(der)}, nil
+}
+
+// maxChains bounds how many verified chains are cached. When the cache is full it is emptied, and chains are verified anew.
+const maxChains = 8192
+
+// A chain is what verifying a certificate's chain has shown, for ever: signatures, purposes and names do not change. Time
+// and revocation do, and are checked on every call.
+type chain struct {
+	caller    Caller
+	notBefore time.Time // of the whole chain
+	notAfter  time.Time
+}
+
+// chainCache holds the chains of client certificates that have verified, by the certificate's SHA-256. It does not hold
+// certificates that have not verified. It is safe for concurrent use.
+type chainCache struct {
+	mu  sync.Mutex
+	all map[[sha256.Size]byte]chain
+}
+
+// chainOf returns what verifying the certificate shows. It verifies each certificate at most once while it is cached.
+func (a *Authorizer) chainOf(client *Client, now time.Time) (chain, error) {
+	a.chains.mu.Lock()
+	v, ok := a.chains.all[client.sum]
+	a.chains.mu.Unlock()
+	if ok && !now.Before(v.notBefore) && !now.After(v.notAfter) {
+		return v, nil
+	}
+	v, err := a.verifyChain(client.leaf, now)
+	if err != nil {
+		return v, err
+	}
+	a.chains.mu.Lock()
+	defer a.chains.mu.Unlock()
+	if len(a.chains.all) >= maxChains || a.chains.all == nil {
+		a.chains.all = map[[sha256.Size]byte]chain{}
+	}
+	a.chains.all[client.sum] = v
+	return v, nil
+}
+
+// verifyChain checks signatures, purpose and identity (RFC 5280 §6).
+func (a *Authorizer) verifyChain(leaf *x509.Certificate, now time.Time) (chain, error) {
+	chains, err := leaf.Verify(x509.VerifyOptions{
+		Roots: a.config.Roots, Intermediates: a.config.Intermediates, CurrentTime: now,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil || len(chains[0]) < 2 {
+		return chain{}, pki.Refuse(pki.RuleCertificate, "use a certificate for client authentication from this CA", "the certificate does not verify here")
+	}
+	serial, err := pki.SerialFromInt(leaf.SerialNumber)
+	if err != nil || len(leaf.URIs) != 1 {
+		return chain{}, pki.Refuse(pki.RuleCertificate, "use a certificate from this CA", "the certificate names no identity")
+	}
+	id, err := pki.ParseSPIFFEID(leaf.URIs[0].String())
+	if err != nil || id.TrustDomain() != a.config.TrustDomain {
+		return chain{}, pki.Refuse(pki.RuleCertificate, "use a certificate from this CA",
+			"the certificate names no identity of %s", a.config.TrustDomain)
+	}
+	v := chain{caller: Caller{
+		ID: id, Key: pki.HashSPKI(leaf.RawSubjectPublicKeyInfo),
+		Certificate: pki.CertRef{Issuer: pki.IssuerOf(chains[0][1]), Serial: serial},
+	}}
+	for _, c := range chains[0] {
+		if v.notBefore.IsZero() || c.NotBefore.After(v.notBefore) {
+			v.notBefore = c.NotBefore
+		}
+		if v.notAfter.IsZero() || c.NotAfter.Before(v.notAfter) {
+			v.notAfter = c.NotAfter
+		}
+	}
+	return v, nil
+}

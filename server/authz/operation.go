@@ -1,0 +1,43 @@
+package authz
+
+// An Operation is one thing that a caller can ask a server for, whatever front door it comes through. A front door maps
+// its requests to operations. The zero value is no operation, and denied to everybody.
+type Operation string
+
+// The operations. Each has its row in the access table.
+const (
+	Enroll            Operation = "Enroll"
+	Renew             Operation = "Renew"
+	IssueCertificates Operation = "IssueCertificates"
+
+	CreateIdentity  Operation = "CreateIdentity"
+	GetIdentity     Operation = "GetIdentity"
+	ListIdentities  Operation = "ListIdentities"
+	SuspendIdentity Operation = "SuspendIdentity"
+	ResumeIdentity  Operation = "ResumeIdentity"
+	RetireIdentity  Operation = "RetireIdentity"
+	CreateToken     Operation = "CreateToken"
+	ListTokens      Operation = "ListTokens"
+	RevokeToken     Operation = "RevokeToken"
+
+	GetCertificate       Operation = "GetCertificate"
+	ListCertificates     Operation = "ListCertificates"
+	RevokeCertificate    Operation = "RevokeCertificate"
+	RevokeCertificates   Operation = "RevokeCertificates"
+	GetRevocationSet     Operation = "GetRevocationSet"
+	RevokeCompromisedKey Operation = "RevokeCompromisedKey"
+
+	ListCRLs  Operation = "ListCRLs"
+	ImportCRL Operation = "ImportCRL"
+
+	ListEntries Operation = "ListEntries"
+	GetHead     Operation = "GetHead"
+
+	GetStats Operation = "GetStats"
+
+	ReflectServices Operation = "ReflectServices"
+
+	CheckHealth Operation = "CheckHealth"
+	ListHealth  Operation = "ListHealth"
+	WatchHealth Operation = "WatchHealth"
+)

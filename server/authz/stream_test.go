@@ -1,0 +1,106 @@
+package authz
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"math/big"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+)
+
+// records are the status and the identity of the only caller.
+type records struct {
+	status     pki.Status
+	identity   pki.IdentityState
+	identities int // reads
+}
+
+// Status implements Statuses.
+func (r *records) Status(pki.CertRef) (pki.Status, bool) { return r.status, true }
+
+// Identity implements Identities.
+func (r *records) Identity(_ context.Context, id pki.SPIFFEID) (ra.Identity, error) {
+	r.identities++
+	return ra.Identity{ID: id, State: r.identity}, nil
+}
+
+// operator returns an Authorizer that knows one operator, and the operator's certificate.
+func operator(t *testing.T, r *records) (*Authorizer, *Client) {
+	t.Helper()
+	root, key := newCA(t, 1)
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		URIs:        []*url.URL{{Scheme: "spiffe", Host: "fleet.example", Path: "/" + OperatorPath + "alice"}},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(nil, leaf, root, key.Public().(ed25519.PublicKey), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := NewClient(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(root)
+	return New(Config{
+		TrustDomain: "fleet.example", Roots: roots, Intermediates: x509.NewCertPool(), Statuses: r, Identities: r, Clock: time.Now,
+	}), client
+}
+
+func refused(t *testing.T, when string, err error, want pki.Rule) {
+	t.Helper()
+	if r, ok := pki.AsRefusal(err); !ok || r.Rule != want {
+		t.Errorf("%s: %v, want %s", when, err, want)
+	}
+}
+
+// A caller that reads a long stream is authorized with its message, and again with every authorizedEach messages.
+func TestReadersOfAStreamAreAuthorizedAgain(t *testing.T) {
+	r := &records{status: pki.Status{State: pki.Good}, identity: pki.Enrolled}
+	a, client := operator(t, r)
+	s := a.NewStream(ListEntries, client, false)
+	if err := s.Received(t.Context()); err != nil || r.identities != 1 {
+		t.Fatalf("the message: %v, after %d reads of the identity", err, r.identities)
+	}
+	for n := range 2 * authorizedEach {
+		if err := s.Sent(t.Context()); err != nil {
+			t.Fatalf("message %d: %v", n, err)
+		}
+	}
+	if r.identities != 3 {
+		t.Errorf("with %d messages the identity was read %d times, want 3", 2*authorizedEach, r.identities)
+	}
+	r.identity = pki.Suspended
+	for range authorizedEach - 1 {
+		if err := s.Sent(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused(t, "an operator that is suspended", s.Sent(t.Context()), pki.RuleIdentityState)
+}
+
+// A caller that sends many messages is authenticated with each of them, from memory.
+func TestWritersOfAStreamAreAuthenticatedEachTime(t *testing.T) {
+	r := &records{status: pki.Status{State: pki.Good}, identity: pki.Enrolled}
+	a, client := operator(t, r)
+	s := a.NewStream(IssueCertificates, client, true)
+	if err := s.Received(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.status = pki.Status{State: pki.Revoked, Reason: pki.KeyCompromise}
+	refused(t, "a revoked certificate", s.Received(t.Context()), pki.RuleRevoked)
+	for range 2 * authorizedEach {
+		if err := s.Sent(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.identities != 0 {
+		t.Errorf("the identity was read %d times", r.identities)
+	}
+}

@@ -1,0 +1,71 @@
+package grpcapi
+
+import (
+	"context"
+	"crypto/x509"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// maxImport bounds a CRL that an operator imports, in octets: roots revoke a few CA certificates, not devices.
+const maxImport = 192 << 10
+
+// CRLRecords reads the CRLs on record. It is safe for concurrent use.
+type CRLRecords interface {
+	CRLs(ctx context.Context) ([]revocation.CRL, error)
+}
+
+// CRLs serves brevet.v1.CRLService.
+type CRLs struct {
+	brevetv1.UnimplementedCRLServiceServer
+	Records     CRLRecords
+	Revocations *revocation.Authority
+	Authorities []*x509.Certificate // installed, roots included
+}
+
+// ListCRLs serves the RPC of that name in brevet.v1.CRLService.
+func (s *CRLs) ListCRLs(ctx context.Context, _ *brevetv1.ListCRLsRequest) (*brevetv1.ListCRLsResponse, error) {
+	list, err := s.Records.CRLs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp := &brevetv1.ListCRLsResponse{}
+	for _, c := range list {
+		resp.Crls = append(resp.Crls, s.out(c))
+	}
+	return resp, nil
+}
+
+// ImportCRL serves the RPC of that name in brevet.v1.CRLService.
+func (s *CRLs) ImportCRL(ctx context.Context, req *brevetv1.ImportCRLRequest) (*brevetv1.ImportCRLResponse, error) {
+	if len(req.GetCrl()) == 0 || len(req.GetCrl()) > maxImport {
+		return nil, pki.Refuse(pki.RuleCRL, "send one CRL in DER of 192 KiB at most", "the CRL has %d octets", len(req.GetCrl()))
+	}
+	c, err := s.Revocations.Import(ctx, req.GetCrl(), callerOf(ctx).Actor())
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.ImportCRLResponse{Crl: s.out(c)}, nil
+}
+
+// out is a CRL on the wire. That of a CA which is not installed any more has no name.
+func (s *CRLs) out(c revocation.CRL) *brevetv1.CRL {
+	out := &brevetv1.CRL{
+		Issuer: c.Issuer.String(), Number: c.Number.String(), Partition: uint32(c.Partition), Delta: c.Delta,
+		ThisUpdate: timestamppb.New(c.ThisUpdate), NextUpdate: timestamppb.New(c.NextUpdate),
+		Path: "/crl/" + c.Scope().Path(), Entries: c.Entries, Size: c.Size, Sha256: c.SHA256[:],
+	}
+	if c.Delta {
+		out.BaseNumber = c.Base.Number.String()
+	}
+	for _, cert := range s.Authorities {
+		if pki.IssuerOf(cert) == c.Issuer {
+			out.IssuerName = cert.Subject.String()
+		}
+	}
+	return out
+}

@@ -1,0 +1,117 @@
+package grpcapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/time/rate"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// An outcome is what a refusal of one class becomes on the wire, by protocol.
+type outcome struct {
+	code codes.Code // of gRPC
+	http int        // RFC 9110 §15
+}
+
+// outcomes is the one table of what front doors answer refusals with. A test fails for a class that is not in it.
+var outcomes = map[pki.Class]outcome{
+	pki.InvalidArgument:   {codes.InvalidArgument, http.StatusBadRequest},
+	pki.Unauthenticated:    {codes.Unauthenticated, http.StatusUnauthorized},
+	pki.PermissionDenied:   {codes.PermissionDenied, http.StatusForbidden},
+	pki.NotFound:     {codes.NotFound, http.StatusNotFound},
+	pki.FailedPrecondition: {codes.FailedPrecondition, http.StatusConflict},
+	pki.ResourceExhausted: {codes.ResourceExhausted, http.StatusTooManyRequests},
+	pki.Unimplemented:    {codes.Unimplemented, http.StatusNotImplemented},
+}
+
+// outcomeOf returns the row of a rule's class. For a class without a row it is that of a malformed request, so a refusal
+// never becomes a success.
+func outcomeOf(r pki.Rule) outcome {
+	if o, ok := outcomes[r.Class()]; ok {
+		return o
+	}
+	return outcomes[pki.InvalidArgument]
+}
+
+// HTTPStatus returns the status code of an HTTP response that refuses a request by a rule.
+func HTTPStatus(r pki.Rule) int { return outcomeOf(r).http }
+
+// failureLog bounds what is logged of the failures of each RPC: ten at once, and ten a minute after them. The rest is only
+// counted in the metrics, so that failures do not fill a full disk further.
+type failureLog map[string]*rate.Sometimes
+
+const failuresEach, failureInterval = 10, 6 * time.Second
+
+func newFailureLog() failureLog {
+	l := failureLog{unknownRPC: {First: failuresEach, Interval: failureInterval}}
+	for rpc := range operations {
+		l[rpc] = &rate.Sometimes{First: failuresEach, Interval: failureInterval}
+	}
+	return l
+}
+
+// answer turns what a handler returned, or panicked with, into the status that the caller sees.
+func (s *Server) answer(ctx context.Context, method string, begun time.Time, panicked any, err error) (answered error) {
+	rpc := rpcOf(method)
+	defer func() { s.config.Meter.Call(ctx, rpc, status.Code(answered), time.Since(begun), err) }()
+	if panicked != nil {
+		s.config.Meter.Failure(nil)
+		s.failures[rpc].Do(func() {
+			s.config.Log.ErrorContext(ctx, "a call panicked", "method", method, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+		})
+		return status.Error(codes.Internal, "internal error: the server's log has the details")
+	}
+	if err == nil {
+		return nil
+	}
+	st, own := statusOf(err)
+	if own {
+		s.config.Meter.Failure(err)
+		s.failures[rpc].Do(func() { s.config.Log.ErrorContext(ctx, "a call failed", "method", method, "error", err) })
+	}
+	return st.Err()
+}
+
+// statusOf maps an error to a status, and says whether it is the server's own failure. Callers see the text of
+// refusals and nothing of other errors.
+func statusOf(err error) (st *status.Status, own bool) {
+	if r, ok := pki.AsRefusal(err); ok {
+		return detailed(status.New(outcomeOf(r.Rule).code, r.Error()), err,
+			&brevetv1.Refusal{Rule: string(r.Rule), Detail: r.Detail, Fix: r.Fix}), false
+	}
+	if _, ok := status.FromError(err); ok && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return status.Convert(err), false
+	}
+	switch {
+	case pki.IsTemporary(err):
+		return detailed(status.New(codes.Unavailable, "not now: repeat the call with the same request ID after the delay"), err), true
+	case errors.Is(err, context.Canceled):
+		return status.New(codes.Canceled, "the caller gave up"), false
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.New(codes.DeadlineExceeded, "out of time: repeat the call with the same request ID"), false
+	default:
+		return status.New(codes.Internal, "internal error: the server's log has the details"), true
+	}
+}
+
+func detailed(st *status.Status, err error, details ...protoadapt.MessageV1) *status.Status {
+	if after := pki.RetryAfter(err); after > 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(after.Round(time.Millisecond))})
+	}
+	if with, derr := st.WithDetails(details...); derr == nil {
+		return with
+	}
+	return st
+}

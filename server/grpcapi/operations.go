@@ -1,0 +1,64 @@
+package grpcapi
+
+import (
+	"strings"
+
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/authz"
+)
+
+// operations maps each RPC, by its full method, to its operation. An RPC that is missing is denied to everybody, and fails
+// a test.
+var operations = map[string]authz.Operation{
+	brevetv1.EnrollmentService_Enroll_FullMethodName:            authz.Enroll,
+	brevetv1.EnrollmentService_Renew_FullMethodName:             authz.Renew,
+	brevetv1.EnrollmentService_IssueCertificates_FullMethodName: authz.IssueCertificates,
+
+	brevetv1.IdentityService_CreateIdentity_FullMethodName:  authz.CreateIdentity,
+	brevetv1.IdentityService_GetIdentity_FullMethodName:     authz.GetIdentity,
+	brevetv1.IdentityService_ListIdentities_FullMethodName:  authz.ListIdentities,
+	brevetv1.IdentityService_SuspendIdentity_FullMethodName: authz.SuspendIdentity,
+	brevetv1.IdentityService_ResumeIdentity_FullMethodName:  authz.ResumeIdentity,
+	brevetv1.IdentityService_RetireIdentity_FullMethodName:  authz.RetireIdentity,
+	brevetv1.IdentityService_CreateToken_FullMethodName:     authz.CreateToken,
+	brevetv1.IdentityService_ListTokens_FullMethodName:      authz.ListTokens,
+	brevetv1.IdentityService_RevokeToken_FullMethodName:     authz.RevokeToken,
+
+	brevetv1.CertificateService_GetCertificate_FullMethodName:       authz.GetCertificate,
+	brevetv1.CertificateService_ListCertificates_FullMethodName:     authz.ListCertificates,
+	brevetv1.CertificateService_RevokeCertificate_FullMethodName:    authz.RevokeCertificate,
+	brevetv1.CertificateService_RevokeCertificates_FullMethodName:   authz.RevokeCertificates,
+	brevetv1.CertificateService_GetRevocationSet_FullMethodName:     authz.GetRevocationSet,
+	brevetv1.CertificateService_RevokeCompromisedKey_FullMethodName: authz.RevokeCompromisedKey,
+
+	brevetv1.CRLService_ListCRLs_FullMethodName:  authz.ListCRLs,
+	brevetv1.CRLService_ImportCRL_FullMethodName: authz.ImportCRL,
+
+	brevetv1.LogService_ListEntries_FullMethodName: authz.ListEntries,
+	brevetv1.LogService_GetHead_FullMethodName:     authz.GetHead,
+
+	brevetv1.StoreService_GetStats_FullMethodName: authz.GetStats,
+
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      authz.ReflectServices,
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": authz.ReflectServices,
+
+	"/grpc.health.v1.Health/Check": authz.CheckHealth,
+	"/grpc.health.v1.Health/List":  authz.ListHealth,
+	"/grpc.health.v1.Health/Watch": authz.WatchHealth,
+}
+
+// unknownRPC stands in metrics and in the limits of the log for methods that are not served: callers make them up.
+const unknownRPC = "unknown"
+
+// rpcOf returns the method, or unknownRPC if it is not served.
+func rpcOf(method string) string {
+	if _, served := operations[method]; served {
+		return method
+	}
+	return unknownRPC
+}
+
+// Traced reports whether calls of a method are traced: those of our own services, and no probes.
+func Traced(method string) bool {
+	return rpcOf(method) == method && strings.HasPrefix(method, "/brevet.v1.")
+}

@@ -1,0 +1,172 @@
+package grpcapi
+
+import (
+	"context"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/server/authz"
+)
+
+var protobuf = encoding.GetCodecV2(proto.Name)
+
+// message is what gRPC decodes into. It keeps what is wrong with the message, which gRPC would answer with INTERNAL.
+type message struct {
+	into    any
+	refusal *pki.Refusal
+}
+
+// codec is protobuf. A message that is too long or does not decode is no error of it, but a refusal in the message.
+type codec struct{ encoding.CodecV2 }
+
+// Unmarshal implements encoding.CodecV2.
+func (c codec) Unmarshal(data mem.BufferSlice, into any) error {
+	m, ok := into.(*message)
+	if !ok {
+		return c.CodecV2.Unmarshal(data, into)
+	}
+	m.refusal = nil
+	if data.Len() > maxMessage {
+		m.refusal = pki.Refuse(pki.RuleSize, "send less, or in several calls",
+			"the message has %d octets, and %d are the most", data.Len(), maxMessage)
+	} else if err := c.CodecV2.Unmarshal(data, m.into); err != nil {
+		m.refusal = pki.Refuse(pki.RuleRequest, "send the message of this call as protobuf has it (proto/brevet/v1), with text in UTF-8",
+			"the message does not decode")
+	}
+	return nil
+}
+
+// gated registers services whose unary calls are refused by their headers before their message is read.
+type gated struct {
+	*grpc.Server
+	server *Server
+}
+
+// RegisterService implements grpc.ServiceRegistrar.
+func (g gated) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	d := *desc
+	d.Methods = make([]grpc.MethodDesc, len(desc.Methods))
+	for i, m := range desc.Methods {
+		d.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: g.server.method(m.Handler)}
+	}
+	g.Server.RegisterService(&d, impl)
+}
+
+// method wraps the handler of a unary call, which reads the message and then runs the interceptor.
+func (s *Server) method(next grpc.MethodHandler) grpc.MethodHandler {
+	return func(srv any, ctx context.Context, recv func(any) error, interceptor grpc.UnaryServerInterceptor) (resp any, err error) {
+		c := callOf(ctx)
+		defer func() { err = s.answer(ctx, c.method, c.begun, recover(), err) }()
+		if c.refused != nil {
+			return nil, s.note(ctx, c.refused)
+		}
+		return next(srv, ctx, func(into any) (err error) {
+			c.malformed, err = c.read(recv, into)
+			return err
+		}, interceptor)
+	}
+}
+
+// unary is the interceptor of unary calls. It runs when the message has arrived.
+func (s *Server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+	c := callOf(ctx)
+	caller, err := s.config.Authorizer.Authorize(ctx, c.operation, clientOf(ctx))
+	ctx = withCaller(ctx, caller)
+	if err == nil && c.malformed != nil {
+		err = c.malformed
+	}
+	leave := func() {}
+	defer func() { leave() }()
+	if err == nil {
+		leave, err = s.config.Admission.Enter(ctx, c.operation, sourceOf(ctx))
+	}
+	if err == nil {
+		resp, err = next(ctx, req)
+	}
+	return resp, s.note(ctx, err)
+}
+
+// stream is the interceptor of streams. It runs before their messages.
+func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+	ctx := ss.Context()
+	c := callOf(ctx)
+	defer func() { err = s.answer(ctx, c.method, c.begun, recover(), err) }()
+	if c.refused != nil {
+		return s.note(ctx, c.refused)
+	}
+	st := &stream{ServerStream: ss, call: c, admission: s.config.Admission,
+		checks: s.config.Authorizer.NewStream(c.operation, clientOf(ctx), info.IsClientStream)}
+	defer st.end()
+	return s.note(ctx, next(srv, st))
+}
+
+// stream is a stream whose caller is checked again while it is open ([authz.Stream]), and that works only when it is
+// admitted.
+type stream struct {
+	grpc.ServerStream
+	call      *call
+	checks    *authz.Stream
+	admission Admission
+
+	begun bool
+
+	mu    sync.Mutex
+	ended bool
+	leave func() // the lane; nil while the stream is not in it
+}
+
+// RecvMsg implements grpc.ServerStream. With the first message the stream enters its lane, and leaves it when it ends.
+func (s *stream) RecvMsg(into any) error {
+	refusal, err := s.call.read(s.ServerStream.RecvMsg, into)
+	if err != nil {
+		return err
+	}
+	if err := s.checks.Received(s.call); err != nil {
+		return err
+	}
+	if refusal != nil {
+		return refusal
+	}
+	return s.begin()
+}
+
+// SendMsg implements grpc.ServerStream.
+func (s *stream) SendMsg(m any) error {
+	if err := s.checks.Sent(s.call); err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(m)
+}
+
+// begin enters the stream's lane once. Messages are read by one goroutine, which may outlive the handler.
+func (s *stream) begin() error {
+	if s.begun {
+		return nil
+	}
+	leave, err := s.admission.Enter(s.call, s.call.operation, sourceOf(s.call))
+	if err != nil {
+		return err
+	}
+	s.begun = true
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leave = leave; s.ended {
+		leave()
+	}
+	return nil
+}
+
+// end leaves the lane.
+func (s *stream) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	if s.leave != nil {
+		s.leave()
+	}
+}

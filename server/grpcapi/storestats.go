@@ -1,0 +1,75 @@
+package grpcapi
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/ra"
+)
+
+// censusPatience bounds how long counting may take.
+const censusPatience = 10 * time.Second
+
+// Census counts the records of the store. It is safe for concurrent use.
+type Census interface {
+	Census(ctx context.Context, at, before time.Time) (ra.Census, error)
+}
+
+// Files returns the size in bytes of each file of the server, by a name from a closed set. It is safe for concurrent use.
+type Files interface {
+	Sizes() map[string]int64
+}
+
+// Store serves brevet.v1.StoreService.
+type Store struct {
+	brevetv1.UnimplementedStoreServiceServer
+	Records Census
+	Sweeper *ra.Sweeper
+	Files   Files
+	Clock   func() time.Time
+}
+
+// GetStats serves the RPC of that name in brevet.v1.StoreService.
+func (s *Store) GetStats(ctx context.Context, _ *brevetv1.GetStatsRequest) (*brevetv1.GetStatsResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, censusPatience)
+	defer cancel()
+	before, last := s.Sweeper.Before(), s.Sweeper.Last()
+	c, err := s.Records.Census(ctx, s.Clock(), before)
+	if err != nil {
+		return nil, err
+	}
+	sizes := s.Files.Sizes()
+	resp := &brevetv1.GetStatsResponse{
+		Certificates: &brevetv1.CertificateStats{
+			Good: countOut(c.Good), OnHold: countOut(c.OnHold), Revoked: countOut(c.Revoked), Unreleased: countOut(c.Unreleased),
+			Unexpired: countOut(c.Unexpired), Expired: countOut(c.Expired), Waiting: countOut(c.Waiting),
+		},
+		Identities: &brevetv1.IdentityStats{
+			Registered: countOut(c.Identities[pki.Registered]), Enrolled: countOut(c.Identities[pki.Enrolled]),
+			Suspended: countOut(c.Identities[pki.Suspended]), Retired: countOut(c.Identities[pki.Retired]),
+		},
+		Tokens: &brevetv1.TokenStats{Open: countOut(c.OpenTokens), Spent: countOut(c.SpentTokens), Expired: countOut(c.ExpiredTokens)},
+		Keys:   &brevetv1.KeyStats{Known: countOut(c.Keys), Compromised: countOut(c.CompromisedKeys)}, LogEntries: c.LogEntries,
+		Files: &brevetv1.FileStats{
+			Store: uint64(sizes["store"]), Wal: uint64(sizes["wal"]), Archive: uint64(sizes["archive"]), Free: c.FreeBytes, //nolint:gosec // sizes
+		},
+		Retention: &brevetv1.RetentionStats{
+			Retention: durationpb.New(s.Sweeper.Retention()), LeavesBefore: timestamppb.New(before),
+			LastCertificates: uint64(last.Expired.Certificates), LastTokens: uint64(last.Expired.Tokens), LastKeys: uint64(last.Expired.Keys), //nolint:gosec // counts
+		},
+	}
+	if !c.OldestNotAfter.IsZero() {
+		resp.Certificates.OldestNotAfter = timestamppb.New(c.OldestNotAfter)
+	}
+	if !last.Ended.IsZero() {
+		resp.Retention.LastSweep = timestamppb.New(last.Ended)
+	}
+	return resp, nil
+}
+
+func countOut(c ra.Count) *brevetv1.Count { return &brevetv1.Count{Value: c.N, AtLeast: c.AtLeast} }

@@ -1,0 +1,92 @@
+package server
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+
+	"github.com/brevet-pki/brevet/server/authz"
+	"github.com/brevet-pki/brevet/server/grpcapi"
+	"github.com/brevet-pki/brevet/server/telemetry"
+)
+
+// newAPI returns the front door over gRPC.
+func (s *Server) newAPI() *grpcapi.Server {
+	c := s.config
+	roots, intermediates := trusted(c)
+	return grpcapi.New(grpcapi.Config{
+		Certificate: s.certificate,
+		Authorizer: authz.New(authz.Config{
+			TrustDomain: c.TrustDomain, Roots: roots, Intermediates: intermediates,
+			Statuses: s.responder, Identities: c.Stores.RA, Clock: c.Clock,
+		}),
+		Admission: s.admissions, Handshakes: s.admissions.lanes[handshakes], Meter: s.telemetry, Refusals: s.registrar,
+		Stats: s.telemetry.StatsHandler(grpcapi.Traced), Log: s.log,
+	}, grpcapi.Services{
+		Enrollment:   grpcapi.Enrollment{Registrar: s.registrar, Authority: s.authority},
+		Identities:   grpcapi.Identities{Registrar: s.registrar, Revocations: s.revocations, TokenText: s.tokenText},
+		Certificates: grpcapi.Certificates{Registrar: s.registrar, Revocations: s.revocations, TrustDomain: c.TrustDomain},
+		CRLs:         grpcapi.CRLs{Records: c.Stores.Revocation, Revocations: s.revocations, Authorities: c.Authorities},
+		Log:          grpcapi.Log{Records: c.Stores.Log, Sequencer: s.sequencer, Archive: c.Archive, Readings: s.admissions.lanes[readings]},
+		Store:        grpcapi.Store{Records: c.Stores.Retention, Sweeper: s.sweeper, Files: c.Disk, Clock: c.Clock},
+	})
+}
+
+// certificate returns the server's newest certificate, with the root in its chain.
+func (s *Server) certificate() (*tls.Certificate, error) {
+	pair := s.own.Pair()
+	if pair == nil {
+		return nil, errors.New("server: no certificate of its own yet")
+	}
+	return pair.TLSWithRoot(), nil
+}
+
+// newHealth returns the checks that the probes report.
+func (s *Server) newHealth() *telemetry.Health {
+	c := s.config
+	return telemetry.NewHealth(
+		telemetry.NotFenced(s.authority),
+		telemetry.Serving(s.serving.Load),
+		telemetry.Following(s.responder, c.Clock),
+		telemetry.Unexpired(s.own, c.Clock),
+		telemetry.Readable(c.Stores.Log),
+		s.telemetry.Signing(),
+		s.telemetry.Writable(c.Disk),
+	)
+}
+
+// newGauges returns the metrics that are computed at scrape time.
+func (s *Server) newGauges() *telemetry.Gauges {
+	c := s.config
+	return telemetry.NewGauges(
+		telemetry.OfHealth(s.health),
+		telemetry.OfIssuing(s.authority),
+		s.telemetry.OfTokens(),
+		telemetry.OfConnections(maxConnections),
+		telemetry.OfResponder(s.responder),
+		telemetry.OfLanes(s.admissions.byName()),
+		telemetry.OfOrders(s.api),
+		telemetry.Expiries{
+			Authorities: c.Authorities, Issuing: s.authority, Own: s.ownCertificates,
+			Records: c.Stores.Revocation, Publisher: s.revocations, Clock: c.Clock,
+		}.Part(),
+		telemetry.OfRevocationSets(c.Stores.Revocation),
+		telemetry.OfLog(c.Archive, c.Stores.Log),
+		telemetry.OfDisk(c.Disk),
+		telemetry.OfRetention(c.Stores.Retention, s.sweeper),
+	)
+}
+
+// ownCertificates returns the server's own certificates by their kind in metrics: server, and va for OCSP delegates.
+func (s *Server) ownCertificates() map[string][]*x509.Certificate {
+	own := map[string][]*x509.Certificate{}
+	if p := s.own.Pair(); p != nil {
+		own["server"] = append(own["server"], p.Certificate)
+	}
+	for _, d := range s.delegates {
+		if p := d.Pair(); p != nil {
+			own["va"] = append(own["va"], p.Certificate)
+		}
+	}
+	return own
+}

@@ -1,0 +1,132 @@
+package telemetry
+
+import (
+	"context"
+	"crypto/x509"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// Expiries are the certificates and CRLs that a CA lives on.
+type Expiries struct {
+	Authorities []*x509.Certificate // installed, roots included
+	Issuing     interface{ Current() ca.Issuer }
+	// Own returns the server's own certificates: of the kinds server and va.
+	Own     func() map[string][]*x509.Certificate
+	Records interface {
+		CRLs(ctx context.Context) ([]revocation.CRL, error)
+	}
+	Publisher interface {
+		Scopes() []revocation.Scope
+		Directories() map[string]error
+	}
+	Clock func() time.Time
+}
+
+// expiryGauges are the gauges of Expiries.
+type expiryGauges struct {
+	Expiries
+	expiry, begin, crl, crlEntries, crlBytes, crlFailing *prometheus.Desc
+}
+
+// Part returns the gauges of all that can expire. A former issuing CA that has expired needs nothing any more, so its
+// gauges and those of its CRL are left out.
+func (e Expiries) Part() Part {
+	g := expiryGauges{
+		Expiries: e,
+		expiry: gauge("brevet_expiry_timestamp_seconds",
+			"When what the CA lives on ends, as Unix time: certificates of the issuing CA, of its root and those between, of "+
+				"earlier issuing CAs; CRLs; the server's certificate; OCSP delegates (va).", "kind", "name"),
+		begin: gauge("brevet_not_before_timestamp_seconds",
+			"When the certificates among these began, as Unix time: kind and name are those of their ends.", "kind", "name"),
+		crl:        gauge("brevet_crl_this_update_timestamp_seconds", "When the published CRL was signed, as Unix time.", "name"),
+		crlEntries: gauge("brevet_crl_entries", "Certificates in the published CRL.", "name"),
+		crlBytes:   gauge("brevet_crl_bytes", "Size of the published CRL.", "name"),
+		crlFailing: gauge("brevet_crl_directory_failing",
+			"1 where the last try to bring CRLs to this further directory failed, and it may have old ones, else 0.", "directory"),
+	}
+	return Part{[]*prometheus.Desc{g.expiry, g.begin, g.crl, g.crlEntries, g.crlBytes, g.crlFailing}, g.collect}
+}
+
+func (g expiryGauges) collect(ctx context.Context, s *scrape) {
+	names, now := map[pki.IssuerID]string{}, g.Clock()
+	for _, c := range g.Authorities {
+		kind, id := g.kindOf(c), pki.IssuerOf(c)
+		if kind == "earlier" && now.After(c.NotAfter) {
+			continue
+		}
+		names[id] = c.Subject.String() + " " + id.Short()
+		g.certificate(s, c, kind, names[id])
+	}
+	for kind, certs := range g.Own() {
+		for _, c := range certs {
+			g.certificate(s, c, kind, identityOf(c))
+		}
+	}
+	g.crls(ctx, s, names)
+	for directory, failure := range g.Publisher.Directories() {
+		s.setBool(g.crlFailing, failure != nil, directory)
+	}
+}
+
+func (g expiryGauges) certificate(s *scrape, c *x509.Certificate, kind, name string) {
+	s.setTime(g.expiry, c.NotAfter, kind, name)
+	s.setTime(g.begin, c.NotBefore, kind, name)
+}
+
+// crls sets the gauges of the published CRLs of CAs that have a name here.
+func (g expiryGauges) crls(ctx context.Context, s *scrape, names map[pki.IssuerID]string) {
+	crls, err := g.Records.CRLs(ctx)
+	if err != nil {
+		s.failures++
+	}
+	current := map[revocation.Scope]bool{}
+	for _, scope := range g.Publisher.Scopes() {
+		current[scope] = true
+	}
+	for _, c := range crls {
+		if !current[c.Scope()] {
+			continue // of a CA that is not installed, or a delta that no certificate names any more
+		}
+		if name, living := names[c.Issuer]; living {
+			if c.Partition != 0 {
+				name += " " + strings.TrimSuffix(path.Base(c.Scope().Path()), ".crl")
+			}
+			s.setTime(g.expiry, c.NextUpdate, "crl", name)
+			s.setTime(g.crl, c.ThisUpdate, name)
+			s.set(g.crlEntries, float64(c.Entries), name)
+			s.set(g.crlBytes, float64(c.Size), name)
+		}
+	}
+}
+
+// kindOf returns what a CA is to the one that issues now.
+func (g expiryGauges) kindOf(c *x509.Certificate) string {
+	current := g.Issuing.Current()
+	switch {
+	case c.Equal(current.Certificate):
+		return "issuing"
+	case c.Equal(current.Root):
+		return "root"
+	case slices.ContainsFunc(current.Chain, c.Equal):
+		return "intermediate"
+	default:
+		return "earlier"
+	}
+}
+
+// identityOf returns the SPIFFE ID of a certificate.
+func identityOf(c *x509.Certificate) string {
+	if len(c.URIs) == 0 {
+		return ""
+	}
+	return c.URIs[0].String()
+}

@@ -1,0 +1,248 @@
+package telemetry
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/server/admission"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// A Part is the gauges of one part of the server, which are computed at scrape time.
+type Part struct {
+	descs   []*prometheus.Desc
+	collect func(ctx context.Context, s *scrape)
+}
+
+// Gauges is a prometheus.Collector of the gauges of all parts.
+type Gauges struct {
+	parts    []Part
+	failures *prometheus.Desc
+}
+
+// NewGauges returns the gauges of some parts. They are computed in this order.
+func NewGauges(parts ...Part) *Gauges {
+	return &Gauges{parts: parts, failures: gauge("brevet_scrape_errors", "Parts of this answer that could not be read.")}
+}
+
+// Describe implements prometheus.Collector.
+func (g *Gauges) Describe(ch chan<- *prometheus.Desc) {
+	for _, p := range g.parts {
+		for _, d := range p.descs {
+			ch <- d
+		}
+	}
+	ch <- g.failures
+}
+
+// Collect implements prometheus.Collector.
+func (g *Gauges) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	s := &scrape{ch: ch}
+	for _, p := range g.parts {
+		p.collect(ctx, s)
+	}
+	s.set(g.failures, float64(s.failures))
+}
+
+// A scrape is one collection of all gauges.
+type scrape struct {
+	ch       chan<- prometheus.Metric
+	failures int // parts that could not be read
+}
+
+func (s *scrape) set(d *prometheus.Desc, v float64, labels ...string) {
+	s.ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func (s *scrape) setBool(d *prometheus.Desc, b bool, labels ...string) {
+	v := 0.0
+	if b {
+		v = 1
+	}
+	s.set(d, v, labels...)
+}
+
+func (s *scrape) setTime(d *prometheus.Desc, t time.Time, labels ...string) {
+	s.set(d, float64(t.UnixMilli())/1000, labels...)
+}
+
+func gauge(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+// OfHealth returns whether the server is ready.
+func OfHealth(h *Health) Part {
+	ready := gauge("brevet_ready", "1 where /readyz says ok, else 0.")
+	return Part{[]*prometheus.Desc{ready}, func(ctx context.Context, s *scrape) {
+		s.setBool(ready, h.Readiness(ctx) == nil)
+	}}
+}
+
+// OfIssuing returns the gauges of the issuing pipeline.
+func OfIssuing(a interface {
+	Fenced() bool
+	InFlight() int
+}) Part {
+	fenced := gauge("brevet_fenced", "1 where another process has taken over the store, else 0.")
+	inFlight := gauge("brevet_certificates_in_flight", "Certificates between draft and release.")
+	return Part{[]*prometheus.Desc{fenced, inFlight}, func(_ context.Context, s *scrape) {
+		s.setBool(fenced, a.Fenced())
+		s.set(inFlight, float64(a.InFlight()))
+	}}
+}
+
+// OfTokens returns the gauges of every HSM token.
+func (r *Recorder) OfTokens() Part {
+	up := gauge("brevet_hsm_up", "1 where the token signed when it was last asked, for a certificate or to prove itself, else 0.", "token")
+	calls := gauge("brevet_hsm_sessions_in_use", "Calls that are in the token.", "token")
+	sessions := gauge("brevet_hsm_sessions_limit", "Calls that can be in the token at once.", "token")
+	failures := gauge("brevet_hsm_consecutive_failures", "Failures of the token since it last worked.", "token")
+	return Part{[]*prometheus.Desc{up, calls, sessions, failures}, func(_ context.Context, s *scrape) {
+		for _, t := range r.tokens {
+			now, most := t.Calls()
+			s.setBool(up, !t.failed.Load(), t.Name)
+			s.set(calls, float64(now), t.Name)
+			s.set(sessions, float64(most), t.Name)
+			s.set(failures, float64(t.Failures()), t.Name)
+		}
+	}}
+}
+
+// OfConnections returns how many connections can be open on each of the ports for gRPC and HTTP.
+func OfConnections(most int) Part {
+	limit := gauge("brevet_connections_limit", "Connections that can be open on each of the ports grpc and http.")
+	return Part{[]*prometheus.Desc{limit}, func(_ context.Context, s *scrape) { s.set(limit, float64(most)) }}
+}
+
+// OfResponder returns when the responder last knew every status.
+func OfResponder(r interface{ CurrentAt() time.Time }) Part {
+	current := gauge("brevet_responder_synced_timestamp_seconds", "When the responder last knew every status, as Unix time.")
+	return Part{[]*prometheus.Desc{current}, func(_ context.Context, s *scrape) { s.setTime(current, r.CurrentAt()) }}
+}
+
+// OfLanes returns the gauges of the lanes that calls wait in, by their names.
+func OfLanes(lanes map[string]*admission.Queue) Part {
+	working := gauge("brevet_queue_active", "Calls at work, by lane: what kind of work they are.", "lane")
+	waiting := gauge("brevet_queue_waiting", "Calls that wait for their turn, by lane.", "lane")
+	slots := gauge("brevet_queue_slots", "Calls that can be at work at once, by lane.", "lane")
+	refused := gauge("brevet_queue_rejected_total", "Calls that were turned away because the lane was full, by lane.", "lane")
+	return Part{[]*prometheus.Desc{working, waiting, slots, refused}, func(_ context.Context, s *scrape) {
+		for name, lane := range lanes {
+			load := lane.Load()
+			s.set(working, float64(load.Working), name)
+			s.set(waiting, float64(load.Waiting), name)
+			s.set(slots, float64(lane.Slots()), name)
+			s.ch <- prometheus.MustNewConstMetric(refused, prometheus.CounterValue, float64(load.Refused), name)
+		}
+	}}
+}
+
+// OfOrders returns the gauges of bulk issuing.
+func OfOrders(orders interface{ Orders() (working, limit int) }) Part {
+	atWork := gauge("brevet_bulk_issuance_active", "Orders of streams that are being carried out.")
+	most := gauge("brevet_bulk_issuance_limit", "Orders of all streams that can be carried out at once.")
+	return Part{[]*prometheus.Desc{atWork, most}, func(_ context.Context, s *scrape) {
+		working, limit := orders.Orders()
+		s.set(atWork, float64(working))
+		s.set(most, float64(limit))
+	}}
+}
+
+// OfRevocationSets returns the gauges of revocation sets that are in effect, while the records of some certificates, and so
+// the CRLs, do not say so yet. A set whose certificates are not counted yet adds none that wait.
+func OfRevocationSets(records interface {
+	OpenBulk(ctx context.Context) ([]revocation.Set, error)
+}) Part {
+	sets := gauge("brevet_bulk_revocations_open", "Orders to revoke sets of certificates whose records do not all follow yet.")
+	members := gauge("brevet_bulk_revocation_certificates",
+		"Certificates of these sets, by what their own records do: they have followed, or are waiting to.", "records")
+	return Part{[]*prometheus.Desc{sets, members}, func(ctx context.Context, s *scrape) {
+		open, err := records.OpenBulk(ctx)
+		if err != nil {
+			s.failures++
+			return
+		}
+		var followed, waiting int
+		for _, set := range open {
+			followed += set.Applied
+			waiting += max(0, set.Total-set.Applied)
+		}
+		s.set(sets, float64(len(open)))
+		s.set(members, float64(followed), "followed")
+		s.set(members, float64(waiting), "waiting")
+	}}
+}
+
+// LogRecords reads how far the log's entries have come. It is safe for concurrent use.
+type LogRecords interface {
+	Head(ctx context.Context) (translog.Head, error)
+	Written(ctx context.Context) (uint64, error)
+}
+
+// OfLog returns the gauges of the log. It reads them from the far end, so no entry seems to be archived before it is
+// written.
+func OfLog(archive interface{ Head() translog.Head }, records LogRecords) Part {
+	entries := gauge("brevet_log_entries", "Entries of the log, by how far they have come: written, sequenced or archived.", "in")
+	return Part{[]*prometheus.Desc{entries}, func(ctx context.Context, s *scrape) {
+		s.set(entries, float64(archive.Head().Size), "archived")
+		if head, err := records.Head(ctx); err != nil {
+			s.failures++
+		} else {
+			s.set(entries, float64(head.Size), "sequenced")
+		}
+		if written, err := records.Written(ctx); err != nil {
+			s.failures++
+		} else {
+			s.set(entries, float64(written), "written")
+		}
+	}}
+}
+
+// OfDisk returns the gauges of the server's files and of the disk that they are on.
+func OfDisk(d Disk) Part {
+	files := gauge("brevet_file_bytes", "Sizes of the server's files: store, wal or archive.", "file")
+	room := gauge("brevet_disk_free_bytes", "Room on the disk of the store; 0 where it cannot be written.")
+	return Part{[]*prometheus.Desc{files, room}, func(_ context.Context, s *scrape) {
+		for file, size := range d.Sizes() {
+			s.set(files, float64(size), file)
+		}
+		free, err := d.Free()
+		if err != nil {
+			free = 0
+		}
+		s.set(room, float64(free))
+	}}
+}
+
+// maxWaiting bounds how many expired records a scrape counts.
+const maxWaiting = 100_000
+
+// OfRetention returns the gauges of expired records.
+func OfRetention(records interface {
+	Waiting(ctx context.Context, before time.Time, most int) (int, error)
+}, sweeper interface {
+	Before() time.Time
+	Last() ra.Sweep
+}) Part {
+	overdue := gauge("brevet_expired_records",
+		"Certificates on record that ended before the retention, and leave with the next sweep; counted up to 100000.")
+	swept := gauge("brevet_retention_last_run_timestamp_seconds", "When expired records last left the store, as Unix time; 0 before the first time.")
+	return Part{[]*prometheus.Desc{overdue, swept}, func(ctx context.Context, s *scrape) {
+		if waiting, err := records.Waiting(ctx, sweeper.Before(), maxWaiting); err != nil {
+			s.failures++
+		} else {
+			s.set(overdue, float64(waiting))
+		}
+		if last := sweeper.Last().Ended; last.IsZero() {
+			s.set(swept, 0)
+		} else {
+			s.setTime(swept, last)
+		}
+	}}
+}

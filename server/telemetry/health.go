@@ -1,0 +1,136 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+const (
+	// StoreDoubt is how long the server is not ready after the store did not take a transaction. If calls stay away
+	// meanwhile, nothing else would show that it takes them again.
+	StoreDoubt = time.Minute
+	// maxSilence is how long the responder may not hear from the store.
+	maxSilence = time.Minute
+	// minFree is what has to be free on the disk, in bytes: a transaction, and the WAL file until it is checkpointed.
+	minFree = 64 << 20
+	// scrapeTimeout bounds what a response on the operations port waits for the store.
+	scrapeTimeout = 2 * time.Second
+)
+
+// A Check returns why the server cannot do its work now, in one line without internals, or nil. It ends with ctx.
+type Check func(ctx context.Context) error
+
+// Health holds the checks of a server. It is safe for concurrent use.
+type Health struct {
+	alive Check
+	ready []Check
+}
+
+// NewHealth returns a Health. If alive fails, only a restart or stopping another process helps, and the server is not ready
+// either.
+func NewHealth(alive Check, ready ...Check) *Health {
+	return &Health{alive: alive, ready: append([]Check{alive}, ready...)}
+}
+
+// Readiness returns why this process cannot do its work now: all reasons, one in a line.
+func (h *Health) Readiness(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
+	defer cancel()
+	errs := make([]error, len(h.ready))
+	for i, check := range h.ready {
+		errs[i] = check(ctx)
+	}
+	return errors.Join(errs...)
+}
+
+// NotFenced checks that no other process has taken over the store.
+func NotFenced(a interface{ Fenced() bool }) Check {
+	return func(context.Context) error {
+		if a.Fenced() {
+			return ca.ErrFenced
+		}
+		return nil
+	}
+}
+
+// Serving checks that the server neither starts nor stops.
+func Serving(serving func() bool) Check {
+	return func(context.Context) error {
+		if !serving() {
+			return errors.New("not serving: starting or stopping")
+		}
+		return nil
+	}
+}
+
+// Following checks that the responder knows every status.
+func Following(r interface{ CurrentAt() time.Time }, clock func() time.Time) Check {
+	return func(context.Context) error {
+		if clock().Sub(r.CurrentAt()) > maxSilence {
+			return errors.New("the responder has not heard from the store for over a minute")
+		}
+		return nil
+	}
+}
+
+// Unexpired checks that the server's own certificate is valid.
+func Unexpired(own interface{ Pair() *enroll.Pair }, clock func() time.Time) Check {
+	return func(context.Context) error {
+		if p := own.Pair(); p == nil || p.Expired(clock()) {
+			return errors.New("the server's own certificate has expired")
+		}
+		return nil
+	}
+}
+
+// Readable checks that the store can be read.
+func Readable(log interface {
+	Head(ctx context.Context) (translog.Head, error)
+}) Check {
+	return func(ctx context.Context) error {
+		if _, err := log.Head(ctx); err != nil {
+			return errors.New("the store cannot be read")
+		}
+		return nil
+	}
+}
+
+// Signing checks that the HSM token with the key of the current issuing CA signs.
+func (r *Recorder) Signing() Check {
+	return func(context.Context) error {
+		if r.issuing.failed.Load() {
+			return errors.New("the token did not sign when it was last asked")
+		}
+		return nil
+	}
+}
+
+// Disk is where the store and the log's archive are. Its methods are safe for concurrent use.
+type Disk interface {
+	// Sizes returns the size in bytes of each file, by a name from a closed set.
+	Sizes() map[string]int64
+	// Free returns how many bytes there is room for, and an error if nothing can be written.
+	Free() (int64, error)
+}
+
+// Writable checks that the store would take a certificate now.
+func (r *Recorder) Writable(d Disk) Check {
+	return func(context.Context) error {
+		if r.store.failed.Load() && r.store.since(r.clock()) < StoreDoubt {
+			return errors.New("the store failed a call, or the last transaction, within the last minute: the log says why")
+		}
+		switch free, err := d.Free(); {
+		case err != nil:
+			return errors.New("the store cannot be written: its file is gone, not the server's, or on a file system that is read-only")
+		case free < minFree:
+			return fmt.Errorf("the disk is full: less than %d MiB are free", minFree>>20)
+		}
+		return nil
+	}
+}

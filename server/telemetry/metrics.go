@@ -1,0 +1,124 @@
+package telemetry
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation/responder"
+)
+
+// metrics counts what has happened since the start. Gauges that are computed at scrape time are in gauges.go.
+type metrics struct {
+	registry   *prometheus.Registry
+	calls      *prometheus.HistogramVec
+	failures   prometheus.Counter
+	refusals   *prometheus.CounterVec
+	issued     *prometheus.CounterVec
+	signing    *prometheus.CounterVec
+	writes     *prometheus.CounterVec
+	writing    prometheus.Histogram
+	requests   *prometheus.HistogramVec
+	handshakes *prometheus.CounterVec
+	open       *prometheus.GaugeVec
+	closed     *prometheus.CounterVec
+	steps      map[ca.Step]stepMetrics
+	answers    map[responder.Outcome]prometheus.Counter
+}
+
+// stepMetrics are those of one step, looked up once: every certificate takes each step.
+type stepMetrics struct {
+	took    prometheus.Observer
+	ongoing prometheus.Gauge
+}
+
+// The values of the label result.
+const (
+	resultOK     = "ok"
+	resultFailed = "failed"
+)
+
+// The values of the label port.
+const (
+	PortGRPC       = "grpc"
+	PortHTTP       = "http"
+	PortOperations = "operations"
+)
+
+// latencies reach from a signature in software to a token that hangs, in seconds.
+var latencies = prometheus.ExponentialBuckets(0.0005, 2, 15)
+
+func newMetrics(profiles map[string]*ca.Profile) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		calls:    histograms("brevet_rpc_duration_seconds", "Duration of gRPC calls, by RPC and status code.", "rpc", "code"),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "brevet_rpc_internal_errors_total", Help: "Calls that failed through the server's own fault.",
+		}),
+		refusals:   counters("brevet_refusals_total", "Refused calls, by rule.", "rule"),
+		issued:     counters("brevet_certificates_issued_total", "Certificates that are on record, by profile.", "profile"),
+		signing:    counters("brevet_certificate_signatures_total", "Certificate signatures asked of the token, by result: ok or failed.", "result"),
+		writes:     counters("brevet_journal_writes_total", "Transactions of the issuing pipeline, by result: ok or failed.", "result"),
+		requests:   histograms("brevet_http_request_duration_seconds", "Duration of HTTP requests, by what was asked for and status code.", "for", "code"),
+		handshakes: counters("brevet_tls_handshakes_total", "TLS handshakes on the gRPC port, by result: ok or failed.", "result"),
+		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "brevet_connections_open", Help: "Connections that are open, by port: grpc, http or operations.",
+		}, []string{"port"}),
+		closed: counters("brevet_connections_refused_total", "Connections that were closed at once, for there were too many, by port: grpc, http or operations.", "port"),
+		writing: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "brevet_journal_write_duration_seconds", Help: "Duration of the issuing pipeline's transactions.", Buckets: latencies,
+		}),
+		steps: map[ca.Step]stepMetrics{}, answers: map[responder.Outcome]prometheus.Counter{},
+	}
+	steps := histograms("brevet_issuance_step_duration_seconds", "Duration of the steps of issuing a certificate: intent, sign, record.", "step")
+	ongoing := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "brevet_issuance_step_certificates", Help: "Certificates that are in a step of issuing: intent, sign, record.",
+	}, []string{"step"})
+	for _, s := range ca.Steps() {
+		m.steps[s] = stepMetrics{steps.WithLabelValues(string(s)), ongoing.WithLabelValues(string(s))}
+	}
+	answers := counters("brevet_ocsp_responses_total", "OCSP responses, by what they say.", "outcome")
+	for _, o := range responder.Outcomes() {
+		m.answers[o] = answers.WithLabelValues(string(o))
+	}
+	m.fromZero(profiles)
+	m.registry.MustRegister(m.calls, m.failures, m.refusals, m.issued, m.signing, m.writes, m.writing, m.requests, m.handshakes, m.open, m.closed,
+		steps, ongoing, answers,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func histograms(name, help string, labels ...string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: latencies}, labels)
+}
+
+func counters(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+}
+
+// fromZero makes series before anything is counted in them: a rate does not see what a series begins with.
+func (m *metrics) fromZero(profiles map[string]*ca.Profile) {
+	for _, result := range []string{resultOK, resultFailed} {
+		m.signing.WithLabelValues(result)
+		m.writes.WithLabelValues(result)
+		m.handshakes.WithLabelValues(result)
+	}
+	for name := range profiles {
+		m.issued.WithLabelValues(name)
+	}
+	for _, rule := range pki.Rules() {
+		m.refusals.WithLabelValues(string(rule))
+	}
+	for _, port := range []string{PortGRPC, PortHTTP, PortOperations} {
+		m.open.WithLabelValues(port)
+		m.closed.WithLabelValues(port)
+	}
+}
+
+func resultOf(err error) string {
+	if err != nil {
+		return resultFailed
+	}
+	return resultOK
+}

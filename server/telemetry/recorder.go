@@ -1,0 +1,133 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/stats"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation/responder"
+)
+
+// Config holds what a Recorder is made of. All fields are needed.
+type Config struct {
+	Profiles map[string]*ca.Profile
+	// Tokens hold the keys of the issuing CAs. Issuer is the CA that issues now.
+	Tokens []IssuingToken
+	Issuer pki.IssuerID
+	Traces Traces
+	Clock  func() time.Time
+	Log    *slog.Logger
+}
+
+// A Recorder counts and traces what happens in a server, and knows whether the HSM tokens and the store worked when they
+// were last used. It is a ca.Meter, a responder.Meter and a grpcapi.Meter. It is safe for concurrent use.
+type Recorder struct {
+	metrics *metrics
+	traces  *tracing
+	tokens  []*watchedToken
+	issuing *watchedToken // has the key of the CA that issues now
+	store   lastTry       // of writing the journal
+	clock   func() time.Time
+	log     *slog.Logger
+}
+
+// NewRecorder returns a Recorder. If traces go anywhere, it must be closed.
+func NewRecorder(ctx context.Context, c Config) (*Recorder, error) {
+	r := &Recorder{metrics: newMetrics(c.Profiles), clock: c.Clock, log: c.Log}
+	for _, t := range c.Tokens {
+		r.tokens = append(r.tokens, &watchedToken{IssuingToken: t})
+	}
+	r.issuing = r.tokenOf(c.Issuer)
+	var err error
+	r.traces, err = newTracing(ctx, c.Traces, c.Log)
+	return r, err
+}
+
+// Close sends the traces that are left, if the collector takes them at once.
+func (r *Recorder) Close(ctx context.Context) { r.traces.close(ctx, r.log) }
+
+// Register adds a collector to the metrics.
+func (r *Recorder) Register(c prometheus.Collector) { r.metrics.registry.MustRegister(c) }
+
+// StatsHandler traces the calls of a gRPC server for which traced reports true; it is nil if traces go nowhere.
+func (r *Recorder) StatsHandler(traced func(method string) bool) stats.Handler {
+	return r.traces.statsHandler(traced)
+}
+
+// Begin implements ca.Meter.
+func (r *Recorder) Begin(ctx context.Context, step ca.Step, issuer pki.IssuerID) (end func(error)) {
+	begun, m := time.Now(), r.metrics.steps[step]
+	m.ongoing.Inc()
+	traced := r.traces.step(ctx, step)
+	return func(err error) {
+		traced(err)
+		m.ongoing.Dec()
+		m.took.Observe(time.Since(begun).Seconds())
+		if step == ca.StepSign {
+			r.metrics.signing.WithLabelValues(resultOf(err)).Inc()
+			r.noteToken(r.tokenOf(issuer), err)
+		}
+	}
+}
+
+// Issued implements ca.Meter.
+func (r *Recorder) Issued(profile string) { r.metrics.issued.WithLabelValues(profile).Inc() }
+
+// Answered implements responder.Meter.
+func (r *Recorder) Answered(o responder.Outcome) {
+	if c := r.metrics.answers[o]; c != nil {
+		c.Inc()
+	}
+}
+
+// Handshake implements grpcapi.Meter.
+func (r *Recorder) Handshake(err error) { r.metrics.handshakes.WithLabelValues(resultOf(err)).Inc() }
+
+// Call implements grpcapi.Meter.
+func (r *Recorder) Call(ctx context.Context, rpc string, code codes.Code, took time.Duration, err error) {
+	r.metrics.calls.WithLabelValues(rpc, code.String()).Observe(took.Seconds())
+	if refusal, ok := pki.AsRefusal(err); ok {
+		r.metrics.refusals.WithLabelValues(string(refusal.Rule)).Inc()
+		traceRefusal(ctx, refusal.Rule)
+	}
+}
+
+// Failure implements grpcapi.Meter. If the HSM token works, a failure that may pass is the store's.
+func (r *Recorder) Failure(err error) {
+	r.metrics.failures.Inc()
+	if pki.IsTemporary(err) && !r.issuing.failed.Load() {
+		r.store.note(err, r.clock())
+	}
+}
+
+// Connections returns what counts the connections of a port: those that are open, and those that were refused.
+func (r *Recorder) Connections(port string) (open prometheus.Gauge, refused prometheus.Counter) {
+	return r.metrics.open.WithLabelValues(port), r.metrics.closed.WithLabelValues(port)
+}
+
+// Journal returns a journal that counts what the issuing pipeline writes to j, and notes whether the store took it.
+func (r *Recorder) Journal(j ca.Journal) ca.Journal { return journal{j, r} }
+
+type journal struct {
+	ca.Journal
+	recorder *Recorder
+}
+
+// Write implements ca.Journal.
+func (j journal) Write(ctx context.Context, e ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Verdicts, error) {
+	begun := time.Now()
+	verdicts, err := j.Journal.Write(ctx, e, settle, announce)
+	j.recorder.metrics.writing.Observe(time.Since(begun).Seconds())
+	j.recorder.metrics.writes.WithLabelValues(resultOf(err)).Inc()
+	if !errors.Is(err, ca.ErrFenced) { // which is not the store's failure
+		j.recorder.store.note(err, j.recorder.clock())
+	}
+	return verdicts, err
+}

@@ -1,0 +1,152 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// hsmToken is a Token that proves itself, or not.
+type hsmToken struct{ lost error }
+
+func (h *hsmToken) Prove(context.Context) error { return h.lost }
+func (h *hsmToken) Calls() (now, most int)      { return 2, 3 }
+func (h *hsmToken) Failures() int               { return 4 }
+
+// disk is a Disk with so many free bytes, or none that can be written.
+type disk struct {
+	free int64
+	err  error
+}
+
+func (d *disk) Sizes() map[string]int64 { return map[string]int64{"store": 5} }
+func (d *disk) Free() (int64, error)    { return d.free, d.err }
+
+// later is an error that may pass.
+type later struct{ error }
+
+func (later) Temporary() bool { return true }
+
+// openSets are the revocation sets on record, or why they cannot be read.
+type openSets struct {
+	sets []revocation.Set
+	err  error
+}
+
+func (o *openSets) OpenBulk(context.Context) ([]revocation.Set, error) { return o.sets, o.err }
+
+// bench is a Recorder with a token, a disk, and a clock that stands still until it is set.
+type bench struct {
+	*Recorder
+	token *hsmToken
+	disk  *disk
+	now   time.Time
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{token: &hsmToken{}, disk: &disk{free: 2 * minFree}, now: time.Unix(1<<31, 0)}
+	id := pki.IssuerID{}
+	r, err := NewRecorder(t.Context(), Config{
+		Tokens: []IssuingToken{{Token: b.token, Name: "test", Issuers: []pki.IssuerID{id}}}, Issuer: id,
+		Clock: func() time.Time { return b.now }, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Recorder = r
+	return b
+}
+
+// get returns the status and the body of a response of the operations port.
+func (b *bench) get(h *Health, path string) (int, string) {
+	w := httptest.NewRecorder()
+	b.Operations(h).ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w.Code, w.Body.String()
+}
+
+func TestReadinessNamesEveryReason(t *testing.T) {
+	b := newBench(t)
+	h := NewHealth(func(context.Context) error { return nil }, b.Signing(), b.Writable(b.disk))
+	want := func(when string, reasons ...string) {
+		t.Helper()
+		code, body := b.get(h, "/readyz")
+		if (code == http.StatusOK) != (len(reasons) == 0) || len(reasons) > 0 && strings.Count(body, `\n`) != len(reasons)-1 {
+			t.Errorf("when %s: %d %s", when, code, body)
+		}
+		for _, reason := range reasons {
+			if !strings.Contains(body, reason) {
+				t.Errorf("when %s, the reason %q is missing: %s", when, reason, body)
+			}
+		}
+		if code, body := b.get(h, "/livez"); code != http.StatusOK {
+			t.Errorf("when %s, /livez says %d %s", when, code, body)
+		}
+	}
+	want("all is well")
+	b.Failure(errors.New("for good"))
+	b.Failure(nil) // a panic
+	want("calls failed for good")
+	b.Failure(later{errors.New("not now")})
+	want("the store failed a call", "the store failed")
+	b.now = b.now.Add(StoreDoubt)
+	want("that was a minute ago")
+	b.token.lost = errors.New("lost")
+	b.ProveTokens(t.Context())
+	b.Failure(later{errors.New("not now")}) // the token's
+	want("the token is lost", "the token did not sign")
+	b.disk.free = minFree - 1
+	want("the disk is full too", "the token did not sign", "the disk is full")
+	b.disk.err, b.token.lost = errors.New("gone"), nil
+	b.Begin(t.Context(), ca.StepSign, pki.IssuerID{})(nil)
+	want("the token has signed, and the disk is gone", "the store cannot be written")
+}
+
+func TestGaugesCountWhatCannotBeRead(t *testing.T) {
+	b, sets := newBench(t), &openSets{sets: []revocation.Set{{Total: 5, Applied: 2}, {Total: 0, Applied: 1}}}
+	b.Register(NewGauges(b.OfTokens(), OfConnections(7), OfRevocationSets(sets), OfDisk(b.disk)))
+	h := NewHealth(func(context.Context) error { return nil })
+	want := func(present bool, lines ...string) {
+		t.Helper()
+		_, text := b.get(h, "/metrics")
+		for _, line := range lines {
+			if strings.Contains(text, "\n"+line+"\n") != present {
+				t.Errorf("%q is in the metrics: %v", line, !present)
+			}
+		}
+	}
+	want(true, `brevet_hsm_up{token="test"} 1`, `brevet_hsm_consecutive_failures{token="test"} 4`, "brevet_connections_limit 7",
+		"brevet_bulk_revocations_open 2", `brevet_bulk_revocation_certificates{records="waiting"} 3`,
+		`brevet_bulk_revocation_certificates{records="followed"} 3`, `brevet_file_bytes{file="store"} 5`, "brevet_scrape_errors 0")
+	sets.err, b.disk.err = errors.New("not now"), errors.New("gone")
+	want(true, "brevet_scrape_errors 1", "brevet_disk_free_bytes 0")
+	want(false, "brevet_bulk_revocations_open 2")
+}
+
+func TestCallsAreCounted(t *testing.T) {
+	b := newBench(t)
+	b.Call(t.Context(), "/a/B", codes.OK, time.Second, nil)
+	b.Call(t.Context(), "/a/B", codes.PermissionDenied, time.Second, pki.Refuse(pki.RuleAccess, "fix", "detail"))
+	b.Handshake(errors.New("bad certificate"))
+	_, text := b.get(NewHealth(func(context.Context) error { return nil }), "/metrics")
+	for _, line := range []string{
+		`brevet_rpc_duration_seconds_count{code="OK",rpc="/a/B"} 1`, `brevet_rpc_duration_seconds_count{code="PermissionDenied",rpc="/a/B"} 1`,
+		`brevet_refusals_total{rule="access.denied"} 1`, `brevet_tls_handshakes_total{result="failed"} 1`,
+		`brevet_tls_handshakes_total{result="ok"} 0`,
+	} {
+		if !strings.Contains(text, "\n"+line+"\n") {
+			t.Errorf("%q is not in the metrics", line)
+		}
+	}
+}

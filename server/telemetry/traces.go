@@ -1,0 +1,128 @@
+package telemetry
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	meternoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/stats"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Traces says where traces of calls go.
+type Traces struct {
+	// Endpoint is the URL of a collector that takes OTLP over gRPC: http:// in clear, https:// with TLS. Empty is none.
+	Endpoint string
+	// Share is how many calls are traced: 1 is all, 0.01 one in a hundred.
+	Share float64
+}
+
+// What traces may cost. Spans over the queue are dropped: nothing waits for a collector.
+const (
+	traceQueue    = 2048
+	tracePatience = 5 * time.Second // with one export
+	traceFarewell = 2 * time.Second // with the last one
+)
+
+// tracing makes spans of calls and of the steps of issuing; nil makes none, and costs nothing. What a span carries is
+// the RPC, its status, the server's address, the step and the rule of a refusal: no identity, no peer, no content.
+type tracing struct {
+	provider *sdktrace.TracerProvider
+	tracer   trace.Tracer
+}
+
+func newTracing(ctx context.Context, c Traces, log *slog.Logger) (*tracing, error) {
+	if c.Endpoint == "" {
+		return nil, nil
+	}
+	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(c.Endpoint), otlptracegrpc.WithTimeout(tracePatience),
+		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{Enabled: false})) // a trace is worth one try
+	if err != nil {
+		return nil, fmt.Errorf("server: send traces to %s: %w", c.Endpoint, err)
+	}
+	provider := sdktrace.NewTracerProvider(
+		sdktrace.WithBatcher(&patientExporter{SpanExporter: exporter, log: log},
+			sdktrace.WithMaxQueueSize(traceQueue), sdktrace.WithExportTimeout(tracePatience)),
+		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(c.Share))),
+		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", "brevet"))),
+	)
+	return &tracing{provider, provider.Tracer("github.com/brevet-pki/brevet/server")}, nil
+}
+
+// statsHandler traces the calls for which traced reports true. A caller's trace becomes a link, not the parent: callers
+// decide nothing about what is sampled, and cannot write into another trace.
+func (t *tracing) statsHandler(traced func(method string) bool) stats.Handler {
+	if t == nil {
+		return nil
+	}
+	return otelgrpc.NewServerHandler(
+		otelgrpc.WithTracerProvider(t.provider), otelgrpc.WithMeterProvider(meternoop.NewMeterProvider()),
+		otelgrpc.WithPropagators(propagation.TraceContext{}), otelgrpc.WithPublicEndpoint(),
+		otelgrpc.WithFilter(func(info *stats.RPCTagInfo) bool { return traced(info.FullMethodName) }),
+	)
+}
+
+// step traces a step of issuing where its call is traced.
+func (t *tracing) step(ctx context.Context, step ca.Step) (end func(error)) {
+	if t == nil || !trace.SpanFromContext(ctx).IsRecording() {
+		return func(error) {}
+	}
+	_, span := t.tracer.Start(ctx, string(step))
+	return func(err error) {
+		if err != nil {
+			span.SetStatus(codes.Error, "") // the text of an error is for the log
+		}
+		span.End()
+	}
+}
+
+// traceRefusal writes the rule that a traced call was refused by into its span.
+func traceRefusal(ctx context.Context, rule pki.Rule) {
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		span.SetAttributes(attribute.String("brevet.rule", string(rule)))
+	}
+}
+
+// close sends what is left, where the collector takes it at once.
+func (t *tracing) close(ctx context.Context, log *slog.Logger) {
+	if t == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, traceFarewell)
+	defer cancel()
+	if err := t.provider.Shutdown(ctx); err != nil {
+		log.Warn("the last traces are not sent", "error", err)
+	}
+}
+
+// patientExporter says once that the collector does not take traces, and once that it does again.
+type patientExporter struct {
+	sdktrace.SpanExporter
+	log     *slog.Logger
+	failing atomic.Bool
+}
+
+// ExportSpans implements sdktrace.SpanExporter.
+func (e *patientExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	err := e.SpanExporter.ExportSpans(ctx, spans)
+	switch failed := err != nil; {
+	case failed && !e.failing.Swap(true):
+		e.log.Warn("traces are not taken, and dropped until they are", "error", err)
+	case !failed && e.failing.Swap(false):
+		e.log.Info("traces are taken again")
+	}
+	return nil //nolint:nilerr // it has been said, and the library would say it of every batch, to standard error
+}
