@@ -26,7 +26,7 @@ import (
 // side, they answer with the same certificate. A request that may pass later fails with an error that says so by
 // Temporary and RetryAfter (see pki.IsTemporary); one that is refused fails with a *pki.Refusal in its chain.
 type Authority interface {
-	// Enroll spends a token.
+	// Enroll trades evidence for the first certificate of an identity.
 	Enroll(context.Context, EnrollRequest) (Credential, error)
 	// Renew follows a certificate that is still valid by the next one.
 	Renew(context.Context, RenewRequest) (Credential, error)
@@ -35,9 +35,10 @@ type Authority interface {
 // EnrollRequest asks for an identity's first certificate.
 type EnrollRequest struct {
 	RequestID pki.RequestID
-	Token     Token
-	CSR       []byte        // PKCS #10 in DER
-	Lifetime  time.Duration // zero for the profile's default
+	Bootstrap Bootstrap
+	Evidence  []pki.Evidence // one piece, or two of different kinds
+	CSR       []byte         // PKCS #10 in DER
+	Lifetime  time.Duration  // zero for the profile's default
 }
 
 // RenewRequest asks for the successor of the current certificate.
@@ -55,8 +56,18 @@ type Credential struct {
 	Chain []*x509.Certificate
 	// Roots holds the root certificates of the trust domain.
 	Roots []*x509.Certificate
+	// Renewal is when to renew, by the clock of the Authority. It is zero if the Authority named no time.
+	Renewal RenewalWindow
+	// BundleRevision changes whenever the trust domain's roots change, in hexadecimal. It is empty if it is unknown.
+	BundleRevision string
 	// Server is the address that issued the credential. It is empty if no network lay between.
 	Server string
+}
+
+// RenewalWindow is the span of time in which a certificate is to be renewed.
+type RenewalWindow struct {
+	Start time.Time `json:"start_time,omitzero"`
+	End   time.Time `json:"end_time,omitzero"`
 }
 
 // ParseCredential reads a credential's parts from DER. It checks their form and what has to be there, not the chain.

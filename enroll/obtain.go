@@ -75,7 +75,9 @@ func (a *Agent) enroll(ctx context.Context, t Token) error {
 	}
 	callCtx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	c, err := a.config.Authority.Enroll(callCtx, EnrollRequest{RequestID: r.id, Token: t, CSR: csr, Lifetime: a.config.Lifetime})
+	c, err := a.config.Authority.Enroll(callCtx, EnrollRequest{
+		RequestID: r.id, Bootstrap: t.Bootstrap, Evidence: []pki.Evidence{t.Secret.Evidence()}, CSR: csr, Lifetime: a.config.Lifetime,
+	})
 	if err != nil {
 		return a.refused(err)
 	}
@@ -136,7 +138,7 @@ func (a *Agent) refused(err error) error {
 // check makes a pair of what an Authority answered, and refuses one that is of no use.
 func (a *Agent) check(c Credential, r pending, from Origin) (*Pair, error) {
 	now := a.now()
-	from.Obtained = now.UTC().Round(0)
+	from.Obtained, from.Renewal, from.BundleRevision = now.UTC().Round(0), c.Renewal, c.BundleRevision
 	if c.Server != "" {
 		from.Server = c.Server // where it was found this time: the server may have moved
 	}

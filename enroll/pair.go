@@ -19,8 +19,12 @@ type Origin struct {
 	// Token is the TokenID, as text, of the token that was spent on the enrollment.
 	Token string `json:"token,omitempty"`
 	// Obtained is when the certificate arrived, by this machine's clock. Certificates are back-dated, so this, not
-	// NotBefore, is where the part of its life begins that a renewal is scheduled in.
+	// NotBefore, is where this machine's part of its life begins.
 	Obtained time.Time `json:"obtained,omitzero"`
+	// Renewal is when the Authority wants the certificate renewed.
+	Renewal RenewalWindow `json:"renewal_window,omitzero"`
+	// BundleRevision is the revision of the trust bundle, in hexadecimal, that came with the certificate.
+	BundleRevision string `json:"bundle_revision,omitempty"`
 }
 
 // Pair is a credential together with its private key. NewPair checked that they belong together. It does not change,

@@ -7,14 +7,9 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// How an Agent spends a certificate's life. It renews between 60 and 73 per cent of it, so that a fleet which was
-// enrolled in one hour does not renew in one hour, and more than a quarter is left for an outage. What is left
-// bounds every delay: the last thing to do with a certificate that still proves something is to renew it.
+// How an Agent retries. What is left of the certificate's life bounds every delay: the last thing to do with a certificate
+// that still proves something is to renew it.
 const (
-	renewFrom   = 0.60
-	renewSpread = 0.1333
-	renewLeast  = time.Second // however short the life: a CA that is about to end shortens what it issues
-
 	retryFirst  = time.Second // before there is a certificate
 	retryMost   = 5 * time.Minute
 	refusedMost = time.Hour // where the Authority said no
@@ -48,17 +43,40 @@ func (r *retry) due(now time.Time) time.Duration {
 	return r.next().Sub(now)
 }
 
+// minRenewal bounds how soon after it arrived a certificate is renewed, however short its life is.
+const minRenewal = time.Second
+
 // renewal draws the moment at which a pair is to be renewed.
 func renewal(p *Pair) time.Time {
-	start, end := p.span()
-	fraction := renewFrom + renewSpread*spread()
-	return start.Add(max(renewLeast, time.Duration(fraction*float64(end.Sub(start)))))
+	start, end := p.renewalWindow()
+	return start.Add(time.Duration(spread() * float64(end.Sub(start))))
 }
 
 // latestRenewal returns the latest moment that renewal draws for a pair.
 func latestRenewal(p *Pair) time.Time {
-	start, end := p.span()
-	return start.Add(max(renewLeast, time.Duration((renewFrom+renewSpread)*float64(end.Sub(start)))))
+	_, end := p.renewalWindow()
+	return end
+}
+
+// renewalWindow returns the window that the Authority named. If that was open or over when the certificate arrived, or the
+// Authority named none, it returns 50 to 70 percent of this machine's part of the certificate's life: the clocks may
+// differ, or the answer came late, and renewing at once would not mend either.
+func (p *Pair) renewalWindow() (start, end time.Time) {
+	arrival, notAfter := p.span()
+	left := notAfter.Sub(arrival)
+	start, end = arrival.Add(left/2), arrival.Add(left/10*7)
+	if w := p.Origin.Renewal; w.Start.After(arrival) && !w.End.Before(w.Start) && w.End.Before(notAfter) {
+		start, end = w.Start, w.End
+	}
+	soonest := arrival.Add(minRenewal)
+	return latest(start, soonest), latest(end, soonest)
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // delay draws the time to wait after the given number of failed tries in a row. The pair is the one in use, or nil.

@@ -21,15 +21,28 @@ const tokenPrefix = "brevet1."
 // MaxTokenText is the longest text of a token in octets; a file or paste beyond it is no token.
 const MaxTokenText = 1024
 
-// Token is what a device needs for its first contact: the secret that proves whose device it is, and whom to trust.
-// Its secret formats as "[secret]"; Text is the way to the whole.
-type Token struct {
-	Secret pki.TokenSecret
+// Bootstrap is whom a device without a credential calls, and whom it trusts: what first contact needs beside evidence.
+type Bootstrap struct {
 	// RootFingerprint is the SHA-256 of the root certificate in DER.
 	RootFingerprint [32]byte
 	TrustDomain     string
 	// Server is the host:port of the enrollment service.
 	Server string
+}
+
+// Check returns an error if the trust domain or the server is malformed.
+func (b Bootstrap) Check() error {
+	if _, err := pki.ParseTrustDomain(b.TrustDomain); err != nil {
+		return err
+	}
+	return CheckServer(b.Server)
+}
+
+// Token is what a device gets from an operator: the secret that proves which device it is, and its [Bootstrap].
+// The secret formats as "[secret]"; Text returns the whole.
+type Token struct {
+	Bootstrap
+	Secret pki.TokenSecret
 }
 
 // Text returns the token as people hand it over: "brevet1." and base64url without padding of the secret (32 octets),
@@ -72,14 +85,6 @@ func ParseToken(text string) (Token, error) {
 	}
 	t.TrustDomain, t.Server = string(names[:size]), string(names[size:])
 	return t, t.Check()
-}
-
-// Check reports what keeps the token from being one that ParseToken reads back: a trust domain or a server that is none.
-func (t Token) Check() error {
-	if _, err := pki.ParseTrustDomain(t.TrustDomain); err != nil {
-		return err
-	}
-	return CheckServer(t.Server)
 }
 
 // CheckServer checks the form of a server's address: host:port, the port in 1 to 65535, 261 octets at most.

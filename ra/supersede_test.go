@@ -242,7 +242,7 @@ func TestAnAgentThatLosesTheAnswer(t *testing.T) {
 			c.RenewalRevokes, c.Lifetime, c.MaxLifetime, c.Backdate = true, "10m", "10m", "55m"
 		}
 	}})
-	resp := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: w.Register(t, "device", "device/1")}))(t)
+	resp := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: w.Register(t, "device", "device/1")}))(t)
 	w.Secret(t, resp.GetToken())
 	authority := &deaf{servertest.Must(enroll.NewClient(w.GRPC))(t), 2}
 	path, log := t.TempDir(), slog.New(slog.DiscardHandler)

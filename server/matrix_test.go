@@ -56,22 +56,22 @@ var rpcs = map[string]struct {
 }{
 	"brevet.v1.EnrollmentService.Enroll":                            {anybody: true, admitted: malformed},
 	"brevet.v1.EnrollmentService.Renew":                             {identities: true, admitted: malformed},
-	"brevet.v1.EnrollmentService.IssueCertificates":                 {admitted: fine}, // the failure is in the answer
+	"brevet.v1.CertificateService.IssueCertificates":                {admitted: fine}, // the failure is in the answer
 	"brevet.v1.IdentityService.CreateIdentity":                      {admitted: malformed},
 	"brevet.v1.IdentityService.GetIdentity":                         {admitted: malformed},
 	"brevet.v1.IdentityService.ListIdentities":                      {admitted: fine},
 	"brevet.v1.IdentityService.SuspendIdentity":                     {admitted: malformed},
 	"brevet.v1.IdentityService.ResumeIdentity":                      {admitted: malformed},
 	"brevet.v1.IdentityService.RetireIdentity":                      {admitted: malformed},
-	"brevet.v1.IdentityService.CreateToken":                         {admitted: malformed},
-	"brevet.v1.IdentityService.ListTokens":                          {admitted: fine},
-	"brevet.v1.IdentityService.RevokeToken":                         {admitted: malformed},
+	"brevet.v1.TokenService.CreateToken":                            {admitted: malformed},
+	"brevet.v1.TokenService.ListTokens":                             {admitted: fine},
+	"brevet.v1.TokenService.RevokeToken":                            {admitted: malformed},
 	"brevet.v1.CertificateService.GetCertificate":                   {admitted: malformed},
 	"brevet.v1.CertificateService.ListCertificates":                 {admitted: fine},
-	"brevet.v1.CertificateService.RevokeCertificate":                {admitted: malformed},
-	"brevet.v1.CertificateService.RevokeCertificates":               {admitted: malformed},
-	"brevet.v1.CertificateService.GetRevocationSet":                 {admitted: malformed},
-	"brevet.v1.CertificateService.RevokeCompromisedKey":             {anybody: true, admitted: malformed},
+	"brevet.v1.RevocationService.RevokeCertificate":                 {admitted: malformed},
+	"brevet.v1.RevocationService.CreateBulkRevocation":              {admitted: malformed},
+	"brevet.v1.RevocationService.GetBulkRevocation":                 {admitted: malformed},
+	"brevet.v1.RevocationService.RevokeCompromisedKey":              {anybody: true, admitted: malformed},
 	"brevet.v1.CRLService.ListCRLs":                                 {admitted: fine},
 	"brevet.v1.CRLService.ImportCRL":                                {admitted: result{codes.InvalidArgument, pki.RuleCRL}},
 	"brevet.v1.LogService.ListEntries":                              {admitted: fine},
@@ -202,7 +202,7 @@ func callers(t *testing.T, w *servertest.World) []caller {
 	pair := func(h *servertest.Holder) *tls.Certificate {
 		return certificate(h.Key, h.Certificate.Raw, w.Issuing.Raw)
 	}
-	serverOnly := func(r *brevetv1.CreateIdentityRequest) { r.Profile = "server" }
+	serverOnly := func(r *brevetv1.CreateIdentityRequest) { r.Spec.Profile = "server" }
 	withdrawn := w.Enrolled(t, "device", "device/revoked")
 	w.Revoke(t, withdrawn.Certificate, "privilegeWithdrawn")
 	held := w.Enrolled(t, "device", "device/held")

@@ -167,7 +167,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
-		Issuers: c.Issuers, Profiles: c.Profiles, Partitions: c.CRLs.partitions(),
+		IssuingCAs: c.Issuers, Profiles: c.Profiles, Partitions: c.CRLs.partitions(),
 		Journal: s.telemetry.Journal(c.Stores.CA), Observer: observer{s.responder, s.revocations}, Meter: s.telemetry, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
@@ -175,7 +175,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	}
 	s.registrar = ra.New(ra.Config{
 		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
-		Token: token.New(c.Stores.RA), Clock: c.Clock, Log: c.Log,
+		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(c.Stores.RA)}, Clock: c.Clock, Log: c.Log,
 	})
 	s.admissions = newAdmissions(c)
 	if err := s.prepare(ctx); err != nil {
@@ -310,10 +310,9 @@ func (s *Server) OperatorToken(ctx context.Context, name string, by pki.Actor) (
 
 // tokenText is what an agent needs for its first contact.
 func (s *Server) tokenText(secret pki.TokenSecret) string {
-	return enroll.Token{
-		Secret: secret, RootFingerprint: sha256.Sum256(s.authority.Current().Root.Raw),
-		TrustDomain: s.config.TrustDomain, Server: s.config.Address,
-	}.Text()
+	return enroll.Token{Secret: secret, Bootstrap: enroll.Bootstrap{
+		RootFingerprint: sha256.Sum256(s.authority.Current().Root.Raw), TrustDomain: s.config.TrustDomain, Server: s.config.Address,
+	}}.Text()
 }
 
 // superseder revokes what an identity had before it enrolled anew.

@@ -46,38 +46,29 @@ type message struct {
 func wholeMessages(t *testing.T, w *servertest.World) []message {
 	t.Helper()
 	labels := map[string]string{"site": "north"}
-	device := w.Enrolled(t, "device", "device/old", func(r *brevetv1.CreateIdentityRequest) { r.Labels = labels })
+	device := w.Enrolled(t, "device", "device/old", func(r *brevetv1.CreateIdentityRequest) { r.Spec.Labels = labels })
 	other := w.Enrolled(t, "device", "device/other")
-	issuer := pki.IssuerOf(w.Issuing).String()
-	registration := &brevetv1.Registration{
-		Kind: "device", Profile: "device", Labels: labels, DnsNames: []string{"a.example"}, IpAddresses: []string{"192.0.2.1"},
-	}
+	issuer := pki.IssuerOf(w.Issuing).Bytes()
+	registration := &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Profile: "device", Labels: labels, Names: servertest.Names([]string{"a.example"}, []string{"192.0.2.1"})}
 	order := servertest.Order(t, "device/ordered", servertest.Key(t))
 	order.Registration = registration
 	return []message{
-		{"EnrollmentService.IssueCertificates", order},
-		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{
-			Id: "device/new", Kind: "device", Profile: "device", Labels: labels, DnsNames: registration.GetDnsNames(), IpAddresses: registration.GetIpAddresses(),
-		}},
-		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{
-			Id: "bob", Kind: "operator", Profile: "operator", Labels: labels,
-		}},
+		{"CertificateService.IssueCertificates", order},
+		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "device/new", Spec: registration}},
+		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "bob", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR, Profile: "operator", Labels: labels}}},
 		{"IdentityService.GetIdentity", &brevetv1.GetIdentityRequest{Id: device.ID}},
 		{"IdentityService.ListIdentities", &brevetv1.ListIdentitiesRequest{PageToken: device.ID}},
 		{"IdentityService.SuspendIdentity", &brevetv1.SuspendIdentityRequest{Id: device.ID, Comment: "lost"}},
 		{"IdentityService.ResumeIdentity", &brevetv1.ResumeIdentityRequest{Id: device.ID, Comment: "found"}},
-		{"IdentityService.CreateToken", &brevetv1.CreateTokenRequest{Id: device.ID, Replace: true}},
-		{"IdentityService.ListTokens", &brevetv1.ListTokensRequest{MadeBy: w.Operator.ID, Identity: device.ID, State: "open", PageToken: "77"}},
-		{"IdentityService.RevokeToken", &brevetv1.RevokeTokenRequest{MadeBy: w.Operator.ID, Comment: "lost"}},
-		{"CertificateService.GetCertificate", &brevetv1.GetCertificateRequest{Serial: servertest.Serial(device.Certificate), Issuer: issuer}},
-		{"CertificateService.ListCertificates", &brevetv1.ListCertificatesRequest{Identity: device.ID, PageToken: "77"}},
-		{"CertificateService.RevokeCertificate", &brevetv1.RevokeCertificateRequest{
-			Serial: servertest.Serial(other.Certificate), Issuer: issuer, Reason: "superseded", Comment: "broken", InvalidSince: timestamppb.New(other.Certificate.NotBefore),
+		{"TokenService.CreateToken", &brevetv1.CreateTokenRequest{Identity: device.ID, Replace: true}},
+		{"TokenService.ListTokens", &brevetv1.ListTokensRequest{CreatedBy: w.Operator.ID, Identity: device.ID, State: brevetv1.TokenState_TOKEN_STATE_OPEN, PageToken: "77"}},
+		{"TokenService.RevokeToken", &brevetv1.RevokeTokenRequest{Tokens: &brevetv1.RevokeTokenRequest_CreatedBy{CreatedBy: w.Operator.ID}, Comment: "lost"}},
+		{"CertificateService.GetCertificate", &brevetv1.GetCertificateRequest{Serial: servertest.SerialBytes(device.Certificate), IssuerId: issuer}},
+		{"CertificateService.ListCertificates", &brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: device.ID}, PageToken: "77"}},
+		{"RevocationService.RevokeCertificate", &brevetv1.RevokeCertificateRequest{
+			Serial: servertest.SerialBytes(other.Certificate), IssuerId: issuer, Reason: servertest.Reason("superseded"), Comment: "broken", InvalidityTime: timestamppb.New(other.Certificate.NotBefore),
 		}},
-		{"CertificateService.RevokeCertificates", &brevetv1.RevokeCertificatesRequest{Reason: "superseded", Comment: "broken", Selection: &brevetv1.CertificateSelection{
-			Issuer: issuer, Identity: device.ID, LineageOf: servertest.Serial(device.Certificate), Profile: "device", LabelName: "site", LabelValue: "north",
-			KeyHash: servertest.Must(pki.HashKey(device.Key.Public()))(t).String(),
-		}}},
+		{"RevocationService.CreateBulkRevocation", &brevetv1.CreateBulkRevocationRequest{Reason: servertest.Reason("superseded"), Comment: "broken", Selection: &brevetv1.CertificateSelection{IssuerId: issuer, Identity: device.ID, LineageSerial: servertest.SerialBytes(device.Certificate), Profile: "device", Label: &brevetv1.Label{Name: "site", Value: "north"}, KeyHash: servertest.Must(pki.HashKey(device.Key.Public()))(t).Bytes()}}},
 		{"IdentityService.RetireIdentity", &brevetv1.RetireIdentityRequest{Id: device.ID, Comment: "over"}},
 	}
 }

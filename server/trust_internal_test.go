@@ -51,7 +51,7 @@ func TestEveryInstalledRootIsTrusted(t *testing.T) {
 	oldRoot, newRoot := newTestAuthority(t, "Old Root", nil), newTestAuthority(t, "New Root", nil)
 	old, current := newTestAuthority(t, "Old", oldRoot), newTestAuthority(t, "Current", newRoot)
 	roots, intermediates := trusted(Config{
-		Issuers: []ca.Issuer{{
+		Issuers: []ca.IssuingCA{{
 			ID: pki.IssuerOf(current.Certificate), Certificate: current.Certificate, Chain: []*x509.Certificate{current.Certificate}, Root: newRoot.Certificate,
 		}},
 		Authorities: []*x509.Certificate{oldRoot.Certificate, old.Certificate, newRoot.Certificate, current.Certificate},

@@ -41,7 +41,7 @@ func (f *factory) newOrder() *order {
 	labels := labelled(n)
 	f.w.book.registered(fmt.Sprintf("spiffe://%s/factory/%d", trustDomain, n), labels[batchLabel])
 	return &order{r, &brevetv1.IssueCertificatesRequest{
-		RequestId: r.id, Id: fmt.Sprintf("factory/%d", n), Csr: r.csr, Registration: &brevetv1.Registration{Kind: "device", Labels: labels},
+		RequestId: r.id, Identity: fmt.Sprintf("factory/%d", n), Csr: r.csr, Registration: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Labels: labels},
 	}}
 }
 
@@ -69,7 +69,7 @@ func (f *factory) job(ctx context.Context) {
 // deliver sends orders on one stream, and returns those that have to be sent again: where it ends early, or now and then
 // as if it had, all of them.
 func (f *factory) deliver(ctx context.Context, conn *grpc.ClientConn, open []*order) (again []*order, err error) {
-	stream, err := brevetv1.NewEnrollmentServiceClient(conn).IssueCertificates(ctx)
+	stream, err := brevetv1.NewCertificateServiceClient(conn).IssueCertificates(ctx)
 	if err != nil {
 		return open, err
 	}
@@ -104,9 +104,9 @@ func (f *factory) deliver(ctx context.Context, conn *grpc.ClientConn, open []*or
 		if failure := servertest.FailureOf(a); passing(failure) {
 			return open, failure
 		} else if failure != nil {
-			f.w.book.faultf("%s is refused in bulk: %v", o.sent.GetId(), failure)
+			f.w.book.faultf("%s is refused in bulk: %v", o.sent.GetIdentity(), failure)
 		} else if err := f.got(o, a.GetCertificate()); err != nil {
-			f.w.book.faultf("%s got no certificate: %v", o.sent.GetId(), err)
+			f.w.book.faultf("%s got no certificate: %v", o.sent.GetIdentity(), err)
 		}
 		delete(byID, string(o.id))
 		if len(byID) > 0 && f.random.IntN(20) == 0 {

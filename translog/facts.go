@@ -20,7 +20,7 @@ const (
 func setFacts(m *brevetv1.LogEntry, facts map[string]string) {
 	rest := maps.Clone(facts)
 	if s, err := pki.ParseSerial(facts[factPredecessor]); err == nil && s.String() == facts[factPredecessor] {
-		m.Predecessor = s.Bytes()
+		m.PredecessorSerial = s.Bytes()
 		delete(rest, factPredecessor)
 	}
 	if p := facts[factProfile]; p != "" {
@@ -28,7 +28,7 @@ func setFacts(m *brevetv1.LogEntry, facts map[string]string) {
 		delete(rest, factProfile)
 	}
 	if id, err := parseRequest(facts[factRequest]); err == nil && id.String() == facts[factRequest] {
-		m.Request = id.Bytes()
+		m.RequestId = id.Bytes()
 		delete(rest, factRequest)
 	}
 	m.Facts = rest
@@ -44,7 +44,7 @@ func parseRequest(text string) (pki.RequestID, error) {
 
 func factsOf(m *brevetv1.LogEntry) (map[string]string, error) {
 	typed := map[string]string{}
-	if b := m.GetPredecessor(); len(b) > 0 {
+	if b := m.GetPredecessorSerial(); len(b) > 0 {
 		s, err := pki.SerialFromBytes(b)
 		if err != nil {
 			return nil, err
@@ -54,7 +54,7 @@ func factsOf(m *brevetv1.LogEntry) (map[string]string, error) {
 	if p := m.GetProfile(); p != "" {
 		typed[factProfile] = p
 	}
-	if b := m.GetRequest(); len(b) > 0 {
+	if b := m.GetRequestId(); len(b) > 0 {
 		id, err := pki.RequestIDFromBytes(b)
 		if err != nil {
 			return nil, err

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -56,11 +55,7 @@ func (p *printer) record(m proto.Message, cells ...string) error {
 	return p.raw(b)
 }
 
-func marshal(m proto.Message) ([]byte, error) {
-	return protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
-}
-
-// raw prints a JSON object on one line; protojson varies its white space on purpose, and scripts should not see that.
+// raw prints a JSON object on one line.
 func (p *printer) raw(b []byte) error {
 	var v json.RawMessage = b
 	compact, err := json.Marshal(v)

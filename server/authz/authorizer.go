@@ -84,7 +84,7 @@ func (a *Authorizer) Authenticate(op Operation, client *Client) (Caller, error) 
 	case need == Nobody:
 		return Caller{}, ErrUnserved
 	case client == nil:
-		return Caller{}, pki.Unauthenticated()
+		return Caller{}, pki.NoCertificate()
 	}
 	c, err := a.verify(client, need == Renewing)
 	if err == nil && need == Operators && !c.isOperator() {

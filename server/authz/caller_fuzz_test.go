@@ -92,7 +92,7 @@ func FuzzCaller(f *testing.F) {
 		}
 		leaf := client.leaf
 		c, err := a.verify(client, false)
-		if r, ok := pki.AsRefusal(err); err != nil && (!ok || r.Rule == "" || r.Detail == "" || r.Fix == "") {
+		if r, ok := pki.AsRefusal(err); err != nil && (!ok || r.Rule == "" || r.Detail == "" || r.Hint == "") {
 			t.Fatalf("%v is not a whole refusal", err)
 		}
 		if err == nil && (now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) || c.ID.IsZero()) {

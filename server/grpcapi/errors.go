@@ -27,13 +27,13 @@ type outcome struct {
 
 // outcomes is the one table of what front doors answer refusals with. A test fails for a class that is not in it.
 var outcomes = map[pki.Class]outcome{
-	pki.InvalidArgument:   {codes.InvalidArgument, http.StatusBadRequest},
+	pki.InvalidArgument:    {codes.InvalidArgument, http.StatusBadRequest},
 	pki.Unauthenticated:    {codes.Unauthenticated, http.StatusUnauthorized},
 	pki.PermissionDenied:   {codes.PermissionDenied, http.StatusForbidden},
-	pki.NotFound:     {codes.NotFound, http.StatusNotFound},
+	pki.NotFound:           {codes.NotFound, http.StatusNotFound},
 	pki.FailedPrecondition: {codes.FailedPrecondition, http.StatusConflict},
-	pki.ResourceExhausted: {codes.ResourceExhausted, http.StatusTooManyRequests},
-	pki.Unimplemented:    {codes.Unimplemented, http.StatusNotImplemented},
+	pki.ResourceExhausted:  {codes.ResourceExhausted, http.StatusTooManyRequests},
+	pki.Unimplemented:      {codes.Unimplemented, http.StatusNotImplemented},
 }
 
 // outcomeOf returns the row of a rule's class. For a class without a row it is that of a malformed request, so a refusal
@@ -84,12 +84,16 @@ func (s *Server) answer(ctx context.Context, method string, begun time.Time, pan
 	return st.Err()
 }
 
+// errorDomain is the domain of google.rpc.ErrorInfo.
+const errorDomain = "brevet"
+
 // statusOf maps an error to a status, and says whether it is the server's own failure. Callers see the text of
 // refusals and nothing of other errors.
 func statusOf(err error) (st *status.Status, own bool) {
 	if r, ok := pki.AsRefusal(err); ok {
 		return detailed(status.New(outcomeOf(r.Rule).code, r.Error()), err,
-			&brevetv1.Refusal{Rule: string(r.Rule), Detail: r.Detail, Fix: r.Fix}), false
+			&errdetails.ErrorInfo{Reason: string(r.Rule), Domain: errorDomain},
+			&brevetv1.Refusal{Rule: string(r.Rule), Detail: r.Detail, Hint: r.Hint}), false
 	}
 	if _, ok := status.FromError(err); ok && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return status.Convert(err), false

@@ -58,7 +58,7 @@ func reduce(info credentials.AuthInfo) (credentials.AuthInfo, error) {
 // boundedTLS has few handshakes compute at once, counts them, and keeps little of them.
 type boundedTLS struct {
 	credentials.TransportCredentials
-	lane  *admission.Lane
+	lane  *admission.Queue
 	meter Meter
 }
 

@@ -240,7 +240,7 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	return server.Config{
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), CRLs: server.CRLs{Directory: filepath.Join(w.Dir, "crls"), Directories: []string{published}, Partitions: o.Partitions}, GRPC: grpc, HTTP: public, Operations: operations,
-		Issuers: []ca.Issuer{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
+		Issuers: []ca.IssuingCA{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
 		Stores: stores, Archive: w.archive, Tokens: append([]telemetry.IssuingToken{{Token: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherTokens...), Disk: w.Disk, Retention: ra.DefaultRetention, Limits: limits, OCSP: o.OCSP, Traces: o.Traces,
 		Clock: w.Clock.Now, Log: w.logger(),
 	}

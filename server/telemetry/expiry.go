@@ -18,7 +18,7 @@ import (
 // Expiries are the certificates and CRLs that a CA lives on.
 type Expiries struct {
 	Authorities []*x509.Certificate // installed, roots included
-	Issuing     interface{ Current() ca.Issuer }
+	Issuing     interface{ Current() ca.IssuingCA }
 	// Own returns the server's own certificates: of the kinds server and va.
 	Own     func() map[string][]*x509.Certificate
 	Records interface {

@@ -157,7 +157,7 @@ func OfOrders(orders interface{ Orders() (working, limit int) }) Part {
 // OfRevocationSets returns the gauges of revocation sets that are in effect, while the records of some certificates, and so
 // the CRLs, do not say so yet. A set whose certificates are not counted yet adds none that wait.
 func OfRevocationSets(records interface {
-	OpenBulk(ctx context.Context) ([]revocation.Set, error)
+	OpenBulk(ctx context.Context) ([]revocation.BulkRevocation, error)
 }) Part {
 	sets := gauge("brevet_bulk_revocations_open", "Orders to revoke sets of certificates whose records do not all follow yet.")
 	members := gauge("brevet_bulk_revocation_certificates",

@@ -121,7 +121,7 @@ type journal struct {
 }
 
 // Write implements ca.Journal.
-func (j journal) Write(ctx context.Context, e ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Verdicts, error) {
+func (j journal) Write(ctx context.Context, e ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
 	begun := time.Now()
 	verdicts, err := j.Journal.Write(ctx, e, settle, announce)
 	j.recorder.metrics.writing.Observe(time.Since(begun).Seconds())

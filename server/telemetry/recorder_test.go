@@ -40,11 +40,13 @@ func (later) Temporary() bool { return true }
 
 // openSets are the revocation sets on record, or why they cannot be read.
 type openSets struct {
-	sets []revocation.Set
+	sets []revocation.BulkRevocation
 	err  error
 }
 
-func (o *openSets) OpenBulk(context.Context) ([]revocation.Set, error) { return o.sets, o.err }
+func (o *openSets) OpenBulk(context.Context) ([]revocation.BulkRevocation, error) {
+	return o.sets, o.err
+}
 
 // bench is a Recorder with a token, a disk, and a clock that stands still until it is set.
 type bench struct {
@@ -114,7 +116,7 @@ func TestReadinessNamesEveryReason(t *testing.T) {
 }
 
 func TestGaugesCountWhatCannotBeRead(t *testing.T) {
-	b, sets := newBench(t), &openSets{sets: []revocation.Set{{Total: 5, Applied: 2}, {Total: 0, Applied: 1}}}
+	b, sets := newBench(t), &openSets{sets: []revocation.BulkRevocation{{Total: 5, Applied: 2}, {Total: 0, Applied: 1}}}
 	b.Register(NewGauges(b.OfTokens(), OfConnections(7), OfRevocationSets(sets), OfDisk(b.disk)))
 	h := NewHealth(func(context.Context) error { return nil })
 	want := func(present bool, lines ...string) {
