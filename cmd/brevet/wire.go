@@ -171,7 +171,10 @@ func enumNumber(flag string, d protoreflect.EnumDescriptor, text string) (protor
 
 func readKind(flag, text string) (brevetv1.IdentityKind, error) {
 	n, err := enumNumber(flag, brevetv1.IdentityKind(0).Descriptor(), text)
-	return brevetv1.IdentityKind(n), err
+	if err != nil {
+		return 0, &usage{fmt.Sprintf("%s %q: use device, workload or operator", flag, text)}
+	}
+	return brevetv1.IdentityKind(n), nil
 }
 
 func readTokenState(flag, text string) (brevetv1.TokenState, error) {
