@@ -8,6 +8,6 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$here/../..
 out=${1:-$here/generated}
 mkdir -p "$out"
-protoc -I "$root/proto" -I "$root/third_party/googleapis" -I /usr/include \
+protoc -I "$root/proto" -I "$root/tools/googleapis" -I /usr/include \
 	--python_out="$out" --grpc_python_out="$out" --plugin=protoc-gen-grpc_python="$(command -v grpc_python_plugin)" \
-	"$root"/proto/brevet/v1/*.proto "$root/third_party/googleapis/google/rpc/status.proto"
+	"$root"/proto/brevet/v1/*.proto "$root/tools/googleapis/google/rpc/status.proto"
