@@ -38,24 +38,29 @@ type result struct {
 }
 
 var (
-	fine      = result{codes.OK, ""}
-	malformed = result{codes.InvalidArgument, pki.RuleRequest}
-	unread    = result{codes.InvalidArgument, ""} // by a service that is not ours
-	untrusted = result{codes.Unauthenticated, pki.RuleCertificate}
-	unknown   = result{codes.Unauthenticated, pki.RuleUnauthenticated}
-	denied    = result{codes.PermissionDenied, pki.RuleAccess}
-	revoked   = result{codes.PermissionDenied, pki.RuleRevoked}
-	expired   = result{codes.Unauthenticated, pki.RuleExpired}
+	fine       = result{codes.OK, ""}
+	malformed  = result{codes.InvalidArgument, pki.RuleRequest}
+	unread     = result{codes.InvalidArgument, ""} // by a service that is not ours
+	untrusted  = result{codes.Unauthenticated, pki.RuleCertificate}
+	unrecorded = result{codes.Unauthenticated, pki.RuleCertificateUnknown}
+	unknown    = result{codes.Unauthenticated, pki.RuleUnauthenticated}
+	denied     = result{codes.PermissionDenied, pki.RuleAccess}
+	revoked    = result{codes.PermissionDenied, pki.RuleRevoked}
+	expired    = result{codes.Unauthenticated, pki.RuleExpired}
 )
 
 // rpcs is how an empty request ends for a caller who may make it. anybody needs no certificate, identities a valid one,
 // and everything else an operator's.
 var rpcs = map[string]struct {
 	anybody, identities bool
+	renewing            bool // a superseded one too
 	admitted            result
 }{
 	"brevet.v1.EnrollmentService.Enroll":                            {anybody: true, admitted: malformed},
-	"brevet.v1.EnrollmentService.Renew":                             {identities: true, admitted: malformed},
+	"brevet.v1.EnrollmentService.Renew":                             {identities: true, renewing: true, admitted: malformed},
+	"brevet.v1.EnrollmentService.CreateChallenge":                   {anybody: true, admitted: malformed},
+	"brevet.v1.EnrollmentService.GetTrustBundle":                    {identities: true, admitted: fine},
+	"brevet.v1.CertificateService.GetCertificateChain":              {identities: true, admitted: malformed},
 	"brevet.v1.CertificateService.IssueCertificates":                {admitted: fine}, // the failure is in the answer
 	"brevet.v1.IdentityService.CreateIdentity":                      {admitted: malformed},
 	"brevet.v1.IdentityService.GetIdentity":                         {admitted: malformed},
@@ -123,6 +128,8 @@ func TestEveryRPCForEveryCaller(t *testing.T) {
 			switch {
 			case r.anybody:
 				want = admitted
+			case r.identities && !r.renewing && c.asOperate == revoked:
+				want = revoked
 			case r.identities:
 				want = c.asIdentity
 			}
@@ -226,7 +233,7 @@ func callers(t *testing.T, w *servertest.World) []caller {
 		{"the server itself", w.OwnPair(t, "server").TLS(), untrusted, untrusted, ""},
 		{"the OCSP delegate", w.OwnPair(t, w.DelegateDir()).TLS(), untrusted, untrusted, ""},
 		{"revoked", pair(withdrawn), revoked, revoked, withdrawn.ID},
-		{"superseded", pair(replaced), admitted, revoked, replaced.ID}, // an identity's one call is Renew, which looks for an answer
+		{"superseded", pair(replaced), admitted, revoked, replaced.ID}, // Renew looks for an answer
 		{"superseded operator", pair(before), admitted, revoked, before.ID},
 		{"superseded by its renewal", pair(renewed), admitted, revoked, renewed.ID},
 		{"operator superseded by a renewal", pair(former), admitted, revoked, former.ID},
@@ -239,7 +246,7 @@ func callers(t *testing.T, w *servertest.World) []caller {
 		{"not yet valid", certificate(erin.Key, forge(t, w, erin, func(c *x509.Certificate) {
 			c.NotBefore = time.Now().Add(time.Hour)
 		}), w.Issuing.Raw), expired, expired, erin.ID},
-		{"signed behind the store's back", certificate(frank.Key, forge(t, w, frank, nil), w.Issuing.Raw), untrusted, untrusted, frank.ID},
+		{"signed behind the store's back", certificate(frank.Key, forge(t, w, frank, nil), w.Issuing.Raw), unrecorded, unrecorded, frank.ID},
 		{"of a foreign CA", foreign(t, w, nil, nil), untrusted, untrusted, ""},
 		{"of another CA under the root", foreign(t, w, w.Root, ground.Root), untrusted, untrusted, ""},
 		{"signed by a device", signed(t, w, device.Certificate, device.Key), untrusted, untrusted, ""},

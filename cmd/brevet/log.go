@@ -177,7 +177,7 @@ func verifyServer(ctx context.Context, out io.Writer, c brevetv1.LogServiceClien
 	}
 	v := translog.NewVerifier(translog.Head{})
 	err = eachOf(stream.Recv, func(e *brevetv1.ListEntriesResponse) error {
-		s := translog.Sequenced{Index: uint64(e.GetIndex()), Entry: e.GetEntry()}
+		s := translog.Sequenced{Index: uint64(e.GetIndex()), Entry: e.GetEntry()} //nolint:gosec // a wrong one is a gap
 		if len(e.GetChain()) != len(s.Chain) {
 			return fmt.Errorf("entry %d has no chain value", e.GetIndex())
 		}
@@ -188,7 +188,7 @@ func verifyServer(ctx context.Context, out io.Writer, c brevetv1.LogServiceClien
 		return err
 	}
 	head := v.Head()
-	if head.Size != uint64(want.GetSize()) || string(head.Chain[:]) != string(want.GetChain()) {
+	if int64(head.Size) != want.GetSize() || string(head.Chain[:]) != string(want.GetChain()) { //nolint:gosec // a count
 		return fmt.Errorf("the log and its archive differ: the log ends at %d in %s, the archive at %d in %x: keep both, and find out who changed which",
 			head.Size, head.Chain, want.GetSize(), want.GetChain())
 	}

@@ -98,6 +98,9 @@ func (s *Certificates) GetCertificateChain(_ context.Context, req *brevetv1.GetC
 	if err != nil {
 		return nil, err
 	}
+	if issuer.IsZero() {
+		return nil, pki.Refuse(pki.RuleRequest, "send the issuer_id of a certificate", "issuer_id is missing")
+	}
 	chain, err := chainOut(s.Authority, issuer)
 	return &brevetv1.GetCertificateChainResponse{Chain: chain}, err
 }

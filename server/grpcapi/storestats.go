@@ -75,5 +75,5 @@ func (s *Store) GetStats(ctx context.Context, _ *brevetv1.GetStatsRequest) (*bre
 }
 
 func countOut(c ra.Count) *brevetv1.Count {
-	return &brevetv1.Count{Value: int64(c.N), AtLeast: c.AtLeast}
-} //nolint:gosec // counts
+	return &brevetv1.Count{Value: int64(c.N), AtLeast: c.AtLeast} //nolint:gosec // a count
+}
