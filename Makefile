@@ -26,8 +26,9 @@ export CGO_ENABLED = 1
 demo: setup build ## set up what is missing, build, and run the whole story once
 	deploy/demo.sh
 
-build: setup-build ## bin/brevet, bin/brevet-agent and the examples
+build: setup-build ## bin/brevet, bin/brevet-agent, bin/brevet-bench and the examples
 	$(BUILD) -ldflags '-s -w $(STAMP)' -o bin/brevet ./cmd/brevet
+	$(BUILD) -ldflags '-s -w $(STAMP)' -o bin/brevet-bench ./cmd/brevet-bench
 	CGO_ENABLED=0 $(BUILD) -tags $(AGENT_TAGS) -ldflags '-s -w $(STAMP)' -o bin/brevet-agent ./cmd/brevet-agent
 ifneq ($(wildcard examples/*/main.go),)
 	CGO_ENABLED=0 $(BUILD) -o bin/ ./examples/...
@@ -46,12 +47,12 @@ test-containers: build ## as root, with buildah and debootstrap: build both imag
 	deploy/container/check.sh
 
 bench: setup-test build ## what the token signs, and a server issues, revokes and answers, on this machine: for minutes, best with nothing else running
-	bin/brevet bench token
-	bin/brevet bench issue --callers 1
-	bin/brevet bench issue --callers 64
-	bin/brevet bench revoke
-	bin/brevet bench crl
-	bin/brevet bench ocsp
+	bin/brevet-bench token
+	bin/brevet-bench issue --callers 1
+	bin/brevet-bench issue --callers 64
+	bin/brevet-bench revoke
+	bin/brevet-bench crl
+	bin/brevet-bench ocsp
 
 fairness: setup-test ## what a client that makes ten times its calls does to the others' latency: for minutes, best with nothing else running
 	$(GO) test -run '^$$' -bench BesideAFlood -benchtime 1x ./server
@@ -104,7 +105,7 @@ freeze-contract: setup-build ## take proto/ as it is now for the contract that m
 # One package after the other: both write into the same page.
 generate: setup-build ## make proto/**/*.pb.go and docs/configuration.md again from what they are made of
 	$(BUF) generate
-	$(GO) test -p 1 -count 1 -run '^TestReferenceIsCurrent$$' ./cmd/brevet ./cmd/brevet-agent -update
+	$(GO) test -p 1 -count 1 -run '^TestReferenceIsCurrent$$' ./internal/cli/node ./internal/cli/agent -update
 
 # docs/configuration.md is checked by the tests. A copy without the generated files, generated anew, has to equal the original: that finds stale files, and leftover ones.
 check-generated: ## fail when generated code or go.mod is not current

@@ -26,7 +26,7 @@ type doc struct {
 
 func documents(t *testing.T) []doc {
 	t.Helper()
-	paths := []string{"README.md", "SECURITY.md", "CHANGELOG.md"}
+	paths := []string{"README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"}
 	err := filepath.WalkDir("docs", func(path string, entry os.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() && strings.HasSuffix(path, ".md") {
 			paths = append(paths, path)
@@ -185,13 +185,13 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 func TestFaultsOfDocumentsAreFound(t *testing.T) {
 	for text, want := range map[string]string{
 		"`ca/authority.go Authority.Issue, Config.Journal, newSerial`": "",
-		"`device/1` and `make nothing` and `ca`":                        "",
-		"[here](deps_test.go), [there](https://example.com/x)":          "",
-		"```\n`ca/nowhere.go`\n```":                                     "",
-		"`ca/authority.go Authority.Revoke`":                            "does not declare Authority.Revoke",
-		"`ca/nowhere.go Issue`":                                         "no such file",
-		"`ca/nowhere/`":                                                 "does not exist",
-		"[here](nowhere.md#part)":                                       "leads nowhere",
+		"`device/1` and `make nothing` and `ca`":                       "",
+		"[here](deps_test.go), [there](https://example.com/x)":         "",
+		"```\n`ca/nowhere.go`\n```":                                    "",
+		"`ca/authority.go Authority.Revoke`":                           "does not declare Authority.Revoke",
+		"`ca/nowhere.go Issue`":                                        "no such file",
+		"`ca/nowhere/`":                                                "does not exist",
+		"[here](nowhere.md#part)":                                      "leads nowhere",
 	} {
 		got := doc{"made-up.md", text}.faults()
 		if (want == "") != (len(got) == 0) || want != "" && !strings.Contains(got[0], want) {
@@ -254,9 +254,9 @@ func sorted(list string) []string {
 	return slices.Sorted(slices.Values(strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })))
 }
 
-func TestREADMEListsTheFolders(t *testing.T) {
+func TestContributingListsTheFolders(t *testing.T) {
 	var listed []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z]+)/`").FindAllStringSubmatch(read(t, "README.md"), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z]+)/`").FindAllStringSubmatch(read(t, "CONTRIBUTING.md"), -1) {
 		listed = append(listed, m[1])
 	}
 	entries, err := os.ReadDir(".")
@@ -272,7 +272,7 @@ func TestREADMEListsTheFolders(t *testing.T) {
 	}
 	slices.Sort(listed)
 	if !slices.Equal(listed, there) {
-		t.Errorf("README.md lists the folders %q, and there are %q", listed, there)
+		t.Errorf("CONTRIBUTING.md lists the folders %q, and there are %q", listed, there)
 	}
 }
 

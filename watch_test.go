@@ -394,7 +394,7 @@ func newGround(t *testing.T) servertest.Ground {
 type watchedStore struct{ *sqlite.DB }
 
 func (s watchedStore) Stores() server.Stores {
-	return server.Stores{CA: s.CA(), RA: s.RA(), Retention: s.RA(), Revocation: s.Revocation(), Feed: s.Revocation(), Log: s.Log()}
+	return server.Stores{CA: s.CA(), RA: s.RA(), Audit: s.RA(), Retention: s.RA(), Revocation: s.Revocation(), CRLs: s.Revocation(), Feed: s.Revocation(), Log: s.Log()}
 }
 
 func (s watchedStore) Installations() ca.Installations { return s.CA() }

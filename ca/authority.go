@@ -40,12 +40,6 @@ type Certificate struct {
 	NotAfter time.Time
 }
 
-// Observer is told of status changes that issuing made, after they are durable and before the certificate is
-// released, so that a responder knows every certificate before a relying party can ask about it. It must not block.
-type Observer interface {
-	Apply(changes ...pki.StatusChange)
-}
-
 // Config is what an Authority is made of. All fields are needed.
 type Config struct {
 	IssuingCAs []IssuingCA // the last one is the current one
@@ -54,7 +48,7 @@ type Config struct {
 	// spread: 1 to MaxPartitions. It may be another number than before: what was issued keeps its partition.
 	Partitions int
 	Journal    Journal
-	Observer   Observer
+	Observer   pki.StatusObserver // notified before a certificate is delivered
 	Meter      Meter
 	Clock      func() time.Time
 	Log        *slog.Logger

@@ -9,34 +9,10 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/brevet-pki/brevet/pki"
 )
-
-// KeyType is a kind and size of public key that a profile may allow.
-type KeyType string
-
-// The key types. Others, such as RSA below 2048 bits and P-224, are never certified.
-const (
-	P256    KeyType = "P-256"
-	P384    KeyType = "P-384"
-	Ed25519 KeyType = "Ed25519"
-	RSA2048 KeyType = "RSA-2048"
-	RSA3072 KeyType = "RSA-3072"
-	RSA4096 KeyType = "RSA-4096"
-)
-
-var keyTypes = []KeyType{P256, P384, Ed25519, RSA2048, RSA3072, RSA4096}
-
-// ParseKeyType reads a key type's name.
-func ParseKeyType(text string) (KeyType, error) {
-	if k := KeyType(text); slices.Contains(keyTypes, k) {
-		return k, nil
-	}
-	return "", fmt.Errorf("%q is not a kind of key: use one of %s", text, joinKeys(keyTypes))
-}
 
 // smallPrimes is the product of the odd primes below 752 (as NIST SP 800-89 §5.3.3 asks for); a modulus that
 // shares a factor with it was not made by a sound generator.
@@ -57,31 +33,32 @@ func (p *Profile) checkKey(pub crypto.PublicKey) error {
 		return refusal
 	}
 	if !slices.Contains(p.keys, t) {
-		return pki.Refuse(pki.RuleKeyType, "use one of "+joinKeys(p.keys), "profile %s does not allow %s keys", p.name, t)
+		return pki.Refuse(pki.RuleKeyType, "use one of "+pki.JoinKeyTypes(p.keys), "profile %s does not allow %s keys", p.name, t)
 	}
 	return nil
 }
 
-func typeOf(pub crypto.PublicKey) (KeyType, *pki.Refusal) {
-	fix := "use one of " + joinKeys(keyTypes)
+func typeOf(pub crypto.PublicKey) (pki.KeyType, *pki.Refusal) {
+	fix := "use one of " + pki.JoinKeyTypes(pki.KeyTypes())
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
 		switch k.Curve {
 		case elliptic.P256():
-			return P256, nil
+			return pki.P256, nil
 		case elliptic.P384():
-			return P384, nil
+			return pki.P384, nil
 		}
 		return "", pki.Refuse(pki.RuleKeyType, fix, "the key is on the curve %s", k.Params().Name)
 	case ed25519.PublicKey:
 		if smallOrder(k) {
 			return "", pki.Refuse(pki.RuleKeyWeak, "make a new key with another generator", "the Ed25519 key is a point of small order")
 		}
-		return Ed25519, nil
+		return pki.Ed25519, nil
 	case *rsa.PublicKey:
-		t := KeyType(fmt.Sprintf("RSA-%d", k.N.BitLen()))
-		if !slices.Contains(keyTypes, t) {
-			return "", pki.Refuse(pki.RuleKeyType, fix, "the key is %s", t)
+		name := fmt.Sprintf("RSA-%d", k.N.BitLen())
+		t, err := pki.ParseKeyType(name)
+		if err != nil {
+			return "", pki.Refuse(pki.RuleKeyType, fix, "the key is %s", name)
 		}
 		if k.E < 65537 || k.E%2 == 0 {
 			return "", pki.Refuse(pki.RuleKeyWeak, "use 65537", "the RSA exponent is %d", k.E)
@@ -112,12 +89,4 @@ func smallOrder(k ed25519.PublicKey) bool {
 	order8.Add(order8, big.NewInt(121666))
 	product := new(big.Int).Mul(y, y2.Sub(y2, big.NewInt(1)))
 	return product.Mul(product, order8).Mod(product, p).Sign() == 0
-}
-
-func joinKeys(keys []KeyType) string {
-	text := make([]string, len(keys))
-	for i, k := range keys {
-		text[i] = string(k)
-	}
-	return strings.Join(text, ", ")
 }

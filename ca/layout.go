@@ -35,6 +35,7 @@ type extension struct {
 
 var (
 	oidSubjectKeyID          = asn1.ObjectIdentifier{2, 5, 29, 14}
+	oidNameConstraints       = asn1.ObjectIdentifier{2, 5, 29, 30}
 	oidSubjectAltName        = asn1.ObjectIdentifier{2, 5, 29, 17}
 	oidCRLDistributionPoints = asn1.ObjectIdentifier{2, 5, 29, 31}
 	oidFreshestCRL           = asn1.ObjectIdentifier{2, 5, 29, 46}

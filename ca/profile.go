@@ -118,7 +118,7 @@ type Profile struct {
 	lifetime    time.Duration
 	maxLifetime time.Duration
 	backdate    time.Duration
-	keys        []KeyType
+	keys        []pki.KeyType
 	keyUsage    x509.KeyUsage
 	extKeyUsage []x509.ExtKeyUsage
 	dnsNames    nameRule
@@ -174,7 +174,7 @@ func (p *Profile) RenewalRevokes() bool { return p.renewalRevokes }
 func (p *Profile) MaxUnexpired() int { return p.maxUnexpired }
 
 // Keys returns the kinds of keys that are certified, in the order of the configuration: at least one.
-func (p *Profile) Keys() []KeyType { return slices.Clone(p.keys) }
+func (p *Profile) Keys() []pki.KeyType { return slices.Clone(p.keys) }
 
 // Permits reports whether a kind of identity may hold the profile.
 func (p *Profile) Permits(k pki.Kind) bool { return slices.Contains(p.kinds, k) }
@@ -243,7 +243,7 @@ func (p *Profile) readBound(c ProfileConfig) error {
 
 func (p *Profile) readKeys(c ProfileConfig) error {
 	for _, text := range c.Keys {
-		k, err := ParseKeyType(text)
+		k, err := pki.ParseKeyType(text)
 		if err != nil {
 			return fmt.Errorf("keys: %w", err)
 		}

@@ -148,11 +148,11 @@ func (u lintSigner) lintProfile(p *Profile, l *tbsEncoder, now time.Time) error 
 }
 
 // sampleKey makes a public key that only has to look like its kind: nobody holds a private half of the RSA ones.
-func sampleKey(t KeyType) (crypto.PublicKey, error) {
+func sampleKey(t pki.KeyType) (crypto.PublicKey, error) {
 	switch t {
-	case P256, P384:
+	case pki.P256, pki.P384:
 		curve := elliptic.P256()
-		if t == P384 {
+		if t == pki.P384 {
 			curve = elliptic.P384()
 		}
 		key, err := ecdsa.GenerateKey(curve, rand.Reader)
@@ -160,7 +160,7 @@ func sampleKey(t KeyType) (crypto.PublicKey, error) {
 			return nil, err
 		}
 		return key.Public(), nil
-	case Ed25519:
+	case pki.Ed25519:
 		pub, _, err := ed25519.GenerateKey(rand.Reader)
 		return pub, err
 	default:

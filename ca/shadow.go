@@ -17,6 +17,9 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -37,6 +40,9 @@ func newTrialCA(iss IssuingCA) (*trialCA, error) {
 	originals := append(slices.Clone(iss.Chain), iss.Root)
 	slices.Reverse(originals)
 	for _, original := range originals {
+		if err := checkConstraintForms(original); err != nil {
+			return nil, err
+		}
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			return nil, fmt.Errorf("ca: make a key to verify samples with: %w", err)
@@ -68,13 +74,61 @@ func newTrialCA(iss IssuingCA) (*trialCA, error) {
 	return s, nil
 }
 
-func hasNameConstraints(c *x509.Certificate) bool {
+func hasNameConstraints(c *x509.Certificate) bool { return nameConstraints(c) != nil }
+
+// nameConstraints returns the value of the name constraints extension, or nil if there is none.
+func nameConstraints(c *x509.Certificate) []byte {
 	for _, e := range c.Extensions {
-		if e.Id.String() == "2.5.29.30" {
-			return true
+		if e.Id.Equal(oidNameConstraints) {
+			return e.Value
 		}
 	}
-	return false
+	return nil
+}
+
+// nameForms are the context tags of GeneralName (RFC 5280 §4.2.1.6).
+var nameForms = []string{
+	"otherName", "rfc822Name", "dNSName", "x400Address", "directoryName", "ediPartyName", "uniformResourceIdentifier", "iPAddress", "registeredID",
+}
+
+// checkConstraintForms returns an error if a CA certificate constrains names of a form that crypto/x509 does not verify.
+// crypto/x509 rejects such a constraint only if the extension is critical; OpenSSL applies it in any case.
+func checkConstraintForms(c *x509.Certificate) error {
+	value := cryptobyte.String(nameConstraints(c))
+	if value == nil {
+		return nil
+	}
+	malformed := fmt.Errorf("ca: the name constraints of %s do not parse: have it signed with those of RFC 5280 section 4.2.1.10, or none", c.Subject)
+	var constraints cryptobyte.String
+	if !value.ReadASN1(&constraints, cbasn1.SEQUENCE) || !value.Empty() {
+		return malformed
+	}
+	for !constraints.Empty() {
+		var subtrees cryptobyte.String
+		var which cbasn1.Tag
+		if !constraints.ReadAnyASN1(&subtrees, &which) {
+			return malformed
+		}
+		for !subtrees.Empty() {
+			var subtree, base cryptobyte.String
+			var tag cbasn1.Tag
+			if !subtrees.ReadASN1(&subtree, cbasn1.SEQUENCE) || !subtree.ReadAnyASN1(&base, &tag) {
+				return malformed
+			}
+			form := int(tag & 0x1f)
+			if form >= len(nameForms) {
+				return malformed
+			}
+			switch nameForms[form] {
+			case "rfc822Name", "dNSName", "uniformResourceIdentifier", "iPAddress":
+			default:
+				return fmt.Errorf("ca: the certificate of %s constrains names of the form %s, which cannot be checked before certificates "+
+					"are issued: have it signed with constraints of DNS names, IP addresses and URIs alone, or none (RFC 5280 section 4.2.1.10)",
+					c.Subject, nameForms[form])
+			}
+		}
+	}
+	return nil
 }
 
 // verify returns why relying parties refuse a certificate with these names for a usage at a time, or nil.
@@ -188,11 +242,11 @@ func (iss IssuingCA) CheckIssues(profiles map[string]*Profile, server pki.SPIFFE
 	if err := iss.checkTime(now); err != nil {
 		return err
 	}
-	if err := iss.verifyChain(now); err != nil {
-		return err
-	}
 	s, err := newTrialCA(iss)
 	if err != nil {
+		return err
+	}
+	if err := iss.verifyChain(now); err != nil {
 		return err
 	}
 	subject := iss.Certificate.Subject

@@ -54,7 +54,7 @@ func newItem(i IntentItem) *item {
 type writer struct {
 	journal  Journal
 	epoch    Epoch
-	observer Observer
+	observer pki.StatusObserver
 	clock    func() time.Time
 	log      *slog.Logger
 

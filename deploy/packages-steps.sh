@@ -62,7 +62,7 @@ quiet systemctl stop brevet brevet-agent
 say 'Started too early, each says what it lacks.'
 
 # --- Manual and completions -------------------------------------------------------------------------------------------
-for page in brevet brevet-ceremony-intermediate-request brevet-agent brevet-agent-run; do
+for page in brevet brevet-ceremony-intermediate-request brevet-agent brevet-agent-run brevet-bench-issue; do
   zcat "/usr/share/man/man1/$page.1.gz" | grep -q "^$page - " || fail "the page $page has no name"
 done
 completes() { # LINE WORD: the completion of the line offers the word
@@ -85,7 +85,7 @@ completes 'brevet-agent st' status
 completes 'brevet-agent run --to' --token-file
 completes 'brevet-agent status --output ' json
 completes 'brevet cert revoke --lab' --label
-completes 'brevet bench oc' ocsp
+completes 'brevet-bench oc' ocsp
 for shell in zsh fish; do # where there is one: the scripts load, and complete
   command -v "$shell" >/dev/null || continue
   case $shell in

@@ -23,13 +23,14 @@ v[0-9]*) DEB_VERSION=$(printf '%s\n' "${version#v}" | sed -E 's/-([0-9]+)-g([0-9
 *) DEB_VERSION=0~git$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M%S).$(printf '%s\n' "$version" | tr - +) ;;
 esac
 ARCH=$($GO env GOARCH)
-# The C library that the binary was linked with, or an older one that has all it uses.
-GLIBC=$(grep -aoE 'GLIBC_2\.[0-9]+' bin/brevet | sort -Vu | tail -n 1 | cut -d_ -f2)
+# The C library that the binaries were linked with, or an older one that has all it uses.
+GLIBC=$(grep -haoE 'GLIBC_2\.[0-9]+' bin/brevet bin/brevet-bench | sort -Vu | tail -n 1 | cut -d_ -f2)
 export DEB_VERSION ARCH GLIBC
 
 rm -rf dist
 bin/brevet manual dist/share/brevet
-CGO_ENABLED=0 $GO run ./cmd/internal/agentmanual dist/share/brevet-agent
+bin/brevet-bench manual dist/share/brevet
+CGO_ENABLED=0 $GO run ./internal/agentmanual dist/share/brevet-agent
 
 for name in brevet brevet-agent; do
 	doc=dist/share/$name/doc/$name

@@ -117,7 +117,7 @@ survey() {
 		'a second opinion on certificates, CRLs and OCSP: certtool, ocsptool, gnutls-cli'
 	missing 3 'have promtool' prometheus golang-github-prometheus prometheus prometheus \
 		'promtool, which checks the alert rules and the dashboard'
-	missing 3 'have wrk' wrk wrk wrk wrk 'asks for OCSP as fast as it is answered, for brevet bench ocsp'
+	missing 3 'have wrk' wrk wrk wrk wrk 'asks for OCSP as fast as it is answered, for brevet-bench ocsp'
 	missing 3 have_nss libnss3-tools nss-tools nss-tools nss 'what Firefox makes of CRLs and OCSP: certutil, crlutil, vfychain'
 	missing 3 'have_file /usr/bin/python3' python3 python3 python3 python 'what Python makes of the names in certificates'
 	missing 3 have_java default-jdk-headless java-21-openjdk-devel openjdk21-jdk openjdk 'what Java makes of CRLs and OCSP'

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 )
 
 // access says who may use a file. The zero value is the agent's own user alone.
@@ -27,8 +28,16 @@ func (a access) perm() fs.FileMode {
 }
 
 // apply gives an open file its group, then its mode, whatever the umask is. At no time may more users read the file than
-// in the end.
+// in the end. A file that has both already is left alone: its file system may be read-only.
 func (a access) apply(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if ok && info.Mode().Perm() == a.perm() && (a.group == 0 || a.group == int(stat.Gid)) {
+		return nil
+	}
 	if a.group != 0 {
 		if err := f.Chown(-1, a.group); err != nil {
 			return err

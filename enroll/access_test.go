@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/brevet-pki/brevet/pki"
 )
 
 const (
@@ -101,7 +103,7 @@ func TestSharedKeyFollowsTheConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantAccess(t, key, otherGroup+1, 0o440)
-	if _, err := d.pend("certificate 1", P256); err != nil {
+	if _, err := d.pend("certificate 1", pki.P256); err != nil {
 		t.Fatal(err)
 	}
 	wantAccess(t, filepath.Join(d.path, pendingName), os.Getegid(), 0o600)

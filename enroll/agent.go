@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"math"
 	"os"
 	"time"
+
+	"github.com/brevet-pki/brevet/pki"
 )
 
 // Config says what an Agent works with.
@@ -19,7 +22,7 @@ type Config struct {
 	// has none.
 	Token    func() (Token, error)
 	Lifetime time.Duration // to ask for; zero for the profile's default
-	KeyType  KeyType
+	KeyType  pki.KeyType   // of the keys that the agent makes; empty for P-256
 	// Reload is a command and its arguments, run without a shell after each new credential until it exits with 0; empty
 	// for none.
 	Reload []string
@@ -55,6 +58,7 @@ func NewAgent(c Config) (*Agent, error) {
 	if c.Lifetime < 0 {
 		return nil, fmt.Errorf("enroll: a lifetime of %s cannot be: leave it out for the profile's default", c.Lifetime)
 	}
+	c.KeyType = cmp.Or(c.KeyType, pki.P256)
 	a := &Agent{config: c, now: time.Now}
 	a.load()
 	return a, nil

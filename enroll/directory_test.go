@@ -152,22 +152,22 @@ func TestDamagedPairsDoNotLoad(t *testing.T) {
 func TestPendingIsRepeated(t *testing.T) {
 	log := new(testLog)
 	d := openTestDirectory(t, t.TempDir(), log.logger())
-	first, err := d.pend("token a", P384)
+	first, err := d.pend("token a", pki.P384)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := d.pend("token a", P256)
+	again, err := d.pend("token a", pki.P256)
 	if err != nil || again.id != first.id || !keysEqual(again, first) {
 		t.Fatalf("the request changed: %v", err)
 	}
-	other, err := d.pend("token b", P256)
+	other, err := d.pend("token b", pki.P256)
 	if err != nil || other.id == first.id || keysEqual(other, first) {
 		t.Fatalf("another token has the same request: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(d.path, pendingName), []byte(`{"key":"c2VjcmV0"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.pend("token b", P256); err != nil || !strings.Contains(log.String(), "damaged") {
+	if _, err := d.pend("token b", pki.P256); err != nil || !strings.Contains(log.String(), "damaged") {
 		t.Fatalf("a damaged record: %v, %s", err, log)
 	}
 	if err := errors.Join(d.settle(), d.settle()); err != nil {

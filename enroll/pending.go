@@ -34,7 +34,7 @@ var errPending = errors.New(pendingName + " does not parse")
 
 // pend returns the request that is under way by the same authorisation, or draws and records a new one. When it
 // returns, the request is durable.
-func (d *Directory) pend(by string, kind KeyType) (pending, error) {
+func (d *Directory) pend(by string, kind pki.KeyType) (pending, error) {
 	switch old, err := d.readPending(); {
 	case errors.Is(err, errPending):
 		d.log.Warn("the record of the request under way is damaged: making a new request", "file", filepath.Join(d.path, pendingName))
@@ -61,7 +61,7 @@ func (d *Directory) pend(by string, kind KeyType) (pending, error) {
 	return r, nil
 }
 
-func newPending(by string, kind KeyType) (pending, error) {
+func newPending(by string, kind pki.KeyType) (pending, error) {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process where there is no randomness
 	r := pending{by: by}
@@ -69,7 +69,7 @@ func newPending(by string, kind KeyType) (pending, error) {
 	if r.id, err = pki.RequestIDFromBytes(id[:]); err != nil {
 		return r, err
 	}
-	if r.key, err = kind.newKey(); err != nil {
+	if r.key, err = newKey(kind); err != nil {
 		return r, fmt.Errorf("enroll: make a key: %w", err)
 	}
 	return r, nil

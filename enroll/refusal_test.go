@@ -168,7 +168,7 @@ func TestAgentDrawsANewKeyWhenItsKeyIsRefused(t *testing.T) {
 			t.Fatal("the refusal got lost")
 		}
 		b.ca.before = nil
-		b.agent.config.KeyType = P384
+		b.agent.config.KeyType = pki.P384
 		if err := b.agent.Ensure(b.Context()); err != nil || b.agent.Pair().Key.Public().(*ecdsa.PublicKey).Params().BitSize != 384 {
 			t.Fatalf("%v, %T", err, b.agent.Pair())
 		}

@@ -27,3 +27,11 @@ func TestTextsOfPeople(t *testing.T) {
 		}
 	}
 }
+
+func TestPredicate(t *testing.T) {
+	for state, want := range map[pki.State]string{pki.Good: "good", pki.Hold: "on hold", pki.Revoked: "revoked"} {
+		if got := state.Predicate(); got != want {
+			t.Errorf("a certificate in state %v is %q, want %q", state, got, want)
+		}
+	}
+}

@@ -183,7 +183,6 @@ type Store interface {
 	IdentityStore
 	TokenStore
 	CertificateStore
-	RefusalRecords
 }
 
 // IdentityStore keeps identities.
@@ -244,10 +243,4 @@ type IssuanceStore interface {
 	// Renewed returns the newest certificate of a question's identity and key that was recorded after the question's
 	// predecessor, is good and ends after a time; nil where there is none.
 	Renewed(ctx context.Context, q IssuanceQuery, at time.Time) (*PriorIssuance, error)
-}
-
-// RefusalRecords takes down what was refused.
-type RefusalRecords interface {
-	// Refused logs a refusal of an authenticated caller, or of one who named an identity or token.
-	Refused(ctx context.Context, by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) error
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -28,6 +27,15 @@ type Superseder interface {
 	Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor) error
 }
 
+// Auditor records refusals. It is safe for concurrent use.
+type Auditor interface {
+	// Record writes a refusal to the log if its caller is known. It returns the error, marked so that recording it again does
+	// nothing. Other errors are returned as they are. A failure to write is logged, and not returned.
+	Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error
+	// RecordOnce does so once for a certificate. Later refusals about it are only marked.
+	RecordOnce(ctx context.Context, by pki.Actor, id pki.SPIFFEID, certificate pki.Serial, err error) error
+}
+
 // Config is what a Registrar is made of. All fields are needed.
 type Config struct {
 	TrustDomain string
@@ -39,7 +47,7 @@ type Config struct {
 	// Retired are the CAs from which nothing is issued any more. Their certificates are renewed at any time.
 	Retired []pki.IssuerID
 	Clock   func() time.Time
-	Log     *slog.Logger
+	Auditor Auditor
 }
 
 // Registrar is the registration authority. It is safe for concurrent use.
@@ -51,22 +59,14 @@ type Registrar struct {
 	authenticators map[pki.EvidenceKind]Authenticator
 	retired        []pki.IssuerID
 	clock          func() time.Time
-	log            *slog.Logger
+	auditor        Auditor
 	perIdentity    *keyedMutex
-	refusals       *refusals
-	early          tooEarlyLog
 }
 
-// New returns a Registrar. Close it at the end.
+// New returns a Registrar.
 func New(c Config) *Registrar {
-	return &Registrar{
-		c.TrustDomain, c.Store, c.CA, c.Superseder, c.Authenticators, c.Retired, c.Clock, c.Log, newKeyedMutex(),
-		newRefusals(c.Store, c.Clock, c.Log), tooEarlyLog{},
-	}
+	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Authenticators, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
 }
-
-// Close writes to the log what is still only counted.
-func (r *Registrar) Close(ctx context.Context) { r.refusals.flush(ctx) }
 
 // EnrollRequest asks for an identity's first certificate.
 type EnrollRequest struct {
@@ -92,13 +92,13 @@ type RenewRequest struct {
 // Enroll trades evidence for a certificate. Its steps are 1 and 2 of docs/architecture.md, "The life of a certificate".
 func (r *Registrar) Enroll(ctx context.Context, e EnrollRequest) (ca.Certificate, error) {
 	claim, cert, err := r.enroll(ctx, e)
-	return cert, r.Note(ctx, claim.Actor, claim.Identity, err)
+	return cert, r.auditor.Record(ctx, claim.Actor, claim.Identity, err)
 }
 
-// NoteEvidence notes the refusal of an enrollment that does not get as far as Enroll, as that would.
+// NoteEvidence records the refusal of an enrollment that does not reach Enroll, as Enroll would.
 func (r *Registrar) NoteEvidence(ctx context.Context, evidence []pki.Evidence, err error) error {
 	claim, _ := r.identify(ctx, evidence) // zero if the evidence names no identity
-	return r.Note(ctx, claim.Actor, claim.Identity, err)
+	return r.auditor.Record(ctx, claim.Actor, claim.Identity, err)
 }
 
 func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (Claim, ca.Certificate, error) {
@@ -159,10 +159,10 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e EnrollRe
 // Renew issues the next certificate to the holder of one.
 func (r *Registrar) Renew(ctx context.Context, n RenewRequest) (ca.Certificate, error) {
 	cert, err := r.renew(ctx, n)
-	if e := (*tooEarlyError)(nil); errors.As(err, &e) && !r.early.first(n.Predecessor.Serial) {
-		return cert, noted{err}
+	if e := (*tooEarlyError)(nil); errors.As(err, &e) {
+		return cert, r.auditor.RecordOnce(ctx, pki.ActorIdentity(n.Identity), n.Identity, n.Predecessor.Serial, err)
 	}
-	return cert, r.Note(ctx, pki.ActorIdentity(n.Identity), n.Identity, err)
+	return cert, r.auditor.Record(ctx, pki.ActorIdentity(n.Identity), n.Identity, err)
 }
 
 // renew takes turns by identity, as enroll does: a client that asks many times at once costs one signature.
@@ -337,28 +337,4 @@ func (r *Registrar) decide(ctx context.Context, st IssuanceState, c csr, req ca.
 		err = r.checkBound(ctx, st, req)
 	}
 	return d, err
-}
-
-// notePatience bounds how long a refusal waits to be logged.
-const notePatience = 10 * time.Second
-
-// noted marks an error that is in the log.
-type noted struct{ error }
-
-func (n noted) Unwrap() error { return n.error }
-
-// Note writes a refusal to the log where its caller is known, and to standard error in any case, once however often it is
-// noted, and returns the error. Other errors are not for either, nor is a lack of room, which says nothing of the caller and
-// would cost most when there is least. A caller who gives up is logged all the same.
-func (r *Registrar) Note(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error {
-	why, ok := pki.AsRefusal(err)
-	if !ok || why.Rule == pki.RuleOverloaded || errors.As(err, new(noted)) {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), notePatience)
-	defer cancel()
-	if lerr := r.refusals.write(ctx, by, id, why); lerr != nil {
-		r.log.ErrorContext(ctx, "the refusal is missing in the log", "identity", id.String(), "rule", string(why.Rule), "error", lerr)
-	}
-	return noted{err}
 }

@@ -11,10 +11,10 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/server/servertest"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -209,13 +209,13 @@ func TestGivingUpKeepsNobodyOutOfTheLog(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
 	id := servertest.Must(pki.ParseSPIFFEID(device.ID))(t)
-	r := ra.New(ra.Config{TrustDomain: servertest.TrustDomain, Store: w.Stores.RA, Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
+	r := audit.New(w.Stores.Audit, time.Now, slog.New(slog.DiscardHandler))
 	defer r.Close(t.Context())
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	refusal := pki.Refuse(pki.RuleRenewalKeyConflict, "", "two parties hold it")
-	if err := r.Note(gone, pki.ActorIdentity(id), id, refusal); !isRefusal(err, refusal) {
-		t.Errorf("Note returns %v", err)
+	if err := r.Record(gone, pki.ActorIdentity(id), id, refusal); !isRefusal(err, refusal) {
+		t.Errorf("Record returns %v", err)
 	}
 	entries := servertest.Find(w.Entries(t, 0), translog.RequestRefused, device.ID)
 	if len(entries) != 1 || entries[0].Facts["rule"] != string(pki.RuleRenewalKeyConflict) {

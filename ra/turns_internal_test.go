@@ -6,13 +6,19 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+
+	"github.com/brevet-pki/brevet/pki"
 )
 
 // Many who ask for one identity's turn again and again serve one who asks once in its order, and who gives up loses nothing
 // for the others.
 func TestTurnsComeInTheOrderOfAsking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		all, id := newKeyedMutex(), sourceID(t, 1)
+		id, err := pki.ParseSPIFFEID("spiffe://fleet.example/device/1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := newKeyedMutex()
 		first, err := all.take(t.Context(), id)
 		if err != nil {
 			t.Fatal(err)

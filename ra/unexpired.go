@@ -3,7 +3,6 @@ package ra
 import (
 	"context"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -94,27 +93,4 @@ func (r *Registrar) tooEarly(ref pki.CertRef, p Predecessor) error {
 			"certificate %s has not lived half of its life, and its identity has as many unexpired certificates as its profile allows", ref.Serial),
 		max(at.Sub(r.clock()), time.Second),
 	}
-}
-
-// maxEarly bounds the certificates that an earlyLog remembers, twice.
-const maxEarly = 10_000
-
-// tooEarlyLog has the refusal of a renewal that is too early be logged once per certificate. It is safe for concurrent use.
-type tooEarlyLog struct {
-	mu             sync.Mutex
-	recent, before map[pki.Serial]bool
-}
-
-// first reports whether a certificate is not among the last that it was called for.
-func (l *tooEarlyLog) first(s pki.Serial) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.recent[s] || l.before[s] {
-		return false
-	}
-	if l.recent == nil || len(l.recent) == maxEarly {
-		l.recent, l.before = map[pki.Serial]bool{}, l.recent
-	}
-	l.recent[s] = true
-	return true
 }

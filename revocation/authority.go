@@ -2,176 +2,60 @@ package revocation
 
 import (
 	"context"
-	"crypto"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// DefaultLifetime is how long a CRL is valid unless the configuration says otherwise.
-const DefaultLifetime = 24 * time.Hour
-
-// Issuer is a CA with the key that signs its CRLs.
-type Issuer struct {
-	Certificate *x509.Certificate
-	Signer      crypto.Signer
+// CRLs signs new CRLs on request. It is safe for concurrent use. A request neither blocks nor fails: CRLs that list every
+// change made durable before the request follow within a second, or as soon as they can be signed.
+type CRLs interface {
+	// Request asks for new CRLs of the issuers of these certificates, whatever their statuses are.
+	Request(changes []pki.StatusChange)
+	// RequestAll asks for new CRLs of every issuer.
+	RequestAll()
 }
 
-// Sink is told of every change before Apply returns: the responders of this process. It is safe for concurrent use,
-// may hear of a change twice or late, and goes by the version of each status.
-type Sink interface {
-	Apply(changes ...pki.StatusChange)
-}
-
-// Publisher makes CRLs available to relying parties. It is safe for concurrent use, takes the same CRL again without
-// complaint, and never replaces a CRL by an older one.
-type Publisher interface {
-	// PublishCRL publishes the CRL that is in the file at a path. Another one will be renamed to that path later: whoever
-	// needs this one for longer keeps the file open.
-	PublishCRL(c CRL, path string) error
-}
-
-// Config says what an Authority works with.
+// Config is what an Authority is made of.
 type Config struct {
-	Issuers   []Issuer            // the CAs whose CRLs it signs
-	Elsewhere []*x509.Certificate // the CAs whose CRLs are signed elsewhere, and imported
-	Store     Store
-	Sink      Sink
-	Publisher Publisher
-	// Directory is where the files of CRLs lie; it is made where it is missing, and no other process writes to it.
-	Directory string
-	// Directories are further ones that CRLs are published to, for other web servers. They have to exist. Other processes may
-	// publish to them too: of two CRLs the one with the higher number stays.
-	Directories []string
-	// Points are the distribution points that certificates will name from now on. They are on record when New returns, and
-	// what was ever on record is kept current.
-	Points   []DistributionPoint
-	Lifetime time.Duration    // of a CRL, at least a minute; a new one is signed at half of it. A delta has a quarter. Zero is DefaultLifetime
+	Store    Store
+	Observer pki.StatusObserver // the responders of this process
+	CRLs     CRLs
 	Clock    func() time.Time // nil is time.Now
 	Log      *slog.Logger     // nil is slog.Default()
 }
 
-// Authority writes status and signs CRLs. It is safe for concurrent use.
+// Authority changes the status of certificates. It is safe for concurrent use.
 type Authority struct {
-	records     Store
-	sink        Sink
-	publisher   Publisher
-	shelf       shelf
-	directories []*directory
-	lifetime    time.Duration
-	clock       func() time.Time
-	log         *slog.Logger
-
-	issuers   map[pki.IssuerID]*issuer
-	elsewhere []*x509.Certificate
-	sets      bulkQueue
-	importing sync.Mutex // one at a time, for the sake of their files
+	records  Store
+	observer pki.StatusObserver
+	crls     CRLs
+	clock    func() time.Time
+	log      *slog.Logger
+	sets     bulkQueue
 }
 
-// An issuer is one CA whose CRLs this authority signs.
-type issuer struct {
-	Issuer
-	id     pki.IssuerID
-	scheme scheme
-	points []*points     // by partition
-	wanted chan struct{} // holds one request for new CRLs: a change made while some are being signed asks for others
-	packed chan struct{} // holds one request to pack what CRLs are read from
-	begun  atomic.Bool   // the full CRL was published since Run began, or could not be
-
-	mu          sync.Mutex      // one round at a time, so that CRLs are published in the order of their numbers
-	last        map[Scope]CRL   // the newest that this process knows of
-	looked      uint64          // the log entry up to which the last round has looked for changes
-	took        time.Duration   // by the last round
-	renamed     map[uint16]bool // partitions whose published CRL has other names than the next one
-	unpublished bool            // the last round has failed where CRLs were on record, and they may not be out
-}
-
-// New makes an Authority, and records the distribution points that it is given. Nothing is signed before Run or PublishNow.
-func New(ctx context.Context, c Config) (*Authority, error) {
-	if c.Store == nil || c.Sink == nil || c.Publisher == nil || c.Directory == "" {
-		return nil, errors.New("revocation: an authority needs records, a sink, a publisher and a directory")
+// New returns an Authority.
+func New(c Config) (*Authority, error) {
+	if c.Store == nil || c.Observer == nil || c.CRLs == nil {
+		return nil, errors.New("revocation: an authority needs records, an observer and CRLs")
 	}
-	a := &Authority{
-		records: c.Store, sink: c.Sink, publisher: c.Publisher, shelf: shelf{c.Directory}, lifetime: c.Lifetime, clock: c.Clock, log: c.Log,
-		issuers: map[pki.IssuerID]*issuer{}, elsewhere: c.Elsewhere, sets: newSets(),
-	}
-	if a.lifetime == 0 {
-		a.lifetime = DefaultLifetime
-	}
-	if a.lifetime < time.Minute {
-		return nil, fmt.Errorf("revocation: a CRL that is valid for %v cannot be kept current: make it a minute at least", a.lifetime)
-	}
+	a := &Authority{records: c.Store, observer: c.Observer, crls: c.CRLs, clock: c.Clock, log: c.Log, sets: newSets()}
 	if a.clock == nil {
 		a.clock = time.Now
 	}
 	if a.log == nil {
 		a.log = slog.Default()
 	}
-	for _, i := range c.Issuers {
-		if err := mayIssueCRLs(i.Certificate); err != nil {
-			return nil, err
-		}
-		if public, ok := i.Certificate.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(i.Signer.Public()) {
-			return nil, fmt.Errorf("revocation: the key given for %s is not the one in its certificate", i.Certificate.Subject)
-		}
-		scheme, err := schemeOf(i.Certificate.PublicKey)
-		if err != nil {
-			return nil, fmt.Errorf("revocation: %s: %w", i.Certificate.Subject, err)
-		}
-		id := pki.IssuerOf(i.Certificate)
-		a.issuers[id] = &issuer{
-			Issuer: i, id: id, scheme: scheme, wanted: make(chan struct{}, 1), packed: make(chan struct{}, 1),
-			last: map[Scope]CRL{}, renamed: map[uint16]bool{},
-		}
-	}
-	for _, c := range c.Elsewhere {
-		if err := mayIssueCRLs(c); err != nil {
-			return nil, err
-		}
-		if a.issuers[pki.IssuerOf(c)] != nil {
-			return nil, fmt.Errorf("revocation: the CRLs of %s are signed here or elsewhere, not both", c.Subject)
-		}
-	}
-	for _, path := range c.Directories {
-		a.directories = append(a.directories, newDirectory(path, a.shelf, chainOf(c)))
-	}
-	if err := a.prepare(ctx, c.Points); err != nil {
-		return nil, err
-	}
 	return a, nil
 }
 
-// prepare makes durable what has to be before certificates are issued, and learns what is on record.
-func (a *Authority) prepare(ctx context.Context, points []DistributionPoint) error {
-	if err := a.recordPoints(ctx, points); err != nil {
-		return err
-	}
-	for _, i := range a.issuers {
-		if err := a.findRenamed(i); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// mayIssueCRLs finds out early what would otherwise fail with every CRL.
-func mayIssueCRLs(c *x509.Certificate) error {
-	if !c.IsCA || c.KeyUsage&x509.KeyUsageCRLSign == 0 || len(c.SubjectKeyId) == 0 {
-		return fmt.Errorf("revocation: %s cannot issue CRLs: a CA needs the key usage cRLSign and a subject key identifier "+
-			"(RFC 5280 sections 4.2.1.2 and 4.2.1.3)", c.Subject)
-	}
-	return nil
-}
-
-// Apply carries out an order and returns what it has changed. When it returns without error the change is durable, every
-// responder of this process has been told, and a new CRL follows within a second. An order's time is cut to the second;
-// where it is zero it is now, and it is never later. A Refusal says which rule an order breaks.
+// Apply carries out an order and returns what it has changed. When it returns without error the change is durable, the
+// observer has been notified, and a new CRL follows within a second. An order's time is cut to the second; if it is zero it
+// is now, and a later one is refused. A Refusal says which rule an order breaks.
 //
 // An order about many certificates is in effect for all of them at once, and Apply returns when their records say so too.
 // If ctx ends before that, Run completes the order, in this process or in the next.
@@ -187,14 +71,14 @@ func (a *Authority) Apply(ctx context.Context, o Change) (ChangeResult, error) {
 	out, err := a.records.Apply(ctx, o)
 	if err != nil {
 		if _, refused := pki.AsRefusal(err); !refused {
-			// The change may have become durable all the same, and then the CRLs have to say so.
+			// The change may be durable all the same, and then the CRLs have to list it.
 			a.sets.want()
-			a.wantCRLs()
+			a.crls.RequestAll()
 		}
 		return ChangeResult{}, err
 	}
-	a.tell(out.All())
-	a.wantCRLsOf(out.All())
+	a.observer.Apply(out.All()...)
+	a.crls.Request(out.All())
 	for _, c := range out.Changed {
 		out.Affected.Add(c.NotAfter, o.At)
 	}
@@ -208,31 +92,6 @@ func (a *Authority) Apply(ctx context.Context, o Change) (ChangeResult, error) {
 	out.Affected.Valid += set.Total - set.Expired
 	out.Affected.Expired += set.Expired
 	return out, nil
-}
-
-// tell has the responders know how certificates stand.
-func (a *Authority) tell(changes []pki.StatusChange) { a.sink.Apply(changes...) }
-
-// wantCRLsOf asks for a new CRL of everybody who issued one of these certificates.
-func (a *Authority) wantCRLsOf(changes []pki.StatusChange) {
-	for _, c := range changes {
-		if i := a.issuers[c.Ref.Issuer]; i != nil {
-			i.want()
-		}
-	}
-}
-
-// Recorded hears of changes that became durable without an order, such as a renewal that revokes what it renews. Where one is
-// not good, a new CRL of its issuer follows within a second. The sink is told by whoever recorded them. It does not block.
-func (a *Authority) Recorded(changes ...pki.StatusChange) {
-	for _, c := range changes {
-		if c.Status.State == pki.Good { // most are, and no CRL has them
-			continue
-		}
-		if i := a.issuers[c.Ref.Issuer]; i != nil {
-			i.want()
-		}
-	}
 }
 
 // check refuses an order that makes no sense whatever the records say.
@@ -303,22 +162,5 @@ func (a Action) String() string {
 	}
 }
 
-// wantCRLs asks for a new CRL of every issuer.
-func (a *Authority) wantCRLs() {
-	for _, i := range a.issuers {
-		i.want()
-	}
-}
-
-func (i *issuer) want() { request(i.wanted) }
-
-// request asks whoever reads the channel, once: what is asked for already sees this too.
-func request(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// now is the clock cut to the second, as certificates, CRLs and statuses have it.
+// now returns the time cut to the second, as certificates, CRLs and statuses have it.
 func (a *Authority) now() time.Time { return a.clock().UTC().Truncate(time.Second) }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation/internal/retry"
 )
 
 const (
@@ -18,6 +19,8 @@ const (
 	mostPause  = 10 * time.Millisecond
 	// crlEvery is how often new CRLs are asked for while records follow: each is as long as all that is revoked.
 	crlEvery = 10 * time.Second
+	// maxWait bounds a sleep, so that a machine that slept is noticed.
+	maxWait = time.Minute
 )
 
 // bulkQueue is what an Authority knows of the sets that are not done.
@@ -93,13 +96,13 @@ func (a *Authority) RevokeBulk(ctx context.Context, o BulkRequest) (BulkRevocati
 		if _, refused := pki.AsRefusal(err); !refused {
 			// The order may have become durable all the same.
 			a.sets.want()
-			a.wantCRLs()
+			a.crls.RequestAll()
 		}
 		return BulkRevocation{}, err
 	}
 	if set.Done {
-		a.tell(changes)
-		a.wantCRLsOf(changes)
+		a.observer.Apply(changes...)
+		a.crls.Request(changes)
 		return set, nil
 	}
 	defer a.sets.want()
@@ -108,7 +111,7 @@ func (a *Authority) RevokeBulk(ctx context.Context, o BulkRequest) (BulkRevocati
 
 // tellSet has the responders know of a set's members.
 func (a *Authority) tellSet(ctx context.Context, id int64) (BulkRevocation, error) {
-	set, err := a.records.NotifyBulk(ctx, id, a.tell)
+	set, err := a.records.NotifyBulk(ctx, id, a.observer)
 	if err == nil {
 		a.sets.setTold(id)
 	}
@@ -136,17 +139,18 @@ func (a *Authority) BulkRevocation(ctx context.Context, id int64) (BulkRevocatio
 	return a.records.BulkRevocation(ctx, id)
 }
 
-// followSets has records follow until ctx is done, one set after the other.
-func (a *Authority) followSets(ctx context.Context) {
-	retry := newBackOff()
+// Run has the records of bulk revocations follow until ctx is done, one after the other, those included that an earlier run
+// has left. A failure is logged and retried after growing waits, up to 15 s. Run returns nil.
+func (a *Authority) Run(ctx context.Context) error {
+	waits := retry.NewBackOff()
 	for ctx.Err() == nil {
-		wait := longestWait
+		wait := maxWait
 		err := a.followOpen(ctx)
 		switch {
 		case err == nil:
-			retry.Reset()
+			waits.Reset()
 		case ctx.Err() == nil:
-			wait = retry.NextBackOff()
+			wait = waits.NextBackOff()
 			a.log.Error("records of a revocation do not follow, trying again", "wait", wait, "error", err)
 		}
 		timer := time.NewTimer(wait)
@@ -157,6 +161,7 @@ func (a *Authority) followSets(ctx context.Context) {
 		}
 		timer.Stop()
 	}
+	return nil
 }
 
 // followOpen has the records of all sets follow that are not done. One goroutine at a time does.
@@ -192,21 +197,21 @@ func (a *Authority) followSet(ctx context.Context, id int64) error {
 		begun := time.Now()
 		changes, set, err := a.records.ApplyBulk(ctx, id, setStep, a.clock())
 		if err != nil {
-			a.wantCRLs() // a step may have become durable all the same
+			a.crls.RequestAll() // a step may have become durable all the same
 			return err
 		}
-		a.tell(changes)
+		a.observer.Apply(changes...)
 		if set.Done {
 			a.sets.forget(id)
-			a.wantCRLs()
+			a.crls.RequestAll()
 			a.log.Info("the records of an order have followed", "set", id, "action", set.Action.String(), "certificates", set.Total, "reason", set.Reason.String())
 			return nil
 		}
 		if since := a.clock().Sub(asked); since >= crlEvery || since < 0 {
 			asked = a.clock()
-			a.wantCRLsOf(changes)
+			a.crls.Request(changes)
 		}
-		if !sleep(ctx, min(max(setPause*time.Since(begun), leastPause), mostPause)) {
+		if !retry.Sleep(ctx, min(max(setPause*time.Since(begun), leastPause), mostPause)) {
 			return ctx.Err()
 		}
 	}

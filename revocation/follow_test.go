@@ -3,41 +3,36 @@ package revocation_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-func (f *faulty) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revocation.BulkRevocation, []pki.StatusChange, error) {
-	applied, err := f.fail("OrderSet")
-	if err == nil || applied {
-		set, changes, bookErr := f.Book.CreateBulk(ctx, o)
-		if err == nil {
-			return set, changes, bookErr
-		}
+// running runs the authority and the updater until the test is over.
+func (s *scene) running(t *testing.T) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var parts sync.WaitGroup
+	for name, run := range map[string]func(context.Context) error{"authority": s.Run, "updater": s.updater.Run} {
+		parts.Go(func() {
+			if err := run(ctx); err != nil {
+				t.Errorf("the %s runs: %v", name, err)
+			}
+		})
 	}
-	return revocation.BulkRevocation{}, nil, err
+	stop = func() { cancel(); parts.Wait() }
+	t.Cleanup(stop)
+	return stop
 }
 
-func (f *faulty) NotifyBulk(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.BulkRevocation, error) {
-	if _, err := f.fail("TellSet"); err != nil {
-		return revocation.BulkRevocation{}, err
-	}
-	return f.Book.NotifyBulk(ctx, id, tell)
-}
-
-func (f *faulty) ApplyBulk(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
-	applied, err := f.fail("FollowSet")
-	if err == nil || applied {
-		changes, set, bookErr := f.Book.ApplyBulk(ctx, id, limit, at)
-		if err == nil {
-			return changes, set, bookErr
-		}
-	}
-	return nil, revocation.BulkRevocation{}, err
+// wait lets time pass, and everything happen that is due.
+func wait(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 func (s *scene) ofIssuer() revocation.BulkRequest {
@@ -46,10 +41,8 @@ func (s *scene) ofIssuer() revocation.BulkRequest {
 
 // told counts the certificates that the sink knows to be revoked.
 func (s *scene) told() int {
-	s.outlet.mu.Lock()
-	defer s.outlet.mu.Unlock()
 	revoked := map[pki.CertRef]bool{}
-	for _, c := range s.outlet.changes {
+	for _, c := range s.outlet.Changes() {
 		revoked[c.Ref] = c.Status.State == pki.Revoked
 	}
 	return len(revoked)
@@ -59,7 +52,7 @@ func (s *scene) told() int {
 func TestASetIsToldBeforeItsRecordsFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const members = 300
-		s := newScene(t, never)
+		s := newScene(t, revtest.Never)
 		for range members {
 			s.issue(t)
 		}
@@ -90,15 +83,15 @@ func TestASetIsToldBeforeItsRecordsFollow(t *testing.T) {
 // A next run takes up what one before it has left, and tells the sink by itself.
 func TestANextRunHasRecordsFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, never)
+		s := newScene(t, revtest.Never)
 		for range 10 {
 			s.issue(t)
 		}
 		if _, err := s.RevokeBulk(t.Context(), s.ofIssuer()); err != nil {
 			t.Fatal(err)
 		}
-		s.outlet.changes = nil
-		s.start(t, never)
+		s.outlet = &revtest.Outlet{}
+		s.start(t, revtest.Never)
 		stop := s.running(t)
 		wait(5 * time.Second)
 		stop()
@@ -110,7 +103,7 @@ func TestANextRunHasRecordsFollow(t *testing.T) {
 
 // Whatever fails on the way, before or after it has applied, in the end all is revoked, told and listed.
 func TestSetsHeal(t *testing.T) {
-	for _, call := range []string{"OrderSet", "TellSet", "FollowSet"} {
+	for _, call := range []string{"CreateBulk", "NotifyBulk", "ApplyBulk"} {
 		for _, applied := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
 				failures := 0
@@ -141,7 +134,7 @@ func TestSetsHeal(t *testing.T) {
 }
 
 func TestSetsThatMakeNoSense(t *testing.T) {
-	s := newScene(t, never)
+	s := newScene(t, revtest.Never)
 	now := time.Now()
 	for name, c := range map[string]struct {
 		edit func(*revocation.BulkRequest)

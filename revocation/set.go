@@ -107,9 +107,9 @@ type BulkCreator interface {
 type BulkSteps interface {
 	// OpenBulk returns the sets that are not done, the oldest first.
 	OpenBulk(ctx context.Context) ([]BulkRevocation, error)
-	// NotifyBulk calls tell with the statuses of all certificates that a set which is not done selects, as they stand by that
-	// order, some thousands at a time, and counts its members, durably. What tell is given is used again.
-	NotifyBulk(ctx context.Context, id int64, tell func([]pki.StatusChange)) (BulkRevocation, error)
+	// NotifyBulk passes to an observer the statuses of all certificates that a set which is not done selects, as they stand by
+	// that order, some thousands at a time, and counts its members, durably.
+	NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (BulkRevocation, error)
 	// ApplyBulk takes one step: in one transaction, with a log entry as of the given time, it has the records of at most
 	// limit further members say what the set says, and returns what has changed. The oldest set that is not done comes
 	// first: for another one it does nothing.

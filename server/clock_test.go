@@ -17,8 +17,8 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/server/servertest"
+	"github.com/brevet-pki/brevet/store/retention"
 )
 
 // settled waits until the server has noticed that the clock was set.
@@ -195,7 +195,7 @@ func TestAClockThatIsAYearAheadExpiresNothing(t *testing.T) {
 	if c := stats.GetCertificates(); c.GetGood().GetValue() < 3 || c.GetRemovable().GetValue() != 0 || stats.GetRetention().GetRemovedCertificates() != 0 {
 		t.Errorf("the store has %v", stats)
 	}
-	if len(stats.GetFiles()) == 0 || stats.GetIdentities().GetEnrolled().GetValue() < 3 || stats.GetRetention().GetRetention().AsDuration() != ra.DefaultRetention {
+	if len(stats.GetFiles()) == 0 || stats.GetIdentities().GetEnrolled().GetValue() < 3 || stats.GetRetention().GetRetention().AsDuration() != retention.Default {
 		t.Errorf("the store has %v", stats)
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/servertest"
@@ -77,11 +77,11 @@ func (r readings) Changes(ctx context.Context, after uint64, limit int) ([]pki.S
 
 // lateCRLs is a store that takes the first CRLs when the feed has been read for a while, and all statuses are known.
 type lateCRLs struct {
-	revocation.Store
+	crl.Store
 	times *atomic.Int64
 }
 
-func (l lateCRLs) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, at time.Time) error {
+func (l lateCRLs) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at time.Time) error {
 	for l.times.Load() < 5 && ctx.Err() == nil {
 		time.Sleep(time.Millisecond)
 	}
@@ -97,7 +97,7 @@ func TestServingComesAfterTheFirstCRL(t *testing.T) {
 	servertest.Must(0, os.Remove(filepath.Join(w.Dir, "crls", short+".crl")))(t) // the one before is not there
 	var times atomic.Int64
 	w.Serve(t, servertest.Options{Wrap: func(s server.Stores) server.Stores {
-		s.Feed, s.Revocation = readings{s.Feed, &times}, lateCRLs{s.Revocation, &times}
+		s.Feed, s.CRLs = readings{s.Feed, &times}, lateCRLs{s.CRLs, &times}
 		return s
 	}})
 	resp := servertest.Must(http.Get("http://" + w.HTTP + "/crl/" + short + ".crl"))(t)

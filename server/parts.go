@@ -20,7 +20,7 @@ func (s *Server) newAPI() *grpcapi.Server {
 			TrustDomain: c.TrustDomain, Roots: roots, Intermediates: intermediates,
 			Statuses: s.responder, Identities: c.Stores.RA, Clock: c.Clock,
 		}),
-		Admission: s.admissions, Handshakes: s.admissions.lanes[handshakes], Meter: s.telemetry, Refusals: s.registrar,
+		Admission: s.admissions, Handshakes: s.admissions.lanes[handshakes], Meter: s.telemetry, Refusals: s.auditor,
 		Stats: s.telemetry.StatsHandler(grpcapi.Traced), Log: s.log,
 	}, grpcapi.Services{
 		Enrollment:   grpcapi.Enrollment{Registrar: s.registrar, Authority: s.authority},
@@ -28,7 +28,7 @@ func (s *Server) newAPI() *grpcapi.Server {
 		Tokens:       grpcapi.Tokens{Registrar: s.registrar, Text: s.tokenText},
 		Certificates: grpcapi.Certificates{Registrar: s.registrar, Authority: s.authority},
 		Revocations:  grpcapi.Revocations{Registrar: s.registrar, Revocations: s.revocations, TrustDomain: c.TrustDomain},
-		CRLs:         grpcapi.CRLs{Records: c.Stores.Revocation, Revocations: s.revocations, Authorities: c.Authorities},
+		CRLs:         grpcapi.CRLs{Records: c.Stores.CRLs, Updater: s.crlUpdater, Authorities: c.Authorities},
 		Log:          grpcapi.Log{Records: c.Stores.Log, Sequencer: s.sequencer, Archive: c.Archive, Readings: s.admissions.lanes[readings]},
 		Store:        grpcapi.Store{Records: c.Stores.Retention, Sweeper: s.sweeper, Files: c.Disk, Clock: c.Clock},
 	})
@@ -70,7 +70,7 @@ func (s *Server) newGauges() *telemetry.Gauges {
 		telemetry.OfOrders(s.api),
 		telemetry.Expiries{
 			Authorities: c.Authorities, Issuing: s.authority, Own: s.ownCertificates,
-			Records: c.Stores.Revocation, Publisher: s.revocations, Clock: c.Clock,
+			Records: c.Stores.CRLs, Publisher: s.crlUpdater, Clock: c.Clock,
 		}.Part(),
 		telemetry.OfRevocationSets(c.Stores.Revocation),
 		telemetry.OfLog(c.Archive, c.Stores.Log),

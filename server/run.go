@@ -34,6 +34,7 @@ func (s *Server) Run(ctx context.Context) error {
 	part(s.sequencer.Run)
 	part(func(ctx context.Context) error { return s.responder.Follow(ctx, s.config.Stores.Feed) })
 	part(s.responder.Renew)
+	part(s.crlUpdater.Run)
 	part(s.revocations.Run)
 	part(s.telemetry.WatchTokens)
 	part(s.sweeper.Run)
@@ -142,7 +143,7 @@ func (s *Server) limit(l net.Listener, port string, most int) net.Listener {
 func (s *Server) caughtUp(ctx, failed context.Context) bool {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for s.responder.CurrentAt().IsZero() || !s.revocations.Begun() {
+	for s.responder.CurrentAt().IsZero() || !s.crlUpdater.Ready() {
 		select {
 		case <-ctx.Done():
 			return false
@@ -162,7 +163,7 @@ func (s *Server) stop(ctx context.Context, public *http.Server) error {
 	err := s.drain(ctx, public)
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)
 	defer cancel()
-	s.registrar.Close(ctx)
+	s.auditor.Close(ctx)
 	return errors.Join(err, s.authority.Close(ctx), s.sequencer.Sync(ctx))
 }
 

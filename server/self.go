@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -86,7 +85,7 @@ func (r *role) token() (enroll.Token, error) {
 }
 
 // agentFor makes the agent of a role and sees to it that there is a certificate.
-func (s *Server) agentFor(ctx context.Context, r *role, directory string, keys enroll.KeyType, onChange func(*enroll.Pair)) (*enroll.Agent, error) {
+func (s *Server) agentFor(ctx context.Context, r *role, directory string, keys pki.KeyType, onChange func(*enroll.Pair)) (*enroll.Agent, error) {
 	dir, err := enroll.OpenDirectory(filepath.Join(s.config.Directory, directory), s.log)
 	if err != nil {
 		return nil, err
@@ -133,7 +132,7 @@ func (s *Server) enrollSelf(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.own, err = s.agentFor(ctx, r, "server", enroll.P256, nil); err != nil {
+	if s.own, err = s.agentFor(ctx, r, "server", pki.P256, nil); err != nil {
 		return err
 	}
 	if carries(s.own.Pair(), have) {
@@ -160,19 +159,13 @@ func carries(p *enroll.Pair, id ra.Identity) bool {
 // delegateProfile is the profile of OCSP delegates.
 const delegateProfile = "ocsp"
 
-// delegateKeys is the kind of key that delegates sign with: the first one of their profile, of those that sign OCSP.
-func (s *Server) delegateKeys() (enroll.KeyType, error) {
+// delegateKeys returns the type of key that delegates sign with: the first one of their profile.
+func (s *Server) delegateKeys() (pki.KeyType, error) {
 	profile, err := s.authority.Profile(delegateProfile)
 	if err != nil {
-		return 0, err
+		return "", err
 	}
-	name := profile.Keys()[0]
-	for k := enroll.P256; k <= enroll.RSA4096; k++ {
-		if k.String() == string(name) {
-			return k, nil
-		}
-	}
-	return 0, fmt.Errorf("profiles.%s.keys: no responder signs with %s", delegateProfile, name)
+	return profile.Keys()[0], nil
 }
 
 // keepDelegate answers OCSP for a CA without a key here from the delegate that is left of the time when there was one.

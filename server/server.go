@@ -15,15 +15,18 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/token"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server/grpcapi"
 	"github.com/brevet-pki/brevet/server/telemetry"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -66,7 +69,7 @@ type Config struct {
 	Log    *slog.Logger
 }
 
-// CRLs is what CRLs the issuing CAs have, and where they lie, as in revocation.Config.
+// CRLs says which CRLs the issuing CAs have, and which directories hold them, as in crl.Config.
 type CRLs struct {
 	Directory   string        // the server's own
 	Directories []string      // further ones, for other web servers; none is fine
@@ -84,8 +87,10 @@ type OCSP struct {
 type Stores struct {
 	CA         ca.Journal
 	RA         ra.Store
-	Retention  ra.RetentionRecords
+	Audit      audit.Store
+	Retention  retention.Store
 	Revocation revocation.Store
+	CRLs       crl.Store
 	Feed       responder.Feed
 	Log        translog.Store
 }
@@ -103,9 +108,11 @@ type Server struct {
 	sequencer   *translog.Sequencer
 	responder   *responder.Responder
 	authority   *ca.Authority
+	auditor     *audit.Recorder
 	registrar   *ra.Registrar
+	crlUpdater  *crl.Updater
 	revocations *revocation.Authority
-	sweeper     *ra.Sweeper
+	sweeper     *retention.Sweeper
 	admissions  *admissions
 	own         *enroll.Agent   // the server's own certificate
 	delegates   []*enroll.Agent // one OCSP key for each issuing CA
@@ -157,25 +164,32 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	if s.revocations, err = newRevocations(ctx, c, s.responder); err != nil {
+	if s.crlUpdater, err = newCRLs(ctx, c, s.responder); err != nil {
 		return err
 	}
-	s.sweeper, err = ra.NewSweeper(ra.SweeperConfig{
-		Records: c.Stores.Retention, Retention: c.Retention, Busy: func() bool { return s.authority.InFlight() > 0 }, Clock: c.Clock, Log: c.Log,
+	s.revocations, err = revocation.New(revocation.Config{
+		Store: c.Stores.Revocation, Observer: s.responder, CRLs: s.crlUpdater, Clock: c.Clock, Log: c.Log,
+	})
+	if err != nil {
+		return err
+	}
+	s.sweeper, err = retention.NewSweeper(retention.Config{
+		Store: c.Stores.Retention, Retention: c.Retention, Busy: func() bool { return s.authority.InFlight() > 0 }, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
 		IssuingCAs: c.Issuers, Profiles: c.Profiles, Partitions: c.CRLs.partitions(),
-		Journal: s.telemetry.Journal(c.Stores.CA), Observer: observer{s.responder, s.revocations}, Meter: s.telemetry, Clock: c.Clock, Log: c.Log,
+		Journal: s.telemetry.Journal(c.Stores.CA), Observer: pki.StatusObservers{s.responder, s.crlUpdater}, Meter: s.telemetry, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err
 	}
+	s.auditor = audit.New(c.Stores.Audit, c.Clock, c.Log)
 	s.registrar = ra.New(ra.Config{
 		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
-		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(c.Stores.RA)}, Clock: c.Clock, Log: c.Log,
+		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(c.Stores.RA)}, Clock: c.Clock, Auditor: s.auditor,
 	})
 	s.admissions = newAdmissions(c)
 	if err := s.prepare(ctx); err != nil {
@@ -184,30 +198,30 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	return nil
 }
 
-// newRevocations makes the authority that signs CRLs. It makes the distribution points durable that certificates will name, so
-// it comes before whatever issues them.
-func newRevocations(ctx context.Context, c Config, r *responder.Responder) (*revocation.Authority, error) {
-	var signers []revocation.Issuer
+// newCRLs makes the updater of CRLs. It makes the distribution points durable that certificates will name, so it comes before
+// the authority that issues them.
+func newCRLs(ctx context.Context, c Config, publisher crl.Publisher) (*crl.Updater, error) {
+	var signers []crl.Issuer
 	for _, iss := range c.Issuers {
-		signers = append(signers, revocation.Issuer{Certificate: iss.Certificate, Signer: iss.Signer})
+		signers = append(signers, crl.Issuer{Certificate: iss.Certificate, Signer: iss.Signer})
 	}
-	return revocation.New(ctx, revocation.Config{
-		Issuers: signers, Elsewhere: elsewhere(c), Store: c.Stores.Revocation, Sink: r, Publisher: r,
-		Directory: c.CRLs.Directory, Directories: c.CRLs.Directories, Points: pointsOf(c), Clock: c.Clock, Log: c.Log,
+	return crl.New(ctx, crl.Config{
+		Issuers: signers, Elsewhere: elsewhere(c), Store: c.Stores.CRLs, Publisher: publisher,
+		Directory: c.CRLs.Directory, Mirrors: c.CRLs.Directories, Points: pointsOf(c), Clock: c.Clock, Log: c.Log,
 	})
 }
 
 func (c CRLs) partitions() int { return cmp.Or(c.Partitions, ca.DefaultPartitions) }
 
 // pointsOf returns the distribution points that certificates will name. What earlier ones name is on record.
-func pointsOf(c Config) []revocation.DistributionPoint {
-	var points []revocation.DistributionPoint
+func pointsOf(c Config) []crl.Point {
+	var points []crl.Point
 	for _, iss := range c.Issuers {
 		for _, name := range slices.Sorted(maps.Keys(c.Profiles)) {
 			for n := range c.CRLs.partitions() {
 				partition := uint16(n + 1)
 				if url, delta := c.Profiles[name].CRLPoint(iss.ID, partition); url != "" {
-					points = append(points, revocation.DistributionPoint{Issuer: iss.ID, Partition: partition, URL: url, DeltaURL: delta})
+					points = append(points, crl.Point{Issuer: iss.ID, Partition: partition, URL: url, DeltaURL: delta})
 				}
 			}
 		}
@@ -276,8 +290,8 @@ func (s *Server) Close(ctx context.Context) error {
 	if s.api != nil {
 		s.api.Close()
 	}
-	if s.registrar != nil {
-		s.registrar.Close(ctx)
+	if s.auditor != nil {
+		s.auditor.Close(ctx)
 	}
 	s.telemetry.Close(ctx)
 	return errors.Join(s.authority.Close(ctx), s.closeDirectories(), s.responder.Close())
@@ -324,18 +338,6 @@ func (s superseder) Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor
 		Action: revocation.Revoke, Reason: pki.Superseded, Identity: id, Actor: by,
 	})
 	return err
-}
-
-// observer passes on what issuing has changed.
-type observer struct {
-	responder   *responder.Responder
-	revocations *revocation.Authority
-}
-
-// Apply implements ca.Observer.
-func (o observer) Apply(changes ...pki.StatusChange) {
-	o.responder.Apply(changes...)
-	o.revocations.Recorded(changes...)
 }
 
 // checkTokens refuses an issuing CA whose key is in no HSM token.

@@ -32,7 +32,7 @@ import (
 	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
@@ -160,9 +160,9 @@ func (g *ground) install(t *testing.T, der []byte) {
 	for _, in := range []ca.InstalledCA{{Certificate: g.root.Raw, At: now}, {Certificate: g.issuing.Raw, Key: issuingLabel, At: now}} {
 		must(t, db.CA().Install(ctx, in, by))
 	}
-	crl, err := x509.ParseRevocationList(der)
+	list, err := x509.ParseRevocationList(der)
 	must(t, err)
-	must(t, db.Revocation().PutCRLs(ctx, []revocation.CRL{revocation.Imported(pki.IssuerOf(g.root), crl)}, by, now))
+	must(t, db.Revocation().PutCRLs(ctx, []crl.CRL{crl.Imported(pki.IssuerOf(g.root), list)}, by, now))
 	must(t, db.Close())
 }
 

@@ -173,8 +173,8 @@ func (r forgetfulRecords) IssuanceState(ctx context.Context, q ra.IssuanceQuery)
 // quietSets lets the responder find out of a set's members as their records follow.
 type quietSets struct{ revocation.Store }
 
-func (r quietSets) NotifyBulk(ctx context.Context, id int64, _ func([]pki.StatusChange)) (revocation.BulkRevocation, error) {
-	return r.Store.NotifyBulk(ctx, id, func([]pki.StatusChange) {})
+func (r quietSets) NotifyBulk(ctx context.Context, id int64, _ pki.StatusObserver) (revocation.BulkRevocation, error) {
+	return r.Store.NotifyBulk(ctx, id, pki.StatusObservers(nil))
 }
 
 // forgetfulFeed has a starting responder take the members of open sets for what their own records say.
@@ -190,11 +190,11 @@ func (f *forgetfulFeed) Snapshot(ctx context.Context, at time.Time, visit func(p
 	}
 	ahead := map[pki.CertRef]bool{}
 	for _, s := range open {
-		_, err := f.sets.NotifyBulk(ctx, s.ID, func(changes []pki.StatusChange) {
+		_, err := f.sets.NotifyBulk(ctx, s.ID, pki.StatusObserverFunc(func(changes []pki.StatusChange) {
 			for _, c := range changes {
 				ahead[c.Ref] = c.Status.Version == 2 // it was good before
 			}
-		})
+		}))
 		if err != nil {
 			return 0, err
 		}

@@ -15,11 +15,11 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/servertest"
 	"github.com/brevet-pki/brevet/server/telemetry"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/store/sqlite"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -98,7 +98,7 @@ func (o orders) serve(ctx context.Context, steps *steps) (err error) {
 	if err != nil {
 		return err
 	}
-	stores, err := plant(o.Plant, server.Stores{CA: db.CA(), RA: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log()})
+	stores, err := plant(o.Plant, server.Stores{CA: db.CA(), RA: db.RA(), Audit: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), CRLs: db.Revocation(), Feed: db.Revocation(), Log: db.Log()})
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func (o orders) serve(ctx context.Context, steps *steps) (err error) {
 		TrustDomain: trustDomain, Names: []string{"localhost"}, Address: "localhost:7443", Directory: filepath.Join(o.Dir, ownName),
 		CRLs: server.CRLs{Directory: filepath.Join(o.Dir, crlsName), Directories: []string{filepath.Join(o.Dir, webName)}, Partitions: partitions},
 		GRPC: grpc, HTTP: public, Issuers: issuers, Authorities: all, Profiles: profiles,
-		Stores: steps.wrap(stores), Archive: archive, Tokens: []telemetry.IssuingToken{{Token: hsm.Watched{Token: token}, Name: tokenLabel, Issuers: []pki.IssuerID{issuers[0].ID}}}, Disk: &servertest.Disk{}, Retention: ra.DefaultRetention, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: time.Now, Log: log,
+		Stores: steps.wrap(stores), Archive: archive, Tokens: []telemetry.IssuingToken{{Token: hsm.Watched{Token: token}, Name: tokenLabel, Issuers: []pki.IssuerID{issuers[0].ID}}}, Disk: &servertest.Disk{}, Retention: retention.Default, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: time.Now, Log: log,
 	})
 	if err != nil {
 		return err

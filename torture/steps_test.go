@@ -14,6 +14,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -87,6 +88,7 @@ func (s *steps) wrap(st server.Stores) server.Stores {
 	st.CA = &steppingJournal{st.CA, s}
 	st.RA = &steppingRecords{st.RA, s}
 	st.Revocation = &steppingRevocations{st.Revocation, s}
+	st.CRLs = &steppingCRLs{st.CRLs, s}
 	st.Log = &steppingLog{st.Log, s}
 	return st
 }
@@ -149,8 +151,8 @@ func (r *steppingRevocations) CreateBulk(ctx context.Context, o revocation.BulkR
 	return set, changes, err
 }
 
-func (r *steppingRevocations) NotifyBulk(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.BulkRevocation, error) {
-	return around(r.steps, stepTellSet, func() (revocation.BulkRevocation, error) { return r.Store.NotifyBulk(ctx, id, tell) })
+func (r *steppingRevocations) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
+	return around(r.steps, stepTellSet, func() (revocation.BulkRevocation, error) { return r.Store.NotifyBulk(ctx, id, observer) })
 }
 
 // followedAtOnce is so few that a set of the torture's size takes many steps.
@@ -167,11 +169,16 @@ func (r *steppingRevocations) ApplyBulk(ctx context.Context, id int64, _ int, at
 	return changes, set, err
 }
 
-func (r *steppingRevocations) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
+type steppingCRLs struct {
+	crl.Store
+	steps *steps
+}
+
+func (r *steppingCRLs) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
 	return around(r.steps, stepNumber, func() (*big.Int, error) { return r.Store.TakeNumber(ctx, issuer) })
 }
 
-func (r *steppingRevocations) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, at time.Time) error {
+func (r *steppingCRLs) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at time.Time) error {
 	_, err := around(r.steps, stepPutCRL, func() (struct{}, error) { return struct{}{}, r.Store.PutCRLs(ctx, crls, by, at) })
 	return err
 }

@@ -13,6 +13,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/brevet-pki/brevet/internal/cli/clitest"
+	"github.com/brevet-pki/brevet/internal/cli/devca"
 )
 
 // The README's tour is a test. Its fenced blocks say by their info string what they are:
@@ -82,7 +85,7 @@ func TestTour(t *testing.T) {
 			t.Fatalf("%v: run deploy/setup.sh --test", err)
 		}
 	}
-	addresses, err := freeAddresses(t.Context(), 2)
+	addresses, err := devca.FreeAddresses(t.Context(), 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +94,7 @@ func TestTour(t *testing.T) {
 	makeRunIsDev(t, server.commands)
 
 	clone := t.TempDir() // stands for the directory that the reader has cloned
-	build(t, filepath.Join(clone, "bin"))
+	clitest.Build(t, filepath.Join(clone, "bin"), "brevet", "brevet-agent")
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C"}
 	dev := exec.CommandContext(context.WithoutCancel(t.Context()), // it is interrupted, after the test's context has ended
 		filepath.Join(clone, "bin", "brevet"), "dev", "--grpc", grpc, "--http", http)
@@ -141,14 +144,6 @@ func makeRunIsDev(t *testing.T, commands string) {
 	}
 	if commands != "make run\n" || !regexp.MustCompile(`(?m)^run:.*\n\tbin/brevet dev$`).Match(makefile) {
 		t.Fatalf("the tour begins with %q: this test runs brevet dev, as make run does", commands)
-	}
-}
-
-func build(t *testing.T, dir string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", dir+string(filepath.Separator), ".", "../brevet-agent")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
@@ -30,6 +31,7 @@ import (
 type service struct {
 	*scene
 	authority *revocation.Authority
+	updater   *crl.Updater
 	url       string
 	caFile    string // the issuing CA
 	chainFile string // it and its root
@@ -67,17 +69,22 @@ func (m *methods) want(t *testing.T, who, want string) {
 func newService(t *testing.T, keyKind string) *service {
 	t.Helper()
 	s := &service{scene: newScene(t, responder.Config{Staleness: time.Hour}, revtest.Key(t, keyKind))}
-	authority, err := revocation.New(t.Context(), revocation.Config{
-		Issuers: []revocation.Issuer{{Certificate: s.ca.Certificate, Signer: s.ca.Key}},
-		Store:   s.book, Sink: s.Responder, Publisher: s.Responder, Directory: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+	var err error
+	s.updater, err = crl.New(t.Context(), crl.Config{
+		Issuers: []crl.Issuer{{Certificate: s.ca.Certificate, Signer: s.ca.Key}},
+		Store:   s.book, Publisher: s.Responder, Directory: t.TempDir(), Log: slog.New(slog.DiscardHandler),
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.authority, err = revocation.New(revocation.Config{Store: s.book, Observer: s.Responder, CRLs: s.updater, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.methods.all = map[string]bool{}
 	server := httptest.NewServer(s.methods.note(s.handler))
 	t.Cleanup(server.Close)
-	s.authority, s.url = authority, server.URL
+	s.url = server.URL
 	s.caFile, s.chainFile = revtest.PEMFile(t, s.ca.Certificate), revtest.PEMFile(t, s.ca.Certificate, s.root.Certificate)
 	return s
 }
@@ -235,7 +242,7 @@ func TestOpenSSLChecksThePublishedCRL(t *testing.T) {
 	good, _ := s.issue(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.authority.Run(ctx) }()
+	go func() { done <- s.updater.Run(ctx) }()
 	defer func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -12,12 +12,12 @@ import (
 
 	"github.com/brevet-pki/brevet/files"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
 // list is a published CRL: its record, and its file, which stays open while it is published or served.
 type list struct {
-	revocation.CRL
+	crl.CRL
 	file *os.File
 	uses atomic.Int64 // by the issuer and by requests; the last one closes the file
 	// dated is whether its thisUpdate tells it from the CRL before it. Set when it is published.
@@ -37,8 +37,8 @@ func (l *list) release() {
 	}
 }
 
-// PublishCRL implements revocation.Publisher. It keeps the file open, and serves it from there.
-func (r *Responder) PublishCRL(c revocation.CRL, path string) error {
+// PublishCRL implements crl.Publisher. It keeps the file open, and serves it from there.
+func (r *Responder) PublishCRL(c crl.CRL, path string) error {
 	i := r.known(c.Issuer)
 	if i == nil {
 		return fmt.Errorf("responder: issuer %s is not one of those published for: add its certificate first", c.Issuer.Short())

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 	"github.com/brevet-pki/brevet/revocation/ocsp"
 	"github.com/brevet-pki/brevet/revocation/responder"
@@ -81,7 +81,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, _ := s.issue(t)
 	good := request(t, leaf, s.ca.Certificate, crypto.SHA1)
-	if err := s.publish(t, revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(1), NextUpdate: time.Now().Add(time.Hour)}, "crl"); err != nil {
+	if err := s.publish(t, crl.CRL{Issuer: s.ca.ID(), Number: big.NewInt(1), NextUpdate: time.Now().Add(time.Hour)}, "crl"); err != nil {
 		t.Fatal(err)
 	}
 	const requestType = "application/ocsp-request"
@@ -192,7 +192,7 @@ func TestCacheHeaders(t *testing.T) {
 }
 
 // publish publishes a CRL whose file holds a text.
-func (s *scene) publish(t testing.TB, c revocation.CRL, text string) error {
+func (s *scene) publish(t testing.TB, c crl.CRL, text string) error {
 	t.Helper()
 	c.Size, c.SHA256 = int64(len(text)), sha256.Sum256([]byte(text))
 	return s.PublishCRL(c, revtest.File(t, "crl", []byte(text)))
@@ -203,7 +203,7 @@ func TestScopesAreServedApart(t *testing.T) {
 	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
 	now := s.clock.now().Truncate(time.Second)
 	want := map[string]string{}
-	for n, c := range []revocation.CRL{{}, {Partition: 1}, {Partition: 1, Delta: true}, {Partition: 4096}} {
+	for n, c := range []crl.CRL{{}, {Partition: 1}, {Partition: 1, Delta: true}, {Partition: 4096}} {
 		c.Issuer, c.Number, c.ThisUpdate, c.NextUpdate = s.ca.ID(), big.NewInt(7), now, now.Add(time.Duration(n+1)*time.Hour)
 		text := fmt.Sprintf("list %d", n)
 		if err := s.publish(t, c, text); err != nil {
@@ -230,7 +230,7 @@ func TestACRLIsServedToItsEnd(t *testing.T) {
 	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
 	now := s.clock.now().Truncate(time.Second)
 	publish := func(n int64, text string) {
-		c := revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(n), ThisUpdate: now, NextUpdate: now.Add(time.Hour)}
+		c := crl.CRL{Issuer: s.ca.ID(), Number: big.NewInt(n), ThisUpdate: now, NextUpdate: now.Add(time.Hour)}
 		if err := s.publish(t, c, text); err != nil {
 			t.Fatal(err)
 		}
@@ -268,7 +268,7 @@ func TestPublishedFiles(t *testing.T) {
 	s := newScene(t, responder.Config{}, revtest.Key(t, "p256"))
 	now := s.clock.now().Truncate(time.Second)
 	publish := func(number int64, text string) error {
-		return s.publish(t, revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(number), ThisUpdate: now, NextUpdate: now.Add(time.Hour)}, text)
+		return s.publish(t, crl.CRL{Issuer: s.ca.ID(), Number: big.NewInt(number), ThisUpdate: now, NextUpdate: now.Add(time.Hour)}, text)
 	}
 	path := "/crl/" + s.ca.ID().Short() + ".crl"
 	for _, c := range []struct {
@@ -304,12 +304,12 @@ func TestPublishedFiles(t *testing.T) {
 	if w := s.get(t, path, "Range", "bytes=0-4"); w.Code != http.StatusPartialContent || w.Body.String() != "three" {
 		t.Errorf("a range: HTTP %d %q", w.Code, w.Body)
 	}
-	if err := s.publish(t, revocation.CRL{Issuer: revtest.NewRoot(t, "Other", "p256").ID(), Number: big.NewInt(1)}, "other"); err == nil {
+	if err := s.publish(t, crl.CRL{Issuer: revtest.NewRoot(t, "Other", "p256").ID(), Number: big.NewInt(1)}, "other"); err == nil {
 		t.Error("the CRL of a CA that is not here is taken")
 	}
 	for name, err := range map[string]error{
-		"a file that is not there": s.PublishCRL(revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(301), Size: 1}, filepath.Join(t.TempDir(), "none")),
-		"another file":             s.PublishCRL(revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(301), Size: 1}, revtest.File(t, "crl", []byte("two"))),
+		"a file that is not there": s.PublishCRL(crl.CRL{Issuer: s.ca.ID(), Number: big.NewInt(301), Size: 1}, filepath.Join(t.TempDir(), "none")),
+		"another file":             s.PublishCRL(crl.CRL{Issuer: s.ca.ID(), Number: big.NewInt(301), Size: 1}, revtest.File(t, "crl", []byte("two"))),
 	} {
 		if err == nil || s.get(t, path).Body.String() != "three hundred" {
 			t.Errorf("%s is taken for a CRL: %v", name, err)
@@ -355,7 +355,7 @@ func TestCachesAskForNewerCRLs(t *testing.T) {
 	now := s.clock.now().Truncate(time.Second)
 	publish := func(number int64, thisUpdate time.Time, life time.Duration) {
 		t.Helper()
-		c := revocation.CRL{Issuer: s.ca.ID(), Number: big.NewInt(number), ThisUpdate: thisUpdate, NextUpdate: now.Add(life)}
+		c := crl.CRL{Issuer: s.ca.ID(), Number: big.NewInt(number), ThisUpdate: thisUpdate, NextUpdate: now.Add(life)}
 		if err := s.publish(t, c, fmt.Sprint("CRL ", number)); err != nil {
 			t.Fatal(err)
 		}

@@ -93,7 +93,7 @@ func (s *trial) publish(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.authority.Run(ctx) }()
+	go func() { done <- s.updater.Run(ctx) }()
 	for s.get(t, strings.TrimPrefix(s.crlURL, s.url)).Code != 200 {
 		time.Sleep(time.Millisecond)
 	}

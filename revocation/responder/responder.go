@@ -239,7 +239,7 @@ func checkDelegate(c, ca *x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// Apply implements revocation.Sink: when it has returned, no answer is given that rests on an older status of these
+// Apply implements [pki.StatusObserver]: when it has returned, no answer is given that rests on an older status of these
 // certificates. Of two statuses of one certificate the higher version counts, in whatever order they come.
 func (r *Responder) Apply(changes ...pki.StatusChange) {
 	var forgotten time.Time

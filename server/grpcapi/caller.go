@@ -50,5 +50,5 @@ func addressOf(ctx context.Context) admission.Source {
 // note records a refusal, in the log if the caller is known, and returns the error.
 func (s *Server) note(ctx context.Context, err error) error {
 	c := callerOf(ctx)
-	return s.config.Refusals.Note(ctx, c.Actor(), c.ID, err)
+	return s.config.Refusals.Record(ctx, c.Actor(), c.ID, err)
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
 // maxImport bounds a CRL that an operator imports, in octets: roots revoke a few CA certificates, not devices.
@@ -17,14 +17,19 @@ const maxImport = 192 << 10
 
 // CRLRecords reads the CRLs on record. It is safe for concurrent use.
 type CRLRecords interface {
-	CRLs(ctx context.Context) ([]revocation.CRL, error)
+	CRLs(ctx context.Context) ([]crl.CRL, error)
+}
+
+// CRLImporter publishes a CRL that was signed elsewhere, in DER. It is safe for concurrent use.
+type CRLImporter interface {
+	Import(ctx context.Context, der []byte, by pki.Actor) (crl.CRL, error)
 }
 
 // CRLs serves brevet.v1.CRLService.
 type CRLs struct {
 	brevetv1.UnimplementedCRLServiceServer
 	Records     CRLRecords
-	Revocations *revocation.Authority
+	Updater     CRLImporter
 	Authorities []*x509.Certificate // installed, roots included
 }
 
@@ -40,7 +45,7 @@ func (s *CRLs) ListCRLs(ctx context.Context, req *brevetv1.ListCRLsRequest) (*br
 	}
 	begin := 0
 	if token := req.GetPageToken(); token != "" {
-		last := slices.IndexFunc(list, func(c revocation.CRL) bool { return c.Scope().Path() == token })
+		last := slices.IndexFunc(list, func(c crl.CRL) bool { return c.Scope().Path() == token })
 		if last < 0 {
 			return nil, pki.Refuse(pki.RuleRequest, "list from the first page again", "the page token names no CRL that is published now")
 		}
@@ -62,7 +67,7 @@ func (s *CRLs) ImportCRL(ctx context.Context, req *brevetv1.ImportCRLRequest) (*
 	if len(req.GetCrl()) == 0 || len(req.GetCrl()) > maxImport {
 		return nil, pki.Refuse(pki.RuleCRL, "send one CRL in DER of 192 KiB at most", "the CRL has %d octets", len(req.GetCrl()))
 	}
-	c, err := s.Revocations.Import(ctx, req.GetCrl(), callerOf(ctx).Actor())
+	c, err := s.Updater.Import(ctx, req.GetCrl(), callerOf(ctx).Actor())
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +75,7 @@ func (s *CRLs) ImportCRL(ctx context.Context, req *brevetv1.ImportCRLRequest) (*
 }
 
 // out is a CRL on the wire. That of a CA which is not installed any more has no name.
-func (s *CRLs) out(c revocation.CRL) *brevetv1.CRL {
+func (s *CRLs) out(c crl.CRL) *brevetv1.CRL {
 	out := &brevetv1.CRL{
 		IssuerId: c.Issuer.Bytes(), Number: c.Number.String(), Partition: int32(c.Partition), Delta: c.Delta,
 		ThisUpdate: timestamppb.New(c.ThisUpdate), NextUpdate: timestamppb.New(c.NextUpdate),

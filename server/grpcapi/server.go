@@ -57,8 +57,8 @@ type Meter interface {
 
 // RefusalLog records refusals. It is safe for concurrent use.
 type RefusalLog interface {
-	// Note records err if it is a refusal that is not recorded yet, and returns it. If the caller is known, by and id name it.
-	Note(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error
+	// Record records err if it is a refusal that is not recorded yet, and returns it. If the caller is known, by and id name it.
+	Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error
 }
 
 // Config holds what the front door needs from the server that it belongs to. All fields are needed, except Stats.

@@ -11,7 +11,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/retention"
 )
 
 // censusPatience bounds how long counting may take.
@@ -19,7 +19,7 @@ const censusPatience = 10 * time.Second
 
 // Census counts the records of the store. It is safe for concurrent use.
 type Census interface {
-	Census(ctx context.Context, at, before time.Time) (ra.Census, error)
+	Census(ctx context.Context, at, before time.Time) (retention.Census, error)
 }
 
 // Files returns the size in bytes of each file of the server, by a name from a closed set. It is safe for concurrent use.
@@ -31,7 +31,7 @@ type Files interface {
 type Store struct {
 	brevetv1.UnimplementedStoreServiceServer
 	Records Census
-	Sweeper *ra.Sweeper
+	Sweeper *retention.Sweeper
 	Files   Files
 	Clock   func() time.Time
 }
@@ -74,6 +74,6 @@ func (s *Store) GetStats(ctx context.Context, _ *brevetv1.GetStatsRequest) (*bre
 	return resp, nil
 }
 
-func countOut(c ra.Count) *brevetv1.Count {
+func countOut(c retention.Count) *brevetv1.Count {
 	return &brevetv1.Count{Value: int64(c.N), AtLeast: c.AtLeast} //nolint:gosec // a count
 }

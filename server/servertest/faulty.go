@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
@@ -66,7 +67,7 @@ func (f *Faulty) Hold() (arrived <-chan struct{}, release func()) {
 
 // Wrap is an Options.Wrap.
 func (f *Faulty) Wrap(s server.Stores) server.Stores {
-	s.CA, s.RA = faultyJournal{s.CA, f}, faultyRecords{s.RA, f}
+	s.CA, s.RA, s.Audit = faultyJournal{s.CA, f}, faultyRecords{s.RA, f}, faultyAudit{s.Audit, f}
 	return s
 }
 
@@ -126,7 +127,12 @@ func (r faultyRecords) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (r
 	return r.Store.IssuanceState(ctx, q)
 }
 
-func (r faultyRecords) Refused(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal, at time.Time) error {
+type faultyAudit struct {
+	audit.Store
+	*Faulty
+}
+
+func (r faultyAudit) Refused(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal, at time.Time) error {
 	if r.refusals.Load() {
 		return fault{}
 	}

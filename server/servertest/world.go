@@ -26,11 +26,11 @@ import (
 	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/ra"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/telemetry"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -204,8 +204,8 @@ func (w *World) install(t testing.TB) {
 	for _, in := range []ca.InstalledCA{{Certificate: w.Root.Raw, At: now}, {Certificate: w.Issuing.Raw, Key: issuingLabel, At: now}} {
 		check(t, w.store.Installations().Install(t.Context(), in, by))
 	}
-	crl := Must(x509.ParseRevocationList(w.RootCRL))(t)
-	check(t, w.Stores.Revocation.PutCRLs(t.Context(), []revocation.CRL{revocation.Imported(pki.IssuerOf(w.Root), crl)}, by, now))
+	list := Must(x509.ParseRevocationList(w.RootCRL))(t)
+	check(t, w.Stores.CRLs.PutCRLs(t.Context(), []crl.CRL{crl.Imported(pki.IssuerOf(w.Root), list)}, by, now))
 }
 
 // Config is what the world's server is made of, with new listeners.
@@ -241,7 +241,7 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), CRLs: server.CRLs{Directory: filepath.Join(w.Dir, "crls"), Directories: []string{published}, Partitions: o.Partitions}, GRPC: grpc, HTTP: public, Operations: operations,
 		Issuers: []ca.IssuingCA{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
-		Stores: stores, Archive: w.archive, Tokens: append([]telemetry.IssuingToken{{Token: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherTokens...), Disk: w.Disk, Retention: ra.DefaultRetention, Limits: limits, OCSP: o.OCSP, Traces: o.Traces,
+		Stores: stores, Archive: w.archive, Tokens: append([]telemetry.IssuingToken{{Token: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherTokens...), Disk: w.Disk, Retention: retention.Default, Limits: limits, OCSP: o.OCSP, Traces: o.Traces,
 		Clock: w.Clock.Now, Log: w.logger(),
 	}
 }

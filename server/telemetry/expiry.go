@@ -12,7 +12,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
 // Expiries are the certificates and CRLs that a CA lives on.
@@ -22,11 +22,11 @@ type Expiries struct {
 	// Own returns the server's own certificates: of the kinds server and va.
 	Own     func() map[string][]*x509.Certificate
 	Records interface {
-		CRLs(ctx context.Context) ([]revocation.CRL, error)
+		CRLs(ctx context.Context) ([]crl.CRL, error)
 	}
 	Publisher interface {
-		Scopes() []revocation.Scope
-		Directories() map[string]error
+		Scopes() []crl.Scope
+		Mirrors() map[string]error
 	}
 	Clock func() time.Time
 }
@@ -72,7 +72,7 @@ func (g expiryGauges) collect(ctx context.Context, s *scrape) {
 		}
 	}
 	g.crls(ctx, s, names)
-	for directory, failure := range g.Publisher.Directories() {
+	for directory, failure := range g.Publisher.Mirrors() {
 		s.setBool(g.crlFailing, failure != nil, directory)
 	}
 }
@@ -88,7 +88,7 @@ func (g expiryGauges) crls(ctx context.Context, s *scrape, names map[pki.IssuerI
 	if err != nil {
 		s.failures++
 	}
-	current := map[revocation.Scope]bool{}
+	current := map[crl.Scope]bool{}
 	for _, scope := range g.Publisher.Scopes() {
 		current[scope] = true
 	}

@@ -6,9 +6,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/server/admission"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -228,7 +228,7 @@ func OfRetention(records interface {
 	Waiting(ctx context.Context, before time.Time, most int) (int, error)
 }, sweeper interface {
 	Before() time.Time
-	Last() ra.Sweep
+	Last() retention.Sweep
 }) Part {
 	overdue := gauge("brevet_expired_records",
 		"Certificates on record that ended before the retention, and leave with the next sweep; counted up to 100000.")

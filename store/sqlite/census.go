@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/retention"
 )
 
 // countUpTo bounds what a census costs: of what there is more than that, it says so.
@@ -30,10 +30,10 @@ const (
 )
 
 // Census counts what there is, through a reading connection.
-func (r *RA) Census(ctx context.Context, at, before time.Time) (ra.Census, error) {
-	var c ra.Census
+func (r *RA) Census(ctx context.Context, at, before time.Time) (retention.Census, error) {
+	var c retention.Census
 	err := r.db.readMany(ctx, "count the records", func(ctx context.Context, tx *sql.Tx) error {
-		c = ra.Census{Identities: map[pki.IdentityState]ra.Count{}}
+		c = retention.Census{Identities: map[pki.IdentityState]retention.Count{}}
 		for _, count := range []func(context.Context, *sql.Tx) error{
 			func(ctx context.Context, tx *sql.Tx) error { return countByEnd(ctx, tx, &c, at, before) },
 			func(ctx context.Context, tx *sql.Tx) error { return countByState(ctx, tx, &c) },
@@ -51,18 +51,18 @@ func (r *RA) Census(ctx context.Context, at, before time.Time) (ra.Census, error
 		return err
 	})
 	if err != nil {
-		return ra.Census{}, err
+		return retention.Census{}, err
 	}
 	return c, nil
 }
 
 // counted is a count that ended at countUpTo at the latest.
-func counted(n uint64) ra.Count { return ra.Count{N: n, AtLeast: n >= countUpTo} }
+func counted(n uint64) retention.Count { return retention.Count{N: n, AtLeast: n >= countUpTo} }
 
-func countByEnd(ctx context.Context, tx *sql.Tx, c *ra.Census, at, before time.Time) error {
+func countByEnd(ctx context.Context, tx *sql.Tx, c *retention.Census, at, before time.Time) error {
 	const first, last = -1 << 62, 1 << 62
 	for _, r := range []struct {
-		into     *ra.Count
+		into     *retention.Count
 		from, to int64
 	}{
 		{&c.Unexpired, millis(at), last}, {&c.Expired, millis(before), millis(at)}, {&c.Waiting, first, millis(before)},
@@ -76,7 +76,7 @@ func countByEnd(ctx context.Context, tx *sql.Tx, c *ra.Census, at, before time.T
 	return nil
 }
 
-func countByState(ctx context.Context, tx *sql.Tx, c *ra.Census) error {
+func countByState(ctx context.Context, tx *sql.Tx, c *retention.Census) error {
 	rows, err := tx.QueryContext(ctx, countStates, countUpTo)
 	var all uint64
 	err = each(rows, err, func(rows *sql.Rows) error {
@@ -99,18 +99,18 @@ func countByState(ctx context.Context, tx *sql.Tx, c *ra.Census) error {
 	})
 	more := counted(all).AtLeast
 	c.OnHold.AtLeast, c.Revoked.AtLeast, c.Unreleased.AtLeast = more, more, more
-	c.Good = c.Unexpired.Add(c.Expired).Add(c.Waiting).Less(ra.Count{N: all, AtLeast: more})
+	c.Good = c.Unexpired.Add(c.Expired).Add(c.Waiting).Less(retention.Count{N: all, AtLeast: more})
 	return err
 }
 
-func countOthers(ctx context.Context, tx *sql.Tx, c *ra.Census, at time.Time) error {
+func countOthers(ctx context.Context, tx *sql.Tx, c *retention.Census, at time.Time) error {
 	rows, err := tx.QueryContext(ctx, countIdentities, countUpTo)
 	var all uint64
 	err = each(rows, err, func(rows *sql.Rows) error {
 		var state pki.IdentityState
 		var n uint64
 		err := rows.Scan(&state, &n)
-		c.Identities[state] = ra.Count{N: n}
+		c.Identities[state] = retention.Count{N: n}
 		all += n
 		return err
 	})
@@ -118,15 +118,15 @@ func countOthers(ctx context.Context, tx *sql.Tx, c *ra.Census, at time.Time) er
 		return err
 	}
 	for state, n := range c.Identities {
-		c.Identities[state] = ra.Count{N: n.N, AtLeast: counted(all).AtLeast}
+		c.Identities[state] = retention.Count{N: n.N, AtLeast: counted(all).AtLeast}
 	}
 	var tokens, spent, expired, keys, compromised uint64
 	if err := tx.QueryRowContext(ctx, countEnrollments, millis(at), countUpTo).Scan(&tokens, &spent, &expired); err != nil {
 		return err
 	}
 	more := counted(tokens).AtLeast
-	c.OpenTokens, c.SpentTokens, c.ExpiredTokens = ra.Count{N: tokens - spent - expired, AtLeast: more}, ra.Count{N: spent, AtLeast: more}, ra.Count{N: expired, AtLeast: more}
+	c.OpenTokens, c.SpentTokens, c.ExpiredTokens = retention.Count{N: tokens - spent - expired, AtLeast: more}, retention.Count{N: spent, AtLeast: more}, retention.Count{N: expired, AtLeast: more}
 	err = tx.QueryRowContext(ctx, countKeys, countUpTo).Scan(&keys, &compromised)
-	c.Keys, c.CompromisedKeys = counted(keys), ra.Count{N: compromised, AtLeast: counted(keys).AtLeast}
+	c.Keys, c.CompromisedKeys = counted(keys), retention.Count{N: compromised, AtLeast: counted(keys).AtLeast}
 	return err
 }

@@ -28,7 +28,7 @@ func openStore(t *testing.T, path string) storetest.Store {
 		}
 	})
 	return storetest.Store{
-		Journal: db.CA(), Installations: db.CA(), RA: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log(),
+		Journal: db.CA(), Installations: db.CA(), RA: db.RA(), Audit: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), CRLs: db.Revocation(), Feed: db.Revocation(), Log: db.Log(),
 		LoseCommit: faults.loseCommit,
 		Reopen: func(t *testing.T) storetest.Store {
 			if err := db.Close(); err != nil {

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -49,7 +49,7 @@ func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.
 func fitsCRLNumber(n *big.Int) bool { return n != nil && n.Sign() >= 0 && n.BitLen() < 8*crlNumberSize }
 
 // PutCRLs records CRLs in place of the last ones of their scopes.
-func (r *Revocation) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, at time.Time) error {
+func (r *Revocation) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at time.Time) error {
 	for _, c := range crls {
 		if !fitsCRLNumber(c.Number) {
 			return pki.Refuse(pki.RuleCRL, "number it with at most 20 octets (RFC 5280 section 5.2.3)", "the CRL number %v is not one", c.Number)
@@ -68,7 +68,7 @@ func (r *Revocation) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.
 	})
 }
 
-func (tx *writeTx) putCRL(ctx context.Context, c revocation.CRL) error {
+func (tx *writeTx) putCRL(ctx context.Context, c crl.CRL) error {
 	id, err := tx.issuer(ctx, c.Issuer)
 	if err != nil {
 		return err
@@ -107,7 +107,7 @@ func (tx *writeTx) putCRL(ctx context.Context, c revocation.CRL) error {
 
 // packAnew has an issuer's changes packed once more where a CRL is from before the one in whose place it comes, since the
 // clock was set back: packing may have dropped what ends in between.
-func (tx *writeTx) packAnew(ctx context.Context, issuer int64, c revocation.CRL) error {
+func (tx *writeTx) packAnew(ctx context.Context, issuer int64, c crl.CRL) error {
 	_, err := tx.ExecContext(ctx, `
 		UPDATE crl_packed SET position = 0 WHERE issuer = ?1 AND EXISTS (
 		    SELECT 1 FROM certificates WHERE not_after >= ?3
@@ -117,7 +117,7 @@ func (tx *writeTx) packAnew(ctx context.Context, issuer int64, c revocation.CRL)
 }
 
 // crlEntry says of which scope a CRL is, unless it is the full one.
-func crlEntry(c revocation.CRL, by pki.Actor, at time.Time) translog.Entry {
+func crlEntry(c crl.CRL, by pki.Actor, at time.Time) translog.Entry {
 	facts := map[string]string{"issuer": c.Issuer.String(), "number": c.Number.String()}
 	if c.Partition != 0 {
 		facts["partition"] = strconv.Itoa(int(c.Partition))
@@ -129,8 +129,8 @@ func crlEntry(c revocation.CRL, by pki.Actor, at time.Time) translog.Entry {
 }
 
 // CRLs returns the newest CRL of every scope that has one.
-func (r *Revocation) CRLs(ctx context.Context) ([]revocation.CRL, error) {
-	var all []revocation.CRL
+func (r *Revocation) CRLs(ctx context.Context) ([]crl.CRL, error) {
+	var all []crl.CRL
 	err := r.db.read(ctx, "read the CRLs", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, `
 			SELECT i.issuer, c.crl_partition, c.delta, c.number, c.this_update, c.next_update, c.position, c.base_number, c.base_update, c.base_position,
@@ -148,19 +148,19 @@ func (r *Revocation) CRLs(ctx context.Context) ([]revocation.CRL, error) {
 	return all, nil
 }
 
-func scanCRL(row scanner) (revocation.CRL, error) {
-	var c revocation.CRL
+func scanCRL(row scanner) (crl.CRL, error) {
+	var c crl.CRL
 	var issuer, number, baseNumber, digest []byte
 	var this, next int64
 	var baseUpdate, basePosition sql.NullInt64
 	err := row.Scan(&issuer, &c.Partition, &c.Delta, &number, &this, &next, &c.Position, &baseNumber, &baseUpdate, &basePosition,
 		&digest, &c.Size, &c.Entries, &c.DER)
 	if err != nil {
-		return revocation.CRL{}, err
+		return crl.CRL{}, err
 	}
 	c.Number, c.ThisUpdate, c.NextUpdate = new(big.Int).SetBytes(number), fromMillis(this), fromMillis(next)
 	if baseNumber != nil {
-		c.Base = revocation.Base{
+		c.Base = crl.Base{
 			Number: new(big.Int).SetBytes(baseNumber), ThisUpdate: fromMillis(baseUpdate.Int64), Position: uint64(basePosition.Int64), //nolint:gosec // an id
 		}
 	}
@@ -170,7 +170,7 @@ func scanCRL(row scanner) (revocation.CRL, error) {
 }
 
 // PutPoints records distribution points.
-func (r *Revocation) PutPoints(ctx context.Context, points []revocation.DistributionPoint) error {
+func (r *Revocation) PutPoints(ctx context.Context, points []crl.Point) error {
 	return r.db.write(ctx, "record distribution points", func(ctx context.Context, tx *writeTx) error {
 		for _, p := range points {
 			id, err := tx.issuer(ctx, p.Issuer)
@@ -188,14 +188,14 @@ func (r *Revocation) PutPoints(ctx context.Context, points []revocation.Distribu
 }
 
 // Points returns every distribution point on record.
-func (r *Revocation) Points(ctx context.Context) ([]revocation.DistributionPoint, error) {
-	var all []revocation.DistributionPoint
+func (r *Revocation) Points(ctx context.Context) ([]crl.Point, error) {
+	var all []crl.Point
 	err := r.db.read(ctx, "read the distribution points", func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, `
 			SELECT i.issuer, p.crl_partition, p.url, p.delta_url FROM crl_points p JOIN issuers i ON i.id = p.issuer ORDER BY p.id`)
 		return each(rows, err, func(rows *sql.Rows) error {
 			var issuer []byte
-			var p revocation.DistributionPoint
+			var p crl.Point
 			if err := rows.Scan(&issuer, &p.Partition, &p.URL, &p.DeltaURL); err != nil {
 				return err
 			}

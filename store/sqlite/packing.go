@@ -46,7 +46,7 @@ type packer struct {
 	unwritten   []segment
 }
 
-// Compact folds changes into segments. One packs at a time.
+// Compact merges changes into segments. One call at a time does.
 func (r *Revocation) Compact(ctx context.Context, issuer pki.IssuerID) error {
 	select {
 	case r.db.packing.turn <- struct{}{}:

@@ -14,14 +14,15 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/store/sqlite"
 	"pgregory.net/rapid"
 )
 
 // listed is what a view lists, held to ascending serial numbers within a partition and to yielding the same twice.
-func listed(t rapid.TB, db *sqlite.DB, l revocation.Listing) (all []revocation.Entry) {
+func listed(t rapid.TB, db *sqlite.DB, l crl.Listing) (all []crl.Entry) {
 	t.Helper()
-	err := db.Revocation().View(context.Background(), issuer, func(v revocation.View) error {
+	err := db.Revocation().View(context.Background(), issuer, func(v crl.View) error {
 		for e, err := range v.Entries(l) {
 			if err != nil {
 				return err
@@ -46,7 +47,7 @@ func listed(t rapid.TB, db *sqlite.DB, l revocation.Listing) (all []revocation.E
 	return all
 }
 
-func bySerial(a, b revocation.Entry) int { return bytes.Compare(a.Serial.Bytes(), b.Serial.Bytes()) }
+func bySerial(a, b crl.Entry) int { return bytes.Compare(a.Serial.Bytes(), b.Serial.Bytes()) }
 
 // packWorld is a store whose certificates change their statuses, and what of that CRLs have to list.
 type packWorld struct {
@@ -54,12 +55,12 @@ type packWorld struct {
 	path string
 	id   pki.SPIFFEID
 	all  []ca.Record
-	want map[pki.Serial]revocation.Entry
+	want map[pki.Serial]crl.Entry
 }
 
 func newPackWorld(t testing.TB, partitions int) *packWorld {
 	t.Helper()
-	w := &packWorld{path: filepath.Join(t.TempDir(), "brevet.db"), want: map[pki.Serial]revocation.Entry{}}
+	w := &packWorld{path: filepath.Join(t.TempDir(), "brevet.db"), want: map[pki.Serial]crl.Entry{}}
 	w.mill = newMill(t, w.path)
 	w.id = w.identity(1)
 	w.partitions = partitions
@@ -85,7 +86,7 @@ func (w *packWorld) order(t rapid.TB, r ca.Record, action revocation.Action, rea
 	for _, c := range changes.All() {
 		delete(w.want, c.Ref.Serial)
 		if c.Status.State != pki.Good {
-			w.want[c.Ref.Serial] = revocation.Entry{Serial: c.Ref.Serial, RevokedAt: c.Status.RevokedAt, Reason: c.Status.Reason}
+			w.want[c.Ref.Serial] = crl.Entry{Serial: c.Ref.Serial, RevokedAt: c.Status.RevokedAt, Reason: c.Status.Reason}
 		}
 	}
 }
@@ -93,7 +94,7 @@ func (w *packWorld) order(t rapid.TB, r ca.Record, action revocation.Action, rea
 // check holds what the store lists, all together and by partitions, against what was done.
 func (w *packWorld) check(t rapid.TB, notExpiredAt time.Time) {
 	t.Helper()
-	var want []revocation.Entry
+	var want []crl.Entry
 	partition := map[pki.Serial]uint16{}
 	for _, r := range w.all {
 		partition[r.Ref.Serial] = r.Partition
@@ -102,7 +103,7 @@ func (w *packWorld) check(t rapid.TB, notExpiredAt time.Time) {
 		}
 	}
 	slices.SortFunc(want, bySerial)
-	got := listed(t, w.db, revocation.Listing{NotExpiredAt: notExpiredAt})
+	got := listed(t, w.db, crl.Listing{NotExpiredAt: notExpiredAt})
 	slices.SortFunc(got, bySerial)
 	if !slices.Equal(got, want) {
 		t.Fatalf("all together %d are listed, want %d", len(got), len(want))
@@ -111,8 +112,8 @@ func (w *packWorld) check(t rapid.TB, notExpiredAt time.Time) {
 		if p == 0 {
 			continue
 		}
-		part := slices.DeleteFunc(slices.Clone(want), func(e revocation.Entry) bool { return partition[e.Serial] != p })
-		if got := listed(t, w.db, revocation.Listing{Partition: p, NotExpiredAt: notExpiredAt}); !slices.Equal(got, part) {
+		part := slices.DeleteFunc(slices.Clone(want), func(e crl.Entry) bool { return partition[e.Serial] != p })
+		if got := listed(t, w.db, crl.Listing{Partition: p, NotExpiredAt: notExpiredAt}); !slices.Equal(got, part) {
 			t.Fatalf("%d are listed of partition %d, want %d, in the order of serial numbers", len(got), p, len(part))
 		}
 	}
@@ -204,7 +205,7 @@ func TestSegmentsAreBoundedAndWane(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = w.db.Revocation().PutCRLs(context.Background(), []revocation.CRL{{Issuer: issuer, Number: number, ThisUpdate: at, NextUpdate: at.Add(time.Hour)}}, pki.ActorCommand("test"), at)
+		err = w.db.Revocation().PutCRLs(context.Background(), []crl.CRL{{Issuer: issuer, Number: number, ThisUpdate: at, NextUpdate: at.Add(time.Hour)}}, pki.ActorCommand("test"), at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -270,8 +271,8 @@ func TestADamagedSegmentIsNoCRL(t *testing.T) {
 	if err := w.db.OnWriter(context.Background(), `UPDATE crl_segments SET entries = substr(entries, 1, length(entries) - 1)`); err != nil {
 		t.Fatal(err)
 	}
-	err := w.db.Revocation().View(context.Background(), issuer, func(v revocation.View) error {
-		for _, err := range v.Entries(revocation.Listing{NotExpiredAt: w.at}) {
+	err := w.db.Revocation().View(context.Background(), issuer, func(v crl.View) error {
+		for _, err := range v.Entries(crl.Listing{NotExpiredAt: w.at}) {
 			if err != nil {
 				return err
 			}
@@ -297,8 +298,8 @@ func TestAClockThatWasAheadDropsNothing(t *testing.T) {
 	put := func(at time.Time) {
 		t.Helper()
 		number++
-		crl := revocation.CRL{Issuer: issuer, Number: big.NewInt(number), ThisUpdate: at, NextUpdate: at.Add(time.Hour)}
-		if err := w.db.Revocation().PutCRLs(context.Background(), []revocation.CRL{crl}, pki.ActorCommand("test"), at); err != nil {
+		c := crl.CRL{Issuer: issuer, Number: big.NewInt(number), ThisUpdate: at, NextUpdate: at.Add(time.Hour)}
+		if err := w.db.Revocation().PutCRLs(context.Background(), []crl.CRL{c}, pki.ActorCommand("test"), at); err != nil {
 			t.Fatal(err)
 		}
 	}

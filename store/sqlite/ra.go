@@ -8,7 +8,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// RA is the registration authority's view of a DB: an ra.Records and ra.RetentionRecords.
+// RA is the registration authority's view of a DB: an ra.Records, an audit.Store and a retention.Store.
 type RA struct{ db *DB }
 
 // Refused logs a refusal.

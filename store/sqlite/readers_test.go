@@ -9,7 +9,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
 // TestFewRowsWaitForNoManyRows has CRLs, snapshots and counts read for as long as they like, as many as are let in, and asks
@@ -27,7 +27,7 @@ func TestFewRowsWaitForNoManyRows(t *testing.T) {
 	for waits := false; !waits; {
 		begun := make(chan struct{})
 		reading.Go(func() {
-			_ = m.db.Revocation().View(ctx, issuer, func(revocation.View) error {
+			_ = m.db.Revocation().View(ctx, issuer, func(crl.View) error {
 				close(begun)
 				<-release
 				return nil

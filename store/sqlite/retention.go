@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -65,13 +65,13 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // Expire takes one step through what has ended.
-func (r *RA) Expire(ctx context.Context, s ra.ExpiryStep) (ra.Expired, error) {
+func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, error) {
 	if err := checkLimit(s.Limit); err != nil {
-		return ra.Expired{}, err
+		return retention.Expired{}, err
 	}
-	var gone ra.Expired
+	var gone retention.Expired
 	err := r.db.write(ctx, "take expired records away", func(ctx context.Context, tx *writeTx) error {
-		gone = ra.Expired{}
+		gone = retention.Expired{}
 		// The rows of certificates give their numbers back where the newest ones leave, and sets of revocations end with a
 		// number.
 		var revoking bool
@@ -96,14 +96,14 @@ func (r *RA) Expire(ctx context.Context, s ra.ExpiryStep) (ra.Expired, error) {
 		return tx.append(ctx, expiredEntry(s.At, oldest, gone))
 	})
 	if err != nil {
-		return ra.Expired{}, err
+		return retention.Expired{}, err
 	}
 	return gone, nil
 }
 
 // expireCertificates looks at the next certificates that ended before a time, and takes those away that may leave. It
 // returns the end of the first of them.
-func (tx *writeTx) expireCertificates(ctx context.Context, s ra.ExpiryStep, before int64, gone *ra.Expired) (oldest time.Time, err error) {
+func (tx *writeTx) expireCertificates(ctx context.Context, s retention.Step, before int64, gone *retention.Expired) (oldest time.Time, err error) {
 	last, looked, err := tx.endOfStep(ctx, s, before)
 	if err != nil || looked == 0 {
 		return oldest, err
@@ -157,7 +157,7 @@ const (
 )
 
 // endOfStep finds the place at which a step ends, and how many certificates it is about.
-func (tx *writeTx) endOfStep(ctx context.Context, s ra.ExpiryStep, before int64) (last ra.Place, looked int, err error) {
+func (tx *writeTx) endOfStep(ctx context.Context, s retention.Step, before int64) (last retention.Place, looked int, err error) {
 	rows, err := tx.QueryContext(ctx, selectExpired, before, millis(s.After.NotAfter), s.After.Row, s.Limit)
 	err = each(rows, err, func(rows *sql.Rows) error {
 		var notAfter int64
@@ -171,7 +171,7 @@ func (tx *writeTx) endOfStep(ctx context.Context, s ra.ExpiryStep, before int64)
 	return last, looked, err
 }
 
-func (tx *writeTx) expireTokens(ctx context.Context, limit int, before int64, gone *ra.Expired) error {
+func (tx *writeTx) expireTokens(ctx context.Context, limit int, before int64, gone *retention.Expired) error {
 	result, err := tx.ExecContext(ctx, deleteTokens, before, limit)
 	if err != nil {
 		return err
@@ -183,7 +183,7 @@ func (tx *writeTx) expireTokens(ctx context.Context, limit int, before int64, go
 }
 
 // expiredEntry says which certificates left by the range of their ends.
-func expiredEntry(at, oldest time.Time, gone ra.Expired) translog.Entry {
+func expiredEntry(at, oldest time.Time, gone retention.Expired) translog.Entry {
 	facts := map[string]string{
 		"certificates": strconv.Itoa(gone.Certificates), "tokens": strconv.Itoa(gone.Tokens), "keys": strconv.Itoa(gone.Keys),
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -46,7 +46,7 @@ func TestNobodyWaitsForASecondStep(t *testing.T) {
 		<-held
 		for range rounds { // all of them wait, each behind those before it
 			go func() {
-				if _, err := m.db.RA().Expire(context.Background(), ra.ExpiryStep{Before: after, At: after, Limit: 1}); err != nil {
+				if _, err := m.db.RA().Expire(context.Background(), retention.Step{Before: after, At: after, Limit: 1}); err != nil {
 					t.Error(err)
 				}
 			}()
@@ -99,7 +99,7 @@ func TestKeysAreCounted(t *testing.T) {
 	}
 	const wrong = `SELECT count(*) FROM keys k WHERE named <>
 		(SELECT count(*) FROM certificates WHERE key = k.id) + (SELECT count(*) FROM certificates WHERE successor = k.id)`
-	db, step := raw(t, path), ra.ExpiryStep{Before: after, At: after, Limit: 17}
+	db, step := raw(t, path), retention.Step{Before: after, At: after, Limit: 17}
 	for {
 		var miscounted, missing int
 		if err := db.QueryRow(wrong).Scan(&miscounted); err != nil {
@@ -135,8 +135,8 @@ func TestASweeperKeepsTheRetention(t *testing.T) {
 		first := m.issue(ids, nil)
 		start := time.Now()
 		clock := func() time.Time { return at.Add(time.Since(start)) }
-		sweeper, err := ra.NewSweeper(ra.SweeperConfig{
-			Records: m.db.RA(), Retention: ra.MinRetention, Busy: func() bool { return true }, Clock: clock, Log: slog.New(slog.DiscardHandler),
+		sweeper, err := retention.NewSweeper(retention.Config{
+			Store: m.db.RA(), Retention: retention.Minimum, Busy: func() bool { return true }, Clock: clock, Log: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			t.Fatal(err)

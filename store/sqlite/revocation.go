@@ -11,7 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Revocation is the view of the revocation authority and of responders: a revocation.Records and a responder.Feed.
+// Revocation is the view of the revocation authority and of responders: a revocation.Records, a crl.Store and a responder.Feed.
 type Revocation struct{ db *DB }
 
 // Apply carries out an order and returns what it has changed.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
@@ -132,7 +133,7 @@ func TestKilledWhileRecordsFollow(t *testing.T) {
 	if n := revoked(); n != crashMembers {
 		t.Errorf("in the end %d of %d are revoked", n, crashMembers)
 	}
-	if n := len(listed(t, db, revocation.Listing{NotExpiredAt: at})); n != crashMembers {
+	if n := len(listed(t, db, crl.Listing{NotExpiredAt: at})); n != crashMembers {
 		t.Errorf("a CRL would list %d of %d", n, crashMembers)
 	}
 }

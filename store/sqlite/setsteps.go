@@ -17,7 +17,7 @@ import (
 const tellStep = 4096
 
 // NotifyBulk visits a set's members, and notes how many there are.
-func (r *Revocation) NotifyBulk(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.BulkRevocation, error) {
+func (r *Revocation) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
 	var s setRow
 	var ahead ahead
 	err := r.db.readMany(ctx, "read what is revoked", func(ctx context.Context, tx *sql.Tx) error {
@@ -25,7 +25,7 @@ func (r *Revocation) NotifyBulk(ctx context.Context, id int64, tell func([]pki.S
 		if s, err = readSet(ctx, tx, id); err != nil || s.Done {
 			return err
 		}
-		ahead, err = s.tell(ctx, tx, tell)
+		ahead, err = s.tell(ctx, tx, func(changes []pki.StatusChange) { observer.Apply(changes...) })
 		return err
 	})
 	if err != nil || s.Done {

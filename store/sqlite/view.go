@@ -8,12 +8,12 @@ import (
 	"iter"
 
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
 // View reads in one transaction, so that all of a round's CRLs are of one moment. What the reader itself fails with is
 // returned as it is.
-func (r *Revocation) View(ctx context.Context, issuer pki.IssuerID, read func(revocation.View) error) error {
+func (r *Revocation) View(ctx context.Context, issuer pki.IssuerID, read func(crl.View) error) error {
 	var failed error
 	err := r.db.readMany(ctx, readRevoked, func(ctx context.Context, tx *sql.Tx) error {
 		// For a context that can end, the driver starts a goroutine for every row: the view looks at it by itself.
@@ -32,7 +32,7 @@ func (r *Revocation) View(ctx context.Context, issuer pki.IssuerID, read func(re
 // readRevoked is what a view does, in an error.
 const readRevoked = "read what is revoked"
 
-// view is a revocation.View.
+// view is a crl.View.
 type view struct {
 	ctx      context.Context //nolint:containedctx // of the call that the view ends with
 	quiet    context.Context //nolint:containedctx // the same without its end
@@ -41,7 +41,7 @@ type view struct {
 	position uint64
 }
 
-// Position implements revocation.View.
+// Position implements crl.View.
 func (v *view) Position() uint64 { return v.position }
 
 // nextPartition finds partitions one by one, so that their entries are not looked at.
@@ -65,7 +65,7 @@ func partitions(ctx context.Context, q querier, issuer int64) ([]uint16, error) 
 	}
 }
 
-// Changed implements revocation.View.
+// Changed implements crl.View.
 func (v *view) Changed(since uint64) ([]uint16, error) {
 	changed, err := v.changed(since)
 	return changed, fail(readRevoked, err)
@@ -94,9 +94,9 @@ func (v *view) changed(since uint64) ([]uint16, error) {
 // errStopped ends a read whose consumer has seen enough.
 var errStopped = errors.New("stopped")
 
-// Entries implements revocation.View.
-func (v *view) Entries(l revocation.Listing) iter.Seq2[revocation.Entry, error] {
-	return func(yield func(revocation.Entry, error) bool) {
+// Entries implements crl.View.
+func (v *view) Entries(l crl.Listing) iter.Seq2[crl.Entry, error] {
+	return func(yield func(crl.Entry, error) bool) {
 		err := v.entries(l, func(r *record) error {
 			if !yield(r.entry(), nil) {
 				return errStopped
@@ -104,12 +104,12 @@ func (v *view) Entries(l revocation.Listing) iter.Seq2[revocation.Entry, error] 
 			return nil
 		})
 		if err != nil && !errors.Is(err, errStopped) {
-			yield(revocation.Entry{}, fail(readRevoked, err))
+			yield(crl.Entry{}, fail(readRevoked, err))
 		}
 	}
 }
 
-func (v *view) entries(l revocation.Listing, visit func(*record) error) error {
+func (v *view) entries(l crl.Listing, visit func(*record) error) error {
 	if err := v.ctx.Err(); err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ const selectRecords = `
 	WHERE issuer = ? AND crl_partition = ? AND changed > ? `
 
 // changes reads what has changed in a partition since a log entry, in the order in which it did.
-func (v *view) changes(partition uint16, l revocation.Listing, visit func(*record) error) error {
+func (v *view) changes(partition uint16, l crl.Listing, visit func(*record) error) error {
 	t, err := v.readRecords(partition, l.Since, `AND not_after >= ? ORDER BY changed, id`, millis(l.NotExpiredAt))
 	if err != nil {
 		return err
@@ -153,7 +153,7 @@ func (v *view) changes(partition uint16, l revocation.Listing, visit func(*recor
 }
 
 // whole merges a partition's segments with what has changed since they were packed, both in the order of serial numbers.
-func (v *view) whole(partition uint16, l revocation.Listing, visit func(*record) error) error {
+func (v *view) whole(partition uint16, l crl.Listing, visit func(*record) error) error {
 	position, err := packedTo(v.quiet, v.tx, v.issuer, partition)
 	if err != nil {
 		return err
@@ -276,8 +276,8 @@ func (r *record) scan(rows *sql.Rows, serial *sql.RawBytes) error {
 	return err
 }
 
-func (r *record) entry() revocation.Entry {
-	e := revocation.Entry{Serial: r.serial, Reason: r.reason, Removed: !r.listed}
+func (r *record) entry() crl.Entry {
+	e := crl.Entry{Serial: r.serial, Reason: r.reason, Removed: !r.listed}
 	if r.listed {
 		e.RevokedAt = fromMillis(r.revokedAt)
 	} else {

@@ -10,11 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -53,17 +56,17 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		must(t, w.Installations.Install(t.Context(), ca.InstalledCA{Certificate: der, At: w.now}, operator))
 		return w.Installations.Remove(t.Context(), issuerIn(t, der), w.now, by)
 	},
-	"ra.Records.CreateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
+	"ra.Store.CreateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.RA.CreateIdentity(t.Context(), w.newIdentity(t), by)
 		return err
 	},
-	"ra.Records.UpdateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
+	"ra.Store.UpdateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
 		id := w.identity(t)
 		id.DNSNames = []string{"pump.fleet.example"}
 		_, err := w.RA.UpdateIdentity(t.Context(), id, by, w.now)
 		return err
 	},
-	"ra.Records.CreateToken": func(t *testing.T, w *world, by pki.Actor) error {
+	"ra.Store.CreateToken": func(t *testing.T, w *world, by pki.Actor) error {
 		b := w.draw()
 		id, err := pki.TokenIDFromBytes(b[:])
 		must(t, err)
@@ -71,25 +74,25 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 			ID: id, Identity: w.identity(t).ID, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: by, CreatedAt: w.now,
 		})
 	},
-	"ra.Records.RevokeTokens": func(t *testing.T, w *world, by pki.Actor) error {
+	"ra.Store.RevokeTokens": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.RA.RevokeTokens(t.Context(), ra.TokenRevocation{ID: w.token(t, w.identity(t).ID).ID.String(), By: by, At: w.now})
 		return err
 	},
-	"revocation.Records.Apply": func(t *testing.T, w *world, by pki.Actor) error {
+	"revocation.Store.Apply": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.Revocation.Apply(t.Context(), revocation.Change{
 			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Certificate: w.issued(t).Ref, Actor: by, At: w.now,
 		})
 		return err
 	},
-	"revocation.Records.OrderSet": func(t *testing.T, w *world, by pki.Actor) error {
+	"revocation.Store.CreateBulk": func(t *testing.T, w *world, by pki.Actor) error {
 		_, _, err := w.Revocation.CreateBulk(t.Context(), revocation.BulkRequest{
 			Selection: revocation.Selection{Profile: "other"}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: by, At: w.now,
 		})
 		return err
 	},
-	"revocation.Records.PutCRLs": func(t *testing.T, w *world, by pki.Actor) error {
+	"crl.Store.PutCRLs": func(t *testing.T, w *world, by pki.Actor) error {
 		w.drawn++
-		return w.Revocation.PutCRLs(t.Context(), []revocation.CRL{{
+		return w.CRLs.PutCRLs(t.Context(), []crl.CRL{{
 			Issuer: issuerA, Number: new(big.Int).SetUint64(w.drawn), ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour),
 		}}, by, w.now)
 	},
@@ -97,35 +100,35 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 
 // unauthorized are the methods that write and need no authorization, with the reason.
 var unauthorized = map[string]string{
-	"ca.Journal.Begin":              "the system itself",
-	"ra.Records.BindToken":          "the token is the proof",
-	"ra.Records.Refused":            "an entry about a refusal",
-	"ra.RetentionRecords.Advance":   "the system itself",
-	"ra.RetentionRecords.Expire":    "the system itself",
-	"revocation.Records.Pack":       "the system itself",
-	"revocation.Records.TakeNumber": "the system itself",
-	"revocation.Records.PutPoints":  "the system itself",
-	"revocation.Records.TellSet":    "a step of a bulk revocation that is on record",
-	"revocation.Records.FollowSet":  "a step of a bulk revocation that is on record",
-	"translog.Records.Sequence":     "the system itself",
+	"ca.Journal.Begin":             "the system itself",
+	"ra.Store.BindToken":         "the token is the proof",
+	"audit.Store.Refused":          "an entry about a refusal",
+	"retention.Store.Advance":      "the system itself",
+	"retention.Store.Expire":       "the system itself",
+	"crl.Store.Compact":            "the system itself",
+	"crl.Store.TakeNumber":         "the system itself",
+	"crl.Store.PutPoints":          "the system itself",
+	"revocation.Store.NotifyBulk":   "a step of a bulk revocation that is on record",
+	"revocation.Store.ApplyBulk": "a step of a bulk revocation that is on record",
+	"translog.Store.Sequence":    "the system itself",
 }
 
 // reads are the methods that change nothing.
 var reads = []string{
 	"ca.Journal.State", "ca.Installations.Installed",
-	"ra.Records.Identity", "ra.Records.Identities", "ra.Records.Token", "ra.Records.Tokens", "ra.Records.Certificate", "ra.Records.CertificateBySerial",
-	"ra.Records.Standing", "ra.Records.Certificates", "ra.Records.Unexpired", "ra.Records.Renewed", "ra.RetentionRecords.Waiting", "ra.RetentionRecords.Census",
-	"revocation.Records.View", "revocation.Records.CRLs", "revocation.Records.Points", "revocation.Records.CountSet",
-	"revocation.Records.Set", "revocation.Records.OpenSets", "responder.Feed.Snapshot", "responder.Feed.Changes",
-	"translog.Records.Head", "translog.Records.Entries", "translog.Records.Written",
+	"ra.Store.Identity", "ra.Store.Identities", "ra.Store.Token", "ra.Store.Tokens", "ra.Store.Certificate", "ra.Store.CertificateBySerial",
+	"ra.Store.IssuanceState", "ra.Store.Certificates", "ra.Store.Unexpired", "ra.Store.Renewed", "retention.Store.Waiting", "retention.Store.Census",
+	"crl.Store.View", "crl.Store.CRLs", "crl.Store.Points", "revocation.Store.CountBulk",
+	"revocation.Store.BulkRevocation", "revocation.Store.OpenBulk", "responder.Feed.Snapshot", "responder.Feed.Changes",
+	"translog.Store.Head", "translog.Store.Entries", "translog.Store.Written",
 }
 
 // everyMethodIsKnown fails for a method of a store that is in none of the lists, or in them and not in the store.
 func everyMethodIsKnown(t *testing.T) {
 	var have []string
 	for _, view := range []reflect.Type{
-		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Store](), reflect.TypeFor[ra.RetentionRecords](),
-		reflect.TypeFor[revocation.Store](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Store](),
+		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Store](), reflect.TypeFor[audit.Store](), reflect.TypeFor[retention.Store](),
+		reflect.TypeFor[revocation.Store](), reflect.TypeFor[crl.Store](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Store](),
 	} {
 		for i := range view.NumMethod() {
 			have = append(have, view.String()+"."+view.Method(i).Name)
@@ -294,8 +297,8 @@ func needsNoAuthorization(t *testing.T, w *world) {
 		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: callerOf(r), At: w.now,
 	})
 	must(t, err)
-	must(t, w.RA.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))
-	_, err = w.Revocation.NotifyBulk(ctx, set.ID, func([]pki.StatusChange) {})
+	must(t, w.Audit.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))
+	_, err = w.Revocation.NotifyBulk(ctx, set.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
 	must(t, err)
 	for !set.Done {
 		_, set, err = w.Revocation.ApplyBulk(ctx, set.ID, 1, w.now)

@@ -16,6 +16,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -29,7 +30,7 @@ func testCRLs(t *testing.T, open func(t *testing.T) Store) {
 
 func (w *world) number(t *testing.T, issuer pki.IssuerID) *big.Int {
 	t.Helper()
-	n, err := w.Revocation.TakeNumber(context.Background(), issuer)
+	n, err := w.CRLs.TakeNumber(context.Background(), issuer)
 	must(t, err)
 	return n
 }
@@ -43,7 +44,7 @@ func numbersAreTakenOnce(t *testing.T, w *world) {
 	var taken []*big.Int
 	take := func() {
 		for range 5 {
-			n, err := w.Revocation.TakeNumber(ctx, issuerA)
+			n, err := w.CRLs.TakeNumber(ctx, issuerA)
 			mu.Lock()
 			if err != nil {
 				t.Errorf("take a number: %v", err)
@@ -91,7 +92,7 @@ func whatIsRevoked(t *testing.T, w *world) {
 	order(revoke, pki.Superseded, elsewhere.Ref)
 	order(revoke, pki.Superseded, expired.Ref)
 
-	want := []revocation.Entry{
+	want := []crl.Entry{
 		{Serial: revoked.Ref.Serial, RevokedAt: w.now, Reason: pki.PrivilegeWithdrawn},
 		{Serial: held.Ref.Serial, RevokedAt: w.now, Reason: pki.CertificateHold},
 		{Serial: unreleased.Ref.Serial, RevokedAt: w.now, Reason: pki.Unspecified},
@@ -103,22 +104,22 @@ func whatIsRevoked(t *testing.T, w *world) {
 	}
 	mustEqual(t, "what an unknown issuer has revoked", w.revoked(t, issuerNobody, w.now), nil)
 
-	must(t, w.Revocation.View(ctx, issuerA, func(v revocation.View) error {
-		for _, err := range v.Entries(revocation.Listing{NotExpiredAt: w.now}) { // a reader may stop
+	must(t, w.CRLs.View(ctx, issuerA, func(v crl.View) error {
+		for _, err := range v.Entries(crl.Listing{NotExpiredAt: w.now}) { // a reader may stop
 			must(t, err)
 			break
 		}
 		return nil
 	}))
 	errMine := errors.New("mine")
-	if err := w.Revocation.View(ctx, issuerA, func(revocation.View) error { return errMine }); !errors.Is(err, errMine) {
+	if err := w.CRLs.View(ctx, issuerA, func(crl.View) error { return errMine }); !errors.Is(err, errMine) {
 		t.Errorf("a reader's own error comes back as %v", err)
 	}
 	gone, cancel := context.WithCancel(ctx)
 	failed := false
-	err := w.Revocation.View(gone, issuerA, func(v revocation.View) error {
+	err := w.CRLs.View(gone, issuerA, func(v crl.View) error {
 		cancel()
-		for _, err := range v.Entries(revocation.Listing{NotExpiredAt: w.now}) {
+		for _, err := range v.Entries(crl.Listing{NotExpiredAt: w.now}) {
 			failed = failed || err != nil
 		}
 		return nil
@@ -130,21 +131,21 @@ func whatIsRevoked(t *testing.T, w *world) {
 
 func revokedOfOneMoment(t *testing.T, w *world) {
 	ctx := context.Background()
-	var want []revocation.Entry
+	var want []crl.Entry
 	for range 4 {
 		r := w.issued(t)
 		w.apply(t, revocation.Change{Action: hold, Certificate: r.Ref})
-		want = append(want, revocation.Entry{Serial: r.Ref.Serial, RevokedAt: w.now, Reason: pki.CertificateHold})
+		want = append(want, crl.Entry{Serial: r.Ref.Serial, RevokedAt: w.now, Reason: pki.CertificateHold})
 	}
 	sortEntries(want)
-	must(t, w.Revocation.View(ctx, issuerA, func(v revocation.View) error {
+	must(t, w.CRLs.View(ctx, issuerA, func(v crl.View) error {
 		before := v.Position()
-		mustEqual(t, "what is revoked", w.listed(t, v, revocation.Listing{NotExpiredAt: w.now}), want)
+		mustEqual(t, "what is revoked", w.listed(t, v, crl.Listing{NotExpiredAt: w.now}), want)
 		for _, e := range want {
 			w.apply(t, revocation.Change{Action: release, Certificate: pki.CertRef{Issuer: issuerA, Serial: e.Serial}})
 		}
 		w.abandon(t)
-		mustEqual(t, "what was revoked when the read began", w.listed(t, v, revocation.Listing{NotExpiredAt: w.now}), want)
+		mustEqual(t, "what was revoked when the read began", w.listed(t, v, crl.Listing{NotExpiredAt: w.now}), want)
 		mustEqual(t, "the position", v.Position(), before)
 		changed, err := v.Changed(before)
 		must(t, err)
@@ -172,9 +173,9 @@ func whatHasChanged(t *testing.T, w *world) {
 	order(revoke, pki.Superseded, first)
 	order(hold, 0, held)
 	var base uint64
-	must(t, w.Revocation.View(ctx, issuerA, func(v revocation.View) error {
+	must(t, w.CRLs.View(ctx, issuerA, func(v crl.View) error {
 		base = v.Position()
-		mustEqual(t, "what partition 1 lists", len(w.listed(t, v, revocation.Listing{Partition: 1, NotExpiredAt: w.now})), 2)
+		mustEqual(t, "what partition 1 lists", len(w.listed(t, v, crl.Listing{Partition: 1, NotExpiredAt: w.now})), 2)
 		return nil
 	}))
 	w.now = w.now.Add(time.Minute)
@@ -186,19 +187,19 @@ func whatHasChanged(t *testing.T, w *world) {
 	abandoned.Partition = 5
 	w.settle(t, w.announce(t, abandoned))
 	for range 2 {
-		must(t, w.Revocation.View(ctx, issuerA, func(v revocation.View) error {
+		must(t, w.CRLs.View(ctx, issuerA, func(v crl.View) error {
 			changed, err := v.Changed(base)
 			must(t, err)
 			mustEqual(t, "the partitions that have changed", changed, []uint16{0, 1, 2, 5})
-			want := []revocation.Entry{
+			want := []crl.Entry{
 				{Serial: first.Ref.Serial, RevokedAt: w.now.Add(-time.Minute), Reason: pki.KeyCompromise}, {Serial: held.Ref.Serial, Removed: true},
 			}
 			sortEntries(want)
-			l := revocation.Listing{Partition: 1, NotExpiredAt: w.now, Delta: true, Since: base}
+			l := crl.Listing{Partition: 1, NotExpiredAt: w.now, Delta: true, Since: base}
 			mustEqual(t, "what has changed in partition 1", w.listed(t, v, l), want)
-			mustEqual(t, "what partition 1 lists", len(w.listed(t, v, revocation.Listing{Partition: 1, NotExpiredAt: w.now})), 1)
-			mustEqual(t, "what partition 2 lists", len(w.listed(t, v, revocation.Listing{Partition: 2, NotExpiredAt: w.now})), 1)
-			mustEqual(t, "what all list", len(w.listed(t, v, revocation.Listing{NotExpiredAt: w.now})), 4)
+			mustEqual(t, "what partition 1 lists", len(w.listed(t, v, crl.Listing{Partition: 1, NotExpiredAt: w.now})), 1)
+			mustEqual(t, "what partition 2 lists", len(w.listed(t, v, crl.Listing{Partition: 2, NotExpiredAt: w.now})), 1)
+			mustEqual(t, "what all list", len(w.listed(t, v, crl.Listing{NotExpiredAt: w.now})), 4)
 			l.Since = v.Position()
 			mustEqual(t, "what has changed since now", w.listed(t, v, l), nil)
 			return nil
@@ -209,26 +210,26 @@ func whatHasChanged(t *testing.T, w *world) {
 
 func pointsAreKept(t *testing.T, w *world) {
 	ctx := context.Background()
-	a := revocation.DistributionPoint{Issuer: issuerA, Partition: 1, URL: "http://pki.example/crl/a/1.crl", DeltaURL: "http://pki.example/crl/a/1-delta.crl"}
-	b := revocation.DistributionPoint{Issuer: issuerA, Partition: 1, URL: "http://old.example/crl/a/1.crl"}
-	c := revocation.DistributionPoint{Issuer: issuerB, Partition: 4096, URL: "http://pki.example/crl/b/4096.crl"}
-	for _, points := range [][]revocation.DistributionPoint{{b}, {a, c}, {c, b, a}, nil} {
-		must(t, w.Revocation.PutPoints(ctx, points))
+	a := crl.Point{Issuer: issuerA, Partition: 1, URL: "http://pki.example/crl/a/1.crl", DeltaURL: "http://pki.example/crl/a/1-delta.crl"}
+	b := crl.Point{Issuer: issuerA, Partition: 1, URL: "http://old.example/crl/a/1.crl"}
+	c := crl.Point{Issuer: issuerB, Partition: 4096, URL: "http://pki.example/crl/b/4096.crl"}
+	for _, points := range [][]crl.Point{{b}, {a, c}, {c, b, a}, nil} {
+		must(t, w.CRLs.PutPoints(ctx, points))
 	}
 	w.reopen(t)
-	have, err := w.Revocation.Points(ctx)
+	have, err := w.CRLs.Points(ctx)
 	must(t, err)
-	mustEqual(t, "the points on record", have, []revocation.DistributionPoint{b, a, c})
+	mustEqual(t, "the points on record", have, []crl.Point{b, a, c})
 }
 
-func sortEntries(entries []revocation.Entry) {
-	slices.SortFunc(entries, func(a, b revocation.Entry) int { return bytes.Compare(a.Serial.Bytes(), b.Serial.Bytes()) })
+func sortEntries(entries []crl.Entry) {
+	slices.SortFunc(entries, func(a, b crl.Entry) int { return bytes.Compare(a.Serial.Bytes(), b.Serial.Bytes()) })
 }
 
 // listed is what a view yields, twice the same, by serial numbers.
-func (w *world) listed(t *testing.T, v revocation.View, l revocation.Listing) []revocation.Entry {
+func (w *world) listed(t *testing.T, v crl.View, l crl.Listing) []crl.Entry {
 	t.Helper()
-	var passes [2][]revocation.Entry
+	var passes [2][]crl.Entry
 	for n := range passes {
 		for e, err := range v.Entries(l) {
 			must(t, err)
@@ -240,10 +241,10 @@ func (w *world) listed(t *testing.T, v revocation.View, l revocation.Listing) []
 	return passes[0]
 }
 
-func (w *world) revoked(t *testing.T, issuer pki.IssuerID, at time.Time) (all []revocation.Entry) {
+func (w *world) revoked(t *testing.T, issuer pki.IssuerID, at time.Time) (all []crl.Entry) {
 	t.Helper()
-	must(t, w.Revocation.View(context.Background(), issuer, func(v revocation.View) error {
-		all = w.listed(t, v, revocation.Listing{NotExpiredAt: at})
+	must(t, w.CRLs.View(context.Background(), issuer, func(v crl.View) error {
+		all = w.listed(t, v, crl.Listing{NotExpiredAt: at})
 		return nil
 	}))
 	return all
@@ -251,33 +252,33 @@ func (w *world) revoked(t *testing.T, issuer pki.IssuerID, at time.Time) (all []
 
 func putCRL(t *testing.T, w *world) {
 	ctx := context.Background()
-	none, err := w.Revocation.CRLs(ctx)
+	none, err := w.CRLs.CRLs(ctx)
 	must(t, err)
 	mustEqual(t, "the CRLs of a new store", len(none), 0)
 
 	at := w.now.Add(time.Minute)
-	crl := func(issuer pki.IssuerID, n *big.Int, der string) revocation.CRL {
-		return revocation.CRL{
+	numbered := func(issuer pki.IssuerID, n *big.Int, der string) crl.CRL {
+		return crl.CRL{
 			Issuer: issuer, Number: n, ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour), DER: []byte(der),
 			SHA256: sha256.Sum256([]byte(der)), Size: int64(len(der)), Entries: 5, Position: 9,
 		}
 	}
-	first := crl(issuerA, w.number(t, issuerA), "first")
-	must(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{first}, operator, at))
+	first := numbered(issuerA, w.number(t, issuerA), "first")
+	must(t, w.CRLs.PutCRLs(ctx, []crl.CRL{first}, operator, at))
 	if e := w.lastEntry(t); e.Action != translog.CRLPublished || e.Actor != operator || !e.Time.Equal(at) || e.Facts["number"] != first.Number.String() {
 		t.Errorf("log entry %+v", e)
 	}
 	huge := new(big.Int).Lsh(big.NewInt(1), 150)
-	root := crl(issuerB, huge, "the root's") // whose numbers another machine takes
-	must(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{root}, operator, at))
-	mustRefuse(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{crl(issuerA, first.Number, "same number")}, operator, at), pki.RuleCRL)
-	mustRefuse(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{crl(issuerB, big.NewInt(7), "older")}, operator, at), pki.RuleCRL)
+	root := numbered(issuerB, huge, "the root's") // whose numbers another machine takes
+	must(t, w.CRLs.PutCRLs(ctx, []crl.CRL{root}, operator, at))
+	mustRefuse(t, w.CRLs.PutCRLs(ctx, []crl.CRL{numbered(issuerA, first.Number, "same number")}, operator, at), pki.RuleCRL)
+	mustRefuse(t, w.CRLs.PutCRLs(ctx, []crl.CRL{numbered(issuerB, big.NewInt(7), "older")}, operator, at), pki.RuleCRL)
 	for _, n := range []*big.Int{nil, big.NewInt(-1), new(big.Int).Lsh(big.NewInt(1), 159)} {
-		mustRefuse(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{crl(issuerB, n, "no number")}, operator, at), pki.RuleCRL)
+		mustRefuse(t, w.CRLs.PutCRLs(ctx, []crl.CRL{numbered(issuerB, n, "no number")}, operator, at), pki.RuleCRL)
 	}
 	w.mustPublish(t, first, root)
-	second := crl(issuerA, w.number(t, issuerA), "second")
-	must(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{second}, operator, at))
+	second := numbered(issuerA, w.number(t, issuerA), "second")
+	must(t, w.CRLs.PutCRLs(ctx, []crl.CRL{second}, operator, at))
 	w.reopen(t)
 	w.mustPublish(t, second, root)
 	if n := w.number(t, issuerB); n.Cmp(huge) <= 0 {
@@ -289,13 +290,13 @@ func putCRL(t *testing.T, w *world) {
 func putSeveral(t *testing.T, w *world) {
 	ctx := context.Background()
 	n := w.number(t, issuerA)
-	base := revocation.Base{Number: n, ThisUpdate: w.now, Position: 3}
-	full := revocation.CRL{Issuer: issuerA, Number: n, ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour), Position: 3, Size: 1 << 40, Entries: 1 << 33}
+	base := crl.Base{Number: n, ThisUpdate: w.now, Position: 3}
+	full := crl.CRL{Issuer: issuerA, Number: n, ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour), Position: 3, Size: 1 << 40, Entries: 1 << 33}
 	part, delta := full, full
 	part.Partition, part.Base = 65535, base
 	delta.Partition, delta.Delta, delta.Base = 65535, true, base
-	round := []revocation.CRL{full, part, delta}
-	must(t, w.Revocation.PutCRLs(ctx, round, operator, w.now))
+	round := []crl.CRL{full, part, delta}
+	must(t, w.CRLs.PutCRLs(ctx, round, operator, w.now))
 	entries := w.entries(t)
 	if e := entries[len(entries)-1]; e.Facts["partition"] != "65535" || e.Facts["base"] != n.String() || e.Facts["number"] != n.String() {
 		t.Errorf("log entry %+v", e)
@@ -303,18 +304,18 @@ func putSeveral(t *testing.T, w *world) {
 	w.mustPublish(t, round...)
 	next := w.number(t, issuerA)
 	full.Number, delta.Number = next, n
-	mustRefuse(t, w.Revocation.PutCRLs(ctx, []revocation.CRL{full, delta}, operator, w.now), pki.RuleCRL)
+	mustRefuse(t, w.CRLs.PutCRLs(ctx, []crl.CRL{full, delta}, operator, w.now), pki.RuleCRL)
 	w.reopen(t)
 	w.mustPublish(t, round...)
 }
 
-func (w *world) mustPublish(t *testing.T, want ...revocation.CRL) {
+func (w *world) mustPublish(t *testing.T, want ...crl.CRL) {
 	t.Helper()
-	have, err := w.Revocation.CRLs(context.Background())
+	have, err := w.CRLs.CRLs(context.Background())
 	must(t, err)
 	mustEqual(t, "the number of CRLs", len(have), len(want))
 	for _, c := range have {
-		i := slices.IndexFunc(want, func(o revocation.CRL) bool { return o.Scope() == c.Scope() })
+		i := slices.IndexFunc(want, func(o crl.CRL) bool { return o.Scope() == c.Scope() })
 		if i < 0 {
 			t.Fatalf("CRL %v of %s is on record", c.Number, c.Scope().Path())
 		}

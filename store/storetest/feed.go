@@ -108,7 +108,7 @@ func snapshotOfOneMoment(t *testing.T, w *world) {
 func changesFollowLog(t *testing.T, w *world) {
 	ctx := context.Background()
 	first := w.issued(t)
-	must(t, w.RA.Refused(ctx, operator, first.Identity, pki.Refuse(pki.RuleAccess, "", "no"), w.now)) // an entry without changes
+	must(t, w.Audit.Refused(ctx, operator, first.Identity, pki.Refuse(pki.RuleAccess, "", "no"), w.now)) // an entry without changes
 	w.abandon(t)
 	w.sequence(t)
 	head, err := w.Log.Head(ctx)

@@ -10,6 +10,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -104,9 +105,9 @@ func removeGeneration(t *testing.T, w *world) {
 	must(t, w.Installations.Retire(ctx, first, w.now, operator))
 	w.refuses(t, w.Installations.Remove, first, pki.RuleCAInUse) // a certificate of it has not expired
 
-	points := []revocation.DistributionPoint{{Issuer: first, Partition: 1, URL: "http://pki.example/1"}, {Issuer: other.Ref.Issuer, Partition: 1, URL: "http://pki.example/2"}}
-	must(t, w.Revocation.PutPoints(ctx, points))
-	must(t, w.Revocation.Compact(ctx, first))
+	points := []crl.Point{{Issuer: first, Partition: 1, URL: "http://pki.example/1"}, {Issuer: other.Ref.Issuer, Partition: 1, URL: "http://pki.example/2"}}
+	must(t, w.CRLs.PutPoints(ctx, points))
+	must(t, w.CRLs.Compact(ctx, first))
 	w.age(t, 3*time.Hour)
 	delegate := ra.Identity{ID: w.newIdentity(t).ID, Kind: pki.VA, Profile: "ocsp", State: pki.Registered, CreatedAt: w.now}
 	_, err := w.RA.CreateIdentity(ctx, delegate, operator)
@@ -116,7 +117,7 @@ func removeGeneration(t *testing.T, w *world) {
 	w.mustBeIn(t, ca.Removed, ca.Active)
 	w.refuses(t, w.Installations.Retire, first, pki.RuleCAInUse)
 	mustEqual(t, "the certificate stays on record", w.certificate(t, record.Ref).Ref, record.Ref)
-	left, err := w.Revocation.Points(ctx)
+	left, err := w.CRLs.Points(ctx)
 	must(t, err)
 	mustEqual(t, "the distribution points that are left", left, points[1:])
 	// No CRL lists it any more, so that nothing keeps it from leaving.

@@ -47,7 +47,7 @@ func (w *world) verifyChain(t rapid.TB) translog.Head {
 
 func (w *world) note(t rapid.TB, detail string) {
 	t.Helper()
-	must(t, w.RA.Refused(context.Background(), operator, pki.SPIFFEID{}, pki.Refuse(pki.RuleAccess, "", "%s", detail), w.now))
+	must(t, w.Audit.Refused(context.Background(), operator, pki.SPIFFEID{}, pki.Refuse(pki.RuleAccess, "", "%s", detail), w.now))
 }
 
 func sequenceAndRead(t *testing.T, w *world) {
@@ -107,7 +107,7 @@ func manyWriters(t *testing.T, w *world) {
 	for range writers {
 		run = append(run, func() {
 			for range notes {
-				if err := w.RA.Refused(context.Background(), operator, pki.SPIFFEID{}, pki.Refuse(pki.RuleAccess, "", "no"), w.now); err != nil {
+				if err := w.Audit.Refused(context.Background(), operator, pki.SPIFFEID{}, pki.Refuse(pki.RuleAccess, "", "no"), w.now); err != nil {
 					t.Errorf("write an entry: %v", err)
 				}
 			}

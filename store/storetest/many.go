@@ -70,7 +70,7 @@ func (w *world) mustChangeNothing(t *testing.T, o revocation.Change) revocation.
 func (w *world) tellMany(t *testing.T, id int64) revocation.BulkRevocation {
 	t.Helper()
 	told := 0
-	set, err := w.Revocation.NotifyBulk(context.Background(), id, func(c []pki.StatusChange) { told += len(c) })
+	set, err := w.Revocation.NotifyBulk(context.Background(), id, pki.StatusObserverFunc(func(c []pki.StatusChange) { told += len(c) }))
 	must(t, err)
 	if told < set.Total {
 		t.Errorf("%d statuses were told of a set of %d", told, set.Total)

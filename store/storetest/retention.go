@@ -12,6 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -36,10 +38,10 @@ func (w *world) pass(t testing.TB, d time.Duration) {
 }
 
 // sweep takes steps of a size until nothing is left to look at, and returns what left.
-func (w *world) sweep(t testing.TB, before time.Time, limit int) ra.Expired {
+func (w *world) sweep(t testing.TB, before time.Time, limit int) retention.Expired {
 	t.Helper()
-	var all ra.Expired
-	step := ra.ExpiryStep{Before: before, At: w.now, Limit: limit}
+	var all retention.Expired
+	step := retention.Step{Before: before, At: w.now, Limit: limit}
 	for {
 		e, err := w.Retention.Expire(context.Background(), step)
 		must(t, err)
@@ -79,16 +81,16 @@ func (w *world) publish(t *testing.T) {
 func (w *world) publishIn(t *testing.T, partition uint16, delta bool) {
 	t.Helper()
 	n := w.number(t, issuerA)
-	must(t, w.Revocation.PutCRLs(context.Background(), []revocation.CRL{{
+	must(t, w.CRLs.PutCRLs(context.Background(), []crl.CRL{{
 		Issuer: issuerA, Partition: partition, Delta: delta, Number: n, ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour),
-		Base: revocation.Base{Number: n, ThisUpdate: w.now},
+		Base: crl.Base{Number: n, ThisUpdate: w.now},
 	}}, operator, w.now))
 }
 
 // revokedUntilAllCRLs has a revoked certificate stay until it was in the CRL of its partition too.
 func revokedUntilAllCRLs(t *testing.T, w *world) {
 	r := w.issued(t) // in partition 7
-	must(t, w.Revocation.PutPoints(context.Background(), []revocation.DistributionPoint{
+	must(t, w.CRLs.PutPoints(context.Background(), []crl.Point{
 		{Issuer: issuerA, Partition: 7, URL: "http://pki.example/7.crl"}, {Issuer: issuerA, Partition: 8, URL: "http://pki.example/8.crl"},
 	}))
 	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: r.Ref})
@@ -96,11 +98,11 @@ func revokedUntilAllCRLs(t *testing.T, w *world) {
 	w.pass(t, 2*time.Hour)
 	w.publish(t)
 	w.publishIn(t, 7, true)
-	mustEqual(t, "what left before the partition's CRL", w.sweep(t, w.now, 1), ra.Expired{})
+	mustEqual(t, "what left before the partition's CRL", w.sweep(t, w.now, 1), retention.Expired{})
 	w.publishIn(t, 8, false)
-	mustEqual(t, "what left with another partition's", w.sweep(t, w.now, 1), ra.Expired{})
+	mustEqual(t, "what left with another partition's", w.sweep(t, w.now, 1), retention.Expired{})
 	w.publishIn(t, 7, false)
-	mustEqual(t, "what left after it", w.sweep(t, w.now, 1), ra.Expired{Certificates: 1, Keys: 1})
+	mustEqual(t, "what left after it", w.sweep(t, w.now, 1), retention.Expired{Certificates: 1, Keys: 1})
 	w.mustBeGone(t, r.Ref)
 }
 
@@ -110,11 +112,11 @@ func endedLeaves(t *testing.T, w *world) {
 	second := w.issue(t, w.living(t, first.Identity, 2*time.Hour))
 	w.pass(t, 3*time.Hour)
 	before := len(w.entries(t))
-	if e := w.sweep(t, first.NotAfter, 10); e != (ra.Expired{}) || len(w.entries(t)) != before {
+	if e := w.sweep(t, first.NotAfter, 10); e != (retention.Expired{}) || len(w.entries(t)) != before {
 		t.Errorf("with nothing to leave, %+v left, and the log has %d entries more", e, len(w.entries(t))-before)
 	}
 	e := w.sweep(t, first.NotAfter.Add(time.Second), 10)
-	mustEqual(t, "what left", e, ra.Expired{Certificates: 1, Keys: 1})
+	mustEqual(t, "what left", e, retention.Expired{Certificates: 1, Keys: 1})
 	w.mustBeGone(t, first.Ref)
 	w.certificate(t, second.Ref)
 	entry := w.lastEntry(t)
@@ -125,7 +127,7 @@ func endedLeaves(t *testing.T, w *world) {
 	if entry.Action != translog.RecordsExpired || !entry.Time.Equal(w.now) || entry.Outcome != translog.Done || !maps.Equal(entry.Facts, want) {
 		t.Errorf("log entry %+v", entry)
 	}
-	mustEqual(t, "what leaves twice", w.sweep(t, first.NotAfter.Add(time.Second), 10), ra.Expired{})
+	mustEqual(t, "what leaves twice", w.sweep(t, first.NotAfter.Add(time.Second), 10), retention.Expired{})
 	st, err := w.RA.IssuanceState(ctx, ra.IssuanceQuery{Identity: first.Identity, Request: first.RequestID, Key: first.KeyHash})
 	must(t, err)
 	if st.Prior != nil || st.KeyRefusal != nil {
@@ -134,7 +136,7 @@ func endedLeaves(t *testing.T, w *world) {
 	w.reopen(t)
 	w.mustBeGone(t, first.Ref)
 	w.certificate(t, second.Ref)
-	_, err = w.Retention.Expire(ctx, ra.ExpiryStep{Before: w.now, At: w.now})
+	_, err = w.Retention.Expire(ctx, retention.Step{Before: w.now, At: w.now})
 	mustRefuse(t, err, pki.RuleRequest)
 }
 
@@ -152,7 +154,7 @@ func mixedLifetimes(t *testing.T, w *world) {
 	}
 	w.pass(t, 2*time.Hour)
 	expired, before, at := slices.Clone(short), w.now.Add(-90*time.Minute), w.now
-	var e ra.Expired
+	var e retention.Expired
 	together(
 		func() {
 			for range each {
@@ -160,7 +162,7 @@ func mixedLifetimes(t *testing.T, w *world) {
 			}
 		},
 		func() {
-			s := ra.ExpiryStep{Before: before, At: at, Limit: step}
+			s := retention.Step{Before: before, At: at, Limit: step}
 			for {
 				one, err := w.Retention.Expire(context.Background(), s)
 				if err != nil {
@@ -206,7 +208,7 @@ func revokedUntilCRL(t *testing.T, w *world) {
 	w.publish(t) // before their end: they are on it, and have to be on another
 	w.pass(t, time.Hour)
 	e := w.sweep(t, w.now, 1)
-	mustEqual(t, "what left before the CRL", e, ra.Expired{Certificates: 1, Keys: 1})
+	mustEqual(t, "what left before the CRL", e, retention.Expired{Certificates: 1, Keys: 1})
 	w.mustBeGone(t, good.Ref)
 	for _, r := range []ca.Record{revoked, held, unreleased} {
 		w.certificate(t, r.Ref)
@@ -214,7 +216,7 @@ func revokedUntilCRL(t *testing.T, w *world) {
 	mustEqual(t, "what the next CRL has", len(w.revoked(t, issuerA, revoked.NotAfter)), 3)
 	w.publish(t)
 	e = w.sweep(t, w.now, 2)
-	mustEqual(t, "what left after the CRL", e, ra.Expired{Certificates: 3, Keys: 2})
+	mustEqual(t, "what left after the CRL", e, retention.Expired{Certificates: 3, Keys: 2})
 	w.mustBeGone(t, revoked.Ref, held.Ref, unreleased.Ref)
 }
 
@@ -241,7 +243,7 @@ func keysLeave(t *testing.T, w *world) {
 	w.pass(t, time.Hour/2)
 	w.publish(t)
 	mustRefuse(t, question(free, other.ID), pki.RuleKeyInUse)
-	mustEqual(t, "what left", w.sweep(t, w.now, 3), ra.Expired{Certificates: 4, Keys: 1})
+	mustEqual(t, "what left", w.sweep(t, w.now, 3), retention.Expired{Certificates: 4, Keys: 1})
 	w.mustBeGone(t, short.Ref, next.Ref, compromised.Ref, free.Ref)
 	mustEqual(t, "the successor of the one that lives", w.certificate(t, long.Ref).Successor, next.KeyHash)
 	mustEqual(t, "its key", w.certificate(t, long.Ref).KeyHash, short.KeyHash)
@@ -293,9 +295,9 @@ func tokensLeave(t *testing.T, w *world) {
 
 // neverPastTheLog asks with the time of a clock that is a year ahead.
 func neverPastTheLog(t *testing.T, w *world) {
-	none, err := w.Retention.Expire(context.Background(), ra.ExpiryStep{Before: w.now, At: w.now, Limit: 10})
+	none, err := w.Retention.Expire(context.Background(), retention.Step{Before: w.now, At: w.now, Limit: 10})
 	must(t, err)
-	mustEqual(t, "what left an empty store", none, ra.Expired{})
+	mustEqual(t, "what left an empty store", none, retention.Expired{})
 	id := w.issued(t).Identity
 	short, long := w.issue(t, w.living(t, id, time.Minute)), w.issue(t, w.living(t, id, 30*24*time.Hour))
 	w.pass(t, 2*time.Minute)
@@ -331,7 +333,7 @@ func lostStep(t *testing.T, w *world) {
 		id := w.issued(t).Identity
 		r := w.issue(t, w.living(t, id, time.Minute))
 		w.pass(t, 2*time.Minute)
-		step := ra.ExpiryStep{Before: w.now, At: w.now, Limit: 10}
+		step := retention.Step{Before: w.now, At: w.now, Limit: 10}
 		w.LoseCommit(applies)
 		_, err := w.Retention.Expire(context.Background(), step)
 		mustPass(t, err)
@@ -362,11 +364,11 @@ func census(t *testing.T, w *world) {
 	w.pass(t, 30*time.Minute)
 	c, err = w.Retention.Census(ctx, w.now, short.NotAfter.Add(time.Second))
 	must(t, err)
-	n := func(n uint64) ra.Count { return ra.Count{N: n} }
-	want := ra.Census{
+	n := func(n uint64) retention.Count { return retention.Count{N: n} }
+	want := retention.Census{
 		Good: n(3), OnHold: n(1), Revoked: n(1), Unreleased: n(1), Unexpired: n(4), Expired: n(1), Waiting: n(1),
 		OldestNotAfter: short.NotAfter, OpenTokens: n(1), Keys: n(5), CompromisedKeys: n(1),
-		Identities: map[pki.IdentityState]ra.Count{pki.Registered: n(2), pki.Enrolled: n(3)},
+		Identities: map[pki.IdentityState]retention.Count{pki.Registered: n(2), pki.Enrolled: n(3)},
 		LogEntries: uint64(len(w.entries(t))), Bytes: c.Bytes, FreeBytes: c.FreeBytes,
 	}
 	mustEqual(t, "the census", c, want)

@@ -14,6 +14,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
 // fleet is what a store should hold, for orders about sets: nothing in it knows steps.
@@ -212,7 +213,7 @@ func (f *fleet) order(t *rapid.T) {
 	if !set.Done {
 		f.open = append(f.open, set.ID)
 		// Whoever is told holds on to nothing that is used again.
-		set, err = f.w.Revocation.NotifyBulk(ctx, set.ID, func(c []pki.StatusChange) { told = append(told, c...) })
+		set, err = f.w.Revocation.NotifyBulk(ctx, set.ID, pki.StatusObserverFunc(func(c []pki.StatusChange) { told = append(told, c...) }))
 		must(t, err)
 	}
 	if set.Done != o.OfOneIdentity() || !set.Counted {
@@ -302,8 +303,8 @@ func (f *fleet) finish(t rapid.TB) {
 	must(t, err)
 	mustEqual(t, "the sets that are not done", len(open), 0)
 	always := f.w.now.Add(-24 * 365 * time.Hour)
-	revoked := f.listed(t, revocation.Listing{NotExpiredAt: always})
-	changed := f.listed(t, revocation.Listing{NotExpiredAt: always, Delta: true})
+	revoked := f.listed(t, crl.Listing{NotExpiredAt: always})
+	changed := f.listed(t, crl.Listing{NotExpiredAt: always, Delta: true})
 	logged := statuses{}
 	for _, e := range f.w.entries(t) {
 		for _, c := range e.Changes {
@@ -323,11 +324,11 @@ func (f *fleet) finish(t rapid.TB) {
 }
 
 // listed are the reasons that CRLs of all issuers give.
-func (f *fleet) listed(t rapid.TB, l revocation.Listing) map[pki.CertRef]pki.Reason {
+func (f *fleet) listed(t rapid.TB, l crl.Listing) map[pki.CertRef]pki.Reason {
 	t.Helper()
 	found := map[pki.CertRef]pki.Reason{}
 	for _, issuer := range []pki.IssuerID{issuerA, issuerB} {
-		must(t, f.w.Revocation.View(context.Background(), issuer, func(v revocation.View) error {
+		must(t, f.w.CRLs.View(context.Background(), issuer, func(v crl.View) error {
 			for e, err := range v.Entries(l) {
 				if err != nil {
 					return err

@@ -7,8 +7,8 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -55,7 +55,7 @@ func (w *world) orderSet(t *testing.T, o revocation.BulkRequest) revocation.Bulk
 	if set.Done {
 		return set
 	}
-	set, err = w.Revocation.NotifyBulk(context.Background(), set.ID, func([]pki.StatusChange) {})
+	set, err = w.Revocation.NotifyBulk(context.Background(), set.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
 	must(t, err)
 	return set
 }
@@ -226,7 +226,7 @@ func nothingLeaves(t *testing.T, w *world) {
 	set := w.orderSet(t, w.batch("7", pki.Superseded))
 	w.now = r.NotAfter.Add(24 * time.Hour)
 	w.identity(t) // the log is as new as that
-	step := ra.ExpiryStep{Before: w.now, At: w.now, Limit: 10}
+	step := retention.Step{Before: w.now, At: w.now, Limit: 10}
 	gone, err := w.Retention.Expire(context.Background(), step)
 	must(t, err)
 	mustEqual(t, "what left", gone.Certificates, 0)
@@ -301,7 +301,7 @@ func lostSet(t *testing.T, w *world, applies bool) {
 	again, _, err := w.Revocation.CreateBulk(ctx, w.batch("7", pki.Superseded))
 	must(t, err)
 	var told []pki.StatusChange
-	_, err = w.Revocation.NotifyBulk(ctx, again.ID, func(c []pki.StatusChange) { told = append(told, c...) })
+	_, err = w.Revocation.NotifyBulk(ctx, again.ID, pki.StatusObserverFunc(func(c []pki.StatusChange) { told = append(told, c...) }))
 	must(t, err)
 	if len(told) != 2 || told[0].Status.State != pki.Revoked || told[1].Status.State != pki.Revoked {
 		t.Errorf("given again, the order tells %v", told)

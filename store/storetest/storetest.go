@@ -1,15 +1,18 @@
-// Package storetest is what every store has to pass: the contracts of ca.Journal, ca.Installations, ra.Records, ra.RetentionRecords,
-// revocation.Records, responder.Feed and translog.Records, sentence by sentence, against a real store. It refuses to
+// Package storetest is what every store has to pass: the contracts of ca.Journal, ca.Installations, ra.Records, audit.Store, retention.Store,
+// revocation.Records, crl.Store, responder.Feed and translog.Records, sentence by sentence, against a real store. It refuses to
 // know which engine that is; what only one engine has is tested beside that engine.
 package storetest
 
 import (
 	"testing"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -18,8 +21,10 @@ type Store struct {
 	Journal       ca.Journal
 	Installations ca.Installations
 	RA            ra.Store
-	Retention     ra.RetentionRecords
+	Audit         audit.Store
+	Retention     retention.Store
 	Revocation    revocation.Store
+	CRLs          crl.Store
 	Feed          responder.Feed
 	Log           translog.Store
 

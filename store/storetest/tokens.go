@@ -80,13 +80,13 @@ func refusedIsLogged(t *testing.T, w *world) {
 	ctx := context.Background()
 	id := w.identity(t).ID
 	why := pki.Refuse(pki.RuleRenewalKeyConflict, "find out", "renewed before")
-	must(t, w.RA.Refused(ctx, pki.ActorIdentity(id), id, why, w.now))
+	must(t, w.Audit.Refused(ctx, pki.ActorIdentity(id), id, why, w.now))
 	mustEqual(t, "the log entry", w.lastEntry(t), translog.Entry{
 		Time: w.now, Actor: pki.ActorIdentity(id), Action: translog.RequestRefused, Outcome: translog.Refused, Identity: id,
 		Facts: map[string]string{"rule": "renewal.key_conflict", "detail": "renewed before"},
 	})
 	unknown := w.newIdentity(t).ID // a caller may name one that does not exist
-	must(t, w.RA.Refused(ctx, pki.Actor{}, unknown, why, w.now))
+	must(t, w.Audit.Refused(ctx, pki.Actor{}, unknown, why, w.now))
 	if e := w.lastEntry(t); e.Identity != unknown || e.Actor.String() != "unknown" {
 		t.Errorf("log entry %+v", e)
 	}

@@ -12,9 +12,10 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// Book keeps the records of revocation in memory, as revocation.Records and responder.Feed ask for them. Nothing in
+// Book keeps the records of revocation in memory, for revocation.Records, crl.Store and responder.Feed. Nothing in
 // it is durable, and it knows certificates, not identities. It is safe for concurrent use.
 type Book struct {
 	mu       sync.Mutex
@@ -22,10 +23,10 @@ type Book struct {
 	marks    map[pki.CertRef]mark
 	log      []pki.StatusChange
 	numbers  map[pki.IssuerID]int64
-	crls     map[revocation.Scope]revocation.CRL
+	crls     map[crl.Scope]crl.CRL
 	sets     []*revocation.BulkRevocation
 	by       map[pki.IssuerID]pki.Actor
-	points   []revocation.DistributionPoint
+	points   []crl.Point
 }
 
 // mark is what CRLs ask of a certificate beside its status.
@@ -38,7 +39,7 @@ type mark struct {
 func NewBook() *Book {
 	return &Book{
 		statuses: map[pki.CertRef]pki.StatusChange{}, marks: map[pki.CertRef]mark{}, numbers: map[pki.IssuerID]int64{},
-		crls: map[revocation.Scope]revocation.CRL{}, by: map[pki.IssuerID]pki.Actor{},
+		crls: map[crl.Scope]crl.CRL{}, by: map[pki.IssuerID]pki.Actor{},
 	}
 }
 
@@ -92,7 +93,7 @@ func (b *Book) Apply(ctx context.Context, o revocation.Change) (revocation.Chang
 	return revocation.ChangeResult{Changed: []pki.StatusChange{c}}, nil
 }
 
-// TakeNumber implements revocation.Records.
+// TakeNumber implements crl.Store.
 func (b *Book) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -100,8 +101,8 @@ func (b *Book) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, e
 	return big.NewInt(b.numbers[issuer]), ctx.Err()
 }
 
-// View implements revocation.Records.
-func (b *Book) View(ctx context.Context, issuer pki.IssuerID, read func(revocation.View) error) error {
+// View implements crl.Store.
+func (b *Book) View(ctx context.Context, issuer pki.IssuerID, read func(crl.View) error) error {
 	b.mu.Lock()
 	v := &view{issuer: issuer, statuses: maps.Clone(b.statuses), marks: maps.Clone(b.marks), position: uint64(len(b.log))}
 	b.mu.Unlock()
@@ -131,8 +132,8 @@ func (v *view) Changed(since uint64) ([]uint16, error) {
 	return slices.Sorted(maps.Keys(changed)), nil
 }
 
-func (v *view) Entries(l revocation.Listing) iter.Seq2[revocation.Entry, error] {
-	var entries []revocation.Entry
+func (v *view) Entries(l crl.Listing) iter.Seq2[crl.Entry, error] {
+	var entries []crl.Entry
 	for ref, c := range v.statuses {
 		m := v.marks[ref]
 		if ref.Issuer != v.issuer || l.Partition != 0 && m.partition != l.Partition || c.NotAfter.Before(l.NotExpiredAt) ||
@@ -141,13 +142,13 @@ func (v *view) Entries(l revocation.Listing) iter.Seq2[revocation.Entry, error] 
 		}
 		switch {
 		case c.Status.State != pki.Good:
-			entries = append(entries, revocation.Entry{Serial: ref.Serial, RevokedAt: c.Status.RevokedAt, Reason: c.Status.Reason})
+			entries = append(entries, crl.Entry{Serial: ref.Serial, RevokedAt: c.Status.RevokedAt, Reason: c.Status.Reason})
 		case l.Delta:
-			entries = append(entries, revocation.Entry{Serial: ref.Serial, Removed: true})
+			entries = append(entries, crl.Entry{Serial: ref.Serial, Removed: true})
 		}
 	}
-	slices.SortFunc(entries, func(x, y revocation.Entry) int { return bytes.Compare(x.Serial.Bytes(), y.Serial.Bytes()) })
-	return func(yield func(revocation.Entry, error) bool) {
+	slices.SortFunc(entries, func(x, y crl.Entry) int { return bytes.Compare(x.Serial.Bytes(), y.Serial.Bytes()) })
+	return func(yield func(crl.Entry, error) bool) {
 		for _, e := range entries {
 			if !yield(e, nil) {
 				return
@@ -156,11 +157,11 @@ func (v *view) Entries(l revocation.Listing) iter.Seq2[revocation.Entry, error] 
 	}
 }
 
-// Compact implements revocation.Records.
+// Compact implements crl.Store.
 func (b *Book) Compact(ctx context.Context, _ pki.IssuerID) error { return ctx.Err() }
 
-// PutCRLs implements revocation.Records.
-func (b *Book) PutCRLs(ctx context.Context, crls []revocation.CRL, by pki.Actor, _ time.Time) error {
+// PutCRLs implements crl.Store.
+func (b *Book) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, _ time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range crls {
@@ -181,15 +182,15 @@ func (b *Book) PutBy(issuer pki.IssuerID) pki.Actor {
 	return b.by[issuer]
 }
 
-// CRLs implements revocation.Records.
-func (b *Book) CRLs(ctx context.Context) ([]revocation.CRL, error) {
+// CRLs implements crl.Store.
+func (b *Book) CRLs(ctx context.Context) ([]crl.CRL, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Collect(maps.Values(b.crls)), ctx.Err()
 }
 
-// PutPoints implements revocation.Records.
-func (b *Book) PutPoints(ctx context.Context, points []revocation.DistributionPoint) error {
+// PutPoints implements crl.Store.
+func (b *Book) PutPoints(ctx context.Context, points []crl.Point) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, p := range points {
@@ -200,8 +201,8 @@ func (b *Book) PutPoints(ctx context.Context, points []revocation.DistributionPo
 	return ctx.Err()
 }
 
-// Points implements revocation.Records.
-func (b *Book) Points(ctx context.Context) ([]revocation.DistributionPoint, error) {
+// Points implements crl.Store.
+func (b *Book) Points(ctx context.Context) ([]crl.Point, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.points), ctx.Err()

@@ -44,7 +44,7 @@ func (b *Book) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revoca
 }
 
 // NotifyBulk implements revocation.Records.
-func (b *Book) NotifyBulk(ctx context.Context, id int64, tell func([]pki.StatusChange)) (revocation.BulkRevocation, error) {
+func (b *Book) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, err := b.set(id)
@@ -52,7 +52,7 @@ func (b *Book) NotifyBulk(ctx context.Context, id int64, tell func([]pki.StatusC
 		return s, err
 	}
 	members := b.members(s.BulkRequest)
-	tell(members)
+	observer.Apply(members...)
 	b.sets[id-1].Total, b.sets[id-1].Counted = s.Applied+len(members), true
 	return *b.sets[id-1], ctx.Err()
 }
@@ -76,7 +76,7 @@ func (b *Book) ApplyBulk(ctx context.Context, id int64, limit int, _ time.Time) 
 	return step, *b.sets[id-1], nil
 }
 
-// Set implements revocation.Records.
+// BulkRevocation implements revocation.Records.
 func (b *Book) BulkRevocation(ctx context.Context, id int64) (revocation.BulkRevocation, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

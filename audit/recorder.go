@@ -1,0 +1,230 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Store writes refusals to the log. It is safe for concurrent use.
+type Store interface {
+	// Refused writes a log entry about the refusal of an authenticated caller, or of one who named an identity or token. The
+	// entry is durable when Refused returns nil.
+	Refused(ctx context.Context, by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) error
+}
+
+// Bounds on how much of the log one source of refused requests can fill.
+const (
+	refusalWindow = time.Minute
+	refusalsEach  = 10 // entries of one source in a window; further refusals become one entry with their count
+
+	// A source that has had refusalsPerDay entries within a day from its first one has only counts for the rest of that day,
+	// each of refusedWindow.
+	refusalDay     = 24 * time.Hour
+	refusalsPerDay = 100
+	refusedWindow  = time.Hour
+
+	maxSources = 10_000 // with an open window; further ones count as one
+	maxDays    = 50_000 // sources whose entries of a day are remembered; those with few are forgotten first
+)
+
+// writeTimeout bounds the writing of an entry: of a count, for which no caller waits, and of a refusal, also if its caller
+// has given up.
+const writeTimeout = 10 * time.Second
+
+// Recorder writes refusals to the log, and keeps a source that repeats itself from filling it. It is safe for concurrent use.
+type Recorder struct {
+	store Store
+	clock func() time.Time
+	log   *slog.Logger
+
+	mu      sync.Mutex
+	sources map[sourceKey]*source
+	days    map[sourceKey]*day
+
+	once recent // certificates of RecordOnce
+}
+
+// day counts the entries of a source since a time.
+type day struct {
+	begun   time.Time
+	entries int
+}
+
+// sourceKey identifies a source: an identity, zero for an unknown caller, and the rule that refuses it, so that one rule hides
+// no other. The zero sourceKey is for the sources that are not counted apart.
+type sourceKey struct {
+	id   pki.SPIFFEID
+	rule pki.Rule
+}
+
+// source is the refusals of one key in the window that the first of them opened.
+type source struct {
+	written    int
+	suppressed int
+	window     time.Duration
+	last       pki.Refusal
+	by         pki.Actor
+	close      *time.Timer
+}
+
+// New returns a Recorder. Close it at the end.
+func New(store Store, clock func() time.Time, log *slog.Logger) *Recorder {
+	return &Recorder{store: store, clock: clock, log: log, sources: map[sourceKey]*source{}, days: map[sourceKey]*day{}}
+}
+
+// recorded marks an error that was recorded.
+type recorded struct{ error }
+
+func (r recorded) Unwrap() error { return r.error }
+
+// Record writes a refusal to standard error, and to the log if its caller is known. It returns the error, marked: recording it
+// again does nothing. It ignores errors that are no refusals, and RuleBusy: that rule says nothing of the caller, and entries
+// would cost most when resources are least. It does not depend on ctx being alive: a caller may have given up.
+func (r *Recorder) Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error {
+	why, ok := pki.AsRefusal(err)
+	if !ok || why.Rule == pki.RuleOverloaded || errors.As(err, new(recorded)) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	defer cancel()
+	if werr := r.write(ctx, by, id, why); werr != nil {
+		r.log.ErrorContext(ctx, "the refusal is missing in the log", "identity", id.String(), "rule", string(why.Rule), "error", werr)
+	}
+	return recorded{err}
+}
+
+// RecordOnce records a refusal as Record does, unless it was called for this certificate lately. Then it only marks the error.
+func (r *Recorder) RecordOnce(ctx context.Context, by pki.Actor, id pki.SPIFFEID, certificate pki.Serial, err error) error {
+	if !r.once.add(certificate) {
+		return recorded{err}
+	}
+	return r.Record(ctx, by, id, err)
+}
+
+// write logs a refusal to standard error and to the log, or counts it. An unknown caller has no entries in the log.
+func (r *Recorder) write(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) error {
+	admitted, last := r.admit(by, id, why)
+	if !admitted {
+		return nil
+	}
+	if last {
+		counted := *why
+		counted.Detail += fmt.Sprintf(" (entry %d within %s: further ones are only counted, by the hour)", refusalsPerDay, refusalDay)
+		why = &counted
+	}
+	r.log.WarnContext(ctx, "refused", "identity", id.String(), "by", by.String(), "rule", string(why.Rule), "detail", why.Detail)
+	if id.IsZero() {
+		return nil
+	}
+	return r.store.Refused(ctx, by, id, why, r.clock())
+}
+
+// admit reports whether a refusal gets an entry of its own, and whether that is the last one of the source's day.
+func (r *Recorder) admit(by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) (admitted, last bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := sourceKey{id, why.Rule}
+	s := r.sources[key]
+	if s == nil && len(r.sources) >= maxSources {
+		key = sourceKey{}
+		s = r.sources[key]
+	}
+	d := r.day(key)
+	spent := d.entries >= refusalsPerDay
+	if s == nil {
+		s = r.open(key, spent)
+	}
+	if s.written < refusalsEach && !spent {
+		s.written++
+		d.entries++
+		return true, d.entries == refusalsPerDay
+	}
+	s.suppressed++
+	s.last, s.by = *why, by
+	return false, false
+}
+
+// open opens a source's window: a long one if its entries of the day are spent.
+func (r *Recorder) open(key sourceKey, spent bool) *source {
+	s := &source{window: refusalWindow}
+	if spent {
+		s.window = refusedWindow
+	}
+	s.close = time.AfterFunc(s.window, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
+		defer cancel()
+		r.end(ctx, key)
+	})
+	r.sources[key] = s
+	return s
+}
+
+// day returns the current day of a source, or begins one.
+func (r *Recorder) day(key sourceKey) *day {
+	now := time.Now()
+	if d := r.days[key]; d != nil && now.Sub(d.begun) < refusalDay {
+		return d
+	}
+	if len(r.days) >= maxDays {
+		r.forget(now)
+	}
+	d := &day{begun: now}
+	r.days[key] = d
+	return d
+}
+
+// forget removes days that have ended, and those of sources with less than one window's entries. If more than half of all are
+// left, it removes any of them: their sources get the entries of a second day at most.
+func (r *Recorder) forget(now time.Time) {
+	for key, d := range r.days {
+		if now.Sub(d.begun) >= refusalDay || d.entries < refusalsEach {
+			delete(r.days, key)
+		}
+	}
+	for key := range r.days {
+		if len(r.days) <= maxDays/2 {
+			return
+		}
+		delete(r.days, key)
+	}
+}
+
+// end closes a source's window and logs the count of what was not logged in it.
+func (r *Recorder) end(ctx context.Context, key sourceKey) {
+	r.mu.Lock()
+	s := r.sources[key]
+	delete(r.sources, key)
+	r.mu.Unlock()
+	if s == nil || s.suppressed == 0 {
+		return
+	}
+	why := s.last
+	r.log.Warn("refused, and counted", "identity", key.id.String(), "by", s.by.String(), "rule", string(why.Rule), "count", s.suppressed)
+	if key.id.IsZero() && key != (sourceKey{}) {
+		return
+	}
+	why.Detail = fmt.Sprintf("%d more refusals within %s; the last: %s", s.suppressed, s.window, why.Detail)
+	if err := r.store.Refused(ctx, s.by, key.id, &why, r.clock()); err != nil {
+		r.log.Error("a count of refusals is not in the log", "identity", key.id.String(), "count", s.suppressed, "error", err)
+	}
+}
+
+// Close logs every count, due or not.
+func (r *Recorder) Close(ctx context.Context) {
+	r.mu.Lock()
+	var open []sourceKey
+	for key, s := range r.sources {
+		s.close.Stop()
+		open = append(open, key)
+	}
+	r.mu.Unlock()
+	for _, key := range open {
+		r.end(ctx, key)
+	}
+}

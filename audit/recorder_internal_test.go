@@ -1,0 +1,272 @@
+package audit
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// book is a Store that remembers.
+type book struct {
+	mu      sync.Mutex
+	entries []string
+	fail    error
+}
+
+func (b *book) Refused(_ context.Context, _ pki.Actor, id pki.SPIFFEID, why *pki.Refusal, _ time.Time) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fail != nil {
+		return b.fail
+	}
+	b.entries = append(b.entries, id.String()+" "+why.Detail)
+	return nil
+}
+
+func (b *book) all() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]string(nil), b.entries...)
+}
+
+func sourceID(t *testing.T, n int) pki.SPIFFEID {
+	t.Helper()
+	id, err := pki.SPIFFEIDIn("fleet.example", fmt.Sprintf("device/%d", n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestRepeatedRefusalsBecomeACount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, said := &book{}, &strings.Builder{}
+		r := New(b, time.Now, slog.New(slog.NewTextHandler(said, nil)))
+		loud, quiet := sourceID(t, 1), sourceID(t, 2)
+		why := pki.Refuse(pki.RuleRevoked, "ask an operator", "revoked")
+		for range 1000 {
+			if err := r.write(t.Context(), pki.ActorIdentity(loud), loud, why); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.write(t.Context(), pki.ActorIdentity(quiet), quiet, why); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(b.all()); n != 11 {
+			t.Errorf("%d entries at once, want ten of the loud source and one of the quiet one", n)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		all := b.all()
+		if len(all) != 12 || !strings.Contains(all[11], "990 more refusals") {
+			t.Errorf("%d entries after the window, the last %q; want one with the count of 990", len(all), all[len(all)-1])
+		}
+		if n := strings.Count(said.String(), "\n"); n != 12 || !strings.Contains(said.String(), "count=990") {
+			t.Errorf("%d lines are logged, want one for each entry: %s", n, said)
+		}
+		if len(r.sources) != 0 {
+			t.Errorf("%d sources are still remembered", len(r.sources))
+		}
+		if err := r.write(t.Context(), pki.ActorIdentity(loud), loud, why); err != nil || len(b.all()) != 13 {
+			t.Errorf("a new window does not begin: %v, %d entries", err, len(b.all()))
+		}
+		r.Close(context.Background())
+	})
+}
+
+// Whoever is unknown fills standard error no more than anybody else, and the log not at all.
+func TestNobodyKnownHasNoEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, said := &book{}, &strings.Builder{}
+		r := New(b, time.Now, slog.New(slog.NewTextHandler(said, nil)))
+		for range 1000 {
+			if err := r.write(t.Context(), pki.Actor{}, pki.SPIFFEID{}, pki.Refuse(pki.RuleToken, "ask an operator", "unknown")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if all := b.all(); len(all) != 0 {
+			t.Errorf("the log has %q", all)
+		}
+		if n := strings.Count(said.String(), "\n"); n != 11 || !strings.Contains(said.String(), "count=990") {
+			t.Errorf("%d lines, want ten and one with the count: %s", n, said)
+		}
+	})
+}
+
+func TestCountsSurviveAStop(t *testing.T) {
+	b := &book{}
+	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	id := sourceID(t, 1)
+	for range 15 {
+		if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.Close(context.Background())
+	if all := b.all(); len(all) != 11 || !strings.Contains(all[10], "5 more refusals") {
+		t.Errorf("after the stop: %q", all)
+	}
+}
+
+func TestSourcesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &book{}
+		r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		for n := range maxSources + 500 {
+			id := sourceID(t, n)
+			if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := len(r.sources); n != maxSources+1 {
+			t.Errorf("%d sources are remembered, want %d and one for the rest", n, maxSources)
+		}
+		r.Close(context.Background())
+	})
+}
+
+// Whoever is refused all day long has so many entries, then a count an hour, by each rule; the next day it begins anew.
+func TestADayOfRefusalsIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &book{}
+		r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		loud, quiet := sourceID(t, 1), sourceID(t, 2)
+		const seconds, days = 5, 3
+		refused := 0
+		for range days * 24 * 3600 / seconds {
+			if err := r.write(t.Context(), pki.ActorIdentity(loud), loud, pki.Refuse(pki.RuleRevoked, "", "revoked")); err != nil {
+				t.Fatal(err)
+			}
+			refused++
+			time.Sleep(seconds * time.Second)
+		}
+		counted, spent := 0, 0
+		for _, entry := range b.all() {
+			var more int
+			if _, err := fmt.Sscanf(entry[strings.Index(entry, " ")+1:], "%d more refusals", &more); err == nil {
+				counted += more
+			} else {
+				counted++
+			}
+			if strings.Contains(entry, "further ones are only counted") {
+				spent++
+			}
+		}
+		if n := len(b.all()); n > days*(refusalsPerDay+refusalsPerDay/refusalsEach+25) || n < days*refusalsPerDay {
+			t.Errorf("%d entries in %d days, want about %d a day", n, days, refusalsPerDay+35)
+		}
+		if spent != days {
+			t.Errorf("it is said %d times that further refusals are only counted, want once a day", spent)
+		}
+		for _, rule := range []pki.Rule{pki.RuleRenewalKeyConflict, pki.RuleRevoked} {
+			if err := r.write(t.Context(), pki.ActorIdentity(quiet), quiet, pki.Refuse(rule, "", "another")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if all := b.all(); !strings.HasSuffix(all[len(all)-1], "another") {
+			t.Error("another source has no entry")
+		}
+		r.Close(context.Background())
+		all := b.all()
+		for _, entry := range all[len(all)-1:] {
+			var more int
+			if _, err := fmt.Sscanf(entry[strings.Index(entry, " ")+1:], "%d more refusals", &more); err == nil {
+				counted += more
+			}
+		}
+		if counted != refused {
+			t.Errorf("%d refusals are in the log, of %d", counted, refused)
+		}
+	})
+}
+
+func TestDaysAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(&book{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		loud := sourceKey{sourceID(t, 0), pki.RuleRevoked}
+		r.days[loud] = &day{begun: time.Now(), entries: refusalsPerDay}
+		for n := range 2 * maxDays {
+			r.day(sourceKey{sourceID(t, n+1), pki.RuleRevoked}).entries++
+			if len(r.days) > maxDays {
+				t.Fatalf("%d days are remembered", len(r.days))
+			}
+		}
+		if r.day(loud).entries != refusalsPerDay {
+			t.Error("sources that had few entries have a loud one forgotten")
+		}
+		for n := range maxDays {
+			r.day(sourceKey{sourceID(t, n+1), pki.RuleRenewalKeyConflict}).entries += refusalsPerDay
+		}
+		if n := len(r.days); n > maxDays {
+			t.Errorf("%d days of loud sources are remembered", n)
+		}
+	})
+}
+
+// TestRecordOnce records one refusal of many about a certificate, and marks all of them.
+func TestRecordOnce(t *testing.T) {
+	b := &book{}
+	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	defer r.Close(t.Context())
+	id := sourceID(t, 1)
+	why := pki.Refuse(pki.RuleRenewalTooEarly, "renew later", "too early")
+	for n := range byte(3) {
+		serial, err := pki.MakeSerial(time.Now(), [pki.SerialRandomSize]byte{n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			marked := r.RecordOnce(t.Context(), pki.ActorIdentity(id), id, serial, why)
+			if got, ok := pki.AsRefusal(marked); !ok || got != why {
+				t.Fatalf("RecordOnce returns %v", marked)
+			}
+			if err := r.Record(t.Context(), pki.ActorIdentity(id), id, marked); !errors.Is(err, marked) {
+				t.Errorf("Record returns %v", err)
+			}
+		}
+	}
+	if n := len(b.all()); n != 3 {
+		t.Errorf("%d entries about three certificates", n)
+	}
+}
+
+// TestRecentIsBounded adds many certificates.
+func TestRecentIsBounded(t *testing.T) {
+	var r recent
+	for range 5 * maxRecent {
+		var random [pki.SerialRandomSize]byte
+		_, _ = rand.Read(random[:])
+		serial, err := pki.MakeSerial(time.Now(), random)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !r.add(serial) || r.add(serial) {
+			t.Fatal("a certificate is not new once")
+		}
+		if n := len(r.newest) + len(r.before); n > 2*maxRecent {
+			t.Fatalf("%d certificates are remembered", n)
+		}
+	}
+}
+
+func TestAFailedEntryIsAnError(t *testing.T) {
+	b := &book{fail: errors.New("disk full")}
+	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	id := sourceID(t, 1)
+	defer r.Close(context.Background())
+	if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err == nil {
+		t.Error("the entry is lost and nobody hears of it")
+	}
+}

@@ -1,0 +1,22 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/brevet-pki/brevet/internal/cli/clitest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"brevet-bench": main})
+}
+
+// TestScripts runs the binary as people do.
+func TestScripts(t *testing.T) { clitest.Run(t, "brevet") }
+
+func TestOneFlagOneValue(t *testing.T) {
+	if flags := clitest.OneFlagOneValue(t, newRoot()); flags < 20 {
+		t.Errorf("there are %d flags", flags)
+	}
+}

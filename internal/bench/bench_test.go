@@ -1,0 +1,156 @@
+package bench
+
+import (
+	"bytes"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/internal/cli/output"
+)
+
+func TestSpread(t *testing.T) {
+	for _, c := range []struct {
+		values []float64
+		want   spread
+	}{
+		{[]float64{7}, spread{7, 7, 7}},
+		{[]float64{3, 1, 2}, spread{1, 2, 3}},
+		{[]float64{4, 1, 2, 3}, spread{1, 2.5, 4}},
+		{[]float64{123456, 0.000123456}, spread{0.0001235, 61728, 123456}},
+	} {
+		if got, err := spreadOf("x", c.values); err != nil || got != c.want {
+			t.Errorf("spreadOf(%v) = %v, %v, want %v", c.values, got, err, c.want)
+		}
+	}
+	for _, values := range [][]float64{nil, {1, 0}, {1, -1}, {math.NaN()}, {math.Inf(1)}} {
+		if got, err := spreadOf("x", values); err == nil {
+			t.Errorf("spreadOf(%v) = %v, and it was not measured", values, got)
+		}
+	}
+}
+
+func TestBenchTextIsNoDER(t *testing.T) {
+	if signedText[0] == 0x30 || signedText[len(signedText)-1] != 0 {
+		t.Error("what a measurement signs could be the beginning of something that X.509 signs")
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	var l load
+	if !math.IsNaN(l.quantile(0.5)) {
+		t.Error("no calls have a median")
+	}
+	for ms := range 200 {
+		l.latencies = append(l.latencies, time.Duration(ms+1)*time.Millisecond)
+	}
+	for share, want := range map[float64]float64{0.5: 100, 0.99: 198, 1: 200} {
+		if got := l.quantile(share); got != want {
+			t.Errorf("quantile(%v) = %v, want %v", share, got, want)
+		}
+	}
+}
+
+func TestWithoutWrk(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	if path, err := findWrk(); err == nil || !strings.Contains(err.Error(), "apt-get install wrk") {
+		t.Errorf("findWrk() = %q, %v: want how to install it", path, err)
+	}
+}
+
+// TestReport: each field comes with its spread, in one object, and one that was not measured leaves nothing to be read.
+func TestReport(t *testing.T) {
+	var out bytes.Buffer
+	cmd := &cobra.Command{}
+	output.Flag(cmd)
+	cmd.SetOut(&out)
+	if err := cmd.ParseFlags([]string{"--output", "json"}); err != nil {
+		t.Fatal(err)
+	}
+	p, err := output.New(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{Printer: p}
+	measured := rounds{}
+	for _, v := range []float64{3, 1, 2} {
+		measured.add(map[string]float64{"a": v, "b": v / 10})
+	}
+	if err := b.report(map[string]any{"rounds": 3}, measured, []string{"a", "b"}); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"a":2,"b":0.2,"rounds":3,"spread":{"a":{"min":1,"median":2,"max":3},"b":{"min":0.1,"median":0.2,"max":0.3}}}` + "\n"
+	if out.String() != want {
+		t.Errorf("%s\nwant %s", &out, want)
+	}
+	out.Reset()
+	measured.add(map[string]float64{"b": 0})
+	for _, fields := range [][]string{{"a", "b"}, {"a", "c"}} {
+		if err := b.report(map[string]any{}, measured, fields); err == nil || out.Len() > 0 {
+			t.Errorf("%q: %v, and prints %q", fields, err, &out)
+		}
+	}
+}
+
+// TestWhoHasADirectory: one that a measurement has is no other's, nor is one of another account or one that is gone.
+func TestWhoHasADirectory(t *testing.T) {
+	dir := t.TempDir()
+	lock, err := lockDirectory(dir)
+	if err != nil || lock == nil {
+		t.Fatal(lock, err)
+	}
+	if again, err := lockDirectory(dir); err != nil || again != nil {
+		t.Errorf("the lock of a measurement that goes on: %v, %v", again, err)
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if lock, err = lockDirectory(dir); err != nil || lock == nil {
+		t.Errorf("the lock of one that has ended: %v, %v", lock, err)
+	}
+	if gone, err := lockDirectory(filepath.Join(dir, "gone")); err != nil || gone != nil {
+		t.Errorf("the lock of nothing: %v, %v", gone, err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := lockDirectory(link); err == nil {
+		t.Errorf("the lock of a link: %v", f)
+	}
+
+	other := "/"
+	if os.Geteuid() == 0 {
+		other = t.TempDir()
+		if err := os.Chown(other, 65534, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := checkOwn(other); err == nil || !strings.Contains(err.Error(), "measure as that") {
+		t.Errorf("another account's: %v", err)
+	}
+	if err := checkOwn(dir); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAFullDiskIsNamed(t *testing.T) {
+	why := errors.New("why")
+	full := &bench{parent: "/proc"} // a file system that has no room for anything
+	if err := full.explain(why); !errors.Is(err, why) || !strings.Contains(err.Error(), "set TMPDIR") {
+		t.Error(err)
+	}
+	full.config = "brevet.yaml"
+	if err := full.explain(why); !errors.Is(err, why) || !strings.Contains(err.Error(), "make room") {
+		t.Error(err)
+	}
+	if err := full.explain(nil); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,204 @@
+package floor
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// What a floor is there to be compared with cannot be part of it, nor can anything else of Brevet.
+func TestNothingOfOursIsBelow(t *testing.T) {
+	const self = "github.com/brevet-pki/brevet/internal/bench/floor"
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := strings.Fields(string(out))
+	if !slices.Contains(packages, self) {
+		t.Fatalf("go list does not name the floor: %q", packages)
+	}
+	for _, p := range packages {
+		if strings.HasPrefix(p, "github.com/brevet-pki/") && p != self {
+			t.Errorf("the floor stands on %s", p)
+		}
+	}
+}
+
+// The schema is the store's, statement for statement.
+func TestSchemaIsTheStores(t *testing.T) {
+	text, err := os.ReadFile("../../../store/sqlite/migrations/00008_initial.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := map[string]bool{}
+	for _, s := range statements(string(text)) {
+		theirs[s] = true
+	}
+	ours := statements(schema)
+	if len(ours) < 7 {
+		t.Fatalf("the schema has %d statements", len(ours))
+	}
+	for _, s := range ours {
+		if !theirs[s] {
+			t.Errorf("the store's migration does not have: %s", s)
+		}
+		delete(theirs, s)
+	}
+	table := regexp.MustCompile(`^CREATE (?:UNIQUE )?INDEX \w+ ON (\w+)`)
+	for s := range theirs { // an index that were missing here would make the floor too fast a one
+		if m := table.FindStringSubmatch(s); len(m) > 1 && strings.Contains(schema, "CREATE TABLE "+m[1]+" ") {
+			t.Errorf("the floor lacks: %s", s)
+		}
+	}
+}
+
+func statements(text string) []string {
+	text = regexp.MustCompile(`--[^\n]*`).ReplaceAllString(text, "")
+	var found []string
+	for s := range strings.SplitSeq(text, ";") {
+		if s = strings.Join(strings.Fields(s), " "); s != "" {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// The entry that the floor writes has the size of the one that the store writes.
+func TestEntryHasTheSizeOfARealOne(t *testing.T) {
+	id, err := pki.ParseSPIFFEID("spiffe://dev.brevet.internal/device/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial, err := pki.MakeSerial(time.Now(), [pki.SerialRandomSize]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer := pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Issuing CA")})
+	b, err := translog.Entry{
+		Time: time.Now(), Actor: pki.ActorIdentity(id), Action: translog.CertificateIssued, Outcome: translog.Done, Identity: id,
+		Changes: []pki.StatusChange{{
+			Ref: pki.CertRef{Issuer: issuer, Serial: serial}, NotAfter: time.Now(), Status: pki.Status{State: pki.Good, Version: 1}, Fingerprint: make([]byte, 32),
+		}},
+		Facts: map[string]string{"predecessor": serial.String(), "profile": "device", "request": strings.Repeat("01", 16)},
+	}.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(b) != entrySize {
+		t.Errorf("an entry about a renewal has %d octets, and the floor's %d", len(b), entrySize)
+	}
+}
+
+func TestFloor(t *testing.T) {
+	f := open(t)
+	cost, err := f.Cost(t.Context(), 30*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cost.Check <= 0 || cost.Sign <= 0 || cost.Write <= 0 || cost.Bound() <= 0 {
+		t.Errorf("a cost was not measured: %+v", cost)
+	}
+	before := count(t, f, "certificates")
+	goroutines, err := f.Best(t.Context(), 140*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rate, err := f.Rate(t.Context(), MaxGoroutines, 50*time.Millisecond)
+	if err != nil || rate <= 0 {
+		t.Errorf("%v certificates a second by more goroutines than sessions: %v", rate, err)
+	}
+	rate, err = f.Rate(t.Context(), goroutines, 50*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rate <= 0 || goroutines < 1 || goroutines > MaxGoroutines {
+		t.Errorf("%v certificates a second by %d goroutines", rate, goroutines)
+	}
+	certificates := count(t, f, "certificates")
+	if certificates <= before {
+		t.Error("the database has no more certificates than before")
+	}
+	if n := count(t, f, "log"); n != certificates-MaxGoroutines {
+		t.Errorf("the database has %d rows in log for %d certificates", n, certificates-MaxGoroutines)
+	}
+	if n := count(t, f, "chain"); n == 0 || n > certificates {
+		t.Errorf("the database has %d rows in chain", n)
+	}
+	if n := count(t, f, "intents"); n != 0 {
+		t.Errorf("%d intents are left", n)
+	}
+}
+
+func open(t *testing.T) *Floor {
+	t.Helper()
+	conf, err := hsm.WriteSoftHSM(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(hsm.SoftHSMConfEnv, conf)
+	module, err := hsm.FindSoftHSM()
+	if err != nil {
+		t.Fatalf("%v: run deploy/setup.sh --test", err)
+	}
+	text := make([]byte, 8)
+	_, _ = rand.Read(text)
+	pin, err := hsm.NewPIN([]byte(hex.EncodeToString(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial, err := hsm.InitToken(t.Context(), module, "floor", pin, pin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := hsm.Open(t.Context(), hsm.Config{Module: module, TokenLabel: "floor"}, pin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := token.Generate(t.Context(), "key", hsm.P256); err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Directory: t.TempDir(), Module: module, TokenLabel: "floor", KeyLabel: "key", Sessions: 8}
+	f, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bySerial := Config{Module: module, TokenSerial: serial, KeyLabel: "key"}
+	if same, err := openToken(bySerial); err != nil || same.slot != f.token.slot || !same.public.Equal(f.token.public) {
+		t.Errorf("the token with serial %s: %v", serial, err)
+	}
+	bySerial.TokenSerial = "0"
+	if other, err := openToken(bySerial); err == nil {
+		t.Errorf("a token with serial 0: slot %d", other.slot)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(f.Close(), token.Close()); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Join(c.Directory, "floor.db")); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func count(t *testing.T, f *Floor, table string) int {
+	t.Helper()
+	var n int
+	if err := f.journal.conn.QueryRowContext(t.Context(), "SELECT count(*) FROM "+table).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

@@ -1,0 +1,398 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/internal/bench/floor"
+	"github.com/brevet-pki/brevet/internal/cli"
+)
+
+// maxCallers is how many connections a measurement holds.
+const maxCallers = 1024
+
+// leastRound is the shortest round.
+const leastRound = 20 * time.Millisecond
+
+// floorReach is what a floor has to reach of the rate at which all cores do its single operations: one that is slower
+// waits for something that it need not, and is no floor.
+const floorReach = 0.85
+
+// issueBench is a measurement of a whole server.
+type issueBench struct {
+	commonFlags
+	callers        int
+	newConnections bool
+	pace           pace
+	preload        int
+	bulk           bool
+	count          int
+}
+
+func newIssue() *cobra.Command {
+	b := issueBench{commonFlags: commonFlags{rounds: 3}}
+	cmd := &cobra.Command{
+		Use: "issue", Short: "Measure how many certificates a second a server issues", Args: cobra.NoArgs,
+		Long: "issue starts a server process with a token and a store of its own in a temporary directory, and has operators order\n" +
+			"certificates for devices without pause, each over a connection that it keeps. In turn with it, it measures the floor, which\n" +
+			"is the same work with nothing of Brevet around it and no RPC, and the token alone; each takes as long again as\n" +
+			"--duration. Load and floor share this machine's cores with the server. Set TMPDIR to measure another disk.\n\n" +
+			"With --new-connections each certificate takes a TLS handshake of its own, and handshake_ratio is its rate to that of\n" +
+			"an empty call in the place of the certificate. With --token-rate the token makes so many signatures a second at\n" +
+			"most, each after --token-latency: token_share is how much of that rate certificates reach, and open_loop_p99_ms is\n" +
+			"what one takes when requests come at random times at 80 % of it. With --bulk each caller is an operator's stream of\n" +
+			"orders, for 64 devices at once.",
+	}
+	f := cmd.Flags()
+	f.IntVar(&b.callers, "callers", 16, "operators that order at once")
+	f.BoolVar(&b.newConnections, "new-connections", false, "a new connection for each certificate")
+	f.BoolVar(&b.bulk, "bulk", false, "callers are streams of orders, each with 64 under way")
+	f.IntVar(&b.count, "count", 0, "with --bulk, how many certificates are issued in each round, however long that takes")
+	f.IntVar(&b.preload, "preload", 0, "certificates that the store holds beforehand; a server with an empty one is measured in turn")
+	b.pace.flags(cmd)
+	b.timed(cmd, "10s", "how long certificates are issued, in all rounds together")
+	placeFlag(cmd)
+	b.measures(cmd, b.check, b.run, "MEASURE", "MEDIAN", "MIN", "MAX")
+	return cmd
+}
+
+func (b *issueBench) check() error {
+	if _, err := b.round(leastRound); err != nil {
+		return err
+	}
+	if b.callers < 1 || b.callers > maxCallers {
+		return cli.WrongUse(fmt.Sprintf("--callers %d: give 1 to %d", b.callers, maxCallers))
+	}
+	if err := b.pace.check(); err != nil {
+		return cli.WrongUse(err.Error())
+	}
+	if b.pace.latency > 0 && b.pace.rate == 0 {
+		return cli.WrongUse("--token-latency goes with --token-rate")
+	}
+	given := 0
+	for _, is := range []bool{b.newConnections, !b.pace.isZero(), b.preload != 0, b.bulk} {
+		if is {
+			given++
+		}
+	}
+	if given > 1 || b.preload < 0 {
+		return cli.WrongUse("--new-connections, --token-rate, --preload and --bulk measure different things: give one of them")
+	}
+	if b.count < 0 || b.count > 0 && (!b.bulk || b.count < b.callers*ordersInFlight) {
+		return cli.WrongUse(fmt.Sprintf("--count goes with --bulk, and is at least %d for each caller", ordersInFlight))
+	}
+	return nil
+}
+
+// mode is one way to ask for certificates, and what it measures beside what all do.
+type mode struct {
+	put     func(ctx context.Context, p *party, d time.Duration) (load, error)
+	options []string // of the server
+	fields  []string
+	measure func(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error
+	counted bool // a round is so many certificates, and none go before the first one
+}
+
+func (b *issueBench) mode() mode {
+	switch {
+	case b.newConnections:
+		return mode{put: each((*caller).issueAnew), fields: []string{"handshakes_per_second", "handshake_ratio"}, measure: measureHandshakes}
+	case !b.pace.isZero():
+		return mode{
+			put: each((*caller).issue), fields: []string{"token_share", "open_loop_p99_ms", "open_loop_latencies"}, measure: b.measureArrivals,
+			options: []string{"--token-rate", decimal(b.pace.rate), "--token-latency", b.pace.latency.String()},
+		}
+	case b.preload > 0:
+		return mode{put: each((*caller).issue), fields: []string{"growth_ratio", "empty_certificates_per_second"}, measure: measureEmpty}
+	case b.bulk:
+		return mode{measure: measureNothing, counted: b.count > 0, put: func(ctx context.Context, p *party, d time.Duration) (load, error) {
+			return putOrders(ctx, p.streams, b.count, d)
+		}}
+	default:
+		return mode{put: each((*caller).issue), measure: measureNothing}
+	}
+}
+
+// each has all callers make a call, over and over.
+func each(call func(*caller, context.Context) (time.Duration, error)) func(context.Context, *party, time.Duration) (load, error) {
+	return func(ctx context.Context, p *party, d time.Duration) (load, error) {
+		return putLoad(ctx, p.callers, call, d)
+	}
+}
+
+func measureNothing(context.Context, *issueRig, time.Duration, map[string]float64) error { return nil }
+
+// measureHandshakes makes empty calls over new connections.
+func measureHandshakes(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
+	l, err := putLoad(ctx, r.callers, (*caller).greetAnew, d)
+	values["handshakes_per_second"], values["handshake_ratio"] = l.rate, values["certificates_per_second"]/l.rate
+	return err
+}
+
+// measureEmpty has the callers of the server whose store was not filled ask for certificates.
+func measureEmpty(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
+	l, err := r.put(ctx, r.empty, d)
+	values["empty_certificates_per_second"], values["growth_ratio"] = l.rate, values["certificates_per_second"]/l.rate
+	return err
+}
+
+// openShare is how much of the token's rate requests come at that do not wait for each other.
+const openShare = 0.8
+
+// measureArrivals has requests come at random times.
+func (b *issueBench) measureArrivals(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
+	l, err := arrive(ctx, r.callers, openShare*b.pace.rate, d)
+	if over := new(overrun); errors.As(err, &over) {
+		return fmt.Errorf("%w; give a --token-rate of %.0f or less, which it keeps up with", err, over.reached)
+	}
+	values["token_share"] = values["certificates_per_second"] / b.pace.rate
+	values["open_loop_p99_ms"] = l.quantile(0.99)
+	values["open_loop_latencies"] = l.quantile(0.99) / max(1, float64(b.pace.latency)/float64(time.Millisecond))
+	return err
+}
+
+// issueRig is everything that is measured.
+type issueRig struct {
+	mode
+	*bench
+	*party
+	empty      *party // with --preload, what the first one is compared with
+	floor      *floor.Floor
+	goroutines int // that the floor is fastest with
+}
+
+// party is a server and its callers.
+type party struct {
+	server  *serverProcess
+	callers []*caller
+	streams []*orderer // with --bulk, in the place of callers
+}
+
+func (p *party) close() error {
+	if p == nil {
+		return nil
+	}
+	var err error
+	for _, c := range p.callers {
+		err = errors.Join(err, c.close())
+	}
+	for _, o := range p.streams {
+		err = errors.Join(err, o.close())
+	}
+	if p.server != nil {
+		err = errors.Join(err, p.server.stop())
+	}
+	return err
+}
+
+// issueFields are what a round measures, in the order that they are shown in.
+var issueFields = []string{
+	"certificates_per_second", "p50_ms", "p99_ms", "token_signatures_per_second", "floor_per_second", "floor_ratio",
+	"floor_reach", "rss_mib", "bytes_per_certificate", "server_cpu_us", "load_cpu_us", "floor_cpu_us",
+}
+
+func (b *issueBench) run(ctx context.Context, place *bench) (err error) {
+	d, err := b.round(leastRound)
+	if err != nil {
+		return err
+	}
+	rig := &issueRig{mode: b.mode(), bench: place}
+	defer func() { err = errors.Join(err, rig.close()) }()
+	if rig.party, err = b.open(ctx, rig, "server", b.preload); err != nil {
+		return err
+	}
+	if b.preload > 0 {
+		if rig.empty, err = b.open(ctx, rig, "empty", 0); err != nil {
+			return err
+		}
+	}
+	if rig.floor, err = place.floor(ctx); err != nil {
+		return err
+	}
+	measured, err := rig.rounds(ctx, b.rounds, d)
+	if err != nil {
+		return err
+	}
+	return b.report(rig, measured)
+}
+
+func (r *issueRig) close() error {
+	var err error
+	if r.floor != nil {
+		err = r.floor.Close()
+	}
+	return errors.Join(err, r.party.close(), r.empty.close())
+}
+
+// open starts a server, on a store that holds so many certificates, and enrolls its callers.
+func (b *issueBench) open(ctx context.Context, rig *issueRig, name string, certificates int) (p *party, err error) {
+	p = &party{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+			p = nil
+		}
+	}()
+	rig.say("starting a server of its own")
+	d, err := rig.newDev(ctx, name)
+	if err != nil {
+		return p, err
+	}
+	if certificates > 0 {
+		if err := rig.fillStore(ctx, d, filling{certificates: certificates, perIdentity: perIdentity}); err != nil {
+			return p, err
+		}
+	}
+	if p.server, err = rig.startServer(ctx, d, rig.options...); err != nil {
+		return p, err
+	}
+	operator, err := enroll.ReadPair(p.server.dev.OperatorDir())
+	if err != nil {
+		return p, err
+	}
+	rig.say("connecting %d callers", b.callers)
+	if b.bulk {
+		p.streams, err = openStreams(ctx, operator, b.callers)
+		return p, err
+	}
+	p.callers, err = openCallers(ctx, operator, b.callers)
+	return p, err
+}
+
+func (r *issueRig) rounds(ctx context.Context, n int, d time.Duration) (rounds, error) {
+	var err error
+	if !r.counted { // files and caches grow to their size
+		if _, err = r.put(ctx, r.party, d); err != nil {
+			return nil, err
+		}
+	}
+	if r.goroutines, err = r.floor.Best(ctx, d); err != nil {
+		return nil, err
+	}
+	r.say("the floor is fastest with %d goroutines", r.goroutines)
+	measured := rounds{}
+	for i := range n {
+		values, err := r.round(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		measured.add(values)
+		r.say("round %d of %d: %.0f certificates a second, floor %.0f", i+1, n, values["certificates_per_second"], values["floor_per_second"])
+	}
+	return measured, nil
+}
+
+// round measures everything once. What the server has stored is looked at after the floor, by when its log is in the
+// archive too.
+func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float64, error) {
+	before, err := r.server.stored()
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]float64{}
+	n, err := r.load(ctx, d, values)
+	if err != nil {
+		return nil, err
+	}
+	if values["token_signatures_per_second"], err = signatureRate(ctx, r.key, r.like.Token.Sessions, d); err != nil {
+		return nil, err
+	}
+	if err := r.compare(ctx, d, values); err != nil {
+		return nil, err
+	}
+	after, err := r.server.stored()
+	if err != nil {
+		return nil, err
+	}
+	values["bytes_per_certificate"] = (after - before) / float64(n)
+	return values, r.measure(ctx, r, d, values)
+}
+
+// load has the callers ask for certificates, and says how many they got.
+func (r *issueRig) load(ctx context.Context, d time.Duration, values map[string]float64) (int, error) {
+	before, err := r.cpu()
+	if err != nil {
+		return 0, err
+	}
+	l, err := r.put(ctx, r.party, d)
+	if err != nil {
+		return 0, err
+	}
+	after, err := r.cpu()
+	if err != nil {
+		return 0, err
+	}
+	n := len(l.latencies)
+	values["certificates_per_second"], values["p50_ms"], values["p99_ms"] = l.rate, l.quantile(0.5), l.quantile(0.99)
+	values["server_cpu_us"] = micros(after.server-before.server) / float64(n)
+	values["load_cpu_us"] = micros(after.load-before.load) / float64(n)
+	values["rss_mib"], err = r.server.residentMiB()
+	return n, err
+}
+
+// compare measures the floor.
+func (r *issueRig) compare(ctx context.Context, d time.Duration, values map[string]float64) error {
+	cost, err := r.floor.Cost(ctx, d/3)
+	if err != nil {
+		return err
+	}
+	before, err := ownCPU()
+	if err != nil {
+		return err
+	}
+	rate, err := r.floor.Rate(ctx, r.goroutines, d)
+	if err != nil {
+		return err
+	}
+	after, err := ownCPU()
+	if err != nil {
+		return err
+	}
+	r.say("floor, one certificate: check %s, sign %s, write %s", cost.Check, cost.Sign, cost.Write)
+	values["floor_per_second"], values["floor_ratio"] = rate, values["certificates_per_second"]/rate
+	values["floor_reach"], values["floor_cpu_us"] = rate/cost.Bound(), micros(after-before)/(rate*d.Seconds())
+	return nil
+}
+
+// spentCPU is the processor time that the server, and this process, have used so far. What a certificate costs in it
+// says more than a rate where others use the machine too.
+type spentCPU struct{ server, load time.Duration }
+
+func (r *issueRig) cpu() (c spentCPU, err error) {
+	if c.server, err = r.server.cpu(); err != nil {
+		return c, err
+	}
+	c.load, err = ownCPU()
+	return c, err
+}
+
+func ownCPU() (time.Duration, error) {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0, fmt.Errorf("processor time was not measured: %w", err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
+}
+
+func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+func (b *issueBench) report(rig *issueRig, measured rounds) error {
+	reach, err := spreadOf("floor_reach", measured["floor_reach"])
+	if err != nil {
+		return err
+	}
+	if reach.Median < floorReach {
+		rig.say("warning: the floor reaches %.2f of what its single operations allow, under %.2f: it does not count as one, and floor_ratio "+
+			"flatters the server; measure with nothing else running, and longer; it stays so where processors are threads of one core", reach.Median, floorReach)
+	}
+	return rig.report(map[string]any{
+		"callers": b.callers, "rounds": b.rounds, "floor_goroutines": rig.goroutines, "floor_counts": reach.Median >= floorReach,
+	}, measured, slices.Concat(issueFields, rig.fields))
+}

@@ -1,0 +1,224 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/brevet-pki/brevet/internal/cli"
+	"github.com/brevet-pki/brevet/internal/cli/devca"
+	"github.com/brevet-pki/brevet/internal/cli/file"
+	"github.com/brevet-pki/brevet/internal/cli/node"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/sqlite"
+)
+
+// Of the certificates that are issued for a measurement of OCSP, these parts are revoked, and asked about.
+const (
+	revokedPart = 100
+	askedPart   = 10
+)
+
+// leastIssued has one certificate revoked, and enough asked about for a mean.
+const leastIssued = 1000
+
+// ocspBench is a measurement of how a server answers OCSP.
+type ocspBench struct {
+	commonFlags
+	issued int
+	wrk    string
+}
+
+func newOCSP() *cobra.Command {
+	b := ocspBench{commonFlags: commonFlags{rounds: 3}}
+	cmd := &cobra.Command{
+		Use: "ocsp", Short: "Measure how many OCSP requests a second a server answers", Args: cobra.NoArgs,
+		Long: "ocsp fills the store of a server process with certificates, revokes a hundredth of them, asks about a tenth once,\n" +
+			"and has wrk ask about random ones of those over connections that it keeps: by GET, by POST, and by POST with a\n" +
+			"nonce, for which each answer is signed. In turn with it wrk asks a process that does nothing but write octets of\n" +
+			"an answer's size, as net/http does it at its best, and a process signs as an OCSP delegate does, on all cores.\n" +
+			"static_ratio_get and static_ratio_post are the shares of the bare handler's rate that the server reaches, and\n" +
+			"signed_ratio is its share of what answering and signing, one after the other, come to. Each of the six takes\n" +
+			"as long as --duration. wrk shares this machine's cores with what it asks.",
+	}
+	cmd.Flags().IntVar(&b.issued, "issued", maxIssued, "certificates that the store holds")
+	b.timed(cmd, "30s", "how long each way of asking is measured, in all rounds together")
+	b.measures(cmd, b.check, b.run, "MEASURE", "MEDIAN", "MIN", "MAX")
+	return cmd
+}
+
+func (b *ocspBench) check() error {
+	if _, err := b.round(wrkRound); err != nil {
+		return err
+	}
+	if b.issued < leastIssued || b.issued > maxIssued {
+		return cli.WrongUse(fmt.Sprintf("--issued %d: give %d to %d", b.issued, leastIssued, maxIssued))
+	}
+	var err error
+	b.wrk, err = findWrk()
+	return err
+}
+
+// maxIssued is for what a responder keeps of the answers: a tenth of it, and room beside it.
+const maxIssued = 1_000_000
+
+// ocspRig is everything that is measured.
+type ocspRig struct {
+	*bench
+	wrk    string
+	server *serverProcess
+	bare   *bareServer
+	ways   []*way
+	octets float64 // of an answer, on average
+}
+
+func (r *ocspRig) close() error {
+	var err error
+	if r.bare != nil {
+		err = r.bare.stop()
+	}
+	if r.server != nil {
+		err = errors.Join(err, r.server.stop())
+	}
+	return err
+}
+
+func (b *ocspBench) run(ctx context.Context, place *bench) (err error) {
+	d, err := b.round(wrkRound)
+	if err != nil {
+		return err
+	}
+	rig := &ocspRig{bench: place, wrk: b.wrk}
+	defer func() { err = errors.Join(err, rig.close()) }()
+	if err := b.prepare(ctx, rig); err != nil {
+		return err
+	}
+	measured := rounds{}
+	for n := range b.rounds {
+		values, err := rig.round(ctx, d.Truncate(wrkRound))
+		if err != nil {
+			return err
+		}
+		measured.add(values)
+		rig.say("round %d of %d: %.0f GET, %.0f POST, %.0f nonces a second: %.2f, %.2f, %.2f of what is possible", n+1, b.rounds,
+			values["get_per_second"], values["post_per_second"], values["nonce_per_second"],
+			values["static_ratio_get"], values["static_ratio_post"], values["signed_ratio"])
+	}
+	return place.report(map[string]any{
+		"issued": b.issued, "revoked": b.issued / revokedPart, "asked": b.issued / askedPart, "connections": wrkConnections, "rounds": b.rounds,
+	}, measured, ocspFields)
+}
+
+// prepare fills a server's store, has the server answer what will be asked once, and starts the bare one.
+func (b *ocspBench) prepare(ctx context.Context, rig *ocspRig) error {
+	rig.say("starting a server of its own")
+	d, err := rig.newDev(ctx, "server")
+	if err != nil {
+		return err
+	}
+	issued := make([]pki.CertRef, 0, b.issued)
+	if err := rig.fillStore(ctx, d, filling{
+		certificates: b.issued, perIdentity: perIdentity, made: func(ref pki.CertRef) { issued = append(issued, ref) },
+	}); err != nil {
+		return err
+	}
+	rig.say("revoking %d of them", b.issued/revokedPart)
+	shuffle(issued)
+	if err := revokeAll(ctx, d, issued[:b.issued/revokedPart]); err != nil {
+		return err
+	}
+	if rig.server, err = rig.startServer(ctx, d); err != nil {
+		return err
+	}
+	shuffle(issued)
+	issuing, err := file.ReadCertificate(d.IssuingFile())
+	if err != nil {
+		return err
+	}
+	if rig.ways, err = writeWays(rig.dir, issuing, issued[:b.issued/askedPart]); err != nil {
+		return err
+	}
+	rig.say("asking about %d once", b.issued/askedPart)
+	for _, w := range rig.ways {
+		if err := w.tryOut(ctx, d.HTTP); err != nil {
+			return err
+		}
+	}
+	rig.octets = rig.ways[0].body
+	rig.bare, err = rig.startBareServer(ctx, int(rig.octets))
+	return err
+}
+
+func shuffle(refs []pki.CertRef) {
+	rand.Shuffle(len(refs), func(i, j int) { refs[i], refs[j] = refs[j], refs[i] }) //nolint:gosec // of no use to anybody who guesses it
+}
+
+// revokers is how many orders share transactions.
+const revokers = 128
+
+// revokeAll revokes certificates in the store of a development CA that is not running.
+func revokeAll(ctx context.Context, d devca.CA, refs []pki.CertRef) (err error) {
+	c := node.Config{Directory: d.Dir}
+	db, err := sqlite.Open(ctx, c.StorePath())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(revokers)
+	for _, ref := range refs {
+		group.Go(func() error {
+			_, err := db.Revocation().Apply(ctx, revocation.Change{
+				Action: revocation.Revoke, Reason: pki.Superseded, Certificate: ref, Actor: preloadActor, At: time.Now(),
+			})
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// round measures everything once: what is compared comes after each other.
+func (r *ocspRig) round(ctx context.Context, d time.Duration) (map[string]float64, error) {
+	values := map[string]float64{"answer_octets": r.octets}
+	var err error
+	for _, w := range r.ways {
+		l, err := r.ask(ctx, w, r.server.dev.HTTP, r.server.cmd.Process, w.octets, d)
+		if err != nil {
+			return nil, err
+		}
+		values[w.name+"_per_second"], values[w.name+"_p50_ms"], values[w.name+"_p99_ms"] = l.rate, l.p50, l.p99
+		values[w.name+"_server_cpu_us"], values[w.name+"_load_cpu_us"] = l.serverCPU, l.loadCPU
+		if !w.compared {
+			continue
+		}
+		bare, err := r.ask(ctx, w, r.bare.address, r.bare.cmd.Process, 0, d)
+		if err != nil {
+			return nil, err
+		}
+		values["bare_"+w.name+"_per_second"], values["static_ratio_"+w.name] = bare.rate, l.rate/bare.rate
+		values["bare_"+w.name+"_server_cpu_us"] = bare.serverCPU
+	}
+	if values["signatures_per_second"], values["signature_cpu_us"], err = r.delegateRate(ctx, d); err != nil {
+		return nil, err
+	}
+	// A signed answer takes a POST's time and a signature's.
+	values["signed_bound_per_second"] = 1 / (1/values["bare_post_per_second"] + 1/values["signatures_per_second"])
+	values["signed_ratio"] = values["nonce_per_second"] / values["signed_bound_per_second"]
+	values["rss_mib"], err = r.server.residentMiB()
+	return values, err
+}
+
+// ocspFields are what a round measures, in the order that they are shown in.
+var ocspFields = []string{
+	"static_ratio_get", "static_ratio_post", "signed_ratio", "get_per_second", "get_p50_ms", "get_p99_ms", "bare_get_per_second",
+	"post_per_second", "post_p50_ms", "post_p99_ms", "bare_post_per_second", "nonce_per_second", "nonce_p50_ms", "nonce_p99_ms",
+	"signatures_per_second", "signed_bound_per_second", "get_server_cpu_us", "get_load_cpu_us", "bare_get_server_cpu_us",
+	"post_server_cpu_us", "post_load_cpu_us", "bare_post_server_cpu_us", "nonce_server_cpu_us", "nonce_load_cpu_us", "signature_cpu_us",
+	"answer_octets", "rss_mib",
+}

@@ -1,0 +1,79 @@
+package bench
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/hsm"
+)
+
+// pace makes a token as slow as one behind a network, for measurements. The zero value is the token as it is.
+type pace struct {
+	rate    float64       // signatures a second, at most; zero for no limit
+	latency time.Duration // of each, before the token is asked
+}
+
+func (p *pace) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.Float64Var(&p.rate, "token-rate", 0, "signatures a second that the token makes at most (default: no limit)")
+	f.DurationVar(&p.latency, "token-latency", 0, "how long the token waits before each signature, with --token-rate")
+}
+
+func (p pace) isZero() bool { return p == pace{} }
+
+func (p pace) check() error {
+	if p.rate < 0 || p.latency < 0 {
+		return errors.New("--token-rate and --token-latency are not below zero")
+	}
+	if p.rate*p.latency.Seconds() > hsm.DefaultSessions {
+		return fmt.Errorf("--token-rate %g with --token-latency %s takes more than %d sessions", p.rate, p.latency, hsm.DefaultSessions)
+	}
+	return nil
+}
+
+// signer puts the pace before a key. What waits for its turn does so in the order that it came.
+func (p pace) signer(key crypto.Signer) crypto.Signer {
+	if p.isZero() {
+		return key
+	}
+	return &pacedSigner{Signer: key, pace: p, sessions: make(chan struct{}, hsm.DefaultSessions)}
+}
+
+// pacedSigner is a key whose signatures begin no sooner than the pace allows.
+type pacedSigner struct {
+	crypto.Signer
+	pace     pace
+	sessions chan struct{} // a slot is held while the token has a request
+
+	mu   sync.Mutex
+	next time.Time // when the next signature may begin
+}
+
+// Sign implements crypto.Signer.
+func (s *pacedSigner) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	s.sessions <- struct{}{}
+	defer func() { <-s.sessions }()
+	time.Sleep(time.Until(s.turn()) + s.pace.latency)
+	return s.Signer.Sign(random, digest, opts)
+}
+
+// turn takes the next place. A key that was idle has saved nothing up.
+func (s *pacedSigner) turn() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if s.next.Before(now) {
+		s.next = now
+	}
+	at := s.next
+	if s.pace.rate > 0 {
+		s.next = at.Add(time.Duration(float64(time.Second) / s.pace.rate))
+	}
+	return at
+}

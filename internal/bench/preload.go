@@ -1,0 +1,197 @@
+package bench
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/internal/cli/devca"
+	"github.com/brevet-pki/brevet/internal/cli/file"
+	"github.com/brevet-pki/brevet/internal/cli/node"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/sqlite"
+)
+
+const (
+	// perIdentity is how many certificates an identity has in a store that was filled.
+	perIdentity = 100
+	// preloadMakers is how many identities are registered at once: they share transactions.
+	preloadMakers = 32
+	// preloadBatch is how many certificates a transaction records.
+	preloadBatch = 256
+)
+
+// preloadActor is who fills a store.
+var preloadActor = pki.ActorCommand("bench")
+
+// filling is what a store is filled with.
+type filling struct {
+	certificates int
+	perIdentity  int
+	labels       map[string]string // of each identity
+	made         func(pki.CertRef) // is told of each certificate; nil for nobody. It is called by one goroutine at a time
+}
+
+// preload fills the store of a development CA that is not running: certificates of the size of real ones, each of a key
+// of its own, signed by a key of this process, with everything that issuing writes.
+func preload(ctx context.Context, d devca.CA, f filling, say func(string, ...any)) (err error) {
+	issuing, err := file.ReadCertificate(d.IssuingFile())
+	if err != nil {
+		return err
+	}
+	domain, err := d.Domain()
+	if err != nil {
+		return err
+	}
+	c := node.Config{Directory: d.Dir}
+	db, err := sqlite.Open(ctx, c.StorePath())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	epoch, _, err := db.CA().Begin(ctx)
+	if err != nil {
+		return err
+	}
+	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	p := &preloader{filling: f, db: db, epoch: epoch, domain: domain, issuing: issuing, signer: signer}
+	records := make(chan ca.Record, preloadBatch)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer close(records)
+		makers, ctx := errgroup.WithContext(ctx)
+		for i := range preloadMakers {
+			makers.Go(func() error { return p.make(ctx, i, records) })
+		}
+		return makers.Wait()
+	})
+	group.Go(func() error { return p.write(ctx, records, say) })
+	return group.Wait()
+}
+
+// preloader makes and writes records. Its fields do not change.
+type preloader struct {
+	filling
+	db      *sqlite.DB
+	epoch   ca.Epoch
+	domain  string // the trust domain
+	issuing *x509.Certificate
+	signer  *ecdsa.PrivateKey
+}
+
+// make makes every preloadMakers-th identity from the first one on, and its certificates.
+func (p *preloader) make(ctx context.Context, first int, made chan<- ca.Record) error {
+	n := p.certificates
+	for i := first; i*p.perIdentity < n; i += preloadMakers {
+		id, err := pki.SPIFFEIDIn(p.domain, fmt.Sprintf("preloaded/%d", i))
+		if err != nil {
+			return err
+		}
+		if _, err := p.db.RA().CreateIdentity(ctx, ra.Identity{
+			ID: id, Kind: pki.Device, Profile: "device", Labels: p.labels, CreatedAt: time.Now(),
+		}, preloadActor); err != nil {
+			return err
+		}
+		for range min(p.perIdentity, n-i*p.perIdentity) {
+			r, err := p.record(id)
+			if err != nil {
+				return err
+			}
+			select {
+			case made <- r:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
+}
+
+func (p *preloader) record(id pki.SPIFFEID) (ca.Record, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return ca.Record{}, err
+	}
+	request, err := newRequestID()
+	if err != nil {
+		return ca.Record{}, err
+	}
+	now := time.Now()
+	var random [pki.SerialRandomSize]byte
+	_, _ = rand.Read(random[:]) // never fails
+	serial, err := pki.MakeSerial(now, random)
+	if err != nil {
+		return ca.Record{}, err
+	}
+	hash, err := pki.HashKey(key.Public())
+	if err != nil {
+		return ca.Record{}, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial.Int(), NotBefore: now.Add(-time.Minute).Truncate(time.Second), NotAfter: now.Add(24 * time.Hour).Truncate(time.Second),
+		Subject: ca.SubjectOf(ca.OIDUserID, id), SubjectKeyId: hash.Bytes()[:20], URIs: []*url.URL{id.URL()},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true, CRLDistributionPoints: []string{"http://127.0.0.1:12345/crl/0123456789abcdef.crl"},
+		OCSPServer: []string{"http://127.0.0.1:12345/ocsp"}, IssuingCertificateURL: []string{"http://127.0.0.1:12345/ca/0123456789abcdef.cer"},
+	}
+	parent := *p.issuing
+	parent.PublicKey = p.signer.Public()
+	der, err := x509.CreateCertificate(rand.Reader, template, &parent, key.Public(), p.signer)
+	return ca.Record{
+		Ref: pki.CertRef{Issuer: pki.IssuerOf(p.issuing), Serial: serial}, Identity: id, Profile: "device", KeyHash: hash,
+		NotBefore: template.NotBefore, NotAfter: template.NotAfter, DER: der, RequestID: request, Actor: preloadActor, Guard: pki.Guard{Key: hash},
+	}, err
+}
+
+// write records what is made, in batches that are announced and settled as the server's are, and sequences the log.
+func (p *preloader) write(ctx context.Context, records <-chan ca.Record, say func(string, ...any)) error {
+	n := p.certificates
+	var open []ca.BatchCommit
+	for done := 0; done < n || len(open) > 0; {
+		next := ca.BatchCommit{Intent: ca.Intent{Batch: ca.NewBatchID()}, At: time.Now()}
+		for len(next.Records) < min(preloadBatch, n-done) {
+			r, ok := <-records
+			if !ok {
+				return context.Cause(ctx)
+			}
+			digest := sha256.Sum256(r.DER)
+			next.Intent.Items = append(next.Intent.Items, ca.IntentItem{Ref: r.Ref, Digest: digest[:], NotAfter: r.NotAfter})
+			next.Records = append(next.Records, r)
+			if p.made != nil {
+				p.made(r.Ref)
+			}
+		}
+		done += len(next.Records)
+		var announce []ca.Intent
+		if len(next.Records) > 0 {
+			announce = []ca.Intent{next.Intent}
+		}
+		if _, err := p.db.CA().Write(ctx, p.epoch, open, announce); err != nil {
+			return err
+		}
+		if open = open[:0]; len(announce) > 0 {
+			open = []ca.BatchCommit{next}
+		}
+		if _, err := p.db.Log().Sequence(ctx, 2*preloadBatch); err != nil {
+			return err
+		}
+		if done/100_000 != (done-len(next.Records))/100_000 {
+			say("%d certificates are in the store", done)
+		}
+	}
+	return nil
+}

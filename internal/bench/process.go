@@ -1,0 +1,30 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"syscall"
+)
+
+// process is one that a measurement takes: this binary again, with the arguments of a hidden command. It gets the token's
+// PIN on its standard input, where nobody else sees it. It ends with the context, and with this process, however that
+// ends; until then it holds the lock of the directory, too.
+func (b *bench) process(ctx context.Context, args ...string) (*exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, self, args...)
+	cmd.Args[0] = os.Args[0]
+	var in bytes.Buffer
+	if err := b.pin.Pass(&in); err != nil {
+		return nil, err
+	}
+	cmd.Stdin, cmd.ExtraFiles = &in, []*os.File{b.lock}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = processTimeout
+	endWithParent(cmd)
+	return cmd, nil
+}

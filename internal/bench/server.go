@@ -1,0 +1,259 @@
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/internal/cli/devca"
+	"github.com/brevet-pki/brevet/internal/cli/node"
+	"github.com/brevet-pki/brevet/internal/service"
+	"github.com/brevet-pki/brevet/server"
+)
+
+// processTimeout bounds the start and the end of a measured server. One whose store was filled brings its archive up to
+// date first.
+const processTimeout = 30 * time.Minute
+
+// serverProcess is a development CA in a process of its own.
+type serverProcess struct {
+	dev   devca.CA
+	cmd   *exec.Cmd
+	ended chan struct{}
+	err   error // of the process; after ended
+}
+
+// newServer is the server that is measured, in a process of its own: that of a development CA whose issuing key is in
+// the token that is measured.
+func newServer() *cobra.Command {
+	var d devca.CA
+	var slow pace
+	var config string
+	cmd := &cobra.Command{
+		Use: "server", Short: "Be the server that is measured, with the token's PIN on standard input", Args: cobra.NoArgs, Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			pin, err := hsm.ReceivePIN(cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			like, err := placeConfig(config)
+			if err != nil {
+				return err
+			}
+			c, err := d.Config()
+			if err != nil {
+				return err
+			}
+			c.Token, c.Profiles, c.CRL.Partitions = like.Token, like.Profiles, like.CRL.Partitions
+			if err := c.Check(); err != nil {
+				return err
+			}
+			return node.Stopped(cmd.Context(), serveMeasured(cmd, d, c, pin, slow))
+		},
+	}
+	d.Flags(cmd)
+	slow.flags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&d.KeyLabel, "key-label", "", "label of the issuing key")
+	f.StringVar(&config, "config", "", "configuration with the token")
+	return cmd
+}
+
+// serveMeasured runs the server of a development CA whose issuing keys sign at a pace.
+func serveMeasured(cmd *cobra.Command, d devca.CA, c node.Config, pin hsm.PIN, slow pace) (err error) {
+	ctx := cmd.Context()
+	log := service.NewLog(cmd.ErrOrStderr(), c.Log.Format, c.Log.Level)
+	defer log.Close()
+	n, err := d.Open(ctx, c, pin, log.Logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	listeners, err := c.OpenListeners(ctx)
+	if err != nil {
+		return err
+	}
+	parts, err := n.ServerConfig(ctx, listeners)
+	if err != nil {
+		return errors.Join(err, listeners.Close())
+	}
+	for i := range parts.Issuers {
+		parts.Issuers[i].Signer = slow.signer(parts.Issuers[i].Signer)
+	}
+	node.BoundGarbage(ctx)
+	s, err := server.New(ctx, parts)
+	if err != nil {
+		return errors.Join(err, listeners.Close())
+	}
+	return d.Serve(cmd, s)
+}
+
+// newDev makes a development CA below the directory, on addresses that nobody listens on. They are in its certificates.
+// The root's key is nowhere once they are made.
+func (b *bench) newDev(ctx context.Context, name string) (devca.CA, error) {
+	addresses, err := devca.FreeAddresses(ctx, 2)
+	if err != nil {
+		return devca.CA{}, err
+	}
+	d := devca.CA{Dir: filepath.Join(b.dir, name), TrustDomain: devca.DefaultTrustDomain, GRPC: addresses[0], HTTP: addresses[1], KeyLabel: b.key.Label()}
+	if err := node.MakeDirectory(d.CeremonyDir()); err != nil {
+		return d, err
+	}
+	root, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		return d, err
+	}
+	return d, d.Certify(d.CeremonyDir(), root, b.key)
+}
+
+// startServer starts the server of a development CA, and waits until it serves. It ends with the context, or by stop.
+// What it logs goes where the measurement says how it goes on.
+func (b *bench) startServer(ctx context.Context, d devca.CA, options ...string) (*serverProcess, error) {
+	args := append([]string{"server", "--dir", d.Dir, "--grpc", d.GRPC, "--http", d.HTTP, "--key-label", d.KeyLabel, "--config", b.config}, options...)
+	s := &serverProcess{dev: d, ended: make(chan struct{})}
+	var err error
+	if s.cmd, err = b.process(ctx, args...); err != nil {
+		return nil, err
+	}
+	s.cmd.Stderr = b.log
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	up := make(chan struct{})
+	go s.follow(out, up)
+	select {
+	case <-up:
+		return s, nil
+	case <-s.ended:
+		return nil, errors.Join(errors.New("the server to measure does not start"), s.err)
+	case <-time.After(processTimeout):
+		return nil, errors.Join(errors.New("the server to measure does not come up"), s.stop())
+	}
+}
+
+// fillStore fills the store of a CA that has not run yet. A server makes it first.
+func (b *bench) fillStore(ctx context.Context, d devca.CA, f filling) error {
+	first, err := b.startServer(ctx, d)
+	if err != nil {
+		return err
+	}
+	if err := first.stop(); err != nil {
+		return err
+	}
+	b.say("filling its store with %d certificates", f.certificates)
+	return preload(ctx, d, f, b.say)
+}
+
+// follow reads what the server prints, which says first that it is up, and waits for its end.
+func (s *serverProcess) follow(out io.Reader, up chan<- struct{}) {
+	lines := bufio.NewScanner(out)
+	if lines.Scan() {
+		close(up)
+	}
+	_, _ = io.Copy(io.Discard, out) // until it is closed
+	s.err = s.cmd.Wait()
+	close(s.ended)
+}
+
+// stop has the server finish. It may have ended by itself, which is an error here.
+func (s *serverProcess) stop() error {
+	select {
+	case <-s.ended:
+		if errors.Is(s.err, context.Canceled) { // it was told to, and did
+			return nil
+		}
+		return errors.Join(errors.New("the measured server ended by itself"), s.err)
+	default:
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-s.ended:
+		if s.err == nil || errors.Is(s.err, context.Canceled) {
+			return nil
+		}
+		return fmt.Errorf("the measured server does not end well, see above: %w", s.err)
+	case <-time.After(processTimeout):
+		return errors.Join(errors.New("the measured server does not stop, and is killed"), s.cmd.Process.Kill())
+	}
+}
+
+// residentMiB is the server's resident memory now (proc(5), VmRSS).
+func (s *serverProcess) residentMiB() (float64, error) {
+	return statusMiB(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid), "VmRSS:")
+}
+
+// statusMiB reads a size in kB from what the kernel says of a process.
+func statusMiB(path, field string) (float64, error) {
+	status, err := os.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("memory was not measured: %w", err)
+	}
+	for line := range bytes.Lines(status) {
+		if value, ok := bytes.CutPrefix(line, []byte(field)); ok {
+			kib, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(string(value)), " kB"), 64)
+			return kib / 1024, err
+		}
+	}
+	return 0, fmt.Errorf("memory was not measured: %s has no %s", path, field)
+}
+
+// clockTicks are those of a second in proc(5): USER_HZ, which is 100 on every architecture that Go runs on.
+const clockTicks = 100
+
+// cpu is the processor time that the server has used so far.
+func (s *serverProcess) cpu() (time.Duration, error) { return cpuOf(s.cmd.Process) }
+
+// cpuOf is the processor time that a process has used so far (proc(5), utime and stime), to a hundredth of a second.
+func cpuOf(p *os.Process) (time.Duration, error) {
+	path := fmt.Sprintf("/proc/%d/stat", p.Pid)
+	stat, err := os.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("processor time was not measured: %w", err)
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // from the third on: a name may have spaces
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("processor time was not measured: %s has %d fields", path, len(fields))
+	}
+	user, err := strconv.ParseInt(fields[11], 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	system, err := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * time.Second / clockTicks, err
+}
+
+// stored is what the server keeps about certificates, in octets: store, its write-ahead log, and the log's archive.
+func (s *serverProcess) stored() (float64, error) {
+	c := node.Config{Directory: s.dev.Dir}
+	var total int64
+	for _, path := range []string{c.StorePath(), c.StorePath() + "-wal", c.ArchivePath()} {
+		info, err := os.Stat(path)
+		if err != nil {
+			return 0, fmt.Errorf("bytes_per_certificate was not measured: %w", err)
+		}
+		total += info.Size()
+	}
+	return float64(total), nil
+}

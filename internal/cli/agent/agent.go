@@ -1,0 +1,137 @@
+// Package agent holds the commands of brevet-agent, which gets a machine its certificate and renews it. It needs no cobra
+// and no cgo.
+package agent
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/brevet-pki/brevet/internal/agentcli"
+	"github.com/brevet-pki/brevet/internal/config"
+	"github.com/brevet-pki/brevet/internal/memory"
+)
+
+// misuse is an error of whoever typed the command or wrote the configuration.
+type misuse struct{ error }
+
+func (m misuse) Unwrap() error { return m.error }
+
+func misusef(format string, args ...any) error { return misuse{fmt.Errorf(format, args...)} }
+
+// streams are what a command reads and writes.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// Run executes the command line of this process and returns the exit code: 0, 1 for a command that failed, 2 for wrong
+// use. version is what the version command prints.
+func Run(version string) int {
+	memory.SetLimit()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends what ignores the first, such as a prompt
+	return execute(ctx, version, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})
+}
+
+// execute runs one command and returns the exit code.
+func execute(ctx context.Context, version string, args []string, s streams) int {
+	err := command(ctx, version, args, s)
+	var wrong misuse
+	var setting *config.Error
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, flag.ErrHelp):
+		agentcli.Help(s.out)
+		return 0
+	case errors.As(err, &wrong), errors.As(err, &setting):
+		fmt.Fprintln(s.err, "brevet-agent:", err)
+		return 2
+	default:
+		fmt.Fprintln(s.err, "brevet-agent:", err.Error()+ofDisk(err))
+		return 1
+	}
+}
+
+// ofDisk is the next step after an error of a disk, which says only what is the matter.
+func ofDisk(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return ": free some on its disk, and repeat the command"
+	case errors.Is(err, syscall.EROFS):
+		return ": make it writable, and repeat the command"
+	}
+	return ""
+}
+
+func command(ctx context.Context, version string, args []string, s streams) error {
+	if len(args) == 0 {
+		return misusef("name a command: %s", agentcli.Names())
+	}
+	name, rest := args[0], args[1:]
+	switch name {
+	case "run":
+		return runCommand(ctx, rest, s)
+	case "enroll":
+		return enrollCommand(ctx, rest, s)
+	case "status":
+		return statusCommand(rest, s)
+	case "version":
+		if _, _, err := parseFlags(name, rest); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(s.out, "brevet-agent", version)
+		return err
+	case agentcli.CompleteCommand:
+		agentcli.Complete(s.out, rest)
+		return nil
+	case "help", "-h", "-help", "--help":
+		return flag.ErrHelp
+	default:
+		return misusef("%q is no command: use %s", name, agentcli.Names())
+	}
+}
+
+// parseFlags parses a command's flags, and loads the settings where there is a --config among them.
+func parseFlags(name string, args []string) (settings, *flag.FlagSet, error) {
+	c, _ := agentcli.Find(name)
+	flags := c.FlagSet()
+	flags.SetOutput(io.Discard) // the error says it all
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return settings{}, flags, err
+	case err != nil:
+		return settings{}, flags, misusef("%s: %w (brevet-agent help explains the flags)", name, err)
+	case flags.NArg() > 0:
+		return settings{}, flags, misusef("%s takes no argument %q (brevet-agent help explains the flags)", name, flags.Arg(0))
+	case flags.Lookup("config") == nil:
+		return settings{}, flags, nil
+	}
+	set, err := where(name, value(flags, "config"), value(flags, "directory"))
+	return set, flags, err
+}
+
+func value(flags *flag.FlagSet, name string) string { return flags.Lookup(name).Value.String() }
+
+// where returns the settings of a command that works on a credential.
+func where(name, file, dir string) (settings, error) {
+	switch {
+	case file != "" && dir != "":
+		return settings{}, misusef("%s takes --config or --directory, not both: the configuration names its directory", name)
+	case file != "":
+		return loadSettings(file)
+	case dir != "":
+		set := defaultSettings()
+		set.Directory = dir
+		return set, nil
+	}
+	return settings{}, misusef("%s needs --config FILE or --directory DIR", name)
+}

@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+func runCommand(ctx context.Context, args []string, s streams) error {
+	set, flags, err := parseFlags("run", args)
+	if err != nil {
+		return err
+	}
+	switch tokenFile := value(flags, "token-file"); tokenFile {
+	case "":
+	case "-":
+		return misusef("run reads the token again after a refusal, so it needs a file: use enroll to spend one from standard input")
+	default:
+		set.TokenFile = tokenFile
+	}
+	serviceLog := set.serviceLog(ctx, flags, s.err)
+	defer serviceLog.Close()
+	log := serviceLog.Logger
+	agent, done, err := set.agent(log, s.err, func(p *enroll.Pair) {
+		if !p.Expired(time.Now()) {
+			notify(log, daemon.SdNotifyReady)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer done()
+	err = agent.Run(ctx)
+	notify(log, daemon.SdNotifyStopping)
+	return err
+}
+
+// notify tells systemd, where it started the agent and wants to know.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("systemd could not be told", "state", state, "error", err)
+	}
+}
+
+// agent locks the directory and makes the agent for it, whose reload command writes to output if that is a file. The
+// caller calls done at the end.
+func (set settings) agent(log *slog.Logger, output io.Writer, onChange func(*enroll.Pair)) (agent *enroll.Agent, done func(), err error) {
+	client, err := enroll.NewClient(set.Server)
+	if err != nil {
+		return nil, nil, err
+	}
+	dir, err := enroll.OpenDirectory(set.Directory, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	done = func() { _ = dir.Close() } // which unlocks; the end of the process does too
+	if err := set.shareKey(dir); err != nil {
+		done()
+		return nil, nil, err
+	}
+	file, _ := output.(*os.File)
+	agent, err = enroll.NewAgent(enroll.Config{
+		Directory: dir, Authority: client, Token: set.token, Lifetime: set.Lifetime, KeyType: set.KeyType,
+		Reload: set.Reload, ReloadOutput: file, OnChange: onChange, Log: log,
+	})
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return agent, done, nil
+}
+
+func enrollCommand(ctx context.Context, args []string, s streams) error {
+	set, flags, err := parseFlags("enroll", args)
+	if err != nil {
+		return err
+	}
+	token, err := set.tokenToSpend(value(flags, "token-file"), s.in)
+	if err != nil {
+		return err
+	}
+	log := set.logger(s.err)
+	agent, done, err := set.agent(log, s.err, nil)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if p := agent.Pair(); p != nil && p.Origin.Token == token.Secret.ID().String() && !p.Expired(time.Now()) {
+		s.tell(log, "enrolled with this token already: "+set.describe(p))
+		return nil
+	}
+	if err := agent.Enroll(ctx, token); err != nil {
+		if _, refused := pki.AsRefusal(err); !refused && pki.IsTemporary(err) {
+			return fmt.Errorf("%w: try again, with the same token and directory", err)
+		}
+		return err
+	}
+	s.tell(log, "enrolled: "+set.describe(agent.Pair()))
+	return nil
+}
+
+// tell writes a line about what was done to standard output, or logs it: that nobody could be told undoes nothing.
+func (s streams) tell(log *slog.Logger, line string) {
+	if _, err := fmt.Fprintln(s.out, line); err != nil {
+		log.Warn("standard output takes nothing; the command succeeded", "output", line, "error", err)
+	}
+}
+
+// tokenToSpend reads the token that the enroll command was given, or the configured one.
+func (set settings) tokenToSpend(file string, in io.Reader) (enroll.Token, error) {
+	if file != "" {
+		return enroll.ReadTokenFile(file, in)
+	}
+	if set.TokenFile == "" {
+		return enroll.Token{}, misusef("enroll needs a token: give --token-file FILE, --token-file - for standard input, or set token_file")
+	}
+	return enroll.ReadTokenFile(set.TokenFile, in)
+}
+
+func (set settings) describe(p *enroll.Pair) string {
+	return fmt.Sprintf("%s, serial %s, valid until %s, in %s",
+		p.ID(), p.Serial(), stamp(p.Certificate.NotAfter), filepath.Join(set.Directory, "current"))
+}

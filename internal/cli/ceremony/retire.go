@@ -1,0 +1,110 @@
+package ceremony
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/internal/cli/file"
+	"github.com/brevet-pki/brevet/internal/cli/node"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// authorityFlags name an installed CA.
+type authorityFlags struct{ issuer, certificate string }
+
+func (a *authorityFlags) add(cmd *cobra.Command) {
+	node.ConfigFlag(cmd)
+	f := cmd.Flags()
+	f.StringVar(&a.issuer, "issuer", "", "the CA's identifier: its first 16 digits, as in the URLs of its CRLs, or all 64")
+	f.StringVar(&a.certificate, "certificate", "", "the CA's certificate")
+	cmd.MarkFlagsOneRequired("issuer", "certificate")
+	cmd.MarkFlagsMutuallyExclusive("issuer", "certificate")
+}
+
+// find returns the certificate of the CA that the flags name, among those that are installed, removed ones included.
+func (a *authorityFlags) find(ctx context.Context, n *node.Node) (*x509.Certificate, error) {
+	if a.certificate == "" {
+		return n.InstalledCA(ctx, strings.ToLower(a.issuer))
+	}
+	cert, err := file.ReadCertificate(a.certificate)
+	if err != nil {
+		return nil, err
+	}
+	return n.InstalledCA(ctx, pki.IssuerOf(cert).String())
+}
+
+// act opens a node and has do change the CA that the flags name. Then it prints done, a format for the CA's subject.
+func (a *authorityFlags) act(
+	cmd *cobra.Command, open func(context.Context, node.Config, *slog.Logger) (*node.Node, error),
+	do func(*node.Node, context.Context, pki.IssuerID, pki.Actor) error, done string,
+) (err error) {
+	c, err := node.LoadConfig(cmd)
+	if err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	n, err := open(ctx, c, c.Logger(cmd))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	cert, err := a.find(ctx, n)
+	if err != nil {
+		return err
+	}
+	if err := do(n, ctx, pki.IssuerOf(cert), pki.ActorCommand("ceremony "+cmd.Name())); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), done, cert.Subject)
+	return err
+}
+
+// openNodeWithPIN opens a node with the PIN from where the configuration says.
+func openNodeWithPIN(ctx context.Context, c node.Config, log *slog.Logger) (*node.Node, error) {
+	pin, err := c.PIN()
+	if err != nil {
+		return nil, err
+	}
+	return node.Open(ctx, c, pin, log)
+}
+
+func newCeremonyRetire() *cobra.Command {
+	var named authorityFlags
+	cmd := &cobra.Command{
+		Use: "retire", Short: "Issue nothing more from an installed CA", Args: cobra.NoArgs,
+		Long: "retire has the server issue nothing more from an issuing CA, but for its OCSP delegate. OCSP and CRLs go on, and\n" +
+			"devices may renew the certificates that it issued at any time. Another installed CA has to be able to issue. The\n" +
+			"server must not be running. Repeating it changes nothing.",
+		Example: "  brevet ceremony retire --config brevet.yaml --certificate issuing.crt",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return named.act(cmd, openNodeWithPIN, (*node.Node).Retire,
+				"Retired %s: nothing is issued from it, and its certificates are answered for.\nNext: brevet serve\n")
+		},
+	}
+	named.add(cmd)
+	return cmd
+}
+
+func newCeremonyRemove() *cobra.Command {
+	var named authorityFlags
+	cmd := &cobra.Command{
+		Use: "remove", Short: "Stop answering for an installed CA whose certificates have expired", Args: cobra.NoArgs,
+		Long: "remove takes away the CRLs and the OCSP delegate of a CA: the server does not load it any more. Its certificates\n" +
+			"stay on record. An issuing CA has to be retired first, and all that it issued has to have expired; a root has to\n" +
+			"have no CA under it that is still installed. A CA whose own certificate has expired can be removed in any case.\n" +
+			"The server must not be running. Repeating it changes nothing.",
+		Example: "  brevet ceremony remove --config brevet.yaml --certificate issuing.crt",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return named.act(cmd, node.OpenKeyless, (*node.Node).Remove,
+				"Removed %s: it is not answered for any more, and its certificates stay on record.\nNext: brevet serve\n")
+		},
+	}
+	named.add(cmd)
+	return cmd
+}

@@ -1,0 +1,193 @@
+package ceremony
+
+import (
+	"crypto"
+	"crypto/x509"
+	"fmt"
+	"math/big"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/ca/ceremony"
+	"github.com/brevet-pki/brevet/internal/cli"
+	"github.com/brevet-pki/brevet/internal/cli/file"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+func newCeremonySign() *cobra.Command {
+	var t tokenFlags
+	var csrFile, rootFile, trustDomain, lifetime, publicURL, out string
+	var permittedDNS, existing []string
+	var constrain bool
+	cmd := &cobra.Command{
+		Use: "sign", Short: "Sign an issuing CA's request with the root key", Args: cobra.NoArgs,
+		Long: "sign makes the certificate of an issuing CA. By default the certificate does not limit what the CA may certify,\n" +
+			"because mbedTLS and rustls (Deno among others) refuse every certificate under a limit. --constrain adds a\n" +
+			"critical name constraint (RFC 5280 section 4.2.1.10) for the trust domain, and with --permit-dns for DNS domains.\n" +
+			"Use it if the root is in the trust stores of systems, and every relying party can read it: docs/relying-parties.md.",
+		Example: "  brevet ceremony sign --token-label root --pin-file pin --key-label root-g1 --root root.crt --csr issuing.csr \\\n" +
+			"      --trust-domain fleet.example --public-url http://pki.fleet.example --out issuing.crt",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			life, err := pki.ParseDuration(lifetime)
+			if err != nil {
+				return cli.WrongUse("--lifetime: " + cli.TrimPrefixes(err.Error()))
+			}
+			if len(permittedDNS) > 0 && !constrain {
+				return cli.WrongUse("--permit-dns: it limits nothing without --constrain: give both, or neither")
+			}
+			if err := ceremony.CheckTrustDomain(trustDomain); err != nil {
+				return cli.WrongUse("--trust-domain: " + cli.TrimPrefixes(err.Error()))
+			}
+			root, err := file.ReadCertificate(rootFile)
+			if err != nil {
+				return err
+			}
+			csr, err := file.ReadRequest(csrFile)
+			if err != nil {
+				return err
+			}
+			if err := file.Vacant(out, paperOf(out)); err != nil {
+				return err
+			}
+			spec := ceremony.SignSpec{Lifetime: life, TrustDomain: trustDomain, Constrain: constrain, PermittedDNS: permittedDNS}
+			if publicURL != "" {
+				base := strings.TrimSuffix(publicURL, "/")
+				id := pki.IssuerOf(root).Short()
+				spec.CRLURL, spec.IssuerURL = base+"/crl/"+id+".crl", base+"/ca/"+id+".cer"
+			}
+			for _, path := range existing {
+				cert, err := file.ReadCertificate(path)
+				if err != nil {
+					return err
+				}
+				spec.Existing = append(spec.Existing, cert)
+			}
+			return t.find(cmd.Context(), root, func(signer crypto.Signer) error {
+				spec.Now = time.Now()
+				der, err := ceremony.Sign(root, signer, csr.Raw, spec)
+				if err != nil {
+					return err
+				}
+				cert, err := x509.ParseCertificate(der)
+				if err != nil {
+					return err
+				}
+				return record(cmd, out, "CERTIFICATE", der, ceremony.Transcript{
+					Act: "signed an issuing CA's certificate with the root key", Token: t.transcriptToken(), TrustDomain: trustDomain, Certificate: cert,
+				}, "brevet ceremony crl …, then brevet ceremony install …, on the issuing machine")
+			})
+		},
+	}
+	t.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&csrFile, "csr", "", "the issuing CA's request")
+	f.StringVar(&rootFile, "root", "root.crt", "the root's certificate")
+	f.StringVar(&trustDomain, "trust-domain", "", "SPIFFE trust domain that the CA is for; it cannot be changed later")
+	f.BoolVar(&constrain, "constrain", false, "limit the CA to the trust domain; mbedTLS and rustls refuse such chains")
+	f.StringArrayVar(&permittedDNS, "permit-dns", nil, "with --constrain: domain whose DNS names the CA may certify; may be given again (default: any)")
+	f.StringArrayVar(&existing, "existing", nil, "an issuing CA's certificate of an earlier generation; may be given again")
+	f.StringVar(&publicURL, "public-url", "", "where relying parties fetch the root's certificate and CRL, such as http://pki.fleet.example")
+	f.StringVar(&lifetime, "lifetime", "1825d", "how long the certificate lives")
+	f.StringVar(&out, "out", "issuing.crt", "file to write")
+	for _, name := range []string{"csr", "trust-domain"} {
+		_ = cmd.MarkFlagRequired(name)
+	}
+	return cmd
+}
+
+func newCeremonyCRL() *cobra.Command {
+	var t tokenFlags
+	var rootFile, previous, lifetime, out string
+	var revoke []string
+	cmd := &cobra.Command{
+		Use: "crl", Short: "Sign the root's CRL, months ahead", Args: cobra.NoArgs,
+		Long: "crl signs the CRL of a root. Entries and the number come from the CRL before it (--previous), so that no\n" +
+			"revocation is forgotten and no number used twice; the first one has none.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			life, err := pki.ParseDuration(lifetime)
+			if err != nil {
+				return cli.WrongUse("--lifetime: " + cli.TrimPrefixes(err.Error()))
+			}
+			root, err := file.ReadCertificate(rootFile)
+			if err != nil {
+				return err
+			}
+			now := time.Now()
+			spec := ceremony.CRLSpec{Number: big.NewInt(1), NextUpdate: now.Add(life), Now: now}
+			if previous != "" {
+				if err := continueFrom(previous, &spec); err != nil {
+					return err
+				}
+			}
+			if spec.Revoke, err = revocationsOf(revoke, root, now); err != nil {
+				return err
+			}
+			if err := file.Vacant(out, paperOf(out)); err != nil {
+				return err
+			}
+			return t.find(cmd.Context(), root, func(signer crypto.Signer) error {
+				der, err := ceremony.RootCRL(root, signer, spec)
+				if err != nil {
+					return err
+				}
+				crl, err := x509.ParseRevocationList(der)
+				if err != nil {
+					return err
+				}
+				return record(cmd, out, "X509 CRL", der, ceremony.Transcript{
+					Act: "signed the root's CRL", Token: t.transcriptToken(), CRL: crl,
+				}, "brevet ceremony install … the first time, brevet crl import "+out+" later, on the issuing machine")
+			})
+		},
+	}
+	t.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&rootFile, "root", "root.crt", "the root's certificate")
+	f.StringVar(&previous, "previous", "", "the root's CRL before this one")
+	f.StringArrayVar(&revoke, "revoke", nil, "certificate file and reason to revoke, such as old.crt:superseded; may be given again")
+	f.StringVar(&lifetime, "lifetime", "180d", "until when the CRL is good; sign the next one well before")
+	f.StringVar(&out, "out", "root.crl", "file to write")
+	return cmd
+}
+
+func continueFrom(path string, spec *ceremony.CRLSpec) error {
+	var err error
+	if spec.Previous, err = file.ReadCRL(path); err != nil {
+		return err
+	}
+	if spec.Previous.Number == nil {
+		return fmt.Errorf("%s has no CRL number: it is not a CRL that a ceremony made", path)
+	}
+	spec.Number = new(big.Int).Add(spec.Previous.Number, big.NewInt(1))
+	return nil
+}
+
+func revocationsOf(list []string, root *x509.Certificate, now time.Time) ([]ceremony.Revocation, error) {
+	var all []ceremony.Revocation
+	for _, text := range list {
+		colon := strings.LastIndexByte(text, ':') // a file's name may hold others
+		if colon < 0 {
+			return nil, cli.WrongUse(fmt.Sprintf("--revoke %q: write FILE:REASON, such as old.crt:superseded", text))
+		}
+		path := text[:colon]
+		reason, err := pki.ParseReason(text[colon+1:])
+		if err != nil {
+			return nil, cli.WrongUse("--revoke: " + cli.TrimPrefixes(err.Error()))
+		}
+		cert, err := file.ReadCertificate(path)
+		if err != nil {
+			return nil, err
+		}
+		if cert.CheckSignatureFrom(root) != nil {
+			return nil, fmt.Errorf("%s was not signed by %s, whose CRL can revoke only what it signed: give the certificate that is meant", path, root.Subject)
+		}
+		serial, err := pki.SerialFromInt(cert.SerialNumber)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		all = append(all, ceremony.Revocation{Serial: serial, Reason: reason, At: now})
+	}
+	return all, nil
+}

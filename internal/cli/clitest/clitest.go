@@ -1,0 +1,358 @@
+// Package clitest runs scripts on the real binaries. It is for tests.
+package clitest
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	_ "github.com/mattn/go-sqlite3" // the driver of the command sql
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/internal/cli/devca"
+)
+
+// patience bounds what a script waits for: it is there for what hangs.
+const patience = 30 * time.Second
+
+// scriptPIN opens every token of the scripts, and must not show.
+const scriptPIN = "pin-that-must-not-show"
+
+// Run runs the scripts in testdata. Each script has a SoftHSM of its own, PIN files, and $GRPC and $HTTP, two addresses that
+// are free; these, $WORK and $PORT are put into its .yaml files. Binaries are the packages of cmd that the scripts call
+// beside the one under test.
+func Run(t *testing.T, binaries ...string) {
+	t.Helper()
+	for _, tool := range []string{"openssl", "curl", "pkcs11-tool"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Fatalf("%v: run deploy/setup.sh --test", err)
+		}
+	}
+	bin := t.TempDir()
+	Build(t, bin, binaries...)
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Setup:               func(e *testscript.Env) error { return prepare(e, bin) },
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"ceremony": ceremonyOnce, "fails": fails, "start": start, "halt": halt, "eventually": eventually, "await": await, "json": jsonLines,
+			"disk": disk, "alter": alter, "sql": sqlCommand, "notified": notified,
+		},
+	})
+}
+
+// Build builds binaries of cmd into a directory.
+func Build(t *testing.T, dir string, binaries ...string) {
+	t.Helper()
+	args := []string{"build", "-buildvcs=false", "-o", dir + string(filepath.Separator)}
+	for _, name := range binaries {
+		args = append(args, "github.com/brevet-pki/brevet/cmd/"+name)
+	}
+	if out, err := exec.CommandContext(t.Context(), "go", args...).CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+}
+
+// OneFlagOneValue walks through all commands of a root: no flag cuts its value apart at commas. It returns how many flags
+// there are.
+func OneFlagOneValue(t *testing.T, root *cobra.Command) (flags int) {
+	t.Helper()
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			flags++
+			if kind := f.Value.Type(); kind == "stringSlice" || strings.HasPrefix(kind, "stringTo") {
+				t.Errorf("%s --%s is a %s, which takes a comma for the end of a value", c.CommandPath(), f.Name, kind)
+			}
+		})
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(root)
+	return flags
+}
+
+func prepare(e *testscript.Env, bin string) error {
+	e.Values[backgroundKey{}] = make(map[string]*running)
+	addresses, err := devca.FreeAddresses(context.Background(), 2)
+	if err != nil {
+		return err
+	}
+	grpc, http := addresses[0], addresses[1]
+	module, err := hsm.FindSoftHSM()
+	if err != nil {
+		return err
+	}
+	e.Setenv("PKCS11", module)
+	conf, err := hsm.WriteSoftHSM(filepath.Join(e.WorkDir, "softhsm"))
+	if err != nil {
+		return err
+	}
+	_, port, err := net.SplitHostPort(grpc)
+	if err != nil {
+		return err
+	}
+	e.Vars = append(e.Vars, "GRPC="+grpc, "HTTP="+http, "PORT="+port, "LC_ALL=C",
+		"XDG_STATE_HOME="+filepath.Join(e.WorkDir, "state"), hsm.SoftHSMConfEnv+"="+conf)
+	e.Setenv("PATH", os.Getenv("PATH")+string(filepath.ListSeparator)+bin)
+	configs, err := filepath.Glob(filepath.Join(e.WorkDir, "*.yaml"))
+	if err != nil {
+		return err
+	}
+	for _, path := range configs {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(os.Expand(string(text), e.Getenv)), 0o600); err != nil {
+			return err
+		}
+	}
+	return errors.Join(os.WriteFile(filepath.Join(e.WorkDir, "pin"), []byte(scriptPIN+"\n"), 0o600),
+		os.WriteFile(filepath.Join(e.WorkDir, "so-pin"), []byte("so-"+scriptPIN), 0o600))
+}
+
+// ceremonyOnce makes root and issuing CA in one token, root.crt, root.crl and issuing.crt, installs them by brevet.yaml,
+// and leaves alice.token.
+func ceremonyOnce(ts *testscript.TestScript, _ bool, _ []string) {
+	const token = "--token-label ca --pin-file pin "
+	for _, line := range []string{
+		"token --label ca --pin-file pin --so-pin-file so-pin",
+		"root " + token + "--key-label root-g1 --subject CN=Root-G1 --key P-256",
+		"intermediate request " + token + "--key-label issuing-g1 --subject CN=Issuing-G1",
+		"sign " + token + "--key-label root-g1 --csr issuing.csr --trust-domain fleet.example --public-url http://" + ts.Getenv("HTTP"),
+		"crl " + token + "--key-label root-g1",
+		"install --config brevet.yaml --key-label issuing-g1 --operator alice --token-out alice.token",
+	} {
+		ts.Check(ts.Exec("brevet", append([]string{"ceremony"}, strings.Fields(line)...)...))
+	}
+}
+
+// fails runs a command that has to end with an exit code, and with one line that says why.
+func fails(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		ts.Fatalf("%q: %v, and should end with exit code %s", args[1:], err, args[0])
+	}
+	if args[0] != strconv.Itoa(exit.ExitCode()) {
+		ts.Fatalf("%q: exit code %d, want %s", args[1:], exit.ExitCode(), args[0])
+	}
+	said := ts.ReadFile("stderr")
+	if len(complaint.FindAllString(said, -1)) != 1 {
+		ts.Fatalf("%q does not say in one line why", args[1:])
+	}
+	fitToPrint(ts, ts.ReadFile("stdout")+said)
+}
+
+// complaint is the line of a binary that says why it failed.
+var complaint = regexp.MustCompile(`(?m)^brevet(-\w+)?: `)
+
+var unprintable = regexp.MustCompile(scriptPIN + `|brevet1\.[\w-]{20}|goroutine \d|panic:`)
+
+// fitToPrint fails where an output shows a secret or a stack trace.
+func fitToPrint(ts *testscript.TestScript, output string) {
+	if found := unprintable.FindString(output); found != "" {
+		ts.Fatalf("the output shows %q", found)
+	}
+}
+
+// running is a command that goes on while the script does.
+type running struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+	err   error // of Wait; after ended
+}
+
+// start LOG PATTERN COMMAND… starts a command and waits until its output, which goes to LOG, matches the pattern.
+func start(ts *testscript.TestScript, _ bool, args []string) {
+	f, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	path := find(ts, args[2])
+	r := &running{cmd: exec.Command(path, args[3:]...), ended: make(chan struct{})}
+	// Not the file itself but a pipe, so that a full disk does not swallow what is said about it.
+	r.cmd.Stdout, r.cmd.Stderr = struct{ io.Writer }{f}, struct{ io.Writer }{f}
+	r.cmd.Dir = ts.MkAbs(".")
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_STATE_HOME", hsm.SoftHSMConfEnv} {
+		r.cmd.Env = append(r.cmd.Env, name+"="+ts.Getenv(name))
+	}
+	ts.Check(r.cmd.Start())
+	go func() {
+		r.err = errors.Join(r.cmd.Wait(), f.Close())
+		close(r.ended)
+	}()
+	ts.Defer(func() {
+		_ = r.cmd.Process.Kill() // it has ended where the script went well
+		<-r.ended
+	})
+	background(ts)[args[0]] = r
+	if args[1] == "" {
+		return
+	}
+	pattern := regexp.MustCompile(args[1])
+	until(ts, 10*time.Millisecond, "the output "+args[0]+" does not match "+args[1], func() bool {
+		matches := pattern.MatchString(ts.ReadFile(args[0]))
+		select {
+		case <-r.ended:
+			if !matches {
+				ts.Fatalf("%q ended (%v):\n%s", args[2:], r.err, ts.ReadFile(args[0]))
+			}
+		default:
+		}
+		return matches
+	})
+}
+
+// find returns the path of a program, which it looks up in the script's PATH: the binaries of ours are not in the test's.
+func find(ts *testscript.TestScript, name string) string {
+	if strings.Contains(name, "/") {
+		return name
+	}
+	for _, dir := range filepath.SplitList(ts.Getenv("PATH")) {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path
+		}
+	}
+	ts.Fatalf("%s is not in the script's PATH", name)
+	return ""
+}
+
+type backgroundKey struct{}
+
+// background holds what a script has started, by the names of the logs.
+func background(ts *testscript.TestScript) map[string]*running {
+	return ts.Value(backgroundKey{}).(map[string]*running)
+}
+
+// halt LOG SIGNAL CODE ends a command, which has to exit with a code, or with -1 where it is killed.
+func halt(ts *testscript.TestScript, _ bool, args []string) {
+	r := background(ts)[args[0]]
+	// ESRCH would mean that it has ended already, and not by this signal.
+	ts.Check(r.cmd.Process.Signal(unix.SignalNum("SIG" + args[1])))
+	select {
+	case <-r.ended:
+	case <-time.After(patience):
+		ts.Fatalf("%s does not end by SIG%s", r.cmd, args[1])
+	}
+	said := ts.ReadFile(args[0])
+	if got := r.cmd.ProcessState.ExitCode(); args[2] != strconv.Itoa(got) {
+		ts.Fatalf("%s: exit code %d, want %s:\n%s", r.cmd, got, args[2], said)
+	}
+	fitToPrint(ts, said)
+}
+
+func until(ts *testscript.TestScript, every time.Duration, complaint string, holds func() bool) {
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(every) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s", complaint)
+		}
+	}
+}
+
+// eventually runs a command until it succeeds; as "! eventually", until it fails.
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	until(ts, 50*time.Millisecond, fmt.Sprintf("waited in vain for %q", args), func() bool { return (ts.Exec(args[0], args[1:]...) == nil) != neg })
+}
+
+// await PATTERN waits for a file, at whose appearance the next command comes as soon as it can.
+func await(ts *testscript.TestScript, _ bool, args []string) {
+	until(ts, time.Millisecond, "there comes no "+args[0], func() bool {
+		found, err := filepath.Glob(ts.MkAbs(args[0]))
+		ts.Check(err)
+		return len(found) > 0
+	})
+}
+
+// jsonLines N checks that the last output is N lines with a JSON object each.
+func jsonLines(ts *testscript.TestScript, _ bool, args []string) {
+	n := 0
+	for lines := bufio.NewScanner(strings.NewReader(ts.ReadFile("stdout"))); lines.Scan(); n++ {
+		var object map[string]any
+		if err := json.Unmarshal(lines.Bytes(), &object); err != nil {
+			ts.Fatalf("%v: %s", err, lines.Text())
+		}
+	}
+	if args[0] != strconv.Itoa(n) {
+		ts.Fatalf("%d records, want %s", n, args[0])
+	}
+}
+
+// disk LOG full|free has every write to a file fail for a running command, or succeed again.
+func disk(ts *testscript.TestScript, _ bool, args []string) {
+	limit := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if args[1] == "full" {
+		limit.Cur = 0
+	}
+	ts.Check(unix.Prlimit(background(ts)[args[0]].cmd.Process.Pid, syscall.RLIMIT_FSIZE, &limit, nil))
+}
+
+// sql FILE STATEMENT executes a statement on an SQLite file.
+func sqlCommand(ts *testscript.TestScript, _ bool, args []string) {
+	db, err := sql.Open("sqlite3", ts.MkAbs(args[0]))
+	ts.Check(err)
+	_, err = db.Exec(args[1])
+	ts.Check(errors.Join(err, db.Close()))
+}
+
+// alter FILE FROM TO cuts the octets from FROM up to TO out of a file; where both are the same, it changes that one.
+// Negative places count from the end.
+func alter(ts *testscript.TestScript, _ bool, args []string) {
+	content := []byte(ts.ReadFile(args[0]))
+	place := func(text string) int {
+		n, err := strconv.Atoi(text)
+		ts.Check(err)
+		if n < 0 {
+			n += len(content)
+		}
+		if n < 0 || n >= len(content) {
+			ts.Fatalf("%s has %d octets, and none at %s", args[0], len(content), text)
+		}
+		return n
+	}
+	from, to := place(args[1]), place(args[2])
+	if from == to {
+		content[from] ^= 1
+	} else {
+		content = append(content[:from:from], content[to:]...)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), content, 0o600))
+}
+
+// notified listens as systemd does, at a socket, and has what it hears in a file, a line each: notified SOCKET FILE.
+func notified(ts *testscript.TestScript, _ bool, args []string) {
+	f, err := os.Create(ts.MkAbs(args[1]))
+	ts.Check(err)
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: ts.MkAbs(args[0]), Net: "unixgram"})
+	ts.Check(err)
+	ended := make(chan struct{})
+	ts.Defer(func() { _ = socket.Close(); <-ended; _ = f.Close() })
+	go func() {
+		defer close(ended)
+		for said := make([]byte, 1000); ; {
+			n, err := socket.Read(said)
+			if err != nil {
+				return
+			}
+			fmt.Fprintf(f, "%s\n", said[:n])
+		}
+	}()
+}

@@ -1,0 +1,334 @@
+package devca
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/brevet-pki/brevet/ca/ceremony"
+	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/internal/cli/client"
+	"github.com/brevet-pki/brevet/internal/cli/file"
+	"github.com/brevet-pki/brevet/internal/cli/node"
+	"github.com/brevet-pki/brevet/internal/config"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/server"
+)
+
+// Names in a development CA, which has one token for root and issuing CA.
+const (
+	hsmLabel        = "brevet-dev"
+	rootKeyLabel    = "root-g1"
+	DefaultKeyLabel = "issuing-g1"
+	operatorName    = "dev"
+
+	DefaultTrustDomain = "dev.brevet.internal"
+)
+
+// actor is who the log says made a development CA.
+var actor = pki.ActorCommand("dev")
+
+// CA is a whole CA in one directory.
+type CA struct {
+	Dir         string
+	TrustDomain string
+	GRPC, HTTP  string
+	KeyLabel    string // the label of the issuing key
+}
+
+// CeremonyDir returns the directory of the SoftHSM token and of what the ceremony made.
+func (d CA) CeremonyDir() string { return filepath.Join(d.Dir, "ca") }
+
+// IssuingFile returns the path of the issuing CA's certificate.
+func (d CA) IssuingFile() string { return filepath.Join(d.CeremonyDir(), "issuing.crt") }
+
+// OperatorDir returns the directory of the operator's credential.
+func (d CA) OperatorDir() string { return filepath.Join(d.Dir, "operator") }
+
+// Domain reads the trust domain that the CA was made for.
+func (d CA) Domain() (string, error) {
+	text, err := os.ReadFile(filepath.Join(d.CeremonyDir(), domainFile))
+	if err != nil {
+		return "", fmt.Errorf("read the trust domain of the development CA: %w: start with another --dir", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+// domainFile names the file, in the CA's directory, that holds the trust domain that the CA was made for.
+const domainFile = "trust-domain"
+
+// Flags adds the flags that say where the CA is.
+func (d *CA) Flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&d.Dir, "dir", "", "state directory (default: $XDG_STATE_HOME/brevet)")
+	f.StringVar(&d.GRPC, "grpc", "127.0.0.1:7443", "address of the gRPC listener")
+	f.StringVar(&d.HTTP, "http", "127.0.0.1:7080", "address of the public HTTP listener")
+}
+
+// Ensure makes token, keys and certificates once: in a directory beside the final one, so that an interrupted
+// attempt leaves nothing that looks like a CA. It points SoftHSM at the directory.
+func (d CA) Ensure(ctx context.Context) error {
+	if _, err := os.Stat(d.CeremonyDir()); err != nil {
+		if err := d.portsFree(ctx); err != nil {
+			return err
+		}
+		unfinished := d.CeremonyDir() + ".unfinished"
+		if err := os.RemoveAll(unfinished); err != nil {
+			return err
+		}
+		if err := d.makeCA(ctx, unfinished); err != nil {
+			return err
+		}
+		if err := keepToken(unfinished); err != nil {
+			return err
+		}
+		if err := os.Rename(unfinished, d.CeremonyDir()); err != nil {
+			return err
+		}
+	}
+	if err := mendToken(d.CeremonyDir()); err != nil {
+		return err
+	}
+	return UseSoftHSM(d.CeremonyDir())
+}
+
+// portsFree refuses early what would be refused after certificates were made that name the ports.
+func (d CA) portsFree(ctx context.Context) error {
+	c := node.Config{Listen: node.ListenConfig{GRPC: d.GRPC, HTTP: d.HTTP}}
+	p, err := c.OpenListeners(ctx)
+	if err != nil {
+		return err
+	}
+	return p.Close()
+}
+
+// UseSoftHSM makes a directory the home of this process's SoftHSM, whatever the user's own configuration says.
+func UseSoftHSM(dir string) error {
+	conf, err := hsm.WriteSoftHSM(filepath.Join(dir, "softhsm"))
+	if err != nil {
+		return err
+	}
+	return os.Setenv(hsm.SoftHSMConfEnv, conf)
+}
+
+// makeCA is a small ceremony: token, root, issuing CA and the root's CRL.
+func (d CA) makeCA(ctx context.Context, dir string) (err error) {
+	if err := UseSoftHSM(dir); err != nil {
+		return err
+	}
+	pinText, pin, err := NewPIN()
+	if err != nil {
+		return err
+	}
+	_, soPIN, err := NewPIN() // nobody needs it again: the token is thrown away with the directory
+	if err != nil {
+		return err
+	}
+	module, err := hsm.FindSoftHSM()
+	if err != nil {
+		return err
+	}
+	if _, err := hsm.InitToken(ctx, module, hsmLabel, soPIN, pin); err != nil {
+		return err
+	}
+	token, err := node.OpenToken(ctx, node.TokenConfig{Label: hsmLabel}, pin)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, token.Close()) }()
+	root, err := token.Generate(ctx, rootKeyLabel, hsm.P384)
+	if err != nil {
+		return err
+	}
+	issuing, err := token.Generate(ctx, DefaultKeyLabel, hsm.P256)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.WriteNew(filepath.Join(dir, "pin"), []byte(pinText), 0o600), d.Certify(dir, root, issuing))
+}
+
+// NewPIN returns a random PIN, as text and for a token.
+func NewPIN() (string, hsm.PIN, error) {
+	var random [16]byte
+	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process where there is no randomness
+	text := hex.EncodeToString(random[:])
+	pin, err := hsm.NewPIN([]byte(text))
+	return text, pin, err
+}
+
+// Lifetimes in a development CA: nobody should have to think of them.
+const (
+	rootLifetime    = 10 * 365 * 24 * time.Hour
+	issuingLifetime = 5 * 365 * 24 * time.Hour
+)
+
+// Certify writes root, issuing CA and the root's CRL to a directory.
+func (d CA) Certify(dir string, rootKey, issuingKey crypto.Signer) error {
+	now := time.Now()
+	rootName, err := ceremony.ParseSubject("CN=Brevet Development Root G1")
+	if err != nil {
+		return err
+	}
+	issuingName, err := ceremony.ParseSubject("CN=Brevet Development Issuing G1")
+	if err != nil {
+		return err
+	}
+	root, err := ceremony.Root(rootKey, ceremony.RootSpec{Subject: rootName, Lifetime: rootLifetime, PathLength: 1, Now: now})
+	if err != nil {
+		return err
+	}
+	rootCert, err := x509.ParseCertificate(root)
+	if err != nil {
+		return err
+	}
+	csr, err := ceremony.Request(issuingKey, ceremony.RequestSpec{Subject: issuingName})
+	if err != nil {
+		return err
+	}
+	id := pki.IssuerOf(rootCert).Short()
+	issuing, err := ceremony.Sign(rootCert, rootKey, csr, ceremony.SignSpec{
+		Lifetime: issuingLifetime, TrustDomain: d.TrustDomain, Now: now,
+		CRLURL: "http://" + d.HTTP + "/crl/" + id + ".crl", IssuerURL: "http://" + d.HTTP + "/ca/" + id + ".cer",
+	})
+	if err != nil {
+		return err
+	}
+	crl, err := ceremony.RootCRL(rootCert, rootKey, ceremony.CRLSpec{Number: big.NewInt(1), NextUpdate: now.Add(issuingLifetime), Now: now})
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		file.WriteNew(filepath.Join(dir, "root.crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root}), 0o644),
+		file.WriteNew(filepath.Join(dir, "issuing.crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuing}), 0o644),
+		file.WriteNew(filepath.Join(dir, domainFile), []byte(d.TrustDomain+"\n"), 0o644),
+		file.WriteNew(filepath.Join(dir, "root.crl"), pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: crl}), 0o644),
+	)
+}
+
+// Config is what brevet.yaml says for other servers. The trust domain is the one that the CA was made for.
+func (d CA) Config() (node.Config, error) {
+	domain, err := d.Domain()
+	if err != nil {
+		return node.Config{}, err
+	}
+	_, port, err := net.SplitHostPort(d.GRPC)
+	if err != nil {
+		return node.Config{}, err
+	}
+	c := node.DefaultConfig()
+	c.TrustDomain, c.Directory, c.Names = domain, d.Dir, []string{"localhost", "127.0.0.1", "::1"}
+	c.Address, c.PublicURL = net.JoinHostPort("localhost", port), "http://"+d.HTTP
+	c.Listen = node.ListenConfig{GRPC: d.GRPC, HTTP: d.HTTP}
+	c.Token.Label, c.Log.Level = hsmLabel, config.LogLevel(slog.LevelWarn)
+	endless := node.RateConfig{PerSecond: 1e6, Burst: 1e6} // one machine plays the whole fleet here, as fast as it can
+	c.Limits = node.LimitsConfig{Identity: endless, Address: endless}
+	err = c.Check() // which fills in what follows from others
+	return c, err
+}
+
+// install records the ceremony's results in the store; it finds them there on every start but the first.
+func (d CA) install(ctx context.Context, n *node.Node) error {
+	inst, err := node.ReadInstallation(d.IssuingFile(), d.KeyLabel,
+		[]string{filepath.Join(d.CeremonyDir(), "root.crt")}, []string{filepath.Join(d.CeremonyDir(), "root.crl")})
+	if err != nil {
+		return err
+	}
+	return n.Install(ctx, inst, actor)
+}
+
+// Open opens token and store, and installs the CA there.
+func (d CA) Open(ctx context.Context, c node.Config, pin hsm.PIN, log *slog.Logger) (*node.Node, error) {
+	n, err := node.Open(ctx, c, pin, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.install(ctx, n); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// Serve runs a server of the CA, and beside it the agent that keeps the operator's credential.
+func (d CA) Serve(cmd *cobra.Command, s *server.Server) error {
+	ctx, stop := context.WithCancel(cmd.Context())
+	defer stop()
+	var operator errgroup.Group
+	s.OnReady(func() {
+		operator.Go(func() error {
+			defer stop()
+			err := d.keepOperator(ctx, cmd, s)
+			if ctx.Err() != nil { // the server stops, which can end any step of enrolling
+				return nil
+			}
+			return err
+		})
+	})
+	err := s.Run(ctx)
+	stop()
+	return errors.Join(err, operator.Wait())
+}
+
+// keepOperator enrolls the operator where that is needed, says what to do next, and renews the credential for as long
+// as the server runs.
+func (d CA) keepOperator(ctx context.Context, cmd *cobra.Command, s *server.Server) error {
+	agent, closeDir, err := client.OperatorAgent(cmd, d.OperatorDir(), "", func() (enroll.Token, error) {
+		text, err := s.OperatorToken(ctx, operatorName, actor)
+		if err != nil {
+			return enroll.Token{}, err
+		}
+		return enroll.ParseToken(text)
+	})
+	if err != nil {
+		return err
+	}
+	defer closeDir()
+	if err := agent.Ensure(ctx); err != nil {
+		return fmt.Errorf("enroll the operator: %w", err)
+	}
+	d.sayNext(cmd)
+	return agent.Run(ctx)
+}
+
+// quote makes one word of a path, for a shell.
+func quote(path string) string {
+	if strings.Trim(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@:=,") == "" {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+}
+
+func (d CA) sayNext(cmd *cobra.Command) {
+	flag := ""
+	if home, err := client.StateHome(); err != nil || d.Dir != home {
+		flag = " --operator " + quote(d.OperatorDir())
+	}
+	self := os.Args[0]
+	agent := filepath.Join(filepath.Dir(self), "brevet-agent")
+	if !strings.Contains(self, "/") {
+		agent = "brevet-agent"
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), `The development CA is up: gRPC %s, OCSP and CRLs http://%s, root certificate %s.
+State is kept in %s. Stop with Ctrl-C; start again and it goes on.
+
+Next, in another terminal:
+  %s identity create device/1%s
+  %s token create device/1 --out device1.token%s
+  %s run --directory device1 --token-file device1.token
+`, d.GRPC, d.HTTP, filepath.Join(d.CeremonyDir(), "root.crt"), d.Dir, quote(self), flag, quote(self), flag, quote(agent))
+}

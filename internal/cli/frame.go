@@ -1,0 +1,168 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/internal/manual"
+)
+
+// Exit codes.
+const (
+	exitFailed = 1 // the command was right and did not succeed
+	exitUsage  = 2 // the command was wrong
+)
+
+// New returns a root command with its commands, as every binary of ours with cobra has it: help, version and the
+// hidden command that writes the manual come by themselves.
+func New(root *cobra.Command, version string, commands ...*cobra.Command) *cobra.Command {
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.Version = version
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(commands...)
+	root.AddCommand(newManual(), newVersion())
+	root.SetHelpCommand(newHelp())
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if name := cmd.Flags().Arg(0); cmd.HasSubCommands() && name != "" {
+			return notCommand(cmd, name) // the flag would have been that command's
+		}
+		return err
+	})
+	mark(root)
+	return root
+}
+
+// Run executes a command line under a root command and returns the exit code. The first signal that ends a process
+// cancels the context of the commands.
+func Run(root *cobra.Command) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends what ignores the first, such as a prompt
+	return execute(ctx, root, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+}
+
+func execute(ctx context.Context, root *cobra.Command, args []string, in io.Reader, out, errOut io.Writer) int {
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(standardOutput{out})
+	root.SetErr(errOut)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(errOut, root.Name()+": "+TrimPrefixes(err.Error()))
+	var failed *failure
+	if errors.As(err, &failed) {
+		return exitFailed
+	}
+	var wrong *Usage
+	if !errors.As(err, &wrong) { // it comes from cobra, and names no next step
+		fmt.Fprintf(errOut, "See %s --help.\n", cmd.CommandPath())
+	}
+	return exitUsage
+}
+
+// standardOutput marks errors of writing, which come after what the command did.
+type standardOutput struct{ io.Writer }
+
+// Write implements io.Writer.
+func (o standardOutput) Write(b []byte) (int, error) {
+	n, err := o.Writer.Write(b)
+	if err != nil {
+		err = fmt.Errorf("standard output takes nothing, and what the command did before is in effect: look before repeating it: %w", err)
+	}
+	return n, err
+}
+
+// mark makes a failure of every error that a command returns, but of a *Usage, and has commands say what they take.
+func mark(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		mark(sub)
+	}
+	if c.HasSubCommands() {
+		c.Args, c.RunE = cobra.ArbitraryArgs, wantCommand
+		return
+	}
+	takes, inner := c.Args, c.RunE
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if takes(cmd, args) == nil {
+			return nil
+		}
+		return fmt.Errorf("the arguments do not fit: write %s", strings.TrimSuffix(cmd.UseLine(), " [flags]"))
+	}
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		err := inner(cmd, args)
+		var wrong *Usage
+		if err == nil || errors.As(err, &wrong) {
+			return err
+		}
+		return &failure{err}
+	}
+}
+
+// wantCommand answers a command line that ends before it names a command.
+func wantCommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return notCommand(cmd, args[0])
+	}
+	cmd.SetOut(cmd.ErrOrStderr())
+	return errors.Join(cmd.Help(), WrongUse("name one of these commands"))
+}
+
+func notCommand(of *cobra.Command, name string) error {
+	of.SuggestionsMinimumDistance = 2
+	text := fmt.Sprintf("%q is not a command of %s", name, of.CommandPath())
+	if near := of.SuggestionsFor(name); len(near) > 0 {
+		text += ": did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return errors.New(text)
+}
+
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND…]", Short: "Help about any command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return notCommand(about, rest[0])
+			}
+			return about.Help()
+		},
+	}
+}
+
+// newManual is for whoever makes a package.
+func newManual() *cobra.Command {
+	return &cobra.Command{
+		Use: "manual DIRECTORY", Short: "Write man pages and completions", Args: cobra.ExactArgs(1), Hidden: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			date, err := manual.Date()
+			if err != nil {
+				return err
+			}
+			return manual.Write(cmd.Root(), args[0], date)
+		},
+	}
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), cmd.Root().Name()+" "+cmd.Root().Version)
+			return err
+		},
+	}
+}

@@ -1,0 +1,140 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/internal/cli/file"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation/crl"
+)
+
+// Installation is what a ceremony hands to the issuing machine.
+type Installation struct {
+	Certificate *x509.Certificate
+	Key         string // label of its key in a token of the configuration
+	others      []*x509.Certificate
+	crls        []*x509.RevocationList
+}
+
+// ReadInstallation reads the files that a ceremony hands over: PEM or DER, each with one thing in it.
+func ReadInstallation(certFile, key string, others, crls []string) (Installation, error) {
+	inst := Installation{Key: key}
+	var err error
+	if inst.Certificate, err = file.ReadCertificate(certFile); err != nil {
+		return inst, err
+	}
+	for _, path := range others {
+		cert, err := file.ReadCertificate(path)
+		if err != nil {
+			return inst, err
+		}
+		inst.others = append(inst.others, cert)
+	}
+	for _, path := range crls {
+		list, err := file.ReadCRL(path)
+		if err != nil {
+			return inst, err
+		}
+		inst.crls = append(inst.crls, list)
+	}
+	return inst, nil
+}
+
+// Install checks that everything belongs together and that relying parties will accept what is issued, and records it.
+// The issuing CA's certificate is recorded last: until then nothing uses the rest. It can be repeated.
+func (n *Node) Install(ctx context.Context, inst Installation, by pki.Actor) error {
+	if err := n.config.checkOwnTrustDomain(); err != nil {
+		return err
+	}
+	_, key, err := findKey(ctx, n.tokens, inst.Key, inst.Certificate.PublicKey)
+	if err != nil {
+		absent, _ := absence(n.tokens)
+		return errors.Join(err, absent)
+	}
+	iss, err := ca.NewIssuingCA(inst.Certificate, key, inst.others)
+	if err != nil {
+		return err
+	}
+	for _, cert := range inst.others {
+		if !cert.Equal(iss.Root) && !slices.ContainsFunc(iss.Chain, cert.Equal) {
+			return fmt.Errorf("--root %s did not sign %s, nor what signed it: give the certificates of its chain alone", cert.Subject, inst.Certificate.Subject)
+		}
+	}
+	if err := n.config.checkIssues(iss); err != nil {
+		return err
+	}
+	if err := n.newGeneration(ctx, inst.Certificate); err != nil {
+		return err
+	}
+	now := time.Now()
+	for _, list := range inst.crls {
+		if _, err := signerOf(list, inst.others); err != nil {
+			return err
+		}
+		if err := crl.CheckImport(list, now); err != nil {
+			return err
+		}
+	}
+	for _, cert := range inst.others {
+		if err := n.store.CA().Install(ctx, ca.InstalledCA{Certificate: cert.Raw, At: now}, by); err != nil {
+			return err
+		}
+	}
+	for _, list := range inst.crls {
+		if err := n.importCRL(ctx, list, inst.others, by); err != nil {
+			return err
+		}
+	}
+	return n.store.CA().Install(ctx, ca.InstalledCA{Certificate: inst.Certificate.Raw, Key: inst.Key, At: now}, by)
+}
+
+// newGeneration refuses a subject or a key that an installed CA has with another key or subject: relying parties find an
+// issuer by its name (RFC 5280 section 4.1.2.4). Both together are a renewed certificate.
+func (n *Node) newGeneration(ctx context.Context, cert *x509.Certificate) error {
+	installed, err := n.store.CA().Installed(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range installed {
+		other, err := x509.ParseCertificate(i.Certificate)
+		if err != nil {
+			return fmt.Errorf("read an installed CA certificate: %w", err)
+		}
+		sameName, sameKey := bytes.Equal(other.RawSubject, cert.RawSubject), bytes.Equal(other.RawSubjectPublicKeyInfo, cert.RawSubjectPublicKeyInfo)
+		if sameName && !sameKey {
+			return fmt.Errorf("a CA with another key is installed as %s already: every generation has its own subject, so ask and sign again with another", cert.Subject)
+		}
+		if sameKey && !sameName {
+			return fmt.Errorf("the key of %s is installed for %s already: every generation has its own key, so make a new one", cert.Subject, other.Subject)
+		}
+	}
+	return nil
+}
+
+func signerOf(list *x509.RevocationList, among []*x509.Certificate) (*x509.Certificate, error) {
+	for _, cert := range among {
+		if list.CheckSignatureFrom(cert) == nil {
+			return cert, nil
+		}
+	}
+	return nil, fmt.Errorf("none of the given CA certificates signed the CRL of %s: give its CA's certificate with --root", list.Issuer)
+}
+
+func (n *Node) importCRL(ctx context.Context, list *x509.RevocationList, signers []*x509.Certificate, by pki.Actor) error {
+	signer, err := signerOf(list, signers)
+	if err != nil {
+		return err
+	}
+	err = n.store.Revocation().PutCRLs(ctx, []crl.CRL{crl.Imported(pki.IssuerOf(signer), list)}, by, time.Now())
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleCRL {
+		return nil // an installation that is repeated has this CRL, or a newer one, already
+	}
+	return err
+}

@@ -1,0 +1,140 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"crypto"
+	"errors"
+	"log/slog"
+
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/server/telemetry"
+)
+
+// issuingToken is a configured token, with what of it serves the installed CAs.
+type issuingToken struct {
+	name    string
+	token   *hsm.Token // nil if the token was not available when it was opened
+	err     error      // why it was not
+	keys    []*hsm.Key
+	issuers []pki.IssuerID // whose keys these are
+}
+
+// name is the token as log and metrics call it.
+func (c TokenConfig) name() string { return cmp.Or(c.Label, c.Serial) }
+
+// openTokens opens all tokens of a configuration. One that is not available is warned of, unless it is the last hope: the
+// keys of the others serve.
+func openTokens(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (tokens []*issuingToken, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeTokens(tokens))
+		}
+	}()
+	for i, tc := range append([]TokenConfig{c.Token}, c.FurtherTokens...) {
+		if i > 0 {
+			if pin, err = hsm.ReadPINFile(tc.PINFile); err != nil {
+				return tokens, err
+			}
+		}
+		t := &issuingToken{name: tc.name()}
+		if t.token, err = OpenToken(ctx, tc, pin); err != nil && !errors.Is(err, hsm.ErrUnavailable) {
+			return tokens, err
+		}
+		t.err = err
+		tokens = append(tokens, t)
+	}
+	absent, available := absence(tokens)
+	if !available {
+		return tokens, absent
+	}
+	for _, t := range tokens {
+		if t.err != nil {
+			log.Warn("a token is not available: the keys in it serve after the next start", "token", t.name, "error", t.err)
+		}
+	}
+	return tokens, nil
+}
+
+// absence returns why tokens are not available, nil if all are, and whether any is.
+func absence(tokens []*issuingToken) (err error, available bool) {
+	for _, t := range tokens {
+		err = errors.Join(err, t.err)
+		available = available || t.token != nil
+	}
+	return err, available
+}
+
+func closeTokens(tokens []*issuingToken) error {
+	var err error
+	for _, t := range tokens {
+		if t.token != nil {
+			err = errors.Join(err, t.token.Close())
+		}
+	}
+	return err
+}
+
+// findKey returns the key with a label and a public key, and the available token that holds it. If there is none, the error
+// is that of the token that comes closest: [hsm.ErrNotFound] only if no token has the label.
+func findKey(ctx context.Context, tokens []*issuingToken, label string, public crypto.PublicKey) (*issuingToken, *hsm.Key, error) {
+	var notFound, failed error
+	var other *hsm.Key
+	var holder *issuingToken
+	for _, t := range tokens {
+		if t.token == nil {
+			continue
+		}
+		key, err := t.token.Find(ctx, hsm.KeyRef{Label: label, Public: public})
+		switch {
+		case errors.Is(err, hsm.ErrNotFound):
+			notFound = errors.Join(notFound, err)
+		case err != nil:
+			failed = errors.Join(failed, err)
+		case isPublic(key.Public(), public):
+			return t, key, nil
+		default:
+			holder, other = t, key
+		}
+	}
+	switch {
+	case failed != nil:
+		return nil, nil, failed
+	case other != nil:
+		return holder, other, nil // ca.NewIssuer says what does not fit
+	default:
+		return nil, nil, notFound
+	}
+}
+
+func isPublic(have, want crypto.PublicKey) bool {
+	k, ok := have.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(want)
+}
+
+// issuingTokens returns what the server watches: the tokens with keys in use, and those that were not available.
+func issuingTokens(tokens []*issuingToken) []telemetry.IssuingToken {
+	var all []telemetry.IssuingToken
+	for _, t := range tokens {
+		switch {
+		case t.token == nil:
+			all = append(all, telemetry.IssuingToken{Token: absentToken{t.err}, Name: t.name})
+		case len(t.keys) > 0:
+			all = append(all, telemetry.IssuingToken{Token: hsm.Watched{Token: t.token, Keys: t.keys}, Name: t.name, Issuers: t.issuers})
+		}
+	}
+	return all
+}
+
+// absentToken stands for a token that was not available when it was opened. It does not come back before the next start.
+type absentToken struct{ err error }
+
+// Prove returns why the token was not available.
+func (a absentToken) Prove(context.Context) error { return a.err }
+
+// Calls returns no calls in one session, since every session of such a token is free.
+func (absentToken) Calls() (now, most int) { return 0, 1 }
+
+// Failures returns the one failure.
+func (absentToken) Failures() int { return 1 }

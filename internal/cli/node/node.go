@@ -1,0 +1,299 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/files"
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/admission"
+	"github.com/brevet-pki/brevet/server/telemetry"
+	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// Node is everything that a server process holds open: tokens, store, archive. It closes in the opposite order.
+type Node struct {
+	config  Config
+	log     *slog.Logger
+	tokens  []*issuingToken
+	store   *sqlite.DB
+	archive *translog.Archive
+	closers []func() error
+}
+
+// StorePath returns the path of the store.
+func (c *Config) StorePath() string { return filepath.Join(c.Directory, "store.db") }
+
+// ArchivePath returns the path of the log's archive.
+func (c *Config) ArchivePath() string { return filepath.Join(c.Directory, "log.archive") }
+
+func (c *Config) crlPath() string { return filepath.Join(c.Directory, "crls") }
+func (c *Config) ownPath() string { return filepath.Join(c.Directory, "own") }
+
+// Open opens the parts, the tokens first: without them nothing else is worth touching. The PIN is that of c.Token.
+func Open(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (*Node, error) {
+	n := &Node{config: c, log: log}
+	if err := n.checkDirectory(); err != nil {
+		return nil, err
+	}
+	tokens, err := openTokens(ctx, c, pin, log)
+	if err != nil {
+		return nil, err
+	}
+	n.tokens = tokens
+	n.closers = append(n.closers, func() error { return closeTokens(tokens) })
+	if err := n.openRecords(ctx); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// OpenKeyless opens the parts that need no token.
+func OpenKeyless(ctx context.Context, c Config, log *slog.Logger) (*Node, error) {
+	n := &Node{config: c, log: log}
+	if err := n.checkDirectory(); err != nil {
+		return nil, err
+	}
+	if err := n.openRecords(ctx); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+func (n *Node) checkDirectory() error {
+	if err := checkOwner(n.config.Directory); err != nil {
+		return err
+	}
+	return checkDirectory(n.config.Directory, n.log)
+}
+
+// openRecords opens the store and the archive.
+func (n *Node) openRecords(ctx context.Context) (err error) {
+	if n.store, err = sqlite.Open(ctx, n.config.StorePath()); err != nil {
+		return err
+	}
+	n.closers = append(n.closers, n.store.Close)
+	if err := n.expectArchive(ctx); err != nil {
+		return err
+	}
+	if n.archive, err = translog.OpenArchiveOf(ctx, n.store.Log(), n.config.ArchivePath(), n.log); err != nil {
+		return err
+	}
+	n.closers = append(n.closers, n.archive.Close)
+	return nil
+}
+
+// checkOwner refuses a state directory of another account: what this process would write there, the server could not
+// open as that account. A directory that does not exist passes.
+func checkOwner(directory string) error {
+	var info unix.Stat_t
+	if err := unix.Stat(directory, &info); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("look at the directory %s: %w", directory, err)
+	}
+	if me := os.Geteuid(); int(info.Uid) != me {
+		return fmt.Errorf("the directory %s belongs to %s, and this process runs as %s: run it as the directory's owner, such as with "+
+			"runuser -u %s -- brevet …, or give the directory to the account that is to run the server",
+			directory, accountName(int(info.Uid)), accountName(me), accountName(int(info.Uid)))
+	}
+	return nil
+}
+
+// accountName returns the name of a user ID, or the number where it has none.
+func accountName(id int) string {
+	number := strconv.Itoa(id)
+	if account, err := user.LookupId(number); err == nil {
+		return account.Username
+	}
+	return number
+}
+
+// expectArchive refuses a store that has a log and no archive: without it nobody can tell whether the store is an old
+// backup, which would make revoked certificates good again.
+func (n *Node) expectArchive(ctx context.Context) error {
+	head, err := n.store.Log().Head(ctx)
+	if err != nil || head.Size == 0 {
+		return err
+	}
+	path := n.config.ArchivePath()
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the log's archive %s is missing, and the store has %d entries of it: put the archive back. If it is lost for good "+
+			"and the store is the newest there is, make an empty file of that name, and the archive is written anew from the store", path, head.Size)
+	}
+	return nil
+}
+
+// OpenToken logs in to the token of a configuration.
+func OpenToken(ctx context.Context, c TokenConfig, pin hsm.PIN) (*hsm.Token, error) {
+	path, err := Module(c.Module)
+	if err != nil {
+		return nil, err
+	}
+	return hsm.Open(ctx, hsm.Config{Module: path, TokenLabel: c.Label, TokenSerial: c.Serial, Sessions: c.Sessions}, pin)
+}
+
+// Close closes everything, in the opposite order of opening.
+func (n *Node) Close() error {
+	var err error
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		err = errors.Join(err, n.closers[i]())
+	}
+	return err
+}
+
+// checkOwnTrustDomain refuses another trust domain than that of the certificate that the server has: every identity on record
+// is in that one.
+func (c *Config) checkOwnTrustDomain() error {
+	pair, err := enroll.ReadPair(filepath.Join(c.ownPath(), "server"))
+	if err != nil {
+		return nil //nolint:nilerr // there is none yet, or the server says what is wrong with it
+	}
+	if have := pair.ID().TrustDomain(); have != c.TrustDomain {
+		return fmt.Errorf("trust_domain: the CA in %s is for %s, not for %s: correct the configuration, or install a CA in another directory",
+			c.Directory, have, c.TrustDomain)
+	}
+	return nil
+}
+
+// Server puts a server on top of the node. The zero ports are for one that will not run.
+func (n *Node) Server(ctx context.Context, p Ports) (*server.Server, error) {
+	c, err := n.ServerConfig(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	BoundGarbage(ctx)
+	return server.New(ctx, c)
+}
+
+// ServerConfig returns what a server on top of the node is made of.
+func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error) {
+	if err := n.config.checkOwnTrustDomain(); err != nil {
+		return server.Config{}, err
+	}
+	all, err := n.authorities(ctx)
+	if err != nil {
+		return server.Config{}, err
+	}
+	if err := n.config.checkIssues(*all.current().issuer); err != nil {
+		return server.Config{}, err
+	}
+	profiles, err := n.config.profiles()
+	if err != nil {
+		return server.Config{}, err
+	}
+	return server.Config{
+		TrustDomain: n.config.TrustDomain, Names: n.config.Names, Address: n.config.Address,
+		Directory: n.config.ownPath(),
+		CRLs:      server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
+		GRPC:      p.grpc, HTTP: p.http, Operations: p.operations,
+		Issuers: all.issuers(), Authorities: all.certificates(), Retired: all.retired(), Profiles: profiles,
+		Stores: server.Stores{
+			CA: n.store.CA(), RA: n.store.RA(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
+		},
+		Archive: n.archive, Tokens: issuingTokens(n.tokens), Disk: n.config.volume(), Retention: n.config.Retention,
+		Limits: n.config.RateLimits(),
+		OCSP:   server.OCSP{MaxAge: n.config.OCSP.MaxAge, ExtendedRevoke: n.config.OCSP.ExtendedRevoke},
+		Traces: telemetry.Traces{Endpoint: n.config.Traces.Endpoint, Share: n.config.Traces.Share}, Clock: time.Now, Log: n.log,
+	}, nil
+}
+
+// RateLimits returns the limits as a server takes them.
+func (c *Config) RateLimits() server.Limits {
+	return server.Limits{Identity: admission.Rate(c.Limits.Identity), Address: admission.Rate(c.Limits.Address)}
+}
+
+// Ports are the listeners of a server. The zero value is those of one that will not run.
+type Ports struct{ grpc, http, operations net.Listener }
+
+// OpenListeners opens all listeners, or none. No address means no operations port.
+func (c *Config) OpenListeners(ctx context.Context) (p Ports, err error) {
+	for _, l := range []struct {
+		key, address string
+		to           *net.Listener
+	}{
+		{"listen.grpc", c.Listen.GRPC, &p.grpc}, {"listen.http", c.Listen.HTTP, &p.http},
+		{"listen.operations", c.Listen.Operations, &p.operations},
+	} {
+		if l.address == "" {
+			continue
+		}
+		if *l.to, err = listen(ctx, l.key, l.address); err != nil {
+			return Ports{}, errors.Join(err, p.Close())
+		}
+	}
+	return p, nil
+}
+
+// Close closes the listeners that are open.
+func (p Ports) Close() error {
+	var err error
+	for _, l := range []net.Listener{p.grpc, p.http, p.operations} {
+		if l != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}
+	return err
+}
+
+func listen(ctx context.Context, key, address string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		err = fmt.Errorf("%w: is another server running? Stop it, or set another address", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		err = fmt.Errorf("%w: it is none of this machine's, which ip address shows", err)
+	case errors.Is(err, syscall.EACCES):
+		err = fmt.Errorf("%w: this account may not listen below port 1024: set a higher one", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return l, nil
+}
+
+// MakeDirectory makes the state directory, for its owner alone.
+func MakeDirectory(path string) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return fmt.Errorf("make the directory %s: %w", path, err)
+	}
+	return nil
+}
+
+// checkDirectory refuses a state directory that other accounts can write to, or whose file system cannot flush directories,
+// and warns of one that they can enter.
+func checkDirectory(path string, log *slog.Logger) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil //nolint:nilerr // opening the store says what is missing
+	}
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		log.Warn("other users can enter the server's directory: give it mode 0700", "directory", path, "mode", mode)
+	}
+	return errors.Join(files.CheckPrivate(path, 0o022), files.ProbeFlush(path))
+}
+
+// Stopped returns nil where a signal stopped the server while it started, and any other error as it is.
+func Stopped(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return server.Orderly(err)
+}

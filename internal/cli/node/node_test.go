@@ -1,0 +1,35 @@
+package node
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/brevet-pki/brevet/hsm"
+)
+
+// TestTheDirectoryIsTheServersOwn holds that nothing is opened in a directory of another account: root leaves no files
+// there that the server's account cannot open.
+func TestTheDirectoryIsTheServersOwn(t *testing.T) {
+	own := t.TempDir()
+	for _, dir := range []string{own, filepath.Join(own, "missing")} {
+		if err := checkOwner(dir); err != nil {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+	foreign := "/" // which is root's
+	if os.Geteuid() == 0 {
+		foreign = t.TempDir()
+		if err := os.Chown(foreign, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := Open(t.Context(), Config{Directory: foreign}, hsm.PIN{}, nil)
+	if n != nil || err == nil || !strings.Contains(err.Error(), "run it as the directory's owner, such as with runuser -u ") {
+		t.Errorf("%v, want a refusal that names the account", err)
+	}
+	if left, err := os.ReadDir(foreign); foreign != "/" && (err != nil || len(left) > 0) {
+		t.Errorf("%v, and %d files in the directory", err, len(left))
+	}
+}

@@ -1,0 +1,19 @@
+package node
+
+import (
+	"os"
+
+	"github.com/brevet-pki/brevet/hsm"
+)
+
+// ReadPIN takes the PIN from a file, from systemd, or from the terminal.
+func ReadPIN(file string) (hsm.PIN, error) {
+	switch {
+	case file != "":
+		return hsm.ReadPINFile(file)
+	case os.Getenv("CREDENTIALS_DIRECTORY") != "":
+		return hsm.ReadPINCredential("pin")
+	default:
+		return hsm.PromptPIN(os.Stdin, "PIN of the token: ")
+	}
+}

@@ -1,0 +1,43 @@
+package node
+
+import (
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// volume is the files of a server, and the file system that they are on: a telemetry.Disk.
+type volume struct {
+	store string
+	files map[string]string // names for metrics, and paths
+}
+
+func (c *Config) volume() volume {
+	store := c.StorePath()
+	return volume{store, map[string]string{"store": store, "wal": store + "-wal", "archive": c.ArchivePath()}}
+}
+
+// Sizes implements telemetry.Disk.
+func (v volume) Sizes() map[string]int64 {
+	sizes := map[string]int64{}
+	for name, path := range v.files {
+		sizes[name] = 0
+		if info, err := os.Stat(path); err == nil {
+			sizes[name] = info.Size()
+		}
+	}
+	return sizes
+}
+
+// Free implements telemetry.Disk.
+func (v volume) Free() (int64, error) {
+	if err := unix.Access(v.store, unix.W_OK); err != nil {
+		return 0, &os.PathError{Op: "write", Path: v.store, Err: err}
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(v.store), &fs); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: v.store, Err: err}
+	}
+	return int64(fs.Bavail) * int64(fs.Bsize), nil //nolint:gosec,unconvert // types differ between systems; no disk is that large
+}

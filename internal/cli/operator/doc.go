@@ -1,0 +1,3 @@
+// Package operator holds the commands that call a server: identities, tokens, certificates, revocation, CRLs, log and
+// store.
+package operator

@@ -1,0 +1,216 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	"github.com/brevet-pki/brevet/internal/cli/client"
+	"github.com/brevet-pki/brevet/internal/cli/output"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// NewIdentity returns brevet identity: register, list and change identities.
+func NewIdentity() *cobra.Command {
+	cmd := &cobra.Command{Use: "identity", Short: "Register machines and people, suspend, resume and retire them"}
+	client.Flags(cmd)
+	cmd.AddCommand(newIdentityCreate(), newIdentityList(), newIdentityShow(),
+		commented("suspend", "Put an identity and its certificates on hold", "put on hold",
+			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
+				return c.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: id, Comment: comment})
+			}, tellHeld),
+		commented("resume", "Take off hold what suspend put there", "taken off hold",
+			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
+				return c.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: id, Comment: comment})
+			}, tellResumed),
+		newIdentityRetire(),
+	)
+	return cmd
+}
+
+var identityHeading = []string{"IDENTITY", "KIND", "PROFILE", "STATE", "NAMES", "LABELS"}
+
+func printIdentity(p *output.Printer, id *brevetv1.Identity) error {
+	all := labels(id.GetLabels())
+	return p.Record(id, id.GetId(), output.Enum(id.GetKind()), id.GetProfile(), output.Enum(id.GetState()), dash(namesText(id.GetNames())), dash(all.list()))
+}
+
+func dash(list []string) string {
+	if len(list) == 0 {
+		return "-"
+	}
+	return strings.Join(list, ",")
+}
+
+func newIdentityCreate() *cobra.Command {
+	spec := &brevetv1.IdentitySpec{}
+	var kind string
+	var given labels
+	var dns, ips []string
+	cmd := &cobra.Command{
+		Use: "create NAME", Short: "Register an identity", Args: cobra.ExactArgs(1),
+		Example: "  brevet identity create device/42 --kind device --label site=plant-7\n  brevet identity create web/1 --kind workload --profile server --dns web.fleet.example",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			if spec.Kind, err = readKind("--kind", kind); err != nil {
+				return err
+			}
+			spec.Labels, spec.Names = given, namesFrom(dns, ips)
+			p, err := output.New(cmd, identityHeading...)
+			if err != nil {
+				return err
+			}
+			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				resp, err := brevetv1.NewIdentityServiceClient(conn).CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: args[0], Spec: spec})
+				if err != nil {
+					return err
+				}
+				return errors.Join(printIdentity(p, resp.GetIdentity()), p.Close())
+			})
+		},
+	}
+	output.Flag(cmd)
+	f := cmd.Flags()
+	f.StringVar(&kind, "kind", "device", "device, workload or operator")
+	f.StringVar(&spec.Profile, "profile", "", "profile of its certificates (default: the one named like the kind)")
+	f.Var(&given, "label", "a label for the inventory; may be given again")
+	f.StringArrayVar(&dns, "dns", nil, "DNS name for its certificates; may be given again")
+	f.StringArrayVar(&ips, "ip", nil, "IP address for its certificates; may be given again")
+	return cmd
+}
+
+func newIdentityList() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "list", Short: "List the identities", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := output.New(cmd, identityHeading...)
+			if err != nil {
+				return err
+			}
+			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				c := brevetv1.NewIdentityServiceClient(conn)
+				for req := (&brevetv1.ListIdentitiesRequest{PageSize: listPage}); ; {
+					resp, err := c.ListIdentities(ctx, req)
+					if err != nil {
+						return err
+					}
+					for _, id := range resp.GetIdentities() {
+						if err := printIdentity(p, id); err != nil {
+							return err
+						}
+					}
+					if req.PageToken = resp.GetNextPageToken(); req.GetPageToken() == "" {
+						return p.Close()
+					}
+				}
+			})
+		},
+	}
+	output.Flag(cmd)
+	return cmd
+}
+
+// changing is the response to an order about an identity.
+type changing interface {
+	GetIdentity() *brevetv1.Identity
+	GetAffected() *brevetv1.AffectedCertificates
+}
+
+// commented makes a command that changes an identity for a reason, in words. The verb says what has happened to certificates. It
+// calls tell, if there is one, afterwards.
+func commented(name, short, verb string, do func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error),
+	tell func(io.Writer, string, validity),
+) *cobra.Command {
+	var comment string
+	var cmd *cobra.Command
+	cmd = identityOrder(name, short, func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
+		r, err := do(ctx, c, id, comment)
+		if err != nil {
+			return nil, err
+		}
+		tellChanged(cmd, verb, r.GetAffected())
+		return r.GetIdentity(), nil
+	}, tell)
+	cmd.Flags().StringVar(&comment, "comment", "", "why, in words, for the log")
+	return cmd
+}
+
+func newIdentityRetire() *cobra.Command {
+	var since string
+	cmd := commented("retire", "End an identity for ever and revoke its certificates", "revoked",
+		func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
+			at, err := readTime("--invalid-since", since)
+			if err != nil {
+				return nil, err
+			}
+			return c.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: id, Comment: comment, InvalidityTime: at})
+		}, nil)
+	cmd.Flags().StringVar(&since, "invalid-since", "", "when its certificates are known or suspected to have become invalid, for the CRL")
+	return cmd
+}
+
+// listPage is how many records a list asks for at a time.
+const listPage = 500
+
+func newIdentityShow() *cobra.Command {
+	return identityOrder("show", "Show one identity",
+		func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
+			r, err := c.GetIdentity(ctx, &brevetv1.GetIdentityRequest{Id: id})
+			return r.GetIdentity(), err
+		}, nil)
+}
+
+// identityOrder makes a command that does one thing with one identity and prints how it stands afterwards. If tell is
+// not nil, it explains on standard error what that means for the identity's certificates.
+func identityOrder(name, short string, do func(context.Context, brevetv1.IdentityServiceClient, string) (*brevetv1.Identity, error),
+	tell func(io.Writer, string, validity),
+) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: name + " NAME", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := output.New(cmd, identityHeading...)
+			if err != nil {
+				return err
+			}
+			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				id, err := do(ctx, brevetv1.NewIdentityServiceClient(conn), args[0])
+				if err != nil {
+					return err
+				}
+				if tell != nil {
+					v, err := validityOf(ctx, brevetv1.NewCertificateServiceClient(conn), id.GetId(), time.Now())
+					if err != nil {
+						fmt.Fprintf(cmd.ErrOrStderr(), "Done; the certificates of %s cannot be counted: %v.\n", id.GetId(), err)
+					} else {
+						tell(cmd.ErrOrStderr(), id.GetId(), v)
+					}
+				}
+				return errors.Join(printIdentity(p, id), p.Close())
+			})
+		},
+	}
+	output.Flag(cmd)
+	return cmd
+}
+
+// eachOf reads a stream to its end.
+func eachOf[M any](recv func() (M, error), visit func(M) error) error {
+	for {
+		m, err := recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := visit(m); err != nil {
+			return fmt.Errorf("read the answer: %w", err)
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// agentWait is the longest time in which an agent asks again after it was refused.
+const agentWait = time.Hour
+
+// validity counts the certificates of one identity that are neither revoked nor expired.
+type validity struct {
+	unexpired int64
+	ending    int64     // of these, how many expire before the agent has to have asked again
+	until     time.Time // when the last of these expires
+}
+
+// validityOf reads an identity's certificates and counts them.
+func validityOf(ctx context.Context, c brevetv1.CertificateServiceClient, identity string, now time.Time) (validity, error) {
+	var v validity
+	for req := certificatesOf(identity); ; {
+		resp, err := c.ListCertificates(ctx, req)
+		if err != nil {
+			return v, err
+		}
+		for _, certificate := range resp.GetCertificates() {
+			v.add(certificate, now)
+		}
+		if req.PageToken = resp.GetNextPageToken(); req.GetPageToken() == "" {
+			return v, nil
+		}
+	}
+}
+
+func (v *validity) add(c *brevetv1.Certificate, now time.Time) {
+	end := c.GetNotAfter().AsTime()
+	if c.GetState() == brevetv1.CertificateState_CERTIFICATE_STATE_REVOKED || end.Before(now) {
+		return
+	}
+	v.unexpired++
+	if end.Sub(now) < min(agentWait, end.Sub(c.GetNotBefore().AsTime())/4) {
+		v.ending++
+	}
+	if end.After(v.until) {
+		v.until = end
+	}
+}
+
+// tellHeld explains until when a suspension can be undone without a visit to the device.
+func tellHeld(out io.Writer, id string, v validity) {
+	if v.unexpired == 0 {
+		fmt.Fprintf(out, "%s has no certificate that is valid: once resumed, it needs a new token (brevet token create %s --replace --out FILE).\n", id, id)
+		return
+	}
+	fmt.Fprintf(out, "%s on hold, %d about to expire. The last expires at %s: resumed later than that, %s needs a new token (brevet token create %s --replace --out FILE).\n",
+		certificates(v.unexpired), v.ending, v.until.UTC().Format(time.RFC3339), id, id)
+}
+
+// tellResumed explains whether an identity that was resumed can renew by itself.
+func tellResumed(out io.Writer, id string, v validity) {
+	if v.unexpired == 0 {
+		fmt.Fprintf(out, "All certificates of %s expired or were revoked: it needs a new token (brevet token create %s --replace --out FILE).\n", id, id)
+		return
+	}
+	fmt.Fprintf(out, "%s good again, %d about to expire. The last expires at %s: if its agent does not renew before, %s needs a new token (brevet token create %s --replace --out FILE).\n",
+		certificates(v.unexpired), v.ending, v.until.UTC().Format(time.RFC3339), id, id)
+}

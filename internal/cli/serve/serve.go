@@ -1,0 +1,90 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/internal/cli"
+	"github.com/brevet-pki/brevet/internal/cli/node"
+	"github.com/brevet-pki/brevet/internal/service"
+	"github.com/brevet-pki/brevet/server"
+)
+
+// New returns brevet serve.
+func New() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the server", Args: cobra.NoArgs,
+		Long: "serve runs issuer, registration authority, validation authority and log in one process, until it gets\n" +
+			"SIGTERM or SIGINT; it then finishes what is in flight. At SIGHUP it reads its configuration again. --check does everything but serve.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := node.LoadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			check, err := cmd.Flags().GetBool("check")
+			if err != nil {
+				return err
+			}
+			return serve(cmd, c, check)
+		},
+	}
+	node.ConfigFlag(cmd)
+	cmd.Flags().Bool("check", false, "open the token, the store and the archive, lint the profiles, listen, then stop and say so")
+	return cmd
+}
+
+func serve(cmd *cobra.Command, c node.Config, check bool) (err error) {
+	hangups := service.Hangups() // from here on: one that comes while the server starts is heeded once it serves
+	log := service.NewLog(cmd.ErrOrStderr(), c.Log.Format, c.Log.Level)
+	defer log.Close()
+	pin, err := c.PIN()
+	if err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	n, err := node.Open(ctx, c, pin, log.Logger)
+	if errors.Is(err, hsm.ErrPIN) { // the configuration is wrong: a service manager must not try again, or the token locks
+		return cli.WrongUse(err.Error())
+	}
+	if err != nil {
+		return node.Stopped(ctx, err)
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	return serveNode(ctx, cmd, c, n, check, func(s *server.Server) {
+		r := &reloader{current: c, load: func() (node.Config, error) { return node.LoadConfig(cmd) }, log: log, server: s}
+		service.OnHangup(ctx, hangups, func() { r.reload(ctx) })
+	})
+}
+
+// serveNode runs the server, and calls begun once it serves; or it only checks that the server would run.
+func serveNode(ctx context.Context, cmd *cobra.Command, c node.Config, n *node.Node, check bool, begun func(*server.Server)) error {
+	listeners, err := c.OpenListeners(ctx)
+	if err != nil {
+		return node.Stopped(ctx, err)
+	}
+	s, err := n.Server(ctx, listeners)
+	if err != nil {
+		return node.Stopped(ctx, errors.Join(err, listeners.Close()))
+	}
+	if check {
+		if err := errors.Join(s.Close(ctx), listeners.Close(), c.CRL.LookForDirectories()); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), "Everything needed to serve is in place.\nNext: brevet serve")
+		return err
+	}
+	s.OnReady(func() {
+		begun(s)
+		notify(daemon.SdNotifyReady)
+	})
+	defer context.AfterFunc(ctx, func() { notify(daemon.SdNotifyStopping) })()
+	return s.Run(ctx)
+}
+
+// notify tells systemd, where it started the server and wants to know. Nobody is helped by hearing that it does not.
+func notify(state string) { _, _ = daemon.SdNotify(false, state) }

@@ -1,0 +1,209 @@
+// Package configtest holds docs/configuration.md and the example files against the configuration types: the comments of
+// their fields are the reference, and there is no other. It is for tests.
+package configtest
+
+import (
+	"encoding"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+const module = "github.com/brevet-pki/brevet/"
+
+// moduleRoot returns the directory of go.mod: the package under test is somewhere below it.
+func moduleRoot(t *testing.T) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			t.Fatal("no go.mod here or above: run the test in the source tree")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// AnyName stands in a path for a name that the operator chooses.
+const AnyName = "NAME"
+
+// A Key is one key of a configuration file, or a group of them.
+type Key struct {
+	Path     string // such as "token.sessions" or "profiles.NAME.kinds"
+	Type     string // in words; empty for a group
+	Default  string // empty where there is none
+	Required bool
+	Doc      string
+}
+
+// Keys lists the keys of a configuration with its defaults, in the order of the type. Every field needs a comment; one
+// that begins with "Required." is about a key that cannot be left out.
+func Keys(t *testing.T, defaults any) []Key {
+	t.Helper()
+	return keysOf(t, reflect.ValueOf(defaults), "")
+}
+
+func keysOf(t *testing.T, of reflect.Value, prefix string) []Key {
+	t.Helper()
+	comments := commentsOf(t, of.Type())
+	var keys []Key
+	for field, value := range of.Fields() {
+		k := Key{Path: prefix + field.Tag.Get("yaml")}
+		k.Doc, k.Required = strings.CutPrefix(comments[field.Name], "Required. ")
+		if k.Doc == "" {
+			t.Errorf("%s.%s has no comment that documents %s", of.Type(), field.Name, k.Path)
+		}
+		switch field.Type.Kind() {
+		case reflect.Struct:
+			keys = append(append(keys, k), keysOf(t, value, k.Path+".")...)
+		case reflect.Map:
+			keys = append(append(keys, k), keysOf(t, reflect.Zero(field.Type.Elem()), k.Path+"."+AnyName+".")...)
+		default:
+			k.Type, k.Default = inWords(field.Type), written(value)
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// commentsOf reads what a struct's source says about its fields.
+func commentsOf(t *testing.T, of reflect.Type) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(moduleRoot(t), strings.TrimPrefix(of.PkgPath(), module), "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	comments := make(map[string]string)
+	for _, name := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok || spec.Name.Name != of.Name() {
+				return true
+			}
+			for _, field := range spec.Type.(*ast.StructType).Fields.List {
+				if len(field.Names) == 1 {
+					comments[field.Names[0].Name] = strings.TrimSpace(field.Doc.Text())
+				}
+			}
+			return false
+		})
+	}
+	if len(comments) == 0 {
+		t.Fatalf("there is no source of %s in %s", of, files)
+	}
+	return comments
+}
+
+func inWords(of reflect.Type) string {
+	switch {
+	case of == reflect.TypeFor[time.Duration](), of.Name() == "Duration":
+		return "duration"
+	case reflect.PointerTo(of).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
+		return "text"
+	case of.Kind() == reflect.Slice:
+		return "list of " + inWords(of.Elem()) + "s"
+	}
+	words := map[reflect.Kind]string{
+		reflect.String: "text", reflect.Bool: "true or false", reflect.Int: "whole number", reflect.Float64: "number",
+		reflect.Struct: "group",
+	}
+	if w, ok := words[of.Kind()]; ok {
+		return w
+	}
+	return of.String()
+}
+
+// written is a value as a file would have it, or nothing for one that says nothing.
+func written(v reflect.Value) string {
+	d, duration := v.Interface().(time.Duration)
+	text, named := v.Interface().(fmt.Stringer)
+	switch {
+	case v.Kind() == reflect.Bool, !v.IsZero(), named && !duration:
+	default:
+		return ""
+	}
+	for _, unit := range []struct {
+		of   time.Duration
+		name string
+	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}} {
+		if duration && d%unit.of == 0 {
+			return fmt.Sprint(int64(d/unit.of)) + unit.name
+		}
+	}
+	if named {
+		return text.String()
+	}
+	return fmt.Sprint(v.Interface())
+}
+
+// Reference checks that docs/configuration.md has, under a heading of the second level, what the keys and the text after
+// them make. With update it writes that instead.
+func Reference(t *testing.T, heading string, keys []Key, after string, update bool) {
+	t.Helper()
+	path := filepath.Join(moduleRoot(t), "docs", "configuration.md")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, found := strings.Cut(string(text), "\n## "+heading+"\n")
+	if !found {
+		t.Fatalf("%s has no heading %q", path, heading)
+	}
+	_, next, more := strings.Cut(rest, "\n## ")
+	want := before + "\n## " + heading + "\n" + section(keys) + after
+	if more {
+		want += "\n## " + next
+	}
+	switch {
+	case want == string(text):
+	case !update:
+		t.Errorf("%s is not what the comments of the configuration's types say: run make generate", path)
+	default:
+		if err := os.WriteFile(path, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func section(keys []Key) string {
+	var b strings.Builder
+	for _, k := range keys {
+		level := "###"
+		if strings.Contains(k.Path, ".") {
+			level = "####"
+		}
+		fmt.Fprintf(&b, "\n%s `%s`\n\n", level, k.Path)
+		if k.Type != "" {
+			fmt.Fprintf(&b, "*%s*\n\n", k.summary())
+		}
+		b.WriteString(k.Doc + "\n")
+	}
+	return b.String()
+}
+
+func (k Key) summary() string {
+	switch {
+	case k.Required:
+		return k.Type + ", required"
+	case k.Default != "":
+		return k.Type + ", default `" + k.Default + "`"
+	default:
+		return k.Type + ", optional"
+	}
+}

@@ -1,0 +1,82 @@
+package service
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/brevet-pki/brevet/internal/config"
+)
+
+// A pipe that nobody reads takes 64 KiB. What comes then is dropped and counted, nobody waits, and it is told afterwards.
+func TestABlockedReaderBlocksNobody(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	log := NewLog(w, config.LogText, 0)
+	const lines, octets = 2 * maxLines, 1000
+	for n := range lines {
+		log.Info(strings.Repeat("x", octets), "n", n)
+	}
+	log.Close() // waits for a second, and for no longer
+	if lost := log.lost.Load(); lost == 0 {
+		t.Fatal("a pipe took all lines unread")
+	}
+	read := bufio.NewScanner(r)
+	for read.Scan() {
+		if strings.Contains(read.Text(), "log lines are lost") && strings.Contains(read.Text(), "level=WARN") {
+			return
+		}
+	}
+	t.Errorf("nobody is told that lines are lost: %v", read.Err())
+}
+
+type failing struct{ err error }
+
+func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+func TestAReaderThatIsGone(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []io.Writer{w, failing{errors.New("planted")}} {
+		log := NewLog(to, config.LogJSON, 0)
+		for range 10 {
+			log.Error("said to nobody")
+		}
+		log.Close()
+		if lost := log.lost.Load(); lost != 10 {
+			t.Errorf("%d lines are counted as lost", lost)
+		}
+	}
+}
+
+func TestLevelsChange(t *testing.T) {
+	t.Parallel()
+	said := &strings.Builder{}
+	log := NewLog(said, config.LogText, 0)
+	log.Debug("one")
+	var debug config.LogLevel
+	if err := debug.UnmarshalText([]byte("debug")); err != nil {
+		t.Fatal(err)
+	}
+	log.SetLevel(debug)
+	log.Debug("two")
+	log.Info(strings.Repeat("y", 2*maxLine))
+	log.Close()
+	if text := said.String(); strings.Contains(text, "one") || !strings.Contains(text, "two") || len(text) > maxLine+200 || !strings.HasSuffix(text, "y\n") {
+		t.Errorf("%d octets are written", len(text))
+	}
+}

@@ -1,0 +1,284 @@
+package crl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/brevet-pki/brevet/files"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation/internal/retry"
+)
+
+const (
+	// slowAfter is how long copying to a mirror may take before it counts as failing.
+	slowAfter = time.Minute
+	// stopTimeout is how long a stop waits for a mirror that is being copied to.
+	stopTimeout = 5 * time.Second
+	// publicMode is the mode of copied files: a web server reads them.
+	publicMode = 0o644
+	// lockTimeout bounds the wait for another process that copies to the same directory.
+	lockTimeout = 10 * time.Second
+	lockEvery   = 50 * time.Millisecond
+)
+
+// mirror is a directory that CRLs are copied to, for another web server. Other processes may copy to it too.
+type mirror struct {
+	path   string
+	from   publishedDirectory
+	bundle []pki.IssuerID // the CAs of its file of all full CRLs, in that order
+	wake   chan struct{}
+	// publish is publishTo, which tests wrap. One call at a time uses unflushable.
+	publish     func(ctx context.Context, crls []CRL, log *slog.Logger) ([]CRL, error)
+	unflushable bool // whether it was logged that the directory cannot be flushed
+
+	mu      sync.Mutex
+	queue   map[Scope]CRL // the CRLs to copy, the newest of each scope
+	failure error         // of the last try
+}
+
+func newMirror(path string, from publishedDirectory, bundle []pki.IssuerID) *mirror {
+	m := &mirror{path: path, from: from, bundle: bundle, wake: make(chan struct{}, 1), queue: map[Scope]CRL{}}
+	m.publish = m.publishTo
+	return m
+}
+
+// enqueue has CRLs copied soon.
+func (m *mirror) enqueue(crls []CRL) {
+	m.mu.Lock()
+	for _, c := range crls {
+		m.queue[c.Scope()] = c
+	}
+	m.mu.Unlock()
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// queued returns the CRLs to copy, the full ones first.
+func (m *mirror) queued() []CRL {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []CRL
+	for _, c := range m.queue {
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b CRL) int {
+		return strings.Compare(fmt.Sprintf("%05d", a.Partition)+a.Scope().Path(), fmt.Sprintf("%05d", b.Partition)+b.Scope().Path())
+	})
+	return all
+}
+
+// dequeue removes CRLs that were copied, unless a newer one has come meanwhile, and stores the result of the attempt.
+func (m *mirror) dequeue(published []CRL, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range published {
+		if m.queue[c.Scope()].Number.Cmp(c.Number) <= 0 {
+			delete(m.queue, c.Scope())
+		}
+	}
+	m.failure = err
+}
+
+// run copies queued CRLs until ctx is done.
+func (m *mirror) run(ctx context.Context, log *slog.Logger) {
+	waits := retry.NewBackOff()
+	for {
+		published, err := m.attempt(ctx, log)
+		if ctx.Err() != nil {
+			return
+		}
+		m.dequeue(published, err)
+		if err != nil {
+			wait := waits.NextBackOff()
+			log.Error("a directory does not get the newest CRLs, trying again", "directory", m.path, "wait", wait, "error", err)
+			if !retry.Sleep(ctx, wait) {
+				return
+			}
+			continue
+		}
+		waits.Reset()
+		if len(published) > 0 {
+			continue // more may be queued by now
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.wake:
+		}
+	}
+}
+
+// attempt copies the queued CRLs in a goroutine of its own: a file system that does not respond blocks its caller for good.
+// After slowAfter the mirror counts as failing until publish returns. Once ctx is done, attempt waits for stopTimeout at
+// most, and leaves that goroutine behind.
+func (m *mirror) attempt(ctx context.Context, log *slog.Logger) ([]CRL, error) {
+	wanted := m.queued()
+	if len(wanted) == 0 {
+		return nil, nil
+	}
+	var published []CRL
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		published, err = m.publish(ctx, wanted, log)
+		ended <- err
+	}()
+	slow := time.NewTimer(slowAfter)
+	defer slow.Stop()
+	for stopping, stopped := ctx.Done(), (<-chan time.Time)(nil); ; {
+		select {
+		case err := <-ended:
+			return published, err
+		case <-slow.C:
+			err := fmt.Errorf("the file system of %s has not responded for %v", m.path, slowAfter)
+			m.dequeue(nil, err)
+			log.Error("a directory does not get the newest CRLs, waiting for it", "directory", m.path, "error", err)
+		case <-stopping:
+			stopping, stopped = nil, time.After(stopTimeout)
+		case <-stopped:
+			log.Warn("a directory does not respond, stopping without it", "directory", m.path)
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// publishTo copies CRLs from the published directory, and returns those that need no further attempt. It holds an flock of
+// the mirror meanwhile, as every process that copies to it does: so no older CRL comes between the comparison and the renaming.
+func (m *mirror) publishTo(ctx context.Context, crls []CRL, log *slog.Logger) (published []CRL, err error) {
+	dir, err := files.OpenDirectory(m.path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	lock, err := dir.Handle()
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close() // which unlocks it
+	if err := lockDirectory(ctx, lock); err != nil {
+		return nil, err
+	}
+	var failed []error
+	for _, c := range crls {
+		if err := ctx.Err(); err != nil {
+			return published, err
+		}
+		newer, err := m.copy(dir, c)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		if newer {
+			log.Warn("a directory has a newer CRL, which stays: another process publishes to it", "directory", m.path, "crl", c.Scope().Path(), "number", c.Number)
+		}
+		published = append(published, c)
+	}
+	if slices.ContainsFunc(published, func(c CRL) bool { return c.Partition == 0 }) {
+		if err := m.writeBundle(dir); err != nil {
+			return nil, errors.Join(append(failed, err)...)
+		}
+	}
+	err = m.flush(dir, published, log)
+	return published, errors.Join(append(failed, err)...)
+}
+
+func lockDirectory(ctx context.Context, dir *os.File) error {
+	for waited := time.Duration(0); ; waited += lockEvery {
+		err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+		if waited >= lockTimeout {
+			return fmt.Errorf("another process has had the lock of %s for %v", dir.Name(), lockTimeout)
+		}
+		if !retry.Sleep(ctx, lockEvery) {
+			return ctx.Err()
+		}
+	}
+}
+
+// copy copies a CRL, unless the mirror has one with this number or a higher one. It reports whether it has a higher one. A
+// file that is no CRL is replaced. A full CRL is written in PEM, too, unless a higher one stays: its process has written that.
+func (m *mirror) copy(dir *files.Directory, c CRL) (newer bool, err error) {
+	source, err := files.Open(m.from.path(c.Scope()))
+	if err != nil {
+		return false, err
+	}
+	defer source.Close()
+	info, err := source.Stat()
+	if err != nil {
+		return false, err
+	}
+	number, err := ReadNumber(source, info.Size())
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", source.Name(), err)
+	}
+	name := c.Scope().Path()
+	if parent := path.Dir(name); parent != "." {
+		if err := dir.Make(parent, 0o755); err != nil { // a web server reads it
+			return false, err
+		}
+	}
+	if there := numberOf(dir.Open(name)); there != nil && there.Cmp(number) >= 0 {
+		newer = there.Cmp(number) > 0
+	} else if err := dir.Replace(name, publicMode, func(w io.Writer) error { return copyAll(w, source, info.Size()) }); err != nil {
+		return false, err
+	}
+	if c.Partition > 0 || newer {
+		return newer, nil
+	}
+	return false, m.writePEM(dir, name+pemSuffix, c.Issuer)
+}
+
+// copyAll copies size bytes in pieces.
+func copyAll(w io.Writer, source io.ReaderAt, size int64) error {
+	n, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{io.NewSectionReader(source, 0, size)}, make([]byte, chunkSize))
+	if err == nil && n != size {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// flush makes the names of CRLs durable. If the file system cannot do that, flush logs it once: after a power failure the
+// next start copies them anew.
+func (m *mirror) flush(dir *files.Directory, published []CRL, log *slog.Logger) error {
+	parents := map[string]bool{".": true}
+	for _, c := range published {
+		parents[path.Dir(c.Scope().Path())] = true
+	}
+	for parent := range parents {
+		err := dir.Flush(parent)
+		if err != nil && !files.Unsupported(err) {
+			return fmt.Errorf("flush the directory %s: %w", path.Join(m.path, parent), err)
+		}
+		if err != nil && !m.unflushable {
+			m.unflushable = true
+			log.Warn("a directory cannot be flushed, and may have old CRLs after a power failure",
+				"directory", m.path, "error", err)
+		}
+	}
+	return nil
+}
+
+// Mirrors returns the error of the last attempt to copy to each mirror, by its path; nil if there was none.
+func (u *Updater) Mirrors() map[string]error {
+	all := map[string]error{}
+	for _, m := range u.mirrors {
+		m.mu.Lock()
+		all[m.path] = m.failure
+		m.mu.Unlock()
+	}
+	return all
+}

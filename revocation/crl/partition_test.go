@@ -1,0 +1,414 @@
+package crl_test
+
+import (
+	"bytes"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/revocation/internal/revtest"
+)
+
+var (
+	oidPoints   = asn1.ObjectIdentifier{2, 5, 29, 31}
+	oidFreshest = asn1.ObjectIdentifier{2, 5, 29, 46}
+	oidDelta    = asn1.ObjectIdentifier{2, 5, 29, 27}
+	oidIDP      = asn1.ObjectIdentifier{2, 5, 29, 28}
+)
+
+// pointIn is the distribution point of a partition, with a delta unless it is told otherwise.
+func (s *scene) pointIn(partition uint16, host string) crl.Point {
+	scope := crl.Scope{Issuer: s.ca.ID(), Partition: partition}
+	delta := scope
+	delta.Delta = true
+	return crl.Point{
+		Issuer: s.ca.ID(), Partition: partition, URL: "http://" + host + "/crl/" + scope.Path(), DeltaURL: "http://" + host + "/crl/" + delta.Path(),
+	}
+}
+
+// A distributionPoint is that of RFC 5280 §4.2.1.13 with nothing but a full name, as encoding/asn1 writes it.
+type distributionPoint struct {
+	Name struct {
+		FullName []asn1.RawValue `asn1:"tag:0"`
+	} `asn1:"tag:0"`
+}
+
+func pointsExtension(t testing.TB, oid asn1.ObjectIdentifier, url string) pkix.Extension {
+	t.Helper()
+	var point distributionPoint
+	point.Name.FullName = []asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(url)}}
+	value, err := asn1.Marshal([]distributionPoint{point})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pkix.Extension{Id: oid, Value: value}
+}
+
+// issueIn makes a certificate that names a point, and records it.
+func (s *scene) issueIn(t testing.TB, p crl.Point) (*x509.Certificate, pki.CertRef) {
+	t.Helper()
+	extensions := []pkix.Extension{pointsExtension(t, oidPoints, p.URL)}
+	if p.DeltaURL != "" {
+		extensions = append(extensions, pointsExtension(t, oidFreshest, p.DeltaURL))
+	}
+	leaf := s.ca.LeafWith(t, "device", extensions)
+	ref := s.ca.Ref(t, leaf)
+	s.book.IssueIn(p.Partition, ref, leaf.NotAfter)
+	return leaf, ref
+}
+
+func (s *scene) order(t testing.TB, action revocation.Action, ref pki.CertRef) {
+	t.Helper()
+	if _, err := s.authority.Apply(t.Context(), revocation.Change{Action: action, Certificate: ref, Actor: operator}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// all returns every published CRL of a scope, the oldest first.
+func (s *scene) all(t testing.TB, partition uint16, delta bool) (all []*x509.RevocationList) {
+	t.Helper()
+	for _, c := range s.outlet.Published() {
+		if c.Scope() == (crl.Scope{Issuer: s.ca.ID(), Partition: partition, Delta: delta}) {
+			all = append(all, parse(t, c))
+		}
+	}
+	return all
+}
+
+func (s *scene) last(t testing.TB, partition uint16, delta bool) *x509.RevocationList {
+	t.Helper()
+	all := s.all(t, partition, delta)
+	if len(all) == 0 {
+		t.Fatalf("no CRL of partition %d, delta %v, was published", partition, delta)
+	}
+	return all[len(all)-1]
+}
+
+func (s *scene) publishNow(t testing.TB) {
+	t.Helper()
+	if err := s.PublishNow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func extension(list *x509.RevocationList, oid asn1.ObjectIdentifier) *pkix.Extension {
+	for _, e := range list.Extensions {
+		if e.Id.Equal(oid) {
+			return &e
+		}
+	}
+	return nil
+}
+
+// baseNumber is what a delta says that it goes on from.
+func baseNumber(t testing.TB, list *x509.RevocationList) *big.Int {
+	t.Helper()
+	e := extension(list, oidDelta)
+	n := new(big.Int)
+	if e == nil || !e.Critical {
+		t.Fatalf("a delta has the indicator %v (RFC 5280 section 5.2.4)", e)
+	}
+	if rest, err := asn1.Unmarshal(e.Value, &n); err != nil || len(rest) > 0 {
+		t.Fatalf("the delta CRL indicator is %x", e.Value)
+	}
+	return n
+}
+
+func TestPartitions(t *testing.T) {
+	for _, kind := range []string{"p256", "p384", "rsa", "ed25519"} {
+		t.Run(kind, func(t *testing.T) {
+			root := revtest.NewRoot(t, "Offline Root", "p256")
+			s := &scene{root: root, ca: root.Intermediate(t, "Issuing CA", kind), book: revtest.NewBook(), outlet: &revtest.Outlet{}, log: &revtest.LogBook{}, dir: t.TempDir()}
+			one, two := s.pointIn(1, "pki.example"), s.pointIn(2, "pki.example")
+			two.DeltaURL = ""
+			s.points = []crl.Point{one, two}
+			s.start(t, revtest.Never)
+			bad, badRef := s.issueIn(t, one)
+			good, _ := s.issueIn(t, one)
+			other, otherRef := s.issueIn(t, two)
+			_, plain := s.issue(t) // in none
+			for _, ref := range []pki.CertRef{badRef, otherRef, plain} {
+				s.revoke(t, ref, pki.Superseded)
+			}
+			s.publishNow(t)
+			full, first, second, delta := s.newest(t), s.last(t, 1, false), s.last(t, 2, false), s.last(t, 1, true)
+			if len(s.all(t, 2, true)) != 0 {
+				t.Error("a delta that no certificate names is published")
+			}
+			for name, c := range map[string]struct {
+				list     *x509.RevocationList
+				entries  int
+				critical int
+				freshest bool
+			}{"full": {full, 3, 0, false}, "partition 1": {first, 1, 1, true}, "partition 2": {second, 1, 1, false}, "delta": {delta, 0, 2, false}} {
+				critical := 0
+				for _, e := range c.list.Extensions {
+					if e.Critical {
+						critical++
+					}
+				}
+				if freshest := extension(c.list, oidFreshest); len(c.list.RevokedCertificateEntries) != c.entries || critical != c.critical || (freshest != nil) != c.freshest {
+					t.Errorf("%s has %d entries, %d critical extensions, freshestCRL %v", name, len(c.list.RevokedCertificateEntries), critical, freshest)
+				}
+				if c.list.Number.Cmp(full.Number) != 0 || c.list.CheckSignatureFrom(s.ca.Certificate) != nil {
+					t.Errorf("%s has number %v in a round of %v, signed by %v", name, c.list.Number, full.Number, c.list.CheckSignatureFrom(s.ca.Certificate))
+				}
+				judgeList(t, s, c.list.Raw)
+			}
+			if f := extension(first, oidFreshest); f == nil || f.Critical || !bytes.Equal(f.Value, pointsExtension(t, oidFreshest, one.DeltaURL).Value) {
+				t.Errorf("freshestCRL is %v", f)
+			}
+			s.extended(t, bad, []*x509.RevocationList{first}, "error 23 at 0 depth lookup: certificate revoked")
+			s.extended(t, good, []*x509.RevocationList{first, second}, "")
+			s.extended(t, other, []*x509.RevocationList{first, second}, "error 23 at 0 depth lookup: certificate revoked")
+			s.extended(t, other, []*x509.RevocationList{first}, "different CRL scope")
+			s.extended(t, other, []*x509.RevocationList{full}, "error 23 at 0 depth lookup: certificate revoked")
+		})
+	}
+}
+
+// judgeList has OpenSSL and zlint read a CRL.
+func judgeList(t *testing.T, s *scene, der []byte) {
+	t.Helper()
+	out := revtest.MustTool(t, "openssl", "crl", "-inform", "DER", "-in", revtest.File(t, "crl.der", der), "-CAfile", revtest.PEMFile(t, s.ca.Certificate), "-noout", "-text")
+	if !strings.Contains(out, "verify OK") {
+		t.Errorf("openssl crl reads the CRL so:\n%s", out)
+	}
+	lintCRL(t, der)
+}
+
+// extended has OpenSSL verify a certificate with CRLs of parts and their deltas, and find one fault or none.
+func (s *scene) extended(t *testing.T, leaf *x509.Certificate, lists []*x509.RevocationList, fault string) {
+	t.Helper()
+	text := []byte(nil)
+	for _, list := range lists {
+		text = append(text, crlPEM(list.Raw)...)
+	}
+	text = append(text, crlPEM(rootCRL(t, s.root, nil))...)
+	out, _ := revtest.Tool(t, "openssl", "verify", "-crl_check_all", "-extended_crl", "-use_deltas", "-CAfile", revtest.PEMFile(t, s.root.Certificate),
+		"-untrusted", revtest.PEMFile(t, s.ca.Certificate), "-CRLfile", revtest.File(t, "crls.pem", text), revtest.PEMFile(t, leaf))
+	if (fault == "") != strings.Contains(out, ": OK") || !strings.Contains(out, fault) {
+		t.Errorf("openssl verify does not say %q:\n%s", fault, out)
+	}
+}
+
+func TestOpenSSLUsesDeltas(t *testing.T) {
+	s := newScene(t, revtest.Never)
+	point := s.pointIn(3, "pki.example")
+	s.points = []crl.Point{point}
+	s.start(t, revtest.Never)
+	gone, goneRef := s.issueIn(t, point)
+	held, heldRef := s.issueIn(t, point)
+	before, beforeRef := s.issueIn(t, point)
+	s.order(t, revocation.Hold, heldRef)
+	s.revoke(t, beforeRef, pki.Superseded)
+	s.publishNow(t)
+	base := s.last(t, 3, false)
+	s.revoke(t, goneRef, pki.KeyCompromise)
+	s.order(t, revocation.Unhold, heldRef)
+	s.publishNow(t)
+	delta, next := s.last(t, 3, true), s.last(t, 3, false)
+	if baseNumber(t, delta).Cmp(base.Number) != 0 || delta.Number.Cmp(next.Number) != 0 || delta.NextUpdate.Sub(delta.ThisUpdate) != crl.DefaultLifetime/4 {
+		t.Errorf("the delta of %v goes on from %v until %v", delta.Number, baseNumber(t, delta), delta.NextUpdate)
+	}
+	reasons := map[int]int{}
+	for _, e := range delta.RevokedCertificateEntries {
+		reasons[e.ReasonCode]++
+	}
+	if len(reasons) != 2 || reasons[8] != 1 || reasons[1] != 1 {
+		t.Errorf("the delta has the reasons %v, want keyCompromise and removeFromCRL", reasons)
+	}
+	const revoked = "error 23 at 0 depth lookup: certificate revoked"
+	old, both, fresh := []*x509.RevocationList{base}, []*x509.RevocationList{base, delta}, []*x509.RevocationList{next}
+	for _, c := range []struct {
+		leaf  *x509.Certificate
+		lists []*x509.RevocationList
+		fault string
+	}{
+		{gone, old, ""}, {gone, both, revoked}, {gone, fresh, revoked}, {held, old, revoked}, {held, both, ""}, {held, fresh, ""},
+		{before, old, revoked}, {before, both, revoked}, {before, fresh, revoked},
+	} {
+		s.extended(t, c.leaf, c.lists, c.fault)
+	}
+	judgeList(t, s, delta.Raw)
+}
+
+// names are the URLs of a CRL's issuing distribution point.
+func names(t testing.TB, list *x509.RevocationList) (urls []string) {
+	t.Helper()
+	e := extension(list, oidIDP)
+	if e == nil {
+		return nil
+	}
+	var point distributionPoint
+	if rest, err := asn1.Unmarshal(e.Value, &point); err != nil || len(rest) > 0 {
+		t.Fatalf("the issuing distribution point is %x: %v", e.Value, err)
+	}
+	for _, name := range point.Name.FullName {
+		urls = append(urls, string(name.Bytes))
+	}
+	return urls
+}
+
+// TestPartitionsChange has certificates name fewer partitions after a restart, then other ones under another URL: what is out
+// stays served.
+func TestPartitionsChange(t *testing.T) {
+	s := newScene(t, revtest.Never)
+	a1, a2, b1 := s.pointIn(1, "a.example"), s.pointIn(2, "a.example"), s.pointIn(1, "b.example")
+	s.points = []crl.Point{a1, a2}
+	s.start(t, revtest.Never)
+	inTwo, refTwo := s.issueIn(t, a2)
+	s.publishNow(t)
+	firstBase := s.last(t, 1, false).Number
+
+	s.points = []crl.Point{a1} // down to one
+	s.restart(t)
+	s.revoke(t, refTwo, pki.Superseded)
+	s.publishNow(t)
+	if list := s.last(t, 2, false); !lists(list, refTwo) || !slices.Equal(names(t, list), []string{a2.URL}) {
+		t.Errorf("the CRL of the partition that is not used any more names %v", names(t, list))
+	}
+	s.extended(t, inTwo, []*x509.RevocationList{s.last(t, 2, false)}, "certificate revoked")
+
+	for n := uint16(1); n <= 5; n++ { // and up to five, elsewhere
+		s.points = append(s.points, s.pointIn(n, "b.example"))
+	}
+	s.restart(t)
+	inOne, refOne := s.issueIn(t, b1)
+	old, _ := s.issueIn(t, a1)
+	s.revoke(t, refOne, pki.Superseded)
+	s.publishNow(t)
+	list, delta := s.last(t, 1, false), s.last(t, 1, true)
+	if want := []string{a1.URL, b1.URL}; !slices.Equal(names(t, list), want) || !slices.Equal(names(t, delta), want) {
+		t.Errorf("the CRL of partition 1 names %v, and its delta %v", names(t, list), names(t, delta))
+	}
+	if n := baseNumber(t, delta); n.Cmp(firstBase) <= 0 || n.Cmp(list.Number) != 0 {
+		t.Errorf("a delta with new names goes on from CRL %v, which has other ones (RFC 5280 section 5.2.4)", n)
+	}
+	s.extended(t, inOne, []*x509.RevocationList{list}, "certificate revoked")
+	s.extended(t, old, []*x509.RevocationList{list}, "")
+	for n := uint16(1); n <= 5; n++ {
+		s.last(t, n, true)
+	}
+}
+
+// restart begins anew with what is on record, as Run does.
+func (s *scene) restart(t testing.TB) {
+	t.Helper()
+	s.start(t, revtest.Never)
+	if err := crl.Recall(t.Context(), s.Updater); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestEachPartitionOnItsSchedule(t *testing.T) {
+	synctestScene(t, func(t *testing.T, s *scene) {
+		s.points = []crl.Point{s.pointIn(1, "pki.example"), s.pointIn(2, "pki.example")}
+		s.start(t, revtest.Never)
+		s.running(t)
+		wait(time.Second)
+		count := func() string {
+			return fmt.Sprint(len(s.all(t, 0, false)), len(s.all(t, 1, false)), len(s.all(t, 1, true)), len(s.all(t, 2, false)), len(s.all(t, 2, true)))
+		}
+		expect := func(what, want string) {
+			t.Helper()
+			if got := count(); got != want {
+				t.Errorf("%s: %s CRLs, want %s", what, got, want)
+			}
+		}
+		expect("at the start", "1 1 1 1 1")
+		_, ref := s.issueIn(t, s.points[0])
+		s.revoke(t, ref, pki.Superseded)
+		wait(time.Second)
+		expect("after a change in partition 1", "2 2 2 1 1")
+		wait(3*time.Hour + time.Minute)
+		expect("after half a delta's lifetime", "2 2 3 1 2")
+		wait(9 * time.Hour)
+		if got := s.last(t, 2, false); len(s.all(t, 2, false)) != 2 || time.Until(got.NextUpdate) < 23*time.Hour {
+			t.Errorf("after half a lifetime there are %s CRLs", count())
+		}
+		for hours := 0; hours < 72; hours++ {
+			wait(time.Hour)
+			for _, delta := range []bool{false, true} {
+				for partition := uint16(1); partition <= 2; partition++ {
+					if left := time.Until(s.last(t, partition, delta).NextUpdate); left < crl.DefaultLifetime/9 {
+						t.Fatalf("after %d hours, that of partition %d, delta %v, has %v left", hours, partition, delta, left)
+					}
+				}
+			}
+		}
+	})
+}
+
+// TestDeltasGoWithEveryBaseOnSchedule holds deltas over days against the bases that relying parties may still have.
+func TestDeltasGoWithEveryBaseOnSchedule(t *testing.T) {
+	synctestScene(t, func(t *testing.T, s *scene) {
+		s.points = []crl.Point{s.pointIn(1, "pki.example")}
+		s.start(t, revtest.Never)
+		s.running(t)
+		for range 30 {
+			_, ref := s.issueIn(t, s.points[0])
+			s.revoke(t, ref, pki.Superseded)
+			wait(5 * time.Hour)
+			delta := s.last(t, 1, true)
+			served := 0
+			for _, base := range s.all(t, 1, false) {
+				if time.Now().After(base.NextUpdate) || base.Number.Cmp(delta.Number) >= 0 {
+					continue
+				}
+				if base.Number.Cmp(baseNumber(t, delta)) >= 0 {
+					served++
+				} else if time.Since(base.ThisUpdate) < crl.DefaultLifetime/2 {
+					t.Errorf("the delta of %v goes on from %v, and base %v is %v old", delta.Number, baseNumber(t, delta), base.Number, time.Since(base.ThisUpdate))
+				}
+			}
+			if served == 0 && len(s.all(t, 1, false)) > 1 {
+				t.Errorf("delta %v goes with no base", delta.Number)
+			}
+		}
+	})
+}
+
+// TestPartitionsWithoutTheKey starts an authority without the key of a CA: all its CRLs stay published, those of partitions too.
+func TestPartitionsWithoutTheKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, revtest.Never)
+		s.points = []crl.Point{{Issuer: s.ca.ID(), Partition: 1, URL: "http://pki.example/1.crl", DeltaURL: "http://pki.example/1-delta.crl"}}
+		s.start(t, revtest.Never)
+		if err := s.PublishNow(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.outlet, s.further = &revtest.Outlet{}, []string{t.TempDir()}
+		u, err := crl.New(t.Context(), crl.Config{
+			Elsewhere: []*x509.Certificate{s.root.Certificate, s.ca.Certificate}, Store: s.book, Publisher: s.outlet,
+			Directory: s.dir, Mirrors: s.further, Log: slog.New(slog.NewTextHandler(s.log, nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Updater = u
+		s.running(t)
+		wait(time.Minute)
+		for _, scope := range []crl.Scope{{Issuer: s.ca.ID()}, {Issuer: s.ca.ID(), Partition: 1}, {Issuer: s.ca.ID(), Partition: 1, Delta: true}} {
+			if !slices.ContainsFunc(s.outlet.Published(), func(c crl.CRL) bool { return c.Scope() == scope }) {
+				t.Errorf("%s is not published", scope.Path())
+			}
+			if _, err := os.Stat(filepath.Join(s.further[0], filepath.FromSlash(scope.Path()))); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}

@@ -1,0 +1,100 @@
+package crl
+
+import (
+	"bufio"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+
+	"github.com/brevet-pki/brevet/files"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+const (
+	// pemSuffix comes after the name of a full CRL whose file is in PEM.
+	pemSuffix = ".pem"
+	// bundleName is the file of a mirror with the full CRLs of all CAs, in PEM.
+	bundleName = "chain.crl" + pemSuffix
+	// lineSize is how many bytes a line of PEM encodes (RFC 7468 section 2).
+	lineSize = 48
+)
+
+// bundleOf returns the CAs whose full CRLs are in the file of all: those whose CRLs are signed here, then the others.
+func bundleOf(c Config) []pki.IssuerID {
+	var all []pki.IssuerID
+	for _, i := range c.Issuers {
+		all = append(all, pki.IssuerOf(i.Certificate))
+	}
+	for _, cert := range c.Elsewhere {
+		all = append(all, pki.IssuerOf(cert))
+	}
+	return all
+}
+
+// writePEM writes a file of full CRLs in PEM from the published directory. It leaves out a CRL whose file is missing. It does
+// not read the files of the mirror: other processes may write them, of any size.
+func (m *mirror) writePEM(dir *files.Directory, name string, issuers ...pki.IssuerID) error {
+	return dir.Replace(name, publicMode, func(w io.Writer) error {
+		out := bufio.NewWriterSize(w, chunkSize)
+		for _, id := range issuers {
+			path := m.from.path(Scope{Issuer: id})
+			if err := appendPEM(out, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("encode %s: %w", path, err)
+			}
+		}
+		return out.Flush()
+	})
+}
+
+// writeBundle writes the file of all full CRLs, unless the mirror has a newer one of them: the process that copied that one
+// writes the file.
+func (m *mirror) writeBundle(dir *files.Directory) error {
+	for _, id := range m.bundle {
+		scope := Scope{Issuer: id}
+		ours, there := numberOf(files.Open(m.from.path(scope))), numberOf(dir.Open(scope.Path()))
+		if ours != nil && there != nil && there.Cmp(ours) > 0 {
+			return nil
+		}
+	}
+	return m.writePEM(dir, bundleName, m.bundle...)
+}
+
+// appendPEM encodes a CRL in pieces: it may be larger than memory.
+func appendPEM(out *bufio.Writer, path string) error {
+	file, err := files.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if _, err := ReadNumber(file, info.Size()); err != nil {
+		return err
+	}
+	if _, err := out.WriteString("-----BEGIN X509 CRL-----\n"); err != nil {
+		return err
+	}
+	der := io.NewSectionReader(file, 0, info.Size())
+	piece := make([]byte, chunkSize/lineSize*lineSize)
+	for {
+		n, err := io.ReadFull(der, piece)
+		for line := range slices.Chunk(piece[:n], lineSize) {
+			if _, werr := out.Write(append(base64.StdEncoding.AppendEncode(out.AvailableBuffer(), line), '\n')); werr != nil {
+				return werr
+			}
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	_, err = out.WriteString("-----END X509 CRL-----\n")
+	return err
+}

@@ -1,0 +1,129 @@
+package crl
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// The bounds of what certificates may name, since every URL that one ever named is served from then on.
+const (
+	// MaxPartition is the highest number of a partition.
+	MaxPartition = 4096
+	// maxNames is how many URLs a partition may have had.
+	maxNames = 64
+	// maxURL is the length of one, in bytes.
+	maxURL = 1024
+)
+
+// points are the distribution points of one partition: every URL that a certificate ever named.
+type points struct {
+	partition uint16
+	names     []string // of the partition's CRL
+	deltas    []string // of its delta; none if no certificate names one
+}
+
+// check refuses a point that could not be served.
+func (p Point) check() error {
+	if p.Partition < 1 || p.Partition > MaxPartition {
+		return fmt.Errorf("crl: partition %d of %s is out of range: use 1 to %d; the full CRL has no distribution point of its own",
+			p.Partition, p.Issuer.Short(), MaxPartition)
+	}
+	for _, name := range []string{p.URL, p.DeltaURL} {
+		if name == "" && p.URL != "" {
+			continue // a partition without a delta
+		}
+		u, err := url.Parse(name)
+		if err != nil || u.Host == "" || len(name) > maxURL {
+			return fmt.Errorf("crl: %q is no URL of a distribution point: write it like http://pki.example/crl/0123456789abcdef/1.crl", name)
+		}
+	}
+	return nil
+}
+
+// recordPoints makes the points that certificates will name durable, before any certificate names them, and adds to each
+// issuer all that were ever recorded for it.
+func (u *Updater) recordPoints(ctx context.Context, wanted []Point) error {
+	for _, p := range wanted {
+		if err := p.check(); err != nil {
+			return err
+		}
+		if u.issuers[p.Issuer] == nil {
+			return fmt.Errorf("crl: the CRLs of %s are not signed here, and have no partitions", p.Issuer.Short())
+		}
+	}
+	if len(wanted) > 0 {
+		if err := u.store.PutPoints(ctx, wanted); err != nil {
+			return fmt.Errorf("crl: record the distribution points of CRLs: %w", err)
+		}
+	}
+	recorded, err := u.store.Points(ctx)
+	if err != nil {
+		return fmt.Errorf("crl: read the distribution points of CRLs: %w", err)
+	}
+	for _, p := range recorded {
+		if i := u.issuers[p.Issuer]; i != nil { // an issuer may have left since
+			i.addPoint(p)
+		}
+	}
+	for _, i := range u.issuers {
+		for _, p := range i.points {
+			if len(p.names) > maxNames || len(p.deltas) > maxNames {
+				return fmt.Errorf("crl: partition %d of %s has had more than %d URLs: use another partition", p.partition, i.Certificate.Subject, maxNames)
+			}
+		}
+	}
+	return nil
+}
+
+// addPoint adds a point to those of an issuer.
+func (i *issuer) addPoint(p Point) {
+	at, found := slices.BinarySearchFunc(i.points, p.Partition, func(q *points, n uint16) int { return int(q.partition) - int(n) })
+	if !found {
+		i.points = slices.Insert(i.points, at, &points{partition: p.Partition})
+	}
+	q := i.points[at]
+	if !slices.Contains(q.names, p.URL) {
+		q.names = append(q.names, p.URL)
+	}
+	if p.DeltaURL != "" && !slices.Contains(q.deltas, p.DeltaURL) {
+		q.deltas = append(q.deltas, p.DeltaURL)
+	}
+}
+
+// scopes returns the scopes of all CRLs of an issuer, a delta right after its base.
+func (i *issuer) scopes() []Scope {
+	all := []Scope{{Issuer: i.id}}
+	for _, p := range i.points {
+		all = append(all, Scope{Issuer: i.id, Partition: p.partition})
+		if len(p.deltas) > 0 {
+			all = append(all, Scope{Issuer: i.id, Partition: p.partition, Delta: true})
+		}
+	}
+	return all
+}
+
+// pointsOf returns the names of a scope's distribution point and of its deltas'.
+func (i *issuer) pointsOf(s Scope) (names, deltas []string) {
+	for _, p := range i.points {
+		if p.partition == s.Partition {
+			return p.names, p.deltas
+		}
+	}
+	return nil, nil
+}
+
+// Scopes returns the scope of every CRL that the updater keeps current, in no order.
+func (u *Updater) Scopes() []Scope {
+	var all []Scope
+	for _, i := range u.issuers {
+		all = append(all, i.scopes()...)
+	}
+	for _, c := range u.elsewhere {
+		all = append(all, Scope{Issuer: pki.IssuerOf(c)})
+	}
+	return all
+}

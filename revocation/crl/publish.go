@@ -1,0 +1,265 @@
+package crl
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+const (
+	// batch is how many CRLs share a transaction of their records; a base and its delta are in one.
+	batch = 64
+	// deltaShare is which part of a CRL's lifetime a delta has.
+	deltaShare = 4
+)
+
+// signedBy is the actor that records the CRLs that an Updater signs.
+var signedBy = pki.ActorSystem("revocation")
+
+// PublishNow signs and publishes new CRLs of every scope of every issuer. It tries all issuers, and returns what failed.
+func (u *Updater) PublishNow(ctx context.Context) error {
+	var failed []error
+	for _, i := range u.issuers {
+		failed = append(failed, u.publishNew(ctx, i, everything))
+	}
+	return errors.Join(failed...)
+}
+
+// cause is the reason for a round.
+type cause uint8
+
+const (
+	schedule   cause = iota // something is due
+	change                  // a change asked for it
+	everything              // all CRLs are made anew, whatever is on record
+)
+
+// publishNew signs and publishes a round of an issuer's CRLs. A crash between any two steps leaves a state that a restart
+// completes: the number is durable before it is signed, the files before the records, and the records before publication.
+func (u *Updater) publishNew(ctx context.Context, i *issuer, why cause) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	begun := time.Now()
+	if i.unpublished {
+		why = everything
+	}
+	fail := func(what string, number *big.Int, err error) error {
+		return fmt.Errorf("crl: %s CRL %v of %s: %w", what, number, i.Certificate.Subject, err)
+	}
+	// 1. Take a number that no CRL of this issuer had before or gets again (RFC 5280 §5.2.3). All CRLs of a round share it: they
+	// are issued at the same time from the same snapshot.
+	number, err := u.store.TakeNumber(ctx, i.id)
+	if err != nil {
+		return fmt.Errorf("crl: take a CRL number for %s: %w", i.Certificate.Subject, err)
+	}
+	// 2. Write all that is signed, from one snapshot.
+	builders, position, err := u.writeAll(ctx, i, number, why)
+	if err != nil {
+		return fail("write", number, err)
+	}
+	for len(builders) > 0 {
+		n := min(batch, len(builders))
+		if n < len(builders) && builders[n].crl.Delta {
+			n++ // a delta is on record with its base, or not at all
+		}
+		part := builders[:n]
+		builders = builders[n:]
+		// 3. Sign, and flush the files with their names.
+		crls := make([]CRL, len(part))
+		for n, b := range part {
+			if err := b.sign(i); err != nil {
+				return fail("sign", number, err)
+			}
+			crls[n] = b.crl
+		}
+		if err := u.published.flush(crls); err != nil {
+			return fail("write", number, err)
+		}
+		// 4. Record them. The store refuses a number below another process's.
+		if err := u.store.PutCRLs(ctx, crls, signedBy, u.now()); err != nil {
+			return fail("record", number, err)
+		}
+		i.unpublished = true
+		for _, c := range crls {
+			i.last[c.Scope()] = c
+			if !c.Delta {
+				delete(i.renamed, c.Partition)
+			}
+		}
+		// 5. Publish them to relying parties.
+		if err := u.published.install(crls); err != nil {
+			return fail("publish", number, err)
+		}
+		if err := u.publish(crls); err != nil {
+			return fail("publish", number, err)
+		}
+	}
+	i.covered, i.took, i.unpublished = position, time.Since(begun), false
+	return nil
+}
+
+// publish passes CRLs in the published directory to the publisher, and queues them for the mirrors.
+func (u *Updater) publish(crls []CRL) error {
+	var failed []error
+	for _, c := range crls {
+		failed = append(failed, u.publisher.PublishCRL(c, u.published.path(c.Scope())))
+	}
+	for _, m := range u.mirrors {
+		m.enqueue(crls)
+	}
+	return errors.Join(failed...)
+}
+
+// writeAll writes all of a round's CRLs but their signatures, from one snapshot of the store.
+func (u *Updater) writeAll(ctx context.Context, i *issuer, number *big.Int, why cause) (builders []*builder, position uint64, err error) {
+	now, clock := u.now(), u.clock()
+	err = u.store.View(ctx, i.id, func(view View) error {
+		changed, err := view.Changed(i.covered)
+		if err != nil {
+			return fmt.Errorf("read what has changed: %w", err)
+		}
+		builders, position = nil, view.Position()
+		for _, scope := range i.plan(changed, why, u.lifetime, clock) {
+			itself := Base{Number: number, ThisUpdate: now, Position: position}
+			var before *builder
+			if len(builders) > 0 {
+				before = builders[len(builders)-1]
+			}
+			b, err := u.begin(i, scope, itself, u.baseFor(i, scope, itself, before))
+			if err != nil {
+				return err
+			}
+			if err := u.published.makeParent(scope); err != nil {
+				return err
+			}
+			if err := b.write(ctx, i, view); err != nil {
+				return err
+			}
+			builders = append(builders, b)
+		}
+		return nil
+	})
+	return builders, position, err
+}
+
+// plan returns the CRLs of a round: those that are due, those of partitions that have changed, the full one if anything
+// changed, and with a base always its delta.
+func (i *issuer) plan(changed []uint16, why cause, lifetime time.Duration, now time.Time) []Scope {
+	var planned []Scope
+	base := false // whether the scope before is planned
+	for _, s := range i.scopes() {
+		wanted := why == everything || i.dueAt(s, lifetime, now).Compare(now) <= 0 || s.Delta && base
+		if s.Partition == 0 {
+			wanted = wanted || why == change || len(changed) > 0
+		} else if !s.Delta {
+			wanted = wanted || slices.Contains(changed, s.Partition)
+			base = wanted
+		}
+		if wanted {
+			planned = append(planned, s)
+		}
+	}
+	return planned
+}
+
+// lifetimeOf returns how long a CRL of a scope is valid.
+func lifetimeOf(s Scope, lifetime time.Duration) time.Duration {
+	if s.Delta {
+		return lifetime / deltaShare
+	}
+	return lifetime
+}
+
+// dueAt returns when a scope needs its next CRL at the latest: at half of the lifetime of the last one. If the clock was set
+// back, the last one may be from the future, which relying parties refuse: then a new one is due at once.
+func (i *issuer) dueAt(s Scope, lifetime time.Duration, now time.Time) time.Time {
+	last, found := i.last[s]
+	if !found || last.ThisUpdate.After(now) {
+		return time.Time{}
+	}
+	return last.NextUpdate.Add(-lifetimeOf(s, lifetime) / 2)
+}
+
+// begin returns the builder of a CRL. Itself describes that CRL as the base of later ones. The caller holds the issuer's mutex.
+func (u *Updater) begin(i *issuer, scope Scope, itself, base Base) (*builder, error) {
+	now := itself.ThisUpdate
+	c := CRL{
+		Issuer: i.id, Partition: scope.Partition, Delta: scope.Delta, Number: itself.Number, ThisUpdate: now, Position: itself.Position, Base: base,
+		NextUpdate: now.Add(lifetimeOf(scope, u.lifetime)).Truncate(time.Second),
+	}
+	b := &builder{path: u.published.temporaryPath(scope), listing: Listing{Partition: scope.Partition, NotExpiredAt: now}, crl: c}
+	// A certificate that expired since the last CRL is listed once more: an entry stays until a CRL was issued beyond the
+	// certificate's validity (RFC 5280 §3.3), and in deltas until it is in a base (§5.2.4).
+	last := i.last[scope].ThisUpdate
+	if scope.Delta {
+		last, b.listing.Delta, b.listing.Since = base.ThisUpdate, true, base.Position
+	}
+	if !last.IsZero() && last.Before(now) {
+		b.listing.NotExpiredAt = last
+	}
+	b.head = []byte{tagInteger, 1, 1} // version 2
+	b.head = append(b.head, i.scheme.algorithm...)
+	b.head = append(b.head, i.Certificate.RawSubject...)
+	b.head = append(b.head, encodeTime(c.ThisUpdate)...)
+	b.head = append(b.head, encodeTime(c.NextUpdate)...)
+	names, deltas := i.pointsOf(scope)
+	var err error
+	b.extensions, err = encodeExtensions(&c, i.Certificate.SubjectKeyId, names, deltas)
+	return b, err
+}
+
+// baseFor returns the base of the deltas of a scope. A partition's CRL that is issued on schedule becomes the base once the
+// next one is issued on schedule. So a delta works with every scheduled base that is still valid, and with those issued since.
+// If the names of the distribution point have changed, the new CRL is its own base, for a delta has the names of its base
+// (RFC 5280 §5.2.4). Before is the builder before this one in the round: for a delta that of its base, if it is in the round.
+func (u *Updater) baseFor(i *issuer, scope Scope, itself Base, before *builder) Base {
+	last, found := i.last[Scope{Issuer: i.id, Partition: scope.Partition}]
+	delta, there := i.last[scope]
+	switch {
+	case scope.Partition == 0:
+		return Base{}
+	case !found || i.renamed[scope.Partition]:
+		return itself
+	case !scope.Delta && u.onSchedule(last, itself.ThisUpdate):
+		return itself
+	case !scope.Delta:
+		return last.Base
+	case there && (before == nil || before.crl.Partition != scope.Partition || before.crl.Base.Number != itself.Number):
+		return delta.Base // its base stays as it is, or comes between two of the schedule
+	default:
+		return last.Base
+	}
+}
+
+// onSchedule reports whether the next CRL of a partition is the one that its schedule asks for, and not one in between.
+func (u *Updater) onSchedule(last CRL, now time.Time) bool {
+	begun := last.Base.ThisUpdate
+	return last.Base.Number == nil || begun.After(now) || !now.Before(begun.Add(u.lifetime/2))
+}
+
+// findRenamed finds the partitions whose distribution point has other names than their published CRLs say.
+func (u *Updater) findRenamed(i *issuer) error {
+	for _, p := range i.points {
+		scope := Scope{Issuer: i.id, Partition: p.partition}
+		b, err := u.begin(i, scope, Base{Number: new(big.Int), ThisUpdate: u.now()}, Base{})
+		if err != nil {
+			return err
+		}
+		content, err := readElement(bytes.NewReader(b.extensions), 0, int64(len(b.extensions)), tagExtensions)
+		if err != nil {
+			return err
+		}
+		m, err := parseExtensions(b.extensions[content.begin:content.end])
+		if err != nil {
+			return err
+		}
+		i.renamed[p.partition] = !bytes.Equal(m.point, u.published.pointOf(scope))
+	}
+	return nil
+}

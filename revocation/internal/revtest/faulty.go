@@ -1,0 +1,112 @@
+package revtest
+
+import (
+	"context"
+	"crypto"
+	"io"
+	"math/big"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
+)
+
+// Faulty is a Book that fails as told: Fail gets the name of a call before it is carried out, and says whether it is
+// carried out all the same, and what is returned.
+type Faulty struct {
+	*Book
+	Fail func(call string) (applied bool, err error)
+}
+
+// Apply is Apply of the Book.
+func (f *Faulty) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+	applied, err := f.Fail("Apply")
+	if err == nil || applied {
+		out, bookErr := f.Book.Apply(ctx, o)
+		if err == nil {
+			return out, bookErr
+		}
+	}
+	return revocation.ChangeResult{}, err
+}
+
+// TakeNumber is TakeNumber of the Book.
+func (f *Faulty) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
+	applied, err := f.Fail("TakeNumber")
+	if err == nil || applied {
+		number, bookErr := f.Book.TakeNumber(ctx, issuer)
+		if err == nil {
+			return number, bookErr
+		}
+	}
+	return nil, err
+}
+
+// PutCRLs is PutCRLs of the Book.
+func (f *Faulty) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at time.Time) error {
+	applied, err := f.Fail("PutCRLs")
+	if err == nil || applied {
+		if bookErr := f.Book.PutCRLs(ctx, crls, by, at); err == nil {
+			return bookErr
+		}
+	}
+	return err
+}
+
+// CRLs is CRLs of the Book.
+func (f *Faulty) CRLs(ctx context.Context) ([]crl.CRL, error) {
+	if _, err := f.Fail("CRLs"); err != nil {
+		return nil, err
+	}
+	return f.Book.CRLs(ctx)
+}
+
+// CreateBulk is CreateBulk of the Book.
+func (f *Faulty) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revocation.BulkRevocation, []pki.StatusChange, error) {
+	applied, err := f.Fail("CreateBulk")
+	if err == nil || applied {
+		set, changes, bookErr := f.Book.CreateBulk(ctx, o)
+		if err == nil {
+			return set, changes, bookErr
+		}
+	}
+	return revocation.BulkRevocation{}, nil, err
+}
+
+// NotifyBulk is NotifyBulk of the Book.
+func (f *Faulty) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
+	if _, err := f.Fail("NotifyBulk"); err != nil {
+		return revocation.BulkRevocation{}, err
+	}
+	return f.Book.NotifyBulk(ctx, id, observer)
+}
+
+// ApplyBulk is ApplyBulk of the Book.
+func (f *Faulty) ApplyBulk(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
+	applied, err := f.Fail("ApplyBulk")
+	if err == nil || applied {
+		changes, set, bookErr := f.Book.ApplyBulk(ctx, id, limit, at)
+		if err == nil {
+			return changes, set, bookErr
+		}
+	}
+	return nil, revocation.BulkRevocation{}, err
+}
+
+// FaultyKey fails as told.
+type FaultyKey struct {
+	crypto.Signer
+	Fail func(call string) (applied bool, err error)
+}
+
+// Sign implements crypto.Signer.
+func (k FaultyKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if _, err := k.Fail("Sign"); err != nil {
+		return nil, err
+	}
+	return k.Signer.Sign(random, digest, opts)
+}
+
+// Never is a fail function of calls that succeed.
+func Never(string) (bool, error) { return false, nil }

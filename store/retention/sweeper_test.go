@@ -1,0 +1,133 @@
+package retention_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/brevet-pki/brevet/store/retention"
+)
+
+// fakeStore is a retention.Store that records how a sweeper calls it. Every step takes a given time.
+type fakeStore struct {
+	retention.Store
+	age   time.Time
+	steps int // with more to come
+	took  time.Duration
+	asked []retention.Step
+	begun []time.Time
+	fails atomic.Bool
+	by    []time.Duration
+}
+
+func (s *fakeStore) Advance(_ context.Context, by time.Duration, now time.Time) (time.Time, error) {
+	if s.fails.Load() {
+		return time.Time{}, errors.New("the disk is full")
+	}
+	s.by = append(s.by, by)
+	if s.age = s.age.Add(by); s.age.After(now) {
+		s.age = now
+	}
+	return s.age, nil
+}
+
+func (s *fakeStore) Expire(_ context.Context, step retention.Step) (retention.Expired, error) {
+	s.asked, s.begun = append(s.asked, step), append(s.begun, time.Now())
+	time.Sleep(s.took)
+	s.steps--
+	return retention.Expired{Certificates: 2, Keys: 1, Next: retention.Place{Row: int64(len(s.asked))}, More: s.steps > 0}, nil
+}
+
+// sweeping runs a sweeper until the bubble's test is over.
+func sweeping(t *testing.T, s *fakeStore, busy *atomic.Bool) *retention.Sweeper {
+	t.Helper()
+	sweeper, err := retention.NewSweeper(retention.Config{
+		Store: s, Retention: retention.Minimum, Busy: busy.Load, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- sweeper.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return sweeper
+}
+
+func TestASweepLeavesTheWriterToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var busy atomic.Bool
+		s := &fakeStore{age: time.Now(), steps: 5, took: 10 * time.Millisecond}
+		start := time.Now()
+		sweeper := sweeping(t, s, &busy)
+		if !sweeper.Last().Ended.IsZero() {
+			t.Error("a sweep that has not begun has ended")
+		}
+		time.Sleep(55 * time.Millisecond) // in the second step
+		busy.Store(true)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		want := []time.Duration{0, 50, 150, 250, 350}
+		if len(s.begun) != len(want) {
+			t.Fatalf("%d steps, want %d", len(s.begun), len(want))
+		}
+		for i, at := range s.begun {
+			if d := at.Sub(start); d != want[i]*time.Millisecond {
+				t.Errorf("step %d began after %v, want %d ms", i+1, d, want[i])
+			}
+			if a := s.asked[i]; a.After.Row != int64(i) || !a.Before.Equal(start.Add(-retention.Minimum)) || a.Limit < 1 {
+				t.Errorf("step %d was asked as %+v", i+1, a)
+			}
+		}
+		last := sweeper.Last()
+		if last.Expired.Certificates != 10 || last.Expired.Keys != 5 || !last.Ended.Equal(start.Add(360*time.Millisecond)) {
+			t.Errorf("the last sweep was %+v", last)
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if len(s.begun) != len(want)+1 || s.asked[len(want)].After != (retention.Place{}) {
+			t.Errorf("%d steps after the next sweep, the last from %+v", len(s.begun), s.asked[len(s.asked)-1].After)
+		}
+	})
+}
+
+// The age of the records follows a clock that is right, at twice the speed of one that stood still, and is told of time
+// that passed while the store was away.
+func TestTheAgeOfTheRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var busy atomic.Bool
+		start := time.Now()
+		s := &fakeStore{age: start.Add(-time.Hour)} // the server did not run for an hour
+		s.fails.Store(true)
+		sweeper := sweeping(t, s, &busy)
+		time.Sleep(25 * time.Minute)
+		synctest.Wait()
+		if !sweeper.Last().Ended.IsZero() || len(s.by) > 0 {
+			t.Error("a sweep that failed has ended")
+		}
+		s.fails.Store(false)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if len(s.by) != 6 || s.by[0] != time.Hour || s.by[1] != 20*time.Minute {
+			t.Errorf("the age was advanced by %v", s.by)
+		}
+		if want := start.Add(80 * time.Minute); !s.age.Equal(want) {
+			t.Errorf("the age is %v, want %v", s.age, want)
+		}
+	})
+}
+
+func TestARetentionThatIsTooShort(t *testing.T) {
+	if _, err := retention.NewSweeper(retention.Config{Retention: retention.Minimum - 1}); err == nil {
+		t.Error("it was taken")
+	}
+}
