@@ -21,7 +21,7 @@ GOLANGCI = $(GO) tool -modfile=tools/golangci-lint.mod golangci-lint
 export CGO_ENABLED = 1
 
 .DEFAULT_GOAL := build
-.PHONY: demo build run packages test-packages test-containers bench fairness test test-race test-judges torture fuzz sizes lint fmt generate check-generated setup-build setup setup-test setup-judges clean help
+.PHONY: demo build run packages test-packages test-containers bench fairness test test-race test-judges torture fuzz sizes lint fmt generate freeze-contract check-generated setup-build setup setup-test setup-judges clean help
 
 demo: setup build ## set up what is missing, build, and run the whole story once
 	deploy/demo.sh
@@ -85,15 +85,22 @@ fuzz: setup-test ## every fuzz target in turn, FUZZTIME=1m each; what they find 
 sizes: setup build ## what the agent costs a device: binaries, memory, and which packages take the most
 	AGENT_TAGS=$(AGENT_TAGS) deploy/sizes.sh
 
-lint: setup-build ## go vet, golangci-lint and buf lint; the first run builds the linters, for minutes
+lint: setup-build ## go vet, golangci-lint, buf lint and buf breaking; the first run builds the linters, for minutes
 	$(GO) vet ./...
 	$(GOLANGCI) run ./...
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
+	$(BUF) breaking proto --against $(CONTRACT)
 
 fmt: ## format Go and proto files in place
 	gofmt -l -w .
 	$(BUF) format --write
+
+# The wire contract as clients have it. Only additions pass against it, so it is made anew only after a change that adds.
+CONTRACT = proto/brevet/v1/v1.binpb
+
+freeze-contract: setup-build ## take proto/ as it is now for the contract that make lint compares later changes with
+	$(BUF) build proto --exclude-source-info -o $(CONTRACT)
 
 # One package after the other: both write into the same page.
 generate: setup-build ## make proto/**/*.pb.go and docs/configuration.md again from what they are made of

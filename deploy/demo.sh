@@ -158,7 +158,7 @@ quiet brevet identity create web/1 --kind workload --profile workload --dns web.
 quiet brevet token create web/1 --out web1.token
 quiet workload --root root.crt --token-file web1.token --out web1
 say "A workload got its certificate, for $(openssl x509 -in web1.crt -noout -ext subjectAltName | tail -n 1 | sed 's/^ *//'), with one plain gRPC call." \
-  'EnrollmentService.Enroll(request_id, token, csr)   # examples/workload'
+  'EnrollmentService.Enroll(request_id, evidence, csr)   # examples/workload'
 
 quiet openssl verify -CAfile root.crt -untrusted issuing.crt web1.crt
 say "OpenSSL verifies it: $(openssl verify -CAfile root.crt -untrusted issuing.crt web1.crt)" \
@@ -175,7 +175,7 @@ say 'By OCSP the certificate is good (checked with OpenSSL).' "openssl ocsp -CAf
 quiet factory -operator "$XDG_STATE_HOME/brevet/operator" -path device/line1 -count 50 -out line1
 quiet openssl verify -CAfile root.crt -untrusted issuing.crt line1/*.crt
 say 'A factory registered 50 devices and got their certificates over one stream, as an operator. OpenSSL verifies them.' \
-  'EnrollmentService.IssueCertificates(stream)   # examples/factory'
+  'CertificateService.IssueCertificates(stream)   # examples/factory'
 
 # --- Renewal --------------------------------------------------------------------------------------------------------
 wait "$renewal" || fail "connections failed while the device renewed: $(cat renewal.log)"

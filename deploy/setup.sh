@@ -63,6 +63,8 @@ have_header() { have_compiler && printf '#include <%s>\n' "$1" | "${CC:-gcc}" -E
 
 have_python_cryptography() { have_file /usr/bin/python3 && /usr/bin/python3 -c 'import cryptography' 2>/dev/null; }
 
+have_python_grpc() { have_file /usr/bin/python3 && /usr/bin/python3 -c 'import grpc, google.protobuf' 2>/dev/null; }
+
 have_roots() {
 	have_file ${SSL_CERT_FILE:+"$SSL_CERT_FILE"} /etc/ssl/certs/ca-certificates.crt \
 		/etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem
@@ -126,6 +128,10 @@ survey() {
 	missing 3 'have_header mbedtls/ssl.h' libmbedtls-dev mbedtls-devel mbedtls-dev mbedtls 'verifies chains as firmware does'
 	missing 3 'have_header wolfssl/ssl.h' libwolfssl-dev wolfssl-devel wolfssl-dev wolfssl 'verifies chains as firmware does'
 	missing 3 have_python_cryptography python3-cryptography python3-cryptography py3-cryptography '' 'reads certificates as Python programs do'
+	missing 3 have_python_grpc 'python3-grpcio python3-protobuf' python3-grpcio py3-grpcio '' 'calls the server from Python'
+	missing 3 'have protoc' 'protobuf-compiler libprotobuf-dev' 'protobuf-compiler protobuf-devel' 'protoc protobuf-dev' protobuf \
+		'generates that Python, with the next'
+	missing 3 'have grpc_python_plugin' protobuf-compiler-grpc grpc-plugins grpc-plugins grpc 'the plugin for gRPC'
 	missing 3 have_mosquitto 'mosquitto libdlt2 libwrap0 libwebsockets17 mosquitto-clients' mosquitto mosquitto mosquitto \
 		'a broker that identifies clients by their certificates'
 	missing 3 'have strace' strace strace strace '' 'records the writes of a server, to simulate power cuts'

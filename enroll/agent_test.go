@@ -111,9 +111,8 @@ func TestAgentEnrollsAndRenews(t *testing.T) {
 					slack := float64(time.Second)/float64(life) + 0.001 // certificates expire at whole seconds
 					for i, at := range calls[1:] {
 						part := float64(at.Sub(calls[i])) / float64(life)
-						if part < renewFrom-slack || part > renewFrom+renewSpread+slack {
-							t.Errorf("renewal %d at %.3f of the lifetime, want %.2f to %.2f",
-								i+1, part, renewFrom, renewFrom+renewSpread)
+						if part < renewStart-slack || part > renewEnd+slack {
+							t.Errorf("renewal %d came after %.3f of the lifetime", i+1, part)
 						}
 					}
 					if len(b.pairs) != len(calls) || b.pairs[0].Key.(interface{ Equal(crypto.PrivateKey) bool }).Equal(b.pairs[1].Key) {
@@ -128,16 +127,17 @@ func TestAgentEnrollsAndRenews(t *testing.T) {
 	}
 }
 
-// The renewals of a fleet that was enrolled at one instant are spread evenly over an eighth of the lifetime.
+// A fleet that enrolled in one instant renews over the whole window that the CA named, evenly.
 func TestRenewalsSpread(t *testing.T) {
 	p := newTestCA(t).pairFor(t, "device/1")
-	start, end := p.usableLife()
+	arrival := p.Certificate.NotBefore.Add(time.Minute)
+	window := RenewalWindow{arrival.Add(20 * time.Minute), arrival.Add(30 * time.Minute)}
+	p.Origin = Origin{Obtained: arrival, Renewal: window}
 	var tenths [10]int
 	for range 2000 {
-		part := float64(renewal(p).Sub(start)) / float64(end.Sub(start))
-		at := int((part - renewFrom) / renewSpread * 10)
+		at := int(renewal(p).Sub(window.Start) / time.Minute)
 		if at < 0 || at > 9 {
-			t.Fatalf("renewal at %.4f of the lifetime", part)
+			t.Fatalf("a renewal %d minutes into the window", at)
 		}
 		tenths[at]++
 	}
@@ -146,7 +146,33 @@ func TestRenewalsSpread(t *testing.T) {
 	}
 }
 
-func TestAgentKeepsCredentialAfterRestart(t *testing.T) {
+// An agent takes no window that would have it renew at once, never, or too late.
+func TestRenewalWindow(t *testing.T) {
+	p := newTestCA(t).pairFor(t, "device/1")
+	from, until := p.Certificate.NotBefore, p.Certificate.NotAfter
+	at := from.Add(10 * time.Minute)
+	left := until.Sub(at)
+	half, latest := at.Add(left/2), at.Add(left/10*7)
+	for name, c := range map[string]struct{ window, want RenewalWindow }{
+		"named":                   {RenewalWindow{at.Add(time.Minute), at.Add(2 * time.Minute)}, RenewalWindow{at.Add(time.Minute), at.Add(2 * time.Minute)}},
+		"none":                    {RenewalWindow{}, RenewalWindow{half, latest}},
+		"over on arrival":         {RenewalWindow{at.Add(-2 * time.Minute), at.Add(-time.Minute)}, RenewalWindow{half, latest}},
+		"open on arrival":         {RenewalWindow{at.Add(-time.Minute), at.Add(time.Minute)}, RenewalWindow{half, latest}},
+		"ends before it starts":   {RenewalWindow{at.Add(2 * time.Minute), at.Add(time.Minute)}, RenewalWindow{half, latest}},
+		"ends with the life":      {RenewalWindow{at.Add(time.Minute), until}, RenewalWindow{half, latest}},
+		"starts within a second":  {RenewalWindow{at.Add(time.Millisecond), at.Add(time.Minute)}, RenewalWindow{at.Add(minRenewal), at.Add(time.Minute)}},
+		"is over within a second": {RenewalWindow{at.Add(time.Millisecond), at.Add(time.Millisecond)}, RenewalWindow{at.Add(minRenewal), at.Add(minRenewal)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p.Origin = Origin{Obtained: at, Renewal: c.window}
+			if start, end := p.renewalWindow(); !start.Equal(c.want.Start) || !end.Equal(c.want.End) || !latestRenewal(p).Equal(end) {
+				t.Errorf("%s to %s, want %s to %s", start.Sub(at), end.Sub(at), c.want.Start.Sub(at), c.want.End.Sub(at))
+			}
+		})
+	}
+}
+
+func TestAgentRestartsWithWhatItHas(t *testing.T) {
 	inSynctest(t, nil, func(b *harness) {
 		if err := b.agent.Ensure(b.Context()); err != nil {
 			t.Fatal(err)

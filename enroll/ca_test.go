@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/big"
@@ -27,6 +28,9 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const testDomain = "fleet.example"
+
+// The shares of a certificate's life between which the test CA wants it renewed.
+const renewStart, renewEnd = 0.60, 0.7333
 
 // testCA is a small CA that follows Brevet's rules about repeated requests. A token is bound to one request ID and key,
 // a predecessor is renewed with one key, and a request ID has one response.
@@ -122,7 +126,7 @@ func (ca *testCA) token(t testing.TB, path string) Token {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
 	ca.tokens[secret.ID()] = id
-	return Token{Secret: secret, RootFingerprint: sha256.Sum256(ca.root.Raw), TrustDomain: testDomain, Server: "127.0.0.1:7443"}
+	return Token{Bootstrap{RootFingerprint: sha256.Sum256(ca.root.Raw), TrustDomain: testDomain, Server: "127.0.0.1:7443"}, secret}
 }
 
 // clone returns a copy of the CA in its current state.
@@ -137,12 +141,19 @@ func (ca *testCA) clone() *testCA {
 
 func (ca *testCA) Enroll(ctx context.Context, r EnrollRequest) (Credential, error) {
 	return ca.handle(ctx, func() (Credential, error) {
-		id, ok := ca.tokens[r.Token.Secret.ID()]
+		if len(r.Evidence) != 1 || r.Evidence[0].Kind != pki.EvidenceToken {
+			return Credential{}, fmt.Errorf("the evidence is %v", r.Evidence)
+		}
+		secret, err := pki.TokenSecretFromBytes(r.Evidence[0].Value)
+		if err != nil {
+			return Credential{}, err
+		}
+		id, ok := ca.tokens[secret.ID()]
 		if !ok {
 			return Credential{}, pki.Refuse(pki.RuleToken, "ask for a new one",
 				"the token is unknown, expired or spent")
 		}
-		return ca.issue(id, r.RequestID, r.CSR, r.Lifetime, "token "+r.Token.Secret.ID().String(), pki.RuleTokenBound)
+		return ca.issue(id, r.RequestID, r.CSR, r.Lifetime, "token "+secret.ID().String(), pki.RuleTokenBound)
 	})
 }
 
@@ -210,7 +221,8 @@ func (ca *testCA) issue(id pki.SPIFFEID, request pki.RequestID, csr []byte, life
 	if lifetime == 0 {
 		lifetime = ca.lifetime
 	}
-	template := leafTemplate(id.String(), time.Now().Add(-ca.backdate), time.Now().Add(lifetime))
+	now := time.Now()
+	template := leafTemplate(id.String(), now.Add(-ca.backdate), now.Add(lifetime))
 	serial := make([]byte, 16)
 	_, _ = rand.Read(serial)
 	template.SerialNumber = new(big.Int).SetBytes(serial)
@@ -219,6 +231,8 @@ func (ca *testCA) issue(id pki.SPIFFEID, request pki.RequestID, csr []byte, life
 		return Credential{}, err
 	}
 	c, err := ParseCredential(der, [][]byte{ca.issuer.Raw}, [][]byte{ca.root.Raw})
+	part := func(share float64) time.Time { return now.Add(time.Duration(share * float64(lifetime))) }
+	c.Renewal, c.BundleRevision = RenewalWindow{part(renewStart), part(renewEnd)}, "01"
 	if err == nil {
 		ca.issued[request] = c
 	}

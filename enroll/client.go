@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
@@ -40,13 +42,17 @@ func NewClient(server string) (*Client, error) {
 	return &Client{server}, nil
 }
 
-// Enroll uses the request's token at a server that presents the root named in the token.
+// Enroll sends the request's evidence to a server that shows the root which the bootstrap names.
 func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error) {
+	evidence, err := wireEvidence(r.Evidence)
+	if err != nil {
+		return Credential{}, err
+	}
 	var answer *brevetv1.EnrollResponse
-	server := c.serverOr(r.Token.Server)
-	err := c.call(ctx, server, firstContactTLS(r.Token), func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
+	server := c.serverOr(r.Bootstrap.Server)
+	err = c.call(ctx, server, firstContactTLS(r.Bootstrap), func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
 		answer, err = s.Enroll(ctx, &brevetv1.EnrollRequest{
-			RequestId: r.RequestID.Bytes(), Token: r.Token.Secret.Bytes(), Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime),
+			RequestId: r.RequestID.Bytes(), Evidence: evidence, Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime),
 		})
 		return err
 	})
@@ -57,7 +63,7 @@ func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error
 	if err != nil {
 		return Credential{}, err
 	}
-	named := func(root *x509.Certificate) bool { return sha256.Sum256(root.Raw) == r.Token.RootFingerprint }
+	named := func(root *x509.Certificate) bool { return sha256.Sum256(root.Raw) == r.Bootstrap.RootFingerprint }
 	if !slices.ContainsFunc(credential.Roots, named) {
 		return Credential{}, errors.New("enroll: the root that the token names is not among the roots of the " +
 			"credential: make a new token")
@@ -139,12 +145,28 @@ func wireLifetime(d time.Duration) *durationpb.Duration {
 	return durationpb.New(d)
 }
 
+func wireEvidence(all []pki.Evidence) ([]*brevetv1.Evidence, error) {
+	var wire []*brevetv1.Evidence
+	for _, e := range all {
+		switch e.Kind {
+		case pki.EvidenceToken:
+			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Token{Token: &brevetv1.TokenEvidence{Secret: e.Value}}})
+		default:
+			return nil, fmt.Errorf("enroll: this client cannot send evidence of the kind %s", e.Kind)
+		}
+	}
+	return wire, nil
+}
+
 func fromWire(server string, c *brevetv1.Credential) (Credential, error) {
 	if len(c.GetCertificate()) == 0 {
 		return Credential{}, errors.New("enroll: the server's answer holds no certificate: update the agent or the " +
 			"server")
 	}
-	credential, err := ParseCredential(c.GetCertificate(), c.GetChain(), c.GetRoots())
-	credential.Server = server
+	credential, err := ParseCredential(c.GetCertificate(), c.GetChain().GetCertificates(), c.GetTrustBundle().GetRoots())
+	credential.Server, credential.BundleRevision = server, hex.EncodeToString(c.GetTrustBundle().GetRevision())
+	if w := c.GetRenewalWindow(); w.GetStartTime().IsValid() && w.GetEndTime().IsValid() {
+		credential.Renewal = RenewalWindow{Start: w.GetStartTime().AsTime(), End: w.GetEndTime().AsTime()}
+	}
 	return credential, err
 }

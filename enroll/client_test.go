@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -42,12 +43,12 @@ func (s *testService) Enroll(ctx context.Context, r *brevetv1.EnrollRequest) (*b
 	if err != nil {
 		return nil, err
 	}
-	secret, err := pki.TokenSecretFromBytes(r.GetToken())
-	if err != nil {
-		return nil, err
+	var evidence []pki.Evidence
+	for _, e := range r.GetEvidence() {
+		evidence = append(evidence, pki.Evidence{Kind: pki.EvidenceToken, Value: e.GetToken().GetSecret()})
 	}
 	c, err := s.handle(ctx, func() (Credential, error) {
-		return s.ca.Enroll(ctx, EnrollRequest{RequestID: id, Token: Token{Secret: secret}, CSR: r.GetCsr(), Lifetime: r.GetLifetime().AsDuration()})
+		return s.ca.Enroll(ctx, EnrollRequest{RequestID: id, Evidence: evidence, CSR: r.GetCsr(), Lifetime: r.GetLifetime().AsDuration()})
 	})
 	return &brevetv1.EnrollResponse{Credential: c}, err
 }
@@ -78,14 +79,18 @@ func (s *testService) handle(ctx context.Context, do func() (Credential, error))
 	}
 	c, err := do()
 	if refusal, ok := pki.AsRefusal(err); ok {
-		return nil, withDetails(codes.PermissionDenied, &brevetv1.Refusal{Rule: string(refusal.Rule), Detail: refusal.Detail, Fix: refusal.Hint})
+		return nil, withDetails(codes.PermissionDenied, &brevetv1.Refusal{Rule: string(refusal.Rule), Detail: refusal.Detail, Hint: refusal.Hint})
 	}
 	if err != nil {
 		return nil, err
 	}
-	out := &brevetv1.Credential{Certificate: c.Certificate.Raw, Chain: [][]byte{c.Chain[0].Raw}, Roots: [][]byte{c.Roots[0].Raw}}
+	out := &brevetv1.Credential{
+		Certificate: c.Certificate.Raw, Chain: &brevetv1.CertificateChain{Certificates: [][]byte{c.Chain[0].Raw}},
+		TrustBundle:   &brevetv1.TrustBundle{Roots: [][]byte{c.Roots[0].Raw}, Revision: []byte{1}},
+		RenewalWindow: &brevetv1.RenewalWindow{StartTime: timestamppb.New(c.Renewal.Start), EndTime: timestamppb.New(c.Renewal.End)},
+	}
 	if s.roots != nil {
-		out.Roots = s.roots
+		out.TrustBundle.Roots = s.roots
 	}
 	return out, nil
 }
@@ -150,7 +155,7 @@ func enrollRequest(t *testing.T, token Token) EnrollRequest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return EnrollRequest{RequestID: r.id, Token: token, CSR: csr}
+	return EnrollRequest{RequestID: r.id, Bootstrap: token.Bootstrap, Evidence: []pki.Evidence{token.Secret.Evidence()}, CSR: csr}
 }
 
 // An agent enrolls and renews over real connections at the address in its token. After a restart it renews without the
@@ -284,9 +289,9 @@ func TestClientRejectsUntrustedServers(t *testing.T) {
 
 func TestClientParsesRefusals(t *testing.T) {
 	ca := newTestCA(t)
-	refusal := &brevetv1.Refusal{Rule: "token.bound", Detail: "the token is bound", Fix: "make a new one"}
-	busy := &brevetv1.Refusal{Rule: "server.overloaded", Detail: "too much to do", Fix: "wait"}
-	early := &brevetv1.Refusal{Rule: "renewal.too_early", Detail: "half of its life is to come", Fix: "wait"}
+	refusal := &brevetv1.Refusal{Rule: "token.bound", Detail: "the token is bound", Hint: "make a new one"}
+	busy := &brevetv1.Refusal{Rule: "server.overloaded", Detail: "too much to do", Hint: "wait"}
+	early := &brevetv1.Refusal{Rule: "renewal.too_early", Detail: "half of its life is to come", Hint: "wait"}
 	retry := &errdetails.RetryInfo{RetryDelay: durationpb.New(90 * time.Second)}
 	long := &errdetails.RetryInfo{RetryDelay: durationpb.New(15 * 24 * time.Hour)}
 	for name, c := range map[string]struct {
@@ -303,6 +308,8 @@ func TestClientParsesRefusals(t *testing.T) {
 		"busy":              {withDetails(codes.ResourceExhausted, busy, retry), pki.RuleOverloaded, true, false, 90 * time.Second},
 		"busy for long":     {withDetails(codes.ResourceExhausted, busy, long), pki.RuleOverloaded, true, false, time.Hour},
 		"too early":         {withDetails(codes.ResourceExhausted, long, early), pki.RuleRenewalTooEarly, true, false, 15 * 24 * time.Hour},
+		"busy for ever":     {withDetails(codes.ResourceExhausted, busy), pki.RuleOverloaded, false, true, 0},
+		"message too large": {status.Error(codes.ResourceExhausted, "grpc: received message larger than max"), "", false, false, 0},
 		"deadline":          {status.Error(codes.DeadlineExceeded, "slow"), "", true, false, 0},
 		"negative delay":    {withDetails(codes.Unavailable, &errdetails.RetryInfo{RetryDelay: durationpb.New(-time.Hour)}), "", true, false, 0},
 		"not a status":      {errors.New("plain"), "", false, false, 0},

@@ -26,7 +26,7 @@ import (
 // a crash on either side. If a request may succeed later, the error implements Temporary and RetryAfter (see
 // [pki.IsTemporary]). If the request is refused, the error wraps a [*pki.Refusal].
 type Authority interface {
-	// Enroll issues an identity's first certificate for a token.
+	// Enroll trades evidence for the first certificate of an identity.
 	Enroll(context.Context, EnrollRequest) (Credential, error)
 	// Renew issues the successor of a certificate that is still valid.
 	Renew(context.Context, RenewRequest) (Credential, error)
@@ -35,9 +35,10 @@ type Authority interface {
 // EnrollRequest is a request for an identity's first certificate.
 type EnrollRequest struct {
 	RequestID pki.RequestID
-	Token     Token
-	CSR       []byte        // PKCS #10 in DER
-	Lifetime  time.Duration // zero for the profile's default
+	Bootstrap Bootstrap
+	Evidence  []pki.Evidence // one piece, or two of different kinds
+	CSR       []byte         // PKCS #10 in DER
+	Lifetime  time.Duration  // zero for the profile's default
 }
 
 // RenewRequest is a request for the successor of the current certificate.
@@ -55,13 +56,21 @@ type Credential struct {
 	Chain []*x509.Certificate
 	// Roots holds the root certificates of the trust domain.
 	Roots []*x509.Certificate
-	// Server is the address of the server that issued the credential. It is empty if the credential was issued in
-	// process.
+	// Renewal is when to renew, by the clock of the Authority. It is zero if the Authority named no time.
+	Renewal RenewalWindow
+	// BundleRevision changes whenever the trust domain's roots change, in hexadecimal. It is empty if it is unknown.
+	BundleRevision string
+	// Server is the address that issued the credential. It is empty if no network lay between.
 	Server string
 }
 
-// ParseCredential parses the parts of a credential from DER and checks that none is missing. It does not verify the
-// chain.
+// RenewalWindow is the span of time in which a certificate is to be renewed.
+type RenewalWindow struct {
+	Start time.Time `json:"start_time,omitzero"`
+	End   time.Time `json:"end_time,omitzero"`
+}
+
+// ParseCredential reads a credential's parts from DER. It checks their form and what has to be there, not the chain.
 func ParseCredential(certificate []byte, chain, roots [][]byte) (Credential, error) {
 	var c Credential
 	leaf, err := x509.ParseCertificate(certificate)

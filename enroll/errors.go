@@ -53,7 +53,7 @@ func fromStatus(server string, err error) error {
 	for _, detail := range s.Details() {
 		switch d := detail.(type) {
 		case *brevetv1.Refusal:
-			e.refusal = &pki.Refusal{Rule: pki.Rule(d.GetRule()), Detail: d.GetDetail(), Hint: d.GetFix()}
+			e.refusal = &pki.Refusal{Rule: pki.Rule(d.GetRule()), Detail: d.GetDetail(), Hint: d.GetHint()}
 		case *errdetails.RetryInfo:
 			e.after = max(0, d.GetRetryDelay().AsDuration())
 		}
@@ -103,17 +103,24 @@ func (e *callError) Unwrap() error {
 	return e.refusal
 }
 
-// Temporary reports whether the same RPC may succeed later.
+// Temporary reports whether the same call is worth repeating. A lack of resources passes only if the server says when.
 func (e *callError) Temporary() bool {
-	return e.code == codes.Unavailable || e.code == codes.ResourceExhausted || e.code == codes.DeadlineExceeded
+	switch e.code {
+	case codes.Unavailable, codes.DeadlineExceeded:
+		return true
+	case codes.ResourceExhausted:
+		return e.after > 0
+	default:
+		return false
+	}
 }
 
 // RetryAfter returns how long the server asked to wait before a retry, or zero.
 func (e *callError) RetryAfter() time.Duration { return e.after }
 
-// final reports whether a retry soon is pointless: the Authority refused, and not because of overload. All other
-// errors, such as a full disk, may be gone at the next try.
+// final reports whether asking again soon is pointless: the Authority refused, and did not say when the same request
+// would pass. Everything else, a full disk and an unknown certificate on the other side included, may be over at the next try.
 func final(err error) bool {
-	refusal, ok := pki.AsRefusal(err)
-	return ok && refusal.Rule.Class() != pki.ResourceExhausted && !pki.IsTemporary(err)
+	_, refused := pki.AsRefusal(err)
+	return refused && !pki.IsTemporary(err) && pki.RetryAfter(err) == 0
 }

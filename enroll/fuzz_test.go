@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -27,7 +28,7 @@ func fuzzToken(t testing.TB, secret []byte, domain, server string) Token {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Token{Secret: s, TrustDomain: domain, Server: server}
+	return Token{Bootstrap{TrustDomain: domain, Server: server}, s}
 }
 
 func FuzzParseToken(f *testing.F) {
@@ -80,9 +81,13 @@ func FuzzCredential(f *testing.F) {
 	root := testSign(f, caTemplate("root"), nil, key.Public(), key)
 	leaf := testSign(f, leafTemplate("spiffe://"+testDomain+"/device/1", now.Add(-time.Minute), now.Add(time.Hour)), root, key.Public(), key)
 	for _, c := range []*brevetv1.Credential{
-		{Certificate: leaf.Raw, Roots: [][]byte{root.Raw}},
-		{Certificate: leaf.Raw, Chain: [][]byte{root.Raw, leaf.Raw}, Roots: [][]byte{root.Raw, root.Raw}},
-		{Certificate: root.Raw, Roots: [][]byte{root.Raw}},
+		{Certificate: leaf.Raw, TrustBundle: &brevetv1.TrustBundle{Roots: [][]byte{root.Raw}}},
+		{
+			Certificate: leaf.Raw, Chain: &brevetv1.CertificateChain{Certificates: [][]byte{root.Raw, leaf.Raw}},
+			TrustBundle:   &brevetv1.TrustBundle{Roots: [][]byte{root.Raw, root.Raw}, Revision: []byte{1}},
+			RenewalWindow: &brevetv1.RenewalWindow{StartTime: timestamppb.New(now), EndTime: timestamppb.New(now.Add(time.Minute))},
+		},
+		{Certificate: root.Raw, TrustBundle: &brevetv1.TrustBundle{Roots: [][]byte{root.Raw}}},
 		{},
 	} {
 		wire, err := proto.Marshal(&brevetv1.EnrollResponse{Credential: c})
@@ -111,7 +116,7 @@ func FuzzCredential(f *testing.F) {
 // pause.
 func FuzzStatus(f *testing.F) {
 	for _, seed := range []error{
-		withDetails(codes.PermissionDenied, &brevetv1.Refusal{Rule: "renewal.key_conflict", Detail: "two hold it", Fix: "ask"}),
+		withDetails(codes.PermissionDenied, &brevetv1.Refusal{Rule: "renewal.key_conflict", Detail: "two hold it", Hint: "ask"}),
 		withDetails(codes.Unavailable, &errdetails.RetryInfo{RetryDelay: &durationpb.Duration{Seconds: 1 << 62}}),
 		withDetails(codes.ResourceExhausted, &errdetails.RetryInfo{RetryDelay: &durationpb.Duration{Seconds: -1, Nanos: 1 << 30}}),
 		status.Error(codes.Internal, "\x00"),

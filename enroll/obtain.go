@@ -77,7 +77,9 @@ func (a *Agent) enroll(ctx context.Context, t Token) error {
 	}
 	callCtx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	c, err := a.config.Authority.Enroll(callCtx, EnrollRequest{RequestID: r.id, Token: t, CSR: csr, Lifetime: a.config.Lifetime})
+	c, err := a.config.Authority.Enroll(callCtx, EnrollRequest{
+		RequestID: r.id, Bootstrap: t.Bootstrap, Evidence: []pki.Evidence{t.Secret.Evidence()}, CSR: csr, Lifetime: a.config.Lifetime,
+	})
 	if err != nil {
 		return a.refused(err)
 	}
@@ -142,7 +144,7 @@ func (a *Agent) refused(err error) error {
 // check builds a pair from the Authority's response and returns an error if the pair is unusable.
 func (a *Agent) check(c Credential, r pending, from Origin) (*Pair, error) {
 	now := a.now()
-	from.Obtained = now.UTC().Round(0)
+	from.Obtained, from.Renewal, from.BundleRevision = now.UTC().Round(0), c.Renewal, c.BundleRevision
 	if c.Server != "" {
 		from.Server = c.Server // the server may have moved
 	}

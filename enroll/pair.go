@@ -18,9 +18,13 @@ type Origin struct {
 	Server string `json:"server,omitempty"`
 	// Token is the TokenID, as text, of the token used for the enrollment.
 	Token string `json:"token,omitempty"`
-	// Obtained is the time at which the certificate arrived, by this machine's clock. Renewals are scheduled from it
-	// and not from NotBefore, because certificates are back-dated.
+	// Obtained is when the certificate arrived, by this machine's clock. Certificates are back-dated, so this, not
+	// NotBefore, is where this machine's part of its life begins.
 	Obtained time.Time `json:"obtained,omitzero"`
+	// Renewal is when the Authority wants the certificate renewed.
+	Renewal RenewalWindow `json:"renewal_window,omitzero"`
+	// BundleRevision is the revision of the trust bundle, in hexadecimal, that came with the certificate.
+	BundleRevision string `json:"bundle_revision,omitempty"`
 }
 
 // Pair is a credential with its private key. NewPair verified that they belong together. A Pair is immutable and safe

@@ -7,19 +7,12 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// These constants schedule renewals and retries. An Agent renews between 60 and 73 percent of the certificate's
-// lifetime. The spread keeps a fleet that was enrolled in one hour from renewing in one hour; more than a quarter
-// remains for an outage. The remaining lifetime bounds every delay, because a certificate can be renewed only while it
-// is valid.
+// Delays of an Agent. The certificate's remaining lifetime bounds every delay, so that the agent renews while it can.
 const (
-	renewFrom   = 0.60
-	renewSpread = 0.1333
-	renewLeast  = time.Second // even for a short lifetime: a CA that expires soon shortens what it issues
-
 	firstRetryDelay = time.Second // without a certificate
 	maxRetryDelay   = 5 * time.Minute
-	maxRefusedDelay = time.Hour        // after a refusal
-	wakeInterval    = 30 * time.Second // between looks at the wall clock
+	maxRefusedDelay = time.Hour // after a refusal
+	wakeInterval    = 30 * time.Second
 	requestTimeout  = 30 * time.Second // for one RPC, and for one run of the reload command
 )
 
@@ -50,17 +43,39 @@ func (r *retry) due(now time.Time) time.Duration {
 	return r.next().Sub(now)
 }
 
-// renewal returns a random time at which to renew a pair.
+// minRenewal is the shortest time from the arrival of a certificate to its renewal.
+const minRenewal = time.Second
+
+// renewal returns a random time in the renewal window of a pair.
 func renewal(p *Pair) time.Time {
-	start, end := p.usableLife()
-	fraction := renewFrom + renewSpread*spread()
-	return start.Add(max(renewLeast, time.Duration(fraction*float64(end.Sub(start)))))
+	start, end := p.renewalWindow()
+	return start.Add(time.Duration(spread() * float64(end.Sub(start))))
 }
 
 // latestRenewal returns the latest time that renewal returns for a pair.
 func latestRenewal(p *Pair) time.Time {
-	start, end := p.usableLife()
-	return start.Add(max(renewLeast, time.Duration((renewFrom+renewSpread)*float64(end.Sub(start)))))
+	_, end := p.renewalWindow()
+	return end
+}
+
+// renewalWindow returns the window that the Authority sent. If the window had begun when the certificate arrived, or there
+// is none, it returns 50 to 70 percent of the usable lifetime: the clocks may differ, or the response came late.
+func (p *Pair) renewalWindow() (start, end time.Time) {
+	arrival, notAfter := p.usableLife()
+	left := notAfter.Sub(arrival)
+	start, end = arrival.Add(left/2), arrival.Add(left/10*7)
+	if w := p.Origin.Renewal; w.Start.After(arrival) && !w.End.Before(w.Start) && w.End.Before(notAfter) {
+		start, end = w.Start, w.End
+	}
+	soonest := arrival.Add(minRenewal)
+	return latest(start, soonest), latest(end, soonest)
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // delay returns a random time to wait after the given number of consecutive failed tries. p is the pair in use, or nil.

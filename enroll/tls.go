@@ -41,12 +41,12 @@ func AnonymousTLS(roots *x509.CertPool, trustDomain string) *tls.Config {
 	return serverTLS(func(peer []*x509.Certificate) error { return verifyServer(peer, roots, trustDomain, time.Now()) })
 }
 
-// firstContactTLS trusts only the root whose fingerprint is in the token. The server sends the root with its chain.
-func firstContactTLS(t Token) *tls.Config {
+// firstContactTLS trusts the one root with the fingerprint that the bootstrap names. The server sends the root with its chain.
+func firstContactTLS(b Bootstrap) *tls.Config {
 	return serverTLS(func(peer []*x509.Certificate) error {
 		for _, c := range peer {
-			if sha256.Sum256(c.Raw) == t.RootFingerprint {
-				return verifyServer(peer, poolOf([]*x509.Certificate{c}), t.TrustDomain, time.Now())
+			if sha256.Sum256(c.Raw) == b.RootFingerprint {
+				return verifyServer(peer, poolOf([]*x509.Certificate{c}), b.TrustDomain, time.Now())
 			}
 		}
 		return errors.New("the server does not show the root that the token names: it belongs to another CA, or the " +

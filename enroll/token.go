@@ -22,20 +22,32 @@ const tokenPrefix = "brevet1."
 // MaxTokenText is the maximum length of a token's text in bytes.
 const MaxTokenText = 1024
 
-// Token contains what a device needs for its first contact: the secret that proves its identity, and the server and
-// root to trust. The secret formats as "[secret]"; only Text reveals it.
-type Token struct {
-	Secret pki.TokenSecret
-	// RootFingerprint is the SHA-256 hash of the root certificate in DER.
+// Bootstrap is whom a device without a credential calls, and whom it trusts: what first contact needs beside evidence.
+type Bootstrap struct {
+	// RootFingerprint is the SHA-256 of the root certificate in DER.
 	RootFingerprint [32]byte
 	TrustDomain     string
 	// Server is the host:port of the enrollment service.
 	Server string
 }
 
-// Text encodes the token as "brevet1." followed by base64url without padding. The encoded fields are the secret (32
-// bytes), the root's fingerprint (32), the length of the trust domain (1), the trust domain and the server. A CRC-32
-// (IEEE) of these fields (4 bytes) ends the text.
+// Check returns an error if the trust domain or the server is malformed.
+func (b Bootstrap) Check() error {
+	if _, err := pki.ParseTrustDomain(b.TrustDomain); err != nil {
+		return err
+	}
+	return CheckServer(b.Server)
+}
+
+// Token is what a device gets from an operator: the secret that proves which device it is, and its [Bootstrap].
+// The secret formats as "[secret]"; Text returns the whole.
+type Token struct {
+	Bootstrap
+	Secret pki.TokenSecret
+}
+
+// Text returns the token as people hand it over: "brevet1." and base64url without padding of the secret (32 octets),
+// the root's fingerprint (32), the trust domain after its length (1), the server, and the CRC-32 (IEEE) of all this (4).
 func (t Token) Text() string {
 	b := append(t.Secret.Bytes(), t.RootFingerprint[:]...)
 	b = append(b, byte(len(t.TrustDomain))) //nolint:gosec // Check limits it to 255 bytes (SPIFFE ID section 2.1)
@@ -78,16 +90,7 @@ func ParseToken(text string) (Token, error) {
 	return t, t.Check()
 }
 
-// Check returns an error if the trust domain or the server is malformed, so that ParseToken would not accept the
-// token's text.
-func (t Token) Check() error {
-	if _, err := pki.ParseTrustDomain(t.TrustDomain); err != nil {
-		return err
-	}
-	return CheckServer(t.Server)
-}
-
-// CheckServer checks that address is host:port with a port of 1 to 65535, in at most 261 bytes.
+// CheckServer checks the form of a server's address: host:port, the port in 1 to 65535, 261 octets at most.
 func CheckServer(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	n, perr := strconv.ParseUint(port, 10, 16)

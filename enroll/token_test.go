@@ -19,11 +19,10 @@ func genToken(t *rapid.T) Token {
 	if err != nil {
 		t.Fatal(err)
 	}
-	token := Token{
-		Secret:      secret,
+	token := Token{Secret: secret, Bootstrap: Bootstrap{
 		TrustDomain: rapid.StringMatching(`[a-z0-9][a-z0-9._-]{0,60}`).Draw(t, "domain"),
 		Server:      rapid.SampledFrom([]string{"ca.example:7443", "[::1]:1", "10.1.2.3:65535"}).Draw(t, "server"),
-	}
+	}}
 	copy(token.RootFingerprint[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "root"))
 	return token
 }
@@ -60,7 +59,7 @@ func TestDamagedTokensAreRefused(t *testing.T) {
 			t.Fatalf("a change of character %d was accepted", n)
 		}
 	}
-	for name, bad := range map[string]Token{
+	for name, bad := range map[string]Bootstrap{
 		"server without port": {TrustDomain: testDomain, Server: "ca.example"},
 		"empty server":        {TrustDomain: testDomain},
 		"port 0":              {TrustDomain: testDomain, Server: "a:0"},
@@ -70,8 +69,8 @@ func TestDamagedTokensAreRefused(t *testing.T) {
 		"no domain":           {Server: "a:1"},
 		"domain too long":     {TrustDomain: strings.Repeat("a", 256), Server: "a:1"},
 	} {
-		bad.Secret = ca.token(t, "device/2").Secret
-		if got, err := ParseToken(bad.Text()); err == nil {
+		token := Token{bad, ca.token(t, "device/2").Secret}
+		if got, err := ParseToken(token.Text()); err == nil {
 			t.Errorf("%s was accepted as %v", name, got)
 		}
 	}
@@ -87,9 +86,9 @@ func TestTokenHidesItsSecret(t *testing.T) {
 	secret := token.Secret.Bytes()
 	var shown []string
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
-		shown = append(shown, fmt.Sprintf(verb, token), fmt.Sprintf(verb, &token), fmt.Sprintf(verb, EnrollRequest{Token: token}))
+		shown = append(shown, fmt.Sprintf(verb, token), fmt.Sprintf(verb, &token), fmt.Sprintf(verb, EnrollRequest{Bootstrap: token.Bootstrap, Evidence: []pki.Evidence{token.Secret.Evidence()}}))
 	}
-	js, err := json.Marshal(token)
+	js, err := json.Marshal([]any{token, token.Secret.Evidence()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,7 +53,7 @@ func (r CertRef) CheckStatus(s Status) *Refusal {
 	if s.State == Good {
 		return nil
 	}
-	return Refuse(RuleRevoked, "ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
+	return Refuse(RuleRevoked, "ask an operator: a held certificate can be taken off hold, a revoked one needs a new enrollment",
 		"certificate %s is %s since %s (%s)", r.Serial, s.State.Predicate(), formatTime(s.RevokedAt), s.Reason)
 }
 
@@ -68,7 +68,7 @@ func (s SPIFFEID) CheckEnrolled(state IdentityState) *Refusal {
 
 // NotOnRecord returns the refusal of a caller with a certificate that the CA has no record of.
 func (r CertRef) NotOnRecord() *Refusal {
-	return Refuse(RuleCertificate, "enroll again", "certificate %s is not on record", r.Serial)
+	return Refuse(RuleCertificateUnknown, "enroll again", "certificate %s is not on record", r.Serial)
 }
 
 // NoCertificate returns the refusal of a caller without a certificate.

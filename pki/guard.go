@@ -42,7 +42,7 @@ func (r CertRef) CheckRenewable(s Status) *Refusal {
 		return nil
 	}
 	return Refuse(RuleRevoked,
-		"ask an operator: a held certificate can be released, a revoked one needs a new enrollment",
+		"ask an operator: a held certificate can be taken off hold, a revoked one needs a new enrollment",
 		"the certificate to renew, %s, is %s (%s)", r.Serial, s.State.Predicate(), s.Reason)
 }
 

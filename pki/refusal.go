@@ -103,10 +103,14 @@ const (
 	RuleIdentityState      Rule = "identity.state"              // suspended, retired, or not yet enrolled
 	RuleAlreadyEnrolled    Rule = "identity.already_enrolled"   // enrolled already; replacing needs to be said
 	RuleIdentityStale      Rule = "identity.stale"              // the identity changed while the request was under way
+	RuleEvidenceKind       Rule = "evidence.unsupported"        // evidence of a kind that this server does not accept
+	RuleEvidenceMismatch   Rule = "evidence.mismatch"           // pieces of evidence that prove different identities
+	RuleChallenge          Rule = "challenge.not_needed"        // evidence of this kind answers no challenge
 	RuleToken              Rule = "token.invalid"               // unknown, expired or spent: which, only the log says
 	RuleTokenBound         Rule = "token.bound"                 // bound to another request or key
 	RuleTokenRevoked       Rule = "token.revoked"               // its maker is no longer trusted, or an operator revoked it
 	RuleRenewalUnknown     Rule = "renewal.certificate_unknown" // the certificate to renew is not on record
+	RuleCertificateUnknown Rule = "certificate.unknown"         // the caller's certificate is not on record
 	RuleRevoked            Rule = "certificate.revoked"         // revoked, or on hold
 	RuleExpired            Rule = "certificate.expired"         // not valid at this time
 	RuleCertificate        Rule = "certificate.untrusted"       // not issued by this CA, or not for this use
@@ -131,8 +135,8 @@ var classes = map[Rule]Class{
 	RuleRequest: InvalidArgument, RuleSize: InvalidArgument, RuleCSR: InvalidArgument, RuleCSRSignature: InvalidArgument, RuleCSRContent: InvalidArgument,
 	RuleKeyType: InvalidArgument, RuleKeyWeak: InvalidArgument, RuleLifetime: InvalidArgument, RuleNames: InvalidArgument,
 	RuleProfile: InvalidArgument, RuleLint: InvalidArgument, RuleTrustDomain: InvalidArgument, RuleReason: InvalidArgument, RuleCRL: InvalidArgument,
-	RuleSubject: InvalidArgument, RuleParent: InvalidArgument,
-	RuleUnauthenticated: Unauthenticated, RuleToken: Unauthenticated, RuleTokenRevoked: Unauthenticated, RuleCertificate: Unauthenticated, RuleExpired: Unauthenticated, RuleKeyPossession: Unauthenticated,
+	RuleSubject: InvalidArgument, RuleParent: InvalidArgument, RuleEvidenceKind: InvalidArgument, RuleChallenge: InvalidArgument,
+	RuleUnauthenticated: Unauthenticated, RuleToken: Unauthenticated, RuleTokenRevoked: Unauthenticated, RuleCertificate: Unauthenticated, RuleCertificateUnknown: Unauthenticated, RuleEvidenceMismatch: Unauthenticated, RuleExpired: Unauthenticated, RuleKeyPossession: Unauthenticated,
 	RuleKeyReserved: PermissionDenied, RuleKeyInUse: PermissionDenied, RuleKeyCompromised: PermissionDenied, RuleReserved: PermissionDenied,
 	RuleTokenBound: PermissionDenied, RuleRevoked: PermissionDenied, RuleRenewalKeyConflict: PermissionDenied, RuleAccess: PermissionDenied,
 	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,

@@ -335,7 +335,7 @@ func TestCSRsThatAreRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			token := w.Token(t, pump.ID, true)
 			certificates := rows(t, w, "certificates")
-			_, err := nobody.Enroll(t.Context(), &brevetv1.EnrollRequest{RequestId: servertest.RequestID(), Token: token, Csr: c.csr})
+			_, err := nobody.Enroll(t.Context(), &brevetv1.EnrollRequest{RequestId: servertest.RequestID(), Evidence: servertest.TokenEvidence(token), Csr: c.csr})
 			servertest.Refused(t, err, codes.InvalidArgument, c.rule)
 			_, err = pump.Renew(t.Context(), &brevetv1.RenewRequest{RequestId: servertest.RequestID(), Csr: c.csr})
 			servertest.Refused(t, err, codes.InvalidArgument, c.rule)
@@ -354,7 +354,7 @@ func TestTheRequestThatKeytoolMakes(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	csr := servertest.Must(base64.StdEncoding.DecodeString(string(servertest.Must(os.ReadFile("testdata/keytool.csr.b64"))(t))))(t)
-	req := &brevetv1.EnrollRequest{RequestId: servertest.RequestID(), Token: w.Token(t, w.Register(t, "device", "java/1"), false), Csr: csr}
+	req := &brevetv1.EnrollRequest{RequestId: servertest.RequestID(), Evidence: servertest.TokenEvidence(w.Token(t, w.Register(t, "device", "java/1"), false)), Csr: csr}
 	der := servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t).GetCredential().GetCertificate()
 	asked := servertest.Must(x509.ParseCertificateRequest(csr))(t)
 	c := servertest.Must(x509.ParseCertificate(der))(t)
@@ -381,7 +381,7 @@ func subjectOf(t *testing.T, c *x509.Certificate) string {
 }
 
 func granted(r *brevetv1.CreateIdentityRequest) {
-	r.DnsNames, r.IpAddresses = []string{"pump.fleet.example"}, []string{"192.0.2.7"}
+	r.Spec.Names = servertest.Names([]string{"pump.fleet.example"}, []string{"192.0.2.7"})
 }
 
 func TestCSRsThatAskForWhatWasGranted(t *testing.T) {
@@ -405,7 +405,7 @@ func TestCSRsThatAskForWhatWasGranted(t *testing.T) {
 		versioned(t, 0),
 		withAttributes(t, attribute{oidExtensionRequest, []any{extensions(t, "pump.fleet.example")}}),
 	} {
-		req := &brevetv1.EnrollRequest{RequestId: servertest.RequestID(), Token: w.Token(t, id, i > 0), Csr: csr}
+		req := &brevetv1.EnrollRequest{RequestId: servertest.RequestID(), Evidence: servertest.TokenEvidence(w.Token(t, id, i > 0)), Csr: csr}
 		der := servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t).GetCredential().GetCertificate()
 		c := servertest.Must(x509.ParseCertificate(der))(t)
 		if subjectOf(t, c) != "UID = device/3" || len(c.DNSNames) != 1 || c.DNSNames[0] != "pump.fleet.example" || len(c.IPAddresses) != 1 || len(c.URIs) != 1 {

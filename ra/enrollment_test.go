@@ -64,15 +64,15 @@ func TestEnrollGivesWhatWasGranted(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	id := w.Register(t, "device", "device/pump-1", func(r *brevetv1.CreateIdentityRequest) {
-		r.DnsNames = []string{"Pump-1.Fleet.Example", "a.fleet.example"}
-		r.IpAddresses = []string{"192.0.2.7", "2001:db8::7"}
-		r.Labels = map[string]string{"site": "north"}
+		r.Spec.Names = servertest.Names([]string{"Pump-1.Fleet.Example", "a.fleet.example"}, []string{"192.0.2.7", "2001:db8::7"})
+		r.Spec.Labels = map[string]string{"site": "north"}
 	})
 	key := servertest.Key(t)
 	req := servertest.Enrollment(t, w.Token(t, id, false), key)
 	req.Lifetime = durationpb.New(48 * time.Hour)
 	resp := servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t).GetCredential()
-	if len(resp.GetChain()) != 1 || !bytes.Equal(resp.GetChain()[0], w.Issuing.Raw) || len(resp.GetRoots()) != 1 || !bytes.Equal(resp.GetRoots()[0], w.Root.Raw) {
+	chain, roots := resp.GetChain().GetCertificates(), resp.GetTrustBundle().GetRoots()
+	if len(chain) != 1 || !bytes.Equal(chain[0], w.Issuing.Raw) || len(roots) != 1 || !bytes.Equal(roots[0], w.Root.Raw) {
 		t.Error("the chain is not the issuing CA alone, or the roots are not the root alone")
 	}
 	c := servertest.Must(x509.ParseCertificate(resp.GetCertificate()))(t)
@@ -90,7 +90,7 @@ func TestEnrollGivesWhatWasGranted(t *testing.T) {
 	}
 	w.Status(t, c, "good")
 	got := servertest.Must(w.Operator.GetIdentity(t.Context(), &brevetv1.GetIdentityRequest{Id: id}))(t).GetIdentity()
-	if got.GetState() != "enrolled" || got.GetLabels()["site"] != "north" {
+	if got.GetState() != brevetv1.IdentityState_IDENTITY_STATE_ENROLLED || got.GetLabels()["site"] != "north" {
 		t.Errorf("the identity is %v", got)
 	}
 }
@@ -172,7 +172,7 @@ func TestATokenIsBoundEvenWhereNothingWasIssued(t *testing.T) {
 	journal.FailWrites(1)
 	_, err := w.Caller(t, nil).Enroll(t.Context(), req)
 	servertest.Refused(t, err, codes.Unavailable, "")
-	_, err = w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, req.Token, servertest.Key(t)))
+	_, err = w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, req.GetEvidence()[0].GetToken().GetSecret(), servertest.Key(t)))
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleTokenBound)
 	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t)
 }
@@ -269,7 +269,7 @@ func TestTokensThatDoNotServe(t *testing.T) {
 	token, other := w.Token(t, id, false), w.Token(t, id, false)
 	w.Enroll(t, token, servertest.Key(t))
 	enroll(other, codes.FailedPrecondition, pki.RuleAlreadyEnrolled)
-	_, err := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: id})
+	_, err := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: id})
 	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleAlreadyEnrolled)
 
 	id = w.Register(t, "device", "device/changed")
@@ -328,7 +328,7 @@ func TestLifetimesAreBounded(t *testing.T) {
 		refusals++
 	}
 	for _, id := range [][]byte{nil, make([]byte, 16), make([]byte, 15), bytes.Repeat([]byte{1}, 17)} {
-		_, err := w.Caller(t, nil).Enroll(t.Context(), &brevetv1.EnrollRequest{RequestId: id, Token: req.Token, Csr: req.Csr})
+		_, err := w.Caller(t, nil).Enroll(t.Context(), &brevetv1.EnrollRequest{RequestId: id, Evidence: req.GetEvidence(), Csr: req.Csr})
 		servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
 		_, err = holder.Renew(t.Context(), &brevetv1.RenewRequest{RequestId: id, Csr: renewal.Csr})
 		servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)

@@ -60,9 +60,7 @@ func TestAnOrderRegisters(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	req := servertest.Order(t, "workload/1", servertest.Key(t))
-	req.Registration = &brevetv1.Registration{
-		Kind: "workload", Profile: "server", Labels: map[string]string{"line": "3"}, DnsNames: []string{"One.fleet.example"}, IpAddresses: []string{"192.0.2.1"},
-	}
+	req.Registration = &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_WORKLOAD, Profile: "server", Labels: map[string]string{"line": "3"}, Names: servertest.Names([]string{"One.fleet.example"}, []string{"192.0.2.1"})}
 	der, err := w.Operator.Orders(t, req).Of(req)
 	servertest.Refused(t, err, codes.OK, "")
 	c := servertest.Must(x509.ParseCertificate(der))(t)
@@ -70,7 +68,7 @@ func TestAnOrderRegisters(t *testing.T) {
 		t.Errorf("the certificate is for %v, %v", c.DNSNames, c.IPAddresses)
 	}
 	have := servertest.Must(w.Operator.GetIdentity(t.Context(), &brevetv1.GetIdentityRequest{Id: "workload/1"}))(t).GetIdentity()
-	if have.GetState() != "enrolled" || have.GetKind() != "workload" || have.GetProfile() != "server" || have.GetLabels()["line"] != "3" {
+	if have.GetState() != brevetv1.IdentityState_IDENTITY_STATE_ENROLLED || have.GetKind() != brevetv1.IdentityKind_IDENTITY_KIND_WORKLOAD || have.GetProfile() != "server" || have.GetLabels()["line"] != "3" {
 		t.Errorf("registered was %v", have)
 	}
 	entries := servertest.Find(w.Entries(t, 0), translog.IdentityRegistered, have.GetId())
@@ -84,7 +82,7 @@ func TestAnOrderRegisters(t *testing.T) {
 	_, err = w.Operator.Orders(t, again).Of(again)
 	servertest.Refused(t, err, codes.OK, "")
 	other := servertest.Order(t, "workload/1", servertest.Key(t))
-	other.Registration = &brevetv1.Registration{Kind: "workload", Profile: "server"}
+	other.Registration = &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_WORKLOAD, Profile: "server"}
 	refusedOrder(t, w, other, codes.FailedPrecondition, pki.RuleIdentityExists)
 	other.Registration = nil // as it is
 	_, err = w.Operator.Orders(t, other).Of(other)
@@ -135,7 +133,7 @@ func TestWhoCannotBeOrdered(t *testing.T) {
 	}
 	for _, kind := range []string{"operator", "server", "va"} {
 		req := servertest.Order(t, "device/3", servertest.Key(t))
-		req.Registration.Kind = kind
+		req.Registration.Kind = servertest.Kind(kind)
 		refusedOrder(t, w, req, codes.PermissionDenied, pki.RuleReserved)
 	}
 	unknown := servertest.Order(t, "device/3", servertest.Key(t))
@@ -152,7 +150,7 @@ func TestOrdersThatAskForTooMuch(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			for _, id := range []string{"device/pump", "device/new"} {
 				req := servertest.Order(t, id, servertest.Key(t))
-				req.Csr, req.Registration.DnsNames, req.Registration.IpAddresses = c.csr, []string{"pump.fleet.example"}, []string{"192.0.2.7"}
+				req.Csr, req.Registration.Names = c.csr, servertest.Names([]string{"pump.fleet.example"}, []string{"192.0.2.7"})
 				refusedOrder(t, w, req, codes.InvalidArgument, c.rule)
 			}
 		})

@@ -77,6 +77,14 @@ func (t Token) CheckRevoked() error {
 	return pki.Refuse(pki.RuleTokenRevoked, hintToken, "the enrollment token was revoked: %s", t.RevokedBecause)
 }
 
+// CheckRevision returns the refusal of a token whose identity has changed since the token was made, or nil.
+func (t Token) CheckRevision(id Identity) error {
+	if t.IdentityRevision == id.Revision {
+		return nil
+	}
+	return pki.Refuse(pki.RuleToken, hintToken, "%s changed since the enrollment token was made", id.ID)
+}
+
 // CheckBound returns the refusal of a token for a request and key that it is not bound to, or nil.
 func (t Token) CheckBound(request pki.RequestID, key pki.KeyHash) error {
 	if t.Request == request && t.Key == key {

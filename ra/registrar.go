@@ -42,7 +42,8 @@ type Config struct {
 	Store       Store
 	CA          CA
 	Superseder  Superseder
-	Token       Authenticator
+	// Authenticators are the kinds of evidence that are accepted, and what checks each.
+	Authenticators map[pki.EvidenceKind]Authenticator
 	// Retired are the CAs from which nothing is issued any more. Their certificates are renewed at any time.
 	Retired []pki.IssuerID
 	Clock   func() time.Time
@@ -51,27 +52,27 @@ type Config struct {
 
 // Registrar is the registration authority. It is safe for concurrent use.
 type Registrar struct {
-	trustDomain string
-	store       Store
-	ca          CA
-	superseder  Superseder
-	token       Authenticator
-	retired     []pki.IssuerID
-	clock       func() time.Time
-	auditor     Auditor
-	perIdentity *keyedMutex
+	trustDomain    string
+	store          Store
+	ca             CA
+	superseder     Superseder
+	authenticators map[pki.EvidenceKind]Authenticator
+	retired        []pki.IssuerID
+	clock          func() time.Time
+	auditor        Auditor
+	perIdentity    *keyedMutex
 }
 
 // New returns a Registrar.
 func New(c Config) *Registrar {
-	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Token, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
+	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Authenticators, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
 }
 
 // EnrollRequest asks for an identity's first certificate.
 type EnrollRequest struct {
 	RequestID pki.RequestID
-	Evidence  []byte // a token's secret
-	CSR       []byte // PKCS #10 in DER
+	Evidence  []pki.Evidence // one piece, or two of different kinds
+	CSR       []byte         // PKCS #10 in DER
 	Lifetime  time.Duration
 }
 
@@ -95,14 +96,14 @@ func (r *Registrar) Enroll(ctx context.Context, e EnrollRequest) (ca.Certificate
 }
 
 // NoteEvidence records the refusal of an enrollment that does not reach Enroll, as Enroll would.
-func (r *Registrar) NoteEvidence(ctx context.Context, evidence []byte, err error) error {
-	claim, _ := r.token.Identify(ctx, evidence, r.clock()) // nobody, where the evidence names nobody
+func (r *Registrar) NoteEvidence(ctx context.Context, evidence []pki.Evidence, err error) error {
+	claim, _ := r.identify(ctx, evidence) // zero if the evidence names no identity
 	return r.auditor.Record(ctx, claim.Actor, claim.Identity, err)
 }
 
 func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (Claim, ca.Certificate, error) {
 	none := ca.Certificate{}
-	claim, err := r.token.Identify(ctx, e.Evidence, r.clock())
+	claim, err := r.identify(ctx, e.Evidence)
 	if err != nil {
 		return claim, none, err
 	}
@@ -137,21 +138,12 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e EnrollRe
 	if err != nil {
 		return none, err
 	}
-	if claim.Profile != id.Profile {
-		return none, pki.Refuse(pki.RuleIdentityStale, "make a new token", "the token was made for profile %s, and %s has %s now",
-			claim.Profile, id.ID, id.Profile)
-	}
 	if id.State == pki.Enrolled && !claim.Replace {
 		return none, pki.Refuse(pki.RuleAlreadyEnrolled, "make a token with --replace, which revokes the certificates it has",
 			"%s is enrolled already", id.ID)
 	}
-	if err := r.token.Bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, r.clock()}); err != nil {
+	if err := r.bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, id, r.clock()}); err != nil {
 		return none, err
-	}
-	// After the binding: a spent token is bound, which says more than that its identity has changed since.
-	if claim.Revision != id.Revision {
-		return none, pki.Refuse(pki.RuleToken, "ask an operator for a new token (brevet token create)",
-			"%s changed since the enrollment token was made", id.ID)
 	}
 	// From here on the caller's patience ends nothing: the turn is over when it is known what was issued.
 	ctx = context.WithoutCancel(ctx)

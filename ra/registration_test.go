@@ -36,21 +36,21 @@ func TestIdentitiesThatAreNotRegistered(t *testing.T) {
 		{device("device/"), codes.InvalidArgument, pki.RuleRequest},
 		{device(strings.Repeat("a", 2049)), codes.InvalidArgument, pki.RuleRequest},
 		{device("spiffe://other.example/device/1"), codes.InvalidArgument, pki.RuleTrustDomain},
-		{&brevetv1.CreateIdentityRequest{Id: "x", Kind: "server"}, codes.PermissionDenied, pki.RuleReserved},
-		{&brevetv1.CreateIdentityRequest{Id: "x", Kind: "va"}, codes.PermissionDenied, pki.RuleReserved},
-		{&brevetv1.CreateIdentityRequest{Id: "x", Kind: "robot"}, codes.InvalidArgument, pki.RuleRequest},
-		{&brevetv1.CreateIdentityRequest{Id: "eve/../../server", Kind: "operator"}, codes.InvalidArgument, pki.RuleRequest},
-		{&brevetv1.CreateIdentityRequest{Id: "..", Kind: "operator"}, codes.InvalidArgument, pki.RuleRequest},
-		{&brevetv1.CreateIdentityRequest{Id: "", Kind: "operator"}, codes.InvalidArgument, pki.RuleRequest},
-		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", Profile: "nothing"}, codes.InvalidArgument, pki.RuleProfile},
-		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", Profile: "operator"}, codes.PermissionDenied, pki.RuleAccess},
-		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", Profile: "ocsp"}, codes.PermissionDenied, pki.RuleAccess},
-		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "operator", Profile: "device"}, codes.PermissionDenied, pki.RuleAccess},
-		{&brevetv1.CreateIdentityRequest{Id: "device/taken", Kind: "workload"}, codes.FailedPrecondition, pki.RuleIdentityExists},
-		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", Labels: labels}, codes.InvalidArgument, pki.RuleRequest},
-		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", Labels: map[string]string{"a": "\n"}}, codes.InvalidArgument, pki.RuleRequest},
-		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", DnsNames: slices.Repeat([]string{"h.example"}, 10_000)}, codes.InvalidArgument, pki.RuleNames},
-		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", IpAddresses: slices.Repeat([]string{"192.0.2.1"}, 10_000)}, codes.InvalidArgument, pki.RuleNames},
+		{&brevetv1.CreateIdentityRequest{Id: "x", Spec: &brevetv1.IdentitySpec{Kind: servertest.Kind("server")}}, codes.PermissionDenied, pki.RuleReserved},
+		{&brevetv1.CreateIdentityRequest{Id: "x", Spec: &brevetv1.IdentitySpec{Kind: servertest.Kind("va")}}, codes.PermissionDenied, pki.RuleReserved},
+		{&brevetv1.CreateIdentityRequest{Id: "x", Spec: &brevetv1.IdentitySpec{Kind: servertest.Kind("robot")}}, codes.InvalidArgument, pki.RuleRequest},
+		{&brevetv1.CreateIdentityRequest{Id: "eve/../../server", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR}}, codes.InvalidArgument, pki.RuleRequest},
+		{&brevetv1.CreateIdentityRequest{Id: "..", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR}}, codes.InvalidArgument, pki.RuleRequest},
+		{&brevetv1.CreateIdentityRequest{Id: "", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR}}, codes.InvalidArgument, pki.RuleRequest},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Profile: "nothing"}}, codes.InvalidArgument, pki.RuleProfile},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Profile: "operator"}}, codes.PermissionDenied, pki.RuleAccess},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Profile: "ocsp"}}, codes.PermissionDenied, pki.RuleAccess},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR, Profile: "device"}}, codes.PermissionDenied, pki.RuleAccess},
+		{&brevetv1.CreateIdentityRequest{Id: "device/taken", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_WORKLOAD}}, codes.FailedPrecondition, pki.RuleIdentityExists},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Labels: labels}}, codes.InvalidArgument, pki.RuleRequest},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Labels: map[string]string{"a": "\n"}}}, codes.InvalidArgument, pki.RuleRequest},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Names: servertest.Names(slices.Repeat([]string{"h.example"}, 10_000), nil)}}, codes.InvalidArgument, pki.RuleNames},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Names: servertest.Names(nil, slices.Repeat([]string{"192.0.2.1"}, 10_000))}}, codes.InvalidArgument, pki.RuleNames},
 		{named("*.fleet.example"), codes.InvalidArgument, pki.RuleNames},
 		{named("a..b"), codes.InvalidArgument, pki.RuleNames},
 		{named("a_b.example"), codes.InvalidArgument, pki.RuleNames},
@@ -68,8 +68,8 @@ func TestIdentitiesThatAreNotRegistered(t *testing.T) {
 		{named("127.0.0.0x1"), codes.InvalidArgument, pki.RuleNames},
 		{named("0X7F000001"), codes.InvalidArgument, pki.RuleNames},
 		{named("pump.0x"), codes.InvalidArgument, pki.RuleNames},
-		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", Profile: "client", DnsNames: []string{"d.example"}}, codes.InvalidArgument, pki.RuleNames},
-		{&brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", Profile: "client", IpAddresses: []string{"192.0.2.1"}}, codes.InvalidArgument, pki.RuleNames},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Profile: "client", Names: servertest.Names([]string{"d.example"}, nil)}}, codes.InvalidArgument, pki.RuleNames},
+		{&brevetv1.CreateIdentityRequest{Id: "d", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Profile: "client", Names: servertest.Names(nil, []string{"192.0.2.1"})}}, codes.InvalidArgument, pki.RuleNames},
 		{workload("bank.example"), codes.InvalidArgument, pki.RuleNames},
 		{workload("bank.example", "www.bank.example"), codes.InvalidArgument, pki.RuleNames},
 		{workload("bank.example.", "bank.example"), codes.InvalidArgument, pki.RuleNames},
@@ -97,7 +97,7 @@ func commonNames(name string, c *ca.ProfileConfig) {
 }
 
 func workload(id string, dns ...string) *brevetv1.CreateIdentityRequest {
-	return &brevetv1.CreateIdentityRequest{Id: id, Kind: "workload", DnsNames: dns}
+	return &brevetv1.CreateIdentityRequest{Id: id, Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_WORKLOAD, Names: servertest.Names(dns, nil)}}
 }
 
 // What reads like a host may be a common name where it was granted, and a number may be part of a host's name.
@@ -106,7 +106,7 @@ func TestNamesThatAreRegistered(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{Profile: commonNames})
 	for _, req := range []*brevetv1.CreateIdentityRequest{
 		workload("bank.example", "bank.example"), workload("Shop.example", "shop.example", "www.shop.example"),
-		{Id: "10.0.0.1", Kind: "workload", IpAddresses: []string{"10.0.0.1"}}, workload("web/" + strings.Repeat("x", 60)),
+		{Id: "10.0.0.1", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_WORKLOAD, Names: servertest.Names(nil, []string{"10.0.0.1"})}}, workload("web/" + strings.Repeat("x", 60)),
 		device("bank.example.and.no.common.name"), device(strings.Repeat("x", 2000)),
 		named("1.fleet.example"), named("0x7f.fleet.example"), named("7.x7"), named("0xyz"), named("3com.example"), named("x0"),
 	} {
@@ -131,7 +131,7 @@ func TestACommonNameThatCameLater(t *testing.T) {
 }
 
 func device(id string) *brevetv1.CreateIdentityRequest {
-	return &brevetv1.CreateIdentityRequest{Id: id, Kind: "device"}
+	return &brevetv1.CreateIdentityRequest{Id: id, Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE}}
 }
 
 // spellings of names under /brevet/, and what refuses them where they would be given to somebody: those that are read as such, and
@@ -160,10 +160,10 @@ func TestNobodyIsCalledLikeBrevet(t *testing.T) {
 	states := rows(t, w, "certificates WHERE state <> 1")
 	for name, rule := range spellings {
 		create := func(kind string) error {
-			_, err := op.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: name, Kind: kind})
+			_, err := op.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: name, Spec: &brevetv1.IdentitySpec{Kind: servertest.Kind(kind)}})
 			return err
 		}
-		order := func(r *brevetv1.Registration) error {
+		order := func(r *brevetv1.IdentitySpec) error {
 			req := servertest.Order(t, name, servertest.Key(t))
 			req.Registration = r
 			_, err := op.Orders(t, req).Of(req)
@@ -172,11 +172,11 @@ func TestNobodyIsCalledLikeBrevet(t *testing.T) {
 		_, suspend := op.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: name})
 		_, resume := op.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: name})
 		_, retire := op.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: name})
-		_, token := op.CreateToken(ctx, &brevetv1.CreateTokenRequest{Id: name, Replace: true})
+		_, token := op.CreateToken(ctx, &brevetv1.CreateTokenRequest{Identity: name, Replace: true})
 		for way, err := range map[string]error{
-			"device": create("device"), "workload": create("workload"), "order": order(nil), "order of a device": order(&brevetv1.Registration{Kind: "device"}),
+			"device": create("device"), "workload": create("workload"), "order": order(nil), "order of a device": order(&brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE}),
 			"suspend": suspend, "resume": resume, "retire": retire, "token": token,
-			"server": create("server"), "va": create("va"), "order of a server": order(&brevetv1.Registration{Kind: "server"}),
+			"server": create("server"), "va": create("va"), "order of a server": order(&brevetv1.IdentitySpec{Kind: servertest.Kind("server")}),
 		} {
 			switch got := servertest.RuleOf(err); {
 			case got == rule:
@@ -196,11 +196,11 @@ func TestNobodyIsCalledLikeBrevet(t *testing.T) {
 }
 
 func named(dns string) *brevetv1.CreateIdentityRequest {
-	return &brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", DnsNames: []string{dns}}
+	return &brevetv1.CreateIdentityRequest{Id: "d", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Names: servertest.Names([]string{dns}, nil)}}
 }
 
 func addressed(ip string) *brevetv1.CreateIdentityRequest {
-	return &brevetv1.CreateIdentityRequest{Id: "d", Kind: "device", IpAddresses: []string{ip}}
+	return &brevetv1.CreateIdentityRequest{Id: "d", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Names: servertest.Names(nil, []string{ip})}}
 }
 
 // A caller who hangs up before the refusal is written is in the log all the same.

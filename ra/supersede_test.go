@@ -242,7 +242,7 @@ func TestAnAgentThatLosesTheAnswer(t *testing.T) {
 			c.RenewalRevokes, c.Lifetime, c.MaxLifetime, c.Backdate = true, "10m", "10m", "55m"
 		}
 	}})
-	resp := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: w.Register(t, "device", "device/1")}))(t)
+	resp := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: w.Register(t, "device", "device/1")}))(t)
 	w.Secret(t, resp.GetToken())
 	authority := &deaf{servertest.Must(enroll.NewClient(w.GRPC))(t), 2}
 	path, log := t.TempDir(), slog.New(slog.DiscardHandler)
@@ -259,10 +259,10 @@ func TestAnAgentThatLosesTheAnswer(t *testing.T) {
 	first := run(func(a *enroll.Agent) error {
 		return a.Enroll(t.Context(), servertest.Must(enroll.ParseToken(resp.GetToken()))(t))
 	})
-	// A device that does not know when its certificate arrived goes by the certificate.
+	// A device that does not know when its certificate arrived, nor when to renew it, goes by the certificate.
 	origins := servertest.Must(filepath.Glob(filepath.Join(path, "*", "origin.json")))(t)
 	origin := servertest.Must(os.ReadFile(origins[0]))(t)
-	if err := os.WriteFile(origins[0], regexp.MustCompile(`,\s*"obtained":\s*"[^"]*"`).ReplaceAll(origin, nil), 0o600); err != nil {
+	if err := os.WriteFile(origins[0], regexp.MustCompile(`,\s*"(obtained":\s*"[^"]*"|renewal_window":\s*\{[^}]*\})`).ReplaceAll(origin, nil), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {

@@ -120,7 +120,7 @@ func TestALogStreamEndsWithItsReader(t *testing.T) {
 	size := 0
 	for n := range identities {
 		w.Register(t, "device", fmt.Sprintf("device/%d/%s", n, strings.Repeat("x", 200)), func(r *brevetv1.CreateIdentityRequest) {
-			r.Labels = map[string]string{"a": strings.Repeat("y", 200)}
+			r.Spec.Labels = map[string]string{"a": strings.Repeat("y", 200)}
 		})
 	}
 	reader := w.Holder(t, bob.Certificate.Raw, bob.Key)

@@ -53,7 +53,7 @@ func eachOnce(t *testing.T, w *servertest.World, reqs []*brevetv1.IssueCertifica
 	for _, req := range reqs {
 		der, err := answers.Of(req)
 		if n := released[string(req.GetRequestId())]; err != nil || len(der) == 0 || n != 1 {
-			t.Errorf("%s was answered with %d octets and %v, and has %d certificates on record", req.GetId(), len(der), err, n)
+			t.Errorf("%s was answered with %d octets and %v, and has %d certificates on record", req.GetIdentity(), len(der), err, n)
 		}
 	}
 	if unreleased > 0 {
@@ -84,11 +84,11 @@ func faults(t *testing.T, w *servertest.World) []fault {
 	return []fault{
 		{"nothing", func(request) {}},
 		{"names", func(r request) {
-			r.Registration.DnsNames, r.Registration.IpAddresses, r.Registration.Profile = []string{"a.fleet.example"}, []string{"192.0.2.7"}, "server"
+			r.Registration.Names, r.Registration.Profile = servertest.Names([]string{"a.fleet.example"}, []string{"192.0.2.7"}), "server"
 		}},
 		{"labels", func(r request) { r.Registration.Labels = map[string]string{"line": "3"} }},
 		{"lifetime", func(r request) { r.Lifetime = durationpb.New(time.Hour) }},
-		{"workload", func(r request) { r.Registration.Kind = "workload" }},
+		{"workload", func(r request) { r.Registration.Kind = brevetv1.IdentityKind_IDENTITY_KIND_WORKLOAD }},
 		{"no request ID", func(r request) { r.RequestId = nil }},
 		{"a short request ID", func(r request) { r.RequestId = r.RequestId[:15] }},
 		{"no CSR", func(r request) { r.Csr = nil }},
@@ -104,18 +104,18 @@ func faults(t *testing.T, w *servertest.World) []fault {
 		{"a compromised key", keyed(compromised.Key)},
 		{"too long a lifetime", func(r request) { r.Lifetime = durationpb.New(20 * 365 * 24 * time.Hour) }},
 		{"a negative lifetime", func(r request) { r.Lifetime = durationpb.New(-1) }},
-		{"no kind", func(r request) { r.Registration.Kind = "" }},
+		{"no kind", func(r request) { r.Registration.Kind = 0 }},
 		{"no such profile", func(r request) { r.Registration.Profile = "imperial" }},
 		{"a profile for others", func(r request) { r.Registration.Profile = "ocsp" }},
 		{"a label without a key", func(r request) { r.Registration.Labels = map[string]string{"": "x"} }},
-		{"no host name", func(r request) { r.Registration.DnsNames = []string{"-"} }},
-		{"no address", func(r request) { r.Registration.IpAddresses = []string{"fe80::1%eth0"} }},
-		{"no identity", func(r request) { r.Id = "" }},
-		{"no path", func(r request) { r.Id = "device//1" }},
-		{"another trust domain", func(r request) { r.Id = "spiffe://elsewhere.example/device/1" }},
-		{"a reserved path", func(r request) { r.Id = "brevet/server" }},
+		{"no host name", func(r request) { r.Registration.Names = servertest.Names([]string{"-"}, nil) }},
+		{"no address", func(r request) { r.Registration.Names = servertest.Names(nil, []string{"fe80::1%eth0"}) }},
+		{"no identity", func(r request) { r.Identity = "" }},
+		{"no path", func(r request) { r.Identity = "device//1" }},
+		{"another trust domain", func(r request) { r.Identity = "spiffe://elsewhere.example/device/1" }},
+		{"a reserved path", func(r request) { r.Identity = "brevet/server" }},
 		{"not registered", func(r request) { r.Registration = nil }},
-		{"registered otherwise", func(r request) { r.Id = other.ID; r.Registration.Labels = map[string]string{"line": "4"} }},
+		{"registered otherwise", func(r request) { r.Identity = other.ID; r.Registration.Labels = map[string]string{"line": "4"} }},
 	}
 }
 
@@ -123,19 +123,17 @@ func faults(t *testing.T, w *servertest.World) []fault {
 func unary(t *testing.T, w *servertest.World, nobody *servertest.Caller, r *brevetv1.IssueCertificatesRequest) ([]byte, error) {
 	t.Helper()
 	if g := r.GetRegistration(); g != nil {
-		_, err := w.Operator.CreateIdentity(t.Context(), &brevetv1.CreateIdentityRequest{
-			Id: r.GetId(), Kind: g.GetKind(), Profile: g.GetProfile(), Labels: g.GetLabels(), DnsNames: g.GetDnsNames(), IpAddresses: g.GetIpAddresses(),
-		})
+		_, err := w.Operator.CreateIdentity(t.Context(), &brevetv1.CreateIdentityRequest{Id: r.GetIdentity(), Spec: g})
 		if err != nil {
 			return nil, err
 		}
 	}
-	token, err := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: r.GetId(), Replace: true})
+	token, err := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: r.GetIdentity(), Replace: true})
 	if err != nil {
 		return nil, err
 	}
 	resp, err := nobody.Enroll(t.Context(), &brevetv1.EnrollRequest{
-		RequestId: r.GetRequestId(), Token: w.Secret(t, token.GetToken()), Csr: r.GetCsr(), Lifetime: r.GetLifetime(),
+		RequestId: r.GetRequestId(), Evidence: servertest.TokenEvidence(w.Secret(t, token.GetToken())), Csr: r.GetCsr(), Lifetime: r.GetLifetime(),
 	})
 	return resp.GetCredential().GetCertificate(), err
 }
@@ -193,11 +191,15 @@ func TestTheChainComesOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			a := servertest.Must(stream.Recv())(t)
-			if (i == 1) != (a.GetIssuer() != nil) || (i == 0) != (a.GetFailure() != nil) {
-				t.Errorf("answer %d is %v", i, a)
+			if (i == 0) != (a.GetError() != nil) {
+				t.Errorf("response %d is %v", i, a)
 			}
-			if i == 1 && (string(a.GetIssuer().GetChain()[0]) != string(w.Issuing.Raw) || string(a.GetIssuer().GetRoots()[0]) != string(w.Root.Raw)) {
-				t.Error("the first certificate's issuer is another")
+			if i == 0 {
+				continue
+			}
+			chain := servertest.Must(w.Operator.GetCertificateChain(t.Context(), &brevetv1.GetCertificateChainRequest{IssuerId: a.GetIssuerId()}))(t).GetChain()
+			if string(chain.GetCertificates()[0]) != string(w.Issuing.Raw) || string(chain.GetIssuerId()) != string(a.GetIssuerId()) {
+				t.Errorf("response %d is of another issuing CA", i)
 			}
 		}
 	}
@@ -298,7 +300,7 @@ func TestOrdersCountAsCalls(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	reqs := orders(t, "device", 15)
 	for _, req := range reqs[3:] {
-		req.Registration.Kind = "toaster"
+		req.Registration.Kind = 99
 	}
 	reqs[3].RequestId = make([]byte, 1000)
 	before := len(w.Entries(t, 0))
@@ -310,7 +312,7 @@ func TestOrdersCountAsCalls(t *testing.T) {
 		t.Errorf("the log has %d entries of bad orders, want ten: the rest is a count", n)
 	}
 	series := func(code codes.Code) string {
-		return fmt.Sprintf(`brevet_rpc_duration_seconds_count{code=%q,rpc=%q}`, code, brevetv1.EnrollmentService_IssueCertificates_FullMethodName)
+		return fmt.Sprintf(`brevet_rpc_duration_seconds_count{code=%q,rpc=%q}`, code, brevetv1.CertificateService_IssueCertificates_FullMethodName)
 	}
 	want := map[string]float64{series(codes.OK): 4, series(codes.InvalidArgument): 12, `brevet_refusals_total{rule="request.malformed"}`: 12}
 	counted := func(name string) float64 {

@@ -69,7 +69,7 @@ func TestStoppingAnswersOrdersUnderWay(t *testing.T) {
 	for _, req := range reqs {
 		before, _ := answers.Of(req)
 		if after, _ := again.Of(req); string(before) != string(after) {
-			t.Errorf("%s has two certificates", req.GetId())
+			t.Errorf("%s has two certificates", req.GetIdentity())
 		}
 	}
 }
@@ -131,7 +131,7 @@ func TestStreamsShareTheirPlaces(t *testing.T) {
 		reqs := make([]*brevetv1.IssueCertificatesRequest, 256)
 		csr := servertest.CSR(t, device.Key)
 		for i := range reqs {
-			reqs[i] = &brevetv1.IssueCertificatesRequest{RequestId: servertest.RequestID(), Id: device.ID, Csr: csr}
+			reqs[i] = &brevetv1.IssueCertificatesRequest{RequestId: servertest.RequestID(), Identity: device.ID, Csr: csr}
 		}
 		deliver(reqs...)
 	}

@@ -192,10 +192,10 @@ func TestAClockThatIsAYearAheadExpiresNothing(t *testing.T) {
 	w.Serve(t, servertest.Options{})
 	w.Status(t, device.Certificate, "good")
 	stats := servertest.Must(w.Operator.GetStats(t.Context(), &brevetv1.GetStatsRequest{}))(t)
-	if c := stats.GetCertificates(); c.GetGood().GetValue() < 3 || c.GetWaiting().GetValue() != 0 || stats.GetRetention().GetLastCertificates() != 0 {
+	if c := stats.GetCertificates(); c.GetGood().GetValue() < 3 || c.GetRemovable().GetValue() != 0 || stats.GetRetention().GetRemovedCertificates() != 0 {
 		t.Errorf("the store has %v", stats)
 	}
-	if stats.GetFiles().GetStore() == 0 || stats.GetIdentities().GetEnrolled().GetValue() < 3 || stats.GetRetention().GetRetention().AsDuration() != retention.Default {
+	if len(stats.GetFiles()) == 0 || stats.GetIdentities().GetEnrolled().GetValue() < 3 || stats.GetRetention().GetRetention().AsDuration() != retention.Default {
 		t.Errorf("the store has %v", stats)
 	}
 }
@@ -209,7 +209,7 @@ func TestSetsWhileTheClockIsSet(t *testing.T) {
 	options.Ahead = -time.Hour - time.Second
 	w := servertest.New(t, ground, options)
 	batch := func(label string) *brevetv1.CertificateSelection {
-		return &brevetv1.CertificateSelection{LabelName: "batch", LabelValue: label}
+		return &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "batch", Value: label}}
 	}
 	old := w.Enrolled(t, "device", "device/old", labelled("batch", "1"))
 	lost := w.Enrolled(t, "device", "device/lost")
@@ -243,14 +243,14 @@ func TestSetsWhileTheClockIsSet(t *testing.T) {
 	settled(t, w)
 	back := map[*servertest.Holder]pki.Rule{old: pki.RuleRevoked, early: pki.RuleExpired, lost: pki.RuleRevoked}
 	stand(back)
-	_, err := w.Operator.RevokeCertificates(t.Context(), &brevetv1.RevokeCertificatesRequest{
-		Selection: batch("2"), InvalidSince: timestamppb.New(w.Clock.Now().Add(time.Hour)), // by the clock of who sends it
+	_, err := w.Operator.CreateBulkRevocation(t.Context(), &brevetv1.CreateBulkRevocationRequest{
+		Selection: batch("2"), InvalidityTime: timestamppb.New(w.Clock.Now().Add(time.Hour)), // by the clock of who sends it
 	})
 	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
 	if !strings.Contains(err.Error(), "it is "+w.Clock.Now().UTC().Format("2006")) {
 		t.Errorf("the refusal does not say what time it is here: %v", err)
 	}
-	later := revokeSet(t, w, &brevetv1.CertificateSelection{Profile: "device", LabelName: "batch", LabelValue: "1"}, "keyCompromise")
+	later := revokeSet(t, w, &brevetv1.CertificateSelection{Profile: "device", Label: &brevetv1.Label{Name: "batch", Value: "1"}}, "keyCompromise")
 	if later.GetTotal() != 2 { // a key that is compromised is that, whatever its certificate was revoked for
 		t.Errorf("the later set is %v", later)
 	}
@@ -290,25 +290,23 @@ func TestOrdersWhileTheClockIsAhead(t *testing.T) {
 	settled(t, w)
 	ctx, operator := t.Context(), w.NewOperator(t, "late")
 	w.Operator = operator
-	for what, changed := range map[string]*brevetv1.ChangedCertificates{
-		"retire":   servertest.Must(operator.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: idOf("retired")}))(t).GetChanged(),
-		"operator": servertest.Must(operator.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: boss.ID}))(t).GetChanged(),
-		"suspend":  servertest.Must(operator.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: idOf("suspended")}))(t).GetChanged(),
+	for what, changed := range map[string]*brevetv1.AffectedCertificates{
+		"retire":   servertest.Must(operator.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: idOf("retired")}))(t).GetAffected(),
+		"operator": servertest.Must(operator.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: boss.ID}))(t).GetAffected(),
+		"suspend":  servertest.Must(operator.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: idOf("suspended")}))(t).GetAffected(),
 		"single": servertest.Must(operator.RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{
-			Serial: servertest.Serial(certificates["single"].Certificate), Reason: "superseded",
-		}))(t).GetChanged(),
-		"key": servertest.Must(operator.RevokeCompromisedKey(ctx, statementOf(t, certificates["compromised"].Key, servertest.TrustDomain)))(t).GetChanged(),
+			Serial: servertest.SerialBytes(certificates["single"].Certificate), Reason: servertest.Reason("superseded"),
+		}))(t).GetAffected(),
+		"key": servertest.Must(operator.RevokeCompromisedKey(ctx, statementOf(t, certificates["compromised"].Key, servertest.TrustDomain)))(t).GetAffected(),
 	} {
-		if changed.GetValid() != 0 || changed.GetEnded() != 1 {
+		if changed.GetValid() != 0 || changed.GetExpired() != 1 {
 			t.Errorf("%s: changed %v, want 1 that has ended", what, changed)
 		}
 	}
-	for what, selection := range map[string]*brevetv1.CertificateSelection{
-		"identity": {Identity: idOf("selected")}, "label": {LabelName: "name", LabelValue: "labelled"},
-	} {
-		dry := servertest.Must(operator.RevokeCertificates(ctx, &brevetv1.RevokeCertificatesRequest{Selection: selection, DryRun: true}))(t).GetSet()
+	for what, selection := range map[string]*brevetv1.CertificateSelection{"identity": {Identity: idOf("selected")}, "label": {Label: &brevetv1.Label{Name: "name", Value: "labelled"}}} {
+		dry := servertest.Must(operator.CreateBulkRevocation(ctx, &brevetv1.CreateBulkRevocationRequest{Selection: selection, DryRun: true}))(t).GetBulkRevocation()
 		set := revokeSet(t, w, selection, "superseded")
-		if dry.GetTotal() != 1 || dry.GetEnded() != 1 || set.GetTotal() != 1 || set.GetEnded() != 1 {
+		if dry.GetTotal() != 1 || dry.GetExpired() != 1 || set.GetTotal() != 1 || set.GetExpired() != 1 {
 			t.Errorf("%s: counted %v and changed %v, want 1 that has ended", what, dry, set)
 		}
 	}
@@ -328,11 +326,11 @@ func TestOrdersWhileTheClockIsAhead(t *testing.T) {
 		w.Status(t, certificates[name].Certificate, want)
 	}
 	w.Status(t, boss.Certificate, "cessationOfOperation")
-	_, err := boss.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: "device/1", Kind: "device"})
+	_, err := boss.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: "device/1", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE}})
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
 	w.Operator = w.NewOperator(t, "ann")
-	resumed := servertest.Must(w.Operator.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: idOf("suspended")}))(t).GetChanged()
-	if resumed.GetValid() != 1 || resumed.GetEnded() != 0 {
+	resumed := servertest.Must(w.Operator.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: idOf("suspended")}))(t).GetAffected()
+	if resumed.GetValid() != 1 || resumed.GetExpired() != 0 {
 		t.Errorf("resuming changed %v, want 1 that is valid", resumed)
 	}
 	w.Status(t, certificates["suspended"].Certificate, "good")
@@ -350,8 +348,8 @@ func TestOrdersPassOverWhatHasEnded(t *testing.T) {
 	settled(t, w)
 	servertest.Must(w.Stores.Retention.Advance(t.Context(), past, w.Clock.Now()))(t)
 	w.Enroll(t, w.Token(t, old.ID, true), servertest.Key(t))
-	changed := servertest.Must(w.Operator.RetireIdentity(t.Context(), &brevetv1.RetireIdentityRequest{Id: old.ID}))(t).GetChanged()
-	if changed.GetValid() != 1 || changed.GetEnded() != 0 {
+	changed := servertest.Must(w.Operator.RetireIdentity(t.Context(), &brevetv1.RetireIdentityRequest{Id: old.ID}))(t).GetAffected()
+	if changed.GetValid() != 1 || changed.GetExpired() != 0 {
 		t.Errorf("retiring changed %v, want the certificate that is valid", changed)
 	}
 }

@@ -90,12 +90,12 @@ func (l *load) run(t *testing.T, worker int) {
 	for n := 0; !l.stop.Load() && !t.Failed(); n++ {
 		id, first, second := fmt.Sprintf("device/%d-%d", worker, n), servertest.Key(t), servertest.Key(t)
 		l.insist(t, func(ctx context.Context) error {
-			_, err := l.w.Operator.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: id, Kind: "device"})
+			_, err := l.w.Operator.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: id, Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE}})
 			return err
 		})
 		var token *brevetv1.CreateTokenResponse
 		l.insist(t, func(ctx context.Context) (err error) {
-			token, err = l.w.Operator.CreateToken(ctx, &brevetv1.CreateTokenRequest{Id: id})
+			token, err = l.w.Operator.CreateToken(ctx, &brevetv1.CreateTokenRequest{Identity: id})
 			return err
 		})
 		var enrolled *brevetv1.EnrollResponse
@@ -112,7 +112,7 @@ func (l *load) run(t *testing.T, worker int) {
 			return err
 		})
 		l.insist(t, func(ctx context.Context) error {
-			_, err := l.w.Operator.RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{Serial: servertest.Serial(holder.Certificate), Reason: "superseded"})
+			_, err := l.w.Operator.RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{Serial: servertest.SerialBytes(holder.Certificate), Reason: servertest.Reason("superseded")})
 			return err
 		})
 		l.w.Status(t, holder.Certificate, "superseded")

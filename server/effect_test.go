@@ -75,11 +75,11 @@ func TestCallsUnderWayEndWithTheirCaller(t *testing.T) {
 	seen := len(w.Entries(t, 0))
 	calls := map[string]func(ctx context.Context) error{
 		"CreateIdentity": func(ctx context.Context) error {
-			_, err := robbed.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: "mallory", Kind: "operator"})
+			_, err := robbed.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: "mallory", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR}})
 			return err
 		},
 		"CreateToken": func(ctx context.Context) error {
-			_, err := robbed.CreateToken(ctx, &brevetv1.CreateTokenRequest{Id: device.ID, Replace: true})
+			_, err := robbed.CreateToken(ctx, &brevetv1.CreateTokenRequest{Identity: device.ID, Replace: true})
 			return err
 		},
 		"SuspendIdentity": func(ctx context.Context) error {
@@ -91,11 +91,11 @@ func TestCallsUnderWayEndWithTheirCaller(t *testing.T) {
 			return err
 		},
 		"RevokeCertificate": func(ctx context.Context) error {
-			_, err := robbed.RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{Serial: servertest.Serial(device.Certificate)})
+			_, err := robbed.RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{Serial: servertest.SerialBytes(device.Certificate)})
 			return err
 		},
 		"RevokeCertificates": func(ctx context.Context) error {
-			_, err := robbed.RevokeCertificates(ctx, &brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}})
+			_, err := robbed.CreateBulkRevocation(ctx, &brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}})
 			return err
 		},
 	}
@@ -146,10 +146,10 @@ func TestOrdersUnderWayEndWithTheirCaller(t *testing.T) {
 	for _, req := range reqs {
 		der, err := answers.Of(req)
 		if len(der) > 0 || released[string(req.GetRequestId())] > 0 {
-			t.Errorf("%s has a certificate, whose operator was retired before", req.GetId())
+			t.Errorf("%s has a certificate, whose operator was retired before", req.GetIdentity())
 		}
 		if rule := servertest.RuleOf(err); rule != pki.RuleRevoked {
-			t.Errorf("%s was answered with %v, want a refusal by %s", req.GetId(), err, pki.RuleRevoked)
+			t.Errorf("%s was answered with %v, want a refusal by %s", req.GetIdentity(), err, pki.RuleRevoked)
 		}
 	}
 }

@@ -36,24 +36,26 @@ func FuzzRPC(f *testing.F) {
 	methods := slices.DeleteFunc(slices.Sorted(maps.Keys(rpcs)), func(name string) bool { return !strings.HasPrefix(name, "brevet.") })
 	device := w.Enrolled(f, "device", "device/1")
 	seeds := map[string]proto.Message{
-		"Enroll":            &brevetv1.EnrollRequest{RequestId: make([]byte, 16), Token: make([]byte, 32), Csr: []byte{0x30, 0}, Lifetime: &durationpb.Duration{Seconds: 1 << 62, Nanos: -1}},
+		"Enroll":            &brevetv1.EnrollRequest{RequestId: make([]byte, 16), Evidence: servertest.TokenEvidence(make([]byte, 32)), Csr: []byte{0x30, 0}, Lifetime: &durationpb.Duration{Seconds: 1 << 62, Nanos: -1}},
 		"Renew":             servertest.Renewal(f, device.Key),
 		"IssueCertificates": servertest.Order(f, "device/2", servertest.Key(f)),
-		"CreateIdentity":    &brevetv1.CreateIdentityRequest{Id: "device/\x00", Kind: "device", DnsNames: []string{"xn--a"}, IpAddresses: []string{"fe80::1%eth0"}, Labels: map[string]string{"": "\u202e"}},
+		"CreateIdentity":    &brevetv1.CreateIdentityRequest{Id: "device/\x00", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Labels: map[string]string{"": "\u202e"}, Names: servertest.Names([]string{"xn--a"}, []string{"fe80::1%eth0"})}},
 		"GetIdentity":       &brevetv1.GetIdentityRequest{Id: device.ID},
 		"ListIdentities":    &brevetv1.ListIdentitiesRequest{PageSize: -1, PageToken: "spiffe://a"},
-		"CreateToken":       &brevetv1.CreateTokenRequest{Id: "device/1", Lifetime: durationpb.New(-time.Second), Replace: true},
-		"ListTokens":        &brevetv1.ListTokensRequest{MadeBy: "brevet/operator/alice", Identity: "device/1", State: "open", PageToken: "7"},
-		"RevokeToken":       &brevetv1.RevokeTokenRequest{TokenId: "0123456789abcdef", Comment: "lost"},
-		"GetCertificate":    &brevetv1.GetCertificateRequest{Serial: servertest.Serial(device.Certificate), Issuer: strings.Repeat("0", 64)},
-		"ListCertificates":  &brevetv1.ListCertificatesRequest{Identity: device.ID, PageToken: "9223372036854775807", PageSize: 1 << 30},
-		"RevokeCertificate": &brevetv1.RevokeCertificateRequest{Serial: "01", Reason: "certificateHold"},
-		"RevokeCertificates": &brevetv1.RevokeCertificatesRequest{DryRun: true, Reason: "keyCompromise", InvalidSince: &timestamppb.Timestamp{Seconds: -1 << 62}, Comment: "\x00",
-			Selection: &brevetv1.CertificateSelection{LabelName: "site", LineageOf: servertest.Serial(device.Certificate), IssuedFrom: &timestamppb.Timestamp{Nanos: -1}}},
-		"GetRevocationSet":     &brevetv1.GetRevocationSetRequest{Id: 1 << 62},
+		"CreateToken":       &brevetv1.CreateTokenRequest{Identity: "device/1", Lifetime: durationpb.New(-time.Second), Replace: true},
+		"ListTokens":        &brevetv1.ListTokensRequest{CreatedBy: "brevet/operator/alice", Identity: "device/1", State: brevetv1.TokenState_TOKEN_STATE_OPEN, PageToken: "7"},
+		"RevokeToken":       &brevetv1.RevokeTokenRequest{Tokens: &brevetv1.RevokeTokenRequest_TokenId{TokenId: "0123456789abcdef"}, Comment: "lost"},
+		"GetCertificate":    &brevetv1.GetCertificateRequest{Serial: servertest.SerialBytes(device.Certificate), IssuerId: make([]byte, 32)},
+		"ListCertificates":  &brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: device.ID}, PageToken: "9223372036854775807", PageSize: 1 << 30},
+		"RevokeCertificate": &brevetv1.RevokeCertificateRequest{Serial: []byte{1}, Reason: servertest.Reason("certificateHold")},
+		"CreateBulkRevocation": &brevetv1.CreateBulkRevocationRequest{DryRun: true, Reason: servertest.Reason("keyCompromise"), InvalidityTime: &timestamppb.Timestamp{Seconds: -1 << 62}, Comment: "\x00",
+			Selection: &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: ""}, LineageSerial: servertest.SerialBytes(device.Certificate), IssueStartTime: &timestamppb.Timestamp{Nanos: -1}}},
+		"GetBulkRevocation":    &brevetv1.GetBulkRevocationRequest{Id: "4611686018427387904"},
 		"RevokeCompromisedKey": statementOf(f, device.Key, servertest.TrustDomain),
 		"ImportCRL":            &brevetv1.ImportCRLRequest{Crl: w.RootCRL},
-		"ListEntries":          &brevetv1.ListEntriesRequest{From: 1<<64 - 1, Limit: 1<<64 - 1},
+		"ListEntries":          &brevetv1.ListEntriesRequest{StartIndex: 1<<63 - 1, Limit: -1},
+		"CreateChallenge":      &brevetv1.CreateChallengeRequest{Kind: brevetv1.EvidenceKind_EVIDENCE_KIND_TOKEN, RequestId: make([]byte, 16), KeyHash: make([]byte, 32), PublicEvidence: []byte{0}},
+		"GetCertificateChain":  &brevetv1.GetCertificateChainRequest{IssuerId: make([]byte, 32)},
 	}
 	for i, method := range methods {
 		_, name, _ := strings.Cut(strings.TrimPrefix(method, "brevet.v1."), ".")

@@ -43,9 +43,9 @@ func TestNoClientTakesAnIdentityForAHost(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{Profile: subjects})
 	names := func(dns ...string) func(*brevetv1.CreateIdentityRequest) {
-		return func(r *brevetv1.CreateIdentityRequest) { r.DnsNames = dns }
+		return func(r *brevetv1.CreateIdentityRequest) { r.Spec.Names = servertest.Names(dns, nil) }
 	}
-	nameless := func(r *brevetv1.CreateIdentityRequest) { r.Profile = "server" }
+	nameless := func(r *brevetv1.CreateIdentityRequest) { r.Spec.Profile = "server" }
 	bank := w.Enrolled(t, "device", "bank.example")
 	address := w.Enrolled(t, "device", "127.0.0.1")
 	long := w.Enrolled(t, "device", "long/"+strings.Repeat("x", 227), names("long.fleet.example"))

@@ -84,32 +84,35 @@ func sizes(sessions int) map[work]admission.Size {
 // works says what kind of work an operation is, and so which lane it waits in. Operations that are not in it, those about
 // health, wait in no lane. A test fails for another one that is missing.
 var works = map[authz.Operation]work{
-	authz.Enroll: enrollments,
-	authz.Renew:  renewals,
+	authz.Enroll:          enrollments,
+	authz.CreateChallenge: enrollments,
+	authz.Renew:           renewals,
 
 	authz.IssueCertificates: streams,
 
-	authz.SuspendIdentity:    revocations,
-	authz.ResumeIdentity:     revocations,
-	authz.RetireIdentity:     revocations,
-	authz.RevokeToken:        revocations,
-	authz.RevokeCertificate:  revocations,
-	authz.RevokeCertificates: revocations,
-	authz.ImportCRL:          revocations,
+	authz.SuspendIdentity:      revocations,
+	authz.ResumeIdentity:       revocations,
+	authz.RetireIdentity:       revocations,
+	authz.RevokeToken:          revocations,
+	authz.RevokeCertificate:    revocations,
+	authz.CreateBulkRevocation: revocations,
+	authz.ImportCRL:            revocations,
 
 	authz.RevokeCompromisedKey: compromises,
 
 	authz.CreateIdentity: registrations,
 	authz.CreateToken:    registrations,
 
-	authz.GetIdentity:      readings,
-	authz.ListIdentities:   readings,
-	authz.ListTokens:       readings,
-	authz.GetCertificate:   readings,
-	authz.ListCertificates: readings,
-	authz.GetRevocationSet: readings,
-	authz.ListCRLs:         readings,
-	authz.GetStats:         readings,
+	authz.GetTrustBundle:      readings,
+	authz.GetCertificateChain: readings,
+	authz.GetIdentity:         readings,
+	authz.ListIdentities:      readings,
+	authz.ListTokens:          readings,
+	authz.GetCertificate:      readings,
+	authz.ListCertificates:    readings,
+	authz.GetBulkRevocation:   readings,
+	authz.ListCRLs:            readings,
+	authz.GetStats:            readings,
 
 	authz.ListEntries: logs, // and each page is a reading
 	authz.GetHead:     logs,

@@ -23,7 +23,7 @@ func TestTheLogTellsWhoDidWhat(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	before := len(w.Entries(t, 0))
 	device := w.Register(t, "device", "device/1")
-	token := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: device, Replace: true}))(t)
+	token := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: device, Replace: true}))(t)
 	holder := w.Enroll(t, w.Secret(t, token.GetToken()), servertest.Key(t))
 	next := w.Renewed(t, holder, servertest.Key(t))
 	_, err := holder.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
@@ -36,7 +36,7 @@ func TestTheLogTellsWhoDidWhat(t *testing.T) {
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
 	w.Resume(t, device)
 	w.Revoke(t, holder.Certificate, "keyCompromise")
-	again := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: device, Replace: true}))(t)
+	again := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: device, Replace: true}))(t)
 	w.Enroll(t, w.Secret(t, again.GetToken()), servertest.Key(t))
 	w.Retire(t, device)
 
@@ -80,9 +80,9 @@ func TestTheLogVerifiesOverTheAPI(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	w.Enrolled(t, "device", "device/1")
 	var chain translog.Hash
-	read := func(from, limit uint64) (n uint64) {
+	read := func(from, limit int64) (n int64) {
 		t.Helper()
-		stream := servertest.Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{From: from, Limit: limit}))(t)
+		stream := servertest.Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{StartIndex: from, Limit: limit}))(t)
 		for {
 			e, err := stream.Recv()
 			if errors.Is(err, io.EOF) {
@@ -120,7 +120,7 @@ func TestTheLogVerifiesOverTheAPI(t *testing.T) {
 func TestSecretsAreFound(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	text := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: w.Register(t, "device", "device/1")}))(t).GetToken()
+	text := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: w.Register(t, "device", "device/1")}))(t).GetToken()
 	secret := servertest.Must(enroll.ParseToken(text))(t).Secret
 	for _, leak := range []string{
 		string(secret.Bytes()), fmt.Sprintf("%x", secret.Bytes()), fmt.Sprintf("%X", secret.Bytes()), secret.Reveal(), text, "x" + text,

@@ -56,11 +56,11 @@ func TestARetirementOfMany(t *testing.T) {
 		_, err := w.Holder(t, h.Certificate.Raw, h.Key).Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
 	}
-	if set := done(t, w, 1); set.GetTotal() != many+1 || set.GetEnded() != 0 || set.GetAction() != "revoke" {
+	if set := done(t, w, "1"); set.GetTotal() != many+1 || set.GetExpired() != 0 || set.GetAction() != brevetv1.BulkRevocationAction_BULK_REVOCATION_ACTION_REVOKE {
 		t.Errorf("the set is %v", set)
 	}
 	again := servertest.Must(w.Operator.RetireIdentity(t.Context(), &brevetv1.RetireIdentityRequest{Id: device.ID}))(t)
-	if again.GetIdentity().GetState() != "retired" || again.GetChanged().GetValid() != 0 {
+	if again.GetIdentity().GetState() != brevetv1.IdentityState_IDENTITY_STATE_RETIRED || again.GetAffected().GetValid() != 0 {
 		t.Errorf("given again, the retirement answers %v", again)
 	}
 }
@@ -78,11 +78,11 @@ func TestASuspensionOfMany(t *testing.T) {
 	}
 	w.Operator.Orders(t, orders...)
 	suspended := servertest.Must(w.Operator.SuspendIdentity(t.Context(), &brevetv1.SuspendIdentityRequest{Id: device.ID}))(t)
-	if n := rowsHeld(t, w); suspended.GetChanged().GetValid() != many+1 || n != many+1 {
+	if n := rowsHeld(t, w); suspended.GetAffected().GetValid() != many+1 || n != many+1 {
 		t.Errorf("suspending answers %v, and %d records say so", suspended, n)
 	}
 	resumed := servertest.Must(w.Operator.ResumeIdentity(t.Context(), &brevetv1.ResumeIdentityRequest{Id: device.ID}))(t)
-	if n := rowsHeld(t, w); resumed.GetChanged().GetValid() != many+1 || n != 0 {
+	if n := rowsHeld(t, w); resumed.GetAffected().GetValid() != many+1 || n != 0 {
 		t.Errorf("resuming answers %v, and %d records are held", resumed, n)
 	}
 	w.Status(t, device.Certificate, "good")

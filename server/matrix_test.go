@@ -38,40 +38,45 @@ type result struct {
 }
 
 var (
-	fine      = result{codes.OK, ""}
-	malformed = result{codes.InvalidArgument, pki.RuleRequest}
-	unread    = result{codes.InvalidArgument, ""} // by a service that is not ours
-	untrusted = result{codes.Unauthenticated, pki.RuleCertificate}
-	unknown   = result{codes.Unauthenticated, pki.RuleUnauthenticated}
-	denied    = result{codes.PermissionDenied, pki.RuleAccess}
-	revoked   = result{codes.PermissionDenied, pki.RuleRevoked}
-	expired   = result{codes.Unauthenticated, pki.RuleExpired}
+	fine       = result{codes.OK, ""}
+	malformed  = result{codes.InvalidArgument, pki.RuleRequest}
+	unread     = result{codes.InvalidArgument, ""} // by a service that is not ours
+	untrusted  = result{codes.Unauthenticated, pki.RuleCertificate}
+	unrecorded = result{codes.Unauthenticated, pki.RuleCertificateUnknown}
+	unknown    = result{codes.Unauthenticated, pki.RuleUnauthenticated}
+	denied     = result{codes.PermissionDenied, pki.RuleAccess}
+	revoked    = result{codes.PermissionDenied, pki.RuleRevoked}
+	expired    = result{codes.Unauthenticated, pki.RuleExpired}
 )
 
 // rpcs is how an empty request ends for a caller who may make it. anybody needs no certificate, identities a valid one,
 // and everything else an operator's.
 var rpcs = map[string]struct {
 	anybody, identities bool
+	renewing            bool // a superseded one too
 	admitted            result
 }{
 	"brevet.v1.EnrollmentService.Enroll":                            {anybody: true, admitted: malformed},
-	"brevet.v1.EnrollmentService.Renew":                             {identities: true, admitted: malformed},
-	"brevet.v1.EnrollmentService.IssueCertificates":                 {admitted: fine}, // the failure is in the answer
+	"brevet.v1.EnrollmentService.Renew":                             {identities: true, renewing: true, admitted: malformed},
+	"brevet.v1.EnrollmentService.CreateChallenge":                   {anybody: true, admitted: malformed},
+	"brevet.v1.EnrollmentService.GetTrustBundle":                    {identities: true, admitted: fine},
+	"brevet.v1.CertificateService.GetCertificateChain":              {identities: true, admitted: malformed},
+	"brevet.v1.CertificateService.IssueCertificates":                {admitted: fine}, // the failure is in the answer
 	"brevet.v1.IdentityService.CreateIdentity":                      {admitted: malformed},
 	"brevet.v1.IdentityService.GetIdentity":                         {admitted: malformed},
 	"brevet.v1.IdentityService.ListIdentities":                      {admitted: fine},
 	"brevet.v1.IdentityService.SuspendIdentity":                     {admitted: malformed},
 	"brevet.v1.IdentityService.ResumeIdentity":                      {admitted: malformed},
 	"brevet.v1.IdentityService.RetireIdentity":                      {admitted: malformed},
-	"brevet.v1.IdentityService.CreateToken":                         {admitted: malformed},
-	"brevet.v1.IdentityService.ListTokens":                          {admitted: fine},
-	"brevet.v1.IdentityService.RevokeToken":                         {admitted: malformed},
+	"brevet.v1.TokenService.CreateToken":                            {admitted: malformed},
+	"brevet.v1.TokenService.ListTokens":                             {admitted: fine},
+	"brevet.v1.TokenService.RevokeToken":                            {admitted: malformed},
 	"brevet.v1.CertificateService.GetCertificate":                   {admitted: malformed},
 	"brevet.v1.CertificateService.ListCertificates":                 {admitted: fine},
-	"brevet.v1.CertificateService.RevokeCertificate":                {admitted: malformed},
-	"brevet.v1.CertificateService.RevokeCertificates":               {admitted: malformed},
-	"brevet.v1.CertificateService.GetRevocationSet":                 {admitted: malformed},
-	"brevet.v1.CertificateService.RevokeCompromisedKey":             {anybody: true, admitted: malformed},
+	"brevet.v1.RevocationService.RevokeCertificate":                 {admitted: malformed},
+	"brevet.v1.RevocationService.CreateBulkRevocation":              {admitted: malformed},
+	"brevet.v1.RevocationService.GetBulkRevocation":                 {admitted: malformed},
+	"brevet.v1.RevocationService.RevokeCompromisedKey":              {anybody: true, admitted: malformed},
 	"brevet.v1.CRLService.ListCRLs":                                 {admitted: fine},
 	"brevet.v1.CRLService.ImportCRL":                                {admitted: result{codes.InvalidArgument, pki.RuleCRL}},
 	"brevet.v1.LogService.ListEntries":                              {admitted: fine},
@@ -123,6 +128,8 @@ func TestEveryRPCForEveryCaller(t *testing.T) {
 			switch {
 			case r.anybody:
 				want = admitted
+			case r.identities && !r.renewing && c.asOperate == revoked:
+				want = revoked
 			case r.identities:
 				want = c.asIdentity
 			}
@@ -202,7 +209,7 @@ func callers(t *testing.T, w *servertest.World) []caller {
 	pair := func(h *servertest.Holder) *tls.Certificate {
 		return certificate(h.Key, h.Certificate.Raw, w.Issuing.Raw)
 	}
-	serverOnly := func(r *brevetv1.CreateIdentityRequest) { r.Profile = "server" }
+	serverOnly := func(r *brevetv1.CreateIdentityRequest) { r.Spec.Profile = "server" }
 	withdrawn := w.Enrolled(t, "device", "device/revoked")
 	w.Revoke(t, withdrawn.Certificate, "privilegeWithdrawn")
 	held := w.Enrolled(t, "device", "device/held")
@@ -226,7 +233,7 @@ func callers(t *testing.T, w *servertest.World) []caller {
 		{"the server itself", w.OwnPair(t, "server").TLS(), untrusted, untrusted, ""},
 		{"the OCSP delegate", w.OwnPair(t, w.DelegateDir()).TLS(), untrusted, untrusted, ""},
 		{"revoked", pair(withdrawn), revoked, revoked, withdrawn.ID},
-		{"superseded", pair(replaced), admitted, revoked, replaced.ID}, // an identity's one call is Renew, which looks for an answer
+		{"superseded", pair(replaced), admitted, revoked, replaced.ID}, // Renew looks for an answer
 		{"superseded operator", pair(before), admitted, revoked, before.ID},
 		{"superseded by its renewal", pair(renewed), admitted, revoked, renewed.ID},
 		{"operator superseded by a renewal", pair(former), admitted, revoked, former.ID},
@@ -239,7 +246,7 @@ func callers(t *testing.T, w *servertest.World) []caller {
 		{"not yet valid", certificate(erin.Key, forge(t, w, erin, func(c *x509.Certificate) {
 			c.NotBefore = time.Now().Add(time.Hour)
 		}), w.Issuing.Raw), expired, expired, erin.ID},
-		{"signed behind the store's back", certificate(frank.Key, forge(t, w, frank, nil), w.Issuing.Raw), untrusted, untrusted, frank.ID},
+		{"signed behind the store's back", certificate(frank.Key, forge(t, w, frank, nil), w.Issuing.Raw), unrecorded, unrecorded, frank.ID},
 		{"of a foreign CA", foreign(t, w, nil, nil), untrusted, untrusted, ""},
 		{"of another CA under the root", foreign(t, w, w.Root, ground.Root), untrusted, untrusted, ""},
 		{"signed by a device", signed(t, w, device.Certificate, device.Key), untrusted, untrusted, ""},

@@ -134,7 +134,7 @@ func TestARevocationOfManyIsWatched(t *testing.T) {
 	for i := range 3 {
 		w.Enrolled(t, "device", fmt.Sprintf("device/%d", i), labelled("batch", "7"))
 	}
-	set := revokeSet(t, w, &brevetv1.CertificateSelection{LabelName: "batch", LabelValue: "7"}, "privilegeWithdrawn")
+	set := revokeSet(t, w, &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "batch", Value: "7"}}, "privilegeWithdrawn")
 	entries := `brevet_crl_entries{name="` + w.Issuing.Subject.String() + " " + pki.IssuerOf(w.Issuing).Short() + `"}`
 	watched := func() [4]float64 {
 		_, text := ask(t, w, "/metrics")
@@ -181,7 +181,7 @@ func TestAttackersMakeNoSeries(t *testing.T) {
 			req.Csr = servertest.CSR(t, key, func(r *x509.CertificateRequest) { r.DNSNames = []string{made + ".example"} })
 			_, err = device.Renew(ctx, req)
 			servertest.Refused(t, err, codes.InvalidArgument, pki.RuleCSRContent)
-			_, err = device.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: made, Kind: made})
+			_, err = device.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: made, Spec: &brevetv1.IdentitySpec{Kind: servertest.Kind(made)}})
 			servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
 			for _, path := range []string{"/" + made, "/crl/" + made + ".crl", "/ca/" + made, "/ocsp/" + made, "/ocsp?" + made} {
 				for _, verb := range []string{http.MethodGet, http.MethodPost, "X" + made} {

@@ -37,7 +37,7 @@ func TestMosquittoKnowsADeviceByItsSubject(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{Profile: subjects})
 	dir := t.TempDir()
 	writePEM(t, filepath.Join(dir, "root.pem"), "CERTIFICATE", w.Root.Raw)
-	broker := w.Enrolled(t, "device", "broker", func(r *brevetv1.CreateIdentityRequest) { r.DnsNames = []string{"localhost"} })
+	broker := w.Enrolled(t, "device", "broker", func(r *brevetv1.CreateIdentityRequest) { r.Spec.Names = servertest.Names([]string{"localhost"}, nil) })
 	writeHolder(t, w, broker, filepath.Join(dir, "broker"))
 	acl := "user UID=site_7/pump-1\ntopic write plant/#\nuser CN=web/1\ntopic write plant/#\n"
 	if err := os.WriteFile(filepath.Join(dir, "acl"), []byte(acl), 0o600); err != nil {

@@ -53,7 +53,7 @@ func TestOrdersReachRelyingPartiesAtOnce(t *testing.T) {
 			return err
 		},
 		func() error {
-			_, err := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: device.ID, Replace: true})
+			_, err := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: device.ID, Replace: true})
 			return err
 		},
 	} {
@@ -65,7 +65,7 @@ func TestReasons(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	revoke := func(c *x509.Certificate, reason string) error {
-		_, err := w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: servertest.Serial(c), Reason: reason})
+		_, err := w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: servertest.SerialBytes(c), Reason: servertest.Reason(reason)})
 		return err
 	}
 	for i, reason := range append(pki.ReasonNames(), "", "KEYCOMPROMISE", "removeFromCRL", "7", "because") {
@@ -96,8 +96,8 @@ func TestReasons(t *testing.T) {
 		servertest.Refused(t, revoke(c, step.reason), step.code, step.rule)
 		w.Status(t, c, step.stands)
 	}
-	for serial, rule := range map[string]pki.Rule{"": pki.RuleRequest, "xyz": pki.RuleRequest, "01": pki.RuleNotFound} {
-		_, err := w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: serial})
+	for serial, rule := range map[string]pki.Rule{"": pki.RuleRequest, "xyz": pki.RuleRequest, string(make([]byte, 19)) + "\x01": pki.RuleNotFound} {
+		_, err := w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: []byte(serial)})
 		if servertest.RuleOf(err) != rule {
 			t.Errorf("serial %q: %v, want %s", serial, err, rule)
 		}
@@ -127,7 +127,7 @@ func TestListsComeInPages(t *testing.T) {
 				t.Errorf("pages of %d: an empty page", size)
 			}
 			for _, id := range page.GetIdentities() {
-				if id.GetKind() == "device" {
+				if id.GetKind() == brevetv1.IdentityKind_IDENTITY_KIND_DEVICE {
 					gotIDs = append(gotIDs, id.GetId())
 				}
 			}
@@ -135,14 +135,14 @@ func TestListsComeInPages(t *testing.T) {
 				break
 			}
 		}
-		certs := &brevetv1.ListCertificatesRequest{PageSize: size, Identity: device.ID}
+		certs := &brevetv1.ListCertificatesRequest{PageSize: size, Selection: &brevetv1.CertificateSelection{Identity: device.ID}}
 		for {
 			page := servertest.Must(w.Operator.ListCertificates(t.Context(), certs))(t)
 			if len(page.GetCertificates()) == 0 {
 				t.Errorf("pages of %d: an empty page", size)
 			}
 			for _, c := range page.GetCertificates() {
-				gotSerials = append(gotSerials, servertest.Serial(servertest.Must(x509.ParseCertificate(c.GetCertificate()))(t)))
+				gotSerials = append(gotSerials, servertest.Serial(servertest.Must(x509.ParseCertificate(c.GetDer()))(t)))
 			}
 			if certs.PageToken = page.GetNextPageToken(); certs.PageToken == "" {
 				break
@@ -162,7 +162,7 @@ func TestListsComeInPages(t *testing.T) {
 	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
 	_, err = w.Operator.ListCertificates(t.Context(), &brevetv1.ListCertificatesRequest{PageToken: "-1"})
 	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
-	_, err = w.Operator.ListCertificates(t.Context(), &brevetv1.ListCertificatesRequest{Identity: "device/unknown"})
+	_, err = w.Operator.ListCertificates(t.Context(), &brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: "device/unknown"}})
 	servertest.Refused(t, err, codes.NotFound, pki.RuleIdentity)
 }
 
@@ -171,14 +171,14 @@ func TestTokenLifetimes(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	id := w.Register(t, "device", "device/1")
 	for _, d := range []time.Duration{30*24*time.Hour + time.Second, time.Second - 1, 0, -time.Hour} {
-		_, err := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: id, Lifetime: durationpb.New(d)})
+		_, err := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: id, Lifetime: durationpb.New(d)})
 		servertest.Refused(t, err, codes.InvalidArgument, pki.RuleLifetime)
 	}
 	for _, d := range []time.Duration{time.Second, 30 * 24 * time.Hour} {
-		resp := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: id, Lifetime: durationpb.New(d)}))(t)
+		resp := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: id, Lifetime: durationpb.New(d)}))(t)
 		w.Secret(t, resp.GetToken())
 	}
-	_, err := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: "device/unknown"})
+	_, err := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: "device/unknown"})
 	servertest.Refused(t, err, codes.NotFound, pki.RuleIdentity)
 }
 
@@ -191,7 +191,7 @@ func TestTheServersOwnIdentities(t *testing.T) {
 		_, suspend := w.Operator.SuspendIdentity(t.Context(), &brevetv1.SuspendIdentityRequest{Id: id})
 		_, resume := w.Operator.ResumeIdentity(t.Context(), &brevetv1.ResumeIdentityRequest{Id: id})
 		_, retire := w.Operator.RetireIdentity(t.Context(), &brevetv1.RetireIdentityRequest{Id: id})
-		_, token := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: id, Replace: true})
+		_, token := w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: id, Replace: true})
 		for _, err := range []error{suspend, resume, retire, token} {
 			servertest.Refused(t, err, codes.PermissionDenied, pki.RuleReserved)
 		}

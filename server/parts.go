@@ -24,8 +24,10 @@ func (s *Server) newAPI() *grpcapi.Server {
 		Stats: s.telemetry.StatsHandler(grpcapi.Traced), Log: s.log,
 	}, grpcapi.Services{
 		Enrollment:   grpcapi.Enrollment{Registrar: s.registrar, Authority: s.authority},
-		Identities:   grpcapi.Identities{Registrar: s.registrar, Revocations: s.revocations, TokenText: s.tokenText},
-		Certificates: grpcapi.Certificates{Registrar: s.registrar, Revocations: s.revocations, TrustDomain: c.TrustDomain},
+		Identities:   grpcapi.Identities{Registrar: s.registrar, Revocations: s.revocations},
+		Tokens:       grpcapi.Tokens{Registrar: s.registrar, Text: s.tokenText},
+		Certificates: grpcapi.Certificates{Registrar: s.registrar, Authority: s.authority},
+		Revocations:  grpcapi.Revocations{Registrar: s.registrar, Revocations: s.revocations, TrustDomain: c.TrustDomain},
 		CRLs:         grpcapi.CRLs{Records: c.Stores.CRLs, Updater: s.crlUpdater, Authorities: c.Authorities},
 		Log:          grpcapi.Log{Records: c.Stores.Log, Sequencer: s.sequencer, Archive: c.Archive, Readings: s.admissions.lanes[readings]},
 		Store:        grpcapi.Store{Records: c.Stores.Retention, Sweeper: s.sweeper, Files: c.Disk, Clock: c.Clock},

@@ -241,7 +241,7 @@ func TestRefusalsNeedNoMessage(t *testing.T) {
 			{w.Caller(t, nil), brevetv1.LogService_ListEntries_FullMethodName, unknown},
 			{w.Caller(t, nil), "/brevet.v1.IdentityService/DeleteIdentity", result{codes.Unimplemented, pki.RuleMethod}},
 			{device.Caller, brevetv1.IdentityService_CreateIdentity_FullMethodName, denied},
-			{device.Caller, brevetv1.EnrollmentService_IssueCertificates_FullMethodName, denied},
+			{device.Caller, brevetv1.CertificateService_IssueCertificates_FullMethodName, denied},
 			{revokedDevice.Caller, brevetv1.EnrollmentService_Renew_FullMethodName, revoked},
 		} {
 			stream := servertest.Must(c.caller.Conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, c.method))(t)

@@ -40,7 +40,7 @@ func TestRubbishLeavesNothingBehind(t *testing.T) {
 		secured := servertest.Must(tls.Dial("tcp", w.GRPC, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}))(t)
 		_, _ = secured.Write(random) // the server may have hung up
 		_ = secured.Close()
-		_, err := nobody.Enroll(t.Context(), &brevetv1.EnrollRequest{RequestId: random[:16], Token: random[:32], Csr: random})
+		_, err := nobody.Enroll(t.Context(), &brevetv1.EnrollRequest{RequestId: random[:16], Evidence: servertest.TokenEvidence(random[:32]), Csr: random})
 		if err == nil {
 			t.Fatal("rubbish is enrolled")
 		}

@@ -35,7 +35,7 @@ type role struct {
 // Enroll implements enroll.Authority.
 func (r *role) Enroll(ctx context.Context, req enroll.EnrollRequest) (enroll.Credential, error) {
 	cert, err := r.registrar.Enroll(ctx, ra.EnrollRequest{
-		RequestID: req.RequestID, Evidence: req.Token.Secret.Bytes(), CSR: req.CSR, Lifetime: req.Lifetime,
+		RequestID: req.RequestID, Evidence: req.Evidence, CSR: req.CSR, Lifetime: req.Lifetime,
 	})
 	if err != nil {
 		return enroll.Credential{}, err
@@ -71,7 +71,9 @@ func (r *role) credential(cert ca.Certificate) (enroll.Credential, error) {
 	for i, c := range chain {
 		ders[i] = c.Raw
 	}
-	return enroll.ParseCredential(cert.DER, ders, [][]byte{root.Raw})
+	c, err := enroll.ParseCredential(cert.DER, ders, [][]byte{root.Raw})
+	c.Renewal.Start, c.Renewal.End = ra.RenewalWindow(cert)
+	return c, err
 }
 
 // token makes the one-time token that the role enrolls with.
@@ -79,7 +81,7 @@ func (r *role) token() (enroll.Token, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), selfPatience)
 	defer cancel()
 	secret, _, err := r.registrar.CreateToken(ctx, r.id, selfTokenLifetime, true, r.actor)
-	return enroll.Token{Secret: secret, TrustDomain: r.id.TrustDomain()}, err
+	return enroll.Token{Bootstrap: enroll.Bootstrap{TrustDomain: r.id.TrustDomain()}, Secret: secret}, err
 }
 
 // agentFor makes the agent of a role and sees to it that there is a certificate.

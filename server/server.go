@@ -189,7 +189,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	s.auditor = audit.New(c.Stores.Audit, c.Clock, c.Log)
 	s.registrar = ra.New(ra.Config{
 		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
-		Token: token.New(c.Stores.RA), Clock: c.Clock, Auditor: s.auditor,
+		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(c.Stores.RA)}, Clock: c.Clock, Auditor: s.auditor,
 	})
 	s.admissions = newAdmissions(c)
 	if err := s.prepare(ctx); err != nil {
@@ -324,10 +324,9 @@ func (s *Server) OperatorToken(ctx context.Context, name string, by pki.Actor) (
 
 // tokenText is what an agent needs for its first contact.
 func (s *Server) tokenText(secret pki.TokenSecret) string {
-	return enroll.Token{
-		Secret: secret, RootFingerprint: sha256.Sum256(s.authority.Current().Root.Raw),
-		TrustDomain: s.config.TrustDomain, Server: s.config.Address,
-	}.Text()
+	return enroll.Token{Secret: secret, Bootstrap: enroll.Bootstrap{
+		RootFingerprint: sha256.Sum256(s.authority.Current().Root.Raw), TrustDomain: s.config.TrustDomain, Server: s.config.Address,
+	}}.Text()
 }
 
 // superseder revokes what an identity had before it enrolled anew.

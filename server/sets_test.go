@@ -43,27 +43,27 @@ func slowed(follow <-chan struct{}) servertest.Options {
 }
 
 func labelled(name, value string) func(*brevetv1.CreateIdentityRequest) {
-	return func(r *brevetv1.CreateIdentityRequest) { r.Labels = map[string]string{name: value} }
+	return func(r *brevetv1.CreateIdentityRequest) { r.Spec.Labels = map[string]string{name: value} }
 }
 
-func revokeSet(t *testing.T, w *servertest.World, s *brevetv1.CertificateSelection, reason string) *brevetv1.RevocationSet {
+func revokeSet(t *testing.T, w *servertest.World, s *brevetv1.CertificateSelection, reason string) *brevetv1.BulkRevocation {
 	t.Helper()
-	req := &brevetv1.RevokeCertificatesRequest{Selection: s, Reason: reason, Comment: "stolen", DryRun: true}
-	counted := servertest.Must(w.Operator.RevokeCertificates(t.Context(), req))(t).GetSet()
+	req := &brevetv1.CreateBulkRevocationRequest{Selection: s, Reason: servertest.Reason(reason), Comment: "stolen", DryRun: true}
+	counted := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), req))(t).GetBulkRevocation()
 	req.DryRun = false
-	set := servertest.Must(w.Operator.RevokeCertificates(t.Context(), req))(t).GetSet()
-	if counted.GetTotal() != set.GetTotal() || counted.GetId() != 0 || set.GetId() == 0 {
+	set := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), req))(t).GetBulkRevocation()
+	if counted.GetTotal() != set.GetTotal() || counted.GetId() != "" || set.GetId() == "" {
 		t.Errorf("counted were %v, and revoked %v", counted, set)
 	}
 	return set
 }
 
 // done waits until the records of a set have followed.
-func done(t *testing.T, w *servertest.World, id int64) *brevetv1.RevocationSet {
+func done(t *testing.T, w *servertest.World, id string) *brevetv1.BulkRevocation {
 	t.Helper()
 	for {
-		set := servertest.Must(w.Operator.GetRevocationSet(t.Context(), &brevetv1.GetRevocationSetRequest{Id: id}))(t).GetSet()
-		if set.GetDone() {
+		set := servertest.Must(w.Operator.GetBulkRevocation(t.Context(), &brevetv1.GetBulkRevocationRequest{Id: id}))(t).GetBulkRevocation()
+		if set.GetState() == brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE {
 			return set
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -81,8 +81,8 @@ func TestASetIsInEffectBeforeItsRecordsFollow(t *testing.T) {
 	}
 	w.Suspend(t, stolen[0].ID) // what is on hold is revoked
 	other := w.Enrolled(t, "device", "device/other", labelled("batch", "8"))
-	set := revokeSet(t, w, &brevetv1.CertificateSelection{LabelName: "batch", LabelValue: "7"}, "privilegeWithdrawn")
-	if set.GetTotal() != 5 || set.GetFollowed() != 0 || set.GetDone() {
+	set := revokeSet(t, w, &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "batch", Value: "7"}}, "privilegeWithdrawn")
+	if set.GetTotal() != 5 || set.GetApplied() != 0 || set.GetState() != brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_APPLYING {
 		t.Errorf("the set is %v", set)
 	}
 	stand := func() {
@@ -91,15 +91,15 @@ func TestASetIsInEffectBeforeItsRecordsFollow(t *testing.T) {
 			w.Status(t, h.Certificate, "privilegeWithdrawn")
 			_, err := h.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 			servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
-			c := servertest.Must(w.Operator.GetCertificate(t.Context(), &brevetv1.GetCertificateRequest{Serial: servertest.Serial(h.Certificate)}))(t)
-			if c.GetCertificate().GetReason() != "privilegeWithdrawn" {
+			c := servertest.Must(w.Operator.GetCertificate(t.Context(), &brevetv1.GetCertificateRequest{Serial: servertest.SerialBytes(h.Certificate)}))(t)
+			if c.GetCertificate().GetReason() != servertest.Reason("privilegeWithdrawn") {
 				t.Errorf("on record is %v", c)
 			}
 		}
 		w.Status(t, other.Certificate, "good")
 	}
 	stand()
-	_, err := w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: servertest.Serial(stolen[1].Certificate), Reason: "superseded"})
+	_, err := w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: servertest.SerialBytes(stolen[1].Certificate), Reason: servertest.Reason("superseded")})
 	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleAlreadyRevoked)
 	_, err = w.Operator.ResumeIdentity(t.Context(), &brevetv1.ResumeIdentityRequest{Id: stolen[0].ID})
 	servertest.Refused(t, err, codes.OK, "") // the identity is, its certificate is not
@@ -114,7 +114,7 @@ func TestASetIsInEffectBeforeItsRecordsFollow(t *testing.T) {
 	stand()
 	w.Status(t, later.Certificate, "good")
 	close(follow)
-	if set := done(t, w, set.GetId()); set.GetFollowed() != 5 || set.GetTotal() != 5 {
+	if set := done(t, w, set.GetId()); set.GetApplied() != 5 || set.GetTotal() != 5 {
 		t.Errorf("the set is %v", set)
 	}
 	stand()
@@ -136,27 +136,27 @@ func TestWhatCanBeSelected(t *testing.T) {
 	a := w.Enrolled(t, "device", "device/a", labelled("site", "north"))
 	b := w.Enrolled(t, "workload", "workload/b", labelled("site", "north"))
 	renewed := w.Renewed(t, a, servertest.Key(t))
-	hash := servertest.Must(pki.HashKey(b.Key.Public()))(t).String()
+	hash := servertest.Must(pki.HashKey(b.Key.Public()))(t).Bytes()
 	end := time.Now().Add(time.Millisecond)
 	for name, c := range map[string]struct {
 		selection *brevetv1.CertificateSelection
 		want      int64
 	}{
-		"label":              {&brevetv1.CertificateSelection{LabelName: "site", LabelValue: "north"}, 3},
-		"a label of nobody":  {&brevetv1.CertificateSelection{LabelName: "site", LabelValue: "south"}, 0},
-		"label and profile":  {&brevetv1.CertificateSelection{LabelName: "site", LabelValue: "north", Profile: "workload"}, 1},
+		"label":              {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "north"}}, 3},
+		"a label of nobody":  {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "south"}}, 0},
+		"label and profile":  {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "north"}, Profile: "workload"}, 1},
 		"identity":           {&brevetv1.CertificateSelection{Identity: "device/a"}, 2},
-		"lineage":            {&brevetv1.CertificateSelection{LineageOf: servertest.Serial(a.Certificate)}, 2},
-		"the end of a line":  {&brevetv1.CertificateSelection{LineageOf: servertest.Serial(renewed.Certificate)}, 1},
+		"lineage":            {&brevetv1.CertificateSelection{LineageSerial: servertest.SerialBytes(a.Certificate)}, 2},
+		"the end of a line":  {&brevetv1.CertificateSelection{LineageSerial: servertest.SerialBytes(renewed.Certificate)}, 1},
 		"key":                {&brevetv1.CertificateSelection{KeyHash: hash}, 1},
 		"key of another":     {&brevetv1.CertificateSelection{KeyHash: hash, Identity: "device/a"}, 0},
 		"profile":            {&brevetv1.CertificateSelection{Profile: "device"}, 2},
-		"time":               {&brevetv1.CertificateSelection{IssuedFrom: timestamppb.New(begin), IssuedUntil: timestamppb.New(end)}, 3},
-		"before that time":   {&brevetv1.CertificateSelection{IssuedUntil: timestamppb.New(begin), Profile: "device"}, 0},
-		"all of the issuer":  {&brevetv1.CertificateSelection{Issuer: pki.IssuerOf(w.Issuing).String()}, all()},
-		"issuer and profile": {&brevetv1.CertificateSelection{Issuer: pki.IssuerOf(w.Issuing).String(), Profile: "workload"}, 1},
+		"time":               {&brevetv1.CertificateSelection{IssueStartTime: timestamppb.New(begin), IssueEndTime: timestamppb.New(end)}, 3},
+		"before that time":   {&brevetv1.CertificateSelection{IssueEndTime: timestamppb.New(begin), Profile: "device"}, 0},
+		"all of the issuer":  {&brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes()}, all()},
+		"issuer and profile": {&brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes(), Profile: "workload"}, 1},
 	} {
-		set := servertest.Must(w.Operator.RevokeCertificates(t.Context(), &brevetv1.RevokeCertificatesRequest{Selection: c.selection, DryRun: true}))(t).GetSet()
+		set := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), &brevetv1.CreateBulkRevocationRequest{Selection: c.selection, DryRun: true}))(t).GetBulkRevocation()
 		if set.GetTotal() != c.want {
 			t.Errorf("%s: %d certificates, want %d", name, set.GetTotal(), c.want)
 		}
@@ -165,34 +165,34 @@ func TestWhatCanBeSelected(t *testing.T) {
 		t.Error("the log is empty")
 	}
 	for name, c := range map[string]struct {
-		req  *brevetv1.RevokeCertificatesRequest
+		req  *brevetv1.CreateBulkRevocationRequest
 		code codes.Code
 		rule pki.Rule
 	}{
-		"nothing":      {&brevetv1.RevokeCertificatesRequest{}, codes.InvalidArgument, pki.RuleRequest},
-		"hold":         {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, Reason: "certificateHold"}, codes.InvalidArgument, pki.RuleReason},
-		"no reason":    {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, Reason: "tired"}, codes.InvalidArgument, pki.RuleReason},
-		"a future":     {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, InvalidSince: timestamppb.New(end.Add(time.Hour))}, codes.InvalidArgument, pki.RuleRequest},
-		"a comment":    {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, Comment: "\x1b[2J"}, codes.InvalidArgument, pki.RuleRequest},
-		"long comment": {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, Comment: fmt.Sprintf("%257d", 1)}, codes.InvalidArgument, pki.RuleRequest},
-		"no time":      {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{IssuedFrom: timestamppb.New(end), IssuedUntil: timestamppb.New(begin)}}, codes.InvalidArgument, pki.RuleRequest},
-		"no issuer":    {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Issuer: hash}}, codes.NotFound, pki.RuleNotFound},
-		"half issuer":  {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Issuer: hash[:16]}}, codes.InvalidArgument, pki.RuleRequest},
-		"no identity":  {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: "device/none"}}, codes.NotFound, pki.RuleIdentity},
-		"no serial":    {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{LineageOf: "01"}}, codes.NotFound, pki.RuleNotFound},
-		"no key":       {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{KeyHash: fmt.Sprintf("%064d", 1)}}, codes.NotFound, pki.RuleNotFound},
-		"value alone":  {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{LabelValue: "north"}}, codes.InvalidArgument, pki.RuleRequest},
-		"a long label": {&brevetv1.RevokeCertificatesRequest{Selection: &brevetv1.CertificateSelection{LabelName: fmt.Sprintf("%257d", 1)}}, codes.InvalidArgument, pki.RuleRequest},
+		"nothing":      {&brevetv1.CreateBulkRevocationRequest{}, codes.InvalidArgument, pki.RuleRequest},
+		"hold":         {&brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, Reason: servertest.Reason("certificateHold")}, codes.InvalidArgument, pki.RuleReason},
+		"no reason":    {&brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, Reason: servertest.Reason("tired")}, codes.InvalidArgument, pki.RuleReason},
+		"a future":     {&brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, InvalidityTime: timestamppb.New(end.Add(time.Hour))}, codes.InvalidArgument, pki.RuleRequest},
+		"a comment":    {&brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, Comment: "\x1b[2J"}, codes.InvalidArgument, pki.RuleRequest},
+		"long comment": {&brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, Comment: fmt.Sprintf("%257d", 1)}, codes.InvalidArgument, pki.RuleRequest},
+		"no time":      {&brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{IssueStartTime: timestamppb.New(end), IssueEndTime: timestamppb.New(begin)}}, codes.InvalidArgument, pki.RuleRequest},
+		"no issuer":    {&brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{IssuerId: hash}}, codes.NotFound, pki.RuleNotFound},
+		"half issuer":  {&brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{IssuerId: hash[:16]}}, codes.InvalidArgument, pki.RuleRequest},
+		"no identity":  {&brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{Identity: "device/none"}}, codes.NotFound, pki.RuleIdentity},
+		"no serial":    {&brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{LineageSerial: append(make([]byte, 19), 1)}}, codes.NotFound, pki.RuleNotFound},
+		"no key":       {&brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{KeyHash: append(make([]byte, 31), 1)}}, codes.NotFound, pki.RuleNotFound},
+		"value alone":  {&brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{Label: &brevetv1.Label{Value: "north"}}}, codes.InvalidArgument, pki.RuleRequest},
+		"a long label": {&brevetv1.CreateBulkRevocationRequest{Selection: &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: fmt.Sprintf("%257d", 1), Value: ""}}}, codes.InvalidArgument, pki.RuleRequest},
 	} {
 		for _, c.req.DryRun = range []bool{true, false} {
-			_, err := w.Operator.RevokeCertificates(t.Context(), c.req)
+			_, err := w.Operator.CreateBulkRevocation(t.Context(), c.req)
 			if servertest.RuleOf(err) != c.rule {
 				t.Errorf("%s: %v", name, err)
 			}
 			servertest.Refused(t, err, c.code, c.rule)
 		}
 	}
-	_, err := w.Operator.GetRevocationSet(t.Context(), &brevetv1.GetRevocationSetRequest{Id: 77})
+	_, err := w.Operator.GetBulkRevocation(t.Context(), &brevetv1.GetBulkRevocationRequest{Id: "77"})
 	servertest.Refused(t, err, codes.NotFound, pki.RuleNotFound)
 	w.Status(t, a.Certificate, "good")
 }
@@ -205,19 +205,19 @@ func TestALineageIsRevoked(t *testing.T) {
 	second := w.Renewed(t, first, servertest.Key(t))
 	third := w.Renewed(t, second, servertest.Key(t))
 	since := timestamppb.New(time.Now().Add(-time.Hour).Truncate(time.Second))
-	set := servertest.Must(w.Operator.RevokeCertificates(t.Context(), &brevetv1.RevokeCertificatesRequest{
-		Selection: &brevetv1.CertificateSelection{LineageOf: servertest.Serial(second.Certificate)},
-		Reason:    "keyCompromise", InvalidSince: since, Comment: "copied from a backup",
-	}))(t).GetSet()
-	if !set.GetDone() || set.GetTotal() != 2 || set.GetOrderedBy() != w.Operator.ID || set.GetComment() != "copied from a backup" {
+	set := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), &brevetv1.CreateBulkRevocationRequest{
+		Selection: &brevetv1.CertificateSelection{LineageSerial: servertest.SerialBytes(second.Certificate)},
+		Reason:    servertest.Reason("keyCompromise"), InvalidityTime: since, Comment: "copied from a backup",
+	}))(t).GetBulkRevocation()
+	if set.GetState() != brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE || set.GetTotal() != 2 || set.GetCreatedBy() != w.Operator.ID || set.GetComment() != "copied from a backup" {
 		t.Errorf("the set is %v", set)
 	}
 	w.Status(t, first.Certificate, "good")
 	w.Status(t, second.Certificate, "keyCompromise")
 	w.Status(t, third.Certificate, "keyCompromise")
-	c := servertest.Must(w.Operator.GetCertificate(t.Context(), &brevetv1.GetCertificateRequest{Serial: servertest.Serial(third.Certificate)}))(t).GetCertificate()
-	if !c.GetInvalidSince().AsTime().Equal(since.AsTime()) {
-		t.Errorf("the invalidity date on record is %v", c.GetInvalidSince())
+	c := servertest.Must(w.Operator.GetCertificate(t.Context(), &brevetv1.GetCertificateRequest{Serial: servertest.SerialBytes(third.Certificate)}))(t).GetCertificate()
+	if !c.GetInvalidityTime().AsTime().Equal(since.AsTime()) {
+		t.Errorf("the invalidity date on record is %v", c.GetInvalidityTime())
 	}
 	entries := w.Entries(t, 0)
 	ordered, changed := entries[len(entries)-2], entries[len(entries)-1]
@@ -232,13 +232,13 @@ func TestAWholeIssuerIsRevoked(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
-	set := revokeSet(t, w, &brevetv1.CertificateSelection{Issuer: pki.IssuerOf(w.Issuing).String()}, "cACompromise")
+	set := revokeSet(t, w, &brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes()}, "cACompromise")
 	if set.GetTotal() < 4 { // the device, the operator, the server and its OCSP delegate
 		t.Errorf("the set is %v", set)
 	}
 	w.Status(t, device.Certificate, "cACompromise")
 	w.Status(t, w.Operator.Certificate, "cACompromise")
-	_, err := w.Operator.GetRevocationSet(t.Context(), &brevetv1.GetRevocationSetRequest{Id: set.GetId()})
+	_, err := w.Operator.GetBulkRevocation(t.Context(), &brevetv1.GetBulkRevocationRequest{Id: set.GetId()})
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
 	w.Operator = w.NewOperator(t, "bob")
 	done(t, w, set.GetId())
@@ -295,7 +295,7 @@ func TestACompromisedKeyRevokesItself(t *testing.T) {
 	}
 	for _, want := range []int64{3, 0} { // it is true for ever, and said once
 		resp := servertest.Must(nobody.RevokeCompromisedKey(t.Context(), right))(t)
-		if resp.GetChanged().GetValid() != want || resp.GetKeyHash() != pki.HashSPKI(right.GetPublicKey()).String() {
+		if resp.GetAffected().GetValid() != want || string(resp.GetKeyHash()) != string(pki.HashSPKI(right.GetPublicKey()).Bytes()) {
 			t.Errorf("the answer is %v", resp)
 		}
 	}

@@ -21,8 +21,8 @@ func TestTokensEndWithTheirMaker(t *testing.T) {
 		"retired":         func(w *servertest.World, maker *servertest.Holder) { w.Retire(t, maker.ID) },
 		"key compromised": func(w *servertest.World, maker *servertest.Holder) { w.Revoke(t, maker.Certificate, "keyCompromise") },
 		"among others": func(w *servertest.World, _ *servertest.Holder) {
-			servertest.Must(w.NewOperator(t, "carol").RevokeCertificates(t.Context(), &brevetv1.RevokeCertificatesRequest{
-				Reason: "privilegeWithdrawn", Selection: &brevetv1.CertificateSelection{Profile: "operator"},
+			servertest.Must(w.NewOperator(t, "carol").CreateBulkRevocation(t.Context(), &brevetv1.CreateBulkRevocationRequest{
+				Reason: servertest.Reason("privilegeWithdrawn"), Selection: &brevetv1.CertificateSelection{Profile: "operator"},
 			}))(t)
 		},
 	} {
@@ -31,18 +31,18 @@ func TestTokensEndWithTheirMaker(t *testing.T) {
 			w := servertest.New(t, ground, servertest.Options{})
 			maker := w.NewOperator(t, "factory")
 			device := w.Register(t, "device", "device/1")
-			token := servertest.Must(maker.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: device}))(t)
+			token := servertest.Must(maker.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: device}))(t)
 			secret := w.Secret(t, token.GetToken())
 			distrust(w, maker)
 			_, err := w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, secret, servertest.Key(t)))
 			servertest.Refused(t, err, codes.Unauthenticated, pki.RuleTokenRevoked)
 			reader := w.NewOperator(t, "reader")
-			list := servertest.Must(reader.ListTokens(t.Context(), &brevetv1.ListTokensRequest{MadeBy: maker.ID, State: "revoked"}))(t).GetTokens()
-			if len(list) != 1 || list[0].GetId() != token.GetTokenId() || list[0].GetIdentity() != device || list[0].GetRevokedBecause() == "" ||
-				list[0].GetMadeWith() != "0"+servertest.Serial(maker.Certificate) {
+			list := servertest.Must(reader.ListTokens(t.Context(), &brevetv1.ListTokensRequest{CreatedBy: maker.ID, State: brevetv1.TokenState_TOKEN_STATE_REVOKED}))(t).GetTokens()
+			if len(list) != 1 || list[0].GetId() != token.GetTokenId() || list[0].GetIdentity() != device || list[0].GetRevocationCause() == "" ||
+				string(list[0].GetCreatorSerial()) != string(servertest.SerialBytes(maker.Certificate)) {
 				t.Errorf("the maker's revoked tokens are %v", list)
 			}
-			w.Enroll(t, w.Secret(t, servertest.Must(reader.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: device}))(t).GetToken()), servertest.Key(t))
+			w.Enroll(t, w.Secret(t, servertest.Must(reader.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: device}))(t).GetToken()), servertest.Key(t))
 		})
 	}
 }
@@ -52,7 +52,7 @@ func TestTokensOutliveTheirMakersCertificate(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	maker := w.NewOperator(t, "factory")
-	token := servertest.Must(maker.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: w.Register(t, "device", "device/1")}))(t)
+	token := servertest.Must(maker.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: w.Register(t, "device", "device/1")}))(t)
 	w.Renewed(t, maker, servertest.Key(t))
 	w.Revoke(t, maker.Certificate, "superseded")
 	w.Enroll(t, w.Secret(t, token.GetToken()), servertest.Key(t))

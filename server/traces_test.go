@@ -140,7 +140,7 @@ func TestAStreamIsOneSpan(t *testing.T) {
 	w.Serve(t, o)
 	w.Holder(t, bob.Certificate.Raw, bob.Key).Orders(t, orders(t, "device", 5)...)
 	w.StopServer(t)
-	if calls, steps := len(c.named("brevet.v1.EnrollmentService/IssueCertificates")), len(c.named("sign"))-before; calls != 1 || steps != 0 {
+	if calls, steps := len(c.named("brevet.v1.CertificateService/IssueCertificates")), len(c.named("sign"))-before; calls != 1 || steps != 0 {
 		t.Errorf("five orders have %d spans of calls and %d of signatures, want one and none", calls, steps)
 	}
 	w.Serve(t, o)

@@ -94,7 +94,7 @@ func (w *instance) audit(s *snapshot, before *snapshot) []string {
 
 // readEntries reads what the log says about certificates and tokens.
 func (a *auditor) readEntries() {
-	versions := map[string]uint64{}
+	versions := map[string]int64{}
 	for i, l := range a.log {
 		var e brevetv1.LogEntry
 		if err := proto.Unmarshal(l.entry, &e); err != nil {
@@ -103,7 +103,7 @@ func (a *auditor) readEntries() {
 		}
 		for _, c := range e.GetChanges() {
 			serial := fmt.Sprintf("%X", c.GetSerial())
-			version, state := c.GetVersion(), int(c.GetKind())
+			version, state := c.GetVersion(), int(c.GetState())
 			if version == 0 && state == 0 && len(c.GetFingerprint()) == sha256.Size { // issued by this entry
 				version, state = 1, good
 			}

@@ -18,6 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/server/servertest"
 )
 
 // batchLabel is the name of a label that all devices have. Several devices share each value.
@@ -52,20 +53,21 @@ func (f *fleet) revokeBulk(ctx context.Context) {
 	case 0:
 		f.w.observed.serialsWhere(func(c *x509.Certificate) bool {
 			if serialOf(c) == serial {
-				selection.KeyHash = keyOf(c)
+				hash := sha256.Sum256(c.RawSubjectPublicKeyInfo)
+				selection.KeyHash = hash[:]
 			}
 			return false
 		})
-		members = f.w.observed.serialsWhere(func(c *x509.Certificate) bool { return keyOf(c) == selection.GetKeyHash() })
+		members = f.w.observed.serialsWhere(func(c *x509.Certificate) bool { return keyOf(c) == hex.EncodeToString(selection.GetKeyHash()) })
 	case 1:
-		selection.LineageOf, members = serial, f.w.observed.lineage(serial)
+		selection.LineageSerial, members = serialBytes(serial), f.w.observed.lineage(serial)
 	default:
 		batch := labelled(f.random.IntN(batches))[batchLabel]
-		selection.LabelName, selection.LabelValue = batchLabel, batch
+		selection.Label = &brevetv1.Label{Name: batchLabel, Value: batch}
 		members = f.w.observed.serialsInBatch(batch)
 	}
 	err := f.w.clients.operate(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		_, err := brevetv1.NewCertificateServiceClient(conn).RevokeCertificates(ctx, &brevetv1.RevokeCertificatesRequest{Selection: selection, Reason: reason})
+		_, err := brevetv1.NewRevocationServiceClient(conn).CreateBulkRevocation(ctx, &brevetv1.CreateBulkRevocationRequest{Selection: selection, Reason: servertest.Reason(reason)})
 		return err
 	})
 	if err != nil {
@@ -115,7 +117,7 @@ func (d *device) compromise(ctx context.Context) {
 	statement := sha256.Sum256(pki.CompromiseStatement(trustDomain, pki.HashSPKI(h.certificate.RawSubjectPublicKeyInfo)))
 	signature, _ := ecdsa.SignASN1(rand.Reader, h.key, statement[:]) // never fails on a curve of the standard library
 	err := d.w.clients.retry(ctx, nil, func(ctx context.Context, conn *grpc.ClientConn) error {
-		_, err := brevetv1.NewCertificateServiceClient(conn).RevokeCompromisedKey(ctx, &brevetv1.RevokeCompromisedKeyRequest{
+		_, err := brevetv1.NewRevocationServiceClient(conn).RevokeCompromisedKey(ctx, &brevetv1.RevokeCompromisedKeyRequest{
 			PublicKey: h.certificate.RawSubjectPublicKeyInfo, Signature: signature,
 		})
 		return err
@@ -210,11 +212,11 @@ func (s *snapshot) hasRevokedBatch() bool {
 }
 
 // readRevocation records how a certificate was revoked, from a change in the log.
-func (a *auditor) readRevocation(e *brevetv1.LogEntry, serial string, state int, reason uint32) {
+func (a *auditor) readRevocation(e *brevetv1.LogEntry, serial string, state int, reason brevetv1.RevocationReason) {
 	if state != revoked {
 		return
 	}
-	if reason != uint32(pki.KeyCompromise) {
+	if reason != brevetv1.RevocationReason_REVOCATION_REASON_KEY_COMPROMISE {
 		a.revocations[serial]++
 	}
 	if id, err := strconv.Atoi(e.GetFacts()["set"]); err == nil {

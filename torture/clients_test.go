@@ -145,8 +145,10 @@ func isTransient(err error) bool {
 		return false // it would pass only after half a day
 	}
 	switch status.Code(err) {
-	case codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded, codes.Canceled:
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		return true
+	case codes.ResourceExhausted: // and not without a word on when
+		return pki.RetryAfter(enroll.CallError("the server", err)) > 0
 	default:
 		return false
 	}
@@ -156,7 +158,7 @@ func isTransient(err error) bool {
 func (r *request) ask(ctx context.Context, conn *grpc.ClientConn) ([]byte, error) {
 	s := brevetv1.NewEnrollmentServiceClient(conn)
 	if r.renews == nil {
-		resp, err := s.Enroll(ctx, &brevetv1.EnrollRequest{RequestId: r.id, Token: r.secret, Csr: r.csr})
+		resp, err := s.Enroll(ctx, &brevetv1.EnrollRequest{RequestId: r.id, Evidence: servertest.TokenEvidence(r.secret), Csr: r.csr})
 		return resp.GetCredential().GetCertificate(), err
 	}
 	resp, err := s.Renew(ctx, &brevetv1.RenewRequest{RequestId: r.id, Csr: r.csr})
@@ -179,7 +181,7 @@ func (c *clients) operate(ctx context.Context, do func(context.Context, *grpc.Cl
 
 // register registers a device and returns its SPIFFE ID.
 func (c *clients) register(ctx context.Context, path string) (id string, err error) {
-	return c.registerAs(ctx, &brevetv1.CreateIdentityRequest{Id: path, Kind: "device"})
+	return c.registerAs(ctx, &brevetv1.CreateIdentityRequest{Id: path, Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE}})
 }
 
 func (c *clients) registerAs(ctx context.Context, req *brevetv1.CreateIdentityRequest) (id string, err error) {
@@ -194,7 +196,7 @@ func (c *clients) registerAs(ctx context.Context, req *brevetv1.CreateIdentityRe
 // makeToken makes a token for an identity.
 func (c *clients) makeToken(ctx context.Context, id string, replace bool) (text string, err error) {
 	err = c.operate(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		resp, err := brevetv1.NewIdentityServiceClient(conn).CreateToken(ctx, &brevetv1.CreateTokenRequest{Id: id, Replace: replace})
+		resp, err := brevetv1.NewTokenServiceClient(conn).CreateToken(ctx, &brevetv1.CreateTokenRequest{Identity: id, Replace: replace})
 		text = resp.GetToken()
 		return err
 	})
@@ -217,7 +219,7 @@ func (c *clients) resume(ctx context.Context, id string) error {
 
 func (c *clients) revoke(ctx context.Context, serial string) error {
 	return c.operate(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		_, err := brevetv1.NewCertificateServiceClient(conn).RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{Serial: serial, Reason: "superseded"})
+		_, err := brevetv1.NewRevocationServiceClient(conn).RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{Serial: serialBytes(serial), Reason: servertest.Reason("superseded")})
 		return err
 	})
 }
@@ -230,4 +232,13 @@ func unexpected(what string, err error) error {
 	default:
 		return fmt.Errorf("%s: %w", what, err)
 	}
+}
+
+// serialBytes returns a serial number, which is hexadecimal, as the wire has it.
+func serialBytes(serial string) []byte {
+	s, err := pki.ParseSerial(serial)
+	if err != nil {
+		panic(err) // it comes from a certificate
+	}
+	return s.Bytes()
 }

@@ -68,7 +68,7 @@ func (s *snapshot) readCRLs(tx *sql.Tx) error {
 // listedAt returns the serial numbers that the CRL of a partition lists after that many log entries; those of all
 // partitions for 0.
 func (s *snapshot) listedAt(position, partition int) (map[string]bool, error) {
-	listed, versions := map[string]bool{}, map[string]uint64{}
+	listed, versions := map[string]bool{}, map[string]int64{}
 	for _, l := range s.log[:min(position, len(s.log))] {
 		var e brevetv1.LogEntry
 		if err := proto.Unmarshal(l.entry, &e); err != nil {
@@ -81,7 +81,7 @@ func (s *snapshot) listedAt(position, partition int) (map[string]bool, error) {
 			}
 			versions[serial] = c.GetVersion()
 			delete(listed, serial)
-			if c.GetKind() == hold || c.GetKind() == revoked {
+			if c.GetState() == hold || c.GetState() == revoked {
 				listed[serial] = true
 			}
 		}

@@ -41,7 +41,7 @@ func (f *factory) newItem() *bulkItem {
 	labels := labelled(n)
 	f.w.observed.recordBatch(fmt.Sprintf("spiffe://%s/factory/%d", trustDomain, n), labels[batchLabel])
 	return &bulkItem{r, &brevetv1.IssueCertificatesRequest{
-		RequestId: r.id, Id: fmt.Sprintf("factory/%d", n), Csr: r.csr, Registration: &brevetv1.Registration{Kind: "device", Labels: labels},
+		RequestId: r.id, Identity: fmt.Sprintf("factory/%d", n), Csr: r.csr, Registration: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Labels: labels},
 	}}
 }
 
@@ -69,7 +69,7 @@ func (f *factory) job(ctx context.Context) {
 // send sends items on one stream and returns those that must be sent again: all of them if the stream ends early, or
 // at random as if it had.
 func (f *factory) send(ctx context.Context, conn *grpc.ClientConn, open []*bulkItem) (again []*bulkItem, err error) {
-	stream, err := brevetv1.NewEnrollmentServiceClient(conn).IssueCertificates(ctx)
+	stream, err := brevetv1.NewCertificateServiceClient(conn).IssueCertificates(ctx)
 	if err != nil {
 		return open, err
 	}
@@ -104,9 +104,9 @@ func (f *factory) send(ctx context.Context, conn *grpc.ClientConn, open []*bulkI
 		if failure := servertest.FailureOf(a); isTransient(failure) {
 			return open, failure
 		} else if failure != nil {
-			f.w.observed.faultf("%s was refused in bulk: %v", o.sent.GetId(), failure)
+			f.w.observed.faultf("%s was refused in bulk: %v", o.sent.GetIdentity(), failure)
 		} else if err := f.recordItem(o, a.GetCertificate()); err != nil {
-			f.w.observed.faultf("%s got no valid certificate: %v", o.sent.GetId(), err)
+			f.w.observed.faultf("%s got no valid certificate: %v", o.sent.GetIdentity(), err)
 		}
 		delete(byID, string(o.id))
 		if len(byID) > 0 && f.random.IntN(20) == 0 {

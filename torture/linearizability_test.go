@@ -165,14 +165,14 @@ func (h *history) resume(ctx context.Context, client int) {
 
 func (h *history) revoke(ctx context.Context, client int, serial string) {
 	h.operate(ctx, client, input{verb: revokes, serial: serial, change: h.nextChange()}, func(ctx context.Context, conn *grpc.ClientConn) (int, error) {
-		_, err := brevetv1.NewCertificateServiceClient(conn).RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{Serial: serial, Reason: "superseded"})
+		_, err := brevetv1.NewRevocationServiceClient(conn).RevokeCertificate(ctx, &brevetv1.RevokeCertificateRequest{Serial: serialBytes(serial), Reason: servertest.Reason("superseded")})
 		return 0, err
 	})
 }
 
 func (h *history) readCertificate(ctx context.Context, client int, serial string) {
 	h.operate(ctx, client, input{verb: readsCertificate, serial: serial}, func(ctx context.Context, conn *grpc.ClientConn) (int, error) {
-		resp, err := brevetv1.NewCertificateServiceClient(conn).GetCertificate(ctx, &brevetv1.GetCertificateRequest{Serial: serial})
+		resp, err := brevetv1.NewCertificateServiceClient(conn).GetCertificate(ctx, &brevetv1.GetCertificateRequest{Serial: serialBytes(serial)})
 		return int(resp.GetCertificate().GetState()), err
 	})
 }
@@ -180,7 +180,10 @@ func (h *history) readCertificate(ctx context.Context, client int, serial string
 func (h *history) readIdentity(ctx context.Context, client int) {
 	h.operate(ctx, client, input{verb: readsIdentity}, func(ctx context.Context, conn *grpc.ClientConn) (int, error) {
 		resp, err := brevetv1.NewIdentityServiceClient(conn).GetIdentity(ctx, &brevetv1.GetIdentityRequest{Id: h.id})
-		return map[string]int{"registered": registered, "enrolled": enrolled, "suspended": suspended}[resp.GetIdentity().GetState()], err
+		return map[brevetv1.IdentityState]int{
+			brevetv1.IdentityState_IDENTITY_STATE_REGISTERED: registered, brevetv1.IdentityState_IDENTITY_STATE_ENROLLED: enrolled,
+			brevetv1.IdentityState_IDENTITY_STATE_SUSPENDED: suspended,
+		}[resp.GetIdentity().GetState()], err
 	})
 }
 

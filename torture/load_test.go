@@ -41,14 +41,14 @@ func (w *instance) newFleet(t *testing.T, random *rand.Rand, size int) *fleet {
 	f := &fleet{w: w, random: random, factory: &factory{w: w, random: childRand(random)}}
 	for i := range size {
 		d := &device{w: w, random: childRand(random), renewalRevokes: i%2 == 1}
-		req := &brevetv1.CreateIdentityRequest{Id: fmt.Sprintf("device/%d", i), Kind: "device", Labels: labelled(i)}
+		req := &brevetv1.CreateIdentityRequest{Id: fmt.Sprintf("device/%d", i), Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Labels: labelled(i)}}
 		if d.renewalRevokes {
-			req.Profile = revokingProfile
+			req.Spec.Profile = revokingProfile
 		}
 		var err error
 		d.identity, err = w.clients.registerAs(t.Context(), req)
 		must(t, err)
-		w.observed.recordBatch(d.identity, req.GetLabels()[batchLabel])
+		w.observed.recordBatch(d.identity, req.GetSpec().GetLabels()[batchLabel])
 		f.devices = append(f.devices, d)
 	}
 	return f

@@ -24,39 +24,39 @@ const (
 	TokenBound            Action = "token.bound"
 	TokenRevoked          Action = "token.revoked" // one token, or all that an identity created
 	CertificateIssued     Action = "certificate.issued"
-	CertificateAbandoned  Action = "certificate.abandoned" // prepared or signed, never delivered, revoked
+	CertificateAbandoned  Action = "certificate.abandoned" // reserved or signed, never delivered, revoked
 	CertificateRevoked    Action = "certificate.revoked"
 	CertificateHeld       Action = "certificate.held"
-	CertificateUnheld     Action = "certificate.released" // taken off hold
+	CertificateUnheld     Action = "certificate.unheld"
 	CRLPublished          Action = "crl.published"
 	RequestRefused        Action = "request.refused"
-	RecordsExpired        Action = "records.expired"    // removed from the store long after their expiry
-	BulkRevocationCreated Action = "revocation.ordered" // entries with the status changes follow
+	RecordsExpired        Action = "records.expired"         // of what ended long ago, from the store
+	BulkRevocationCreated Action = "bulk_revocation.created" // entries with the changes of its certificates follow
 )
 
 // actions maps numbers to actions.
 var actions = [...]Action{
-	brevetv1.Action_ACTION_CA_INSTALLED:          CAInstalled,
-	brevetv1.Action_ACTION_IDENTITY_REGISTERED:   IdentityRegistered,
-	brevetv1.Action_ACTION_IDENTITY_UPDATED:      IdentityUpdated,
-	brevetv1.Action_ACTION_IDENTITY_SUSPENDED:    IdentitySuspended,
-	brevetv1.Action_ACTION_IDENTITY_RESUMED:      IdentityResumed,
-	brevetv1.Action_ACTION_IDENTITY_RETIRED:      IdentityRetired,
-	brevetv1.Action_ACTION_IDENTITY_REPLACED:     IdentityReplaced,
-	brevetv1.Action_ACTION_TOKEN_CREATED:         TokenCreated,
-	brevetv1.Action_ACTION_TOKEN_BOUND:           TokenBound,
-	brevetv1.Action_ACTION_CERTIFICATE_ISSUED:    CertificateIssued,
-	brevetv1.Action_ACTION_CERTIFICATE_ABANDONED: CertificateAbandoned,
-	brevetv1.Action_ACTION_CERTIFICATE_REVOKED:   CertificateRevoked,
-	brevetv1.Action_ACTION_CERTIFICATE_HELD:      CertificateHeld,
-	brevetv1.Action_ACTION_CERTIFICATE_RELEASED:  CertificateUnheld,
-	brevetv1.Action_ACTION_CRL_PUBLISHED:         CRLPublished,
-	brevetv1.Action_ACTION_REQUEST_REFUSED:       RequestRefused,
-	brevetv1.Action_ACTION_RECORDS_EXPIRED:       RecordsExpired,
-	brevetv1.Action_ACTION_REVOCATION_ORDERED:    BulkRevocationCreated,
-	brevetv1.Action_ACTION_TOKEN_REVOKED:         TokenRevoked,
-	brevetv1.Action_ACTION_CA_RETIRED:            CARetired,
-	brevetv1.Action_ACTION_CA_REMOVED:            CARemoved,
+	brevetv1.Action_ACTION_CA_INSTALLED:            CAInstalled,
+	brevetv1.Action_ACTION_IDENTITY_REGISTERED:     IdentityRegistered,
+	brevetv1.Action_ACTION_IDENTITY_UPDATED:        IdentityUpdated,
+	brevetv1.Action_ACTION_IDENTITY_SUSPENDED:      IdentitySuspended,
+	brevetv1.Action_ACTION_IDENTITY_RESUMED:        IdentityResumed,
+	brevetv1.Action_ACTION_IDENTITY_RETIRED:        IdentityRetired,
+	brevetv1.Action_ACTION_IDENTITY_REPLACED:       IdentityReplaced,
+	brevetv1.Action_ACTION_TOKEN_CREATED:           TokenCreated,
+	brevetv1.Action_ACTION_TOKEN_BOUND:             TokenBound,
+	brevetv1.Action_ACTION_CERTIFICATE_ISSUED:      CertificateIssued,
+	brevetv1.Action_ACTION_CERTIFICATE_ABANDONED:   CertificateAbandoned,
+	brevetv1.Action_ACTION_CERTIFICATE_REVOKED:     CertificateRevoked,
+	brevetv1.Action_ACTION_CERTIFICATE_HELD:        CertificateHeld,
+	brevetv1.Action_ACTION_CERTIFICATE_UNHELD:      CertificateUnheld,
+	brevetv1.Action_ACTION_CRL_PUBLISHED:           CRLPublished,
+	brevetv1.Action_ACTION_REQUEST_REFUSED:         RequestRefused,
+	brevetv1.Action_ACTION_RECORDS_EXPIRED:         RecordsExpired,
+	brevetv1.Action_ACTION_BULK_REVOCATION_CREATED: BulkRevocationCreated,
+	brevetv1.Action_ACTION_TOKEN_REVOKED:           TokenRevoked,
+	brevetv1.Action_ACTION_CA_RETIRED:              CARetired,
+	brevetv1.Action_ACTION_CA_REMOVED:              CARemoved,
 }
 
 // number returns an action's number, and false if the action is unknown.

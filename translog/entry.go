@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -67,14 +68,14 @@ func (e Entry) Marshal() ([]byte, error) {
 
 func encodeChange(c pki.StatusChange) *brevetv1.StatusChange {
 	sc := &brevetv1.StatusChange{
-		Issuer: c.Ref.Issuer.Bytes(), Serial: c.Ref.Serial.Bytes(), NotAfter: c.NotAfter.UnixMilli(), Fingerprint: c.Fingerprint,
+		IssuerId: c.Ref.Issuer.Bytes(), Serial: c.Ref.Serial.Bytes(), NotAfter: c.NotAfter.UnixMilli(), Fingerprint: c.Fingerprint,
 	}
 	if len(c.Fingerprint) > 0 && c.Status.State == pki.Good && c.Status.Version == 1 {
 		return sc // a newly issued certificate; parseStatus restores the other fields
 	}
-	sc.Kind, sc.Version = brevetv1.StatusKind(c.Status.State), c.Status.Version
+	sc.State, sc.Version = brevetv1.CertificateState(c.Status.State), int64(c.Status.Version) //nolint:gosec // counts changes
 	if c.Status.State != pki.Good {
-		sc.Reason, sc.RevokedAt = uint32(c.Status.Reason), c.Status.RevokedAt.UnixMilli()
+		sc.Reason, sc.RevokeTime = brevetv1.RevocationReason(c.Status.Reason), c.Status.RevokedAt.UnixMilli()
 	}
 	return sc
 }
@@ -104,6 +105,9 @@ func checkChange(c pki.StatusChange) error {
 	}
 	if c.Status.State < pki.Good || c.Status.State > pki.Revoked {
 		return fmt.Errorf("the status change of certificate %s has no state", c.Ref.Serial)
+	}
+	if c.Status.Version > math.MaxInt64 {
+		return fmt.Errorf("the status change of certificate %s has the version %d", c.Ref.Serial, c.Status.Version)
 	}
 	if err := checkTime(c.NotAfter); err != nil || c.Status.State == pki.Good {
 		return err
@@ -178,7 +182,7 @@ func parseTime(ms int64) (time.Time, error) {
 }
 
 func parseChange(sc *brevetv1.StatusChange) (pki.StatusChange, error) {
-	issuer, err := pki.IssuerIDFromBytes(sc.GetIssuer())
+	issuer, err := pki.IssuerIDFromBytes(sc.GetIssuerId())
 	if err != nil {
 		return pki.StatusChange{}, err
 	}
@@ -195,25 +199,28 @@ func parseChange(sc *brevetv1.StatusChange) (pki.StatusChange, error) {
 }
 
 func parseStatus(sc *brevetv1.StatusChange) (pki.Status, error) {
-	s := pki.Status{Version: sc.GetVersion()}
-	switch sc.GetKind() {
-	case brevetv1.StatusKind_STATUS_KIND_UNSPECIFIED:
+	s := pki.Status{Version: uint64(sc.GetVersion())} //nolint:gosec // checked below
+	if sc.GetVersion() < 0 {
+		return pki.Status{}, fmt.Errorf("a status change has the version %d", sc.GetVersion())
+	}
+	switch sc.GetState() {
+	case brevetv1.CertificateState_CERTIFICATE_STATE_UNSPECIFIED:
 		if len(sc.GetFingerprint()) == 0 || s.Version != 0 {
-			return pki.Status{}, errors.New("a status change has no kind")
+			return pki.Status{}, errors.New("a status change has no state")
 		}
 		return pki.Status{State: pki.Good, Version: 1}, nil
-	case brevetv1.StatusKind_STATUS_KIND_GOOD:
+	case brevetv1.CertificateState_CERTIFICATE_STATE_GOOD:
 		s.State = pki.Good
 		return s, nil
-	case brevetv1.StatusKind_STATUS_KIND_HOLD:
+	case brevetv1.CertificateState_CERTIFICATE_STATE_HOLD:
 		s.State = pki.Hold
-	case brevetv1.StatusKind_STATUS_KIND_REVOKED:
+	case brevetv1.CertificateState_CERTIFICATE_STATE_REVOKED:
 		s.State = pki.Revoked
 	default:
-		return pki.Status{}, fmt.Errorf("unknown status kind %d", sc.GetKind())
+		return pki.Status{}, fmt.Errorf("unknown state %d of a certificate", sc.GetState())
 	}
 	var err error
-	if s.RevokedAt, err = parseTime(sc.GetRevokedAt()); err != nil {
+	if s.RevokedAt, err = parseTime(sc.GetRevokeTime()); err != nil {
 		return pki.Status{}, err
 	}
 	s.Reason, err = pki.ReasonFromCode(int(sc.GetReason()))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -43,7 +44,7 @@ func genChange(t *rapid.T) pki.StatusChange {
 		Ref: pki.CertRef{Issuer: issuer, Serial: serial}, NotAfter: genTime(t, "not after"),
 		Status: pki.Status{
 			State:   rapid.SampledFrom([]pki.State{pki.Good, pki.Hold, pki.Revoked}).Draw(t, "state"),
-			Version: rapid.OneOf(rapid.Uint64Range(0, 2), rapid.Uint64()).Draw(t, "version"),
+			Version: rapid.OneOf(rapid.Uint64Range(0, 2), rapid.Uint64Range(0, math.MaxInt64)).Draw(t, "version"),
 		},
 	}
 	if rapid.Bool().Draw(t, "issued") {
@@ -226,7 +227,9 @@ func TestActionNumbersMatchProto(t *testing.T) {
 		if n == 0 {
 			continue
 		}
-		if want := strings.ToLower(strings.Replace(strings.TrimPrefix(name, "ACTION_"), "_", ".", 1)); string(actions[n]) != want {
+		want := strings.ToLower(strings.TrimPrefix(name, "ACTION_"))
+		verb := strings.LastIndex(want, "_")
+		if want = want[:verb] + "." + want[verb+1:]; string(actions[n]) != want {
 			t.Errorf("action %d is %s, and %s in brevet.v1", n, actions[n], want)
 		}
 	}
@@ -258,6 +261,7 @@ func TestMarshalRefusesUnreadableEntries(t *testing.T) {
 		"no issuer":         func(e *Entry) { e.Changes[0].Ref.Issuer = pki.IssuerID{} },
 		"no serial":         func(e *Entry) { e.Changes[0].Ref.Serial = pki.Serial{} },
 		"no state":          func(e *Entry) { e.Changes[0].Status.State = 0 },
+		"version too large": func(e *Entry) { e.Changes[0].Status.Version = math.MaxInt64 + 1 },
 		"unknown state":     func(e *Entry) { e.Changes[0].Status.State = 4 },
 		"no reason":         func(e *Entry) { e.Changes[0].Status.Reason = 7 },
 		"a time before 1":   func(e *Entry) { e.Time = time.Time{}.Add(-time.Millisecond) },

@@ -21,7 +21,7 @@ const (
 func setFacts(m *brevetv1.LogEntry, facts map[string]string) {
 	rest := maps.Clone(facts)
 	if s, err := pki.ParseSerial(facts[factPredecessor]); err == nil && s.String() == facts[factPredecessor] {
-		m.Predecessor = s.Bytes()
+		m.PredecessorSerial = s.Bytes()
 		delete(rest, factPredecessor)
 	}
 	if p := facts[factProfile]; p != "" {
@@ -29,7 +29,7 @@ func setFacts(m *brevetv1.LogEntry, facts map[string]string) {
 		delete(rest, factProfile)
 	}
 	if id, err := parseRequest(facts[factRequest]); err == nil && id.String() == facts[factRequest] {
-		m.Request = id.Bytes()
+		m.RequestId = id.Bytes()
 		delete(rest, factRequest)
 	}
 	m.Facts = rest
@@ -46,7 +46,7 @@ func parseRequest(text string) (pki.RequestID, error) {
 // factsOf decodes the facts that setFacts encoded.
 func factsOf(m *brevetv1.LogEntry) (map[string]string, error) {
 	typed := map[string]string{}
-	if b := m.GetPredecessor(); len(b) > 0 {
+	if b := m.GetPredecessorSerial(); len(b) > 0 {
 		s, err := pki.SerialFromBytes(b)
 		if err != nil {
 			return nil, err
@@ -56,7 +56,7 @@ func factsOf(m *brevetv1.LogEntry) (map[string]string, error) {
 	if p := m.GetProfile(); p != "" {
 		typed[factProfile] = p
 	}
-	if b := m.GetRequest(); len(b) > 0 {
+	if b := m.GetRequestId(); len(b) > 0 {
 		id, err := pki.RequestIDFromBytes(b)
 		if err != nil {
 			return nil, err

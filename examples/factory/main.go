@@ -56,7 +56,7 @@ func run(ctx context.Context, operator, path string, count int, out string) erro
 	if err := os.MkdirAll(out, 0o700); err != nil {
 		return err
 	}
-	f := &factory{operator: pair, pending: map[string]*device{}}
+	f := &factory{operator: pair, pending: map[string]*device{}, chains: map[string][][]byte{}}
 	for n := range count {
 		name := strconv.Itoa(n + 1)
 		d, err := newDevice(path+"/"+name, filepath.Join(out, name))
@@ -73,7 +73,7 @@ func run(ctx context.Context, operator, path string, count int, out string) erro
 	defer func() { _ = conn.Close() }()
 	begun := time.Now()
 	for len(f.pending) > 0 {
-		again, err := f.stream(ctx, brevetv1.NewEnrollmentServiceClient(conn))
+		again, err := f.stream(ctx, brevetv1.NewCertificateServiceClient(conn))
 		if err != nil {
 			return err
 		}
@@ -148,12 +148,11 @@ func makeKey(file string) (*ecdsa.PrivateKey, error) {
 type factory struct {
 	operator *enroll.Pair
 	pending  map[string]*device
-	issuer   *brevetv1.Issuer // of the following certificates, until the next one is sent
+	chains   map[string][][]byte // by issuer ID, fetched once each
 }
 
-// stream requests certificates for all pending devices on one stream. It returns how long to wait before the next
-// stream.
-func (f *factory) stream(ctx context.Context, client brevetv1.EnrollmentServiceClient) (again time.Duration, err error) {
+// stream asks for everything that is pending, on one stream, and returns how long to wait before what is left.
+func (f *factory) stream(ctx context.Context, client brevetv1.CertificateServiceClient) (again time.Duration, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := client.IssueCertificates(ctx)
@@ -163,7 +162,7 @@ func (f *factory) stream(ctx context.Context, client brevetv1.EnrollmentServiceC
 	var requests []*brevetv1.IssueCertificatesRequest
 	for _, d := range f.pending {
 		requests = append(requests, &brevetv1.IssueCertificatesRequest{
-			RequestId: d.requestID, Id: d.id, Csr: d.csr, Registration: &brevetv1.Registration{Kind: "device"},
+			RequestId: d.requestID, Identity: d.id, Csr: d.csr, Registration: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE},
 		})
 	}
 	// The server reads further requests only while its responses are read, so send and receive concurrently.
@@ -183,7 +182,7 @@ func (f *factory) stream(ctx context.Context, client brevetv1.EnrollmentServiceC
 		if err != nil {
 			return ended(err)
 		}
-		later, err := f.take(answer)
+		later, err := f.take(ctx, client, answer)
 		if err != nil {
 			return 0, err
 		}
@@ -191,42 +190,72 @@ func (f *factory) stream(ctx context.Context, client brevetv1.EnrollmentServiceC
 	}
 }
 
-// ended returns how long to wait before the next stream, or the error if a retry is useless.
+// ended returns how long to wait before the next stream, or the error if another stream would end the same way.
 func ended(err error) (again time.Duration, _ error) {
 	st := status.Convert(err)
-	if st.Code() != codes.Unavailable {
+	again, ok := repeat(st)
+	if !ok {
 		return 0, err
 	}
-	again = time.Second
-	for _, detail := range st.Details() {
-		if retry, ok := detail.(*errdetails.RetryInfo); ok {
-			again = max(again, retry.GetRetryDelay().AsDuration())
-		}
-	}
-	fmt.Fprintf(os.Stderr, "factory: stream ended, retrying in %s: %s\n", again, st.Message())
+	fmt.Fprintf(os.Stderr, "factory: going on in %s: %s\n", again, st.Message())
 	return again, nil
 }
 
-// take verifies a response and writes the certificate. A temporary failure leaves the device pending.
-func (f *factory) take(answer *brevetv1.IssueCertificatesResponse) (later time.Duration, err error) {
+// repeat reports whether what failed is worth repeating, and after how long. A lack of resources passes only if the server
+// says when.
+func repeat(st *status.Status) (after time.Duration, ok bool) {
+	for _, detail := range st.Details() {
+		if retry, is := detail.(*errdetails.RetryInfo); is {
+			after, ok = retry.GetRetryDelay().AsDuration(), true
+		}
+	}
+	switch st.Code() {
+	case codes.Unavailable:
+		ok = true
+	case codes.ResourceExhausted:
+	default:
+		ok = false
+	}
+	return max(after, time.Second), ok
+}
+
+// chain returns the CA certificates above an issuing CA.
+func (f *factory) chain(ctx context.Context, client brevetv1.CertificateServiceClient, issuer []byte) ([][]byte, error) {
+	if known, ok := f.chains[string(issuer)]; ok {
+		return known, nil
+	}
+	resp, err := client.GetCertificateChain(ctx, &brevetv1.GetCertificateChainRequest{IssuerId: issuer})
+	if err != nil {
+		return nil, err
+	}
+	f.chains[string(issuer)] = resp.GetChain().GetCertificates()
+	return f.chains[string(issuer)], nil
+}
+
+// take checks an answer, and writes the certificate down. A failure that may pass leaves the device pending.
+func (f *factory) take(ctx context.Context, client brevetv1.CertificateServiceClient, answer *brevetv1.IssueCertificatesResponse) (later time.Duration, err error) {
 	d := f.pending[string(answer.GetRequestId())]
 	if d == nil {
 		return 0, fmt.Errorf("the server sent a response to the request %x, which was not sent", answer.GetRequestId())
 	}
-	if failure := answer.GetFailure(); failure != nil {
-		if code := codes.Code(failure.GetCode()); code == codes.Unavailable || code == codes.ResourceExhausted { //nolint:gosec // codes are small
-			return max(failure.GetRetryDelay().AsDuration(), time.Second), nil
+	if failure := answer.GetError(); failure != nil {
+		if after, ok := repeat(status.FromProto(failure)); ok {
+			return after, nil
 		}
 		return 0, fmt.Errorf("%s: %s", d.id, failure.GetMessage())
 	}
-	if answer.GetIssuer() != nil {
-		f.issuer = answer.GetIssuer()
-	}
-	c, err := enroll.ParseCredential(answer.GetCertificate(), f.issuer.GetChain(), f.issuer.GetRoots())
+	chain, err := f.chain(ctx, client, answer.GetIssuerId())
 	if err != nil {
 		return 0, err
 	}
-	c.Roots = f.operator.Roots // trust the operator's roots, not those that were sent
+	var roots [][]byte
+	for _, root := range f.operator.Roots { // what is known already, and not what the server sends
+		roots = append(roots, root.Raw)
+	}
+	c, err := enroll.ParseCredential(answer.GetCertificate(), chain, roots)
+	if err != nil {
+		return 0, err
+	}
 	pair, err := enroll.NewPair(c, d.key, enroll.Origin{}, time.Now())
 	if err != nil {
 		return 0, fmt.Errorf("invalid certificate of %s: %w", d.id, err)

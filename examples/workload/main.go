@@ -67,7 +67,8 @@ func run(rootFile, tokenFile, out string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	resp, err := brevetv1.NewEnrollmentServiceClient(conn).Enroll(ctx, &brevetv1.EnrollRequest{
-		RequestId: requestID, Token: token.Secret.Bytes(), Csr: csr,
+		RequestId: requestID, Csr: csr,
+		Evidence: []*brevetv1.Evidence{{Kind: &brevetv1.Evidence_Token{Token: &brevetv1.TokenEvidence{Secret: token.Secret.Bytes()}}}},
 	})
 	if err != nil {
 		return err
@@ -85,7 +86,7 @@ func write(out string, key *ecdsa.PrivateKey, c *brevetv1.Credential) error {
 		return err
 	}
 	var chain []byte
-	for _, cert := range append([][]byte{c.GetCertificate()}, c.GetChain()...) {
+	for _, cert := range append([][]byte{c.GetCertificate()}, c.GetChain().GetCertificates()...) {
 		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})...)
 	}
 	return os.WriteFile(out+".crt", chain, 0o644)

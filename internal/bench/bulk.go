@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/enroll"
-	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
@@ -71,7 +70,7 @@ func (o *orderer) order(ctx context.Context, more func() bool) ([]time.Duration,
 		begun[string(id.Bytes())] = sent{from, time.Now()}
 		mu.Unlock()
 		return stream.Send(&brevetv1.IssueCertificatesRequest{
-			RequestId: id.Bytes(), Id: d.id, Csr: d.csr, Registration: &brevetv1.Registration{Kind: pki.Device.String()},
+			RequestId: id.Bytes(), Identity: d.id, Csr: d.csr, Registration: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE},
 		})
 	}
 	go func() {
@@ -96,7 +95,7 @@ func (o *orderer) order(ctx context.Context, more func() bool) ([]time.Duration,
 		if err != nil {
 			return nil, err
 		}
-		if f := answer.GetFailure(); f != nil {
+		if f := answer.GetError(); f != nil {
 			return nil, fmt.Errorf("an order failed: %s", f.GetMessage())
 		}
 		mu.Lock()

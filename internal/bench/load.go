@@ -31,7 +31,7 @@ const loadWindow = 64 << 10
 type caller struct {
 	pair    *enroll.Pair // authenticates the connection
 	conn    *grpc.ClientConn
-	client  brevetv1.EnrollmentServiceClient
+	client  brevetv1.CertificateServiceClient
 	devices *deviceSupply
 }
 
@@ -95,7 +95,7 @@ func (c *caller) open(ctx context.Context) (err error) {
 	if c.conn, err = client.Connect(c.pair.Origin.Server, c.pair, grpc.WithStaticConnWindowSize(loadWindow), grpc.WithStaticStreamWindowSize(loadWindow)); err != nil {
 		return err
 	}
-	c.client = brevetv1.NewEnrollmentServiceClient(c.conn)
+	c.client = brevetv1.NewCertificateServiceClient(c.conn)
 	ctx, cancel := context.WithTimeout(ctx, client.CallTimeout)
 	defer cancel()
 	c.conn.Connect()
@@ -128,13 +128,13 @@ func (c *caller) issue(ctx context.Context) (time.Duration, error) {
 	}
 	begin := time.Now()
 	answer, err := c.orderOne(ctx, &brevetv1.IssueCertificatesRequest{
-		RequestId: id.Bytes(), Id: device.id, Csr: device.csr, Registration: &brevetv1.Registration{Kind: pki.Device.String()},
+		RequestId: id.Bytes(), Identity: device.id, Csr: device.csr, Registration: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE},
 	})
 	took := time.Since(begin)
 	if err != nil {
 		return 0, enroll.CallError(c.pair.Origin.Server, err)
 	}
-	if f := answer.GetFailure(); f != nil {
+	if f := answer.GetError(); f != nil {
 		return 0, fmt.Errorf("an order failed: %s", f.GetMessage())
 	}
 	if len(answer.GetCertificate()) == 0 {

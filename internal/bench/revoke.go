@@ -178,7 +178,7 @@ func (r *revokeRig) revoke(ctx context.Context, conn *grpc.ClientConn) (map[stri
 		loaded <- err
 	}()
 	values := map[string]float64{}
-	err := r.order(ctx, brevetv1.NewCertificateServiceClient(conn), values)
+	err := r.order(ctx, brevetv1.NewRevocationServiceClient(conn), values)
 	ended.Store(true)
 	if err := errors.Join(err, <-loaded); err != nil {
 		return nil, err
@@ -188,10 +188,11 @@ func (r *revokeRig) revoke(ctx context.Context, conn *grpc.ClientConn) (map[stri
 	return values, err
 }
 
-func (r *revokeRig) order(ctx context.Context, c brevetv1.CertificateServiceClient, values map[string]float64) error {
+func (r *revokeRig) order(ctx context.Context, c brevetv1.RevocationServiceClient, values map[string]float64) error {
 	begin := time.Now()
-	resp, err := c.RevokeCertificates(ctx, &brevetv1.RevokeCertificatesRequest{
-		Selection: &brevetv1.CertificateSelection{LabelName: labelName, LabelValue: labelValue}, Reason: pki.PrivilegeWithdrawn.String(),
+	resp, err := c.CreateBulkRevocation(ctx, &brevetv1.CreateBulkRevocationRequest{
+		Selection: &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: labelName, Value: labelValue}},
+		Reason:    brevetv1.RevocationReason_REVOCATION_REASON_PRIVILEGE_WITHDRAWN,
 	})
 	if err != nil {
 		return err
@@ -200,19 +201,19 @@ func (r *revokeRig) order(ctx context.Context, c brevetv1.CertificateServiceClie
 	if err := r.probe(ctx, ocsp.Revoked); err != nil {
 		return err
 	}
-	set := resp.GetSet()
+	set := resp.GetBulkRevocation()
 	if set.GetTotal() != int64(r.count) {
 		return fmt.Errorf("the order is about %d certificates, and %d have the label", set.GetTotal(), r.count)
 	}
-	for !set.GetDone() {
+	for set.GetState() != brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE {
 		if err := rest(ctx, pollInterval); err != nil {
 			return err
 		}
-		resp, err := c.GetRevocationSet(ctx, &brevetv1.GetRevocationSetRequest{Id: set.GetId()})
+		resp, err := c.GetBulkRevocation(ctx, &brevetv1.GetBulkRevocationRequest{Id: set.GetId()})
 		if err != nil {
 			return err
 		}
-		set = resp.GetSet()
+		set = resp.GetBulkRevocation()
 	}
 	r.say("their records say so after %.1f s", time.Since(begin).Seconds())
 	for {

@@ -31,18 +31,23 @@ func (a *Authenticator) Identify(ctx context.Context, evidence []byte, at time.T
 	if err != nil {
 		return ra.Claim{}, err
 	}
-	claim := ra.Claim{Identity: t.Identity, Token: t.ID, Revision: t.IdentityRevision, Profile: t.Profile, Replace: t.Replace, Actor: pki.ActorToken(t.ID)}
+	claim := ra.Claim{Identity: t.Identity, Token: t.ID, Replace: t.Replace, Actor: pki.ActorToken(t.ID)}
 	if !at.Before(t.ExpiresAt) {
 		return claim, ra.RefuseToken()
 	}
 	return claim, t.CheckRevoked()
 }
 
-// Bind ties the token to one request and key.
+// Bind ties the token to one request and key. It refuses a token whose identity has changed since it was made: by an
+// enrollment, a suspension or an update.
 func (a *Authenticator) Bind(ctx context.Context, evidence []byte, b ra.Binding) error {
 	t, err := a.find(ctx, evidence)
 	if err != nil {
 		return err
+	}
+	if t.Profile != b.Identity.Profile {
+		return pki.Refuse(pki.RuleIdentityStale, "make a new token", "the token was made for profile %s, and %s has %s now",
+			t.Profile, b.Identity.ID, b.Identity.Profile)
 	}
 	if t.Request.IsZero() {
 		if t, err = a.store.BindToken(ctx, t.ID, b.Request, b.Key, b.At); err != nil {
@@ -52,7 +57,10 @@ func (a *Authenticator) Bind(ctx context.Context, evidence []byte, b ra.Binding)
 	if err := t.CheckRevoked(); err != nil {
 		return err
 	}
-	return t.CheckBound(b.Request, b.Key)
+	if err := t.CheckBound(b.Request, b.Key); err != nil {
+		return err
+	}
+	return t.CheckRevision(b.Identity) // after the binding, which tells a spent token apart
 }
 
 func (a *Authenticator) find(ctx context.Context, evidence []byte) (ra.Token, error) {

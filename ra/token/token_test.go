@@ -44,8 +44,9 @@ func newWorld(t *testing.T) *world {
 	}
 	auditor := audit.New(w.store, w.clock, log)
 	w.Registrar = ra.New(ra.Config{
-		TrustDomain: "fleet.example", Store: w.store, CA: authority, Superseder: w, Token: token.New(w.store),
-		Clock: w.clock, Auditor: auditor,
+		TrustDomain: "fleet.example", Store: w.store, CA: authority, Superseder: w,
+		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(w.store)},
+		Clock:          w.clock, Auditor: auditor,
 	})
 	t.Cleanup(func() {
 		auditor.Close(context.Background())
@@ -158,7 +159,7 @@ func (w *world) newToken(t *testing.T, replace bool) (pki.TokenSecret, ra.Token)
 // enroll enrolls a new key with a token.
 func (w *world) enroll(t *testing.T, secret pki.TokenSecret) ca.Certificate {
 	t.Helper()
-	e := ra.EnrollRequest{RequestID: requestID(t), Evidence: secret.Bytes(), CSR: csr(t, newKey(t))}
+	e := ra.EnrollRequest{RequestID: requestID(t), Evidence: []pki.Evidence{secret.Evidence()}, CSR: csr(t, newKey(t))}
 	cert, err := w.Enroll(t.Context(), e)
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +205,7 @@ func TestOneTokenOneCertificate(t *testing.T) {
 	w := newWorld(t)
 	secret, made := w.newToken(t, false)
 	key := newKey(t)
-	e := ra.EnrollRequest{RequestID: requestID(t), Evidence: secret.Bytes(), CSR: csr(t, key)}
+	e := ra.EnrollRequest{RequestID: requestID(t), Evidence: []pki.Evidence{secret.Evidence()}, CSR: csr(t, key)}
 	cert, err := w.Enroll(t.Context(), e)
 	if err != nil {
 		t.Fatal(err)

@@ -23,8 +23,10 @@ const (
 // access is the one table of who may call what, on every front door. A test fails for an operation that is served and not
 // in it.
 var access = map[Operation]Access{
-	Enroll:            Anybody, // the token is the proof
+	Enroll:            Anybody, // the evidence is the proof
+	CreateChallenge:   Anybody, // it comes before Enroll
 	Renew:             Renewing,
+	GetTrustBundle:    Identity,
 	IssueCertificates: Operators,
 
 	CreateIdentity:  Operators,
@@ -37,12 +39,13 @@ var access = map[Operation]Access{
 	ListTokens:      Operators,
 	RevokeToken:     Operators,
 
-	GetCertificate:    Operators,
-	ListCertificates:  Operators,
-	RevokeCertificate: Operators,
+	GetCertificate:      Operators,
+	ListCertificates:    Operators,
+	GetCertificateChain: Identity,
+	RevokeCertificate:   Operators,
 
-	RevokeCertificates:   Operators,
-	GetRevocationSet:     Operators,
+	CreateBulkRevocation: Operators,
+	GetBulkRevocation:    Operators,
 	RevokeCompromisedKey: Anybody, // the signature is the proof
 
 	ListCRLs:  Operators,

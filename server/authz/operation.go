@@ -8,6 +8,8 @@ type Operation string
 const (
 	Enroll            Operation = "Enroll"
 	Renew             Operation = "Renew"
+	CreateChallenge   Operation = "CreateChallenge"
+	GetTrustBundle    Operation = "GetTrustBundle"
 	IssueCertificates Operation = "IssueCertificates"
 
 	CreateIdentity  Operation = "CreateIdentity"
@@ -22,9 +24,10 @@ const (
 
 	GetCertificate       Operation = "GetCertificate"
 	ListCertificates     Operation = "ListCertificates"
+	GetCertificateChain  Operation = "GetCertificateChain"
 	RevokeCertificate    Operation = "RevokeCertificate"
-	RevokeCertificates   Operation = "RevokeCertificates"
-	GetRevocationSet     Operation = "GetRevocationSet"
+	CreateBulkRevocation Operation = "CreateBulkRevocation"
+	GetBulkRevocation    Operation = "GetBulkRevocation"
 	RevokeCompromisedKey Operation = "RevokeCompromisedKey"
 
 	ListCRLs  Operation = "ListCRLs"

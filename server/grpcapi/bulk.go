@@ -15,7 +15,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/brevet-pki/brevet/ca"
-	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/server/authz"
@@ -41,7 +40,7 @@ type bulk struct {
 }
 
 func newBulk(s *Server) *bulk {
-	method := brevetv1.EnrollmentService_IssueCertificates_FullMethodName
+	method := brevetv1.CertificateService_IssueCertificates_FullMethodName
 	return &bulk{
 		places: make(chan struct{}, maxOrders), stopping: s.stopping,
 		authorize: func(ctx context.Context) error {
@@ -56,22 +55,21 @@ func newBulk(s *Server) *bulk {
 
 type orderStream = grpc.BidiStreamingServer[brevetv1.IssueCertificatesRequest, brevetv1.IssueCertificatesResponse]
 
-// IssueCertificates serves the RPC of that name in brevet.v1.EnrollmentService.
-func (e *Enrollment) IssueCertificates(stream orderStream) error {
-	o := &orders{Enrollment: e, stream: stream, window: make(chan struct{}, ordersWindow)}
+// IssueCertificates serves the RPC of that name in brevet.v1.CertificateService.
+func (s *Certificates) IssueCertificates(stream orderStream) error {
+	o := &orders{Certificates: s, stream: stream, window: make(chan struct{}, ordersWindow)}
 	return o.carryOut(stream.Context())
 }
 
 // orders is one stream. An order has a place in the window from before it is read until its answer is on the way: who
 // reads no answers is not read either, and HTTP/2 holds the rest back.
 type orders struct {
-	*Enrollment
+	*Certificates
 	stream   orderStream
 	window   chan struct{}
 	underWay sync.WaitGroup
 
-	mu     sync.Mutex // to send, one after the other
-	issuer pki.IssuerID
+	mu sync.Mutex // to send, one after the other
 }
 
 // arrival is what a stream brought.
@@ -144,45 +142,40 @@ func (o *orders) read(over <-chan struct{}) <-chan arrival {
 }
 
 // fulfil carries out one order, and gives its place back.
-func (o *orders) fulfil(ctx context.Context, order *brevetv1.IssueCertificatesRequest) (*brevetv1.IssueCertificatesResponse, pki.IssuerID) {
-	cert, c, err := o.issue(ctx, order)
+func (o *orders) fulfil(ctx context.Context, order *brevetv1.IssueCertificatesRequest) *brevetv1.IssueCertificatesResponse {
+	cert, err := o.issue(ctx, order)
 	<-o.bulk.places
 	resp := &brevetv1.IssueCertificatesResponse{RequestId: order.GetRequestId()}
 	if len(resp.RequestId) > maxEcho {
 		resp.RequestId = resp.RequestId[:maxEcho]
 	}
 	if err != nil {
-		resp.Result = &brevetv1.IssueCertificatesResponse_Failure{Failure: failureOf(err)}
-		return resp, pki.IssuerID{}
+		resp.Result = &brevetv1.IssueCertificatesResponse_Error{Error: status.Convert(err).Proto()}
+		return resp
 	}
-	resp.Result = &brevetv1.IssueCertificatesResponse_Certificate{Certificate: c.GetCertificate()}
-	resp.Issuer = &brevetv1.Issuer{Chain: c.GetChain(), Roots: c.GetRoots()}
-	return resp, cert.Ref.Issuer
+	resp.Result = &brevetv1.IssueCertificatesResponse_Certificate{Certificate: cert.DER}
+	resp.IssuerId = cert.Ref.Issuer.Bytes()
+	return resp
 }
 
-// issue returns what an order came to: a certificate with its chain, or the error as the caller may see it.
-func (o *orders) issue(ctx context.Context, order *brevetv1.IssueCertificatesRequest) (cert ca.Certificate, c *brevetv1.Credential, err error) {
+// issue returns the certificate of an order, or the error as the caller may see it.
+func (o *orders) issue(ctx context.Context, order *brevetv1.IssueCertificatesRequest) (cert ca.Certificate, err error) {
 	begun := time.Now()
 	defer func() { err = o.bulk.conclude(ctx, begun, recover(), err) }()
 	if err := o.bulk.authorize(ctx); err != nil {
-		return cert, nil, err
+		return cert, err
 	}
 	id, lifetime, err := requestOf(order)
 	if err != nil {
-		return cert, nil, err
+		return cert, err
 	}
 	register, err := registrationOf(order)
 	if err != nil {
-		return cert, nil, err
+		return cert, err
 	}
-	cert, err = o.Registrar.Issue(ctx, ra.IssueRequest{
-		RequestID: id, Name: order.GetId(), CSR: order.GetCsr(), Lifetime: lifetime, Register: register, Actor: callerOf(ctx).Actor(),
+	return o.Registrar.Issue(ctx, ra.IssueRequest{
+		RequestID: id, Name: order.GetIdentity(), CSR: order.GetCsr(), Lifetime: lifetime, Register: register, Actor: callerOf(ctx).Actor(),
 	})
-	if err != nil {
-		return cert, nil, err
-	}
-	c, err = o.credential(cert)
-	return cert, c, err
 }
 
 // registrationOf reads what an order has its identity registered with: nil for nothing.
@@ -190,38 +183,15 @@ func registrationOf(order *brevetv1.IssueCertificatesRequest) (*ra.NewIdentity, 
 	if order.GetRegistration() == nil {
 		return nil, nil
 	}
-	n, err := newIdentityOf(order.GetId(), order.GetRegistration())
+	n, err := newIdentityOf(order.GetIdentity(), order.GetRegistration())
 	return &n, err
 }
 
-// answer sends what an order came to, with the chain where the certificate before had another. Where nobody is left to
-// be told, the record answers when the request comes again.
-func (o *orders) answer(resp *brevetv1.IssueCertificatesResponse, issuer pki.IssuerID) {
+// answer sends a response. If the caller is gone, the record answers when the request comes again.
+func (o *orders) answer(resp *brevetv1.IssueCertificatesResponse) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	switch issuer {
-	case pki.IssuerID{}: // of a failure
-	case o.issuer:
-		resp.Issuer = nil
-	default:
-		o.issuer = issuer
-	}
 	_ = o.stream.Send(resp)
-}
-
-// failureOf says in a message what the error of a call says in its status.
-func failureOf(err error) *brevetv1.Failure {
-	st := status.Convert(err)
-	f := &brevetv1.Failure{Code: int32(st.Code()), Message: st.Message()} //nolint:gosec // codes are small
-	for _, detail := range st.Details() {
-		switch d := detail.(type) {
-		case *brevetv1.Refusal:
-			f.Refusal = d
-		case *errdetails.RetryInfo:
-			f.RetryDelay = d.GetRetryDelay()
-		}
-	}
-	return f
 }
 
 // errStopping ends the streams of a server that stops.

@@ -3,47 +3,47 @@ package grpcapi
 import (
 	"context"
 	"strconv"
-	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/ra"
-	"github.com/brevet-pki/brevet/revocation"
 )
 
 // Certificates serves brevet.v1.CertificateService.
 type Certificates struct {
 	brevetv1.UnimplementedCertificateServiceServer
-	Registrar   *ra.Registrar
-	Revocations *revocation.Authority
-	TrustDomain string
+	Registrar *ra.Registrar
+	Authority *ca.Authority
+	bulk      *bulk // set by New
 }
 
 // GetCertificate serves the RPC of that name in brevet.v1.CertificateService.
 func (s *Certificates) GetCertificate(ctx context.Context, req *brevetv1.GetCertificateRequest) (*brevetv1.GetCertificateResponse, error) {
-	c, err := s.find(ctx, req.GetSerial(), req.GetIssuer())
+	c, err := findCertificate(ctx, s.Registrar, req)
 	if err != nil {
 		return nil, err
 	}
 	return &brevetv1.GetCertificateResponse{Certificate: certificateOut(c)}, nil
 }
 
-func (s *Certificates) find(ctx context.Context, serialText, issuerText string) (ra.Certificate, error) {
-	none := ra.Certificate{}
-	serial, err := pki.ParseSerial(serialText)
+// findCertificate returns the record of the certificate that a request names.
+func findCertificate(ctx context.Context, r *ra.Registrar, req interface {
+	GetSerial() []byte
+	GetIssuerId() []byte
+}) (ra.Certificate, error) {
+	serial, err := serialIn(req.GetSerial(), "serial")
 	if err != nil {
-		return none, pki.Refuse(pki.RuleRequest, "give the hexadecimal serial that openssl x509 -serial prints", "%.64q is not a serial number", serialText)
+		return ra.Certificate{}, err
 	}
-	if issuerText == "" {
-		return s.Registrar.Store().CertificateBySerial(ctx, serial)
-	}
-	issuer, err := pki.ParseIssuerID(issuerText)
+	issuer, err := issuerIn(req.GetIssuerId())
 	if err != nil {
-		return none, pki.Refuse(pki.RuleRequest, "give 64 hexadecimal digits, or leave it out", "%.80q is not an issuer ID", issuerText)
+		return ra.Certificate{}, err
 	}
-	return s.Registrar.Store().Certificate(ctx, pki.CertRef{Issuer: issuer, Serial: serial})
+	if issuer.IsZero() {
+		return r.Store().CertificateBySerial(ctx, serial)
+	}
+	return r.Store().Certificate(ctx, pki.CertRef{Issuer: issuer, Serial: serial})
 }
 
 // ListCertificates serves the RPC of that name in brevet.v1.CertificateService.
@@ -52,14 +52,9 @@ func (s *Certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 	if err != nil {
 		return nil, err
 	}
-	var id pki.SPIFFEID
-	if req.GetIdentity() != "" {
-		if id, err = s.Registrar.ParseID(req.GetIdentity()); err != nil {
-			return nil, err
-		}
-		if _, err := s.Registrar.Store().Identity(ctx, id); err != nil {
-			return nil, err
-		}
+	id, err := s.listedIdentity(ctx, req.GetSelection())
+	if err != nil {
+		return nil, err
 	}
 	from, err := cursorIn(req.GetPageToken())
 	if err != nil {
@@ -79,41 +74,33 @@ func (s *Certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 	return resp, nil
 }
 
-// RevokeCertificate serves the RPC of that name in brevet.v1.CertificateService.
-func (s *Certificates) RevokeCertificate(ctx context.Context, req *brevetv1.RevokeCertificateRequest) (*brevetv1.RevokeCertificateResponse, error) {
-	reason, since, err := groundsIn(req)
+// listedIdentity returns whose certificates a selection matches; the zero value for all. Lists select by identity alone.
+func (s *Certificates) listedIdentity(ctx context.Context, sel *brevetv1.CertificateSelection) (pki.SPIFFEID, error) {
+	var none pki.SPIFFEID
+	if len(sel.GetIssuerId())+len(sel.GetLineageSerial())+len(sel.GetKeyHash())+len(sel.GetProfile()) > 0 ||
+		sel.GetLabel() != nil || sel.GetIssueStartTime() != nil || sel.GetIssueEndTime() != nil {
+		return none, pki.Refuse(pki.RuleRequest, "set identity alone, or nothing", "lists of certificates select by identity alone")
+	}
+	if sel.GetIdentity() == "" {
+		return none, nil
+	}
+	id, err := s.Registrar.ParseID(sel.GetIdentity())
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	c, err := s.find(ctx, req.GetSerial(), req.GetIssuer())
-	if err != nil {
-		return nil, err
-	}
-	order := revocation.Change{
-		Action: revocation.Revoke, Reason: reason, Certificate: c.Ref, InvalidSince: since, Actor: callerOf(ctx).Actor(), Comment: req.GetComment(),
-	}
-	out, err := s.Revocations.Apply(ctx, order)
-	if err != nil {
-		return nil, err
-	}
-	if c, err = s.Registrar.Store().Certificate(ctx, c.Ref); err != nil {
-		return nil, err
-	}
-	return &brevetv1.RevokeCertificateResponse{Certificate: certificateOut(c), Changed: reachedOut(out.Affected)}, nil
+	_, err = s.Registrar.Store().Identity(ctx, id)
+	return id, err
 }
 
-// groundsIn reads the reason and the invalidity date of a request to revoke.
-func groundsIn(req interface {
-	GetReason() string
-	GetInvalidSince() *timestamppb.Timestamp
-}) (pki.Reason, time.Time, error) {
-	reason := pki.Unspecified
-	if req.GetReason() != "" {
-		var err error
-		if reason, err = pki.ParseReason(req.GetReason()); err != nil {
-			return 0, time.Time{}, pki.Refuse(pki.RuleReason, "use a name of RFC 5280 section 5.3.1, such as keyCompromise", "%.64q is not a reason", req.GetReason())
-		}
+// GetCertificateChain serves the RPC of that name in brevet.v1.CertificateService.
+func (s *Certificates) GetCertificateChain(_ context.Context, req *brevetv1.GetCertificateChainRequest) (*brevetv1.GetCertificateChainResponse, error) {
+	issuer, err := issuerIn(req.GetIssuerId())
+	if err != nil {
+		return nil, err
 	}
-	since, err := timeIn(req.GetInvalidSince(), "invalid_since")
-	return reason, since, err
+	if issuer.IsZero() {
+		return nil, pki.Refuse(pki.RuleRequest, "send the issuer_id of a certificate", "issuer_id is missing")
+	}
+	chain, err := chainOut(s.Authority, issuer)
+	return &brevetv1.GetCertificateChainResponse{Chain: chain}, err
 }

@@ -71,27 +71,103 @@ func timeOut(t time.Time) *timestamppb.Timestamp {
 	return timestamppb.New(t)
 }
 
-func identityOut(id ra.Identity) *brevetv1.Identity {
-	out := &brevetv1.Identity{
-		Id: id.ID.String(), Kind: id.Kind.String(), Profile: id.Profile, Labels: id.Labels, DnsNames: id.DNSNames,
-		State: id.State.String(), CreatedAt: timestamppb.New(id.CreatedAt),
+// serialIn reads a serial number.
+func serialIn(b []byte, field string) (pki.Serial, error) {
+	serial, err := pki.SerialFromBytes(b)
+	if err != nil {
+		return serial, pki.Refuse(pki.RuleRequest, "send 20 bytes, big-endian", "%s is not a serial number", field)
 	}
-	for _, ip := range id.IPAddresses {
-		out.IpAddresses = append(out.IpAddresses, ip.String())
+	return serial, nil
+}
+
+// issuerIn reads the optional ID of an issuing CA; empty is zero.
+func issuerIn(b []byte) (pki.IssuerID, error) {
+	if len(b) == 0 {
+		return pki.IssuerID{}, nil
+	}
+	id, err := pki.IssuerIDFromBytes(b)
+	if err != nil {
+		return id, pki.Refuse(pki.RuleRequest, "send the 32 bytes that a CertificateChain has, or leave it out", "issuer_id has %d bytes", len(b))
+	}
+	return id, nil
+}
+
+// keyHashIn reads the hash of a key.
+func keyHashIn(b []byte) (pki.KeyHash, error) {
+	h, err := pki.KeyHashFromBytes(b)
+	if err != nil {
+		return h, pki.Refuse(pki.RuleRequest, "send the SHA-256 of the SubjectPublicKeyInfo, 32 bytes", "key_hash has %d bytes", len(b))
+	}
+	return h, nil
+}
+
+// wireOf returns the value on the wire that stands for one of ours.
+func wireOf[W, V comparable](table map[W]V, v V) W {
+	for w, have := range table {
+		if have == v {
+			return w
+		}
+	}
+	var unspecified W
+	return unspecified
+}
+
+// kinds are the kinds of identities on the wire.
+var kinds = map[brevetv1.IdentityKind]pki.Kind{
+	brevetv1.IdentityKind_IDENTITY_KIND_DEVICE:               pki.Device,
+	brevetv1.IdentityKind_IDENTITY_KIND_WORKLOAD:             pki.Workload,
+	brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR:             pki.Operator,
+	brevetv1.IdentityKind_IDENTITY_KIND_SERVER:               pki.Server,
+	brevetv1.IdentityKind_IDENTITY_KIND_VALIDATION_AUTHORITY: pki.VA,
+}
+
+// identityStates are the states of identities on the wire.
+var identityStates = map[brevetv1.IdentityState]pki.IdentityState{
+	brevetv1.IdentityState_IDENTITY_STATE_REGISTERED: pki.Registered,
+	brevetv1.IdentityState_IDENTITY_STATE_ENROLLED:   pki.Enrolled,
+	brevetv1.IdentityState_IDENTITY_STATE_SUSPENDED:  pki.Suspended,
+	brevetv1.IdentityState_IDENTITY_STATE_RETIRED:    pki.Retired,
+}
+
+func identityOut(id ra.Identity) *brevetv1.Identity {
+	return &brevetv1.Identity{
+		Id: id.ID.String(), Kind: wireOf(kinds, id.Kind), Profile: id.Profile, Labels: id.Labels, Names: namesOut(id.DNSNames, id.IPAddresses),
+		State: wireOf(identityStates, id.State), CreateTime: timestamppb.New(id.CreatedAt),
+	}
+}
+
+func namesOut(dns []string, ips []netip.Addr) []*brevetv1.Name {
+	var out []*brevetv1.Name
+	for _, n := range dns {
+		out = append(out, &brevetv1.Name{Kind: &brevetv1.Name_Dns{Dns: n}})
+	}
+	for _, ip := range ips {
+		out = append(out, &brevetv1.Name{Kind: &brevetv1.Name_Ip{Ip: ip.String()}})
 	}
 	return out
 }
 
-func addressesIn(texts []string) ([]netip.Addr, error) {
-	addrs := make([]netip.Addr, 0, len(texts))
-	for _, t := range texts {
-		a, err := netip.ParseAddr(t)
-		if err != nil {
-			return nil, pki.Refuse(pki.RuleNames, "write it like 192.0.2.1 or 2001:db8::1", "%.64q is not an IP address", t)
+// namesIn reads names, and refuses the kinds that no profile permits.
+func namesIn(names []*brevetv1.Name) (dns []string, ips []netip.Addr, err error) {
+	for _, n := range names {
+		switch k := n.GetKind().(type) {
+		case *brevetv1.Name_Dns:
+			dns = append(dns, k.Dns)
+		case *brevetv1.Name_Ip:
+			ip, err := netip.ParseAddr(k.Ip)
+			if err != nil {
+				return nil, nil, pki.Refuse(pki.RuleNames, "write it like 192.0.2.1 or 2001:db8::1", "%.64q is not an IP address", k.Ip)
+			}
+			ips = append(ips, ip)
+		case *brevetv1.Name_HardwareModule:
+			return nil, nil, pki.Refuse(pki.RuleNames, "use DNS names and IP addresses", "no profile permits the name of a hardware module (RFC 4108)")
+		case *brevetv1.Name_PermanentIdentifier:
+			return nil, nil, pki.Refuse(pki.RuleNames, "use DNS names and IP addresses", "no profile permits a permanent identifier (RFC 4043)")
+		default:
+			return nil, nil, pki.Refuse(pki.RuleNames, "set dns or ip", "a name is of no kind that this server knows")
 		}
-		addrs = append(addrs, a)
 	}
-	return addrs, nil
+	return dns, ips, nil
 }
 
 var stateOut = map[pki.State]brevetv1.CertificateState{
@@ -102,15 +178,14 @@ var stateOut = map[pki.State]brevetv1.CertificateState{
 
 func certificateOut(c ra.Certificate) *brevetv1.Certificate {
 	out := &brevetv1.Certificate{
-		Serial: c.Ref.Serial.String(), Issuer: c.Ref.Issuer.String(), Profile: c.Profile, Certificate: c.DER,
-		NotAfter: timestamppb.New(c.NotAfter), State: stateOut[c.Status.State], Released: c.Delivered,
-		InvalidSince: timeOut(c.InvalidSince),
+		Serial: c.Ref.Serial.Bytes(), IssuerId: c.Ref.Issuer.Bytes(), Profile: c.Profile, Der: c.DER, NotAfter: timestamppb.New(c.NotAfter),
+		IssueTime: timestamppb.New(c.Ref.Serial.Time()), State: stateOut[c.Status.State], Delivered: c.Delivered, InvalidityTime: timeOut(c.InvalidSince),
 	}
 	if c.Delivered {
-		out.Identity, out.KeyHash, out.NotBefore = c.Identity.String(), c.KeyHash.String(), timestamppb.New(c.NotBefore)
+		out.Identity, out.KeyHash, out.NotBefore = c.Identity.String(), c.KeyHash.Bytes(), timestamppb.New(c.NotBefore)
 	}
 	if c.Status.State != pki.Good {
-		out.Reason, out.RevokedAt = c.Status.Reason.String(), timestamppb.New(c.Status.RevokedAt)
+		out.Reason, out.RevokeTime = brevetv1.RevocationReason(c.Status.Reason), timestamppb.New(c.Status.RevokedAt)
 	}
 	return out
 }

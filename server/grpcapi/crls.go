@@ -3,6 +3,7 @@ package grpcapi
 import (
 	"context"
 	"crypto/x509"
+	"slices"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -33,14 +34,30 @@ type CRLs struct {
 }
 
 // ListCRLs serves the RPC of that name in brevet.v1.CRLService.
-func (s *CRLs) ListCRLs(ctx context.Context, _ *brevetv1.ListCRLsRequest) (*brevetv1.ListCRLsResponse, error) {
+func (s *CRLs) ListCRLs(ctx context.Context, req *brevetv1.ListCRLsRequest) (*brevetv1.ListCRLsResponse, error) {
+	size, err := pageSize(req.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
 	list, err := s.Records.CRLs(ctx)
 	if err != nil {
 		return nil, err
 	}
+	begin := 0
+	if token := req.GetPageToken(); token != "" {
+		last := slices.IndexFunc(list, func(c crl.CRL) bool { return c.Scope().Path() == token })
+		if last < 0 {
+			return nil, pki.Refuse(pki.RuleRequest, "list from the first page again", "the page token names no CRL that is published now")
+		}
+		begin = last + 1
+	}
 	resp := &brevetv1.ListCRLsResponse{}
-	for _, c := range list {
+	end := min(begin+size, len(list))
+	for _, c := range list[begin:end] {
 		resp.Crls = append(resp.Crls, s.out(c))
+	}
+	if end < len(list) {
+		resp.NextPageToken = list[end-1].Scope().Path()
 	}
 	return resp, nil
 }
@@ -60,7 +77,7 @@ func (s *CRLs) ImportCRL(ctx context.Context, req *brevetv1.ImportCRLRequest) (*
 // out is a CRL on the wire. That of a CA which is not installed any more has no name.
 func (s *CRLs) out(c crl.CRL) *brevetv1.CRL {
 	out := &brevetv1.CRL{
-		Issuer: c.Issuer.String(), Number: c.Number.String(), Partition: uint32(c.Partition), Delta: c.Delta,
+		IssuerId: c.Issuer.Bytes(), Number: c.Number.String(), Partition: int32(c.Partition), Delta: c.Delta,
 		ThisUpdate: timestamppb.New(c.ThisUpdate), NextUpdate: timestamppb.New(c.NextUpdate),
 		Path: "/crl/" + c.Scope().Path(), Entries: c.Entries, Size: c.Size, Sha256: c.SHA256[:],
 	}

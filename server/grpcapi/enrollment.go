@@ -2,9 +2,12 @@ package grpcapi
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
@@ -17,21 +20,59 @@ type Enrollment struct {
 	brevetv1.UnimplementedEnrollmentServiceServer
 	Registrar *ra.Registrar
 	Authority *ca.Authority
-	bulk      *bulk // set by New
 }
 
 // Enroll serves the RPC of that name in brevet.v1.EnrollmentService.
 func (e *Enrollment) Enroll(ctx context.Context, req *brevetv1.EnrollRequest) (*brevetv1.EnrollResponse, error) {
+	evidence := evidenceIn(req.GetEvidence())
 	id, lifetime, err := requestOf(req)
 	if err != nil {
-		return nil, e.Registrar.NoteEvidence(ctx, req.GetToken(), err)
+		return nil, e.Registrar.NoteEvidence(ctx, evidence, err)
 	}
-	cert, err := e.Registrar.Enroll(ctx, ra.EnrollRequest{RequestID: id, Evidence: req.GetToken(), CSR: req.GetCsr(), Lifetime: lifetime})
+	cert, err := e.Registrar.Enroll(ctx, ra.EnrollRequest{RequestID: id, Evidence: evidence, CSR: req.GetCsr(), Lifetime: lifetime})
 	if err != nil {
 		return nil, err
 	}
 	c, err := e.credential(cert)
 	return &brevetv1.EnrollResponse{Credential: c}, err
+}
+
+// evidenceIn reads evidence. A piece of a kind that this server does not know has the zero kind, which is accepted nowhere.
+func evidenceIn(all []*brevetv1.Evidence) []pki.Evidence {
+	var out []pki.Evidence
+	for _, e := range all {
+		switch k := e.GetKind().(type) {
+		case *brevetv1.Evidence_Token:
+			out = append(out, pki.Evidence{Kind: pki.EvidenceToken, Value: k.Token.GetSecret()})
+		default:
+			out = append(out, pki.Evidence{})
+		}
+	}
+	return out
+}
+
+// evidenceKinds are the kinds of evidence on the wire.
+var evidenceKinds = map[brevetv1.EvidenceKind]pki.EvidenceKind{
+	brevetv1.EvidenceKind_EVIDENCE_KIND_TOKEN: pki.EvidenceToken,
+}
+
+// CreateChallenge serves the RPC of that name in brevet.v1.EnrollmentService.
+func (e *Enrollment) CreateChallenge(ctx context.Context, req *brevetv1.CreateChallengeRequest) (*brevetv1.CreateChallengeResponse, error) {
+	id, err := requestIDIn(req.GetRequestId())
+	if err != nil {
+		return nil, err
+	}
+	key, err := keyHashIn(req.GetKeyHash())
+	if err != nil {
+		return nil, err
+	}
+	challenge, err := e.Registrar.Challenge(ctx, ra.ChallengeRequest{
+		Kind: evidenceKinds[req.GetKind()], Request: id, Key: key, Public: req.GetPublicEvidence(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.CreateChallengeResponse{Challenge: challenge}, nil
 }
 
 // Renew serves the RPC of that name in brevet.v1.EnrollmentService.
@@ -51,26 +92,61 @@ func (e *Enrollment) Renew(ctx context.Context, req *brevetv1.RenewRequest) (*br
 	return &brevetv1.RenewResponse{Credential: c}, err
 }
 
+// GetTrustBundle serves the RPC of that name in brevet.v1.EnrollmentService.
+func (e *Enrollment) GetTrustBundle(context.Context, *brevetv1.GetTrustBundleRequest) (*brevetv1.GetTrustBundleResponse, error) {
+	return &brevetv1.GetTrustBundleResponse{TrustBundle: bundleOut(e.Authority.Current().Root)}, nil
+}
+
 func requestOf(req interface {
 	GetRequestId() []byte
 	GetLifetime() *durationpb.Duration
 }) (pki.RequestID, time.Duration, error) {
-	id, err := pki.RequestIDFromBytes(req.GetRequestId())
+	id, err := requestIDIn(req.GetRequestId())
 	if err != nil {
-		return id, 0, pki.Refuse(pki.RuleRequest, "draw 16 octets at random and keep them for retries", "the request ID is not of its form")
+		return id, 0, err
 	}
 	lifetime, err := durationOf(req.GetLifetime(), "lifetime")
 	return id, lifetime, err
 }
 
+func requestIDIn(b []byte) (pki.RequestID, error) {
+	id, err := pki.RequestIDFromBytes(b)
+	if err != nil {
+		return id, pki.Refuse(pki.RuleRequest, "draw 16 bytes at random and keep them for retries", "the request ID is malformed")
+	}
+	return id, nil
+}
+
 func (e *Enrollment) credential(cert ca.Certificate) (*brevetv1.Credential, error) {
-	chain, root, err := e.Authority.Chain(cert.Ref.Issuer)
+	chain, err := chainOut(e.Authority, cert.Ref.Issuer)
 	if err != nil {
 		return nil, err
 	}
-	c := &brevetv1.Credential{Certificate: cert.DER, Roots: [][]byte{root.Raw}}
-	for _, issuer := range chain {
-		c.Chain = append(c.Chain, issuer.Raw)
+	_, root, err := e.Authority.Chain(cert.Ref.Issuer)
+	if err != nil {
+		return nil, err
 	}
-	return c, nil
+	start, end := ra.RenewalWindow(cert)
+	return &brevetv1.Credential{
+		Certificate: cert.DER, Chain: chain, TrustBundle: bundleOut(root),
+		RenewalWindow: &brevetv1.RenewalWindow{StartTime: timestamppb.New(start), EndTime: timestamppb.New(end)},
+	}, nil
+}
+
+func chainOut(a *ca.Authority, issuer pki.IssuerID) (*brevetv1.CertificateChain, error) {
+	chain, _, err := a.Chain(issuer)
+	if err != nil {
+		return nil, err
+	}
+	out := &brevetv1.CertificateChain{IssuerId: issuer.Bytes()}
+	for _, c := range chain {
+		out.Certificates = append(out.Certificates, c.Raw)
+	}
+	return out, nil
+}
+
+// bundleOut returns the trust bundle with one root. Its revision is a hash of what it holds, and so the same on every server.
+func bundleOut(root *x509.Certificate) *brevetv1.TrustBundle {
+	revision := sha256.Sum256(root.Raw)
+	return &brevetv1.TrustBundle{Roots: [][]byte{root.Raw}, Revision: revision[:]}
 }

@@ -84,12 +84,16 @@ func (s *Server) answer(ctx context.Context, method string, begun time.Time, pan
 	return st.Err()
 }
 
+// errorDomain is the domain of google.rpc.ErrorInfo.
+const errorDomain = "brevet"
+
 // statusOf maps an error to a status, and says whether it is the server's own failure. Callers see the text of
 // refusals and nothing of other errors.
 func statusOf(err error) (st *status.Status, own bool) {
 	if r, ok := pki.AsRefusal(err); ok {
 		return detailed(status.New(outcomeOf(r.Rule).code, r.Error()), err,
-			&brevetv1.Refusal{Rule: string(r.Rule), Detail: r.Detail, Fix: r.Hint}), false
+			&errdetails.ErrorInfo{Reason: string(r.Rule), Domain: errorDomain},
+			&brevetv1.Refusal{Rule: string(r.Rule), Detail: r.Detail, Hint: r.Hint}), false
 	}
 	if _, ok := status.FromError(err); ok && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return status.Convert(err), false

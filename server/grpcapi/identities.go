@@ -3,8 +3,6 @@ package grpcapi
 import (
 	"context"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/ra"
@@ -16,15 +14,11 @@ type Identities struct {
 	brevetv1.UnimplementedIdentityServiceServer
 	Registrar   *ra.Registrar
 	Revocations *revocation.Authority
-	// TokenText returns the text of an enrollment token, which an agent needs for its first contact.
-	TokenText func(pki.TokenSecret) string
 }
 
 // CreateIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *Identities) CreateIdentity(ctx context.Context, req *brevetv1.CreateIdentityRequest) (*brevetv1.CreateIdentityResponse, error) {
-	n, err := newIdentityOf(req.GetId(), &brevetv1.Registration{
-		Kind: req.GetKind(), Profile: req.GetProfile(), Labels: req.GetLabels(), DnsNames: req.GetDnsNames(), IpAddresses: req.GetIpAddresses(),
-	})
+	n, err := newIdentityOf(req.GetId(), req.GetSpec())
 	if err != nil {
 		return nil, err
 	}
@@ -36,15 +30,13 @@ func (s *Identities) CreateIdentity(ctx context.Context, req *brevetv1.CreateIde
 }
 
 // newIdentityOf reads what an identity is to be registered with.
-func newIdentityOf(name string, r *brevetv1.Registration) (ra.NewIdentity, error) {
-	kind, err := pki.ParseKind(r.GetKind())
-	if err != nil {
-		return ra.NewIdentity{}, pki.Refuse(pki.RuleRequest, "use device, workload or operator", "%.64q is not a kind of identity", r.GetKind())
+func newIdentityOf(name string, spec *brevetv1.IdentitySpec) (ra.NewIdentity, error) {
+	kind, ok := kinds[spec.GetKind()]
+	if !ok {
+		return ra.NewIdentity{}, pki.Refuse(pki.RuleRequest, "use device, workload or operator", "%s is not a kind of identity", spec.GetKind())
 	}
-	ips, err := addressesIn(r.GetIpAddresses())
-	return ra.NewIdentity{
-		Name: name, Kind: kind, Profile: r.GetProfile(), Labels: r.GetLabels(), DNSNames: r.GetDnsNames(), IPAddresses: ips,
-	}, err
+	dns, ips, err := namesIn(spec.GetNames())
+	return ra.NewIdentity{Name: name, Kind: kind, Profile: spec.GetProfile(), Labels: spec.GetLabels(), DNSNames: dns, IPAddresses: ips}, err
 }
 
 // GetIdentity serves the RPC of that name in brevet.v1.IdentityService.
@@ -93,30 +85,30 @@ func (s *Identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdent
 
 // SuspendIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *Identities) SuspendIdentity(ctx context.Context, req *brevetv1.SuspendIdentityRequest) (*brevetv1.SuspendIdentityResponse, error) {
-	id, changed, err := s.order(ctx, req.GetId(), revocation.Change{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Comment: req.GetComment()})
-	return &brevetv1.SuspendIdentityResponse{Identity: id, Changed: changed}, err
+	id, affected, err := s.order(ctx, req.GetId(), revocation.Change{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Comment: req.GetComment()})
+	return &brevetv1.SuspendIdentityResponse{Identity: id, Affected: affected}, err
 }
 
 // ResumeIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *Identities) ResumeIdentity(ctx context.Context, req *brevetv1.ResumeIdentityRequest) (*brevetv1.ResumeIdentityResponse, error) {
-	id, changed, err := s.order(ctx, req.GetId(), revocation.Change{Action: revocation.Unhold, Comment: req.GetComment()})
-	return &brevetv1.ResumeIdentityResponse{Identity: id, Changed: changed}, err
+	id, affected, err := s.order(ctx, req.GetId(), revocation.Change{Action: revocation.Unhold, Comment: req.GetComment()})
+	return &brevetv1.ResumeIdentityResponse{Identity: id, Affected: affected}, err
 }
 
 // RetireIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *Identities) RetireIdentity(ctx context.Context, req *brevetv1.RetireIdentityRequest) (*brevetv1.RetireIdentityResponse, error) {
-	since, err := timeIn(req.GetInvalidSince(), "invalid_since")
+	since, err := timeIn(req.GetInvalidityTime(), "invalidity_time")
 	if err != nil {
 		return nil, err
 	}
-	id, changed, err := s.order(ctx, req.GetId(), revocation.Change{
+	id, affected, err := s.order(ctx, req.GetId(), revocation.Change{
 		Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired, InvalidSince: since, Comment: req.GetComment(),
 	})
-	return &brevetv1.RetireIdentityResponse{Identity: id, Changed: changed}, err
+	return &brevetv1.RetireIdentityResponse{Identity: id, Affected: affected}, err
 }
 
 // order carries out a change of an identity, and returns how it stands afterwards and what has changed.
-func (s *Identities) order(ctx context.Context, text string, o revocation.Change) (*brevetv1.Identity, *brevetv1.ChangedCertificates, error) {
+func (s *Identities) order(ctx context.Context, text string, o revocation.Change) (*brevetv1.Identity, *brevetv1.AffectedCertificates, error) {
 	id, err := s.Registrar.ParseID(text)
 	if err != nil {
 		return nil, nil, err
@@ -134,29 +126,5 @@ func (s *Identities) order(ctx context.Context, text string, o revocation.Change
 		return nil, nil, err
 	}
 	after, err := s.find(ctx, text)
-	return after, reachedOut(out.Affected), err
-}
-
-// CreateToken serves the RPC of that name in brevet.v1.IdentityService.
-func (s *Identities) CreateToken(ctx context.Context, req *brevetv1.CreateTokenRequest) (*brevetv1.CreateTokenResponse, error) {
-	id, err := s.Registrar.ParseID(req.GetId())
-	if err != nil {
-		return nil, err
-	}
-	have, err := s.Registrar.Store().Identity(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	if have.Kind == pki.Server || have.Kind == pki.VA {
-		return nil, pki.Refuse(pki.RuleReserved, "make tokens for devices, workloads and operators", "%s enrolls itself", id)
-	}
-	lifetime, err := durationOf(req.GetLifetime(), "lifetime")
-	if err != nil {
-		return nil, err
-	}
-	secret, t, err := s.Registrar.CreateToken(ctx, id, lifetime, req.GetReplace(), callerOf(ctx).Actor())
-	if err != nil {
-		return nil, err
-	}
-	return &brevetv1.CreateTokenResponse{Token: s.TokenText(secret), TokenId: t.ID.String(), ExpiresAt: timestamppb.New(t.ExpiresAt)}, nil
+	return after, affectedOut(out.Affected), err
 }

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/translog"
@@ -46,7 +47,10 @@ func (s *Log) ListEntries(req *brevetv1.ListEntriesRequest, out entryStream) err
 	if err := s.sync(ctx); err != nil {
 		return err
 	}
-	next, left := max(req.GetFrom(), 1), req.GetLimit()
+	if req.GetStartIndex() < 0 || req.GetLimit() < 0 {
+		return pki.Refuse(pki.RuleRequest, "send start_index and limit of 0 or more", "start_index is %d and limit is %d", req.GetStartIndex(), req.GetLimit())
+	}
+	next, left := max(uint64(req.GetStartIndex()), 1), uint64(req.GetLimit()) //nolint:gosec // neither is negative
 	for {
 		page := uint64(logPage)
 		if req.GetLimit() > 0 {
@@ -86,7 +90,9 @@ func sendPage(out entryStream, entries []translog.Sequenced) error {
 	sent := make(chan error, 1)
 	go func() {
 		for _, e := range entries {
-			if err := out.Send(&brevetv1.ListEntriesResponse{Index: e.Index, Entry: e.Entry, Chain: e.Chain[:]}); err != nil {
+			if err := out.Send(&brevetv1.ListEntriesResponse{
+				Index: int64(e.Index), Entry: e.Entry, Chain: e.Chain[:], //nolint:gosec // counts entries
+			}); err != nil {
 				sent <- err
 				return
 			}
@@ -110,7 +116,7 @@ func (s *Log) GetHead(ctx context.Context, _ *brevetv1.GetHeadRequest) (*brevetv
 		return nil, err
 	}
 	head := s.Archive.Head()
-	return &brevetv1.GetHeadResponse{Size: head.Size, Chain: head.Chain[:]}, nil
+	return &brevetv1.GetHeadResponse{Size: int64(head.Size), Chain: head.Chain[:]}, nil //nolint:gosec // counts entries
 }
 
 // sync waits until what was committed so far is in the log and the archive.

@@ -10,9 +10,10 @@ import (
 // operations maps each RPC, by its full method, to its operation. An RPC that is missing is denied to everybody, and fails
 // a test.
 var operations = map[string]authz.Operation{
-	brevetv1.EnrollmentService_Enroll_FullMethodName:            authz.Enroll,
-	brevetv1.EnrollmentService_Renew_FullMethodName:             authz.Renew,
-	brevetv1.EnrollmentService_IssueCertificates_FullMethodName: authz.IssueCertificates,
+	brevetv1.EnrollmentService_Enroll_FullMethodName:          authz.Enroll,
+	brevetv1.EnrollmentService_Renew_FullMethodName:           authz.Renew,
+	brevetv1.EnrollmentService_CreateChallenge_FullMethodName: authz.CreateChallenge,
+	brevetv1.EnrollmentService_GetTrustBundle_FullMethodName:  authz.GetTrustBundle,
 
 	brevetv1.IdentityService_CreateIdentity_FullMethodName:  authz.CreateIdentity,
 	brevetv1.IdentityService_GetIdentity_FullMethodName:     authz.GetIdentity,
@@ -20,16 +21,19 @@ var operations = map[string]authz.Operation{
 	brevetv1.IdentityService_SuspendIdentity_FullMethodName: authz.SuspendIdentity,
 	brevetv1.IdentityService_ResumeIdentity_FullMethodName:  authz.ResumeIdentity,
 	brevetv1.IdentityService_RetireIdentity_FullMethodName:  authz.RetireIdentity,
-	brevetv1.IdentityService_CreateToken_FullMethodName:     authz.CreateToken,
-	brevetv1.IdentityService_ListTokens_FullMethodName:      authz.ListTokens,
-	brevetv1.IdentityService_RevokeToken_FullMethodName:     authz.RevokeToken,
+	brevetv1.TokenService_CreateToken_FullMethodName:        authz.CreateToken,
+	brevetv1.TokenService_ListTokens_FullMethodName:         authz.ListTokens,
+	brevetv1.TokenService_RevokeToken_FullMethodName:        authz.RevokeToken,
 
-	brevetv1.CertificateService_GetCertificate_FullMethodName:       authz.GetCertificate,
-	brevetv1.CertificateService_ListCertificates_FullMethodName:     authz.ListCertificates,
-	brevetv1.CertificateService_RevokeCertificate_FullMethodName:    authz.RevokeCertificate,
-	brevetv1.CertificateService_RevokeCertificates_FullMethodName:   authz.RevokeCertificates,
-	brevetv1.CertificateService_GetRevocationSet_FullMethodName:     authz.GetRevocationSet,
-	brevetv1.CertificateService_RevokeCompromisedKey_FullMethodName: authz.RevokeCompromisedKey,
+	brevetv1.CertificateService_GetCertificate_FullMethodName:      authz.GetCertificate,
+	brevetv1.CertificateService_ListCertificates_FullMethodName:    authz.ListCertificates,
+	brevetv1.CertificateService_IssueCertificates_FullMethodName:   authz.IssueCertificates,
+	brevetv1.CertificateService_GetCertificateChain_FullMethodName: authz.GetCertificateChain,
+
+	brevetv1.RevocationService_RevokeCertificate_FullMethodName:    authz.RevokeCertificate,
+	brevetv1.RevocationService_CreateBulkRevocation_FullMethodName: authz.CreateBulkRevocation,
+	brevetv1.RevocationService_GetBulkRevocation_FullMethodName:    authz.GetBulkRevocation,
+	brevetv1.RevocationService_RevokeCompromisedKey_FullMethodName: authz.RevokeCompromisedKey,
 
 	brevetv1.CRLService_ListCRLs_FullMethodName:  authz.ListCRLs,
 	brevetv1.CRLService_ImportCRL_FullMethodName: authz.ImportCRL,

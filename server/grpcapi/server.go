@@ -81,7 +81,9 @@ type Config struct {
 type Services struct {
 	Enrollment   Enrollment
 	Identities   Identities
+	Tokens       Tokens
 	Certificates Certificates
+	Revocations  Revocations
 	CRLs         CRLs
 	Log          Log
 	Store        Store
@@ -105,7 +107,7 @@ func New(c Config, services Services) *Server {
 		failures: newFailureLog(), stopping: make(chan struct{}),
 	}
 	s.bulk = newBulk(s)
-	services.Enrollment.bulk = s.bulk
+	services.Certificates.bulk = s.bulk
 	options := []grpc.ServerOption{
 		grpc.Creds(boundedTLS{credentials.NewTLS(tlsConfig(c.Certificate)), c.Handshakes, c.Meter}),
 		grpc.InTapHandle(s.tap), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
@@ -128,7 +130,9 @@ func (s *Server) register(services Services) {
 	g := gated{s.grpc, s}
 	brevetv1.RegisterEnrollmentServiceServer(g, &services.Enrollment)
 	brevetv1.RegisterIdentityServiceServer(g, &services.Identities)
+	brevetv1.RegisterTokenServiceServer(g, &services.Tokens)
 	brevetv1.RegisterCertificateServiceServer(g, &services.Certificates)
+	brevetv1.RegisterRevocationServiceServer(g, &services.Revocations)
 	brevetv1.RegisterCRLServiceServer(g, &services.CRLs)
 	brevetv1.RegisterLogServiceServer(g, &services.Log)
 	brevetv1.RegisterStoreServiceServer(g, &services.Store)

@@ -2,6 +2,8 @@ package grpcapi
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -46,32 +48,32 @@ func (s *Store) GetStats(ctx context.Context, _ *brevetv1.GetStatsRequest) (*bre
 	sizes := s.Files.Sizes()
 	resp := &brevetv1.GetStatsResponse{
 		Certificates: &brevetv1.CertificateStats{
-			Good: countOut(c.Good), OnHold: countOut(c.OnHold), Revoked: countOut(c.Revoked), Unreleased: countOut(c.Unreleased),
-			Unexpired: countOut(c.Unexpired), Expired: countOut(c.Expired), Waiting: countOut(c.Waiting),
+			Good: countOut(c.Good), OnHold: countOut(c.OnHold), Revoked: countOut(c.Revoked), Undelivered: countOut(c.Unreleased),
+			Unexpired: countOut(c.Unexpired), Retained: countOut(c.Expired), Removable: countOut(c.Waiting),
 		},
 		Identities: &brevetv1.IdentityStats{
 			Registered: countOut(c.Identities[pki.Registered]), Enrolled: countOut(c.Identities[pki.Enrolled]),
 			Suspended: countOut(c.Identities[pki.Suspended]), Retired: countOut(c.Identities[pki.Retired]),
 		},
 		Tokens: &brevetv1.TokenStats{Open: countOut(c.OpenTokens), Spent: countOut(c.SpentTokens), Expired: countOut(c.ExpiredTokens)},
-		Keys:   &brevetv1.KeyStats{Known: countOut(c.Keys), Compromised: countOut(c.CompromisedKeys)}, LogEntries: c.LogEntries,
-		Files: &brevetv1.FileStats{
-			Store: uint64(sizes["store"]), Wal: uint64(sizes["wal"]), Archive: uint64(sizes["archive"]), Free: c.FreeBytes, //nolint:gosec // sizes
-		},
+		Keys:   &brevetv1.KeyStats{Known: countOut(c.Keys), Compromised: countOut(c.CompromisedKeys)}, LogEntries: int64(c.LogEntries), FreeBytes: int64(c.FreeBytes), //nolint:gosec // counts
 		Retention: &brevetv1.RetentionStats{
-			Retention: durationpb.New(s.Sweeper.Retention()), LeavesBefore: timestamppb.New(before),
-			LastCertificates: uint64(last.Expired.Certificates), LastTokens: uint64(last.Expired.Tokens), LastKeys: uint64(last.Expired.Keys), //nolint:gosec // counts
+			Retention: durationpb.New(s.Sweeper.Retention()), CutoffTime: timestamppb.New(before),
+			RemovedCertificates: int64(last.Expired.Certificates), RemovedTokens: int64(last.Expired.Tokens), RemovedKeys: int64(last.Expired.Keys),
 		},
+	}
+	for _, name := range slices.Sorted(maps.Keys(sizes)) {
+		resp.Files = append(resp.Files, &brevetv1.FileSize{Name: name, Bytes: sizes[name]})
 	}
 	if !c.OldestNotAfter.IsZero() {
 		resp.Certificates.OldestNotAfter = timestamppb.New(c.OldestNotAfter)
 	}
 	if !last.Ended.IsZero() {
-		resp.Retention.LastSweep = timestamppb.New(last.Ended)
+		resp.Retention.LastSweepTime = timestamppb.New(last.Ended)
 	}
 	return resp, nil
 }
 
 func countOut(c retention.Count) *brevetv1.Count {
-	return &brevetv1.Count{Value: c.N, AtLeast: c.AtLeast}
+	return &brevetv1.Count{Value: int64(c.N), AtLeast: c.AtLeast} //nolint:gosec // a count
 }

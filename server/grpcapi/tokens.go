@@ -11,13 +11,45 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// ListTokens serves the RPC of that name in brevet.v1.IdentityService.
-func (s *Identities) ListTokens(ctx context.Context, req *brevetv1.ListTokensRequest) (*brevetv1.ListTokensResponse, error) {
+// Tokens serves brevet.v1.TokenService.
+type Tokens struct {
+	brevetv1.UnimplementedTokenServiceServer
+	Registrar *ra.Registrar
+	// Text returns the text of an enrollment token, which an agent needs for its first contact.
+	Text func(pki.TokenSecret) string
+}
+
+// CreateToken serves the RPC of that name in brevet.v1.TokenService.
+func (s *Tokens) CreateToken(ctx context.Context, req *brevetv1.CreateTokenRequest) (*brevetv1.CreateTokenResponse, error) {
+	id, err := s.Registrar.ParseID(req.GetIdentity())
+	if err != nil {
+		return nil, err
+	}
+	have, err := s.Registrar.Store().Identity(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if have.Kind == pki.Server || have.Kind == pki.VA {
+		return nil, pki.Refuse(pki.RuleReserved, "make tokens for devices, workloads and operators", "%s enrolls itself", id)
+	}
+	lifetime, err := durationOf(req.GetLifetime(), "lifetime")
+	if err != nil {
+		return nil, err
+	}
+	secret, t, err := s.Registrar.CreateToken(ctx, id, lifetime, req.GetReplace(), callerOf(ctx).Actor())
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.CreateTokenResponse{Token: s.Text(secret), TokenId: t.ID.String(), ExpireTime: timestamppb.New(t.ExpiresAt)}, nil
+}
+
+// ListTokens serves the RPC of that name in brevet.v1.TokenService.
+func (s *Tokens) ListTokens(ctx context.Context, req *brevetv1.ListTokensRequest) (*brevetv1.ListTokensResponse, error) {
 	size, err := pageSize(req.GetPageSize())
 	if err != nil {
 		return nil, err
 	}
-	sel, err := s.tokenSelectionIn(ctx, req)
+	sel, err := s.selectionIn(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -39,11 +71,21 @@ func (s *Identities) ListTokens(ctx context.Context, req *brevetv1.ListTokensReq
 	return resp, nil
 }
 
-func (s *Identities) tokenSelectionIn(ctx context.Context, req *brevetv1.ListTokensRequest) (ra.TokenSelection, error) {
+// tokenStates are the states of tokens on the wire.
+var tokenStates = map[brevetv1.TokenState]ra.TokenState{
+	brevetv1.TokenState_TOKEN_STATE_UNSPECIFIED: "",
+	brevetv1.TokenState_TOKEN_STATE_OPEN:        ra.TokenOpen,
+	brevetv1.TokenState_TOKEN_STATE_SPENT:       ra.TokenSpent,
+	brevetv1.TokenState_TOKEN_STATE_REVOKED:     ra.TokenRevoked,
+	brevetv1.TokenState_TOKEN_STATE_EXPIRED:     ra.TokenExpired,
+	brevetv1.TokenState_TOKEN_STATE_STALE:       ra.TokenStale,
+}
+
+func (s *Tokens) selectionIn(ctx context.Context, req *brevetv1.ListTokensRequest) (ra.TokenSelection, error) {
 	var sel ra.TokenSelection
 	var err error
-	if req.GetMadeBy() != "" {
-		if sel.CreatedBy, err = s.known(ctx, req.GetMadeBy()); err != nil {
+	if req.GetCreatedBy() != "" {
+		if sel.CreatedBy, err = s.known(ctx, req.GetCreatedBy()); err != nil {
 			return sel, err
 		}
 	}
@@ -52,14 +94,16 @@ func (s *Identities) tokenSelectionIn(ctx context.Context, req *brevetv1.ListTok
 			return sel, err
 		}
 	}
-	if req.GetState() != "" {
-		sel.State, err = ra.ParseTokenState(req.GetState())
+	state, known := tokenStates[req.GetState()]
+	if !known {
+		return sel, pki.Refuse(pki.RuleRequest, "use a value of brevet.v1.TokenState", "%d is not a token's state", req.GetState())
 	}
-	return sel, err
+	sel.State = state
+	return sel, nil
 }
 
 // known reads the name of an identity that is on record.
-func (s *Identities) known(ctx context.Context, text string) (pki.SPIFFEID, error) {
+func (s *Tokens) known(ctx context.Context, text string) (pki.SPIFFEID, error) {
 	id, err := s.Registrar.ParseID(text)
 	if err != nil {
 		return id, err
@@ -70,21 +114,22 @@ func (s *Identities) known(ctx context.Context, text string) (pki.SPIFFEID, erro
 
 func tokenOut(t ra.ListedToken) *brevetv1.EnrollmentToken {
 	out := &brevetv1.EnrollmentToken{
-		Id: t.ID.String(), Identity: t.Identity.String(), Profile: t.Profile, Replace: t.Replace, State: string(t.State), MadeBy: t.CreatedBy.String(),
-		CreatedAt: timestamppb.New(t.CreatedAt), ExpiresAt: timestamppb.New(t.ExpiresAt), RevokedBecause: t.RevokedBecause,
+		Id: t.ID.String(), Identity: t.Identity.String(), Profile: t.Profile, Replace: t.Replace, State: wireOf(tokenStates, t.State),
+		CreatedBy: t.CreatedBy.String(), CreateTime: timestamppb.New(t.CreatedAt), ExpireTime: timestamppb.New(t.ExpiresAt),
+		RevocationCause: t.RevokedBecause,
 	}
 	if !t.CreatorCertificate.IsZero() {
-		out.MadeWith = t.CreatorCertificate.Serial.String()
+		out.CreatorSerial = t.CreatorCertificate.Serial.Bytes()
 	}
 	return out
 }
 
-// RevokeToken serves the RPC of that name in brevet.v1.IdentityService.
-func (s *Identities) RevokeToken(ctx context.Context, req *brevetv1.RevokeTokenRequest) (*brevetv1.RevokeTokenResponse, error) {
+// RevokeToken serves the RPC of that name in brevet.v1.TokenService.
+func (s *Tokens) RevokeToken(ctx context.Context, req *brevetv1.RevokeTokenRequest) (*brevetv1.RevokeTokenResponse, error) {
 	v := ra.TokenRevocation{ID: req.GetTokenId(), By: callerOf(ctx).Actor(), Comment: req.GetComment()}
-	if req.GetMadeBy() != "" {
+	if req.GetCreatedBy() != "" {
 		var err error
-		if v.CreatedBy, err = s.Registrar.ParseID(req.GetMadeBy()); err != nil {
+		if v.CreatedBy, err = s.Registrar.ParseID(req.GetCreatedBy()); err != nil {
 			return nil, err
 		}
 	}
@@ -92,5 +137,5 @@ func (s *Identities) RevokeToken(ctx context.Context, req *brevetv1.RevokeTokenR
 	if err != nil {
 		return nil, err
 	}
-	return &brevetv1.RevokeTokenResponse{Revoked: int32(n)}, nil //nolint:gosec // ra.MaxTokensCounted at most
+	return &brevetv1.RevokeTokenResponse{Revoked: int64(n)}, nil
 }

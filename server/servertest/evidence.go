@@ -33,7 +33,7 @@ func Refused(t testing.TB, err error, code codes.Code, rule pki.Rule) {
 		t.Errorf("got %v %q, want %v %q: %v", status.Code(err), got, code, rule, err)
 	}
 	for _, detail := range status.Convert(err).Details() {
-		if r, ok := detail.(*brevetv1.Refusal); ok && (r.GetDetail() == "" || r.GetFix() == "") {
+		if r, ok := detail.(*brevetv1.Refusal); ok && (r.GetDetail() == "" || r.GetHint() == "") {
 			t.Errorf("the refusal says not what was found or not what would pass: %v", r)
 		}
 	}
@@ -66,7 +66,7 @@ func (w *World) Inventory(t testing.TB) []ra.Certificate {
 // Entries returns the log's entries after the first ones, as an operator reads them.
 func (w *World) Entries(t testing.TB, after int) []translog.Entry {
 	t.Helper()
-	stream := Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{From: uint64(after) + 1}))(t)
+	stream := Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{StartIndex: int64(after) + 1}))(t)
 	var all []translog.Entry
 	for {
 		resp, err := stream.Recv()

@@ -6,10 +6,7 @@ import (
 	"io"
 	"testing"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/protoadapt"
 
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
@@ -18,7 +15,7 @@ import (
 func Order(t testing.TB, id string, key crypto.Signer) *brevetv1.IssueCertificatesRequest {
 	t.Helper()
 	return &brevetv1.IssueCertificatesRequest{
-		RequestId: RequestID(), Id: id, Csr: CSR(t, key), Registration: &brevetv1.Registration{Kind: "device"},
+		RequestId: RequestID(), Identity: id, Csr: CSR(t, key), Registration: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE},
 	}
 }
 
@@ -32,22 +29,10 @@ func (a Answers) Of(req *brevetv1.IssueCertificatesRequest) ([]byte, error) {
 
 // FailureOf is the error that a call would have ended with where it had this answer.
 func FailureOf(a *brevetv1.IssueCertificatesResponse) error {
-	f := a.GetFailure()
-	if f == nil {
+	if a.GetError() == nil {
 		return nil
 	}
-	var details []protoadapt.MessageV1
-	if f.GetRefusal() != nil {
-		details = append(details, f.GetRefusal())
-	}
-	if f.GetRetryDelay() != nil {
-		details = append(details, &errdetails.RetryInfo{RetryDelay: f.GetRetryDelay()})
-	}
-	st, err := status.New(codes.Code(f.GetCode()), f.GetMessage()).WithDetails(details...)
-	if err != nil {
-		return err
-	}
-	return st.Err()
+	return status.ErrorProto(a.GetError())
 }
 
 // Orders sends requests on one stream, and returns the answers, one to each, once the stream has ended well.
@@ -62,7 +47,7 @@ func (c *Caller) Orders(t testing.TB, reqs ...*brevetv1.IssueCertificatesRequest
 }
 
 // Deliver sends requests, reads all answers meanwhile, and returns the error that the stream ended with.
-func Deliver(t testing.TB, stream brevetv1.EnrollmentService_IssueCertificatesClient, reqs ...*brevetv1.IssueCertificatesRequest) (Answers, error) {
+func Deliver(t testing.TB, stream brevetv1.CertificateService_IssueCertificatesClient, reqs ...*brevetv1.IssueCertificatesRequest) (Answers, error) {
 	t.Helper()
 	go func() {
 		for _, req := range reqs {

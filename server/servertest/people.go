@@ -23,7 +23,9 @@ type Caller struct {
 	Conn *grpc.ClientConn
 	brevetv1.EnrollmentServiceClient
 	brevetv1.IdentityServiceClient
+	brevetv1.TokenServiceClient
 	brevetv1.CertificateServiceClient
+	brevetv1.RevocationServiceClient
 	brevetv1.CRLServiceClient
 	brevetv1.LogServiceClient
 	brevetv1.StoreServiceClient
@@ -51,8 +53,8 @@ func (w *World) Caller(t testing.TB, certificate *tls.Certificate, options ...gr
 	})))...))(t)
 	t.Cleanup(func() { _ = conn.Close() }) // a test may have closed it
 	return &Caller{
-		conn, brevetv1.NewEnrollmentServiceClient(conn), brevetv1.NewIdentityServiceClient(conn),
-		brevetv1.NewCertificateServiceClient(conn), brevetv1.NewCRLServiceClient(conn), brevetv1.NewLogServiceClient(conn), brevetv1.NewStoreServiceClient(conn),
+		conn, brevetv1.NewEnrollmentServiceClient(conn), brevetv1.NewIdentityServiceClient(conn), brevetv1.NewTokenServiceClient(conn),
+		brevetv1.NewCertificateServiceClient(conn), brevetv1.NewRevocationServiceClient(conn), brevetv1.NewCRLServiceClient(conn), brevetv1.NewLogServiceClient(conn), brevetv1.NewStoreServiceClient(conn),
 	}
 }
 
@@ -74,7 +76,7 @@ func (h *Holder) TLS(w *World) *tls.Certificate {
 // Register registers an identity and returns its SPIFFE ID. Edits change the request first.
 func (w *World) Register(t testing.TB, kind, path string, edits ...func(*brevetv1.CreateIdentityRequest)) string {
 	t.Helper()
-	req := &brevetv1.CreateIdentityRequest{Id: path, Kind: kind}
+	req := &brevetv1.CreateIdentityRequest{Id: path, Spec: &brevetv1.IdentitySpec{Kind: Kind(kind)}}
 	for _, edit := range edits {
 		edit(req)
 	}
@@ -84,7 +86,7 @@ func (w *World) Register(t testing.TB, kind, path string, edits ...func(*brevetv
 // Token makes an enrollment token for an identity and returns its secret.
 func (w *World) Token(t testing.TB, id string, replace bool) []byte {
 	t.Helper()
-	resp := Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Id: id, Replace: replace}))(t)
+	resp := Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: id, Replace: replace}))(t)
 	return w.Secret(t, resp.GetToken())
 }
 
@@ -120,7 +122,7 @@ func (w *World) NewOperator(t testing.TB, name string) *Holder {
 // Enrollment is a new request for a token and a key. Sent again, it is the same request.
 func Enrollment(t testing.TB, token []byte, key crypto.Signer) *brevetv1.EnrollRequest {
 	t.Helper()
-	return &brevetv1.EnrollRequest{RequestId: RequestID(), Token: token, Csr: CSR(t, key)}
+	return &brevetv1.EnrollRequest{RequestId: RequestID(), Evidence: TokenEvidence(token), Csr: CSR(t, key)}
 }
 
 // Renewal is a new request for a key. Sent again, it is the same request.
@@ -183,5 +185,5 @@ func (w *World) Retire(t testing.TB, id string) {
 // Revoke revokes a certificate.
 func (w *World) Revoke(t testing.TB, c *x509.Certificate, reason string) {
 	t.Helper()
-	Must(w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: Serial(c), Reason: reason}))(t)
+	Must(w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: SerialBytes(c), Reason: Reason(reason)}))(t)
 }

@@ -146,9 +146,9 @@ func newIssuer() (*issuer, error) {
 		return nil, err
 	}
 	secret, err := pki.TokenSecretFromBytes(bytes.Repeat([]byte{7}, 32))
-	return &issuer{root: root, key: key, token: enroll.Token{
-		Secret: secret, RootFingerprint: sha256.Sum256(root.Raw), TrustDomain: "fleet.example", Server: "127.0.0.1:1",
-	}}, err
+	return &issuer{root: root, key: key, token: enroll.Token{Secret: secret, Bootstrap: enroll.Bootstrap{
+		RootFingerprint: sha256.Sum256(root.Raw), TrustDomain: "fleet.example", Server: "127.0.0.1:1",
+	}}}, err
 }
 
 func (i *issuer) Enroll(_ context.Context, r enroll.EnrollRequest) (enroll.Credential, error) {

@@ -13,7 +13,7 @@ import (
 
 func TestAnErrorHasOneNextStep(t *testing.T) {
 	busy, err := status.New(codes.ResourceExhausted, "busy").WithDetails(&brevetv1.Refusal{
-		Rule: string(pki.RuleOverloaded), Detail: "there is no room", Fix: "try again in 3s",
+		Rule: string(pki.RuleOverloaded), Detail: "there is no room", Hint: "try again in 3s",
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/pem"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,19 +25,19 @@ func NewCert() *cobra.Command {
 var certHeading = []string{"SERIAL", "IDENTITY", "PROFILE", "NOT AFTER", "STATE"}
 
 func printCert(p *output.Printer, c *brevetv1.Certificate) error {
-	state := strings.ToLower(strings.TrimPrefix(c.GetState().String(), "CERTIFICATE_STATE_"))
-	if c.GetReason() != "" {
-		state += " (" + c.GetReason() + ")"
+	state := output.Enum(c.GetState())
+	if c.GetState() != brevetv1.CertificateState_CERTIFICATE_STATE_GOOD {
+		state += " (" + output.Enum(c.GetReason()) + ")"
 	}
 	identity, profile := c.GetIdentity(), c.GetProfile()
-	if !c.GetReleased() {
-		identity, profile = "(never released)", "-"
+	if !c.GetDelivered() {
+		identity, profile = "(never delivered)", "-"
 	}
-	return p.Record(c, c.GetSerial(), identity, profile, c.GetNotAfter().AsTime().UTC().Format(time.RFC3339), state)
+	return p.Record(c, output.Hex(c.GetSerial()), identity, profile, c.GetNotAfter().AsTime().UTC().Format(time.RFC3339), state)
 }
 
 func newCertList() *cobra.Command {
-	req := &brevetv1.ListCertificatesRequest{PageSize: listPage}
+	var identity string
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the certificates, the newest first", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,7 +47,7 @@ func newCertList() *cobra.Command {
 			}
 			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
 				c := brevetv1.NewCertificateServiceClient(conn)
-				for {
+				for req := certificatesOf(identity); ; {
 					resp, err := c.ListCertificates(ctx, req)
 					if err != nil {
 						return err
@@ -66,28 +65,41 @@ func newCertList() *cobra.Command {
 		},
 	}
 	output.Flag(cmd)
-	cmd.Flags().StringVar(&req.Identity, "identity", "", "only this identity's")
+	cmd.Flags().StringVar(&identity, "identity", "", "only this identity's")
 	return cmd
+}
+
+// certificatesOf asks for the certificates of an identity; of all if it is empty.
+func certificatesOf(identity string) *brevetv1.ListCertificatesRequest {
+	req := &brevetv1.ListCertificatesRequest{PageSize: listPage}
+	if identity != "" {
+		req.Selection = &brevetv1.CertificateSelection{Identity: identity}
+	}
+	return req
 }
 
 func newCertShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show SERIAL", Short: "Show one certificate, as PEM", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			serial, err := readSerial(args[0])
+			if err != nil {
+				return err
+			}
 			p, err := output.New(cmd, certHeading...)
 			if err != nil {
 				return err
 			}
 			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				resp, err := brevetv1.NewCertificateServiceClient(conn).GetCertificate(ctx, &brevetv1.GetCertificateRequest{Serial: args[0]})
+				resp, err := brevetv1.NewCertificateServiceClient(conn).GetCertificate(ctx, &brevetv1.GetCertificateRequest{Serial: serial})
 				if err != nil {
 					return err
 				}
 				c := resp.GetCertificate()
-				if err := errors.Join(printCert(p, c), p.Close()); err != nil || p.JSON || len(c.GetCertificate()) == 0 {
+				if err := errors.Join(printCert(p, c), p.Close()); err != nil || p.JSON || len(c.GetDer()) == 0 {
 					return err
 				}
-				return pem.Encode(cmd.OutOrStdout(), &pem.Block{Type: "CERTIFICATE", Bytes: c.GetCertificate()})
+				return pem.Encode(cmd.OutOrStdout(), &pem.Block{Type: "CERTIFICATE", Bytes: c.GetDer()})
 			})
 		},
 	}

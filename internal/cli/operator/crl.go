@@ -52,16 +52,21 @@ func newCRLList() *cobra.Command {
 				return err
 			}
 			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				resp, err := brevetv1.NewCRLServiceClient(conn).ListCRLs(ctx, &brevetv1.ListCRLsRequest{})
-				if err != nil {
-					return err
-				}
-				for _, c := range resp.GetCrls() {
-					if err := printCRL(p, c); err != nil {
+				c := brevetv1.NewCRLServiceClient(conn)
+				for req := (&brevetv1.ListCRLsRequest{PageSize: listPage}); ; {
+					resp, err := c.ListCRLs(ctx, req)
+					if err != nil {
 						return err
 					}
+					for _, c := range resp.GetCrls() {
+						if err := printCRL(p, c); err != nil {
+							return err
+						}
+					}
+					if req.PageToken = resp.GetNextPageToken(); req.GetPageToken() == "" {
+						return p.Close()
+					}
 				}
-				return p.Close()
 			})
 		},
 	}

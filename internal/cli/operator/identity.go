@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +25,7 @@ func NewIdentity() *cobra.Command {
 			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
 				return c.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: id, Comment: comment})
 			}, tellHeld),
-		commented("resume", "Release what suspend held", "released",
+		commented("resume", "Take off hold what suspend put there", "taken off hold",
 			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
 				return c.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: id, Comment: comment})
 			}, tellResumed),
@@ -39,8 +38,7 @@ var identityHeading = []string{"IDENTITY", "KIND", "PROFILE", "STATE", "NAMES", 
 
 func printIdentity(p *output.Printer, id *brevetv1.Identity) error {
 	all := labels(id.GetLabels())
-	names := slices.Concat(id.GetDnsNames(), id.GetIpAddresses())
-	return p.Record(id, id.GetId(), id.GetKind(), id.GetProfile(), id.GetState(), dash(names), dash(all.list()))
+	return p.Record(id, id.GetId(), output.Enum(id.GetKind()), id.GetProfile(), output.Enum(id.GetState()), dash(namesText(id.GetNames())), dash(all.list()))
 }
 
 func dash(list []string) string {
@@ -51,19 +49,25 @@ func dash(list []string) string {
 }
 
 func newIdentityCreate() *cobra.Command {
-	req := &brevetv1.CreateIdentityRequest{}
+	spec := &brevetv1.IdentitySpec{}
+	var kind string
 	var given labels
+	var dns, ips []string
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Register an identity", Args: cobra.ExactArgs(1),
 		Example: "  brevet identity create device/42 --kind device --label site=plant-7\n  brevet identity create web/1 --kind workload --profile server --dns web.fleet.example",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req.Id, req.Labels = args[0], given
+			var err error
+			if spec.Kind, err = readKind("--kind", kind); err != nil {
+				return err
+			}
+			spec.Labels, spec.Names = given, namesFrom(dns, ips)
 			p, err := output.New(cmd, identityHeading...)
 			if err != nil {
 				return err
 			}
 			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				resp, err := brevetv1.NewIdentityServiceClient(conn).CreateIdentity(ctx, req)
+				resp, err := brevetv1.NewIdentityServiceClient(conn).CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: args[0], Spec: spec})
 				if err != nil {
 					return err
 				}
@@ -73,11 +77,11 @@ func newIdentityCreate() *cobra.Command {
 	}
 	output.Flag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&req.Kind, "kind", "device", "device, workload or operator")
-	f.StringVar(&req.Profile, "profile", "", "profile of its certificates (default: the one named like the kind)")
+	f.StringVar(&kind, "kind", "device", "device, workload or operator")
+	f.StringVar(&spec.Profile, "profile", "", "profile of its certificates (default: the one named like the kind)")
 	f.Var(&given, "label", "a label for the inventory; may be given again")
-	f.StringArrayVar(&req.DnsNames, "dns", nil, "DNS name for its certificates; may be given again")
-	f.StringArrayVar(&req.IpAddresses, "ip", nil, "IP address for its certificates; may be given again")
+	f.StringArrayVar(&dns, "dns", nil, "DNS name for its certificates; may be given again")
+	f.StringArrayVar(&ips, "ip", nil, "IP address for its certificates; may be given again")
 	return cmd
 }
 
@@ -115,7 +119,7 @@ func newIdentityList() *cobra.Command {
 // changing is the response to an order about an identity.
 type changing interface {
 	GetIdentity() *brevetv1.Identity
-	GetChanged() *brevetv1.ChangedCertificates
+	GetAffected() *brevetv1.AffectedCertificates
 }
 
 // commented makes a command that changes an identity for a reason, in words. The verb says what has happened to certificates. It
@@ -130,7 +134,7 @@ func commented(name, short, verb string, do func(ctx context.Context, c brevetv1
 		if err != nil {
 			return nil, err
 		}
-		tellChanged(cmd, verb, r.GetChanged())
+		tellChanged(cmd, verb, r.GetAffected())
 		return r.GetIdentity(), nil
 	}, tell)
 	cmd.Flags().StringVar(&comment, "comment", "", "why, in words, for the log")
@@ -145,7 +149,7 @@ func newIdentityRetire() *cobra.Command {
 			if err != nil {
 				return nil, err
 			}
-			return c.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: id, Comment: comment, InvalidSince: at})
+			return c.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: id, Comment: comment, InvalidityTime: at})
 		}, nil)
 	cmd.Flags().StringVar(&since, "invalid-since", "", "when its certificates are known or suspected to have become invalid, for the CRL")
 	return cmd

@@ -12,10 +12,10 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
+	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/internal/cli/output"
+	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
@@ -46,27 +46,27 @@ func confirm(cmd *cobra.Command, n int64) error {
 }
 
 // followSet shows how the records of a set follow until they all have, and prints the set.
-func followSet(ctx context.Context, cmd *cobra.Command, p *output.Printer, c brevetv1.CertificateServiceClient, set *brevetv1.RevocationSet) error {
+func followSet(ctx context.Context, cmd *cobra.Command, p *output.Printer, c brevetv1.RevocationServiceClient, set *brevetv1.BulkRevocation) error {
 	show := newProgress(cmd.ErrOrStderr())
-	for answered := time.Now(); !set.GetDone(); {
-		show.at(set.GetFollowed(), set.GetTotal())
+	for answered := time.Now(); !done(set); {
+		show.at(set.GetApplied(), set.GetTotal())
 		select {
 		case <-ctx.Done():
 			show.end()
 			return errors.New("interrupted")
 		case <-time.After(askEvery):
 		}
-		resp, err := c.GetRevocationSet(ctx, &brevetv1.GetRevocationSetRequest{Id: set.GetId()})
+		resp, err := c.GetBulkRevocation(ctx, &brevetv1.GetBulkRevocationRequest{Id: set.GetId()})
 		switch {
 		case err == nil:
-			set, answered = resp.GetSet(), time.Now()
+			set, answered = resp.GetBulkRevocation(), time.Now()
 		case ctx.Err() != nil: // said above
-		case !passes(err) || time.Since(answered) > awayAtMost:
+		case !pki.IsTemporary(enroll.CallError("the server", err)) || time.Since(answered) > awayAtMost:
 			show.end()
 			return err
 		}
 	}
-	show.at(set.GetFollowed(), set.GetTotal())
+	show.at(set.GetApplied(), set.GetTotal())
 	show.end()
 	return printSet(p, set)
 }
@@ -106,12 +106,6 @@ func (p *progress) end() {
 	p.open = false
 }
 
-// passes reports whether an answer may be another one soon.
-func passes(err error) bool {
-	switch status.Code(err) {
-	case codes.Unavailable, codes.DeadlineExceeded, codes.ResourceExhausted:
-		return true
-	default:
-		return false
-	}
+func done(b *brevetv1.BulkRevocation) bool {
+	return b.GetState() == brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE
 }

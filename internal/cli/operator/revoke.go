@@ -20,15 +20,16 @@ import (
 
 // revoking is what the flags of brevet cert revoke say.
 type revoking struct {
-	selection              brevetv1.CertificateSelection
-	label                  string
-	issuedFrom, issuedTill string
-	reason, since, comment string
-	dryRun, yes            bool
-	set                    int64
-	key                    string
-	contact                contact
-	hint                   string // what to do after an error, beside what the error says
+	selection                brevetv1.CertificateSelection
+	label                    string
+	issuedFrom, issuedTill   string
+	reason, since, comment   string
+	dryRun, yes              bool
+	set                      string
+	issuer, lineage, keyHash string
+	key                      string
+	contact                  contact
+	hint                     string // what to do after an error, beside what the error says
 }
 
 // The flags that select certificates, and those that belong to one way of revoking.
@@ -69,10 +70,10 @@ func newCertRevoke() *cobra.Command {
 	}
 	output.Flag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&r.selection.Issuer, "issuer", "", "by issuing CA: 64 hexadecimal digits, as brevet crl list --output json has them")
+	f.StringVar(&r.issuer, "issuer", "", "by issuing CA: 64 hexadecimal digits, as brevet crl list --output json has them")
 	f.StringVar(&r.selection.Identity, "identity", "", "by identity, such as device/42")
-	f.StringVar(&r.selection.LineageOf, "lineage-of", "", "by lineage: the serial number of the certificate that it begins with")
-	f.StringVar(&r.selection.KeyHash, "key", "", "by public key: the SHA-256 of the SubjectPublicKeyInfo, in hexadecimal")
+	f.StringVar(&r.lineage, "lineage-of", "", "by lineage: the serial number of the certificate that it begins with")
+	f.StringVar(&r.keyHash, "key", "", "by public key: the SHA-256 of the SubjectPublicKeyInfo, in hexadecimal")
 	f.StringVar(&r.selection.Profile, "profile", "", "by profile")
 	f.StringVar(&r.label, "label", "", "by a label of the identity, as NAME=VALUE")
 	f.StringVar(&r.issuedFrom, "issued-from", "", "by time of issue, from this on: 2026-03-01T04:00:00Z, or 2026-03-01 for its first second in UTC")
@@ -82,7 +83,7 @@ func newCertRevoke() *cobra.Command {
 	f.StringVar(&r.comment, "comment", "", "why, in words, for the log")
 	f.BoolVar(&r.dryRun, "dry-run", false, "count what the selection has, and revoke nothing")
 	f.BoolVar(&r.yes, "yes", false, "do not ask")
-	f.Int64Var(&r.set, "set", 0, "show how far an earlier order has come, by its number")
+	f.StringVar(&r.set, "set", "", "show how far an earlier bulk revocation has come, by its ID")
 	f.StringVar(&r.key, "compromised-key", "", "file with a private key that is compromised, in PEM: revoke all that it has")
 	r.contact.flags(f)
 	return cmd
@@ -112,15 +113,23 @@ func (r *revoking) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	reason, err := readReason(r.reason)
+	if err != nil {
+		return err
+	}
 	switch {
 	case r.key != "":
 		return r.revokeKey(cmd)
 	case cmd.Flags().Changed("set"):
 		return r.watchSet(cmd)
 	case len(args) == 1:
-		return r.revokeOne(cmd, &brevetv1.RevokeCertificateRequest{Serial: args[0], Reason: r.reason, InvalidSince: since, Comment: r.comment})
+		serial, err := readSerial(args[0])
+		if err != nil {
+			return err
+		}
+		return r.revokeOne(cmd, &brevetv1.RevokeCertificateRequest{Serial: serial, Reason: reason, InvalidityTime: since, Comment: r.comment})
 	default:
-		return r.revokeSelected(cmd, &brevetv1.RevokeCertificatesRequest{Selection: &r.selection, Reason: r.reason, InvalidSince: since, Comment: r.comment})
+		return r.revokeSelected(cmd, &brevetv1.CreateBulkRevocationRequest{Selection: &r.selection, Reason: reason, InvalidityTime: since, Comment: r.comment})
 	}
 }
 
@@ -153,20 +162,20 @@ func (r *revoking) revokeOne(cmd *cobra.Command, req *brevetv1.RevokeCertificate
 		return err
 	}
 	return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-		resp, err := brevetv1.NewCertificateServiceClient(conn).RevokeCertificate(ctx, req)
+		resp, err := brevetv1.NewRevocationServiceClient(conn).RevokeCertificate(ctx, req)
 		if err != nil {
 			return err
 		}
-		tellChanged(cmd, "revoked", resp.GetChanged())
+		tellChanged(cmd, "revoked", resp.GetAffected())
 		return errors.Join(printCert(p, resp.GetCertificate()), p.Close())
 	})
 }
 
 // tellChanged says on standard error how many certificates an order has changed. If none of them is valid, it warns: the
 // order may have missed what it was meant for.
-func tellChanged(cmd *cobra.Command, verb string, n *brevetv1.ChangedCertificates) {
+func tellChanged(cmd *cobra.Command, verb string, n *brevetv1.AffectedCertificates) {
 	out := cmd.ErrOrStderr()
-	fmt.Fprintf(out, "%s %s\n", verb, reachedText(n.GetValid(), n.GetEnded()))
+	fmt.Fprintf(out, "%s %s\n", verb, reachedText(n.GetValid(), n.GetExpired()))
 	if n.GetValid() == 0 {
 		fmt.Fprintf(out, "WARNING: %s 0 certificates that are valid. Look at what is on record with brevet cert list. Those already in this state are not counted.\n", verb)
 	}
@@ -185,34 +194,34 @@ func reachedText(valid, ended int64) string {
 
 var setHeading = []string{"SET", "CERTIFICATES", "IN RECORDS AND CRL", "REASON", "SELECTION"}
 
-func printSet(p *output.Printer, s *brevetv1.RevocationSet) error {
+func printSet(p *output.Printer, s *brevetv1.BulkRevocation) error {
 	id, followed := "-", "-" // of what was only counted
-	if s.GetId() != 0 {
-		id, followed = fmt.Sprint(s.GetId()), "all"
-		if !s.GetDone() {
-			followed = fmt.Sprint(s.GetFollowed())
+	if s.GetId() != "" {
+		id, followed = s.GetId(), "all"
+		if !done(s) {
+			followed = fmt.Sprint(s.GetApplied())
 		}
 	}
-	return errors.Join(p.Record(s, id, fmt.Sprint(s.GetTotal()), followed, s.GetReason(), selectionText(s.GetSelection())), p.Close())
+	return errors.Join(p.Record(s, id, fmt.Sprint(s.GetTotal()), followed, output.Enum(s.GetReason()), selectionText(s.GetSelection())), p.Close())
 }
 
 func selectionText(s *brevetv1.CertificateSelection) string {
 	var parts []string
 	for _, f := range []struct{ name, value string }{
-		{"issuer", s.GetIssuer()}, {"identity", s.GetIdentity()}, {"lineage-of", s.GetLineageOf()}, {"key", s.GetKeyHash()}, {"profile", s.GetProfile()},
+		{"issuer", output.Hex(s.GetIssuerId())}, {"identity", s.GetIdentity()}, {"lineage-of", output.Hex(s.GetLineageSerial())}, {"key", output.Hex(s.GetKeyHash())}, {"profile", s.GetProfile()},
 	} {
 		if f.value != "" {
 			parts = append(parts, f.name+" "+f.value)
 		}
 	}
-	if s.GetLabelName() != "" {
-		parts = append(parts, "label "+output.Pair(s.GetLabelName(), s.GetLabelValue()))
+	if l := s.GetLabel(); l != nil {
+		parts = append(parts, "label "+output.Pair(l.GetName(), l.GetValue()))
 	}
-	if s.GetIssuedFrom() != nil {
-		parts = append(parts, "issued from "+s.GetIssuedFrom().AsTime().Format(time.RFC3339))
+	if s.GetIssueStartTime() != nil {
+		parts = append(parts, "issued from "+s.GetIssueStartTime().AsTime().Format(time.RFC3339))
 	}
-	if s.GetIssuedUntil() != nil {
-		parts = append(parts, "issued until "+s.GetIssuedUntil().AsTime().Format(time.RFC3339))
+	if s.GetIssueEndTime() != nil {
+		parts = append(parts, "issued until "+s.GetIssueEndTime().AsTime().Format(time.RFC3339))
 	}
 	return strings.Join(parts, ", ")
 }
@@ -224,18 +233,29 @@ func (r *revoking) readSelection(cmd *cobra.Command) error {
 		if err != nil {
 			return cli.WrongUse("--label " + err.Error())
 		}
-		r.selection.LabelName, r.selection.LabelValue = name, value
+		r.selection.Label = &brevetv1.Label{Name: name, Value: value}
 	}
 	var err error
-	if r.selection.IssuedFrom, err = readTime("--issued-from", r.issuedFrom); err != nil {
+	if r.selection.IssuerId, err = readHash("--issuer", r.issuer); err != nil {
 		return err
 	}
-	r.selection.IssuedUntil, err = readTime("--issued-until", r.issuedTill)
+	if r.selection.KeyHash, err = readHash("--key", r.keyHash); err != nil {
+		return err
+	}
+	if r.lineage != "" {
+		if r.selection.LineageSerial, err = readSerial(r.lineage); err != nil {
+			return err
+		}
+	}
+	if r.selection.IssueStartTime, err = readTime("--issued-from", r.issuedFrom); err != nil {
+		return err
+	}
+	r.selection.IssueEndTime, err = readTime("--issued-until", r.issuedTill)
 	return err
 }
 
 // revokeSelected shows how many certificates a selection has, asks, revokes them, and follows their records.
-func (r *revoking) revokeSelected(cmd *cobra.Command, req *brevetv1.RevokeCertificatesRequest) error {
+func (r *revoking) revokeSelected(cmd *cobra.Command, req *brevetv1.CreateBulkRevocationRequest) error {
 	if err := r.readSelection(cmd); err != nil {
 		return err
 	}
@@ -247,19 +267,19 @@ func (r *revoking) revokeSelected(cmd *cobra.Command, req *brevetv1.RevokeCertif
 		return err
 	}
 	return r.call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-		c := brevetv1.NewCertificateServiceClient(conn)
+		c := brevetv1.NewRevocationServiceClient(conn)
 		req.DryRun = true
-		counted, err := c.RevokeCertificates(ctx, req)
+		counted, err := c.CreateBulkRevocation(ctx, req)
 		if err != nil {
 			return err
 		}
 		if r.dryRun {
-			set := counted.GetSet()
-			tellChanged(cmd, "would revoke", &brevetv1.ChangedCertificates{Valid: set.GetTotal() - set.GetEnded(), Ended: set.GetEnded()})
-			return printSet(p, counted.GetSet())
+			set := counted.GetBulkRevocation()
+			tellChanged(cmd, "would revoke", &brevetv1.AffectedCertificates{Valid: set.GetTotal() - set.GetExpired(), Expired: set.GetExpired()})
+			return printSet(p, counted.GetBulkRevocation())
 		}
-		n := counted.GetSet().GetTotal()
-		fmt.Fprintf(cmd.ErrOrStderr(), "%s for %s, for ever: %s.\n", certificates(n), counted.GetSet().GetReason(), selectionText(counted.GetSet().GetSelection()))
+		n := counted.GetBulkRevocation().GetTotal()
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s for %s, for ever: %s.\n", certificates(n), output.Enum(counted.GetBulkRevocation().GetReason()), selectionText(counted.GetBulkRevocation().GetSelection()))
 		if !r.yes {
 			if err := confirm(cmd, n); err != nil {
 				return err
@@ -267,14 +287,14 @@ func (r *revoking) revokeSelected(cmd *cobra.Command, req *brevetv1.RevokeCertif
 		}
 		req.DryRun = false
 		r.hint = "ordering it again does no harm where this order was recorded all the same"
-		resp, err := c.RevokeCertificates(ctx, req)
+		resp, err := c.CreateBulkRevocation(ctx, req)
 		if err != nil {
 			return err
 		}
-		set := resp.GetSet()
+		set := resp.GetBulkRevocation()
 		r.hint = watchAgain(set.GetId())
-		fmt.Fprintf(cmd.ErrOrStderr(), "%s, in effect now (set %d).\n", revokedText(set.GetTotal()), set.GetId())
-		tellChanged(cmd, "revoked", &brevetv1.ChangedCertificates{Valid: set.GetTotal() - set.GetEnded(), Ended: set.GetEnded()})
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s, in effect now (set %s).\n", revokedText(set.GetTotal()), set.GetId())
+		tellChanged(cmd, "revoked", &brevetv1.AffectedCertificates{Valid: set.GetTotal() - set.GetExpired(), Expired: set.GetExpired()})
 		return followSet(ctx, cmd, p, c, set)
 	})
 }
@@ -289,8 +309,8 @@ func (r *revoking) call(cmd *cobra.Command, do func(context.Context, *grpc.Clien
 }
 
 // watchAgain is for whoever looks at a set and then does not.
-func watchAgain(set int64) string {
-	return fmt.Sprintf("the work goes on in the server, and brevet cert revoke --set %d shows it again", set)
+func watchAgain(set string) string {
+	return fmt.Sprintf("the work goes on in the server, and brevet cert revoke --set %s shows it again", set)
 }
 
 func certificates(n int64) string {
@@ -313,12 +333,12 @@ func (r *revoking) watchSet(cmd *cobra.Command) error {
 		return err
 	}
 	return r.call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-		c := brevetv1.NewCertificateServiceClient(conn)
-		resp, err := c.GetRevocationSet(ctx, &brevetv1.GetRevocationSetRequest{Id: r.set})
+		c := brevetv1.NewRevocationServiceClient(conn)
+		resp, err := c.GetBulkRevocation(ctx, &brevetv1.GetBulkRevocationRequest{Id: r.set})
 		if err != nil {
 			return err
 		}
 		r.hint = watchAgain(r.set)
-		return followSet(ctx, cmd, p, c, resp.GetSet())
+		return followSet(ctx, cmd, p, c, resp.GetBulkRevocation())
 	})
 }

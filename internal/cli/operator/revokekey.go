@@ -103,12 +103,12 @@ func (r *revoking) revokeKey(cmd *cobra.Command) (err error) {
 }
 
 func (r *revoking) sendCompromise(cmd *cobra.Command, conn *grpc.ClientConn, req *brevetv1.RevokeCompromisedKeyRequest, p *output.Printer) error {
-	resp, err := brevetv1.NewCertificateServiceClient(conn).RevokeCompromisedKey(cmd.Context(), req)
+	resp, err := brevetv1.NewRevocationServiceClient(conn).RevokeCompromisedKey(cmd.Context(), req)
 	if err != nil {
 		return err
 	}
-	tellChanged(cmd, "revoked", resp.GetChanged())
-	return errors.Join(p.Record(resp, resp.GetKeyHash(), fmt.Sprint(resp.GetChanged().GetValid())), p.Close())
+	tellChanged(cmd, "revoked", resp.GetAffected())
+	return errors.Join(p.Record(resp, output.Hex(resp.GetKeyHash()), fmt.Sprint(resp.GetAffected().GetValid())), p.Close())
 }
 
 // signCompromise signs the statement that a key is compromised.

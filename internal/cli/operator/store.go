@@ -55,20 +55,20 @@ func printStats(p *output.Printer, s *brevetv1.GetStatsResponse) error {
 	if p.JSON {
 		return p.Record(s)
 	}
-	c, i, t, k, f, r := s.GetCertificates(), s.GetIdentities(), s.GetTokens(), s.GetKeys(), s.GetFiles(), s.GetRetention()
+	c, i, t, k, r := s.GetCertificates(), s.GetIdentities(), s.GetTokens(), s.GetKeys(), s.GetRetention()
 	retention := r.GetRetention().AsDuration()
 	for _, row := range [][]string{
-		{"certificates", counts(number{c.GetGood(), "good"}, number{c.GetOnHold(), "on hold"}, number{c.GetRevoked(), "revoked"}, number{c.GetUnreleased(), "never released"})},
-		{"", counts(number{c.GetUnexpired(), "unexpired"}, number{c.GetExpired(), "expired"}, number{c.GetWaiting(), "waiting to leave"})},
+		{"certificates", counts(number{c.GetGood(), "good"}, number{c.GetOnHold(), "on hold"}, number{c.GetRevoked(), "revoked"}, number{c.GetUndelivered(), "never delivered"})},
+		{"", counts(number{c.GetUnexpired(), "unexpired"}, number{c.GetRetained(), "expired"}, number{c.GetRemovable(), "waiting to leave"})},
 		{"", "the oldest ended, or ends, at " + timeOr(c.GetOldestNotAfter(), "no time: there is none")},
 		{"identities", counts(number{i.GetRegistered(), "registered"}, number{i.GetEnrolled(), "enrolled"}, number{i.GetSuspended(), "suspended"}, number{i.GetRetired(), "retired"})},
 		{"tokens", counts(number{t.GetOpen(), "open"}, number{t.GetSpent(), "spent"}, number{t.GetExpired(), "expired"})},
 		{"keys", counts(number{k.GetKnown(), "known"}, number{k.GetCompromised(), "compromised"})},
-		{"log", strconv.FormatUint(s.GetLogEntries(), 10) + " entries"},
-		{"files", fmt.Sprintf("store %s (%s free), WAL %s, archive %s", mebibytes(f.GetStore()), mebibytes(f.GetFree()), mebibytes(f.GetWal()), mebibytes(f.GetArchive()))},
-		{"retention", fmt.Sprintf("%gd: what ended before %s leaves", retention.Hours()/24, timeOr(r.GetLeavesBefore(), "-"))},
+		{"log", strconv.FormatInt(s.GetLogEntries(), 10) + " entries"},
+		{"files", filesText(s)},
+		{"retention", fmt.Sprintf("%gd: what ended before %s leaves", retention.Hours()/24, timeOr(r.GetCutoffTime(), "-"))},
 		{"last sweep", fmt.Sprintf("%s: %d certificates, %d tokens and %d keys left",
-			timeOr(r.GetLastSweep(), "none yet"), r.GetLastCertificates(), r.GetLastTokens(), r.GetLastKeys())},
+			timeOr(r.GetLastSweepTime(), "none yet"), r.GetRemovedCertificates(), r.GetRemovedTokens(), r.GetRemovedKeys())},
 	} {
 		if err := p.Row(row); err != nil {
 			return err
@@ -102,4 +102,12 @@ func timeOr(t *timestamppb.Timestamp, none string) string {
 	return t.AsTime().UTC().Format(time.RFC3339)
 }
 
-func mebibytes(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+func filesText(s *brevetv1.GetStatsResponse) string {
+	var parts []string
+	for _, f := range s.GetFiles() {
+		parts = append(parts, f.GetName()+" "+mebibytes(f.GetBytes()))
+	}
+	return strings.Join(parts, ", ") + fmt.Sprintf("; %s free", mebibytes(s.GetFreeBytes()))
+}
+
+func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

@@ -34,7 +34,7 @@ func newTokenCreate() *cobra.Command {
 		Long: "create writes the token to a new file that only you can read, or to standard output with --out -.\n" +
 			"Hand it to the machine; it serves once, and within its lifetime.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req.Id = args[0]
+			req.Identity = args[0]
 			if lifetime != "" {
 				d, err := pki.ParseDuration(lifetime)
 				if err != nil {
@@ -48,7 +48,7 @@ func newTokenCreate() *cobra.Command {
 				}
 			}
 			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				resp, err := brevetv1.NewIdentityServiceClient(conn).CreateToken(ctx, req)
+				resp, err := brevetv1.NewTokenServiceClient(conn).CreateToken(ctx, req)
 				if err != nil {
 					return err
 				}
@@ -81,6 +81,6 @@ func writeToken(cmd *cobra.Command, name, out string, resp *brevetv1.CreateToken
 		next = "as the operator: brevet login"
 	}
 	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Token %s in %s serves once, until %s.\nNext, %s --token-file %s\n",
-		resp.GetTokenId(), out, resp.GetExpiresAt().AsTime().Local().Format(time.RFC1123), next, out)
+		resp.GetTokenId(), out, resp.GetExpireTime().AsTime().Local().Format(time.RFC1123), next, out)
 	return err
 }

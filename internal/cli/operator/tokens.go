@@ -16,18 +16,23 @@ import (
 
 func newTokenList() *cobra.Command {
 	req := &brevetv1.ListTokensRequest{PageSize: listPage}
+	var state string
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the enrollment tokens, the newest first", Args: cobra.NoArgs,
 		Long: "list prints what is on record of enrollment tokens. Their secrets are not on record.\n" +
 			"A token is open, spent, revoked, expired, or stale when its identity has changed since it was made.",
 		Example: "  brevet token list --made-by brevet/operator/alice --state open",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if req.State, err = readTokenState("--state", state); err != nil {
+				return err
+			}
 			p, err := output.New(cmd, "TOKEN", "IDENTITY", "STATE", "EXPIRES", "MADE BY", "REVOKED BECAUSE")
 			if err != nil {
 				return err
 			}
 			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				for c := brevetv1.NewIdentityServiceClient(conn); ; {
+				for c := brevetv1.NewTokenServiceClient(conn); ; {
 					resp, err := c.ListTokens(ctx, req)
 					if err != nil {
 						return err
@@ -46,22 +51,23 @@ func newTokenList() *cobra.Command {
 	}
 	output.Flag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&req.MadeBy, "made-by", "", "only those that this operator has made, such as brevet/operator/alice")
+	f.StringVar(&req.CreatedBy, "made-by", "", "only those that this operator has made, such as brevet/operator/alice")
 	f.StringVar(&req.Identity, "identity", "", "only those that enroll this identity")
-	f.StringVar(&req.State, "state", "", "only those that are open, spent, revoked, expired or stale")
+	f.StringVar(&state, "state", "", "only those that are open, spent, revoked, expired or stale")
 	return cmd
 }
 
 func printToken(p *output.Printer, t *brevetv1.EnrollmentToken) error {
-	because := t.GetRevokedBecause()
+	because := t.GetRevocationCause()
 	if because == "" {
 		because = "-"
 	}
-	return p.Record(t, t.GetId(), t.GetIdentity(), t.GetState(), t.GetExpiresAt().AsTime().Local().Format(time.RFC3339), t.GetMadeBy(), because)
+	return p.Record(t, t.GetId(), t.GetIdentity(), output.Enum(t.GetState()), t.GetExpireTime().AsTime().Local().Format(time.RFC3339), t.GetCreatedBy(), because)
 }
 
 func newTokenRevoke() *cobra.Command {
 	req := &brevetv1.RevokeTokenRequest{}
+	var createdBy string
 	cmd := &cobra.Command{
 		Use: "revoke (TOKEN | --made-by OPERATOR)", Short: "Revoke an enrollment token, or all that an operator has made so far", Args: cobra.MaximumNArgs(1),
 		Long: "revoke has tokens serve nobody any more, for ever. What was issued for spent ones stays: brevet cert revoke takes that back.\n" +
@@ -69,14 +75,15 @@ func newTokenRevoke() *cobra.Command {
 			"for keyCompromise or privilegeWithdrawn.",
 		Example: "  brevet token revoke 5f2d0c9a77e1b340\n  brevet token revoke --made-by brevet/operator/alice",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if (len(args) == 1) == (req.GetMadeBy() != "") {
+			if (len(args) == 1) == (createdBy != "") {
 				return cli.WrongUse("name one token, or say --made-by")
 			}
+			req.Tokens = &brevetv1.RevokeTokenRequest_CreatedBy{CreatedBy: createdBy}
 			if len(args) == 1 {
-				req.TokenId = args[0]
+				req.Tokens = &brevetv1.RevokeTokenRequest_TokenId{TokenId: args[0]}
 			}
 			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				resp, err := brevetv1.NewIdentityServiceClient(conn).RevokeToken(ctx, req)
+				resp, err := brevetv1.NewTokenServiceClient(conn).RevokeToken(ctx, req)
 				if err != nil {
 					return err
 				}
@@ -86,13 +93,13 @@ func newTokenRevoke() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&req.MadeBy, "made-by", "", "all tokens that this operator has made so far, such as brevet/operator/alice")
+	f.StringVar(&createdBy, "made-by", "", "all tokens that this operator has made so far, such as brevet/operator/alice")
 	f.StringVar(&req.Comment, "comment", "", "why, in words, for the log")
 	return cmd
 }
 
 // revokedTokens says how many tokens could have been used. The server counts up to 10000.
-func revokedTokens(n int32) string {
+func revokedTokens(n int64) string {
 	switch n {
 	case 0:
 		return "0 tokens could have been used: they were spent, revoked or expired before, or there are none."

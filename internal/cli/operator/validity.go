@@ -22,7 +22,7 @@ type validity struct {
 // validityOf reads an identity's certificates and counts them.
 func validityOf(ctx context.Context, c brevetv1.CertificateServiceClient, identity string, now time.Time) (validity, error) {
 	var v validity
-	for req := (&brevetv1.ListCertificatesRequest{Identity: identity, PageSize: listPage}); ; {
+	for req := certificatesOf(identity); ; {
 		resp, err := c.ListCertificates(ctx, req)
 		if err != nil {
 			return v, err

@@ -6,7 +6,6 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/brevet-pki/brevet/internal/cli"
@@ -60,11 +59,7 @@ func (p *Printer) Record(m proto.Message, cells ...string) error {
 	return p.Raw(b)
 }
 
-func marshal(m proto.Message) ([]byte, error) {
-	return protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
-}
-
-// Raw prints a JSON object on one line; protojson varies its white space on purpose, and scripts should not see that.
+// Raw prints a JSON object on one line.
 func (p *Printer) Raw(b []byte) error {
 	var v json.RawMessage = b
 	compact, err := json.Marshal(v)

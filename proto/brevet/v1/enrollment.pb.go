@@ -23,67 +23,176 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-type CertificateState int32
+// EvidenceKind names a kind of evidence. It has one value for each field of Evidence.
+type EvidenceKind int32
 
 const (
-	CertificateState_CERTIFICATE_STATE_UNSPECIFIED CertificateState = 0
-	CertificateState_CERTIFICATE_STATE_GOOD        CertificateState = 1
-	CertificateState_CERTIFICATE_STATE_HOLD        CertificateState = 2
-	CertificateState_CERTIFICATE_STATE_REVOKED     CertificateState = 3
+	EvidenceKind_EVIDENCE_KIND_UNSPECIFIED EvidenceKind = 0
+	// A one-time enrollment token.
+	EvidenceKind_EVIDENCE_KIND_TOKEN EvidenceKind = 1
 )
 
-// Enum value maps for CertificateState.
+// Enum value maps for EvidenceKind.
 var (
-	CertificateState_name = map[int32]string{
-		0: "CERTIFICATE_STATE_UNSPECIFIED",
-		1: "CERTIFICATE_STATE_GOOD",
-		2: "CERTIFICATE_STATE_HOLD",
-		3: "CERTIFICATE_STATE_REVOKED",
+	EvidenceKind_name = map[int32]string{
+		0: "EVIDENCE_KIND_UNSPECIFIED",
+		1: "EVIDENCE_KIND_TOKEN",
 	}
-	CertificateState_value = map[string]int32{
-		"CERTIFICATE_STATE_UNSPECIFIED": 0,
-		"CERTIFICATE_STATE_GOOD":        1,
-		"CERTIFICATE_STATE_HOLD":        2,
-		"CERTIFICATE_STATE_REVOKED":     3,
+	EvidenceKind_value = map[string]int32{
+		"EVIDENCE_KIND_UNSPECIFIED": 0,
+		"EVIDENCE_KIND_TOKEN":       1,
 	}
 )
 
-func (x CertificateState) Enum() *CertificateState {
-	p := new(CertificateState)
+func (x EvidenceKind) Enum() *EvidenceKind {
+	p := new(EvidenceKind)
 	*p = x
 	return p
 }
 
-func (x CertificateState) String() string {
+func (x EvidenceKind) String() string {
 	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
 }
 
-func (CertificateState) Descriptor() protoreflect.EnumDescriptor {
+func (EvidenceKind) Descriptor() protoreflect.EnumDescriptor {
 	return file_brevet_v1_enrollment_proto_enumTypes[0].Descriptor()
 }
 
-func (CertificateState) Type() protoreflect.EnumType {
+func (EvidenceKind) Type() protoreflect.EnumType {
 	return &file_brevet_v1_enrollment_proto_enumTypes[0]
 }
 
-func (x CertificateState) Number() protoreflect.EnumNumber {
+func (x EvidenceKind) Number() protoreflect.EnumNumber {
 	return protoreflect.EnumNumber(x)
 }
 
-// Deprecated: Use CertificateState.Descriptor instead.
-func (CertificateState) EnumDescriptor() ([]byte, []int) {
+// Deprecated: Use EvidenceKind.Descriptor instead.
+func (EvidenceKind) EnumDescriptor() ([]byte, []int) {
 	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{0}
+}
+
+// Evidence proves which identity the caller can enroll.
+type Evidence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Evidence_Token
+	Kind          isEvidence_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Evidence) Reset() {
+	*x = Evidence{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Evidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Evidence) ProtoMessage() {}
+
+func (x *Evidence) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
+func (*Evidence) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Evidence) GetKind() isEvidence_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Evidence) GetToken() *TokenEvidence {
+	if x != nil {
+		if x, ok := x.Kind.(*Evidence_Token); ok {
+			return x.Token
+		}
+	}
+	return nil
+}
+
+type isEvidence_Kind interface {
+	isEvidence_Kind()
+}
+
+type Evidence_Token struct {
+	Token *TokenEvidence `protobuf:"bytes,1,opt,name=token,proto3,oneof"`
+}
+
+func (*Evidence_Token) isEvidence_Kind() {}
+
+// TokenEvidence is the secret part of an enrollment token.
+type TokenEvidence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 32 bytes. They never appear in a log.
+	Secret        []byte `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenEvidence) Reset() {
+	*x = TokenEvidence{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenEvidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenEvidence) ProtoMessage() {}
+
+func (x *TokenEvidence) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenEvidence.ProtoReflect.Descriptor instead.
+func (*TokenEvidence) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TokenEvidence) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
 }
 
 type EnrollRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 16 octets drawn at random, kept for retries of this request.
+	// 16 bytes drawn at random, and kept to repeat this request.
 	RequestId []byte `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The 32 octets of the enrollment token's secret. It never appears in a log.
-	Token []byte `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
-	// PKCS #10 certification request in DER (RFC 2986), 16 KiB at most.
+	// One piece of evidence, or two of different kinds that prove the same identity.
+	Evidence []*Evidence `protobuf:"bytes,2,rep,name=evidence,proto3" json:"evidence,omitempty"`
+	// PKCS #10 certification request in DER (RFC 2986), at most 16 KiB.
 	Csr []byte `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"`
-	// How long the certificate shall live; unset for the profile's default. At most the profile's maximum.
+	// How long the certificate is to be valid. Unset means the profile's default; the profile also sets the maximum.
 	Lifetime      *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -91,7 +200,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[0]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -103,7 +212,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[0]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -116,7 +225,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{0}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *EnrollRequest) GetRequestId() []byte {
@@ -126,9 +235,9 @@ func (x *EnrollRequest) GetRequestId() []byte {
 	return nil
 }
 
-func (x *EnrollRequest) GetToken() []byte {
+func (x *EnrollRequest) GetEvidence() []*Evidence {
 	if x != nil {
-		return x.Token
+		return x.Evidence
 	}
 	return nil
 }
@@ -156,7 +265,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[1]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -168,7 +277,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[1]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -181,7 +290,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{1}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *EnrollResponse) GetCredential() *Credential {
@@ -193,11 +302,11 @@ func (x *EnrollResponse) GetCredential() *Credential {
 
 type RenewRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 16 octets drawn at random, kept for retries of this request.
+	// 16 bytes drawn at random, and kept to repeat this request.
 	RequestId []byte `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// PKCS #10 certification request in DER (RFC 2986), 16 KiB at most.
+	// PKCS #10 certification request in DER (RFC 2986), at most 16 KiB.
 	Csr []byte `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`
-	// How long the certificate shall live; unset for the profile's default. At most the profile's maximum.
+	// How long the certificate is to be valid. Unset means the profile's default; the profile also sets the maximum.
 	Lifetime      *durationpb.Duration `protobuf:"bytes,3,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -205,7 +314,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[2]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -217,7 +326,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[2]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -230,7 +339,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{2}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RenewRequest) GetRequestId() []byte {
@@ -263,7 +372,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -275,7 +384,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -288,7 +397,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{3}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RenewResponse) GetCredential() *Credential {
@@ -298,200 +407,34 @@ func (x *RenewResponse) GetCredential() *Credential {
 	return nil
 }
 
-// IssueCertificatesRequest asks for one certificate of one identity. An identity that is only registered is enrolled
-// by it, which voids the tokens made for it; one that is enrolled gets a further certificate beside those it has.
-type IssueCertificatesRequest struct {
+type CreateChallengeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 16 octets drawn at random, kept for retries of this request.
-	RequestId []byte `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// A path such as "device/42", or the full SPIFFE ID. Identities of operators, and of Brevet itself, are refused.
-	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	// PKCS #10 certification request in DER (RFC 2986), 16 KiB at most.
-	Csr []byte `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"`
-	// How long the certificate shall live; unset for the profile's default. At most the profile's maximum.
-	Lifetime *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
-	// What the identity is registered with where it does not exist yet. One that exists with the same particulars stays
-	// as it is; with others, the request is refused. Unset, the identity has to exist.
-	Registration  *Registration `protobuf:"bytes,5,opt,name=registration,proto3" json:"registration,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The kind of evidence that is to answer the challenge.
+	Kind EvidenceKind `protobuf:"varint,1,opt,name=kind,proto3,enum=brevet.v1.EvidenceKind" json:"kind,omitempty"`
+	// The request ID of the Enroll call that follows, 16 bytes.
+	RequestId []byte `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// SHA-256 of the SubjectPublicKeyInfo to be certified, 32 bytes.
+	KeyHash []byte `protobuf:"bytes,3,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
+	// The public part of the evidence, in the form that its kind defines. Empty if the challenge depends on none.
+	PublicEvidence []byte `protobuf:"bytes,4,opt,name=public_evidence,json=publicEvidence,proto3" json:"public_evidence,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
-func (x *IssueCertificatesRequest) Reset() {
-	*x = IssueCertificatesRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *IssueCertificatesRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*IssueCertificatesRequest) ProtoMessage() {}
-
-func (x *IssueCertificatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use IssueCertificatesRequest.ProtoReflect.Descriptor instead.
-func (*IssueCertificatesRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *IssueCertificatesRequest) GetRequestId() []byte {
-	if x != nil {
-		return x.RequestId
-	}
-	return nil
-}
-
-func (x *IssueCertificatesRequest) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *IssueCertificatesRequest) GetCsr() []byte {
-	if x != nil {
-		return x.Csr
-	}
-	return nil
-}
-
-func (x *IssueCertificatesRequest) GetLifetime() *durationpb.Duration {
-	if x != nil {
-		return x.Lifetime
-	}
-	return nil
-}
-
-func (x *IssueCertificatesRequest) GetRegistration() *Registration {
-	if x != nil {
-		return x.Registration
-	}
-	return nil
-}
-
-// Registration is the particulars of an identity, as in CreateIdentityRequest.
-type Registration struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// "device" or "workload".
-	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	// Unset for the profile that has the kind's name.
-	Profile       string            `protobuf:"bytes,2,opt,name=profile,proto3" json:"profile,omitempty"`
-	Labels        map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	DnsNames      []string          `protobuf:"bytes,4,rep,name=dns_names,json=dnsNames,proto3" json:"dns_names,omitempty"`
-	IpAddresses   []string          `protobuf:"bytes,5,rep,name=ip_addresses,json=ipAddresses,proto3" json:"ip_addresses,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Registration) Reset() {
-	*x = Registration{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Registration) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Registration) ProtoMessage() {}
-
-func (x *Registration) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Registration.ProtoReflect.Descriptor instead.
-func (*Registration) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *Registration) GetKind() string {
-	if x != nil {
-		return x.Kind
-	}
-	return ""
-}
-
-func (x *Registration) GetProfile() string {
-	if x != nil {
-		return x.Profile
-	}
-	return ""
-}
-
-func (x *Registration) GetLabels() map[string]string {
-	if x != nil {
-		return x.Labels
-	}
-	return nil
-}
-
-func (x *Registration) GetDnsNames() []string {
-	if x != nil {
-		return x.DnsNames
-	}
-	return nil
-}
-
-func (x *Registration) GetIpAddresses() []string {
-	if x != nil {
-		return x.IpAddresses
-	}
-	return nil
-}
-
-// IssueCertificatesResponse answers one request.
-type IssueCertificatesResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// That of the request; its first 64 octets where it is longer, and so not of its form.
-	RequestId []byte `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Types that are valid to be assigned to Result:
-	//
-	//	*IssueCertificatesResponse_Certificate
-	//	*IssueCertificatesResponse_Failure
-	Result isIssueCertificatesResponse_Result `protobuf_oneof:"result"`
-	// What goes with the certificate, and with all that follow it until another answer has an issuer. The first
-	// certificate of a stream has one.
-	Issuer        *Issuer `protobuf:"bytes,4,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *IssueCertificatesResponse) Reset() {
-	*x = IssueCertificatesResponse{}
+func (x *CreateChallengeRequest) Reset() {
+	*x = CreateChallengeRequest{}
 	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *IssueCertificatesResponse) String() string {
+func (x *CreateChallengeRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*IssueCertificatesResponse) ProtoMessage() {}
+func (*CreateChallengeRequest) ProtoMessage() {}
 
-func (x *IssueCertificatesResponse) ProtoReflect() protoreflect.Message {
+func (x *CreateChallengeRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -503,92 +446,61 @@ func (x *IssueCertificatesResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use IssueCertificatesResponse.ProtoReflect.Descriptor instead.
-func (*IssueCertificatesResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use CreateChallengeRequest.ProtoReflect.Descriptor instead.
+func (*CreateChallengeRequest) Descriptor() ([]byte, []int) {
 	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *IssueCertificatesResponse) GetRequestId() []byte {
+func (x *CreateChallengeRequest) GetKind() EvidenceKind {
+	if x != nil {
+		return x.Kind
+	}
+	return EvidenceKind_EVIDENCE_KIND_UNSPECIFIED
+}
+
+func (x *CreateChallengeRequest) GetRequestId() []byte {
 	if x != nil {
 		return x.RequestId
 	}
 	return nil
 }
 
-func (x *IssueCertificatesResponse) GetResult() isIssueCertificatesResponse_Result {
+func (x *CreateChallengeRequest) GetKeyHash() []byte {
 	if x != nil {
-		return x.Result
+		return x.KeyHash
 	}
 	return nil
 }
 
-func (x *IssueCertificatesResponse) GetCertificate() []byte {
+func (x *CreateChallengeRequest) GetPublicEvidence() []byte {
 	if x != nil {
-		if x, ok := x.Result.(*IssueCertificatesResponse_Certificate); ok {
-			return x.Certificate
-		}
+		return x.PublicEvidence
 	}
 	return nil
 }
 
-func (x *IssueCertificatesResponse) GetFailure() *Failure {
-	if x != nil {
-		if x, ok := x.Result.(*IssueCertificatesResponse_Failure); ok {
-			return x.Failure
-		}
-	}
-	return nil
-}
-
-func (x *IssueCertificatesResponse) GetIssuer() *Issuer {
-	if x != nil {
-		return x.Issuer
-	}
-	return nil
-}
-
-type isIssueCertificatesResponse_Result interface {
-	isIssueCertificatesResponse_Result()
-}
-
-type IssueCertificatesResponse_Certificate struct {
-	// The certificate in DER.
-	Certificate []byte `protobuf:"bytes,2,opt,name=certificate,proto3,oneof"`
-}
-
-type IssueCertificatesResponse_Failure struct {
-	Failure *Failure `protobuf:"bytes,3,opt,name=failure,proto3,oneof"`
-}
-
-func (*IssueCertificatesResponse_Certificate) isIssueCertificatesResponse_Result() {}
-
-func (*IssueCertificatesResponse_Failure) isIssueCertificatesResponse_Result() {}
-
-// Issuer is what the holder of a certificate needs beside it.
-type Issuer struct {
+type CreateChallengeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The CA certificates between the certificate and the root, in DER, the issuer first, the root left out.
-	Chain [][]byte `protobuf:"bytes,1,rep,name=chain,proto3" json:"chain,omitempty"`
-	// The trust domain's root certificates in DER.
-	Roots         [][]byte `protobuf:"bytes,2,rep,name=roots,proto3" json:"roots,omitempty"`
+	// The sealed challenge. The client does not read it, and sends it back with the evidence.
+	Challenge     []byte `protobuf:"bytes,1,opt,name=challenge,proto3" json:"challenge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Issuer) Reset() {
-	*x = Issuer{}
+func (x *CreateChallengeResponse) Reset() {
+	*x = CreateChallengeResponse{}
 	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Issuer) String() string {
+func (x *CreateChallengeResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Issuer) ProtoMessage() {}
+func (*CreateChallengeResponse) ProtoMessage() {}
 
-func (x *Issuer) ProtoReflect() protoreflect.Message {
+func (x *CreateChallengeResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -600,53 +512,38 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
-func (*Issuer) Descriptor() ([]byte, []int) {
+// Deprecated: Use CreateChallengeResponse.ProtoReflect.Descriptor instead.
+func (*CreateChallengeResponse) Descriptor() ([]byte, []int) {
 	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *Issuer) GetChain() [][]byte {
+func (x *CreateChallengeResponse) GetChallenge() []byte {
 	if x != nil {
-		return x.Chain
+		return x.Challenge
 	}
 	return nil
 }
 
-func (x *Issuer) GetRoots() [][]byte {
-	if x != nil {
-		return x.Roots
-	}
-	return nil
-}
-
-// Failure is what a call that failed would have ended with: its status, and the details of that.
-type Failure struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// A gRPC status code. Of these, UNAVAILABLE and RESOURCE_EXHAUSTED are worth repeating.
-	Code    int32  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
-	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// Set where a rule refused the request.
-	Refusal *Refusal `protobuf:"bytes,3,opt,name=refusal,proto3" json:"refusal,omitempty"`
-	// How long to wait before the request is repeated, where the server says so.
-	RetryDelay    *durationpb.Duration `protobuf:"bytes,4,opt,name=retry_delay,json=retryDelay,proto3" json:"retry_delay,omitempty"`
+type GetTrustBundleRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Failure) Reset() {
-	*x = Failure{}
+func (x *GetTrustBundleRequest) Reset() {
+	*x = GetTrustBundleRequest{}
 	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Failure) String() string {
+func (x *GetTrustBundleRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Failure) ProtoMessage() {}
+func (*GetTrustBundleRequest) ProtoMessage() {}
 
-func (x *Failure) ProtoReflect() protoreflect.Message {
+func (x *GetTrustBundleRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -658,55 +555,71 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
-func (*Failure) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetTrustBundleRequest.ProtoReflect.Descriptor instead.
+func (*GetTrustBundleRequest) Descriptor() ([]byte, []int) {
 	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{8}
 }
 
-func (x *Failure) GetCode() int32 {
-	if x != nil {
-		return x.Code
-	}
-	return 0
+type GetTrustBundleResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TrustBundle   *TrustBundle           `protobuf:"bytes,1,opt,name=trust_bundle,json=trustBundle,proto3" json:"trust_bundle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Failure) GetMessage() string {
-	if x != nil {
-		return x.Message
-	}
-	return ""
+func (x *GetTrustBundleResponse) Reset() {
+	*x = GetTrustBundleResponse{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
 }
 
-func (x *Failure) GetRefusal() *Refusal {
+func (x *GetTrustBundleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTrustBundleResponse) ProtoMessage() {}
+
+func (x *GetTrustBundleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
 	if x != nil {
-		return x.Refusal
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTrustBundleResponse.ProtoReflect.Descriptor instead.
+func (*GetTrustBundleResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetTrustBundleResponse) GetTrustBundle() *TrustBundle {
+	if x != nil {
+		return x.TrustBundle
 	}
 	return nil
 }
 
-func (x *Failure) GetRetryDelay() *durationpb.Duration {
-	if x != nil {
-		return x.RetryDelay
-	}
-	return nil
-}
-
-// Credential is an issued certificate with what its holder needs to use it.
+// Credential is an issued certificate, with what its holder needs to use and renew it.
 type Credential struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The certificate in DER.
-	Certificate []byte `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
-	// The CA certificates between it and the root, in DER, the issuer first, the root left out.
-	Chain [][]byte `protobuf:"bytes,2,rep,name=chain,proto3" json:"chain,omitempty"`
-	// The trust domain's root certificates in DER.
-	Roots         [][]byte `protobuf:"bytes,3,rep,name=roots,proto3" json:"roots,omitempty"`
+	Certificate []byte            `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Chain       *CertificateChain `protobuf:"bytes,2,opt,name=chain,proto3" json:"chain,omitempty"`
+	TrustBundle *TrustBundle      `protobuf:"bytes,3,opt,name=trust_bundle,json=trustBundle,proto3" json:"trust_bundle,omitempty"`
+	// When to renew. A client draws one moment in it at random, so that a fleet does not renew all at once.
+	RenewalWindow *RenewalWindow `protobuf:"bytes,4,opt,name=renewal_window,json=renewalWindow,proto3" json:"renewal_window,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +631,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +644,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{9}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Credential) GetCertificate() []byte {
@@ -741,48 +654,161 @@ func (x *Credential) GetCertificate() []byte {
 	return nil
 }
 
-func (x *Credential) GetChain() [][]byte {
+func (x *Credential) GetChain() *CertificateChain {
 	if x != nil {
 		return x.Chain
 	}
 	return nil
 }
 
-func (x *Credential) GetRoots() [][]byte {
+func (x *Credential) GetTrustBundle() *TrustBundle {
+	if x != nil {
+		return x.TrustBundle
+	}
+	return nil
+}
+
+func (x *Credential) GetRenewalWindow() *RenewalWindow {
+	if x != nil {
+		return x.RenewalWindow
+	}
+	return nil
+}
+
+// CertificateChain holds the CA certificates between a certificate and its root.
+type CertificateChain struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The issuing CA: SHA-256 of its subject and its SubjectPublicKeyInfo, both in DER, 32 bytes.
+	IssuerId []byte `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
+	// Certificates in DER, the issuing CA first, without the root.
+	Certificates  [][]byte `protobuf:"bytes,2,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateChain) Reset() {
+	*x = CertificateChain{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateChain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateChain) ProtoMessage() {}
+
+func (x *CertificateChain) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateChain.ProtoReflect.Descriptor instead.
+func (*CertificateChain) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CertificateChain) GetIssuerId() []byte {
+	if x != nil {
+		return x.IssuerId
+	}
+	return nil
+}
+
+func (x *CertificateChain) GetCertificates() [][]byte {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+// TrustBundle holds what a member of the trust domain trusts.
+type TrustBundle struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Root certificates in DER.
+	Roots [][]byte `protobuf:"bytes,1,rep,name=roots,proto3" json:"roots,omitempty"`
+	// Changes whenever the roots change, and is the same on every server. Compare it for equality only.
+	Revision      []byte `protobuf:"bytes,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustBundle) Reset() {
+	*x = TrustBundle{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustBundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustBundle) ProtoMessage() {}
+
+func (x *TrustBundle) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
+func (*TrustBundle) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TrustBundle) GetRoots() [][]byte {
 	if x != nil {
 		return x.Roots
 	}
 	return nil
 }
 
-// Refusal is the typed detail of a refused call.
-type Refusal struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The rule's name, such as "token.invalid". Names do not change between versions.
-	Rule string `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
-	// What was found.
-	Detail string `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
-	// What would pass, or the next step.
-	Fix           string `protobuf:"bytes,3,opt,name=fix,proto3" json:"fix,omitempty"`
+func (x *TrustBundle) GetRevision() []byte {
+	if x != nil {
+		return x.Revision
+	}
+	return nil
+}
+
+// RenewalWindow is a span of the server's time. It lies well before the end of the certificate.
+type RenewalWindow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StartTime     *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Refusal) Reset() {
-	*x = Refusal{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
+func (x *RenewalWindow) Reset() {
+	*x = RenewalWindow{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Refusal) String() string {
+func (x *RenewalWindow) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Refusal) ProtoMessage() {}
+func (*RenewalWindow) ProtoMessage() {}
 
-func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
+func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -793,177 +819,21 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
-func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{10}
+// Deprecated: Use RenewalWindow.ProtoReflect.Descriptor instead.
+func (*RenewalWindow) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{13}
 }
 
-func (x *Refusal) GetRule() string {
+func (x *RenewalWindow) GetStartTime() *timestamppb.Timestamp {
 	if x != nil {
-		return x.Rule
-	}
-	return ""
-}
-
-func (x *Refusal) GetDetail() string {
-	if x != nil {
-		return x.Detail
-	}
-	return ""
-}
-
-func (x *Refusal) GetFix() string {
-	if x != nil {
-		return x.Fix
-	}
-	return ""
-}
-
-// Certificate is the record of one issued certificate.
-type Certificate struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Upper-case hexadecimal, as OpenSSL prints it.
-	Serial string `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
-	// The issuing CA: 64 hexadecimal digits.
-	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	// SPIFFE ID of the holder.
-	Identity  string                 `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
-	Profile   string                 `protobuf:"bytes,4,opt,name=profile,proto3" json:"profile,omitempty"`
-	NotBefore *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
-	NotAfter  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
-	State     CertificateState       `protobuf:"varint,7,opt,name=state,proto3,enum=brevet.v1.CertificateState" json:"state,omitempty"`
-	// Name of RFC 5280 section 5.3.1, where the state is revoked or on hold.
-	Reason    string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
-	RevokedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
-	// DER.
-	Certificate []byte `protobuf:"bytes,10,opt,name=certificate,proto3" json:"certificate,omitempty"`
-	// SHA-256 of the SubjectPublicKeyInfo, hexadecimal.
-	KeyHash string `protobuf:"bytes,11,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
-	// False for a serial that was reserved or signed but never handed to anybody; such a serial is revoked.
-	Released bool `protobuf:"varint,12,opt,name=released,proto3" json:"released,omitempty"`
-	// The invalidity date of RFC 5280 section 5.3.2, where whoever revoked it gave one.
-	InvalidSince  *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=invalid_since,json=invalidSince,proto3" json:"invalid_since,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Certificate) Reset() {
-	*x = Certificate{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Certificate) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Certificate) ProtoMessage() {}
-
-func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
-func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{11}
-}
-
-func (x *Certificate) GetSerial() string {
-	if x != nil {
-		return x.Serial
-	}
-	return ""
-}
-
-func (x *Certificate) GetIssuer() string {
-	if x != nil {
-		return x.Issuer
-	}
-	return ""
-}
-
-func (x *Certificate) GetIdentity() string {
-	if x != nil {
-		return x.Identity
-	}
-	return ""
-}
-
-func (x *Certificate) GetProfile() string {
-	if x != nil {
-		return x.Profile
-	}
-	return ""
-}
-
-func (x *Certificate) GetNotBefore() *timestamppb.Timestamp {
-	if x != nil {
-		return x.NotBefore
+		return x.StartTime
 	}
 	return nil
 }
 
-func (x *Certificate) GetNotAfter() *timestamppb.Timestamp {
+func (x *RenewalWindow) GetEndTime() *timestamppb.Timestamp {
 	if x != nil {
-		return x.NotAfter
-	}
-	return nil
-}
-
-func (x *Certificate) GetState() CertificateState {
-	if x != nil {
-		return x.State
-	}
-	return CertificateState_CERTIFICATE_STATE_UNSPECIFIED
-}
-
-func (x *Certificate) GetReason() string {
-	if x != nil {
-		return x.Reason
-	}
-	return ""
-}
-
-func (x *Certificate) GetRevokedAt() *timestamppb.Timestamp {
-	if x != nil {
-		return x.RevokedAt
-	}
-	return nil
-}
-
-func (x *Certificate) GetCertificate() []byte {
-	if x != nil {
-		return x.Certificate
-	}
-	return nil
-}
-
-func (x *Certificate) GetKeyHash() string {
-	if x != nil {
-		return x.KeyHash
-	}
-	return ""
-}
-
-func (x *Certificate) GetReleased() bool {
-	if x != nil {
-		return x.Released
-	}
-	return false
-}
-
-func (x *Certificate) GetInvalidSince() *timestamppb.Timestamp {
-	if x != nil {
-		return x.InvalidSince
+		return x.EndTime
 	}
 	return nil
 }
@@ -972,11 +842,16 @@ var File_brevet_v1_enrollment_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\n" +
-	"\x1abrevet/v1/enrollment.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x01\n" +
+	"\x1abrevet/v1/enrollment.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"D\n" +
+	"\bEvidence\x120\n" +
+	"\x05token\x18\x01 \x01(\v2\x18.brevet.v1.TokenEvidenceH\x00R\x05tokenB\x06\n" +
+	"\x04kind\"'\n" +
+	"\rTokenEvidence\x12\x16\n" +
+	"\x06secret\x18\x01 \x01(\fR\x06secret\"\xa8\x01\n" +
 	"\rEnrollRequest\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\fR\trequestId\x12\x14\n" +
-	"\x05token\x18\x02 \x01(\fR\x05token\x12\x10\n" +
+	"request_id\x18\x01 \x01(\fR\trequestId\x12/\n" +
+	"\bevidence\x18\x02 \x03(\v2\x13.brevet.v1.EvidenceR\bevidence\x12\x10\n" +
 	"\x03csr\x18\x03 \x01(\fR\x03csr\x125\n" +
 	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\"G\n" +
 	"\x0eEnrollResponse\x125\n" +
@@ -991,74 +866,43 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\rRenewResponse\x125\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x15.brevet.v1.CredentialR\n" +
-	"credential\"\xcf\x01\n" +
-	"\x18IssueCertificatesRequest\x12\x1d\n" +
+	"credential\"\xa8\x01\n" +
+	"\x16CreateChallengeRequest\x12+\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x17.brevet.v1.EvidenceKindR\x04kind\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\fR\trequestId\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
-	"\x03csr\x18\x03 \x01(\fR\x03csr\x125\n" +
-	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12;\n" +
-	"\fregistration\x18\x05 \x01(\v2\x17.brevet.v1.RegistrationR\fregistration\"\xf4\x01\n" +
-	"\fRegistration\x12\x12\n" +
-	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
-	"\aprofile\x18\x02 \x01(\tR\aprofile\x12;\n" +
-	"\x06labels\x18\x03 \x03(\v2#.brevet.v1.Registration.LabelsEntryR\x06labels\x12\x1b\n" +
-	"\tdns_names\x18\x04 \x03(\tR\bdnsNames\x12!\n" +
-	"\fip_addresses\x18\x05 \x03(\tR\vipAddresses\x1a9\n" +
-	"\vLabelsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc3\x01\n" +
-	"\x19IssueCertificatesResponse\x12\x1d\n" +
-	"\n" +
-	"request_id\x18\x01 \x01(\fR\trequestId\x12\"\n" +
-	"\vcertificate\x18\x02 \x01(\fH\x00R\vcertificate\x12.\n" +
-	"\afailure\x18\x03 \x01(\v2\x12.brevet.v1.FailureH\x00R\afailure\x12)\n" +
-	"\x06issuer\x18\x04 \x01(\v2\x11.brevet.v1.IssuerR\x06issuerB\b\n" +
-	"\x06result\"4\n" +
-	"\x06Issuer\x12\x14\n" +
-	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x14\n" +
-	"\x05roots\x18\x02 \x03(\fR\x05roots\"\xa1\x01\n" +
-	"\aFailure\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\x12,\n" +
-	"\arefusal\x18\x03 \x01(\v2\x12.brevet.v1.RefusalR\arefusal\x12:\n" +
-	"\vretry_delay\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryDelay\"Z\n" +
+	"request_id\x18\x02 \x01(\fR\trequestId\x12\x19\n" +
+	"\bkey_hash\x18\x03 \x01(\fR\akeyHash\x12'\n" +
+	"\x0fpublic_evidence\x18\x04 \x01(\fR\x0epublicEvidence\"7\n" +
+	"\x17CreateChallengeResponse\x12\x1c\n" +
+	"\tchallenge\x18\x01 \x01(\fR\tchallenge\"\x17\n" +
+	"\x15GetTrustBundleRequest\"S\n" +
+	"\x16GetTrustBundleResponse\x129\n" +
+	"\ftrust_bundle\x18\x01 \x01(\v2\x16.brevet.v1.TrustBundleR\vtrustBundle\"\xdd\x01\n" +
 	"\n" +
 	"Credential\x12 \n" +
-	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x14\n" +
-	"\x05chain\x18\x02 \x03(\fR\x05chain\x12\x14\n" +
-	"\x05roots\x18\x03 \x03(\fR\x05roots\"G\n" +
-	"\aRefusal\x12\x12\n" +
-	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x16\n" +
-	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x10\n" +
-	"\x03fix\x18\x03 \x01(\tR\x03fix\"\x87\x04\n" +
-	"\vCertificate\x12\x16\n" +
-	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x16\n" +
-	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x1a\n" +
-	"\bidentity\x18\x03 \x01(\tR\bidentity\x12\x18\n" +
-	"\aprofile\x18\x04 \x01(\tR\aprofile\x129\n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x121\n" +
+	"\x05chain\x18\x02 \x01(\v2\x1b.brevet.v1.CertificateChainR\x05chain\x129\n" +
+	"\ftrust_bundle\x18\x03 \x01(\v2\x16.brevet.v1.TrustBundleR\vtrustBundle\x12?\n" +
+	"\x0erenewal_window\x18\x04 \x01(\v2\x18.brevet.v1.RenewalWindowR\rrenewalWindow\"S\n" +
+	"\x10CertificateChain\x12\x1b\n" +
+	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\"\n" +
+	"\fcertificates\x18\x02 \x03(\fR\fcertificates\"?\n" +
+	"\vTrustBundle\x12\x14\n" +
+	"\x05roots\x18\x01 \x03(\fR\x05roots\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\fR\brevision\"\x81\x01\n" +
+	"\rRenewalWindow\x129\n" +
 	"\n" +
-	"not_before\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x127\n" +
-	"\tnot_after\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x121\n" +
-	"\x05state\x18\a \x01(\x0e2\x1b.brevet.v1.CertificateStateR\x05state\x12\x16\n" +
-	"\x06reason\x18\b \x01(\tR\x06reason\x129\n" +
-	"\n" +
-	"revoked_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12 \n" +
-	"\vcertificate\x18\n" +
-	" \x01(\fR\vcertificate\x12\x19\n" +
-	"\bkey_hash\x18\v \x01(\tR\akeyHash\x12\x1a\n" +
-	"\breleased\x18\f \x01(\bR\breleased\x12?\n" +
-	"\rinvalid_since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\finvalidSince*\x8c\x01\n" +
-	"\x10CertificateState\x12!\n" +
-	"\x1dCERTIFICATE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
-	"\x16CERTIFICATE_STATE_GOOD\x10\x01\x12\x1a\n" +
-	"\x16CERTIFICATE_STATE_HOLD\x10\x02\x12\x1d\n" +
-	"\x19CERTIFICATE_STATE_REVOKED\x10\x032\xf2\x01\n" +
+	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime*F\n" +
+	"\fEvidenceKind\x12\x1d\n" +
+	"\x19EVIDENCE_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13EVIDENCE_KIND_TOKEN\x10\x012\xbf\x02\n" +
 	"\x11EnrollmentService\x12=\n" +
 	"\x06Enroll\x12\x18.brevet.v1.EnrollRequest\x1a\x19.brevet.v1.EnrollResponse\x12:\n" +
-	"\x05Renew\x12\x17.brevet.v1.RenewRequest\x1a\x18.brevet.v1.RenewResponse\x12b\n" +
-	"\x11IssueCertificates\x12#.brevet.v1.IssueCertificatesRequest\x1a$.brevet.v1.IssueCertificatesResponse(\x010\x01B7Z5github.com/brevet-pki/brevet/proto/brevet/v1;brevetv1b\x06proto3"
+	"\x05Renew\x12\x17.brevet.v1.RenewRequest\x1a\x18.brevet.v1.RenewResponse\x12X\n" +
+	"\x0fCreateChallenge\x12!.brevet.v1.CreateChallengeRequest\x1a\".brevet.v1.CreateChallengeResponse\x12U\n" +
+	"\x0eGetTrustBundle\x12 .brevet.v1.GetTrustBundleRequest\x1a!.brevet.v1.GetTrustBundleResponseBk\n" +
+	"\rcom.brevet.v1B\x0fEnrollmentProtoP\x01Z5github.com/brevet-pki/brevet/proto/brevet/v1;brevetv1\xa2\x02\x03BVT\xaa\x02\tBrevet.V1b\x06proto3"
 
 var (
 	file_brevet_v1_enrollment_proto_rawDescOnce sync.Once
@@ -1073,53 +917,53 @@ func file_brevet_v1_enrollment_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_enrollment_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_brevet_v1_enrollment_proto_goTypes = []any{
-	(CertificateState)(0),             // 0: brevet.v1.CertificateState
-	(*EnrollRequest)(nil),             // 1: brevet.v1.EnrollRequest
-	(*EnrollResponse)(nil),            // 2: brevet.v1.EnrollResponse
-	(*RenewRequest)(nil),              // 3: brevet.v1.RenewRequest
-	(*RenewResponse)(nil),             // 4: brevet.v1.RenewResponse
-	(*IssueCertificatesRequest)(nil),  // 5: brevet.v1.IssueCertificatesRequest
-	(*Registration)(nil),              // 6: brevet.v1.Registration
-	(*IssueCertificatesResponse)(nil), // 7: brevet.v1.IssueCertificatesResponse
-	(*Issuer)(nil),                    // 8: brevet.v1.Issuer
-	(*Failure)(nil),                   // 9: brevet.v1.Failure
-	(*Credential)(nil),                // 10: brevet.v1.Credential
-	(*Refusal)(nil),                   // 11: brevet.v1.Refusal
-	(*Certificate)(nil),               // 12: brevet.v1.Certificate
-	nil,                               // 13: brevet.v1.Registration.LabelsEntry
-	(*durationpb.Duration)(nil),       // 14: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
+	(EvidenceKind)(0),               // 0: brevet.v1.EvidenceKind
+	(*Evidence)(nil),                // 1: brevet.v1.Evidence
+	(*TokenEvidence)(nil),           // 2: brevet.v1.TokenEvidence
+	(*EnrollRequest)(nil),           // 3: brevet.v1.EnrollRequest
+	(*EnrollResponse)(nil),          // 4: brevet.v1.EnrollResponse
+	(*RenewRequest)(nil),            // 5: brevet.v1.RenewRequest
+	(*RenewResponse)(nil),           // 6: brevet.v1.RenewResponse
+	(*CreateChallengeRequest)(nil),  // 7: brevet.v1.CreateChallengeRequest
+	(*CreateChallengeResponse)(nil), // 8: brevet.v1.CreateChallengeResponse
+	(*GetTrustBundleRequest)(nil),   // 9: brevet.v1.GetTrustBundleRequest
+	(*GetTrustBundleResponse)(nil),  // 10: brevet.v1.GetTrustBundleResponse
+	(*Credential)(nil),              // 11: brevet.v1.Credential
+	(*CertificateChain)(nil),        // 12: brevet.v1.CertificateChain
+	(*TrustBundle)(nil),             // 13: brevet.v1.TrustBundle
+	(*RenewalWindow)(nil),           // 14: brevet.v1.RenewalWindow
+	(*durationpb.Duration)(nil),     // 15: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 16: google.protobuf.Timestamp
 }
 var file_brevet_v1_enrollment_proto_depIdxs = []int32{
-	14, // 0: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
-	10, // 1: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
-	14, // 2: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
-	10, // 3: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
-	14, // 4: brevet.v1.IssueCertificatesRequest.lifetime:type_name -> google.protobuf.Duration
-	6,  // 5: brevet.v1.IssueCertificatesRequest.registration:type_name -> brevet.v1.Registration
-	13, // 6: brevet.v1.Registration.labels:type_name -> brevet.v1.Registration.LabelsEntry
-	9,  // 7: brevet.v1.IssueCertificatesResponse.failure:type_name -> brevet.v1.Failure
-	8,  // 8: brevet.v1.IssueCertificatesResponse.issuer:type_name -> brevet.v1.Issuer
-	11, // 9: brevet.v1.Failure.refusal:type_name -> brevet.v1.Refusal
-	14, // 10: brevet.v1.Failure.retry_delay:type_name -> google.protobuf.Duration
-	15, // 11: brevet.v1.Certificate.not_before:type_name -> google.protobuf.Timestamp
-	15, // 12: brevet.v1.Certificate.not_after:type_name -> google.protobuf.Timestamp
-	0,  // 13: brevet.v1.Certificate.state:type_name -> brevet.v1.CertificateState
-	15, // 14: brevet.v1.Certificate.revoked_at:type_name -> google.protobuf.Timestamp
-	15, // 15: brevet.v1.Certificate.invalid_since:type_name -> google.protobuf.Timestamp
-	1,  // 16: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
-	3,  // 17: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
-	5,  // 18: brevet.v1.EnrollmentService.IssueCertificates:input_type -> brevet.v1.IssueCertificatesRequest
-	2,  // 19: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
-	4,  // 20: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
-	7,  // 21: brevet.v1.EnrollmentService.IssueCertificates:output_type -> brevet.v1.IssueCertificatesResponse
-	19, // [19:22] is the sub-list for method output_type
-	16, // [16:19] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	2,  // 0: brevet.v1.Evidence.token:type_name -> brevet.v1.TokenEvidence
+	1,  // 1: brevet.v1.EnrollRequest.evidence:type_name -> brevet.v1.Evidence
+	15, // 2: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
+	11, // 3: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
+	15, // 4: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
+	11, // 5: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
+	0,  // 6: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
+	13, // 7: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
+	12, // 8: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
+	13, // 9: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
+	14, // 10: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
+	16, // 11: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
+	16, // 12: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
+	3,  // 13: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
+	5,  // 14: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
+	7,  // 15: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
+	9,  // 16: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
+	4,  // 17: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
+	6,  // 18: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
+	8,  // 19: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
+	10, // 20: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
+	17, // [17:21] is the sub-list for method output_type
+	13, // [13:17] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_enrollment_proto_init() }
@@ -1127,9 +971,8 @@ func file_brevet_v1_enrollment_proto_init() {
 	if File_brevet_v1_enrollment_proto != nil {
 		return
 	}
-	file_brevet_v1_enrollment_proto_msgTypes[6].OneofWrappers = []any{
-		(*IssueCertificatesResponse_Certificate)(nil),
-		(*IssueCertificatesResponse_Failure)(nil),
+	file_brevet_v1_enrollment_proto_msgTypes[0].OneofWrappers = []any{
+		(*Evidence_Token)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1137,7 +980,7 @@ func file_brevet_v1_enrollment_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_enrollment_proto_rawDesc), len(file_brevet_v1_enrollment_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

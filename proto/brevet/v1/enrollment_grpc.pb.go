@@ -19,46 +19,42 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	EnrollmentService_Enroll_FullMethodName            = "/brevet.v1.EnrollmentService/Enroll"
-	EnrollmentService_Renew_FullMethodName             = "/brevet.v1.EnrollmentService/Renew"
-	EnrollmentService_IssueCertificates_FullMethodName = "/brevet.v1.EnrollmentService/IssueCertificates"
+	EnrollmentService_Enroll_FullMethodName          = "/brevet.v1.EnrollmentService/Enroll"
+	EnrollmentService_Renew_FullMethodName           = "/brevet.v1.EnrollmentService/Renew"
+	EnrollmentService_CreateChallenge_FullMethodName = "/brevet.v1.EnrollmentService/CreateChallenge"
+	EnrollmentService_GetTrustBundle_FullMethodName  = "/brevet.v1.EnrollmentService/GetTrustBundle"
 )
 
 // EnrollmentServiceClient is the client API for EnrollmentService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// EnrollmentService is how a device or workload gets its first certificate and renews it.
+// EnrollmentService gives a device or workload its first certificate and renews it.
 //
-// A client draws one request ID per certificate it wants, keeps it beside the new key before it calls, and
-// repeats the same call until it has an answer: the same identity asking with the same request ID and key gets
-// the same certificate, also after the server crashed in between. Everything a CSR asks for beyond what the
-// identity was granted is refused, not dropped.
+// A client draws one request ID for each certificate that it wants, and stores it with the new key before it calls. It
+// repeats the same call until it has an answer. The same identity, request ID and key always get the same certificate,
+// also after a crash on either side.
 //
-// Refusals carry a brevet.v1.Refusal among the status details. UNAVAILABLE and RESOURCE_EXHAUSTED are worth
-// repeating, after the google.rpc.RetryInfo delay where there is one; other codes are not.
-// A message over 256 KiB is refused by the rule request.size; one over 1 MiB by gRPC itself: RESOURCE_EXHAUSTED without
-// a Refusal.
+// The server refuses a certification request that asks for more than the identity was granted. It never drops the
+// excess silently.
+//
+// Every refusal carries a Refusal among the details of its status. The server refuses a message over 256 KiB with the
+// rule request.size. gRPC itself refuses one over 1 MiB, with RESOURCE_EXHAUSTED and no details.
 type EnrollmentServiceClient interface {
-	// Enroll trades a one-time enrollment token for the identity's first certificate. It needs no client
-	// certificate. The token is bound to this request ID and key before anything is signed; that pair may retry
-	// while the token lives, anything else is refused.
+	// Enroll trades evidence for the first certificate of an identity. The caller needs no client certificate.
+	// Single-use evidence is bound to this request ID and key before anything is signed. The same request can be repeated
+	// while the evidence is valid; any other request with that evidence is refused.
 	Enroll(ctx context.Context, in *EnrollRequest, opts ...grpc.CallOption) (*EnrollResponse, error)
-	// Renew issues the next certificate to the caller of a mutual TLS connection, for the identity in its
-	// certificate, which becomes the predecessor. The CSR may hold the same key or, better, a new one. Renewing one
-	// predecessor with two different keys is refused as a clone.
+	// Renew issues the next certificate to the caller of a mutual TLS connection. The client certificate of that
+	// connection names the identity and becomes the predecessor. The request can hold the same key or, better, a new one.
+	// A predecessor that was renewed with one key cannot be renewed with another: two parties would hold the credential.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
-	// IssueCertificates issues many certificates on one stream: to the devices of a factory, or to a fleet that moves
-	// here. Operators only; no enrollment token is needed.
-	//
-	// Each request is decided, recorded and answered by itself, as if it were a call: its failure ends nothing, and
-	// answers come as they are ready, in any order. While 256 requests of a stream are without an answer, the server
-	// reads no more of it, so a client reads answers while it sends.
-	//
-	// A stream ends with OK once the client has ended its side and everything is answered. However it ends, also with
-	// the connection or the server: requests without an answer are sent again on a new stream, with the same request
-	// IDs and keys, and those that were carried out are answered with the same certificates.
-	IssueCertificates(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[IssueCertificatesRequest, IssueCertificatesResponse], error)
+	// CreateChallenge returns a challenge for evidence that must answer one. The caller needs no client certificate. The
+	// challenge is sealed: it holds all that the server must know, and any server of the trust domain accepts it in
+	// Enroll. Kinds of evidence without a challenge are refused with the rule challenge.not_needed.
+	CreateChallenge(ctx context.Context, in *CreateChallengeRequest, opts ...grpc.CallOption) (*CreateChallengeResponse, error)
+	// GetTrustBundle returns the root certificates of the trust domain. Any valid client certificate allows it.
+	GetTrustBundle(ctx context.Context, in *GetTrustBundleRequest, opts ...grpc.CallOption) (*GetTrustBundleResponse, error)
 }
 
 type enrollmentServiceClient struct {
@@ -89,54 +85,56 @@ func (c *enrollmentServiceClient) Renew(ctx context.Context, in *RenewRequest, o
 	return out, nil
 }
 
-func (c *enrollmentServiceClient) IssueCertificates(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[IssueCertificatesRequest, IssueCertificatesResponse], error) {
+func (c *enrollmentServiceClient) CreateChallenge(ctx context.Context, in *CreateChallengeRequest, opts ...grpc.CallOption) (*CreateChallengeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &EnrollmentService_ServiceDesc.Streams[0], EnrollmentService_IssueCertificates_FullMethodName, cOpts...)
+	out := new(CreateChallengeResponse)
+	err := c.cc.Invoke(ctx, EnrollmentService_CreateChallenge_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[IssueCertificatesRequest, IssueCertificatesResponse]{ClientStream: stream}
-	return x, nil
+	return out, nil
 }
 
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type EnrollmentService_IssueCertificatesClient = grpc.BidiStreamingClient[IssueCertificatesRequest, IssueCertificatesResponse]
+func (c *enrollmentServiceClient) GetTrustBundle(ctx context.Context, in *GetTrustBundleRequest, opts ...grpc.CallOption) (*GetTrustBundleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetTrustBundleResponse)
+	err := c.cc.Invoke(ctx, EnrollmentService_GetTrustBundle_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 // EnrollmentServiceServer is the server API for EnrollmentService service.
 // All implementations must embed UnimplementedEnrollmentServiceServer
 // for forward compatibility.
 //
-// EnrollmentService is how a device or workload gets its first certificate and renews it.
+// EnrollmentService gives a device or workload its first certificate and renews it.
 //
-// A client draws one request ID per certificate it wants, keeps it beside the new key before it calls, and
-// repeats the same call until it has an answer: the same identity asking with the same request ID and key gets
-// the same certificate, also after the server crashed in between. Everything a CSR asks for beyond what the
-// identity was granted is refused, not dropped.
+// A client draws one request ID for each certificate that it wants, and stores it with the new key before it calls. It
+// repeats the same call until it has an answer. The same identity, request ID and key always get the same certificate,
+// also after a crash on either side.
 //
-// Refusals carry a brevet.v1.Refusal among the status details. UNAVAILABLE and RESOURCE_EXHAUSTED are worth
-// repeating, after the google.rpc.RetryInfo delay where there is one; other codes are not.
-// A message over 256 KiB is refused by the rule request.size; one over 1 MiB by gRPC itself: RESOURCE_EXHAUSTED without
-// a Refusal.
+// The server refuses a certification request that asks for more than the identity was granted. It never drops the
+// excess silently.
+//
+// Every refusal carries a Refusal among the details of its status. The server refuses a message over 256 KiB with the
+// rule request.size. gRPC itself refuses one over 1 MiB, with RESOURCE_EXHAUSTED and no details.
 type EnrollmentServiceServer interface {
-	// Enroll trades a one-time enrollment token for the identity's first certificate. It needs no client
-	// certificate. The token is bound to this request ID and key before anything is signed; that pair may retry
-	// while the token lives, anything else is refused.
+	// Enroll trades evidence for the first certificate of an identity. The caller needs no client certificate.
+	// Single-use evidence is bound to this request ID and key before anything is signed. The same request can be repeated
+	// while the evidence is valid; any other request with that evidence is refused.
 	Enroll(context.Context, *EnrollRequest) (*EnrollResponse, error)
-	// Renew issues the next certificate to the caller of a mutual TLS connection, for the identity in its
-	// certificate, which becomes the predecessor. The CSR may hold the same key or, better, a new one. Renewing one
-	// predecessor with two different keys is refused as a clone.
+	// Renew issues the next certificate to the caller of a mutual TLS connection. The client certificate of that
+	// connection names the identity and becomes the predecessor. The request can hold the same key or, better, a new one.
+	// A predecessor that was renewed with one key cannot be renewed with another: two parties would hold the credential.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
-	// IssueCertificates issues many certificates on one stream: to the devices of a factory, or to a fleet that moves
-	// here. Operators only; no enrollment token is needed.
-	//
-	// Each request is decided, recorded and answered by itself, as if it were a call: its failure ends nothing, and
-	// answers come as they are ready, in any order. While 256 requests of a stream are without an answer, the server
-	// reads no more of it, so a client reads answers while it sends.
-	//
-	// A stream ends with OK once the client has ended its side and everything is answered. However it ends, also with
-	// the connection or the server: requests without an answer are sent again on a new stream, with the same request
-	// IDs and keys, and those that were carried out are answered with the same certificates.
-	IssueCertificates(grpc.BidiStreamingServer[IssueCertificatesRequest, IssueCertificatesResponse]) error
+	// CreateChallenge returns a challenge for evidence that must answer one. The caller needs no client certificate. The
+	// challenge is sealed: it holds all that the server must know, and any server of the trust domain accepts it in
+	// Enroll. Kinds of evidence without a challenge are refused with the rule challenge.not_needed.
+	CreateChallenge(context.Context, *CreateChallengeRequest) (*CreateChallengeResponse, error)
+	// GetTrustBundle returns the root certificates of the trust domain. Any valid client certificate allows it.
+	GetTrustBundle(context.Context, *GetTrustBundleRequest) (*GetTrustBundleResponse, error)
 	mustEmbedUnimplementedEnrollmentServiceServer()
 }
 
@@ -153,8 +151,11 @@ func (UnimplementedEnrollmentServiceServer) Enroll(context.Context, *EnrollReque
 func (UnimplementedEnrollmentServiceServer) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
 }
-func (UnimplementedEnrollmentServiceServer) IssueCertificates(grpc.BidiStreamingServer[IssueCertificatesRequest, IssueCertificatesResponse]) error {
-	return status.Error(codes.Unimplemented, "method IssueCertificates not implemented")
+func (UnimplementedEnrollmentServiceServer) CreateChallenge(context.Context, *CreateChallengeRequest) (*CreateChallengeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateChallenge not implemented")
+}
+func (UnimplementedEnrollmentServiceServer) GetTrustBundle(context.Context, *GetTrustBundleRequest) (*GetTrustBundleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetTrustBundle not implemented")
 }
 func (UnimplementedEnrollmentServiceServer) mustEmbedUnimplementedEnrollmentServiceServer() {}
 func (UnimplementedEnrollmentServiceServer) testEmbeddedByValue()                           {}
@@ -213,12 +214,41 @@ func _EnrollmentService_Renew_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
-func _EnrollmentService_IssueCertificates_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(EnrollmentServiceServer).IssueCertificates(&grpc.GenericServerStream[IssueCertificatesRequest, IssueCertificatesResponse]{ServerStream: stream})
+func _EnrollmentService_CreateChallenge_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateChallengeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnrollmentServiceServer).CreateChallenge(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EnrollmentService_CreateChallenge_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnrollmentServiceServer).CreateChallenge(ctx, req.(*CreateChallengeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
 
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type EnrollmentService_IssueCertificatesServer = grpc.BidiStreamingServer[IssueCertificatesRequest, IssueCertificatesResponse]
+func _EnrollmentService_GetTrustBundle_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetTrustBundleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnrollmentServiceServer).GetTrustBundle(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EnrollmentService_GetTrustBundle_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnrollmentServiceServer).GetTrustBundle(ctx, req.(*GetTrustBundleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 // EnrollmentService_ServiceDesc is the grpc.ServiceDesc for EnrollmentService service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -235,14 +265,15 @@ var EnrollmentService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Renew",
 			Handler:    _EnrollmentService_Renew_Handler,
 		},
-	},
-	Streams: []grpc.StreamDesc{
 		{
-			StreamName:    "IssueCertificates",
-			Handler:       _EnrollmentService_IssueCertificates_Handler,
-			ServerStreams: true,
-			ClientStreams: true,
+			MethodName: "CreateChallenge",
+			Handler:    _EnrollmentService_CreateChallenge_Handler,
+		},
+		{
+			MethodName: "GetTrustBundle",
+			Handler:    _EnrollmentService_GetTrustBundle_Handler,
 		},
 	},
+	Streams:  []grpc.StreamDesc{},
 	Metadata: "brevet/v1/enrollment.proto",
 }

@@ -33,26 +33,27 @@ const (
 	Action_ACTION_IDENTITY_SUSPENDED  Action = 4
 	Action_ACTION_IDENTITY_RESUMED    Action = 5
 	Action_ACTION_IDENTITY_RETIRED    Action = 6
-	Action_ACTION_IDENTITY_REPLACED   Action = 7
-	Action_ACTION_TOKEN_CREATED       Action = 8
-	Action_ACTION_TOKEN_BOUND         Action = 9
-	Action_ACTION_CERTIFICATE_ISSUED  Action = 10
-	// Intended or signed, never released, revoked.
+	// An enrolled identity enrolled again, with a token that replaces.
+	Action_ACTION_IDENTITY_REPLACED Action = 7
+	Action_ACTION_TOKEN_CREATED     Action = 8
+	// A token was bound to one request and key.
+	Action_ACTION_TOKEN_BOUND        Action = 9
+	Action_ACTION_CERTIFICATE_ISSUED Action = 10
+	// A serial number was reserved or a certificate signed, but no client received it. It is revoked.
 	Action_ACTION_CERTIFICATE_ABANDONED Action = 11
 	Action_ACTION_CERTIFICATE_REVOKED   Action = 12
 	Action_ACTION_CERTIFICATE_HELD      Action = 13
-	// From hold.
-	Action_ACTION_CERTIFICATE_RELEASED Action = 14
-	Action_ACTION_CRL_PUBLISHED        Action = 15
-	Action_ACTION_REQUEST_REFUSED      Action = 16
-	// Of what ended long ago, from the store.
+	Action_ACTION_CERTIFICATE_UNHELD    Action = 14
+	Action_ACTION_CRL_PUBLISHED         Action = 15
+	Action_ACTION_REQUEST_REFUSED       Action = 16
+	// Records of what expired long ago were removed from the store.
 	Action_ACTION_RECORDS_EXPIRED Action = 17
-	// Of all certificates that its facts select. Entries with their changes follow.
-	Action_ACTION_REVOCATION_ORDERED Action = 18
-	Action_ACTION_TOKEN_REVOKED      Action = 19
-	// An issuing CA that issues nothing from now on, and is still answered for.
+	// A bulk revocation was created. Entries with the changes of its certificates follow.
+	Action_ACTION_BULK_REVOCATION_CREATED Action = 18
+	Action_ACTION_TOKEN_REVOKED           Action = 19
+	// An issuing CA stopped issuing. The server still answers for its certificates.
 	Action_ACTION_CA_RETIRED Action = 20
-	// A CA that is not answered for from now on.
+	// The server stopped answering for a CA.
 	Action_ACTION_CA_REMOVED Action = 21
 )
 
@@ -73,38 +74,38 @@ var (
 		11: "ACTION_CERTIFICATE_ABANDONED",
 		12: "ACTION_CERTIFICATE_REVOKED",
 		13: "ACTION_CERTIFICATE_HELD",
-		14: "ACTION_CERTIFICATE_RELEASED",
+		14: "ACTION_CERTIFICATE_UNHELD",
 		15: "ACTION_CRL_PUBLISHED",
 		16: "ACTION_REQUEST_REFUSED",
 		17: "ACTION_RECORDS_EXPIRED",
-		18: "ACTION_REVOCATION_ORDERED",
+		18: "ACTION_BULK_REVOCATION_CREATED",
 		19: "ACTION_TOKEN_REVOKED",
 		20: "ACTION_CA_RETIRED",
 		21: "ACTION_CA_REMOVED",
 	}
 	Action_value = map[string]int32{
-		"ACTION_UNSPECIFIED":           0,
-		"ACTION_CA_INSTALLED":          1,
-		"ACTION_IDENTITY_REGISTERED":   2,
-		"ACTION_IDENTITY_UPDATED":      3,
-		"ACTION_IDENTITY_SUSPENDED":    4,
-		"ACTION_IDENTITY_RESUMED":      5,
-		"ACTION_IDENTITY_RETIRED":      6,
-		"ACTION_IDENTITY_REPLACED":     7,
-		"ACTION_TOKEN_CREATED":         8,
-		"ACTION_TOKEN_BOUND":           9,
-		"ACTION_CERTIFICATE_ISSUED":    10,
-		"ACTION_CERTIFICATE_ABANDONED": 11,
-		"ACTION_CERTIFICATE_REVOKED":   12,
-		"ACTION_CERTIFICATE_HELD":      13,
-		"ACTION_CERTIFICATE_RELEASED":  14,
-		"ACTION_CRL_PUBLISHED":         15,
-		"ACTION_REQUEST_REFUSED":       16,
-		"ACTION_RECORDS_EXPIRED":       17,
-		"ACTION_REVOCATION_ORDERED":    18,
-		"ACTION_TOKEN_REVOKED":         19,
-		"ACTION_CA_RETIRED":            20,
-		"ACTION_CA_REMOVED":            21,
+		"ACTION_UNSPECIFIED":             0,
+		"ACTION_CA_INSTALLED":            1,
+		"ACTION_IDENTITY_REGISTERED":     2,
+		"ACTION_IDENTITY_UPDATED":        3,
+		"ACTION_IDENTITY_SUSPENDED":      4,
+		"ACTION_IDENTITY_RESUMED":        5,
+		"ACTION_IDENTITY_RETIRED":        6,
+		"ACTION_IDENTITY_REPLACED":       7,
+		"ACTION_TOKEN_CREATED":           8,
+		"ACTION_TOKEN_BOUND":             9,
+		"ACTION_CERTIFICATE_ISSUED":      10,
+		"ACTION_CERTIFICATE_ABANDONED":   11,
+		"ACTION_CERTIFICATE_REVOKED":     12,
+		"ACTION_CERTIFICATE_HELD":        13,
+		"ACTION_CERTIFICATE_UNHELD":      14,
+		"ACTION_CRL_PUBLISHED":           15,
+		"ACTION_REQUEST_REFUSED":         16,
+		"ACTION_RECORDS_EXPIRED":         17,
+		"ACTION_BULK_REVOCATION_CREATED": 18,
+		"ACTION_TOKEN_REVOKED":           19,
+		"ACTION_CA_RETIRED":              20,
+		"ACTION_CA_REMOVED":              21,
 	}
 )
 
@@ -135,84 +136,238 @@ func (Action) EnumDescriptor() ([]byte, []int) {
 	return file_brevet_v1_log_proto_rawDescGZIP(), []int{0}
 }
 
-// StatusKind is what may be said of a certificate's validity.
-type StatusKind int32
+type ListEntriesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The index of the first entry to return. The log begins at 1; 0 means 1.
+	StartIndex int64 `protobuf:"varint,1,opt,name=start_index,json=startIndex,proto3" json:"start_index,omitempty"`
+	// How many entries at most; 0 for all.
+	Limit         int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
 
-const (
-	StatusKind_STATUS_KIND_UNSPECIFIED StatusKind = 0
-	StatusKind_STATUS_KIND_GOOD        StatusKind = 1
-	StatusKind_STATUS_KIND_HOLD        StatusKind = 2
-	StatusKind_STATUS_KIND_REVOKED     StatusKind = 3
-)
+func (x *ListEntriesRequest) Reset() {
+	*x = ListEntriesRequest{}
+	mi := &file_brevet_v1_log_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
 
-// Enum value maps for StatusKind.
-var (
-	StatusKind_name = map[int32]string{
-		0: "STATUS_KIND_UNSPECIFIED",
-		1: "STATUS_KIND_GOOD",
-		2: "STATUS_KIND_HOLD",
-		3: "STATUS_KIND_REVOKED",
+func (x *ListEntriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEntriesRequest) ProtoMessage() {}
+
+func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
 	}
-	StatusKind_value = map[string]int32{
-		"STATUS_KIND_UNSPECIFIED": 0,
-		"STATUS_KIND_GOOD":        1,
-		"STATUS_KIND_HOLD":        2,
-		"STATUS_KIND_REVOKED":     3,
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
+func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ListEntriesRequest) GetStartIndex() int64 {
+	if x != nil {
+		return x.StartIndex
 	}
-)
-
-func (x StatusKind) Enum() *StatusKind {
-	p := new(StatusKind)
-	*p = x
-	return p
+	return 0
 }
 
-func (x StatusKind) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+func (x *ListEntriesRequest) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
 }
 
-func (StatusKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_brevet_v1_log_proto_enumTypes[1].Descriptor()
+type ListEntriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Index int64                  `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// A brevet.v1.LogEntry, as the bytes that the chain covers.
+	Entry []byte `protobuf:"bytes,2,opt,name=entry,proto3" json:"entry,omitempty"`
+	// The chain value after this entry, 32 bytes.
+	Chain         []byte `protobuf:"bytes,3,opt,name=chain,proto3" json:"chain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
-func (StatusKind) Type() protoreflect.EnumType {
-	return &file_brevet_v1_log_proto_enumTypes[1]
+func (x *ListEntriesResponse) Reset() {
+	*x = ListEntriesResponse{}
+	mi := &file_brevet_v1_log_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
 }
 
-func (x StatusKind) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
+func (x *ListEntriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
 }
 
-// Deprecated: Use StatusKind.Descriptor instead.
-func (StatusKind) EnumDescriptor() ([]byte, []int) {
+func (*ListEntriesResponse) ProtoMessage() {}
+
+func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
+func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
 	return file_brevet_v1_log_proto_rawDescGZIP(), []int{1}
 }
 
-// LogEntry is one change of state. It is written in the transaction of the change, and its encoding is what the
-// log's hashes cover, so fields and values are only ever added. Entries are kept for ever and most are alike, so
-// what can be told from the rest is left out, and each field says how. Times are milliseconds since 1970, UTC.
+func (x *ListEntriesResponse) GetIndex() int64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *ListEntriesResponse) GetEntry() []byte {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
+func (x *ListEntriesResponse) GetChain() []byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+type GetHeadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetHeadRequest) Reset() {
+	*x = GetHeadRequest{}
+	mi := &file_brevet_v1_log_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetHeadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetHeadRequest) ProtoMessage() {}
+
+func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetHeadRequest.ProtoReflect.Descriptor instead.
+func (*GetHeadRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{2}
+}
+
+type GetHeadResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Size  int64                  `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	// The chain value after the last entry, 32 bytes.
+	Chain         []byte `protobuf:"bytes,2,opt,name=chain,proto3" json:"chain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetHeadResponse) Reset() {
+	*x = GetHeadResponse{}
+	mi := &file_brevet_v1_log_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetHeadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetHeadResponse) ProtoMessage() {}
+
+func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetHeadResponse.ProtoReflect.Descriptor instead.
+func (*GetHeadResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *GetHeadResponse) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *GetHeadResponse) GetChain() []byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+// LogEntry is one change, or one refused attempt at it. The server writes it in the transaction of the change.
+//
+// The hashes of the log cover its encoding, so fields and values are only ever added. Entries are kept for ever and
+// most are alike, so a field that follows from the others is left out, and its comment says when. Times are
+// milliseconds since 1970, UTC.
 type LogEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Time  int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
-	// Who: a SPIFFE ID, "token:…", "key:…", "system:…", "command:…" or "unknown". Absent where it is the identity itself; where
-	// both are absent, nobody known.
+	// Who did it: a SPIFFE ID, "token:…", "key:…", "system:…", "command:…" or "unknown". Unset if the identity itself
+	// did. If identity is unset too, the actor is unknown.
 	Actor string `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
-	// What. A reader that does not know the value cannot say what the entry means, and refuses it.
+	// What was done. A reader that does not know the value must refuse the entry, because it cannot tell what it means.
 	Action Action `protobuf:"varint,3,opt,name=action,proto3,enum=brevet.v1.Action" json:"action,omitempty"`
-	// It was asked for and refused. Absent where it was done.
+	// The server refused to do it.
 	Refused bool `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
-	// SPIFFE ID that it concerns, without "spiffe://", where one.
+	// The SPIFFE ID that it concerns, without "spiffe://". Unset if it concerns none.
 	Identity string `protobuf:"bytes,5,opt,name=identity,proto3" json:"identity,omitempty"`
-	// The certificate statuses that it changed, where any.
+	// The certificates whose status it changed.
 	Changes []*StatusChange `protobuf:"bytes,6,rep,name=changes,proto3" json:"changes,omitempty"`
-	// Serial number of the certificate that was renewed, 20 octets, where one: the fact "predecessor" in hexadecimal.
-	Predecessor []byte `protobuf:"bytes,7,opt,name=predecessor,proto3" json:"predecessor,omitempty"`
-	// Profile, where one: the fact "profile".
+	// Serial number of the certificate that was renewed, 20 bytes. It stands for the fact "predecessor", in hexadecimal.
+	PredecessorSerial []byte `protobuf:"bytes,7,opt,name=predecessor_serial,json=predecessorSerial,proto3" json:"predecessor_serial,omitempty"`
+	// It stands for the fact "profile".
 	Profile string `protobuf:"bytes,8,opt,name=profile,proto3" json:"profile,omitempty"`
-	// Request ID of the client, 16 octets, where one: the fact "request" in hexadecimal.
-	Request []byte `protobuf:"bytes,9,opt,name=request,proto3" json:"request,omitempty"`
-	// Further facts, such as a token's name; never a secret. None of them is called as one of the three above, unless
-	// its text is not what that field stands for.
+	// The client's request ID, 16 bytes. It stands for the fact "request", in hexadecimal.
+	RequestId []byte `protobuf:"bytes,9,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Further facts, such as the ID of a token. A secret is never among them. The three names above appear here only with
+	// a text that their field cannot hold.
 	Facts         map[string]string `protobuf:"bytes,10,rep,name=facts,proto3" json:"facts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -220,7 +375,7 @@ type LogEntry struct {
 
 func (x *LogEntry) Reset() {
 	*x = LogEntry{}
-	mi := &file_brevet_v1_log_proto_msgTypes[0]
+	mi := &file_brevet_v1_log_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -232,7 +387,7 @@ func (x *LogEntry) String() string {
 func (*LogEntry) ProtoMessage() {}
 
 func (x *LogEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[0]
+	mi := &file_brevet_v1_log_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -245,7 +400,7 @@ func (x *LogEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
 func (*LogEntry) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{0}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LogEntry) GetTime() int64 {
@@ -290,9 +445,9 @@ func (x *LogEntry) GetChanges() []*StatusChange {
 	return nil
 }
 
-func (x *LogEntry) GetPredecessor() []byte {
+func (x *LogEntry) GetPredecessorSerial() []byte {
 	if x != nil {
-		return x.Predecessor
+		return x.PredecessorSerial
 	}
 	return nil
 }
@@ -304,9 +459,9 @@ func (x *LogEntry) GetProfile() string {
 	return ""
 }
 
-func (x *LogEntry) GetRequest() []byte {
+func (x *LogEntry) GetRequestId() []byte {
 	if x != nil {
-		return x.Request
+		return x.RequestId
 	}
 	return nil
 }
@@ -318,32 +473,30 @@ func (x *LogEntry) GetFacts() map[string]string {
 	return nil
 }
 
-// StatusChange is the new status of one certificate: what a responder needs to know of it.
+// StatusChange is the new status of one certificate: all that a responder must know of it.
 type StatusChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 32 octets.
-	Issuer []byte `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	// 20 octets.
+	// The issuing CA, 32 bytes.
+	IssuerId []byte `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
+	// 20 bytes, big-endian.
 	Serial   []byte `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`
 	NotAfter int64  `protobuf:"varint,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
-	// SHA-256 of the certificate, when it was issued.
+	// SHA-256 of the certificate. Set only in the change that records its issue.
 	Fingerprint []byte `protobuf:"bytes,4,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
-	// Absent where there is a fingerprint and no version: such a certificate is good, at version 1, because it was
-	// issued just now. Otherwise it is never absent.
-	Kind StatusKind `protobuf:"varint,5,opt,name=kind,proto3,enum=brevet.v1.StatusKind" json:"kind,omitempty"`
-	// Counts the changes of this certificate's status, 1 when it was issued. A higher version is newer.
-	Version uint64 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
-	// CRLReason code of RFC 5280 section 5.3.1.
-	Reason uint32 `protobuf:"varint,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Unset only if there is a fingerprint and no version: the certificate was just issued, and is good at version 1.
+	State CertificateState `protobuf:"varint,5,opt,name=state,proto3,enum=brevet.v1.CertificateState" json:"state,omitempty"`
+	// Counts the changes of this certificate's status, from 1 at its issue. The higher version is the newer one.
+	Version int64            `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	Reason  RevocationReason `protobuf:"varint,7,opt,name=reason,proto3,enum=brevet.v1.RevocationReason" json:"reason,omitempty"`
 	// When it was revoked or put on hold.
-	RevokedAt     int64 `protobuf:"varint,8,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
+	RevokeTime    int64 `protobuf:"varint,8,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusChange) Reset() {
 	*x = StatusChange{}
-	mi := &file_brevet_v1_log_proto_msgTypes[1]
+	mi := &file_brevet_v1_log_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -355,7 +508,7 @@ func (x *StatusChange) String() string {
 func (*StatusChange) ProtoMessage() {}
 
 func (x *StatusChange) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[1]
+	mi := &file_brevet_v1_log_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -368,12 +521,12 @@ func (x *StatusChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusChange.ProtoReflect.Descriptor instead.
 func (*StatusChange) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{1}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *StatusChange) GetIssuer() []byte {
+func (x *StatusChange) GetIssuerId() []byte {
 	if x != nil {
-		return x.Issuer
+		return x.IssuerId
 	}
 	return nil
 }
@@ -399,30 +552,30 @@ func (x *StatusChange) GetFingerprint() []byte {
 	return nil
 }
 
-func (x *StatusChange) GetKind() StatusKind {
+func (x *StatusChange) GetState() CertificateState {
 	if x != nil {
-		return x.Kind
+		return x.State
 	}
-	return StatusKind_STATUS_KIND_UNSPECIFIED
+	return CertificateState_CERTIFICATE_STATE_UNSPECIFIED
 }
 
-func (x *StatusChange) GetVersion() uint64 {
+func (x *StatusChange) GetVersion() int64 {
 	if x != nil {
 		return x.Version
 	}
 	return 0
 }
 
-func (x *StatusChange) GetReason() uint32 {
+func (x *StatusChange) GetReason() RevocationReason {
 	if x != nil {
 		return x.Reason
 	}
-	return 0
+	return RevocationReason_REVOCATION_REASON_UNSPECIFIED
 }
 
-func (x *StatusChange) GetRevokedAt() int64 {
+func (x *StatusChange) GetRevokeTime() int64 {
 	if x != nil {
-		return x.RevokedAt
+		return x.RevokeTime
 	}
 	return 0
 }
@@ -431,33 +584,46 @@ var File_brevet_v1_log_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x13brevet/v1/log.proto\x12\tbrevet.v1\"\x8e\x03\n" +
+	"\x13brevet/v1/log.proto\x12\tbrevet.v1\x1a\x1bbrevet/v1/certificate.proto\x1a\x15brevet/v1/types.proto\"K\n" +
+	"\x12ListEntriesRequest\x12\x1f\n" +
+	"\vstart_index\x18\x01 \x01(\x03R\n" +
+	"startIndex\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x03R\x05limit\"W\n" +
+	"\x13ListEntriesResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x03R\x05index\x12\x14\n" +
+	"\x05entry\x18\x02 \x01(\fR\x05entry\x12\x14\n" +
+	"\x05chain\x18\x03 \x01(\fR\x05chain\"\x10\n" +
+	"\x0eGetHeadRequest\";\n" +
+	"\x0fGetHeadResponse\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x14\n" +
+	"\x05chain\x18\x02 \x01(\fR\x05chain\"\xa0\x03\n" +
 	"\bLogEntry\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12)\n" +
 	"\x06action\x18\x03 \x01(\x0e2\x11.brevet.v1.ActionR\x06action\x12\x18\n" +
 	"\arefused\x18\x04 \x01(\bR\arefused\x12\x1a\n" +
 	"\bidentity\x18\x05 \x01(\tR\bidentity\x121\n" +
-	"\achanges\x18\x06 \x03(\v2\x17.brevet.v1.StatusChangeR\achanges\x12 \n" +
-	"\vpredecessor\x18\a \x01(\fR\vpredecessor\x12\x18\n" +
-	"\aprofile\x18\b \x01(\tR\aprofile\x12\x18\n" +
-	"\arequest\x18\t \x01(\fR\arequest\x124\n" +
+	"\achanges\x18\x06 \x03(\v2\x17.brevet.v1.StatusChangeR\achanges\x12-\n" +
+	"\x12predecessor_serial\x18\a \x01(\fR\x11predecessorSerial\x12\x18\n" +
+	"\aprofile\x18\b \x01(\tR\aprofile\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\t \x01(\fR\trequestId\x124\n" +
 	"\x05facts\x18\n" +
 	" \x03(\v2\x1e.brevet.v1.LogEntry.FactsEntryR\x05facts\x1a8\n" +
 	"\n" +
 	"FactsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf9\x01\n" +
-	"\fStatusChange\x12\x16\n" +
-	"\x06issuer\x18\x01 \x01(\fR\x06issuer\x12\x16\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa5\x02\n" +
+	"\fStatusChange\x12\x1b\n" +
+	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\x16\n" +
 	"\x06serial\x18\x02 \x01(\fR\x06serial\x12\x1b\n" +
 	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter\x12 \n" +
-	"\vfingerprint\x18\x04 \x01(\fR\vfingerprint\x12)\n" +
-	"\x04kind\x18\x05 \x01(\x0e2\x15.brevet.v1.StatusKindR\x04kind\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\x04R\aversion\x12\x16\n" +
-	"\x06reason\x18\a \x01(\rR\x06reason\x12\x1d\n" +
-	"\n" +
-	"revoked_at\x18\b \x01(\x03R\trevokedAt*\xf7\x04\n" +
+	"\vfingerprint\x18\x04 \x01(\fR\vfingerprint\x121\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x1b.brevet.v1.CertificateStateR\x05state\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\x03R\aversion\x123\n" +
+	"\x06reason\x18\a \x01(\x0e2\x1b.brevet.v1.RevocationReasonR\x06reason\x12\x1f\n" +
+	"\vrevoke_time\x18\b \x01(\x03R\n" +
+	"revokeTime*\xfa\x04\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ACTION_CA_INSTALLED\x10\x01\x12\x1e\n" +
@@ -473,21 +639,20 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x12 \n" +
 	"\x1cACTION_CERTIFICATE_ABANDONED\x10\v\x12\x1e\n" +
 	"\x1aACTION_CERTIFICATE_REVOKED\x10\f\x12\x1b\n" +
-	"\x17ACTION_CERTIFICATE_HELD\x10\r\x12\x1f\n" +
-	"\x1bACTION_CERTIFICATE_RELEASED\x10\x0e\x12\x18\n" +
+	"\x17ACTION_CERTIFICATE_HELD\x10\r\x12\x1d\n" +
+	"\x19ACTION_CERTIFICATE_UNHELD\x10\x0e\x12\x18\n" +
 	"\x14ACTION_CRL_PUBLISHED\x10\x0f\x12\x1a\n" +
 	"\x16ACTION_REQUEST_REFUSED\x10\x10\x12\x1a\n" +
-	"\x16ACTION_RECORDS_EXPIRED\x10\x11\x12\x1d\n" +
-	"\x19ACTION_REVOCATION_ORDERED\x10\x12\x12\x18\n" +
+	"\x16ACTION_RECORDS_EXPIRED\x10\x11\x12\"\n" +
+	"\x1eACTION_BULK_REVOCATION_CREATED\x10\x12\x12\x18\n" +
 	"\x14ACTION_TOKEN_REVOKED\x10\x13\x12\x15\n" +
 	"\x11ACTION_CA_RETIRED\x10\x14\x12\x15\n" +
-	"\x11ACTION_CA_REMOVED\x10\x15*n\n" +
+	"\x11ACTION_CA_REMOVED\x10\x152\x9e\x01\n" +
 	"\n" +
-	"StatusKind\x12\x1b\n" +
-	"\x17STATUS_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
-	"\x10STATUS_KIND_GOOD\x10\x01\x12\x14\n" +
-	"\x10STATUS_KIND_HOLD\x10\x02\x12\x17\n" +
-	"\x13STATUS_KIND_REVOKED\x10\x03B7Z5github.com/brevet-pki/brevet/proto/brevet/v1;brevetv1b\x06proto3"
+	"LogService\x12N\n" +
+	"\vListEntries\x12\x1d.brevet.v1.ListEntriesRequest\x1a\x1e.brevet.v1.ListEntriesResponse0\x01\x12@\n" +
+	"\aGetHead\x12\x19.brevet.v1.GetHeadRequest\x1a\x1a.brevet.v1.GetHeadResponseBd\n" +
+	"\rcom.brevet.v1B\bLogProtoP\x01Z5github.com/brevet-pki/brevet/proto/brevet/v1;brevetv1\xa2\x02\x03BVT\xaa\x02\tBrevet.V1b\x06proto3"
 
 var (
 	file_brevet_v1_log_proto_rawDescOnce sync.Once
@@ -501,25 +666,35 @@ func file_brevet_v1_log_proto_rawDescGZIP() []byte {
 	return file_brevet_v1_log_proto_rawDescData
 }
 
-var file_brevet_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_brevet_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_brevet_v1_log_proto_goTypes = []any{
-	(Action)(0),          // 0: brevet.v1.Action
-	(StatusKind)(0),      // 1: brevet.v1.StatusKind
-	(*LogEntry)(nil),     // 2: brevet.v1.LogEntry
-	(*StatusChange)(nil), // 3: brevet.v1.StatusChange
-	nil,                  // 4: brevet.v1.LogEntry.FactsEntry
+	(Action)(0),                 // 0: brevet.v1.Action
+	(*ListEntriesRequest)(nil),  // 1: brevet.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil), // 2: brevet.v1.ListEntriesResponse
+	(*GetHeadRequest)(nil),      // 3: brevet.v1.GetHeadRequest
+	(*GetHeadResponse)(nil),     // 4: brevet.v1.GetHeadResponse
+	(*LogEntry)(nil),            // 5: brevet.v1.LogEntry
+	(*StatusChange)(nil),        // 6: brevet.v1.StatusChange
+	nil,                         // 7: brevet.v1.LogEntry.FactsEntry
+	(CertificateState)(0),       // 8: brevet.v1.CertificateState
+	(RevocationReason)(0),       // 9: brevet.v1.RevocationReason
 }
 var file_brevet_v1_log_proto_depIdxs = []int32{
 	0, // 0: brevet.v1.LogEntry.action:type_name -> brevet.v1.Action
-	3, // 1: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
-	4, // 2: brevet.v1.LogEntry.facts:type_name -> brevet.v1.LogEntry.FactsEntry
-	1, // 3: brevet.v1.StatusChange.kind:type_name -> brevet.v1.StatusKind
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	6, // 1: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
+	7, // 2: brevet.v1.LogEntry.facts:type_name -> brevet.v1.LogEntry.FactsEntry
+	8, // 3: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
+	9, // 4: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
+	1, // 5: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
+	3, // 6: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
+	2, // 7: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
+	4, // 8: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
+	7, // [7:9] is the sub-list for method output_type
+	5, // [5:7] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_log_proto_init() }
@@ -527,15 +702,17 @@ func file_brevet_v1_log_proto_init() {
 	if File_brevet_v1_log_proto != nil {
 		return
 	}
+	file_brevet_v1_certificate_proto_init()
+	file_brevet_v1_types_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_log_proto_rawDesc), len(file_brevet_v1_log_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   3,
+			NumEnums:      1,
+			NumMessages:   7,
 			NumExtensions: 0,
-			NumServices:   0,
+			NumServices:   1,
 		},
 		GoTypes:           file_brevet_v1_log_proto_goTypes,
 		DependencyIndexes: file_brevet_v1_log_proto_depIdxs,

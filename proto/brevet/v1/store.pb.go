@@ -60,14 +60,17 @@ func (*GetStatsRequest) Descriptor() ([]byte, []int) {
 }
 
 type GetStatsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Certificates  *CertificateStats      `protobuf:"bytes,1,opt,name=certificates,proto3" json:"certificates,omitempty"`
-	Identities    *IdentityStats         `protobuf:"bytes,2,opt,name=identities,proto3" json:"identities,omitempty"`
-	Tokens        *TokenStats            `protobuf:"bytes,3,opt,name=tokens,proto3" json:"tokens,omitempty"`
-	Keys          *KeyStats              `protobuf:"bytes,4,opt,name=keys,proto3" json:"keys,omitempty"`
-	LogEntries    uint64                 `protobuf:"varint,5,opt,name=log_entries,json=logEntries,proto3" json:"log_entries,omitempty"`
-	Files         *FileStats             `protobuf:"bytes,6,opt,name=files,proto3" json:"files,omitempty"`
-	Retention     *RetentionStats        `protobuf:"bytes,7,opt,name=retention,proto3" json:"retention,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Certificates *CertificateStats      `protobuf:"bytes,1,opt,name=certificates,proto3" json:"certificates,omitempty"`
+	Identities   *IdentityStats         `protobuf:"bytes,2,opt,name=identities,proto3" json:"identities,omitempty"`
+	Tokens       *TokenStats            `protobuf:"bytes,3,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	Keys         *KeyStats              `protobuf:"bytes,4,opt,name=keys,proto3" json:"keys,omitempty"`
+	LogEntries   int64                  `protobuf:"varint,5,opt,name=log_entries,json=logEntries,proto3" json:"log_entries,omitempty"`
+	// The files that the store and the log keep.
+	Files []*FileSize `protobuf:"bytes,6,rep,name=files,proto3" json:"files,omitempty"`
+	// How many bytes of the store's files are free for new records.
+	FreeBytes     int64           `protobuf:"varint,7,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	Retention     *RetentionStats `protobuf:"bytes,8,opt,name=retention,proto3" json:"retention,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -130,18 +133,25 @@ func (x *GetStatsResponse) GetKeys() *KeyStats {
 	return nil
 }
 
-func (x *GetStatsResponse) GetLogEntries() uint64 {
+func (x *GetStatsResponse) GetLogEntries() int64 {
 	if x != nil {
 		return x.LogEntries
 	}
 	return 0
 }
 
-func (x *GetStatsResponse) GetFiles() *FileStats {
+func (x *GetStatsResponse) GetFiles() []*FileSize {
 	if x != nil {
 		return x.Files
 	}
 	return nil
+}
+
+func (x *GetStatsResponse) GetFreeBytes() int64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
 }
 
 func (x *GetStatsResponse) GetRetention() *RetentionStats {
@@ -151,11 +161,11 @@ func (x *GetStatsResponse) GetRetention() *RetentionStats {
 	return nil
 }
 
-// Count is a number of rows.
+// Count is a number of records.
 type Count struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Value uint64                 `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
-	// There are that many at least: counting ended there.
+	Value int64                  `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	// Counting stopped there: the number is at least that.
 	AtLeast       bool `protobuf:"varint,2,opt,name=at_least,json=atLeast,proto3" json:"at_least,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -191,7 +201,7 @@ func (*Count) Descriptor() ([]byte, []int) {
 	return file_brevet_v1_store_proto_rawDescGZIP(), []int{2}
 }
 
-func (x *Count) GetValue() uint64 {
+func (x *Count) GetValue() int64 {
 	if x != nil {
 		return x.Value
 	}
@@ -205,20 +215,20 @@ func (x *Count) GetAtLeast() bool {
 	return false
 }
 
-// CertificateStats counts certificates twice: by state, and by their end.
+// CertificateStats counts certificates twice: by state, and by age.
 type CertificateStats struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Good    *Count                 `protobuf:"bytes,1,opt,name=good,proto3" json:"good,omitempty"`
 	OnHold  *Count                 `protobuf:"bytes,2,opt,name=on_hold,json=onHold,proto3" json:"on_hold,omitempty"`
 	Revoked *Count                 `protobuf:"bytes,3,opt,name=revoked,proto3" json:"revoked,omitempty"`
-	// Serial numbers that were never released, which are revoked.
-	Unreleased *Count `protobuf:"bytes,4,opt,name=unreleased,proto3" json:"unreleased,omitempty"`
-	Unexpired  *Count `protobuf:"bytes,5,opt,name=unexpired,proto3" json:"unexpired,omitempty"`
-	// Ended, and staying until the retention is over.
-	Expired *Count `protobuf:"bytes,6,opt,name=expired,proto3" json:"expired,omitempty"`
-	// Ended before the retention, and leaving with the next sweep, or with the next CRL of their issuer.
-	Waiting *Count `protobuf:"bytes,7,opt,name=waiting,proto3" json:"waiting,omitempty"`
-	// The earliest end; absent where there is no certificate.
+	// Serial numbers whose certificates no client received. They are revoked.
+	Undelivered *Count `protobuf:"bytes,4,opt,name=undelivered,proto3" json:"undelivered,omitempty"`
+	Unexpired   *Count `protobuf:"bytes,5,opt,name=unexpired,proto3" json:"unexpired,omitempty"`
+	// Expired, and kept until the retention ends.
+	Retained *Count `protobuf:"bytes,6,opt,name=retained,proto3" json:"retained,omitempty"`
+	// Past the retention. The next sweep removes them, or the next CRL of their CA allows it to.
+	Removable *Count `protobuf:"bytes,7,opt,name=removable,proto3" json:"removable,omitempty"`
+	// The earliest not_after on record. Unset if there is no certificate.
 	OldestNotAfter *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=oldest_not_after,json=oldestNotAfter,proto3" json:"oldest_not_after,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -275,9 +285,9 @@ func (x *CertificateStats) GetRevoked() *Count {
 	return nil
 }
 
-func (x *CertificateStats) GetUnreleased() *Count {
+func (x *CertificateStats) GetUndelivered() *Count {
 	if x != nil {
-		return x.Unreleased
+		return x.Undelivered
 	}
 	return nil
 }
@@ -289,16 +299,16 @@ func (x *CertificateStats) GetUnexpired() *Count {
 	return nil
 }
 
-func (x *CertificateStats) GetExpired() *Count {
+func (x *CertificateStats) GetRetained() *Count {
 	if x != nil {
-		return x.Expired
+		return x.Retained
 	}
 	return nil
 }
 
-func (x *CertificateStats) GetWaiting() *Count {
+func (x *CertificateStats) GetRemovable() *Count {
 	if x != nil {
-		return x.Waiting
+		return x.Removable
 	}
 	return nil
 }
@@ -382,7 +392,7 @@ type TokenStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Open  *Count                 `protobuf:"bytes,1,opt,name=open,proto3" json:"open,omitempty"`
 	Spent *Count                 `protobuf:"bytes,2,opt,name=spent,proto3" json:"spent,omitempty"`
-	// Ended before anybody enrolled with them.
+	// Expired before they were spent.
 	Expired       *Count `protobuf:"bytes,3,opt,name=expired,proto3" json:"expired,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -441,9 +451,9 @@ func (x *TokenStats) GetExpired() *Count {
 
 type KeyStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Public keys of certificates on record, and compromised ones.
+	// Public keys of certificates on record, and compromised keys.
 	Known *Count `protobuf:"bytes,1,opt,name=known,proto3" json:"known,omitempty"`
-	// Of those, the ones that are never certified again.
+	// Keys among them that are never certified again.
 	Compromised   *Count `protobuf:"bytes,2,opt,name=compromised,proto3" json:"compromised,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -493,32 +503,29 @@ func (x *KeyStats) GetCompromised() *Count {
 	return nil
 }
 
-// FileStats are sizes in octets.
-type FileStats struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Store   uint64                 `protobuf:"varint,1,opt,name=store,proto3" json:"store,omitempty"`
-	Wal     uint64                 `protobuf:"varint,2,opt,name=wal,proto3" json:"wal,omitempty"`
-	Archive uint64                 `protobuf:"varint,3,opt,name=archive,proto3" json:"archive,omitempty"`
-	// Of the store's octets, those that are free for new rows.
-	Free          uint64 `protobuf:"varint,4,opt,name=free,proto3" json:"free,omitempty"`
+// FileSize is the size of one file, or of several that belong together.
+type FileSize struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *FileStats) Reset() {
-	*x = FileStats{}
+func (x *FileSize) Reset() {
+	*x = FileSize{}
 	mi := &file_brevet_v1_store_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *FileStats) String() string {
+func (x *FileSize) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*FileStats) ProtoMessage() {}
+func (*FileSize) ProtoMessage() {}
 
-func (x *FileStats) ProtoReflect() protoreflect.Message {
+func (x *FileSize) ProtoReflect() protoreflect.Message {
 	mi := &file_brevet_v1_store_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -530,54 +537,40 @@ func (x *FileStats) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use FileStats.ProtoReflect.Descriptor instead.
-func (*FileStats) Descriptor() ([]byte, []int) {
+// Deprecated: Use FileSize.ProtoReflect.Descriptor instead.
+func (*FileSize) Descriptor() ([]byte, []int) {
 	return file_brevet_v1_store_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *FileStats) GetStore() uint64 {
+func (x *FileSize) GetName() string {
 	if x != nil {
-		return x.Store
+		return x.Name
 	}
-	return 0
+	return ""
 }
 
-func (x *FileStats) GetWal() uint64 {
+func (x *FileSize) GetBytes() int64 {
 	if x != nil {
-		return x.Wal
-	}
-	return 0
-}
-
-func (x *FileStats) GetArchive() uint64 {
-	if x != nil {
-		return x.Archive
-	}
-	return 0
-}
-
-func (x *FileStats) GetFree() uint64 {
-	if x != nil {
-		return x.Free
+		return x.Bytes
 	}
 	return 0
 }
 
 type RetentionStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How long records stay after the end of what they are about.
+	// How long records stay after what they describe has expired.
 	Retention *durationpb.Duration `protobuf:"bytes,1,opt,name=retention,proto3" json:"retention,omitempty"`
-	// What ended before this time leaves. It lags behind the clock and the retention after the server did not run, and while
-	// the clock is ahead.
-	LeavesBefore *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=leaves_before,json=leavesBefore,proto3" json:"leaves_before,omitempty"`
-	// When the last sweep ended; absent where none has since the server started.
-	LastSweep *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_sweep,json=lastSweep,proto3" json:"last_sweep,omitempty"`
-	// What left with it.
-	LastCertificates uint64 `protobuf:"varint,4,opt,name=last_certificates,json=lastCertificates,proto3" json:"last_certificates,omitempty"`
-	LastTokens       uint64 `protobuf:"varint,5,opt,name=last_tokens,json=lastTokens,proto3" json:"last_tokens,omitempty"`
-	LastKeys         uint64 `protobuf:"varint,6,opt,name=last_keys,json=lastKeys,proto3" json:"last_keys,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Records of what expired before this time are removed. It stays behind if the server was not running or its clock
+	// was ahead.
+	CutoffTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=cutoff_time,json=cutoffTime,proto3" json:"cutoff_time,omitempty"`
+	// When the last sweep ended. Unset if there was none since the server started.
+	LastSweepTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_sweep_time,json=lastSweepTime,proto3" json:"last_sweep_time,omitempty"`
+	// What the last sweep removed.
+	RemovedCertificates int64 `protobuf:"varint,4,opt,name=removed_certificates,json=removedCertificates,proto3" json:"removed_certificates,omitempty"`
+	RemovedTokens       int64 `protobuf:"varint,5,opt,name=removed_tokens,json=removedTokens,proto3" json:"removed_tokens,omitempty"`
+	RemovedKeys         int64 `protobuf:"varint,6,opt,name=removed_keys,json=removedKeys,proto3" json:"removed_keys,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *RetentionStats) Reset() {
@@ -617,37 +610,37 @@ func (x *RetentionStats) GetRetention() *durationpb.Duration {
 	return nil
 }
 
-func (x *RetentionStats) GetLeavesBefore() *timestamppb.Timestamp {
+func (x *RetentionStats) GetCutoffTime() *timestamppb.Timestamp {
 	if x != nil {
-		return x.LeavesBefore
+		return x.CutoffTime
 	}
 	return nil
 }
 
-func (x *RetentionStats) GetLastSweep() *timestamppb.Timestamp {
+func (x *RetentionStats) GetLastSweepTime() *timestamppb.Timestamp {
 	if x != nil {
-		return x.LastSweep
+		return x.LastSweepTime
 	}
 	return nil
 }
 
-func (x *RetentionStats) GetLastCertificates() uint64 {
+func (x *RetentionStats) GetRemovedCertificates() int64 {
 	if x != nil {
-		return x.LastCertificates
+		return x.RemovedCertificates
 	}
 	return 0
 }
 
-func (x *RetentionStats) GetLastTokens() uint64 {
+func (x *RetentionStats) GetRemovedTokens() int64 {
 	if x != nil {
-		return x.LastTokens
+		return x.RemovedTokens
 	}
 	return 0
 }
 
-func (x *RetentionStats) GetLastKeys() uint64 {
+func (x *RetentionStats) GetRemovedKeys() int64 {
 	if x != nil {
-		return x.LastKeys
+		return x.RemovedKeys
 	}
 	return 0
 }
@@ -657,7 +650,7 @@ var File_brevet_v1_store_proto protoreflect.FileDescriptor
 const file_brevet_v1_store_proto_rawDesc = "" +
 	"\n" +
 	"\x15brevet/v1/store.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n" +
-	"\x0fGetStatsRequest\"\xeb\x02\n" +
+	"\x0fGetStatsRequest\"\x89\x03\n" +
 	"\x10GetStatsResponse\x12?\n" +
 	"\fcertificates\x18\x01 \x01(\v2\x1b.brevet.v1.CertificateStatsR\fcertificates\x128\n" +
 	"\n" +
@@ -665,23 +658,23 @@ const file_brevet_v1_store_proto_rawDesc = "" +
 	"identities\x12-\n" +
 	"\x06tokens\x18\x03 \x01(\v2\x15.brevet.v1.TokenStatsR\x06tokens\x12'\n" +
 	"\x04keys\x18\x04 \x01(\v2\x13.brevet.v1.KeyStatsR\x04keys\x12\x1f\n" +
-	"\vlog_entries\x18\x05 \x01(\x04R\n" +
-	"logEntries\x12*\n" +
-	"\x05files\x18\x06 \x01(\v2\x14.brevet.v1.FileStatsR\x05files\x127\n" +
-	"\tretention\x18\a \x01(\v2\x19.brevet.v1.RetentionStatsR\tretention\"8\n" +
+	"\vlog_entries\x18\x05 \x01(\x03R\n" +
+	"logEntries\x12)\n" +
+	"\x05files\x18\x06 \x03(\v2\x13.brevet.v1.FileSizeR\x05files\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18\a \x01(\x03R\tfreeBytes\x127\n" +
+	"\tretention\x18\b \x01(\v2\x19.brevet.v1.RetentionStatsR\tretention\"8\n" +
 	"\x05Count\x12\x14\n" +
-	"\x05value\x18\x01 \x01(\x04R\x05value\x12\x19\n" +
-	"\bat_least\x18\x02 \x01(\bR\aatLeast\"\x8f\x03\n" +
+	"\x05value\x18\x01 \x01(\x03R\x05value\x12\x19\n" +
+	"\bat_least\x18\x02 \x01(\bR\aatLeast\"\x97\x03\n" +
 	"\x10CertificateStats\x12$\n" +
 	"\x04good\x18\x01 \x01(\v2\x10.brevet.v1.CountR\x04good\x12)\n" +
 	"\aon_hold\x18\x02 \x01(\v2\x10.brevet.v1.CountR\x06onHold\x12*\n" +
-	"\arevoked\x18\x03 \x01(\v2\x10.brevet.v1.CountR\arevoked\x120\n" +
-	"\n" +
-	"unreleased\x18\x04 \x01(\v2\x10.brevet.v1.CountR\n" +
-	"unreleased\x12.\n" +
-	"\tunexpired\x18\x05 \x01(\v2\x10.brevet.v1.CountR\tunexpired\x12*\n" +
-	"\aexpired\x18\x06 \x01(\v2\x10.brevet.v1.CountR\aexpired\x12*\n" +
-	"\awaiting\x18\a \x01(\v2\x10.brevet.v1.CountR\awaiting\x12D\n" +
+	"\arevoked\x18\x03 \x01(\v2\x10.brevet.v1.CountR\arevoked\x122\n" +
+	"\vundelivered\x18\x04 \x01(\v2\x10.brevet.v1.CountR\vundelivered\x12.\n" +
+	"\tunexpired\x18\x05 \x01(\v2\x10.brevet.v1.CountR\tunexpired\x12,\n" +
+	"\bretained\x18\x06 \x01(\v2\x10.brevet.v1.CountR\bretained\x12.\n" +
+	"\tremovable\x18\a \x01(\v2\x10.brevet.v1.CountR\tremovable\x12D\n" +
 	"\x10oldest_not_after\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x0eoldestNotAfter\"\xcb\x01\n" +
 	"\rIdentityStats\x120\n" +
 	"\n" +
@@ -697,23 +690,22 @@ const file_brevet_v1_store_proto_rawDesc = "" +
 	"\aexpired\x18\x03 \x01(\v2\x10.brevet.v1.CountR\aexpired\"f\n" +
 	"\bKeyStats\x12&\n" +
 	"\x05known\x18\x01 \x01(\v2\x10.brevet.v1.CountR\x05known\x122\n" +
-	"\vcompromised\x18\x02 \x01(\v2\x10.brevet.v1.CountR\vcompromised\"a\n" +
-	"\tFileStats\x12\x14\n" +
-	"\x05store\x18\x01 \x01(\x04R\x05store\x12\x10\n" +
-	"\x03wal\x18\x02 \x01(\x04R\x03wal\x12\x18\n" +
-	"\aarchive\x18\x03 \x01(\x04R\aarchive\x12\x12\n" +
-	"\x04free\x18\x04 \x01(\x04R\x04free\"\xb0\x02\n" +
+	"\vcompromised\x18\x02 \x01(\v2\x10.brevet.v1.CountR\vcompromised\"4\n" +
+	"\bFileSize\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"\xc7\x02\n" +
 	"\x0eRetentionStats\x127\n" +
-	"\tretention\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\tretention\x12?\n" +
-	"\rleaves_before\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\fleavesBefore\x129\n" +
-	"\n" +
-	"last_sweep\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tlastSweep\x12+\n" +
-	"\x11last_certificates\x18\x04 \x01(\x04R\x10lastCertificates\x12\x1f\n" +
-	"\vlast_tokens\x18\x05 \x01(\x04R\n" +
-	"lastTokens\x12\x1b\n" +
-	"\tlast_keys\x18\x06 \x01(\x04R\blastKeys2S\n" +
+	"\tretention\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\tretention\x12;\n" +
+	"\vcutoff_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"cutoffTime\x12B\n" +
+	"\x0flast_sweep_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\rlastSweepTime\x121\n" +
+	"\x14removed_certificates\x18\x04 \x01(\x03R\x13removedCertificates\x12%\n" +
+	"\x0eremoved_tokens\x18\x05 \x01(\x03R\rremovedTokens\x12!\n" +
+	"\fremoved_keys\x18\x06 \x01(\x03R\vremovedKeys2S\n" +
 	"\fStoreService\x12C\n" +
-	"\bGetStats\x12\x1a.brevet.v1.GetStatsRequest\x1a\x1b.brevet.v1.GetStatsResponseB7Z5github.com/brevet-pki/brevet/proto/brevet/v1;brevetv1b\x06proto3"
+	"\bGetStats\x12\x1a.brevet.v1.GetStatsRequest\x1a\x1b.brevet.v1.GetStatsResponseBf\n" +
+	"\rcom.brevet.v1B\n" +
+	"StoreProtoP\x01Z5github.com/brevet-pki/brevet/proto/brevet/v1;brevetv1\xa2\x02\x03BVT\xaa\x02\tBrevet.V1b\x06proto3"
 
 var (
 	file_brevet_v1_store_proto_rawDescOnce sync.Once
@@ -736,7 +728,7 @@ var file_brevet_v1_store_proto_goTypes = []any{
 	(*IdentityStats)(nil),         // 4: brevet.v1.IdentityStats
 	(*TokenStats)(nil),            // 5: brevet.v1.TokenStats
 	(*KeyStats)(nil),              // 6: brevet.v1.KeyStats
-	(*FileStats)(nil),             // 7: brevet.v1.FileStats
+	(*FileSize)(nil),              // 7: brevet.v1.FileSize
 	(*RetentionStats)(nil),        // 8: brevet.v1.RetentionStats
 	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
@@ -746,15 +738,15 @@ var file_brevet_v1_store_proto_depIdxs = []int32{
 	4,  // 1: brevet.v1.GetStatsResponse.identities:type_name -> brevet.v1.IdentityStats
 	5,  // 2: brevet.v1.GetStatsResponse.tokens:type_name -> brevet.v1.TokenStats
 	6,  // 3: brevet.v1.GetStatsResponse.keys:type_name -> brevet.v1.KeyStats
-	7,  // 4: brevet.v1.GetStatsResponse.files:type_name -> brevet.v1.FileStats
+	7,  // 4: brevet.v1.GetStatsResponse.files:type_name -> brevet.v1.FileSize
 	8,  // 5: brevet.v1.GetStatsResponse.retention:type_name -> brevet.v1.RetentionStats
 	2,  // 6: brevet.v1.CertificateStats.good:type_name -> brevet.v1.Count
 	2,  // 7: brevet.v1.CertificateStats.on_hold:type_name -> brevet.v1.Count
 	2,  // 8: brevet.v1.CertificateStats.revoked:type_name -> brevet.v1.Count
-	2,  // 9: brevet.v1.CertificateStats.unreleased:type_name -> brevet.v1.Count
+	2,  // 9: brevet.v1.CertificateStats.undelivered:type_name -> brevet.v1.Count
 	2,  // 10: brevet.v1.CertificateStats.unexpired:type_name -> brevet.v1.Count
-	2,  // 11: brevet.v1.CertificateStats.expired:type_name -> brevet.v1.Count
-	2,  // 12: brevet.v1.CertificateStats.waiting:type_name -> brevet.v1.Count
+	2,  // 11: brevet.v1.CertificateStats.retained:type_name -> brevet.v1.Count
+	2,  // 12: brevet.v1.CertificateStats.removable:type_name -> brevet.v1.Count
 	9,  // 13: brevet.v1.CertificateStats.oldest_not_after:type_name -> google.protobuf.Timestamp
 	2,  // 14: brevet.v1.IdentityStats.registered:type_name -> brevet.v1.Count
 	2,  // 15: brevet.v1.IdentityStats.enrolled:type_name -> brevet.v1.Count
@@ -766,8 +758,8 @@ var file_brevet_v1_store_proto_depIdxs = []int32{
 	2,  // 21: brevet.v1.KeyStats.known:type_name -> brevet.v1.Count
 	2,  // 22: brevet.v1.KeyStats.compromised:type_name -> brevet.v1.Count
 	10, // 23: brevet.v1.RetentionStats.retention:type_name -> google.protobuf.Duration
-	9,  // 24: brevet.v1.RetentionStats.leaves_before:type_name -> google.protobuf.Timestamp
-	9,  // 25: brevet.v1.RetentionStats.last_sweep:type_name -> google.protobuf.Timestamp
+	9,  // 24: brevet.v1.RetentionStats.cutoff_time:type_name -> google.protobuf.Timestamp
+	9,  // 25: brevet.v1.RetentionStats.last_sweep_time:type_name -> google.protobuf.Timestamp
 	0,  // 26: brevet.v1.StoreService.GetStats:input_type -> brevet.v1.GetStatsRequest
 	1,  // 27: brevet.v1.StoreService.GetStats:output_type -> brevet.v1.GetStatsResponse
 	27, // [27:28] is the sub-list for method output_type

@@ -1,0 +1,107 @@
+package ra
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// A proof is an Authenticator whose evidence is the path of the identity that it proves.
+type proof struct {
+	claim Claim
+	bound *[]Binding
+}
+
+func (p proof) Identify(_ context.Context, evidence []byte, _ time.Time) (Claim, error) {
+	id, err := pki.SPIFFEIDIn("fleet.example", string(evidence))
+	if err != nil {
+		return Claim{}, pki.Refuse(pki.RuleToken, "try again", "it proves nothing")
+	}
+	c := p.claim
+	c.Identity = id
+	return c, nil
+}
+
+func (p proof) Bind(_ context.Context, _ []byte, b Binding) error {
+	*p.bound = append(*p.bound, b)
+	return nil
+}
+
+// A challengedProof is one that answers a challenge.
+type challengedProof struct{ proof }
+
+func (challengedProof) Challenge(_ context.Context, c ChallengeRequest, _ time.Time) ([]byte, error) {
+	return fmt.Appendf(nil, "%s %s %s", c.Request, c.Key, c.Public), nil
+}
+
+// The kinds of evidence that the tests have besides tokens.
+const kindA, kindB pki.EvidenceKind = 100, 101
+
+func registrarOf(t *testing.T) (*Registrar, *[]Binding) {
+	t.Helper()
+	secret, err := pki.TokenSecretFromBytes([]byte(strings.Repeat("x", 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bound := new([]Binding)
+	return &Registrar{clock: time.Now, authenticators: map[pki.EvidenceKind]Authenticator{
+		kindA: proof{Claim{Token: secret.ID()}, bound}, kindB: challengedProof{proof{Claim{Replace: true}, bound}},
+	}}, bound
+}
+
+func TestEvidenceIsCombined(t *testing.T) {
+	r, bound := registrarOf(t)
+	both := []pki.Evidence{{Kind: kindB, Value: []byte("device/1")}, {Kind: kindA, Value: []byte("device/1")}}
+	claim, err := r.identify(t.Context(), both)
+	if err != nil || claim.Identity.Path() != "device/1" || claim.Token.IsZero() || !claim.Replace {
+		t.Errorf("two kinds prove %+v: %v", claim, err)
+	}
+	if err := r.bind(t.Context(), both, Binding{}); err != nil || len(*bound) != 2 {
+		t.Errorf("%d pieces of evidence are bound: %v", len(*bound), err)
+	}
+	for name, c := range map[string]struct {
+		evidence []pki.Evidence
+		rule     pki.Rule
+	}{
+		"none":               {nil, pki.RuleRequest},
+		"three":              {append(both, both[0]), pki.RuleRequest},
+		"two of one kind":    {[]pki.Evidence{both[0], both[0]}, pki.RuleRequest},
+		"of no kind":         {[]pki.Evidence{{}}, pki.RuleEvidenceKind},
+		"a token":            {[]pki.Evidence{{Kind: pki.EvidenceToken, Value: []byte("device/1")}}, pki.RuleEvidenceKind},
+		"of two identities":  {[]pki.Evidence{both[0], {Kind: kindA, Value: []byte("device/2")}}, pki.RuleEvidenceMismatch},
+		"one proves nothing": {[]pki.Evidence{both[0], {Kind: kindA, Value: []byte("//")}}, pki.RuleToken},
+	} {
+		claim, err := r.identify(t.Context(), c.evidence)
+		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != c.rule {
+			t.Errorf("%s: %+v, %v, want %s", name, claim, err, c.rule)
+		}
+	}
+}
+
+func TestOnlySomeEvidenceAnswersAChallenge(t *testing.T) {
+	r, _ := registrarOf(t)
+	for kind, rule := range map[pki.EvidenceKind]pki.Rule{kindA: pki.RuleChallenge, pki.EvidenceToken: pki.RuleEvidenceKind, 0: pki.RuleEvidenceKind, kindB: ""} {
+		sealed, err := r.Challenge(t.Context(), ChallengeRequest{Kind: kind, Public: []byte("public")})
+		refusal, refused := pki.AsRefusal(err)
+		if refused != (rule != "") || refused && refusal.Rule != rule || !refused && !strings.HasSuffix(string(sealed), " public") {
+			t.Errorf("%s: %q, %v, want %q", kind, sealed, err, rule)
+		}
+	}
+}
+
+func TestRenewalWindowLiesInTheLife(t *testing.T) {
+	issued := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	serial, err := pki.MakeSerial(issued, [pki.SerialRandomSize]byte{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start, end := RenewalWindow(ca.Certificate{Ref: pki.CertRef{Serial: serial}, NotAfter: issued.Add(1000 * time.Hour)})
+	if !start.Equal(issued.Add(600*time.Hour)) || end.Sub(issued).Round(time.Hour) != 733*time.Hour {
+		t.Errorf("the window is %s to %s after the issue", start.Sub(issued), end.Sub(issued))
+	}
+}

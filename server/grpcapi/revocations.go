@@ -1,0 +1,206 @@
+package grpcapi
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// Revocations serves brevet.v1.RevocationService.
+type Revocations struct {
+	brevetv1.UnimplementedRevocationServiceServer
+	Registrar   *ra.Registrar
+	Revocations *revocation.Authority
+	TrustDomain string
+}
+
+// RevokeCertificate serves the RPC of that name in brevet.v1.RevocationService.
+func (s *Revocations) RevokeCertificate(ctx context.Context, req *brevetv1.RevokeCertificateRequest) (*brevetv1.RevokeCertificateResponse, error) {
+	reason, since, err := groundsIn(req)
+	if err != nil {
+		return nil, err
+	}
+	c, err := findCertificate(ctx, s.Registrar, req)
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.Revocations.Apply(ctx, revocation.Change{
+		Action: revocation.Revoke, Reason: reason, Certificate: c.Ref, InvalidSince: since, Actor: callerOf(ctx).Actor(), Comment: req.GetComment(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if c, err = s.Registrar.Store().Certificate(ctx, c.Ref); err != nil {
+		return nil, err
+	}
+	return &brevetv1.RevokeCertificateResponse{Certificate: certificateOut(c), Affected: affectedOut(out.Affected)}, nil
+}
+
+// groundsIn reads the reason and the invalidity date of a request to revoke.
+func groundsIn(req interface {
+	GetReason() brevetv1.RevocationReason
+	GetInvalidityTime() *timestamppb.Timestamp
+}) (pki.Reason, time.Time, error) {
+	reason, err := pki.ReasonFromCode(int(req.GetReason()))
+	if err != nil {
+		return 0, time.Time{}, pki.Refuse(pki.RuleReason, "use a value of brevet.v1.RevocationReason", "%d is not a reason to revoke", req.GetReason())
+	}
+	since, err := timeIn(req.GetInvalidityTime(), "invalidity_time")
+	return reason, since, err
+}
+
+// CreateBulkRevocation serves the RPC of that name in brevet.v1.RevocationService.
+func (s *Revocations) CreateBulkRevocation(ctx context.Context, req *brevetv1.CreateBulkRevocationRequest) (*brevetv1.CreateBulkRevocationResponse, error) {
+	reason, since, err := groundsIn(req)
+	if err != nil {
+		return nil, err
+	}
+	b := revocation.BulkRequest{
+		Action: revocation.Revoke, Reason: reason, InvalidSince: since, Actor: callerOf(ctx).Actor(), Comment: req.GetComment(),
+	}
+	if b.Selection, err = s.selectionIn(ctx, req.GetSelection()); err != nil {
+		return nil, err
+	}
+	created := revocation.BulkRevocation{BulkRequest: b, Counted: true}
+	if req.GetDryRun() {
+		var n revocation.Affected
+		n, err = s.Revocations.CountBulk(ctx, b)
+		created.Total, created.Expired = n.Valid+n.Expired, n.Expired
+	} else {
+		created, err = s.Revocations.RevokeBulk(ctx, b)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.CreateBulkRevocationResponse{BulkRevocation: bulkOut(created)}, nil
+}
+
+// selectionIn reads a selection. The certificates and identities that it names are looked up later, with the members.
+func (s *Revocations) selectionIn(ctx context.Context, sel *brevetv1.CertificateSelection) (revocation.Selection, error) {
+	out := revocation.Selection{Profile: sel.GetProfile(), Label: revocation.Label{Name: sel.GetLabel().GetName(), Value: sel.GetLabel().GetValue()}}
+	var err error
+	if out.Issuer, err = issuerIn(sel.GetIssuerId()); err != nil {
+		return out, err
+	}
+	if sel.GetIdentity() != "" {
+		if out.Identity, err = s.Registrar.ParseID(sel.GetIdentity()); err != nil {
+			return out, err
+		}
+	}
+	if len(sel.GetKeyHash()) > 0 {
+		if out.Key, err = keyHashIn(sel.GetKeyHash()); err != nil {
+			return out, err
+		}
+	}
+	if len(sel.GetLineageSerial()) > 0 {
+		serial, err := serialIn(sel.GetLineageSerial(), "lineage_serial")
+		if err != nil {
+			return out, err
+		}
+		first, err := s.Registrar.Store().CertificateBySerial(ctx, serial)
+		if err != nil {
+			return out, err
+		}
+		out.LineageOf = first.Ref
+	}
+	if out.IssuedFrom, err = timeIn(sel.GetIssueStartTime(), "issue_start_time"); err != nil {
+		return out, err
+	}
+	out.IssuedUntil, err = timeIn(sel.GetIssueEndTime(), "issue_end_time")
+	return out, err
+}
+
+func affectedOut(n revocation.Affected) *brevetv1.AffectedCertificates {
+	return &brevetv1.AffectedCertificates{Valid: int64(n.Valid), Expired: int64(n.Expired)}
+}
+
+// GetBulkRevocation serves the RPC of that name in brevet.v1.RevocationService.
+func (s *Revocations) GetBulkRevocation(ctx context.Context, req *brevetv1.GetBulkRevocationRequest) (*brevetv1.GetBulkRevocationResponse, error) {
+	id, err := strconv.ParseInt(req.GetId(), 10, 64)
+	if err != nil || id < 1 || strconv.FormatInt(id, 10) != req.GetId() {
+		return nil, pki.Refuse(pki.RuleRequest, "send the id that CreateBulkRevocation returned", "%.64q is not the ID of a bulk revocation", req.GetId())
+	}
+	b, err := s.Revocations.BulkRevocation(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.GetBulkRevocationResponse{BulkRevocation: bulkOut(b)}, nil
+}
+
+// bulkActions are the actions of bulk revocations on the wire.
+var bulkActions = map[brevetv1.BulkRevocationAction]revocation.Action{
+	brevetv1.BulkRevocationAction_BULK_REVOCATION_ACTION_REVOKE: revocation.Revoke,
+	brevetv1.BulkRevocationAction_BULK_REVOCATION_ACTION_HOLD:   revocation.Hold,
+	brevetv1.BulkRevocationAction_BULK_REVOCATION_ACTION_UNHOLD: revocation.Unhold,
+}
+
+func bulkOut(b revocation.BulkRevocation) *brevetv1.BulkRevocation {
+	out := &brevetv1.BulkRevocation{
+		Selection: selectionOut(b.Selection), Action: wireOf(bulkActions, b.Action), Reason: brevetv1.RevocationReason(b.Reason),
+		InvalidityTime: timeOut(b.InvalidSince), Comment: b.Comment, CreatedBy: b.Actor.String(), CreateTime: timeOut(b.At),
+		State: bulkState(b), Expired: int64(b.Expired), Applied: int64(b.Applied),
+	}
+	if b.ID != 0 {
+		out.Id = strconv.FormatInt(b.ID, 10)
+	}
+	if b.Counted {
+		total := int64(b.Total)
+		out.Total = &total
+	}
+	return out
+}
+
+// bulkState returns the state of a bulk revocation; unspecified for one that was only counted.
+func bulkState(b revocation.BulkRevocation) brevetv1.BulkRevocationState {
+	switch {
+	case b.ID == 0:
+		return brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_UNSPECIFIED
+	case b.Done:
+		return brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE
+	case b.Counted:
+		return brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_APPLYING
+	default:
+		return brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_SELECTING
+	}
+}
+
+func selectionOut(s revocation.Selection) *brevetv1.CertificateSelection {
+	out := &brevetv1.CertificateSelection{
+		Profile: s.Profile, Identity: s.Identity.String(), IssueStartTime: timeOut(s.IssuedFrom), IssueEndTime: timeOut(s.IssuedUntil),
+	}
+	if s.Label != (revocation.Label{}) {
+		out.Label = &brevetv1.Label{Name: s.Label.Name, Value: s.Label.Value}
+	}
+	if !s.Issuer.IsZero() {
+		out.IssuerId = s.Issuer.Bytes()
+	}
+	if !s.LineageOf.IsZero() {
+		out.LineageSerial = s.LineageOf.Serial.Bytes()
+	}
+	if !s.Key.IsZero() {
+		out.KeyHash = s.Key.Bytes()
+	}
+	return out
+}
+
+// RevokeCompromisedKey serves the RPC of that name in brevet.v1.RevocationService.
+func (s *Revocations) RevokeCompromisedKey(ctx context.Context, req *brevetv1.RevokeCompromisedKeyRequest) (*brevetv1.RevokeCompromisedKeyResponse, error) {
+	key, err := revocation.VerifyCompromise(s.TrustDomain, req.GetPublicKey(), req.GetSignature())
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.Revocations.Apply(ctx, revocation.Change{
+		Action: revocation.Revoke, Reason: pki.KeyCompromise, Key: key, Actor: pki.ActorKey(key),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.RevokeCompromisedKeyResponse{KeyHash: key.Bytes(), Affected: affectedOut(out.Affected)}, nil
+}
