@@ -222,7 +222,7 @@ func TestOneTokenOneCertificate(t *testing.T) {
 	_, err = w.Enroll(t.Context(), other)
 	mustRefuse(t, "another key", err, pki.RuleRequestIDReused)
 	unknown := e
-	unknown.Evidence = make([]byte, len(e.Evidence))
+	unknown.Evidence = []pki.Evidence{pki.TokenSecret{}.Evidence()}
 	_, err = w.Enroll(t.Context(), unknown)
 	mustRefuse(t, "an unknown token", err, pki.RuleToken)
 	w.now = w.now.Add(time.Minute)
@@ -234,15 +234,19 @@ func TestBoundAndRevokedTokens(t *testing.T) {
 	w := newWorld(t)
 	secret, made := w.newToken(t, false)
 	authenticator := token.New(w.store)
-	first := ra.Binding{Request: requestID(t), Key: pki.HashSPKI([]byte("first")), At: w.now}
+	id, err := w.store.Identity(t.Context(), made.Identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := ra.Binding{Identity: id, Request: requestID(t), Key: pki.HashSPKI([]byte("first")), At: w.now}
 	for _, c := range []struct {
 		what string
 		with ra.Binding
 		want pki.Rule
 	}{
 		{"the first", first, ""}, {"repeated", first, ""},
-		{"another request", ra.Binding{Request: requestID(t), Key: first.Key, At: w.now}, pki.RuleTokenBound},
-		{"another key", ra.Binding{Request: first.Request, Key: pki.HashSPKI([]byte("other")), At: w.now}, pki.RuleTokenBound},
+		{"another request", ra.Binding{Identity: id, Request: requestID(t), Key: first.Key, At: w.now}, pki.RuleTokenBound},
+		{"another key", ra.Binding{Identity: id, Request: first.Request, Key: pki.HashSPKI([]byte("other")), At: w.now}, pki.RuleTokenBound},
 	} {
 		err := authenticator.Bind(t.Context(), secret.Bytes(), c.with)
 		if c.want == "" && err != nil {
@@ -255,7 +259,7 @@ func TestBoundAndRevokedTokens(t *testing.T) {
 		t.Fatalf("%d tokens are revoked, %v", n, err)
 	}
 	mustRefuse(t, "bound after a revocation", authenticator.Bind(t.Context(), secret.Bytes(), first), pki.RuleTokenRevoked)
-	_, err := authenticator.Identify(t.Context(), secret.Bytes(), w.now)
+	_, err = authenticator.Identify(t.Context(), secret.Bytes(), w.now)
 	mustRefuse(t, "identified after a revocation", err, pki.RuleTokenRevoked)
 	_, err = authenticator.Identify(t.Context(), []byte("short"), w.now)
 	mustRefuse(t, "a secret of another length", err, pki.RuleToken)
