@@ -243,7 +243,7 @@ func digestOf(message []byte, hash crypto.Hash) []byte {
 // another request can succeed. If the error is temporary, the same request ID may be retried: the certificate may
 // already be on record, and the retry returns that record.
 //
-// The steps are those of docs/architecture.md, "The life of a certificate".
+// The steps are those of docs/code-map.md, "The life of a certificate".
 func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 	if d.issued.Swap(true) {
 		return Certificate{}, errors.New("ca: this draft was issued before")

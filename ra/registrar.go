@@ -89,7 +89,7 @@ type RenewRequest struct {
 	Superseded bool
 }
 
-// Enroll trades evidence for a certificate. Its steps are 1 and 2 of docs/architecture.md, "The life of a certificate".
+// Enroll trades evidence for a certificate. Its steps are 1 and 2 of docs/code-map.md, "The life of a certificate".
 func (r *Registrar) Enroll(ctx context.Context, e EnrollRequest) (ca.Certificate, error) {
 	claim, cert, err := r.enroll(ctx, e)
 	return cert, r.auditor.Record(ctx, claim.Actor, claim.Identity, err)
