@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 )
 
 // access holds the group and mode of a file. The zero value means mode 0600 and the default group.
@@ -28,17 +27,8 @@ func (a access) perm() fs.FileMode {
 }
 
 // apply sets the group of an open file, then its mode, independently of the umask. At no point can more users read the
-// file than at the end. A file that has both
-// already is left alone, because its file system may be read-only.
+// file than at the end.
 func (a access) apply(f *os.File) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if ok && info.Mode().Perm() == a.perm() && (a.group == 0 || a.group == int(stat.Gid)) {
-		return nil
-	}
 	if a.group != 0 {
 		if err := f.Chown(-1, a.group); err != nil {
 			return err
