@@ -127,7 +127,8 @@ type EntryStore interface {
 // RecordStore keeps the newest CRL of every scope, and which numbers are taken.
 type RecordStore interface {
 	// TakeNumber takes the next CRL number of an issuer, durably: it is never given again, used or not (RFC 5280 §5.2.3).
-	TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error)
+	// The log has an entry of the given time about it.
+	TakeNumber(ctx context.Context, issuer pki.IssuerID, at time.Time) (*big.Int, error)
 	// PutCRLs records CRLs in one transaction, at the time at which they are published. If a number is not above the
 	// recorded one of its scope, all of them are refused (crl.invalid).
 	PutCRLs(ctx context.Context, crls []CRL, by pki.Actor, at time.Time) error
@@ -137,8 +138,9 @@ type RecordStore interface {
 
 // PointStore keeps the distribution points that certificates name.
 type PointStore interface {
-	// PutPoints records distribution points, durably. Those on record already stay as they are.
-	PutPoints(ctx context.Context, points []Point) error
+	// PutPoints records distribution points, durably, with log entries of the given time. Those on record already stay as
+	// they are.
+	PutPoints(ctx context.Context, points []Point, at time.Time) error
 	// Points returns every distribution point on record, in the order in which they were recorded.
 	Points(ctx context.Context) ([]Point, error)
 }

@@ -8,7 +8,7 @@ const authorizedEach = 100
 // A Stream checks the caller of a stream again while the stream is open.
 //
 // If the caller sends one message and receives many, the caller is authorized with the message and again with every
-// authorizedEach messages sent. If the caller sends many, it is authenticated with each message received, so a revoked
+// authorizedEach messages sent. Recheck authorizes the caller while nothing is sent. If the caller sends many, it is authenticated with each message received, so a revoked
 // certificate ends the stream; the handler authorizes each message when it carries it out.
 type Stream struct {
 	authorizer *Authorizer
@@ -29,6 +29,12 @@ func (s *Stream) Received(ctx context.Context) error {
 		_, err := s.authorizer.Authenticate(s.operation, s.client)
 		return err
 	}
+	_, err := s.authorizer.Authorize(ctx, s.operation, s.client)
+	return err
+}
+
+// Recheck checks the caller again. It can run beside the other methods.
+func (s *Stream) Recheck(ctx context.Context) error {
 	_, err := s.authorizer.Authorize(ctx, s.operation, s.client)
 	return err
 }

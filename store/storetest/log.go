@@ -81,7 +81,7 @@ func sequenceAndRead(t *testing.T, w *world) {
 	for i, s := range all {
 		e, err := translog.ParseEntry(s.Entry)
 		must(t, err)
-		got = append(got, e.Facts["detail"])
+		got = append(got, e.Facts()["detail"])
 		if s.Index != uint64(i)+1 {
 			t.Errorf("entry %d has the index %d", i+1, s.Index)
 		}

@@ -1,0 +1,530 @@
+package translog
+
+import (
+	"errors"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// kinds maps kinds of identities to their numbers in entries.
+var kinds = map[pki.Kind]brevetv1.IdentityKind{
+	pki.Device:   brevetv1.IdentityKind_IDENTITY_KIND_DEVICE,
+	pki.Workload: brevetv1.IdentityKind_IDENTITY_KIND_WORKLOAD,
+	pki.Operator: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR,
+	pki.Server:   brevetv1.IdentityKind_IDENTITY_KIND_SERVER,
+	pki.VA:       brevetv1.IdentityKind_IDENTITY_KIND_VALIDATION_AUTHORITY,
+}
+
+// bytesOf returns the bytes of an identifier, and nil if it is zero.
+func bytesOf[T interface {
+	IsZero() bool
+	Bytes() []byte
+}](id T) []byte {
+	if id.IsZero() {
+		return nil
+	}
+	return id.Bytes()
+}
+
+// millis returns a time in milliseconds since 1970, and 0 for the zero time.
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// stamp returns a time as a message, and nil for the zero time.
+func stamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t.Truncate(time.Millisecond))
+}
+
+func (i *IssuedCertificate) encode(m *brevetv1.LogEntry, at time.Time) {
+	m.Event = &brevetv1.LogEntry_IssuedCertificate{IssuedCertificate: &brevetv1.IssuedCertificate{
+		Profile: i.Profile, KeyHash: bytesOf(i.Key), SinceNotBefore: at.UnixMilli() - i.NotBefore.UnixMilli(),
+		SinceIssue: at.UnixMilli() - i.IssueTime.UnixMilli(), CrlPartition: int32(i.Partition),
+		PredecessorSerial: bytesOf(i.Predecessor), TokenId: bytesOf(i.Token), Enrolls: i.Enrolls,
+	}}
+}
+
+func (a *AbandonedCertificates) encode(m *brevetv1.LogEntry, _ time.Time) {
+	out := &brevetv1.AbandonedCertificates{
+		DuplicateIssuerId: bytesOf(a.Duplicate.Issuer), DuplicateSerial: bytesOf(a.Duplicate.Serial), Part: a.Part.message(),
+	}
+	if a.Refusal != nil {
+		out.Refusal = a.Refusal.message()
+	}
+	for _, c := range a.Certificates {
+		out.Certificates = append(out.Certificates, &brevetv1.AbandonedCertificate{CrlPartition: int32(c.Partition), Digest: c.Digest})
+	}
+	m.Event = &brevetv1.LogEntry_AbandonedCertificates{AbandonedCertificates: out}
+}
+
+func (r *Refusal) message() *brevetv1.LogRefusal {
+	return &brevetv1.LogRefusal{Rule: string(r.Rule), Detail: r.Detail}
+}
+
+func (r *Refusal) encode(m *brevetv1.LogEntry, _ time.Time) {
+	m.Event = &brevetv1.LogEntry_Refusal{Refusal: r.message()}
+}
+
+func (i *IdentityAttributes) encode(m *brevetv1.LogEntry, _ time.Time) {
+	out := &brevetv1.IdentityAttributes{
+		Kind: kinds[i.Kind], Profile: i.Profile, Labels: i.Labels, Revision: int64(i.Revision), //nolint:gosec // counts changes
+	}
+	for _, name := range i.DNSNames {
+		out.Names = append(out.Names, &brevetv1.Name{Kind: &brevetv1.Name_Dns{Dns: name}})
+	}
+	for _, ip := range i.IPAddresses {
+		out.Names = append(out.Names, &brevetv1.Name{Kind: &brevetv1.Name_Ip{Ip: ip.String()}})
+	}
+	m.Event = &brevetv1.LogEntry_IdentityAttributes{IdentityAttributes: out}
+}
+
+func (t *CreatedToken) encode(m *brevetv1.LogEntry, _ time.Time) {
+	m.Event = &brevetv1.LogEntry_CreatedToken{CreatedToken: &brevetv1.CreatedToken{
+		TokenId: bytesOf(t.ID), IdentityRevision: int64(t.IdentityRevision), Profile: t.Profile, //nolint:gosec // counts changes
+		ExpireTime: t.ExpiresAt.UnixMilli(), Replace: t.Replace,
+		CreatorIssuerId: bytesOf(t.CreatorCertificate.Issuer), CreatorSerial: bytesOf(t.CreatorCertificate.Serial),
+	}}
+}
+
+func (t *BoundToken) encode(m *brevetv1.LogEntry, _ time.Time) {
+	m.Event = &brevetv1.LogEntry_BoundToken{BoundToken: &brevetv1.BoundToken{
+		TokenId: bytesOf(t.ID), RequestId: bytesOf(t.Request), KeyHash: bytesOf(t.Key),
+	}}
+}
+
+func (r *RevokedTokens) encode(m *brevetv1.LogEntry, _ time.Time) {
+	m.Event = &brevetv1.LogEntry_RevokedTokens{RevokedTokens: &brevetv1.RevokedTokens{
+		TokenId: bytesOf(r.ID), Usable: int64(r.Usable), Cause: r.Cause, Comment: r.Comment,
+	}}
+}
+
+func (p Part) message() *brevetv1.LogPart {
+	if p == (Part{}) {
+		return nil
+	}
+	return &brevetv1.LogPart{Number: int32(p.Number), Of: int32(p.Of)} //nolint:gosec // few
+}
+
+func (o *StatusOrder) encode(m *brevetv1.LogEntry, _ time.Time) {
+	out := &brevetv1.StatusOrder{
+		Reason: brevetv1.RevocationReason(o.Reason), InvalidityTime: millis(o.InvalidSince), Comment: o.Comment,
+		KeyHash: bytesOf(o.Key), Part: o.Part.message(),
+	}
+	if o.BulkRevocation != nil {
+		out.BulkRevocation = o.BulkRevocation.message()
+	}
+	for _, t := range o.InvalidTimes {
+		out.InvalidityTimes = append(out.InvalidityTimes, millis(t))
+	}
+	m.Event = &brevetv1.LogEntry_StatusOrder{StatusOrder: out}
+}
+
+func (b *BulkRevocation) message() *brevetv1.BulkRevocationRecord {
+	s := b.Selection
+	sel := &brevetv1.CertificateSelection{
+		IssuerId: bytesOf(s.Issuer), Identity: s.Identity.String(), LineageSerial: bytesOf(s.LineageOf.Serial), KeyHash: bytesOf(s.Key),
+		Profile: s.Profile, IssueStartTime: stamp(s.IssuedFrom), IssueEndTime: stamp(s.IssuedUntil),
+	}
+	if s.HasLabel {
+		sel.Label = &brevetv1.Label{Name: s.LabelName, Value: s.LabelValue}
+	}
+	return &brevetv1.BulkRevocationRecord{
+		Id: b.ID, Selection: sel, LineageIssuerId: bytesOf(s.LineageOf.Issuer), Action: brevetv1.BulkRevocationAction(b.Action),
+		Reason: brevetv1.RevocationReason(b.Reason), InvalidityTime: millis(b.InvalidSince), Comment: b.Comment,
+		Mark: b.Mark, Reach: millis(b.Reach), AtOnce: b.AtOnce,
+	}
+}
+
+func (b *BulkRevocation) encode(m *brevetv1.LogEntry, _ time.Time) {
+	m.Event = &brevetv1.LogEntry_BulkRevocation{BulkRevocation: b.message()}
+}
+
+func (s *BulkStep) encode(m *brevetv1.LogEntry, _ time.Time) {
+	out := &brevetv1.BulkRevocationStep{
+		Id: s.ID, Expired: int64(s.Expired), Applied: int64(s.Applied), Progress: s.Progress, Done: s.Done, Part: s.Part.message(),
+	}
+	if s.Counted {
+		out.Total = proto.Int64(int64(s.Total))
+	}
+	for _, t := range s.InvalidTimes {
+		out.InvalidityTimes = append(out.InvalidityTimes, millis(t))
+	}
+	m.Event = &brevetv1.LogEntry_BulkRevocationStep{BulkRevocationStep: out}
+}
+
+func (c *CACertificate) encode(m *brevetv1.LogEntry, _ time.Time) {
+	m.Event = &brevetv1.LogEntry_CaCertificate{CaCertificate: &brevetv1.CACertificate{
+		IssuerId: bytesOf(c.Issuer), Subject: c.Subject, Fingerprint: c.Fingerprint, KeyHash: bytesOf(c.KeyHash), KeyLabel: c.KeyLabel,
+	}}
+}
+
+func (n *CRLNumber) encode(m *brevetv1.LogEntry, _ time.Time) {
+	m.Event = &brevetv1.LogEntry_CrlNumber{CrlNumber: &brevetv1.CRLNumber{IssuerId: bytesOf(n.Issuer), Number: n.Number.Bytes()}}
+}
+
+func (c *PublishedCRL) encode(m *brevetv1.LogEntry, _ time.Time) {
+	out := &brevetv1.PublishedCRL{
+		IssuerId: bytesOf(c.Issuer), CrlPartition: int32(c.Partition), Delta: c.Delta, Number: c.Number.Bytes(),
+		ThisUpdate: c.ThisUpdate.UnixMilli(), NextUpdate: c.NextUpdate.UnixMilli(), Position: int64(c.Position), //nolint:gosec // an index
+		Digest: c.Digest, Size: c.Size, Entries: c.Entries, Imported: c.Imported,
+	}
+	if c.BaseNumber != nil {
+		out.BaseNumber, out.BaseUpdate = c.BaseNumber.Bytes(), c.BaseUpdate.UnixMilli()
+		out.BasePosition = int64(c.BasePosition) //nolint:gosec // an index
+		if len(out.BaseNumber) == 0 {
+			out.BaseNumber = []byte{0} // the number 0, beside none
+		}
+	}
+	m.Event = &brevetv1.LogEntry_PublishedCrl{PublishedCrl: out}
+}
+
+func (p DistributionPoints) encode(m *brevetv1.LogEntry, _ time.Time) {
+	out := &brevetv1.DistributionPoints{}
+	for _, point := range p {
+		out.Points = append(out.Points, &brevetv1.DistributionPoint{
+			IssuerId: bytesOf(point.Issuer), CrlPartition: int32(point.Partition), Url: point.URL, DeltaUrl: point.DeltaURL,
+		})
+	}
+	m.Event = &brevetv1.LogEntry_DistributionPoints{DistributionPoints: out}
+}
+
+func (p RecordPlace) message() *brevetv1.RecordPlace {
+	if p == (RecordPlace{}) {
+		return nil
+	}
+	return &brevetv1.RecordPlace{NotAfter: millis(p.NotAfter), Number: p.Number}
+}
+
+func (e *ExpiredRecords) encode(m *brevetv1.LogEntry, _ time.Time) {
+	m.Event = &brevetv1.LogEntry_ExpiredRecords{ExpiredRecords: &brevetv1.ExpiredRecords{
+		Certificates: int64(e.Certificates), Tokens: int64(e.Tokens), Keys: int64(e.Keys),
+		After: e.After.message(), Last: e.Last.message(), Before: millis(e.Before),
+	}}
+}
+
+// decoder decodes the fields of an event. After the first error it returns zero values.
+type decoder struct{ err error }
+
+func (d *decoder) fail(err error) {
+	if d.err == nil {
+		d.err = err
+	}
+}
+
+// value decodes a field that must be set.
+func value[T any](d *decoder, b []byte, parse func([]byte) (T, error)) T {
+	v, err := parse(b)
+	if err != nil {
+		d.fail(err)
+	}
+	return v
+}
+
+// optional decodes a field that may be unset.
+func optional[T any](d *decoder, b []byte, parse func([]byte) (T, error)) T {
+	if len(b) == 0 {
+		var zero T
+		return zero
+	}
+	return value(d, b, parse)
+}
+
+// ref decodes a certificate that may be unset.
+func (d *decoder) ref(issuer, serial []byte) pki.CertRef {
+	r := pki.CertRef{Issuer: optional(d, issuer, pki.IssuerIDFromBytes), Serial: optional(d, serial, pki.SerialFromBytes)}
+	if r.Issuer.IsZero() != r.Serial.IsZero() {
+		d.fail(errors.New("a certificate lacks its issuing CA or its serial number"))
+	}
+	return r
+}
+
+// time decodes a time, and requireTime one that must be set; 0 is unset.
+func (d *decoder) time(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return d.requireTime(ms)
+}
+
+func (d *decoder) requireTime(ms int64) time.Time {
+	t, err := parseTime(ms)
+	if err != nil {
+		d.fail(err)
+	}
+	return t
+}
+
+func (d *decoder) stamp(ts *timestamppb.Timestamp) time.Time {
+	if ts == nil {
+		return time.Time{}
+	}
+	return d.requireTime(ts.AsTime().UnixMilli())
+}
+
+// count decodes a number that is not negative.
+func (d *decoder) count(n int64) int64 {
+	if n < 0 {
+		d.fail(fmt.Errorf("the number %d is negative", n))
+		return 0
+	}
+	return n
+}
+
+func (d *decoder) partition(n int32) uint16 {
+	if n < 0 || n > 1<<16-1 {
+		d.fail(fmt.Errorf("%d is not a CRL partition", n))
+	}
+	return uint16(n) //nolint:gosec // checked above
+}
+
+func (d *decoder) reason(r brevetv1.RevocationReason) pki.Reason {
+	reason, err := pki.ReasonFromCode(int(r))
+	if err != nil {
+		d.fail(err)
+	}
+	return reason
+}
+
+// hash decodes a SHA-256.
+func (d *decoder) hash(b []byte) []byte {
+	if len(b) != len(Hash{}) {
+		d.fail(fmt.Errorf("a hash has %d bytes", len(b)))
+	}
+	return b
+}
+
+// maxNumber is the size of the longest CRL number in bytes (RFC 5280 section 5.2.3).
+const maxNumber = 20
+
+func (d *decoder) number(b []byte) *big.Int {
+	if len(b) > maxNumber {
+		d.fail(fmt.Errorf("a CRL number has %d bytes", len(b)))
+	}
+	return new(big.Int).SetBytes(b)
+}
+
+// parseEvent decodes the event of an entry of a time; nil if it has none.
+func parseEvent(m *brevetv1.LogEntry, at time.Time) (Event, error) {
+	var d decoder
+	var e Event
+	switch v := m.GetEvent().(type) {
+	case nil:
+	case *brevetv1.LogEntry_IssuedCertificate:
+		e = d.issued(v.IssuedCertificate, at)
+	case *brevetv1.LogEntry_AbandonedCertificates:
+		e = d.abandoned(v.AbandonedCertificates, len(m.GetChanges()))
+	case *brevetv1.LogEntry_Refusal:
+		e = refusalOf(v.Refusal)
+	case *brevetv1.LogEntry_IdentityAttributes:
+		e = d.attributes(v.IdentityAttributes)
+	case *brevetv1.LogEntry_CreatedToken:
+		e = d.createdToken(v.CreatedToken)
+	case *brevetv1.LogEntry_BoundToken:
+		e = &BoundToken{
+			ID: value(&d, v.BoundToken.GetTokenId(), pki.TokenIDFromBytes), Key: value(&d, v.BoundToken.GetKeyHash(), pki.KeyHashFromBytes),
+			Request: value(&d, v.BoundToken.GetRequestId(), pki.RequestIDFromBytes),
+		}
+	case *brevetv1.LogEntry_RevokedTokens:
+		e = &RevokedTokens{
+			ID: optional(&d, v.RevokedTokens.GetTokenId(), pki.TokenIDFromBytes), Usable: int(d.count(v.RevokedTokens.GetUsable())),
+			Cause: v.RevokedTokens.GetCause(), Comment: v.RevokedTokens.GetComment(),
+		}
+	case *brevetv1.LogEntry_StatusOrder:
+		e = d.order(v.StatusOrder, len(m.GetChanges()))
+	case *brevetv1.LogEntry_BulkRevocation:
+		e = d.bulk(v.BulkRevocation)
+	case *brevetv1.LogEntry_BulkRevocationStep:
+		e = d.step(v.BulkRevocationStep, len(m.GetChanges()))
+	case *brevetv1.LogEntry_CaCertificate:
+		e = d.authority(v.CaCertificate)
+	case *brevetv1.LogEntry_CrlNumber:
+		e = &CRLNumber{Issuer: value(&d, v.CrlNumber.GetIssuerId(), pki.IssuerIDFromBytes), Number: d.number(v.CrlNumber.GetNumber())}
+	case *brevetv1.LogEntry_PublishedCrl:
+		e = d.crl(v.PublishedCrl)
+	case *brevetv1.LogEntry_DistributionPoints:
+		e = d.points(v.DistributionPoints)
+	case *brevetv1.LogEntry_ExpiredRecords:
+		e = d.expired(v.ExpiredRecords)
+	}
+	return e, d.err
+}
+
+func (d *decoder) issued(m *brevetv1.IssuedCertificate, at time.Time) *IssuedCertificate {
+	ms := at.UnixMilli()
+	return &IssuedCertificate{
+		Profile: m.GetProfile(), Key: value(d, m.GetKeyHash(), pki.KeyHashFromBytes),
+		NotBefore: d.requireTime(ms - m.GetSinceNotBefore()), IssueTime: d.requireTime(ms - m.GetSinceIssue()),
+		Partition: d.partition(m.GetCrlPartition()), Predecessor: optional(d, m.GetPredecessorSerial(), pki.SerialFromBytes),
+		Token: optional(d, m.GetTokenId(), pki.TokenIDFromBytes), Enrolls: m.GetEnrolls(),
+	}
+}
+
+func (d *decoder) abandoned(m *brevetv1.AbandonedCertificates, changes int) *AbandonedCertificates {
+	a := &AbandonedCertificates{Duplicate: d.ref(m.GetDuplicateIssuerId(), m.GetDuplicateSerial()), Part: d.part(m.GetPart())}
+	if m.GetRefusal() != nil {
+		a.Refusal = refusalOf(m.GetRefusal())
+	}
+	if len(m.GetCertificates()) != changes {
+		d.fail(fmt.Errorf("%d certificates were abandoned, in %d changes", len(m.GetCertificates()), changes))
+	}
+	for _, c := range m.GetCertificates() {
+		a.Certificates = append(a.Certificates, AbandonedCertificate{Partition: d.partition(c.GetCrlPartition()), Digest: c.GetDigest()})
+	}
+	return a
+}
+
+func refusalOf(m *brevetv1.LogRefusal) *Refusal {
+	return &Refusal{Rule: pki.Rule(m.GetRule()), Detail: m.GetDetail()}
+}
+
+func (d *decoder) attributes(m *brevetv1.IdentityAttributes) *IdentityAttributes {
+	i := &IdentityAttributes{Profile: m.GetProfile(), Labels: m.GetLabels(), Revision: uint64(d.count(m.GetRevision()))} //nolint:gosec // not negative
+	for kind, n := range kinds {
+		if n == m.GetKind() {
+			i.Kind = kind
+		}
+	}
+	if i.Kind == 0 {
+		d.fail(fmt.Errorf("%d is not a kind of identity", m.GetKind()))
+	}
+	for _, name := range m.GetNames() {
+		switch k := name.GetKind().(type) {
+		case *brevetv1.Name_Dns:
+			i.DNSNames = append(i.DNSNames, k.Dns)
+		case *brevetv1.Name_Ip:
+			ip, err := netip.ParseAddr(k.Ip)
+			if err != nil {
+				d.fail(err)
+			}
+			i.IPAddresses = append(i.IPAddresses, ip)
+		default:
+			d.fail(errors.New("a name of an identity is of an unknown kind"))
+		}
+	}
+	return i
+}
+
+func (d *decoder) createdToken(m *brevetv1.CreatedToken) *CreatedToken {
+	return &CreatedToken{
+		ID: value(d, m.GetTokenId(), pki.TokenIDFromBytes), IdentityRevision: uint64(d.count(m.GetIdentityRevision())), //nolint:gosec // not negative
+		Profile: m.GetProfile(), ExpiresAt: d.requireTime(m.GetExpireTime()), Replace: m.GetReplace(),
+		CreatorCertificate: d.ref(m.GetCreatorIssuerId(), m.GetCreatorSerial()),
+	}
+}
+
+func (d *decoder) part(m *brevetv1.LogPart) Part {
+	return Part{Number: int(d.count(int64(m.GetNumber()))), Of: int(d.count(int64(m.GetOf())))}
+}
+
+func (d *decoder) order(m *brevetv1.StatusOrder, changes int) *StatusOrder {
+	o := &StatusOrder{
+		Reason: d.reason(m.GetReason()), InvalidSince: d.time(m.GetInvalidityTime()), Comment: m.GetComment(),
+		Key: optional(d, m.GetKeyHash(), pki.KeyHashFromBytes), Part: d.part(m.GetPart()),
+	}
+	if m.GetBulkRevocation() != nil {
+		o.BulkRevocation = d.bulk(m.GetBulkRevocation())
+	}
+	o.InvalidTimes = d.invalidTimes(m.GetInvalidityTimes(), changes)
+	return o
+}
+
+// invalidTimes decodes the invalidity times of so many changes, or nil.
+func (d *decoder) invalidTimes(all []int64, changes int) (times []time.Time) {
+	if n := len(all); n != 0 && n != changes {
+		d.fail(fmt.Errorf("%d invalidity times, in %d changes", n, changes))
+	}
+	for _, ms := range all {
+		times = append(times, d.time(ms))
+	}
+	return times
+}
+
+func (d *decoder) bulk(m *brevetv1.BulkRevocationRecord) *BulkRevocation {
+	sel := m.GetSelection()
+	b := &BulkRevocation{
+		ID: d.count(m.GetId()), Action: BulkAction(m.GetAction()), Reason: d.reason(m.GetReason()), //nolint:gosec // checked below
+		InvalidSince: d.time(m.GetInvalidityTime()), Comment: m.GetComment(), Mark: d.count(m.GetMark()),
+		Reach: d.time(m.GetReach()), AtOnce: m.GetAtOnce(),
+		Selection: Selection{
+			Issuer: optional(d, sel.GetIssuerId(), pki.IssuerIDFromBytes), LineageOf: d.ref(m.GetLineageIssuerId(), sel.GetLineageSerial()),
+			Key: optional(d, sel.GetKeyHash(), pki.KeyHashFromBytes), Profile: sel.GetProfile(), HasLabel: sel.GetLabel() != nil,
+			LabelName: sel.GetLabel().GetName(), LabelValue: sel.GetLabel().GetValue(),
+			IssuedFrom: d.stamp(sel.GetIssueStartTime()), IssuedUntil: d.stamp(sel.GetIssueEndTime()),
+		},
+	}
+	if m.GetAction() < 1 || m.GetAction() > brevetv1.BulkRevocationAction(BulkUnhold) {
+		d.fail(fmt.Errorf("%d is not an action of a bulk revocation", m.GetAction()))
+	}
+	if sel.GetIdentity() != "" {
+		var err error
+		if b.Selection.Identity, err = pki.ParseSPIFFEID(sel.GetIdentity()); err != nil {
+			d.fail(err)
+		}
+	}
+	return b
+}
+
+func (d *decoder) step(m *brevetv1.BulkRevocationStep, changes int) *BulkStep {
+	return &BulkStep{
+		ID: d.count(m.GetId()), Total: int(d.count(m.GetTotal())), Counted: m.Total != nil, Expired: int(d.count(m.GetExpired())),
+		Applied: int(d.count(m.GetApplied())), Progress: d.count(m.GetProgress()), Done: m.GetDone(), Part: d.part(m.GetPart()),
+		InvalidTimes: d.invalidTimes(m.GetInvalidityTimes(), changes),
+	}
+}
+
+func (d *decoder) authority(m *brevetv1.CACertificate) *CACertificate {
+	return &CACertificate{
+		Issuer: value(d, m.GetIssuerId(), pki.IssuerIDFromBytes), Subject: m.GetSubject(), Fingerprint: d.hash(m.GetFingerprint()),
+		KeyHash: value(d, m.GetKeyHash(), pki.KeyHashFromBytes), KeyLabel: m.GetKeyLabel(),
+	}
+}
+
+func (d *decoder) crl(m *brevetv1.PublishedCRL) *PublishedCRL {
+	c := &PublishedCRL{
+		Issuer: value(d, m.GetIssuerId(), pki.IssuerIDFromBytes), Partition: d.partition(m.GetCrlPartition()), Delta: m.GetDelta(),
+		Number: d.number(m.GetNumber()), ThisUpdate: d.requireTime(m.GetThisUpdate()), NextUpdate: d.requireTime(m.GetNextUpdate()),
+		Position: uint64(d.count(m.GetPosition())), //nolint:gosec // not negative
+		Digest:   d.hash(m.GetDigest()), Size: d.count(m.GetSize()), Entries: d.count(m.GetEntries()), Imported: m.GetImported(),
+	}
+	if len(m.GetBaseNumber()) > 0 {
+		c.BaseNumber, c.BaseUpdate = d.number(m.GetBaseNumber()), d.requireTime(m.GetBaseUpdate())
+		c.BasePosition = uint64(d.count(m.GetBasePosition())) //nolint:gosec // not negative
+	}
+	return c
+}
+
+func (d *decoder) points(m *brevetv1.DistributionPoints) DistributionPoints {
+	var points DistributionPoints
+	for _, p := range m.GetPoints() {
+		points = append(points, DistributionPoint{
+			Issuer: value(d, p.GetIssuerId(), pki.IssuerIDFromBytes), Partition: d.partition(p.GetCrlPartition()),
+			URL: p.GetUrl(), DeltaURL: p.GetDeltaUrl(),
+		})
+	}
+	return points
+}
+
+func (d *decoder) place(m *brevetv1.RecordPlace) RecordPlace {
+	return RecordPlace{NotAfter: d.time(m.GetNotAfter()), Number: d.count(m.GetNumber())}
+}
+
+func (d *decoder) expired(m *brevetv1.ExpiredRecords) *ExpiredRecords {
+	return &ExpiredRecords{
+		Certificates: int(d.count(m.GetCertificates())), Tokens: int(d.count(m.GetTokens())), Keys: int(d.count(m.GetKeys())),
+		After: d.place(m.GetAfter()), Last: d.place(m.GetLast()), Before: d.time(m.GetBefore()),
+	}
+}
