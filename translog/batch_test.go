@@ -23,7 +23,7 @@ func batchBytes(n int) int { return frameSize + n*sizeOf([]byte("entry 1")) + le
 func TestArchiveGolden(t *testing.T) {
 	first := Chain(Hash{}, []byte("one"))
 	second := Chain(first, []byte("two"))
-	want := "brevet log archive 2\n" + "\x00\x00\x00\x08" + "\x00\x00\x00\x00\x00\x00\x00\x01" + "\x61\x78\xc4\xc9" + "\x03one" + "\x03two" + string(second[:])
+	want := "brevet log archive 3\n" + "\xe9" + strings.Repeat("\x00", 15) + "\xfc|\x0eI" + "\x00\x00\x00\x08" + "\x00\x00\x00\x00\x00\x00\x00\x01" + "\x61\x78\xc4\xc9" + "\x03one" + "\x03two" + string(second[:])
 	path := filepath.Join(t.TempDir(), "log")
 	appendTo(t, open(t, path), []Sequenced{{1, []byte("one"), first}, {2, []byte("two"), second}})
 	if got, err := os.ReadFile(path); err != nil || string(got) != want {
@@ -146,7 +146,7 @@ func TestRewritingIsFound(t *testing.T) {
 			t.Errorf("%s: %v, want a CorruptError", name, err)
 		}
 	}
-	for _, other := range []string{"brevet log archive 1\n", "brevet log archive 3\n", "SQLite format 3\x00 and what follows it", "x"} {
+	for _, other := range []string{"brevet log archive 2\n", "brevet log archive 4\n", "SQLite format 3\x00 and what follows it", "x"} {
 		if _, err := OpenArchive(file0600(t, []byte(other)), testEpoch, quiet()); !errors.Is(err, ErrNotArchive) {
 			t.Errorf("%q: %v, want ErrNotArchive", other, err)
 		}

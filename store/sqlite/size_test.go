@@ -125,7 +125,7 @@ func (m *mill) write(ids []pki.SPIFFEID, predecessors []ca.Record) ([]ca.Record,
 
 // TestOctetsPerCertificate bounds what a renewed certificate takes on disk, indexes and log included.
 func TestOctetsPerCertificate(t *testing.T) {
-	const fleet, renewals, most = 200, 15, 1200
+	const fleet, renewals, most = 200, 15, 1250
 	path := filepath.Join(t.TempDir(), "brevet.db")
 	m := newMill(t, path)
 	var ids []pki.SPIFFEID

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -43,6 +44,28 @@ func (w *world) verifyChain(t rapid.TB) translog.Head {
 	must(t, err)
 	mustEqual(t, "the end of the log", head, want)
 	return head
+}
+
+// mustRebuild replays the log into an empty store, which must then have the same records.
+func (w *world) mustRebuild(t *testing.T) {
+	t.Helper()
+	if w.Rebuild == nil || t.Failed() || t.Skipped() {
+		return
+	}
+	w.sequence(t)
+	var log []translog.Sequenced
+	for {
+		page, err := w.Log.Entries(context.Background(), uint64(len(log))+1, 100)
+		must(t, err)
+		if len(page) == 0 {
+			break
+		}
+		log = append(log, page...)
+	}
+	original, rebuilt := w.Rebuild(t, log)
+	if diff := cmp.Diff(original, rebuilt); diff != "" {
+		t.Errorf("the records that the log makes again are not those of the store (- store, + log):\n%s", diff)
+	}
 }
 
 func (w *world) note(t rapid.TB, detail string) {
@@ -157,7 +180,11 @@ func refusedLeavesNoEntry(t *testing.T, w *world) {
 	before := w.verifyChainAfterAll(t)
 	if w.LoseCommit != nil {
 		w.LoseCommit(false)
-		if err := w.RA.CreateToken(ctx, ra.Token{Identity: r.Identity, CreatedBy: operator}); err == nil {
+		id := w.draw()
+		tokenID, err := pki.TokenIDFromBytes(id[:])
+		must(t, err)
+		token := ra.Token{ID: tokenID, Identity: r.Identity, ExpiresAt: w.now, CreatedBy: operator, CreatedAt: w.now}
+		if err := w.RA.CreateToken(ctx, token); err == nil {
 			t.Error("a commit that did not apply succeeded")
 		}
 	}

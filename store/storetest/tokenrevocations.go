@@ -165,6 +165,8 @@ func revokedWithTheirMaker(t *testing.T, w *world) {
 		w.reopen(t)
 		w.begin(t)
 		w.mustBeRevoked(t, token)
+		w.mustRebuild(t)
+		w.Rebuild = nil // this handle on the store ends with this test
 	})
 }
 

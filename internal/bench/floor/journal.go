@@ -22,7 +22,7 @@ var schema string
 // measured server; itemSize is what a certificate adds to an intent: issuer's place, serial number, end,
 // partition, and the digest with its length.
 const (
-	entrySize = 186
+	entrySize = 230
 	itemSize  = 1 + 20 + 6 + 1 + 1 + 32
 )
 
