@@ -54,7 +54,7 @@ func TestUpdateIdentity(t *testing.T) {
 		"of the kind":            {update(after, spec, "kind"), codes.InvalidArgument, pki.RuleRequest},
 		"without a revision":     {&brevetv1.UpdateIdentityRequest{Id: path, Spec: spec, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels"}}}, codes.InvalidArgument, pki.RuleRequest},
 		"of an unknown identity": {update(&brevetv1.Identity{Id: "device/none", Revision: 1}, spec, "labels"), codes.NotFound, pki.RuleIdentity},
-		"of the server itself":   {update(&brevetv1.Identity{Id: "brevet/server/localhost", Revision: 1}, spec, "labels"), codes.PermissionDenied, pki.RuleReserved},
+		"of the server itself":   {update(&brevetv1.Identity{Id: "brevet/server", Revision: 1}, spec, "labels"), codes.PermissionDenied, pki.RuleReserved},
 		"to an unknown profile":  {update(after, &brevetv1.IdentitySpec{Profile: "none"}, "profile"), codes.InvalidArgument, pki.RuleProfile},
 		"to a profile of others": {update(after, &brevetv1.IdentitySpec{Profile: "operator"}, "profile"), codes.PermissionDenied, pki.RuleAccess},
 		"to names of no host":    {update(after, &brevetv1.IdentitySpec{Names: servertest.Names([]string{"*.example"}, nil)}, "names"), codes.InvalidArgument, pki.RuleNames},
@@ -89,7 +89,7 @@ func TestHoldOneCertificate(t *testing.T) {
 			t.Errorf("after hold %d: %v", i+1, held)
 		}
 	}
-	w.Status(t, one.Certificate, "revoked")
+	w.Status(t, one.Certificate, "certificateHold")
 	w.Status(t, other.Certificate, "good")
 	for i, affected := range []int64{1, 0} {
 		good := servertest.Must(unhold())(t)

@@ -44,6 +44,7 @@ type IdentityServiceClient interface {
 	// ListIdentities returns identities in the order of their SPIFFE IDs, one page at a time.
 	ListIdentities(ctx context.Context, in *ListIdentitiesRequest, opts ...grpc.CallOption) (*ListIdentitiesResponse, error)
 	// UpdateIdentity changes attributes of an identity that is not retired. Certificates that it has keep what they say.
+	// Tokens that were created for it before can enroll it no more.
 	UpdateIdentity(ctx context.Context, in *UpdateIdentityRequest, opts ...grpc.CallOption) (*UpdateIdentityResponse, error)
 	// SuspendIdentity suspends the identity and puts its certificates on hold.
 	SuspendIdentity(ctx context.Context, in *SuspendIdentityRequest, opts ...grpc.CallOption) (*SuspendIdentityResponse, error)
@@ -147,6 +148,7 @@ type IdentityServiceServer interface {
 	// ListIdentities returns identities in the order of their SPIFFE IDs, one page at a time.
 	ListIdentities(context.Context, *ListIdentitiesRequest) (*ListIdentitiesResponse, error)
 	// UpdateIdentity changes attributes of an identity that is not retired. Certificates that it has keep what they say.
+	// Tokens that were created for it before can enroll it no more.
 	UpdateIdentity(context.Context, *UpdateIdentityRequest) (*UpdateIdentityResponse, error)
 	// SuspendIdentity suspends the identity and puts its certificates on hold.
 	SuspendIdentity(context.Context, *SuspendIdentityRequest) (*SuspendIdentityResponse, error)
