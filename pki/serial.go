@@ -20,7 +20,7 @@ const SerialRandomSize = 14
 type Serial struct{ b [SerialSize]byte }
 
 // MakeSerial lays out a serial number: 6 octets of milliseconds since 1970, so that indexes grow at one
-// end, then 14 octets that the caller draws at random, more than the 64 bits that certificate profiles ask for.
+// end and nothing else reads the time from it, then 14 octets that the caller draws at random, more than the 64 bits that certificate profiles ask for.
 // The time must lie between 1971 and the year 6429: no right clock shows another one, and later ones would be negative.
 func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	ms := t.UnixMilli()
@@ -33,13 +33,6 @@ func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	copy(s.b[:6], head[2:])
 	copy(s.b[6:], random[:])
 	return s, nil
-}
-
-// Time returns the time that a serial number of MakeSerial was made at.
-func (s Serial) Time() time.Time {
-	var ms [8]byte
-	copy(ms[2:], s.b[:6])
-	return time.UnixMilli(int64(binary.BigEndian.Uint64(ms[:]))).UTC() //nolint:gosec // 48 bits
 }
 
 // SerialFromBytes reads the 20 octets that Bytes returns.

@@ -36,7 +36,7 @@ func wait(d time.Duration) {
 }
 
 func (s *scene) ofIssuer() revocation.BulkRequest {
-	return revocation.BulkRequest{Selection: revocation.Selection{Issuer: s.ca.ID()}, Reason: pki.CACompromise, Actor: operator}
+	return revocation.BulkRequest{Selection: pki.Selection{Issuer: s.ca.ID()}, Reason: pki.CACompromise, Actor: operator}
 }
 
 // told counts the certificates that the sink knows to be revoked.
@@ -140,7 +140,7 @@ func TestSetsThatMakeNoSense(t *testing.T) {
 		edit func(*revocation.BulkRequest)
 		rule pki.Rule
 	}{
-		"all there are":          {func(o *revocation.BulkRequest) { o.Selection = revocation.Selection{} }, pki.RuleRequest},
+		"all there are":          {func(o *revocation.BulkRequest) { o.Selection = pki.Selection{} }, pki.RuleRequest},
 		"hold":                   {func(o *revocation.BulkRequest) { o.Reason = pki.CertificateHold }, pki.RuleReason},
 		"no reason":              {func(o *revocation.BulkRequest) { o.Reason = 7 }, pki.RuleReason},
 		"a value alone":          {func(o *revocation.BulkRequest) { o.Label.Value = "x" }, pki.RuleRequest},

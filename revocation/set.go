@@ -9,47 +9,6 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Selection says which certificates a SetOrder is about: those for which every field that is set holds. At least one is
-// set. Certificates that were never released have neither identity nor profile, are revoked already, and are selected by
-// none.
-type Selection struct {
-	// Issuer is the CA that issued it: all of one issuing CA where nothing else is set.
-	Issuer pki.IssuerID
-	// Identity is whose it is.
-	Identity pki.SPIFFEID
-	// LineageOf is the certificate that it was renewed from, over any number of renewals, or itself. What the store knows
-	// of a renewal is its key: a certificate is of the lineage if it is the first one, or if it is the identity's, has the
-	// key that one of the lineage was renewed with, and was recorded after that one. So where renewals keep their key,
-	// all later certificates of that key are of the lineage: whoever holds one of them can use the others.
-	LineageOf pki.CertRef
-	// Key is its public key.
-	Key pki.KeyHash
-	// Profile is what it was issued under.
-	Profile string
-	// Label is one that its identity has.
-	Label Label
-	// IssuedFrom and IssuedUntil bound the time of its issue, to the millisecond, the first included and the second not.
-	// That time is the one that its serial number begins with; notBefore lies before it, by what the profile backdates.
-	IssuedFrom, IssuedUntil time.Time
-}
-
-// Label is a label of identities: a name with its value. The zero value is none.
-type Label struct{ Name, Value string }
-
-// IsZero reports whether l is no label.
-func (l Label) IsZero() bool { return l == Label{} }
-
-// IsZero reports whether nothing is selected by.
-func (s Selection) IsZero() bool {
-	return s.Issuer.IsZero() && !s.OfOneIdentity() && s.Profile == "" && s.Label.IsZero() && s.IssuedFrom.IsZero() && s.IssuedUntil.IsZero()
-}
-
-// OfOneIdentity reports whether all that is selected belongs to one identity at most. There are few of those, and one
-// transaction changes them all.
-func (s Selection) OfOneIdentity() bool {
-	return !s.Identity.IsZero() || !s.LineageOf.IsZero() || !s.Key.IsZero()
-}
-
 // BulkRequest changes all certificates of a selection that are on record when it is given and within its reach, as
 // StatusRecords has it. What is issued afterwards is not changed: to keep the holders from getting more, suspend or retire
 // the identities.
@@ -58,7 +17,7 @@ func (s Selection) OfOneIdentity() bool {
 // reason, the members' keys are marked, and every other certificate of one of them is a member too; a key that is selected
 // by is marked whether it has members or not, for it has leaked all the same.
 type BulkRequest struct {
-	Selection
+	pki.Selection
 	// Action is Revoke for RevokeSet, which sets it. An Order about many certificates of one identity has its own.
 	Action Action
 	// Reason is any but certificateHold.
