@@ -95,7 +95,7 @@ func (r *Recorder) Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, er
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
 	if werr := r.write(ctx, by, id, why); werr != nil {
-		r.log.ErrorContext(ctx, "the refusal is missing in the log", "identity", id.String(), "rule", string(why.Rule), "error", werr)
+		r.log.ErrorContext(ctx, "writing a refusal to the audit log failed", "identity", id.String(), "rule", string(why.Rule), "error", werr)
 	}
 	return recorded{err}
 }
@@ -207,13 +207,13 @@ func (r *Recorder) end(ctx context.Context, key sourceKey) {
 		return
 	}
 	why := s.last
-	r.log.Warn("refused, and counted", "identity", key.id.String(), "by", s.by.String(), "rule", string(why.Rule), "count", s.suppressed)
+	r.log.Warn("more refusals counted", "identity", key.id.String(), "by", s.by.String(), "rule", string(why.Rule), "count", s.suppressed)
 	if key.id.IsZero() && key != (sourceKey{}) {
 		return
 	}
 	why.Detail = fmt.Sprintf("%d more refusals within %s; the last: %s", s.suppressed, s.window, why.Detail)
 	if err := r.store.Refused(ctx, s.by, key.id, &why, r.clock()); err != nil {
-		r.log.Error("a count of refusals is not in the log", "identity", key.id.String(), "count", s.suppressed, "error", err)
+		r.log.Error("writing a count of refusals to the audit log failed", "identity", key.id.String(), "count", s.suppressed, "error", err)
 	}
 }
 

@@ -40,8 +40,10 @@ func (s *Server) Run(ctx context.Context) error {
 	part(s.sweeper.Run)
 	agents, stopAgents := context.WithCancel(failed)
 	defer stopAgents()
-	for _, a := range append([]*enroll.Agent{s.own}, s.delegates...) {
-		part(func(context.Context) error { return s.keepEnrolled(agents, a) })
+	part(func(context.Context) error { return s.keepEnrolled(agents, s.own) })
+	for _, d := range s.delegates {
+		part(func(context.Context) error { return s.keepEnrolled(agents, d.Agent) })
+		part(func(context.Context) error { return s.watchDelegate(agents, d) })
 	}
 	public := PublicHTTP(s.telemetry.HTTP(s.responder.Handler()))
 	public.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)
@@ -182,7 +184,7 @@ func (s *Server) drain(ctx context.Context, public *http.Server) error {
 func (s *Server) keepEnrolled(ctx context.Context, a *enroll.Agent) error {
 	for ctx.Err() == nil {
 		if err := a.Run(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("a certificate of the server's own could not be renewed: trying again", "error", err)
+			s.log.Error("renewing a certificate of the server failed, retrying", "error", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):

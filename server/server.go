@@ -114,8 +114,8 @@ type Server struct {
 	revocations *revocation.Authority
 	sweeper     *retention.Sweeper
 	admissions  *admissions
-	own         *enroll.Agent   // the server's own certificate
-	delegates   []*enroll.Agent // the OCSP delegate of each issuing CA
+	own         *enroll.Agent // the server's own certificate
+	delegates   []delegate    // the OCSP delegate of each issuing CA
 	api         *grpcapi.Server
 	telemetry   *telemetry.Recorder
 	health      *telemetry.Health
@@ -264,7 +264,7 @@ func (s *Server) prepare(ctx context.Context) error {
 	for _, iss := range s.config.Issuers {
 		if now := s.config.Clock(); now.After(iss.Certificate.NotAfter) || now.Before(iss.Certificate.NotBefore) {
 			// All its certificates are expired, so there are no requests.
-			s.log.Warn("an issuing CA is not valid now: OCSP does not answer for it", "issuer", iss.Certificate.Subject.String())
+			s.log.Warn("issuing CA is not valid now, not answering OCSP for it", "issuer", iss.Certificate.Subject.String())
 			continue
 		}
 		if err := s.enrollDelegate(ctx, iss); err != nil {
