@@ -74,6 +74,7 @@ const (
 	PermissionDenied                    // the caller is known, and is not allowed to do this
 	NotFound                            // the request names something that does not exist
 	FailedPrecondition                  // the current state does not allow it
+	Aborted                             // what the caller read has changed: the caller must read it again
 	ResourceExhausted                   // the server is overloaded, or a limit is reached: a later retry may pass
 	Unimplemented                       // this server does not have the RPC: another version may have it
 )
@@ -102,6 +103,7 @@ const (
 	RuleIdentityExists     Rule = "identity.exists"             // registered already, with other attributes
 	RuleIdentityState      Rule = "identity.state"              // suspended, retired, or not yet enrolled
 	RuleAlreadyEnrolled    Rule = "identity.already_enrolled"   // enrolled already; replacing must be requested explicitly
+	RuleIdentityRevision   Rule = "identity.revision"           // an update of a revision that is not the newest
 	RuleIdentityStale      Rule = "identity.stale"              // the identity changed during the request
 	RuleEvidenceKind       Rule = "evidence.unsupported"        // evidence of a kind that this server does not accept
 	RuleEvidenceMismatch   Rule = "evidence.mismatch"           // pieces of evidence that prove different identities
@@ -142,7 +144,8 @@ var classes = map[Rule]Class{
 	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition, RuleAlreadyEnrolled: FailedPrecondition,
 	RuleIdentityStale: FailedPrecondition, RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition,
-	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted, RuleMaxUnexpired: ResourceExhausted, RuleMethod: Unimplemented,
+	RuleIdentityRevision: Aborted,
+	RuleOverloaded:       ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted, RuleMaxUnexpired: ResourceExhausted, RuleMethod: Unimplemented,
 }
 
 // Rules returns all rules, in the order of their names.

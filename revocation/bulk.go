@@ -141,6 +141,11 @@ func (a *Authority) BulkRevocation(ctx context.Context, id int64) (BulkRevocatio
 	return a.store.BulkRevocation(ctx, id)
 }
 
+// BulkRevocations returns a page of bulk revocations, as [BulkCreator] does.
+func (a *Authority) BulkRevocations(ctx context.Context, states []BulkState, after int64, limit int) ([]BulkRevocation, int64, error) {
+	return a.store.BulkRevocations(ctx, states, after, limit)
+}
+
 // Run applies bulk revocations to their records until ctx ends, one after the other, including those that an earlier
 // process left. If a step fails, Run logs the error and retries, with growing waits of at most 15 s. Run returns nil.
 func (a *Authority) Run(ctx context.Context) error {

@@ -92,6 +92,28 @@ type BulkStore interface {
 	BulkSteps
 }
 
+// BulkState is the progress of a bulk revocation. It is in effect in every state.
+type BulkState uint8
+
+// A bulk revocation is selecting until its certificates are counted, and applying until all their records are changed.
+const (
+	BulkSelecting BulkState = iota + 1
+	BulkApplying
+	BulkDone
+)
+
+// State returns the progress of the bulk revocation.
+func (b *BulkRevocation) State() BulkState {
+	switch {
+	case b.Done:
+		return BulkDone
+	case b.Counted:
+		return BulkApplying
+	default:
+		return BulkSelecting
+	}
+}
+
 // BulkCreator creates and reads bulk revocations.
 type BulkCreator interface {
 	// CountBulk counts the certificates that a bulk revocation would change. It changes nothing.
@@ -103,6 +125,10 @@ type BulkCreator interface {
 	CreateBulk(ctx context.Context, o BulkRequest) (BulkRevocation, []pki.StatusChange, error)
 	// BulkRevocation returns a bulk revocation and its progress.
 	BulkRevocation(ctx context.Context, id int64) (BulkRevocation, error)
+	// BulkRevocations returns a page of at most limit bulk revocations in one of the given states, newest first, and the
+	// start of the next page, or zero if there is none. An empty list of states means all states. The page starts after the
+	// bulk revocation with the ID after, or at the newest one if after is zero.
+	BulkRevocations(ctx context.Context, states []BulkState, after int64, limit int) ([]BulkRevocation, int64, error)
 }
 
 // BulkSteps applies bulk revocations to records.

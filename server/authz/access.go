@@ -33,6 +33,7 @@ var access = map[Operation]Access{
 	CreateIdentity:  Operators,
 	GetIdentity:     Operators,
 	ListIdentities:  Operators,
+	UpdateIdentity:  Operators,
 	SuspendIdentity: Operators,
 	ResumeIdentity:  Operators,
 	RetireIdentity:  Operators,
@@ -44,9 +45,12 @@ var access = map[Operation]Access{
 	ListCertificates:    Operators,
 	GetCertificateChain: Identity,
 	RevokeCertificate:   Operators,
+	HoldCertificate:     Operators,
+	UnholdCertificate:   Operators,
 
 	CreateBulkRevocation: Operators,
 	GetBulkRevocation:    Operators,
+	ListBulkRevocations:  Operators,
 	RevokeCompromisedKey: Anybody, // authenticated by a signature
 
 	ListCRLs:  Operators,
