@@ -46,5 +46,5 @@ func (h *holder) certificate() (*tls.Certificate, error) {
 	if c := h.Certificate(); c != nil {
 		return c, nil
 	}
-	return nil, fmt.Errorf("enroll: %w: enroll first", ErrNoCredential)
+	return nil, fmt.Errorf("%w: enroll first", ErrNoCredential)
 }

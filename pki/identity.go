@@ -30,7 +30,7 @@ func ParseIdentityState(text string) (IdentityState, error) {
 			return s, nil
 		}
 	}
-	return 0, fmt.Errorf("pki: %q is not an identity's state: use registered, enrolled, suspended or retired", text)
+	return 0, fmt.Errorf("%q is not an identity's state: use registered, enrolled, suspended or retired", text)
 }
 
 // Kind says what an identity is, and by that what it may ask for.
@@ -62,5 +62,5 @@ func ParseKind(text string) (Kind, error) {
 			return k, nil
 		}
 	}
-	return 0, fmt.Errorf("pki: %q is not a kind of identity: use device, workload or operator", text)
+	return 0, fmt.Errorf("%q is not a kind of identity: use device, workload or operator", text)
 }
