@@ -12,7 +12,7 @@ import (
 func ParseDuration(text string) (time.Duration, error) {
 	d, ok := parseDays(text)
 	if !ok || d <= 0 {
-		return 0, fmt.Errorf("pki: %.40q is not a duration: give a number above zero with its unit, such as 30s, 12h or 7d", text)
+		return 0, fmt.Errorf("%.40q is not a duration: give a number above zero with its unit, such as 30s, 12h or 7d", text)
 	}
 	return d, nil
 }

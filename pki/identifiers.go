@@ -27,7 +27,7 @@ func IssuerOf(c *x509.Certificate) IssuerID {
 func IssuerIDFromBytes(b []byte) (IssuerID, error) {
 	var id IssuerID
 	if len(b) != len(id.b) {
-		return id, fmt.Errorf("pki: an issuer ID has %d bytes, not %d", len(id.b), len(b))
+		return id, fmt.Errorf("an issuer ID has %d bytes, not %d", len(id.b), len(b))
 	}
 	copy(id.b[:], b)
 	return id, nil
@@ -37,7 +37,7 @@ func IssuerIDFromBytes(b []byte) (IssuerID, error) {
 func ParseIssuerID(text string) (IssuerID, error) {
 	b, err := hex.DecodeString(text)
 	if err != nil {
-		return IssuerID{}, fmt.Errorf("pki: %q is not an issuer ID: give 64 hexadecimal digits", text)
+		return IssuerID{}, fmt.Errorf("%q is not an issuer ID: give 64 hexadecimal digits", text)
 	}
 	return IssuerIDFromBytes(b)
 }
@@ -70,7 +70,7 @@ type KeyHash struct{ b [32]byte }
 func HashKey(pub crypto.PublicKey) (KeyHash, error) {
 	spki, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
-		return KeyHash{}, fmt.Errorf("pki: hash public key: %w", err)
+		return KeyHash{}, fmt.Errorf("hash public key: %w", err)
 	}
 	return HashSPKI(spki), nil
 }
@@ -82,7 +82,7 @@ func HashSPKI(spki []byte) KeyHash { return KeyHash{sha256.Sum256(spki)} }
 func KeyHashFromBytes(b []byte) (KeyHash, error) {
 	var h KeyHash
 	if len(b) != len(h.b) {
-		return h, fmt.Errorf("pki: a key hash has %d bytes, not %d", len(h.b), len(b))
+		return h, fmt.Errorf("a key hash has %d bytes, not %d", len(h.b), len(b))
 	}
 	copy(h.b[:], b)
 	return h, nil
@@ -92,7 +92,7 @@ func KeyHashFromBytes(b []byte) (KeyHash, error) {
 func ParseKeyHash(text string) (KeyHash, error) {
 	b, err := hex.DecodeString(text)
 	if err != nil {
-		return KeyHash{}, fmt.Errorf("pki: %q is not the hash of a key: give 64 hexadecimal digits", text)
+		return KeyHash{}, fmt.Errorf("%q is not the hash of a key: give 64 hexadecimal digits", text)
 	}
 	return KeyHashFromBytes(b)
 }
@@ -114,11 +114,11 @@ type RequestID struct{ b [16]byte }
 func RequestIDFromBytes(b []byte) (RequestID, error) {
 	var id RequestID
 	if len(b) != len(id.b) {
-		return id, fmt.Errorf("pki: a request ID has %d bytes, not %d", len(id.b), len(b))
+		return id, fmt.Errorf("a request ID has %d bytes, not %d", len(id.b), len(b))
 	}
 	copy(id.b[:], b)
 	if id.IsZero() {
-		return id, fmt.Errorf("pki: a request ID must be random, and this one is all zeros")
+		return id, fmt.Errorf("a request ID must be random, and this one is all zeros")
 	}
 	return id, nil
 }
@@ -143,11 +143,11 @@ type TokenSecret struct{ b [32]byte }
 func TokenSecretFromBytes(b []byte) (TokenSecret, error) {
 	var s TokenSecret
 	if len(b) != len(s.b) {
-		return s, fmt.Errorf("pki: a token's secret has %d bytes, not %d", len(s.b), len(b))
+		return s, fmt.Errorf("a token's secret has %d bytes, not %d", len(s.b), len(b))
 	}
 	copy(s.b[:], b)
 	if s == (TokenSecret{}) {
-		return s, fmt.Errorf("pki: a token's secret must be random, and this one is all zeros")
+		return s, fmt.Errorf("a token's secret must be random, and this one is all zeros")
 	}
 	return s, nil
 }
@@ -168,7 +168,7 @@ func (s TokenSecret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[secre
 func TokenIDFromBytes(b []byte) (TokenID, error) {
 	var id TokenID
 	if len(b) != len(id.b) {
-		return id, fmt.Errorf("pki: a token ID has %d bytes, not %d", len(id.b), len(b))
+		return id, fmt.Errorf("a token ID has %d bytes, not %d", len(id.b), len(b))
 	}
 	copy(id.b[:], b)
 	return id, nil

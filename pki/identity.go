@@ -31,7 +31,7 @@ func ParseIdentityState(text string) (IdentityState, error) {
 			return s, nil
 		}
 	}
-	return 0, fmt.Errorf("pki: %q is not an identity's state: use registered, enrolled, suspended or retired", text)
+	return 0, fmt.Errorf("%q is not an identity's state: use registered, enrolled, suspended or retired", text)
 }
 
 // Kind is the kind of an identity. It determines which profiles and RPCs the identity may use.
@@ -63,5 +63,5 @@ func ParseKind(text string) (Kind, error) {
 			return k, nil
 		}
 	}
-	return 0, fmt.Errorf("pki: %q is not a kind of identity: use device, workload or operator", text)
+	return 0, fmt.Errorf("%q is not a kind of identity: use device, workload or operator", text)
 }

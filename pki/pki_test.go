@@ -124,7 +124,7 @@ func TestReasons(t *testing.T) {
 }
 
 func TestRefusalKeepsItsTypeAndClass(t *testing.T) {
-	err := fmt.Errorf("enroll: %w", pki.Refuse(pki.RuleToken, "ask for a new one", "the token %s", "expired"))
+	err := fmt.Errorf("%w", pki.Refuse(pki.RuleToken, "ask for a new one", "the token %s", "expired"))
 	r, ok := pki.AsRefusal(err)
 	if !ok || r.Rule != pki.RuleToken || r.Rule.Class() != pki.Unauthenticated {
 		t.Fatalf("AsRefusal = %v, %v", r, ok)

@@ -45,7 +45,7 @@ func ParseReason(text string) (Reason, error) {
 			return r, nil
 		}
 	}
-	return 0, fmt.Errorf("pki: %q is not a revocation reason: use one of %s", text, strings.Join(ReasonNames(), ", "))
+	return 0, fmt.Errorf("%q is not a revocation reason: use one of %s", text, strings.Join(ReasonNames(), ", "))
 }
 
 // ReasonFromCode returns the reason with a CRLReason code.
@@ -55,7 +55,7 @@ func ReasonFromCode(code int) (Reason, error) {
 			return Reason(code), nil
 		}
 	}
-	return 0, fmt.Errorf("pki: %d is not a revocation reason (RFC 5280 section 5.3.1)", code)
+	return 0, fmt.Errorf("%d is not a revocation reason (RFC 5280 section 5.3.1)", code)
 }
 
 // ReasonNames lists the names that ParseReason takes, in the order of their codes.

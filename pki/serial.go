@@ -26,7 +26,7 @@ type Serial struct{ b [SerialSize]byte }
 func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	ms := t.UnixMilli()
 	if ms < 1<<35 || ms >= 1<<47 {
-		return Serial{}, fmt.Errorf("pki: a serial number cannot hold the time %s: set the clock", t.UTC().Format(time.RFC3339))
+		return Serial{}, fmt.Errorf("a serial number cannot hold the time %s: set the clock", t.UTC().Format(time.RFC3339))
 	}
 	var s Serial
 	var head [8]byte
@@ -47,11 +47,11 @@ func (s Serial) Time() time.Time {
 func SerialFromBytes(b []byte) (Serial, error) {
 	var s Serial
 	if len(b) != SerialSize {
-		return s, fmt.Errorf("pki: a serial number has %d bytes, not %d", SerialSize, len(b))
+		return s, fmt.Errorf("a serial number has %d bytes, not %d", SerialSize, len(b))
 	}
 	copy(s.b[:], b)
 	if s.b[0]&0x80 != 0 || s.IsZero() {
-		return Serial{}, fmt.Errorf("pki: a serial number is positive (RFC 5280 section 4.1.2.2)")
+		return Serial{}, fmt.Errorf("a serial number is positive (RFC 5280 section 4.1.2.2)")
 	}
 	return s, nil
 }
@@ -60,7 +60,7 @@ func SerialFromBytes(b []byte) (Serial, error) {
 func SerialFromInt(n *big.Int) (Serial, error) {
 	var s Serial
 	if n == nil || n.Sign() <= 0 || n.BitLen() > 8*SerialSize-1 {
-		return s, fmt.Errorf("pki: a serial number is positive and has at most %d bytes (RFC 5280 section 4.1.2.2)", SerialSize)
+		return s, fmt.Errorf("a serial number is positive and has at most %d bytes (RFC 5280 section 4.1.2.2)", SerialSize)
 	}
 	n.FillBytes(s.b[:])
 	return s, nil
@@ -71,12 +71,12 @@ func SerialFromInt(n *big.Int) (Serial, error) {
 func ParseSerial(text string) (Serial, error) {
 	digits := strings.ReplaceAll(strings.TrimSpace(text), ":", "")
 	if digits == "" || len(digits) > 2*SerialSize {
-		return Serial{}, fmt.Errorf("pki: %q is not a serial number: give up to %d hexadecimal digits", text, 2*SerialSize)
+		return Serial{}, fmt.Errorf("%q is not a serial number: give up to %d hexadecimal digits", text, 2*SerialSize)
 	}
 	digits = strings.Repeat("0", 2*SerialSize-len(digits)) + digits
 	b, err := hex.DecodeString(digits)
 	if err != nil {
-		return Serial{}, fmt.Errorf("pki: %q is not a serial number: give up to %d hexadecimal digits", text, 2*SerialSize)
+		return Serial{}, fmt.Errorf("%q is not a serial number: give up to %d hexadecimal digits", text, 2*SerialSize)
 	}
 	return SerialFromBytes(b)
 }

@@ -19,14 +19,14 @@ type SPIFFEID struct{ id spiffeid.ID }
 // path has segments of [A-Za-z0-9._-]+, and the whole has at most 2048 bytes.
 func ParseSPIFFEID(text string) (SPIFFEID, error) {
 	if len(text) > 2048 {
-		return SPIFFEID{}, fmt.Errorf("pki: a SPIFFE ID has at most 2048 bytes, not %d", len(text))
+		return SPIFFEID{}, fmt.Errorf("a SPIFFE ID has at most 2048 bytes, not %d", len(text))
 	}
 	id, err := spiffeid.FromString(text)
 	if err != nil {
-		return SPIFFEID{}, fmt.Errorf("pki: %q is not a SPIFFE ID (spiffe://trust-domain/path): %w", text, err)
+		return SPIFFEID{}, fmt.Errorf("%q is not a SPIFFE ID (spiffe://trust-domain/path): %w", text, err)
 	}
 	if id.Path() == "" {
-		return SPIFFEID{}, fmt.Errorf("pki: %q names a trust domain, not an identity in it: add a path", text)
+		return SPIFFEID{}, fmt.Errorf("%q names a trust domain, not an identity in it: add a path", text)
 	}
 	return SPIFFEID{id}, nil
 }
@@ -39,11 +39,11 @@ func SPIFFEIDIn(trustDomain, path string) (SPIFFEID, error) {
 // ParseTrustDomain checks the name of a trust domain, which has at most 255 bytes (SPIFFE ID specification §2.1).
 func ParseTrustDomain(text string) (string, error) {
 	if len(text) > 255 {
-		return "", fmt.Errorf("pki: the name of a trust domain has at most 255 bytes, not %d", len(text))
+		return "", fmt.Errorf("the name of a trust domain has at most 255 bytes, not %d", len(text))
 	}
 	td, err := spiffeid.TrustDomainFromString(text)
 	if err != nil || td.Name() != text {
-		return "", fmt.Errorf("pki: %q is not a trust domain: use lower-case letters, digits, dots, dashes and underscores", text)
+		return "", fmt.Errorf("%q is not a trust domain: use lower-case letters, digits, dots, dashes and underscores", text)
 	}
 	return text, nil
 }
@@ -83,7 +83,7 @@ func VAID(trustDomain string, issuer IssuerID) (SPIFFEID, error) {
 // OperatorID returns the identity of a human operator.
 func OperatorID(trustDomain, name string) (SPIFFEID, error) {
 	if strings.Contains(name, "/") {
-		return SPIFFEID{}, fmt.Errorf("pki: %q is not an operator's name: use letters, digits, dots, dashes and underscores", name)
+		return SPIFFEID{}, fmt.Errorf("%q is not an operator's name: use letters, digits, dots, dashes and underscores", name)
 	}
 	return SPIFFEIDIn(trustDomain, reservedRoot+"/operator/"+name)
 }

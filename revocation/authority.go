@@ -41,7 +41,7 @@ type Authority struct {
 // New returns an Authority.
 func New(c Config) (*Authority, error) {
 	if c.Store == nil || c.Observer == nil || c.CRLs == nil {
-		return nil, errors.New("revocation: an authority needs a store, an observer and CRLs")
+		return nil, errors.New("an authority needs a store, an observer and CRLs")
 	}
 	a := &Authority{store: c.Store, observer: c.Observer, crls: c.CRLs, clock: c.Clock, log: c.Log, bulk: newBulkQueue()}
 	if a.clock == nil {

@@ -25,7 +25,7 @@ func DefaultLimits() Limits {
 func (l Limits) check() error {
 	for _, r := range []admission.Rate{l.Identity, l.Address} {
 		if err := errors.Join(r.CheckPerSecond(), r.CheckBurst()); err != nil {
-			return fmt.Errorf("server: limits: %w", err)
+			return fmt.Errorf("limits: %w", err)
 		}
 	}
 	return nil

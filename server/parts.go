@@ -38,7 +38,7 @@ func (s *Server) newAPI() *grpcapi.Server {
 func (s *Server) certificate() (*tls.Certificate, error) {
 	pair := s.own.Pair()
 	if pair == nil {
-		return nil, errors.New("server: it has no certificate of its own yet")
+		return nil, errors.New("it has no certificate of its own yet")
 	}
 	return pair.TLSWithRoot(), nil
 }

@@ -259,7 +259,7 @@ func elsewhere(c Config) []*x509.Certificate {
 // prepare creates the server's own identities, the agents that enroll them, and the gRPC server.
 func (s *Server) prepare(ctx context.Context) error {
 	if err := s.enrollSelf(ctx); err != nil {
-		return fmt.Errorf("server: prepare its own certificate: %w", err)
+		return fmt.Errorf("prepare its own certificate: %w", err)
 	}
 	for _, iss := range s.config.Issuers {
 		if now := s.config.Clock(); now.After(iss.Certificate.NotAfter) || now.Before(iss.Certificate.NotBefore) {
@@ -268,12 +268,12 @@ func (s *Server) prepare(ctx context.Context) error {
 			continue
 		}
 		if err := s.enrollDelegate(ctx, iss); err != nil {
-			return fmt.Errorf("server: prepare the OCSP delegate of %s: %w", iss.Certificate.Subject, err)
+			return fmt.Errorf("prepare the OCSP delegate of %s: %w", iss.Certificate.Subject, err)
 		}
 	}
 	for _, cert := range elsewhere(s.config) {
 		if err := s.keepDelegate(cert); err != nil {
-			return fmt.Errorf("server: keep the OCSP delegate of %s: %w", cert.Subject, err)
+			return fmt.Errorf("keep the OCSP delegate of %s: %w", cert.Subject, err)
 		}
 	}
 	s.api = s.newAPI()
@@ -345,7 +345,7 @@ func (s superseder) Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor
 func (c Config) checkTokens() error {
 	for _, iss := range c.Issuers {
 		if !slices.ContainsFunc(c.Tokens, func(t telemetry.IssuingToken) bool { return slices.Contains(t.Issuers, iss.ID) }) {
-			return fmt.Errorf("server: no token holds the key of %s", iss.Certificate.Subject)
+			return fmt.Errorf("no token holds the key of %s", iss.Certificate.Subject)
 		}
 	}
 	return nil

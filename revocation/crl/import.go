@@ -41,14 +41,14 @@ func (u *Updater) Import(ctx context.Context, der []byte, by pki.Actor) (CRL, er
 	}
 	if !found || !bytes.Equal(recorded.DER, der) {
 		if err := u.store.PutCRLs(ctx, []CRL{crl}, by, u.now()); err != nil {
-			return CRL{}, fmt.Errorf("crl: record CRL %v of %s: %w", crl.Number, issuer.Subject, err)
+			return CRL{}, fmt.Errorf("record CRL %v of %s: %w", crl.Number, issuer.Subject, err)
 		}
 	}
 	if _, err := u.published.recover(crl); err != nil {
-		return CRL{}, fmt.Errorf("crl: write CRL %v of %s: %w", crl.Number, issuer.Subject, err)
+		return CRL{}, fmt.Errorf("write CRL %v of %s: %w", crl.Number, issuer.Subject, err)
 	}
 	if err := u.publish([]CRL{crl}); err != nil {
-		return CRL{}, fmt.Errorf("crl: publish CRL %v of %s: %w", crl.Number, issuer.Subject, err)
+		return CRL{}, fmt.Errorf("publish CRL %v of %s: %w", crl.Number, issuer.Subject, err)
 	}
 	return crl, nil
 }
@@ -129,7 +129,7 @@ func refuseCRL(hint, detail string, args ...any) error {
 func (u *Updater) recorded(ctx context.Context, id pki.IssuerID) (CRL, bool, error) {
 	all, err := u.store.CRLs(ctx)
 	if err != nil {
-		return CRL{}, false, fmt.Errorf("crl: read recorded CRLs: %w", err)
+		return CRL{}, false, fmt.Errorf("read recorded CRLs: %w", err)
 	}
 	for _, c := range all {
 		if c.Scope() == (Scope{Issuer: id}) {

@@ -29,7 +29,7 @@ type points struct {
 // check returns an error if the point could not be served.
 func (p Point) check() error {
 	if p.Partition < 1 || p.Partition > MaxPartition {
-		return fmt.Errorf("crl: partition %d of %s is out of range: use 1 to %d; the full CRL has no distribution point of its own",
+		return fmt.Errorf("partition %d of %s is out of range: use 1 to %d; the full CRL has no distribution point of its own",
 			p.Partition, p.Issuer.Short(), MaxPartition)
 	}
 	for _, name := range []string{p.URL, p.DeltaURL} {
@@ -38,7 +38,7 @@ func (p Point) check() error {
 		}
 		u, err := url.Parse(name)
 		if err != nil || u.Host == "" || len(name) > maxURL {
-			return fmt.Errorf("crl: %q is not a URL for a distribution point: write it like http://pki.example/crl/0123456789abcdef/1.crl", name)
+			return fmt.Errorf("%q is not a URL for a distribution point: write it like http://pki.example/crl/0123456789abcdef/1.crl", name)
 		}
 	}
 	return nil
@@ -52,17 +52,17 @@ func (u *Updater) recordPoints(ctx context.Context, wanted []Point) error {
 			return err
 		}
 		if u.issuers[p.Issuer] == nil {
-			return fmt.Errorf("crl: the CRLs of %s are not signed here, and have no partitions", p.Issuer.Short())
+			return fmt.Errorf("the CRLs of %s are not signed here, and have no partitions", p.Issuer.Short())
 		}
 	}
 	if len(wanted) > 0 {
 		if err := u.store.PutPoints(ctx, wanted); err != nil {
-			return fmt.Errorf("crl: record the distribution points of CRLs: %w", err)
+			return fmt.Errorf("record the distribution points of CRLs: %w", err)
 		}
 	}
 	recorded, err := u.store.Points(ctx)
 	if err != nil {
-		return fmt.Errorf("crl: read the distribution points of CRLs: %w", err)
+		return fmt.Errorf("read the distribution points of CRLs: %w", err)
 	}
 	for _, p := range recorded {
 		if i := u.issuers[p.Issuer]; i != nil { // the issuer may have been removed
@@ -72,7 +72,7 @@ func (u *Updater) recordPoints(ctx context.Context, wanted []Point) error {
 	for _, i := range u.issuers {
 		for _, p := range i.points {
 			if len(p.names) > maxNames || len(p.deltas) > maxNames {
-				return fmt.Errorf("crl: partition %d of %s has had more than %d URLs: use another partition", p.partition, i.Certificate.Subject, maxNames)
+				return fmt.Errorf("partition %d of %s has had more than %d URLs: use another partition", p.partition, i.Certificate.Subject, maxNames)
 			}
 		}
 	}

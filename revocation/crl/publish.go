@@ -50,13 +50,13 @@ func (u *Updater) publishNew(ctx context.Context, i *issuer, reason cause) error
 		reason = everything
 	}
 	fail := func(what string, number *big.Int, err error) error {
-		return fmt.Errorf("crl: %s CRL %v of %s: %w", what, number, i.Certificate.Subject, err)
+		return fmt.Errorf("%s CRL %v of %s: %w", what, number, i.Certificate.Subject, err)
 	}
 	// 1. Take a number that no CRL of this issuer had before or gets again (RFC 5280 §5.2.3). All CRLs of a round share it: they
 	// are issued at the same time from the same snapshot.
 	number, err := u.store.TakeNumber(ctx, i.id)
 	if err != nil {
-		return fmt.Errorf("crl: take a CRL number for %s: %w", i.Certificate.Subject, err)
+		return fmt.Errorf("take a CRL number for %s: %w", i.Certificate.Subject, err)
 	}
 	// 2. Write everything except the signatures, from one snapshot.
 	builders, position, err := u.writeAll(ctx, i, number, reason)

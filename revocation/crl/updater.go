@@ -89,7 +89,7 @@ type issuer struct {
 // do.
 func New(ctx context.Context, c Config) (*Updater, error) {
 	if c.Store == nil || c.Publisher == nil || c.Directory == "" {
-		return nil, errors.New("crl: an updater needs a store, a publisher and a directory")
+		return nil, errors.New("an updater needs a store, a publisher and a directory")
 	}
 	u := &Updater{
 		store: c.Store, publisher: c.Publisher, published: publishedDirectory{c.Directory}, lifetime: c.Lifetime, clock: c.Clock, log: c.Log,
@@ -99,7 +99,7 @@ func New(ctx context.Context, c Config) (*Updater, error) {
 		u.lifetime = DefaultLifetime
 	}
 	if u.lifetime < time.Minute {
-		return nil, fmt.Errorf("crl: a CRL lifetime of %v is too short: use at least a minute", u.lifetime)
+		return nil, fmt.Errorf("a CRL lifetime of %v is too short: use at least a minute", u.lifetime)
 	}
 	if u.clock == nil {
 		u.clock = time.Now
@@ -131,11 +131,11 @@ func (u *Updater) addIssuers(c Config) error {
 			return err
 		}
 		if public, ok := i.Certificate.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(i.Signer.Public()) {
-			return fmt.Errorf("crl: the key given for %s is not the one in its certificate", i.Certificate.Subject)
+			return fmt.Errorf("the key given for %s is not the one in its certificate", i.Certificate.Subject)
 		}
 		scheme, err := schemeOf(i.Certificate.PublicKey)
 		if err != nil {
-			return fmt.Errorf("crl: %s: %w", i.Certificate.Subject, err)
+			return fmt.Errorf("%s: %w", i.Certificate.Subject, err)
 		}
 		id := pki.IssuerOf(i.Certificate)
 		u.issuers[id] = &issuer{
@@ -148,7 +148,7 @@ func (u *Updater) addIssuers(c Config) error {
 			return err
 		}
 		if u.issuers[pki.IssuerOf(cert)] != nil {
-			return fmt.Errorf("crl: the CRLs of %s cannot be both signed here and imported", cert.Subject)
+			return fmt.Errorf("the CRLs of %s cannot be both signed here and imported", cert.Subject)
 		}
 	}
 	return nil
@@ -157,7 +157,7 @@ func (u *Updater) addIssuers(c Config) error {
 // mayIssueCRLs returns an error if relying parties would refuse every CRL of the CA.
 func mayIssueCRLs(c *x509.Certificate) error {
 	if !c.IsCA || c.KeyUsage&x509.KeyUsageCRLSign == 0 || len(c.SubjectKeyId) == 0 {
-		return fmt.Errorf("crl: %s cannot issue CRLs: a CA needs the key usage cRLSign and a subject key identifier "+
+		return fmt.Errorf("%s cannot issue CRLs: a CA needs the key usage cRLSign and a subject key identifier "+
 			"(RFC 5280 sections 4.2.1.2 and 4.2.1.3)", c.Subject)
 	}
 	return nil

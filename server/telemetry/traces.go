@@ -52,7 +52,7 @@ func newTracing(ctx context.Context, c Traces, log *slog.Logger) (*tracing, erro
 	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(c.Endpoint), otlptracegrpc.WithTimeout(tracePatience),
 		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{Enabled: false})) // each batch is sent once
 	if err != nil {
-		return nil, fmt.Errorf("server: send traces to %s: %w", c.Endpoint, err)
+		return nil, fmt.Errorf("send traces to %s: %w", c.Endpoint, err)
 	}
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithBatcher(&patientExporter{SpanExporter: exporter, log: log},

@@ -51,7 +51,7 @@ type Sweep struct {
 // NewSweeper returns a Sweeper.
 func NewSweeper(c Config) (*Sweeper, error) {
 	if c.Retention < Minimum {
-		return nil, fmt.Errorf("retention: a retention of %v is too short: keep records for %v at least", c.Retention, Minimum)
+		return nil, fmt.Errorf("a retention of %v is too short: keep records for %v at least", c.Retention, Minimum)
 	}
 	return &Sweeper{c: c}, nil
 }
