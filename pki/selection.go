@@ -2,31 +2,31 @@ package pki
 
 import "time"
 
-// Selection matches the delivered certificates that satisfy every field that is set. The zero value matches all of them.
-// Lists and bulk revocations select by it. A certificate that was never delivered has neither identity nor profile, is
-// revoked, and matches no selection but the zero value.
+// Selection selects the certificates that satisfy every field that is set. Lists and bulk revocations use it. The zero
+// value selects all certificates. A certificate that was never delivered has neither identity nor profile and is revoked.
+// No selection but the zero value matches it.
 type Selection struct {
-	// Issuer is the CA that issued it.
+	// Issuer is the issuing CA. Alone, it selects all certificates of the CA.
 	Issuer IssuerID
-	// Identity is its holder.
+	// Identity is the identity that the certificate was issued to.
 	Identity SPIFFEID
-	// LineageOf is the certificate that it was renewed from, over any number of renewals, or itself. A store knows the key
-	// of a renewal. So a certificate is of the lineage if it is the first one, or if it is the same identity's, was recorded
-	// after a certificate of the lineage, and has the key that this one was renewed with. If a renewal kept its key, all
-	// later certificates of that key are of the lineage: the holder of one of them can use the others.
+	// LineageOf selects a certificate and all its renewals. The store records the key that a certificate was renewed with,
+	// not the successor. A certificate therefore belongs to the lineage if it has the same identity, has the key that a
+	// member was renewed with, and was recorded after that member. If renewals keep their key, the lineage includes all
+	// later certificates with that key: the holder of one can use the others.
 	LineageOf CertRef
-	// Key is its public key.
+	// Key is the certificate's public key.
 	Key KeyHash
-	// Profile is what it was issued under.
+	// Profile is the profile that the certificate was issued with.
 	Profile string
-	// Label is one that its holder has now.
+	// Label is a label of the certificate's identity.
 	Label Label
-	// IssuedFrom and IssuedUntil bound the time of its issue, to the millisecond, the first included and the second not.
-	// notBefore is earlier if the profile backdates.
+	// IssuedFrom and IssuedUntil bound the time of issue, in whole milliseconds, the first inclusive and the second
+	// exclusive. The time of issue is later than notBefore, which the profile backdates.
 	IssuedFrom, IssuedUntil time.Time
 }
 
-// Label is a label of identities: a name with its value. The zero value is none.
+// Label is a label of identities, a name with a value. The zero value is no label.
 type Label struct{ Name, Value string }
 
 // IsZero reports whether l is no label.
@@ -37,7 +37,8 @@ func (s Selection) IsZero() bool {
 	return s.Issuer.IsZero() && !s.OfOneIdentity() && s.Profile == "" && s.Label.IsZero() && s.IssuedFrom.IsZero() && s.IssuedUntil.IsZero()
 }
 
-// OfOneIdentity reports whether all certificates that s can match belong to one identity.
+// OfOneIdentity reports whether the selection matches certificates of one identity at most. Those are few, and one
+// transaction changes them all.
 func (s Selection) OfOneIdentity() bool {
 	return !s.Identity.IsZero() || !s.LineageOf.IsZero() || !s.Key.IsZero()
 }

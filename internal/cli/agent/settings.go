@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os/user"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/enroll"
@@ -66,16 +65,16 @@ func loadSettings(path string) (settings, error) {
 		return s, fault("reload", "the first item names the command")
 	}
 	if err := enroll.CheckKeyType(s.KeyType); err != nil {
-		return s, fault("key_type", strings.TrimPrefix(err.Error(), "enroll: "))
+		return s, fault("key_type", err.Error())
 	}
 	if s.KeyMode != 0 {
 		if err := enroll.CheckKeyMode(fs.FileMode(s.KeyMode)); err != nil {
-			return s, fault("key_mode", strings.TrimPrefix(err.Error(), "enroll: "))
+			return s, fault("key_mode", err.Error())
 		}
 	}
 	if s.Server != "" {
 		if err := enroll.CheckServer(s.Server); err != nil {
-			return s, fault("server", strings.TrimPrefix(err.Error(), "enroll: "))
+			return s, fault("server", err.Error())
 		}
 	}
 	return s, nil

@@ -256,13 +256,13 @@ func ReadConfig(path string) (Config, error) {
 	err := config.Load(path, &c)
 	var wrong *config.Error
 	if errors.As(err, &wrong) {
-		return c, cli.WrongUse(wrong.Error())
+		return c, cli.WrongArgument(wrong)
 	}
 	if err != nil {
 		return c, err
 	}
 	if err := c.Check(); err != nil {
-		return c, cli.WrongUse(path + ": " + err.Error())
+		return c, cli.WrongFlag(path, err)
 	}
 	return c, nil
 }
