@@ -26,8 +26,8 @@ import (
 type Traces struct {
 	// Endpoint is the URL of a collector that takes OTLP over gRPC: http:// in clear, https:// with TLS. Empty is none.
 	Endpoint string
-	// Share is how many calls are traced: 1 is all, 0.01 one in a hundred.
-	Share float64
+	// SampleRatio is the ratio of RPCs that are traced: 1 is all, 0.01 one in a hundred.
+	SampleRatio float64
 }
 
 // What traces may cost. Spans over the queue are dropped: nothing waits for a collector.
@@ -56,7 +56,7 @@ func newTracing(ctx context.Context, c Traces, log *slog.Logger) (*tracing, erro
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithBatcher(&patientExporter{SpanExporter: exporter, log: log},
 			sdktrace.WithMaxQueueSize(traceQueue), sdktrace.WithExportTimeout(tracePatience)),
-		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(c.Share))),
+		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(c.SampleRatio))),
 		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", "brevet"))),
 	)
 	return &tracing{provider, provider.Tracer("github.com/brevet-pki/brevet/server")}, nil
