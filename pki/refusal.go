@@ -74,6 +74,7 @@ const (
 	PermissionDenied                    // the caller is known, and may not
 	NotFound                            // what the request names does not exist
 	FailedPrecondition                  // the state of things does not allow it now
+	Aborted                             // what the caller read has changed since: read it again
 	ResourceExhausted                   // the server has too much to do: later would pass
 	Unimplemented                       // this server has no such call: another version may have it
 )
@@ -102,6 +103,7 @@ const (
 	RuleIdentityExists     Rule = "identity.exists"             // registered already, with other particulars
 	RuleIdentityState      Rule = "identity.state"              // suspended, retired, or not yet enrolled
 	RuleAlreadyEnrolled    Rule = "identity.already_enrolled"   // enrolled already; replacing needs to be said
+	RuleIdentityRevision   Rule = "identity.revision"           // an update of a revision that is not the newest
 	RuleIdentityStale      Rule = "identity.stale"              // the identity changed while the request was under way
 	RuleEvidenceKind       Rule = "evidence.unsupported"        // evidence of a kind that this server does not accept
 	RuleEvidenceMismatch   Rule = "evidence.mismatch"           // pieces of evidence that prove different identities
@@ -142,7 +144,8 @@ var classes = map[Rule]Class{
 	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition, RuleAlreadyEnrolled: FailedPrecondition,
 	RuleIdentityStale: FailedPrecondition, RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition,
-	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted, RuleMaxUnexpired: ResourceExhausted, RuleMethod: Unimplemented,
+	RuleIdentityRevision: Aborted,
+	RuleOverloaded:       ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted, RuleMaxUnexpired: ResourceExhausted, RuleMethod: Unimplemented,
 }
 
 // Rules returns all rules, in the order of their names.

@@ -139,6 +139,11 @@ func (a *Authority) BulkRevocation(ctx context.Context, id int64) (BulkRevocatio
 	return a.records.BulkRevocation(ctx, id)
 }
 
+// BulkRevocations returns a page of bulk revocations, as BulkCreator does.
+func (a *Authority) BulkRevocations(ctx context.Context, states []BulkState, after int64, limit int) ([]BulkRevocation, int64, error) {
+	return a.records.BulkRevocations(ctx, states, after, limit)
+}
+
 // Run has the records of bulk revocations follow until ctx is done, one after the other, those included that an earlier run
 // has left. A failure is logged and retried after growing waits, up to 15 s. Run returns nil.
 func (a *Authority) Run(ctx context.Context) error {

@@ -91,6 +91,28 @@ type BulkStore interface {
 	BulkSteps
 }
 
+// BulkState says how far a bulk revocation has come. It is in effect in every state.
+type BulkState uint8
+
+// A bulk revocation is selecting until its certificates are counted, and applying until every record has its status.
+const (
+	BulkSelecting BulkState = iota + 1
+	BulkApplying
+	BulkDone
+)
+
+// State returns how far the bulk revocation has come.
+func (b *BulkRevocation) State() BulkState {
+	switch {
+	case b.Done:
+		return BulkDone
+	case b.Counted:
+		return BulkApplying
+	default:
+		return BulkSelecting
+	}
+}
+
 // BulkCreator gives orders about sets.
 type BulkCreator interface {
 	// CountBulk counts the certificates that an order would change, and changes nothing.
@@ -101,6 +123,9 @@ type BulkCreator interface {
 	CreateBulk(ctx context.Context, o BulkRequest) (BulkRevocation, []pki.StatusChange, error)
 	// BulkRevocation returns a set.
 	BulkRevocation(ctx context.Context, id int64) (BulkRevocation, error)
+	// BulkRevocations returns up to limit sets in one of the states, the newest first, and where the next page begins; zero
+	// if there is none. No states mean all. A page begins after the set with the given ID; zero means the newest.
+	BulkRevocations(ctx context.Context, states []BulkState, after int64, limit int) ([]BulkRevocation, int64, error)
 }
 
 // BulkSteps has the records of sets follow.

@@ -95,12 +95,15 @@ var works = map[authz.Operation]work{
 	authz.RetireIdentity:       revocations,
 	authz.RevokeToken:          revocations,
 	authz.RevokeCertificate:    revocations,
+	authz.HoldCertificate:      revocations,
+	authz.UnholdCertificate:    revocations,
 	authz.CreateBulkRevocation: revocations,
 	authz.ImportCRL:            revocations,
 
 	authz.RevokeCompromisedKey: compromises,
 
 	authz.CreateIdentity: registrations,
+	authz.UpdateIdentity: registrations,
 	authz.CreateToken:    registrations,
 
 	authz.GetTrustBundle:      readings,
@@ -111,6 +114,7 @@ var works = map[authz.Operation]work{
 	authz.GetCertificate:      readings,
 	authz.ListCertificates:    readings,
 	authz.GetBulkRevocation:   readings,
+	authz.ListBulkRevocations: readings,
 	authz.ListCRLs:            readings,
 	authz.GetStats:            readings,
 

@@ -40,8 +40,10 @@ func (s *Server) Run(ctx context.Context) error {
 	part(s.sweeper.Run)
 	agents, stopAgents := context.WithCancel(failed)
 	defer stopAgents()
-	for _, a := range append([]*enroll.Agent{s.own}, s.delegates...) {
-		part(func(context.Context) error { return s.keepEnrolled(agents, a) })
+	part(func(context.Context) error { return s.keepEnrolled(agents, s.own) })
+	for _, d := range s.delegates {
+		part(func(context.Context) error { return s.keepEnrolled(agents, d.Agent) })
+		part(func(context.Context) error { return s.watchDelegate(agents, d) })
 	}
 	public := PublicHTTP(s.telemetry.HTTP(s.responder.Handler()))
 	public.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)

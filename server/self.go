@@ -85,13 +85,13 @@ func (r *role) token() (enroll.Token, error) {
 }
 
 // agentFor makes the agent of a role and sees to it that there is a certificate.
-func (s *Server) agentFor(ctx context.Context, r *role, directory string, keys pki.KeyType, onChange func(*enroll.Pair)) (*enroll.Agent, error) {
+func (s *Server) agentFor(ctx context.Context, r *role, directory string, keys pki.KeyType) (*enroll.Agent, error) {
 	dir, err := enroll.OpenDirectory(filepath.Join(s.config.Directory, directory), s.log)
 	if err != nil {
 		return nil, err
 	}
 	agent, err := enroll.NewAgent(enroll.Config{
-		Directory: dir, Authority: r, Token: r.token, KeyType: keys, OnChange: onChange, Log: s.log.With("role", r.id.Path()),
+		Directory: dir, Authority: r, Token: r.token, KeyType: keys, Log: s.log.With("role", r.id.Path()),
 	})
 	if err != nil {
 		return nil, errors.Join(err, dir.Close())
@@ -132,7 +132,7 @@ func (s *Server) enrollSelf(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.own, err = s.agentFor(ctx, r, "server", pki.P256, nil); err != nil {
+	if s.own, err = s.agentFor(ctx, r, "server", pki.P256); err != nil {
 		return err
 	}
 	if carries(s.own.Pair(), have) {
@@ -208,14 +208,30 @@ func (s *Server) enrollDelegate(ctx context.Context, iss ca.IssuingCA) error {
 	if err != nil {
 		return err
 	}
-	agent, err := s.agentFor(ctx, r, delegateDirectory(iss.ID), keys, func(p *enroll.Pair) {
-		if err := s.responder.SetDelegate(iss.ID, p.Certificate, p.Key); err != nil {
-			s.log.Error("the new OCSP delegate does not serve", "error", err)
-		}
-	})
+	agent, err := s.agentFor(ctx, r, delegateDirectory(iss.ID), keys)
 	if err != nil {
 		return err
 	}
-	s.delegates = append(s.delegates, agent)
+	d := delegate{agent, iss.ID}
+	s.delegates = append(s.delegates, d)
+	s.useDelegate(d, agent.Pair()) // before the ports open; watchDelegate uses those that follow
 	return nil
+}
+
+// delegate is the agent that keeps the OCSP delegate of an issuing CA.
+type delegate struct {
+	*enroll.Agent
+	issuer pki.IssuerID
+}
+
+// watchDelegate gives the responder each new certificate of a delegate until the context ends.
+func (s *Server) watchDelegate(ctx context.Context, d delegate) error {
+	d.Watch(ctx, func(p *enroll.Pair) { s.useDelegate(d, p) })
+	return nil
+}
+
+func (s *Server) useDelegate(d delegate, p *enroll.Pair) {
+	if err := s.responder.SetDelegate(d.issuer, p.Certificate, p.Key); err != nil {
+		s.log.Error("the OCSP delegate is unusable, the responder keeps the previous one", "issuer", d.issuer.String(), "error", err)
+	}
 }

@@ -114,8 +114,8 @@ type Server struct {
 	revocations *revocation.Authority
 	sweeper     *retention.Sweeper
 	admissions  *admissions
-	own         *enroll.Agent   // the server's own certificate
-	delegates   []*enroll.Agent // one OCSP key for each issuing CA
+	own         *enroll.Agent // the server's own certificate
+	delegates   []delegate    // one OCSP key for each issuing CA
 	api         *grpcapi.Server
 	telemetry   *telemetry.Recorder
 	health      *telemetry.Health

@@ -32,6 +32,7 @@ var access = map[Operation]Access{
 	CreateIdentity:  Operators,
 	GetIdentity:     Operators,
 	ListIdentities:  Operators,
+	UpdateIdentity:  Operators,
 	SuspendIdentity: Operators,
 	ResumeIdentity:  Operators,
 	RetireIdentity:  Operators,
@@ -43,9 +44,12 @@ var access = map[Operation]Access{
 	ListCertificates:    Operators,
 	GetCertificateChain: Identity,
 	RevokeCertificate:   Operators,
+	HoldCertificate:     Operators,
+	UnholdCertificate:   Operators,
 
 	CreateBulkRevocation: Operators,
 	GetBulkRevocation:    Operators,
+	ListBulkRevocations:  Operators,
 	RevokeCompromisedKey: Anybody, // the signature is the proof
 
 	ListCRLs:  Operators,

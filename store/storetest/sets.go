@@ -22,6 +22,7 @@ func testSets(t *testing.T, open func(t *testing.T) Store) {
 		"what is named has to be there":          setOfUnknown,
 		"what an order selects by is kept":       keepsSelection,
 		"a bound on sets":                        boundOnSets,
+		"lists of bulk revocations":              listsBulkRevocations,
 		"nothing leaves meanwhile":               nothingLeaves,
 		"labels stay meanwhile":                  labelsStay,
 		"an order about a key":                   orderAboutKey,
@@ -329,4 +330,56 @@ func lostFollowing(t *testing.T, w *world, applies bool) {
 		}
 	}
 	mustEqual(t, "the changes in the log", changes, 5)
+}
+
+// listsBulkRevocations pages through bulk revocations, of all states and of some.
+func listsBulkRevocations(t *testing.T, w *world) {
+	ctx := context.Background()
+	w.labelled(t, 3)
+	var want []int64
+	for _, label := range []string{"7", "8", "9", "10"} {
+		want = append([]int64{w.orderSet(t, w.batch(label, pki.Superseded)).ID}, want...)
+	}
+	few := w.batch("7", pki.Superseded)
+	few.Selection = revocation.Selection{Identity: w.identity(t).ID}
+	want = append([]int64{w.orderSet(t, few).ID}, want...)
+	open, _, err := w.Revocation.CreateBulk(ctx, w.batch("11", pki.Superseded))
+	must(t, err)
+	want = append([]int64{open.ID}, want...)
+	w.follow(t, want[5])
+	for name, c := range map[string]struct {
+		states []revocation.BulkState
+		want   []int64
+	}{
+		"of all states": {nil, want},
+		"selecting":     {[]revocation.BulkState{revocation.BulkSelecting}, want[:1]},
+		"applying":      {[]revocation.BulkState{revocation.BulkApplying}, want[2:5]},
+		"done":          {[]revocation.BulkState{revocation.BulkDone}, []int64{want[1], want[5]}},
+		"open":          {[]revocation.BulkState{revocation.BulkApplying, revocation.BulkSelecting}, append(want[:1:1], want[2:5]...)},
+		"of any state":  {[]revocation.BulkState{revocation.BulkDone, revocation.BulkSelecting, revocation.BulkApplying}, want},
+	} {
+		for _, limit := range []int{1, 2, 6, 100} {
+			var got []int64
+			for after := int64(0); ; {
+				page, next, err := w.Revocation.BulkRevocations(ctx, c.states, after, limit)
+				must(t, err)
+				if len(page) > limit {
+					t.Fatalf("%s: a page of %d, longer than %d", name, len(page), limit)
+				}
+				for _, b := range page {
+					have, err := w.Revocation.BulkRevocation(ctx, b.ID)
+					must(t, err)
+					mustEqual(t, name, b, have)
+					got = append(got, b.ID)
+				}
+				if after = next; next == 0 {
+					break
+				}
+			}
+			mustEqual(t, name, got, c.want)
+		}
+	}
+	if page, _, err := w.Revocation.BulkRevocations(ctx, nil, 0, 0); err == nil && len(page) > 0 {
+		t.Errorf("a page of at most 0 has %d bulk revocations", len(page))
+	}
 }

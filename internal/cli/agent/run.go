@@ -23,15 +23,16 @@ func runCommand(ctx context.Context, args []string, s streams) error {
 	serviceLog := set.serviceLog(ctx, flags, s.err)
 	defer serviceLog.Close()
 	log := serviceLog.Logger
-	agent, done, err := set.agent(log, s.err, func(p *enroll.Pair) {
-		if !p.Expired(time.Now()) {
-			notify(log, daemon.SdNotifyReady)
-		}
-	})
+	agent, done, err := set.agent(log, s.err)
 	if err != nil {
 		return err
 	}
 	defer done()
+	go agent.Watch(ctx, func(p *enroll.Pair) {
+		if !p.Expired(time.Now()) {
+			notify(log, daemon.SdNotifyReady)
+		}
+	})
 	err = agent.Run(ctx)
 	notify(log, daemon.SdNotifyStopping)
 	return err
@@ -46,7 +47,7 @@ func notify(log *slog.Logger, state string) {
 
 // agent locks the directory and makes the agent for it, whose reload command writes to output if that is a file. The
 // caller calls done at the end.
-func (set settings) agent(log *slog.Logger, output io.Writer, onChange func(*enroll.Pair)) (agent *enroll.Agent, done func(), err error) {
+func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Agent, done func(), err error) {
 	client, err := enroll.NewClient(set.Server)
 	if err != nil {
 		return nil, nil, err
@@ -63,7 +64,7 @@ func (set settings) agent(log *slog.Logger, output io.Writer, onChange func(*enr
 	file, _ := output.(*os.File)
 	agent, err = enroll.NewAgent(enroll.Config{
 		Directory: dir, Authority: client, Token: set.token, Lifetime: set.Lifetime, KeyType: set.Key.Type,
-		Reload: set.Reload, ReloadOutput: file, OnChange: onChange, Log: log,
+		Reload: set.Reload, ReloadOutput: file, Log: log,
 	})
 	if err != nil {
 		done()
@@ -82,7 +83,7 @@ func enrollCommand(ctx context.Context, args []string, s streams) error {
 		return err
 	}
 	log := set.logger(s.err)
-	agent, done, err := set.agent(log, s.err, nil)
+	agent, done, err := set.agent(log, s.err)
 	if err != nil {
 		return err
 	}

@@ -84,6 +84,22 @@ func (b *Book) BulkRevocation(ctx context.Context, id int64) (revocation.BulkRev
 	return s, cmp.Or(err, ctx.Err())
 }
 
+// BulkRevocations implements revocation.Store.
+func (b *Book) BulkRevocations(ctx context.Context, states []revocation.BulkState, after int64, limit int) (page []revocation.BulkRevocation, next int64, _ error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range slices.Backward(b.sets) {
+		switch {
+		case after != 0 && s.ID >= after, len(states) > 0 && !slices.Contains(states, s.State()):
+		case len(page) == limit:
+			return page, page[limit-1].ID, ctx.Err()
+		default:
+			page = append(page, *s)
+		}
+	}
+	return page, 0, ctx.Err()
+}
+
 // set is Set for who holds the lock.
 func (b *Book) set(id int64) (revocation.BulkRevocation, error) {
 	if id < 1 || id > int64(len(b.sets)) {
