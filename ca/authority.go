@@ -72,10 +72,10 @@ type Authority struct {
 // the writer, which Close stops.
 func New(ctx context.Context, c Config) (*Authority, error) {
 	if len(c.IssuingCAs) == 0 {
-		return nil, errors.New("ca: no issuing CA is installed: run brevet ceremony install")
+		return nil, errors.New("no issuing CA is installed: run brevet ceremony install")
 	}
 	if err := CheckPartitions(c.Partitions); err != nil {
-		return nil, fmt.Errorf("ca: partitions of CRLs: %w", err)
+		return nil, fmt.Errorf("partitions of CRLs: %w", err)
 	}
 	a := &Authority{
 		issuingCAs: map[pki.IssuerID]IssuingCA{}, lints: map[pki.IssuerID]lintSigner{}, trialCAs: map[pki.IssuerID]*trialCA{},
@@ -210,7 +210,7 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 	l := a.encoders[encoderKey{req.IssuingCA, p}]
 	tbs, err := l.tbs(template)
 	if err != nil {
-		return nil, fmt.Errorf("ca: write the certificate of %s: %w", req.Identity, err)
+		return nil, fmt.Errorf("write the certificate of %s: %w", req.Identity, err)
 	}
 	if p.lintEach {
 		if err := a.lints[req.IssuingCA].lint(l, tbs); err != nil {
@@ -246,7 +246,7 @@ func digestOf(message []byte, hash crypto.Hash) []byte {
 // The steps are those of docs/code-map.md, "The life of a certificate".
 func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 	if d.issued.Swap(true) {
-		return Certificate{}, errors.New("ca: this draft was issued before")
+		return Certificate{}, errors.New("this draft was issued before")
 	}
 	release, err := a.admit(ctx, d)
 	if err != nil {
@@ -296,7 +296,7 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 func newSerial(now time.Time) (pki.Serial, error) {
 	var random [pki.SerialRandomSize]byte
 	if _, err := rand.Read(random[:]); err != nil {
-		return pki.Serial{}, fmt.Errorf("ca: generate a serial number: %w", err)
+		return pki.Serial{}, fmt.Errorf("generate a serial number: %w", err)
 	}
 	return pki.MakeSerial(now, random)
 }

@@ -51,10 +51,10 @@ type Agent struct {
 // and treated as absent.
 func NewAgent(c Config) (*Agent, error) {
 	if c.Directory == nil || c.Authority == nil || c.Log == nil {
-		return nil, errors.New("enroll: an agent needs a directory, an authority and a log")
+		return nil, errors.New("an agent needs a directory, an authority and a log")
 	}
 	if c.Lifetime < 0 {
-		return nil, fmt.Errorf("enroll: lifetime %s: give a positive duration, or leave it out for the profile's "+
+		return nil, fmt.Errorf("lifetime %s: give a positive duration, or leave it out for the profile's "+
 			"default", c.Lifetime)
 	}
 	c.KeyType = cmp.Or(c.KeyType, pki.P256)

@@ -96,4 +96,4 @@ func (h *holder) certificate() (*tls.Certificate, error) {
 	return nil, errNotEnrolled()
 }
 
-func errNotEnrolled() error { return fmt.Errorf("enroll: %w: enroll first", ErrNoCredential) }
+func errNotEnrolled() error { return fmt.Errorf("%w: enroll first", ErrNoCredential) }

@@ -55,7 +55,7 @@ func peerTLS(current func() *Pair, usage x509.ExtKeyUsage, authorize func(pki.SP
 			return err
 		}
 		if authorize == nil {
-			return errors.New("enroll: no function authorizes the peer: pass one that accepts the expected identities")
+			return errors.New("no function authorizes the peer: pass one that accepts the expected identities")
 		}
 		return authorize(id)
 	})
@@ -68,10 +68,10 @@ func verifyPeer(peer []*x509.Certificate, own *Pair, usage x509.ExtKeyUsage, now
 		Roots: own.RootPool(), Intermediates: poolOf(peer[1:]), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage},
 	})
 	if err != nil {
-		return pki.SPIFFEID{}, fmt.Errorf("enroll: verify the peer's certificate: %w", err)
+		return pki.SPIFFEID{}, fmt.Errorf("verify the peer's certificate: %w", err)
 	}
 	if leaf.IsCA || len(leaf.URIs) != 1 {
-		return pki.SPIFFEID{}, fmt.Errorf("enroll: the peer's certificate must name one SPIFFE ID and not be a CA: it has %d URIs",
+		return pki.SPIFFEID{}, fmt.Errorf("the peer's certificate must name one SPIFFE ID and not be a CA: it has %d URIs",
 			len(leaf.URIs))
 	}
 	id, err := pki.ParseSPIFFEID(leaf.URIs[0].String())
@@ -79,7 +79,7 @@ func verifyPeer(peer []*x509.Certificate, own *Pair, usage x509.ExtKeyUsage, now
 		return pki.SPIFFEID{}, err
 	}
 	if id.TrustDomain() != own.ID().TrustDomain() {
-		return pki.SPIFFEID{}, fmt.Errorf("enroll: the peer %s is not a member of the trust domain %s", id, own.ID().TrustDomain())
+		return pki.SPIFFEID{}, fmt.Errorf("the peer %s is not a member of the trust domain %s", id, own.ID().TrustDomain())
 	}
 	return id, nil
 }

@@ -36,7 +36,7 @@ func (h *holder) GetX509BundleForTrustDomain(domain spiffeid.TrustDomain) (*x509
 		return nil, errNotEnrolled()
 	}
 	if own := p.ID().TrustDomain(); domain.Name() != own {
-		return nil, fmt.Errorf("enroll: no roots for the trust domain %s: this credential trusts %s only", domain.Name(), own)
+		return nil, fmt.Errorf("no roots for the trust domain %s: this credential trusts %s only", domain.Name(), own)
 	}
 	return x509bundle.FromX509Authorities(domain, p.Roots), nil
 }

@@ -67,7 +67,7 @@ func (r *Registrar) CreateIdentity(ctx context.Context, n NewIdentity, by pki.Ac
 // caller from outside sends reaches it.
 func (r *Registrar) Reserve(ctx context.Context, id pki.SPIFFEID, n NewIdentity, by pki.Actor) (Identity, error) {
 	if !id.Reserved() {
-		return Identity{}, fmt.Errorf("ra: %s is not a reserved identity", id)
+		return Identity{}, fmt.Errorf("%s is not a reserved identity", id)
 	}
 	have, err := r.register(ctx, id, n, by)
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleIdentityExists {
@@ -301,5 +301,5 @@ func asRefusal(rule pki.Rule, err error) error {
 	if _, ok := pki.AsRefusal(err); ok {
 		return err
 	}
-	return pki.Refuse(rule, "use a path such as device/42: letters, digits, dots, dashes and underscores between slashes", "%s", strings.TrimPrefix(err.Error(), "pki: "))
+	return pki.Refuse(rule, "use a path such as device/42: letters, digits, dots, dashes and underscores between slashes", "%s", err)
 }

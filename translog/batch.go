@@ -115,10 +115,10 @@ func newScanner(r io.Reader) (*scanner, error) {
 	got := make([]byte, len(archiveHeader))
 	n, err := io.ReadFull(sc.r, got)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, fmt.Errorf("translog: read archive: %w", err)
+		return nil, fmt.Errorf("read archive: %w", err)
 	}
 	if string(got[:n]) != archiveHeader {
-		return nil, fmt.Errorf("translog: %w", ErrNotArchive)
+		return nil, ErrNotArchive
 	}
 	return sc, nil
 }
@@ -183,7 +183,7 @@ func (sc *scanner) fill(b []byte, first bool) error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return sc.torn()
 	default:
-		return fmt.Errorf("translog: read archive: %w", err)
+		return fmt.Errorf("read archive: %w", err)
 	}
 }
 
@@ -204,7 +204,7 @@ func (sc *scanner) bad(zeros bool, detail string) error {
 			return sc.torn()
 		}
 		if err != nil {
-			return fmt.Errorf("translog: read archive: %w", err)
+			return fmt.Errorf("read archive: %w", err)
 		}
 	}
 }

@@ -42,7 +42,7 @@ func OpenArchiveOf(ctx context.Context, records Store, path string, log *slog.Lo
 func mend(ctx context.Context, records Store, path string) (bool, error) {
 	f, err := files.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return false, fmt.Errorf("translog: open archive: %w", err)
+		return false, fmt.Errorf("open archive: %w", err)
 	}
 	defer func() { _ = lockedFile{f}.Close() }() // the truncation is already durable
 	if err := lock(f); err != nil {
@@ -59,7 +59,7 @@ func mend(ctx context.Context, records Store, path string) (bool, error) {
 	}
 	tail, err := io.ReadAll(io.NewSectionReader(f, corrupt.Offset, appendSize(next)+1))
 	if err != nil {
-		return false, fmt.Errorf("translog: read archive: %w", err)
+		return false, fmt.Errorf("read archive: %w", err)
 	}
 	if !isTorn(tail, corrupt.Offset, next) {
 		return false, nil
@@ -75,7 +75,7 @@ func mend(ctx context.Context, records Store, path string) (bool, error) {
 func nextAppend(ctx context.Context, records Store, head Head) ([]Sequenced, error) {
 	next, err := records.Entries(ctx, head.Size+1, batchSize)
 	if err != nil {
-		return nil, fmt.Errorf("translog: read entries from %d on: %w", head.Size+1, err)
+		return nil, fmt.Errorf("read entries from %d on: %w", head.Size+1, err)
 	}
 	good := 0
 	for v := NewVerifier(head); good < len(next) && v.Add(next[good]) == nil; {

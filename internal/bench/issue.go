@@ -71,7 +71,7 @@ func (b *issueBench) check() error {
 		return cli.WrongUse(fmt.Sprintf("--callers %d: give 1 to %d", b.callers, maxCallers))
 	}
 	if err := b.pace.check(); err != nil {
-		return cli.WrongUse(err.Error())
+		return cli.WrongArgument(err)
 	}
 	if b.pace.latency > 0 && b.pace.rate == 0 {
 		return cli.WrongUse("--token-latency goes with --token-rate")

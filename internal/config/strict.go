@@ -27,7 +27,7 @@ var (
 func decode(root *yaml.Node, into any) error {
 	target := reflect.TypeOf(into)
 	if target == nil || target.Kind() != reflect.Pointer || target.Elem().Kind() != reflect.Struct {
-		return fmt.Errorf("config: decode into a pointer to a struct, not %T", into)
+		return fmt.Errorf("decode into a pointer to a struct, not %T", into)
 	}
 	if err := check(root, target.Elem(), ""); err != nil {
 		return nameRenamed(err, into)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/user"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/enroll"
@@ -112,16 +111,16 @@ func (s settings) check() error {
 		return fault("reload", "the first item names the command")
 	}
 	if err := enroll.CheckKeyType(s.Key.Type); err != nil {
-		return fault("key.type", strings.TrimPrefix(err.Error(), "enroll: "))
+		return fault("key.type", err.Error())
 	}
 	if s.Key.Mode != 0 {
 		if err := enroll.CheckKeyMode(fs.FileMode(s.Key.Mode)); err != nil {
-			return fault("key.mode", strings.TrimPrefix(err.Error(), "enroll: "))
+			return fault("key.mode", err.Error())
 		}
 	}
 	if s.Server != "" {
 		if err := enroll.CheckServer(s.Server); err != nil {
-			return fault("server", strings.TrimPrefix(err.Error(), "enroll: "))
+			return fault("server", err.Error())
 		}
 	}
 	return nil

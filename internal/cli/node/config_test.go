@@ -81,7 +81,7 @@ func TestWrongConfigurationsNameTheKey(t *testing.T) {
 		"public_url: http://:80":                                  `public_url: "http://:80" is not`,
 		"public_url: http://a@pki.fleet":                          `public_url: "http://a@pki.fleet" is not`,
 		"public_url: http://pki.fleet/?a":                         `public_url: "http://pki.fleet/?a" is not`,
-		"advertise_address: ca.fleet.example":                     `advertise_address: enroll: "ca.fleet.example" is not a server's address`,
+		"advertise_address: ca.fleet.example":                     `advertise_address: "ca.fleet.example" is not a server's address`,
 		"listen: 7443":                                            `:5: listen: keys with values belong here`,
 		"listen: {grpc: 7443}":                                    `listen.grpc: "7443" is no address`,
 		"listen: {grpc: \":0\"}":                                  `listen.grpc: ":0" is no address`,
@@ -119,7 +119,7 @@ func TestWrongConfigurationsNameTheKey(t *testing.T) {
 		"retention: 47h":                                          `retention: 47h0m0s is too short: keep records for 48h0m0s at least`,
 		"profiles: {pump: {kinds: [va], lifetime: 1h, max_lifetime: 2h, keys: [P-256], key_usage: [keyAgreement], extended_key_usage: [clientAuth]}}": `profiles.pump.kinds: va is for`,
 		"profiles: {pump: {kind: [device]}}":               `:8: profiles.pump.kind: there is no such key; the nearest is kinds`,
-		"profiles: {pump: {kinds: [device], lifetime: 1}}": `profiles.pump.lifetime: pki: "1" is not a duration`,
+		"profiles: {pump: {kinds: [device], lifetime: 1}}": `profiles.pump.lifetime: "1" is not a duration`,
 	} {
 		key, _, _ := strings.Cut(change, ":")
 		lines := strings.Split(strings.TrimSpace(sound), "\n")

@@ -85,7 +85,7 @@ func load(named string, flags *pflag.FlagSet) (Loaded, error) {
 	err = l.read(flags)
 	var wrong *config.Error
 	if errors.As(err, &wrong) {
-		return l, cli.WrongUse(wrong.Error())
+		return l, cli.WrongArgument(wrong)
 	}
 	return l, err
 }

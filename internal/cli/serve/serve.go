@@ -58,7 +58,7 @@ func serve(cmd *cobra.Command, c node.Config, check bool) (err error) {
 	ctx := cmd.Context()
 	n, err := node.Open(ctx, c, pin, log.Logger)
 	if errors.Is(err, hsm.ErrPIN) { // the configuration is wrong: a service manager must not try again, or the token locks
-		return cli.WrongUse(err.Error())
+		return cli.WrongArgument(err)
 	}
 	if err != nil {
 		return node.Stopped(ctx, err)
