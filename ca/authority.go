@@ -37,6 +37,7 @@ type Request struct {
 type Certificate struct {
 	Ref      pki.CertRef
 	DER      []byte
+	IssuedAt time.Time // to the millisecond
 	NotAfter time.Time
 }
 
@@ -72,10 +73,10 @@ type Authority struct {
 // the writer, which Close stops.
 func New(ctx context.Context, c Config) (*Authority, error) {
 	if len(c.IssuingCAs) == 0 {
-		return nil, errors.New("ca: no issuing CA is installed: run brevet ceremony install")
+		return nil, errors.New("no issuing CA is installed: run brevet ceremony install")
 	}
 	if err := CheckPartitions(c.Partitions); err != nil {
-		return nil, fmt.Errorf("ca: partitions of CRLs: %w", err)
+		return nil, fmt.Errorf("partitions of CRLs: %w", err)
 	}
 	a := &Authority{
 		issuingCAs: map[pki.IssuerID]IssuingCA{}, lints: map[pki.IssuerID]lintSigner{}, trialCAs: map[pki.IssuerID]*trialCA{},
@@ -210,20 +211,21 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 	l := a.encoders[encoderKey{req.IssuingCA, p}]
 	tbs, err := l.tbs(template)
 	if err != nil {
-		return nil, fmt.Errorf("ca: write the certificate of %s: %w", req.Identity, err)
+		return nil, fmt.Errorf("write the certificate of %s: %w", req.Identity, err)
 	}
 	if p.lintEach {
 		if err := a.lints[req.IssuingCA].lint(l, tbs); err != nil {
 			return nil, err
 		}
 	}
+	issuedAt := now.UTC().Truncate(time.Millisecond)
 	message, ref := l.message(tbs), pki.CertRef{Issuer: req.IssuingCA, Serial: serial}
 	return &Draft{
 		issuingCA: iss, encoder: l, tbs: tbs, message: message, mayWait: req.MayWait,
-		item: newItem(IntentItem{Ref: ref, Digest: digestOf(message, l.hash), NotAfter: template.NotAfter, Partition: partition}),
+		item: newItem(IntentItem{Ref: ref, Digest: digestOf(message, l.hash), IssuedAt: issuedAt, NotAfter: template.NotAfter, Partition: partition}),
 		record: Record{
 			Ref: ref, Identity: req.Identity, Profile: req.Profile, KeyHash: pki.HashSPKI(template.RawSubjectPublicKeyInfo),
-			NotBefore: template.NotBefore, NotAfter: template.NotAfter, Partition: partition,
+			IssuedAt: issuedAt, NotBefore: template.NotBefore, NotAfter: template.NotAfter, Partition: partition,
 			RequestID: req.RequestID, Actor: req.Actor, Guard: req.Guard,
 		},
 	}, nil
@@ -246,7 +248,7 @@ func digestOf(message []byte, hash crypto.Hash) []byte {
 // The steps are those of docs/code-map.md, "The life of a certificate".
 func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 	if d.issued.Swap(true) {
-		return Certificate{}, errors.New("ca: this draft was issued before")
+		return Certificate{}, errors.New("this draft was issued before")
 	}
 	release, err := a.admit(ctx, d)
 	if err != nil {
@@ -289,14 +291,14 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 		return Certificate{}, err
 	}
 	a.meter.Issued(d.record.Profile)
-	return Certificate{Ref: d.record.Ref, DER: d.record.DER, NotAfter: d.record.NotAfter}, nil
+	return Certificate{Ref: d.record.Ref, DER: d.record.DER, IssuedAt: d.record.IssuedAt, NotAfter: d.record.NotAfter}, nil
 }
 
-// newSerial returns a random serial number that contains the time of issue.
+// newSerial returns a random serial number. It begins with the time, so that an index of serial numbers grows at its end.
 func newSerial(now time.Time) (pki.Serial, error) {
 	var random [pki.SerialRandomSize]byte
 	if _, err := rand.Read(random[:]); err != nil {
-		return pki.Serial{}, fmt.Errorf("ca: generate a serial number: %w", err)
+		return pki.Serial{}, fmt.Errorf("generate a serial number: %w", err)
 	}
 	return pki.MakeSerial(now, random)
 }

@@ -53,19 +53,19 @@ func newTBSEncoder(template, sample *x509.Certificate, partitioned bool) (*tbsEn
 		l.hash = crypto.SHA384
 	case x509.PureEd25519:
 	default:
-		return nil, fmt.Errorf("ca: certificates are not signed with %s", sample.SignatureAlgorithm)
+		return nil, fmt.Errorf("certificates are not signed with %s", sample.SignatureAlgorithm)
 	}
 	tbs := cryptobyte.String(sample.RawTBSCertificate)
 	var identifier cryptobyte.String
 	if !tbs.ReadASN1(&tbs, cbasn1.SEQUENCE) || !tbs.SkipASN1(cbasn1.Tag(0).ContextSpecific().Constructed()) ||
 		!tbs.SkipASN1(cbasn1.INTEGER) || !tbs.ReadASN1Element(&identifier, cbasn1.SEQUENCE) {
-		return nil, errors.New("ca: a sample certificate cannot be read")
+		return nil, errors.New("a sample certificate cannot be read")
 	}
 	l.identifier = identifier
 	for _, e := range sample.Extensions {
 		der, err := asn1.Marshal(e)
 		if err != nil {
-			return nil, fmt.Errorf("ca: a sample certificate cannot be read: %w", err)
+			return nil, fmt.Errorf("a sample certificate cannot be read: %w", err)
 		}
 		if e.Id.Equal(oidSubjectKeyID) || e.Id.Equal(oidSubjectAltName) ||
 			partitioned && (e.Id.Equal(oidCRLDistributionPoints) || e.Id.Equal(oidFreshestCRL)) {
@@ -78,7 +78,7 @@ func newTBSEncoder(template, sample *x509.Certificate, partitioned bool) (*tbsEn
 		return nil, err
 	}
 	if !bytes.Equal(written, sample.RawTBSCertificate) {
-		return nil, errors.New("ca: a sample certificate is not encoded as by crypto/x509: this is a defect of brevet")
+		return nil, errors.New("a sample certificate is not encoded as by crypto/x509: this is a defect of brevet")
 	}
 	return l, nil
 }
@@ -146,7 +146,7 @@ func addSubject(b *cryptobyte.Builder, attributes []pkix.AttributeTypeAndValue) 
 		for _, a := range attributes {
 			text, ok := a.Value.(string)
 			if !ok {
-				b.SetError(errors.New("ca: an attribute of the subject is not a string"))
+				b.SetError(errors.New("an attribute of the subject is not a string"))
 			}
 			b.AddASN1(cbasn1.SET, func(b *cryptobyte.Builder) {
 				b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -207,7 +207,7 @@ func (l *tbsEncoder) sign(ca *x509.Certificate, key crypto.Signer, tbs, message 
 		return nil, err
 	}
 	if err := ca.CheckSignature(l.algorithm, tbs, signature); err != nil {
-		return nil, fmt.Errorf("ca: the HSM returned a signature that does not verify: %w", err)
+		return nil, fmt.Errorf("the HSM returned a signature that does not verify: %w", err)
 	}
 	return signature, nil
 }

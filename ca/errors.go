@@ -6,7 +6,7 @@ import (
 )
 
 // ErrFenced means that another process has taken over the journal. This process signs nothing from then on.
-var ErrFenced = errors.New("ca: another process has taken over this store: stop one of the two")
+var ErrFenced = errors.New("another process has taken over this store: stop one of the two")
 
 // unavailable is a temporary failure: of the HSM, of the store, or because the request's context ended.
 type unavailable struct {
@@ -17,9 +17,9 @@ type unavailable struct {
 
 func (e *unavailable) Error() string {
 	if e.cause == nil {
-		return "ca: " + e.what
+		return e.what
 	}
-	return "ca: " + e.what + ": " + e.cause.Error()
+	return e.what + ": " + e.cause.Error()
 }
 
 func (e *unavailable) Unwrap() error { return e.cause }

@@ -25,14 +25,14 @@ type IssuingCA struct {
 func NewIssuingCA(cert *x509.Certificate, signer crypto.Signer, others []*x509.Certificate) (IssuingCA, error) {
 	have, err := pki.HashKey(signer.Public())
 	if err != nil {
-		return IssuingCA{}, fmt.Errorf("ca: key of %s: %w", cert.Subject, err)
+		return IssuingCA{}, fmt.Errorf("key of %s: %w", cert.Subject, err)
 	}
 	if want := pki.HashSPKI(cert.RawSubjectPublicKeyInfo); have != want {
-		return IssuingCA{}, fmt.Errorf("ca: the HSM's key does not belong to %s: the certificate has key %s, the HSM %s; "+
+		return IssuingCA{}, fmt.Errorf("the HSM's key does not belong to %s: the certificate has key %s, the HSM %s; "+
 			"install the certificate that was signed for this key, or configure the HSM that has its key", cert.Subject, want, have)
 	}
 	if !cert.IsCA || !cert.BasicConstraintsValid || cert.KeyUsage&x509.KeyUsageCertSign == 0 || cert.KeyUsage&x509.KeyUsageCRLSign == 0 {
-		return IssuingCA{}, fmt.Errorf("ca: %s is not a CA certificate for signing certificates and CRLs (RFC 5280 "+
+		return IssuingCA{}, fmt.Errorf("%s is not a CA certificate for signing certificates and CRLs (RFC 5280 "+
 			"section 4.2.1.3, 4.2.1.9)", cert.Subject)
 	}
 	iss := IssuingCA{ID: pki.IssuerOf(cert), Certificate: cert, Signer: signer}
@@ -45,18 +45,18 @@ func NewIssuingCA(cert *x509.Certificate, signer crypto.Signer, others []*x509.C
 		iss.Chain = append(iss.Chain, at)
 		next := parentOf(at, others)
 		if next == nil {
-			return IssuingCA{}, fmt.Errorf("ca: no installed certificate signed %s: install the certificate of %s, too",
+			return IssuingCA{}, fmt.Errorf("no installed certificate signed %s: install the certificate of %s, too",
 				at.Subject, at.Issuer)
 		}
 		at = next
 	}
-	return IssuingCA{}, fmt.Errorf("ca: the chain of %s does not end in a root", cert.Subject)
+	return IssuingCA{}, fmt.Errorf("the chain of %s does not end in a root", cert.Subject)
 }
 
 // checkTime returns an error if the issuing CA is not valid at a time.
 func (iss IssuingCA) checkTime(now time.Time) error {
 	if c := iss.Certificate; now.After(c.NotAfter) || now.Before(c.NotBefore) {
-		return fmt.Errorf("ca: the issuing CA %s is not valid at %s: check the clock, or install the next CA generation",
+		return fmt.Errorf("the issuing CA %s is not valid at %s: check the clock, or install the next CA generation",
 			c.Subject, now.UTC().Format(time.RFC3339))
 	}
 	return nil

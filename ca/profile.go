@@ -102,7 +102,7 @@ var defaultProfiles []byte
 func DefaultProfiles() (map[string]ProfileConfig, error) {
 	var p map[string]ProfileConfig
 	if err := yaml.Unmarshal(defaultProfiles, &p); err != nil {
-		return nil, fmt.Errorf("ca: read the default profiles: %w", err)
+		return nil, fmt.Errorf("read the default profiles: %w", err)
 	}
 	return p, nil
 }

@@ -27,7 +27,7 @@ type lintSigner struct {
 func newLintSigner(iss IssuingCA) (lintSigner, error) {
 	key, err := ephemeralKey(iss.Certificate.PublicKey)
 	if err != nil {
-		return lintSigner{}, fmt.Errorf("ca: generate an ephemeral key for linting: %w", err)
+		return lintSigner{}, fmt.Errorf("generate an ephemeral key for linting: %w", err)
 	}
 	return lintSigner{iss, key}, nil
 }
@@ -62,11 +62,11 @@ func (u lintSigner) encoder(p *Profile, now time.Time) (*tbsEncoder, error) {
 	parent.PublicKey = u.key.Public() // CreateCertificate verifies its signature with the parent's key
 	der, err := x509.CreateCertificate(rand.Reader, template, &parent, pub, u.key)
 	if err != nil {
-		return nil, fmt.Errorf("ca: sign a sample of profile %s: %w", p.name, err)
+		return nil, fmt.Errorf("sign a sample of profile %s: %w", p.name, err)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("ca: read a sample of profile %s: %w", p.name, err)
+		return nil, fmt.Errorf("read a sample of profile %s: %w", p.name, err)
 	}
 	return newTBSEncoder(template, cert, p.partitioned)
 }
@@ -77,11 +77,11 @@ func (u lintSigner) lint(l *tbsEncoder, tbs []byte) error {
 	parent.PublicKey = u.key.Public()
 	signature, err := l.sign(&parent, u.key, tbs, l.message(tbs))
 	if err != nil {
-		return fmt.Errorf("ca: sign a sample: %w", err)
+		return fmt.Errorf("sign a sample: %w", err)
 	}
 	der, err := l.certificate(tbs, signature)
 	if err != nil {
-		return fmt.Errorf("ca: sign a sample: %w", err)
+		return fmt.Errorf("sign a sample: %w", err)
 	}
 	if err := lint.Certificate(der); err != nil {
 		return pki.Refuse(pki.RuleLint, "correct the profile", "%v", err)

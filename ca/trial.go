@@ -45,7 +45,7 @@ func newTrialCA(iss IssuingCA) (*trialCA, error) {
 		}
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
-			return nil, fmt.Errorf("ca: generate a key for verifying samples: %w", err)
+			return nil, fmt.Errorf("generate a key for verifying samples: %w", err)
 		}
 		template := &x509.Certificate{
 			SerialNumber: big.NewInt(1), RawSubject: original.RawSubject, NotBefore: original.NotBefore, NotAfter: original.NotAfter,
@@ -57,11 +57,11 @@ func newTrialCA(iss IssuingCA) (*trialCA, error) {
 		}
 		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
 		if err != nil {
-			return nil, fmt.Errorf("ca: copy the certificate of %s: %w", original.Subject, err)
+			return nil, fmt.Errorf("copy the certificate of %s: %w", original.Subject, err)
 		}
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {
-			return nil, fmt.Errorf("ca: read the copy of the certificate of %s: %w", original.Subject, err)
+			return nil, fmt.Errorf("read the copy of the certificate of %s: %w", original.Subject, err)
 		}
 		if s.issuing == nil {
 			s.roots.AddCert(cert)
@@ -98,7 +98,7 @@ func checkConstraintForms(c *x509.Certificate) error {
 	if value == nil {
 		return nil
 	}
-	malformed := fmt.Errorf("ca: the name constraints of %s do not parse: have it signed with those of RFC 5280 section 4.2.1.10, or none", c.Subject)
+	malformed := fmt.Errorf("the name constraints of %s do not parse: have it signed with those of RFC 5280 section 4.2.1.10, or none", c.Subject)
 	var constraints cryptobyte.String
 	if !value.ReadASN1(&constraints, cbasn1.SEQUENCE) || !value.Empty() {
 		return malformed
@@ -122,7 +122,7 @@ func checkConstraintForms(c *x509.Certificate) error {
 			switch nameForms[form] {
 			case "rfc822Name", "dNSName", "uniformResourceIdentifier", "iPAddress":
 			default:
-				return fmt.Errorf("ca: the certificate of %s constrains names of the form %s, which cannot be checked before certificates "+
+				return fmt.Errorf("the certificate of %s constrains names of the form %s, which cannot be checked before certificates "+
 					"are issued: have it signed with constraints of DNS names, IP addresses and URIs alone, or none (RFC 5280 section 4.2.1.10)",
 					c.Subject, nameForms[form])
 			}
@@ -145,11 +145,11 @@ func (s *trialCA) verify(id pki.SPIFFEID, n Names, usage x509.ExtKeyUsage, at ti
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, s.issuing, s.key.Public(), s.key)
 	if err != nil {
-		return fmt.Errorf("ca: make a sample: %w", err)
+		return fmt.Errorf("make a sample: %w", err)
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
-		return fmt.Errorf("ca: read a sample: %w", err)
+		return fmt.Errorf("read a sample: %w", err)
 	}
 	if err := s.checkHost(id.TrustDomain()); err != nil {
 		return err
@@ -253,7 +253,7 @@ func (iss IssuingCA) CheckIssues(profiles map[string]*Profile, server pki.SPIFFE
 	subject := iss.Certificate.Subject
 	err = s.verify(server, Names{}, x509.ExtKeyUsageAny, now)
 	if bad := new(x509.CertificateInvalidError); errors.As(err, bad) && bad.Reason != x509.CANotAuthorizedForThisName {
-		return fmt.Errorf("ca: relying parties could not verify certificates issued by %s: %w", subject, err)
+		return fmt.Errorf("relying parties could not verify certificates issued by %s: %w", subject, err)
 	}
 	if err != nil {
 		return fmt.Errorf("trust_domain: %s may not certify identities in %s: %w: have the CA signed with name constraints that permit the trust domain, or without any",
@@ -289,7 +289,7 @@ func (iss IssuingCA) verifyChain(now time.Time) error {
 		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
-		return fmt.Errorf("ca: relying parties could not verify %s: %w", iss.Certificate.Subject, err)
+		return fmt.Errorf("relying parties could not verify %s: %w", iss.Certificate.Subject, err)
 	}
 	return nil
 }

@@ -76,7 +76,7 @@ type writer struct {
 func newWriter(ctx context.Context, c Config) (*writer, error) {
 	epoch, left, err := c.Journal.Begin(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("ca: open the journal: %w", err)
+		return nil, fmt.Errorf("open the journal: %w", err)
 	}
 	w := &writer{
 		journal: c.Journal, epoch: epoch, observer: c.Observer, clock: c.Clock, log: c.Log,
@@ -167,7 +167,7 @@ func (w *writer) close(ctx context.Context) error {
 	case <-w.stopped:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("ca: stopped with certificates in flight, which the next start commits: %w", ctx.Err())
+		return fmt.Errorf("stopped with certificates in flight, which the next start commits: %w", ctx.Err())
 	}
 }
 

@@ -50,11 +50,11 @@ func (d *Directory) ShareKey(group int, mode fs.FileMode) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("enroll: share the private key: %w", err)
+		return fmt.Errorf("share the private key: %w", err)
 	}
 	defer func() { _ = f.Close() }() // the file was only opened for reading
 	if err := d.key.apply(f); err != nil {
-		return fmt.Errorf("enroll: share the private key: %w", err)
+		return fmt.Errorf("share the private key: %w", err)
 	}
 	if info, err := os.Stat(d.path); err == nil && mode&0o040 != 0 && info.Mode().Perm()&0o011 == 0 {
 		d.log.Warn("the key's group cannot enter the credential directory, give it mode 0711",
@@ -67,7 +67,7 @@ func (d *Directory) ShareKey(group int, mode fs.FileMode) error {
 // accepts 0400, 0440, 0600 and 0640.
 func CheckKeyMode(mode fs.FileMode) error {
 	if !slices.Contains([]fs.FileMode{0o400, 0o440, 0o600, 0o640}, mode) {
-		return fmt.Errorf("enroll: mode %#o of the private key: use 0600, or 0640 to share it with a group", mode)
+		return fmt.Errorf("mode %#o of the private key: use 0600, or 0640 to share it with a group", mode)
 	}
 	return nil
 }
@@ -79,10 +79,10 @@ func checkGroup(group int) error {
 	}
 	groups, err := os.Getgroups()
 	if err != nil {
-		return fmt.Errorf("enroll: look up the agent's groups: %w", err)
+		return fmt.Errorf("look up the agent's groups: %w", err)
 	}
 	if !slices.Contains(groups, group) {
-		return fmt.Errorf("enroll: the private key cannot be given to group %d: user %d, which runs the agent, is "+
+		return fmt.Errorf("the private key cannot be given to group %d: user %d, which runs the agent, is "+
 			"not a member", group, os.Geteuid())
 	}
 	return nil

@@ -29,14 +29,10 @@ type Config struct {
 	// ReloadOutput receives the output of Reload. It is a file because the command and its children keep it open as
 	// long as they run. If it is nil, the output is discarded.
 	ReloadOutput *os.File
-	// OnChange is called in order with each credential that is put in use, starting with the credential on disk. It may
-	// be nil.
-	// nil.
-	OnChange func(*Pair)
-	Log      *slog.Logger // required
+	Log          *slog.Logger // required
 }
 
-// Agent obtains a credential and renews it. Ensure, Enroll, Refresh and Run must not run concurrently; all other
+// Agent obtains a credential and renews it. [Agent.Watch] calls back with each new one. Ensure, Enroll, Refresh and Run must not run concurrently; all other
 // methods are safe for concurrent use.
 type Agent struct {
 	holder
@@ -55,10 +51,10 @@ type Agent struct {
 // and treated as absent.
 func NewAgent(c Config) (*Agent, error) {
 	if c.Directory == nil || c.Authority == nil || c.Log == nil {
-		return nil, errors.New("enroll: an agent needs a directory, an authority and a log")
+		return nil, errors.New("an agent needs a directory, an authority and a log")
 	}
 	if c.Lifetime < 0 {
-		return nil, fmt.Errorf("enroll: lifetime %s: give a positive duration, or leave it out for the profile's "+
+		return nil, fmt.Errorf("lifetime %s: give a positive duration, or leave it out for the profile's "+
 			"default", c.Lifetime)
 	}
 	c.KeyType = cmp.Or(c.KeyType, pki.P256)
@@ -67,8 +63,8 @@ func NewAgent(c Config) (*Agent, error) {
 	return a, nil
 }
 
+// load reads the status and the credential that an earlier process left.
 func (a *Agent) load() {
-	// load reads the status and the credential that an earlier process left.
 	var err error
 	if a.status, err = ReadStatus(a.config.Directory.path); err != nil {
 		a.status = Status{} // the status is informational only
@@ -93,14 +89,11 @@ func (a *Agent) load() {
 	}
 }
 
-// adopt puts a pair in use, plans its renewal and calls OnChange.
+// adopt puts a pair in use and plans its renewal.
 func (a *Agent) adopt(p *Pair) {
 	a.renewAt = renewal(p)
-	a.pair.Store(p)
 	a.broken = nil
-	if a.config.OnChange != nil {
-		a.config.OnChange(p)
-	}
+	a.use(p)
 }
 
 // Ensure enrolls once if there is no valid credential, and returns nil if there is one.

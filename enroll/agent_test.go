@@ -37,7 +37,7 @@ func newHarness(t *testing.T, configure func(*harness)) *harness {
 	dir := openTestDirectory(t, t.TempDir(), b.log.logger())
 	dir.disk = skipFlush
 	b.config = Config{
-		Directory: dir, Authority: b.ca, Log: b.log.logger(), OnChange: func(p *Pair) { b.pairs = append(b.pairs, p) },
+		Directory: dir, Authority: b.ca, Log: b.log.logger(),
 		Token: func() (Token, error) { return *b.token.Load(), nil },
 	}
 	if configure != nil {
@@ -61,6 +61,7 @@ func (b *harness) restart() {
 	if b.agent, err = NewAgent(b.config); err != nil {
 		b.Fatal(err)
 	}
+	go b.agent.Watch(b.Context(), func(p *Pair) { b.pairs = append(b.pairs, p) })
 	b.agent.now = func() time.Time { return time.Now().Add(time.Duration(b.clockOffset.Load())) }
 }
 
@@ -69,7 +70,7 @@ func (b *harness) run() {
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.agent.Run(ctx) }()
-	b.stop = func() error { cancel(); return <-done }
+	b.stop = func() error { cancel(); defer synctest.Wait(); return <-done }
 	synctest.Wait()
 }
 

@@ -65,7 +65,7 @@ func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error
 	}
 	named := func(root *x509.Certificate) bool { return sha256.Sum256(root.Raw) == r.Bootstrap.RootFingerprint }
 	if !slices.ContainsFunc(credential.Roots, named) {
-		return Credential{}, errors.New("enroll: the root that the token names is not among the roots of the " +
+		return Credential{}, errors.New("the root that the token names is not among the roots of the " +
 			"credential: make a new token")
 	}
 	return credential, nil
@@ -102,7 +102,7 @@ func (*Client) call(ctx context.Context, server string, config *tls.Config,
 	do func(context.Context, brevetv1.EnrollmentServiceClient) error,
 ) error {
 	if err := CheckServer(server); err != nil {
-		return fmt.Errorf("enroll: no server is known: set server in the configuration: %w", err)
+		return fmt.Errorf("no server is known: set server in the configuration: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -123,7 +123,7 @@ func (*Client) call(ctx context.Context, server string, config *tls.Config,
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithMaxHeaderListSize(maxHeaders), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry())
 	if err != nil {
-		return fmt.Errorf("enroll: connect to %s: %w", server, err)
+		return fmt.Errorf("connect to %s: %w", server, err)
 	}
 	defer func() { _ = conn.Close() }() // the RPC has ended
 	err = do(ctx, brevetv1.NewEnrollmentServiceClient(conn))
@@ -132,7 +132,7 @@ func (*Client) call(ctx context.Context, server string, config *tls.Config,
 	}
 	select {
 	case cause := <-distrust:
-		return fmt.Errorf("enroll: %s is not to be trusted: %w", via(server), cause)
+		return fmt.Errorf("%s is not to be trusted: %w", via(server), cause)
 	default:
 		return fromStatus(server, err)
 	}
@@ -152,7 +152,7 @@ func wireEvidence(all []pki.Evidence) ([]*brevetv1.Evidence, error) {
 		case pki.EvidenceToken:
 			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Token{Token: &brevetv1.TokenEvidence{Secret: e.Value}}})
 		default:
-			return nil, fmt.Errorf("enroll: this client cannot send evidence of the kind %s", e.Kind)
+			return nil, fmt.Errorf("this client cannot send evidence of the kind %s", e.Kind)
 		}
 	}
 	return wire, nil
@@ -160,7 +160,7 @@ func wireEvidence(all []pki.Evidence) ([]*brevetv1.Evidence, error) {
 
 func fromWire(server string, c *brevetv1.Credential) (Credential, error) {
 	if len(c.GetCertificate()) == 0 {
-		return Credential{}, errors.New("enroll: the server's answer holds no certificate: update the agent or the " +
+		return Credential{}, errors.New("the server's answer holds no certificate: update the agent or the " +
 			"server")
 	}
 	credential, err := ParseCredential(c.GetCertificate(), c.GetChain().GetCertificates(), c.GetTrustBundle().GetRoots())

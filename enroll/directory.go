@@ -52,26 +52,26 @@ type Directory struct {
 // the lock.
 func OpenDirectory(path string, log *slog.Logger) (*Directory, error) {
 	if err := makeAll(path); err != nil {
-		return nil, fmt.Errorf("enroll: make the credential directory: %w", err)
+		return nil, fmt.Errorf("make the credential directory: %w", err)
 	}
 	if err := checkOwner(path, os.Geteuid()); err != nil {
 		return nil, err
 	}
 	if err := files.CheckPrivate(path, 0o002); err != nil {
-		return nil, fmt.Errorf("enroll: %w", err)
+		return nil, fmt.Errorf("%w", err)
 	}
 	// The lock is opened read-only: a file open for writing would prevent a read-only remount of the file system.
 	lock, err := files.OpenFile(filepath.Join(path, lockName), os.O_RDONLY|os.O_CREATE|files.NoFollow, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("enroll: open the credential directory: %w", err)
+		return nil, fmt.Errorf("open the credential directory: %w", err)
 	}
 	if err := flock(lock); err != nil {
 		_ = lock.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("enroll: another process uses %s: stop it first, or give each its own directory",
+			return nil, fmt.Errorf("another process uses %s: stop it first, or give each its own directory",
 				path)
 		}
-		return nil, fmt.Errorf("enroll: lock %s: %w", path, err)
+		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	d := &Directory{path: path, disk: apply, lock: lock, log: log}
 	if err := d.probe(); err != nil {
@@ -88,7 +88,7 @@ func (d *Directory) probe() error {
 	}
 	for _, probe := range []func(string) error{files.ProbeFlush, files.ProbeLinks} {
 		if err := probe(d.path); err != nil {
-			return fmt.Errorf("enroll: %w", err)
+			return fmt.Errorf("%w", err)
 		}
 	}
 	return nil
@@ -109,10 +109,10 @@ func flock(lock *os.File) (err error) {
 func checkOwner(path string, user int) error {
 	info, err := os.Stat(path)
 	if err != nil {
-		return fmt.Errorf("enroll: open the credential directory: %w", err)
+		return fmt.Errorf("open the credential directory: %w", err)
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && user == 0 && stat.Uid != 0 {
-		return fmt.Errorf("enroll: %s belongs to user %d, which could not read the files that root writes: run this "+
+		return fmt.Errorf("%s belongs to user %d, which could not read the files that root writes: run this "+
 			"as that user (sudo -u '#%d' …)", path, stat.Uid, stat.Uid)
 	}
 	return nil
@@ -143,14 +143,14 @@ func (d *Directory) warnOfReaders(granted access) {
 func ReadPair(path string) (*Pair, error) {
 	name, err := os.Readlink(filepath.Join(path, currentName))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("enroll: %s: %w", path, ErrNoCredential)
+		return nil, fmt.Errorf("%s: %w", path, ErrNoCredential)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("enroll: read the credential directory: %w", err)
+		return nil, fmt.Errorf("read the credential directory: %w", err)
 	}
 	p, err := readVersion(filepath.Join(path, filepath.Base(name)))
 	if err != nil {
-		return nil, fmt.Errorf("enroll: the credential in %s does not load: %w", filepath.Join(path, name), err)
+		return nil, fmt.Errorf("the credential in %s does not load: %w", filepath.Join(path, name), err)
 	}
 	return p, nil
 }
@@ -177,10 +177,10 @@ func (d *Directory) install(p *Pair) error {
 		changes = append(changes, change{kind: create, path: file, data: f.data, access: f.access}, change{kind: flush, path: file})
 	}
 	if err := d.disk.applyAll(changes...); err != nil {
-		return fmt.Errorf("enroll: write the credential: %w", err)
+		return fmt.Errorf("write the credential: %w", err)
 	}
 	if _, err := readVersion(at); err != nil {
-		return fmt.Errorf("enroll: the credential written to %s does not load, keeping the one in use: %w", at, err)
+		return fmt.Errorf("the credential written to %s does not load, keeping the one in use: %w", at, err)
 	}
 	next := filepath.Join(d.path, nextName)
 	err = d.disk.applyAll(
@@ -192,7 +192,7 @@ func (d *Directory) install(p *Pair) error {
 		change{kind: flush, path: d.path},
 	)
 	if err != nil {
-		return fmt.Errorf("enroll: put the credential in use: %w", err)
+		return fmt.Errorf("put the credential in use: %w", err)
 	}
 	return nil
 }
@@ -210,7 +210,7 @@ func (d *Directory) prune() error {
 func (d *Directory) current() (int, error) {
 	name, err := os.Readlink(filepath.Join(d.path, currentName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, fmt.Errorf("enroll: read the credential directory: %w", err)
+		return 0, fmt.Errorf("read the credential directory: %w", err)
 	}
 	return versionNumber(name), nil
 }
@@ -229,12 +229,12 @@ func versionNumber(name string) int {
 func (d *Directory) removeWhere(match func(int) bool) error {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
-		return fmt.Errorf("enroll: read the credential directory: %w", err)
+		return fmt.Errorf("read the credential directory: %w", err)
 	}
 	for _, e := range entries {
 		if n := versionNumber(e.Name()); n > 0 && match(n) {
 			if err := d.disk(change{kind: remove, path: filepath.Join(d.path, e.Name())}); err != nil {
-				return fmt.Errorf("enroll: remove an old credential: %w", err)
+				return fmt.Errorf("remove an old credential: %w", err)
 			}
 		}
 	}

@@ -49,7 +49,7 @@ func apply(c change) error {
 	case remove:
 		return os.RemoveAll(c.path)
 	default:
-		return fmt.Errorf("enroll: no such change: %d", c.kind)
+		return fmt.Errorf("no such change: %d", c.kind)
 	}
 }
 

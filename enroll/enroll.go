@@ -75,17 +75,17 @@ func ParseCredential(certificate []byte, chain, roots [][]byte) (Credential, err
 	var c Credential
 	leaf, err := x509.ParseCertificate(certificate)
 	if err != nil {
-		return c, fmt.Errorf("enroll: the certificate does not parse: %w", err)
+		return c, fmt.Errorf("the certificate does not parse: %w", err)
 	}
 	c.Certificate = leaf
 	if c.Chain, err = parseAll(chain); err != nil {
-		return c, fmt.Errorf("enroll: a CA certificate does not parse: %w", err)
+		return c, fmt.Errorf("a CA certificate does not parse: %w", err)
 	}
 	if c.Roots, err = parseAll(roots); err != nil {
-		return c, fmt.Errorf("enroll: a root certificate does not parse: %w", err)
+		return c, fmt.Errorf("a root certificate does not parse: %w", err)
 	}
 	if len(c.Roots) == 0 {
-		return c, errors.New("enroll: the credential contains no root certificate")
+		return c, errors.New("the credential contains no root certificate")
 	}
 	return c, nil
 }

@@ -67,15 +67,15 @@ func fromStatus(server string, err error) error {
 
 func (e *callError) Error() string {
 	if e.refusal != nil {
-		return fmt.Sprintf("enroll: %s refuses: %s", e.server, e.refusal)
+		return fmt.Sprintf("%s refuses: %s", e.server, e.refusal)
 	}
 	for _, sign := range foreign {
 		if strings.Contains(e.message, sign) {
-			return fmt.Sprintf("enroll: something other than a Brevet server answers at %s (%s): "+
+			return fmt.Sprintf("something other than a Brevet server answers at %s (%s): "+
 				"check the address and its port, and whether the network has a login page or a proxy in between", via(e.server), sign)
 		}
 	}
-	return fmt.Sprintf("enroll: %s answers %s: %s", via(e.server), e.code, e.message)
+	return fmt.Sprintf("%s answers %s: %s", via(e.server), e.code, e.message)
 }
 
 // foreign lists texts of errors that mean that the peer does not speak TLS 1.3 or HTTP/2. They come from crypto/tls and

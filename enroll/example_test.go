@@ -17,16 +17,20 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/pki"
 )
 
-// A program uses the credential that brevet-agent keeps in a directory. Run follows the renewals, so that Pair always
-// returns the current certificate.
+// A program uses the credential that brevet-agent keeps in a directory. Run reads each renewed credential, so that Pair
+// always returns the current certificate. Watch calls back with each one.
 func ExampleSource() {
 	dir, remove := agentDirectory()
 	defer remove()
@@ -40,8 +44,9 @@ func ExampleSource() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		source.Run(ctx, func(p *enroll.Pair) { log.Printf("certificate %s is in use", p.Serial()) })
+		source.Run(ctx)
 	}()
+	go source.Watch(ctx, func(p *enroll.Pair) { log.Printf("certificate %s is in use", p.Serial()) })
 
 	pair := source.Pair()
 	fmt.Println(pair.ID())
@@ -54,9 +59,9 @@ func ExampleSource() {
 	// expired: false
 }
 
-// A server presents the current certificate and accepts clients with a certificate of the same trust domain. Each
-// handshake uses the certificate and roots of that moment, so the server never restarts for a renewal.
-func ExampleSource_GetCertificate() {
+// A server accepts clients of its trust domain whose identity it expects. Each handshake uses the certificate and roots
+// of that moment, so the server never restarts for a renewal.
+func ExamplePeerServerTLS() {
 	dir, remove := agentDirectory()
 	defer remove()
 	source, err := enroll.OpenSource(dir, slog.New(slog.DiscardHandler))
@@ -65,19 +70,15 @@ func ExampleSource_GetCertificate() {
 		return
 	}
 
-	server := &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			return &tls.Config{
-				MinVersion:     tls.VersionTLS13,
-				GetCertificate: source.GetCertificate,
-				ClientAuth:     tls.RequireAndVerifyClientCert,
-				ClientCAs:      source.Roots(),
-			}, nil
-		},
-	}
+	server := enroll.PeerServerTLS(source.Pair, func(client pki.SPIFFEID) error {
+		if !strings.HasPrefix(client.Path(), "device/") {
+			return fmt.Errorf("%s is not a device", client)
+		}
+		return nil
+	})
 
-	peer, err := handshake(server, anyClient(source))
+	anyServer := func(pki.SPIFFEID) error { return nil }
+	peer, err := handshake(server, enroll.PeerClientTLS(source.Pair, anyServer))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -87,9 +88,8 @@ func ExampleSource_GetCertificate() {
 	// client: spiffe://fleet.example/device/1
 }
 
-// A client presents the current certificate and connects only to the server with the expected SPIFFE ID. Workload
-// certificates name identities instead of hosts, so VerifyConnection replaces the verification of the host name.
-func ExampleSource_GetClientCertificate() {
+// A client connects only to the server with the expected SPIFFE ID.
+func ExamplePeerClientTLS() {
 	dir, remove := agentDirectory()
 	defer remove()
 	source, err := enroll.OpenSource(dir, slog.New(slog.DiscardHandler))
@@ -98,32 +98,40 @@ func ExampleSource_GetClientCertificate() {
 		return
 	}
 
-	const want = "spiffe://fleet.example/device/2"
-	client := &tls.Config{
-		MinVersion:           tls.VersionTLS13,
-		GetClientCertificate: source.GetClientCertificate,
-		InsecureSkipVerify:   true, // VerifyConnection verifies the chain and the identity
-		VerifyConnection: func(state tls.ConnectionState) error {
-			intermediates := x509.NewCertPool()
-			for _, c := range state.PeerCertificates[1:] {
-				intermediates.AddCert(c)
-			}
-			server := state.PeerCertificates[0]
-			if _, err := server.Verify(x509.VerifyOptions{Roots: source.Roots(), Intermediates: intermediates}); err != nil {
-				return err
-			}
-			if len(server.URIs) != 1 || server.URIs[0].String() != want {
-				return fmt.Errorf("connected to %s instead of %s", server.URIs[0], want)
-			}
-			return nil
-		},
-		SessionTicketsDisabled: true, // each connection verifies the server
-	}
+	client := enroll.PeerClientTLS(source.Pair, func(server pki.SPIFFEID) error {
+		if want := "spiffe://fleet.example/device/2"; server.String() != want {
+			return fmt.Errorf("connected to %s instead of %s", server, want)
+		}
+		return nil
+	})
 
-	_, err = handshake(&tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: source.GetCertificate}, client)
+	anyClient := func(pki.SPIFFEID) error { return nil }
+	_, err = handshake(enroll.PeerServerTLS(source.Pair, anyClient), client)
 	fmt.Println(err)
 	// Output:
 	// connected to spiffe://fleet.example/device/1 instead of spiffe://fleet.example/device/2
+}
+
+// A library that works with go-spiffe's sources takes a Source as it is.
+func ExampleSource_GetX509SVID() {
+	dir, remove := agentDirectory()
+	defer remove()
+	source, err := enroll.OpenSource(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	client := tlsconfig.MTLSClientConfig(source, source, tlsconfig.AuthorizeMemberOf(spiffeid.RequireTrustDomainFromString("fleet.example")))
+
+	peer, err := handshake(enroll.PeerServerTLS(source.Pair, func(pki.SPIFFEID) error { return nil }), client)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("client:", peer.URIs[0])
+	// Output:
+	// client: spiffe://fleet.example/device/1
 }
 
 // A program with a credential calls the Brevet server over gRPC. ClientTLS verifies the identity of the server, and
@@ -164,23 +172,15 @@ func ExampleAgent() {
 		Authority: client,
 		Log:       slog.Default(),
 		Token:     func() (enroll.Token, error) { return enroll.ReadTokenFile("/etc/program/token", nil) },
-		OnChange:  func(p *enroll.Pair) { log.Printf("certificate %s is in use", p.Serial()) },
 	})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	if err := agent.Run(context.Background()); err != nil {
+	ctx := context.Background()
+	go agent.Watch(ctx, func(p *enroll.Pair) { log.Printf("certificate %s is in use", p.Serial()) })
+	if err := agent.Run(ctx); err != nil {
 		fmt.Println(err) // no valid certificate, and no token to get one
-	}
-}
-
-// anyClient returns the configuration of a client with a certificate. It does not verify the server.
-func anyClient(source *enroll.Source) *tls.Config {
-	return &tls.Config{
-		MinVersion:           tls.VersionTLS13,
-		GetClientCertificate: source.GetClientCertificate,
-		InsecureSkipVerify:   true, // the example is about the server
 	}
 }
 

@@ -32,11 +32,11 @@ type file struct {
 func (p *Pair) files(key access) ([]file, error) {
 	private, err := x509.MarshalPKCS8PrivateKey(p.Key)
 	if err != nil {
-		return nil, fmt.Errorf("enroll: encode the private key: %w", err)
+		return nil, fmt.Errorf("encode the private key: %w", err)
 	}
 	origin, err := json.Marshal(p.Origin)
 	if err != nil {
-		return nil, fmt.Errorf("enroll: encode the credential's origin: %w", err)
+		return nil, fmt.Errorf("encode the credential's origin: %w", err)
 	}
 	return []file{
 		{keyName, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), key},

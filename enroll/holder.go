@@ -1,17 +1,64 @@
 package enroll
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"sync"
 	"sync/atomic"
 )
 
 // holder holds the pair that an Agent or a Source uses. Its methods are safe for concurrent use.
-type holder struct{ pair atomic.Pointer[Pair] }
+type holder struct {
+	pair atomic.Pointer[Pair]
+
+	mu       sync.Mutex
+	replaced chan struct{} // closed when the next pair is put in use; nil if no watcher waits
+}
 
 // Pair returns the pair in use, or nil before there is one.
 func (h *holder) Pair() *Pair { return h.pair.Load() }
+
+// Watch calls changed with the pair in use, if there is one, and then with each pair that replaces it. It returns when
+// the context ends. Any number of watchers can run at once, and none delays the others or the agent: if several pairs
+// are put in use while changed runs, the watcher gets the last of them. Calls of one Watch do not overlap.
+func (h *holder) Watch(ctx context.Context, changed func(*Pair)) {
+	var seen *Pair
+	for ctx.Err() == nil {
+		replaced := h.replacement() // before Pair, so that a pair put in use between the two is not missed
+		if p := h.Pair(); p != seen {
+			seen = p
+			changed(p)
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-replaced:
+		}
+	}
+}
+
+// replacement returns a channel that is closed when the next pair is put in use.
+func (h *holder) replacement() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.replaced == nil {
+		h.replaced = make(chan struct{})
+	}
+	return h.replaced
+}
+
+// use puts a pair in use and wakes the watchers.
+func (h *holder) use(p *Pair) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pair.Store(p)
+	if h.replaced != nil {
+		close(h.replaced)
+		h.replaced = nil
+	}
+}
 
 // Certificate returns the certificate in use with its chain and key, or nil before there is one. Callers must not
 // change it.
@@ -46,5 +93,7 @@ func (h *holder) certificate() (*tls.Certificate, error) {
 	if c := h.Certificate(); c != nil {
 		return c, nil
 	}
-	return nil, fmt.Errorf("enroll: %w: enroll first", ErrNoCredential)
+	return nil, errNotEnrolled()
 }
+
+func errNotEnrolled() error { return fmt.Errorf("%w: enroll first", ErrNoCredential) }

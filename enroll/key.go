@@ -20,7 +20,7 @@ func CheckKeyType(t pki.KeyType) error {
 	case pki.P256, pki.P384, pki.Ed25519:
 		return nil
 	default:
-		return fmt.Errorf("enroll: %q is not a type of key: use P-256, P-384 or Ed25519", string(t))
+		return fmt.Errorf("%q is not a type of key: use P-256, P-384 or Ed25519", string(t))
 	}
 }
 
@@ -41,7 +41,7 @@ func newKey(t pki.KeyType) (crypto.Signer, error) {
 	case pki.RSA4096:
 		return rsa.GenerateKey(rand.Reader, 4096)
 	default:
-		return nil, fmt.Errorf("enroll: no such type of key: %q", string(t))
+		return nil, fmt.Errorf("no such type of key: %q", string(t))
 	}
 }
 
@@ -50,7 +50,7 @@ func newKey(t pki.KeyType) (crypto.Signer, error) {
 func newCSR(key crypto.Signer) ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
-		return nil, fmt.Errorf("enroll: make the certification request: %w", err)
+		return nil, fmt.Errorf("make the certification request: %w", err)
 	}
 	return der, nil
 }

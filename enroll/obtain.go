@@ -65,7 +65,7 @@ func (a *Agent) needsToken(err error) error {
 	} else if a.broken != nil {
 		why = a.broken.Error()
 	}
-	return fmt.Errorf("enroll: %s, and %w: ask an operator for an enrollment token and give it to the agent", why, err)
+	return fmt.Errorf("%s, and %w: ask an operator for an enrollment token and give it to the agent", why, err)
 }
 
 // enroll makes one Enroll request with a token and installs the result.
@@ -88,7 +88,7 @@ func (a *Agent) enroll(ctx context.Context, t Token) error {
 		return err
 	}
 	if pair.ID().TrustDomain() != t.TrustDomain {
-		return fmt.Errorf("enroll: the certificate names %s, but the token is for trust domain %s: make a new token",
+		return fmt.Errorf("the certificate names %s, but the token is for trust domain %s: make a new token",
 			pair.ID(), t.TrustDomain)
 	}
 	return a.install(pair)
@@ -111,12 +111,12 @@ func (a *Agent) renew(ctx context.Context, current *Pair) error {
 		return err
 	}
 	if pair.ID() != current.ID() {
-		return fmt.Errorf("enroll: the new certificate names %s instead of %s and is discarded",
+		return fmt.Errorf("the new certificate names %s instead of %s and is discarded",
 			pair.ID(), current.ID())
 	}
 	// The new certificate is not lost: the server returns it again for the same request.
 	if now, from := a.now(), pair.Certificate.NotBefore; now.Before(from) && current.validAt(now) && current.validAt(from) {
-		return fmt.Errorf("enroll: the new certificate is not valid before %s by this machine's clock, and the current one is until then: "+
+		return fmt.Errorf("the new certificate is not valid before %s by this machine's clock, and the current one is until then: "+
 			"check this machine's clock, then the server's", from.Format(time.RFC3339))
 	}
 	return a.install(pair)
@@ -150,10 +150,10 @@ func (a *Agent) check(c Credential, r pending, from Origin) (*Pair, error) {
 	}
 	pair, err := NewPair(c, r.key, from, now)
 	if err != nil {
-		return nil, fmt.Errorf("enroll: the issued certificate is discarded: %w", err)
+		return nil, fmt.Errorf("the issued certificate is discarded: %w", err)
 	}
 	if pair.Expired(now) {
-		return nil, fmt.Errorf("enroll: the issued certificate expired at %s by this machine's clock and is discarded: set the clock",
+		return nil, fmt.Errorf("the issued certificate expired at %s by this machine's clock and is discarded: set the clock",
 			c.Certificate.NotAfter.Format(time.RFC3339))
 	}
 	return pair, nil

@@ -46,13 +46,13 @@ type Pair struct {
 func NewPair(c Credential, key crypto.Signer, from Origin, now time.Time) (*Pair, error) {
 	leaf := c.Certificate
 	if leaf == nil || key == nil {
-		return nil, errors.New("enroll: a pair needs a certificate and a key")
+		return nil, errors.New("a pair needs a certificate and a key")
 	}
 	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(leaf.PublicKey) {
-		return nil, errors.New("enroll: the certificate is for another key")
+		return nil, errors.New("the certificate is for another key")
 	}
 	if leaf.IsCA || len(leaf.URIs) != 1 {
-		return nil, errors.New("enroll: the certificate is not an identity certificate: it must carry one SPIFFE ID and " +
+		return nil, errors.New("the certificate is not an identity certificate: it must carry one SPIFFE ID and " +
 			"not be a CA certificate (SPIFFE X.509-SVID section 2)")
 	}
 	id, err := pki.ParseSPIFFEID(leaf.URIs[0].String())
@@ -69,7 +69,7 @@ func NewPair(c Credential, key crypto.Signer, from Origin, now time.Time) (*Pair
 		Roots: p.roots, Intermediates: poolOf(c.Chain), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("enroll: the certificate does not chain to its roots: %w", err)
+		return nil, fmt.Errorf("the certificate does not chain to its roots: %w", err)
 	}
 	p.root = paths[0][len(paths[0])-1]
 	p.tls = &tls.Certificate{PrivateKey: key, Leaf: leaf, Certificate: [][]byte{leaf.Raw}}

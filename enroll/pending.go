@@ -42,11 +42,11 @@ func (d *Directory) preparePending(by string, kind pki.KeyType) (pending, error)
 		d.log.Warn("the record of the request in progress is damaged, making a new request",
 			"file", filepath.Join(d.path, pendingName))
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return pending{}, fmt.Errorf("enroll: read the request in progress: %w", err)
+		return pending{}, fmt.Errorf("read the request in progress: %w", err)
 	case err == nil && old.by == by:
 		// The previous process may have failed between the rename and the flush.
 		if err := d.disk(change{kind: flush, path: d.path}); err != nil {
-			return pending{}, fmt.Errorf("enroll: record the request before making it: %w", err)
+			return pending{}, fmt.Errorf("record the request before making it: %w", err)
 		}
 		return old, nil
 	}
@@ -59,7 +59,7 @@ func (d *Directory) preparePending(by string, kind pki.KeyType) (pending, error)
 		return pending{}, err
 	}
 	if err := d.disk.replace(filepath.Join(d.path, pendingName), data); err != nil {
-		return pending{}, fmt.Errorf("enroll: record the request before making it: %w", err)
+		return pending{}, fmt.Errorf("record the request before making it: %w", err)
 	}
 	return r, nil
 }
@@ -73,7 +73,7 @@ func newPending(by string, kind pki.KeyType) (pending, error) {
 		return r, err
 	}
 	if r.key, err = newKey(kind); err != nil {
-		return r, fmt.Errorf("enroll: make a key: %w", err)
+		return r, fmt.Errorf("make a key: %w", err)
 	}
 	return r, nil
 }
@@ -81,11 +81,11 @@ func newPending(by string, kind pki.KeyType) (pending, error) {
 func (r pending) encode() ([]byte, error) {
 	key, err := x509.MarshalPKCS8PrivateKey(r.key)
 	if err != nil {
-		return nil, fmt.Errorf("enroll: encode the private key: %w", err)
+		return nil, fmt.Errorf("encode the private key: %w", err)
 	}
 	data, err := json.Marshal(pendingFile{RequestID: r.id.Bytes(), By: r.by, Key: key})
 	if err != nil {
-		return nil, fmt.Errorf("enroll: encode the request: %w", err)
+		return nil, fmt.Errorf("encode the request: %w", err)
 	}
 	return data, nil
 }
@@ -111,7 +111,7 @@ func (d *Directory) readPending() (pending, error) {
 // because pend ignores one with another authorization.
 func (d *Directory) removePending() error {
 	if err := d.disk(change{kind: remove, path: filepath.Join(d.path, pendingName)}); err != nil {
-		return fmt.Errorf("enroll: remove the record of the request: %w", err)
+		return fmt.Errorf("remove the record of the request: %w", err)
 	}
 	return nil
 }

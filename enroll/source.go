@@ -12,8 +12,10 @@ import (
 // sourcePoll is the interval at which a Source looks for a new credential.
 const sourcePoll = time.Second
 
-// Source provides the credential that an agent keeps in a directory, and follows its renewals. It only reads. A server
-// or client uses it through [Source.GetCertificate], [Source.GetClientCertificate] and [Source.Roots].
+// Source provides the credential that an agent keeps in a directory, and each renewed one. It only reads the directory.
+//
+// [PeerServerTLS] and [PeerClientTLS] make TLS configurations of it. It implements the X.509 sources of go-spiffe
+// ([x509svid.Source] and [x509bundle.Source]).
 type Source struct {
 	holder
 	path string
@@ -27,44 +29,35 @@ func OpenSource(path string, log *slog.Logger) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.pair.Store(p)
+	s.use(p)
 	return s, nil
 }
 
-// Run checks the directory every second until the context ends, and calls changed, which may be nil, with each new
-// pair. If a pair does not load, Run logs the error and keeps the previous one.
-func (s *Source) Run(ctx context.Context, changed func(*Pair)) {
+// Run checks the directory every second until the context ends, and puts each new pair in use. If a pair does not load,
+// Run logs the error and keeps the previous one. Use [Source.Watch] to be called with each new pair.
+func (s *Source) Run(ctx context.Context) {
 	ticker := time.NewTicker(sourcePoll)
 	defer ticker.Stop()
-	var seen, complained string
+	var seen, logged string
 	for {
 		name, err := os.Readlink(filepath.Join(s.path, currentName))
 		if err == nil && name != seen {
 			var p *Pair
 			if p, err = ReadPair(s.path); err == nil {
 				seen = name
-				s.use(p, changed)
+				if !p.Certificate.Equal(s.Pair().Certificate) {
+					s.use(p)
+				}
 			}
 		}
-		if err != nil && complained != err.Error() {
+		if err != nil && logged != err.Error() {
 			s.log.Error("reading the new credential failed, the previous one stays in use", "error", fmt.Sprint(err))
-			complained = err.Error()
+			logged = err.Error()
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-	}
-}
-
-// use puts a pair in use if it has another certificate than the current one.
-func (s *Source) use(p *Pair, changed func(*Pair)) {
-	if p.Certificate.Equal(s.Pair().Certificate) {
-		return
-	}
-	s.pair.Store(p)
-	if changed != nil {
-		changed(p)
 	}
 }

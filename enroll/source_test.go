@@ -35,13 +35,14 @@ func TestSourceLoadsNewCredentials(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			s.Run(ctx, func(p *Pair) { changes = append(changes, p) })
+			s.Run(ctx)
 		}()
+		go s.Watch(ctx, func(p *Pair) { changes = append(changes, p) })
 		time.Sleep(5 * sourcePoll)
 		second := put()
 		time.Sleep(2 * sourcePoll)
 		synctest.Wait()
-		if len(changes) != 1 || !s.Pair().Certificate.Equal(second.Certificate) {
+		if len(changes) != 2 || !s.Pair().Certificate.Equal(second.Certificate) {
 			t.Errorf("%d changes", len(changes))
 		}
 		damage(t, d)
@@ -54,7 +55,8 @@ func TestSourceLoadsNewCredentials(t *testing.T) {
 		time.Sleep(2 * sourcePoll)
 		cancel()
 		<-done
-		if len(changes) != 2 || !changes[1].Certificate.Equal(third.Certificate) {
+		synctest.Wait()
+		if len(changes) != 3 || !changes[2].Certificate.Equal(third.Certificate) {
 			t.Errorf("%d changes after the repair", len(changes))
 		}
 	})

@@ -82,10 +82,10 @@ func ReadStatus(path string) (Status, error) {
 	var s Status
 	data, err := readFile(filepath.Join(path, statusName))
 	if err != nil {
-		return s, fmt.Errorf("enroll: read the agent's status: %w", err)
+		return s, fmt.Errorf("read the agent's status: %w", err)
 	}
 	if err := json.Unmarshal(data, &s); err != nil {
-		return s, fmt.Errorf("enroll: %s does not parse: %w", filepath.Join(path, statusName), err)
+		return s, fmt.Errorf("%s does not parse: %w", filepath.Join(path, statusName), err)
 	}
 	return s, nil
 }
@@ -97,14 +97,14 @@ func Running(path string) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("enroll: look for an agent: %w", err)
+		return false, fmt.Errorf("look for an agent: %w", err)
 	}
 	defer func() { _ = f.Close() }() // also unlocks
 	switch err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); {
 	case errors.Is(err, syscall.EWOULDBLOCK):
 		return true, nil
 	case err != nil:
-		return false, fmt.Errorf("enroll: look for an agent: %w", err)
+		return false, fmt.Errorf("look for an agent: %w", err)
 	}
 	return false, nil
 }
@@ -112,10 +112,10 @@ func Running(path string) (bool, error) {
 func (d *Directory) writeStatus(s Status) error {
 	data, err := json.Marshal(s)
 	if err != nil {
-		return fmt.Errorf("enroll: encode the agent's status: %w", err)
+		return fmt.Errorf("encode the agent's status: %w", err)
 	}
 	if err := d.disk.replace(filepath.Join(d.path, statusName), append(data, '\n')); err != nil {
-		return fmt.Errorf("enroll: write the agent's status: %w", err)
+		return fmt.Errorf("write the agent's status: %w", err)
 	}
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// maxPeerCertificates limits the length of the chain that a server sends.
+// maxPeerCertificates limits the length of the chain that a peer sends.
 const maxPeerCertificates = 8
 
 // ClientTLS returns a TLS 1.3 configuration for connections to a Brevet server. The client presents the current
@@ -19,31 +19,26 @@ const maxPeerCertificates = 8
 // Each handshake calls current, for instance Agent.Pair or Source.Pair, so a renewed credential takes effect with the
 // next handshake. If current returns nil, the handshake fails.
 func ClientTLS(current func() *Pair) *tls.Config {
-	c := serverTLS(func(peer []*x509.Certificate) error {
+	c := verifyingTLS(func(peer []*x509.Certificate) error {
 		pair := current()
 		if pair == nil {
-			return ErrNoCredential
+			return errNotEnrolled()
 		}
 		return verifyServer(peer, pair.RootPool(), pair.ID().TrustDomain(), time.Now())
 	})
-	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		if pair := current(); pair != nil {
-			return pair.TLS(), nil
-		}
-		return nil, ErrNoCredential
-	}
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificateOf(current) }
 	return c
 }
 
 // AnonymousTLS returns a configuration for clients without a certificate. It trusts servers of a trust domain under the
 // given roots.
 func AnonymousTLS(roots *x509.CertPool, trustDomain string) *tls.Config {
-	return serverTLS(func(peer []*x509.Certificate) error { return verifyServer(peer, roots, trustDomain, time.Now()) })
+	return verifyingTLS(func(peer []*x509.Certificate) error { return verifyServer(peer, roots, trustDomain, time.Now()) })
 }
 
 // firstContactTLS trusts the one root with the fingerprint that the bootstrap names. The server sends the root with its chain.
 func firstContactTLS(b Bootstrap) *tls.Config {
-	return serverTLS(func(peer []*x509.Certificate) error {
+	return verifyingTLS(func(peer []*x509.Certificate) error {
 		for _, c := range peer {
 			if sha256.Sum256(c.Raw) == b.RootFingerprint {
 				return verifyServer(peer, poolOf([]*x509.Certificate{c}), b.TrustDomain, time.Now())
@@ -54,16 +49,16 @@ func firstContactTLS(b Bootstrap) *tls.Config {
 	})
 }
 
-// serverTLS replaces crypto/tls's verification, which checks host names, by verify. Session tickets are disabled so
+// verifyingTLS replaces crypto/tls's verification, which checks host names, by verify. Session tickets are disabled so
 // that every connection is verified.
-func serverTLS(verify func([]*x509.Certificate) error) *tls.Config {
+func verifyingTLS(verify func([]*x509.Certificate) error) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		InsecureSkipVerify:     true, //nolint:gosec // VerifyConnection verifies in full
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if n := len(state.PeerCertificates); n == 0 || n > maxPeerCertificates {
-				return fmt.Errorf("the server sent %d certificates: 1 to %d are accepted", n, maxPeerCertificates)
+				return fmt.Errorf("the peer sent %d certificates: 1 to %d are accepted", n, maxPeerCertificates)
 			}
 			return verify(state.PeerCertificates)
 		},

@@ -61,14 +61,14 @@ func (t Token) Text() string {
 // text.
 func ParseToken(text string) (Token, error) {
 	if len(text) > 2*MaxTokenText {
-		return Token{}, fmt.Errorf("enroll: this is too long for an enrollment token: give the one line that starts "+
+		return Token{}, fmt.Errorf("this is too long for an enrollment token: give the one line that starts "+
 			"with %q", tokenPrefix)
 	}
 	body, ok := strings.CutPrefix(strings.Map(dropSpace, text), tokenPrefix)
 	if !ok {
-		return Token{}, fmt.Errorf("enroll: this is not an enrollment token: one starts with %q", tokenPrefix)
+		return Token{}, fmt.Errorf("this is not an enrollment token: one starts with %q", tokenPrefix)
 	}
-	damaged := errors.New("enroll: the enrollment token is incomplete or damaged: copy the whole line again")
+	damaged := errors.New("the enrollment token is incomplete or damaged: copy the whole line again")
 	b, err := base64.RawURLEncoding.DecodeString(body)
 	if err != nil || len(b) < 32+32+1+4 {
 		return Token{}, damaged
@@ -95,7 +95,7 @@ func CheckServer(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	n, perr := strconv.ParseUint(port, 10, 16)
 	if err != nil || perr != nil || n == 0 || host == "" || len(address) > 261 || strings.ContainsFunc(host, notInHost) {
-		return fmt.Errorf("enroll: %q is not a server's address: give host:port, such as brevet.example:7443", address)
+		return fmt.Errorf("%q is not a server's address: give host:port, such as brevet.example:7443", address)
 	}
 	return nil
 }

@@ -20,18 +20,18 @@ func ReadTokenFile(path string, stdin io.Reader) (Token, error) {
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not block on a FIFO without a writer
 	if err != nil {
-		return Token{}, fmt.Errorf("enroll: read the token: %w", err)
+		return Token{}, fmt.Errorf("read the token: %w", err)
 	}
 	defer func() { _ = f.Close() }() // the file was only read
 	info, err := f.Stat()
 	if err != nil {
-		return Token{}, fmt.Errorf("enroll: read the token: %w", err)
+		return Token{}, fmt.Errorf("read the token: %w", err)
 	}
 	if info.Mode().IsRegular() && info.Mode().Perm()&0o007 != 0 {
-		return Token{}, fmt.Errorf("enroll: every user can read %s: make a new token, and keep it with mode 0600", path)
+		return Token{}, fmt.Errorf("every user can read %s: make a new token, and keep it with mode 0600", path)
 	}
 	if err := f.SetReadDeadline(time.Now().Add(tokenTimeout)); err != nil && !errors.Is(err, os.ErrNoDeadline) {
-		return Token{}, fmt.Errorf("enroll: read the token: %w", err)
+		return Token{}, fmt.Errorf("read the token: %w", err)
 	}
 	return readToken(f)
 }
@@ -40,7 +40,7 @@ func ReadTokenFile(path string, stdin io.Reader) (Token, error) {
 func readToken(r io.Reader) (Token, error) {
 	text, err := io.ReadAll(io.LimitReader(r, 2*MaxTokenText))
 	if err != nil {
-		return Token{}, fmt.Errorf("enroll: read the token: %w", err)
+		return Token{}, fmt.Errorf("read the token: %w", err)
 	}
 	return ParseToken(string(text))
 }

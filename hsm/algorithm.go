@@ -55,7 +55,7 @@ func ParseAlgorithm(s string) (Algorithm, error) {
 			return a, nil
 		}
 	}
-	return 0, fmt.Errorf("hsm: key algorithm %q: use one of %s", s, strings.Join(algorithmNames[P256:], ", "))
+	return 0, fmt.Errorf("key algorithm %q: use one of %s", s, strings.Join(algorithmNames[P256:], ", "))
 }
 
 // recipe holds the mechanisms and parameters with which a token makes a key.

@@ -55,7 +55,7 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	s := "hsm: " + e.Op + " on " + e.Token
+	s := e.Op + " on " + e.Token
 	if e.Reason != nil {
 		s += ": " + e.Reason.Error()
 	}

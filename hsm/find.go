@@ -61,7 +61,7 @@ type KeyInfo struct {
 // is no such key, Find restarts the library and looks again.
 func (t *Token) Find(ctx context.Context, ref KeyRef) (*Key, error) {
 	if ref.Label == "" && len(ref.ID) == 0 {
-		return nil, errors.New("hsm: find key: give its label or its ID")
+		return nil, errors.New("find key: give its label or its ID")
 	}
 	find := func() (*Key, error) {
 		return run(ctx, t, "find "+ref.String(), func(s *session) (*Key, error) { return s.key(ref) })

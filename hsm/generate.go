@@ -60,9 +60,9 @@ func checkLabel(label string) error {
 	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
 	switch {
 	case label == "" || len(label) > maxLabel:
-		return fmt.Errorf("hsm: a key's label has %d bytes: use 1 to %d", len(label), maxLabel)
+		return fmt.Errorf("a key's label has %d bytes: use 1 to %d", len(label), maxLabel)
 	case !utf8.ValidString(label) || strings.ContainsFunc(label, unprintable) || strings.TrimSpace(label) != label:
-		return fmt.Errorf("hsm: key label %q: use printable characters, with no space at either end", label)
+		return fmt.Errorf("key label %q: use printable characters, with no space at either end", label)
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func InitToken(ctx context.Context, modulePath, label string, so, user PIN) (ser
 
 func (r *registry) initToken(ctx context.Context, modulePath, label string, so, user PIN) (serial string, err error) {
 	if label == "" || len(label) > maxTokenLabel || strings.TrimSpace(label) != label {
-		return "", fmt.Errorf("hsm: token label %q: use 1 to %d bytes, with no space at either end", label, maxTokenLabel)
+		return "", fmt.Errorf("token label %q: use 1 to %d bytes, with no space at either end", label, maxTokenLabel)
 	}
 	m, err := r.acquire(modulePath)
 	if err != nil {
@@ -32,12 +32,12 @@ func (r *registry) initToken(ctx context.Context, modulePath, label string, so, 
 	}
 	defer func() { err = errors.Join(err, r.release(m)) }()
 	if _, err := m.enter(ctx, 0); err != nil {
-		return "", fmt.Errorf("hsm: initialize token: %w", err)
+		return "", fmt.Errorf("initialize token: %w", err)
 	}
 	defer m.leave()
 	serial, err = initToken(m.lib, label, so, user)
 	if err != nil {
-		return "", fmt.Errorf("hsm: initialize token %q: %w", label, err)
+		return "", fmt.Errorf("initialize token %q: %w", label, err)
 	}
 	return serial, nil
 }

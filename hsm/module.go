@@ -57,7 +57,7 @@ type registry struct {
 func load(path string) (cryptoki, error) {
 	lib := pkcs11.New(path)
 	if lib == nil {
-		return nil, fmt.Errorf("hsm: %s is not a PKCS#11 library that this process can load: check the path and that it is built for this machine", path)
+		return nil, fmt.Errorf("%s is not a PKCS#11 library that this process can load: check the path and that it is built for this machine", path)
 	}
 	return lib, nil
 }
@@ -68,9 +68,9 @@ func load(path string) (cryptoki, error) {
 func (r *registry) acquire(path string) (*module, error) {
 	target, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("hsm: there is no PKCS#11 module at %s: install it or correct the path", path)
+		return nil, fmt.Errorf("there is no PKCS#11 module at %s: install it or correct the path", path)
 	} else if err != nil {
-		return nil, fmt.Errorf("hsm: PKCS#11 module: %w", err)
+		return nil, fmt.Errorf("PKCS#11 module: %w", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

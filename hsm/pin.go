@@ -31,11 +31,11 @@ type PIN struct {
 func NewPIN(secret []byte) (PIN, error) {
 	switch {
 	case len(secret) == 0:
-		return PIN{}, errors.New("hsm: the PIN is empty")
+		return PIN{}, errors.New("the PIN is empty")
 	case len(secret) > maxPIN:
-		return PIN{}, fmt.Errorf("hsm: the PIN is longer than %d bytes", maxPIN)
+		return PIN{}, fmt.Errorf("the PIN is longer than %d bytes", maxPIN)
 	case bytes.ContainsAny(secret, "\r\n\x00"):
-		return PIN{}, errors.New("hsm: the PIN holds a line break or a NUL: give one line, with nothing but the PIN")
+		return PIN{}, errors.New("the PIN holds a line break or a NUL: give one line, with nothing but the PIN")
 	}
 	s := string(secret)
 	return PIN{&s}, nil
@@ -74,7 +74,7 @@ type FileModeError struct {
 }
 
 func (e *FileModeError) Error() string {
-	return fmt.Sprintf("hsm: PIN file %s has mode %04o, so others can reach it: chmod 0600 (or 0640 for the service's own group), and change the PIN if they may have seen it", e.Path, e.Mode.Perm())
+	return fmt.Sprintf("PIN file %s has mode %04o, so others can reach it: chmod 0600 (or 0640 for the service's own group), and change the PIN if they may have seen it", e.Path, e.Mode.Perm())
 }
 
 // ReadPINFile reads a PIN from a regular file with one line. The owner may have all rights
@@ -84,15 +84,15 @@ func ReadPINFile(path string) (PIN, error) {
 	// Without O_NONBLOCK a FIFO would hold the process here.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names the file, and the name of a credential holds no slash
 	if err != nil {
-		return PIN{}, fmt.Errorf("hsm: PIN file: %w", err)
+		return PIN{}, fmt.Errorf("PIN file: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
-		return PIN{}, fmt.Errorf("hsm: PIN file: %w", err)
+		return PIN{}, fmt.Errorf("PIN file: %w", err)
 	}
 	if !info.Mode().IsRegular() {
-		return PIN{}, fmt.Errorf("hsm: PIN file %s is not a regular file", path)
+		return PIN{}, fmt.Errorf("PIN file %s is not a regular file", path)
 	}
 	if info.Mode().Perm()&0o027 != 0 {
 		return PIN{}, &FileModeError{Path: path, Mode: info.Mode()}
@@ -115,7 +115,7 @@ func (p PIN) Pass(w io.Writer) error {
 func ReceivePIN(r io.Reader) (PIN, error) {
 	raw, err := io.ReadAll(io.LimitReader(r, maxPIN+3)) // the PIN, CR and LF, and one byte more to detect a longer one
 	if err != nil {
-		return PIN{}, fmt.Errorf("hsm: read the PIN: %w", err)
+		return PIN{}, fmt.Errorf("read the PIN: %w", err)
 	}
 	return NewPIN(bytes.TrimSuffix(bytes.TrimSuffix(raw, []byte("\n")), []byte("\r")))
 }
@@ -125,11 +125,11 @@ func ReceivePIN(r io.Reader) (PIN, error) {
 // (systemd.exec(5)).
 func ReadPINCredential(name string) (PIN, error) {
 	if name == "" || name == "." || name == ".." || strings.ContainsRune(name, '/') {
-		return PIN{}, fmt.Errorf("hsm: %q is not the name of a systemd credential", name)
+		return PIN{}, fmt.Errorf("%q is not the name of a systemd credential", name)
 	}
 	dir := os.Getenv("CREDENTIALS_DIRECTORY")
 	if dir == "" {
-		return PIN{}, fmt.Errorf("hsm: there is no credential %q because systemd has set no CREDENTIALS_DIRECTORY: add LoadCredential=%s:<file> to the unit, or use a PIN file", name, name)
+		return PIN{}, fmt.Errorf("there is no credential %q because systemd has set no CREDENTIALS_DIRECTORY: add LoadCredential=%s:<file> to the unit, or use a PIN file", name, name)
 	}
 	return ReadPINFile(filepath.Join(dir, name))
 }
@@ -138,15 +138,15 @@ func ReadPINCredential(name string) (PIN, error) {
 func PromptPIN(terminal *os.File, prompt string) (PIN, error) {
 	fd := int(terminal.Fd())
 	if !term.IsTerminal(fd) {
-		return PIN{}, errors.New("hsm: there is no terminal to ask for the PIN: use a PIN file or a systemd credential")
+		return PIN{}, errors.New("there is no terminal to ask for the PIN: use a PIN file or a systemd credential")
 	}
 	if _, err := io.WriteString(terminal, prompt); err != nil {
-		return PIN{}, fmt.Errorf("hsm: ask for the PIN: %w", err)
+		return PIN{}, fmt.Errorf("ask for the PIN: %w", err)
 	}
 	raw, err := term.ReadPassword(fd)
 	_, _ = io.WriteString(terminal, "\r\n") // the Enter that was not shown
 	if err != nil {
-		return PIN{}, fmt.Errorf("hsm: ask for the PIN: %w", err)
+		return PIN{}, fmt.Errorf("ask for the PIN: %w", err)
 	}
 	return NewPIN(raw)
 }

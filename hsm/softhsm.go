@@ -35,7 +35,7 @@ func FindSoftHSM() (string, error) {
 			return found[0], nil
 		}
 	}
-	return "", errors.New("hsm: the SoftHSM module is not installed: apt-get install softhsm2, dnf install softhsm, apk add softhsm or brew install softhsm")
+	return "", errors.New("the SoftHSM module is not installed: apt-get install softhsm2, dnf install softhsm, apk add softhsm or brew install softhsm")
 }
 
 // WriteSoftHSM makes dir the home of a private SoftHSM, with dir/softhsm2.conf and
@@ -44,15 +44,15 @@ func FindSoftHSM() (string, error) {
 func WriteSoftHSM(dir string) (conf string, err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
-		return "", fmt.Errorf("hsm: SoftHSM directory: %w", err)
+		return "", fmt.Errorf("SoftHSM directory: %w", err)
 	}
 	// SoftHSM cuts a line at # and a value at =, and knows no quoting.
 	if strings.ContainsAny(dir, "#=\r\n") {
-		return "", fmt.Errorf("hsm: SoftHSM directory %q: choose one without '#', '=' and line breaks, which its configuration cannot express", dir)
+		return "", fmt.Errorf("SoftHSM directory %q: choose one without '#', '=' and line breaks, which its configuration cannot express", dir)
 	}
 	tokens := filepath.Join(dir, "tokens")
 	if err := os.MkdirAll(tokens, 0o700); err != nil {
-		return "", fmt.Errorf("hsm: SoftHSM directory: %w", err)
+		return "", fmt.Errorf("SoftHSM directory: %w", err)
 	}
 	conf = filepath.Join(dir, "softhsm2.conf")
 	text := "directories.tokendir = " + tokens + "\n" +
@@ -61,14 +61,14 @@ func WriteSoftHSM(dir string) (conf string, err error) {
 	// By rename, because another process may be reading it.
 	f, err := os.CreateTemp(dir, ".softhsm2.conf-*") // mode 0600
 	if err != nil {
-		return "", fmt.Errorf("hsm: SoftHSM configuration: %w", err)
+		return "", fmt.Errorf("SoftHSM configuration: %w", err)
 	}
 	_, err = f.WriteString(text)
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), conf)
 	}
 	if err != nil {
-		return "", fmt.Errorf("hsm: SoftHSM configuration: %w", errors.Join(err, os.Remove(f.Name())))
+		return "", fmt.Errorf("SoftHSM configuration: %w", errors.Join(err, os.Remove(f.Name())))
 	}
 	return conf, nil
 }

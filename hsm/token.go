@@ -54,13 +54,13 @@ type Config struct {
 func (c Config) validated() (Config, error) {
 	switch {
 	case c.Module == "":
-		return c, errors.New("hsm: the path of the PKCS#11 module is missing: set it, for SoftHSM usually /usr/lib/softhsm/libsofthsm2.so")
+		return c, errors.New("the path of the PKCS#11 module is missing: set it, for SoftHSM usually /usr/lib/softhsm/libsofthsm2.so")
 	case (c.TokenLabel == "") == (c.TokenSerial == ""):
-		return c, errors.New("hsm: name the token by its label or by its serial number, one of the two")
+		return c, errors.New("name the token by its label or by its serial number, one of the two")
 	case c.Sessions < 0 || c.Sessions > MaxSessions:
-		return c, fmt.Errorf("hsm: sessions is %d: set 1 to %d, or 0 for %d", c.Sessions, MaxSessions, DefaultSessions)
+		return c, fmt.Errorf("sessions is %d: set 1 to %d, or 0 for %d", c.Sessions, MaxSessions, DefaultSessions)
 	case c.Wait < 0:
-		return c, fmt.Errorf("hsm: wait is %v: set a positive duration, or 0 for %v", c.Wait, DefaultWait)
+		return c, fmt.Errorf("wait is %v: set a positive duration, or 0 for %v", c.Wait, DefaultWait)
 	}
 	if c.Sessions == 0 {
 		c.Sessions = DefaultSessions
@@ -123,7 +123,7 @@ func (r *registry) open(ctx context.Context, cfg Config, pin PIN) (*Token, error
 		return nil, err
 	}
 	if pin.empty() {
-		return nil, errors.New("hsm: the PIN is empty: read it from a file, a systemd credential or the terminal")
+		return nil, errors.New("the PIN is empty: read it from a file, a systemd credential or the terminal")
 	}
 	m, err := r.acquire(cfg.Module)
 	if err != nil {

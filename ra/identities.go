@@ -67,7 +67,7 @@ func (r *Registrar) CreateIdentity(ctx context.Context, n NewIdentity, by pki.Ac
 // caller from outside sends reaches it.
 func (r *Registrar) Reserve(ctx context.Context, id pki.SPIFFEID, n NewIdentity, by pki.Actor) (Identity, error) {
 	if !id.Reserved() {
-		return Identity{}, fmt.Errorf("ra: %s is not a reserved identity", id)
+		return Identity{}, fmt.Errorf("%s is not a reserved identity", id)
 	}
 	have, err := r.register(ctx, id, n, by)
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleIdentityExists {
@@ -75,9 +75,52 @@ func (r *Registrar) Reserve(ctx context.Context, id pki.SPIFFEID, n NewIdentity,
 		if err != nil {
 			return Identity{}, err
 		}
+		want.Revision = 0 // whatever it is
 		return r.store.UpdateIdentity(ctx, want, by, r.clock())
 	}
 	return have, err
+}
+
+// IdentityUpdate is a request to change attributes of an identity.
+type IdentityUpdate struct {
+	ID pki.SPIFFEID
+	// Revision is the one that the caller read.
+	Revision uint64
+	// The new attributes; nil for those that stay.
+	Profile *string
+	Labels  *map[string]string
+	Names   *ca.Names
+}
+
+// UpdateIdentity changes attributes of a device, workload or operator. It refuses an update of a revision that is not the
+// newest (identity.revision).
+func (r *Registrar) UpdateIdentity(ctx context.Context, u IdentityUpdate, by pki.Actor) (Identity, error) {
+	have, err := r.store.Identity(ctx, u.ID)
+	if err != nil {
+		return Identity{}, err
+	}
+	if have.Kind == pki.Server || have.Kind == pki.VA {
+		return Identity{}, pki.Refuse(pki.RuleReserved, "change the configuration of the server", "%s is part of the CA itself", have.ID)
+	}
+	if err := have.CheckRevision(u.Revision); err != nil {
+		return Identity{}, err
+	}
+	n := NewIdentity{Kind: have.Kind, Profile: have.Profile, Labels: have.Labels, DNSNames: have.DNSNames, IPAddresses: have.IPAddresses}
+	if u.Profile != nil {
+		n.Profile = *u.Profile
+	}
+	if u.Labels != nil {
+		n.Labels = *u.Labels
+	}
+	if u.Names != nil {
+		n.DNSNames, n.IPAddresses = u.Names.DNS, u.Names.IPs
+	}
+	want, err := r.identityOf(have.ID, n)
+	if err != nil {
+		return Identity{}, err
+	}
+	want.Revision = u.Revision
+	return r.store.UpdateIdentity(ctx, want, by, r.clock())
 }
 
 func (r *Registrar) register(ctx context.Context, id pki.SPIFFEID, n NewIdentity, by pki.Actor) (Identity, error) {
@@ -258,5 +301,5 @@ func asRefusal(rule pki.Rule, err error) error {
 	if _, ok := pki.AsRefusal(err); ok {
 		return err
 	}
-	return pki.Refuse(rule, "use a path such as device/42: letters, digits, dots, dashes and underscores between slashes", "%s", strings.TrimPrefix(err.Error(), "pki: "))
+	return pki.Refuse(rule, "use a path such as device/42: letters, digits, dots, dashes and underscores between slashes", "%s", err)
 }

@@ -21,7 +21,7 @@ type Identity struct {
 	DNSNames    []string
 	IPAddresses []netip.Addr
 	State       pki.IdentityState
-	// Revision counts the enrollments, suspensions, resumptions and retirements, from 1.
+	// Revision counts the updates, enrollments, suspensions, resumptions and retirements, from 1.
 	Revision  uint64
 	CreatedAt time.Time
 }
@@ -31,6 +31,15 @@ type Identity struct {
 func (i Identity) SameAttributes(o Identity) bool {
 	return i.Profile == o.Profile && maps.Equal(i.Labels, o.Labels) &&
 		sameElements(i.DNSNames, o.DNSNames, cmp.Compare[string]) && sameElements(i.IPAddresses, o.IPAddresses, netip.Addr.Compare)
+}
+
+// CheckRevision returns the refusal of an update that was decided on another revision, or nil.
+func (i Identity) CheckRevision(decided uint64) error {
+	if decided == i.Revision {
+		return nil
+	}
+	return pki.Refuse(pki.RuleIdentityRevision, "read the identity again, and decide again",
+		"the update is of revision %d of %s, which has revision %d now", decided, i.ID, i.Revision)
 }
 
 func sameElements[T comparable](a, b []T, compare func(T, T) int) bool {
@@ -144,6 +153,7 @@ type Certificate struct {
 	Identity  pki.SPIFFEID // zero for a serial that was never released
 	Profile   string
 	KeyHash   pki.KeyHash
+	IssuedAt  time.Time // to the millisecond
 	NotBefore time.Time
 	NotAfter  time.Time
 	Status    pki.Status
@@ -182,8 +192,8 @@ type Predecessor struct {
 	Status pki.Status
 	// Successor is the key with which it was renewed before; zero if it was not.
 	Successor pki.KeyHash
-	// NotAfter is its end.
-	NotAfter time.Time
+	// IssuedAt and NotAfter are the beginning and the end of its life.
+	IssuedAt, NotAfter time.Time
 	// Superseded says that its renewal revoked it, as pki.Guard has it.
 	Superseded bool
 }
@@ -216,8 +226,9 @@ type IdentityStore interface {
 	// CreateIdentity registers an identity in generation 1. One that exists with the same kind, profile, labels and
 	// names is returned as it stands; one that differs is refused (identity.exists).
 	CreateIdentity(ctx context.Context, id Identity, by pki.Actor) (Identity, error)
-	// UpdateIdentity replaces the profile, labels and names of an identity that is not retired, in a new generation, and
-	// returns it (log action identity.updated). Its kind, state and creation time stay. Nothing to change is success.
+	// UpdateIdentity replaces the profile, labels and names of an identity that is not retired, in a new revision, and
+	// returns it (log action identity.updated). Its kind, state and creation time stay. Nothing to change is success. If
+	// id has a revision and that is not the one on record, the update is refused (identity.revision).
 	UpdateIdentity(ctx context.Context, id Identity, by pki.Actor, at time.Time) (Identity, error)
 	Identity(ctx context.Context, id pki.SPIFFEID) (Identity, error)
 	// Identities returns up to limit identities with an ID after the given one, in the order of their IDs.

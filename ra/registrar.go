@@ -150,7 +150,7 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e EnrollRe
 	if id.State == pki.Enrolled {
 		// The old certificates go before the new one comes: at no time do two holders have a good one.
 		if err := r.superseder.Supersede(ctx, id.ID, claim.Actor); err != nil {
-			return none, fmt.Errorf("ra: supersede the certificates of %s: %w", id.ID, err)
+			return none, fmt.Errorf("supersede the certificates of %s: %w", id.ID, err)
 		}
 	}
 	return r.issue(ctx, d, q)

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -50,6 +51,9 @@ func FuzzRPC(f *testing.F) {
 		"RevokeCertificate": &brevetv1.RevokeCertificateRequest{Serial: []byte{1}, Reason: servertest.Reason("certificateHold")},
 		"CreateBulkRevocation": &brevetv1.CreateBulkRevocationRequest{DryRun: true, Reason: servertest.Reason("keyCompromise"), InvalidityTime: &timestamppb.Timestamp{Seconds: -1 << 62}, Comment: "\x00",
 			Selection: &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: ""}, LineageSerial: servertest.SerialBytes(device.Certificate), IssueStartTime: &timestamppb.Timestamp{Nanos: -1}}},
+		"ListBulkRevocations":  &brevetv1.ListBulkRevocationsRequest{States: []brevetv1.BulkRevocationState{1, 7}, PageToken: "AAAA"},
+		"HoldCertificate":      &brevetv1.HoldCertificateRequest{Serial: servertest.SerialBytes(device.Certificate), Comment: "\u202e"},
+		"UpdateIdentity":       &brevetv1.UpdateIdentityRequest{Id: device.ID, Revision: 1 << 62, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels", ""}}},
 		"GetBulkRevocation":    &brevetv1.GetBulkRevocationRequest{Id: "4611686018427387904"},
 		"RevokeCompromisedKey": statementOf(f, device.Key, servertest.TrustDomain),
 		"ImportCRL":            &brevetv1.ImportCRLRequest{Crl: w.RootCRL},

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -47,6 +48,7 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 	labels := map[string]string{"site": "north"}
 	device := w.Enrolled(t, "device", "device/old", func(r *brevetv1.CreateIdentityRequest) { r.Spec.Labels = labels })
 	other := w.Enrolled(t, "device", "device/other")
+	held := w.Enrolled(t, "device", "device/held")
 	issuer := pki.IssuerOf(w.Issuing).Bytes()
 	registration := &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Profile: "device", Labels: labels, Names: servertest.Names([]string{"a.example"}, []string{"192.0.2.1"})}
 	order := servertest.Order(t, "device/ordered", servertest.Key(t))
@@ -57,6 +59,7 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "bob", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR, Profile: "operator", Labels: labels}}},
 		{"IdentityService.GetIdentity", &brevetv1.GetIdentityRequest{Id: device.ID}},
 		{"IdentityService.ListIdentities", &brevetv1.ListIdentitiesRequest{PageToken: device.ID}},
+		{"IdentityService.UpdateIdentity", &brevetv1.UpdateIdentityRequest{Id: device.ID, Spec: registration, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"profile", "labels", "names"}}, Revision: 2}},
 		{"IdentityService.SuspendIdentity", &brevetv1.SuspendIdentityRequest{Id: device.ID, Comment: "lost"}},
 		{"IdentityService.ResumeIdentity", &brevetv1.ResumeIdentityRequest{Id: device.ID, Comment: "found"}},
 		{"TokenService.CreateToken", &brevetv1.CreateTokenRequest{Identity: device.ID, Replace: true}},
@@ -66,6 +69,9 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 		{"RevocationService.RevokeCertificate", &brevetv1.RevokeCertificateRequest{
 			Serial: servertest.SerialBytes(other.Certificate), IssuerId: issuer, Reason: servertest.Reason("superseded"), Comment: "broken", InvalidityTime: timestamppb.New(other.Certificate.NotBefore),
 		}},
+		{"RevocationService.HoldCertificate", &brevetv1.HoldCertificateRequest{Serial: servertest.SerialBytes(held.Certificate), IssuerId: issuer, Comment: "lost"}},
+		{"RevocationService.UnholdCertificate", &brevetv1.UnholdCertificateRequest{Serial: servertest.SerialBytes(held.Certificate), IssuerId: issuer, Comment: "found"}},
+		{"RevocationService.ListBulkRevocations", &brevetv1.ListBulkRevocationsRequest{}},
 		{"RevocationService.CreateBulkRevocation", &brevetv1.CreateBulkRevocationRequest{Reason: servertest.Reason("superseded"), Comment: "broken", Selection: &brevetv1.CertificateSelection{IssuerId: issuer, Identity: device.ID, LineageSerial: servertest.SerialBytes(device.Certificate), Profile: "device", Label: &brevetv1.Label{Name: "site", Value: "north"}, KeyHash: servertest.Must(pki.HashKey(device.Key.Public()))(t).Bytes()}}},
 		{"RevocationService.GetBulkRevocation", &brevetv1.GetBulkRevocationRequest{Id: "1"}},
 		{"CRLService.ListCRLs", &brevetv1.ListCRLsRequest{PageToken: pki.IssuerOf(w.Issuing).Short() + ".crl"}},

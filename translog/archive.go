@@ -42,7 +42,7 @@ type Archive struct {
 func OpenArchive(path string, epoch Epoch, log *slog.Logger) (*Archive, error) {
 	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("translog: open archive: %w", err)
+		return nil, fmt.Errorf("open archive: %w", err)
 	}
 	a, err := openArchive(f, epoch, log)
 	if err != nil {
@@ -65,7 +65,7 @@ func openArchive(f *os.File, epoch Epoch, log *slog.Logger) (*Archive, error) {
 		return nil, &unavailable{"make the archive's name durable", err}
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, fmt.Errorf("translog: open archive: %w", err)
+		return nil, fmt.Errorf("open archive: %w", err)
 	}
 	sc, err := newScanner(f)
 	for err == nil {
@@ -78,7 +78,7 @@ func openArchive(f *os.File, epoch Epoch, log *slog.Logger) (*Archive, error) {
 		log.Warn("removed the incomplete last batch of the archive, an append was interrupted",
 			"archive", f.Name(), "index", torn.Index, "offset", torn.Offset)
 		if err := errors.Join(f.Truncate(torn.Offset), f.Sync()); err != nil {
-			return nil, fmt.Errorf("translog: remove the archive's incomplete batch: %w", err)
+			return nil, fmt.Errorf("remove the archive's incomplete batch: %w", err)
 		}
 	default:
 		return nil, err
@@ -99,10 +99,10 @@ func (l lockedFile) Close() error {
 func lock(f *os.File) error {
 	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return fmt.Errorf("translog: %w", ErrLocked)
+		return ErrLocked
 	}
 	if err != nil {
-		return fmt.Errorf("translog: lock archive: %w", err)
+		return fmt.Errorf("lock archive: %w", err)
 	}
 	return nil
 }
@@ -111,7 +111,7 @@ func lock(f *os.File) error {
 func writeHeader(f *os.File, epoch Epoch) error {
 	got, err := io.ReadAll(io.LimitReader(f, int64(headerSize)))
 	if err != nil {
-		return fmt.Errorf("translog: read archive: %w", err)
+		return fmt.Errorf("read archive: %w", err)
 	}
 	line := got[:min(len(got), len(archiveHeader))]
 	if len(got) == headerSize || !strings.HasPrefix(archiveHeader, string(line)) {
@@ -144,7 +144,7 @@ func (a *Archive) Append(ctx context.Context, records []Sequenced) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.file == nil {
-		return fmt.Errorf("translog: append to archive: %w", os.ErrClosed)
+		return fmt.Errorf("append to archive: %w", os.ErrClosed)
 	}
 	end := a.end
 	for _, s := range records {

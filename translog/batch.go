@@ -138,13 +138,13 @@ func newScanner(r io.Reader) (*scanner, error) {
 	got := make([]byte, headerSize)
 	n, err := io.ReadFull(sc.r, got)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, fmt.Errorf("translog: read archive: %w", err)
+		return nil, fmt.Errorf("read archive: %w", err)
 	}
 	if n == headerSize {
 		sc.epoch = Epoch(got[len(archiveHeader):])
 	}
 	if !bytes.Equal(got[:n], appendHeader(nil, sc.epoch)) {
-		return nil, fmt.Errorf("translog: %w", ErrNotArchive)
+		return nil, ErrNotArchive
 	}
 	return sc, nil
 }
@@ -209,7 +209,7 @@ func (sc *scanner) fill(b []byte, first bool) error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return sc.torn()
 	default:
-		return fmt.Errorf("translog: read archive: %w", err)
+		return fmt.Errorf("read archive: %w", err)
 	}
 }
 
@@ -230,7 +230,7 @@ func (sc *scanner) bad(zeros bool, detail string) error {
 			return sc.torn()
 		}
 		if err != nil {
-			return fmt.Errorf("translog: read archive: %w", err)
+			return fmt.Errorf("read archive: %w", err)
 		}
 	}
 }

@@ -58,7 +58,7 @@ func (i *IssuedCertificate) encode(m *brevetv1.LogEntry, at time.Time) {
 	}}
 }
 
-func (a *AbandonedCertificates) encode(m *brevetv1.LogEntry, _ time.Time) {
+func (a *AbandonedCertificates) encode(m *brevetv1.LogEntry, at time.Time) {
 	out := &brevetv1.AbandonedCertificates{
 		DuplicateIssuerId: bytesOf(a.Duplicate.Issuer), DuplicateSerial: bytesOf(a.Duplicate.Serial), Part: a.Part.message(),
 	}
@@ -66,7 +66,9 @@ func (a *AbandonedCertificates) encode(m *brevetv1.LogEntry, _ time.Time) {
 		out.Refusal = a.Refusal.message()
 	}
 	for _, c := range a.Certificates {
-		out.Certificates = append(out.Certificates, &brevetv1.AbandonedCertificate{CrlPartition: int32(c.Partition), Digest: c.Digest})
+		out.Certificates = append(out.Certificates, &brevetv1.AbandonedCertificate{
+			SinceIssue: at.UnixMilli() - c.IssueTime.UnixMilli(), CrlPartition: int32(c.Partition), Digest: c.Digest,
+		})
 	}
 	m.Event = &brevetv1.LogEntry_AbandonedCertificates{AbandonedCertificates: out}
 }
@@ -139,8 +141,8 @@ func (b *BulkRevocation) message() *brevetv1.BulkRevocationRecord {
 		IssuerId: bytesOf(s.Issuer), Identity: s.Identity.String(), LineageSerial: bytesOf(s.LineageOf.Serial), KeyHash: bytesOf(s.Key),
 		Profile: s.Profile, IssueStartTime: stamp(s.IssuedFrom), IssueEndTime: stamp(s.IssuedUntil),
 	}
-	if s.HasLabel {
-		sel.Label = &brevetv1.Label{Name: s.LabelName, Value: s.LabelValue}
+	if !s.Label.IsZero() {
+		sel.Label = &brevetv1.Label{Name: s.Label.Name, Value: s.Label.Value}
 	}
 	return &brevetv1.BulkRevocationRecord{
 		Id: b.ID, Selection: sel, LineageIssuerId: bytesOf(s.LineageOf.Issuer), Action: brevetv1.BulkRevocationAction(b.Action),
@@ -326,7 +328,7 @@ func parseEvent(m *brevetv1.LogEntry, at time.Time) (Event, error) {
 	case *brevetv1.LogEntry_IssuedCertificate:
 		e = d.issued(v.IssuedCertificate, at)
 	case *brevetv1.LogEntry_AbandonedCertificates:
-		e = d.abandoned(v.AbandonedCertificates, len(m.GetChanges()))
+		e = d.abandoned(v.AbandonedCertificates, at, len(m.GetChanges()))
 	case *brevetv1.LogEntry_Refusal:
 		e = refusalOf(v.Refusal)
 	case *brevetv1.LogEntry_IdentityAttributes:
@@ -373,7 +375,7 @@ func (d *decoder) issued(m *brevetv1.IssuedCertificate, at time.Time) *IssuedCer
 	}
 }
 
-func (d *decoder) abandoned(m *brevetv1.AbandonedCertificates, changes int) *AbandonedCertificates {
+func (d *decoder) abandoned(m *brevetv1.AbandonedCertificates, at time.Time, changes int) *AbandonedCertificates {
 	a := &AbandonedCertificates{Duplicate: d.ref(m.GetDuplicateIssuerId(), m.GetDuplicateSerial()), Part: d.part(m.GetPart())}
 	if m.GetRefusal() != nil {
 		a.Refusal = refusalOf(m.GetRefusal())
@@ -382,7 +384,9 @@ func (d *decoder) abandoned(m *brevetv1.AbandonedCertificates, changes int) *Aba
 		d.fail(fmt.Errorf("%d certificates were abandoned, in %d changes", len(m.GetCertificates()), changes))
 	}
 	for _, c := range m.GetCertificates() {
-		a.Certificates = append(a.Certificates, AbandonedCertificate{Partition: d.partition(c.GetCrlPartition()), Digest: c.GetDigest()})
+		a.Certificates = append(a.Certificates, AbandonedCertificate{
+			IssueTime: d.requireTime(at.UnixMilli() - c.GetSinceIssue()), Partition: d.partition(c.GetCrlPartition()), Digest: c.GetDigest(),
+		})
 	}
 	return a
 }
@@ -459,10 +463,10 @@ func (d *decoder) bulk(m *brevetv1.BulkRevocationRecord) *BulkRevocation {
 		ID: d.count(m.GetId()), Action: BulkAction(m.GetAction()), Reason: d.reason(m.GetReason()), //nolint:gosec // checked below
 		InvalidSince: d.time(m.GetInvalidityTime()), Comment: m.GetComment(), Mark: d.count(m.GetMark()),
 		Reach: d.time(m.GetReach()), AtOnce: m.GetAtOnce(),
-		Selection: Selection{
+		Selection: pki.Selection{
 			Issuer: optional(d, sel.GetIssuerId(), pki.IssuerIDFromBytes), LineageOf: d.ref(m.GetLineageIssuerId(), sel.GetLineageSerial()),
-			Key: optional(d, sel.GetKeyHash(), pki.KeyHashFromBytes), Profile: sel.GetProfile(), HasLabel: sel.GetLabel() != nil,
-			LabelName: sel.GetLabel().GetName(), LabelValue: sel.GetLabel().GetValue(),
+			Key: optional(d, sel.GetKeyHash(), pki.KeyHashFromBytes), Profile: sel.GetProfile(),
+			Label:      pki.Label{Name: sel.GetLabel().GetName(), Value: sel.GetLabel().GetValue()},
 			IssuedFrom: d.stamp(sel.GetIssueStartTime()), IssuedUntil: d.stamp(sel.GetIssueEndTime()),
 		},
 	}

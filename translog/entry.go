@@ -45,7 +45,7 @@ const scheme = "spiffe://" // prefix of every SPIFFE ID, omitted in the encoding
 // forever.
 func (e Entry) Marshal() ([]byte, error) {
 	if err := e.check(); err != nil {
-		return nil, fmt.Errorf("translog: encode entry: %w", err)
+		return nil, fmt.Errorf("encode entry: %w", err)
 	}
 	action, _ := e.Action.number() // check made sure that it exists
 	m := &brevetv1.LogEntry{
@@ -61,15 +61,15 @@ func (e Entry) Marshal() ([]byte, error) {
 	if e.Event != nil {
 		e.Event.encode(m, e.Time)
 		if _, err := parseEvent(m, e.Time); err != nil {
-			return nil, fmt.Errorf("translog: encode entry: %w", err)
+			return nil, fmt.Errorf("encode entry: %w", err)
 		}
 	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
-		return nil, fmt.Errorf("translog: encode entry: %w", err)
+		return nil, fmt.Errorf("encode entry: %w", err)
 	}
 	if len(b) > MaxEntrySize {
-		return nil, fmt.Errorf("translog: encode entry: it has %d bytes, more than %d: record the change in parts",
+		return nil, fmt.Errorf("encode entry: it has %d bytes, more than %d: record the change in parts",
 			len(b), MaxEntrySize)
 	}
 	return b, nil
@@ -140,7 +140,7 @@ func checkTime(t time.Time) error {
 func ParseEntry(b []byte) (Entry, error) {
 	var m brevetv1.LogEntry
 	if err := proto.Unmarshal(b, &m); err != nil {
-		return Entry{}, fmt.Errorf("translog: decode entry: %w", err)
+		return Entry{}, fmt.Errorf("decode entry: %w", err)
 	}
 	return EntryOf(&m)
 }
@@ -149,7 +149,7 @@ func ParseEntry(b []byte) (Entry, error) {
 func EntryOf(m *brevetv1.LogEntry) (Entry, error) {
 	e, err := parse(m)
 	if err != nil {
-		return Entry{}, fmt.Errorf("translog: decode entry: %w", err)
+		return Entry{}, fmt.Errorf("decode entry: %w", err)
 	}
 	return e, nil
 }

@@ -142,14 +142,14 @@ func genBulk(t *rapid.T, id pki.SPIFFEID) *BulkRevocation {
 		ID: int64(count(t, "id")), Action: rapid.SampledFrom([]BulkAction{BulkRevoke, BulkHold, BulkUnhold}).Draw(t, "bulk action"), Reason: genReason(t),
 		InvalidSince: genOptionalTime(t, "invalid since"), Comment: text.Draw(t, "comment"), Mark: int64(count(t, "mark")),
 		Reach: genOptionalTime(t, "reach"), AtOnce: rapid.Bool().Draw(t, "at once"),
-		Selection: Selection{
+		Selection: pki.Selection{
 			Issuer: genOptional(t, "issuer", 32, pki.IssuerIDFromBytes), Identity: rapid.SampledFrom([]pki.SPIFFEID{{}, id}).Draw(t, "selected"),
 			LineageOf: genRef(t, "lineage"), Key: genOptional(t, "key", 32, pki.KeyHashFromBytes), Profile: text.Draw(t, "profile"),
 			IssuedFrom: genOptionalTime(t, "from"), IssuedUntil: genOptionalTime(t, "until"),
 		},
 	}
-	if b.Selection.HasLabel = rapid.Bool().Draw(t, "has label"); b.Selection.HasLabel {
-		b.Selection.LabelName, b.Selection.LabelValue = text.Draw(t, "name"), text.Draw(t, "value")
+	if rapid.Bool().Draw(t, "has label") {
+		b.Selection.Label = pki.Label{Name: text.Draw(t, "name"), Value: text.Draw(t, "value")}
 	}
 	return b
 }
@@ -171,7 +171,7 @@ func genEvent(t *rapid.T, id pki.SPIFFEID, changes int) Event {
 			a.Refusal = &Refusal{Rule: pki.RuleAccess, Detail: text.Draw(t, "detail")}
 		}
 		for range changes {
-			a.Certificates = append(a.Certificates, AbandonedCertificate{Partition: partition, Digest: gen(t, "digest", 32)})
+			a.Certificates = append(a.Certificates, AbandonedCertificate{IssueTime: genTime(t, "issue time"), Partition: partition, Digest: gen(t, "digest", 32)})
 		}
 		return a
 	case 3:

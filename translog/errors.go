@@ -22,7 +22,7 @@ type ChainError struct {
 
 // Error names the index of the first record that does not verify.
 func (e *ChainError) Error() string {
-	return fmt.Sprintf("translog: the log does not verify at entry %d: %s", e.Index, e.Detail)
+	return fmt.Sprintf("the log does not verify at entry %d: %s", e.Index, e.Detail)
 }
 
 // CorruptError is the error for an archive that was damaged or altered. Everything before Offset verifies.
@@ -34,7 +34,7 @@ type CorruptError struct {
 
 // Error describes the damage and what the operator can do.
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("translog: the archive is damaged or was altered in the batch at offset %d, from entry %d on: %s; nothing was changed: "+
+	return fmt.Sprintf("the archive is damaged or was altered in the batch at offset %d, from entry %d on: %s; nothing was changed: "+
 		"keep the file as evidence, and put a copy of it in its place, or move it away and have it written anew from the store",
 		e.Offset, e.Index, e.Detail)
 }
@@ -48,7 +48,7 @@ type TornError struct {
 
 // Error describes the position and what the operator can do.
 func (e *TornError) Error() string {
-	return fmt.Sprintf("translog: the archive ends within the batch at offset %d, which begins with entry %d; the entries before it verify: "+
+	return fmt.Sprintf("the archive ends within the batch at offset %d, which begins with entry %d; the entries before it verify: "+
 		"start the server, which completes it, or copy the file again", e.Offset, e.Index)
 }
 
@@ -64,10 +64,10 @@ type MismatchError struct {
 // Error says whether the store is behind or differs, and what the operator can do.
 func (e *MismatchError) Error() string {
 	if e.Store.Size < e.Archive.Size {
-		return fmt.Sprintf("translog: the archive holds %d entries and the store %d: the store was restored from an older backup; "+
+		return fmt.Sprintf("the archive holds %d entries and the store %d: the store was restored from an older backup; "+
 			"the entries between them, with their revocations, would be lost; restore the newest backup or the store itself", e.Archive.Size, e.Store.Size)
 	}
-	return fmt.Sprintf("translog: the archive and the store differ at entry %d: %s; check that both belong to the same CA, "+
+	return fmt.Sprintf("the archive and the store differ at entry %d: %s; check that both belong to the same CA, "+
 		"see 'brevet log verify', and restore the one that was altered", e.Index, e.Detail)
 }
 
@@ -76,7 +76,7 @@ type EpochError struct{ Archive, Store Epoch }
 
 // Error says what the operator can do.
 func (e *EpochError) Error() string {
-	return fmt.Sprintf("translog: the archive has the epoch %s and the store %s: they are of different logs; check the paths of both, "+
+	return fmt.Sprintf("the archive has the epoch %s and the store %s: they are of different logs; check the paths of both, "+
 		"and keep the archive of a store that is gone in another place", e.Archive, e.Store)
 }
 
@@ -90,9 +90,9 @@ type unavailable struct {
 
 func (e *unavailable) Error() string {
 	if e.cause == nil {
-		return "translog: " + e.what
+		return e.what
 	}
-	return "translog: " + e.what + ": " + e.cause.Error()
+	return e.what + ": " + e.cause.Error()
 }
 
 func (e *unavailable) Unwrap() error { return e.cause }

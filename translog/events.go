@@ -44,6 +44,7 @@ type AbandonedCertificates struct {
 
 // AbandonedCertificate is a certificate that was never delivered.
 type AbandonedCertificate struct {
+	IssueTime time.Time
 	Partition uint16
 	Digest    []byte // that was to be signed
 }
@@ -122,7 +123,7 @@ const (
 // BulkRevocation is the event of [BulkRevocationCreated].
 type BulkRevocation struct {
 	ID        int64
-	Selection Selection
+	Selection pki.Selection
 	Action    BulkAction
 	Reason    pki.Reason
 	// InvalidSince is the invalidity time; zero if unknown.
@@ -131,18 +132,6 @@ type BulkRevocation struct {
 	Mark         int64     // the number of the newest certificate's record
 	Reach        time.Time // certificates that expired before it are not concerned; zero if there is no such time
 	AtOnce       bool      // the certificates are changed in the same transaction
-}
-
-// Selection is what a bulk revocation selects by. Unset fields are zero.
-type Selection struct {
-	Issuer                  pki.IssuerID
-	Identity                pki.SPIFFEID
-	LineageOf               pki.CertRef
-	Key                     pki.KeyHash
-	Profile                 string
-	LabelName, LabelValue   string
-	HasLabel                bool
-	IssuedFrom, IssuedUntil time.Time
 }
 
 // BulkStep is the event of a step of a bulk revocation, and of [BulkRevocationCounted].
@@ -365,8 +354,8 @@ func (b *BulkRevocation) facts(f facts) {
 	f.addID("lineage_of", s.LineageOf.Serial)
 	f.addID("key", s.Key)
 	f.add("profile", s.Profile)
-	if s.HasLabel {
-		f["label"] = s.LabelName + "=" + s.LabelValue
+	if !s.Label.IsZero() {
+		f["label"] = s.Label.Name + "=" + s.Label.Value
 	}
 	f.addTime("issued_from", s.IssuedFrom)
 	f.addTime("issued_until", s.IssuedUntil)

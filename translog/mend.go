@@ -23,7 +23,7 @@ const sector = 512
 func OpenArchiveOf(ctx context.Context, records Store, path string, log *slog.Logger) (*Archive, error) {
 	epoch, err := records.Epoch(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("translog: read the store's epoch: %w", err)
+		return nil, fmt.Errorf("read the store's epoch: %w", err)
 	}
 	a, err := OpenArchive(path, epoch, log)
 	var corrupt *CorruptError
@@ -46,7 +46,7 @@ func OpenArchiveOf(ctx context.Context, records Store, path string, log *slog.Lo
 func mend(ctx context.Context, records Store, path string) (bool, error) {
 	f, err := files.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return false, fmt.Errorf("translog: open archive: %w", err)
+		return false, fmt.Errorf("open archive: %w", err)
 	}
 	defer func() { _ = lockedFile{f}.Close() }() // the truncation is already durable
 	if err := lock(f); err != nil {
@@ -63,7 +63,7 @@ func mend(ctx context.Context, records Store, path string) (bool, error) {
 	}
 	tail, err := io.ReadAll(io.NewSectionReader(f, corrupt.Offset, appendSize(next)+1))
 	if err != nil {
-		return false, fmt.Errorf("translog: read archive: %w", err)
+		return false, fmt.Errorf("read archive: %w", err)
 	}
 	if !isTorn(tail, corrupt.Offset, next) {
 		return false, nil
@@ -79,7 +79,7 @@ func mend(ctx context.Context, records Store, path string) (bool, error) {
 func nextAppend(ctx context.Context, records Store, head Head) ([]Sequenced, error) {
 	next, err := records.Entries(ctx, head.Size+1, batchSize)
 	if err != nil {
-		return nil, fmt.Errorf("translog: read entries from %d on: %w", head.Size+1, err)
+		return nil, fmt.Errorf("read entries from %d on: %w", head.Size+1, err)
 	}
 	good := 0
 	for v := NewVerifier(head); good < len(next) && v.Add(next[good]) == nil; {

@@ -23,7 +23,7 @@ func (e Epoch) String() string { return hex.EncodeToString(e[:]) }
 // EpochFromBytes returns the epoch of 16 bytes.
 func EpochFromBytes(b []byte) (Epoch, error) {
 	if len(b) != len(Epoch{}) {
-		return Epoch{}, fmt.Errorf("translog: an epoch has 16 bytes, and this one %d", len(b))
+		return Epoch{}, fmt.Errorf("an epoch has 16 bytes, and this one %d", len(b))
 	}
 	return Epoch(b), nil
 }

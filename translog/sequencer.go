@@ -61,12 +61,12 @@ func (s *Sequencer) Reconcile(ctx context.Context) error {
 func (s *Sequencer) reconcile(ctx context.Context) error {
 	store, err := s.records.Head(ctx)
 	if err != nil {
-		return fmt.Errorf("translog: read the store's end of the log: %w", err)
+		return fmt.Errorf("read the store's end of the log: %w", err)
 	}
 	archive := s.archive.Head()
 	epoch, err := s.records.Epoch(ctx)
 	if err != nil {
-		return fmt.Errorf("translog: read the store's epoch: %w", err)
+		return fmt.Errorf("read the store's epoch: %w", err)
 	}
 	if of := s.archive.Epoch(); epoch != of {
 		return &EpochError{Archive: of, Store: epoch}
@@ -114,7 +114,7 @@ func (s *Sequencer) entries(ctx context.Context, from uint64, limit int, store H
 		return nil, &MismatchError{Archive: s.archive.Head(), Store: store, Index: broken.Index, Detail: "in the store, " + broken.Detail}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("translog: read entries from %d on: %w", from, err)
+		return nil, fmt.Errorf("read entries from %d on: %w", from, err)
 	}
 	if len(batch) == 0 || batch[0].Index != from {
 		return nil, &MismatchError{Archive: s.archive.Head(), Store: store, Index: from, Detail: "the store does not hold it"}
@@ -190,7 +190,7 @@ func (s *Sequencer) sequence(ctx context.Context) error {
 		batch, err := s.records.Sequence(ctx, batchSize)
 		s.behind = s.behind || err != nil || len(batch) > 0 // after an error the call may have taken effect
 		if err != nil {
-			return fmt.Errorf("translog: sequence entries: %w", err)
+			return fmt.Errorf("sequence entries: %w", err)
 		}
 		if len(batch) < batchSize {
 			return nil

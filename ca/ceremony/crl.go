@@ -54,7 +54,7 @@ func RootCRL(root *x509.Certificate, signer crypto.Signer, spec CRLSpec) ([]byte
 		ThisUpdate: spec.Now.UTC().Truncate(time.Second), NextUpdate: spec.NextUpdate.UTC().Truncate(time.Second),
 	}, root, signer)
 	if err != nil {
-		return nil, fmt.Errorf("ceremony: sign CRL: %w", err)
+		return nil, fmt.Errorf("sign CRL: %w", err)
 	}
 	return der, nil
 }

@@ -26,7 +26,7 @@ func Request(signer crypto.Signer, spec RequestSpec) ([]byte, error) {
 	template := &x509.CertificateRequest{RawSubject: spec.Subject.bytes(), SignatureAlgorithm: algorithm}
 	der, err := x509.CreateCertificateRequest(rand.Reader, template, signer)
 	if err != nil {
-		return nil, fmt.Errorf("ceremony: sign request: %w", err)
+		return nil, fmt.Errorf("sign request: %w", err)
 	}
 	return der, nil
 }

@@ -42,7 +42,7 @@ func Root(signer crypto.Signer, spec RootSpec) ([]byte, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, signer.Public(), signer)
 	if err != nil {
-		return nil, fmt.Errorf("ceremony: sign root certificate: %w", err)
+		return nil, fmt.Errorf("sign root certificate: %w", err)
 	}
 	return der, nil
 }
@@ -73,7 +73,7 @@ func newSerial(now time.Time) (*big.Int, error) {
 	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process if it has no randomness
 	serial, err := pki.MakeSerial(now, random)
 	if err != nil {
-		return nil, fmt.Errorf("ceremony: %w", err)
+		return nil, fmt.Errorf("make a serial number: %w", err)
 	}
 	return serial.Int(), nil
 }

@@ -77,7 +77,7 @@ func Sign(root *x509.Certificate, signer crypto.Signer, request []byte, spec Sig
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, root, csr.PublicKey, signer)
 	if err != nil {
-		return nil, fmt.Errorf("ceremony: sign certificate: %w", err)
+		return nil, fmt.Errorf("sign certificate: %w", err)
 	}
 	return der, nil
 }

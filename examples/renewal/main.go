@@ -8,7 +8,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/pki"
 )
 
 func main() {
@@ -42,36 +42,21 @@ func run(ctx context.Context, dir string, want int) error {
 	if err != nil {
 		return err
 	}
-	go source.Run(ctx, func(*enroll.Pair) {})
+	go source.Run(ctx)
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = listener.Close() }()
-	go serve(listener, &tls.Config{
-		MinVersion: tls.VersionTLS13, GetCertificate: source.GetCertificate, ClientAuth: tls.RequireAnyClientCert,
-		VerifyConnection: verify(source, x509.ExtKeyUsageClientAuth), SessionTicketsDisabled: true,
-	})
-	client := &tls.Config{
-		MinVersion: tls.VersionTLS13, GetClientCertificate: source.GetClientCertificate,
-		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection verifies: peers have SPIFFE IDs, not host names
-		VerifyConnection:   verify(source, x509.ExtKeyUsageServerAuth),
-	}
-	return exchange(ctx, listener.Addr().String(), client, want)
-}
-
-// verify returns a function that verifies the peer's chain with the current roots.
-func verify(source *enroll.Source, purpose x509.ExtKeyUsage) func(tls.ConnectionState) error {
-	return func(state tls.ConnectionState) error {
-		intermediates := x509.NewCertPool()
-		for _, c := range state.PeerCertificates[1:] {
-			intermediates.AddCert(c)
+	self := func(peer pki.SPIFFEID) error { // both ends share one credential here
+		if own := source.Pair().ID(); peer != own {
+			return fmt.Errorf("connected to %s instead of %s", peer, own)
 		}
-		_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{
-			Roots: source.Roots(), Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{purpose},
-		})
-		return err
+		return nil
 	}
+	go serve(listener, enroll.PeerServerTLS(source.Pair, self))
+	client := enroll.PeerClientTLS(source.Pair, self)
+	return exchange(ctx, listener.Addr().String(), client, want)
 }
 
 // serve accepts connections and echoes each line.

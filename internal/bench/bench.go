@@ -67,7 +67,7 @@ func (f *commonFlags) timed(cmd *cobra.Command, duration, what string) {
 func (f *commonFlags) round(least time.Duration) (time.Duration, error) {
 	d, err := pki.ParseDuration(f.duration)
 	if err != nil {
-		return 0, cli.WrongUse("--duration: " + cli.TrimPrefixes(err.Error()))
+		return 0, cli.WrongFlag("--duration", err)
 	}
 	if d /= time.Duration(f.rounds); d < least {
 		return 0, cli.WrongUse(fmt.Sprintf("--duration %s: give at least %s for each round", f.duration, least))

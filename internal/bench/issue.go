@@ -71,7 +71,7 @@ func (b *issueBench) check() error {
 		return cli.WrongUse(fmt.Sprintf("--callers %d: give 1 to %d", b.callers, maxCallers))
 	}
 	if err := b.pace.check(); err != nil {
-		return cli.WrongUse(err.Error())
+		return cli.WrongArgument(err)
 	}
 	if b.pace.latency > 0 && b.pace.rate == 0 {
 		return cli.WrongUse("--token-latency goes with --token-rate")
@@ -301,7 +301,7 @@ func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float
 	if err != nil {
 		return nil, err
 	}
-	if values["token_signatures_per_second"], err = signatureRate(ctx, r.key, r.like.Token.Sessions, d); err != nil {
+	if values["token_signatures_per_second"], err = signatureRate(ctx, r.key, r.like.HSM.Sessions, d); err != nil {
 		return nil, err
 	}
 	if err := r.compare(ctx, d, values); err != nil {

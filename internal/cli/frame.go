@@ -59,7 +59,7 @@ func execute(ctx context.Context, root *cobra.Command, args []string, in io.Read
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(errOut, root.Name()+": "+TrimPrefixes(err.Error()))
+	fmt.Fprintln(errOut, root.Name()+": "+err.Error())
 	var failed *failure
 	if errors.As(err, &failed) {
 		return exitFailed

@@ -66,7 +66,7 @@ func (b *reverseWriter) addTime(t time.Time) error {
 	const layout = "20060102150405Z"
 	t = t.UTC()
 	if year := t.Year(); year < 0 || year > 9999 {
-		return fmt.Errorf("ocsp: the year %d does not fit GeneralizedTime: use 0 to 9999", year)
+		return fmt.Errorf("the year %d does not fit GeneralizedTime: use 0 to 9999", year)
 	}
 	var text [len(layout)]byte
 	b.addElement(asn1.GeneralizedTime, t.AppendFormat(text[:0], layout))

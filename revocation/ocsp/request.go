@@ -95,7 +95,7 @@ func publicKeyBits(c *x509.Certificate) ([]byte, error) {
 	var info cryptobyte.String
 	var bits []byte
 	if !outer.ReadASN1(&info, asn1.SEQUENCE) || !info.SkipASN1(asn1.SEQUENCE) || !info.ReadASN1BitStringAsBytes(&bits) {
-		return nil, errors.New("ocsp: the certificate has no readable public key")
+		return nil, errors.New("the certificate has no readable public key")
 	}
 	return bits, nil
 }
@@ -103,18 +103,18 @@ func publicKeyBits(c *x509.Certificate) ([]byte, error) {
 // ParseRequest parses an OCSPRequest in DER. Any error means malformedRequest (RFC 6960 §2.3).
 func ParseRequest(der []byte) (*Request, error) {
 	if len(der) > MaxRequestSize {
-		return nil, fmt.Errorf("ocsp: a request has at most %d bytes, not %d", MaxRequestSize, len(der))
+		return nil, fmt.Errorf("a request has at most %d bytes, not %d", MaxRequestSize, len(der))
 	}
 	outer := cryptobyte.String(der)
 	var request, tbs cryptobyte.String
 	if !outer.ReadASN1(&request, asn1.SEQUENCE) || !outer.Empty() {
-		return nil, errors.New("ocsp: not one DER sequence (RFC 6960 section 4.1.1)")
+		return nil, errors.New("not one DER sequence (RFC 6960 section 4.1.1)")
 	}
 	if !request.ReadASN1(&tbs, asn1.SEQUENCE) {
-		return nil, errors.New("ocsp: no tbsRequest")
+		return nil, errors.New("no tbsRequest")
 	}
 	if !request.SkipOptionalASN1(contextTag(0)) || !request.Empty() {
-		return nil, errors.New("ocsp: something other than a signature follows tbsRequest")
+		return nil, errors.New("something other than a signature follows tbsRequest")
 	}
 	return parseTBS(tbs)
 }
@@ -141,20 +141,20 @@ func PlainCertID(der []byte) (id []byte, serial pki.Serial, ok bool) {
 func parseTBS(tbs cryptobyte.String) (*Request, error) {
 	// DER omits the default version, v1, and there is no other version.
 	if tbs.PeekASN1Tag(contextTag(0)) {
-		return nil, errors.New("ocsp: the request has a version: only version 1 exists, which DER omits")
+		return nil, errors.New("the request has a version: only version 1 exists, which DER omits")
 	}
 	var list, wrapped cryptobyte.String
 	var extended bool
 	if !tbs.SkipOptionalASN1(contextTag(1)) || !tbs.ReadASN1(&list, asn1.SEQUENCE) {
-		return nil, errors.New("ocsp: no requestList")
+		return nil, errors.New("no requestList")
 	}
 	if !tbs.ReadOptionalASN1(&wrapped, &extended, contextTag(2)) || !tbs.Empty() {
-		return nil, errors.New("ocsp: something other than extensions follows requestList")
+		return nil, errors.New("something other than extensions follows requestList")
 	}
 	q := &Request{}
 	for !list.Empty() {
 		if len(q.IDs) == MaxIDs {
-			return nil, fmt.Errorf("ocsp: a request asks about at most %d certificates", MaxIDs)
+			return nil, fmt.Errorf("a request asks about at most %d certificates", MaxIDs)
 		}
 		id, err := parseSingle(&list)
 		if err != nil {
@@ -163,7 +163,7 @@ func parseTBS(tbs cryptobyte.String) (*Request, error) {
 		q.IDs = append(q.IDs, id)
 	}
 	if len(q.IDs) == 0 {
-		return nil, errors.New("ocsp: the request asks about no certificate")
+		return nil, errors.New("the request asks about no certificate")
 	}
 	if extended {
 		return q, parseExtensions(wrapped, q.handleExtension)
@@ -178,12 +178,12 @@ func (q *Request) handleExtension(oid cryptobyte.String, critical bool, value cr
 	case bytes.Equal(oid, elementNonce):
 		var nonce cryptobyte.String
 		if !value.ReadASN1(&nonce, asn1.OCTET_STRING) || !value.Empty() || len(nonce) < 1 || len(nonce) > MaxNonce {
-			return fmt.Errorf("ocsp: a nonce is an OCTET STRING of 1 to %d bytes (RFC 9654 section 2.1)", MaxNonce)
+			return fmt.Errorf("a nonce is an OCTET STRING of 1 to %d bytes (RFC 9654 section 2.1)", MaxNonce)
 		}
 		q.Nonce = nonce
 		return nil
 	case critical:
-		return fmt.Errorf("ocsp: the critical extension %v is not supported", oidText(oid))
+		return fmt.Errorf("the critical extension %v is not supported", oidText(oid))
 	}
 	return nil
 }
@@ -191,7 +191,7 @@ func (q *Request) handleExtension(oid cryptobyte.String, critical bool, value cr
 // refuseCritical refuses critical extensions of a single entry, because none is supported.
 func refuseCritical(oid cryptobyte.String, critical bool, _ cryptobyte.String) error {
 	if critical {
-		return fmt.Errorf("ocsp: the critical extension %v is not supported", oidText(oid))
+		return fmt.Errorf("the critical extension %v is not supported", oidText(oid))
 	}
 	return nil
 }
@@ -201,7 +201,7 @@ func parseSingle(list *cryptobyte.String) (CertID, error) {
 	var extended bool
 	if !list.ReadASN1(&single, asn1.SEQUENCE) || !single.ReadASN1Element(&raw, asn1.SEQUENCE) ||
 		!single.ReadOptionalASN1(&wrapped, &extended, contextTag(0)) || !single.Empty() {
-		return CertID{}, errors.New("ocsp: an entry of requestList is not a Request")
+		return CertID{}, errors.New("an entry of requestList is not a Request")
 	}
 	if extended {
 		if err := parseExtensions(wrapped, refuseCritical); err != nil {
@@ -218,7 +218,7 @@ func parseCertID(raw cryptobyte.String) (CertID, error) {
 	if !raw.ReadASN1(&body, asn1.SEQUENCE) || !body.ReadASN1(&algorithm, asn1.SEQUENCE) ||
 		!readObjectIdentifier(&algorithm, &oid) || !body.ReadASN1(&name, asn1.OCTET_STRING) ||
 		!body.ReadASN1(&key, asn1.OCTET_STRING) || !readSerial(&body, &id.Serial) || !body.Empty() {
-		return CertID{}, errors.New("ocsp: a reqCert is not a CertID")
+		return CertID{}, errors.New("a reqCert is not a CertID")
 	}
 	size := 0
 	switch {
@@ -232,10 +232,10 @@ func parseCertID(raw cryptobyte.String) (CertID, error) {
 	// Clients send the parameters as NULL or omit them (RFC 5754 §2).
 	var null cryptobyte.String
 	if !algorithm.Empty() && (!algorithm.ReadASN1(&null, asn1.NULL) || !null.Empty() || !algorithm.Empty()) {
-		return CertID{}, errors.New("ocsp: the parameters of a hash algorithm are neither absent nor NULL")
+		return CertID{}, errors.New("the parameters of a hash algorithm are neither absent nor NULL")
 	}
 	if len(name) != size || len(key) != size {
-		return CertID{}, fmt.Errorf("ocsp: issuerNameHash and issuerKeyHash have %d bytes in a CertID of this hash", size)
+		return CertID{}, fmt.Errorf("issuerNameHash and issuerKeyHash have %d bytes in a CertID of this hash", size)
 	}
 	copy(id.Issuer.name[:], name)
 	copy(id.Issuer.key[:], key)
@@ -278,7 +278,7 @@ func readObjectIdentifier(from, element *cryptobyte.String) bool {
 func parseExtensions(wrapped cryptobyte.String, take func(cryptobyte.String, bool, cryptobyte.String) error) error {
 	var list cryptobyte.String
 	if !wrapped.ReadASN1(&list, asn1.SEQUENCE) || !wrapped.Empty() || list.Empty() {
-		return errors.New("ocsp: not a list of extensions")
+		return errors.New("not a list of extensions")
 	}
 	var some [4]cryptobyte.String
 	seen := some[:0]
@@ -286,19 +286,19 @@ func parseExtensions(wrapped cryptobyte.String, take func(cryptobyte.String, boo
 		var extension, oid, value cryptobyte.String
 		critical := false
 		if !list.ReadASN1(&extension, asn1.SEQUENCE) || !readObjectIdentifier(&extension, &oid) {
-			return errors.New("ocsp: not an extension")
+			return errors.New("not an extension")
 		}
 		if extension.PeekASN1Tag(asn1.BOOLEAN) && (!extension.ReadASN1Boolean(&critical) || !critical) {
-			return errors.New("ocsp: an extension encodes critical as FALSE, which DER omits")
+			return errors.New("an extension encodes critical as FALSE, which DER omits")
 		}
 		if !extension.ReadASN1(&value, asn1.OCTET_STRING) || !extension.Empty() {
-			return errors.New("ocsp: not an extension")
+			return errors.New("not an extension")
 		}
 		if slices.ContainsFunc(seen, func(s cryptobyte.String) bool { return bytes.Equal(s, oid) }) {
-			return fmt.Errorf("ocsp: the extension %v is repeated", oidText(oid))
+			return fmt.Errorf("the extension %v is repeated", oidText(oid))
 		}
 		if seen = append(seen, oid); len(seen) > maxExtensions {
-			return fmt.Errorf("ocsp: a list of extensions has more than %d entries", maxExtensions)
+			return fmt.Errorf("a list of extensions has more than %d entries", maxExtensions)
 		}
 		if err := take(oid, critical, value); err != nil {
 			return err

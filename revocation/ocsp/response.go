@@ -108,10 +108,10 @@ func NewSigner(certificate *x509.Certificate, key crypto.Signer) (*Signer, error
 		s.algorithm = pureEd25519
 	}
 	if s.algorithm == nil {
-		return nil, fmt.Errorf("ocsp: responses cannot be signed with a %T: use a P-256, P-384, RSA or Ed25519 key", key.Public())
+		return nil, fmt.Errorf("responses cannot be signed with a %T: use a P-256, P-384, RSA or Ed25519 key", key.Public())
 	}
 	if public, ok := certificate.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(key.Public()) {
-		return nil, errors.New("ocsp: the responder's key does not match its certificate: use the key that the certificate was issued for")
+		return nil, errors.New("the responder's key does not match its certificate: use the key that the certificate was issued for")
 	}
 	bits, err := publicKeyBits(certificate)
 	if err != nil {
@@ -132,11 +132,11 @@ const typicalSize = 512
 func (s *Signer) Sign(r Response) ([]byte, error) {
 	tbs := newReverseWriter(make([]byte, typicalSize))
 	if err := s.addResponseData(tbs, r); err != nil {
-		return nil, fmt.Errorf("ocsp: encode response: %w", err)
+		return nil, fmt.Errorf("encode response: %w", err)
 	}
 	signature, err := crypto.SignMessage(s.key, rand.Reader, tbs.der(), s.hash)
 	if err != nil {
-		return nil, fmt.Errorf("ocsp: sign response: %w", err)
+		return nil, fmt.Errorf("sign response: %w", err)
 	}
 	return s.envelope(tbs.der(), signature), nil
 }

@@ -41,11 +41,11 @@ func (l *publishedCRL) release() {
 func (r *Responder) PublishCRL(c crl.CRL, path string) error {
 	i := r.known(c.Issuer)
 	if i == nil {
-		return fmt.Errorf("responder: issuer %s is unknown: add its certificate first", c.Issuer.Short())
+		return fmt.Errorf("issuer %s is unknown: add its certificate first", c.Issuer.Short())
 	}
 	file, err := files.Open(path)
 	if err != nil {
-		return fmt.Errorf("responder: open CRL %v of %s: %w", c.Number, c.Issuer.Short(), err)
+		return fmt.Errorf("open CRL %v of %s: %w", c.Number, c.Issuer.Short(), err)
 	}
 	next := &publishedCRL{CRL: c, file: file}
 	if err := i.replace(next.acquire()); err != nil {
@@ -59,10 +59,10 @@ func (r *Responder) PublishCRL(c crl.CRL, path string) error {
 func (i *issuer) replace(next *publishedCRL) error {
 	info, err := next.file.Stat()
 	if err != nil {
-		return fmt.Errorf("responder: read CRL %v: %w", next.Number, err)
+		return fmt.Errorf("read CRL %v: %w", next.Number, err)
 	}
 	if info.Size() != next.Size {
-		return fmt.Errorf("responder: CRL %v of %s has %d bytes, its record says %d: publish the file that belongs to the record",
+		return fmt.Errorf("CRL %v of %s has %d bytes, its record says %d: publish the file that belongs to the record",
 			next.Number, next.Issuer.Short(), info.Size(), next.Size)
 	}
 	path := next.Scope().Path()

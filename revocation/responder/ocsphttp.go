@@ -229,12 +229,12 @@ func decodePath(space *workspace, encoded string) ([]byte, error) {
 		case '_':
 			text[n] = '/'
 		case '\r', '\n': // the decoder would skip them
-			return nil, errors.New("responder: the base64 contains a line break")
+			return nil, errors.New("the base64 contains a line break")
 		}
 	}
 	bare := bytes.TrimRight(text, "=")
 	if padding := len(text) - len(bare); padding > 0 && (padding > 2 || len(text)%4 != 0) {
-		return nil, errors.New("responder: the base64 has wrong padding")
+		return nil, errors.New("the base64 has wrong padding")
 	}
 	n, err := strictBase64.Decode(space.der[:], bare)
 	return space.der[:n], err

@@ -123,13 +123,13 @@ func New(c Config) (*Responder, error) {
 		r.staleness = max(DefaultStaleness, 2*r.maxAge)
 	}
 	if err := CheckMaxAge(r.maxAge); err != nil {
-		return nil, fmt.Errorf("responder: maximum age of a cached response: %w", err)
+		return nil, fmt.Errorf("maximum age of a cached response: %w", err)
 	}
 	if err := CheckMaxAge(r.crlMaxAge); err != nil {
-		return nil, fmt.Errorf("responder: maximum age of a cached CRL: %w", err)
+		return nil, fmt.Errorf("maximum age of a cached CRL: %w", err)
 	}
 	if r.staleness < 2*r.maxAge || r.staleness < 2*time.Second {
-		return nil, fmt.Errorf("responder: the staleness limit is %v, and caches keep responses for %v: "+
+		return nil, fmt.Errorf("the staleness limit is %v, and caches keep responses for %v: "+
 			"set it to at least twice that, and at least 2s", r.staleness, r.maxAge)
 	}
 	r.cacheable, r.maxLag = []string{cacheControl(r.maxAge)}, int64(r.staleness/2/time.Second)
@@ -174,10 +174,10 @@ func (r *Responder) known(id pki.IssuerID) *issuer {
 func (r *Responder) AddIssuer(certificate *x509.Certificate) error {
 	hashes, err := ocsp.HashIssuers(certificate)
 	if err != nil {
-		return fmt.Errorf("responder: add %s: %w", certificate.Subject, err)
+		return fmt.Errorf("add %s: %w", certificate.Subject, err)
 	}
 	if !certificate.IsCA {
-		return fmt.Errorf("responder: add %s: this is not a CA certificate", certificate.Subject)
+		return fmt.Errorf("add %s: this is not a CA certificate", certificate.Subject)
 	}
 	i := r.issuer(pki.IssuerOf(certificate))
 	i.mu.Lock()
@@ -202,19 +202,19 @@ var oidNoCheck = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}
 func (r *Responder) SetDelegate(id pki.IssuerID, certificate *x509.Certificate, key crypto.Signer) error {
 	i := r.known(id)
 	if i == nil {
-		return fmt.Errorf("responder: issuer %s is unknown: add its certificate first", id.Short())
+		return fmt.Errorf("issuer %s is unknown: add its certificate first", id.Short())
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.certificate == nil {
-		return fmt.Errorf("responder: issuer %s is unknown: add its certificate first", id.Short())
+		return fmt.Errorf("issuer %s is unknown: add its certificate first", id.Short())
 	}
 	if err := checkDelegate(certificate, i.certificate, r.clock()); err != nil {
-		return fmt.Errorf("responder: delegate for %s: %w", i.certificate.Subject, err)
+		return fmt.Errorf("delegate for %s: %w", i.certificate.Subject, err)
 	}
 	signer, err := ocsp.NewSigner(certificate, key)
 	if err != nil {
-		return fmt.Errorf("responder: delegate for %s: %w", i.certificate.Subject, err)
+		return fmt.Errorf("delegate for %s: %w", i.certificate.Subject, err)
 	}
 	i.signer = signer
 	return nil

@@ -1,10 +1,10 @@
 package authz
 
-// An Operation is one thing that a caller can ask a server for, whatever front door it comes through. A front door maps
-// its requests to operations. The zero value is no operation, and denied to everybody.
+// An Operation is something that a caller can request from a server, independent of the front door. A front door maps
+// its requests to operations. The zero value is not an operation and denied to everybody.
 type Operation string
 
-// The operations. Each has its row in the access table.
+// The operations. Each must be in the access table.
 const (
 	Enroll            Operation = "Enroll"
 	Renew             Operation = "Renew"
@@ -15,6 +15,7 @@ const (
 	CreateIdentity  Operation = "CreateIdentity"
 	GetIdentity     Operation = "GetIdentity"
 	ListIdentities  Operation = "ListIdentities"
+	UpdateIdentity  Operation = "UpdateIdentity"
 	SuspendIdentity Operation = "SuspendIdentity"
 	ResumeIdentity  Operation = "ResumeIdentity"
 	RetireIdentity  Operation = "RetireIdentity"
@@ -26,8 +27,11 @@ const (
 	ListCertificates     Operation = "ListCertificates"
 	GetCertificateChain  Operation = "GetCertificateChain"
 	RevokeCertificate    Operation = "RevokeCertificate"
+	HoldCertificate      Operation = "HoldCertificate"
+	UnholdCertificate    Operation = "UnholdCertificate"
 	CreateBulkRevocation Operation = "CreateBulkRevocation"
 	GetBulkRevocation    Operation = "GetBulkRevocation"
+	ListBulkRevocations  Operation = "ListBulkRevocations"
 	RevokeCompromisedKey Operation = "RevokeCompromisedKey"
 
 	ListCRLs  Operation = "ListCRLs"

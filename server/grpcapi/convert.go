@@ -13,22 +13,6 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// maxPage and defaultPage bound a page of a list.
-const (
-	maxPage     = 1000
-	defaultPage = 100
-)
-
-func pageSize(n int32) (int, error) {
-	switch {
-	case n == 0:
-		return defaultPage, nil
-	case n < 0 || n > maxPage:
-		return 0, pki.Refuse(pki.RuleRequest, "use 1 to 1000, or 0 for 100", "the page size is %d", n)
-	}
-	return int(n), nil
-}
-
 // cursorIn reads the token of a page; empty is the first one.
 func cursorIn(text string) (ra.Cursor, error) {
 	if text == "" {
@@ -132,7 +116,7 @@ var identityStates = map[brevetv1.IdentityState]pki.IdentityState{
 func identityOut(id ra.Identity) *brevetv1.Identity {
 	return &brevetv1.Identity{
 		Id: id.ID.String(), Kind: wireOf(kinds, id.Kind), Profile: id.Profile, Labels: id.Labels, Names: namesOut(id.DNSNames, id.IPAddresses),
-		State: wireOf(identityStates, id.State), CreateTime: timestamppb.New(id.CreatedAt),
+		State: wireOf(identityStates, id.State), CreateTime: timestamppb.New(id.CreatedAt), Revision: int64(id.Revision), //nolint:gosec // it counts up from 1
 	}
 }
 
@@ -179,7 +163,7 @@ var stateOut = map[pki.State]brevetv1.CertificateState{
 func certificateOut(c ra.Certificate) *brevetv1.Certificate {
 	out := &brevetv1.Certificate{
 		Serial: c.Ref.Serial.Bytes(), IssuerId: c.Ref.Issuer.Bytes(), Profile: c.Profile, Der: c.DER, NotAfter: timestamppb.New(c.NotAfter),
-		IssueTime: timestamppb.New(c.Ref.Serial.Time()), State: stateOut[c.Status.State], Delivered: c.Delivered, InvalidityTime: timeOut(c.InvalidSince),
+		IssueTime: timestamppb.New(c.IssuedAt), State: stateOut[c.Status.State], Delivered: c.Delivered, InvalidityTime: timeOut(c.InvalidSince),
 	}
 	if c.Delivered {
 		out.Identity, out.KeyHash, out.NotBefore = c.Identity.String(), c.KeyHash.Bytes(), timestamppb.New(c.NotBefore)

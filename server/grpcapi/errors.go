@@ -32,6 +32,7 @@ var outcomes = map[pki.Class]outcome{
 	pki.PermissionDenied:   {codes.PermissionDenied, http.StatusForbidden},
 	pki.NotFound:           {codes.NotFound, http.StatusNotFound},
 	pki.FailedPrecondition: {codes.FailedPrecondition, http.StatusConflict},
+	pki.Aborted:            {codes.Aborted, http.StatusConflict},
 	pki.ResourceExhausted:  {codes.ResourceExhausted, http.StatusTooManyRequests},
 	pki.Unimplemented:      {codes.Unimplemented, http.StatusNotImplemented},
 }

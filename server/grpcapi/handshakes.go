@@ -26,7 +26,7 @@ func checkCertificates(chain [][]byte, _ [][]*x509.Certificate) error {
 		total += len(der)
 	}
 	if len(chain) > maxCertificates || total > maxCertificateBytes {
-		return fmt.Errorf("server: the client sent %d certificates of %d bytes, the maximum is %d of %d bytes",
+		return fmt.Errorf("the client sent %d certificates of %d bytes, the maximum is %d of %d bytes",
 			len(chain), total, maxCertificates, maxCertificateBytes)
 	}
 	return nil
@@ -100,7 +100,7 @@ func (h *handshake) Read(p []byte) (int, error) {
 	}
 	h.rest()
 	if h.read >= maxHandshakeBytes {
-		return 0, fmt.Errorf("server: the client sent %d bytes in its handshake, the maximum is %d", h.read, maxHandshakeBytes)
+		return 0, fmt.Errorf("the client sent %d bytes in its handshake, the maximum is %d", h.read, maxHandshakeBytes)
 	}
 	n, err := h.Conn.Read(p[:min(len(p), maxHandshakeBytes-h.read)])
 	h.read += n

@@ -3,6 +3,7 @@ package grpcapi
 import (
 	"context"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/ra"
@@ -81,6 +82,54 @@ func (s *Identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdent
 		resp.NextPageToken = list[size-1].ID.String()
 	}
 	return resp, nil
+}
+
+// UpdateIdentity serves the RPC of that name in brevet.v1.IdentityService.
+func (s *Identities) UpdateIdentity(ctx context.Context, req *brevetv1.UpdateIdentityRequest) (*brevetv1.UpdateIdentityResponse, error) {
+	u, err := s.updateIn(req)
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.Registrar.UpdateIdentity(ctx, u, callerOf(ctx).Actor())
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.UpdateIdentityResponse{Identity: identityOut(id)}, nil
+}
+
+// updateIn reads which attributes of an identity are to change.
+func (s *Identities) updateIn(req *brevetv1.UpdateIdentityRequest) (ra.IdentityUpdate, error) {
+	var u ra.IdentityUpdate
+	var err error
+	if u.ID, err = s.Registrar.ParseID(req.GetId()); err != nil {
+		return u, err
+	}
+	if req.GetRevision() < 1 {
+		return u, pki.Refuse(pki.RuleRequest, "send the revision of the identity as GetIdentity returns it", "revision is %d", req.GetRevision())
+	}
+	u.Revision = uint64(req.GetRevision())
+	if len(req.GetUpdateMask().GetPaths()) == 0 {
+		return u, pki.Refuse(pki.RuleRequest, "name profile, labels or names", "update_mask names no attribute")
+	}
+	for _, path := range req.GetUpdateMask().GetPaths() {
+		switch path {
+		case "profile":
+			profile := req.GetSpec().GetProfile()
+			u.Profile = &profile
+		case "labels":
+			labels := req.GetSpec().GetLabels()
+			u.Labels = &labels
+		case "names":
+			names := ca.Names{}
+			if names.DNS, names.IPs, err = namesIn(req.GetSpec().GetNames()); err != nil {
+				return u, err
+			}
+			u.Names = &names
+		default:
+			return u, pki.Refuse(pki.RuleRequest, "name profile, labels or names", "update_mask names %.64q, which does not change", path)
+		}
+	}
+	return u, nil
 }
 
 // SuspendIdentity serves the RPC of that name in brevet.v1.IdentityService.

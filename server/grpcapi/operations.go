@@ -18,6 +18,7 @@ var operations = map[string]authz.Operation{
 	brevetv1.IdentityService_CreateIdentity_FullMethodName:  authz.CreateIdentity,
 	brevetv1.IdentityService_GetIdentity_FullMethodName:     authz.GetIdentity,
 	brevetv1.IdentityService_ListIdentities_FullMethodName:  authz.ListIdentities,
+	brevetv1.IdentityService_UpdateIdentity_FullMethodName:  authz.UpdateIdentity,
 	brevetv1.IdentityService_SuspendIdentity_FullMethodName: authz.SuspendIdentity,
 	brevetv1.IdentityService_ResumeIdentity_FullMethodName:  authz.ResumeIdentity,
 	brevetv1.IdentityService_RetireIdentity_FullMethodName:  authz.RetireIdentity,
@@ -31,8 +32,11 @@ var operations = map[string]authz.Operation{
 	brevetv1.CertificateService_GetCertificateChain_FullMethodName: authz.GetCertificateChain,
 
 	brevetv1.RevocationService_RevokeCertificate_FullMethodName:    authz.RevokeCertificate,
+	brevetv1.RevocationService_HoldCertificate_FullMethodName:      authz.HoldCertificate,
+	brevetv1.RevocationService_UnholdCertificate_FullMethodName:    authz.UnholdCertificate,
 	brevetv1.RevocationService_CreateBulkRevocation_FullMethodName: authz.CreateBulkRevocation,
 	brevetv1.RevocationService_GetBulkRevocation_FullMethodName:    authz.GetBulkRevocation,
+	brevetv1.RevocationService_ListBulkRevocations_FullMethodName:  authz.ListBulkRevocations,
 	brevetv1.RevocationService_RevokeCompromisedKey_FullMethodName: authz.RevokeCompromisedKey,
 
 	brevetv1.CRLService_ListCRLs_FullMethodName:  authz.ListCRLs,

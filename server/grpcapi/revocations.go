@@ -2,6 +2,7 @@ package grpcapi
 
 import (
 	"context"
+	"encoding/binary"
 	"strconv"
 	"time"
 
@@ -31,16 +32,46 @@ func (s *Revocations) RevokeCertificate(ctx context.Context, req *brevetv1.Revok
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.Revocations.Apply(ctx, revocation.Change{
-		Action: revocation.Revoke, Reason: reason, Certificate: c.Ref, InvalidSince: since, Actor: callerOf(ctx).Actor(), Comment: req.GetComment(),
+	have, affected, err := s.apply(ctx, revocation.Change{
+		Action: revocation.Revoke, Reason: reason, Certificate: c.Ref, InvalidSince: since, Comment: req.GetComment(),
 	})
+	return &brevetv1.RevokeCertificateResponse{Certificate: have, Affected: affected}, err
+}
+
+// apply carries out a change of one certificate, and returns its record afterwards and how many certificates have changed.
+func (s *Revocations) apply(ctx context.Context, o revocation.Change) (*brevetv1.Certificate, *brevetv1.AffectedCertificates, error) {
+	o.Actor = callerOf(ctx).Actor()
+	out, err := s.Revocations.Apply(ctx, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := s.Registrar.Store().Certificate(ctx, o.Certificate)
+	if err != nil {
+		return nil, nil, err
+	}
+	return certificateOut(c), affectedOut(out.Affected), nil
+}
+
+// HoldCertificate serves the RPC of that name in brevet.v1.RevocationService.
+func (s *Revocations) HoldCertificate(ctx context.Context, req *brevetv1.HoldCertificateRequest) (*brevetv1.HoldCertificateResponse, error) {
+	c, err := findCertificate(ctx, s.Registrar, req)
 	if err != nil {
 		return nil, err
 	}
-	if c, err = s.Registrar.Store().Certificate(ctx, c.Ref); err != nil {
+	have, affected, err := s.apply(ctx, revocation.Change{
+		Action: revocation.Hold, Reason: pki.CertificateHold, Certificate: c.Ref, Comment: req.GetComment(),
+	})
+	return &brevetv1.HoldCertificateResponse{Certificate: have, Affected: affected}, err
+}
+
+// UnholdCertificate serves the RPC of that name in brevet.v1.RevocationService.
+func (s *Revocations) UnholdCertificate(ctx context.Context, req *brevetv1.UnholdCertificateRequest) (*brevetv1.UnholdCertificateResponse, error) {
+	c, err := findCertificate(ctx, s.Registrar, req)
+	if err != nil {
 		return nil, err
 	}
-	return &brevetv1.RevokeCertificateResponse{Certificate: certificateOut(c), Affected: affectedOut(out.Affected)}, nil
+	have, affected, err := s.apply(ctx, revocation.Change{Action: revocation.Unhold, Certificate: c.Ref, Comment: req.GetComment()})
+	return &brevetv1.UnholdCertificateResponse{Certificate: have, Affected: affected}, err
 }
 
 // groundsIn reads the reason and the invalidity date of a request to revoke.
@@ -83,8 +114,8 @@ func (s *Revocations) CreateBulkRevocation(ctx context.Context, req *brevetv1.Cr
 }
 
 // selectionIn reads a selection. The certificates and identities that it names are looked up later, with the members.
-func (s *Revocations) selectionIn(ctx context.Context, sel *brevetv1.CertificateSelection) (revocation.Selection, error) {
-	out := revocation.Selection{Profile: sel.GetProfile(), Label: revocation.Label{Name: sel.GetLabel().GetName(), Value: sel.GetLabel().GetValue()}}
+func (s *Revocations) selectionIn(ctx context.Context, sel *brevetv1.CertificateSelection) (pki.Selection, error) {
+	out := pki.Selection{Profile: sel.GetProfile(), Label: pki.Label{Name: sel.GetLabel().GetName(), Value: sel.GetLabel().GetValue()}}
 	var err error
 	if out.Issuer, err = issuerIn(sel.GetIssuerId()); err != nil {
 		return out, err
@@ -145,9 +176,10 @@ func bulkOut(b revocation.BulkRevocation) *brevetv1.BulkRevocation {
 	out := &brevetv1.BulkRevocation{
 		Selection: selectionOut(b.Selection), Action: wireOf(bulkActions, b.Action), Reason: brevetv1.RevocationReason(b.Reason),
 		InvalidityTime: timeOut(b.InvalidSince), Comment: b.Comment, CreatedBy: b.Actor.String(), CreateTime: timeOut(b.At),
-		State: bulkState(b), Expired: int64(b.Expired), Applied: int64(b.Applied),
+		Expired: int64(b.Expired), Applied: int64(b.Applied),
 	}
-	if b.ID != 0 {
+	if b.ID != 0 { // it was not only counted
+		out.State = wireOf(bulkStates, b.State())
 		out.Id = strconv.FormatInt(b.ID, 10)
 	}
 	if b.Counted {
@@ -157,25 +189,18 @@ func bulkOut(b revocation.BulkRevocation) *brevetv1.BulkRevocation {
 	return out
 }
 
-// bulkState returns the state of a bulk revocation; unspecified for one that was only counted.
-func bulkState(b revocation.BulkRevocation) brevetv1.BulkRevocationState {
-	switch {
-	case b.ID == 0:
-		return brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_UNSPECIFIED
-	case b.Done:
-		return brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE
-	case b.Counted:
-		return brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_APPLYING
-	default:
-		return brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_SELECTING
-	}
+// bulkStates are the states of bulk revocations on the wire.
+var bulkStates = map[brevetv1.BulkRevocationState]revocation.BulkState{
+	brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_SELECTING: revocation.BulkSelecting,
+	brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_APPLYING:  revocation.BulkApplying,
+	brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE:      revocation.BulkDone,
 }
 
-func selectionOut(s revocation.Selection) *brevetv1.CertificateSelection {
+func selectionOut(s pki.Selection) *brevetv1.CertificateSelection {
 	out := &brevetv1.CertificateSelection{
 		Profile: s.Profile, Identity: s.Identity.String(), IssueStartTime: timeOut(s.IssuedFrom), IssueEndTime: timeOut(s.IssuedUntil),
 	}
-	if s.Label != (revocation.Label{}) {
+	if s.Label != (pki.Label{}) {
 		out.Label = &brevetv1.Label{Name: s.Label.Name, Value: s.Label.Value}
 	}
 	if !s.Issuer.IsZero() {
@@ -188,6 +213,42 @@ func selectionOut(s revocation.Selection) *brevetv1.CertificateSelection {
 		out.KeyHash = s.Key.Bytes()
 	}
 	return out
+}
+
+// ListBulkRevocations serves the RPC of that name in brevet.v1.RevocationService.
+func (s *Revocations) ListBulkRevocations(ctx context.Context, req *brevetv1.ListBulkRevocationsRequest) (*brevetv1.ListBulkRevocationsResponse, error) {
+	size, err := pageSize(req.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	states, err := statesIn(bulkStates, req.GetStates())
+	if err != nil {
+		return nil, err
+	}
+	after, err := pageAfter(req, bulkKey)
+	if err != nil {
+		return nil, err
+	}
+	list, next, err := s.Revocations.BulkRevocations(ctx, states, after, size)
+	if err != nil {
+		return nil, err
+	}
+	resp := &brevetv1.ListBulkRevocationsResponse{}
+	for _, b := range list {
+		resp.BulkRevocations = append(resp.BulkRevocations, bulkOut(b))
+	}
+	if next != 0 {
+		resp.NextPageToken = pageToken(req, binary.BigEndian.AppendUint64(nil, uint64(next))) //nolint:gosec // IDs count up from 1
+	}
+	return resp, nil
+}
+
+// bulkKey reads the sort key of a bulk revocation: its ID.
+func bulkKey(key []byte) (int64, error) {
+	if len(key) != 8 {
+		return 0, errPageToken
+	}
+	return int64(binary.BigEndian.Uint64(key)), nil //nolint:gosec // any value is a place in the list
 }
 
 // RevokeCompromisedKey serves the RPC of that name in brevet.v1.RevocationService.

@@ -103,7 +103,7 @@ func (s *state) announce(intent ca.Intent) error {
 	}
 	intent.Items = slices.Clone(intent.Items)
 	for i := range intent.Items {
-		intent.Items[i].NotAfter = stored(intent.Items[i].NotAfter)
+		intent.Items[i].IssuedAt, intent.Items[i].NotAfter = stored(intent.Items[i].IssuedAt), stored(intent.Items[i].NotAfter)
 	}
 	s.pending = append(s.pending, intent)
 	return nil
@@ -193,7 +193,7 @@ func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, 
 		return superseded, rules.SerialTaken(r.Ref.Serial)
 	}
 	s.insert(cert{Certificate: ra.Certificate{
-		Ref: r.Ref, Identity: r.Identity, Profile: r.Profile, KeyHash: r.KeyHash, NotBefore: stored(r.NotBefore),
+		Ref: r.Ref, Identity: r.Identity, Profile: r.Profile, KeyHash: r.KeyHash, IssuedAt: stored(r.IssuedAt), NotBefore: stored(r.NotBefore),
 		NotAfter: stored(r.NotAfter), Status: pki.Status{State: pki.Good, Version: 1}, DER: slices.Clone(r.DER),
 		Delivered: true, RequestID: r.RequestID,
 	}, supersededBy: -1, partition: r.Partition})
@@ -258,7 +258,7 @@ func (s *state) abandon(
 			duplicates = append(duplicates, item)
 			continue
 		}
-		c := ra.Certificate{Ref: item.Ref, NotAfter: item.NotAfter, Status: rules.Abandoned(at)}
+		c := ra.Certificate{Ref: item.Ref, IssuedAt: item.IssuedAt, NotAfter: item.NotAfter, Status: rules.Abandoned(at)}
 		s.insert(cert{Certificate: c, supersededBy: -1, partition: item.Partition})
 		recorded, changes = append(recorded, item), append(changes, pki.StatusChange{Ref: c.Ref, NotAfter: c.NotAfter, Status: c.Status})
 	}

@@ -60,7 +60,7 @@ func IssuedEntry(r *ca.Record, at time.Time, superseded pki.StatusChange) transl
 		}},
 		RequestID: r.RequestID,
 		Event: &translog.IssuedCertificate{
-			Profile: r.Profile, Key: r.KeyHash, NotBefore: r.NotBefore, IssueTime: r.Ref.Serial.Time(), Partition: r.Partition,
+			Profile: r.Profile, Key: r.KeyHash, NotBefore: r.NotBefore, IssueTime: r.IssuedAt, Partition: r.Partition,
 			Predecessor: r.Guard.Predecessor.Serial, Token: r.Guard.Token, Enrolls: r.Guard.Enrolls,
 		},
 	}
@@ -74,7 +74,9 @@ func IssuedEntry(r *ca.Record, at time.Time, superseded pki.StatusChange) transl
 func AbandonedEntry(at time.Time, items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
 	event := &translog.AbandonedCertificates{}
 	for _, item := range items {
-		event.Certificates = append(event.Certificates, translog.AbandonedCertificate{Partition: item.Partition, Digest: item.Digest})
+		event.Certificates = append(event.Certificates, translog.AbandonedCertificate{
+			IssueTime: item.IssuedAt, Partition: item.Partition, Digest: item.Digest,
+		})
 	}
 	return translog.Entry{
 		Time: at, Actor: issuerActor, Action: translog.CertificateAbandoned, Outcome: translog.Done, Changes: changes, Event: event,
@@ -248,11 +250,7 @@ func bulkEvent(b RecordedBulk) *translog.BulkRevocation {
 	return &translog.BulkRevocation{
 		ID: b.ID, Action: translog.BulkAction(b.Action), Reason: b.Reason, InvalidSince: b.InvalidSince, Comment: b.Comment,
 		Mark: b.Mark, Reach: b.Reach, AtOnce: b.Done,
-		Selection: translog.Selection{
-			Issuer: b.Issuer, Identity: b.Identity, LineageOf: b.LineageOf, Key: b.Key, Profile: b.Profile,
-			HasLabel: !b.Label.IsZero(), LabelName: b.Label.Name, LabelValue: b.Label.Value,
-			IssuedFrom: b.IssuedFrom, IssuedUntil: b.IssuedUntil,
-		},
+		Selection: b.Selection,
 	}
 }
 

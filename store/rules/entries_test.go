@@ -54,7 +54,7 @@ func TestLargeEntries(t *testing.T) {
 // TestBulkEntries checks that a bulk revocation reads back from the log as it was recorded.
 func TestBulkEntries(t *testing.T) {
 	b := rules.RecordedBulk{Mark: 9, Reach: now.Add(-time.Hour), BulkRevocation: revocation.BulkRevocation{ID: 7, BulkRequest: revocation.BulkRequest{
-		Selection: revocation.Selection{Profile: "device", Label: revocation.Label{Name: "site", Value: "a"}, IssuedFrom: now},
+		Selection: pki.Selection{Profile: "device", Label: pki.Label{Name: "site", Value: "a"}, IssuedFrom: now},
 		Action:    revocation.Revoke, Reason: pki.KeyCompromise, InvalidSince: now, Actor: pki.ActorSystem("test"), Comment: "stolen", At: now,
 	}}}
 	encoded, err := rules.BulkEntry(b).Marshal()

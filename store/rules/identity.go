@@ -26,10 +26,15 @@ func CheckSameIdentity(have, want ra.Identity) error {
 }
 
 // UpdateIdentity returns an identity with another profile, labels and names, in the next revision, and reports whether
-// they differ from those on record.
+// they differ from those on record. If want has a revision, it must be the one on record.
 func UpdateIdentity(have, want ra.Identity) (ra.Identity, bool, error) {
 	if have.State == pki.Retired {
 		return have, false, retired(have.ID)
+	}
+	if want.Revision != 0 {
+		if err := have.CheckRevision(want.Revision); err != nil {
+			return have, false, err
+		}
 	}
 	if want.SameAttributes(have) {
 		return have, false, nil

@@ -58,7 +58,6 @@ type (
 	// only the serial number is known.
 	AddCertificate struct {
 		ca.Record
-		IssueTime time.Time
 		// Superseded is the new status of the predecessor if the certificate revoked it; zero otherwise.
 		Superseded pki.StatusChange
 		Index      uint64
@@ -214,14 +213,15 @@ func replayIssued(index uint64, e translog.Entry, event *translog.IssuedCertific
 	c := e.Changes[0]
 	op := AddCertificate{
 		Record: ca.Record{
-			Ref: c.Ref, Identity: e.Identity, Profile: event.Profile, KeyHash: event.Key, NotBefore: event.NotBefore, NotAfter: c.NotAfter,
+			Ref: c.Ref, Identity: e.Identity, Profile: event.Profile, KeyHash: event.Key, IssuedAt: event.IssueTime,
+			NotBefore: event.NotBefore, NotAfter: c.NotAfter,
 			Partition: event.Partition, RequestID: e.RequestID, Actor: e.Actor,
 			Guard: pki.Guard{
 				Key: event.Key, Token: event.Token, Enrolls: event.Enrolls, Predecessor: pki.CertRef{Serial: event.Predecessor},
 				Supersedes: len(e.Changes) == 2,
 			},
 		},
-		IssueTime: event.IssueTime, Index: index,
+		Index: index,
 	}
 	if op.Guard.Supersedes {
 		op.Superseded = e.Changes[1]
@@ -236,7 +236,8 @@ func replayAbandoned(index uint64, e translog.Entry, event *translog.AbandonedCe
 	var ops []Operation
 	for i, c := range e.Changes {
 		item := ca.IntentItem{
-			Ref: c.Ref, Digest: event.Certificates[i].Digest, NotAfter: c.NotAfter, Partition: event.Certificates[i].Partition,
+			Ref: c.Ref, Digest: event.Certificates[i].Digest, IssuedAt: event.Certificates[i].IssueTime, NotAfter: c.NotAfter,
+			Partition: event.Certificates[i].Partition,
 		}
 		ops = append(ops, AddAbandoned{item, c.Status, firstPart(index, event.Part)})
 	}
@@ -304,17 +305,11 @@ func replayChange(index uint64, e translog.Entry, event *translog.StatusOrder) (
 }
 
 func recordedBulk(e translog.Entry, event *translog.BulkRevocation) RecordedBulk {
-	s := event.Selection
 	return RecordedBulk{
 		BulkRevocation: revocation.BulkRevocation{
 			ID: event.ID, Counted: event.AtOnce, Done: event.AtOnce,
 			BulkRequest: revocation.BulkRequest{
-				Selection: revocation.Selection{
-					Issuer: s.Issuer, Identity: s.Identity, LineageOf: s.LineageOf, Key: s.Key, Profile: s.Profile,
-					Label:      revocation.Label{Name: s.LabelName, Value: s.LabelValue},
-					IssuedFrom: s.IssuedFrom, IssuedUntil: s.IssuedUntil,
-				},
-				Action: revocation.Action(event.Action), Reason: event.Reason, InvalidSince: event.InvalidSince,
+				Selection: event.Selection, Action: revocation.Action(event.Action), Reason: event.Reason, InvalidSince: event.InvalidSince,
 				Actor: e.Actor, Comment: event.Comment, At: e.Time,
 			},
 		},

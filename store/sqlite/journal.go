@@ -88,7 +88,7 @@ func fence(ctx context.Context, tx engine.Querier, epoch ca.Epoch) error {
 		return err
 	}
 	if ca.Epoch(newest) != epoch { //nolint:gosec // epochs count up from 1
-		return fmt.Errorf("sqlite: epoch %d asks while %d is the newest: %w", epoch, newest, ca.ErrFenced)
+		return fmt.Errorf("epoch %d asks while %d is the newest: %w", epoch, newest, ca.ErrFenced)
 	}
 	return nil
 }

@@ -268,6 +268,56 @@ func (r *Revocation) BulkRevocation(ctx context.Context, id int64) (revocation.B
 	return s.BulkRevocation, err
 }
 
+// bulkState is revocation.BulkRevocation.State for sets s.
+const bulkState = `CASE WHEN s.done THEN 3 WHEN s.total IS NOT NULL THEN 2 ELSE 1 END`
+
+// BulkRevocations returns a page of sets, the newest first.
+func (r *Revocation) BulkRevocations(ctx context.Context, states []revocation.BulkState, after int64, limit int) ([]revocation.BulkRevocation, int64, error) {
+	if err := rules.CheckLimit(limit); err != nil {
+		return nil, 0, err
+	}
+	if after == 0 {
+		after = 1<<63 - 1
+	}
+	var in []int // as JSON; uint8 would be text
+	for _, s := range states {
+		in = append(in, int(s))
+	}
+	wanted, err := json.Marshal(in)
+	if err != nil {
+		return nil, 0, err
+	}
+	// Few are open, and an index finds those; so a page looks at few sets that it does not return.
+	where := `WHERE s.id < ?`
+	if len(states) > 0 {
+		where += ` AND ` + bulkState + ` IN (SELECT value FROM json_each(?))`
+		if !slices.Contains(states, revocation.BulkDone) {
+			where += ` AND s.done = 0`
+		}
+	}
+	var page []revocation.BulkRevocation
+	var next int64
+	err = r.db.file.Read(ctx, "list revocations", func(ctx context.Context, tx *sql.Tx) error {
+		args := []any{after}
+		if len(states) > 0 {
+			args = append(args, string(wanted))
+		}
+		page, next = nil, 0
+		sets, err := querySets(ctx, tx, where+` ORDER BY s.id DESC LIMIT ?`, append(args, limit+1)...)
+		for _, s := range sets[:min(limit, len(sets))] {
+			page = append(page, s.BulkRevocation)
+		}
+		if len(sets) > limit {
+			next = page[limit-1].ID
+		}
+		return err
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return page, next, nil
+}
+
 // OpenBulk returns the sets that are not done.
 func (r *Revocation) OpenBulk(ctx context.Context) ([]revocation.BulkRevocation, error) {
 	var all []revocation.BulkRevocation

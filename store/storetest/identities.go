@@ -157,6 +157,15 @@ func updateIdentity(t *testing.T, w *world) {
 	have := w.stateOf(t, r.Identity)
 	wish := fullIdentity(t, w)
 	wish.ID, wish.Profile, wish.Kind, wish.CreatedAt = r.Identity, "server", pki.Workload, w.now.Add(time.Hour)
+	for _, other := range []uint64{have.Revision - 1, have.Revision + 1} {
+		if wish.Revision = other; other == 0 {
+			continue
+		}
+		_, err := w.RA.UpdateIdentity(ctx, wish, operator, w.now)
+		mustRefuse(t, err, pki.RuleIdentityRevision)
+	}
+	mustEqual(t, "the identity after updates of other revisions", w.stateOf(t, r.Identity), have)
+	wish.Revision = have.Revision
 
 	updated, err := w.RA.UpdateIdentity(ctx, wish, operator, w.now.Add(time.Minute))
 	must(t, err)
@@ -168,6 +177,9 @@ func updateIdentity(t *testing.T, w *world) {
 		t.Errorf("log entry %+v", e)
 	}
 	logged := len(w.entries(t))
+	_, err = w.RA.UpdateIdentity(ctx, wish, operator, w.now)
+	mustRefuse(t, err, pki.RuleIdentityRevision)
+	wish.Revision = 0
 	again, err := w.RA.UpdateIdentity(ctx, wish, operator, w.now)
 	must(t, err)
 	mustEqual(t, "the identity, updated again", again, want)

@@ -328,7 +328,7 @@ func logSaysIssue(t *testing.T, w *world) {
 		}},
 		RequestID: r.RequestID,
 		Event: &translog.IssuedCertificate{
-			Profile: "device", Key: r.KeyHash, NotBefore: r.NotBefore, IssueTime: r.Ref.Serial.Time(), Partition: r.Partition,
+			Profile: "device", Key: r.KeyHash, NotBefore: r.NotBefore, IssueTime: r.IssuedAt, Partition: r.Partition,
 			Predecessor: predecessor.Ref.Serial,
 		},
 	})

@@ -243,7 +243,7 @@ func (h *history) bulk(t *rapid.T) {
 	}
 	var certs []*cert
 	for _, r := range h.records {
-		certs = append(certs, &cert{Record: r, issued: r.Ref.Serial.Time()})
+		certs = append(certs, &cert{Record: r, issued: r.IssuedAt})
 	}
 	o := (&fleet{w: h.w, certs: certs}).drawOrder(t)
 	set, _, err := h.w.Revocation.CreateBulk(context.Background(), o)

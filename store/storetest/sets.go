@@ -22,6 +22,7 @@ func testSets(t *testing.T, open func(t *testing.T) Store) {
 		"what is named has to be there":          setOfUnknown,
 		"what an order selects by is kept":       keepsSelection,
 		"a bound on sets":                        boundOnSets,
+		"lists of bulk revocations":              listsBulkRevocations,
 		"nothing leaves meanwhile":               nothingLeaves,
 		"labels stay meanwhile":                  labelsStay,
 		"an order about a key":                   orderAboutKey,
@@ -44,7 +45,7 @@ func (w *world) labelled(t *testing.T, n int) []ca.Record {
 
 func (w *world) batch(value string, reason pki.Reason) revocation.BulkRequest {
 	return revocation.BulkRequest{
-		Action: revoke, Selection: revocation.Selection{Label: revocation.Label{Name: "batch", Value: value}}, Reason: reason, Actor: operator, At: w.now, Comment: "stolen",
+		Action: revoke, Selection: pki.Selection{Label: pki.Label{Name: "batch", Value: value}}, Reason: reason, Actor: operator, At: w.now, Comment: "stolen",
 	}
 }
 
@@ -154,16 +155,16 @@ func fewAtOnce(t *testing.T, w *world) {
 	}
 	mustEqual(t, "the event of the bulk revocation", entries[0].Event, translog.Event(&translog.BulkRevocation{
 		ID: 1, Action: translog.BulkRevoke, Reason: pki.Superseded, Comment: "stolen", Mark: 3, AtOnce: true,
-		Selection: translog.Selection{Identity: o.Identity, HasLabel: true, LabelName: "batch", LabelValue: "7"},
+		Selection: pki.Selection{Identity: o.Identity, Label: pki.Label{Name: "batch", Value: "7"}},
 	}))
 }
 
 // keepsSelection reads back what orders select by.
 func keepsSelection(t *testing.T, w *world) {
 	r := w.labelled(t, 1)[0]
-	for name, sel := range map[string]revocation.Selection{
+	for name, sel := range map[string]pki.Selection{
 		"issuer": {Issuer: issuerA}, "identity": {Identity: r.Identity}, "lineage": {LineageOf: r.Ref}, "key": {Key: r.KeyHash}, "profile": {Profile: "device"},
-		"label": {Label: revocation.Label{Name: "batch", Value: "7"}}, "time": {IssuedFrom: epochStart, IssuedUntil: epochStart.Add(time.Hour)},
+		"label": {Label: pki.Label{Name: "batch", Value: "7"}}, "time": {IssuedFrom: epochStart, IssuedUntil: epochStart.Add(time.Hour)},
 	} {
 		o := revocation.BulkRequest{Action: revoke, Selection: sel, Reason: pki.Superseded, Actor: operator, At: w.now}
 		set, err := w.Revocation.BulkRevocation(context.Background(), w.orderSet(t, o).ID)
@@ -175,7 +176,7 @@ func keepsSelection(t *testing.T, w *world) {
 func setOfUnknown(t *testing.T, w *world) {
 	ctx := context.Background()
 	r, lost := w.issued(t), w.abandon(t)
-	for name, s := range map[string]revocation.Selection{
+	for name, s := range map[string]pki.Selection{
 		"issuer": {Issuer: issuerNobody}, "identity": {Identity: w.newIdentity(t).ID}, "key": {Key: w.key()},
 		"lineage":              {LineageOf: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}},
 		"another's serial":     {LineageOf: pki.CertRef{Issuer: issuerB, Serial: r.Ref.Serial}},
@@ -207,7 +208,7 @@ func boundOnSets(t *testing.T, w *world) {
 		break
 	}
 	// One of one identity is never open: it has not to wait for those that are.
-	set := w.orderSet(t, revocation.BulkRequest{Action: revoke, Selection: revocation.Selection{Identity: w.issued(t).Identity}, Actor: operator, At: w.now})
+	set := w.orderSet(t, revocation.BulkRequest{Action: revoke, Selection: pki.Selection{Identity: w.issued(t).Identity}, Actor: operator, At: w.now})
 	if !set.Done || set.Total != 1 {
 		t.Errorf("beside as many as there may be, the set of one identity is %+v", set)
 	}
@@ -330,4 +331,56 @@ func lostFollowing(t *testing.T, w *world, applies bool) {
 		}
 	}
 	mustEqual(t, "the changes in the log", changes, 5)
+}
+
+// listsBulkRevocations pages through bulk revocations, of all states and of some.
+func listsBulkRevocations(t *testing.T, w *world) {
+	ctx := context.Background()
+	w.labelled(t, 3)
+	var want []int64
+	for _, label := range []string{"7", "8", "9", "10"} {
+		want = append([]int64{w.orderSet(t, w.batch(label, pki.Superseded)).ID}, want...)
+	}
+	few := w.batch("7", pki.Superseded)
+	few.Selection = pki.Selection{Identity: w.identity(t).ID}
+	want = append([]int64{w.orderSet(t, few).ID}, want...)
+	open, _, err := w.Revocation.CreateBulk(ctx, w.batch("11", pki.Superseded))
+	must(t, err)
+	want = append([]int64{open.ID}, want...)
+	w.follow(t, want[5])
+	for name, c := range map[string]struct {
+		states []revocation.BulkState
+		want   []int64
+	}{
+		"of all states": {nil, want},
+		"selecting":     {[]revocation.BulkState{revocation.BulkSelecting}, want[:1]},
+		"applying":      {[]revocation.BulkState{revocation.BulkApplying}, want[2:5]},
+		"done":          {[]revocation.BulkState{revocation.BulkDone}, []int64{want[1], want[5]}},
+		"open":          {[]revocation.BulkState{revocation.BulkApplying, revocation.BulkSelecting}, append(want[:1:1], want[2:5]...)},
+		"of any state":  {[]revocation.BulkState{revocation.BulkDone, revocation.BulkSelecting, revocation.BulkApplying}, want},
+	} {
+		for _, limit := range []int{1, 2, 6, 100} {
+			var got []int64
+			for after := int64(0); ; {
+				page, next, err := w.Revocation.BulkRevocations(ctx, c.states, after, limit)
+				must(t, err)
+				if len(page) > limit {
+					t.Fatalf("%s: a page of %d, longer than %d", name, len(page), limit)
+				}
+				for _, b := range page {
+					have, err := w.Revocation.BulkRevocation(ctx, b.ID)
+					must(t, err)
+					mustEqual(t, name, b, have)
+					got = append(got, b.ID)
+				}
+				if after = next; next == 0 {
+					break
+				}
+			}
+			mustEqual(t, name, got, c.want)
+		}
+	}
+	if page, _, err := w.Revocation.BulkRevocations(ctx, nil, 0, 0); err == nil && len(page) > 0 {
+		t.Errorf("a page of at most 0 has %d bulk revocations", len(page))
+	}
 }

@@ -20,25 +20,19 @@ func runCommand(ctx context.Context, args []string, s streams) error {
 	if err != nil {
 		return err
 	}
-	switch tokenFile := value(flags, "token-file"); tokenFile {
-	case "":
-	case "-":
-		return misusef("run reads the token again after a refusal, so it needs a file: use enroll to spend one from standard input")
-	default:
-		set.TokenFile = tokenFile
-	}
 	serviceLog := set.serviceLog(ctx, flags, s.err)
 	defer serviceLog.Close()
 	log := serviceLog.Logger
-	agent, done, err := set.agent(log, s.err, func(p *enroll.Pair) {
-		if !p.Expired(time.Now()) {
-			notify(log, daemon.SdNotifyReady)
-		}
-	})
+	agent, done, err := set.agent(log, s.err)
 	if err != nil {
 		return err
 	}
 	defer done()
+	go agent.Watch(ctx, func(p *enroll.Pair) {
+		if !p.Expired(time.Now()) {
+			notify(log, daemon.SdNotifyReady)
+		}
+	})
 	err = agent.Run(ctx)
 	notify(log, daemon.SdNotifyStopping)
 	return err
@@ -53,12 +47,12 @@ func notify(log *slog.Logger, state string) {
 
 // agent locks the directory and makes the agent for it, whose reload command writes to output if that is a file. The
 // caller calls done at the end.
-func (set settings) agent(log *slog.Logger, output io.Writer, onChange func(*enroll.Pair)) (agent *enroll.Agent, done func(), err error) {
+func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Agent, done func(), err error) {
 	client, err := enroll.NewClient(set.Server)
 	if err != nil {
 		return nil, nil, err
 	}
-	dir, err := enroll.OpenDirectory(set.Directory, log)
+	dir, err := enroll.OpenDirectory(set.StateDir, log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -69,8 +63,8 @@ func (set settings) agent(log *slog.Logger, output io.Writer, onChange func(*enr
 	}
 	file, _ := output.(*os.File)
 	agent, err = enroll.NewAgent(enroll.Config{
-		Directory: dir, Authority: client, Token: set.token, Lifetime: set.Lifetime, KeyType: set.KeyType,
-		Reload: set.Reload, ReloadOutput: file, OnChange: onChange, Log: log,
+		Directory: dir, Authority: client, Token: set.token, Lifetime: set.Lifetime, KeyType: set.Key.Type,
+		Reload: set.Reload, ReloadOutput: file, Log: log,
 	})
 	if err != nil {
 		done()
@@ -89,7 +83,7 @@ func enrollCommand(ctx context.Context, args []string, s streams) error {
 		return err
 	}
 	log := set.logger(s.err)
-	agent, done, err := set.agent(log, s.err, nil)
+	agent, done, err := set.agent(log, s.err)
 	if err != nil {
 		return err
 	}
@@ -128,5 +122,5 @@ func (set settings) tokenToSpend(file string, in io.Reader) (enroll.Token, error
 
 func (set settings) describe(p *enroll.Pair) string {
 	return fmt.Sprintf("%s, serial %s, valid until %s, in %s",
-		p.ID(), p.Serial(), stamp(p.Certificate.NotAfter), filepath.Join(set.Directory, "current"))
+		p.ID(), p.Serial(), stamp(p.Certificate.NotAfter), filepath.Join(set.StateDir, "current"))
 }

@@ -45,7 +45,7 @@ func New() *cobra.Command {
 
 // tokenFlags are the flags of a command that works with a key in a token.
 type tokenFlags struct {
-	config  node.TokenConfig
+	config  node.HSMConfig
 	key     string
 	pinFile string
 }
@@ -69,7 +69,7 @@ func (t *tokenFlags) open(ctx context.Context) (*hsm.Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	return node.OpenToken(ctx, t.config, pin)
+	return node.OpenHSM(ctx, t.config, pin)
 }
 
 // find opens the token, lets do work with the key that a certificate is for, and closes it.
@@ -118,7 +118,7 @@ func (k *keyFlags) check() error {
 		return cli.WrongUse("--key-id: write it in hexadecimal, as pkcs11-tool --list-objects shows it")
 	}
 	if _, err := hsm.ParseAlgorithm(k.algorithm); err != nil {
-		return cli.WrongUse("--key: " + cli.TrimPrefixes(err.Error()))
+		return cli.WrongFlag("--key", err)
 	}
 	return nil
 }
@@ -259,11 +259,11 @@ func newCeremonyRoot() *cobra.Command {
 func subjectAndLifetime(subject, lifetime string) (ceremony.Subject, time.Duration, error) {
 	name, err := ceremony.ParseSubject(subject)
 	if err != nil {
-		return name, 0, cli.WrongUse("--subject: " + cli.TrimPrefixes(err.Error()))
+		return name, 0, cli.WrongFlag("--subject", err)
 	}
 	life, err := pki.ParseDuration(lifetime)
 	if err != nil {
-		return name, 0, cli.WrongUse("--lifetime: " + cli.TrimPrefixes(err.Error()))
+		return name, 0, cli.WrongFlag("--lifetime", err)
 	}
 	return name, life, nil
 }
@@ -277,7 +277,7 @@ func newCeremonyRequest() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			name, err := ceremony.ParseSubject(subject)
 			if err != nil {
-				return cli.WrongUse("--subject: " + cli.TrimPrefixes(err.Error()))
+				return cli.WrongFlag("--subject", err)
 			}
 			if err := t.check(); err != nil {
 				return err

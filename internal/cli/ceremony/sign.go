@@ -32,13 +32,13 @@ func newCeremonySign() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			life, err := pki.ParseDuration(lifetime)
 			if err != nil {
-				return cli.WrongUse("--lifetime: " + cli.TrimPrefixes(err.Error()))
+				return cli.WrongFlag("--lifetime", err)
 			}
 			if len(permittedDNS) > 0 && !constrain {
 				return cli.WrongUse("--permit-dns: it limits nothing without --constrain: give both, or neither")
 			}
 			if err := ceremony.CheckTrustDomain(trustDomain); err != nil {
-				return cli.WrongUse("--trust-domain: " + cli.TrimPrefixes(err.Error()))
+				return cli.WrongFlag("--trust-domain", err)
 			}
 			root, err := file.ReadCertificate(rootFile)
 			if err != nil {
@@ -108,7 +108,7 @@ func newCeremonyCRL() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			life, err := pki.ParseDuration(lifetime)
 			if err != nil {
-				return cli.WrongUse("--lifetime: " + cli.TrimPrefixes(err.Error()))
+				return cli.WrongFlag("--lifetime", err)
 			}
 			root, err := file.ReadCertificate(rootFile)
 			if err != nil {
@@ -174,7 +174,7 @@ func revocationsOf(list []string, root *x509.Certificate, now time.Time) ([]cere
 		path := text[:colon]
 		reason, err := pki.ParseReason(text[colon+1:])
 		if err != nil {
-			return nil, cli.WrongUse("--revoke: " + cli.TrimPrefixes(err.Error()))
+			return nil, cli.WrongFlag("--revoke", err)
 		}
 		cert, err := file.ReadCertificate(path)
 		if err != nil {

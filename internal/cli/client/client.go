@@ -59,7 +59,7 @@ func ServerFlag(cmd *cobra.Command) (string, error) {
 		return "", nil
 	}
 	if err := enroll.CheckServer(server); err != nil {
-		return "", cli.WrongUse(fmt.Sprintf("%s: %s", source, cli.TrimPrefixes(err.Error())))
+		return "", cli.WrongFlag(source, err)
 	}
 	return server, nil
 }

@@ -22,9 +22,9 @@ func TestAnErrorHasOneNextStep(t *testing.T) {
 		status *status.Status
 		want   string
 	}{
-		{busy, "enroll: ca:7443 refuses: there is no room; try again in 3s [server.overloaded]"},
-		{status.New(codes.Unavailable, "not now"), "enroll: ca:7443 answers Unavailable: not now: see whether the server runs there (--server names another address) and what it logs, then try again"},
-		{status.New(codes.Internal, "a bug"), "enroll: ca:7443 answers Internal: a bug"},
+		{busy, "ca:7443 refuses: there is no room; try again in 3s [server.overloaded]"},
+		{status.New(codes.Unavailable, "not now"), "ca:7443 answers Unavailable: not now: see whether the server runs there (--server names another address) and what it logs, then try again"},
+		{status.New(codes.Internal, "a bug"), "ca:7443 answers Internal: a bug"},
 	} {
 		if got := Advise(enroll.CallError("ca:7443", c.status.Err())); got.Error() != c.want {
 			t.Errorf("%v, want %s", got, c.want)

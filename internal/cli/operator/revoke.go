@@ -231,7 +231,7 @@ func (r *revoking) readSelection(cmd *cobra.Command) error {
 	if cmd.Flags().Changed("label") {
 		name, value, err := parseLabel(r.label)
 		if err != nil {
-			return cli.WrongUse("--label " + err.Error())
+			return cli.WrongFlag("--label", err)
 		}
 		r.selection.Label = &brevetv1.Label{Name: name, Value: value}
 	}

@@ -38,7 +38,7 @@ func newTokenCreate() *cobra.Command {
 			if lifetime != "" {
 				d, err := pki.ParseDuration(lifetime)
 				if err != nil {
-					return cli.WrongUse("--lifetime: " + cli.TrimPrefixes(err.Error()))
+					return cli.WrongFlag("--lifetime", err)
 				}
 				req.Lifetime = durationpb.New(d)
 			}

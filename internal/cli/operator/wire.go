@@ -50,7 +50,7 @@ func readReason(text string) (brevetv1.RevocationReason, error) {
 	}
 	reason, err := pki.ParseReason(text)
 	if err != nil {
-		return 0, cli.WrongUse("--reason: " + cli.TrimPrefixes(err.Error()))
+		return 0, cli.WrongFlag("--reason", err)
 	}
 	return brevetv1.RevocationReason(reason), nil
 }
@@ -59,7 +59,7 @@ func readReason(text string) (brevetv1.RevocationReason, error) {
 func readSerial(text string) ([]byte, error) {
 	serial, err := pki.ParseSerial(text)
 	if err != nil {
-		return nil, cli.WrongUse(cli.TrimPrefixes(err.Error()) + ", as openssl x509 -serial prints it")
+		return nil, cli.WrongArgument(fmt.Errorf("%w, as openssl x509 -serial prints it", err))
 	}
 	return serial.Bytes(), nil
 }

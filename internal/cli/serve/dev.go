@@ -53,7 +53,7 @@ func NewDev() *cobra.Command {
 // checkDev looks at the flags before anything is made of them: certificates would carry what is wrong in them for years.
 func checkDev(d devca.CA) error {
 	if err := ceremony.CheckTrustDomain(d.TrustDomain); err != nil {
-		return cli.WrongUse("--trust-domain: " + cli.TrimPrefixes(err.Error()))
+		return cli.WrongFlag("--trust-domain", err)
 	}
 	for _, f := range []struct{ flag, address string }{{"--grpc", d.GRPC}, {"--http", d.HTTP}} {
 		_, port, err := net.SplitHostPort(f.address)

@@ -9,6 +9,7 @@ package brevetv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -156,9 +157,11 @@ type Identity struct {
 	// At most 64 labels, for the inventory.
 	Labels map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The names that its certificates carry beside the SPIFFE ID.
-	Names         []*Name                `protobuf:"bytes,5,rep,name=names,proto3" json:"names,omitempty"`
-	State         IdentityState          `protobuf:"varint,6,opt,name=state,proto3,enum=brevet.v1.IdentityState" json:"state,omitempty"`
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	Names      []*Name                `protobuf:"bytes,5,rep,name=names,proto3" json:"names,omitempty"`
+	State      IdentityState          `protobuf:"varint,6,opt,name=state,proto3,enum=brevet.v1.IdentityState" json:"state,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Grows with each change of the identity, from 1. UpdateIdentity requires it.
+	Revision      int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -240,6 +243,13 @@ func (x *Identity) GetCreateTime() *timestamppb.Timestamp {
 		return x.CreateTime
 	}
 	return nil
+}
+
+func (x *Identity) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // IdentitySpec holds the attributes that an identity is registered with.
@@ -606,6 +616,123 @@ func (x *ListIdentitiesResponse) GetNextPageToken() string {
 	return ""
 }
 
+type UpdateIdentityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A path such as "device/42", or the full SPIFFE ID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The new values of the attributes that update_mask names. The other fields are ignored.
+	Spec *IdentitySpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Which attributes change: "profile", "labels" and "names". Each is replaced as a whole. At least one is named.
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	// The revision of the identity that the caller read. If the identity has changed since, the call is refused with the
+	// rule identity.revision: read it again.
+	Revision      int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateIdentityRequest) Reset() {
+	*x = UpdateIdentityRequest{}
+	mi := &file_brevet_v1_identity_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateIdentityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateIdentityRequest) ProtoMessage() {}
+
+func (x *UpdateIdentityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_identity_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateIdentityRequest.ProtoReflect.Descriptor instead.
+func (*UpdateIdentityRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UpdateIdentityRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UpdateIdentityRequest) GetSpec() *IdentitySpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *UpdateIdentityRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdateIdentityRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type UpdateIdentityResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Identity      *Identity              `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateIdentityResponse) Reset() {
+	*x = UpdateIdentityResponse{}
+	mi := &file_brevet_v1_identity_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateIdentityResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateIdentityResponse) ProtoMessage() {}
+
+func (x *UpdateIdentityResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_identity_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateIdentityResponse.ProtoReflect.Descriptor instead.
+func (*UpdateIdentityResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *UpdateIdentityResponse) GetIdentity() *Identity {
+	if x != nil {
+		return x.Identity
+	}
+	return nil
+}
+
 type SuspendIdentityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A path such as "device/42", or the full SPIFFE ID.
@@ -618,7 +745,7 @@ type SuspendIdentityRequest struct {
 
 func (x *SuspendIdentityRequest) Reset() {
 	*x = SuspendIdentityRequest{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[8]
+	mi := &file_brevet_v1_identity_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -630,7 +757,7 @@ func (x *SuspendIdentityRequest) String() string {
 func (*SuspendIdentityRequest) ProtoMessage() {}
 
 func (x *SuspendIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[8]
+	mi := &file_brevet_v1_identity_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -643,7 +770,7 @@ func (x *SuspendIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendIdentityRequest.ProtoReflect.Descriptor instead.
 func (*SuspendIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{8}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SuspendIdentityRequest) GetId() string {
@@ -670,7 +797,7 @@ type SuspendIdentityResponse struct {
 
 func (x *SuspendIdentityResponse) Reset() {
 	*x = SuspendIdentityResponse{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[9]
+	mi := &file_brevet_v1_identity_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +809,7 @@ func (x *SuspendIdentityResponse) String() string {
 func (*SuspendIdentityResponse) ProtoMessage() {}
 
 func (x *SuspendIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[9]
+	mi := &file_brevet_v1_identity_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +822,7 @@ func (x *SuspendIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendIdentityResponse.ProtoReflect.Descriptor instead.
 func (*SuspendIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{9}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SuspendIdentityResponse) GetIdentity() *Identity {
@@ -724,7 +851,7 @@ type ResumeIdentityRequest struct {
 
 func (x *ResumeIdentityRequest) Reset() {
 	*x = ResumeIdentityRequest{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[10]
+	mi := &file_brevet_v1_identity_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +863,7 @@ func (x *ResumeIdentityRequest) String() string {
 func (*ResumeIdentityRequest) ProtoMessage() {}
 
 func (x *ResumeIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[10]
+	mi := &file_brevet_v1_identity_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +876,7 @@ func (x *ResumeIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeIdentityRequest.ProtoReflect.Descriptor instead.
 func (*ResumeIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{10}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ResumeIdentityRequest) GetId() string {
@@ -776,7 +903,7 @@ type ResumeIdentityResponse struct {
 
 func (x *ResumeIdentityResponse) Reset() {
 	*x = ResumeIdentityResponse{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[11]
+	mi := &file_brevet_v1_identity_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +915,7 @@ func (x *ResumeIdentityResponse) String() string {
 func (*ResumeIdentityResponse) ProtoMessage() {}
 
 func (x *ResumeIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[11]
+	mi := &file_brevet_v1_identity_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +928,7 @@ func (x *ResumeIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeIdentityResponse.ProtoReflect.Descriptor instead.
 func (*ResumeIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{11}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResumeIdentityResponse) GetIdentity() *Identity {
@@ -832,7 +959,7 @@ type RetireIdentityRequest struct {
 
 func (x *RetireIdentityRequest) Reset() {
 	*x = RetireIdentityRequest{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[12]
+	mi := &file_brevet_v1_identity_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +971,7 @@ func (x *RetireIdentityRequest) String() string {
 func (*RetireIdentityRequest) ProtoMessage() {}
 
 func (x *RetireIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[12]
+	mi := &file_brevet_v1_identity_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +984,7 @@ func (x *RetireIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireIdentityRequest.ProtoReflect.Descriptor instead.
 func (*RetireIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{12}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RetireIdentityRequest) GetId() string {
@@ -891,7 +1018,7 @@ type RetireIdentityResponse struct {
 
 func (x *RetireIdentityResponse) Reset() {
 	*x = RetireIdentityResponse{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[13]
+	mi := &file_brevet_v1_identity_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1030,7 @@ func (x *RetireIdentityResponse) String() string {
 func (*RetireIdentityResponse) ProtoMessage() {}
 
 func (x *RetireIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[13]
+	mi := &file_brevet_v1_identity_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1043,7 @@ func (x *RetireIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireIdentityResponse.ProtoReflect.Descriptor instead.
 func (*RetireIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{13}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RetireIdentityResponse) GetIdentity() *Identity {
@@ -937,7 +1064,7 @@ var File_brevet_v1_identity_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\x02\n" +
+	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x03\n" +
 	"\bIdentity\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
@@ -946,7 +1073,8 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\x05names\x18\x05 \x03(\v2\x0f.brevet.v1.NameR\x05names\x12.\n" +
 	"\x05state\x18\x06 \x01(\x0e2\x18.brevet.v1.IdentityStateR\x05state\x12;\n" +
 	"\vcreate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x1a9\n" +
+	"createTime\x12\x1a\n" +
+	"\brevision\x18\b \x01(\x03R\brevision\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf4\x01\n" +
@@ -975,7 +1103,15 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\n" +
 	"identities\x18\x01 \x03(\v2\x13.brevet.v1.IdentityR\n" +
 	"identities\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"B\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xad\x01\n" +
+	"\x15UpdateIdentityRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
+	"\x04spec\x18\x02 \x01(\v2\x17.brevet.v1.IdentitySpecR\x04spec\x12;\n" +
+	"\vupdate_mask\x18\x03 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\"I\n" +
+	"\x16UpdateIdentityResponse\x12/\n" +
+	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"B\n" +
 	"\x16SuspendIdentityRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\acomment\x18\x02 \x01(\tR\acomment\"\x87\x01\n" +
@@ -1007,11 +1143,12 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\x19IDENTITY_STATE_REGISTERED\x10\x01\x12\x1b\n" +
 	"\x17IDENTITY_STATE_ENROLLED\x10\x02\x12\x1c\n" +
 	"\x18IDENTITY_STATE_SUSPENDED\x10\x03\x12\x1a\n" +
-	"\x16IDENTITY_STATE_RETIRED\x10\x042\x95\x04\n" +
+	"\x16IDENTITY_STATE_RETIRED\x10\x042\xec\x04\n" +
 	"\x0fIdentityService\x12U\n" +
 	"\x0eCreateIdentity\x12 .brevet.v1.CreateIdentityRequest\x1a!.brevet.v1.CreateIdentityResponse\x12L\n" +
 	"\vGetIdentity\x12\x1d.brevet.v1.GetIdentityRequest\x1a\x1e.brevet.v1.GetIdentityResponse\x12U\n" +
-	"\x0eListIdentities\x12 .brevet.v1.ListIdentitiesRequest\x1a!.brevet.v1.ListIdentitiesResponse\x12X\n" +
+	"\x0eListIdentities\x12 .brevet.v1.ListIdentitiesRequest\x1a!.brevet.v1.ListIdentitiesResponse\x12U\n" +
+	"\x0eUpdateIdentity\x12 .brevet.v1.UpdateIdentityRequest\x1a!.brevet.v1.UpdateIdentityResponse\x12X\n" +
 	"\x0fSuspendIdentity\x12!.brevet.v1.SuspendIdentityRequest\x1a\".brevet.v1.SuspendIdentityResponse\x12U\n" +
 	"\x0eResumeIdentity\x12 .brevet.v1.ResumeIdentityRequest\x1a!.brevet.v1.ResumeIdentityResponse\x12U\n" +
 	"\x0eRetireIdentity\x12 .brevet.v1.RetireIdentityRequest\x1a!.brevet.v1.RetireIdentityResponseBi\n" +
@@ -1030,7 +1167,7 @@ func file_brevet_v1_identity_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_identity_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_brevet_v1_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_brevet_v1_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_brevet_v1_identity_proto_goTypes = []any{
 	(IdentityKind)(0),               // 0: brevet.v1.IdentityKind
 	(IdentityState)(0),              // 1: brevet.v1.IdentityState
@@ -1042,55 +1179,63 @@ var file_brevet_v1_identity_proto_goTypes = []any{
 	(*GetIdentityResponse)(nil),     // 7: brevet.v1.GetIdentityResponse
 	(*ListIdentitiesRequest)(nil),   // 8: brevet.v1.ListIdentitiesRequest
 	(*ListIdentitiesResponse)(nil),  // 9: brevet.v1.ListIdentitiesResponse
-	(*SuspendIdentityRequest)(nil),  // 10: brevet.v1.SuspendIdentityRequest
-	(*SuspendIdentityResponse)(nil), // 11: brevet.v1.SuspendIdentityResponse
-	(*ResumeIdentityRequest)(nil),   // 12: brevet.v1.ResumeIdentityRequest
-	(*ResumeIdentityResponse)(nil),  // 13: brevet.v1.ResumeIdentityResponse
-	(*RetireIdentityRequest)(nil),   // 14: brevet.v1.RetireIdentityRequest
-	(*RetireIdentityResponse)(nil),  // 15: brevet.v1.RetireIdentityResponse
-	nil,                             // 16: brevet.v1.Identity.LabelsEntry
-	nil,                             // 17: brevet.v1.IdentitySpec.LabelsEntry
-	(*Name)(nil),                    // 18: brevet.v1.Name
-	(*timestamppb.Timestamp)(nil),   // 19: google.protobuf.Timestamp
-	(*AffectedCertificates)(nil),    // 20: brevet.v1.AffectedCertificates
+	(*UpdateIdentityRequest)(nil),   // 10: brevet.v1.UpdateIdentityRequest
+	(*UpdateIdentityResponse)(nil),  // 11: brevet.v1.UpdateIdentityResponse
+	(*SuspendIdentityRequest)(nil),  // 12: brevet.v1.SuspendIdentityRequest
+	(*SuspendIdentityResponse)(nil), // 13: brevet.v1.SuspendIdentityResponse
+	(*ResumeIdentityRequest)(nil),   // 14: brevet.v1.ResumeIdentityRequest
+	(*ResumeIdentityResponse)(nil),  // 15: brevet.v1.ResumeIdentityResponse
+	(*RetireIdentityRequest)(nil),   // 16: brevet.v1.RetireIdentityRequest
+	(*RetireIdentityResponse)(nil),  // 17: brevet.v1.RetireIdentityResponse
+	nil,                             // 18: brevet.v1.Identity.LabelsEntry
+	nil,                             // 19: brevet.v1.IdentitySpec.LabelsEntry
+	(*Name)(nil),                    // 20: brevet.v1.Name
+	(*timestamppb.Timestamp)(nil),   // 21: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),   // 22: google.protobuf.FieldMask
+	(*AffectedCertificates)(nil),    // 23: brevet.v1.AffectedCertificates
 }
 var file_brevet_v1_identity_proto_depIdxs = []int32{
 	0,  // 0: brevet.v1.Identity.kind:type_name -> brevet.v1.IdentityKind
-	16, // 1: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
-	18, // 2: brevet.v1.Identity.names:type_name -> brevet.v1.Name
+	18, // 1: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
+	20, // 2: brevet.v1.Identity.names:type_name -> brevet.v1.Name
 	1,  // 3: brevet.v1.Identity.state:type_name -> brevet.v1.IdentityState
-	19, // 4: brevet.v1.Identity.create_time:type_name -> google.protobuf.Timestamp
+	21, // 4: brevet.v1.Identity.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 5: brevet.v1.IdentitySpec.kind:type_name -> brevet.v1.IdentityKind
-	17, // 6: brevet.v1.IdentitySpec.labels:type_name -> brevet.v1.IdentitySpec.LabelsEntry
-	18, // 7: brevet.v1.IdentitySpec.names:type_name -> brevet.v1.Name
+	19, // 6: brevet.v1.IdentitySpec.labels:type_name -> brevet.v1.IdentitySpec.LabelsEntry
+	20, // 7: brevet.v1.IdentitySpec.names:type_name -> brevet.v1.Name
 	3,  // 8: brevet.v1.CreateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
 	2,  // 9: brevet.v1.CreateIdentityResponse.identity:type_name -> brevet.v1.Identity
 	2,  // 10: brevet.v1.GetIdentityResponse.identity:type_name -> brevet.v1.Identity
 	2,  // 11: brevet.v1.ListIdentitiesResponse.identities:type_name -> brevet.v1.Identity
-	2,  // 12: brevet.v1.SuspendIdentityResponse.identity:type_name -> brevet.v1.Identity
-	20, // 13: brevet.v1.SuspendIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	2,  // 14: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
-	20, // 15: brevet.v1.ResumeIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	19, // 16: brevet.v1.RetireIdentityRequest.invalidity_time:type_name -> google.protobuf.Timestamp
-	2,  // 17: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
-	20, // 18: brevet.v1.RetireIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	4,  // 19: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
-	6,  // 20: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
-	8,  // 21: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
-	10, // 22: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
-	12, // 23: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
-	14, // 24: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
-	5,  // 25: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
-	7,  // 26: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
-	9,  // 27: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
-	11, // 28: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
-	13, // 29: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
-	15, // 30: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
-	25, // [25:31] is the sub-list for method output_type
-	19, // [19:25] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	3,  // 12: brevet.v1.UpdateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
+	22, // 13: brevet.v1.UpdateIdentityRequest.update_mask:type_name -> google.protobuf.FieldMask
+	2,  // 14: brevet.v1.UpdateIdentityResponse.identity:type_name -> brevet.v1.Identity
+	2,  // 15: brevet.v1.SuspendIdentityResponse.identity:type_name -> brevet.v1.Identity
+	23, // 16: brevet.v1.SuspendIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	2,  // 17: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
+	23, // 18: brevet.v1.ResumeIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	21, // 19: brevet.v1.RetireIdentityRequest.invalidity_time:type_name -> google.protobuf.Timestamp
+	2,  // 20: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
+	23, // 21: brevet.v1.RetireIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	4,  // 22: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
+	6,  // 23: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
+	8,  // 24: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
+	10, // 25: brevet.v1.IdentityService.UpdateIdentity:input_type -> brevet.v1.UpdateIdentityRequest
+	12, // 26: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
+	14, // 27: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
+	16, // 28: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
+	5,  // 29: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
+	7,  // 30: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
+	9,  // 31: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
+	11, // 32: brevet.v1.IdentityService.UpdateIdentity:output_type -> brevet.v1.UpdateIdentityResponse
+	13, // 33: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
+	15, // 34: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
+	17, // 35: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
+	29, // [29:36] is the sub-list for method output_type
+	22, // [22:29] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_identity_proto_init() }
@@ -1105,7 +1250,7 @@ func file_brevet_v1_identity_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_identity_proto_rawDesc), len(file_brevet_v1_identity_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

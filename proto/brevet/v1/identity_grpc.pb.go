@@ -22,6 +22,7 @@ const (
 	IdentityService_CreateIdentity_FullMethodName  = "/brevet.v1.IdentityService/CreateIdentity"
 	IdentityService_GetIdentity_FullMethodName     = "/brevet.v1.IdentityService/GetIdentity"
 	IdentityService_ListIdentities_FullMethodName  = "/brevet.v1.IdentityService/ListIdentities"
+	IdentityService_UpdateIdentity_FullMethodName  = "/brevet.v1.IdentityService/UpdateIdentity"
 	IdentityService_SuspendIdentity_FullMethodName = "/brevet.v1.IdentityService/SuspendIdentity"
 	IdentityService_ResumeIdentity_FullMethodName  = "/brevet.v1.IdentityService/ResumeIdentity"
 	IdentityService_RetireIdentity_FullMethodName  = "/brevet.v1.IdentityService/RetireIdentity"
@@ -42,6 +43,9 @@ type IdentityServiceClient interface {
 	GetIdentity(ctx context.Context, in *GetIdentityRequest, opts ...grpc.CallOption) (*GetIdentityResponse, error)
 	// ListIdentities returns identities in the order of their SPIFFE IDs, one page at a time.
 	ListIdentities(ctx context.Context, in *ListIdentitiesRequest, opts ...grpc.CallOption) (*ListIdentitiesResponse, error)
+	// UpdateIdentity changes attributes of an identity that is not retired. Certificates that it has keep what they say.
+	// Tokens that were created for it before can enroll it no more.
+	UpdateIdentity(ctx context.Context, in *UpdateIdentityRequest, opts ...grpc.CallOption) (*UpdateIdentityResponse, error)
 	// SuspendIdentity suspends the identity and puts its certificates on hold.
 	SuspendIdentity(ctx context.Context, in *SuspendIdentityRequest, opts ...grpc.CallOption) (*SuspendIdentityResponse, error)
 	// ResumeIdentity resumes a suspended identity and takes its certificates off hold.
@@ -82,6 +86,16 @@ func (c *identityServiceClient) ListIdentities(ctx context.Context, in *ListIden
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListIdentitiesResponse)
 	err := c.cc.Invoke(ctx, IdentityService_ListIdentities_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *identityServiceClient) UpdateIdentity(ctx context.Context, in *UpdateIdentityRequest, opts ...grpc.CallOption) (*UpdateIdentityResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateIdentityResponse)
+	err := c.cc.Invoke(ctx, IdentityService_UpdateIdentity_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -133,6 +147,9 @@ type IdentityServiceServer interface {
 	GetIdentity(context.Context, *GetIdentityRequest) (*GetIdentityResponse, error)
 	// ListIdentities returns identities in the order of their SPIFFE IDs, one page at a time.
 	ListIdentities(context.Context, *ListIdentitiesRequest) (*ListIdentitiesResponse, error)
+	// UpdateIdentity changes attributes of an identity that is not retired. Certificates that it has keep what they say.
+	// Tokens that were created for it before can enroll it no more.
+	UpdateIdentity(context.Context, *UpdateIdentityRequest) (*UpdateIdentityResponse, error)
 	// SuspendIdentity suspends the identity and puts its certificates on hold.
 	SuspendIdentity(context.Context, *SuspendIdentityRequest) (*SuspendIdentityResponse, error)
 	// ResumeIdentity resumes a suspended identity and takes its certificates off hold.
@@ -157,6 +174,9 @@ func (UnimplementedIdentityServiceServer) GetIdentity(context.Context, *GetIdent
 }
 func (UnimplementedIdentityServiceServer) ListIdentities(context.Context, *ListIdentitiesRequest) (*ListIdentitiesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListIdentities not implemented")
+}
+func (UnimplementedIdentityServiceServer) UpdateIdentity(context.Context, *UpdateIdentityRequest) (*UpdateIdentityResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateIdentity not implemented")
 }
 func (UnimplementedIdentityServiceServer) SuspendIdentity(context.Context, *SuspendIdentityRequest) (*SuspendIdentityResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SuspendIdentity not implemented")
@@ -242,6 +262,24 @@ func _IdentityService_ListIdentities_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _IdentityService_UpdateIdentity_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateIdentityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IdentityServiceServer).UpdateIdentity(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IdentityService_UpdateIdentity_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IdentityServiceServer).UpdateIdentity(ctx, req.(*UpdateIdentityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _IdentityService_SuspendIdentity_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SuspendIdentityRequest)
 	if err := dec(in); err != nil {
@@ -314,6 +352,10 @@ var IdentityService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListIdentities",
 			Handler:    _IdentityService_ListIdentities_Handler,
+		},
+		{
+			MethodName: "UpdateIdentity",
+			Handler:    _IdentityService_UpdateIdentity_Handler,
 		},
 		{
 			MethodName: "SuspendIdentity",

@@ -986,7 +986,9 @@ type AbandonedCertificate struct {
 	// The partition of the issuing CA's CRL.
 	CrlPartition int32 `protobuf:"varint,1,opt,name=crl_partition,json=crlPartition,proto3" json:"crl_partition,omitempty"`
 	// The digest that was to be signed. Empty if there was none yet.
-	Digest        []byte `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Digest []byte `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The time of the entry less the time of issue.
+	SinceIssue    int64 `protobuf:"zigzag64,3,opt,name=since_issue,json=sinceIssue,proto3" json:"since_issue,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1033,6 +1035,13 @@ func (x *AbandonedCertificate) GetDigest() []byte {
 		return x.Digest
 	}
 	return nil
+}
+
+func (x *AbandonedCertificate) GetSinceIssue() int64 {
+	if x != nil {
+		return x.SinceIssue
+	}
+	return 0
 }
 
 // LogRefusal is why a request was refused.
@@ -2499,10 +2508,12 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\arefusal\x18\x02 \x01(\v2\x15.brevet.v1.LogRefusalR\arefusal\x12.\n" +
 	"\x13duplicate_issuer_id\x18\x03 \x01(\fR\x11duplicateIssuerId\x12)\n" +
 	"\x10duplicate_serial\x18\x04 \x01(\fR\x0fduplicateSerial\x12&\n" +
-	"\x04part\x18\x05 \x01(\v2\x12.brevet.v1.LogPartR\x04part\"S\n" +
+	"\x04part\x18\x05 \x01(\v2\x12.brevet.v1.LogPartR\x04part\"t\n" +
 	"\x14AbandonedCertificate\x12#\n" +
 	"\rcrl_partition\x18\x01 \x01(\x05R\fcrlPartition\x12\x16\n" +
-	"\x06digest\x18\x02 \x01(\fR\x06digest\"8\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1f\n" +
+	"\vsince_issue\x18\x03 \x01(\x12R\n" +
+	"sinceIssue\"8\n" +
 	"\n" +
 	"LogRefusal\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x16\n" +

@@ -139,7 +139,7 @@ type RevokeCertificateRequest struct {
 	Serial []byte `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
 	// The issuing CA, as in CertificateChain. It can be left out: serial numbers are unique in a trust domain.
 	IssuerId []byte `protobuf:"bytes,2,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
-	// Any reason but certificateHold, which belongs to SuspendIdentity.
+	// Any reason but certificateHold, which belongs to HoldCertificate.
 	Reason RevocationReason `protobuf:"varint,3,opt,name=reason,proto3,enum=brevet.v1.RevocationReason" json:"reason,omitempty"`
 	// When the certificate is known or suspected to have become invalid (RFC 5280 section 5.3.2), to the second. Unset if
 	// unknown.
@@ -268,6 +268,236 @@ func (x *RevokeCertificateResponse) GetAffected() *AffectedCertificates {
 	return nil
 }
 
+type HoldCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 20 bytes, big-endian.
+	Serial []byte `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	// The issuing CA, as in CertificateChain. It can be left out: serial numbers are unique in a trust domain.
+	IssuerId []byte `protobuf:"bytes,2,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
+	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
+	Comment       string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldCertificateRequest) Reset() {
+	*x = HoldCertificateRequest{}
+	mi := &file_brevet_v1_revocation_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldCertificateRequest) ProtoMessage() {}
+
+func (x *HoldCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_revocation_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldCertificateRequest.ProtoReflect.Descriptor instead.
+func (*HoldCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *HoldCertificateRequest) GetSerial() []byte {
+	if x != nil {
+		return x.Serial
+	}
+	return nil
+}
+
+func (x *HoldCertificateRequest) GetIssuerId() []byte {
+	if x != nil {
+		return x.IssuerId
+	}
+	return nil
+}
+
+func (x *HoldCertificateRequest) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+type HoldCertificateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   *Certificate           `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Affected      *AffectedCertificates  `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldCertificateResponse) Reset() {
+	*x = HoldCertificateResponse{}
+	mi := &file_brevet_v1_revocation_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldCertificateResponse) ProtoMessage() {}
+
+func (x *HoldCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_revocation_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldCertificateResponse.ProtoReflect.Descriptor instead.
+func (*HoldCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HoldCertificateResponse) GetCertificate() *Certificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *HoldCertificateResponse) GetAffected() *AffectedCertificates {
+	if x != nil {
+		return x.Affected
+	}
+	return nil
+}
+
+type UnholdCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 20 bytes, big-endian.
+	Serial []byte `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	// The issuing CA, as in CertificateChain. It can be left out: serial numbers are unique in a trust domain.
+	IssuerId []byte `protobuf:"bytes,2,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
+	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
+	Comment       string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnholdCertificateRequest) Reset() {
+	*x = UnholdCertificateRequest{}
+	mi := &file_brevet_v1_revocation_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnholdCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnholdCertificateRequest) ProtoMessage() {}
+
+func (x *UnholdCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_revocation_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnholdCertificateRequest.ProtoReflect.Descriptor instead.
+func (*UnholdCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *UnholdCertificateRequest) GetSerial() []byte {
+	if x != nil {
+		return x.Serial
+	}
+	return nil
+}
+
+func (x *UnholdCertificateRequest) GetIssuerId() []byte {
+	if x != nil {
+		return x.IssuerId
+	}
+	return nil
+}
+
+func (x *UnholdCertificateRequest) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+type UnholdCertificateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   *Certificate           `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Affected      *AffectedCertificates  `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnholdCertificateResponse) Reset() {
+	*x = UnholdCertificateResponse{}
+	mi := &file_brevet_v1_revocation_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnholdCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnholdCertificateResponse) ProtoMessage() {}
+
+func (x *UnholdCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_revocation_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnholdCertificateResponse.ProtoReflect.Descriptor instead.
+func (*UnholdCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *UnholdCertificateResponse) GetCertificate() *Certificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *UnholdCertificateResponse) GetAffected() *AffectedCertificates {
+	if x != nil {
+		return x.Affected
+	}
+	return nil
+}
+
 type CreateBulkRevocationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At least one field must be set.
@@ -287,7 +517,7 @@ type CreateBulkRevocationRequest struct {
 
 func (x *CreateBulkRevocationRequest) Reset() {
 	*x = CreateBulkRevocationRequest{}
-	mi := &file_brevet_v1_revocation_proto_msgTypes[2]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -299,7 +529,7 @@ func (x *CreateBulkRevocationRequest) String() string {
 func (*CreateBulkRevocationRequest) ProtoMessage() {}
 
 func (x *CreateBulkRevocationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_revocation_proto_msgTypes[2]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -312,7 +542,7 @@ func (x *CreateBulkRevocationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBulkRevocationRequest.ProtoReflect.Descriptor instead.
 func (*CreateBulkRevocationRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{2}
+	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CreateBulkRevocationRequest) GetSelection() *CertificateSelection {
@@ -360,7 +590,7 @@ type CreateBulkRevocationResponse struct {
 
 func (x *CreateBulkRevocationResponse) Reset() {
 	*x = CreateBulkRevocationResponse{}
-	mi := &file_brevet_v1_revocation_proto_msgTypes[3]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -372,7 +602,7 @@ func (x *CreateBulkRevocationResponse) String() string {
 func (*CreateBulkRevocationResponse) ProtoMessage() {}
 
 func (x *CreateBulkRevocationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_revocation_proto_msgTypes[3]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -385,7 +615,7 @@ func (x *CreateBulkRevocationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBulkRevocationResponse.ProtoReflect.Descriptor instead.
 func (*CreateBulkRevocationResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{3}
+	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateBulkRevocationResponse) GetBulkRevocation() *BulkRevocation {
@@ -404,7 +634,7 @@ type GetBulkRevocationRequest struct {
 
 func (x *GetBulkRevocationRequest) Reset() {
 	*x = GetBulkRevocationRequest{}
-	mi := &file_brevet_v1_revocation_proto_msgTypes[4]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -416,7 +646,7 @@ func (x *GetBulkRevocationRequest) String() string {
 func (*GetBulkRevocationRequest) ProtoMessage() {}
 
 func (x *GetBulkRevocationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_revocation_proto_msgTypes[4]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -429,7 +659,7 @@ func (x *GetBulkRevocationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBulkRevocationRequest.ProtoReflect.Descriptor instead.
 func (*GetBulkRevocationRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{4}
+	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetBulkRevocationRequest) GetId() string {
@@ -448,7 +678,7 @@ type GetBulkRevocationResponse struct {
 
 func (x *GetBulkRevocationResponse) Reset() {
 	*x = GetBulkRevocationResponse{}
-	mi := &file_brevet_v1_revocation_proto_msgTypes[5]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -460,7 +690,7 @@ func (x *GetBulkRevocationResponse) String() string {
 func (*GetBulkRevocationResponse) ProtoMessage() {}
 
 func (x *GetBulkRevocationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_revocation_proto_msgTypes[5]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -473,7 +703,7 @@ func (x *GetBulkRevocationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBulkRevocationResponse.ProtoReflect.Descriptor instead.
 func (*GetBulkRevocationResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{5}
+	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetBulkRevocationResponse) GetBulkRevocation() *BulkRevocation {
@@ -481,6 +711,123 @@ func (x *GetBulkRevocationResponse) GetBulkRevocation() *BulkRevocation {
 		return x.BulkRevocation
 	}
 	return nil
+}
+
+type ListBulkRevocationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only bulk revocations in one of these states. Empty for all.
+	States []BulkRevocationState `protobuf:"varint,1,rep,packed,name=states,proto3,enum=brevet.v1.BulkRevocationState" json:"states,omitempty"`
+	// 1 to 1000; 0 means 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the previous page; empty for the first.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBulkRevocationsRequest) Reset() {
+	*x = ListBulkRevocationsRequest{}
+	mi := &file_brevet_v1_revocation_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBulkRevocationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBulkRevocationsRequest) ProtoMessage() {}
+
+func (x *ListBulkRevocationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_revocation_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBulkRevocationsRequest.ProtoReflect.Descriptor instead.
+func (*ListBulkRevocationsRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListBulkRevocationsRequest) GetStates() []BulkRevocationState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListBulkRevocationsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListBulkRevocationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListBulkRevocationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A page may hold fewer than page_size, or none, although others follow.
+	BulkRevocations []*BulkRevocation `protobuf:"bytes,1,rep,name=bulk_revocations,json=bulkRevocations,proto3" json:"bulk_revocations,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBulkRevocationsResponse) Reset() {
+	*x = ListBulkRevocationsResponse{}
+	mi := &file_brevet_v1_revocation_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBulkRevocationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBulkRevocationsResponse) ProtoMessage() {}
+
+func (x *ListBulkRevocationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_revocation_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBulkRevocationsResponse.ProtoReflect.Descriptor instead.
+func (*ListBulkRevocationsResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListBulkRevocationsResponse) GetBulkRevocations() []*BulkRevocation {
+	if x != nil {
+		return x.BulkRevocations
+	}
+	return nil
+}
+
+func (x *ListBulkRevocationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // BulkRevocation is one change of the status of all certificates that a selection matched when it was created.
@@ -509,7 +856,7 @@ type BulkRevocation struct {
 
 func (x *BulkRevocation) Reset() {
 	*x = BulkRevocation{}
-	mi := &file_brevet_v1_revocation_proto_msgTypes[6]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +868,7 @@ func (x *BulkRevocation) String() string {
 func (*BulkRevocation) ProtoMessage() {}
 
 func (x *BulkRevocation) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_revocation_proto_msgTypes[6]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +881,7 @@ func (x *BulkRevocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BulkRevocation.ProtoReflect.Descriptor instead.
 func (*BulkRevocation) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{6}
+	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BulkRevocation) GetId() string {
@@ -635,7 +982,7 @@ type RevokeCompromisedKeyRequest struct {
 
 func (x *RevokeCompromisedKeyRequest) Reset() {
 	*x = RevokeCompromisedKeyRequest{}
-	mi := &file_brevet_v1_revocation_proto_msgTypes[7]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +994,7 @@ func (x *RevokeCompromisedKeyRequest) String() string {
 func (*RevokeCompromisedKeyRequest) ProtoMessage() {}
 
 func (x *RevokeCompromisedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_revocation_proto_msgTypes[7]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +1007,7 @@ func (x *RevokeCompromisedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCompromisedKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCompromisedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{7}
+	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RevokeCompromisedKeyRequest) GetPublicKey() []byte {
@@ -688,7 +1035,7 @@ type RevokeCompromisedKeyResponse struct {
 
 func (x *RevokeCompromisedKeyResponse) Reset() {
 	*x = RevokeCompromisedKeyResponse{}
-	mi := &file_brevet_v1_revocation_proto_msgTypes[8]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +1047,7 @@ func (x *RevokeCompromisedKeyResponse) String() string {
 func (*RevokeCompromisedKeyResponse) ProtoMessage() {}
 
 func (x *RevokeCompromisedKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_revocation_proto_msgTypes[8]
+	mi := &file_brevet_v1_revocation_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +1060,7 @@ func (x *RevokeCompromisedKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCompromisedKeyResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCompromisedKeyResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{8}
+	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RevokeCompromisedKeyResponse) GetKeyHash() []byte {
@@ -743,6 +1090,20 @@ const file_brevet_v1_revocation_proto_rawDesc = "" +
 	"\acomment\x18\x05 \x01(\tR\acomment\"\x92\x01\n" +
 	"\x19RevokeCertificateResponse\x128\n" +
 	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\x12;\n" +
+	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"g\n" +
+	"\x16HoldCertificateRequest\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x1b\n" +
+	"\tissuer_id\x18\x02 \x01(\fR\bissuerId\x12\x18\n" +
+	"\acomment\x18\x03 \x01(\tR\acomment\"\x90\x01\n" +
+	"\x17HoldCertificateResponse\x128\n" +
+	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\x12;\n" +
+	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"i\n" +
+	"\x18UnholdCertificateRequest\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x1b\n" +
+	"\tissuer_id\x18\x02 \x01(\fR\bissuerId\x12\x18\n" +
+	"\acomment\x18\x03 \x01(\tR\acomment\"\x92\x01\n" +
+	"\x19UnholdCertificateResponse\x128\n" +
+	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\x12;\n" +
 	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"\x89\x02\n" +
 	"\x1bCreateBulkRevocationRequest\x12=\n" +
 	"\tselection\x18\x01 \x01(\v2\x1f.brevet.v1.CertificateSelectionR\tselection\x123\n" +
@@ -755,7 +1116,15 @@ const file_brevet_v1_revocation_proto_rawDesc = "" +
 	"\x18GetBulkRevocationRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"_\n" +
 	"\x19GetBulkRevocationResponse\x12B\n" +
-	"\x0fbulk_revocation\x18\x01 \x01(\v2\x19.brevet.v1.BulkRevocationR\x0ebulkRevocation\"\x97\x04\n" +
+	"\x0fbulk_revocation\x18\x01 \x01(\v2\x19.brevet.v1.BulkRevocationR\x0ebulkRevocation\"\x90\x01\n" +
+	"\x1aListBulkRevocationsRequest\x126\n" +
+	"\x06states\x18\x01 \x03(\x0e2\x1e.brevet.v1.BulkRevocationStateR\x06states\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x8b\x01\n" +
+	"\x1bListBulkRevocationsResponse\x12D\n" +
+	"\x10bulk_revocations\x18\x01 \x03(\v2\x19.brevet.v1.BulkRevocationR\x0fbulkRevocations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x97\x04\n" +
 	"\x0eBulkRevocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12=\n" +
 	"\tselection\x18\x02 \x01(\v2\x1f.brevet.v1.CertificateSelectionR\tselection\x127\n" +
@@ -789,11 +1158,14 @@ const file_brevet_v1_revocation_proto_rawDesc = "" +
 	"\"BULK_REVOCATION_ACTION_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dBULK_REVOCATION_ACTION_REVOKE\x10\x01\x12\x1f\n" +
 	"\x1bBULK_REVOCATION_ACTION_HOLD\x10\x02\x12!\n" +
-	"\x1dBULK_REVOCATION_ACTION_UNHOLD\x10\x032\xa5\x03\n" +
+	"\x1dBULK_REVOCATION_ACTION_UNHOLD\x10\x032\xc5\x05\n" +
 	"\x11RevocationService\x12^\n" +
-	"\x11RevokeCertificate\x12#.brevet.v1.RevokeCertificateRequest\x1a$.brevet.v1.RevokeCertificateResponse\x12g\n" +
+	"\x11RevokeCertificate\x12#.brevet.v1.RevokeCertificateRequest\x1a$.brevet.v1.RevokeCertificateResponse\x12X\n" +
+	"\x0fHoldCertificate\x12!.brevet.v1.HoldCertificateRequest\x1a\".brevet.v1.HoldCertificateResponse\x12^\n" +
+	"\x11UnholdCertificate\x12#.brevet.v1.UnholdCertificateRequest\x1a$.brevet.v1.UnholdCertificateResponse\x12g\n" +
 	"\x14CreateBulkRevocation\x12&.brevet.v1.CreateBulkRevocationRequest\x1a'.brevet.v1.CreateBulkRevocationResponse\x12^\n" +
-	"\x11GetBulkRevocation\x12#.brevet.v1.GetBulkRevocationRequest\x1a$.brevet.v1.GetBulkRevocationResponse\x12g\n" +
+	"\x11GetBulkRevocation\x12#.brevet.v1.GetBulkRevocationRequest\x1a$.brevet.v1.GetBulkRevocationResponse\x12d\n" +
+	"\x13ListBulkRevocations\x12%.brevet.v1.ListBulkRevocationsRequest\x1a&.brevet.v1.ListBulkRevocationsResponse\x12g\n" +
 	"\x14RevokeCompromisedKey\x12&.brevet.v1.RevokeCompromisedKeyRequest\x1a'.brevet.v1.RevokeCompromisedKeyResponseBk\n" +
 	"\rcom.brevet.v1B\x0fRevocationProtoP\x01Z5github.com/brevet-pki/brevet/proto/brevet/v1;brevetv1\xa2\x02\x03BVT\xaa\x02\tBrevet.V1b\x06proto3"
 
@@ -810,55 +1182,73 @@ func file_brevet_v1_revocation_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_revocation_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_brevet_v1_revocation_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_brevet_v1_revocation_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_brevet_v1_revocation_proto_goTypes = []any{
 	(BulkRevocationState)(0),             // 0: brevet.v1.BulkRevocationState
 	(BulkRevocationAction)(0),            // 1: brevet.v1.BulkRevocationAction
 	(*RevokeCertificateRequest)(nil),     // 2: brevet.v1.RevokeCertificateRequest
 	(*RevokeCertificateResponse)(nil),    // 3: brevet.v1.RevokeCertificateResponse
-	(*CreateBulkRevocationRequest)(nil),  // 4: brevet.v1.CreateBulkRevocationRequest
-	(*CreateBulkRevocationResponse)(nil), // 5: brevet.v1.CreateBulkRevocationResponse
-	(*GetBulkRevocationRequest)(nil),     // 6: brevet.v1.GetBulkRevocationRequest
-	(*GetBulkRevocationResponse)(nil),    // 7: brevet.v1.GetBulkRevocationResponse
-	(*BulkRevocation)(nil),               // 8: brevet.v1.BulkRevocation
-	(*RevokeCompromisedKeyRequest)(nil),  // 9: brevet.v1.RevokeCompromisedKeyRequest
-	(*RevokeCompromisedKeyResponse)(nil), // 10: brevet.v1.RevokeCompromisedKeyResponse
-	(RevocationReason)(0),                // 11: brevet.v1.RevocationReason
-	(*timestamppb.Timestamp)(nil),        // 12: google.protobuf.Timestamp
-	(*Certificate)(nil),                  // 13: brevet.v1.Certificate
-	(*AffectedCertificates)(nil),         // 14: brevet.v1.AffectedCertificates
-	(*CertificateSelection)(nil),         // 15: brevet.v1.CertificateSelection
+	(*HoldCertificateRequest)(nil),       // 4: brevet.v1.HoldCertificateRequest
+	(*HoldCertificateResponse)(nil),      // 5: brevet.v1.HoldCertificateResponse
+	(*UnholdCertificateRequest)(nil),     // 6: brevet.v1.UnholdCertificateRequest
+	(*UnholdCertificateResponse)(nil),    // 7: brevet.v1.UnholdCertificateResponse
+	(*CreateBulkRevocationRequest)(nil),  // 8: brevet.v1.CreateBulkRevocationRequest
+	(*CreateBulkRevocationResponse)(nil), // 9: brevet.v1.CreateBulkRevocationResponse
+	(*GetBulkRevocationRequest)(nil),     // 10: brevet.v1.GetBulkRevocationRequest
+	(*GetBulkRevocationResponse)(nil),    // 11: brevet.v1.GetBulkRevocationResponse
+	(*ListBulkRevocationsRequest)(nil),   // 12: brevet.v1.ListBulkRevocationsRequest
+	(*ListBulkRevocationsResponse)(nil),  // 13: brevet.v1.ListBulkRevocationsResponse
+	(*BulkRevocation)(nil),               // 14: brevet.v1.BulkRevocation
+	(*RevokeCompromisedKeyRequest)(nil),  // 15: brevet.v1.RevokeCompromisedKeyRequest
+	(*RevokeCompromisedKeyResponse)(nil), // 16: brevet.v1.RevokeCompromisedKeyResponse
+	(RevocationReason)(0),                // 17: brevet.v1.RevocationReason
+	(*timestamppb.Timestamp)(nil),        // 18: google.protobuf.Timestamp
+	(*Certificate)(nil),                  // 19: brevet.v1.Certificate
+	(*AffectedCertificates)(nil),         // 20: brevet.v1.AffectedCertificates
+	(*CertificateSelection)(nil),         // 21: brevet.v1.CertificateSelection
 }
 var file_brevet_v1_revocation_proto_depIdxs = []int32{
-	11, // 0: brevet.v1.RevokeCertificateRequest.reason:type_name -> brevet.v1.RevocationReason
-	12, // 1: brevet.v1.RevokeCertificateRequest.invalidity_time:type_name -> google.protobuf.Timestamp
-	13, // 2: brevet.v1.RevokeCertificateResponse.certificate:type_name -> brevet.v1.Certificate
-	14, // 3: brevet.v1.RevokeCertificateResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	15, // 4: brevet.v1.CreateBulkRevocationRequest.selection:type_name -> brevet.v1.CertificateSelection
-	11, // 5: brevet.v1.CreateBulkRevocationRequest.reason:type_name -> brevet.v1.RevocationReason
-	12, // 6: brevet.v1.CreateBulkRevocationRequest.invalidity_time:type_name -> google.protobuf.Timestamp
-	8,  // 7: brevet.v1.CreateBulkRevocationResponse.bulk_revocation:type_name -> brevet.v1.BulkRevocation
-	8,  // 8: brevet.v1.GetBulkRevocationResponse.bulk_revocation:type_name -> brevet.v1.BulkRevocation
-	15, // 9: brevet.v1.BulkRevocation.selection:type_name -> brevet.v1.CertificateSelection
-	1,  // 10: brevet.v1.BulkRevocation.action:type_name -> brevet.v1.BulkRevocationAction
-	11, // 11: brevet.v1.BulkRevocation.reason:type_name -> brevet.v1.RevocationReason
-	12, // 12: brevet.v1.BulkRevocation.invalidity_time:type_name -> google.protobuf.Timestamp
-	12, // 13: brevet.v1.BulkRevocation.create_time:type_name -> google.protobuf.Timestamp
-	0,  // 14: brevet.v1.BulkRevocation.state:type_name -> brevet.v1.BulkRevocationState
-	14, // 15: brevet.v1.RevokeCompromisedKeyResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	2,  // 16: brevet.v1.RevocationService.RevokeCertificate:input_type -> brevet.v1.RevokeCertificateRequest
-	4,  // 17: brevet.v1.RevocationService.CreateBulkRevocation:input_type -> brevet.v1.CreateBulkRevocationRequest
-	6,  // 18: brevet.v1.RevocationService.GetBulkRevocation:input_type -> brevet.v1.GetBulkRevocationRequest
-	9,  // 19: brevet.v1.RevocationService.RevokeCompromisedKey:input_type -> brevet.v1.RevokeCompromisedKeyRequest
-	3,  // 20: brevet.v1.RevocationService.RevokeCertificate:output_type -> brevet.v1.RevokeCertificateResponse
-	5,  // 21: brevet.v1.RevocationService.CreateBulkRevocation:output_type -> brevet.v1.CreateBulkRevocationResponse
-	7,  // 22: brevet.v1.RevocationService.GetBulkRevocation:output_type -> brevet.v1.GetBulkRevocationResponse
-	10, // 23: brevet.v1.RevocationService.RevokeCompromisedKey:output_type -> brevet.v1.RevokeCompromisedKeyResponse
-	20, // [20:24] is the sub-list for method output_type
-	16, // [16:20] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	17, // 0: brevet.v1.RevokeCertificateRequest.reason:type_name -> brevet.v1.RevocationReason
+	18, // 1: brevet.v1.RevokeCertificateRequest.invalidity_time:type_name -> google.protobuf.Timestamp
+	19, // 2: brevet.v1.RevokeCertificateResponse.certificate:type_name -> brevet.v1.Certificate
+	20, // 3: brevet.v1.RevokeCertificateResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	19, // 4: brevet.v1.HoldCertificateResponse.certificate:type_name -> brevet.v1.Certificate
+	20, // 5: brevet.v1.HoldCertificateResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	19, // 6: brevet.v1.UnholdCertificateResponse.certificate:type_name -> brevet.v1.Certificate
+	20, // 7: brevet.v1.UnholdCertificateResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	21, // 8: brevet.v1.CreateBulkRevocationRequest.selection:type_name -> brevet.v1.CertificateSelection
+	17, // 9: brevet.v1.CreateBulkRevocationRequest.reason:type_name -> brevet.v1.RevocationReason
+	18, // 10: brevet.v1.CreateBulkRevocationRequest.invalidity_time:type_name -> google.protobuf.Timestamp
+	14, // 11: brevet.v1.CreateBulkRevocationResponse.bulk_revocation:type_name -> brevet.v1.BulkRevocation
+	14, // 12: brevet.v1.GetBulkRevocationResponse.bulk_revocation:type_name -> brevet.v1.BulkRevocation
+	0,  // 13: brevet.v1.ListBulkRevocationsRequest.states:type_name -> brevet.v1.BulkRevocationState
+	14, // 14: brevet.v1.ListBulkRevocationsResponse.bulk_revocations:type_name -> brevet.v1.BulkRevocation
+	21, // 15: brevet.v1.BulkRevocation.selection:type_name -> brevet.v1.CertificateSelection
+	1,  // 16: brevet.v1.BulkRevocation.action:type_name -> brevet.v1.BulkRevocationAction
+	17, // 17: brevet.v1.BulkRevocation.reason:type_name -> brevet.v1.RevocationReason
+	18, // 18: brevet.v1.BulkRevocation.invalidity_time:type_name -> google.protobuf.Timestamp
+	18, // 19: brevet.v1.BulkRevocation.create_time:type_name -> google.protobuf.Timestamp
+	0,  // 20: brevet.v1.BulkRevocation.state:type_name -> brevet.v1.BulkRevocationState
+	20, // 21: brevet.v1.RevokeCompromisedKeyResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	2,  // 22: brevet.v1.RevocationService.RevokeCertificate:input_type -> brevet.v1.RevokeCertificateRequest
+	4,  // 23: brevet.v1.RevocationService.HoldCertificate:input_type -> brevet.v1.HoldCertificateRequest
+	6,  // 24: brevet.v1.RevocationService.UnholdCertificate:input_type -> brevet.v1.UnholdCertificateRequest
+	8,  // 25: brevet.v1.RevocationService.CreateBulkRevocation:input_type -> brevet.v1.CreateBulkRevocationRequest
+	10, // 26: brevet.v1.RevocationService.GetBulkRevocation:input_type -> brevet.v1.GetBulkRevocationRequest
+	12, // 27: brevet.v1.RevocationService.ListBulkRevocations:input_type -> brevet.v1.ListBulkRevocationsRequest
+	15, // 28: brevet.v1.RevocationService.RevokeCompromisedKey:input_type -> brevet.v1.RevokeCompromisedKeyRequest
+	3,  // 29: brevet.v1.RevocationService.RevokeCertificate:output_type -> brevet.v1.RevokeCertificateResponse
+	5,  // 30: brevet.v1.RevocationService.HoldCertificate:output_type -> brevet.v1.HoldCertificateResponse
+	7,  // 31: brevet.v1.RevocationService.UnholdCertificate:output_type -> brevet.v1.UnholdCertificateResponse
+	9,  // 32: brevet.v1.RevocationService.CreateBulkRevocation:output_type -> brevet.v1.CreateBulkRevocationResponse
+	11, // 33: brevet.v1.RevocationService.GetBulkRevocation:output_type -> brevet.v1.GetBulkRevocationResponse
+	13, // 34: brevet.v1.RevocationService.ListBulkRevocations:output_type -> brevet.v1.ListBulkRevocationsResponse
+	16, // 35: brevet.v1.RevocationService.RevokeCompromisedKey:output_type -> brevet.v1.RevokeCompromisedKeyResponse
+	29, // [29:36] is the sub-list for method output_type
+	22, // [22:29] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_revocation_proto_init() }
@@ -868,14 +1258,14 @@ func file_brevet_v1_revocation_proto_init() {
 	}
 	file_brevet_v1_certificate_proto_init()
 	file_brevet_v1_types_proto_init()
-	file_brevet_v1_revocation_proto_msgTypes[6].OneofWrappers = []any{}
+	file_brevet_v1_revocation_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_revocation_proto_rawDesc), len(file_brevet_v1_revocation_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   9,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

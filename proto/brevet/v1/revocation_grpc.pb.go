@@ -20,8 +20,11 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	RevocationService_RevokeCertificate_FullMethodName    = "/brevet.v1.RevocationService/RevokeCertificate"
+	RevocationService_HoldCertificate_FullMethodName      = "/brevet.v1.RevocationService/HoldCertificate"
+	RevocationService_UnholdCertificate_FullMethodName    = "/brevet.v1.RevocationService/UnholdCertificate"
 	RevocationService_CreateBulkRevocation_FullMethodName = "/brevet.v1.RevocationService/CreateBulkRevocation"
 	RevocationService_GetBulkRevocation_FullMethodName    = "/brevet.v1.RevocationService/GetBulkRevocation"
+	RevocationService_ListBulkRevocations_FullMethodName  = "/brevet.v1.RevocationService/ListBulkRevocations"
 	RevocationService_RevokeCompromisedKey_FullMethodName = "/brevet.v1.RevocationService/RevokeCompromisedKey"
 )
 
@@ -36,12 +39,22 @@ const (
 type RevocationServiceClient interface {
 	// RevokeCertificate revokes one certificate.
 	RevokeCertificate(ctx context.Context, in *RevokeCertificateRequest, opts ...grpc.CallOption) (*RevokeCertificateResponse, error)
+	// HoldCertificate puts one good certificate on hold: it is not to be relied on until UnholdCertificate.
+	HoldCertificate(ctx context.Context, in *HoldCertificateRequest, opts ...grpc.CallOption) (*HoldCertificateResponse, error)
+	// UnholdCertificate takes one certificate off hold: it is good again. While its identity is suspended, it is refused:
+	// ResumeIdentity takes all certificates of the identity off hold.
+	UnholdCertificate(ctx context.Context, in *UnholdCertificateRequest, opts ...grpc.CallOption) (*UnholdCertificateResponse, error)
 	// CreateBulkRevocation revokes every certificate that a selection matches now, or counts them. It is durable and in
 	// effect when the call returns. The records of the certificates, and the CRL, follow; a restart of the server does
 	// not stop them. Calling again creates another bulk revocation, which changes what the first has not.
 	CreateBulkRevocation(ctx context.Context, in *CreateBulkRevocationRequest, opts ...grpc.CallOption) (*CreateBulkRevocationResponse, error)
 	// GetBulkRevocation returns one bulk revocation, and how many records it has reached.
 	GetBulkRevocation(ctx context.Context, in *GetBulkRevocationRequest, opts ...grpc.CallOption) (*GetBulkRevocationResponse, error)
+	// ListBulkRevocations returns bulk revocations, the newest first, one page at a time.
+	//
+	// Each page is read as of one moment of its own. A bulk revocation that is created after the first page appears on no
+	// later one. A change of state between two pages is seen only on later pages.
+	ListBulkRevocations(ctx context.Context, in *ListBulkRevocationsRequest, opts ...grpc.CallOption) (*ListBulkRevocationsResponse, error)
 	// RevokeCompromisedKey revokes every certificate of a key for keyCompromise. The key is never certified again.
 	// Whoever can sign with the key proves by that that it is compromised: the caller needs no client certificate.
 	RevokeCompromisedKey(ctx context.Context, in *RevokeCompromisedKeyRequest, opts ...grpc.CallOption) (*RevokeCompromisedKeyResponse, error)
@@ -65,6 +78,26 @@ func (c *revocationServiceClient) RevokeCertificate(ctx context.Context, in *Rev
 	return out, nil
 }
 
+func (c *revocationServiceClient) HoldCertificate(ctx context.Context, in *HoldCertificateRequest, opts ...grpc.CallOption) (*HoldCertificateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HoldCertificateResponse)
+	err := c.cc.Invoke(ctx, RevocationService_HoldCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *revocationServiceClient) UnholdCertificate(ctx context.Context, in *UnholdCertificateRequest, opts ...grpc.CallOption) (*UnholdCertificateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnholdCertificateResponse)
+	err := c.cc.Invoke(ctx, RevocationService_UnholdCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *revocationServiceClient) CreateBulkRevocation(ctx context.Context, in *CreateBulkRevocationRequest, opts ...grpc.CallOption) (*CreateBulkRevocationResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateBulkRevocationResponse)
@@ -79,6 +112,16 @@ func (c *revocationServiceClient) GetBulkRevocation(ctx context.Context, in *Get
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetBulkRevocationResponse)
 	err := c.cc.Invoke(ctx, RevocationService_GetBulkRevocation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *revocationServiceClient) ListBulkRevocations(ctx context.Context, in *ListBulkRevocationsRequest, opts ...grpc.CallOption) (*ListBulkRevocationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListBulkRevocationsResponse)
+	err := c.cc.Invoke(ctx, RevocationService_ListBulkRevocations_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -106,12 +149,22 @@ func (c *revocationServiceClient) RevokeCompromisedKey(ctx context.Context, in *
 type RevocationServiceServer interface {
 	// RevokeCertificate revokes one certificate.
 	RevokeCertificate(context.Context, *RevokeCertificateRequest) (*RevokeCertificateResponse, error)
+	// HoldCertificate puts one good certificate on hold: it is not to be relied on until UnholdCertificate.
+	HoldCertificate(context.Context, *HoldCertificateRequest) (*HoldCertificateResponse, error)
+	// UnholdCertificate takes one certificate off hold: it is good again. While its identity is suspended, it is refused:
+	// ResumeIdentity takes all certificates of the identity off hold.
+	UnholdCertificate(context.Context, *UnholdCertificateRequest) (*UnholdCertificateResponse, error)
 	// CreateBulkRevocation revokes every certificate that a selection matches now, or counts them. It is durable and in
 	// effect when the call returns. The records of the certificates, and the CRL, follow; a restart of the server does
 	// not stop them. Calling again creates another bulk revocation, which changes what the first has not.
 	CreateBulkRevocation(context.Context, *CreateBulkRevocationRequest) (*CreateBulkRevocationResponse, error)
 	// GetBulkRevocation returns one bulk revocation, and how many records it has reached.
 	GetBulkRevocation(context.Context, *GetBulkRevocationRequest) (*GetBulkRevocationResponse, error)
+	// ListBulkRevocations returns bulk revocations, the newest first, one page at a time.
+	//
+	// Each page is read as of one moment of its own. A bulk revocation that is created after the first page appears on no
+	// later one. A change of state between two pages is seen only on later pages.
+	ListBulkRevocations(context.Context, *ListBulkRevocationsRequest) (*ListBulkRevocationsResponse, error)
 	// RevokeCompromisedKey revokes every certificate of a key for keyCompromise. The key is never certified again.
 	// Whoever can sign with the key proves by that that it is compromised: the caller needs no client certificate.
 	RevokeCompromisedKey(context.Context, *RevokeCompromisedKeyRequest) (*RevokeCompromisedKeyResponse, error)
@@ -128,11 +181,20 @@ type UnimplementedRevocationServiceServer struct{}
 func (UnimplementedRevocationServiceServer) RevokeCertificate(context.Context, *RevokeCertificateRequest) (*RevokeCertificateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeCertificate not implemented")
 }
+func (UnimplementedRevocationServiceServer) HoldCertificate(context.Context, *HoldCertificateRequest) (*HoldCertificateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method HoldCertificate not implemented")
+}
+func (UnimplementedRevocationServiceServer) UnholdCertificate(context.Context, *UnholdCertificateRequest) (*UnholdCertificateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UnholdCertificate not implemented")
+}
 func (UnimplementedRevocationServiceServer) CreateBulkRevocation(context.Context, *CreateBulkRevocationRequest) (*CreateBulkRevocationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateBulkRevocation not implemented")
 }
 func (UnimplementedRevocationServiceServer) GetBulkRevocation(context.Context, *GetBulkRevocationRequest) (*GetBulkRevocationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetBulkRevocation not implemented")
+}
+func (UnimplementedRevocationServiceServer) ListBulkRevocations(context.Context, *ListBulkRevocationsRequest) (*ListBulkRevocationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListBulkRevocations not implemented")
 }
 func (UnimplementedRevocationServiceServer) RevokeCompromisedKey(context.Context, *RevokeCompromisedKeyRequest) (*RevokeCompromisedKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeCompromisedKey not implemented")
@@ -176,6 +238,42 @@ func _RevocationService_RevokeCertificate_Handler(srv interface{}, ctx context.C
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RevocationService_HoldCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HoldCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RevocationServiceServer).HoldCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RevocationService_HoldCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RevocationServiceServer).HoldCertificate(ctx, req.(*HoldCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RevocationService_UnholdCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnholdCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RevocationServiceServer).UnholdCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RevocationService_UnholdCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RevocationServiceServer).UnholdCertificate(ctx, req.(*UnholdCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RevocationService_CreateBulkRevocation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateBulkRevocationRequest)
 	if err := dec(in); err != nil {
@@ -212,6 +310,24 @@ func _RevocationService_GetBulkRevocation_Handler(srv interface{}, ctx context.C
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RevocationService_ListBulkRevocations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListBulkRevocationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RevocationServiceServer).ListBulkRevocations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RevocationService_ListBulkRevocations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RevocationServiceServer).ListBulkRevocations(ctx, req.(*ListBulkRevocationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RevocationService_RevokeCompromisedKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RevokeCompromisedKeyRequest)
 	if err := dec(in); err != nil {
@@ -242,12 +358,24 @@ var RevocationService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _RevocationService_RevokeCertificate_Handler,
 		},
 		{
+			MethodName: "HoldCertificate",
+			Handler:    _RevocationService_HoldCertificate_Handler,
+		},
+		{
+			MethodName: "UnholdCertificate",
+			Handler:    _RevocationService_UnholdCertificate_Handler,
+		},
+		{
 			MethodName: "CreateBulkRevocation",
 			Handler:    _RevocationService_CreateBulkRevocation_Handler,
 		},
 		{
 			MethodName: "GetBulkRevocation",
 			Handler:    _RevocationService_GetBulkRevocation_Handler,
+		},
+		{
+			MethodName: "ListBulkRevocations",
+			Handler:    _RevocationService_ListBulkRevocations_Handler,
 		},
 		{
 			MethodName: "RevokeCompromisedKey",

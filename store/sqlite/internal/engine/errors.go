@@ -25,7 +25,7 @@ type MissingDirectoryError struct{ Dir string }
 
 // Error names the directory and the next step.
 func (e *MissingDirectoryError) Error() string {
-	return fmt.Sprintf("sqlite: there is no directory %s for the store: create it, mode 0700, for the account that runs brevet", e.Dir)
+	return fmt.Sprintf("there is no directory %s for the store: create it, mode 0700, for the account that runs brevet", e.Dir)
 }
 
 // Unwrap returns fs.ErrNotExist.
@@ -39,7 +39,7 @@ type ModeError struct {
 
 // Error names the file, its mode and the next step.
 func (e *ModeError) Error() string {
-	return fmt.Sprintf("sqlite: others may use the store %s (mode %04o): run chmod 600 on it", e.Path, e.Mode)
+	return fmt.Sprintf("others may use the store %s (mode %04o): run chmod 600 on it", e.Path, e.Mode)
 }
 
 // unavailable is a failure of the store that may pass.
@@ -49,7 +49,7 @@ type unavailable struct {
 	cause error
 }
 
-func (e *unavailable) Error() string { return fmt.Sprintf("sqlite: %s: %v", e.what, e.cause) }
+func (e *unavailable) Error() string { return fmt.Sprintf("%s: %v", e.what, e.cause) }
 
 func (e *unavailable) Unwrap() error { return e.cause }
 
@@ -93,7 +93,7 @@ func Fail(what string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return &unavailable{what + ": no answer in time", retryBusy, err}
 	}
-	return fmt.Errorf("sqlite: %s: %w", what, err)
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // codeOf returns the code of an error, by what the system says where SQLite says no more than that the disk failed.

@@ -25,7 +25,7 @@ func (e *LockedError) Error() string {
 	if e.PID != 0 {
 		holder = fmt.Sprintf("process %d", e.PID)
 	}
-	return fmt.Sprintf("sqlite: %s has the store open and holds %s: stop it first, or ask it over gRPC", holder, e.Path)
+	return fmt.Sprintf("%s has the store open and holds %s: stop it first, or ask it over gRPC", holder, e.Path)
 }
 
 // takeLock locks a file of its own: SQLite's locks on the database are let go whenever any descriptor of it is closed.

@@ -29,7 +29,7 @@ type NewerError struct {
 
 // Error names both versions and the next step.
 func (e *NewerError) Error() string {
-	return fmt.Sprintf("sqlite: %s has tables of version %d, and this brevet knows them up to %d: run the newer brevet that wrote it", e.Path, e.Have, e.Known)
+	return fmt.Sprintf("%s has tables of version %d, and this brevet knows them up to %d: run the newer brevet that wrote it", e.Path, e.Have, e.Known)
 }
 
 func (s Schema) provider(db *sql.DB) (*goose.Provider, error) {
@@ -80,7 +80,7 @@ func (s Schema) inspect(ctx context.Context, d driver.Driver, path, dsn string) 
 		return Fail("read "+path, err)
 	}
 	if tables > 0 && (owner != s.ApplicationID || migrated == 0) {
-		return fmt.Errorf("sqlite: %s is another program's database: name another file", path)
+		return fmt.Errorf("%s is another program's database: name another file", path)
 	}
 	if migrated == 0 {
 		return nil // made, and never filled
@@ -90,7 +90,7 @@ func (s Schema) inspect(ctx context.Context, d driver.Driver, path, dsn string) 
 		return Fail("read the version of "+path, err)
 	}
 	if have > 0 && have < sources[0].Version {
-		return fmt.Errorf("sqlite: %s was made by a development version of brevet, before the first release, and this one does not read it: run the brevet that wrote it, or begin anew in another directory", path)
+		return fmt.Errorf("%s was made by a development version of brevet, before the first release, and this one does not read it: run the brevet that wrote it, or begin anew in another directory", path)
 	}
 	if have > known {
 		return &NewerError{Path: path, Have: have, Known: known}

@@ -52,7 +52,7 @@ type DB struct {
 func Open(ctx context.Context, path string, schema Schema, d driver.Driver) (_ *DB, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
-		return nil, fmt.Errorf("sqlite: find %s: %w", path, err)
+		return nil, fmt.Errorf("find %s: %w", path, err)
 	}
 	if dir := filepath.Dir(path); !isDirectory(dir) {
 		return nil, &MissingDirectoryError{Dir: dir}
@@ -102,7 +102,7 @@ func (db *DB) Close() error {
 			errs = append(errs, closeWriter(db.writer))
 		}
 		if err := errors.Join(append(errs, giveLock(db.lock))...); err != nil {
-			db.closeErr = fmt.Errorf("sqlite: close %s: %w", db.path, err)
+			db.closeErr = fmt.Errorf("close %s: %w", db.path, err)
 		}
 	})
 	return db.closeErr
@@ -152,7 +152,7 @@ func createFile(path string) error {
 
 func openError(path string, err error) error {
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("sqlite: the store cannot be opened for writing: give %s and its directory to the account that runs brevet: %w", path, err)
+		return fmt.Errorf("the store cannot be opened for writing: give %s and its directory to the account that runs brevet: %w", path, err)
 	}
 	return &unavailable{"the store cannot be opened for writing: look at its disk", retryDisk, err}
 }

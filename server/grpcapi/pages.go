@@ -1,0 +1,107 @@
+package grpcapi
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// maxPage and defaultPage bound a page of a list.
+const (
+	maxPage     = 1000
+	defaultPage = 100
+)
+
+func pageSize(n int32) (int, error) {
+	switch {
+	case n == 0:
+		return defaultPage, nil
+	case n < 0 || n > maxPage:
+		return 0, pki.Refuse(pki.RuleRequest, "use 1 to 1000, or 0 for 100", "the page size is %d", n)
+	}
+	return int(n), nil
+}
+
+// A page token holds the filter of its list, as a hash, and the sort key of the last record before the page. It names no
+// row of a store, so it serves any store with the same records.
+const (
+	filterSize   = 16
+	maxPageToken = 4096 // bytes; a SPIFFE ID has 2048 at most
+)
+
+// listRequest is a request for one page of a list.
+type listRequest interface {
+	proto.Message
+	GetPageToken() string
+}
+
+// errPageToken says that a sort key is malformed.
+var errPageToken = errors.New("malformed page token")
+
+// pageToken returns the token of the page that begins after a sort key.
+func pageToken(req listRequest, key []byte) string {
+	return base64.RawURLEncoding.EncodeToString(append(filterHash(req), key...))
+}
+
+// pageAfter reads the sort key in a request's page token; it returns the zero value for the first page. It refuses a token
+// of a list with another filter.
+func pageAfter[K any](req listRequest, parse func(key []byte) (K, error)) (K, error) {
+	var none K
+	text := req.GetPageToken()
+	if text == "" {
+		return none, nil
+	}
+	malformed := pki.Refuse(pki.RuleRequest, "send the next_page_token of the page before", "the page token is malformed")
+	if len(text) > maxPageToken {
+		return none, malformed
+	}
+	token, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil || len(token) < filterSize {
+		return none, malformed
+	}
+	if !bytes.Equal(token[:filterSize], filterHash(req)) {
+		return none, pki.Refuse(pki.RuleRequest, "repeat the filter of the first page, or list from the first page again",
+			"the page token is of a list with another filter")
+	}
+	key, err := parse(token[filterSize:])
+	if err != nil {
+		return none, malformed
+	}
+	return key, nil
+}
+
+// filterHash identifies a list and its filter: the request without its page.
+func filterHash(req listRequest) []byte {
+	filter := proto.Clone(req).ProtoReflect()
+	for _, field := range []protoreflect.Name{"page_size", "page_token"} {
+		filter.Clear(filter.Descriptor().Fields().ByName(field))
+	}
+	h := sha256.New()
+	h.Write([]byte(filter.Descriptor().FullName()))
+	encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(filter.Interface())
+	if err != nil {
+		return nil // a decoded request can be encoded; no token has this hash
+	}
+	h.Write([]byte{0})
+	h.Write(encoded)
+	return h.Sum(nil)[:filterSize]
+}
+
+// statesIn reads the states that a list is filtered by.
+func statesIn[W ~int32, S comparable](table map[W]S, wire []W) ([]S, error) {
+	var states []S
+	for _, w := range wire {
+		s, known := table[w]
+		if !known {
+			return nil, pki.Refuse(pki.RuleRequest, "leave states empty for all, or name some of them", "%d is not a state", w)
+		}
+		states = append(states, s)
+	}
+	return states, nil
+}
