@@ -77,7 +77,7 @@ func sizes(sessions int) map[work]admission.Size {
 		streams:       {Slots: 128, Each: 64, Queue: 64},
 		readings:      {Slots: 8, Each: 4, Queue: 128},
 		logs:          {Slots: 64, Each: 8, Queue: 64},
-		followers:     {Slots: 32, Each: 4, Queue: 32},
+		followers:     {Slots: 32, Each: 4},
 		watches:       {Slots: 512, Each: 64, Queue: 64},
 		handshakes:    {Slots: computing, Each: computing / 2, Queue: maxConnections},
 	}
