@@ -135,8 +135,8 @@ type admissions struct {
 func newAdmissions(c Config) *admissions {
 	a := &admissions{
 		lanes:      map[work]*admission.Queue{},
-		identities: admission.NewRates("limits.identity", c.Limits.Identity),
-		addresses:  admission.NewRates("limits.address", c.Limits.Address),
+		identities: admission.NewRates("rate_limits.identity", c.Limits.Identity),
+		addresses:  admission.NewRates("rate_limits.address", c.Limits.Address),
 	}
 	for w, size := range sizes(c.sessions()) {
 		a.lanes[w] = admission.NewQueue(string(w), size)

@@ -82,7 +82,7 @@ const (
 func TestCallsAreTraced(t *testing.T) {
 	t.Parallel()
 	c := newCollector(t)
-	o := servertest.Options{Traces: telemetry.Traces{Endpoint: c.endpoint, Share: 1}}
+	o := servertest.Options{Traces: telemetry.Traces{Endpoint: c.endpoint, SampleRatio: 1}}
 	w := servertest.New(t, ground, o)
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", traceparent, "tracestate", "vendor=tracestate-of-the-caller")
 	token, key := w.Token(t, w.Register(t, "device", "device/1"), false), servertest.Key(t)
@@ -132,7 +132,7 @@ func TestCallsAreTraced(t *testing.T) {
 func TestAStreamIsOneSpan(t *testing.T) {
 	t.Parallel()
 	c := newCollector(t)
-	o := servertest.Options{Traces: telemetry.Traces{Endpoint: c.endpoint, Share: 1}}
+	o := servertest.Options{Traces: telemetry.Traces{Endpoint: c.endpoint, SampleRatio: 1}}
 	w := servertest.New(t, ground, o)
 	bob := w.NewOperator(t, "bob")
 	w.StopServer(t)
@@ -149,7 +149,7 @@ func TestAStreamIsOneSpan(t *testing.T) {
 func TestCallersDoNotInfluenceSampling(t *testing.T) {
 	t.Parallel()
 	c := newCollector(t)
-	o := servertest.Options{Traces: telemetry.Traces{Endpoint: c.endpoint, Share: 0}}
+	o := servertest.Options{Traces: telemetry.Traces{Endpoint: c.endpoint, SampleRatio: 0}}
 	w := servertest.New(t, ground, o)
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", traceparent)
 	servertest.Must(w.Operator.ListIdentities(ctx, &brevetv1.ListIdentitiesRequest{}))(t)
@@ -167,7 +167,7 @@ func TestUnresponsiveCollectorDelaysNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	o := servertest.Options{Traces: telemetry.Traces{Endpoint: "http://" + l.Addr().String(), Share: 1}}
+	o := servertest.Options{Traces: telemetry.Traces{Endpoint: "http://" + l.Addr().String(), SampleRatio: 1}}
 	w := servertest.New(t, ground, o)
 	w.Enrolled(t, "device", "device/1")
 	unready(t, w, "")

@@ -54,7 +54,7 @@ func preload(ctx context.Context, d devca.CA, f filling, say func(string, ...any
 	if err != nil {
 		return err
 	}
-	c := node.Config{Directory: d.Dir}
+	c := node.Config{StateDir: d.Dir}
 	db, err := sqlite.Open(ctx, c.StorePath())
 	if err != nil {
 		return err

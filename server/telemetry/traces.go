@@ -27,8 +27,8 @@ type Traces struct {
 	// Endpoint is the URL of a collector for OTLP over gRPC: http:// without TLS, https:// with TLS. Empty disables
 	// traces.
 	Endpoint string
-	// Share is the ratio of calls to trace, from 0 to 1.
-	Share float64
+	// SampleRatio is the ratio of RPCs to trace, from 0 to 1.
+	SampleRatio float64
 }
 
 // Limits on traces. Spans beyond the queue are dropped, so that no request waits for a collector.
@@ -57,7 +57,7 @@ func newTracing(ctx context.Context, c Traces, log *slog.Logger) (*tracing, erro
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithBatcher(&patientExporter{SpanExporter: exporter, log: log},
 			sdktrace.WithMaxQueueSize(traceQueue), sdktrace.WithExportTimeout(tracePatience)),
-		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(c.Share))),
+		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(c.SampleRatio))),
 		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", "brevet"))),
 	)
 	return &tracing{provider, provider.Tracer("github.com/brevet-pki/brevet/server")}, nil

@@ -45,7 +45,7 @@ func New() *cobra.Command {
 
 // tokenFlags are the flags of a command that works with a key in a token.
 type tokenFlags struct {
-	config  node.TokenConfig
+	config  node.HSMConfig
 	key     string
 	pinFile string
 }
@@ -69,7 +69,7 @@ func (t *tokenFlags) open(ctx context.Context) (*hsm.Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	return node.OpenToken(ctx, t.config, pin)
+	return node.OpenHSM(ctx, t.config, pin)
 }
 
 // find opens the token, lets do work with the key that a certificate is for, and closes it.

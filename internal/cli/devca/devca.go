@@ -147,7 +147,7 @@ func (d CA) makeCA(ctx context.Context, dir string) (err error) {
 	if _, err := hsm.InitToken(ctx, module, hsmLabel, soPIN, pin); err != nil {
 		return err
 	}
-	token, err := node.OpenToken(ctx, node.TokenConfig{Label: hsmLabel}, pin)
+	token, err := node.OpenHSM(ctx, node.HSMConfig{Label: hsmLabel}, pin)
 	if err != nil {
 		return err
 	}
@@ -232,12 +232,12 @@ func (d CA) Config() (node.Config, error) {
 		return node.Config{}, err
 	}
 	c := node.DefaultConfig()
-	c.TrustDomain, c.Directory, c.Names = domain, d.Dir, []string{"localhost", "127.0.0.1", "::1"}
-	c.Address, c.PublicURL = net.JoinHostPort("localhost", port), "http://"+d.HTTP
+	c.TrustDomain, c.StateDir, c.ServerNames = domain, d.Dir, []string{"localhost", "127.0.0.1", "::1"}
+	c.AdvertiseAddress, c.PublicURL = net.JoinHostPort("localhost", port), "http://"+d.HTTP
 	c.Listen = node.ListenConfig{GRPC: d.GRPC, HTTP: d.HTTP}
-	c.Token.Label, c.Log.Level = hsmLabel, config.LogLevel(slog.LevelWarn)
+	c.HSM.Label, c.Log.Level = hsmLabel, config.LogLevel(slog.LevelWarn)
 	endless := node.RateConfig{PerSecond: 1e6, Burst: 1e6} // one machine simulates the whole fleet
-	c.Limits = node.LimitsConfig{Identity: endless, Address: endless}
+	c.RateLimits = node.RateLimitsConfig{Identity: endless, Address: endless}
 	err = c.Check() // also sets derived values
 	return c, err
 }

@@ -162,7 +162,7 @@ func (c *Config) checkIssues(iss ca.IssuingCA) error {
 	if err != nil {
 		return err
 	}
-	names, err := server.CheckNames(c.Names)
+	names, err := server.CheckNames(c.ServerNames)
 	if err != nil {
 		return err
 	}

@@ -37,15 +37,15 @@ type Node struct {
 }
 
 // StorePath returns the path of the store.
-func (c *Config) StorePath() string { return filepath.Join(c.Directory, "store.db") }
+func (c *Config) StorePath() string { return filepath.Join(c.StateDir, "store.db") }
 
 // ArchivePath returns the path of the log's archive.
-func (c *Config) ArchivePath() string { return filepath.Join(c.Directory, "log.archive") }
+func (c *Config) ArchivePath() string { return filepath.Join(c.StateDir, "log.archive") }
 
-func (c *Config) crlPath() string { return filepath.Join(c.Directory, "crls") }
-func (c *Config) ownPath() string { return filepath.Join(c.Directory, "own") }
+func (c *Config) crlPath() string { return filepath.Join(c.StateDir, "crls") }
+func (c *Config) ownPath() string { return filepath.Join(c.StateDir, "own") }
 
-// Open opens the tokens first, and the rest only if that succeeds. The PIN is for the main token.
+// Open opens the HSM tokens first, and the rest only if that succeeds. The PIN is for c.HSM.
 func Open(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (*Node, error) {
 	n := &Node{config: c, log: log}
 	if err := n.checkDirectory(); err != nil {
@@ -76,10 +76,10 @@ func OpenKeyless(ctx context.Context, c Config, log *slog.Logger) (*Node, error)
 }
 
 func (n *Node) checkDirectory() error {
-	if err := checkOwner(n.config.Directory); err != nil {
+	if err := checkOwner(n.config.StateDir); err != nil {
 		return err
 	}
-	return checkDirectory(n.config.Directory, n.log)
+	return checkDirectory(n.config.StateDir, n.log)
 }
 
 // openRecords opens the store and the archive.
@@ -140,8 +140,8 @@ func (n *Node) expectArchive(ctx context.Context) error {
 	return nil
 }
 
-// OpenToken logs in to a configured token.
-func OpenToken(ctx context.Context, c TokenConfig, pin hsm.PIN) (*hsm.Token, error) {
+// OpenHSM logs in to a configured HSM token.
+func OpenHSM(ctx context.Context, c HSMConfig, pin hsm.PIN) (*hsm.Token, error) {
 	path, err := Module(c.Module)
 	if err != nil {
 		return nil, err
@@ -167,7 +167,7 @@ func (c *Config) checkOwnTrustDomain() error {
 	}
 	if have := pair.ID().TrustDomain(); have != c.TrustDomain {
 		return fmt.Errorf("trust_domain: the CA in %s is for %s, not for %s: correct the configuration, or install a CA in another directory",
-			c.Directory, have, c.TrustDomain)
+			c.StateDir, have, c.TrustDomain)
 	}
 	return nil
 }
@@ -199,7 +199,7 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 		return server.Config{}, err
 	}
 	return server.Config{
-		TrustDomain: n.config.TrustDomain, Names: n.config.Names, Address: n.config.Address,
+		TrustDomain: n.config.TrustDomain, Names: n.config.ServerNames, Address: n.config.AdvertiseAddress,
 		Directory: n.config.ownPath(),
 		CRLs:      server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
 		GRPC:      p.grpc, HTTP: p.http, Operations: p.operations,
@@ -208,15 +208,15 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 			CA: n.store.CA(), RA: n.store.RA(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
 		},
 		Archive: n.archive, Tokens: issuingTokens(n.tokens), Disk: n.config.volume(), Retention: n.config.Retention,
-		Limits: n.config.RateLimits(),
+		Limits: n.config.Limits(),
 		OCSP:   server.OCSP{MaxAge: n.config.OCSP.MaxAge, ExtendedRevoke: n.config.OCSP.ExtendedRevoke},
-		Traces: telemetry.Traces{Endpoint: n.config.Traces.Endpoint, Share: n.config.Traces.Share}, Clock: time.Now, Log: n.log,
+		Traces: telemetry.Traces{Endpoint: n.config.Tracing.Endpoint, SampleRatio: n.config.Tracing.SampleRatio}, Clock: time.Now, Log: n.log,
 	}, nil
 }
 
-// RateLimits returns the rate limits in the form of package server.
-func (c *Config) RateLimits() server.Limits {
-	return server.Limits{Identity: admission.Rate(c.Limits.Identity), Address: admission.Rate(c.Limits.Address)}
+// Limits returns the rate limits in the form of [server.Config].
+func (c *Config) Limits() server.Limits {
+	return server.Limits{Identity: admission.Rate(c.RateLimits.Identity), Address: admission.Rate(c.RateLimits.Address)}
 }
 
 // Ports holds the listeners of a server. The zero value is for a server that will not run.

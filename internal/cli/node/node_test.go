@@ -25,7 +25,7 @@ func TestTheDirectoryIsTheServersOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n, err := Open(t.Context(), Config{Directory: foreign}, hsm.PIN{}, nil)
+	n, err := Open(t.Context(), Config{StateDir: foreign}, hsm.PIN{}, nil)
 	if n != nil || err == nil || !strings.Contains(err.Error(), "run it as the directory's owner, such as with runuser -u ") {
 		t.Errorf("Open: %v, want an error that names the account", err)
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 func TestVolume(t *testing.T) {
-	c := Config{Directory: t.TempDir()}
+	c := Config{StateDir: t.TempDir()}
 	v := c.volume()
 	if _, err := v.Free(); err == nil {
 		t.Error("Free succeeds although the store does not exist")
@@ -31,12 +31,12 @@ func TestTracesAreChecked(t *testing.T) {
 		"127.0.0.1:4317": false, "grpc://127.0.0.1:4317": false, "http://127.0.0.1": false, "http://127.0.0.1:4318/v1/traces": false,
 		"http://user:secret@127.0.0.1:4317": false,
 	} {
-		if err := (TracesConfig{Endpoint: endpoint, Share: 1}).checkEndpoint(); (err == nil) != ok {
+		if err := (TracingConfig{Endpoint: endpoint, SampleRatio: 1}).checkEndpoint(); (err == nil) != ok {
 			t.Errorf("%q: %v", endpoint, err)
 		}
 	}
 	for share, ok := range map[float64]bool{0: true, 0.01: true, 1: true, -0.1: false, 1.1: false} {
-		if err := (TracesConfig{Share: share}).checkShare(); (err == nil) != ok {
+		if err := (TracingConfig{SampleRatio: share}).checkSampleRatio(); (err == nil) != ok {
 			t.Errorf("%v: %v", share, err)
 		}
 	}

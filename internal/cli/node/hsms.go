@@ -22,7 +22,7 @@ type issuingToken struct {
 }
 
 // name returns the token's name in the log and in metrics.
-func (c TokenConfig) name() string { return cmp.Or(c.Label, c.Serial) }
+func (c HSMConfig) name() string { return cmp.Or(c.Label, c.Serial) }
 
 // openTokens opens all configured tokens. If some are unavailable, it logs a warning and continues with the others. It
 // fails if none is available.
@@ -32,14 +32,14 @@ func openTokens(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (t
 			err = errors.Join(err, closeTokens(tokens))
 		}
 	}()
-	for i, tc := range append([]TokenConfig{c.Token}, c.FurtherTokens...) {
+	for i, tc := range append([]HSMConfig{c.HSM}, c.FurtherHSMs...) {
 		if i > 0 {
 			if pin, err = hsm.ReadPINFile(tc.PINFile); err != nil {
 				return tokens, err
 			}
 		}
 		t := &issuingToken{name: tc.name()}
-		if t.token, err = OpenToken(ctx, tc, pin); err != nil && !errors.Is(err, hsm.ErrUnavailable) {
+		if t.token, err = OpenHSM(ctx, tc, pin); err != nil && !errors.Is(err, hsm.ErrUnavailable) {
 			return tokens, err
 		}
 		t.err = err
