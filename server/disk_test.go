@@ -32,10 +32,10 @@ const diskEnv = "BREVET_TEST_DISK"
 // smallDisk runs the rest of a test in a subprocess with a small file system for everything that the test writes. In
 // the subprocess it returns the mount point and true. In the original process it returns false, after the subprocess
 // has ended.
-func smallDisk(t *testing.T, octets int) (dir string, here bool) {
+func smallDisk(t *testing.T, size int) (dir string, here bool) {
 	t.Helper()
 	if dir = os.Getenv(diskEnv); dir != "" {
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=700", octets)); err != nil {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=700", size)); err != nil {
 			t.Fatalf("mount a small file system in a user namespace: %v", err)
 		}
 		t.Setenv("TMPDIR", dir)
@@ -198,8 +198,8 @@ func TestFullDiskRecovers(t *testing.T) {
 		t.Errorf("/readyz returns %d, %s", code, reason)
 	}
 	w.Status(t, revoked.Certificate, "keyCompromise")
+	stream := servertest.Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{}))(t)
 	if _, err := stream.Recv(); status.Code(err) != codes.OK { // depends on what waits to be sequenced
-	if _, err := stream.Recv(); status.Code(err) != codes.OK { // it depends on what waits to be sequenced
 		unavailable(t, err)
 	}
 	free()

@@ -24,11 +24,11 @@ import (
 )
 
 // rawCodec is a codec that does not encode: it sends and returns messages as bytes.
-type octets struct{}
+type rawCodec struct{}
 
-func (octets) Marshal(v any) ([]byte, error)      { return *v.(*[]byte), nil }
-func (octets) Unmarshal(data []byte, v any) error { *v.(*[]byte) = slices.Clone(data); return nil }
-func (octets) Name() string                       { return "proto" }
+func (rawCodec) Marshal(v any) ([]byte, error)      { return *v.(*[]byte), nil }
+func (rawCodec) Unmarshal(data []byte, v any) error { *v.(*[]byte) = slices.Clone(data); return nil }
+func (rawCodec) Name() string                       { return "proto" }
 
 // FuzzRPC sends arbitrary bytes to every RPC, as an operator and without a certificate. Every error must name a rule.
 func FuzzRPC(f *testing.F) {
@@ -102,7 +102,7 @@ func send(ctx context.Context, conn *grpc.ClientConn, name string, message []byt
 	defer cancel()
 	at := strings.LastIndex(name, ".")
 	path := fmt.Sprintf("/%s/%s", name[:at], name[at+1:])
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, path, grpc.ForceCodec(octets{}))
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, path, grpc.ForceCodec(rawCodec{}))
 	if err != nil {
 		return err
 	}

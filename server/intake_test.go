@@ -63,8 +63,8 @@ func insist(ctx context.Context, call func() error) {
 	}
 }
 
-// awaitLane waits until the metrics of a queue have these values.
-func awaitLane(t *testing.T, w *servertest.World, lane string, working, waiting float64) {
+// awaitQueue waits until the metrics of a queue have these values.
+func awaitQueue(t *testing.T, w *servertest.World, lane string, working, waiting float64) {
 	t.Helper()
 	for patience := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		_, text := ask(t, w, "/metrics")
@@ -104,7 +104,7 @@ func TestFloodOfEnrollmentsIsLimited(t *testing.T) {
 			insist(ctx, func() error { _, err := caller.Enroll(ctx, flood); return err })
 		})
 	}
-	awaitLane(t, w, "enrollments", float64(share), queued)
+	awaitQueue(t, w, "enrollments", float64(share), queued)
 	_, err := w.Caller(t, nil).Enroll(t.Context(), flood)
 	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleOverloaded)
 	if retryDelay(err) == "" {
@@ -115,10 +115,10 @@ func TestFloodOfEnrollmentsIsLimited(t *testing.T) {
 	w.Revoke(t, stolen.Certificate, "keyCompromise")
 	servertest.Must(w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}))(t)
 	giveUp()
-	awaitLane(t, w, "enrollments", 1, 0) // the others waited in the queue or in package ra
+	awaitQueue(t, w, "enrollments", 1, 0) // the others waited in the queue or in package ra
 	close(s.let)
 	group.Wait()
-	awaitLane(t, w, "enrollments", 0, 0)
+	awaitQueue(t, w, "enrollments", 0, 0)
 	_, text := ask(t, w, "/metrics")
 	if metric(t, text, `brevet_queue_rejected_total{lane="enrollments"}`) < 1 || metric(t, text, `brevet_queue_rejected_total{lane="renewals"}`) != 0 {
 		t.Error("the metrics do not count the rejected calls")
@@ -147,7 +147,7 @@ func TestIdentityOccupiesOneSlot(t *testing.T) {
 			insist(t.Context(), func() error { _, err := c.Renew(t.Context(), req); return err })
 		})
 	}
-	awaitLane(t, w, "renewals", 1, queued)
+	awaitQueue(t, w, "renewals", 1, queued)
 	_, err := device.Renew(t.Context(), req)
 	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleOverloaded)
 	w.Renewed(t, other, servertest.Key(t))

@@ -136,8 +136,8 @@ func TestCallsWithoutOneMessage(t *testing.T) {
 	client := http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "localhost"}}}
 	t.Cleanup(client.CloseIdleConnections)
 	for name, c := range map[string]struct {
-		octets, encoding string
-		want             result
+		body, encoding string
+		want           result
 	}{
 		"empty":                           {"", "", result{codes.Internal, ""}},
 		"two messages":                    {"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "", result{codes.Internal, ""}},
@@ -155,7 +155,7 @@ func TestCallsWithoutOneMessage(t *testing.T) {
 		"compressed, much too long":       {zipped(t, 16<<20), "gzip", result{codes.ResourceExhausted, ""}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := servertest.Must(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+w.GRPC+brevetv1.EnrollmentService_Enroll_FullMethodName, strings.NewReader(c.octets)))(t)
+			r := servertest.Must(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+w.GRPC+brevetv1.EnrollmentService_Enroll_FullMethodName, strings.NewReader(c.body)))(t)
 			r.Header.Set("Content-Type", "application/grpc")
 			r.Header.Set("Te", "trailers")
 			if c.encoding != "" {
@@ -204,7 +204,7 @@ func TestSilentCallers(t *testing.T) {
 		_, err := slow.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 		renewed <- err
 	}()
-	awaitLane(t, w, "renewals", 1, 0)
+	awaitQueue(t, w, "renewals", 1, 0)
 	silent := w.Caller(t, nil)
 	var opened []grpc.ClientStream
 	for _, method := range []string{brevetv1.EnrollmentService_Enroll_FullMethodName, "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"} {

@@ -142,19 +142,19 @@ func TestSelections(t *testing.T) {
 		selection *brevetv1.CertificateSelection
 		want      int64
 	}{
-		"label":              {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "north"}}, 3},
-		"label without matches": {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "south"}}, 0},
-		"label and profile":  {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "north"}, Profile: "workload"}, 1},
-		"identity":           {&brevetv1.CertificateSelection{Identity: "device/a"}, 2},
-		"lineage":            {&brevetv1.CertificateSelection{LineageSerial: servertest.SerialBytes(a.Certificate)}, 2},
-		"lineage, last member": {&brevetv1.CertificateSelection{LineageSerial: servertest.SerialBytes(renewed.Certificate)}, 1},
-		"key":                {&brevetv1.CertificateSelection{KeyHash: hash}, 1},
+		"label":                   {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "north"}}, 3},
+		"label without matches":   {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "south"}}, 0},
+		"label and profile":       {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "north"}, Profile: "workload"}, 1},
+		"identity":                {&brevetv1.CertificateSelection{Identity: "device/a"}, 2},
+		"lineage":                 {&brevetv1.CertificateSelection{LineageSerial: servertest.SerialBytes(a.Certificate)}, 2},
+		"lineage, last member":    {&brevetv1.CertificateSelection{LineageSerial: servertest.SerialBytes(renewed.Certificate)}, 1},
+		"key":                     {&brevetv1.CertificateSelection{KeyHash: hash}, 1},
 		"key of another identity": {&brevetv1.CertificateSelection{KeyHash: hash, Identity: "device/a"}, 0},
-		"profile":            {&brevetv1.CertificateSelection{Profile: "device"}, 2},
+		"profile":                 {&brevetv1.CertificateSelection{Profile: "device"}, 2},
 		"time of issue":           {&brevetv1.CertificateSelection{IssueStartTime: timestamppb.New(begin), IssueEndTime: timestamppb.New(end)}, 3},
 		"before that time":        {&brevetv1.CertificateSelection{IssueEndTime: timestamppb.New(begin), Profile: "device"}, 0},
 		"issuer":                  {&brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes()}, all()},
-		"issuer and profile": {&brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes(), Profile: "workload"}, 1},
+		"issuer and profile":      {&brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes(), Profile: "workload"}, 1},
 	} {
 		set := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), &brevetv1.CreateBulkRevocationRequest{Selection: c.selection, DryRun: true}))(t).GetBulkRevocation()
 		if set.GetTotal() != c.want {
