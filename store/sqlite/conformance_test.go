@@ -31,7 +31,7 @@ func openStore(t *testing.T, path string) storetest.Store {
 	// Second stays nil: the store's lock lets one handle open the file at a time.
 	return storetest.Store{
 		Journal: db.CA(), Installations: db.CA(), RA: db.RA(), Audit: db.RA(), Retention: db.RA(), CRLs: db.Revocation(),
-		Orders: db.Revocation(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log(),
+		Orders: db.Revocation(), Counts: db.Revocation(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log(),
 		LoseCommit: faults.loseCommit,
 		Rebuild: func(t *testing.T, log []translog.Sequenced) (original, rebuilt map[string][]string) {
 			return rows(t, path), rows(t, replayed(t, log))
