@@ -51,7 +51,7 @@ func TestASupersededCertificateWaitsForNoTurn(t *testing.T) {
 		_, err := old.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 		hanging <- err
 	}()
-	awaitLane(t, w, "renewals", 1, 0)
+	awaitQueue(t, w, "renewals", 1, 0)
 	w.Renewed(t, device, servertest.Key(t))
 	close(s.let)
 	servertest.Refused(t, <-hanging, codes.PermissionDenied, pki.RuleRenewalKeyConflict)

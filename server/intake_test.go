@@ -63,17 +63,17 @@ func insist(ctx context.Context, call func() error) {
 	}
 }
 
-// awaitLane waits until the metrics of a lane say so.
-func awaitLane(t *testing.T, w *servertest.World, lane string, working, waiting float64) {
+// awaitQueue waits until the metrics of a queue say so.
+func awaitQueue(t *testing.T, w *servertest.World, queue string, working, waiting float64) {
 	t.Helper()
 	for patience := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		_, text := ask(t, w, "/metrics")
-		in, line := metric(t, text, `brevet_queue_active{lane="`+lane+`"}`), metric(t, text, `brevet_queue_waiting{lane="`+lane+`"}`)
+		in, line := metric(t, text, `brevet_queue_active{queue="`+queue+`"}`), metric(t, text, `brevet_queue_waiting{queue="`+queue+`"}`)
 		if in == working && line == waiting {
 			return
 		}
 		if time.Now().After(patience) {
-			t.Fatalf("the lane of %s has %g at work and %g waiting, and not %g and %g", lane, in, line, working, waiting)
+			t.Fatalf("the queue of %s has %g at work and %g waiting, and not %g and %g", queue, in, line, working, waiting)
 		}
 	}
 }
@@ -104,7 +104,7 @@ func TestAFloodOfEnrollmentsTakesWhatItMay(t *testing.T) {
 			insist(ctx, func() error { _, err := caller.Enroll(ctx, flood); return err })
 		})
 	}
-	awaitLane(t, w, "enrollments", float64(share), queued)
+	awaitQueue(t, w, "enrollments", float64(share), queued)
 	_, err := w.Caller(t, nil).Enroll(t.Context(), flood)
 	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleOverloaded)
 	if retryDelay(err) == "" {
@@ -115,12 +115,12 @@ func TestAFloodOfEnrollmentsTakesWhatItMay(t *testing.T) {
 	w.Revoke(t, stolen.Certificate, "keyCompromise")
 	servertest.Must(w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}))(t)
 	giveUp()
-	awaitLane(t, w, "enrollments", 1, 0) // those that waited for their turn, in the lane or in package ra
+	awaitQueue(t, w, "enrollments", 1, 0) // those that waited for their turn, in the queue or in package ra
 	close(s.let)
 	group.Wait()
-	awaitLane(t, w, "enrollments", 0, 0)
+	awaitQueue(t, w, "enrollments", 0, 0)
 	_, text := ask(t, w, "/metrics")
-	if metric(t, text, `brevet_queue_rejected_total{lane="enrollments"}`) < 1 || metric(t, text, `brevet_queue_rejected_total{lane="renewals"}`) != 0 {
+	if metric(t, text, `brevet_queue_rejected_total{queue="enrollments"}`) < 1 || metric(t, text, `brevet_queue_rejected_total{queue="renewals"}`) != 0 {
 		t.Error("the metrics do not count who was turned away")
 	}
 }
@@ -147,7 +147,7 @@ func TestAnIdentityHoldsOnePlace(t *testing.T) {
 			insist(t.Context(), func() error { _, err := c.Renew(t.Context(), req); return err })
 		})
 	}
-	awaitLane(t, w, "renewals", 1, queued)
+	awaitQueue(t, w, "renewals", 1, queued)
 	_, err := device.Renew(t.Context(), req)
 	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleOverloaded)
 	w.Renewed(t, other, servertest.Key(t))
@@ -241,7 +241,7 @@ func TestHandshakesThatStandStill(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	_, text := ask(t, w, "/metrics")
-	clients := 2*int(metric(t, text, `brevet_queue_slots{lane="handshakes"}`)) + 1
+	clients := 2*int(metric(t, text, `brevet_queue_slots{queue="handshakes"}`)) + 1
 	over := make(chan struct{})
 	var group sync.WaitGroup
 	for range clients {

@@ -11,16 +11,16 @@ func TestEveryOperationHasItsLane(t *testing.T) {
 		w, waits := works[op]
 		answersAtOnce := op == authz.CheckHealth || op == authz.ListHealth
 		if waits == answersAtOnce || (op == authz.WatchHealth) != (w == watches) || op == authz.ReflectServices && w != logs {
-			t.Errorf("%s waits in a lane: %v, %s", op, waits, w)
+			t.Errorf("%s waits in a queue: %v, %s", op, waits, w)
 		}
 	}
 	for op, w := range works {
 		access := authz.AccessOf(op)
 		if access == authz.Nobody || sizes(1)[w].Slots == 0 {
-			t.Errorf("%s is not served, or there is no lane for %s", op, w)
+			t.Errorf("%s is not served, or there is no queue for %s", op, w)
 		}
 		if (w == enrollments || w == compromises || w == watches) != (access == authz.Anybody) || w == revocations && access != authz.Operators {
-			t.Errorf("%s: whoever may call it may fill the lane of %s", op, w)
+			t.Errorf("%s: whoever may call it may fill the queue of %s", op, w)
 		}
 	}
 }

@@ -34,9 +34,9 @@ func TestSilentStreamsStopNoReadings(t *testing.T) {
 	}
 	stream := servertest.Must(other.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{StartIndex: 150}))(t)
 	servertest.Must(stream.Recv())(t)
-	awaitLane(t, w, "readings", 0, 0) // a reading may end a moment after its response
+	awaitQueue(t, w, "readings", 0, 0) // a reading may end a moment after its response
 	_, text := ask(t, w, "/metrics")
-	if n := metric(t, text, `brevet_queue_active{lane="logs"}`); n < 8 {
+	if n := metric(t, text, `brevet_queue_active{queue="logs"}`); n < 8 {
 		t.Errorf("%g streams of the log are at work, want those that are not read", n)
 	}
 }
@@ -50,7 +50,7 @@ func TestWatchesAreShared(t *testing.T) {
 	for range each + 10 {
 		servertest.Must(c.Watch(t.Context(), &healthv1.HealthCheckRequest{}))(t)
 	}
-	awaitLane(t, w, "watches", each, 10)
+	awaitQueue(t, w, "watches", each, 10)
 	other := servertest.Must(healthv1.NewHealthClient(w.Caller(t, nil, from("127.0.0.2")).Conn).Watch(t.Context(), &healthv1.HealthCheckRequest{}))(t)
 	servertest.Must(other.Recv())(t)
 	servertest.Must(c.Check(t.Context(), &healthv1.HealthCheckRequest{}))(t)

@@ -204,7 +204,7 @@ func TestSilentCallers(t *testing.T) {
 		_, err := slow.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 		renewed <- err
 	}()
-	awaitLane(t, w, "renewals", 1, 0)
+	awaitQueue(t, w, "renewals", 1, 0)
 	silent := w.Caller(t, nil)
 	var opened []grpc.ClientStream
 	for _, method := range []string{brevetv1.EnrollmentService_Enroll_FullMethodName, "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"} {

@@ -18,7 +18,7 @@ import (
 type authority struct {
 	ca.InstalledCA
 	certificate *x509.Certificate
-	issuer      *ca.IssuingCA // nil without a key in an available token
+	issuer      *ca.IssuingCA // nil without a key in an available HSM
 }
 
 // id returns the CA's identifier.
@@ -50,8 +50,8 @@ func (n *Node) readAuthorities(ctx context.Context) (authorities, error) {
 	return all, nil
 }
 
-// authorities returns the installed CAs, each with an issuer if its key is in a token. A CA without its key is warned of. If
-// it is the newest one, and a token is not available, the error is that of the token: an older CA must not issue in its place.
+// authorities returns the installed CAs, each with an issuer if its key is in an HSM. A CA without its key is warned of. If
+// it is the newest one, and an HSM is not available, the error is that of the HSM: an older CA must not issue in its place.
 func (n *Node) authorities(ctx context.Context) (authorities, error) {
 	all, err := n.readAuthorities(ctx)
 	if err != nil {
@@ -64,7 +64,7 @@ func (n *Node) authorities(ctx context.Context) (authorities, error) {
 		}
 		err := n.findIssuer(ctx, a, all.certificates())
 		if errors.Is(err, hsm.ErrNotFound) {
-			n.log.Warn("the key of an installed CA is not in the token: it issues nothing, and its CRL is not renewed",
+			n.log.Warn("the key of an installed CA is not in the HSM: it issues nothing, and its CRL is not renewed",
 				"issuer", a.certificate.Subject.String(), "key", a.Key)
 			missing = err
 			continue
@@ -74,8 +74,8 @@ func (n *Node) authorities(ctx context.Context) (authorities, error) {
 		}
 	}
 	if newest := all.newest(); newest != nil && newest.issuer == nil {
-		if absent, _ := absence(n.tokens); absent != nil {
-			return nil, fmt.Errorf("the key %q of %s, the newest CA, is in none of the tokens that are available: %w", newest.Key, newest.certificate.Subject, absent)
+		if absent, _ := absence(n.hsms); absent != nil {
+			return nil, fmt.Errorf("the key %q of %s, the newest CA, is in none of the HSMs that are available: %w", newest.Key, newest.certificate.Subject, absent)
 		}
 	}
 	if all.current() != nil {
@@ -89,7 +89,7 @@ func (n *Node) authorities(ctx context.Context) (authorities, error) {
 
 // findIssuer finds the key of a CA.
 func (n *Node) findIssuer(ctx context.Context, a *authority, all []*x509.Certificate) error {
-	token, key, err := findKey(ctx, n.tokens, a.Key, a.certificate.PublicKey)
+	holder, key, err := findKey(ctx, n.hsms, a.Key, a.certificate.PublicKey)
 	if err != nil {
 		return fmt.Errorf("the key %q of %s: %w", a.Key, a.certificate.Subject, err)
 	}
@@ -98,7 +98,7 @@ func (n *Node) findIssuer(ctx context.Context, a *authority, all []*x509.Certifi
 		return err
 	}
 	a.issuer = &iss
-	token.keys, token.issuers = append(token.keys, key), append(token.issuers, iss.ID)
+	holder.keys, holder.issuers = append(holder.keys, key), append(holder.issuers, iss.ID)
 	return nil
 }
 

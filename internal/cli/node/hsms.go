@@ -12,81 +12,81 @@ import (
 	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
-// issuingToken is a configured token, with what of it serves the installed CAs.
-type issuingToken struct {
+// issuingHSM is a configured HSM, with what of it serves the installed CAs.
+type issuingHSM struct {
 	name    string
-	token   *hsm.Token // nil if the token was not available when it was opened
-	err     error      // why it was not
+	device  *hsm.HSM // nil if the HSM was not available when it was opened
+	err     error    // why it was not
 	keys    []*hsm.Key
 	issuers []pki.IssuerID // whose keys these are
 }
 
-// name is the token as log and metrics call it.
+// name is the HSM as log and metrics call it.
 func (c HSMConfig) name() string { return cmp.Or(c.Label, c.Serial) }
 
-// openTokens opens all tokens of a configuration. One that is not available is warned of, unless it is the last hope: the
+// openHSMs opens all HSMs of a configuration. One that is not available is warned of, unless it is the last hope: the
 // keys of the others serve.
-func openTokens(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (tokens []*issuingToken, err error) {
+func openHSMs(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (hsms []*issuingHSM, err error) {
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, closeTokens(tokens))
+			err = errors.Join(err, closeHSMs(hsms))
 		}
 	}()
 	for i, tc := range append([]HSMConfig{c.HSM}, c.FurtherHSMs...) {
 		if i > 0 {
 			if pin, err = hsm.ReadPINFile(tc.PINFile); err != nil {
-				return tokens, err
+				return hsms, err
 			}
 		}
-		t := &issuingToken{name: tc.name()}
-		if t.token, err = OpenHSM(ctx, tc, pin); err != nil && !errors.Is(err, hsm.ErrUnavailable) {
-			return tokens, err
+		t := &issuingHSM{name: tc.name()}
+		if t.device, err = OpenHSM(ctx, tc, pin); err != nil && !errors.Is(err, hsm.ErrUnavailable) {
+			return hsms, err
 		}
 		t.err = err
-		tokens = append(tokens, t)
+		hsms = append(hsms, t)
 	}
-	absent, available := absence(tokens)
+	absent, available := absence(hsms)
 	if !available {
-		return tokens, absent
+		return hsms, absent
 	}
-	for _, t := range tokens {
+	for _, t := range hsms {
 		if t.err != nil {
-			log.Warn("a token is not available: the keys in it serve after the next start", "token", t.name, "error", t.err)
+			log.Warn("an HSM is not available: the keys in it serve after the next start", "hsm", t.name, "error", t.err)
 		}
 	}
-	return tokens, nil
+	return hsms, nil
 }
 
-// absence returns why tokens are not available, nil if all are, and whether any is.
-func absence(tokens []*issuingToken) (err error, available bool) {
-	for _, t := range tokens {
+// absence returns why HSMs are not available, nil if all are, and whether any is.
+func absence(hsms []*issuingHSM) (err error, available bool) {
+	for _, t := range hsms {
 		err = errors.Join(err, t.err)
-		available = available || t.token != nil
+		available = available || t.device != nil
 	}
 	return err, available
 }
 
-func closeTokens(tokens []*issuingToken) error {
+func closeHSMs(hsms []*issuingHSM) error {
 	var err error
-	for _, t := range tokens {
-		if t.token != nil {
-			err = errors.Join(err, t.token.Close())
+	for _, t := range hsms {
+		if t.device != nil {
+			err = errors.Join(err, t.device.Close())
 		}
 	}
 	return err
 }
 
-// findKey returns the key with a label and a public key, and the available token that holds it. If there is none, the error
-// is that of the token that comes closest: [hsm.ErrNotFound] only if no token has the label.
-func findKey(ctx context.Context, tokens []*issuingToken, label string, public crypto.PublicKey) (*issuingToken, *hsm.Key, error) {
+// findKey returns the key with a label and a public key, and the available HSM that holds it. If there is none, the error
+// is that of the HSM that comes closest: [hsm.ErrNotFound] only if no HSM has the label.
+func findKey(ctx context.Context, hsms []*issuingHSM, label string, public crypto.PublicKey) (*issuingHSM, *hsm.Key, error) {
 	var notFound, failed error
 	var other *hsm.Key
-	var holder *issuingToken
-	for _, t := range tokens {
-		if t.token == nil {
+	var holder *issuingHSM
+	for _, t := range hsms {
+		if t.device == nil {
 			continue
 		}
-		key, err := t.token.Find(ctx, hsm.KeyRef{Label: label, Public: public})
+		key, err := t.device.Find(ctx, hsm.KeyRef{Label: label, Public: public})
 		switch {
 		case errors.Is(err, hsm.ErrNotFound):
 			notFound = errors.Join(notFound, err)
@@ -113,28 +113,28 @@ func isPublic(have, want crypto.PublicKey) bool {
 	return ok && k.Equal(want)
 }
 
-// issuingTokens returns what the server watches: the tokens with keys in use, and those that were not available.
-func issuingTokens(tokens []*issuingToken) []telemetry.IssuingToken {
-	var all []telemetry.IssuingToken
-	for _, t := range tokens {
+// issuingHSMs returns what the server watches: the HSMs with keys in use, and those that were not available.
+func issuingHSMs(hsms []*issuingHSM) []telemetry.IssuingHSM {
+	var all []telemetry.IssuingHSM
+	for _, t := range hsms {
 		switch {
-		case t.token == nil:
-			all = append(all, telemetry.IssuingToken{Token: absentToken{t.err}, Name: t.name})
+		case t.device == nil:
+			all = append(all, telemetry.IssuingHSM{HSM: absentHSM{t.err}, Name: t.name})
 		case len(t.keys) > 0:
-			all = append(all, telemetry.IssuingToken{Token: hsm.Watched{Token: t.token, Keys: t.keys}, Name: t.name, Issuers: t.issuers})
+			all = append(all, telemetry.IssuingHSM{HSM: hsm.Watched{HSM: t.device, Keys: t.keys}, Name: t.name, Issuers: t.issuers})
 		}
 	}
 	return all
 }
 
-// absentToken stands for a token that was not available when it was opened. It does not come back before the next start.
-type absentToken struct{ err error }
+// absentHSM stands for an HSM that was not available when it was opened. It does not come back before the next start.
+type absentHSM struct{ err error }
 
-// Prove returns why the token was not available.
-func (a absentToken) Prove(context.Context) error { return a.err }
+// Prove returns why the HSM was not available.
+func (a absentHSM) Prove(context.Context) error { return a.err }
 
-// Calls returns no calls in one session, since every session of such a token is free.
-func (absentToken) Calls() (now, most int) { return 0, 1 }
+// Calls returns no calls in one session, since every session of such an HSM is free.
+func (absentHSM) Calls() (now, most int) { return 0, 1 }
 
 // Failures returns the one failure.
-func (absentToken) Failures() int { return 1 }
+func (absentHSM) Failures() int { return 1 }

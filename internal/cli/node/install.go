@@ -18,7 +18,7 @@ import (
 // Installation is what a ceremony hands to the issuing machine.
 type Installation struct {
 	Certificate *x509.Certificate
-	Key         string // label of its key in a token of the configuration
+	Key         string // label of its key in an HSM of the configuration
 	others      []*x509.Certificate
 	crls        []*x509.RevocationList
 }
@@ -53,9 +53,9 @@ func (n *Node) Install(ctx context.Context, inst Installation, by pki.Actor) err
 	if err := n.config.checkOwnTrustDomain(); err != nil {
 		return err
 	}
-	_, key, err := findKey(ctx, n.tokens, inst.Key, inst.Certificate.PublicKey)
+	_, key, err := findKey(ctx, n.hsms, inst.Key, inst.Certificate.PublicKey)
 	if err != nil {
-		absent, _ := absence(n.tokens)
+		absent, _ := absence(n.hsms)
 		return errors.Join(err, absent)
 	}
 	iss, err := ca.NewIssuingCA(inst.Certificate, key, inst.others)
