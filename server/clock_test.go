@@ -247,8 +247,8 @@ func TestSetsWhileTheClockIsSet(t *testing.T) {
 		Selection: batch("2"), InvalidityTime: timestamppb.New(w.Clock.Now().Add(time.Hour)), // by the clock of who sends it
 	})
 	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
-	if !strings.Contains(err.Error(), "it is "+w.Clock.Now().UTC().Format("2006")) {
-		t.Errorf("the refusal does not say what time it is here: %v", err)
+	if !strings.Contains(err.Error(), "server time is "+w.Clock.Now().UTC().Format("2006")) {
+		t.Errorf("the refusal does not say the time of the server: %v", err)
 	}
 	later := revokeSet(t, w, &brevetv1.CertificateSelection{Profile: "device", Label: &brevetv1.Label{Name: "batch", Value: "1"}}, "keyCompromise")
 	if later.GetTotal() != 2 { // a key that is compromised is that, whatever its certificate was revoked for

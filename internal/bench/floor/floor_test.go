@@ -39,7 +39,7 @@ func TestNothingOfOursIsBelow(t *testing.T) {
 
 // The schema is the store's, statement for statement.
 func TestSchemaIsTheStores(t *testing.T) {
-	text, err := os.ReadFile("../../../store/sqlite/migrations/00008_initial.sql")
+	text, err := os.ReadFile("../../../store/sqlite/migrations/00009_initial.sql")
 	if err != nil {
 		t.Fatal(err)
 	}
