@@ -12,20 +12,20 @@ import (
 	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
-// issuingHSM is a configured HSM, with what of it serves the installed CAs.
+// issuingHSM is a configured HSM, with the keys of installed CAs in it.
 type issuingHSM struct {
 	name    string
-	device  *hsm.HSM // nil if the HSM was not available when it was opened
-	err     error    // why it was not
+	device  *hsm.HSM // nil if the HSM was unavailable when it was opened
+	err     error    // the reason if it was unavailable
 	keys    []*hsm.Key
-	issuers []pki.IssuerID // whose keys these are
+	issuers []pki.IssuerID // the CAs of these keys
 }
 
-// name is the HSM as log and metrics call it.
+// name returns the HSM's name in the log and in metrics.
 func (c HSMConfig) name() string { return cmp.Or(c.Label, c.Serial) }
 
-// openHSMs opens all HSMs of a configuration. One that is not available is warned of, unless it is the last hope: the
-// keys of the others serve.
+// openHSMs opens all configured HSMs. If some are unavailable, it logs a warning and continues with the others. It
+// fails if none is available.
 func openHSMs(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (hsms []*issuingHSM, err error) {
 	defer func() {
 		if err != nil {
@@ -57,7 +57,7 @@ func openHSMs(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (hsm
 	return hsms, nil
 }
 
-// absence returns why HSMs are not available, nil if all are, and whether any is.
+// absence returns the errors of unavailable HSMs, or nil if all are available, and whether any is available.
 func absence(hsms []*issuingHSM) (err error, available bool) {
 	for _, t := range hsms {
 		err = errors.Join(err, t.err)
@@ -76,8 +76,8 @@ func closeHSMs(hsms []*issuingHSM) error {
 	return err
 }
 
-// findKey returns the key with a label and a public key, and the available HSM that holds it. If there is none, the error
-// is that of the HSM that comes closest: [hsm.ErrNotFound] only if no HSM has the label.
+// findKey returns the key with a label and a public key, and the HSM that contains it. If there is none, it returns
+// the most specific error of the HSMs: [hsm.ErrNotFound] only if no HSM has a key with the label.
 func findKey(ctx context.Context, hsms []*issuingHSM, label string, public crypto.PublicKey) (*issuingHSM, *hsm.Key, error) {
 	var notFound, failed error
 	var other *hsm.Key
@@ -102,7 +102,7 @@ func findKey(ctx context.Context, hsms []*issuingHSM, label string, public crypt
 	case failed != nil:
 		return nil, nil, failed
 	case other != nil:
-		return holder, other, nil // ca.NewIssuer says what does not fit
+		return holder, other, nil // ca.NewIssuer returns an error about the mismatch
 	default:
 		return nil, nil, notFound
 	}
@@ -113,7 +113,7 @@ func isPublic(have, want crypto.PublicKey) bool {
 	return ok && k.Equal(want)
 }
 
-// issuingHSMs returns what the server watches: the HSMs with keys in use, and those that were not available.
+// issuingHSMs returns the HSMs that the server monitors: those with keys in use, and those that were unavailable.
 func issuingHSMs(hsms []*issuingHSM) []telemetry.IssuingHSM {
 	var all []telemetry.IssuingHSM
 	for _, t := range hsms {
@@ -127,14 +127,14 @@ func issuingHSMs(hsms []*issuingHSM) []telemetry.IssuingHSM {
 	return all
 }
 
-// absentHSM stands for an HSM that was not available when it was opened. It does not come back before the next start.
+// absentHSM stands for an HSM that was unavailable when it was opened. It stays unavailable until the next start.
 type absentHSM struct{ err error }
 
 // Prove returns why the HSM was not available.
 func (a absentHSM) Prove(context.Context) error { return a.err }
 
-// Calls returns no calls in one session, since every session of such an HSM is free.
+// Calls returns zero calls of one possible.
 func (absentHSM) Calls() (now, most int) { return 0, 1 }
 
-// Failures returns the one failure.
+// Failures returns 1, for the failure to open the HSM.
 func (absentHSM) Failures() int { return 1 }
