@@ -18,33 +18,33 @@ import (
 //go:embed schema.sql
 var schema string
 
-// entrySize is what a log entry about a renewed certificate of the device "device/1" has, in octets, in the store of a
-// measured server; itemSize is what a certificate adds to an intent: issuer's place, serial number, times,
-// partition, and the digest with its length.
+// entrySize is the size in bytes of the store's log entry about a renewed certificate of the device "device/1".
+// itemSize is the size of a certificate in an intent: issuer, serial number, times, partition, and digest with its
+// length.
 const (
 	entrySize = 186
 	itemSize  = 1 + 20 + 6 + 6 + 1 + 1 + 32
 )
 
-// settledKept is how many batches stay on record as settled.
+// settledKept is the number of committed batches that stay on record.
 const settledKept = 1024
 
-// journal is the database, with one connection.
+// journal is the database, used over one connection.
 type journal struct {
 	db   *sql.DB
 	conn *sql.Conn
-	ctx  context.Context //nolint:containedctx // of statements, which the driver can only wait for when nothing ends them
+	ctx  context.Context //nolint:containedctx // without an end: the driver needs no goroutine to watch it
 
-	entries int64 // of the log, and what they chain to
+	entries int64 // of the log; chain is the chain value of the last one
 	chain   [32]byte
 
-	// statements live as long as the connection, which close ends
+	// The statements live as long as the connection.
 	begin, commit, rollback               *sql.Stmt
 	announce, unannounce, settled, forget *sql.Stmt
 	certificate, log, seq                 *sql.Stmt
 }
 
-// openJournal makes the database, with identities that have a certificate each.
+// openJournal creates the database, with identities that have one certificate each.
 func openJournal(ctx context.Context, directory string, identities int) (*journal, error) {
 	db, err := sql.Open("sqlite3", "file:"+filepath.Join(directory, "floor.db")+"?_journal_mode=WAL&_synchronous=FULL&_foreign_keys=true")
 	if err != nil {
@@ -132,8 +132,9 @@ func (j *journal) close() error {
 	return errors.Join(j.conn.Close(), j.db.Close())
 }
 
-// run writes rows until there will be no more, in transactions of maxBatch, and returns how many are durable. After an
-// error it only empties the queue. It waits for full batches, since those who fill the queue do not wait for it.
+// run writes rows in transactions of maxBatch until the queue is closed, and returns the number of durable rows. After
+// an error it only empties the queue. It waits for full batches, because the goroutines that fill the queue do not wait
+// for it.
 func (j *journal) run(queue <-chan row) (durable int, err error) {
 	var rows []row
 	write := func() {
@@ -153,7 +154,8 @@ func (j *journal) run(queue <-chan row) (durable int, err error) {
 	return durable, err
 }
 
-// write writes rows in a durable transaction, and the intent of as many, which it takes away again.
+// write writes rows in a durable transaction. It also writes an intent for the same number of certificates, and deletes
+// it.
 func (j *journal) write(rows []row) error {
 	if _, err := j.begin.ExecContext(j.ctx); err != nil {
 		return err

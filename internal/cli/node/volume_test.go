@@ -10,7 +10,7 @@ func TestVolume(t *testing.T) {
 	c := Config{StateDir: t.TempDir()}
 	v := c.volume()
 	if _, err := v.Free(); err == nil {
-		t.Error("there is room in a store that is not there")
+		t.Error("Free succeeds although the store does not exist")
 	}
 	for path, size := range map[string]int{c.StorePath(): 3, c.ArchivePath(): 2} {
 		if err := os.WriteFile(path, []byte(strings.Repeat("x", size)), 0o600); err != nil {
@@ -18,10 +18,10 @@ func TestVolume(t *testing.T) {
 		}
 	}
 	if free, err := v.Free(); err != nil || free < 1<<20 {
-		t.Errorf("%d octets are free, %v", free, err)
+		t.Errorf("Free = %d bytes, %v", free, err)
 	}
 	if sizes := v.Sizes(); sizes["store"] != 3 || sizes["archive"] != 2 || sizes["wal"] != 0 || len(sizes) != 3 {
-		t.Errorf("the sizes are %v", sizes)
+		t.Errorf("Sizes = %v", sizes)
 	}
 }
 
