@@ -97,7 +97,7 @@ func listEntries(
 			return nil
 		})
 		if req.GetFollow() && ctx.Err() != nil {
-			return nil // interrupted, as a command that follows ends
+			return nil //nolint:nilerr // an interrupt is how a command that follows ends
 		}
 		if !req.GetFollow() || status.Code(err) != codes.Unavailable {
 			return err
