@@ -13,29 +13,65 @@ import (
 )
 
 // CreateToken records a new token, bound to nothing and not spent.
-func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
-	return r.db.writeBy(ctx, "record a token", t.CreatedBy, t.CreatedAt, func(ctx context.Context, tx *writeTx) error {
-		var identity int64
-		err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, t.Identity.String()).Scan(&identity)
-		if errors.Is(err, sql.ErrNoRows) {
-			return rules.NoIdentity(t.Identity)
-		}
-		if err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, `
-			INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at, maker, made_with, era)
-			SELECT ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
-			t.ID.Bytes(), identity, int64(t.IdentityRevision), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // generations count up from 1
-			encodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
-		if engine.IsDuplicate(err) {
-			return rules.TokenExists(t.ID)
-		}
-		if err != nil {
-			return err
-		}
-		return tx.append(ctx, rules.TokenCreatedEntry(&t))
+func (r *RA) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
+	made := t
+	err := r.db.writeOnce(ctx, "record a token", t.CreatedBy, t.CreatedAt, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
+		made = t
+		return rules.Outcome{Token: t.ID}, tx.insertToken(ctx, &made)
+	}, func(ctx context.Context, tx *writeTx, have rules.Outcome) error {
+		var err error
+		made, err = tx.replaceToken(ctx, have.Token, t)
+		return err
 	})
+	if err != nil {
+		return ra.Token{}, err
+	}
+	return made, nil
+}
+
+func (tx *writeTx) insertToken(ctx context.Context, t *ra.Token) error {
+	var identity int64
+	err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, t.Identity.String()).Scan(&identity)
+	if errors.Is(err, sql.ErrNoRows) {
+		return rules.NoIdentity(t.Identity)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at, maker, made_with, era)
+		SELECT ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
+		t.ID.Bytes(), identity, int64(t.IdentityRevision), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // revisions count up from 1
+		encodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
+	if engine.IsDuplicate(err) {
+		return rules.TokenExists(t.ID)
+	}
+	if err != nil {
+		return err
+	}
+	return tx.append(ctx, rules.TokenCreatedEntry(t))
+}
+
+// replaceToken revokes the token that a request created, and records another one in its place.
+func (tx *writeTx) replaceToken(ctx context.Context, first pki.TokenID, next ra.Token) (ra.Token, error) {
+	lost, err := readToken(ctx, tx, first)
+	if err != nil {
+		return ra.Token{}, err
+	}
+	id, err := readIdentity(ctx, tx, lost.Identity)
+	if err != nil {
+		return ra.Token{}, err
+	}
+	if next, err = rules.ReplaceToken(lost, next, id.Revision); err != nil {
+		return ra.Token{}, err
+	}
+	if _, err := tx.revokeToken(ctx, rules.TokenReplacement(&lost, &next)); err != nil {
+		return ra.Token{}, err
+	}
+	if err := tx.insertToken(ctx, &next); err != nil {
+		return ra.Token{}, err
+	}
+	return next, tx.ExecOne(ctx, `UPDATE operator_requests SET token = ? WHERE token = ?`, next.ID.Bytes(), first.Bytes())
 }
 
 // Token returns the record of a token.

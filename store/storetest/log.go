@@ -157,7 +157,7 @@ func refusedLeavesNoEntry(t *testing.T, w *world) {
 	before := w.verifyChainAfterAll(t)
 	if w.LoseCommit != nil {
 		w.LoseCommit(false)
-		if err := w.RA.CreateToken(ctx, ra.Token{Identity: r.Identity, CreatedBy: operator}); err == nil {
+		if _, err := w.RA.CreateToken(ctx, ra.Token{Identity: r.Identity, CreatedBy: operator}); err == nil {
 			t.Error("a commit that did not apply succeeded")
 		}
 	}
