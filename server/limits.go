@@ -53,6 +53,7 @@ const (
 	streams       work = "streams"       // of issue requests, which have limits of their own
 	readings      work = "readings"      // of records, and of pages of the log
 	logs          work = "logs"          // streams of the log, its head, and reflection: they wait for the archive and for clients
+	followers     work = "followers"     // streams that follow the log, without a time limit; each of them is one of logs too
 	watches       work = "watches"       // of health, open to all callers, without a time limit
 	handshakes    work = "handshakes"    // of TLS
 )
@@ -76,6 +77,7 @@ func sizes(sessions int) map[work]admission.Size {
 		streams:       {Slots: 128, Each: 64, Queue: 64},
 		readings:      {Slots: 8, Each: 4, Queue: 128},
 		logs:          {Slots: 64, Each: 8, Queue: 64},
+		followers:     {Slots: 32, Each: 4},
 		watches:       {Slots: 512, Each: 64, Queue: 64},
 		handshakes:    {Slots: computing, Each: computing / 2, Queue: maxConnections},
 	}
@@ -128,18 +130,18 @@ var works = map[authz.Operation]work{
 
 // admissions decides which calls work, wait or are rejected. It implements grpcapi.Admission.
 type admissions struct {
-	lanes                 map[work]*admission.Queue
+	queues                map[work]*admission.Queue
 	identities, addresses *admission.Rates
 }
 
 func newAdmissions(c Config) *admissions {
 	a := &admissions{
-		lanes:      map[work]*admission.Queue{},
+		queues:     map[work]*admission.Queue{},
 		identities: admission.NewRates("rate_limits.identity", c.Limits.Identity),
 		addresses:  admission.NewRates("rate_limits.address", c.Limits.Address),
 	}
 	for w, size := range sizes(c.sessions()) {
-		a.lanes[w] = admission.NewQueue(string(w), size)
+		a.queues[w] = admission.NewQueue(string(w), size)
 	}
 	return a
 }
@@ -162,11 +164,11 @@ func (a *admissions) Admit(op authz.Operation, from admission.Source, refused er
 
 // Enter implements grpcapi.Admission.
 func (a *admissions) Enter(ctx context.Context, op authz.Operation, from admission.Source) (leave func(), err error) {
-	lane := a.lanes[works[op]]
-	if lane == nil {
+	queue := a.queues[works[op]]
+	if queue == nil {
 		return func() {}, nil
 	}
-	if leave, err = lane.Acquire(ctx, from); err != nil {
+	if leave, err = queue.Acquire(ctx, from); err != nil {
 		return func() {}, err
 	}
 	return leave, nil
@@ -175,8 +177,8 @@ func (a *admissions) Enter(ctx context.Context, op authz.Operation, from admissi
 // byName returns the queues by their names in metrics.
 func (a *admissions) byName() map[string]*admission.Queue {
 	named := map[string]*admission.Queue{}
-	for w, lane := range a.lanes {
-		named[string(w)] = lane
+	for w, queue := range a.queues {
+		named[string(w)] = queue
 	}
 	return named
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/servertest"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 // TestRequestIDs makes each changing call of an operator twice with one request ID, while something else changes in
@@ -76,7 +77,7 @@ func TestRequestIDs(t *testing.T) {
 		_, err := c.call("-other")
 		servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleRequestIDReused)
 		for _, e := range w.Entries(t, logged) {
-			if e.Facts["rule"] == "" {
+			if e.Action != translog.RequestRefused {
 				t.Errorf("%s: a repeat wrote the log entry %+v", c.name, e)
 			}
 		}

@@ -41,6 +41,7 @@ type state struct {
 
 	requests map[requestID]rules.RecordedRequest // of operators' calls
 
+	logEpoch  translog.Epoch // zero until it is drawn
 	log       [][]byte
 	sequenced []translog.Hash // of the entries that have their places
 }
@@ -67,6 +68,7 @@ type key struct {
 type cert struct {
 	ra.Certificate
 	supersededBy int
+	partition    uint16 // of the CRL
 }
 
 func (s *state) clone() *state {

@@ -17,7 +17,7 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
 	made := t
 	err := r.db.writeOnce(ctx, "record a token", t.CreatedBy, t.CreatedAt, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
 		made = t
-		return rules.Outcome{Token: t.ID}, tx.insertToken(ctx, &made)
+		return rules.Outcome{Token: t.ID}, tx.createToken(ctx, &made)
 	}, func(ctx context.Context, tx *writeTx, have rules.Outcome) error {
 		var err error
 		made, err = tx.replaceToken(ctx, have.Token, t)
@@ -29,24 +29,9 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
 	return made, nil
 }
 
-func (tx *writeTx) insertToken(ctx context.Context, t *ra.Token) error {
-	var identity int64
-	err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, t.Identity.String()).Scan(&identity)
-	if errors.Is(err, sql.ErrNoRows) {
-		return rules.NoIdentity(t.Identity)
-	}
-	if err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, `
-		INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at, maker, made_with, era)
-		SELECT ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
-		t.ID.Bytes(), identity, int64(t.IdentityRevision), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // revisions count up from 1
-		encodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
-	if engine.IsDuplicate(err) {
-		return rules.TokenExists(t.ID)
-	}
-	if err != nil {
+// createToken records a token with its log entry.
+func (tx *writeTx) createToken(ctx context.Context, t *ra.Token) error {
+	if err := tx.insertToken(ctx, *t); err != nil {
 		return err
 	}
 	return tx.append(ctx, rules.TokenCreatedEntry(t))
@@ -68,11 +53,33 @@ func (tx *writeTx) replaceToken(ctx context.Context, first pki.TokenID, next ra.
 	if _, err := tx.revokeToken(ctx, rules.TokenReplacement(&lost, &next)); err != nil {
 		return ra.Token{}, err
 	}
-	if err := tx.insertToken(ctx, &next); err != nil {
+	if err := tx.createToken(ctx, &next); err != nil {
 		return ra.Token{}, err
 	}
 	return next, tx.ExecOne(ctx, `UPDATE operator_requests SET token = ? WHERE token = ?`, next.ID.Bytes(), first.Bytes())
 }
+
+func (tx *writeTx) insertToken(ctx context.Context, t ra.Token) error {
+	var identity int64
+	err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, t.Identity.String()).Scan(&identity)
+	if errors.Is(err, sql.ErrNoRows) {
+		return rules.NoIdentity(t.Identity)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `
+			INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at, maker, made_with, era)
+			SELECT ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
+		t.ID.Bytes(), identity, int64(t.IdentityRevision), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // generations count up from 1
+		encodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
+	if engine.IsDuplicate(err) {
+		return rules.TokenExists(t.ID)
+	}
+	return err
+}
+
+const bindToken = `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL`
 
 // Token returns the record of a token.
 func (r *RA) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {
@@ -98,9 +105,7 @@ func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestI
 		if t, bound, err = rules.BindToken(t, request, key); err != nil || !bound {
 			return err
 		}
-		err = tx.ExecOne(ctx, `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL`,
-			request.Bytes(), key.Bytes(), id.Bytes())
-		if err != nil {
+		if err := tx.ExecOne(ctx, bindToken, request.Bytes(), key.Bytes(), id.Bytes()); err != nil {
 			return err
 		}
 		return tx.append(ctx, rules.TokenBoundEntry(&t, at))

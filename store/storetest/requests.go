@@ -119,7 +119,14 @@ var repeatables = map[string]func(t *testing.T, w *world) repeatable{
 		need(t, w.Revocation != nil, "bulk revocations")
 		w.labelled(t, 3)
 		o := w.batch("7", pki.Superseded)
-		return repeatable{bulks(t, w, o), func() { w.labelled(t, 2) }}
+		return repeatable{bulks(t, w, o), func() {
+			open, err := w.Revocation.OpenBulk(t.Context())
+			must(t, err)
+			for _, bulk := range open {
+				w.follow(t, bulk.ID)
+			}
+			w.labelled(t, 2)
+		}}
 	},
 	"revoke an identity's": func(t *testing.T, w *world) repeatable {
 		need(t, w.Revocation != nil, "bulk revocations")
@@ -161,6 +168,9 @@ func repeatsChangeNothing(t *testing.T, w *world) {
 			request := w.newRequest(t, name)
 			first, err := r.call(caller.WithRequest(request))
 			must(t, err)
+			if e := w.lastEntry(t); e.RequestID != request.ID {
+				t.Errorf("the log entry has the request ID %s, want %s", e.RequestID, request.ID)
+			}
 			r.undo()
 			logged := len(w.entries(t))
 			for range 2 {
