@@ -143,9 +143,9 @@ func TestOctetsPerCertificate(t *testing.T) {
 	}
 	size := sizeAfterClose(t, m, path)
 	each := (size - empty) / (fleet * (renewals + 1))
-	t.Logf("%d octets for a certificate of %d", each, derSize)
+	t.Logf("%d bytes for a certificate of %d", each, derSize)
 	if each > most {
-		t.Errorf("a certificate of %d octets takes %d, over %d", derSize, each, most)
+		t.Errorf("a certificate of %d bytes takes %d, over %d", derSize, each, most)
 	}
 }
 

@@ -98,7 +98,7 @@ func TestEntrySizeMatchesTheStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(b) != entrySize {
-		t.Errorf("an entry about a renewal has %d octets, and the floor's %d", len(b), entrySize)
+		t.Errorf("an entry about a renewal has %d bytes, and the floor's %d", len(b), entrySize)
 	}
 }
 

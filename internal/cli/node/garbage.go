@@ -10,7 +10,7 @@ import (
 )
 
 // How much the heap grows before it is collected. What lives is little beside what issuing certificates takes for a
-// moment, so it may be as much again and once more; but no more than this many octets, unless more than that live,
+// moment, so it may be as much again and once more; but no more than this many bytes, unless more than that live,
 // such as a hundred thousand OCSP answers: to look at those again and again would cost what they are kept to save.
 const (
 	garbageShare = 200 // per cent of what lives
@@ -43,7 +43,7 @@ func BoundGarbage(ctx context.Context) {
 	}()
 }
 
-// garbagePercent is how much the heap may grow, in per cent of so many octets that live.
+// garbagePercent is how much the heap may grow, in per cent of so many bytes that live.
 func garbagePercent(live uint64) int {
 	return int(max(garbageLeast, min(garbageShare, garbageMost*100/max(1, live))))
 }
