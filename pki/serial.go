@@ -20,8 +20,8 @@ const SerialRandomSize = 14
 type Serial struct{ b [SerialSize]byte }
 
 // MakeSerial returns the serial number with the time t in its first 6 bytes and random in the other 14. The time counts
-// milliseconds since 1970, so that indexes on serial numbers grow at one end. The caller draws random from a CSPRNG: it
-// exceeds the 64 bits that certificate profiles require. MakeSerial fails if t is before 1971 or after the year 6429,
+// milliseconds since 1970, so that indexes on serial numbers grow at one end. It has no other reader. The caller draws
+// random from a CSPRNG: it exceeds the 64 bits that certificate profiles require. MakeSerial fails if t is before 1971 or after the year 6429,
 // which only a wrong clock shows; a later time would make the serial number negative.
 func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	ms := t.UnixMilli()
@@ -34,13 +34,6 @@ func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	copy(s.b[:6], head[2:])
 	copy(s.b[6:], random[:])
 	return s, nil
-}
-
-// Time returns the time that MakeSerial put into the serial number.
-func (s Serial) Time() time.Time {
-	var ms [8]byte
-	copy(ms[2:], s.b[:6])
-	return time.UnixMilli(int64(binary.BigEndian.Uint64(ms[:]))).UTC() //nolint:gosec // 48 bits
 }
 
 // SerialFromBytes reads the 20 bytes that Bytes returns.

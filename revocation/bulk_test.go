@@ -36,7 +36,7 @@ func wait(d time.Duration) {
 }
 
 func (s *scene) selectIssuer() revocation.BulkRequest {
-	return revocation.BulkRequest{Selection: revocation.Selection{Issuer: s.ca.ID()}, Reason: pki.CACompromise, Actor: operator}
+	return revocation.BulkRequest{Selection: pki.Selection{Issuer: s.ca.ID()}, Reason: pki.CACompromise, Actor: operator}
 }
 
 // notified counts the certificates that the observer knows to be revoked.
@@ -142,7 +142,7 @@ func TestBulkRefusesInvalidRequests(t *testing.T) {
 		edit func(*revocation.BulkRequest)
 		rule pki.Rule
 	}{
-		"empty selection":               {func(o *revocation.BulkRequest) { o.Selection = revocation.Selection{} }, pki.RuleRequest},
+		"empty selection":               {func(o *revocation.BulkRequest) { o.Selection = pki.Selection{} }, pki.RuleRequest},
 		"certificateHold":               {func(o *revocation.BulkRequest) { o.Reason = pki.CertificateHold }, pki.RuleReason},
 		"unknown reason":                {func(o *revocation.BulkRequest) { o.Reason = 7 }, pki.RuleReason},
 		"label without a name":          {func(o *revocation.BulkRequest) { o.Label.Value = "x" }, pki.RuleRequest},

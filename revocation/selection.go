@@ -9,46 +9,6 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Selection selects the certificates that satisfy every field that is bulk. At least one field must be bulk. Certificates
-// that were never delivered have neither identity nor profile, and are revoked. No selection matches them.
-type Selection struct {
-	// Issuer is the issuing CA. Alone, it selects all certificates of the CA.
-	Issuer pki.IssuerID
-	// Identity is the identity that the certificate was issued to.
-	Identity pki.SPIFFEID
-	// LineageOf selects a certificate and all its renewals. The store records the key that a certificate was renewed with,
-	// not the successor. A certificate therefore belongs to the lineage if it has the same identity, has the key that a
-	// member was renewed with, and was recorded after that member. If renewals keep their key, the lineage includes all
-	// later certificates with that key: the holder of one can use the others.
-	LineageOf pki.CertRef
-	// Key is the certificate's public key.
-	Key pki.KeyHash
-	// Profile is the profile that the certificate was issued with.
-	Profile string
-	// Label is a label of the certificate's identity.
-	Label Label
-	// IssuedFrom and IssuedUntil bound the time of issue, in whole milliseconds, the first inclusive and the second
-	// exclusive. The time of issue is in the serial number. It is later than notBefore, which the profile backdates.
-	IssuedFrom, IssuedUntil time.Time
-}
-
-// Label is a label of identities, a name with a value. The zero value is no label.
-type Label struct{ Name, Value string }
-
-// IsZero reports whether l is no label.
-func (l Label) IsZero() bool { return l == Label{} }
-
-// IsZero reports whether no field is bulk.
-func (s Selection) IsZero() bool {
-	return s.Issuer.IsZero() && !s.OfOneIdentity() && s.Profile == "" && s.Label.IsZero() && s.IssuedFrom.IsZero() && s.IssuedUntil.IsZero()
-}
-
-// OfOneIdentity reports whether the selection matches certificates of one identity at most. Those are few, and one
-// transaction changes them all.
-func (s Selection) OfOneIdentity() bool {
-	return !s.Identity.IsZero() || !s.LineageOf.IsZero() || !s.Key.IsZero()
-}
-
 // BulkRequest requests a change of all certificates that the selection matches at the time of the request and that
 // StatusStore.Apply would affect. It does not change certificates that are issued later: to prevent those, suspend or
 // retire the identities.
@@ -57,7 +17,7 @@ func (s Selection) OfOneIdentity() bool {
 // that reason, the keys of the selected certificates are marked as compromised, and the other certificates of these
 // keys are revoked too. A key in the selection is marked even if no certificate matches.
 type BulkRequest struct {
-	Selection
+	pki.Selection
 	// Action is Revoke for RevokeBulk, which sets it. A Change that affects many certificates sets its own action.
 	Action Action
 	// Reason is any reason but certificateHold.

@@ -248,7 +248,7 @@ func TestBulkRevocationsWhileTheClockIsSet(t *testing.T) {
 		Selection: batch("2"), InvalidityTime: timestamppb.New(w.Clock.Now().Add(time.Hour)), // by the client's clock
 	})
 	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
-	if !strings.Contains(err.Error(), "it is "+w.Clock.Now().UTC().Format("2006")) {
+	if !strings.Contains(err.Error(), "server time is "+w.Clock.Now().UTC().Format("2006")) {
 		t.Errorf("the refusal does not contain the server's time: %v", err)
 	}
 	later := revokeSet(t, w, &brevetv1.CertificateSelection{Profile: "device", Label: &brevetv1.Label{Name: "batch", Value: "1"}}, "keyCompromise")

@@ -51,6 +51,7 @@ func (r request) check() (crypto.PublicKey, error) {
 type row struct {
 	serial    []byte
 	identity  int64
+	issuedAt  time.Time
 	notBefore time.Time
 	notAfter  time.Time
 	der       []byte
@@ -67,7 +68,7 @@ func (r request) certify(issuer *x509.Certificate, key crypto.PublicKey, s *sess
 	now := time.Now()
 	out := row{
 		serial: newSerial(now), identity: r.identity, request: make([]byte, 16),
-		notBefore: now.Add(-time.Minute).Truncate(time.Second), notAfter: now.Add(24 * time.Hour).Truncate(time.Second),
+		issuedAt: now, notBefore: now.Add(-time.Minute).Truncate(time.Second), notAfter: now.Add(24 * time.Hour).Truncate(time.Second),
 	}
 	_, _ = rand.Read(out.request) // never fails
 	hash := sha256.Sum256(spki)

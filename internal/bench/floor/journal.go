@@ -19,11 +19,11 @@ import (
 var schema string
 
 // entrySize is the size in bytes of the store's log entry about a renewed certificate of the device "device/1".
-// itemSize is the size of a certificate in an intent: issuer, serial number, expiry, partition, and digest with its
+// itemSize is the size of a certificate in an intent: issuer, serial number, times, partition, and digest with its
 // length.
 const (
 	entrySize = 186
-	itemSize  = 1 + 20 + 6 + 1 + 1 + 32
+	itemSize  = 1 + 20 + 6 + 6 + 1 + 1 + 32
 )
 
 // settledKept is the number of committed batches that stay on record.
@@ -94,9 +94,9 @@ func (j *journal) register(i int) error {
 		return err
 	}
 	_, err = j.conn.ExecContext(j.ctx, `
-		INSERT INTO certificates (id, serial, issuer, identity, request, key, profile, not_before, not_after, crl_partition,
-		                          state, reason, version, der)
-		VALUES (?1, randomblob(20), 1, ?1, randomblob(16), ?1, 'device', 0, 0, 0, 1, 0, 1, randomblob(700))`, i+1)
+		INSERT INTO certificates (id, serial, issuer, identity, request, key, profile, issued_at, not_before, not_after,
+		                          crl_partition, state, reason, version, der)
+		VALUES (?1, randomblob(20), 1, ?1, randomblob(16), ?1, 'device', 0, 0, 0, 0, 1, 0, 1, randomblob(700))`, i+1)
 	return err
 }
 
@@ -111,9 +111,9 @@ func (j *journal) prepare() error {
 		{&j.settled, `INSERT INTO settled (batch) VALUES (?)`},
 		{&j.forget, `DELETE FROM settled WHERE id <= (SELECT max(id) FROM settled) - ?`},
 		{&j.certificate, `
-			INSERT INTO certificates (serial, issuer, identity, request, key, profile, not_before, not_after, crl_partition,
-			                          state, reason, version, der)
-			VALUES (?, 1, ?2, ?, ?2, 'device', ?, ?, 0, 1, 0, 1, ?)`},
+			INSERT INTO certificates (serial, issuer, identity, request, key, profile, issued_at, not_before, not_after,
+			                          crl_partition, state, reason, version, der)
+			VALUES (?, 1, ?2, ?, ?2, 'device', ?, ?, ?, 0, 1, 0, 1, ?)`},
 		{&j.log, `INSERT INTO log (entry) VALUES (?)`},
 		{&j.seq, `INSERT INTO chain (id, value) VALUES (?, ?)`},
 	} {
@@ -195,7 +195,7 @@ func (j *journal) batch(n int) error {
 }
 
 func (j *journal) record(r row) error {
-	_, err := j.certificate.ExecContext(j.ctx, r.serial, r.identity, r.request, r.notBefore.UnixMilli(), r.notAfter.UnixMilli(), r.der)
+	_, err := j.certificate.ExecContext(j.ctx, r.serial, r.identity, r.request, r.issuedAt.UnixMilli(), r.notBefore.UnixMilli(), r.notAfter.UnixMilli(), r.der)
 	if err != nil {
 		return err
 	}
