@@ -23,9 +23,12 @@ func newTokenList() *cobra.Command {
 			"A token is open, spent, revoked, expired, or stale when its identity has changed since it was made.",
 		Example: "  brevet token list --made-by brevet/operator/alice --state open",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
-			if req.State, err = readTokenState("--state", state); err != nil {
+			one, err := readTokenState("--state", state)
+			if err != nil {
 				return err
+			}
+			if req.States = nil; one != brevetv1.TokenState_TOKEN_STATE_UNSPECIFIED {
+				req.States = []brevetv1.TokenState{one}
 			}
 			p, err := output.New(cmd, "TOKEN", "IDENTITY", "STATE", "EXPIRES", "MADE BY", "REVOKED BECAUSE")
 			if err != nil {

@@ -1,5 +1,5 @@
 -- The tables of a Brevet store. Times are milliseconds since 1970, UTC. Keys that other rows name are small integers,
--- so that neither the 32 bytes of an issuer nor a SPIFFE ID is repeated in every certificate and index.
+-- so that neither the 32 octets of an issuer nor a SPIFFE ID is repeated in every certificate and index.
 
 -- +goose Up
 PRAGMA application_id = 1112692308; -- "BRVT": other programs' databases are left alone
@@ -85,6 +85,7 @@ CREATE TABLE tokens (
     CHECK ((request IS NULL) = (key_hash IS NULL)),
     CHECK ((maker IS NULL) = (made_with IS NULL))
 ) STRICT;
+CREATE INDEX tokens_by_creation ON tokens (created_at);
 CREATE INDEX tokens_by_expiry ON tokens (expires_at);
 CREATE INDEX tokens_by_identity ON tokens (identity);
 CREATE INDEX tokens_by_maker ON tokens (maker) WHERE maker IS NOT NULL;
@@ -98,7 +99,7 @@ CREATE TABLE token_revocations (
     PRIMARY KEY (maker, era)
 ) STRICT, WITHOUT ROWID;
 
--- Public keys that were certified, each for one identity. The first 8 bytes of the SHA-256 of the
+-- Public keys that were certified, each for one identity. The first 8 octets of the SHA-256 of the
 -- SubjectPublicKeyInfo are the row's number, as SQLite's signed integer, so that a key is found without an index; two
 -- keys that begin alike cannot both be certified. A key that no certificate names leaves; a compromised one stays.
 CREATE TABLE keys (
