@@ -61,7 +61,7 @@ func (t *tokenFlags) add(cmd *cobra.Command) {
 }
 
 // open logs in to the token.
-func (t *tokenFlags) open(ctx context.Context) (*hsm.Token, error) {
+func (t *tokenFlags) open(ctx context.Context) (*hsm.HSM, error) {
 	if (t.config.Label == "") == (t.config.Serial == "") {
 		return nil, cli.WrongUse("set one of --token-label and --token-serial")
 	}
@@ -75,11 +75,11 @@ func (t *tokenFlags) open(ctx context.Context) (*hsm.Token, error) {
 // find opens the token, lets do work with the key that a certificate is for, and closes it.
 func (t *tokenFlags) find(ctx context.Context, cert *x509.Certificate, do func(crypto.Signer) error) error {
 	ref := hsm.KeyRef{Label: t.key, Public: cert.PublicKey}
-	return t.with(ctx, func(token *hsm.Token) (*hsm.Key, error) { return token.Find(ctx, ref) }, do)
+	return t.with(ctx, func(token *hsm.HSM) (*hsm.Key, error) { return token.Find(ctx, ref) }, do)
 }
 
 // with opens the token, lets do work with the key that get returns, and closes it.
-func (t *tokenFlags) with(ctx context.Context, get func(*hsm.Token) (*hsm.Key, error), do func(crypto.Signer) error) (err error) {
+func (t *tokenFlags) with(ctx context.Context, get func(*hsm.HSM) (*hsm.Key, error), do func(crypto.Signer) error) (err error) {
 	token, err := t.open(ctx)
 	if err != nil {
 		return err
@@ -125,7 +125,7 @@ func (k *keyFlags) check() error {
 
 // with opens the token, lets do work with the new key, or the existing one, and closes it.
 func (k *keyFlags) with(ctx context.Context, do func(crypto.Signer) error) error {
-	return k.tokenFlags.with(ctx, func(token *hsm.Token) (*hsm.Key, error) {
+	return k.tokenFlags.with(ctx, func(token *hsm.HSM) (*hsm.Key, error) {
 		if k.existing {
 			id, err := hex.DecodeString(k.id)
 			if err != nil {
@@ -196,7 +196,7 @@ func newCeremonyToken() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			serial, err := hsm.InitToken(cmd.Context(), path, label, so, user)
+			serial, err := hsm.Init(cmd.Context(), path, label, so, user)
 			if err != nil {
 				return err
 			}
