@@ -184,12 +184,18 @@ func (f *Floor) cost(ctx context.Context, cores int, d time.Duration) (c Cost, e
 	if err != nil {
 		return c, err
 	}
-	sessions := make([]*session, cores)
-	for i := range sessions {
-		if sessions[i], err = f.hsm.session(); err != nil {
+	var sessions []*session
+	defer func() {
+		for _, s := range sessions {
+			s.close()
+		}
+	}()
+	for range cores {
+		s, err := f.hsm.session()
+		if err != nil {
 			return c, err
 		}
-		defer sessions[i].close()
+		sessions = append(sessions, s)
 	}
 	c.Check, err = each(ctx, cores, d, func(i int) error { _, err := f.requests[i].check(); return err })
 	if err != nil {
