@@ -123,7 +123,7 @@ func TestOpenRefusals(t *testing.T) {
 		}, path, "run the newer brevet"},
 		"a development version's": {func(t *testing.T) {
 			mustExec(t, raw(t, path), `UPDATE goose_db_version SET version_id = 5 WHERE version_id > 5`)
-		}, path, "begin anew in another directory"},
+		}, path, "start again in another directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_ = os.Remove(path)

@@ -63,7 +63,7 @@ func (w *world) reopen(t *testing.T) {
 	w.Store = w.Reopen(t)
 }
 
-// draw returns octets that this world has not returned before.
+// draw returns bytes that this world has not returned before.
 func (w *world) draw() [32]byte {
 	w.drawn++
 	return sha256.Sum256(binary.BigEndian.AppendUint64(nil, w.drawn))

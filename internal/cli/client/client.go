@@ -21,7 +21,7 @@ import (
 // CallTimeout bounds one call; a list is many, and a stream of the log takes as long as the log is.
 const CallTimeout = 30 * time.Second
 
-// maxAnswer bounds one answer, in octets: a page of records with all their names and labels.
+// maxAnswer bounds one answer, in bytes: a page of records with all their names and labels.
 const maxAnswer = 64 << 20
 
 // StateHome is where Brevet keeps what belongs to a person: $XDG_STATE_HOME/brevet, or ~/.local/state/brevet.

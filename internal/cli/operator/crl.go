@@ -24,7 +24,7 @@ func NewCRL() *cobra.Command {
 	return cmd
 }
 
-var crlHeading = []string{"ISSUER", "SCOPE", "NUMBER", "ENTRIES", "OCTETS", "THIS UPDATE", "NEXT UPDATE", "PATH"}
+var crlHeading = []string{"ISSUER", "SCOPE", "NUMBER", "ENTRIES", "BYTES", "THIS UPDATE", "NEXT UPDATE", "PATH"}
 
 // scopeOf says what a CRL is about: everything, a partition, or what has changed in it since a base.
 func scopeOf(c *brevetv1.CRL) string {
