@@ -103,7 +103,7 @@ func Call(cmd *cobra.Command, do func(ctx context.Context, conn *grpc.ClientConn
 func Connect(server string, pair *enroll.Pair, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	return grpc.NewClient("dns:///"+server, append(options,
 		grpc.WithTransportCredentials(credentials.NewTLS(enroll.ClientTLS(func() *enroll.Pair { return pair }))),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)), grpc.WithUnaryInterceptor(SetDeadline),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)), grpc.WithChainUnaryInterceptor(RepeatChanges, SetDeadline),
 		grpc.WithDisableServiceConfig())...) // which is looked up in the DNS, for seconds where there is none
 }
 
