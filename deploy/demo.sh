@@ -14,7 +14,7 @@ begun=$(date +%s)
 
 # The demonstration reads and writes no configuration of the user.
 export SOFTHSM2_CONF=$work/softhsm/softhsm2.conf
-export XDG_STATE_HOME=$work/state
+export XDG_STATE_HOME=$work/state XDG_CONFIG_HOME=$work/settings
 export PATH=$bin:$PATH
 
 cleanup() {
@@ -76,14 +76,14 @@ for pin in pin so-pin; do od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$pin"; d
 printf 'Brevet, from the key ceremony to a revoked certificate. Everything happens in %s.\n\n' "$work"
 
 # --- Key ceremony ---------------------------------------------------------------------------------------------------
-quiet brevet ceremony token --label demo --pin-file pin --so-pin-file so-pin
+quiet brevet hsm init --hsm-label demo --pin-file pin --so-pin-file so-pin
 say 'A private SoftHSM token is ready; keys made in it cannot leave it.' \
-  'brevet ceremony token --label demo --pin-file pin --so-pin-file so-pin'
+  'brevet hsm init --hsm-label demo --pin-file pin --so-pin-file so-pin'
 
-tok=(--token-label demo --pin-file pin)
+tok=(--hsm-label demo --pin-file pin)
 quiet brevet ceremony root "${tok[@]}" --key-label root-g1 --subject 'CN=Demo Root G1,O=Brevet Demo' --out root.crt
 say 'The root key and its self-signed certificate are made, with a transcript to sign on paper.' \
-  "brevet ceremony root --token-label demo --pin-file pin --key-label root-g1 --subject 'CN=Demo Root G1,O=Brevet Demo'"
+  "brevet ceremony root --hsm-label demo --pin-file pin --key-label root-g1 --subject 'CN=Demo Root G1,O=Brevet Demo'"
 
 quiet brevet ceremony intermediate request "${tok[@]}" --key-label issuing-g1 --subject 'CN=Demo Issuing G1,O=Brevet Demo' --out issuing.csr
 quiet brevet ceremony sign "${tok[@]}" --key-label root-g1 --root root.crt --csr issuing.csr \
@@ -113,9 +113,9 @@ profiles:
     ca_url: "{public_url}/ca/{issuer}.cer"
 EOF
 quiet brevet ceremony install --config brevet.yaml --certificate issuing.crt --key-label issuing-g1 \
-  --root root.crt --crl root.crl --operator alice --token-out alice.token
+  --root root.crt --crl root.crl --operator alice --out alice.token
 say 'The issuing CA is installed, and the first operator, alice, has a one-time token.' \
-  'brevet ceremony install --config brevet.yaml --certificate issuing.crt --key-label issuing-g1 --operator alice --token-out alice.token'
+  'brevet ceremony install --config brevet.yaml --certificate issuing.crt --key-label issuing-g1 --operator alice --out alice.token'
 
 # --- Server and operator --------------------------------------------------------------------------------------------
 brevet serve --config brevet.yaml >server.log 2>&1 &
