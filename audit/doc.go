@@ -1,4 +1,4 @@
-// Package audit records refusals in the log: who asked for what, and which rule refused it. A [Recorder] bounds the entries of
-// each source, an identity with a rule, and writes a count for the rest. So a caller that repeats itself fills neither the log
-// nor the disk.
+// Package audit records refusals in the log: the caller, the request and the rule that refused it. A [Recorder] limits
+// the number of entries for each source, which is an identity with a rule, and writes a count of the rest. A caller
+// that repeats a refused request therefore cannot fill the log or the disk.
 package audit

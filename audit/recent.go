@@ -6,16 +6,17 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// maxRecent is how many certificates each of the two sets of recent holds.
+// maxRecent is the maximum size of each of the two sets in recent.
 const maxRecent = 10_000
 
-// recent remembers the last certificates added to it: at least maxRecent, at most twice as many. It is safe for concurrent use.
+// recent holds the certificates that were added last: at least maxRecent and at most twice as many. It is safe for
+// concurrent use.
 type recent struct {
 	mu             sync.Mutex
 	newest, before map[pki.Serial]bool
 }
 
-// add adds a certificate, and reports whether it was not there.
+// add adds a certificate, and reports whether it is new.
 func (r *recent) add(s pki.Serial) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -13,31 +13,30 @@ import (
 
 // Store writes refusals to the log. It is safe for concurrent use.
 type Store interface {
-	// Refused writes a log entry about the refusal of an authenticated caller, or of one who named an identity or token. The
+	// Refused writes a log entry about a refusal. The caller is authenticated, or has named an identity or token. The
 	// entry is durable when Refused returns nil.
 	Refused(ctx context.Context, by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) error
 }
 
-// Bounds on how much of the log one source of refused requests can fill.
+// Limits on the entries in the log that one source of refused requests can cause.
 const (
 	refusalWindow = time.Minute
-	refusalsEach  = 10 // entries of one source in a window; further refusals become one entry with their count
+	refusalsEach  = 10 // entries of one source per window; the rest become one entry with their count
 
-	// A source that has had refusalsPerDay entries within a day from its first one has only counts for the rest of that day,
-	// each of refusedWindow.
+	// After refusalsPerDay entries in a refusalDay, a source gets only counts for the rest of that day, one for each
+	// refusedWindow.
 	refusalDay     = 24 * time.Hour
 	refusalsPerDay = 100
 	refusedWindow  = time.Hour
 
-	maxSources = 10_000 // with an open window; further ones count as one
-	maxDays    = 50_000 // sources whose entries of a day are remembered; those with few are forgotten first
+	maxSources = 10_000 // sources with an open window; the rest share one
+	maxDays    = 50_000 // sources whose entries per day are counted; those with few entries are dropped first
 )
 
-// writeTimeout bounds the writing of an entry: of a count, for which no caller waits, and of a refusal, also if its caller
-// has given up.
+// writeTimeout limits the writing of an entry. It replaces the deadline of the caller, which may have given up.
 const writeTimeout = 10 * time.Second
 
-// Recorder writes refusals to the log, and keeps a source that repeats itself from filling it. It is safe for concurrent use.
+// Recorder writes refusals to the log, and limits the entries of each source. It is safe for concurrent use.
 type Recorder struct {
 	store Store
 	clock func() time.Time
@@ -56,14 +55,15 @@ type day struct {
 	entries int
 }
 
-// sourceKey identifies a source: an identity, zero for an unknown caller, and the rule that refuses it, so that one rule hides
-// no other. The zero sourceKey is for the sources that are not counted apart.
+// sourceKey identifies a source: an identity, which is zero for an unknown caller, and the rule that refused it.
+// Because the rule is part of the key, refusals by one rule do not suppress those by another. The zero sourceKey counts
+// all sources beyond maxSources.
 type sourceKey struct {
 	id   pki.SPIFFEID
 	rule pki.Rule
 }
 
-// source is the refusals of one key in the window that the first of them opened.
+// source counts the refusals of one source in a window, which starts at the first of them.
 type source struct {
 	written    int
 	suppressed int
@@ -73,19 +73,20 @@ type source struct {
 	close      *time.Timer
 }
 
-// New returns a Recorder. Close it at the end.
+// New returns a Recorder. The caller must close it.
 func New(store Store, clock func() time.Time, log *slog.Logger) *Recorder {
 	return &Recorder{store: store, clock: clock, log: log, sources: map[sourceKey]*source{}, days: map[sourceKey]*day{}}
 }
 
-// recorded marks an error that was recorded.
+// recorded marks an error that has been recorded.
 type recorded struct{ error }
 
 func (r recorded) Unwrap() error { return r.error }
 
-// Record writes a refusal to standard error, and to the log if its caller is known. It returns the error, marked: recording it
-// again does nothing. It ignores errors that are no refusals, and RuleBusy: that rule says nothing of the caller, and entries
-// would cost most when resources are least. It does not depend on ctx being alive: a caller may have given up.
+// Record writes a refusal to the operational log and, if the caller is known, to the audit log. It returns the error
+// with a mark, so that recording it again has no effect. It ignores errors that are not refusals. It also ignores
+// server.overloaded, which says nothing about the caller and would add load under overload. Record ignores the end of
+// ctx, because a caller may have given up.
 func (r *Recorder) Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error {
 	why, ok := pki.AsRefusal(err)
 	if !ok || why.Rule == pki.RuleOverloaded || errors.As(err, new(recorded)) {
@@ -94,12 +95,13 @@ func (r *Recorder) Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, er
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
 	if werr := r.write(ctx, by, id, why); werr != nil {
-		r.log.ErrorContext(ctx, "the refusal is missing in the log", "identity", id.String(), "rule", string(why.Rule), "error", werr)
+		r.log.ErrorContext(ctx, "writing a refusal to the audit log failed", "identity", id.String(), "rule", string(why.Rule), "error", werr)
 	}
 	return recorded{err}
 }
 
-// RecordOnce records a refusal as Record does, unless it was called for this certificate lately. Then it only marks the error.
+// RecordOnce records a refusal like Record, unless it was called recently for the same certificate. Then it only marks
+// the error.
 func (r *Recorder) RecordOnce(ctx context.Context, by pki.Actor, id pki.SPIFFEID, certificate pki.Serial, err error) error {
 	if !r.once.add(certificate) {
 		return recorded{err}
@@ -107,7 +109,7 @@ func (r *Recorder) RecordOnce(ctx context.Context, by pki.Actor, id pki.SPIFFEID
 	return r.Record(ctx, by, id, err)
 }
 
-// write logs a refusal to standard error and to the log, or counts it. An unknown caller has no entries in the log.
+// write logs a refusal, or counts it. Refusals of unknown callers are not in the audit log.
 func (r *Recorder) write(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) error {
 	admitted, last := r.admit(by, id, why)
 	if !admitted {
@@ -125,7 +127,7 @@ func (r *Recorder) write(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why
 	return r.store.Refused(ctx, by, id, why, r.clock())
 }
 
-// admit reports whether a refusal gets an entry of its own, and whether that is the last one of the source's day.
+// admit reports whether a refusal gets its own entry, and whether that is the source's last entry of the day.
 func (r *Recorder) admit(by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) (admitted, last bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -150,7 +152,7 @@ func (r *Recorder) admit(by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) (admit
 	return false, false
 }
 
-// open opens a source's window: a long one if its entries of the day are spent.
+// open opens a source's window. It is a long one if the source has no entries left for the day.
 func (r *Recorder) open(key sourceKey, spent bool) *source {
 	s := &source{window: refusalWindow}
 	if spent {
@@ -165,7 +167,7 @@ func (r *Recorder) open(key sourceKey, spent bool) *source {
 	return s
 }
 
-// day returns the current day of a source, or begins one.
+// day returns the current day of a source, or starts one.
 func (r *Recorder) day(key sourceKey) *day {
 	now := time.Now()
 	if d := r.days[key]; d != nil && now.Sub(d.begun) < refusalDay {
@@ -179,8 +181,8 @@ func (r *Recorder) day(key sourceKey) *day {
 	return d
 }
 
-// forget removes days that have ended, and those of sources with less than one window's entries. If more than half of all are
-// left, it removes any of them: their sources get the entries of a second day at most.
+// forget removes the days that have ended, and the days of sources with few entries. If more than half of maxDays are
+// left, it removes arbitrary ones. Their sources may get the entries of a second day.
 func (r *Recorder) forget(now time.Time) {
 	for key, d := range r.days {
 		if now.Sub(d.begun) >= refusalDay || d.entries < refusalsEach {
@@ -195,7 +197,7 @@ func (r *Recorder) forget(now time.Time) {
 	}
 }
 
-// end closes a source's window and logs the count of what was not logged in it.
+// end closes a source's window and logs the number of refusals that were not logged in it.
 func (r *Recorder) end(ctx context.Context, key sourceKey) {
 	r.mu.Lock()
 	s := r.sources[key]
@@ -205,17 +207,17 @@ func (r *Recorder) end(ctx context.Context, key sourceKey) {
 		return
 	}
 	why := s.last
-	r.log.Warn("refused, and counted", "identity", key.id.String(), "by", s.by.String(), "rule", string(why.Rule), "count", s.suppressed)
+	r.log.Warn("more refusals counted", "identity", key.id.String(), "by", s.by.String(), "rule", string(why.Rule), "count", s.suppressed)
 	if key.id.IsZero() && key != (sourceKey{}) {
 		return
 	}
 	why.Detail = fmt.Sprintf("%d more refusals within %s; the last: %s", s.suppressed, s.window, why.Detail)
 	if err := r.store.Refused(ctx, s.by, key.id, &why, r.clock()); err != nil {
-		r.log.Error("a count of refusals is not in the log", "identity", key.id.String(), "count", s.suppressed, "error", err)
+		r.log.Error("writing a count of refusals to the audit log failed", "identity", key.id.String(), "count", s.suppressed, "error", err)
 	}
 }
 
-// Close logs every count, due or not.
+// Close logs all pending counts.
 func (r *Recorder) Close(ctx context.Context) {
 	r.mu.Lock()
 	var open []sourceKey

@@ -16,7 +16,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// book is a Store that remembers.
+// book is a Store in memory.
 type book struct {
 	mu      sync.Mutex
 	entries []string
@@ -48,7 +48,7 @@ func sourceID(t *testing.T, n int) pki.SPIFFEID {
 	return id
 }
 
-func TestRepeatedRefusalsBecomeACount(t *testing.T) {
+func TestRepeatedRefusalsAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, said := &book{}, &strings.Builder{}
 		r := New(b, time.Now, slog.New(slog.NewTextHandler(said, nil)))
@@ -63,7 +63,7 @@ func TestRepeatedRefusalsBecomeACount(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := len(b.all()); n != 11 {
-			t.Errorf("%d entries at once, want ten of the loud source and one of the quiet one", n)
+			t.Errorf("%d entries at once, want ten for the repeating source and one for the other", n)
 		}
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
@@ -75,17 +75,17 @@ func TestRepeatedRefusalsBecomeACount(t *testing.T) {
 			t.Errorf("%d lines are logged, want one for each entry: %s", n, said)
 		}
 		if len(r.sources) != 0 {
-			t.Errorf("%d sources are still remembered", len(r.sources))
+			t.Errorf("%d sources are still in memory", len(r.sources))
 		}
 		if err := r.write(t.Context(), pki.ActorIdentity(loud), loud, why); err != nil || len(b.all()) != 13 {
-			t.Errorf("a new window does not begin: %v, %d entries", err, len(b.all()))
+			t.Errorf("no new window has started: %v, %d entries", err, len(b.all()))
 		}
 		r.Close(context.Background())
 	})
 }
 
-// Whoever is unknown fills standard error no more than anybody else, and the log not at all.
-func TestNobodyKnownHasNoEntries(t *testing.T) {
+// An unknown caller cannot fill standard error more than others, and cannot write to the audit log at all.
+func TestUnknownCallersHaveNoEntries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, said := &book{}, &strings.Builder{}
 		r := New(b, time.Now, slog.New(slog.NewTextHandler(said, nil)))
@@ -97,7 +97,7 @@ func TestNobodyKnownHasNoEntries(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		if all := b.all(); len(all) != 0 {
-			t.Errorf("the log has %q", all)
+			t.Errorf("the audit log has %q", all)
 		}
 		if n := strings.Count(said.String(), "\n"); n != 11 || !strings.Contains(said.String(), "count=990") {
 			t.Errorf("%d lines, want ten and one with the count: %s", n, said)
@@ -105,7 +105,7 @@ func TestNobodyKnownHasNoEntries(t *testing.T) {
 	})
 }
 
-func TestCountsSurviveAStop(t *testing.T) {
+func TestCloseWritesCounts(t *testing.T) {
 	b := &book{}
 	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	id := sourceID(t, 1)
@@ -116,7 +116,7 @@ func TestCountsSurviveAStop(t *testing.T) {
 	}
 	r.Close(context.Background())
 	if all := b.all(); len(all) != 11 || !strings.Contains(all[10], "5 more refusals") {
-		t.Errorf("after the stop: %q", all)
+		t.Errorf("after Close: %q", all)
 	}
 }
 
@@ -131,14 +131,15 @@ func TestSourcesAreBounded(t *testing.T) {
 			}
 		}
 		if n := len(r.sources); n != maxSources+1 {
-			t.Errorf("%d sources are remembered, want %d and one for the rest", n, maxSources)
+			t.Errorf("%d sources are in memory, want %d and one for the rest", n, maxSources)
 		}
 		r.Close(context.Background())
 	})
 }
 
-// Whoever is refused all day long has so many entries, then a count an hour, by each rule; the next day it begins anew.
-func TestADayOfRefusalsIsBounded(t *testing.T) {
+// A source that is refused all day gets a limited number of entries and then one count per hour, for each rule. The
+// next day starts again.
+func TestRefusalsPerDayAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &book{}
 		r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
@@ -168,7 +169,7 @@ func TestADayOfRefusalsIsBounded(t *testing.T) {
 			t.Errorf("%d entries in %d days, want about %d a day", n, days, refusalsPerDay+35)
 		}
 		if spent != days {
-			t.Errorf("it is said %d times that further refusals are only counted, want once a day", spent)
+			t.Errorf("%d entries say that further refusals are only counted, want one a day", spent)
 		}
 		for _, rule := range []pki.Rule{pki.RuleRenewalKeyConflict, pki.RuleRevoked} {
 			if err := r.write(t.Context(), pki.ActorIdentity(quiet), quiet, pki.Refuse(rule, "", "another")); err != nil {
@@ -187,7 +188,7 @@ func TestADayOfRefusalsIsBounded(t *testing.T) {
 			}
 		}
 		if counted != refused {
-			t.Errorf("%d refusals are in the log, of %d", counted, refused)
+			t.Errorf("the log accounts for %d refusals of %d", counted, refused)
 		}
 	})
 }
@@ -200,22 +201,22 @@ func TestDaysAreForgotten(t *testing.T) {
 		for n := range 2 * maxDays {
 			r.day(sourceKey{sourceID(t, n+1), pki.RuleRevoked}).entries++
 			if len(r.days) > maxDays {
-				t.Fatalf("%d days are remembered", len(r.days))
+				t.Fatalf("%d days are in memory", len(r.days))
 			}
 		}
 		if r.day(loud).entries != refusalsPerDay {
-			t.Error("sources that had few entries have a loud one forgotten")
+			t.Error("the day of a source with many entries was removed before days with few")
 		}
 		for n := range maxDays {
 			r.day(sourceKey{sourceID(t, n+1), pki.RuleRenewalKeyConflict}).entries += refusalsPerDay
 		}
 		if n := len(r.days); n > maxDays {
-			t.Errorf("%d days of loud sources are remembered", n)
+			t.Errorf("%d days of sources with many entries are in memory", n)
 		}
 	})
 }
 
-// TestRecordOnce records one refusal of many about a certificate, and marks all of them.
+// TestRecordOnce records many refusals about a certificate. One is logged, and all are marked.
 func TestRecordOnce(t *testing.T) {
 	b := &book{}
 	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
@@ -238,7 +239,7 @@ func TestRecordOnce(t *testing.T) {
 		}
 	}
 	if n := len(b.all()); n != 3 {
-		t.Errorf("%d entries about three certificates", n)
+		t.Errorf("%d entries about three certificates, want 3", n)
 	}
 }
 
@@ -253,20 +254,20 @@ func TestRecentIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !r.add(serial) || r.add(serial) {
-			t.Fatal("a certificate is not new once")
+			t.Fatal("add returns false for a new certificate, or true for an old one")
 		}
 		if n := len(r.newest) + len(r.before); n > 2*maxRecent {
-			t.Fatalf("%d certificates are remembered", n)
+			t.Fatalf("%d certificates are in memory", n)
 		}
 	}
 }
 
-func TestAFailedEntryIsAnError(t *testing.T) {
+func TestWriteReturnsErrors(t *testing.T) {
 	b := &book{fail: errors.New("disk full")}
 	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	id := sourceID(t, 1)
 	defer r.Close(context.Background())
 	if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err == nil {
-		t.Error("the entry is lost and nobody hears of it")
+		t.Error("write returns no error although the entry is lost")
 	}
 }

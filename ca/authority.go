@@ -37,6 +37,7 @@ type Request struct {
 type Certificate struct {
 	Ref      pki.CertRef
 	DER      []byte
+	IssuedAt time.Time // to the millisecond
 	NotAfter time.Time
 }
 
@@ -217,13 +218,14 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 			return nil, err
 		}
 	}
+	issuedAt := now.UTC().Truncate(time.Millisecond)
 	message, ref := l.message(tbs), pki.CertRef{Issuer: req.IssuingCA, Serial: serial}
 	return &Draft{
 		issuingCA: iss, encoder: l, tbs: tbs, message: message, mayWait: req.MayWait,
-		item: newItem(IntentItem{Ref: ref, Digest: digestOf(message, l.hash), NotAfter: template.NotAfter, Partition: partition}),
+		item: newItem(IntentItem{Ref: ref, Digest: digestOf(message, l.hash), IssuedAt: issuedAt, NotAfter: template.NotAfter, Partition: partition}),
 		record: Record{
 			Ref: ref, Identity: req.Identity, Profile: req.Profile, KeyHash: pki.HashSPKI(template.RawSubjectPublicKeyInfo),
-			NotBefore: template.NotBefore, NotAfter: template.NotAfter, Partition: partition,
+			IssuedAt: issuedAt, NotBefore: template.NotBefore, NotAfter: template.NotAfter, Partition: partition,
 			RequestID: req.RequestID, Actor: req.Actor, Guard: req.Guard,
 		},
 	}, nil
@@ -289,10 +291,10 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 		return Certificate{}, err
 	}
 	a.meter.Issued(d.record.Profile)
-	return Certificate{Ref: d.record.Ref, DER: d.record.DER, NotAfter: d.record.NotAfter}, nil
+	return Certificate{Ref: d.record.Ref, DER: d.record.DER, IssuedAt: d.record.IssuedAt, NotAfter: d.record.NotAfter}, nil
 }
 
-// newSerial returns a random serial number that contains the time of issue.
+// newSerial returns a random serial number. It begins with the time, so that an index of serial numbers grows at its end.
 func newSerial(now time.Time) (pki.Serial, error) {
 	var random [pki.SerialRandomSize]byte
 	if _, err := rand.Read(random[:]); err != nil {

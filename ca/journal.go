@@ -28,7 +28,8 @@ func (id BatchID) String() string { return hex.EncodeToString(id[:]) }
 // IntentItem describes one certificate that the HSM is about to sign.
 type IntentItem struct {
 	Ref       pki.CertRef
-	Digest    []byte // the digest to be signed; for Ed25519, the SHA-256 of the message
+	Digest    []byte    // the digest to be signed; for Ed25519, the SHA-256 of the message
+	IssuedAt  time.Time // to the millisecond
 	NotAfter  time.Time
 	Partition uint16 // of the issuing CA's CRL
 }
@@ -42,10 +43,12 @@ type Intent struct {
 
 // Record is a signed certificate that is to be recorded as issued.
 type Record struct {
-	Ref       pki.CertRef
-	Identity  pki.SPIFFEID
-	Profile   string
-	KeyHash   pki.KeyHash
+	Ref      pki.CertRef
+	Identity pki.SPIFFEID
+	Profile  string
+	KeyHash  pki.KeyHash
+	// IssuedAt is the time of issue, to the millisecond. NotBefore is earlier if the profile backdates.
+	IssuedAt  time.Time
 	NotBefore time.Time
 	NotAfter  time.Time
 	Partition uint16

@@ -94,11 +94,11 @@ say 'The root signed the certificate of the issuing CA (path length 0) and the r
 
 cat >brevet.yaml <<EOF
 trust_domain: demo.example
-directory: $work/ca
-names: [localhost, 127.0.0.1]
+state_dir: $work/ca
+server_names: [localhost, 127.0.0.1]
 public_url: $url
 listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http", operations: "127.0.0.1:$operations"}
-token: {label: demo, pin_file: $work/pin}
+hsm: {label: demo, pin_file: $work/pin}
 profiles:
   short: # valid for well under a minute, so that renewals can be watched
     kinds: [device]
@@ -136,7 +136,7 @@ say 'A device is registered, and has a one-time enrollment token.' \
   'brevet identity create device/1 --kind device --profile short && brevet token create device/1 --out device1.token'
 
 cat >agent.yaml <<EOF
-directory: $work/device1
+state_dir: $work/device1
 token_file: $work/device1.token
 EOF
 brevet-agent run --config agent.yaml >agent.log 2>&1 &

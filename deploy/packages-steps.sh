@@ -100,10 +100,10 @@ say 'The manual pages exist, and the shell completes commands and flags.'
 # --- Configure, and start ---------------------------------------------------------------------------------------------
 cat >/etc/brevet/brevet.yaml <<'EOF'
 trust_domain: fleet.example
-directory: /var/lib/brevet
-names: [localhost, 127.0.0.1]
+state_dir: /var/lib/brevet
+server_names: [localhost, 127.0.0.1]
 public_url: http://127.0.0.1:7080
-token: {label: issuing}
+hsm: {label: issuing}
 EOF
 for pin in pin so-pin; do head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$pin"; done
 install -m 0600 pin /etc/brevet/pin

@@ -2,41 +2,48 @@ package pki
 
 import "strings"
 
-// Actor says who caused a change, as the log records it. It is one of: an identity, which an authenticated
-// certificate or token named; whoever holds a key; the system itself, with the part of it; an offline command, with its
-// name; or nobody known. Actors compare with ==.
+// Actor identifies the cause of a change, as the log records it. An Actor is one of:
 //
-// The actor of a call carries the caller's certificate too. A store authorizes the caller by it in the transaction that
-// writes ([Caller.Authorize]). An actor that only names an identity, or nobody, is for the log and authorizes nothing.
+//   - an identity, which a certificate or a request names
+//   - an enrollment token
+//   - the holder of a private key
+//   - a part of Brevet itself
+//   - an offline command
+//   - unknown, the zero value
+//
+// Actors compare with ==.
+//
+// The actor of an authenticated request also carries the caller's certificate. In the transaction that writes the
+// change, a store authorizes the caller with [Caller.Authorize]. An actor without a certificate authorizes nothing.
 type Actor struct {
 	text   string
 	caller Caller
 }
 
-// ActorCaller is a caller who proved to hold the key of a certificate of the identity.
+// ActorCaller returns the actor for a caller that proved possession of the key of a certificate of the identity.
 func ActorCaller(id SPIFFEID, certificate CertRef) Actor {
 	return Actor{text: id.String(), caller: Caller{id, certificate}}
 }
 
-// ActorIdentity names an identity and no certificate of it, as the log does.
+// ActorIdentity returns the actor for an identity, without a certificate.
 func ActorIdentity(id SPIFFEID) Actor { return Actor{text: id.String()} }
 
-// ActorToken is a caller who held a token made for an identity, and nothing else yet.
+// ActorToken returns the actor for a caller that presented an enrollment token.
 func ActorToken(id TokenID) Actor { return Actor{text: "token:" + id.String()} }
 
-// ActorKey is a caller who proved to hold a private key, and nothing else.
+// ActorKey returns the actor for a caller that proved possession of a private key, and nothing else.
 func ActorKey(key KeyHash) Actor { return Actor{text: "key:" + key.String()[:16]} }
 
-// ActorSystem is Brevet itself: the named part acted on its own schedule.
+// ActorSystem returns the actor for a part of Brevet that acts on its own schedule.
 func ActorSystem(part string) Actor { return Actor{text: "system:" + part} }
 
-// ActorCommand is a person at the CA's own machine who ran an offline command.
+// ActorCommand returns the actor for a person who ran an offline command on the CA's machine.
 func ActorCommand(command string) Actor { return Actor{text: "command:" + command} }
 
-// unknown stands for nobody known.
+// unknown is the text of the zero Actor.
 const unknown = "unknown"
 
-// ActorFromText restores an Actor from its String, for a store that reads one back. It carries no certificate.
+// ActorFromText restores an Actor from its String, when a store reads it back. The result carries no certificate.
 func ActorFromText(text string) Actor {
 	if text == unknown {
 		return Actor{}
@@ -52,15 +59,15 @@ func (a Actor) String() string {
 	return a.text
 }
 
-// Caller returns the caller with its certificate; zero for an actor that carries none.
+// Caller returns the caller with its certificate. If the actor carries no certificate, Caller returns the zero value.
 func (a Actor) Caller() Caller { return a.caller }
 
-// NeedsAuthorization reports whether a store has to authorize what the actor causes. The system's own parts and offline
-// commands hold the CA's keys anyway; a token and a signature are checked where they are evidence.
+// NeedsAuthorization reports whether a store must authorize the change that the actor causes. System parts and offline
+// commands need none, since they have access to the CA's keys. A token or a signature is checked as evidence instead.
 func (a Actor) NeedsAuthorization() bool {
 	kind, _, ok := strings.Cut(a.text, ":")
 	return !ok || kind != "system" && kind != "command" && kind != "token" && kind != "key"
 }
 
-// Named returns the actor as a store reads it back from the log: without a certificate.
+// Named returns the actor without its certificate: the value that a store reads back from the log.
 func (a Actor) Named() Actor { return Actor{text: a.text} }

@@ -2,7 +2,7 @@ package pki
 
 import "time"
 
-// Caller is an identity that authenticated itself with one of its certificates. The zero value is none.
+// Caller is an identity that authenticated itself with one of its certificates. The zero value is no caller.
 type Caller struct {
 	Identity    SPIFFEID
 	Certificate CertRef
@@ -11,16 +11,16 @@ type Caller struct {
 // IsZero reports whether c is no caller.
 func (c Caller) IsZero() bool { return c == Caller{} }
 
-// CallerState is what is on record of a caller at one moment.
+// CallerState holds what a store has on record about a caller at one moment.
 type CallerState struct {
 	NotBefore, NotAfter time.Time // of the certificate
-	// Status is the certificate's, with every bulk revocation applied that is in effect.
+	// Status is the certificate's status, including every bulk revocation in effect.
 	Status   Status
 	Identity IdentityState
 }
 
-// Authorize returns the refusal of whatever the caller wants to change at a time, or nil. The certificate has to be valid
-// and good, and its identity enrolled.
+// Authorize returns a refusal if the caller may not change anything at a time, or nil. The certificate must be valid
+// and good, and the identity must be enrolled.
 func (c Caller) Authorize(s CallerState, at time.Time) error {
 	if refusal := CheckValidity(s.NotBefore, s.NotAfter, at); refusal != nil {
 		return refusal
@@ -34,21 +34,21 @@ func (c Caller) Authorize(s CallerState, at time.Time) error {
 	return nil
 }
 
-// CheckValidity returns the refusal of a certificate that is not valid at a time, or nil.
+// CheckValidity returns a refusal if a certificate is not valid at a time, or nil.
 func CheckValidity(notBefore, notAfter, at time.Time) *Refusal {
 	switch {
 	case at.Before(notBefore):
 		return Refuse(RuleExpired, "look at the server's clock: it is behind, or was ahead when the certificate was issued",
 			"the certificate is not valid before %s (server time is %s)", formatTime(notBefore), formatTime(at))
 	case at.After(notAfter):
-		return Refuse(RuleExpired, "enroll with a new token, or look at both clocks if the certificate should not be over",
+		return Refuse(RuleExpired, "enroll with a new token; if the certificate should still be valid, compare both clocks",
 			"the certificate was valid until %s (server time is %s)", formatTime(notAfter), formatTime(at))
 	default:
 		return nil
 	}
 }
 
-// CheckStatus returns the refusal of the certificate as a credential while it has a status, or nil if it is good.
+// CheckStatus returns a refusal if a certificate with this status is no credential, or nil if the status is good.
 func (r CertRef) CheckStatus(s Status) *Refusal {
 	if s.State == Good {
 		return nil
@@ -57,7 +57,7 @@ func (r CertRef) CheckStatus(s Status) *Refusal {
 		"certificate %s is %s since %s (%s)", r.Serial, s.State.Predicate(), formatTime(s.RevokedAt), s.Reason)
 }
 
-// CheckEnrolled returns the refusal of a caller of this identity while it is in a state, or nil if it is enrolled.
+// CheckEnrolled returns a refusal if the state of a caller's identity is not enrolled, or nil.
 func (s SPIFFEID) CheckEnrolled(state IdentityState) *Refusal {
 	if state == Enrolled {
 		return nil
@@ -66,14 +66,14 @@ func (s SPIFFEID) CheckEnrolled(state IdentityState) *Refusal {
 		"the caller %s is %s", s, state)
 }
 
-// NotOnRecord returns the refusal of a caller with a certificate that the CA has no record of.
+// NotOnRecord returns the refusal of a caller whose certificate the CA has no record of.
 func (r CertRef) NotOnRecord() *Refusal {
 	return Refuse(RuleCertificateUnknown, "enroll again", "certificate %s is not on record", r.Serial)
 }
 
-// NoCertificate returns the refusal of a caller without a certificate.
+// NoCertificate returns the refusal of a caller that presented no certificate.
 func NoCertificate() *Refusal {
-	return Refuse(RuleUnauthenticated, "connect with the client certificate that Brevet issued to you", "the call needs a certificate")
+	return Refuse(RuleUnauthenticated, "connect with the client certificate that Brevet issued to you", "this RPC needs a client certificate")
 }
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }

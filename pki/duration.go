@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// ParseDuration reads a positive duration as people write lifetimes: what time.ParseDuration reads, such as 90s or
-// 1h30m, and whole days before it, such as 7d or 1d12h.
+// ParseDuration parses a positive duration. It accepts the syntax of [time.ParseDuration], such as 90s or 1h30m,
+// optionally after a number of whole days, such as 7d or 1d12h.
 func ParseDuration(text string) (time.Duration, error) {
 	d, ok := parseDays(text)
 	if !ok || d <= 0 {

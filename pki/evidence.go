@@ -2,10 +2,10 @@ package pki
 
 import "fmt"
 
-// EvidenceKind is a kind of evidence: of what proves which identity a caller can enroll.
+// EvidenceKind is a kind of evidence. Evidence proves which identity a caller may enroll.
 type EvidenceKind uint8
 
-// The kinds of evidence. Each has an authenticator of its own, and evidence of one kind is never accepted as another.
+// The kinds of evidence. Each kind has its own authenticator. Evidence of one kind is never accepted as another.
 const (
 	EvidenceToken EvidenceKind = iota + 1 // the 32 bytes of an enrollment token's secret
 )
@@ -18,10 +18,10 @@ func (k EvidenceKind) String() string {
 	return fmt.Sprintf("evidence(%d)", uint8(k))
 }
 
-// Evidence is one piece of evidence. It formats as its kind alone, so that no secret reaches a log by accident.
+// Evidence is one piece of evidence. It formats as its kind alone, to keep secrets out of logs.
 type Evidence struct {
 	Kind  EvidenceKind
-	Value []byte // as the kind's authenticator reads it
+	Value []byte // in the encoding of the kind's authenticator
 }
 
 // Format hides the value from every verb of fmt.
@@ -30,5 +30,5 @@ func (e Evidence) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[" + e.Ki
 // MarshalText returns the kind, so that JSON and structured logs do not show the value either.
 func (e Evidence) MarshalText() ([]byte, error) { return []byte(e.Kind.String()), nil }
 
-// Evidence returns the secret as the evidence that it is.
+// Evidence returns the secret as evidence of kind [EvidenceToken].
 func (s TokenSecret) Evidence() Evidence { return Evidence{EvidenceToken, s.Bytes()} }

@@ -7,7 +7,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// What is read formats again to what reads the same; what is refused leaves the zero value behind.
+// Each fuzz test parses text. If it is accepted, formatting and parsing again must give the same value. If it is refused,
+// the result must be the zero value.
 
 func FuzzParseSPIFFEID(f *testing.F) {
 	for _, seed := range []string{
@@ -20,7 +21,7 @@ func FuzzParseSPIFFEID(f *testing.F) {
 		id, err := pki.ParseSPIFFEID(text)
 		if err != nil {
 			if !id.IsZero() {
-				t.Fatalf("%q is refused, and is %s", text, id)
+				t.Fatalf("%q is refused, but the result is %s instead of the zero value", text, id)
 			}
 			return
 		}
@@ -51,7 +52,7 @@ func FuzzParseSerial(f *testing.F) {
 		s, err := pki.ParseSerial(text)
 		if err != nil {
 			if !s.IsZero() {
-				t.Fatalf("%q is refused, and is %s", text, s)
+				t.Fatalf("%q is refused, but the result is %s instead of the zero value", text, s)
 			}
 			return
 		}
@@ -63,13 +64,13 @@ func FuzzParseSerial(f *testing.F) {
 			t.Fatalf("%q: its integer %d reads as %s, %v", text, s.Int(), fromInt, err)
 		}
 		if fromBytes, err := pki.SerialFromBytes(s.Bytes()); err != nil || fromBytes != s {
-			t.Fatalf("%q: its octets read as %s, %v", text, fromBytes, err)
+			t.Fatalf("%q: its bytes read as %s, %v", text, fromBytes, err)
 		}
 	})
 }
 
-// FuzzWords tries every other text and number that a caller can send where a value of this package is asked for.
-func FuzzWords(f *testing.F) {
+// FuzzParseOthers parses arbitrary text and numbers as the other types of this package. Accepted text must format to itself.
+func FuzzParseOthers(f *testing.F) {
 	for _, seed := range []string{
 		"keyCompromise", "KEYCOMPROMISE", "removeFromCRL", "device", "suspended", "90s", "7d", "1d12h", "106751d23h47m", "-1d", "1d-1h", "d",
 		"fleet.example", "Fleet", strings.Repeat("ab", 32), strings.Repeat("a", 255), strings.Repeat("a", 2048),

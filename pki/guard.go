@@ -1,34 +1,33 @@
 package pki
 
-// Guard is what must still hold when a certificate is recorded: the Policy found it true when it decided, and the
-// store checks it again, and consumes what can be used only once, in the transaction that records the certificate.
-// A zero field guards nothing, except Key, which is always set.
+// Guard holds the conditions under which a certificate may be recorded. The policy checks them when it decides. In the
+// transaction that records the certificate, the store checks them again and consumes the token. A zero field means that
+// its condition is not checked. Key is always set.
 type Guard struct {
-	// Identity must exist, in generation Generation and in a state that may hold certificates. Every enrollment,
-	// suspension, resumption and retirement starts a new generation, so a decision made before one of them fails
-	// after it.
+	// Identity must exist, have revision Revision, and be in a state that may hold certificates. Each change of the
+	// identity increments its revision, so that a decision made before the change fails after it.
 	Identity SPIFFEID
 	Revision uint64
-	// Enrolls says that this certificate enrolls the identity: its state becomes enrolled, in a new generation.
+	// Enrolls means that this certificate enrolls the identity: the state becomes enrolled, in a new revision.
 	Enrolls bool
-	// Token must be alive, unspent, and bound to this request; it is spent.
+	// Token must be valid, unused and bound to this request. Recording the certificate marks it as used.
 	Token TokenID
 	// Predecessor must be recorded and not revoked, and must not have been renewed with another key.
 	Predecessor CertRef
-	// Renewed says that the predecessor was renewed with this key before the decision. Where it was not, it must
-	// still not have been.
+	// Renewed means that, at the decision, the predecessor had been renewed with this key. If it is false, the predecessor
+	// must still have no successor.
 	Renewed bool
-	// MaxUnexpired is how many certificates of the identity may not have ended, the new one included, whatever their
-	// state.
+	// MaxUnexpired is the maximum number of unexpired certificates of the identity, in any state. The new certificate
+	// counts.
 	MaxUnexpired int
-	// Supersedes says that the predecessor is revoked, as superseded, in the same transaction. Without one it says
-	// nothing.
+	// Supersedes means that the same transaction revokes the predecessor with reason superseded. It has no effect without
+	// a predecessor.
 	Supersedes bool
-	// Key must not be known as compromised, belong to a CA, or have been certified for another identity.
+	// Key must not be recorded as compromised, belong to a CA, or be certified for another identity.
 	Key KeyHash
 }
 
-// CheckMayHold returns the refusal of a certificate for the identity while it is in a state, or nil.
+// CheckMayHold returns a refusal if an identity in a state may not hold certificates, or nil.
 func (s SPIFFEID) CheckMayHold(state IdentityState) *Refusal {
 	if state == Registered || state == Enrolled {
 		return nil
@@ -36,7 +35,7 @@ func (s SPIFFEID) CheckMayHold(state IdentityState) *Refusal {
 	return Refuse(RuleIdentityState, "ask an operator", "%s is %s", s, state)
 }
 
-// CheckRenewable returns the refusal of a renewal of the certificate while it has a status, or nil if it is good.
+// CheckRenewable returns a refusal if a certificate with this status may not be renewed, or nil if the status is good.
 func (r CertRef) CheckRenewable(s Status) *Refusal {
 	if s.State == Good {
 		return nil
@@ -46,14 +45,14 @@ func (r CertRef) CheckRenewable(s Status) *Refusal {
 		"the certificate to renew, %s, is %s (%s)", r.Serial, s.State.Predicate(), s.Reason)
 }
 
-// Cloned returns the refusal of a renewal of the certificate with another key than that of an earlier renewal.
+// Cloned returns the refusal of a renewal whose key differs from the key of an earlier renewal of the same certificate.
 func (r CertRef) Cloned() *Refusal {
 	return Refuse(RuleRenewalKeyConflict,
 		"find out who holds a copy of the credential, then enroll with a token made with --replace",
 		"certificate %s was renewed before, with another key: two parties hold it", r.Serial)
 }
 
-// CheckUnexpired returns the refusal of one more certificate for an identity that has n unexpired ones, or nil.
+// CheckUnexpired returns a refusal if an identity with n unexpired certificates may not get another one, or nil.
 func (g Guard) CheckUnexpired(id SPIFFEID, n int) *Refusal {
 	if g.MaxUnexpired == 0 || n < g.MaxUnexpired {
 		return nil

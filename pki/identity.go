@@ -2,10 +2,11 @@ package pki
 
 import "fmt"
 
-// IdentityState is where an identity stands in its life.
+// IdentityState is the state of an identity, from registered to retired.
 type IdentityState uint8
 
-// An identity is registered, becomes enrolled with its first certificate, can be suspended and resumed, and ends retired.
+// An identity is registered first and becomes enrolled with its first certificate. It can be suspended and resumed.
+// Retired is final.
 const (
 	Registered IdentityState = iota + 1
 	Enrolled
@@ -33,10 +34,10 @@ func ParseIdentityState(text string) (IdentityState, error) {
 	return 0, fmt.Errorf("%q is not an identity's state: use registered, enrolled, suspended or retired", text)
 }
 
-// Kind says what an identity is, and by that what it may ask for.
+// Kind is the kind of an identity. It determines which profiles and RPCs the identity may use.
 type Kind uint8
 
-// Devices and workloads are the operator's own; operators, the server and its validation authority have reserved identities.
+// Operators define devices and workloads. The identities of operators, the server and its responders are reserved.
 const (
 	Device Kind = iota + 1
 	Workload

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// KeyType is a kind and size of key, by the name that configurations have for it. The zero value is none.
+// KeyType is an algorithm and key size, by its name in configuration files. The zero value is no key type.
 type KeyType string
 
 // The key types. Keys of other types, such as RSA below 2048 bits and P-224, are never certified.

@@ -1,14 +1,14 @@
 package pki
 
-// StatusObserver is notified of changes of status after they are durable and before their caller has an answer: so a
-// responder knows every change before a relying party can ask about it. It is safe for concurrent use and does not block.
-// It may be notified of a change twice, late or out of order: the Version of a status decides which of two is newer. It
-// keeps nothing of the slice that it is given.
+// StatusObserver is notified of each change of status after the change is durable and before the caller gets a
+// response. A responder that observes changes therefore never reports a status older than one that a caller was told.
+// Apply must be safe for concurrent use, must not block, and must not retain the slice. A change may arrive twice, late
+// or out of order: of two statuses, the one with the higher Version is newer.
 type StatusObserver interface {
 	Apply(changes ...StatusChange)
 }
 
-// StatusObservers notifies all its elements, in order.
+// StatusObservers notifies each of its elements, in order.
 type StatusObservers []StatusObserver
 
 // Apply implements [StatusObserver].
@@ -18,7 +18,7 @@ func (all StatusObservers) Apply(changes ...StatusChange) {
 	}
 }
 
-// StatusObserverFunc is a function that is a [StatusObserver].
+// StatusObserverFunc makes a function a [StatusObserver].
 type StatusObserverFunc func(changes []StatusChange)
 
 // Apply implements [StatusObserver].

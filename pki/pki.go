@@ -1,9 +1,9 @@
-// Package pki holds the values that every part of Brevet speaks: serial numbers, issuer and key
-// identifiers, revocation reasons, SPIFFE IDs, actors, guards and refusals.
+// Package pki defines the values that every other package uses: serial numbers, issuer and key identifiers, revocation
+// reasons, SPIFFE IDs, actors, guards and refusals.
 //
-// The values are opaque: a Serial or a SPIFFEID that exists has been parsed and is well formed. The
-// package parses and formats and does nothing else. It refuses to read a clock, draw a random number
-// or touch a file, so that every other package can depend on it.
+// The values are opaque: a [Serial] or [SPIFFEID] has been parsed and is well formed, unless it is the zero value. The
+// package only parses, formats and checks. It reads no clock, draws no random numbers and opens no files, so that every
+// package can import it.
 //
-// RFC 5280 names the serial numbers and reasons, the SPIFFE ID specification the identities.
+// Serial numbers and reasons are those of RFC 5280. Identities follow the SPIFFE ID specification.
 package pki

@@ -23,7 +23,7 @@ func TestSerialRoundTrips(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := s.Int(); n.Sign() <= 0 || len(n.Bytes()) > 20 {
-			t.Fatalf("serial %v is not positive and within 20 octets", n)
+			t.Fatalf("serial %v is not positive and within 20 bytes", n)
 		}
 		for name, back := range map[string]func() (pki.Serial, error){
 			"text":  func() (pki.Serial, error) { return pki.ParseSerial(s.String()) },
@@ -94,7 +94,7 @@ func TestReservedIdentities(t *testing.T) {
 	}
 }
 
-func TestTokenSecretHidesItself(t *testing.T) {
+func TestTokenSecretDoesNotFormat(t *testing.T) {
 	s, err := pki.TokenSecretFromBytes([]byte("0123456789abcdef0123456789abcdef"))
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +156,7 @@ func TestParseDurationAgreesWithTime(t *testing.T) {
 	}
 }
 
-func TestRefusalsAreFitToShow(t *testing.T) {
+func TestRefuseEscapesDetail(t *testing.T) {
 	for text, want := range map[string]string{
 		"device/42 is retired":    "device/42 is retired",
 		`"a\b" is none`:           `"a\b" is none`,
@@ -169,6 +169,6 @@ func TestRefusalsAreFitToShow(t *testing.T) {
 		}
 	}
 	if got := pki.Refuse(pki.RuleRequest, "", "%s", strings.Repeat("\u202e", 1<<18)).Detail; len(got) > 1100 || !strings.HasSuffix(got, "...") {
-		t.Errorf("a long detail has %d octets", len(got))
+		t.Errorf("a long detail has %d bytes", len(got))
 	}
 }

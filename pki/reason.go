@@ -5,10 +5,11 @@ import (
 	"strings"
 )
 
-// Reason says why a certificate was revoked: the CRLReason codes of RFC 5280 §5.3.1. The zero value is unspecified.
+// Reason is the reason for a revocation: a CRLReason code of RFC 5280 §5.3.1. The zero value is unspecified.
 type Reason uint8
 
-// The reasons that Brevet gives. removeFromCRL (8) belongs to delta CRLs and is no reason to revoke; 7 is not used.
+// The reasons for which Brevet revokes. Code 8, removeFromCRL, appears in delta CRLs only. RFC 5280 does not use code
+// 7.
 const (
 	Unspecified          Reason = 0
 	KeyCompromise        Reason = 1
@@ -39,14 +40,15 @@ func (r Reason) String() string {
 // ParseReason reads a name of RFC 5280 §5.3.1, in any case.
 func ParseReason(text string) (Reason, error) {
 	for r, name := range reasonNames {
-		if len(text) == len(name) && strings.EqualFold(name, text) { // a letter that looks like s or k folds to it, and is longer
+		// Comparing lengths rejects the Unicode letters that EqualFold takes for s and k: they are longer.
+		if len(text) == len(name) && strings.EqualFold(name, text) {
 			return r, nil
 		}
 	}
 	return 0, fmt.Errorf("%q is not a revocation reason: use one of %s", text, strings.Join(ReasonNames(), ", "))
 }
 
-// ReasonFromCode checks a CRLReason code.
+// ReasonFromCode returns the reason with a CRLReason code.
 func ReasonFromCode(code int) (Reason, error) {
 	if code >= 0 && code <= 255 {
 		if _, ok := reasonNames[Reason(code)]; ok {

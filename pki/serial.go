@@ -12,20 +12,21 @@ import (
 // SerialSize is the length of every serial number in octets: the longest that RFC 5280 §4.1.2.2 allows.
 const SerialSize = 20
 
-// SerialRandomSize is how many octets of a serial number its maker fills with random bits.
+// SerialRandomSize is the number of random bytes in a serial number.
 const SerialRandomSize = 14
 
-// Serial is a certificate's serial number: 20 octets, big-endian, positive. The zero value is no serial.
+// Serial is a certificate's serial number: 20 bytes, big-endian, positive. The zero value is no serial.
 // Serials compare with == and work as map keys.
 type Serial struct{ b [SerialSize]byte }
 
-// MakeSerial lays out a serial number: 6 octets of milliseconds since 1970, so that indexes grow at one
-// end, then 14 octets that the caller draws at random, more than the 64 bits that certificate profiles ask for.
-// The time must lie between 1971 and the year 6429: no right clock shows another one, and later ones would be negative.
+// MakeSerial returns the serial number with the time t in its first 6 bytes and random in the other 14. The time counts
+// milliseconds since 1970, so that indexes on serial numbers grow at one end. It has no other reader. The caller draws
+// random from a CSPRNG: it exceeds the 64 bits that certificate profiles require. MakeSerial fails if t is before 1971 or after the year 6429,
+// which only a wrong clock shows; a later time would make the serial number negative.
 func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	ms := t.UnixMilli()
 	if ms < 1<<35 || ms >= 1<<47 {
-		return Serial{}, fmt.Errorf("time %s cannot open a serial number: set the clock right", t.UTC().Format(time.RFC3339))
+		return Serial{}, fmt.Errorf("a serial number cannot hold the time %s: set the clock", t.UTC().Format(time.RFC3339))
 	}
 	var s Serial
 	var head [8]byte
@@ -35,18 +36,11 @@ func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	return s, nil
 }
 
-// Time returns the time that a serial number of MakeSerial was made at.
-func (s Serial) Time() time.Time {
-	var ms [8]byte
-	copy(ms[2:], s.b[:6])
-	return time.UnixMilli(int64(binary.BigEndian.Uint64(ms[:]))).UTC() //nolint:gosec // 48 bits
-}
-
-// SerialFromBytes reads the 20 octets that Bytes returns.
+// SerialFromBytes reads the 20 bytes that Bytes returns.
 func SerialFromBytes(b []byte) (Serial, error) {
 	var s Serial
 	if len(b) != SerialSize {
-		return s, fmt.Errorf("a serial number has %d octets, not %d", SerialSize, len(b))
+		return s, fmt.Errorf("a serial number has %d bytes, not %d", SerialSize, len(b))
 	}
 	copy(s.b[:], b)
 	if s.b[0]&0x80 != 0 || s.IsZero() {
@@ -55,18 +49,18 @@ func SerialFromBytes(b []byte) (Serial, error) {
 	return s, nil
 }
 
-// SerialFromInt converts the integer of a parsed certificate, CRL entry or OCSP request.
+// SerialFromInt converts the integer from a parsed certificate, CRL entry or OCSP request.
 func SerialFromInt(n *big.Int) (Serial, error) {
 	var s Serial
 	if n == nil || n.Sign() <= 0 || n.BitLen() > 8*SerialSize-1 {
-		return s, fmt.Errorf("a serial number is positive and has at most %d octets (RFC 5280 section 4.1.2.2)", SerialSize)
+		return s, fmt.Errorf("a serial number is positive and has at most %d bytes (RFC 5280 section 4.1.2.2)", SerialSize)
 	}
 	n.FillBytes(s.b[:])
 	return s, nil
 }
 
-// ParseSerial reads hexadecimal digits as OpenSSL and browsers print them: either case, with or without
-// colons, leading zeros or not.
+// ParseSerial parses hexadecimal digits as OpenSSL and browsers print them: in either case, with or without colons and
+// leading zeros.
 func ParseSerial(text string) (Serial, error) {
 	digits := strings.ReplaceAll(strings.TrimSpace(text), ":", "")
 	if digits == "" || len(digits) > 2*SerialSize {
@@ -80,7 +74,7 @@ func ParseSerial(text string) (Serial, error) {
 	return SerialFromBytes(b)
 }
 
-// String formats the serial as OpenSSL does: upper-case hexadecimal octets without leading zero octets.
+// String formats the serial number as OpenSSL does: upper-case hexadecimal digits, without leading zero bytes.
 func (s Serial) String() string {
 	b := s.b[:]
 	for len(b) > 1 && b[0] == 0 {
@@ -89,10 +83,10 @@ func (s Serial) String() string {
 	return strings.ToUpper(hex.EncodeToString(b))
 }
 
-// Bytes returns the 20 octets.
+// Bytes returns the 20 bytes.
 func (s Serial) Bytes() []byte { return append([]byte(nil), s.b[:]...) }
 
-// Array returns the same octets, without taking memory for them.
+// Array returns the 20 bytes without allocating.
 func (s Serial) Array() [SerialSize]byte { return s.b }
 
 // Int returns the serial as the integer that X.509 encodes.

@@ -8,18 +8,18 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-// reservedRoot is the path segment under which only Brevet itself has identities.
+// reservedRoot is the first path segment of Brevet's own identities.
 const reservedRoot = "brevet"
 
-// SPIFFEID is a well-formed SPIFFE ID with a path: what Brevet calls an identity. The zero value is none.
-// SPIFFE IDs compare with == and work as map keys.
+// SPIFFEID is a well-formed SPIFFE ID with a path. It names an identity. The zero value is no identity. SPIFFE IDs
+// compare with == and work as map keys.
 type SPIFFEID struct{ id spiffeid.ID }
 
-// ParseSPIFFEID reads spiffe://<trust domain>/<path> as the SPIFFE ID specification §2 has it: a lower-case
-// trust domain, a path of the segments [A-Za-z0-9._-]+, 2,048 octets at most in all.
+// ParseSPIFFEID parses spiffe://<trust domain>/<path> (SPIFFE ID specification §2). The trust domain is lower case, the
+// path has segments of [A-Za-z0-9._-]+, and the whole has at most 2048 bytes.
 func ParseSPIFFEID(text string) (SPIFFEID, error) {
 	if len(text) > 2048 {
-		return SPIFFEID{}, fmt.Errorf("a SPIFFE ID has at most 2048 octets, not %d", len(text))
+		return SPIFFEID{}, fmt.Errorf("a SPIFFE ID has at most 2048 bytes, not %d", len(text))
 	}
 	id, err := spiffeid.FromString(text)
 	if err != nil {
@@ -36,10 +36,10 @@ func SPIFFEIDIn(trustDomain, path string) (SPIFFEID, error) {
 	return ParseSPIFFEID("spiffe://" + trustDomain + "/" + strings.TrimPrefix(path, "/"))
 }
 
-// ParseTrustDomain checks the name of a trust domain, which has at most 255 octets (SPIFFE ID specification §2.1).
+// ParseTrustDomain checks the name of a trust domain, which has at most 255 bytes (SPIFFE ID specification §2.1).
 func ParseTrustDomain(text string) (string, error) {
 	if len(text) > 255 {
-		return "", fmt.Errorf("the name of a trust domain has at most 255 octets, not %d", len(text))
+		return "", fmt.Errorf("the name of a trust domain has at most 255 bytes, not %d", len(text))
 	}
 	td, err := spiffeid.TrustDomainFromString(text)
 	if err != nil || td.Name() != text {
@@ -51,7 +51,7 @@ func ParseTrustDomain(text string) (string, error) {
 // String returns the URI.
 func (s SPIFFEID) String() string { return s.id.String() }
 
-// URL returns the URI as crypto/x509 wants it in a subject alternative name.
+// URL returns the URI as [net/url.URL], the type of URI names in crypto/x509.
 func (s SPIFFEID) URL() *url.URL { return s.id.URL() }
 
 // TrustDomain returns the name of the trust domain.
@@ -60,27 +60,27 @@ func (s SPIFFEID) TrustDomain() string { return s.id.TrustDomain().Name() }
 // Path returns the path without its leading slash.
 func (s SPIFFEID) Path() string { return strings.TrimPrefix(s.id.Path(), "/") }
 
-// Reserved reports whether the identity is one of Brevet's own, which no policy can grant. Look-alikes of the
-// reserved segment in another case count too, so that nobody reads one for the other.
+// Reserved reports whether the identity is one of Brevet's own, which no policy can grant. The reserved segment matches
+// in any case, so that no look-alike can be granted either.
 func (s SPIFFEID) Reserved() bool {
 	first, _, _ := strings.Cut(s.Path(), "/")
 	return strings.EqualFold(first, reservedRoot)
 }
 
-// IsZero reports whether s is no identity.
+// IsZero reports whether s is the zero value, which is no identity.
 func (s SPIFFEID) IsZero() bool { return s.id.IsZero() }
 
-// ServerID is the identity that every server of the trust domain carries and every agent requires.
+// ServerID returns the identity of the trust domain's servers, which every agent requires its server to have.
 func ServerID(trustDomain string) (SPIFFEID, error) {
 	return SPIFFEIDIn(trustDomain, reservedRoot+"/server")
 }
 
-// VAID is the identity of the trust domain's validation authority for one issuing CA.
+// VAID returns the identity of the validation authority for one issuing CA.
 func VAID(trustDomain string, issuer IssuerID) (SPIFFEID, error) {
 	return SPIFFEIDIn(trustDomain, reservedRoot+"/va/"+issuer.Short())
 }
 
-// OperatorID is the identity of a human operator.
+// OperatorID returns the identity of a human operator.
 func OperatorID(trustDomain, name string) (SPIFFEID, error) {
 	if strings.Contains(name, "/") {
 		return SPIFFEID{}, fmt.Errorf("%q is not an operator's name: use letters, digits, dots, dashes and underscores", name)

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// State is what may be said of a certificate's validity.
+// State is the revocation state of a certificate.
 type State uint8
 
-// A certificate is Good once issued, may be put on Hold and released, and is Revoked for ever.
+// A certificate is Good when it is issued. It can be put on Hold and taken off. Revoked is final.
 const (
 	Good State = iota + 1
 	Hold
@@ -37,21 +37,21 @@ func (s State) Predicate() string {
 	return s.String()
 }
 
-// Status is a certificate's validity at one version.
+// Status is the revocation status of a certificate. Each change of it makes a new version.
 type Status struct {
 	State  State
-	Reason Reason // certificateHold where State is Hold; meaningless where it is Good
-	// RevokedAt is when the certificate was revoked or put on hold, to the second.
+	Reason Reason // certificateHold if State is Hold; not used if State is Good
+	// RevokedAt is when the certificate was revoked or put on hold, in whole seconds.
 	RevokedAt time.Time
-	// Version counts the changes of this certificate's status, from 1. Of two statuses the higher version is the newer.
+	// Version counts the changes of this certificate's status, from 1. Of two statuses, the higher version is newer.
 	Version uint64
 }
 
-// StatusChange is the new status of one certificate: all that a responder needs to know of it.
+// StatusChange is the new status of one certificate: everything that a responder needs about it.
 type StatusChange struct {
 	Ref      CertRef
 	NotAfter time.Time
 	Status   Status
-	// Fingerprint is the certificate's SHA-256, in the change that records its issue, and nil in others.
+	// Fingerprint is the SHA-256 of the certificate, in the change that records its issuance. In others it is nil.
 	Fingerprint []byte
 }

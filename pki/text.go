@@ -8,16 +8,16 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// MaxText bounds a text that a person gave, in bytes.
+// MaxText is the maximum length of a text that a person entered, in bytes.
 const MaxText = 256
 
-// CheckText refuses a text that a person gave, such as a comment or a label, if it cannot be kept and compared as it is
-// seen. It takes UTF-8 in Unicode normalisation form C: letters, digits, punctuation, symbols and spaces. It refuses control
-// characters, and those that are invisible or change the direction of what follows. Whoever shows the text to a person
-// escapes what is not ASCII.
+// CheckText returns a refusal of a text that a person entered, such as a comment or a label, or nil. It accepts UTF-8
+// in Unicode normalization form C: letters, digits, punctuation, symbols and spaces. It refuses control characters,
+// invisible characters, and characters that change the direction of text: with them, texts that look the same would
+// differ. A program that shows the text escapes all characters except ASCII.
 func CheckText(what, text string) error {
 	refuse := func(detail string, args ...any) error {
-		return Refuse(RuleRequest, fmt.Sprintf("use UTF-8 of %d bytes at most, in normalisation form C: letters, digits, punctuation, symbols and spaces", MaxText),
+		return Refuse(RuleRequest, fmt.Sprintf("use UTF-8 of %d bytes at most, in normalization form C: letters, digits, punctuation, symbols and spaces", MaxText),
 			"%s %s", what, fmt.Sprintf(detail, args...))
 	}
 	if len(text) > MaxText {

@@ -7,7 +7,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-func TestTextsOfPeople(t *testing.T) {
+func TestCheckText(t *testing.T) {
 	for _, text := range []string{
 		"", "lorry stolen, case 4711", `say "stop"`, "CN=pump,O=Werk 7", "Müller", "Київ", "東京工場", "שלום", "नमस्ते", "€ ½ ✓", strings.Repeat("é", 128),
 	} {

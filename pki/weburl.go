@@ -9,11 +9,12 @@ import (
 	"strings"
 )
 
-// maxURL bounds a URL in a certificate, in bytes.
+// maxURL is the maximum length of a URL in a certificate, in bytes.
 const maxURL = 512
 
-// CheckWebURL returns why certificates cannot hold a URL where relying parties fetch over plain HTTP, or nil. The URL is an
-// IA5String of RFC 3986 (RFC 5280 section 4.2.1.6), with a host name or IP address, and without user, query and fragment.
+// CheckWebURL returns why a certificate cannot contain a URL for relying parties to fetch over plain HTTP, or nil. The
+// URL must be an IA5String of RFC 3986 (RFC 5280 §4.2.1.6) with a host name or IP address, and without user, query and
+// fragment.
 func CheckWebURL(text string) error {
 	isURL := func(c rune) bool {
 		return c > 0x20 && c < 0x7f && !strings.ContainsRune("\"<>\\^`{|}", c)
@@ -39,7 +40,7 @@ func CheckWebURL(text string) error {
 	return nil
 }
 
-// checkHost accepts IP addresses without a zone, and host names (RFC 1123 section 2.1).
+// checkHost accepts IP addresses without a zone, and host names (RFC 1123 §2.1).
 func checkHost(host string) error {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		if ip.Zone() != "" {

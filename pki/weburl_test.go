@@ -8,7 +8,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-func TestURLsThatCertificatesHold(t *testing.T) {
+func TestCheckWebURL(t *testing.T) {
 	for _, text := range []string{
 		"http://pki.fleet.example", "http://pki.fleet.example:7080/a/b%20c", "http://192.0.2.1", "http://[2001:db8::1]:80/x", "http://xn--mller-kva.example",
 		"http://localhost:1", "http://PKI.example./",
@@ -28,7 +28,7 @@ func TestURLsThatCertificatesHold(t *testing.T) {
 		"http://pki%2eexample", "http://pki.example\\x", "http:pki.example",
 	} {
 		if err := pki.CheckWebURL(text); err == nil {
-			t.Errorf("%q passes", text)
+			t.Errorf("CheckWebURL(%q) = nil, want an error", text)
 		}
 	}
 }

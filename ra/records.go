@@ -153,6 +153,7 @@ type Certificate struct {
 	Identity  pki.SPIFFEID // zero for a serial that was never released
 	Profile   string
 	KeyHash   pki.KeyHash
+	IssuedAt  time.Time // to the millisecond
 	NotBefore time.Time
 	NotAfter  time.Time
 	Status    pki.Status
@@ -191,8 +192,8 @@ type Predecessor struct {
 	Status pki.Status
 	// Successor is the key with which it was renewed before; zero if it was not.
 	Successor pki.KeyHash
-	// NotAfter is its end.
-	NotAfter time.Time
+	// IssuedAt and NotAfter are the beginning and the end of its life.
+	IssuedAt, NotAfter time.Time
 	// Superseded says that its renewal revoked it, as pki.Guard has it.
 	Superseded bool
 }

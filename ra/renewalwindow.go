@@ -16,8 +16,7 @@ const (
 // RenewalWindow returns when the holder of a certificate is to renew it, by the server's clock. The life of a certificate
 // begins when it was issued: what its profile backdates is no part of it.
 func RenewalWindow(c ca.Certificate) (start, end time.Time) {
-	issued := c.Ref.Serial.Time()
-	life := c.NotAfter.Sub(issued)
-	part := func(share float64) time.Time { return issued.Add(time.Duration(share * float64(life))) }
+	life := c.NotAfter.Sub(c.IssuedAt)
+	part := func(share float64) time.Time { return c.IssuedAt.Add(time.Duration(share * float64(life))) }
 	return part(renewalStart), part(renewalEnd)
 }

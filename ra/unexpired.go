@@ -38,7 +38,7 @@ func (r *Registrar) bound(st IssuanceState, p *ca.Profile, req ca.Request) int {
 		}
 		return operatorFactor * p.MaxUnexpired()
 	}
-	always := slices.Contains(r.retired, before.Issuer) || !r.clock().Before(halfLife(before, st.Predecessor))
+	always := slices.Contains(r.retired, before.Issuer) || !r.clock().Before(halfLife(st.Predecessor))
 	if always && st.Predecessor.Successor.IsZero() {
 		return 0
 	}
@@ -47,9 +47,8 @@ func (r *Registrar) bound(st IssuanceState, p *ca.Profile, req ca.Request) int {
 
 // halfLife returns the middle of a certificate's life. That begins when the certificate was issued: what its profile backdates is
 // no part of it.
-func halfLife(ref pki.CertRef, p Predecessor) time.Time {
-	issued := ref.Serial.Time()
-	return issued.Add(p.NotAfter.Sub(issued) / 2)
+func halfLife(p Predecessor) time.Time {
+	return p.IssuedAt.Add(p.NotAfter.Sub(p.IssuedAt) / 2)
 }
 
 // checkBound refuses a request of an identity that has as many unexpired certificates as the bound allows.
@@ -82,7 +81,7 @@ func (e *tooEarlyError) RetryAfter() time.Duration { return e.after }
 
 // tooEarly refuses a renewal at the bound. One whose predecessor was renewed before does not pass later by itself.
 func (r *Registrar) tooEarly(ref pki.CertRef, p Predecessor) error {
-	at := halfLife(ref, p)
+	at := halfLife(p)
 	if !p.Successor.IsZero() {
 		return pki.Refuse(pki.RuleMaxUnexpired, "renew the newest certificate, or have max_unexpired of the profile raised",
 			"certificate %s was renewed before, and its identity has as many unexpired certificates as its profile allows", ref.Serial)

@@ -34,7 +34,7 @@ func TestBoundOfRetiredCAs(t *testing.T) {
 	r := &Registrar{retired: []pki.IssuerID{issuer(3)}, clock: func() time.Time { return now.Add(time.Minute) }}
 	for n, want := range map[byte]int{1: profile.MaxUnexpired(), 2: profile.MaxUnexpired(), 3: 0} {
 		req := ca.Request{IssuingCA: issuer(1), Guard: pki.Guard{Predecessor: pki.CertRef{Issuer: issuer(n), Serial: serial}}}
-		st := IssuanceState{Identity: Identity{State: pki.Enrolled}, Predecessor: Predecessor{NotAfter: now.Add(24 * time.Hour)}}
+		st := IssuanceState{Identity: Identity{State: pki.Enrolled}, Predecessor: Predecessor{IssuedAt: now, NotAfter: now.Add(24 * time.Hour)}}
 		if got := r.bound(st, profile, req); got != want {
 			t.Errorf("a predecessor of CA %d is renewed up to %d certificates, want %d", n, got, want)
 		}

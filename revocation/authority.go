@@ -10,19 +10,19 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// CRLs signs new CRLs on request. It is safe for concurrent use. A request neither blocks nor fails: CRLs that list every
-// change made durable before the request follow within a second, or as soon as they can be signed.
+// CRLs requests new CRLs. It is safe for concurrent use. A request neither blocks nor fails. CRLs that list every
+// change made durable before the request are published within a second, or as soon as they can be signed.
 type CRLs interface {
-	// Request asks for new CRLs of the issuers of these certificates, whatever their statuses are.
+	// Request requests new CRLs for the issuers of these certificates, whatever their statuses are.
 	Request(changes []pki.StatusChange)
-	// RequestAll asks for new CRLs of every issuer.
+	// RequestAll requests new CRLs for every issuer.
 	RequestAll()
 }
 
-// Config is what an Authority is made of.
+// Config holds what an Authority depends on.
 type Config struct {
 	Store    Store
-	Observer pki.StatusObserver // the responders of this process
+	Observer pki.StatusObserver // notifies the responders of this process
 	CRLs     CRLs
 	Clock    func() time.Time // nil is time.Now
 	Log      *slog.Logger     // nil is slog.Default()
@@ -30,20 +30,20 @@ type Config struct {
 
 // Authority changes the status of certificates. It is safe for concurrent use.
 type Authority struct {
-	records  Store
+	store    Store
 	observer pki.StatusObserver
 	crls     CRLs
 	clock    func() time.Time
 	log      *slog.Logger
-	sets     bulkQueue
+	bulk     bulkQueue
 }
 
 // New returns an Authority.
 func New(c Config) (*Authority, error) {
 	if c.Store == nil || c.Observer == nil || c.CRLs == nil {
-		return nil, errors.New("an authority needs records, an observer and CRLs")
+		return nil, errors.New("an authority needs a store, an observer and CRLs")
 	}
-	a := &Authority{records: c.Store, observer: c.Observer, crls: c.CRLs, clock: c.Clock, log: c.Log, sets: newSets()}
+	a := &Authority{store: c.Store, observer: c.Observer, crls: c.CRLs, clock: c.Clock, log: c.Log, bulk: newBulkQueue()}
 	if a.clock == nil {
 		a.clock = time.Now
 	}
@@ -53,12 +53,15 @@ func New(c Config) (*Authority, error) {
 	return a, nil
 }
 
-// Apply carries out an order and returns what it has changed. When it returns without error the change is durable, the
-// observer has been notified, and a new CRL follows within a second. An order's time is cut to the second; if it is zero it
-// is now, and a later one is refused. A Refusal says which rule an order breaks.
+// Apply applies a change and returns its result. When Apply returns without an error, the change is durable, the
+// observer has been notified, and new CRLs follow within a second. If the change breaks a rule, the error is a
+// [pki.Refusal].
 //
-// An order about many certificates is in effect for all of them at once, and Apply returns when their records say so too.
-// If ctx ends before that, Run completes the order, in this process or in the next.
+// Apply truncates the time of the change to seconds and refuses a future time. A zero time means now.
+//
+// A change that affects many certificates becomes a bulk revocation, which is in effect for all of them at once. Apply
+// returns when it has been applied to all their records. If ctx ends before that, Run applies the rest, in this process
+// or in the next.
 func (a *Authority) Apply(ctx context.Context, o Change) (ChangeResult, error) {
 	now := a.now()
 	if o.At.IsZero() {
@@ -68,11 +71,11 @@ func (a *Authority) Apply(ctx context.Context, o Change) (ChangeResult, error) {
 	if err := o.check(now); err != nil {
 		return ChangeResult{}, err
 	}
-	out, err := a.records.Apply(ctx, o)
+	out, err := a.store.Apply(ctx, o)
 	if err != nil {
 		if _, refused := pki.AsRefusal(err); !refused {
-			// The change may be durable all the same, and then the CRLs have to list it.
-			a.sets.want()
+			// The change may be durable nevertheless. In that case the CRLs must list it.
+			a.bulk.want()
 			a.crls.RequestAll()
 		}
 		return ChangeResult{}, err
@@ -85,22 +88,22 @@ func (a *Authority) Apply(ctx context.Context, o Change) (ChangeResult, error) {
 	if out.BulkRevocation == 0 {
 		return out, nil
 	}
-	set, err := a.completeSet(ctx, out.BulkRevocation)
+	bulk, err := a.completeBulk(ctx, out.BulkRevocation)
 	if err != nil {
 		return ChangeResult{}, err
 	}
-	out.Affected.Valid += set.Total - set.Expired
-	out.Affected.Expired += set.Expired
+	out.Affected.Valid += bulk.Total - bulk.Expired
+	out.Affected.Expired += bulk.Expired
 	return out, nil
 }
 
-// check refuses an order that makes no sense whatever the records say.
+// check returns a refusal if the change is invalid whatever the store contains, or nil.
 func (o Change) check(now time.Time) error {
 	if err := o.CheckSubject(); err != nil {
 		return err
 	}
 	if o.At.After(now) {
-		return pki.Refuse(pki.RuleRequest, "leave the time out", "an order cannot take effect at %s, which is yet to come",
+		return pki.Refuse(pki.RuleRequest, "leave the time out", "a change cannot take effect in the future, at %s",
 			o.At.Format(time.RFC3339))
 	}
 	var reasonFits, stateFits bool
@@ -116,27 +119,27 @@ func (o Change) check(now time.Time) error {
 		reasonFits = o.Reason == pki.Unspecified
 		stateFits = o.State == 0
 	default:
-		return pki.Refuse(pki.RuleRequest, "revoke, hold or release", "an order has no action %d", o.Action)
+		return pki.Refuse(pki.RuleRequest, "revoke, hold or unhold", "a change has no action %d", o.Action)
 	}
 	if !reasonFits {
-		return pki.Refuse(pki.RuleReason, "revoke for any other reason of RFC 5280 section 5.3.1; hold and release take none",
-			"%v is no reason to %v", o.Reason, o.Action)
+		return pki.Refuse(pki.RuleReason, "revoke for any other reason of RFC 5280 section 5.3.1; hold and unhold take no reason",
+			"the reason %v is not allowed for the action %v", o.Reason, o.Action)
 	}
 	if !stateFits {
-		return pki.Refuse(pki.RuleRequest, "hold suspends an identity, revoking may retire it, release restores it",
-			"an order to %v does not make its subject %v", o.Action, o.State)
+		return pki.Refuse(pki.RuleRequest, "hold suspends an identity, revoke may retire it, unhold restores its state",
+			"the action %v cannot put its subject into the state %v", o.Action, o.State)
 	}
 	if o.Action != Revoke && !o.InvalidSince.IsZero() {
-		return pki.Refuse(pki.RuleRequest, "leave the invalidity date out, or revoke", "to %v says nothing about when something became invalid", o.Action)
+		return pki.Refuse(pki.RuleRequest, "leave the invalidity date out, or revoke", "the action %v takes no invalidity date", o.Action)
 	}
 	if err := checkSince(o.InvalidSince, o.At); err != nil {
 		return err
 	}
-	return checkWhy(o.Comment)
+	return checkComment(o.Comment)
 }
 
-// CheckSubject refuses an order that is not about exactly one certificate, identity or key, and an order about a key for
-// another reason than keyCompromise.
+// CheckSubject returns a refusal unless the change has exactly one subject: a certificate, an identity or a key. A
+// change with a key as its subject can only revoke for keyCompromise.
 func (o Change) CheckSubject() error {
 	subjects := 0
 	for _, none := range []bool{o.Certificate.IsZero(), o.Identity.IsZero(), o.Key.IsZero()} {
@@ -145,10 +148,10 @@ func (o Change) CheckSubject() error {
 		}
 	}
 	if subjects != 1 {
-		return pki.Refuse(pki.RuleRequest, "name one certificate, one identity or one key", "an order is about exactly one of them")
+		return pki.Refuse(pki.RuleRequest, "name one certificate, one identity or one key", "a change has exactly one subject, not %d", subjects)
 	}
 	if !o.Key.IsZero() && (o.Action != Revoke || o.Reason != pki.KeyCompromise) {
-		return pki.Refuse(pki.RuleReason, "revoke it for keyCompromise", "an order about a key can do nothing else")
+		return pki.Refuse(pki.RuleReason, "revoke the key for keyCompromise", "a change of a key can only revoke it for keyCompromise")
 	}
 	return nil
 }
@@ -161,11 +164,11 @@ func (a Action) String() string {
 	case Hold:
 		return "hold"
 	case Unhold:
-		return "release"
+		return "unhold"
 	default:
 		return fmt.Sprintf("action(%d)", uint8(a))
 	}
 }
 
-// now returns the time cut to the second, as certificates, CRLs and statuses have it.
+// now returns the current time truncated to seconds, the precision of certificates, CRLs and statuses.
 func (a *Authority) now() time.Time { return a.clock().UTC().Truncate(time.Second) }

@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var operator = pki.ActorCommand("test")
 
-// A scene is an authority and an updater of CRLs for one issuing CA below an offline root.
+// scene holds an authority and a CRL updater for one issuing CA under an offline root.
 type scene struct {
 	*revocation.Authority
 	updater  *crl.Updater
@@ -37,7 +37,7 @@ func newScene(t testing.TB, fail func(call string) (bool, error)) *scene {
 	return s
 }
 
-// start makes both anew over the scene's records, as a restart does.
+// start creates a new authority and updater over the scene's store, as a restart does.
 func (s *scene) start(t testing.TB, fail func(call string) (bool, error)) {
 	t.Helper()
 	log, store := slog.New(slog.NewTextHandler(s.log, nil)), &revtest.Faulty{Book: s.book, Fail: fail}
@@ -56,7 +56,7 @@ func (s *scene) start(t testing.TB, fail func(call string) (bool, error)) {
 	s.Authority, s.updater = a, u
 }
 
-// issue makes a certificate and records it.
+// issue makes a certificate and records it in the store.
 func (s *scene) issue(t testing.TB) (*x509.Certificate, pki.CertRef) {
 	t.Helper()
 	leaf := s.ca.Leaf(t, "device")
@@ -65,7 +65,7 @@ func (s *scene) issue(t testing.TB) (*x509.Certificate, pki.CertRef) {
 	return leaf, ref
 }
 
-// newest returns the last published CRL of the issuing CA, as Go reads it.
+// newest returns the last published CRL of the issuing CA, parsed by crypto/x509.
 func (s *scene) newest(t testing.TB) *x509.RevocationList {
 	t.Helper()
 	for _, c := range slices.Backward(s.outlet.Published()) {
@@ -84,13 +84,13 @@ func parse(t testing.TB, c crl.CRL) *x509.RevocationList {
 		t.Fatal(err)
 	}
 	if list.Number.Cmp(c.Number) != 0 || !list.ThisUpdate.Equal(c.ThisUpdate) || !list.NextUpdate.Equal(c.NextUpdate) {
-		t.Fatalf("the CRL says number %v, %v to %v, and its record %v, %v to %v",
+		t.Fatalf("the CRL has number %v, %v to %v, but its metadata says %v, %v to %v",
 			list.Number, list.ThisUpdate, list.NextUpdate, c.Number, c.ThisUpdate, c.NextUpdate)
 	}
 	return list
 }
 
-func TestOrdersThatMakeNoSense(t *testing.T) {
+func TestApplyRefusesInvalidChanges(t *testing.T) {
 	s := newScene(t, revtest.Never)
 	_, ref := s.issue(t)
 	id, err := pki.ParseSPIFFEID("spiffe://fleet.example/device/1")
@@ -98,70 +98,70 @@ func TestOrdersThatMakeNoSense(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
-		order revocation.Change
-		rule  pki.Rule
+		change revocation.Change
+		rule   pki.Rule
 	}{
-		"nothing":              {revocation.Change{Action: revocation.Revoke}, pki.RuleRequest},
-		"both":                 {revocation.Change{Action: revocation.Revoke, Certificate: ref, Identity: id}, pki.RuleRequest},
-		"no action":            {revocation.Change{Certificate: ref}, pki.RuleRequest},
-		"another action":       {revocation.Change{Action: 9, Certificate: ref}, pki.RuleRequest},
-		"the future":           {revocation.Change{Action: revocation.Revoke, Certificate: ref, At: time.Now().Add(time.Hour)}, pki.RuleRequest},
-		"revoke to hold":       {revocation.Change{Action: revocation.Revoke, Certificate: ref, Reason: pki.CertificateHold}, pki.RuleReason},
-		"no such reason":       {revocation.Change{Action: revocation.Revoke, Certificate: ref, Reason: 7}, pki.RuleReason},
-		"removeFromCRL":        {revocation.Change{Action: revocation.Revoke, Certificate: ref, Reason: 8}, pki.RuleReason},
-		"hold with a reason":   {revocation.Change{Action: revocation.Hold, Certificate: ref, Reason: pki.KeyCompromise}, pki.RuleReason},
-		"release with one":     {revocation.Change{Action: revocation.Unhold, Certificate: ref, Reason: pki.CertificateHold}, pki.RuleReason},
-		"retire a certificate": {revocation.Change{Action: revocation.Revoke, Certificate: ref, State: pki.Retired}, pki.RuleRequest},
-		"revoke and suspend":   {revocation.Change{Action: revocation.Revoke, Identity: id, State: pki.Suspended}, pki.RuleRequest},
-		"hold and leave":       {revocation.Change{Action: revocation.Hold, Identity: id}, pki.RuleRequest},
-		"hold and retire":      {revocation.Change{Action: revocation.Hold, Identity: id, State: pki.Retired}, pki.RuleRequest},
-		"release to a state":   {revocation.Change{Action: revocation.Unhold, Identity: id, State: pki.Enrolled}, pki.RuleRequest},
-		"what is not there":    {revocation.Change{Action: revocation.Revoke, Identity: id}, pki.RuleNotFound}, // as the records say
+		"no subject":                   {revocation.Change{Action: revocation.Revoke}, pki.RuleRequest},
+		"two subjects":                 {revocation.Change{Action: revocation.Revoke, Certificate: ref, Identity: id}, pki.RuleRequest},
+		"no action":                    {revocation.Change{Certificate: ref}, pki.RuleRequest},
+		"unknown action":               {revocation.Change{Action: 9, Certificate: ref}, pki.RuleRequest},
+		"future time":                  {revocation.Change{Action: revocation.Revoke, Certificate: ref, At: time.Now().Add(time.Hour)}, pki.RuleRequest},
+		"revoke for certificateHold":   {revocation.Change{Action: revocation.Revoke, Certificate: ref, Reason: pki.CertificateHold}, pki.RuleReason},
+		"unknown reason":               {revocation.Change{Action: revocation.Revoke, Certificate: ref, Reason: 7}, pki.RuleReason},
+		"revoke for removeFromCRL":     {revocation.Change{Action: revocation.Revoke, Certificate: ref, Reason: 8}, pki.RuleReason},
+		"hold with another reason":     {revocation.Change{Action: revocation.Hold, Certificate: ref, Reason: pki.KeyCompromise}, pki.RuleReason},
+		"unhold with a reason":         {revocation.Change{Action: revocation.Unhold, Certificate: ref, Reason: pki.CertificateHold}, pki.RuleReason},
+		"retire a certificate":         {revocation.Change{Action: revocation.Revoke, Certificate: ref, State: pki.Retired}, pki.RuleRequest},
+		"revoke and suspend":           {revocation.Change{Action: revocation.Revoke, Identity: id, State: pki.Suspended}, pki.RuleRequest},
+		"hold an identity, keep state": {revocation.Change{Action: revocation.Hold, Identity: id}, pki.RuleRequest},
+		"hold and retire":              {revocation.Change{Action: revocation.Hold, Identity: id, State: pki.Retired}, pki.RuleRequest},
+		"unhold to a given state":      {revocation.Change{Action: revocation.Unhold, Identity: id, State: pki.Enrolled}, pki.RuleRequest},
+		"identity that does not exist": {revocation.Change{Action: revocation.Revoke, Identity: id}, pki.RuleNotFound}, // refused by the store
 	} {
-		changes, err := s.Apply(t.Context(), c.order)
+		changes, err := s.Apply(t.Context(), c.change)
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != c.rule || refusal.Hint == "" || changes.All() != nil {
 			t.Errorf("%s: %v, %v; want a refusal by %s", name, changes, err, c.rule)
 		}
 	}
 	if len(s.outlet.Changes()) != 0 {
-		t.Errorf("refused orders were told: %v", s.outlet.Changes())
+		t.Errorf("the observer was notified of refused changes: %v", s.outlet.Changes())
 	}
 }
 
-func TestApplyTellsTheSinkFirst(t *testing.T) {
+func TestApplyNotifiesTheObserver(t *testing.T) {
 	s := newScene(t, revtest.Never)
 	_, ref := s.issue(t)
 	for _, c := range []struct {
-		order revocation.Change
-		want  pki.Status
+		change revocation.Change
+		want   pki.Status
 	}{
 		{revocation.Change{Action: revocation.Hold}, pki.Status{State: pki.Hold, Reason: pki.CertificateHold, Version: 2}},
 		{revocation.Change{Action: revocation.Unhold}, pki.Status{State: pki.Good, Version: 3}},
 		{revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded}, pki.Status{State: pki.Revoked, Reason: pki.Superseded, Version: 4}},
 		{revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise}, pki.Status{State: pki.Revoked, Reason: pki.KeyCompromise, Version: 5}},
 	} {
-		c.order.Certificate, c.order.Actor = ref, operator
+		c.change.Certificate, c.change.Actor = ref, operator
 		before := time.Now().Truncate(time.Second)
-		changes, err := s.Apply(t.Context(), c.order)
+		changes, err := s.Apply(t.Context(), c.change)
 		if err != nil || len(changes.Changed) != 1 || changes.Affected != (revocation.Affected{Valid: 1}) {
-			t.Fatalf("%v: %v, %v", c.order.Action, changes, err)
+			t.Fatalf("%v: %v, %v", c.change.Action, changes, err)
 		}
 		all := s.outlet.Changes()
-		told := all[len(all)-1]
-		if told.Status != changes.Changed[0].Status || told.Ref != ref {
-			t.Errorf("%v: the sink was told %+v, and the caller %+v", c.order.Action, told, changes.Changed[0])
+		notified := all[len(all)-1]
+		if notified.Status != changes.Changed[0].Status || notified.Ref != ref {
+			t.Errorf("%v: the observer got %+v, and the caller %+v", c.change.Action, notified, changes.Changed[0])
 		}
-		at := told.Status.RevokedAt
-		if told.Status.State != pki.Good && (at.Before(before) || at.After(time.Now()) || at.Nanosecond() != 0) {
-			t.Errorf("%v at %v, want a whole second that is now", c.order.Action, at)
+		at := notified.Status.RevokedAt
+		if notified.Status.State != pki.Good && (at.Before(before) || at.After(time.Now()) || at.Nanosecond() != 0) {
+			t.Errorf("%v: RevokedAt is %v, want the current time in whole seconds", c.change.Action, at)
 		}
-		told.Status.RevokedAt = time.Time{}
-		if told.Status != c.want {
-			t.Errorf("%v: status %+v, want %+v", c.order.Action, told.Status, c.want)
+		notified.Status.RevokedAt = time.Time{}
+		if notified.Status != c.want {
+			t.Errorf("%v: status %+v, want %+v", c.change.Action, notified.Status, c.want)
 		}
 	}
 	again := revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: ref, Actor: operator}
 	if changes, err := s.Apply(t.Context(), again); err != nil || len(changes.All()) != 0 {
-		t.Errorf("the same order again: %v, %v; want nothing", changes, err)
+		t.Errorf("the same change again: %v, %v; want no change", changes, err)
 	}
 }

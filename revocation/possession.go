@@ -12,41 +12,42 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Bounds on what proves possession of a key: those of RSA keys of 8192 bits, which take some fractions of a millisecond.
+// The limits on a proof of possession fit RSA keys of 8192 bits. Verifying one takes a fraction of a millisecond.
 const (
-	maxPublicKey = 2 << 10 // octets
+	maxPublicKey = 2 << 10 // bytes
 	maxSignature = 1 << 10
 	maxRSA       = 8192 // bits
 )
 
-// VerifyCompromise returns the hash of a public key, in DER, whose holder has signed pki.CompromiseStatement: with SHA-256 by
-// ECDSA, in DER, or by RSA as in PKCS #1 v1.5, or by Ed25519 (RFC 8032). What does not prove that is refused.
+// VerifyCompromise verifies a signature over [pki.CompromiseStatement] by the holder of a public key, a DER
+// SubjectPublicKeyInfo. It returns the hash of the key. The signature is ECDSA with SHA-256 in DER, RSA PKCS #1 v1.5
+// with SHA-256, or Ed25519 (RFC 8032). If it does not verify, the error is a [pki.Refusal].
 func VerifyCompromise(trustDomain string, publicKey, signature []byte) (pki.KeyHash, error) {
 	if len(publicKey) == 0 || len(publicKey) > maxPublicKey || len(signature) == 0 || len(signature) > maxSignature {
 		return pki.KeyHash{}, pki.Refuse(pki.RuleRequest, "send a SubjectPublicKeyInfo in DER of 2 KiB at most, and a signature of 1 KiB at most",
-			"the key has %d octets and the signature %d", len(publicKey), len(signature))
+			"the key has %d bytes and the signature %d", len(publicKey), len(signature))
 	}
 	key, err := x509.ParsePKIXPublicKey(publicKey)
 	if err != nil {
-		return pki.KeyHash{}, pki.Refuse(pki.RuleRequest, "send a SubjectPublicKeyInfo in DER (openssl pkey -pubout -outform DER)", "the public key is not one")
+		return pki.KeyHash{}, pki.Refuse(pki.RuleRequest, "send a SubjectPublicKeyInfo in DER (openssl pkey -pubout -outform DER)", "the public key does not parse")
 	}
 	if again, err := x509.MarshalPKIXPublicKey(key); err != nil || !bytes.Equal(again, publicKey) {
-		return pki.KeyHash{}, pki.Refuse(pki.RuleRequest, "send it as certificates have it (openssl pkey -pubout -outform DER)", "the public key is encoded in another way")
+		return pki.KeyHash{}, pki.Refuse(pki.RuleRequest, "send it as it is in certificates (openssl pkey -pubout -outform DER)", "the public key is not in canonical DER")
 	}
 	hash := pki.HashSPKI(publicKey)
 	proven, known := proves(key, pki.CompromiseStatement(trustDomain, hash), signature)
 	if !known {
 		return pki.KeyHash{}, pki.Refuse(pki.RuleKeyType, "use ECDSA, RSA of 8192 bits at most, or Ed25519: no other key is certified here",
-			"a key of this kind or size proves nothing")
+			"a signature by a key of this kind or size is not accepted")
 	}
 	if !proven {
-		return pki.KeyHash{}, pki.Refuse(pki.RuleKeyPossession, "sign the statement of this key and trust domain with its private key, with SHA-256 where the key is not Ed25519's",
-			"the signature is not one of the key over its statement")
+		return pki.KeyHash{}, pki.Refuse(pki.RuleKeyPossession, "sign the statement for this key and trust domain with its private key, with SHA-256 unless the key is Ed25519",
+			"the signature does not verify over the key's statement")
 	}
 	return hash, nil
 }
 
-// proves reports whether a signature is one of a key, and whether that kind of key is known.
+// proves reports whether the key made the signature over the statement, and whether keys of this kind are accepted.
 func proves(key crypto.PublicKey, statement, signature []byte) (proven, known bool) {
 	digest := sha256.Sum256(statement)
 	switch key := key.(type) {

@@ -12,8 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// FuzzVerifyCompromise has anybody send a key and a signature: it is refused with a rule, or it proves what it says, and is
-// the key that certificates have.
+// FuzzVerifyCompromise passes an arbitrary key and signature. The result is a refusal, or the signature also verifies
+// with crypto/x509, and the key is encoded as in certificates.
 func FuzzVerifyCompromise(f *testing.F) {
 	statement := func(spki []byte) []byte { return pki.CompromiseStatement(domain, pki.HashSPKI(spki)) }
 	for _, kind := range []string{"p256", "p384", "rsa", "ed25519"} {
@@ -31,28 +31,28 @@ func FuzzVerifyCompromise(f *testing.F) {
 		f.Add(spki[:len(spki)-1], signature)
 		f.Add(spki, []byte{0x30, 6, 2, 1, 0, 2, 1, 0})
 	}
-	neutral := append([]byte{1}, make([]byte, ed25519.PublicKeySize-1)...) // everybody's, which nothing is certified for
+	neutral := append([]byte{1}, make([]byte, ed25519.PublicKeySize-1)...) // the neutral element: anybody can sign for it
 	f.Add(spkiOf(f, ed25519.PublicKey(neutral)), append(neutral, make([]byte, ed25519.PublicKeySize)...))
 	f.Add(hugeRSA(f), make([]byte, 1024))
 	f.Fuzz(func(t *testing.T, spki, signature []byte) {
 		hash, err := revocation.VerifyCompromise(domain, spki, signature)
 		if err != nil {
 			if r, ok := pki.AsRefusal(err); !ok || r.Rule == "" || r.Detail == "" || r.Hint == "" || !hash.IsZero() {
-				t.Fatalf("%v is not a whole refusal, with the hash %s", err, hash)
+				t.Fatalf("%v is not a complete refusal, or has the hash %s", err, hash)
 			}
 			return
 		}
 		key, err := x509.ParsePKIXPublicKey(spki)
 		if err != nil || hash != pki.HashSPKI(spki) || !bytes.Equal(spkiOf(t, key), spki) {
-			t.Fatalf("%x is taken for the key %s: %v", spki, hash, err)
+			t.Fatalf("%x is accepted as the key %s: %v", spki, hash, err)
 		}
-		// As certificates are checked, which is another way through the library.
+		// The check of certificates' signatures is another path through the library.
 		c := &x509.Certificate{PublicKey: key}
 		for algorithm := x509.MD5WithRSA; algorithm <= x509.PureEd25519; algorithm++ {
 			if c.CheckSignature(algorithm, statement(spki), signature) == nil {
 				return
 			}
 		}
-		t.Fatalf("%x proves possession of %x", signature, spki)
+		t.Fatalf("%x is accepted as a signature by %x", signature, spki)
 	})
 }

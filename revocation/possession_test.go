@@ -32,8 +32,8 @@ func spkiOf(t testing.TB, key crypto.PublicKey) []byte {
 	return der
 }
 
-// Each kind of key proves itself as OpenSSL signs the statement, by the commands of docs/operations.md.
-func TestPossessionAsOpenSSLProvesIt(t *testing.T) {
+// OpenSSL signs the statement for each kind of key, with the commands in docs/operations.md.
+func TestVerifyCompromiseAcceptsOpenSSLSignatures(t *testing.T) {
 	for _, kind := range []string{"p256", "p384", "rsa", "ed25519"} {
 		t.Run(kind, func(t *testing.T) {
 			key := revtest.Key(t, kind)
@@ -72,7 +72,7 @@ func TestPossessionAsOpenSSLProvesIt(t *testing.T) {
 			for i := range signature {
 				signature[i] ^= 1
 				if _, err := revocation.VerifyCompromise(domain, spki, signature); err == nil {
-					t.Fatalf("octet %d of the signature may be another one", i)
+					t.Fatalf("a signature with byte %d changed is accepted", i)
 				}
 				signature[i] ^= 1
 			}
@@ -80,7 +80,7 @@ func TestPossessionAsOpenSSLProvesIt(t *testing.T) {
 	}
 }
 
-func TestWhatDoesNotProvePossession(t *testing.T) {
+func TestVerifyCompromiseRefusals(t *testing.T) {
 	key := revtest.Key(t, "p256")
 	_, edwards, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -110,20 +110,20 @@ func TestWhatDoesNotProvePossession(t *testing.T) {
 		spki, signature []byte
 		rule            pki.Rule
 	}{
-		"right":                 {spki, signature, ""},
-		"another domain":        {spki, sign(pki.CompromiseStatement("other.example", pki.HashSPKI(spki))), pki.RuleKeyPossession},
-		"a longer domain":       {spki, sign(pki.CompromiseStatement(domain+"\n", pki.HashSPKI(spki))), pki.RuleKeyPossession},
-		"another key's hash":    {spki, sign(pki.CompromiseStatement(domain, pki.HashSPKI(nil))), pki.RuleKeyPossession},
-		"another digest":        {spki, sha384, pki.RuleKeyPossession},
-		"another key":           {spkiOf(t, revtest.Key(t, "p256").Public()), signature, pki.RuleKeyPossession},
-		"another kind of key":   {spkiOf(t, edwards.Public()), signature, pki.RuleKeyPossession},
-		"a key that cannot":     {spkiOf(t, agreement.PublicKey()), signature, pki.RuleKeyType},
-		"rubbish for a key":     {[]byte("rubbish"), signature, pki.RuleRequest},
-		"more than a key":       {append(spki[:len(spki):len(spki)], 0), signature, pki.RuleRequest},
-		"more than a signature": {spki, append(signature[:len(signature):len(signature)], 0), pki.RuleKeyPossession},
-		"nothing":               {nil, nil, pki.RuleRequest},
-		"a huge signature":      {spki, make([]byte, 1<<20), pki.RuleRequest},
-		"a huge RSA key":        {hugeRSA(t), signature, pki.RuleKeyType},
+		"valid":                          {spki, signature, ""},
+		"other trust domain":             {spki, sign(pki.CompromiseStatement("other.example", pki.HashSPKI(spki))), pki.RuleKeyPossession},
+		"trust domain with a line break": {spki, sign(pki.CompromiseStatement(domain+"\n", pki.HashSPKI(spki))), pki.RuleKeyPossession},
+		"hash of another key":            {spki, sign(pki.CompromiseStatement(domain, pki.HashSPKI(nil))), pki.RuleKeyPossession},
+		"other digest":                   {spki, sha384, pki.RuleKeyPossession},
+		"other key":                      {spkiOf(t, revtest.Key(t, "p256").Public()), signature, pki.RuleKeyPossession},
+		"other kind of key":              {spkiOf(t, edwards.Public()), signature, pki.RuleKeyPossession},
+		"key that cannot sign":           {spkiOf(t, agreement.PublicKey()), signature, pki.RuleKeyType},
+		"key that does not parse":        {[]byte("rubbish"), signature, pki.RuleRequest},
+		"bytes after the key":            {append(spki[:len(spki):len(spki)], 0), signature, pki.RuleRequest},
+		"bytes after the signature":      {spki, append(signature[:len(signature):len(signature)], 0), pki.RuleKeyPossession},
+		"empty":                          {nil, nil, pki.RuleRequest},
+		"huge signature":                 {spki, make([]byte, 1<<20), pki.RuleRequest},
+		"huge RSA key":                   {hugeRSA(t), signature, pki.RuleKeyType},
 	} {
 		_, err := revocation.VerifyCompromise(domain, c.spki, c.signature)
 		refusal, refused := pki.AsRefusal(err)
@@ -133,7 +133,7 @@ func TestWhatDoesNotProvePossession(t *testing.T) {
 		t.Errorf("%s: %v", name, err)
 	}
 	if !ecdsa.VerifyASN1(key.Public().(*ecdsa.PublicKey), hashOf(statement), signature) {
-		t.Error("the right one is wrong")
+		t.Error("crypto/ecdsa does not verify the valid signature")
 	}
 }
 
@@ -142,7 +142,7 @@ func hashOf(text []byte) []byte {
 	return digest[:]
 }
 
-// hugeRSA is the public key of an RSA key that takes long to verify with.
+// hugeRSA returns an RSA public key that is too large to verify with quickly.
 func hugeRSA(t testing.TB) []byte {
 	t.Helper()
 	modulus := make([]byte, 1500)
@@ -168,10 +168,10 @@ func hugeRSA(t testing.TB) []byte {
 	return der
 }
 
-// What begins the statement begins nothing else that keys sign: no DER, no TLS 1.3 transcript, no handshake message.
-func TestStatementIsNothingElse(t *testing.T) {
+// The first bytes of the statement differ from those of DER, a TLS 1.3 transcript and a handshake message.
+func TestStatementCannotBeConfused(t *testing.T) {
 	statement := pki.CompromiseStatement(domain, pki.HashSPKI(nil))
 	if statement[0] == 0x30 || statement[0] == ' ' || statement[0] < 0x20 || len(statement) <= 64 {
-		t.Errorf("the statement begins with %x, and has %d octets", statement[0], len(statement))
+		t.Errorf("the statement begins with %x, and has %d bytes", statement[0], len(statement))
 	}
 }

@@ -19,7 +19,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// Calls whose headers the server has read before their caller is revoked, and whose messages come after, are refused.
+// Calls whose message arrives after their caller was revoked are refused, even if the server has read their headers
+// before.
 func TestRevocationReachesOpenCalls(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -57,11 +58,11 @@ func TestRevocationReachesOpenCalls(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) { servertest.Refused(t, c.finish(), codes.PermissionDenied, pki.RuleRevoked) })
 	}
 	if len(calls) < 30 {
-		t.Errorf("%d calls were open: the test misses some", len(calls))
+		t.Errorf("%d calls were open: the test misses some RPCs", len(calls))
 	}
 }
 
-// stated is records in which an identity has a state that its certificates do not show.
+// stated is a store that reports a fixed state for an identity.
 type stated struct {
 	ra.Store
 	id    string
@@ -74,7 +75,7 @@ func (s *stated) wrap(stores server.Stores) server.Stores {
 	return stores
 }
 
-// Identity implements ra.Records.
+// Identity implements ra.Store.
 func (s *stated) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error) {
 	have, err := s.Store.Identity(ctx, id)
 	if id.String() == s.id {
@@ -111,8 +112,8 @@ func TestOperatorsNeedTheirIdentity(t *testing.T) {
 	}
 }
 
-// A log stream ends soon after its reader is revoked: it sends no more than what was on its way and 100 entries.
-func TestALogStreamEndsWithItsReader(t *testing.T) {
+// A log stream ends soon after its reader is revoked: it sends at most the entries already in transit and 100 more.
+func TestRevocationEndsALogStream(t *testing.T) {
 	t.Parallel()
 	const identities = 600
 	w := servertest.New(t, ground, servertest.Options{})

@@ -22,7 +22,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// orders makes requests for as many new devices under a path.
+// orders returns issue requests for n new devices under a path.
 func orders(t *testing.T, path string, n int) []*brevetv1.IssueCertificatesRequest {
 	t.Helper()
 	reqs := make([]*brevetv1.IssueCertificatesRequest, n)
@@ -32,7 +32,7 @@ func orders(t *testing.T, path string, n int) []*brevetv1.IssueCertificatesReque
 	return reqs
 }
 
-// onRecord counts the certificates that were released, by request ID, and those that were not.
+// onRecord counts the certificates on record: those delivered, by request ID, and those never delivered.
 func onRecord(t *testing.T, w *servertest.World) (released map[string]int, unreleased int) {
 	t.Helper()
 	released = map[string]int{}
@@ -46,28 +46,28 @@ func onRecord(t *testing.T, w *servertest.World) (released map[string]int, unrel
 	return released, unreleased
 }
 
-// eachOnce checks that every request was answered with a certificate, and that it is its only one on record.
+// eachOnce checks that every request got a certificate, which is its only one on record.
 func eachOnce(t *testing.T, w *servertest.World, reqs []*brevetv1.IssueCertificatesRequest, answers servertest.Answers) {
 	t.Helper()
 	released, unreleased := onRecord(t, w)
 	for _, req := range reqs {
 		der, err := answers.Of(req)
 		if n := released[string(req.GetRequestId())]; err != nil || len(der) == 0 || n != 1 {
-			t.Errorf("%s was answered with %d octets and %v, and has %d certificates on record", req.GetIdentity(), len(der), err, n)
+			t.Errorf("%s got %d bytes and %v, and has %d certificates on record", req.GetIdentity(), len(der), err, n)
 		}
 	}
 	if unreleased > 0 {
-		t.Errorf("%d certificates on record were never released", unreleased)
+		t.Errorf("%d certificates on record were never delivered", unreleased)
 	}
 }
 
-// fault is one thing that is wrong with a request, or unusual.
+// fault is a fault or peculiarity of a request.
 type fault struct {
 	name string
 	edit func(*brevetv1.IssueCertificatesRequest)
 }
 
-// faults are the ways in which requests differ from a good one. Keys are given to each anew.
+// faults are the ways in which requests differ from a good one. Each gets its own key.
 func faults(t *testing.T, w *servertest.World) []fault {
 	t.Helper()
 	type request = *brevetv1.IssueCertificatesRequest
@@ -119,7 +119,7 @@ func faults(t *testing.T, w *servertest.World) []fault {
 	}
 }
 
-// unary does by calls of its own what an order does.
+// unary does what an issue request does, with single RPCs.
 func unary(t *testing.T, w *servertest.World, nobody *servertest.Caller, r *brevetv1.IssueCertificatesRequest) ([]byte, error) {
 	t.Helper()
 	if g := r.GetRegistration(); g != nil {
@@ -138,8 +138,8 @@ func unary(t *testing.T, w *servertest.World, nobody *servertest.Caller, r *brev
 	return resp.GetCredential().GetCertificate(), err
 }
 
-// A stream of good and bad requests, in any order, comes to what calls would have come to.
-func TestBulkComesToWhatCallsComeTo(t *testing.T) {
+// A stream of good and bad requests, in any order, has the same results as single RPCs.
+func TestBulkIssuanceMatchesSingleRPCs(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	list := faults(t, w)
@@ -159,9 +159,9 @@ func TestBulkComesToWhatCallsComeTo(t *testing.T) {
 		want, wantErr := unary(t, w, nobody, called[i])
 		got, err := answers.Of(sent[i])
 		if status.Code(err) != status.Code(wantErr) || servertest.RuleOf(err) != servertest.RuleOf(wantErr) || (got == nil) != (want == nil) {
-			t.Errorf("%s: the stream answers %v, and calls %v", f.name, err, wantErr)
+			t.Errorf("%s: the stream returns %v, and single RPCs %v", f.name, err, wantErr)
 		} else if got != nil && likeOf(t, got) != likeOf(t, want) {
-			t.Errorf("%s: the stream issues %s, and calls %s", f.name, likeOf(t, got), likeOf(t, want))
+			t.Errorf("%s: the stream issues %s, and single RPCs %s", f.name, likeOf(t, got), likeOf(t, want))
 		}
 		discreet(t, err)
 	}
@@ -171,15 +171,15 @@ func TestBulkComesToWhatCallsComeTo(t *testing.T) {
 	}
 }
 
-// likeOf is what a certificate shares with those of equal particulars.
+// likeOf describes the properties of a certificate that are equal for equal requests.
 func likeOf(t *testing.T, der []byte) string {
 	t.Helper()
 	c := servertest.Must(x509.ParseCertificate(der))(t)
 	return fmt.Sprint(c.NotAfter.Sub(c.NotBefore), c.DNSNames, c.IPAddresses, c.KeyUsage, c.ExtKeyUsage, c.Issuer, len(c.Extensions))
 }
 
-// The chain is in the first answer with a certificate, and in no other one of the same CA.
-func TestTheChainComesOnce(t *testing.T) {
+// The chain is in the first response with a certificate of a CA, and in no other.
+func TestChainIsSentOncePerStream(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	for range 2 {
@@ -199,14 +199,14 @@ func TestTheChainComesOnce(t *testing.T) {
 			}
 			chain := servertest.Must(w.Operator.GetCertificateChain(t.Context(), &brevetv1.GetCertificateChainRequest{IssuerId: a.GetIssuerId()}))(t).GetChain()
 			if string(chain.GetCertificates()[0]) != string(w.Issuing.Raw) || string(chain.GetIssuerId()) != string(a.GetIssuerId()) {
-				t.Errorf("response %d is of another issuing CA", i)
+				t.Errorf("response %d names another issuing CA", i)
 			}
 		}
 	}
 }
 
-// What came of a stream whose answers were lost comes again on the next one.
-func TestOrdersAcrossAReconnect(t *testing.T) {
+// Results whose responses were lost are repeated on the next stream.
+func TestBulkIssuanceAfterAReconnect(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	reqs := orders(t, "device", 60)
@@ -233,12 +233,12 @@ func TestOrdersAcrossAReconnect(t *testing.T) {
 	}
 }
 
-// A client that cancels, whatever is under way, leaves nothing half-done.
-func TestAStreamThatIsCancelled(t *testing.T) {
+// A client that cancels its stream at any time leaves no unfinished work.
+func TestBulkIssuanceIsCancelled(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
-	for _, looks := range []int64{1, 30, 80} { // two for each, before and after it is registered
+	for _, looks := range []int64{1, 30, 80} { // two reads per request, before and after it is registered
 		reqs := orders(t, fmt.Sprintf("cancelled-after-%d", looks), 40)
 		ctx, cancel := context.WithCancel(t.Context())
 		stream := servertest.Must(w.Operator.IssueCertificates(ctx))(t)
@@ -261,8 +261,8 @@ func TestAStreamThatIsCancelled(t *testing.T) {
 	}
 }
 
-// An order that fails through the server's own fault may be sent again, and says when.
-func TestOrdersThatFailForNow(t *testing.T) {
+// An issue request that fails because of the server can be retried, and the error says when.
+func TestIssueRequestsFailTemporarily(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
@@ -275,8 +275,8 @@ func TestOrdersThatFailForNow(t *testing.T) {
 	eachOnce(t, w, reqs, w.Operator.Orders(t, reqs...))
 }
 
-// A bug that one order meets ends neither its stream nor the server.
-func TestAnOrderThatPanics(t *testing.T) {
+// A panic in one issue request ends neither its stream nor the server.
+func TestIssueRequestPanics(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
@@ -294,8 +294,8 @@ func TestAnOrderThatPanics(t *testing.T) {
 	eachOnce(t, w, reqs, w.Operator.Orders(t, reqs...))
 }
 
-// Orders are counted as calls are, and what is wrong with them fills the log no more than that of calls.
-func TestOrdersCountAsCalls(t *testing.T) {
+// Issue requests are counted like RPCs, and refusals of them fill the log no more than those of RPCs.
+func TestIssueRequestsCountLikeRPCs(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	reqs := orders(t, "device", 15)
@@ -306,10 +306,10 @@ func TestOrdersCountAsCalls(t *testing.T) {
 	before := len(w.Entries(t, 0))
 	answers := w.Operator.Orders(t, reqs...)
 	if _, ok := answers[string(make([]byte, 64))]; !ok {
-		t.Error("no answer has the beginning of a request ID that is too long")
+		t.Error("no response contains the start of a request ID that is too long")
 	}
 	if n := refusalsSince(t, w, before, w.Operator.ID, pki.RuleRequest); n != 10 {
-		t.Errorf("the log has %d entries of bad orders, want ten: the rest is a count", n)
+		t.Errorf("the log has %d entries about bad issue requests, want ten and a count of the rest", n)
 	}
 	series := func(code codes.Code) string {
 		return fmt.Sprintf(`brevet_rpc_duration_seconds_count{code=%q,rpc=%q}`, code, brevetv1.CertificateService_IssueCertificates_FullMethodName)
@@ -319,7 +319,7 @@ func TestOrdersCountAsCalls(t *testing.T) {
 		_, text := ask(t, w, "/metrics")
 		return metric(t, text, name)
 	}
-	for deadline := time.Now().Add(30 * time.Second); counted(series(codes.OK)) < 4 && time.Now().Before(deadline); { // the stream after its end
+	for deadline := time.Now().Add(30 * time.Second); counted(series(codes.OK)) < 4 && time.Now().Before(deadline); { // a stream is counted after its end
 		time.Sleep(5 * time.Millisecond)
 	}
 	for name, n := range want {
@@ -329,8 +329,8 @@ func TestOrdersCountAsCalls(t *testing.T) {
 	}
 }
 
-// Who loses the right to order does so with the next message, not with the next stream.
-func TestSuspendedInTheMiddleOfAStream(t *testing.T) {
+// An operator that loses the right to issue loses it with the next message, not only with the next stream.
+func TestSuspendedDuringAStream(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
@@ -346,7 +346,7 @@ func TestSuspendedInTheMiddleOfAStream(t *testing.T) {
 		}
 	}
 	<-arrived
-	store.AwaitDecided(21) // ten of them twice, as they had to be registered
+	store.AwaitDecided(21) // ten of them read twice, because they had to be registered
 	w.Suspend(t, device.ID)
 	release()
 	answers := servertest.Answers{}
@@ -364,9 +364,9 @@ func TestSuspendedInTheMiddleOfAStream(t *testing.T) {
 		servertest.Refused(t, err, codes.OK, "")
 	}
 	if _, err := answers.Of(held); servertest.RuleOf(err) != pki.RuleIdentityStale && servertest.RuleOf(err) != pki.RuleIdentityState {
-		t.Errorf("the suspended device's was answered with %v", err)
+		t.Errorf("the suspended device's request returned %v", err)
 	}
 	if len(late) != 0 {
-		t.Errorf("%d answers to what came late", len(late))
+		t.Errorf("%d responses to late requests", len(late))
 	}
 }

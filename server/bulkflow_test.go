@@ -17,8 +17,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// A server that stops answers what is under way, and tells the stream to come back with the rest.
-func TestStoppingAnswersOrdersUnderWay(t *testing.T) {
+// A server that stops completes the requests in flight, and tells the client to send the rest again.
+func TestStoppingCompletesIssueRequests(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
@@ -38,7 +38,7 @@ func TestStoppingAnswersOrdersUnderWay(t *testing.T) {
 		w.StopServer(t)
 		close(stopped)
 	}()
-	for { // until nobody listens any more
+	for { // until the listener is closed
 		conn, err := net.Dial("tcp", w.GRPC)
 		if err != nil {
 			break
@@ -55,12 +55,12 @@ func TestStoppingAnswersOrdersUnderWay(t *testing.T) {
 		r, ok := d.(*errdetails.RetryInfo)
 		return ok && r.GetRetryDelay().AsDuration() > 0
 	}); i < 0 {
-		t.Errorf("the stream's end says not when to come back: %v", err)
+		t.Errorf("the stream's error does not say when to retry: %v", err)
 	}
 	<-stopped
 	_ = conn.Close()
 	if len(answers) != len(reqs) {
-		t.Errorf("%d answers to what was under way, want %d", len(answers), len(reqs))
+		t.Errorf("%d responses to requests in flight, want %d", len(answers), len(reqs))
 	}
 	w.Serve(t, servertest.Options{})
 	eachOnce(t, w, reqs, answers)
@@ -74,12 +74,12 @@ func TestStoppingAnswersOrdersUnderWay(t *testing.T) {
 	}
 }
 
-// A client that reads nothing is not read either, and keeps nobody else from being served.
-func TestAStreamThatIsNotRead(t *testing.T) {
+// If a client does not read responses, the server stops reading its requests, and serves other clients as usual.
+func TestStreamIsNotRead(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	const all = 4000
-	req := servertest.Order(t, strings.Repeat("/", 1000), servertest.Key(t)) // a refusal repeats it
+	req := servertest.Order(t, strings.Repeat("/", 1000), servertest.Key(t)) // the refusal repeats it
 	stream := servertest.Must(w.Operator.IssueCertificates(t.Context()))(t)
 	var sent atomic.Int64
 	done := make(chan error, 1)
@@ -93,13 +93,13 @@ func TestAStreamThatIsNotRead(t *testing.T) {
 		}
 		done <- stream.CloseSend()
 	}()
-	for before := int64(-1); before != sent.Load(); { // until it can send no more, or seems so
+	for before := int64(-1); before != sent.Load(); { // until sending blocks, or seems to
 		before = sent.Load()
 		time.Sleep(200 * time.Millisecond)
 	}
-	// The window, and what fits into the buffers on both ways.
+	// The window, and the buffers in both directions.
 	if n := sent.Load(); n < 256 || n > 1500 {
-		t.Errorf("the server took %d orders of a client that reads no answers", n)
+		t.Errorf("the server read %d requests of a client that reads no responses", n)
 	}
 	w.Enrolled(t, "device", "device/other")
 	w.NewOperator(t, "bob").Orders(t, orders(t, "device", 3)...)
@@ -111,8 +111,8 @@ func TestAStreamThatIsNotRead(t *testing.T) {
 	}
 }
 
-// However many streams there are, they have 512 orders carried out at once. The next one waits, and does not fail.
-func TestStreamsShareTheirPlaces(t *testing.T) {
+// All streams together process at most 512 issue requests at a time. The next one waits and does not fail.
+func TestStreamsShareTheirSlots(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
@@ -127,7 +127,7 @@ func TestStreamsShareTheirPlaces(t *testing.T) {
 			ends <- answers
 		}()
 	}
-	for range 2 { // one order is being recorded, and the others wait for their turn
+	for range 2 { // one request is being recorded, and the others wait
 		reqs := make([]*brevetv1.IssueCertificatesRequest, 256)
 		csr := servertest.CSR(t, device.Key)
 		for i := range reqs {
@@ -144,18 +144,18 @@ func TestStreamsShareTheirPlaces(t *testing.T) {
 	select {
 	case <-ends:
 		streams--
-		t.Error("an order had no need to wait, with 512 under way")
+		t.Error("a request did not wait, although 512 are in progress")
 	case <-time.After(100 * time.Millisecond):
 	}
 	servertest.Must(w.Operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t)
-	w.Suspend(t, device.ID) // so that no more certificates come of it
+	w.Suspend(t, device.ID) // so that the requests get no more certificates
 	release()
 	for range streams {
 		for _, a := range <-ends {
 			switch rule := servertest.RuleOf(servertest.FailureOf(a)); rule {
 			case "", pki.RuleIdentityStale, pki.RuleIdentityState, pki.RuleRequest:
 			default:
-				t.Errorf("an order that waited was refused by %s", rule)
+				t.Errorf("a request that waited was refused by %s", rule)
 			}
 		}
 	}

@@ -33,7 +33,7 @@ func settled(t *testing.T, w *servertest.World) {
 	}
 }
 
-// published is the issuing CA's CRL, once its number is over the given one.
+// published returns the issuing CA's CRL, once its number exceeds the given one.
 func published(t *testing.T, w *servertest.World, over *big.Int) *x509.RevocationList {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
@@ -43,7 +43,7 @@ func published(t *testing.T, w *servertest.World, over *big.Int) *x509.Revocatio
 		if list, err := x509.ParseRevocationList(der); err == nil && list.Number.Cmp(over) > 0 {
 			return list
 		} else if time.Now().After(deadline) {
-			t.Fatalf("no CRL over number %v: %v", over, err)
+			t.Fatalf("no CRL with a number above %v: %v", over, err)
 		}
 	}
 }
@@ -57,15 +57,16 @@ func lists(list *x509.RevocationList, c *x509.Certificate) bool {
 	return false
 }
 
-// The server's clock is an hour ahead for a while. Nothing that is revoked becomes good, no serial or CRL number is used
-// twice, who is refused for it is told to look at the clock, and when the clock is right again so is everything else.
+// The server's clock is an hour ahead for a while. Revoked certificates never become good, and no serial number or CRL
+// number is used twice. Refusals because of the time mention the clock. When the clock is right again, everything
+// works.
 func TestTheServersClockIsSet(t *testing.T) {
 	t.Parallel()
-	w := servertest.New(t, ground, servertest.Options{Ahead: -time.Hour - time.Second}) // so that ahead is the judges' own time
+	w := servertest.New(t, ground, servertest.Options{Ahead: -time.Hour - time.Second}) // ahead of it is the real time, which the tools use
 	nobody := w.Caller(t, nil)
 	before, revoked := w.Enrolled(t, "device", "device/before"), w.Enrolled(t, "device", "device/revoked")
 	w.Revoke(t, revoked.Certificate, "keyCompromise")
-	token := w.Token(t, w.Register(t, "device", "device/token"), false) // for an hour
+	token := w.Token(t, w.Register(t, "device", "device/token"), false) // valid for an hour
 	first := published(t, w, big.NewInt(0))
 
 	w.Clock.Advance(time.Hour + time.Second)
@@ -74,7 +75,7 @@ func TestTheServersClockIsSet(t *testing.T) {
 	servertest.Refused(t, err, codes.Unauthenticated, pki.RuleToken)
 	ahead := w.Enrolled(t, "device", "device/ahead")
 	early := w.Enrolled(t, "device", "device/early")
-	w.Revoke(t, early.Certificate, "superseded") // at a time that is yet to come
+	w.Revoke(t, early.Certificate, "superseded") // at a time in the future
 	made := w.Token(t, w.Register(t, "device", "device/made"), false)
 	renewed := w.Renewed(t, before, servertest.Key(t))
 	w.Status(t, revoked.Certificate, "keyCompromise")
@@ -90,7 +91,7 @@ func TestTheServersClockIsSet(t *testing.T) {
 		_, err = h.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 		servertest.Refused(t, err, codes.Unauthenticated, pki.RuleExpired)
 		if !strings.Contains(err.Error(), "look at the server's clock") {
-			t.Errorf("the refusal does not name the clock: %v", err)
+			t.Errorf("the refusal does not mention the clock: %v", err)
 		}
 	}
 	w.Status(t, revoked.Certificate, "keyCompromise")
@@ -104,15 +105,15 @@ func TestTheServersClockIsSet(t *testing.T) {
 		list = published(t, w, list.Number)
 	}
 	if !lists(list, early.Certificate) || !lists(list, revoked.Certificate) || list.ThisUpdate.After(w.Clock.Now()) {
-		t.Errorf("the CRL of %s lacks what was revoked", list.ThisUpdate)
+		t.Errorf("the CRL of %s lacks a revoked certificate", list.ThisUpdate)
 	}
-	w.Enroll(t, token, servertest.Key(t)) // it lives again
+	w.Enroll(t, token, servertest.Key(t)) // it is valid again
 	w.Clock.Advance(time.Hour + time.Second)
 	settled(t, w)
 	w.Renewed(t, ahead, servertest.Key(t))
 	w.Renewed(t, renewed, servertest.Key(t))
 	w.Status(t, early.Certificate, "superseded")
-	for i, step := range []time.Duration{-time.Hour, 30 * time.Minute, -15 * time.Minute, 45 * time.Minute} { // to and fro
+	for i, step := range []time.Duration{-time.Hour, 30 * time.Minute, -15 * time.Minute, 45 * time.Minute} { // back and forth
 		w.Clock.Advance(step)
 		settled(t, w)
 		w.Status(t, early.Certificate, "superseded")
@@ -128,30 +129,30 @@ func TestTheServersClockIsSet(t *testing.T) {
 	seen := map[pki.Serial]bool{}
 	for _, c := range w.Inventory(t) {
 		if seen[c.Ref.Serial] {
-			t.Errorf("serial %s twice", c.Ref.Serial)
+			t.Errorf("serial number %s is used twice", c.Ref.Serial)
 		}
 		seen[c.Ref.Serial] = true
 	}
 }
 
-// A clock that is before everything that the CA stands on is the server's own trouble, and passes with it.
+// With a clock before the CA's validity the server is not ready. It recovers when the clock is right.
 func TestTheServersClockIsFarBehind(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
 	enrollment := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/2"), false), servertest.Key(t))
-	w.Clock.Advance(-2 * time.Hour) // the issuing CA began an hour ago
+	w.Clock.Advance(-2 * time.Hour) // the issuing CA is valid since an hour ago
 	_, err := w.Caller(t, nil).Enroll(t.Context(), enrollment)
 	unavailable(t, err)
 	if !strings.Contains(w.Log.String(), "check the server's clock") {
-		t.Error("the log does not name the clock")
+		t.Error("the log does not mention the clock")
 	}
 	_, err = device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 	servertest.Refused(t, err, codes.Unauthenticated, pki.RuleExpired)
 	_, err = w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 	servertest.Refused(t, err, codes.Unauthenticated, pki.RuleExpired)
 	if !strings.Contains(status.Convert(err).Message(), "clock") {
-		t.Errorf("the refusal does not name the clock: %v", err)
+		t.Errorf("the refusal does not mention the clock: %v", err)
 	}
 	w.Clock.Advance(2 * time.Hour)
 	settled(t, w)
@@ -160,9 +161,9 @@ func TestTheServersClockIsFarBehind(t *testing.T) {
 	servertest.Must(device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t))))(t)
 }
 
-// A server that starts while the clock is a year ahead of everything that happened takes nothing out of the store, though it
-// logs with that clock; when the clock is right again all is there.
-func TestAClockThatIsAYearAheadExpiresNothing(t *testing.T) {
+// A server that starts with a clock a year ahead removes no records, although its log entries have that time. When the
+// clock is right again, all records are there.
+func TestClockAYearAheadExpiresNothing(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
@@ -173,7 +174,7 @@ func TestAClockThatIsAYearAheadExpiresNothing(t *testing.T) {
 				return
 			}
 			if time.Now().After(deadline) {
-				t.Fatal("the server does not sweep")
+				t.Fatal("the sweeper does not run")
 			}
 		}
 	}
@@ -182,7 +183,7 @@ func TestAClockThatIsAYearAheadExpiresNothing(t *testing.T) {
 	year := 365 * 24 * time.Hour
 	w.StopServer(t)
 	w.Clock.Advance(year)
-	for range 2 { // the second time the log has come that far too
+	for range 2 { // before the second, the log contains entries from that year
 		w.Serve(t, servertest.Options{})
 		swept()
 		number = published(t, w, number).Number
@@ -193,16 +194,16 @@ func TestAClockThatIsAYearAheadExpiresNothing(t *testing.T) {
 	w.Status(t, device.Certificate, "good")
 	stats := servertest.Must(w.Operator.GetStats(t.Context(), &brevetv1.GetStatsRequest{}))(t)
 	if c := stats.GetCertificates(); c.GetGood().GetValue() < 3 || c.GetRemovable().GetValue() != 0 || stats.GetRetention().GetRemovedCertificates() != 0 {
-		t.Errorf("the store has %v", stats)
+		t.Errorf("GetStats returns %v", stats)
 	}
 	if len(stats.GetFiles()) == 0 || stats.GetIdentities().GetEnrolled().GetValue() < 3 || stats.GetRetention().GetRetention().AsDuration() != retention.Default {
-		t.Errorf("the store has %v", stats)
+		t.Errorf("GetStats returns %v", stats)
 	}
 }
 
-// Orders about many, and a key that revokes itself, while the clock is an hour ahead: they hold when it is set back, before and
-// after the records have followed.
-func TestSetsWhileTheClockIsSet(t *testing.T) {
+// Bulk revocations and the revocation of a compromised key are made while the clock is an hour ahead. They stay in
+// effect when it is set back, before and after they are applied to the records.
+func TestBulkRevocationsWhileTheClockIsSet(t *testing.T) {
 	t.Parallel()
 	follow := make(chan struct{})
 	options := slowed(follow)
@@ -220,7 +221,7 @@ func TestSetsWhileTheClockIsSet(t *testing.T) {
 	early := w.Enrolled(t, "device", "device/early", labelled("batch", "1"))
 	set := revokeSet(t, w, batch("1"), "privilegeWithdrawn")
 	if set.GetTotal() != 2 {
-		t.Errorf("the set is %v, want both of the batch", set)
+		t.Errorf("the bulk revocation is %v, want both of the batch", set)
 	}
 	servertest.Must(w.Caller(t, nil).RevokeCompromisedKey(t.Context(), statementOf(t, lost.Key, servertest.TrustDomain)))(t)
 	stand := func(rules map[*servertest.Holder]pki.Rule) {
@@ -244,15 +245,15 @@ func TestSetsWhileTheClockIsSet(t *testing.T) {
 	back := map[*servertest.Holder]pki.Rule{old: pki.RuleRevoked, early: pki.RuleExpired, lost: pki.RuleRevoked}
 	stand(back)
 	_, err := w.Operator.CreateBulkRevocation(t.Context(), &brevetv1.CreateBulkRevocationRequest{
-		Selection: batch("2"), InvalidityTime: timestamppb.New(w.Clock.Now().Add(time.Hour)), // by the clock of who sends it
+		Selection: batch("2"), InvalidityTime: timestamppb.New(w.Clock.Now().Add(time.Hour)), // by the client's clock
 	})
 	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
-	if !strings.Contains(err.Error(), "it is "+w.Clock.Now().UTC().Format("2006")) {
-		t.Errorf("the refusal does not say what time it is here: %v", err)
+	if !strings.Contains(err.Error(), "server time is "+w.Clock.Now().UTC().Format("2006")) {
+		t.Errorf("the refusal does not contain the server's time: %v", err)
 	}
 	later := revokeSet(t, w, &brevetv1.CertificateSelection{Profile: "device", Label: &brevetv1.Label{Name: "batch", Value: "1"}}, "keyCompromise")
-	if later.GetTotal() != 2 { // a key that is compromised is that, whatever its certificate was revoked for
-		t.Errorf("the later set is %v", later)
+	if later.GetTotal() != 2 { // a compromise applies to certificates that were revoked for another reason
+		t.Errorf("the later bulk revocation is %v", later)
 	}
 	close(follow)
 	done(t, w, set.GetId())
@@ -268,22 +269,22 @@ func TestSetsWhileTheClockIsSet(t *testing.T) {
 		list = published(t, w, list.Number)
 	}
 	if lists(list, kept.Certificate) {
-		t.Error("the CRL lists what nobody revoked")
+		t.Error("the CRL lists a certificate that was not revoked")
 	}
 	w.Renewed(t, kept, servertest.Key(t))
 }
 
-// Orders that are given while the clock is ahead reach what has ended by that clock, and hold when it is right again. They say
-// that nothing they changed is valid.
-func TestOrdersWhileTheClockIsAhead(t *testing.T) {
+// Changes made while the clock is ahead affect certificates that are expired by that clock, and stay in effect when it
+// is right again. They report that no changed certificate is valid.
+func TestChangesWhileTheClockIsAhead(t *testing.T) {
 	t.Parallel()
 	const ahead = 14 * time.Hour
 	w := servertest.New(t, ground, servertest.Options{Ahead: -ahead})
 	certificates := map[string]*servertest.Holder{}
 	for _, name := range []string{"retired", "suspended", "single", "compromised", "selected", "labelled", "replaced", "kept"} {
-		certificates[name] = w.Enrolled(t, "workload", "workload/"+name, labelled("name", name)) // for an hour
+		certificates[name] = w.Enrolled(t, "workload", "workload/"+name, labelled("name", name)) // valid for an hour
 	}
-	boss := w.NewOperator(t, "boss") // for twelve
+	boss := w.NewOperator(t, "boss") // valid for twelve hours
 	idOf := func(name string) string { return certificates[name].ID }
 
 	w.Clock.Advance(ahead)
@@ -300,14 +301,14 @@ func TestOrdersWhileTheClockIsAhead(t *testing.T) {
 		"key": servertest.Must(operator.RevokeCompromisedKey(ctx, statementOf(t, certificates["compromised"].Key, servertest.TrustDomain)))(t).GetAffected(),
 	} {
 		if changed.GetValid() != 0 || changed.GetExpired() != 1 {
-			t.Errorf("%s: changed %v, want 1 that has ended", what, changed)
+			t.Errorf("%s: affected %v, want 1 expired", what, changed)
 		}
 	}
 	for what, selection := range map[string]*brevetv1.CertificateSelection{"identity": {Identity: idOf("selected")}, "label": {Label: &brevetv1.Label{Name: "name", Value: "labelled"}}} {
 		dry := servertest.Must(operator.CreateBulkRevocation(ctx, &brevetv1.CreateBulkRevocationRequest{Selection: selection, DryRun: true}))(t).GetBulkRevocation()
 		set := revokeSet(t, w, selection, "superseded")
 		if dry.GetTotal() != 1 || dry.GetExpired() != 1 || set.GetTotal() != 1 || set.GetExpired() != 1 {
-			t.Errorf("%s: counted %v and changed %v, want 1 that has ended", what, dry, set)
+			t.Errorf("%s: counted %v and affected %v, want 1 expired", what, dry, set)
 		}
 	}
 	w.Enroll(t, w.Token(t, idOf("replaced"), true), servertest.Key(t))
@@ -315,8 +316,8 @@ func TestOrdersWhileTheClockIsAhead(t *testing.T) {
 	w.Clock.Advance(-ahead)
 	settled(t, w)
 	for deadline := time.Now().Add(30 * time.Second); w.OCSP(t, certificates["kept"].Certificate).Status == ocsp.Unknown; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) { // what was forgotten as ended is read again
-			t.Fatal("the responder does not remember")
+		if time.Now().After(deadline) { // the responder reads statuses again that it dropped as expired
+			t.Fatal("the responder does not know a status")
 		}
 	}
 	for name, want := range map[string]string{
@@ -331,15 +332,15 @@ func TestOrdersWhileTheClockIsAhead(t *testing.T) {
 	w.Operator = w.NewOperator(t, "ann")
 	resumed := servertest.Must(w.Operator.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: idOf("suspended")}))(t).GetAffected()
 	if resumed.GetValid() != 1 || resumed.GetExpired() != 0 {
-		t.Errorf("resuming changed %v, want 1 that is valid", resumed)
+		t.Errorf("resuming affected %v, want 1 valid", resumed)
 	}
 	w.Status(t, certificates["suspended"].Certificate, "good")
 	w.Clock.Advance(ahead)
 	settled(t, w)
 }
 
-// An order does not reach what ended before the records' age.
-func TestOrdersPassOverWhatHasEnded(t *testing.T) {
+// A change does not affect certificates that expired before the age of the records.
+func TestChangesSkipExpiredCertificates(t *testing.T) {
 	t.Parallel()
 	const past = 3 * time.Hour
 	w := servertest.New(t, ground, servertest.Options{Ahead: -past})
@@ -350,6 +351,6 @@ func TestOrdersPassOverWhatHasEnded(t *testing.T) {
 	w.Enroll(t, w.Token(t, old.ID, true), servertest.Key(t))
 	changed := servertest.Must(w.Operator.RetireIdentity(t.Context(), &brevetv1.RetireIdentityRequest{Id: old.ID}))(t).GetAffected()
 	if changed.GetValid() != 1 || changed.GetExpired() != 0 {
-		t.Errorf("retiring changed %v, want the certificate that is valid", changed)
+		t.Errorf("retiring affected %v, want the valid certificate", changed)
 	}
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// A thief holds a certificate that the device has renewed since. Whether that was superseded or is good still, its calls spend
-// nothing of what the device's newest certificate may call, and hold none of its places.
-func TestAThiefDoesNotSpendTheDevicesRate(t *testing.T) {
+// A thief holds a certificate that the device has renewed since. Whether it is superseded or still good, its calls do
+// not count against the rate of the device's newest certificate, and do not occupy its slots.
+func TestStolenCertificateHasItsOwnRate(t *testing.T) {
 	t.Parallel()
 	for _, revokes := range []bool{true, false} {
 		profile := func(name string, c *ca.ProfileConfig) { c.RenewalRevokes = revokes && name == "device" }
@@ -33,12 +33,12 @@ func TestAThiefDoesNotSpendTheDevicesRate(t *testing.T) {
 			servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRenewalKeyConflict)
 		}
 		w.Renewed(t, w.Holder(t, device.Certificate.Raw, device.Key), servertest.Key(t))
-		w.Restart(t, servertest.Options{Profile: profile}) // for those who judge
+		w.Restart(t, servertest.Options{Profile: profile}) // for the final checks
 	}
 }
 
-// A superseded certificate waits for no turn of its identity: with one, the renewals of the living one would wait for it.
-func TestASupersededCertificateWaitsForNoTurn(t *testing.T) {
+// A call with a superseded certificate does not wait for the identity's other renewals, and they do not wait for it.
+func TestSupersededCertificateDoesNotWait(t *testing.T) {
 	t.Parallel()
 	s := &stuck{let: make(chan struct{})}
 	profile := func(name string, c *ca.ProfileConfig) { c.RenewalRevokes = name == "device" }
@@ -51,7 +51,7 @@ func TestASupersededCertificateWaitsForNoTurn(t *testing.T) {
 		_, err := old.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 		hanging <- err
 	}()
-	awaitLane(t, w, "renewals", 1, 0)
+	awaitQueue(t, w, "renewals", 1, 0)
 	w.Renewed(t, device, servertest.Key(t))
 	close(s.let)
 	servertest.Refused(t, <-hanging, codes.PermissionDenied, pki.RuleRenewalKeyConflict)

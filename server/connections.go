@@ -9,8 +9,8 @@ import (
 	"github.com/brevet-pki/brevet/server/admission"
 )
 
-// sharedListener bounds the connections that are open, and counts them (admission.FairLimit). It closes at once what is over
-// the bound.
+// sharedListener limits and counts the open connections of a listener, with an [admission.FairLimit]. It closes a
+// connection above the limit immediately.
 type sharedListener struct {
 	net.Listener
 	shares  *admission.FairLimit
@@ -44,7 +44,7 @@ type sharedConn struct {
 	close func()
 }
 
-// Close implements net.Conn. It may be called again, and the connection counts once.
+// Close implements [net.Conn]. It may be called more than once.
 func (c *sharedConn) Close() error {
 	c.close()
 	return c.Conn.Close()

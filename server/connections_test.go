@@ -9,7 +9,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// arrivals is a listener to which connections come from the addresses that it is told.
+// arrivals is a listener that accepts connections from given addresses.
 type arrivals struct {
 	net.Listener
 	from chan string
@@ -43,7 +43,7 @@ func valueOf(t *testing.T, m prometheus.Metric) float64 {
 	return v.GetGauge().GetValue() + v.GetCounter().GetValue()
 }
 
-func TestNobodyTakesAllConnections(t *testing.T) {
+func TestConnectionsAreSharedBetweenAddresses(t *testing.T) {
 	t.Parallel()
 	a := arrivals{from: make(chan string, 1000)}
 	open := prometheus.NewGauge(prometheus.GaugeOpts{Name: "open"})
@@ -55,7 +55,7 @@ func TestNobodyTakesAllConnections(t *testing.T) {
 		}
 		for {
 			conn, err := l.Accept()
-			if err != nil { // there is nobody else
+			if err != nil { // all connections have been accepted
 				return accepted
 			}
 			accepted = append(accepted, conn)
@@ -73,12 +73,12 @@ func TestNobodyTakesAllConnections(t *testing.T) {
 		all = append(all, accepted...)
 	}
 	if valueOf(t, open) != 93 || valueOf(t, refused) != 200+200+10+10+5+200-93 {
-		t.Errorf("%v are open and %v were refused", valueOf(t, open), valueOf(t, refused))
+		t.Errorf("%v connections are open and %v were refused", valueOf(t, open), valueOf(t, refused))
 	}
 	for _, conn := range all {
-		_, _ = conn.Close(), conn.Close() // it counts once
+		_, _ = conn.Close(), conn.Close() // counted once
 	}
 	if valueOf(t, open) != 0 {
-		t.Errorf("when all are closed, %v are open", valueOf(t, open))
+		t.Errorf("after all are closed, %v are open", valueOf(t, open))
 	}
 }

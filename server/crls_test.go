@@ -20,9 +20,9 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// TestCRLsAreWhereTheServerSays compares what the operator is told with what relying parties get over HTTP, in parts too,
-// and what lies in the directory of another web server.
-func TestCRLsAreWhereTheServerSays(t *testing.T) {
+// TestListedCRLsMatchTheFiles compares ListCRLs with the CRLs over HTTP, including range requests, and with the files
+// in a mirror directory.
+func TestListedCRLsMatchTheFiles(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	client := brevetv1.NewCRLServiceClient(w.Operator.Conn)
 	for _, c := range servertest.Must(client.ListCRLs(t.Context(), &brevetv1.ListCRLsRequest{}))(t).GetCrls() {
@@ -37,24 +37,24 @@ func TestCRLsAreWhereTheServerSays(t *testing.T) {
 		resp, der := get("Accept", "*/*")
 		list := servertest.Must(x509.ParseRevocationList(der))(t)
 		if c.GetNumber() != list.Number.String() {
-			continue // a newer one came in between
+			continue // a newer CRL was published in between
 		}
 		if int64(len(der)) != c.GetSize() || c.GetPartition() != 0 || c.GetDelta() || c.GetIssuerName() != list.Issuer.String() ||
 			c.GetEntries() != int64(len(list.RevokedCertificateEntries)) {
-			t.Errorf("the server says %v of a CRL of %d octets, %d entries, by %s", c, len(der), len(list.RevokedCertificateEntries), list.Issuer)
+			t.Errorf("ListCRLs returns %v for a CRL of %d bytes, %d entries, by %s", c, len(der), len(list.RevokedCertificateEntries), list.Issuer)
 		}
 		if part, rest := get("Range", "bytes=10-19"); part.StatusCode != http.StatusPartialContent || !bytes.Equal(rest, der[10:20]) {
-			t.Errorf("a range is answered with %s", part.Status)
+			t.Errorf("a range request returns %s", part.Status)
 		}
 		if same, _ := get("If-None-Match", resp.Header.Get("ETag")); same.StatusCode != http.StatusNotModified {
-			t.Errorf("a CRL that is at hand already is answered with %s", same.Status)
+			t.Errorf("a conditional request returns %s", same.Status)
 		}
 		path := filepath.Join(w.Dir, "published", filepath.Base(c.GetPath()))
 		for n := 0; ; n++ {
 			if there, err := os.ReadFile(path); err == nil && bytes.Equal(there, der) {
 				break
 			} else if n == 500 {
-				t.Fatalf("%s does not become what is served: %v", path, err)
+				t.Fatalf("%s does not become the CRL that is served: %v", path, err)
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -64,7 +64,7 @@ func TestCRLsAreWhereTheServerSays(t *testing.T) {
 	}
 }
 
-// readings is a feed that counts how often it is read.
+// readings is a feed that counts its reads.
 type readings struct {
 	responder.Feed
 	times *atomic.Int64
@@ -75,7 +75,7 @@ func (r readings) Changes(ctx context.Context, after uint64, limit int) ([]pki.S
 	return r.Feed.Changes(ctx, after, limit)
 }
 
-// lateCRLs is a store that takes the first CRLs when the feed has been read for a while, and all statuses are known.
+// lateCRLs is a store that delays the first CRLs until the feed has been read a few times.
 type lateCRLs struct {
 	crl.Store
 	times *atomic.Int64
@@ -88,13 +88,13 @@ func (l lateCRLs) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at 
 	return l.Store.PutCRLs(ctx, crls, by, at)
 }
 
-// Who is told that a new CA's server serves finds its CRL.
-func TestServingComesAfterTheFirstCRL(t *testing.T) {
+// When the server reports that it serves, a new CA's CRL is available.
+func TestServingStartsAfterTheFirstCRL(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	w.StopServer(t)
 	short := pki.IssuerOf(w.Issuing).Short()
-	servertest.Must(0, os.Remove(filepath.Join(w.Dir, "crls", short+".crl")))(t) // the one before is not there
+	servertest.Must(0, os.Remove(filepath.Join(w.Dir, "crls", short+".crl")))(t) // there is no earlier CRL
 	var times atomic.Int64
 	w.Serve(t, servertest.Options{Wrap: func(s server.Stores) server.Stores {
 		s.Feed, s.CRLs = readings{s.Feed, &times}, lateCRLs{s.CRLs, &times}
@@ -103,6 +103,6 @@ func TestServingComesAfterTheFirstCRL(t *testing.T) {
 	resp := servertest.Must(http.Get("http://" + w.HTTP + "/crl/" + short + ".crl"))(t)
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		t.Errorf("the CRL of a server that serves: %s", resp.Status)
+		t.Errorf("the server serves, and the request for its CRL returns %s", resp.Status)
 	}
 }

@@ -26,15 +26,16 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// diskEnv names the directory of a small disk, for a test that runs itself anew where it may mount one.
+// diskEnv names the directory of a small disk, in a subprocess that may mount one.
 const diskEnv = "BREVET_TEST_DISK"
 
-// smallDisk has the rest of a test run in a process with a file system of its own, which holds everything that the test
-// writes, and returns where it is mounted. Where it returns false the other process has done the work.
-func smallDisk(t *testing.T, octets int) (dir string, here bool) {
+// smallDisk runs the rest of a test in a subprocess with a small file system for everything that the test writes. In
+// the subprocess it returns the mount point and true. In the original process it returns false, after the subprocess
+// has ended.
+func smallDisk(t *testing.T, size int) (dir string, here bool) {
 	t.Helper()
 	if dir = os.Getenv(diskEnv); dir != "" {
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=700", octets)); err != nil {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=700", size)); err != nil {
 			t.Fatalf("mount a small file system in a user namespace: %v", err)
 		}
 		t.Setenv("TMPDIR", dir)
@@ -53,7 +54,7 @@ func smallDisk(t *testing.T, octets int) (dir string, here bool) {
 	return "", false
 }
 
-// fillDisk takes all the space that is left, and returns what gives it back.
+// fillDisk uses all free space, and returns a function that frees it.
 func fillDisk(t *testing.T, dir string) (free func()) {
 	t.Helper()
 	path := filepath.Join(dir, "filler")
@@ -67,7 +68,7 @@ func fillDisk(t *testing.T, dir string) (free func()) {
 	return func() { servertest.Must(0, os.Remove(path))(t) }
 }
 
-// load is callers who repeat each call until it succeeds, whatever keeps it from that.
+// load is a set of clients that repeat each call until it succeeds.
 type load struct {
 	w      *servertest.World
 	stop   atomic.Bool
@@ -75,16 +76,16 @@ type load struct {
 	turns  atomic.Int64 // devices that were enrolled, renewed and revoked
 }
 
-// insist makes a call until it succeeds. What it meets before has to be an error that passes, and says when.
+// insist repeats a call until it succeeds. Every error before must be temporary and have a retry delay.
 func (l *load) insist(t *testing.T, call func(context.Context) error) {
 	for err := call(t.Context()); err != nil && !t.Failed(); err = call(t.Context()) {
 		unavailable(t, err)
 		l.failed.Add(1)
-		time.Sleep(5 * time.Millisecond) // sooner than they say
+		time.Sleep(5 * time.Millisecond) // less than the retry delay
 	}
 }
 
-// run leads one device after the other through its life.
+// run enrolls, renews and revokes one device after the other.
 func (l *load) run(t *testing.T, worker int) {
 	nobody := l.w.Caller(t, nil)
 	for n := 0; !l.stop.Load() && !t.Failed(); n++ {
@@ -121,14 +122,15 @@ func (l *load) run(t *testing.T, worker int) {
 	}
 }
 
-// The directory of CRLs is full in the midst of one: the one before stays, whole, and the next follows once there is space.
-func TestACRLThatFindsNoSpace(t *testing.T) {
+// The disk of the CRL directory fills up while a CRL is written. The previous CRL stays complete, and the next one is
+// published once there is space.
+func TestCRLDiskIsFull(t *testing.T) {
 	_, here := smallDisk(t, 32<<20)
 	if !here {
 		return
 	}
 	w := servertest.New(t, ground, servertest.Options{})
-	const many = 100 // certificates, so that their CRL is longer than a page
+	const many = 100 // certificates, so that their CRL exceeds a page
 	var holders []*servertest.Holder
 	for n := range many {
 		holders = append(holders, w.Enrolled(t, "device", fmt.Sprintf("device/%d", n)))
@@ -146,28 +148,29 @@ func TestACRLThatFindsNoSpace(t *testing.T) {
 	for _, h := range holders {
 		w.Revoke(t, h.Certificate, "keyCompromise")
 	}
-	// The directory has room for one page and the CRL is longer, so writing fails in the middle.
+	// The directory has space for one page, so that writing the longer CRL fails in the middle.
 	await(t, "a CRL that finds no space", func() bool { return strings.Contains(w.Log.String(), `.crl.new: no space left on device`) })
 	if n := listed(); n == many {
-		t.Error("a CRL is served that found no space")
+		t.Error("a CRL that could not be written is served")
 	}
-	w.Status(t, holders[0].Certificate, "keyCompromise") // OCSP needs no file
+	w.Status(t, holders[0].Certificate, "keyCompromise") // OCSP uses no files
 	servertest.Must(0, unix.Unmount(crls, unix.MNT_DETACH))(t)
 	await(t, "the CRL with every revocation", func() bool { return listed() == before+many })
 }
 
-// await waits up to a minute until a condition holds, and fails the test if it does not.
+// await waits up to a minute for a condition, and fails the test if it does not hold.
 func await(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("no %s within a minute", what)
+			t.Fatalf("timeout waiting for %s", what)
 		}
 	}
 }
 
-// A disk that is full fails calls for now, loses nothing, and needs no restart once there is space.
-func TestAFullDiskPasses(t *testing.T) {
+// While the disk is full, calls fail temporarily and nothing is lost. Once there is space, the server works without a
+// restart.
+func TestFullDiskRecovers(t *testing.T) {
 	dir, here := smallDisk(t, 32<<20)
 	if !here {
 		return
@@ -183,7 +186,7 @@ func TestAFullDiskPasses(t *testing.T) {
 	wait := func(what string, holds func() bool) {
 		for deadline := time.Now().Add(time.Minute); !holds() && !t.Failed(); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Errorf("in vain: %s", what)
+				t.Errorf("while the disk is full, %s succeeds", what)
 			}
 		}
 	}
@@ -192,23 +195,24 @@ func TestAFullDiskPasses(t *testing.T) {
 	free := fillDisk(t, dir)
 	wait("calls fail", func() bool { return l.failed.Load() >= 40 })
 	if code, reason := ask(t, w, "/readyz"); code != 503 {
-		t.Errorf("the probe says %d, %s", code, reason)
+		t.Errorf("/readyz returns %d, %s", code, reason)
 	}
 	w.Status(t, revoked.Certificate, "keyCompromise")
 	stream := servertest.Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{}))(t)
-	if _, err := stream.Recv(); status.Code(err) != codes.OK { // it depends on what waits to be sequenced
+	if _, err := stream.Recv(); status.Code(err) != codes.OK { // depends on what waits to be sequenced
 		unavailable(t, err)
 	}
 	free()
 
 	if log := w.Log.String(); !strings.Contains(log, "there is no space for the store: free some on its disk") || strings.Contains(log, "the disk of the store fails") {
-		t.Error("the log does not say that the disk is full, or says otherwise")
+		t.Error("the log does not report the full disk, or has other errors")
 	}
 	done := l.turns.Load()
 	wait("devices come and go again", func() bool { return l.turns.Load() >= done+8 })
 	l.stop.Store(true)
 	workers.Wait()
-	// What was signed is on record, and the world's own audit reads log and archive. Each device has two certificates.
+	// Every signed certificate is on record, and the final checks compare log and archive. Each device has two
+	// certificates.
 	released := map[string]int{}
 	for _, c := range w.Inventory(t) {
 		if c.Delivered {

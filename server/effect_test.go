@@ -15,11 +15,12 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// waitingStore is a real store before which one operator's changes wait, past everything that authorizes a call when it arrives.
+// waitingStore is a store in which the changes of one operator wait, after all authorization that precedes the
+// transaction.
 type waitingStore struct {
 	of      string        // the operator's SPIFFE ID
 	arrived chan struct{} // gets a value for each change that waits
-	release chan struct{} // is closed to let them go on
+	release chan struct{} // closed to let the changes continue
 }
 
 func (s *waitingStore) wait(by pki.Actor) {
@@ -64,7 +65,7 @@ func (r waitingRevocations) CreateBulk(ctx context.Context, o revocation.BulkReq
 	return r.Store.CreateBulk(ctx, o)
 }
 
-// TestCallsUnderWayEndWithTheirCaller revokes an operator whose calls have been let in and have not reached the store.
+// TestCallsUnderWayEndWithTheirCaller revokes an operator whose calls are authorized but not yet in the store.
 func TestCallsUnderWayEndWithTheirCaller(t *testing.T) {
 	t.Parallel()
 	store := &waitingStore{arrived: make(chan struct{}), release: make(chan struct{})}
@@ -114,14 +115,14 @@ func TestCallsUnderWayEndWithTheirCaller(t *testing.T) {
 	}
 	for _, e := range w.Entries(t, seen) {
 		if e.Actor.String() == robbed.ID && e.Action != translog.RequestRefused {
-			t.Errorf("the revoked operator has changed something: %+v", e)
+			t.Errorf("the revoked operator has made a change: %+v", e)
 		}
 	}
 	w.Status(t, device.Certificate, "good")
 }
 
-// TestOrdersUnderWayEndWithTheirCaller retires an operator whose orders are decided, and signed or about to be.
-func TestOrdersUnderWayEndWithTheirCaller(t *testing.T) {
+// TestIssueRequestsEndWithTheirOperator retires an operator whose issue requests are decided, and perhaps signed.
+func TestIssueRequestsEndWithTheirOperator(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
@@ -135,7 +136,7 @@ func TestOrdersUnderWayEndWithTheirCaller(t *testing.T) {
 		}
 	}
 	<-arrived
-	store.AwaitDecided(60) // each looks twice: its identity is registered in between
+	store.AwaitDecided(60) // each reads twice, because its identity is registered in between
 	w.Retire(t, factory.ID)
 	release()
 	answers, err := servertest.Deliver(t, stream)
@@ -146,10 +147,10 @@ func TestOrdersUnderWayEndWithTheirCaller(t *testing.T) {
 	for _, req := range reqs {
 		der, err := answers.Of(req)
 		if len(der) > 0 || released[string(req.GetRequestId())] > 0 {
-			t.Errorf("%s has a certificate, whose operator was retired before", req.GetIdentity())
+			t.Errorf("%s has a certificate, although its operator was retired before", req.GetIdentity())
 		}
 		if rule := servertest.RuleOf(err); rule != pki.RuleRevoked {
-			t.Errorf("%s was answered with %v, want a refusal by %s", req.GetIdentity(), err, pki.RuleRevoked)
+			t.Errorf("%s: %v, want a refusal by %s", req.GetIdentity(), err, pki.RuleRevoked)
 		}
 	}
 }

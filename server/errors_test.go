@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// unavailable checks an error that will pass: when to come back, and nothing of what is behind it.
+// unavailable checks that an error is temporary, has a retry delay, and reveals no internal details.
 func unavailable(t *testing.T, err error) {
 	t.Helper()
 	servertest.Refused(t, err, codes.Unavailable, "")
@@ -22,11 +22,11 @@ func unavailable(t *testing.T, err error) {
 		if r, ok := detail.(*errdetails.RetryInfo); ok && r.GetRetryDelay().AsDuration() > 0 {
 			hints++
 		} else {
-			t.Errorf("the details hold %v", detail)
+			t.Errorf("the details are %v", detail)
 		}
 	}
 	if hints != 1 {
-		t.Errorf("there is no hint when to try again: %v", err)
+		t.Errorf("there is no retry delay: %v", err)
 	}
 	discreet(t, err)
 }
@@ -35,12 +35,12 @@ func discreet(t *testing.T, err error) {
 	t.Helper()
 	for _, word := range []string{servertest.Internals, "sqlite", "ca:", "ra:", "goroutine", ".go:"} {
 		if strings.Contains(status.Convert(err).Proto().String(), word) {
-			t.Errorf("the caller is told %q: %v", word, err)
+			t.Errorf("the error reveals %q to the caller: %v", word, err)
 		}
 	}
 }
 
-func TestAStoreThatFailsIsUnavailable(t *testing.T) {
+func TestStoreFailureIsUnavailable(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
@@ -50,7 +50,7 @@ func TestAStoreThatFailsIsUnavailable(t *testing.T) {
 	_, err := w.Caller(t, nil).Enroll(t.Context(), req)
 	unavailable(t, err)
 	if info := retryDelay(err); info != servertest.RetryAfter.String() {
-		t.Errorf("the hint is %s, want the store's own", info)
+		t.Errorf("the retry delay is %s, want the store's own", info)
 	}
 	_, err = w.Operator.GetIdentity(t.Context(), &brevetv1.GetIdentityRequest{Id: "device/1"})
 	unavailable(t, err)
@@ -68,7 +68,7 @@ func TestAStoreThatFailsIsUnavailable(t *testing.T) {
 	unavailable(t, err)
 	servertest.Must(device.Renew(t.Context(), renewal))(t)
 	if !strings.Contains(w.Log.String(), servertest.Internals) {
-		t.Error("the operator's own log does not say what is wrong")
+		t.Error("the operational log does not contain the cause")
 	}
 }
 
@@ -81,8 +81,9 @@ func retryDelay(err error) string {
 	return ""
 }
 
-// What was refused stays refused where that cannot be logged, and the operator hears of it.
-func TestARefusalThatCannotBeLogged(t *testing.T) {
+// If a refusal cannot be written to the audit log, the caller gets it nevertheless, and the operational log reports the
+// failure.
+func TestRefusalCannotBeLogged(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
@@ -92,12 +93,12 @@ func TestARefusalThatCannotBeLogged(t *testing.T) {
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
 	discreet(t, err)
 	if !strings.Contains(w.Log.String(), servertest.Internals) {
-		t.Error("the operator's own log does not say what is wrong")
+		t.Error("the operational log does not contain the cause")
 	}
 	store.FailRefusals(false)
 }
 
-func TestAPanicEndsOneCall(t *testing.T) {
+func TestPanicEndsOneCall(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
@@ -108,6 +109,6 @@ func TestAPanicEndsOneCall(t *testing.T) {
 	store.Panic(false)
 	servertest.Must(w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}))(t)
 	if log := w.Log.String(); !strings.Contains(log, servertest.Internals) || !strings.Contains(log, "faulty.go") {
-		t.Error("the operator's own log has neither the panic nor where it was")
+		t.Error("the operational log lacks the panic or its stack")
 	}
 }

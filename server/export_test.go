@@ -2,14 +2,14 @@ package server
 
 import "github.com/brevet-pki/brevet/server/telemetry"
 
-// Telemetry returns what counts and watches.
+// Telemetry returns the server's recorder.
 func (s *Server) Telemetry() *telemetry.Recorder { return s.telemetry }
 
-// OrdersUnderWay returns how many orders of all streams are being carried out.
+// OrdersUnderWay returns the number of issue requests in progress, of all streams.
 func (s *Server) OrdersUnderWay() int {
 	working, _ := s.api.Orders()
 	return working
 }
 
-// MaxProbes is maxProbes.
+// MaxProbes exports maxProbes.
 const MaxProbes = maxProbes

@@ -10,8 +10,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// What BenchmarkBesideAFlood puts on a server: peers, each with a steady load, all of them a share of what the server can
-// do; then one of them with so many times its load.
+// BenchmarkBesideAFlood has peers with a steady load, which together use a part of the server's capacity. Then one of
+// them multiplies its load.
 const (
 	peers      = 9
 	usualShare = 0.4
@@ -19,17 +19,17 @@ const (
 	floodFor   = 4 * time.Second
 )
 
-// peer makes calls, each with a function that takes nothing but the call's time.
+// peer makes calls. Each call is prepared, so that only the call is measured.
 type peer struct {
 	next func(b *testing.B) (call func() error)
 }
 
-// callAll has every peer make calls at its rate, whatever becomes of them, and returns how long those took that succeeded
-// of all but the first peer, in order, and how many did not.
+// callAll has every peer make calls at its rate. It returns the sorted durations of the successful calls of all but the
+// first peer, and the number of their failures.
 func callAll(b *testing.B, all []peer, rates []float64) (took []time.Duration, failed int) {
 	b.Helper()
 	calls := make([][]func() error, len(all))
-	for i, p := range all { // beforehand: what a client computes is not the server's
+	for i, p := range all { // in advance, because the client's own computations are not measured
 		for range int(rates[i] * floodFor.Seconds()) {
 			calls[i] = append(calls[i], p.next(b))
 		}
@@ -62,7 +62,7 @@ func callAll(b *testing.B, all []peer, rates []float64) (took []time.Duration, f
 	return took, failed
 }
 
-// capacity is how many calls a second all peers get answered that make one after the other.
+// capacity returns the number of calls per second if all peers make one call after the other.
 func capacity(b *testing.B, all []peer) float64 {
 	b.Helper()
 	const each = 100
@@ -87,8 +87,8 @@ func capacity(b *testing.B, all []peer) float64 {
 	return float64(each*len(all)) / time.Since(begun).Seconds()
 }
 
-// BenchmarkBesideAFlood measures what becomes of everybody's latency when one client makes ten times its calls. It is no
-// test: how long something takes is the machine's as much as ours. Run it with make fairness.
+// BenchmarkBesideAFlood measures the latency of other clients while one client makes ten times its usual calls. It is
+// not a test, because durations depend on the machine. Run it with make fairness.
 func BenchmarkBesideAFlood(b *testing.B) {
 	for _, kind := range []struct {
 		name string
@@ -120,7 +120,7 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[int(q*float64(len(sorted)-1))]
 }
 
-// renewing is a device that renews its certificate, again and again, with one key.
+// renewing returns a device that renews its certificate repeatedly with one key.
 func renewing(b *testing.B, w *servertest.World, n int) peer {
 	b.Helper()
 	device, key := w.Enrolled(b, "device", fmt.Sprintf("device/%d", n)), servertest.Key(b)
@@ -130,7 +130,7 @@ func renewing(b *testing.B, w *servertest.World, n int) peer {
 	}}
 }
 
-// enrolling is an address from which devices enroll, each one once.
+// enrolling returns an address from which devices enroll, each one once.
 func enrolling(b *testing.B, w *servertest.World, n int) peer {
 	b.Helper()
 	caller, device := w.Caller(b, nil, from(fmt.Sprintf("127.0.1.%d", n+1))), 0

@@ -23,14 +23,14 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// octets is a codec that sends and keeps messages as they are.
-type octets struct{}
+// rawCodec is a codec that does not encode: it sends and returns messages as bytes.
+type rawCodec struct{}
 
-func (octets) Marshal(v any) ([]byte, error)      { return *v.(*[]byte), nil }
-func (octets) Unmarshal(data []byte, v any) error { *v.(*[]byte) = slices.Clone(data); return nil }
-func (octets) Name() string                       { return "proto" }
+func (rawCodec) Marshal(v any) ([]byte, error)      { return *v.(*[]byte), nil }
+func (rawCodec) Unmarshal(data []byte, v any) error { *v.(*[]byte) = slices.Clone(data); return nil }
+func (rawCodec) Name() string                       { return "proto" }
 
-// FuzzRPC sends any octets to any RPC of ours, as an operator and as nobody. What no rule covers is never the answer.
+// FuzzRPC sends arbitrary bytes to every RPC, as an operator and without a certificate. Every error must name a rule.
 func FuzzRPC(f *testing.F) {
 	w := servertest.New(f, ground, servertest.Options{})
 	nobody := w.Caller(f, nil)
@@ -87,7 +87,7 @@ func FuzzRPC(f *testing.F) {
 	})
 }
 
-// times is how many messages of a call there are.
+// times returns how many messages the client of an RPC sends.
 func times(name string) int {
 	if strings.HasSuffix(name, ".IssueCertificates") {
 		return 2
@@ -95,19 +95,19 @@ func times(name string) int {
 	return 1
 }
 
-// send calls an RPC with a message in its encoding, and reads the first answer. Where the failure is in the answer, it
+// send calls an RPC with an encoded message, and reads the first response. If the response contains an error, it
 // returns that.
 func send(ctx context.Context, conn *grpc.ClientConn, name string, message []byte) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	at := strings.LastIndex(name, ".")
 	path := fmt.Sprintf("/%s/%s", name[:at], name[at+1:])
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, path, grpc.ForceCodec(octets{}))
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, path, grpc.ForceCodec(rawCodec{}))
 	if err != nil {
 		return err
 	}
 	for range times(name) {
-		if err := stream.SendMsg(&message); err != nil && !errors.Is(err, io.EOF) { // after EOF the answer is there
+		if err := stream.SendMsg(&message); err != nil && !errors.Is(err, io.EOF) { // EOF means that a response is available
 			return err
 		}
 	}
@@ -117,7 +117,7 @@ func send(ctx context.Context, conn *grpc.ClientConn, name string, message []byt
 	var answer []byte
 	switch err := stream.RecvMsg(&answer); {
 	case errors.Is(err, io.EOF):
-		return nil // a stream of nothing
+		return nil // an empty stream
 	case err != nil || times(name) == 1:
 		return err
 	}

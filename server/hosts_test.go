@@ -18,7 +18,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// hostCase is a certificate, the host that a TLS client looks for behind it, and whether the identity was granted that name.
+// hostCase is a certificate, a host name that a TLS client expects in it, and whether the identity was granted that
+// name.
 type hostCase struct {
 	name    string
 	holder  *servertest.Holder
@@ -27,7 +28,7 @@ type hostCase struct {
 	port    string
 }
 
-// subjects gives three profiles one form of the subject each.
+// subjects gives each of three profiles another form of the subject.
 func subjects(name string, c *ca.ProfileConfig) {
 	switch name {
 	case "workload":
@@ -37,8 +38,8 @@ func subjects(name string, c *ca.ProfileConfig) {
 	}
 }
 
-// TestNoClientTakesAnIdentityForAHost serves TLS under certificates of identities whose paths read like hosts. No client may accept
-// them for a name that was not granted, and every client has to accept them for one that was.
+// TestNoClientTakesAnIdentityForAHost serves TLS with certificates whose paths look like host names. TLS clients must
+// not accept them for a name that was not granted, and must accept them for a name that was.
 func TestNoClientTakesAnIdentityForAHost(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{Profile: subjects})
@@ -80,7 +81,7 @@ func TestNoClientTakesAnIdentityForAHost(t *testing.T) {
 	}
 }
 
-// serveTLS serves HTTPS under a holder's certificate, and returns the port.
+// serveTLS serves HTTPS with a holder's certificate, and returns the port.
 func serveTLS(t *testing.T, w *servertest.World, h *servertest.Holder) string {
 	t.Helper()
 	s := httptest.NewUnstartedServer(http.NotFoundHandler())
@@ -114,7 +115,7 @@ var hostJudges = map[string]func(t *testing.T, root string, cases []*hostCase) [
 	"Java":   allHosts("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "testdata/Hosts.java"),
 }
 
-// eachHost runs a client once for each case; it ends well if it accepts the server.
+// eachHost runs a client once for each case. Its exit code says whether it accepted the server.
 func eachHost(command func(root string, c *hostCase) []string) func(*testing.T, string, []*hostCase) []bool {
 	return func(t *testing.T, root string, cases []*hostCase) []bool {
 		t.Helper()
@@ -134,7 +135,7 @@ func eachHost(command func(root string, c *hostCase) []string) func(*testing.T, 
 	}
 }
 
-// allHosts runs a program that takes all cases and says a line about each.
+// allHosts runs a program that reads all cases and prints one line for each.
 func allHosts(command ...string) func(*testing.T, string, []*hostCase) []bool {
 	return func(t *testing.T, root string, cases []*hostCase) []bool {
 		t.Helper()

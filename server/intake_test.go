@@ -24,11 +24,11 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// stuck is records in which enrollments of one identity hang until it is let go.
+// stuck is a store in which issuing for one identity blocks until it is released.
 type stuck struct {
 	ra.Store
 	id          string
-	predecessor pki.Serial // with one, only renewals of that certificate hang
+	predecessor pki.Serial // if set, only renewals of that certificate block
 	let         chan struct{}
 }
 
@@ -38,7 +38,7 @@ func (s *stuck) wrap(stores server.Stores) server.Stores {
 	return stores
 }
 
-// IssuanceState implements ra.Records.
+// IssuanceState implements ra.Store.
 func (s *stuck) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	if q.Identity.String() == s.id && (s.predecessor.IsZero() || q.Predecessor.Serial == s.predecessor) {
 		<-s.let
@@ -54,7 +54,7 @@ func from(address string) grpc.DialOption {
 	})
 }
 
-// insist repeats a call for as long as there is no room for it: on a slow machine it may wait too long for its turn.
+// insist repeats a call while the server is overloaded: on a slow machine a call may wait too long in its queue.
 func insist(ctx context.Context, call func() error) {
 	for ctx.Err() == nil {
 		if status.Code(call()) != codes.ResourceExhausted {
@@ -63,8 +63,8 @@ func insist(ctx context.Context, call func() error) {
 	}
 }
 
-// awaitLane waits until the metrics of a lane say so.
-func awaitLane(t *testing.T, w *servertest.World, lane string, working, waiting float64) {
+// awaitQueue waits until the metrics of a queue have these values.
+func awaitQueue(t *testing.T, w *servertest.World, lane string, working, waiting float64) {
 	t.Helper()
 	for patience := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		_, text := ask(t, w, "/metrics")
@@ -73,14 +73,14 @@ func awaitLane(t *testing.T, w *servertest.World, lane string, working, waiting 
 			return
 		}
 		if time.Now().After(patience) {
-			t.Fatalf("the lane of %s has %g at work and %g waiting, and not %g and %g", lane, in, line, working, waiting)
+			t.Fatalf("the queue %s has %g calls at work and %g waiting, want %g and %g", lane, in, line, working, waiting)
 		}
 	}
 }
 
-// A flood of enrollments from one address fills what it may, and is turned away with a hint. Who enrolls from elsewhere,
-// who renews, and who revokes notices nothing.
-func TestAFloodOfEnrollmentsTakesWhatItMay(t *testing.T) {
+// A flood of enrollments from one address fills its share of the queue, and the rest is rejected with a retry delay.
+// Enrollments from other addresses, renewals and revocations work as usual.
+func TestFloodOfEnrollmentsIsLimited(t *testing.T) {
 	t.Parallel()
 	s := &stuck{id: "spiffe://" + servertest.TrustDomain + "/device/flood", let: make(chan struct{})}
 	w := servertest.New(t, ground, servertest.Options{Wrap: s.wrap})
@@ -96,7 +96,7 @@ func TestAFloodOfEnrollmentsTakesWhatItMay(t *testing.T) {
 	var group sync.WaitGroup
 	var conn *servertest.Caller
 	for n := range share + queued {
-		if n%100 == 0 { // a connection carries so many calls
+		if n%100 == 0 { // the number of streams on a connection is limited
 			conn = w.Caller(t, nil)
 		}
 		caller := conn
@@ -104,30 +104,30 @@ func TestAFloodOfEnrollmentsTakesWhatItMay(t *testing.T) {
 			insist(ctx, func() error { _, err := caller.Enroll(ctx, flood); return err })
 		})
 	}
-	awaitLane(t, w, "enrollments", float64(share), queued)
+	awaitQueue(t, w, "enrollments", float64(share), queued)
 	_, err := w.Caller(t, nil).Enroll(t.Context(), flood)
 	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleOverloaded)
 	if retryDelay(err) == "" {
-		t.Error("the flood is not told when to come back")
+		t.Error("a rejected call has no retry delay")
 	}
 	servertest.Must(w.Caller(t, nil, from("127.0.0.2")).Enroll(t.Context(), servertest.Enrollment(t, late, servertest.Key(t))))(t)
 	w.Renewed(t, device, servertest.Key(t))
 	w.Revoke(t, stolen.Certificate, "keyCompromise")
 	servertest.Must(w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}))(t)
 	giveUp()
-	awaitLane(t, w, "enrollments", 1, 0) // those that waited for their turn, in the lane or in package ra
+	awaitQueue(t, w, "enrollments", 1, 0) // the others waited in the queue or in package ra
 	close(s.let)
 	group.Wait()
-	awaitLane(t, w, "enrollments", 0, 0)
+	awaitQueue(t, w, "enrollments", 0, 0)
 	_, text := ask(t, w, "/metrics")
 	if metric(t, text, `brevet_queue_rejected_total{lane="enrollments"}`) < 1 || metric(t, text, `brevet_queue_rejected_total{lane="renewals"}`) != 0 {
-		t.Error("the metrics do not count who was turned away")
+		t.Error("the metrics do not count the rejected calls")
 	}
 }
 
-// An identity that renews many times at once holds one place, and the others wait where they cost nothing. When there is
-// too much of it, it is turned away, and the log is not filled with that.
-func TestAnIdentityHoldsOnePlace(t *testing.T) {
+// Many concurrent renewals of one identity occupy one slot, and the others wait at no cost. Beyond a limit they are
+// rejected, and rejections do not fill the log.
+func TestIdentityOccupiesOneSlot(t *testing.T) {
 	t.Parallel()
 	s := &stuck{let: make(chan struct{})}
 	w := servertest.New(t, ground, servertest.Options{Wrap: s.wrap})
@@ -147,7 +147,7 @@ func TestAnIdentityHoldsOnePlace(t *testing.T) {
 			insist(t.Context(), func() error { _, err := c.Renew(t.Context(), req); return err })
 		})
 	}
-	awaitLane(t, w, "renewals", 1, queued)
+	awaitQueue(t, w, "renewals", 1, queued)
 	_, err := device.Renew(t.Context(), req)
 	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleOverloaded)
 	w.Renewed(t, other, servertest.Key(t))
@@ -156,7 +156,7 @@ func TestAnIdentityHoldsOnePlace(t *testing.T) {
 	entries := w.Entries(t, before)
 	for _, e := range entries {
 		if e.Action != "certificate.issued" {
-			t.Errorf("the log has %s, about a lack of room", e.Action)
+			t.Errorf("the log has %s about an overload", e.Action)
 		}
 	}
 	if len(entries) != 2 {
@@ -164,7 +164,7 @@ func TestAnIdentityHoldsOnePlace(t *testing.T) {
 	}
 }
 
-func TestRatesHold(t *testing.T) {
+func TestRateLimits(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
@@ -186,7 +186,7 @@ func TestRatesHold(t *testing.T) {
 			}
 			servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleRateLimited)
 			if after, perr := time.ParseDuration(retryDelay(err)); perr != nil || after < 70*time.Second || after > 5*time.Minute {
-				t.Errorf("%s is asked to come back after %s, with one call in 100 seconds", who, retryDelay(err))
+				t.Errorf("%s gets the retry delay %s, with a rate of one call in 100 seconds", who, retryDelay(err))
 			}
 		}
 	}
@@ -194,10 +194,10 @@ func TestRatesHold(t *testing.T) {
 		_, err := w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 		return err
 	})
-	w.Revoke(t, stolen.Certificate, "keyCompromise") // whatever else it has done
+	w.Revoke(t, stolen.Certificate, "keyCompromise") // not limited, whatever else the operator has done
 	_, err := device.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
-	for range slow.Burst - 1 { // what is refused counts, of revocations too
+	for range slow.Burst - 1 { // refused calls count, even refused revocations
 		_, err = device.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{})
 		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
 	}
@@ -221,10 +221,10 @@ func TestRatesHold(t *testing.T) {
 		}
 	}
 	servertest.Must(w.Holder(t, replaced.Certificate.Raw, replaced.Key).Renew(t.Context(), servertest.Renewal(t, servertest.Key(t))))(t)
-	w.Restart(t, servertest.Options{}) // for those who judge
+	w.Restart(t, servertest.Options{}) // for the final checks
 }
 
-// halfway is a connection that never reads: a client that sends its ClientHello, and then nothing.
+// halfway is a connection that never reads: a client that sends its ClientHello and nothing more.
 type halfway struct {
 	net.Conn
 	over <-chan struct{}
@@ -236,8 +236,9 @@ func (h halfway) Read([]byte) (int, error) {
 	return 0, net.ErrClosed
 }
 
-// Clients that begin a handshake and go no further take nobody's place, though there are more of them than places.
-func TestHandshakesThatStandStill(t *testing.T) {
+// Clients that start a handshake and do not continue take no slots from others, even if there are more of them than
+// slots.
+func TestStalledHandshakes(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	_, text := ask(t, w, "/metrics")

@@ -24,9 +24,9 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// These tests are not parallel: each looks for goroutines that its server left.
+// These tests are not parallel, because each looks for goroutines that its server left.
 
-func TestStoppingFinishesWhatIsInFlight(t *testing.T) {
+func TestStoppingCompletesRequests(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	w.StopServer(t)
 	before := goleak.IgnoreCurrent()
@@ -47,7 +47,7 @@ func TestStoppingFinishesWhatIsInFlight(t *testing.T) {
 		w.StopServer(t)
 		close(stopped)
 	}()
-	for { // until nobody listens any more
+	for { // until the listener is closed
 		conn, err := net.Dial("tcp", w.GRPC)
 		if err != nil {
 			break
@@ -56,7 +56,7 @@ func TestStoppingFinishesWhatIsInFlight(t *testing.T) {
 	}
 	select {
 	case <-stopped:
-		t.Error("the server stopped with a call in flight")
+		t.Error("the server stopped before a call in flight was completed")
 	default:
 	}
 	release()
@@ -68,23 +68,24 @@ func TestStoppingFinishesWhatIsInFlight(t *testing.T) {
 	w.Serve(t, servertest.Options{})
 }
 
-// A server that is told to stop the moment it says that it serves ends in order, though its listeners have not begun.
-func TestStoppedBeforeItsListenersBegan(t *testing.T) {
+// A server that is stopped at the moment when it reports that it serves stops in order, even if its listeners have not
+// started.
+func TestStoppedBeforeItsListenersStart(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	w.StopServer(t)
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // what was started last runs first, and that is the stopping
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // the goroutine started last runs first: the one that stops the server
 	for range 5 {
 		s := servertest.Must(server.New(t.Context(), w.Config(t, servertest.Options{})))(t)
 		ctx, stop := context.WithCancel(t.Context())
 		s.OnReady(stop)
 		if err := s.Run(ctx); err != nil {
-			t.Fatalf("it ended with %v", err)
+			t.Fatalf("Run returns %v", err)
 		}
 	}
 	w.Serve(t, servertest.Options{})
 }
 
-// A part that fails while the server stops is reported, also beside parts that only stopped.
+// A part that fails while the server stops is reported, even if other parts report only the stop.
 func TestOrderly(t *testing.T) {
 	failure := errors.New("the archive is full")
 	for _, c := range []struct {
@@ -105,7 +106,7 @@ func TestOrderly(t *testing.T) {
 	}
 }
 
-func TestARestartGoesOn(t *testing.T) {
+func TestRestartKeepsCredentials(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
 	revoked := w.Enrolled(t, "device", "device/2")
@@ -115,7 +116,7 @@ func TestARestartGoesOn(t *testing.T) {
 
 	w.Restart(t, servertest.Options{})
 	if got := shown(t, w); got.SerialNumber.Cmp(own.SerialNumber) != 0 || w.OwnPair(t, w.DelegateDir()).Serial() != delegate || len(w.Inventory(t)) != certificates {
-		t.Error("the server did not go on with its own credentials")
+		t.Error("after a restart the server has new credentials")
 	}
 	w.Status(t, device.Certificate, "good")
 	w.Status(t, revoked.Certificate, "superseded")
@@ -126,13 +127,13 @@ func TestARestartGoesOn(t *testing.T) {
 	w.Restart(t, servertest.Options{Names: []string{"ca.fleet.example", "127.0.0.1", "::1"}})
 	got := shown(t, w)
 	if !slices.Equal(got.DNSNames, []string{"ca.fleet.example", "localhost"}) || fmt.Sprint(got.IPAddresses) != "[127.0.0.1 ::1]" {
-		t.Errorf("after a change of names the server shows %v, %v", got.DNSNames, got.IPAddresses)
+		t.Errorf("after a change of its names the server's certificate has %v, %v", got.DNSNames, got.IPAddresses)
 	}
 	w.Status(t, own, "superseded")
 	w.Status(t, got, "good")
 }
 
-// shown is the certificate that the server shows, whose chain ends in the root.
+// shown returns the certificate that the server presents. Its chain must end with the root.
 func shown(t *testing.T, w *servertest.World) *x509.Certificate {
 	t.Helper()
 	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}}
@@ -140,19 +141,19 @@ func shown(t *testing.T, w *servertest.World) *x509.Certificate {
 	defer conn.Close()
 	chain := conn.ConnectionState().PeerCertificates
 	if len(chain) != 3 || !chain[2].Equal(w.Root) {
-		t.Errorf("the server shows %d certificates, or not the root last", len(chain))
+		t.Errorf("the server presents %d certificates, or the last is not the root", len(chain))
 	}
 	return chain[0]
 }
 
-// deaf is a feed that never answers.
+// deaf is a feed that never returns.
 type deaf struct{ responder.Feed }
 
 func (deaf) Snapshot(context.Context, time.Time, func(pki.StatusChange) error) (uint64, error) {
 	return 0, errors.New("the feed is away")
 }
 
-// A server whose feed never comes serves nothing, and can be stopped.
+// A server whose feed does not respond does not serve, and can be stopped.
 func TestStoppingBeforeServing(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	w.StopServer(t)
@@ -179,8 +180,8 @@ func TestStoppingBeforeServing(t *testing.T) {
 	w.Serve(t, servertest.Options{})
 }
 
-// New without Run, as brevet serve --check has it, leaves nothing behind.
-func TestClosingWhatNeverRan(t *testing.T) {
+// After New without Run, as in brevet serve --check, Close releases everything.
+func TestCloseWithoutRun(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	w.StopServer(t)
 	before := goleak.IgnoreCurrent()
@@ -194,10 +195,10 @@ func TestClosingWhatNeverRan(t *testing.T) {
 	w.Enrolled(t, "device", "device/1")
 }
 
-// Whatever ends a stream of orders, nothing of it stays.
-func TestStreamsOfOrdersLeaveNothing(t *testing.T) {
+// However a stream of issue requests ends, it leaves no goroutine or slot behind.
+func TestStreamsLeaveNothingBehind(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
-	w.Operator.Orders(t, orders(t, "device", 1)...) // which connects
+	w.Operator.Orders(t, orders(t, "device", 1)...) // to connect
 	before := goleak.IgnoreCurrent()
 	for i := range 16 {
 		ctx, cancel := context.WithCancel(t.Context())

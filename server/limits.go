@@ -11,13 +11,13 @@ import (
 	"github.com/brevet-pki/brevet/server/authz"
 )
 
-// Limits say how often callers may call.
+// Limits are the rate limits of callers.
 type Limits struct {
-	Identity admission.Rate // each identity, by the key that it calls with
-	Address  admission.Rate // all callers from one address, without one
+	Identity admission.Rate // of each identity, by the key of its certificate
+	Address  admission.Rate // of each address, for callers without a valid certificate
 }
 
-// DefaultLimits are far above what machines do that are well.
+// DefaultLimits returns rates far above those of well-behaved machines.
 func DefaultLimits() Limits {
 	return Limits{Identity: admission.Rate{PerSecond: 100, Burst: 1000}, Address: admission.Rate{PerSecond: 100, Burst: 1000}}
 }
@@ -31,7 +31,7 @@ func (l Limits) check() error {
 	return nil
 }
 
-// SetLimits changes how often callers may call, while the server runs.
+// SetLimits changes the rate limits while the server runs.
 func (s *Server) SetLimits(l Limits) error {
 	if err := l.check(); err != nil {
 		return err
@@ -41,29 +41,29 @@ func (s *Server) SetLimits(l Limits) error {
 	return nil
 }
 
-// work is a kind of work, which has a lane of its own: none can take what another needs.
+// work is a kind of work. Each kind has its own queue, so that no kind can use the capacity of another.
 type work string
 
 const (
-	enrollments   work = "enrollments"   // by anybody, who may be a flood
-	renewals      work = "renewals"      // what keeps the fleet going
-	revocations   work = "revocations"   // what has to pass whatever else goes on
-	compromises   work = "compromises"   // of keys, by anybody who can prove it, or cannot
+	enrollments   work = "enrollments"   // open to all callers, so there may be a flood
+	renewals      work = "renewals"      // keep the fleet working
+	revocations   work = "revocations"   // must not wait for any other work
+	compromises   work = "compromises"   // reports of compromised keys, open to all callers
 	registrations work = "registrations" // of identities and tokens
-	streams       work = "streams"       // of orders, which have bounds of their own
+	streams       work = "streams"       // of issue requests, which have limits of their own
 	readings      work = "readings"      // of records, and of pages of the log
-	logs          work = "logs"          // streams of the log, its end, and reflection: they wait for the archive and for their clients
-	watches       work = "watches"       // of health, by anybody, for as long as they like
+	logs          work = "logs"          // streams of the log, its head, and reflection: they wait for the archive and for clients
+	watches       work = "watches"       // of health, open to all callers, without a time limit
 	handshakes    work = "handshakes"    // of TLS
 )
 
-// sizes are those of the lanes, where so many signatures can be in the token at once.
+// sizes returns the sizes of the queues, for a given number of concurrent signatures in the HSM.
 //
-// More certificates under way than the token and the journal's transactions are busy with gain nothing, and wait in queues
-// that are fair to nobody. Of an identity one renewal is at work, for they take turns (package ra). Enrollments have half
-// of the places that renewals have, so a flood of them leaves most of the token to the fleet, and one address keeps half of
-// the token's sessions busy at most, so the others find it as they are used to. All certificates that are let in fit into
-// the issuing pipeline (package ca).
+// More certificates in flight than the HSM and the journal's transactions can process would only wait in queues that
+// are not fair between sources. One renewal of an identity works at a time, because package ra serializes them.
+// Enrollments have half of the slots of renewals, so that a flood of them leaves most of the HSM to the fleet. One
+// address occupies at most half of the HSM's sessions, so that others are served as usual. All admitted certificates
+// fit into the issuing pipeline of package ca.
 func sizes(sessions int) map[work]admission.Size {
 	issuing := 128 + 2*sessions
 	computing := 4 * runtime.GOMAXPROCS(0)
@@ -81,8 +81,8 @@ func sizes(sessions int) map[work]admission.Size {
 	}
 }
 
-// works says what kind of work an operation is, and so which lane it waits in. Operations that are not in it, those about
-// health, wait in no lane. A test fails for another one that is missing.
+// works maps each operation to its kind of work, and so to its queue. Operations about health are not in it and use no
+// queue. A test fails for any other operation that is missing.
 var works = map[authz.Operation]work{
 	authz.Enroll:          enrollments,
 	authz.CreateChallenge: enrollments,
@@ -118,7 +118,7 @@ var works = map[authz.Operation]work{
 	authz.ListCRLs:            readings,
 	authz.GetStats:            readings,
 
-	authz.ListEntries: logs, // and each page is a reading
+	authz.ListEntries: logs, // each page also counts as a reading
 	authz.GetHead:     logs,
 
 	authz.ReflectServices: logs,
@@ -126,7 +126,7 @@ var works = map[authz.Operation]work{
 	authz.WatchHealth: watches,
 }
 
-// admissions has calls work, wait, or come back later. It implements grpcapi.Admission.
+// admissions decides which calls work, wait or are rejected. It implements grpcapi.Admission.
 type admissions struct {
 	lanes                 map[work]*admission.Queue
 	identities, addresses *admission.Rates
@@ -135,8 +135,8 @@ type admissions struct {
 func newAdmissions(c Config) *admissions {
 	a := &admissions{
 		lanes:      map[work]*admission.Queue{},
-		identities: admission.NewRates("limits.identity", c.Limits.Identity),
-		addresses:  admission.NewRates("limits.address", c.Limits.Address),
+		identities: admission.NewRates("rate_limits.identity", c.Limits.Identity),
+		addresses:  admission.NewRates("rate_limits.address", c.Limits.Address),
 	}
 	for w, size := range sizes(c.sessions()) {
 		a.lanes[w] = admission.NewQueue(string(w), size)
@@ -144,10 +144,10 @@ func newAdmissions(c Config) *admissions {
 	return a
 }
 
-// Admit implements grpcapi.Admission. A refused call costs its source as much as an admitted one, so a source that repeats
-// it is told to stay away.
+// Admit implements grpcapi.Admission. A refused call counts against its source's rate like an admitted one, so that a
+// source that repeats it is rate-limited.
 func (a *admissions) Admit(op authz.Operation, from admission.Source, refused error) error {
-	if refused == nil && works[op] == revocations { // an operator may always revoke
+	if refused == nil && works[op] == revocations { // revocations by operators have no rate limit
 		return nil
 	}
 	rates := a.addresses
@@ -172,7 +172,7 @@ func (a *admissions) Enter(ctx context.Context, op authz.Operation, from admissi
 	return leave, nil
 }
 
-// byName returns the lanes as metrics name them.
+// byName returns the queues by their names in metrics.
 func (a *admissions) byName() map[string]*admission.Queue {
 	named := map[string]*admission.Queue{}
 	for w, lane := range a.lanes {

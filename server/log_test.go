@@ -17,8 +17,8 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Every change is in the log once, in its order, with who made it.
-func TestTheLogTellsWhoDidWhat(t *testing.T) {
+// Every change is in the log once, in order, with its actor.
+func TestLogRecordsActors(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	before := len(w.Entries(t, 0))
@@ -31,7 +31,7 @@ func TestTheLogTellsWhoDidWhat(t *testing.T) {
 	_, err = holder.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
 	w.Suspend(t, device)
-	w.Suspend(t, device) // no change, no entry
+	w.Suspend(t, device) // no change, so no entry
 	_, err = next.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
 	w.Resume(t, device)
@@ -62,7 +62,7 @@ func TestTheLogTellsWhoDidWhat(t *testing.T) {
 	var got []string
 	for _, e := range w.Entries(t, before) {
 		if e.Action == translog.CRLPublished {
-			continue // in its own time
+			continue // recorded at its own time
 		}
 		if e.Identity.String() != device {
 			t.Errorf("%s is about %q", e.Action, e.Identity)
@@ -74,8 +74,8 @@ func TestTheLogTellsWhoDidWhat(t *testing.T) {
 	}
 }
 
-// A reader can compute the chain from what the API gives, up to the head that it names.
-func TestTheLogVerifiesOverTheAPI(t *testing.T) {
+// A client can compute the chain from the entries, up to the head that the server reports.
+func TestLogVerifiesOverTheAPI(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	w.Enrolled(t, "device", "device/1")
@@ -101,11 +101,11 @@ func TestTheLogVerifiesOverTheAPI(t *testing.T) {
 		t.Fatalf("%d entries, want 3", n)
 	}
 	size := 3 + read(4, 0)
-	for { // the server may have more to tell meanwhile
+	for { // the server may write more entries in the meantime
 		head := servertest.Must(w.Operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t)
 		if head.GetSize() == size {
 			if string(head.GetChain()) != string(chain[:]) {
-				t.Error("the head is of another chain")
+				t.Error("the head does not match the chain of the entries")
 			}
 			break
 		}
@@ -116,7 +116,7 @@ func TestTheLogVerifiesOverTheAPI(t *testing.T) {
 	}
 }
 
-// The search for secrets, which every test ends with, finds one where there is one.
+// The search for secrets, which ends every test, finds a secret in the log.
 func TestSecretsAreFound(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -130,6 +130,6 @@ func TestSecretsAreFound(t *testing.T) {
 		}
 	}
 	if servertest.Leaks([]byte(w.Log.String()), secret.Bytes()) {
-		t.Error("the server's log holds the secret")
+		t.Error("the server's log contains the secret")
 	}
 }

@@ -12,20 +12,20 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// Streams of the log that send no message, and those that read no entry, keep nobody from reading records or the log.
-func TestSilentStreamsStopNoReadings(t *testing.T) {
+// Log streams that send no message, or whose client reads no entry, do not stop others from reading records or the log.
+func TestSilentStreamsDoNotBlockReads(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	for n := range 200 { // entries for more than a client's window and what gRPC writes ahead
+	for n := range 200 { // more entries than fit into a client's window and gRPC's buffer
 		w.Register(t, "device", fmt.Sprintf("device/%d/%s", n, strings.Repeat("x", 1024)))
 	}
 	for n := range 2 {
 		operator := w.NewOperator(t, fmt.Sprintf("silent%d", n))
-		silent := w.Caller(t, operator.TLS(w), grpc.WithStaticStreamWindowSize(1<<16)) // by default gRPC widens it
+		silent := w.Caller(t, operator.TLS(w), grpc.WithStaticStreamWindowSize(1<<16)) // by default gRPC enlarges it
 		for range 4 {
 			servertest.Must(silent.Conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, brevetv1.LogService_ListEntries_FullMethodName))(t)
 			unread := servertest.Must(silent.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{}))(t)
-			servertest.Must(unread.Recv())(t) // it has begun
+			servertest.Must(unread.Recv())(t) // the stream has started
 		}
 	}
 	other := w.NewOperator(t, "other")
@@ -34,15 +34,15 @@ func TestSilentStreamsStopNoReadings(t *testing.T) {
 	}
 	stream := servertest.Must(other.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{StartIndex: 150}))(t)
 	servertest.Must(stream.Recv())(t)
-	awaitLane(t, w, "readings", 0, 0) // a reading may end a moment after its response
+	awaitQueue(t, w, "readings", 0, 0) // a read may end a moment after its response
 	_, text := ask(t, w, "/metrics")
 	if n := metric(t, text, `brevet_queue_active{lane="logs"}`); n < 8 {
-		t.Errorf("%g streams of the log are at work, want those that are not read", n)
+		t.Errorf("%g log streams are at work, want those that are not read", n)
 	}
 }
 
-// Whoever watches the server's health holds some of the places for that, and leaves others theirs.
-func TestWatchesAreShared(t *testing.T) {
+// One client that watches the server's health occupies only its share of the slots.
+func TestWatchesShareTheirSlots(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	const each = 64
@@ -50,7 +50,7 @@ func TestWatchesAreShared(t *testing.T) {
 	for range each + 10 {
 		servertest.Must(c.Watch(t.Context(), &healthv1.HealthCheckRequest{}))(t)
 	}
-	awaitLane(t, w, "watches", each, 10)
+	awaitQueue(t, w, "watches", each, 10)
 	other := servertest.Must(healthv1.NewHealthClient(w.Caller(t, nil, from("127.0.0.2")).Conn).Watch(t.Context(), &healthv1.HealthCheckRequest{}))(t)
 	servertest.Must(other.Recv())(t)
 	servertest.Must(c.Check(t.Context(), &healthv1.HealthCheckRequest{}))(t)

@@ -17,7 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// ground is what the worlds of this package stand on: one SoftHSM token, and stores of SQLite.
+// ground is shared by the worlds of this package: one SoftHSM token, and SQLite stores.
 var ground servertest.Ground
 
 func TestMain(m *testing.M) {
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// run makes the token, runs the tests, and looks for goroutines that they left.
+// run creates the token, runs the tests, and checks for leaked goroutines.
 func run(m *testing.M) (code int, err error) {
 	dir, err := os.MkdirTemp("", "server-test")
 	if err != nil {
@@ -51,7 +51,7 @@ func run(m *testing.M) (code int, err error) {
 	}
 	ground = servertest.Ground{Root: root, Issuing: issuing, Token: hsm.Watched{Token: token, Keys: []*hsm.Key{issuing}}, Open: openStore}
 	if code = m.Run(); code != 0 {
-		return code, token.Close() // a test that fails leaves things behind
+		return code, token.Close() // a failed test may leak
 	}
 	return code, errors.Join(token.Close(), goleak.Find())
 }
@@ -79,7 +79,7 @@ func newToken(dir string) (*hsm.Token, error) {
 	return hsm.Open(ctx, hsm.Config{Module: module, TokenLabel: "test"}, pin)
 }
 
-// store is a servertest.Store of SQLite.
+// store is a [servertest.Store] on SQLite.
 type store struct{ *sqlite.DB }
 
 func openStore(ctx context.Context, path string) (servertest.Store, error) {

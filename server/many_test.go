@@ -12,9 +12,9 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// A retirement of an identity with many certificates is in effect for all of them before their records say so, and outlives
-// the server. Given again, it says what it has changed once all records do.
-func TestARetirementOfMany(t *testing.T) {
+// Retiring an identity with many certificates is in effect for all of them before their records change, and survives a
+// restart. The same request again returns the result once all records are changed.
+func TestRetireIdentityWithManyCertificates(t *testing.T) {
 	t.Parallel()
 	const many = 150
 	follow := make(chan struct{})
@@ -42,7 +42,7 @@ func TestARetirementOfMany(t *testing.T) {
 	for len(servertest.Must(w.Stores.Revocation.OpenBulk(t.Context()))(t)) == 0 || w.OCSP(t, holders[3].Certificate).Status == 0 {
 		select {
 		case err := <-answered:
-			t.Fatalf("the retirement returned before the records followed: %v", err)
+			t.Fatalf("RetireIdentity returned before all records were changed: %v", err)
 		default:
 		}
 	}
@@ -57,16 +57,16 @@ func TestARetirementOfMany(t *testing.T) {
 		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
 	}
 	if set := done(t, w, "1"); set.GetTotal() != many+1 || set.GetExpired() != 0 || set.GetAction() != brevetv1.BulkRevocationAction_BULK_REVOCATION_ACTION_REVOKE {
-		t.Errorf("the set is %v", set)
+		t.Errorf("the bulk revocation is %v", set)
 	}
 	again := servertest.Must(w.Operator.RetireIdentity(t.Context(), &brevetv1.RetireIdentityRequest{Id: device.ID}))(t)
 	if again.GetIdentity().GetState() != brevetv1.IdentityState_IDENTITY_STATE_RETIRED || again.GetAffected().GetValid() != 0 {
-		t.Errorf("given again, the retirement answers %v", again)
+		t.Errorf("the same request again returns %v", again)
 	}
 }
 
-// Suspending and resuming an identity with many certificates return when all records say so.
-func TestASuspensionOfMany(t *testing.T) {
+// Suspending and resuming an identity with many certificates return when all records are changed.
+func TestSuspendIdentityWithManyCertificates(t *testing.T) {
 	t.Parallel()
 	const many = 150
 	w := servertest.New(t, ground, servertest.Options{Profile: func(_ string, c *ca.ProfileConfig) { c.MaxUnexpired = 20 }})
@@ -79,16 +79,16 @@ func TestASuspensionOfMany(t *testing.T) {
 	w.Operator.Orders(t, orders...)
 	suspended := servertest.Must(w.Operator.SuspendIdentity(t.Context(), &brevetv1.SuspendIdentityRequest{Id: device.ID}))(t)
 	if n := rowsHeld(t, w); suspended.GetAffected().GetValid() != many+1 || n != many+1 {
-		t.Errorf("suspending answers %v, and %d records say so", suspended, n)
+		t.Errorf("SuspendIdentity returns %v, and %d records are on hold", suspended, n)
 	}
 	resumed := servertest.Must(w.Operator.ResumeIdentity(t.Context(), &brevetv1.ResumeIdentityRequest{Id: device.ID}))(t)
 	if n := rowsHeld(t, w); resumed.GetAffected().GetValid() != many+1 || n != 0 {
-		t.Errorf("resuming answers %v, and %d records are held", resumed, n)
+		t.Errorf("ResumeIdentity returns %v, and %d records are on hold", resumed, n)
 	}
 	w.Status(t, device.Certificate, "good")
 }
 
-// rowsHeld counts the certificates that are on hold and whose records say so.
+// rowsHeld counts the certificates whose own records are on hold.
 func rowsHeld(t *testing.T, w *servertest.World) int {
 	t.Helper()
 	held := 0
@@ -98,7 +98,7 @@ func rowsHeld(t *testing.T, w *servertest.World) int {
 		}
 	}
 	if open := servertest.Must(w.Stores.Revocation.OpenBulk(t.Context()))(t); len(open) != 0 {
-		t.Errorf("the sets %v are not done", open)
+		t.Errorf("the bulk revocations %v are not done", open)
 	}
 	return held
 }

@@ -31,7 +31,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// result is how a call ends.
+// result is the outcome of a call.
 type result struct {
 	code codes.Code
 	rule pki.Rule
@@ -49,11 +49,11 @@ var (
 	expired    = result{codes.Unauthenticated, pki.RuleExpired}
 )
 
-// rpcs is how an empty request ends for a caller who may make it. anybody needs no certificate, identities a valid one,
-// and everything else an operator's.
+// rpcs maps each RPC to the result of an empty request by a caller that may call it. anybody means that it needs no
+// certificate, identities that it needs a valid one. All others need an operator's certificate.
 var rpcs = map[string]struct {
 	anybody, identities bool
-	renewing            bool // a superseded one too
+	renewing            bool // a superseded certificate is accepted too
 	admitted            result
 }{
 	"brevet.v1.EnrollmentService.Enroll":                            {anybody: true, admitted: malformed},
@@ -93,8 +93,9 @@ var rpcs = map[string]struct {
 	"grpc.reflection.v1alpha.ServerReflection.ServerReflectionInfo": {admitted: unread},
 }
 
-// caller is a kind of caller, what it meets where a valid identity is needed, and where an operator is, and whom the log names
-// when it is refused: nobody, unless the certificate is one of this CA, for clients, and is or was valid.
+// caller is a kind of caller. It has the results of RPCs that need a valid identity and of those that need an operator,
+// and the identity in log entries about refusals. There is none unless the certificate is a client certificate of this
+// CA that is or was valid.
 type caller struct {
 	name                  string
 	certificate           *tls.Certificate
@@ -102,7 +103,7 @@ type caller struct {
 	logged                string
 }
 
-// admitted stands for whatever the RPC answers to a caller who may call it.
+// admitted stands for the result of the RPC for a caller that may call it.
 var admitted = result{codes.Unknown, "admitted"}
 
 func TestEveryRPCForEveryCaller(t *testing.T) {
@@ -146,9 +147,9 @@ func TestEveryRPCForEveryCaller(t *testing.T) {
 			t.Run(c.name+"/"+name, func(t *testing.T) { servertest.Refused(t, invoke(t, conn, m), want.code, want.rule) })
 		}
 	}
-	for rule := range refused[""] { // of nobody known
+	for rule := range refused[""] { // of unknown callers
 		if !strings.Contains(w.Log.String(), fmt.Sprintf(`"msg":"refused","identity":"","by":"unknown","rule":%q`, rule)) {
-			t.Errorf("standard error does not say that %s refused somebody", rule)
+			t.Errorf("standard error has no refusal by %s", rule)
 		}
 	}
 	delete(refused, "")
@@ -162,12 +163,12 @@ func TestEveryRPCForEveryCaller(t *testing.T) {
 	}
 	for _, e := range w.Entries(t, before) {
 		if rule := pki.Rule(e.Facts["rule"]); e.Action == translog.RequestRefused && refused[e.Identity.String()][rule] == 0 {
-			t.Errorf("the log has a refusal of %q by %s, which is nobody's", e.Identity, rule)
+			t.Errorf("the log has a refusal of %q by %s that no caller got", e.Identity, rule)
 		}
 	}
 }
 
-// listServed asks the server itself what it serves.
+// listServed returns the methods that the server reports by reflection.
 func listServed(t *testing.T, w *servertest.World) map[string]protoreflect.MethodDescriptor {
 	t.Helper()
 	stream := servertest.Must(reflectionv1.NewServerReflectionClient(w.Operator.Conn).ServerReflectionInfo(t.Context()))(t)
@@ -185,7 +186,7 @@ func listServed(t *testing.T, w *servertest.World) map[string]protoreflect.Metho
 	return methods
 }
 
-// invoke calls any RPC with an empty request, and reads the first answer of a stream.
+// invoke calls an RPC with an empty request, and reads the first response of a stream.
 func invoke(t *testing.T, conn *grpc.ClientConn, m protoreflect.MethodDescriptor) error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -221,7 +222,7 @@ func callers(t *testing.T, w *servertest.World) []caller {
 	replaced := w.Enrolled(t, "device", "device/replaced")
 	w.Enroll(t, w.Token(t, replaced.ID, true), servertest.Key(t))
 	before := w.NewOperator(t, "bob")
-	w.NewOperator(t, "bob") // takes the name over
+	w.NewOperator(t, "bob") // replaces the operator with this name
 	heldOperator := w.NewOperator(t, "mallory")
 	w.Suspend(t, heldOperator.ID)
 	device, workload := w.Enrolled(t, "device", "device/1"), w.Enrolled(t, "workload", "workload/1")
@@ -237,7 +238,7 @@ func callers(t *testing.T, w *servertest.World) []caller {
 		{"the server itself", w.OwnPair(t, "server").TLS(), untrusted, untrusted, ""},
 		{"the OCSP delegate", w.OwnPair(t, w.DelegateDir()).TLS(), untrusted, untrusted, ""},
 		{"revoked", pair(withdrawn), revoked, revoked, withdrawn.ID},
-		{"superseded", pair(replaced), admitted, revoked, replaced.ID}, // Renew looks for an answer
+		{"superseded", pair(replaced), admitted, revoked, replaced.ID}, // Renew may repeat a response
 		{"superseded operator", pair(before), admitted, revoked, before.ID},
 		{"superseded by its renewal", pair(renewed), admitted, revoked, renewed.ID},
 		{"operator superseded by a renewal", pair(former), admitted, revoked, former.ID},
@@ -265,7 +266,8 @@ func certificate(key crypto.PrivateKey, chain ...[]byte) *tls.Certificate {
 	return &tls.Certificate{Certificate: chain, PrivateKey: key}
 }
 
-// forge has the issuing key sign what the server never issued: a certificate like the holder's, under another number.
+// forge signs, with the issuing key, a certificate that the server never issued: like the holder's, with another serial
+// number.
 func forge(t *testing.T, w *servertest.World, like *servertest.Holder, edit func(*x509.Certificate)) []byte {
 	t.Helper()
 	template := likeness(like)
@@ -283,7 +285,8 @@ func likeness(h *servertest.Holder) *x509.Certificate {
 	}
 }
 
-// foreign is the operator's SPIFFE ID under another CA, which has the names of this one, and is a root's or its own root.
+// foreign returns a certificate for the operator's SPIFFE ID under another CA with the same name, under its own or this
+// root.
 func foreign(t *testing.T, w *servertest.World, root *x509.Certificate, rootKey crypto.Signer) *tls.Certificate {
 	t.Helper()
 	key := servertest.Key(t)
@@ -299,7 +302,7 @@ func foreign(t *testing.T, w *servertest.World, root *x509.Certificate, rootKey 
 	return signed(t, w, servertest.Must(x509.ParseCertificate(der))(t), key)
 }
 
-// signed is the operator's certificate, for another key, as somebody signs it who is not the issuing CA.
+// signed returns a certificate like the operator's, for another key, signed by a key that is not the issuing CA's.
 func signed(t *testing.T, w *servertest.World, by *x509.Certificate, byKey crypto.Signer) *tls.Certificate {
 	t.Helper()
 	key, leaf := servertest.Key(t), likeness(w.Operator)
@@ -317,7 +320,8 @@ func selfMade(t *testing.T, w *servertest.World, edits ...func(*x509.Certificate
 	return certificate(key, servertest.Must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))(t))
 }
 
-// A certificate is checked on every call: a connection that was opened with a good one ends with it.
+// A certificate is checked on every call: calls on a connection that was opened with a good certificate fail once it is
+// revoked.
 func TestRevocationEndsAnOpenConnection(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -331,11 +335,11 @@ func TestRevocationEndsAnOpenConnection(t *testing.T) {
 	servertest.Refused(t, list(), codes.PermissionDenied, pki.RuleRevoked)
 	w.Resume(t, bob.ID)
 	servertest.Refused(t, list(), codes.OK, "")
-	w.Clock.Advance(13 * time.Hour) // an operator's certificate lives twelve
+	w.Clock.Advance(13 * time.Hour) // an operator's certificate is valid for twelve
 	servertest.Refused(t, list(), codes.Unauthenticated, pki.RuleExpired)
 }
 
-func TestWhatIsNotServed(t *testing.T) {
+func TestUnknownMethods(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	for _, path := range []string{"/brevet.v1.IdentityService/DeleteIdentity", "/brevet.v1.Nothing/Nothing", "/a/" + strings.Repeat("b", 5000)} {
@@ -344,9 +348,9 @@ func TestWhatIsNotServed(t *testing.T) {
 	}
 	_, text := ask(t, w, "/metrics")
 	if got := metric(t, text, `brevet_refusals_total{rule="request.method"}`); got != 3 {
-		t.Errorf("the metrics count %v calls that there are not, want 3", got)
+		t.Errorf("the metrics count %v calls of unknown methods, want 3", got)
 	}
-	// A name is not a role: only the reserved path of operators opens operators' calls.
+	// Only the reserved path makes an operator, not a similar name.
 	for _, path := range []string{"operator/eve", "device/brevet/operator/eve"} {
 		eve := w.Enrolled(t, "device", path)
 		_, err := eve.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})

@@ -22,7 +22,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// ask gets a path of the operations port.
+// ask sends a GET request to the operations port.
 func ask(t *testing.T, w *servertest.World, path string) (int, string) {
 	t.Helper()
 	resp, err := http.Get("http://" + w.Operations + path)
@@ -37,7 +37,7 @@ func ask(t *testing.T, w *servertest.World, path string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// metric returns the value of one line of the metrics, or -1 where there is none.
+// metric returns the value of a series in the metrics, or -1 if there is none.
 func metric(t *testing.T, text, series string) float64 {
 	t.Helper()
 	line := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(series) + ` (\S+)$`).FindStringSubmatch(text)
@@ -51,7 +51,7 @@ func metric(t *testing.T, text, series string) float64 {
 	return v
 }
 
-func TestMetricsCountWhatHappens(t *testing.T) {
+func TestMetricsCountEvents(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	_, before := ask(t, w, "/metrics")
@@ -97,13 +97,13 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 			t.Errorf("%s is %v, want a time after %v", series, at, now)
 		}
 	}
-	for _, kind := range []string{"issuing", "root"} { // their ages, as those of all certificates that have an end
+	for _, kind := range []string{"issuing", "root"} { // notBefore, like every certificate with an expiry
 		if begins := regexp.MustCompile(`(?m)^brevet_not_before_timestamp_seconds\{kind="`+kind+`",name=".+"\} (\S+)$`).FindAllString(text, -1); len(begins) != 1 {
-			t.Errorf("the metrics say when it began of %d certificates of the kind %s", len(begins), kind)
+			t.Errorf("the metrics contain notBefore of %d certificates of the kind %s", len(begins), kind)
 		}
 	}
 	if size := metric(t, text, `brevet_crl_bytes{name="`+name+`"}`); size < 100 {
-		t.Errorf("the CRL has %v octets", size)
+		t.Errorf("the CRL has %v bytes", size)
 	}
 	for series, want := range map[string]float64{
 		"brevet_bulk_issuance_active": 0, "brevet_bulk_issuance_limit": 512, "brevet_bulk_revocations_open": 0,
@@ -116,18 +116,18 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 		}
 	}
 	if at := metric(t, text, `brevet_log_entries{in="written"}`); at < metric(t, text, `brevet_log_entries{in="archived"}`) || at < 5 {
-		t.Errorf("%v entries are written", at)
+		t.Errorf("the log has %v entries", at)
 	}
 	if metric(t, text, "brevet_journal_write_duration_seconds_count") < 2 {
-		t.Error("a certificate takes two transactions")
+		t.Error("a certificate takes more than two transactions")
 	}
 	if strings.Contains(text, "device/1") {
 		t.Error("a caller's identity became a label")
 	}
 }
 
-// Who operates a CA sees of an order about many how far its records are, and then the CRL grow.
-func TestARevocationOfManyIsWatched(t *testing.T) {
+// The metrics show the progress of a bulk revocation, and then the growth of the CRL.
+func TestBulkRevocationIsInTheMetrics(t *testing.T) {
 	t.Parallel()
 	follow := make(chan struct{})
 	w := servertest.New(t, ground, slowed(follow))
@@ -144,9 +144,9 @@ func TestARevocationOfManyIsWatched(t *testing.T) {
 		}
 	}
 	if got := watched(); got != [4]float64{1, 3, 0, 0} {
-		t.Errorf("open, waiting, followed and in the CRL are %v", got)
+		t.Errorf("open, waiting, applied and in the CRL are %v", got)
 	}
-	follow <- struct{}{} // a step of two
+	follow <- struct{}{} // a step of two certificates
 	for want := [4]float64{1, 1, 2}; ; time.Sleep(time.Millisecond) {
 		if got := watched(); [3]float64(got[:3]) == [3]float64(want[:3]) {
 			break
@@ -159,8 +159,8 @@ func TestARevocationOfManyIsWatched(t *testing.T) {
 	}
 }
 
-// However much is made up by whoever calls, and however often, no series comes of it.
-func TestAttackersMakeNoSeries(t *testing.T) {
+// Input from callers never creates a series.
+func TestCallersCreateNoSeries(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
@@ -171,7 +171,7 @@ func TestAttackersMakeNoSeries(t *testing.T) {
 			token, key := append([]byte(made), made...), servertest.Key(t)
 			for _, method := range []string{"/brevet.v1.EnrollmentService/" + made, "/" + made + "/Enroll"} {
 				if device.Conn.Invoke(t.Context(), method, &brevetv1.EnrollRequest{}, &brevetv1.EnrollResponse{}) == nil {
-					t.Errorf("%s is served", method)
+					t.Errorf("%s succeeds", method)
 				}
 			}
 			ctx := metadata.AppendToOutgoingContext(t.Context(), made, made)
@@ -196,7 +196,7 @@ func TestAttackersMakeNoSeries(t *testing.T) {
 	}
 	once, twice := attack(), attack()
 	if !slices.Equal(once, twice) {
-		t.Errorf("%d series became %d", len(once), len(twice))
+		t.Errorf("the number of series grows from %d to %d", len(once), len(twice))
 		for _, s := range twice {
 			if !slices.Contains(once, s) {
 				t.Error(s)
@@ -205,7 +205,7 @@ func TestAttackersMakeNoSeries(t *testing.T) {
 	}
 }
 
-// rejectsTheServer ends a handshake, as a client does that knows another root.
+// rejectsTheServer ends a handshake like a client that trusts another root.
 func rejectsTheServer(t *testing.T, w *servertest.World) {
 	t.Helper()
 	conn, err := tls.Dial("tcp", w.GRPC, &tls.Config{MinVersion: tls.VersionTLS13, MaxVersion: tls.VersionTLS13, RootCAs: x509.NewCertPool(), ServerName: "localhost"})
@@ -221,7 +221,7 @@ func rejectsTheServer(t *testing.T, w *servertest.World) {
 	}
 }
 
-func TestCertificatesAreCountedInTheirStep(t *testing.T) {
+func TestStepMetrics(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})

@@ -18,8 +18,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// mosquittoConfig takes clients by their certificates and calls them by the subject. It is what docs/relying-parties.md says, with the
-// directory and the port.
+// mosquittoConfig is the configuration in docs/relying-parties.md, with the directory and the port. Clients
+// authenticate with certificates, and their names are their subjects.
 const mosquittoConfig = `user root
 listener %[2]s 127.0.0.1
 cafile %[1]s/root.pem
@@ -30,9 +30,9 @@ use_subject_as_username true
 acl_file %[1]s/acl
 `
 
-// TestMosquittoKnowsADeviceByItsSubject runs mosquitto with use_subject_as_username: users are subjects as RFC 4514 writes them, and those
-// in the ACL publish.
-func TestMosquittoKnowsADeviceByItsSubject(t *testing.T) {
+// TestMosquittoUsesSubjectsAsUsernames runs mosquitto with use_subject_as_username. User names are subjects in the form
+// of RFC 4514, and only those in the ACL may publish.
+func TestMosquittoUsesSubjectsAsUsernames(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{Profile: subjects})
 	dir := t.TempDir()
@@ -74,7 +74,7 @@ func startMosquitto(t *testing.T, dir string) (port string) {
 	if err := os.WriteFile(config, fmt.Appendf(nil, mosquittoConfig, dir, port), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context())) // it is stopped after the test's context has ended
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context())) // the broker stops after the end of the test's context
 	cmd := exec.CommandContext(ctx, "mosquitto", "-c", config)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said

@@ -25,7 +25,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// getOCSP asks about a certificate by GET, and returns what HTTP says and the response.
+// getOCSP requests the status of a certificate by GET, and returns the headers and the body.
 func getOCSP(t *testing.T, w *servertest.World, c *x509.Certificate) (http.Header, []byte) {
 	t.Helper()
 	request := servertest.Must(ocsp.CreateRequest(c, w.Issuing, nil))(t)
@@ -34,7 +34,7 @@ func getOCSP(t *testing.T, w *servertest.World, c *x509.Certificate) (http.Heade
 	return answer.Header, servertest.Must(io.ReadAll(answer.Body))(t)
 }
 
-// delegateOf reads the certificate of the server's OCSP delegate.
+// delegateOf returns the certificate of the server's OCSP delegate.
 func delegateOf(t *testing.T, w *servertest.World) *x509.Certificate {
 	t.Helper()
 	data := servertest.Must(os.ReadFile(filepath.Join(w.Dir, "own", "va-"+pki.IssuerOf(w.Issuing).Short(), "current", "cert.pem")))(t)
@@ -42,7 +42,7 @@ func delegateOf(t *testing.T, w *servertest.World) *x509.Certificate {
 	return servertest.Must(x509.ParseCertificate(block.Bytes))(t)
 }
 
-func TestRelyingPartiesAreAnsweredAsConfigured(t *testing.T) {
+func TestOCSPConfiguration(t *testing.T) {
 	t.Parallel()
 	for name, isKind := range map[string]func(any) bool{
 		"P-384":    func(k any) bool { _, ok := k.(*ecdsa.PublicKey); return ok },
@@ -61,21 +61,21 @@ func TestRelyingPartiesAreAnsweredAsConfigured(t *testing.T) {
 			}
 			delegate := delegateOf(t, w)
 			if !bytes.HasSuffix(good, delegate.Raw) || !isKind(delegate.PublicKey) {
-				t.Errorf("the answer is not signed by the delegate, or that has a %T", delegate.PublicKey)
+				t.Errorf("the response is not signed by the delegate, or the delegate's key is a %T", delegate.PublicKey)
 			}
 			if lives := delegate.NotAfter.Sub(delegate.NotBefore); lives > ca.MaxDelegateLifetime {
-				t.Errorf("the delegate lives for %v", lives)
+				t.Errorf("the delegate's lifetime is %v", lives)
 			}
 			if id := fmt.Sprint(delegate.URIs); !strings.Contains(id, "/brevet/va/") {
-				t.Errorf("the delegate is %s", id)
+				t.Errorf("the delegate's identity is %s", id)
 			}
 			stranger := *device.Certificate
 			stranger.SerialNumber = w.Issuing.SerialNumber
 			extended := []byte{0x2b, 6, 1, 5, 5, 7, 0x30, 1, 9, 4, 2, 5, 0} // RFC 6960 §4.4.8
 			if _, answer := getOCSP(t, w, &stranger); !bytes.Contains(answer, extended) || bytes.Contains(good, extended) {
-				t.Error("the extension extended-revoke is not where it belongs")
+				t.Error("the extension extended-revoke is missing, or in a response that must not have it")
 			}
-			if name != "Ed25519" { // which x/crypto/ocsp does not know
+			if name != "Ed25519" { // not supported by x/crypto/ocsp
 				w.Status(t, device.Certificate, "good")
 				w.Status(t, &stranger, "certificateHold")
 			}

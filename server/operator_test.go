@@ -15,8 +15,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// Each order is told to relying parties before it returns.
-func TestOrdersReachRelyingPartiesAtOnce(t *testing.T) {
+// Every change is visible in OCSP before the RPC returns.
+func TestChangesAreVisibleAtOnce(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
@@ -29,7 +29,7 @@ func TestOrdersReachRelyingPartiesAtOnce(t *testing.T) {
 	both("good")
 	w.Suspend(t, device.ID)
 	both("certificateHold")
-	w.Suspend(t, device.ID) // again is no change
+	w.Suspend(t, device.ID) // again, without a change
 	both("certificateHold")
 	w.Resume(t, device.ID)
 	both("good")
@@ -40,7 +40,7 @@ func TestOrdersReachRelyingPartiesAtOnce(t *testing.T) {
 	w.Status(t, renewed.Certificate, "good")
 	w.Suspend(t, device.ID)
 	w.Retire(t, device.ID)
-	w.Status(t, device.Certificate, "keyCompromise") // a reason of its own stays
+	w.Status(t, device.Certificate, "keyCompromise") // its own reason stays
 	w.Status(t, renewed.Certificate, "cessationOfOperation")
 	w.Retire(t, device.ID)
 	for _, order := range []func() error{
@@ -77,7 +77,7 @@ func TestReasons(t *testing.T) {
 		default:
 			servertest.Refused(t, revoke(c, reason), codes.OK, "")
 			w.Status(t, c, want.String())
-			servertest.Refused(t, revoke(c, reason), codes.OK, "") // again is no change
+			servertest.Refused(t, revoke(c, reason), codes.OK, "") // again, without a change
 		}
 	}
 	c := w.Enrolled(t, "device", "device/final").Certificate
@@ -104,7 +104,7 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-func TestListsComeInPages(t *testing.T) {
+func TestListPages(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	var ids, serials []string
@@ -117,7 +117,7 @@ func TestListsComeInPages(t *testing.T) {
 		ids = append(ids, fmt.Sprintf("spiffe://%s/device/%d", servertest.TrustDomain, i))
 		serials = append(serials, servertest.Serial(device.Certificate))
 	}
-	slices.Reverse(serials) // the newest comes first
+	slices.Reverse(serials) // newest first
 	for _, size := range []int32{1, 2, 3, 5, 6, 7, 1000, 0} {
 		var gotIDs, gotSerials []string
 		list := &brevetv1.ListIdentitiesRequest{PageSize: size}
@@ -182,8 +182,8 @@ func TestTokenLifetimes(t *testing.T) {
 	servertest.Refused(t, err, codes.NotFound, pki.RuleIdentity)
 }
 
-// The CA's own identities are nobody's to order about.
-func TestTheServersOwnIdentities(t *testing.T) {
+// Operators cannot change the CA's own identities.
+func TestReservedIdentitiesCannotBeChanged(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	for _, role := range []string{"server", w.DelegateDir()} {

@@ -10,7 +10,7 @@ import (
 	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
-// newAPI returns the front door over gRPC.
+// newAPI returns the front door for gRPC.
 func (s *Server) newAPI() *grpcapi.Server {
 	c := s.config
 	roots, intermediates := trusted(c)
@@ -34,16 +34,16 @@ func (s *Server) newAPI() *grpcapi.Server {
 	})
 }
 
-// certificate returns the server's newest certificate, with the root in its chain.
+// certificate returns the server's current certificate, with the root in its chain.
 func (s *Server) certificate() (*tls.Certificate, error) {
 	pair := s.own.Pair()
 	if pair == nil {
-		return nil, errors.New("no certificate of its own yet")
+		return nil, errors.New("it has no certificate of its own yet")
 	}
 	return pair.TLSWithRoot(), nil
 }
 
-// newHealth returns the checks that the probes report.
+// newHealth returns the checks of the probes.
 func (s *Server) newHealth() *telemetry.Health {
 	c := s.config
 	return telemetry.NewHealth(
@@ -79,7 +79,7 @@ func (s *Server) newGauges() *telemetry.Gauges {
 	)
 }
 
-// ownCertificates returns the server's own certificates by their kind in metrics: server, and va for OCSP delegates.
+// ownCertificates returns the server's own certificates by kind: server, and va for OCSP delegates.
 func (s *Server) ownCertificates() map[string][]*x509.Certificate {
 	own := map[string][]*x509.Certificate{}
 	if p := s.own.Pair(); p != nil {

@@ -19,8 +19,9 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// What profiles say of revocation is in certificates as OpenSSL reads them, and the world's judges accept them.
-func TestWhereCertificatesSayTheirRevocationIs(t *testing.T) {
+// The revocation pointers of profiles are in certificates as OpenSSL prints them, and the certificates pass the final
+// checks.
+func TestRevocationPointersInCertificates(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{
 		Partitions: 3,
@@ -37,24 +38,24 @@ func TestWhereCertificatesSayTheirRevocationIs(t *testing.T) {
 	for _, path := range []string{"device/1", "device/2", "device/3"} {
 		cert := w.Enrolled(t, "device", path).Certificate
 		if len(cert.CRLDistributionPoints) != 1 || !at.MatchString(cert.CRLDistributionPoints[0]) {
-			t.Fatalf("the certificate names CRLs at %v", cert.CRLDistributionPoints)
+			t.Fatalf("the certificate contains the CRL URLs %v", cert.CRLDistributionPoints)
 		}
 		text := openSSLReads(t, cert.Raw)
 		base := cert.CRLDistributionPoints[0]
 		delta := strings.TrimSuffix(base, ".crl") + "-delta.crl"
 		if points, fresh, ok := strings.Cut(text, "X509v3 Freshest CRL:"); !ok || !strings.Contains(points, "URI:"+base+"\n") || !strings.Contains(fresh, "URI:"+delta+"\n") {
-			t.Errorf("OpenSSL reads %s, want %s and %s", text, base, delta)
+			t.Errorf("OpenSSL prints %s, want %s and %s", text, base, delta)
 		}
 	}
-	// Newer ones have a name for noRevAvail, and older ones its number.
+	// Newer versions of OpenSSL print the name of noRevAvail, and older ones its number.
 	if text := openSSLReads(t, w.Enrolled(t, "workload", "workload/1").Certificate.Raw); strings.Contains(text, "CRL Distribution") ||
 		strings.Contains(text, "OCSP") || !regexp.MustCompile(`(?m)^\s*(2\.5\.29\.56|X509v3 No Revocation Available): *$`).MatchString(text) {
-		t.Errorf("OpenSSL reads %s, want noRevAvail and no pointers", text)
+		t.Errorf("OpenSSL prints %s, want noRevAvail and no pointers", text)
 	}
 }
 
-// A relying party that fetches what certificates name finds the revocation there, in the CRL of the partition and in its
-// delta, also once there are fewer partitions and certificates name other URLs.
+// A relying party finds a revocation at the URLs in the certificate: in the CRL of the partition and in its delta. This
+// still holds after a restart with fewer partitions and other URLs.
 func TestCertificatesLeadToTheirCRLs(t *testing.T) {
 	t.Parallel()
 	parted := func(host string, partitions int) servertest.Options {
@@ -81,8 +82,8 @@ func TestCertificatesLeadToTheirCRLs(t *testing.T) {
 	certificateVerifies(t, w, late, false)
 }
 
-// certificateVerifies has OpenSSL verify a certificate with the CRL and the delta that it names, until they say that it is
-// good or revoked. That a revocation is not in them yet is no fault of theirs for a second.
+// certificateVerifies verifies a certificate in OpenSSL with the CRL and delta at the URLs in it, until the result is
+// as wanted. Publishing a revocation may take a second.
 func certificateVerifies(t *testing.T, w *servertest.World, c *x509.Certificate, good bool) {
 	t.Helper()
 	dir := t.TempDir()
@@ -112,7 +113,7 @@ func certificateVerifies(t *testing.T, w *servertest.World, c *x509.Certificate,
 			return
 		}
 		if good || time.Now().After(end) {
-			t.Fatalf("openssl says of what is at %s: %s, want %s", base, out, want)
+			t.Fatalf("with the CRLs at %s openssl prints: %s, want %s", base, out, want)
 		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
-func TestProbesMeanSomething(t *testing.T) {
+func TestProbes(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
@@ -26,7 +26,7 @@ func TestProbesMeanSomething(t *testing.T) {
 	if code, body := ask(t, w, "/readyz"); code != http.StatusOK {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
-	// An open call keeps the server stopping: it is alive then, and not ready.
+	// An open call keeps the server in the state of stopping, in which it is alive and not ready.
 	arrived, release := store.Hold()
 	go func() { _, _ = w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}) }()
 	<-arrived
@@ -44,10 +44,10 @@ func TestProbesMeanSomething(t *testing.T) {
 	}
 	release()
 	<-stopped
-	w.Serve(t, servertest.Options{Wrap: store.Wrap}) // for the judges
+	w.Serve(t, servertest.Options{Wrap: store.Wrap}) // for the final checks
 }
 
-// brokenToken is a token that proves itself, or not.
+// brokenToken is a token whose self-test returns an error, or nil.
 type brokenToken struct{ broken atomic.Bool }
 
 func (b *brokenToken) Prove(context.Context) error {
@@ -60,7 +60,7 @@ func (b *brokenToken) Prove(context.Context) error {
 func (b *brokenToken) Calls() (now, most int) { return 2, 3 }
 func (b *brokenToken) Failures() int          { return 4 }
 
-// unready asks whether the server is ready, and looks for the one reason why it is not; empty for none.
+// unready checks that the server is not ready for exactly one reason. If the reason is empty, the server must be ready.
 func unready(t *testing.T, w *servertest.World, reason string) {
 	t.Helper()
 	code, body := ask(t, w, "/readyz")
@@ -70,17 +70,17 @@ func unready(t *testing.T, w *servertest.World, reason string) {
 	case reason == "" && (code != http.StatusOK || ready != 1):
 		t.Errorf("the server is not ready: %s, brevet_ready is %v", body, ready)
 	case reason != "" && (code != http.StatusServiceUnavailable || ready != 0 || !strings.Contains(body, reason) || strings.Contains(body, `\n`)):
-		t.Errorf("ready: %d %s, brevet_ready is %v, want it not to be for one reason: %s", code, body, ready, reason)
+		t.Errorf("/readyz: %d %s, brevet_ready is %v, want the only reason %s", code, body, ready, reason)
 	}
 	if strings.Contains(body, servertest.Internals) {
-		t.Errorf("whoever asks is told the internals: %s", body)
+		t.Errorf("the probe reveals internal details: %s", body)
 	}
 	if code, body := ask(t, w, "/livez"); code != http.StatusOK {
-		t.Errorf("a restart does not mend it, and /livez fails: %d %s", code, body)
+		t.Errorf("/livez fails although a restart would not help: %d %s", code, body)
 	}
 }
 
-func TestATokenThatIsLostAndFound(t *testing.T) {
+func TestTokenIsLostAndFound(t *testing.T) {
 	t.Parallel()
 	token := &brokenToken{}
 	w := servertest.New(t, ground, servertest.Options{Token: token})
@@ -95,28 +95,28 @@ func TestATokenThatIsLostAndFound(t *testing.T) {
 	w.Server.Telemetry().ProveTokens(t.Context())
 	unready(t, w, "the token did not sign")
 	if n := strings.Count(w.Log.String(), "the token does not sign"); n != 1 {
-		t.Errorf("one loss is told %d times", n)
+		t.Errorf("one loss is logged %d times", n)
 	}
-	// Nobody asks an unready server for a certificate: the token has to prove itself.
+	// An unready server gets no requests, so the self-test must find that the token works again.
 	token.broken.Store(false)
 	w.Server.Telemetry().ProveTokens(t.Context())
 	unready(t, w, "")
-	// Or a certificate proves it.
+	// A signature for a certificate does so too.
 	token.broken.Store(true)
 	w.Server.Telemetry().ProveTokens(t.Context())
 	w.Enrolled(t, "device", "device/1")
 	unready(t, w, "")
-	// Or one is what finds it lost.
+	// A failed signature for a certificate detects the loss.
 	w.Server.Telemetry().Begin(t.Context(), ca.StepSign, pki.IssuerOf(w.Issuing))(errors.New("the token is lost"))
 	unready(t, w, "the token did not sign")
 	token.broken.Store(false)
 	w.Server.Telemetry().ProveTokens(t.Context())
 	if lost, found := strings.Count(w.Log.String(), "the token does not sign"), strings.Count(w.Log.String(), "the token signs again"); lost != 3 || found != 3 {
-		t.Errorf("three losses are told %d times, and that they are over %d times", lost, found)
+		t.Errorf("three losses are logged %d times, and three recoveries %d times", lost, found)
 	}
 }
 
-// A token without the current CA's key is watched for itself: the server is ready without it.
+// The loss of a token without the current CA's key is logged and measured, but the server stays ready.
 func TestFurtherTokensAreWatched(t *testing.T) {
 	t.Parallel()
 	old := &brokenToken{}
@@ -136,14 +136,14 @@ func TestFurtherTokensAreWatched(t *testing.T) {
 	up(1, 0)
 	unready(t, w, "")
 	if log := w.Log.String(); !strings.Contains(log, "the token does not sign") || !strings.Contains(log, `"token":"old"`) {
-		t.Errorf("the log does not name the token that is lost: %s", log)
+		t.Errorf("the log does not name the lost token: %s", log)
 	}
 	old.broken.Store(false)
 	w.Server.Telemetry().ProveTokens(t.Context())
 	up(1, 1)
 }
 
-func TestAStoreThatTakesNothing(t *testing.T) {
+func TestStoreFailsTransactions(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
@@ -152,10 +152,10 @@ func TestAStoreThatTakesNothing(t *testing.T) {
 	_, err := w.Caller(t, nil).Enroll(t.Context(), req)
 	unavailable(t, err)
 	unready(t, w, "the store failed a call")
-	// Nobody calls an unready server: it has to be tried again some time.
+	// An unready server gets no requests, so it must become ready again after a while.
 	w.Clock.Advance(telemetry.StoreDoubt)
 	for code := 0; code != http.StatusOK; time.Sleep(5 * time.Millisecond) {
-		code, _ = ask(t, w, "/readyz") // the responder follows the clock
+		code, _ = ask(t, w, "/readyz") // the responder's synchronization depends on the clock
 	}
 	store.FailWrites(1)
 	_, err = w.Caller(t, nil).Enroll(t.Context(), req)
@@ -171,7 +171,7 @@ func TestAStoreThatTakesNothing(t *testing.T) {
 	}
 }
 
-func TestADiskThatTakesNothing(t *testing.T) {
+func TestDiskIsReadOnly(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	unready(t, w, "")
@@ -180,14 +180,14 @@ func TestADiskThatTakesNothing(t *testing.T) {
 	w.Disk.Protect(true)
 	unready(t, w, "cannot be written")
 	if _, text := ask(t, w, "/metrics"); metric(t, text, "brevet_disk_free_bytes") != 0 {
-		t.Error("there is room on a disk that is read-only")
+		t.Error("brevet_disk_free_bytes is not 0 on a read-only disk")
 	}
 	w.Disk.Fill(false)
 	w.Disk.Protect(false)
 	unready(t, w, "")
 }
 
-func TestAStoreThatAnotherProcessTookOver(t *testing.T) {
+func TestStoreIsFenced(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	req := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/1"), false), servertest.Key(t))
@@ -195,7 +195,7 @@ func TestAStoreThatAnotherProcessTookOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := w.Caller(t, nil).Enroll(t.Context(), req); err == nil {
-		t.Error("a process that is fenced issues")
+		t.Error("a fenced process issues certificates")
 	}
 	for _, probe := range []string{"/livez", "/readyz"} {
 		if code, body := ask(t, w, probe); code != http.StatusServiceUnavailable || !strings.Contains(body, "another process") {
@@ -209,8 +209,8 @@ func TestAStoreThatAnotherProcessTookOver(t *testing.T) {
 	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t)
 }
 
-// What is said of failures is bounded, however many there are; the metrics count them all.
-func TestFailuresFillNoDisk(t *testing.T) {
+// The number of log messages about failures is limited, and the metrics count all failures.
+func TestFailureMessagesAreLimited(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
@@ -223,7 +223,7 @@ func TestFailuresFillNoDisk(t *testing.T) {
 		unavailable(t, err)
 	}
 	if said, most := strings.Count(w.Log.String(), "a call failed"), 11+int(time.Since(begun)/(6*time.Second)); said < 10 || said > most {
-		t.Errorf("%d failures are told %d times, want 10 to %d", failures, said, most)
+		t.Errorf("%d failures are logged %d times, want 10 to %d", failures, said, most)
 	}
 	_, text := ask(t, w, "/metrics")
 	if got := metric(t, text, "brevet_rpc_internal_errors_total"); got != failures {

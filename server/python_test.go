@@ -15,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// python runs examples/python.
+// python runs the client in examples/python.
 type python struct {
 	generated, credentials string
 }
@@ -29,7 +29,7 @@ func newPython(t *testing.T) python {
 	return p
 }
 
-// run runs a command of the client with a credential of that name, and returns what it prints.
+// run runs a command of the client with a named credential, and returns its output.
 func (p python) run(t *testing.T, command, credential string, args ...string) (string, error) {
 	t.Helper()
 	args = append([]string{"../examples/python/client.py", command, "--credential", filepath.Join(p.credentials, credential)}, args...)
@@ -39,7 +39,8 @@ func (p python) run(t *testing.T, command, credential string, args ...string) (s
 	return string(out), err
 }
 
-// TestAPythonClient has generated Python code enroll with a token, renew over mutual TLS, list certificates and revoke one.
+// TestAPythonClient uses generated Python code to enroll with a token, renew over mutual TLS, list certificates and
+// revoke one.
 func TestAPythonClient(t *testing.T) {
 	t.Parallel()
 	p := newPython(t)
@@ -68,10 +69,10 @@ func TestAPythonClient(t *testing.T) {
 		t.Fatalf("renew: %v\n%s", err, out)
 	}
 	if out, err := enroll("thief", token); err == nil || !strings.Contains(out, "FAILED_PRECONDITION [identity.already_enrolled]") {
-		t.Errorf("a token that is spent: %v\n%s", err, out)
+		t.Errorf("enroll with a used token: %v\n%s", err, out)
 	}
 	if out, err := p.run(t, "list", "device"); err == nil || !strings.Contains(out, "PERMISSION_DENIED [access.denied]") {
-		t.Errorf("a device lists certificates: %v\n%s", err, out)
+		t.Errorf("list certificates as a device: %v\n%s", err, out)
 	}
 	operator := servertest.Must(w.Server.OperatorToken(t.Context(), "python", pki.ActorCommand("ceremony install")))(t)
 	if out, err := enroll("operator", operator); err != nil {

@@ -28,7 +28,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// refusalsSince counts the entries of refusals that an identity met by a rule.
+// refusalsSince counts the log entries about refusals of an identity by a rule.
 func refusalsSince(t *testing.T, w *servertest.World, before int, identity string, rule pki.Rule) (n int) {
 	t.Helper()
 	for _, e := range w.Entries(t, before) {
@@ -39,14 +39,14 @@ func refusalsSince(t *testing.T, w *servertest.World, before int, identity strin
 	return n
 }
 
-// Octets that are no message of the call are refused like any other bad request: by the access table first, then by a rule.
-func TestRubbishIsRefused(t *testing.T) {
+// A message that does not decode is refused like any other bad request: first by the access table, then by a rule.
+func TestMalformedMessagesAreRefused(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	nobody, device := w.Caller(t, nil), w.Enrolled(t, "device", "device/1")
 	before := len(w.Entries(t, 0))
 	for name, r := range rpcs {
-		for _, rubbish := range []string{"\xff", "\x0a\x05half", "\x0a\x02\xff\xfe"} { // neither field nor length nor, in most calls, text
+		for _, rubbish := range []string{"\xff", "\x0a\x05half", "\x0a\x02\xff\xfe"} { // an invalid tag, length and, in most messages, text
 			asDevice, asNobody, asOperator := denied, unknown, malformed
 			if r.anybody || r.identities {
 				asDevice = malformed
@@ -55,11 +55,11 @@ func TestRubbishIsRefused(t *testing.T) {
 				asNobody = malformed
 			}
 			if strings.HasPrefix(rubbish, "\x0a\x02") && !strings.HasSuffix(name, "GetIdentity") {
-				continue // octets to one call, an unknown field to another
+				continue // valid for this message: bytes, or an unknown field
 			}
 			for who, want := range map[*servertest.Caller]result{nobody: asNobody, device.Caller: asDevice, w.Operator.Caller: asOperator} {
 				if err := send(t.Context(), who.Conn, name, []byte(rubbish)); err == nil {
-					t.Errorf("%s takes %x", name, rubbish)
+					t.Errorf("%s accepts %x", name, rubbish)
 				} else {
 					servertest.Refused(t, err, want.code, want.rule)
 					discreet(t, err)
@@ -68,7 +68,7 @@ func TestRubbishIsRefused(t *testing.T) {
 		}
 	}
 	if n := refusalsSince(t, w, before, w.Operator.ID, pki.RuleRequest); n != 10 {
-		t.Errorf("the log has %d entries of an operator's rubbish, want ten: the rest is a count", n)
+		t.Errorf("the log has %d entries about an operator's malformed messages, want ten and a count of the rest", n)
 	}
 	_, text := ask(t, w, "/metrics")
 	series := fmt.Sprintf(`brevet_rpc_duration_seconds_count{code="InvalidArgument",rpc=%q}`, brevetv1.EnrollmentService_Enroll_FullMethodName)
@@ -77,9 +77,9 @@ func TestRubbishIsRefused(t *testing.T) {
 	}
 }
 
-// A message over the bound is refused by a rule up to what gRPC reads, and by gRPC above that. Callers who may not call
-// are refused for that reason.
-func TestAMessageThatIsTooLarge(t *testing.T) {
+// A message above the limit is refused by a rule, or by gRPC above the size that gRPC reads. A caller that may not call
+// is refused for that reason.
+func TestMessageTooLarge(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	nobody, before := w.Caller(t, nil), len(w.Entries(t, 0))
@@ -95,7 +95,7 @@ func TestAMessageThatIsTooLarge(t *testing.T) {
 			err := send(t.Context(), w.Operator.Conn, method, make([]byte, size))
 			servertest.Refused(t, err, want.code, want.rule)
 			if want.rule != "" && !strings.Contains(err.Error(), "262144") {
-				t.Errorf("the answer does not say what would pass: %v", err)
+				t.Errorf("the error does not say what would pass: %v", err)
 			}
 		}
 	}
@@ -103,19 +103,19 @@ func TestAMessageThatIsTooLarge(t *testing.T) {
 		_, text := ask(t, w, "/metrics")
 		return metric(t, text, `brevet_refusals_total{rule="request.size"}`)
 	}
-	for deadline := time.Now().Add(30 * time.Second); counted() < 6 && time.Now().Before(deadline); { // after the answer
+	for deadline := time.Now().Add(30 * time.Second); counted() < 6 && time.Now().Before(deadline); { // counted after the response
 		time.Sleep(5 * time.Millisecond)
 	}
 	if got := counted(); got != 6 {
-		t.Errorf("the metrics count %v messages that are too large, want 6", got)
+		t.Errorf("the metrics count %v messages above the limit, want 6", got)
 	}
 	if n := refusalsSince(t, w, before, w.Operator.ID, pki.RuleSize); n != 4 {
-		t.Errorf("the log has %d entries of an operator's huge messages, want 4", n)
+		t.Errorf("the log has %d entries about an operator's large messages, want 4", n)
 	}
-	servertest.Must(w.Operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t) // the connection is still good
+	servertest.Must(w.Operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t) // the connection still works
 }
 
-// zipped is a message of zeros, compressed.
+// zipped returns a compressed message of zeros.
 func zipped(t *testing.T, size int) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -127,7 +127,7 @@ func zipped(t *testing.T, size int) string {
 	return b.String()
 }
 
-// If a call has other bytes than one message, gRPC refuses it or the answer names a rule, and the connection goes on.
+// If a call does not consist of one message, gRPC refuses it or the error names a rule, and the connection stays open.
 func TestCallsWithoutOneMessage(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -136,26 +136,26 @@ func TestCallsWithoutOneMessage(t *testing.T) {
 	client := http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "localhost"}}}
 	t.Cleanup(client.CloseIdleConnections)
 	for name, c := range map[string]struct {
-		octets, encoding string
-		want             result
+		body, encoding string
+		want           result
 	}{
-		"nothing":                     {"", "", result{codes.Internal, ""}},
-		"two messages":                {"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "", result{codes.Internal, ""}},
-		"half a header":               {"\x00\x00", "", result{codes.Internal, ""}},
-		"a header alone":              {"\x00\x00\x00\x00\x01", "", result{codes.Internal, ""}},
-		"half a message":              {"\x00\x00\x00\x00\x02\x0a", "", result{codes.Internal, ""}},
-		"a message and half a header": {"\x00\x00\x00\x00\x00\x00", "", result{codes.Internal, ""}},
-		"a compressed message":        {"\x01\x00\x00\x00\x00", "", result{codes.Internal, ""}},
-		"an unknown flag":             {"\xff\x00\x00\x00\x00", "", result{codes.Internal, ""}},
-		"the longest length":          {"\x00\xff\xff\xff\xff", "", result{codes.ResourceExhausted, ""}},
-		"what does not decode":        {"\x00\x00\x00\x00\x01\xff", "", malformed},
-		"one octet too long":          {"\x00\x00\x04\x00\x01" + strings.Repeat("\x00", 256<<10+1), "", result{codes.InvalidArgument, pki.RuleSize}},
-		"an unknown compression":      {"\x01\x00\x00\x00\x00", "lzma", result{codes.Unimplemented, ""}},
-		"compressed, and too long":    {zipped(t, 256<<10+1), "gzip", result{codes.InvalidArgument, pki.RuleSize}},
-		"compressed, and far longer":  {zipped(t, 16<<20), "gzip", result{codes.ResourceExhausted, ""}},
+		"empty":                           {"", "", result{codes.Internal, ""}},
+		"two messages":                    {"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "", result{codes.Internal, ""}},
+		"half a header":                   {"\x00\x00", "", result{codes.Internal, ""}},
+		"header only":                     {"\x00\x00\x00\x00\x01", "", result{codes.Internal, ""}},
+		"half a message":                  {"\x00\x00\x00\x00\x02\x0a", "", result{codes.Internal, ""}},
+		"a message and half a header":     {"\x00\x00\x00\x00\x00\x00", "", result{codes.Internal, ""}},
+		"compressed without an algorithm": {"\x01\x00\x00\x00\x00", "", result{codes.Internal, ""}},
+		"unknown flag":                    {"\xff\x00\x00\x00\x00", "", result{codes.Internal, ""}},
+		"maximum length":                  {"\x00\xff\xff\xff\xff", "", result{codes.ResourceExhausted, ""}},
+		"does not decode":                 {"\x00\x00\x00\x00\x01\xff", "", malformed},
+		"one byte too long":               {"\x00\x00\x04\x00\x01" + strings.Repeat("\x00", 256<<10+1), "", result{codes.InvalidArgument, pki.RuleSize}},
+		"unknown compression":             {"\x01\x00\x00\x00\x00", "lzma", result{codes.Unimplemented, ""}},
+		"compressed, too long":            {zipped(t, 256<<10+1), "gzip", result{codes.InvalidArgument, pki.RuleSize}},
+		"compressed, much too long":       {zipped(t, 16<<20), "gzip", result{codes.ResourceExhausted, ""}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := servertest.Must(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+w.GRPC+brevetv1.EnrollmentService_Enroll_FullMethodName, strings.NewReader(c.octets)))(t)
+			r := servertest.Must(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+w.GRPC+brevetv1.EnrollmentService_Enroll_FullMethodName, strings.NewReader(c.body)))(t)
 			r.Header.Set("Content-Type", "application/grpc")
 			r.Header.Set("Te", "trailers")
 			if c.encoding != "" {
@@ -164,7 +164,7 @@ func TestCallsWithoutOneMessage(t *testing.T) {
 			resp := servertest.Must(client.Do(r))(t)
 			defer func() { _ = resp.Body.Close() }()
 			servertest.Must(io.Copy(io.Discard, resp.Body))(t)
-			said := func(key string) string { return resp.Trailer.Get(key) + resp.Header.Get(key) } // where nothing else is said
+			said := func(key string) string { return resp.Trailer.Get(key) + resp.Header.Get(key) } // one of them is empty
 			code := servertest.Must(strconv.Atoi(said("Grpc-Status")))(t)
 			st := spb.Status{Code: int32(code), Message: said("Grpc-Message")}
 			if details := said("Grpc-Status-Details-Bin"); details != "" {
@@ -179,20 +179,20 @@ func TestCallsWithoutOneMessage(t *testing.T) {
 	}
 	_, text := ask(t, w, "/metrics")
 	series := fmt.Sprintf(`brevet_rpc_duration_seconds_count{code="Internal",rpc=%q}`, brevetv1.EnrollmentService_Enroll_FullMethodName)
-	// gRPC sends the status of what it refuses before the handler returns, and the call is counted after that.
+	// If gRPC refuses a call, it sends the status before the handler returns, and the call is counted after that.
 	for begun := time.Now(); metric(t, text, series) < 8 && time.Since(begun) < 10*time.Second; _, text = ask(t, w, "/metrics") {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if got := metric(t, text, series); got != 8 {
-		t.Errorf("%s is %v, want 8: what gRPC refuses is counted", series, got)
+		t.Errorf("%s is %v, want 8, including the calls that gRPC refuses", series, got)
 	}
 	if got := metric(t, text, "brevet_rpc_internal_errors_total"); got != 0 {
-		t.Errorf("%v calls count as failures of the server", got)
+		t.Errorf("%v calls are counted as internal errors", got)
 	}
 }
 
-// Callers that open a call and send nothing take no slot from those who do, and their calls end. Calls that have sent their
-// message take as long as they take.
+// Callers that open a call and send nothing take no slots from others, and their calls end by a timeout. Calls that
+// have sent their message have no such timeout.
 func TestSilentCallers(t *testing.T) {
 	t.Parallel()
 	s := &stuck{let: make(chan struct{})}
@@ -204,11 +204,11 @@ func TestSilentCallers(t *testing.T) {
 		_, err := slow.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 		renewed <- err
 	}()
-	awaitLane(t, w, "renewals", 1, 0)
+	awaitQueue(t, w, "renewals", 1, 0)
 	silent := w.Caller(t, nil)
 	var opened []grpc.ClientStream
 	for _, method := range []string{brevetv1.EnrollmentService_Enroll_FullMethodName, "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"} {
-		for range 40 { // with those of the others, far more than there are slots for one address
+		for range 40 { // together with those of the others, many more than the slots of one address
 			stream := servertest.Must(silent.Conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, method))(t)
 			opened = append(opened, stream)
 		}
@@ -219,11 +219,12 @@ func TestSilentCallers(t *testing.T) {
 	}
 	close(s.let)
 	if err := <-renewed; err != nil {
-		t.Errorf("a call that has sent its message ends with the silent ones: %v", err)
+		t.Errorf("a call that has sent its message ends together with the silent ones: %v", err)
 	}
 }
 
-// Callers who may not call are refused when their headers arrive, with the same answer whether or not their call has a deadline.
+// Callers that may not call are refused when their headers arrive, with the same error whether or not the call has a
+// deadline.
 func TestRefusalsNeedNoMessage(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})

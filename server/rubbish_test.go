@@ -18,9 +18,9 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// Rubbish from nobody, at every port, is counted: no entry of it is logged, and ten lines a minute of what is refused by one
-// rule.
-func TestRubbishLeavesNothingBehind(t *testing.T) {
+// Malformed input without a certificate, on every port, is counted. It causes no entry in the audit log, and at most
+// ten log lines per minute for each rule.
+func TestMalformedInputIsCounted(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	nobody := w.Caller(t, nil)
@@ -38,14 +38,14 @@ func TestRubbishLeavesNothingBehind(t *testing.T) {
 			}
 		}
 		secured := servertest.Must(tls.Dial("tcp", w.GRPC, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}))(t)
-		_, _ = secured.Write(random) // the server may have hung up
+		_, _ = secured.Write(random) // the server may have closed the connection
 		_ = secured.Close()
 		_, err := nobody.Enroll(t.Context(), &brevetv1.EnrollRequest{RequestId: random[:16], Evidence: servertest.TokenEvidence(random[:32]), Csr: random})
 		if err == nil {
-			t.Fatal("rubbish is enrolled")
+			t.Fatal("a malformed request is enrolled")
 		}
 		if _, err = nobody.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}); err == nil {
-			t.Fatal("nobody lists identities")
+			t.Fatal("a caller without a certificate lists identities")
 		}
 	}
 	grown, lines := strings.TrimPrefix(w.Log.String(), said), map[string]int{}
@@ -58,25 +58,25 @@ func TestRubbishLeavesNothingBehind(t *testing.T) {
 		t.Errorf("the log has grown by %v lines:\n%s", lines, grown)
 	}
 	if n := len(w.Entries(t, 0)); n != entries {
-		t.Errorf("there are %d entries more", n-entries)
+		t.Errorf("the audit log has %d new entries", n-entries)
 	}
 }
 
-// throw sends octets to a port, and reads until the server hangs up or waits for more.
+// throw sends bytes to a port, and reads until the server closes the connection or waits for more.
 func throw(t *testing.T, port, text string) {
 	t.Helper()
 	c := servertest.Must(net.Dial("tcp", port))(t)
 	defer c.Close()
-	_, _ = io.WriteString(c, text) // the server may hang up in the middle
+	_, _ = io.WriteString(c, text) // the server may close the connection in the middle
 	_ = c.(*net.TCPConn).CloseWrite()
 	servertest.Must(0, c.SetReadDeadline(time.Now().Add(time.Minute)))(t)
 	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("port %s holds on to a connection that has ended, after %.40q", port, text)
+		t.Errorf("port %s keeps a finished connection open, after %.40q", port, text)
 	}
 }
 
-// Whoever holds all the connections of the operations port that one address may have leaves the others theirs.
-func TestTheOperationsPortIsShared(t *testing.T) {
+// An address that opens its maximum of connections to the operations port leaves the others to other addresses.
+func TestOperationsPortIsShared(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	var held []net.Conn
@@ -96,6 +96,6 @@ func TestTheOperationsPortIsShared(t *testing.T) {
 	defer resp.Body.Close()
 	text := servertest.Must(io.ReadAll(resp.Body))(t)
 	if !bytes.Contains(text, []byte("\nbrevet_connections_refused_total{port=\"operations\"} 32\n")) {
-		t.Errorf("of %d connections not half are refused:\n%s", len(held), text)
+		t.Errorf("of %d connections, fewer than half are refused:\n%s", len(held), text)
 	}
 }

@@ -16,17 +16,17 @@ import (
 	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
-// Bounds of the listeners.
+// Limits of the listeners.
 const (
 	maxConnections = 4096     // on each of the ports for gRPC and HTTP
 	maxProbes      = 64       // connections to the operations port
-	maxHeaders     = 16 << 10 // bytes of an HTTP request's headers
+	maxHeaders     = 16 << 10 // size of an HTTP request's headers, in bytes
 )
 
-// Run serves until ctx ends, then finishes what is in flight and returns nil. It returns an error when a part that the
-// others need has failed for good.
+// Run serves until ctx ends, then completes the requests in flight and returns nil. It returns an error if a required
+// part has failed permanently.
 func (s *Server) Run(ctx context.Context) error {
-	// The parts outlive ctx: calls in flight need them while the listeners stop.
+	// The parts outlive ctx, because requests in flight need them while the listeners stop.
 	parts, stopParts := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopParts()
 	group, failed := errgroup.WithContext(parts)
@@ -50,8 +50,8 @@ func (s *Server) Run(ctx context.Context) error {
 	public.BaseContext = func(net.Listener) context.Context { return parts }
 	closeOperations := s.serveOperations(part)
 	if s.caughtUp(ctx, failed) {
-		debug.FreeOSMemory()  // what reading the statuses and linting the profiles took
-		s.serving.Store(true) // the listeners hold who comes until they are served
+		debug.FreeOSMemory()  // memory used to read the statuses and lint the profiles
+		s.serving.Store(true) // from here on the listeners accept connections
 		part(func(context.Context) error {
 			return s.api.Serve(s.limit(s.config.GRPC, telemetry.PortGRPC, maxConnections))
 		})
@@ -64,7 +64,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		s.log.Info("serving", "grpc", s.config.GRPC.Addr().String(), "http", s.config.HTTP.Addr().String(), "trust_domain", s.config.TrustDomain)
 	} else {
-		_ = errors.Join(s.config.GRPC.Close(), s.config.HTTP.Close()) // nobody else will
+		_ = errors.Join(s.config.GRPC.Close(), s.config.HTTP.Close()) // no server has taken them over
 	}
 	select {
 	case <-ctx.Done():
@@ -75,12 +75,12 @@ func (s *Server) Run(ctx context.Context) error {
 	err := s.stop(context.WithoutCancel(ctx), public)
 	stopParts()
 	s.telemetry.Close(context.WithoutCancel(ctx))
-	closeOperations() // as late as can be: a server that stops answers probes, as one that is not ready
+	closeOperations() // last, so that probes of a stopping server get the response that it is not ready
 	return errors.Join(group.Wait(), err, s.closeDirectories(), s.responder.Close())
 }
 
-// ended returns what a part of the server ended with, or nil for the orderly end of a part while the server stops. Parts
-// start and stop in any order: one may be told to stop before its goroutine has run for the first time.
+// ended returns the error that a part of the server ended with. While the server stops, it returns nil for errors of an
+// orderly stop. Parts start and stop in any order: a part may be stopped before its goroutine has run.
 func (s *Server) ended(failed context.Context, err error) error {
 	select {
 	case <-s.stopping:
@@ -92,8 +92,8 @@ func (s *Server) ended(failed context.Context, err error) error {
 	}
 }
 
-// Orderly returns nil for an error that only reports a requested stop, and any other error as it is. Of joined errors it
-// returns those that report something else.
+// Orderly returns nil for an error that only reports a requested stop, and any other error unchanged. Of joined errors
+// it returns those that report something else.
 func Orderly(err error) error {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var others []error
@@ -110,7 +110,7 @@ func Orderly(err error) error {
 	return err
 }
 
-// PublicHTTP is a server with the bounds of the public port. What is compared with a Server has the same.
+// PublicHTTP returns an HTTP server with the limits of the public port. Benchmarks use the same limits to compare.
 func PublicHTTP(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second,
@@ -118,7 +118,7 @@ func PublicHTTP(h http.Handler) *http.Server {
 	}
 }
 
-// serveOperations serves the operations port, where there is one, and returns what ends it.
+// serveOperations serves the operations port, if it is configured, and returns a function that closes it.
 func (s *Server) serveOperations(part func(func(context.Context) error)) (end func()) {
 	if s.config.Operations == nil {
 		return func() {}
@@ -131,17 +131,17 @@ func (s *Server) serveOperations(part func(func(context.Context) error)) (end fu
 	part(func(context.Context) error {
 		return operations.Serve(s.limit(s.config.Operations, telemetry.PortOperations, maxProbes))
 	})
-	return func() { _ = operations.Close() } // nobody is left to be told
+	return func() { _ = operations.Close() } // the process is stopping
 }
 
-// limit bounds the connections of a port, and counts them.
+// limit returns a listener that limits and counts the connections of a port.
 func (s *Server) limit(l net.Listener, port string, most int) net.Listener {
 	open, refused := s.telemetry.Connections(port)
 	return newSharedListener(l, most, open, refused)
 }
 
-// caughtUp waits until the responder knows every status, which callers and relying parties need, and the CRLs are
-// published, or cannot be for now; it returns false when ctx ends or a part fails first.
+// caughtUp waits until the responder knows every status, and until the CRLs are published or publishing them has
+// failed. It returns false if ctx ends or a part fails first.
 func (s *Server) caughtUp(ctx, failed context.Context) bool {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -157,33 +157,34 @@ func (s *Server) caughtUp(ctx, failed context.Context) bool {
 	return true
 }
 
-// stop ends the listeners and the calls in flight, and then what they led to. Streams that never end by themselves,
-// such as watching the health service, cost the first step its patience and the second one nothing.
+// stop ends the listeners and the requests in flight, and then completes the work that they caused. Streams that never
+// end by themselves, such as watching the health service, delay the first step by its timeout.
 func (s *Server) stop(ctx context.Context, public *http.Server) error {
 	s.serving.Store(false)
 	close(s.stopping)
 	err := s.drain(ctx, public)
-	ctx, cancel := context.WithTimeout(ctx, stopPatience)
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	s.auditor.Close(ctx)
 	return errors.Join(err, s.authority.Close(ctx), s.sequencer.Sync(ctx))
 }
 
 func (s *Server) drain(ctx context.Context, public *http.Server) error {
-	ctx, cancel := context.WithTimeout(ctx, drainPatience)
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	s.api.Shutdown(ctx)
 	if err := public.Shutdown(ctx); err != nil {
-		return public.Close() // slow readers have had their time
+		return public.Close() // slow clients are cut off
 	}
 	return nil
 }
 
-// keepEnrolled runs an agent of the server's own. Its tokens are the server's to make, so it has no reason to give up.
+// keepEnrolled runs an agent for a certificate of the server. It never gives up, because the server can make tokens for
+// it.
 func (s *Server) keepEnrolled(ctx context.Context, a *enroll.Agent) error {
 	for ctx.Err() == nil {
 		if err := a.Run(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("a certificate of the server's own could not be renewed: trying again", "error", err)
+			s.log.Error("renewing a certificate of the server failed, retrying", "error", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):

@@ -17,15 +17,15 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// selfPatience bounds one call of the server to its own registrar.
-const selfPatience = 30 * time.Second
+// selfTimeout limits one request of the server to its own registrar.
+const selfTimeout = 30 * time.Second
 
-// selfTokenLifetime is how long a token lives that the server makes for itself and spends at once.
+// selfTokenLifetime is the lifetime of a token that the server makes for itself and uses immediately.
 const selfTokenLifetime = time.Minute
 
-// role is one of the server's own identities. It is an enroll.Authority without a network in between: what an agent
-// asks goes to the registrar as everybody's requests do.
-type role struct {
+// selfIdentity is one of the server's own identities. It implements [enroll.Authority] without a network: the agent's
+// requests go to the registrar, which treats them like any others.
+type selfIdentity struct {
 	id        pki.SPIFFEID
 	actor     pki.Actor
 	registrar *ra.Registrar
@@ -33,7 +33,7 @@ type role struct {
 }
 
 // Enroll implements enroll.Authority.
-func (r *role) Enroll(ctx context.Context, req enroll.EnrollRequest) (enroll.Credential, error) {
+func (r *selfIdentity) Enroll(ctx context.Context, req enroll.EnrollRequest) (enroll.Credential, error) {
 	cert, err := r.registrar.Enroll(ctx, ra.EnrollRequest{
 		RequestID: req.RequestID, Evidence: req.Evidence, CSR: req.CSR, Lifetime: req.Lifetime,
 	})
@@ -44,7 +44,7 @@ func (r *role) Enroll(ctx context.Context, req enroll.EnrollRequest) (enroll.Cre
 }
 
 // Renew implements enroll.Authority.
-func (r *role) Renew(ctx context.Context, req enroll.RenewRequest) (enroll.Credential, error) {
+func (r *selfIdentity) Renew(ctx context.Context, req enroll.RenewRequest) (enroll.Credential, error) {
 	serial, err := pki.SerialFromInt(req.Current.Certificate.SerialNumber)
 	if err != nil {
 		return enroll.Credential{}, err
@@ -62,7 +62,7 @@ func (r *role) Renew(ctx context.Context, req enroll.RenewRequest) (enroll.Crede
 	return r.credential(cert)
 }
 
-func (r *role) credential(cert ca.Certificate) (enroll.Credential, error) {
+func (r *selfIdentity) credential(cert ca.Certificate) (enroll.Credential, error) {
 	chain, root, err := r.authority.Chain(cert.Ref.Issuer)
 	if err != nil {
 		return enroll.Credential{}, err
@@ -76,22 +76,22 @@ func (r *role) credential(cert ca.Certificate) (enroll.Credential, error) {
 	return c, err
 }
 
-// token makes the one-time token that the role enrolls with.
-func (r *role) token() (enroll.Token, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), selfPatience)
+// token makes a one-time token with which the identity enrolls.
+func (r *selfIdentity) token() (enroll.Token, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), selfTimeout)
 	defer cancel()
 	secret, _, err := r.registrar.CreateToken(ctx, r.id, selfTokenLifetime, true, r.actor)
 	return enroll.Token{Bootstrap: enroll.Bootstrap{TrustDomain: r.id.TrustDomain()}, Secret: secret}, err
 }
 
-// agentFor makes the agent of a role and sees to it that there is a certificate.
-func (s *Server) agentFor(ctx context.Context, r *role, directory string, keys pki.KeyType) (*enroll.Agent, error) {
+// agentFor returns the agent of one of the server's identities, after it has obtained a certificate.
+func (s *Server) agentFor(ctx context.Context, r *selfIdentity, directory string, keys pki.KeyType) (*enroll.Agent, error) {
 	dir, err := enroll.OpenDirectory(filepath.Join(s.config.Directory, directory), s.log)
 	if err != nil {
 		return nil, err
 	}
 	agent, err := enroll.NewAgent(enroll.Config{
-		Directory: dir, Authority: r, Token: r.token, KeyType: keys, Log: s.log.With("role", r.id.Path()),
+		Directory: dir, Authority: r, Token: r.token, KeyType: keys, Log: s.log.With("identity", r.id.Path()),
 	})
 	if err != nil {
 		return nil, errors.Join(err, dir.Close())
@@ -103,7 +103,8 @@ func (s *Server) agentFor(ctx context.Context, r *role, directory string, keys p
 	return agent, nil
 }
 
-// CheckNames returns Config.Names as the server's certificate carries them, or what no certificate can carry.
+// CheckNames returns Config.Names as they are in the server's certificate, or an error if no certificate can contain
+// them.
 func CheckNames(names []string) (ca.Names, error) {
 	dns, ips, err := ra.CheckNames(splitNames(names))
 	return ca.Names{DNS: dns, IPs: ips}, err
@@ -127,7 +128,7 @@ func (s *Server) enrollSelf(ctx context.Context) error {
 	}
 	want := ra.NewIdentity{Kind: pki.Server}
 	want.DNSNames, want.IPAddresses = splitNames(s.config.Names)
-	r := &role{id: id, actor: pki.ActorSystem("server"), registrar: s.registrar, authority: s.authority}
+	r := &selfIdentity{id: id, actor: pki.ActorSystem("server"), registrar: s.registrar, authority: s.authority}
 	have, err := s.registrar.Reserve(ctx, id, want, r.actor)
 	if err != nil {
 		return err
@@ -145,7 +146,7 @@ func (s *Server) enrollSelf(ctx context.Context) error {
 	return s.own.Enroll(ctx, t)
 }
 
-// carries reports whether a certificate has the names that the configuration gives the server now.
+// carries reports whether a certificate has the names that the server is configured with.
 func carries(p *enroll.Pair, id ra.Identity) bool {
 	var ips []netip.Addr
 	for _, ip := range p.Certificate.IPAddresses {
@@ -159,7 +160,7 @@ func carries(p *enroll.Pair, id ra.Identity) bool {
 // delegateProfile is the profile of OCSP delegates.
 const delegateProfile = "ocsp"
 
-// delegateKeys returns the type of key that delegates sign with: the first one of their profile.
+// delegateKeys returns the key type of OCSP delegates: the first one in their profile.
 func (s *Server) delegateKeys() (pki.KeyType, error) {
 	profile, err := s.authority.Profile(delegateProfile)
 	if err != nil {
@@ -168,25 +169,25 @@ func (s *Server) delegateKeys() (pki.KeyType, error) {
 	return profile.Keys()[0], nil
 }
 
-// keepDelegate answers OCSP for a CA without a key here from the delegate that is left of the time when there was one.
-// Nobody can renew it: once it has ended, OCSP does not answer for the CA.
+// keepDelegate answers OCSP for a CA without a key here, with the delegate that was issued while the key was here. The
+// delegate cannot be renewed. After it has expired, OCSP is not answered for the CA.
 func (s *Server) keepDelegate(cert *x509.Certificate) error {
 	id := pki.IssuerOf(cert)
 	pair, err := enroll.ReadPair(filepath.Join(s.config.Directory, delegateDirectory(id)))
 	if errors.Is(err, enroll.ErrNoCredential) || errors.Is(err, fs.ErrNotExist) {
-		return nil // as for every root
+		return nil // every root is such a case
 	}
 	if err != nil {
 		return err
 	}
 	if pair.Expired(s.config.Clock()) {
-		s.log.Warn("the OCSP delegate of a CA without a key has ended: OCSP does not answer for it", "issuer", cert.Subject.String())
+		s.log.Warn("OCSP delegate of a CA without a key has expired, not answering OCSP for it", "issuer", cert.Subject.String())
 		return nil
 	}
 	return s.responder.SetDelegate(id, pair.Certificate, pair.Key)
 }
 
-// delegateDirectory names the directory of a CA's OCSP delegate.
+// delegateDirectory returns the name of the directory with a CA's OCSP delegate.
 func delegateDirectory(id pki.IssuerID) string { return "va-" + id.Short() }
 
 // RemoveDelegate removes the OCSP delegate of a CA from the directory of a server that is not running.
@@ -199,7 +200,7 @@ func (s *Server) enrollDelegate(ctx context.Context, iss ca.IssuingCA) error {
 	if err != nil {
 		return err
 	}
-	r := &role{id: id, actor: pki.ActorSystem("va"), registrar: s.registrar, authority: s.authority}
+	r := &selfIdentity{id: id, actor: pki.ActorSystem("va"), registrar: s.registrar, authority: s.authority}
 	want := ra.NewIdentity{Kind: pki.VA, Profile: delegateProfile, Labels: map[string]string{ra.IssuerLabel: iss.ID.String()}}
 	if _, err := s.registrar.Reserve(ctx, id, want, r.actor); err != nil {
 		return err

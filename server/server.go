@@ -30,60 +30,60 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Config is what a Server is made of. All fields are needed.
+// Config holds the configuration of a Server. All fields are required unless they say otherwise.
 type Config struct {
 	TrustDomain string
-	// Names are the DNS names and IP addresses that the server's own certificate carries.
+	// Names are the DNS names and IP addresses in the server's own certificate.
 	Names []string
-	// Address is where enrollment tokens send agents, host:port.
+	// Address is the address in enrollment tokens, at which agents reach the server: host:port.
 	Address string
-	// Directory keeps the server's own credentials: one directory for each of its roles.
+	// Directory holds the server's own credentials, in one directory for each of its identities.
 	Directory string
-	// CRLs says where CRLs lie.
+	// CRLs configures the CRLs of the issuing CAs.
 	CRLs CRLs
 	GRPC net.Listener
 	HTTP net.Listener
-	// Operations serves metrics and probes; nil for none.
+	// Operations is the listener for metrics and probes; nil for none.
 	Operations net.Listener
-	// Issuers sign certificates and CRLs; the last one is the current one. Authorities are all CA certificates that
-	// are installed, roots included.
+	// Issuers sign certificates and CRLs. The last one is the current issuing CA. Authorities are all installed CA
+	// certificates, including roots.
 	Issuers     []ca.IssuingCA
 	Authorities []*x509.Certificate
-	// Retired are the CAs, with a key or without, from which nothing is issued any more.
+	// Retired are the CAs that no longer issue, with or without a key here.
 	Retired  []pki.IssuerID
 	Profiles map[string]*ca.Profile
 	Stores   Stores
 	Archive  *translog.Archive
-	// Tokens hold the keys of the issuers.
+	// Tokens hold the keys of Issuers.
 	Tokens []telemetry.IssuingToken
 	Disk   telemetry.Disk
-	// Limits say how often callers may call.
+	// Limits are the rate limits of callers.
 	Limits Limits
-	// OCSP says how relying parties are answered; the zero value is the default.
+	// OCSP configures OCSP responses; the zero value is the default.
 	OCSP OCSP
-	// Retention is how long records stay in the store after the end of what they are about.
+	// Retention is how long a record stays in the store after what it describes has expired.
 	Retention time.Duration
-	// Traces says where traces of calls go; the zero value is nowhere.
+	// Traces configures the export of traces; the zero value exports none.
 	Traces telemetry.Traces
 	Clock  func() time.Time
 	Log    *slog.Logger
 }
 
-// CRLs says which CRLs the issuing CAs have, and which directories hold them, as in crl.Config.
+// CRLs configures the CRLs of the issuing CAs and the directories for them, as in [crl.Config].
 type CRLs struct {
 	Directory   string        // the server's own
-	Directories []string      // further ones, for other web servers; none is fine
+	Directories []string      // mirrors for other web servers; may be empty
 	Partitions  int           // as in ca.Config; zero is ca.DefaultPartitions
 	MaxAge      time.Duration // as CRLMaxAge of responder.Config
 }
 
-// OCSP is how relying parties are answered, as in responder.Config.
+// OCSP configures OCSP responses, as in [responder.Config].
 type OCSP struct {
 	MaxAge         time.Duration
 	ExtendedRevoke bool
 }
 
-// Stores are the views of the store that the server's parts ask for.
+// Stores holds the store, as the interfaces that the server's parts require.
 type Stores struct {
 	CA         ca.Journal
 	RA         ra.Store
@@ -95,13 +95,13 @@ type Stores struct {
 	Log        translog.Store
 }
 
-// How long a stopping server waits for calls in flight, and then for what they have written.
+// Timeouts of a stopping server.
 const (
-	drainPatience = 5 * time.Second
-	stopPatience  = 10 * time.Second
+	drainTimeout = 5 * time.Second  // for requests in flight
+	stopTimeout  = 10 * time.Second // for the work that they caused
 )
 
-// Server is issuer, registration authority, validation authority and log in one process.
+// Server runs issuer, registration authority, validation authority and log in one process.
 type Server struct {
 	config      Config
 	log         *slog.Logger
@@ -115,7 +115,7 @@ type Server struct {
 	sweeper     *retention.Sweeper
 	admissions  *admissions
 	own         *enroll.Agent // the server's own certificate
-	delegates   []delegate    // one OCSP key for each issuing CA
+	delegates   []delegate    // the OCSP delegate of each issuing CA
 	api         *grpcapi.Server
 	telemetry   *telemetry.Recorder
 	health      *telemetry.Health
@@ -125,8 +125,8 @@ type Server struct {
 	serving     atomic.Bool
 }
 
-// New puts the parts together, settles what an earlier process left behind, and brings the archive up to date. It
-// serves nothing yet. On an error, nothing is left running.
+// New assembles the parts, commits what an earlier process left behind, and updates the archive. It does not serve yet.
+// If it fails, nothing is left running.
 func New(ctx context.Context, c Config) (*Server, error) {
 	if err := errors.Join(c.Limits.check(), c.checkTokens()); err != nil {
 		return nil, err
@@ -146,7 +146,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	return s, nil
 }
 
-// assemble makes the parts.
+// assemble creates the parts.
 func (s *Server) assemble(ctx context.Context, c Config) error {
 	s.sequencer = translog.NewSequencer(c.Stores.Log, c.Archive, c.Log)
 	if err := s.sequencer.Reconcile(ctx); err != nil {
@@ -198,8 +198,8 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	return nil
 }
 
-// newCRLs makes the updater of CRLs. It makes the distribution points durable that certificates will name, so it comes before
-// the authority that issues them.
+// newCRLs returns the CRL updater. It records the distribution points of future certificates, so it is called before
+// the authority that issues them is created.
 func newCRLs(ctx context.Context, c Config, publisher crl.Publisher) (*crl.Updater, error) {
 	var signers []crl.Issuer
 	for _, iss := range c.Issuers {
@@ -213,7 +213,7 @@ func newCRLs(ctx context.Context, c Config, publisher crl.Publisher) (*crl.Updat
 
 func (c CRLs) partitions() int { return cmp.Or(c.Partitions, ca.DefaultPartitions) }
 
-// pointsOf returns the distribution points that certificates will name. What earlier ones name is on record.
+// pointsOf returns the distribution points of future certificates. Those of earlier certificates are on record.
 func pointsOf(c Config) []crl.Point {
 	var points []crl.Point
 	for _, iss := range c.Issuers {
@@ -229,8 +229,8 @@ func pointsOf(c Config) []crl.Point {
 	return points
 }
 
-// trusted returns the CA certificates that callers' certificates may chain to: those that are installed. A generation
-// without its key, and its root, are among them: what it issued is good until it expires.
+// trusted returns the installed CA certificates, to which callers' certificates may chain. They include CA generations
+// without a key here and their roots, because certificates that these issued are valid until they expire.
 func trusted(c Config) (roots, intermediates *x509.CertPool) {
 	roots, intermediates = x509.NewCertPool(), x509.NewCertPool()
 	for _, iss := range c.Issuers {
@@ -249,22 +249,22 @@ func trusted(c Config) (roots, intermediates *x509.CertPool) {
 	return roots, intermediates
 }
 
-// elsewhere returns the CA certificates whose CRLs are signed in ceremonies and imported: those without a key here.
+// elsewhere returns the CA certificates without a key here. Their CRLs are signed in ceremonies and imported.
 func elsewhere(c Config) []*x509.Certificate {
 	return slices.DeleteFunc(slices.Clone(c.Authorities), func(cert *x509.Certificate) bool {
 		return slices.ContainsFunc(c.Issuers, func(i ca.IssuingCA) bool { return i.ID == pki.IssuerOf(cert) })
 	})
 }
 
-// prepare makes the server's own identities and the agents that enroll them, and the gRPC server on top.
+// prepare creates the server's own identities, the agents that enroll them, and the gRPC server.
 func (s *Server) prepare(ctx context.Context) error {
 	if err := s.enrollSelf(ctx); err != nil {
 		return fmt.Errorf("prepare its own certificate: %w", err)
 	}
 	for _, iss := range s.config.Issuers {
 		if now := s.config.Clock(); now.After(iss.Certificate.NotAfter) || now.Before(iss.Certificate.NotBefore) {
-			// Everything it issued is expired with it, and nobody asks.
-			s.log.Warn("an issuing CA is not valid now: OCSP does not answer for it", "issuer", iss.Certificate.Subject.String())
+			// All its certificates are expired, so there are no requests.
+			s.log.Warn("issuing CA is not valid now, not answering OCSP for it", "issuer", iss.Certificate.Subject.String())
 			continue
 		}
 		if err := s.enrollDelegate(ctx, iss); err != nil {
@@ -282,10 +282,10 @@ func (s *Server) prepare(ctx context.Context) error {
 	return nil
 }
 
-// OnReady sets what is called once the server serves. It must be called before Run.
+// OnReady sets a function that is called once the server serves. It must be called before Run.
 func (s *Server) OnReady(f func()) { s.ready = f }
 
-// Close releases what New opened, for a server that is not run.
+// Close releases what New opened. It is for a server that is not run.
 func (s *Server) Close(ctx context.Context) error {
 	if s.api != nil {
 		s.api.Close()
@@ -305,11 +305,12 @@ func (s *Server) closeDirectories() error {
 	return err
 }
 
-// operatorTokenLifetime is how long the token lives that a ceremony hands to an operator.
+// operatorTokenLifetime is the lifetime of a token that a ceremony makes for an operator.
 const operatorTokenLifetime = 24 * time.Hour
 
-// OperatorToken registers an operator and makes a one-time token for enrolling as one, in the place of whoever has the
-// name so far. It is for whoever runs this process, who holds the issuing key anyway.
+// OperatorToken registers an operator and makes a one-time token that enrolls it. If the name is in use, the token
+// replaces the operator's credential. The method is for the person who runs this process, who has access to the issuing
+// key anyway.
 func (s *Server) OperatorToken(ctx context.Context, name string, by pki.Actor) (string, error) {
 	id, err := s.registrar.CreateIdentity(ctx, ra.NewIdentity{Name: name, Kind: pki.Operator}, by)
 	if err != nil {
@@ -322,14 +323,14 @@ func (s *Server) OperatorToken(ctx context.Context, name string, by pki.Actor) (
 	return s.tokenText(secret), nil
 }
 
-// tokenText is what an agent needs for its first contact.
+// tokenText returns the text of an enrollment token: the secret, and the data for the agent's first connection.
 func (s *Server) tokenText(secret pki.TokenSecret) string {
 	return enroll.Token{Secret: secret, Bootstrap: enroll.Bootstrap{
 		RootFingerprint: sha256.Sum256(s.authority.Current().Root.Raw), TrustDomain: s.config.TrustDomain, Server: s.config.Address,
 	}}.Text()
 }
 
-// superseder revokes what an identity had before it enrolled anew.
+// superseder revokes the certificates of an identity that enrolls again.
 type superseder struct{ revocations *revocation.Authority }
 
 // Supersede implements ra.Superseder.
@@ -340,7 +341,7 @@ func (s superseder) Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor
 	return err
 }
 
-// checkTokens refuses an issuing CA whose key is in no HSM token.
+// checkTokens returns an error if the key of an issuing CA is in no HSM token.
 func (c Config) checkTokens() error {
 	for _, iss := range c.Issuers {
 		if !slices.ContainsFunc(c.Tokens, func(t telemetry.IssuingToken) bool { return slices.Contains(t.Issuers, iss.ID) }) {
@@ -350,7 +351,7 @@ func (c Config) checkTokens() error {
 	return nil
 }
 
-// issuing returns the CA that issues now; the zero ID if none is installed, which package ca refuses.
+// issuing returns the ID of the current issuing CA. It is zero if there is none, which package ca refuses.
 func (c Config) issuing() pki.IssuerID {
 	if len(c.Issuers) == 0 {
 		return pki.IssuerID{}
@@ -358,7 +359,7 @@ func (c Config) issuing() pki.IssuerID {
 	return c.Issuers[len(c.Issuers)-1].ID
 }
 
-// sessions returns how many signatures of the CA that issues now can be in its HSM token at once.
+// sessions returns the maximum number of concurrent signatures of the current issuing CA in its HSM.
 func (c Config) sessions() int {
 	for _, t := range c.Tokens {
 		if slices.Contains(t.Issuers, c.issuing()) {

@@ -20,7 +20,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// slowRecords have no record follow before the test says so.
+// slowRecords is a store that applies bulk revocations to records only when the test says so.
 type slowRecords struct {
 	revocation.Store
 	follow <-chan struct{}
@@ -29,7 +29,7 @@ type slowRecords struct {
 func (s slowRecords) ApplyBulk(ctx context.Context, id int64, _ int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
 	select {
 	case <-s.follow:
-		return s.Store.ApplyBulk(ctx, id, 2, at) // a few steps, also of a small set
+		return s.Store.ApplyBulk(ctx, id, 2, at) // a few steps even for a small bulk revocation
 	case <-ctx.Done():
 		return nil, revocation.BulkRevocation{}, ctx.Err()
 	}
@@ -53,12 +53,12 @@ func revokeSet(t *testing.T, w *servertest.World, s *brevetv1.CertificateSelecti
 	req.DryRun = false
 	set := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), req))(t).GetBulkRevocation()
 	if counted.GetTotal() != set.GetTotal() || counted.GetId() != "" || set.GetId() == "" {
-		t.Errorf("counted were %v, and revoked %v", counted, set)
+		t.Errorf("the dry run counted %v, and the bulk revocation is %v", counted, set)
 	}
 	return set
 }
 
-// done waits until the records of a set have followed.
+// done waits until a bulk revocation is applied to all records.
 func done(t *testing.T, w *servertest.World, id string) *brevetv1.BulkRevocation {
 	t.Helper()
 	for {
@@ -70,8 +70,8 @@ func done(t *testing.T, w *servertest.World, id string) *brevetv1.BulkRevocation
 	}
 }
 
-// What an order is about is revoked when the order returns, and after a restart before any record has followed.
-func TestASetIsInEffectBeforeItsRecordsFollow(t *testing.T) {
+// All selected certificates are revoked when the RPC returns, and after a restart, before any record is changed.
+func TestBulkRevocationIsInEffectAtOnce(t *testing.T) {
 	t.Parallel()
 	follow := make(chan struct{})
 	w := servertest.New(t, ground, slowed(follow))
@@ -79,11 +79,11 @@ func TestASetIsInEffectBeforeItsRecordsFollow(t *testing.T) {
 	for i := range 5 {
 		stolen = append(stolen, w.Enrolled(t, "device", fmt.Sprintf("device/%d", i), labelled("batch", "7")))
 	}
-	w.Suspend(t, stolen[0].ID) // what is on hold is revoked
+	w.Suspend(t, stolen[0].ID) // a certificate on hold is revoked too
 	other := w.Enrolled(t, "device", "device/other", labelled("batch", "8"))
 	set := revokeSet(t, w, &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "batch", Value: "7"}}, "privilegeWithdrawn")
 	if set.GetTotal() != 5 || set.GetApplied() != 0 || set.GetState() != brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_APPLYING {
-		t.Errorf("the set is %v", set)
+		t.Errorf("the bulk revocation is %v", set)
 	}
 	stand := func() {
 		t.Helper()
@@ -93,7 +93,7 @@ func TestASetIsInEffectBeforeItsRecordsFollow(t *testing.T) {
 			servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
 			c := servertest.Must(w.Operator.GetCertificate(t.Context(), &brevetv1.GetCertificateRequest{Serial: servertest.SerialBytes(h.Certificate)}))(t)
 			if c.GetCertificate().GetReason() != servertest.Reason("privilegeWithdrawn") {
-				t.Errorf("on record is %v", c)
+				t.Errorf("the record is %v", c)
 			}
 		}
 		w.Status(t, other.Certificate, "good")
@@ -102,7 +102,7 @@ func TestASetIsInEffectBeforeItsRecordsFollow(t *testing.T) {
 	_, err := w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: servertest.SerialBytes(stolen[1].Certificate), Reason: servertest.Reason("superseded")})
 	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleAlreadyRevoked)
 	_, err = w.Operator.ResumeIdentity(t.Context(), &brevetv1.ResumeIdentityRequest{Id: stolen[0].ID})
-	servertest.Refused(t, err, codes.OK, "") // the identity is, its certificate is not
+	servertest.Refused(t, err, codes.OK, "") // the identity is enrolled, but its certificate is not good
 	later := w.Enrolled(t, "device", "device/later", labelled("batch", "7"))
 	w.Status(t, later.Certificate, "good")
 
@@ -115,12 +115,12 @@ func TestASetIsInEffectBeforeItsRecordsFollow(t *testing.T) {
 	w.Status(t, later.Certificate, "good")
 	close(follow)
 	if set := done(t, w, set.GetId()); set.GetApplied() != 5 || set.GetTotal() != 5 {
-		t.Errorf("the set is %v", set)
+		t.Errorf("the bulk revocation is %v", set)
 	}
 	stand()
 }
 
-func TestWhatCanBeSelected(t *testing.T) {
+func TestSelections(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	all := func() (n int64) {
@@ -142,19 +142,19 @@ func TestWhatCanBeSelected(t *testing.T) {
 		selection *brevetv1.CertificateSelection
 		want      int64
 	}{
-		"label":              {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "north"}}, 3},
-		"a label of nobody":  {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "south"}}, 0},
-		"label and profile":  {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "north"}, Profile: "workload"}, 1},
-		"identity":           {&brevetv1.CertificateSelection{Identity: "device/a"}, 2},
-		"lineage":            {&brevetv1.CertificateSelection{LineageSerial: servertest.SerialBytes(a.Certificate)}, 2},
-		"the end of a line":  {&brevetv1.CertificateSelection{LineageSerial: servertest.SerialBytes(renewed.Certificate)}, 1},
-		"key":                {&brevetv1.CertificateSelection{KeyHash: hash}, 1},
-		"key of another":     {&brevetv1.CertificateSelection{KeyHash: hash, Identity: "device/a"}, 0},
-		"profile":            {&brevetv1.CertificateSelection{Profile: "device"}, 2},
-		"time":               {&brevetv1.CertificateSelection{IssueStartTime: timestamppb.New(begin), IssueEndTime: timestamppb.New(end)}, 3},
-		"before that time":   {&brevetv1.CertificateSelection{IssueEndTime: timestamppb.New(begin), Profile: "device"}, 0},
-		"all of the issuer":  {&brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes()}, all()},
-		"issuer and profile": {&brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes(), Profile: "workload"}, 1},
+		"label":                   {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "north"}}, 3},
+		"label without matches":   {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "south"}}, 0},
+		"label and profile":       {&brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "north"}, Profile: "workload"}, 1},
+		"identity":                {&brevetv1.CertificateSelection{Identity: "device/a"}, 2},
+		"lineage":                 {&brevetv1.CertificateSelection{LineageSerial: servertest.SerialBytes(a.Certificate)}, 2},
+		"lineage, last member":    {&brevetv1.CertificateSelection{LineageSerial: servertest.SerialBytes(renewed.Certificate)}, 1},
+		"key":                     {&brevetv1.CertificateSelection{KeyHash: hash}, 1},
+		"key of another identity": {&brevetv1.CertificateSelection{KeyHash: hash, Identity: "device/a"}, 0},
+		"profile":                 {&brevetv1.CertificateSelection{Profile: "device"}, 2},
+		"time of issue":           {&brevetv1.CertificateSelection{IssueStartTime: timestamppb.New(begin), IssueEndTime: timestamppb.New(end)}, 3},
+		"before that time":        {&brevetv1.CertificateSelection{IssueEndTime: timestamppb.New(begin), Profile: "device"}, 0},
+		"issuer":                  {&brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes()}, all()},
+		"issuer and profile":      {&brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes(), Profile: "workload"}, 1},
 	} {
 		set := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), &brevetv1.CreateBulkRevocationRequest{Selection: c.selection, DryRun: true}))(t).GetBulkRevocation()
 		if set.GetTotal() != c.want {
@@ -197,8 +197,8 @@ func TestWhatCanBeSelected(t *testing.T) {
 	w.Status(t, a.Certificate, "good")
 }
 
-// A lineage goes at once, with its reason, its date and who gave the order on record.
-func TestALineageIsRevoked(t *testing.T) {
+// All certificates of a lineage are revoked at once. The log has the reason, the invalidity date and the actor.
+func TestRevokeLineage(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	first := w.Enrolled(t, "device", "device/1")
@@ -210,31 +210,31 @@ func TestALineageIsRevoked(t *testing.T) {
 		Reason:    servertest.Reason("keyCompromise"), InvalidityTime: since, Comment: "copied from a backup",
 	}))(t).GetBulkRevocation()
 	if set.GetState() != brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE || set.GetTotal() != 2 || set.GetCreatedBy() != w.Operator.ID || set.GetComment() != "copied from a backup" {
-		t.Errorf("the set is %v", set)
+		t.Errorf("the bulk revocation is %v", set)
 	}
 	w.Status(t, first.Certificate, "good")
 	w.Status(t, second.Certificate, "keyCompromise")
 	w.Status(t, third.Certificate, "keyCompromise")
 	c := servertest.Must(w.Operator.GetCertificate(t.Context(), &brevetv1.GetCertificateRequest{Serial: servertest.SerialBytes(third.Certificate)}))(t).GetCertificate()
 	if !c.GetInvalidityTime().AsTime().Equal(since.AsTime()) {
-		t.Errorf("the invalidity date on record is %v", c.GetInvalidityTime())
+		t.Errorf("the recorded invalidity date is %v", c.GetInvalidityTime())
 	}
 	entries := w.Entries(t, 0)
 	ordered, changed := entries[len(entries)-2], entries[len(entries)-1]
 	if ordered.Facts["comment"] != "copied from a backup" || servertest.Must(pki.ParseSerial(ordered.Facts["lineage_of"]))(t).Int().Cmp(second.Certificate.SerialNumber) != 0 ||
 		ordered.Facts["invalid_since"] != since.AsTime().Format(time.RFC3339) || len(changed.Changes) != 2 || changed.Facts["set"] != ordered.Facts["set"] {
-		t.Errorf("the log says %+v and %+v", ordered, changed)
+		t.Errorf("the log has %+v and %+v", ordered, changed)
 	}
 }
 
-// Whoever revokes a whole issuing CA goes with it; what is issued afterwards is no member.
-func TestAWholeIssuerIsRevoked(t *testing.T) {
+// A revocation of a whole issuing CA includes the operator that requests it, but no certificates that are issued later.
+func TestRevokeIssuer(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
 	set := revokeSet(t, w, &brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes()}, "cACompromise")
 	if set.GetTotal() < 4 { // the device, the operator, the server and its OCSP delegate
-		t.Errorf("the set is %v", set)
+		t.Errorf("the bulk revocation is %v", set)
 	}
 	w.Status(t, device.Certificate, "cACompromise")
 	w.Status(t, w.Operator.Certificate, "cACompromise")
@@ -242,10 +242,10 @@ func TestAWholeIssuerIsRevoked(t *testing.T) {
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
 	w.Operator = w.NewOperator(t, "bob")
 	done(t, w, set.GetId())
-	w.Status(t, w.Operator.Certificate, "good") // it was issued afterwards
+	w.Status(t, w.Operator.Certificate, "good") // issued later
 }
 
-// statementOf is the request of who holds a P-256 key.
+// statementOf returns the request of the holder of a P-256 key.
 func statementOf(t testing.TB, key crypto.Signer, trustDomain string) *brevetv1.RevokeCompromisedKeyRequest {
 	t.Helper()
 	spki := servertest.Must(x509.MarshalPKIXPublicKey(key.Public()))(t)
@@ -253,7 +253,7 @@ func statementOf(t testing.TB, key crypto.Signer, trustDomain string) *brevetv1.
 	return &brevetv1.RevokeCompromisedKeyRequest{PublicKey: spki, Signature: servertest.Must(key.Sign(rand.Reader, digest[:], crypto.SHA256))(t)}
 }
 
-func TestACompromisedKeyRevokesItself(t *testing.T) {
+func TestRevokeCompromisedKey(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
@@ -291,12 +291,12 @@ func TestACompromisedKeyRevokesItself(t *testing.T) {
 	servertest.Refused(t, err, codes.NotFound, pki.RuleNotFound)
 	w.Status(t, device.Certificate, "good")
 	if n := len(w.Entries(t, 0)); n != logged {
-		t.Errorf("what proves nothing has left %d entries in the log", n-logged)
+		t.Errorf("refused requests left %d entries in the log", n-logged)
 	}
-	for _, want := range []int64{3, 0} { // it is true for ever, and said once
+	for _, want := range []int64{3, 0} { // the second request changes nothing
 		resp := servertest.Must(nobody.RevokeCompromisedKey(t.Context(), right))(t)
 		if resp.GetAffected().GetValid() != want || string(resp.GetKeyHash()) != string(pki.HashSPKI(right.GetPublicKey()).Bytes()) {
-			t.Errorf("the answer is %v", resp)
+			t.Errorf("the response is %v", resp)
 		}
 	}
 	for _, h := range []*servertest.Holder{device, again, another} {
@@ -305,7 +305,7 @@ func TestACompromisedKeyRevokesItself(t *testing.T) {
 	w.Status(t, other.Certificate, "good")
 	entries := w.Entries(t, logged)
 	if len(entries) == 0 || entries[0].Actor != pki.ActorKey(pki.HashSPKI(right.GetPublicKey())) || len(entries[0].Changes) != 3 {
-		t.Errorf("the log says %+v", entries)
+		t.Errorf("the log has %+v", entries)
 	}
 	_, err = nobody.Enroll(t.Context(), servertest.Enrollment(t, w.Token(t, device.ID, true), device.Key))
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleKeyCompromised)

@@ -17,21 +17,21 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// fit reports whether a text can be shown and kept: printable ASCII, and not much of it.
+// fit reports whether a text is short, printable ASCII.
 func fit(text string) bool {
 	return len(text) < 1200 && !strings.ContainsFunc(text, func(c rune) bool { return c < 0x20 || c > 0x7e })
 }
 
-// deceiving are texts with characters that are not seen, or are taken for others.
+// deceiving are texts with invisible characters, or with characters that look like others.
 var deceiving = []string{
 	"\x00", "device/1\x00", "\x1b[2J", "a\r\nb", "x\x7f", "x\u0085", "x\u00a0y", "\u202e1/ecived", "\u2066a\u2069", "\u2028",
 	"\u200b", "\ufeffdevice/1", "\U000e0041", strings.Repeat("\u202e", 60_000), "a\u0300",
 }
 
-// lookalikes are texts that look like others, and mean something in the words of people alone: in comments and labels.
+// lookalikes are texts that look like others and are legitimate only in texts that people write: comments and labels.
 var lookalikes = []string{"dev\u0456ce/1", "br\u0435vet/server", "\uff42revet/server", "\u017fuperseded"}
 
-// ofPeople reports whether a field has a person's words.
+// ofPeople reports whether people write the text of a field.
 func ofPeople(field string) bool {
 	return strings.HasSuffix(field, ".comment") || strings.Contains(field, "label") || strings.HasPrefix(field, "brevet.v1.Label.")
 }
@@ -42,7 +42,8 @@ type message struct {
 	req proto.Message
 }
 
-// wholeMessages are requests of operators that pass, one after the other, each with all the texts that its RPC has.
+// wholeMessages returns valid requests of operators, to be sent in order. Together they contain all text fields of the
+// RPCs.
 func wholeMessages(t *testing.T, w *servertest.World) []message {
 	t.Helper()
 	labels := map[string]string{"site": "north"}
@@ -79,7 +80,7 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 	}
 }
 
-// hasTexts reports whether a message, or one of ours in it, has fields for text.
+// hasTexts reports whether a message, or a message of Brevet in it, has text fields.
 func hasTexts(d protoreflect.MessageDescriptor) bool {
 	for i := range d.Fields().Len() {
 		f := d.Fields().Get(i)
@@ -90,8 +91,8 @@ func hasTexts(d protoreflect.MessageDescriptor) bool {
 	return false
 }
 
-// texts calls visit for each text in a message, and in the messages of ours that are set in it, with what sets it. Of the
-// alternatives of a oneof it visits the one that is set.
+// texts calls visit for each text in a message and in the messages of Brevet that it contains, with a function that
+// sets the text. Of a oneof it visits the member that is set.
 func texts(m protoreflect.Message, visit func(field string, set func(string))) {
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
@@ -121,7 +122,7 @@ func texts(m protoreflect.Message, visit func(field string, set func(string))) {
 	}
 }
 
-// without is what refuses a request, or nil, with another text in one of its fields.
+// without sends a request with another text in one field, and returns the error.
 func (m message) without(t *testing.T, w *servertest.World, field, other string) error {
 	t.Helper()
 	changed := proto.Clone(m.req)
@@ -138,9 +139,9 @@ func (m message) call(t *testing.T, w *servertest.World, req proto.Message) erro
 	return send(t.Context(), w.Operator.Conn, "brevet.v1."+m.rpc, servertest.Must(proto.Marshal(req))(t))
 }
 
-// Characters that deceive a reader are refused in every text of every RPC, and what is said about them, to the caller and in
-// the log, is free of them. The same request without them passes.
-func TestTextsThatDeceive(t *testing.T) {
+// Deceptive characters are refused in every text of every RPC. The refusal and the log entry do not contain them. The
+// same request without them passes.
+func TestDeceptiveTextsAreRefused(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	messages := wholeMessages(t, w)
@@ -148,7 +149,7 @@ func TestTextsThatDeceive(t *testing.T) {
 	for name, m := range listServed(t, w) {
 		if name, ours := strings.CutPrefix(name, "brevet.v1."); ours {
 			if hasTexts(m.Input()) != slices.ContainsFunc(messages, func(m message) bool { return m.rpc == name }) {
-				t.Errorf("%s has texts and is not in this test, or the other way around", name)
+				t.Errorf("%s has text fields and is not in this test, or the reverse", name)
 			}
 		}
 	}

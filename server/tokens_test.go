@@ -10,8 +10,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// TestTokensEndWithTheirMaker enrolls by tokens of operators that are not trusted any more.
-func TestTokensEndWithTheirMaker(t *testing.T) {
+// TestTokensAreRevokedWithTheirCreator enrolls with tokens of operators that are no longer trusted.
+func TestTokensAreRevokedWithTheirCreator(t *testing.T) {
 	t.Parallel()
 	for name, distrust := range map[string]func(w *servertest.World, maker *servertest.Holder){
 		"suspended and resumed": func(w *servertest.World, maker *servertest.Holder) {
@@ -40,15 +40,15 @@ func TestTokensEndWithTheirMaker(t *testing.T) {
 			list := servertest.Must(reader.ListTokens(t.Context(), &brevetv1.ListTokensRequest{CreatedBy: maker.ID, State: brevetv1.TokenState_TOKEN_STATE_REVOKED}))(t).GetTokens()
 			if len(list) != 1 || list[0].GetId() != token.GetTokenId() || list[0].GetIdentity() != device || list[0].GetRevocationCause() == "" ||
 				string(list[0].GetCreatorSerial()) != string(servertest.SerialBytes(maker.Certificate)) {
-				t.Errorf("the maker's revoked tokens are %v", list)
+				t.Errorf("the creator's revoked tokens are %v", list)
 			}
 			w.Enroll(t, w.Secret(t, servertest.Must(reader.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: device}))(t).GetToken()), servertest.Key(t))
 		})
 	}
 }
 
-// TestTokensOutliveTheirMakersCertificate has a device enroll by a token whose maker's certificate is superseded.
-func TestTokensOutliveTheirMakersCertificate(t *testing.T) {
+// TestTokensSurviveTheirCreatorsRenewal enrolls a device with a token whose creator's certificate was superseded.
+func TestTokensSurviveTheirCreatorsRenewal(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	maker := w.NewOperator(t, "factory")

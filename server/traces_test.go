@@ -23,7 +23,7 @@ import (
 	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
-// collector takes traces as an OpenTelemetry collector does.
+// collector receives traces like an OpenTelemetry collector.
 type collector struct {
 	collectorv1.UnimplementedTraceServiceServer
 	endpoint string
@@ -60,7 +60,7 @@ func (c *collector) Export(_ context.Context, req *collectorv1.ExportTraceServic
 	return &collectorv1.ExportTraceServiceResponse{}, err
 }
 
-// named returns the spans of a name.
+// named returns the spans with a name.
 func (c *collector) named(name string) []*tracev1.Span {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,7 +73,7 @@ func (c *collector) named(name string) []*tracev1.Span {
 	return found
 }
 
-// W3C Trace Context of a caller who wants to be sampled.
+// W3C Trace Context of a caller that requests sampling.
 const (
 	callersTrace = "0af7651916cd43dd8448eb211c80319c"
 	traceparent  = "00-" + callersTrace + "-b7ad6b7169203331-01"
@@ -82,7 +82,7 @@ const (
 func TestCallsAreTraced(t *testing.T) {
 	t.Parallel()
 	c := newCollector(t)
-	o := servertest.Options{Traces: telemetry.Traces{Endpoint: c.endpoint, Share: 1}}
+	o := servertest.Options{Traces: telemetry.Traces{Endpoint: c.endpoint, SampleRatio: 1}}
 	w := servertest.New(t, ground, o)
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", traceparent, "tracestate", "vendor=tracestate-of-the-caller")
 	token, key := w.Token(t, w.Register(t, "device", "device/1"), false), servertest.Key(t)
@@ -92,15 +92,15 @@ func TestCallsAreTraced(t *testing.T) {
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
 	_ = device.Conn.Invoke(t.Context(), "/brevet.v1.EnrollmentService/MadeUp", &brevetv1.EnrollRequest{}, &brevetv1.EnrollResponse{})
 	servertest.Must(healthv1.NewHealthClient(device.Conn).Check(t.Context(), &healthv1.HealthCheckRequest{}))(t)
-	w.StopServer(t) // which sends what is left
+	w.StopServer(t) // sends the remaining spans
 
 	if probes := c.named("grpc.health.v1.Health/Check"); len(probes) > 0 {
 		t.Errorf("probes are traced: %v", probes)
 	}
 	calls := c.named("brevet.v1.EnrollmentService/Enroll")
-	call := calls[len(calls)-1] // the operator's came first
+	call := calls[len(calls)-1] // after the operator's
 	if len(call.GetParentSpanId()) != 0 || hex.EncodeToString(call.GetTraceId()) == callersTrace {
-		t.Error("a caller's trace took ours in")
+		t.Error("the span is part of the caller's trace")
 	}
 	if links := call.GetLinks(); len(links) != 1 || hex.EncodeToString(links[0].GetTraceId()) != callersTrace || links[0].GetTraceState() != "" {
 		t.Errorf("the links are %v, want the caller's trace, without its text", call.GetLinks())
@@ -122,17 +122,17 @@ func TestCallsAreTraced(t *testing.T) {
 	}
 	for _, secret := range []string{"device/1", "alice", "MadeUp", "tracestate-of-the-caller", string(token)} {
 		if bytes.Contains(c.raw, []byte(secret)) {
-			t.Errorf("%q is in a span", secret)
+			t.Errorf("a span contains %q", secret)
 		}
 	}
-	w.Serve(t, o) // for the judges
+	w.Serve(t, o) // for the final checks
 }
 
-// A stream of orders is one span, however many there are.
+// A stream of issue requests is one span, however many requests it has.
 func TestAStreamIsOneSpan(t *testing.T) {
 	t.Parallel()
 	c := newCollector(t)
-	o := servertest.Options{Traces: telemetry.Traces{Endpoint: c.endpoint, Share: 1}}
+	o := servertest.Options{Traces: telemetry.Traces{Endpoint: c.endpoint, SampleRatio: 1}}
 	w := servertest.New(t, ground, o)
 	bob := w.NewOperator(t, "bob")
 	w.StopServer(t)
@@ -146,34 +146,34 @@ func TestAStreamIsOneSpan(t *testing.T) {
 	w.Serve(t, o)
 }
 
-func TestCallersDoNotDecideWhatIsTraced(t *testing.T) {
+func TestCallersDoNotInfluenceSampling(t *testing.T) {
 	t.Parallel()
 	c := newCollector(t)
-	o := servertest.Options{Traces: telemetry.Traces{Endpoint: c.endpoint, Share: 0}}
+	o := servertest.Options{Traces: telemetry.Traces{Endpoint: c.endpoint, SampleRatio: 0}}
 	w := servertest.New(t, ground, o)
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", traceparent)
 	servertest.Must(w.Operator.ListIdentities(ctx, &brevetv1.ListIdentitiesRequest{}))(t)
 	w.StopServer(t)
 	if len(c.spans) > 0 {
-		t.Errorf("a caller asked to be traced, and was: %v", c.spans)
+		t.Errorf("a caller requested sampling and got it: %v", c.spans)
 	}
 	w.Serve(t, o)
 }
 
-func TestNobodyWaitsForACollector(t *testing.T) {
+func TestUnresponsiveCollectorDelaysNothing(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0") // it is connected to, and never answers
+	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and never responds
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	o := servertest.Options{Traces: telemetry.Traces{Endpoint: "http://" + l.Addr().String(), Share: 1}}
+	o := servertest.Options{Traces: telemetry.Traces{Endpoint: "http://" + l.Addr().String(), SampleRatio: 1}}
 	w := servertest.New(t, ground, o)
 	w.Enrolled(t, "device", "device/1")
 	unready(t, w, "")
 	w.StopServer(t)
 	if !strings.Contains(w.Log.String(), "traces are not") {
-		t.Error("nobody is told that traces are lost")
+		t.Error("the log does not report that traces are lost")
 	}
 	w.Serve(t, servertest.Options{})
 }

@@ -20,7 +20,7 @@ type testAuthority struct {
 	key *ecdsa.PrivateKey
 }
 
-// newTestAuthority makes a CA that parent signed; a root where there is none.
+// newTestAuthority returns a CA that parent signed, or a root if parent is nil.
 func newTestAuthority(t *testing.T, name string, parent *testAuthority) *testAuthority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -45,7 +45,7 @@ func newTestAuthority(t *testing.T, name string, parent *testAuthority) *testAut
 	return &testAuthority{cert, key}
 }
 
-// TestEveryInstalledRootIsTrusted looks at a generation whose key is not here, under a root of its own: what it issued is
+// TestEveryInstalledRootIsTrusted installs a CA generation without its key, under its own root. Its certificates can be
 // renewed.
 func TestEveryInstalledRootIsTrusted(t *testing.T) {
 	oldRoot, newRoot := newTestAuthority(t, "Old Root", nil), newTestAuthority(t, "New Root", nil)

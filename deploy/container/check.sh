@@ -66,13 +66,13 @@ mkdir "$work"/{etc,state,agent-etc,agent-state}
 printf 'directories.tokendir = /var/lib/brevet/softhsm\nobjectstore.backend = file\nlog.level = ERROR\n' >"$work/etc/softhsm2.conf"
 cat >"$work/etc/brevet.yaml" <<EOF
 trust_domain: fleet.example
-directory: /var/lib/brevet
-names: [127.0.0.1]
+state_dir: /var/lib/brevet
+server_names: [127.0.0.1]
 public_url: http://127.0.0.1:$http
 listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http", operations: "127.0.0.1:$operations"}
-token: {label: issuing, pin_file: /etc/brevet/pin}
+hsm: {label: issuing, pin_file: /etc/brevet/pin}
 EOF
-printf 'directory: /var/lib/brevet-agent\ntoken_file: /etc/brevet-agent/token\n' >"$work/agent-etc/agent.yaml"
+printf 'state_dir: /var/lib/brevet-agent\ntoken_file: /etc/brevet-agent/token\n' >"$work/agent-etc/agent.yaml"
 mkdir "$work/state/softhsm"
 for pin in pin so-pin; do head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$work/etc/$pin"; done
 chmod 600 "$work"/etc/*pin

@@ -181,7 +181,7 @@ func newCRLRound() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, err := makeBenchCRL(cmd.Context(), c.Token, pin, args[0], args[1])
+			r, err := makeBenchCRL(cmd.Context(), c.HSM, pin, args[0], args[1])
 			if err != nil {
 				return err
 			}
@@ -192,13 +192,13 @@ func newCRLRound() *cobra.Command {
 	return cmd
 }
 
-func makeBenchCRL(ctx context.Context, c node.TokenConfig, pin hsm.PIN, dir, store string) (r crlRound, err error) {
+func makeBenchCRL(ctx context.Context, c node.HSMConfig, pin hsm.PIN, dir, store string) (r crlRound, err error) {
 	node.BoundGarbage(ctx) // as the server has it
 	cert, err := file.ReadCertificate(filepath.Join(dir, benchCA))
 	if err != nil {
 		return r, err
 	}
-	token, err := node.OpenToken(ctx, c, pin)
+	token, err := node.OpenHSM(ctx, c, pin)
 	if err != nil {
 		return r, err
 	}

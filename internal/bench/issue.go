@@ -301,7 +301,7 @@ func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float
 	if err != nil {
 		return nil, err
 	}
-	if values["token_signatures_per_second"], err = signatureRate(ctx, r.key, r.like.Token.Sessions, d); err != nil {
+	if values["token_signatures_per_second"], err = signatureRate(ctx, r.key, r.like.HSM.Sessions, d); err != nil {
 		return nil, err
 	}
 	if err := r.compare(ctx, d, values); err != nil {

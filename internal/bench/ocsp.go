@@ -164,7 +164,7 @@ const revokers = 128
 
 // revokeAll revokes certificates in the store of a development CA that is not running.
 func revokeAll(ctx context.Context, d devca.CA, refs []pki.CertRef) (err error) {
-	c := node.Config{Directory: d.Dir}
+	c := node.Config{StateDir: d.Dir}
 	db, err := sqlite.Open(ctx, c.StorePath())
 	if err != nil {
 		return err

@@ -52,8 +52,8 @@ func placeFlag(cmd *cobra.Command) {
 	node.ConfigFlag(cmd)
 	cmd.Flags().Lookup("config").Usage = "configuration file whose token, and whose directory's disk, are measured (default: a token of its own, and TMPDIR)"
 	cmd.Long += "\n\nWith --config it measures an operator's own token, with as many sessions as configured, and own disk, in a directory of\n" +
-		"its own inside of the configured one. Of the other settings profiles and crl.partitions hold; limits, names, addresses,\n" +
-		"log, traces and further CRL directories do not. It signs with a P-256 key that it makes in the token and destroys, both\n" +
+		"its own inside of the configured one. Of the other settings profiles and crl.partitions hold; rate_limits, server_names,\n" +
+		"addresses, log, tracing and further CRL directories do not. It signs with a P-256 key that it makes in the token and destroys, both\n" +
 		"named brevet-bench-…, and touches neither store nor log nor issuing keys, so that a server may be running."
 }
 
@@ -67,12 +67,12 @@ func (b *bench) configured(cmd *cobra.Command, f *commonFlags) (err error) {
 		return err
 	}
 	if f.inToken > 0 {
-		b.like.Token.Sessions = f.inToken
+		b.like.HSM.Sessions = f.inToken
 	}
 	if b.config == "" {
 		return nil
 	}
-	b.parent = b.like.Directory
+	b.parent = b.like.StateDir
 	b.pin, err = b.like.PIN()
 	return err
 }
@@ -83,7 +83,7 @@ func placeConfig(path string) (node.Config, error) {
 		return node.ReadConfig(path)
 	}
 	c := node.DefaultConfig()
-	c.Token.Label = hsmLabel
+	c.HSM.Label = hsmLabel
 	return c, nil
 }
 
@@ -94,7 +94,7 @@ func (b *bench) open(cmd *cobra.Command, f *commonFlags) (err error) {
 		return err
 	}
 	if f.keyLabel != "" {
-		if b.token, err = node.OpenToken(ctx, b.like.Token, b.pin); err != nil {
+		if b.token, err = node.OpenHSM(ctx, b.like.HSM, b.pin); err != nil {
 			return err
 		}
 		b.key, err = b.token.Find(ctx, hsm.KeyRef{Label: f.keyLabel})
@@ -117,7 +117,7 @@ func (b *bench) make(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if b.token, err = node.OpenToken(ctx, b.like.Token, b.pin); err != nil {
+	if b.token, err = node.OpenHSM(ctx, b.like.HSM, b.pin); err != nil {
 		return err
 	}
 	if err := b.sweep(ctx); err != nil {
@@ -132,10 +132,10 @@ func (b *bench) make(ctx context.Context) (err error) {
 func checkOwn(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
-		return fmt.Errorf("directory: %w; brevet ceremony install makes it", err)
+		return fmt.Errorf("state_dir: %w; brevet ceremony install makes it", err)
 	}
 	if s, ok := info.Sys().(*syscall.Stat_t); ok && int(s.Uid) != os.Geteuid() {
-		return fmt.Errorf("directory: %s belongs to the account with the number %d: measure as that, with runuser or sudo", dir, s.Uid)
+		return fmt.Errorf("state_dir: %s belongs to the account with the number %d: measure as that, with runuser or sudo", dir, s.Uid)
 	}
 	return nil
 }
@@ -274,15 +274,15 @@ func (b *bench) floor(ctx context.Context) (*floor.Floor, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	path, err := node.Module(b.like.Token.Module)
+	path, err := node.Module(b.like.HSM.Module)
 	if err != nil {
 		return nil, err
 	}
 	c := floor.Config{
-		Directory: dir, Module: path, TokenLabel: b.like.Token.Label, TokenSerial: b.like.Token.Serial, KeyLabel: b.key.Label(), Sessions: floor.MaxGoroutines,
+		Directory: dir, Module: path, TokenLabel: b.like.HSM.Label, TokenSerial: b.like.HSM.Serial, KeyLabel: b.key.Label(), Sessions: floor.MaxGoroutines,
 	}
 	if b.config != "" { // the operator says what the token bears
-		c.Sessions = b.like.Token.Sessions
+		c.Sessions = b.like.HSM.Sessions
 	}
 	return floor.Open(ctx, c)
 }

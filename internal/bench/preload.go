@@ -54,7 +54,7 @@ func preload(ctx context.Context, d devca.CA, f filling, say func(string, ...any
 	if err != nil {
 		return err
 	}
-	c := node.Config{Directory: d.Dir}
+	c := node.Config{StateDir: d.Dir}
 	db, err := sqlite.Open(ctx, c.StorePath())
 	if err != nil {
 		return err
@@ -153,7 +153,7 @@ func (p *preloader) record(id pki.SPIFFEID) (ca.Record, error) {
 	der, err := x509.CreateCertificate(rand.Reader, template, &parent, key.Public(), p.signer)
 	return ca.Record{
 		Ref: pki.CertRef{Issuer: pki.IssuerOf(p.issuing), Serial: serial}, Identity: id, Profile: "device", KeyHash: hash,
-		NotBefore: template.NotBefore, NotAfter: template.NotAfter, DER: der, RequestID: request, Actor: preloadActor, Guard: pki.Guard{Key: hash},
+		IssuedAt: now.UTC().Truncate(time.Millisecond), NotBefore: template.NotBefore, NotAfter: template.NotAfter, DER: der, RequestID: request, Actor: preloadActor, Guard: pki.Guard{Key: hash},
 	}, err
 }
 
@@ -169,7 +169,7 @@ func (p *preloader) write(ctx context.Context, records <-chan ca.Record, say fun
 				return context.Cause(ctx)
 			}
 			digest := sha256.Sum256(r.DER)
-			next.Intent.Items = append(next.Intent.Items, ca.IntentItem{Ref: r.Ref, Digest: digest[:], NotAfter: r.NotAfter})
+			next.Intent.Items = append(next.Intent.Items, ca.IntentItem{Ref: r.Ref, Digest: digest[:], IssuedAt: r.IssuedAt, NotAfter: r.NotAfter})
 			next.Records = append(next.Records, r)
 			if p.made != nil {
 				p.made(r.Ref)

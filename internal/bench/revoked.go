@@ -50,7 +50,7 @@ func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, s
 				return err
 			}
 			digest := sha256.Sum256(r.DER)
-			s.Intent.Items = append(s.Intent.Items, ca.IntentItem{Ref: r.Ref, Digest: digest[:], NotAfter: r.NotAfter})
+			s.Intent.Items = append(s.Intent.Items, ca.IntentItem{Ref: r.Ref, Digest: digest[:], IssuedAt: r.IssuedAt, NotAfter: r.NotAfter})
 			s.Records = append(s.Records, r)
 		}
 		if _, err := db.CA().Write(ctx, epoch, nil, []ca.Intent{s.Intent}); err != nil {
@@ -96,7 +96,7 @@ func standIn(id pki.SPIFFEID, issuer pki.IssuerID, at time.Time) (ca.Record, err
 	request, err := newRequestID()
 	key := pki.HashSPKI(noise[:])
 	return ca.Record{
-		Ref: pki.CertRef{Issuer: issuer, Serial: serial}, Identity: id, Profile: "device", KeyHash: key, NotBefore: at, NotAfter: at.Add(30 * 24 * time.Hour).Truncate(time.Second),
+		Ref: pki.CertRef{Issuer: issuer, Serial: serial}, Identity: id, Profile: "device", KeyHash: key, IssuedAt: at.UTC().Truncate(time.Millisecond), NotBefore: at, NotAfter: at.Add(30 * 24 * time.Hour).Truncate(time.Second),
 		DER: noise[pki.SerialRandomSize : pki.SerialRandomSize+standInSize], RequestID: request, Actor: preloadActor, Guard: pki.Guard{Key: key},
 	}, err
 }

@@ -60,7 +60,7 @@ func newServer() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c.Token, c.Profiles, c.CRL.Partitions = like.Token, like.Profiles, like.CRL.Partitions
+			c.HSM, c.Profiles, c.CRL.Partitions = like.HSM, like.Profiles, like.CRL.Partitions
 			if err := c.Check(); err != nil {
 				return err
 			}
@@ -246,7 +246,7 @@ func cpuOf(p *os.Process) (time.Duration, error) {
 
 // stored is what the server keeps about certificates, in octets: store, its write-ahead log, and the log's archive.
 func (s *serverProcess) stored() (float64, error) {
-	c := node.Config{Directory: s.dev.Dir}
+	c := node.Config{StateDir: s.dev.Dir}
 	var total int64
 	for _, path := range []string{c.StorePath(), c.StorePath() + "-wal", c.ArchivePath()} {
 		info, err := os.Stat(path)

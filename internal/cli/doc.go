@@ -1,7 +1,7 @@
-// Package cli holds what the binaries with cobra have in common: [New] frames a root command, [Run] executes it. Exit
-// codes are 0, 1 for a command that failed, and 2 for wrong use.
+// Package cli contains what the binaries that use cobra share: [New] builds a root command and [Run] executes it. The
+// exit code is 0 for success, 1 for a command that failed, and 2 for wrong use.
 //
-// The commands are in the packages below it. Package serve runs a server and a development CA, ceremony works offline on
-// roots and the store, operator calls a server, and agent holds the commands of brevet-agent. The others are what these
-// share: node, devca, client, output and file.
+// The commands are in the packages below it. Package serve runs a server or a development CA. Package ceremony works
+// offline on roots and the store. Package operator calls a server. Package agent contains the commands of brevet-agent.
+// These packages share node, devca, client, output and file.
 package cli

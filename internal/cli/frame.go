@@ -19,12 +19,12 @@ import (
 
 // Exit codes.
 const (
-	exitFailed = 1 // the command was right and did not succeed
-	exitUsage  = 2 // the command was wrong
+	exitFailed = 1 // the command was used correctly and failed
+	exitUsage  = 2 // the command was used wrongly
 )
 
-// New returns a root command with its commands, as every binary of ours with cobra has it: help, version and the
-// hidden command that writes the manual come by themselves.
+// New returns a root command with the given commands, as in every binary that uses cobra. It adds help, version and the
+// hidden command that writes the manual.
 func New(root *cobra.Command, version string, commands ...*cobra.Command) *cobra.Command {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.Version = version
@@ -35,7 +35,7 @@ func New(root *cobra.Command, version string, commands ...*cobra.Command) *cobra
 	root.SetHelpCommand(newHelp())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		if name := cmd.Flags().Arg(0); cmd.HasSubCommands() && name != "" {
-			return notCommand(cmd, name) // the flag would have been that command's
+			return notCommand(cmd, name) // the flag belongs to a command that is missing
 		}
 		var unknown *pflag.NotExistError
 		if errors.As(err, &unknown) {
@@ -49,12 +49,12 @@ func New(root *cobra.Command, version string, commands ...*cobra.Command) *cobra
 	return root
 }
 
-// Run executes a command line under a root command and returns the exit code. The first signal that ends a process
-// cancels the context of the commands.
+// Run executes a command line and returns the exit code. The first signal to end the process cancels the context of the
+// commands.
 func Run(root *cobra.Command) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends what ignores the first, such as a prompt
+	context.AfterFunc(ctx, stop) // a second signal ends a process that ignores the first, such as at a prompt
 	return execute(ctx, root, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }
 
@@ -73,13 +73,13 @@ func execute(ctx context.Context, root *cobra.Command, args []string, in io.Read
 		return exitFailed
 	}
 	var wrong *Usage
-	if !errors.As(err, &wrong) { // it comes from cobra, and names no next step
+	if !errors.As(err, &wrong) { // an error of cobra, which names no next step
 		fmt.Fprintf(errOut, "See %s --help.\n", cmd.CommandPath())
 	}
 	return exitUsage
 }
 
-// standardOutput marks errors of writing, which come after what the command did.
+// standardOutput marks errors of writing the output, which occur after the command has taken effect.
 type standardOutput struct{ io.Writer }
 
 // Write implements io.Writer.
@@ -121,7 +121,7 @@ func mark(c *cobra.Command) {
 	}
 }
 
-// wantCommand answers a command line that ends before it names a command.
+// wantCommand returns the error for a command line without a command.
 func wantCommand(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return notCommand(cmd, args[0])

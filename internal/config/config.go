@@ -1,8 +1,9 @@
-// Package config reads the one configuration file of a Brevet binary: YAML, decoded strictly into a struct.
+// Package config reads the configuration of a Brevet binary: one YAML file, decoded strictly into a struct, and values from
+// environment variables and flags, which override those of the file.
 //
-// It refuses unknown and repeated keys, naming the nearest key that would pass, values of another type, durations
-// without a unit, aliases and merge keys, several documents in one file, and files over 1 MiB. Every refusal is an
-// *Error with the path of the key and, where the text is at hand, its line. Fields are named by their `yaml` tags.
+// It refuses unknown and repeated keys, values of another type, durations without a unit, aliases and merge keys, several
+// documents in one file, and files over 1 MiB. It refuses unknown environment variables with the binary's prefix, and
+// those that would hold a secret. Every refusal is an [*Error]. Fields are named by their `yaml` tags.
 package config
 
 import (
@@ -16,25 +17,26 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFile is how large a configuration may be, in octets.
+// maxFile is the maximum size of a configuration file in bytes.
 const maxFile = 1 << 20
 
 // Error says what is wrong in a configuration.
 type Error struct {
-	File    string // empty where the text did not come from a file
-	Line    int    // from 1; 0 where it is unknown
-	Key     string // path of the key, such as "log.format"; empty for the whole
-	Problem string // what is wrong, and what would pass
+	Source  string // the file, the environment variable as "$NAME", or the flag as "--name"; empty if unknown
+	Line    int    // in the file, from 1; 0 if unknown
+	Key     string // path of the key, such as "log.format"; empty for the whole configuration
+	Problem string // what was found, and what would pass
+	Instead string // the key that takes the place of Key if Key was renamed; empty otherwise
 }
 
-// Error formats as "file:line: key: problem", leaving out what is unknown.
+// Error formats as "source:line: key: problem", without the parts that are unknown.
 func (e *Error) Error() string {
 	var b strings.Builder
-	if e.File != "" {
-		b.WriteString(e.File + ":")
+	if e.Source != "" {
+		b.WriteString(e.Source + ":")
 	}
 	if e.Line > 0 {
-		if e.File == "" {
+		if e.Source == "" {
 			b.WriteString("line ")
 		}
 		fmt.Fprintf(&b, "%d:", e.Line)
@@ -46,6 +48,13 @@ func (e *Error) Error() string {
 		b.WriteString(e.Key + ": ")
 	}
 	return b.String() + e.Problem
+}
+
+// Renamer is a configuration with keys that had another name in the past. Decoding an old key fails with an [*Error] that
+// names the new key.
+type Renamer interface {
+	// RenamedKeys returns the new path of each old path.
+	RenamedKeys() map[string]string
 }
 
 // Load decodes a file into a pointer to a struct. Fields that the file does not name keep their values.
@@ -62,7 +71,7 @@ func Load(path string, into any) error {
 	err = DecodeYAML(data, into)
 	var e *Error
 	if errors.As(err, &e) {
-		e.File = path
+		e.Source = path
 	}
 	return err
 }
@@ -70,7 +79,7 @@ func Load(path string, into any) error {
 // DecodeYAML decodes one YAML document into a pointer to a struct. An empty document changes nothing.
 func DecodeYAML(data []byte, into any) error {
 	if len(data) > maxFile {
-		return &Error{Problem: fmt.Sprintf("a configuration has at most %d octets", maxFile)}
+		return &Error{Problem: fmt.Sprintf("a configuration has at most %d bytes", maxFile)}
 	}
 	var document, second yaml.Node
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
@@ -85,15 +94,6 @@ func DecodeYAML(data []byte, into any) error {
 		return syntaxError(err)
 	}
 	return decode(document.Content[0], into)
-}
-
-// DecodeMap decodes what a reader such as viper made of a file, by the same rules.
-func DecodeMap(values map[string]any, into any) error {
-	var root yaml.Node
-	if err := root.Encode(values); err != nil {
-		return &Error{Problem: "the values do not form a configuration: " + err.Error()}
-	}
-	return decode(&root, into)
 }
 
 // syntaxError takes the line out of yaml's message, which starts "yaml: line 3: ".

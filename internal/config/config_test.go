@@ -86,20 +86,21 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-func TestDecodeMap(t *testing.T) {
-	values := map[string]any{
-		"name": "x", "directory": "/var/lib/a", "lifetime": "7d12h", "waits": []any{"1s", "2d"}, "count": 9, "strict": true,
-		"level": "high", "reload": []string{"nginx", "-s"}, "grpc": map[string]any{"address": "127.0.0.1:1", "idle": "1m30s"},
-		"profiles": map[string]any{"device": map[string]any{"idle": time.Hour}}, "free": map[string]any{"any": []any{"thing"}},
+func TestRenamedKeysNameTheNewKey(t *testing.T) {
+	for text, want := range map[string]config.Error{
+		"dir: x":                  {Line: 1, Key: "dir", Problem: "this key was renamed: write directory", Instead: "directory"},
+		"count: 1\ngrpc: {at: x}": {Line: 2, Key: "grpc.at", Problem: "this key was renamed: write grpc.address", Instead: "grpc.address"},
+	} {
+		var got sample
+		var typed *config.Error
+		if err := config.DecodeYAML([]byte(text), &got); !errors.As(err, &typed) || *typed != want {
+			t.Errorf("%q: %v, want %v", text, err, &want)
+		}
 	}
-	var got sample
-	if err := config.DecodeMap(values, &got); err != nil || !reflect.DeepEqual(got, want()) {
-		t.Fatalf("%+v, %v", got, err)
-	}
-	err := config.DecodeMap(map[string]any{"grpc": map[string]any{"addr": "x"}}, &got)
-	if err == nil || err.Error() != "grpc.addr: there is no such key; the nearest is address" {
-		t.Errorf("DecodeMap: %v", err)
-	}
+}
+
+func (*sample) RenamedKeys() map[string]string {
+	return map[string]string{"dir": "directory", "grpc.at": "grpc.address"}
 }
 
 func TestRefusals(t *testing.T) {

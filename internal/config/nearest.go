@@ -2,32 +2,29 @@ package config
 
 import (
 	"fmt"
-	"maps"
-	"reflect"
-	"slices"
 	"strings"
 )
 
-// unknown says that a key is none of those allowed, and which of them is meant, where one is near enough.
-func unknown(key string, allowed map[string]reflect.Type) string {
-	names := slices.Sorted(maps.Keys(allowed))
+// unknown returns the problem of a name that is not among the sorted names of its kind, "key" or "variable". It names the
+// nearest one, and all of them if none is near.
+func unknown(kind, name string, names []string) string {
 	if len(names) == 0 {
-		return "there is no such key, and none belongs here"
+		return "there is no such " + kind + ", and none belongs here"
 	}
 	best, least := "", 1<<30
-	for _, name := range names {
-		d := distance(strings.ToLower(key), name)
-		if strings.HasPrefix(name, key) || strings.HasPrefix(key, name) {
+	for _, candidate := range names {
+		d := distance(strings.ToLower(name), strings.ToLower(candidate))
+		if strings.HasPrefix(candidate, name) || strings.HasPrefix(name, candidate) {
 			d = min(d, 2) // a word more or less
 		}
 		if d < least {
-			best, least = name, d
+			best, least = candidate, d
 		}
 	}
 	if least <= max(2, len(best)/2) {
-		return fmt.Sprintf("there is no such key; the nearest is %s", best)
+		return fmt.Sprintf("there is no such %s; the nearest is %s", kind, best)
 	}
-	return fmt.Sprintf("there is no such key; the nearest is %s, of %s", best, strings.Join(names, ", "))
+	return fmt.Sprintf("there is no such %s; the nearest is %s, of %s", kind, best, strings.Join(names, ", "))
 }
 
 // distance counts the characters to insert, drop or replace to make b of a (Levenshtein).

@@ -2,7 +2,9 @@ package config
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -28,12 +30,25 @@ func decode(root *yaml.Node, into any) error {
 		return fmt.Errorf("decode into a pointer to a struct, not %T", into)
 	}
 	if err := check(root, target.Elem(), ""); err != nil {
-		return err
+		return nameRenamed(err, into)
 	}
 	if err := root.Decode(into); err != nil {
 		return syntaxError(err)
 	}
 	return nil
+}
+
+// nameRenamed returns err. If err is about a key that was renamed, the error names the new key.
+func nameRenamed(err error, into any) error {
+	var e *Error
+	c, ok := into.(Renamer)
+	if !ok || !errors.As(err, &e) {
+		return err
+	}
+	if e.Instead = c.RenamedKeys()[e.Key]; e.Instead != "" {
+		e.Problem = "this key was renamed: write " + e.Instead
+	}
+	return err
 }
 
 // check walks node and type side by side.
@@ -78,7 +93,7 @@ func checkStruct(n *yaml.Node, t reflect.Type, path string) error {
 	return checkPairs(n, path, func(key, value *yaml.Node, path string) error {
 		field, ok := fields[key.Value]
 		if !ok {
-			return fault(key, path, unknown(key.Value, fields))
+			return fault(key, path, unknown("key", key.Value, slices.Sorted(maps.Keys(fields))))
 		}
 		return check(value, field, path)
 	})

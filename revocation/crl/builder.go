@@ -15,21 +15,22 @@ import (
 )
 
 const (
-	// chunkSize is the size of a piece of a CRL on its way to the file, in bytes.
+	// chunkSize is the size of the chunks in which a CRL is written to its file, in bytes.
 	chunkSize = 64 << 10
-	// chunks is how many pieces are in use: being encoded, hashed and written.
+	// chunks is the number of chunks in use: being encoded, hashed and written.
 	chunks = 4
 )
 
-// builder writes and signs one CRL. It passes over the entries twice, since DER has the length of a list before the list:
-// the first pass adds up sizes, the second writes to a file. It holds no entries in memory.
+// builder writes and signs one CRL. DER stores the length of a list before its elements. The builder therefore reads
+// the entries twice: the first pass adds up their sizes, the second writes them to a file. It holds no entries in
+// memory.
 type builder struct {
 	crl     CRL
 	listing Listing
-	path    string // of its file, before it is published
+	path    string // of the temporary file
 
 	head       []byte // of the TBSCertList, before the entries
-	extensions []byte // and after them
+	extensions []byte // of the TBSCertList, after the entries
 	listed     int64  // bytes of the entries
 
 	reserved int    // bytes of the outer header, if the signature has its maximum length
@@ -37,13 +38,13 @@ type builder struct {
 	digest   []byte // of the TBSCertList, if the key signs a digest
 }
 
-// write reads the entries and writes all of the CRL that is signed to its file.
+// write writes the TBSCertList of the CRL to its file.
 func (b *builder) write(ctx context.Context, i *issuer, view View) error {
 	encoder := newEntryEncoder(b.crl.ThisUpdate)
 	b.listed, b.crl.Entries = 0, 0
 	for e, err := range view.Entries(b.listing) {
 		if err != nil {
-			return fmt.Errorf("read what is revoked: %w", err)
+			return fmt.Errorf("read the revoked certificates: %w", err)
 		}
 		b.listed += encoder.size(&e)
 		b.crl.Entries++
@@ -59,7 +60,7 @@ func (b *builder) write(ctx context.Context, i *issuer, view View) error {
 	return b.writeTBS(file, i, view, encoder)
 }
 
-// writeTBS writes the TBSCertList, and leaves room for the outer header before it.
+// writeTBS writes the TBSCertList, after space for the outer header.
 func (b *builder) writeTBS(file *os.File, i *issuer, view View, encoder *entryEncoder) error {
 	content := int64(len(b.head) + len(b.extensions))
 	if b.crl.Entries > 0 { // without entries the field is absent (RFC 5280 §5.1.2.6)
@@ -79,7 +80,7 @@ func (b *builder) writeTBS(file *os.File, i *issuer, view View, encoder *entryEn
 	var broken error
 	for e, err := range view.Entries(b.listing) {
 		if err != nil {
-			broken = fmt.Errorf("read what is revoked: %w", err)
+			broken = fmt.Errorf("read the revoked certificates: %w", err)
 			break
 		}
 		out.buffer = encoder.append(out.buffer, &e)
@@ -94,7 +95,7 @@ func (b *builder) writeTBS(file *os.File, i *issuer, view View, encoder *entryEn
 		return failed
 	}
 	if written != b.tbs {
-		return fmt.Errorf("a CRL of %d octets became one of %d: the store yields one thing and then another", b.tbs, written)
+		return fmt.Errorf("the TBSCertList has %d bytes instead of %d: the two passes over the store differ", written, b.tbs)
 	}
 	b.digest = digest
 	return nil
@@ -104,9 +105,9 @@ func bitStringSize(signature int) int64 {
 	return int64(headerSize(int64(signature+1)) + 1 + signature)
 }
 
-// stream hashes and writes in a goroutine of its own, while its caller encodes.
+// stream hashes and writes in its own goroutine, while its caller encodes.
 type stream struct {
-	buffer  []byte // the caller appends to it
+	buffer  []byte // filled by the caller
 	full    chan []byte
 	empty   chan []byte
 	failed  chan struct{} // closed once writing has failed
@@ -150,7 +151,7 @@ func (o *stream) run() {
 	}
 }
 
-// flush queues the buffer to be written. It returns false once writing has failed.
+// flush queues the buffer for writing. It returns false once writing has failed.
 func (o *stream) flush() bool {
 	o.full <- o.buffer
 	o.buffer = <-o.empty
@@ -188,7 +189,7 @@ func (b *builder) sign(i *issuer) (err error) {
 	tail = append(append(tail, 0), signature...) // no unused bits
 	outer := appendHeader(nil, tagSequence, b.tbs+int64(len(tail)))
 	if len(outer) < b.reserved {
-		// A signature below the maximum length has made the outer header shorter.
+		// The signature is shorter than its maximum, and so is the outer header.
 		if err := shift(file, begin, int64(len(outer)), b.tbs); err != nil {
 			return err
 		}
@@ -207,7 +208,7 @@ func (b *builder) sign(i *issuer) (err error) {
 	return b.flush(file)
 }
 
-// flush flushes the file and computes its hash meanwhile.
+// flush syncs the file to disk, and computes its hash in the meantime.
 func (b *builder) flush(file *os.File) error {
 	flushed := make(chan error, 1)
 	go func() { flushed <- file.Sync() }()
@@ -216,7 +217,7 @@ func (b *builder) flush(file *os.File) error {
 	return errors.Join(<-flushed, err)
 }
 
-// shift moves n bytes of a file towards its beginning.
+// shift moves n bytes of a file towards its start.
 func shift(file *os.File, from, to, n int64) error {
 	buffer := make([]byte, chunkSize)
 	for done := int64(0); done < n; {
@@ -232,7 +233,7 @@ func shift(file *os.File, from, to, n int64) error {
 	return nil
 }
 
-// hashOf hashes the first size bytes of a file, in pieces.
+// hashOf hashes the first size bytes of a file.
 func hashOf(file io.ReaderAt, size int64) (sum [sha256.Size]byte, err error) {
 	h := sha256.New()
 	n, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{io.NewSectionReader(file, 0, size)}, make([]byte, chunkSize))
@@ -242,7 +243,7 @@ func hashOf(file io.ReaderAt, size int64) (sum [sha256.Size]byte, err error) {
 	return [sha256.Size]byte(h.Sum(nil)), err
 }
 
-// isThis reports whether the file at a path is the recorded CRL.
+// isThis reports whether the file at a path contains the recorded CRL.
 func (c *CRL) isThis(path string) bool {
 	file, err := files.Open(path)
 	if err != nil {

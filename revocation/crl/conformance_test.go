@@ -16,12 +16,12 @@ import (
 	"github.com/zmap/zlint/v3/lint"
 )
 
-// onlyUsers is the issuing distribution point of a list of end-entity certificates only.
+// onlyUsers returns the issuing distribution point of a CRL for end-entity certificates only.
 func onlyUsers() []pkix.Extension {
 	return []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: []byte{0x30, 3, 0x81, 1, 0xff}}}
 }
 
-func TestOthersReadCRLs(t *testing.T) {
+func TestCRLsVerifyWithOtherTools(t *testing.T) {
 	for _, kind := range []string{"p256", "p384", "rsa", "ed25519"} {
 		t.Run(kind, func(t *testing.T) {
 			root := revtest.NewRoot(t, "Offline Root", "p256")
@@ -30,7 +30,7 @@ func TestOthersReadCRLs(t *testing.T) {
 			if err := s.PublishNow(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			judge(t, s) // an empty one
+			judge(t, s) // no entries
 			good, _ := s.issue(t)
 			revoked, ref := s.issue(t)
 			s.revoke(t, ref, pki.KeyCompromise)
@@ -55,7 +55,7 @@ func TestOthersReadCRLs(t *testing.T) {
 	}
 }
 
-// judge has everybody read the newest CRL, and returns what OpenSSL prints of it.
+// judge verifies the newest CRL with OpenSSL, GnuTLS and zlint, and returns what OpenSSL prints of it.
 func judge(t *testing.T, s *scene) string {
 	t.Helper()
 	der := s.newest(t).Raw
@@ -63,7 +63,7 @@ func judge(t *testing.T, s *scene) string {
 	text := revtest.MustTool(t, "openssl", "crl", "-inform", "DER", "-in", file, "-CAfile", caFile, "-noout", "-text")
 	if !strings.Contains(text, "verify OK") || strings.Contains(text, "Issuing Distribution Point") ||
 		!strings.Contains(text, "X509v3 Authority Key Identifier") || !strings.Contains(text, "X509v3 CRL Number") {
-		t.Errorf("openssl crl reads the CRL so:\n%s", text)
+		t.Errorf("openssl crl does not verify the CRL:\n%s", text)
 	}
 	revtest.MustTool(t, "certtool", "--crl-info", "--inder", "--infile", file)
 	verified := revtest.MustTool(t, "certtool", "--verify-crl", "--infile", pemFile(t, der), "--load-ca-certificate", caFile)
@@ -74,7 +74,7 @@ func judge(t *testing.T, s *scene) string {
 	return text
 }
 
-// lintCRL has zlint look at a CRL by the rules of RFC 5280.
+// lintCRL checks a CRL with zlint's rules for RFC 5280.
 func lintCRL(t *testing.T, der []byte) {
 	t.Helper()
 	list, err := zx509.ParseRevocationList(der)
@@ -96,7 +96,7 @@ func lintCRL(t *testing.T, der []byte) {
 		}
 	}
 	if passed == 0 {
-		t.Error("zlint has looked at nothing")
+		t.Error("zlint has checked nothing")
 	}
 }
 
@@ -107,7 +107,8 @@ func pemFile(t *testing.T, crl []byte) string {
 	return revtest.File(t, "crl.pem", crlPEM(crl))
 }
 
-// check has OpenSSL verify a certificate against the newest CRL: it has to exit with the code, for one reason or none.
+// check verifies a certificate against the newest CRL with OpenSSL. OpenSSL must exit with the code and print the
+// reason, if there is one.
 func check(t *testing.T, s *scene, leaf *x509.Certificate, wantCode int, reason string) {
 	t.Helper()
 	out, code := revtest.Tool(t, "openssl", "verify", "-crl_check", "-CAfile", revtest.PEMFile(t, s.root.Certificate),

@@ -20,7 +20,7 @@ var (
 	oidFreshestCRL       = asn1.ObjectIdentifier{2, 5, 29, 46}
 )
 
-// What entries are made of, in DER.
+// DER tags and sizes of entries.
 const (
 	tagSequence        = 0x30
 	tagInteger         = 0x02
@@ -36,10 +36,10 @@ const (
 	removeFromCRL       = 8 // RFC 5280 §5.3.1
 )
 
-// generalizedFrom is the first second that UTCTime cannot tell (RFC 5280 §5.1.2.4): the year 2050 begins.
+// generalizedFrom is the first second that needs GeneralizedTime (RFC 5280 §5.1.2.4): the start of 2050.
 var generalizedFrom = time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
 
-// headerSize is how many octets tag and length take before so much content.
+// headerSize returns the size of tag and length in DER, in bytes, for content of a size.
 func headerSize(content int64) int {
 	n := 2
 	if content >= 0x80 {
@@ -50,7 +50,7 @@ func headerSize(content int64) int {
 	return n
 }
 
-// appendHeader appends tag and length as DER has them (X.690 §10.1).
+// appendHeader appends tag and length in DER (X.690 §10.1).
 func appendHeader(b []byte, tag byte, content int64) []byte {
 	b = append(b, tag)
 	n := headerSize(content) - 2
@@ -59,14 +59,14 @@ func appendHeader(b []byte, tag byte, content int64) []byte {
 	}
 	b = append(b, 0x80|byte(n)) //nolint:gosec // at most 8
 	for i := n - 1; i >= 0; i-- {
-		b = append(b, byte(content>>(8*i))) //nolint:gosec // one octet of it
+		b = append(b, byte(content>>(8*i))) //nolint:gosec // one byte of it
 	}
 	return b
 }
 
-// entryEncoder writes the entries of one CRL. It remembers the day of the last time, since most entries share one.
+// entryEncoder encodes the entries of one CRL. It caches the day of the previous entry, since most entries share one.
 type entryEncoder struct {
-	thisUpdate int64 // Unix seconds; no entry is from after it
+	thisUpdate int64 // Unix seconds; the maximum of the times of entries
 	day        int64 // days since 1970 of date
 	date       [8]byte
 }
@@ -75,8 +75,8 @@ func newEntryEncoder(thisUpdate time.Time) *entryEncoder {
 	return &entryEncoder{thisUpdate: thisUpdate.Unix(), day: -1 << 62}
 }
 
-// seconds is the time of an entry. A clock that was set back since has nobody take one for yet to come, and what was
-// released has no time of its own.
+// seconds returns the time of an entry, thisUpdate at most: after a clock was set back, a recorded time may be later.
+// The time of an entry with removeFromCRL is thisUpdate.
 func (e *entryEncoder) seconds(n *Entry) int64 {
 	if n.Removed {
 		return e.thisUpdate
@@ -84,16 +84,17 @@ func (e *entryEncoder) seconds(n *Entry) int64 {
 	return min(n.RevokedAt.Unix(), e.thisUpdate)
 }
 
-// serialPadding is how many octets of a serial number DER leaves out; serials are positive, so one more is never needed.
+// serialPadding returns the number of leading bytes that DER leaves out of a serial number. Serial numbers are
+// positive.
 func serialPadding(s *pki.Serial) int {
-	octets, n := s.Array(), 0
-	for n < len(octets)-1 && octets[n] == 0 && octets[n+1] < 0x80 {
+	data, n := s.Array(), 0
+	for n < len(data)-1 && data[n] == 0 && data[n+1] < 0x80 {
 		n++
 	}
 	return n
 }
 
-// contents are the sizes of what an entry is made of: all of it, and its extensions.
+// contents returns the size of an entry's content, and the size of its extensions in it.
 func (e *entryEncoder) contents(n *Entry) (all, extensions int) {
 	all = 2 + pki.SerialSize - serialPadding(&n.Serial) + utcTimeSize
 	if e.seconds(n) >= generalizedFrom {
@@ -111,7 +112,7 @@ func (e *entryEncoder) contents(n *Entry) (all, extensions int) {
 	return all, extensions
 }
 
-// size is how many octets append appends; below 130.
+// size returns the size of an entry in bytes, below 130.
 func (e *entryEncoder) size(n *Entry) int64 {
 	all, _ := e.contents(n)
 	return int64(2 + all)
@@ -219,8 +220,8 @@ func addExtension(b *cryptobyte.Builder, oid asn1.ObjectIdentifier, critical boo
 	})
 }
 
-// addPointName adds a DistributionPointName in its field [0] of a DistributionPoint or an IssuingDistributionPoint: the
-// fullName of these URLs (RFC 5280 §4.2.1.13).
+// addPointName adds a DistributionPointName with these URLs as fullName (RFC 5280 §4.2.1.13). It is the field [0] of a
+// DistributionPoint or an IssuingDistributionPoint.
 func addPointName(b *cryptobyte.Builder, urls []string) {
 	b.AddASN1(cbasn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
 		b.AddASN1(cbasn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {

@@ -1,7 +1,7 @@
-// Package crl makes certificate revocation lists. An [Updater] builds and signs the CRLs of every CA whose key it has, on a
-// schedule and soon after a change, and publishes them: a full CRL, and one for each partition with its delta. It imports
-// CRLs that were signed elsewhere, such as an offline root's, and warns before they expire.
+// Package crl makes certificate revocation lists. An [Updater] builds, signs and publishes the CRLs of every CA whose
+// key it has, on a schedule and soon after a change: a full CRL, and for each partition a CRL and its delta. It also
+// imports CRLs that were signed elsewhere, such as the CRL of an offline root, and warns before they expire.
 //
-// It refuses CRLs that are not a known CA's, not current or not complete, and anything older than what is on record. CRLs
-// follow RFC 5280 §5. A full CRL has no issuing distribution point, so every relying party can read it.
+// It refuses to import a CRL that is not from a known CA, not current, not complete, or older than the recorded one.
+// CRLs follow RFC 5280 §5. A full CRL has no issuing distribution point, so that every relying party can read it.
 package crl

@@ -22,8 +22,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestEntriesAsGoWritesThem holds entries against encoding/asn1, octet for octet.
-func TestEntriesAsGoWritesThem(t *testing.T) {
+// TestEntriesMatchEncodingASN1 compares encoded entries with those of encoding/asn1, byte for byte.
+func TestEntriesMatchEncodingASN1(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		number := new(big.Int).SetBytes(rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(r, "serial"))
 		number.SetBit(number, 159, 0)
@@ -50,7 +50,7 @@ func TestEntriesAsGoWritesThem(t *testing.T) {
 		}
 		got, size := crl.EncodeEntries(thisUpdate, []crl.Entry{e})
 		if der := mustMarshal(r, want, ""); !bytes.Equal(got, der) || size != int64(len(der)) {
-			r.Fatalf("%+v is\n%x, of %d octets, want\n%x", e, got, size, der)
+			r.Fatalf("%+v is encoded as\n%x, with size %d, want\n%x", e, got, size, der)
 		}
 	})
 }
@@ -63,11 +63,11 @@ func mustMarshal(r *rapid.T, v any, params string) []byte {
 	return der
 }
 
-// TestAShorterSignature has the header of a CRL shrink: its length has fewer octets than the longest signature would take.
-func TestAShorterSignature(t *testing.T) {
+// TestSignatureShorterThanReserved signs a CRL whose signature is shorter than the maximum, so that the outer header shrinks.
+func TestSignatureShorterThanReserved(t *testing.T) {
 	ca := revtest.NewRoot(t, "Root", "p256")
 	template := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}
-	for range 3000 { // more than one piece of what is moved
+	for range 3000 { // more than one chunk to move
 		template.RevokedCertificateEntries = append(template.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: revtest.Serial(t).Int(), RevocationTime: time.Now()})
 	}
 	der, err := x509.CreateRevocationList(rand.Reader, template, ca.Certificate, ca.Key)
@@ -89,7 +89,7 @@ func TestAShorterSignature(t *testing.T) {
 	}
 	again, err := x509.ParseRevocationList(sealed)
 	if err != nil || !bytes.Equal(again.RawTBSRevocationList, list.RawTBSRevocationList) || again.CheckSignatureFrom(ca.Certificate) != nil || crl.Size != int64(len(sealed)) {
-		t.Errorf("the CRL of %d octets, on record with %d, reads as %v", len(sealed), crl.Size, err)
+		t.Errorf("the CRL has %d bytes and its record says %d; parsing it: %v", len(sealed), crl.Size, err)
 	}
 }
 
@@ -104,32 +104,32 @@ func TestReadNumber(t *testing.T) {
 	counted := &countingReader{ReaderAt: bytes.NewReader(der)}
 	n, err := crl.ReadNumber(counted, int64(len(der)))
 	if err != nil || n.Cmp(new(big.Int).Lsh(big.NewInt(3), 150)) != 0 {
-		t.Errorf("the number is read as %v, %v", n, err)
+		t.Errorf("ReadNumber = %v, %v", n, err)
 	}
-	if counted.octets > 1024 {
-		t.Errorf("%d octets are read of a CRL of %d", counted.octets, len(der))
+	if counted.bytes > 1024 {
+		t.Errorf("ReadNumber reads %d bytes of a CRL of %d", counted.bytes, len(der))
 	}
 	for name, bad := range map[string][]byte{
-		"nothing": nil, "one octet": der[:1], "half": der[:len(der)/2], "no signature": der[:len(der)-10], "more": append(slices.Clone(der), 0),
+		"empty": nil, "one byte": der[:1], "half": der[:len(der)/2], "no signature": der[:len(der)-10], "trailing byte": append(slices.Clone(der), 0),
 		"zeros": make([]byte, 200), "a certificate": ca.Certificate.Raw,
 	} {
 		if n, err := crl.ReadNumber(bytes.NewReader(bad), int64(len(bad))); err == nil {
-			t.Errorf("%s has the number %v", name, n)
+			t.Errorf("ReadNumber of %s = %v, want an error", name, n)
 		}
 	}
 }
 
 type countingReader struct {
 	io.ReaderAt
-	octets int
+	bytes int
 }
 
 func (r *countingReader) ReadAt(b []byte, at int64) (int, error) {
-	r.octets += len(b)
+	r.bytes += len(b)
 	return r.ReaderAt.ReadAt(b, at)
 }
 
-// FuzzReadNumber: whatever crypto/x509 takes for a CRL with a number has that number.
+// FuzzReadNumber compares the number with that of crypto/x509, for every input that crypto/x509 parses.
 func FuzzReadNumber(f *testing.F) {
 	ca := revtest.NewRoot(f, "Root", "p256")
 	f.Add(rootCRL(f, ca, nil))
@@ -147,8 +147,8 @@ func FuzzReadNumber(f *testing.F) {
 	})
 }
 
-// TestASignatureThatDoesNotHold is refused, and reaches nobody.
-func TestASignatureThatDoesNotHold(t *testing.T) {
+// TestWrongSignatureIsNotPublished signs with a key that does not match the certificate. The CRL must not be published.
+func TestWrongSignatureIsNotPublished(t *testing.T) {
 	s := newScene(t, revtest.Never)
 	other := revtest.Key(t, "p256")
 	u, err := crl.New(t.Context(), crl.Config{
@@ -159,14 +159,14 @@ func TestASignatureThatDoesNotHold(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := u.PublishNow(t.Context()); err == nil || len(s.outlet.Published()) != 0 {
-		t.Errorf("%d CRLs are published with another key's signature: %v", len(s.outlet.Published()), err)
+		t.Errorf("%d CRLs with another key's signature are published: %v", len(s.outlet.Published()), err)
 	}
 	if all, err := s.book.CRLs(t.Context()); err != nil || len(all) != 0 {
-		t.Errorf("and %d are on record: %v", len(all), errors.Join(err))
+		t.Errorf("%d CRLs with another key's signature are recorded: %v", len(all), errors.Join(err))
 	}
 }
 
-// lyingKey shows one key and signs with another.
+// lyingKey returns one public key and signs with another key.
 type lyingKey struct{ shown, signs crypto.Signer }
 
 func (k lyingKey) Public() crypto.PublicKey { return k.shown.Public() }

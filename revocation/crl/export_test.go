@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Recall publishes what is on record, as Run does first.
+// Recall publishes the recorded CRLs, as Run does first.
 func Recall(ctx context.Context, u *Updater) error {
 	recorded, err := u.store.CRLs(ctx)
 	if err == nil {
@@ -16,7 +16,7 @@ func Recall(ctx context.Context, u *Updater) error {
 	return err
 }
 
-// EncodeEntries encodes entries of a CRL of a time.
+// EncodeEntries encodes the entries of a CRL with the given thisUpdate.
 func EncodeEntries(thisUpdate time.Time, entries []Entry) (der []byte, size int64) {
 	e := newEntryEncoder(thisUpdate)
 	for n := range entries {
@@ -26,7 +26,7 @@ func EncodeEntries(thisUpdate time.Time, entries []Entry) (der []byte, size int6
 	return der, size
 }
 
-// SignShifted completes a CRL whose header was reserved an octet too long, as a shorter signature leaves it.
+// SignShifted completes a CRL whose reserved header is a byte too long, as with a shorter signature.
 func SignShifted(path string, of Issuer, tbs []byte) (CRL, error) {
 	scheme, err := schemeOf(of.Certificate.PublicKey)
 	if err != nil {
@@ -42,7 +42,7 @@ func SignShifted(path string, of Issuer, tbs []byte) (CRL, error) {
 	return b.crl, err
 }
 
-// HoldDirectory has each publishing to a directory call hold first, as a file system that does not respond holds its callers.
+// HoldDirectory makes each publication to a directory call hold first, like a file system that does not respond.
 func HoldDirectory(u *Updater, path string, hold func()) {
 	for _, m := range u.mirrors {
 		if publish := m.publish; m.path == path {

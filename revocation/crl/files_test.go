@@ -19,12 +19,12 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// path is where a CRL of the issuing CA lies below a directory.
+// path returns the path of a CRL of the issuing CA below a directory.
 func (s *scene) path(dir string, partition uint16, delta bool) string {
 	return filepath.Join(dir, crl.Scope{Issuer: s.ca.ID(), Partition: partition, Delta: delta}.Path())
 }
 
-// numberIn is the number of the CRL at a path, or zero.
+// numberIn returns the number of the CRL at a path, or zero.
 func numberIn(t testing.TB, path string) int64 {
 	t.Helper()
 	der, err := os.ReadFile(path)
@@ -38,29 +38,29 @@ func numberIn(t testing.TB, path string) int64 {
 	return n.Int64()
 }
 
-// TestAfterACrash begins anew from every state in which a crash can leave records and files.
-func TestAfterACrash(t *testing.T) {
+// TestRestartAfterEachCrash restarts from every state of records and files that a crash can leave.
+func TestRestartAfterEachCrash(t *testing.T) {
 	for name, c := range map[string]struct {
 		leave     func(t *testing.T, s *scene, path string)
-		published bool // what is on record, before anything is signed
+		published bool // whether the recorded CRL is published before a new one is signed
 	}{
-		"all well": {func(*testing.T, *scene, string) {}, true},
+		"no crash": {func(*testing.T, *scene, string) {}, true},
 		"recorded and not yet renamed": {func(t *testing.T, _ *scene, path string) {
 			move(t, path, path+".new")
 		}, true},
-		"recorded and not yet renamed, with an older one there": {func(t *testing.T, _ *scene, path string) {
+		"recorded and not yet renamed, over an older CRL": {func(t *testing.T, _ *scene, path string) {
 			move(t, path, path+".new")
 			write(t, path, []byte("older"))
 		}, true},
 		"a new one written and not recorded": {func(t *testing.T, _ *scene, path string) { write(t, path+".new", []byte("half")) }, true},
-		"the file is gone":                   {func(t *testing.T, _ *scene, path string) { remove(t, path) }, false},
-		"all files are gone":                 {func(t *testing.T, s *scene, _ string) { remove(t, s.dir) }, false},
-		"the file is torn": {func(t *testing.T, _ *scene, path string) {
+		"the file is missing":                {func(t *testing.T, _ *scene, path string) { remove(t, path) }, false},
+		"the directory is missing":           {func(t *testing.T, s *scene, _ string) { remove(t, s.dir) }, false},
+		"the file is damaged": {func(t *testing.T, _ *scene, path string) {
 			der := read(t, path)
 			write(t, path, append(der[:len(der)/2:len(der)/2], make([]byte, len(der)-len(der)/2)...))
 		}, false},
-		"the file is short": {func(t *testing.T, _ *scene, path string) { write(t, path, read(t, path)[:50]) }, false},
-		"neither is whole": {func(t *testing.T, _ *scene, path string) {
+		"the file is truncated": {func(t *testing.T, _ *scene, path string) { write(t, path, read(t, path)[:50]) }, false},
+		"both files are damaged": {func(t *testing.T, _ *scene, path string) {
 			write(t, path, []byte("torn"))
 			write(t, path+".new", []byte("torn too"))
 		}, false},
@@ -78,17 +78,17 @@ func TestAfterACrash(t *testing.T) {
 				t.Fatal(err)
 			}
 			if n := len(s.outlet.Published()); (n == 1) != c.published || n == 1 && !bytes.Equal(s.newest(t).Raw, want) {
-				t.Errorf("%d CRLs are published at the start, want it %v", n, c.published)
+				t.Errorf("after the restart %d CRLs are published; the recorded one must be: %v", n, c.published)
 			}
 			s.publishNow(t)
 			if list := s.newest(t); !lists(list, ref) || list.Number.Int64() != 2 || numberIn(t, s.path(s.dir, 0, false)) != 2 {
-				t.Errorf("then CRL %v is published", list.Number)
+				t.Errorf("the next published CRL is %v", list.Number)
 			}
 		})
 	}
 }
 
-func TestAnImportedCRLIsWrittenAnew(t *testing.T) {
+func TestImportedCRLIsRestored(t *testing.T) {
 	s := newScene(t, revtest.Never)
 	der := rootCRL(t, s.root, nil)
 	if _, err := s.Import(t.Context(), der, operator); err != nil {
@@ -96,7 +96,7 @@ func TestAnImportedCRLIsWrittenAnew(t *testing.T) {
 	}
 	path := filepath.Join(s.dir, s.root.ID().Short()+".crl")
 	if !bytes.Equal(read(t, path), der) {
-		t.Error("the file is not what was imported")
+		t.Error("the file differs from the imported CRL")
 	}
 	remove(t, s.dir)
 	s.outlet = &revtest.Outlet{}
@@ -109,8 +109,8 @@ func TestAnImportedCRLIsWrittenAnew(t *testing.T) {
 	}
 }
 
-// TestADiskThatFails has the directory of CRLs be of no use, and heal.
-func TestADiskThatFails(t *testing.T) {
+// TestDirectoryFailsAndRecovers makes the directory of CRLs unusable, and then usable again.
+func TestDirectoryFailsAndRecovers(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		s.points = []crl.Point{s.pointIn(1, "pki.example")}
 		s.start(t, revtest.Never)
@@ -119,20 +119,20 @@ func TestADiskThatFails(t *testing.T) {
 		s.running(t)
 		wait(time.Minute)
 		if n := len(s.outlet.Published()); n != 0 {
-			t.Errorf("%d CRLs are published of a round that cannot be written", n)
+			t.Errorf("%d CRLs of a round that cannot be written are published", n)
 		}
 		if n := s.log.Count("signing CRLs failed, retrying"); n < 3 {
-			t.Errorf("%d complaints", n)
+			t.Errorf("%d log messages, want at least 3", n)
 		}
 		remove(t, blocked)
 		wait(time.Minute)
 		if n := s.last(t, 1, false).Number; n.Int64() < 3 {
-			t.Errorf("CRL %v follows failures that took numbers", n)
+			t.Errorf("after failed rounds that took numbers, the CRL has number %v", n)
 		}
 	})
 }
 
-func TestDirectoriesGetEverything(t *testing.T) {
+func TestMirrorsGetAllCRLs(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		one, two, away := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "not yet")
 		s.further, s.points = []string{one, away, two}, []crl.Point{s.pointIn(1, "pki.example")}
@@ -150,20 +150,20 @@ func TestDirectoriesGetEverything(t *testing.T) {
 			for partition, delta := range map[uint16]bool{0: false, 1: true} {
 				path := s.path(dir, partition, delta)
 				if !bytes.Equal(read(t, path), read(t, s.path(s.dir, partition, delta))) {
-					t.Errorf("%s has another CRL", path)
+					t.Errorf("%s contains another CRL", path)
 				}
 				if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o644 {
 					t.Errorf("%s: %v, %v; a web server reads it", path, info.Mode(), err)
 				}
 			}
 			if got := read(t, filepath.Join(dir, s.root.ID().Short()+".crl")); !bytes.Equal(got, read(t, filepath.Join(s.dir, s.root.ID().Short()+".crl"))) {
-				t.Errorf("%s has another CRL of the root", dir)
+				t.Errorf("%s contains another CRL of the root", dir)
 			}
 		}
 		same(one)
 		same(two)
 		failures := s.Mirrors()
-		if failures[one] != nil || failures[two] != nil || failures[away] == nil || s.log.Count("a directory does not get the newest CRLs") < 3 {
+		if failures[one] != nil || failures[two] != nil || failures[away] == nil || s.log.Count("copying CRLs to a directory failed") < 3 {
 			t.Errorf("the directories fail with %v", failures)
 		}
 		if err := os.Mkdir(away, 0o700); err != nil {
@@ -172,16 +172,16 @@ func TestDirectoriesGetEverything(t *testing.T) {
 		wait(time.Minute)
 		same(away)
 		if failures := s.Mirrors(); failures[away] != nil {
-			t.Errorf("a directory that is back fails with %v", failures[away])
+			t.Errorf("a directory that is available again fails with %v", failures[away])
 		}
 		if left, err := filepath.Glob(filepath.Join(one, "*", ".unfinished*")); err != nil || len(left) > 0 {
-			t.Errorf("unfinished files are left: %v", left)
+			t.Errorf("temporary files are left: %v", left)
 		}
 	})
 }
 
-// TestAnOlderCRLReplacesNoNewerOne has a directory that another process has published to.
-func TestAnOlderCRLReplacesNoNewerOne(t *testing.T) {
+// TestMirrorKeepsNewerCRL publishes to a directory that contains a newer CRL of another process.
+func TestMirrorKeepsNewerCRL(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		dir := t.TempDir()
 		s.further = []string{dir}
@@ -195,28 +195,28 @@ func TestAnOlderCRLReplacesNoNewerOne(t *testing.T) {
 		stop := s.running(t)
 		wait(time.Minute)
 		if n := numberIn(t, path); n != 4 {
-			t.Errorf("CRL %d lies where there was no CRL, want 4", n)
+			t.Errorf("the empty directory gets CRL %d, want 4", n)
 		}
 		write(t, path, older) // number 1
 		s.order(t, revocation.Hold, func() pki.CertRef { _, ref := s.issue(t); return ref }())
 		wait(time.Minute)
 		if n := numberIn(t, path); n != 5 {
-			t.Errorf("CRL %d lies where there was an older one, want 5", n)
+			t.Errorf("CRL %d is in the directory instead of an older one, want 5", n)
 		}
 		stop()
-		s.book = revtest.NewBook() // an old backup: its numbers begin again
+		s.book = revtest.NewBook() // an old backup: its numbers start again
 		s.start(t, revtest.Never)
 		s.running(t)
 		wait(time.Minute)
-		if n := numberIn(t, path); n != 5 || s.log.Count("a directory has a newer CRL, which stays") == 0 {
-			t.Errorf("CRL %d lies where there was 5", n)
+		if n := numberIn(t, path); n != 5 || s.log.Count("the directory has a newer CRL from another process") == 0 {
+			t.Errorf("CRL %d replaces CRL 5", n)
 		}
 	})
 }
 
-// TestTwoPublishToOneDirectory has two authorities of one CA publish to a directory as fast as they can: whoever reads it
-// sees whole CRLs, and numbers that revtest.Never go back.
-func TestTwoPublishToOneDirectory(t *testing.T) {
+// TestTwoUpdatersShareAMirror runs two authorities for one CA that publish to the same directory as fast as they can.
+// A reader must see complete CRLs with numbers that never decrease.
+func TestTwoUpdatersShareAMirror(t *testing.T) {
 	one := newScene(t, revtest.Never)
 	dir := t.TempDir()
 	two := &scene{root: one.root, ca: one.ca, book: one.book, outlet: &revtest.Outlet{}, log: &revtest.LogBook{}, dir: t.TempDir()}
@@ -229,7 +229,7 @@ func TestTwoPublishToOneDirectory(t *testing.T) {
 	for _, s := range []*scene{one, two} {
 		publishing.Go(func() {
 			for range 20 {
-				// Of two rounds at a time the later number may be on record first: then the other is refused, and reaches nobody.
+				// If two rounds overlap, the higher number may be recorded first. The other CRL is then refused and not published.
 				if err := s.PublishNow(t.Context()); err != nil && !strings.Contains(err.Error(), string(pki.RuleCRL)) {
 					t.Error(err)
 				}
@@ -253,15 +253,15 @@ func TestTwoPublishToOneDirectory(t *testing.T) {
 		}
 		n := numberIn(t, path)
 		if n < last {
-			t.Fatalf("CRL %d lies where %d was", n, last)
+			t.Fatalf("CRL %d follows CRL %d in the directory", n, last)
 		}
 		last = n
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// TestADirectoryThatSomebodyHasLocked waits for it.
-func TestADirectoryThatSomebodyHasLocked(t *testing.T) {
+// TestMirrorIsLockedByAnotherProcess publishes to a directory that another process has locked.
+func TestMirrorIsLockedByAnotherProcess(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		dir := t.TempDir()
 		s.further = []string{dir}
@@ -277,14 +277,14 @@ func TestADirectoryThatSomebodyHasLocked(t *testing.T) {
 		s.running(t)
 		wait(time.Minute)
 		if n := numberIn(t, s.path(dir, 0, false)); n != 0 || s.Mirrors()[dir] == nil {
-			t.Errorf("CRL %d was published to a locked directory, which fails with %v", n, s.Mirrors()[dir])
+			t.Errorf("CRL %d is published to a locked directory, with the error %v", n, s.Mirrors()[dir])
 		}
 		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_UN); err != nil {
 			t.Fatal(err)
 		}
 		wait(time.Minute)
 		if n := numberIn(t, s.path(dir, 0, false)); n != 1 {
-			t.Errorf("CRL %d is published to it once it is free, want 1", n)
+			t.Errorf("after the lock is released, CRL %d is published, want 1", n)
 		}
 	})
 }

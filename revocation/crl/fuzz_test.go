@@ -14,14 +14,14 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// takes imports a CRL where there is none: either it is refused, or it is a whole, current CRL of the root's and published.
+// takes imports a CRL. The result is a refusal, or a complete, current CRL of the root that is published.
 func (s *scene) takes(t *testing.T, der []byte) {
 	t.Helper()
 	_, err := s.Import(t.Context(), der, operator)
 	published := s.outlet.Published()
 	if err != nil {
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleCRL || len(published) != 0 {
-			t.Fatalf("%v is not a refusal by %s, or %d CRLs are published", err, pki.RuleCRL, len(published))
+			t.Fatalf("%v is not a refusal by %s, or %d CRLs are published nevertheless", err, pki.RuleCRL, len(published))
 		}
 		return
 	}
@@ -34,7 +34,7 @@ func (s *scene) takes(t *testing.T, der []byte) {
 	}
 	for _, e := range list.Extensions {
 		if partial := len(e.Id) == 4 && (e.Id[3] == 27 || e.Id[3] == 28); partial || e.Critical {
-			t.Fatalf("a CRL with the extension %s is published: it covers a part", e.Id)
+			t.Fatalf("a partial CRL with the extension %s is published", e.Id)
 		}
 	}
 }
@@ -52,7 +52,7 @@ func FuzzImport(f *testing.F) {
 	})
 }
 
-// FuzzSignedCRL is what a root's key could have signed: a signature alone is no reason to publish anything.
+// FuzzSignedCRL imports CRLs with arbitrary content and a valid signature. The signature alone must not suffice.
 func FuzzSignedCRL(f *testing.F) {
 	f.Add([]byte{1}, int64(-1), int64(3600), false, uint8(46), []byte{0x30, 0})
 	f.Add([]byte{0xff}, int64(3600), int64(7200), false, uint8(29), []byte{})
@@ -68,7 +68,7 @@ func FuzzSignedCRL(f *testing.F) {
 			ThisUpdate: now.Add(time.Duration(begin) * time.Second), NextUpdate: now.Add(time.Duration(end) * time.Second),
 			ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, int(arc)}, Critical: critical, Value: value}},
 		}, s.root.Certificate, s.root.Key)
-		if err == nil { // crypto/x509 would sign that
+		if err == nil { // crypto/x509 accepts the content
 			s.takes(t, der)
 		}
 	})

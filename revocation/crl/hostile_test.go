@@ -18,8 +18,9 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// TestOthersWriteToADirectory has whoever can write to a further directory lay things in the way of what is published.
-func TestOthersWriteToADirectory(t *testing.T) {
+// TestMirrorWithHostileFiles puts other files under the names that are published, as an account that can write to the
+// directory could.
+func TestMirrorWithHostileFiles(t *testing.T) {
 	link := func(t *testing.T, victim, path string) { must(t, os.Symlink(victim, path)) }
 	hard := func(t *testing.T, victim, path string) { must(t, os.Link(victim, path)) }
 	fifo := func(t *testing.T, _, path string) { must(t, syscall.Mkfifo(path, 0o600)) }
@@ -28,7 +29,7 @@ func TestOthersWriteToADirectory(t *testing.T) {
 	for name, c := range map[string]struct {
 		lay     func(t *testing.T, victim, path string)
 		at      func(full, partition string) string
-		blocked string // the file that is not published
+		blocked string // the file that cannot be published
 	}{
 		"a symbolic link at the temporary name":           {link, temporary, ""},
 		"a hard link at the temporary name":               {hard, temporary, ""},
@@ -69,15 +70,15 @@ func TestOthersWriteToADirectory(t *testing.T) {
 					}
 				}
 				if failure := s.Mirrors()[dir]; (failure != nil) != (c.blocked != "") {
-					t.Errorf("the directory fails with %v", failure)
+					t.Errorf("publishing to the directory fails with %v", failure)
 				}
 				stop()
 				info, err := os.Stat(victim)
 				if err != nil || info.Mode().Perm() != 0o600 || string(read(t, victim)) != "everything that ever changed" {
-					t.Errorf("the server's own file has become %v %v %q", err, info.Mode(), read(t, victim))
+					t.Errorf("the server's own file has changed: %v %v %q", err, info.Mode(), read(t, victim))
 				}
 				if all, err := os.ReadDir(filepath.Dir(victim)); err != nil || len(all) != 1 {
-					t.Errorf("beside the server's own file are %v, %v", all, err)
+					t.Errorf("files beside the server's own file: %v, %v", all, err)
 				}
 			})
 		})
@@ -91,8 +92,8 @@ func temporary(full, _ string) string {
 	return filepath.Join(filepath.Dir(full), ".unfinished-"+filepath.Base(full))
 }
 
-// TestOthersRaceForADirectory has somebody put symbolic links in place of temporary files, as fast as they can.
-func TestOthersRaceForADirectory(t *testing.T) {
+// TestMirrorRacedWithLinks replaces temporary files by symbolic links as fast as possible during publication.
+func TestMirrorRacedWithLinks(t *testing.T) {
 	s := newScene(t, revtest.Never)
 	victim, dir := filepath.Join(t.TempDir(), "log.archive"), t.TempDir()
 	write(t, victim, []byte("everything that ever changed"))
@@ -115,18 +116,18 @@ func TestOthersRaceForADirectory(t *testing.T) {
 		})
 	}
 	for range 30 {
-		_ = crl.PutFull(s.Updater, dir) // it fails where a link came first
+		_ = crl.PutFull(s.Updater, dir) // fails if a link was there first
 	}
 	close(done)
 	racing.Wait()
 	info, err := os.Stat(victim)
 	if err != nil || info.Mode().Perm() != 0o600 || string(read(t, victim)) != "everything that ever changed" {
-		t.Errorf("the server's own file has become %v %v %q", err, info.Mode(), read(t, victim))
+		t.Errorf("the server's own file has changed: %v %v %q", err, info.Mode(), read(t, victim))
 	}
 }
 
-// TestADirectoryThatDoesNotRespond holds up nobody else, is reported, and does not keep the authority from stopping.
-func TestADirectoryThatDoesNotRespond(t *testing.T) {
+// TestMirrorDoesNotRespond: a blocked directory must not delay the others or a shutdown, and must be reported.
+func TestMirrorDoesNotRespond(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		dead, well := t.TempDir(), t.TempDir()
 		s.further = []string{dead, well}
@@ -136,30 +137,30 @@ func TestADirectoryThatDoesNotRespond(t *testing.T) {
 		stop := s.running(t)
 		wait(2 * time.Minute)
 		if n := numberIn(t, s.path(well, 0, false)); n != 1 {
-			t.Errorf("CRL %d is in the other directory", n)
+			t.Errorf("CRL %d is in the other directory, want 1", n)
 		}
-		if failures := s.Mirrors(); failures[dead] == nil || failures[well] != nil || s.log.Count("waiting for it") != 1 {
-			t.Errorf("the directories fail with %v", failures)
+		if failures := s.Mirrors(); failures[dead] == nil || failures[well] != nil || s.log.Count("is blocked, waiting") != 1 {
+			t.Errorf("the directories' errors are %v", failures)
 		}
 		back <- struct{}{}
 		wait(time.Minute)
 		if n := numberIn(t, s.path(dead, 0, false)); n != 1 || s.Mirrors()[dead] != nil {
-			t.Errorf("once it is back it has CRL %d and fails with %v", n, s.Mirrors()[dead])
+			t.Errorf("after the directory responds again, it has CRL %d and the error %v", n, s.Mirrors()[dead])
 		}
 		s.revoke(t, func() pki.CertRef { _, ref := s.issue(t); return ref }(), pki.Superseded)
 		wait(2 * time.Second)
 		begun := time.Now()
 		stop()
 		if took := time.Since(begun); took > time.Minute {
-			t.Errorf("stopping took %v", took)
+			t.Errorf("the shutdown took %v", took)
 		}
 		close(back)
 		wait(time.Minute)
 	})
 }
 
-// TestPublishedInPEM holds the files in PEM against those in DER.
-func TestPublishedInPEM(t *testing.T) {
+// TestPEMFilesMatchDER compares the PEM files with the DER files.
+func TestPEMFilesMatchDER(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		dir := t.TempDir()
 		s.further = []string{dir}
@@ -169,7 +170,7 @@ func TestPublishedInPEM(t *testing.T) {
 		}
 		s.running(t)
 		wait(time.Minute)
-		for range 3000 { // more than a piece
+		for range 3000 { // more than a chunk
 			s.revoke(t, func() pki.CertRef { _, ref := s.issue(t); return ref }(), pki.Superseded)
 		}
 		wait(time.Minute)
@@ -183,14 +184,14 @@ func TestPublishedInPEM(t *testing.T) {
 			for _, crl := range want {
 				var block *pem.Block
 				if block, rest = pem.Decode(rest); block == nil || block.Type != "X509 CRL" || !bytes.Equal(block.Bytes, crl) {
-					t.Fatalf("%s has something else than the CRLs in DER", path)
+					t.Fatalf("%s does not contain the CRLs in DER", path)
 				}
 				if !bytes.Equal(pem.EncodeToMemory(block), pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: crl})) {
-					t.Errorf("%s is not as encoding/pem writes it", path)
+					t.Errorf("%s differs from the output of encoding/pem", path)
 				}
 			}
 			if len(rest) > 0 {
-				t.Errorf("%s goes on with %.100q", path, rest)
+				t.Errorf("%s has trailing data: %.100q", path, rest)
 			}
 		}
 		if list, err := x509.ParseRevocationList(der[0]); err != nil || len(list.RevokedCertificateEntries) != 3000 || len(der[0]) < 65536 {
@@ -206,7 +207,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// zeros is a file of so many bytes, which begins with a prefix and goes on with empty elements.
+// zeros is a file of a given size that starts with a prefix, followed by empty elements.
 type zeros struct {
 	t      *testing.T
 	prefix []byte
@@ -216,7 +217,7 @@ type zeros struct {
 // ReadAt implements io.ReaderAt.
 func (z *zeros) ReadAt(p []byte, at int64) (int, error) {
 	if z.reads++; z.reads > 20 {
-		z.t.Fatal("finding no number in a file takes more than 20 reads")
+		z.t.Fatal("reading the number takes more than 20 reads")
 	}
 	clear(p)
 	if at < int64(len(z.prefix)) {
@@ -225,24 +226,24 @@ func (z *zeros) ReadAt(p []byte, at int64) (int, error) {
 	return len(p), nil
 }
 
-// A large file of very many elements is no CRL, and saying so takes a few reads.
-func TestAFileOfManyElements(t *testing.T) {
+// ReadNumber refuses a large file of very many elements after a few reads.
+func TestReadNumberOfManyElements(t *testing.T) {
 	t.Parallel()
 	const size = 1 << 30
 	file := &zeros{t: t, prefix: sequenceOf(sequenceOf(nil, size-12), size-6)}
 	if n, err := crl.ReadNumber(file, size); err == nil {
-		t.Errorf("it has the number %d", n)
+		t.Errorf("ReadNumber = %d, want an error", n)
 	}
 }
 
-// sequenceOf begins a SEQUENCE of so many bytes, of which some follow.
+// sequenceOf returns the start of a SEQUENCE of the given length.
 func sequenceOf(begin []byte, length uint32) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{0x30, 0x84}, length), begin...)
 }
 
-// TestOthersPublishALargeCRL has somebody publish a CRL that takes little of the disk and says that it is large. It may stay,
+// TestMirrorWithSparseCRL puts a sparse file into the directory that claims to be a large CRL. The file may stay,
 // but nothing is copied from it.
-func TestOthersPublishALargeCRL(t *testing.T) {
+func TestMirrorWithSparseCRL(t *testing.T) {
 	for _, number := range []byte{1, 99} {
 		synctestScene(t, func(t *testing.T, s *scene) {
 			dir := t.TempDir()
@@ -259,7 +260,7 @@ func TestOthersPublishALargeCRL(t *testing.T) {
 			_, err = file.WriteAt(extensions, int64(len(begin))+hole)
 			must(t, errors.Join(err, file.Close()))
 			if n := numberIn(t, full); n != int64(number) {
-				t.Fatalf("it has the number %d", n)
+				t.Fatalf("the file has the number %d", n)
 			}
 			s.start(t, revtest.Never)
 			s.running(t)
@@ -270,7 +271,7 @@ func TestOthersPublishALargeCRL(t *testing.T) {
 				}
 			}
 			if err := s.Mirrors()[dir]; err != nil {
-				t.Errorf("number %d: the directory fails with %v", number, err)
+				t.Errorf("number %d: publishing to the directory fails with %v", number, err)
 			}
 		})
 	}

@@ -15,15 +15,15 @@ import (
 )
 
 // Import records and publishes a CRL in DER that was signed elsewhere. It must be a current, full CRL of one of the CAs
-// whose CRLs are signed elsewhere, signed by that CA, with a number above the recorded one's. A CRL that is on record already
-// is published again, so that an import can be repeated. The caller bounds the size of der.
+// whose CRLs are signed elsewhere, signed by that CA, with a higher number than the recorded one. Importing the
+// recorded CRL again succeeds and publishes it again. The caller limits the size of der.
 func (u *Updater) Import(ctx context.Context, der []byte, by pki.Actor) (CRL, error) {
 	list, err := Parse(der)
 	if err != nil {
 		return CRL{}, err
 	}
 	if len(list.Raw) != len(der) {
-		return CRL{}, refuseCRL("import the CRL alone", "%d octets follow the CRL", len(der)-len(list.Raw))
+		return CRL{}, refuseCRL("import the CRL alone", "%d bytes follow the CRL", len(der)-len(list.Raw))
 	}
 	issuer, err := u.signerOf(list)
 	if err != nil {
@@ -53,7 +53,7 @@ func (u *Updater) Import(ctx context.Context, der []byte, by pki.Actor) (CRL, er
 	return crl, nil
 }
 
-// Parse reads a CRL in DER. It returns a *[pki.Refusal] for anything but a CRL of version 2.
+// Parse parses a CRL in DER. It returns a [pki.Refusal] for anything but a CRL of version 2.
 func Parse(der []byte) (*x509.RevocationList, error) {
 	list, err := x509.ParseRevocationList(der)
 	if err == nil {
@@ -62,11 +62,11 @@ func Parse(der []byte) (*x509.RevocationList, error) {
 	outer := cryptobyte.String(der)
 	var tbs cryptobyte.String
 	if outer.ReadASN1(&outer, cbasn1.SEQUENCE) && outer.ReadASN1(&tbs, cbasn1.SEQUENCE) && tbs.PeekASN1Tag(cbasn1.SEQUENCE) {
-		// Only version 1 has no version field, which is an INTEGER, before the algorithm.
-		return nil, refuseCRL("sign one of version 2, which has a number (with openssl ca, set crlnumber)",
+		// In version 1, the TBSCertList starts with the algorithm, a SEQUENCE. In version 2 it starts with an INTEGER.
+		return nil, refuseCRL("sign a CRL of version 2, which has a number (with openssl ca, set crlnumber)",
 			"the CRL is of version 1 (RFC 5280 section 5.1.2.1)")
 	}
-	return nil, refuseCRL("import the DER form of a CRL", "this is not a CRL: %v", err)
+	return nil, refuseCRL("import the DER form of a CRL", "the file is not a CRL: %v", err)
 }
 
 // Imported returns the record of a full CRL that was signed elsewhere.
@@ -78,11 +78,11 @@ func Imported(issuer pki.IssuerID, list *x509.RevocationList) CRL {
 	}
 }
 
-// signerOf finds the CA that signed the list among those whose CRLs are imported.
+// signerOf returns the CA that signed the list, if its CRLs are imported.
 func (u *Updater) signerOf(list *x509.RevocationList) (*x509.Certificate, error) {
 	for _, i := range u.issuers {
 		if bytes.Equal(list.RawIssuer, i.Certificate.RawSubject) {
-			return nil, refuseCRL("import only CRLs of CAs whose key is elsewhere", "the CRLs of %s are signed here", list.Issuer)
+			return nil, refuseCRL("import only CRLs of CAs whose key is elsewhere", "the CRLs of %s are signed by this server", list.Issuer)
 		}
 	}
 	known := false
@@ -96,21 +96,22 @@ func (u *Updater) signerOf(list *x509.RevocationList) (*x509.Certificate, error)
 		known = true
 	}
 	if known {
-		return nil, refuseCRL("have it signed with the CA's own key", "the signature is not that of %s", list.Issuer)
+		return nil, refuseCRL("sign the CRL with the CA's own key", "the signature does not verify with the key of %s", list.Issuer)
 	}
-	return nil, refuseCRL("import the CRL of a CA that this server knows", "no CA here is called %s", list.Issuer)
+	return nil, refuseCRL("import the CRL of a CA that this server knows", "this server knows no CA with the subject %s", list.Issuer)
 }
 
-// CheckImport refuses lists that a relying party cannot use, or would misread. It does not check the signature.
+// CheckImport returns a refusal of a list that relying parties cannot use or would misread. It does not check the
+// signature.
 func CheckImport(list *x509.RevocationList, now time.Time) error {
 	if list.Number == nil || list.NextUpdate.IsZero() {
-		return refuseCRL("sign one with both", "the CRL has no number or no nextUpdate (RFC 5280 section 5.1.2.5 and 5.2.3)")
+		return refuseCRL("sign a CRL with both", "the CRL has no number or no nextUpdate (RFC 5280 sections 5.1.2.5 and 5.2.3)")
 	}
 	if list.ThisUpdate.After(now) {
-		return refuseCRL("set the clocks right", "the CRL is of %s, which is yet to come", list.ThisUpdate.Format(time.RFC3339))
+		return refuseCRL("compare the clocks of both machines", "the CRL's thisUpdate is in the future, at %s", list.ThisUpdate.Format(time.RFC3339))
 	}
 	if !list.NextUpdate.After(now) {
-		return refuseCRL("have a new one signed", "the CRL went stale at %s", list.NextUpdate.Format(time.RFC3339))
+		return refuseCRL("sign a new CRL", "the CRL expired at %s", list.NextUpdate.Format(time.RFC3339))
 	}
 	for _, e := range list.Extensions {
 		if e.Critical || e.Id.Equal(oidDeltaCRL) || e.Id.Equal(oidDistributionPoint) {
@@ -120,11 +121,11 @@ func CheckImport(list *x509.RevocationList, now time.Time) error {
 	return nil
 }
 
-func refuseCRL(fix, detail string, args ...any) error {
-	return pki.Refuse(pki.RuleCRL, fix, detail, args...)
+func refuseCRL(hint, detail string, args ...any) error {
+	return pki.Refuse(pki.RuleCRL, hint, detail, args...)
 }
 
-// recorded returns the newest recorded full CRL of an issuer.
+// recorded returns the recorded full CRL of an issuer.
 func (u *Updater) recorded(ctx context.Context, id pki.IssuerID) (CRL, bool, error) {
 	all, err := u.store.CRLs(ctx)
 	if err != nil {

@@ -12,21 +12,22 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// maxExtensions bounds the extensions that are read of a CRL, in bytes. Ours hold the URLs of a distribution point.
+// maxExtensions is the maximum size of a CRL's extensions, in bytes. They hold the URLs of a distribution point.
 const maxExtensions = 1 << 20
 
-// maxElements is how many elements a TBSCertList has at most (RFC 5280 §5.1), so that a large file of small ones costs nothing.
+// maxElements is the maximum number of elements in a TBSCertList (RFC 5280 §5.1). It bounds the work for a hostile
+// file.
 const maxElements = 7
 
-// metadata is what a CRL says beside its entries.
+// metadata holds the number and the issuing distribution point of a CRL.
 type metadata struct {
 	number *big.Int
-	point  []byte // the value of the issuing distribution point; nil for none
+	point  []byte // the DER of the issuing distribution point; nil for none
 }
 
-var errNoCRL = errors.New("it is not a whole CRL with a number")
+var errNoCRL = errors.New("it is not a complete CRL with a number")
 
-// readMetadata reads a CRL of size bytes without its entries, which may be many. It checks lengths, and no signature.
+// readMetadata reads the metadata of a CRL of size bytes without its entries. It checks lengths, but no signature.
 func readMetadata(r io.ReaderAt, size int64) (metadata, error) {
 	outer, err := readElement(r, 0, size, tagSequence)
 	if err != nil || outer.end != size {
@@ -53,13 +54,14 @@ func readMetadata(r io.ReaderAt, size int64) (metadata, error) {
 	return metadata{}, errNoCRL
 }
 
-// element is the tag of a DER element, and the offsets of its content in a file.
+// element holds the tag of a DER element, and the offsets of its content in a file.
 type element struct {
 	tag        byte
 	begin, end int64
 }
 
-// readElement reads tag and length of the element at an offset. The element must end by limit, and have the tag unless that is zero.
+// readElement reads the tag and length of the element at an offset. The element must end by limit. Unless tag is zero,
+// it must have that tag.
 func readElement(r io.ReaderAt, at, limit int64, tag byte) (element, error) {
 	var b [10]byte
 	n, err := r.ReadAt(b[:min(int64(len(b)), max(limit-at, 0))], at)
@@ -69,18 +71,18 @@ func readElement(r io.ReaderAt, at, limit int64, tag byte) (element, error) {
 	e := element{tag: b[0], begin: at + 2}
 	length := int64(b[1])
 	if length >= 0x80 {
-		octets := int(length) - 0x80
-		if octets < 1 || octets > 7 || n < 2+octets {
-			return element{}, fmt.Errorf("the length at %d is not one of DER", at)
+		lengthBytes := int(length) - 0x80
+		if lengthBytes < 1 || lengthBytes > 7 || n < 2+lengthBytes {
+			return element{}, fmt.Errorf("the length at %d is not DER", at)
 		}
 		length = 0
-		for _, octet := range b[2 : 2+octets] {
-			length = length<<8 | int64(octet)
+		for _, b := range b[2 : 2+lengthBytes] {
+			length = length<<8 | int64(b)
 		}
-		e.begin += int64(octets)
+		e.begin += int64(lengthBytes)
 	}
 	if e.end = e.begin + length; e.end > limit || tag != 0 && e.tag != tag {
-		return element{}, fmt.Errorf("at %d is tag %02x with %d octets", at, e.tag, length)
+		return element{}, fmt.Errorf("at %d is tag %02x with %d bytes", at, e.tag, length)
 	}
 	return e, nil
 }
@@ -115,14 +117,14 @@ func parseExtensions(extensions cryptobyte.String) (metadata, error) {
 	return h, nil
 }
 
-// ReadNumber returns the number of a CRL of size bytes. It reads no more of it than its extensions, and checks that the CRL
-// is whole. It does not check the signature.
+// ReadNumber returns the number of a CRL of size bytes. It reads only lengths and extensions, and checks that the CRL
+// is complete. It does not check the signature.
 func ReadNumber(r io.ReaderAt, size int64) (*big.Int, error) {
 	h, err := readMetadata(r, size)
 	return h.number, err
 }
 
-// numberOf closes an opened file and returns the number of the CRL in it; nil if there is none that is whole.
+// numberOf closes a file and returns the number of the CRL in it, or nil if there is no complete CRL.
 func numberOf(file *os.File, err error) *big.Int {
 	if err != nil {
 		return nil

@@ -20,13 +20,13 @@ import (
 )
 
 const (
-	// slowAfter is how long copying to a mirror may take before it counts as failing.
+	// slowAfter is how long copying to a mirror may take before the mirror counts as failing.
 	slowAfter = time.Minute
-	// stopTimeout is how long a stop waits for a mirror that is being copied to.
+	// stopTimeout is how long a shutdown waits for copying to a mirror.
 	stopTimeout = 5 * time.Second
-	// publicMode is the mode of copied files: a web server reads them.
+	// publicMode is the mode of copied files, for a web server to read.
 	publicMode = 0o644
-	// lockTimeout bounds the wait for another process that copies to the same directory.
+	// lockTimeout limits the wait for another process that copies to the same directory.
 	lockTimeout = 10 * time.Second
 	lockEvery   = 50 * time.Millisecond
 )
@@ -35,15 +35,15 @@ const (
 type mirror struct {
 	path   string
 	from   publishedDirectory
-	bundle []pki.IssuerID // the CAs of its file of all full CRLs, in that order
+	bundle []pki.IssuerID // the CAs whose full CRLs are in chain.crl.pem, in that order
 	wake   chan struct{}
-	// publish is publishTo, which tests wrap. One call at a time uses unflushable.
+	// publish is publishTo, or a wrapper in tests. Only one call at a time uses unflushable.
 	publish     func(ctx context.Context, crls []CRL, log *slog.Logger) ([]CRL, error)
-	unflushable bool // whether it was logged that the directory cannot be flushed
+	unflushable bool // a log message has said that the directory cannot be flushed
 
 	mu      sync.Mutex
 	queue   map[Scope]CRL // the CRLs to copy, the newest of each scope
-	failure error         // of the last try
+	failure error         // of the last attempt
 }
 
 func newMirror(path string, from publishedDirectory, bundle []pki.IssuerID) *mirror {
@@ -52,7 +52,7 @@ func newMirror(path string, from publishedDirectory, bundle []pki.IssuerID) *mir
 	return m
 }
 
-// enqueue has CRLs copied soon.
+// enqueue queues CRLs for copying.
 func (m *mirror) enqueue(crls []CRL) {
 	m.mu.Lock()
 	for _, c := range crls {
@@ -65,7 +65,7 @@ func (m *mirror) enqueue(crls []CRL) {
 	}
 }
 
-// queued returns the CRLs to copy, the full ones first.
+// queued returns the CRLs to copy, full CRLs first.
 func (m *mirror) queued() []CRL {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -79,7 +79,7 @@ func (m *mirror) queued() []CRL {
 	return all
 }
 
-// dequeue removes CRLs that were copied, unless a newer one has come meanwhile, and stores the result of the attempt.
+// dequeue removes CRLs that were copied, except those with a newer one queued, and stores the result of the attempt.
 func (m *mirror) dequeue(published []CRL, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -91,7 +91,7 @@ func (m *mirror) dequeue(published []CRL, err error) {
 	m.failure = err
 }
 
-// run copies queued CRLs until ctx is done.
+// run copies queued CRLs until ctx ends.
 func (m *mirror) run(ctx context.Context, log *slog.Logger) {
 	waits := retry.NewBackOff()
 	for {
@@ -102,7 +102,7 @@ func (m *mirror) run(ctx context.Context, log *slog.Logger) {
 		m.dequeue(published, err)
 		if err != nil {
 			wait := waits.NextBackOff()
-			log.Error("a directory does not get the newest CRLs, trying again", "directory", m.path, "wait", wait, "error", err)
+			log.Error("copying CRLs to a directory failed, retrying", "directory", m.path, "wait", wait, "error", err)
 			if !retry.Sleep(ctx, wait) {
 				return
 			}
@@ -120,9 +120,9 @@ func (m *mirror) run(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// attempt copies the queued CRLs in a goroutine of its own: a file system that does not respond blocks its caller for good.
-// After slowAfter the mirror counts as failing until publish returns. Once ctx is done, attempt waits for stopTimeout at
-// most, and leaves that goroutine behind.
+// attempt copies the queued CRLs. It does so in another goroutine, since a file system that does not respond blocks
+// that goroutine forever. After slowAfter the mirror counts as failing until publish returns. Once ctx ends, attempt
+// waits for stopTimeout at most and abandons the goroutine.
 func (m *mirror) attempt(ctx context.Context, log *slog.Logger) ([]CRL, error) {
 	wanted := m.queued()
 	if len(wanted) == 0 {
@@ -144,18 +144,19 @@ func (m *mirror) attempt(ctx context.Context, log *slog.Logger) ([]CRL, error) {
 		case <-slow.C:
 			err := fmt.Errorf("the file system of %s has not responded for %v", m.path, slowAfter)
 			m.dequeue(nil, err)
-			log.Error("a directory does not get the newest CRLs, waiting for it", "directory", m.path, "error", err)
+			log.Error("copying CRLs to a directory is blocked, waiting", "directory", m.path, "error", err)
 		case <-stopping:
 			stopping, stopped = nil, time.After(stopTimeout)
 		case <-stopped:
-			log.Warn("a directory does not respond, stopping without it", "directory", m.path)
+			log.Warn("copying CRLs to a directory is blocked, stopping without it", "directory", m.path)
 			return nil, ctx.Err()
 		}
 	}
 }
 
-// publishTo copies CRLs from the published directory, and returns those that need no further attempt. It holds an flock of
-// the mirror meanwhile, as every process that copies to it does: so no older CRL comes between the comparison and the renaming.
+// publishTo copies CRLs from the published directory, and returns those that need no further attempt. It holds an flock
+// on the mirror, like every process that copies to it, so that no other process renames a CRL between comparison and
+// renaming.
 func (m *mirror) publishTo(ctx context.Context, crls []CRL, log *slog.Logger) (published []CRL, err error) {
 	dir, err := files.OpenDirectory(m.path)
 	if err != nil {
@@ -166,7 +167,7 @@ func (m *mirror) publishTo(ctx context.Context, crls []CRL, log *slog.Logger) (p
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Close() // which unlocks it
+	defer lock.Close() // releases the lock
 	if err := lockDirectory(ctx, lock); err != nil {
 		return nil, err
 	}
@@ -181,7 +182,7 @@ func (m *mirror) publishTo(ctx context.Context, crls []CRL, log *slog.Logger) (p
 			continue
 		}
 		if newer {
-			log.Warn("a directory has a newer CRL, which stays: another process publishes to it", "directory", m.path, "crl", c.Scope().Path(), "number", c.Number)
+			log.Warn("the directory has a newer CRL from another process, keeping it", "directory", m.path, "crl", c.Scope().Path(), "number", c.Number)
 		}
 		published = append(published, c)
 	}
@@ -201,7 +202,7 @@ func lockDirectory(ctx context.Context, dir *os.File) error {
 			return err
 		}
 		if waited >= lockTimeout {
-			return fmt.Errorf("another process has had the lock of %s for %v", dir.Name(), lockTimeout)
+			return fmt.Errorf("another process has held the lock of %s for %v", dir.Name(), lockTimeout)
 		}
 		if !retry.Sleep(ctx, lockEvery) {
 			return ctx.Err()
@@ -209,8 +210,9 @@ func lockDirectory(ctx context.Context, dir *os.File) error {
 	}
 }
 
-// copy copies a CRL, unless the mirror has one with this number or a higher one. It reports whether it has a higher one. A
-// file that is no CRL is replaced. A full CRL is written in PEM, too, unless a higher one stays: its process has written that.
+// copy copies a CRL, unless the mirror has one with the same or a higher number. It reports whether the mirror has a
+// higher number. It replaces a file that is not a CRL. A full CRL is also written in PEM, unless a newer one stays: the
+// process that copied the newer one wrote its PEM file.
 func (m *mirror) copy(dir *files.Directory, c CRL) (newer bool, err error) {
 	source, err := files.Open(m.from.path(c.Scope()))
 	if err != nil {
@@ -242,7 +244,7 @@ func (m *mirror) copy(dir *files.Directory, c CRL) (newer bool, err error) {
 	return false, m.writePEM(dir, name+pemSuffix, c.Issuer)
 }
 
-// copyAll copies size bytes in pieces.
+// copyAll copies size bytes.
 func copyAll(w io.Writer, source io.ReaderAt, size int64) error {
 	n, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{io.NewSectionReader(source, 0, size)}, make([]byte, chunkSize))
 	if err == nil && n != size {
@@ -251,8 +253,8 @@ func copyAll(w io.Writer, source io.ReaderAt, size int64) error {
 	return err
 }
 
-// flush makes the names of CRLs durable. If the file system cannot do that, flush logs it once: after a power failure the
-// next start copies them anew.
+// flush makes the names of CRLs durable. If the file system cannot flush directories, flush logs this once. After a
+// power failure, the next start copies the CRLs again.
 func (m *mirror) flush(dir *files.Directory, published []CRL, log *slog.Logger) error {
 	parents := map[string]bool{".": true}
 	for _, c := range published {
@@ -265,14 +267,14 @@ func (m *mirror) flush(dir *files.Directory, published []CRL, log *slog.Logger) 
 		}
 		if err != nil && !m.unflushable {
 			m.unflushable = true
-			log.Warn("a directory cannot be flushed, and may have old CRLs after a power failure",
+			log.Warn("the directory cannot be flushed and may have old CRLs after a power failure",
 				"directory", m.path, "error", err)
 		}
 	}
 	return nil
 }
 
-// Mirrors returns the error of the last attempt to copy to each mirror, by its path; nil if there was none.
+// Mirrors returns the error of the last attempt to copy to each mirror, by path, or nil if it succeeded.
 func (u *Updater) Mirrors() map[string]error {
 	all := map[string]error{}
 	for _, m := range u.mirrors {

@@ -14,27 +14,27 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// line is what a CRL says of one certificate.
+// line is what a CRL contains about one certificate.
 type line struct {
 	at     int64
 	reason int
 }
 
-// issuedCert is what the model knows of a certificate.
+// issuedCert is the model's state of a certificate.
 type issuedCert struct {
 	partition uint16
 	notAfter  time.Time
 	listed    *line // nil while it is good
 }
 
-// history is a random life of a CA beside a model of what its CRLs have to say.
+// history runs random changes on a CA, beside a model of what its CRLs must contain.
 type history struct {
 	t      *testing.T
 	s      *scene
 	now    time.Time
 	issued map[pki.CertRef]*issuedCert
 	bases  map[uint16][]*x509.RevocationList
-	last   time.Time // of the round before
+	last   time.Time // of the previous round
 }
 
 func (h *history) refs() []pki.CertRef {
@@ -73,7 +73,7 @@ func (h *history) order(r *rapid.T) {
 	}
 }
 
-// publish makes a round, and holds all of its CRLs against the model, and against what relying parties still have.
+// publish runs a round. It compares all CRLs with the model, and deltas with the bases that relying parties may have.
 func (h *history) publish(r *rapid.T) {
 	if err := h.s.PublishNow(h.t.Context()); err != nil {
 		r.Fatal(err)
@@ -89,7 +89,7 @@ func (h *history) publish(r *rapid.T) {
 		delta := h.s.last(h.t, partition, true)
 		from := baseNumber(h.t, delta)
 		if from.Cmp(delta.Number) > 0 {
-			r.Fatalf("delta %v goes on from %v", delta.Number, from)
+			r.Fatalf("delta %v has the base %v", delta.Number, from)
 		}
 		known := from.Cmp(list.Number) == 0
 		for _, base := range h.bases[partition] {
@@ -99,7 +99,7 @@ func (h *history) publish(r *rapid.T) {
 			}
 		}
 		if !known {
-			r.Fatalf("delta %v goes on from %v, which was revtest.Never published as a complete CRL", delta.Number, from)
+			r.Fatalf("delta %v has the base %v, which was never published as a complete CRL", delta.Number, from)
 		}
 		h.bases[partition] = append(h.bases[partition], list)
 	}
@@ -114,7 +114,7 @@ func linesOf(list *x509.RevocationList) map[string]line {
 	return lines
 }
 
-// combined is the complete CRL that a relying party makes of a base and a delta (RFC 5280 §5.2.4).
+// combined returns the complete CRL that a relying party computes from a base and a delta (RFC 5280 §5.2.4).
 func combined(base, delta *x509.RevocationList) map[string]line {
 	lines := linesOf(base)
 	for serial, l := range linesOf(delta) {
@@ -127,8 +127,8 @@ func combined(base, delta *x509.RevocationList) map[string]line {
 	return lines
 }
 
-// compare holds what a CRL lists against the model. Of certificates that ended before a time it may list any or none, where
-// it is combined; those that ended since have to be there.
+// compare compares the entries of a CRL with the model. A combined CRL may or may not contain certificates that expired
+// before endedBefore. It must contain those that expired since.
 func (h *history) compare(r *rapid.T, partition uint16, got map[string]line, endedBefore time.Time) {
 	r.Helper()
 	want := map[string]line{}
@@ -147,7 +147,7 @@ func (h *history) compare(r *rapid.T, partition uint16, got map[string]line, end
 	}
 }
 
-// TestRandomHistories plays lives of CAs in which everything happens that changes CRLs, restarts among it.
+// TestRandomHistories runs random histories of changes, restarts and rounds.
 func TestRandomHistories(t *testing.T) {
 	root := revtest.NewRoot(t, "Offline Root", "p256")
 	ca := root.Intermediate(t, "Issuing CA", "p256")

@@ -29,7 +29,7 @@ var (
 	oidIDP      = asn1.ObjectIdentifier{2, 5, 29, 28}
 )
 
-// pointIn is the distribution point of a partition, with a delta unless it is told otherwise.
+// pointIn returns the distribution point of a partition, with a delta.
 func (s *scene) pointIn(partition uint16, host string) crl.Point {
 	scope := crl.Scope{Issuer: s.ca.ID(), Partition: partition}
 	delta := scope
@@ -39,7 +39,7 @@ func (s *scene) pointIn(partition uint16, host string) crl.Point {
 	}
 }
 
-// A distributionPoint is that of RFC 5280 §4.2.1.13 with nothing but a full name, as encoding/asn1 writes it.
+// A distributionPoint is a DistributionPoint with only a fullName (RFC 5280 §4.2.1.13), for encoding/asn1.
 type distributionPoint struct {
 	Name struct {
 		FullName []asn1.RawValue `asn1:"tag:0"`
@@ -57,7 +57,7 @@ func pointsExtension(t testing.TB, oid asn1.ObjectIdentifier, url string) pkix.E
 	return pkix.Extension{Id: oid, Value: value}
 }
 
-// issueIn makes a certificate that names a point, and records it.
+// issueIn makes a certificate with a distribution point, and records it.
 func (s *scene) issueIn(t testing.TB, p crl.Point) (*x509.Certificate, pki.CertRef) {
 	t.Helper()
 	extensions := []pkix.Extension{pointsExtension(t, oidPoints, p.URL)}
@@ -77,7 +77,7 @@ func (s *scene) order(t testing.TB, action revocation.Action, ref pki.CertRef) {
 	}
 }
 
-// all returns every published CRL of a scope, the oldest first.
+// all returns every published CRL of a scope, oldest first.
 func (s *scene) all(t testing.TB, partition uint16, delta bool) (all []*x509.RevocationList) {
 	t.Helper()
 	for _, c := range s.outlet.Published() {
@@ -113,13 +113,13 @@ func extension(list *x509.RevocationList, oid asn1.ObjectIdentifier) *pkix.Exten
 	return nil
 }
 
-// baseNumber is what a delta says that it goes on from.
+// baseNumber returns the base CRL number of a delta.
 func baseNumber(t testing.TB, list *x509.RevocationList) *big.Int {
 	t.Helper()
 	e := extension(list, oidDelta)
 	n := new(big.Int)
 	if e == nil || !e.Critical {
-		t.Fatalf("a delta has the indicator %v (RFC 5280 section 5.2.4)", e)
+		t.Fatalf("a delta has the delta CRL indicator %v (RFC 5280 section 5.2.4)", e)
 	}
 	if rest, err := asn1.Unmarshal(e.Value, &n); err != nil || len(rest) > 0 {
 		t.Fatalf("the delta CRL indicator is %x", e.Value)
@@ -139,14 +139,14 @@ func TestPartitions(t *testing.T) {
 			bad, badRef := s.issueIn(t, one)
 			good, _ := s.issueIn(t, one)
 			other, otherRef := s.issueIn(t, two)
-			_, plain := s.issue(t) // in none
+			_, plain := s.issue(t) // in no partition
 			for _, ref := range []pki.CertRef{badRef, otherRef, plain} {
 				s.revoke(t, ref, pki.Superseded)
 			}
 			s.publishNow(t)
 			full, first, second, delta := s.newest(t), s.last(t, 1, false), s.last(t, 2, false), s.last(t, 1, true)
 			if len(s.all(t, 2, true)) != 0 {
-				t.Error("a delta that no certificate names is published")
+				t.Error("a delta is published although no certificate contains its URL")
 			}
 			for name, c := range map[string]struct {
 				list     *x509.RevocationList
@@ -164,7 +164,7 @@ func TestPartitions(t *testing.T) {
 					t.Errorf("%s has %d entries, %d critical extensions, freshestCRL %v", name, len(c.list.RevokedCertificateEntries), critical, freshest)
 				}
 				if c.list.Number.Cmp(full.Number) != 0 || c.list.CheckSignatureFrom(s.ca.Certificate) != nil {
-					t.Errorf("%s has number %v in a round of %v, signed by %v", name, c.list.Number, full.Number, c.list.CheckSignatureFrom(s.ca.Certificate))
+					t.Errorf("%s has number %v, and the full CRL of the round %v; signature: %v", name, c.list.Number, full.Number, c.list.CheckSignatureFrom(s.ca.Certificate))
 				}
 				judgeList(t, s, c.list.Raw)
 			}
@@ -180,17 +180,18 @@ func TestPartitions(t *testing.T) {
 	}
 }
 
-// judgeList has OpenSSL and zlint read a CRL.
+// judgeList checks a CRL with OpenSSL and zlint.
 func judgeList(t *testing.T, s *scene, der []byte) {
 	t.Helper()
 	out := revtest.MustTool(t, "openssl", "crl", "-inform", "DER", "-in", revtest.File(t, "crl.der", der), "-CAfile", revtest.PEMFile(t, s.ca.Certificate), "-noout", "-text")
 	if !strings.Contains(out, "verify OK") {
-		t.Errorf("openssl crl reads the CRL so:\n%s", out)
+		t.Errorf("openssl crl does not verify the CRL:\n%s", out)
 	}
 	lintCRL(t, der)
 }
 
-// extended has OpenSSL verify a certificate with CRLs of parts and their deltas, and find one fault or none.
+// extended verifies a certificate with OpenSSL, with CRLs of partitions and their deltas. OpenSSL must report the
+// fault, if there is one.
 func (s *scene) extended(t *testing.T, leaf *x509.Certificate, lists []*x509.RevocationList, fault string) {
 	t.Helper()
 	text := []byte(nil)
@@ -201,7 +202,7 @@ func (s *scene) extended(t *testing.T, leaf *x509.Certificate, lists []*x509.Rev
 	out, _ := revtest.Tool(t, "openssl", "verify", "-crl_check_all", "-extended_crl", "-use_deltas", "-CAfile", revtest.PEMFile(t, s.root.Certificate),
 		"-untrusted", revtest.PEMFile(t, s.ca.Certificate), "-CRLfile", revtest.File(t, "crls.pem", text), revtest.PEMFile(t, leaf))
 	if (fault == "") != strings.Contains(out, ": OK") || !strings.Contains(out, fault) {
-		t.Errorf("openssl verify does not say %q:\n%s", fault, out)
+		t.Errorf("openssl verify does not report %q:\n%s", fault, out)
 	}
 }
 
@@ -222,7 +223,7 @@ func TestOpenSSLUsesDeltas(t *testing.T) {
 	s.publishNow(t)
 	delta, next := s.last(t, 3, true), s.last(t, 3, false)
 	if baseNumber(t, delta).Cmp(base.Number) != 0 || delta.Number.Cmp(next.Number) != 0 || delta.NextUpdate.Sub(delta.ThisUpdate) != crl.DefaultLifetime/4 {
-		t.Errorf("the delta of %v goes on from %v until %v", delta.Number, baseNumber(t, delta), delta.NextUpdate)
+		t.Errorf("delta %v has the base %v and is valid until %v", delta.Number, baseNumber(t, delta), delta.NextUpdate)
 	}
 	reasons := map[int]int{}
 	for _, e := range delta.RevokedCertificateEntries {
@@ -246,7 +247,7 @@ func TestOpenSSLUsesDeltas(t *testing.T) {
 	judgeList(t, s, delta.Raw)
 }
 
-// names are the URLs of a CRL's issuing distribution point.
+// names returns the URLs in a CRL's issuing distribution point.
 func names(t testing.TB, list *x509.RevocationList) (urls []string) {
 	t.Helper()
 	e := extension(list, oidIDP)
@@ -263,8 +264,8 @@ func names(t testing.TB, list *x509.RevocationList) (urls []string) {
 	return urls
 }
 
-// TestPartitionsChange has certificates name fewer partitions after a restart, then other ones under another URL: what is out
-// stays served.
+// TestPartitionsChange restarts with fewer partitions, then with more under another URL. The CRLs of all partitions
+// stay published.
 func TestPartitionsChange(t *testing.T) {
 	s := newScene(t, revtest.Never)
 	a1, a2, b1 := s.pointIn(1, "a.example"), s.pointIn(2, "a.example"), s.pointIn(1, "b.example")
@@ -274,16 +275,16 @@ func TestPartitionsChange(t *testing.T) {
 	s.publishNow(t)
 	firstBase := s.last(t, 1, false).Number
 
-	s.points = []crl.Point{a1} // down to one
+	s.points = []crl.Point{a1} // one partition
 	s.restart(t)
 	s.revoke(t, refTwo, pki.Superseded)
 	s.publishNow(t)
 	if list := s.last(t, 2, false); !lists(list, refTwo) || !slices.Equal(names(t, list), []string{a2.URL}) {
-		t.Errorf("the CRL of the partition that is not used any more names %v", names(t, list))
+		t.Errorf("the CRL of a partition that is no longer used has the URLs %v", names(t, list))
 	}
 	s.extended(t, inTwo, []*x509.RevocationList{s.last(t, 2, false)}, "certificate revoked")
 
-	for n := uint16(1); n <= 5; n++ { // and up to five, elsewhere
+	for n := uint16(1); n <= 5; n++ { // five partitions, under another URL
 		s.points = append(s.points, s.pointIn(n, "b.example"))
 	}
 	s.restart(t)
@@ -293,10 +294,10 @@ func TestPartitionsChange(t *testing.T) {
 	s.publishNow(t)
 	list, delta := s.last(t, 1, false), s.last(t, 1, true)
 	if want := []string{a1.URL, b1.URL}; !slices.Equal(names(t, list), want) || !slices.Equal(names(t, delta), want) {
-		t.Errorf("the CRL of partition 1 names %v, and its delta %v", names(t, list), names(t, delta))
+		t.Errorf("the CRL of partition 1 has the URLs %v, and its delta %v", names(t, list), names(t, delta))
 	}
 	if n := baseNumber(t, delta); n.Cmp(firstBase) <= 0 || n.Cmp(list.Number) != 0 {
-		t.Errorf("a delta with new names goes on from CRL %v, which has other ones (RFC 5280 section 5.2.4)", n)
+		t.Errorf("a delta with new URLs has base %v, which has other URLs (RFC 5280 section 5.2.4)", n)
 	}
 	s.extended(t, inOne, []*x509.RevocationList{list}, "certificate revoked")
 	s.extended(t, old, []*x509.RevocationList{list}, "")
@@ -305,7 +306,7 @@ func TestPartitionsChange(t *testing.T) {
 	}
 }
 
-// restart begins anew with what is on record, as Run does.
+// restart makes a new updater over the scene's store, and publishes the recorded CRLs as Run does.
 func (s *scene) restart(t testing.TB) {
 	t.Helper()
 	s.start(t, revtest.Never)
@@ -314,7 +315,7 @@ func (s *scene) restart(t testing.TB) {
 	}
 }
 
-func TestEachPartitionOnItsSchedule(t *testing.T) {
+func TestPartitionsHaveOwnSchedules(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		s.points = []crl.Point{s.pointIn(1, "pki.example"), s.pointIn(2, "pki.example")}
 		s.start(t, revtest.Never)
@@ -338,14 +339,14 @@ func TestEachPartitionOnItsSchedule(t *testing.T) {
 		expect("after half a delta's lifetime", "2 2 3 1 2")
 		wait(9 * time.Hour)
 		if got := s.last(t, 2, false); len(s.all(t, 2, false)) != 2 || time.Until(got.NextUpdate) < 23*time.Hour {
-			t.Errorf("after half a lifetime there are %s CRLs", count())
+			t.Errorf("after half a lifetime the numbers of CRLs are %s", count())
 		}
 		for hours := 0; hours < 72; hours++ {
 			wait(time.Hour)
 			for _, delta := range []bool{false, true} {
 				for partition := uint16(1); partition <= 2; partition++ {
 					if left := time.Until(s.last(t, partition, delta).NextUpdate); left < crl.DefaultLifetime/9 {
-						t.Fatalf("after %d hours, that of partition %d, delta %v, has %v left", hours, partition, delta, left)
+						t.Fatalf("after %d hours, the CRL of partition %d, delta %v, is valid for another %v only", hours, partition, delta, left)
 					}
 				}
 			}
@@ -353,8 +354,9 @@ func TestEachPartitionOnItsSchedule(t *testing.T) {
 	})
 }
 
-// TestDeltasGoWithEveryBaseOnSchedule holds deltas over days against the bases that relying parties may still have.
-func TestDeltasGoWithEveryBaseOnSchedule(t *testing.T) {
+// TestDeltasWorkWithScheduledBases compares the deltas of some days with the bases that relying parties may still
+// have.
+func TestDeltasWorkWithScheduledBases(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		s.points = []crl.Point{s.pointIn(1, "pki.example")}
 		s.start(t, revtest.Never)
@@ -372,17 +374,18 @@ func TestDeltasGoWithEveryBaseOnSchedule(t *testing.T) {
 				if base.Number.Cmp(baseNumber(t, delta)) >= 0 {
 					served++
 				} else if time.Since(base.ThisUpdate) < crl.DefaultLifetime/2 {
-					t.Errorf("the delta of %v goes on from %v, and base %v is %v old", delta.Number, baseNumber(t, delta), base.Number, time.Since(base.ThisUpdate))
+					t.Errorf("delta %v has base %v, and base %v is %v old", delta.Number, baseNumber(t, delta), base.Number, time.Since(base.ThisUpdate))
 				}
 			}
 			if served == 0 && len(s.all(t, 1, false)) > 1 {
-				t.Errorf("delta %v goes with no base", delta.Number)
+				t.Errorf("delta %v works with no base", delta.Number)
 			}
 		}
 	})
 }
 
-// TestPartitionsWithoutTheKey starts an authority without the key of a CA: all its CRLs stay published, those of partitions too.
+// TestPartitionsWithoutTheKey starts without the key of a CA. All its CRLs stay published, including those of
+// partitions.
 func TestPartitionsWithoutTheKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, revtest.Never)

@@ -14,15 +14,15 @@ import (
 )
 
 const (
-	// pemSuffix comes after the name of a full CRL whose file is in PEM.
+	// pemSuffix is appended to the name of a full CRL's file in PEM.
 	pemSuffix = ".pem"
-	// bundleName is the file of a mirror with the full CRLs of all CAs, in PEM.
+	// bundleName is a mirror's file with the full CRLs of all CAs, in PEM.
 	bundleName = "chain.crl" + pemSuffix
-	// lineSize is how many bytes a line of PEM encodes (RFC 7468 section 2).
+	// lineSize is the number of bytes that a line of PEM encodes (RFC 7468 §2).
 	lineSize = 48
 )
 
-// bundleOf returns the CAs whose full CRLs are in the file of all: those whose CRLs are signed here, then the others.
+// bundleOf returns the CAs whose full CRLs are in the bundle: those whose CRLs are signed here, then the others.
 func bundleOf(c Config) []pki.IssuerID {
 	var all []pki.IssuerID
 	for _, i := range c.Issuers {
@@ -34,8 +34,8 @@ func bundleOf(c Config) []pki.IssuerID {
 	return all
 }
 
-// writePEM writes a file of full CRLs in PEM from the published directory. It leaves out a CRL whose file is missing. It does
-// not read the files of the mirror: other processes may write them, of any size.
+// writePEM writes a PEM file of full CRLs from the published directory. It leaves out a CRL whose file is missing. It
+// does not read the mirror's files: other processes can write them, with any size.
 func (m *mirror) writePEM(dir *files.Directory, name string, issuers ...pki.IssuerID) error {
 	return dir.Replace(name, publicMode, func(w io.Writer) error {
 		out := bufio.NewWriterSize(w, chunkSize)
@@ -49,8 +49,8 @@ func (m *mirror) writePEM(dir *files.Directory, name string, issuers ...pki.Issu
 	})
 }
 
-// writeBundle writes the file of all full CRLs, unless the mirror has a newer one of them: the process that copied that one
-// writes the file.
+// writeBundle writes the bundle, unless the mirror has a newer CRL of one of the CAs. In that case the process that
+// copied that CRL writes the bundle.
 func (m *mirror) writeBundle(dir *files.Directory) error {
 	for _, id := range m.bundle {
 		scope := Scope{Issuer: id}
@@ -62,7 +62,7 @@ func (m *mirror) writeBundle(dir *files.Directory) error {
 	return m.writePEM(dir, bundleName, m.bundle...)
 }
 
-// appendPEM encodes a CRL in pieces: it may be larger than memory.
+// appendPEM encodes a CRL in chunks, since it may be larger than memory.
 func appendPEM(out *bufio.Writer, path string) error {
 	file, err := files.Open(path)
 	if err != nil {

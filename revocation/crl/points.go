@@ -9,24 +9,24 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// The bounds of what certificates may name, since every URL that one ever named is served from then on.
+// Limits on distribution points. Every URL that a certificate ever contained is served from then on.
 const (
 	// MaxPartition is the highest number of a partition.
 	MaxPartition = 4096
-	// maxNames is how many URLs a partition may have had.
+	// maxNames is the maximum number of URLs that a partition may ever have had.
 	maxNames = 64
-	// maxURL is the length of one, in bytes.
+	// maxURL is the maximum length of a URL, in bytes.
 	maxURL = 1024
 )
 
-// points are the distribution points of one partition: every URL that a certificate ever named.
+// points holds the distribution points of one partition: every URL that a certificate ever contained.
 type points struct {
 	partition uint16
 	names     []string // of the partition's CRL
-	deltas    []string // of its delta; none if no certificate names one
+	deltas    []string // of its delta; empty if no certificate contains one
 }
 
-// check refuses a point that could not be served.
+// check returns an error if the point could not be served.
 func (p Point) check() error {
 	if p.Partition < 1 || p.Partition > MaxPartition {
 		return fmt.Errorf("partition %d of %s is out of range: use 1 to %d; the full CRL has no distribution point of its own",
@@ -38,14 +38,14 @@ func (p Point) check() error {
 		}
 		u, err := url.Parse(name)
 		if err != nil || u.Host == "" || len(name) > maxURL {
-			return fmt.Errorf("%q is no URL of a distribution point: write it like http://pki.example/crl/0123456789abcdef/1.crl", name)
+			return fmt.Errorf("%q is not a URL for a distribution point: write it like http://pki.example/crl/0123456789abcdef/1.crl", name)
 		}
 	}
 	return nil
 }
 
-// recordPoints makes the points that certificates will name durable, before any certificate names them, and adds to each
-// issuer all that were ever recorded for it.
+// recordPoints makes the configured points durable before a certificate contains them. It then adds to each issuer all
+// points that were ever recorded for it.
 func (u *Updater) recordPoints(ctx context.Context, wanted []Point) error {
 	for _, p := range wanted {
 		if err := p.check(); err != nil {
@@ -65,7 +65,7 @@ func (u *Updater) recordPoints(ctx context.Context, wanted []Point) error {
 		return fmt.Errorf("read the distribution points of CRLs: %w", err)
 	}
 	for _, p := range recorded {
-		if i := u.issuers[p.Issuer]; i != nil { // an issuer may have left since
+		if i := u.issuers[p.Issuer]; i != nil { // the issuer may have been removed
 			i.addPoint(p)
 		}
 	}
@@ -79,7 +79,7 @@ func (u *Updater) recordPoints(ctx context.Context, wanted []Point) error {
 	return nil
 }
 
-// addPoint adds a point to those of an issuer.
+// addPoint adds a point to an issuer's points.
 func (i *issuer) addPoint(p Point) {
 	at, found := slices.BinarySearchFunc(i.points, p.Partition, func(q *points, n uint16) int { return int(q.partition) - int(n) })
 	if !found {
@@ -94,7 +94,7 @@ func (i *issuer) addPoint(p Point) {
 	}
 }
 
-// scopes returns the scopes of all CRLs of an issuer, a delta right after its base.
+// scopes returns the scopes of all CRLs of an issuer, each delta right after its base.
 func (i *issuer) scopes() []Scope {
 	all := []Scope{{Issuer: i.id}}
 	for _, p := range i.points {
@@ -106,7 +106,7 @@ func (i *issuer) scopes() []Scope {
 	return all
 }
 
-// pointsOf returns the names of a scope's distribution point and of its deltas'.
+// pointsOf returns the URLs of a scope's distribution point, and the URLs of its deltas.
 func (i *issuer) pointsOf(s Scope) (names, deltas []string) {
 	for _, p := range i.points {
 		if p.partition == s.Partition {
@@ -116,7 +116,7 @@ func (i *issuer) pointsOf(s Scope) (names, deltas []string) {
 	return nil, nil
 }
 
-// Scopes returns the scope of every CRL that the updater keeps current, in no order.
+// Scopes returns the scope of every CRL that the updater keeps current, in any order.
 func (u *Updater) Scopes() []Scope {
 	var all []Scope
 	for _, i := range u.issuers {

@@ -14,13 +14,13 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// shelfVariable has the test program publish to a directory, as the process that strace follows.
-const shelfVariable = "BREVET_TEST_SHELF"
+// directoryVariable makes the test program publish to a directory, as the process that strace follows.
+const directoryVariable = "BREVET_TEST_CRL_DIRECTORY"
 
-// TestNamesOutliveThePower has strace see what is flushed before CRLs are on record: whatever was made until then, under the
-// name by which the record's file is found after a power cut.
-func TestNamesOutliveThePower(t *testing.T) {
-	if dir := os.Getenv(shelfVariable); dir != "" {
+// TestNamesAreSyncedBeforeRecords uses strace to check that, before CRLs are recorded, every file and directory created so far
+// has been synced under its name. After a power cut, the record then has its file.
+func TestNamesAreSyncedBeforeRecords(t *testing.T) {
+	if dir := os.Getenv(directoryVariable); dir != "" {
 		publishTo(t, dir)
 		return
 	}
@@ -32,8 +32,8 @@ func TestNamesOutliveThePower(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), "strace", "-f", "-y", "-s", "4096", "-o", trace, "-e", "signal=none", "-e", "trace=openat,mkdirat,fsync",
-		os.Args[0], "-test.run=^TestNamesOutliveThePower$")
-	cmd.Env = append(os.Environ(), shelfVariable+"="+dir)
+		os.Args[0], "-test.run=^TestNamesAreSyncedBeforeRecords$")
+	cmd.Env = append(os.Environ(), directoryVariable+"="+dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("strace: %v\n%s", err, out)
 	}
@@ -46,7 +46,7 @@ func TestNamesOutliveThePower(t *testing.T) {
 		case filepath.Base(call[3]) == "recorded":
 			recorded++
 			if len(unflushed) > 0 {
-				t.Errorf("at the record these names are not flushed: %v", unflushed)
+				t.Errorf("when CRLs are recorded, these names are not synced: %v", unflushed)
 			}
 		case strings.HasPrefix(call[3], dir+"/") && (call[1] == "mkdirat" || strings.Contains(line, "O_CREAT")):
 			unflushed[call[3]] = true
@@ -54,14 +54,14 @@ func TestNamesOutliveThePower(t *testing.T) {
 		}
 	}
 	if made < 3 || recorded != 1 {
-		t.Errorf("strace has seen %d names and %d records", made, recorded)
+		t.Errorf("strace reports %d names and %d records", made, recorded)
 	}
 }
 
-// traced matches what was flushed, and what was opened or made.
+// traced matches the system calls that sync, open or create.
 var traced = regexp.MustCompile(`^\d+ +(fsync|openat|mkdirat)\((?:\d+<([^>]*)>|[^"]*"([^"]*)")`)
 
-// publishTo publishes the full CRL and that of a partition, and makes a directory when they are recorded.
+// publishTo publishes the full CRL and a partition's CRL. It creates a directory at the time when they are recorded.
 func publishTo(t *testing.T, dir string) {
 	t.Helper()
 	s := newScene(t, revtest.Never)

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// batch is how many CRLs share a transaction of their records; a base and its delta are in one.
+	// batch is the number of CRLs that are recorded in one transaction. A base and its delta share one.
 	batch = 64
-	// deltaShare is which part of a CRL's lifetime a delta has.
+	// deltaShare divides a CRL's lifetime; the result is the lifetime of its deltas.
 	deltaShare = 4
 )
 
@@ -31,23 +31,23 @@ func (u *Updater) PublishNow(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// cause is the reason for a round.
+// cause is the reason for a round of CRLs.
 type cause uint8
 
 const (
-	schedule   cause = iota // something is due
-	change                  // a change asked for it
-	everything              // all CRLs are made anew, whatever is on record
+	schedule   cause = iota // a CRL is due
+	change                  // a change was made
+	everything              // all CRLs are signed again, whatever is on record
 )
 
 // publishNew signs and publishes a round of an issuer's CRLs. A crash between any two steps leaves a state that a restart
 // completes: the number is durable before it is signed, the files before the records, and the records before publication.
-func (u *Updater) publishNew(ctx context.Context, i *issuer, why cause) error {
+func (u *Updater) publishNew(ctx context.Context, i *issuer, reason cause) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	begun := time.Now()
+	started := time.Now()
 	if i.unpublished {
-		why = everything
+		reason = everything
 	}
 	fail := func(what string, number *big.Int, err error) error {
 		return fmt.Errorf("%s CRL %v of %s: %w", what, number, i.Certificate.Subject, err)
@@ -58,19 +58,19 @@ func (u *Updater) publishNew(ctx context.Context, i *issuer, why cause) error {
 	if err != nil {
 		return fmt.Errorf("take a CRL number for %s: %w", i.Certificate.Subject, err)
 	}
-	// 2. Write all that is signed, from one snapshot.
-	builders, position, err := u.writeAll(ctx, i, number, why)
+	// 2. Write everything except the signatures, from one snapshot.
+	builders, position, err := u.writeAll(ctx, i, number, reason)
 	if err != nil {
 		return fail("write", number, err)
 	}
 	for len(builders) > 0 {
 		n := min(batch, len(builders))
 		if n < len(builders) && builders[n].crl.Delta {
-			n++ // a delta is on record with its base, or not at all
+			n++ // a delta is recorded together with its base
 		}
 		part := builders[:n]
 		builders = builders[n:]
-		// 3. Sign, and flush the files with their names.
+		// 3. Sign, and sync the files and their names to disk.
 		crls := make([]CRL, len(part))
 		for n, b := range part {
 			if err := b.sign(i); err != nil {
@@ -81,7 +81,7 @@ func (u *Updater) publishNew(ctx context.Context, i *issuer, why cause) error {
 		if err := u.published.flush(crls); err != nil {
 			return fail("write", number, err)
 		}
-		// 4. Record them. The store refuses a number below another process's.
+		// 4. Record them. The store refuses a number that is not higher than the number on record.
 		if err := u.store.PutCRLs(ctx, crls, signedBy, u.now()); err != nil {
 			return fail("record", number, err)
 		}
@@ -100,7 +100,7 @@ func (u *Updater) publishNew(ctx context.Context, i *issuer, why cause) error {
 			return fail("publish", number, err)
 		}
 	}
-	i.covered, i.took, i.unpublished = position, time.Since(begun), false
+	i.covered, i.took, i.unpublished = position, time.Since(started), false
 	return nil
 }
 
@@ -116,16 +116,16 @@ func (u *Updater) publish(crls []CRL) error {
 	return errors.Join(failed...)
 }
 
-// writeAll writes all of a round's CRLs but their signatures, from one snapshot of the store.
-func (u *Updater) writeAll(ctx context.Context, i *issuer, number *big.Int, why cause) (builders []*builder, position uint64, err error) {
+// writeAll writes all CRLs of a round except for their signatures, from one snapshot of the store.
+func (u *Updater) writeAll(ctx context.Context, i *issuer, number *big.Int, reason cause) (builders []*builder, position uint64, err error) {
 	now, clock := u.now(), u.clock()
 	err = u.store.View(ctx, i.id, func(view View) error {
 		changed, err := view.Changed(i.covered)
 		if err != nil {
-			return fmt.Errorf("read what has changed: %w", err)
+			return fmt.Errorf("read the changed partitions: %w", err)
 		}
 		builders, position = nil, view.Position()
-		for _, scope := range i.plan(changed, why, u.lifetime, clock) {
+		for _, scope := range i.plan(changed, reason, u.lifetime, clock) {
 			itself := Base{Number: number, ThisUpdate: now, Position: position}
 			var before *builder
 			if len(builders) > 0 {
@@ -148,15 +148,15 @@ func (u *Updater) writeAll(ctx context.Context, i *issuer, number *big.Int, why 
 	return builders, position, err
 }
 
-// plan returns the CRLs of a round: those that are due, those of partitions that have changed, the full one if anything
-// changed, and with a base always its delta.
-func (i *issuer) plan(changed []uint16, why cause, lifetime time.Duration, now time.Time) []Scope {
+// plan returns the CRLs of a round: those that are due, those of partitions that have changed, and the full CRL if
+// anything has changed. A base is always followed by its delta.
+func (i *issuer) plan(changed []uint16, reason cause, lifetime time.Duration, now time.Time) []Scope {
 	var planned []Scope
 	base := false // whether the scope before is planned
 	for _, s := range i.scopes() {
-		wanted := why == everything || i.dueAt(s, lifetime, now).Compare(now) <= 0 || s.Delta && base
+		wanted := reason == everything || i.dueAt(s, lifetime, now).Compare(now) <= 0 || s.Delta && base
 		if s.Partition == 0 {
-			wanted = wanted || why == change || len(changed) > 0
+			wanted = wanted || reason == change || len(changed) > 0
 		} else if !s.Delta {
 			wanted = wanted || slices.Contains(changed, s.Partition)
 			base = wanted
@@ -176,8 +176,8 @@ func lifetimeOf(s Scope, lifetime time.Duration) time.Duration {
 	return lifetime
 }
 
-// dueAt returns when a scope needs its next CRL at the latest: at half of the lifetime of the last one. If the clock was set
-// back, the last one may be from the future, which relying parties refuse: then a new one is due at once.
+// dueAt returns the latest time of the next CRL of a scope: after half the lifetime of the last one. If the clock was
+// set back, the last CRL may be from the future, and relying parties refuse it. In that case a new CRL is due at once.
 func (i *issuer) dueAt(s Scope, lifetime time.Duration, now time.Time) time.Time {
 	last, found := i.last[s]
 	if !found || last.ThisUpdate.After(now) {
@@ -186,7 +186,8 @@ func (i *issuer) dueAt(s Scope, lifetime time.Duration, now time.Time) time.Time
 	return last.NextUpdate.Add(-lifetimeOf(s, lifetime) / 2)
 }
 
-// begin returns the builder of a CRL. Itself describes that CRL as the base of later ones. The caller holds the issuer's mutex.
+// begin returns the builder of a CRL. Parameter itself describes this CRL as a base for later ones. The caller holds
+// the issuer's mutex.
 func (u *Updater) begin(i *issuer, scope Scope, itself, base Base) (*builder, error) {
 	now := itself.ThisUpdate
 	c := CRL{
@@ -194,8 +195,8 @@ func (u *Updater) begin(i *issuer, scope Scope, itself, base Base) (*builder, er
 		NextUpdate: now.Add(lifetimeOf(scope, u.lifetime)).Truncate(time.Second),
 	}
 	b := &builder{path: u.published.temporaryPath(scope), listing: Listing{Partition: scope.Partition, NotExpiredAt: now}, crl: c}
-	// A certificate that expired since the last CRL is listed once more: an entry stays until a CRL was issued beyond the
-	// certificate's validity (RFC 5280 §3.3), and in deltas until it is in a base (§5.2.4).
+	// A certificate that expired since the last CRL is listed once more. RFC 5280 §3.3: an entry stays until it is in a
+	// CRL that was issued after the certificate's validity. §5.2.4: an entry stays in deltas until it is in a base.
 	last := i.last[scope].ThisUpdate
 	if scope.Delta {
 		last, b.listing.Delta, b.listing.Since = base.ThisUpdate, true, base.Position
@@ -214,10 +215,15 @@ func (u *Updater) begin(i *issuer, scope Scope, itself, base Base) (*builder, er
 	return b, err
 }
 
-// baseFor returns the base of the deltas of a scope. A partition's CRL that is issued on schedule becomes the base once the
-// next one is issued on schedule. So a delta works with every scheduled base that is still valid, and with those issued since.
-// If the names of the distribution point have changed, the new CRL is its own base, for a delta has the names of its base
-// (RFC 5280 §5.2.4). Before is the builder before this one in the round: for a delta that of its base, if it is in the round.
+// baseFor returns the base for the deltas of a scope.
+//
+// A partition's CRL that was issued on schedule becomes the base when the next one is issued on schedule. A delta
+// therefore works with every scheduled base that is still valid, and with those issued since. If the URLs of the
+// distribution point have changed, the new CRL is its own base, because a delta must have the same URLs as its base
+// (RFC 5280 §5.2.4).
+//
+// Parameter before is the previous builder of the round. For a delta, it is the builder of its base, if the base is in
+// the round.
 func (u *Updater) baseFor(i *issuer, scope Scope, itself Base, before *builder) Base {
 	last, found := i.last[Scope{Issuer: i.id, Partition: scope.Partition}]
 	delta, there := i.last[scope]
@@ -231,19 +237,20 @@ func (u *Updater) baseFor(i *issuer, scope Scope, itself Base, before *builder) 
 	case !scope.Delta:
 		return last.Base
 	case there && (before == nil || before.crl.Partition != scope.Partition || before.crl.Base.Number != itself.Number):
-		return delta.Base // its base stays as it is, or comes between two of the schedule
+		return delta.Base // its base stays the same, or is an unscheduled one
 	default:
 		return last.Base
 	}
 }
 
-// onSchedule reports whether the next CRL of a partition is the one that its schedule asks for, and not one in between.
+// onSchedule reports whether the next CRL of a partition is the scheduled one, and not an additional one after a
+// change.
 func (u *Updater) onSchedule(last CRL, now time.Time) bool {
-	begun := last.Base.ThisUpdate
-	return last.Base.Number == nil || begun.After(now) || !now.Before(begun.Add(u.lifetime/2))
+	started := last.Base.ThisUpdate
+	return last.Base.Number == nil || started.After(now) || !now.Before(started.Add(u.lifetime/2))
 }
 
-// findRenamed finds the partitions whose distribution point has other names than their published CRLs say.
+// findRenamed finds the partitions whose distribution point has other URLs than in their published CRLs.
 func (u *Updater) findRenamed(i *issuer) error {
 	for _, p := range i.points {
 		scope := Scope{Issuer: i.id, Partition: p.partition}

@@ -35,7 +35,7 @@ func (p publishedDirectory) install(crls []CRL) error {
 	return p.flush(crls)
 }
 
-// flush makes the names of CRLs' files durable, with those of their directories.
+// flush makes the names of CRLs' files durable, and the names of their directories.
 func (p publishedDirectory) flush(crls []CRL) error {
 	dirs := map[string]bool{p.dir: true}
 	for _, c := range crls {
@@ -49,8 +49,9 @@ func (p publishedDirectory) flush(crls []CRL) error {
 	return nil
 }
 
-// recover finds the file of a recorded CRL, and reports whether it is at its published path. A crash between record and
-// renaming leaves it at its temporary path. recover writes the file of a CRL that was signed elsewhere anew.
+// recover restores the file of a recorded CRL, and reports whether it is at its published path. A crash between
+// recording and renaming leaves it at its temporary path. The file of a CRL that was signed elsewhere is rewritten from
+// its record.
 func (p publishedDirectory) recover(c CRL) (bool, error) {
 	scope := c.Scope()
 	if c.isThis(p.path(scope)) {
@@ -67,7 +68,7 @@ func (p publishedDirectory) recover(c CRL) (bool, error) {
 	return true, p.install([]CRL{c})
 }
 
-// write writes the file of a CRL from its record, and flushes it.
+// write writes the file of a CRL from its record, and syncs it.
 func (p publishedDirectory) write(c CRL) error {
 	if err := p.makeParent(c.Scope()); err != nil {
 		return err
@@ -95,7 +96,7 @@ func syncDirectory(path string) error {
 	return nil
 }
 
-// pointOf returns the issuing distribution point of the file that is published for a scope; nil if there is no such file.
+// pointOf returns the issuing distribution point in the published file of a scope, or nil if there is no such file.
 func (p publishedDirectory) pointOf(scope Scope) []byte {
 	file, err := files.Open(p.path(scope))
 	if err != nil {

@@ -23,8 +23,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// TestNginxReloadsCRLs has nginx check clients by the published chain of CRLs, and runs the job of docs/relying-parties.md:
-// a client that was revoked is refused once it ran.
+// TestNginxReloadsCRLs runs nginx with the published CRLs, and the cron job of docs/relying-parties.md. After the job
+// has run, nginx refuses a revoked client.
 func TestNginxReloadsCRLs(t *testing.T) {
 	s := newScene(t, revtest.Never)
 	dir, www := t.TempDir(), t.TempDir()
@@ -56,7 +56,7 @@ func TestNginxReloadsCRLs(t *testing.T) {
 		return bytes.Count(read(t, filepath.Join(dir, "reloads")), []byte("reloaded"))
 	}
 	if first, second := reloads(), reloads(); first != 1 || second != 1 {
-		t.Errorf("the job reloads %d and then %d times, want once for one file", first, second)
+		t.Errorf("the job reloads %d and then %d times, want one reload for one file", first, second)
 	}
 	eventually(t, "the client is let in", func() bool { return status(t, client, port) == http.StatusOK })
 	before := read(t, crls)
@@ -67,12 +67,12 @@ func TestNginxReloadsCRLs(t *testing.T) {
 	s.revoke(t, s.ca.Ref(t, leaf), pki.KeyCompromise)
 	eventually(t, "the chain is new", func() bool { return !bytes.Equal(read(t, crls), before) })
 	if n := reloads(); n != 2 {
-		t.Errorf("the job has reloaded %d times", n)
+		t.Errorf("the job has reloaded %d times in all", n)
 	}
 	eventually(t, "the client is refused", func() bool { return status(t, client, port) == http.StatusBadRequest })
 }
 
-// credential issues a certificate for clients and servers, and writes it to a directory with its chain and key.
+// credential issues a certificate for clients and servers, and writes it with its chain and key to a directory.
 func (s *scene) credential(t *testing.T, dir string) tls.Certificate {
 	t.Helper()
 	key, now := revtest.Key(t, "p256"), time.Now()
@@ -104,7 +104,7 @@ func (s *scene) credential(t *testing.T, dir string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der, s.ca.Certificate.Raw}, PrivateKey: key}
 }
 
-// startNginx starts nginx until the end of the test, and returns the command that reaches it.
+// startNginx starts nginx until the end of the test, and returns the command that controls it.
 func startNginx(t *testing.T, dir, port, crls string) []string {
 	t.Helper()
 	config := fmt.Sprintf(`daemon off; pid nginx.pid; error_log stderr info; worker_processes 1;
@@ -128,7 +128,7 @@ http {
 		t.Fatalf("nginx: %v: run deploy/setup.sh --test", err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // which ends its workers, too
+		_ = cmd.Process.Signal(syscall.SIGTERM) // also ends its workers
 		_ = cmd.Wait()
 		if t.Failed() {
 			t.Log(said.String())
@@ -142,7 +142,7 @@ http {
 	return command
 }
 
-// status asks nginx as a client, over a connection of its own, and returns what it says, or 0.
+// status sends a request over a new connection with the client certificate, and returns the HTTP status, or 0.
 func status(t *testing.T, client tls.Certificate, port string) int {
 	t.Helper()
 	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
@@ -174,7 +174,7 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// eventually waits until something holds.
+// eventually waits for a condition.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	for range 3000 {
@@ -183,5 +183,5 @@ func eventually(t *testing.T, what string, holds func() bool) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatalf("it does not come to it that %s", what)
+	t.Fatalf("timeout waiting until %s", what)
 }

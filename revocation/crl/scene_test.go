@@ -22,7 +22,7 @@ var (
 	errDown  = errors.New("the database is away")
 )
 
-// A scene is an updater of CRLs for one issuing CA below an offline root, and an authority that changes statuses.
+// scene holds a CRL updater for one issuing CA under an offline root, and an authority that changes statuses.
 type scene struct {
 	*crl.Updater
 	authority *revocation.Authority
@@ -32,7 +32,7 @@ type scene struct {
 	log       *revtest.LogBook
 	dir       string           // of CRLs
 	further   []string         // directories
-	points    []crl.Point      // that certificates name from the next start on
+	points    []crl.Point      // of certificates, from the next start on
 	clock     func() time.Time // nil for the real one
 }
 
@@ -44,7 +44,7 @@ func newScene(t testing.TB, fail func(call string) (bool, error)) *scene {
 	return s
 }
 
-// start makes both anew over the scene's records, as a restart does.
+// start creates a new updater and authority over the scene's store, as a restart does.
 func (s *scene) start(t testing.TB, fail func(call string) (bool, error)) {
 	t.Helper()
 	log, store := slog.New(slog.NewTextHandler(s.log, nil)), &revtest.Faulty{Book: s.book, Fail: fail}
@@ -63,7 +63,7 @@ func (s *scene) start(t testing.TB, fail func(call string) (bool, error)) {
 	s.Updater, s.authority = u, a
 }
 
-// issue makes a certificate and records it.
+// issue makes a certificate and records it in the store.
 func (s *scene) issue(t testing.TB) (*x509.Certificate, pki.CertRef) {
 	t.Helper()
 	leaf := s.ca.Leaf(t, "device")
@@ -79,7 +79,7 @@ func (s *scene) revoke(t testing.TB, ref pki.CertRef, reason pki.Reason) {
 	}
 }
 
-// newest returns the last published CRL of the issuing CA, as Go reads it.
+// newest returns the last published CRL of the issuing CA, parsed by crypto/x509.
 func (s *scene) newest(t testing.TB) *x509.RevocationList {
 	t.Helper()
 	for _, c := range slices.Backward(s.outlet.Published()) {
@@ -98,7 +98,7 @@ func parse(t testing.TB, c crl.CRL) *x509.RevocationList {
 		t.Fatal(err)
 	}
 	if list.Number.Cmp(c.Number) != 0 || !list.ThisUpdate.Equal(c.ThisUpdate) || !list.NextUpdate.Equal(c.NextUpdate) {
-		t.Fatalf("the CRL says number %v, %v to %v, and its record %v, %v to %v",
+		t.Fatalf("the CRL has number %v, %v to %v, but its metadata says %v, %v to %v",
 			list.Number, list.ThisUpdate, list.NextUpdate, c.Number, c.ThisUpdate, c.NextUpdate)
 	}
 	return list
@@ -110,30 +110,30 @@ func lists(list *x509.RevocationList, ref pki.CertRef) bool {
 	})
 }
 
-func TestConfigurationsThatAreRefused(t *testing.T) {
+func TestNewRefusesConfigurations(t *testing.T) {
 	root := revtest.NewRoot(t, "Root", "p256")
 	noKeyID := *root.Certificate
 	noKeyID.SubjectKeyId = nil
 	own := crl.Issuer{Certificate: root.Certificate, Signer: root.Key}
 	for name, c := range map[string]crl.Config{
-		"nothing":            {},
+		"empty":              {},
 		"short lifetime":     {Lifetime: time.Second},
 		"no CA":              {Issuers: []crl.Issuer{{Certificate: root.Leaf(t, "leaf"), Signer: root.Key}}},
 		"no key ID":          {Issuers: []crl.Issuer{{Certificate: &noKeyID, Signer: root.Key}}},
-		"another's key":      {Issuers: []crl.Issuer{{Certificate: root.Certificate, Signer: revtest.Key(t, "p256")}}},
+		"other key":          {Issuers: []crl.Issuer{{Certificate: root.Certificate, Signer: revtest.Key(t, "p256")}}},
 		"here and elsewhere": {Issuers: []crl.Issuer{own}, Elsewhere: []*x509.Certificate{root.Certificate}},
 		"no CA elsewhere":    {Elsewhere: []*x509.Certificate{root.Leaf(t, "leaf")}},
 		"full partition":     {Issuers: []crl.Issuer{own}, Points: []crl.Point{{Issuer: root.ID(), URL: "http://pki.example/a"}}},
 		"no partition":       {Issuers: []crl.Issuer{own}, Points: []crl.Point{{Issuer: root.ID(), Partition: 4097, URL: "http://pki.example/a"}}},
 		"no URL":             {Issuers: []crl.Issuer{own}, Points: []crl.Point{{Issuer: root.ID(), Partition: 1, URL: "/crl/1.crl"}}},
-		"a delta's URL":      {Issuers: []crl.Issuer{own}, Points: []crl.Point{{Issuer: root.ID(), Partition: 1, DeltaURL: "http://pki.example/a"}}},
-		"another's point":    {Points: []crl.Point{{Issuer: root.ID(), Partition: 1, URL: "http://pki.example/a"}}},
+		"delta URL only":     {Issuers: []crl.Issuer{own}, Points: []crl.Point{{Issuer: root.ID(), Partition: 1, DeltaURL: "http://pki.example/a"}}},
+		"point of other CA":  {Points: []crl.Point{{Issuer: root.ID(), Partition: 1, URL: "http://pki.example/a"}}},
 	} {
-		if name != "nothing" {
+		if name != "empty" {
 			c.Store, c.Publisher, c.Directory = revtest.NewBook(), &revtest.Outlet{}, t.TempDir()
 		}
 		if _, err := crl.New(t.Context(), c); err == nil {
-			t.Errorf("%s: want an error", name)
+			t.Errorf("New accepts the configuration %q", name)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package crl
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -12,23 +11,24 @@ import (
 )
 
 const (
-	// batchDelay is how long a change waits for others to share its CRL with.
+	// batchDelay is how long a change waits for other changes to share its CRL with.
 	batchDelay = 250 * time.Millisecond
-	// pauseFactor times the duration of the last round is the pause before a change starts the next one.
+	// pauseFactor is the pause before a change starts another round, as a multiple of the duration of the last round.
 	pauseFactor = 4
-	// maxWait bounds a sleep, so that a clock that was set or a machine that slept is noticed.
+	// maxWait bounds a wait, to notice when the clock was set or the machine was suspended.
 	maxWait = time.Minute
-	// checkInterval is how often the expiry of imported CRLs is checked.
+	// checkInterval is the interval at which the expiry of imported CRLs is checked.
 	checkInterval = 24 * time.Hour
-	// warnBefore is how long before its nextUpdate such a CRL is warned of, or a third of its lifetime if that is less: to
-	// sign a new one, people have to travel to the key.
+	// warnBefore is when the log starts to warn of an imported CRL's nextUpdate, or after two thirds of its lifetime if
+	// that is later. It is long because people may have to travel to the key to sign a new CRL.
 	warnBefore = 30 * 24 * time.Hour
 )
 
-// Run publishes the recorded CRLs, and then keeps all CRLs current until ctx is done. It signs all CRLs of every issuer at
-// its start, since a change that was recorded just before a crash is in none yet, and each again at half of its lifetime.
-// Soon after a change it signs the full CRL and those of the changed partitions. A failure is logged and retried after
-// growing waits, up to 15 s. Run returns nil once its goroutines have ended, except those that a mirror's file system blocks.
+// Run publishes the recorded CRLs, and then keeps all CRLs current until ctx ends. At its start it signs all CRLs of
+// every issuer, because a change that was recorded just before a crash may not be in one yet. It signs each again at
+// half its lifetime. Soon after a change, it signs the full CRL and the CRLs of the changed partitions. If this fails,
+// Run logs the error and retries, with growing waits of at most 15 s. Run returns nil once its goroutines have ended,
+// except those that a mirror's file system blocks.
 func (u *Updater) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -46,8 +46,8 @@ func (u *Updater) Run(ctx context.Context) error {
 	return nil
 }
 
-// Ready reports whether Run has published the full CRL of every issuer, or has failed to and retries. Before that, a relying
-// party finds no CRL at the URLs that certificates name.
+// Ready reports whether Run has published the full CRL of every issuer, or has failed and retries. Until then, relying
+// parties find no CRL at the URLs in certificates.
 func (u *Updater) Ready() bool {
 	for _, i := range u.issuers {
 		if !i.ready.Load() {
@@ -57,8 +57,8 @@ func (u *Updater) Ready() bool {
 	return true
 }
 
-// publishRecorded publishes what an earlier run has recorded, so that relying parties have CRLs while the HSM is unavailable.
-// It returns false if ctx ends first.
+// publishRecorded publishes the CRLs that an earlier process recorded, so that relying parties have CRLs even if the
+// HSM is unavailable. It returns false if ctx ends first.
 func (u *Updater) publishRecorded(ctx context.Context) bool {
 	wait := retry.NewBackOff()
 	for {
@@ -85,7 +85,7 @@ func (u *Updater) publishAll(recorded []CRL) {
 		}
 		there, err := u.published.recover(c)
 		if err == nil && there {
-			err = u.publish([]CRL{c}) // of a removed CA, too: the publisher ignores it
+			err = u.publish([]CRL{c}) // the publisher ignores CRLs of a removed CA
 		}
 		switch {
 		case err != nil:
@@ -110,13 +110,13 @@ func (i *issuer) remember(c CRL) {
 // keepCurrent signs an issuer's CRLs until ctx is done.
 func (u *Updater) keepCurrent(ctx context.Context, i *issuer) {
 	waits := retry.NewBackOff()
-	for why := everything; ; {
+	for reason := everything; ; {
 		select {
 		case <-i.wanted: // this round covers all requests so far
-			why = max(why, change)
+			reason = max(reason, change)
 		default:
 		}
-		err := u.publishNew(ctx, i, why)
+		err := u.publishNew(ctx, i, reason)
 		if ctx.Err() != nil {
 			return
 		}
@@ -131,13 +131,14 @@ func (u *Updater) keepCurrent(ctx context.Context, i *issuer) {
 		}
 		waits.Reset()
 		signal(i.compact)
-		if why = schedule; !u.untilDue(ctx, i) {
+		if reason = schedule; !u.untilDue(ctx, i) {
 			return
 		}
 	}
 }
 
-// untilDue waits until an issuer needs new CRLs: a change asked for some, or one is due. It returns false if ctx ends first.
+// untilDue waits until an issuer needs new CRLs because of a change or the schedule. It returns false if ctx ends
+// first.
 func (u *Updater) untilDue(ctx context.Context, i *issuer) bool {
 	ended := time.Now()
 	for {
@@ -152,15 +153,15 @@ func (u *Updater) untilDue(ctx context.Context, i *issuer) bool {
 			return false
 		case <-i.wanted:
 			timer.Stop()
-			i.want() // the next round takes it
+			i.want() // for the next round, which consumes it
 			return retry.Sleep(ctx, max(batchDelay, i.pause()-time.Since(ended)))
 		case <-timer.C:
 		}
 	}
 }
 
-// pause returns the least time between two rounds of an issuer that changes ask for: a long round takes the store and the HSM
-// from issuing.
+// pause returns the minimum time between two rounds after changes. It grows with the duration of the last round,
+// because a round competes with issuing for the store and the HSM.
 func (i *issuer) pause() time.Duration {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -187,8 +188,8 @@ func (i *issuer) validUntil() time.Time {
 	return i.last[Scope{Issuer: i.id}].NextUpdate
 }
 
-// keepCompacted compacts what CRLs are read from, after each round. A failure makes later rounds slower and nothing else, so
-// the next round is soon enough to retry.
+// keepCompacted compacts the store's index of revoked certificates after each round. A failure only slows down later
+// rounds, so it is retried after the next round.
 func (u *Updater) keepCompacted(ctx context.Context, i *issuer) {
 	for {
 		select {
@@ -197,12 +198,12 @@ func (u *Updater) keepCompacted(ctx context.Context, i *issuer) {
 		case <-i.compact:
 		}
 		if err := u.store.Compact(ctx, i.id); err != nil && ctx.Err() == nil {
-			u.log.Warn("compacting what CRLs are read from failed, the next ones take longer", "issuer", i.Certificate.Subject, "error", err)
+			u.log.Warn("compacting the index of revoked certificates failed, the next CRLs take longer", "issuer", i.Certificate.Subject, "error", err)
 		}
 	}
 }
 
-// watchImported warns of imported CRLs that expire.
+// watchImported logs warnings about imported CRLs before they expire.
 func (u *Updater) watchImported(ctx context.Context) {
 	waits := retry.NewBackOff()
 	for {
@@ -227,24 +228,23 @@ func (u *Updater) warnOfExpiry(ctx context.Context) error {
 		}
 		level, text := u.expiryWarning(crl, found)
 		if text != "" {
-			u.log.Log(ctx, level, text, "issuer", c.Subject, "next_update", crl.NextUpdate)
+			u.log.Log(ctx, level, text, "issuer", c.Subject, "next_update", crl.NextUpdate, "hint", "sign one with the CA's key (brevet ceremony crl) and import it")
 		}
 	}
 	return nil
 }
 
-// expiryWarning returns the log message about an imported CRL that is missing, expired or about to, or an empty one.
+// expiryWarning returns a log message about an imported CRL that is missing, expired or about to expire, or "".
 func (u *Updater) expiryWarning(crl CRL, found bool) (slog.Level, string) {
-	const next = "sign one with the CA's key (brevet ceremony crl) and import it"
 	if !found {
-		return slog.LevelWarn, "a CA has no CRL here: " + next
+		return slog.LevelWarn, "a CA has no CRL, import one"
 	}
 	left := crl.NextUpdate.Sub(u.clock())
 	switch {
 	case left <= 0:
-		return slog.LevelError, "a CA's CRL is stale, and relying parties refuse what it covers: " + next
+		return slog.LevelError, "a CA's CRL has expired and relying parties refuse its certificates, import a new one"
 	case left < min(warnBefore, crl.NextUpdate.Sub(crl.ThisUpdate)/3):
-		return slog.LevelWarn, fmt.Sprintf("a CA's CRL goes stale in %v: %s", left.Round(time.Minute), next)
+		return slog.LevelWarn, "a CA's CRL expires soon, import a new one"
 	}
 	return 0, ""
 }

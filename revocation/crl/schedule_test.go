@@ -17,7 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// running runs the authority until the test is over.
+// running runs the updater until stop is called or the test ends.
 func (s *scene) running(t *testing.T) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -37,13 +37,13 @@ func (s *scene) running(t *testing.T) (stop func()) {
 	return stop
 }
 
-// wait lets time pass, and everything happen that is due.
+// wait lets time pass and waits for everything that is due.
 func wait(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-// synctestScene has a test play in a time of its own.
+// synctestScene runs a test with a clock of its own.
 func synctestScene(t *testing.T, test func(t *testing.T, s *scene)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { test(t, newScene(t, revtest.Never)) })
@@ -77,7 +77,7 @@ func TestCRLsOnSchedule(t *testing.T) {
 			t.Errorf("%d CRLs after ten days and a half, want 22", n)
 		}
 		if left := time.Until(s.newest(t).NextUpdate); left < 11*time.Hour {
-			t.Errorf("the newest CRL is good for another %v only", left)
+			t.Errorf("the newest CRL is valid for another %v only", left)
 		}
 	})
 }
@@ -95,14 +95,14 @@ func TestChangesShareACRL(t *testing.T) {
 		}
 		wait(time.Second)
 		if n := len(s.outlet.Published()); n != 2 {
-			t.Fatalf("%d CRLs, want the first and one for all changes", n)
+			t.Fatalf("%d CRLs, want the first one and one for all changes", n)
 		}
 		for _, ref := range refs {
 			if !lists(s.newest(t), ref) {
 				t.Errorf("%v is not in the CRL", ref.Serial)
 			}
 		}
-		// A hold is listed, until it is released.
+		// A certificate on hold is listed until it is taken off hold.
 		_, ref := s.issue(t)
 		for _, action := range []revocation.Action{revocation.Hold, revocation.Unhold} {
 			if _, err := s.authority.Apply(t.Context(), revocation.Change{Action: action, Certificate: ref}); err != nil {
@@ -110,14 +110,14 @@ func TestChangesShareACRL(t *testing.T) {
 			}
 			wait(time.Second)
 			if listed := lists(s.newest(t), ref); listed != (action == revocation.Hold) {
-				t.Errorf("after %v: in the CRL is %v", action, listed)
+				t.Errorf("after %v, the certificate is in the CRL: %v", action, listed)
 			}
 		}
 	})
 }
 
-// What others have recorded is in a CRL within a second, and what no CRL has asks for none.
-func TestWhatOthersRecordReachesTheCRL(t *testing.T) {
+// A change that issuing recorded is in a CRL within a second. A new certificate needs no new CRL.
+func TestChangesByIssuingReachTheCRL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, revtest.Never)
 		s.running(t)
@@ -128,7 +128,7 @@ func TestWhatOthersRecordReachesTheCRL(t *testing.T) {
 		s.Apply(good)
 		wait(time.Minute)
 		if n := len(s.outlet.Published()); n != 1 {
-			t.Fatalf("%d CRLs, want the first alone", n)
+			t.Fatalf("%d CRLs, want the first one only", n)
 		}
 		changes, err := s.book.Apply(t.Context(), revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: ref, At: time.Now()})
 		if err != nil {
@@ -137,7 +137,7 @@ func TestWhatOthersRecordReachesTheCRL(t *testing.T) {
 		s.Apply(append(changes.Changed, good)...)
 		wait(time.Second)
 		if !lists(s.newest(t), ref) || lists(s.newest(t), next) {
-			t.Error("the CRL does not have what was revoked, and that alone")
+			t.Error("the CRL must list the revoked certificate, and nothing else")
 		}
 	})
 }
@@ -164,7 +164,7 @@ func TestExpiredEntriesAppearOnceMore(t *testing.T) {
 	})
 }
 
-func TestFailuresHeal(t *testing.T) {
+func TestFailuresRecover(t *testing.T) {
 	for _, call := range []string{"CRLs", "TakeNumber", "Sign", "PutCRLs"} {
 		for _, applied := range []bool{false, true} {
 			t.Run(call, func(t *testing.T) {
@@ -178,27 +178,27 @@ func TestFailuresHeal(t *testing.T) {
 						return false, nil
 					})
 					if s.Ready() {
-						t.Error("it has begun before it runs")
+						t.Error("Ready is true before Run")
 					}
 					s.running(t)
 					wait(2 * time.Minute)
 					if n := len(s.outlet.Published()); n != 0 {
-						t.Fatalf("%d CRLs published without %s", n, call)
+						t.Fatalf("%d CRLs are published although %s fails", n, call)
 					}
-					if s.Ready() != (call != "CRLs") { // without that nothing was tried
-						t.Errorf("without %s it has begun: %v", call, s.Ready())
+					if s.Ready() != (call != "CRLs") { // if the recorded CRLs cannot be read, nothing has been tried
+						t.Errorf("while %s fails, Ready is %v", call, s.Ready())
 					}
 					if n := s.log.Count(errDown.Error()); n < 3 || n > 30 {
-						t.Errorf("%d complaints in two minutes, want a few", n)
+						t.Errorf("%d log messages in two minutes, want 3 to 30", n)
 					}
 					_, ref := s.issue(t)
 					s.revoke(t, ref, pki.KeyCompromise)
 					down.Store(false)
 					wait(time.Minute)
 					if !lists(s.newest(t), ref) {
-						t.Errorf("the revocation is in no CRL after %s came back", call)
+						t.Errorf("the revocation is in no CRL after %s works again", call)
 					}
-					// However often it failed, no number came twice.
+					// In spite of the failures, every number is used once.
 					last := big.NewInt(0)
 					for _, c := range s.outlet.Published() {
 						if c.Number.Cmp(last) <= 0 {
@@ -212,7 +212,7 @@ func TestFailuresHeal(t *testing.T) {
 	}
 }
 
-// shyOutlet takes no CRL while it is told not to.
+// shyOutlet fails to publish while a flag is set.
 type shyOutlet struct {
 	*revtest.Outlet
 	shy *atomic.Bool
@@ -225,8 +225,8 @@ func (o shyOutlet) PublishCRL(c crl.CRL, path string) error {
 	return o.Outlet.PublishCRL(c, path)
 }
 
-// What the schedule asked for, and is on record but not out, does not wait for the schedule's next time.
-func TestACRLThatDidNotGetOutFollows(t *testing.T) {
+// A CRL of the schedule that is recorded but not published is published soon, not at the next scheduled time.
+func TestUnpublishedCRLIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, revtest.Never)
 		var shy atomic.Bool
@@ -243,21 +243,21 @@ func TestACRLThatDidNotGetOutFollows(t *testing.T) {
 		shy.Store(true)
 		wait(time.Hour + time.Minute)
 		if n := s.log.Count("signing CRLs failed, retrying"); n < 2 {
-			t.Errorf("%d complaints about a CRL that does not get out, want one for each try", n)
+			t.Errorf("%d log messages about a CRL that is not published, want one for each attempt", n)
 		}
 		shy.Store(false)
 		wait(time.Minute)
 		if age := time.Since(s.newest(t).ThisUpdate); age > 2*time.Minute {
-			t.Errorf("the newest CRL that is out is %v old", age)
+			t.Errorf("the newest published CRL is %v old", age)
 		}
 	})
 }
 
-func TestChangeBehindAnErrorReachesTheCRL(t *testing.T) {
+func TestChangeWithLostResultReachesTheCRL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, func(call string) (bool, error) {
 			if call == "Apply" {
-				return true, errDown // the answer is lost, the change is not
+				return true, errDown // the change is applied and its result is lost
 			}
 			return false, nil
 		})
@@ -265,7 +265,7 @@ func TestChangeBehindAnErrorReachesTheCRL(t *testing.T) {
 		wait(time.Second)
 		_, ref := s.issue(t)
 		if _, err := s.authority.Apply(t.Context(), revocation.Change{Action: revocation.Revoke, Certificate: ref}); err == nil {
-			t.Fatal("the order succeeds")
+			t.Fatal("Apply returns no error")
 		}
 		wait(time.Second)
 		if !lists(s.newest(t), ref) {
@@ -281,9 +281,9 @@ func TestRestartPublishesTheRecordedCRL(t *testing.T) {
 		if err := s.PublishNow(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		s.revoke(t, ref, pki.KeyCompromise) // and a crash before the CRL
+		s.revoke(t, ref, pki.KeyCompromise) // and a crash before the next CRL
 
-		// The token stays away at first: relying parties get what there is.
+		// The HSM is unavailable at first: relying parties get the recorded CRL.
 		var away atomic.Bool
 		away.Store(true)
 		s.outlet = &revtest.Outlet{}
@@ -296,17 +296,17 @@ func TestRestartPublishesTheRecordedCRL(t *testing.T) {
 		s.running(t)
 		wait(time.Second)
 		if n := len(s.outlet.Published()); n != 1 || lists(s.newest(t), ref) || !s.Ready() {
-			t.Fatalf("%d CRLs are published while the token is away, want the recorded one", n)
+			t.Fatalf("%d CRLs are published while the HSM is unavailable, want the recorded one", n)
 		}
 		away.Store(false)
 		wait(time.Minute)
 		if !lists(s.newest(t), ref) {
-			t.Error("what was revoked just before the crash is in no CRL")
+			t.Error("the certificate revoked just before the crash is in no CRL")
 		}
 	})
 }
 
-// rootCRL is a CRL that the offline root signs.
+// rootCRL returns a CRL signed by the offline root.
 func rootCRL(t testing.TB, ca revtest.CA, edit func(*x509.RevocationList)) []byte {
 	t.Helper()
 	now := time.Now().Truncate(time.Second)
@@ -321,28 +321,28 @@ func rootCRL(t testing.TB, ca revtest.CA, edit func(*x509.RevocationList)) []byt
 	return der
 }
 
-func TestWarningsBeforeTheRootsCRLGoesStale(t *testing.T) {
+func TestWarningsBeforeTheRootsCRLExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, revtest.Never)
 		stop := s.running(t)
 		wait(time.Second)
-		if n := s.log.Count("a CA has no CRL here"); n != 1 {
+		if n := s.log.Count("a CA has no CRL, import one"); n != 1 {
 			t.Errorf("%d warnings that the root has no CRL, want 1", n)
 		}
 		if _, err := s.Import(t.Context(), rootCRL(t, s.root, nil), operator); err != nil {
 			t.Fatal(err)
 		}
 		wait(334 * 24 * time.Hour)
-		if n := s.log.Count("goes stale in"); n != 0 {
-			t.Errorf("%d warnings a month and more before the end, want none", n)
+		if n := s.log.Count("expires soon"); n != 0 {
+			t.Errorf("%d warnings more than a month before the expiry, want none", n)
 		}
 		wait(3 * 24 * time.Hour)
-		if n := s.log.Count("goes stale in"); n < 1 || n > 3 {
+		if n := s.log.Count("expires soon"); n < 1 || n > 3 {
 			t.Errorf("%d warnings in the first days of the last month, want one a day", n)
 		}
 		wait(30 * 24 * time.Hour)
-		if s.log.Count("level=ERROR msg=\"a CA's CRL is stale") == 0 {
-			t.Error("the root's CRL went stale without an error")
+		if s.log.Count("level=ERROR msg=\"a CA's CRL has expired") == 0 {
+			t.Error("the root's CRL has expired without an ERROR message")
 		}
 		stop()
 	})
@@ -356,7 +356,7 @@ func TestImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.book.PutBy(s.root.ID()) != operator || len(s.outlet.Published()) != 1 {
-		t.Fatal("the CRL was not recorded and published under the operator's name")
+		t.Fatal("the CRL was not recorded and published with the operator as its actor")
 	}
 	next := func(edit func(*x509.RevocationList)) []byte {
 		return rootCRL(t, s.root, func(l *x509.RevocationList) {
@@ -368,17 +368,17 @@ func TestImport(t *testing.T) {
 	bent := append([]byte(nil), good...)
 	bent[len(bent)-1] ^= 1
 	for name, der := range map[string][]byte{
-		"nothing":       nil,
-		"no CRL":        s.root.Certificate.Raw,
+		"empty":         nil,
+		"certificate":   s.root.Certificate.Raw,
 		"trailing data": append(append([]byte(nil), good...), 0),
 		"signature":     bent,
 		"stranger":      rootCRL(t, stranger, nil),
 		"namesake":      rootCRL(t, namesake, nil),
 		"our own":       rootCRL(t, s.ca, nil),
-		"stale": next(func(l *x509.RevocationList) {
+		"expired": next(func(l *x509.RevocationList) {
 			l.ThisUpdate, l.NextUpdate = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
 		}),
-		"yet to come": next(func(l *x509.RevocationList) { l.ThisUpdate = time.Now().Add(time.Hour) }),
+		"future":      next(func(l *x509.RevocationList) { l.ThisUpdate = time.Now().Add(time.Hour) }),
 		"partial":     next(func(l *x509.RevocationList) { l.ExtraExtensions = onlyUsers() }),
 		"older":       rootCRL(t, s.root, func(l *x509.RevocationList) { l.Number = big.NewInt(4) }),
 		"same number": rootCRL(t, s.root, func(l *x509.RevocationList) { l.Number = big.NewInt(5) }),
@@ -389,7 +389,7 @@ func TestImport(t *testing.T) {
 		}
 	}
 	if n := len(s.outlet.Published()); n != 1 {
-		t.Fatalf("%d CRLs are published, want the first only", n)
+		t.Fatalf("%d CRLs are published, want only the first", n)
 	}
 	for range 2 { // an import can be repeated
 		c, err := s.Import(t.Context(), good, operator)

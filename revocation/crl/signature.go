@@ -7,7 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	_ "crypto/sha256" // signatures name these
+	_ "crypto/sha256" // the hash functions of signatures
 	_ "crypto/sha512"
 	"encoding/asn1"
 	"errors"
@@ -18,14 +18,14 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// signatureScheme is how a key signs CRLs.
+// signatureScheme describes how a key signs CRLs.
 type signatureScheme struct {
 	algorithm []byte      // AlgorithmIdentifier
-	hash      crypto.Hash // of what is signed; zero if the key signs the message itself
-	maxSize   int         // of its signatures, in bytes
+	hash      crypto.Hash // zero if the key signs the message itself
+	maxSize   int         // of a signature, in bytes
 }
 
-// How each kind of key signs: the algorithms are those that crypto/x509 chooses too (RFC 5758 §3.2, RFC 4055 §5, RFC 8410 §3).
+// The signature algorithms for each kind of key, as in crypto/x509 (RFC 5758 §3.2, RFC 4055 §5, RFC 8410 §3).
 var (
 	oidECDSAWithSHA256 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
 	oidECDSAWithSHA384 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}
@@ -47,7 +47,7 @@ func schemeOf(public crypto.PublicKey) (signatureScheme, error) {
 	case ed25519.PublicKey:
 		return makeScheme(oidEd25519, false, 0, ed25519.SignatureSize)
 	}
-	return signatureScheme{}, fmt.Errorf("a key of type %T does not sign CRLs: use P-256, P-384, RSA or Ed25519", public)
+	return signatureScheme{}, fmt.Errorf("a key of type %T cannot sign CRLs: use P-256, P-384, RSA or Ed25519", public)
 }
 
 func makeScheme(oid asn1.ObjectIdentifier, parameters bool, hash crypto.Hash, maxSize int) (signatureScheme, error) {
@@ -62,8 +62,8 @@ func makeScheme(oid asn1.ObjectIdentifier, parameters bool, hash crypto.Hash, ma
 	return signatureScheme{algorithm, hash, maxSize}, err
 }
 
-// sign signs a digest, or the message if the key signs messages, and verifies the signature with the public key: a wrong
-// signature of an HSM is never published.
+// sign signs a digest, or the message if the key signs messages. It verifies the signature with the public key, so that
+// a wrong signature from an HSM is never published.
 func (s signatureScheme) sign(key crypto.Signer, public crypto.PublicKey, digest []byte, message io.Reader) ([]byte, error) {
 	signed := digest
 	if s.hash == 0 {
@@ -77,7 +77,7 @@ func (s signatureScheme) sign(key crypto.Signer, public crypto.PublicKey, digest
 		return nil, err
 	}
 	if len(signature) > s.maxSize || !s.verifies(public, signed, signature) {
-		return nil, errors.New("the signature that the key made does not hold with the CA's certificate")
+		return nil, errors.New("the signature does not verify with the CA's certificate")
 	}
 	return signature, nil
 }

@@ -11,15 +11,16 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Scope says which of an issuer's CRLs one is. It works as a map key.
+// Scope identifies one of an issuer's CRLs. It works as a map key.
 type Scope struct {
 	Issuer pki.IssuerID
-	// Partition is zero for the full CRL, which lists what all partitions do and has no issuing distribution point.
+	// Partition is zero for the full CRL, which lists all partitions and has no issuing distribution point.
 	Partition uint16
 	Delta     bool
 }
 
-// Path returns the path of the CRL below a directory or a URL, with slashes: ISSUER.crl, ISSUER/3.crl or ISSUER/3-delta.crl.
+// Path returns the path of the CRL below a directory or URL, with slashes: ISSUER.crl, ISSUER/3.crl or
+// ISSUER/3-delta.crl.
 func (s Scope) Path() string {
 	switch {
 	case s.Partition == 0:
@@ -31,11 +32,11 @@ func (s Scope) Path() string {
 	}
 }
 
-// Point is a distribution point that certificates name (RFC 5280 §4.2.1.13 and §4.2.1.15).
+// Point is a distribution point in certificates (RFC 5280 §4.2.1.13 and §4.2.1.15).
 type Point struct {
 	Issuer    pki.IssuerID
 	Partition uint16 // 1 to MaxPartition; the full CRL has no distribution point of its own
-	URL       string // of the partition's CRL, as certificates have it
+	URL       string // of the partition's CRL
 	DeltaURL  string // of its delta CRL; empty for none
 }
 
@@ -46,7 +47,7 @@ type Entry struct {
 	Reason    pki.Reason
 	// InvalidSince is the invalidity date, or zero (RFC 5280 §5.3.2).
 	InvalidSince time.Time
-	// Removed says that the certificate was on hold and is good: the reason is removeFromCRL, which delta CRLs alone have.
+	// Removed means that the certificate was on hold and is good again. Its reason is removeFromCRL, in delta CRLs only.
 	Removed bool
 }
 
@@ -54,7 +55,7 @@ type Entry struct {
 type Base struct {
 	Number     *big.Int
 	ThisUpdate time.Time
-	Position   uint64 // index of the last log entry that it covers
+	Position   uint64 // index of the last log entry that the base covers
 }
 
 // CRL is the record of a signed certificate revocation list. The list itself is a file.
@@ -66,19 +67,19 @@ type CRL struct {
 	Number     *big.Int
 	ThisUpdate time.Time
 	NextUpdate time.Time
-	// Position is the index of the last log entry that it covers.
+	// Position is the index of the last log entry that the CRL covers.
 	Position uint64
-	// Base is the base CRL of a delta. For the CRL of a partition it is the last one that was issued on schedule, which may
-	// be itself: later deltas are relative to that. Without a number there is none.
+	// Base is the CRL that deltas are relative to. For a delta it is its base. For the CRL of a partition it is the last
+	// one that was issued on schedule, which may be this CRL. If Base.Number is nil, there is none.
 	Base    Base
 	SHA256  [sha256.Size]byte // of the file
 	Size    int64             // of the file, in bytes
 	Entries int64
-	// DER is the list if it was signed elsewhere and cannot be made again. It is nil for the others.
+	// DER is the list if it was signed elsewhere, since it cannot be signed again here. Otherwise it is nil.
 	DER []byte
 }
 
-// Scope returns which CRL of its issuer it is.
+// Scope returns the scope of the CRL.
 func (c CRL) Scope() Scope { return Scope{Issuer: c.Issuer, Partition: c.Partition, Delta: c.Delta} }
 
 // Listing selects the entries of a CRL.
@@ -92,8 +93,8 @@ type Listing struct {
 	Since uint64
 }
 
-// View is a consistent snapshot of an issuer's statuses. It is valid until the function that received it returns, and only
-// in that goroutine.
+// View is a consistent snapshot of an issuer's statuses. It is valid until the function that received it returns, and
+// only in that goroutine.
 type View interface {
 	// Position returns the index of the last log entry of the snapshot; zero for an empty log.
 	Position() uint64
@@ -106,8 +107,8 @@ type View interface {
 	Entries(l Listing) iter.Seq2[Entry, error]
 }
 
-// Store keeps what CRLs are built from, and the record of each. Methods are safe for concurrent use. A change and its log
-// entry are one durable transaction.
+// Store stores the revoked certificates and the record of each CRL. Methods are safe for concurrent use. A change and
+// its log entry are one durable transaction.
 type Store interface {
 	EntryStore
 	RecordStore
@@ -118,26 +119,27 @@ type Store interface {
 type EntryStore interface {
 	// View calls read with a consistent snapshot of the issuer's revoked certificates.
 	View(ctx context.Context, issuer pki.IssuerID, read func(View) error) error
-	// Compact rewrites what View reads of an issuer into the form that is fastest to read, and drops certificates that
-	// expired and are in a CRL issued after that. If there is too little to do it does nothing. It writes in small steps
-	// with pauses, so that others write meanwhile. If ctx ends it stops at any step: what View yields does not depend on it.
+	// Compact rewrites the index that View reads into the form that is fastest to read. It drops certificates that are
+	// expired and listed in a CRL issued after their expiry. It writes in small steps with pauses, so that other writers
+	// proceed. If there is little to do, it does nothing. If ctx ends, it stops after a step. Compact does not change the
+	// results of View.
 	Compact(ctx context.Context, issuer pki.IssuerID) error
 }
 
-// RecordStore keeps the newest CRL of every scope, and which numbers are taken.
+// RecordStore stores the newest CRL of every scope, and the CRL numbers that were taken.
 type RecordStore interface {
 	// TakeNumber takes the next CRL number of an issuer, durably: it is never given again, used or not (RFC 5280 §5.2.3).
 	TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error)
-	// PutCRLs records CRLs in one transaction, at the time at which they are published. If a number is not above the
-	// recorded one of its scope, all of them are refused (crl.invalid).
+	// PutCRLs records CRLs in one transaction, at the time of their publication. If one of them has a number that is not
+	// higher than the recorded one of its scope, PutCRLs refuses all of them (crl.invalid).
 	PutCRLs(ctx context.Context, crls []CRL, by pki.Actor, at time.Time) error
 	// CRLs returns the newest CRL of every scope that has one, by issuer, partition, and base before delta.
 	CRLs(ctx context.Context) ([]CRL, error)
 }
 
-// PointStore keeps the distribution points that certificates name.
+// PointStore stores the distribution points in certificates.
 type PointStore interface {
-	// PutPoints records distribution points, durably. Those on record already stay as they are.
+	// PutPoints records distribution points, durably. Points already on record do not change.
 	PutPoints(ctx context.Context, points []Point) error
 	// Points returns every distribution point on record, in the order in which they were recorded.
 	Points(ctx context.Context) ([]Point, error)

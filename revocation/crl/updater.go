@@ -14,7 +14,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// DefaultLifetime is how long a CRL is valid unless the configuration says otherwise.
+// DefaultLifetime is the default lifetime of CRLs.
 const DefaultLifetime = 24 * time.Hour
 
 // Issuer is a CA with the key that signs its CRLs.
@@ -23,29 +23,31 @@ type Issuer struct {
 	Signer      crypto.Signer
 }
 
-// Publisher makes CRLs available to relying parties. It is safe for concurrent use, accepts the same CRL again, and never
-// replaces a CRL by an older one.
+// Publisher makes CRLs available to relying parties. It is safe for concurrent use, accepts the same CRL twice, and
+// never replaces a CRL with an older one.
 type Publisher interface {
-	// PublishCRL publishes the CRL in the file at a path. Another CRL will be renamed to that path later: a publisher that
+	// PublishCRL publishes the CRL in the file at a path. A later CRL replaces the file by renaming, so a publisher that
 	// needs this one for longer keeps the file open.
 	PublishCRL(c CRL, path string) error
 }
 
-// Config is what an Updater is made of.
+// Config holds the configuration of an Updater.
 type Config struct {
 	Issuers   []Issuer            // the CAs whose CRLs it signs
-	Elsewhere []*x509.Certificate // the CAs whose CRLs are signed elsewhere, and imported
+	Elsewhere []*x509.Certificate // the CAs whose CRLs are signed elsewhere and imported
 	Store     Store
 	Publisher Publisher
-	// Directory holds the files of published CRLs. New makes it if it is missing, and no other process writes to it.
+	// Directory holds the files of published CRLs. Updaters create it. No other process may write to it.
 	Directory string
-	// Mirrors are directories that CRLs are copied to, for other web servers. They have to exist. Other processes may copy
-	// to them too: of two CRLs the one with the higher number stays.
+	// Mirrors are existing directories that CRLs are copied to, for other web servers. Other processes may copy to them
+	// too: the CRL with the higher number stays.
 	Mirrors []string
-	// Points are the distribution points that certificates will name from now on. They are on record when New returns, and
-	// the CRLs of every point ever recorded are kept current.
-	Points   []Point
-	Lifetime time.Duration    // of a CRL, at least a minute; a new one is signed at half of it. A delta has a quarter. Zero is DefaultLifetime
+	// Points are the distribution points of new certificates. New records them before it returns. The CRLs of all points
+	// ever recorded are kept current.
+	Points []Point
+	// Lifetime is how long a CRL is valid, at least a minute. A new one is signed after half of it. A delta is valid for a
+	// quarter of it. Zero means DefaultLifetime.
+	Lifetime time.Duration
 	Clock    func() time.Time // nil is time.Now
 	Log      *slog.Logger     // nil is slog.Default()
 }
@@ -65,26 +67,26 @@ type Updater struct {
 	importing sync.Mutex // one import at a time: they write the same files
 }
 
-// An issuer is one CA whose CRLs this updater signs.
+// issuer is a CA whose CRLs this updater signs.
 type issuer struct {
 	Issuer
 	id      pki.IssuerID
 	scheme  signatureScheme
 	points  []*points     // by partition
-	wanted  chan struct{} // holds one request for new CRLs: a change during a round asks for another round
-	compact chan struct{} // holds one request to compact what CRLs are read from
-	ready   atomic.Bool   // the full CRL was published since Run began, or could not be
+	wanted  chan struct{} // holds one request for new CRLs, so that a change during a round causes another round
+	compact chan struct{} // holds one request to compact the index of revoked certificates
+	ready   atomic.Bool   // the full CRL has been published since Run started, or publishing it has failed
 
 	mu          sync.Mutex      // one round at a time, so that CRLs are published in the order of their numbers
-	last        map[Scope]CRL   // the newest that this process knows of
+	last        map[Scope]CRL   // the newest CRL of each scope that this process knows
 	covered     uint64          // the last log entry that the last round has read
-	took        time.Duration   // by the last round
-	renamed     map[uint16]bool // partitions whose published CRL has other names than the next one
-	unpublished bool            // the last round failed after CRLs were recorded, so they may not be published
+	took        time.Duration   // duration of the last round
+	renamed     map[uint16]bool // partitions whose distribution point has other URLs than the published CRL
+	unpublished bool            // CRLs of the last round were recorded, but perhaps not published
 }
 
-// New returns an Updater, and records the distribution points of its configuration. It signs nothing before Run or
-// PublishNow.
+// New returns an Updater and records the distribution points of its configuration. It signs nothing: Run and PublishNow
+// do.
 func New(ctx context.Context, c Config) (*Updater, error) {
 	if c.Store == nil || c.Publisher == nil || c.Directory == "" {
 		return nil, errors.New("an updater needs a store, a publisher and a directory")
@@ -97,7 +99,7 @@ func New(ctx context.Context, c Config) (*Updater, error) {
 		u.lifetime = DefaultLifetime
 	}
 	if u.lifetime < time.Minute {
-		return nil, fmt.Errorf("a CRL that is valid for %v cannot be kept current: make it a minute at least", u.lifetime)
+		return nil, fmt.Errorf("a CRL lifetime of %v is too short: use at least a minute", u.lifetime)
 	}
 	if u.clock == nil {
 		u.clock = time.Now
@@ -122,7 +124,7 @@ func New(ctx context.Context, c Config) (*Updater, error) {
 	return u, nil
 }
 
-// addIssuers checks the CAs of a configuration, and adds those whose CRLs are signed here.
+// addIssuers checks the CAs in a configuration, and adds those whose CRLs are signed here.
 func (u *Updater) addIssuers(c Config) error {
 	for _, i := range c.Issuers {
 		if err := mayIssueCRLs(i.Certificate); err != nil {
@@ -146,13 +148,13 @@ func (u *Updater) addIssuers(c Config) error {
 			return err
 		}
 		if u.issuers[pki.IssuerOf(cert)] != nil {
-			return fmt.Errorf("the CRLs of %s are signed here or elsewhere, not both", cert.Subject)
+			return fmt.Errorf("the CRLs of %s cannot be both signed here and imported", cert.Subject)
 		}
 	}
 	return nil
 }
 
-// mayIssueCRLs refuses a certificate with which every CRL would fail.
+// mayIssueCRLs returns an error if relying parties would refuse every CRL of the CA.
 func mayIssueCRLs(c *x509.Certificate) error {
 	if !c.IsCA || c.KeyUsage&x509.KeyUsageCRLSign == 0 || len(c.SubjectKeyId) == 0 {
 		return fmt.Errorf("%s cannot issue CRLs: a CA needs the key usage cRLSign and a subject key identifier "+
@@ -161,8 +163,8 @@ func mayIssueCRLs(c *x509.Certificate) error {
 	return nil
 }
 
-// Apply implements [pki.StatusObserver] for changes that issuing made, such as a renewal that revokes its predecessor. If a
-// certificate is not good, a new CRL of its issuer follows within a second.
+// Apply implements [pki.StatusObserver], for changes that issuing makes, such as a renewal that revokes its
+// predecessor. If a certificate is not good, its issuer's CRLs are signed within a second.
 func (u *Updater) Apply(changes ...pki.StatusChange) {
 	for _, c := range changes {
 		if c.Status.State == pki.Good { // a new certificate, which no CRL lists
@@ -174,8 +176,8 @@ func (u *Updater) Apply(changes ...pki.StatusChange) {
 	}
 }
 
-// Request asks for new CRLs of everybody who issued one of these certificates, whatever their statuses are. They follow
-// within a second while Run runs. It does not block.
+// Request requests new CRLs of the issuers of these certificates, whatever their statuses are. They are signed within a
+// second while Run runs. Request does not block.
 func (u *Updater) Request(changes []pki.StatusChange) {
 	for _, c := range changes {
 		if i := u.issuers[c.Ref.Issuer]; i != nil {
@@ -184,7 +186,7 @@ func (u *Updater) Request(changes []pki.StatusChange) {
 	}
 }
 
-// RequestAll asks for new CRLs of every issuer, as Request does.
+// RequestAll requests new CRLs of every issuer, like Request.
 func (u *Updater) RequestAll() {
 	for _, i := range u.issuers {
 		i.want()
@@ -193,7 +195,7 @@ func (u *Updater) RequestAll() {
 
 func (i *issuer) want() { signal(i.wanted) }
 
-// signal leaves one request in a channel: a request that is there already covers this one.
+// signal sends to a channel with a buffer of one. If the buffer is full, the waiting signal covers this one.
 func signal(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -201,5 +203,5 @@ func signal(c chan<- struct{}) {
 	}
 }
 
-// now returns the time cut to the second, as certificates, CRLs and statuses have it.
+// now returns the current time truncated to seconds, the precision of certificates, CRLs and statuses.
 func (u *Updater) now() time.Time { return u.clock().UTC().Truncate(time.Second) }

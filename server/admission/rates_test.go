@@ -14,7 +14,7 @@ var start = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
 func TestRateLimitsEachSource(t *testing.T) {
 	t.Parallel()
-	r := NewRates("limits.identity", Rate{PerSecond: 2, Burst: 10})
+	r := NewRates("rate_limits.identity", Rate{PerSecond: 2, Burst: 10})
 	loud, quiet := named(t, "loud"), named(t, "quiet")
 	count := func(from Source, calls int, at time.Time) (passed int) {
 		for range calls {
@@ -49,7 +49,7 @@ func TestRateLimitsEachSource(t *testing.T) {
 // TestBucketIsKeptUntilFull checks that a bucket is kept until it has filled, although generations are dropped.
 func TestBucketIsKeptUntilFull(t *testing.T) {
 	t.Parallel()
-	r := NewRates("limits.address", Rate{PerSecond: 1, Burst: 10})
+	r := NewRates("rate_limits.address", Rate{PerSecond: 1, Burst: 10})
 	loud, passed := named(t, "loud"), 0
 	for second := range 1000 {
 		for range 3 {
@@ -65,7 +65,7 @@ func TestBucketIsKeptUntilFull(t *testing.T) {
 
 func TestBucketsAreBounded(t *testing.T) {
 	t.Parallel()
-	r := NewRates("limits.address", Rate{PerSecond: 1, Burst: 10})
+	r := NewRates("rate_limits.address", Rate{PerSecond: 1, Burst: 10})
 	most := 0
 	for n := range 4 * maxBuckets {
 		ip := netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})

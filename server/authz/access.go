@@ -7,24 +7,25 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Access says which callers may call an operation.
+// Access is a set of callers that may call an operation.
 type Access uint8
 
-// The kinds of access.
+// The sets of callers.
 const (
-	Nobody   Access = iota // the zero value: an operation that is not in the table is denied
-	Anybody                // without a certificate too
+	Nobody   Access = iota // the zero value: denies an operation that is not in the table
+	Anybody                // any caller, even without a certificate
 	Identity               // any caller with a valid certificate
-	// Renewing is Identity, and callers whose certificate was superseded: the response to their renewal may have been lost.
+	// Renewing allows the callers of Identity, and callers whose certificate was superseded by a renewal: the response to
+	// the renewal may have been lost.
 	Renewing
 	Operators // callers with a valid operator's certificate
 )
 
-// access is the one table of who may call what, on every front door. A test fails for an operation that is served and not
-// in it.
+// access maps each operation to the callers that may call it, on every front door. A test fails for an operation that a
+// front door serves and that is not in it.
 var access = map[Operation]Access{
-	Enroll:            Anybody, // the evidence is the proof
-	CreateChallenge:   Anybody, // it comes before Enroll
+	Enroll:            Anybody, // authenticated by evidence
+	CreateChallenge:   Anybody, // called before Enroll
 	Renew:             Renewing,
 	GetTrustBundle:    Identity,
 	IssueCertificates: Operators,
@@ -50,7 +51,7 @@ var access = map[Operation]Access{
 	CreateBulkRevocation: Operators,
 	GetBulkRevocation:    Operators,
 	ListBulkRevocations:  Operators,
-	RevokeCompromisedKey: Anybody, // the signature is the proof
+	RevokeCompromisedKey: Anybody, // authenticated by a signature
 
 	ListCRLs:  Operators,
 	ImportCRL: Operators,
@@ -60,24 +61,24 @@ var access = map[Operation]Access{
 
 	GetStats: Operators,
 
-	// Its responses are large, and gRPC keeps what a client does not read, so it is not open to unknown callers.
+	// Reflection sends large responses, and gRPC buffers what a client does not read. Unknown callers may not use it.
 	ReflectServices: Operators,
 
-	// Public knowledge: whether the server is up.
+	// Everybody may check whether the server is up.
 	CheckHealth: Anybody,
 	ListHealth:  Anybody,
 	WatchHealth: Anybody,
 }
 
-// AccessOf returns who may call an operation: Nobody if it is not in the table.
+// AccessOf returns the callers that may call an operation. For an operation that is not in the table it returns Nobody.
 func AccessOf(op Operation) Access { return access[op] }
 
-// Operations returns every operation of the table, in the order of their names.
+// Operations returns every operation in the table, sorted by name.
 func Operations() []Operation { return slices.Sorted(maps.Keys(access)) }
 
-// ErrUnserved refuses operations that are not in the table.
+// ErrUnserved is the refusal of an operation that is not in the table.
 var ErrUnserved error = pki.Refuse(pki.RuleMethod,
-	"call what proto/brevet/v1 has, or a server of the version that has it", "this server has no such call")
+	"call an RPC in proto/brevet/v1, or a server of a version that has it", "this server has no such RPC")
 
-// OperatorPath begins the reserved paths of operators. Only operators are issued a certificate under it.
+// OperatorPath is the prefix of the reserved paths of operators. Only operators get certificates with it.
 const OperatorPath = "brevet/operator/"

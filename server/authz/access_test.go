@@ -7,7 +7,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-func TestWhatIsNotInTheTableIsDenied(t *testing.T) {
+func TestOperationsOutsideTheTableAreDenied(t *testing.T) {
 	a := New(Config{})
 	for _, op := range []Operation{"", "DeleteIdentity", "enroll", "/brevet.v1.EnrollmentService/Enroll"} {
 		for _, check := range []func() (Caller, error){

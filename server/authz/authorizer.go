@@ -10,33 +10,33 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// A Caller is who makes a call, as the client certificate proves it. It is zero for callers without one.
+// Caller is the caller of an operation, as its client certificate proves it. It is zero for callers without one.
 type Caller struct {
 	ID          pki.SPIFFEID
 	Certificate pki.CertRef
 	Key         pki.KeyHash
-	// Past says that the certificate is expired, revoked, superseded or not on record. Somebody else may have its key by
-	// now. So the log names the identity, and the call counts for its address and not for the identity.
+	// Past means that the certificate is expired, revoked, superseded or not on record, so that its key may be in other
+	// hands. The log then names the identity, but the rate limit counts the call for the address and not the identity.
 	Past bool
 }
 
-// Actor returns the caller as the log names it.
+// Actor returns the caller for the log.
 func (c Caller) Actor() pki.Actor { return pki.ActorCaller(c.ID, c.Certificate) }
 
 func (c Caller) isOperator() bool { return strings.HasPrefix(c.ID.Path(), OperatorPath) }
 
-// Statuses knows the status of every certificate that may call: a responder's memory. It is safe for concurrent use.
+// Statuses returns the status of every certificate on record, from memory. It is safe for concurrent use.
 type Statuses interface {
 	Status(ref pki.CertRef) (pki.Status, bool)
 }
 
-// Identities reads the identity of a caller as it is committed at the time of the call. It returns a pki.Refusal if there
-// is none. It is safe for concurrent use.
+// Identities reads the committed state of a caller's identity. It returns a [pki.Refusal] if there is no such identity.
+// It is safe for concurrent use.
 type Identities interface {
 	Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error)
 }
 
-// Config holds what an Authorizer decides by. All fields are needed.
+// Config holds what an Authorizer depends on. All fields are required.
 type Config struct {
 	TrustDomain   string
 	Roots         *x509.CertPool
@@ -46,7 +46,8 @@ type Config struct {
 	Clock         func() time.Time
 }
 
-// An Authorizer lets callers in, or refuses them with a typed error. It is safe for concurrent use.
+// Authorizer authenticates and authorizes callers, and refuses others with a typed error. It is safe for concurrent
+// use.
 type Authorizer struct {
 	config Config
 	chains chainCache
@@ -55,9 +56,9 @@ type Authorizer struct {
 // New returns an Authorizer.
 func New(c Config) *Authorizer { return &Authorizer{config: c} }
 
-// Authorize checks a call when its message is used. It checks what Authenticate checks. If the operation needs an identity
-// or an operator, it also reads the caller's identity, which must be enrolled, whatever the certificate says. Renew checks
-// the identity itself, in the read that it decides by.
+// Authorize checks a call at the time when its message is used. It checks what Authenticate checks. If the operation
+// needs an identity or an operator, it also reads the caller's identity from the store, and requires that it is
+// enrolled. Renew is excepted: it checks the identity together with the data that it decides by.
 func (a *Authorizer) Authorize(ctx context.Context, op Operation, client *Client) (Caller, error) {
 	c, err := a.Authenticate(op, client)
 	if need := access[op]; err != nil || need != Operators && need != Identity {
@@ -73,9 +74,9 @@ func (a *Authorizer) Authorize(ctx context.Context, op Operation, client *Client
 	return c, nil
 }
 
-// Authenticate checks one call against the table and, if its row asks for it, the caller's certificate. It reads memory
-// only. The client is nil if it sent no certificate. If Authenticate refuses a certificate that still proves who calls, it
-// returns that caller with the refusal.
+// Authenticate checks a call against the table and, unless Anybody may call, verifies the caller's certificate. It
+// reads memory only. The client is nil if it sent no certificate. If Authenticate refuses a certificate that
+// nevertheless identifies the caller, it returns the caller together with the refusal.
 func (a *Authorizer) Authenticate(op Operation, client *Client) (Caller, error) {
 	need := access[op]
 	switch {
@@ -93,10 +94,12 @@ func (a *Authorizer) Authenticate(op Operation, client *Client) (Caller, error) 
 	return c, err
 }
 
-// verify checks chain, time, purpose, identity and revocation of a client's certificate (RFC 5280 §6). The TLS handshake
-// has proved that the client holds its key. The caller beside a refusal is who it is all the same; it is zero if the
-// certificate proves nothing, and did not while it was valid. For a renewal a superseded certificate passes too: the
-// registration authority decides whether it gets a response, and gives it nothing else.
+// verify checks chain, validity, purpose, identity and revocation of a client's certificate (RFC 5280 §6). The TLS
+// handshake has proved possession of the key.
+//
+// If verify refuses a certificate that identifies the caller, it returns the caller with the refusal. Otherwise it
+// returns the zero Caller. If the operation is a renewal, a superseded certificate passes: the registration authority
+// decides whether to repeat the response, and issues nothing.
 func (a *Authorizer) verify(client *Client, renewing bool) (Caller, error) {
 	leaf, now := client.leaf, a.config.Clock()
 	if refusal := pki.CheckValidity(leaf.NotBefore, leaf.NotAfter, now); refusal != nil {
@@ -121,8 +124,8 @@ func (a *Authorizer) verify(client *Client, renewing bool) (Caller, error) {
 	return c, nil
 }
 
-// callerAt verifies an expired certificate as of a time of its validity, to attribute a refusal in the log. It returns the
-// zero Caller, marked as past, if the chain does not verify.
+// callerAt verifies an expired certificate as of its validity, to attribute a refusal in the log. It returns the zero
+// Caller, marked as past, if the chain does not verify.
 func (a *Authorizer) callerAt(client *Client, at time.Time) Caller {
 	v, _ := a.chainOf(client, at)
 	v.caller.Past = true

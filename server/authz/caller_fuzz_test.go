@@ -12,14 +12,14 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// allGood are statuses of which every certificate is good.
+// allGood reports every certificate as good.
 type allGood struct{}
 
 func (allGood) Status(pki.CertRef) (pki.Status, bool) {
 	return pki.Status{State: pki.Good, Version: 1}, true
 }
 
-// newCA returns a CA that is the same in every process.
+// newCA returns a CA with a key derived from the seed.
 func newCA(t testing.TB, seed byte) (*x509.Certificate, ed25519.PrivateKey) {
 	t.Helper()
 	key := ed25519.NewKeyFromSeed(append(make([]byte, ed25519.SeedSize-1), seed))
@@ -38,8 +38,9 @@ func newCA(t testing.TB, seed byte) (*x509.Certificate, ed25519.PrivateKey) {
 	return c, key
 }
 
-// FuzzCaller has callers show certificates with any names, serial numbers, purposes and extensions, signed by the CA or by
-// another one that is called the same. Who passes is an identity of this CA, for clients, in its time; everybody else is refused with a rule.
+// FuzzCaller authenticates certificates with arbitrary names, serial numbers, purposes and extensions, signed by the CA
+// or by another CA with the same name. A caller that passes has a valid certificate of this CA for an identity and for
+// clients. All others are refused with a rule.
 func FuzzCaller(f *testing.F) {
 	ours, key := newCA(f, 1)
 	_, foreign := newCA(f, 2)
@@ -84,25 +85,25 @@ func FuzzCaller(f *testing.F) {
 		}
 		der, err := x509.CreateCertificate(nil, template, ours, by.Public(), by)
 		if err != nil {
-			return // nobody can show it
+			return // not a certificate
 		}
 		client, err := NewClient(der)
 		if err != nil {
-			return // crypto/tls ends the handshake
+			return // crypto/tls would end the handshake
 		}
 		leaf := client.leaf
 		c, err := a.verify(client, false)
 		if r, ok := pki.AsRefusal(err); err != nil && (!ok || r.Rule == "" || r.Detail == "" || r.Hint == "") {
-			t.Fatalf("%v is not a whole refusal", err)
+			t.Fatalf("%v is not a complete refusal", err)
 		}
 		if err == nil && (now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) || c.ID.IsZero()) {
 			t.Fatalf("%x passes at %s as %q", der, now, c.ID)
 		}
 		if c.ID.IsZero() {
-			return // nobody known
+			return // the caller is unknown
 		}
 		if !signed || len(leaf.URIs) != 1 || c.ID.String() != leaf.URIs[0].String() || c.ID.TrustDomain() != a.config.TrustDomain || leaf.CheckSignatureFrom(ours) != nil {
-			t.Fatalf("%x is known as %q", der, c.ID)
+			t.Fatalf("%x is attributed to %q", der, c.ID)
 		}
 	})
 }

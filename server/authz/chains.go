@@ -16,7 +16,7 @@ type Client struct {
 	sum  [sha256.Size]byte // of leaf
 }
 
-// NewClient returns the client of a certificate. It shares no memory with der.
+// NewClient returns the client with a certificate in DER. It copies der.
 func NewClient(der []byte) (*Client, error) {
 	leaf, err := x509.ParseCertificate(bytes.Clone(der))
 	if err != nil {
@@ -25,25 +25,25 @@ func NewClient(der []byte) (*Client, error) {
 	return &Client{leaf: leaf, sum: sha256.Sum256(der)}, nil
 }
 
-// maxChains bounds how many verified chains are cached. When the cache is full it is emptied, and chains are verified anew.
+// maxChains is the maximum number of verified chains in the cache. A full cache is emptied.
 const maxChains = 8192
 
-// A chain is what verifying a certificate's chain has shown, for ever: signatures, purposes and names do not change. Time
-// and revocation do, and are checked on every call.
+// A chain is the result of verifying a certificate's chain. Signatures, purposes and names never change. Time and
+// revocation do, so they are checked for every call.
 type chain struct {
 	caller    Caller
-	notBefore time.Time // of the whole chain
-	notAfter  time.Time
+	notBefore time.Time // latest notBefore in the chain
+	notAfter  time.Time // earliest notAfter in the chain
 }
 
-// chainCache holds the chains of client certificates that have verified, by the certificate's SHA-256. It does not hold
-// certificates that have not verified. It is safe for concurrent use.
+// chainCache caches the chains of client certificates that verified, by the SHA-256 of the certificate. It holds no
+// certificates that failed to verify. It is safe for concurrent use.
 type chainCache struct {
 	mu  sync.Mutex
 	all map[[sha256.Size]byte]chain
 }
 
-// chainOf returns what verifying the certificate shows. It verifies each certificate at most once while it is cached.
+// chainOf verifies a certificate, or returns the cached result.
 func (a *Authorizer) chainOf(client *Client, now time.Time) (chain, error) {
 	a.chains.mu.Lock()
 	v, ok := a.chains.all[client.sum]
@@ -64,14 +64,14 @@ func (a *Authorizer) chainOf(client *Client, now time.Time) (chain, error) {
 	return v, nil
 }
 
-// verifyChain checks signatures, purpose and identity (RFC 5280 §6).
+// verifyChain verifies signatures, purpose and identity (RFC 5280 §6).
 func (a *Authorizer) verifyChain(leaf *x509.Certificate, now time.Time) (chain, error) {
 	chains, err := leaf.Verify(x509.VerifyOptions{
 		Roots: a.config.Roots, Intermediates: a.config.Intermediates, CurrentTime: now,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil || len(chains[0]) < 2 {
-		return chain{}, pki.Refuse(pki.RuleCertificate, "use a certificate for client authentication from this CA", "the certificate does not verify here")
+		return chain{}, pki.Refuse(pki.RuleCertificate, "use a certificate for client authentication from this CA", "the certificate does not verify")
 	}
 	serial, err := pki.SerialFromInt(leaf.SerialNumber)
 	if err != nil || len(leaf.URIs) != 1 {

@@ -1,8 +1,8 @@
-// Package authz decides who may call what. One table maps every operation to the callers that it is open to. An
-// [Authorizer] authenticates callers by their client certificates and holds them against the table, when a request begins,
-// when its message is used, and again while a stream is open.
+// Package authz authenticates and authorizes callers. One table maps every operation to the callers that may call it.
+// An [Authorizer] authenticates callers by their client certificates and checks them against the table: when a request
+// starts, when its message is used, and repeatedly while a stream is open.
 //
-// It refuses an operation that is not in the table, and a client certificate that does not verify, is not valid now, is for
-// another use or is revoked (RFC 5280 §6). It does not know gRPC or HTTP: front doors map their requests to operations and
-// give it the certificate of the TLS handshake.
+// It refuses an operation that is not in the table. It refuses a client certificate that does not verify, is not valid
+// now, is for another use or is revoked (RFC 5280 §6). It does not depend on gRPC or HTTP: a front door maps its
+// requests to operations, and passes the certificate from the TLS handshake.
 package authz

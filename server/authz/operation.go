@@ -1,10 +1,10 @@
 package authz
 
-// An Operation is one thing that a caller can ask a server for, whatever front door it comes through. A front door maps
-// its requests to operations. The zero value is no operation, and denied to everybody.
+// An Operation is something that a caller can request from a server, independent of the front door. A front door maps
+// its requests to operations. The zero value is not an operation and denied to everybody.
 type Operation string
 
-// The operations. Each has its row in the access table.
+// The operations. Each must be in the access table.
 const (
 	Enroll            Operation = "Enroll"
 	Renew             Operation = "Renew"

@@ -2,28 +2,28 @@ package authz
 
 import "context"
 
-// authorizedEach is how many messages a stream may send before its caller is authorized again.
+// authorizedEach is the number of messages that a stream may send before it authorizes the caller again.
 const authorizedEach = 100
 
-// A Stream checks the caller of a stream again while the stream is open.
+// Stream checks the caller of a stream repeatedly while the stream is open.
 //
-// If the caller sends one message and receives many, the caller is authorized with the message and again with every
-// authorizedEach messages sent. If the caller sends many, it is authenticated with each message received, so a revoked
-// certificate ends the stream; the handler authorizes each message when it carries it out.
+// If the caller sends one message and receives many, Stream authorizes the caller at its message, and again after every
+// authorizedEach messages sent. If the caller sends many messages, Stream authenticates the caller at each of them, so
+// that a revocation of its certificate ends the stream. The handler authorizes each message before it takes effect.
 type Stream struct {
 	authorizer *Authorizer
 	operation  Operation
 	client     *Client
-	sendsMany  bool // the client does
-	sent       int  // to a client that does not, by one goroutine
+	sendsMany  bool // whether the client sends many messages
+	sent       int  // messages sent to a client that sends one; used by one goroutine
 }
 
-// NewStream returns the checks of a stream whose client sends one message, or many.
+// NewStream returns a Stream for a client that sends one message, or many.
 func (a *Authorizer) NewStream(op Operation, client *Client, sendsMany bool) *Stream {
 	return &Stream{authorizer: a, operation: op, client: client, sendsMany: sendsMany}
 }
 
-// Received checks the caller when a message of it has arrived.
+// Received checks the caller after a message from it has arrived.
 func (s *Stream) Received(ctx context.Context) error {
 	if s.sendsMany {
 		_, err := s.authorizer.Authenticate(s.operation, s.client)
@@ -33,7 +33,7 @@ func (s *Stream) Received(ctx context.Context) error {
 	return err
 }
 
-// Sent counts a message to the caller, and checks the caller again when authorizedEach messages have been sent.
+// Sent counts a message to the caller, and authorizes the caller again after every authorizedEach messages.
 func (s *Stream) Sent(ctx context.Context) error {
 	if s.sendsMany {
 		return nil

@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// records are the status and the identity of the only caller.
+// records holds the status and identity of the only caller.
 type records struct {
 	status     pki.Status
 	identity   pki.IdentityState
@@ -29,7 +29,7 @@ func (r *records) Identity(_ context.Context, id pki.SPIFFEID) (ra.Identity, err
 	return ra.Identity{ID: id, State: r.identity}, nil
 }
 
-// operator returns an Authorizer that knows one operator, and the operator's certificate.
+// operator returns an Authorizer with one operator on record, and the operator's client certificate.
 func operator(t *testing.T, r *records) (*Authorizer, *Client) {
 	t.Helper()
 	root, key := newCA(t, 1)
@@ -60,8 +60,8 @@ func refused(t *testing.T, when string, err error, want pki.Rule) {
 	}
 }
 
-// A caller that reads a long stream is authorized with its message, and again with every authorizedEach messages.
-func TestReadersOfAStreamAreAuthorizedAgain(t *testing.T) {
+// A caller that reads a long stream is authorized at its message, and again after every authorizedEach messages.
+func TestStreamAuthorizesReadersRepeatedly(t *testing.T) {
 	r := &records{status: pki.Status{State: pki.Good}, identity: pki.Enrolled}
 	a, client := operator(t, r)
 	s := a.NewStream(ListEntries, client, false)
@@ -74,7 +74,7 @@ func TestReadersOfAStreamAreAuthorizedAgain(t *testing.T) {
 		}
 	}
 	if r.identities != 3 {
-		t.Errorf("with %d messages the identity was read %d times, want 3", 2*authorizedEach, r.identities)
+		t.Errorf("for %d messages the identity was read %d times, want 3", 2*authorizedEach, r.identities)
 	}
 	r.identity = pki.Suspended
 	for range authorizedEach - 1 {
@@ -85,8 +85,8 @@ func TestReadersOfAStreamAreAuthorizedAgain(t *testing.T) {
 	refused(t, "an operator that is suspended", s.Sent(t.Context()), pki.RuleIdentityState)
 }
 
-// A caller that sends many messages is authenticated with each of them, from memory.
-func TestWritersOfAStreamAreAuthenticatedEachTime(t *testing.T) {
+// A caller that sends many messages is authenticated at each of them, without reading the store.
+func TestStreamAuthenticatesWritersAtEachMessage(t *testing.T) {
 	r := &records{status: pki.Status{State: pki.Good}, identity: pki.Enrolled}
 	a, client := operator(t, r)
 	s := a.NewStream(IssueCertificates, client, true)
@@ -101,6 +101,6 @@ func TestWritersOfAStreamAreAuthenticatedEachTime(t *testing.T) {
 		}
 	}
 	if r.identities != 0 {
-		t.Errorf("the identity was read %d times", r.identities)
+		t.Errorf("the identity was read %d times, want 0", r.identities)
 	}
 }

@@ -163,7 +163,7 @@ var stateOut = map[pki.State]brevetv1.CertificateState{
 func certificateOut(c ra.Certificate) *brevetv1.Certificate {
 	out := &brevetv1.Certificate{
 		Serial: c.Ref.Serial.Bytes(), IssuerId: c.Ref.Issuer.Bytes(), Profile: c.Profile, Der: c.DER, NotAfter: timestamppb.New(c.NotAfter),
-		IssueTime: timestamppb.New(c.Ref.Serial.Time()), State: stateOut[c.Status.State], Delivered: c.Delivered, InvalidityTime: timeOut(c.InvalidSince),
+		IssueTime: timestamppb.New(c.IssuedAt), State: stateOut[c.Status.State], Delivered: c.Delivered, InvalidityTime: timeOut(c.InvalidSince),
 	}
 	if c.Delivered {
 		out.Identity, out.KeyHash, out.NotBefore = c.Identity.String(), c.KeyHash.Bytes(), timestamppb.New(c.NotBefore)

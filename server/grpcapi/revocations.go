@@ -114,8 +114,8 @@ func (s *Revocations) CreateBulkRevocation(ctx context.Context, req *brevetv1.Cr
 }
 
 // selectionIn reads a selection. The certificates and identities that it names are looked up later, with the members.
-func (s *Revocations) selectionIn(ctx context.Context, sel *brevetv1.CertificateSelection) (revocation.Selection, error) {
-	out := revocation.Selection{Profile: sel.GetProfile(), Label: revocation.Label{Name: sel.GetLabel().GetName(), Value: sel.GetLabel().GetValue()}}
+func (s *Revocations) selectionIn(ctx context.Context, sel *brevetv1.CertificateSelection) (pki.Selection, error) {
+	out := pki.Selection{Profile: sel.GetProfile(), Label: pki.Label{Name: sel.GetLabel().GetName(), Value: sel.GetLabel().GetValue()}}
 	var err error
 	if out.Issuer, err = issuerIn(sel.GetIssuerId()); err != nil {
 		return out, err
@@ -196,11 +196,11 @@ var bulkStates = map[brevetv1.BulkRevocationState]revocation.BulkState{
 	brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE:      revocation.BulkDone,
 }
 
-func selectionOut(s revocation.Selection) *brevetv1.CertificateSelection {
+func selectionOut(s pki.Selection) *brevetv1.CertificateSelection {
 	out := &brevetv1.CertificateSelection{
 		Profile: s.Profile, Identity: s.Identity.String(), IssueStartTime: timeOut(s.IssuedFrom), IssueEndTime: timeOut(s.IssuedUntil),
 	}
-	if s.Label != (revocation.Label{}) {
+	if s.Label != (pki.Label{}) {
 		out.Label = &brevetv1.Label{Name: s.Label.Name, Value: s.Label.Value}
 	}
 	if !s.Issuer.IsZero() {

@@ -15,11 +15,11 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// Expiries are the certificates and CRLs that a CA lives on.
+// Expiries reports when the certificates and CRLs that the CA depends on expire.
 type Expiries struct {
-	Authorities []*x509.Certificate // installed, roots included
+	Authorities []*x509.Certificate // all installed CA certificates, including roots
 	Issuing     interface{ Current() ca.IssuingCA }
-	// Own returns the server's own certificates: of the kinds server and va.
+	// Own returns the server's own certificates by kind: server and va.
 	Own     func() map[string][]*x509.Certificate
 	Records interface {
 		CRLs(ctx context.Context) ([]crl.CRL, error)
@@ -37,8 +37,8 @@ type expiryGauges struct {
 	expiry, begin, crl, crlEntries, crlBytes, crlFailing *prometheus.Desc
 }
 
-// Part returns the gauges of all that can expire. A former issuing CA that has expired needs nothing any more, so its
-// gauges and those of its CRL are left out.
+// Part returns gauges for everything that can expire. It omits a former issuing CA that has expired, and its CRLs: they
+// need no action.
 func (e Expiries) Part() Part {
 	g := expiryGauges{
 		Expiries: e,
@@ -82,7 +82,7 @@ func (g expiryGauges) certificate(s *scrape, c *x509.Certificate, kind, name str
 	s.setTime(g.begin, c.NotBefore, kind, name)
 }
 
-// crls sets the gauges of the published CRLs of CAs that have a name here.
+// crls sets the gauges of the published CRLs, for the CAs in names.
 func (g expiryGauges) crls(ctx context.Context, s *scrape, names map[pki.IssuerID]string) {
 	crls, err := g.Records.CRLs(ctx)
 	if err != nil {
@@ -94,7 +94,7 @@ func (g expiryGauges) crls(ctx context.Context, s *scrape, names map[pki.IssuerI
 	}
 	for _, c := range crls {
 		if !current[c.Scope()] {
-			continue // of a CA that is not installed, or a delta that no certificate names any more
+			continue // of a CA that is not installed, or a delta that certificates no longer contain
 		}
 		if name, living := names[c.Issuer]; living {
 			if c.Partition != 0 {
@@ -108,7 +108,7 @@ func (g expiryGauges) crls(ctx context.Context, s *scrape, names map[pki.IssuerI
 	}
 }
 
-// kindOf returns what a CA is to the one that issues now.
+// kindOf returns the relation of a CA to the current issuing CA.
 func (g expiryGauges) kindOf(c *x509.Certificate) string {
 	current := g.Issuing.Current()
 	switch {

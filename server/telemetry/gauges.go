@@ -12,19 +12,19 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// A Part is the gauges of one part of the server, which are computed at scrape time.
+// A Part holds the gauges of one part of the server. They are computed at scrape time.
 type Part struct {
 	descs   []*prometheus.Desc
 	collect func(ctx context.Context, s *scrape)
 }
 
-// Gauges is a prometheus.Collector of the gauges of all parts.
+// Gauges is a [prometheus.Collector] for the gauges of all parts.
 type Gauges struct {
 	parts    []Part
 	failures *prometheus.Desc
 }
 
-// NewGauges returns the gauges of some parts. They are computed in this order.
+// NewGauges returns the gauges of the given parts, computed in this order.
 func NewGauges(parts ...Part) *Gauges {
 	return &Gauges{parts: parts, failures: gauge("brevet_scrape_errors", "Parts of this answer that could not be read.")}
 }
@@ -76,7 +76,7 @@ func gauge(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(name, help, labels, nil)
 }
 
-// OfHealth returns whether the server is ready.
+// OfHealth returns a gauge for readiness.
 func OfHealth(h *Health) Part {
 	ready := gauge("brevet_ready", "1 where /readyz says ok, else 0.")
 	return Part{[]*prometheus.Desc{ready}, func(ctx context.Context, s *scrape) {
@@ -114,19 +114,19 @@ func (r *Recorder) OfTokens() Part {
 	}}
 }
 
-// OfConnections returns how many connections can be open on each of the ports for gRPC and HTTP.
+// OfConnections returns a gauge for the maximum number of connections on each of the ports for gRPC and HTTP.
 func OfConnections(most int) Part {
 	limit := gauge("brevet_connections_limit", "Connections that can be open on each of the ports grpc and http.")
 	return Part{[]*prometheus.Desc{limit}, func(_ context.Context, s *scrape) { s.set(limit, float64(most)) }}
 }
 
-// OfResponder returns when the responder last knew every status.
+// OfResponder returns a gauge for the time of the responder's last complete synchronization.
 func OfResponder(r interface{ CurrentAt() time.Time }) Part {
 	current := gauge("brevet_responder_synced_timestamp_seconds", "When the responder last knew every status, as Unix time.")
 	return Part{[]*prometheus.Desc{current}, func(_ context.Context, s *scrape) { s.setTime(current, r.CurrentAt()) }}
 }
 
-// OfLanes returns the gauges of the lanes that calls wait in, by their names.
+// OfLanes returns the gauges of the queues for calls, by name.
 func OfLanes(lanes map[string]*admission.Queue) Part {
 	working := gauge("brevet_queue_active", "Calls at work, by lane: what kind of work they are.", "lane")
 	waiting := gauge("brevet_queue_waiting", "Calls that wait for their turn, by lane.", "lane")
@@ -143,7 +143,7 @@ func OfLanes(lanes map[string]*admission.Queue) Part {
 	}}
 }
 
-// OfOrders returns the gauges of bulk issuing.
+// OfOrders returns the gauges of bulk issuance.
 func OfOrders(orders interface{ Orders() (working, limit int) }) Part {
 	atWork := gauge("brevet_bulk_issuance_active", "Orders of streams that are being carried out.")
 	most := gauge("brevet_bulk_issuance_limit", "Orders of all streams that can be carried out at once.")
@@ -154,8 +154,8 @@ func OfOrders(orders interface{ Orders() (working, limit int) }) Part {
 	}}
 }
 
-// OfRevocationSets returns the gauges of revocation sets that are in effect, while the records of some certificates, and so
-// the CRLs, do not say so yet. A set whose certificates are not counted yet adds none that wait.
+// OfRevocationSets returns the gauges of bulk revocations that are in effect but not yet applied to all records and
+// CRLs. Before its certificates are counted, a bulk revocation adds none that wait.
 func OfRevocationSets(records interface {
 	OpenBulk(ctx context.Context) ([]revocation.BulkRevocation, error)
 }) Part {
@@ -179,14 +179,14 @@ func OfRevocationSets(records interface {
 	}}
 }
 
-// LogRecords reads how far the log's entries have come. It is safe for concurrent use.
+// LogRecords reads the progress of log entries. It is safe for concurrent use.
 type LogRecords interface {
 	Head(ctx context.Context) (translog.Head, error)
 	Written(ctx context.Context) (uint64, error)
 }
 
-// OfLog returns the gauges of the log. It reads them from the far end, so no entry seems to be archived before it is
-// written.
+// OfLog returns the gauges of the log. It reads the last stage first, so that a scrape never counts more entries as
+// archived than as written.
 func OfLog(archive interface{ Head() translog.Head }, records LogRecords) Part {
 	entries := gauge("brevet_log_entries", "Entries of the log, by how far they have come: written, sequenced or archived.", "in")
 	return Part{[]*prometheus.Desc{entries}, func(ctx context.Context, s *scrape) {
@@ -204,7 +204,7 @@ func OfLog(archive interface{ Head() translog.Head }, records LogRecords) Part {
 	}}
 }
 
-// OfDisk returns the gauges of the server's files and of the disk that they are on.
+// OfDisk returns the gauges of the server's files and their disk.
 func OfDisk(d Disk) Part {
 	files := gauge("brevet_file_bytes", "Sizes of the server's files: store, wal or archive.", "file")
 	room := gauge("brevet_disk_free_bytes", "Room on the disk of the store; 0 where it cannot be written.")
@@ -220,7 +220,7 @@ func OfDisk(d Disk) Part {
 	}}
 }
 
-// maxWaiting bounds how many expired records a scrape counts.
+// maxWaiting is the maximum number of expired records that a scrape counts.
 const maxWaiting = 100_000
 
 // OfRetention returns the gauges of expired records.

@@ -12,18 +12,18 @@ import (
 )
 
 const (
-	// StoreDoubt is how long the server is not ready after the store did not take a transaction. If calls stay away
-	// meanwhile, nothing else would show that it takes them again.
+	// StoreDoubt is how long the server is not ready after a failed transaction. If it stayed unready and therefore got no
+	// requests, no transaction could succeed and show that the store works again.
 	StoreDoubt = time.Minute
-	// maxSilence is how long the responder may not hear from the store.
+	// maxSilence is the maximum age of the responder's last synchronization with the store.
 	maxSilence = time.Minute
-	// minFree is what has to be free on the disk, in bytes: a transaction, and the WAL file until it is checkpointed.
+	// minFree is the required free space on the disk, in bytes: for a transaction, and for the WAL until its checkpoint.
 	minFree = 64 << 20
-	// scrapeTimeout bounds what a response on the operations port waits for the store.
+	// scrapeTimeout is how long a response on the operations port waits for the store.
 	scrapeTimeout = 2 * time.Second
 )
 
-// A Check returns why the server cannot do its work now, in one line without internals, or nil. It ends with ctx.
+// A Check returns why the server cannot work now, in one line without internal details, or nil. It stops when ctx ends.
 type Check func(ctx context.Context) error
 
 // Health holds the checks of a server. It is safe for concurrent use.
@@ -32,13 +32,13 @@ type Health struct {
 	ready []Check
 }
 
-// NewHealth returns a Health. If alive fails, only a restart or stopping another process helps, and the server is not ready
-// either.
+// NewHealth returns a Health. The check alive fails if only a restart, or stopping another process, helps. In that case
+// the server is not ready either.
 func NewHealth(alive Check, ready ...Check) *Health {
 	return &Health{alive: alive, ready: append([]Check{alive}, ready...)}
 }
 
-// Readiness returns why this process cannot do its work now: all reasons, one in a line.
+// Readiness returns why this process cannot work now: all reasons, one per line.
 func (h *Health) Readiness(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
 	defer cancel()
@@ -59,7 +59,7 @@ func NotFenced(a interface{ Fenced() bool }) Check {
 	}
 }
 
-// Serving checks that the server neither starts nor stops.
+// Serving checks that the server is neither starting nor stopping.
 func Serving(serving func() bool) Check {
 	return func(context.Context) error {
 		if !serving() {
@@ -69,7 +69,7 @@ func Serving(serving func() bool) Check {
 	}
 }
 
-// Following checks that the responder knows every status.
+// Following checks that the responder is synchronized with the store.
 func Following(r interface{ CurrentAt() time.Time }, clock func() time.Time) Check {
 	return func(context.Context) error {
 		if clock().Sub(r.CurrentAt()) > maxSilence {
@@ -101,7 +101,7 @@ func Readable(log interface {
 	}
 }
 
-// Signing checks that the HSM token with the key of the current issuing CA signs.
+// Signing checks that the HSM token with the key of the current issuing CA can sign.
 func (r *Recorder) Signing() Check {
 	return func(context.Context) error {
 		if r.issuing.failed.Load() {
@@ -111,15 +111,15 @@ func (r *Recorder) Signing() Check {
 	}
 }
 
-// Disk is where the store and the log's archive are. Its methods are safe for concurrent use.
+// Disk describes the disk with the store and the log's archive. Its methods are safe for concurrent use.
 type Disk interface {
-	// Sizes returns the size in bytes of each file, by a name from a closed set.
+	// Sizes returns the size of each file in bytes, by a name from a closed set.
 	Sizes() map[string]int64
-	// Free returns how many bytes there is room for, and an error if nothing can be written.
+	// Free returns the free space in bytes, or an error if the store cannot be written.
 	Free() (int64, error)
 }
 
-// Writable checks that the store would take a certificate now.
+// Writable checks that the store can record a certificate now.
 func (r *Recorder) Writable(d Disk) Check {
 	return func(context.Context) error {
 		if r.store.failed.Load() && r.store.since(r.clock()) < StoreDoubt {

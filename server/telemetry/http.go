@@ -12,11 +12,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// What the public port serves, by the beginning of the path.
+// The resources of the public port, by prefix of the path.
 var publicPaths = []struct{ prefix, what string }{{"/ocsp", "ocsp"}, {"/crl/", "crl"}, {"/ca/", "ca"}, {"", "other"}}
 
-// HTTP counts the responses of the public port's handler. The responder makes most of them with little more than copying
-// memory, so HTTP looks nothing up for a success, and allocates nothing.
+// HTTP counts the responses of the public port's handler. Most of them are copied from the responder's memory, so for a
+// success HTTP does no lookup and does not allocate.
 func (r *Recorder) HTTP(next http.Handler) http.Handler {
 	succeeded := make([]prometheus.Observer, len(publicPaths))
 	for n, p := range publicPaths {
@@ -38,22 +38,22 @@ func (r *Recorder) HTTP(next http.Handler) http.Handler {
 	})
 }
 
-// A codeWriter remembers the status code of a response.
+// A codeWriter records the status code of a response.
 type codeWriter struct {
 	http.ResponseWriter
 	code int
 }
 
-// WriteHeader implements http.ResponseWriter.
+// WriteHeader implements [http.ResponseWriter].
 func (w *codeWriter) WriteHeader(code int) {
 	w.code = code
 	w.ResponseWriter.WriteHeader(code)
 }
 
-// WriteString implements io.StringWriter, as what it wraps does.
+// WriteString implements [io.StringWriter], like the underlying writer.
 func (w *codeWriter) WriteString(text string) (int, error) {
 	return io.WriteString(w.ResponseWriter, text)
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap returns the underlying writer, for [http.ResponseController].
 func (w *codeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

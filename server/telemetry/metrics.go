@@ -9,7 +9,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// metrics counts what has happened since the start. Gauges that are computed at scrape time are in gauges.go.
+// metrics holds the counters since the start. The gauges that are computed at scrape time are in gauges.go.
 type metrics struct {
 	registry   *prometheus.Registry
 	calls      *prometheus.HistogramVec
@@ -27,7 +27,7 @@ type metrics struct {
 	answers    map[responder.Outcome]prometheus.Counter
 }
 
-// stepMetrics are those of one step, looked up once: every certificate takes each step.
+// stepMetrics holds the metrics of one step. They are looked up once, because every certificate takes each step.
 type stepMetrics struct {
 	took    prometheus.Observer
 	ongoing prometheus.Gauge
@@ -46,7 +46,7 @@ const (
 	PortOperations = "operations"
 )
 
-// latencies reach from a signature in software to a token that hangs, in seconds.
+// latencies are histogram buckets in seconds, from a signature in software to a hanging HSM.
 var latencies = prometheus.ExponentialBuckets(0.0005, 2, 15)
 
 func newMetrics(profiles map[string]*ca.Profile) *metrics {
@@ -97,7 +97,7 @@ func counters(name, help string, labels ...string) *prometheus.CounterVec {
 	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 }
 
-// fromZero makes series before anything is counted in them: a rate does not see what a series begins with.
+// fromZero creates series before their first event: rate() does not count the first value of a series.
 func (m *metrics) fromZero(profiles map[string]*ca.Profile) {
 	for _, result := range []string{resultOK, resultFailed} {
 		m.signing.WithLabelValues(result)

@@ -16,7 +16,7 @@ func (r *Recorder) Operations(h *Health) http.Handler {
 	return mux
 }
 
-// respond answers a probe: 200 with {"status":"ok"}, or 503 with the reasons, one in a line.
+// respond writes the response of a probe: 200 with {"status":"ok"}, or 503 with the reasons, one per line.
 func respond(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	body := map[string]string{"status": "ok"}
@@ -24,5 +24,5 @@ func respond(w http.ResponseWriter, err error) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		body = map[string]string{"status": "unavailable", "reason": err.Error()}
 	}
-	_ = json.NewEncoder(w).Encode(body) // the client has gone
+	_ = json.NewEncoder(w).Encode(body) // fails only if the client has disconnected
 }

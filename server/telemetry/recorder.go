@@ -15,10 +15,10 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// Config holds what a Recorder is made of. All fields are needed.
+// Config holds the configuration of a Recorder. All fields are required.
 type Config struct {
 	Profiles map[string]*ca.Profile
-	// Tokens hold the keys of the issuing CAs. Issuer is the CA that issues now.
+	// Tokens hold the keys of the issuing CAs. Issuer is the current issuing CA.
 	Tokens []IssuingToken
 	Issuer pki.IssuerID
 	Traces Traces
@@ -26,19 +26,19 @@ type Config struct {
 	Log    *slog.Logger
 }
 
-// A Recorder counts and traces what happens in a server, and knows whether the HSM tokens and the store worked when they
-// were last used. It is a ca.Meter, a responder.Meter and a grpcapi.Meter. It is safe for concurrent use.
+// A Recorder counts and traces events in a server. It also records whether the HSM tokens and the store worked when
+// they were last used. It implements [ca.Meter], [responder.Meter] and grpcapi.Meter. It is safe for concurrent use.
 type Recorder struct {
 	metrics *metrics
 	traces  *tracing
 	tokens  []*watchedToken
-	issuing *watchedToken // has the key of the CA that issues now
+	issuing *watchedToken // with the key of the current issuing CA
 	store   lastTry       // of writing the journal
 	clock   func() time.Time
 	log     *slog.Logger
 }
 
-// NewRecorder returns a Recorder. If traces go anywhere, it must be closed.
+// NewRecorder returns a Recorder. If a trace endpoint is configured, the caller must close it.
 func NewRecorder(ctx context.Context, c Config) (*Recorder, error) {
 	r := &Recorder{metrics: newMetrics(c.Profiles), clock: c.Clock, log: c.Log}
 	for _, t := range c.Tokens {
@@ -50,13 +50,14 @@ func NewRecorder(ctx context.Context, c Config) (*Recorder, error) {
 	return r, err
 }
 
-// Close sends the traces that are left, if the collector takes them at once.
+// Close sends the remaining traces, with a timeout.
 func (r *Recorder) Close(ctx context.Context) { r.traces.close(ctx, r.log) }
 
 // Register adds a collector to the metrics.
 func (r *Recorder) Register(c prometheus.Collector) { r.metrics.registry.MustRegister(c) }
 
-// StatsHandler traces the calls of a gRPC server for which traced reports true; it is nil if traces go nowhere.
+// StatsHandler returns a handler that traces the calls for which traced returns true, or nil if there is no trace
+// endpoint.
 func (r *Recorder) StatsHandler(traced func(method string) bool) stats.Handler {
 	return r.traces.statsHandler(traced)
 }
@@ -99,7 +100,7 @@ func (r *Recorder) Call(ctx context.Context, rpc string, code codes.Code, took t
 	}
 }
 
-// Failure implements grpcapi.Meter. If the HSM token works, a failure that may pass is the store's.
+// Failure implements grpcapi.Meter. A temporary failure while the HSM token works is attributed to the store.
 func (r *Recorder) Failure(err error) {
 	r.metrics.failures.Inc()
 	if pki.IsTemporary(err) && !r.issuing.failed.Load() {
@@ -107,12 +108,12 @@ func (r *Recorder) Failure(err error) {
 	}
 }
 
-// Connections returns what counts the connections of a port: those that are open, and those that were refused.
+// Connections returns the metrics for the connections of a port: those open, and those refused.
 func (r *Recorder) Connections(port string) (open prometheus.Gauge, refused prometheus.Counter) {
 	return r.metrics.open.WithLabelValues(port), r.metrics.closed.WithLabelValues(port)
 }
 
-// Journal returns a journal that counts what the issuing pipeline writes to j, and notes whether the store took it.
+// Journal returns a journal that writes to j. It counts transactions, and records whether the last one succeeded.
 func (r *Recorder) Journal(j ca.Journal) ca.Journal { return journal{j, r} }
 
 type journal struct {
@@ -121,13 +122,13 @@ type journal struct {
 }
 
 // Write implements ca.Journal.
-func (j journal) Write(ctx context.Context, e ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
-	begun := time.Now()
-	verdicts, err := j.Journal.Write(ctx, e, settle, announce)
-	j.recorder.metrics.writing.Observe(time.Since(begun).Seconds())
+func (j journal) Write(ctx context.Context, e ca.Epoch, commits []ca.BatchCommit, intents []ca.Intent) ([]ca.Results, error) {
+	started := time.Now()
+	results, err := j.Journal.Write(ctx, e, commits, intents)
+	j.recorder.metrics.writing.Observe(time.Since(started).Seconds())
 	j.recorder.metrics.writes.WithLabelValues(resultOf(err)).Inc()
-	if !errors.Is(err, ca.ErrFenced) { // which is not the store's failure
+	if !errors.Is(err, ca.ErrFenced) { // being fenced is not a failure of the store
 		j.recorder.store.note(err, j.recorder.clock())
 	}
-	return verdicts, err
+	return results, err
 }

@@ -17,14 +17,14 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// hsmToken is a Token that proves itself, or not.
+// hsmToken is a Token whose self-test returns an error, or nil.
 type hsmToken struct{ lost error }
 
 func (h *hsmToken) Prove(context.Context) error { return h.lost }
 func (h *hsmToken) Calls() (now, most int)      { return 2, 3 }
 func (h *hsmToken) Failures() int               { return 4 }
 
-// disk is a Disk with so many free bytes, or none that can be written.
+// disk is a Disk with a given amount of free space, or with an error.
 type disk struct {
 	free int64
 	err  error
@@ -33,12 +33,12 @@ type disk struct {
 func (d *disk) Sizes() map[string]int64 { return map[string]int64{"store": 5} }
 func (d *disk) Free() (int64, error)    { return d.free, d.err }
 
-// later is an error that may pass.
+// later is a temporary error.
 type later struct{ error }
 
 func (later) Temporary() bool { return true }
 
-// openSets are the revocation sets on record, or why they cannot be read.
+// openSets returns the open bulk revocations, or an error.
 type openSets struct {
 	sets []revocation.BulkRevocation
 	err  error
@@ -48,7 +48,7 @@ func (o *openSets) OpenBulk(context.Context) ([]revocation.BulkRevocation, error
 	return o.sets, o.err
 }
 
-// bench is a Recorder with a token, a disk, and a clock that stands still until it is set.
+// bench is a Recorder with a token, a disk, and a clock that only the test advances.
 type bench struct {
 	*Recorder
 	token *hsmToken
@@ -71,7 +71,7 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-// get returns the status and the body of a response of the operations port.
+// get returns the status code and the body of a response of the operations port.
 func (b *bench) get(h *Health, path string) (int, string) {
 	w := httptest.NewRecorder()
 	b.Operations(h).ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
@@ -85,34 +85,34 @@ func TestReadinessNamesEveryReason(t *testing.T) {
 		t.Helper()
 		code, body := b.get(h, "/readyz")
 		if (code == http.StatusOK) != (len(reasons) == 0) || len(reasons) > 0 && strings.Count(body, `\n`) != len(reasons)-1 {
-			t.Errorf("when %s: %d %s", when, code, body)
+			t.Errorf("after %s, /readyz returns %d %s", when, code, body)
 		}
 		for _, reason := range reasons {
 			if !strings.Contains(body, reason) {
-				t.Errorf("when %s, the reason %q is missing: %s", when, reason, body)
+				t.Errorf("after %s, the reason %q is missing: %s", when, reason, body)
 			}
 		}
 		if code, body := b.get(h, "/livez"); code != http.StatusOK {
-			t.Errorf("when %s, /livez says %d %s", when, code, body)
+			t.Errorf("after %s, /livez returns %d %s", when, code, body)
 		}
 	}
-	want("all is well")
+	want("the start")
 	b.Failure(errors.New("for good"))
-	b.Failure(nil) // a panic
-	want("calls failed for good")
+	b.Failure(nil) // the RPC panicked
+	want("permanent failures")
 	b.Failure(later{errors.New("not now")})
-	want("the store failed a call", "the store failed")
+	want("a temporary failure", "the store failed")
 	b.now = b.now.Add(StoreDoubt)
-	want("that was a minute ago")
+	want("another minute")
 	b.token.lost = errors.New("lost")
 	b.ProveTokens(t.Context())
-	b.Failure(later{errors.New("not now")}) // the token's
-	want("the token is lost", "the token did not sign")
+	b.Failure(later{errors.New("not now")}) // attributed to the token
+	want("the loss of the token", "the token did not sign")
 	b.disk.free = minFree - 1
 	want("the disk is full too", "the token did not sign", "the disk is full")
 	b.disk.err, b.token.lost = errors.New("gone"), nil
 	b.Begin(t.Context(), ca.StepSign, pki.IssuerID{})(nil)
-	want("the token has signed, and the disk is gone", "the store cannot be written")
+	want("the token signed and the disk failed", "the store cannot be written")
 }
 
 func TestGaugesCountWhatCannotBeRead(t *testing.T) {
@@ -124,7 +124,7 @@ func TestGaugesCountWhatCannotBeRead(t *testing.T) {
 		_, text := b.get(h, "/metrics")
 		for _, line := range lines {
 			if strings.Contains(text, "\n"+line+"\n") != present {
-				t.Errorf("%q is in the metrics: %v", line, !present)
+				t.Errorf("metrics contain %q: %v, want %v", line, !present, present)
 			}
 		}
 	}

@@ -11,50 +11,50 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Token is an HSM token with keys of issuing CAs, as far as it is watched. Its methods are safe for concurrent use.
+// Token is an HSM token with keys of issuing CAs, as its monitor needs it. Its methods are safe for concurrent use.
 type Token interface {
-	// Prove has every issuing key in it sign something that attests nothing, and checks the signatures. It ends with ctx.
+	// Prove has every issuing key in the token sign a self-test, and verifies the signatures. It stops when ctx ends.
 	Prove(ctx context.Context) error
-	// Calls returns how many calls are in the token now, and how many there can be. It does not wait.
+	// Calls returns the current and the maximum number of calls in the token. It does not block.
 	Calls() (now, most int)
-	// Failures returns how many failures there have been since the token last worked. It does not wait.
+	// Failures returns the number of failures since the token last worked. It does not block.
 	Failures() int
 }
 
-// IssuingToken is an HSM token with the CAs whose keys it holds.
+// IssuingToken is an HSM token and the CAs whose keys it holds.
 type IssuingToken struct {
 	Token
-	Name    string         // in the configuration
-	Issuers []pki.IssuerID // the issuing CAs with a key there; none for a token that was not available at the start
+	Name    string         // as in the configuration
+	Issuers []pki.IssuerID // the issuing CAs with a key in the token; empty if it was unavailable at the start
 }
 
-// watchedToken is a token with the result of the last signature that it was asked for.
+// watchedToken is a token with the result of its last signature.
 type watchedToken struct {
 	IssuingToken
 	lastTry
 }
 
-// proveEvery is how often a token proves itself if nothing else asks it for signatures.
+// proveEvery is the interval of self-tests of a token that signs nothing else.
 const proveEvery = 10 * time.Second
 
-// lastTry is whether something worked when it was last tried.
+// lastTry records whether an operation worked when it was last tried.
 type lastTry struct {
 	tried  atomic.Int64 // Unix time in nanoseconds
 	failed atomic.Bool
 }
 
-// note keeps the result of a try, and reports whether it differs from the one before.
+// note records a result, and reports whether it differs from the previous one.
 func (l *lastTry) note(err error, at time.Time) (changed bool) {
 	l.tried.Store(at.UnixNano())
 	return l.failed.Swap(err != nil) != (err != nil)
 }
 
-// since returns the time between the last try and now. It is positive also if the clock was set back.
+// since returns the time since the last try. It is positive even if the clock was set back.
 func (l *lastTry) since(now time.Time) time.Duration {
 	return now.Sub(time.Unix(0, l.tried.Load())).Abs()
 }
 
-// tokenOf returns the token with the key of an issuing CA, or nil if no token has it.
+// tokenOf returns the token with the key of an issuing CA, or nil if there is none.
 func (r *Recorder) tokenOf(id pki.IssuerID) *watchedToken {
 	i := slices.IndexFunc(r.tokens, func(t *watchedToken) bool { return slices.Contains(t.Issuers, id) })
 	if i < 0 {
@@ -63,9 +63,9 @@ func (r *Recorder) tokenOf(id pki.IssuerID) *watchedToken {
 	return r.tokens[i]
 }
 
-// WatchTokens has each token prove itself until ctx ends, if no certificate has proved it for a while, or the last one could
-// not be signed. So the loss of a token is known before a request needs it, and its return is known although clients stay
-// away from a server that is not ready.
+// WatchTokens runs the self-test of each token until ctx ends, whenever the token has not signed for a while or its
+// last signature failed. The server thus detects the loss of a token before a request needs it. It also detects that
+// the token is back, even if no clients call a server that is not ready.
 func (r *Recorder) WatchTokens(ctx context.Context) error {
 	var group errgroup.Group
 	for _, t := range r.tokens {
@@ -89,7 +89,7 @@ func (r *Recorder) watchToken(ctx context.Context, t *watchedToken) error {
 	}
 }
 
-// ProveTokens has each token prove itself now.
+// ProveTokens runs the self-test of each token.
 func (r *Recorder) ProveTokens(ctx context.Context) {
 	for _, t := range r.tokens {
 		r.proveToken(ctx, t)
@@ -104,7 +104,7 @@ func (r *Recorder) proveToken(ctx context.Context, t *watchedToken) {
 	}
 }
 
-// noteToken keeps the result of the last signature that a token was asked for, and logs it once when it has changed.
+// noteToken records the result of a token's last signature. It logs the result if it has changed.
 func (r *Recorder) noteToken(t *watchedToken, err error) {
 	switch {
 	case !t.note(err, r.clock()):

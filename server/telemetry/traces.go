@@ -22,23 +22,24 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Traces says where traces of calls go.
+// Traces configures the export of traces.
 type Traces struct {
-	// Endpoint is the URL of a collector that takes OTLP over gRPC: http:// in clear, https:// with TLS. Empty is none.
+	// Endpoint is the URL of a collector for OTLP over gRPC: http:// without TLS, https:// with TLS. Empty disables
+	// traces.
 	Endpoint string
-	// Share is how many calls are traced: 1 is all, 0.01 one in a hundred.
-	Share float64
+	// SampleRatio is the ratio of RPCs to trace, from 0 to 1.
+	SampleRatio float64
 }
 
-// What traces may cost. Spans over the queue are dropped: nothing waits for a collector.
+// Limits on traces. Spans beyond the queue are dropped, so that no request waits for a collector.
 const (
 	traceQueue    = 2048
 	tracePatience = 5 * time.Second // with one export
 	traceFarewell = 2 * time.Second // with the last one
 )
 
-// tracing makes spans of calls and of the steps of issuing; nil makes none, and costs nothing. What a span carries is
-// the RPC, its status, the server's address, the step and the rule of a refusal: no identity, no peer, no content.
+// tracing makes spans of calls and of the steps of issuing. If it is nil, it makes none. A span contains the RPC, its
+// status, the server's address, the step and the rule of a refusal, but no identity, no peer and no content.
 type tracing struct {
 	provider *sdktrace.TracerProvider
 	tracer   trace.Tracer
@@ -49,21 +50,21 @@ func newTracing(ctx context.Context, c Traces, log *slog.Logger) (*tracing, erro
 		return nil, nil
 	}
 	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(c.Endpoint), otlptracegrpc.WithTimeout(tracePatience),
-		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{Enabled: false})) // a trace is worth one try
+		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{Enabled: false})) // each batch is sent once
 	if err != nil {
 		return nil, fmt.Errorf("send traces to %s: %w", c.Endpoint, err)
 	}
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithBatcher(&patientExporter{SpanExporter: exporter, log: log},
 			sdktrace.WithMaxQueueSize(traceQueue), sdktrace.WithExportTimeout(tracePatience)),
-		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(c.Share))),
+		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(c.SampleRatio))),
 		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", "brevet"))),
 	)
 	return &tracing{provider, provider.Tracer("github.com/brevet-pki/brevet/server")}, nil
 }
 
-// statsHandler traces the calls for which traced reports true. A caller's trace becomes a link, not the parent: callers
-// decide nothing about what is sampled, and cannot write into another trace.
+// statsHandler traces the calls for which traced returns true. A trace context from the caller becomes a link and not
+// the parent. Callers therefore cannot influence the sampling or add to other traces.
 func (t *tracing) statsHandler(traced func(method string) bool) stats.Handler {
 	if t == nil {
 		return nil
@@ -75,7 +76,7 @@ func (t *tracing) statsHandler(traced func(method string) bool) stats.Handler {
 	)
 }
 
-// step traces a step of issuing where its call is traced.
+// step traces a step of issuing if its call is traced.
 func (t *tracing) step(ctx context.Context, step ca.Step) (end func(error)) {
 	if t == nil || !trace.SpanFromContext(ctx).IsRecording() {
 		return func(error) {}
@@ -83,20 +84,20 @@ func (t *tracing) step(ctx context.Context, step ca.Step) (end func(error)) {
 	_, span := t.tracer.Start(ctx, string(step))
 	return func(err error) {
 		if err != nil {
-			span.SetStatus(codes.Error, "") // the text of an error is for the log
+			span.SetStatus(codes.Error, "") // the log has the error's text
 		}
 		span.End()
 	}
 }
 
-// traceRefusal writes the rule that a traced call was refused by into its span.
+// traceRefusal adds the rule of a refusal to the call's span.
 func traceRefusal(ctx context.Context, rule pki.Rule) {
 	if span := trace.SpanFromContext(ctx); span.IsRecording() {
 		span.SetAttributes(attribute.String("brevet.rule", string(rule)))
 	}
 }
 
-// close sends what is left, where the collector takes it at once.
+// close sends the remaining spans, with a timeout.
 func (t *tracing) close(ctx context.Context, log *slog.Logger) {
 	if t == nil {
 		return
@@ -108,7 +109,7 @@ func (t *tracing) close(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// patientExporter says once that the collector does not take traces, and once that it does again.
+// patientExporter logs when the collector becomes unavailable, and when it is available again.
 type patientExporter struct {
 	sdktrace.SpanExporter
 	log     *slog.Logger
@@ -124,5 +125,5 @@ func (e *patientExporter) ExportSpans(ctx context.Context, spans []sdktrace.Read
 	case !failed && e.failing.Swap(false):
 		e.log.Info("traces are taken again")
 	}
-	return nil //nolint:nilerr // it has been said, and the library would say it of every batch, to standard error
+	return nil //nolint:nilerr // logged above; the library would log every batch to standard error
 }

@@ -102,7 +102,7 @@ func (s *state) announce(intent ca.Intent) error {
 	}
 	intent.Items = slices.Clone(intent.Items)
 	for i := range intent.Items {
-		intent.Items[i].NotAfter = stored(intent.Items[i].NotAfter)
+		intent.Items[i].IssuedAt, intent.Items[i].NotAfter = stored(intent.Items[i].IssuedAt), stored(intent.Items[i].NotAfter)
 	}
 	s.pending = append(s.pending, intent)
 	return nil
@@ -195,7 +195,7 @@ func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, 
 		return superseded, rules.SerialTaken(r.Ref.Serial)
 	}
 	s.insert(cert{ra.Certificate{
-		Ref: r.Ref, Identity: r.Identity, Profile: r.Profile, KeyHash: r.KeyHash, NotBefore: stored(r.NotBefore),
+		Ref: r.Ref, Identity: r.Identity, Profile: r.Profile, KeyHash: r.KeyHash, IssuedAt: stored(r.IssuedAt), NotBefore: stored(r.NotBefore),
 		NotAfter: stored(r.NotAfter), Status: pki.Status{State: pki.Good, Version: 1}, DER: slices.Clone(r.DER),
 		Delivered: true, RequestID: r.RequestID,
 	}, -1})
@@ -259,7 +259,7 @@ func (s *state) abandon(at time.Time, items ...ca.IntentItem) ([]pki.StatusChang
 			}
 			continue
 		}
-		c := ra.Certificate{Ref: item.Ref, NotAfter: item.NotAfter, Status: rules.Abandoned(at)}
+		c := ra.Certificate{Ref: item.Ref, IssuedAt: item.IssuedAt, NotAfter: item.NotAfter, Status: rules.Abandoned(at)}
 		s.insert(cert{c, -1})
 		changes = append(changes, pki.StatusChange{Ref: c.Ref, NotAfter: c.NotAfter, Status: c.Status})
 	}

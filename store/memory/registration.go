@@ -340,7 +340,7 @@ func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issu
 				return rules.NoPredecessor(q.Predecessor)
 			}
 			have.Predecessor = ra.Predecessor{
-				Status: before.Status, Successor: before.Successor, NotAfter: before.NotAfter,
+				Status: before.Status, Successor: before.Successor, IssuedAt: before.IssuedAt, NotAfter: before.NotAfter,
 				Superseded: before.supersededBy >= 0,
 			}
 		}
@@ -357,7 +357,7 @@ func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issu
 }
 
 func answerOf(c *cert) *ra.PriorIssuance {
-	return &ra.PriorIssuance{Certificate: ca.Certificate{Ref: c.Ref, DER: c.DER, NotAfter: c.NotAfter}, Key: c.KeyHash}
+	return &ra.PriorIssuance{Certificate: ca.Certificate{Ref: c.Ref, DER: c.DER, IssuedAt: c.IssuedAt, NotAfter: c.NotAfter}, Key: c.KeyHash}
 }
 
 // unexpired counts the certificates of an identity that end after a time, up to most.

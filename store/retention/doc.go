@@ -1,3 +1,3 @@
-// Package retention removes the records of expired certificates and tokens from a store, at a pace that leaves the store's
-// writer to issuing. A [Sweeper] takes one step after the other. It refuses a retention shorter than [Minimum].
+// Package retention removes the records of expired certificates and tokens from a store, slowly enough to leave the
+// store's writer to issuing. A [Sweeper] works in small steps. It refuses a retention shorter than [Minimum].
 package retention

@@ -7,67 +7,71 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Store keeps records until they expire. A record that has left is still in the log, which loses nothing. Methods are safe for
-// concurrent use. A change and its log entry are one durable transaction.
+// Store stores records until they expire. A removed record stays in the log. Methods are safe for concurrent use. A
+// change and its log entry are one durable transaction.
 type Store interface {
-	// Advance adds a span of time that has passed to the age of the records, durably, up to now, and returns the earlier of
-	// both. So a clock that is set ahead takes effect slowly, and one that is set back at once. Age begins at the newest log
-	// entry's time.
+	// Advance advances the age of the records, durably, by the given duration, but not beyond now. It returns the earlier
+	// of the age and now. A clock that is set forward therefore takes effect slowly, and one that is set back at once. The
+	// age starts at the time of the newest log entry.
 	Advance(ctx context.Context, by time.Duration, now time.Time) (time.Time, error)
-	// Expire removes the records of one step in one transaction, with a log entry that counts them, if there are any. A
-	// certificate leaves if it expired before the step's time and before the newest log entry's. One that is revoked, on hold
-	// or was never delivered leaves once a CRL of its issuer was issued after its end (RFC 5280 §3.3). With it go its request
-	// ID, and its keys, unless another certificate names them or they were compromised. Tokens leave likewise, by their own
-	// end. Identities stay. Writers that wait when a step ends are served before the next step.
+	// Expire removes the records of one step in one transaction. If it removes any, it writes a log entry with their
+	// number.
+	//
+	// A certificate is removed if it expired before the step's time and before the newest log entry. If it is revoked, on
+	// hold or was never delivered, a CRL must also have been issued after its expiry (RFC 5280 §3.3). Its request ID is
+	// removed with it, and so are its keys, unless another certificate has them or they are compromised. Tokens are
+	// removed after their own expiry. Identities stay. Other writers that wait at the end of a step are served before the
+	// next.
 	Expire(ctx context.Context, s Step) (Expired, error)
-	// Waiting counts the certificates that expired before a time, up to most.
+	// Waiting counts the certificates that expired before a time, up to a maximum.
 	Waiting(ctx context.Context, before time.Time, most int) (int, error)
-	// Census counts the records at a time. Records that expired before the second time wait to leave. It blocks no writer.
+	// Census counts the records as of a time. Those that expired before the second time count as waiting for removal. It
+	// blocks no writer.
 	Census(ctx context.Context, at, before time.Time) (Census, error)
 }
 
-// Step is one step through the expired records, the oldest first.
+// Step describes one step through the expired records, oldest first.
 type Step struct {
 	Before time.Time
 	At     time.Time // for the log
-	// After is where the last step ended; the zero value is the beginning.
+	// After is the end of the previous step; zero for the first one.
 	After Place
-	// Limit is how many certificates and how many tokens the step looks at.
+	// Limit is the maximum number of certificates, and of tokens, that the step examines.
 	Limit int
 }
 
-// Place is a position among the certificates in the order of their ends.
+// Place is a position among the certificates, which are ordered by expiry.
 type Place struct {
 	NotAfter time.Time
 	Row      int64
 }
 
-// Expired counts the records that left with one step.
+// Expired counts the records that one step removed.
 type Expired struct {
 	Certificates, Tokens, Keys int
-	// Next is where the next step begins.
+	// Next is the end of this step.
 	Next Place
-	// More says that the step ended at its limit.
+	// More means that the step ended at its limit.
 	More bool
 }
 
 // Census counts the records of a store.
 type Census struct {
-	// Certificates by state. Those that were never released are revoked, and counted apart.
+	// Certificates by status. Unreleased counts those never delivered, which Revoked does not include.
 	Good, OnHold, Revoked, Unreleased Count
-	// Certificates by their end: those alive, those that ended and stay for a while, and those that wait to leave.
+	// Certificates by validity: valid ones, expired ones within the retention, and those that wait for removal.
 	Unexpired, Expired, Waiting Count
-	OldestNotAfter              time.Time // zero where there is no certificate
+	OldestNotAfter              time.Time // zero if there is no certificate
 	Identities                  map[pki.IdentityState]Count
-	// Tokens by what became of them: those that may still be used, those that were, those that ended or were revoked before.
+	// Tokens by use: those still valid, those used, and those that expired or were revoked unused.
 	OpenTokens, SpentTokens, ExpiredTokens Count
 	Keys, CompromisedKeys                  Count
 	LogEntries                             uint64
-	// Bytes are what the records take on disk, and FreeBytes what of it is left for new ones.
+	// Bytes is the size of the records on disk, and FreeBytes the part of it that is free for new records.
 	Bytes, FreeBytes uint64
 }
 
-// Count is a number of records. If AtLeast is set, there are more: counting ended there.
+// Count is a number of records. AtLeast means that counting stopped there and that there may be more.
 type Count struct {
 	N       uint64
 	AtLeast bool
@@ -76,7 +80,7 @@ type Count struct {
 // Add returns the sum of two counts.
 func (c Count) Add(d Count) Count { return Count{c.N + d.N, c.AtLeast || d.AtLeast} }
 
-// Less returns the difference of two counts, as far as both are known.
+// Less returns the difference of two counts, but not less than zero.
 func (c Count) Less(d Count) Count {
 	return Count{c.N - min(c.N, d.N), c.AtLeast || d.AtLeast}
 }

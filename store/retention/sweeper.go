@@ -9,23 +9,23 @@ import (
 )
 
 const (
-	// Default is the longest lifetime of the default profiles: a record outlives its certificate by the lifetime of the
-	// successor, in which faults show.
+	// Default is the longest lifetime in the default profiles. A record then outlives its certificate by the lifetime of
+	// the successor, in which problems show.
 	Default = 90 * 24 * time.Hour
-	// Minimum is twice the lifetime of a CRL. A clock may be ahead by as much without the record of a valid certificate leaving.
+	// Minimum is twice the lifetime of a CRL. If the clock is ahead by less, no record of a valid certificate is removed.
 	Minimum = 48 * time.Hour
 
 	sweepEvery = 10 * time.Minute
-	sweepStep  = 256 // certificates a transaction, which takes some milliseconds
-	// A step is followed by a pause of some times as long as the step took: the store's writer belongs to issuing.
-	idlePause  = 4
-	busyPause  = 9
-	leastPause = time.Millisecond
-	// ageSpeed is how fast the records' age may catch up with the clock after the server did not run.
+	sweepStep  = 256 // certificates per transaction, which takes some milliseconds
+	// After each step the sweeper pauses for a multiple of the step's duration, so that issuing gets the store's writer.
+	idlePause = 4
+	busyPause = 9
+	minPause  = time.Millisecond
+	// ageSpeed limits how fast the records' age catches up with the clock after the server was down.
 	ageSpeed = 2
 )
 
-// Config is what a Sweeper is made of. All fields are needed.
+// Config holds the configuration of a Sweeper. All fields are required.
 type Config struct {
 	Store     Store
 	Retention time.Duration
@@ -34,18 +34,18 @@ type Config struct {
 	Log       *slog.Logger
 }
 
-// Sweeper removes records that expired longer than the retention ago. It is safe for concurrent use.
+// Sweeper removes the records that expired before the retention. It is safe for concurrent use.
 type Sweeper struct {
 	c    Config
 	mu   sync.Mutex
 	last Sweep
 }
 
-// Sweep describes the last sweep that was completed. Its zero value is none.
+// Sweep describes the last completed sweep. The zero value means that there was none.
 type Sweep struct {
 	Ended   time.Time
-	Before  time.Time // records that expired before it have left
-	Expired Expired   // in all its steps
+	Before  time.Time // records that expired before it were removed
+	Expired Expired   // by all steps together
 }
 
 // NewSweeper returns a Sweeper.
@@ -56,10 +56,11 @@ func NewSweeper(c Config) (*Sweeper, error) {
 	return &Sweeper{c: c}, nil
 }
 
-// Retention returns how long the record of a certificate or token stays after that has expired.
+// Retention returns how long a record is kept after its certificate or token has expired.
 func (s *Sweeper) Retention() time.Duration { return s.c.Retention }
 
-// Before returns the time before which expired records leave: of the last sweep, or by the clock if there was none.
+// Before returns the time before which expired records are removed, of the last sweep or, if there was none, by the
+// clock.
 func (s *Sweeper) Before() time.Time {
 	if last := s.Last(); !last.Ended.IsZero() {
 		return last.Before
@@ -74,9 +75,9 @@ func (s *Sweeper) Last() Sweep {
 	return s.last
 }
 
-// Run sweeps until ctx ends, and returns nil. The next sweep retries what failed.
+// Run sweeps until ctx ends, and returns nil. After a failure, the next sweep continues.
 func (s *Sweeper) Run(ctx context.Context) error {
-	since := time.Now() // its monotonic clock is one that nobody sets
+	since := time.Now() // has a monotonic clock, which cannot be set
 	for {
 		now := time.Now()
 		age, err := s.c.Store.Advance(ctx, ageSpeed*now.Sub(since), s.c.Clock())
@@ -85,7 +86,7 @@ func (s *Sweeper) Run(ctx context.Context) error {
 			err = s.sweep(ctx, age.Add(-s.c.Retention))
 		}
 		if err != nil && ctx.Err() == nil {
-			s.c.Log.Warn("expired records could not leave the store: trying again", "wait", sweepEvery, "error", err)
+			s.c.Log.Warn("removing expired records failed, retrying", "wait", sweepEvery, "error", err)
 		}
 		if !pause(ctx, sweepEvery) {
 			return nil
@@ -93,7 +94,7 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	}
 }
 
-// sweep takes steps until no record is left that expired before a time.
+// sweep removes all records that expired before a time, step by step.
 func (s *Sweeper) sweep(ctx context.Context, before time.Time) error {
 	var all Expired
 	for step := (Step{Before: before, Limit: sweepStep}); ; {
@@ -116,23 +117,23 @@ func (s *Sweeper) sweep(ctx context.Context, before time.Time) error {
 	s.last = Sweep{s.c.Clock(), before, all}
 	s.mu.Unlock()
 	if all.Certificates+all.Tokens > 0 {
-		s.c.Log.Info("expired records have left the store", "ended_before", before.UTC().Format(time.RFC3339),
+		s.c.Log.Info("removed expired records", "ended_before", before.UTC().Format(time.RFC3339),
 			"certificates", all.Certificates, "tokens", all.Tokens, "keys", all.Keys)
 	}
 	return nil
 }
 
-// rest returns the pause after a step that took so long. With it the sweep takes a fifth of the writer's time, and a tenth
-// while certificates are being issued, on any disk.
+// rest returns the pause after a step of a given duration. With it, sweeping takes a fifth of the writer's time, and a
+// tenth while certificates are issued, on any disk.
 func (s *Sweeper) rest(took time.Duration) time.Duration {
 	times := time.Duration(idlePause)
 	if s.c.Busy() {
 		times = busyPause
 	}
-	return max(times*took, leastPause)
+	return max(times*took, minPause)
 }
 
-// pause waits, and returns false if ctx ends first.
+// pause waits for d. It returns false if ctx ends first.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -12,11 +12,11 @@ import (
 	"github.com/brevet-pki/brevet/store/retention"
 )
 
-// fakeStore is a retention.Store that records how a sweeper calls it. Every step takes a given time.
+// fakeStore is a retention.Store that records the calls of a sweeper. Every step takes a given time.
 type fakeStore struct {
 	retention.Store
 	age   time.Time
-	steps int // with more to come
+	steps int // number of steps before the last
 	took  time.Duration
 	asked []retention.Step
 	begun []time.Time
@@ -42,7 +42,7 @@ func (s *fakeStore) Expire(_ context.Context, step retention.Step) (retention.Ex
 	return retention.Expired{Certificates: 2, Keys: 1, Next: retention.Place{Row: int64(len(s.asked))}, More: s.steps > 0}, nil
 }
 
-// sweeping runs a sweeper until the bubble's test is over.
+// sweeping runs a sweeper until the test ends.
 func sweeping(t *testing.T, s *fakeStore, busy *atomic.Bool) *retention.Sweeper {
 	t.Helper()
 	sweeper, err := retention.NewSweeper(retention.Config{
@@ -63,16 +63,16 @@ func sweeping(t *testing.T, s *fakeStore, busy *atomic.Bool) *retention.Sweeper 
 	return sweeper
 }
 
-func TestASweepLeavesTheWriterToOthers(t *testing.T) {
+func TestSweeperPausesAfterSteps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var busy atomic.Bool
 		s := &fakeStore{age: time.Now(), steps: 5, took: 10 * time.Millisecond}
 		start := time.Now()
 		sweeper := sweeping(t, s, &busy)
 		if !sweeper.Last().Ended.IsZero() {
-			t.Error("a sweep that has not begun has ended")
+			t.Error("Last returns a sweep before the first one has ended")
 		}
-		time.Sleep(55 * time.Millisecond) // in the second step
+		time.Sleep(55 * time.Millisecond) // during the second step
 		busy.Store(true)
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -82,37 +82,37 @@ func TestASweepLeavesTheWriterToOthers(t *testing.T) {
 		}
 		for i, at := range s.begun {
 			if d := at.Sub(start); d != want[i]*time.Millisecond {
-				t.Errorf("step %d began after %v, want %d ms", i+1, d, want[i])
+				t.Errorf("step %d started after %v, want %d ms", i+1, d, want[i])
 			}
 			if a := s.asked[i]; a.After.Row != int64(i) || !a.Before.Equal(start.Add(-retention.Minimum)) || a.Limit < 1 {
-				t.Errorf("step %d was asked as %+v", i+1, a)
+				t.Errorf("step %d was called with %+v", i+1, a)
 			}
 		}
 		last := sweeper.Last()
 		if last.Expired.Certificates != 10 || last.Expired.Keys != 5 || !last.Ended.Equal(start.Add(360*time.Millisecond)) {
-			t.Errorf("the last sweep was %+v", last)
+			t.Errorf("Last = %+v", last)
 		}
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		if len(s.begun) != len(want)+1 || s.asked[len(want)].After != (retention.Place{}) {
-			t.Errorf("%d steps after the next sweep, the last from %+v", len(s.begun), s.asked[len(s.asked)-1].After)
+			t.Errorf("after the next sweep there were %d steps, the last one from %+v", len(s.begun), s.asked[len(s.asked)-1].After)
 		}
 	})
 }
 
-// The age of the records follows a clock that is right, at twice the speed of one that stood still, and is told of time
-// that passed while the store was away.
+// The age of the records follows a correct clock, and catches up at twice the speed of time. While the store fails, the
+// time that passes is not lost.
 func TestTheAgeOfTheRecords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var busy atomic.Bool
 		start := time.Now()
-		s := &fakeStore{age: start.Add(-time.Hour)} // the server did not run for an hour
+		s := &fakeStore{age: start.Add(-time.Hour)} // the server was down for an hour
 		s.fails.Store(true)
 		sweeper := sweeping(t, s, &busy)
 		time.Sleep(25 * time.Minute)
 		synctest.Wait()
 		if !sweeper.Last().Ended.IsZero() || len(s.by) > 0 {
-			t.Error("a sweep that failed has ended")
+			t.Error("Last returns a sweep that failed")
 		}
 		s.fails.Store(false)
 		time.Sleep(time.Hour)
@@ -128,6 +128,6 @@ func TestTheAgeOfTheRecords(t *testing.T) {
 
 func TestARetentionThatIsTooShort(t *testing.T) {
 	if _, err := retention.NewSweeper(retention.Config{Retention: retention.Minimum - 1}); err == nil {
-		t.Error("it was taken")
+		t.Error("NewSweeper accepts a retention below Minimum")
 	}
 }

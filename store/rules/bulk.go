@@ -21,7 +21,7 @@ func BulkOrder(o revocation.BulkRequest) revocation.Change {
 }
 
 // BulkOf returns an order about an identity or a key as a bulk revocation of a selection.
-func BulkOf(o revocation.Change, by revocation.Selection) revocation.BulkRequest {
+func BulkOf(o revocation.Change, by pki.Selection) revocation.BulkRequest {
 	bulk := revocation.BulkRequest{
 		Selection: by, Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, Actor: o.Actor, Comment: o.Comment,
 		At: o.At,
@@ -139,7 +139,7 @@ type Link[K comparable] struct {
 	HasSuccessor bool
 }
 
-// Lineage returns the certificates that were renewed from the first link, itself included (revocation.Selection). The
+// Lineage returns the certificates that were renewed from the first link, itself included (pki.Selection). The
 // links are all certificates of the identity from that one on, in the order of their recording. Each renewal comes
 // after its predecessor, so one pass finds them.
 func Lineage[K comparable](links []Link[K]) map[int64]bool {

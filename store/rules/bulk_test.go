@@ -53,8 +53,8 @@ func TestBulkMembers(t *testing.T) {
 }
 
 func TestOpenBulkRevocationsAreBounded(t *testing.T) {
-	several := revocation.BulkRequest{Selection: revocation.Selection{Profile: "device"}}
-	one := revocation.BulkRequest{Selection: revocation.Selection{Identity: identity(t)}}
+	several := revocation.BulkRequest{Selection: pki.Selection{Profile: "device"}}
+	one := revocation.BulkRequest{Selection: pki.Selection{Identity: identity(t)}}
 	for _, c := range []struct {
 		o      revocation.BulkRequest
 		open   int
@@ -83,11 +83,11 @@ func TestBulkSteps(t *testing.T) {
 
 func TestSpreads(t *testing.T) {
 	for _, c := range []struct {
-		s    revocation.Selection
+		s    pki.Selection
 		want bool
 	}{
-		{revocation.Selection{Identity: identity(t)}, false}, {revocation.Selection{Profile: "device"}, true},
-		{revocation.Selection{Label: revocation.Label{Name: "site"}}, false}, {revocation.Selection{IssuedFrom: now}, true},
+		{pki.Selection{Identity: identity(t)}, false}, {pki.Selection{Profile: "device"}, true},
+		{pki.Selection{Label: pki.Label{Name: "site"}}, false}, {pki.Selection{IssuedFrom: now}, true},
 	} {
 		for _, reason := range []pki.Reason{pki.KeyCompromise, pki.Superseded} {
 			got := rules.Spreads(revocation.BulkRequest{Selection: c.s, Reason: reason})

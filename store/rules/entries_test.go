@@ -49,7 +49,7 @@ func TestLargeEntries(t *testing.T) {
 
 func TestBulkEntries(t *testing.T) {
 	s := revocation.BulkRevocation{ID: 7, BulkRequest: revocation.BulkRequest{
-		Selection: revocation.Selection{Profile: "device", Label: revocation.Label{Name: "site", Value: "a"}, IssuedFrom: now},
+		Selection: pki.Selection{Profile: "device", Label: pki.Label{Name: "site", Value: "a"}, IssuedFrom: now},
 		Action:    revocation.Revoke, Reason: pki.KeyCompromise, InvalidSince: now, Actor: pki.ActorSystem("test"), Comment: "stolen", At: now,
 	}}
 	want := map[string]string{

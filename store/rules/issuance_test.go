@@ -46,7 +46,7 @@ func renewal(t rapid.TB) (*ca.Record, *rules.Issuance) {
 	}
 	id, old, key := identity(t), certificate(t, 1), pki.HashSPKI([]byte("key"))
 	r := &ca.Record{
-		Ref: certificate(t, 2), Identity: id, Profile: "device", KeyHash: key, NotBefore: now, NotAfter: now.Add(time.Hour),
+		Ref: certificate(t, 2), Identity: id, Profile: "device", KeyHash: key, IssuedAt: now, NotBefore: now, NotAfter: now.Add(time.Hour),
 		RequestID: request, Actor: pki.ActorCaller(id, old), DER: []byte("certificate"),
 		Guard: pki.Guard{Identity: id, Revision: 2, Key: key, Predecessor: old, MaxUnexpired: 6},
 	}

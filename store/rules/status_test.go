@@ -113,7 +113,7 @@ func TestBulkStatus(t *testing.T) {
 		o := drawOrder(t)
 		before := pki.Status{State: pki.State(rapid.IntRange(1, 2).Draw(t, "state")), Version: 3}
 		next, changed := rules.NextMember(before, o)
-		got := rules.BulkStatus(rules.BulkOf(o, revocation.Selection{}))
+		got := rules.BulkStatus(rules.BulkOf(o, pki.Selection{}))
 		if next.Version = 0; changed && got != next {
 			t.Fatalf("members become %+v, and one of them %+v", got, next)
 		}

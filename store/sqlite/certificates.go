@@ -12,7 +12,7 @@ import (
 )
 
 const selectCertificate = `
-	SELECT c.id, i.issuer, c.serial, n.spiffe_id, c.profile, c.key, k.rest, c.not_before, c.not_after,
+	SELECT c.id, i.issuer, c.serial, n.spiffe_id, c.profile, c.key, k.rest, c.issued_at, c.not_before, c.not_after,
 	       c.state, c.reason, c.revoked_at, c.invalid_since, c.version, c.der, c.request, s.id, s.rest
 	FROM certificates c JOIN issuers i ON i.id = c.issuer LEFT JOIN identities n ON n.id = c.identity
 	LEFT JOIN keys k ON k.id = c.key LEFT JOIN keys s ON s.id = c.successor `
@@ -106,17 +106,18 @@ func addSets(ctx context.Context, tx *sql.Tx, page []ra.Certificate, ids []int64
 // scanCertificate reads a row of selectCertificate, and its id.
 func scanCertificate(row engine.Scanner) (ra.Certificate, int64, error) {
 	var c ra.Certificate
-	var id, notAfter int64
+	var id, issuedAt, notAfter int64
 	var issuer, serial, request []byte
 	var key, successor storedKey
 	var identity, profile sql.NullString
 	var notBefore, revokedAt, since sql.NullInt64
-	err := row.Scan(&id, &issuer, &serial, &identity, &profile, &key.id, &key.rest, &notBefore, &notAfter,
+	err := row.Scan(&id, &issuer, &serial, &identity, &profile, &key.id, &key.rest, &issuedAt, &notBefore, &notAfter,
 		&c.Status.State, &c.Status.Reason, &revokedAt, &since, &c.Status.Version, &c.DER, &request, &successor.id, &successor.rest)
 	if err != nil {
 		return ra.Certificate{}, 0, err
 	}
 	c.Delivered, c.Profile, c.NotAfter = identity.Valid, profile.String, engine.FromMillis(notAfter)
+	c.IssuedAt = engine.FromMillis(issuedAt)
 	if notBefore.Valid {
 		c.NotBefore = engine.FromMillis(notBefore.Int64)
 	}

@@ -58,7 +58,7 @@ func issueUntilKilled(path string) error {
 	}
 	for n := range uint64(4) {
 		r := record(id.ID, n)
-		intent := ca.Intent{Batch: ca.NewBatchID(), Items: []ca.IntentItem{{Ref: r.Ref, Digest: []byte("digest"), NotAfter: r.NotAfter}}}
+		intent := ca.Intent{Batch: ca.NewBatchID(), Items: []ca.IntentItem{{Ref: r.Ref, Digest: []byte("digest"), IssuedAt: r.IssuedAt, NotAfter: r.NotAfter}}}
 		if _, err := db.CA().Write(ctx, epoch, nil, []ca.Intent{intent}); err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 //	uvarint    number of items, then for each of them:
 //	uvarint      place of its issuer in the list above
 //	20 octets    serial number
+//	varint       time of issue in milliseconds
 //	varint       notAfter in milliseconds
 //	uvarint      CRL partition
 //	uvarint      length of the digest, then the digest
@@ -33,6 +34,7 @@ func encodeItems(items []ca.IntentItem) []byte {
 		}
 		body = binary.AppendUvarint(body, place)
 		body = append(body, item.Ref.Serial.Bytes()...)
+		body = binary.AppendVarint(body, engine.Millis(item.IssuedAt))
 		body = binary.AppendVarint(body, engine.Millis(item.NotAfter))
 		body = binary.AppendUvarint(body, uint64(item.Partition))
 		body = binary.AppendUvarint(body, uint64(len(item.Digest)))
@@ -75,7 +77,9 @@ func (d *decoder) item(issuers []pki.IssuerID) ca.IntentItem {
 		d.bad = true
 		return ca.IntentItem{}
 	}
-	item := ca.IntentItem{Ref: pki.CertRef{Issuer: issuers[place], Serial: serial}, NotAfter: engine.FromMillis(d.varint())}
+	item := ca.IntentItem{Ref: pki.CertRef{Issuer: issuers[place], Serial: serial}}
+	item.IssuedAt = engine.FromMillis(d.varint())
+	item.NotAfter = engine.FromMillis(d.varint())
 	partition := d.uvarint()
 	d.bad = d.bad || partition > 1<<16-1
 	item.Partition = uint16(partition) //nolint:gosec // checked above

@@ -32,6 +32,7 @@ func drawItems(t *rapid.T) []ca.IntentItem {
 		items = append(items, ca.IntentItem{
 			Ref:       pki.CertRef{Issuer: rapid.SampledFrom(issuers).Draw(t, "which"), Serial: serial},
 			Digest:    rapid.SliceOfN(rapid.Byte(), 0, 64).Draw(t, "digest"),
+			IssuedAt:  time.UnixMilli(rapid.Int64Range(-1<<40, 1<<48).Draw(t, "issuedAt")).UTC(),
 			NotAfter:  time.UnixMilli(rapid.Int64Range(-1<<40, 1<<48).Draw(t, "notAfter")).UTC(),
 			Partition: rapid.Uint16().Draw(t, "partition"),
 		})

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -48,7 +47,7 @@ func (s *setRow) next(before pki.Status) (pki.Status, bool) {
 func (s *setRow) member(q *clause) { s.memberAmong(q, s.Label) }
 
 // memberAmong is member where it is known already that the identity has the label, unless that is named.
-func (s *setRow) memberAmong(q *clause, label revocation.Label) {
+func (s *setRow) memberAmong(q *clause, label pki.Label) {
 	q.add(`(+c.id <= ? AND +c.not_after >= ? AND (`, s.mark, engine.Millis(s.reach))
 	s.selected(q, "c", label)
 	if rules.Spreads(s.BulkRequest) {
@@ -62,7 +61,7 @@ func (s *setRow) memberAmong(q *clause, label revocation.Label) {
 
 // selected adds the condition under which a certificate has what the selection says. That it is of a lineage is not in it:
 // sets that say so have no members whose records follow.
-func (s *setRow) selected(q *clause, c string, label revocation.Label) {
+func (s *setRow) selected(q *clause, c string, label pki.Label) {
 	q.add(c + `.identity IS NOT NULL`)
 	if !s.Issuer.IsZero() {
 		q.add(` AND +`+c+`.issuer = (SELECT id FROM issuers WHERE issuer = ?)`, s.Issuer.Bytes())
@@ -77,24 +76,21 @@ func (s *setRow) selected(q *clause, c string, label revocation.Label) {
 		q.add(` AND `+c+`.profile = ?`, s.Profile)
 	}
 	if !s.IssuedFrom.IsZero() {
-		q.add(` AND `+c+`.serial >= ?`, firstSerial(s.IssuedFrom))
+		q.add(` AND +`+c+`.issued_at >= ?`, ceilMillis(s.IssuedFrom))
 	}
 	if !s.IssuedUntil.IsZero() {
-		q.add(` AND `+c+`.serial < ?`, firstSerial(s.IssuedUntil))
+		q.add(` AND +`+c+`.issued_at < ?`, ceilMillis(s.IssuedUntil))
 	}
 	if !label.IsZero() {
 		q.add(` AND EXISTS (SELECT 1 FROM identity_labels l WHERE l.name = ? AND l.value = ? AND l.identity = `+c+`.identity)`, label.Name, label.Value)
 	}
 }
 
-// firstSerial is the lowest serial number of a millisecond (pki.MakeSerial).
-func firstSerial(t time.Time) []byte {
-	ms := binary.BigEndian.AppendUint64(nil, uint64(t.Add(time.Millisecond-1).UnixMilli()))
-	return append(ms[2:], make([]byte, pki.SerialRandomSize)...)
-}
+// ceilMillis returns the first millisecond that is not before a time: times of issue are whole milliseconds.
+func ceilMillis(t time.Time) int64 { return engine.Millis(t.Add(time.Millisecond - 1)) }
 
 // among adds where to look for members: among those of an identity or of a key's; those who have the label; what was issued
-// in a time, by its serial number; or else all that has not ended.
+// in a time; or else all that has not ended.
 func (s *setRow) among(q *clause) {
 	const ofIdentity = ` FROM certificates c INDEXED BY certificates_by_identity WHERE c.identity = `
 	switch {
@@ -104,10 +100,13 @@ func (s *setRow) among(q *clause) {
 		q.add(ofIdentity+`(SELECT identity FROM keys WHERE id = ?) AND c.not_after >= ? AND `, keyID(s.Key), engine.Millis(s.reach))
 	case !s.Label.IsZero():
 		q.add(` FROM identity_labels d CROSS JOIN certificates c ON c.identity = d.identity WHERE d.name = ? AND d.value = ? AND `, s.Label.Name, s.Label.Value)
-		s.memberAmong(q, revocation.Label{})
+		s.memberAmong(q, pki.Label{})
 		return
 	case !s.IssuedFrom.IsZero() && !rules.Spreads(s.BulkRequest):
-		q.add(` FROM certificates c WHERE `)
+		q.add(` FROM certificates c INDEXED BY certificates_by_issue WHERE c.issued_at >= ? AND `, ceilMillis(s.IssuedFrom))
+		if !s.IssuedUntil.IsZero() {
+			q.add(`c.issued_at < ? AND `, ceilMillis(s.IssuedUntil))
+		}
 	default:
 		q.add(` FROM certificates c INDEXED BY certificates_by_expiry WHERE c.not_after >= ? AND `, engine.Millis(s.reach))
 	}

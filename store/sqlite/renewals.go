@@ -65,7 +65,7 @@ func (r *RA) Renewed(ctx context.Context, q ra.IssuanceQuery, at time.Time) (*ra
 	}
 	for _, c := range page {
 		if c.Status.State == pki.Good && c.KeyHash == q.Key {
-			return &ra.PriorIssuance{Certificate: ca.Certificate{Ref: c.Ref, DER: c.DER, NotAfter: c.NotAfter}, Key: c.KeyHash}, nil
+			return &ra.PriorIssuance{Certificate: ca.Certificate{Ref: c.Ref, DER: c.DER, IssuedAt: c.IssuedAt, NotAfter: c.NotAfter}, Key: c.KeyHash}, nil
 		}
 	}
 	return nil, nil //nolint:nilnil // there is none, as the interface has it

@@ -92,7 +92,7 @@ func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Change
 	if err != nil {
 		return none, err
 	}
-	s, err := newSet(ctx, tx, rules.BulkOf(o, revocation.Selection{Key: hash}))
+	s, err := newSet(ctx, tx, rules.BulkOf(o, pki.Selection{Key: hash}))
 	if err != nil {
 		return none, err
 	}
@@ -107,7 +107,7 @@ func (tx *writeTx) orderKey(ctx context.Context, o revocation.Change) (revocatio
 	if err != nil {
 		return none, err
 	}
-	s, err := newSet(ctx, tx, rules.BulkOf(o, revocation.Selection{Key: o.Key}))
+	s, err := newSet(ctx, tx, rules.BulkOf(o, pki.Selection{Key: o.Key}))
 	if err != nil {
 		return none, err
 	}
@@ -130,7 +130,7 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Change) (revo
 	if err != nil {
 		return none, err
 	}
-	s, err := newSet(ctx, tx, rules.BulkOf(o, revocation.Selection{Identity: o.Identity}))
+	s, err := newSet(ctx, tx, rules.BulkOf(o, pki.Selection{Identity: o.Identity}))
 	if err != nil {
 		return none, err
 	}

@@ -25,8 +25,8 @@ func BenchmarkCountSet(b *testing.B) {
 		`WITH RECURSIVE n(i) AS (VALUES (10) UNION ALL SELECT i + 10 FROM n WHERE i < %[1]d)
 		 INSERT INTO identity_labels (name, value, identity) SELECT 'batch', '7', i FROM n`,
 		`WITH RECURSIVE n(i) AS (VALUES (2) UNION ALL SELECT i + 1 FROM n WHERE i < %[1]d)
-		 INSERT INTO certificates (id, serial, issuer, identity, request, key, profile, not_before, not_after, crl_partition, state, reason, version, der)
-		 SELECT i, unhex(printf('%%012x', %[2]d + i) || hex(randomblob(14))), 1, i, randomblob(16), i, 'device', %[2]d, %[3]d, 0, 1, 0, 1, randomblob(640) FROM n`,
+		 INSERT INTO certificates (id, serial, issuer, identity, request, key, profile, issued_at, not_before, not_after, crl_partition, state, reason, version, der)
+		 SELECT i, unhex(printf('%%012x', %[2]d + i) || hex(randomblob(14))), 1, i, randomblob(16), i, 'device', %[2]d + i, %[2]d, %[3]d, 0, 1, 0, 1, randomblob(640) FROM n`,
 	} {
 		if err := m.db.OnWriter(ctx, fmt.Sprintf(statement, fleet, at.UnixMilli(), at.Add(24*time.Hour).UnixMilli())); err != nil {
 			b.Fatal(err)
@@ -34,13 +34,13 @@ func BenchmarkCountSet(b *testing.B) {
 	}
 	from := at.Add(500 * time.Second)
 	for name, s := range map[string]struct {
-		revocation.Selection
+		pki.Selection
 		want int
 	}{
-		"label":   {revocation.Selection{Label: revocation.Label{Name: "batch", Value: "7"}}, fleet / 10},
-		"time":    {revocation.Selection{IssuedFrom: from, IssuedUntil: from.Add(100 * time.Second)}, 100_000},
-		"profile": {revocation.Selection{Profile: "device"}, fleet},
-		"issuer":  {revocation.Selection{Issuer: issuer}, fleet},
+		"label":   {pki.Selection{Label: pki.Label{Name: "batch", Value: "7"}}, fleet / 10},
+		"time":    {pki.Selection{IssuedFrom: from, IssuedUntil: from.Add(100 * time.Second)}, 100_000},
+		"profile": {pki.Selection{Profile: "device"}, fleet},
+		"issuer":  {pki.Selection{Issuer: issuer}, fleet},
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {

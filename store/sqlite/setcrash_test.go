@@ -26,7 +26,7 @@ const (
 
 var stolen = revocation.BulkRequest{
 	Action:    revocation.Revoke,
-	Selection: revocation.Selection{Label: revocation.Label{Name: "batch", Value: "7"}}, Reason: pki.Superseded, Actor: pki.ActorCommand("test"), At: at,
+	Selection: pki.Selection{Label: pki.Label{Name: "batch", Value: "7"}}, Reason: pki.Superseded, Actor: pki.ActorCommand("test"), At: at,
 }
 
 // revokeUntilKilled issues certificates of one label, revokes them all, and stops for ever before the commit of the third

@@ -50,7 +50,7 @@ func scanSet(row engine.Scanner) (setRow, error) {
 	if err != nil {
 		return s, err
 	}
-	s.Profile, s.Label = profile.String, revocation.Label{Name: name.String, Value: value.String}
+	s.Profile, s.Label = profile.String, pki.Label{Name: name.String, Value: value.String}
 	s.IssuedFrom, s.IssuedUntil, s.InvalidSince = engine.RestoreMillis(from), engine.RestoreMillis(until), engine.RestoreMillis(since)
 	s.Actor, s.At, s.reach, s.Total, s.Counted = pki.ActorFromText(by), engine.FromMillis(at), engine.FromMillis(reach), int(total.Int64), total.Valid
 	if identity.Valid {

@@ -142,11 +142,11 @@ func (tx *writeTx) insertIssued(ctx context.Context, r *ca.Record, identity int6
 		return 0, err
 	}
 	result, err := tx.ExecContext(ctx, `
-		INSERT INTO certificates (serial, issuer, identity, request, key, profile, not_before, not_after, crl_partition,
-		                          state, reason, version, der)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 1, ?)`,
-		r.Ref.Serial.Bytes(), issuer, identity, r.RequestID.Bytes(), keyID(r.KeyHash), r.Profile, engine.Millis(r.NotBefore), engine.Millis(r.NotAfter),
-		r.Partition, r.DER)
+		INSERT INTO certificates (serial, issuer, identity, request, key, profile, issued_at, not_before, not_after,
+		                          crl_partition, state, reason, version, der)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 1, ?)`,
+		r.Ref.Serial.Bytes(), issuer, identity, r.RequestID.Bytes(), keyID(r.KeyHash), r.Profile, engine.Millis(r.IssuedAt),
+		engine.Millis(r.NotBefore), engine.Millis(r.NotAfter), r.Partition, r.DER)
 	if err != nil {
 		return 0, err
 	}
@@ -184,9 +184,9 @@ func (tx *writeTx) insertAbandoned(ctx context.Context, item ca.IntentItem, stat
 		digest = []byte{} // NULL would say that the certificate was released
 	}
 	_, err = tx.ExecContext(ctx, `
-		INSERT INTO certificates (serial, issuer, not_after, crl_partition, state, reason, revoked_at, version, changed, digest)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, (`+nextEntry+`), ?)`,
-		item.Ref.Serial.Bytes(), issuer, engine.Millis(item.NotAfter), item.Partition,
+		INSERT INTO certificates (serial, issuer, issued_at, not_after, crl_partition, state, reason, revoked_at, version, changed, digest)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, (`+nextEntry+`), ?)`,
+		item.Ref.Serial.Bytes(), issuer, engine.Millis(item.IssuedAt), engine.Millis(item.NotAfter), item.Partition,
 		status.State, status.Reason, engine.Millis(status.RevokedAt), status.Version, digest)
 	return err
 }

@@ -18,8 +18,8 @@ import (
 const selectStanding = `
 	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
 	SELECT ` + identityColumns + `,
-	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.not_after, s.id, s.rest, ` + anyOpen + `,
-	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.not_after, a.der, ` + keyColumns + `
+	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.issued_at, p.not_after, s.id, s.rest, ` + anyOpen + `,
+	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.issued_at, a.not_after, a.der, ` + keyColumns + `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
 	LEFT JOIN keys s ON s.id = p.successor
@@ -63,21 +63,22 @@ type standingRow struct {
 	id                                 identityRow
 	predecessor                        sql.NullInt64
 	state, reason, revokedAt, version  sql.NullInt64
-	supersededBy, predecessorEnd       sql.NullInt64
+	supersededBy                       sql.NullInt64
+	predecessorIssue, predecessorEnd   sql.NullInt64
 	successor                          storedKey
 	revoking                           bool
 	answerRow                          sql.NullInt64
 	answerSerial, answerIssuer, answer []byte
 	answerKey                          storedKey
-	answerEnd                          sql.NullInt64
+	answerIssue, answerEnd             sql.NullInt64
 	key                                keyRow
 }
 
 func (r *standingRow) read(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
 	row := from.QueryRowContext(ctx, selectStanding, questionOf(q.Identity, q.Predecessor, q.Request, q.Key)...)
 	err := row.Scan(slices.Concat(r.id.columns(),
-		[]any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorEnd, &r.successor.id, &r.successor.rest, &r.revoking,
-			&r.answerRow, &r.answerSerial, &r.answerIssuer, &r.answerKey.id, &r.answerKey.rest, &r.answerEnd, &r.answer}, r.key.columns())...)
+		[]any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssue, &r.predecessorEnd, &r.successor.id, &r.successor.rest, &r.revoking,
+			&r.answerRow, &r.answerSerial, &r.answerIssuer, &r.answerKey.id, &r.answerKey.rest, &r.answerIssue, &r.answerEnd, &r.answer}, r.key.columns())...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return rules.NoIdentity(q.Identity)
 	}
@@ -116,6 +117,7 @@ func (r *standingRow) standing(q ra.IssuanceQuery) (ra.IssuanceState, error) {
 			return st, rules.NoPredecessor(q.Predecessor)
 		}
 		st.Predecessor.Status = statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
+		st.Predecessor.IssuedAt = engine.FromMillis(r.predecessorIssue.Int64)
 		st.Predecessor.NotAfter, st.Predecessor.Superseded = engine.FromMillis(r.predecessorEnd.Int64), r.supersededBy.Valid
 		if st.Predecessor.Successor, err = r.successor.hash(); err != nil {
 			return st, err
@@ -124,7 +126,9 @@ func (r *standingRow) standing(q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	if r.answerSerial == nil {
 		return st, nil
 	}
-	st.Prior = &ra.PriorIssuance{Certificate: ca.Certificate{DER: r.answer, NotAfter: engine.FromMillis(r.answerEnd.Int64)}}
+	st.Prior = &ra.PriorIssuance{Certificate: ca.Certificate{
+		DER: r.answer, IssuedAt: engine.FromMillis(r.answerIssue.Int64), NotAfter: engine.FromMillis(r.answerEnd.Int64),
+	}}
 	if st.Prior.Certificate.Ref, err = parseRef(r.answerIssuer, r.answerSerial); err != nil {
 		return st, err
 	}

@@ -86,7 +86,7 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 	},
 	"revocation.Store.CreateBulk": func(t *testing.T, w *world, by pki.Actor) error {
 		_, _, err := w.Revocation.CreateBulk(t.Context(), revocation.BulkRequest{
-			Selection: revocation.Selection{Profile: "other"}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: by, At: w.now,
+			Selection: pki.Selection{Profile: "other"}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: by, At: w.now,
 		})
 		return err
 	},
@@ -119,7 +119,7 @@ var reads = []string{
 	"ra.Store.Identity", "ra.Store.Identities", "ra.Store.Token", "ra.Store.Tokens", "ra.Store.Certificate", "ra.Store.CertificateBySerial",
 	"ra.Store.IssuanceState", "ra.Store.Certificates", "ra.Store.Unexpired", "ra.Store.Renewed", "retention.Store.Waiting", "retention.Store.Census",
 	"crl.Store.View", "crl.Store.CRLs", "crl.Store.Points", "revocation.Store.CountBulk",
-	"revocation.Store.BulkRevocation", "revocation.Store.OpenBulk", "responder.Feed.Snapshot", "responder.Feed.Changes",
+	"revocation.Store.BulkRevocation", "revocation.Store.BulkRevocations", "revocation.Store.OpenBulk", "responder.Feed.Snapshot", "responder.Feed.Changes",
 	"translog.Store.Head", "translog.Store.Entries", "translog.Store.Written",
 }
 
@@ -211,7 +211,7 @@ func bulkRevoked(t *testing.T, w *world) pki.Actor {
 	t.Helper()
 	r := w.issued(t)
 	_, _, err := w.Revocation.CreateBulk(t.Context(), revocation.BulkRequest{
-		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: operator, At: w.now,
+		Selection: pki.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: operator, At: w.now,
 	})
 	must(t, err)
 	return callerOf(r)
@@ -294,7 +294,7 @@ func needsNoAuthorization(t *testing.T, w *world) {
 	ctx := context.Background()
 	r := w.issued(t)
 	set, _, err := w.Revocation.CreateBulk(ctx, revocation.BulkRequest{
-		Selection: revocation.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: callerOf(r), At: w.now,
+		Selection: pki.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: callerOf(r), At: w.now,
 	})
 	must(t, err)
 	must(t, w.Audit.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))

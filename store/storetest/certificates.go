@@ -21,6 +21,9 @@ func findCertificate(t *testing.T, w *world) {
 	ctx := context.Background()
 	r := w.issued(t)
 	want := w.certificate(t, r.Ref)
+	mustEqual(t, "the time of issue", want.IssuedAt, r.IssuedAt)
+	abandoned := w.abandon(t)
+	mustEqual(t, "the time of issue of one that was never delivered", w.certificate(t, abandoned.Ref).IssuedAt, abandoned.IssuedAt)
 	bySerial, err := w.RA.CertificateBySerial(ctx, r.Ref.Serial)
 	must(t, err)
 	mustEqual(t, "the certificate by its serial number", bySerial, want)
@@ -34,7 +37,7 @@ func findCertificate(t *testing.T, w *world) {
 func standing(t *testing.T, w *world) {
 	r, other := w.issued(t), w.issued(t)
 	want := ra.IssuanceState{Identity: w.stateOf(t, r.Identity), Prior: &ra.PriorIssuance{
-		Certificate: ca.Certificate{Ref: r.Ref, DER: r.DER, NotAfter: r.NotAfter}, Key: r.KeyHash,
+		Certificate: ca.Certificate{Ref: r.Ref, DER: r.DER, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter}, Key: r.KeyHash,
 	}}
 	mustEqual(t, "a request that was answered", w.standing(t, ra.IssuanceQuery{Identity: r.Identity, Request: r.RequestID, Key: r.KeyHash}), want)
 	want.Prior = nil
@@ -43,14 +46,14 @@ func standing(t *testing.T, w *world) {
 		t.Errorf("the request of %s is answered with the certificate of %s", other.Identity, r.Identity)
 	}
 	renewal := ra.IssuanceQuery{Identity: r.Identity, Predecessor: r.Ref, Request: w.request(t), Key: r.KeyHash}
-	want.Predecessor.Status, want.Predecessor.NotAfter = w.certificate(t, r.Ref).Status, r.NotAfter
+	want.Predecessor = ra.Predecessor{Status: w.certificate(t, r.Ref).Status, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter}
 	mustEqual(t, "a renewal", w.standing(t, renewal), want)
 
 	next := w.record(t, r.Identity)
 	next.Guard.Predecessor = r.Ref
 	w.issue(t, next)
 	w.apply(t, revocation.Change{Action: hold, Certificate: r.Ref, Reason: pki.CertificateHold})
-	want.Predecessor = ra.Predecessor{Status: w.certificate(t, r.Ref).Status, NotAfter: r.NotAfter, Successor: next.KeyHash}
+	want.Predecessor = ra.Predecessor{Status: w.certificate(t, r.Ref).Status, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter, Successor: next.KeyHash}
 	mustEqual(t, "a renewal of what is on hold, and was renewed", w.standing(t, renewal), want)
 
 	for name, q := range map[string]ra.IssuanceQuery{

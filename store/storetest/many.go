@@ -194,7 +194,7 @@ func reachBehindClock(t *testing.T, w *world) {
 	w.issue(t, r)
 	w.now = w.now.Add(14 * time.Hour)
 	n, err := w.Revocation.CountBulk(context.Background(), revocation.BulkRequest{
-		Action: revoke, Selection: revocation.Selection{Identity: old.Identity}, Actor: operator, At: w.now,
+		Action: revoke, Selection: pki.Selection{Identity: old.Identity}, Actor: operator, At: w.now,
 	})
 	must(t, err)
 	mustEqual(t, "what is counted", n, revocation.Affected{Expired: 1})

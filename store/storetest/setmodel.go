@@ -84,7 +84,7 @@ func (f *fleet) members(o revocation.BulkRequest) []*cert {
 	return all
 }
 
-func hasLabel(labels map[string]string, l revocation.Label) bool {
+func hasLabel(labels map[string]string, l pki.Label) bool {
 	value, ok := labels[l.Name]
 	return ok && value == l.Value
 }
@@ -167,7 +167,7 @@ func (f *fleet) issue(t *rapid.T) {
 	}
 }
 
-var setLabels = []revocation.Label{{Name: "site", Value: "north"}, {Name: "site", Value: "south"}, {Name: "batch", Value: ""}}
+var setLabels = []pki.Label{{Name: "site", Value: "north"}, {Name: "site", Value: "south"}, {Name: "batch", Value: ""}}
 
 // drawOrder draws an order about a set. Half of them select by one thing.
 func (f *fleet) drawOrder(t *rapid.T) revocation.BulkRequest {

@@ -45,7 +45,7 @@ func (w *world) labelled(t *testing.T, n int) []ca.Record {
 
 func (w *world) batch(value string, reason pki.Reason) revocation.BulkRequest {
 	return revocation.BulkRequest{
-		Action: revoke, Selection: revocation.Selection{Label: revocation.Label{Name: "batch", Value: value}}, Reason: reason, Actor: operator, At: w.now, Comment: "stolen",
+		Action: revoke, Selection: pki.Selection{Label: pki.Label{Name: "batch", Value: value}}, Reason: reason, Actor: operator, At: w.now, Comment: "stolen",
 	}
 }
 
@@ -161,9 +161,9 @@ func fewAtOnce(t *testing.T, w *world) {
 // keepsSelection reads back what orders select by.
 func keepsSelection(t *testing.T, w *world) {
 	r := w.labelled(t, 1)[0]
-	for name, sel := range map[string]revocation.Selection{
+	for name, sel := range map[string]pki.Selection{
 		"issuer": {Issuer: issuerA}, "identity": {Identity: r.Identity}, "lineage": {LineageOf: r.Ref}, "key": {Key: r.KeyHash}, "profile": {Profile: "device"},
-		"label": {Label: revocation.Label{Name: "batch", Value: "7"}}, "time": {IssuedFrom: epochStart, IssuedUntil: epochStart.Add(time.Hour)},
+		"label": {Label: pki.Label{Name: "batch", Value: "7"}}, "time": {IssuedFrom: epochStart, IssuedUntil: epochStart.Add(time.Hour)},
 	} {
 		o := revocation.BulkRequest{Action: revoke, Selection: sel, Reason: pki.Superseded, Actor: operator, At: w.now}
 		set, err := w.Revocation.BulkRevocation(context.Background(), w.orderSet(t, o).ID)
@@ -175,7 +175,7 @@ func keepsSelection(t *testing.T, w *world) {
 func setOfUnknown(t *testing.T, w *world) {
 	ctx := context.Background()
 	r, lost := w.issued(t), w.abandon(t)
-	for name, s := range map[string]revocation.Selection{
+	for name, s := range map[string]pki.Selection{
 		"issuer": {Issuer: issuerNobody}, "identity": {Identity: w.newIdentity(t).ID}, "key": {Key: w.key()},
 		"lineage":              {LineageOf: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}},
 		"another's serial":     {LineageOf: pki.CertRef{Issuer: issuerB, Serial: r.Ref.Serial}},
@@ -207,7 +207,7 @@ func boundOnSets(t *testing.T, w *world) {
 		break
 	}
 	// One of one identity is never open: it has not to wait for those that are.
-	set := w.orderSet(t, revocation.BulkRequest{Action: revoke, Selection: revocation.Selection{Identity: w.issued(t).Identity}, Actor: operator, At: w.now})
+	set := w.orderSet(t, revocation.BulkRequest{Action: revoke, Selection: pki.Selection{Identity: w.issued(t).Identity}, Actor: operator, At: w.now})
 	if !set.Done || set.Total != 1 {
 		t.Errorf("beside as many as there may be, the set of one identity is %+v", set)
 	}
@@ -341,7 +341,7 @@ func listsBulkRevocations(t *testing.T, w *world) {
 		want = append([]int64{w.orderSet(t, w.batch(label, pki.Superseded)).ID}, want...)
 	}
 	few := w.batch("7", pki.Superseded)
-	few.Selection = revocation.Selection{Identity: w.identity(t).ID}
+	few.Selection = pki.Selection{Identity: w.identity(t).ID}
 	want = append([]int64{w.orderSet(t, few).ID}, want...)
 	open, _, err := w.Revocation.CreateBulk(ctx, w.batch("11", pki.Superseded))
 	must(t, err)

@@ -61,7 +61,7 @@ func (w *world) ordered(of func(ca.Record) revocation.Change) func(t *testing.T,
 }
 
 // bulkOrdered orders a bulk revocation of what sel selects.
-func (w *world) bulkOrdered(sel func(ca.Record) revocation.Selection, reason pki.Reason) func(t *testing.T, maker ca.Record) {
+func (w *world) bulkOrdered(sel func(ca.Record) pki.Selection, reason pki.Reason) func(t *testing.T, maker ca.Record) {
 	return func(t *testing.T, maker ca.Record) {
 		t.Helper()
 		need(t, w.Revocation != nil, "bulk revocations")
@@ -79,7 +79,7 @@ func revokeCertificate(reason pki.Reason) func(ca.Record) revocation.Change {
 }
 
 // ofProfile selects the certificates of everybody.
-func ofProfile(ca.Record) revocation.Selection { return revocation.Selection{Profile: "device"} }
+func ofProfile(ca.Record) pki.Selection { return pki.Selection{Profile: "device"} }
 
 // makerChange is what happens to the maker of a token, and whether it revokes the token.
 type makerChange struct {
@@ -112,27 +112,27 @@ func (w *world) makerChanges() []makerChange {
 		{"key compromised, by key", order(func(r ca.Record) revocation.Change {
 			return revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise, Key: r.KeyHash}
 		}), true},
-		{"bulk revocation of one identity", set(func(r ca.Record) revocation.Selection { return revocation.Selection{Identity: r.Identity} }, pki.PrivilegeWithdrawn), true},
-		{"bulk revocation of a lineage", set(func(r ca.Record) revocation.Selection { return revocation.Selection{LineageOf: r.Ref} }, pki.KeyCompromise), true},
+		{"bulk revocation of one identity", set(func(r ca.Record) pki.Selection { return pki.Selection{Identity: r.Identity} }, pki.PrivilegeWithdrawn), true},
+		{"bulk revocation of a lineage", set(func(r ca.Record) pki.Selection { return pki.Selection{LineageOf: r.Ref} }, pki.KeyCompromise), true},
 		{"key compromised, of many certificates", func(t *testing.T, r ca.Record) {
 			w.certificates(t, r.Identity, manyCertificates)
 			w.apply(t, certificate(pki.KeyCompromise)(r))
 		}, true},
 		{"bulk revocation of one identity with many certificates", func(t *testing.T, r ca.Record) {
 			w.certificates(t, r.Identity, manyCertificates)
-			set(func(r ca.Record) revocation.Selection { return revocation.Selection{Identity: r.Identity} }, pki.PrivilegeWithdrawn)(t, r)
+			set(func(r ca.Record) pki.Selection { return pki.Selection{Identity: r.Identity} }, pki.PrivilegeWithdrawn)(t, r)
 		}, true},
 		{"key compromised after its certificate's end", func(t *testing.T, r ca.Record) {
 			w.now = r.NotAfter.Add(2 * time.Hour)
 			w.grow(t)
-			set(func(r ca.Record) revocation.Selection { return revocation.Selection{Key: r.KeyHash} }, pki.KeyCompromise)(t, r)
+			set(func(r ca.Record) pki.Selection { return pki.Selection{Key: r.KeyHash} }, pki.KeyCompromise)(t, r)
 		}, true},
 		{"superseded", order(certificate(pki.Superseded)), false},
 		{"certificate held", order(func(r ca.Record) revocation.Change {
 			return revocation.Change{Action: revocation.Hold, Certificate: r.Ref}
 		}), false},
 		{"expired", func(*testing.T, ca.Record) { w.now = w.now.Add(2 * time.Hour) }, false},
-		{"bulk revocation of others", set(func(ca.Record) revocation.Selection { return revocation.Selection{Profile: "other"} }, pki.KeyCompromise), false},
+		{"bulk revocation of others", set(func(ca.Record) pki.Selection { return pki.Selection{Profile: "other"} }, pki.KeyCompromise), false},
 		{"bulk revocation for another reason", set(profile, pki.CACompromise), false},
 	}
 }

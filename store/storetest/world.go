@@ -72,7 +72,8 @@ func (w *world) draw() [32]byte {
 func (w *world) serial(t rapid.TB) pki.Serial {
 	t.Helper()
 	b := w.draw()
-	s, err := pki.MakeSerial(w.now, [pki.SerialRandomSize]byte(b[:]))
+	at := epochStart.Add(time.Duration(b[31]) * time.Minute) // any: a store reads no time from serial numbers
+	s, err := pki.MakeSerial(at, [pki.SerialRandomSize]byte(b[:]))
 	must(t, err)
 	return s
 }
@@ -124,7 +125,7 @@ func (w *world) record(t rapid.TB, id pki.SPIFFEID) ca.Record {
 	t.Helper()
 	r := ca.Record{
 		Ref: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}, Identity: id, Profile: "device", KeyHash: w.key(),
-		NotBefore: w.now.Add(-time.Minute), NotAfter: w.now.Add(time.Hour), Partition: 7,
+		IssuedAt: w.now, NotBefore: w.now.Add(-time.Minute), NotAfter: w.now.Add(time.Hour), Partition: 7,
 		RequestID: w.request(t), Actor: operator,
 	}
 	r.DER = []byte("certificate " + r.Ref.Serial.String())
@@ -143,7 +144,7 @@ func (w *world) enrollment(t rapid.TB, id ra.Identity) ca.Record {
 // itemOf announces a record.
 func itemOf(r ca.Record) ca.IntentItem {
 	digest := sha256.Sum256(r.DER)
-	return ca.IntentItem{Ref: r.Ref, Digest: digest[:], NotAfter: r.NotAfter, Partition: r.Partition}
+	return ca.IntentItem{Ref: r.Ref, Digest: digest[:], IssuedAt: r.IssuedAt, NotAfter: r.NotAfter, Partition: r.Partition}
 }
 
 func intentOf(records ...ca.Record) ca.Intent {

@@ -17,10 +17,10 @@ import (
 	"time"
 )
 
-// oidUserID is the attribute of a subject that holds the path (RFC 4519 §2.39).
+// oidUserID is the attribute of the subject that contains the path of the identity (RFC 4519 §2.39).
 var oidUserID = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
 
-// request is what one goroutine asks for, over and over, for an identity of its own.
+// request is the request that one goroutine issues for repeatedly, for its own identity.
 type request struct {
 	identity int64
 	csr      []byte
@@ -38,7 +38,7 @@ func newRequest(n int) (request, error) {
 	return request{int64(n) + 1, csr, &url.URL{Scheme: "spiffe", Host: "dev.brevet.internal", Path: "/" + name}, name}, err
 }
 
-// check parses the request and checks the proof of possession.
+// check parses the request and verifies the proof of possession.
 func (r request) check() (crypto.PublicKey, error) {
 	csr, err := x509.ParseCertificateRequest(r.csr)
 	if err != nil {
@@ -47,18 +47,19 @@ func (r request) check() (crypto.PublicKey, error) {
 	return csr.PublicKey, csr.CheckSignature()
 }
 
-// row is what becomes of a certificate in the database.
+// row holds the columns of a certificate in the database.
 type row struct {
 	serial    []byte
 	identity  int64
+	issuedAt  time.Time
 	notBefore time.Time
 	notAfter  time.Time
 	der       []byte
 	request   []byte
 }
 
-// certify builds a certificate like those of the profile "device" and has the session sign it; x509.CreateCertificate
-// checks the signature.
+// certify builds a certificate like those of profile "device" and signs it with the session. x509.CreateCertificate
+// verifies the signature.
 func (r request) certify(issuer *x509.Certificate, key crypto.PublicKey, s *session) (row, error) {
 	spki, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
@@ -67,7 +68,7 @@ func (r request) certify(issuer *x509.Certificate, key crypto.PublicKey, s *sess
 	now := time.Now()
 	out := row{
 		serial: newSerial(now), identity: r.identity, request: make([]byte, 16),
-		notBefore: now.Add(-time.Minute).Truncate(time.Second), notAfter: now.Add(24 * time.Hour).Truncate(time.Second),
+		issuedAt: now, notBefore: now.Add(-time.Minute).Truncate(time.Second), notAfter: now.Add(24 * time.Hour).Truncate(time.Second),
 	}
 	_, _ = rand.Read(out.request) // never fails
 	hash := sha256.Sum256(spki)
@@ -83,7 +84,7 @@ func (r request) certify(issuer *x509.Certificate, key crypto.PublicKey, s *sess
 	return out, err
 }
 
-// newSerial is 6 octets of milliseconds and 14 random ones.
+// newSerial returns 6 bytes of milliseconds and 14 random bytes.
 func newSerial(now time.Time) []byte {
 	serial := make([]byte, 22)
 	binary.BigEndian.PutUint64(serial, uint64(now.UnixMilli()))
@@ -91,7 +92,7 @@ func newSerial(now time.Time) []byte {
 	return serial[2:]
 }
 
-// selfSigned makes the issuer.
+// selfSigned returns the certificate of the issuer.
 func selfSigned(s *session) (*x509.Certificate, error) {
 	spki, err := x509.MarshalPKIXPublicKey(s.public)
 	if err != nil {

@@ -1,10 +1,12 @@
-// Package floor measures how fast this machine issues certificates with nothing of Brevet around the work, and without
-// RPC: a PKCS #10 request is parsed and its signature checked (RFC 2986), a certificate is built (RFC 5280), signed by a
-// token and its signature checked, and the rows that Brevet's store writes for it are written in a group-committed SQLite
-// transaction, durably. The rate of it is what Brevet's own rate is held against.
+// Package floor measures how fast this machine issues certificates without any code of Brevet and without RPC. Brevet's
+// own rate is compared with this rate. For each certificate, the floor does the following:
 //
-// It imports nothing of ca, ra, store and hsm: their cost is what the comparison shows. It writes what they write, and
-// does not read back what their guards read. It refuses to measure on a database that does not commit durably.
+//   - parse a PKCS #10 request and verify its signature (RFC 2986)
+//   - build a certificate (RFC 5280), sign it in an HSM token and verify the signature
+//   - write the rows that Brevet's store writes, in a durable SQLite transaction that many certificates share
+//
+// The package imports nothing of ca, ra, store and hsm, since the comparison measures their cost. It writes what they
+// write, but does not read what their guards read. It refuses a database that does not commit durably.
 package floor
 
 import (
@@ -18,48 +20,48 @@ import (
 	"time"
 )
 
-// MaxGoroutines is the most that a floor is tried with.
+// MaxGoroutines is the maximum number of goroutines that Best tries.
 const MaxGoroutines = 64
 
 const (
-	maxBatch = 64 // certificates of one transaction, at most
-	// ahead is how many certificates may wait to be written: as many as are made while the disk is waited for.
+	maxBatch = 64 // maximum number of certificates in one transaction
+	// ahead is the number of certificates that may wait to be written: as many as are made during a disk write.
 	ahead = 8 * maxBatch
 )
 
-// Config says what a floor is built on. The process has to be logged in to the token, as PKCS#11 has it of whole
-// processes (v2.40 section 5.6), so that no PIN comes here.
+// Config configures a floor. The process must be logged in to the token: in PKCS#11 (v2.40 section 5.6) a login holds
+// for the whole process, so the floor needs no PIN.
 type Config struct {
-	Directory               string // of the database, empty
+	Directory               string // of the database; must be empty
 	Module                  string // path of the PKCS#11 library
-	TokenLabel, TokenSerial string // one of them
+	TokenLabel, TokenSerial string // one of them is set
 	KeyLabel                string // a P-256 key pair in the token
-	Sessions                int    // how many signatures may be in the token at once, at most as many as goroutines
+	Sessions                int    // maximum number of concurrent signatures in the token, and at most the number of goroutines
 }
 
-// Floor issues certificates with the least that it takes. Its methods are called by one goroutine at a time.
+// Floor issues certificates with the minimum of work. Its methods must be called by one goroutine at a time.
 type Floor struct {
 	token    *token
 	journal  *journal
 	issuer   *x509.Certificate
 	requests []request // one for each goroutine
-	sessions int       // at most
+	sessions int       // maximum
 }
 
-// Cost is what single operations take, one at a time, for one certificate.
+// Cost holds the durations of the operations for one certificate, each measured alone.
 type Cost struct {
-	Check time.Duration // parse a request, check its signature
-	Sign  time.Duration // build a certificate, sign it in the token, check the signature
-	Write time.Duration // its rows, in a transaction for 64 certificates
+	Check time.Duration // parse a request and verify its signature
+	Sign  time.Duration // build a certificate, sign it in the token and verify the signature
+	Write time.Duration // write its rows, in a transaction of 64 certificates
 }
 
-// Sum is what one certificate takes.
+// Sum returns the duration of all operations for one certificate.
 func (c Cost) Sum() time.Duration { return c.Check + c.Sign + c.Write }
 
-// Bound is how many certificates a second all cores would issue if they did these operations and nothing else.
+// Bound returns the number of certificates per second if all cores did only these operations.
 func (c Cost) Bound() float64 { return float64(runtime.GOMAXPROCS(0)) / c.Sum().Seconds() }
 
-// Open finds the key and makes the database.
+// Open finds the key in the token and creates the database.
 func Open(ctx context.Context, c Config) (*Floor, error) {
 	t, err := openToken(c)
 	if err != nil {
@@ -92,7 +94,7 @@ func (f *Floor) open(ctx context.Context, directory string) error {
 	return err
 }
 
-// Close closes the database, and what Open opened of the token.
+// Close closes the database and the PKCS#11 session.
 func (f *Floor) Close() error {
 	var err error
 	if f.journal != nil {
@@ -101,7 +103,8 @@ func (f *Floor) Close() error {
 	return errors.Join(err, f.token.close())
 }
 
-// Best tries 1, 2, 4 and so on up to 64 goroutines, for d in all, and returns the number that issued the most.
+// Best measures with 1, 2, 4 and so on up to 64 goroutines, for d in total, and returns the number with the highest
+// rate.
 func (f *Floor) Best(ctx context.Context, d time.Duration) (goroutines int, err error) {
 	best, tries := 0.0, 7
 	for n := 1; n <= MaxGoroutines; n *= 2 {
@@ -116,7 +119,7 @@ func (f *Floor) Best(ctx context.Context, d time.Duration) (goroutines int, err 
 	return goroutines, nil
 }
 
-// Rate issues for d with so many goroutines, 1 to 64, and returns the certificates of a second. Only durable ones count.
+// Rate issues with 1 to 64 goroutines for d. It returns the number of durable certificates per second.
 func (f *Floor) Rate(ctx context.Context, goroutines int, d time.Duration) (float64, error) {
 	sessions, err := f.token.sessions(min(goroutines, f.sessions))
 	if err != nil {
@@ -146,8 +149,8 @@ func (f *Floor) Rate(ctx context.Context, goroutines int, d time.Duration) (floa
 	return float64(durable) / took.Seconds(), nil
 }
 
-// issue makes one certificate after the other until the context ends. It goes on while one is written, as do the many
-// callers of a server, and waits where the queue is full.
+// issue makes certificates until the context ends. It does not wait until a certificate is written, like the many
+// callers of a server, but it blocks while the queue is full.
 func (f *Floor) issue(ctx context.Context, r request, sessions chan *session, queue chan<- row) error {
 	for ctx.Err() == nil {
 		key, err := r.check()
@@ -165,7 +168,7 @@ func (f *Floor) issue(ctx context.Context, r request, sessions chan *session, qu
 	return nil
 }
 
-// Cost measures the single operations, for d in all.
+// Cost measures the operations, for d in total.
 func (f *Floor) Cost(ctx context.Context, d time.Duration) (Cost, error) {
 	s, err := f.token.session()
 	if err != nil {
@@ -190,7 +193,7 @@ func (f *Floor) Cost(ctx context.Context, d time.Duration) (Cost, error) {
 	return c, err
 }
 
-// costOfWriting is for one certificate of a full batch. Making the rows is not part of it.
+// costOfWriting returns the cost for one certificate of a full batch. It does not include making the rows.
 func (f *Floor) costOfWriting(ctx context.Context, d time.Duration, key crypto.PublicKey, s *session) (time.Duration, error) {
 	var spent time.Duration
 	rows := 0
@@ -215,7 +218,7 @@ func (f *Floor) costOfWriting(ctx context.Context, d time.Duration, key crypto.P
 	return spent / time.Duration(rows), nil
 }
 
-// each repeats an operation for d, and returns what it takes once.
+// each repeats an operation for d, and returns the mean duration.
 func each(ctx context.Context, d time.Duration, do func() error) (time.Duration, error) {
 	begin, n := time.Now(), 0
 	for n == 0 || time.Since(begin) < d {

@@ -19,8 +19,8 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// What a floor is there to be compared with cannot be part of it, nor can anything else of Brevet.
-func TestNothingOfOursIsBelow(t *testing.T) {
+// The floor must not contain the code that it is compared with, nor anything else of Brevet.
+func TestFloorImportsNothingOfBrevet(t *testing.T) {
 	const self = "github.com/brevet-pki/brevet/internal/bench/floor"
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
 	if err != nil {
@@ -32,14 +32,14 @@ func TestNothingOfOursIsBelow(t *testing.T) {
 	}
 	for _, p := range packages {
 		if strings.HasPrefix(p, "github.com/brevet-pki/") && p != self {
-			t.Errorf("the floor stands on %s", p)
+			t.Errorf("the floor imports %s", p)
 		}
 	}
 }
 
-// The schema is the store's, statement for statement.
-func TestSchemaIsTheStores(t *testing.T) {
-	text, err := os.ReadFile("../../../store/sqlite/migrations/00008_initial.sql")
+// The floor's schema has the statements of the store's schema.
+func TestSchemaMatchesTheStore(t *testing.T) {
+	text, err := os.ReadFile("../../../store/sqlite/migrations/00009_initial.sql")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,9 +58,9 @@ func TestSchemaIsTheStores(t *testing.T) {
 		delete(theirs, s)
 	}
 	table := regexp.MustCompile(`^CREATE (?:UNIQUE )?INDEX \w+ ON (\w+)`)
-	for s := range theirs { // an index that were missing here would make the floor too fast a one
+	for s := range theirs { // without an index of the store, the floor would be too fast
 		if m := table.FindStringSubmatch(s); len(m) > 1 && strings.Contains(schema, "CREATE TABLE "+m[1]+" ") {
-			t.Errorf("the floor lacks: %s", s)
+			t.Errorf("the floor's schema lacks: %s", s)
 		}
 	}
 }
@@ -76,8 +76,8 @@ func statements(text string) []string {
 	return found
 }
 
-// The entry that the floor writes has the size of the one that the store writes.
-func TestEntryHasTheSizeOfARealOne(t *testing.T) {
+// The log entry that the floor writes has the size of the store's entry.
+func TestEntrySizeMatchesTheStore(t *testing.T) {
 	id, err := pki.ParseSPIFFEID("spiffe://dev.brevet.internal/device/1")
 	if err != nil {
 		t.Fatal(err)
@@ -118,18 +118,18 @@ func TestFloor(t *testing.T) {
 	}
 	rate, err := f.Rate(t.Context(), MaxGoroutines, 50*time.Millisecond)
 	if err != nil || rate <= 0 {
-		t.Errorf("%v certificates a second by more goroutines than sessions: %v", rate, err)
+		t.Errorf("with more goroutines than sessions: %v certificates per second, %v", rate, err)
 	}
 	rate, err = f.Rate(t.Context(), goroutines, 50*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if rate <= 0 || goroutines < 1 || goroutines > MaxGoroutines {
-		t.Errorf("%v certificates a second by %d goroutines", rate, goroutines)
+		t.Errorf("with %[2]d goroutines: %[1]v certificates per second", rate, goroutines)
 	}
 	certificates := count(t, f, "certificates")
 	if certificates <= before {
-		t.Error("the database has no more certificates than before")
+		t.Error("Cost has written no certificates")
 	}
 	if n := count(t, f, "log"); n != certificates-MaxGoroutines {
 		t.Errorf("the database has %d rows in log for %d certificates", n, certificates-MaxGoroutines)

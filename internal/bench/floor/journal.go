@@ -18,33 +18,33 @@ import (
 //go:embed schema.sql
 var schema string
 
-// entrySize is what a log entry about a renewed certificate of the device "device/1" has, in octets, in the store of a
-// measured server; itemSize is what a certificate adds to an intent: issuer's place, serial number, end,
-// partition, and the digest with its length.
+// entrySize is the size in bytes of the store's log entry about a renewed certificate of the device "device/1".
+// itemSize is the size of a certificate in an intent: issuer, serial number, times, partition, and digest with its
+// length.
 const (
 	entrySize = 186
-	itemSize  = 1 + 20 + 6 + 1 + 1 + 32
+	itemSize  = 1 + 20 + 6 + 6 + 1 + 1 + 32
 )
 
-// settledKept is how many batches stay on record as settled.
+// settledKept is the number of committed batches that stay on record.
 const settledKept = 1024
 
-// journal is the database, with one connection.
+// journal is the database, used over one connection.
 type journal struct {
 	db   *sql.DB
 	conn *sql.Conn
-	ctx  context.Context //nolint:containedctx // of statements, which the driver can only wait for when nothing ends them
+	ctx  context.Context //nolint:containedctx // without an end: the driver needs no goroutine to watch it
 
-	entries int64 // of the log, and what they chain to
+	entries int64 // of the log; chain is the chain value of the last one
 	chain   [32]byte
 
-	// statements live as long as the connection, which close ends
+	// The statements live as long as the connection.
 	begin, commit, rollback               *sql.Stmt
 	announce, unannounce, settled, forget *sql.Stmt
 	certificate, log, seq                 *sql.Stmt
 }
 
-// openJournal makes the database, with identities that have a certificate each.
+// openJournal creates the database, with identities that have one certificate each.
 func openJournal(ctx context.Context, directory string, identities int) (*journal, error) {
 	db, err := sql.Open("sqlite3", "file:"+filepath.Join(directory, "floor.db")+"?_journal_mode=WAL&_synchronous=FULL&_foreign_keys=true")
 	if err != nil {
@@ -94,9 +94,9 @@ func (j *journal) register(i int) error {
 		return err
 	}
 	_, err = j.conn.ExecContext(j.ctx, `
-		INSERT INTO certificates (id, serial, issuer, identity, request, key, profile, not_before, not_after, crl_partition,
-		                          state, reason, version, der)
-		VALUES (?1, randomblob(20), 1, ?1, randomblob(16), ?1, 'device', 0, 0, 0, 1, 0, 1, randomblob(700))`, i+1)
+		INSERT INTO certificates (id, serial, issuer, identity, request, key, profile, issued_at, not_before, not_after,
+		                          crl_partition, state, reason, version, der)
+		VALUES (?1, randomblob(20), 1, ?1, randomblob(16), ?1, 'device', 0, 0, 0, 0, 1, 0, 1, randomblob(700))`, i+1)
 	return err
 }
 
@@ -111,9 +111,9 @@ func (j *journal) prepare() error {
 		{&j.settled, `INSERT INTO settled (batch) VALUES (?)`},
 		{&j.forget, `DELETE FROM settled WHERE id <= (SELECT max(id) FROM settled) - ?`},
 		{&j.certificate, `
-			INSERT INTO certificates (serial, issuer, identity, request, key, profile, not_before, not_after, crl_partition,
-			                          state, reason, version, der)
-			VALUES (?, 1, ?2, ?, ?2, 'device', ?, ?, 0, 1, 0, 1, ?)`},
+			INSERT INTO certificates (serial, issuer, identity, request, key, profile, issued_at, not_before, not_after,
+			                          crl_partition, state, reason, version, der)
+			VALUES (?, 1, ?2, ?, ?2, 'device', ?, ?, ?, 0, 1, 0, 1, ?)`},
 		{&j.log, `INSERT INTO log (entry) VALUES (?)`},
 		{&j.seq, `INSERT INTO chain (id, value) VALUES (?, ?)`},
 	} {
@@ -132,8 +132,9 @@ func (j *journal) close() error {
 	return errors.Join(j.conn.Close(), j.db.Close())
 }
 
-// run writes rows until there will be no more, in transactions of maxBatch, and returns how many are durable. After an
-// error it only empties the queue. It waits for full batches, since those who fill the queue do not wait for it.
+// run writes rows in transactions of maxBatch until the queue is closed, and returns the number of durable rows. After
+// an error it only empties the queue. It waits for full batches, because the goroutines that fill the queue do not wait
+// for it.
 func (j *journal) run(queue <-chan row) (durable int, err error) {
 	var rows []row
 	write := func() {
@@ -153,7 +154,8 @@ func (j *journal) run(queue <-chan row) (durable int, err error) {
 	return durable, err
 }
 
-// write writes rows in a durable transaction, and the intent of as many, which it takes away again.
+// write writes rows in a durable transaction. It also writes an intent for the same number of certificates, and deletes
+// it.
 func (j *journal) write(rows []row) error {
 	if _, err := j.begin.ExecContext(j.ctx); err != nil {
 		return err
@@ -193,7 +195,7 @@ func (j *journal) batch(n int) error {
 }
 
 func (j *journal) record(r row) error {
-	_, err := j.certificate.ExecContext(j.ctx, r.serial, r.identity, r.request, r.notBefore.UnixMilli(), r.notAfter.UnixMilli(), r.der)
+	_, err := j.certificate.ExecContext(j.ctx, r.serial, r.identity, r.request, r.issuedAt.UnixMilli(), r.notBefore.UnixMilli(), r.notAfter.UnixMilli(), r.der)
 	if err != nil {
 		return err
 	}

@@ -15,10 +15,10 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// token is a token that this process is logged in to, and its one key.
+// token is a token that this process is logged in to, and its key.
 type token struct {
 	lib    *pkcs11.Ctx
-	ours   bool // initialised here, and so finalized here
+	ours   bool // whether Open initialized the library, and Close must finalize it
 	slot   uint
 	anchor pkcs11.SessionHandle
 	key    pkcs11.ObjectHandle
@@ -76,7 +76,7 @@ func (t *token) find(c Config) (uint, error) {
 	for _, slot := range slots {
 		info, err := t.lib.GetTokenInfo(slot)
 		if err != nil {
-			continue // some other token's trouble
+			continue // another token that does not matter here
 		}
 		if c.TokenSerial != "" && info.SerialNumber == c.TokenSerial || c.TokenSerial == "" && info.Label == c.TokenLabel {
 			return slot, nil
@@ -95,14 +95,14 @@ func (t *token) object(class uint, label string) (pkcs11.ObjectHandle, error) {
 		return 0, err
 	}
 	if len(found) != 1 {
-		return 0, fmt.Errorf("the token has %d keys %q of one class, and one is needed", len(found), label)
+		return 0, fmt.Errorf("the token has %d keys with the label %q in one class, not 1", len(found), label)
 	}
 	return found[0], nil
 }
 
 func (t *token) close() error {
 	if t.anchor != 0 {
-		_ = t.lib.CloseSession(t.anchor) // it is going away in any case
+		_ = t.lib.CloseSession(t.anchor) // the process ends anyway
 	}
 	if t.ours {
 		return t.lib.Finalize()
@@ -116,7 +116,7 @@ type session struct {
 	h pkcs11.SessionHandle
 }
 
-// sessions opens so many.
+// sessions opens n sessions.
 func (t *token) sessions(n int) (chan *session, error) {
 	all := make(chan *session, n)
 	for range n {
@@ -130,7 +130,7 @@ func (t *token) sessions(n int) (chan *session, error) {
 	return all, nil
 }
 
-// closeSessions closes those that nobody uses.
+// closeSessions closes the sessions that are not in use.
 func closeSessions(all chan *session) {
 	close(all)
 	for s := range all {
@@ -143,9 +143,9 @@ func (t *token) session() (*session, error) {
 	return &session{t, h}, err
 }
 
-func (s *session) close() { _ = s.lib.CloseSession(s.h) } // nothing depends on it
+func (s *session) close() { _ = s.lib.CloseSession(s.h) } // an error has no consequence
 
-// Public makes a session a crypto.Signer.
+// Public implements [crypto.Signer].
 func (s *session) Public() crypto.PublicKey { return s.public }
 
 // Sign signs a digest with CKM_ECDSA.

@@ -99,7 +99,7 @@ func command(ctx context.Context, version string, args []string, s streams) erro
 	}
 }
 
-// parseFlags parses a command's flags, and loads the settings where there is a --config among them.
+// parseFlags parses a command's flags, and loads the settings of a command that has a credential.
 func parseFlags(name string, args []string) (settings, *flag.FlagSet, error) {
 	c, _ := agentcli.Find(name)
 	flags := c.FlagSet()
@@ -115,23 +115,28 @@ func parseFlags(name string, args []string) (settings, *flag.FlagSet, error) {
 	case flags.Lookup("config") == nil:
 		return settings{}, flags, nil
 	}
-	set, err := where(name, value(flags, "config"), value(flags, "directory"))
+	file, values := value(flags, "config"), keyValues(name, flags)
+	if file == "" && os.Getenv("BREVET_AGENT_STATE_DIR") == "" && value(flags, "directory") == "" {
+		return settings{}, flags, misusef("%s needs --config FILE or --directory DIR", name)
+	}
+	set, err := loadSettings(file, values)
 	return set, flags, err
 }
 
 func value(flags *flag.FlagSet, name string) string { return flags.Lookup(name).Value.String() }
 
-// where returns the settings of a command that works on a credential.
-func where(name, file, dir string) (settings, error) {
-	switch {
-	case file != "" && dir != "":
-		return settings{}, misusef("%s takes --config or --directory, not both: the configuration names its directory", name)
-	case file != "":
-		return loadSettings(file)
-	case dir != "":
-		set := defaultSettings()
-		set.Directory = dir
-		return set, nil
+// keyValues returns the values of the flags that override keys of the configuration. The token of the enroll command is
+// for that command alone.
+func keyValues(command string, flags *flag.FlagSet) []config.Value {
+	overridden := map[string]string{"directory": "state_dir"}
+	if command == "run" {
+		overridden["token-file"] = "token_file"
 	}
-	return settings{}, misusef("%s needs --config FILE or --directory DIR", name)
+	var values []config.Value
+	flags.Visit(func(f *flag.Flag) {
+		if key := overridden[f.Name]; key != "" {
+			values = append(values, config.Value{Key: key, Text: f.Value.String(), Origin: config.FromFlag, Name: "--" + f.Name})
+		}
+	})
+	return values
 }

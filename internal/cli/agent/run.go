@@ -20,13 +20,6 @@ func runCommand(ctx context.Context, args []string, s streams) error {
 	if err != nil {
 		return err
 	}
-	switch tokenFile := value(flags, "token-file"); tokenFile {
-	case "":
-	case "-":
-		return misusef("run reads the token again after a refusal, so it needs a file: use enroll to spend one from standard input")
-	default:
-		set.TokenFile = tokenFile
-	}
 	serviceLog := set.serviceLog(ctx, flags, s.err)
 	defer serviceLog.Close()
 	log := serviceLog.Logger
@@ -59,7 +52,7 @@ func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Age
 	if err != nil {
 		return nil, nil, err
 	}
-	dir, err := enroll.OpenDirectory(set.Directory, log)
+	dir, err := enroll.OpenDirectory(set.StateDir, log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -70,7 +63,7 @@ func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Age
 	}
 	file, _ := output.(*os.File)
 	agent, err = enroll.NewAgent(enroll.Config{
-		Directory: dir, Authority: client, Token: set.token, Lifetime: set.Lifetime, KeyType: set.KeyType,
+		Directory: dir, Authority: client, Token: set.token, Lifetime: set.Lifetime, KeyType: set.Key.Type,
 		Reload: set.Reload, ReloadOutput: file, Log: log,
 	})
 	if err != nil {
@@ -129,5 +122,5 @@ func (set settings) tokenToSpend(file string, in io.Reader) (enroll.Token, error
 
 func (set settings) describe(p *enroll.Pair) string {
 	return fmt.Sprintf("%s, serial %s, valid until %s, in %s",
-		p.ID(), p.Serial(), stamp(p.Certificate.NotAfter), filepath.Join(set.Directory, "current"))
+		p.ID(), p.Serial(), stamp(p.Certificate.NotAfter), filepath.Join(set.StateDir, "current"))
 }

@@ -208,7 +208,7 @@ func TestSystemdIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(base, "agent.yaml")
-	if err := os.WriteFile(file, []byte("directory: "+filepath.Join(base, "held")), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("state_dir: "+filepath.Join(base, "held")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(base, "s"), Net: "unixgram"})

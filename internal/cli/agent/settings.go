@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"os/user"
 	"strconv"
 	"time"
@@ -14,70 +15,115 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// settings is the configuration file. What is said about its fields is the reference in docs/configuration.md.
+// settings is the configuration. The comments of its fields are the reference in docs/configuration.md.
 type settings struct {
-	// Required. The directory of the credential, such as `/var/lib/brevet-agent`. The agent makes it, and writes nowhere
-	// else. `current/` in it has `key.pem`, `cert.pem` and `bundle.pem`.
-	Directory string `yaml:"directory"`
-	// The file with an enrollment token. It is read only when there is no valid credential, or when the server refuses to
-	// renew the one there is. A token that was spent may stay there: it is passed over. Left out, the first credential
+	// Required. The directory of the credential, such as `/var/lib/brevet-agent`. The agent creates it, and writes to no
+	// other place. Its folder `current/` contains `key.pem`, `cert.pem` and `bundle.pem`.
+	StateDir string `yaml:"state_dir"`
+	// The file with an enrollment token. The agent reads it only if it has no valid credential, or if the server refuses to
+	// renew the present one. A used token may stay in the file: the agent ignores it. Without the key, the first credential
 	// comes from `brevet-agent enroll --token-file`.
 	TokenFile string `yaml:"token_file"`
-	// The server to ask, as `host:port`, such as `ca.fleet.example:7443`. Left out, it is the one that the token named. If
-	// the environment has `HTTPS_PROXY`, and `NO_PROXY` does not name the server, the agent reaches it through that proxy.
+	// The address of the server, as `host:port`, such as `ca.fleet.example:7443`. The default is the address in the token.
+	// If the environment has `HTTPS_PROXY`, and `NO_PROXY` does not name the server, the agent connects through that proxy.
 	Server string `yaml:"server"`
-	// How long a certificate shall live, such as `12h` or `7d`. Left out, it is the profile's `lifetime`; the server
-	// refuses more than the profile's `max_lifetime`.
+	// The lifetime of certificates, such as `12h` or `7d`. The default is the profile's `lifetime`. The server refuses more
+	// than the profile's `max_lifetime`.
 	Lifetime time.Duration `yaml:"lifetime"`
-	// What keys the agent makes, a new one for each certificate: `P-256`, `P-384` or `Ed25519`. The profile has to allow
-	// it.
-	KeyType pki.KeyType `yaml:"key_type"`
-	// The group, by name or number, whose members may read `key.pem` beside the agent's own user. The agent's user has to
-	// be a member. Left out, nobody else may read it. Everybody may read the certificates.
-	KeyGroup string `yaml:"key_group"`
-	// The mode of `key.pem`: `0600`, `0400`, `0640` or `0440`. Left out, it is `0600`, and `0640` with `key_group`.
-	KeyMode fileMode `yaml:"key_mode"`
-	// A command and its arguments, run after each new credential, such as `[/usr/local/bin/reload-broker, --quietly]`.
-	// It runs without a shell, as the agent's user, inside its service's confinement, for 30 seconds at most. Exit code 0
-	// is success. After any other it runs again with growing waits. Its output goes to the agent's standard error.
+	// The private keys. The agent makes a new one for each certificate.
+	Key keySettings `yaml:"key"`
+	// A command and its arguments that the agent runs after each new credential, such as `[/usr/local/bin/reload-broker,
+	// --quietly]`. It runs without a shell, as the agent's user, inside its service's confinement, for 30 seconds at most.
+	// Exit code 0 is success. After any other the agent runs it again with growing delays. Its output goes to the agent's
+	// standard error.
 	Reload []string `yaml:"reload"`
-	// How the agent logs, to standard error: `text` or `json`.
-	LogFormat config.LogFormat `yaml:"log_format"`
+	// The agent's log on standard error.
+	Log logSettings `yaml:"log"`
 }
 
-// defaultSettings is what holds where the file says nothing.
-func defaultSettings() settings { return settings{KeyType: pki.P256, LogFormat: config.LogText} }
+// keySettings holds the properties of private keys.
+type keySettings struct {
+	// The type of keys: `P-256`, `P-384` or `Ed25519`. The profile must allow it.
+	Type pki.KeyType `yaml:"type"`
+	// The group, by name or number, whose members may read `key.pem` beside the agent's own user. The agent's user must be
+	// a member. Without it no other user may read the key. Every user may read the certificates.
+	Group string `yaml:"group"`
+	// The mode of `key.pem`: `0600`, `0400`, `0640` or `0440`. The default is `0600`, or `0640` with `key.group`.
+	Mode fileMode `yaml:"mode"`
+}
 
-func loadSettings(path string) (settings, error) {
+// logSettings holds the properties of the log.
+type logSettings struct {
+	// The format of records: `text` or `json`.
+	Format config.LogFormat `yaml:"format"`
+	// The minimum level of records: `debug`, `info`, `warn` or `error`.
+	Level config.LogLevel `yaml:"level"`
+}
+
+// RenamedKeys implements [config.Renamer].
+func (*settings) RenamedKeys() map[string]string {
+	return map[string]string{
+		"directory": "state_dir", "key_type": "key.type", "key_group": "key.group", "key_mode": "key.mode", "log_format": "log.format",
+	}
+}
+
+// environment describes the environment variables of the agent.
+var environment = config.Environment{
+	Prefix:  "BREVET_AGENT_",
+	Secrets: map[string]string{"TOKEN": "write the enrollment token to a file and set token_file"},
+}
+
+// defaultSettings returns the configuration with the default of every key.
+func defaultSettings() settings {
+	return settings{Key: keySettings{Type: pki.P256}, Log: logSettings{Format: config.LogText}}
+}
+
+// loadSettings reads the configuration: the file, unless path is empty, then the environment, then flags, each of which
+// overrides the one before.
+func loadSettings(path string, flags []config.Value) (settings, error) {
 	s := defaultSettings()
-	if err := config.Load(path, &s); err != nil {
+	if path != "" {
+		if err := config.Load(path, &s); err != nil {
+			return s, err
+		}
+	}
+	if err := environment.Check(s, os.Environ()); err != nil {
 		return s, err
 	}
-	fault := func(key, problem string) error { return &config.Error{File: path, Key: key, Problem: problem} }
+	values := append(environment.Values(s, os.Getenv), flags...)
+	if err := config.Override(&s, values); err != nil {
+		return s, err
+	}
+	return s, config.Attribute(s.check(), path, values)
+}
+
+// check returns a [*config.Error] for the first value that does not pass.
+func (s settings) check() error {
+	fault := func(key, problem string) error { return &config.Error{Key: key, Problem: problem} }
 	switch {
-	case s.Directory == "":
-		return s, fault("directory", "name the directory that the credential is kept in, such as /var/lib/brevet-agent")
+	case s.StateDir == "":
+		return fault("state_dir", "name the directory that the credential is kept in, such as /var/lib/brevet-agent")
 	case s.TokenFile == "-":
-		return s, fault("token_file", "name a file; standard input is for the enroll command's --token-file -")
+		return fault("token_file", "name a file: the agent reads the token again after a refusal; the enroll command reads one from standard input")
 	case s.Lifetime < 0:
-		return s, fault("lifetime", "a lifetime is positive; leave it out for the profile's default")
+		return fault("lifetime", "a lifetime is positive; leave it out for the profile's default")
 	case len(s.Reload) > 0 && s.Reload[0] == "":
-		return s, fault("reload", "the first item names the command")
+		return fault("reload", "the first item names the command")
 	}
-	if err := enroll.CheckKeyType(s.KeyType); err != nil {
-		return s, fault("key_type", err.Error())
+	if err := enroll.CheckKeyType(s.Key.Type); err != nil {
+		return fault("key.type", err.Error())
 	}
-	if s.KeyMode != 0 {
-		if err := enroll.CheckKeyMode(fs.FileMode(s.KeyMode)); err != nil {
-			return s, fault("key_mode", err.Error())
+	if s.Key.Mode != 0 {
+		if err := enroll.CheckKeyMode(fs.FileMode(s.Key.Mode)); err != nil {
+			return fault("key.mode", err.Error())
 		}
 	}
 	if s.Server != "" {
 		if err := enroll.CheckServer(s.Server); err != nil {
-			return s, fault("server", err.Error())
+			return fault("server", err.Error())
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // fileMode is a mode in octal digits; 0 where none is set.
@@ -101,17 +147,17 @@ func (m fileMode) String() string {
 	return fmt.Sprintf("%04o", uint32(m))
 }
 
-// shareKey has the directory give the private key the configured group and mode.
+// shareKey gives the private key in the directory the configured group and mode.
 func (s settings) shareKey(dir *enroll.Directory) error {
-	group, mode := 0, fs.FileMode(s.KeyMode)
-	if s.KeyGroup != "" {
-		id := s.KeyGroup
+	group, mode := 0, fs.FileMode(s.Key.Mode)
+	if s.Key.Group != "" {
+		id := s.Key.Group
 		if found, err := user.LookupGroup(id); err == nil {
 			id = found.Gid
 		}
 		var err error
 		if group, err = strconv.Atoi(id); err != nil || group <= 0 {
-			return misusef("key_group: there is no group %q: use the name of a group on this machine other than root's, or its number", s.KeyGroup)
+			return misusef("key.group: there is no group %q: use the name of a group on this machine other than root's, or its number", s.Key.Group)
 		}
 	}
 	if mode == 0 {
@@ -124,10 +170,10 @@ func (s settings) shareKey(dir *enroll.Directory) error {
 }
 
 func (s settings) logger(w io.Writer) *slog.Logger {
-	return s.LogFormat.Logger(w, config.LogLevel(slog.LevelInfo))
+	return s.Log.Format.Logger(w, s.Log.Level)
 }
 
-// token reads the token file. That there is none to be had is ErrNoToken.
+// token reads the token file. It returns ErrNoToken if there is no token that can be used.
 func (s settings) token() (enroll.Token, error) {
 	if s.TokenFile == "" {
 		return enroll.Token{}, fmt.Errorf("%w, for token_file is not set", enroll.ErrNoToken)

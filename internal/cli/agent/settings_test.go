@@ -17,11 +17,11 @@ func TestReferenceIsCurrent(t *testing.T) {
 func TestExampleLoads(t *testing.T) {
 	keys := configtest.Keys(t, defaultSettings())
 	example := configtest.ReadExample(t, "brevet-agent.example.yaml", defaultSettings(), keys)
-	if _, err := loadSettings(example.Path()); err != nil {
+	if _, err := loadSettings(example.Path(), nil); err != nil {
 		t.Error(err)
 	}
 	for _, k := range keys {
-		_, err := loadSettings(example.Without(t, k.Path))
+		_, err := loadSettings(example.Without(t, k.Path), nil)
 		if k.Required != (err != nil) || err != nil && !strings.Contains(err.Error(), ": "+k.Path+": ") {
 			t.Errorf("without %s, which is required: %v, the error is %v", k.Path, k.Required, err)
 		}

@@ -76,13 +76,13 @@ func statusCommand(args []string, s streams) error {
 
 // report reads what the directory holds and judges it.
 func (set settings) report(now time.Time) report {
-	r := report{Server: set.Server, Directory: set.Directory}
-	running, err := enroll.Running(set.Directory)
+	r := report{Server: set.Server, Directory: set.StateDir}
+	running, err := enroll.Running(set.StateDir)
 	if err == nil {
 		r.AgentRunning = &running
 	}
-	said, _ := enroll.ReadStatus(set.Directory) // an agent that has said nothing yet leaves nothing to show
-	pair, err := enroll.ReadPair(set.Directory)
+	said, _ := enroll.ReadStatus(set.StateDir) // an agent that has said nothing yet leaves nothing to show
+	pair, err := enroll.ReadPair(set.StateDir)
 	if err != nil {
 		r.RenewAt, r.LastError = said.RenewAt, said.Failure
 		r.withoutPair(err)

@@ -64,7 +64,7 @@ func (t *signerFlags) open(ctx context.Context) (*hsm.Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	return node.OpenToken(ctx, t.config, pin)
+	return node.OpenHSM(ctx, t.config, pin)
 }
 
 // find opens the HSM, lets do work with the key that a certificate is for, and closes it.

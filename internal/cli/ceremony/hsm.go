@@ -190,7 +190,7 @@ func showKeys(cmd *cobra.Command, t *hsmFlags) error {
 	if err != nil {
 		return err
 	}
-	configs := []node.TokenConfig{t.config}
+	configs := []node.HSMConfig{t.config}
 	var cas []ca.InstalledCA
 	named := t.config.Label != "" || t.config.Serial != ""
 	if !named || cmd.Flags().Changed("config") {
@@ -217,12 +217,12 @@ func showKeys(cmd *cobra.Command, t *hsmFlags) error {
 }
 
 // showHSM prints the keys in one HSM.
-func showHSM(ctx context.Context, p *output.Printer, config node.TokenConfig, cas []ca.InstalledCA) (err error) {
+func showHSM(ctx context.Context, p *output.Printer, config node.HSMConfig, cas []ca.InstalledCA) (err error) {
 	pin, err := node.ReadPIN(config.PINFile)
 	if err != nil {
 		return err
 	}
-	token, err := node.OpenToken(ctx, config, pin)
+	token, err := node.OpenHSM(ctx, config, pin)
 	if err != nil {
 		return err
 	}
@@ -293,7 +293,7 @@ func stateName(s ca.InstallationState) string {
 
 // hsmFlags are the flags of a command that logs in to an HSM.
 type hsmFlags struct {
-	config  node.TokenConfig
+	config  node.HSMConfig
 	pinFile string
 }
 

@@ -63,7 +63,7 @@ func install(cmd *cobra.Command, c node.Config, inst node.Installation, operator
 	if err != nil {
 		return err
 	}
-	if err := node.MakeDirectory(c.Directory); err != nil {
+	if err := node.MakeDirectory(c.StateDir); err != nil {
 		return err
 	}
 	ctx := cmd.Context()

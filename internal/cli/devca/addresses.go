@@ -5,10 +5,11 @@ import (
 	"net"
 )
 
-// FreeAddresses are loopback addresses that nobody listens on. They have to be known beforehand: certificates contain them.
+// FreeAddresses returns loopback addresses with free ports. They must be known in advance, because certificates contain
+// them.
 func FreeAddresses(ctx context.Context, n int) ([]string, error) {
 	var addresses []string
-	var listeners []net.Listener // closed after all are known, so that they differ
+	var listeners []net.Listener // closed at the end, so that all ports differ
 	defer func() {
 		for _, l := range listeners {
 			_ = l.Close()

@@ -32,7 +32,7 @@ import (
 	"github.com/brevet-pki/brevet/server"
 )
 
-// Names in a development CA, which has one token for root and issuing CA.
+// Names in a development CA. Its root and issuing CA share a token.
 const (
 	hsmLabel        = "brevet-dev"
 	rootKeyLabel    = "root-g1"
@@ -42,10 +42,10 @@ const (
 	DefaultTrustDomain = "dev.brevet.internal"
 )
 
-// actor is who the log says made a development CA.
+// actor is the actor in the log entries about creating a development CA.
 var actor = pki.ActorCommand("dev")
 
-// CA is a whole CA in one directory.
+// CA is a complete development CA in one directory.
 type CA struct {
 	Dir         string
 	TrustDomain string
@@ -53,7 +53,7 @@ type CA struct {
 	KeyLabel    string // the label of the issuing key
 }
 
-// CeremonyDir returns the directory of the SoftHSM token and of what the ceremony made.
+// CeremonyDir returns the directory with the SoftHSM token and the ceremony's results.
 func (d CA) CeremonyDir() string { return filepath.Join(d.Dir, "ca") }
 
 // IssuingFile returns the path of the issuing CA's certificate.
@@ -62,7 +62,7 @@ func (d CA) IssuingFile() string { return filepath.Join(d.CeremonyDir(), "issuin
 // OperatorDir returns the directory of the operator's credential.
 func (d CA) OperatorDir() string { return filepath.Join(d.Dir, "operator") }
 
-// Domain reads the trust domain that the CA was made for.
+// Domain returns the trust domain that the CA was created for.
 func (d CA) Domain() (string, error) {
 	text, err := os.ReadFile(filepath.Join(d.CeremonyDir(), domainFile))
 	if err != nil {
@@ -71,10 +71,10 @@ func (d CA) Domain() (string, error) {
 	return strings.TrimSpace(string(text)), nil
 }
 
-// domainFile names the file, in the CA's directory, that holds the trust domain that the CA was made for.
+// domainFile is the name of the file with the trust domain, in the CA's directory.
 const domainFile = "trust-domain"
 
-// Flags adds the flags that say where the CA is.
+// Flags adds the flags that locate the CA.
 func (d *CA) Flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&d.Dir, "directory", "", "state directory (default: $XDG_STATE_HOME/brevet)")
@@ -83,8 +83,8 @@ func (d *CA) Flags(cmd *cobra.Command) {
 	f.StringVar(&d.HTTP, "http", "127.0.0.1:7080", "address of the public HTTP listener")
 }
 
-// Ensure makes token, keys and certificates once: in a directory beside the final one, so that an interrupted
-// attempt leaves nothing that looks like a CA. It points SoftHSM at the directory.
+// Ensure creates the token, keys and certificates unless they exist. It does so in a temporary directory and renames
+// it, so that an interrupted attempt leaves no incomplete CA. It points SoftHSM at the directory.
 func (d CA) Ensure(ctx context.Context) error {
 	if _, err := os.Stat(d.CeremonyDir()); err != nil {
 		if err := d.portsFree(ctx); err != nil {
@@ -110,7 +110,7 @@ func (d CA) Ensure(ctx context.Context) error {
 	return UseSoftHSM(d.CeremonyDir())
 }
 
-// portsFree refuses early what would be refused after certificates were made that name the ports.
+// portsFree checks that the ports are free, before certificates are issued that contain them.
 func (d CA) portsFree(ctx context.Context) error {
 	c := node.Config{Listen: node.ListenConfig{GRPC: d.GRPC, HTTP: d.HTTP}}
 	p, err := c.OpenListeners(ctx)
@@ -120,7 +120,7 @@ func (d CA) portsFree(ctx context.Context) error {
 	return p.Close()
 }
 
-// UseSoftHSM makes a directory the home of this process's SoftHSM, whatever the user's own configuration says.
+// UseSoftHSM makes this process's SoftHSM use a directory, independent of the user's configuration.
 func UseSoftHSM(dir string) error {
 	conf, err := hsm.WriteSoftHSM(filepath.Join(dir, "softhsm"))
 	if err != nil {
@@ -129,7 +129,7 @@ func UseSoftHSM(dir string) error {
 	return os.Setenv(hsm.SoftHSMConfEnv, conf)
 }
 
-// makeCA is a small ceremony: token, root, issuing CA and the root's CRL.
+// makeCA runs a small ceremony: token, root, issuing CA and the root's CRL.
 func (d CA) makeCA(ctx context.Context, dir string) (err error) {
 	if err := UseSoftHSM(dir); err != nil {
 		return err
@@ -138,7 +138,7 @@ func (d CA) makeCA(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	_, soPIN, err := NewPIN() // nobody needs it again: the token is thrown away with the directory
+	_, soPIN, err := NewPIN() // not kept: the token is never initialized again
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func (d CA) makeCA(ctx context.Context, dir string) (err error) {
 	if _, err := hsm.InitToken(ctx, module, hsmLabel, soPIN, pin); err != nil {
 		return err
 	}
-	token, err := node.OpenToken(ctx, node.TokenConfig{Label: hsmLabel}, pin)
+	token, err := node.OpenHSM(ctx, node.HSMConfig{Label: hsmLabel}, pin)
 	if err != nil {
 		return err
 	}
@@ -165,22 +165,22 @@ func (d CA) makeCA(ctx context.Context, dir string) (err error) {
 	return errors.Join(file.WriteNew(filepath.Join(dir, "pin"), []byte(pinText), 0o600), d.Certify(dir, root, issuing))
 }
 
-// NewPIN returns a random PIN, as text and for a token.
+// NewPIN returns a random PIN, as text and for package hsm.
 func NewPIN() (string, hsm.PIN, error) {
 	var random [16]byte
-	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process where there is no randomness
+	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process instead
 	text := hex.EncodeToString(random[:])
 	pin, err := hsm.NewPIN([]byte(text))
 	return text, pin, err
 }
 
-// Lifetimes in a development CA: nobody should have to think of them.
+// Lifetimes in a development CA. They are long, so that nobody has to renew anything.
 const (
 	rootLifetime    = 10 * 365 * 24 * time.Hour
 	issuingLifetime = 5 * 365 * 24 * time.Hour
 )
 
-// Certify writes root, issuing CA and the root's CRL to a directory.
+// Certify writes the root, the issuing CA and the root's CRL to a directory.
 func (d CA) Certify(dir string, rootKey, issuingKey crypto.Signer) error {
 	now := time.Now()
 	rootName, err := ceremony.ParseSubject("CN=Brevet Development Root G1")
@@ -223,7 +223,7 @@ func (d CA) Certify(dir string, rootKey, issuingKey crypto.Signer) error {
 	)
 }
 
-// Config is what brevet.yaml says for other servers. The trust domain is the one that the CA was made for.
+// Config returns the configuration, as brevet.yaml holds it for other servers, with the CA's trust domain.
 func (d CA) Config() (node.Config, error) {
 	domain, err := d.Domain()
 	if err != nil {
@@ -234,17 +234,17 @@ func (d CA) Config() (node.Config, error) {
 		return node.Config{}, err
 	}
 	c := node.DefaultConfig()
-	c.TrustDomain, c.Directory, c.Names = domain, d.Dir, []string{"localhost", "127.0.0.1", "::1"}
-	c.Address, c.PublicURL = net.JoinHostPort("localhost", port), "http://"+d.HTTP
+	c.TrustDomain, c.StateDir, c.ServerNames = domain, d.Dir, []string{"localhost", "127.0.0.1", "::1"}
+	c.AdvertiseAddress, c.PublicURL = net.JoinHostPort("localhost", port), "http://"+d.HTTP
 	c.Listen = node.ListenConfig{GRPC: d.GRPC, HTTP: d.HTTP}
-	c.Token.Label, c.Log.Level = hsmLabel, config.LogLevel(slog.LevelWarn)
-	endless := node.RateConfig{PerSecond: 1e6, Burst: 1e6} // one machine plays the whole fleet here, as fast as it can
-	c.Limits = node.LimitsConfig{Identity: endless, Address: endless}
-	err = c.Check() // which fills in what follows from others
+	c.HSM.Label, c.Log.Level = hsmLabel, config.LogLevel(slog.LevelWarn)
+	endless := node.RateConfig{PerSecond: 1e6, Burst: 1e6} // one machine simulates the whole fleet
+	c.RateLimits = node.RateLimitsConfig{Identity: endless, Address: endless}
+	err = c.Check() // also sets derived values
 	return c, err
 }
 
-// install records the ceremony's results in the store; it finds them there on every start but the first.
+// install records the ceremony's results in the store, unless they are there.
 func (d CA) install(ctx context.Context, n *node.Node) error {
 	inst, err := node.ReadInstallation(d.IssuingFile(), d.KeyLabel,
 		[]string{filepath.Join(d.CeremonyDir(), "root.crt")}, []string{filepath.Join(d.CeremonyDir(), "root.crl")})
@@ -254,7 +254,7 @@ func (d CA) install(ctx context.Context, n *node.Node) error {
 	return n.Install(ctx, inst, actor)
 }
 
-// Open opens token and store, and installs the CA there.
+// Open opens the token and the store, and installs the CA.
 func (d CA) Open(ctx context.Context, c node.Config, pin hsm.PIN, log *slog.Logger) (*node.Node, error) {
 	n, err := node.Open(ctx, c, pin, log)
 	if err != nil {
@@ -266,7 +266,7 @@ func (d CA) Open(ctx context.Context, c node.Config, pin hsm.PIN, log *slog.Logg
 	return n, nil
 }
 
-// Serve runs a server of the CA, and beside it the agent that keeps the operator's credential.
+// Serve runs a server for the CA, together with the agent that renews the operator's credential.
 func (d CA) Serve(cmd *cobra.Command, s *server.Server) error {
 	ctx, stop := context.WithCancel(cmd.Context())
 	defer stop()
@@ -275,7 +275,7 @@ func (d CA) Serve(cmd *cobra.Command, s *server.Server) error {
 		operator.Go(func() error {
 			defer stop()
 			err := d.keepOperator(ctx, cmd, s)
-			if ctx.Err() != nil { // the server stops, which can end any step of enrolling
+			if ctx.Err() != nil { // the server is stopping, which may interrupt enrollment
 				return nil
 			}
 			return err
@@ -286,8 +286,8 @@ func (d CA) Serve(cmd *cobra.Command, s *server.Server) error {
 	return errors.Join(err, operator.Wait())
 }
 
-// keepOperator enrolls the operator where that is needed, says what to do next, and renews the credential for as long
-// as the server runs.
+// keepOperator enrolls the operator if necessary, prints the next steps, and renews the credential while the server
+// runs.
 func (d CA) keepOperator(ctx context.Context, cmd *cobra.Command, s *server.Server) error {
 	agent, closeDir, err := client.OperatorAgent(cmd, d.OperatorDir(), "", func() (enroll.Token, error) {
 		text, err := s.OperatorToken(ctx, operatorName, actor)
@@ -307,7 +307,7 @@ func (d CA) keepOperator(ctx context.Context, cmd *cobra.Command, s *server.Serv
 	return agent.Run(ctx)
 }
 
-// quote makes one word of a path, for a shell.
+// quote quotes a path for a shell.
 func quote(path string) string {
 	if strings.Trim(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@:=,") == "" {
 		return path

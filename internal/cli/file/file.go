@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 )
 
-// Vacant refuses early what WriteNew would refuse after a key or a token was made.
+// Vacant checks that WriteNew could write to the paths, before a key or a token is made.
 func Vacant(paths ...string) error {
 	for _, path := range paths {
 		if _, err := os.Lstat(path); err == nil {
@@ -20,7 +20,7 @@ func Vacant(paths ...string) error {
 		}
 		var cause *fs.PathError
 		if errors.As(err, &cause) {
-			err = cause.Err // the path in it is not the one that was asked for
+			err = cause.Err // the error's path is a temporary one
 		}
 		if err != nil {
 			return fmt.Errorf("%s cannot be written: %w", path, err)
@@ -33,7 +33,7 @@ func existsError(path string) error {
 	return fmt.Errorf("%s exists already: move it away or choose another name", path)
 }
 
-// WriteNew writes a file that must not exist yet, durably enough for what a person holds in hand: all of it, or no file.
+// WriteNew writes a new file completely and durably, or leaves no file. It fails if the file exists.
 func WriteNew(path string, content []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, os.ErrExist) {

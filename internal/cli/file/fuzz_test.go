@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// FuzzCeremonyFiles reads what people carry from machine to machine, as each thing that it could be: it is read whole,
-// or the error names the file.
+// FuzzCeremonyFiles reads arbitrary files with every reader of the package. The result is complete, or the error names
+// the file.
 func FuzzCeremonyFiles(f *testing.F) {
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	template := &x509.Certificate{
@@ -48,11 +48,11 @@ func FuzzCeremonyFiles(f *testing.F) {
 		check := func(what string, raw []byte, err error) {
 			switch {
 			case err == nil && len(raw) == 0:
-				t.Errorf("a %s of nothing", what)
+				t.Errorf("an empty %s is accepted", what)
 			case err != nil && !strings.Contains(err.Error(), path):
 				t.Errorf("%s: %v does not name the file", what, err)
 			case err == nil && !bytes.Contains(data, raw) && !bytes.Contains(data, []byte("-----BEGIN ")):
-				t.Errorf("a %s that is not in the file", what)
+				t.Errorf("the %s that was read is not in the file", what)
 			}
 		}
 		if c, err := ReadCertificate(path); err != nil {

@@ -12,9 +12,9 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// Ceremonies exchange files in PEM or DER. One that holds anything but the one thing that is asked for is refused.
+// Ceremonies exchange files in PEM or DER. A file with anything except one object of the expected kind is refused.
 
-// checkMark refuses a text file with a byte order mark: no PEM reader finds what follows it.
+// checkMark returns an error if a text file starts with a byte order mark, which PEM readers do not skip.
 func checkMark(path string) error {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -28,7 +28,7 @@ func checkMark(path string) error {
 	return nil
 }
 
-// ReadCertificate reads a file with one certificate, in PEM or DER.
+// ReadCertificate reads a file with one certificate in PEM or DER.
 func ReadCertificate(path string) (*x509.Certificate, error) {
 	if err := checkMark(path); err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func ReadCertificate(path string) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-// ReadRequest reads a file with one certification request, in PEM or DER.
+// ReadRequest reads a file with one CSR in PEM or DER.
 func ReadRequest(path string) (*x509.CertificateRequest, error) {
 	if err := checkMark(path); err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func ReadRequest(path string) (*x509.CertificateRequest, error) {
 	return req, nil
 }
 
-// ReadCRL reads a file with one CRL, in PEM or DER.
+// ReadCRL reads a file with one CRL in PEM or DER.
 func ReadCRL(path string) (*x509.RevocationList, error) {
 	if err := checkMark(path); err != nil {
 		return nil, err

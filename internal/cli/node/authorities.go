@@ -14,11 +14,11 @@ import (
 	"github.com/brevet-pki/brevet/server"
 )
 
-// authority is an installed CA that is not removed.
+// authority is an installed CA that has not been removed.
 type authority struct {
 	ca.InstalledCA
 	certificate *x509.Certificate
-	issuer      *ca.IssuingCA // nil without a key in an available token
+	issuer      *ca.IssuingCA // nil if its key is in no available token
 }
 
 // id returns the CA's identifier.
@@ -27,10 +27,10 @@ func (a *authority) id() pki.IssuerID { return pki.IssuerOf(a.certificate) }
 // issues reports whether certificates may be issued from the CA.
 func (a *authority) issues() bool { return a.issuer != nil && a.State == ca.Active }
 
-// authorities are the installed CAs, in the order of their installation.
+// authorities holds the installed CAs, in the order of their installation.
 type authorities []*authority
 
-// readAuthorities reads the installed CAs, without the removed ones, and looks for no keys.
+// readAuthorities reads the installed CAs except the removed ones. It does not look for keys.
 func (n *Node) readAuthorities(ctx context.Context) (authorities, error) {
 	installed, err := n.store.CA().Installed(ctx)
 	if err != nil {
@@ -50,8 +50,9 @@ func (n *Node) readAuthorities(ctx context.Context) (authorities, error) {
 	return all, nil
 }
 
-// authorities returns the installed CAs, each with an issuer if its key is in a token. A CA without its key is warned of. If
-// it is the newest one, and a token is not available, the error is that of the token: an older CA must not issue in its place.
+// authorities returns the installed CAs. A CA whose key is in a token gets an issuer; for the others a warning is
+// logged. If the newest CA has no key because a token is unavailable, authorities returns the token's error: no older
+// CA may issue instead.
 func (n *Node) authorities(ctx context.Context) (authorities, error) {
 	all, err := n.readAuthorities(ctx)
 	if err != nil {
@@ -87,7 +88,7 @@ func (n *Node) authorities(ctx context.Context) (authorities, error) {
 	return nil, fmt.Errorf("no CA is installed in %s: run brevet ceremony install", n.config.StorePath())
 }
 
-// findIssuer finds the key of a CA.
+// findIssuer looks for the key of a CA in the tokens.
 func (n *Node) findIssuer(ctx context.Context, a *authority, all []*x509.Certificate) error {
 	token, key, err := findKey(ctx, n.tokens, a.Key, a.certificate.PublicKey)
 	if err != nil {
@@ -102,7 +103,7 @@ func (n *Node) findIssuer(ctx context.Context, a *authority, all []*x509.Certifi
 	return nil
 }
 
-// certificates returns those of all CAs.
+// certificates returns the certificates of all CAs.
 func (as authorities) certificates() []*x509.Certificate {
 	var all []*x509.Certificate
 	for _, a := range as {
@@ -111,12 +112,13 @@ func (as authorities) certificates() []*x509.Certificate {
 	return all
 }
 
-// newest returns the active issuing CA that was installed last, wherever its key is; nil if there is none.
+// newest returns the active issuing CA that was installed last, with or without an available key, or nil if there is
+// none.
 func (as authorities) newest() *authority {
 	return as.last(func(a *authority) bool { return a.Key != "" && a.State == ca.Active })
 }
 
-// current returns the CA that issues; nil if none can.
+// current returns the CA that issues certificates, or nil if none can.
 func (as authorities) current() *authority { return as.last((*authority).issues) }
 
 func (as authorities) last(is func(*authority) bool) *authority {
@@ -128,7 +130,7 @@ func (as authorities) last(is func(*authority) bool) *authority {
 	return nil
 }
 
-// issuers returns the CAs with a key, the current one last.
+// issuers returns the CAs with a key, with the current one last.
 func (as authorities) issuers() []ca.IssuingCA {
 	var retired, active []ca.IssuingCA
 	for _, a := range as {
@@ -143,7 +145,7 @@ func (as authorities) issuers() []ca.IssuingCA {
 	return append(retired, active...)
 }
 
-// retired returns the CAs from which nothing is issued any more.
+// retired returns the CAs that no longer issue.
 func (as authorities) retired() []pki.IssuerID {
 	var ids []pki.IssuerID
 	for _, a := range as {
@@ -154,13 +156,13 @@ func (as authorities) retired() []pki.IssuerID {
 	return ids
 }
 
-// checkIssues verifies that relying parties will accept what a CA issues under this configuration.
+// checkIssues checks that relying parties will accept certificates that a CA issues with this configuration.
 func (c *Config) checkIssues(iss ca.IssuingCA) error {
 	profiles, err := c.profiles()
 	if err != nil {
 		return err
 	}
-	names, err := server.CheckNames(c.Names)
+	names, err := server.CheckNames(c.ServerNames)
 	if err != nil {
 		return err
 	}

@@ -32,10 +32,10 @@ func TestExampleLoads(t *testing.T) {
 	}
 	for _, k := range keys {
 		switch k.Path {
-		case "token", "token.label", "token.serial": // one of two, which the cases of wrong configurations have
+		case "hsm", "hsm.label", "hsm.serial": // one of two, which the cases of wrong configurations have
 			continue
 		}
-		_, err := ReadConfig(example.Without(t, "token.serial", k.Path))
+		_, err := ReadConfig(example.Without(t, "hsm.serial", k.Path))
 		if k.Required != (err != nil) {
 			t.Errorf("without %s, which is required: %v, the error is %v", k.Path, k.Required, err)
 		}
@@ -47,11 +47,11 @@ func TestExampleLoads(t *testing.T) {
 
 // A configuration that holds; a case changes one line of it, or adds one.
 const sound = `trust_domain: fleet.example
-directory: /var/lib/brevet
-names: [ca.fleet.example, "2001:db8::1"]
+state_dir: /var/lib/brevet
+server_names: [ca.fleet.example, "2001:db8::1"]
 public_url: http://pki.fleet.example
 listen: {grpc: ":7443"}
-token: {label: issuing}
+hsm: {label: issuing}
 log: {format: text}
 profiles: {pump: {kinds: [device], lifetime: 1h, max_lifetime: 2h, keys: [P-256], key_usage: [digitalSignature], extended_key_usage: [clientAuth]}}
 `
@@ -65,58 +65,58 @@ func TestWrongConfigurationsNameTheKey(t *testing.T) {
 		return ReadConfig(path)
 	}
 	c, err := read(sound)
-	if err != nil || c.Address != "ca.fleet.example:7443" || c.Token.Sessions != 8 {
+	if err != nil || c.AdvertiseAddress != "ca.fleet.example:7443" || c.HSM.Sessions != 8 {
 		t.Fatalf("%+v, %v", c, err)
 	}
 	for change, want := range map[string]string{
-		"trust_domain: Fleet.example":                               `trust_domain: "Fleet.example" cannot be a trust domain`,
-		"trust_domin: fleet.example":                                `:9: trust_domin: there is no such key; the nearest is trust_domain`,
-		"directory: brevet":                                         `directory: "brevet" is not an absolute path`,
-		"names: ca.fleet.example":                                   `:3: names: a list belongs here`,
-		"names: []":                                                 `names: name at least one`,
-		"names: [ca_1]":                                             `names: "ca_1" is not a host name`,
-		"names: [0.0.0.0]":                                          `names: 0.0.0.0 is not the address of a machine`,
-		"public_url: pki.fleet.example":                             `public_url: "pki.fleet.example" is not an http:// URL`,
-		"public_url: https://pki.fleet":                             `public_url: "https://pki.fleet" is not`,
-		"public_url: http://:80":                                    `public_url: "http://:80" is not`,
-		"public_url: http://a@pki.fleet":                            `public_url: "http://a@pki.fleet" is not`,
-		"public_url: http://pki.fleet/?a":                           `public_url: "http://pki.fleet/?a" is not`,
-		"address: ca.fleet.example":                                 `address: "ca.fleet.example" is not a server's address`,
-		"listen: 7443":                                              `:5: listen: keys with values belong here`,
-		"listen: {grpc: 7443}":                                      `listen.grpc: "7443" is no address`,
-		"listen: {grpc: \":0\"}":                                    `listen.grpc: ":0" is no address`,
-		"listen: {http: \"\"}":                                      `listen.http: "" is no address`,
-		"listen: {http: \":http\"}":                                 `listen.http: ":http" is no address`,
-		"listen: {operations: \":65536\"}":                          `listen.operations: ":65536" is no address`,
-		"token: {}":                                                 `token: set one of label and serial`,
-		"token: {label: a, serial: b}":                              `token: set one of label and serial`,
-		"further_tokens: [{label: b}]":                              `further_tokens: [0]: set pin_file`,
-		"further_tokens: [{label: issuing, pin_file: /p}]":          `further_tokens: [0]: there is another token issuing: name one of them by its serial number`,
-		"further_tokens: [{label: b, pin_file: /p, sessions: 257}]": `further_tokens: [0]: 257 is out of range`,
-		"further_tokens: [{label: b, pin: 1}]":                      `further_tokens[0].pin: there is no such key; the nearest is pin_file`,
-		"token: {label: a, sessions: 0}":                            `token.sessions: 0 is out of range: use 1 to 256`,
-		"token: {label: a, sessions: 257}":                          `token.sessions: 257 is out of range`,
-		"token: {label: a, sessions: many}":                         `:6: token.sessions: a whole number belongs here, not "many"`,
-		"limits: {identity: {per_second: 0}}":                       `limits.identity.per_second: 0 is out of range: use 0.01 to 1000000`,
-		"limits: {identity: {burst: 0}}":                            `limits.identity.burst: 0 is out of range: use 1 to 1000000`,
-		"limits: {address: {per_second: 1e7}}":                      `limits.address.per_second: 1e+07 is out of range`,
-		"limits: {address: {per_second: .nan}}":                     `limits.address.per_second: NaN is out of range`,
-		"limits: {address: {burst: 1000001}}":                       `limits.address.burst: 1000001 is out of range`,
-		"ocsp: {max_age: 500ms}":                                    `ocsp.max_age: 500ms is out of range: use 1s to 1h0m0s`,
-		"ocsp: {max_age: 61m}":                                      `ocsp.max_age: 1h1m0s is out of range`,
-		"crl: {max_age: 1ms}":                                       `crl.max_age: 1ms is out of range: use 1s to 1h0m0s`,
-		"public_url: http://pki.müller.example":                     `public_url: "http://pki.m\u00fcller.example" has characters that a URL in a certificate cannot have: write the host as xn--`,
-		"public_url: http://pki_1.example":                          `public_url: "http://pki_1.example": "pki_1.example" is no host name`,
-		"crl: {partitions: 0}":                                      `crl.partitions: 0 is out of range: use 1 to 1024`,
-		"crl: {partitions: 1025}":                                   `crl.partitions: 1025 is out of range`,
-		"public_url: http://pki/{partition}":                        `public_url: "http://pki/{partition}" has characters`,
-		"log: {format: xml}":                                        `:7: log.format: "xml" is no format: use text or json`,
-		"log: {level: loud}":                                        `:7: log.level: "loud" is no level: use debug, info, warn or error`,
-		"log: {level: [info]}":                                      `:7: log.level: `,
-		"profiles: {pump: {kinds: [toaster]}}":                      `profiles.pump.kinds: `,
-		"crl: {directories: [www/crl]}":                             `crl.directories: "www/crl" is not an absolute path`,
-		"crl: {directories: [/srv/a, /srv/a]}":                      `crl.directories: "/srv/a" is there twice`,
-		"retention: 47h":                                            `retention: 47h0m0s is too short: keep records for 48h0m0s at least`,
+		"trust_domain: Fleet.example":                             `trust_domain: "Fleet.example" cannot be a trust domain`,
+		"trust_domin: fleet.example":                              `:9: trust_domin: there is no such key; the nearest is trust_domain`,
+		"state_dir: brevet":                                       `state_dir: "brevet" is not an absolute path`,
+		"server_names: ca.fleet.example":                          `:3: server_names: a list belongs here`,
+		"server_names: []":                                        `server_names: name at least one`,
+		"server_names: [ca_1]":                                    `server_names: "ca_1" is not a host name`,
+		"server_names: [0.0.0.0]":                                 `server_names: 0.0.0.0 is not the address of a machine`,
+		"public_url: pki.fleet.example":                           `public_url: "pki.fleet.example" is not an http:// URL`,
+		"public_url: https://pki.fleet":                           `public_url: "https://pki.fleet" is not`,
+		"public_url: http://:80":                                  `public_url: "http://:80" is not`,
+		"public_url: http://a@pki.fleet":                          `public_url: "http://a@pki.fleet" is not`,
+		"public_url: http://pki.fleet/?a":                         `public_url: "http://pki.fleet/?a" is not`,
+		"advertise_address: ca.fleet.example":                     `advertise_address: "ca.fleet.example" is not a server's address`,
+		"listen: 7443":                                            `:5: listen: keys with values belong here`,
+		"listen: {grpc: 7443}":                                    `listen.grpc: "7443" is no address`,
+		"listen: {grpc: \":0\"}":                                  `listen.grpc: ":0" is no address`,
+		"listen: {http: \"\"}":                                    `listen.http: "" is no address`,
+		"listen: {http: \":http\"}":                               `listen.http: ":http" is no address`,
+		"listen: {operations: \":65536\"}":                        `listen.operations: ":65536" is no address`,
+		"hsm: {}":                                                 `hsm: set one of label and serial`,
+		"hsm: {label: a, serial: b}":                              `hsm: set one of label and serial`,
+		"further_hsms: [{label: b}]":                              `further_hsms: [0]: set pin_file`,
+		"further_hsms: [{label: issuing, pin_file: /p}]":          `further_hsms: [0]: there is another HSM issuing: name one of them by its serial number`,
+		"further_hsms: [{label: b, pin_file: /p, sessions: 257}]": `further_hsms: [0]: 257 is out of range`,
+		"further_hsms: [{label: b, pin: 1}]":                      `further_hsms[0].pin: there is no such key; the nearest is pin_file`,
+		"hsm: {label: a, sessions: 0}":                            `hsm.sessions: 0 is out of range: use 1 to 256`,
+		"hsm: {label: a, sessions: 257}":                          `hsm.sessions: 257 is out of range`,
+		"hsm: {label: a, sessions: many}":                         `:6: hsm.sessions: a whole number belongs here, not "many"`,
+		"rate_limits: {identity: {per_second: 0}}":                `rate_limits.identity.per_second: 0 is out of range: use 0.01 to 1000000`,
+		"rate_limits: {identity: {burst: 0}}":                     `rate_limits.identity.burst: 0 is out of range: use 1 to 1000000`,
+		"rate_limits: {address: {per_second: 1e7}}":               `rate_limits.address.per_second: 1e+07 is out of range`,
+		"rate_limits: {address: {per_second: .nan}}":              `rate_limits.address.per_second: NaN is out of range`,
+		"rate_limits: {address: {burst: 1000001}}":                `rate_limits.address.burst: 1000001 is out of range`,
+		"ocsp: {max_age: 500ms}":                                  `ocsp.max_age: 500ms is out of range: use 1s to 1h0m0s`,
+		"ocsp: {max_age: 61m}":                                    `ocsp.max_age: 1h1m0s is out of range`,
+		"crl: {max_age: 1ms}":                                     `crl.max_age: 1ms is out of range: use 1s to 1h0m0s`,
+		"public_url: http://pki.müller.example":                   `public_url: "http://pki.m\u00fcller.example" has characters that a URL in a certificate cannot have: write the host as xn--`,
+		"public_url: http://pki_1.example":                        `public_url: "http://pki_1.example": "pki_1.example" is no host name`,
+		"crl: {partitions: 0}":                                    `crl.partitions: 0 is out of range: use 1 to 1024`,
+		"crl: {partitions: 1025}":                                 `crl.partitions: 1025 is out of range`,
+		"public_url: http://pki/{partition}":                      `public_url: "http://pki/{partition}" has characters`,
+		"log: {format: xml}":                                      `:7: log.format: "xml" is no format: use text or json`,
+		"log: {level: loud}":                                      `:7: log.level: "loud" is no level: use debug, info, warn or error`,
+		"log: {level: [info]}":                                    `:7: log.level: `,
+		"profiles: {pump: {kinds: [toaster]}}":                    `profiles.pump.kinds: `,
+		"crl: {directories: [www/crl]}":                           `crl.directories: "www/crl" is not an absolute path`,
+		"crl: {directories: [/srv/a, /srv/a]}":                    `crl.directories: "/srv/a" is there twice`,
+		"retention: 47h":                                          `retention: 47h0m0s is too short: keep records for 48h0m0s at least`,
 		"profiles: {pump: {kinds: [va], lifetime: 1h, max_lifetime: 2h, keys: [P-256], key_usage: [keyAgreement], extended_key_usage: [clientAuth]}}": `profiles.pump.kinds: va is for`,
 		"profiles: {pump: {kind: [device]}}":               `:8: profiles.pump.kind: there is no such key; the nearest is kinds`,
 		"profiles: {pump: {kinds: [device], lifetime: 1}}": `profiles.pump.lifetime: "1" is not a duration`,

@@ -1,3 +1,3 @@
-// Package node holds a server's configuration, and what a server process opens by it: PKCS#11 tokens, store and archive.
-// Servers run on a node; ceremonies change what is on record in it.
+// Package node holds a server's configuration, and opens the resources that it names: PKCS#11 tokens, store and
+// archive. Servers and ceremonies use it.
 package node

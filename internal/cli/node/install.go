@@ -15,15 +15,15 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// Installation is what a ceremony hands to the issuing machine.
+// Installation is the output of a ceremony, for installation on the issuing machine.
 type Installation struct {
 	Certificate *x509.Certificate
-	Key         string // label of its key in a token of the configuration
+	Key         string // label of the CA's key in a configured token
 	others      []*x509.Certificate
 	crls        []*x509.RevocationList
 }
 
-// ReadInstallation reads the files that a ceremony hands over: PEM or DER, each with one thing in it.
+// ReadInstallation reads the files of a ceremony. Each is PEM or DER and contains one object.
 func ReadInstallation(certFile, key string, others, crls []string) (Installation, error) {
 	inst := Installation{Key: key}
 	var err error
@@ -47,8 +47,9 @@ func ReadInstallation(certFile, key string, others, crls []string) (Installation
 	return inst, nil
 }
 
-// Install checks that everything belongs together and that relying parties will accept what is issued, and records it.
-// The issuing CA's certificate is recorded last: until then nothing uses the rest. It can be repeated.
+// Install checks that all parts belong together and that relying parties will accept the issued certificates. Then it
+// records them. It records the issuing CA's certificate last, because nothing uses the rest until then. Install can be
+// repeated.
 func (n *Node) Install(ctx context.Context, inst Installation, by pki.Actor) error {
 	if err := n.config.checkOwnTrustDomain(); err != nil {
 		return err
@@ -95,8 +96,9 @@ func (n *Node) Install(ctx context.Context, inst Installation, by pki.Actor) err
 	return n.store.CA().Install(ctx, ca.InstalledCA{Certificate: inst.Certificate.Raw, Key: inst.Key, At: now}, by)
 }
 
-// newGeneration refuses a subject or a key that an installed CA has with another key or subject: relying parties find an
-// issuer by its name (RFC 5280 section 4.1.2.4). Both together are a renewed certificate.
+// newGeneration returns an error if an installed CA has the same subject with another key, or the same key with another
+// subject: relying parties find an issuer by its subject (RFC 5280 §4.1.2.4). The same subject and key make a renewed
+// certificate.
 func (n *Node) newGeneration(ctx context.Context, cert *x509.Certificate) error {
 	installed, err := n.store.CA().Installed(ctx)
 	if err != nil {
@@ -134,7 +136,7 @@ func (n *Node) importCRL(ctx context.Context, list *x509.RevocationList, signers
 	}
 	err = n.store.Revocation().PutCRLs(ctx, []crl.CRL{crl.Imported(pki.IssuerOf(signer), list)}, by, time.Now())
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleCRL {
-		return nil // an installation that is repeated has this CRL, or a newer one, already
+		return nil // a repeated installation: this CRL or a newer one is on record
 	}
 	return err
 }

@@ -13,4 +13,4 @@ func InstalledCAs(ctx context.Context, c Config) ([]ca.InstalledCA, error) {
 }
 
 // HSMs returns the HSMs of a configuration: the one that is looked in first, and then the others.
-func (c *Config) HSMs() []TokenConfig { return append([]TokenConfig{c.Token}, c.FurtherTokens...) }
+func (c *Config) HSMs() []HSMConfig { return append([]HSMConfig{c.HSM}, c.FurtherHSMs...) }

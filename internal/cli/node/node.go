@@ -26,7 +26,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Node is everything that a server process holds open: tokens, store, archive. It closes in the opposite order.
+// Node holds the open resources of a server process: tokens, store and archive. Close closes them in reverse order.
 type Node struct {
 	config  Config
 	log     *slog.Logger
@@ -37,15 +37,15 @@ type Node struct {
 }
 
 // StorePath returns the path of the store.
-func (c *Config) StorePath() string { return filepath.Join(c.Directory, "store.db") }
+func (c *Config) StorePath() string { return filepath.Join(c.StateDir, "store.db") }
 
 // ArchivePath returns the path of the log's archive.
-func (c *Config) ArchivePath() string { return filepath.Join(c.Directory, "log.archive") }
+func (c *Config) ArchivePath() string { return filepath.Join(c.StateDir, "log.archive") }
 
-func (c *Config) crlPath() string { return filepath.Join(c.Directory, "crls") }
-func (c *Config) ownPath() string { return filepath.Join(c.Directory, "own") }
+func (c *Config) crlPath() string { return filepath.Join(c.StateDir, "crls") }
+func (c *Config) ownPath() string { return filepath.Join(c.StateDir, "own") }
 
-// Open opens the parts, the tokens first: without them nothing else is worth touching. The PIN is that of c.Token.
+// Open opens the HSM tokens first, and the rest only if that succeeds. The PIN is for c.HSM.
 func Open(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (*Node, error) {
 	n := &Node{config: c, log: log}
 	if err := n.checkDirectory(); err != nil {
@@ -63,7 +63,7 @@ func Open(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (*Node, 
 	return n, nil
 }
 
-// OpenKeyless opens the parts that need no token.
+// OpenKeyless opens the resources except the tokens.
 func OpenKeyless(ctx context.Context, c Config, log *slog.Logger) (*Node, error) {
 	n := &Node{config: c, log: log}
 	if err := n.checkDirectory(); err != nil {
@@ -76,10 +76,10 @@ func OpenKeyless(ctx context.Context, c Config, log *slog.Logger) (*Node, error)
 }
 
 func (n *Node) checkDirectory() error {
-	if err := checkOwner(n.config.Directory); err != nil {
+	if err := checkOwner(n.config.StateDir); err != nil {
 		return err
 	}
-	return checkDirectory(n.config.Directory, n.log)
+	return checkDirectory(n.config.StateDir, n.log)
 }
 
 // openRecords opens the store and the archive.
@@ -98,8 +98,8 @@ func (n *Node) openRecords(ctx context.Context) (err error) {
 	return nil
 }
 
-// checkOwner refuses a state directory of another account: what this process would write there, the server could not
-// open as that account. A directory that does not exist passes.
+// checkOwner returns an error if the state directory belongs to another account: the server, which runs as that
+// account, could not open files that this process would create. A missing directory is accepted.
 func checkOwner(directory string) error {
 	var info unix.Stat_t
 	if err := unix.Stat(directory, &info); err != nil {
@@ -116,7 +116,7 @@ func checkOwner(directory string) error {
 	return nil
 }
 
-// accountName returns the name of a user ID, or the number where it has none.
+// accountName returns the name of a user ID, or the number if it has no name.
 func accountName(id int) string {
 	number := strconv.Itoa(id)
 	if account, err := user.LookupId(number); err == nil {
@@ -125,8 +125,8 @@ func accountName(id int) string {
 	return number
 }
 
-// expectArchive refuses a store that has a log and no archive: without it nobody can tell whether the store is an old
-// backup, which would make revoked certificates good again.
+// expectArchive returns an error if the store has log entries but the archive is missing. Without the archive, an old
+// backup of the store would go undetected, and revoked certificates would become good again.
 func (n *Node) expectArchive(ctx context.Context) error {
 	head, err := n.store.Log().Head(ctx)
 	if err != nil || head.Size == 0 {
@@ -140,8 +140,8 @@ func (n *Node) expectArchive(ctx context.Context) error {
 	return nil
 }
 
-// OpenToken logs in to the token of a configuration.
-func OpenToken(ctx context.Context, c TokenConfig, pin hsm.PIN) (*hsm.Token, error) {
+// OpenHSM logs in to a configured HSM token.
+func OpenHSM(ctx context.Context, c HSMConfig, pin hsm.PIN) (*hsm.Token, error) {
 	path, err := Module(c.Module)
 	if err != nil {
 		return nil, err
@@ -149,7 +149,7 @@ func OpenToken(ctx context.Context, c TokenConfig, pin hsm.PIN) (*hsm.Token, err
 	return hsm.Open(ctx, hsm.Config{Module: path, TokenLabel: c.Label, TokenSerial: c.Serial, Sessions: c.Sessions}, pin)
 }
 
-// Close closes everything, in the opposite order of opening.
+// Close closes all resources, in reverse order of opening.
 func (n *Node) Close() error {
 	var err error
 	for i := len(n.closers) - 1; i >= 0; i-- {
@@ -158,21 +158,21 @@ func (n *Node) Close() error {
 	return err
 }
 
-// checkOwnTrustDomain refuses another trust domain than that of the certificate that the server has: every identity on record
-// is in that one.
+// checkOwnTrustDomain returns an error if the trust domain differs from the one in the server's certificate, because
+// every identity on record belongs to that one.
 func (c *Config) checkOwnTrustDomain() error {
 	pair, err := enroll.ReadPair(filepath.Join(c.ownPath(), "server"))
 	if err != nil {
-		return nil //nolint:nilerr // there is none yet, or the server says what is wrong with it
+		return nil //nolint:nilerr // there is no certificate yet, or the server reports what is wrong with it
 	}
 	if have := pair.ID().TrustDomain(); have != c.TrustDomain {
 		return fmt.Errorf("trust_domain: the CA in %s is for %s, not for %s: correct the configuration, or install a CA in another directory",
-			c.Directory, have, c.TrustDomain)
+			c.StateDir, have, c.TrustDomain)
 	}
 	return nil
 }
 
-// Server puts a server on top of the node. The zero ports are for one that will not run.
+// Server returns a server that uses the node. The zero Ports are for a server that will not run.
 func (n *Node) Server(ctx context.Context, p Ports) (*server.Server, error) {
 	c, err := n.ServerConfig(ctx, p)
 	if err != nil {
@@ -182,7 +182,7 @@ func (n *Node) Server(ctx context.Context, p Ports) (*server.Server, error) {
 	return server.New(ctx, c)
 }
 
-// ServerConfig returns what a server on top of the node is made of.
+// ServerConfig returns the configuration of a server that uses the node.
 func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error) {
 	if err := n.config.checkOwnTrustDomain(); err != nil {
 		return server.Config{}, err
@@ -199,7 +199,7 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 		return server.Config{}, err
 	}
 	return server.Config{
-		TrustDomain: n.config.TrustDomain, Names: n.config.Names, Address: n.config.Address,
+		TrustDomain: n.config.TrustDomain, Names: n.config.ServerNames, Address: n.config.AdvertiseAddress,
 		Directory: n.config.ownPath(),
 		CRLs:      server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
 		GRPC:      p.grpc, HTTP: p.http, Operations: p.operations,
@@ -208,21 +208,21 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 			CA: n.store.CA(), RA: n.store.RA(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
 		},
 		Archive: n.archive, Tokens: issuingTokens(n.tokens), Disk: n.config.volume(), Retention: n.config.Retention,
-		Limits: n.config.RateLimits(),
+		Limits: n.config.Limits(),
 		OCSP:   server.OCSP{MaxAge: n.config.OCSP.MaxAge, ExtendedRevoke: n.config.OCSP.ExtendedRevoke},
-		Traces: telemetry.Traces{Endpoint: n.config.Traces.Endpoint, Share: n.config.Traces.Share}, Clock: time.Now, Log: n.log,
+		Traces: telemetry.Traces{Endpoint: n.config.Tracing.Endpoint, SampleRatio: n.config.Tracing.SampleRatio}, Clock: time.Now, Log: n.log,
 	}, nil
 }
 
-// RateLimits returns the limits as a server takes them.
-func (c *Config) RateLimits() server.Limits {
-	return server.Limits{Identity: admission.Rate(c.Limits.Identity), Address: admission.Rate(c.Limits.Address)}
+// Limits returns the rate limits in the form of [server.Config].
+func (c *Config) Limits() server.Limits {
+	return server.Limits{Identity: admission.Rate(c.RateLimits.Identity), Address: admission.Rate(c.RateLimits.Address)}
 }
 
-// Ports are the listeners of a server. The zero value is those of one that will not run.
+// Ports holds the listeners of a server. The zero value is for a server that will not run.
 type Ports struct{ grpc, http, operations net.Listener }
 
-// OpenListeners opens all listeners, or none. No address means no operations port.
+// OpenListeners opens all listeners, or none if one fails. Without an address there is no operations port.
 func (c *Config) OpenListeners(ctx context.Context) (p Ports, err error) {
 	for _, l := range []struct {
 		key, address string
@@ -241,7 +241,7 @@ func (c *Config) OpenListeners(ctx context.Context) (p Ports, err error) {
 	return p, nil
 }
 
-// Close closes the listeners that are open.
+// Close closes the open listeners.
 func (p Ports) Close() error {
 	var err error
 	for _, l := range []net.Listener{p.grpc, p.http, p.operations} {
@@ -269,7 +269,7 @@ func listen(ctx context.Context, key, address string) (net.Listener, error) {
 	return l, nil
 }
 
-// MakeDirectory makes the state directory, for its owner alone.
+// MakeDirectory creates the state directory, accessible to its owner only.
 func MakeDirectory(path string) error {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return fmt.Errorf("make the directory %s: %w", path, err)
@@ -277,12 +277,12 @@ func MakeDirectory(path string) error {
 	return nil
 }
 
-// checkDirectory refuses a state directory that other accounts can write to, or whose file system cannot flush directories,
-// and warns of one that they can enter.
+// checkDirectory returns an error if other accounts can write to the state directory, or if its file system cannot sync
+// directories. It logs a warning if other accounts can enter it.
 func checkDirectory(path string, log *slog.Logger) error {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil //nolint:nilerr // opening the store says what is missing
+		return nil //nolint:nilerr // opening the store reports what is missing
 	}
 	if mode := info.Mode().Perm(); mode&0o007 != 0 {
 		log.Warn("other users can enter the server's directory: give it mode 0700", "directory", path, "mode", mode)
@@ -290,7 +290,7 @@ func checkDirectory(path string, log *slog.Logger) error {
 	return errors.Join(files.CheckPrivate(path, 0o022), files.ProbeFlush(path))
 }
 
-// Stopped returns nil where a signal stopped the server while it started, and any other error as it is.
+// Stopped returns nil if a signal stopped the server during its start, and any other error unchanged.
 func Stopped(ctx context.Context, err error) error {
 	if ctx.Err() == nil {
 		return err

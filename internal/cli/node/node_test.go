@@ -9,8 +9,8 @@ import (
 	"github.com/brevet-pki/brevet/hsm"
 )
 
-// TestTheDirectoryIsTheServersOwn holds that nothing is opened in a directory of another account: root leaves no files
-// there that the server's account cannot open.
+// TestTheDirectoryIsTheServersOwn opens a node in a directory of another account, which must fail: root must not leave
+// files there that the server's account cannot open.
 func TestTheDirectoryIsTheServersOwn(t *testing.T) {
 	own := t.TempDir()
 	for _, dir := range []string{own, filepath.Join(own, "missing")} {
@@ -18,18 +18,18 @@ func TestTheDirectoryIsTheServersOwn(t *testing.T) {
 			t.Errorf("%s: %v", dir, err)
 		}
 	}
-	foreign := "/" // which is root's
+	foreign := "/" // belongs to root
 	if os.Geteuid() == 0 {
 		foreign = t.TempDir()
 		if err := os.Chown(foreign, 65534, 65534); err != nil {
 			t.Fatal(err)
 		}
 	}
-	n, err := Open(t.Context(), Config{Directory: foreign}, hsm.PIN{}, nil)
+	n, err := Open(t.Context(), Config{StateDir: foreign}, hsm.PIN{}, nil)
 	if n != nil || err == nil || !strings.Contains(err.Error(), "run it as the directory's owner, such as with runuser -u ") {
-		t.Errorf("%v, want a refusal that names the account", err)
+		t.Errorf("Open: %v, want an error that names the account", err)
 	}
 	if left, err := os.ReadDir(foreign); foreign != "/" && (err != nil || len(left) > 0) {
-		t.Errorf("%v, and %d files in the directory", err, len(left))
+		t.Errorf("%v, and the directory contains %d files, want none", err, len(left))
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/brevet-pki/brevet/hsm"
 )
 
-// ReadPIN takes the PIN from a file, from systemd, or from the terminal.
+// ReadPIN reads the PIN from a file, from a systemd credential, or from the terminal.
 func ReadPIN(file string) (hsm.PIN, error) {
 	switch {
 	case file != "":

@@ -7,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// volume is the files of a server, and the file system that they are on: a telemetry.Disk.
+// volume holds the files of a server and their file system. It implements telemetry.Disk.
 type volume struct {
 	store string
-	files map[string]string // names for metrics, and paths
+	files map[string]string // paths by the names in metrics
 }
 
 func (c *Config) volume() volume {
@@ -39,5 +39,5 @@ func (v volume) Free() (int64, error) {
 	if err := unix.Statfs(filepath.Dir(v.store), &fs); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: v.store, Err: err}
 	}
-	return int64(fs.Bavail) * int64(fs.Bsize), nil //nolint:gosec,unconvert // types differ between systems; no disk is that large
+	return int64(fs.Bavail) * int64(fs.Bsize), nil //nolint:gosec,unconvert // the types differ between systems; no disk is that large
 }

@@ -17,12 +17,13 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// derFields are the fields with DER, which is printed in base64, as in PEM. All other bytes are hashes, serial numbers and
-// identifiers, which are printed in hexadecimal.
+// derFields are the fields that contain DER, which is printed in base64 as in PEM. All other bytes are hashes, serial
+// numbers and identifiers, and are printed in hexadecimal.
 var derFields = map[protoreflect.Name]bool{"der": true, "certificate": true, "certificates": true, "roots": true, "crl": true}
 
-// marshal returns a record as one line of JSON, in the order of its fields and with those that are empty: bytes as
-// derFields says, enumerations by the names that flags take, and everything else as in the JSON form of protobuf.
+// marshal returns a record as one line of JSON. It includes empty fields and keeps the order of fields. Bytes are
+// encoded as derFields says, and enums by the names that flags accept. Everything else is as in the JSON form of
+// protobuf.
 func marshal(m proto.Message) ([]byte, error) {
 	var b bytes.Buffer
 	err := writeJSON(&b, m.ProtoReflect())
@@ -110,7 +111,7 @@ func writeValue(b *bytes.Buffer, f protoreflect.FieldDescriptor, v protoreflect.
 			value = base64.StdEncoding.EncodeToString(v.Bytes())
 		}
 	case protoreflect.Int64Kind:
-		value = fmt.Sprint(v.Int()) // as in the JSON form of protobuf: a double would round it
+		value = fmt.Sprint(v.Int()) // a string, as in the JSON form of protobuf: a double would round it
 	default:
 		value = v.Interface()
 	}
@@ -119,7 +120,7 @@ func writeValue(b *bytes.Buffer, f protoreflect.FieldDescriptor, v protoreflect.
 	return err
 }
 
-// Hex returns bytes as people write them: serial numbers as OpenSSL does, everything else in lower case.
+// Hex formats bytes in hexadecimal: serial numbers as OpenSSL does, everything else in lower case.
 func Hex(b []byte) string {
 	if s, err := pki.SerialFromBytes(b); err == nil {
 		return s.String()
@@ -127,11 +128,11 @@ func Hex(b []byte) string {
 	return hex.EncodeToString(b)
 }
 
-// Enum returns the name of an enumeration's value as flags take it, such as "enrolled" or "keyCompromise", and "" if it
-// is unspecified.
+// Enum returns the name of an enum value as flags accept it, such as "enrolled" or "keyCompromise". It returns "" for
+// the unspecified value.
 func Enum(e protoreflect.Enum) string { return EnumName(e.Descriptor(), e.Number()) }
 
-// EnumName returns the name of an enumeration's value as Enum does.
+// EnumName returns the name of an enum value, like Enum.
 func EnumName(d protoreflect.EnumDescriptor, n protoreflect.EnumNumber) string {
 	if d.FullName() == "brevet.v1.RevocationReason" {
 		return pki.Reason(n).String() //nolint:gosec // a CRLReason code
@@ -147,7 +148,7 @@ func EnumName(d protoreflect.EnumDescriptor, n protoreflect.EnumNumber) string {
 	return name
 }
 
-// enumPrefix returns what the names of an enumeration's values begin with, such as "TOKEN_STATE_".
+// enumPrefix returns the common prefix of an enum's value names, such as "TOKEN_STATE_".
 func enumPrefix(d protoreflect.EnumDescriptor) string {
 	return strings.TrimSuffix(string(d.Values().ByNumber(0).Name()), "UNSPECIFIED")
 }

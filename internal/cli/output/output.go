@@ -21,7 +21,7 @@ type Printer struct {
 	table *table
 }
 
-// New returns a printer for the format that --output names. The heading is a table's first row.
+// New returns a printer for the format in --output. The heading is the first row of a table.
 func New(cmd *cobra.Command, heading ...string) (*Printer, error) {
 	format, err := cmd.Flags().GetString("output")
 	if err != nil {
@@ -41,7 +41,7 @@ func New(cmd *cobra.Command, heading ...string) (*Printer, error) {
 	return p, nil
 }
 
-// Row prints the cells of a table's row.
+// Row prints a row of a table.
 func (p *Printer) Row(cells []string) error { return p.table.row(cells) }
 
 // Record prints one record: the message as JSON, or the cells as a row.
@@ -100,7 +100,7 @@ func (p *Printer) Close() error {
 	return p.table.close()
 }
 
-// Emit prints one JSON object, or rows of a table.
+// Emit prints one JSON object, or the rows of a table.
 func (p *Printer) Emit(object any, rows [][]string) error {
 	if p.JSON {
 		return p.encode(object)

@@ -9,16 +9,16 @@ import (
 )
 
 const (
-	// tableSample is how many rows the widths of columns are taken from. Later rows are printed as they come.
+	// tableSample is the number of rows that determine the column widths. Later rows are printed immediately.
 	tableSample = 100
-	// maxColumn bounds the width that a column is padded to. Longer cells are printed whole, and move the rest of their row.
+	// maxColumn is the maximum width that a column is padded to. Longer cells are printed in full and shift their row.
 	maxColumn = 60
 )
 
-// table prints rows in columns. It holds no more than tableSample of them.
+// table prints rows in columns. It buffers at most tableSample of them.
 type table struct {
 	out    *bufio.Writer
-	sample [][]string // rows that wait for the widths
+	sample [][]string // rows buffered until the widths are known
 	widths []int      // nil until they are known
 }
 
@@ -35,11 +35,11 @@ func (t *table) row(cells []string) error {
 	if t.sample = append(t.sample, shown); len(t.sample) < tableSample {
 		return nil
 	}
-	return t.settle()
+	return t.flush()
 }
 
-// settle takes the widths from the sample, and prints it.
-func (t *table) settle() error {
+// flush computes the widths from the buffered rows, and prints these.
+func (t *table) flush() error {
 	t.widths = []int{}
 	for _, row := range t.sample {
 		for i, cell := range row {
@@ -75,13 +75,13 @@ func (t *table) print(row []string) error {
 }
 
 func (t *table) close() error {
-	if err := t.settle(); err != nil {
+	if err := t.flush(); err != nil {
 		return err
 	}
 	return t.out.Flush()
 }
 
-// plain escapes what a terminal would not show as it is: everything but printable ASCII.
+// plain escapes everything except printable ASCII, which a terminal could misrepresent.
 func plain(cell string) string {
 	if !strings.ContainsFunc(cell, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
 		return cell
@@ -97,10 +97,10 @@ func plain(cell string) string {
 	return b.String()
 }
 
-// Pair formats a name and a value that people gave, for a list with commas: it reads as no other pairs do.
+// Pair formats a name and a value that a person entered, for a comma-separated list. Different pairs look different.
 func Pair(name, value string) string { return quoted(name) + "=" + quoted(value) }
 
-// quoted puts a text in quotes where a list of pairs could not show it otherwise.
+// quoted quotes a text that would be ambiguous in a list of pairs.
 func quoted(text string) string {
 	ascii := strconv.QuoteToASCII(text)
 	if len(ascii) > len(text)+2 || strings.ContainsAny(text, ",=") || strings.TrimSpace(text) != text || strings.Contains(text, "  ") {

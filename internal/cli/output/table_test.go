@@ -42,8 +42,8 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// TestATableIsNotKept prints more than would fit into memory if rows were kept or padded to the widest.
-func TestATableIsNotKept(t *testing.T) {
+// TestTableDoesNotBufferRows prints more rows than memory could hold if they were buffered or padded to the widest.
+func TestTableDoesNotBufferRows(t *testing.T) {
 	counted := &counter{}
 	p := newTable(counted)
 	wide := strings.Repeat("s,", 100_000)
@@ -65,10 +65,10 @@ func TestATableIsNotKept(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	if counted.n > 4<<20 {
-		t.Errorf("%d bytes are printed", counted.n)
+		t.Errorf("%d bytes were printed", counted.n)
 	}
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 4<<20 {
-		t.Errorf("%d bytes are kept", grown)
+		t.Errorf("the heap has grown by %d bytes", grown)
 	}
 }
 

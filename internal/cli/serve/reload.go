@@ -18,12 +18,12 @@ type reloader struct {
 	server  *server.Server
 }
 
-// reload reads the configuration again and applies the log's level and the limits. It logs the keys that changed: those that
+// reload reads the configuration again and applies the log's level and the rate limits. It logs the keys that changed: those that
 // apply from now on, and those that wait for a restart. If the configuration does not hold, everything stays as it is.
 func (r *reloader) reload(ctx context.Context) {
 	next, err := r.load()
 	if err == nil {
-		err = r.server.SetLimits(next.RateLimits())
+		err = r.server.SetLimits(next.Limits())
 	}
 	if err != nil {
 		r.log.ErrorContext(ctx, "reloading the configuration failed, the one before still applies", "error", err)
@@ -31,14 +31,14 @@ func (r *reloader) reload(ctx context.Context) {
 	}
 	var applied, waiting []string
 	for _, key := range config.Changed(r.current, next) {
-		if key == "log.level" || strings.HasPrefix(key, "limits.") {
+		if key == "log.level" || strings.HasPrefix(key, "rate_limits.") {
 			applied = append(applied, key)
 		} else {
 			waiting = append(waiting, key)
 		}
 	}
 	r.log.SetLevel(next.Log.Level)
-	r.current.Limits, r.current.Log.Level = next.Limits, next.Log.Level
+	r.current.RateLimits, r.current.Log.Level = next.RateLimits, next.Log.Level
 	if len(waiting) == 0 {
 		r.log.InfoContext(ctx, "the configuration was reloaded", "applied", strings.Join(applied, ","))
 		return

@@ -20,9 +20,12 @@ func New() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run the server", Args: cobra.NoArgs,
 		Long: "serve runs issuer, registration authority, validation authority and log in one process, until it gets\n" +
-			"SIGTERM or SIGINT; it then finishes what is in flight. At SIGHUP it reads its configuration again. --check does everything but serve.",
+			"SIGTERM or SIGINT; it then finishes what is in flight. At SIGHUP it reads its configuration again. --check does\n" +
+			"everything but serve, and shows the value of every key and where it comes from: file, environment, flag or default.\n\n" +
+			"A variable such as BREVET_LOG_LEVEL overrides the key log.level of the file, and the flag --log-level overrides both.\n" +
+			"Secrets are never read from the environment.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := node.LoadConfig(cmd)
+			c, err := node.Load(cmd)
 			if err != nil {
 				return err
 			}
@@ -30,11 +33,17 @@ func New() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serve(cmd, c, check)
+			if check {
+				if err := c.Print(cmd.OutOrStdout()); err != nil {
+					return err
+				}
+			}
+			return serve(cmd, c.Config, check)
 		},
 	}
 	node.ConfigFlag(cmd)
-	cmd.Flags().Bool("check", false, "open the token, the store and the archive, lint the profiles, listen, then stop and say so")
+	node.KeyFlags(cmd)
+	cmd.Flags().Bool("check", false, "show every key with its origin, open the HSM, the store and the archive, lint the profiles, listen, then stop")
 	return cmd
 }
 

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/brevet-pki/brevet/internal/config"
 )
 
 const module = "github.com/brevet-pki/brevet/"
@@ -41,7 +43,7 @@ const AnyName = "NAME"
 
 // A Key is one key of a configuration file, or a group of them.
 type Key struct {
-	Path     string // such as "token.sessions" or "profiles.NAME.kinds"
+	Path     string // such as "hsm.sessions" or "profiles.NAME.kinds"
 	Type     string // in words; empty for a group
 	Default  string // empty where there is none
 	Required bool
@@ -131,25 +133,14 @@ func inWords(of reflect.Type) string {
 
 // written is a value as a file would have it, or nothing for one that says nothing.
 func written(v reflect.Value) string {
-	d, duration := v.Interface().(time.Duration)
-	text, named := v.Interface().(fmt.Stringer)
+	_, duration := v.Interface().(time.Duration)
+	_, named := v.Interface().(fmt.Stringer)
 	switch {
 	case v.Kind() == reflect.Bool, !v.IsZero(), named && !duration:
 	default:
 		return ""
 	}
-	for _, unit := range []struct {
-		of   time.Duration
-		name string
-	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}} {
-		if duration && d%unit.of == 0 {
-			return fmt.Sprint(int64(d/unit.of)) + unit.name
-		}
-	}
-	if named {
-		return text.String()
-	}
-	return fmt.Sprint(v.Interface())
+	return config.Text(v)
 }
 
 // Reference checks that docs/configuration.md has, under a heading of the second level, what the keys and the text after

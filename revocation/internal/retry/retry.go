@@ -20,7 +20,7 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// NewBackOff returns waits that grow from a quarter of a second to about 15 s.
+// NewBackOff returns a back-off from a quarter of a second to about 15 s.
 func NewBackOff() *backoff.ExponentialBackOff {
 	return &backoff.ExponentialBackOff{
 		InitialInterval: 250 * time.Millisecond, RandomizationFactor: 0.25, Multiplier: 2, MaxInterval: 15 * time.Second,

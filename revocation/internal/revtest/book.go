@@ -15,8 +15,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// Book keeps the records of revocation in memory, for revocation.Records, crl.Store and responder.Feed. Nothing in
-// it is durable, and it knows certificates, not identities. It is safe for concurrent use.
+// Book stores certificates, statuses and CRLs in memory. It implements [revocation.Store], [crl.Store] and the
+// responder's Feed. Nothing in it is durable, and it has certificates but no identities. It is safe for concurrent use.
 type Book struct {
 	mu       sync.Mutex
 	statuses map[pki.CertRef]pki.StatusChange
@@ -24,18 +24,18 @@ type Book struct {
 	log      []pki.StatusChange
 	numbers  map[pki.IssuerID]int64
 	crls     map[crl.Scope]crl.CRL
-	sets     []*revocation.BulkRevocation
+	bulks    []*revocation.BulkRevocation
 	by       map[pki.IssuerID]pki.Actor
 	points   []crl.Point
 }
 
-// mark is what CRLs ask of a certificate beside its status.
+// mark is the data of a certificate that CRLs need in addition to its status.
 type mark struct {
 	partition uint16
-	changed   uint64 // the log's length after its last change, zero before any
+	changed   uint64 // length of the log after the last change; zero before any
 }
 
-// NewBook makes an empty Book.
+// NewBook returns an empty Book.
 func NewBook() *Book {
 	return &Book{
 		statuses: map[pki.CertRef]pki.StatusChange{}, marks: map[pki.CertRef]mark{}, numbers: map[pki.IssuerID]int64{},
@@ -63,7 +63,7 @@ func (b *Book) put(c pki.StatusChange) pki.StatusChange {
 	return c
 }
 
-// Apply implements revocation.Records.
+// Apply implements [revocation.Store].
 func (b *Book) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	if err := ctx.Err(); err != nil {
 		return revocation.ChangeResult{}, err
@@ -175,7 +175,7 @@ func (b *Book) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, _ time
 	return ctx.Err()
 }
 
-// PutBy returns who recorded the issuer's newest CRL.
+// PutBy returns the actor that recorded the issuer's newest CRL.
 func (b *Book) PutBy(issuer pki.IssuerID) pki.Actor {
 	b.mu.Lock()
 	defer b.mu.Unlock()

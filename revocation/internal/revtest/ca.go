@@ -18,16 +18,16 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// CA is a certification authority for one test.
+// CA is a certification authority for a test.
 type CA struct {
 	Certificate *x509.Certificate
 	Key         crypto.Signer
 }
 
-// ID returns the name under which the CA issues.
+// ID returns the CA's issuer ID.
 func (ca CA) ID() pki.IssuerID { return pki.IssuerOf(ca.Certificate) }
 
-// Ref names a certificate that the CA issued.
+// Ref returns the reference of a certificate that the CA issued.
 func (ca CA) Ref(t testing.TB, leaf *x509.Certificate) pki.CertRef {
 	t.Helper()
 	serial, err := pki.SerialFromInt(leaf.SerialNumber)
@@ -37,7 +37,7 @@ func (ca CA) Ref(t testing.TB, leaf *x509.Certificate) pki.CertRef {
 	return pki.CertRef{Issuer: ca.ID(), Serial: serial}
 }
 
-// Key makes a key: p256, p384, rsa or ed25519.
+// Key generates a key of the kind p256, p384, rsa or ed25519.
 func Key(t testing.TB, kind string) crypto.Signer {
 	t.Helper()
 	var key crypto.Signer
@@ -60,7 +60,7 @@ func Key(t testing.TB, kind string) crypto.Signer {
 	return key
 }
 
-// Serial draws a serial number.
+// Serial returns a new serial number.
 func Serial(t testing.TB) pki.Serial {
 	t.Helper()
 	var random [pki.SerialRandomSize]byte
@@ -72,7 +72,7 @@ func Serial(t testing.TB) pki.Serial {
 	return serial
 }
 
-// NewRoot makes a self-signed CA that may have CAs below it.
+// NewRoot returns a self-signed CA that can sign CA certificates.
 func NewRoot(t testing.TB, name, keyKind string) CA {
 	t.Helper()
 	key := Key(t, keyKind)
@@ -80,7 +80,7 @@ func NewRoot(t testing.TB, name, keyKind string) CA {
 	return CA{sign(t, template, template, key, key), key}
 }
 
-// Intermediate makes an issuing CA below ca, with path length 0.
+// Intermediate returns an issuing CA below ca, with path length 0.
 func (ca CA) Intermediate(t testing.TB, name, keyKind string) CA {
 	t.Helper()
 	key := Key(t, keyKind)
@@ -99,13 +99,13 @@ func caTemplate(t testing.TB, name string) *x509.Certificate {
 	}
 }
 
-// Leaf issues a client certificate with a lifetime of a day.
+// Leaf issues a client certificate that is valid for a day.
 func (ca CA) Leaf(t testing.TB, name string) *x509.Certificate {
 	t.Helper()
 	return ca.LeafWith(t, name, nil)
 }
 
-// LeafWith issues such a certificate with further extensions.
+// LeafWith issues such a certificate with additional extensions.
 func (ca CA) LeafWith(t testing.TB, name string, extensions []pkix.Extension) *x509.Certificate {
 	t.Helper()
 	now := time.Now()
@@ -117,7 +117,7 @@ func (ca CA) LeafWith(t testing.TB, name string, extensions []pkix.Extension) *x
 	}, ca.Certificate, Key(t, "p256"), ca.Key)
 }
 
-// Delegate issues an OCSP responder's certificate for key; edit, unless nil, changes it first.
+// Delegate issues an OCSP responder's certificate for key. If edit is not nil, it changes the template first.
 func (ca CA) Delegate(t testing.TB, key crypto.Signer, edit func(*x509.Certificate)) *x509.Certificate {
 	t.Helper()
 	now := time.Now()
@@ -146,7 +146,7 @@ func sign(t testing.TB, template, parent *x509.Certificate, subject, issuer cryp
 	return c
 }
 
-// PEMFile writes certificates into a file of the test.
+// PEMFile writes certificates into a temporary file.
 func PEMFile(t testing.TB, certificates ...*x509.Certificate) string {
 	t.Helper()
 	var text []byte
@@ -156,7 +156,7 @@ func PEMFile(t testing.TB, certificates ...*x509.Certificate) string {
 	return File(t, "certificates.pem", text)
 }
 
-// KeyFile writes a private key into a file of the test.
+// KeyFile writes a private key into a temporary file.
 func KeyFile(t testing.TB, key crypto.Signer) string {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(key)
@@ -166,7 +166,7 @@ func KeyFile(t testing.TB, key crypto.Signer) string {
 	return File(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
-// File writes data into a file of the test.
+// File writes data into a temporary file.
 func File(t testing.TB, name string, data []byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)

@@ -1,3 +1,3 @@
-// Package revtest is what the tests of revocation and the packages below it share: throwaway CAs, the programs that
-// judge our CRLs and responses, and a Book, the records of revocation in memory.
+// Package revtest holds what the tests of revocation and its subpackages share: CAs for one test, programs that check
+// our CRLs and responses, and [Book], a store in memory.
 package revtest

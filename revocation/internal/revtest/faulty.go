@@ -12,14 +12,14 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// Faulty is a Book that fails as told: Fail gets the name of a call before it is carried out, and says whether it is
-// carried out all the same, and what is returned.
+// Faulty is a Book whose methods fail on demand. Before each call it calls Fail with the method's name. Fail returns
+// the error to return, or nil, and whether the call takes effect nevertheless.
 type Faulty struct {
 	*Book
 	Fail func(call string) (applied bool, err error)
 }
 
-// Apply is Apply of the Book.
+// Apply implements [revocation.Store].
 func (f *Faulty) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	applied, err := f.Fail("Apply")
 	if err == nil || applied {
@@ -31,7 +31,7 @@ func (f *Faulty) Apply(ctx context.Context, o revocation.Change) (revocation.Cha
 	return revocation.ChangeResult{}, err
 }
 
-// TakeNumber is TakeNumber of the Book.
+// TakeNumber implements [crl.Store].
 func (f *Faulty) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
 	applied, err := f.Fail("TakeNumber")
 	if err == nil || applied {
@@ -43,7 +43,7 @@ func (f *Faulty) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int,
 	return nil, err
 }
 
-// PutCRLs is PutCRLs of the Book.
+// PutCRLs implements [crl.Store].
 func (f *Faulty) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at time.Time) error {
 	applied, err := f.Fail("PutCRLs")
 	if err == nil || applied {
@@ -54,7 +54,7 @@ func (f *Faulty) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at t
 	return err
 }
 
-// CRLs is CRLs of the Book.
+// CRLs implements [crl.Store].
 func (f *Faulty) CRLs(ctx context.Context) ([]crl.CRL, error) {
 	if _, err := f.Fail("CRLs"); err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func (f *Faulty) CRLs(ctx context.Context) ([]crl.CRL, error) {
 	return f.Book.CRLs(ctx)
 }
 
-// CreateBulk is CreateBulk of the Book.
+// CreateBulk implements [revocation.Store].
 func (f *Faulty) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revocation.BulkRevocation, []pki.StatusChange, error) {
 	applied, err := f.Fail("CreateBulk")
 	if err == nil || applied {
@@ -74,7 +74,7 @@ func (f *Faulty) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revo
 	return revocation.BulkRevocation{}, nil, err
 }
 
-// NotifyBulk is NotifyBulk of the Book.
+// NotifyBulk implements [revocation.Store].
 func (f *Faulty) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
 	if _, err := f.Fail("NotifyBulk"); err != nil {
 		return revocation.BulkRevocation{}, err
@@ -82,7 +82,7 @@ func (f *Faulty) NotifyBulk(ctx context.Context, id int64, observer pki.StatusOb
 	return f.Book.NotifyBulk(ctx, id, observer)
 }
 
-// ApplyBulk is ApplyBulk of the Book.
+// ApplyBulk implements [revocation.Store].
 func (f *Faulty) ApplyBulk(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
 	applied, err := f.Fail("ApplyBulk")
 	if err == nil || applied {
@@ -94,7 +94,7 @@ func (f *Faulty) ApplyBulk(ctx context.Context, id int64, limit int, at time.Tim
 	return nil, revocation.BulkRevocation{}, err
 }
 
-// FaultyKey fails as told.
+// FaultyKey is a key that fails on demand, as [Faulty] does.
 type FaultyKey struct {
 	crypto.Signer
 	Fail func(call string) (applied bool, err error)
@@ -108,5 +108,5 @@ func (k FaultyKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts)
 	return k.Signer.Sign(random, digest, opts)
 }
 
-// Never is a fail function of calls that succeed.
+// Never is a Fail function that lets every call succeed.
 func Never(string) (bool, error) { return false, nil }

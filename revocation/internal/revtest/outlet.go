@@ -12,7 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// An Outlet is a pki.StatusObserver and a crl.Publisher. It remembers changes and CRLs, with what their files hold.
+// Outlet is a [pki.StatusObserver] and a [crl.Publisher] that records changes and CRLs, with the contents of their
+// files.
 type Outlet struct {
 	mu      sync.Mutex
 	changes []pki.StatusChange
@@ -33,7 +34,7 @@ func (o *Outlet) PublishCRL(c crl.CRL, path string) error {
 		return err
 	}
 	if int64(len(der)) != c.Size || sha256.Sum256(der) != c.SHA256 {
-		return fmt.Errorf("%s has %d octets, and its record is of another file", path, len(der))
+		return fmt.Errorf("%s has %d bytes, but its record describes another file", path, len(der))
 	}
 	c.DER = der
 	o.mu.Lock()
@@ -42,14 +43,14 @@ func (o *Outlet) PublishCRL(c crl.CRL, path string) error {
 	return nil
 }
 
-// Changes returns all changes so far.
+// Changes returns all changes that were observed.
 func (o *Outlet) Changes() []pki.StatusChange {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.changes)
 }
 
-// Published returns all CRLs so far.
+// Published returns all CRLs that were published.
 func (o *Outlet) Published() []crl.CRL {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -69,7 +70,7 @@ func (l *LogBook) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-// Count counts a text in the output.
+// Count returns how often a text occurs in the output.
 func (l *LogBook) Count(text string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Tool runs a program that judges what we made, and returns what it printed and its exit code.
+// Tool runs a program that checks our output, and returns what it printed and its exit code.
 func Tool(t testing.TB, name string, args ...string) (output string, code int) {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -24,7 +24,7 @@ func Tool(t testing.TB, name string, args ...string) (output string, code int) {
 	return string(out), 0
 }
 
-// MustTool runs a program that has to exit 0.
+// MustTool runs a program that must exit with code 0.
 func MustTool(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, code := Tool(t, name, args...)

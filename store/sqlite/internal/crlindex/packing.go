@@ -12,42 +12,42 @@ import (
 )
 
 const (
-	// packFrom is how many changes are worth packing, in a partition with few entries: reading that many rows takes some ten
-	// milliseconds. With more entries it is one change for packShare of them, so that what is rewritten stays in proportion,
-	// and packMost at most, which are read in a tenth of a second.
+	// packFrom is the minimum number of changes to compact in a partition with few entries. Reading that many rows takes
+	// about ten milliseconds. With more entries the minimum is one change for each packShare entries, so that the amount
+	// of rewriting stays proportional. It is packMost at most; reading those takes a tenth of a second.
 	packFrom  = 4096
 	packShare = 128
 	packMost  = 1 << 14
-	// packPass bounds the changes that are in memory at a time.
+	// packPass is the maximum number of changes in memory.
 	packPass = 1 << 18
-	// packStep is how many segments a transaction writes.
+	// packStep is the number of segments that one transaction writes.
 	packStep = 32
-	// packRest is how many times as long as a transaction took others have before the next one.
+	// packRest is the pause after a transaction, as a multiple of its duration.
 	packRest = 3
-	// pagesOfSegment is what a segment takes in the WAL file.
+	// pagesOfSegment is the number of pages that a segment takes in the WAL file.
 	pagesOfSegment = (segmentRecords*recordSize)/4096 + 2
 )
 
-// packing is how the store packs.
+// packing configures and serializes compaction.
 type packing struct {
-	turn    chan struct{} // holds one value while somebody packs
-	from    int           // changes that are worth packing
-	segment int           // records that a segment has at most
+	turn    chan struct{} // holds one value while a goroutine compacts
+	from    int           // minimum number of changes to compact
+	segment int           // maximum number of records in a segment
 }
 
-// worth is how many changes are worth packing beside so many records.
+// worth returns the minimum number of changes to compact, in a partition with packed records.
 func (p *packing) worth(packed int) int { return min(packMost, max(p.from, packed/packShare)) }
 
-// packer packs one partition of an issuer.
+// packer compacts one partition of an issuer.
 type packer struct {
 	index       *Index
 	issuer      int64
 	partition   uint16
-	endedBefore int64 // what ended before that is in CRLs from after its end
+	endedBefore int64 // certificates that expired before it are in CRLs from after their expiry
 	unwritten   []segment
 }
 
-// Compact merges changes into segments. One call runs at a time.
+// Compact merges changes into segments. Concurrent calls run one after the other.
 func (x *Index) Compact(ctx context.Context, issuer pki.IssuerID) error {
 	select {
 	case x.packing.turn <- struct{}{}:
@@ -70,7 +70,7 @@ func (x *Index) Compact(ctx context.Context, issuer pki.IssuerID) error {
 	return err
 }
 
-// pack takes passes until there is little left.
+// pack merges changes in passes until few are left.
 func (p *packer) pack(ctx context.Context) error {
 	for {
 		changes, position, err := p.collect(ctx)
@@ -80,7 +80,7 @@ func (p *packer) pack(ctx context.Context) error {
 		if len(changes) == 0 {
 			return p.sweep(ctx)
 		}
-		if err := p.foldAll(ctx, changes); err != nil {
+		if err := p.mergeAll(ctx, changes); err != nil {
 			return err
 		}
 		err = p.index.db.Write(ctx, "note what is packed", func(ctx context.Context, tx *engine.Tx) error {
@@ -93,12 +93,14 @@ func (p *packer) pack(ctx context.Context) error {
 	}
 }
 
-// SelectTail selects what has changed since a partition was packed, at most so many in the order of their changes, and the last of them.
+// SelectTail counts the changes of a partition since it was last compacted, up to a limit, and returns the position of
+// the last of them.
 const SelectTail = `
 	SELECT count(*), coalesce(max(changed), 0) FROM (
 	    SELECT changed FROM certificates WHERE issuer = ? AND crl_partition = ? AND changed > ? ORDER BY changed LIMIT ?)`
 
-// sealedUntil is a time: whatever ended before it is in CRLs of all its scopes that were issued after its end.
+// sealedUntil selects a time. Certificates that expired before it are in a CRL of each of their scopes from after their
+// expiry.
 const sealedUntil = `
 	SELECT coalesce(min(u), 0) FROM (
 	    SELECT coalesce((SELECT this_update FROM crls WHERE issuer = ?1 AND crl_partition = 0 AND delta = 0), 0) AS u
@@ -107,17 +109,17 @@ const sealedUntil = `
 	    WHERE EXISTS (SELECT 1 FROM crl_points WHERE issuer = ?1 AND crl_partition = ?2))`
 
 const (
-	// notePacked does nothing where that time has gone back since: then the segments may lack what is still to be listed.
+	// notePacked does nothing if that time has moved backwards: the segments may then lack entries that CRLs must list.
 	notePacked = `
 		INSERT INTO crl_packed (issuer, crl_partition, position) SELECT ?1, ?2, ?3 WHERE (` + sealedUntil + `) >= ?4
 		ON CONFLICT (issuer, crl_partition) DO UPDATE SET position = excluded.position`
-	// maybeDropped is whether there are certificates that packing may have dropped, and that had not ended at a time: the
-	// clock was ahead when the CRLs on record were made.
+	// maybeDropped selects whether compaction may have dropped certificates that had not expired at a time. That happens
+	// if the clock was ahead when the recorded CRLs were made.
 	maybeDropped = `SELECT EXISTS (SELECT 1 FROM certificates WHERE not_after >= ?3 AND not_after < (` + sealedUntil + `))`
 )
 
-// collect reads the next changes to fold, in the order of serial numbers, and up to which log entry they are all; none where
-// it is not worth it.
+// collect reads the next changes to merge, in the order of serial numbers, and the last log entry that they cover. It
+// returns none if there are too few to compact.
 func (p *packer) collect(ctx context.Context) (changes []record, position int64, err error) {
 	err = p.index.db.ReadMany(ctx, "read what is to be packed", func(ctx context.Context, tx *sql.Tx) error {
 		v := &view{ctx: ctx, quiet: context.WithoutCancel(ctx), tx: tx, issuer: p.issuer}
@@ -155,8 +157,8 @@ func (p *packer) collect(ctx context.Context) (changes []record, position int64,
 	return changes, position, nil
 }
 
-// foldAll folds changes into the segments that they belong to.
-func (p *packer) foldAll(ctx context.Context, changes []record) error {
+// mergeAll merges changes into their segments.
+func (p *packer) mergeAll(ctx context.Context, changes []record) error {
 	var at *segment
 	for len(changes) > 0 {
 		if at == nil || !at.holds(changes[0].serial) {
@@ -169,21 +171,21 @@ func (p *packer) foldAll(ctx context.Context, changes []record) error {
 		for n < len(changes) && n < packFrom && at.holds(changes[n].serial) {
 			n++
 		}
-		at.fold(changes[:n], p.endedBefore)
+		at.merge(changes[:n], p.endedBefore)
 		changes = changes[n:]
 		parts := at.split(p.index.packing.segment)
 		if err := p.put(ctx, parts...); err != nil {
 			return err
 		}
-		// The last one may get more, and is written again then: it must not be missing meanwhile.
+		// The last part may get more changes and be written again. It is written now too, so that it is never missing.
 		at = &parts[len(parts)-1]
 	}
 	return p.flush(ctx)
 }
 
-// load reads the segment that a serial number belongs to. Nobody but this packer writes any, and it only goes forward.
+// load reads the segment for a serial number. Only this packer writes segments, in ascending order.
 func (p *packer) load(ctx context.Context, serial pki.Serial) (*segment, error) {
-	s := &segment{first: make([]byte, pki.SerialSize)} // where there is none yet, one begins at the beginning
+	s := &segment{first: make([]byte, pki.SerialSize)} // the first segment starts at zero
 	err := p.index.db.Read(ctx, "read packed entries", func(ctx context.Context, tx *sql.Tx) error {
 		var packed []byte
 		err := tx.QueryRowContext(ctx, `
@@ -201,7 +203,7 @@ func (p *packer) load(ctx context.Context, serial pki.Serial) (*segment, error) 
 	return s, err
 }
 
-// sweep rewrites segments of which much has ended.
+// sweep rewrites the segments in which many certificates have expired.
 func (p *packer) sweep(ctx context.Context) error {
 	var waning [][]byte
 	err := p.index.db.Read(ctx, "read packed entries that have ended", func(ctx context.Context, tx *sql.Tx) error {
@@ -233,12 +235,12 @@ func (p *packer) rewrite(ctx context.Context, first []byte) error {
 	if s.records, err = unpackAll(packed); err != nil {
 		return err
 	}
-	s.fold(nil, p.endedBefore)
+	s.merge(nil, p.endedBefore)
 	return p.put(ctx, s)
 }
 
-// put has segments written, with others in one transaction. What one segment became comes in one call: entries are in one
-// or the other at any time.
+// put queues segments for writing; several share a transaction. The parts of one segment must be put in one call, so
+// that every entry is in exactly one segment at any time.
 func (p *packer) put(ctx context.Context, segments ...segment) error {
 	if n := len(p.unwritten); n > 0 && slices.Equal(p.unwritten[n-1].first, segments[0].first) {
 		p.unwritten = p.unwritten[:n-1]
@@ -250,7 +252,7 @@ func (p *packer) put(ctx context.Context, segments ...segment) error {
 	return p.flush(ctx)
 }
 
-// flush writes what was put, and then leaves the writer to others for a while.
+// flush writes the queued segments, and then pauses so that other writers proceed.
 func (p *packer) flush(ctx context.Context) error {
 	if len(p.unwritten) == 0 {
 		return nil
@@ -281,7 +283,7 @@ func (p *packer) flush(ctx context.Context) error {
 	}
 }
 
-// putSegment writes a segment, or deletes it where nothing is left in it: the one before it then has its range too.
+// putSegment writes a segment. It deletes a segment without records, whose range then belongs to the segment before it.
 func putSegment(ctx context.Context, tx *engine.Tx, issuer int64, partition uint16, s segment) error {
 	if len(s.records) == 0 {
 		_, err := tx.ExecContext(ctx, `DELETE FROM crl_segments WHERE issuer = ? AND crl_partition = ? AND first = ?`, issuer, partition, s.first)
@@ -294,8 +296,8 @@ func putSegment(ctx context.Context, tx *engine.Tx, issuer int64, partition uint
 	return err
 }
 
-// PackAnew has an issuer's changes packed once more if a CRL of a partition is older than the one that it replaces,
-// since the clock was set back: packing may have dropped certificates that end in between.
+// PackAnew makes the next compaction of an issuer start again, if a partition's CRL is older than the one that it
+// replaces because the clock was set back. Compaction may have dropped certificates that expire between the two CRLs.
 func PackAnew(ctx context.Context, tx *engine.Tx, issuer int64, partition uint16, thisUpdate time.Time) error {
 	_, err := tx.ExecContext(ctx, `
 		UPDATE crl_packed SET position = 0 WHERE issuer = ?1 AND EXISTS (
@@ -305,8 +307,9 @@ func PackAnew(ctx context.Context, tx *engine.Tx, issuer int64, partition uint16
 	return err
 }
 
-// WorthPacking returns how many changes are packed beside so many packed records, and how many of them at a time.
+// WorthPacking returns the minimum number of changes to compact beside a number of packed records, and the maximum per
+// pass.
 func (x *Index) WorthPacking(packed int) (worth, pass int) { return x.packing.worth(packed), packPass }
 
-// PackFrom sets how many changes are packed, and how many records a segment has at most.
+// PackFrom sets the minimum number of changes to compact, and the maximum number of records in a segment.
 func (x *Index) PackFrom(changes, records int) { x.packing.from, x.packing.segment = changes, records }

@@ -8,25 +8,25 @@ import (
 )
 
 const (
-	// recordSize is the size of a packed record in octets: serial number, three times of 6 octets, the reason.
+	// recordSize is the size of a packed record in bytes: serial number, three times of 6 bytes, and the reason.
 	recordSize = pki.SerialSize + 3*timeSize + 1
 	timeSize   = 6
-	// segmentRecords bounds a segment: what is rewritten for one change.
+	// segmentRecords is the maximum number of records in a segment. A change rewrites a whole segment.
 	segmentRecords = 1024
 )
 
-// pack appends a record. Times before 1970 become that, and none is beyond the year 9999, which 6 octets reach.
+// pack appends the encoded record. A time before 1970 becomes 1970. The 6 bytes reach beyond the year 9999.
 func (r *record) pack(b []byte) []byte {
 	serial := r.serial.Array()
 	b = append(b, serial[:]...)
 	for _, at := range [...]int64{r.notAfter, r.revokedAt, r.invalidSince} {
 		at = max(at, 0)
-		b = append(b, byte(at>>40), byte(at>>32), byte(at>>24), byte(at>>16), byte(at>>8), byte(at)) //nolint:gosec // one octet of it each
+		b = append(b, byte(at>>40), byte(at>>32), byte(at>>24), byte(at>>16), byte(at>>8), byte(at)) //nolint:gosec // one byte each
 	}
 	return append(b, byte(r.reason))
 }
 
-// unpack reads the first record of some.
+// unpack decodes the record at the start of b.
 func (r *record) unpack(b []byte) error {
 	var err error
 	if r.serial, err = pki.SerialFromBytes(b[:pki.SerialSize]); err != nil {
@@ -48,20 +48,20 @@ func compareSerials(a, b pki.Serial) int {
 	return bytes.Compare(x[:], y[:])
 }
 
-// segment is a run of records, in the order of their serial numbers, of one partition.
+// segment is a range of records of one partition, in the order of their serial numbers.
 type segment struct {
-	first   []byte // the range begins with this serial number
-	next    []byte // and ends before that of the next segment; nil for none
+	first   []byte // first serial number of the range
+	next    []byte // first serial number of the next segment's range; nil for none
 	records []record
 }
 
-// holds reports whether a serial number lies in the segment's range; it is not before its first.
+// holds reports whether the segment's range contains a serial number that is not less than first.
 func (s *segment) holds(serial pki.Serial) bool {
-	octets := serial.Array()
-	return s.next == nil || bytes.Compare(octets[:], s.next) < 0
+	b := serial.Array()
+	return s.next == nil || bytes.Compare(b[:], s.next) < 0
 }
 
-// unpackAll reads the records of a segment.
+// unpackAll decodes the records of a segment.
 func unpackAll(packed []byte) ([]record, error) {
 	if len(packed)%recordSize != 0 {
 		return nil, errDamagedSegment
@@ -75,9 +75,9 @@ func unpackAll(packed []byte) ([]record, error) {
 	return all, nil
 }
 
-// fold has changes, in the order of serial numbers, replace what a segment says of the same certificates. What is not
-// listed any more leaves, and so does what ended before a time.
-func (s *segment) fold(changes []record, endedBefore int64) {
+// merge merges changes, in the order of serial numbers, into the segment. A change replaces the record of the same
+// certificate. Records that are no longer listed, or that expired before a time, are removed.
+func (s *segment) merge(changes []record, endedBefore int64) {
 	merged := make([]record, 0, len(s.records)+len(changes))
 	for len(s.records)+len(changes) > 0 {
 		order := -1 // of the next record and the next change
@@ -103,7 +103,7 @@ func (s *segment) fold(changes []record, endedBefore int64) {
 	s.records = merged
 }
 
-// split cuts a segment into ones of so many records at most. The first has its range begin where the whole had.
+// split splits a segment into segments of at most most records. The first part keeps the start of the range.
 func (s *segment) split(most int) []segment {
 	n := max(1, (len(s.records)+most-1)/most)
 	parts := make([]segment, 0, n)
@@ -111,8 +111,8 @@ func (s *segment) split(most int) []segment {
 	for i := range n {
 		from, to := i*len(s.records)/n, (i+1)*len(s.records)/n
 		if i > 0 {
-			octets := s.records[from].serial.Array()
-			first = octets[:]
+			b := s.records[from].serial.Array()
+			first = b[:]
 			parts[i-1].next = first
 		}
 		parts = append(parts, segment{first: first, next: s.next, records: s.records[from:to:to]})
@@ -120,7 +120,7 @@ func (s *segment) split(most int) []segment {
 	return parts
 }
 
-// wanesAt is when a quarter of the records has ended.
+// wanesAt returns the time at which a quarter of the records has expired.
 func (s *segment) wanesAt() int64 {
 	ends := make([]int64, len(s.records))
 	for n, r := range s.records {

@@ -1,5 +1,6 @@
-// Package crlindex reads from a store's file what the CRLs of an issuer list. It keeps most of it packed in segments,
-// which are derived from the certificates' rows, so that a CRL is made without reading a row for each entry.
+// Package crlindex reads the entries of an issuer's CRLs from a store's file. It keeps most of them in segments of
+// packed records, so that building a CRL does not read a row for each entry. The segments are derived from the
+// certificates' rows.
 package crlindex
 
 import (
@@ -14,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// Index reads what is revoked, and packs it. It is safe for concurrent use.
+// Index reads and compacts the revoked certificates. It is safe for concurrent use.
 type Index struct {
 	db      *engine.DB
 	packing packing
@@ -25,12 +26,12 @@ func New(db *engine.DB) *Index {
 	return &Index{db, packing{make(chan struct{}, 1), packFrom, segmentRecords}}
 }
 
-// View calls read with a view of an issuer's changes in one transaction, so that all CRLs of a round are of one moment.
-// It returns the error of read as it is.
+// View calls read with a view of an issuer's changes in one transaction, so that all CRLs of a round show the same
+// state. It returns the error of read unchanged.
 func (x *Index) View(ctx context.Context, issuer pki.IssuerID, read func(crl.View) error) error {
 	var failed error
 	err := x.db.ReadMany(ctx, readRevoked, func(ctx context.Context, tx *sql.Tx) error {
-		// For a context that can end, the driver starts a goroutine for every row: the view looks at it by itself.
+		// With a cancelable context the driver starts a goroutine for every row. The view checks the context itself instead.
 		v := &view{ctx: ctx, quiet: context.WithoutCancel(ctx), tx: tx}
 		err := tx.QueryRowContext(v.quiet, `
 			SELECT (SELECT coalesce(max(id), 0) FROM log), (SELECT coalesce(max(id), 0) FROM issuers WHERE issuer = ?)`,
@@ -44,26 +45,26 @@ func (x *Index) View(ctx context.Context, issuer pki.IssuerID, read func(crl.Vie
 	return errors.Join(err, failed)
 }
 
-// readRevoked is what a view does, in an error.
+// readRevoked describes the operation of a view in errors.
 const readRevoked = "read what is revoked"
 
-// view is a crl.View.
+// view implements [crl.View].
 type view struct {
-	ctx      context.Context //nolint:containedctx // of the call that the view ends with
-	quiet    context.Context //nolint:containedctx // the same without its end
+	ctx      context.Context //nolint:containedctx // of the call to View, which the view does not outlive
+	quiet    context.Context //nolint:containedctx // the same without cancellation
 	tx       *sql.Tx
-	issuer   int64 // zero for one that is not on record
+	issuer   int64 // zero if it is not on record
 	position uint64
 }
 
-// Position implements crl.View.
+// Position implements [crl.View].
 func (v *view) Position() uint64 { return v.position }
 
-// NextPartition finds partitions one by one, so that their entries are not looked at.
+// NextPartition selects the next partition without scanning its entries.
 const NextPartition = `
 	SELECT crl_partition FROM certificates WHERE issuer = ? AND changed IS NOT NULL AND crl_partition >= ? ORDER BY crl_partition LIMIT 1`
 
-// partitions returns those in which a status ever changed, in ascending order.
+// partitions returns the partitions in which a status ever changed, in ascending order.
 func partitions(ctx context.Context, q engine.Querier, issuer int64) ([]uint16, error) {
 	var all []uint16
 	for from := 0; ; {
@@ -80,7 +81,7 @@ func partitions(ctx context.Context, q engine.Querier, issuer int64) ([]uint16, 
 	}
 }
 
-// Changed implements crl.View.
+// Changed implements [crl.View].
 func (v *view) Changed(since uint64) ([]uint16, error) {
 	changed, err := v.changed(since)
 	return changed, engine.Fail(readRevoked, err)
@@ -106,10 +107,10 @@ func (v *view) changed(since uint64) ([]uint16, error) {
 	return changed, nil
 }
 
-// errStopped ends a read whose consumer has seen enough.
+// errStopped ends a read whose consumer needs no more.
 var errStopped = errors.New("stopped")
 
-// Entries implements crl.View.
+// Entries implements [crl.View].
 func (v *view) Entries(l crl.Listing) iter.Seq2[crl.Entry, error] {
 	return func(yield func(crl.Entry, error) bool) {
 		err := v.entries(l, func(r *record) error {
@@ -147,12 +148,12 @@ func (v *view) entries(l crl.Listing, visit func(*record) error) error {
 	return nil
 }
 
-// SelectRecords reads what a record has.
+// SelectRecords selects the columns of a record.
 const SelectRecords = `
 	SELECT serial, not_after, revoked_at, invalid_since, reason, state FROM certificates
 	WHERE issuer = ? AND crl_partition = ? AND changed > ? `
 
-// changes reads what has changed in a partition since a log entry, in the order in which it did.
+// changes reads the changes of a partition since a log entry, in their order.
 func (v *view) changes(partition uint16, l crl.Listing, visit func(*record) error) error {
 	t, err := v.readRecords(partition, l.Since, `AND not_after >= ? ORDER BY changed, id`, engine.Millis(l.NotExpiredAt))
 	if err != nil {
@@ -167,7 +168,7 @@ func (v *view) changes(partition uint16, l crl.Listing, visit func(*record) erro
 	return t.err
 }
 
-// whole merges a partition's segments with what has changed since they were packed, both in the order of serial numbers.
+// whole merges a partition's segments with the changes since the last compaction, both in the order of serial numbers.
 func (v *view) whole(partition uint16, l crl.Listing, visit func(*record) error) error {
 	position, err := packedTo(v.quiet, v.tx, v.issuer, partition)
 	if err != nil {
@@ -179,7 +180,7 @@ func (v *view) whole(partition uint16, l crl.Listing, visit func(*record) error)
 		return err
 	}
 	if dropped {
-		position = 0 // the clock was ahead, and the segments may lack what is still to be listed: all is read from its rows
+		position = 0 // the clock was ahead, and segments may lack entries: read all rows instead
 	}
 	t, err := v.readRecords(partition, position, `ORDER BY serial`)
 	if err != nil {
@@ -254,7 +255,7 @@ func (v *view) readRecords(partition uint16, since uint64, rest string, args ...
 	return &tail{view: v, rows: rows}, err
 }
 
-func (t *tail) close() { _ = t.rows.Close() } // what it read is read
+func (t *tail) close() { _ = t.rows.Close() } // errors of reading are in t.err
 
 func (t *tail) next() bool {
 	if t.n++; t.n%1024 == 0 && t.err == nil {
@@ -268,17 +269,17 @@ func (t *tail) next() bool {
 	return t.err == nil
 }
 
-// record is what CRLs ask of a certificate. Times are milliseconds since 1970.
+// record is the data of a certificate that CRLs need. Times are milliseconds since 1970.
 type record struct {
 	serial       pki.Serial
 	notAfter     int64
 	revokedAt    int64
 	invalidSince int64 // zero for none
 	reason       pki.Reason
-	listed       bool // it is revoked or on hold
+	listed       bool // whether it is revoked or on hold
 }
 
-// scan reads a row of SelectRecords; serial is valid until the next one.
+// scan reads a row of SelectRecords. The serial is valid until the next row.
 func (r *record) scan(rows *sql.Rows, serial *sql.RawBytes) error {
 	var revokedAt, invalidSince sql.NullInt64
 	var state pki.State
@@ -304,7 +305,7 @@ func (r *record) entry() crl.Entry {
 	return e
 }
 
-// packedTo returns the log entry up to which a partition's changes are in its segments.
+// packedTo returns the last log entry whose changes are in a partition's segments.
 func packedTo(ctx context.Context, q engine.Querier, issuer int64, partition uint16) (uint64, error) {
 	var position uint64
 	err := q.QueryRowContext(ctx, `SELECT position FROM crl_packed WHERE issuer = ? AND crl_partition = ?`, issuer, partition).Scan(&position)

@@ -8,26 +8,26 @@ import (
 )
 
 const (
-	// longWAL is how many pages the WAL file may have before it is taken in and begun anew: SQLite's own measure.
+	// longWAL is the number of pages in the WAL file from which it is checkpointed and restarted: SQLite's default.
 	longWAL = 1000
-	// pagesOfTransaction is about how many pages a transaction changes, beside those that its jobs count.
+	// pagesOfTransaction is the approximate number of pages that a transaction changes, in addition to those of its jobs.
 	pagesOfTransaction = 6
-	// checkpointEvery is how often it is looked whether a checkpoint is due, and checkpointAfter when it is however little
-	// was written.
+	// checkpointEvery is the interval of checks whether a checkpoint is due. After checkpointAfter a checkpoint is due
+	// however little was written.
 	checkpointEvery = 20 * time.Millisecond
 	checkpointAfter = time.Second
 )
 
-// checkpointer takes what the WAL file has into the database file beside the writer, on a connection of its own. SQLite
-// would do it in the COMMIT of whoever makes the file long: all who wait for the writer would wait for two more flushes
-// of the disk, and hundreds of pages.
+// checkpointer copies the WAL file into the database file, on its own connection and in parallel to the writer. By
+// default SQLite does that in the COMMIT that makes the file long. All waiting writers would then wait for two more
+// disk syncs and for hundreds of pages.
 type checkpointer struct {
 	db   *sql.DB // one connection
 	stop chan struct{}
 	done sync.WaitGroup
 }
 
-// start begins to look after the WAL file of db.
+// start starts checkpointing the WAL file of db.
 func (c *checkpointer) start(db *DB) {
 	c.stop = make(chan struct{})
 	c.done.Go(func() { c.run(db) })
@@ -48,23 +48,23 @@ func (c *checkpointer) run(db *DB) {
 			continue
 		}
 		seen, last = now, time.Now()
-		// An error is one of the disk, which the writer meets too; what is not taken in now is next time.
+		// On a disk error, the writer fails too and reports it. The next checkpoint copies the rest.
 		if pages, err := c.checkpoint(); err == nil && pages >= longWAL {
 			db.turn <- struct{}{}
-			_, _ = c.checkpoint() // what came meanwhile; the next transaction begins the file anew, unless somebody reads it
+			_, _ = c.checkpoint() // the rest; the next transaction restarts the file unless a reader needs it
 			<-db.turn
 		}
 	}
 }
 
-// checkpoint takes in what there is, as far as no reader needs what it replaces, and returns how many pages the WAL has.
+// checkpoint copies the pages that no reader prevents, and returns the number of pages in the WAL.
 func (c *checkpointer) checkpoint() (pages int, err error) {
 	var busy, taken int
 	err = c.db.QueryRowContext(context.Background(), `PRAGMA wal_checkpoint(PASSIVE)`).Scan(&busy, &pages, &taken)
 	return pages, err
 }
 
-// close stops it, and closes its connection.
+// close stops the checkpointer and closes its connection.
 func (c *checkpointer) close() error {
 	if c.stop != nil {
 		close(c.stop)

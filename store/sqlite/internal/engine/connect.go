@@ -10,19 +10,19 @@ import (
 	"strconv"
 )
 
-// statements is how many prepared statements a connection keeps: more than the store has.
+// statements is the number of prepared statements that a connection caches: more than the store has.
 const statements = 128
 
-// pragma is a setting that a connection must read back; wrong settings lose what was promised to be durable.
+// pragma is a setting that is read back after connecting, because commits would not be durable with other settings.
 type pragma struct {
 	name string
 	want string
-	set  bool // by a statement, since the driver has no option for it
+	set  bool // set by a statement, because the driver has no option for it
 }
 
-// writerPragmas: synchronous 2 is FULL. mattn/go-sqlite3 compiles WAL to 1, NORMAL, which loses commits with the power.
-// temp_store 2 is MEMORY: what undoes a savepoint is otherwise written to a file where it outgrows 64 KiB. Checkpoints
-// are the checkpointer's.
+// writerPragmas are the settings of the writing connection. Synchronous 2 is FULL: mattn/go-sqlite3 compiles in 1
+// (NORMAL) for WAL, which loses commits in a power failure. temp_store 2 is MEMORY: by default a savepoint's undo data
+// beyond 64 KiB goes to a file. The checkpointer makes the checkpoints.
 var writerPragmas = []pragma{
 	{name: "journal_mode", want: "wal"}, {name: "synchronous", want: "2"}, {name: "foreign_keys", want: "1"},
 	{name: "temp_store", want: "2", set: true}, {name: "wal_autocheckpoint", want: "0", set: true},
@@ -40,7 +40,7 @@ func readerDSN(path string) string {
 	return dsn(path, url.Values{"mode": {"ro"}, "_query_only": {"true"}})
 }
 
-// recoveryDSN opens a file to roll back what a killed process has left, and changes nothing else.
+// recoveryDSN opens a file only to roll back the transaction of a killed process.
 func recoveryDSN(path string) string {
 	return dsn(path, url.Values{"mode": {"rw"}})
 }
@@ -52,14 +52,14 @@ func dsn(path string, options url.Values) string {
 	return file.String()
 }
 
-// connector opens connections, and gives out only those that have the settings that they were opened with.
+// connector opens connections, and returns only those whose settings read back as required.
 type connector struct {
 	driver driver.Driver
 	dsn    string
 	check  []pragma
 }
 
-// Driver returns the driver below.
+// Driver returns the underlying driver.
 func (c connector) Driver() driver.Driver { return c.driver }
 
 // Connect opens a connection and reads its settings back.

@@ -14,13 +14,13 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// How long to wait before trying again: a lock goes soon, a disk takes somebody to look after it.
+// Waits before a retry. A lock is released soon; a failing disk needs an operator.
 const (
 	retryBusy = 500 * time.Millisecond
 	retryDisk = 5 * time.Second
 )
 
-// MissingDirectoryError says that the directory of a store does not exist. It wraps fs.ErrNotExist.
+// MissingDirectoryError means that the directory of a store does not exist. It wraps [fs.ErrNotExist].
 type MissingDirectoryError struct{ Dir string }
 
 // Error names the directory and the next step.
@@ -31,7 +31,7 @@ func (e *MissingDirectoryError) Error() string {
 // Unwrap returns fs.ErrNotExist.
 func (e *MissingDirectoryError) Unwrap() error { return fs.ErrNotExist }
 
-// ModeError says that others than its owner may read or write a store.
+// ModeError means that accounts other than the owner may read or write a store.
 type ModeError struct {
 	Path string
 	Mode fs.FileMode
@@ -42,7 +42,7 @@ func (e *ModeError) Error() string {
 	return fmt.Sprintf("others may use the store %s (mode %04o): run chmod 600 on it", e.Path, e.Mode)
 }
 
-// unavailable is a failure of the store that may pass.
+// unavailable is a temporary failure of the store.
 type unavailable struct {
 	what  string
 	after time.Duration
@@ -53,13 +53,13 @@ func (e *unavailable) Error() string { return fmt.Sprintf("%s: %v", e.what, e.ca
 
 func (e *unavailable) Unwrap() error { return e.cause }
 
-// Temporary reports that the same call may succeed later.
+// Temporary returns true: the same operation may succeed later.
 func (e *unavailable) Temporary() bool { return true }
 
-// RetryAfter returns how long to wait before that.
+// RetryAfter returns the wait before a retry.
 func (e *unavailable) RetryAfter() time.Duration { return e.after }
 
-// passing says what to do about the errors of SQLite that may pass.
+// passing maps temporary errors of SQLite to advice.
 var passing = map[sqlite3.ErrNo]struct {
 	advice string
 	after  time.Duration
@@ -74,8 +74,8 @@ var passing = map[sqlite3.ErrNo]struct {
 	sqlite3.ErrNomem:    {"there is no memory for the store", retryDisk},
 }
 
-// Fail puts an error of the database into words: what was being done, what to do about it, and whether it may pass.
-// Refusals and errors of the contracts keep their own words.
+// Fail wraps an error of the database with the operation, the advice for the operator, and whether it is temporary. It
+// returns refusals and [ca.ErrFenced] unchanged.
 func Fail(what string, err error) error {
 	if _, refused := pki.AsRefusal(err); err == nil || refused || errors.Is(err, ca.ErrFenced) {
 		return err
@@ -96,7 +96,7 @@ func Fail(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// codeOf returns the code of an error, by what the system says where SQLite says no more than that the disk failed.
+// codeOf returns the code of an error. If SQLite reports only a disk error, it uses the system's error number.
 func codeOf(err sqlite3.Error) sqlite3.ErrNo {
 	switch {
 	case err.Code == sqlite3.ErrIoErr && err.SystemErrno == syscall.ENOSPC:
@@ -108,8 +108,8 @@ func codeOf(err sqlite3.Error) sqlite3.ErrNo {
 	}
 }
 
-// isBroken reports whether a connection is better closed after an error than used again: what it thinks of the file may
-// be wrong.
+// isBroken reports whether a connection should be closed after an error, because its cached state of the file may be
+// wrong.
 func isBroken(err error) bool {
 	var cause sqlite3.Error
 	if !errors.As(err, &cause) {

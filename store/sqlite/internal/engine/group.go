@@ -11,19 +11,19 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// maxGroup bounds the jobs of one transaction.
+// maxGroup is the maximum number of jobs in one transaction.
 const maxGroup = 64
 
-// job is what one caller writes.
+// job is the write of one caller.
 type job struct {
 	do       func(*Tx) error
-	done     chan struct{} // closed once what follows is set
+	done     chan struct{} // closed once the fields below are set
 	err      error
 	panicked any
-	pages    uint64 // about how many it has changed
+	pages    uint64 // approximate number of pages that it changed
 }
 
-// group is the jobs that wait for the next transaction, in the order of their coming.
+// group holds the jobs that wait for the next transaction, in the order of arrival.
 type group struct {
 	mu   sync.Mutex
 	jobs []*job
@@ -35,7 +35,7 @@ func (g *group) join(j *job) {
 	g.jobs = append(g.jobs, j)
 }
 
-// leave takes back a job that no transaction has taken, and reports whether it did.
+// leave removes a job that is not yet in a transaction, and reports whether it did.
 func (g *group) leave(j *job) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -55,12 +55,12 @@ func (g *group) take() []*job {
 	return taken
 }
 
-// Write runs do in a transaction and returns once that is durable. Who comes while another transaction is being written
-// shares the next one, since making it durable costs the same for one as for many; whoever gets the writing connection
-// first runs what all of them have to write, each in a savepoint of its own.
+// Write runs do in a transaction, and returns when it is durable. Writes that arrive during a transaction share the
+// next one, because a durable commit costs the same for many as for one. The first caller to get the writing connection
+// runs the jobs of all of them, each in its own savepoint.
 //
-// The context bounds the wait for the transaction; one that has begun runs to its end, which is not far: a caller's
-// patience is no reason to lose what others write. An error means that nothing was written, unless it is one of COMMIT.
+// The context limits the wait for the transaction. A transaction that has started runs to its end, so that one caller's
+// deadline does not abort the writes of others. If Write returns an error, nothing was written, unless COMMIT failed.
 func (db *DB) Write(ctx context.Context, what string, do func(context.Context, *Tx) error) error {
 	if ctx.Err() != nil {
 		return Fail(what, ctx.Err())
@@ -75,7 +75,7 @@ func (db *DB) Write(ctx context.Context, what string, do func(context.Context, *
 		}
 		select {
 		case <-j.done:
-		case db.turn <- struct{}{}: // the runtime keeps senders in their order
+		case db.turn <- struct{}{}: // the runtime serves senders in order
 			db.carryOut(db.next.take())
 			<-db.turn
 		case <-ctx.Done():
@@ -87,25 +87,25 @@ func (db *DB) Write(ctx context.Context, what string, do func(context.Context, *
 	}
 }
 
-// result is for the caller of a job, once it is done.
+// result returns the result of a finished job to its caller.
 func (j *job) result() error {
 	if j.panicked != nil {
-		panic(j.panicked) //nolint:forbidigo // it is the caller's own, which the goroutine that ran the job has caught for it
+		panic(j.panicked) //nolint:forbidigo // the job's panic continues in the goroutine of its caller
 	}
 	return j.err
 }
 
-// carryOut runs jobs in one transaction, on the writing connection.
+// carryOut runs jobs in one transaction on the writing connection.
 func (db *DB) carryOut(jobs []*job) {
 	if len(jobs) == 0 {
-		return // those who waited were served by the transaction before
+		return // the previous transaction included all jobs
 	}
 	defer func() {
 		for _, j := range jobs {
 			close(j.done)
 		}
 	}()
-	ctx := context.Background() // the transaction is nobody's alone
+	ctx := context.Background() // not that of any one caller
 	conn, err := db.writer.Conn(ctx)
 	if err != nil {
 		failAll(jobs, err)
@@ -125,8 +125,8 @@ func (db *DB) carryOut(jobs []*job) {
 	}
 }
 
-// failAll gives jobs the error of the transaction that they shared. A refusal may rest on what another job of it wrote,
-// so it does not stand either; what else failed has failed by itself.
+// failAll sets the error of a failed transaction on its jobs. A refusal is replaced too, since it may depend on what
+// another job wrote. Jobs with other errors keep their own.
 func failAll(jobs []*job, err error) {
 	for _, j := range jobs {
 		if _, refused := pki.AsRefusal(j.err); j.err == nil || refused {
@@ -135,13 +135,14 @@ func failAll(jobs []*job, err error) {
 	}
 }
 
-// transact runs jobs and commits what those of them wrote that did not fail. An error is one of all.
+// transact runs jobs in a transaction and commits the writes of those that succeed. An error is that of the
+// transaction.
 func transact(ctx context.Context, conn *sql.Conn, jobs []*job) error {
 	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = tx.Rollback() }() // of no effect after Commit
+	defer func() { _ = tx.Rollback() }() // no effect after Commit
 	if len(jobs) == 1 {
 		if !jobs[0].run(tx) {
 			return nil
@@ -156,8 +157,8 @@ func transact(ctx context.Context, conn *sql.Conn, jobs []*job) error {
 	return tx.Commit()
 }
 
-// runApart runs a job so that what it wrote is undone where it fails. An error says that the whole transaction has ended,
-// as SQLite has it for some failures of the disk.
+// runApart runs a job in a savepoint, which is rolled back if the job fails. An error means that the whole transaction
+// has ended, which SQLite does after some disk errors.
 func (j *job) runApart(ctx context.Context, tx *sql.Tx) error {
 	if _, err := tx.ExecContext(ctx, "SAVEPOINT job"); err != nil {
 		return err
@@ -171,7 +172,7 @@ func (j *job) runApart(ctx context.Context, tx *sql.Tx) error {
 	return err
 }
 
-// run does a job, and reports whether it succeeded. A panic is its caller's, not that of whoever runs it.
+// run runs a job, and reports whether it succeeded. It keeps a panic for the job's caller.
 func (j *job) run(tx *sql.Tx) (ok bool) {
 	defer func() {
 		if j.panicked = recover(); j.panicked != nil {

@@ -13,10 +13,10 @@ import (
 	"github.com/brevet-pki/brevet/files"
 )
 
-// LockedError says that another process has the store open.
+// LockedError means that another process has the store open.
 type LockedError struct {
 	Path string // of the lock file
-	PID  int    // of the process that wrote it; zero where that is not readable
+	PID  int    // of the process that holds the lock; zero if it cannot be read
 }
 
 // Error names the lock file, its holder and the next step.
@@ -28,10 +28,10 @@ func (e *LockedError) Error() string {
 	return fmt.Sprintf("%s has the store open and holds %s: stop it first, or ask it over gRPC", holder, e.Path)
 }
 
-// takeLock locks a file of its own: SQLite's locks on the database are let go whenever any descriptor of it is closed.
-// The file stays when the lock goes; removing it would let two processes lock two files of one name.
+// takeLock locks a separate file, because SQLite's locks on the database are released whenever any of its descriptors
+// is closed. The file is never removed: otherwise two processes could lock different files with the same name.
 func takeLock(path string) (*os.File, error) {
-	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE|files.NoFollow, 0o600) // its content is written over
+	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE|files.NoFollow, 0o600) // overwritten below
 	if err != nil {
 		return nil, openError(path, err)
 	}
@@ -44,14 +44,14 @@ func takeLock(path string) (*os.File, error) {
 		err = writeHolder(f)
 	}
 	if err != nil {
-		_ = giveLock(f) // the error that matters is the first one
+		_ = giveLock(f) // the first error is reported
 		return nil, openError(path, err)
 	}
 	return f, nil
 }
 
-// giveLock lets the lock go. To close the file is not enough: a process that is being started just now has it open, too,
-// until it runs its program.
+// giveLock releases the lock. Closing the file is not enough: a child process that is just being started also has it
+// open, until it executes its program.
 func giveLock(f *os.File) error {
 	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
 }

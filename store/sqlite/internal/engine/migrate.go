@@ -13,18 +13,19 @@ import (
 	"github.com/pressly/goose/v3"
 )
 
-// Schema is the tables of a file.
+// Schema describes the tables of a file.
 type Schema struct {
 	Migrations fs.FS // goose migrations, in its root
-	// ApplicationID is what the first migration sets. A file with another one is another program's.
+	// ApplicationID is the application ID that the first migration sets. A file with another one belongs to another
+	// program.
 	ApplicationID int64
 }
 
-// NewerError says that a newer Brevet has written the store, which was left untouched.
+// NewerError means that a newer Brevet has written the store. The store was left unchanged.
 type NewerError struct {
 	Path  string
 	Have  int64 // the version of the store's tables
-	Known int64 // the newest version that this program knows
+	Known int64 // the newest version that this program supports
 }
 
 // Error names both versions and the next step.
@@ -45,7 +46,7 @@ func (s Schema) migrate(ctx context.Context, db *sql.DB) error {
 	return err
 }
 
-// checkVersion looks at a store read-only, before any connection that could change it.
+// checkVersion checks a store with a read-only connection, before a connection that could change it is opened.
 func (s Schema) checkVersion(ctx context.Context, d driver.Driver, path string) error {
 	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
 		return err // a new store
@@ -53,14 +54,14 @@ func (s Schema) checkVersion(ctx context.Context, d driver.Driver, path string) 
 	err := s.inspect(ctx, d, path, readerDSN(path))
 	var left sqlite3.Error
 	if errors.As(err, &left) && left.Code == sqlite3.ErrReadonly {
-		// A process was killed in the middle of a transaction. SQLite rolls that back, but not through a connection that
-		// may only read; whatever version the store has, this leaves it as its last commit did.
+		// A process was killed during a transaction. SQLite can roll it back only through a connection that may write. This
+		// restores the last commit, whatever version the store has.
 		err = s.inspect(ctx, d, path, recoveryDSN(path))
 	}
 	return err
 }
 
-// inspect refuses a database that another program or a newer Brevet has written.
+// inspect returns an error if another program or a newer Brevet has written the database.
 func (s Schema) inspect(ctx context.Context, d driver.Driver, path, dsn string) error {
 	db := sql.OpenDB(connector{d, dsn, nil})
 	defer db.Close()
@@ -83,7 +84,7 @@ func (s Schema) inspect(ctx context.Context, d driver.Driver, path, dsn string) 
 		return fmt.Errorf("%s is another program's database: name another file", path)
 	}
 	if migrated == 0 {
-		return nil // made, and never filled
+		return nil // created but never filled
 	}
 	row = db.QueryRowContext(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`)
 	if err := row.Scan(&have); err != nil {

@@ -1,8 +1,8 @@
-// Package engine runs transactions on the one SQLite file of a store, and knows nothing of its tables.
+// Package engine runs transactions on the SQLite file of a store. It does not depend on the tables in it.
 //
-// [Open] takes the store's lock, refuses a file that is not the store's, and migrates its tables. [DB.Write] makes
-// durable what several callers write with one commit; [DB.Read], [DB.ReadMany] and [DB.Look] read beside it. Errors of
-// SQLite become errors that name the next step, and report whether they may pass ([Fail]).
+// [Open] takes the store's lock, refuses files of other programs, and migrates the tables. [DB.Write] runs the writes
+// of several callers with one durable commit. [DB.Read], [DB.ReadMany] and [DB.Look] read in parallel to it. [Fail]
+// turns errors of SQLite into errors that name the next step and report whether they are temporary.
 package engine
 
 import (
@@ -21,34 +21,34 @@ import (
 	"github.com/brevet-pki/brevet/files"
 )
 
-// The bounds of a DB.
+// Limits of a DB.
 const (
-	maxReaders = 4               // read transactions at a time; more wait for their turn
-	maxRead    = 5 * time.Minute // of one read transaction: while it is open, the WAL file cannot be taken in
-	maxBusy    = 5 * time.Second // how long to wait for a lock that another program has on the file
+	maxReaders = 4               // concurrent read transactions; others wait
+	maxRead    = 5 * time.Minute // duration of a read transaction, which prevents checkpoints
+	maxBusy    = 5 * time.Second // wait for a lock that another program holds on the file
 )
 
 // DB is an open file. It is safe for concurrent use.
 type DB struct {
 	path   string
 	lock   *os.File
-	writer *sql.DB       // one connection, whose transactions begin IMMEDIATE
-	turn   chan struct{} // holds one value while somebody has the writing connection
-	next   group         // what waits for it
+	writer *sql.DB       // one connection; its transactions begin IMMEDIATE
+	turn   chan struct{} // holds one value while the writing connection is in use
+	next   group         // the jobs that wait for it
 	reader *sql.DB
-	many   chan struct{} // holds a value for each who reads very many rows
+	many   chan struct{} // holds a value for each read of very many rows
 
-	written      atomic.Uint64 // about how many pages the WAL file got so far
+	written      atomic.Uint64 // approximate number of pages written to the WAL file
 	checkpointer checkpointer
 
 	closing  sync.Once
 	closeErr error
 }
 
-// Open opens the file at path through a driver, or makes a new one in a directory that exists, and migrates its tables.
-// It takes the lock path+".lock" with flock, which the kernel releases when the process ends: one process has a file
-// open at a time. The error is a *LockedError, *MissingDirectoryError, *NewerError or *ModeError if one of them is the
-// cause.
+// Open opens the file at path with a driver and migrates its tables. If the file does not exist, Open creates it in an
+// existing directory. It locks path+".lock" with flock, so that only one process has the file open; the kernel releases
+// the lock when the process ends. The error is a *[LockedError], *[MissingDirectoryError], *[NewerError] or
+// *[ModeError] if that is the cause.
 func Open(ctx context.Context, path string, schema Schema, d driver.Driver) (_ *DB, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
@@ -63,7 +63,7 @@ func Open(ctx context.Context, path string, schema Schema, d driver.Driver) (_ *
 	}
 	defer func() {
 		if err != nil {
-			_ = db.Close() // the error that matters is the first one
+			_ = db.Close() // the first error is reported
 		}
 	}()
 	if err := createFile(path); err != nil {
@@ -90,8 +90,7 @@ func Open(ctx context.Context, path string, schema Schema, d driver.Driver) (_ *
 	return db, nil
 }
 
-// Close waits for the transaction that is writing, takes the WAL into the file, and gives the lock back. Closing again
-// does nothing.
+// Close waits for the running transaction, checkpoints the WAL, and releases the lock. It may be called again.
 func (db *DB) Close() error {
 	db.closing.Do(func() {
 		errs := []error{db.checkpointer.close()}
@@ -108,20 +107,20 @@ func (db *DB) Close() error {
 	return db.closeErr
 }
 
-// closeWriter waits for its turn: database/sql would close the connection only after somebody's transaction, and by
-// then the lock would be gone.
+// closeWriter waits for the writing connection. Otherwise database/sql would close it only after a running transaction,
+// when the lock is already released.
 func closeWriter(writer *sql.DB) error {
 	conn, err := writer.Conn(context.Background())
 	if err != nil {
-		return writer.Close() // there is no connection to wait for
+		return writer.Close() // no connection is open
 	}
 	return errors.Join(writer.Close(), conn.Close())
 }
 
-// Writer returns the writing connection, for statements outside any transaction.
+// Writer returns the writing connection, for statements outside of transactions.
 func (db *DB) Writer() *sql.DB { return db.writer }
 
-// Waiting returns how many jobs wait for the next transaction.
+// Waiting returns the number of jobs that wait for the next transaction.
 func (db *DB) Waiting() int {
 	db.next.mu.Lock()
 	defer db.next.mu.Unlock()
@@ -133,7 +132,7 @@ func isDirectory(path string) bool {
 	return err == nil && info.IsDir()
 }
 
-// createFile makes an empty file for its owner alone where there is none. SQLite gives its other files the same mode.
+// createFile creates an empty file for its owner unless it exists. SQLite gives its other files the same mode.
 func createFile(path string) error {
 	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

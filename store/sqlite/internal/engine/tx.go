@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// Tx is the one transaction that is writing, as one job sees it. It belongs to one goroutine.
+// Tx is the writing transaction as one job sees it. It must be used by one goroutine.
 type Tx struct {
 	*sql.Tx
-	// Pages is about how many pages of the file the job has changed. The job adds to it.
+	// Pages is the approximate number of pages that the job has changed. The job adds to it.
 	Pages uint64
 }
 
-// Read runs do in a transaction that sees one state of the store and changes nothing.
+// Read runs do in a read-only transaction with a consistent snapshot.
 func (db *DB) Read(ctx context.Context, what string, do func(context.Context, *sql.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, maxRead)
 	defer cancel()
@@ -22,12 +22,12 @@ func (db *DB) Read(ctx context.Context, what string, do func(context.Context, *s
 	if err != nil {
 		return Fail(what, err)
 	}
-	defer func() { _ = tx.Rollback() }() // there is nothing to lose
+	defer func() { _ = tx.Rollback() }() // nothing was written
 	return Fail(what, do(ctx, tx))
 }
 
-// ReadMany is Read for what may visit very many rows. Those leave a connection to whoever reads few: a request, the feed of
-// statuses and the sequencer wait for none of them.
+// ReadMany is Read for operations that may visit very many rows. They leave at least one connection to short reads, so
+// that requests, the feed of statuses and the sequencer do not wait for them.
 func (db *DB) ReadMany(ctx context.Context, what string, do func(context.Context, *sql.Tx) error) error {
 	select {
 	case db.many <- struct{}{}:
@@ -38,8 +38,8 @@ func (db *DB) ReadMany(ctx context.Context, what string, do func(context.Context
 	}
 }
 
-// Look runs do, which reads with one statement: that sees one state of the store by itself. The context bounds the wait
-// for a connection; a statement that has begun is not far from its end.
+// Look runs do, which must read with a single statement, and so needs no transaction for a consistent snapshot. The
+// context limits the wait for a connection. A statement that has started runs to its end.
 func (db *DB) Look(ctx context.Context, what string, do func(context.Context, *sql.Conn) error) error {
 	conn, err := db.reader.Conn(ctx)
 	if err != nil {
@@ -57,12 +57,12 @@ func (tx *Tx) ExecOne(ctx context.Context, query string, args ...any) error {
 	}
 	n, err := result.RowsAffected()
 	if err == nil && n != 1 {
-		err = fmt.Errorf("%d rows changed where one should have", n)
+		err = fmt.Errorf("%d rows changed instead of one", n)
 	}
 	return err
 }
 
-// Rows is the result of a query, with its error.
+// Rows is the result of a query, including its error.
 type Rows struct {
 	rows *sql.Rows
 	err  error
@@ -74,7 +74,7 @@ func Query(ctx context.Context, q Querier, query string, args ...any) Rows {
 	return Rows{rows, err}
 }
 
-// Each calls visit for every row, and returns the first error: of the query, of visit or of reading.
+// Each calls visit for every row. It returns the first error of the query, of visit or of reading.
 func (r Rows) Each(visit func(*sql.Rows) error) error {
 	if r.err != nil {
 		return r.err
@@ -97,13 +97,13 @@ type Querier interface {
 // Scanner is a *sql.Row or *sql.Rows.
 type Scanner interface{ Scan(dest ...any) error }
 
-// Millis returns a time as the file has it: milliseconds since 1970.
+// Millis returns a time in the encoding of the file: milliseconds since 1970.
 func Millis(t time.Time) int64 { return t.UnixMilli() }
 
-// FromMillis reads back what Millis returned.
+// FromMillis decodes the result of Millis.
 func FromMillis(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 
-// OptionalMillis returns NULL for no time.
+// OptionalMillis returns NULL for the zero time, and otherwise the result of Millis.
 func OptionalMillis(t time.Time) any {
 	if t.IsZero() {
 		return nil
@@ -111,7 +111,7 @@ func OptionalMillis(t time.Time) any {
 	return Millis(t)
 }
 
-// RestoreMillis reads back what OptionalMillis wrote.
+// RestoreMillis decodes the result of OptionalMillis.
 func RestoreMillis(ms sql.NullInt64) time.Time {
 	if !ms.Valid {
 		return time.Time{}

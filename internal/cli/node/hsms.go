@@ -12,34 +12,34 @@ import (
 	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
-// issuingToken is a configured token, with what of it serves the installed CAs.
+// issuingToken is a configured token, with the keys of installed CAs in it.
 type issuingToken struct {
 	name    string
-	token   *hsm.Token // nil if the token was not available when it was opened
-	err     error      // why it was not
+	token   *hsm.Token // nil if the token was unavailable when it was opened
+	err     error      // the reason if it was unavailable
 	keys    []*hsm.Key
-	issuers []pki.IssuerID // whose keys these are
+	issuers []pki.IssuerID // the CAs of these keys
 }
 
-// name is the token as log and metrics call it.
-func (c TokenConfig) name() string { return cmp.Or(c.Label, c.Serial) }
+// name returns the token's name in the log and in metrics.
+func (c HSMConfig) name() string { return cmp.Or(c.Label, c.Serial) }
 
-// openTokens opens all tokens of a configuration. One that is not available is warned of, unless it is the last hope: the
-// keys of the others serve.
+// openTokens opens all configured tokens. If some are unavailable, it logs a warning and continues with the others. It
+// fails if none is available.
 func openTokens(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (tokens []*issuingToken, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeTokens(tokens))
 		}
 	}()
-	for i, tc := range append([]TokenConfig{c.Token}, c.FurtherTokens...) {
+	for i, tc := range append([]HSMConfig{c.HSM}, c.FurtherHSMs...) {
 		if i > 0 {
 			if pin, err = hsm.ReadPINFile(tc.PINFile); err != nil {
 				return tokens, err
 			}
 		}
 		t := &issuingToken{name: tc.name()}
-		if t.token, err = OpenToken(ctx, tc, pin); err != nil && !errors.Is(err, hsm.ErrUnavailable) {
+		if t.token, err = OpenHSM(ctx, tc, pin); err != nil && !errors.Is(err, hsm.ErrUnavailable) {
 			return tokens, err
 		}
 		t.err = err
@@ -57,7 +57,7 @@ func openTokens(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (t
 	return tokens, nil
 }
 
-// absence returns why tokens are not available, nil if all are, and whether any is.
+// absence returns the errors of unavailable tokens, or nil if all are available, and whether any is available.
 func absence(tokens []*issuingToken) (err error, available bool) {
 	for _, t := range tokens {
 		err = errors.Join(err, t.err)
@@ -76,8 +76,8 @@ func closeTokens(tokens []*issuingToken) error {
 	return err
 }
 
-// findKey returns the key with a label and a public key, and the available token that holds it. If there is none, the error
-// is that of the token that comes closest: [hsm.ErrNotFound] only if no token has the label.
+// findKey returns the key with a label and a public key, and the token that contains it. If there is none, it returns
+// the most specific error of the tokens: [hsm.ErrNotFound] only if no token has a key with the label.
 func findKey(ctx context.Context, tokens []*issuingToken, label string, public crypto.PublicKey) (*issuingToken, *hsm.Key, error) {
 	var notFound, failed error
 	var other *hsm.Key
@@ -102,7 +102,7 @@ func findKey(ctx context.Context, tokens []*issuingToken, label string, public c
 	case failed != nil:
 		return nil, nil, failed
 	case other != nil:
-		return holder, other, nil // ca.NewIssuer says what does not fit
+		return holder, other, nil // ca.NewIssuer returns an error about the mismatch
 	default:
 		return nil, nil, notFound
 	}
@@ -113,7 +113,7 @@ func isPublic(have, want crypto.PublicKey) bool {
 	return ok && k.Equal(want)
 }
 
-// issuingTokens returns what the server watches: the tokens with keys in use, and those that were not available.
+// issuingTokens returns the tokens that the server monitors: those with keys in use, and those that were unavailable.
 func issuingTokens(tokens []*issuingToken) []telemetry.IssuingToken {
 	var all []telemetry.IssuingToken
 	for _, t := range tokens {
@@ -127,14 +127,14 @@ func issuingTokens(tokens []*issuingToken) []telemetry.IssuingToken {
 	return all
 }
 
-// absentToken stands for a token that was not available when it was opened. It does not come back before the next start.
+// absentToken stands for a token that was unavailable when it was opened. It stays unavailable until the next start.
 type absentToken struct{ err error }
 
 // Prove returns why the token was not available.
 func (a absentToken) Prove(context.Context) error { return a.err }
 
-// Calls returns no calls in one session, since every session of such a token is free.
+// Calls returns zero calls of one possible.
 func (absentToken) Calls() (now, most int) { return 0, 1 }
 
-// Failures returns the one failure.
+// Failures returns 1, for the failure to open the token.
 func (absentToken) Failures() int { return 1 }

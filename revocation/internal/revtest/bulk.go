@@ -10,14 +10,14 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// CountBulk implements revocation.Records. A Book knows certificates by their issuer alone.
+// CountBulk implements [revocation.Store]. A Book selects certificates by their issuer only.
 func (b *Book) CountBulk(ctx context.Context, o revocation.BulkRequest) (revocation.Affected, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return revocation.Affected{Valid: len(b.members(o))}, ctx.Err()
 }
 
-// members are what an order would change, as it would have them.
+// members returns what a bulk revocation would change, with the new statuses.
 func (b *Book) members(o revocation.BulkRequest) []pki.StatusChange {
 	var found []pki.StatusChange
 	for ref, c := range b.statuses {
@@ -31,37 +31,37 @@ func (b *Book) members(o revocation.BulkRequest) []pki.StatusChange {
 	return found
 }
 
-// CreateBulk implements revocation.Records.
+// CreateBulk implements [revocation.Store].
 func (b *Book) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revocation.BulkRevocation, []pki.StatusChange, error) {
 	if err := ctx.Err(); err != nil {
 		return revocation.BulkRevocation{}, nil, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := &revocation.BulkRevocation{ID: int64(len(b.sets) + 1), BulkRequest: o}
-	b.sets = append(b.sets, s)
+	s := &revocation.BulkRevocation{ID: int64(len(b.bulks) + 1), BulkRequest: o}
+	b.bulks = append(b.bulks, s)
 	return *s, nil, nil
 }
 
-// NotifyBulk implements revocation.Records.
+// NotifyBulk implements [revocation.Store].
 func (b *Book) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s, err := b.set(id)
+	s, err := b.bulk(id)
 	if err != nil || s.Done {
 		return s, err
 	}
 	members := b.members(s.BulkRequest)
 	observer.Apply(members...)
-	b.sets[id-1].Total, b.sets[id-1].Counted = s.Applied+len(members), true
-	return *b.sets[id-1], ctx.Err()
+	b.bulks[id-1].Total, b.bulks[id-1].Counted = s.Applied+len(members), true
+	return *b.bulks[id-1], ctx.Err()
 }
 
-// ApplyBulk implements revocation.Records.
+// ApplyBulk implements [revocation.Store].
 func (b *Book) ApplyBulk(ctx context.Context, id int64, limit int, _ time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s, err := b.set(id)
+	s, err := b.bulk(id)
 	if err != nil || s.Done || ctx.Err() != nil {
 		return nil, s, cmp.Or(err, ctx.Err())
 	}
@@ -71,24 +71,24 @@ func (b *Book) ApplyBulk(ctx context.Context, id int64, limit int, _ time.Time) 
 		step[i] = b.put(c)
 		b.marks[c.Ref] = mark{b.marks[c.Ref].partition, uint64(len(b.log))}
 	}
-	b.sets[id-1].Applied += len(step)
-	b.sets[id-1].Done = len(step) == len(members)
-	return step, *b.sets[id-1], nil
+	b.bulks[id-1].Applied += len(step)
+	b.bulks[id-1].Done = len(step) == len(members)
+	return step, *b.bulks[id-1], nil
 }
 
-// BulkRevocation implements revocation.Records.
+// BulkRevocation implements [revocation.Store].
 func (b *Book) BulkRevocation(ctx context.Context, id int64) (revocation.BulkRevocation, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s, err := b.set(id)
+	s, err := b.bulk(id)
 	return s, cmp.Or(err, ctx.Err())
 }
 
-// BulkRevocations implements revocation.Store.
+// BulkRevocations implements [revocation.Store].
 func (b *Book) BulkRevocations(ctx context.Context, states []revocation.BulkState, after int64, limit int) (page []revocation.BulkRevocation, next int64, _ error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, s := range slices.Backward(b.sets) {
+	for _, s := range slices.Backward(b.bulks) {
 		switch {
 		case after != 0 && s.ID >= after, len(states) > 0 && !slices.Contains(states, s.State()):
 		case len(page) == limit:
@@ -100,20 +100,20 @@ func (b *Book) BulkRevocations(ctx context.Context, states []revocation.BulkStat
 	return page, 0, ctx.Err()
 }
 
-// set is Set for who holds the lock.
-func (b *Book) set(id int64) (revocation.BulkRevocation, error) {
-	if id < 1 || id > int64(len(b.sets)) {
-		return revocation.BulkRevocation{}, pki.Refuse(pki.RuleNotFound, "name one that was ordered", "there is no set %d", id)
+// bulk returns a bulk revocation. The caller holds the lock.
+func (b *Book) bulk(id int64) (revocation.BulkRevocation, error) {
+	if id < 1 || id > int64(len(b.bulks)) {
+		return revocation.BulkRevocation{}, pki.Refuse(pki.RuleNotFound, "give the ID of a bulk revocation", "there is no bulk revocation %d", id)
 	}
-	return *b.sets[id-1], nil
+	return *b.bulks[id-1], nil
 }
 
-// OpenBulk implements revocation.Records.
+// OpenBulk implements [revocation.Store].
 func (b *Book) OpenBulk(ctx context.Context) ([]revocation.BulkRevocation, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var open []revocation.BulkRevocation
-	for _, s := range b.sets {
+	for _, s := range b.bulks {
 		if !s.Done {
 			open = append(open, *s)
 		}

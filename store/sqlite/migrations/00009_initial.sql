@@ -123,6 +123,7 @@ CREATE TABLE certificates (
     successor     INTEGER, -- the key that it was renewed with
     superseded_by INTEGER, -- the certificate that renewed it, where it was revoked for that
     profile       TEXT,
+    issued_at     INTEGER NOT NULL,
     not_before    INTEGER,
     not_after     INTEGER NOT NULL,
     crl_partition INTEGER NOT NULL,
@@ -142,6 +143,7 @@ CREATE TABLE certificates (
     CHECK (identity IS NOT NULL OR state = 3)
 ) STRICT;
 CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request);
+CREATE INDEX certificates_by_issue ON certificates (issued_at);
 CREATE INDEX certificates_by_expiry ON certificates (not_after);
 -- An identity's certificates that have not ended, without a look at those that have.
 CREATE INDEX certificates_by_identity ON certificates (identity, not_after);

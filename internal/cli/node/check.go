@@ -1,0 +1,206 @@
+package node
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/ca/ceremony"
+	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/internal/config"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/admission"
+	"github.com/brevet-pki/brevet/store/retention"
+)
+
+// Check verifies every value without touching anything outside, and sets the defaults that depend on other values. It
+// returns a [*config.Error] for the first value that does not pass.
+func (c *Config) Check() error {
+	for _, k := range []struct {
+		key   string
+		check func() error
+	}{
+		{"trust_domain", c.checkTrustDomain}, {"state_dir", c.checkStateDir}, {"server_names", c.checkServerNames},
+		{"public_url", c.checkPublicURL},
+		{"listen.grpc", func() error { return checkListen(c.Listen.GRPC) }},
+		{"listen.http", func() error { return checkListen(c.Listen.HTTP) }},
+		{"listen.operations", c.checkOperations}, {"advertise_address", c.checkAdvertiseAddress}, {"hsm", c.HSM.checkName},
+		{"hsm.sessions", c.HSM.checkSessions}, {"further_hsms", c.checkFurtherHSMs},
+		{"rate_limits.identity.per_second", admission.Rate(c.RateLimits.Identity).CheckPerSecond},
+		{"rate_limits.identity.burst", admission.Rate(c.RateLimits.Identity).CheckBurst},
+		{"rate_limits.address.per_second", admission.Rate(c.RateLimits.Address).CheckPerSecond},
+		{"rate_limits.address.burst", admission.Rate(c.RateLimits.Address).CheckBurst},
+		{"ocsp.max_age", func() error { return responder.CheckMaxAge(c.OCSP.MaxAge) }},
+		{"crl.partitions", func() error { return ca.CheckPartitions(c.CRL.Partitions) }},
+		{"crl.max_age", func() error { return responder.CheckMaxAge(c.CRL.MaxAge) }},
+		{"crl.directories", c.CRL.checkDirectories}, {"retention", c.checkRetention},
+		{"tracing.endpoint", c.Tracing.checkEndpoint}, {"tracing.sample_ratio", c.Tracing.checkSampleRatio},
+	} {
+		if err := k.check(); err != nil {
+			return &config.Error{Key: k.key, Problem: err.Error()}
+		}
+	}
+	if _, err := c.profiles(); err != nil { // an error that begins with the key
+		return &config.Error{Problem: err.Error()}
+	}
+	return nil
+}
+
+func (c *Config) checkTrustDomain() error { return ceremony.CheckTrustDomain(c.TrustDomain) }
+
+func (c *Config) checkStateDir() error {
+	if !filepath.IsAbs(c.StateDir) {
+		return fmt.Errorf("%q is not an absolute path", c.StateDir)
+	}
+	return nil
+}
+
+func (c *Config) checkServerNames() error {
+	if len(c.ServerNames) == 0 {
+		return errors.New("name at least one DNS name or IP address that clients reach the server by")
+	}
+	_, err := server.CheckNames(c.ServerNames)
+	return err
+}
+
+func (c *Config) checkPublicURL() error { return pki.CheckWebURL(c.PublicURL) }
+
+func (c *Config) checkOperations() error {
+	if c.Listen.Operations == "" {
+		return nil
+	}
+	return checkListen(c.Listen.Operations)
+}
+
+// checkListen verifies the form of an address. Opening the listener shows whether the machine has it.
+func checkListen(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
+		return fmt.Errorf("%q is no address to listen on: write host:port, such as 127.0.0.1:7443 or :7443", address)
+	}
+	return nil
+}
+
+// checkAdvertiseAddress sets the default, which depends on server_names and listen.grpc, and verifies the form.
+func (c *Config) checkAdvertiseAddress() error {
+	if c.AdvertiseAddress == "" {
+		_, port, err := net.SplitHostPort(c.Listen.GRPC)
+		if err != nil {
+			return err
+		}
+		c.AdvertiseAddress = net.JoinHostPort(c.ServerNames[0], port)
+	}
+	return enroll.CheckServer(c.AdvertiseAddress)
+}
+
+// LookForDirectories returns an error if a directory is missing or this account cannot write there. A running server retries.
+func (c CRLConfig) LookForDirectories() error {
+	for _, path := range c.Directories {
+		if err := unix.Access(path, unix.W_OK|unix.X_OK); err != nil {
+			return fmt.Errorf("crl.directories: %s: %w: make this directory, or mount it, for this account to write to", path, err)
+		}
+	}
+	return nil
+}
+
+func (c CRLConfig) checkDirectories() error {
+	for i, path := range c.Directories {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf("%q is not an absolute path", path)
+		}
+		if slices.Contains(c.Directories[:i], path) {
+			return fmt.Errorf("%q is there twice", path)
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkRetention() error {
+	if c.Retention < retention.Minimum {
+		return fmt.Errorf("%v is too short: keep records for %v at least", c.Retention, retention.Minimum)
+	}
+	return nil
+}
+
+func (c HSMConfig) checkName() error {
+	if (c.Label == "") == (c.Serial == "") {
+		return errors.New("set one of label and serial")
+	}
+	return nil
+}
+
+// checkFurtherHSMs verifies the HSMs beside c.HSM, and sets their defaults.
+func (c *Config) checkFurtherHSMs() error {
+	for i := range c.FurtherHSMs {
+		h := &c.FurtherHSMs[i]
+		h.Sessions = cmp.Or(h.Sessions, hsm.DefaultSessions)
+		if err := errors.Join(h.checkName(), h.checkSessions()); err != nil {
+			return fmt.Errorf("[%d]: %w", i, err)
+		}
+		if h.PINFile == "" {
+			return fmt.Errorf("[%d]: set pin_file: the systemd credential and the prompt are for the PIN of hsm", i)
+		}
+		for _, other := range append([]HSMConfig{c.HSM}, c.FurtherHSMs[:i]...) {
+			if other.name() == h.name() { // log and metrics identify HSMs by name
+				return fmt.Errorf("[%d]: there is another HSM %s: name one of them by its serial number", i, h.name())
+			}
+		}
+	}
+	return nil
+}
+
+func (c HSMConfig) checkSessions() error {
+	if c.Sessions < 1 || c.Sessions > hsm.MaxSessions {
+		return fmt.Errorf("%d is out of range: use 1 to %d", c.Sessions, hsm.MaxSessions)
+	}
+	return nil
+}
+
+// profiles returns the default profiles and those of the configuration, which replace default ones of the same name.
+func (c *Config) profiles() (map[string]*ca.Profile, error) {
+	all, err := ca.DefaultProfiles()
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(all, c.Profiles)
+	profiles := make(map[string]*ca.Profile, len(all))
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		p, err := ca.NewProfile(name, all[name], c.PublicURL)
+		if err != nil {
+			return nil, err
+		}
+		profiles[name] = p
+	}
+	return profiles, nil
+}
+
+// checkEndpoint refuses URLs that the exporter would misread.
+func (c TracingConfig) checkEndpoint() error {
+	if c.Endpoint == "" {
+		return nil
+	}
+	u, err := url.Parse(c.Endpoint)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Port() == "" || u.Path != "" || u.User != nil {
+		return fmt.Errorf("%q: write it like http://127.0.0.1:4317", c.Endpoint)
+	}
+	return nil
+}
+
+func (c TracingConfig) checkSampleRatio() error {
+	if c.SampleRatio < 0 || c.SampleRatio > 1 {
+		return fmt.Errorf("%v is not between 0 and 1", c.SampleRatio)
+	}
+	return nil
+}
