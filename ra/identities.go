@@ -224,9 +224,14 @@ func (r *Registrar) RevokeTokens(ctx context.Context, v TokenRevocation) (int, e
 	return r.store.RevokeTokens(ctx, v)
 }
 
-// Tokens returns a page of tokens, as TokenRecords does, with their states now.
-func (r *Registrar) Tokens(ctx context.Context, sel TokenSelection, from Cursor, limit int) ([]ListedToken, Cursor, error) {
-	return r.store.Tokens(ctx, sel, r.clock(), from, limit)
+// Tokens returns a page of tokens, as TokenInventory does, with their states now.
+func (r *Registrar) Tokens(ctx context.Context, f TokenFilter, after TokenPlace, limit int) ([]ListedToken, TokenPlace, error) {
+	return r.store.Tokens(ctx, f, r.clock(), after, limit)
+}
+
+// Identities returns a page of identities, as IdentityStore does, as of now.
+func (r *Registrar) Identities(ctx context.Context, f IdentityFilter, after pki.SPIFFEID, limit int) ([]Identity, pki.SPIFFEID, error) {
+	return r.store.Identities(ctx, f, r.clock(), after, limit)
 }
 
 func checkLabels(labels map[string]string) error {

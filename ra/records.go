@@ -124,13 +124,6 @@ func ParseTokenState(text string) (TokenState, error) {
 	return "", pki.Refuse(pki.RuleRequest, "use open, spent, revoked, expired or stale", "%.64q is not a token's state", text)
 }
 
-// TokenSelection matches the tokens that satisfy every field that is set; the zero value matches all.
-type TokenSelection struct {
-	CreatedBy pki.SPIFFEID
-	Identity  pki.SPIFFEID // that the token enrolls
-	State     TokenState
-}
-
 // ListedToken is a token with its state at the time of the list.
 type ListedToken struct {
 	Token
@@ -210,9 +203,6 @@ type PriorIssuance struct {
 // MaxTokensCounted bounds how many tokens of a maker, the newest first, a revocation looks at to count those that it reaches.
 const MaxTokensCounted = 10_000
 
-// Cursor is a place in a list of certificates or tokens; the zero value is its beginning.
-type Cursor int64
-
 // Store is what the registration authority remembers. Methods are safe for concurrent use. A change and its log
 // entry are one durable transaction. What does not exist is a *pki.Refusal of the class Missing.
 type Store interface {
@@ -231,8 +221,10 @@ type IdentityStore interface {
 	// id has a revision and that is not the one on record, the update is refused (identity.revision).
 	UpdateIdentity(ctx context.Context, id Identity, by pki.Actor, at time.Time) (Identity, error)
 	Identity(ctx context.Context, id pki.SPIFFEID) (Identity, error)
-	// Identities returns up to limit identities with an ID after the given one, in the order of their IDs.
-	Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]Identity, error)
+	// Identities returns up to limit identities that a filter matches at a time, in the order of their IDs, after the given
+	// ID, and the ID after which the next page begins; zero if there is none. Like every list of the store, it looks at no
+	// more than MaxLooked records, so a page that others follow can be short or empty.
+	Identities(ctx context.Context, f IdentityFilter, at time.Time, after pki.SPIFFEID, limit int) ([]Identity, pki.SPIFFEID, error)
 }
 
 // TokenStore keeps enrollment tokens, by the hash of their secret.
@@ -250,9 +242,9 @@ type TokenStore interface {
 
 // TokenInventory lists enrollment tokens and revokes them.
 type TokenInventory interface {
-	// Tokens returns up to limit tokens of a selection, the newest first, from a cursor on, with their states at a time,
-	// and the cursor of the next page, zero when there is none.
-	Tokens(ctx context.Context, sel TokenSelection, at time.Time, from Cursor, limit int) ([]ListedToken, Cursor, error)
+	// Tokens returns up to limit tokens that a filter matches at a time, with their states then, the newest first, after
+	// the given place, and the place after which the next page begins; zero if there is none.
+	Tokens(ctx context.Context, f TokenFilter, at time.Time, after TokenPlace, limit int) ([]ListedToken, TokenPlace, error)
 	// RevokeTokens revokes tokens (log action token.revoked) and returns how many of them could have been used, among
 	// the newest MaxTokensCounted of the maker. None is success, and changes nothing.
 	RevokeTokens(ctx context.Context, r TokenRevocation) (int, error)
@@ -263,9 +255,9 @@ type CertificateStore interface {
 	Certificate(ctx context.Context, ref pki.CertRef) (Certificate, error)
 	// CertificateBySerial finds a certificate without naming its issuer.
 	CertificateBySerial(ctx context.Context, serial pki.Serial) (Certificate, error)
-	// Certificates returns up to limit certificates, the newest first, from a cursor on, and the cursor of the next
-	// page, zero when there is none. A zero identity means all.
-	Certificates(ctx context.Context, identity pki.SPIFFEID, from Cursor, limit int) ([]Certificate, Cursor, error)
+	// Certificates returns up to limit certificates that a filter matches, the newest first, after the given place, and the
+	// place after which the next page begins; zero if there is none. What the selection names has to be on record.
+	Certificates(ctx context.Context, f CertificateFilter, after CertificatePlace, limit int) ([]Certificate, CertificatePlace, error)
 	IssuanceStore
 }
 

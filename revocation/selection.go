@@ -2,8 +2,6 @@ package revocation
 
 import (
 	"context"
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -104,14 +102,6 @@ type BulkSteps interface {
 	ApplyBulk(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, BulkRevocation, error)
 }
 
-// checkProfile returns a refusal if the text cannot be the name of a profile, or nil.
-func checkProfile(name string) error {
-	if len(name) > pki.MaxText || strings.ContainsFunc(name, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
-		return pki.Refuse(pki.RuleRequest, fmt.Sprintf("use printable ASCII of %d bytes at most", pki.MaxText), "the selection's profile is malformed")
-	}
-	return nil
-}
-
 func checkComment(comment string) error { return pki.CheckText("the comment", comment) }
 
 // checkSince returns a refusal unless the invalidity date is zero or a date up to the time of the change.
@@ -132,25 +122,8 @@ func (o BulkRequest) check(now time.Time) error {
 		return pki.Refuse(pki.RuleRequest, "select by issuer, identity, lineage, key, profile, label or time of issue",
 			"an empty selection would match all certificates")
 	}
-	if !o.Label.IsZero() && o.Label.Name == "" {
-		return pki.Refuse(pki.RuleRequest, "write it NAME=VALUE", "the selection's label has no name")
-	}
-	if err := checkProfile(o.Profile); err != nil {
+	if err := o.Selection.Check(); err != nil {
 		return err
-	}
-	for _, text := range []string{o.Label.Name, o.Label.Value} {
-		if err := pki.CheckText("the selection's label", text); err != nil {
-			return err
-		}
-	}
-	if !o.IssuedFrom.IsZero() && !o.IssuedUntil.IsZero() && !o.IssuedFrom.Before(o.IssuedUntil) {
-		return pki.Refuse(pki.RuleRequest, "give a start of the time of issue that is before its end", "no certificate is issued from %s until %s",
-			o.IssuedFrom.UTC().Format(time.RFC3339), o.IssuedUntil.UTC().Format(time.RFC3339))
-	}
-	for _, t := range []time.Time{o.IssuedFrom, o.IssuedUntil} {
-		if !t.IsZero() && (t.Year() < 1972 || t.Year() > 6428) {
-			return pki.Refuse(pki.RuleRequest, "give a time between the years 1972 and 6428", "no certificate is issued at %s", t.UTC().Format(time.RFC3339))
-		}
 	}
 	if _, err := pki.ReasonFromCode(int(o.Reason)); err != nil || o.Reason == pki.CertificateHold {
 		return pki.Refuse(pki.RuleReason, "revoke for any other reason of RFC 5280 section 5.3.1; to hold, suspend the identities",

@@ -44,7 +44,7 @@ func FuzzRPC(f *testing.F) {
 		"GetIdentity":       &brevetv1.GetIdentityRequest{Id: device.ID},
 		"ListIdentities":    &brevetv1.ListIdentitiesRequest{PageSize: -1, PageToken: "spiffe://a"},
 		"CreateToken":       &brevetv1.CreateTokenRequest{Identity: "device/1", Lifetime: durationpb.New(-time.Second), Replace: true},
-		"ListTokens":        &brevetv1.ListTokensRequest{CreatedBy: "brevet/operator/alice", Identity: "device/1", State: brevetv1.TokenState_TOKEN_STATE_OPEN, PageToken: "7"},
+		"ListTokens":        &brevetv1.ListTokensRequest{CreatedBy: "brevet/operator/alice", Identity: "device/1", States: []brevetv1.TokenState{brevetv1.TokenState_TOKEN_STATE_OPEN}, PageToken: "7"},
 		"RevokeToken":       &brevetv1.RevokeTokenRequest{Tokens: &brevetv1.RevokeTokenRequest_TokenId{TokenId: "0123456789abcdef"}, Comment: "lost"},
 		"GetCertificate":    &brevetv1.GetCertificateRequest{Serial: servertest.SerialBytes(device.Certificate), IssuerId: make([]byte, 32)},
 		"ListCertificates":  &brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: device.ID}, PageToken: "9223372036854775807", PageSize: 1 << 30},

@@ -59,14 +59,14 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "device/new", Spec: registration}},
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "bob", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR, Profile: "operator", Labels: labels}}},
 		{"IdentityService.GetIdentity", &brevetv1.GetIdentityRequest{Id: device.ID}},
-		{"IdentityService.ListIdentities", &brevetv1.ListIdentitiesRequest{PageToken: device.ID}},
+		{"IdentityService.ListIdentities", &brevetv1.ListIdentitiesRequest{Profile: "device", Label: &brevetv1.Label{Name: "site", Value: "north"}}},
 		{"IdentityService.UpdateIdentity", &brevetv1.UpdateIdentityRequest{Id: device.ID, Spec: registration, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"profile", "labels", "names"}}, Revision: 2}},
 		{"IdentityService.SuspendIdentity", &brevetv1.SuspendIdentityRequest{Id: device.ID, Comment: "lost"}},
 		{"IdentityService.ResumeIdentity", &brevetv1.ResumeIdentityRequest{Id: device.ID, Comment: "found"}},
 		{"TokenService.CreateToken", &brevetv1.CreateTokenRequest{Identity: device.ID, Replace: true}},
-		{"TokenService.ListTokens", &brevetv1.ListTokensRequest{CreatedBy: w.Operator.ID, Identity: device.ID, State: brevetv1.TokenState_TOKEN_STATE_OPEN, PageToken: "77"}},
+		{"TokenService.ListTokens", &brevetv1.ListTokensRequest{CreatedBy: w.Operator.ID, Identity: device.ID, States: []brevetv1.TokenState{brevetv1.TokenState_TOKEN_STATE_OPEN}}},
 		{"TokenService.RevokeToken", &brevetv1.RevokeTokenRequest{Tokens: &brevetv1.RevokeTokenRequest_CreatedBy{CreatedBy: w.Operator.ID}, Comment: "lost"}},
-		{"CertificateService.ListCertificates", &brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: device.ID}, PageToken: "77"}},
+		{"CertificateService.ListCertificates", &brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: device.ID, Profile: "device", Label: &brevetv1.Label{Name: "site", Value: "north"}}}},
 		{"RevocationService.RevokeCertificate", &brevetv1.RevokeCertificateRequest{
 			Serial: servertest.SerialBytes(other.Certificate), IssuerId: issuer, Reason: servertest.Reason("superseded"), Comment: "broken", InvalidityTime: timestamppb.New(other.Certificate.NotBefore),
 		}},
@@ -75,7 +75,7 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 		{"RevocationService.ListBulkRevocations", &brevetv1.ListBulkRevocationsRequest{}},
 		{"RevocationService.CreateBulkRevocation", &brevetv1.CreateBulkRevocationRequest{Reason: servertest.Reason("superseded"), Comment: "broken", Selection: &brevetv1.CertificateSelection{IssuerId: issuer, Identity: device.ID, LineageSerial: servertest.SerialBytes(device.Certificate), Profile: "device", Label: &brevetv1.Label{Name: "site", Value: "north"}, KeyHash: servertest.Must(pki.HashKey(device.Key.Public()))(t).Bytes()}}},
 		{"RevocationService.GetBulkRevocation", &brevetv1.GetBulkRevocationRequest{Id: "1"}},
-		{"CRLService.ListCRLs", &brevetv1.ListCRLsRequest{PageToken: pki.IssuerOf(w.Issuing).Short() + ".crl"}},
+		{"CRLService.ListCRLs", &brevetv1.ListCRLsRequest{IssuerId: issuer}},
 		{"IdentityService.RetireIdentity", &brevetv1.RetireIdentityRequest{Id: device.ID, Comment: "over"}},
 	}
 }

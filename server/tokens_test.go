@@ -37,7 +37,7 @@ func TestTokensAreRevokedWithTheirCreator(t *testing.T) {
 			_, err := w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, secret, servertest.Key(t)))
 			servertest.Refused(t, err, codes.Unauthenticated, pki.RuleTokenRevoked)
 			reader := w.NewOperator(t, "reader")
-			list := servertest.Must(reader.ListTokens(t.Context(), &brevetv1.ListTokensRequest{CreatedBy: maker.ID, State: brevetv1.TokenState_TOKEN_STATE_REVOKED}))(t).GetTokens()
+			list := servertest.Must(reader.ListTokens(t.Context(), &brevetv1.ListTokensRequest{CreatedBy: maker.ID, States: []brevetv1.TokenState{brevetv1.TokenState_TOKEN_STATE_REVOKED}}))(t).GetTokens()
 			if len(list) != 1 || list[0].GetId() != token.GetTokenId() || list[0].GetIdentity() != device || list[0].GetRevocationCause() == "" ||
 				string(list[0].GetCreatorSerial()) != string(servertest.SerialBytes(maker.Certificate)) {
 				t.Errorf("the creator's revoked tokens are %v", list)

@@ -2,7 +2,6 @@ package grpcapi
 
 import (
 	"context"
-	"strconv"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
@@ -52,15 +51,15 @@ func (s *Certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 	if err != nil {
 		return nil, err
 	}
-	id, err := s.listedIdentity(ctx, req.GetSelection())
+	f, err := s.filterIn(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	from, err := cursorIn(req.GetPageToken())
+	after, err := pageAfter(req, certificatePlaceIn)
 	if err != nil {
 		return nil, err
 	}
-	list, next, err := s.Registrar.Store().Certificates(ctx, id, from, size)
+	list, next, err := s.Registrar.Store().Certificates(ctx, f, after, size)
 	if err != nil {
 		return nil, err
 	}
@@ -68,28 +67,41 @@ func (s *Certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 	for _, c := range list {
 		resp.Certificates = append(resp.Certificates, certificateOut(c))
 	}
-	if next != 0 {
-		resp.NextPageToken = strconv.FormatInt(int64(next), 10)
+	if !next.IsZero() {
+		resp.NextPageToken = pageToken(req, append(timeKey(next.IssuedAt), next.Serial.Bytes()...))
 	}
 	return resp, nil
 }
 
-// listedIdentity returns whose certificates a selection matches; the zero value for all. Lists select by identity alone.
-func (s *Certificates) listedIdentity(ctx context.Context, sel *brevetv1.CertificateSelection) (pki.SPIFFEID, error) {
-	var none pki.SPIFFEID
-	if len(sel.GetIssuerId())+len(sel.GetLineageSerial())+len(sel.GetKeyHash())+len(sel.GetProfile()) > 0 ||
-		sel.GetLabel() != nil || sel.GetIssueStartTime() != nil || sel.GetIssueEndTime() != nil {
-		return none, pki.Refuse(pki.RuleRequest, "set identity alone, or nothing", "lists of certificates select by identity alone")
+// certificatePlaceIn reads a place in the list of certificates.
+func certificatePlaceIn(key []byte) (p ra.CertificatePlace, err error) {
+	if p.IssuedAt, key, err = cutTime(key); err == nil {
+		p.Serial, err = pki.SerialFromBytes(key)
 	}
-	if sel.GetIdentity() == "" {
-		return none, nil
+	return p, err
+}
+
+// filterIn reads which certificates are listed.
+func (s *Certificates) filterIn(ctx context.Context, req *brevetv1.ListCertificatesRequest) (ra.CertificateFilter, error) {
+	f := ra.CertificateFilter{WithoutSuccessor: req.GetWithoutSuccessor()}
+	var err error
+	if f.Selection, err = selectionIn(ctx, s.Registrar, req.GetSelection()); err != nil {
+		return f, err
 	}
-	id, err := s.Registrar.ParseID(sel.GetIdentity())
-	if err != nil {
-		return none, err
+	if err := f.Check(); err != nil {
+		return f, err
 	}
-	_, err = s.Registrar.Store().Identity(ctx, id)
-	return id, err
+	if f.States, err = statesIn(certificateStates, req.GetStates()); err != nil {
+		return f, err
+	}
+	if f.ExpiresFrom, err = timeIn(req.GetExpireStartTime(), "expire_start_time"); err != nil {
+		return f, err
+	}
+	if f.ExpiresUntil, err = timeIn(req.GetExpireEndTime(), "expire_end_time"); err != nil {
+		return f, err
+	}
+	f.NotRenewedSince, err = timeIn(req.GetNotRenewedSinceTime(), "not_renewed_since_time")
+	return f, err
 }
 
 // GetCertificateChain serves the RPC of that name in brevet.v1.CertificateService.

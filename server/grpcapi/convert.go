@@ -2,7 +2,6 @@ package grpcapi
 
 import (
 	"net/netip"
-	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -12,18 +11,6 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/ra"
 )
-
-// cursorIn reads the token of a page; empty is the first one.
-func cursorIn(text string) (ra.Cursor, error) {
-	if text == "" {
-		return 0, nil
-	}
-	from, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || from <= 0 {
-		return 0, pki.Refuse(pki.RuleRequest, "send the next_page_token of the page before", "the page token is not of its form")
-	}
-	return ra.Cursor(from), nil
-}
 
 // durationOf reads an optional duration: nil is zero, and zero or less is refused.
 func durationOf(d *durationpb.Duration, field string) (time.Duration, error) {
@@ -154,16 +141,17 @@ func namesIn(names []*brevetv1.Name) (dns []string, ips []netip.Addr, err error)
 	return dns, ips, nil
 }
 
-var stateOut = map[pki.State]brevetv1.CertificateState{
-	pki.Good:    brevetv1.CertificateState_CERTIFICATE_STATE_GOOD,
-	pki.Hold:    brevetv1.CertificateState_CERTIFICATE_STATE_HOLD,
-	pki.Revoked: brevetv1.CertificateState_CERTIFICATE_STATE_REVOKED,
+// certificateStates are the states of certificates on the wire.
+var certificateStates = map[brevetv1.CertificateState]pki.State{
+	brevetv1.CertificateState_CERTIFICATE_STATE_GOOD:    pki.Good,
+	brevetv1.CertificateState_CERTIFICATE_STATE_HOLD:    pki.Hold,
+	brevetv1.CertificateState_CERTIFICATE_STATE_REVOKED: pki.Revoked,
 }
 
 func certificateOut(c ra.Certificate) *brevetv1.Certificate {
 	out := &brevetv1.Certificate{
 		Serial: c.Ref.Serial.Bytes(), IssuerId: c.Ref.Issuer.Bytes(), Profile: c.Profile, Der: c.DER, NotAfter: timestamppb.New(c.NotAfter),
-		IssueTime: timestamppb.New(c.IssuedAt), State: stateOut[c.Status.State], Delivered: c.Delivered, InvalidityTime: timeOut(c.InvalidSince),
+		IssueTime: timestamppb.New(c.IssuedAt), State: wireOf(certificateStates, c.Status.State), Delivered: c.Delivered, InvalidityTime: timeOut(c.InvalidSince),
 	}
 	if c.Delivered {
 		out.Identity, out.KeyHash, out.NotBefore = c.Identity.String(), c.KeyHash.Bytes(), timestamppb.New(c.NotBefore)

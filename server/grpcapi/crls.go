@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -39,25 +40,28 @@ func (s *CRLs) ListCRLs(ctx context.Context, req *brevetv1.ListCRLsRequest) (*br
 	if err != nil {
 		return nil, err
 	}
+	issuer, err := issuerIn(req.GetIssuerId())
+	if err != nil {
+		return nil, err
+	}
+	after, err := pageAfter(req, func(key []byte) (string, error) { return string(key), nil })
+	if err != nil {
+		return nil, err
+	}
 	list, err := s.Records.CRLs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	begin := 0
-	if token := req.GetPageToken(); token != "" {
-		last := slices.IndexFunc(list, func(c crl.CRL) bool { return c.Scope().Path() == token })
-		if last < 0 {
-			return nil, pki.Refuse(pki.RuleRequest, "list from the first page again", "the page token names no CRL that is published now")
-		}
-		begin = last + 1
-	}
+	list = slices.DeleteFunc(list, func(c crl.CRL) bool {
+		return !issuer.IsZero() && c.Issuer != issuer || c.Scope().Path() <= after
+	})
+	slices.SortFunc(list, func(a, b crl.CRL) int { return strings.Compare(a.Scope().Path(), b.Scope().Path()) })
 	resp := &brevetv1.ListCRLsResponse{}
-	end := min(begin+size, len(list))
-	for _, c := range list[begin:end] {
+	for _, c := range list[:min(size, len(list))] {
 		resp.Crls = append(resp.Crls, s.out(c))
 	}
-	if end < len(list) {
-		resp.NextPageToken = list[end-1].Scope().Path()
+	if len(list) > size {
+		resp.NextPageToken = pageToken(req, []byte(list[size-1].Scope().Path()))
 	}
 	return resp, nil
 }

@@ -2,6 +2,7 @@ package grpcapi
 
 import (
 	"context"
+	"errors"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
@@ -64,24 +65,45 @@ func (s *Identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdent
 	if err != nil {
 		return nil, err
 	}
-	var after pki.SPIFFEID
-	if req.GetPageToken() != "" {
-		if after, err = pki.ParseSPIFFEID(req.GetPageToken()); err != nil {
-			return nil, pki.Refuse(pki.RuleRequest, "send the next_page_token of the page before", "the page token is not of its form")
-		}
+	f, err := identityFilterIn(req)
+	if err != nil {
+		return nil, err
 	}
-	list, err := s.Registrar.Store().Identities(ctx, after, size+1) // one more says that another page follows
+	after, err := pageAfter(req, func(key []byte) (pki.SPIFFEID, error) { return pki.ParseSPIFFEID(string(key)) })
+	if err != nil {
+		return nil, err
+	}
+	list, next, err := s.Registrar.Identities(ctx, f, after, size)
 	if err != nil {
 		return nil, err
 	}
 	resp := &brevetv1.ListIdentitiesResponse{}
-	for _, id := range list[:min(size, len(list))] {
+	for _, id := range list {
 		resp.Identities = append(resp.Identities, identityOut(id))
 	}
-	if len(list) > size {
-		resp.NextPageToken = list[size-1].ID.String()
+	if !next.IsZero() {
+		resp.NextPageToken = pageToken(req, []byte(next.String()))
 	}
 	return resp, nil
+}
+
+// identityFilterIn reads which identities are listed.
+func identityFilterIn(req *brevetv1.ListIdentitiesRequest) (ra.IdentityFilter, error) {
+	f := ra.IdentityFilter{
+		Profile: req.GetProfile(), Label: labelIn(req.GetLabel()), WithoutUnexpired: req.GetWithoutUnexpiredCertificate(),
+	}
+	var err error
+	if f.Kinds, err = statesIn(kinds, req.GetKinds()); err != nil {
+		return f, err
+	}
+	if f.States, err = statesIn(identityStates, req.GetStates()); err != nil {
+		return f, err
+	}
+	if err := errors.Join(pki.CheckProfileName(f.Profile), f.Label.Check()); err != nil {
+		return f, err
+	}
+	f.NotRenewedSince, err = timeIn(req.GetNotRenewedSinceTime(), "not_renewed_since_time")
+	return f, err
 }
 
 // UpdateIdentity serves the RPC of that name in brevet.v1.IdentityService.

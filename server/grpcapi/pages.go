@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
 // maxPage and defaultPage bound a page of a list.
@@ -93,13 +96,29 @@ func filterHash(req listRequest) []byte {
 	return h.Sum(nil)[:filterSize]
 }
 
-// statesIn reads the states that a list is filtered by.
+// timeKey returns a time as the beginning of a sort key, in milliseconds.
+func timeKey(t time.Time) []byte {
+	return binary.BigEndian.AppendUint64(nil, uint64(t.UnixMilli())) //nolint:gosec // cutTime reverses it
+}
+
+// cutTime reads the time at the beginning of a sort key, and returns the rest.
+func cutTime(key []byte) (time.Time, []byte, error) {
+	if len(key) < 8 {
+		return time.Time{}, nil, errPageToken
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(key))).UTC(), key[8:], nil //nolint:gosec // any value is a place in the list
+}
+
+// labelIn reads a label to select by; none is the zero value.
+func labelIn(l *brevetv1.Label) pki.Label { return pki.Label{Name: l.GetName(), Value: l.GetValue()} }
+
+// statesIn reads the states or kinds that a list is filtered by.
 func statesIn[W ~int32, S comparable](table map[W]S, wire []W) ([]S, error) {
 	var states []S
 	for _, w := range wire {
 		s, known := table[w]
 		if !known {
-			return nil, pki.Refuse(pki.RuleRequest, "leave states empty for all, or name some of them", "%d is not a state", w)
+			return nil, pki.Refuse(pki.RuleRequest, "leave the filter empty for all, or use values of the enumeration", "%d is not a value of it", w)
 		}
 		states = append(states, s)
 	}

@@ -96,7 +96,7 @@ func (s *Revocations) CreateBulkRevocation(ctx context.Context, req *brevetv1.Cr
 	b := revocation.BulkRequest{
 		Action: revocation.Revoke, Reason: reason, InvalidSince: since, Actor: callerOf(ctx).Actor(), Comment: req.GetComment(),
 	}
-	if b.Selection, err = s.selectionIn(ctx, req.GetSelection()); err != nil {
+	if b.Selection, err = selectionIn(ctx, s.Registrar, req.GetSelection()); err != nil {
 		return nil, err
 	}
 	created := revocation.BulkRevocation{BulkRequest: b, Counted: true}
@@ -114,14 +114,14 @@ func (s *Revocations) CreateBulkRevocation(ctx context.Context, req *brevetv1.Cr
 }
 
 // selectionIn reads a selection. The certificates and identities that it names are looked up later, with the members.
-func (s *Revocations) selectionIn(ctx context.Context, sel *brevetv1.CertificateSelection) (pki.Selection, error) {
-	out := pki.Selection{Profile: sel.GetProfile(), Label: pki.Label{Name: sel.GetLabel().GetName(), Value: sel.GetLabel().GetValue()}}
+func selectionIn(ctx context.Context, r *ra.Registrar, sel *brevetv1.CertificateSelection) (pki.Selection, error) {
+	out := pki.Selection{Profile: sel.GetProfile(), Label: labelIn(sel.GetLabel())}
 	var err error
 	if out.Issuer, err = issuerIn(sel.GetIssuerId()); err != nil {
 		return out, err
 	}
 	if sel.GetIdentity() != "" {
-		if out.Identity, err = s.Registrar.ParseID(sel.GetIdentity()); err != nil {
+		if out.Identity, err = r.ParseID(sel.GetIdentity()); err != nil {
 			return out, err
 		}
 	}
@@ -135,7 +135,7 @@ func (s *Revocations) selectionIn(ctx context.Context, sel *brevetv1.Certificate
 		if err != nil {
 			return out, err
 		}
-		first, err := s.Registrar.Store().CertificateBySerial(ctx, serial)
+		first, err := r.Store().CertificateBySerial(ctx, serial)
 		if err != nil {
 			return out, err
 		}

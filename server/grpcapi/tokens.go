@@ -2,7 +2,6 @@ package grpcapi
 
 import (
 	"context"
-	"strconv"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -49,15 +48,15 @@ func (s *Tokens) ListTokens(ctx context.Context, req *brevetv1.ListTokensRequest
 	if err != nil {
 		return nil, err
 	}
-	sel, err := s.selectionIn(ctx, req)
+	f, err := s.filterIn(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	from, err := cursorIn(req.GetPageToken())
+	after, err := pageAfter(req, tokenPlaceIn)
 	if err != nil {
 		return nil, err
 	}
-	list, next, err := s.Registrar.Tokens(ctx, sel, from, size)
+	list, next, err := s.Registrar.Tokens(ctx, f, after, size)
 	if err != nil {
 		return nil, err
 	}
@@ -65,41 +64,51 @@ func (s *Tokens) ListTokens(ctx context.Context, req *brevetv1.ListTokensRequest
 	for _, t := range list {
 		resp.Tokens = append(resp.Tokens, tokenOut(t))
 	}
-	if next != 0 {
-		resp.NextPageToken = strconv.FormatInt(int64(next), 10)
+	if !next.IsZero() {
+		resp.NextPageToken = pageToken(req, append(timeKey(next.CreatedAt), next.ID.Bytes()...))
 	}
 	return resp, nil
 }
 
-// tokenStates are the states of tokens on the wire.
-var tokenStates = map[brevetv1.TokenState]ra.TokenState{
-	brevetv1.TokenState_TOKEN_STATE_UNSPECIFIED: "",
-	brevetv1.TokenState_TOKEN_STATE_OPEN:        ra.TokenOpen,
-	brevetv1.TokenState_TOKEN_STATE_SPENT:       ra.TokenSpent,
-	brevetv1.TokenState_TOKEN_STATE_REVOKED:     ra.TokenRevoked,
-	brevetv1.TokenState_TOKEN_STATE_EXPIRED:     ra.TokenExpired,
-	brevetv1.TokenState_TOKEN_STATE_STALE:       ra.TokenStale,
+// tokenPlaceIn reads a place in the list of tokens.
+func tokenPlaceIn(key []byte) (p ra.TokenPlace, err error) {
+	if p.CreatedAt, key, err = cutTime(key); err == nil {
+		p.ID, err = pki.TokenIDFromBytes(key)
+	}
+	return p, err
 }
 
-func (s *Tokens) selectionIn(ctx context.Context, req *brevetv1.ListTokensRequest) (ra.TokenSelection, error) {
-	var sel ra.TokenSelection
+// tokenStates are the states of tokens on the wire.
+var tokenStates = map[brevetv1.TokenState]ra.TokenState{
+	brevetv1.TokenState_TOKEN_STATE_OPEN:    ra.TokenOpen,
+	brevetv1.TokenState_TOKEN_STATE_SPENT:   ra.TokenSpent,
+	brevetv1.TokenState_TOKEN_STATE_REVOKED: ra.TokenRevoked,
+	brevetv1.TokenState_TOKEN_STATE_EXPIRED: ra.TokenExpired,
+	brevetv1.TokenState_TOKEN_STATE_STALE:   ra.TokenStale,
+}
+
+// filterIn reads which tokens are listed.
+func (s *Tokens) filterIn(ctx context.Context, req *brevetv1.ListTokensRequest) (ra.TokenFilter, error) {
+	var f ra.TokenFilter
 	var err error
 	if req.GetCreatedBy() != "" {
-		if sel.CreatedBy, err = s.known(ctx, req.GetCreatedBy()); err != nil {
-			return sel, err
+		if f.CreatedBy, err = s.known(ctx, req.GetCreatedBy()); err != nil {
+			return f, err
 		}
 	}
 	if req.GetIdentity() != "" {
-		if sel.Identity, err = s.known(ctx, req.GetIdentity()); err != nil {
-			return sel, err
+		if f.Identity, err = s.known(ctx, req.GetIdentity()); err != nil {
+			return f, err
 		}
 	}
-	state, known := tokenStates[req.GetState()]
-	if !known {
-		return sel, pki.Refuse(pki.RuleRequest, "use a value of brevet.v1.TokenState", "%d is not a token's state", req.GetState())
+	if f.States, err = statesIn(tokenStates, req.GetStates()); err != nil {
+		return f, err
 	}
-	sel.State = state
-	return sel, nil
+	if f.CreatedFrom, err = timeIn(req.GetCreateStartTime(), "create_start_time"); err != nil {
+		return f, err
+	}
+	f.CreatedUntil, err = timeIn(req.GetCreateEndTime(), "create_end_time")
+	return f, err
 }
 
 // known reads the name of an identity that is on record.

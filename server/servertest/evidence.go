@@ -53,13 +53,13 @@ func RuleOf(err error) pki.Rule {
 func (w *World) Inventory(t testing.TB) []ra.Certificate {
 	t.Helper()
 	var all []ra.Certificate
-	for from := ra.Cursor(0); ; {
-		page, next, err := w.Stores.RA.Certificates(context.Background(), pki.SPIFFEID{}, from, 1000)
+	for after := (ra.CertificatePlace{}); ; {
+		page, next, err := w.Stores.RA.Certificates(context.Background(), ra.CertificateFilter{}, after, 1000)
 		check(t, err)
-		if all = append(all, page...); next == 0 {
+		if all = append(all, page...); next.IsZero() {
 			return all
 		}
-		from = next
+		after = next
 	}
 }
 

@@ -105,7 +105,7 @@ func (r faultyRecords) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identi
 	return r.Store.Identity(ctx, id)
 }
 
-func (r faultyRecords) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]ra.Identity, error) {
+func (r faultyRecords) Identities(ctx context.Context, f ra.IdentityFilter, at time.Time, after pki.SPIFFEID, limit int) ([]ra.Identity, pki.SPIFFEID, error) {
 	if r.panics.Load() {
 		panic(errors.New(Internals))
 	}
@@ -113,7 +113,7 @@ func (r faultyRecords) Identities(ctx context.Context, after pki.SPIFFEID, limit
 		*gate <- struct{}{}
 		<-*gate
 	}
-	return r.Store.Identities(ctx, after, limit)
+	return r.Store.Identities(ctx, f, at, after, limit)
 }
 
 func (r faultyRecords) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {

@@ -14,5 +14,5 @@ func TestConformance(t *testing.T) {
 // handle returns the views of a store. Its records outlive every handle.
 func handle(s *memory.Store) storetest.Store {
 	again := func(*testing.T) storetest.Store { return handle(s) }
-	return storetest.Store{Journal: s, RA: s, Audit: s, Orders: s, Feed: s, Log: s, Reopen: again, Second: again}
+	return storetest.Store{Journal: s, RA: s, Audit: s, Orders: s, Counts: s, Feed: s, Log: s, Reopen: again, Second: again}
 }

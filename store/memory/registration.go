@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -68,24 +67,6 @@ func (st *Store) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, er
 		return nil
 	})
 	return have, err
-}
-
-// Identities implements ra.IdentityRecords.
-func (st *Store) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]ra.Identity, error) {
-	if err := rules.CheckLimit(limit); err != nil {
-		return nil, err
-	}
-	var all []ra.Identity
-	err := st.read(ctx, func(s *state) error {
-		for _, id := range s.identities {
-			if id.ID.String() > after.String() {
-				all = append(all, id.Identity)
-			}
-		}
-		return nil
-	})
-	slices.SortFunc(all, func(a, b ra.Identity) int { return strings.Compare(a.ID.String(), b.ID.String()) })
-	return all[:min(limit, len(all))], err
 }
 
 // token returns a token, or nil if it is not on record.
@@ -158,36 +139,6 @@ func (st *Store) BindToken(
 		return ra.Token{}, err
 	}
 	return have, nil
-}
-
-// Tokens implements ra.TokenInventory. A cursor is the place of a token, counted from 1.
-func (st *Store) Tokens(
-	ctx context.Context, sel ra.TokenSelection, at time.Time, from ra.Cursor, limit int,
-) ([]ra.ListedToken, ra.Cursor, error) {
-	if err := rules.CheckLimit(limit); err != nil {
-		return nil, 0, err
-	}
-	var page []ra.ListedToken
-	var next ra.Cursor
-	err := st.read(ctx, func(s *state) error {
-		for i, t := range slices.Backward(s.tokens) {
-			revision := s.identities[t.Identity].Revision
-			listed := ra.ListedToken{Token: named(t), State: rules.TokenState(&t, revision, at)}
-			place := ra.Cursor(i + 1)
-			switch {
-			case from != 0 && place > from, sel.State != "" && listed.State != sel.State:
-			case !sel.Identity.IsZero() && t.Identity != sel.Identity:
-			case !sel.CreatedBy.IsZero() && t.CreatedBy.Caller().Identity != sel.CreatedBy:
-			case len(page) == limit:
-				next = place
-				return nil
-			default:
-				page = append(page, listed)
-			}
-		}
-		return nil
-	})
-	return page, next, err
 }
 
 // RevokeTokens implements ra.TokenInventory.
@@ -287,32 +238,6 @@ func (st *Store) CertificateBySerial(ctx context.Context, serial pki.Serial) (ra
 		return nil
 	})
 	return have, err
-}
-
-// Certificates implements ra.CertificateRecords. A cursor is the place of a certificate, counted from 1.
-func (st *Store) Certificates(
-	ctx context.Context, id pki.SPIFFEID, from ra.Cursor, limit int,
-) ([]ra.Certificate, ra.Cursor, error) {
-	if err := rules.CheckLimit(limit); err != nil {
-		return nil, 0, err
-	}
-	var page []ra.Certificate
-	var next ra.Cursor
-	err := st.read(ctx, func(s *state) error {
-		for i, c := range slices.Backward(s.certs) {
-			place := ra.Cursor(i + 1)
-			switch {
-			case from != 0 && place > from, !id.IsZero() && c.Identity != id:
-			case len(page) == limit:
-				next = place
-				return nil
-			default:
-				page = append(page, c.Certificate)
-			}
-		}
-		return nil
-	})
-	return page, next, err
 }
 
 // answer returns the place of the certificate that answered an identity's request, or -1.

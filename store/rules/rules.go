@@ -61,6 +61,17 @@ func NoCertificate(serial pki.Serial) *pki.Refusal {
 		"there is no certificate %s on record", serial)
 }
 
+// NeverDelivered returns the refusal of the lineage of a certificate that was never delivered.
+func NeverDelivered(serial pki.Serial) *pki.Refusal {
+	return pki.Refuse(pki.RuleNotFound, "name one that was delivered", "certificate %s was never delivered", serial)
+}
+
+// NoIssuer returns the refusal of a CA that issued no certificate on record.
+func NoIssuer(id pki.IssuerID) *pki.Refusal {
+	return pki.Refuse(pki.RuleNotFound, "see which there are with brevet crl list --output json",
+		"no certificate of the issuer %s is on record", id)
+}
+
 // NoKey returns the refusal of a key that was not certified.
 func NoKey(key pki.KeyHash) *pki.Refusal {
 	return pki.Refuse(pki.RuleNotFound,

@@ -4,9 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
@@ -45,47 +47,139 @@ func (r *RA) certificate(ctx context.Context, missing *pki.Refusal, where string
 	return c, err
 }
 
-// Of one identity, those it has are found and sorted: the plus signs keep SQLite from walking through those of all.
-const (
-	pageOfAll = `WHERE c.id <= ? ORDER BY c.id DESC LIMIT ?`
-	pageOfOne = `WHERE +c.id <= ? AND c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) ORDER BY +c.id DESC LIMIT ?`
-)
-
 // Certificates returns a page of certificates, the newest first.
-func (r *RA) Certificates(ctx context.Context, identity pki.SPIFFEID, from ra.Cursor, limit int) ([]ra.Certificate, ra.Cursor, error) {
+func (r *RA) Certificates(ctx context.Context, f ra.CertificateFilter, after ra.CertificatePlace, limit int) ([]ra.Certificate, ra.CertificatePlace, error) {
 	if err := rules.CheckLimit(limit); err != nil {
-		return nil, 0, err
-	}
-	if from == 0 {
-		from = 1<<63 - 1
-	}
-	where, args := pageOfAll, []any{int64(from), limit + 1}
-	if !identity.IsZero() {
-		where, args = pageOfOne, []any{int64(from), identity.String(), limit + 1}
+		return nil, ra.CertificatePlace{}, err
 	}
 	var page []ra.Certificate
-	var next ra.Cursor
-	err := r.db.file.Read(ctx, "list certificates", func(ctx context.Context, tx *sql.Tx) error {
-		rows := engine.Query(ctx, tx, selectCertificate+where, args...)
-		var ids []int64
-		err := rows.Each(func(rows *sql.Rows) error {
-			c, id, err := scanCertificate(rows)
-			if len(page) == limit {
-				next = ra.Cursor(id)
-				return err
-			}
-			page, ids = append(page, c), append(ids, id)
+	var next ra.CertificatePlace
+	err := r.db.file.ReadMany(ctx, "list certificates", func(ctx context.Context, tx *sql.Tx) error {
+		open, err := readOpenSets(ctx, tx)
+		if err != nil {
 			return err
+		}
+		var q clause
+		if err := selectCertificates(ctx, tx, &q, open, f, after); err != nil {
+			return err
+		}
+		var ids []int64
+		ids, next, err = lookUp(ctx, tx, &q, limit, func(rows *sql.Rows) (looked[ra.CertificatePlace], error) {
+			return scanCertificatePlace(rows, open, f.States)
 		})
 		if err != nil {
 			return err
 		}
-		return addSets(ctx, tx, page, ids)
+		page, err = readCertificates(ctx, tx, ids)
+		return err
 	})
 	if err != nil {
-		return nil, 0, err
+		return nil, ra.CertificatePlace{}, err
 	}
 	return page, next, nil
+}
+
+// selectCertificates adds the query for lookUp. An identity has few certificates: those that the selection matches are
+// found as bulk revocations find them, and sorted.
+func selectCertificates(ctx context.Context, tx *sql.Tx, q *clause, open openSets, f ra.CertificateFilter, after ra.CertificatePlace) error {
+	s := setRow{BulkRevocation: revocation.BulkRevocation{BulkRequest: revocation.BulkRequest{Selection: f.Selection, Action: revocation.Revoke}}, mark: 1<<63 - 1}
+	if err := s.checkNamed(ctx, tx); err != nil {
+		return err
+	}
+	q.add(`SELECT c.id, c.issued_at, c.serial, c.state, c.reason, c.revoked_at, c.version, `)
+	open.mask(q)
+	q.add(`, (`)
+	matchCertificate(q, &s, f)
+	if s.OfOneIdentity() {
+		few, err := s.few(ctx, tx)
+		if err != nil {
+			return err
+		}
+		var ids []int64
+		for _, c := range few {
+			ids = append(ids, c.id)
+		}
+		list, err := idsIn(ids)
+		if err != nil {
+			return err
+		}
+		q.add(`) FROM json_each(?) j CROSS JOIN certificates c ON c.id = j.value WHERE 1`, list)
+	} else {
+		q.add(`) FROM certificates c INDEXED BY certificates_by_issue WHERE 1`)
+		if !f.IssuedFrom.IsZero() {
+			q.add(` AND c.issued_at >= ?`, ceilMillis(f.IssuedFrom))
+		}
+		if !f.IssuedUntil.IsZero() {
+			q.add(` AND c.issued_at < ?`, ceilMillis(f.IssuedUntil))
+		}
+	}
+	if !after.IsZero() {
+		at := engine.Millis(after.IssuedAt)
+		q.add(` AND c.issued_at <= ? AND (c.issued_at, c.serial) < (?, ?)`, at, at, after.Serial.Bytes())
+	}
+	q.add(` ORDER BY c.issued_at DESC, c.serial DESC LIMIT ?`, ra.MaxLooked+1)
+	return nil
+}
+
+// matchCertificate adds the condition under which a filter matches the certificate c, its state apart.
+func matchCertificate(q *clause, s *setRow, f ra.CertificateFilter) {
+	q.add(`1`)
+	if !f.Selection.IsZero() {
+		q.add(` AND `)
+		s.selected(q, "c", f.Label)
+	}
+	if !f.ExpiresFrom.IsZero() {
+		q.add(` AND +c.not_after >= ?`, ceilMillis(f.ExpiresFrom))
+	}
+	if !f.ExpiresUntil.IsZero() {
+		q.add(` AND +c.not_after < ?`, ceilMillis(f.ExpiresUntil))
+	}
+	if f.WithoutSuccessor {
+		q.add(` AND c.identity IS NOT NULL AND c.successor IS NULL`)
+	}
+	if !f.NotRenewedSince.IsZero() {
+		q.add(` AND c.identity IS NOT NULL`)
+	}
+	notRenewed(q, `c.identity`, f.NotRenewedSince)
+}
+
+// scanCertificatePlace reads a row of selectCertificates. The state is the one with the open bulk revocations applied.
+func scanCertificatePlace(rows *sql.Rows, open openSets, states []pki.State) (looked[ra.CertificatePlace], error) {
+	var f looked[ra.CertificatePlace]
+	var issued, state, reason, version int64
+	var revokedAt sql.NullInt64
+	var serial []byte
+	var mask uint64
+	if err := rows.Scan(&f.id, &issued, &serial, &state, &reason, &revokedAt, &version, &mask, &f.matches); err != nil {
+		return f, err
+	}
+	if len(states) > 0 && f.matches {
+		f.matches = slices.Contains(states, open.orders.Status(statusOf(state, reason, version, revokedAt), mask).State)
+	}
+	var err error
+	f.place.IssuedAt = engine.FromMillis(issued)
+	f.place.Serial, err = pki.SerialFromBytes(serial)
+	return f, err
+}
+
+// readCertificates reads the certificates in some rows, in the order of lists.
+func readCertificates(ctx context.Context, tx *sql.Tx, ids []int64) ([]ra.Certificate, error) {
+	list, err := idsIn(ids)
+	if err != nil {
+		return nil, err
+	}
+	var page []ra.Certificate
+	ids = nil
+	rows := engine.Query(ctx, tx, selectCertificate+`WHERE c.id IN (SELECT value FROM json_each(?)) ORDER BY c.issued_at DESC, c.serial DESC`, list)
+	err = rows.Each(func(rows *sql.Rows) error {
+		c, id, err := scanCertificate(rows)
+		page, ids = append(page, c), append(ids, id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return page, addSets(ctx, tx, page, ids)
 }
 
 // addSets adds to certificates what sets of revocations say whose records are to follow.

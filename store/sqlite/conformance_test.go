@@ -30,7 +30,7 @@ func openStore(t *testing.T, path string) storetest.Store {
 	// Second stays nil: the store's lock lets one handle open the file at a time.
 	return storetest.Store{
 		Journal: db.CA(), Installations: db.CA(), RA: db.RA(), Audit: db.RA(), Retention: db.RA(), CRLs: db.Revocation(),
-		Orders: db.Revocation(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log(),
+		Orders: db.Revocation(), Counts: db.Revocation(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log(),
 		LoseCommit: faults.loseCommit,
 		Reopen: func(t *testing.T) storetest.Store {
 			if err := db.Close(); err != nil {

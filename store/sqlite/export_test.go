@@ -2,8 +2,10 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
@@ -20,11 +22,23 @@ func (db *DB) OnWriter(ctx context.Context, statement string) error {
 	return err
 }
 
-// The statements of a page of one identity's certificates.
-const (
-	SelectCertificate = selectCertificate
-	PageOfOne         = pageOfOne
-)
+// CertificatesQuery returns the query that finds a page of certificates.
+func (db *DB) CertificatesQuery(ctx context.Context, f ra.CertificateFilter, after ra.CertificatePlace) (query string, err error) {
+	err = db.file.Read(ctx, "plan a page", func(ctx context.Context, tx *sql.Tx) error {
+		var q clause
+		err := selectCertificates(ctx, tx, &q, openSets{}, f, after)
+		query = q.text.String()
+		return err
+	})
+	return query, err
+}
+
+// TokensQuery returns the query that finds a page of tokens.
+func TokensQuery(f ra.TokenFilter, after ra.TokenPlace) (string, error) {
+	var q clause
+	err := selectTokens(&q, f, time.Time{}, after)
+	return q.text.String(), err
+}
 
 // The statements of a step of a sweep, and what counts certificates.
 const (

@@ -139,15 +139,38 @@ func (r *RA) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error)
 	return have, err
 }
 
-// Identities returns up to limit identities after the given one, in the order of their IDs.
-func (r *RA) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]ra.Identity, error) {
+// Identities returns a page of identities in the order of their IDs.
+func (r *RA) Identities(ctx context.Context, f ra.IdentityFilter, at time.Time, after pki.SPIFFEID, limit int) ([]ra.Identity, pki.SPIFFEID, error) {
 	if err := rules.CheckLimit(limit); err != nil {
-		return nil, err
+		return nil, pki.SPIFFEID{}, err
 	}
 	var page []ra.Identity
-	err := r.db.file.Read(ctx, "list identities", func(ctx context.Context, tx *sql.Tx) error {
-		rows := engine.Query(ctx, tx, `SELECT `+identityColumns+` FROM identities n WHERE n.spiffe_id > ? ORDER BY n.spiffe_id LIMIT ?`,
-			after.String(), limit)
+	var next pki.SPIFFEID
+	err := r.db.file.ReadMany(ctx, "list identities", func(ctx context.Context, tx *sql.Tx) error {
+		page = nil
+		var q clause
+		q.add(`SELECT n.id, n.spiffe_id, (`)
+		if err := matchIdentity(&q, f, at); err != nil {
+			return err
+		}
+		q.add(`) FROM identities n WHERE n.spiffe_id > ? ORDER BY n.spiffe_id LIMIT ?`, after.String(), ra.MaxLooked+1)
+		ids, last, err := lookUp(ctx, tx, &q, limit, func(rows *sql.Rows) (looked[string], error) {
+			var f looked[string]
+			return f, rows.Scan(&f.id, &f.place, &f.matches)
+		})
+		if err != nil {
+			return err
+		}
+		if last != "" {
+			if next, err = pki.ParseSPIFFEID(last); err != nil {
+				return err
+			}
+		}
+		list, err := idsIn(ids)
+		if err != nil {
+			return err
+		}
+		rows := engine.Query(ctx, tx, `SELECT `+identityColumns+` FROM identities n WHERE n.id IN (SELECT value FROM json_each(?)) ORDER BY n.spiffe_id`, list)
 		return rows.Each(func(rows *sql.Rows) error {
 			id, err := scanIdentity(rows)
 			page = append(page, id)
@@ -155,9 +178,39 @@ func (r *RA) Identities(ctx context.Context, after pki.SPIFFEID, limit int) ([]r
 		})
 	})
 	if err != nil {
-		return nil, err
+		return nil, pki.SPIFFEID{}, err
 	}
-	return page, nil
+	return page, next, nil
+}
+
+// matchIdentity adds the condition under which a filter matches the identity n.
+func matchIdentity(q *clause, f ra.IdentityFilter, at time.Time) error {
+	q.add(`1`)
+	if err := errors.Join(oneOf(q, `n.kind`, numbers(f.Kinds)), oneOf(q, `n.state`, numbers(f.States))); err != nil {
+		return err
+	}
+	if f.Profile != "" {
+		q.add(` AND n.profile = ?`, f.Profile)
+	}
+	if !f.Label.IsZero() {
+		q.add(` AND EXISTS (SELECT 1 FROM identity_labels l WHERE l.name = ? AND l.value = ? AND l.identity = n.id)`, f.Label.Name, f.Label.Value)
+	}
+	if f.WithoutUnexpired {
+		q.add(` AND NOT EXISTS (SELECT 1 FROM certificates m INDEXED BY certificates_by_identity WHERE m.identity = n.id AND m.not_after > ?)`, engine.Millis(at))
+	}
+	notRenewed(q, `n.id`, f.NotRenewedSince)
+	return nil
+}
+
+// notRenewed adds the condition that an identity was issued no certificate at a time or later. A certificate ends after its
+// issue, so those that have ended by then need not be looked at.
+func notRenewed(q *clause, identity string, since time.Time) {
+	if since.IsZero() {
+		return
+	}
+	q.add(` AND NOT EXISTS (
+		SELECT 1 FROM certificates m INDEXED BY certificates_by_identity WHERE m.identity = `+identity+` AND m.not_after >= ? AND m.issued_at >= ?)`,
+		ceilMillis(since), ceilMillis(since))
 }
 
 func readIdentity(ctx context.Context, tx engine.Querier, id pki.SPIFFEID) (ra.Identity, error) {

@@ -303,7 +303,7 @@ func (s *setRow) few(ctx context.Context, q engine.Querier) ([]subject, error) {
 			return nil, err
 		}
 		if !first.key.Valid {
-			return nil, pki.Refuse(pki.RuleNotFound, "name one that was released", "certificate %s was never released", s.LineageOf.Serial)
+			return nil, rules.NeverDelivered(s.LineageOf.Serial)
 		}
 		identity = first.Identity
 	}

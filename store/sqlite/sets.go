@@ -117,7 +117,7 @@ func (s *setRow) checkNamed(ctx context.Context, q engine.Querier) error {
 			return err
 		}
 		if !known {
-			return pki.Refuse(pki.RuleNotFound, "see which there are with brevet crl list --output json", "no certificate of the issuer %s is on record", s.Issuer)
+			return rules.NoIssuer(s.Issuer)
 		}
 	}
 	if s.Identity.IsZero() {

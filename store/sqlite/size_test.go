@@ -7,15 +7,18 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/sqlite"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/crlindex"
 )
@@ -264,15 +267,70 @@ func TestQueriesUseIndexes(t *testing.T) {
 	}
 }
 
-// An identity's certificates are sorted, and those of all are not walked through for them.
-func TestOneIdentityIsListedByItsIndex(t *testing.T) {
+// TestListsUseIndexes checks that lists read in the order of an index, and look at the records of one identity alone if the
+// filter names it. Records of one millisecond are sorted.
+func TestListsUseIndexes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "brevet.db")
-	if err := mustOpen(t, path).Close(); err != nil {
+	m := newMill(t, path)
+	id := m.identity(1)
+	r := m.issue([]pki.SPIFFEID{id}, nil)[0]
+	place := ra.CertificatePlace{IssuedAt: at, Serial: r.Ref.Serial}
+	for name, c := range map[string]struct {
+		f     ra.CertificateFilter
+		index string
+	}{
+		"all":          {ra.CertificateFilter{}, "SEARCH c USING INDEX certificates_by_issue (issued_at<?)"},
+		"a profile":    {ra.CertificateFilter{Selection: pki.Selection{Profile: "device"}}, "SEARCH c USING INDEX certificates_by_issue (issued_at<?)"},
+		"a time":       {ra.CertificateFilter{Selection: pki.Selection{IssuedFrom: at, IssuedUntil: at.Add(1)}}, "SEARCH c USING INDEX certificates_by_issue (issued_at>? AND issued_at<?)"},
+		"not renewed":  {ra.CertificateFilter{NotRenewedSince: at}, "SEARCH m USING INDEX certificates_by_identity (identity=? AND not_after>?)"},
+		"one identity": {ra.CertificateFilter{Selection: pki.Selection{Identity: id}}, "SEARCH c USING INTEGER PRIMARY KEY"},
+	} {
+		query, err := m.db.CertificatesQuery(context.Background(), c.f, place)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan := explain(t, raw(t, path), query)
+		if !strings.Contains(plan, c.index) || strings.Contains(plan, "SCAN c") || c.f.Identity.IsZero() && strings.Contains(plan, "TEMP B-TREE FOR ORDER BY") {
+			t.Errorf("a page of %s runs as\n%s", name, plan)
+		}
+	}
+	var tokenID pki.TokenID
+	for name, f := range map[string]ra.TokenFilter{"tokens_by_creation": {States: []ra.TokenState{ra.TokenOpen}}, "tokens_by_identity": {Identity: id}} {
+		query, err := sqlite.TokensQuery(f, ra.TokenPlace{CreatedAt: at, ID: tokenID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if plan := explain(t, raw(t, path), query); !strings.Contains(plan, name) {
+			t.Errorf("a page of tokens runs without %s as\n%s", name, plan)
+		}
+	}
+}
+
+// TestListsLookAtABoundedNumber checks that a page of a filter that matches few records ends early, and that others follow.
+func TestListsLookAtABoundedNumber(t *testing.T) {
+	m := newMill(t, filepath.Join(t.TempDir(), "brevet.db"))
+	ctx := context.Background()
+	const many = 2*ra.MaxLooked + 1
+	err := m.db.OnWriter(ctx, fmt.Sprintf(`
+		WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < %[1]d)
+		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, generation, created_at)
+		SELECT printf('spiffe://fleet.example/device/%%06d', i), 1, CASE i WHEN %[1]d THEN 'rare' ELSE 'device' END, 'null', 'null', 'null', 1, 1, 0 FROM n`, many))
+	if err != nil {
 		t.Fatal(err)
 	}
-	plan := explain(t, raw(t, path), sqlite.SelectCertificate+sqlite.PageOfOne)
-	if !strings.Contains(plan, "certificates_by_identity") || strings.Contains(plan, "SCAN c") {
-		t.Errorf("a page of one identity runs as\n%s", plan)
+	var lengths []int
+	for after := (pki.SPIFFEID{}); ; {
+		page, next, err := m.db.RA().Identities(ctx, ra.IdentityFilter{Profile: "rare"}, at, after, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lengths = append(lengths, len(page)); next.IsZero() {
+			break
+		}
+		after = next
+	}
+	if !slices.Equal(lengths, []int{0, 0, 1}) {
+		t.Errorf("the pages have %v identities, want two empty ones and one of one", lengths)
 	}
 }
 

@@ -122,44 +122,85 @@ const tokenState = `
 	     WHEN t.generation <> n.generation THEN 'stale' ELSE 'open' END`
 
 // Tokens returns a page of tokens, the newest first.
-func (r *RA) Tokens(ctx context.Context, sel ra.TokenSelection, at time.Time, from ra.Cursor, limit int) ([]ra.ListedToken, ra.Cursor, error) {
+func (r *RA) Tokens(ctx context.Context, f ra.TokenFilter, at time.Time, after ra.TokenPlace, limit int) ([]ra.ListedToken, ra.TokenPlace, error) {
 	if err := rules.CheckLimit(limit); err != nil {
-		return nil, 0, err
+		return nil, ra.TokenPlace{}, err
 	}
-	if from == 0 {
-		from = 1<<63 - 1
-	}
-	var q clause
-	q.add(`SELECT `+tokenColumns+`, `+tokenState+` AS token_state FROM tokens t JOIN identities n ON n.id = t.identity WHERE t.id <= ?`, engine.Millis(at), int64(from))
-	if !sel.CreatedBy.IsZero() {
-		q.add(` AND t.maker = (SELECT id FROM identities WHERE spiffe_id = ?)`, sel.CreatedBy.String())
-	}
-	if !sel.Identity.IsZero() {
-		q.add(` AND t.identity = (SELECT id FROM identities WHERE spiffe_id = ?)`, sel.Identity.String())
-	}
-	if sel.State != "" {
-		q.add(` AND token_state = ?`, string(sel.State))
-	}
-	q.add(` ORDER BY t.id DESC LIMIT ?`, limit+1)
 	var page []ra.ListedToken
-	var next ra.Cursor
+	var next ra.TokenPlace
 	err := r.db.file.ReadMany(ctx, "list tokens", func(ctx context.Context, tx *sql.Tx) error {
-		rows := engine.Query(ctx, tx, q.text.String(), q.args...)
+		page = nil
+		var q clause
+		if err := selectTokens(&q, f, at, after); err != nil {
+			return err
+		}
+		var ids []int64
+		var err error
+		ids, next, err = lookUp(ctx, tx, &q, limit, scanTokenPlace)
+		if err != nil {
+			return err
+		}
+		list, err := idsIn(ids)
+		if err != nil {
+			return err
+		}
+		rows := engine.Query(ctx, tx, `
+			SELECT `+tokenColumns+`, `+tokenState+` FROM tokens t JOIN identities n ON n.id = t.identity
+			WHERE t.id IN (SELECT value FROM json_each(?)) ORDER BY t.created_at DESC, t.token DESC`, engine.Millis(at), list)
 		return rows.Each(func(rows *sql.Rows) error {
 			var t ra.ListedToken
-			var id int64
 			var err error
-			t.Token, id, err = scanToken(rows, &t.State)
-			if len(page) == limit {
-				next = ra.Cursor(id)
-				return err
-			}
+			t.Token, _, err = scanToken(rows, &t.State)
 			page = append(page, t)
 			return err
 		})
 	})
 	if err != nil {
-		return nil, 0, err
+		return nil, ra.TokenPlace{}, err
 	}
 	return page, next, nil
+}
+
+// selectTokens adds the query for lookUp. An identity has few tokens: they are found by its index and sorted.
+func selectTokens(q *clause, f ra.TokenFilter, at time.Time, after ra.TokenPlace) error {
+	q.add(`SELECT t.id, t.created_at, t.token, (1`)
+	if len(f.States) > 0 {
+		q.add(` AND `+tokenState, engine.Millis(at))
+		if err := in(q, f.States); err != nil {
+			return err
+		}
+	}
+	if !f.CreatedBy.IsZero() {
+		q.add(` AND t.maker IS (SELECT id FROM identities WHERE spiffe_id = ?)`, f.CreatedBy.String())
+	}
+	if f.Identity.IsZero() {
+		q.add(`) FROM tokens t INDEXED BY tokens_by_creation CROSS JOIN identities n ON n.id = t.identity WHERE 1`)
+	} else {
+		q.add(`) FROM tokens t INDEXED BY tokens_by_identity CROSS JOIN identities n ON n.id = t.identity
+			WHERE t.identity = (SELECT id FROM identities WHERE spiffe_id = ?)`, f.Identity.String())
+	}
+	if !after.IsZero() {
+		q.add(` AND t.created_at <= ? AND (t.created_at, t.token) < (?, ?)`, engine.Millis(after.CreatedAt), engine.Millis(after.CreatedAt), after.ID.Bytes())
+	}
+	if !f.CreatedFrom.IsZero() {
+		q.add(` AND t.created_at >= ?`, ceilMillis(f.CreatedFrom))
+	}
+	if !f.CreatedUntil.IsZero() {
+		q.add(` AND t.created_at < ?`, ceilMillis(f.CreatedUntil))
+	}
+	q.add(` ORDER BY t.created_at DESC, t.token DESC LIMIT ?`, ra.MaxLooked+1)
+	return nil
+}
+
+func scanTokenPlace(rows *sql.Rows) (looked[ra.TokenPlace], error) {
+	var f looked[ra.TokenPlace]
+	var created int64
+	var token []byte
+	if err := rows.Scan(&f.id, &created, &token, &f.matches); err != nil {
+		return f, err
+	}
+	var err error
+	f.place.CreatedAt = engine.FromMillis(created)
+	f.place.ID, err = pki.TokenIDFromBytes(token)
+	return f, err
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
@@ -94,30 +97,37 @@ func pageCertificates(t *testing.T, w *world) {
 	var all, ofOne []pki.CertRef
 	for i := range 9 {
 		id := []pki.SPIFFEID{one, two}[i%2]
+		w.now = w.now.Add(time.Millisecond)
 		r := w.issue(t, w.record(t, id))
 		all = append(all, r.Ref)
 		if id == one {
 			ofOne = append(ofOne, r.Ref)
 		}
 	}
+	w.now = w.now.Add(time.Millisecond)
 	unreleased := w.record(t, one)
 	w.settle(t, w.announce(t, unreleased))
 	all = append(all, unreleased.Ref)
 	slices.Reverse(all)
 	slices.Reverse(ofOne)
 	for _, limit := range []int{1, 2, 3, len(ofOne), len(all), 100} {
-		mustEqual(t, "all certificates", w.list(t, pki.SPIFFEID{}, limit), all)
-		mustEqual(t, "one identity's certificates", w.list(t, one, limit), ofOne)
+		mustEqual(t, "all certificates", refs(w.list(t, ra.CertificateFilter{}, limit)), all)
+		mustEqual(t, "one identity's certificates", refs(w.list(t, ofIdentity(one), limit)), ofOne)
 	}
-	mustEqual(t, "a stranger's certificates", w.list(t, w.newIdentity(t).ID, 10), nil)
+	_, _, err := w.RA.Certificates(context.Background(), ofIdentity(w.newIdentity(t).ID), ra.CertificatePlace{}, 10)
+	mustMiss(t, err)
 
-	// A page that was begun goes on where it was, whatever is issued meanwhile.
-	first, next, err := w.RA.Certificates(context.Background(), one, 0, 2)
+	// The second page begins where the first one ended, although another certificate was issued meanwhile.
+	first, next, err := w.RA.Certificates(context.Background(), ofIdentity(one), ra.CertificatePlace{}, 2)
 	must(t, err)
 	w.issue(t, w.record(t, one))
-	second, _, err := w.RA.Certificates(context.Background(), one, next, 2)
+	second, _, err := w.RA.Certificates(context.Background(), ofIdentity(one), next, 2)
 	must(t, err)
 	mustEqual(t, "two pages", refs(append(first, second...)), ofOne[:4])
+}
+
+func ofIdentity(id pki.SPIFFEID) ra.CertificateFilter {
+	return ra.CertificateFilter{Selection: pki.Selection{Identity: id}}
 }
 
 func refs(page []ra.Certificate) []pki.CertRef {
@@ -128,20 +138,20 @@ func refs(page []ra.Certificate) []pki.CertRef {
 	return list
 }
 
-func (w *world) list(t *testing.T, id pki.SPIFFEID, limit int) []pki.CertRef {
+// list returns all certificates that a filter matches, read in pages.
+func (w *world) list(t rapid.TB, f ra.CertificateFilter, limit int) []ra.Certificate {
 	t.Helper()
-	var list []pki.CertRef
-	for from := ra.Cursor(0); ; {
-		page, next, err := w.RA.Certificates(context.Background(), id, from, limit)
+	var list []ra.Certificate
+	for after := (ra.CertificatePlace{}); ; {
+		page, next, err := w.RA.Certificates(context.Background(), f, after, limit)
 		must(t, err)
-		if len(page) > limit || next != 0 && len(page) == 0 {
-			t.Fatalf("a page of %d where %d were asked for, and a cursor %d", len(page), limit, next)
+		if len(page) > limit {
+			t.Fatalf("a page of %d, longer than %d", len(page), limit)
 		}
-		list = append(list, refs(page)...)
-		if next == 0 {
+		if list = append(list, page...); next.IsZero() {
 			return list
 		}
-		from = next
+		after = next
 	}
 }
 

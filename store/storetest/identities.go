@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"maps"
 	"math/big"
 	"net/netip"
 	"slices"
@@ -80,7 +81,7 @@ func testInstallations(t *testing.T, open func(t *testing.T) Store) {
 
 func testIdentities(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
-		"create and read": createIdentity, "create again": createIdentityAgain, "update": updateIdentity, "pages": pageIdentities,
+		"create and read": createIdentity, "create again": createIdentityAgain, "update": updateIdentity, "pages": pageIdentities, "filters": filterIdentities,
 	})
 }
 
@@ -203,26 +204,94 @@ func pageIdentities(t *testing.T, w *world) {
 	slices.Sort(want)
 	for _, limit := range []int{1, 2, 3, 7, 100} {
 		var got []string
-		var after pki.SPIFFEID
-		for {
-			page, err := w.RA.Identities(ctx, after, limit)
-			must(t, err)
-			if len(page) == 0 {
-				break
-			}
-			if len(page) > limit {
-				t.Fatalf("a page of %d, longer than %d", len(page), limit)
-			}
-			for _, id := range page {
-				got = append(got, id.ID.String())
-				after = id.ID
-			}
+		for _, id := range w.identities(t, ra.IdentityFilter{}, limit) {
+			got = append(got, id.ID.String())
 		}
 		mustEqual(t, "the list", got, want)
 	}
 	for _, limit := range []int{0, -1} {
-		if page, err := w.RA.Identities(ctx, pki.SPIFFEID{}, limit); err == nil && len(page) > 0 {
+		if page, _, err := w.RA.Identities(ctx, ra.IdentityFilter{}, w.now, pki.SPIFFEID{}, limit); err == nil && len(page) > 0 {
 			t.Errorf("a page of at most %d has %d identities", limit, len(page))
+		}
+	}
+}
+
+// identities returns all identities that a filter matches now, read in pages.
+func (w *world) identities(t *testing.T, f ra.IdentityFilter, limit int) []ra.Identity {
+	t.Helper()
+	var list []ra.Identity
+	for after := (pki.SPIFFEID{}); ; {
+		page, next, err := w.RA.Identities(context.Background(), f, w.now, after, limit)
+		must(t, err)
+		if len(page) > limit {
+			t.Fatalf("a page of %d, longer than %d", len(page), limit)
+		}
+		if list = append(list, page...); next.IsZero() {
+			return list
+		}
+		after = next
+	}
+}
+
+// filterIdentities lists identities by each field of a filter.
+func filterIdentities(t *testing.T, w *world) {
+	register := func(edit func(id *ra.Identity)) pki.SPIFFEID {
+		id := w.newIdentity(t)
+		edit(&id)
+		_, err := w.RA.CreateIdentity(context.Background(), id, operator)
+		must(t, err)
+		return id.ID
+	}
+	workload := register(func(id *ra.Identity) { id.Kind, id.Profile = pki.Workload, "workload" })
+	north := register(func(id *ra.Identity) { id.Labels = map[string]string{"site": "north", "line": ""} })
+	south := register(func(id *ra.Identity) { id.Labels = map[string]string{"site": "south"} })
+	w.issue(t, w.enrollment(t, w.stateOf(t, north)))
+	w.now = w.now.Add(30 * time.Minute)
+	w.issue(t, w.enrollment(t, w.stateOf(t, south)))
+	w.now = w.now.Add(45 * time.Minute) // the certificate of north has ended
+	w.abandon(t)                        // registers one more device
+	all := w.identities(t, ra.IdentityFilter{}, 10)
+	mustEqual(t, "how many there are", len(all), 4)
+	var abandoned pki.SPIFFEID
+	for _, id := range all {
+		if id.ID != workload && id.ID != north && id.ID != south {
+			abandoned = id.ID
+		}
+	}
+	for name, c := range map[string]struct {
+		f    ra.IdentityFilter
+		want []pki.SPIFFEID
+	}{
+		"kind":                             {ra.IdentityFilter{Kinds: []pki.Kind{pki.Workload}}, []pki.SPIFFEID{workload}},
+		"kinds":                            {ra.IdentityFilter{Kinds: []pki.Kind{pki.Workload, pki.Operator, pki.Device}}, []pki.SPIFFEID{workload, north, south, abandoned}},
+		"profile":                          {ra.IdentityFilter{Profile: "workload"}, []pki.SPIFFEID{workload}},
+		"no such profile":                  {ra.IdentityFilter{Profile: "load"}, nil},
+		"state":                            {ra.IdentityFilter{States: []pki.IdentityState{pki.Registered}}, []pki.SPIFFEID{workload, abandoned}},
+		"states":                           {ra.IdentityFilter{States: []pki.IdentityState{pki.Retired, pki.Enrolled}}, []pki.SPIFFEID{north, south}},
+		"label":                            {ra.IdentityFilter{Label: pki.Label{Name: "site", Value: "north"}}, []pki.SPIFFEID{north}},
+		"empty label":                      {ra.IdentityFilter{Label: pki.Label{Name: "line"}}, []pki.SPIFFEID{north}},
+		"other value":                      {ra.IdentityFilter{Label: pki.Label{Name: "site", Value: "nor"}}, nil},
+		"no certificate":                   {ra.IdentityFilter{WithoutUnexpired: true}, []pki.SPIFFEID{workload, north, abandoned}},
+		"not renewed":                      {ra.IdentityFilter{NotRenewedSince: epochStart.Add(time.Minute), States: []pki.IdentityState{pki.Enrolled}}, []pki.SPIFFEID{north}},
+		"not renewed since the last issue": {ra.IdentityFilter{NotRenewedSince: epochStart.Add(30 * time.Minute)}, []pki.SPIFFEID{workload, north, abandoned}},
+		"not renewed since then":           {ra.IdentityFilter{NotRenewedSince: epochStart.Add(30*time.Minute + 1)}, []pki.SPIFFEID{workload, north, south, abandoned}},
+		"all at once": {ra.IdentityFilter{
+			Kinds: []pki.Kind{pki.Device}, States: []pki.IdentityState{pki.Enrolled}, Profile: "device", Label: pki.Label{Name: "site", Value: "north"},
+			WithoutUnexpired: true, NotRenewedSince: w.now,
+		}, []pki.SPIFFEID{north}},
+	} {
+		for _, limit := range []int{1, 3, 100} {
+			got := map[pki.SPIFFEID]bool{}
+			for _, id := range w.identities(t, c.f, limit) {
+				got[id.ID] = true
+			}
+			want := map[pki.SPIFFEID]bool{}
+			for _, id := range c.want {
+				want[id] = true
+			}
+			if !maps.Equal(got, want) {
+				t.Errorf("%s: listed are %v, want %v", name, got, want)
+			}
 		}
 	}
 }

@@ -28,6 +28,7 @@ type Store struct {
 	Retention     retention.Store
 	Orders        Orders
 	Revocation    revocation.Store
+	Counts        Counts
 	CRLs          crl.Store
 	Feed          responder.Feed
 	Log           translog.Store
@@ -45,6 +46,11 @@ type Orders interface {
 	Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error)
 }
 
+// Counts counts what a bulk revocation would change: a part of revocation.BulkCreator.
+type Counts interface {
+	CountBulk(ctx context.Context, o revocation.BulkRequest) (revocation.Affected, error)
+}
+
 // suite is tests by name, each of which opens its own stores.
 type suite map[string]func(t *testing.T, open func(t *testing.T) Store)
 
@@ -52,7 +58,7 @@ type suite map[string]func(t *testing.T, open func(t *testing.T) Store)
 var registration = suite{
 	"journal": testJournal, "guards": testGuards, "races": testRaces, "identities": testIdentities, "tokens": testTokens,
 	"token revocations": testTokenRevocations, "certificates": testCertificates, "orders": testOrders,
-	"identity orders": testIdentityOrders, "log": testLog, "two handles": testTwoHandles,
+	"identity orders": testIdentityOrders, "log": testLog, "two handles": testTwoHandles, "lists": testLists,
 }
 
 // rest is the other tests.

@@ -1,7 +1,12 @@
 package storetest
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -261,37 +266,50 @@ func listTokens(t *testing.T, w *world) {
 	tokens[ra.TokenStale] = w.tokenBy(t, maker)
 	w.issue(t, w.enrollment(t, w.stateOf(t, tokens[ra.TokenStale].Identity)))
 	tokens[ra.TokenOpen] = w.tokenBy(t, other)
-	list := func(sel ra.TokenSelection, size int) []ra.ListedToken {
+	list := func(f ra.TokenFilter, size int) []ra.ListedToken {
 		t.Helper()
 		var all []ra.ListedToken
-		for from := ra.Cursor(0); ; {
-			page, next, err := w.RA.Tokens(ctx, sel, w.now, from, size)
+		for after := (ra.TokenPlace{}); ; {
+			page, next, err := w.RA.Tokens(ctx, f, w.now, after, size)
 			must(t, err)
-			if all = append(all, page...); next == 0 {
+			if len(page) > size {
+				t.Fatalf("a page of %d, longer than %d", len(page), size)
+			}
+			if all = append(all, page...); next.IsZero() {
 				return all
 			}
-			if from = next; len(page) != size {
-				t.Fatalf("a page of %d, and another one follows", len(page))
-			}
+			after = next
 		}
 	}
 	for state, token := range tokens {
-		found := list(ra.TokenSelection{State: state}, 10)
+		found := list(ra.TokenFilter{States: []ra.TokenState{state}}, 10)
 		if len(found) != 1 || found[0].ID != token.ID || found[0].State != state || found[0].CreatedBy != token.CreatedBy.Named() || found[0].CreatorCertificate.IsZero() {
 			t.Errorf("the %s ones are %+v", state, found)
 		}
-		if found := list(ra.TokenSelection{Identity: token.Identity}, 10); len(found) != 1 || found[0].ID != token.ID {
+		if found := list(ra.TokenFilter{Identity: token.Identity}, 10); len(found) != 1 || found[0].ID != token.ID {
 			t.Errorf("those for %s are %+v", token.Identity, found)
 		}
 	}
-	for size := range 3 {
-		if found := list(ra.TokenSelection{}, size+1); len(found) != 5 || found[0].ID != tokens[ra.TokenOpen].ID || found[4].ID != tokens[ra.TokenRevoked].ID {
-			t.Errorf("in pages of %d there are %+v", size+1, found)
-		}
+	var want []pki.TokenID // the newest first, those of one time by descending ID
+	for _, token := range slices.SortedFunc(maps.Values(tokens), func(a, b ra.Token) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), bytes.Compare(b.ID.Bytes(), a.ID.Bytes()))
+	}) {
+		want = append(want, token.ID)
 	}
-	mustEqual(t, "the number that the maker made", len(list(ra.TokenSelection{CreatedBy: maker.Identity}, 2)), 4)
-	mustEqual(t, "the number that the maker made and are open", len(list(ra.TokenSelection{CreatedBy: maker.Identity, State: ra.TokenOpen}, 2)), 0)
-	if _, _, err := w.RA.Tokens(ctx, ra.TokenSelection{}, w.now, 0, 0); err == nil {
+	for size := range 3 {
+		var found []pki.TokenID
+		for _, token := range list(ra.TokenFilter{}, size+1) {
+			found = append(found, token.ID)
+		}
+		mustEqual(t, fmt.Sprintf("the list in pages of %d", size+1), found, want)
+	}
+	mustEqual(t, "the number that the maker made", len(list(ra.TokenFilter{CreatedBy: maker.Identity}, 2)), 4)
+	mustEqual(t, "the number that the maker made and are open", len(list(ra.TokenFilter{CreatedBy: maker.Identity, States: []ra.TokenState{ra.TokenOpen}}, 2)), 0)
+	mustEqual(t, "the number that are open or stale", len(list(ra.TokenFilter{States: []ra.TokenState{ra.TokenOpen, ra.TokenStale}}, 1)), 2)
+	first, last := tokens[ra.TokenSpent].CreatedAt, tokens[ra.TokenOpen].CreatedAt
+	mustEqual(t, "the number made in a window", len(list(ra.TokenFilter{CreatedFrom: first, CreatedUntil: last}, 2)), 3)
+	mustEqual(t, "the number made since", len(list(ra.TokenFilter{CreatedFrom: last.Add(1)}, 2)), 0)
+	if _, _, err := w.RA.Tokens(ctx, ra.TokenFilter{}, w.now, ra.TokenPlace{}, 0); err == nil {
 		t.Error("a page of nothing was listed")
 	}
 }

@@ -26,9 +26,12 @@ func newTokenList() *cobra.Command {
 			"revoked, expired, and stale: the identity has changed since the token was created.",
 		Example: "  brevet token list --created-by brevet/operator/alice --state open",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
-			if req.State, err = readTokenState("--state", state); err != nil {
+			one, err := readTokenState("--state", state)
+			if err != nil {
 				return err
+			}
+			if req.States = nil; one != brevetv1.TokenState_TOKEN_STATE_UNSPECIFIED {
+				req.States = []brevetv1.TokenState{one}
 			}
 			return list(cmd, tokenHeading, func(ctx context.Context, conn *grpc.ClientConn, page string) ([]*brevetv1.EnrollmentToken, string, error) {
 				req.PageToken = page

@@ -447,14 +447,24 @@ func (x *GetCertificateResponse) GetCertificate() *Certificate {
 
 type ListCertificatesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only the certificates that it matches. Unset for all.
+	// Only the certificates that it matches. Unset for all, those that were never delivered included.
 	Selection *CertificateSelection `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"`
 	// 1 to 1000; 0 means 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous page; empty for the first.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// next_page_token of the previous page; empty for the first. It is opaque, and serves a list with the same filter only.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only certificates in one of these states. Empty for all.
+	States []CertificateState `protobuf:"varint,4,rep,packed,name=states,proto3,enum=brevet.v1.CertificateState" json:"states,omitempty"`
+	// Only certificates whose not_after is at this time or later.
+	ExpireStartTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expire_start_time,json=expireStartTime,proto3" json:"expire_start_time,omitempty"`
+	// Only certificates whose not_after is before this time.
+	ExpireEndTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_end_time,json=expireEndTime,proto3" json:"expire_end_time,omitempty"`
+	// Only certificates that were not renewed.
+	WithoutSuccessor bool `protobuf:"varint,7,opt,name=without_successor,json=withoutSuccessor,proto3" json:"without_successor,omitempty"`
+	// Only certificates whose holder was issued no certificate at this time or later: who has not renewed since.
+	NotRenewedSinceTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=not_renewed_since_time,json=notRenewedSinceTime,proto3" json:"not_renewed_since_time,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *ListCertificatesRequest) Reset() {
@@ -508,9 +518,45 @@ func (x *ListCertificatesRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListCertificatesRequest) GetStates() []CertificateState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListCertificatesRequest) GetExpireStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireStartTime
+	}
+	return nil
+}
+
+func (x *ListCertificatesRequest) GetExpireEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireEndTime
+	}
+	return nil
+}
+
+func (x *ListCertificatesRequest) GetWithoutSuccessor() bool {
+	if x != nil {
+		return x.WithoutSuccessor
+	}
+	return false
+}
+
+func (x *ListCertificatesRequest) GetNotRenewedSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotRenewedSinceTime
+	}
+	return nil
+}
+
 type ListCertificatesResponse struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	Certificates []*Certificate         `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A page may hold fewer than page_size, or none, although others follow: the server looks at 10000 at most for a page.
+	Certificates []*Certificate `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -874,12 +920,17 @@ const file_brevet_v1_certificate_proto_rawDesc = "" +
 	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x1b\n" +
 	"\tissuer_id\x18\x02 \x01(\fR\bissuerId\"R\n" +
 	"\x16GetCertificateResponse\x128\n" +
-	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\"\x94\x01\n" +
+	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\"\xd3\x03\n" +
 	"\x17ListCertificatesRequest\x12=\n" +
 	"\tselection\x18\x01 \x01(\v2\x1f.brevet.v1.CertificateSelectionR\tselection\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"~\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x123\n" +
+	"\x06states\x18\x04 \x03(\x0e2\x1b.brevet.v1.CertificateStateR\x06states\x12F\n" +
+	"\x11expire_start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0fexpireStartTime\x12B\n" +
+	"\x0fexpire_end_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\rexpireEndTime\x12+\n" +
+	"\x11without_successor\x18\a \x01(\bR\x10withoutSuccessor\x12O\n" +
+	"\x16not_renewed_since_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x13notRenewedSinceTime\"~\n" +
 	"\x18ListCertificatesResponse\x12:\n" +
 	"\fcertificates\x18\x01 \x03(\v2\x16.brevet.v1.CertificateR\fcertificates\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xdb\x01\n" +
@@ -960,24 +1011,28 @@ var file_brevet_v1_certificate_proto_depIdxs = []int32{
 	11, // 9: brevet.v1.CertificateSelection.issue_end_time:type_name -> google.protobuf.Timestamp
 	1,  // 10: brevet.v1.GetCertificateResponse.certificate:type_name -> brevet.v1.Certificate
 	2,  // 11: brevet.v1.ListCertificatesRequest.selection:type_name -> brevet.v1.CertificateSelection
-	1,  // 12: brevet.v1.ListCertificatesResponse.certificates:type_name -> brevet.v1.Certificate
-	14, // 13: brevet.v1.IssueCertificatesRequest.lifetime:type_name -> google.protobuf.Duration
-	15, // 14: brevet.v1.IssueCertificatesRequest.registration:type_name -> brevet.v1.IdentitySpec
-	16, // 15: brevet.v1.IssueCertificatesResponse.error:type_name -> google.rpc.Status
-	17, // 16: brevet.v1.GetCertificateChainResponse.chain:type_name -> brevet.v1.CertificateChain
-	3,  // 17: brevet.v1.CertificateService.GetCertificate:input_type -> brevet.v1.GetCertificateRequest
-	5,  // 18: brevet.v1.CertificateService.ListCertificates:input_type -> brevet.v1.ListCertificatesRequest
-	7,  // 19: brevet.v1.CertificateService.IssueCertificates:input_type -> brevet.v1.IssueCertificatesRequest
-	9,  // 20: brevet.v1.CertificateService.GetCertificateChain:input_type -> brevet.v1.GetCertificateChainRequest
-	4,  // 21: brevet.v1.CertificateService.GetCertificate:output_type -> brevet.v1.GetCertificateResponse
-	6,  // 22: brevet.v1.CertificateService.ListCertificates:output_type -> brevet.v1.ListCertificatesResponse
-	8,  // 23: brevet.v1.CertificateService.IssueCertificates:output_type -> brevet.v1.IssueCertificatesResponse
-	10, // 24: brevet.v1.CertificateService.GetCertificateChain:output_type -> brevet.v1.GetCertificateChainResponse
-	21, // [21:25] is the sub-list for method output_type
-	17, // [17:21] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	0,  // 12: brevet.v1.ListCertificatesRequest.states:type_name -> brevet.v1.CertificateState
+	11, // 13: brevet.v1.ListCertificatesRequest.expire_start_time:type_name -> google.protobuf.Timestamp
+	11, // 14: brevet.v1.ListCertificatesRequest.expire_end_time:type_name -> google.protobuf.Timestamp
+	11, // 15: brevet.v1.ListCertificatesRequest.not_renewed_since_time:type_name -> google.protobuf.Timestamp
+	1,  // 16: brevet.v1.ListCertificatesResponse.certificates:type_name -> brevet.v1.Certificate
+	14, // 17: brevet.v1.IssueCertificatesRequest.lifetime:type_name -> google.protobuf.Duration
+	15, // 18: brevet.v1.IssueCertificatesRequest.registration:type_name -> brevet.v1.IdentitySpec
+	16, // 19: brevet.v1.IssueCertificatesResponse.error:type_name -> google.rpc.Status
+	17, // 20: brevet.v1.GetCertificateChainResponse.chain:type_name -> brevet.v1.CertificateChain
+	3,  // 21: brevet.v1.CertificateService.GetCertificate:input_type -> brevet.v1.GetCertificateRequest
+	5,  // 22: brevet.v1.CertificateService.ListCertificates:input_type -> brevet.v1.ListCertificatesRequest
+	7,  // 23: brevet.v1.CertificateService.IssueCertificates:input_type -> brevet.v1.IssueCertificatesRequest
+	9,  // 24: brevet.v1.CertificateService.GetCertificateChain:input_type -> brevet.v1.GetCertificateChainRequest
+	4,  // 25: brevet.v1.CertificateService.GetCertificate:output_type -> brevet.v1.GetCertificateResponse
+	6,  // 26: brevet.v1.CertificateService.ListCertificates:output_type -> brevet.v1.ListCertificatesResponse
+	8,  // 27: brevet.v1.CertificateService.IssueCertificates:output_type -> brevet.v1.IssueCertificatesResponse
+	10, // 28: brevet.v1.CertificateService.GetCertificateChain:output_type -> brevet.v1.GetCertificateChainResponse
+	25, // [25:29] is the sub-list for method output_type
+	21, // [21:25] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_certificate_proto_init() }

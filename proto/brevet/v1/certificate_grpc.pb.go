@@ -34,7 +34,14 @@ const (
 type CertificateServiceClient interface {
 	// GetCertificate returns the record of one certificate.
 	GetCertificate(ctx context.Context, in *GetCertificateRequest, opts ...grpc.CallOption) (*GetCertificateResponse, error)
-	// ListCertificates returns certificates, the newest first, one page at a time.
+	// ListCertificates returns certificates, one page at a time: those issued last first, and those issued in the same
+	// millisecond by descending serial number. The selection is that of CreateBulkRevocation: a list of its certificates
+	// that are good or on hold holds what a bulk revocation revokes, keyCompromise apart, which revokes other certificates
+	// of the same keys too.
+	//
+	// Each page is read as of one moment of its own. The list returns each certificate that is on record throughout exactly
+	// once. One that is issued after the first page appears on no later one. A filter is applied to a certificate as it is
+	// when its page is read.
 	ListCertificates(ctx context.Context, in *ListCertificatesRequest, opts ...grpc.CallOption) (*ListCertificatesResponse, error)
 	// IssueCertificates issues many certificates on one stream: for the devices of a factory, or for a fleet that moves
 	// here. The operator's word is the evidence; no enrollment tokens are needed.
@@ -111,7 +118,14 @@ func (c *certificateServiceClient) GetCertificateChain(ctx context.Context, in *
 type CertificateServiceServer interface {
 	// GetCertificate returns the record of one certificate.
 	GetCertificate(context.Context, *GetCertificateRequest) (*GetCertificateResponse, error)
-	// ListCertificates returns certificates, the newest first, one page at a time.
+	// ListCertificates returns certificates, one page at a time: those issued last first, and those issued in the same
+	// millisecond by descending serial number. The selection is that of CreateBulkRevocation: a list of its certificates
+	// that are good or on hold holds what a bulk revocation revokes, keyCompromise apart, which revokes other certificates
+	// of the same keys too.
+	//
+	// Each page is read as of one moment of its own. The list returns each certificate that is on record throughout exactly
+	// once. One that is issued after the first page appears on no later one. A filter is applied to a certificate as it is
+	// when its page is read.
 	ListCertificates(context.Context, *ListCertificatesRequest) (*ListCertificatesResponse, error)
 	// IssueCertificates issues many certificates on one stream: for the devices of a factory, or for a fleet that moves
 	// here. The operator's word is the evidence; no enrollment tokens are needed.

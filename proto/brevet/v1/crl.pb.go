@@ -168,8 +168,10 @@ type ListCRLsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 1000; 0 means 100.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous page; empty for the first.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// next_page_token of the previous page; empty for the first. It is opaque, and serves a list with the same filter only.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only CRLs that this CA signed; as in CRL. Empty for all.
+	IssuerId      []byte `protobuf:"bytes,3,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -216,6 +218,13 @@ func (x *ListCRLsRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListCRLsRequest) GetIssuerId() []byte {
+	if x != nil {
+		return x.IssuerId
+	}
+	return nil
 }
 
 type ListCRLsResponse struct {
@@ -382,11 +391,12 @@ const file_brevet_v1_crl_proto_rawDesc = "" +
 	" \x01(\tR\n" +
 	"baseNumber\x12\x12\n" +
 	"\x04size\x18\v \x01(\x03R\x04size\x12\x16\n" +
-	"\x06sha256\x18\f \x01(\fR\x06sha256\"M\n" +
+	"\x06sha256\x18\f \x01(\fR\x06sha256\"j\n" +
 	"\x0fListCRLsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"^\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x1b\n" +
+	"\tissuer_id\x18\x03 \x01(\fR\bissuerId\"^\n" +
 	"\x10ListCRLsResponse\x12\"\n" +
 	"\x04crls\x18\x01 \x03(\v2\x0e.brevet.v1.CRLR\x04crls\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"$\n" +

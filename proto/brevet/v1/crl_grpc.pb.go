@@ -30,7 +30,8 @@ const (
 // CRLService lists the CRLs that the server publishes, and takes in those that were signed elsewhere. Only operators
 // call it.
 type CRLServiceClient interface {
-	// ListCRLs returns the CRLs that are published now: of every issuing CA, and of the root.
+	// ListCRLs returns the CRLs that are published now, of every issuing CA and of the root, in the order of their paths, one
+	// page at a time. Each page is read as of one moment of its own.
 	ListCRLs(ctx context.Context, in *ListCRLsRequest, opts ...grpc.CallOption) (*ListCRLsResponse, error)
 	// ImportCRL publishes a CRL that a ceremony signed: the root's. An older CRL never replaces a newer one.
 	ImportCRL(ctx context.Context, in *ImportCRLRequest, opts ...grpc.CallOption) (*ImportCRLResponse, error)
@@ -71,7 +72,8 @@ func (c *cRLServiceClient) ImportCRL(ctx context.Context, in *ImportCRLRequest, 
 // CRLService lists the CRLs that the server publishes, and takes in those that were signed elsewhere. Only operators
 // call it.
 type CRLServiceServer interface {
-	// ListCRLs returns the CRLs that are published now: of every issuing CA, and of the root.
+	// ListCRLs returns the CRLs that are published now, of every issuing CA and of the root, in the order of their paths, one
+	// page at a time. Each page is read as of one moment of its own.
 	ListCRLs(context.Context, *ListCRLsRequest) (*ListCRLsResponse, error)
 	// ImportCRL publishes a CRL that a ceremony signed: the root's. An older CRL never replaces a newer one.
 	ImportCRL(context.Context, *ImportCRLRequest) (*ImportCRLResponse, error)

@@ -513,10 +513,23 @@ type ListIdentitiesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 1000; 0 means 100.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous page; empty for the first.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// next_page_token of the previous page; empty for the first. It is opaque, and serves a list with the same filter only.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only identities of one of these kinds. Empty for all.
+	Kinds []IdentityKind `protobuf:"varint,3,rep,packed,name=kinds,proto3,enum=brevet.v1.IdentityKind" json:"kinds,omitempty"`
+	// Only identities in one of these states. Empty for all.
+	States []IdentityState `protobuf:"varint,4,rep,packed,name=states,proto3,enum=brevet.v1.IdentityState" json:"states,omitempty"`
+	// Only identities with this profile. Empty for all.
+	Profile string `protobuf:"bytes,5,opt,name=profile,proto3" json:"profile,omitempty"`
+	// Only identities with this label.
+	Label *Label `protobuf:"bytes,6,opt,name=label,proto3" json:"label,omitempty"`
+	// Only identities whose certificates, in whatever state, have all expired by the server's clock, or that have none.
+	WithoutUnexpiredCertificate bool `protobuf:"varint,7,opt,name=without_unexpired_certificate,json=withoutUnexpiredCertificate,proto3" json:"without_unexpired_certificate,omitempty"`
+	// Only identities that were issued no certificate at this time or later. With the state ENROLLED: who has not renewed
+	// since.
+	NotRenewedSinceTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=not_renewed_since_time,json=notRenewedSinceTime,proto3" json:"not_renewed_since_time,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *ListIdentitiesRequest) Reset() {
@@ -563,9 +576,52 @@ func (x *ListIdentitiesRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListIdentitiesRequest) GetKinds() []IdentityKind {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *ListIdentitiesRequest) GetStates() []IdentityState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListIdentitiesRequest) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *ListIdentitiesRequest) GetLabel() *Label {
+	if x != nil {
+		return x.Label
+	}
+	return nil
+}
+
+func (x *ListIdentitiesRequest) GetWithoutUnexpiredCertificate() bool {
+	if x != nil {
+		return x.WithoutUnexpiredCertificate
+	}
+	return false
+}
+
+func (x *ListIdentitiesRequest) GetNotRenewedSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotRenewedSinceTime
+	}
+	return nil
+}
+
 type ListIdentitiesResponse struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Identities []*Identity            `protobuf:"bytes,1,rep,name=identities,proto3" json:"identities,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A page may hold fewer than page_size, or none, although others follow: the server looks at 10000 at most for a page.
+	Identities []*Identity `protobuf:"bytes,1,rep,name=identities,proto3" json:"identities,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1094,11 +1150,17 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\x12GetIdentityRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"F\n" +
 	"\x13GetIdentityResponse\x12/\n" +
-	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"S\n" +
+	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"\x8b\x03\n" +
 	"\x15ListIdentitiesRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"u\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12-\n" +
+	"\x05kinds\x18\x03 \x03(\x0e2\x17.brevet.v1.IdentityKindR\x05kinds\x120\n" +
+	"\x06states\x18\x04 \x03(\x0e2\x18.brevet.v1.IdentityStateR\x06states\x12\x18\n" +
+	"\aprofile\x18\x05 \x01(\tR\aprofile\x12&\n" +
+	"\x05label\x18\x06 \x01(\v2\x10.brevet.v1.LabelR\x05label\x12B\n" +
+	"\x1dwithout_unexpired_certificate\x18\a \x01(\bR\x1bwithoutUnexpiredCertificate\x12O\n" +
+	"\x16not_renewed_since_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x13notRenewedSinceTime\"u\n" +
 	"\x16ListIdentitiesResponse\x123\n" +
 	"\n" +
 	"identities\x18\x01 \x03(\v2\x13.brevet.v1.IdentityR\n" +
@@ -1191,8 +1253,9 @@ var file_brevet_v1_identity_proto_goTypes = []any{
 	nil,                             // 19: brevet.v1.IdentitySpec.LabelsEntry
 	(*Name)(nil),                    // 20: brevet.v1.Name
 	(*timestamppb.Timestamp)(nil),   // 21: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),   // 22: google.protobuf.FieldMask
-	(*AffectedCertificates)(nil),    // 23: brevet.v1.AffectedCertificates
+	(*Label)(nil),                   // 22: brevet.v1.Label
+	(*fieldmaskpb.FieldMask)(nil),   // 23: google.protobuf.FieldMask
+	(*AffectedCertificates)(nil),    // 24: brevet.v1.AffectedCertificates
 }
 var file_brevet_v1_identity_proto_depIdxs = []int32{
 	0,  // 0: brevet.v1.Identity.kind:type_name -> brevet.v1.IdentityKind
@@ -1206,36 +1269,40 @@ var file_brevet_v1_identity_proto_depIdxs = []int32{
 	3,  // 8: brevet.v1.CreateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
 	2,  // 9: brevet.v1.CreateIdentityResponse.identity:type_name -> brevet.v1.Identity
 	2,  // 10: brevet.v1.GetIdentityResponse.identity:type_name -> brevet.v1.Identity
-	2,  // 11: brevet.v1.ListIdentitiesResponse.identities:type_name -> brevet.v1.Identity
-	3,  // 12: brevet.v1.UpdateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
-	22, // 13: brevet.v1.UpdateIdentityRequest.update_mask:type_name -> google.protobuf.FieldMask
-	2,  // 14: brevet.v1.UpdateIdentityResponse.identity:type_name -> brevet.v1.Identity
-	2,  // 15: brevet.v1.SuspendIdentityResponse.identity:type_name -> brevet.v1.Identity
-	23, // 16: brevet.v1.SuspendIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	2,  // 17: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
-	23, // 18: brevet.v1.ResumeIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	21, // 19: brevet.v1.RetireIdentityRequest.invalidity_time:type_name -> google.protobuf.Timestamp
-	2,  // 20: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
-	23, // 21: brevet.v1.RetireIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	4,  // 22: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
-	6,  // 23: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
-	8,  // 24: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
-	10, // 25: brevet.v1.IdentityService.UpdateIdentity:input_type -> brevet.v1.UpdateIdentityRequest
-	12, // 26: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
-	14, // 27: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
-	16, // 28: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
-	5,  // 29: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
-	7,  // 30: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
-	9,  // 31: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
-	11, // 32: brevet.v1.IdentityService.UpdateIdentity:output_type -> brevet.v1.UpdateIdentityResponse
-	13, // 33: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
-	15, // 34: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
-	17, // 35: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
-	29, // [29:36] is the sub-list for method output_type
-	22, // [22:29] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	0,  // 11: brevet.v1.ListIdentitiesRequest.kinds:type_name -> brevet.v1.IdentityKind
+	1,  // 12: brevet.v1.ListIdentitiesRequest.states:type_name -> brevet.v1.IdentityState
+	22, // 13: brevet.v1.ListIdentitiesRequest.label:type_name -> brevet.v1.Label
+	21, // 14: brevet.v1.ListIdentitiesRequest.not_renewed_since_time:type_name -> google.protobuf.Timestamp
+	2,  // 15: brevet.v1.ListIdentitiesResponse.identities:type_name -> brevet.v1.Identity
+	3,  // 16: brevet.v1.UpdateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
+	23, // 17: brevet.v1.UpdateIdentityRequest.update_mask:type_name -> google.protobuf.FieldMask
+	2,  // 18: brevet.v1.UpdateIdentityResponse.identity:type_name -> brevet.v1.Identity
+	2,  // 19: brevet.v1.SuspendIdentityResponse.identity:type_name -> brevet.v1.Identity
+	24, // 20: brevet.v1.SuspendIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	2,  // 21: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
+	24, // 22: brevet.v1.ResumeIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	21, // 23: brevet.v1.RetireIdentityRequest.invalidity_time:type_name -> google.protobuf.Timestamp
+	2,  // 24: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
+	24, // 25: brevet.v1.RetireIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	4,  // 26: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
+	6,  // 27: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
+	8,  // 28: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
+	10, // 29: brevet.v1.IdentityService.UpdateIdentity:input_type -> brevet.v1.UpdateIdentityRequest
+	12, // 30: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
+	14, // 31: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
+	16, // 32: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
+	5,  // 33: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
+	7,  // 34: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
+	9,  // 35: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
+	11, // 36: brevet.v1.IdentityService.UpdateIdentity:output_type -> brevet.v1.UpdateIdentityResponse
+	13, // 37: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
+	15, // 38: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
+	17, // 39: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
+	33, // [33:40] is the sub-list for method output_type
+	26, // [26:33] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_identity_proto_init() }

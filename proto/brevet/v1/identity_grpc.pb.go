@@ -41,7 +41,11 @@ type IdentityServiceClient interface {
 	CreateIdentity(ctx context.Context, in *CreateIdentityRequest, opts ...grpc.CallOption) (*CreateIdentityResponse, error)
 	// GetIdentity returns one identity.
 	GetIdentity(ctx context.Context, in *GetIdentityRequest, opts ...grpc.CallOption) (*GetIdentityResponse, error)
-	// ListIdentities returns identities in the order of their SPIFFE IDs, one page at a time.
+	// ListIdentities returns identities in the order of their SPIFFE IDs, byte by byte, one page at a time.
+	//
+	// Each page is read as of one moment of its own. The list returns each identity that is registered before the first page
+	// exactly once. One that is registered later appears if its place in the order is on a page to come. A filter is applied
+	// to an identity as it is when its page is read.
 	ListIdentities(ctx context.Context, in *ListIdentitiesRequest, opts ...grpc.CallOption) (*ListIdentitiesResponse, error)
 	// UpdateIdentity changes attributes of an identity that is not retired. Certificates that it has keep what they say.
 	// Tokens that were created for it before can enroll it no more.
@@ -145,7 +149,11 @@ type IdentityServiceServer interface {
 	CreateIdentity(context.Context, *CreateIdentityRequest) (*CreateIdentityResponse, error)
 	// GetIdentity returns one identity.
 	GetIdentity(context.Context, *GetIdentityRequest) (*GetIdentityResponse, error)
-	// ListIdentities returns identities in the order of their SPIFFE IDs, one page at a time.
+	// ListIdentities returns identities in the order of their SPIFFE IDs, byte by byte, one page at a time.
+	//
+	// Each page is read as of one moment of its own. The list returns each identity that is registered before the first page
+	// exactly once. One that is registered later appears if its place in the order is on a page to come. A filter is applied
+	// to an identity as it is when its page is read.
 	ListIdentities(context.Context, *ListIdentitiesRequest) (*ListIdentitiesResponse, error)
 	// UpdateIdentity changes attributes of an identity that is not retired. Certificates that it has keep what they say.
 	// Tokens that were created for it before can enroll it no more.

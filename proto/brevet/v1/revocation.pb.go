@@ -719,7 +719,7 @@ type ListBulkRevocationsRequest struct {
 	States []BulkRevocationState `protobuf:"varint,1,rep,packed,name=states,proto3,enum=brevet.v1.BulkRevocationState" json:"states,omitempty"`
 	// 1 to 1000; 0 means 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous page; empty for the first.
+	// next_page_token of the previous page; empty for the first. It is opaque, and serves a list with the same filter only.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -777,9 +777,8 @@ func (x *ListBulkRevocationsRequest) GetPageToken() string {
 }
 
 type ListBulkRevocationsResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// A page may hold fewer than page_size, or none, although others follow.
-	BulkRevocations []*BulkRevocation `protobuf:"bytes,1,rep,name=bulk_revocations,json=bulkRevocations,proto3" json:"bulk_revocations,omitempty"`
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	BulkRevocations []*BulkRevocation      `protobuf:"bytes,1,rep,name=bulk_revocations,json=bulkRevocations,proto3" json:"bulk_revocations,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields

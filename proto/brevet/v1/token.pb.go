@@ -341,12 +341,16 @@ type ListTokensRequest struct {
 	CreatedBy string `protobuf:"bytes,1,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
 	// Only tokens that enroll this identity. Empty for all.
 	Identity string `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
-	// Only tokens in this state. Unspecified for all.
-	State TokenState `protobuf:"varint,3,opt,name=state,proto3,enum=brevet.v1.TokenState" json:"state,omitempty"`
+	// Only tokens in one of these states. Empty for all.
+	States []TokenState `protobuf:"varint,3,rep,packed,name=states,proto3,enum=brevet.v1.TokenState" json:"states,omitempty"`
 	// 1 to 1000; 0 means 100.
 	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous page; empty for the first.
-	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// next_page_token of the previous page; empty for the first. It is opaque, and serves a list with the same filter only.
+	PageToken string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only tokens created at this time or later.
+	CreateStartTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_start_time,json=createStartTime,proto3" json:"create_start_time,omitempty"`
+	// Only tokens created before this time.
+	CreateEndTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_end_time,json=createEndTime,proto3" json:"create_end_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -395,11 +399,11 @@ func (x *ListTokensRequest) GetIdentity() string {
 	return ""
 }
 
-func (x *ListTokensRequest) GetState() TokenState {
+func (x *ListTokensRequest) GetStates() []TokenState {
 	if x != nil {
-		return x.State
+		return x.States
 	}
-	return TokenState_TOKEN_STATE_UNSPECIFIED
+	return nil
 }
 
 func (x *ListTokensRequest) GetPageSize() int32 {
@@ -416,9 +420,24 @@ func (x *ListTokensRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListTokensRequest) GetCreateStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateStartTime
+	}
+	return nil
+}
+
+func (x *ListTokensRequest) GetCreateEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateEndTime
+	}
+	return nil
+}
+
 type ListTokensResponse struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Tokens []*EnrollmentToken     `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A page may hold fewer than page_size, or none, although others follow: the server looks at 10000 at most for a page.
+	Tokens []*EnrollmentToken `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -637,15 +656,17 @@ const file_brevet_v1_token_proto_rawDesc = "" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x19\n" +
 	"\btoken_id\x18\x02 \x01(\tR\atokenId\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"\xb7\x01\n" +
+	"expireTime\"\xc5\x02\n" +
 	"\x11ListTokensRequest\x12\x1d\n" +
 	"\n" +
 	"created_by\x18\x01 \x01(\tR\tcreatedBy\x12\x1a\n" +
-	"\bidentity\x18\x02 \x01(\tR\bidentity\x12+\n" +
-	"\x05state\x18\x03 \x01(\x0e2\x15.brevet.v1.TokenStateR\x05state\x12\x1b\n" +
+	"\bidentity\x18\x02 \x01(\tR\bidentity\x12-\n" +
+	"\x06states\x18\x03 \x03(\x0e2\x15.brevet.v1.TokenStateR\x06states\x12\x1b\n" +
 	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x05 \x01(\tR\tpageToken\"p\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\x12F\n" +
+	"\x11create_start_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0fcreateStartTime\x12B\n" +
+	"\x0fcreate_end_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\rcreateEndTime\"p\n" +
 	"\x12ListTokensResponse\x122\n" +
 	"\x06tokens\x18\x01 \x03(\v2\x1a.brevet.v1.EnrollmentTokenR\x06tokens\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"v\n" +
@@ -705,19 +726,21 @@ var file_brevet_v1_token_proto_depIdxs = []int32{
 	8,  // 2: brevet.v1.EnrollmentToken.expire_time:type_name -> google.protobuf.Timestamp
 	9,  // 3: brevet.v1.CreateTokenRequest.lifetime:type_name -> google.protobuf.Duration
 	8,  // 4: brevet.v1.CreateTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 5: brevet.v1.ListTokensRequest.state:type_name -> brevet.v1.TokenState
-	1,  // 6: brevet.v1.ListTokensResponse.tokens:type_name -> brevet.v1.EnrollmentToken
-	2,  // 7: brevet.v1.TokenService.CreateToken:input_type -> brevet.v1.CreateTokenRequest
-	4,  // 8: brevet.v1.TokenService.ListTokens:input_type -> brevet.v1.ListTokensRequest
-	6,  // 9: brevet.v1.TokenService.RevokeToken:input_type -> brevet.v1.RevokeTokenRequest
-	3,  // 10: brevet.v1.TokenService.CreateToken:output_type -> brevet.v1.CreateTokenResponse
-	5,  // 11: brevet.v1.TokenService.ListTokens:output_type -> brevet.v1.ListTokensResponse
-	7,  // 12: brevet.v1.TokenService.RevokeToken:output_type -> brevet.v1.RevokeTokenResponse
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	0,  // 5: brevet.v1.ListTokensRequest.states:type_name -> brevet.v1.TokenState
+	8,  // 6: brevet.v1.ListTokensRequest.create_start_time:type_name -> google.protobuf.Timestamp
+	8,  // 7: brevet.v1.ListTokensRequest.create_end_time:type_name -> google.protobuf.Timestamp
+	1,  // 8: brevet.v1.ListTokensResponse.tokens:type_name -> brevet.v1.EnrollmentToken
+	2,  // 9: brevet.v1.TokenService.CreateToken:input_type -> brevet.v1.CreateTokenRequest
+	4,  // 10: brevet.v1.TokenService.ListTokens:input_type -> brevet.v1.ListTokensRequest
+	6,  // 11: brevet.v1.TokenService.RevokeToken:input_type -> brevet.v1.RevokeTokenRequest
+	3,  // 12: brevet.v1.TokenService.CreateToken:output_type -> brevet.v1.CreateTokenResponse
+	5,  // 13: brevet.v1.TokenService.ListTokens:output_type -> brevet.v1.ListTokensResponse
+	7,  // 14: brevet.v1.TokenService.RevokeToken:output_type -> brevet.v1.RevokeTokenResponse
+	12, // [12:15] is the sub-list for method output_type
+	9,  // [9:12] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_token_proto_init() }

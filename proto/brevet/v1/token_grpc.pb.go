@@ -32,7 +32,12 @@ const (
 type TokenServiceClient interface {
 	// CreateToken makes a token that enrolls one identity. The response is the only place where its secret appears.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
-	// ListTokens returns the records of tokens, the newest first, one page at a time.
+	// ListTokens returns the records of tokens, one page at a time: those created last first, and those created in the same
+	// millisecond by descending hash of their secret.
+	//
+	// Each page is read as of one moment of its own. The list returns each token that is on record throughout exactly once.
+	// One that is created after the first page appears on no later one. A filter is applied to a token as it is when its page
+	// is read.
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
 	// RevokeToken revokes one token, or all that an operator has created so far. It cannot be undone.
 	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenResponse, error)
@@ -84,7 +89,12 @@ func (c *tokenServiceClient) RevokeToken(ctx context.Context, in *RevokeTokenReq
 type TokenServiceServer interface {
 	// CreateToken makes a token that enrolls one identity. The response is the only place where its secret appears.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
-	// ListTokens returns the records of tokens, the newest first, one page at a time.
+	// ListTokens returns the records of tokens, one page at a time: those created last first, and those created in the same
+	// millisecond by descending hash of their secret.
+	//
+	// Each page is read as of one moment of its own. The list returns each token that is on record throughout exactly once.
+	// One that is created after the first page appears on no later one. A filter is applied to a token as it is when its page
+	// is read.
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
 	// RevokeToken revokes one token, or all that an operator has created so far. It cannot be undone.
 	RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error)

@@ -85,6 +85,7 @@ CREATE TABLE tokens (
     CHECK ((request IS NULL) = (key_hash IS NULL)),
     CHECK ((maker IS NULL) = (made_with IS NULL))
 ) STRICT;
+CREATE INDEX tokens_by_creation ON tokens (created_at);
 CREATE INDEX tokens_by_expiry ON tokens (expires_at);
 CREATE INDEX tokens_by_identity ON tokens (identity);
 CREATE INDEX tokens_by_maker ON tokens (maker) WHERE maker IS NOT NULL;
