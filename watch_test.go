@@ -374,8 +374,8 @@ func newSoftHSM(t *testing.T) servertest.Ground {
 	conf := servertest.Must(hsm.WriteSoftHSM(t.TempDir()))(t)
 	t.Setenv(hsm.SoftHSMConfEnv, conf)
 	pin := servertest.Must(hsm.NewPIN([]byte("user-246810")))(t)
-	servertest.Must(hsm.InitToken(t.Context(), module, "test", pin, pin))(t)
-	token := servertest.Must(hsm.Open(t.Context(), hsm.Config{Module: module, TokenLabel: "test"}, pin))(t)
+	servertest.Must(hsm.Init(t.Context(), module, "test", pin, pin))(t)
+	token := servertest.Must(hsm.Open(t.Context(), hsm.Config{Module: module, Label: "test"}, pin))(t)
 	t.Cleanup(func() {
 		if err := token.Close(); err != nil {
 			t.Error(err)
@@ -384,7 +384,7 @@ func newSoftHSM(t *testing.T) servertest.Ground {
 	root := servertest.Must(token.Generate(t.Context(), "root", hsm.P256))(t)
 	issuing := servertest.Must(token.Generate(t.Context(), "issuing", hsm.P256))(t)
 	return servertest.Ground{
-		Root: root, Issuing: issuing, Token: hsm.Watched{Token: token, Keys: []*hsm.Key{issuing}},
+		Root: root, Issuing: issuing, Token: hsm.Watched{HSM: token, Keys: []*hsm.Key{issuing}},
 		Open: func(ctx context.Context, path string) (servertest.Store, error) {
 			db, err := sqlite.Open(ctx, path)
 			return sqliteStore{db}, err

@@ -58,7 +58,7 @@ func ParseAlgorithm(s string) (Algorithm, error) {
 	return 0, fmt.Errorf("key algorithm %q: use one of %s", s, strings.Join(algorithmNames[P256:], ", "))
 }
 
-// recipe holds the mechanisms and parameters with which a token makes a key.
+// recipe holds the mechanisms and parameters with which an HSM makes a key.
 type recipe struct {
 	generate   uint
 	sign       []uint

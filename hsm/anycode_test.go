@@ -22,7 +22,7 @@ type lossyBench struct {
 	control string
 }
 
-// newLossyBench compiles the shim and makes a token behind it.
+// newLossyBench compiles the shim and makes an HSM behind it.
 func newLossyBench(t *testing.T) *lossyBench {
 	t.Helper()
 	b := newTestBench(t)
@@ -31,7 +31,7 @@ func newLossyBench(t *testing.T) *lossyBench {
 	t.Setenv("SHIM_CONTROL", l.control)
 	b.module = filepath.Join(b.dir, "shim.so")
 	tool(t, "gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-I/usr/include/p11-kit-1", "-o", b.module, "testdata/shim.c")
-	if _, err := b.reg.initToken(t.Context(), b.module, "lossy", testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
+	if _, err := b.reg.initialize(t.Context(), b.module, "lossy", testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
 		t.Fatal(err)
 	}
 	return l
@@ -128,7 +128,7 @@ func TestChangedPINIsTriedOnceAfterDeviceLoss(t *testing.T) {
 	}
 }
 
-// TestUnclearCodeAfterSelfTestIsReturned checks that an unclear code from a token that passes the self-test is
+// TestUnclearCodeAfterSelfTestIsReturned checks that an unclear code from an HSM that passes the self-test is
 // attributed to the request: the library is not restarted.
 func TestUnclearCodeAfterSelfTestIsReturned(t *testing.T) {
 	b := newTestBench(t, "fault")
@@ -139,7 +139,7 @@ func TestUnclearCodeAfterSelfTestIsReturned(t *testing.T) {
 	b.inject(fault{call: "Sign", skip: 1, times: 1, err: code}) // after the self-test
 	inits := b.count("Initialize")
 	if _, err := signed(k); !errors.Is(err, code) || temporary(err) {
-		t.Errorf("signing returns %v, want the token's code", err)
+		t.Errorf("signing returns %v, want the HSM's code", err)
 	}
 	if n := b.count("Initialize") - inits; n != 0 {
 		t.Errorf("the library was initialized %d times", n)

@@ -11,51 +11,51 @@ import (
 
 // The reasons of a failed call; use [errors.Is]. [ErrUnavailable] and [ErrBusy] are temporary.
 var (
-	// ErrPIN: the token refused the PIN. This Token does not try it again; open a new one.
-	ErrPIN = errors.New("the token refused the PIN; it was tried once and will not be tried again, so that the token does not lock: correct the PIN, then open the token again")
-	// ErrUnavailable: the token, its library or its storage does not work. Later calls on an
-	// open Token restart the library, with pauses, until it works.
-	ErrUnavailable = errors.New("the token is not available: check the device, its connection and its storage")
-	// ErrBusy: the token did not respond in time.
-	ErrBusy = errors.New("the token did not respond in time: try again, and raise the number of sessions if this lasts")
-	// ErrClosed: the Token has been closed.
-	ErrClosed = errors.New("the token has been closed")
+	// ErrPIN: the HSM refused the PIN. The [HSM] does not try it again; open a new one.
+	ErrPIN = errors.New("the HSM refused the PIN; it was tried once and will not be tried again, so that the HSM does not lock: correct the PIN, then open the HSM again")
+	// ErrUnavailable: the HSM, its library or its storage does not work. Later calls on an
+	// open [HSM] restart the library, with pauses, until it works.
+	ErrUnavailable = errors.New("the HSM is not available: check the device, its connection and its storage")
+	// ErrBusy: the HSM did not respond in time.
+	ErrBusy = errors.New("the HSM did not respond in time: try again, and raise the number of sessions if this lasts")
+	// ErrClosed: the [HSM] has been closed.
+	ErrClosed = errors.New("the HSM has been closed")
 	// ErrNotFound: the library shows no such key, even after a restart. The package never
 	// makes a missing key by itself.
-	ErrNotFound = errors.New("no such key on the token: check the token and the key's label or ID; nothing was made")
-	// ErrAmbiguous: more than one token or key matches.
+	ErrNotFound = errors.New("no such key on the HSM: check the HSM and the key's label or ID; nothing was made")
+	// ErrAmbiguous: more than one HSM or key matches.
 	ErrAmbiguous = errors.New("the name is not unique")
-	// ErrExists: a key or token with this label exists.
+	// ErrExists: a key or HSM with this label exists.
 	ErrExists = errors.New("a key with this label exists: choose another label or use that key")
-	// ErrUnsupported: the token does not offer the mechanism, or the key is of a kind that
+	// ErrUnsupported: the HSM does not offer the mechanism, or the key is of a kind that
 	// this package does not use.
 	ErrUnsupported = errors.New("not supported")
-	// ErrKey: the pair in the token is wrong: a half is missing, the public key has changed,
+	// ErrKey: the pair in the HSM is wrong: a half is missing, the public key has changed,
 	// or a signature does not verify with it.
-	ErrKey = errors.New("the key on the token cannot be trusted")
+	ErrKey = errors.New("the key on the HSM cannot be trusted")
 	// ErrDigest: this key cannot sign the digest with these options.
 	ErrDigest = errors.New("digest refused")
 )
 
 var (
-	errLibrary     = errors.New("the PKCS#11 library does not start")
-	errTokenAbsent = errors.New("the token is not present")
-	errKeyLost     = errors.New("the key is no longer on the token")
-	errNoAnswer    = errors.New("the wait timed out")
-	errUnusable    = errors.New("the token fails basic operations")
+	errLibrary  = errors.New("the PKCS#11 library does not start")
+	errAbsent   = errors.New("the HSM is not present")
+	errKeyLost  = errors.New("the key is no longer on the HSM")
+	errNoAnswer = errors.New("the wait timed out")
+	errUnusable = errors.New("the HSM fails basic operations")
 )
 
 // Error is a failed call. Use [errors.As], or its methods Temporary and RetryAfter.
 type Error struct {
 	Op     string // the operation
-	Token  string // the token, by label or serial number
+	HSM    string // the HSM, by label or serial number
 	Reason error  // one of the errors above, or nil if none fits
 	Err    error  // the error of the library or the context, or nil
 	after  time.Duration
 }
 
 func (e *Error) Error() string {
-	s := e.Op + " on " + e.Token
+	s := e.Op + " on " + e.HSM
 	if e.Reason != nil {
 		s += ": " + e.Reason.Error()
 	}
@@ -84,7 +84,7 @@ func (e *Error) Temporary() bool {
 // RetryAfter returns how long to wait before the next try, or 0 if it is unknown.
 func (e *Error) RetryAfter() time.Duration { return e.after }
 
-// AttributeError reports that a key is not protected as required. [Token.Generate] has then
+// AttributeError reports that a key is not protected as required. [HSM.Generate] has then
 // destroyed the pair, unless Err says otherwise.
 type AttributeError struct {
 	Attribute string // for instance CKA_EXTRACTABLE
@@ -93,7 +93,7 @@ type AttributeError struct {
 }
 
 func (e *AttributeError) Error() string {
-	s := fmt.Sprintf("the key does not have %s = %v, so it is not used: use a token that protects its keys, and keys made in it", e.Attribute, e.Want)
+	s := fmt.Sprintf("the key does not have %s = %v, so it is not used: use an HSM that protects its keys, and keys made in it", e.Attribute, e.Want)
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}
@@ -121,7 +121,7 @@ func classify(err error) class {
 	if err == nil {
 		return classNone
 	}
-	for _, lost := range []error{errLibrary, errTokenAbsent, errKeyLost, errUnusable} {
+	for _, lost := range []error{errLibrary, errAbsent, errKeyLost, errUnusable} {
 		if errors.Is(err, lost) {
 			return classDevice
 		}
@@ -165,11 +165,11 @@ func unusable(err error) error {
 }
 
 // wrapError converts an internal error to the [Error] for the caller.
-func (t *Token) wrapError(what string, err error) error {
+func (t *HSM) wrapError(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	e := &Error{Op: what, Token: t.cfg.name(), Err: err}
+	e := &Error{Op: what, HSM: t.cfg.name(), Err: err}
 	switch c := classify(err); {
 	case c == classPIN:
 		e.Reason = ErrPIN
@@ -185,19 +185,19 @@ func (t *Token) wrapError(what string, err error) error {
 }
 
 // pause returns how long callers should wait before the next try.
-func (t *Token) pause() time.Duration {
+func (t *HSM) pause() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return max(t.breaker.remaining(time.Now()), firstPause)
 }
 
-// The pauses between restarts of a library whose token does not come back.
+// The pauses between restarts of a library whose HSM does not come back.
 const (
 	firstPause = 250 * time.Millisecond
 	lastPause  = 30 * time.Second
 )
 
-// breaker keeps callers from restarting a broken token repeatedly. The first failure causes
+// breaker keeps callers from restarting a broken HSM repeatedly. The first failure causes
 // no pause; from the second on each pause is about twice the one before.
 type breaker struct {
 	failures int

@@ -47,7 +47,7 @@ func (r KeyRef) template(class uint) []*pkcs11.Attribute {
 	return t
 }
 
-// KeyInfo describes a private key on the token.
+// KeyInfo describes a private key on the HSM.
 type KeyInfo struct {
 	Label     string
 	ID        []byte
@@ -56,10 +56,10 @@ type KeyInfo struct {
 }
 
 // Find returns the key that ref names. There must be exactly one ([ErrNotFound],
-// [ErrAmbiguous]), made in the token and protected by it ([AttributeError]). It must have
+// [ErrAmbiguous]), made in the HSM and protected by it ([AttributeError]). It must have
 // signed a fixed text that its public key verifies ([ErrKey]). Before it reports that there
 // is no such key, Find restarts the library and looks again.
-func (t *Token) Find(ctx context.Context, ref KeyRef) (*Key, error) {
+func (t *HSM) Find(ctx context.Context, ref KeyRef) (*Key, error) {
 	if ref.Label == "" && len(ref.ID) == 0 {
 		return nil, errors.New("find key: give its label or its ID")
 	}
@@ -74,8 +74,8 @@ func (t *Token) Find(ctx context.Context, ref KeyRef) (*Key, error) {
 	return k, err
 }
 
-// Keys lists the private keys on the token, in the token's order.
-func (t *Token) Keys(ctx context.Context) ([]KeyInfo, error) {
+// Keys lists the private keys on the HSM, in the HSM's order.
+func (t *HSM) Keys(ctx context.Context) ([]KeyInfo, error) {
 	return run(ctx, t, "list keys", func(s *session) ([]KeyInfo, error) {
 		handles, err := s.privateKeys(KeyRef{})
 		if err != nil {
@@ -170,7 +170,7 @@ func (s *session) inspect(h pkcs11.ObjectHandle) (*Key, error) {
 		return nil, err
 	}
 	s.remember(id, knownKey{h, pub})
-	return &Key{token: s.token, label: label, id: id, alg: alg, pub: pub}, nil
+	return &Key{hsm: s.hsm, label: label, id: id, alg: alg, pub: pub}, nil
 }
 
 // handleOf returns the handle of k in this attachment. If it is not known yet, there must be
@@ -194,14 +194,14 @@ func (s *session) handleOf(k *Key) (pkcs11.ObjectHandle, error) {
 	return known.handle, nil
 }
 
-// privateKeys searches private keys. A token shows none to an application that is logged
+// privateKeys searches private keys. An HSM shows none to an application that is logged
 // out, without an error, so an empty result counts only after a login.
 func (s *session) privateKeys(ref KeyRef) ([]pkcs11.ObjectHandle, error) {
 	handles, err := s.search(ref.template(pkcs11.CKO_PRIVATE_KEY))
 	if err != nil || len(handles) > 0 {
 		return handles, err
 	}
-	if err := s.token.login(s.attachment); err != nil {
+	if err := s.hsm.login(s.attachment); err != nil {
 		return nil, err
 	}
 	return s.search(ref.template(pkcs11.CKO_PRIVATE_KEY))
@@ -237,12 +237,12 @@ func (s *session) attribute(h pkcs11.ObjectHandle, typ uint) ([]byte, error) {
 		return nil, fmt.Errorf("read attribute 0x%x: %w", typ, err)
 	}
 	if len(got) != 1 {
-		return nil, fmt.Errorf("read attribute 0x%x: the token returned %d values", typ, len(got))
+		return nil, fmt.Errorf("read attribute 0x%x: the HSM returned %d values", typ, len(got))
 	}
 	return got[0].Value, nil
 }
 
-// protection lists the attributes of a private key that was made in the token and never left it.
+// protection lists the attributes of a private key that was made in the HSM and never left it.
 var protection = []struct {
 	name string
 	typ  uint
@@ -255,8 +255,8 @@ var protection = []struct {
 	{"CKA_NEVER_EXTRACTABLE", pkcs11.CKA_NEVER_EXTRACTABLE, true},
 }
 
-// checkProtected reads back whether the token protects the private key. An [AttributeError] names
-// the attribute that is wrong or unknown to the token.
+// checkProtected reads back whether the HSM protects the private key. An [AttributeError] names
+// the attribute that is wrong or unknown to the HSM.
 func (s *session) checkProtected(h pkcs11.ObjectHandle) error {
 	for _, p := range protection {
 		value, err := s.attribute(h, p.typ)

@@ -19,16 +19,16 @@ const idSize = 16
 // maxLabel is the maximum length of a key's label, in bytes.
 const maxLabel = 64
 
-// Generate makes a key pair in the token, for signing only, that cannot be read or
-// exported. It reads back that the token protects it so. If it does not, Generate destroys
+// Generate makes a key pair in the HSM, for signing only, that cannot be read or
+// exported. It reads back that the HSM protects it so. If it does not, Generate destroys
 // the pair and returns an [AttributeError]. A label that a key already has gives
-// [ErrExists], and a mechanism that the token lacks [ErrUnsupported].
+// [ErrExists], and a mechanism that the HSM lacks [ErrUnsupported].
 //
 // Each call uses a random CKA_ID, by which it recognizes, after a failure, a pair that the
-// token did make; so a fault never leaves two. Generate restarts the library first, because
+// HSM did make; so a fault never leaves two. Generate restarts the library first, because
 // only a restarted library reports reliably that the label is free. If ctx ends first, the
-// pair may still be made: look with [Token.Find].
-func (t *Token) Generate(ctx context.Context, label string, alg Algorithm) (*Key, error) {
+// pair may still be made: look with [HSM.Find].
+func (t *HSM) Generate(ctx context.Context, label string, alg Algorithm) (*Key, error) {
 	if err := checkLabel(label); err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func checkLabel(label string) error {
 	return nil
 }
 
-// generate makes the pair after checking that the token has the mechanisms and that the label is free.
+// generate makes the pair after checking that the HSM has the mechanisms and that the label is free.
 func (s *session) generate(ref KeyRef, alg Algorithm, how recipe) error {
 	if err := s.requireMechanisms(alg, append(how.sign, how.generate)); err != nil {
 		return err
@@ -91,7 +91,7 @@ func (s *session) generate(ref KeyRef, alg Algorithm, how recipe) error {
 	})
 }
 
-// requireMechanisms checks that the token has the mechanisms that alg needs.
+// requireMechanisms checks that the HSM has the mechanisms that alg needs.
 func (s *session) requireMechanisms(alg Algorithm, mechanisms []uint) error {
 	list, err := s.lib.GetMechanismList(s.slot)
 	if err != nil {
@@ -100,7 +100,7 @@ func (s *session) requireMechanisms(alg Algorithm, mechanisms []uint) error {
 	for _, want := range mechanisms {
 		has := func(m *pkcs11.Mechanism) bool { return m.Mechanism == want }
 		if !slices.ContainsFunc(list, has) {
-			return fmt.Errorf("%w: the token does not offer %v keys (mechanism 0x%x is missing): choose another algorithm or token", ErrUnsupported, alg, want)
+			return fmt.Errorf("%w: the HSM does not offer %v keys (mechanism 0x%x is missing): choose another algorithm or HSM", ErrUnsupported, alg, want)
 		}
 	}
 	return nil
@@ -129,7 +129,7 @@ func templates(ref KeyRef, how recipe) (public, private []*pkcs11.Attribute) {
 
 // Destroy removes every key with this label permanently, including a single half that a fault has left. It returns no
 // error if there is none. It is for keys that sign once: their signatures stay valid, and no further one can be made.
-func (t *Token) Destroy(ctx context.Context, label string) error {
+func (t *HSM) Destroy(ctx context.Context, label string) error {
 	if err := checkLabel(label); err != nil {
 		return err
 	}

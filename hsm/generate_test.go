@@ -16,13 +16,13 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// countObjects returns the number of objects on the token.
+// countObjects returns the number of objects on the HSM.
 func countObjects(t *testing.T, b *testBench, label string) int {
 	t.Helper()
 	return strings.Count(b.pkcs11Tool(t, label, "--list-objects"), " Key Object;")
 }
 
-// TestUnprotectedKeyIsDestroyed checks that Generate destroys a key that the token does not protect, and that the
+// TestUnprotectedKeyIsDestroyed checks that Generate destroys a key that the HSM does not protect, and that the
 // error names the attribute.
 func TestUnprotectedKeyIsDestroyed(t *testing.T) {
 	b := newTestBench(t, "attributes")
@@ -145,7 +145,7 @@ func (l lackingMechanisms) GetMechanismList(slot uint) ([]*pkcs11.Mechanism, err
 	return slices.DeleteFunc(list, func(m *pkcs11.Mechanism) bool { return m.Mechanism == l.without }), err
 }
 
-// TestMissingMechanismIsUnsupported checks that a token without Ed25519 returns ErrUnsupported, and still makes other
+// TestMissingMechanismIsUnsupported checks that an HSM without Ed25519 returns ErrUnsupported, and still makes other
 // keys.
 func TestMissingMechanismIsUnsupported(t *testing.T) {
 	b := newTestBench(t, "old")
@@ -187,7 +187,7 @@ func TestGenerateRefusesLabelsAndAlgorithms(t *testing.T) {
 	}
 }
 
-// TestFindRefusesUnsuitableKeys puts keys on the token with another program that Find must not return.
+// TestFindRefusesUnsuitableKeys puts keys on the HSM with another program that Find must not return.
 func TestFindRefusesUnsuitableKeys(t *testing.T) {
 	b := newTestBench(t, "foreign")
 	generate := func(label, id, kind string) {
@@ -271,8 +271,8 @@ func TestMismatchedPublicKeyIsRefused(t *testing.T) {
 	mustSign(t, mustFind(t, tok, one.Ref()))
 }
 
-// TestInitToken checks what InitToken refuses, and that another program sees the token it made.
-func TestInitToken(t *testing.T) {
+// TestInit checks what Init refuses, and that another program sees the HSM it made.
+func TestInit(t *testing.T) {
 	b := newTestBench(t, "first", "second")
 	slots := tool(t, "softhsm2-util", "--show-slots")
 	for _, want := range []string{"first", "second"} {
@@ -282,15 +282,15 @@ func TestInitToken(t *testing.T) {
 	}
 	so, user := testPIN(t, soSecret), testPIN(t, userSecret)
 	initialize := func(label string, so, user PIN) error {
-		_, err := b.reg.initToken(t.Context(), b.module, label, so, user)
+		_, err := b.reg.initialize(t.Context(), b.module, label, so, user)
 		return err
 	}
 	if err := initialize("first", so, user); !errors.Is(err, ErrExists) {
-		t.Errorf("InitToken with a label that exists: %v, want ErrExists", err)
+		t.Errorf("Init with a label that exists: %v, want ErrExists", err)
 	}
 	for name, err := range map[string]error{
 		"no label":       initialize("", so, user),
-		"long label":     initialize(strings.Repeat("x", maxTokenLabel+1), so, user),
+		"long label":     initialize(strings.Repeat("x", maxHSMLabel+1), so, user),
 		"short user PIN": initialize("third", so, testPIN(t, "1")),
 		"no user PIN":    initialize("third", so, PIN{}),
 		"no SO PIN":      initialize("third", PIN{}, user),
@@ -300,10 +300,10 @@ func TestInitToken(t *testing.T) {
 		}
 	}
 	if now := tool(t, "softhsm2-util", "--show-slots"); now != slots {
-		t.Errorf("a refused token left something:\n%s\n%s", slots, now)
+		t.Errorf("a refused HSM left something:\n%s\n%s", slots, now)
 	}
 
-	// Beside an open token, which must not notice.
+	// Beside an open HSM, which must not notice.
 	k := mustGenerate(t, b.open(t, b.config("first")), "k", P256)
 	if err := initialize("third", so, user); err != nil {
 		t.Fatal(err)

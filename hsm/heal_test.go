@@ -13,7 +13,7 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// TestWrongPINIsTriedOnce checks that a wrong PIN leads to one C_Login and ErrPIN, and that the token is not locked.
+// TestWrongPINIsTriedOnce checks that a wrong PIN leads to one C_Login and ErrPIN, and that the HSM is not locked.
 func TestWrongPINIsTriedOnce(t *testing.T) {
 	b := newTestBench(t, "pin")
 	before := b.count("Login")
@@ -27,7 +27,7 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	b.open(t, b.config("pin"))
 	info, err := b.GetTokenInfo(b.slotOf(t, "pin"))
 	if err != nil || info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0 {
-		t.Errorf("the token is locked: flags %x, %v", info.Flags, err)
+		t.Errorf("the HSM is locked: flags %x, %v", info.Flags, err)
 	}
 }
 
@@ -192,7 +192,7 @@ func TestBrokenDeviceGivesTemporaryErrors(t *testing.T) {
 			inits := b.count("Initialize")
 			for range 50 {
 				if _, err := signed(k); !errors.Is(err, ErrUnavailable) || !temporary(err) || retryAfter(err) <= 0 {
-					t.Fatalf("signing with a broken token: %v, want temporary ErrUnavailable", err)
+					t.Fatalf("signing with a broken HSM: %v, want temporary ErrUnavailable", err)
 				}
 			}
 			if n := b.count("Initialize") - inits; n < 1 || n > 10 {
@@ -205,9 +205,9 @@ func TestBrokenDeviceGivesTemporaryErrors(t *testing.T) {
 	}
 }
 
-// TestMissingStorageIsTemporary moves SoftHSM's storage away and back, for the whole store and for one token.
+// TestMissingStorageIsTemporary moves SoftHSM's storage away and back, for the whole store and for one HSM.
 func TestMissingStorageIsTemporary(t *testing.T) {
-	for name, path := range map[string]string{"the store": "tokens", "the token": "tokens/*-*"} {
+	for name, path := range map[string]string{"the store": "tokens", "the HSM": "tokens/*-*"} {
 		t.Run(name, func(t *testing.T) {
 			b := newTestBench(t, "away")
 			tok := b.open(t, b.config("away"))
@@ -371,23 +371,23 @@ func TestReplacedKeyIsRefused(t *testing.T) {
 	}
 }
 
-// TestOpenRefusesBadConfig opens tokens with invalid configurations, PINs and contexts.
+// TestOpenRefusesBadConfig opens HSMs with invalid configurations, PINs and contexts.
 func TestOpenRefusesBadConfig(t *testing.T) {
 	b := newTestBench(t, "here")
-	b.open(t, b.config("here")) // the restarts below must not affect this token
+	b.open(t, b.config("here")) // the restarts below must not affect this HSM
 	for name, c := range map[string]struct {
 		cfg       Config
 		temporary bool
 	}{
-		"no module":       {Config{TokenLabel: "here"}, false},
-		"missing module":  {Config{Module: "/nonexistent.so", TokenLabel: "here"}, false},
+		"no module":       {Config{Label: "here"}, false},
+		"missing module":  {Config{Module: "/nonexistent.so", Label: "here"}, false},
 		"no name":         {Config{Module: b.module}, false},
-		"two names":       {Config{Module: b.module, TokenLabel: "here", TokenSerial: "1"}, false},
-		"sessions":        {Config{Module: b.module, TokenLabel: "here", Sessions: -1}, false},
-		"wait":            {Config{Module: b.module, TokenLabel: "here", Wait: -1}, false},
-		"unknown label":   {Config{Module: b.module, TokenLabel: "there"}, true},
-		"unknown serial":  {Config{Module: b.module, TokenSerial: "there"}, true},
-		"not for loading": {Config{Module: os.Args[0], TokenLabel: "here"}, false},
+		"two names":       {Config{Module: b.module, Label: "here", Serial: "1"}, false},
+		"sessions":        {Config{Module: b.module, Label: "here", Sessions: -1}, false},
+		"wait":            {Config{Module: b.module, Label: "here", Wait: -1}, false},
+		"unknown label":   {Config{Module: b.module, Label: "there"}, true},
+		"unknown serial":  {Config{Module: b.module, Serial: "there"}, true},
+		"not for loading": {Config{Module: os.Args[0], Label: "here"}, false},
 	} {
 		tok, err := b.reg.open(t.Context(), c.cfg, testPIN(t, userSecret))
 		if err == nil || tok != nil || temporary(err) != c.temporary {
@@ -404,14 +404,14 @@ func TestOpenRefusesBadConfig(t *testing.T) {
 	}
 }
 
-// TestOpenBySerial opens a token by the serial number that InitToken returned.
+// TestOpenBySerial opens an HSM by the serial number that Init returned.
 func TestOpenBySerial(t *testing.T) {
 	b := newTestBench(t)
-	serial, err := b.reg.initToken(t.Context(), b.module, "by serial", testPIN(t, soSecret), testPIN(t, userSecret))
+	serial, err := b.reg.initialize(t.Context(), b.module, "by serial", testPIN(t, soSecret), testPIN(t, userSecret))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.open(t, Config{Module: b.module, TokenSerial: serial})
+	b.open(t, Config{Module: b.module, Serial: serial})
 }
 
 // TestBreakerPausesGrow checks that the first failure causes no pause, and later ones growing pauses up to a limit.

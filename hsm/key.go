@@ -15,10 +15,10 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// Key is a private key in a token. It implements [crypto.Signer], may be used from many
-// goroutines, and outlives restarts of the token; it ends with its [Token].
+// Key is a private key in an HSM. It implements [crypto.Signer], may be used from many
+// goroutines, and outlives restarts of the HSM; it ends with its [HSM].
 type Key struct {
-	token *Token
+	hsm   *HSM
 	label string
 	id    []byte
 	alg   Algorithm
@@ -45,10 +45,10 @@ func (k *Key) Ref() KeyRef { return KeyRef{Label: k.label, ID: k.ID()} }
 // Sign signs digest, which must be of the hash in opts, SHA-256, SHA-384 or SHA-512; an
 // Ed25519 key signs the message itself, with crypto.Hash(0). RSA keys sign as PKCS #1 v1.5
 // (RFC 8017 section 8.2) or, with *rsa.PSSOptions, PSS (section 8.1). Both of the special
-// salt lengths mean that of the hash. ECDSA signatures are DER. The token's own random source
+// salt lengths mean that of the hash. ECDSA signatures are DER. The HSM's own random source
 // is used, not the first argument.
 //
-// If the token fails with a code that does not tell what is wrong, Sign has the key sign the self-test. A self-test
+// If the HSM fails with a code that does not tell what is wrong, Sign has the key sign the self-test. A self-test
 // that fails restarts the library. If it passes, Sign tries once more.
 //
 // Sign waits at most Config.Wait. It fails with [ErrDigest] for input that it does not
@@ -57,9 +57,9 @@ func (k *Key) Ref() KeyRef { return KeyRef{Label: k.label, ID: k.ID()} }
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	req, err := newRequest(k.pub, bytes.Clone(digest), opts)
 	if err != nil {
-		return nil, k.token.wrapError(k.operation(), err)
+		return nil, k.hsm.wrapError(k.operation(), err)
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), k.token.cfg.Wait, errNoAnswer)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), k.hsm.cfg.Wait, errNoAnswer)
 	defer cancel()
 	sig, err := k.sign(ctx, req)
 	if !undecided(err) {
@@ -72,7 +72,7 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 }
 
 func (k *Key) sign(ctx context.Context, req request) ([]byte, error) {
-	return run(ctx, k.token, k.operation(), func(s *session) ([]byte, error) {
+	return run(ctx, k.hsm, k.operation(), func(s *session) ([]byte, error) {
 		h, err := s.handleOf(k)
 		if err != nil {
 			return nil, err
@@ -84,7 +84,7 @@ func (k *Key) sign(ctx context.Context, req request) ([]byte, error) {
 // prove has the key sign the self-test and checks the signature.
 func (k *Key) prove(ctx context.Context) error {
 	once := func() error {
-		_, err := run(ctx, k.token, fmt.Sprintf("prove key %q", k.label), func(s *session) (struct{}, error) {
+		_, err := run(ctx, k.hsm, fmt.Sprintf("prove key %q", k.label), func(s *session) (struct{}, error) {
 			h, err := s.handleOf(k)
 			if err != nil {
 				return struct{}{}, err
@@ -95,7 +95,7 @@ func (k *Key) prove(ctx context.Context) error {
 	}
 	err := once()
 	if errors.Is(err, pkcs11.Error(pkcs11.CKR_SESSION_COUNT)) {
-		k.token.requireRestart() // the library may still count sessions of a lost device; a restart ends them
+		k.hsm.requireRestart() // the library may still count sessions of a lost device; a restart ends them
 		err = once()
 	}
 	return err

@@ -55,7 +55,7 @@ func verify(t testing.TB, k *Key, sig []byte) {
 	}
 }
 
-func mustGenerate(t testing.TB, tok *Token, label string, alg Algorithm) *Key {
+func mustGenerate(t testing.TB, tok *HSM, label string, alg Algorithm) *Key {
 	t.Helper()
 	k, err := tok.Generate(t.Context(), label, alg)
 	if err != nil {
@@ -98,7 +98,7 @@ func selfSigned(t *testing.T, signer crypto.Signer, alg x509.SignatureAlgorithm)
 }
 
 // TestKeysOfEveryAlgorithmSign makes a key of every kind and signs certificates with it. Another program must see it
-// as protected, and a reopened token must find it.
+// as protected, and a reopened HSM must find it.
 func TestKeysOfEveryAlgorithmSign(t *testing.T) {
 	signatures := map[Algorithm][]x509.SignatureAlgorithm{
 		P256:    {x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512},
@@ -173,7 +173,7 @@ func TestPSSSaltLengths(t *testing.T) {
 	}
 }
 
-// TestWrongDigestIsRefused checks that input that is not a digest of its hash never reaches the token.
+// TestWrongDigestIsRefused checks that input that is not a digest of its hash never reaches the HSM.
 func TestWrongDigestIsRefused(t *testing.T) {
 	b := newTestBench(t, "digest")
 	tok := b.open(t, b.config("digest"))
@@ -205,12 +205,12 @@ func TestWrongDigestIsRefused(t *testing.T) {
 		}
 	}
 	if n := b.count("SignInit"); n != before {
-		t.Errorf("%d of the requests reached the token", n-before)
+		t.Errorf("%d of the requests reached the HSM", n-before)
 	}
 }
 
 // TestLongDigestIsTruncated checks that a digest longer than the order of the curve is truncated before it reaches
-// the token (SEC 1 section 4.1.3). SoftHSM would do it too, but not every token does.
+// the HSM (SEC 1 section 4.1.3). SoftHSM would do it too, but not every HSM does.
 func TestLongDigestIsTruncated(t *testing.T) {
 	long := sha512.Sum512(nil)
 	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384()} {

@@ -32,7 +32,7 @@ func testPIN(t testing.TB, s string) PIN {
 }
 
 // softModule returns the SoftHSM module and points the process at a private store, which SoftHSM reads when the next
-// token is opened.
+// HSM is opened.
 func softModule(t testing.TB) (module, dir string) {
 	t.Helper()
 	module, err := FindSoftHSM()
@@ -56,7 +56,7 @@ type testBench struct {
 	dir    string
 }
 
-// newTestBench makes a store with one token for each label.
+// newTestBench makes a store with one HSM for each label.
 func newTestBench(t testing.TB, labels ...string) *testBench {
 	t.Helper()
 	b := &testBench{faultyLibrary: &faultyLibrary{}}
@@ -69,7 +69,7 @@ func newTestBench(t testing.TB, labels ...string) *testBench {
 		return b.faultyLibrary, err
 	}}
 	for _, label := range labels {
-		if _, err := b.reg.initToken(t.Context(), b.module, label, testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
+		if _, err := b.reg.initialize(t.Context(), b.module, label, testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -77,11 +77,11 @@ func newTestBench(t testing.TB, labels ...string) *testBench {
 }
 
 func (b *testBench) config(label string) Config {
-	return Config{Module: b.module, TokenLabel: label}
+	return Config{Module: b.module, Label: label}
 }
 
-// open opens a token and closes it at the end of the test.
-func (b *testBench) open(t testing.TB, cfg Config) *Token {
+// open opens an HSM and closes it at the end of the test.
+func (b *testBench) open(t testing.TB, cfg Config) *HSM {
 	t.Helper()
 	tok, err := b.reg.open(t.Context(), cfg, testPIN(t, userSecret))
 	if err != nil {
@@ -292,7 +292,7 @@ func (f *faultyLibrary) real(t testing.TB) *pkcs11.Ctx {
 	return lib
 }
 
-// slotOf returns where the token is in the library's present generation.
+// slotOf returns where the HSM is in the library's present generation.
 func (b *testBench) slotOf(t testing.TB, label string) uint {
 	t.Helper()
 	slot, err := findSlot(b.faultyLibrary, b.config(label))
@@ -317,7 +317,7 @@ func tool(t testing.TB, name string, args ...string) string {
 	return string(out)
 }
 
-// pkcs11Tool runs OpenSC's pkcs11-tool as the user of a token.
+// pkcs11Tool runs OpenSC's pkcs11-tool as the user of an HSM.
 func (b *testBench) pkcs11Tool(t testing.TB, label string, args ...string) string {
 	t.Helper()
 	return tool(t, "pkcs11-tool", append([]string{"--module", b.module, "--token-label", label, "--login", "--pin", "env:USER_PIN"}, args...)...)
@@ -356,7 +356,7 @@ func eventually(t testing.TB, call func() error) {
 		select {
 		case <-time.After(retryAfter(err)):
 		case <-ctx.Done():
-			t.Errorf("the token did not recover in time: %v", err)
+			t.Errorf("the HSM did not recover in time: %v", err)
 			return
 		}
 	}

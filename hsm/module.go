@@ -100,7 +100,7 @@ func (r *registry) release(m *module) error {
 	return m.stop()
 }
 
-// module is one loaded library, shared by every token of the process that lives in it. It
+// module is one loaded library, shared by every HSM of the process that lives in it. It
 // owns the generation: the time from one C_Initialize to the next C_Finalize. Session and
 // object handles mean nothing outside the generation they were made in.
 type module struct {

@@ -21,7 +21,7 @@ const maxPIN = 255
 // redacted is printed instead of a PIN.
 const redacted = "[PIN]"
 
-// PIN is a secret that opens a token. It is redacted in every fmt verb, in logs, in text and
+// PIN is a secret that opens an HSM. It is redacted in every fmt verb, in logs, in text and
 // in JSON. The zero value is no PIN.
 type PIN struct {
 	secret *string // a pointer, so that printing a struct around it by reflection shows none of it

@@ -24,7 +24,7 @@ func TestPINIsRedactedEverywhere(t *testing.T) {
 		hidden PIN
 		inner  *PIN
 	}
-	things := []any{pin, &pin, holder{pin, pin, &pin}, &holder{pin, pin, &pin}, []PIN{pin}, map[string]PIN{"k": pin}, Token{pin: pin}.pin}
+	things := []any{pin, &pin, holder{pin, pin, &pin}, &holder{pin, pin, &pin}, []PIN{pin}, map[string]PIN{"k": pin}, HSM{pin: pin}.pin}
 	forms := []string{secret, fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret), fmt.Sprintf("%d", []byte(secret)), fmt.Sprintf("% x", secret)}
 	var shown []string
 	for _, thing := range things {

@@ -38,7 +38,7 @@ func openTerminal(t *testing.T) (user, program *os.File) {
 // TestPromptPINDoesNotEcho types a PIN on a terminal, which must not show it.
 func TestPromptPINDoesNotEcho(t *testing.T) {
 	user, program := openTerminal(t)
-	const prompt = "PIN of the test token: "
+	const prompt = "PIN of the test HSM: "
 	typed := make(chan error, 1)
 	go func() {
 		seen := make([]byte, len(prompt))

@@ -144,7 +144,7 @@ func parseECDSA(curve elliptic.Curve, alg Algorithm, point []byte) (publicKey, A
 // fieldSize returns the size of a coordinate, and of r and s, in bytes.
 func fieldSize(curve elliptic.Curve) int { return (curve.Params().BitSize + 7) / 8 }
 
-// unwrapPoint returns the size bytes of a point. Tokens return it raw or, as v2.40 requires,
+// unwrapPoint returns the size bytes of a point. HSMs return it raw or, as v2.40 requires,
 // in a DER OCTET STRING. The length tells which, because both begin with 0x04.
 func unwrapPoint(point []byte, size int) ([]byte, error) {
 	if len(point) == size {

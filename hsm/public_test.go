@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestParsePointRawAndWrapped reads points as tokens return them, raw and wrapped. Some of the many keys have an x
+// TestParsePointRawAndWrapped reads points as HSMs return them, raw and wrapped. Some of the many keys have an x
 // for which the raw point looks like the beginning of an OCTET STRING.
 func TestParsePointRawAndWrapped(t *testing.T) {
 	der := func(v any, params string) []byte {

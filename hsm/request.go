@@ -19,11 +19,11 @@ type request struct {
 	mechanism uint
 	parameter []byte // of the mechanism, or nil
 	data      []byte
-	size      int  // of the token's signature, in bytes
-	der       bool // the token returns r and s, to be encoded as DER
+	size      int  // of the HSM's signature, in bytes
+	der       bool // the HSM returns r and s, to be encoded as DER
 }
 
-// make has the token sign with key h.
+// make has the HSM sign with key h.
 func (r request) make(s *session, h pkcs11.ObjectHandle) ([]byte, error) {
 	var parameter any // a nil []byte in it would not be nil
 	if r.parameter != nil {
@@ -67,7 +67,7 @@ func hashOf(digest []byte, opts crypto.SignerOpts) (hash, error) {
 	return h, nil
 }
 
-// newRequest checks digest and opts and returns the request for the token.
+// newRequest checks digest and opts and returns the request for the HSM.
 func newRequest(pub publicKey, digest []byte, opts crypto.SignerOpts) (request, error) {
 	if opts == nil {
 		return request{}, fmt.Errorf("%w: the options do not name the hash of the digest", ErrDigest)
@@ -82,7 +82,7 @@ func newRequest(pub publicKey, digest []byte, opts crypto.SignerOpts) (request, 
 	switch pub := pub.(type) {
 	case *ecdsa.PublicKey:
 		size := fieldSize(pub.Curve)
-		// A digest longer than the order is cut (SEC 1 section 4.1.3); not every token does.
+		// A digest longer than the order is cut (SEC 1 section 4.1.3); not every HSM does.
 		data := digest[:min(len(digest), size)]
 		return request{mechanism: pkcs11.CKM_ECDSA, data: data, size: 2 * size, der: true}, nil
 	case *rsa.PublicKey:
@@ -133,7 +133,7 @@ func digestInfo(h hash, digest []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
-// ecdsaDER encodes r and s, which the token returns one after the other in equal lengths, as
+// ecdsaDER encodes r and s, which the HSM returns one after the other in equal lengths, as
 // the Ecdsa-Sig-Value of RFC 3279 section 2.2.3.
 func ecdsaDER(raw []byte) ([]byte, error) {
 	r := new(big.Int).SetBytes(raw[:len(raw)/2])

@@ -10,7 +10,7 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// attachment is one login to one token in one generation of its library, with all handles
+// attachment is one login to one HSM in one generation of its library, with all handles
 // that become invalid when that generation ends.
 type attachment struct {
 	lib  cryptoki
@@ -32,11 +32,11 @@ type knownKey struct {
 // session is a session of an attachment, used by one goroutine at a time.
 type session struct {
 	*attachment
-	token *Token
-	h     pkcs11.SessionHandle
+	hsm *HSM
+	h   pkcs11.SessionHandle
 }
 
-// newAttachment finds the token of cfg and opens the session that will keep the login:
+// newAttachment finds the HSM of cfg and opens the session that will keep the login:
 // PKCS#11 logs an application out when its last session closes (v2.40 section 5.6).
 func newAttachment(lib cryptoki, gen uint64, cfg Config) (*attachment, error) {
 	slot, err := findSlot(lib, cfg)
@@ -53,7 +53,7 @@ func newAttachment(lib cryptoki, gen uint64, cfg Config) (*attachment, error) {
 	}, nil
 }
 
-// findSlot returns the slot that holds the token of cfg just now.
+// findSlot returns the slot that holds the HSM of cfg just now.
 func findSlot(lib cryptoki, cfg Config) (uint, error) {
 	slots, err := lib.GetSlotList(true)
 	if err != nil {
@@ -63,7 +63,7 @@ func findSlot(lib cryptoki, cfg Config) (uint, error) {
 	var seen []string
 	for _, slot := range slots {
 		info, err := lib.GetTokenInfo(slot)
-		// One broken token in the module is no reason to give up on the others.
+		// One broken HSM in the module is no reason to give up on the others.
 		if err != nil || info.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 {
 			continue
 		}
@@ -77,11 +77,11 @@ func findSlot(lib cryptoki, cfg Config) (uint, error) {
 		return found[0], nil
 	case 0:
 		if len(seen) == 0 {
-			seen = []string{"no initialized token"}
+			seen = []string{"no initialized HSM"}
 		}
-		return 0, fmt.Errorf("%w, or has another name: the module shows %s", errTokenAbsent, strings.Join(seen, ", "))
+		return 0, fmt.Errorf("%w, or has another name: the module shows %s", errAbsent, strings.Join(seen, ", "))
 	default:
-		return 0, fmt.Errorf("%w: %d tokens carry this name: use the serial number (%s)",
+		return 0, fmt.Errorf("%w: %d HSMs carry this name: use the serial number (%s)",
 			ErrAmbiguous, len(found), strings.Join(seen, ", "))
 	}
 }
@@ -113,20 +113,20 @@ func (a *attachment) login(pin PIN) error {
 }
 
 // take returns an idle session, or a new one if there is none or fresh is set.
-func (a *attachment) take(t *Token, fresh bool) (*session, error) {
+func (a *attachment) take(t *HSM, fresh bool) (*session, error) {
 	a.mu.Lock()
 	if n := len(a.idle); n > 0 && !fresh {
 		h := a.idle[n-1]
 		a.idle = a.idle[:n-1]
 		a.mu.Unlock()
-		return &session{attachment: a, token: t, h: h}, nil
+		return &session{attachment: a, hsm: t, h: h}, nil
 	}
 	a.mu.Unlock()
 	h, err := a.lib.OpenSession(a.slot, pkcs11.CKF_SERIAL_SESSION)
 	if err != nil {
 		return nil, fmt.Errorf("open session: %w", err)
 	}
-	return &session{attachment: a, token: t, h: h}, nil
+	return &session{attachment: a, hsm: t, h: h}, nil
 }
 
 // put gives a session back. After a failed call an operation may still be active in it
@@ -179,7 +179,7 @@ func (s *session) writable(f func(*session) error) error {
 		return fmt.Errorf("open session: %w", err)
 	}
 	defer func() { _ = s.lib.CloseSession(h) }()
-	return f(&session{attachment: s.attachment, token: s.token, h: h})
+	return f(&session{attachment: s.attachment, hsm: s.hsm, h: h})
 }
 
 // sign makes one signature. No other call may use the session between the two.
@@ -196,7 +196,7 @@ func (s *session) sign(mech *pkcs11.Mechanism, key pkcs11.ObjectHandle, data []b
 
 // run performs op on a session of t and retries if the error allows it. At most
 // Config.Sessions ops run at a time. If ctx ends first, run returns and op ends by itself.
-func run[T any](ctx context.Context, t *Token, what string, op func(*session) (T, error)) (T, error) {
+func run[T any](ctx context.Context, t *HSM, what string, op func(*session) (T, error)) (T, error) {
 	type result struct {
 		v   T
 		err error
@@ -231,7 +231,7 @@ func run[T any](ctx context.Context, t *Token, what string, op func(*session) (T
 
 // attempt performs op, and again for each class of error that a retry can cure. One class can
 // follow another: behind a lost session may be a lost login, and behind it a lost handle.
-func attempt[T any](ctx context.Context, t *Token, op func(*session) (T, error)) (T, error) {
+func attempt[T any](ctx context.Context, t *HSM, op func(*session) (T, error)) (T, error) {
 	var tried [classes]bool
 	for {
 		v, err := once(ctx, t, tried[classSession], op)
@@ -244,7 +244,7 @@ func attempt[T any](ctx context.Context, t *Token, op func(*session) (T, error))
 }
 
 // once performs op on one session, and repairs what it can for another try.
-func once[T any](ctx context.Context, t *Token, fresh bool, op func(*session) (T, error)) (T, error) {
+func once[T any](ctx context.Context, t *HSM, fresh bool, op func(*session) (T, error)) (T, error) {
 	var none T
 	a, err := t.attach(ctx)
 	if err != nil {

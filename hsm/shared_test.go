@@ -11,9 +11,9 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// TestTokensOfOneModuleAreIndependent closes and restarts two tokens in one module; each must survive that of the
+// TestHSMsOfOneModuleAreIndependent closes and restarts two HSMs in one module; each must survive that of the
 // other.
-func TestTokensOfOneModuleAreIndependent(t *testing.T) {
+func TestHSMsOfOneModuleAreIndependent(t *testing.T) {
 	b := newTestBench(t, "root", "issuing")
 	root, issuing := b.open(t, b.config("root")), b.open(t, b.config("issuing"))
 	rk, ik := mustGenerate(t, root, "root", P384), mustGenerate(t, issuing, "issuing", P256)
@@ -23,7 +23,7 @@ func TestTokensOfOneModuleAreIndependent(t *testing.T) {
 		mustSign(t, ik)
 	}
 	if _, err := issuing.Find(t.Context(), KeyRef{Label: "root"}); !errors.Is(err, ErrNotFound) {
-		t.Errorf("Find of a key of the other token: %v", err)
+		t.Errorf("Find of a key of the other HSM: %v", err)
 	}
 
 	finalized := b.count("Finalize")
@@ -32,18 +32,18 @@ func TestTokensOfOneModuleAreIndependent(t *testing.T) {
 	}
 	mustSign(t, ik)
 	if b.count("Finalize") != finalized {
-		t.Error("closing one token finalized the library of both")
+		t.Error("closing one HSM finalized the library of both")
 	}
 	if err := issuing.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if n := b.count("Finalize") - finalized; n != 1 {
-		t.Errorf("closing the last token finalized the library %d times", n)
+		t.Errorf("closing the last HSM finalized the library %d times", n)
 	}
 	mustSign(t, mustFind(t, b.open(t, b.config("root")), rk.Ref()))
 }
 
-func mustFind(t testing.TB, tok *Token, ref KeyRef) *Key {
+func mustFind(t testing.TB, tok *HSM, ref KeyRef) *Key {
 	t.Helper()
 	k, err := tok.Find(t.Context(), ref)
 	if err != nil {
@@ -52,8 +52,8 @@ func mustFind(t testing.TB, tok *Token, ref KeyRef) *Key {
 	return k
 }
 
-// TestTokensSignWhileNeighborRestarts signs with two tokens while one of them makes the library restart repeatedly.
-func TestTokensSignWhileNeighborRestarts(t *testing.T) {
+// TestHSMsSignWhileNeighborRestarts signs with two HSMs while one of them makes the library restart repeatedly.
+func TestHSMsSignWhileNeighborRestarts(t *testing.T) {
 	b := newTestBench(t, "one", "two")
 	var wg sync.WaitGroup
 	for _, label := range []string{"one", "two"} {
@@ -81,16 +81,16 @@ func TestTokensSignWhileNeighborRestarts(t *testing.T) {
 	wg.Wait()
 }
 
-// TestTokenSignsWithoutNeighbor signs with one token while another one of its module is away, and recovers that one.
-func TestTokenSignsWithoutNeighbor(t *testing.T) {
+// TestHSMSignsWithoutNeighbor signs with one HSM while another one of its module is away, and recovers that one.
+func TestHSMSignsWithoutNeighbor(t *testing.T) {
 	b := newTestBench(t, "here")
 	before := tokenDirectories(t, b)
-	if _, err := b.reg.initToken(t.Context(), b.module, "away", testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
+	if _, err := b.reg.initialize(t.Context(), b.module, "away", testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
 		t.Fatal(err)
 	}
 	after := slices.DeleteFunc(tokenDirectories(t, b), func(path string) bool { return slices.Contains(before, path) })
 	if len(after) != 1 {
-		t.Fatalf("the new token has the directories %v", after)
+		t.Fatalf("the new HSM has the directories %v", after)
 	}
 	elsewhere := filepath.Join(b.dir, "elsewhere")
 	move := func(from, to string) {
@@ -102,17 +102,17 @@ func TestTokenSignsWithoutNeighbor(t *testing.T) {
 	here := mustGenerate(t, b.open(t, b.config("here")), "here", P256)
 	move(after[0], elsewhere)
 	if tok, err := b.reg.open(t.Context(), b.config("away"), testPIN(t, userSecret)); !errors.Is(err, ErrUnavailable) {
-		t.Fatalf("open a token that is away: %v, %v", tok, err)
+		t.Fatalf("open an HSM that is away: %v, %v", tok, err)
 	}
 	mustSign(t, here)
 
 	move(elsewhere, after[0])
 	away := mustGenerate(t, b.open(t, b.config("away")), "away", P256)
 	move(after[0], elsewhere)
-	away.token.requireRestart() // SoftHSM has the key in memory
+	away.hsm.requireRestart() // SoftHSM has the key in memory
 	for range 5 {
 		if _, err := signed(away); !errors.Is(err, ErrUnavailable) {
-			t.Errorf("signing with a token that is away: %v", err)
+			t.Errorf("signing with an HSM that is away: %v", err)
 		}
 		mustSign(t, here)
 	}
@@ -121,7 +121,7 @@ func TestTokenSignsWithoutNeighbor(t *testing.T) {
 	mustSign(t, here)
 }
 
-// tokenDirectories returns the directory of each token in the SoftHSM store.
+// tokenDirectories returns the directory of each HSM in the SoftHSM store.
 func tokenDirectories(t *testing.T, b *testBench) []string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(b.dir, "tokens", "*"))
@@ -144,9 +144,9 @@ func TestModulesAreInitializedSeparately(t *testing.T) {
 		t.Fatal(err)
 	}
 	reg := &registry{load: load}
-	open := func(label, module string) *Token {
+	open := func(label, module string) *HSM {
 		t.Helper()
-		tok, err := reg.open(t.Context(), Config{Module: module, TokenLabel: label}, testPIN(t, userSecret))
+		tok, err := reg.open(t.Context(), Config{Module: module, Label: label}, testPIN(t, userSecret))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,7 +10,7 @@ import (
 
 // SoftHSMConfEnv is the environment variable that tells SoftHSM where its configuration is
 // (softhsm2.conf(5)). SoftHSM reads it each time the library is initialized, from the
-// environment of the process: os.Setenv before [Open] or [InitToken] is enough.
+// environment of the process: os.Setenv before [Open] or [Init] is enough.
 const SoftHSMConfEnv = "SOFTHSM2_CONF"
 
 // softHSMPaths lists where distributions install the SoftHSM module; * stands for the machine.
@@ -39,7 +39,7 @@ func FindSoftHSM() (string, error) {
 }
 
 // WriteSoftHSM makes dir the home of a private SoftHSM, with dir/softhsm2.conf and
-// dir/tokens, and returns the path of the configuration. What is there already stays: tokens
+// dir/tokens, and returns the path of the configuration. What is there already stays: HSMs
 // are kept, the configuration is written again as a whole.
 func WriteSoftHSM(dir string) (conf string, err error) {
 	dir, err = filepath.Abs(dir)

@@ -7,23 +7,23 @@ import (
 )
 
 // TestOpenEndToEnd does what a program does, twice, with nothing replaced for tests: a private SoftHSM, os.Setenv, a
-// token and a key.
+// HSM and a key.
 func TestOpenEndToEnd(t *testing.T) {
 	module, dir := softModule(t)
 	user := testPIN(t, userSecret)
-	serial, err := InitToken(t.Context(), module, "dev", testPIN(t, soSecret), user)
+	serial, err := Init(t.Context(), module, "dev", testPIN(t, soSecret), user)
 	if err != nil || serial == "" {
 		t.Fatal(serial, err)
 	}
 	if stored, err := filepath.Glob(filepath.Join(dir, "tokens", "*")); err != nil || len(stored) != 1 {
-		t.Fatalf("the token is not in the private store: %v, %v", stored, err)
+		t.Fatalf("the HSM is not in the private store: %v, %v", stored, err)
 	}
 	var ref KeyRef
 	for i := range 2 {
 		if _, err := WriteSoftHSM(dir); err != nil {
 			t.Fatal(err)
 		}
-		tok, err := Open(t.Context(), Config{Module: module, TokenLabel: "dev"}, user)
+		tok, err := Open(t.Context(), Config{Module: module, Label: "dev"}, user)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,7 +57,7 @@ func TestWriteSoftHSMMakesUsableStore(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v; run deploy/setup.sh --test", err)
 	}
-	if _, err := InitToken(t.Context(), module, "blank", testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
+	if _, err := Init(t.Context(), module, "blank", testPIN(t, soSecret), testPIN(t, userSecret)); err != nil {
 		t.Error(err)
 	}
 	for _, bad := range []string{"a#b", "a=b", "a\nb"} {

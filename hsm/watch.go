@@ -5,15 +5,15 @@ import (
 	"errors"
 )
 
-// Watched is a token and the keys on it that must work, for a monitor that finds a failure before a caller needs a
+// Watched is an HSM and the keys on it that must work, for a monitor that finds a failure before a caller needs a
 // signature.
 type Watched struct {
-	*Token
+	*HSM
 	Keys []*Key
 }
 
 // Prove has each key sign the self-test, a fixed text, and verifies the signatures. They do not count as signatures of
-// issuance. Like every call, Prove recovers a token that was lost: if the self-test fails with any code but that of a
+// issuance. Like every call, Prove recovers an HSM that was lost: if the self-test fails with any code but that of a
 // wrong PIN, the library is restarted.
 func (w Watched) Prove(ctx context.Context) error {
 	var errs []error
@@ -23,10 +23,10 @@ func (w Watched) Prove(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Calls returns how many calls of this token are inside the library now, and the maximum. A call that never returns
+// Calls returns how many calls of this HSM are inside the library now, and the maximum. A call that never returns
 // counts forever.
-func (t *Token) Calls() (now, maximum int) { return len(t.calls), cap(t.calls) }
+func (t *HSM) Calls() (now, maximum int) { return len(t.calls), cap(t.calls) }
 
-// Failures returns the number of failures of the token, its library or its storage since the last success. It never
-// blocks, even if the token hangs.
-func (t *Token) Failures() int { return int(t.failures.Load()) }
+// Failures returns the number of failures of the HSM, its library or its storage since the last success. It never
+// blocks, even if the HSM hangs.
+func (t *HSM) Failures() int { return int(t.failures.Load()) }

@@ -24,7 +24,7 @@ func TestProveChecksEveryKey(t *testing.T) {
 	}
 	b.inject(fault{call: "Sign", times: 1 << 20, err: pkcs11.Error(pkcs11.CKR_DEVICE_REMOVED)})
 	if err := w.Prove(t.Context()); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("Prove with a removed token: %v, want ErrUnavailable", err)
+		t.Errorf("Prove with a removed HSM: %v, want ErrUnavailable", err)
 	}
 	if tok.Failures() == 0 {
 		t.Error("the failure is not counted")
@@ -32,13 +32,13 @@ func TestProveChecksEveryKey(t *testing.T) {
 	b.heal()
 	eventually(t, func() error { return w.Prove(t.Context()) })
 	if n := tok.Failures(); n != 0 {
-		t.Errorf("%d failures of a working token, want 0", n)
+		t.Errorf("%d failures of a working HSM, want 0", n)
 	}
 }
 
-// TestMonitorDoesNotWaitForHangingToken checks that Calls and Failures return at once while the token hangs, even
+// TestMonitorDoesNotWaitForHangingHSM checks that Calls and Failures return at once while the HSM hangs, even
 // during a login.
-func TestMonitorDoesNotWaitForHangingToken(t *testing.T) {
+func TestMonitorDoesNotWaitForHangingHSM(t *testing.T) {
 	for _, call := range []string{"Sign", "Login"} {
 		t.Run(call, func(t *testing.T) {
 			b := newTestBench(t, "slow")
@@ -53,7 +53,7 @@ func TestMonitorDoesNotWaitForHangingToken(t *testing.T) {
 					break
 				}
 				if time.Now().After(until) {
-					t.Fatalf("%d calls of %d in an idle token", now, most)
+					t.Fatalf("%d calls of %d in an idle HSM", now, most)
 				}
 			}
 			release := b.stall(call)
@@ -62,7 +62,7 @@ func TestMonitorDoesNotWaitForHangingToken(t *testing.T) {
 				t.Errorf("a hanging call returns %v, want ErrBusy", err)
 			}
 			if now, _ := tok.Calls(); now != 1 {
-				t.Errorf("%d calls in a token that hangs, want 1", now)
+				t.Errorf("%d calls in an HSM that hangs, want 1", now)
 			}
 			if n := tok.Failures(); n != 1 {
 				t.Errorf("%d failures, want 1", n)

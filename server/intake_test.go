@@ -64,16 +64,16 @@ func insist(ctx context.Context, call func() error) {
 }
 
 // awaitQueue waits until the metrics of a queue have these values.
-func awaitQueue(t *testing.T, w *servertest.World, lane string, working, waiting float64) {
+func awaitQueue(t *testing.T, w *servertest.World, queue string, working, waiting float64) {
 	t.Helper()
 	for patience := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		_, text := ask(t, w, "/metrics")
-		in, line := metric(t, text, `brevet_queue_active{lane="`+lane+`"}`), metric(t, text, `brevet_queue_waiting{lane="`+lane+`"}`)
+		in, line := metric(t, text, `brevet_queue_active{queue="`+queue+`"}`), metric(t, text, `brevet_queue_waiting{queue="`+queue+`"}`)
 		if in == working && line == waiting {
 			return
 		}
 		if time.Now().After(patience) {
-			t.Fatalf("the queue %s has %g calls at work and %g waiting, want %g and %g", lane, in, line, working, waiting)
+			t.Fatalf("the queue %s has %g calls at work and %g waiting, want %g and %g", queue, in, line, working, waiting)
 		}
 	}
 }
@@ -120,7 +120,7 @@ func TestFloodOfEnrollmentsIsLimited(t *testing.T) {
 	group.Wait()
 	awaitQueue(t, w, "enrollments", 0, 0)
 	_, text := ask(t, w, "/metrics")
-	if metric(t, text, `brevet_queue_rejected_total{lane="enrollments"}`) < 1 || metric(t, text, `brevet_queue_rejected_total{lane="renewals"}`) != 0 {
+	if metric(t, text, `brevet_queue_rejected_total{queue="enrollments"}`) < 1 || metric(t, text, `brevet_queue_rejected_total{queue="renewals"}`) != 0 {
 		t.Error("the metrics do not count the rejected calls")
 	}
 }
@@ -242,7 +242,7 @@ func TestStalledHandshakes(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	_, text := ask(t, w, "/metrics")
-	clients := 2*int(metric(t, text, `brevet_queue_slots{lane="handshakes"}`)) + 1
+	clients := 2*int(metric(t, text, `brevet_queue_slots{queue="handshakes"}`)) + 1
 	over := make(chan struct{})
 	var group sync.WaitGroup
 	for range clients {

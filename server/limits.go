@@ -128,18 +128,18 @@ var works = map[authz.Operation]work{
 
 // admissions decides which calls work, wait or are rejected. It implements grpcapi.Admission.
 type admissions struct {
-	lanes                 map[work]*admission.Queue
+	queues                map[work]*admission.Queue
 	identities, addresses *admission.Rates
 }
 
 func newAdmissions(c Config) *admissions {
 	a := &admissions{
-		lanes:      map[work]*admission.Queue{},
+		queues:     map[work]*admission.Queue{},
 		identities: admission.NewRates("rate_limits.identity", c.Limits.Identity),
 		addresses:  admission.NewRates("rate_limits.address", c.Limits.Address),
 	}
 	for w, size := range sizes(c.sessions()) {
-		a.lanes[w] = admission.NewQueue(string(w), size)
+		a.queues[w] = admission.NewQueue(string(w), size)
 	}
 	return a
 }
@@ -162,11 +162,11 @@ func (a *admissions) Admit(op authz.Operation, from admission.Source, refused er
 
 // Enter implements grpcapi.Admission.
 func (a *admissions) Enter(ctx context.Context, op authz.Operation, from admission.Source) (leave func(), err error) {
-	lane := a.lanes[works[op]]
-	if lane == nil {
+	queue := a.queues[works[op]]
+	if queue == nil {
 		return func() {}, nil
 	}
-	if leave, err = lane.Acquire(ctx, from); err != nil {
+	if leave, err = queue.Acquire(ctx, from); err != nil {
 		return func() {}, err
 	}
 	return leave, nil
@@ -175,8 +175,8 @@ func (a *admissions) Enter(ctx context.Context, op authz.Operation, from admissi
 // byName returns the queues by their names in metrics.
 func (a *admissions) byName() map[string]*admission.Queue {
 	named := map[string]*admission.Queue{}
-	for w, lane := range a.lanes {
-		named[string(w)] = lane
+	for w, queue := range a.queues {
+		named[string(w)] = queue
 	}
 	return named
 }

@@ -36,7 +36,7 @@ func TestSilentStreamsDoNotBlockReads(t *testing.T) {
 	servertest.Must(stream.Recv())(t)
 	awaitQueue(t, w, "readings", 0, 0) // a read may end a moment after its response
 	_, text := ask(t, w, "/metrics")
-	if n := metric(t, text, `brevet_queue_active{lane="logs"}`); n < 8 {
+	if n := metric(t, text, `brevet_queue_active{queue="logs"}`); n < 8 {
 		t.Errorf("%g log streams are at work, want those that are not read", n)
 	}
 }

@@ -49,14 +49,14 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 0, errors.Join(err, token.Close())
 	}
-	ground = servertest.Ground{Root: root, Issuing: issuing, Token: hsm.Watched{Token: token, Keys: []*hsm.Key{issuing}}, Open: openStore}
+	ground = servertest.Ground{Root: root, Issuing: issuing, Token: hsm.Watched{HSM: token, Keys: []*hsm.Key{issuing}}, Open: openStore}
 	if code = m.Run(); code != 0 {
 		return code, token.Close() // a failed test may leak
 	}
 	return code, errors.Join(token.Close(), goleak.Find())
 }
 
-func newToken(dir string) (*hsm.Token, error) {
+func newToken(dir string) (*hsm.HSM, error) {
 	module, err := hsm.FindSoftHSM()
 	if err != nil {
 		return nil, fmt.Errorf("%w: run deploy/setup.sh --test", err)
@@ -73,10 +73,10 @@ func newToken(dir string) (*hsm.Token, error) {
 		return nil, err
 	}
 	ctx := context.Background()
-	if _, err := hsm.InitToken(ctx, module, "test", pin, pin); err != nil {
+	if _, err := hsm.Init(ctx, module, "test", pin, pin); err != nil {
 		return nil, err
 	}
-	return hsm.Open(ctx, hsm.Config{Module: module, TokenLabel: "test"}, pin)
+	return hsm.Open(ctx, hsm.Config{Module: module, Label: "test"}, pin)
 }
 
 // store is a [servertest.Store] on SQLite.

@@ -78,7 +78,7 @@ func TestMetricsCountEvents(t *testing.T) {
 		`brevet_tls_handshakes_total{result="ok"}`:                                                                   3, // the operator, the newcomer, the device
 		`brevet_connections_open{port="grpc"}`:                                                                       3,
 		`brevet_ocsp_responses_total{outcome="good"}`:                                                                1,
-		`brevet_http_request_duration_seconds_count{code="200",for="ocsp"}`:                                          1,
+		`brevet_http_request_duration_seconds_count{code="200",handler="ocsp"}`:                                      1,
 	} {
 		if got := grew(series); got != want {
 			t.Errorf("%s grew by %v, want %v", series, got, want)
@@ -108,14 +108,14 @@ func TestMetricsCountEvents(t *testing.T) {
 	for series, want := range map[string]float64{
 		"brevet_bulk_issuance_active": 0, "brevet_bulk_issuance_limit": 512, "brevet_bulk_revocations_open": 0,
 		"brevet_certificates_in_flight": 0, "brevet_scrape_errors": 0, "brevet_ready": 1, "brevet_fenced": 0,
-		`brevet_hsm_up{token="test"}`: 1, `brevet_hsm_sessions_in_use{token="test"}`: 0, `brevet_hsm_sessions_limit{token="test"}`: 8, `brevet_hsm_consecutive_failures{token="test"}`: 0,
+		`brevet_hsm_up{hsm="test"}`: 1, `brevet_hsm_sessions_in_use{hsm="test"}`: 0, `brevet_hsm_sessions_limit{hsm="test"}`: 8, `brevet_hsm_consecutive_failures{hsm="test"}`: 0,
 		`brevet_issuance_step_certificates{step="record"}`: 0, `brevet_file_bytes{file="archive"}`: 1,
 	} {
 		if got := metric(t, text, series); got != want {
 			t.Errorf("%s is %v, want %v", series, got, want)
 		}
 	}
-	if at := metric(t, text, `brevet_log_entries{in="written"}`); at < metric(t, text, `brevet_log_entries{in="archived"}`) || at < 5 {
+	if at := metric(t, text, `brevet_log_entries{state="written"}`); at < metric(t, text, `brevet_log_entries{state="archived"}`) || at < 5 {
 		t.Errorf("the log has %v entries", at)
 	}
 	if metric(t, text, "brevet_journal_write_duration_seconds_count") < 2 {
@@ -139,8 +139,8 @@ func TestBulkRevocationIsInTheMetrics(t *testing.T) {
 	watched := func() [4]float64 {
 		_, text := ask(t, w, "/metrics")
 		return [4]float64{
-			metric(t, text, "brevet_bulk_revocations_open"), metric(t, text, `brevet_bulk_revocation_certificates{records="waiting"}`),
-			metric(t, text, `brevet_bulk_revocation_certificates{records="followed"}`), metric(t, text, entries),
+			metric(t, text, "brevet_bulk_revocations_open"), metric(t, text, `brevet_bulk_revocation_certificates{state="pending"}`),
+			metric(t, text, `brevet_bulk_revocation_certificates{state="applied"}`), metric(t, text, entries),
 		}
 	}
 	if got := watched(); got != [4]float64{1, 3, 0, 0} {

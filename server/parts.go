@@ -20,7 +20,7 @@ func (s *Server) newAPI() *grpcapi.Server {
 			TrustDomain: c.TrustDomain, Roots: roots, Intermediates: intermediates,
 			Statuses: s.responder, Identities: c.Stores.RA, Clock: c.Clock,
 		}),
-		Admission: s.admissions, Handshakes: s.admissions.lanes[handshakes], Meter: s.telemetry, Refusals: s.auditor,
+		Admission: s.admissions, Handshakes: s.admissions.queues[handshakes], Meter: s.telemetry, Refusals: s.auditor,
 		Stats: s.telemetry.StatsHandler(grpcapi.Traced), Log: s.log,
 	}, grpcapi.Services{
 		Enrollment:   grpcapi.Enrollment{Registrar: s.registrar, Authority: s.authority},
@@ -29,7 +29,7 @@ func (s *Server) newAPI() *grpcapi.Server {
 		Certificates: grpcapi.Certificates{Registrar: s.registrar, Authority: s.authority},
 		Revocations:  grpcapi.Revocations{Registrar: s.registrar, Revocations: s.revocations, TrustDomain: c.TrustDomain},
 		CRLs:         grpcapi.CRLs{Records: c.Stores.CRLs, Updater: s.crlUpdater, Authorities: c.Authorities},
-		Log:          grpcapi.Log{Records: c.Stores.Log, Sequencer: s.sequencer, Archive: c.Archive, Readings: s.admissions.lanes[readings]},
+		Log:          grpcapi.Log{Records: c.Stores.Log, Sequencer: s.sequencer, Archive: c.Archive, Readings: s.admissions.queues[readings]},
 		Store:        grpcapi.Store{Records: c.Stores.Retention, Sweeper: s.sweeper, Files: c.Disk, Clock: c.Clock},
 	})
 }
@@ -63,16 +63,16 @@ func (s *Server) newGauges() *telemetry.Gauges {
 	return telemetry.NewGauges(
 		telemetry.OfHealth(s.health),
 		telemetry.OfIssuing(s.authority),
-		s.telemetry.OfTokens(),
+		s.telemetry.OfHSMs(),
 		telemetry.OfConnections(maxConnections),
 		telemetry.OfResponder(s.responder),
-		telemetry.OfLanes(s.admissions.byName()),
-		telemetry.OfOrders(s.api),
+		telemetry.OfQueues(s.admissions.byName()),
+		telemetry.OfBulkIssuance(s.api),
 		telemetry.Expiries{
 			Authorities: c.Authorities, Issuing: s.authority, Own: s.ownCertificates,
 			Records: c.Stores.CRLs, Publisher: s.crlUpdater, Clock: c.Clock,
 		}.Part(),
-		telemetry.OfRevocationSets(c.Stores.Revocation),
+		telemetry.OfBulkRevocations(c.Stores.Revocation),
 		telemetry.OfLog(c.Archive, c.Stores.Log),
 		telemetry.OfDisk(c.Disk),
 		telemetry.OfRetention(c.Stores.Retention, s.sweeper),

@@ -85,46 +85,46 @@ func TestTokenIsLostAndFound(t *testing.T) {
 	token := &brokenToken{}
 	w := servertest.New(t, ground, servertest.Options{Token: token})
 	_, text := ask(t, w, "/metrics")
-	for series, want := range map[string]float64{`brevet_hsm_sessions_in_use{token="test"}`: 2, `brevet_hsm_sessions_limit{token="test"}`: 3, `brevet_hsm_consecutive_failures{token="test"}`: 4} {
+	for series, want := range map[string]float64{`brevet_hsm_sessions_in_use{hsm="test"}`: 2, `brevet_hsm_sessions_limit{hsm="test"}`: 3, `brevet_hsm_consecutive_failures{hsm="test"}`: 4} {
 		if got := metric(t, text, series); got != want {
 			t.Errorf("%s is %v, want %v", series, got, want)
 		}
 	}
 	token.broken.Store(true)
-	w.Server.Telemetry().ProveTokens(t.Context())
-	w.Server.Telemetry().ProveTokens(t.Context())
-	unready(t, w, "the token did not sign")
-	if n := strings.Count(w.Log.String(), "the token does not sign"); n != 1 {
+	w.Server.Telemetry().ProveHSMs(t.Context())
+	w.Server.Telemetry().ProveHSMs(t.Context())
+	unready(t, w, "the last signature of the HSM failed")
+	if n := strings.Count(w.Log.String(), "the HSM does not sign"); n != 1 {
 		t.Errorf("one loss is logged %d times", n)
 	}
 	// An unready server gets no requests, so the self-test must find that the token works again.
 	token.broken.Store(false)
-	w.Server.Telemetry().ProveTokens(t.Context())
+	w.Server.Telemetry().ProveHSMs(t.Context())
 	unready(t, w, "")
 	// A signature for a certificate does so too.
 	token.broken.Store(true)
-	w.Server.Telemetry().ProveTokens(t.Context())
+	w.Server.Telemetry().ProveHSMs(t.Context())
 	w.Enrolled(t, "device", "device/1")
 	unready(t, w, "")
 	// A failed signature for a certificate detects the loss.
 	w.Server.Telemetry().Begin(t.Context(), ca.StepSign, pki.IssuerOf(w.Issuing))(errors.New("the token is lost"))
-	unready(t, w, "the token did not sign")
+	unready(t, w, "the last signature of the HSM failed")
 	token.broken.Store(false)
-	w.Server.Telemetry().ProveTokens(t.Context())
-	if lost, found := strings.Count(w.Log.String(), "the token does not sign"), strings.Count(w.Log.String(), "the token signs again"); lost != 3 || found != 3 {
+	w.Server.Telemetry().ProveHSMs(t.Context())
+	if lost, found := strings.Count(w.Log.String(), "the HSM does not sign"), strings.Count(w.Log.String(), "the HSM signs again"); lost != 3 || found != 3 {
 		t.Errorf("three losses are logged %d times, and three recoveries %d times", lost, found)
 	}
 }
 
 // The loss of a token without the current CA's key is logged and measured, but the server stays ready.
-func TestFurtherTokensAreWatched(t *testing.T) {
+func TestFurtherHSMsAreWatched(t *testing.T) {
 	t.Parallel()
 	old := &brokenToken{}
-	w := servertest.New(t, ground, servertest.Options{FurtherTokens: []telemetry.IssuingToken{{Token: old, Name: "old"}}})
+	w := servertest.New(t, ground, servertest.Options{FurtherHSMs: []telemetry.IssuingHSM{{HSM: old, Name: "old"}}})
 	up := func(current, further float64) {
 		t.Helper()
 		_, text := ask(t, w, "/metrics")
-		for series, want := range map[string]float64{`brevet_hsm_up{token="test"}`: current, `brevet_hsm_up{token="old"}`: further} {
+		for series, want := range map[string]float64{`brevet_hsm_up{hsm="test"}`: current, `brevet_hsm_up{hsm="old"}`: further} {
 			if got := metric(t, text, series); got != want {
 				t.Errorf("%s is %v, want %v", series, got, want)
 			}
@@ -132,14 +132,14 @@ func TestFurtherTokensAreWatched(t *testing.T) {
 	}
 	up(1, 1)
 	old.broken.Store(true)
-	w.Server.Telemetry().ProveTokens(t.Context())
+	w.Server.Telemetry().ProveHSMs(t.Context())
 	up(1, 0)
 	unready(t, w, "")
-	if log := w.Log.String(); !strings.Contains(log, "the token does not sign") || !strings.Contains(log, `"token":"old"`) {
+	if log := w.Log.String(); !strings.Contains(log, "the HSM does not sign") || !strings.Contains(log, `"hsm":"old"`) {
 		t.Errorf("the log does not name the lost token: %s", log)
 	}
 	old.broken.Store(false)
-	w.Server.Telemetry().ProveTokens(t.Context())
+	w.Server.Telemetry().ProveHSMs(t.Context())
 	up(1, 1)
 }
 

@@ -36,7 +36,7 @@ func (s *Server) Run(ctx context.Context) error {
 	part(s.responder.Renew)
 	part(s.crlUpdater.Run)
 	part(s.revocations.Run)
-	part(s.telemetry.WatchTokens)
+	part(s.telemetry.WatchHSMs)
 	part(s.sweeper.Run)
 	agents, stopAgents := context.WithCancel(failed)
 	defer stopAgents()

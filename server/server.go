@@ -54,9 +54,9 @@ type Config struct {
 	Profiles map[string]*ca.Profile
 	Stores   Stores
 	Archive  *translog.Archive
-	// Tokens hold the keys of Issuers.
-	Tokens []telemetry.IssuingToken
-	Disk   telemetry.Disk
+	// HSMs hold the keys of Issuers.
+	HSMs []telemetry.IssuingHSM
+	Disk telemetry.Disk
 	// Limits are the rate limits of callers.
 	Limits Limits
 	// OCSP configures OCSP responses; the zero value is the default.
@@ -128,13 +128,13 @@ type Server struct {
 // New assembles the parts, commits what an earlier process left behind, and updates the archive. It does not serve yet.
 // If it fails, nothing is left running.
 func New(ctx context.Context, c Config) (*Server, error) {
-	if err := errors.Join(c.Limits.check(), c.checkTokens()); err != nil {
+	if err := errors.Join(c.Limits.check(), c.checkHSMs()); err != nil {
 		return nil, err
 	}
 	s := &Server{config: c, log: c.Log, stopping: make(chan struct{})}
 	var err error
 	s.telemetry, err = telemetry.NewRecorder(ctx, telemetry.Config{
-		Profiles: c.Profiles, Tokens: c.Tokens, Issuer: c.issuing(), Traces: c.Traces, Clock: c.Clock, Log: c.Log,
+		Profiles: c.Profiles, HSMs: c.HSMs, Issuer: c.issuing(), Traces: c.Traces, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -341,10 +341,10 @@ func (s superseder) Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor
 	return err
 }
 
-// checkTokens returns an error if the key of an issuing CA is in no HSM token.
-func (c Config) checkTokens() error {
+// checkHSMs returns an error if the key of an issuing CA is in no HSM.
+func (c Config) checkHSMs() error {
 	for _, iss := range c.Issuers {
-		if !slices.ContainsFunc(c.Tokens, func(t telemetry.IssuingToken) bool { return slices.Contains(t.Issuers, iss.ID) }) {
+		if !slices.ContainsFunc(c.HSMs, func(t telemetry.IssuingHSM) bool { return slices.Contains(t.Issuers, iss.ID) }) {
 			return fmt.Errorf("no token holds the key of %s", iss.Certificate.Subject)
 		}
 	}
@@ -361,7 +361,7 @@ func (c Config) issuing() pki.IssuerID {
 
 // sessions returns the maximum number of concurrent signatures of the current issuing CA in its HSM.
 func (c Config) sessions() int {
-	for _, t := range c.Tokens {
+	for _, t := range c.HSMs {
 		if slices.Contains(t.Issuers, c.issuing()) {
 			_, most := t.Calls()
 			return most

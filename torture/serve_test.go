@@ -111,7 +111,7 @@ func (o serverOptions) serve(ctx context.Context, steps *stepCounter) (err error
 		TrustDomain: trustDomain, Names: []string{"localhost"}, Address: "localhost:7443", Directory: filepath.Join(o.Dir, ownName),
 		CRLs: server.CRLs{Directory: filepath.Join(o.Dir, crlsName), Directories: []string{filepath.Join(o.Dir, webName)}, Partitions: partitions},
 		GRPC: grpc, HTTP: public, Issuers: issuers, Authorities: all, Profiles: profiles,
-		Stores: steps.wrap(stores), Archive: archive, Tokens: []telemetry.IssuingToken{{Token: hsm.Watched{Token: token}, Name: tokenLabel, Issuers: []pki.IssuerID{issuers[0].ID}}}, Disk: &servertest.Disk{}, Retention: retention.Default, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: time.Now, Log: log,
+		Stores: steps.wrap(stores), Archive: archive, HSMs: []telemetry.IssuingHSM{{HSM: hsm.Watched{HSM: token}, Name: tokenLabel, Issuers: []pki.IssuerID{issuers[0].ID}}}, Disk: &servertest.Disk{}, Retention: retention.Default, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: time.Now, Log: log,
 	})
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func (o serverOptions) serve(ctx context.Context, steps *stepCounter) (err error
 	return s.Run(ctx)
 }
 
-func (o serverOptions) openToken(ctx context.Context) (*hsm.Token, error) {
+func (o serverOptions) openToken(ctx context.Context) (*hsm.HSM, error) {
 	module, err := hsm.FindSoftHSM()
 	if err != nil {
 		return nil, err
@@ -145,11 +145,11 @@ func (o serverOptions) openToken(ctx context.Context) (*hsm.Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	return hsm.Open(ctx, hsm.Config{Module: module, TokenLabel: tokenLabel}, pin)
+	return hsm.Open(ctx, hsm.Config{Module: module, Label: tokenLabel}, pin)
 }
 
 // issuers wraps the issuing key so that signatures are recorded and counted as steps.
-func (o serverOptions) issuers(ctx context.Context, db *sqlite.DB, token *hsm.Token, steps *stepCounter) ([]ca.IssuingCA, []*x509.Certificate, error) {
+func (o serverOptions) issuers(ctx context.Context, db *sqlite.DB, token *hsm.HSM, steps *stepCounter) ([]ca.IssuingCA, []*x509.Certificate, error) {
 	installed, err := db.CA().Installed(ctx)
 	if err != nil {
 		return nil, nil, err

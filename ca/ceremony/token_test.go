@@ -10,16 +10,16 @@ import (
 )
 
 // newHSM initializes a token in a private SoftHSM and logs in to it.
-func newHSM(t *testing.T, module, label string) *hsm.Token {
+func newHSM(t *testing.T, module, label string) *hsm.HSM {
 	t.Helper()
 	pin, err := hsm.NewPIN([]byte("ceremony-1234"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := hsm.InitToken(t.Context(), module, label, pin, pin); err != nil {
+	if _, err := hsm.Init(t.Context(), module, label, pin, pin); err != nil {
 		t.Fatal(err)
 	}
-	token, err := hsm.Open(t.Context(), hsm.Config{Module: module, TokenLabel: label}, pin)
+	token, err := hsm.Open(t.Context(), hsm.Config{Module: module, Label: label}, pin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestKeysInHSMs(t *testing.T) {
 		{hsm.P256, x509.ECDSAWithSHA256}, {hsm.P384, x509.ECDSAWithSHA384}, {hsm.RSA3072, x509.SHA256WithRSA},
 	} {
 		t.Run(c.algorithm.String(), func(t *testing.T) {
-			generate := func(token *hsm.Token) crypto.Signer {
+			generate := func(token *hsm.HSM) crypto.Signer {
 				key, err := token.Generate(context.Background(), "key "+c.algorithm.String(), c.algorithm)
 				if err != nil {
 					t.Fatal(err)

@@ -41,7 +41,7 @@ type bench struct {
 	dir    string
 	lock   *os.File
 	pin    hsm.PIN
-	token  *hsm.Token
+	token  *hsm.HSM
 	key    *hsm.Key // P-256, and named like the directory
 }
 
@@ -193,7 +193,7 @@ func (b *bench) initToken(ctx context.Context) error {
 	if _, b.pin, err = devca.NewPIN(); err != nil {
 		return err
 	}
-	_, err = hsm.InitToken(ctx, module, hsmLabel, b.pin, b.pin)
+	_, err = hsm.Init(ctx, module, hsmLabel, b.pin, b.pin)
 	return err
 }
 

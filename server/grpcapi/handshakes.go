@@ -58,7 +58,7 @@ func reduce(info credentials.AuthInfo) (credentials.AuthInfo, error) {
 // boundedTLS has few handshakes compute at once, counts them, and keeps little of them.
 type boundedTLS struct {
 	credentials.TransportCredentials
-	lane  *admission.Queue
+	queue *admission.Queue
 	meter Meter
 }
 
@@ -66,7 +66,7 @@ type boundedTLS struct {
 func (b boundedTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
 	defer cancel()
-	shaking := &handshake{Conn: raw, ctx: ctx, lane: b.lane}
+	shaking := &handshake{Conn: raw, ctx: ctx, queue: b.queue}
 	conn, info, err := b.TransportCredentials.ServerHandshake(shaking)
 	shaking.rest()
 	shaking.over = true
@@ -79,16 +79,16 @@ func (b boundedTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 
 // Clone implements credentials.TransportCredentials.
 func (b boundedTLS) Clone() credentials.TransportCredentials {
-	return boundedTLS{b.TransportCredentials.Clone(), b.lane, b.meter}
+	return boundedTLS{b.TransportCredentials.Clone(), b.queue, b.meter}
 }
 
-// handshake is a connection whose handshake is in its lane from when octets of the client have come until the next ones
+// handshake is a connection whose handshake is in its queue from when octets of the client have come until the next ones
 // are waited for: while it computes. A client that sends nothing, or slowly, takes nobody's place.
 type handshake struct {
 	net.Conn
 	ctx   context.Context //nolint:containedctx // of the handshake, which knows of none
-	lane  *admission.Queue
-	leave func() // nil while it is not in the lane
+	queue *admission.Queue
+	leave func() // nil while it is not in the queue
 	read  int    // bytes
 	over  bool
 }
@@ -107,13 +107,13 @@ func (h *handshake) Read(p []byte) (int, error) {
 	if err != nil {
 		return n, err
 	}
-	if h.leave, err = h.lane.Acquire(h.ctx, admission.Address(h.RemoteAddr())); err != nil {
+	if h.leave, err = h.queue.Acquire(h.ctx, admission.Address(h.RemoteAddr())); err != nil {
 		return 0, err
 	}
 	return n, nil
 }
 
-// rest leaves the lane.
+// rest leaves the queue.
 func (h *handshake) rest() {
 	if h.leave != nil {
 		h.leave()

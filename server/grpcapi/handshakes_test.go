@@ -51,9 +51,9 @@ type shaken struct {
 	err  error
 }
 
-// shaking is a lane of handshakes, with room for one and for one that waits.
+// shaking is a queue of handshakes, with room for one and for one that waits.
 type shaking struct {
-	lane  *admission.Queue
+	queue *admission.Queue
 	creds boundedTLS
 	peers peers
 	ended chan shaken
@@ -61,11 +61,11 @@ type shaking struct {
 
 func newShaking() *shaking {
 	s := &shaking{
-		lane:  admission.NewQueue("handshakes", admission.Size{Slots: 1, Each: 1, Queue: 2}),
+		queue: admission.NewQueue("handshakes", admission.Size{Slots: 1, Each: 1, Queue: 2}),
 		peers: peers{computing: make(chan struct{}, 8), on: make(chan struct{})},
 		ended: make(chan shaken, 8),
 	}
-	s.creds = boundedTLS{s.peers, s.lane, uncounted{}}
+	s.creds = boundedTLS{s.peers, s.queue, uncounted{}}
 	return s
 }
 
@@ -92,7 +92,7 @@ func (s *shaking) send(t *testing.T, c net.Conn, text string) {
 func (s *shaking) want(t *testing.T, when string, working, waiting, computed int) {
 	t.Helper()
 	synctest.Wait()
-	if load := s.lane.Load(); load.Working != working || load.Waiting != waiting || len(s.peers.computing) != computed {
+	if load := s.queue.Load(); load.Working != working || load.Waiting != waiting || len(s.peers.computing) != computed {
 		t.Errorf("when %s, %+v, and %d messages were computed with; want %d at work, %d waiting, %d messages",
 			when, load, len(s.peers.computing), working, waiting, computed)
 	}
@@ -127,8 +127,8 @@ func TestAHandshakeHoldsAPlaceWhileItComputes(t *testing.T) {
 			t.Fatal(done.err)
 		}
 		go s.send(t, one, "a call")
-		if _, err := io.ReadFull(done.conn, make([]byte, 4)); err != nil || s.lane.Load().Working != 0 {
-			t.Errorf("a connection that stands waits for a handshake's place: %v, %+v", err, s.lane.Load())
+		if _, err := io.ReadFull(done.conn, make([]byte, 4)); err != nil || s.queue.Load().Working != 0 {
+			t.Errorf("a connection that stands waits for a handshake's place: %v, %+v", err, s.queue.Load())
 		}
 		if _, err := io.ReadFull(done.conn, make([]byte, 2)); err != nil {
 			t.Error(err)

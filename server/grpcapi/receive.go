@@ -117,10 +117,10 @@ type stream struct {
 
 	mu    sync.Mutex
 	ended bool
-	leave func() // the lane; nil while the stream is not in it
+	leave func() // the queue; nil while the stream is not in it
 }
 
-// RecvMsg implements grpc.ServerStream. With the first message the stream enters its lane, and leaves it when it ends.
+// RecvMsg implements grpc.ServerStream. With the first message the stream enters its queue, and leaves it when it ends.
 func (s *stream) RecvMsg(into any) error {
 	refusal, err := s.call.read(s.ServerStream.RecvMsg, into)
 	if err != nil {
@@ -143,7 +143,7 @@ func (s *stream) SendMsg(m any) error {
 	return s.ServerStream.SendMsg(m)
 }
 
-// begin enters the stream's lane once. Messages are read by one goroutine, which may outlive the handler.
+// begin enters the stream's queue once. Messages are read by one goroutine, which may outlive the handler.
 func (s *stream) begin() error {
 	if s.begun {
 		return nil
@@ -161,7 +161,7 @@ func (s *stream) begin() error {
 	return nil
 }
 
-// end leaves the lane.
+// end leaves the queue.
 func (s *stream) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

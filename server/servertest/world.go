@@ -48,7 +48,7 @@ type Ground struct {
 	// Root and Issuing are keys in a token. Worlds share them.
 	Root, Issuing crypto.Signer
 	// Token is where the issuing key is.
-	Token telemetry.Token
+	Token telemetry.HSM
 	// Open opens the store at a path, or makes it.
 	Open func(ctx context.Context, path string) (Store, error)
 }
@@ -69,9 +69,9 @@ type Options struct {
 	// Wrap comes between the server and its store, to make it fail.
 	Wrap func(server.Stores) server.Stores
 	// Token takes the place of the ground's, for whoever watches it. Nothing is signed by it.
-	Token telemetry.Token
-	// FurtherTokens are tokens beside it.
-	FurtherTokens []telemetry.IssuingToken
+	Token telemetry.HSM
+	// FurtherHSMs are HSMs beside it.
+	FurtherHSMs []telemetry.IssuingHSM
 	// Traces says where traces go.
 	Traces telemetry.Traces
 	// OCSP says how relying parties are answered.
@@ -241,7 +241,7 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), CRLs: server.CRLs{Directory: filepath.Join(w.Dir, "crls"), Directories: []string{published}, Partitions: o.Partitions}, GRPC: grpc, HTTP: public, Operations: operations,
 		Issuers: []ca.IssuingCA{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
-		Stores: stores, Archive: w.archive, Tokens: append([]telemetry.IssuingToken{{Token: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherTokens...), Disk: w.Disk, Retention: retention.Default, Limits: limits, OCSP: o.OCSP, Traces: o.Traces,
+		Stores: stores, Archive: w.archive, HSMs: append([]telemetry.IssuingHSM{{HSM: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherHSMs...), Disk: w.Disk, Retention: retention.Default, Limits: limits, OCSP: o.OCSP, Traces: o.Traces,
 		Clock: w.Clock.Now, Log: w.logger(),
 	}
 }

@@ -43,15 +43,15 @@ func (e Expiries) Part() Part {
 	g := expiryGauges{
 		Expiries: e,
 		expiry: gauge("brevet_expiry_timestamp_seconds",
-			"When what the CA lives on ends, as Unix time: certificates of the issuing CA, of its root and those between, of "+
+			"When a certificate or CRL expires, as Unix time: certificates of the issuing CA, its root, those between, and "+
 				"earlier issuing CAs; CRLs; the server's certificate; OCSP delegates (va).", "kind", "name"),
 		begin: gauge("brevet_not_before_timestamp_seconds",
-			"When the certificates among these began, as Unix time: kind and name are those of their ends.", "kind", "name"),
+			"When these certificates become valid, as Unix time, with the same kind and name.", "kind", "name"),
 		crl:        gauge("brevet_crl_this_update_timestamp_seconds", "When the published CRL was signed, as Unix time.", "name"),
 		crlEntries: gauge("brevet_crl_entries", "Certificates in the published CRL.", "name"),
 		crlBytes:   gauge("brevet_crl_bytes", "Size of the published CRL.", "name"),
 		crlFailing: gauge("brevet_crl_directory_failing",
-			"1 where the last try to bring CRLs to this further directory failed, and it may have old ones, else 0.", "directory"),
+			"1 if the last try to publish CRLs to this directory failed, else 0.", "directory"),
 	}
 	return Part{[]*prometheus.Desc{g.expiry, g.begin, g.crl, g.crlEntries, g.crlBytes, g.crlFailing}, g.collect}
 }

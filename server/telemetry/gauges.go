@@ -26,7 +26,7 @@ type Gauges struct {
 
 // NewGauges returns the gauges of the given parts, computed in this order.
 func NewGauges(parts ...Part) *Gauges {
-	return &Gauges{parts: parts, failures: gauge("brevet_scrape_errors", "Parts of this answer that could not be read.")}
+	return &Gauges{parts: parts, failures: gauge("brevet_scrape_errors", "Parts of this response that could not be read.")}
 }
 
 // Describe implements prometheus.Collector.
@@ -78,7 +78,7 @@ func gauge(name, help string, labels ...string) *prometheus.Desc {
 
 // OfHealth returns a gauge for readiness.
 func OfHealth(h *Health) Part {
-	ready := gauge("brevet_ready", "1 where /readyz says ok, else 0.")
+	ready := gauge("brevet_ready", "1 if /readyz reports ok, else 0.")
 	return Part{[]*prometheus.Desc{ready}, func(ctx context.Context, s *scrape) {
 		s.setBool(ready, h.Readiness(ctx) == nil)
 	}}
@@ -89,22 +89,22 @@ func OfIssuing(a interface {
 	Fenced() bool
 	InFlight() int
 }) Part {
-	fenced := gauge("brevet_fenced", "1 where another process has taken over the store, else 0.")
-	inFlight := gauge("brevet_certificates_in_flight", "Certificates between draft and release.")
+	fenced := gauge("brevet_fenced", "1 if another process has taken over the store, else 0.")
+	inFlight := gauge("brevet_certificates_in_flight", "Certificates that are being issued, from the first step until they are recorded.")
 	return Part{[]*prometheus.Desc{fenced, inFlight}, func(_ context.Context, s *scrape) {
 		s.setBool(fenced, a.Fenced())
 		s.set(inFlight, float64(a.InFlight()))
 	}}
 }
 
-// OfTokens returns the gauges of every HSM token.
-func (r *Recorder) OfTokens() Part {
-	up := gauge("brevet_hsm_up", "1 where the token signed when it was last asked, for a certificate or to prove itself, else 0.", "token")
-	calls := gauge("brevet_hsm_sessions_in_use", "Calls that are in the token.", "token")
-	sessions := gauge("brevet_hsm_sessions_limit", "Calls that can be in the token at once.", "token")
-	failures := gauge("brevet_hsm_consecutive_failures", "Failures of the token since it last worked.", "token")
+// OfHSMs returns the gauges of every HSM.
+func (r *Recorder) OfHSMs() Part {
+	up := gauge("brevet_hsm_up", "1 if the last signature of the HSM succeeded, for a certificate or a self-test, else 0.", "hsm")
+	calls := gauge("brevet_hsm_sessions_in_use", "Calls in progress in the HSM.", "hsm")
+	sessions := gauge("brevet_hsm_sessions_limit", "Maximum number of concurrent calls in the HSM.", "hsm")
+	failures := gauge("brevet_hsm_consecutive_failures", "Failures of the HSM since its last success.", "hsm")
 	return Part{[]*prometheus.Desc{up, calls, sessions, failures}, func(_ context.Context, s *scrape) {
-		for _, t := range r.tokens {
+		for _, t := range r.hsms {
 			now, most := t.Calls()
 			s.setBool(up, !t.failed.Load(), t.Name)
 			s.set(calls, float64(now), t.Name)
@@ -122,31 +122,31 @@ func OfConnections(most int) Part {
 
 // OfResponder returns a gauge for the time of the responder's last complete synchronization.
 func OfResponder(r interface{ CurrentAt() time.Time }) Part {
-	current := gauge("brevet_responder_synced_timestamp_seconds", "When the responder last knew every status, as Unix time.")
+	current := gauge("brevet_responder_synced_timestamp_seconds", "When the responder was last synchronized with the store, as Unix time.")
 	return Part{[]*prometheus.Desc{current}, func(_ context.Context, s *scrape) { s.setTime(current, r.CurrentAt()) }}
 }
 
-// OfLanes returns the gauges of the queues for calls, by name.
-func OfLanes(lanes map[string]*admission.Queue) Part {
-	working := gauge("brevet_queue_active", "Calls at work, by lane: what kind of work they are.", "lane")
-	waiting := gauge("brevet_queue_waiting", "Calls that wait for their turn, by lane.", "lane")
-	slots := gauge("brevet_queue_slots", "Calls that can be at work at once, by lane.", "lane")
-	refused := gauge("brevet_queue_rejected_total", "Calls that were turned away because the lane was full, by lane.", "lane")
+// OfQueues returns the gauges of the queues for calls, by name.
+func OfQueues(queues map[string]*admission.Queue) Part {
+	working := gauge("brevet_queue_active", "RPCs being handled, by queue.", "queue")
+	waiting := gauge("brevet_queue_waiting", "RPCs that wait, by queue.", "queue")
+	slots := gauge("brevet_queue_slots", "Maximum number of RPCs being handled, by queue.", "queue")
+	refused := gauge("brevet_queue_rejected_total", "RPCs that were rejected because the queue was full, by queue.", "queue")
 	return Part{[]*prometheus.Desc{working, waiting, slots, refused}, func(_ context.Context, s *scrape) {
-		for name, lane := range lanes {
-			load := lane.Load()
+		for name, queue := range queues {
+			load := queue.Load()
 			s.set(working, float64(load.Working), name)
 			s.set(waiting, float64(load.Waiting), name)
-			s.set(slots, float64(lane.Slots()), name)
+			s.set(slots, float64(queue.Slots()), name)
 			s.ch <- prometheus.MustNewConstMetric(refused, prometheus.CounterValue, float64(load.Refused), name)
 		}
 	}}
 }
 
-// OfOrders returns the gauges of bulk issuance.
-func OfOrders(orders interface{ Orders() (working, limit int) }) Part {
-	atWork := gauge("brevet_bulk_issuance_active", "Orders of streams that are being carried out.")
-	most := gauge("brevet_bulk_issuance_limit", "Orders of all streams that can be carried out at once.")
+// OfBulkIssuance returns the gauges of bulk issuance.
+func OfBulkIssuance(orders interface{ Orders() (working, limit int) }) Part {
+	atWork := gauge("brevet_bulk_issuance_active", "Requests of bulk issuance that are being handled.")
+	most := gauge("brevet_bulk_issuance_limit", "Maximum number of requests of bulk issuance that are handled at once.")
 	return Part{[]*prometheus.Desc{atWork, most}, func(_ context.Context, s *scrape) {
 		working, limit := orders.Orders()
 		s.set(atWork, float64(working))
@@ -154,28 +154,28 @@ func OfOrders(orders interface{ Orders() (working, limit int) }) Part {
 	}}
 }
 
-// OfRevocationSets returns the gauges of bulk revocations that are in effect but not yet applied to all records and
+// OfBulkRevocations returns the gauges of bulk revocations that are in effect but not yet applied to all records and
 // CRLs. Before its certificates are counted, a bulk revocation adds none that wait.
-func OfRevocationSets(records interface {
+func OfBulkRevocations(records interface {
 	OpenBulk(ctx context.Context) ([]revocation.BulkRevocation, error)
 }) Part {
-	sets := gauge("brevet_bulk_revocations_open", "Orders to revoke sets of certificates whose records do not all follow yet.")
+	sets := gauge("brevet_bulk_revocations_open", "Bulk revocations that are not yet applied to all records.")
 	members := gauge("brevet_bulk_revocation_certificates",
-		"Certificates of these sets, by what their own records do: they have followed, or are waiting to.", "records")
+		"Certificates of open bulk revocations, by the state of their records: applied or pending.", "state")
 	return Part{[]*prometheus.Desc{sets, members}, func(ctx context.Context, s *scrape) {
 		open, err := records.OpenBulk(ctx)
 		if err != nil {
 			s.failures++
 			return
 		}
-		var followed, waiting int
-		for _, set := range open {
-			followed += set.Applied
-			waiting += max(0, set.Total-set.Applied)
+		var applied, pending int
+		for _, b := range open {
+			applied += b.Applied
+			pending += max(0, b.Total-b.Applied)
 		}
 		s.set(sets, float64(len(open)))
-		s.set(members, float64(followed), "followed")
-		s.set(members, float64(waiting), "waiting")
+		s.set(members, float64(applied), "applied")
+		s.set(members, float64(pending), "pending")
 	}}
 }
 
@@ -188,7 +188,7 @@ type LogRecords interface {
 // OfLog returns the gauges of the log. It reads the last stage first, so that a scrape never counts more entries as
 // archived than as written.
 func OfLog(archive interface{ Head() translog.Head }, records LogRecords) Part {
-	entries := gauge("brevet_log_entries", "Entries of the log, by how far they have come: written, sequenced or archived.", "in")
+	entries := gauge("brevet_log_entries", "Entries of the log, by the states that they have reached: written, sequenced, archived.", "state")
 	return Part{[]*prometheus.Desc{entries}, func(ctx context.Context, s *scrape) {
 		s.set(entries, float64(archive.Head().Size), "archived")
 		if head, err := records.Head(ctx); err != nil {
@@ -207,7 +207,7 @@ func OfLog(archive interface{ Head() translog.Head }, records LogRecords) Part {
 // OfDisk returns the gauges of the server's files and their disk.
 func OfDisk(d Disk) Part {
 	files := gauge("brevet_file_bytes", "Sizes of the server's files: store, wal or archive.", "file")
-	room := gauge("brevet_disk_free_bytes", "Room on the disk of the store; 0 where it cannot be written.")
+	room := gauge("brevet_disk_free_bytes", "Free space on the disk of the store; 0 if the store cannot be written.")
 	return Part{[]*prometheus.Desc{files, room}, func(_ context.Context, s *scrape) {
 		for file, size := range d.Sizes() {
 			s.set(files, float64(size), file)
@@ -231,8 +231,8 @@ func OfRetention(records interface {
 	Last() retention.Sweep
 }) Part {
 	overdue := gauge("brevet_expired_records",
-		"Certificates on record that ended before the retention, and leave with the next sweep; counted up to 100000.")
-	swept := gauge("brevet_retention_last_run_timestamp_seconds", "When expired records last left the store, as Unix time; 0 before the first time.")
+		"Expired certificates that the next sweep removes from the store, counted up to 100000.")
+	swept := gauge("brevet_retention_last_run_timestamp_seconds", "When the last sweep of expired records ended, as Unix time; 0 before the first.")
 	return Part{[]*prometheus.Desc{overdue, swept}, func(ctx context.Context, s *scrape) {
 		if waiting, err := records.Waiting(ctx, sweeper.Before(), maxWaiting); err != nil {
 			s.failures++

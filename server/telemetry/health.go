@@ -73,7 +73,7 @@ func Serving(serving func() bool) Check {
 func Following(r interface{ CurrentAt() time.Time }, clock func() time.Time) Check {
 	return func(context.Context) error {
 		if clock().Sub(r.CurrentAt()) > maxSilence {
-			return errors.New("the responder has not heard from the store for over a minute")
+			return errors.New("the responder has not been synchronized with the store for over a minute")
 		}
 		return nil
 	}
@@ -101,11 +101,11 @@ func Readable(log interface {
 	}
 }
 
-// Signing checks that the HSM token with the key of the current issuing CA can sign.
+// Signing checks that the HSM with the key of the current issuing CA can sign.
 func (r *Recorder) Signing() Check {
 	return func(context.Context) error {
 		if r.issuing.failed.Load() {
-			return errors.New("the token did not sign when it was last asked")
+			return errors.New("the last signature of the HSM failed")
 		}
 		return nil
 	}

@@ -52,20 +52,20 @@ var latencies = prometheus.ExponentialBuckets(0.0005, 2, 15)
 func newMetrics(profiles map[string]*ca.Profile) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
-		calls:    histograms("brevet_rpc_duration_seconds", "Duration of gRPC calls, by RPC and status code.", "rpc", "code"),
+		calls:    histograms("brevet_rpc_duration_seconds", "Duration of RPCs, by RPC and status code.", "rpc", "code"),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "brevet_rpc_internal_errors_total", Help: "Calls that failed through the server's own fault.",
+			Name: "brevet_rpc_internal_errors_total", Help: "RPCs that failed because of the server.",
 		}),
-		refusals:   counters("brevet_refusals_total", "Refused calls, by rule.", "rule"),
-		issued:     counters("brevet_certificates_issued_total", "Certificates that are on record, by profile.", "profile"),
-		signing:    counters("brevet_certificate_signatures_total", "Certificate signatures asked of the token, by result: ok or failed.", "result"),
+		refusals:   counters("brevet_refusals_total", "Refused RPCs, by rule.", "rule"),
+		issued:     counters("brevet_certificates_issued_total", "Recorded certificates, by profile.", "profile"),
+		signing:    counters("brevet_certificate_signatures_total", "Certificate signatures of HSMs, by result: ok or failed.", "result"),
 		writes:     counters("brevet_journal_writes_total", "Transactions of the issuing pipeline, by result: ok or failed.", "result"),
-		requests:   histograms("brevet_http_request_duration_seconds", "Duration of HTTP requests, by what was asked for and status code.", "for", "code"),
+		requests:   histograms("brevet_http_request_duration_seconds", "Duration of HTTP requests, by handler and status code.", "handler", "code"),
 		handshakes: counters("brevet_tls_handshakes_total", "TLS handshakes on the gRPC port, by result: ok or failed.", "result"),
 		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "brevet_connections_open", Help: "Connections that are open, by port: grpc, http or operations.",
+			Name: "brevet_connections_open", Help: "Open connections, by port: grpc, http or operations.",
 		}, []string{"port"}),
-		closed: counters("brevet_connections_refused_total", "Connections that were closed at once, for there were too many, by port: grpc, http or operations.", "port"),
+		closed: counters("brevet_connections_refused_total", "Connections that were closed at once because of the limit, by port: grpc, http or operations.", "port"),
 		writing: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "brevet_journal_write_duration_seconds", Help: "Duration of the issuing pipeline's transactions.", Buckets: latencies,
 		}),
@@ -73,12 +73,12 @@ func newMetrics(profiles map[string]*ca.Profile) *metrics {
 	}
 	steps := histograms("brevet_issuance_step_duration_seconds", "Duration of the steps of issuing a certificate: intent, sign, record.", "step")
 	ongoing := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "brevet_issuance_step_certificates", Help: "Certificates that are in a step of issuing: intent, sign, record.",
+		Name: "brevet_issuance_step_certificates", Help: "Certificates in a step of issuing: intent, sign, record.",
 	}, []string{"step"})
 	for _, s := range ca.Steps() {
 		m.steps[s] = stepMetrics{steps.WithLabelValues(string(s)), ongoing.WithLabelValues(string(s))}
 	}
-	answers := counters("brevet_ocsp_responses_total", "OCSP responses, by what they say.", "outcome")
+	answers := counters("brevet_ocsp_responses_total", "OCSP responses, by outcome.", "outcome")
 	for _, o := range responder.Outcomes() {
 		m.answers[o] = answers.WithLabelValues(string(o))
 	}

@@ -18,22 +18,22 @@ import (
 // Config holds the configuration of a Recorder. All fields are required.
 type Config struct {
 	Profiles map[string]*ca.Profile
-	// Tokens hold the keys of the issuing CAs. Issuer is the current issuing CA.
-	Tokens []IssuingToken
+	// HSMs hold the keys of the issuing CAs. Issuer is the current issuing CA.
+	HSMs   []IssuingHSM
 	Issuer pki.IssuerID
 	Traces Traces
 	Clock  func() time.Time
 	Log    *slog.Logger
 }
 
-// A Recorder counts and traces events in a server. It also records whether the HSM tokens and the store worked when
+// A Recorder counts and traces events in a server. It also records whether the HSMs and the store worked when
 // they were last used. It implements [ca.Meter], [responder.Meter] and grpcapi.Meter. It is safe for concurrent use.
 type Recorder struct {
 	metrics *metrics
 	traces  *tracing
-	tokens  []*watchedToken
-	issuing *watchedToken // with the key of the current issuing CA
-	store   lastTry       // of writing the journal
+	hsms    []*watchedHSM
+	issuing *watchedHSM // with the key of the current issuing CA
+	store   lastTry     // of writing the journal
 	clock   func() time.Time
 	log     *slog.Logger
 }
@@ -41,10 +41,10 @@ type Recorder struct {
 // NewRecorder returns a Recorder. If a trace endpoint is configured, the caller must close it.
 func NewRecorder(ctx context.Context, c Config) (*Recorder, error) {
 	r := &Recorder{metrics: newMetrics(c.Profiles), clock: c.Clock, log: c.Log}
-	for _, t := range c.Tokens {
-		r.tokens = append(r.tokens, &watchedToken{IssuingToken: t})
+	for _, t := range c.HSMs {
+		r.hsms = append(r.hsms, &watchedHSM{IssuingHSM: t})
 	}
-	r.issuing = r.tokenOf(c.Issuer)
+	r.issuing = r.hsmOf(c.Issuer)
 	var err error
 	r.traces, err = newTracing(ctx, c.Traces, c.Log)
 	return r, err
@@ -73,7 +73,7 @@ func (r *Recorder) Begin(ctx context.Context, step ca.Step, issuer pki.IssuerID)
 		m.took.Observe(time.Since(begun).Seconds())
 		if step == ca.StepSign {
 			r.metrics.signing.WithLabelValues(resultOf(err)).Inc()
-			r.noteToken(r.tokenOf(issuer), err)
+			r.noteHSM(r.hsmOf(issuer), err)
 		}
 	}
 }
@@ -100,7 +100,7 @@ func (r *Recorder) Call(ctx context.Context, rpc string, code codes.Code, took t
 	}
 }
 
-// Failure implements grpcapi.Meter. A temporary failure while the HSM token works is attributed to the store.
+// Failure implements grpcapi.Meter. A temporary failure while the HSM works is attributed to the store.
 func (r *Recorder) Failure(err error) {
 	r.metrics.failures.Inc()
 	if pki.IsTemporary(err) && !r.issuing.failed.Load() {

@@ -17,12 +17,12 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// hsmToken is a Token whose self-test returns an error, or nil.
-type hsmToken struct{ lost error }
+// stubHSM is an HSM whose self-test returns an error, or nil.
+type stubHSM struct{ lost error }
 
-func (h *hsmToken) Prove(context.Context) error { return h.lost }
-func (h *hsmToken) Calls() (now, most int)      { return 2, 3 }
-func (h *hsmToken) Failures() int               { return 4 }
+func (h *stubHSM) Prove(context.Context) error { return h.lost }
+func (h *stubHSM) Calls() (now, most int)      { return 2, 3 }
+func (h *stubHSM) Failures() int               { return 4 }
 
 // disk is a Disk with a given amount of free space, or with an error.
 type disk struct {
@@ -48,20 +48,20 @@ func (o *openSets) OpenBulk(context.Context) ([]revocation.BulkRevocation, error
 	return o.sets, o.err
 }
 
-// bench is a Recorder with a token, a disk, and a clock that only the test advances.
+// bench is a Recorder with an HSM, a disk, and a clock that only the test advances.
 type bench struct {
 	*Recorder
-	token *hsmToken
-	disk  *disk
-	now   time.Time
+	hsm  *stubHSM
+	disk *disk
+	now  time.Time
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{token: &hsmToken{}, disk: &disk{free: 2 * minFree}, now: time.Unix(1<<31, 0)}
+	b := &bench{hsm: &stubHSM{}, disk: &disk{free: 2 * minFree}, now: time.Unix(1<<31, 0)}
 	id := pki.IssuerID{}
 	r, err := NewRecorder(t.Context(), Config{
-		Tokens: []IssuingToken{{Token: b.token, Name: "test", Issuers: []pki.IssuerID{id}}}, Issuer: id,
+		HSMs: []IssuingHSM{{HSM: b.hsm, Name: "test", Issuers: []pki.IssuerID{id}}}, Issuer: id,
 		Clock: func() time.Time { return b.now }, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -104,20 +104,20 @@ func TestReadinessNamesEveryReason(t *testing.T) {
 	want("a temporary failure", "the store failed")
 	b.now = b.now.Add(StoreDoubt)
 	want("another minute")
-	b.token.lost = errors.New("lost")
-	b.ProveTokens(t.Context())
-	b.Failure(later{errors.New("not now")}) // attributed to the token
-	want("the loss of the token", "the token did not sign")
+	b.hsm.lost = errors.New("lost")
+	b.ProveHSMs(t.Context())
+	b.Failure(later{errors.New("not now")}) // attributed to the HSM
+	want("the loss of the HSM", "the last signature of the HSM failed")
 	b.disk.free = minFree - 1
-	want("the disk is full too", "the token did not sign", "the disk is full")
-	b.disk.err, b.token.lost = errors.New("gone"), nil
+	want("the disk is full too", "the last signature of the HSM failed", "the disk is full")
+	b.disk.err, b.hsm.lost = errors.New("gone"), nil
 	b.Begin(t.Context(), ca.StepSign, pki.IssuerID{})(nil)
-	want("the token signed and the disk failed", "the store cannot be written")
+	want("the HSM signed and the disk failed", "the store cannot be written")
 }
 
 func TestGaugesCountWhatCannotBeRead(t *testing.T) {
 	b, sets := newBench(t), &openSets{sets: []revocation.BulkRevocation{{Total: 5, Applied: 2}, {Total: 0, Applied: 1}}}
-	b.Register(NewGauges(b.OfTokens(), OfConnections(7), OfRevocationSets(sets), OfDisk(b.disk)))
+	b.Register(NewGauges(b.OfHSMs(), OfConnections(7), OfBulkRevocations(sets), OfDisk(b.disk)))
 	h := NewHealth(func(context.Context) error { return nil })
 	want := func(present bool, lines ...string) {
 		t.Helper()
@@ -128,9 +128,9 @@ func TestGaugesCountWhatCannotBeRead(t *testing.T) {
 			}
 		}
 	}
-	want(true, `brevet_hsm_up{token="test"} 1`, `brevet_hsm_consecutive_failures{token="test"} 4`, "brevet_connections_limit 7",
-		"brevet_bulk_revocations_open 2", `brevet_bulk_revocation_certificates{records="waiting"} 3`,
-		`brevet_bulk_revocation_certificates{records="followed"} 3`, `brevet_file_bytes{file="store"} 5`, "brevet_scrape_errors 0")
+	want(true, `brevet_hsm_up{hsm="test"} 1`, `brevet_hsm_consecutive_failures{hsm="test"} 4`, "brevet_connections_limit 7",
+		"brevet_bulk_revocations_open 2", `brevet_bulk_revocation_certificates{state="pending"} 3`,
+		`brevet_bulk_revocation_certificates{state="applied"} 3`, `brevet_file_bytes{file="store"} 5`, "brevet_scrape_errors 0")
 	sets.err, b.disk.err = errors.New("not now"), errors.New("gone")
 	want(true, "brevet_scrape_errors 1", "brevet_disk_free_bytes 0")
 	want(false, "brevet_bulk_revocations_open 2")

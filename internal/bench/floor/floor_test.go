@@ -159,11 +159,11 @@ func open(t *testing.T) *Floor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serial, err := hsm.InitToken(t.Context(), module, "floor", pin, pin)
+	serial, err := hsm.Init(t.Context(), module, "floor", pin, pin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, err := hsm.Open(t.Context(), hsm.Config{Module: module, TokenLabel: "floor"}, pin)
+	token, err := hsm.Open(t.Context(), hsm.Config{Module: module, Label: "floor"}, pin)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,7 +56,7 @@ func (t *signerFlags) add(cmd *cobra.Command) {
 }
 
 // open logs in to the HSM.
-func (t *signerFlags) open(ctx context.Context) (*hsm.Token, error) {
+func (t *signerFlags) open(ctx context.Context) (*hsm.HSM, error) {
 	if (t.config.Label == "") == (t.config.Serial == "") {
 		return nil, cli.WrongUse("set one of --hsm-label and --hsm-serial")
 	}
@@ -70,11 +70,11 @@ func (t *signerFlags) open(ctx context.Context) (*hsm.Token, error) {
 // find opens the HSM, lets do work with the key that a certificate is for, and closes it.
 func (t *signerFlags) find(ctx context.Context, cert *x509.Certificate, do func(crypto.Signer) error) error {
 	ref := hsm.KeyRef{Label: t.key, Public: cert.PublicKey}
-	return t.with(ctx, func(token *hsm.Token) (*hsm.Key, error) { return token.Find(ctx, ref) }, do)
+	return t.with(ctx, func(token *hsm.HSM) (*hsm.Key, error) { return token.Find(ctx, ref) }, do)
 }
 
 // with opens the HSM, lets do work with the key that get returns, and closes it.
-func (t *signerFlags) with(ctx context.Context, get func(*hsm.Token) (*hsm.Key, error), do func(crypto.Signer) error) (err error) {
+func (t *signerFlags) with(ctx context.Context, get func(*hsm.HSM) (*hsm.Key, error), do func(crypto.Signer) error) (err error) {
 	token, err := t.open(ctx)
 	if err != nil {
 		return err
@@ -121,7 +121,7 @@ func (k *keyFlags) check() error {
 
 // with opens the HSM, lets do work with the new key, or the existing one, and closes it.
 func (k *keyFlags) with(ctx context.Context, do func(crypto.Signer) error) error {
-	return k.signerFlags.with(ctx, func(token *hsm.Token) (*hsm.Key, error) {
+	return k.signerFlags.with(ctx, func(token *hsm.HSM) (*hsm.Key, error) {
 		if k.existing {
 			id, err := hex.DecodeString(k.id)
 			if err != nil {

@@ -57,7 +57,7 @@ func newHSMInit() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			serial, err := hsm.InitToken(cmd.Context(), path, label, so, user)
+			serial, err := hsm.Init(cmd.Context(), path, label, so, user)
 			if err != nil {
 				return err
 			}

@@ -146,7 +146,7 @@ func (d CA) makeCA(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := hsm.InitToken(ctx, module, hsmLabel, soPIN, pin); err != nil {
+	if _, err := hsm.Init(ctx, module, hsmLabel, soPIN, pin); err != nil {
 		return err
 	}
 	token, err := node.OpenHSM(ctx, node.HSMConfig{Label: hsmLabel}, pin)

@@ -18,7 +18,7 @@ import (
 type authority struct {
 	ca.InstalledCA
 	certificate *x509.Certificate
-	issuer      *ca.IssuingCA // nil if its key is in no available token
+	issuer      *ca.IssuingCA // nil if its key is in no available HSM
 }
 
 // id returns the CA's identifier.
@@ -50,8 +50,8 @@ func (n *Node) readAuthorities(ctx context.Context) (authorities, error) {
 	return all, nil
 }
 
-// authorities returns the installed CAs. A CA whose key is in a token gets an issuer; for the others a warning is
-// logged. If the newest CA has no key because a token is unavailable, authorities returns the token's error: no older
+// authorities returns the installed CAs. A CA whose key is in an HSM gets an issuer; for the others a warning is
+// logged. If the newest CA has no key because an HSM is unavailable, authorities returns the HSM's error: no older
 // CA may issue instead.
 func (n *Node) authorities(ctx context.Context) (authorities, error) {
 	all, err := n.readAuthorities(ctx)
@@ -65,7 +65,7 @@ func (n *Node) authorities(ctx context.Context) (authorities, error) {
 		}
 		err := n.findIssuer(ctx, a, all.certificates())
 		if errors.Is(err, hsm.ErrNotFound) {
-			n.log.Warn("the key of an installed CA is not in the token: it issues nothing, and its CRL is not renewed",
+			n.log.Warn("the key of an installed CA is not in the HSM: it issues nothing, and its CRL is not renewed",
 				"issuer", a.certificate.Subject.String(), "key", a.Key)
 			missing = err
 			continue
@@ -75,8 +75,8 @@ func (n *Node) authorities(ctx context.Context) (authorities, error) {
 		}
 	}
 	if newest := all.newest(); newest != nil && newest.issuer == nil {
-		if absent, _ := absence(n.tokens); absent != nil {
-			return nil, fmt.Errorf("the key %q of %s, the newest CA, is in none of the tokens that are available: %w", newest.Key, newest.certificate.Subject, absent)
+		if absent, _ := absence(n.hsms); absent != nil {
+			return nil, fmt.Errorf("the key %q of %s, the newest CA, is in none of the HSMs that are available: %w", newest.Key, newest.certificate.Subject, absent)
 		}
 	}
 	if all.current() != nil {
@@ -88,9 +88,9 @@ func (n *Node) authorities(ctx context.Context) (authorities, error) {
 	return nil, fmt.Errorf("no CA is installed in %s: run brevet ceremony install", n.config.StorePath())
 }
 
-// findIssuer looks for the key of a CA in the tokens.
+// findIssuer looks for the key of a CA in the HSMs.
 func (n *Node) findIssuer(ctx context.Context, a *authority, all []*x509.Certificate) error {
-	token, key, err := findKey(ctx, n.tokens, a.Key, a.certificate.PublicKey)
+	holder, key, err := findKey(ctx, n.hsms, a.Key, a.certificate.PublicKey)
 	if err != nil {
 		return fmt.Errorf("the key %q of %s: %w", a.Key, a.certificate.Subject, err)
 	}
@@ -99,7 +99,7 @@ func (n *Node) findIssuer(ctx context.Context, a *authority, all []*x509.Certifi
 		return err
 	}
 	a.issuer = &iss
-	token.keys, token.issuers = append(token.keys, key), append(token.issuers, iss.ID)
+	holder.keys, holder.issuers = append(holder.keys, key), append(holder.issuers, iss.ID)
 	return nil
 }
 

@@ -1,3 +1,3 @@
-// Package node holds a server's configuration, and opens the resources that it names: PKCS#11 tokens, store and
+// Package node holds a server's configuration, and opens the resources that it names: HSMs, store and
 // archive. Servers and ceremonies use it.
 package node

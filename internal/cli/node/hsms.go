@@ -12,81 +12,81 @@ import (
 	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
-// issuingToken is a configured token, with the keys of installed CAs in it.
-type issuingToken struct {
+// issuingHSM is a configured HSM, with the keys of installed CAs in it.
+type issuingHSM struct {
 	name    string
-	token   *hsm.Token // nil if the token was unavailable when it was opened
-	err     error      // the reason if it was unavailable
+	device  *hsm.HSM // nil if the HSM was unavailable when it was opened
+	err     error    // the reason if it was unavailable
 	keys    []*hsm.Key
 	issuers []pki.IssuerID // the CAs of these keys
 }
 
-// name returns the token's name in the log and in metrics.
+// name returns the HSM's name in the log and in metrics.
 func (c HSMConfig) name() string { return cmp.Or(c.Label, c.Serial) }
 
-// openTokens opens all configured tokens. If some are unavailable, it logs a warning and continues with the others. It
+// openHSMs opens all configured HSMs. If some are unavailable, it logs a warning and continues with the others. It
 // fails if none is available.
-func openTokens(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (tokens []*issuingToken, err error) {
+func openHSMs(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (hsms []*issuingHSM, err error) {
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, closeTokens(tokens))
+			err = errors.Join(err, closeHSMs(hsms))
 		}
 	}()
 	for i, tc := range append([]HSMConfig{c.HSM}, c.FurtherHSMs...) {
 		if i > 0 {
 			if pin, err = hsm.ReadPINFile(tc.PINFile); err != nil {
-				return tokens, err
+				return hsms, err
 			}
 		}
-		t := &issuingToken{name: tc.name()}
-		if t.token, err = OpenHSM(ctx, tc, pin); err != nil && !errors.Is(err, hsm.ErrUnavailable) {
-			return tokens, err
+		t := &issuingHSM{name: tc.name()}
+		if t.device, err = OpenHSM(ctx, tc, pin); err != nil && !errors.Is(err, hsm.ErrUnavailable) {
+			return hsms, err
 		}
 		t.err = err
-		tokens = append(tokens, t)
+		hsms = append(hsms, t)
 	}
-	absent, available := absence(tokens)
+	absent, available := absence(hsms)
 	if !available {
-		return tokens, absent
+		return hsms, absent
 	}
-	for _, t := range tokens {
+	for _, t := range hsms {
 		if t.err != nil {
-			log.Warn("a token is not available: the keys in it serve after the next start", "token", t.name, "error", t.err)
+			log.Warn("an HSM is not available: the keys in it serve after the next start", "hsm", t.name, "error", t.err)
 		}
 	}
-	return tokens, nil
+	return hsms, nil
 }
 
-// absence returns the errors of unavailable tokens, or nil if all are available, and whether any is available.
-func absence(tokens []*issuingToken) (err error, available bool) {
-	for _, t := range tokens {
+// absence returns the errors of unavailable HSMs, or nil if all are available, and whether any is available.
+func absence(hsms []*issuingHSM) (err error, available bool) {
+	for _, t := range hsms {
 		err = errors.Join(err, t.err)
-		available = available || t.token != nil
+		available = available || t.device != nil
 	}
 	return err, available
 }
 
-func closeTokens(tokens []*issuingToken) error {
+func closeHSMs(hsms []*issuingHSM) error {
 	var err error
-	for _, t := range tokens {
-		if t.token != nil {
-			err = errors.Join(err, t.token.Close())
+	for _, t := range hsms {
+		if t.device != nil {
+			err = errors.Join(err, t.device.Close())
 		}
 	}
 	return err
 }
 
-// findKey returns the key with a label and a public key, and the token that contains it. If there is none, it returns
-// the most specific error of the tokens: [hsm.ErrNotFound] only if no token has a key with the label.
-func findKey(ctx context.Context, tokens []*issuingToken, label string, public crypto.PublicKey) (*issuingToken, *hsm.Key, error) {
+// findKey returns the key with a label and a public key, and the HSM that contains it. If there is none, it returns
+// the most specific error of the HSMs: [hsm.ErrNotFound] only if no HSM has a key with the label.
+func findKey(ctx context.Context, hsms []*issuingHSM, label string, public crypto.PublicKey) (*issuingHSM, *hsm.Key, error) {
 	var notFound, failed error
 	var other *hsm.Key
-	var holder *issuingToken
-	for _, t := range tokens {
-		if t.token == nil {
+	var holder *issuingHSM
+	for _, t := range hsms {
+		if t.device == nil {
 			continue
 		}
-		key, err := t.token.Find(ctx, hsm.KeyRef{Label: label, Public: public})
+		key, err := t.device.Find(ctx, hsm.KeyRef{Label: label, Public: public})
 		switch {
 		case errors.Is(err, hsm.ErrNotFound):
 			notFound = errors.Join(notFound, err)
@@ -113,28 +113,28 @@ func isPublic(have, want crypto.PublicKey) bool {
 	return ok && k.Equal(want)
 }
 
-// issuingTokens returns the tokens that the server monitors: those with keys in use, and those that were unavailable.
-func issuingTokens(tokens []*issuingToken) []telemetry.IssuingToken {
-	var all []telemetry.IssuingToken
-	for _, t := range tokens {
+// issuingHSMs returns the HSMs that the server monitors: those with keys in use, and those that were unavailable.
+func issuingHSMs(hsms []*issuingHSM) []telemetry.IssuingHSM {
+	var all []telemetry.IssuingHSM
+	for _, t := range hsms {
 		switch {
-		case t.token == nil:
-			all = append(all, telemetry.IssuingToken{Token: absentToken{t.err}, Name: t.name})
+		case t.device == nil:
+			all = append(all, telemetry.IssuingHSM{HSM: absentHSM{t.err}, Name: t.name})
 		case len(t.keys) > 0:
-			all = append(all, telemetry.IssuingToken{Token: hsm.Watched{Token: t.token, Keys: t.keys}, Name: t.name, Issuers: t.issuers})
+			all = append(all, telemetry.IssuingHSM{HSM: hsm.Watched{HSM: t.device, Keys: t.keys}, Name: t.name, Issuers: t.issuers})
 		}
 	}
 	return all
 }
 
-// absentToken stands for a token that was unavailable when it was opened. It stays unavailable until the next start.
-type absentToken struct{ err error }
+// absentHSM stands for an HSM that was unavailable when it was opened. It stays unavailable until the next start.
+type absentHSM struct{ err error }
 
-// Prove returns why the token was not available.
-func (a absentToken) Prove(context.Context) error { return a.err }
+// Prove returns why the HSM was not available.
+func (a absentHSM) Prove(context.Context) error { return a.err }
 
 // Calls returns zero calls of one possible.
-func (absentToken) Calls() (now, most int) { return 0, 1 }
+func (absentHSM) Calls() (now, most int) { return 0, 1 }
 
-// Failures returns 1, for the failure to open the token.
-func (absentToken) Failures() int { return 1 }
+// Failures returns 1, for the failure to open the HSM.
+func (absentHSM) Failures() int { return 1 }

@@ -18,7 +18,7 @@ import (
 // Installation is the output of a ceremony, for installation on the issuing machine.
 type Installation struct {
 	Certificate *x509.Certificate
-	Key         string // label of the CA's key in a configured token
+	Key         string // label of the CA's key in a configured HSM
 	others      []*x509.Certificate
 	crls        []*x509.RevocationList
 }
@@ -54,9 +54,9 @@ func (n *Node) Install(ctx context.Context, inst Installation, by pki.Actor) err
 	if err := n.config.checkOwnTrustDomain(); err != nil {
 		return err
 	}
-	_, key, err := findKey(ctx, n.tokens, inst.Key, inst.Certificate.PublicKey)
+	_, key, err := findKey(ctx, n.hsms, inst.Key, inst.Certificate.PublicKey)
 	if err != nil {
-		absent, _ := absence(n.tokens)
+		absent, _ := absence(n.hsms)
 		return errors.Join(err, absent)
 	}
 	iss, err := ca.NewIssuingCA(inst.Certificate, key, inst.others)

@@ -26,11 +26,11 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Node holds the open resources of a server process: tokens, store and archive. Close closes them in reverse order.
+// Node holds the open resources of a server process: HSMs, store and archive. Close closes them in reverse order.
 type Node struct {
 	config  Config
 	log     *slog.Logger
-	tokens  []*issuingToken
+	hsms    []*issuingHSM
 	store   *sqlite.DB
 	archive *translog.Archive
 	closers []func() error
@@ -45,25 +45,25 @@ func (c *Config) ArchivePath() string { return filepath.Join(c.StateDir, "log.ar
 func (c *Config) crlPath() string { return filepath.Join(c.StateDir, "crls") }
 func (c *Config) ownPath() string { return filepath.Join(c.StateDir, "own") }
 
-// Open opens the HSM tokens first, and the rest only if that succeeds. The PIN is for c.HSM.
+// Open opens the HSMs first, and the rest only if that succeeds. The PIN is for c.HSM.
 func Open(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (*Node, error) {
 	n := &Node{config: c, log: log}
 	if err := n.checkDirectory(); err != nil {
 		return nil, err
 	}
-	tokens, err := openTokens(ctx, c, pin, log)
+	hsms, err := openHSMs(ctx, c, pin, log)
 	if err != nil {
 		return nil, err
 	}
-	n.tokens = tokens
-	n.closers = append(n.closers, func() error { return closeTokens(tokens) })
+	n.hsms = hsms
+	n.closers = append(n.closers, func() error { return closeHSMs(hsms) })
 	if err := n.openRecords(ctx); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
 }
 
-// OpenKeyless opens the resources except the tokens.
+// OpenKeyless opens the resources except the HSMs.
 func OpenKeyless(ctx context.Context, c Config, log *slog.Logger) (*Node, error) {
 	n := &Node{config: c, log: log}
 	if err := n.checkDirectory(); err != nil {
@@ -140,13 +140,13 @@ func (n *Node) expectArchive(ctx context.Context) error {
 	return nil
 }
 
-// OpenHSM logs in to a configured HSM token.
-func OpenHSM(ctx context.Context, c HSMConfig, pin hsm.PIN) (*hsm.Token, error) {
+// OpenHSM logs in to a configured HSM.
+func OpenHSM(ctx context.Context, c HSMConfig, pin hsm.PIN) (*hsm.HSM, error) {
 	path, err := Module(c.Module)
 	if err != nil {
 		return nil, err
 	}
-	return hsm.Open(ctx, hsm.Config{Module: path, TokenLabel: c.Label, TokenSerial: c.Serial, Sessions: c.Sessions}, pin)
+	return hsm.Open(ctx, hsm.Config{Module: path, Label: c.Label, Serial: c.Serial, Sessions: c.Sessions}, pin)
 }
 
 // Close closes all resources, in reverse order of opening.
@@ -207,7 +207,7 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 		Stores: server.Stores{
 			CA: n.store.CA(), RA: n.store.RA(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
 		},
-		Archive: n.archive, Tokens: issuingTokens(n.tokens), Disk: n.config.volume(), Retention: n.config.Retention,
+		Archive: n.archive, HSMs: issuingHSMs(n.hsms), Disk: n.config.volume(), Retention: n.config.Retention,
 		Limits: n.config.Limits(),
 		OCSP:   server.OCSP{MaxAge: n.config.OCSP.MaxAge, ExtendedRevoke: n.config.OCSP.ExtendedRevoke},
 		Traces: telemetry.Traces{Endpoint: n.config.Tracing.Endpoint, SampleRatio: n.config.Tracing.SampleRatio}, Clock: time.Now, Log: n.log,

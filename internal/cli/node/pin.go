@@ -14,6 +14,6 @@ func ReadPIN(file string) (hsm.PIN, error) {
 	case os.Getenv("CREDENTIALS_DIRECTORY") != "":
 		return hsm.ReadPINCredential("pin")
 	default:
-		return hsm.PromptPIN(os.Stdin, "PIN of the token: ")
+		return hsm.PromptPIN(os.Stdin, "PIN of the HSM: ")
 	}
 }

@@ -47,7 +47,7 @@ func (n *Node) Retire(ctx context.Context, id pki.IssuerID, by pki.Actor) error 
 		}
 		return n.store.CA().Retire(ctx, id, time.Now(), by)
 	}
-	return errors.New("no other CA is active and has its key in a token: install the next generation first, with brevet ceremony install")
+	return errors.New("no other CA is active and has its key in an HSM: install the next generation first, with brevet ceremony install")
 }
 
 // Remove removes a CA, and then its files. If that fails, it can be repeated.

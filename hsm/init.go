@@ -10,21 +10,21 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// maxTokenLabel is the size of a token's label in CK_TOKEN_INFO, in bytes.
-const maxTokenLabel = 32
+// maxHSMLabel is the size of an HSM's label in CK_TOKEN_INFO, in bytes.
+const maxHSMLabel = 32
 
-// InitToken makes a new token in a free slot of the module, with a security officer's PIN
-// and a user PIN. It returns the serial number. It never changes a token that is
+// Init makes a new HSM in a free slot of the module, with a security officer's PIN
+// and a user PIN. It returns the serial number. It never changes an HSM that is
 // initialized, and refuses a label that one already has ([ErrExists]). SoftHSM always has a
 // free slot; hardware usually has none, and is set up with its maker's tools. ctx bounds
 // the wait for the library, not the calls into it.
-func InitToken(ctx context.Context, modulePath, label string, so, user PIN) (serial string, err error) {
-	return process.initToken(ctx, modulePath, label, so, user)
+func Init(ctx context.Context, modulePath, label string, so, user PIN) (serial string, err error) {
+	return process.initialize(ctx, modulePath, label, so, user)
 }
 
-func (r *registry) initToken(ctx context.Context, modulePath, label string, so, user PIN) (serial string, err error) {
-	if label == "" || len(label) > maxTokenLabel || strings.TrimSpace(label) != label {
-		return "", fmt.Errorf("token label %q: use 1 to %d bytes, with no space at either end", label, maxTokenLabel)
+func (r *registry) initialize(ctx context.Context, modulePath, label string, so, user PIN) (serial string, err error) {
+	if label == "" || len(label) > maxHSMLabel || strings.TrimSpace(label) != label {
+		return "", fmt.Errorf("HSM label %q: use 1 to %d bytes, with no space at either end", label, maxHSMLabel)
 	}
 	m, err := r.acquire(modulePath)
 	if err != nil {
@@ -32,18 +32,18 @@ func (r *registry) initToken(ctx context.Context, modulePath, label string, so, 
 	}
 	defer func() { err = errors.Join(err, r.release(m)) }()
 	if _, err := m.enter(ctx, 0); err != nil {
-		return "", fmt.Errorf("initialize token: %w", err)
+		return "", fmt.Errorf("initialize HSM: %w", err)
 	}
 	defer m.leave()
-	serial, err = initToken(m.lib, label, so, user)
+	serial, err = initSlot(m.lib, label, so, user)
 	if err != nil {
-		return "", fmt.Errorf("initialize token %q: %w", label, err)
+		return "", fmt.Errorf("initialize HSM %q: %w", label, err)
 	}
 	return serial, nil
 }
 
-// initToken does the work inside the library.
-func initToken(lib cryptoki, label string, so, user PIN) (serial string, err error) {
+// initSlot does the work inside the library.
+func initSlot(lib cryptoki, label string, so, user PIN) (serial string, err error) {
 	slot, err := freeSlot(lib, label, so, user)
 	if err != nil {
 		return "", err
@@ -66,13 +66,13 @@ func initToken(lib cryptoki, label string, so, user PIN) (serial string, err err
 	}
 	info, err := lib.GetTokenInfo(slot)
 	if err != nil {
-		return "", fmt.Errorf("read the new token: %w", err)
+		return "", fmt.Errorf("read the new HSM: %w", err)
 	}
 	return info.SerialNumber, nil
 }
 
-// freeSlot returns a slot whose token is not initialized, after checking that the label is
-// free and that the token will take both PINs.
+// freeSlot returns a slot whose HSM is not initialized, after checking that the label is
+// free and that the HSM will take both PINs.
 func freeSlot(lib cryptoki, label string, pins ...PIN) (uint, error) {
 	slots, err := lib.GetSlotList(true)
 	if err != nil {
@@ -82,11 +82,11 @@ func freeSlot(lib cryptoki, label string, pins ...PIN) (uint, error) {
 	for _, slot := range slots {
 		info, err := lib.GetTokenInfo(slot)
 		if err != nil {
-			return 0, fmt.Errorf("read the token in slot %d: %w", slot, err)
+			return 0, fmt.Errorf("read the HSM in slot %d: %w", slot, err)
 		}
 		if info.Flags&pkcs11.CKF_TOKEN_INITIALIZED != 0 {
 			if info.Label == label {
-				return 0, fmt.Errorf("%w: a token with this label, serial %q", ErrExists, info.SerialNumber)
+				return 0, fmt.Errorf("%w: an HSM with this label, serial %q", ErrExists, info.SerialNumber)
 			}
 			continue
 		}
@@ -95,12 +95,12 @@ func freeSlot(lib cryptoki, label string, pins ...PIN) (uint, error) {
 			return n < max(info.MinPinLen, 1) || info.MaxPinLen > 0 && n > info.MaxPinLen
 		}
 		if slices.ContainsFunc(pins, wrong) {
-			return 0, fmt.Errorf("a PIN has the wrong length: this token accepts %d to %d bytes", info.MinPinLen, info.MaxPinLen)
+			return 0, fmt.Errorf("a PIN has the wrong length: this HSM accepts %d to %d bytes", info.MinPinLen, info.MaxPinLen)
 		}
 		free = append(free, slot)
 	}
 	if len(free) == 0 {
-		return 0, errors.New("the module has no free slot: initialize the token with its maker's tools")
+		return 0, errors.New("the module has no free slot: initialize the HSM with its maker's tools")
 	}
 	return free[0], nil
 }

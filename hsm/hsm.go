@@ -1,14 +1,14 @@
-// Package hsm uses a PKCS#11 token: it makes keys that cannot leave the token, and finds
-// them again. Each key is a [crypto.Signer] that recovers from the loss of sessions, logins,
-// the library or the token itself.
+// Package hsm uses a hardware security module (HSM) over PKCS#11, which calls it a token: it
+// makes keys that cannot leave the HSM, and finds them again. Each key is a [crypto.Signer] that recovers from the loss of sessions, logins,
+// the library or the HSM itself.
 //
-// A [Token] holds one login and a bounded number of sessions. Calls into a PKCS#11 library
+// An [HSM] holds one login and a bounded number of sessions. Calls into a PKCS#11 library
 // cannot be canceled, so each runs on a goroutine of its own with a session of its own. A
 // caller that stops waiting gets a temporary error, and the call counts toward the bound
 // until the library returns.
 //
-// The package refuses: a second try with a PIN that the token has refused; keys that can be
-// read or exported, or were not made in the token; a label that exists already; "no such
+// The package refuses: a second try with a PIN that the HSM has refused; keys that can be
+// read or exported, or were not made in the HSM; a label that exists already; "no such
 // key" from a library that may have lost its storage; digests that do not match their hash;
 // SHA-1.
 //
@@ -34,19 +34,19 @@ const (
 	DefaultWait     = 10 * time.Second
 )
 
-// Config selects the token and limits its use.
+// Config selects the HSM and limits its use.
 type Config struct {
 	// Module is the path of the PKCS#11 library, for instance what [FindSoftHSM] returns.
 	Module string
-	// TokenLabel or TokenSerial names the token; exactly one is set. Slot numbers do not
-	// identify a token: they change when the library restarts.
-	TokenLabel, TokenSerial string
-	// Sessions is how many calls may be inside the library at once for this token, 1 to
+	// Label or Serial names the HSM; exactly one is set. Slot numbers do not
+	// identify an HSM: they change when the library restarts.
+	Label, Serial string
+	// Sessions is how many calls may be inside the library at once for this HSM, 1 to
 	// [MaxSessions]; 0 means [DefaultSessions]. One more session stays idle to keep the
 	// login, and one more is open while a key is made.
 	Sessions int
-	// Wait is how long [Key.Sign] waits for a session and the token's response, and
-	// [Token.Close] for calls in flight; 0 means [DefaultWait].
+	// Wait is how long [Key.Sign] waits for a session and the HSM's response, and
+	// [HSM.Close] for calls in flight; 0 means [DefaultWait].
 	Wait time.Duration
 }
 
@@ -55,8 +55,8 @@ func (c Config) validated() (Config, error) {
 	switch {
 	case c.Module == "":
 		return c, errors.New("the path of the PKCS#11 module is missing: set it, for SoftHSM usually /usr/lib/softhsm/libsofthsm2.so")
-	case (c.TokenLabel == "") == (c.TokenSerial == ""):
-		return c, errors.New("name the token by its label or by its serial number, one of the two")
+	case (c.Label == "") == (c.Serial == ""):
+		return c, errors.New("name the HSM by its label or by its serial number, one of the two")
 	case c.Sessions < 0 || c.Sessions > MaxSessions:
 		return c, fmt.Errorf("sessions is %d: set 1 to %d, or 0 for %d", c.Sessions, MaxSessions, DefaultSessions)
 	case c.Wait < 0:
@@ -71,24 +71,24 @@ func (c Config) validated() (Config, error) {
 	return c, nil
 }
 
-// matches reports whether info describes the token that c names.
+// matches reports whether info describes the HSM that c names.
 func (c Config) matches(info pkcs11.TokenInfo) bool {
-	if c.TokenSerial != "" {
-		return info.SerialNumber == c.TokenSerial
+	if c.Serial != "" {
+		return info.SerialNumber == c.Serial
 	}
-	return info.Label == c.TokenLabel
+	return info.Label == c.Label
 }
 
-// name returns the token's label or serial number for messages.
+// name returns the HSM's label or serial number for messages.
 func (c Config) name() string {
-	if c.TokenSerial != "" {
-		return fmt.Sprintf("token with serial %q", c.TokenSerial)
+	if c.Serial != "" {
+		return fmt.Sprintf("HSM with serial %q", c.Serial)
 	}
-	return fmt.Sprintf("token %q", c.TokenLabel)
+	return fmt.Sprintf("HSM %q", c.Label)
 }
 
-// Token is a logged-in PKCS#11 token. It is safe for concurrent use.
-type Token struct {
+// HSM is a hardware security module with a login. It is safe for concurrent use.
+type HSM struct {
 	cfg    Config
 	pin    PIN
 	reg    *registry
@@ -103,21 +103,21 @@ type Token struct {
 	failures atomic.Int64 // copy of breaker.failures, for readers that must not wait for mu
 
 	mu      sync.Mutex  // guards the fields below; held across a login
-	current *attachment // the login in the newest generation that this token has entered
+	current *attachment // the login in the newest generation that this HSM has entered
 	stale   uint64      // generations up to this one must not be used again
 	refused error       // the error of a refused PIN; once set, no login is tried again
 	breaker breaker
 }
 
-// Open loads the module, finds the token and logs in. If the token refuses the PIN, Open
-// returns [ErrPIN] after this single try. Tokens in one module share the library; closing
-// the last one finalizes it. If the application is already logged in to the token, PKCS#11
+// Open loads the module, finds the HSM and logs in. If the HSM refuses the PIN, Open
+// returns [ErrPIN] after this single try. HSMs in one module share the library; closing
+// the last one finalizes it. If the application is already logged in to the HSM, PKCS#11
 // does not check the PIN again.
-func Open(ctx context.Context, cfg Config, pin PIN) (*Token, error) {
+func Open(ctx context.Context, cfg Config, pin PIN) (*HSM, error) {
 	return process.open(ctx, cfg, pin)
 }
 
-func (r *registry) open(ctx context.Context, cfg Config, pin PIN) (*Token, error) {
+func (r *registry) open(ctx context.Context, cfg Config, pin PIN) (*HSM, error) {
 	cfg, err := cfg.validated()
 	if err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ func (r *registry) open(ctx context.Context, cfg Config, pin PIN) (*Token, error
 	if err != nil {
 		return nil, err
 	}
-	t := &Token{
+	t := &HSM{
 		cfg: cfg, pin: pin, reg: r, module: m,
 		calls: make(chan struct{}, cfg.Sessions),
 		done:  make(chan struct{}),
@@ -141,11 +141,11 @@ func (r *registry) open(ctx context.Context, cfg Config, pin PIN) (*Token, error
 	return t, nil
 }
 
-// Close waits for the calls in flight, at most Config.Wait, and closes this token's
+// Close waits for the calls in flight, at most Config.Wait, and closes this HSM's
 // sessions. It finalizes the module if this was its last user. When a call does not return
 // in time, Close returns a temporary error, does not finalize the library and may be called
 // again. Calls that begin after Close return [ErrClosed].
-func (t *Token) Close() error {
+func (t *HSM) Close() error {
 	t.beginDone.Do(func() { close(t.done) })
 	t.closing.Lock()
 	defer t.closing.Unlock()
@@ -164,7 +164,7 @@ func (t *Token) Close() error {
 			return t.wrapError("close", context.Cause(ctx))
 		}
 	}
-	t.released = true // t.calls stays full: no further call of this token can begin
+	t.released = true // t.calls stays full: no further call of this HSM can begin
 	if t.current != nil {
 		t.module.during(t.current.gen, t.current.closeSessions)
 	}
@@ -176,7 +176,7 @@ func (t *Token) Close() error {
 
 // attach enters the module and returns the login of its current generation, and logs in if
 // there is none. On success the caller is inside the module and must leave it.
-func (t *Token) attach(ctx context.Context) (*attachment, error) {
+func (t *HSM) attach(ctx context.Context) (*attachment, error) {
 	t.mu.Lock()
 	stale, err := t.stale, t.mayTry()
 	t.mu.Unlock()
@@ -204,8 +204,8 @@ func (t *Token) attach(ctx context.Context) (*attachment, error) {
 	return a, nil
 }
 
-// mayTry returns an error if the token must not be used now. t.mu is held.
-func (t *Token) mayTry() error {
+// mayTry returns an error if the HSM must not be used now. t.mu is held.
+func (t *HSM) mayTry() error {
 	if t.refused != nil {
 		return t.refused
 	}
@@ -213,7 +213,7 @@ func (t *Token) mayTry() error {
 }
 
 // loginNew finds the slot in generation gen and logs in. t.mu is held.
-func (t *Token) loginNew(gen uint64) (*attachment, error) {
+func (t *HSM) loginNew(gen uint64) (*attachment, error) {
 	// Another call may have tried, and failed, while this one waited for the mutex.
 	if err := t.mayTry(); err != nil {
 		return nil, err
@@ -233,13 +233,13 @@ func (t *Token) loginNew(gen uint64) (*attachment, error) {
 
 // login logs in again within an attachment, for instance after the login ended with the last
 // session.
-func (t *Token) login(a *attachment) error {
+func (t *HSM) login(a *attachment) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.loginLocked(a)
 }
 
-func (t *Token) loginLocked(a *attachment) error {
+func (t *HSM) loginLocked(a *attachment) error {
 	if t.refused != nil {
 		return t.refused
 	}
@@ -252,13 +252,13 @@ func (t *Token) loginLocked(a *attachment) error {
 
 // markStale records that generation gen failed with err: it is not used again, and the next
 // call restarts the library, at once after the first failure and later with growing delay.
-func (t *Token) markStale(gen uint64, err error) {
+func (t *HSM) markStale(gen uint64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.markStaleLocked(gen, err)
 }
 
-func (t *Token) markStaleLocked(gen uint64, err error) {
+func (t *HSM) markStaleLocked(gen uint64, err error) {
 	t.stale = max(t.stale, gen)
 	t.breaker.trip(time.Now(), err)
 	t.failures.Store(int64(t.breaker.failures))
@@ -266,7 +266,7 @@ func (t *Token) markStaleLocked(gen uint64, err error) {
 
 // recordResult records the result of a call in generation gen. If one fault fails several calls,
 // only the first one counts.
-func (t *Token) recordResult(gen uint64, err error) {
+func (t *HSM) recordResult(gen uint64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
@@ -282,7 +282,7 @@ func (t *Token) recordResult(gen uint64, err error) {
 // requireRestart makes the next call restart the library. If SoftHSM's directory was moved away and
 // back, every search finds nothing until the library is initialized again. So a missing key
 // counts as missing only if the library was started after the request.
-func (t *Token) requireRestart() {
+func (t *HSM) requireRestart() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.current != nil {
