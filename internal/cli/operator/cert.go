@@ -39,18 +39,18 @@ func printCert(p *output.Printer, c *brevetv1.Certificate) error {
 }
 
 func newCertList() *cobra.Command {
-	var sel selection
+	var filter certFilter
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the certificates, the newest first", Args: cobra.NoArgs,
-		Long:    "list prints what is on record of certificates.\n\n" + selectionHelp,
-		Example: "  brevet cert list --identity device/42\n  brevet cert list --label site=plant-7 --issued-from 2026-03-01",
+		Long: "list prints what is on record of certificates. The states are good, hold and revoked. The list of a selection is what\n" +
+			"brevet revocation create revokes with the same flags, as far as it is not revoked already.\n\n" + selectionHelp + "\n\n" +
+			"--expires-from and --expires-until select by the end of validity in the same way. --without-successor leaves out\n" +
+			"certificates that were renewed. --not-renewed-since selects those whose holder was issued none since.",
+		Example: "  brevet cert list --identity device/42\n  brevet cert list --label site=plant-7 --state good --expires-until 2026-03-01",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			req := &brevetv1.ListCertificatesRequest{PageSize: listPage}
-			if sel.given(cmd) {
-				var err error
-				if req.Selection, err = sel.read(); err != nil {
-					return err
-				}
+			req, err := filter.read(cmd)
+			if err != nil {
+				return err
 			}
 			return list(cmd, certHeading, func(ctx context.Context, conn *grpc.ClientConn, page string) ([]*brevetv1.Certificate, string, error) {
 				req.PageToken = page
@@ -60,8 +60,53 @@ func newCertList() *cobra.Command {
 		},
 	}
 	output.Flag(cmd)
-	sel.flags(cmd)
+	filter.flags(cmd)
 	return cmd
+}
+
+// certFilter holds the flags of brevet cert list.
+type certFilter struct {
+	selection                 selection
+	state                     string
+	expiresFrom, expiresUntil string
+	withoutSuccessor          bool
+	notRenewedSince           string
+}
+
+func (c *certFilter) flags(cmd *cobra.Command) {
+	c.selection.flags(cmd)
+	stateFlag(cmd, &c.state)
+	f := cmd.Flags()
+	f.StringVar(&c.expiresFrom, "expires-from", "", "valid until this time or later")
+	f.StringVar(&c.expiresUntil, "expires-until", "", "valid until a time before this")
+	f.BoolVar(&c.withoutSuccessor, "without-successor", false, "only certificates that were not renewed")
+	notRenewedFlag(cmd, &c.notRenewedSince)
+}
+
+// read returns the request for the first page.
+func (c *certFilter) read(cmd *cobra.Command) (*brevetv1.ListCertificatesRequest, error) {
+	req := &brevetv1.ListCertificatesRequest{PageSize: listPage, WithoutSuccessor: c.withoutSuccessor}
+	var err error
+	if c.selection.given(cmd) {
+		if req.Selection, err = c.selection.read(); err != nil {
+			return nil, err
+		}
+	}
+	state, err := enumNumber("--state", brevetv1.CertificateState(0).Descriptor(), c.state)
+	if err != nil {
+		return nil, err
+	}
+	if state != 0 {
+		req.States = []brevetv1.CertificateState{brevetv1.CertificateState(state)}
+	}
+	if req.ExpireStartTime, err = readTime("--expires-from", c.expiresFrom); err != nil {
+		return nil, err
+	}
+	if req.ExpireEndTime, err = readTime("--expires-until", c.expiresUntil); err != nil {
+		return nil, err
+	}
+	req.NotRenewedSinceTime, err = readTime("--not-renewed-since", c.notRenewedSince)
+	return req, err
 }
 
 // certificatesOf returns the request for the certificates of an identity.

@@ -44,10 +44,15 @@ func printCRL(p *output.Printer, c *brevetv1.CRL) error {
 }
 
 func newCRLList() *cobra.Command {
+	var issuer string
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the CRLs that are published now", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			req := &brevetv1.ListCRLsRequest{PageSize: listPage}
+			id, err := readHash("--issuer", issuer)
+			if err != nil {
+				return err
+			}
+			req := &brevetv1.ListCRLsRequest{PageSize: listPage, IssuerId: id}
 			return list(cmd, crlHeading, func(ctx context.Context, conn *grpc.ClientConn, page string) ([]*brevetv1.CRL, string, error) {
 				req.PageToken = page
 				resp, err := brevetv1.NewCRLServiceClient(conn).ListCRLs(ctx, req)
@@ -56,6 +61,7 @@ func newCRLList() *cobra.Command {
 		},
 	}
 	output.Flag(cmd)
+	cmd.Flags().StringVar(&issuer, "issuer", "", "identifier of a CA, in hexadecimal")
 	return cmd
 }
 

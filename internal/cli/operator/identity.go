@@ -88,10 +88,17 @@ func newIdentityCreate() *cobra.Command {
 }
 
 func newIdentityList() *cobra.Command {
+	var filter identityFilter
 	cmd := &cobra.Command{
-		Use: "list", Short: "List the identities", Args: cobra.NoArgs,
+		Use: "list", Short: "List the identities in the order of their names", Args: cobra.NoArgs,
+		Long: "list prints the identities that match all flags. The states are registered, enrolled, suspended and retired.\n" +
+			"--without-certificate selects those whose certificates have all expired, or that have none.",
+		Example: "  brevet identity list --kind device --state enrolled --not-renewed-since 2026-03-01",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			req := &brevetv1.ListIdentitiesRequest{PageSize: listPage}
+			req, err := filter.read()
+			if err != nil {
+				return err
+			}
 			return list(cmd, identityHeading, func(ctx context.Context, conn *grpc.ClientConn, page string) ([]*brevetv1.Identity, string, error) {
 				req.PageToken = page
 				resp, err := brevetv1.NewIdentityServiceClient(conn).ListIdentities(ctx, req)
@@ -100,7 +107,50 @@ func newIdentityList() *cobra.Command {
 		},
 	}
 	output.Flag(cmd)
+	filter.flags(cmd)
 	return cmd
+}
+
+// identityFilter holds the flags of brevet identity list.
+type identityFilter struct {
+	kind, state, profile string
+	label                labels
+	withoutCertificate   bool
+	notRenewedSince      string
+}
+
+func (i *identityFilter) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&i.kind, "kind", "", "kind of the identity: device, workload or operator")
+	stateFlag(cmd, &i.state)
+	f.StringVar(&i.profile, "profile", "", "certificate profile")
+	f.Var(&i.label, "label", "label of the identity")
+	f.BoolVar(&i.withoutCertificate, "without-certificate", false, "only identities without an unexpired certificate")
+	notRenewedFlag(cmd, &i.notRenewedSince)
+}
+
+// read returns the request for the first page.
+func (i *identityFilter) read() (*brevetv1.ListIdentitiesRequest, error) {
+	req := &brevetv1.ListIdentitiesRequest{PageSize: listPage, Profile: i.profile, WithoutUnexpiredCertificate: i.withoutCertificate}
+	kind, err := readKind("--kind", i.kind)
+	if err != nil {
+		return nil, err
+	}
+	if kind != 0 {
+		req.Kinds = []brevetv1.IdentityKind{kind}
+	}
+	state, err := enumNumber("--state", brevetv1.IdentityState(0).Descriptor(), i.state)
+	if err != nil {
+		return nil, err
+	}
+	if state != 0 {
+		req.States = []brevetv1.IdentityState{brevetv1.IdentityState(state)}
+	}
+	if req.Label, err = i.label.one(); err != nil {
+		return nil, err
+	}
+	req.NotRenewedSinceTime, err = readTime("--not-renewed-since", i.notRenewedSince)
+	return req, err
 }
 
 // changing is the response to a request that changes an identity.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/cli/output"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
@@ -56,13 +55,10 @@ func (s *selection) given(cmd *cobra.Command) bool {
 // read returns the selection as a request has it.
 func (s *selection) read() (*brevetv1.CertificateSelection, error) {
 	sel := &brevetv1.CertificateSelection{Identity: s.identity, Profile: s.profile}
-	if len(s.label) > 1 {
-		return nil, cli.WrongUse("--label: select by one label, not by several")
-	}
-	for name, value := range s.label {
-		sel.Label = &brevetv1.Label{Name: name, Value: value}
-	}
 	var err error
+	if sel.Label, err = s.label.one(); err != nil {
+		return nil, err
+	}
 	if sel.IssuerId, err = readHash("--issuer", s.issuer); err != nil {
 		return nil, err
 	}

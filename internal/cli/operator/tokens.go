@@ -19,7 +19,7 @@ var tokenHeading = []string{"TOKEN", "IDENTITY", "STATE", "EXPIRES", "CREATED BY
 
 func newTokenList() *cobra.Command {
 	req := &brevetv1.ListTokensRequest{PageSize: listPage}
-	var state string
+	var state, from, until string
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the enrollment tokens, the newest first", Args: cobra.NoArgs,
 		Long: "list prints what is on record of enrollment tokens. Their secrets are not on record. The states are open, spent,\n" +
@@ -33,6 +33,12 @@ func newTokenList() *cobra.Command {
 			if req.States = nil; one != brevetv1.TokenState_TOKEN_STATE_UNSPECIFIED {
 				req.States = []brevetv1.TokenState{one}
 			}
+			if req.CreateStartTime, err = readTime("--created-from", from); err != nil {
+				return err
+			}
+			if req.CreateEndTime, err = readTime("--created-until", until); err != nil {
+				return err
+			}
 			return list(cmd, tokenHeading, func(ctx context.Context, conn *grpc.ClientConn, page string) ([]*brevetv1.EnrollmentToken, string, error) {
 				req.PageToken = page
 				resp, err := brevetv1.NewTokenServiceClient(conn).ListTokens(ctx, req)
@@ -45,6 +51,8 @@ func newTokenList() *cobra.Command {
 	createdByFlag(cmd, &req.CreatedBy)
 	f.StringVar(&req.Identity, "identity", "", "identity, such as device/42")
 	stateFlag(cmd, &state)
+	f.StringVar(&from, "created-from", "", "created at this time or later")
+	f.StringVar(&until, "created-until", "", "created before this time")
 	return cmd
 }
 
