@@ -122,6 +122,7 @@ const (
 	RuleRequestIDReused    Rule = "request_id.reused"           // the request ID was used for another key
 	RuleUnauthenticated    Rule = "access.unauthenticated"      // the RPC needs a client certificate
 	RuleAccess             Rule = "access.denied"               // the caller's role may not call this RPC
+	RuleLogEpoch           Rule = "log.epoch_changed"           // a position of another log, such as the one before a restore
 	RuleNotFound           Rule = "not_found"                   // no such record
 	RuleAlreadyRevoked     Rule = "certificate.already_revoked" // revoked already, for a reason that does not change
 	RuleReason             Rule = "revocation.reason"           // a reason that this change cannot have
@@ -143,7 +144,7 @@ var classes = map[Rule]Class{
 	RuleTokenBound: PermissionDenied, RuleRevoked: PermissionDenied, RuleRenewalKeyConflict: PermissionDenied, RuleAccess: PermissionDenied,
 	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition, RuleAlreadyEnrolled: FailedPrecondition,
-	RuleIdentityStale: FailedPrecondition, RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition,
+	RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition, RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition,
 	RuleIdentityRevision: Aborted,
 	RuleOverloaded:       ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted, RuleMaxUnexpired: ResourceExhausted, RuleMethod: Unimplemented,
 }

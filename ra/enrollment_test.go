@@ -283,7 +283,7 @@ func TestTokensThatDoNotServe(t *testing.T) {
 	w.Clock.Advance(time.Hour + time.Second)
 	enroll(token, codes.Unauthenticated, pki.RuleToken)
 	entries := servertest.Find(w.Entries(t, 0), translog.RequestRefused, "spiffe://"+servertest.TrustDomain+"/device/late")
-	if len(entries) != 1 || entries[0].Facts["rule"] != string(pki.RuleToken) || entries[0].Outcome != translog.Refused {
+	if len(entries) != 1 || entries[0].Facts()["rule"] != string(pki.RuleToken) || entries[0].Outcome != translog.Refused {
 		t.Errorf("the log has %+v", entries)
 	}
 }

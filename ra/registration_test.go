@@ -218,7 +218,7 @@ func TestGivingUpKeepsNobodyOutOfTheLog(t *testing.T) {
 		t.Errorf("Record returns %v", err)
 	}
 	entries := servertest.Find(w.Entries(t, 0), translog.RequestRefused, device.ID)
-	if len(entries) != 1 || entries[0].Facts["rule"] != string(pki.RuleRenewalKeyConflict) {
+	if len(entries) != 1 || entries[0].Facts()["rule"] != string(pki.RuleRenewalKeyConflict) {
 		t.Errorf("the log has %+v", entries)
 	}
 }

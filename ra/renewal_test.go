@@ -60,7 +60,7 @@ func TestRenewalWithTwoKeysIsAClone(t *testing.T) {
 		t.Errorf("%d certificates more are on record", n-before)
 	}
 	entries := servertest.Find(w.Entries(t, seen), translog.RequestRefused, device.ID)
-	if len(entries) != 1 || entries[0].Facts["rule"] != string(pki.RuleRenewalKeyConflict) || entries[0].Actor.String() != device.ID || entries[0].Outcome != translog.Refused {
+	if len(entries) != 1 || entries[0].Facts()["rule"] != string(pki.RuleRenewalKeyConflict) || entries[0].Actor.String() != device.ID || entries[0].Outcome != translog.Refused {
 		t.Errorf("the log has %+v", entries)
 	}
 	w.Renewed(t, honest, servertest.Key(t))

@@ -136,7 +136,7 @@ func TestRevocationEndsALogStream(t *testing.T) {
 			break
 		}
 		got++
-		size += len(e.GetEntry())
+		size += len(e.GetEncoded())
 	}
 	if got >= identities {
 		t.Errorf("the stream sent %d entries after its reader was revoked, of %d bytes", got, size)

@@ -53,6 +53,7 @@ const (
 	streams       work = "streams"       // of issue requests, which have limits of their own
 	readings      work = "readings"      // of records, and of pages of the log
 	logs          work = "logs"          // streams of the log, its head, and reflection: they wait for the archive and for clients
+	followers     work = "followers"     // streams that follow the log, without a time limit; each of them is one of logs too
 	watches       work = "watches"       // of health, open to all callers, without a time limit
 	handshakes    work = "handshakes"    // of TLS
 )
@@ -76,6 +77,7 @@ func sizes(sessions int) map[work]admission.Size {
 		streams:       {Slots: 128, Each: 64, Queue: 64},
 		readings:      {Slots: 8, Each: 4, Queue: 128},
 		logs:          {Slots: 64, Each: 8, Queue: 64},
+		followers:     {Slots: 32, Each: 4},
 		watches:       {Slots: 512, Each: 64, Queue: 64},
 		handshakes:    {Slots: computing, Each: computing / 2, Queue: maxConnections},
 	}

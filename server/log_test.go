@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
@@ -67,7 +68,7 @@ func TestLogRecordsActors(t *testing.T) {
 		if e.Identity.String() != device {
 			t.Errorf("%s is about %q", e.Action, e.Identity)
 		}
-		got = append(got, strings.TrimSpace(fmt.Sprintf("%s %s %s %d %s", e.Actor, e.Action, e.Outcome, len(e.Changes), e.Facts["rule"])))
+		got = append(got, strings.TrimSpace(fmt.Sprintf("%s %s %s %d %s", e.Actor, e.Action, e.Outcome, len(e.Changes), e.Facts()["rule"])))
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the log has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -82,7 +83,7 @@ func TestLogVerifiesOverTheAPI(t *testing.T) {
 	var chain translog.Hash
 	read := func(from, limit int64) (n int64) {
 		t.Helper()
-		stream := servertest.Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{StartIndex: from, Limit: limit}))(t)
+		stream := servertest.Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{Start: &brevetv1.LogPosition{Index: from}, Limit: limit}))(t)
 		for {
 			e, err := stream.Recv()
 			if errors.Is(err, io.EOF) {
@@ -92,8 +93,12 @@ func TestLogVerifiesOverTheAPI(t *testing.T) {
 				t.Fatal(err)
 			}
 			n++
-			if chain = translog.Chain(chain, e.GetEntry()); string(e.GetChain()) != string(chain[:]) || e.GetIndex() != from+n-1 {
-				t.Fatalf("entry %d does not continue the chain", e.GetIndex())
+			if chain = translog.Chain(chain, e.GetEncoded()); string(e.GetChain()) != string(chain[:]) || e.GetPosition().GetIndex() != from+n-1 {
+				t.Fatalf("entry %v does not continue the chain", e.GetPosition())
+			}
+			var decoded brevetv1.LogEntry
+			if err := proto.Unmarshal(e.GetEncoded(), &decoded); err != nil || !proto.Equal(&decoded, e.GetEntry()) {
+				t.Fatalf("entry %v is not what its bytes decode to (%v)", e.GetPosition(), err)
 			}
 		}
 	}
@@ -103,7 +108,7 @@ func TestLogVerifiesOverTheAPI(t *testing.T) {
 	size := 3 + read(4, 0)
 	for { // the server may write more entries in the meantime
 		head := servertest.Must(w.Operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t)
-		if head.GetSize() == size {
+		if head.GetPosition().GetIndex() == size {
 			if string(head.GetChain()) != string(chain[:]) {
 				t.Error("the head does not match the chain of the entries")
 			}

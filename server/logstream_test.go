@@ -32,7 +32,7 @@ func TestSilentStreamsDoNotBlockReads(t *testing.T) {
 	for range 20 {
 		servertest.Must(other.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}))(t)
 	}
-	stream := servertest.Must(other.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{StartIndex: 150}))(t)
+	stream := servertest.Must(other.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{Start: &brevetv1.LogPosition{Index: 150}}))(t)
 	servertest.Must(stream.Recv())(t)
 	awaitQueue(t, w, "readings", 0, 0) // a read may end a moment after its response
 	_, text := ask(t, w, "/metrics")

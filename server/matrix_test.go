@@ -162,7 +162,7 @@ func TestEveryRPCForEveryCaller(t *testing.T) {
 		}
 	}
 	for _, e := range w.Entries(t, before) {
-		if rule := pki.Rule(e.Facts["rule"]); e.Action == translog.RequestRefused && refused[e.Identity.String()][rule] == 0 {
+		if rule := pki.Rule(e.Facts()["rule"]); e.Action == translog.RequestRefused && refused[e.Identity.String()][rule] == 0 {
 			t.Errorf("the log has a refusal of %q by %s that no caller got", e.Identity, rule)
 		}
 	}

@@ -32,7 +32,7 @@ import (
 func refusalsSince(t *testing.T, w *servertest.World, before int, identity string, rule pki.Rule) (n int) {
 	t.Helper()
 	for _, e := range w.Entries(t, before) {
-		if e.Action == translog.RequestRefused && e.Identity.String() == identity && e.Facts["rule"] == string(rule) {
+		if e.Action == translog.RequestRefused && e.Identity.String() == identity && e.Facts()["rule"] == string(rule) {
 			n++
 		}
 	}

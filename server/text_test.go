@@ -177,7 +177,7 @@ func TestDeceptiveTextsAreRefused(t *testing.T) {
 		servertest.Refused(t, m.call(t, w, m.req), codes.OK, "")
 	}
 	for _, e := range w.Entries(t, before) {
-		for name, fact := range e.Facts {
+		for name, fact := range e.Facts() {
 			if !fit(name) || !fit(fact) {
 				t.Errorf("%s: the log has %.200q=%.200q", e.Action, name, fact)
 			}

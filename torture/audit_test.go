@@ -121,7 +121,7 @@ func (a *auditor) readEntries() {
 				versions[serial], a.states[serial] = version, state
 			}
 		}
-		if token := e.GetFacts()["token"]; token != "" && e.GetAction() == brevetv1.Action_ACTION_CERTIFICATE_ISSUED {
+		if token := fmt.Sprintf("%x", e.GetIssuedCertificate().GetTokenId()); token != "" {
 			if a.tokenUses[token]++; a.tokenUses[token] > 1 {
 				a.faultf("the token %s was used %d times", abbreviate(token), a.tokenUses[token])
 			}

@@ -219,8 +219,8 @@ func (a *auditor) readRevocation(e *brevetv1.LogEntry, serial string, state int,
 	if reason != brevetv1.RevocationReason_REVOCATION_REASON_KEY_COMPROMISE {
 		a.revocations[serial]++
 	}
-	if id, err := strconv.Atoi(e.GetFacts()["set"]); err == nil {
-		a.byBulk[serial] = id
+	if step := e.GetBulkRevocationStep(); step != nil {
+		a.byBulk[serial] = int(step.GetId())
 	}
 }
 

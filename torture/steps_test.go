@@ -175,8 +175,8 @@ type steppingCRLs struct {
 	steps *stepCounter
 }
 
-func (r *steppingCRLs) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
-	return around(r.steps, stepNumber, func() (*big.Int, error) { return r.Store.TakeNumber(ctx, issuer) })
+func (r *steppingCRLs) TakeNumber(ctx context.Context, issuer pki.IssuerID, at time.Time) (*big.Int, error) {
+	return around(r.steps, stepNumber, func() (*big.Int, error) { return r.Store.TakeNumber(ctx, issuer, at) })
 }
 
 func (r *steppingCRLs) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at time.Time) error {

@@ -32,6 +32,10 @@ const (
 	RequestRefused        Action = "request.refused"
 	RecordsExpired        Action = "records.expired"         // of what ended long ago, from the store
 	BulkRevocationCreated Action = "bulk_revocation.created" // entries with the changes of its certificates follow
+	BulkRevocationCounted Action = "bulk_revocation.counted"
+	CRLNumberTaken        Action = "crl_number.taken" // the number is never used again
+	// DistributionPointsRecorded comes before certificates name the distribution points.
+	DistributionPointsRecorded Action = "distribution_points.recorded"
 )
 
 // actions maps numbers to actions.
@@ -57,6 +61,10 @@ var actions = [...]Action{
 	brevetv1.Action_ACTION_TOKEN_REVOKED:           TokenRevoked,
 	brevetv1.Action_ACTION_CA_RETIRED:              CARetired,
 	brevetv1.Action_ACTION_CA_REMOVED:              CARemoved,
+	brevetv1.Action_ACTION_BULK_REVOCATION_COUNTED: BulkRevocationCounted,
+	brevetv1.Action_ACTION_CRL_NUMBER_TAKEN:        CRLNumberTaken,
+
+	brevetv1.Action_ACTION_DISTRIBUTION_POINTS_RECORDED: DistributionPointsRecorded,
 }
 
 // number returns an action's number, and false if the action is unknown.

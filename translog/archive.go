@@ -27,6 +27,8 @@ type file interface {
 // survive a crash of the machine. Its methods are safe for concurrent use. Only one process can open an archive at a
 // time.
 type Archive struct {
+	epoch Epoch
+
 	mu    sync.Mutex
 	file  file // nil once closed
 	end   Verifier
@@ -34,15 +36,15 @@ type Archive struct {
 	dirty bool  // there may be bytes beyond size
 }
 
-// OpenArchive opens the archive at a path, or creates it with mode 0600, and verifies it completely. If a power failure
-// cut the last batch short, OpenArchive removes that batch and logs a warning; the Sequencer appends it again. Errors
+// OpenArchive opens the archive at a path, or creates it with mode 0600 for the log of an epoch, and verifies it
+// completely. An archive that exists keeps its own epoch, and the [Sequencer] compares it with the store's. If a power failure cut the last batch short, OpenArchive removes that batch and logs a warning; the Sequencer appends it again. Errors
 // are a [*CorruptError], ErrNotArchive, ErrLocked or an error of the file system; after an error the file is unchanged.
-func OpenArchive(path string, log *slog.Logger) (*Archive, error) {
+func OpenArchive(path string, epoch Epoch, log *slog.Logger) (*Archive, error) {
 	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open archive: %w", err)
 	}
-	a, err := openArchive(f, log)
+	a, err := openArchive(f, epoch, log)
 	if err != nil {
 		_ = lockedFile{f}.Close() // the first error is the one to report
 		return nil, fmt.Errorf("%w (archive %s)", err, path)
@@ -51,11 +53,11 @@ func OpenArchive(path string, log *slog.Logger) (*Archive, error) {
 }
 
 // openArchive locks and verifies an open archive.
-func openArchive(f *os.File, log *slog.Logger) (*Archive, error) {
+func openArchive(f *os.File, epoch Epoch, log *slog.Logger) (*Archive, error) {
 	if err := lock(f); err != nil {
 		return nil, err
 	}
-	if err := writeHeader(f); err != nil {
+	if err := writeHeader(f, epoch); err != nil {
 		return nil, err
 	}
 	// A crash loses a new file whose directory was not flushed. An earlier start may have been interrupted before that.
@@ -81,7 +83,7 @@ func openArchive(f *os.File, log *slog.Logger) (*Archive, error) {
 	default:
 		return nil, err
 	}
-	return &Archive{file: lockedFile{f}, end: Verifier{sc.verified}, size: sc.offset}, nil
+	return &Archive{epoch: sc.epoch, file: lockedFile{f}, end: Verifier{sc.verified}, size: sc.offset}, nil
 }
 
 // lockedFile is the file of an open archive. Close unlocks it, because closing alone is not enough: a process that is being
@@ -106,20 +108,24 @@ func lock(f *os.File) error {
 }
 
 // writeHeader writes the header of a new archive, or completes one that was interrupted.
-func writeHeader(f *os.File) error {
-	got, err := io.ReadAll(io.LimitReader(f, int64(len(archiveHeader))))
+func writeHeader(f *os.File, epoch Epoch) error {
+	got, err := io.ReadAll(io.LimitReader(f, int64(headerSize)))
 	if err != nil {
 		return fmt.Errorf("read archive: %w", err)
 	}
-	if len(got) == len(archiveHeader) || !strings.HasPrefix(archiveHeader, string(got)) {
+	line := got[:min(len(got), len(archiveHeader))]
+	if len(got) == headerSize || !strings.HasPrefix(archiveHeader, string(line)) {
 		return nil // a complete header, or another file, which must not be overwritten
 	}
-	_, err = f.WriteAt([]byte(archiveHeader), 0)
+	_, err = f.WriteAt(appendHeader(nil, epoch), 0)
 	if err = errors.Join(err, f.Sync()); err != nil {
 		return &unavailable{"make the archive", err}
 	}
 	return nil
 }
+
+// Epoch returns the epoch of the log.
+func (a *Archive) Epoch() Epoch { return a.epoch }
 
 // Head returns the end of the durable log.
 func (a *Archive) Head() Head {

@@ -22,7 +22,7 @@ import (
 // open opens an archive and closes it when the test ends.
 func open(t *testing.T, path string) *Archive {
 	t.Helper()
-	a, err := OpenArchive(path, quiet())
+	a, err := OpenArchive(path, testEpoch, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestAppendedRecordsAreRead(t *testing.T) {
 	}
 	appendTo(t, a, nil)
 	appendTo(t, a, extend(Head{}, 3))
-	if _, err := OpenArchive(path, quiet()); !errors.Is(err, ErrLocked) {
+	if _, err := OpenArchive(path, testEpoch, quiet()); !errors.Is(err, ErrLocked) {
 		t.Errorf("a second open: %v, want ErrLocked", err)
 	}
 	if err := a.Close(); err != nil {
@@ -170,7 +170,7 @@ func TestOpenRemovesTornBatch(t *testing.T) {
 			}
 			path := file0600(t, torn)
 			var warning bytes.Buffer
-			a, err := OpenArchive(path, slog.New(slog.NewTextHandler(&warning, nil)))
+			a, err := OpenArchive(path, testEpoch, slog.New(slog.NewTextHandler(&warning, nil)))
 			if err != nil {
 				t.Fatalf("cut at %d, zeros %v: %v", cut, zeros, err)
 			}
@@ -188,8 +188,8 @@ func TestOpenRemovesTornBatch(t *testing.T) {
 }
 
 func TestOpenCompletesInterruptedHeader(t *testing.T) {
-	for n := range archiveHeader {
-		path := file0600(t, []byte(archiveHeader[:n]))
+	for n := range headerSize {
+		path := file0600(t, header()[:n])
 		appendTo(t, open(t, path), extend(Head{}, 1))
 		checkArchive(t, path, 1)
 	}
@@ -273,7 +273,7 @@ func bulky(head Head) []Sequenced {
 }
 
 func appendUntilKilled() int {
-	a, err := OpenArchive(appenderFile, quiet())
+	a, err := OpenArchive(appenderFile, testEpoch, quiet())
 	for err == nil {
 		if err = a.Append(context.Background(), bulky(a.Head())); err == nil {
 			fmt.Println(a.Head().Size)

@@ -13,7 +13,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// archiveHeader is the first line of an archive. Batches follow it without gaps. Integers are big-endian:
+// archiveHeader is the first line of an archive. The 16 bytes of the log's epoch follow it, and 4 bytes of their CRC-32C.
+// Then batches follow without gaps. Integers are big-endian:
 //
 //	4 bytes   length of the entries, including their length prefixes
 //	8 bytes   index of the first entry
@@ -23,7 +24,16 @@ import (
 //
 // The checksum protects only the length: a flipped bit there could look like an interrupted append. The chain protects
 // everything else.
-const archiveHeader = "brevet log archive 2\n"
+const archiveHeader = "brevet log archive 3\n"
+
+// headerSize is the size in bytes of what comes before the first batch.
+const headerSize = len(archiveHeader) + len(Epoch{}) + 4
+
+// appendHeader appends what comes before the first batch.
+func appendHeader(dst []byte, epoch Epoch) []byte {
+	dst = append(append(dst, archiveHeader...), epoch[:]...)
+	return binary.BigEndian.AppendUint32(dst, checksum(epoch[:]))
+}
 
 // frameSize is the size in bytes of the fields before the entries.
 const frameSize = 4 + 8 + 4
@@ -83,10 +93,22 @@ func appendBatch(dst []byte, batch []Sequenced) []byte {
 // together with an error. The error is a [*CorruptError], a [*TornError], ErrNotArchive, or an error of visit or the
 // reader. Read uses a bounded amount of memory.
 func Read(r io.Reader, visit func(Sequenced) error) (Head, error) {
+	head, _, err := ReadEpoch(r, visit)
+	return head, err
+}
+
+// ReadEpoch is Read, and also returns the epoch of the log.
+func ReadEpoch(r io.Reader, visit func(Sequenced) error) (Head, Epoch, error) {
 	sc, err := newScanner(r)
 	if err != nil {
-		return Head{}, err
+		return Head{}, Epoch{}, err
 	}
+	head, err := sc.all(visit)
+	return head, sc.epoch, err
+}
+
+// all reads all batches.
+func (sc *scanner) all(visit func(Sequenced) error) (Head, error) {
 	for {
 		batch, err := sc.next()
 		if errors.Is(err, io.EOF) {
@@ -104,6 +126,7 @@ func Read(r io.Reader, visit func(Sequenced) error) (Head, error) {
 // scanner reads and verifies the batches of an archive in order.
 type scanner struct {
 	r        *bufio.Reader
+	epoch    Epoch
 	verified Head
 	offset   int64 // start of the next batch
 	buf      []byte
@@ -111,13 +134,16 @@ type scanner struct {
 }
 
 func newScanner(r io.Reader) (*scanner, error) {
-	sc := &scanner{r: bufio.NewReaderSize(r, 256<<10), offset: int64(len(archiveHeader))}
-	got := make([]byte, len(archiveHeader))
+	sc := &scanner{r: bufio.NewReaderSize(r, 256<<10), offset: int64(headerSize)}
+	got := make([]byte, headerSize)
 	n, err := io.ReadFull(sc.r, got)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, fmt.Errorf("read archive: %w", err)
 	}
-	if string(got[:n]) != archiveHeader {
+	if n == headerSize {
+		sc.epoch = Epoch(got[len(archiveHeader):])
+	}
+	if !bytes.Equal(got[:n], appendHeader(nil, sc.epoch)) {
 		return nil, ErrNotArchive
 	}
 	return sc, nil

@@ -23,7 +23,7 @@ func batchBytes(n int) int { return frameSize + n*sizeOf([]byte("entry 1")) + le
 func TestArchiveGolden(t *testing.T) {
 	first := Chain(Hash{}, []byte("one"))
 	second := Chain(first, []byte("two"))
-	want := "brevet log archive 2\n" + "\x00\x00\x00\x08" + "\x00\x00\x00\x00\x00\x00\x00\x01" + "\x61\x78\xc4\xc9" + "\x03one" + "\x03two" + string(second[:])
+	want := "brevet log archive 3\n" + "\xe9" + strings.Repeat("\x00", 15) + "\xfc|\x0eI" + "\x00\x00\x00\x08" + "\x00\x00\x00\x00\x00\x00\x00\x01" + "\x61\x78\xc4\xc9" + "\x03one" + "\x03two" + string(second[:])
 	path := filepath.Join(t.TempDir(), "log")
 	appendTo(t, open(t, path), []Sequenced{{1, []byte("one"), first}, {2, []byte("two"), second}})
 	if got, err := os.ReadFile(path); err != nil || string(got) != want {
@@ -36,7 +36,7 @@ func TestEveryChangeIsFound(t *testing.T) {
 	whole := written(t, 4)
 	batchOf := map[int]int{} // start of the batch that contains a byte
 	first := map[int]int{}   // first entry of the batch at an offset
-	for at, entry := len(archiveHeader), 1; at < len(whole); {
+	for at, entry := headerSize, 1; at < len(whole); {
 		n := min(len(first)+1, 5-entry)
 		first[at] = entry
 		for i := range batchBytes(n) {
@@ -49,8 +49,8 @@ func TestEveryChangeIsFound(t *testing.T) {
 			spoiled := bytes.Clone(whole)
 			spoiled[at] ^= bit
 			path := file0600(t, spoiled)
-			_, err := OpenArchive(path, quiet())
-			if at < len(archiveHeader) {
+			_, err := OpenArchive(path, testEpoch, quiet())
+			if at < headerSize {
 				if !errors.Is(err, ErrNotArchive) {
 					t.Fatalf("byte %d of the header changed: %v", at, err)
 				}
@@ -79,8 +79,8 @@ func TestChangeBeforeZeroByteIsFound(t *testing.T) {
 		records[0].Entry = fmt.Appendf(nil, "entry %d", n)
 		records[0].Chain = Chain(Hash{}, records[0].Entry)
 	}
-	whole := appendBatch([]byte(archiveHeader), records)
-	for at := len(archiveHeader) + frameSize; at < len(whole)-len(Hash{}); at++ {
+	whole := appendBatch(header(), records)
+	for at := headerSize + frameSize; at < len(whole)-len(Hash{}); at++ {
 		spoiled := bytes.Clone(whole)
 		spoiled[at] ^= 1
 		_, err := Read(bytes.NewReader(spoiled), nil)
@@ -95,15 +95,15 @@ func TestChangeBeforeZeroByteIsFound(t *testing.T) {
 func framed(index uint64, entries string, chain Hash) []byte {
 	frame := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, uint32(len(entries))), index)
 	frame = binary.BigEndian.AppendUint32(frame, checksum(frame))
-	return slices.Concat([]byte(archiveHeader), frame, []byte(entries), chain[:])
+	return slices.Concat(header(), frame, []byte(entries), chain[:])
 }
 
 func TestRewritingIsFound(t *testing.T) {
-	whole := []byte(archiveHeader)
+	whole := header()
 	for _, s := range extend(Head{}, 5) {
 		whole = appendBatch(whole, []Sequenced{s})
 	}
-	begin, size := len(archiveHeader), batchBytes(1)
+	begin, size := headerSize, batchBytes(1)
 	cut := func(from, to int) []byte {
 		return append(bytes.Clone(whole[:begin+from*size]), whole[begin+to*size:]...)
 	}
@@ -140,14 +140,14 @@ func TestRewritingIsFound(t *testing.T) {
 		"an end that is more than it": append(bytes.Clone(whole[:len(whole)-1]), 0, 'x'),
 	} {
 		path := file0600(t, b)
-		_, err := OpenArchive(path, quiet())
+		_, err := OpenArchive(path, testEpoch, quiet())
 		var corrupt *CorruptError
 		if !errors.As(err, &corrupt) {
 			t.Errorf("%s: %v, want a CorruptError", name, err)
 		}
 	}
-	for _, other := range []string{"brevet log archive 1\n", "brevet log archive 3\n", "SQLite format 3\x00 and what follows it", "x"} {
-		if _, err := OpenArchive(file0600(t, []byte(other)), quiet()); !errors.Is(err, ErrNotArchive) {
+	for _, other := range []string{"brevet log archive 2\n", "brevet log archive 4\n", "SQLite format 3\x00 and what follows it", "x"} {
+		if _, err := OpenArchive(file0600(t, []byte(other)), testEpoch, quiet()); !errors.Is(err, ErrNotArchive) {
 			t.Errorf("%q: %v, want ErrNotArchive", other, err)
 		}
 	}
@@ -171,7 +171,7 @@ func TestBatchesAreBounded(t *testing.T) {
 			head = Head{head.Size + 1, Chain(head.Chain, records[i].Entry)}
 			records[i].Index, records[i].Chain = head.Size, head.Chain
 		}
-		content := []byte(archiveHeader)
+		content := header()
 		for batch := range batches(records) {
 			before := len(content)
 			content = appendBatch(content, batch)
@@ -179,7 +179,7 @@ func TestBatchesAreBounded(t *testing.T) {
 				t.Fatalf("a batch of %d entries, %d bytes", len(batch), size)
 			}
 		}
-		if int64(len(content)-len(archiveHeader)) != appendSize(records) {
+		if int64(len(content)-headerSize) != appendSize(records) {
 			t.Fatalf("%d bytes, want %d", len(content), appendSize(records))
 		}
 		var index uint64

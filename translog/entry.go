@@ -32,7 +32,10 @@ type Entry struct {
 	Outcome  Outcome
 	Identity pki.SPIFFEID       // the identity concerned; zero if there is none
 	Changes  []pki.StatusChange // changed certificate statuses
-	Facts    map[string]string  // further facts; never a secret
+	// RequestID is the request ID that the caller drew; zero for none.
+	RequestID pki.RequestID
+	// Event is what else was recorded, or nil. It holds no secret.
+	Event Event
 }
 
 const scheme = "spiffe://" // prefix of every SPIFFE ID, omitted in the encoding
@@ -51,9 +54,15 @@ func (e Entry) Marshal() ([]byte, error) {
 	if e.Actor.Named() != pki.ActorIdentity(e.Identity) {
 		m.Actor = e.Actor.String()
 	}
-	setFacts(m, e.Facts)
+	m.RequestId = bytesOf(e.RequestID)
 	for _, c := range e.Changes {
 		m.Changes = append(m.Changes, encodeChange(c))
+	}
+	if e.Event != nil {
+		e.Event.encode(m, e.Time)
+		if _, err := parseEvent(m, e.Time); err != nil {
+			return nil, fmt.Errorf("encode entry: %w", err)
+		}
 	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
@@ -130,11 +139,15 @@ func checkTime(t time.Time) error {
 // what the entry means for certificates.
 func ParseEntry(b []byte) (Entry, error) {
 	var m brevetv1.LogEntry
-	err := proto.Unmarshal(b, &m)
-	var e Entry
-	if err == nil {
-		e, err = parse(&m)
+	if err := proto.Unmarshal(b, &m); err != nil {
+		return Entry{}, fmt.Errorf("decode entry: %w", err)
 	}
+	return EntryOf(&m)
+}
+
+// EntryOf returns the entry of a message, as ParseEntry does.
+func EntryOf(m *brevetv1.LogEntry) (Entry, error) {
+	e, err := parse(m)
 	if err != nil {
 		return Entry{}, fmt.Errorf("decode entry: %w", err)
 	}
@@ -163,7 +176,11 @@ func parse(m *brevetv1.LogEntry) (Entry, error) {
 	if m.GetActor() != "" {
 		e.Actor = pki.ActorFromText(m.GetActor())
 	}
-	if e.Facts, err = factsOf(m); err != nil {
+	var d decoder
+	if e.RequestID = optional(&d, m.GetRequestId(), pki.RequestIDFromBytes); d.err != nil {
+		return Entry{}, d.err
+	}
+	if e.Event, err = parseEvent(m, e.Time); err != nil {
 		return Entry{}, err
 	}
 	for _, sc := range m.GetChanges() {

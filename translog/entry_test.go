@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"math"
+	"math/big"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +25,11 @@ var sameValues = cmp.Options{
 	cmp.Comparer(func(a, b pki.SPIFFEID) bool { return a == b }),
 	cmp.Comparer(func(a, b pki.IssuerID) bool { return a == b }),
 	cmp.Comparer(func(a, b pki.Serial) bool { return a == b }),
+	cmp.Comparer(func(a, b pki.KeyHash) bool { return a == b }),
+	cmp.Comparer(func(a, b pki.TokenID) bool { return a == b }),
+	cmp.Comparer(func(a, b pki.RequestID) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b *big.Int) bool { return a == nil && b == nil || a != nil && b != nil && a.Cmp(b) == 0 }),
 }
 
 func genTime(t *rapid.T, label string) time.Time {
@@ -61,27 +68,6 @@ func genChange(t *rapid.T) pki.StatusChange {
 	return c
 }
 
-// genFacts draws facts with arbitrary names and texts. Often it includes facts that are encoded in fields, both in
-// their exact form and in similar forms.
-func genFacts(t *rapid.T) map[string]string {
-	facts := rapid.MapOfN(rapid.String(), rapid.String(), 0, 3).Draw(t, "facts")
-	digits := func(size int, alphabet string) *rapid.Generator[string] {
-		return rapid.StringOfN(rapid.RuneFrom([]rune(alphabet)), 2*size, 2*size, -1)
-	}
-	text := rapid.OneOf(
-		rapid.String(),
-		digits(20, "0123456789ABCDEF"), digits(20, "0123456789abcdef"), digits(20, "0"), digits(20, "F"), digits(19, "1A"), digits(21, "1"),
-		digits(16, "0123456789abcdef"), digits(16, "0123456789ABCDEF"), digits(16, "0"), digits(15, "1a"), digits(17, "1"),
-		rapid.SampledFrom([]string{"", "0", "A", "a", "01", "00A", "1:2", " 12", "device", "\x00"}),
-	)
-	for _, name := range []string{"predecessor", "profile", "request"} {
-		if rapid.Bool().Draw(t, "has "+name) {
-			facts[name] = text.Draw(t, name)
-		}
-	}
-	return facts
-}
-
 func TestEntryRoundTrips(t *testing.T) {
 	var ids []pki.SPIFFEID
 	for _, text := range []string{"spiffe://fleet.example/device/42", "spiffe://fleet.example/brevet/operator/ann"} {
@@ -100,8 +86,9 @@ func TestEntryRoundTrips(t *testing.T) {
 			Outcome:  rapid.SampledFrom([]Outcome{Done, Refused}).Draw(t, "outcome"),
 			Identity: rapid.SampledFrom([]pki.SPIFFEID{{}, ids[0]}).Draw(t, "identity"),
 			Changes:  rapid.SliceOfN(rapid.Custom(genChange), 0, 4).Draw(t, "changes"),
-			Facts:    genFacts(t),
 		}
+		e.Event = rapid.SampledFrom(events).Draw(t, "event")(t, ids[0], len(e.Changes))
+		e.RequestID = genOptional(t, "request ID", 16, pki.RequestIDFromBytes)
 		b, err := e.Marshal()
 		if err != nil {
 			t.Fatal(err)
@@ -115,9 +102,6 @@ func TestEntryRoundTrips(t *testing.T) {
 		}
 		if len(e.Changes) == 0 {
 			e.Changes = nil
-		}
-		if len(e.Facts) == 0 {
-			e.Facts = nil
 		}
 		if d := cmp.Diff(e, got, sameValues); d != "" {
 			t.Fatalf("the decoded entry differs (-want +got):\n%s", d)
@@ -161,7 +145,7 @@ func goldenEntry(t *testing.T) Entry {
 			Ref: pki.CertRef{Issuer: issuer, Serial: serial}, NotAfter: at.Add(time.Hour),
 			Status: pki.Status{State: pki.Revoked, Reason: pki.KeyCompromise, RevokedAt: at.Truncate(time.Second), Version: 2},
 		}},
-		Facts: map[string]string{"b": "2", "a": "1"},
+		Event: &StatusOrder{Reason: pki.KeyCompromise, Comment: "lost"},
 	}
 }
 
@@ -171,7 +155,22 @@ func renewal(t *testing.T) Entry {
 	e := goldenEntry(t)
 	e.Actor, e.Action = pki.ActorIdentity(e.Identity), CertificateIssued
 	e.Changes[0].Status, e.Changes[0].Fingerprint = pki.Status{State: pki.Good, Version: 1}, bytes.Repeat([]byte{0xf1}, 32)
-	e.Facts = map[string]string{"predecessor": strings.Repeat("0E", 20), "profile": "device", "request": strings.Repeat("0a", 16)}
+	request, err := pki.RequestIDFromBytes(bytes.Repeat([]byte{0x0a}, 16))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := pki.SerialFromBytes(bytes.Repeat([]byte{0x0e}, 20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := pki.KeyHashFromBytes(bytes.Repeat([]byte{0x0b}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.RequestID = request
+	e.Event = &IssuedCertificate{
+		Profile: "device", Key: key, NotBefore: e.Time.Add(-5 * time.Minute), IssueTime: e.Time.Add(-5 * time.Millisecond), Partition: 3, Predecessor: before,
+	}
 	return e
 }
 
@@ -192,7 +191,7 @@ func TestEntryGolden(t *testing.T) {
 				identity +
 				"324c" + issuer + serial + // change
 				"18f4b0ef93a034" + "2803" + "3002" + "3801" + "4080d09392a034" + // not after, kind, version, reason, revoked at
-				"52060a01611201" + "31" + "52060a01621201" + "32", // facts, in the order of their names
+				"7a08" + "0801" + "1a046c6f7374", // event: reason, comment
 		},
 		"a renewal": {
 			renewal(t),
@@ -202,9 +201,11 @@ func TestEntryGolden(t *testing.T) {
 				"3261" + issuer + serial + // change
 				"18f4b0ef93a034" + // not after
 				"2220" + "f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1" + // fingerprint
-				"3a14" + "0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e" + // predecessor
-				"4206" + "646576696365" + // profile
-				"4a10" + "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a", // request
+				"3a10" + "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a" + // request
+				"4248" + "0a06" + "646576696365" + // event: profile
+				"1220" + "0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b" + // key
+				"18c0cf24" + "200a" + "2803" + // since notBefore, since issue, partition
+				"3214" + "0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e", // predecessor
 		},
 	} {
 		b, err := c.entry.Marshal()
@@ -254,20 +255,26 @@ func TestChainGolden(t *testing.T) {
 
 func TestMarshalRefusesUnreadableEntries(t *testing.T) {
 	for name, spoil := range map[string]func(*Entry){
-		"no action":         func(e *Entry) { e.Action = "" },
-		"other action":      func(e *Entry) { e.Action = "certificate.lost" },
-		"no outcome":        func(e *Entry) { e.Outcome = "" },
-		"other outcome":     func(e *Entry) { e.Outcome = "maybe" },
-		"no issuer":         func(e *Entry) { e.Changes[0].Ref.Issuer = pki.IssuerID{} },
-		"no serial":         func(e *Entry) { e.Changes[0].Ref.Serial = pki.Serial{} },
-		"no state":          func(e *Entry) { e.Changes[0].Status.State = 0 },
-		"version too large": func(e *Entry) { e.Changes[0].Status.Version = math.MaxInt64 + 1 },
-		"unknown state":     func(e *Entry) { e.Changes[0].Status.State = 4 },
-		"no reason":         func(e *Entry) { e.Changes[0].Status.Reason = 7 },
-		"a time before 1":   func(e *Entry) { e.Time = time.Time{}.Add(-time.Millisecond) },
-		"an end after 9999": func(e *Entry) { e.Changes[0].NotAfter = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
-		"no text":           func(e *Entry) { e.Facts["name"] = "\xff" },
-		"too long a fact":   func(e *Entry) { e.Facts["name"] = strings.Repeat("x", MaxEntrySize) },
+		"no action":              func(e *Entry) { e.Action = "" },
+		"other action":           func(e *Entry) { e.Action = "certificate.lost" },
+		"no outcome":             func(e *Entry) { e.Outcome = "" },
+		"other outcome":          func(e *Entry) { e.Outcome = "maybe" },
+		"no issuer":              func(e *Entry) { e.Changes[0].Ref.Issuer = pki.IssuerID{} },
+		"no serial":              func(e *Entry) { e.Changes[0].Ref.Serial = pki.Serial{} },
+		"no state":               func(e *Entry) { e.Changes[0].Status.State = 0 },
+		"version too large":      func(e *Entry) { e.Changes[0].Status.Version = math.MaxInt64 + 1 },
+		"unknown state":          func(e *Entry) { e.Changes[0].Status.State = 4 },
+		"no reason":              func(e *Entry) { e.Changes[0].Status.Reason = 7 },
+		"a time before 1":        func(e *Entry) { e.Time = time.Time{}.Add(-time.Millisecond) },
+		"an end after 9999":      func(e *Entry) { e.Changes[0].NotAfter = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
+		"no text":                func(e *Entry) { e.Event = &Refusal{Detail: "\xff"} },
+		"too long a text":        func(e *Entry) { e.Event = &Refusal{Detail: strings.Repeat("x", MaxEntrySize)} },
+		"an event without a key": func(e *Entry) { e.Event = &IssuedCertificate{NotBefore: e.Time, IssueTime: e.Time} },
+		"a negative count":       func(e *Entry) { e.Event = &BulkStep{Applied: -1} },
+		"an abandoned certificate without a change": func(e *Entry) {
+			e.Event = &AbandonedCertificates{Certificates: make([]AbandonedCertificate, 2)}
+		},
+		"invalidity times of other changes": func(e *Entry) { e.Event = &StatusOrder{InvalidTimes: make([]time.Time, 2)} },
 	} {
 		e := goldenEntry(t)
 		spoil(&e)
@@ -297,13 +304,13 @@ func TestParseEntryRefuses(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"nothing":             nil,
 		"no action":           field(5, []byte("fleet.example/device/42")),
-		"another action":      with(number(3, 22)...),
+		"another action":      with(number(3, 25)...),
 		"an early time":       with(number(1, 1<<63)...),
 		"a late time":         with(number(1, 1<<60)...),
 		"a whole SPIFFE ID":   with(field(5, []byte("spiffe://fleet.example/device/42"))...),
-		"half a predecessor":  with(field(7, []byte{1})...),
-		"half a request":      with(field(9, []byte{1})...),
-		"a fact twice":        with(append(field(8, []byte("device")), field(10, append(field(1, []byte("profile")), field(2, []byte("server"))...))...)...),
+		"half a request":      with(field(7, []byte{1})...),
+		"half a predecessor":  with(field(8, append(field(2, make([]byte, 32)), field(6, []byte{1})...))...),
+		"no key":              with(field(8, field(1, []byte("device")))...),
 		"no kind":             with(field(6, certificate)...),
 		"no kind, a version":  with(field(6, append(bytes.Clone(issued), number(6, 2)...))...),
 		"another kind":        with(field(6, append(bytes.Clone(issued), number(5, 4)...))...),

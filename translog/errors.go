@@ -71,6 +71,15 @@ func (e *MismatchError) Error() string {
 		"see 'brevet log verify', and restore the one that was altered", e.Index, e.Detail)
 }
 
+// EpochError is the error for an archive and a store of different logs. The server must not start.
+type EpochError struct{ Archive, Store Epoch }
+
+// Error says what the operator can do.
+func (e *EpochError) Error() string {
+	return fmt.Sprintf("the archive has the epoch %s and the store %s: they are of different logs; check the paths of both, "+
+		"and keep the archive of a store that is gone in another place", e.Archive, e.Store)
+}
+
 const retryAfter = 5 * time.Second
 
 // unavailable is a temporary failure: of the disk, of the store, or because the caller's context ended.

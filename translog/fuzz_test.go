@@ -21,12 +21,14 @@ func FuzzParseEntry(f *testing.F) {
 	}
 	ref := pki.CertRef{Issuer: issuer, Serial: serial}
 	for _, e := range []Entry{
-		{Time: time.Unix(1, 0), Action: CertificateIssued, Outcome: Done, Facts: map[string]string{"a": "b"}},
+		{Time: time.Unix(1, 0), Action: CertificateIssued, Outcome: Done, Event: &Refusal{Rule: "a", Detail: "b"}},
 		{Action: CertificateRevoked, Outcome: Refused, Changes: []pki.StatusChange{{Ref: ref, Status: pki.Status{State: pki.Revoked, Version: 2}}}},
 		{
 			Actor: pki.ActorCommand("test"), Action: CertificateIssued, Outcome: Done,
 			Changes: []pki.StatusChange{{Ref: ref, Status: pki.Status{State: pki.Good, Version: 1}, Fingerprint: bytes.Repeat([]byte{0xf1}, 32)}},
-			Facts:   map[string]string{"predecessor": "0102", "profile": "device", "request": "000102030405060708090a0b0c0d0e0f", "token": "x"},
+			Event: &IssuedCertificate{
+				Profile: "device", Key: pki.HashSPKI(nil), NotBefore: time.Unix(0, 0), IssueTime: time.Unix(1, 0), Predecessor: serial, Enrolls: true,
+			},
 		},
 	} {
 		encoded, err := e.Marshal()
@@ -57,7 +59,7 @@ func FuzzParseEntry(f *testing.F) {
 
 // FuzzRead checks that an archive is read up to the end of its verified batches, and that the rest is a typed error.
 func FuzzRead(f *testing.F) {
-	whole := []byte(archiveHeader)
+	whole := header()
 	records := extend(Head{}, 6)
 	for _, batch := range [][]Sequenced{records[:1], records[1:3], records[3:]} {
 		whole = appendBatch(whole, batch)
@@ -65,8 +67,8 @@ func FuzzRead(f *testing.F) {
 	f.Add(whole)
 	f.Add(whole[:len(whole)-5])
 	f.Add(append(bytes.Clone(whole), make([]byte, 100)...))
-	f.Add([]byte(archiveHeader))
-	f.Add(appendBatch([]byte(archiveHeader), []Sequenced{{Index: 1, Entry: make([]byte, 40)}}))
+	f.Add(header())
+	f.Add(appendBatch(header(), []Sequenced{{Index: 1, Entry: make([]byte, 40)}}))
 	f.Fuzz(func(t *testing.T, archive []byte) {
 		seen := Head{}
 		head, err := Read(bytes.NewReader(archive), func(s Sequenced) error {

@@ -21,7 +21,11 @@ const sector = 512
 // store's next entries writes it. The Sequencer repeats the append. Any other damage remains a [*CorruptError], and the
 // file is unchanged as evidence.
 func OpenArchiveOf(ctx context.Context, records Store, path string, log *slog.Logger) (*Archive, error) {
-	a, err := OpenArchive(path, log)
+	epoch, err := records.Epoch(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the store's epoch: %w", err)
+	}
+	a, err := OpenArchive(path, epoch, log)
 	var corrupt *CorruptError
 	if !errors.As(err, &corrupt) {
 		return a, err
@@ -35,7 +39,7 @@ func OpenArchiveOf(ctx context.Context, records Store, path string, log *slog.Lo
 	}
 	log.Warn("removed an append from the archive that a power failure damaged, the store has its entries",
 		"archive", path, "index", corrupt.Index, "offset", corrupt.Offset)
-	return OpenArchive(path, log)
+	return OpenArchive(path, epoch, log)
 }
 
 // mend removes a torn append and reports whether there was one.

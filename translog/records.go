@@ -1,12 +1,31 @@
 package translog
 
-import "context"
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+)
 
 // Sequenced is an encoded entry with its position in the log.
 type Sequenced struct {
 	Index uint64 // from 1 without gaps
 	Entry []byte // output of Entry.Marshal
 	Chain Hash   // chain value after this entry
+}
+
+// Epoch identifies a log. It is drawn at random when the log is created, and again when it forks because its store was
+// restored and lost entries. Together with an index it is the position of an entry.
+type Epoch [16]byte
+
+// String formats the epoch as hexadecimal.
+func (e Epoch) String() string { return hex.EncodeToString(e[:]) }
+
+// EpochFromBytes returns the epoch of 16 bytes.
+func EpochFromBytes(b []byte) (Epoch, error) {
+	if len(b) != len(Epoch{}) {
+		return Epoch{}, fmt.Errorf("an epoch has 16 bytes, and this one %d", len(b))
+	}
+	return Epoch(b), nil
 }
 
 // Head is the end of a log: its last index and chain value.
@@ -18,14 +37,21 @@ type Head struct {
 // Store is the log in the database, as the [Sequencer] uses it. The store writes entries unsequenced, in the
 // transaction of the change that they record; the Sequencer assigns their indexes. Reads are safe for concurrent use.
 type Store interface {
+	Reader
 	// Sequence assigns the next indexes and chain values to the oldest unsequenced entries, in the order in which their
 	// transactions were committed. It does so in one durable transaction and returns these entries, at most limit. If
 	// there are none, it writes nothing.
 	Sequence(ctx context.Context, limit int) ([]Sequenced, error)
-	// Head returns the end of the sequenced log.
-	Head(ctx context.Context) (Head, error)
 	// Written returns the number of entries, including unsequenced ones.
 	Written(ctx context.Context) (uint64, error)
+}
+
+// Reader reads the sequenced log. It is safe for concurrent use.
+type Reader interface {
+	// Epoch returns the epoch of the log.
+	Epoch(ctx context.Context) (Epoch, error)
+	// Head returns the end of the sequenced log.
+	Head(ctx context.Context) (Head, error)
 	// Entries returns sequenced entries from an index on, in order and without gaps: at most limit, and at least one if
 	// there is one.
 	Entries(ctx context.Context, from uint64, limit int) ([]Sequenced, error)

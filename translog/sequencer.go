@@ -46,8 +46,8 @@ func NewSequencer(records Store, archive *Archive, log *slog.Logger) *Sequencer 
 	}
 }
 
-// Reconcile compares the archive with the store and appends what the archive lacks. If it returns a [*MismatchError],
-// the two have different logs, and the server must not start. Call it before Run, not concurrently.
+// Reconcile compares the archive with the store and appends what the archive lacks. If it returns a [*MismatchError] or
+// an [*EpochError], the two have different logs, and the server must not start. Call it before Run, not concurrently.
 func (s *Sequencer) Reconcile(ctx context.Context) error {
 	before := s.archive.Head().Size
 	err := s.reconcile(ctx)
@@ -64,6 +64,13 @@ func (s *Sequencer) reconcile(ctx context.Context) error {
 		return fmt.Errorf("read the store's end of the log: %w", err)
 	}
 	archive := s.archive.Head()
+	epoch, err := s.records.Epoch(ctx)
+	if err != nil {
+		return fmt.Errorf("read the store's epoch: %w", err)
+	}
+	if of := s.archive.Epoch(); epoch != of {
+		return &EpochError{Archive: of, Store: epoch}
+	}
 	if store.Size < archive.Size {
 		return &MismatchError{Archive: archive, Store: store, Index: store.Size + 1}
 	}
@@ -124,10 +131,11 @@ func (s *Sequencer) Run(ctx context.Context) error {
 	for {
 		err := s.round(ctx)
 		var mismatch *MismatchError
+		var other *EpochError
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.As(err, &mismatch):
+		case errors.As(err, &mismatch), errors.As(err, &other):
 			return err
 		}
 		s.wait(ctx)
@@ -208,6 +216,14 @@ func (s *Sequencer) Kick() {
 	case s.kick <- struct{}{}:
 	default: // already requested
 	}
+}
+
+// Advanced returns a channel that is closed after the next round that archived all entries, and another one that is
+// closed when Run has returned.
+func (s *Sequencer) Advanced() (advanced, stopped <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.advanced, s.stopped
 }
 
 // Sync waits until every entry that was committed before the call is sequenced and archived. If the context ends first,

@@ -19,6 +19,12 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// testEpoch is the epoch of the logs in these tests.
+var testEpoch = Epoch{0xe9}
+
+// header is what an archive of testEpoch begins with.
+func header() []byte { return appendHeader(nil, testEpoch) }
+
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // extend returns n records that continue a head, each with a different entry.
@@ -61,6 +67,8 @@ func (m *memory) head() Head {
 	}
 	return Head{}
 }
+
+func (m *memory) Epoch(context.Context) (Epoch, error) { return testEpoch, nil }
 
 func (m *memory) Written(context.Context) (uint64, error) {
 	m.mu.Lock()

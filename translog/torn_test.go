@@ -21,7 +21,7 @@ func appended(t *testing.T, entries []string, records int) (before, after []byte
 	if _, err := store.Sequence(t.Context(), len(entries)); err != nil {
 		t.Fatal(err)
 	}
-	before = appendBatch([]byte(archiveHeader), store.sequenced[:6])
+	before = appendBatch(header(), store.sequenced[:6])
 	after = bytes.Clone(before)
 	for batch := range batches(store.sequenced[6 : 6+records]) {
 		after = appendBatch(after, batch)

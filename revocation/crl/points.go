@@ -56,7 +56,7 @@ func (u *Updater) recordPoints(ctx context.Context, wanted []Point) error {
 		}
 	}
 	if len(wanted) > 0 {
-		if err := u.store.PutPoints(ctx, wanted); err != nil {
+		if err := u.store.PutPoints(ctx, wanted, u.now()); err != nil {
 			return fmt.Errorf("record the distribution points of CRLs: %w", err)
 		}
 	}

@@ -54,7 +54,7 @@ func (u *Updater) publishNew(ctx context.Context, i *issuer, reason cause) error
 	}
 	// 1. Take a number that no CRL of this issuer had before or gets again (RFC 5280 §5.2.3). All CRLs of a round share it: they
 	// are issued at the same time from the same snapshot.
-	number, err := u.store.TakeNumber(ctx, i.id)
+	number, err := u.store.TakeNumber(ctx, i.id, u.now())
 	if err != nil {
 		return fmt.Errorf("take a CRL number for %s: %w", i.Certificate.Subject, err)
 	}

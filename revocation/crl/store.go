@@ -129,7 +129,8 @@ type EntryStore interface {
 // RecordStore stores the newest CRL of every scope, and the CRL numbers that were taken.
 type RecordStore interface {
 	// TakeNumber takes the next CRL number of an issuer, durably: it is never given again, used or not (RFC 5280 §5.2.3).
-	TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error)
+	// The log entry about it has the given time.
+	TakeNumber(ctx context.Context, issuer pki.IssuerID, at time.Time) (*big.Int, error)
 	// PutCRLs records CRLs in one transaction, at the time of their publication. If one of them has a number that is not
 	// higher than the recorded one of its scope, PutCRLs refuses all of them (crl.invalid).
 	PutCRLs(ctx context.Context, crls []CRL, by pki.Actor, at time.Time) error
@@ -139,8 +140,8 @@ type RecordStore interface {
 
 // PointStore stores the distribution points in certificates.
 type PointStore interface {
-	// PutPoints records distribution points, durably. Points already on record do not change.
-	PutPoints(ctx context.Context, points []Point) error
+	// PutPoints records distribution points, durably, with log entries of the given time. Points already on record do not change.
+	PutPoints(ctx context.Context, points []Point, at time.Time) error
 	// Points returns every distribution point on record, in the order in which they were recorded.
 	Points(ctx context.Context) ([]Point, error)
 }

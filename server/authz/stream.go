@@ -8,7 +8,7 @@ const authorizedEach = 100
 // Stream checks the caller of a stream repeatedly while the stream is open.
 //
 // If the caller sends one message and receives many, Stream authorizes the caller at its message, and again after every
-// authorizedEach messages sent. If the caller sends many messages, Stream authenticates the caller at each of them, so
+// authorizedEach messages sent. Recheck authorizes the caller while nothing is sent. If the caller sends many messages, Stream authenticates the caller at each of them, so
 // that a revocation of its certificate ends the stream. The handler authorizes each message before it takes effect.
 type Stream struct {
 	authorizer *Authorizer
@@ -29,6 +29,12 @@ func (s *Stream) Received(ctx context.Context) error {
 		_, err := s.authorizer.Authenticate(s.operation, s.client)
 		return err
 	}
+	_, err := s.authorizer.Authorize(ctx, s.operation, s.client)
+	return err
+}
+
+// Recheck checks the caller again. It can run beside the other methods.
+func (s *Stream) Recheck(ctx context.Context) error {
 	_, err := s.authorizer.Authorize(ctx, s.operation, s.client)
 	return err
 }

@@ -3,11 +3,13 @@ package grpcapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -28,53 +30,107 @@ type Log struct {
 	Archive   *translog.Archive
 	// Readings bounds the pages that are read at once.
 	Readings *admission.Queue
+	// Followers bounds the streams that follow the log.
+	Followers *admission.Queue
+
+	stopping <-chan struct{} // closed when the server stops
 }
 
-// syncPatience bounds how long a reader waits for what is not archived yet: on a full disk that would be for ever.
-const syncPatience = 5 * time.Second
-
-// logPage is how many entries are read at a time; a read transaction stays short, however long the stream.
-const logPage = 256
-
-// pageTimeout bounds how long a client may take to read a page: a stream that nobody reads ends, and gives up its place.
-const pageTimeout = time.Minute
+// Bounds on streams of the log.
+const (
+	// syncTimeout bounds how long a reader waits for entries that are not archived yet: on a full disk that would be for
+	// ever.
+	syncTimeout = 5 * time.Second
+	// logPage is how many entries are read at a time. A read transaction stays short, however long the stream.
+	logPage = 256
+	// pageTimeout bounds how long a client may take to read a page. A stream that is not read ends, and gives up its slot.
+	pageTimeout = time.Minute
+)
 
 type entryStream = grpc.ServerStreamingServer[brevetv1.ListEntriesResponse]
 
 // ListEntries serves the RPC of that name in brevet.v1.LogService.
 func (s *Log) ListEntries(req *brevetv1.ListEntriesRequest, out entryStream) error {
-	ctx := out.Context()
-	if err := s.sync(ctx); err != nil {
+	next, err := s.start(req.GetStart())
+	if err != nil {
 		return err
 	}
-	if req.GetStartIndex() < 0 || req.GetLimit() < 0 {
-		return pki.Refuse(pki.RuleRequest, "send start_index and limit of 0 or more", "start_index is %d and limit is %d", req.GetStartIndex(), req.GetLimit())
+	if req.GetLimit() < 0 {
+		return pki.Refuse(pki.RuleRequest, "send a limit of 0 or more", "limit is %d", req.GetLimit())
 	}
-	next, left := max(uint64(req.GetStartIndex()), 1), uint64(req.GetLimit()) //nolint:gosec // neither is negative
-	for {
-		page := uint64(logPage)
-		if req.GetLimit() > 0 {
-			page = min(page, left)
+	if req.GetFollow() {
+		leave, err := s.Followers.Acquire(out.Context(), sourceOf(out.Context()))
+		if err != nil {
+			return err
 		}
-		if page == 0 {
+		defer leave()
+	}
+	if err := s.sync(out.Context()); err != nil {
+		return err
+	}
+	left := uint64(req.GetLimit()) //nolint:gosec // not negative
+	for {
+		sent, err := s.send(out, next, left)
+		next += sent
+		if err != nil {
+			return err
+		}
+		if req.GetLimit() > 0 {
+			if left -= sent; left == 0 {
+				return nil
+			}
+		}
+		if sent > 0 {
+			continue
+		}
+		if !req.GetFollow() {
 			return nil
 		}
-		entries, err := s.page(ctx, next, int(page))
-		if broken := new(translog.ChainError); errors.As(err, &broken) {
-			return status.Error(codes.DataLoss, broken.Error()+": restore the store from a backup, and find out who changed it")
-		}
-		if err != nil || len(entries) == 0 {
+		if err := s.await(out.Context(), next); err != nil {
 			return err
 		}
-		if err := sendPage(out, entries); err != nil {
-			return err
-		}
-		next = entries[len(entries)-1].Index + 1
-		left -= uint64(len(entries))
 	}
 }
 
-// page reads entries, and has a place among the readings for no longer than that takes: not while a client reads them.
+// start returns the index of the first entry to send, and refuses a position of another log.
+func (s *Log) start(p *brevetv1.LogPosition) (uint64, error) {
+	if p.GetIndex() < 0 {
+		return 0, pki.Refuse(pki.RuleRequest, "send an index of 0 or more", "the index is %d", p.GetIndex())
+	}
+	if len(p.GetEpoch()) > 0 {
+		epoch, err := translog.EpochFromBytes(p.GetEpoch())
+		if err != nil {
+			return 0, pki.Refuse(pki.RuleRequest, "send the epoch of GetHead or of an entry, or none", "the epoch has %d bytes", len(p.GetEpoch()))
+		}
+		if now := s.Archive.Epoch(); epoch != now {
+			return 0, pki.Refuse(pki.RuleLogEpoch, "read the log from its beginning: after a restore its indexes mean other entries",
+				"the position is of epoch %s, and the log has %s", epoch, now)
+		}
+	}
+	return max(uint64(p.GetIndex()), 1), nil //nolint:gosec // not negative
+}
+
+// send sends a page of entries from an index on, and returns how many there were. A limit of 0 is none.
+func (s *Log) send(out entryStream, from, limit uint64) (sent uint64, err error) {
+	page := uint64(logPage)
+	if limit > 0 {
+		page = min(page, limit)
+	}
+	entries, err := s.page(out.Context(), from, int(page))
+	if broken := new(translog.ChainError); errors.As(err, &broken) {
+		return 0, status.Error(codes.DataLoss, broken.Error()+": restore the store from a backup, and find out who changed it")
+	}
+	if err != nil || len(entries) == 0 {
+		return 0, err
+	}
+	messages, err := s.messages(entries)
+	if err != nil {
+		return 0, err
+	}
+	return uint64(len(entries)), sendPage(out, messages)
+}
+
+// page reads entries. It holds a slot among the readings for no longer than that takes: not while a client reads them.
 func (s *Log) page(ctx context.Context, from uint64, limit int) ([]translog.Sequenced, error) {
 	leave, err := s.Readings.Acquire(ctx, sourceOf(ctx))
 	if err != nil {
@@ -84,15 +140,30 @@ func (s *Log) page(ctx context.Context, from uint64, limit int) ([]translog.Sequ
 	return s.Records.Entries(ctx, from, limit)
 }
 
-// sendPage sends entries, or returns an error when the client has not read them in time. What is being sent then ends with
-// the stream.
-func sendPage(out entryStream, entries []translog.Sequenced) error {
+func (s *Log) messages(entries []translog.Sequenced) ([]*brevetv1.ListEntriesResponse, error) {
+	messages := make([]*brevetv1.ListEntriesResponse, len(entries))
+	for i, e := range entries {
+		entry := &brevetv1.LogEntry{}
+		if err := proto.Unmarshal(e.Entry, entry); err != nil {
+			return nil, fmt.Errorf("decode log entry %d: %w", e.Index, err)
+		}
+		messages[i] = &brevetv1.ListEntriesResponse{Position: s.position(e.Index), Entry: entry, Encoded: e.Entry, Chain: e.Chain[:]}
+	}
+	return messages, nil
+}
+
+func (s *Log) position(index uint64) *brevetv1.LogPosition {
+	epoch := s.Archive.Epoch()
+	return &brevetv1.LogPosition{Epoch: epoch[:], Index: int64(index)} //nolint:gosec // counts entries
+}
+
+// sendPage sends entries, or returns an error if the client has not read them in time or the caller's authorization has
+// ended. What is being sent then ends with the stream.
+func sendPage(out entryStream, messages []*brevetv1.ListEntriesResponse) error {
 	sent := make(chan error, 1)
 	go func() {
-		for _, e := range entries {
-			if err := out.Send(&brevetv1.ListEntriesResponse{
-				Index: int64(e.Index), Entry: e.Entry, Chain: e.Chain[:], //nolint:gosec // counts entries
-			}); err != nil {
+		for _, m := range messages {
+			if err := out.Send(m); err != nil {
 				sent <- err
 				return
 			}
@@ -104,9 +175,30 @@ func sendPage(out entryStream, entries []translog.Sequenced) error {
 	select {
 	case err := <-sent:
 		return err
+	case <-out.Context().Done():
+		return out.Context().Err()
 	case <-timeout.C:
 		return status.Errorf(codes.DeadlineExceeded, "%d entries were not read within %s: ask again from the entry after the last one that was read",
-			len(entries), pageTimeout)
+			len(messages), pageTimeout)
+	}
+}
+
+// await returns when the log has an entry with an index, or with an error when the stream is to end.
+func (s *Log) await(ctx context.Context, index uint64) error {
+	for {
+		advanced, stopped := s.Sequencer.Advanced()
+		if s.Archive.Head().Size >= index {
+			return nil
+		}
+		select {
+		case <-advanced:
+		case <-s.stopping:
+			return status.Error(codes.Unavailable, "the server is stopping: follow the log again from the entry after the last one")
+		case <-stopped:
+			return status.Error(codes.Unavailable, "the sequencer has stopped: follow the log again from the entry after the last one")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
@@ -116,12 +208,12 @@ func (s *Log) GetHead(ctx context.Context, _ *brevetv1.GetHeadRequest) (*brevetv
 		return nil, err
 	}
 	head := s.Archive.Head()
-	return &brevetv1.GetHeadResponse{Size: int64(head.Size), Chain: head.Chain[:]}, nil //nolint:gosec // counts entries
+	return &brevetv1.GetHeadResponse{Position: s.position(head.Size), Chain: head.Chain[:]}, nil
 }
 
-// sync waits until what was committed so far is in the log and the archive.
+// sync waits until all entries that were committed so far are in the log and the archive.
 func (s *Log) sync(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, syncPatience)
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
 	return s.Sequencer.Sync(ctx)
 }

@@ -10,7 +10,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-	"github.com/brevet-pki/brevet/translog"
 )
 
 // unreadStream is a stream whose client reads that many entries, and then none.
@@ -19,6 +18,9 @@ type unreadStream struct {
 	ctx  context.Context
 	read int
 }
+
+// Context implements grpc.ServerStream.
+func (u *unreadStream) Context() context.Context { return u.ctx }
 
 // Send implements grpc.ServerStreamingServer.
 func (u *unreadStream) Send(*brevetv1.ListEntriesResponse) error {
@@ -32,7 +34,7 @@ func (u *unreadStream) Send(*brevetv1.ListEntriesResponse) error {
 func TestAPageThatIsNotReadEndsItsStream(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		page := make([]translog.Sequenced, 3)
+		page := make([]*brevetv1.ListEntriesResponse, 3)
 		if err := sendPage(&unreadStream{ctx: t.Context(), read: 3}, page); err != nil {
 			t.Errorf("a page that is read ends with %v", err)
 		}

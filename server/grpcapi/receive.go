@@ -3,6 +3,7 @@ package grpcapi
 import (
 	"context"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
@@ -99,17 +100,31 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	if c.refused != nil {
 		return s.note(ctx, c.refused)
 	}
-	st := &stream{ServerStream: ss, call: c, admission: s.config.Admission,
+	st := &stream{ServerStream: ss, call: c, admission: s.config.Admission, ctx: ctx,
 		checks: s.config.Authorizer.NewStream(c.operation, clientOf(ctx), info.IsClientStream)}
 	defer st.end()
-	return s.note(ctx, next(srv, st))
+	if !info.IsClientStream {
+		var cancel context.CancelCauseFunc
+		st.ctx, cancel = context.WithCancelCause(ctx)
+		defer cancel(nil)
+		go st.recheck(cancel)
+	}
+	err = next(srv, st)
+	if refused := context.Cause(st.ctx); err != nil && refused != nil && ctx.Err() == nil {
+		err = refused
+	}
+	return s.note(ctx, err)
 }
+
+// recheckInterval is how often the caller of a stream that only sends is authorized again, however few messages it gets.
+const recheckInterval = 3 * time.Second
 
 // stream is a stream whose caller is checked again while it is open ([authz.Stream]), and that works only when it is
 // admitted.
 type stream struct {
 	grpc.ServerStream
 	call      *call
+	ctx       context.Context //nolint:containedctx // the one that the handler gets; it ends when the caller's authorization does
 	checks    *authz.Stream
 	admission Admission
 
@@ -118,6 +133,26 @@ type stream struct {
 	mu    sync.Mutex
 	ended bool
 	leave func() // the queue; nil while the stream is not in it
+}
+
+// Context implements grpc.ServerStream.
+func (s *stream) Context() context.Context { return s.ctx }
+
+// recheck authorizes the caller at intervals until the stream ends, and cancels the stream with the refusal.
+func (s *stream) recheck(cancel context.CancelCauseFunc) {
+	ticker := time.NewTicker(recheckInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if err := s.checks.Recheck(s.ctx); err != nil && s.ctx.Err() == nil {
+			cancel(err)
+			return
+		}
+	}
 }
 
 // RecvMsg implements grpc.ServerStream. With the first message the stream enters its queue, and leaves it when it ends.

@@ -107,7 +107,7 @@ func New(c Config, services Services) *Server {
 		failures: newFailureLog(), stopping: make(chan struct{}),
 	}
 	s.bulk = newBulk(s)
-	services.Certificates.bulk = s.bulk
+	services.Certificates.bulk, services.Log.stopping = s.bulk, s.stopping
 	options := []grpc.ServerOption{
 		grpc.Creds(boundedTLS{credentials.NewTLS(tlsConfig(c.Certificate)), c.Handshakes, c.Meter}),
 		grpc.InTapHandle(s.tap), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),

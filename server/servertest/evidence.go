@@ -66,7 +66,7 @@ func (w *World) Inventory(t testing.TB) []ra.Certificate {
 // Entries returns the log's entries after the first ones, as an operator reads them.
 func (w *World) Entries(t testing.TB, after int) []translog.Entry {
 	t.Helper()
-	stream := Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{StartIndex: int64(after) + 1}))(t)
+	stream := Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{Start: &brevetv1.LogPosition{Index: int64(after) + 1}}))(t)
 	var all []translog.Entry
 	for {
 		resp, err := stream.Recv()
@@ -74,7 +74,7 @@ func (w *World) Entries(t testing.TB, after int) []translog.Entry {
 			return all
 		}
 		check(t, err)
-		all = append(all, Must(translog.ParseEntry(resp.GetEntry()))(t))
+		all = append(all, Must(translog.ParseEntry(resp.GetEncoded()))(t))
 	}
 }
 

@@ -194,7 +194,7 @@ func (w *World) open(t testing.TB) {
 	t.Helper()
 	w.store = Must(w.Ground.Open(context.Background(), w.storePath()))(t)
 	w.Stores = w.store.Stores()
-	w.archive = Must(translog.OpenArchive(w.archivePath(), w.logger()))(t)
+	w.archive = Must(translog.OpenArchive(w.archivePath(), Must(w.Stores.Log.Epoch(t.Context()))(t), w.logger()))(t)
 }
 
 // install records the ceremony's results, as brevet ceremony install does.

@@ -11,6 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 // Begin implements ca.Journal.
@@ -159,20 +160,17 @@ func (s *state) settle(b *ca.BatchCommit, verdicts ca.Results) error {
 			continue
 		}
 		verdicts[i] = ca.Result{Refusal: refusal}
-		changes, err := s.abandon(b.At, item)
-		if err == nil && len(changes) > 0 {
-			err = s.append(rules.RefusedCertificateEntry(r, refusal, b.At, changes))
-		}
+		err = s.abandon(b.At, []ca.IntentItem{item}, func(items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
+			return rules.RefusedCertificateEntry(r, refusal, b.At, items, changes)
+		})
 		if err != nil {
 			return err
 		}
 	}
 	items = slices.DeleteFunc(items, func(i ca.IntentItem) bool { _, left := unsettled[i.Ref]; return !left })
-	changes, err := s.abandon(b.At, items...)
-	if err != nil || len(changes) == 0 {
-		return err
-	}
-	return s.append(rules.AbandonedEntry(b.At, changes))
+	return s.abandon(b.At, items, func(items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
+		return rules.AbandonedEntry(b.At, items, changes)
+	})
 }
 
 // issue records a certificate and what it consumes. The error may be the *pki.Refusal of the record, which changes
@@ -194,11 +192,11 @@ func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, 
 	if _, taken := s.serials[r.Ref.Serial]; taken {
 		return superseded, rules.SerialTaken(r.Ref.Serial)
 	}
-	s.insert(cert{ra.Certificate{
+	s.insert(cert{Certificate: ra.Certificate{
 		Ref: r.Ref, Identity: r.Identity, Profile: r.Profile, KeyHash: r.KeyHash, IssuedAt: stored(r.IssuedAt), NotBefore: stored(r.NotBefore),
 		NotAfter: stored(r.NotAfter), Status: pki.Status{State: pki.Good, Version: 1}, DER: slices.Clone(r.DER),
 		Delivered: true, RequestID: r.RequestID,
-	}, -1})
+	}, supersededBy: -1, partition: r.Partition})
 	k := s.keys[r.KeyHash]
 	k.identity = r.Identity
 	s.keys[r.KeyHash] = k
@@ -249,19 +247,30 @@ func (s *state) insert(c cert) {
 	s.certs = append(s.certs, c)
 }
 
-// abandon records items that were never delivered as revoked, and returns their statuses.
-func (s *state) abandon(at time.Time, items ...ca.IntentItem) ([]pki.StatusChange, error) {
+// abandon records items that were never delivered as revoked, with the entry of those that it recorded.
+func (s *state) abandon(
+	at time.Time, items []ca.IntentItem, entry func([]ca.IntentItem, []pki.StatusChange) translog.Entry,
+) error {
+	var recorded, duplicates []ca.IntentItem
 	var changes []pki.StatusChange
 	for _, item := range items {
 		if _, taken := s.serials[item.Ref.Serial]; taken {
-			if err := s.append(rules.DuplicateEntry(item, at)); err != nil {
-				return nil, err
-			}
+			duplicates = append(duplicates, item)
 			continue
 		}
 		c := ra.Certificate{Ref: item.Ref, IssuedAt: item.IssuedAt, NotAfter: item.NotAfter, Status: rules.Abandoned(at)}
-		s.insert(cert{c, -1})
-		changes = append(changes, pki.StatusChange{Ref: c.Ref, NotAfter: c.NotAfter, Status: c.Status})
+		s.insert(cert{Certificate: c, supersededBy: -1, partition: item.Partition})
+		recorded, changes = append(recorded, item), append(changes, pki.StatusChange{Ref: c.Ref, NotAfter: c.NotAfter, Status: c.Status})
 	}
-	return changes, nil
+	if len(changes) > 0 {
+		if err := s.append(entry(recorded, changes)); err != nil {
+			return err
+		}
+	}
+	for _, item := range duplicates {
+		if err := s.append(rules.DuplicateEntry(item, at)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

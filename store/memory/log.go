@@ -2,6 +2,7 @@ package memory
 
 import (
 	"context"
+	"crypto/rand"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -46,6 +47,19 @@ func (st *Store) Head(ctx context.Context) (translog.Head, error) {
 		return nil
 	})
 	return head, err
+}
+
+// Epoch implements translog.Store.
+func (st *Store) Epoch(ctx context.Context) (translog.Epoch, error) {
+	var epoch translog.Epoch
+	err := st.write(ctx, func(s *state) error {
+		if s.logEpoch == (translog.Epoch{}) {
+			_, _ = rand.Read(s.logEpoch[:]) // never fails: crypto/rand ends the process if it has no randomness
+		}
+		epoch = s.logEpoch
+		return nil
+	})
+	return epoch, err
 }
 
 // Written implements translog.Records.

@@ -39,6 +39,7 @@ type state struct {
 	certs      []cert               // in the order of their recording
 	serials    map[pki.Serial]int   // places in certs
 
+	logEpoch  translog.Epoch // zero until it is drawn
 	log       [][]byte
 	sequenced []translog.Hash // of the entries that have their places
 }
@@ -59,6 +60,7 @@ type key struct {
 type cert struct {
 	ra.Certificate
 	supersededBy int
+	partition    uint16 // of the CRL
 }
 
 func (s *state) clone() *state {

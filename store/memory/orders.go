@@ -57,7 +57,7 @@ func (s *state) mark(hash pki.KeyHash) {
 }
 
 // changeAll gives the certificates for which a condition holds their next statuses.
-func (s *state) changeAll(o revocation.Change, is func(c *cert) bool) (out revocation.ChangeResult, err error) {
+func (s *state) changeAll(o revocation.Change, out *rules.Applied, is func(c *cert) bool) error {
 	for i := range s.certs {
 		c := &s.certs[i]
 		if !c.Delivered || !is(c) {
@@ -65,76 +65,79 @@ func (s *state) changeAll(o revocation.Change, is func(c *cert) bool) (out revoc
 		}
 		next, invalidSince, changed, err := s.subject(c).ChangeMember(o)
 		if err != nil {
-			return out, err
+			return err
 		}
 		if !changed {
 			out.Unchanged = append(out.Unchanged, next)
 			continue
 		}
 		s.set(c, next, invalidSince, o)
-		out.Changed = append(out.Changed, next)
+		out.Add(next, invalidSince)
 	}
-	return out, nil
+	return nil
 }
 
-func (s *state) orderCertificate(o revocation.Change) (out revocation.ChangeResult, err error) {
+func (s *state) orderCertificate(o revocation.Change) (revocation.ChangeResult, error) {
+	var out rules.Applied
 	c := s.certificate(o.Certificate)
 	if c == nil {
-		return out, rules.NoCertificate(o.Certificate.Serial)
+		return out.ChangeResult, rules.NoCertificate(o.Certificate.Serial)
 	}
 	next, invalidSince, changed, err := s.subject(c).Change(o)
 	if err != nil {
-		return out, fmt.Errorf("certificate %s: %w", o.Certificate.Serial, err)
+		return out.ChangeResult, fmt.Errorf("certificate %s: %w", o.Certificate.Serial, err)
 	}
 	if !changed {
 		return revocation.ChangeResult{Unchanged: []pki.StatusChange{next}}, nil
 	}
 	if err := s.subject(c).CheckHold(o, false); err != nil {
-		return out, err
+		return out.ChangeResult, err
 	}
 	s.set(c, next, invalidSince, o)
+	out.Add(next, invalidSince)
 	if rules.CompromisesKeys(o) && c.Delivered { // a renewal may have kept the key
-		out, err = s.changeAll(o, func(other *cert) bool { return other.KeyHash == c.KeyHash && other.Ref != c.Ref })
+		err := s.changeAll(o, &out, func(other *cert) bool { return other.KeyHash == c.KeyHash && other.Ref != c.Ref })
 		if err != nil {
-			return out, err
+			return out.ChangeResult, err
 		}
 	}
-	out.Changed = append([]pki.StatusChange{next}, out.Changed...)
-	return out, s.record(o, c.Identity, rules.CertificateEntry(o, c.Identity, out))
+	return out.ChangeResult, s.record(o, c.Identity, rules.CertificateEntry(o, c.Identity, out))
 }
 
-func (s *state) orderKey(o revocation.Change) (out revocation.ChangeResult, err error) {
+func (s *state) orderKey(o revocation.Change) (revocation.ChangeResult, error) {
+	var out rules.Applied
 	k, ok := s.keys[o.Key]
 	if !ok {
-		return out, rules.NoKey(o.Key)
+		return out.ChangeResult, rules.NoKey(o.Key)
 	}
-	out, err = s.changeAll(o, func(c *cert) bool { return c.KeyHash == o.Key })
+	err := s.changeAll(o, &out, func(c *cert) bool { return c.KeyHash == o.Key })
 	if err != nil || len(out.Changed) == 0 && k.compromised {
-		return out, err // carried out before
+		return out.ChangeResult, err // carried out before
 	}
 	s.mark(o.Key)
-	return out, s.record(o, k.identity, rules.KeyEntry(o, k.identity, out))
+	return out.ChangeResult, s.record(o, k.identity, rules.KeyEntry(o, k.identity, out))
 }
 
-func (s *state) orderIdentity(o revocation.Change) (out revocation.ChangeResult, err error) {
+func (s *state) orderIdentity(o revocation.Change) (revocation.ChangeResult, error) {
+	var out rules.Applied
 	id, ok := s.identities[o.Identity]
 	if !ok {
-		return out, rules.NoIdentity(o.Identity)
+		return out.ChangeResult, rules.NoIdentity(o.Identity)
 	}
 	move, err := rules.MoveIdentity(o, id.State, id.resumes)
 	if err != nil {
-		return out, err
+		return out.ChangeResult, err
 	}
 	if move.Changed {
 		id.State, id.resumes = move.State, move.Resumes
 		id.Revision++
 		s.identities[o.Identity] = id
 	}
-	out, err = s.changeAll(o, func(c *cert) bool { return c.Identity == o.Identity })
+	err = s.changeAll(o, &out, func(c *cert) bool { return c.Identity == o.Identity })
 	if err != nil || !move.Changed && len(out.Changed) == 0 {
-		return out, err // carried out before
+		return out.ChangeResult, err // carried out before
 	}
-	return out, s.record(o, o.Identity, rules.IdentityEntry(o, move.Action, out))
+	return out.ChangeResult, s.record(o, o.Identity, rules.IdentityEntry(o, move.Action, out))
 }
 
 // record logs an order, and revokes the tokens of a maker that it distrusts.

@@ -184,7 +184,7 @@ func (s *state) revokeToken(v ra.TokenRevocation) (int, error) {
 	if usable {
 		n = 1
 	}
-	return n, s.append(rules.TokenRevokedEntry(v, t))
+	return n, s.append(rules.TokenRevokedEntry(v, t, n))
 }
 
 // revokeTokensOf revokes the tokens that a maker has made, and returns how many of them could have been used. If

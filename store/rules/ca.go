@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"math/big"
 	"strings"
 	"time"
@@ -105,14 +104,10 @@ func (i Installation) StillIssued(notAfter time.Time) *pki.Refusal {
 
 // Entry records what happened to the CA.
 func (i Installation) Entry(action translog.Action, by pki.Actor, at time.Time) translog.Entry {
-	facts := map[string]string{
-		"subject": i.Parsed.Subject.String(), "issuer": pki.IssuerOf(i.Parsed).String(),
-		"fingerprint": hex.EncodeToString(i.Fingerprint()),
-	}
-	if i.Key != "" {
-		facts["key"] = i.Key
-	}
-	return translog.Entry{Time: at, Actor: by, Action: action, Outcome: translog.Done, Facts: facts}
+	return translog.Entry{Time: at, Actor: by, Action: action, Outcome: translog.Done, Event: &translog.CACertificate{
+		Issuer: pki.IssuerOf(i.Parsed), Subject: i.Parsed.Subject.String(), Fingerprint: i.Fingerprint(),
+		KeyHash: pki.HashSPKI(i.Parsed.RawSubjectPublicKeyInfo), KeyLabel: i.Key,
+	}}
 }
 
 // CRLNumberSize is the size of the longest CRL number in bytes (RFC 5280 §5.2.3).

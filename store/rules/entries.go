@@ -2,10 +2,8 @@ package rules
 
 import (
 	"crypto/sha256"
-	"maps"
+	"math/big"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -27,8 +25,26 @@ func SplitEntry(e translog.Entry) []translog.Entry {
 	for i, changes := range chunks {
 		parts[i] = e
 		parts[i].Changes = changes
-		parts[i].Facts = map[string]string{"part": strconv.Itoa(i+1) + "/" + strconv.Itoa(len(chunks))}
-		maps.Copy(parts[i].Facts, e.Facts)
+		part := translog.Part{Number: i + 1, Of: len(chunks)}
+		from, to := i*MaxChanges, i*MaxChanges+len(changes)
+		switch event := e.Event.(type) {
+		case *translog.StatusOrder:
+			o := *event
+			if o.Part = part; o.InvalidTimes != nil {
+				o.InvalidTimes = o.InvalidTimes[from:to]
+			}
+			parts[i].Event = &o
+		case *translog.BulkStep:
+			s := *event
+			if s.Part = part; s.InvalidTimes != nil {
+				s.InvalidTimes = s.InvalidTimes[from:to]
+			}
+			parts[i].Event = &s
+		case *translog.AbandonedCertificates:
+			a := *event
+			a.Part, a.Certificates = part, a.Certificates[from:to]
+			parts[i].Event = &a
+		}
 	}
 	return parts
 }
@@ -36,23 +52,17 @@ func SplitEntry(e translog.Entry) []translog.Entry {
 // IssuedEntry records a certificate, and the one that it supersedes unless that is zero.
 func IssuedEntry(r *ca.Record, at time.Time, superseded pki.StatusChange) translog.Entry {
 	fingerprint := sha256.Sum256(r.DER)
-	facts := map[string]string{"profile": r.Profile}
-	if !r.RequestID.IsZero() {
-		facts["request"] = r.RequestID.String()
-	}
-	if !r.Guard.Token.IsZero() {
-		facts["token"] = r.Guard.Token.String()
-	}
-	if !r.Guard.Predecessor.IsZero() {
-		facts["predecessor"] = r.Guard.Predecessor.Serial.String()
-	}
 	e := translog.Entry{
 		Time: at, Actor: r.Actor, Action: translog.CertificateIssued, Outcome: translog.Done, Identity: r.Identity,
 		Changes: []pki.StatusChange{{
 			Ref: r.Ref, NotAfter: r.NotAfter, Status: pki.Status{State: pki.Good, Version: 1},
 			Fingerprint: fingerprint[:],
 		}},
-		Facts: facts,
+		RequestID: r.RequestID,
+		Event: &translog.IssuedCertificate{
+			Profile: r.Profile, Key: r.KeyHash, NotBefore: r.NotBefore, IssueTime: r.IssuedAt, Partition: r.Partition,
+			Predecessor: r.Guard.Predecessor.Serial, Token: r.Guard.Token, Enrolls: r.Guard.Enrolls,
+		},
 	}
 	if !superseded.Ref.IsZero() {
 		e.Changes = append(e.Changes, superseded)
@@ -60,20 +70,27 @@ func IssuedEntry(r *ca.Record, at time.Time, superseded pki.StatusChange) transl
 	return e
 }
 
-// AbandonedEntry records certificates that no request became.
-func AbandonedEntry(at time.Time, changes []pki.StatusChange) translog.Entry {
+// AbandonedEntry records certificates that no request became. Each item has a change.
+func AbandonedEntry(at time.Time, items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
+	event := &translog.AbandonedCertificates{}
+	for _, item := range items {
+		event.Certificates = append(event.Certificates, translog.AbandonedCertificate{
+			IssueTime: item.IssuedAt, Partition: item.Partition, Digest: item.Digest,
+		})
+	}
 	return translog.Entry{
-		Time: at, Actor: issuerActor, Action: translog.CertificateAbandoned, Outcome: translog.Done,
-		Changes: changes,
+		Time: at, Actor: issuerActor, Action: translog.CertificateAbandoned, Outcome: translog.Done, Changes: changes, Event: event,
 	}
 }
 
-// RefusedCertificateEntry records a certificate that its guard refused.
+// RefusedCertificateEntry records a certificate that its guard refused, as [AbandonedEntry] does.
 func RefusedCertificateEntry(
-	r *ca.Record, why *pki.Refusal, at time.Time, changes []pki.StatusChange,
+	r *ca.Record, why *pki.Refusal, at time.Time, items []ca.IntentItem, changes []pki.StatusChange,
 ) translog.Entry {
-	e := AbandonedEntry(at, changes)
-	e.Actor, e.Identity, e.Facts = r.Actor, r.Identity, refusalFacts(why)
+	e := AbandonedEntry(at, items, changes)
+	e.Actor, e.Identity, e.RequestID = r.Actor, r.Identity, r.RequestID
+	event := e.Event.(*translog.AbandonedCertificates) //nolint:forcetypeassert // as AbandonedEntry returns it
+	event.Refusal = refusal(why)
 	return e
 }
 
@@ -82,23 +99,19 @@ func RefusedCertificateEntry(
 func DuplicateEntry(item ca.IntentItem, at time.Time) translog.Entry {
 	return translog.Entry{
 		Time: at, Actor: issuerActor, Action: translog.CertificateAbandoned, Outcome: translog.Refused,
-		Facts: map[string]string{
-			"serial": item.Ref.Serial.String(), "issuer": item.Ref.Issuer.String(),
-			"detail": "the serial number is on record already",
-		},
+		Event: &translog.AbandonedCertificates{Duplicate: item.Ref},
 	}
 }
 
 // RefusedEntry records a refusal.
 func RefusedEntry(by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) translog.Entry {
 	return translog.Entry{
-		Time: at, Actor: by, Action: translog.RequestRefused, Outcome: translog.Refused, Identity: identity,
-		Facts: refusalFacts(why),
+		Time: at, Actor: by, Action: translog.RequestRefused, Outcome: translog.Refused, Identity: identity, Event: refusal(why),
 	}
 }
 
-func refusalFacts(why *pki.Refusal) map[string]string {
-	return map[string]string{"rule": string(why.Rule), "detail": why.Detail}
+func refusal(why *pki.Refusal) *translog.Refusal {
+	return &translog.Refusal{Rule: why.Rule, Detail: why.Detail}
 }
 
 // RegisteredEntry records a new identity.
@@ -112,188 +125,212 @@ func UpdatedEntry(id ra.Identity, by pki.Actor, at time.Time) translog.Entry {
 }
 
 func identityEntry(id ra.Identity, action translog.Action, by pki.Actor, at time.Time) translog.Entry {
-	facts := map[string]string{"kind": id.Kind.String(), "profile": id.Profile}
-	if len(id.DNSNames) > 0 {
-		facts["dns_names"] = strings.Join(id.DNSNames, " ")
+	return translog.Entry{
+		Time: at, Actor: by, Action: action, Outcome: translog.Done, Identity: id.ID,
+		Event: &translog.IdentityAttributes{
+			Kind: id.Kind, Profile: id.Profile, Labels: id.Labels, DNSNames: id.DNSNames, IPAddresses: id.IPAddresses, Revision: id.Revision,
+		},
 	}
-	if len(id.IPAddresses) > 0 {
-		var ips []string
-		for _, ip := range id.IPAddresses {
-			ips = append(ips, ip.String())
-		}
-		facts["ip_addresses"] = strings.Join(ips, " ")
-	}
-	return translog.Entry{Time: at, Actor: by, Action: action, Outcome: translog.Done, Identity: id.ID, Facts: facts}
 }
 
 // TokenCreatedEntry records a new token.
 func TokenCreatedEntry(t *ra.Token) translog.Entry {
-	facts := map[string]string{
-		"token": t.ID.String(), "profile": t.Profile, "expires": t.ExpiresAt.UTC().Format(time.RFC3339),
-	}
-	if t.Replace {
-		facts["replace"] = "true"
-	}
 	return translog.Entry{
-		Time: t.CreatedAt, Actor: t.CreatedBy, Action: translog.TokenCreated, Outcome: translog.Done,
-		Identity: t.Identity, Facts: facts,
+		Time: t.CreatedAt, Actor: t.CreatedBy, Action: translog.TokenCreated, Outcome: translog.Done, Identity: t.Identity,
+		Event: &translog.CreatedToken{
+			ID: t.ID, IdentityRevision: t.IdentityRevision, Profile: t.Profile, ExpiresAt: t.ExpiresAt, Replace: t.Replace,
+			CreatorCertificate: t.CreatedBy.Caller().Certificate,
+		},
 	}
 }
 
 // TokenBoundEntry records what a token was bound to.
 func TokenBoundEntry(t *ra.Token, at time.Time) translog.Entry {
 	return translog.Entry{
-		Time: at, Actor: pki.ActorToken(t.ID), Action: translog.TokenBound, Outcome: translog.Done,
-		Identity: t.Identity,
-		Facts:    map[string]string{"token": t.ID.String(), "request": t.Request.String(), "key": t.Key.String()},
+		Time: at, Actor: pki.ActorToken(t.ID), Action: translog.TokenBound, Outcome: translog.Done, Identity: t.Identity,
+		Event: &translog.BoundToken{ID: t.ID, Request: t.Request, Key: t.Key},
 	}
 }
 
 // TokenRevokedEntry records the revocation of one token.
-func TokenRevokedEntry(v ra.TokenRevocation, t *ra.Token) translog.Entry {
-	return tokensEntry(v, t.Identity, map[string]string{"token": t.ID.String()})
+func TokenRevokedEntry(v ra.TokenRevocation, t *ra.Token, usable int) translog.Entry {
+	return tokensEntry(v, t.Identity, &translog.RevokedTokens{ID: t.ID, Usable: usable, Cause: TokenRevokedAlone})
 }
 
-// TokensRevokedEntry records the revocation of all tokens of a maker, of which so many could have been used.
-func TokensRevokedEntry(v ra.TokenRevocation, maker pki.SPIFFEID, cause string, usable int) translog.Entry {
-	facts := map[string]string{"made_by": maker.String(), "tokens": strconv.Itoa(usable), "cause": cause}
-	return tokensEntry(v, maker, facts)
+// TokensRevokedEntry records the revocation of all tokens of a creator, of which so many could have been used.
+func TokensRevokedEntry(v ra.TokenRevocation, creator pki.SPIFFEID, cause string, usable int) translog.Entry {
+	return tokensEntry(v, creator, &translog.RevokedTokens{Usable: usable, Cause: cause})
 }
 
-func tokensEntry(v ra.TokenRevocation, id pki.SPIFFEID, facts map[string]string) translog.Entry {
-	if v.Comment != "" {
-		facts["comment"] = v.Comment
-	}
+func tokensEntry(v ra.TokenRevocation, id pki.SPIFFEID, event *translog.RevokedTokens) translog.Entry {
+	event.Comment = v.Comment
 	return translog.Entry{
-		Time: v.At, Actor: v.By, Action: translog.TokenRevoked, Outcome: translog.Done, Identity: id,
-		Facts: facts,
+		Time: v.At, Actor: v.By, Action: translog.TokenRevoked, Outcome: translog.Done, Identity: id, Event: event,
 	}
 }
 
-// certificateActions are the log's actions for what orders do to certificates.
+// certificateActions are the log's actions for what changes do to certificates.
 var certificateActions = map[revocation.Action]translog.Action{
 	revocation.Revoke: translog.CertificateRevoked, revocation.Hold: translog.CertificateHeld,
 	revocation.Unhold: translog.CertificateUnheld,
 }
 
-// CertificateEntry records an order about one certificate of an identity.
-func CertificateEntry(o revocation.Change, id pki.SPIFFEID, out revocation.ChangeResult) translog.Entry {
-	return orderEntry(o, certificateActions[o.Action], id, out)
+// Applied is what a change of certificates, of a key or of an identity has changed.
+type Applied struct {
+	revocation.ChangeResult
+	// InvalidSince has the invalidity date of each element of Changed; zero for none.
+	InvalidSince []time.Time
+	// Created is the bulk revocation that carries out the change; nil if it created none.
+	Created *RecordedBulk
 }
 
-// KeyEntry records an order about a key of an identity.
-func KeyEntry(o revocation.Change, id pki.SPIFFEID, out revocation.ChangeResult) translog.Entry {
-	e := orderEntry(o, translog.CertificateRevoked, id, out)
-	e.Facts["key"] = o.Key.String()
-	return e
+// Add adds a certificate that was changed.
+func (a *Applied) Add(c pki.StatusChange, invalidSince time.Time) {
+	a.Changed, a.InvalidSince = append(a.Changed, c), append(a.InvalidSince, invalidSince)
 }
 
-// IdentityEntry records an order about an identity, by the action of [MoveIdentity].
-func IdentityEntry(o revocation.Change, action translog.Action, out revocation.ChangeResult) translog.Entry {
-	return orderEntry(o, action, o.Identity, out)
+// RecordedBulk is a bulk revocation as it is recorded.
+type RecordedBulk struct {
+	revocation.BulkRevocation
+	// Mark is the number of the newest certificate's record. Certificates recorded later are no members.
+	Mark int64
+	// Reach is the earliest end of a member.
+	Reach time.Time
+	// Progress is the number of the last record that was changed.
+	Progress int64
 }
 
-func orderEntry(o revocation.Change, action translog.Action, id pki.SPIFFEID, out revocation.ChangeResult) translog.Entry {
-	e := translog.Entry{
-		Time: o.At, Actor: o.Actor, Action: action, Outcome: translog.Done, Identity: id, Changes: out.Changed,
-		Facts: orderFacts(o),
-	}
-	if out.BulkRevocation != 0 {
-		e.Facts["set"] = strconv.FormatInt(out.BulkRevocation, 10)
-	}
-	return e
+// CertificateEntry records a change of one certificate of an identity.
+func CertificateEntry(o revocation.Change, id pki.SPIFFEID, out Applied) translog.Entry {
+	return changeEntry(o, certificateActions[o.Action], id, out)
 }
 
-// orderFacts returns an order's reason, invalidity date and comment, as far as it has them.
-func orderFacts(o revocation.Change) map[string]string {
-	facts := map[string]string{}
+// KeyEntry records the revocation of a key of an identity.
+func KeyEntry(o revocation.Change, id pki.SPIFFEID, out Applied) translog.Entry {
+	return changeEntry(o, translog.CertificateRevoked, id, out)
+}
+
+// IdentityEntry records a change of an identity, by the action of [MoveIdentity].
+func IdentityEntry(o revocation.Change, action translog.Action, out Applied) translog.Entry {
+	return changeEntry(o, action, o.Identity, out)
+}
+
+func changeEntry(o revocation.Change, action translog.Action, id pki.SPIFFEID, out Applied) translog.Entry {
+	event := &translog.StatusOrder{InvalidSince: o.InvalidSince, Comment: o.Comment, Key: o.Key}
 	if o.Action == revocation.Revoke {
-		facts["reason"] = o.Reason.String()
+		event.Reason = o.Reason
 	}
-	if !o.InvalidSince.IsZero() {
-		facts["invalid_since"] = o.InvalidSince.UTC().Format(time.RFC3339)
+	event.InvalidTimes = invalidTimes(o.InvalidSince, out)
+	if out.Created != nil {
+		event.BulkRevocation = bulkEvent(*out.Created)
 	}
-	if o.Comment != "" {
-		facts["comment"] = o.Comment
+	return translog.Entry{
+		Time: o.At, Actor: o.Actor, Action: action, Outcome: translog.Done, Identity: id, Changes: out.Changed, Event: event,
 	}
-	return facts
+}
+
+// invalidTimes returns the invalidity dates of certificates, or nil if all have that of the change.
+func invalidTimes(of time.Time, out Applied) []time.Time {
+	for _, t := range out.InvalidSince {
+		if !t.Equal(of) {
+			return out.InvalidSince
+		}
+	}
+	return nil
 }
 
 // BulkEntry records a bulk revocation, and what it selects by.
-func BulkEntry(s revocation.BulkRevocation) translog.Entry {
-	facts := orderFacts(BulkOrder(s.BulkRequest))
-	facts["set"] = strconv.FormatInt(s.ID, 10)
-	for name, value := range map[string]string{
-		"issuer": textOf(s.Issuer), "lineage_of": textOf(s.LineageOf.Serial), "key": textOf(s.Key),
-		"profile":     s.Profile,
-		"issued_from": timeText(s.IssuedFrom), "issued_until": timeText(s.IssuedUntil),
-	} {
-		if value != "" {
-			facts[name] = value
-		}
-	}
-	if !s.Label.IsZero() {
-		facts["label"] = s.Label.Name + "=" + s.Label.Value
-	}
+func BulkEntry(b RecordedBulk) translog.Entry {
 	return translog.Entry{
-		Time: s.At, Actor: s.Actor, Action: translog.BulkRevocationCreated, Outcome: translog.Done,
-		Identity: s.Identity, Facts: facts,
+		Time: b.At, Actor: b.Actor, Action: translog.BulkRevocationCreated, Outcome: translog.Done, Identity: b.Identity, Event: bulkEvent(b),
 	}
 }
 
-func textOf(v interface {
-	IsZero() bool
-	String() string
-}) string {
-	if v.IsZero() {
-		return ""
+func bulkEvent(b RecordedBulk) *translog.BulkRevocation {
+	return &translog.BulkRevocation{
+		ID: b.ID, Action: translog.BulkAction(b.Action), Reason: b.Reason, InvalidSince: b.InvalidSince, Comment: b.Comment,
+		Mark: b.Mark, Reach: b.Reach, AtOnce: b.Done,
+		Selection: b.Selection,
 	}
-	return v.String()
 }
 
-func timeText(t time.Time) string {
-	if t.IsZero() {
-		return ""
+// BulkCountedEntry records how many certificates a bulk revocation changes.
+func BulkCountedEntry(b RecordedBulk) translog.Entry {
+	return translog.Entry{
+		Time: b.At, Actor: bulkActor, Action: translog.BulkRevocationCounted, Outcome: translog.Done, Identity: b.Identity, Event: stepEvent(b),
 	}
-	return t.UTC().Format("2006-01-02T15:04:05.999Z07:00")
 }
 
-// BulkStepEntry records a step of a bulk revocation: certificates whose records say now what it has ordered.
-func BulkStepEntry(s revocation.BulkRevocation, at time.Time, identity pki.SPIFFEID, changes []pki.StatusChange) translog.Entry {
-	e := translog.Entry{
-		Time: at, Actor: s.Actor, Action: certificateActions[s.Action], Outcome: translog.Done, Identity: identity,
-		Changes: changes,
-		Facts:   map[string]string{"set": strconv.FormatInt(s.ID, 10)},
+// BulkStepEntry records a step of a bulk revocation: certificates whose records have their new status now.
+func BulkStepEntry(b RecordedBulk, at time.Time, identity pki.SPIFFEID, changes []pki.StatusChange) translog.Entry {
+	return translog.Entry{
+		Time: at, Actor: b.Actor, Action: certificateActions[b.Action], Outcome: translog.Done, Identity: identity,
+		Changes: changes, Event: stepEvent(b),
 	}
-	if s.Action == revocation.Revoke {
-		e.Facts["reason"] = s.Reason.String()
-	}
+}
+
+// BulkFewEntry records the changes of a bulk revocation that is carried out in the transaction that creates it.
+func BulkFewEntry(b RecordedBulk, identity pki.SPIFFEID, out Applied) translog.Entry {
+	e := BulkStepEntry(b, b.At, identity, out.Changed)
+	event := stepEvent(b)
+	event.InvalidTimes = invalidTimes(b.InvalidSince, out)
+	e.Event = event
 	return e
 }
 
-// CRLEntry records a CRL, with its partition unless it is the full one.
-func CRLEntry(c crl.CRL, by pki.Actor, at time.Time) translog.Entry {
-	facts := map[string]string{"issuer": c.Issuer.String(), "number": c.Number.String()}
-	if c.Partition != 0 {
-		facts["partition"] = strconv.Itoa(int(c.Partition))
+func stepEvent(b RecordedBulk) *translog.BulkStep {
+	return &translog.BulkStep{
+		ID: b.ID, Total: b.Total, Counted: b.Counted, Expired: b.Expired, Applied: b.Applied, Progress: b.Progress, Done: b.Done,
 	}
-	if c.Delta {
-		facts["base"] = c.Base.Number.String()
-	}
-	return translog.Entry{Time: at, Actor: by, Action: translog.CRLPublished, Outcome: translog.Done, Facts: facts}
 }
 
-// ExpiredEntry records which certificates were removed, by the range of their ends from the oldest on.
-func ExpiredEntry(at, oldest time.Time, gone retention.Expired) translog.Entry {
-	facts := map[string]string{
-		"certificates": strconv.Itoa(gone.Certificates), "tokens": strconv.Itoa(gone.Tokens),
-		"keys": strconv.Itoa(gone.Keys),
-	}
-	if gone.Certificates > 0 {
-		facts["not_after_from"] = oldest.Format(time.RFC3339)
-		facts["not_after_to"] = gone.Next.NotAfter.Format(time.RFC3339)
-	}
+// CRLNumberEntry records a CRL number that was taken.
+func CRLNumberEntry(issuer pki.IssuerID, number *big.Int, at time.Time) translog.Entry {
 	return translog.Entry{
-		Time: at, Actor: retentionActor, Action: translog.RecordsExpired, Outcome: translog.Done, Facts: facts,
+		Time: at, Actor: crlActor, Action: translog.CRLNumberTaken, Outcome: translog.Done,
+		Event: &translog.CRLNumber{Issuer: issuer, Number: number},
+	}
+}
+
+// CRLEntry records a CRL.
+func CRLEntry(c crl.CRL, by pki.Actor, at time.Time) translog.Entry {
+	event := &translog.PublishedCRL{
+		Issuer: c.Issuer, Partition: c.Partition, Delta: c.Delta, Number: c.Number, ThisUpdate: c.ThisUpdate, NextUpdate: c.NextUpdate,
+		Position: c.Position, Digest: c.SHA256[:], Size: c.Size, Entries: c.Entries, Imported: c.DER != nil,
+	}
+	if c.Base.Number != nil {
+		event.BaseNumber, event.BaseUpdate, event.BasePosition = c.Base.Number, c.Base.ThisUpdate, c.Base.Position
+	}
+	return translog.Entry{Time: at, Actor: by, Action: translog.CRLPublished, Outcome: translog.Done, Event: event}
+}
+
+// maxPoints is how many distribution points an entry has at most. Each has two URLs of 512 bytes at most.
+const maxPoints = 512
+
+// PointsEntries records distribution points.
+func PointsEntries(points []crl.Point, at time.Time) []translog.Entry {
+	var entries []translog.Entry
+	for chunk := range slices.Chunk(points, maxPoints) {
+		var event translog.DistributionPoints
+		for _, p := range chunk {
+			event = append(event, translog.DistributionPoint{Issuer: p.Issuer, Partition: p.Partition, URL: p.URL, DeltaURL: p.DeltaURL})
+		}
+		entries = append(entries, translog.Entry{
+			Time: at, Actor: crlActor, Action: translog.DistributionPointsRecorded, Outcome: translog.Done, Event: event,
+		})
+	}
+	return entries
+}
+
+// ExpiredEntry records which records a step removed. The step looked at certificates and tokens that ended before a time.
+func ExpiredEntry(s retention.Step, before time.Time, gone retention.Expired) translog.Entry {
+	return translog.Entry{
+		Time: s.At, Actor: retentionActor, Action: translog.RecordsExpired, Outcome: translog.Done,
+		Event: &translog.ExpiredRecords{
+			Certificates: gone.Certificates, Tokens: gone.Tokens, Keys: gone.Keys,
+			After:  translog.RecordPlace{NotAfter: s.After.NotAfter, Number: s.After.Row},
+			Last:   translog.RecordPlace{NotAfter: gone.Next.NotAfter, Number: gone.Next.Row},
+			Before: before,
+		},
 	}
 }

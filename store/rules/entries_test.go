@@ -2,6 +2,7 @@ package rules_test
 
 import (
 	"math/big"
+	"reflect"
 	"testing"
 	"time"
 
@@ -18,25 +19,28 @@ import (
 func TestLargeEntries(t *testing.T) {
 	e := translog.Entry{
 		Time: now, Actor: pki.ActorSystem("test"), Action: translog.CertificateRevoked, Outcome: translog.Done,
-		Facts: map[string]string{"reason": "superseded"},
 	}
+	order := &translog.StatusOrder{Reason: pki.Superseded}
+	e.Event = order
 	for i := range 2*rules.MaxChanges + 1 {
 		e.Changes = append(e.Changes, pki.StatusChange{
 			Ref: certificate(t, byte(i)), NotAfter: now.Add(time.Duration(i) * time.Second),
 			Status: pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: now, Version: 2},
 		})
+		order.InvalidTimes = append(order.InvalidTimes, now.Add(-time.Duration(i)*time.Second))
 	}
 	parts := rules.SplitEntry(e)
-	if len(parts) != 3 || parts[2].Facts["part"] != "3/3" || parts[2].Facts["reason"] != "superseded" || e.Facts["part"] != "" {
-		t.Fatalf("%d parts, the last one with the facts %v", len(parts), parts[len(parts)-1].Facts)
+	if len(parts) != 3 || parts[2].Facts()["part"] != "3/3" || parts[2].Facts()["reason"] != "superseded" || e.Facts()["part"] != "" {
+		t.Fatalf("%d parts, the last one with the facts %v", len(parts), parts[len(parts)-1].Facts())
 	}
 	n := 0
 	for _, p := range parts {
 		if _, err := p.Marshal(); err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range p.Changes {
-			if !c.NotAfter.Equal(e.Changes[n].NotAfter) {
+		for i, c := range p.Changes {
+			since := p.Event.(*translog.StatusOrder).InvalidTimes[i]
+			if !c.NotAfter.Equal(e.Changes[n].NotAfter) || !since.Equal(order.InvalidTimes[n]) {
 				t.Fatalf("change %d is another one", n)
 			}
 			n++
@@ -47,25 +51,25 @@ func TestLargeEntries(t *testing.T) {
 	}
 }
 
+// TestBulkEntries checks that a bulk revocation reads back from the log as it was recorded.
 func TestBulkEntries(t *testing.T) {
-	s := revocation.BulkRevocation{ID: 7, BulkRequest: revocation.BulkRequest{
+	b := rules.RecordedBulk{Mark: 9, Reach: now.Add(-time.Hour), BulkRevocation: revocation.BulkRevocation{ID: 7, BulkRequest: revocation.BulkRequest{
 		Selection: pki.Selection{Profile: "device", Label: pki.Label{Name: "site", Value: "a"}, IssuedFrom: now},
 		Action:    revocation.Revoke, Reason: pki.KeyCompromise, InvalidSince: now, Actor: pki.ActorSystem("test"), Comment: "stolen", At: now,
-	}}
-	want := map[string]string{
-		"set": "7", "reason": "keyCompromise", "invalid_since": "2030-01-02T03:04:05Z", "comment": "stolen", "profile": "device",
-		"label": "site=a", "issued_from": "2030-01-02T03:04:05Z",
+	}}}
+	encoded, err := rules.BulkEntry(b).Marshal()
+	if err != nil {
+		t.Fatal(err)
 	}
-	e := rules.BulkEntry(s)
-	if len(e.Facts) != len(want) {
-		t.Errorf("the log has the facts %v, want %v", e.Facts, want)
+	e, err := translog.ParseEntry(encoded)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for name, value := range want {
-		if e.Facts[name] != value {
-			t.Errorf("%s is %q, want %q", name, e.Facts[name], value)
-		}
+	ops, err := rules.Replay(5, e)
+	if err != nil || len(ops) != 1 || !reflect.DeepEqual(ops[0], rules.AddBulk{RecordedBulk: b}) {
+		t.Errorf("the log has %+v, %v, want %+v", ops, err, b)
 	}
-	if step := rules.BulkStepEntry(s, now, pki.SPIFFEID{}, nil); step.Action != translog.CertificateRevoked || step.Facts["set"] != "7" {
+	if step := rules.BulkStepEntry(b, now, pki.SPIFFEID{}, nil); step.Action != translog.CertificateRevoked || step.Facts()["bulk_revocation"] != "7" {
 		t.Errorf("a step is logged as %+v", step)
 	}
 }

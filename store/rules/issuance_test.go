@@ -152,7 +152,7 @@ func TestEffects(t *testing.T) {
 		t.Errorf("the predecessor becomes %+v, want %+v", e.Superseded, want)
 	}
 	entry := rules.IssuedEntry(r, now, e.Superseded)
-	if len(entry.Changes) != 2 || entry.Changes[0].Ref != r.Ref || entry.Facts["predecessor"] != r.Guard.Predecessor.Serial.String() {
+	if len(entry.Changes) != 2 || entry.Changes[0].Ref != r.Ref || entry.Facts()["predecessor"] != r.Guard.Predecessor.Serial.String() {
 		t.Errorf("the log has %+v", entry)
 	}
 	if _, err := entry.Marshal(); err != nil {

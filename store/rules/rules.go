@@ -16,8 +16,10 @@ import (
 
 // The parts of the system that change records on their own schedule.
 var (
-	issuerActor    = pki.ActorSystem("issuer")    // abandons certificates that no request became
-	retentionActor = pki.ActorSystem("retention") // removes expired records
+	issuerActor    = pki.ActorSystem("issuer")     // abandons certificates that no request became
+	retentionActor = pki.ActorSystem("retention")  // removes expired records
+	crlActor       = pki.ActorSystem("crl")        // takes CRL numbers and records distribution points
+	bulkActor      = pki.ActorSystem("revocation") // counts the members of bulk revocations
 )
 
 // Earlier returns the earlier of two times.

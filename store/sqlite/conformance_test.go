@@ -7,6 +7,7 @@ import (
 
 	"github.com/brevet-pki/brevet/store/sqlite"
 	"github.com/brevet-pki/brevet/store/storetest"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 func TestConformance(t *testing.T) {
@@ -32,6 +33,9 @@ func openStore(t *testing.T, path string) storetest.Store {
 		Journal: db.CA(), Installations: db.CA(), RA: db.RA(), Audit: db.RA(), Retention: db.RA(), CRLs: db.Revocation(),
 		Orders: db.Revocation(), Counts: db.Revocation(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log(),
 		LoseCommit: faults.loseCommit,
+		Rebuild: func(t *testing.T, log []translog.Sequenced) (original, rebuilt map[string][]string) {
+			return rows(t, path), rows(t, replayed(t, log))
+		},
 		Reopen: func(t *testing.T) storetest.Store {
 			if err := db.Close(); err != nil {
 				t.Fatalf("close the store: %v", err)

@@ -14,7 +14,7 @@ import (
 )
 
 // TakeNumber takes the next CRL number of an issuer: above all it has taken, and above every CRL on record.
-func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
+func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID, at time.Time) (*big.Int, error) {
 	var number *big.Int
 	err := r.db.write(ctx, "take a CRL number", func(ctx context.Context, tx *writeTx) error {
 		id, err := tx.issuer(ctx, issuer)
@@ -31,15 +31,23 @@ func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.
 		if number, err = rules.NextCRLNumber(issuer, new(big.Int).SetBytes(last)); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `
-			INSERT INTO crl_numbers (issuer, taken) VALUES (?, ?) ON CONFLICT (issuer) DO UPDATE SET taken = excluded.taken`,
-			id, number.FillBytes(make([]byte, rules.CRLNumberSize)))
-		return err
+		if err := tx.setNumber(ctx, id, number); err != nil {
+			return err
+		}
+		return tx.append(ctx, rules.CRLNumberEntry(issuer, number, at))
 	})
 	if err != nil {
 		return nil, err
 	}
 	return number, nil
+}
+
+// setNumber records the last CRL number that was taken for an issuer.
+func (tx *writeTx) setNumber(ctx context.Context, issuer int64, number *big.Int) error {
+	_, err := tx.ExecContext(ctx, `
+		INSERT INTO crl_numbers (issuer, taken) VALUES (?, ?) ON CONFLICT (issuer) DO UPDATE SET taken = excluded.taken`,
+		issuer, number.FillBytes(make([]byte, rules.CRLNumberSize)))
+	return err
 }
 
 // PutCRLs records CRLs in place of the last ones of their scopes.
@@ -72,6 +80,11 @@ func (tx *writeTx) putCRL(ctx context.Context, c crl.CRL) error {
 			return err
 		}
 	}
+	return tx.insertCRL(ctx, id, c)
+}
+
+// insertCRL writes the row of a CRL, unless that of its scope has a number that is not lower.
+func (tx *writeTx) insertCRL(ctx context.Context, id int64, c crl.CRL) error {
 	var baseNumber, baseUpdate, basePosition any
 	if c.Base.Number != nil {
 		baseNumber, baseUpdate = c.Base.Number.FillBytes(make([]byte, rules.CRLNumberSize)), engine.Millis(c.Base.ThisUpdate)
@@ -140,21 +153,40 @@ func scanCRL(row engine.Scanner) (crl.CRL, error) {
 }
 
 // PutPoints records distribution points.
-func (r *Revocation) PutPoints(ctx context.Context, points []crl.Point) error {
+func (r *Revocation) PutPoints(ctx context.Context, points []crl.Point, at time.Time) error {
 	return r.db.write(ctx, "record distribution points", func(ctx context.Context, tx *writeTx) error {
+		var added []crl.Point
 		for _, p := range points {
-			id, err := tx.issuer(ctx, p.Issuer)
+			isNew, err := tx.putPoint(ctx, p)
 			if err != nil {
 				return err
 			}
-			_, err = tx.ExecContext(ctx, `INSERT INTO crl_points (issuer, crl_partition, url, delta_url) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-				id, p.Partition, p.URL, p.DeltaURL)
-			if err != nil {
+			if isNew {
+				added = append(added, p)
+			}
+		}
+		for _, e := range rules.PointsEntries(added, at) {
+			if err := tx.append(ctx, e); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// putPoint records a distribution point, and reports whether it is new.
+func (tx *writeTx) putPoint(ctx context.Context, p crl.Point) (bool, error) {
+	id, err := tx.issuer(ctx, p.Issuer)
+	if err != nil {
+		return false, err
+	}
+	result, err := tx.ExecContext(ctx, `INSERT INTO crl_points (issuer, crl_partition, url, delta_url) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		id, p.Partition, p.URL, p.DeltaURL)
+	if err != nil {
+		return false, err
+	}
+	n, err := result.RowsAffected()
+	return n > 0, err
 }
 
 // Points returns every distribution point on record.

@@ -75,7 +75,7 @@ func (db *DB) Waiting() int { return db.file.Waiting() }
 func (db *DB) FailAfterWriting(id ra.Identity, err error) error {
 	id.State, id.Revision = pki.Registered, 1
 	return db.write(context.Background(), "fail", func(ctx context.Context, tx *writeTx) error {
-		return errors.Join(tx.insertIdentity(ctx, id, pki.ActorCommand("test")), err)
+		return errors.Join(tx.insertIdentity(ctx, id), err)
 	})
 }
 
@@ -83,7 +83,7 @@ func (db *DB) FailAfterWriting(id ra.Identity, err error) error {
 func (db *DB) PanicAfterWriting(id ra.Identity) error {
 	id.State, id.Revision = pki.Registered, 1
 	return db.write(context.Background(), "panic", func(ctx context.Context, tx *writeTx) error {
-		if err := tx.insertIdentity(ctx, id, pki.ActorCommand("test")); err != nil {
+		if err := tx.insertIdentity(ctx, id); err != nil {
 			return err
 		}
 		panic("on purpose")

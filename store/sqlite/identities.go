@@ -30,7 +30,10 @@ func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (
 			return err
 		}
 		have = rules.NewIdentity(id)
-		return tx.insertIdentity(ctx, have, by)
+		if err := tx.insertIdentity(ctx, have); err != nil {
+			return err
+		}
+		return tx.append(ctx, rules.RegisteredEntry(have, by))
 	})
 	if err != nil {
 		return ra.Identity{}, err
@@ -38,7 +41,7 @@ func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (
 	return have, nil
 }
 
-func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity, by pki.Actor) error {
+func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity) error {
 	p, err := encodeParticulars(id)
 	if err != nil {
 		return err
@@ -50,10 +53,7 @@ func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity, by pki.Ac
 	if err != nil {
 		return err
 	}
-	if err := tx.insertLabels(ctx, id); err != nil {
-		return err
-	}
-	return tx.append(ctx, rules.RegisteredEntry(id, by))
+	return tx.insertLabels(ctx, id)
 }
 
 // insertLabels has an identity be found by its labels.
@@ -83,6 +83,10 @@ func (tx *writeTx) changeLabels(ctx context.Context, have, id ra.Identity) error
 	if open {
 		return rules.LabelsFrozen()
 	}
+	return tx.replaceLabels(ctx, have, id)
+}
+
+func (tx *writeTx) replaceLabels(ctx context.Context, have, id ra.Identity) error {
 	for name, value := range have.Labels {
 		if err := tx.ExecOne(ctx, `
 			DELETE FROM identity_labels WHERE name = ? AND value = ? AND identity = (SELECT id FROM identities WHERE spiffe_id = ?)`,
@@ -110,14 +114,7 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 			return err
 		}
 		have = next
-		p, err := encodeParticulars(have)
-		if err != nil {
-			return err
-		}
-		err = tx.ExecOne(ctx, `
-			UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, generation = ? WHERE spiffe_id = ?`,
-			have.Profile, p.labels, p.dnsNames, p.ipAddresses, have.Revision, have.ID.String())
-		if err != nil {
+		if err := tx.setAttributes(ctx, have); err != nil {
 			return err
 		}
 		return tx.append(ctx, rules.UpdatedEntry(have, by, at))
@@ -126,6 +123,17 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 		return ra.Identity{}, err
 	}
 	return have, nil
+}
+
+// setAttributes gives an identity its profile, labels, names and revision.
+func (tx *writeTx) setAttributes(ctx context.Context, id ra.Identity) error {
+	p, err := encodeParticulars(id)
+	if err != nil {
+		return err
+	}
+	return tx.ExecOne(ctx, `
+		UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, generation = ? WHERE spiffe_id = ?`,
+		id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.Revision, id.ID.String())
 }
 
 // Identity returns one identity.

@@ -27,6 +27,12 @@ type Log struct{ db *DB }
 // but by a transaction or savepoint that is undone with everything that it wrote.
 const nextEntry = `SELECT coalesce(max(id), 0) + 1 FROM log`
 
+// nextIndex returns the index that the next entry gets.
+func (tx *writeTx) nextIndex(ctx context.Context) (index uint64, err error) {
+	err = tx.QueryRowContext(ctx, nextEntry).Scan(&index)
+	return index, err
+}
+
 // append writes an entry in the transaction of the change that it records.
 func (tx *writeTx) append(ctx context.Context, e translog.Entry) error {
 	if len(e.Changes) <= rules.MaxChanges {
@@ -134,6 +140,18 @@ func (l *Log) Written(ctx context.Context) (uint64, error) {
 		return tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(id), 0) FROM log`).Scan(&written) // ids have no gaps
 	})
 	return written, err
+}
+
+// Epoch returns the epoch of the log, which the store drew when it was created.
+func (l *Log) Epoch(ctx context.Context) (translog.Epoch, error) {
+	var epoch []byte
+	err := l.db.file.Read(ctx, "read the epoch of the log", func(ctx context.Context, tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, `SELECT epoch FROM log_epoch`).Scan(&epoch)
+	})
+	if err != nil {
+		return translog.Epoch{}, err
+	}
+	return translog.EpochFromBytes(epoch)
 }
 
 func readHead(ctx context.Context, tx engine.Querier) (translog.Head, error) {

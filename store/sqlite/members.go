@@ -34,6 +34,11 @@ type setRow struct {
 	progress int64     // the last one whose record has followed
 }
 
+// recorded returns the set as the log records it.
+func (s *setRow) recorded() rules.RecordedBulk {
+	return rules.RecordedBulk{BulkRevocation: s.BulkRevocation, Mark: s.mark, Reach: s.reach, Progress: s.progress}
+}
+
 // order is what a set does to each member.
 func (s *setRow) order() revocation.Change { return rules.BulkOrder(s.BulkRequest) }
 

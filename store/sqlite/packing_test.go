@@ -201,7 +201,7 @@ func TestSegmentsAreBoundedAndWane(t *testing.T) {
 	}
 	end := w.all[0].NotAfter
 	for n, at := range []time.Time{end, end.Add(time.Hour)} { // in the last second of their lives, and after it
-		number, err := w.db.Revocation().TakeNumber(context.Background(), issuer)
+		number, err := w.db.Revocation().TakeNumber(context.Background(), issuer, at)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -73,8 +73,13 @@ func (tx *writeTx) remove(ctx context.Context, this installation, at time.Time) 
 	if err := mayRemove(ctx, tx, this, at); err != nil {
 		return err
 	}
+	return tx.removePublished(ctx, this.issuer)
+}
+
+// removePublished removes the CRLs and distribution points of an issuer.
+func (tx *writeTx) removePublished(ctx context.Context, issuer int64) error {
 	for _, table := range []string{"crls", "crl_points", "crl_segments", "crl_packed"} {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE issuer = ?`, this.issuer); err != nil {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE issuer = ?`, issuer); err != nil {
 			return err
 		}
 	}

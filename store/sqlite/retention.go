@@ -70,8 +70,7 @@ func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, e
 			return err
 		}
 		before := engine.Millis(rules.Earlier(s.Before, newest))
-		oldest, err := tx.expireCertificates(ctx, s, before, &gone)
-		if err != nil {
+		if err := tx.expireCertificates(ctx, s, before, &gone); err != nil {
 			return err
 		}
 		if err := tx.expireTokens(ctx, s.Limit, before, &gone); err != nil {
@@ -80,7 +79,7 @@ func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, e
 		if gone.Certificates+gone.Tokens == 0 {
 			return nil
 		}
-		return tx.append(ctx, rules.ExpiredEntry(s.At, oldest, gone))
+		return tx.append(ctx, rules.ExpiredEntry(s, engine.FromMillis(before), gone))
 	})
 	if err != nil {
 		return retention.Expired{}, err
@@ -88,29 +87,29 @@ func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, e
 	return gone, nil
 }
 
-// expireCertificates looks at the next certificates that ended before a time, and takes those away that may leave. It
-// returns the end of the first of them.
-func (tx *writeTx) expireCertificates(ctx context.Context, s retention.Step, before int64, gone *retention.Expired) (oldest time.Time, err error) {
+// expireCertificates looks at the next certificates that ended before a time, and removes those that may leave.
+func (tx *writeTx) expireCertificates(ctx context.Context, s retention.Step, before int64, gone *retention.Expired) error {
 	last, looked, err := tx.endOfStep(ctx, s, before)
 	if err != nil || looked == 0 {
-		return oldest, err
+		return err
 	}
 	gone.Next, gone.More = last, looked == s.Limit
+	return tx.removeCertificates(ctx, s.After, last, gone)
+}
+
+// removeCertificates removes the certificates after one place and not after another that may leave, with their keys.
+func (tx *writeTx) removeCertificates(ctx context.Context, after, last retention.Place, gone *retention.Expired) error {
 	var keys []int64
-	rows := engine.Query(ctx, tx, deleteExpired, engine.Millis(s.After.NotAfter), s.After.Row, engine.Millis(last.NotAfter), last.Row)
-	err = rows.Each(func(rows *sql.Rows) error {
-		var notAfter int64
+	rows := engine.Query(ctx, tx, deleteExpired, engine.Millis(after.NotAfter), after.Row, engine.Millis(last.NotAfter), last.Row)
+	err := rows.Each(func(rows *sql.Rows) error {
 		var key, successor sql.NullInt64
-		if err := rows.Scan(&notAfter, &key, &successor); err != nil {
+		if err := rows.Scan(&key, &successor); err != nil {
 			return err
 		}
 		for _, k := range []sql.NullInt64{key, successor} {
 			if k.Valid {
 				keys = append(keys, k.Int64)
 			}
-		}
-		if at := engine.FromMillis(notAfter); gone.Certificates == 0 || at.Before(oldest) {
-			oldest = at
 		}
 		gone.Certificates++
 		return nil
@@ -121,7 +120,7 @@ func (tx *writeTx) expireCertificates(ctx context.Context, s retention.Step, bef
 			gone.Keys++
 		}
 	}
-	return oldest, err
+	return err
 }
 
 // What is expired by time and place, and may leave.
@@ -130,7 +129,7 @@ const (
 	deleteExpired = `
 		DELETE FROM certificates WHERE (not_after, id) > (?, ?) AND (not_after, id) <= (?, ?)
 		  AND (state = 1 OR ` + issuerRemoved + ` OR (` + listedFull + ` AND (` + listedPart + ` OR NOT ` + hasPart + `)))
-		RETURNING not_after, key, successor`
+		RETURNING key, successor`
 	// Whether no CRL of its issuer will follow.
 	issuerRemoved = `EXISTS (SELECT 1 FROM ca_certificates a WHERE a.issuer = certificates.issuer AND a.state = 3)`
 	// Whether the full CRL from after its end is out, that of its partition, and whether there is one of its partition.
@@ -140,7 +139,7 @@ const (
 		SELECT 1 FROM crls l WHERE l.issuer = certificates.issuer AND l.crl_partition = certificates.crl_partition AND l.delta = 0 AND l.this_update > not_after)`
 	hasPart = `EXISTS (SELECT 1 FROM crl_points p WHERE p.issuer = certificates.issuer AND p.crl_partition = certificates.crl_partition)`
 
-	deleteTokens = `DELETE FROM tokens WHERE id IN (SELECT id FROM tokens WHERE expires_at < ? ORDER BY expires_at LIMIT ?)`
+	deleteTokens = `DELETE FROM tokens WHERE id IN (SELECT id FROM tokens WHERE expires_at < ? ORDER BY expires_at, id LIMIT ?)`
 )
 
 // endOfStep finds the place at which a step ends, and how many certificates it is about.

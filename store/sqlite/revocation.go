@@ -56,17 +56,17 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Change) (r
 	if err := tx.setStatus(ctx, &c, change.Status, invalidSince, o); err != nil {
 		return none, err
 	}
-	var out revocation.ChangeResult
+	var out rules.Applied
+	out.Add(change, invalidSince)
 	if rules.CompromisesKeys(o) && c.key.Valid { // a renewal may have kept the key
-		if out, err = tx.revokeKey(ctx, c, o); err != nil {
+		if err := tx.revokeKey(ctx, c, o, &out); err != nil {
 			return none, err
 		}
 	}
-	out.Changed = append([]pki.StatusChange{change}, out.Changed...)
 	if err := tx.append(ctx, rules.CertificateEntry(o, c.Identity, out)); err != nil {
 		return none, err
 	}
-	return out, tx.distrust(ctx, c.Identity, o)
+	return out.ChangeResult, tx.distrust(ctx, c.Identity, o)
 }
 
 // checkHold refuses to hold or release a certificate beside what is done to all of its identity's.
@@ -82,22 +82,21 @@ func (tx *writeTx) checkHold(ctx context.Context, c subject, o revocation.Change
 }
 
 // revokeKey carries a compromise to the other certificates of a certificate's key.
-func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Change) (revocation.ChangeResult, error) {
-	none := revocation.ChangeResult{}
+func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Change, out *rules.Applied) error {
 	key := storedKey{id: c.key}
 	if err := tx.QueryRowContext(ctx, `SELECT rest FROM keys WHERE id = ?`, c.key.Int64).Scan(&key.rest); err != nil {
-		return none, err
+		return err
 	}
 	hash, err := key.hash()
 	if err != nil {
-		return none, err
+		return err
 	}
 	s, err := newSet(ctx, tx, rules.BulkOf(o, pki.Selection{Key: hash}))
 	if err != nil {
-		return none, err
+		return err
 	}
-	out, _, err := tx.carryOut(ctx, &s, o, func() ([]subject, error) { return readKeySubjects(ctx, tx, c.key.Int64, c.id, s.reach) })
-	return out, err
+	_, err = tx.carryOut(ctx, &s, o, out, func() ([]subject, error) { return readKeySubjects(ctx, tx, c.key.Int64, c.id, s.reach) })
+	return err
 }
 
 // orderKey revokes what a compromised key has, and marks it where it has nothing that is alive, too.
@@ -111,9 +110,10 @@ func (tx *writeTx) orderKey(ctx context.Context, o revocation.Change) (revocatio
 	if err != nil {
 		return none, err
 	}
-	out, changes, err := tx.carryOut(ctx, &s, o, func() ([]subject, error) { return readKeySubjects(ctx, tx, keyID(o.Key), 0, s.reach) })
+	var out rules.Applied
+	changes, err := tx.carryOut(ctx, &s, o, &out, func() ([]subject, error) { return readKeySubjects(ctx, tx, keyID(o.Key), 0, s.reach) })
 	if err != nil || !changes && key.compromised {
-		return out, err // carried out before
+		return out.ChangeResult, err // carried out before
 	}
 	if err := tx.markKey(ctx, keyID(o.Key), o.At); err != nil {
 		return none, err
@@ -121,7 +121,7 @@ func (tx *writeTx) orderKey(ctx context.Context, o revocation.Change) (revocatio
 	if err := tx.append(ctx, rules.KeyEntry(o, key.identity, out)); err != nil {
 		return none, err
 	}
-	return out, tx.distrust(ctx, key.identity, o)
+	return out.ChangeResult, tx.distrust(ctx, key.identity, o)
 }
 
 func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
@@ -134,65 +134,71 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Change) (revo
 	if err != nil {
 		return none, err
 	}
-	out, changes, err := tx.carryOut(ctx, &s, o, func() ([]subject, error) { return readSubjects(ctx, tx, o.Identity, s.reach) })
+	var out rules.Applied
+	changes, err := tx.carryOut(ctx, &s, o, &out, func() ([]subject, error) { return readSubjects(ctx, tx, o.Identity, s.reach) })
 	if err != nil || !move.Changed && !changes {
-		return out, err // carried out before
+		return out.ChangeResult, err // carried out before
 	}
 	if err := tx.append(ctx, rules.IdentityEntry(o, move.Action, out)); err != nil {
 		return none, err
 	}
-	return out, tx.distrust(ctx, o.Identity, o)
+	return out.ChangeResult, tx.distrust(ctx, o.Identity, o)
 }
 
 // carryOut changes the certificates that an order reaches: few of them now, and more as a set, whose records follow. It reports
 // whether any changes. An order that changes none leaves no set: if it was given before and its records are to follow, the
 // outcome has the set of that time.
-func (tx *writeTx) carryOut(ctx context.Context, s *setRow, o revocation.Change, few func() ([]subject, error)) (out revocation.ChangeResult, changes bool, err error) {
+func (tx *writeTx) carryOut(
+	ctx context.Context, s *setRow, o revocation.Change, out *rules.Applied, few func() ([]subject, error),
+) (changes bool, err error) {
 	many, err := s.isMany(ctx, tx)
 	if err != nil {
-		return out, false, err
+		return false, err
 	}
 	if many {
 		open, err := readOpenSets(ctx, tx)
 		if err != nil {
-			return out, false, err
+			return false, err
 		}
 		if changes, err = s.changesAny(ctx, tx, open); err != nil {
-			return out, false, err
+			return false, err
 		}
 		if changes {
 			err := tx.insertSet(ctx, s)
-			return revocation.ChangeResult{BulkRevocation: s.ID}, true, err
+			created := s.recorded()
+			out.BulkRevocation, out.Created = s.ID, &created
+			return true, err
 		}
 		if out.BulkRevocation = open.repeats(s); out.BulkRevocation != 0 {
-			return out, false, nil
+			return false, nil
 		}
 	}
 	subjects, err := few()
 	if err != nil {
-		return out, false, err
+		return false, err
 	}
-	out.Changed, out.Unchanged, err = tx.changeSubjects(ctx, subjects, o)
-	return out, len(out.Changed) > 0, err
+	before := len(out.Changed)
+	err = tx.changeSubjects(ctx, subjects, o, out)
+	return len(out.Changed) > before, err
 }
 
-// changeSubjects gives certificates their next status, and returns what has changed and what has not: that stands as it is,
-// or was revoked before, for a reason of its own.
-func (tx *writeTx) changeSubjects(ctx context.Context, subjects []subject, o revocation.Change) (changes, standing []pki.StatusChange, err error) {
+// changeSubjects gives certificates their next status, and adds what has changed and what has not: that keeps its status, or
+// was revoked before, for another reason.
+func (tx *writeTx) changeSubjects(ctx context.Context, subjects []subject, o revocation.Change, out *rules.Applied) error {
 	for i := range subjects {
 		c := &subjects[i]
 		change, invalidSince, changed, err := c.ChangeMember(o)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
 		if !changed {
-			standing = append(standing, change)
+			out.Unchanged = append(out.Unchanged, change)
 			continue
 		}
 		if err := tx.setStatus(ctx, c, change.Status, invalidSince, o); err != nil {
-			return nil, nil, err
+			return err
 		}
-		changes = append(changes, change)
+		out.Add(change, invalidSince)
 	}
-	return changes, standing, nil
+	return nil
 }

@@ -29,7 +29,7 @@ func querySets(ctx context.Context, q engine.Querier, where string, args ...any)
 func readSet(ctx context.Context, q engine.Querier, id int64) (setRow, error) {
 	found, err := querySets(ctx, q, `WHERE s.id = ?`, id)
 	if err == nil && len(found) == 0 {
-		err = pki.Refuse(pki.RuleNotFound, "look for it in the log (brevet log list), where it is the fact set of revocation.ordered",
+		err = pki.Refuse(pki.RuleNotFound, "look for it in the log (brevet log list), among the facts of bulk_revocation.created",
 			"there is no order %d about a set of certificates", id)
 	}
 	if err != nil {
@@ -160,7 +160,7 @@ func (r *Revocation) CreateBulk(ctx context.Context, o revocation.BulkRequest) (
 		if err := tx.insertSet(ctx, &s); err != nil {
 			return err
 		}
-		err = tx.append(ctx, rules.BulkEntry(s.BulkRevocation))
+		err = tx.append(ctx, rules.BulkEntry(s.recorded()))
 		if err == nil {
 			err = tx.distrustAll(ctx, distrusted, s.order())
 		}
@@ -183,9 +183,6 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 		if _, err := readKey(ctx, tx, s.Key); err != nil {
 			return err
 		}
-		if err := tx.markKey(ctx, keyID(s.Key), s.At); err != nil {
-			return err
-		}
 	}
 	var open int
 	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM revocation_sets WHERE done = 0`).Scan(&open); err != nil {
@@ -193,6 +190,16 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 	}
 	if !s.Done {
 		if err := rules.CheckOpenBulk(s.BulkRequest, open); err != nil {
+			return err
+		}
+	}
+	return tx.insertRow(ctx, s)
+}
+
+// insertRow writes the row of a set, and marks the key that it selects by.
+func (tx *writeTx) insertRow(ctx context.Context, s *setRow) error {
+	if rules.MarksKey(s.BulkRequest) {
+		if err := tx.markKey(ctx, keyID(s.Key), s.At); err != nil {
 			return err
 		}
 	}
@@ -221,18 +228,18 @@ func (tx *writeTx) revokeFew(ctx context.Context, s *setRow) ([]pki.StatusChange
 	if err != nil {
 		return nil, err
 	}
-	changes, standing, err := tx.changeSubjects(ctx, few, s.order())
-	if err != nil {
+	var out rules.Applied
+	if err := tx.changeSubjects(ctx, few, s.order(), &out); err != nil {
 		return nil, err
 	}
-	if len(changes) > 0 {
-		if err := tx.append(ctx, rules.BulkStepEntry(s.BulkRevocation, s.At, few[0].Identity, changes)); err != nil {
+	s.BulkRevocation = rules.BulkTotal(s.BulkRevocation, out.Changed)
+	if len(out.Changed) > 0 {
+		if err := tx.append(ctx, rules.BulkFewEntry(s.recorded(), few[0].Identity, out)); err != nil {
 			return nil, err
 		}
 		if err := tx.distrust(ctx, few[0].Identity, s.order()); err != nil {
 			return nil, err
 		}
 	}
-	s.BulkRevocation = rules.BulkTotal(s.BulkRevocation, changes)
-	return append(changes, standing...), tx.ExecOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1, ended = ?2 WHERE id = ?3`, s.Total, s.Expired, s.ID)
+	return out.All(), tx.ExecOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1, ended = ?2 WHERE id = ?3`, s.Total, s.Expired, s.ID)
 }

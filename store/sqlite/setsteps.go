@@ -39,12 +39,18 @@ func (r *Revocation) NotifyBulk(ctx context.Context, id int64, observer pki.Stat
 	}
 	err = r.db.write(ctx, "count what is revoked", func(ctx context.Context, tx *writeTx) error {
 		// Steps may have been taken since it was read. What they did is not counted twice: total is of when it was read.
-		_, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ?, ended = ? WHERE id = ? AND total IS NULL`, s.Applied+len(ahead.rows), ahead.ended, id)
+		result, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ?, ended = ? WHERE id = ? AND total IS NULL`, s.Applied+len(ahead.rows), ahead.ended, id)
 		if err != nil {
 			return err
 		}
-		s, err = readSet(ctx, tx, id)
-		return err
+		n, err := result.RowsAffected()
+		if err != nil {
+			return err
+		}
+		if s, err = readSet(ctx, tx, id); err != nil || n == 0 {
+			return err
+		}
+		return tx.append(ctx, rules.BulkCountedEntry(s.recorded()))
 	})
 	return s.BulkRevocation, err
 }
@@ -186,15 +192,13 @@ func (tx *writeTx) followStep(ctx context.Context, s *setRow, rows []int64, isLa
 	if err != nil {
 		return nil, err
 	}
-	if len(changes) > 0 {
-		if err := tx.append(ctx, rules.BulkStepEntry(s.BulkRevocation, at, s.Identity, changes)); err != nil {
-			return nil, err
-		}
-	}
 	if len(rows) > 0 {
 		s.progress = rows[len(rows)-1]
 	}
 	s.BulkRevocation = rules.BulkStep(s.BulkRevocation, len(rows), isLast)
+	if err := tx.append(ctx, rules.BulkStepEntry(s.recorded(), at, s.Identity, changes)); err != nil {
+		return nil, err
+	}
 	var total any // as it is
 	if isLast {
 		total = s.Total

@@ -12,6 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 // settle takes items from their intent and accounts for each: a record that meets no guard is issued, and everything
@@ -44,10 +45,9 @@ func (tx *writeTx) settle(ctx context.Context, s ca.BatchCommit, verdicts ca.Res
 			continue
 		}
 		verdicts[i] = ca.Result{Refusal: refusal}
-		changes, err := tx.abandon(ctx, s.At, item)
-		if err == nil && len(changes) > 0 {
-			err = tx.append(ctx, rules.RefusedCertificateEntry(r, refusal, s.At, changes))
-		}
+		err = tx.abandon(ctx, s.At, []ca.IntentItem{item}, func(items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
+			return rules.RefusedCertificateEntry(r, refusal, s.At, items, changes)
+		})
 		if err != nil {
 			return err
 		}
@@ -56,11 +56,9 @@ func (tx *writeTx) settle(ctx context.Context, s ca.BatchCommit, verdicts ca.Res
 	if len(items) == 0 {
 		return nil
 	}
-	changes, err := tx.abandon(ctx, s.At, items...)
-	if err != nil || len(changes) == 0 {
-		return err
-	}
-	return tx.append(ctx, rules.AbandonedEntry(s.At, changes))
+	return tx.abandon(ctx, s.At, items, func(items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
+		return rules.AbandonedEntry(s.At, items, changes)
+	})
 }
 
 // takeItems takes items from a pending intent, and returns them as that has them. An intent without items leaves, and its
@@ -153,28 +151,43 @@ func (tx *writeTx) insertIssued(ctx context.Context, r *ca.Record, identity int6
 	return result.LastInsertId()
 }
 
-// abandon records items that were never delivered as revoked, and returns their statuses. If the serial number of an item
-// is on record, it belongs to another certificate, which keeps its status: the log alone records the item.
-func (tx *writeTx) abandon(ctx context.Context, at time.Time, items ...ca.IntentItem) ([]pki.StatusChange, error) {
+// abandon records items that were never delivered as revoked, with the entry of those that it recorded. If the serial number
+// of an item is on record, it belongs to another certificate, which keeps its status: the log alone records the item.
+func (tx *writeTx) abandon(
+	ctx context.Context, at time.Time, items []ca.IntentItem, entry func([]ca.IntentItem, []pki.StatusChange) translog.Entry,
+) error {
+	var recorded, duplicates []ca.IntentItem
 	var changes []pki.StatusChange
 	status := rules.Abandoned(at)
+	changed, err := tx.nextIndex(ctx)
+	if err != nil {
+		return err
+	}
 	for _, item := range items {
-		err := tx.insertAbandoned(ctx, item, status)
+		err := tx.insertAbandoned(ctx, item, status, changed)
 		if engine.IsDuplicate(err) {
-			if err := tx.append(ctx, rules.DuplicateEntry(item, at)); err != nil {
-				return nil, err
-			}
+			duplicates = append(duplicates, item)
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("record the unreleased certificate %s: %w", item.Ref.Serial, err)
+			return fmt.Errorf("record the undelivered certificate %s: %w", item.Ref.Serial, err)
 		}
-		changes = append(changes, pki.StatusChange{Ref: item.Ref, NotAfter: item.NotAfter, Status: status})
+		recorded, changes = append(recorded, item), append(changes, pki.StatusChange{Ref: item.Ref, NotAfter: item.NotAfter, Status: status})
 	}
-	return changes, nil
+	if len(changes) > 0 {
+		if err := tx.append(ctx, entry(recorded, changes)); err != nil {
+			return err
+		}
+	}
+	for _, item := range duplicates {
+		if err := tx.append(ctx, rules.DuplicateEntry(item, at)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (tx *writeTx) insertAbandoned(ctx context.Context, item ca.IntentItem, status pki.Status) error {
+func (tx *writeTx) insertAbandoned(ctx context.Context, item ca.IntentItem, status pki.Status, changed uint64) error {
 	issuer, err := tx.issuer(ctx, item.Ref.Issuer)
 	if err != nil {
 		return err
@@ -185,8 +198,8 @@ func (tx *writeTx) insertAbandoned(ctx context.Context, item ca.IntentItem, stat
 	}
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO certificates (serial, issuer, issued_at, not_after, crl_partition, state, reason, revoked_at, version, changed, digest)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, (`+nextEntry+`), ?)`,
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		item.Ref.Serial.Bytes(), issuer, engine.Millis(item.IssuedAt), engine.Millis(item.NotAfter), item.Partition,
-		status.State, status.Reason, engine.Millis(status.RevokedAt), status.Version, digest)
+		status.State, status.Reason, engine.Millis(status.RevokedAt), status.Version, int64(changed), digest) //nolint:gosec // an id
 	return err
 }

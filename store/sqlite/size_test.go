@@ -129,7 +129,7 @@ func (m *mill) write(ids []pki.SPIFFEID, predecessors []ca.Record) ([]ca.Record,
 // TestOctetsPerCertificate bounds what a renewed certificate takes on disk, indexes and log included. About 20 octets of it
 // are the time of issue and the index by it, in whose order certificates are listed and selected.
 func TestOctetsPerCertificate(t *testing.T) {
-	const fleet, renewals, most = 200, 15, 1220
+	const fleet, renewals, most = 200, 15, 1270
 	path := filepath.Join(t.TempDir(), "brevet.db")
 	m := newMill(t, path)
 	var ids []pki.SPIFFEID

@@ -98,17 +98,26 @@ func scanSubject(row engine.Scanner) (subject, error) {
 
 // setStatus gives a certificate its next status and invalidity date, and marks its key if the order says that it leaked.
 func (tx *writeTx) setStatus(ctx context.Context, c *subject, next pki.Status, invalidSince time.Time, o revocation.Change) error {
-	var revokedAt any
-	if next.State != pki.Good {
-		revokedAt = engine.Millis(next.RevokedAt)
+	index, err := tx.nextIndex(ctx)
+	if err != nil {
+		return err
 	}
-	err := tx.ExecOne(ctx, `
-		UPDATE certificates SET state = ?, reason = ?, revoked_at = ?, invalid_since = ?, version = ?, changed = (`+nextEntry+`) WHERE id = ?`,
-		next.State, next.Reason, revokedAt, engine.OptionalMillis(invalidSince), next.Version, c.id)
+	err = tx.writeStatus(ctx, c.id, next, engine.OptionalMillis(invalidSince), index)
 	if err != nil || !c.key.Valid || !rules.CompromisesKeys(o) {
 		return err
 	}
 	return tx.markKey(ctx, c.key.Int64, o.At)
+}
+
+// writeStatus writes the status and the invalidity date of a certificate, NULL for none, as of a log entry.
+func (tx *writeTx) writeStatus(ctx context.Context, id int64, s pki.Status, invalidSince any, index uint64) error {
+	var revokedAt any
+	if s.State != pki.Good {
+		revokedAt = engine.Millis(s.RevokedAt)
+	}
+	return tx.ExecOne(ctx, `
+		UPDATE certificates SET state = ?, reason = ?, revoked_at = ?, invalid_since = ?, version = ?, changed = ? WHERE id = ?`,
+		s.State, s.Reason, revokedAt, invalidSince, s.Version, int64(index), id) //nolint:gosec // an id
 }
 
 // markKey has a key never be certified again.

@@ -67,7 +67,7 @@ func (tx *writeTx) revokeToken(ctx context.Context, v ra.TokenRevocation) (int, 
 	if usable {
 		n = 1
 	}
-	return n, tx.append(ctx, rules.TokenRevokedEntry(v, &t))
+	return n, tx.append(ctx, rules.TokenRevokedEntry(v, &t, n))
 }
 
 // revokeTokensOf revokes what an identity has made since its tokens were last revoked, and returns how many of that could

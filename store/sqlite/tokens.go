@@ -15,28 +15,34 @@ import (
 // CreateToken records a new token, bound to nothing and not spent.
 func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
 	return r.db.writeBy(ctx, "record a token", t.CreatedBy, t.CreatedAt, func(ctx context.Context, tx *writeTx) error {
-		var identity int64
-		err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, t.Identity.String()).Scan(&identity)
-		if errors.Is(err, sql.ErrNoRows) {
-			return rules.NoIdentity(t.Identity)
-		}
-		if err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, `
-			INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at, maker, made_with, era)
-			SELECT ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
-			t.ID.Bytes(), identity, int64(t.IdentityRevision), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // generations count up from 1
-			encodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
-		if engine.IsDuplicate(err) {
-			return rules.TokenExists(t.ID)
-		}
-		if err != nil {
+		if err := tx.insertToken(ctx, t); err != nil {
 			return err
 		}
 		return tx.append(ctx, rules.TokenCreatedEntry(&t))
 	})
 }
+
+func (tx *writeTx) insertToken(ctx context.Context, t ra.Token) error {
+	var identity int64
+	err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, t.Identity.String()).Scan(&identity)
+	if errors.Is(err, sql.ErrNoRows) {
+		return rules.NoIdentity(t.Identity)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `
+			INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at, maker, made_with, era)
+			SELECT ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
+		t.ID.Bytes(), identity, int64(t.IdentityRevision), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // generations count up from 1
+		encodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
+	if engine.IsDuplicate(err) {
+		return rules.TokenExists(t.ID)
+	}
+	return err
+}
+
+const bindToken = `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL`
 
 // Token returns the record of a token.
 func (r *RA) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {
@@ -62,9 +68,7 @@ func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestI
 		if t, bound, err = rules.BindToken(t, request, key); err != nil || !bound {
 			return err
 		}
-		err = tx.ExecOne(ctx, `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL`,
-			request.Bytes(), key.Bytes(), id.Bytes())
-		if err != nil {
+		if err := tx.ExecOne(ctx, bindToken, request.Bytes(), key.Bytes(), id.Bytes()); err != nil {
 			return err
 		}
 		return tx.append(ctx, rules.TokenBoundEntry(&t, at))

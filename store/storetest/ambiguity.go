@@ -103,12 +103,12 @@ func lostOrder(t *testing.T, w *world, applies bool) {
 
 func lostNumber(t *testing.T, w *world, applies bool) {
 	ctx := context.Background()
-	first, err := w.CRLs.TakeNumber(ctx, issuerA)
+	first, err := w.CRLs.TakeNumber(ctx, issuerA, w.now)
 	must(t, err)
 	w.LoseCommit(applies)
-	_, err = w.CRLs.TakeNumber(ctx, issuerA)
+	_, err = w.CRLs.TakeNumber(ctx, issuerA, w.now)
 	mustPass(t, err)
-	next, err := w.CRLs.TakeNumber(ctx, issuerA)
+	next, err := w.CRLs.TakeNumber(ctx, issuerA, w.now)
 	must(t, err)
 	if next.Cmp(first) <= 0 {
 		t.Errorf("number %v follows %v", next, first)

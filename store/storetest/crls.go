@@ -30,7 +30,7 @@ func testCRLs(t *testing.T, open func(t *testing.T) Store) {
 
 func (w *world) number(t *testing.T, issuer pki.IssuerID) *big.Int {
 	t.Helper()
-	n, err := w.CRLs.TakeNumber(context.Background(), issuer)
+	n, err := w.CRLs.TakeNumber(context.Background(), issuer, w.now)
 	must(t, err)
 	return n
 }
@@ -44,7 +44,7 @@ func numbersAreTakenOnce(t *testing.T, w *world) {
 	var taken []*big.Int
 	take := func() {
 		for range 5 {
-			n, err := w.CRLs.TakeNumber(ctx, issuerA)
+			n, err := w.CRLs.TakeNumber(ctx, issuerA, w.now)
 			mu.Lock()
 			if err != nil {
 				t.Errorf("take a number: %v", err)
@@ -214,7 +214,7 @@ func pointsAreKept(t *testing.T, w *world) {
 	b := crl.Point{Issuer: issuerA, Partition: 1, URL: "http://old.example/crl/a/1.crl"}
 	c := crl.Point{Issuer: issuerB, Partition: 4096, URL: "http://pki.example/crl/b/4096.crl"}
 	for _, points := range [][]crl.Point{{b}, {a, c}, {c, b, a}, nil} {
-		must(t, w.CRLs.PutPoints(ctx, points))
+		must(t, w.CRLs.PutPoints(ctx, points, w.now))
 	}
 	w.reopen(t)
 	have, err := w.CRLs.Points(ctx)
@@ -265,7 +265,7 @@ func putCRL(t *testing.T, w *world) {
 	}
 	first := numbered(issuerA, w.number(t, issuerA), "first")
 	must(t, w.CRLs.PutCRLs(ctx, []crl.CRL{first}, operator, at))
-	if e := w.lastEntry(t); e.Action != translog.CRLPublished || e.Actor != operator || !e.Time.Equal(at) || e.Facts["number"] != first.Number.String() {
+	if e := w.lastEntry(t); e.Action != translog.CRLPublished || e.Actor != operator || !e.Time.Equal(at) || e.Facts()["number"] != first.Number.String() {
 		t.Errorf("log entry %+v", e)
 	}
 	huge := new(big.Int).Lsh(big.NewInt(1), 150)
@@ -298,7 +298,7 @@ func putSeveral(t *testing.T, w *world) {
 	round := []crl.CRL{full, part, delta}
 	must(t, w.CRLs.PutCRLs(ctx, round, operator, w.now))
 	entries := w.entries(t)
-	if e := entries[len(entries)-1]; e.Facts["partition"] != "65535" || e.Facts["base"] != n.String() || e.Facts["number"] != n.String() {
+	if e := entries[len(entries)-1]; e.Facts()["partition"] != "65535" || e.Facts()["base"] != n.String() || e.Facts()["number"] != n.String() {
 		t.Errorf("log entry %+v", e)
 	}
 	w.mustPublish(t, round...)

@@ -57,7 +57,7 @@ func (w *world) changes(t *testing.T, do func(context.Context, pki.IssuerID, tim
 	t.Helper()
 	must(t, do(context.Background(), id, w.now, operator))
 	e, logged := w.lastEntry(t), len(w.entries(t))
-	if e.Action != action || e.Actor != operator || e.Facts["issuer"] != id.String() {
+	if e.Action != action || e.Actor != operator || e.Facts()["issuer"] != id.String() {
 		t.Errorf("log entry %+v", e)
 	}
 	must(t, do(context.Background(), id, w.now.Add(time.Second), operator))
@@ -106,7 +106,7 @@ func removeGeneration(t *testing.T, w *world) {
 	w.refuses(t, w.Installations.Remove, first, pki.RuleCAInUse) // a certificate of it has not expired
 
 	points := []crl.Point{{Issuer: first, Partition: 1, URL: "http://pki.example/1"}, {Issuer: other.Ref.Issuer, Partition: 1, URL: "http://pki.example/2"}}
-	must(t, w.CRLs.PutPoints(ctx, points))
+	must(t, w.CRLs.PutPoints(ctx, points, w.now))
 	must(t, w.CRLs.Compact(ctx, first))
 	w.age(t, 3*time.Hour)
 	delegate := ra.Identity{ID: w.newIdentity(t).ID, Kind: pki.VA, Profile: "ocsp", State: pki.Registered, CreatedAt: w.now}

@@ -150,7 +150,7 @@ func refusalCostsBatchNothing(t *testing.T, w *world) {
 		t.Errorf("the refused certificate: %+v", c)
 	}
 	for _, e := range w.entries(t) {
-		if e.Action == translog.CertificateAbandoned && e.Facts["rule"] == string(pki.RuleIdentityStale) && e.Identity == id.ID && e.Actor == bad.Actor {
+		if e.Action == translog.CertificateAbandoned && e.Facts()["rule"] == string(pki.RuleIdentityStale) && e.Identity == id.ID && e.Actor == bad.Actor {
 			return
 		}
 	}
@@ -326,7 +326,11 @@ func logSaysIssue(t *testing.T, w *world) {
 		Changes: []pki.StatusChange{{
 			Ref: r.Ref, NotAfter: r.NotAfter, Status: pki.Status{State: pki.Good, Version: 1}, Fingerprint: fingerprint[:],
 		}},
-		Facts: map[string]string{"profile": "device", "request": r.RequestID.String(), "predecessor": predecessor.Ref.Serial.String()},
+		RequestID: r.RequestID,
+		Event: &translog.IssuedCertificate{
+			Profile: "device", Key: r.KeyHash, NotBefore: r.NotBefore, IssueTime: r.IssuedAt, Partition: r.Partition,
+			Predecessor: predecessor.Ref.Serial,
+		},
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -45,6 +46,28 @@ func (w *world) verifyChain(t rapid.TB) translog.Head {
 	return head
 }
 
+// mustRebuild replays the log into an empty store, which must then have the same records.
+func (w *world) mustRebuild(t *testing.T) {
+	t.Helper()
+	if w.Rebuild == nil || t.Failed() || t.Skipped() {
+		return
+	}
+	w.sequence(t)
+	var log []translog.Sequenced
+	for {
+		page, err := w.Log.Entries(context.Background(), uint64(len(log))+1, 100)
+		must(t, err)
+		if len(page) == 0 {
+			break
+		}
+		log = append(log, page...)
+	}
+	original, rebuilt := w.Rebuild(t, log)
+	if diff := cmp.Diff(original, rebuilt); diff != "" {
+		t.Errorf("the records that the log makes again are not those of the store (- store, + log):\n%s", diff)
+	}
+}
+
 func (w *world) note(t rapid.TB, detail string) {
 	t.Helper()
 	must(t, w.Audit.Refused(context.Background(), operator, pki.SPIFFEID{}, pki.Refuse(pki.RuleAccess, "", "%s", detail), w.now))
@@ -81,7 +104,7 @@ func sequenceAndRead(t *testing.T, w *world) {
 	for i, s := range all {
 		e, err := translog.ParseEntry(s.Entry)
 		must(t, err)
-		got = append(got, e.Facts["detail"])
+		got = append(got, e.Facts()["detail"])
 		if s.Index != uint64(i)+1 {
 			t.Errorf("entry %d has the index %d", i+1, s.Index)
 		}
@@ -157,7 +180,11 @@ func refusedLeavesNoEntry(t *testing.T, w *world) {
 	before := w.verifyChainAfterAll(t)
 	if w.LoseCommit != nil {
 		w.LoseCommit(false)
-		if err := w.RA.CreateToken(ctx, ra.Token{Identity: r.Identity, CreatedBy: operator}); err == nil {
+		id := w.draw()
+		tokenID, err := pki.TokenIDFromBytes(id[:])
+		must(t, err)
+		token := ra.Token{ID: tokenID, Identity: r.Identity, ExpiresAt: w.now, CreatedBy: operator, CreatedAt: w.now}
+		if err := w.RA.CreateToken(ctx, token); err == nil {
 			t.Error("a commit that did not apply succeeded")
 		}
 	}

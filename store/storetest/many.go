@@ -90,7 +90,7 @@ func retireMany(t *testing.T, w *world) {
 	}
 	w.mustStand(t, id, pki.Retired, 3)
 	mustRefuse(t, w.settle(t, intent, late)[0], pki.RuleIdentityState)
-	if e := w.entries(t); e[len(e)-2].Action != translog.IdentityRetired || e[len(e)-2].Facts["set"] != "1" {
+	if e := w.entries(t); e[len(e)-2].Action != translog.IdentityRetired || e[len(e)-2].Facts()["bulk_revocation"] != "1" {
 		t.Errorf("log entries %+v", e[len(e)-2:])
 	}
 	revoked := pki.Status{State: pki.Revoked, Reason: pki.CessationOfOperation, RevokedAt: w.now, Version: 2}

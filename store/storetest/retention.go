@@ -92,7 +92,7 @@ func revokedUntilAllCRLs(t *testing.T, w *world) {
 	r := w.issued(t) // in partition 7
 	must(t, w.CRLs.PutPoints(context.Background(), []crl.Point{
 		{Issuer: issuerA, Partition: 7, URL: "http://pki.example/7.crl"}, {Issuer: issuerA, Partition: 8, URL: "http://pki.example/8.crl"},
-	}))
+	}, w.now))
 	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: r.Ref})
 	w.publishIn(t, 7, false) // before its end
 	w.pass(t, 2*time.Hour)
@@ -122,9 +122,9 @@ func endedLeaves(t *testing.T, w *world) {
 	entry := w.lastEntry(t)
 	want := map[string]string{
 		"certificates": "1", "tokens": "0", "keys": "1",
-		"not_after_from": first.NotAfter.Format(time.RFC3339), "not_after_to": first.NotAfter.Format(time.RFC3339),
+		"not_after_to": first.NotAfter.Format(time.RFC3339),
 	}
-	if entry.Action != translog.RecordsExpired || !entry.Time.Equal(w.now) || entry.Outcome != translog.Done || !maps.Equal(entry.Facts, want) {
+	if entry.Action != translog.RecordsExpired || !entry.Time.Equal(w.now) || entry.Outcome != translog.Done || !maps.Equal(entry.Facts(), want) {
 		t.Errorf("log entry %+v", entry)
 	}
 	mustEqual(t, "what leaves twice", w.sweep(t, first.NotAfter.Add(time.Second), 10), retention.Expired{})
@@ -190,7 +190,7 @@ func mixedLifetimes(t *testing.T, w *world) {
 	var steps, counted int
 	for _, entry := range w.entries(t) {
 		if entry.Action == translog.RecordsExpired {
-			n, err := strconv.Atoi(entry.Facts["certificates"])
+			n, err := strconv.Atoi(entry.Facts()["certificates"])
 			must(t, err)
 			steps, counted = steps+1, counted+n
 		}

@@ -153,9 +153,10 @@ func fewAtOnce(t *testing.T, w *world) {
 	if len(entries) != 2 || entries[0].Action != translog.BulkRevocationCreated || len(entries[1].Changes) != 3 || entries[1].Identity != o.Identity {
 		t.Errorf("log entries %+v", entries)
 	}
-	mustEqual(t, "the facts of the order", entries[0].Facts, map[string]string{
-		"set": "1", "label": "batch=7", "reason": "superseded", "comment": "stolen",
-	})
+	mustEqual(t, "the event of the bulk revocation", entries[0].Event, translog.Event(&translog.BulkRevocation{
+		ID: 1, Action: translog.BulkRevoke, Reason: pki.Superseded, Comment: "stolen", Mark: 3, AtOnce: true,
+		Selection: pki.Selection{Identity: o.Identity, Label: pki.Label{Name: "batch", Value: "7"}},
+	}))
 }
 
 // keepsSelection reads back what orders select by.
@@ -325,7 +326,7 @@ func lostFollowing(t *testing.T, w *world, applies bool) {
 	w.mustAll(t, records, pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now, Version: 2})
 	changes := 0
 	for _, e := range w.entries(t) {
-		if e.Facts["set"] != "" {
+		if e.Facts()["bulk_revocation"] != "" {
 			changes += len(e.Changes)
 		}
 	}

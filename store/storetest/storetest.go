@@ -37,6 +37,9 @@ type Store struct {
 	Reopen func(t *testing.T) Store
 	// Second opens another handle on the store, as a second process would, or is nil if the engine allows one handle.
 	Second func(t *testing.T) Store
+	// Rebuild replays a whole log into a new store of the engine. It returns all rows of both as text, by table: those of
+	// the receiver and those of the new store. It leaves out what the log does not hold.
+	Rebuild func(t *testing.T, log []translog.Sequenced) (original, rebuilt map[string][]string)
 	// LoseCommit makes the next commit of a change answer with a Temporary error: after it has applied, or instead.
 	LoseCommit func(applies bool)
 }
@@ -65,7 +68,7 @@ var registration = suite{
 var rest = suite{
 	"ambiguity": testAmbiguity, "installations": testInstallations, "generations": testGenerations, "crls": testCRLs,
 	"feed": testFeed, "replay": testReplay, "callers": testCallers, "retention": testRetention, "sets": testSets,
-	"orders about many": testMany, "sets beside all else": testSetModel,
+	"orders about many": testMany, "sets beside all else": testSetModel, "rebuilding": testRebuild,
 }
 
 // Run runs the suite. Each call of open returns a new, empty store, which the test's end closes.
@@ -90,6 +93,10 @@ func (s suite) run(t *testing.T, open func(t *testing.T) Store) {
 func each(t *testing.T, open func(t *testing.T) Store, tests map[string]func(t *testing.T, w *world)) {
 	t.Helper()
 	for name, test := range tests {
-		t.Run(name, func(t *testing.T) { test(t, newWorld(t, open(t))) })
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, open(t))
+			test(t, w)
+			w.mustRebuild(t)
+		})
 	}
 }

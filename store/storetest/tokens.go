@@ -20,7 +20,7 @@ func createToken(t *testing.T, w *world) {
 	id := w.identity(t).ID
 	token := w.token(t, id)
 	e := w.lastEntry(t)
-	if e.Action != translog.TokenCreated || e.Identity != id || e.Actor != operator || !e.Time.Equal(token.CreatedAt) || e.Facts["token"] != token.ID.String() {
+	if e.Action != translog.TokenCreated || e.Identity != id || e.Actor != operator || !e.Time.Equal(token.CreatedAt) || e.Facts()["token"] != token.ID.String() {
 		t.Errorf("log entry %+v", e)
 	}
 	again := token
@@ -83,7 +83,7 @@ func refusedIsLogged(t *testing.T, w *world) {
 	must(t, w.Audit.Refused(ctx, pki.ActorIdentity(id), id, why, w.now))
 	mustEqual(t, "the log entry", w.lastEntry(t), translog.Entry{
 		Time: w.now, Actor: pki.ActorIdentity(id), Action: translog.RequestRefused, Outcome: translog.Refused, Identity: id,
-		Facts: map[string]string{"rule": "renewal.key_conflict", "detail": "renewed before"},
+		Event: &translog.Refusal{Rule: pki.RuleRenewalKeyConflict, Detail: "renewed before"},
 	})
 	unknown := w.newIdentity(t).ID // a caller may name one that does not exist
 	must(t, w.Audit.Refused(ctx, pki.Actor{}, unknown, why, w.now))

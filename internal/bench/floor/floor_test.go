@@ -1,6 +1,7 @@
 package floor
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/hex"
@@ -39,7 +40,7 @@ func TestFloorImportsNothingOfBrevet(t *testing.T) {
 
 // The floor's schema has the statements of the store's schema.
 func TestSchemaMatchesTheStore(t *testing.T) {
-	text, err := os.ReadFile("../../../store/sqlite/migrations/00010_initial.sql")
+	text, err := os.ReadFile("../../../store/sqlite/migrations/00011_initial.sql")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,18 +88,27 @@ func TestEntrySizeMatchesTheStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	issuer := pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Issuing CA")})
+	request, err := pki.RequestIDFromBytes(bytes.Repeat([]byte{1}, 16))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
 	b, err := translog.Entry{
-		Time: time.Now(), Actor: pki.ActorIdentity(id), Action: translog.CertificateIssued, Outcome: translog.Done, Identity: id,
+		Time: now, Actor: pki.ActorIdentity(id), Action: translog.CertificateIssued, Outcome: translog.Done, Identity: id,
 		Changes: []pki.StatusChange{{
-			Ref: pki.CertRef{Issuer: issuer, Serial: serial}, NotAfter: time.Now(), Status: pki.Status{State: pki.Good, Version: 1}, Fingerprint: make([]byte, 32),
+			Ref: pki.CertRef{Issuer: issuer, Serial: serial}, NotAfter: now, Status: pki.Status{State: pki.Good, Version: 1}, Fingerprint: make([]byte, 32),
 		}},
-		Facts: map[string]string{"predecessor": serial.String(), "profile": "device", "request": strings.Repeat("01", 16)},
+		RequestID: request,
+		Event: &translog.IssuedCertificate{
+			Profile: "device", Key: pki.HashSPKI(nil), NotBefore: now.Add(-5 * time.Minute), IssueTime: now.Add(-5 * time.Millisecond),
+			Partition: 1, Predecessor: serial,
+		},
 	}.Marshal()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(b) != entrySize {
-		t.Errorf("an entry about a renewal has %d octets, and the floor's %d", len(b), entrySize)
+		t.Errorf("an entry about a renewal has %d bytes, and the floor's %d", len(b), entrySize)
 	}
 }
 

@@ -22,7 +22,7 @@ var schema string
 // itemSize is the size of a certificate in an intent: issuer, serial number, times, partition, and digest with its
 // length.
 const (
-	entrySize = 186
+	entrySize = 230
 	itemSize  = 1 + 20 + 6 + 6 + 1 + 1 + 32
 )
 

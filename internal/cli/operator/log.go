@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/brevet-pki/brevet/internal/cli/client"
 	"github.com/brevet-pki/brevet/internal/cli/output"
@@ -32,41 +34,83 @@ func NewLog() *cobra.Command {
 }
 
 func newLogList() *cobra.Command {
-	req := &brevetv1.ListEntriesRequest{}
+	var epoch string
+	req := &brevetv1.ListEntriesRequest{Start: &brevetv1.LogPosition{}}
 	cmd := &cobra.Command{
 		Use: "list", Short: "List who did what, the oldest first", Args: cobra.NoArgs,
+		Long: "list prints the entries of the log. With --follow it goes on with new entries as they come, until it is interrupted; if\n" +
+			"the connection or the server ends meanwhile, it connects again. An index means an entry of the log with one epoch, which\n" +
+			"\"brevet log verify\" prints: with --epoch, a log that has another one since a restore is refused.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if req.Start.Epoch, err = hex.DecodeString(epoch); err != nil {
+				return fmt.Errorf("--epoch: %w: write it in hexadecimal, as brevet log verify prints it", err)
+			}
 			p, err := output.New(cmd, "INDEX", "TIME", "WHO", "WHAT", "OUTCOME", "IDENTITY", "SERIALS", "FACTS")
 			if err != nil {
 				return err
 			}
-			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				stream, err := brevetv1.NewLogServiceClient(conn).ListEntries(ctx, req)
-				if err != nil {
-					return err
-				}
-				err = eachOf(stream.Recv, func(e *brevetv1.ListEntriesResponse) error { return printEntry(p, e) })
-				return errors.Join(err, p.Close())
+			err = client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				return listEntries(ctx, brevetv1.NewLogServiceClient(conn), req, func(e *brevetv1.ListEntriesResponse) error { return printEntry(p, e) })
 			})
+			return errors.Join(err, p.Close())
 		},
 	}
 	output.Flag(cmd)
-	cmd.Flags().Int64Var(&req.StartIndex, "from", 1, "first index")
+	cmd.Flags().Int64Var(&req.Start.Index, "from", 1, "first index")
+	cmd.Flags().StringVar(&epoch, "epoch", "", "epoch of the log that the index belongs to, in hexadecimal (default any)")
 	cmd.Flags().Int64Var(&req.Limit, "limit", 0, "how many at most (default all)")
+	cmd.Flags().BoolVarP(&req.Follow, "follow", "f", false, "wait for new entries")
 	return cmd
 }
 
+// followPause is how long a command that follows the log waits before it connects again.
+const followPause = time.Second
+
+// listEntries visits entries. If it follows and the server is unavailable, it goes on after the last entry that it got.
+func listEntries(
+	ctx context.Context, c brevetv1.LogServiceClient, req *brevetv1.ListEntriesRequest, visit func(*brevetv1.ListEntriesResponse) error,
+) error {
+	followed := false
+	for {
+		stream, err := c.ListEntries(ctx, req)
+		if err != nil {
+			return err
+		}
+		err = eachOf(stream.Recv, func(e *brevetv1.ListEntriesResponse) error {
+			if err := visit(e); err != nil {
+				return err
+			}
+			followed = true
+			req.Start = &brevetv1.LogPosition{Epoch: e.GetPosition().GetEpoch(), Index: e.GetPosition().GetIndex() + 1}
+			if req.GetLimit() > 0 {
+				req.Limit--
+			}
+			return nil
+		})
+		if !req.GetFollow() || !followed || status.Code(err) != codes.Unavailable {
+			return err
+		}
+		select {
+		case <-time.After(followPause):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
 func printEntry(p *output.Printer, r *brevetv1.ListEntriesResponse) error {
-	e, err := translog.ParseEntry(r.GetEntry())
+	e, err := translog.EntryOf(r.GetEntry())
 	if err != nil {
-		return fmt.Errorf("entry %d: %w", r.GetIndex(), err)
+		return fmt.Errorf("entry %d: %w", r.GetPosition().GetIndex(), err)
 	}
 	if p.JSON {
-		return printEntryJSON(p, r.GetIndex(), e)
+		return printEntryJSON(p, r.GetPosition(), e)
 	}
+	all := e.Facts()
 	var facts, serials []string
-	for _, k := range slices.Sorted(maps.Keys(e.Facts)) {
-		facts = append(facts, output.Pair(k, e.Facts[k]))
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		facts = append(facts, output.Pair(k, all[k]))
 	}
 	for _, c := range e.Changes {
 		serials = append(serials, c.Ref.Serial.String())
@@ -76,7 +120,7 @@ func printEntry(p *output.Printer, r *brevetv1.ListEntriesResponse) error {
 		identity = "-"
 	}
 	return p.Row([]string{
-		strconv.FormatInt(r.GetIndex(), 10), e.Time.Format(time.RFC3339), e.Actor.String(), string(e.Action), string(e.Outcome),
+		strconv.FormatInt(r.GetPosition().GetIndex(), 10), e.Time.Format(time.RFC3339), e.Actor.String(), string(e.Action), string(e.Outcome),
 		identity, dash(serials), dash(facts),
 	})
 }
@@ -104,13 +148,12 @@ type changeJSON struct {
 	Fingerprint string    `json:"fingerprint,omitempty"`
 }
 
-// printEntryJSON adds to an entry its place in the log.
-func printEntryJSON(p *output.Printer, index int64, e translog.Entry) error {
+// printEntryJSON prints an entry with its position in the log.
+func printEntryJSON(p *output.Printer, at *brevetv1.LogPosition, e translog.Entry) error {
 	j := entryJSON{
 		Time: e.Time, Actor: e.Actor.String(), Action: e.Action, Outcome: e.Outcome, Identity: e.Identity.String(),
-		Changes: []changeJSON{}, Facts: map[string]string{},
+		Changes: []changeJSON{}, Facts: e.Facts(),
 	}
-	maps.Copy(j.Facts, e.Facts)
 	for _, c := range e.Changes {
 		change := changeJSON{
 			Issuer: c.Ref.Issuer.String(), Serial: c.Ref.Serial.String(), NotAfter: c.NotAfter, Version: c.Status.Version,
@@ -122,9 +165,10 @@ func printEntryJSON(p *output.Printer, index int64, e translog.Entry) error {
 		j.Changes = append(j.Changes, change)
 	}
 	b, err := json.Marshal(struct {
+		Epoch string    `json:"epoch"`
 		Index int64     `json:"index"`
 		Entry entryJSON `json:"entry"`
-	}{index, j})
+	}{hex.EncodeToString(at.GetEpoch()), at.GetIndex(), j})
 	if err != nil {
 		return err
 	}
@@ -156,16 +200,16 @@ func verifyArchive(out io.Writer, path string) error {
 		return err
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	head, err := translog.Read(f, func(translog.Sequenced) error { return nil })
+	head, epoch, err := translog.ReadEpoch(f, nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return printHead(out, head, path)
+	return printHead(out, head, epoch.String(), path)
 }
 
-func printHead(out io.Writer, head translog.Head, where string) error {
-	_, err := fmt.Fprintf(out, "%d entries in %s, without gap or change.\nThe last one chains to %s: keep it, and a later verification proves that nothing before it was rewritten.\n",
-		head.Size, where, head.Chain)
+func printHead(out io.Writer, head translog.Head, epoch, where string) error {
+	_, err := fmt.Fprintf(out, "%d entries in %s, without gap or change.\nThe last one chains to %s: keep it, and a later verification proves that nothing before it was rewritten.\nThe epoch of the log is %s.\n",
+		head.Size, where, head.Chain, epoch)
 	return err
 }
 
@@ -174,15 +218,17 @@ func verifyServer(ctx context.Context, out io.Writer, c brevetv1.LogServiceClien
 	if err != nil {
 		return err
 	}
-	stream, err := c.ListEntries(ctx, &brevetv1.ListEntriesRequest{StartIndex: 1, Limit: want.GetSize()})
+	stream, err := c.ListEntries(ctx, &brevetv1.ListEntriesRequest{
+		Start: &brevetv1.LogPosition{Epoch: want.GetPosition().GetEpoch(), Index: 1}, Limit: want.GetPosition().GetIndex(),
+	})
 	if err != nil {
 		return err
 	}
 	v := translog.NewVerifier(translog.Head{})
 	err = eachOf(stream.Recv, func(e *brevetv1.ListEntriesResponse) error {
-		s := translog.Sequenced{Index: uint64(e.GetIndex()), Entry: e.GetEntry()} //nolint:gosec // a wrong one is a gap
+		s := translog.Sequenced{Index: uint64(e.GetPosition().GetIndex()), Entry: e.GetEncoded()} //nolint:gosec // a wrong one is a gap
 		if len(e.GetChain()) != len(s.Chain) {
-			return fmt.Errorf("entry %d has no chain value", e.GetIndex())
+			return fmt.Errorf("entry %d has no chain value", e.GetPosition().GetIndex())
 		}
 		copy(s.Chain[:], e.GetChain())
 		return v.Add(s)
@@ -191,9 +237,9 @@ func verifyServer(ctx context.Context, out io.Writer, c brevetv1.LogServiceClien
 		return err
 	}
 	head := v.Head()
-	if int64(head.Size) != want.GetSize() || string(head.Chain[:]) != string(want.GetChain()) { //nolint:gosec // a count
+	if int64(head.Size) != want.GetPosition().GetIndex() || string(head.Chain[:]) != string(want.GetChain()) { //nolint:gosec // a count
 		return fmt.Errorf("the log and its archive differ: the log ends at %d in %s, the archive at %d in %x: keep both, and find out who changed which",
-			head.Size, head.Chain, want.GetSize(), want.GetChain())
+			head.Size, head.Chain, want.GetPosition().GetIndex(), want.GetChain())
 	}
-	return printHead(out, head, "the log and the archive")
+	return printHead(out, head, hex.EncodeToString(want.GetPosition().GetEpoch()), "the log and the archive")
 }

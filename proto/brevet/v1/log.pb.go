@@ -55,6 +55,12 @@ const (
 	Action_ACTION_CA_RETIRED Action = 20
 	// The server stopped answering for a CA.
 	Action_ACTION_CA_REMOVED Action = 21
+	// The certificates of a bulk revocation were counted.
+	Action_ACTION_BULK_REVOCATION_COUNTED Action = 22
+	// A CRL number was taken. It is never used again, even if no CRL with it is published.
+	Action_ACTION_CRL_NUMBER_TAKEN Action = 23
+	// Distribution points were recorded, before certificates name them.
+	Action_ACTION_DISTRIBUTION_POINTS_RECORDED Action = 24
 )
 
 // Enum value maps for Action.
@@ -82,30 +88,36 @@ var (
 		19: "ACTION_TOKEN_REVOKED",
 		20: "ACTION_CA_RETIRED",
 		21: "ACTION_CA_REMOVED",
+		22: "ACTION_BULK_REVOCATION_COUNTED",
+		23: "ACTION_CRL_NUMBER_TAKEN",
+		24: "ACTION_DISTRIBUTION_POINTS_RECORDED",
 	}
 	Action_value = map[string]int32{
-		"ACTION_UNSPECIFIED":             0,
-		"ACTION_CA_INSTALLED":            1,
-		"ACTION_IDENTITY_REGISTERED":     2,
-		"ACTION_IDENTITY_UPDATED":        3,
-		"ACTION_IDENTITY_SUSPENDED":      4,
-		"ACTION_IDENTITY_RESUMED":        5,
-		"ACTION_IDENTITY_RETIRED":        6,
-		"ACTION_IDENTITY_REPLACED":       7,
-		"ACTION_TOKEN_CREATED":           8,
-		"ACTION_TOKEN_BOUND":             9,
-		"ACTION_CERTIFICATE_ISSUED":      10,
-		"ACTION_CERTIFICATE_ABANDONED":   11,
-		"ACTION_CERTIFICATE_REVOKED":     12,
-		"ACTION_CERTIFICATE_HELD":        13,
-		"ACTION_CERTIFICATE_UNHELD":      14,
-		"ACTION_CRL_PUBLISHED":           15,
-		"ACTION_REQUEST_REFUSED":         16,
-		"ACTION_RECORDS_EXPIRED":         17,
-		"ACTION_BULK_REVOCATION_CREATED": 18,
-		"ACTION_TOKEN_REVOKED":           19,
-		"ACTION_CA_RETIRED":              20,
-		"ACTION_CA_REMOVED":              21,
+		"ACTION_UNSPECIFIED":                  0,
+		"ACTION_CA_INSTALLED":                 1,
+		"ACTION_IDENTITY_REGISTERED":          2,
+		"ACTION_IDENTITY_UPDATED":             3,
+		"ACTION_IDENTITY_SUSPENDED":           4,
+		"ACTION_IDENTITY_RESUMED":             5,
+		"ACTION_IDENTITY_RETIRED":             6,
+		"ACTION_IDENTITY_REPLACED":            7,
+		"ACTION_TOKEN_CREATED":                8,
+		"ACTION_TOKEN_BOUND":                  9,
+		"ACTION_CERTIFICATE_ISSUED":           10,
+		"ACTION_CERTIFICATE_ABANDONED":        11,
+		"ACTION_CERTIFICATE_REVOKED":          12,
+		"ACTION_CERTIFICATE_HELD":             13,
+		"ACTION_CERTIFICATE_UNHELD":           14,
+		"ACTION_CRL_PUBLISHED":                15,
+		"ACTION_REQUEST_REFUSED":              16,
+		"ACTION_RECORDS_EXPIRED":              17,
+		"ACTION_BULK_REVOCATION_CREATED":      18,
+		"ACTION_TOKEN_REVOKED":                19,
+		"ACTION_CA_RETIRED":                   20,
+		"ACTION_CA_REMOVED":                   21,
+		"ACTION_BULK_REVOCATION_COUNTED":      22,
+		"ACTION_CRL_NUMBER_TAKEN":             23,
+		"ACTION_DISTRIBUTION_POINTS_RECORDED": 24,
 	}
 )
 
@@ -136,19 +148,78 @@ func (Action) EnumDescriptor() ([]byte, []int) {
 	return file_brevet_v1_log_proto_rawDescGZIP(), []int{0}
 }
 
+// LogPosition is the position of an entry in the log.
+type LogPosition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Identifies the log, 16 bytes drawn at random when the log was created. A log that forks, because its store was
+	// restored and lost entries, gets another epoch: its indexes then mean other entries.
+	Epoch []byte `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The first entry has 1.
+	Index         int64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogPosition) Reset() {
+	*x = LogPosition{}
+	mi := &file_brevet_v1_log_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogPosition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogPosition) ProtoMessage() {}
+
+func (x *LogPosition) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogPosition.ProtoReflect.Descriptor instead.
+func (*LogPosition) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *LogPosition) GetEpoch() []byte {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+func (x *LogPosition) GetIndex() int64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
 type ListEntriesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The index of the first entry to return. The log begins at 1; 0 means 1.
-	StartIndex int64 `protobuf:"varint,1,opt,name=start_index,json=startIndex,proto3" json:"start_index,omitempty"`
+	// The position of the first entry to return. Unset, or with the index 0, it is the beginning of the log. If an epoch
+	// is given and the log has another one, the call is refused (log.epoch_changed).
+	Start *LogPosition `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
 	// How many entries at most; 0 for all.
-	Limit         int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Wait for new entries at the end of the log.
+	Follow        bool `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListEntriesRequest) Reset() {
 	*x = ListEntriesRequest{}
-	mi := &file_brevet_v1_log_proto_msgTypes[0]
+	mi := &file_brevet_v1_log_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -160,7 +231,7 @@ func (x *ListEntriesRequest) String() string {
 func (*ListEntriesRequest) ProtoMessage() {}
 
 func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[0]
+	mi := &file_brevet_v1_log_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -173,14 +244,14 @@ func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{0}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *ListEntriesRequest) GetStartIndex() int64 {
+func (x *ListEntriesRequest) GetStart() *LogPosition {
 	if x != nil {
-		return x.StartIndex
+		return x.Start
 	}
-	return 0
+	return nil
 }
 
 func (x *ListEntriesRequest) GetLimit() int64 {
@@ -190,20 +261,29 @@ func (x *ListEntriesRequest) GetLimit() int64 {
 	return 0
 }
 
+func (x *ListEntriesRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
 type ListEntriesResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Index int64                  `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	// A brevet.v1.LogEntry, as the bytes that the chain covers.
-	Entry []byte `protobuf:"bytes,2,opt,name=entry,proto3" json:"entry,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Position *LogPosition           `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
+	// The entry.
+	Entry *LogEntry `protobuf:"bytes,2,opt,name=entry,proto3" json:"entry,omitempty"`
+	// The same entry as the bytes that the chain covers. They decode to it.
+	Encoded []byte `protobuf:"bytes,3,opt,name=encoded,proto3" json:"encoded,omitempty"`
 	// The chain value after this entry, 32 bytes.
-	Chain         []byte `protobuf:"bytes,3,opt,name=chain,proto3" json:"chain,omitempty"`
+	Chain         []byte `protobuf:"bytes,4,opt,name=chain,proto3" json:"chain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListEntriesResponse) Reset() {
 	*x = ListEntriesResponse{}
-	mi := &file_brevet_v1_log_proto_msgTypes[1]
+	mi := &file_brevet_v1_log_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -215,7 +295,7 @@ func (x *ListEntriesResponse) String() string {
 func (*ListEntriesResponse) ProtoMessage() {}
 
 func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[1]
+	mi := &file_brevet_v1_log_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -228,19 +308,26 @@ func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{1}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{2}
 }
 
-func (x *ListEntriesResponse) GetIndex() int64 {
+func (x *ListEntriesResponse) GetPosition() *LogPosition {
 	if x != nil {
-		return x.Index
+		return x.Position
 	}
-	return 0
+	return nil
 }
 
-func (x *ListEntriesResponse) GetEntry() []byte {
+func (x *ListEntriesResponse) GetEntry() *LogEntry {
 	if x != nil {
 		return x.Entry
+	}
+	return nil
+}
+
+func (x *ListEntriesResponse) GetEncoded() []byte {
+	if x != nil {
+		return x.Encoded
 	}
 	return nil
 }
@@ -260,7 +347,7 @@ type GetHeadRequest struct {
 
 func (x *GetHeadRequest) Reset() {
 	*x = GetHeadRequest{}
-	mi := &file_brevet_v1_log_proto_msgTypes[2]
+	mi := &file_brevet_v1_log_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -272,7 +359,7 @@ func (x *GetHeadRequest) String() string {
 func (*GetHeadRequest) ProtoMessage() {}
 
 func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[2]
+	mi := &file_brevet_v1_log_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -285,12 +372,13 @@ func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadRequest.ProtoReflect.Descriptor instead.
 func (*GetHeadRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{2}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{3}
 }
 
 type GetHeadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Size  int64                  `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	// The position of the last entry. Its index is the size of the log, and 0 if the log is empty.
+	Position *LogPosition `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
 	// The chain value after the last entry, 32 bytes.
 	Chain         []byte `protobuf:"bytes,2,opt,name=chain,proto3" json:"chain,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -299,7 +387,7 @@ type GetHeadResponse struct {
 
 func (x *GetHeadResponse) Reset() {
 	*x = GetHeadResponse{}
-	mi := &file_brevet_v1_log_proto_msgTypes[3]
+	mi := &file_brevet_v1_log_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -311,7 +399,7 @@ func (x *GetHeadResponse) String() string {
 func (*GetHeadResponse) ProtoMessage() {}
 
 func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[3]
+	mi := &file_brevet_v1_log_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -324,14 +412,14 @@ func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadResponse.ProtoReflect.Descriptor instead.
 func (*GetHeadResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{3}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{4}
 }
 
-func (x *GetHeadResponse) GetSize() int64 {
+func (x *GetHeadResponse) GetPosition() *LogPosition {
 	if x != nil {
-		return x.Size
+		return x.Position
 	}
-	return 0
+	return nil
 }
 
 func (x *GetHeadResponse) GetChain() []byte {
@@ -343,9 +431,10 @@ func (x *GetHeadResponse) GetChain() []byte {
 
 // LogEntry is one change, or one refused attempt at it. The server writes it in the transaction of the change.
 //
-// The hashes of the log cover its encoding, so fields and values are only ever added. Entries are kept for ever and
-// most are alike, so a field that follows from the others is left out, and its comment says when. Times are
-// milliseconds since 1970, UTC.
+// The entries are complete: every record of the store can be made again from them, except for certificates and CRLs in
+// DER, and secrets. The hashes of the log cover their encoding, so fields and values are only ever added. Entries are
+// kept for ever and most are alike, so a field that follows from the others is left out, and its comment says when.
+// Times are milliseconds since 1970, UTC.
 type LogEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Time  int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
@@ -360,22 +449,35 @@ type LogEntry struct {
 	Identity string `protobuf:"bytes,5,opt,name=identity,proto3" json:"identity,omitempty"`
 	// The certificates whose status it changed.
 	Changes []*StatusChange `protobuf:"bytes,6,rep,name=changes,proto3" json:"changes,omitempty"`
-	// Serial number of the certificate that was renewed, 20 bytes. It stands for the fact "predecessor", in hexadecimal.
-	PredecessorSerial []byte `protobuf:"bytes,7,opt,name=predecessor_serial,json=predecessorSerial,proto3" json:"predecessor_serial,omitempty"`
-	// It stands for the fact "profile".
-	Profile string `protobuf:"bytes,8,opt,name=profile,proto3" json:"profile,omitempty"`
-	// The client's request ID, 16 bytes. It stands for the fact "request", in hexadecimal.
-	RequestId []byte `protobuf:"bytes,9,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Further facts, such as the ID of a token. A secret is never among them. The three names above appear here only with
-	// a text that their field cannot hold.
-	Facts         map[string]string `protobuf:"bytes,10,rep,name=facts,proto3" json:"facts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The request ID that the caller drew, 16 bytes. Unset if there was none.
+	RequestId []byte `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// What else was recorded. The comment of each action names its event.
+	//
+	// Types that are valid to be assigned to Event:
+	//
+	//	*LogEntry_IssuedCertificate
+	//	*LogEntry_AbandonedCertificates
+	//	*LogEntry_Refusal
+	//	*LogEntry_IdentityAttributes
+	//	*LogEntry_CreatedToken
+	//	*LogEntry_BoundToken
+	//	*LogEntry_RevokedTokens
+	//	*LogEntry_StatusOrder
+	//	*LogEntry_BulkRevocation
+	//	*LogEntry_BulkRevocationStep
+	//	*LogEntry_CaCertificate
+	//	*LogEntry_CrlNumber
+	//	*LogEntry_PublishedCrl
+	//	*LogEntry_DistributionPoints
+	//	*LogEntry_ExpiredRecords
+	Event         isLogEntry_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LogEntry) Reset() {
 	*x = LogEntry{}
-	mi := &file_brevet_v1_log_proto_msgTypes[4]
+	mi := &file_brevet_v1_log_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -387,7 +489,7 @@ func (x *LogEntry) String() string {
 func (*LogEntry) ProtoMessage() {}
 
 func (x *LogEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[4]
+	mi := &file_brevet_v1_log_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -400,7 +502,7 @@ func (x *LogEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
 func (*LogEntry) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{4}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LogEntry) GetTime() int64 {
@@ -445,20 +547,6 @@ func (x *LogEntry) GetChanges() []*StatusChange {
 	return nil
 }
 
-func (x *LogEntry) GetPredecessorSerial() []byte {
-	if x != nil {
-		return x.PredecessorSerial
-	}
-	return nil
-}
-
-func (x *LogEntry) GetProfile() string {
-	if x != nil {
-		return x.Profile
-	}
-	return ""
-}
-
 func (x *LogEntry) GetRequestId() []byte {
 	if x != nil {
 		return x.RequestId
@@ -466,11 +554,1786 @@ func (x *LogEntry) GetRequestId() []byte {
 	return nil
 }
 
-func (x *LogEntry) GetFacts() map[string]string {
+func (x *LogEntry) GetEvent() isLogEntry_Event {
 	if x != nil {
-		return x.Facts
+		return x.Event
 	}
 	return nil
+}
+
+func (x *LogEntry) GetIssuedCertificate() *IssuedCertificate {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_IssuedCertificate); ok {
+			return x.IssuedCertificate
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetAbandonedCertificates() *AbandonedCertificates {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_AbandonedCertificates); ok {
+			return x.AbandonedCertificates
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetRefusal() *LogRefusal {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_Refusal); ok {
+			return x.Refusal
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetIdentityAttributes() *IdentityAttributes {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_IdentityAttributes); ok {
+			return x.IdentityAttributes
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetCreatedToken() *CreatedToken {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_CreatedToken); ok {
+			return x.CreatedToken
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetBoundToken() *BoundToken {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_BoundToken); ok {
+			return x.BoundToken
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetRevokedTokens() *RevokedTokens {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_RevokedTokens); ok {
+			return x.RevokedTokens
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetStatusOrder() *StatusOrder {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_StatusOrder); ok {
+			return x.StatusOrder
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetBulkRevocation() *BulkRevocationRecord {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_BulkRevocation); ok {
+			return x.BulkRevocation
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetBulkRevocationStep() *BulkRevocationStep {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_BulkRevocationStep); ok {
+			return x.BulkRevocationStep
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetCaCertificate() *CACertificate {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_CaCertificate); ok {
+			return x.CaCertificate
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetCrlNumber() *CRLNumber {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_CrlNumber); ok {
+			return x.CrlNumber
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetPublishedCrl() *PublishedCRL {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_PublishedCrl); ok {
+			return x.PublishedCrl
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetDistributionPoints() *DistributionPoints {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_DistributionPoints); ok {
+			return x.DistributionPoints
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetExpiredRecords() *ExpiredRecords {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_ExpiredRecords); ok {
+			return x.ExpiredRecords
+		}
+	}
+	return nil
+}
+
+type isLogEntry_Event interface {
+	isLogEntry_Event()
+}
+
+type LogEntry_IssuedCertificate struct {
+	IssuedCertificate *IssuedCertificate `protobuf:"bytes,8,opt,name=issued_certificate,json=issuedCertificate,proto3,oneof"`
+}
+
+type LogEntry_AbandonedCertificates struct {
+	AbandonedCertificates *AbandonedCertificates `protobuf:"bytes,9,opt,name=abandoned_certificates,json=abandonedCertificates,proto3,oneof"`
+}
+
+type LogEntry_Refusal struct {
+	Refusal *LogRefusal `protobuf:"bytes,10,opt,name=refusal,proto3,oneof"`
+}
+
+type LogEntry_IdentityAttributes struct {
+	IdentityAttributes *IdentityAttributes `protobuf:"bytes,11,opt,name=identity_attributes,json=identityAttributes,proto3,oneof"`
+}
+
+type LogEntry_CreatedToken struct {
+	CreatedToken *CreatedToken `protobuf:"bytes,12,opt,name=created_token,json=createdToken,proto3,oneof"`
+}
+
+type LogEntry_BoundToken struct {
+	BoundToken *BoundToken `protobuf:"bytes,13,opt,name=bound_token,json=boundToken,proto3,oneof"`
+}
+
+type LogEntry_RevokedTokens struct {
+	RevokedTokens *RevokedTokens `protobuf:"bytes,14,opt,name=revoked_tokens,json=revokedTokens,proto3,oneof"`
+}
+
+type LogEntry_StatusOrder struct {
+	StatusOrder *StatusOrder `protobuf:"bytes,15,opt,name=status_order,json=statusOrder,proto3,oneof"`
+}
+
+type LogEntry_BulkRevocation struct {
+	BulkRevocation *BulkRevocationRecord `protobuf:"bytes,16,opt,name=bulk_revocation,json=bulkRevocation,proto3,oneof"`
+}
+
+type LogEntry_BulkRevocationStep struct {
+	BulkRevocationStep *BulkRevocationStep `protobuf:"bytes,17,opt,name=bulk_revocation_step,json=bulkRevocationStep,proto3,oneof"`
+}
+
+type LogEntry_CaCertificate struct {
+	CaCertificate *CACertificate `protobuf:"bytes,18,opt,name=ca_certificate,json=caCertificate,proto3,oneof"`
+}
+
+type LogEntry_CrlNumber struct {
+	CrlNumber *CRLNumber `protobuf:"bytes,19,opt,name=crl_number,json=crlNumber,proto3,oneof"`
+}
+
+type LogEntry_PublishedCrl struct {
+	PublishedCrl *PublishedCRL `protobuf:"bytes,20,opt,name=published_crl,json=publishedCrl,proto3,oneof"`
+}
+
+type LogEntry_DistributionPoints struct {
+	DistributionPoints *DistributionPoints `protobuf:"bytes,21,opt,name=distribution_points,json=distributionPoints,proto3,oneof"`
+}
+
+type LogEntry_ExpiredRecords struct {
+	ExpiredRecords *ExpiredRecords `protobuf:"bytes,22,opt,name=expired_records,json=expiredRecords,proto3,oneof"`
+}
+
+func (*LogEntry_IssuedCertificate) isLogEntry_Event() {}
+
+func (*LogEntry_AbandonedCertificates) isLogEntry_Event() {}
+
+func (*LogEntry_Refusal) isLogEntry_Event() {}
+
+func (*LogEntry_IdentityAttributes) isLogEntry_Event() {}
+
+func (*LogEntry_CreatedToken) isLogEntry_Event() {}
+
+func (*LogEntry_BoundToken) isLogEntry_Event() {}
+
+func (*LogEntry_RevokedTokens) isLogEntry_Event() {}
+
+func (*LogEntry_StatusOrder) isLogEntry_Event() {}
+
+func (*LogEntry_BulkRevocation) isLogEntry_Event() {}
+
+func (*LogEntry_BulkRevocationStep) isLogEntry_Event() {}
+
+func (*LogEntry_CaCertificate) isLogEntry_Event() {}
+
+func (*LogEntry_CrlNumber) isLogEntry_Event() {}
+
+func (*LogEntry_PublishedCrl) isLogEntry_Event() {}
+
+func (*LogEntry_DistributionPoints) isLogEntry_Event() {}
+
+func (*LogEntry_ExpiredRecords) isLogEntry_Event() {}
+
+// IssuedCertificate is a certificate that was issued. The first change of its entry has its status and fingerprint. If
+// there is a second change, the certificate's predecessor was revoked for it.
+type IssuedCertificate struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Profile string                 `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	// SHA-256 of the SubjectPublicKeyInfo, 32 bytes. If the predecessor had not been renewed before, it is also the
+	// predecessor's successor key.
+	KeyHash []byte `protobuf:"bytes,2,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
+	// The time of the entry less the certificate's notBefore.
+	SinceNotBefore int64 `protobuf:"zigzag64,3,opt,name=since_not_before,json=sinceNotBefore,proto3" json:"since_not_before,omitempty"`
+	// The time of the entry less the time of issue.
+	SinceIssue int64 `protobuf:"zigzag64,4,opt,name=since_issue,json=sinceIssue,proto3" json:"since_issue,omitempty"`
+	// The partition of the issuing CA's CRL.
+	CrlPartition int32 `protobuf:"varint,5,opt,name=crl_partition,json=crlPartition,proto3" json:"crl_partition,omitempty"`
+	// Serial number of the certificate that was renewed, 20 bytes.
+	PredecessorSerial []byte `protobuf:"bytes,6,opt,name=predecessor_serial,json=predecessorSerial,proto3" json:"predecessor_serial,omitempty"`
+	// The enrollment token that was spent, 32 bytes.
+	TokenId []byte `protobuf:"bytes,7,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// The identity became enrolled, in a new revision.
+	Enrolls       bool `protobuf:"varint,8,opt,name=enrolls,proto3" json:"enrolls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssuedCertificate) Reset() {
+	*x = IssuedCertificate{}
+	mi := &file_brevet_v1_log_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssuedCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssuedCertificate) ProtoMessage() {}
+
+func (x *IssuedCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssuedCertificate.ProtoReflect.Descriptor instead.
+func (*IssuedCertificate) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *IssuedCertificate) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *IssuedCertificate) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+func (x *IssuedCertificate) GetSinceNotBefore() int64 {
+	if x != nil {
+		return x.SinceNotBefore
+	}
+	return 0
+}
+
+func (x *IssuedCertificate) GetSinceIssue() int64 {
+	if x != nil {
+		return x.SinceIssue
+	}
+	return 0
+}
+
+func (x *IssuedCertificate) GetCrlPartition() int32 {
+	if x != nil {
+		return x.CrlPartition
+	}
+	return 0
+}
+
+func (x *IssuedCertificate) GetPredecessorSerial() []byte {
+	if x != nil {
+		return x.PredecessorSerial
+	}
+	return nil
+}
+
+func (x *IssuedCertificate) GetTokenId() []byte {
+	if x != nil {
+		return x.TokenId
+	}
+	return nil
+}
+
+func (x *IssuedCertificate) GetEnrolls() bool {
+	if x != nil {
+		return x.Enrolls
+	}
+	return false
+}
+
+// AbandonedCertificates has, for each change of the entry, what else is on record of it.
+type AbandonedCertificates struct {
+	state        protoimpl.MessageState  `protogen:"open.v1"`
+	Certificates []*AbandonedCertificate `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// Why the certificate was not issued, if its guard refused it.
+	Refusal *LogRefusal `protobuf:"bytes,2,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	// The issuing CA and the serial number of a certificate of which nothing was recorded, because the serial number
+	// belongs to a certificate on record.
+	DuplicateIssuerId []byte   `protobuf:"bytes,3,opt,name=duplicate_issuer_id,json=duplicateIssuerId,proto3" json:"duplicate_issuer_id,omitempty"`
+	DuplicateSerial   []byte   `protobuf:"bytes,4,opt,name=duplicate_serial,json=duplicateSerial,proto3" json:"duplicate_serial,omitempty"`
+	Part              *LogPart `protobuf:"bytes,5,opt,name=part,proto3" json:"part,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *AbandonedCertificates) Reset() {
+	*x = AbandonedCertificates{}
+	mi := &file_brevet_v1_log_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbandonedCertificates) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbandonedCertificates) ProtoMessage() {}
+
+func (x *AbandonedCertificates) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbandonedCertificates.ProtoReflect.Descriptor instead.
+func (*AbandonedCertificates) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *AbandonedCertificates) GetCertificates() []*AbandonedCertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *AbandonedCertificates) GetRefusal() *LogRefusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return nil
+}
+
+func (x *AbandonedCertificates) GetDuplicateIssuerId() []byte {
+	if x != nil {
+		return x.DuplicateIssuerId
+	}
+	return nil
+}
+
+func (x *AbandonedCertificates) GetDuplicateSerial() []byte {
+	if x != nil {
+		return x.DuplicateSerial
+	}
+	return nil
+}
+
+func (x *AbandonedCertificates) GetPart() *LogPart {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+// AbandonedCertificate is a certificate that no client received.
+type AbandonedCertificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The partition of the issuing CA's CRL.
+	CrlPartition int32 `protobuf:"varint,1,opt,name=crl_partition,json=crlPartition,proto3" json:"crl_partition,omitempty"`
+	// The digest that was to be signed. Empty if there was none yet.
+	Digest []byte `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The time of the entry less the time of issue.
+	SinceIssue    int64 `protobuf:"zigzag64,3,opt,name=since_issue,json=sinceIssue,proto3" json:"since_issue,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbandonedCertificate) Reset() {
+	*x = AbandonedCertificate{}
+	mi := &file_brevet_v1_log_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbandonedCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbandonedCertificate) ProtoMessage() {}
+
+func (x *AbandonedCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbandonedCertificate.ProtoReflect.Descriptor instead.
+func (*AbandonedCertificate) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AbandonedCertificate) GetCrlPartition() int32 {
+	if x != nil {
+		return x.CrlPartition
+	}
+	return 0
+}
+
+func (x *AbandonedCertificate) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *AbandonedCertificate) GetSinceIssue() int64 {
+	if x != nil {
+		return x.SinceIssue
+	}
+	return 0
+}
+
+// LogRefusal is why a request was refused.
+type LogRefusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rule          string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	Detail        string                 `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogRefusal) Reset() {
+	*x = LogRefusal{}
+	mi := &file_brevet_v1_log_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogRefusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogRefusal) ProtoMessage() {}
+
+func (x *LogRefusal) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogRefusal.ProtoReflect.Descriptor instead.
+func (*LogRefusal) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *LogRefusal) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *LogRefusal) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// IdentityAttributes are the attributes of an identity from this entry on.
+type IdentityAttributes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          IdentityKind           `protobuf:"varint,1,opt,name=kind,proto3,enum=brevet.v1.IdentityKind" json:"kind,omitempty"`
+	Profile       string                 `protobuf:"bytes,2,opt,name=profile,proto3" json:"profile,omitempty"`
+	Labels        map[string]string      `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Names         []*Name                `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
+	Revision      int64                  `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityAttributes) Reset() {
+	*x = IdentityAttributes{}
+	mi := &file_brevet_v1_log_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityAttributes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityAttributes) ProtoMessage() {}
+
+func (x *IdentityAttributes) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityAttributes.ProtoReflect.Descriptor instead.
+func (*IdentityAttributes) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *IdentityAttributes) GetKind() IdentityKind {
+	if x != nil {
+		return x.Kind
+	}
+	return IdentityKind_IDENTITY_KIND_UNSPECIFIED
+}
+
+func (x *IdentityAttributes) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *IdentityAttributes) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *IdentityAttributes) GetNames() []*Name {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *IdentityAttributes) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// CreatedToken is a new enrollment token. Its secret is not in the log.
+type CreatedToken struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the secret, 32 bytes.
+	TokenId []byte `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// The revision of the identity that the token is for.
+	IdentityRevision int64  `protobuf:"varint,2,opt,name=identity_revision,json=identityRevision,proto3" json:"identity_revision,omitempty"`
+	Profile          string `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"`
+	ExpireTime       int64  `protobuf:"varint,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// The token may enroll an identity that is enrolled already.
+	Replace bool `protobuf:"varint,5,opt,name=replace,proto3" json:"replace,omitempty"`
+	// The issuing CA and the serial number of the certificate that its creator called with. Unset for a part of Brevet.
+	CreatorIssuerId []byte `protobuf:"bytes,6,opt,name=creator_issuer_id,json=creatorIssuerId,proto3" json:"creator_issuer_id,omitempty"`
+	CreatorSerial   []byte `protobuf:"bytes,7,opt,name=creator_serial,json=creatorSerial,proto3" json:"creator_serial,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *CreatedToken) Reset() {
+	*x = CreatedToken{}
+	mi := &file_brevet_v1_log_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreatedToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreatedToken) ProtoMessage() {}
+
+func (x *CreatedToken) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreatedToken.ProtoReflect.Descriptor instead.
+func (*CreatedToken) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CreatedToken) GetTokenId() []byte {
+	if x != nil {
+		return x.TokenId
+	}
+	return nil
+}
+
+func (x *CreatedToken) GetIdentityRevision() int64 {
+	if x != nil {
+		return x.IdentityRevision
+	}
+	return 0
+}
+
+func (x *CreatedToken) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *CreatedToken) GetExpireTime() int64 {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return 0
+}
+
+func (x *CreatedToken) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+func (x *CreatedToken) GetCreatorIssuerId() []byte {
+	if x != nil {
+		return x.CreatorIssuerId
+	}
+	return nil
+}
+
+func (x *CreatedToken) GetCreatorSerial() []byte {
+	if x != nil {
+		return x.CreatorSerial
+	}
+	return nil
+}
+
+// BoundToken is a token that was bound to one request and key.
+type BoundToken struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	TokenId []byte                 `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// 16 bytes.
+	RequestId []byte `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
+	KeyHash       []byte `protobuf:"bytes,3,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BoundToken) Reset() {
+	*x = BoundToken{}
+	mi := &file_brevet_v1_log_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BoundToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BoundToken) ProtoMessage() {}
+
+func (x *BoundToken) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BoundToken.ProtoReflect.Descriptor instead.
+func (*BoundToken) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *BoundToken) GetTokenId() []byte {
+	if x != nil {
+		return x.TokenId
+	}
+	return nil
+}
+
+func (x *BoundToken) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
+}
+
+func (x *BoundToken) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+// RevokedTokens is one token, or all tokens that an identity had created and that were not revoked before.
+type RevokedTokens struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unset for all that the identity of the entry had created.
+	TokenId []byte `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// How many of them could have been used.
+	Usable int64 `protobuf:"varint,2,opt,name=usable,proto3" json:"usable,omitempty"`
+	// Why they were revoked, as refusals say it.
+	Cause string `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"`
+	// The caller's comment.
+	Comment       string `protobuf:"bytes,4,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokedTokens) Reset() {
+	*x = RevokedTokens{}
+	mi := &file_brevet_v1_log_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokedTokens) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokedTokens) ProtoMessage() {}
+
+func (x *RevokedTokens) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokedTokens.ProtoReflect.Descriptor instead.
+func (*RevokedTokens) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RevokedTokens) GetTokenId() []byte {
+	if x != nil {
+		return x.TokenId
+	}
+	return nil
+}
+
+func (x *RevokedTokens) GetUsable() int64 {
+	if x != nil {
+		return x.Usable
+	}
+	return 0
+}
+
+func (x *RevokedTokens) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *RevokedTokens) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+// LogPart counts the entries of a change that has too many certificates for one.
+type LogPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        int32                  `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Of            int32                  `protobuf:"varint,2,opt,name=of,proto3" json:"of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogPart) Reset() {
+	*x = LogPart{}
+	mi := &file_brevet_v1_log_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogPart) ProtoMessage() {}
+
+func (x *LogPart) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogPart.ProtoReflect.Descriptor instead.
+func (*LogPart) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *LogPart) GetNumber() int32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *LogPart) GetOf() int32 {
+	if x != nil {
+		return x.Of
+	}
+	return 0
+}
+
+// StatusOrder is a change of one certificate, of a key's certificates, or of an identity and its certificates.
+type StatusOrder struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason RevocationReason       `protobuf:"varint,1,opt,name=reason,proto3,enum=brevet.v1.RevocationReason" json:"reason,omitempty"`
+	// When the certificates are known or suspected to have become invalid. Unset if unknown.
+	InvalidityTime int64  `protobuf:"varint,2,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
+	Comment        string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	// The key that it is about, 32 bytes. It is compromised from then on.
+	KeyHash []byte `protobuf:"bytes,4,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
+	// Set if there are more certificates than one transaction changes: the bulk revocation that changes them.
+	BulkRevocation *BulkRevocationRecord `protobuf:"bytes,5,opt,name=bulk_revocation,json=bulkRevocation,proto3" json:"bulk_revocation,omitempty"`
+	// The invalidity time of each change, 0 for none. Left out if all have that of the order.
+	InvalidityTimes []int64  `protobuf:"varint,6,rep,packed,name=invalidity_times,json=invalidityTimes,proto3" json:"invalidity_times,omitempty"`
+	Part            *LogPart `protobuf:"bytes,7,opt,name=part,proto3" json:"part,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *StatusOrder) Reset() {
+	*x = StatusOrder{}
+	mi := &file_brevet_v1_log_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusOrder) ProtoMessage() {}
+
+func (x *StatusOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusOrder.ProtoReflect.Descriptor instead.
+func (*StatusOrder) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *StatusOrder) GetReason() RevocationReason {
+	if x != nil {
+		return x.Reason
+	}
+	return RevocationReason_REVOCATION_REASON_UNSPECIFIED
+}
+
+func (x *StatusOrder) GetInvalidityTime() int64 {
+	if x != nil {
+		return x.InvalidityTime
+	}
+	return 0
+}
+
+func (x *StatusOrder) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *StatusOrder) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+func (x *StatusOrder) GetBulkRevocation() *BulkRevocationRecord {
+	if x != nil {
+		return x.BulkRevocation
+	}
+	return nil
+}
+
+func (x *StatusOrder) GetInvalidityTimes() []int64 {
+	if x != nil {
+		return x.InvalidityTimes
+	}
+	return nil
+}
+
+func (x *StatusOrder) GetPart() *LogPart {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+// BulkRevocationRecord is a new bulk revocation. It concerns certificates that were recorded before this entry.
+type BulkRevocationRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The selection. Its times are those of the bulk revocation.
+	Selection      *CertificateSelection `protobuf:"bytes,2,opt,name=selection,proto3" json:"selection,omitempty"`
+	Action         BulkRevocationAction  `protobuf:"varint,3,opt,name=action,proto3,enum=brevet.v1.BulkRevocationAction" json:"action,omitempty"`
+	Reason         RevocationReason      `protobuf:"varint,4,opt,name=reason,proto3,enum=brevet.v1.RevocationReason" json:"reason,omitempty"`
+	InvalidityTime int64                 `protobuf:"varint,5,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
+	Comment        string                `protobuf:"bytes,6,opt,name=comment,proto3" json:"comment,omitempty"`
+	// The number of the newest certificate's record. The store numbers records in the order of recording: each gets the
+	// number after the highest that is in use.
+	Mark int64 `protobuf:"varint,7,opt,name=mark,proto3" json:"mark,omitempty"`
+	// It concerns no certificate that expired before this time.
+	Reach int64 `protobuf:"varint,8,opt,name=reach,proto3" json:"reach,omitempty"`
+	// Its certificates are changed by the next entry about it, in the same transaction.
+	AtOnce bool `protobuf:"varint,9,opt,name=at_once,json=atOnce,proto3" json:"at_once,omitempty"`
+	// The issuing CA of the certificate in lineage_serial.
+	LineageIssuerId []byte `protobuf:"bytes,10,opt,name=lineage_issuer_id,json=lineageIssuerId,proto3" json:"lineage_issuer_id,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *BulkRevocationRecord) Reset() {
+	*x = BulkRevocationRecord{}
+	mi := &file_brevet_v1_log_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BulkRevocationRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BulkRevocationRecord) ProtoMessage() {}
+
+func (x *BulkRevocationRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BulkRevocationRecord.ProtoReflect.Descriptor instead.
+func (*BulkRevocationRecord) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *BulkRevocationRecord) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *BulkRevocationRecord) GetSelection() *CertificateSelection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *BulkRevocationRecord) GetAction() BulkRevocationAction {
+	if x != nil {
+		return x.Action
+	}
+	return BulkRevocationAction_BULK_REVOCATION_ACTION_UNSPECIFIED
+}
+
+func (x *BulkRevocationRecord) GetReason() RevocationReason {
+	if x != nil {
+		return x.Reason
+	}
+	return RevocationReason_REVOCATION_REASON_UNSPECIFIED
+}
+
+func (x *BulkRevocationRecord) GetInvalidityTime() int64 {
+	if x != nil {
+		return x.InvalidityTime
+	}
+	return 0
+}
+
+func (x *BulkRevocationRecord) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *BulkRevocationRecord) GetMark() int64 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
+}
+
+func (x *BulkRevocationRecord) GetReach() int64 {
+	if x != nil {
+		return x.Reach
+	}
+	return 0
+}
+
+func (x *BulkRevocationRecord) GetAtOnce() bool {
+	if x != nil {
+		return x.AtOnce
+	}
+	return false
+}
+
+func (x *BulkRevocationRecord) GetLineageIssuerId() []byte {
+	if x != nil {
+		return x.LineageIssuerId
+	}
+	return nil
+}
+
+// BulkRevocationStep is how far a bulk revocation has come. The changes of its entry are those of this step.
+type BulkRevocationStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// How many certificates it changes. Unset while they are not counted.
+	Total *int64 `protobuf:"varint,2,opt,name=total,proto3,oneof" json:"total,omitempty"`
+	// How many of the total had expired when it was created.
+	Expired int64 `protobuf:"varint,3,opt,name=expired,proto3" json:"expired,omitempty"`
+	// How many records have been changed so far.
+	Applied int64 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
+	// The number of the last record that was changed, as in BulkRevocationRecord.
+	Progress int64    `protobuf:"varint,5,opt,name=progress,proto3" json:"progress,omitempty"`
+	Done     bool     `protobuf:"varint,6,opt,name=done,proto3" json:"done,omitempty"`
+	Part     *LogPart `protobuf:"bytes,7,opt,name=part,proto3" json:"part,omitempty"`
+	// The invalidity time of each change, 0 for none. Left out if all have that of the bulk revocation, or keep their own
+	// where it has none.
+	InvalidityTimes []int64 `protobuf:"varint,8,rep,packed,name=invalidity_times,json=invalidityTimes,proto3" json:"invalidity_times,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *BulkRevocationStep) Reset() {
+	*x = BulkRevocationStep{}
+	mi := &file_brevet_v1_log_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BulkRevocationStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BulkRevocationStep) ProtoMessage() {}
+
+func (x *BulkRevocationStep) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BulkRevocationStep.ProtoReflect.Descriptor instead.
+func (*BulkRevocationStep) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *BulkRevocationStep) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *BulkRevocationStep) GetTotal() int64 {
+	if x != nil && x.Total != nil {
+		return *x.Total
+	}
+	return 0
+}
+
+func (x *BulkRevocationStep) GetExpired() int64 {
+	if x != nil {
+		return x.Expired
+	}
+	return 0
+}
+
+func (x *BulkRevocationStep) GetApplied() int64 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
+}
+
+func (x *BulkRevocationStep) GetProgress() int64 {
+	if x != nil {
+		return x.Progress
+	}
+	return 0
+}
+
+func (x *BulkRevocationStep) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *BulkRevocationStep) GetPart() *LogPart {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *BulkRevocationStep) GetInvalidityTimes() []int64 {
+	if x != nil {
+		return x.InvalidityTimes
+	}
+	return nil
+}
+
+// CACertificate is the certificate of an installed CA.
+type CACertificate struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	IssuerId []byte                 `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
+	// The distinguished name, as text.
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	// SHA-256 of the certificate, 32 bytes.
+	Fingerprint []byte `protobuf:"bytes,3,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	// SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
+	KeyHash []byte `protobuf:"bytes,4,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
+	// The label of the key in the HSM. Empty if the key is elsewhere.
+	KeyLabel      string `protobuf:"bytes,5,opt,name=key_label,json=keyLabel,proto3" json:"key_label,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CACertificate) Reset() {
+	*x = CACertificate{}
+	mi := &file_brevet_v1_log_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CACertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CACertificate) ProtoMessage() {}
+
+func (x *CACertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CACertificate.ProtoReflect.Descriptor instead.
+func (*CACertificate) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CACertificate) GetIssuerId() []byte {
+	if x != nil {
+		return x.IssuerId
+	}
+	return nil
+}
+
+func (x *CACertificate) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *CACertificate) GetFingerprint() []byte {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return nil
+}
+
+func (x *CACertificate) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+func (x *CACertificate) GetKeyLabel() string {
+	if x != nil {
+		return x.KeyLabel
+	}
+	return ""
+}
+
+// CRLNumber is a CRL number that was taken, before a CRL with it was signed.
+type CRLNumber struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	IssuerId []byte                 `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
+	// Big-endian.
+	Number        []byte `protobuf:"bytes,2,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CRLNumber) Reset() {
+	*x = CRLNumber{}
+	mi := &file_brevet_v1_log_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CRLNumber) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CRLNumber) ProtoMessage() {}
+
+func (x *CRLNumber) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CRLNumber.ProtoReflect.Descriptor instead.
+func (*CRLNumber) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CRLNumber) GetIssuerId() []byte {
+	if x != nil {
+		return x.IssuerId
+	}
+	return nil
+}
+
+func (x *CRLNumber) GetNumber() []byte {
+	if x != nil {
+		return x.Number
+	}
+	return nil
+}
+
+// PublishedCRL is the newest CRL of its scope.
+type PublishedCRL struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	IssuerId []byte                 `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
+	// 0 for the CRL of all partitions.
+	CrlPartition int32 `protobuf:"varint,2,opt,name=crl_partition,json=crlPartition,proto3" json:"crl_partition,omitempty"`
+	Delta        bool  `protobuf:"varint,3,opt,name=delta,proto3" json:"delta,omitempty"`
+	// Big-endian.
+	Number     []byte `protobuf:"bytes,4,opt,name=number,proto3" json:"number,omitempty"`
+	ThisUpdate int64  `protobuf:"varint,5,opt,name=this_update,json=thisUpdate,proto3" json:"this_update,omitempty"`
+	NextUpdate int64  `protobuf:"varint,6,opt,name=next_update,json=nextUpdate,proto3" json:"next_update,omitempty"`
+	// The index of the last log entry that it covers.
+	Position int64 `protobuf:"varint,7,opt,name=position,proto3" json:"position,omitempty"`
+	// The CRL that a delta CRL is relative to, or that later deltas will be relative to. Unset if there is none.
+	BaseNumber   []byte `protobuf:"bytes,8,opt,name=base_number,json=baseNumber,proto3" json:"base_number,omitempty"`
+	BaseUpdate   int64  `protobuf:"varint,9,opt,name=base_update,json=baseUpdate,proto3" json:"base_update,omitempty"`
+	BasePosition int64  `protobuf:"varint,10,opt,name=base_position,json=basePosition,proto3" json:"base_position,omitempty"`
+	// SHA-256 of the CRL in DER, 32 bytes.
+	Digest []byte `protobuf:"bytes,11,opt,name=digest,proto3" json:"digest,omitempty"`
+	// In bytes.
+	Size    int64 `protobuf:"varint,12,opt,name=size,proto3" json:"size,omitempty"`
+	Entries int64 `protobuf:"varint,13,opt,name=entries,proto3" json:"entries,omitempty"`
+	// It was signed elsewhere and imported.
+	Imported      bool `protobuf:"varint,14,opt,name=imported,proto3" json:"imported,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishedCRL) Reset() {
+	*x = PublishedCRL{}
+	mi := &file_brevet_v1_log_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishedCRL) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishedCRL) ProtoMessage() {}
+
+func (x *PublishedCRL) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishedCRL.ProtoReflect.Descriptor instead.
+func (*PublishedCRL) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PublishedCRL) GetIssuerId() []byte {
+	if x != nil {
+		return x.IssuerId
+	}
+	return nil
+}
+
+func (x *PublishedCRL) GetCrlPartition() int32 {
+	if x != nil {
+		return x.CrlPartition
+	}
+	return 0
+}
+
+func (x *PublishedCRL) GetDelta() bool {
+	if x != nil {
+		return x.Delta
+	}
+	return false
+}
+
+func (x *PublishedCRL) GetNumber() []byte {
+	if x != nil {
+		return x.Number
+	}
+	return nil
+}
+
+func (x *PublishedCRL) GetThisUpdate() int64 {
+	if x != nil {
+		return x.ThisUpdate
+	}
+	return 0
+}
+
+func (x *PublishedCRL) GetNextUpdate() int64 {
+	if x != nil {
+		return x.NextUpdate
+	}
+	return 0
+}
+
+func (x *PublishedCRL) GetPosition() int64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *PublishedCRL) GetBaseNumber() []byte {
+	if x != nil {
+		return x.BaseNumber
+	}
+	return nil
+}
+
+func (x *PublishedCRL) GetBaseUpdate() int64 {
+	if x != nil {
+		return x.BaseUpdate
+	}
+	return 0
+}
+
+func (x *PublishedCRL) GetBasePosition() int64 {
+	if x != nil {
+		return x.BasePosition
+	}
+	return 0
+}
+
+func (x *PublishedCRL) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *PublishedCRL) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *PublishedCRL) GetEntries() int64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *PublishedCRL) GetImported() bool {
+	if x != nil {
+		return x.Imported
+	}
+	return false
+}
+
+// DistributionPoints are the distribution points that certificates name from now on, beside those of earlier entries.
+type DistributionPoints struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Points        []*DistributionPoint   `protobuf:"bytes,1,rep,name=points,proto3" json:"points,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DistributionPoints) Reset() {
+	*x = DistributionPoints{}
+	mi := &file_brevet_v1_log_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DistributionPoints) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DistributionPoints) ProtoMessage() {}
+
+func (x *DistributionPoints) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DistributionPoints.ProtoReflect.Descriptor instead.
+func (*DistributionPoints) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *DistributionPoints) GetPoints() []*DistributionPoint {
+	if x != nil {
+		return x.Points
+	}
+	return nil
+}
+
+// DistributionPoint is where the CRL of a partition is (RFC 5280 section 4.2.1.13).
+type DistributionPoint struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	IssuerId     []byte                 `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
+	CrlPartition int32                  `protobuf:"varint,2,opt,name=crl_partition,json=crlPartition,proto3" json:"crl_partition,omitempty"`
+	Url          string                 `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	// Of the delta CRL (RFC 5280 section 4.2.1.15); empty for none.
+	DeltaUrl      string `protobuf:"bytes,4,opt,name=delta_url,json=deltaUrl,proto3" json:"delta_url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DistributionPoint) Reset() {
+	*x = DistributionPoint{}
+	mi := &file_brevet_v1_log_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DistributionPoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DistributionPoint) ProtoMessage() {}
+
+func (x *DistributionPoint) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DistributionPoint.ProtoReflect.Descriptor instead.
+func (*DistributionPoint) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DistributionPoint) GetIssuerId() []byte {
+	if x != nil {
+		return x.IssuerId
+	}
+	return nil
+}
+
+func (x *DistributionPoint) GetCrlPartition() int32 {
+	if x != nil {
+		return x.CrlPartition
+	}
+	return 0
+}
+
+func (x *DistributionPoint) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *DistributionPoint) GetDeltaUrl() string {
+	if x != nil {
+		return x.DeltaUrl
+	}
+	return ""
+}
+
+// ExpiredRecords is one step of the removal of expired records. The step looked at the certificates in the order of
+// their notAfter and, where these are equal, of their record's number, and removed those that are good, and those whose
+// issuing CA was removed or has published the CRLs that are to list them (RFC 5280 section 3.3).
+type ExpiredRecords struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Certificates int64                  `protobuf:"varint,1,opt,name=certificates,proto3" json:"certificates,omitempty"`
+	Tokens       int64                  `protobuf:"varint,2,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	Keys         int64                  `protobuf:"varint,3,opt,name=keys,proto3" json:"keys,omitempty"`
+	// The step looked at what comes after this place, and not after the other one.
+	After *RecordPlace `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	Last  *RecordPlace `protobuf:"bytes,5,opt,name=last,proto3" json:"last,omitempty"`
+	// It removed tokens that expired before this time, the first ones first, up to the number above.
+	Before        int64 `protobuf:"varint,6,opt,name=before,proto3" json:"before,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpiredRecords) Reset() {
+	*x = ExpiredRecords{}
+	mi := &file_brevet_v1_log_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpiredRecords) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpiredRecords) ProtoMessage() {}
+
+func (x *ExpiredRecords) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpiredRecords.ProtoReflect.Descriptor instead.
+func (*ExpiredRecords) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ExpiredRecords) GetCertificates() int64 {
+	if x != nil {
+		return x.Certificates
+	}
+	return 0
+}
+
+func (x *ExpiredRecords) GetTokens() int64 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
+func (x *ExpiredRecords) GetKeys() int64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *ExpiredRecords) GetAfter() *RecordPlace {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *ExpiredRecords) GetLast() *RecordPlace {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
+func (x *ExpiredRecords) GetBefore() int64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+// RecordPlace is a place among the records of certificates.
+type RecordPlace struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	NotAfter int64                  `protobuf:"varint,1,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	// The number of the record, as in BulkRevocationRecord.
+	Number        int64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordPlace) Reset() {
+	*x = RecordPlace{}
+	mi := &file_brevet_v1_log_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordPlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordPlace) ProtoMessage() {}
+
+func (x *RecordPlace) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordPlace.ProtoReflect.Descriptor instead.
+func (*RecordPlace) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RecordPlace) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
+func (x *RecordPlace) GetNumber() int64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
 }
 
 // StatusChange is the new status of one certificate: all that a responder must know of it.
@@ -496,7 +2359,7 @@ type StatusChange struct {
 
 func (x *StatusChange) Reset() {
 	*x = StatusChange{}
-	mi := &file_brevet_v1_log_proto_msgTypes[5]
+	mi := &file_brevet_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +2371,7 @@ func (x *StatusChange) String() string {
 func (*StatusChange) ProtoMessage() {}
 
 func (x *StatusChange) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[5]
+	mi := &file_brevet_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +2384,7 @@ func (x *StatusChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusChange.ProtoReflect.Descriptor instead.
 func (*StatusChange) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{5}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StatusChange) GetIssuerId() []byte {
@@ -584,36 +2447,185 @@ var File_brevet_v1_log_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x13brevet/v1/log.proto\x12\tbrevet.v1\x1a\x1bbrevet/v1/certificate.proto\x1a\x15brevet/v1/types.proto\"K\n" +
-	"\x12ListEntriesRequest\x12\x1f\n" +
-	"\vstart_index\x18\x01 \x01(\x03R\n" +
-	"startIndex\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\x03R\x05limit\"W\n" +
-	"\x13ListEntriesResponse\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x03R\x05index\x12\x14\n" +
-	"\x05entry\x18\x02 \x01(\fR\x05entry\x12\x14\n" +
-	"\x05chain\x18\x03 \x01(\fR\x05chain\"\x10\n" +
-	"\x0eGetHeadRequest\";\n" +
-	"\x0fGetHeadResponse\x12\x12\n" +
-	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x14\n" +
-	"\x05chain\x18\x02 \x01(\fR\x05chain\"\xa0\x03\n" +
+	"\x13brevet/v1/log.proto\x12\tbrevet.v1\x1a\x1bbrevet/v1/certificate.proto\x1a\x18brevet/v1/identity.proto\x1a\x1abrevet/v1/revocation.proto\x1a\x15brevet/v1/types.proto\"9\n" +
+	"\vLogPosition\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\fR\x05epoch\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x03R\x05index\"p\n" +
+	"\x12ListEntriesRequest\x12,\n" +
+	"\x05start\x18\x01 \x01(\v2\x16.brevet.v1.LogPositionR\x05start\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x03R\x05limit\x12\x16\n" +
+	"\x06follow\x18\x03 \x01(\bR\x06follow\"\xa4\x01\n" +
+	"\x13ListEntriesResponse\x122\n" +
+	"\bposition\x18\x01 \x01(\v2\x16.brevet.v1.LogPositionR\bposition\x12)\n" +
+	"\x05entry\x18\x02 \x01(\v2\x13.brevet.v1.LogEntryR\x05entry\x12\x18\n" +
+	"\aencoded\x18\x03 \x01(\fR\aencoded\x12\x14\n" +
+	"\x05chain\x18\x04 \x01(\fR\x05chain\"\x10\n" +
+	"\x0eGetHeadRequest\"[\n" +
+	"\x0fGetHeadResponse\x122\n" +
+	"\bposition\x18\x01 \x01(\v2\x16.brevet.v1.LogPositionR\bposition\x12\x14\n" +
+	"\x05chain\x18\x02 \x01(\fR\x05chain\"\x8a\n" +
+	"\n" +
 	"\bLogEntry\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12)\n" +
 	"\x06action\x18\x03 \x01(\x0e2\x11.brevet.v1.ActionR\x06action\x12\x18\n" +
 	"\arefused\x18\x04 \x01(\bR\arefused\x12\x1a\n" +
 	"\bidentity\x18\x05 \x01(\tR\bidentity\x121\n" +
-	"\achanges\x18\x06 \x03(\v2\x17.brevet.v1.StatusChangeR\achanges\x12-\n" +
-	"\x12predecessor_serial\x18\a \x01(\fR\x11predecessorSerial\x12\x18\n" +
-	"\aprofile\x18\b \x01(\tR\aprofile\x12\x1d\n" +
+	"\achanges\x18\x06 \x03(\v2\x17.brevet.v1.StatusChangeR\achanges\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\t \x01(\fR\trequestId\x124\n" +
-	"\x05facts\x18\n" +
-	" \x03(\v2\x1e.brevet.v1.LogEntry.FactsEntryR\x05facts\x1a8\n" +
+	"request_id\x18\a \x01(\fR\trequestId\x12M\n" +
+	"\x12issued_certificate\x18\b \x01(\v2\x1c.brevet.v1.IssuedCertificateH\x00R\x11issuedCertificate\x12Y\n" +
+	"\x16abandoned_certificates\x18\t \x01(\v2 .brevet.v1.AbandonedCertificatesH\x00R\x15abandonedCertificates\x121\n" +
+	"\arefusal\x18\n" +
+	" \x01(\v2\x15.brevet.v1.LogRefusalH\x00R\arefusal\x12P\n" +
+	"\x13identity_attributes\x18\v \x01(\v2\x1d.brevet.v1.IdentityAttributesH\x00R\x12identityAttributes\x12>\n" +
+	"\rcreated_token\x18\f \x01(\v2\x17.brevet.v1.CreatedTokenH\x00R\fcreatedToken\x128\n" +
+	"\vbound_token\x18\r \x01(\v2\x15.brevet.v1.BoundTokenH\x00R\n" +
+	"boundToken\x12A\n" +
+	"\x0erevoked_tokens\x18\x0e \x01(\v2\x18.brevet.v1.RevokedTokensH\x00R\rrevokedTokens\x12;\n" +
+	"\fstatus_order\x18\x0f \x01(\v2\x16.brevet.v1.StatusOrderH\x00R\vstatusOrder\x12J\n" +
+	"\x0fbulk_revocation\x18\x10 \x01(\v2\x1f.brevet.v1.BulkRevocationRecordH\x00R\x0ebulkRevocation\x12Q\n" +
+	"\x14bulk_revocation_step\x18\x11 \x01(\v2\x1d.brevet.v1.BulkRevocationStepH\x00R\x12bulkRevocationStep\x12A\n" +
+	"\x0eca_certificate\x18\x12 \x01(\v2\x18.brevet.v1.CACertificateH\x00R\rcaCertificate\x125\n" +
 	"\n" +
-	"FactsEntry\x12\x10\n" +
+	"crl_number\x18\x13 \x01(\v2\x14.brevet.v1.CRLNumberH\x00R\tcrlNumber\x12>\n" +
+	"\rpublished_crl\x18\x14 \x01(\v2\x17.brevet.v1.PublishedCRLH\x00R\fpublishedCrl\x12P\n" +
+	"\x13distribution_points\x18\x15 \x01(\v2\x1d.brevet.v1.DistributionPointsH\x00R\x12distributionPoints\x12D\n" +
+	"\x0fexpired_records\x18\x16 \x01(\v2\x19.brevet.v1.ExpiredRecordsH\x00R\x0eexpiredRecordsB\a\n" +
+	"\x05event\"\x9c\x02\n" +
+	"\x11IssuedCertificate\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x19\n" +
+	"\bkey_hash\x18\x02 \x01(\fR\akeyHash\x12(\n" +
+	"\x10since_not_before\x18\x03 \x01(\x12R\x0esinceNotBefore\x12\x1f\n" +
+	"\vsince_issue\x18\x04 \x01(\x12R\n" +
+	"sinceIssue\x12#\n" +
+	"\rcrl_partition\x18\x05 \x01(\x05R\fcrlPartition\x12-\n" +
+	"\x12predecessor_serial\x18\x06 \x01(\fR\x11predecessorSerial\x12\x19\n" +
+	"\btoken_id\x18\a \x01(\fR\atokenId\x12\x18\n" +
+	"\aenrolls\x18\b \x01(\bR\aenrolls\"\x90\x02\n" +
+	"\x15AbandonedCertificates\x12C\n" +
+	"\fcertificates\x18\x01 \x03(\v2\x1f.brevet.v1.AbandonedCertificateR\fcertificates\x12/\n" +
+	"\arefusal\x18\x02 \x01(\v2\x15.brevet.v1.LogRefusalR\arefusal\x12.\n" +
+	"\x13duplicate_issuer_id\x18\x03 \x01(\fR\x11duplicateIssuerId\x12)\n" +
+	"\x10duplicate_serial\x18\x04 \x01(\fR\x0fduplicateSerial\x12&\n" +
+	"\x04part\x18\x05 \x01(\v2\x12.brevet.v1.LogPartR\x04part\"t\n" +
+	"\x14AbandonedCertificate\x12#\n" +
+	"\rcrl_partition\x18\x01 \x01(\x05R\fcrlPartition\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1f\n" +
+	"\vsince_issue\x18\x03 \x01(\x12R\n" +
+	"sinceIssue\"8\n" +
+	"\n" +
+	"LogRefusal\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x16\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail\"\x9c\x02\n" +
+	"\x12IdentityAttributes\x12+\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
+	"\aprofile\x18\x02 \x01(\tR\aprofile\x12A\n" +
+	"\x06labels\x18\x03 \x03(\v2).brevet.v1.IdentityAttributes.LabelsEntryR\x06labels\x12%\n" +
+	"\x05names\x18\x04 \x03(\v2\x0f.brevet.v1.NameR\x05names\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x03R\brevision\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa5\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfe\x01\n" +
+	"\fCreatedToken\x12\x19\n" +
+	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12+\n" +
+	"\x11identity_revision\x18\x02 \x01(\x03R\x10identityRevision\x12\x18\n" +
+	"\aprofile\x18\x03 \x01(\tR\aprofile\x12\x1f\n" +
+	"\vexpire_time\x18\x04 \x01(\x03R\n" +
+	"expireTime\x12\x18\n" +
+	"\areplace\x18\x05 \x01(\bR\areplace\x12*\n" +
+	"\x11creator_issuer_id\x18\x06 \x01(\fR\x0fcreatorIssuerId\x12%\n" +
+	"\x0ecreator_serial\x18\a \x01(\fR\rcreatorSerial\"a\n" +
+	"\n" +
+	"BoundToken\x12\x19\n" +
+	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\fR\trequestId\x12\x19\n" +
+	"\bkey_hash\x18\x03 \x01(\fR\akeyHash\"r\n" +
+	"\rRevokedTokens\x12\x19\n" +
+	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x16\n" +
+	"\x06usable\x18\x02 \x01(\x03R\x06usable\x12\x14\n" +
+	"\x05cause\x18\x03 \x01(\tR\x05cause\x12\x18\n" +
+	"\acomment\x18\x04 \x01(\tR\acomment\"1\n" +
+	"\aLogPart\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x0e\n" +
+	"\x02of\x18\x02 \x01(\x05R\x02of\"\xbd\x02\n" +
+	"\vStatusOrder\x123\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x1b.brevet.v1.RevocationReasonR\x06reason\x12'\n" +
+	"\x0finvalidity_time\x18\x02 \x01(\x03R\x0einvalidityTime\x12\x18\n" +
+	"\acomment\x18\x03 \x01(\tR\acomment\x12\x19\n" +
+	"\bkey_hash\x18\x04 \x01(\fR\akeyHash\x12H\n" +
+	"\x0fbulk_revocation\x18\x05 \x01(\v2\x1f.brevet.v1.BulkRevocationRecordR\x0ebulkRevocation\x12)\n" +
+	"\x10invalidity_times\x18\x06 \x03(\x03R\x0finvalidityTimes\x12&\n" +
+	"\x04part\x18\a \x01(\v2\x12.brevet.v1.LogPartR\x04part\"\x85\x03\n" +
+	"\x14BulkRevocationRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12=\n" +
+	"\tselection\x18\x02 \x01(\v2\x1f.brevet.v1.CertificateSelectionR\tselection\x127\n" +
+	"\x06action\x18\x03 \x01(\x0e2\x1f.brevet.v1.BulkRevocationActionR\x06action\x123\n" +
+	"\x06reason\x18\x04 \x01(\x0e2\x1b.brevet.v1.RevocationReasonR\x06reason\x12'\n" +
+	"\x0finvalidity_time\x18\x05 \x01(\x03R\x0einvalidityTime\x12\x18\n" +
+	"\acomment\x18\x06 \x01(\tR\acomment\x12\x12\n" +
+	"\x04mark\x18\a \x01(\x03R\x04mark\x12\x14\n" +
+	"\x05reach\x18\b \x01(\x03R\x05reach\x12\x17\n" +
+	"\aat_once\x18\t \x01(\bR\x06atOnce\x12*\n" +
+	"\x11lineage_issuer_id\x18\n" +
+	" \x01(\fR\x0flineageIssuerId\"\x80\x02\n" +
+	"\x12BulkRevocationStep\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x19\n" +
+	"\x05total\x18\x02 \x01(\x03H\x00R\x05total\x88\x01\x01\x12\x18\n" +
+	"\aexpired\x18\x03 \x01(\x03R\aexpired\x12\x18\n" +
+	"\aapplied\x18\x04 \x01(\x03R\aapplied\x12\x1a\n" +
+	"\bprogress\x18\x05 \x01(\x03R\bprogress\x12\x12\n" +
+	"\x04done\x18\x06 \x01(\bR\x04done\x12&\n" +
+	"\x04part\x18\a \x01(\v2\x12.brevet.v1.LogPartR\x04part\x12)\n" +
+	"\x10invalidity_times\x18\b \x03(\x03R\x0finvalidityTimesB\b\n" +
+	"\x06_total\"\xa0\x01\n" +
+	"\rCACertificate\x12\x1b\n" +
+	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12 \n" +
+	"\vfingerprint\x18\x03 \x01(\fR\vfingerprint\x12\x19\n" +
+	"\bkey_hash\x18\x04 \x01(\fR\akeyHash\x12\x1b\n" +
+	"\tkey_label\x18\x05 \x01(\tR\bkeyLabel\"@\n" +
+	"\tCRLNumber\x12\x1b\n" +
+	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\fR\x06number\"\xa5\x03\n" +
+	"\fPublishedCRL\x12\x1b\n" +
+	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12#\n" +
+	"\rcrl_partition\x18\x02 \x01(\x05R\fcrlPartition\x12\x14\n" +
+	"\x05delta\x18\x03 \x01(\bR\x05delta\x12\x16\n" +
+	"\x06number\x18\x04 \x01(\fR\x06number\x12\x1f\n" +
+	"\vthis_update\x18\x05 \x01(\x03R\n" +
+	"thisUpdate\x12\x1f\n" +
+	"\vnext_update\x18\x06 \x01(\x03R\n" +
+	"nextUpdate\x12\x1a\n" +
+	"\bposition\x18\a \x01(\x03R\bposition\x12\x1f\n" +
+	"\vbase_number\x18\b \x01(\fR\n" +
+	"baseNumber\x12\x1f\n" +
+	"\vbase_update\x18\t \x01(\x03R\n" +
+	"baseUpdate\x12#\n" +
+	"\rbase_position\x18\n" +
+	" \x01(\x03R\fbasePosition\x12\x16\n" +
+	"\x06digest\x18\v \x01(\fR\x06digest\x12\x12\n" +
+	"\x04size\x18\f \x01(\x03R\x04size\x12\x18\n" +
+	"\aentries\x18\r \x01(\x03R\aentries\x12\x1a\n" +
+	"\bimported\x18\x0e \x01(\bR\bimported\"J\n" +
+	"\x12DistributionPoints\x124\n" +
+	"\x06points\x18\x01 \x03(\v2\x1c.brevet.v1.DistributionPointR\x06points\"\x84\x01\n" +
+	"\x11DistributionPoint\x12\x1b\n" +
+	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12#\n" +
+	"\rcrl_partition\x18\x02 \x01(\x05R\fcrlPartition\x12\x10\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\x12\x1b\n" +
+	"\tdelta_url\x18\x04 \x01(\tR\bdeltaUrl\"\xd2\x01\n" +
+	"\x0eExpiredRecords\x12\"\n" +
+	"\fcertificates\x18\x01 \x01(\x03R\fcertificates\x12\x16\n" +
+	"\x06tokens\x18\x02 \x01(\x03R\x06tokens\x12\x12\n" +
+	"\x04keys\x18\x03 \x01(\x03R\x04keys\x12,\n" +
+	"\x05after\x18\x04 \x01(\v2\x16.brevet.v1.RecordPlaceR\x05after\x12*\n" +
+	"\x04last\x18\x05 \x01(\v2\x16.brevet.v1.RecordPlaceR\x04last\x12\x16\n" +
+	"\x06before\x18\x06 \x01(\x03R\x06before\"B\n" +
+	"\vRecordPlace\x12\x1b\n" +
+	"\tnot_after\x18\x01 \x01(\x03R\bnotAfter\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x03R\x06number\"\xa5\x02\n" +
 	"\fStatusChange\x12\x1b\n" +
 	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\x16\n" +
 	"\x06serial\x18\x02 \x01(\fR\x06serial\x12\x1b\n" +
@@ -623,7 +2635,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\x03R\aversion\x123\n" +
 	"\x06reason\x18\a \x01(\x0e2\x1b.brevet.v1.RevocationReasonR\x06reason\x12\x1f\n" +
 	"\vrevoke_time\x18\b \x01(\x03R\n" +
-	"revokeTime*\xfa\x04\n" +
+	"revokeTime*\xe4\x05\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ACTION_CA_INSTALLED\x10\x01\x12\x1e\n" +
@@ -647,7 +2659,10 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x1eACTION_BULK_REVOCATION_CREATED\x10\x12\x12\x18\n" +
 	"\x14ACTION_TOKEN_REVOKED\x10\x13\x12\x15\n" +
 	"\x11ACTION_CA_RETIRED\x10\x14\x12\x15\n" +
-	"\x11ACTION_CA_REMOVED\x10\x152\x9e\x01\n" +
+	"\x11ACTION_CA_REMOVED\x10\x15\x12\"\n" +
+	"\x1eACTION_BULK_REVOCATION_COUNTED\x10\x16\x12\x1b\n" +
+	"\x17ACTION_CRL_NUMBER_TAKEN\x10\x17\x12'\n" +
+	"#ACTION_DISTRIBUTION_POINTS_RECORDED\x10\x182\x9e\x01\n" +
 	"\n" +
 	"LogService\x12N\n" +
 	"\vListEntries\x12\x1d.brevet.v1.ListEntriesRequest\x1a\x1e.brevet.v1.ListEntriesResponse0\x01\x12@\n" +
@@ -667,34 +2682,92 @@ func file_brevet_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_brevet_v1_log_proto_goTypes = []any{
-	(Action)(0),                 // 0: brevet.v1.Action
-	(*ListEntriesRequest)(nil),  // 1: brevet.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil), // 2: brevet.v1.ListEntriesResponse
-	(*GetHeadRequest)(nil),      // 3: brevet.v1.GetHeadRequest
-	(*GetHeadResponse)(nil),     // 4: brevet.v1.GetHeadResponse
-	(*LogEntry)(nil),            // 5: brevet.v1.LogEntry
-	(*StatusChange)(nil),        // 6: brevet.v1.StatusChange
-	nil,                         // 7: brevet.v1.LogEntry.FactsEntry
-	(CertificateState)(0),       // 8: brevet.v1.CertificateState
-	(RevocationReason)(0),       // 9: brevet.v1.RevocationReason
+	(Action)(0),                   // 0: brevet.v1.Action
+	(*LogPosition)(nil),           // 1: brevet.v1.LogPosition
+	(*ListEntriesRequest)(nil),    // 2: brevet.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),   // 3: brevet.v1.ListEntriesResponse
+	(*GetHeadRequest)(nil),        // 4: brevet.v1.GetHeadRequest
+	(*GetHeadResponse)(nil),       // 5: brevet.v1.GetHeadResponse
+	(*LogEntry)(nil),              // 6: brevet.v1.LogEntry
+	(*IssuedCertificate)(nil),     // 7: brevet.v1.IssuedCertificate
+	(*AbandonedCertificates)(nil), // 8: brevet.v1.AbandonedCertificates
+	(*AbandonedCertificate)(nil),  // 9: brevet.v1.AbandonedCertificate
+	(*LogRefusal)(nil),            // 10: brevet.v1.LogRefusal
+	(*IdentityAttributes)(nil),    // 11: brevet.v1.IdentityAttributes
+	(*CreatedToken)(nil),          // 12: brevet.v1.CreatedToken
+	(*BoundToken)(nil),            // 13: brevet.v1.BoundToken
+	(*RevokedTokens)(nil),         // 14: brevet.v1.RevokedTokens
+	(*LogPart)(nil),               // 15: brevet.v1.LogPart
+	(*StatusOrder)(nil),           // 16: brevet.v1.StatusOrder
+	(*BulkRevocationRecord)(nil),  // 17: brevet.v1.BulkRevocationRecord
+	(*BulkRevocationStep)(nil),    // 18: brevet.v1.BulkRevocationStep
+	(*CACertificate)(nil),         // 19: brevet.v1.CACertificate
+	(*CRLNumber)(nil),             // 20: brevet.v1.CRLNumber
+	(*PublishedCRL)(nil),          // 21: brevet.v1.PublishedCRL
+	(*DistributionPoints)(nil),    // 22: brevet.v1.DistributionPoints
+	(*DistributionPoint)(nil),     // 23: brevet.v1.DistributionPoint
+	(*ExpiredRecords)(nil),        // 24: brevet.v1.ExpiredRecords
+	(*RecordPlace)(nil),           // 25: brevet.v1.RecordPlace
+	(*StatusChange)(nil),          // 26: brevet.v1.StatusChange
+	nil,                           // 27: brevet.v1.IdentityAttributes.LabelsEntry
+	(IdentityKind)(0),             // 28: brevet.v1.IdentityKind
+	(*Name)(nil),                  // 29: brevet.v1.Name
+	(RevocationReason)(0),         // 30: brevet.v1.RevocationReason
+	(*CertificateSelection)(nil),  // 31: brevet.v1.CertificateSelection
+	(BulkRevocationAction)(0),     // 32: brevet.v1.BulkRevocationAction
+	(CertificateState)(0),         // 33: brevet.v1.CertificateState
 }
 var file_brevet_v1_log_proto_depIdxs = []int32{
-	0, // 0: brevet.v1.LogEntry.action:type_name -> brevet.v1.Action
-	6, // 1: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
-	7, // 2: brevet.v1.LogEntry.facts:type_name -> brevet.v1.LogEntry.FactsEntry
-	8, // 3: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
-	9, // 4: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
-	1, // 5: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
-	3, // 6: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
-	2, // 7: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
-	4, // 8: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
-	7, // [7:9] is the sub-list for method output_type
-	5, // [5:7] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	1,  // 0: brevet.v1.ListEntriesRequest.start:type_name -> brevet.v1.LogPosition
+	1,  // 1: brevet.v1.ListEntriesResponse.position:type_name -> brevet.v1.LogPosition
+	6,  // 2: brevet.v1.ListEntriesResponse.entry:type_name -> brevet.v1.LogEntry
+	1,  // 3: brevet.v1.GetHeadResponse.position:type_name -> brevet.v1.LogPosition
+	0,  // 4: brevet.v1.LogEntry.action:type_name -> brevet.v1.Action
+	26, // 5: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
+	7,  // 6: brevet.v1.LogEntry.issued_certificate:type_name -> brevet.v1.IssuedCertificate
+	8,  // 7: brevet.v1.LogEntry.abandoned_certificates:type_name -> brevet.v1.AbandonedCertificates
+	10, // 8: brevet.v1.LogEntry.refusal:type_name -> brevet.v1.LogRefusal
+	11, // 9: brevet.v1.LogEntry.identity_attributes:type_name -> brevet.v1.IdentityAttributes
+	12, // 10: brevet.v1.LogEntry.created_token:type_name -> brevet.v1.CreatedToken
+	13, // 11: brevet.v1.LogEntry.bound_token:type_name -> brevet.v1.BoundToken
+	14, // 12: brevet.v1.LogEntry.revoked_tokens:type_name -> brevet.v1.RevokedTokens
+	16, // 13: brevet.v1.LogEntry.status_order:type_name -> brevet.v1.StatusOrder
+	17, // 14: brevet.v1.LogEntry.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
+	18, // 15: brevet.v1.LogEntry.bulk_revocation_step:type_name -> brevet.v1.BulkRevocationStep
+	19, // 16: brevet.v1.LogEntry.ca_certificate:type_name -> brevet.v1.CACertificate
+	20, // 17: brevet.v1.LogEntry.crl_number:type_name -> brevet.v1.CRLNumber
+	21, // 18: brevet.v1.LogEntry.published_crl:type_name -> brevet.v1.PublishedCRL
+	22, // 19: brevet.v1.LogEntry.distribution_points:type_name -> brevet.v1.DistributionPoints
+	24, // 20: brevet.v1.LogEntry.expired_records:type_name -> brevet.v1.ExpiredRecords
+	9,  // 21: brevet.v1.AbandonedCertificates.certificates:type_name -> brevet.v1.AbandonedCertificate
+	10, // 22: brevet.v1.AbandonedCertificates.refusal:type_name -> brevet.v1.LogRefusal
+	15, // 23: brevet.v1.AbandonedCertificates.part:type_name -> brevet.v1.LogPart
+	28, // 24: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
+	27, // 25: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
+	29, // 26: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
+	30, // 27: brevet.v1.StatusOrder.reason:type_name -> brevet.v1.RevocationReason
+	17, // 28: brevet.v1.StatusOrder.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
+	15, // 29: brevet.v1.StatusOrder.part:type_name -> brevet.v1.LogPart
+	31, // 30: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
+	32, // 31: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
+	30, // 32: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
+	15, // 33: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
+	23, // 34: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
+	25, // 35: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPlace
+	25, // 36: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPlace
+	33, // 37: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
+	30, // 38: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
+	2,  // 39: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
+	4,  // 40: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
+	3,  // 41: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
+	5,  // 42: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
+	41, // [41:43] is the sub-list for method output_type
+	39, // [39:41] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_log_proto_init() }
@@ -703,14 +2776,34 @@ func file_brevet_v1_log_proto_init() {
 		return
 	}
 	file_brevet_v1_certificate_proto_init()
+	file_brevet_v1_identity_proto_init()
+	file_brevet_v1_revocation_proto_init()
 	file_brevet_v1_types_proto_init()
+	file_brevet_v1_log_proto_msgTypes[5].OneofWrappers = []any{
+		(*LogEntry_IssuedCertificate)(nil),
+		(*LogEntry_AbandonedCertificates)(nil),
+		(*LogEntry_Refusal)(nil),
+		(*LogEntry_IdentityAttributes)(nil),
+		(*LogEntry_CreatedToken)(nil),
+		(*LogEntry_BoundToken)(nil),
+		(*LogEntry_RevokedTokens)(nil),
+		(*LogEntry_StatusOrder)(nil),
+		(*LogEntry_BulkRevocation)(nil),
+		(*LogEntry_BulkRevocationStep)(nil),
+		(*LogEntry_CaCertificate)(nil),
+		(*LogEntry_CrlNumber)(nil),
+		(*LogEntry_PublishedCrl)(nil),
+		(*LogEntry_DistributionPoints)(nil),
+		(*LogEntry_ExpiredRecords)(nil),
+	}
+	file_brevet_v1_log_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_log_proto_rawDesc), len(file_brevet_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

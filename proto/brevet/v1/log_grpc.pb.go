@@ -29,10 +29,12 @@ const (
 //
 // LogService reads the tamper-evident log of every change. Only operators call it.
 type LogServiceClient interface {
-	// ListEntries streams entries in the order of their index.
+	// ListEntries streams entries in the order of their index. With follow, the stream stays open at the end of the log
+	// and sends each new entry when it is sequenced. A caller can have four such streams at a time. The server authorizes
+	// the caller of an open stream again with every 100 entries and every few seconds. It ends a stream that is not read.
 	ListEntries(ctx context.Context, in *ListEntriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListEntriesResponse], error)
-	// GetHead returns the size of the log and the chain value of its last entry. It first checks that the archive file
-	// ends in the same value.
+	// GetHead returns the position and the chain value of the last entry. It first checks that the archive file ends in
+	// the same value.
 	GetHead(ctx context.Context, in *GetHeadRequest, opts ...grpc.CallOption) (*GetHeadResponse, error)
 }
 
@@ -79,10 +81,12 @@ func (c *logServiceClient) GetHead(ctx context.Context, in *GetHeadRequest, opts
 //
 // LogService reads the tamper-evident log of every change. Only operators call it.
 type LogServiceServer interface {
-	// ListEntries streams entries in the order of their index.
+	// ListEntries streams entries in the order of their index. With follow, the stream stays open at the end of the log
+	// and sends each new entry when it is sequenced. A caller can have four such streams at a time. The server authorizes
+	// the caller of an open stream again with every 100 entries and every few seconds. It ends a stream that is not read.
 	ListEntries(*ListEntriesRequest, grpc.ServerStreamingServer[ListEntriesResponse]) error
-	// GetHead returns the size of the log and the chain value of its last entry. It first checks that the archive file
-	// ends in the same value.
+	// GetHead returns the position and the chain value of the last entry. It first checks that the archive file ends in
+	// the same value.
 	GetHead(context.Context, *GetHeadRequest) (*GetHeadResponse, error)
 	mustEmbedUnimplementedLogServiceServer()
 }

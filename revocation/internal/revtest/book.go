@@ -94,7 +94,7 @@ func (b *Book) Apply(ctx context.Context, o revocation.Change) (revocation.Chang
 }
 
 // TakeNumber implements crl.Store.
-func (b *Book) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
+func (b *Book) TakeNumber(ctx context.Context, issuer pki.IssuerID, _ time.Time) (*big.Int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.numbers[issuer]++
@@ -190,7 +190,7 @@ func (b *Book) CRLs(ctx context.Context) ([]crl.CRL, error) {
 }
 
 // PutPoints implements crl.Store.
-func (b *Book) PutPoints(ctx context.Context, points []crl.Point) error {
+func (b *Book) PutPoints(ctx context.Context, points []crl.Point, _ time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, p := range points {

@@ -32,10 +32,10 @@ func (f *Faulty) Apply(ctx context.Context, o revocation.Change) (revocation.Cha
 }
 
 // TakeNumber implements [crl.Store].
-func (f *Faulty) TakeNumber(ctx context.Context, issuer pki.IssuerID) (*big.Int, error) {
+func (f *Faulty) TakeNumber(ctx context.Context, issuer pki.IssuerID, at time.Time) (*big.Int, error) {
 	applied, err := f.Fail("TakeNumber")
 	if err == nil || applied {
-		number, bookErr := f.Book.TakeNumber(ctx, issuer)
+		number, bookErr := f.Book.TakeNumber(ctx, issuer, at)
 		if err == nil {
 			return number, bookErr
 		}

@@ -247,6 +247,13 @@ CREATE TABLE log (
     entry BLOB    NOT NULL
 ) STRICT;
 
+-- What identifies the log, drawn with it. A restore that forks the log draws another one.
+CREATE TABLE log_epoch (
+    id    INTEGER PRIMARY KEY CHECK (id = 1),
+    epoch BLOB    NOT NULL CHECK (length(epoch) = 16)
+) STRICT;
+INSERT INTO log_epoch (id, epoch) VALUES (1, randomblob(16));
+
 CREATE TABLE chain (
     id    INTEGER PRIMARY KEY,
     value BLOB    NOT NULL CHECK (length(value) = 32)

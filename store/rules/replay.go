@@ -1,0 +1,349 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/store/retention"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// Operation is one write that an engine carries out to make records again from the log. It is one of the types below. An
+// engine carries out the operations of an entry in their order, and the entries in the order of their indexes. It then
+// has the records that the original store has, except for DER.
+type Operation interface{ operation() }
+
+// These operations are about identities.
+type (
+	// AddIdentity records a new identity.
+	AddIdentity struct{ ra.Identity }
+	// SetIdentity gives an identity other attributes and another revision. Its kind, state and creation time stay.
+	SetIdentity struct{ ra.Identity }
+	// ChangeIdentity changes the state of an identity as [MoveIdentity] says.
+	ChangeIdentity struct{ revocation.Change }
+)
+
+// These operations are about tokens.
+type (
+	// AddToken records a new token.
+	AddToken struct{ ra.Token }
+	// SetTokenBinding binds a token to a request and a key.
+	SetTokenBinding struct {
+		ID      pki.TokenID
+		Request pki.RequestID
+		Key     pki.KeyHash
+	}
+	// SetTokenRevoked revokes one token.
+	SetTokenRevoked struct {
+		ID    pki.TokenID
+		Cause string
+	}
+	// SetTokensRevoked revokes all tokens that an identity has created so far.
+	SetTokensRevoked struct {
+		Creator pki.SPIFFEID
+		Cause   string
+	}
+)
+
+// These operations are about certificates. Index is the index of the log entry in which their status changed.
+type (
+	// AddCertificate records a certificate without its DER, and what it consumes: its key is certified, its token is
+	// spent, its identity is enrolled if Guard.Enrolls is set, and its predecessor has a successor. Of Guard.Predecessor
+	// only the serial number is known.
+	AddCertificate struct {
+		ca.Record
+		// Superseded is the new status of the predecessor if the certificate revoked it; zero otherwise.
+		Superseded pki.StatusChange
+		Index      uint64
+	}
+	// AddAbandoned records a certificate that was never delivered.
+	AddAbandoned struct {
+		ca.IntentItem
+		Status pki.Status
+		Index  uint64
+	}
+	// SetStatus gives a certificate another status and invalidity date.
+	SetStatus struct {
+		pki.StatusChange
+		InvalidSince time.Time
+		// CompromisedAt is when its key was marked as compromised, if it was not before; zero if it was not marked.
+		CompromisedAt time.Time
+		Index         uint64
+	}
+	// MarkKey marks a key as compromised, unless it is already.
+	MarkKey struct {
+		Key pki.KeyHash
+		At  time.Time
+	}
+)
+
+// These operations are about bulk revocations.
+type (
+	// AddBulk records a bulk revocation. If it selects by a key that it marks ([MarksKey]), the key is compromised.
+	AddBulk struct{ RecordedBulk }
+	// SetBulkProgress records how far a bulk revocation has come, and the statuses that it gave to certificates. If it
+	// revokes them for keyCompromise, their keys are compromised since it was created.
+	SetBulkProgress struct {
+		translog.BulkStep
+		Changes []pki.StatusChange
+		Index   uint64
+	}
+)
+
+// These operations are about CAs and CRLs.
+type (
+	// KnowIssuer records the identifier of an issuing CA that no other record names yet.
+	KnowIssuer struct{ Issuer pki.IssuerID }
+	// PutInstallation records the certificate of an installed CA without its DER, or replaces the one of the same subject
+	// and key.
+	PutInstallation struct {
+		translog.CACertificate
+		At time.Time
+	}
+	// SetInstallationState retires or removes a CA. With a removed CA its CRLs and distribution points leave.
+	SetInstallationState struct {
+		Issuer pki.IssuerID
+		State  ca.InstallationState
+	}
+	// SetCRLNumber records a CRL number that was taken.
+	SetCRLNumber struct{ translog.CRLNumber }
+	// PutCRL records the newest CRL of a scope, without its DER.
+	PutCRL struct{ crl.CRL }
+	// AddPoints records distribution points.
+	AddPoints struct{ Points []crl.Point }
+)
+
+// Expire removes expired certificates and tokens, as the step of a sweep did.
+type Expire struct {
+	After, Last retention.Place
+	// Before is the end of the tokens that leave. Gone says how many of them, and what else left with the step.
+	Before time.Time
+	Gone   retention.Expired
+}
+
+func (AddIdentity) operation()          {}
+func (SetIdentity) operation()          {}
+func (ChangeIdentity) operation()       {}
+func (AddToken) operation()             {}
+func (SetTokenBinding) operation()      {}
+func (SetTokenRevoked) operation()      {}
+func (SetTokensRevoked) operation()     {}
+func (AddCertificate) operation()       {}
+func (AddAbandoned) operation()         {}
+func (SetStatus) operation()            {}
+func (MarkKey) operation()              {}
+func (AddBulk) operation()              {}
+func (SetBulkProgress) operation()      {}
+func (KnowIssuer) operation()           {}
+func (PutInstallation) operation()      {}
+func (SetInstallationState) operation() {}
+func (SetCRLNumber) operation()         {}
+func (PutCRL) operation()               {}
+func (AddPoints) operation()            {}
+func (Expire) operation()               {}
+
+// Replay returns the operations that make again what the entry with an index has recorded. A refusal recorded nothing.
+func Replay(index uint64, e translog.Entry) ([]Operation, error) {
+	ops, err := replay(index, e)
+	if err != nil {
+		return nil, fmt.Errorf("replay log entry %d, %s: %w", index, e.Action, err)
+	}
+	return ops, nil
+}
+
+func replay(index uint64, e translog.Entry) ([]Operation, error) {
+	switch event := e.Event.(type) {
+	case *translog.Refusal:
+		return nil, nil
+	case *translog.IssuedCertificate:
+		return replayIssued(index, e, event)
+	case *translog.AbandonedCertificates:
+		return replayAbandoned(index, e, event), nil
+	case *translog.IdentityAttributes:
+		return replayIdentity(e, event)
+	case *translog.CreatedToken:
+		return replayToken(e, event)
+	case *translog.BoundToken:
+		return []Operation{SetTokenBinding{event.ID, event.Request, event.Key}}, nil
+	case *translog.RevokedTokens:
+		if event.ID.IsZero() {
+			return []Operation{SetTokensRevoked{e.Identity, event.Cause}}, nil
+		}
+		return []Operation{SetTokenRevoked{event.ID, event.Cause}}, nil
+	case *translog.StatusOrder:
+		return replayChange(index, e, event)
+	case *translog.BulkRevocation:
+		return []Operation{AddBulk{recordedBulk(e, event)}}, nil
+	case *translog.BulkStep:
+		return []Operation{SetBulkProgress{*event, e.Changes, firstPart(index, event.Part)}}, nil
+	case *translog.CACertificate:
+		return replayInstallation(e, event)
+	case *translog.CRLNumber:
+		return []Operation{SetCRLNumber{*event}}, nil
+	case *translog.PublishedCRL:
+		return []Operation{PutCRL{crlOf(event)}}, nil
+	case translog.DistributionPoints:
+		return []Operation{AddPoints{pointsOf(event)}}, nil
+	case *translog.ExpiredRecords:
+		return []Operation{Expire{
+			After:  retention.Place{NotAfter: event.After.NotAfter, Row: event.After.Number},
+			Last:   retention.Place{NotAfter: event.Last.NotAfter, Row: event.Last.Number},
+			Before: event.Before, Gone: retention.Expired{Certificates: event.Certificates, Tokens: event.Tokens, Keys: event.Keys},
+		}}, nil
+	default:
+		return nil, errors.New("it has no event")
+	}
+}
+
+// firstPart returns the index of the first entry of a change. Certificates name it as the entry of their last change.
+func firstPart(index uint64, p translog.Part) uint64 {
+	return index - uint64(max(p.Number, 1)-1) //nolint:gosec // counts from 1
+}
+
+func replayIssued(index uint64, e translog.Entry, event *translog.IssuedCertificate) ([]Operation, error) {
+	if len(e.Changes) < 1 || len(e.Changes) > 2 {
+		return nil, fmt.Errorf("it has %d changes", len(e.Changes))
+	}
+	c := e.Changes[0]
+	op := AddCertificate{
+		Record: ca.Record{
+			Ref: c.Ref, Identity: e.Identity, Profile: event.Profile, KeyHash: event.Key, IssuedAt: event.IssueTime,
+			NotBefore: event.NotBefore, NotAfter: c.NotAfter,
+			Partition: event.Partition, RequestID: e.RequestID, Actor: e.Actor,
+			Guard: pki.Guard{
+				Key: event.Key, Token: event.Token, Enrolls: event.Enrolls, Predecessor: pki.CertRef{Serial: event.Predecessor},
+				Supersedes: len(e.Changes) == 2,
+			},
+		},
+		Index: index,
+	}
+	if op.Guard.Supersedes {
+		op.Superseded = e.Changes[1]
+	}
+	return []Operation{op}, nil
+}
+
+func replayAbandoned(index uint64, e translog.Entry, event *translog.AbandonedCertificates) []Operation {
+	if !event.Duplicate.IsZero() {
+		return []Operation{KnowIssuer{event.Duplicate.Issuer}}
+	}
+	var ops []Operation
+	for i, c := range e.Changes {
+		item := ca.IntentItem{
+			Ref: c.Ref, Digest: event.Certificates[i].Digest, IssuedAt: event.Certificates[i].IssueTime, NotAfter: c.NotAfter,
+			Partition: event.Certificates[i].Partition,
+		}
+		ops = append(ops, AddAbandoned{item, c.Status, firstPart(index, event.Part)})
+	}
+	return ops
+}
+
+func replayIdentity(e translog.Entry, event *translog.IdentityAttributes) ([]Operation, error) {
+	id := ra.Identity{
+		ID: e.Identity, Kind: event.Kind, Profile: event.Profile, Labels: event.Labels, DNSNames: event.DNSNames,
+		IPAddresses: event.IPAddresses, State: pki.Registered, Revision: event.Revision, CreatedAt: e.Time,
+	}
+	if e.Action == translog.IdentityRegistered {
+		return []Operation{AddIdentity{id}}, nil
+	}
+	return []Operation{SetIdentity{id}}, nil
+}
+
+func replayToken(e translog.Entry, event *translog.CreatedToken) ([]Operation, error) {
+	t := ra.Token{
+		ID: event.ID, Identity: e.Identity, IdentityRevision: event.IdentityRevision, Profile: event.Profile, ExpiresAt: event.ExpiresAt,
+		Replace: event.Replace, CreatedBy: e.Actor, CreatedAt: e.Time, CreatorCertificate: event.CreatorCertificate,
+	}
+	if !event.CreatorCertificate.IsZero() {
+		creator, err := pki.ParseSPIFFEID(e.Actor.String())
+		if err != nil {
+			return nil, err
+		}
+		t.CreatedBy = pki.ActorCaller(creator, event.CreatorCertificate)
+	}
+	return []Operation{AddToken{t}}, nil
+}
+
+// replayChange returns the operations of a change of a certificate, a key or an identity.
+func replayChange(index uint64, e translog.Entry, event *translog.StatusOrder) ([]Operation, error) {
+	var ops []Operation
+	move := revocation.Change{Identity: e.Identity, Actor: e.Actor, At: e.Time}
+	switch e.Action {
+	case translog.IdentitySuspended:
+		move.Action, move.State = revocation.Hold, pki.Suspended
+	case translog.IdentityResumed:
+		move.Action = revocation.Unhold
+	case translog.IdentityRetired:
+		move.Action, move.State = revocation.Revoke, pki.Retired
+	}
+	if move.Action != 0 && event.Part.Number < 2 {
+		ops = append(ops, ChangeIdentity{move})
+	}
+	for i, c := range e.Changes {
+		s := SetStatus{StatusChange: c, InvalidSince: event.InvalidSince, Index: firstPart(index, event.Part)}
+		if event.InvalidTimes != nil {
+			s.InvalidSince = event.InvalidTimes[i]
+		}
+		if c.Status.State == pki.Revoked && event.Reason == pki.KeyCompromise {
+			s.CompromisedAt = e.Time
+		}
+		ops = append(ops, s)
+	}
+	if event.BulkRevocation != nil {
+		ops = append(ops, AddBulk{recordedBulk(e, event.BulkRevocation)})
+	}
+	if !event.Key.IsZero() {
+		ops = append(ops, MarkKey{event.Key, e.Time})
+	}
+	return ops, nil
+}
+
+func recordedBulk(e translog.Entry, event *translog.BulkRevocation) RecordedBulk {
+	return RecordedBulk{
+		BulkRevocation: revocation.BulkRevocation{
+			ID: event.ID, Counted: event.AtOnce, Done: event.AtOnce,
+			BulkRequest: revocation.BulkRequest{
+				Selection: event.Selection, Action: revocation.Action(event.Action), Reason: event.Reason, InvalidSince: event.InvalidSince,
+				Actor: e.Actor, Comment: event.Comment, At: e.Time,
+			},
+		},
+		Mark: event.Mark, Reach: event.Reach,
+	}
+}
+
+func replayInstallation(e translog.Entry, event *translog.CACertificate) ([]Operation, error) {
+	switch e.Action {
+	case translog.CAInstalled:
+		return []Operation{PutInstallation{*event, e.Time}}, nil
+	case translog.CARetired:
+		return []Operation{SetInstallationState{event.Issuer, ca.Retired}}, nil
+	case translog.CARemoved:
+		return []Operation{SetInstallationState{event.Issuer, ca.Removed}}, nil
+	default:
+		return nil, errors.New("the event is about a CA")
+	}
+}
+
+func crlOf(event *translog.PublishedCRL) crl.CRL {
+	c := crl.CRL{
+		Issuer: event.Issuer, Partition: event.Partition, Delta: event.Delta, Number: event.Number, ThisUpdate: event.ThisUpdate,
+		NextUpdate: event.NextUpdate, Position: event.Position, Size: event.Size, Entries: event.Entries,
+		Base: crl.Base{Number: event.BaseNumber, ThisUpdate: event.BaseUpdate, Position: event.BasePosition},
+	}
+	copy(c.SHA256[:], event.Digest)
+	return c
+}
+
+func pointsOf(event translog.DistributionPoints) []crl.Point {
+	var points []crl.Point
+	for _, p := range event {
+		points = append(points, crl.Point{Issuer: p.Issuer, Partition: p.Partition, URL: p.URL, DeltaURL: p.DeltaURL})
+	}
+	return points
+}

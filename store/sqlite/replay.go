@@ -1,0 +1,300 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/store/retention"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// Replay appends entries that continue the log, such as those of an archive, and makes their records again, all in one
+// transaction. DER is empty in what it records. It refuses entries that do not continue the log with a
+// *translog.ChainError, and entries whose records do not come out as they say.
+func (l *Log) Replay(ctx context.Context, entries []translog.Sequenced) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	return l.db.write(ctx, "replay the log", func(ctx context.Context, tx *writeTx) error {
+		head, err := readHead(ctx, tx)
+		if err != nil {
+			return err
+		}
+		verifier := translog.NewVerifier(head)
+		for _, s := range entries {
+			if err := verifier.Add(s); err != nil {
+				return err
+			}
+			if err := tx.replay(ctx, s); err != nil {
+				return err
+			}
+		}
+		end := verifier.Head()
+		_, err = tx.ExecContext(ctx, `INSERT INTO chain (id, value) VALUES (?, ?)`, int64(end.Size), end.Chain[:]) //nolint:gosec // an id
+		return err
+	})
+}
+
+// replay makes the records of one entry again, and appends it.
+func (tx *writeTx) replay(ctx context.Context, s translog.Sequenced) error {
+	e, err := translog.ParseEntry(s.Entry)
+	if err != nil {
+		return err
+	}
+	ops, err := rules.Replay(s.Index, e)
+	if err != nil {
+		return err
+	}
+	for _, op := range ops {
+		if err := tx.carry(ctx, op); err != nil {
+			return fmt.Errorf("replay log entry %d, %s: %w", s.Index, e.Action, err)
+		}
+	}
+	// The id is given, so that an unsequenced entry of this store collides with it.
+	_, err = tx.ExecContext(ctx, `INSERT INTO log (id, entry) VALUES (?, ?)`, int64(s.Index), s.Entry) //nolint:gosec // an id
+	return err
+}
+
+// carry carries out one operation.
+func (tx *writeTx) carry(ctx context.Context, op rules.Operation) error {
+	switch op := op.(type) {
+	case rules.AddIdentity:
+		return tx.insertIdentity(ctx, op.Identity)
+	case rules.SetIdentity:
+		return tx.replaySetIdentity(ctx, op.Identity)
+	case rules.ChangeIdentity:
+		_, err := tx.moveIdentity(ctx, op.Change)
+		return err
+	case rules.AddToken:
+		return tx.insertToken(ctx, op.Token)
+	case rules.SetTokenBinding:
+		return tx.ExecOne(ctx, bindToken, op.Request.Bytes(), op.Key.Bytes(), op.ID.Bytes())
+	case rules.SetTokenRevoked:
+		return tx.ExecOne(ctx, `UPDATE tokens SET revoked = ? WHERE token = ?`, op.Cause, op.ID.Bytes())
+	case rules.SetTokensRevoked:
+		_, err := tx.ExecContext(ctx, `
+			INSERT INTO token_revocations (maker, era, why) SELECT m.id, `+nextEra+`, ? FROM identities m WHERE m.spiffe_id = ?`,
+			op.Cause, op.Creator.String())
+		return err
+	case rules.AddCertificate:
+		return tx.replayCertificate(ctx, op)
+	case rules.AddAbandoned:
+		return tx.insertAbandoned(ctx, op.IntentItem, op.Status, op.Index)
+	case rules.SetStatus:
+		return tx.replayStatus(ctx, op)
+	case rules.MarkKey:
+		return tx.markKey(ctx, keyID(op.Key), op.At)
+	case rules.AddBulk:
+		return tx.replayBulk(ctx, op.RecordedBulk)
+	case rules.SetBulkProgress:
+		return tx.replayStep(ctx, op)
+	default:
+		return tx.carryAuthority(ctx, op)
+	}
+}
+
+// carryAuthority carries out an operation that is about CAs, CRLs or the removal of records.
+func (tx *writeTx) carryAuthority(ctx context.Context, op rules.Operation) error {
+	switch op := op.(type) {
+	case rules.KnowIssuer:
+		_, err := tx.issuer(ctx, op.Issuer)
+		return err
+	case rules.PutInstallation:
+		return tx.replayInstallation(ctx, op)
+	case rules.SetInstallationState:
+		return tx.replayInstallationState(ctx, op)
+	case rules.SetCRLNumber:
+		id, err := tx.issuer(ctx, op.Issuer)
+		if err != nil {
+			return err
+		}
+		return tx.setNumber(ctx, id, op.Number)
+	case rules.PutCRL:
+		id, err := tx.issuer(ctx, op.Issuer)
+		if err != nil {
+			return err
+		}
+		return tx.insertCRL(ctx, id, op.CRL)
+	case rules.AddPoints:
+		for _, p := range op.Points {
+			if _, err := tx.putPoint(ctx, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	case rules.Expire:
+		return tx.replayExpire(ctx, op)
+	default:
+		return fmt.Errorf("the operation %T is unknown", op)
+	}
+}
+
+func (tx *writeTx) replaySetIdentity(ctx context.Context, id ra.Identity) error {
+	have, err := readIdentity(ctx, tx, id.ID)
+	if err != nil {
+		return err
+	}
+	if err := tx.replaceLabels(ctx, have, id); err != nil {
+		return err
+	}
+	return tx.setAttributes(ctx, id)
+}
+
+func (tx *writeTx) replayCertificate(ctx context.Context, op rules.AddCertificate) error {
+	g := guarded{effects: rules.Effects{Superseded: op.Superseded}}
+	if err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, op.Identity.String()).Scan(&g.identity); err != nil {
+		return err
+	}
+	if !op.Guard.Token.IsZero() {
+		if err := tx.QueryRowContext(ctx, `SELECT id FROM tokens WHERE token = ?`, op.Guard.Token.Bytes()).Scan(&g.token); err != nil {
+			return err
+		}
+	}
+	if before := op.Guard.Predecessor.Serial; !before.IsZero() {
+		row := tx.QueryRowContext(ctx, `SELECT id, successor IS NULL FROM certificates WHERE serial = ?`, before.Bytes())
+		if err := row.Scan(&g.predecessor, &g.effects.Succeeds); err != nil {
+			return err
+		}
+	}
+	if op.DER == nil {
+		op.DER = []byte{} // NULL would say that the certificate was not delivered
+	}
+	id, err := tx.insertIssued(ctx, &op.Record, g.identity)
+	if err != nil {
+		return err
+	}
+	if err := tx.claim(ctx, op.KeyHash, g.identity, g.effects.KeyUses()); err != nil {
+		return err
+	}
+	return tx.consume(ctx, &op.Guard, g, id)
+}
+
+func (tx *writeTx) replayStatus(ctx context.Context, op rules.SetStatus) error {
+	c, err := readRow(ctx, tx, op.Ref)
+	if err != nil {
+		return err
+	}
+	if err := tx.writeStatus(ctx, c.id, op.Status, engine.OptionalMillis(op.InvalidSince), op.Index); err != nil {
+		return err
+	}
+	if op.CompromisedAt.IsZero() || !c.key.Valid {
+		return nil
+	}
+	return tx.markKey(ctx, c.key.Int64, op.CompromisedAt)
+}
+
+// certificateRow is a certificate's row with what a replayed status needs to know of it.
+type certificateRow struct {
+	id    int64
+	key   sql.NullInt64
+	state pki.State
+	since sql.NullInt64
+}
+
+func readRow(ctx context.Context, tx *writeTx, ref pki.CertRef) (certificateRow, error) {
+	var c certificateRow
+	err := tx.QueryRowContext(ctx, `
+		SELECT id, key, state, invalid_since FROM certificates WHERE serial = ? AND issuer = (SELECT id FROM issuers WHERE issuer = ?)`,
+		ref.Serial.Bytes(), ref.Issuer.Bytes()).Scan(&c.id, &c.key, &c.state, &c.since)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = rules.NoCertificate(ref.Serial)
+	}
+	return c, err
+}
+
+func (tx *writeTx) replayBulk(ctx context.Context, b rules.RecordedBulk) error {
+	s := setRow{BulkRevocation: b.BulkRevocation, reach: b.Reach}
+	if err := tx.insertRow(ctx, &s); err != nil {
+		return err
+	}
+	if s.ID != b.ID || s.mark != b.Mark {
+		return fmt.Errorf("the bulk revocation %d up to record %d became %d up to record %d", b.ID, b.Mark, s.ID, s.mark)
+	}
+	return nil
+}
+
+func (tx *writeTx) replayStep(ctx context.Context, op rules.SetBulkProgress) error {
+	s, err := readSet(ctx, tx, op.ID)
+	if err != nil {
+		return err
+	}
+	for i, change := range op.Changes {
+		c, err := readRow(ctx, tx, change.Ref)
+		if err != nil {
+			return err
+		}
+		since := engine.OptionalMillis(s.InvalidSince)
+		switch {
+		case op.InvalidTimes != nil:
+			since = engine.OptionalMillis(op.InvalidTimes[i])
+		case s.InvalidSince.IsZero() && c.state == pki.Revoked && c.since.Valid:
+			since = c.since.Int64
+		}
+		if err := tx.writeStatus(ctx, c.id, change.Status, since, op.Index); err != nil {
+			return err
+		}
+		if s.Reason == pki.KeyCompromise && s.Action == revocation.Revoke && c.key.Valid {
+			if err := tx.markKey(ctx, c.key.Int64, s.At); err != nil {
+				return err
+			}
+		}
+	}
+	var total any
+	if op.Counted {
+		total = op.Total
+	}
+	return tx.ExecOne(ctx, `UPDATE revocation_sets SET progress = ?, total = ?, ended = ?, followed = ?, done = ? WHERE id = ?`,
+		op.Progress, total, op.Expired, op.Applied, op.Done, op.ID)
+}
+
+func (tx *writeTx) replayInstallation(ctx context.Context, op rules.PutInstallation) error {
+	id, err := tx.issuer(ctx, op.Issuer)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO ca_certificates (issuer, fingerprint, key_hash, key_label, der, installed_at, state) VALUES (?, ?, ?, ?, X'', ?, ?)
+		ON CONFLICT (issuer) DO UPDATE SET fingerprint = excluded.fingerprint, installed_at = excluded.installed_at`,
+		id, op.Fingerprint, op.KeyHash.Bytes(), op.KeyLabel, engine.Millis(op.At), ca.Active)
+	return err
+}
+
+func (tx *writeTx) replayInstallationState(ctx context.Context, op rules.SetInstallationState) error {
+	id, err := tx.issuer(ctx, op.Issuer)
+	if err != nil {
+		return err
+	}
+	if op.State == ca.Removed {
+		if err := tx.removePublished(ctx, id); err != nil {
+			return err
+		}
+	}
+	return tx.ExecOne(ctx, `UPDATE ca_certificates SET state = ? WHERE issuer = ?`, op.State, id)
+}
+
+func (tx *writeTx) replayExpire(ctx context.Context, op rules.Expire) error {
+	var gone retention.Expired
+	if op.Last != (retention.Place{}) {
+		if err := tx.removeCertificates(ctx, op.After, op.Last, &gone); err != nil {
+			return err
+		}
+	}
+	if op.Gone.Tokens > 0 {
+		if err := tx.expireTokens(ctx, op.Gone.Tokens, engine.Millis(op.Before), &gone); err != nil {
+			return err
+		}
+	}
+	if gone.Certificates != op.Gone.Certificates || gone.Tokens != op.Gone.Tokens || gone.Keys != op.Gone.Keys {
+		return fmt.Errorf("%d certificates, %d tokens and %d keys left instead of %d, %d and %d",
+			gone.Certificates, gone.Tokens, gone.Keys, op.Gone.Certificates, op.Gone.Tokens, op.Gone.Keys)
+	}
+	return nil
+}

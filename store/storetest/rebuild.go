@@ -1,0 +1,337 @@
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/store/retention"
+)
+
+// history makes random records of every kind.
+type history struct {
+	w          *world
+	identities []pki.SPIFFEID
+	records    []ca.Record
+	tokens     []ra.Token
+	bulks      []int64
+	sweep      retention.Place
+}
+
+// testRebuild makes random histories, and rebuilds the records from the log.
+func testRebuild(t *testing.T, open func(t *testing.T) Store) {
+	need(t, open(t).Rebuild != nil, "replay")
+	rapid.Check(t, func(rt *rapid.T) {
+		h := &history{w: newWorld(t, open(t))}
+		for range 3 {
+			h.register(rt)
+		}
+		actions := map[string]func(*rapid.T){
+			"register": h.register, "update": h.update, "issue": h.issue, "issue more": h.issue, "renew": h.renew, "renew again": h.renew,
+			"abandon": h.abandon, "token": h.token, "use token": h.useToken, "revoke tokens": h.revokeTokens, "change": h.change,
+			"change identity": h.changeIdentity, "revoke key": h.revokeKey, "bulk": h.bulk, "step": h.step, "publish": h.publish,
+			"points": h.points, "expire": h.expire, "later": h.later, "refuse": func(rt *rapid.T) { h.w.note(rt, "no") },
+		}
+		rt.Repeat(actions)
+		h.w.mustRebuild(t)
+		if t.Failed() {
+			rt.FailNow()
+		}
+	})
+}
+
+// pass accepts refusals: a random change may be one that the rules refuse.
+func (h *history) pass(t *rapid.T, err error) {
+	t.Helper()
+	if _, refused := pki.AsRefusal(err); !refused {
+		must(t, err)
+	}
+}
+
+func (h *history) some(t *rapid.T) pki.SPIFFEID {
+	return rapid.SampledFrom(h.identities).Draw(t, "identity")
+}
+
+func (h *history) attributes(t *rapid.T, id *ra.Identity) {
+	id.Profile = rapid.SampledFrom([]string{"device", "server"}).Draw(t, "profile")
+	id.Labels, id.DNSNames, id.IPAddresses = nil, nil, nil
+	if rapid.Bool().Draw(t, "labels") {
+		id.Labels = map[string]string{"site": rapid.SampledFrom([]string{"north", "south"}).Draw(t, "site"), "empty": ""}
+	}
+	if rapid.Bool().Draw(t, "names") {
+		id.DNSNames, id.IPAddresses = []string{"b.example", "a.example"}, []netip.Addr{netip.MustParseAddr("2001:db8::1")}
+	}
+}
+
+func (h *history) register(t *rapid.T) {
+	id := h.w.newIdentity(t)
+	id.Kind = rapid.SampledFrom([]pki.Kind{pki.Device, pki.Workload, pki.VA}).Draw(t, "kind")
+	h.attributes(t, &id)
+	_, err := h.w.RA.CreateIdentity(context.Background(), id, operator)
+	must(t, err)
+	h.identities = append(h.identities, id.ID)
+}
+
+func (h *history) update(t *rapid.T) {
+	id := h.w.stateOf(t, h.some(t))
+	h.attributes(t, &id)
+	_, err := h.w.RA.UpdateIdentity(context.Background(), id, operator, h.w.now)
+	h.pass(t, err)
+}
+
+func (h *history) record(t *rapid.T, id pki.SPIFFEID) ca.Record {
+	r := h.w.record(t, id)
+	r.Profile = rapid.SampledFrom([]string{"device", "server"}).Draw(t, "profile")
+	r.Ref.Issuer = rapid.SampledFrom([]pki.IssuerID{issuerA, issuerB}).Draw(t, "issuer")
+	r.Partition = rapid.SampledFrom([]uint16{1, 7, 65535}).Draw(t, "partition")
+	r.NotAfter = h.w.now.Add(rapid.SampledFrom([]time.Duration{time.Minute, time.Hour, 24 * time.Hour}).Draw(t, "lifetime"))
+	return r
+}
+
+func (h *history) add(t *rapid.T, r ca.Record) {
+	err := h.w.try(t, r)
+	h.pass(t, err)
+	if err == nil {
+		h.records = append(h.records, r)
+	}
+}
+
+func (h *history) issue(t *rapid.T) {
+	id := h.w.stateOf(t, h.some(t))
+	r := h.record(t, id.ID)
+	if id.State == pki.Registered {
+		r.Guard.Identity, r.Guard.Revision, r.Guard.Enrolls = id.ID, id.Revision, true
+	}
+	h.add(t, r)
+}
+
+func (h *history) renew(t *rapid.T) {
+	if len(h.records) == 0 {
+		return
+	}
+	before := rapid.SampledFrom(h.records).Draw(t, "predecessor")
+	r := h.record(t, before.Identity)
+	r.Guard.Predecessor, r.Guard.Supersedes = before.Ref, rapid.Bool().Draw(t, "supersedes")
+	if rapid.Bool().Draw(t, "keeps the key") {
+		r.KeyHash = before.KeyHash
+		r.Guard.Key = r.KeyHash
+	}
+	r.Guard.Renewed = rapid.Bool().Draw(t, "renewed")
+	h.add(t, r)
+}
+
+// abandon settles items that were not signed, one of them sometimes with a serial number that is on record.
+func (h *history) abandon(t *rapid.T) {
+	var intended []ca.Record
+	for range rapid.IntRange(1, 3).Draw(t, "items") {
+		intended = append(intended, h.record(t, h.some(t)))
+	}
+	if len(h.records) > 0 && rapid.Bool().Draw(t, "duplicate") {
+		intended[0].Ref = rapid.SampledFrom(h.records).Draw(t, "duplicate of").Ref
+	}
+	h.w.settle(t, h.w.announce(t, intended...))
+}
+
+func (h *history) token(t *rapid.T) {
+	id := h.w.stateOf(t, h.some(t))
+	b := h.w.draw()
+	tokenID, err := pki.TokenIDFromBytes(b[:])
+	must(t, err)
+	token := ra.Token{
+		ID: tokenID, Identity: id.ID, IdentityRevision: id.Revision, Profile: "device", Replace: rapid.Bool().Draw(t, "replace"),
+		ExpiresAt: h.w.now.Add(time.Duration(rapid.IntRange(1, 3).Draw(t, "hours")) * time.Hour), CreatedBy: operator, CreatedAt: h.w.now,
+	}
+	if len(h.records) > 0 && rapid.Bool().Draw(t, "by a caller") {
+		r := rapid.SampledFrom(h.records).Draw(t, "creator")
+		token.CreatedBy = pki.ActorCaller(r.Identity, r.Ref)
+	}
+	err = h.w.RA.CreateToken(context.Background(), token)
+	h.pass(t, err)
+	if err == nil {
+		h.tokens = append(h.tokens, token)
+	}
+}
+
+func (h *history) useToken(t *rapid.T) {
+	if len(h.tokens) == 0 {
+		return
+	}
+	token := rapid.SampledFrom(h.tokens).Draw(t, "token")
+	r := h.record(t, token.Identity)
+	_, err := h.w.RA.BindToken(context.Background(), token.ID, r.RequestID, r.KeyHash, h.w.now)
+	h.pass(t, err)
+	if err != nil || rapid.Bool().Draw(t, "only bind") {
+		return
+	}
+	id := h.w.stateOf(t, token.Identity)
+	r.Guard.Token, r.Guard.Identity, r.Guard.Revision, r.Guard.Enrolls = token.ID, id.ID, id.Revision, true
+	h.add(t, r)
+}
+
+func (h *history) revokeTokens(t *rapid.T) {
+	v := ra.TokenRevocation{By: operator, Comment: "lost", At: h.w.now}
+	if len(h.tokens) > 0 && rapid.Bool().Draw(t, "one") {
+		v.ID = rapid.SampledFrom(h.tokens).Draw(t, "token").ID.String()
+	} else {
+		v.CreatedBy = h.some(t)
+	}
+	_, err := h.w.RA.RevokeTokens(context.Background(), v)
+	h.pass(t, err)
+}
+
+func (h *history) order(t *rapid.T) revocation.Change {
+	o := revocation.Change{Actor: operator, At: h.w.now, Comment: rapid.SampledFrom([]string{"", "stolen"}).Draw(t, "comment")}
+	switch o.Action = rapid.SampledFrom([]revocation.Action{revoke, hold, release}).Draw(t, "action"); o.Action {
+	case revoke:
+		o.Reason = rapid.SampledFrom([]pki.Reason{pki.Superseded, pki.KeyCompromise, pki.PrivilegeWithdrawn}).Draw(t, "reason")
+		if rapid.Bool().Draw(t, "since when") {
+			o.InvalidSince = h.w.now.Add(-time.Hour)
+		}
+	case hold:
+		o.Reason = pki.CertificateHold
+	}
+	return o
+}
+
+func (h *history) change(t *rapid.T) {
+	if len(h.records) == 0 {
+		return
+	}
+	o := h.order(t)
+	o.Certificate = rapid.SampledFrom(h.records).Draw(t, "certificate").Ref
+	_, err := h.w.Orders.Apply(context.Background(), o)
+	h.pass(t, err)
+}
+
+func (h *history) changeIdentity(t *rapid.T) {
+	o := h.order(t)
+	o.Identity = h.some(t)
+	switch {
+	case o.Action == hold:
+		o.State = pki.Suspended
+	case o.Action == revoke && rapid.Bool().Draw(t, "retire"):
+		o.State = pki.Retired
+	}
+	_, err := h.w.Orders.Apply(context.Background(), o)
+	h.pass(t, err)
+}
+
+func (h *history) revokeKey(t *rapid.T) {
+	if len(h.records) == 0 {
+		return
+	}
+	o := revocation.Change{
+		Action: revoke, Reason: pki.KeyCompromise, Key: rapid.SampledFrom(h.records).Draw(t, "certificate").KeyHash, Actor: operator, At: h.w.now,
+	}
+	_, err := h.w.Orders.Apply(context.Background(), o)
+	h.pass(t, err)
+}
+
+func (h *history) bulk(t *rapid.T) {
+	if h.w.Revocation == nil || len(h.records) == 0 {
+		return
+	}
+	var certs []*cert
+	for _, r := range h.records {
+		certs = append(certs, &cert{Record: r, issued: r.IssuedAt})
+	}
+	o := (&fleet{w: h.w, certs: certs}).drawOrder(t)
+	set, _, err := h.w.Revocation.CreateBulk(context.Background(), o)
+	h.pass(t, err)
+	if err == nil && !set.Done {
+		h.bulks = append(h.bulks, set.ID)
+	}
+}
+
+func (h *history) step(t *rapid.T) {
+	if len(h.bulks) == 0 {
+		return
+	}
+	ctx := context.Background()
+	if rapid.Bool().Draw(t, "count") {
+		_, err := h.w.Revocation.NotifyBulk(ctx, h.bulks[0], pki.StatusObserverFunc(func([]pki.StatusChange) {}))
+		must(t, err)
+	}
+	_, set, err := h.w.Revocation.ApplyBulk(ctx, h.bulks[0], rapid.IntRange(1, 3).Draw(t, "limit"), h.w.now)
+	must(t, err)
+	if set.Done {
+		h.bulks = h.bulks[1:]
+	}
+}
+
+func (h *history) publish(t *rapid.T) {
+	if h.w.CRLs == nil {
+		return
+	}
+	ctx := context.Background()
+	issuer := rapid.SampledFrom([]pki.IssuerID{issuerA, issuerB}).Draw(t, "issuer")
+	number, err := h.w.CRLs.TakeNumber(ctx, issuer, h.w.now)
+	must(t, err)
+	full := crl.CRL{Issuer: issuer, Number: number, ThisUpdate: h.w.now, NextUpdate: h.w.now.Add(time.Hour), Position: 3, SHA256: h.w.draw(), Size: 5, Entries: 2}
+	part, delta := full, full
+	part.Partition = rapid.SampledFrom([]uint16{1, 7, 65535}).Draw(t, "partition")
+	part.Base = crl.Base{Number: number, ThisUpdate: h.w.now, Position: 3}
+	delta.Partition, delta.Delta, delta.Base = part.Partition, true, crl.Base{Number: new(big.Int), ThisUpdate: h.w.now}
+	all := []crl.CRL{full, part, delta}
+	must(t, h.w.CRLs.PutCRLs(ctx, all[:rapid.IntRange(0, 3).Draw(t, "CRLs")], operator, h.w.now))
+}
+
+func (h *history) points(t *rapid.T) {
+	if h.w.CRLs == nil {
+		return
+	}
+	var points []crl.Point
+	for n := range rapid.IntRange(1, 3).Draw(t, "points") {
+		points = append(points, crl.Point{
+			Issuer: issuerA, Partition: uint16(rapid.SampledFrom([]int{1, 7}).Draw(t, "partition")), //nolint:gosec // small
+			URL: fmt.Sprintf("http://pki.example/%d.crl", n), DeltaURL: rapid.SampledFrom([]string{"", "http://pki.example/d.crl"}).Draw(t, "delta"),
+		})
+	}
+	must(t, h.w.CRLs.PutPoints(context.Background(), points, h.w.now))
+}
+
+func (h *history) expire(t *rapid.T) {
+	if h.w.Retention == nil {
+		return
+	}
+	h.w.grow(t)
+	gone, err := h.w.Retention.Expire(context.Background(), retention.Step{
+		Before: h.w.now, At: h.w.now, After: h.sweep, Limit: rapid.IntRange(1, 3).Draw(t, "limit"),
+	})
+	must(t, err)
+	if h.sweep = gone.Next; !gone.More {
+		h.sweep = retention.Place{}
+	}
+	h.forget(t)
+}
+
+// forget drops what has left, so that later actions are about what is on record.
+func (h *history) forget(t *rapid.T) {
+	var records []ca.Record
+	for _, r := range h.records {
+		if _, err := h.w.RA.Certificate(context.Background(), r.Ref); err == nil {
+			records = append(records, r)
+		}
+	}
+	var tokens []ra.Token
+	for _, token := range h.tokens {
+		if _, err := h.w.RA.Token(context.Background(), token.ID); err == nil {
+			tokens = append(tokens, token)
+		}
+	}
+	h.records, h.tokens = records, tokens
+}
+
+func (h *history) later(t *rapid.T) {
+	h.w.now = h.w.now.Add(time.Duration(rapid.IntRange(1, 90).Draw(t, "minutes")) * time.Minute)
+}

@@ -1,0 +1,407 @@
+package translog
+
+import (
+	"encoding/hex"
+	"math/big"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// Event is what an entry records beside its status changes. It is one of the types below, each for some actions.
+type Event interface {
+	// facts adds the event to texts by name, for printing.
+	facts(f facts)
+	// encode adds the event to the message of an entry of a time.
+	encode(m *brevetv1.LogEntry, at time.Time)
+}
+
+// IssuedCertificate is the event of [CertificateIssued]. Times have millisecond precision.
+type IssuedCertificate struct {
+	Profile   string
+	Key       pki.KeyHash
+	NotBefore time.Time
+	IssueTime time.Time
+	Partition uint16
+	// Predecessor is the serial number of the certificate that was renewed; zero for none.
+	Predecessor pki.Serial
+	Token       pki.TokenID // that was spent; zero for none
+	Enrolls     bool        // the identity became enrolled, in a new revision
+}
+
+// AbandonedCertificates is the event of [CertificateAbandoned]. Certificates has one element for each change.
+type AbandonedCertificates struct {
+	Certificates []AbandonedCertificate
+	Refusal      *Refusal // nil unless a guard refused the certificate
+	// Duplicate is a certificate of which nothing was recorded, because its serial number is on record; zero for none.
+	Duplicate pki.CertRef
+	Part      Part
+}
+
+// AbandonedCertificate is a certificate that was never delivered.
+type AbandonedCertificate struct {
+	IssueTime time.Time
+	Partition uint16
+	Digest    []byte // that was to be signed
+}
+
+// Refusal is the event of [RequestRefused].
+type Refusal struct {
+	Rule   pki.Rule
+	Detail string
+}
+
+// IdentityAttributes is the event of [IdentityRegistered] and [IdentityUpdated]: the attributes from then on.
+type IdentityAttributes struct {
+	Kind        pki.Kind
+	Profile     string
+	Labels      map[string]string
+	DNSNames    []string
+	IPAddresses []netip.Addr
+	Revision    uint64
+}
+
+// CreatedToken is the event of [TokenCreated].
+type CreatedToken struct {
+	ID               pki.TokenID
+	IdentityRevision uint64
+	Profile          string
+	ExpiresAt        time.Time
+	Replace          bool
+	// CreatorCertificate is the certificate of the caller; zero for a part of the system.
+	CreatorCertificate pki.CertRef
+}
+
+// BoundToken is the event of [TokenBound].
+type BoundToken struct {
+	ID      pki.TokenID
+	Request pki.RequestID
+	Key     pki.KeyHash
+}
+
+// RevokedTokens is the event of [TokenRevoked]. Without an ID it is about all tokens that the entry's identity has
+// created.
+type RevokedTokens struct {
+	ID      pki.TokenID
+	Usable  int    // how many of them could have been used
+	Cause   string // as refusals say it
+	Comment string
+}
+
+// Part counts the entries of a change that has too many certificates for one entry. The zero value is the only part.
+type Part struct{ Number, Of int }
+
+// StatusOrder is the event of a change of one certificate, of a key's certificates, or of an identity.
+type StatusOrder struct {
+	Reason       pki.Reason
+	InvalidSince time.Time // zero if unknown
+	Comment      string
+	// Key is the key that the order is about; zero for none. It is compromised from then on.
+	Key pki.KeyHash
+	// BulkRevocation is the bulk revocation that changes the certificates; nil if the entry has their changes.
+	BulkRevocation *BulkRevocation
+	// InvalidTimes are the invalidity times of the changes, zero for none; nil if all have InvalidSince.
+	InvalidTimes []time.Time
+	Part         Part
+}
+
+// BulkAction is what a bulk revocation does to each certificate. The numbers are those of
+// brevet.v1.BulkRevocationAction.
+type BulkAction uint8
+
+// The actions of a bulk revocation.
+const (
+	BulkRevoke BulkAction = iota + 1
+	BulkHold
+	BulkUnhold
+)
+
+// BulkRevocation is the event of [BulkRevocationCreated].
+type BulkRevocation struct {
+	ID        int64
+	Selection pki.Selection
+	Action    BulkAction
+	Reason    pki.Reason
+	// InvalidSince is the invalidity time; zero if unknown.
+	InvalidSince time.Time
+	Comment      string
+	Mark         int64     // the number of the newest certificate's record
+	Reach        time.Time // certificates that expired before it are not concerned; zero if there is no such time
+	AtOnce       bool      // the certificates are changed in the same transaction
+}
+
+// BulkStep is the event of a step of a bulk revocation, and of [BulkRevocationCounted].
+type BulkStep struct {
+	ID       int64
+	Total    int
+	Counted  bool // Total is known
+	Expired  int
+	Applied  int
+	Progress int64 // the number of the last record that was changed
+	Done     bool
+	// InvalidTimes are the invalidity times of the changes, zero for none. If it is nil, all have that of the bulk
+	// revocation, or keep their own if it has none.
+	InvalidTimes []time.Time
+	Part         Part
+}
+
+// CACertificate is the event of [CAInstalled], [CARetired] and [CARemoved].
+type CACertificate struct {
+	Issuer      pki.IssuerID
+	Subject     string
+	Fingerprint []byte // SHA-256 of the certificate
+	KeyHash     pki.KeyHash
+	KeyLabel    string // of the key in the HSM; empty if it is elsewhere
+}
+
+// CRLNumber is the event of [CRLNumberTaken].
+type CRLNumber struct {
+	Issuer pki.IssuerID
+	Number *big.Int
+}
+
+// PublishedCRL is the event of [CRLPublished].
+type PublishedCRL struct {
+	Issuer     pki.IssuerID
+	Partition  uint16 // 0 for the CRL of all partitions
+	Delta      bool
+	Number     *big.Int
+	ThisUpdate time.Time
+	NextUpdate time.Time
+	Position   uint64 // the index of the last entry that it covers
+	// BaseNumber is that of the CRL that deltas are relative to; nil for none.
+	BaseNumber   *big.Int
+	BaseUpdate   time.Time
+	BasePosition uint64
+	Digest       []byte // SHA-256
+	Size         int64  // in bytes
+	Entries      int64
+	Imported     bool // signed elsewhere
+}
+
+// DistributionPoint is where the CRL of a partition is.
+type DistributionPoint struct {
+	Issuer        pki.IssuerID
+	Partition     uint16
+	URL, DeltaURL string
+}
+
+// DistributionPoints is the event of [DistributionPointsRecorded].
+type DistributionPoints []DistributionPoint
+
+// ExpiredRecords is the event of [RecordsExpired]: how many records one step removed, and what it looked at.
+type ExpiredRecords struct {
+	Certificates, Tokens, Keys int
+	After, Last                RecordPlace
+	Before                     time.Time
+}
+
+// RecordPlace is a place among the records of certificates, in the order of notAfter and number.
+type RecordPlace struct {
+	NotAfter time.Time
+	Number   int64
+}
+
+// facts are texts by name.
+type facts map[string]string
+
+// add adds a text that is not empty.
+func (f facts) add(name, value string) {
+	if value != "" {
+		f[name] = value
+	}
+}
+
+func (f facts) addTime(name string, t time.Time) {
+	if !t.IsZero() {
+		f[name] = t.UTC().Format("2006-01-02T15:04:05.999Z07:00")
+	}
+}
+
+func (f facts) addNumber(name string, n int64) {
+	if n != 0 {
+		f[name] = strconv.FormatInt(n, 10)
+	}
+}
+
+func (f facts) addFlag(name string, set bool) {
+	if set {
+		f[name] = "true"
+	}
+}
+
+// addID adds the text of an identifier that is not zero.
+func (f facts) addID(name string, id interface {
+	IsZero() bool
+	String() string
+}) {
+	if !id.IsZero() {
+		f[name] = id.String()
+	}
+}
+
+// Facts returns the event, and the request ID, as texts by name, for printing. A fact that the event does not have is
+// left out.
+func (e Entry) Facts() map[string]string {
+	f := facts{}
+	f.addID("request", e.RequestID)
+	if e.Event != nil {
+		e.Event.facts(f)
+	}
+	return f
+}
+
+func (i *IssuedCertificate) facts(f facts) {
+	f.add("profile", i.Profile)
+	f.addID("key", i.Key)
+	f.addTime("not_before", i.NotBefore)
+	f.addTime("issued", i.IssueTime)
+	f.addNumber("partition", int64(i.Partition))
+	f.addID("predecessor", i.Predecessor)
+	f.addID("token", i.Token)
+	f.addFlag("enrolls", i.Enrolls)
+}
+
+func (a *AbandonedCertificates) facts(f facts) {
+	if a.Refusal != nil {
+		a.Refusal.facts(f)
+	}
+	if !a.Duplicate.IsZero() {
+		f.addID("issuer", a.Duplicate.Issuer)
+		f.addID("serial", a.Duplicate.Serial)
+		f["detail"] = "the serial number is on record already"
+	}
+}
+
+func (r *Refusal) facts(f facts) {
+	f.add("rule", string(r.Rule))
+	f.add("detail", r.Detail)
+}
+
+func (i *IdentityAttributes) facts(f facts) {
+	f.add("kind", i.Kind.String())
+	f.add("profile", i.Profile)
+	f.add("dns_names", strings.Join(i.DNSNames, " "))
+	var ips []string
+	for _, ip := range i.IPAddresses {
+		ips = append(ips, ip.String())
+	}
+	f.add("ip_addresses", strings.Join(ips, " "))
+	for name, value := range i.Labels {
+		f["label."+name] = value
+	}
+	f.addNumber("revision", int64(i.Revision)) //nolint:gosec // counts changes
+}
+
+func (t *CreatedToken) facts(f facts) {
+	f.addID("token", t.ID)
+	f.add("profile", t.Profile)
+	f.addTime("expires", t.ExpiresAt)
+	f.addFlag("replace", t.Replace)
+	f.addID("creator_serial", t.CreatorCertificate.Serial)
+}
+
+func (t *BoundToken) facts(f facts) {
+	f.addID("token", t.ID)
+	f.addID("request", t.Request)
+	f.addID("key", t.Key)
+}
+
+func (r *RevokedTokens) facts(f facts) {
+	f.addID("token", r.ID)
+	f.addNumber("tokens", int64(r.Usable))
+	f.add("cause", r.Cause)
+	f.add("comment", r.Comment)
+}
+
+func (p Part) facts(f facts) {
+	if p.Of > 0 {
+		f["part"] = strconv.Itoa(p.Number) + "/" + strconv.Itoa(p.Of)
+	}
+}
+
+func (o *StatusOrder) facts(f facts) {
+	f.add("reason", reasonText(o.Reason))
+	f.addTime("invalid_since", o.InvalidSince)
+	f.add("comment", o.Comment)
+	f.addID("key", o.Key)
+	if o.BulkRevocation != nil {
+		f["bulk_revocation"] = strconv.FormatInt(o.BulkRevocation.ID, 10)
+	}
+	o.Part.facts(f)
+}
+
+// reasonText returns the name of a reason, and nothing for unspecified.
+func reasonText(r pki.Reason) string {
+	if r == pki.Unspecified {
+		return ""
+	}
+	return r.String()
+}
+
+func (b *BulkRevocation) facts(f facts) {
+	f["bulk_revocation"] = strconv.FormatInt(b.ID, 10)
+	f.add("reason", reasonText(b.Reason))
+	f.addTime("invalid_since", b.InvalidSince)
+	f.add("comment", b.Comment)
+	s := b.Selection
+	f.addID("issuer", s.Issuer)
+	f.addID("identity", s.Identity)
+	f.addID("lineage_of", s.LineageOf.Serial)
+	f.addID("key", s.Key)
+	f.add("profile", s.Profile)
+	if !s.Label.IsZero() {
+		f["label"] = s.Label.Name + "=" + s.Label.Value
+	}
+	f.addTime("issued_from", s.IssuedFrom)
+	f.addTime("issued_until", s.IssuedUntil)
+	f.addNumber("mark", b.Mark)
+	f.addTime("reach", b.Reach)
+}
+
+func (s *BulkStep) facts(f facts) {
+	f["bulk_revocation"] = strconv.FormatInt(s.ID, 10)
+	if s.Counted {
+		f["total"] = strconv.Itoa(s.Total)
+	}
+	f.addNumber("expired", int64(s.Expired))
+	f.addNumber("applied", int64(s.Applied))
+	f.addFlag("done", s.Done)
+	s.Part.facts(f)
+}
+
+func (c *CACertificate) facts(f facts) {
+	f.add("subject", c.Subject)
+	f.addID("issuer", c.Issuer)
+	f.add("fingerprint", hex.EncodeToString(c.Fingerprint))
+	f.add("key", c.KeyLabel)
+}
+
+func (n *CRLNumber) facts(f facts) {
+	f.addID("issuer", n.Issuer)
+	f["number"] = n.Number.String()
+}
+
+func (c *PublishedCRL) facts(f facts) {
+	f.addID("issuer", c.Issuer)
+	f["number"] = c.Number.String()
+	f.addNumber("partition", int64(c.Partition))
+	if c.Delta && c.BaseNumber != nil {
+		f["base"] = c.BaseNumber.String()
+	}
+	f.addTime("this_update", c.ThisUpdate)
+	f.addTime("next_update", c.NextUpdate)
+	f["entries"] = strconv.FormatInt(c.Entries, 10)
+	f.addFlag("imported", c.Imported)
+}
+
+func (p DistributionPoints) facts(f facts) { f["points"] = strconv.Itoa(len(p)) }
+
+func (e *ExpiredRecords) facts(f facts) {
+	f["certificates"], f["tokens"], f["keys"] = strconv.Itoa(e.Certificates), strconv.Itoa(e.Tokens), strconv.Itoa(e.Keys)
+	f.addTime("not_after_to", e.Last.NotAfter)
+}
