@@ -117,6 +117,10 @@ quiet brevet ceremony install --config brevet.yaml --certificate issuing.crt --k
 say 'The issuing CA is installed, and the first operator, alice, has a one-time token.' \
   'brevet ceremony install --config brevet.yaml --certificate issuing.crt --key-label issuing-g1 --operator alice --out alice.token'
 
+brevet hsm show --config brevet.yaml >keys.txt 2>>commands.log || fail 'showing the keys in the HSM failed'
+grep -q 'issuing-g1 .*CN=Demo Issuing G1.*(active)' keys.txt || fail "the HSM does not show the issuing key: $(cat keys.txt)"
+say "The HSM holds $(($(wc -l <keys.txt) - 1)) keys, and shows which CA uses each." 'brevet hsm show --config brevet.yaml'
+
 # --- Server and operator --------------------------------------------------------------------------------------------
 brevet serve --config brevet.yaml >server.log 2>&1 &
 pids+=($!)
@@ -216,14 +220,22 @@ until_ok 20 refused
 say "The device's certificate is revoked: its next renewal is refused, and the agent reports the reason ($(agent_status | sed -n 's/.*\(certificate [0-9A-F]* is revoked[^;]*\).*/\1/p' | head -n 1))." \
   'brevet-agent status --config agent.yaml'
 
+quiet brevet revocation create --profile device --reason privilegeWithdrawn --comment 'the batch was stolen' --yes
+brevet revocation list --output json >revocations.txt 2>>commands.log || fail 'listing the bulk revocations failed'
+quiet brevet revocation watch "$(sed -n 's/^{"id":"\([^"]*\)".*/\1/p' revocations.txt)"
+stolen=$(find line1 -name '*.crt' | sort | head -n 1)
+[ "$(ocsp "$stolen")" = revoked ] || fail "openssl ocsp does not say revoked: $(cat ocsp.log)"
+say 'The batch from the factory is revoked with one command, and OCSP says so at once.' \
+  "brevet revocation create --profile device --reason privilegeWithdrawn --comment 'the batch was stolen'"
+
 # --- The log --------------------------------------------------------------------------------------------------------
 brevet log list >log.txt 2>>commands.log || fail 'reading the log failed'
-for what in ca.installed identity.registered token.created token.bound certificate.issued certificate.revoked crl.published request.refused; do
+for what in ca.installed identity.registered token.created token.bound certificate.issued certificate.revoked bulk_revocation.created crl.published request.refused; do
   grep -q "$what" log.txt || fail "the log has no entry $what"
 done
 grep -q "spiffe://demo.example/brevet/operator/alice *certificate.revoked" log.txt || fail 'the log has no revocation by alice'
 quiet brevet log verify
 say "The log records who did what, and its chain of $(($(wc -l <log.txt) - 1)) entries verifies. The entries of alice:" 'brevet log list && brevet log verify'
-grep 'operator/alice  *\(identity\|token\|certificate.revoked\)' log.txt | grep -v /line1/ | awk '{print "        " $2 "  " $4 "  " $6 "  " $7}'
+grep 'operator/alice  *\(identity\|token\|bulk_revocation\|certificate.revoked\)' log.txt | grep -v /line1/ | awk '{print "        " $2 "  " $4 "  " $6 "  " substr($7, 1, 40)}'
 
 printf '\nEvery step succeeded, in %s s. Next: make run starts a CA like this one for you to try.\n' "$(($(date +%s) - begun))"

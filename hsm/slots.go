@@ -22,7 +22,9 @@ type Slot struct {
 
 // Slots lists the slots of a library that have a token in them, in the library's order. It logs in to none. ctx bounds the
 // wait for the library, not the calls into it.
-func Slots(ctx context.Context, modulePath string) ([]Slot, error) { return process.slots(ctx, modulePath) }
+func Slots(ctx context.Context, modulePath string) ([]Slot, error) {
+	return process.slots(ctx, modulePath)
+}
 
 func (r *registry) slots(ctx context.Context, modulePath string) (slots []Slot, err error) {
 	m, err := r.acquire(modulePath)

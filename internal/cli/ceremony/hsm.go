@@ -303,5 +303,5 @@ func (t *hsmFlags) add(cmd *cobra.Command) {
 	f.StringVar(&t.config.Label, "hsm-label", "", "the HSM, by its label")
 	f.StringVar(&t.config.Serial, "hsm-serial", "", "the HSM, by its serial number")
 	f.StringVar(&t.pinFile, "pin-file", "", "file with the user PIN (default: the systemd credential pin, or the terminal asks)")
-	cli.MovedFlags(cmd, map[string]string{"token-label": "--hsm-label", "token-serial": "--hsm-serial"})
+	cli.MovedFlags(cmd, map[string]string{"token-label": "--hsm-label", "token-serial": "--hsm-serial"}) //nolint:gosec // names of flags, not credentials
 }
