@@ -46,7 +46,7 @@ type Token struct {
 	Secret pki.TokenSecret
 }
 
-// Text returns the token as people hand it over: "brevet1." and base64url without padding of the secret (32 octets),
+// Text returns the token as people hand it over: "brevet1." and base64url without padding of the secret (32 bytes),
 // the root's fingerprint (32), the trust domain after its length (1), the server, and the CRC-32 (IEEE) of all this (4).
 func (t Token) Text() string {
 	b := append(t.Secret.Bytes(), t.RootFingerprint[:]...)
@@ -90,7 +90,7 @@ func ParseToken(text string) (Token, error) {
 	return t, t.Check()
 }
 
-// CheckServer checks the form of a server's address: host:port, the port in 1 to 65535, 261 octets at most.
+// CheckServer checks the form of a server's address: host:port, the port in 1 to 65535, 261 bytes at most.
 func CheckServer(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	n, perr := strconv.ParseUint(port, 10, 16)

@@ -112,7 +112,7 @@ const (
 	classObject        // the handle is gone: find the key again
 	classDevice        // the library or the device is gone: start a new generation
 	classPIN           // the PIN is wrong: stop
-	classOther         // trying again would not help
+	classOther         // a retry would not help
 	classes
 )
 

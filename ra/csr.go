@@ -18,7 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// MaxCSR is the size of the largest certification request that is read, in octets.
+// MaxCSR is the size of the largest certification request that is read, in bytes.
 const MaxCSR = 16 << 10
 
 // maxRSA bounds the work of checking a signature, in bits of the modulus.
@@ -40,7 +40,7 @@ type csr struct {
 // parseCSR reads a PKCS #10 request in DER and checks its proof of possession (RFC 2986 §4.2), once.
 func parseCSR(der []byte) (csr, error) {
 	if len(der) == 0 || len(der) > MaxCSR {
-		return csr{}, pki.Refuse(pki.RuleCSR, fixDER+", of 16 KiB at most", "the certification request has %d octets", len(der))
+		return csr{}, pki.Refuse(pki.RuleCSR, fixDER+", of 16 KiB at most", "the certification request has %d bytes", len(der))
 	}
 	req, err := x509.ParseCertificateRequest(der)
 	if err != nil || req.Version != 0 || !signs(req.PublicKey) {
@@ -130,7 +130,7 @@ func (c csr) checkSubject(id Identity) error {
 }
 
 // checkAttributes allows requests for extensions alone, of one value each (RFC 2986 §4.1). crypto/x509 passes over every
-// attribute and every further value that it does not know, so the octets themselves are read.
+// attribute and every further value that it does not know, so the bytes themselves are read.
 func (c csr) checkAttributes(refuse func(string, ...any) error) error {
 	info := cryptobyte.String(c.request.RawTBSCertificateRequest)
 	var attributes cryptobyte.String

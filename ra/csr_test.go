@@ -223,7 +223,7 @@ func malformedCases(t *testing.T) []csrCase {
 		{"a sentence", []byte("please sign this"), pki.RuleCSR},
 		{"a key with an element too many", longKey(t), pki.RuleCSR},
 		{"a certificate", selfSigned(t), pki.RuleCSR},
-		{"16 KiB and one octet", make([]byte, 16<<10+1), pki.RuleCSR},
+		{"16 KiB and one byte", make([]byte, 16<<10+1), pki.RuleCSR},
 		{"another version", versioned(t, 1), pki.RuleCSR},
 		{"something after it", append(bytes.Clone(fine), 0), pki.RuleCSR},
 		{"two of them", append(bytes.Clone(fine), fine...), pki.RuleCSR},

@@ -36,7 +36,7 @@ func diagnose(der []byte, err error) *pki.Refusal {
 	case !input.ReadASN1(&request, cryptobyte_asn1.SEQUENCE):
 		return malformed("the certification request is not in DER, or its end is missing")
 	case !input.Empty():
-		return malformed("%d octets follow the certification request", len(input))
+		return malformed("%d bytes follow the certification request", len(input))
 	case !request.ReadASN1(&info, cryptobyte_asn1.SEQUENCE):
 		return malformed("the DER that was sent is not a certification request")
 	case info.PeekASN1Tag(cryptobyte_asn1.Tag(0).ContextSpecific().Constructed()):
@@ -133,5 +133,5 @@ func pssParameters(algorithm cryptobyte.String) string {
 	if !parameters.SkipOptionalASN1(tag(1)) || !parameters.ReadOptionalASN1Integer(&salt, tag(2), salt) {
 		return unreadable
 	}
-	return fmt.Sprintf("the hash %s and a salt of %d octets", algorithmName(id), salt)
+	return fmt.Sprintf("the hash %s and a salt of %d bytes", algorithmName(id), salt)
 }

@@ -117,7 +117,7 @@ func TestRefusalsNameTheCause(t *testing.T) {
 		},
 		"a key":            {openssl(t, "pkey", "-in", ec, "-pubout", "-outform", "DER"), pki.RuleCSR, "not a certification request", "PKCS #10"},
 		"its end missing":  {good[:len(good)-9], pki.RuleCSR, "its end is missing", "PKCS #10"},
-		"more after it":    {append(bytes.Clone(good), 1, 2, 3), pki.RuleCSR, "3 octets follow", "nothing after it"},
+		"more after it":    {append(bytes.Clone(good), 1, 2, 3), pki.RuleCSR, "3 bytes follow", "nothing after it"},
 		"another's number": {long(t), pki.RuleKeyType, "2.999.", "P-256"},
 	} {
 		_, err := parseCSR(c.csr)

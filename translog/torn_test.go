@@ -146,7 +146,7 @@ func TestOtherDamageIsNotRepaired(t *testing.T) {
 		content []byte
 		store   *memory
 	}{
-		"another octet altered":        {altered, store},
+		"another byte altered":         {altered, store},
 		"a store of an older backup":   {hole, older},
 		"a store at the archive's end": {hole, &memory{sequenced: store.sequenced[:6]}},
 		"more than the store has":      {longer, store},

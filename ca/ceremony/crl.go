@@ -68,7 +68,7 @@ func refuseCRL(fix, detail string, args ...any) *pki.Refusal {
 func (spec CRLSpec) check(root *x509.Certificate) error {
 	now := spec.Now.UTC().Truncate(time.Second)
 	if spec.Number == nil || spec.Number.Sign() <= 0 || spec.Number.BitLen() > 159 {
-		return refuseCRL("count CRLs from 1", "the CRL has no positive number of at most 20 octets")
+		return refuseCRL("count CRLs from 1", "the CRL has no positive number of at most 20 bytes")
 	}
 	if !spec.NextUpdate.Truncate(time.Second).After(now) {
 		return refuseCRL("give a date some months ahead", "the next update, %s, is not after this update", spec.NextUpdate.UTC().Format(time.RFC3339))

@@ -145,7 +145,7 @@ func TestCRLRefuses(t *testing.T) {
 		"a lower number":      {crlSpec(6, before), pki.RuleCRL, "next number is 8"},
 		"no number":           {edited(func(s *ceremony.CRLSpec) { s.Number = nil }), pki.RuleCRL, ""},
 		"zero":                {crlSpec(0, nil), pki.RuleCRL, ""},
-		"21 octets":           {edited(func(s *ceremony.CRLSpec) { s.Number = new(big.Int).Lsh(big.NewInt(1), 160) }), pki.RuleCRL, ""},
+		"21 bytes":            {edited(func(s *ceremony.CRLSpec) { s.Number = new(big.Int).Lsh(big.NewInt(1), 160) }), pki.RuleCRL, ""},
 		"another root's":      {crlSpec(8, foreign), pki.RuleCRL, "newest CRL of this root"},
 		"out of date at once": {edited(func(s *ceremony.CRLSpec) { s.NextUpdate = s.Now }), pki.RuleCRL, "months"},
 		"a clock set back":    {edited(func(s *ceremony.CRLSpec) { s.Now = p.root.NotBefore; s.Previous = later(t, p) }), pki.RuleCRL, "clock"},

@@ -4,7 +4,7 @@
 // spread over machines that exchange files. A [Transcript] describes on paper what was made.
 //
 // Certificates, requests and CRLs follow RFC 5280, RFC 2986 and RFC 5480. Subjects are not empty, basic constraints
-// have a path length, key usages allow only signing certificates and CRLs, and serial numbers have 20 octets. Only on
+// have a path length, key usages allow only signing certificates and CRLs, and serial numbers have 20 bytes. Only on
 // request, a critical name constraint restricts an issuing CA to its trust domain (RFC 5280 section 4.2.1.10), because
 // some verifiers cannot read it.
 //

@@ -164,7 +164,7 @@ func (p *page) signatures(signers []string) {
 
 func formatTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
-// serialText formats a serial number in whole octets, as OpenSSL does.
+// serialText formats a serial number in whole bytes, as OpenSSL does.
 func serialText(n *big.Int) string {
 	if s, err := pki.SerialFromInt(n); err == nil {
 		return s.String()

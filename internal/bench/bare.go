@@ -36,7 +36,7 @@ var (
 	bareTag      = []string{`"00112233445566778899aabbccddeeff"`}
 )
 
-// bareHandler answers with the same octets, whatever it is asked.
+// bareHandler answers with the same bytes, whatever it is asked.
 func bareHandler(size int) http.Handler {
 	body := string(bytes.Repeat([]byte{'.'}, size))
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -53,7 +53,7 @@ func bareHandler(size int) http.Handler {
 func newBare() *cobra.Command {
 	size := 0
 	cmd := &cobra.Command{
-		Use: "bare", Short: "Serve octets over HTTP, for bench ocsp to compare with", Args: cobra.NoArgs, Hidden: true,
+		Use: "bare", Short: "Serve bytes over HTTP, for bench ocsp to compare with", Args: cobra.NoArgs, Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
 			var lc net.ListenConfig
@@ -71,7 +71,7 @@ func newBare() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().IntVar(&size, "size", 0, "octets of an answer")
+	cmd.Flags().IntVar(&size, "size", 0, "bytes of an answer")
 	return cmd
 }
 

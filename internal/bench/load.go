@@ -23,7 +23,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// loadWindow is how many octets a server may send ahead on a connection of the load.
+// loadWindow is how many bytes a server may send ahead on a connection of the load.
 const loadWindow = 64 << 10
 
 // caller is an operator that orders certificates without pause over a connection that it keeps, each with a call of its own

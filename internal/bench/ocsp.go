@@ -41,7 +41,7 @@ func newOCSP() *cobra.Command {
 		Use: "ocsp", Short: "Measure how many OCSP requests a second a server answers", Args: cobra.NoArgs,
 		Long: "ocsp fills the store of a server process with certificates, revokes a hundredth of them, asks about a tenth once,\n" +
 			"and has wrk ask about random ones of those over connections that it keeps: by GET, by POST, and by POST with a\n" +
-			"nonce, for which each answer is signed. In turn with it wrk asks a process that does nothing but write octets of\n" +
+			"nonce, for which each answer is signed. In turn with it wrk asks a process that does nothing but write bytes of\n" +
 			"an answer's size, as net/http does it at its best, and a process signs as an OCSP delegate does, on all cores.\n" +
 			"static_ratio_get and static_ratio_post are the shares of the bare handler's rate that the server reaches, and\n" +
 			"signed_ratio is its share of what answering and signing, one after the other, come to. Each of the six takes\n" +

@@ -32,13 +32,13 @@ const (
 	revokeWarmUp  = 3 * time.Second        // before the order
 	revokeProbes  = 32                     // members that OCSP is asked about
 	crlPoll       = 250 * time.Millisecond // between two looks at the CRL
-	maxPolledCRL  = 1 << 30                // octets
-	minCRLEntry   = 35                     // octets: a serial number of 20 and a UTCTime of 13, each with its tag
+	maxPolledCRL  = 1 << 30                // bytes
+	minCRLEntry   = 35                     // bytes: a serial number of 20 and a UTCTime of 13, each with its tag
 	labelName     = "batch"
 	labelValue    = "stolen"
 )
 
-// maxRevoked bounds --count: a CRL takes some 40 octets for each, and has to fit in memory.
+// maxRevoked bounds --count: a CRL takes some 40 bytes for each, and has to fit in memory.
 const maxRevoked = 1_000_000
 
 // revokeBench is a measurement of one order about many certificates.

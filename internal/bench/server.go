@@ -244,7 +244,7 @@ func cpuOf(p *os.Process) (time.Duration, error) {
 	return time.Duration(user+system) * time.Second / clockTicks, err
 }
 
-// stored is what the server keeps about certificates, in octets: store, its write-ahead log, and the log's archive.
+// stored is what the server keeps about certificates, in bytes: store, its write-ahead log, and the log's archive.
 func (s *serverProcess) stored() (float64, error) {
 	c := node.Config{StateDir: s.dev.Dir}
 	var total int64

@@ -36,7 +36,7 @@ import (
 const (
 	wrkConnections = 64
 	wrkPatience    = 5 * time.Second // for one answer
-	// wrkMargin is by how much the octets of an answer under load may differ from those of one without: a refusal has
+	// wrkMargin is by how much the bytes of an answer under load may differ from those of one without: a refusal has
 	// five, and a client that gets them is served quickly.
 	wrkMargin = 0.01
 	wrkRound  = time.Second // at least, and what it counts in
@@ -134,7 +134,7 @@ func withNonce(der []byte) ([]byte, error) {
 }
 
 // tryOut sends each request once, over a few connections, and looks at the answers: all have to be signed ones. It takes
-// the mean of their octets, and lets go of the requests, which are in the file.
+// the mean of their bytes, and lets go of the requests, which are in the file.
 func (w *way) tryOut(ctx context.Context, address string) error {
 	const connections = 16
 	var octets, body atomic.Int64
@@ -168,7 +168,7 @@ func (w *way) tryOut(ctx context.Context, address string) error {
 	return nil
 }
 
-// exchange sends a request and reads the answer, of which it returns the octets of the body.
+// exchange sends a request and reads the answer, of which it returns the bytes of the body.
 func (w *way) exchange(conn net.Conn, answers *bufio.Reader, request []byte) (int, error) {
 	if err := conn.SetDeadline(time.Now().Add(client.CallTimeout)); err != nil {
 		return 0, err
@@ -211,7 +211,7 @@ type asked struct {
 	serverCPU, loadCPU float64
 }
 
-// ask has wrk ask a process for d. Answers of another size than so many octets are refusals; 0 is any size.
+// ask has wrk ask a process for d. Answers of another size than so many bytes are refusals; 0 is any size.
 func (r *ocspRig) ask(ctx context.Context, w *way, address string, process *os.Process, octets float64, d time.Duration) (asked, error) {
 	cmd := exec.CommandContext(ctx, r.wrk, "--threads", "1", "--connections", strconv.Itoa(wrkConnections),
 		"--duration", strconv.Itoa(int(d/time.Second))+"s", "--timeout", strconv.Itoa(int(wrkPatience/time.Second))+"s",
@@ -246,7 +246,7 @@ func (r *ocspRig) ask(ctx context.Context, w *way, address string, process *os.P
 		return asked{}, fmt.Errorf("%d of %.0f requests by %s failed: %s", result.Failed, result.Answers, w.name, said.Bytes())
 	}
 	if got := result.Octets / result.Answers; octets > 0 && !(math.Abs(got-octets) < wrkMargin*octets) {
-		return asked{}, fmt.Errorf("answers by %s have %.0f octets under load and %.0f without: some are refusals", w.name, got, octets)
+		return asked{}, fmt.Errorf("answers by %s have %.0f bytes under load and %.0f without: some are refusals", w.name, got, octets)
 	}
 	return asked{
 		rate: result.Answers / result.Took * 1e6, p50: result.P50 / 1000, p99: result.P99 / 1000,

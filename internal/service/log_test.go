@@ -77,6 +77,6 @@ func TestLevelsChange(t *testing.T) {
 	log.Info(strings.Repeat("y", 2*maxLine))
 	log.Close()
 	if text := said.String(); strings.Contains(text, "one") || !strings.Contains(text, "two") || len(text) > maxLine+200 || !strings.HasSuffix(text, "y\n") {
-		t.Errorf("%d octets are written", len(text))
+		t.Errorf("%d bytes are written", len(text))
 	}
 }

@@ -66,7 +66,7 @@ func (a *Authenticator) Bind(ctx context.Context, evidence []byte, b ra.Binding)
 func (a *Authenticator) find(ctx context.Context, evidence []byte) (ra.Token, error) {
 	secret, err := pki.TokenSecretFromBytes(evidence)
 	if err != nil {
-		return ra.Token{}, pki.Refuse(pki.RuleToken, "send the 32 octets of the token's secret", "the enrollment token is not of its form")
+		return ra.Token{}, pki.Refuse(pki.RuleToken, "send the 32 bytes of the token's secret", "the enrollment token is not of its form")
 	}
 	t, err := a.store.Token(ctx, secret.ID())
 	if r, ok := pki.AsRefusal(err); ok && r.Rule.Class() == pki.NotFound {

@@ -200,7 +200,7 @@ func TestHighestVersionWins(t *testing.T) {
 			}
 		}
 		again := rapid.IntRange(0, len(all)).Draw(r, "again")
-		heard := rapid.Permutation(append(slices.Clone(all), all[:again]...)).Draw(r, "heard")
+		heard := rapid.Permutation(append(slices.Clone(all), all[:again]...)).Draw(r, "received")
 		for len(heard) > 0 {
 			n := rapid.IntRange(1, len(heard)).Draw(r, "at once")
 			fresh.Apply(heard[:n]...)

@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// maxImport bounds a CRL that an operator imports, in octets: roots revoke a few CA certificates, not devices.
+// maxImport bounds a CRL that an operator imports, in bytes: roots revoke a few CA certificates, not devices.
 const maxImport = 192 << 10
 
 // CRLRecords reads the CRLs on record. It is safe for concurrent use.
@@ -69,7 +69,7 @@ func (s *CRLs) ListCRLs(ctx context.Context, req *brevetv1.ListCRLsRequest) (*br
 // ImportCRL serves the RPC of that name in brevet.v1.CRLService.
 func (s *CRLs) ImportCRL(ctx context.Context, req *brevetv1.ImportCRLRequest) (*brevetv1.ImportCRLResponse, error) {
 	if len(req.GetCrl()) == 0 || len(req.GetCrl()) > maxImport {
-		return nil, pki.Refuse(pki.RuleCRL, "send one CRL in DER of 192 KiB at most", "the CRL has %d octets", len(req.GetCrl()))
+		return nil, pki.Refuse(pki.RuleCRL, "send one CRL in DER of 192 KiB at most", "the CRL has %d bytes", len(req.GetCrl()))
 	}
 	c, err := s.Updater.Import(ctx, req.GetCrl(), callerOf(ctx).Actor())
 	if err != nil {

@@ -82,7 +82,7 @@ func (b boundedTLS) Clone() credentials.TransportCredentials {
 	return boundedTLS{b.TransportCredentials.Clone(), b.queue, b.meter}
 }
 
-// handshake is a connection whose handshake is in its queue from when octets of the client have come until the next ones
+// handshake is a connection whose handshake is in its queue from when bytes of the client have come until the next ones
 // are waited for: while it computes. A client that sends nothing, or slowly, takes nobody's place.
 type handshake struct {
 	net.Conn

@@ -34,7 +34,7 @@ func (c codec) Unmarshal(data mem.BufferSlice, into any) error {
 	m.refusal = nil
 	if data.Len() > maxMessage {
 		m.refusal = pki.Refuse(pki.RuleSize, "send less, or in several calls",
-			"the message has %d octets, and %d are the most", data.Len(), maxMessage)
+			"the message has %d bytes, and %d are the most", data.Len(), maxMessage)
 	} else if err := c.CodecV2.Unmarshal(data, m.into); err != nil {
 		m.refusal = pki.Refuse(pki.RuleRequest, "send the message of this call as protobuf has it (proto/brevet/v1), with text in UTF-8",
 			"the message does not decode")

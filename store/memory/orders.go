@@ -15,7 +15,7 @@ import (
 // Apply carries out an order, as revocation.StatusRecords says. It reaches all certificates on record.
 func (st *Store) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	var out revocation.ChangeResult
-	err := st.writeBy(ctx, o.Actor, o.At, func(s *state) error {
+	err := st.writeOnce(ctx, o.Actor, o.At, func(s *state) (rules.Outcome, error) {
 		err := o.CheckSubject()
 		switch {
 		case err != nil:
@@ -26,12 +26,29 @@ func (st *Store) Apply(ctx context.Context, o revocation.Change) (revocation.Cha
 		default:
 			out, err = s.orderKey(o)
 		}
-		return err
+		return rules.OutcomeOf(out, o.At), err
+	}, func(s *state, have *rules.RecordedRequest) error {
+		out = have.Outcome.Repeated(s.scope(o))
+		return nil
 	})
 	if err != nil {
 		return revocation.ChangeResult{}, err
 	}
 	return out, nil
+}
+
+// scope returns the current statuses of the certificates that a change is about.
+func (s *state) scope(o revocation.Change) []pki.StatusChange {
+	var scope []pki.StatusChange
+	first := s.certificate(o.Certificate)
+	for i := range s.certs {
+		c := &s.certs[i]
+		sameKey := rules.CompromisesKeys(o) && first != nil && c.Delivered && c.KeyHash == first.KeyHash
+		if c.Ref == o.Certificate || sameKey || c.Delivered && c.Identity == o.Identity {
+			scope = append(scope, s.subject(c).Unchanged())
+		}
+	}
+	return scope
 }
 
 // subject returns a certificate as the rules take it.

@@ -15,14 +15,17 @@ import (
 // CreateIdentity implements ra.IdentityRecords.
 func (st *Store) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
 	var have ra.Identity
-	err := st.writeBy(ctx, by, id.CreatedAt, func(s *state) error {
+	err := st.writeOnce(ctx, by, id.CreatedAt, func(s *state) (none rules.Outcome, _ error) {
 		if on, ok := s.identities[id.ID]; ok {
 			have = on.Identity
-			return rules.CheckSameIdentity(have, id)
+			return none, rules.CheckSameIdentity(have, id)
 		}
 		have = rules.NewIdentity(id)
 		s.identities[id.ID] = identity{Identity: have}
-		return s.append(rules.RegisteredEntry(have, by))
+		return none, s.append(rules.RegisteredEntry(have, by))
+	}, func(s *state, _ *rules.RecordedRequest) error {
+		have = s.identities[id.ID].Identity
+		return nil
 	})
 	if err != nil {
 		return ra.Identity{}, err
@@ -33,21 +36,24 @@ func (st *Store) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Acto
 // UpdateIdentity implements ra.IdentityRecords.
 func (st *Store) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, at time.Time) (ra.Identity, error) {
 	var have ra.Identity
-	err := st.writeBy(ctx, by, at, func(s *state) error {
+	err := st.writeOnce(ctx, by, at, func(s *state) (none rules.Outcome, _ error) {
 		on, ok := s.identities[id.ID]
 		if !ok {
-			return rules.NoIdentity(id.ID)
+			return none, rules.NoIdentity(id.ID)
 		}
 		var changed bool
 		var err error
 		if on.Identity, changed, err = rules.UpdateIdentity(on.Identity, id); err != nil {
-			return err
+			return none, err
 		}
 		if have = on.Identity; !changed {
-			return nil
+			return none, nil
 		}
 		s.identities[id.ID] = on
-		return s.append(rules.UpdatedEntry(have, by, at))
+		return none, s.append(rules.UpdatedEntry(have, by, at))
+	}, func(s *state, _ *rules.RecordedRequest) error {
+		have = s.identities[id.ID].Identity
+		return nil
 	})
 	if err != nil {
 		return ra.Identity{}, err
@@ -79,20 +85,43 @@ func (s *state) token(id pki.TokenID) *ra.Token {
 }
 
 // CreateToken implements ra.TokenRecords.
-func (st *Store) CreateToken(ctx context.Context, t ra.Token) error {
-	return st.writeBy(ctx, t.CreatedBy, t.CreatedAt, func(s *state) error {
-		if _, ok := s.identities[t.Identity]; !ok {
-			return rules.NoIdentity(t.Identity)
+func (st *Store) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
+	made := t
+	err := st.writeOnce(ctx, t.CreatedBy, t.CreatedAt, func(s *state) (rules.Outcome, error) {
+		return rules.Outcome{Token: t.ID}, s.insertToken(&made)
+	}, func(s *state, have *rules.RecordedRequest) error {
+		lost := s.token(have.Outcome.Token)
+		if lost == nil {
+			return rules.NoToken(have.Outcome.Token)
 		}
-		if s.token(t.ID) != nil {
-			return rules.TokenExists(t.ID)
+		var err error
+		if made, err = rules.ReplaceToken(*lost, t, s.identities[lost.Identity].Revision); err != nil {
+			return err
 		}
-		on := t
-		on.CreatorCertificate = t.CreatedBy.Caller().Certificate
-		on.ExpiresAt, on.CreatedAt = stored(t.ExpiresAt), stored(t.CreatedAt)
-		s.tokens = append(s.tokens, on)
-		return s.append(rules.TokenCreatedEntry(&t))
+		if _, err := s.revokeToken(rules.TokenReplacement(lost, &made)); err != nil {
+			return err
+		}
+		have.Outcome.Token = made.ID
+		return s.insertToken(&made)
 	})
+	if err != nil {
+		return ra.Token{}, err
+	}
+	return made, nil
+}
+
+func (s *state) insertToken(t *ra.Token) error {
+	if _, ok := s.identities[t.Identity]; !ok {
+		return rules.NoIdentity(t.Identity)
+	}
+	if s.token(t.ID) != nil {
+		return rules.TokenExists(t.ID)
+	}
+	on := *t
+	on.CreatorCertificate = t.CreatedBy.Caller().Certificate
+	on.ExpiresAt, on.CreatedAt = stored(t.ExpiresAt), stored(t.CreatedAt)
+	s.tokens = append(s.tokens, on)
+	return s.append(rules.TokenCreatedEntry(t))
 }
 
 // Token implements ra.TokenRecords.
@@ -144,20 +173,23 @@ func (st *Store) BindToken(
 // RevokeTokens implements ra.TokenInventory.
 func (st *Store) RevokeTokens(ctx context.Context, v ra.TokenRevocation) (int, error) {
 	var n int
-	err := st.writeBy(ctx, v.By, v.At, func(s *state) error {
+	err := st.writeOnce(ctx, v.By, v.At, func(s *state) (out rules.Outcome, _ error) {
 		err := rules.CheckTokenRevocation(v)
 		if err != nil {
-			return err
+			return out, err
 		}
 		if v.ID != "" {
 			n, err = s.revokeToken(v)
-			return err
+			return rules.Outcome{Valid: n}, err
 		}
 		if _, ok := s.identities[v.CreatedBy]; !ok {
-			return rules.NoIdentity(v.CreatedBy)
+			return out, rules.NoIdentity(v.CreatedBy)
 		}
 		n, err = s.revokeTokensOf(v.CreatedBy, rules.TokensRevokedOfAll, v)
-		return err
+		return rules.Outcome{Valid: n}, err
+	}, func(_ *state, have *rules.RecordedRequest) error {
+		n = have.Outcome.Valid
+		return nil
 	})
 	if err != nil {
 		return 0, err

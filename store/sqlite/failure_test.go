@@ -17,7 +17,7 @@ import (
 
 var at = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// fill writes about so many octets to the log.
+// fill writes about so many bytes to the log.
 func fill(db *sqlite.DB, octets int) error {
 	return db.RA().Refused(context.Background(), pki.ActorSystem("test"), pki.SPIFFEID{},
 		&pki.Refusal{Rule: pki.RuleAccess, Detail: strings.Repeat("x", octets)}, at)

@@ -168,11 +168,11 @@ func TestWALIsTakenInBesideTheWriter(t *testing.T) {
 		}
 		return info.Size()
 	}
-	// As many octets again and again: without checkpoints the WAL would hold them all.
+	// As many bytes again and again: without checkpoints the WAL would hold them all.
 	for database() < 16<<20 {
 		m.issue(ids, nil)
 		if wal := size(); wal > 24<<20 {
-			t.Fatalf("the WAL has grown to %d octets, and the database has %d", wal, database())
+			t.Fatalf("the WAL has grown to %d bytes, and the database has %d", wal, database())
 		}
 	}
 	db := m.db

@@ -11,10 +11,10 @@ import (
 
 // The items of an intent are one blob, written and deleted once for each batch:
 //
-//	uvarint    number of issuers, then 32 octets for each
+//	uvarint    number of issuers, then 32 bytes for each
 //	uvarint    number of items, then for each of them:
 //	uvarint      place of its issuer in the list above
-//	20 octets    serial number
+//	20 bytes    serial number
 //	varint       time of issue in milliseconds
 //	varint       notAfter in milliseconds
 //	uvarint      CRL partition
@@ -97,7 +97,7 @@ func (d *decoder) varint() int64 {
 	return v * int64(d.advance(n)) //nolint:gosec // 0 or 1
 }
 
-// advance skips the octets of a number and returns 1, or 0 where there was none.
+// advance skips the bytes of a number and returns 1, or 0 where there was none.
 func (d *decoder) advance(n int) uint64 {
 	if n <= 0 {
 		d.bad, d.rest = true, nil

@@ -14,9 +14,9 @@ import (
 // keyColumns select what is on record of a key: k, a LEFT JOIN with keys, and whether its whole hash is a CA's.
 const keyColumns = `k.rest, k.identity, k.compromised_at, EXISTS (SELECT 1 FROM ca_certificates WHERE key_hash = q.hash)`
 
-// keyID is the number of a key's row: the first 8 octets of its hash.
+// keyID is the number of a key's row: the first 8 bytes of its hash.
 func keyID(h pki.KeyHash) int64 {
-	return int64(binary.BigEndian.Uint64(h.Bytes())) //nolint:gosec // the same octets, read as SQLite's integer
+	return int64(binary.BigEndian.Uint64(h.Bytes())) //nolint:gosec // the same bytes, read as SQLite's integer
 }
 
 func keyRest(h pki.KeyHash) []byte { return h.Bytes()[8:] }

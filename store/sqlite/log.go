@@ -17,7 +17,7 @@ const pagesOfEntry = 4
 
 // Log is the sequencer's view of a DB: a translog.Records.
 //
-// An entry's octets are stored once, under an id that becomes its index: ids are given out by the one writer, and a
+// An entry's bytes are stored once, under an id that becomes its index: ids are given out by the one writer, and a
 // transaction that fails gives them back, so they are in the order of the commits and have no gaps, which sequencing
 // checks. To sequence entries is to write the chain value after the last of them; those in between are computed when
 // they are read, and held against the ones that were written.

@@ -25,6 +25,7 @@ var notInLog = map[string]string{
 	"age":                 "time that has passed, not a record; without it the newest entry's time is taken",
 	"chain":               "has a row for each batch that was sequenced; the chain values are checked by the replay",
 	"log_epoch":           "belongs to the store, and a log that forks has another one",
+	"operator_requests":   "for repeats after lost answers; entries have the request ID, and a call that changes nothing has no entry",
 	"crl_segments":        "derived from certificates",
 	"crl_packed":          "derived from certificates",
 	"certificates.der":    "DER",

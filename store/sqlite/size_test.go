@@ -126,7 +126,7 @@ func (m *mill) write(ids []pki.SPIFFEID, predecessors []ca.Record) ([]ca.Record,
 	return records, errors.Join(refused...)
 }
 
-// TestOctetsPerCertificate bounds what a renewed certificate takes on disk, indexes and log included. About 20 octets of it
+// TestOctetsPerCertificate bounds what a renewed certificate takes on disk, indexes and log included. About 20 bytes of it
 // are the time of issue and the index by it, in whose order certificates are listed and selected.
 func TestOctetsPerCertificate(t *testing.T) {
 	const fleet, renewals, most = 200, 15, 1270
@@ -147,9 +147,9 @@ func TestOctetsPerCertificate(t *testing.T) {
 	}
 	size := sizeAfterClose(t, m, path)
 	each := (size - empty) / (fleet * (renewals + 1))
-	t.Logf("%d octets for a certificate of %d", each, derSize)
+	t.Logf("%d bytes for a certificate of %d", each, derSize)
 	if each > most {
-		t.Errorf("a certificate of %d octets takes %d, over %d", derSize, each, most)
+		t.Errorf("a certificate of %d bytes takes %d, over %d", derSize, each, most)
 	}
 }
 

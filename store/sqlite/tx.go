@@ -81,7 +81,7 @@ func optionalText(text string) any {
 	return text
 }
 
-// optional returns NULL for the zero value, and its octets for any other.
+// optional returns NULL for the zero value, and its bytes for any other.
 func optional[T interface {
 	IsZero() bool
 	Bytes() []byte

@@ -184,7 +184,7 @@ func refusedLeavesNoEntry(t *testing.T, w *world) {
 		tokenID, err := pki.TokenIDFromBytes(id[:])
 		must(t, err)
 		token := ra.Token{ID: tokenID, Identity: r.Identity, ExpiresAt: w.now, CreatedBy: operator, CreatedAt: w.now}
-		if err := w.RA.CreateToken(ctx, token); err == nil {
+		if _, err := w.RA.CreateToken(ctx, token); err == nil {
 			t.Error("a commit that did not apply succeeded")
 		}
 	}

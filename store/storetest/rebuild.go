@@ -155,7 +155,7 @@ func (h *history) token(t *rapid.T) {
 		r := rapid.SampledFrom(h.records).Draw(t, "creator")
 		token.CreatedBy = pki.ActorCaller(r.Identity, r.Ref)
 	}
-	err = h.w.RA.CreateToken(context.Background(), token)
+	_, err = h.w.RA.CreateToken(context.Background(), token)
 	h.pass(t, err)
 	if err == nil {
 		h.tokens = append(h.tokens, token)

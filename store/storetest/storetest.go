@@ -61,7 +61,7 @@ type suite map[string]func(t *testing.T, open func(t *testing.T) Store)
 var registration = suite{
 	"journal": testJournal, "guards": testGuards, "races": testRaces, "identities": testIdentities, "tokens": testTokens,
 	"token revocations": testTokenRevocations, "certificates": testCertificates, "orders": testOrders,
-	"identity orders": testIdentityOrders, "log": testLog, "two handles": testTwoHandles, "lists": testLists,
+	"identity orders": testIdentityOrders, "log": testLog, "two handles": testTwoHandles, "lists": testLists, "requests": testRequests,
 }
 
 // rest is the other tests.

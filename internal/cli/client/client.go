@@ -172,7 +172,7 @@ func Call(cmd *cobra.Command, do func(ctx context.Context, conn *grpc.ClientConn
 func Connect(server string, pair *enroll.Pair, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	return grpc.NewClient("dns:///"+server, append(options,
 		grpc.WithTransportCredentials(credentials.NewTLS(enroll.ClientTLS(func() *enroll.Pair { return pair }))),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponse)), grpc.WithUnaryInterceptor(SetDeadline),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponse)), grpc.WithChainUnaryInterceptor(RepeatChanges, SetDeadline),
 		grpc.WithDisableServiceConfig())...) // its lookup in the DNS takes seconds if there is none
 }
 

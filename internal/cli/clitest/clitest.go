@@ -291,7 +291,7 @@ func sqlCommand(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(errors.Join(err, db.Close()))
 }
 
-// alter FILE FROM TO cuts the octets from FROM up to TO out of a file; where both are the same, it changes that one.
+// alter FILE FROM TO cuts the bytes from FROM up to TO out of a file; where both are the same, it changes that one.
 // Negative places count from the end.
 func alter(ts *testscript.TestScript, _ bool, args []string) {
 	content := []byte(ts.ReadFile(args[0]))
@@ -302,7 +302,7 @@ func alter(ts *testscript.TestScript, _ bool, args []string) {
 			n += len(content)
 		}
 		if n < 0 || n >= len(content) {
-			ts.Fatalf("%s has %d octets, and none at %s", args[0], len(content), text)
+			ts.Fatalf("%s has %d bytes, and none at %s", args[0], len(content), text)
 		}
 		return n
 	}
