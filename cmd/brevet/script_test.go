@@ -17,3 +17,5 @@ func TestScripts(t *testing.T) { clitest.Run(t, "brevet-agent") }
 
 // TestFlagsMeanOneThing checks that a flag has one type and one meaning in every command, as docs/commands.md has it.
 func TestFlagsMeanOneThing(t *testing.T) { clitest.Flags(t, newRoot(), "../../docs/commands.md") }
+
+func TestEveryCommandHasAScript(t *testing.T) { clitest.EveryCommandHasAScript(t, newRoot()) }

@@ -3,6 +3,7 @@ package clitest
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -109,3 +110,28 @@ func OneFlagOneValue(t *testing.T, root *cobra.Command) (flags int) {
 
 // splits reports whether a type of flag splits its value at commas.
 func splits(kind string) bool { return kind == "stringSlice" || strings.HasPrefix(kind, "stringTo") }
+
+// EveryCommandHasAScript checks that the scripts in testdata run every command under a root that has no commands below it.
+func EveryCommandHasAScript(t *testing.T, root *cobra.Command) {
+	t.Helper()
+	paths, err := filepath.Glob("testdata/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var scripts strings.Builder
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		scripts.Write(text)
+	}
+	everyCommand(root, func(c *cobra.Command) {
+		if c.HasSubCommands() || c.Hidden {
+			return
+		}
+		if !regexp.MustCompile(`\b` + c.CommandPath() + `\b`).MatchString(scripts.String()) {
+			t.Errorf("no script in testdata runs %s", c.CommandPath())
+		}
+	})
+}
