@@ -2,6 +2,7 @@ package operator
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,9 +19,10 @@ type reason struct{ name, since, comment string }
 
 // reasonHelp explains the flags in the help of a command.
 func reasonHelp() string {
+	names := slices.DeleteFunc(pki.ReasonNames(), func(name string) bool { return name == pki.CertificateHold.String() })
 	return "A revocation is final. What is on hold is revoked; what is revoked stays as it is, and can only be made\n" +
 		"keyCompromise. After keyCompromise, no key of the certificates is ever certified again.\n" +
-		"Reasons: " + strings.Join(pki.ReasonNames(), ", ") + "."
+		"Reasons:\n" + strings.Join(names, ", ") + "."
 }
 
 func (r *reason) flags(cmd *cobra.Command) {
