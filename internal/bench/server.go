@@ -125,7 +125,7 @@ func (b *bench) newDev(ctx context.Context, name string) (devca.CA, error) {
 // startServer starts the server of a development CA, and waits until it serves. It ends with the context, or by stop.
 // What it logs goes where the measurement says how it goes on.
 func (b *bench) startServer(ctx context.Context, d devca.CA, options ...string) (*serverProcess, error) {
-	args := append([]string{"server", "--dir", d.Dir, "--grpc", d.GRPC, "--http", d.HTTP, "--key-label", d.KeyLabel, "--config", b.config}, options...)
+	args := append([]string{"server", "--directory", d.Dir, "--grpc", d.GRPC, "--http", d.HTTP, "--key-label", d.KeyLabel, "--config", b.config}, options...)
 	s := &serverProcess{dev: d, ended: make(chan struct{})}
 	var err error
 	if s.cmd, err = b.process(ctx, args...); err != nil {
