@@ -145,7 +145,7 @@ func (a *Authority) encoderFor(now time.Time) error {
 func (a *Authority) Chain(id pki.IssuerID) (chain []*x509.Certificate, root *x509.Certificate, err error) {
 	iss, ok := a.issuingCAs[id]
 	if !ok {
-		return nil, nil, pki.Refuse(pki.RuleNotFound, "renew or enroll anew", "the certificate's CA %s is not served here any more", id.Short())
+		return nil, nil, pki.Refuse(pki.RuleNotFound, "renew or enroll again", "the certificate's CA %s is not served here any more", id.Short())
 	}
 	return iss.Chain, iss.Root, nil
 }

@@ -308,7 +308,7 @@ func TestClientParsesRefusals(t *testing.T) {
 		"busy":              {withDetails(codes.ResourceExhausted, busy, retry), pki.RuleOverloaded, true, false, 90 * time.Second},
 		"busy for long":     {withDetails(codes.ResourceExhausted, busy, long), pki.RuleOverloaded, true, false, time.Hour},
 		"too early":         {withDetails(codes.ResourceExhausted, long, early), pki.RuleRenewalTooEarly, true, false, 15 * 24 * time.Hour},
-		"busy for ever":     {withDetails(codes.ResourceExhausted, busy), pki.RuleOverloaded, false, true, 0},
+		"always busy":       {withDetails(codes.ResourceExhausted, busy), pki.RuleOverloaded, false, true, 0},
 		"message too large": {status.Error(codes.ResourceExhausted, "grpc: received message larger than max"), "", false, false, 0},
 		"deadline":          {status.Error(codes.DeadlineExceeded, "slow"), "", true, false, 0},
 		"negative delay":    {withDetails(codes.Unavailable, &errdetails.RetryInfo{RetryDelay: durationpb.New(-time.Hour)}), "", true, false, 0},

@@ -112,7 +112,7 @@ type module struct {
 	err        error         // why the newest attempt failed, or nil
 	ours       bool          // initialized by this package, here or by a restart, so finalized by it
 	busy       int           // calls inside the library
-	restarting chan struct{} // closed when the restart under way has ended; nil without one
+	restarting chan struct{} // closed when the current restart has ended; nil without one
 	drained    chan struct{} // closed when busy reaches 0; nil unless a restart waits for it
 }
 
@@ -154,7 +154,7 @@ func (m *module) leave() {
 }
 
 // during calls f inside the library if generation gen is current. It does nothing if that
-// generation has ended or a restart is under way.
+// generation has ended or a restart is in progress.
 func (m *module) during(gen uint64, f func()) {
 	m.mu.Lock()
 	if m.restarting != nil || m.gen != gen {

@@ -17,11 +17,23 @@ import (
 // Actors compare with ==.
 //
 // The actor of an authenticated request also carries the caller's certificate. In the transaction that writes the
-// change, a store authorizes the caller with [Caller.Authorize]. An actor without a certificate authorizes nothing.
+// change, a store authorizes the caller with [Caller.Authorize]. An actor without a certificate authorizes nothing. The
+// actor of a call with a request ID carries the [Request]. A store records it in the same transaction.
 type Actor struct {
-	text   string
-	caller Caller
+	text    string
+	caller  Caller
+	request Request
 }
+
+// Request identifies a changing call of an operator, so that a repeat of it changes nothing. The zero value is none.
+type Request struct {
+	ID RequestID
+	// Content is the SHA-256 of the operation and its arguments.
+	Content [32]byte
+}
+
+// IsZero reports whether r is none.
+func (r Request) IsZero() bool { return r.ID.IsZero() }
 
 // ActorCaller returns the actor for a caller that proved possession of the key of a certificate of the identity.
 func ActorCaller(id SPIFFEID, certificate CertRef) Actor {
@@ -68,6 +80,15 @@ func (a Actor) String() string {
 	}
 	return a.text
 }
+
+// WithRequest returns the actor with the request that it makes.
+func (a Actor) WithRequest(r Request) Actor {
+	a.request = r
+	return a
+}
+
+// Request returns the request that the actor makes; zero if it has no request ID.
+func (a Actor) Request() Request { return a.request }
 
 // Caller returns the caller with its certificate. If the actor carries no certificate, Caller returns the zero value.
 func (a Actor) Caller() Caller { return a.caller }

@@ -119,7 +119,7 @@ const (
 	RuleRenewalKeyConflict Rule = "renewal.key_conflict"        // renewed before, with another key: two parties hold it
 	RuleRenewalTooEarly    Rule = "renewal.too_early"           // before half of the predecessor's lifetime, too often
 	RuleMaxUnexpired       Rule = "identity.max_unexpired"      // the identity has the maximum of unexpired certificates
-	RuleRequestIDReused    Rule = "request_id.reused"           // the request ID was used for another key
+	RuleRequestIDReused    Rule = "request_id.reused"           // the request ID was used for something else
 	RuleUnauthenticated    Rule = "access.unauthenticated"      // the RPC needs a client certificate
 	RuleAccess             Rule = "access.denied"               // the caller's role may not call this RPC
 	RuleLogEpoch           Rule = "log.epoch_changed"           // a position of another log, such as the one before a restore

@@ -102,8 +102,8 @@ func (r *Registrar) UpdateIdentity(ctx context.Context, u IdentityUpdate, by pki
 	if have.Kind == pki.Server || have.Kind == pki.VA {
 		return Identity{}, pki.Refuse(pki.RuleReserved, "change the configuration of the server", "%s is part of the CA itself", have.ID)
 	}
-	if err := have.CheckRevision(u.Revision); err != nil {
-		return Identity{}, err
+	if u.Revision > have.Revision { // what stays is of the revision that was read
+		return Identity{}, have.CheckRevision(u.Revision)
 	}
 	n := NewIdentity{Kind: have.Kind, Profile: have.Profile, Labels: have.Labels, DNSNames: have.DNSNames, IPAddresses: have.IPAddresses}
 	if u.Profile != nil {
@@ -212,7 +212,8 @@ func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, life
 		ID: secret.ID(), Identity: id.ID, IdentityRevision: id.Revision, Profile: id.Profile, ExpiresAt: now.Add(lifetime),
 		Replace: replace, CreatedBy: by, CreatedAt: now,
 	}
-	return secret, t, r.store.CreateToken(ctx, t)
+	t, err = r.store.CreateToken(ctx, t)
+	return secret, t, err
 }
 
 // RevokeTokens revokes tokens, and returns how many of them could have been used.

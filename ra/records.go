@@ -232,7 +232,10 @@ type IdentityStore interface {
 // All tokens that an identity has made so far are revoked, for ever, in the transaction that suspends or retires it, that
 // revokes one of its certificates for keyCompromise or privilegeWithdrawn, or that orders a bulk revocation which does.
 type TokenStore interface {
-	CreateToken(ctx context.Context, t Token) error
+	// CreateToken records a token and returns it as it is recorded. A repeat of the request that created a token revokes
+	// that token if it is open and was not presented, and records t with the same expiry in its place. Otherwise the repeat
+	// is refused (request_id.reused).
+	CreateToken(ctx context.Context, t Token) (Token, error)
 	Token(ctx context.Context, id pki.TokenID) (Token, error)
 	// BindToken binds a token that is bound to nothing yet, durably, and returns its record, which says what it is
 	// bound to now: the first caller's request and key. A revoked token is refused (token.revoked).

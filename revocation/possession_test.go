@@ -118,7 +118,7 @@ func TestVerifyCompromiseRefusals(t *testing.T) {
 		"other key":                      {spkiOf(t, revtest.Key(t, "p256").Public()), signature, pki.RuleKeyPossession},
 		"other kind of key":              {spkiOf(t, edwards.Public()), signature, pki.RuleKeyPossession},
 		"key that cannot sign":           {spkiOf(t, agreement.PublicKey()), signature, pki.RuleKeyType},
-		"key that does not parse":        {[]byte("rubbish"), signature, pki.RuleRequest},
+		"key that does not parse":        {[]byte("no key"), signature, pki.RuleRequest},
 		"bytes after the key":            {append(spki[:len(spki):len(spki)], 0), signature, pki.RuleRequest},
 		"bytes after the signature":      {spki, append(signature[:len(signature):len(signature)], 0), pki.RuleKeyPossession},
 		"empty":                          {nil, nil, pki.RuleRequest},

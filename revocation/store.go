@@ -48,7 +48,8 @@ type ChangeResult struct {
 	// transaction changes. If the same change was requested before and its bulk revocation is not yet done, it is that
 	// one. Changed and Unchanged do not list its certificates. Zero means none.
 	BulkRevocation int64
-	// Affected counts all certificates that the change changed. Authority.Apply sets it.
+	// Affected counts the certificates that the change changed. A store counts none but those that an earlier call with the
+	// same request changed; Authority.Apply adds the others.
 	Affected Affected
 }
 
@@ -83,6 +84,8 @@ type StatusStore interface {
 	// before, Apply changes nothing and returns the same: a caller that repeats a change after an ambiguous failure
 	// notifies the responders of it. A change that affects more certificates than one transaction changes becomes a bulk
 	// revocation, which is in effect for all of them at once. The identity's state changes immediately.
+	//
+	// A repeat of the actor's request returns the current statuses and what the first call affected, and changes nothing.
 	//
 	// A revocation is final. Another reason is refused (certificate.already_revoked), except keyCompromise. Revoking for
 	// keyCompromise marks the certificate's key as compromised, and revokes every other unexpired certificate of it. A key

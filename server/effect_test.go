@@ -45,7 +45,7 @@ func (r waitingRecords) CreateIdentity(ctx context.Context, id ra.Identity, by p
 	return r.Store.CreateIdentity(ctx, id, by)
 }
 
-func (r waitingRecords) CreateToken(ctx context.Context, t ra.Token) error {
+func (r waitingRecords) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
 	r.wait(t.CreatedBy)
 	return r.Store.CreateToken(ctx, t)
 }

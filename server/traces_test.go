@@ -172,7 +172,7 @@ func TestUnresponsiveCollectorDelaysNothing(t *testing.T) {
 	w.Enrolled(t, "device", "device/1")
 	unready(t, w, "")
 	w.StopServer(t)
-	if !strings.Contains(w.Log.String(), "traces are not") {
+	if !strings.Contains(w.Log.String(), "trace collector unavailable") {
 		t.Error("the log does not report that traces are lost")
 	}
 	w.Serve(t, servertest.Options{})

@@ -130,9 +130,8 @@ func (r *steppingStore) BindToken(ctx context.Context, id pki.TokenID, request p
 	return around(r.steps, stepBind, func() (ra.Token, error) { return r.Store.BindToken(ctx, id, request, key, at) })
 }
 
-func (r *steppingStore) CreateToken(ctx context.Context, t ra.Token) error {
-	_, err := around(r.steps, stepToken, func() (struct{}, error) { return struct{}{}, r.Store.CreateToken(ctx, t) })
-	return err
+func (r *steppingStore) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
+	return around(r.steps, stepToken, func() (ra.Token, error) { return r.Store.CreateToken(ctx, t) })
 }
 
 type steppingRevocations struct {

@@ -32,7 +32,7 @@ type Entry struct {
 	Outcome  Outcome
 	Identity pki.SPIFFEID       // the identity concerned; zero if there is none
 	Changes  []pki.StatusChange // changed certificate statuses
-	// RequestID is the request ID that the caller drew; zero for none.
+	// RequestID is the request ID that the caller drew. If it is zero, the entry has that of the actor, if there is one.
 	RequestID pki.RequestID
 	// Event is what else was recorded, or nil. It holds no secret.
 	Event Event
@@ -55,6 +55,9 @@ func (e Entry) Marshal() ([]byte, error) {
 		m.Actor = e.Actor.String()
 	}
 	m.RequestId = bytesOf(e.RequestID)
+	if e.RequestID.IsZero() {
+		m.RequestId = bytesOf(e.Actor.Request().ID)
+	}
 	for _, c := range e.Changes {
 		m.Changes = append(m.Changes, encodeChange(c))
 	}

@@ -35,7 +35,7 @@ type CorruptError struct {
 // Error describes the damage and what the operator can do.
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("the archive is damaged or was altered in the batch at offset %d, from entry %d on: %s; nothing was changed: "+
-		"keep the file as evidence, and put a copy of it in its place, or move it away and have it written anew from the store",
+		"keep the file as evidence, and put a copy of it in its place, or move it away, and the server writes it again from the store",
 		e.Offset, e.Index, e.Detail)
 }
 

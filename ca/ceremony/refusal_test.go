@@ -148,7 +148,7 @@ func TestSignRefusesSpecs(t *testing.T) {
 	}{
 		"no lifetime":           {func(s *ceremony.SignSpec) { s.Lifetime = 0 }, pki.RuleLifetime, ""},
 		"beyond the root":       {func(s *ceremony.SignSpec) { s.Now, s.Lifetime = p.root.NotBefore.Add(time.Hour), 20*year }, pki.RuleLifetime, "at most 175199h0m0s"},
-		"for ever":              {func(s *ceremony.SignSpec) { s.Lifetime = math.MaxInt64 }, pki.RuleLifetime, "at most"},
+		"no end":                {func(s *ceremony.SignSpec) { s.Lifetime = math.MaxInt64 }, pki.RuleLifetime, "at most"},
 		"negative path length":  {func(s *ceremony.SignSpec) { s.PathLength = -1 }, pki.RuleRequest, ""},
 		"the root's own length": {func(s *ceremony.SignSpec) { s.PathLength = 1 }, pki.RuleParent, "use at most 0"},
 		"no trust domain":       {func(s *ceremony.SignSpec) { s.TrustDomain = "" }, pki.RuleTrustDomain, "fleet.example"},

@@ -182,7 +182,9 @@ def list_certificates(arguments):
 
 def revoke(arguments):
     _, _, connection = connect(arguments)
+    # With the request ID the server carries out the repeats that call() makes once, and answers each.
     request = revocation_pb2.RevokeCertificateRequest(
+        request_id=os.urandom(16),
         serial=int(arguments.serial, 16).to_bytes(20, "big"),
         reason=types_pb2.RevocationReason.Value("REVOCATION_REASON_" + arguments.reason.upper()),
     )

@@ -24,7 +24,11 @@ func (s *Identities) CreateIdentity(ctx context.Context, req *brevetv1.CreateIde
 	if err != nil {
 		return nil, err
 	}
-	id, err := s.Registrar.CreateIdentity(ctx, n, callerOf(ctx).Actor())
+	by, err := actorOf(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.Registrar.CreateIdentity(ctx, n, by)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +116,11 @@ func (s *Identities) UpdateIdentity(ctx context.Context, req *brevetv1.UpdateIde
 	if err != nil {
 		return nil, err
 	}
-	id, err := s.Registrar.UpdateIdentity(ctx, u, callerOf(ctx).Actor())
+	by, err := actorOf(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.Registrar.UpdateIdentity(ctx, u, by)
 	if err != nil {
 		return nil, err
 	}
@@ -156,13 +164,13 @@ func (s *Identities) updateIn(req *brevetv1.UpdateIdentityRequest) (ra.IdentityU
 
 // SuspendIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *Identities) SuspendIdentity(ctx context.Context, req *brevetv1.SuspendIdentityRequest) (*brevetv1.SuspendIdentityResponse, error) {
-	id, affected, err := s.order(ctx, req.GetId(), revocation.Change{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Comment: req.GetComment()})
+	id, affected, err := s.order(ctx, req, revocation.Change{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Comment: req.GetComment()})
 	return &brevetv1.SuspendIdentityResponse{Identity: id, Affected: affected}, err
 }
 
 // ResumeIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *Identities) ResumeIdentity(ctx context.Context, req *brevetv1.ResumeIdentityRequest) (*brevetv1.ResumeIdentityResponse, error) {
-	id, affected, err := s.order(ctx, req.GetId(), revocation.Change{Action: revocation.Unhold, Comment: req.GetComment()})
+	id, affected, err := s.order(ctx, req, revocation.Change{Action: revocation.Unhold, Comment: req.GetComment()})
 	return &brevetv1.ResumeIdentityResponse{Identity: id, Affected: affected}, err
 }
 
@@ -172,15 +180,19 @@ func (s *Identities) RetireIdentity(ctx context.Context, req *brevetv1.RetireIde
 	if err != nil {
 		return nil, err
 	}
-	id, affected, err := s.order(ctx, req.GetId(), revocation.Change{
+	id, affected, err := s.order(ctx, req, revocation.Change{
 		Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired, InvalidSince: since, Comment: req.GetComment(),
 	})
 	return &brevetv1.RetireIdentityResponse{Identity: id, Affected: affected}, err
 }
 
 // order carries out a change of an identity, and returns how it stands afterwards and what has changed.
-func (s *Identities) order(ctx context.Context, text string, o revocation.Change) (*brevetv1.Identity, *brevetv1.AffectedCertificates, error) {
-	id, err := s.Registrar.ParseID(text)
+func (s *Identities) order(ctx context.Context, req interface {
+	changingRequest
+	GetId() string
+}, o revocation.Change,
+) (*brevetv1.Identity, *brevetv1.AffectedCertificates, error) {
+	id, err := s.Registrar.ParseID(req.GetId())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -191,11 +203,14 @@ func (s *Identities) order(ctx context.Context, text string, o revocation.Change
 	if have.Kind == pki.Server || have.Kind == pki.VA {
 		return nil, nil, pki.Refuse(pki.RuleReserved, "stop the server instead", "%s is part of the CA itself", id)
 	}
-	o.Identity, o.Actor = id, callerOf(ctx).Actor()
+	o.Identity = id
+	if o.Actor, err = actorOf(ctx, req); err != nil {
+		return nil, nil, err
+	}
 	out, err := s.Revocations.Apply(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}
-	after, err := s.find(ctx, text)
+	after, err := s.find(ctx, req.GetId())
 	return after, affectedOut(out.Affected), err
 }

@@ -2,14 +2,12 @@ package grpcapi
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -81,19 +79,8 @@ func pageAfter[K any](req listRequest, parse func(key []byte) (K, error)) (K, er
 
 // filterHash identifies a list and its filter: the request without its page.
 func filterHash(req listRequest) []byte {
-	filter := proto.Clone(req).ProtoReflect()
-	for _, field := range []protoreflect.Name{"page_size", "page_token"} {
-		filter.Clear(filter.Descriptor().Fields().ByName(field))
-	}
-	h := sha256.New()
-	h.Write([]byte(filter.Descriptor().FullName()))
-	encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(filter.Interface())
-	if err != nil {
-		return nil // a decoded request can be encoded; no token has this hash
-	}
-	h.Write([]byte{0})
-	h.Write(encoded)
-	return h.Sum(nil)[:filterSize]
+	h := contentHash(req, "page_size", "page_token")
+	return h[:filterSize]
 }
 
 // timeKey returns a time as the beginning of a sort key, in milliseconds.

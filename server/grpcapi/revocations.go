@@ -32,15 +32,18 @@ func (s *Revocations) RevokeCertificate(ctx context.Context, req *brevetv1.Revok
 	if err != nil {
 		return nil, err
 	}
-	have, affected, err := s.apply(ctx, revocation.Change{
+	have, affected, err := s.apply(ctx, req, revocation.Change{
 		Action: revocation.Revoke, Reason: reason, Certificate: c.Ref, InvalidSince: since, Comment: req.GetComment(),
 	})
 	return &brevetv1.RevokeCertificateResponse{Certificate: have, Affected: affected}, err
 }
 
 // apply carries out a change of one certificate, and returns its record afterwards and how many certificates have changed.
-func (s *Revocations) apply(ctx context.Context, o revocation.Change) (*brevetv1.Certificate, *brevetv1.AffectedCertificates, error) {
-	o.Actor = callerOf(ctx).Actor()
+func (s *Revocations) apply(ctx context.Context, req changingRequest, o revocation.Change) (*brevetv1.Certificate, *brevetv1.AffectedCertificates, error) {
+	var err error
+	if o.Actor, err = actorOf(ctx, req); err != nil {
+		return nil, nil, err
+	}
 	out, err := s.Revocations.Apply(ctx, o)
 	if err != nil {
 		return nil, nil, err
@@ -58,7 +61,7 @@ func (s *Revocations) HoldCertificate(ctx context.Context, req *brevetv1.HoldCer
 	if err != nil {
 		return nil, err
 	}
-	have, affected, err := s.apply(ctx, revocation.Change{
+	have, affected, err := s.apply(ctx, req, revocation.Change{
 		Action: revocation.Hold, Reason: pki.CertificateHold, Certificate: c.Ref, Comment: req.GetComment(),
 	})
 	return &brevetv1.HoldCertificateResponse{Certificate: have, Affected: affected}, err
@@ -70,7 +73,7 @@ func (s *Revocations) UnholdCertificate(ctx context.Context, req *brevetv1.Unhol
 	if err != nil {
 		return nil, err
 	}
-	have, affected, err := s.apply(ctx, revocation.Change{Action: revocation.Unhold, Certificate: c.Ref, Comment: req.GetComment()})
+	have, affected, err := s.apply(ctx, req, revocation.Change{Action: revocation.Unhold, Certificate: c.Ref, Comment: req.GetComment()})
 	return &brevetv1.UnholdCertificateResponse{Certificate: have, Affected: affected}, err
 }
 
@@ -93,8 +96,12 @@ func (s *Revocations) CreateBulkRevocation(ctx context.Context, req *brevetv1.Cr
 	if err != nil {
 		return nil, err
 	}
+	by, err := actorOf(ctx, req)
+	if err != nil {
+		return nil, err
+	}
 	b := revocation.BulkRequest{
-		Action: revocation.Revoke, Reason: reason, InvalidSince: since, Actor: callerOf(ctx).Actor(), Comment: req.GetComment(),
+		Action: revocation.Revoke, Reason: reason, InvalidSince: since, Actor: by, Comment: req.GetComment(),
 	}
 	if b.Selection, err = selectionIn(ctx, s.Registrar, req.GetSelection()); err != nil {
 		return nil, err

@@ -35,7 +35,11 @@ func (s *Tokens) CreateToken(ctx context.Context, req *brevetv1.CreateTokenReque
 	if err != nil {
 		return nil, err
 	}
-	secret, t, err := s.Registrar.CreateToken(ctx, id, lifetime, req.GetReplace(), callerOf(ctx).Actor())
+	by, err := actorOf(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	secret, t, err := s.Registrar.CreateToken(ctx, id, lifetime, req.GetReplace(), by)
 	if err != nil {
 		return nil, err
 	}
@@ -135,9 +139,12 @@ func tokenOut(t ra.ListedToken) *brevetv1.EnrollmentToken {
 
 // RevokeToken serves the RPC of that name in brevet.v1.TokenService.
 func (s *Tokens) RevokeToken(ctx context.Context, req *brevetv1.RevokeTokenRequest) (*brevetv1.RevokeTokenResponse, error) {
-	v := ra.TokenRevocation{ID: req.GetTokenId(), By: callerOf(ctx).Actor(), Comment: req.GetComment()}
+	by, err := actorOf(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	v := ra.TokenRevocation{ID: req.GetTokenId(), By: by, Comment: req.GetComment()}
 	if req.GetCreatedBy() != "" {
-		var err error
 		if v.CreatedBy, err = s.Registrar.ParseID(req.GetCreatedBy()); err != nil {
 			return nil, err
 		}

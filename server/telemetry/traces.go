@@ -33,9 +33,9 @@ type Traces struct {
 
 // Limits on traces. Spans beyond the queue are dropped, so that no request waits for a collector.
 const (
-	traceQueue    = 2048
-	tracePatience = 5 * time.Second // with one export
-	traceFarewell = 2 * time.Second // with the last one
+	traceQueue           = 2048
+	traceTimeout         = 5 * time.Second // with one export
+	traceShutdownTimeout = 2 * time.Second // with the last one
 )
 
 // tracing makes spans of calls and of the steps of issuing. If it is nil, it makes none. A span contains the RPC, its
@@ -49,14 +49,14 @@ func newTracing(ctx context.Context, c Traces, log *slog.Logger) (*tracing, erro
 	if c.Endpoint == "" {
 		return nil, nil
 	}
-	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(c.Endpoint), otlptracegrpc.WithTimeout(tracePatience),
+	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(c.Endpoint), otlptracegrpc.WithTimeout(traceTimeout),
 		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{Enabled: false})) // each batch is sent once
 	if err != nil {
 		return nil, fmt.Errorf("send traces to %s: %w", c.Endpoint, err)
 	}
 	provider := sdktrace.NewTracerProvider(
-		sdktrace.WithBatcher(&patientExporter{SpanExporter: exporter, log: log},
-			sdktrace.WithMaxQueueSize(traceQueue), sdktrace.WithExportTimeout(tracePatience)),
+		sdktrace.WithBatcher(&loggingExporter{SpanExporter: exporter, log: log},
+			sdktrace.WithMaxQueueSize(traceQueue), sdktrace.WithExportTimeout(traceTimeout)),
 		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(c.SampleRatio))),
 		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", "brevet"))),
 	)
@@ -102,28 +102,28 @@ func (t *tracing) close(ctx context.Context, log *slog.Logger) {
 	if t == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, traceFarewell)
+	ctx, cancel := context.WithTimeout(ctx, traceShutdownTimeout)
 	defer cancel()
 	if err := t.provider.Shutdown(ctx); err != nil {
-		log.Warn("the last traces are not sent", "error", err)
+		log.Warn("sending the last traces failed, dropping them", "error", err)
 	}
 }
 
-// patientExporter logs when the collector becomes unavailable, and when it is available again.
-type patientExporter struct {
+// loggingExporter logs when the collector becomes unavailable, and when it is available again.
+type loggingExporter struct {
 	sdktrace.SpanExporter
 	log     *slog.Logger
 	failing atomic.Bool
 }
 
 // ExportSpans implements sdktrace.SpanExporter.
-func (e *patientExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+func (e *loggingExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := e.SpanExporter.ExportSpans(ctx, spans)
 	switch failed := err != nil; {
 	case failed && !e.failing.Swap(true):
-		e.log.Warn("traces are not taken, and dropped until they are", "error", err)
+		e.log.Warn("trace collector unavailable, dropping traces", "error", err)
 	case !failed && e.failing.Swap(false):
-		e.log.Info("traces are taken again")
+		e.log.Info("trace collector available again")
 	}
 	return nil //nolint:nilerr // logged above; the library would log every batch to standard error
 }

@@ -39,9 +39,17 @@ type state struct {
 	certs      []cert               // in the order of their recording
 	serials    map[pki.Serial]int   // places in certs
 
+	requests map[requestID]rules.RecordedRequest // of operators' calls
+
 	logEpoch  translog.Epoch // zero until it is drawn
 	log       [][]byte
 	sequenced []translog.Hash // of the entries that have their places
+}
+
+// requestID names a call of an operator.
+type requestID struct {
+	caller pki.SPIFFEID
+	id     pki.RequestID
 }
 
 // identity is an identity with the state that it resumes after a suspension.
@@ -67,7 +75,7 @@ func (s *state) clone() *state {
 	c := *s
 	c.pending, c.tokens, c.certs = slices.Clone(s.pending), slices.Clone(s.tokens), slices.Clone(s.certs)
 	c.settled, c.identities, c.distrusted = cloned(s.settled), cloned(s.identities), cloned(s.distrusted)
-	c.keys, c.serials = cloned(s.keys), cloned(s.serials)
+	c.keys, c.serials, c.requests = cloned(s.keys), cloned(s.serials), cloned(s.requests)
 	return &c // the log only grows
 }
 
@@ -100,6 +108,29 @@ func (st *Store) writeBy(ctx context.Context, by pki.Actor, at time.Time, do fun
 			return err
 		}
 		return do(s)
+	})
+}
+
+// writeOnce is writeBy for a call that may have a request ID. For a repeat, again runs instead of do.
+func (st *Store) writeOnce(
+	ctx context.Context, by pki.Actor, at time.Time, do func(s *state) (rules.Outcome, error), again func(s *state, have *rules.RecordedRequest) error,
+) error {
+	return st.writeBy(ctx, by, at, func(s *state) error {
+		r, name := by.Request(), requestID{by.Caller().Identity, by.Request().ID}
+		have, found := s.requests[name]
+		if found && !r.IsZero() {
+			if err := have.CheckRepeat(r); err != nil {
+				return err
+			}
+			err := again(s, &have)
+			s.requests[name] = have
+			return err
+		}
+		out, err := do(s)
+		if err == nil && !r.IsZero() {
+			s.requests[name] = rules.RecordedRequest{Content: r.Content, Outcome: out}
+		}
+		return err
 	})
 }
 

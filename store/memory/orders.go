@@ -15,7 +15,7 @@ import (
 // Apply carries out an order, as revocation.StatusRecords says. It reaches all certificates on record.
 func (st *Store) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	var out revocation.ChangeResult
-	err := st.writeBy(ctx, o.Actor, o.At, func(s *state) error {
+	err := st.writeOnce(ctx, o.Actor, o.At, func(s *state) (rules.Outcome, error) {
 		err := o.CheckSubject()
 		switch {
 		case err != nil:
@@ -26,12 +26,29 @@ func (st *Store) Apply(ctx context.Context, o revocation.Change) (revocation.Cha
 		default:
 			out, err = s.orderKey(o)
 		}
-		return err
+		return rules.OutcomeOf(out, o.At), err
+	}, func(s *state, have *rules.RecordedRequest) error {
+		out = have.Outcome.Repeated(s.scope(o))
+		return nil
 	})
 	if err != nil {
 		return revocation.ChangeResult{}, err
 	}
 	return out, nil
+}
+
+// scope returns the current statuses of the certificates that a change is about.
+func (s *state) scope(o revocation.Change) []pki.StatusChange {
+	var scope []pki.StatusChange
+	first := s.certificate(o.Certificate)
+	for i := range s.certs {
+		c := &s.certs[i]
+		sameKey := rules.CompromisesKeys(o) && first != nil && c.Delivered && c.KeyHash == first.KeyHash
+		if c.Ref == o.Certificate || sameKey || c.Delivered && c.Identity == o.Identity {
+			scope = append(scope, s.subject(c).Unchanged())
+		}
+	}
+	return scope
 }
 
 // subject returns a certificate as the rules take it.
@@ -120,24 +137,29 @@ func (s *state) orderKey(o revocation.Change) (revocation.ChangeResult, error) {
 
 func (s *state) orderIdentity(o revocation.Change) (revocation.ChangeResult, error) {
 	var out rules.Applied
-	id, ok := s.identities[o.Identity]
-	if !ok {
-		return out.ChangeResult, rules.NoIdentity(o.Identity)
-	}
-	move, err := rules.MoveIdentity(o, id.State, id.resumes)
+	move, err := s.moveIdentity(o)
 	if err != nil {
 		return out.ChangeResult, err
-	}
-	if move.Changed {
-		id.State, id.resumes = move.State, move.Resumes
-		id.Revision++
-		s.identities[o.Identity] = id
 	}
 	err = s.changeAll(o, &out, func(c *cert) bool { return c.Identity == o.Identity })
 	if err != nil || !move.Changed && len(out.Changed) == 0 {
 		return out.ChangeResult, err // carried out before
 	}
 	return out.ChangeResult, s.record(o, o.Identity, rules.IdentityEntry(o, move.Action, out))
+}
+
+func (s *state) moveIdentity(o revocation.Change) (rules.IdentityMove, error) {
+	id, ok := s.identities[o.Identity]
+	if !ok {
+		return rules.IdentityMove{}, rules.NoIdentity(o.Identity)
+	}
+	move, err := rules.MoveIdentity(o, id.State, id.resumes)
+	if err == nil && move.Changed {
+		id.State, id.resumes = move.State, move.Resumes
+		id.Revision++
+		s.identities[o.Identity] = id
+	}
+	return move, err
 }
 
 // record logs an order, and revokes the tokens of a maker that it distrusts.

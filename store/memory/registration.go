@@ -15,14 +15,17 @@ import (
 // CreateIdentity implements ra.IdentityRecords.
 func (st *Store) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
 	var have ra.Identity
-	err := st.writeBy(ctx, by, id.CreatedAt, func(s *state) error {
+	err := st.writeOnce(ctx, by, id.CreatedAt, func(s *state) (none rules.Outcome, _ error) {
 		if on, ok := s.identities[id.ID]; ok {
 			have = on.Identity
-			return rules.CheckSameIdentity(have, id)
+			return none, rules.CheckSameIdentity(have, id)
 		}
 		have = rules.NewIdentity(id)
 		s.identities[id.ID] = identity{Identity: have}
-		return s.append(rules.RegisteredEntry(have, by))
+		return none, s.append(rules.RegisteredEntry(have, by))
+	}, func(s *state, _ *rules.RecordedRequest) error {
+		have = s.identities[id.ID].Identity
+		return nil
 	})
 	if err != nil {
 		return ra.Identity{}, err
@@ -33,21 +36,24 @@ func (st *Store) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Acto
 // UpdateIdentity implements ra.IdentityRecords.
 func (st *Store) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, at time.Time) (ra.Identity, error) {
 	var have ra.Identity
-	err := st.writeBy(ctx, by, at, func(s *state) error {
+	err := st.writeOnce(ctx, by, at, func(s *state) (none rules.Outcome, _ error) {
 		on, ok := s.identities[id.ID]
 		if !ok {
-			return rules.NoIdentity(id.ID)
+			return none, rules.NoIdentity(id.ID)
 		}
 		var changed bool
 		var err error
 		if on.Identity, changed, err = rules.UpdateIdentity(on.Identity, id); err != nil {
-			return err
+			return none, err
 		}
 		if have = on.Identity; !changed {
-			return nil
+			return none, nil
 		}
 		s.identities[id.ID] = on
-		return s.append(rules.UpdatedEntry(have, by, at))
+		return none, s.append(rules.UpdatedEntry(have, by, at))
+	}, func(s *state, _ *rules.RecordedRequest) error {
+		have = s.identities[id.ID].Identity
+		return nil
 	})
 	if err != nil {
 		return ra.Identity{}, err
@@ -79,20 +85,46 @@ func (s *state) token(id pki.TokenID) *ra.Token {
 }
 
 // CreateToken implements ra.TokenRecords.
-func (st *Store) CreateToken(ctx context.Context, t ra.Token) error {
-	return st.writeBy(ctx, t.CreatedBy, t.CreatedAt, func(s *state) error {
-		if _, ok := s.identities[t.Identity]; !ok {
-			return rules.NoIdentity(t.Identity)
+func (st *Store) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
+	made := t
+	err := st.writeOnce(ctx, t.CreatedBy, t.CreatedAt, func(s *state) (rules.Outcome, error) {
+		return rules.Outcome{Token: t.ID}, s.insertToken(&made)
+	}, func(s *state, have *rules.RecordedRequest) error {
+		lost := s.token(have.Outcome.Token)
+		if lost == nil {
+			return rules.NoToken(have.Outcome.Token)
 		}
-		if s.token(t.ID) != nil {
-			return rules.TokenExists(t.ID)
+		var err error
+		if made, err = rules.ReplaceToken(*lost, t, s.identities[lost.Identity].Revision); err != nil {
+			return err
 		}
-		on := t
-		on.CreatorCertificate = t.CreatedBy.Caller().Certificate
-		on.ExpiresAt, on.CreatedAt = stored(t.ExpiresAt), stored(t.CreatedAt)
-		s.tokens = append(s.tokens, on)
-		return s.append(rules.TokenCreatedEntry(&t))
+		if _, err := s.revokeToken(rules.TokenReplacement(lost, &made)); err != nil {
+			return err
+		}
+		have.Outcome.Token = made.ID
+		return s.insertToken(&made)
 	})
+	if err != nil {
+		return ra.Token{}, err
+	}
+	return made, nil
+}
+
+func (s *state) insertToken(t *ra.Token) error {
+	if _, ok := s.identities[t.Identity]; !ok {
+		return rules.NoIdentity(t.Identity)
+	}
+	if s.token(t.ID) != nil {
+		return rules.TokenExists(t.ID)
+	}
+	s.addToken(*t)
+	return s.append(rules.TokenCreatedEntry(t))
+}
+
+func (s *state) addToken(t ra.Token) {
+	t.CreatorCertificate = t.CreatedBy.Caller().Certificate
+	t.ExpiresAt, t.CreatedAt = stored(t.ExpiresAt), stored(t.CreatedAt)
+	s.tokens = append(s.tokens, t)
 }
 
 // Token implements ra.TokenRecords.
@@ -144,20 +176,23 @@ func (st *Store) BindToken(
 // RevokeTokens implements ra.TokenInventory.
 func (st *Store) RevokeTokens(ctx context.Context, v ra.TokenRevocation) (int, error) {
 	var n int
-	err := st.writeBy(ctx, v.By, v.At, func(s *state) error {
+	err := st.writeOnce(ctx, v.By, v.At, func(s *state) (out rules.Outcome, _ error) {
 		err := rules.CheckTokenRevocation(v)
 		if err != nil {
-			return err
+			return out, err
 		}
 		if v.ID != "" {
 			n, err = s.revokeToken(v)
-			return err
+			return rules.Outcome{Valid: n}, err
 		}
 		if _, ok := s.identities[v.CreatedBy]; !ok {
-			return rules.NoIdentity(v.CreatedBy)
+			return out, rules.NoIdentity(v.CreatedBy)
 		}
 		n, err = s.revokeTokensOf(v.CreatedBy, rules.TokensRevokedOfAll, v)
-		return err
+		return rules.Outcome{Valid: n}, err
+	}, func(_ *state, have *rules.RecordedRequest) error {
+		n = have.Outcome.Valid
+		return nil
 	})
 	if err != nil {
 		return 0, err
@@ -190,14 +225,23 @@ func (s *state) revokeToken(v ra.TokenRevocation) (int, error) {
 // revokeTokensOf revokes the tokens that a maker has made, and returns how many of them could have been used. If
 // there are none since the last time, it writes nothing.
 func (s *state) revokeTokensOf(maker pki.SPIFFEID, why string, v ra.TokenRevocation) (int, error) {
-	made, n := false, 0
+	made, n := s.setTokensRevoked(maker, why, v.At)
+	if !made {
+		return 0, nil
+	}
+	return n, s.append(rules.TokensRevokedEntry(v, maker, why, n))
+}
+
+// setTokensRevoked revokes the tokens that an identity has created since the last time. It reports whether there are
+// any, and how many of them could have been used at a time.
+func (s *state) setTokensRevoked(maker pki.SPIFFEID, why string, at time.Time) (made bool, n int) {
 	for i := s.distrusted[maker]; i < len(s.tokens); i++ {
 		t := &s.tokens[i]
 		if t.CreatedBy.Caller().Identity != maker || maker.IsZero() {
 			continue
 		}
 		made = true
-		revokes, usable := rules.RevokesToken(t, v.At)
+		revokes, usable := rules.RevokesToken(t, at)
 		if revokes {
 			t.RevokedBecause = why
 		}
@@ -205,11 +249,10 @@ func (s *state) revokeTokensOf(maker pki.SPIFFEID, why string, v ra.TokenRevocat
 			n++
 		}
 	}
-	if !made {
-		return 0, nil
+	if made {
+		s.distrusted[maker] = len(s.tokens)
 	}
-	s.distrusted[maker] = len(s.tokens)
-	return n, s.append(rules.TokensRevokedEntry(v, maker, why, n))
+	return made, n
 }
 
 // Certificate implements ra.CertificateRecords.

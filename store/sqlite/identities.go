@@ -20,21 +20,21 @@ const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_n
 // CreateIdentity registers an identity, or returns the one that is registered with the same particulars.
 func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
 	var have ra.Identity
-	err := r.db.writeBy(ctx, "register an identity", by, id.CreatedAt, func(ctx context.Context, tx *writeTx) error {
+	err := r.db.writeOnce(ctx, "register an identity", by, id.CreatedAt, func(ctx context.Context, tx *writeTx) (none rules.Outcome, _ error) {
 		var err error
 		have, err = readIdentity(ctx, tx, id.ID)
 		if err == nil {
-			return rules.CheckSameIdentity(have, id)
+			return none, rules.CheckSameIdentity(have, id)
 		}
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleIdentity {
-			return err
+			return none, err
 		}
 		have = rules.NewIdentity(id)
 		if err := tx.insertIdentity(ctx, have); err != nil {
-			return err
+			return none, err
 		}
-		return tx.append(ctx, rules.RegisteredEntry(have, by))
-	})
+		return none, tx.append(ctx, rules.RegisteredEntry(have, by))
+	}, rereadIdentity(id.ID, &have))
 	if err != nil {
 		return ra.Identity{}, err
 	}
@@ -100,29 +100,44 @@ func (tx *writeTx) replaceLabels(ctx context.Context, have, id ra.Identity) erro
 // UpdateIdentity replaces an identity's profile, labels and names, in a new generation.
 func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, at time.Time) (ra.Identity, error) {
 	var have ra.Identity
-	err := r.db.writeBy(ctx, "update an identity", by, at, func(ctx context.Context, tx *writeTx) error {
+	err := r.db.writeOnce(ctx, "update an identity", by, at, func(ctx context.Context, tx *writeTx) (none rules.Outcome, _ error) {
 		var err error
-		have, err = readIdentity(ctx, tx, id.ID)
-		if err != nil {
-			return err
-		}
-		next, changed, err := rules.UpdateIdentity(have, id)
-		if err != nil || !changed {
-			return err
-		}
-		if err := tx.changeLabels(ctx, have, id); err != nil {
-			return err
-		}
-		have = next
-		if err := tx.setAttributes(ctx, have); err != nil {
-			return err
-		}
-		return tx.append(ctx, rules.UpdatedEntry(have, by, at))
-	})
+		have, err = tx.updateIdentity(ctx, id, by, at)
+		return none, err
+	}, rereadIdentity(id.ID, &have))
 	if err != nil {
 		return ra.Identity{}, err
 	}
 	return have, nil
+}
+
+// rereadIdentity returns what a repeated call does instead of its change.
+func rereadIdentity(id pki.SPIFFEID, into *ra.Identity) func(context.Context, *writeTx, rules.Outcome) error {
+	return func(ctx context.Context, tx *writeTx, _ rules.Outcome) error {
+		var err error
+		*into, err = readIdentity(ctx, tx, id)
+		return err
+	}
+}
+
+// updateIdentity returns the identity as it is afterwards.
+func (tx *writeTx) updateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, at time.Time) (ra.Identity, error) {
+	have, err := readIdentity(ctx, tx, id.ID)
+	if err != nil {
+		return have, err
+	}
+	next, changed, err := rules.UpdateIdentity(have, id)
+	if err != nil || !changed {
+		return have, err
+	}
+	if err := tx.changeLabels(ctx, have, id); err != nil {
+		return have, err
+	}
+	have = next
+	if err := tx.setAttributes(ctx, have); err != nil {
+		return have, err
+	}
+	return have, tx.append(ctx, rules.UpdatedEntry(have, by, at))
 }
 
 // setAttributes gives an identity its profile, labels, names and revision.

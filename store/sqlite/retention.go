@@ -76,6 +76,11 @@ func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, e
 		if err := tx.expireTokens(ctx, s.Limit, before, &gone); err != nil {
 			return err
 		}
+		more, err := tx.expireRequests(ctx, s.Limit, before)
+		if err != nil {
+			return err
+		}
+		gone.More = gone.More || more
 		if gone.Certificates+gone.Tokens == 0 {
 			return nil
 		}

@@ -18,7 +18,7 @@ type Revocation struct{ db *DB }
 // is suspended. An order about an identity leaves what is revoked already as it is, keyCompromise excepted.
 func (r *Revocation) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	var out revocation.ChangeResult
-	err := r.db.writeBy(ctx, "carry out the order", o.Actor, o.At, func(ctx context.Context, tx *writeTx) error {
+	err := r.db.writeOnce(ctx, "carry out the order", o.Actor, o.At, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
 		err := o.CheckSubject()
 		switch {
 		case err != nil:
@@ -29,12 +29,39 @@ func (r *Revocation) Apply(ctx context.Context, o revocation.Change) (revocation
 		default:
 			out, err = tx.orderKey(ctx, o)
 		}
+		return rules.OutcomeOf(out, o.At), err
+	}, func(ctx context.Context, tx *writeTx, have rules.Outcome) error {
+		scope, err := tx.scope(ctx, o)
+		out = have.Repeated(scope)
 		return err
 	})
 	if err != nil {
 		return revocation.ChangeResult{}, err
 	}
 	return out, nil
+}
+
+// scope returns the current statuses of the certificates that a change of a certificate or an identity is about.
+func (tx *writeTx) scope(ctx context.Context, o revocation.Change) ([]pki.StatusChange, error) {
+	from, err := reach(ctx, tx, o.At)
+	if err != nil {
+		return nil, err
+	}
+	var all []subject
+	if o.Certificate.IsZero() {
+		all, err = readSubjects(ctx, tx, o.Identity, from)
+	} else {
+		var c subject
+		if c, err = readSubject(ctx, tx, o.Certificate); err == nil && rules.CompromisesKeys(o) && c.key.Valid {
+			all, err = readKeySubjects(ctx, tx, c.key.Int64, c.id, from)
+		}
+		all = append(all, c)
+	}
+	var scope []pki.StatusChange
+	for i := range all {
+		scope = append(scope, all[i].Unchanged())
+	}
+	return scope, err
 }
 
 func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {

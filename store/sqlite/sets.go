@@ -137,43 +137,66 @@ func (s *setRow) checkNamed(ctx context.Context, q engine.Querier) error {
 func (r *Revocation) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revocation.BulkRevocation, []pki.StatusChange, error) {
 	var s setRow
 	var standing []pki.StatusChange
-	err := r.db.writeBy(ctx, "revoke a set of certificates", o.Actor, o.At, func(ctx context.Context, tx *writeTx) error {
-		standing = nil
+	err := r.db.writeOnce(ctx, "revoke a set of certificates", o.Actor, o.At, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
 		var err error
-		if s, err = newSet(ctx, tx, o); err != nil {
-			return err
-		}
-		if err := s.checkNamed(ctx, tx); err != nil {
-			return err
-		}
-		many := true
-		if o.OfOneIdentity() {
-			if many, err = s.isMany(ctx, tx); err != nil {
-				return err
-			}
-		}
-		s.Done = !many
-		distrusted, err := tx.makersOf(ctx, s)
-		if err != nil {
-			return err
-		}
-		if err := tx.insertSet(ctx, &s); err != nil {
-			return err
-		}
-		err = tx.append(ctx, rules.BulkEntry(s.recorded()))
-		if err == nil {
-			err = tx.distrustAll(ctx, distrusted, s.order())
-		}
-		if err != nil || many {
-			return err
-		}
-		standing, err = tx.revokeFew(ctx, &s)
+		s, standing, err = tx.createBulk(ctx, o)
+		return rules.Outcome{Bulk: s.ID}, err
+	}, func(ctx context.Context, tx *writeTx, have rules.Outcome) error {
+		var err error
+		s, standing, err = tx.reread(ctx, have.Bulk)
 		return err
 	})
 	if err != nil {
 		return revocation.BulkRevocation{}, nil, err
 	}
 	return s.BulkRevocation, standing, nil
+}
+
+// reread returns a set, and if it is done and of one identity, the statuses of all that it selects.
+func (tx *writeTx) reread(ctx context.Context, id int64) (setRow, []pki.StatusChange, error) {
+	s, err := readSet(ctx, tx, id)
+	if err != nil || !s.Done || !s.OfOneIdentity() {
+		return s, nil, err
+	}
+	few, err := s.few(ctx, tx)
+	var standing []pki.StatusChange
+	for i := range few {
+		standing = append(standing, few[i].Unchanged())
+	}
+	return s, standing, err
+}
+
+// createBulk returns the set as it is on record, and if it is done the statuses of all that it selects.
+func (tx *writeTx) createBulk(ctx context.Context, o revocation.BulkRequest) (s setRow, standing []pki.StatusChange, err error) {
+	if s, err = newSet(ctx, tx, o); err != nil {
+		return s, nil, err
+	}
+	if err := s.checkNamed(ctx, tx); err != nil {
+		return s, nil, err
+	}
+	many := true
+	if o.OfOneIdentity() {
+		if many, err = s.isMany(ctx, tx); err != nil {
+			return s, nil, err
+		}
+	}
+	s.Done = !many
+	distrusted, err := tx.makersOf(ctx, s)
+	if err != nil {
+		return s, nil, err
+	}
+	if err := tx.insertSet(ctx, &s); err != nil {
+		return s, nil, err
+	}
+	err = tx.append(ctx, rules.BulkEntry(s.recorded()))
+	if err == nil {
+		err = tx.distrustAll(ctx, distrusted, s.order())
+	}
+	if err != nil || many {
+		return s, nil, err
+	}
+	standing, err = tx.revokeFew(ctx, &s)
+	return s, standing, err
 }
 
 // insertSet records a set. One that is done has no records that are to follow, not even for who carries it out. Of those

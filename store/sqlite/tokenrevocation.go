@@ -24,17 +24,20 @@ const (
 // RevokeTokens revokes one token, or all that an identity has made so far.
 func (r *RA) RevokeTokens(ctx context.Context, v ra.TokenRevocation) (int, error) {
 	var n int
-	err := r.db.writeBy(ctx, "revoke tokens", v.By, v.At, func(ctx context.Context, tx *writeTx) error {
+	err := r.db.writeOnce(ctx, "revoke tokens", v.By, v.At, func(ctx context.Context, tx *writeTx) (out rules.Outcome, _ error) {
 		err := rules.CheckTokenRevocation(v)
 		if err != nil {
-			return err
+			return out, err
 		}
 		if v.ID != "" {
 			n, err = tx.revokeToken(ctx, v)
 		} else if _, err = readIdentity(ctx, tx, v.CreatedBy); err == nil {
 			n, err = tx.revokeTokensOf(ctx, v.CreatedBy, rules.TokensRevokedOfAll, v)
 		}
-		return err
+		return rules.Outcome{Valid: n}, err
+	}, func(_ context.Context, _ *writeTx, have rules.Outcome) error {
+		n = have.Valid
+		return nil
 	})
 	if err != nil {
 		return 0, err

@@ -13,13 +13,50 @@ import (
 )
 
 // CreateToken records a new token, bound to nothing and not spent.
-func (r *RA) CreateToken(ctx context.Context, t ra.Token) error {
-	return r.db.writeBy(ctx, "record a token", t.CreatedBy, t.CreatedAt, func(ctx context.Context, tx *writeTx) error {
-		if err := tx.insertToken(ctx, t); err != nil {
-			return err
-		}
-		return tx.append(ctx, rules.TokenCreatedEntry(&t))
+func (r *RA) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
+	made := t
+	err := r.db.writeOnce(ctx, "record a token", t.CreatedBy, t.CreatedAt, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
+		made = t
+		return rules.Outcome{Token: t.ID}, tx.createToken(ctx, &made)
+	}, func(ctx context.Context, tx *writeTx, have rules.Outcome) error {
+		var err error
+		made, err = tx.replaceToken(ctx, have.Token, t)
+		return err
 	})
+	if err != nil {
+		return ra.Token{}, err
+	}
+	return made, nil
+}
+
+// createToken records a token with its log entry.
+func (tx *writeTx) createToken(ctx context.Context, t *ra.Token) error {
+	if err := tx.insertToken(ctx, *t); err != nil {
+		return err
+	}
+	return tx.append(ctx, rules.TokenCreatedEntry(t))
+}
+
+// replaceToken revokes the token that a request created, and records another one in its place.
+func (tx *writeTx) replaceToken(ctx context.Context, first pki.TokenID, next ra.Token) (ra.Token, error) {
+	lost, err := readToken(ctx, tx, first)
+	if err != nil {
+		return ra.Token{}, err
+	}
+	id, err := readIdentity(ctx, tx, lost.Identity)
+	if err != nil {
+		return ra.Token{}, err
+	}
+	if next, err = rules.ReplaceToken(lost, next, id.Revision); err != nil {
+		return ra.Token{}, err
+	}
+	if _, err := tx.revokeToken(ctx, rules.TokenReplacement(&lost, &next)); err != nil {
+		return ra.Token{}, err
+	}
+	if err := tx.createToken(ctx, &next); err != nil {
+		return ra.Token{}, err
+	}
+	return next, tx.ExecOne(ctx, `UPDATE operator_requests SET token = ? WHERE token = ?`, next.ID.Bytes(), first.Bytes())
 }
 
 func (tx *writeTx) insertToken(ctx context.Context, t ra.Token) error {
@@ -42,7 +79,7 @@ func (tx *writeTx) insertToken(ctx context.Context, t ra.Token) error {
 	return err
 }
 
-const bindToken = `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL`
+const bindToken = `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL` //nolint:gosec // no secret
 
 // Token returns the record of a token.
 func (r *RA) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {

@@ -70,9 +70,10 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		b := w.draw()
 		id, err := pki.TokenIDFromBytes(b[:])
 		must(t, err)
-		return w.RA.CreateToken(t.Context(), ra.Token{
+		_, err = w.RA.CreateToken(t.Context(), ra.Token{
 			ID: id, Identity: w.identity(t).ID, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: by, CreatedAt: w.now,
 		})
+		return err
 	},
 	"ra.Store.RevokeTokens": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.RA.RevokeTokens(t.Context(), ra.TokenRevocation{ID: w.token(t, w.identity(t).ID).ID.String(), By: by, At: w.now})

@@ -113,7 +113,7 @@ func withToken(change func(w *world, token *ra.Token), after func(t *testing.T, 
 		if change != nil {
 			change(w, &token)
 		}
-		must(t, w.RA.CreateToken(context.Background(), token))
+		w.create(t, token)
 		_, err = w.RA.BindToken(context.Background(), token.ID, r.RequestID, r.KeyHash, w.now)
 		must(t, err)
 		r.Guard.Token = token.ID

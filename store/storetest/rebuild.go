@@ -155,7 +155,7 @@ func (h *history) token(t *rapid.T) {
 		r := rapid.SampledFrom(h.records).Draw(t, "creator")
 		token.CreatedBy = pki.ActorCaller(r.Identity, r.Ref)
 	}
-	err = h.w.RA.CreateToken(context.Background(), token)
+	_, err = h.w.RA.CreateToken(context.Background(), token)
 	h.pass(t, err)
 	if err == nil {
 		h.tokens = append(h.tokens, token)
@@ -312,11 +312,11 @@ func (h *history) expire(t *rapid.T) {
 	if h.sweep = gone.Next; !gone.More {
 		h.sweep = retention.Place{}
 	}
-	h.forget(t)
+	h.forget()
 }
 
 // forget drops what has left, so that later actions are about what is on record.
-func (h *history) forget(t *rapid.T) {
+func (h *history) forget() {
 	var records []ca.Record
 	for _, r := range h.records {
 		if _, err := h.w.RA.Certificate(context.Background(), r.Ref); err == nil {

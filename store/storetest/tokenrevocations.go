@@ -34,7 +34,7 @@ func (w *world) tokenBy(t *testing.T, maker ca.Record) ra.Token {
 	token := ra.Token{
 		ID: id, Identity: device.ID, IdentityRevision: device.Revision, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: callerOf(maker), CreatedAt: w.now,
 	}
-	must(t, w.RA.CreateToken(context.Background(), token))
+	w.create(t, token)
 	return token
 }
 

@@ -107,6 +107,12 @@ func (w *world) newIdentity(t rapid.TB) ra.Identity {
 	return ra.Identity{ID: id, Kind: pki.Device, Profile: "device", CreatedAt: w.now}
 }
 
+func (w *world) create(t rapid.TB, token ra.Token) {
+	t.Helper()
+	_, err := w.RA.CreateToken(context.Background(), token)
+	must(t, err)
+}
+
 // token makes a token for an identity, which lives for an hour, bound to what a record will ask with.
 func (w *world) token(t rapid.TB, id pki.SPIFFEID) ra.Token {
 	t.Helper()
@@ -116,7 +122,7 @@ func (w *world) token(t rapid.TB, id pki.SPIFFEID) ra.Token {
 	token := ra.Token{
 		ID: tokenID, Identity: id, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: operator, CreatedAt: w.now,
 	}
-	must(t, w.RA.CreateToken(context.Background(), token))
+	w.create(t, token)
 	return token
 }
 

@@ -9,17 +9,17 @@ import (
 	"github.com/brevet-pki/brevet/internal/memory"
 )
 
-// How much the heap grows before it is collected. What lives is little beside what issuing certificates takes for a
-// moment, so it may be as much again and once more; but no more than this many bytes, unless more than that live,
-// such as a hundred thousand OCSP answers: to look at those again and again would cost what they are kept to save.
+// The garbage collector's target, as growth of the heap over its live part. The live heap is small compared with the
+// short-lived memory of issuing, so the heap may grow by garbageShare, but by at most maxGarbage bytes. With a large live
+// heap, such as a hundred thousand cached OCSP responses, it may grow by minGarbageShare: frequent collections would cost
+// more than the cache saves.
 const (
-	garbageShare = 200 // per cent of what lives
-	garbageMost  = 32 << 20
-	garbageLeast = 100 // per cent of what lives
+	garbageShare    = 200 // per cent of the live heap
+	maxGarbage      = 32 << 20
+	minGarbageShare = 100 // per cent of the live heap
 )
 
-// BoundGarbage keeps the heap from growing with what lives on it, until ctx ends, and sets the memory limit that the
-// cgroup asks for.
+// BoundGarbage adjusts the garbage collector to the live heap until ctx ends, and sets the memory limit of the cgroup.
 func BoundGarbage(ctx context.Context) {
 	memory.SetLimit()
 	debug.SetGCPercent(garbageShare)
@@ -34,7 +34,7 @@ func BoundGarbage(ctx context.Context) {
 			case <-tick.C:
 			}
 			metrics.Read(sample)
-			// Setting it stops the world for a moment, so only where it makes a difference.
+			// Setting it stops the world briefly, so small differences are ignored.
 			if next := garbagePercent(sample[0].Value.Uint64()); next < now*9/10 || next > now*11/10 {
 				debug.SetGCPercent(next)
 				now = next
@@ -43,7 +43,7 @@ func BoundGarbage(ctx context.Context) {
 	}()
 }
 
-// garbagePercent is how much the heap may grow, in per cent of so many bytes that live.
+// garbagePercent returns the allowed growth of the heap, in per cent of a live heap of the given size in bytes.
 func garbagePercent(live uint64) int {
-	return int(max(garbageLeast, min(garbageShare, garbageMost*100/max(1, live))))
+	return int(max(minGarbageShare, min(garbageShare, maxGarbage*100/max(1, live))))
 }

@@ -33,7 +33,8 @@ type CRLServiceClient interface {
 	// ListCRLs returns the CRLs that are published now, of every issuing CA and of the root, in the order of their paths, one
 	// page at a time. Each page is read as of one moment of its own.
 	ListCRLs(ctx context.Context, in *ListCRLsRequest, opts ...grpc.CallOption) (*ListCRLsResponse, error)
-	// ImportCRL publishes a CRL that a ceremony signed: the root's. An older CRL never replaces a newer one.
+	// ImportCRL publishes a CRL that a ceremony signed: the root's. An older CRL never replaces a newer one. The CRL number
+	// tells a repeat of the call, so it needs no request ID.
 	ImportCRL(ctx context.Context, in *ImportCRLRequest, opts ...grpc.CallOption) (*ImportCRLResponse, error)
 }
 
@@ -75,7 +76,8 @@ type CRLServiceServer interface {
 	// ListCRLs returns the CRLs that are published now, of every issuing CA and of the root, in the order of their paths, one
 	// page at a time. Each page is read as of one moment of its own.
 	ListCRLs(context.Context, *ListCRLsRequest) (*ListCRLsResponse, error)
-	// ImportCRL publishes a CRL that a ceremony signed: the root's. An older CRL never replaces a newer one.
+	// ImportCRL publishes a CRL that a ceremony signed: the root's. An older CRL never replaces a newer one. The CRL number
+	// tells a repeat of the call, so it needs no request ID.
 	ImportCRL(context.Context, *ImportCRLRequest) (*ImportCRLResponse, error)
 	mustEmbedUnimplementedCRLServiceServer()
 }

@@ -326,8 +326,12 @@ func (x *IdentitySpec) GetNames() []*Name {
 type CreateIdentityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A path such as "device/42", or the full SPIFFE ID. For an operator: the name alone, such as "alice".
-	Id            string        `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Spec          *IdentitySpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	Id   string        `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Spec *IdentitySpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	// 16 bytes drawn at random, and kept to repeat this call. A repeat by the same identity with the same content changes
+	// nothing, and is answered with what the call did and the records as they are now. With other content it is refused with
+	// the rule request_id.reused. The server keeps request IDs for the retention. Empty: a repeat is a call of its own.
+	RequestId     []byte `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -372,6 +376,13 @@ func (x *CreateIdentityRequest) GetId() string {
 func (x *CreateIdentityRequest) GetSpec() *IdentitySpec {
 	if x != nil {
 		return x.Spec
+	}
+	return nil
+}
+
+func (x *CreateIdentityRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
 	}
 	return nil
 }
@@ -682,7 +693,9 @@ type UpdateIdentityRequest struct {
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// The revision of the identity that the caller read. If the identity has changed since, the call is refused with the
 	// rule identity.revision: read it again.
-	Revision      int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// As in CreateIdentityRequest.
+	RequestId     []byte `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -745,6 +758,13 @@ func (x *UpdateIdentityRequest) GetRevision() int64 {
 	return 0
 }
 
+func (x *UpdateIdentityRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
+}
+
 type UpdateIdentityResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Identity      *Identity              `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
@@ -794,7 +814,9 @@ type SuspendIdentityRequest struct {
 	// A path such as "device/42", or the full SPIFFE ID.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
-	Comment       string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
+	Comment string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
+	// As in CreateIdentityRequest.
+	RequestId     []byte `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -841,6 +863,13 @@ func (x *SuspendIdentityRequest) GetComment() string {
 		return x.Comment
 	}
 	return ""
+}
+
+func (x *SuspendIdentityRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
 }
 
 type SuspendIdentityResponse struct {
@@ -900,7 +929,9 @@ type ResumeIdentityRequest struct {
 	// A path such as "device/42", or the full SPIFFE ID.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
-	Comment       string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
+	Comment string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
+	// As in CreateIdentityRequest.
+	RequestId     []byte `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -947,6 +978,13 @@ func (x *ResumeIdentityRequest) GetComment() string {
 		return x.Comment
 	}
 	return ""
+}
+
+func (x *ResumeIdentityRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
 }
 
 type ResumeIdentityResponse struct {
@@ -1009,8 +1047,10 @@ type RetireIdentityRequest struct {
 	Comment string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
 	// When the certificates are known or suspected to have become invalid (RFC 5280 section 5.3.2). Unset if unknown.
 	InvalidityTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// As in CreateIdentityRequest.
+	RequestId     []byte `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RetireIdentityRequest) Reset() {
@@ -1060,6 +1100,13 @@ func (x *RetireIdentityRequest) GetComment() string {
 func (x *RetireIdentityRequest) GetInvalidityTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.InvalidityTime
+	}
+	return nil
+}
+
+func (x *RetireIdentityRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
 	}
 	return nil
 }
@@ -1141,10 +1188,12 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\x05names\x18\x04 \x03(\v2\x0f.brevet.v1.NameR\x05names\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"T\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"s\n" +
 	"\x15CreateIdentityRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
-	"\x04spec\x18\x02 \x01(\v2\x17.brevet.v1.IdentitySpecR\x04spec\"I\n" +
+	"\x04spec\x18\x02 \x01(\v2\x17.brevet.v1.IdentitySpecR\x04spec\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\fR\trequestId\"I\n" +
 	"\x16CreateIdentityResponse\x12/\n" +
 	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"$\n" +
 	"\x12GetIdentityRequest\x12\x0e\n" +
@@ -1165,31 +1214,39 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\n" +
 	"identities\x18\x01 \x03(\v2\x13.brevet.v1.IdentityR\n" +
 	"identities\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xad\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xcc\x01\n" +
 	"\x15UpdateIdentityRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\x04spec\x18\x02 \x01(\v2\x17.brevet.v1.IdentitySpecR\x04spec\x12;\n" +
 	"\vupdate_mask\x18\x03 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
 	"updateMask\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x03R\brevision\"I\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\fR\trequestId\"I\n" +
 	"\x16UpdateIdentityResponse\x12/\n" +
-	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"B\n" +
+	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\"a\n" +
 	"\x16SuspendIdentityRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\acomment\x18\x02 \x01(\tR\acomment\"\x87\x01\n" +
+	"\acomment\x18\x02 \x01(\tR\acomment\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\fR\trequestId\"\x87\x01\n" +
 	"\x17SuspendIdentityResponse\x12/\n" +
 	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\x12;\n" +
-	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"A\n" +
+	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"`\n" +
 	"\x15ResumeIdentityRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\acomment\x18\x02 \x01(\tR\acomment\"\x86\x01\n" +
+	"\acomment\x18\x02 \x01(\tR\acomment\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\fR\trequestId\"\x86\x01\n" +
 	"\x16ResumeIdentityResponse\x12/\n" +
 	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\x12;\n" +
-	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"\x86\x01\n" +
+	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"\xa5\x01\n" +
 	"\x15RetireIdentityRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\acomment\x18\x02 \x01(\tR\acomment\x12C\n" +
-	"\x0finvalidity_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0einvalidityTime\"\x86\x01\n" +
+	"\x0finvalidity_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0einvalidityTime\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\fR\trequestId\"\x86\x01\n" +
 	"\x16RetireIdentityResponse\x12/\n" +
 	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\x12;\n" +
 	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected*\xc1\x01\n" +

@@ -145,7 +145,9 @@ type RevokeCertificateRequest struct {
 	// unknown.
 	InvalidityTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
 	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
-	Comment       string `protobuf:"bytes,5,opt,name=comment,proto3" json:"comment,omitempty"`
+	Comment string `protobuf:"bytes,5,opt,name=comment,proto3" json:"comment,omitempty"`
+	// As in CreateIdentityRequest.
+	RequestId     []byte `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -215,6 +217,13 @@ func (x *RevokeCertificateRequest) GetComment() string {
 	return ""
 }
 
+func (x *RevokeCertificateRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
+}
+
 type RevokeCertificateResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Certificate *Certificate           `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
@@ -275,7 +284,9 @@ type HoldCertificateRequest struct {
 	// The issuing CA, as in CertificateChain. It can be left out: serial numbers are unique in a trust domain.
 	IssuerId []byte `protobuf:"bytes,2,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
 	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
-	Comment       string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	Comment string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	// As in CreateIdentityRequest.
+	RequestId     []byte `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -329,6 +340,13 @@ func (x *HoldCertificateRequest) GetComment() string {
 		return x.Comment
 	}
 	return ""
+}
+
+func (x *HoldCertificateRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
 }
 
 type HoldCertificateResponse struct {
@@ -390,7 +408,9 @@ type UnholdCertificateRequest struct {
 	// The issuing CA, as in CertificateChain. It can be left out: serial numbers are unique in a trust domain.
 	IssuerId []byte `protobuf:"bytes,2,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
 	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
-	Comment       string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	Comment string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	// As in CreateIdentityRequest.
+	RequestId     []byte `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -444,6 +464,13 @@ func (x *UnholdCertificateRequest) GetComment() string {
 		return x.Comment
 	}
 	return ""
+}
+
+func (x *UnholdCertificateRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
 }
 
 type UnholdCertificateResponse struct {
@@ -510,7 +537,9 @@ type CreateBulkRevocationRequest struct {
 	// As in RevokeCertificateRequest.
 	Comment string `protobuf:"bytes,4,opt,name=comment,proto3" json:"comment,omitempty"`
 	// Counts the certificates, and changes nothing.
-	DryRun        bool `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// As in CreateIdentityRequest. A dry run ignores it.
+	RequestId     []byte `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -578,6 +607,13 @@ func (x *CreateBulkRevocationRequest) GetDryRun() bool {
 		return x.DryRun
 	}
 	return false
+}
+
+func (x *CreateBulkRevocationRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
 }
 
 type CreateBulkRevocationResponse struct {
@@ -1080,36 +1116,44 @@ var File_brevet_v1_revocation_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_revocation_proto_rawDesc = "" +
 	"\n" +
-	"\x1abrevet/v1/revocation.proto\x12\tbrevet.v1\x1a\x1bbrevet/v1/certificate.proto\x1a\x15brevet/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x01\n" +
+	"\x1abrevet/v1/revocation.proto\x12\tbrevet.v1\x1a\x1bbrevet/v1/certificate.proto\x1a\x15brevet/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x02\n" +
 	"\x18RevokeCertificateRequest\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x1b\n" +
 	"\tissuer_id\x18\x02 \x01(\fR\bissuerId\x123\n" +
 	"\x06reason\x18\x03 \x01(\x0e2\x1b.brevet.v1.RevocationReasonR\x06reason\x12C\n" +
 	"\x0finvalidity_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0einvalidityTime\x12\x18\n" +
-	"\acomment\x18\x05 \x01(\tR\acomment\"\x92\x01\n" +
+	"\acomment\x18\x05 \x01(\tR\acomment\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\fR\trequestId\"\x92\x01\n" +
 	"\x19RevokeCertificateResponse\x128\n" +
 	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\x12;\n" +
-	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"g\n" +
+	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"\x86\x01\n" +
 	"\x16HoldCertificateRequest\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x1b\n" +
 	"\tissuer_id\x18\x02 \x01(\fR\bissuerId\x12\x18\n" +
-	"\acomment\x18\x03 \x01(\tR\acomment\"\x90\x01\n" +
+	"\acomment\x18\x03 \x01(\tR\acomment\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\fR\trequestId\"\x90\x01\n" +
 	"\x17HoldCertificateResponse\x128\n" +
 	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\x12;\n" +
-	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"i\n" +
+	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"\x88\x01\n" +
 	"\x18UnholdCertificateRequest\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x1b\n" +
 	"\tissuer_id\x18\x02 \x01(\fR\bissuerId\x12\x18\n" +
-	"\acomment\x18\x03 \x01(\tR\acomment\"\x92\x01\n" +
+	"\acomment\x18\x03 \x01(\tR\acomment\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\fR\trequestId\"\x92\x01\n" +
 	"\x19UnholdCertificateResponse\x128\n" +
 	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\x12;\n" +
-	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"\x89\x02\n" +
+	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"\xa8\x02\n" +
 	"\x1bCreateBulkRevocationRequest\x12=\n" +
 	"\tselection\x18\x01 \x01(\v2\x1f.brevet.v1.CertificateSelectionR\tselection\x123\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1b.brevet.v1.RevocationReasonR\x06reason\x12C\n" +
 	"\x0finvalidity_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0einvalidityTime\x12\x18\n" +
 	"\acomment\x18\x04 \x01(\tR\acomment\x12\x17\n" +
-	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"b\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\fR\trequestId\"b\n" +
 	"\x1cCreateBulkRevocationResponse\x12B\n" +
 	"\x0fbulk_revocation\x18\x01 \x01(\v2\x19.brevet.v1.BulkRevocationR\x0ebulkRevocation\"*\n" +
 	"\x18GetBulkRevocationRequest\x12\x0e\n" +

@@ -46,7 +46,7 @@ type RevocationServiceClient interface {
 	UnholdCertificate(ctx context.Context, in *UnholdCertificateRequest, opts ...grpc.CallOption) (*UnholdCertificateResponse, error)
 	// CreateBulkRevocation revokes every certificate that a selection matches now, or counts them. It is durable and in
 	// effect when the call returns. The records of the certificates, and the CRL, follow; a restart of the server does
-	// not stop them. Calling again creates another bulk revocation, which changes what the first has not.
+	// not stop them. A call with another request ID creates another bulk revocation, which changes what the first has not.
 	CreateBulkRevocation(ctx context.Context, in *CreateBulkRevocationRequest, opts ...grpc.CallOption) (*CreateBulkRevocationResponse, error)
 	// GetBulkRevocation returns one bulk revocation, and how many records it has reached.
 	GetBulkRevocation(ctx context.Context, in *GetBulkRevocationRequest, opts ...grpc.CallOption) (*GetBulkRevocationResponse, error)
@@ -156,7 +156,7 @@ type RevocationServiceServer interface {
 	UnholdCertificate(context.Context, *UnholdCertificateRequest) (*UnholdCertificateResponse, error)
 	// CreateBulkRevocation revokes every certificate that a selection matches now, or counts them. It is durable and in
 	// effect when the call returns. The records of the certificates, and the CRL, follow; a restart of the server does
-	// not stop them. Calling again creates another bulk revocation, which changes what the first has not.
+	// not stop them. A call with another request ID creates another bulk revocation, which changes what the first has not.
 	CreateBulkRevocation(context.Context, *CreateBulkRevocationRequest) (*CreateBulkRevocationResponse, error)
 	// GetBulkRevocation returns one bulk revocation, and how many records it has reached.
 	GetBulkRevocation(context.Context, *GetBulkRevocationRequest) (*GetBulkRevocationResponse, error)

@@ -216,7 +216,11 @@ type CreateTokenRequest struct {
 	Lifetime *durationpb.Duration `protobuf:"bytes,2,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	// Allows the token to enroll an identity that is already enrolled. The certificates it has are then revoked as
 	// superseded.
-	Replace       bool `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"`
+	Replace bool `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"`
+	// As in CreateIdentityRequest, with a difference: no secret is on record. A repeat revokes the token of the first answer, and
+	// returns a new one that expires when the first would have. At any time, one of them can be used at most. If the first
+	// token was presented or revoked, has expired, or its identity has changed, the repeat is refused.
+	RequestId     []byte `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -270,6 +274,13 @@ func (x *CreateTokenRequest) GetReplace() bool {
 		return x.Replace
 	}
 	return false
+}
+
+func (x *CreateTokenRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
 }
 
 type CreateTokenResponse struct {
@@ -498,7 +509,9 @@ type RevokeTokenRequest struct {
 	//	*RevokeTokenRequest_CreatedBy
 	Tokens isRevokeTokenRequest_Tokens `protobuf_oneof:"tokens"`
 	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
-	Comment       string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	Comment string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	// As in CreateIdentityRequest.
+	RequestId     []byte `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -563,6 +576,13 @@ func (x *RevokeTokenRequest) GetComment() string {
 		return x.Comment
 	}
 	return ""
+}
+
+func (x *RevokeTokenRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
 }
 
 type isRevokeTokenRequest_Tokens interface {
@@ -647,11 +667,13 @@ const file_brevet_v1_token_proto_rawDesc = "" +
 	"\vexpire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12)\n" +
 	"\x10revocation_cause\x18\n" +
-	" \x01(\tR\x0frevocationCause\"\x81\x01\n" +
+	" \x01(\tR\x0frevocationCause\"\xa0\x01\n" +
 	"\x12CreateTokenRequest\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\tR\bidentity\x125\n" +
 	"\blifetime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12\x18\n" +
-	"\areplace\x18\x03 \x01(\bR\areplace\"\x83\x01\n" +
+	"\areplace\x18\x03 \x01(\bR\areplace\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\fR\trequestId\"\x83\x01\n" +
 	"\x13CreateTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x19\n" +
 	"\btoken_id\x18\x02 \x01(\tR\atokenId\x12;\n" +
@@ -669,12 +691,14 @@ const file_brevet_v1_token_proto_rawDesc = "" +
 	"\x0fcreate_end_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\rcreateEndTime\"p\n" +
 	"\x12ListTokensResponse\x122\n" +
 	"\x06tokens\x18\x01 \x03(\v2\x1a.brevet.v1.EnrollmentTokenR\x06tokens\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"v\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x95\x01\n" +
 	"\x12RevokeTokenRequest\x12\x1b\n" +
 	"\btoken_id\x18\x01 \x01(\tH\x00R\atokenId\x12\x1f\n" +
 	"\n" +
 	"created_by\x18\x02 \x01(\tH\x00R\tcreatedBy\x12\x18\n" +
-	"\acomment\x18\x03 \x01(\tR\acommentB\b\n" +
+	"\acomment\x18\x03 \x01(\tR\acomment\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\fR\trequestIdB\b\n" +
 	"\x06tokens\"/\n" +
 	"\x13RevokeTokenResponse\x12\x18\n" +
 	"\arevoked\x18\x01 \x01(\x03R\arevoked*\x9f\x01\n" +

@@ -315,4 +315,4 @@ func packedTo(ctx context.Context, q engine.Querier, issuer int64, partition uin
 	return position, err
 }
 
-var errDamagedSegment = errors.New("a segment of packed entries is damaged: delete the rows of crl_segments and crl_packed, which are made anew")
+var errDamagedSegment = errors.New("a segment of packed entries is damaged: delete the rows of crl_segments and crl_packed, which are derived from other rows")

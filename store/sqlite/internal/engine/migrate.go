@@ -91,7 +91,7 @@ func (s Schema) inspect(ctx context.Context, d driver.Driver, path, dsn string) 
 		return Fail("read the version of "+path, err)
 	}
 	if have > 0 && have < sources[0].Version {
-		return fmt.Errorf("%s was made by a development version of brevet, before the first release, and this one does not read it: run the brevet that wrote it, or begin anew in another directory", path)
+		return fmt.Errorf("%s was made by a development version of brevet, before the first release, and this one does not read it: run the brevet that wrote it, or start again in another directory", path)
 	}
 	if have > known {
 		return &NewerError{Path: path, Have: have, Known: known}

@@ -99,6 +99,21 @@ CREATE TABLE token_revocations (
     PRIMARY KEY (maker, era)
 ) STRICT, WITHOUT ROWID;
 
+-- Calls of operators that had a request ID, with what they did, for their repeats. They leave with the retention.
+CREATE TABLE operator_requests (
+    id      INTEGER PRIMARY KEY,
+    caller  INTEGER NOT NULL REFERENCES identities (id),
+    request BLOB    NOT NULL CHECK (length(request) = 16),
+    content BLOB    NOT NULL CHECK (length(content) = 32), -- SHA-256 of the operation and its arguments
+    made_at INTEGER NOT NULL,
+    valid   INTEGER NOT NULL, -- certificates that changed and had not expired, or tokens that were revoked
+    expired INTEGER NOT NULL, -- certificates that changed and had expired
+    bulk    INTEGER REFERENCES revocation_sets (id), -- that the call created
+    token   BLOB CHECK (length(token) = 32), -- that the call created
+    UNIQUE (caller, request)
+) STRICT;
+CREATE INDEX operator_requests_by_time ON operator_requests (made_at);
+
 -- Public keys that were certified, each for one identity. The first 8 octets of the SHA-256 of the
 -- SubjectPublicKeyInfo are the row's number, as SQLite's signed integer, so that a key is found without an index; two
 -- keys that begin alike cannot both be certified. A key that no certificate names leaves; a compromised one stays.

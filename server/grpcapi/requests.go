@@ -1,0 +1,47 @@
+package grpcapi
+
+import (
+	"context"
+	"crypto/sha256"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// changingRequest is a request of an operator that changes something and may be repeated.
+type changingRequest interface {
+	proto.Message
+	GetRequestId() []byte
+}
+
+// actorOf returns the caller of a changing call as the log names it, with the request that the call makes.
+func actorOf(ctx context.Context, req changingRequest) (pki.Actor, error) {
+	actor := callerOf(ctx).Actor()
+	if len(req.GetRequestId()) == 0 {
+		return actor, nil
+	}
+	id, err := pki.RequestIDFromBytes(req.GetRequestId())
+	if err != nil {
+		return actor, pki.Refuse(pki.RuleRequest, "send 16 bytes drawn at random, or leave it out", "request_id is malformed")
+	}
+	return actor.WithRequest(pki.Request{ID: id, Content: contentHash(req, "request_id")}), nil
+}
+
+// contentHash returns the SHA-256 of a request without some fields. It depends on the request's type, and so on the RPC.
+func contentHash(req proto.Message, without ...protoreflect.Name) [sha256.Size]byte {
+	content := proto.Clone(req).ProtoReflect()
+	for _, field := range without {
+		content.Clear(content.Descriptor().Fields().ByName(field))
+	}
+	h := sha256.New()
+	h.Write([]byte(content.Descriptor().FullName()))
+	h.Write([]byte{0})
+	encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(content.Interface())
+	if err != nil {
+		panic(err) // what was decoded can be encoded
+	}
+	h.Write(encoded)
+	return [sha256.Size]byte(h.Sum(nil))
+}

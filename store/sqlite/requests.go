@@ -1,0 +1,83 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+)
+
+// writeOnce is writeBy for a call that may have a request ID. The transaction of the change records the request. For a
+// repeat, again runs instead of do. A refused call leaves no record.
+func (db *DB) writeOnce(
+	ctx context.Context, what string, by pki.Actor, at time.Time,
+	do func(context.Context, *writeTx) (rules.Outcome, error), again func(context.Context, *writeTx, rules.Outcome) error,
+) error {
+	return db.writeBy(ctx, what, by, at, func(ctx context.Context, tx *writeTx) error {
+		if by.Request().IsZero() {
+			_, err := do(ctx, tx)
+			return err
+		}
+		have, found, err := tx.readRequest(ctx, by)
+		if err != nil {
+			return err
+		}
+		if found {
+			return again(ctx, tx, have)
+		}
+		out, err := do(ctx, tx)
+		if err != nil {
+			return err
+		}
+		return tx.insertRequest(ctx, by, out, at)
+	})
+}
+
+// readRequest returns the outcome of a caller's request, if it is on record. It refuses one with other content.
+func (tx *writeTx) readRequest(ctx context.Context, by pki.Actor) (rules.Outcome, bool, error) {
+	var have rules.RecordedRequest
+	var content, token []byte
+	var bulk sql.NullInt64
+	err := tx.QueryRowContext(ctx, `
+		SELECT content, valid, expired, bulk, token FROM operator_requests
+		WHERE caller = (SELECT id FROM identities WHERE spiffe_id = ?) AND request = ?`,
+		by.Caller().Identity.String(), by.Request().ID.Bytes()).Scan(&content, &have.Outcome.Valid, &have.Outcome.Expired, &bulk, &token)
+	if errors.Is(err, sql.ErrNoRows) {
+		return rules.Outcome{}, false, nil
+	}
+	if err != nil {
+		return rules.Outcome{}, false, err
+	}
+	copy(have.Content[:], content)
+	have.Outcome.Bulk = bulk.Int64
+	if have.Outcome.Token, err = restore(token, pki.TokenIDFromBytes); err != nil {
+		return rules.Outcome{}, false, err
+	}
+	return have.Outcome, true, have.CheckRepeat(by.Request())
+}
+
+func (tx *writeTx) insertRequest(ctx context.Context, by pki.Actor, out rules.Outcome, at time.Time) error {
+	r := by.Request()
+	_, err := tx.ExecContext(ctx, `
+		INSERT INTO operator_requests (caller, request, content, made_at, valid, expired, bulk, token)
+		VALUES ((SELECT id FROM identities WHERE spiffe_id = ?), ?, ?, ?, ?, ?, nullif(?, 0), ?)`,
+		by.Caller().Identity.String(), r.ID.Bytes(), r.Content[:], engine.Millis(at), out.Valid, out.Expired, out.Bulk, optional(out.Token))
+	return err
+}
+
+const deleteRequests = `
+	DELETE FROM operator_requests WHERE id IN (SELECT id FROM operator_requests WHERE made_at < ? ORDER BY made_at LIMIT ?)`
+
+// expireRequests removes requests that were made before a time, and reports whether it ended at the limit.
+func (tx *writeTx) expireRequests(ctx context.Context, limit int, before int64) (more bool, err error) {
+	result, err := tx.ExecContext(ctx, deleteRequests, before, limit)
+	if err != nil {
+		return false, err
+	}
+	n, err := result.RowsAffected()
+	return n == int64(limit), err
+}
