@@ -22,8 +22,8 @@ func missingRecordsAreFound(t *testing.T, g *testCA, random *rand.Rand) {
 	}
 	tt.server.stop(t)
 	const newest = `(SELECT max(id) FROM certificates WHERE der IS NOT NULL)`
-	// The first entry with the serial number of a delivered certificate is that of its issuance; 0a05746f6b656e is the
-	// name of its fact "token" in the encoding of the entry.
+	// The first entry with the serial number of a delivered certificate is that of its issuance, and names its token. In the
+	// encoding of an entry 180c is the revocation of certificates, and 8a01 the step of a bulk revocation.
 	const issued = `(SELECT l.entry FROM log l JOIN certificates c ON instr(l.entry, c.serial) > 0 WHERE c.der IS NOT NULL`
 	for _, c := range []struct{ change, finds string }{
 		{`DELETE FROM certificates WHERE id = ` + newest, "which is not on record"},
@@ -35,12 +35,12 @@ func missingRecordsAreFound(t *testing.T, g *testCA, random *rand.Rand) {
 		{`UPDATE log SET entry = x'0a00' WHERE id = 9`, "differs between the store and the archive"},
 		{`UPDATE chain SET value = zeroblob(32) WHERE id = (SELECT max(id) FROM chain)`, "differs between the store and the archive"},
 		{`UPDATE log SET entry = ` + issued + ` AND c.id = ` + newest + ` ORDER BY l.id LIMIT 1) WHERE id = 9`, "twice"},
-		{`UPDATE log SET entry = ` + issued + ` AND instr(l.entry, x'0a05746f6b656e') > 0 ORDER BY l.id DESC LIMIT 1) WHERE id = 9`, "was used 2 times"},
+		{`UPDATE log SET entry = ` + issued + ` AND EXISTS (SELECT 1 FROM tokens t WHERE instr(l.entry, t.token) > 0) ORDER BY l.id DESC LIMIT 1) WHERE id = 9`, "was used 2 times"},
 		{`UPDATE revocation_sets SET done = 0 WHERE id = (SELECT max(id) FROM revocation_sets)`, "1 bulk revocations stay incomplete"},
 		{`UPDATE certificates SET state = 1, revoked_at = NULL WHERE state = 3 AND der IS NOT NULL`, "is a member of bulk revocation"},
 		{`UPDATE revocation_sets SET label_value = 'none' WHERE label_value IS NOT NULL`, "of which it is not a member"},
 		{`UPDATE revocation_sets SET mark = 0 WHERE label_value IS NOT NULL`, "of which it is not a member"},
-		{`UPDATE log SET entry = ` + issued + ` AND instr(l.entry, x'0a03736574') > 0 ORDER BY l.id DESC LIMIT 1) WHERE id = 9`, "was revoked 2 times"},
+		{`UPDATE log SET entry = ` + issued + ` AND instr(l.entry, x'180c') > 0 AND instr(l.entry, x'8a01') > 0 ORDER BY l.id DESC LIMIT 1) WHERE id = 9`, "was revoked 2 times"},
 		{`UPDATE crls SET position = 0 WHERE crl_partition = 0`, "lists certificate"},
 		{`UPDATE certificates SET crl_partition = 3 - crl_partition WHERE crl_partition > 0`, "does not list certificate"},
 		{`UPDATE crls SET number = zeroblob(20) WHERE delta = 1`, "has another number or scope than on record"},

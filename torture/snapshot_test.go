@@ -159,7 +159,11 @@ func readArchive(path string) ([]logRecord, error) {
 	if err != nil {
 		return nil, err
 	}
-	rest, ok := bytes.CutPrefix(content, []byte("brevet log archive 2\n"))
+	rest, ok := bytes.CutPrefix(content, []byte("brevet log archive 3\n"))
+	const epochSize = 16 + 4 // with its checksum
+	if ok = ok && len(rest) >= epochSize; ok {
+		rest = rest[epochSize:]
+	}
 	if !ok {
 		return nil, errors.New("the archive has no header")
 	}

@@ -76,7 +76,11 @@ func TestStreamAuthorizesReadersRepeatedly(t *testing.T) {
 	if r.identities != 3 {
 		t.Errorf("for %d messages the identity was read %d times, want 3", 2*authorizedEach, r.identities)
 	}
+	if err := s.Recheck(t.Context()); err != nil || r.identities != 4 {
+		t.Errorf("a check while nothing is sent: %v, after %d reads of the identity", err, r.identities)
+	}
 	r.identity = pki.Suspended
+	refused(t, "an operator that is suspended, while nothing is sent", s.Recheck(t.Context()), pki.RuleIdentityState)
 	for range authorizedEach - 1 {
 		if err := s.Sent(t.Context()); err != nil {
 			t.Fatal(err)

@@ -1,10 +1,13 @@
 package memory_test
 
 import (
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/brevet-pki/brevet/store/memory"
 	"github.com/brevet-pki/brevet/store/storetest"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 func TestConformance(t *testing.T) {
@@ -14,5 +17,21 @@ func TestConformance(t *testing.T) {
 // handle returns the views of a store. Its records outlive every handle.
 func handle(s *memory.Store) storetest.Store {
 	again := func(*testing.T) storetest.Store { return handle(s) }
-	return storetest.Store{Journal: s, RA: s, Audit: s, Orders: s, Counts: s, Feed: s, Log: s, Reopen: again, Second: again}
+	return storetest.Store{
+		Journal: s, RA: s, Audit: s, Orders: s, Counts: s, Feed: s, Log: s, Reopen: again, Second: again,
+		Rebuild: func(t *testing.T, log []translog.Sequenced) (original, rebuilt map[string][]string) {
+			replayed := &memory.Store{}
+			if err := replayed.Replay(t.Context(), log); err != nil {
+				t.Fatal(err)
+			}
+			return sorted(s.Rows()), sorted(replayed.Rows())
+		},
+	}
+}
+
+func sorted(rows map[string][]string) map[string][]string {
+	for table := range maps.Keys(rows) {
+		slices.Sort(rows[table])
+	}
+	return rows
 }

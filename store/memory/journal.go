@@ -192,6 +192,12 @@ func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, 
 	if _, taken := s.serials[r.Ref.Serial]; taken {
 		return superseded, rules.SerialTaken(r.Ref.Serial)
 	}
+	s.addIssued(r, effects)
+	return effects.Superseded, s.append(rules.IssuedEntry(r, at, effects.Superseded))
+}
+
+// addIssued records a certificate, and what it changes beside it.
+func (s *state) addIssued(r *ca.Record, effects rules.Effects) {
 	s.insert(cert{Certificate: ra.Certificate{
 		Ref: r.Ref, Identity: r.Identity, Profile: r.Profile, KeyHash: r.KeyHash, IssuedAt: stored(r.IssuedAt), NotBefore: stored(r.NotBefore),
 		NotAfter: stored(r.NotAfter), Status: pki.Status{State: pki.Good, Version: 1}, DER: slices.Clone(r.DER),
@@ -217,7 +223,6 @@ func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, 
 			before.Status, before.supersededBy = effects.Superseded.Status, len(s.certs)-1
 		}
 	}
-	return effects.Superseded, s.append(rules.IssuedEntry(r, at, effects.Superseded))
 }
 
 // issuance returns what is on record that a record's guard asks about.
@@ -242,6 +247,11 @@ func (s *state) issuance(r *ca.Record, at time.Time) *rules.Issuance {
 	return on
 }
 
+func (s *state) addAbandoned(item ca.IntentItem, status pki.Status) {
+	c := ra.Certificate{Ref: item.Ref, IssuedAt: item.IssuedAt, NotAfter: item.NotAfter, Status: status}
+	s.insert(cert{Certificate: c, supersededBy: -1, partition: item.Partition})
+}
+
 func (s *state) insert(c cert) {
 	s.serials[c.Ref.Serial] = len(s.certs)
 	s.certs = append(s.certs, c)
@@ -258,9 +268,9 @@ func (s *state) abandon(
 			duplicates = append(duplicates, item)
 			continue
 		}
-		c := ra.Certificate{Ref: item.Ref, IssuedAt: item.IssuedAt, NotAfter: item.NotAfter, Status: rules.Abandoned(at)}
-		s.insert(cert{Certificate: c, supersededBy: -1, partition: item.Partition})
-		recorded, changes = append(recorded, item), append(changes, pki.StatusChange{Ref: c.Ref, NotAfter: c.NotAfter, Status: c.Status})
+		status := rules.Abandoned(at)
+		s.addAbandoned(item, status)
+		recorded, changes = append(recorded, item), append(changes, pki.StatusChange{Ref: item.Ref, NotAfter: item.NotAfter, Status: status})
 	}
 	if len(changes) > 0 {
 		if err := s.append(entry(recorded, changes)); err != nil {

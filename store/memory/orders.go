@@ -137,24 +137,29 @@ func (s *state) orderKey(o revocation.Change) (revocation.ChangeResult, error) {
 
 func (s *state) orderIdentity(o revocation.Change) (revocation.ChangeResult, error) {
 	var out rules.Applied
-	id, ok := s.identities[o.Identity]
-	if !ok {
-		return out.ChangeResult, rules.NoIdentity(o.Identity)
-	}
-	move, err := rules.MoveIdentity(o, id.State, id.resumes)
+	move, err := s.moveIdentity(o)
 	if err != nil {
 		return out.ChangeResult, err
-	}
-	if move.Changed {
-		id.State, id.resumes = move.State, move.Resumes
-		id.Revision++
-		s.identities[o.Identity] = id
 	}
 	err = s.changeAll(o, &out, func(c *cert) bool { return c.Identity == o.Identity })
 	if err != nil || !move.Changed && len(out.Changed) == 0 {
 		return out.ChangeResult, err // carried out before
 	}
 	return out.ChangeResult, s.record(o, o.Identity, rules.IdentityEntry(o, move.Action, out))
+}
+
+func (s *state) moveIdentity(o revocation.Change) (rules.IdentityMove, error) {
+	id, ok := s.identities[o.Identity]
+	if !ok {
+		return rules.IdentityMove{}, rules.NoIdentity(o.Identity)
+	}
+	move, err := rules.MoveIdentity(o, id.State, id.resumes)
+	if err == nil && move.Changed {
+		id.State, id.resumes = move.State, move.Resumes
+		id.Revision++
+		s.identities[o.Identity] = id
+	}
+	return move, err
 }
 
 // record logs an order, and revokes the tokens of a maker that it distrusts.

@@ -117,11 +117,14 @@ func (s *state) insertToken(t *ra.Token) error {
 	if s.token(t.ID) != nil {
 		return rules.TokenExists(t.ID)
 	}
-	on := *t
-	on.CreatorCertificate = t.CreatedBy.Caller().Certificate
-	on.ExpiresAt, on.CreatedAt = stored(t.ExpiresAt), stored(t.CreatedAt)
-	s.tokens = append(s.tokens, on)
+	s.addToken(*t)
 	return s.append(rules.TokenCreatedEntry(t))
+}
+
+func (s *state) addToken(t ra.Token) {
+	t.CreatorCertificate = t.CreatedBy.Caller().Certificate
+	t.ExpiresAt, t.CreatedAt = stored(t.ExpiresAt), stored(t.CreatedAt)
+	s.tokens = append(s.tokens, t)
 }
 
 // Token implements ra.TokenRecords.
@@ -222,14 +225,23 @@ func (s *state) revokeToken(v ra.TokenRevocation) (int, error) {
 // revokeTokensOf revokes the tokens that a maker has made, and returns how many of them could have been used. If
 // there are none since the last time, it writes nothing.
 func (s *state) revokeTokensOf(maker pki.SPIFFEID, why string, v ra.TokenRevocation) (int, error) {
-	made, n := false, 0
+	made, n := s.setTokensRevoked(maker, why, v.At)
+	if !made {
+		return 0, nil
+	}
+	return n, s.append(rules.TokensRevokedEntry(v, maker, why, n))
+}
+
+// setTokensRevoked revokes the tokens that an identity has created since the last time. It reports whether there are
+// any, and how many of them could have been used at a time.
+func (s *state) setTokensRevoked(maker pki.SPIFFEID, why string, at time.Time) (made bool, n int) {
 	for i := s.distrusted[maker]; i < len(s.tokens); i++ {
 		t := &s.tokens[i]
 		if t.CreatedBy.Caller().Identity != maker || maker.IsZero() {
 			continue
 		}
 		made = true
-		revokes, usable := rules.RevokesToken(t, v.At)
+		revokes, usable := rules.RevokesToken(t, at)
 		if revokes {
 			t.RevokedBecause = why
 		}
@@ -237,11 +249,10 @@ func (s *state) revokeTokensOf(maker pki.SPIFFEID, why string, v ra.TokenRevocat
 			n++
 		}
 	}
-	if !made {
-		return 0, nil
+	if made {
+		s.distrusted[maker] = len(s.tokens)
 	}
-	s.distrusted[maker] = len(s.tokens)
-	return n, s.append(rules.TokensRevokedEntry(v, maker, why, n))
+	return made, n
 }
 
 // Certificate implements ra.CertificateRecords.

@@ -203,7 +203,7 @@ func replay(index uint64, e translog.Entry) ([]Operation, error) {
 
 // firstPart returns the index of the first entry of a change. Certificates name it as the entry of their last change.
 func firstPart(index uint64, p translog.Part) uint64 {
-	return index - uint64(max(p.Number, 1)-1) //nolint:gosec // counts from 1
+	return index - uint64(max(p.Number, 1)-1)
 }
 
 func replayIssued(index uint64, e translog.Entry, event *translog.IssuedCertificate) ([]Operation, error) {

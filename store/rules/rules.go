@@ -6,6 +6,8 @@
 // clock, no SQL and no transaction. What an engine must read for a rule is the type that the rule takes, such as
 // [Issuance] or [Certificate]. A selection of very many certificates is a statement of the engine; [BulkMembers] is its
 // meaning for those of one identity.
+//
+// [Replay] is the other direction: it turns log entries into the writes that make the records again.
 package rules
 
 import (

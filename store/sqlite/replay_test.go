@@ -2,6 +2,7 @@ package sqlite_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -38,40 +39,25 @@ func rows(t *testing.T, path string) map[string][]string {
 	t.Helper()
 	db := raw(t, path)
 	found := map[string][]string{}
-	for _, table := range queryTexts(t, path, `SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name`) {
+	for _, table := range queryTexts(t, db, `SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name`) {
 		if notInLog[table] != "" {
 			continue
 		}
 		var columns []string
-		for _, column := range queryTexts(t, path, `SELECT name FROM pragma_table_info('`+table+`')`) {
+		for _, column := range queryTexts(t, db, `SELECT name FROM pragma_table_info('`+table+`')`) {
 			if notInLog[table+"."+column] == "" {
 				columns = append(columns, `'`+column+`=' || quote(`+column+`)`)
 			}
 		}
-		query := `SELECT ` + strings.Join(columns, ` || ' ' || `) + ` FROM ` + table + ` ORDER BY 1`
-		result, err := db.QueryContext(t.Context(), query)
-		if err != nil {
-			t.Fatalf("%s: %v", query, err)
-		}
-		found[table] = []string{}
-		for result.Next() {
-			var row string
-			if err := result.Scan(&row); err != nil {
-				t.Fatal(err)
-			}
-			found[table] = append(found[table], row)
-		}
-		if err := errors.Join(result.Err(), result.Close()); err != nil {
-			t.Fatal(err)
-		}
+		found[table] = queryTexts(t, db, `SELECT `+strings.Join(columns, ` || ' ' || `)+` FROM `+table+` ORDER BY 1`)
 	}
 	return found
 }
 
-func queryTexts(t *testing.T, path, query string) []string {
+func queryTexts(t *testing.T, db *sql.DB, query string) []string {
 	t.Helper()
-	var texts []string
-	result, err := raw(t, path).QueryContext(t.Context(), query)
+	texts := []string{}
+	result, err := db.QueryContext(t.Context(), query)
 	if err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
@@ -116,9 +102,10 @@ func TestExceptionsExist(t *testing.T) {
 	if err := mustOpen(t, path).Close(); err != nil {
 		t.Fatal(err)
 	}
+	db := raw(t, path)
 	for name := range maps.Keys(notInLog) {
 		table, column, _ := strings.Cut(name, ".")
-		columns := queryTexts(t, path, fmt.Sprintf(`SELECT name FROM pragma_table_info('%s')`, table))
+		columns := queryTexts(t, db, fmt.Sprintf(`SELECT name FROM pragma_table_info('%s')`, table))
 		if len(columns) == 0 || column != "" && !slices.Contains(columns, column) {
 			t.Errorf("the schema has no %s", name)
 		}

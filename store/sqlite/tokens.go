@@ -79,7 +79,7 @@ func (tx *writeTx) insertToken(ctx context.Context, t ra.Token) error {
 	return err
 }
 
-const bindToken = `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL`
+const bindToken = `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL` //nolint:gosec // no secret
 
 // Token returns the record of a token.
 func (r *RA) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {

@@ -117,6 +117,14 @@ func sequenceAndRead(t *testing.T, w *world) {
 	none, err = w.Log.Entries(ctx, 6, 10)
 	must(t, err)
 	mustEqual(t, "the entries after the end", len(none), 0)
+	epoch, err := w.Log.Epoch(ctx)
+	must(t, err)
+	w.reopen(t)
+	again, err := w.Log.Epoch(ctx)
+	must(t, err)
+	if epoch != again || epoch == (translog.Epoch{}) {
+		t.Errorf("the epoch of the log is %s, and after it was opened again %s", epoch, again)
+	}
 	for _, limit := range []int{0, -1} {
 		if page, err := w.Log.Sequence(ctx, limit); err == nil && len(page) > 0 {
 			t.Errorf("at most %d entries, sequenced: %d", limit, len(page))

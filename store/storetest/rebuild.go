@@ -312,11 +312,11 @@ func (h *history) expire(t *rapid.T) {
 	if h.sweep = gone.Next; !gone.More {
 		h.sweep = retention.Place{}
 	}
-	h.forget(t)
+	h.forget()
 }
 
 // forget drops what has left, so that later actions are about what is on record.
-func (h *history) forget(t *rapid.T) {
+func (h *history) forget() {
 	var records []ca.Record
 	for _, r := range h.records {
 		if _, err := h.w.RA.Certificate(context.Background(), r.Ref); err == nil {

@@ -61,14 +61,14 @@ type suite map[string]func(t *testing.T, open func(t *testing.T) Store)
 var registration = suite{
 	"journal": testJournal, "guards": testGuards, "races": testRaces, "identities": testIdentities, "tokens": testTokens,
 	"token revocations": testTokenRevocations, "certificates": testCertificates, "orders": testOrders,
-	"identity orders": testIdentityOrders, "log": testLog, "two handles": testTwoHandles, "lists": testLists, "requests": testRequests,
+	"identity orders": testIdentityOrders, "log": testLog, "rebuilding": testRebuild, "two handles": testTwoHandles, "lists": testLists, "requests": testRequests,
 }
 
 // rest is the other tests.
 var rest = suite{
 	"ambiguity": testAmbiguity, "installations": testInstallations, "generations": testGenerations, "crls": testCRLs,
 	"feed": testFeed, "replay": testReplay, "callers": testCallers, "retention": testRetention, "sets": testSets,
-	"orders about many": testMany, "sets beside all else": testSetModel, "rebuilding": testRebuild,
+	"orders about many": testMany, "sets beside all else": testSetModel,
 }
 
 // Run runs the suite. Each call of open returns a new, empty store, which the test's end closes.

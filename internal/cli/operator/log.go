@@ -67,11 +67,20 @@ func newLogList() *cobra.Command {
 // followPause is how long a command that follows the log waits before it connects again.
 const followPause = time.Second
 
-// listEntries visits entries. If it follows and the server is unavailable, it goes on after the last entry that it got.
+// listEntries visits entries. If it follows and the server is unavailable, it goes on after the last entry that it got,
+// unless the log has another epoch by then.
 func listEntries(
 	ctx context.Context, c brevetv1.LogServiceClient, req *brevetv1.ListEntriesRequest, visit func(*brevetv1.ListEntriesResponse) error,
 ) error {
-	followed := false
+	if req.GetFollow() {
+		head, err := c.GetHead(ctx, &brevetv1.GetHeadRequest{}) // fails if the server is not there from the beginning
+		if err != nil {
+			return err
+		}
+		if len(req.GetStart().GetEpoch()) == 0 {
+			req.Start.Epoch = head.GetPosition().GetEpoch()
+		}
+	}
 	for {
 		stream, err := c.ListEntries(ctx, req)
 		if err != nil {
@@ -81,20 +90,22 @@ func listEntries(
 			if err := visit(e); err != nil {
 				return err
 			}
-			followed = true
 			req.Start = &brevetv1.LogPosition{Epoch: e.GetPosition().GetEpoch(), Index: e.GetPosition().GetIndex() + 1}
 			if req.GetLimit() > 0 {
 				req.Limit--
 			}
 			return nil
 		})
-		if !req.GetFollow() || !followed || status.Code(err) != codes.Unavailable {
+		if req.GetFollow() && ctx.Err() != nil {
+			return nil //nolint:nilerr // an interrupt is how a command that follows ends
+		}
+		if !req.GetFollow() || status.Code(err) != codes.Unavailable {
 			return err
 		}
 		select {
 		case <-time.After(followPause):
 		case <-ctx.Done():
-			return err
+			return nil
 		}
 	}
 }

@@ -1,0 +1,27 @@
+package memory
+
+import "fmt"
+
+// Rows returns all records as text, without DER, which the log does not hold.
+func (st *Store) Rows() map[string][]string {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	found := map[string][]string{"identities": {}, "tokens": {}, "distrusted": {}, "keys": {}, "certificates": {}}
+	for id, on := range st.s.identities {
+		found["identities"] = append(found["identities"], fmt.Sprintf("%s %+v %s", id, on.Identity, on.resumes))
+	}
+	for _, t := range st.s.tokens {
+		found["tokens"] = append(found["tokens"], fmt.Sprintf("%x %+v", t.ID.Bytes(), t))
+	}
+	for id, n := range st.s.distrusted {
+		found["distrusted"] = append(found["distrusted"], fmt.Sprintf("%s %d", id, n))
+	}
+	for hash, k := range st.s.keys {
+		found["keys"] = append(found["keys"], fmt.Sprintf("%s %s %t", hash, k.identity, k.compromised))
+	}
+	for _, c := range st.s.certs {
+		c.DER = nil
+		found["certificates"] = append(found["certificates"], fmt.Sprintf("%+v %d %d", c.Certificate, c.supersededBy, c.partition))
+	}
+	return found
+}
