@@ -14,7 +14,7 @@ begun=$(date +%s)
 
 # The demonstration reads and writes no configuration of the user.
 export SOFTHSM2_CONF=$work/softhsm/softhsm2.conf
-export XDG_STATE_HOME=$work/state
+export XDG_STATE_HOME=$work/state XDG_CONFIG_HOME=$work/settings
 export PATH=$bin:$PATH
 
 cleanup() {
@@ -76,14 +76,14 @@ for pin in pin so-pin; do od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$pin"; d
 printf 'Brevet, from the key ceremony to a revoked certificate. Everything happens in %s.\n\n' "$work"
 
 # --- Key ceremony ---------------------------------------------------------------------------------------------------
-quiet brevet ceremony token --label demo --pin-file pin --so-pin-file so-pin
+quiet brevet hsm init --hsm-label demo --pin-file pin --so-pin-file so-pin
 say 'A private SoftHSM token is ready; keys made in it cannot leave it.' \
-  'brevet ceremony token --label demo --pin-file pin --so-pin-file so-pin'
+  'brevet hsm init --hsm-label demo --pin-file pin --so-pin-file so-pin'
 
-tok=(--token-label demo --pin-file pin)
+tok=(--hsm-label demo --pin-file pin)
 quiet brevet ceremony root "${tok[@]}" --key-label root-g1 --subject 'CN=Demo Root G1,O=Brevet Demo' --out root.crt
 say 'The root key and its self-signed certificate are made, with a transcript to sign on paper.' \
-  "brevet ceremony root --token-label demo --pin-file pin --key-label root-g1 --subject 'CN=Demo Root G1,O=Brevet Demo'"
+  "brevet ceremony root --hsm-label demo --pin-file pin --key-label root-g1 --subject 'CN=Demo Root G1,O=Brevet Demo'"
 
 quiet brevet ceremony intermediate request "${tok[@]}" --key-label issuing-g1 --subject 'CN=Demo Issuing G1,O=Brevet Demo' --out issuing.csr
 quiet brevet ceremony sign "${tok[@]}" --key-label root-g1 --root root.crt --csr issuing.csr \
@@ -113,9 +113,13 @@ profiles:
     ca_url: "{public_url}/ca/{issuer}.cer"
 EOF
 quiet brevet ceremony install --config brevet.yaml --certificate issuing.crt --key-label issuing-g1 \
-  --root root.crt --crl root.crl --operator alice --token-out alice.token
+  --root root.crt --crl root.crl --operator alice --out alice.token
 say 'The issuing CA is installed, and the first operator, alice, has a one-time token.' \
-  'brevet ceremony install --config brevet.yaml --certificate issuing.crt --key-label issuing-g1 --operator alice --token-out alice.token'
+  'brevet ceremony install --config brevet.yaml --certificate issuing.crt --key-label issuing-g1 --operator alice --out alice.token'
+
+brevet hsm show --config brevet.yaml >keys.txt 2>>commands.log || fail 'showing the keys in the HSM failed'
+grep -q 'issuing-g1 .*CN=Demo Issuing G1.*(active)' keys.txt || fail "the HSM does not show the issuing key: $(cat keys.txt)"
+say "The HSM holds $(($(wc -l <keys.txt) - 1)) keys, and shows which CA uses each." 'brevet hsm show --config brevet.yaml'
 
 # --- Server and operator --------------------------------------------------------------------------------------------
 brevet serve --config brevet.yaml >server.log 2>&1 &
@@ -216,14 +220,22 @@ until_ok 20 refused
 say "The device's certificate is revoked: its next renewal is refused, and the agent reports the reason ($(agent_status | sed -n 's/.*\(certificate [0-9A-F]* is revoked[^;]*\).*/\1/p' | head -n 1))." \
   'brevet-agent status --config agent.yaml'
 
+quiet brevet revocation create --profile device --reason privilegeWithdrawn --comment 'the batch was stolen' --yes
+brevet revocation list --output json >revocations.txt 2>>commands.log || fail 'listing the bulk revocations failed'
+quiet brevet revocation watch "$(sed -n 's/^{"id":"\([^"]*\)".*/\1/p' revocations.txt)"
+stolen=$(find line1 -name '*.crt' | sort | head -n 1)
+[ "$(ocsp "$stolen")" = revoked ] || fail "openssl ocsp does not say revoked: $(cat ocsp.log)"
+say 'The batch from the factory is revoked with one command, and OCSP says so at once.' \
+  "brevet revocation create --profile device --reason privilegeWithdrawn --comment 'the batch was stolen'"
+
 # --- The log --------------------------------------------------------------------------------------------------------
 brevet log list >log.txt 2>>commands.log || fail 'reading the log failed'
-for what in ca.installed identity.registered token.created token.bound certificate.issued certificate.revoked crl.published request.refused; do
+for what in ca.installed identity.registered token.created token.bound certificate.issued certificate.revoked bulk_revocation.created crl.published request.refused; do
   grep -q "$what" log.txt || fail "the log has no entry $what"
 done
 grep -q "spiffe://demo.example/brevet/operator/alice *certificate.revoked" log.txt || fail 'the log has no revocation by alice'
 quiet brevet log verify
 say "The log records who did what, and its chain of $(($(wc -l <log.txt) - 1)) entries verifies. The entries of alice:" 'brevet log list && brevet log verify'
-grep 'operator/alice  *\(identity\|token\|certificate.revoked\)' log.txt | grep -v /line1/ | awk '{print "        " $2 "  " $4 "  " $6 "  " $7}'
+grep 'operator/alice  *\(identity\|token\|bulk_revocation\|certificate.revoked\)' log.txt | grep -v /line1/ | awk '{print "        " $2 "  " $4 "  " $6 "  " substr($7, 1, 40)}'
 
 printf '\nEvery step succeeded, in %s s. Next: make run starts a CA like this one for you to try.\n' "$(($(date +%s) - begun))"

@@ -111,15 +111,15 @@ install -d -m 0700 -o brevet -g brevet /var/lib/brevet/softhsm /var/lib/brevet/c
 install -m 0600 -o brevet -g brevet pin so-pin /var/lib/brevet/ceremony/
 (
   cd /var/lib/brevet/ceremony
-  token=(--token-label issuing --pin-file pin)
-  quiet as_brevet brevet ceremony token --label issuing --pin-file pin --so-pin-file so-pin
+  token=(--hsm-label issuing --pin-file pin)
+  quiet as_brevet brevet hsm init --hsm-label issuing --pin-file pin --so-pin-file so-pin
   quiet as_brevet brevet ceremony root "${token[@]}" --key-label root-g1 --subject 'CN=Fleet Root G1'
   quiet as_brevet brevet ceremony intermediate request "${token[@]}" --key-label issuing-g1 --subject 'CN=Fleet Issuing G1'
   quiet as_brevet brevet ceremony sign "${token[@]}" --key-label root-g1 --csr issuing.csr --trust-domain fleet.example --public-url http://127.0.0.1:7080
   quiet as_brevet brevet ceremony crl "${token[@]}" --key-label root-g1
   # There is no terminal to prompt for the PIN, so pass it as a credential, as systemd does.
   quiet as_brevet env CREDENTIALS_DIRECTORY="$PWD" brevet ceremony install --config /etc/brevet/brevet.yaml \
-    --certificate issuing.crt --key-label issuing-g1 --root root.crt --crl root.crl --operator alice --token-out alice.token
+    --certificate issuing.crt --key-label issuing-g1 --root root.crt --crl root.crl --operator alice --out alice.token
   rm pin so-pin
 )
 quiet systemctl enable --now brevet

@@ -58,7 +58,7 @@ eventually() {
 
 # memory runs the agent with a development CA, and prints its memory while it is idle with a certificate.
 memory() {
-  export XDG_STATE_HOME=$work/state
+  export XDG_STATE_HOME=$work/state XDG_CONFIG_HOME=$work/settings
   local held=$work/device
   bin/brevet dev --grpc "127.0.0.1:$(port)" --http "127.0.0.1:$(port)" >"$work/server.log" 2>&1 &
   pids+=($!)

@@ -134,6 +134,22 @@ func ReadPINCredential(name string) (PIN, error) {
 	return ReadPINFile(filepath.Join(dir, name))
 }
 
+// PromptNewPIN reads a new PIN from a terminal without echo, twice. The two have to be equal.
+func PromptNewPIN(terminal *os.File, prompt string) (PIN, error) {
+	first, err := PromptPIN(terminal, prompt)
+	if err != nil {
+		return PIN{}, err
+	}
+	second, err := PromptPIN(terminal, "The same again: ")
+	if err != nil {
+		return PIN{}, err
+	}
+	if first.reveal() != second.reveal() {
+		return PIN{}, errors.New("the two PINs differ: run the command again")
+	}
+	return first, nil
+}
+
 // PromptPIN reads a PIN from a terminal without echo.
 func PromptPIN(terminal *os.File, prompt string) (PIN, error) {
 	fd := int(terminal.Fd())

@@ -25,22 +25,13 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "brevet",
 		Short: "An internal certificate authority for machines",
-		Long:  "Brevet gives every machine an identity: a short-lived X.509 certificate, signed by a key that never\nleaves its token, renewed by itself, and taken back within a second.",
+		Long:  "Brevet gives every machine an identity: a short-lived X.509 certificate, signed by a key that never\nleaves its HSM, renewed without a person's help, and revoked within a second.",
 	}
 	return cli.New(root, version,
 		serve.NewDev(), serve.New(), ceremony.New(),
-		operator.NewLogin(), operator.NewToken(), operator.NewIdentity(), operator.NewCert(), operator.NewCRL(),
-		operator.NewLog(), operator.NewStore(),
-		newMovedBench(),
+		operator.NewContext(), operator.NewLogin(), operator.NewIdentity(), operator.NewToken(), operator.NewCert(),
+		operator.NewRevocation(), operator.NewKey(), operator.NewCRL(), operator.NewLog(), operator.NewStore(),
+		ceremony.NewHSM(),
+		cli.MovedCommand("bench", "brevet-bench, with the same commands and flags"),
 	)
-}
-
-// newMovedBench refuses brevet bench, which brevet-bench has replaced.
-func newMovedBench() *cobra.Command {
-	return &cobra.Command{
-		Use: "bench", Hidden: true, Args: cobra.ArbitraryArgs, DisableFlagParsing: true,
-		RunE: func(*cobra.Command, []string) error {
-			return cli.WrongUse("brevet bench is a binary of its own: run brevet-bench, with the same commands and flags")
-		},
-	}
 }

@@ -15,8 +15,7 @@ func TestMain(m *testing.M) {
 // TestScripts runs the binary as people do.
 func TestScripts(t *testing.T) { clitest.Run(t, "brevet-agent") }
 
-func TestOneFlagOneValue(t *testing.T) {
-	if flags := clitest.OneFlagOneValue(t, newRoot()); flags < 50 {
-		t.Errorf("there are %d flags", flags)
-	}
-}
+// TestFlagsMeanOneThing checks that a flag has one type and one meaning in every command, as docs/commands.md has it.
+func TestFlagsMeanOneThing(t *testing.T) { clitest.Flags(t, newRoot(), "../../docs/commands.md") }
+
+func TestEveryCommandHasAScript(t *testing.T) { clitest.EveryCommandHasAScript(t, newRoot()) }

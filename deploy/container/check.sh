@@ -80,13 +80,13 @@ chmod 700 "$work"/*state
 chown -R 65532:65532 "$work"/{etc,state,agent-etc,agent-state}
 brevet=("${buildah[@]}" run --isolation chroot --volume "$work/etc:/etc/brevet:ro" --volume "$work/state:/var/lib/brevet" "$server" -- /usr/bin/brevet)
 once() { "${brevet[@]}" "$@" >>"$work/commands.log" 2>&1 || fail "brevet $*"; }
-token=(--token-label issuing --pin-file /etc/brevet/pin)
-once ceremony token --label issuing --pin-file /etc/brevet/pin --so-pin-file /etc/brevet/so-pin
+token=(--hsm-label issuing --pin-file /etc/brevet/pin)
+once hsm init --hsm-label issuing --pin-file /etc/brevet/pin --so-pin-file /etc/brevet/so-pin
 once ceremony root "${token[@]}" --key-label root-g1 --subject 'CN=Fleet Root G1'
 once ceremony intermediate request "${token[@]}" --key-label issuing-g1 --subject 'CN=Fleet Issuing G1'
 once ceremony sign "${token[@]}" --key-label root-g1 --csr issuing.csr --trust-domain fleet.example --public-url "http://127.0.0.1:$http"
 once ceremony crl "${token[@]}" --key-label root-g1
-once ceremony install --config /etc/brevet/brevet.yaml --certificate issuing.crt --key-label issuing-g1 --root root.crt --operator alice --token-out alice.token
+once ceremony install --config /etc/brevet/brevet.yaml --certificate issuing.crt --key-label issuing-g1 --root root.crt --operator alice --out alice.token
 "${brevet[@]}" serve --config /etc/brevet/brevet.yaml >"$work/server.log" 2>&1 &
 pids+=($!)
 until_ok() { # COMMAND…: retries a command until it succeeds
@@ -99,7 +99,7 @@ until_ok() { # COMMAND…: retries a command until it succeeds
 until_ok curl -fsS "http://127.0.0.1:$operations/readyz"
 say 'The server is ready, with a SoftHSM token in its volume.'
 
-operator() { XDG_STATE_HOME=$work/operator bin/brevet "$@" >>"$work/commands.log" 2>&1 || fail "brevet $*"; }
+operator() { XDG_STATE_HOME=$work/operator XDG_CONFIG_HOME=$work/operator bin/brevet "$@" >>"$work/commands.log" 2>&1 || fail "brevet $*"; }
 operator login --token-file "$work/state/alice.token"
 operator identity create device/1
 operator token create device/1 --out "$work/device1.token"

@@ -40,13 +40,13 @@ type serverProcess struct {
 }
 
 // newServer is the server that is measured, in a process of its own: that of a development CA whose issuing key is in
-// the token that is measured.
+// the HSM that is measured.
 func newServer() *cobra.Command {
 	var d devca.CA
 	var slow pace
 	var config string
 	cmd := &cobra.Command{
-		Use: "server", Short: "Be the server that is measured, with the token's PIN on standard input", Args: cobra.NoArgs, Hidden: true,
+		Use: "server", Short: "Be the server that is measured, with the HSM's PIN on standard input", Args: cobra.NoArgs, Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			pin, err := hsm.ReceivePIN(cmd.InOrStdin())
 			if err != nil {
@@ -71,7 +71,7 @@ func newServer() *cobra.Command {
 	slow.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&d.KeyLabel, "key-label", "", "label of the issuing key")
-	f.StringVar(&config, "config", "", "configuration with the token")
+	f.StringVar(&config, "config", "", "configuration with the HSM")
 	return cmd
 }
 
@@ -125,7 +125,7 @@ func (b *bench) newDev(ctx context.Context, name string) (devca.CA, error) {
 // startServer starts the server of a development CA, and waits until it serves. It ends with the context, or by stop.
 // What it logs goes where the measurement says how it goes on.
 func (b *bench) startServer(ctx context.Context, d devca.CA, options ...string) (*serverProcess, error) {
-	args := append([]string{"server", "--dir", d.Dir, "--grpc", d.GRPC, "--http", d.HTTP, "--key-label", d.KeyLabel, "--config", b.config}, options...)
+	args := append([]string{"server", "--directory", d.Dir, "--grpc", d.GRPC, "--http", d.HTTP, "--key-label", d.KeyLabel, "--config", b.config}, options...)
 	s := &serverProcess{dev: d, ended: make(chan struct{})}
 	var err error
 	if s.cmd, err = b.process(ctx, args...); err != nil {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/brevet-pki/brevet/internal/manual"
 )
@@ -34,6 +36,12 @@ func New(root *cobra.Command, version string, commands ...*cobra.Command) *cobra
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		if name := cmd.Flags().Arg(0); cmd.HasSubCommands() && name != "" {
 			return notCommand(cmd, name) // the flag belongs to a command that is missing
+		}
+		var unknown *pflag.NotExistError
+		if errors.As(err, &unknown) {
+			if instead := movedFlag(cmd, unknown.GetSpecifiedName()); instead != "" {
+				return WrongUse(fmt.Sprintf("%s takes no --%s any more: use %s", cmd.CommandPath(), unknown.GetSpecifiedName(), instead))
+			}
 		}
 		return err
 	})
@@ -78,13 +86,13 @@ type standardOutput struct{ io.Writer }
 func (o standardOutput) Write(b []byte) (int, error) {
 	n, err := o.Writer.Write(b)
 	if err != nil {
-		err = fmt.Errorf("standard output takes nothing, and what the command did before is in effect: look before repeating it: %w", err)
+		err = fmt.Errorf("writing to standard output failed; what the command did before is in effect, so look before you repeat it: %w", err)
 	}
 	return n, err
 }
 
-// mark wraps every error that a command returns, except a *Usage, in a failure. It also improves messages about
-// arguments.
+// mark has each command read its environment variables, say which arguments it takes, and return a *failure for every
+// error that is not a *Usage.
 func mark(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		mark(sub)
@@ -101,7 +109,10 @@ func mark(c *cobra.Command) {
 		return fmt.Errorf("the arguments do not fit: write %s", strings.TrimSuffix(cmd.UseLine(), " [flags]"))
 	}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		err := inner(cmd, args)
+		err := readVariables(cmd)
+		if err == nil {
+			err = inner(cmd, args)
+		}
 		var wrong *Usage
 		if err == nil || errors.As(err, &wrong) {
 			return err
@@ -144,7 +155,7 @@ func newHelp() *cobra.Command {
 	}
 }
 
-// newManual returns the hidden command that writes the manual, for packaging.
+// newManual returns the hidden command that writes what a package installs beside the binary.
 func newManual() *cobra.Command {
 	return &cobra.Command{
 		Use: "manual DIRECTORY", Short: "Write man pages and completions", Args: cobra.ExactArgs(1), Hidden: true,
@@ -159,11 +170,38 @@ func newManual() *cobra.Command {
 }
 
 func newVersion() *cobra.Command {
-	return &cobra.Command{
+	var format string
+	cmd := &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), cmd.Root().Name()+" "+cmd.Root().Version)
+			root := cmd.Root()
+			if err := CheckFormat(format); err != nil {
+				return err
+			}
+			if format == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(struct {
+					Name    string `json:"name"`
+					Version string `json:"version"`
+				}{root.Name(), root.Version})
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), root.Name()+" "+root.Version)
 			return err
 		},
 	}
+	OutputFlag(cmd, &format)
+	return cmd
+}
+
+// OutputFlag adds the flag for the form of a command's output.
+func OutputFlag(cmd *cobra.Command, format *string) {
+	cmd.Flags().StringVarP(format, "output", "o", "text", "form of the output: text, or json with one object on a line for each record")
+	TakeVariables(cmd.Flags(), "output")
+}
+
+// CheckFormat returns a [*Usage] unless the value of --output is text or json.
+func CheckFormat(format string) error {
+	if format != "text" && format != "json" {
+		return WrongUse(fmt.Sprintf("--output %q: use text or json", format))
+	}
+	return nil
 }

@@ -26,8 +26,8 @@ import (
 func New() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "ceremony", Short: "Make roots and issuing CAs, offline, and install them",
-		Long: "A ceremony makes keys in a token and certificates for them. Root and issuing CA may be on different machines\n" +
-			"and tokens; they exchange files:\n\n" +
+		Long: "A ceremony makes keys in an HSM and certificates for them. Root and issuing CA may be on different machines and\n" +
+			"HSMs; they exchange files. brevet hsm init initializes SoftHSM; hardware comes with its maker's tools.\n\n" +
 			"  brevet ceremony root …                  on the root's machine: key and self-signed certificate\n" +
 			"  brevet ceremony intermediate request …  on the issuing machine: key and certification request\n" +
 			"  brevet ceremony sign …                  on the root's machine: the issuing CA's certificate\n" +
@@ -38,32 +38,27 @@ func New() *cobra.Command {
 	}
 	intermediate := &cobra.Command{Use: "intermediate", Short: "Ask a root for an issuing CA's certificate"}
 	intermediate.AddCommand(newCeremonyRequest())
-	cmd.AddCommand(newCeremonyToken(), newCeremonyRoot(), intermediate, newCeremonySign(), newCeremonyCRL(), newCeremonyInstall(),
+	cmd.AddCommand(cli.MovedCommand("token", "brevet hsm init --hsm-label LABEL"), newCeremonyRoot(), intermediate, newCeremonySign(), newCeremonyCRL(), newCeremonyInstall(),
 		newCeremonyRetire(), newCeremonyRemove())
 	return cmd
 }
 
-// tokenFlags are the flags of a command that works with a key in a token.
-type tokenFlags struct {
-	config  node.HSMConfig
-	key     string
-	pinFile string
+// signerFlags are the flags of a command that uses a key in an HSM.
+type signerFlags struct {
+	hsmFlags
+	key string
 }
 
-func (t *tokenFlags) add(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.StringVar(&t.config.Module, "module", "", "PKCS#11 library (default: SoftHSM's)")
-	f.StringVar(&t.config.Label, "token-label", "", "the token, by its label")
-	f.StringVar(&t.config.Serial, "token-serial", "", "the token, by its serial number")
-	f.StringVar(&t.pinFile, "pin-file", "", "file with the PIN (default: the systemd credential pin, or the terminal asks)")
-	f.StringVar(&t.key, "key-label", "", "label of the key in the token")
+func (t *signerFlags) add(cmd *cobra.Command) {
+	t.hsmFlags.add(cmd)
+	cmd.Flags().StringVar(&t.key, "key-label", "", "label of the key in the HSM")
 	_ = cmd.MarkFlagRequired("key-label")
 }
 
-// open logs in to the token.
-func (t *tokenFlags) open(ctx context.Context) (*hsm.HSM, error) {
+// open logs in to the HSM.
+func (t *signerFlags) open(ctx context.Context) (*hsm.HSM, error) {
 	if (t.config.Label == "") == (t.config.Serial == "") {
-		return nil, cli.WrongUse("set one of --token-label and --token-serial")
+		return nil, cli.WrongUse("set one of --hsm-label and --hsm-serial")
 	}
 	pin, err := node.ReadPIN(t.pinFile)
 	if err != nil {
@@ -72,14 +67,14 @@ func (t *tokenFlags) open(ctx context.Context) (*hsm.HSM, error) {
 	return node.OpenHSM(ctx, t.config, pin)
 }
 
-// find opens the token, lets do work with the key that a certificate is for, and closes it.
-func (t *tokenFlags) find(ctx context.Context, cert *x509.Certificate, do func(crypto.Signer) error) error {
+// find opens the HSM, lets do work with the key that a certificate is for, and closes it.
+func (t *signerFlags) find(ctx context.Context, cert *x509.Certificate, do func(crypto.Signer) error) error {
 	ref := hsm.KeyRef{Label: t.key, Public: cert.PublicKey}
 	return t.with(ctx, func(token *hsm.HSM) (*hsm.Key, error) { return token.Find(ctx, ref) }, do)
 }
 
-// with opens the token, lets do work with the key that get returns, and closes it.
-func (t *tokenFlags) with(ctx context.Context, get func(*hsm.HSM) (*hsm.Key, error), do func(crypto.Signer) error) (err error) {
+// with opens the HSM, lets do work with the key that get returns, and closes it.
+func (t *signerFlags) with(ctx context.Context, get func(*hsm.HSM) (*hsm.Key, error), do func(crypto.Signer) error) (err error) {
 	token, err := t.open(ctx)
 	if err != nil {
 		return err
@@ -94,19 +89,20 @@ func (t *tokenFlags) with(ctx context.Context, get func(*hsm.HSM) (*hsm.Key, err
 
 // keyFlags are the flags of a step that makes a key, or goes on with one that an earlier attempt made.
 type keyFlags struct {
-	tokenFlags
+	signerFlags
 	algorithm string
 	existing  bool
 	id        string
 }
 
 func (k *keyFlags) add(cmd *cobra.Command, algorithm string) {
-	k.tokenFlags.add(cmd)
+	k.signerFlags.add(cmd)
 	f := cmd.Flags()
-	f.StringVar(&k.algorithm, "key", algorithm, "kind of the new key: P-256, P-384, RSA-3072, RSA-4096, Ed25519")
-	f.BoolVar(&k.existing, "existing-key", false, "use the key that the token has under the label, and make none")
-	f.StringVar(&k.id, "key-id", "", "with --existing-key: the key's ID (CKA_ID) in hexadecimal, where several have the label")
-	cmd.MarkFlagsMutuallyExclusive("key", "existing-key")
+	f.StringVar(&k.algorithm, "key-type", algorithm, "type of the new key: P-256, P-384, RSA-3072, RSA-4096, Ed25519")
+	f.BoolVar(&k.existing, "existing-key", false, "use the key that the HSM has under the label, and make none")
+	f.StringVar(&k.id, "key-id", "", "with --existing-key: the key's ID (CKA_ID) in hexadecimal, if several have the label")
+	cmd.MarkFlagsMutuallyExclusive("key-type", "existing-key")
+	cli.MovedFlags(cmd, map[string]string{"key": "--key-type"})
 }
 
 // check returns the *Usage of flags that are wrong.
@@ -115,17 +111,17 @@ func (k *keyFlags) check() error {
 		return cli.WrongUse("--key-id: a new key gets an ID of its own: give --existing-key too, or leave it out")
 	}
 	if _, err := hex.DecodeString(k.id); err != nil {
-		return cli.WrongUse("--key-id: write it in hexadecimal, as pkcs11-tool --list-objects shows it")
+		return cli.WrongUse("--key-id: write it in hexadecimal, as brevet hsm show prints it")
 	}
 	if _, err := hsm.ParseAlgorithm(k.algorithm); err != nil {
-		return cli.WrongFlag("--key", err)
+		return cli.WrongFlag("--key-type", err)
 	}
 	return nil
 }
 
-// with opens the token, lets do work with the new key, or the existing one, and closes it.
+// with opens the HSM, lets do work with the new key, or the existing one, and closes it.
 func (k *keyFlags) with(ctx context.Context, do func(crypto.Signer) error) error {
-	return k.tokenFlags.with(ctx, func(token *hsm.HSM) (*hsm.Key, error) {
+	return k.signerFlags.with(ctx, func(token *hsm.HSM) (*hsm.Key, error) {
 		if k.existing {
 			id, err := hex.DecodeString(k.id)
 			if err != nil {
@@ -157,7 +153,7 @@ func (k *keyFlags) act(made, found string) string {
 	return made
 }
 
-// record writes what a ceremony made, and the transcript beside it, and tells the next step.
+// record writes what a ceremony made and the transcript beside it, and prints the next step.
 func record(cmd *cobra.Command, out, pemType string, der []byte, t ceremony.Transcript, next string) error {
 	if err := file.WriteNew(out, pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}), 0o644); err != nil {
 		return err
@@ -175,44 +171,8 @@ func record(cmd *cobra.Command, out, pemType string, der []byte, t ceremony.Tran
 // paperOf names the transcript that is written beside a file.
 func paperOf(out string) string { return out + ".transcript.txt" }
 
-func (t *tokenFlags) transcriptToken() ceremony.HSM {
+func (t *signerFlags) transcriptToken() ceremony.HSM {
 	return ceremony.HSM{Label: t.config.Label, Serial: t.config.Serial, Key: t.key}
-}
-
-func newCeremonyToken() *cobra.Command {
-	var modulePath, label, pinFile, soPINFile string
-	cmd := &cobra.Command{
-		Use: "token", Short: "Initialise an empty token (SoftHSM; hardware comes with its maker's tools)", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			path, err := node.Module(modulePath)
-			if err != nil {
-				return err
-			}
-			so, err := hsm.ReadPINFile(soPINFile)
-			if err != nil {
-				return err
-			}
-			user, err := hsm.ReadPINFile(pinFile)
-			if err != nil {
-				return err
-			}
-			serial, err := hsm.Init(cmd.Context(), path, label, so, user)
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Token %s is ready; its serial number is %s.\nNext: brevet ceremony root --token-label %s …\n", label, serial, label)
-			return err
-		},
-	}
-	f := cmd.Flags()
-	f.StringVar(&modulePath, "module", "", "PKCS#11 library (default: SoftHSM's)")
-	f.StringVar(&label, "label", "", "the new token's label")
-	f.StringVar(&pinFile, "pin-file", "", "file with the user PIN")
-	f.StringVar(&soPINFile, "so-pin-file", "", "file with the security officer's PIN")
-	for _, name := range []string{"label", "pin-file", "so-pin-file"} {
-		_ = cmd.MarkFlagRequired(name)
-	}
-	return cmd
 }
 
 func newCeremonyRoot() *cobra.Command {
@@ -220,7 +180,7 @@ func newCeremonyRoot() *cobra.Command {
 	var subject, lifetime, out string
 	cmd := &cobra.Command{
 		Use: "root", Short: "Make a root key and its self-signed certificate", Args: cobra.NoArgs,
-		Example: "  brevet ceremony root --token-label root --pin-file pin --key-label root-g1 --subject 'CN=Fleet Root G1,O=Example' --out root.crt",
+		Example: "  brevet ceremony root --hsm-label root --pin-file pin --key-label root-g1 --subject 'CN=Fleet Root G1,O=Example' --out root.crt",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			name, life, err := subjectAndLifetime(subject, lifetime)
 			if err != nil {
@@ -242,16 +202,16 @@ func newCeremonyRoot() *cobra.Command {
 					return err
 				}
 				return record(cmd, out, "CERTIFICATE", der, ceremony.Transcript{
-					Act: t.act("made the root key and its certificate", "made a certificate for a root key that the token had"), HSM: t.transcriptToken(), Certificate: cert,
+					Act: t.act("made the root key and its certificate", "made a certificate for a root key that the HSM had"), HSM: t.transcriptToken(), Certificate: cert,
 				}, "brevet ceremony intermediate request …, on the issuing machine")
 			})
 		},
 	}
 	t.add(cmd, "P-384")
 	f := cmd.Flags()
-	f.StringVar(&subject, "subject", "", "distinguished name, such as 'CN=Fleet Root G1,O=Example'; every generation has its own")
-	f.StringVar(&lifetime, "lifetime", "7300d", "how long the certificate lives")
-	f.StringVar(&out, "out", "root.crt", "file to write")
+	f.StringVar(&subject, "subject", "", "distinguished name, such as 'CN=Fleet Root G1,O=Example'; each generation has its own")
+	f.StringVar(&lifetime, "lifetime", "7300d", "how long it is valid, such as 15m or 90d")
+	f.StringVar(&out, "out", "root.crt", "file to write; it must not exist")
 	_ = cmd.MarkFlagRequired("subject")
 	return cmd
 }
@@ -273,7 +233,7 @@ func newCeremonyRequest() *cobra.Command {
 	var subject, out string
 	cmd := &cobra.Command{
 		Use: "request", Short: "Make an issuing key and ask for its certificate", Args: cobra.NoArgs,
-		Example: "  brevet ceremony intermediate request --token-label issuing --pin-file pin --key-label issuing-g1 --subject 'CN=Fleet Issuing G1,O=Example' --out issuing.csr",
+		Example: "  brevet ceremony intermediate request --hsm-label issuing --pin-file pin --key-label issuing-g1 --subject 'CN=Fleet Issuing G1,O=Example' --out issuing.csr",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			name, err := ceremony.ParseSubject(subject)
 			if err != nil {
@@ -295,15 +255,15 @@ func newCeremonyRequest() *cobra.Command {
 					return err
 				}
 				return record(cmd, out, "CERTIFICATE REQUEST", der, ceremony.Transcript{
-					Act: t.act("made an issuing key and asked for its certificate", "asked for the certificate of an issuing key that the token had"), HSM: t.transcriptToken(), Request: req,
+					Act: t.act("made an issuing key and asked for its certificate", "asked for the certificate of an issuing key that the HSM had"), HSM: t.transcriptToken(), Request: req,
 				}, "brevet ceremony sign --csr "+filepath.Base(out)+" …, on the root's machine")
 			})
 		},
 	}
 	t.add(cmd, "P-256")
 	f := cmd.Flags()
-	f.StringVar(&subject, "subject", "", "distinguished name, such as 'CN=Fleet Issuing G1,O=Example'; every generation has its own")
-	f.StringVar(&out, "out", "issuing.csr", "file to write")
+	f.StringVar(&subject, "subject", "", "distinguished name, such as 'CN=Fleet Root G1,O=Example'; each generation has its own")
+	f.StringVar(&out, "out", "issuing.csr", "file to write; it must not exist")
 	_ = cmd.MarkFlagRequired("subject")
 	return cmd
 }

@@ -14,15 +14,15 @@ import (
 )
 
 func newCeremonyInstall() *cobra.Command {
-	var certFile, key, operator, tokenOut string
-	var others, crls []string
+	var certFile, key, root, operator, out string
+	var between, crls []string
 	cmd := &cobra.Command{
 		Use: "install", Short: "Install an issuing CA into the store, and make the first operator's token", Args: cobra.NoArgs,
-		Long: "install checks that the token's key, the certificate, its chain and the root's CRL belong together, records\n" +
+		Long: "install checks that the HSM's key, the certificate, its chain and the root's CRL belong together, records\n" +
 			"them in the store, starts everything that the server starts, once, and writes a one-time token for the first\n" +
 			"operator. The server must not be running.",
 		Example: "  brevet ceremony install --config brevet.yaml --certificate issuing.crt --key-label issuing-g1 --root root.crt --crl root.crl \\\n" +
-			"      --operator alice --token-out alice.token",
+			"      --operator alice --out alice.token",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := node.LoadConfig(cmd)
 			if err != nil {
@@ -31,28 +31,30 @@ func newCeremonyInstall() *cobra.Command {
 			if slices.Contains(crls, "") {
 				return cli.WrongUse("--crl: give the root's CRL, which brevet ceremony crl makes")
 			}
-			inst, err := node.ReadInstallation(certFile, key, others, crls)
+			inst, err := node.ReadInstallation(certFile, key, append([]string{root}, between...), crls)
 			if err != nil {
 				return err
 			}
-			if tokenOut != "" {
-				if err := file.Vacant(tokenOut); err != nil {
+			if out != "" {
+				if err := file.Vacant(out); err != nil {
 					return err
 				}
 			}
-			return install(cmd, c, inst, operator, tokenOut)
+			return install(cmd, c, inst, operator, out)
 		},
 	}
 	node.ConfigFlag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&certFile, "certificate", "issuing.crt", "the issuing CA's certificate")
-	f.StringVar(&key, "key-label", "", "label of its key in the token")
-	f.StringArrayVar(&others, "root", []string{"root.crt"}, "the root's certificate, and any between; may be given again")
-	f.StringArrayVar(&crls, "crl", []string{"root.crl"}, "the root's CRL; may be given again")
+	f.StringVar(&certFile, "certificate", "issuing.crt", "file with the certificate of the CA")
+	f.StringVar(&key, "key-label", "", "label of the key in the HSM")
+	f.StringVar(&root, "root", "root.crt", "file with the root certificate")
+	f.StringArrayVar(&between, "intermediate", nil, "file with a CA certificate between root and issuing CA; may be given again")
+	f.StringArrayVar(&crls, "crl", []string{"root.crl"}, "file with the CRL of a CA above the issuing CA; may be given again")
 	f.StringVar(&operator, "operator", "", "name of the first operator, who gets a token")
-	f.StringVar(&tokenOut, "token-out", "", "file for the operator's token")
+	f.StringVar(&out, "out", "", "file to write; it must not exist")
 	_ = cmd.MarkFlagRequired("key-label")
-	cmd.MarkFlagsRequiredTogether("operator", "token-out")
+	cmd.MarkFlagsRequiredTogether("operator", "out")
+	cli.MovedFlags(cmd, map[string]string{"token-out": "--out"})
 	return cmd
 }
 

@@ -21,8 +21,8 @@ type authorityFlags struct{ issuer, certificate string }
 func (a *authorityFlags) add(cmd *cobra.Command) {
 	node.ConfigFlag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&a.issuer, "issuer", "", "the CA's identifier: its first 16 digits, as in the URLs of its CRLs, or all 64")
-	f.StringVar(&a.certificate, "certificate", "", "the CA's certificate")
+	f.StringVar(&a.issuer, "issuer", "", "identifier of a CA, in hexadecimal")
+	f.StringVar(&a.certificate, "certificate", "", "file with the certificate of the CA")
 	cmd.MarkFlagsOneRequired("issuer", "certificate")
 	cmd.MarkFlagsMutuallyExclusive("issuer", "certificate")
 }

@@ -17,17 +17,17 @@ import (
 )
 
 func newCeremonySign() *cobra.Command {
-	var t tokenFlags
+	var t signerFlags
 	var csrFile, rootFile, trustDomain, lifetime, publicURL, out string
 	var permittedDNS, existing []string
 	var constrain bool
 	cmd := &cobra.Command{
 		Use: "sign", Short: "Sign an issuing CA's request with the root key", Args: cobra.NoArgs,
-		Long: "sign makes the certificate of an issuing CA. By default the certificate does not limit what the CA may certify,\n" +
+		Long: "sign makes the certificate of an issuing CA for one trust domain, which cannot change later. By default the certificate does not limit what the CA may certify,\n" +
 			"because mbedTLS and rustls (Deno among others) refuse every certificate under a limit. --constrain adds a\n" +
 			"critical name constraint (RFC 5280 section 4.2.1.10) for the trust domain, and with --permit-dns for DNS domains.\n" +
 			"Use it if the root is in the trust stores of systems, and every relying party can read it: docs/relying-parties.md.",
-		Example: "  brevet ceremony sign --token-label root --pin-file pin --key-label root-g1 --root root.crt --csr issuing.csr \\\n" +
+		Example: "  brevet ceremony sign --hsm-label root --pin-file pin --key-label root-g1 --root root.crt --csr issuing.csr \\\n" +
 			"      --trust-domain fleet.example --public-url http://pki.fleet.example --out issuing.crt",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			life, err := pki.ParseDuration(lifetime)
@@ -82,15 +82,15 @@ func newCeremonySign() *cobra.Command {
 	}
 	t.add(cmd)
 	f := cmd.Flags()
-	f.StringVar(&csrFile, "csr", "", "the issuing CA's request")
-	f.StringVar(&rootFile, "root", "root.crt", "the root's certificate")
-	f.StringVar(&trustDomain, "trust-domain", "", "SPIFFE trust domain that the CA is for; it cannot be changed later")
+	f.StringVar(&csrFile, "csr", "", "file with the certification request of the issuing CA")
+	f.StringVar(&rootFile, "root", "root.crt", "file with the root certificate")
+	f.StringVar(&trustDomain, "trust-domain", "", "SPIFFE trust domain")
 	f.BoolVar(&constrain, "constrain", false, "limit the CA to the trust domain; mbedTLS and rustls refuse such chains")
 	f.StringArrayVar(&permittedDNS, "permit-dns", nil, "with --constrain: domain whose DNS names the CA may certify; may be given again (default: any)")
 	f.StringArrayVar(&existing, "existing", nil, "an issuing CA's certificate of an earlier generation; may be given again")
 	f.StringVar(&publicURL, "public-url", "", "where relying parties fetch the root's certificate and CRL, such as http://pki.fleet.example")
-	f.StringVar(&lifetime, "lifetime", "1825d", "how long the certificate lives")
-	f.StringVar(&out, "out", "issuing.crt", "file to write")
+	f.StringVar(&lifetime, "lifetime", "1825d", "how long it is valid, such as 15m or 90d")
+	f.StringVar(&out, "out", "issuing.crt", "file to write; it must not exist")
 	for _, name := range []string{"csr", "trust-domain"} {
 		_ = cmd.MarkFlagRequired(name)
 	}
@@ -98,13 +98,13 @@ func newCeremonySign() *cobra.Command {
 }
 
 func newCeremonyCRL() *cobra.Command {
-	var t tokenFlags
+	var t signerFlags
 	var rootFile, previous, lifetime, out string
 	var revoke []string
 	cmd := &cobra.Command{
 		Use: "crl", Short: "Sign the root's CRL, months ahead", Args: cobra.NoArgs,
-		Long: "crl signs the CRL of a root. Entries and the number come from the CRL before it (--previous), so that no\n" +
-			"revocation is forgotten and no number used twice; the first one has none.",
+		Long: "crl signs the CRL of a root. Entries and the number come from the CRL before it (--previous), so that no revocation\n" +
+			"is lost and no number is used twice; only the first one has none. Sign the next CRL well before this one expires.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			life, err := pki.ParseDuration(lifetime)
 			if err != nil {
@@ -144,11 +144,11 @@ func newCeremonyCRL() *cobra.Command {
 	}
 	t.add(cmd)
 	f := cmd.Flags()
-	f.StringVar(&rootFile, "root", "root.crt", "the root's certificate")
-	f.StringVar(&previous, "previous", "", "the root's CRL before this one")
+	f.StringVar(&rootFile, "root", "root.crt", "file with the root certificate")
+	f.StringVar(&previous, "previous", "", "file with the root's CRL before this one")
 	f.StringArrayVar(&revoke, "revoke", nil, "certificate file and reason to revoke, such as old.crt:superseded; may be given again")
-	f.StringVar(&lifetime, "lifetime", "180d", "until when the CRL is good; sign the next one well before")
-	f.StringVar(&out, "out", "root.crl", "file to write")
+	f.StringVar(&lifetime, "lifetime", "180d", "how long it is valid, such as 15m or 90d")
+	f.StringVar(&out, "out", "root.crl", "file to write; it must not exist")
 	return cmd
 }
 

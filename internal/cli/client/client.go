@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,79 +19,147 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// CallTimeout bounds one call; a list is many, and a stream of the log takes as long as the log is.
+// CallTimeout bounds one RPC. A list takes several, and a stream of the log is not bounded by it.
 const CallTimeout = 30 * time.Second
 
-// maxAnswer bounds one answer, in bytes: a page of records with all their names and labels.
-const maxAnswer = 64 << 20
+// maxResponse bounds one response in bytes: a page of records with all their names and labels.
+const maxResponse = 64 << 20
 
-// StateHome is where Brevet keeps what belongs to a person: $XDG_STATE_HOME/brevet, or ~/.local/state/brevet.
+// StateHome returns the directory of a person's state: $XDG_STATE_HOME/brevet, or ~/.local/state/brevet.
 func StateHome() (string, error) {
 	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "brevet"), nil
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return "", fmt.Errorf("find a place for state: %w; set XDG_STATE_HOME", err)
+		return "", fmt.Errorf("find the directory of state: %w: set XDG_STATE_HOME", err)
 	}
 	return filepath.Join(home, ".local", "state", "brevet"), nil
 }
 
-// serverEnv names the environment variable that says which server to call, after --server.
-const serverEnv = "BREVET_SERVER"
-
-// Flags adds the flags of every command that calls a server: whose credential it uses, and which server it calls.
+// Flags adds the flags of every command that calls a server: which CA it calls, and with whose credential.
 func Flags(cmd *cobra.Command) {
-	cmd.PersistentFlags().String("operator", "", "directory of the operator's credential (default: operator in $XDG_STATE_HOME/brevet)")
-	cmd.PersistentFlags().String("server", "", "address of the server, HOST:PORT (default: $"+serverEnv+", or the one that the credential came from)")
+	f := cmd.PersistentFlags()
+	f.String("context", "", "the CA to work with, by the name of its context (default: as brevet context use says)")
+	f.String("directory", "", "state directory (default: that of the context, or a folder of $XDG_STATE_HOME/brevet)")
+	f.String("server", "", "address of the server, HOST:PORT (default: that of the context, or the one that the credential came from)")
+	cli.TakeVariables(f, "context", "directory", "server")
+	cli.MovedFlags(cmd, map[string]string{"operator": "--directory, with the same directory"})
 }
 
-// ServerFlag returns the address that --server or the environment names, or "" if neither does.
-func ServerFlag(cmd *cobra.Command) (string, error) {
-	server, err := cmd.Flags().GetString("server")
+// Target is the CA that a command calls, and the credential that it uses.
+type Target struct {
+	// Directory is the credential directory.
+	Directory string
+	// Server is the address to call, or empty for the one that the credential came from.
+	Server string
+	// Name is the name of the context, or empty without one. A name without Context is that of a context to be made.
+	Name string
+	// Context is the context, or nil without one.
+	Context *Context
+}
+
+// FindTarget returns the target that flags, environment variables and contexts name, in this order of precedence.
+//
+// A directory that is named with a higher precedence than the context sets the context aside: its credential says where
+// its server is. If create is true, --context may name a context that does not exist.
+func FindTarget(cmd *cobra.Command, create bool) (Target, error) {
+	var t Target
+	var err error
+	if t.Server, err = flagServer(cmd); err != nil {
+		return t, err
+	}
+	if t.Directory, err = cmd.Flags().GetString("directory"); err != nil {
+		return t, err
+	}
+	if err := t.findContext(cmd, create); err != nil {
+		return t, err
+	}
+	if t.Context != nil {
+		t.Directory, t.Server = cmp.Or(t.Directory, t.Context.Directory), cmp.Or(t.Server, t.Context.Server)
+	}
+	if t.Directory == "" {
+		t.Directory, err = DefaultDirectory(t.Name)
+	}
+	return t, err
+}
+
+// findContext sets the name and the context.
+func (t *Target) findContext(cmd *cobra.Command, create bool) error {
+	named, err := cmd.Flags().GetString("context")
+	if err != nil {
+		return err
+	}
+	if t.Directory != "" && cli.SourceOf(cmd, "directory") > cli.SourceOf(cmd, "context") {
+		return nil
+	}
+	all, err := ReadContexts()
+	if err != nil {
+		return err
+	}
+	if t.Name = cmp.Or(named, all.Current); t.Name == "" {
+		return nil
+	}
+	c, err := all.Find(t.Name)
+	if err != nil {
+		if create {
+			return CheckContextName(t.Name)
+		}
+		return err
+	}
+	t.Context = &c
+	return nil
+}
+
+// DefaultDirectory returns the credential directory of a context, or the one without a context if the name is empty.
+func DefaultDirectory(context string) (string, error) {
+	home, err := StateHome()
 	if err != nil {
 		return "", err
 	}
-	source := "--server"
-	if server == "" {
-		server, source = os.Getenv(serverEnv), "$"+serverEnv
+	if context == "" {
+		return filepath.Join(home, "operator"), nil
 	}
-	if server == "" {
-		return "", nil
+	return filepath.Join(home, "contexts", context), nil
+}
+
+// flagServer returns the address that --server or the environment names, or "" if neither does.
+func flagServer(cmd *cobra.Command) (string, error) {
+	server, err := cmd.Flags().GetString("server")
+	if err != nil || server == "" {
+		return "", err
 	}
 	if err := enroll.CheckServer(server); err != nil {
-		return "", cli.WrongFlag(source, err)
+		name := "--server"
+		if cli.SourceOf(cmd, "server") == cli.FromVariable {
+			name = "$BREVET_SERVER"
+		}
+		return "", cli.WrongFlag(name, err)
 	}
 	return server, nil
 }
 
-// OperatorDir returns the directory of the credential that --operator names, or the default one.
-func OperatorDir(cmd *cobra.Command) (string, error) {
-	dir, err := cmd.Flags().GetString("operator")
-	if err != nil || dir != "" {
-		return dir, err
+// CheckPair returns an error if a credential is not of the target's CA.
+func (t Target) CheckPair(pair *enroll.Pair) error {
+	if t.Context == nil {
+		return nil
 	}
-	home, err := StateHome()
-	return filepath.Join(home, "operator"), err
+	c := *t.Context
+	c.Directory = t.Directory
+	return c.CheckPair(t.Name, pair)
 }
 
 // Call connects to the server as the operator and makes calls.
 func Call(cmd *cobra.Command, do func(ctx context.Context, conn *grpc.ClientConn) error) error {
-	dir, err := OperatorDir(cmd)
+	target, err := FindTarget(cmd, false)
 	if err != nil {
 		return err
 	}
-	server, err := ServerFlag(cmd)
+	pair, err := operatorPair(cmd, target)
 	if err != nil {
 		return err
 	}
-	pair, err := operatorPair(cmd, dir, server)
-	if err != nil {
-		return err
-	}
-	if server == "" {
-		server = pair.Origin.Server
-	}
+	server := cmp.Or(target.Server, pair.Origin.Server)
 	conn, err := Connect(server, pair)
 	if err != nil {
 		return err
@@ -103,8 +172,8 @@ func Call(cmd *cobra.Command, do func(ctx context.Context, conn *grpc.ClientConn
 func Connect(server string, pair *enroll.Pair, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	return grpc.NewClient("dns:///"+server, append(options,
 		grpc.WithTransportCredentials(credentials.NewTLS(enroll.ClientTLS(func() *enroll.Pair { return pair }))),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)), grpc.WithChainUnaryInterceptor(RepeatChanges, SetDeadline),
-		grpc.WithDisableServiceConfig())...) // which is looked up in the DNS, for seconds where there is none
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponse)), grpc.WithChainUnaryInterceptor(RepeatChanges, SetDeadline),
+		grpc.WithDisableServiceConfig())...) // its lookup in the DNS takes seconds if there is none
 }
 
 // SetDeadline gives each call its own deadline.
@@ -114,7 +183,7 @@ func SetDeadline(ctx context.Context, method string, req, reply any, conn *grpc.
 	return call(ctx, method, req, reply, conn, opts...)
 }
 
-// Advise adds the next step to an error that may pass. A refusal says it by itself.
+// Advise adds the next step to a temporary error. A refusal already has a hint.
 func Advise(err error) error {
 	if _, refused := pki.AsRefusal(err); !refused && pki.IsTemporary(err) {
 		return fmt.Errorf("%w: see whether the server runs there (--server names another address) and what it logs, then try again", err)
@@ -122,33 +191,36 @@ func Advise(err error) error {
 	return err
 }
 
-// operatorPair reads the operator's credential, and renews it where its time has come and nobody else does. With an empty
-// server address the credential's own server renews it.
-func operatorPair(cmd *cobra.Command, dir, server string) (*enroll.Pair, error) {
-	pair, err := enroll.ReadPair(dir)
+// operatorPair reads the operator's credential. If its renewal is due and no other process renews it, operatorPair does.
+func operatorPair(cmd *cobra.Command, t Target) (*enroll.Pair, error) {
+	pair, err := enroll.ReadPair(t.Directory)
 	if errors.Is(err, enroll.ErrNoCredential) {
-		return nil, fmt.Errorf("no operator's credential in %s: run brevet login --token-file FILE, or name its directory with --operator", dir)
+		return nil, fmt.Errorf("no operator's credential in %s: run brevet login --token-file FILE, or name another CA with --context, "+
+			"or the credential's directory with --directory", t.Directory)
 	}
 	if err != nil {
 		return nil, err
 	}
+	if err := t.CheckPair(pair); err != nil {
+		return nil, err
+	}
 	if pair.Expired(time.Now()) {
 		return nil, fmt.Errorf("the operator's certificate in %s expired at %s: ask another operator for a token "+
-			"(brevet token create brevet/operator/NAME --replace), then run brevet login --token-file FILE", dir, pair.Certificate.NotAfter.UTC().Format(time.RFC3339))
+			"(brevet token create brevet/operator/NAME --replace), then run brevet login --token-file FILE", t.Directory, pair.Certificate.NotAfter.UTC().Format(time.RFC3339))
 	}
-	agent, closeDir, err := OperatorAgent(cmd, dir, server, nil)
+	agent, closeDir, err := OperatorAgent(cmd, t.Directory, t.Server, nil)
 	if err != nil {
-		return pair, nil // somebody keeps this credential already; it is valid
+		return pair, nil // another process holds the directory and renews; this credential is valid
 	}
 	defer closeDir()
 	if err := agent.Refresh(cmd.Context()); err != nil {
-		return pair, nil // still valid, and the call will say what is wrong
+		return pair, nil // still valid, and the call will fail with the cause
 	}
 	return agent.Pair(), nil
 }
 
-// OperatorAgent opens an operator's credential directory, and warns of a key that others can read. token, which may be nil,
-// is asked when there is no valid one.
+// OperatorAgent opens an operator's credential directory, and logs if other users can read the key. The agent calls token,
+// which may be nil, if there is no valid credential.
 func OperatorAgent(cmd *cobra.Command, dir, server string, token func() (enroll.Token, error)) (*enroll.Agent, func(), error) {
 	d, err := enroll.OpenDirectory(dir, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 	if err != nil {

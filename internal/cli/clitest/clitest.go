@@ -22,8 +22,6 @@ import (
 
 	_ "github.com/mattn/go-sqlite3" // the driver of the command sql
 	"github.com/rogpeppe/go-internal/testscript"
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/brevet-pki/brevet/hsm"
@@ -71,26 +69,6 @@ func Build(t *testing.T, dir string, binaries ...string) {
 	}
 }
 
-// OneFlagOneValue walks through all commands of a root: no flag cuts its value apart at commas. It returns how many flags
-// there are.
-func OneFlagOneValue(t *testing.T, root *cobra.Command) (flags int) {
-	t.Helper()
-	var walk func(c *cobra.Command)
-	walk = func(c *cobra.Command) {
-		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
-			flags++
-			if kind := f.Value.Type(); kind == "stringSlice" || strings.HasPrefix(kind, "stringTo") {
-				t.Errorf("%s --%s is a %s, which takes a comma for the end of a value", c.CommandPath(), f.Name, kind)
-			}
-		})
-		for _, sub := range c.Commands() {
-			walk(sub)
-		}
-	}
-	walk(root)
-	return flags
-}
-
 func prepare(e *testscript.Env, bin string) error {
 	e.Values[backgroundKey{}] = make(map[string]*running)
 	addresses, err := devca.FreeAddresses(context.Background(), 2)
@@ -112,7 +90,7 @@ func prepare(e *testscript.Env, bin string) error {
 		return err
 	}
 	e.Vars = append(e.Vars, "GRPC="+grpc, "HTTP="+http, "PORT="+port, "LC_ALL=C",
-		"XDG_STATE_HOME="+filepath.Join(e.WorkDir, "state"), hsm.SoftHSMConfEnv+"="+conf)
+		"XDG_STATE_HOME="+filepath.Join(e.WorkDir, "state"), "XDG_CONFIG_HOME="+filepath.Join(e.WorkDir, "settings"), hsm.SoftHSMConfEnv+"="+conf)
 	e.Setenv("PATH", os.Getenv("PATH")+string(filepath.ListSeparator)+bin)
 	configs, err := filepath.Glob(filepath.Join(e.WorkDir, "*.yaml"))
 	if err != nil {
@@ -131,19 +109,19 @@ func prepare(e *testscript.Env, bin string) error {
 		os.WriteFile(filepath.Join(e.WorkDir, "so-pin"), []byte("so-"+scriptPIN), 0o600))
 }
 
-// ceremonyOnce makes root and issuing CA in one token, root.crt, root.crl and issuing.crt, installs them by brevet.yaml,
+// ceremonyOnce makes root and issuing CA in one HSM, root.crt, root.crl and issuing.crt, installs them by brevet.yaml,
 // and leaves alice.token.
 func ceremonyOnce(ts *testscript.TestScript, _ bool, _ []string) {
-	const token = "--token-label ca --pin-file pin "
+	const hsm = "--hsm-label ca --pin-file pin "
 	for _, line := range []string{
-		"token --label ca --pin-file pin --so-pin-file so-pin",
-		"root " + token + "--key-label root-g1 --subject CN=Root-G1 --key P-256",
-		"intermediate request " + token + "--key-label issuing-g1 --subject CN=Issuing-G1",
-		"sign " + token + "--key-label root-g1 --csr issuing.csr --trust-domain fleet.example --public-url http://" + ts.Getenv("HTTP"),
-		"crl " + token + "--key-label root-g1",
-		"install --config brevet.yaml --key-label issuing-g1 --operator alice --token-out alice.token",
+		"hsm init --hsm-label ca --pin-file pin --so-pin-file so-pin",
+		"ceremony root " + hsm + "--key-label root-g1 --subject CN=Root-G1 --key-type P-256",
+		"ceremony intermediate request " + hsm + "--key-label issuing-g1 --subject CN=Issuing-G1",
+		"ceremony sign " + hsm + "--key-label root-g1 --csr issuing.csr --trust-domain fleet.example --public-url http://" + ts.Getenv("HTTP"),
+		"ceremony crl " + hsm + "--key-label root-g1",
+		"ceremony install --config brevet.yaml --key-label issuing-g1 --operator alice --out alice.token",
 	} {
-		ts.Check(ts.Exec("brevet", append([]string{"ceremony"}, strings.Fields(line)...)...))
+		ts.Check(ts.Exec("brevet", strings.Fields(line)...))
 	}
 }
 
@@ -192,7 +170,7 @@ func start(ts *testscript.TestScript, _ bool, args []string) {
 	// Not the file itself but a pipe, so that a full disk does not swallow what is said about it.
 	r.cmd.Stdout, r.cmd.Stderr = struct{ io.Writer }{f}, struct{ io.Writer }{f}
 	r.cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_STATE_HOME", hsm.SoftHSMConfEnv} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", hsm.SoftHSMConfEnv} {
 		r.cmd.Env = append(r.cmd.Env, name+"="+ts.Getenv(name))
 	}
 	ts.Check(r.cmd.Start())

@@ -23,6 +23,7 @@ import (
 	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/cli/client"
 	"github.com/brevet-pki/brevet/internal/cli/file"
 	"github.com/brevet-pki/brevet/internal/cli/node"
@@ -65,7 +66,7 @@ func (d CA) OperatorDir() string { return filepath.Join(d.Dir, "operator") }
 func (d CA) Domain() (string, error) {
 	text, err := os.ReadFile(filepath.Join(d.CeremonyDir(), domainFile))
 	if err != nil {
-		return "", fmt.Errorf("read the trust domain of the development CA: %w: start with another --dir", err)
+		return "", fmt.Errorf("read the trust domain of the development CA: %w: start with another --directory", err)
 	}
 	return strings.TrimSpace(string(text)), nil
 }
@@ -76,7 +77,8 @@ const domainFile = "trust-domain"
 // Flags adds the flags that locate the CA.
 func (d *CA) Flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&d.Dir, "dir", "", "state directory (default: $XDG_STATE_HOME/brevet)")
+	f.StringVar(&d.Dir, "directory", "", "state directory (default: $XDG_STATE_HOME/brevet)")
+	cli.MovedFlags(cmd, map[string]string{"dir": "--directory"})
 	f.StringVar(&d.GRPC, "grpc", "127.0.0.1:7443", "address of the gRPC listener")
 	f.StringVar(&d.HTTP, "http", "127.0.0.1:7080", "address of the public HTTP listener")
 }
@@ -315,8 +317,9 @@ func quote(path string) string {
 
 func (d CA) sayNext(cmd *cobra.Command) {
 	flag := ""
-	if home, err := client.StateHome(); err != nil || d.Dir != home {
-		flag = " --operator " + quote(d.OperatorDir())
+	contexts, err := client.ReadContexts()
+	if home, homeErr := client.StateHome(); errors.Join(err, homeErr) != nil || d.Dir != home || contexts.Current != "" {
+		flag = " --directory " + quote(d.OperatorDir())
 	}
 	self := os.Args[0]
 	agent := filepath.Join(filepath.Dir(self), "brevet-agent")

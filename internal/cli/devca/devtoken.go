@@ -21,7 +21,7 @@ func tokenObject(dir string) (string, error) {
 		return "", err
 	}
 	if len(found) != 1 {
-		return "", fmt.Errorf("%s holds %d tokens where there should be one: start with another --dir", tokens, len(found))
+		return "", fmt.Errorf("%s holds %d tokens where there should be one: start with another --directory", tokens, len(found))
 	}
 	return filepath.Join(tokens, found[0].Name(), "token.object"), nil
 }

@@ -26,7 +26,7 @@ func NewCRL() *cobra.Command {
 
 var crlHeading = []string{"ISSUER", "SCOPE", "NUMBER", "ENTRIES", "BYTES", "THIS UPDATE", "NEXT UPDATE", "PATH"}
 
-// scopeOf says what a CRL is about: everything, a partition, or what has changed in it since a base.
+// scopeOf returns which certificates a CRL is about: all, those of a partition, or what changed there since a base CRL.
 func scopeOf(c *brevetv1.CRL) string {
 	switch {
 	case c.GetPartition() == 0:
@@ -44,33 +44,24 @@ func printCRL(p *output.Printer, c *brevetv1.CRL) error {
 }
 
 func newCRLList() *cobra.Command {
+	var issuer string
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the CRLs that are published now", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := output.New(cmd, crlHeading...)
+			id, err := readHash("--issuer", issuer)
 			if err != nil {
 				return err
 			}
-			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				c := brevetv1.NewCRLServiceClient(conn)
-				for req := (&brevetv1.ListCRLsRequest{PageSize: listPage}); ; {
-					resp, err := c.ListCRLs(ctx, req)
-					if err != nil {
-						return err
-					}
-					for _, c := range resp.GetCrls() {
-						if err := printCRL(p, c); err != nil {
-							return err
-						}
-					}
-					if req.PageToken = resp.GetNextPageToken(); req.GetPageToken() == "" {
-						return p.Close()
-					}
-				}
-			})
+			req := &brevetv1.ListCRLsRequest{PageSize: listPage, IssuerId: id}
+			return list(cmd, crlHeading, func(ctx context.Context, conn *grpc.ClientConn, page string) ([]*brevetv1.CRL, string, error) {
+				req.PageToken = page
+				resp, err := brevetv1.NewCRLServiceClient(conn).ListCRLs(ctx, req)
+				return resp.GetCrls(), resp.GetNextPageToken(), err
+			}, printCRL)
 		},
 	}
 	output.Flag(cmd)
+	cmd.Flags().StringVar(&issuer, "issuer", "", "identifier of a CA, in hexadecimal")
 	return cmd
 }
 

@@ -18,14 +18,14 @@ import (
 
 // NewIdentity returns brevet identity: register, list and change identities.
 func NewIdentity() *cobra.Command {
-	cmd := &cobra.Command{Use: "identity", Short: "Register machines and people, suspend, resume and retire them"}
+	cmd := &cobra.Command{Use: "identity", Short: "Register machines and people, change, suspend, resume and retire them"}
 	client.Flags(cmd)
-	cmd.AddCommand(newIdentityCreate(), newIdentityList(), newIdentityShow(),
+	cmd.AddCommand(newIdentityCreate(), newIdentityList(), newIdentityShow(), newIdentityUpdate(),
 		commented("suspend", "Put an identity and its certificates on hold", "put on hold",
 			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
 				return c.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: id, Comment: comment})
 			}, tellHeld),
-		commented("resume", "Take off hold what suspend put there", "taken off hold",
+		commented("resume", "Take off hold what suspend put on hold", "taken off hold",
 			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
 				return c.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: id, Comment: comment})
 			}, tellResumed),
@@ -55,6 +55,8 @@ func newIdentityCreate() *cobra.Command {
 	var dns, ips []string
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Register an identity", Args: cobra.ExactArgs(1),
+		Long: "create registers an identity. Without --profile, its certificates have the profile that is named like its kind.\n" +
+			"--label may be given again, for several labels.",
 		Example: "  brevet identity create device/42 --kind device --label site=plant-7\n  brevet identity create web/1 --kind workload --profile server --dns web.fleet.example",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
@@ -77,67 +79,102 @@ func newIdentityCreate() *cobra.Command {
 	}
 	output.Flag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&kind, "kind", "device", "device, workload or operator")
-	f.StringVar(&spec.Profile, "profile", "", "profile of its certificates (default: the one named like the kind)")
-	f.Var(&given, "label", "a label for the inventory; may be given again")
-	f.StringArrayVar(&dns, "dns", nil, "DNS name for its certificates; may be given again")
-	f.StringArrayVar(&ips, "ip", nil, "IP address for its certificates; may be given again")
+	f.StringVar(&kind, "kind", "device", "kind of the identity: device, workload or operator")
+	f.StringVar(&spec.Profile, "profile", "", "certificate profile")
+	f.Var(&given, "label", "label of the identity")
+	f.StringArrayVar(&dns, "dns", nil, "DNS name for the certificates; may be given again")
+	f.StringArrayVar(&ips, "ip", nil, "IP address for the certificates; may be given again")
 	return cmd
 }
 
 func newIdentityList() *cobra.Command {
+	var filter identityFilter
 	cmd := &cobra.Command{
-		Use: "list", Short: "List the identities", Args: cobra.NoArgs,
+		Use: "list", Short: "List the identities in the order of their names", Args: cobra.NoArgs,
+		Long: "list prints the identities that match all flags. The states are registered, enrolled, suspended and retired.\n" +
+			"--without-certificate selects those whose certificates have all expired, or that have none.",
+		Example: "  brevet identity list --kind device --state enrolled --not-renewed-since 2026-03-01",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := output.New(cmd, identityHeading...)
+			req, err := filter.read()
 			if err != nil {
 				return err
 			}
-			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				c := brevetv1.NewIdentityServiceClient(conn)
-				for req := (&brevetv1.ListIdentitiesRequest{PageSize: listPage}); ; {
-					resp, err := c.ListIdentities(ctx, req)
-					if err != nil {
-						return err
-					}
-					for _, id := range resp.GetIdentities() {
-						if err := printIdentity(p, id); err != nil {
-							return err
-						}
-					}
-					if req.PageToken = resp.GetNextPageToken(); req.GetPageToken() == "" {
-						return p.Close()
-					}
-				}
-			})
+			return list(cmd, identityHeading, func(ctx context.Context, conn *grpc.ClientConn, page string) ([]*brevetv1.Identity, string, error) {
+				req.PageToken = page
+				resp, err := brevetv1.NewIdentityServiceClient(conn).ListIdentities(ctx, req)
+				return resp.GetIdentities(), resp.GetNextPageToken(), err
+			}, printIdentity)
 		},
 	}
 	output.Flag(cmd)
+	filter.flags(cmd)
 	return cmd
 }
 
-// changing is the response to an order about an identity.
+// identityFilter holds the flags of brevet identity list.
+type identityFilter struct {
+	kind, state, profile string
+	label                labels
+	withoutCertificate   bool
+	notRenewedSince      string
+}
+
+func (i *identityFilter) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&i.kind, "kind", "", "kind of the identity: device, workload or operator")
+	stateFlag(cmd, &i.state)
+	f.StringVar(&i.profile, "profile", "", "certificate profile")
+	f.Var(&i.label, "label", "label of the identity")
+	f.BoolVar(&i.withoutCertificate, "without-certificate", false, "only identities without an unexpired certificate")
+	notRenewedFlag(cmd, &i.notRenewedSince)
+}
+
+// read returns the request for the first page.
+func (i *identityFilter) read() (*brevetv1.ListIdentitiesRequest, error) {
+	req := &brevetv1.ListIdentitiesRequest{PageSize: listPage, Profile: i.profile, WithoutUnexpiredCertificate: i.withoutCertificate}
+	kind, err := readKind("--kind", i.kind)
+	if err != nil {
+		return nil, err
+	}
+	if kind != 0 {
+		req.Kinds = []brevetv1.IdentityKind{kind}
+	}
+	state, err := enumNumber("--state", brevetv1.IdentityState(0).Descriptor(), i.state)
+	if err != nil {
+		return nil, err
+	}
+	if state != 0 {
+		req.States = []brevetv1.IdentityState{brevetv1.IdentityState(state)}
+	}
+	if req.Label, err = i.label.one(); err != nil {
+		return nil, err
+	}
+	req.NotRenewedSinceTime, err = readTime("--not-renewed-since", i.notRenewedSince)
+	return req, err
+}
+
+// changing is the response to a request that changes an identity.
 type changing interface {
 	GetIdentity() *brevetv1.Identity
 	GetAffected() *brevetv1.AffectedCertificates
 }
 
-// commented makes a command that changes an identity for a reason, in words. The verb says what has happened to certificates. It
-// calls tell, if there is one, afterwards.
+// commented returns a command that changes an identity and takes a comment. The verb says what happened to the affected
+// certificates. tell may be nil; identityChange calls it.
 func commented(name, short, verb string, do func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error),
 	tell func(io.Writer, string, validity),
 ) *cobra.Command {
 	var comment string
 	var cmd *cobra.Command
-	cmd = identityOrder(name, short, func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
+	cmd = identityChange(name, short, func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
 		r, err := do(ctx, c, id, comment)
 		if err != nil {
 			return nil, err
 		}
-		tellChanged(cmd, verb, r.GetAffected())
+		tellAffected(cmd, verb, r.GetAffected())
 		return r.GetIdentity(), nil
 	}, tell)
-	cmd.Flags().StringVar(&comment, "comment", "", "why, in words, for the log")
+	commentFlag(cmd, &comment)
 	return cmd
 }
 
@@ -151,24 +188,21 @@ func newIdentityRetire() *cobra.Command {
 			}
 			return c.RetireIdentity(ctx, &brevetv1.RetireIdentityRequest{Id: id, Comment: comment, InvalidityTime: at})
 		}, nil)
-	cmd.Flags().StringVar(&since, "invalid-since", "", "when its certificates are known or suspected to have become invalid, for the CRL")
+	sinceFlag(cmd, &since)
 	return cmd
 }
 
-// listPage is how many records a list asks for at a time.
-const listPage = 500
-
 func newIdentityShow() *cobra.Command {
-	return identityOrder("show", "Show one identity",
+	return identityChange("show", "Show one identity",
 		func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
 			r, err := c.GetIdentity(ctx, &brevetv1.GetIdentityRequest{Id: id})
 			return r.GetIdentity(), err
 		}, nil)
 }
 
-// identityOrder makes a command that does one thing with one identity and prints how it stands afterwards. If tell is
-// not nil, it explains on standard error what that means for the identity's certificates.
-func identityOrder(name, short string, do func(context.Context, brevetv1.IdentityServiceClient, string) (*brevetv1.Identity, error),
+// identityChange returns a command that does one thing with one identity and prints its record afterwards. If tell is not
+// nil, it explains on standard error what that means for the identity's certificates.
+func identityChange(name, short string, do func(context.Context, brevetv1.IdentityServiceClient, string) (*brevetv1.Identity, error),
 	tell func(io.Writer, string, validity),
 ) *cobra.Command {
 	cmd := &cobra.Command{
@@ -210,7 +244,7 @@ func eachOf[M any](recv func() (M, error), visit func(M) error) error {
 			return err
 		}
 		if err := visit(m); err != nil {
-			return fmt.Errorf("read the answer: %w", err)
+			return fmt.Errorf("read the response: %w", err)
 		}
 	}
 }

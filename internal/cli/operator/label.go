@@ -6,7 +6,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/cli/output"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
 // labels is a flag whose values are labels, each NAME=VALUE. It implements pflag.Value.
@@ -40,6 +42,17 @@ func (l *labels) list() []string {
 		all = append(all, output.Pair(name, (*l)[name]))
 	}
 	return all
+}
+
+// one returns the label to select by, or nil if none is given.
+func (l *labels) one() (*brevetv1.Label, error) {
+	if len(*l) > 1 {
+		return nil, cli.WrongUse("--label: select by one label, not by several")
+	}
+	for name, value := range *l {
+		return &brevetv1.Label{Name: name, Value: value}, nil
+	}
+	return nil, nil //nolint:nilnil // an optional field that is not set
 }
 
 func parseLabel(text string) (name, value string, err error) {

@@ -14,19 +14,18 @@ import (
 	"golang.org/x/term"
 
 	"github.com/brevet-pki/brevet/enroll"
-	"github.com/brevet-pki/brevet/internal/cli/output"
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
 const (
-	askEvery   = 200 * time.Millisecond // how far a set has come
-	lineEvery  = 5 * time.Second        // where progress is lines, and not a bar
-	barWidth   = 40
-	awayAtMost = 2 * time.Minute // how long a server may not answer, such as one that starts again
+	pollInterval     = 200 * time.Millisecond
+	lineInterval     = 5 * time.Second // between lines of progress that is not a bar
+	barWidth         = 40
+	maxServerAbsence = 2 * time.Minute // how long the server may not respond, such as during a restart
 )
 
-// isTerminal reports whether a stream is a person's.
+// isTerminal reports whether a stream is a terminal.
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
@@ -40,43 +39,41 @@ func confirm(cmd *cobra.Command, n int64) error {
 		return err
 	}
 	if strings.TrimSpace(answer) != fmt.Sprint(n) {
-		return errors.New("nothing is revoked: the answer was not the number; run it again to revoke")
+		return errors.New("nothing is revoked, because the answer was not the number: run the command again to revoke")
 	}
 	return nil
 }
 
-// followSet shows how the records of a set follow until they all have, and prints the set.
-func followSet(ctx context.Context, cmd *cobra.Command, p *output.Printer, c brevetv1.RevocationServiceClient, set *brevetv1.BulkRevocation) error {
+// watch shows the progress of a bulk revocation until it is done, and returns it then.
+func watch(ctx context.Context, cmd *cobra.Command, c brevetv1.RevocationServiceClient, b *brevetv1.BulkRevocation) (*brevetv1.BulkRevocation, error) {
 	show := newProgress(cmd.ErrOrStderr())
-	for answered := time.Now(); !done(set); {
-		show.at(set.GetApplied(), set.GetTotal())
+	defer show.end()
+	for responded := time.Now(); !done(b); {
+		show.at(b.GetApplied(), b.GetTotal())
 		select {
 		case <-ctx.Done():
-			show.end()
-			return errors.New("interrupted")
-		case <-time.After(askEvery):
+			return nil, errors.New("interrupted")
+		case <-time.After(pollInterval):
 		}
-		resp, err := c.GetBulkRevocation(ctx, &brevetv1.GetBulkRevocationRequest{Id: set.GetId()})
+		resp, err := c.GetBulkRevocation(ctx, &brevetv1.GetBulkRevocationRequest{Id: b.GetId()})
 		switch {
 		case err == nil:
-			set, answered = resp.GetBulkRevocation(), time.Now()
-		case ctx.Err() != nil: // said above
-		case !pki.IsTemporary(enroll.CallError("the server", err)) || time.Since(answered) > awayAtMost:
-			show.end()
-			return err
+			b, responded = resp.GetBulkRevocation(), time.Now()
+		case ctx.Err() != nil: // the next round returns
+		case !pki.IsTemporary(enroll.CallError("the server", err)) || time.Since(responded) > maxServerAbsence:
+			return nil, err
 		}
 	}
-	show.at(set.GetApplied(), set.GetTotal())
-	show.end()
-	return printSet(p, set)
+	show.at(b.GetApplied(), b.GetTotal())
+	return b, nil
 }
 
-// progress is a bar on a terminal, and lines elsewhere.
+// progress shows how many records have changed: as a bar on a terminal, and otherwise in lines.
 type progress struct {
 	out  io.Writer
 	bar  bool
 	last time.Time
-	open bool // a bar is on the terminal's last line
+	open bool // the terminal's last line shows a bar
 }
 
 func newProgress(out io.Writer) *progress {
@@ -93,7 +90,7 @@ func (p *progress) at(n, of int64) {
 		full := int(share * barWidth)
 		fmt.Fprintf(p.out, "\r[%s%s] %3.0f %% of %d in the records", strings.Repeat("#", full), strings.Repeat(".", barWidth-full), 100*share, of)
 		p.open = true
-	case time.Since(p.last) >= lineEvery:
+	case time.Since(p.last) >= lineInterval:
 		p.last = time.Now()
 		fmt.Fprintf(p.out, "%d of %d are in the records\n", n, of)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/cli/client"
 	"github.com/brevet-pki/brevet/internal/cli/file"
+	"github.com/brevet-pki/brevet/internal/cli/output"
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/authz"
@@ -20,7 +21,7 @@ import (
 
 // NewToken returns brevet token: enrollment tokens.
 func NewToken() *cobra.Command {
-	cmd := &cobra.Command{Use: "token", Short: "Make, list and revoke one-time enrollment tokens"}
+	cmd := &cobra.Command{Use: "token", Short: "Create, list and revoke one-time enrollment tokens"}
 	client.Flags(cmd)
 	cmd.AddCommand(newTokenCreate(), newTokenList(), newTokenRevoke())
 	return cmd
@@ -30,10 +31,16 @@ func newTokenCreate() *cobra.Command {
 	req := &brevetv1.CreateTokenRequest{}
 	var lifetime, out string
 	cmd := &cobra.Command{
-		Use: "create NAME --out FILE", Short: "Make a one-time enrollment token for an identity", Args: cobra.ExactArgs(1),
+		Use: "create NAME --out FILE", Short: "Create a one-time enrollment token for an identity", Args: cobra.ExactArgs(1),
 		Long: "create writes the token to a new file that only you can read, or to standard output with --out -.\n" +
-			"Hand it to the machine; it serves once, and within its lifetime.",
+			"Hand it to the machine: it enrolls the identity once, within --lifetime (at most 30d, by default 1h).\n\n" +
+			"With --replace, the token may enroll an identity that is enrolled already: when it is used, the certificates that\n" +
+			"the identity has are revoked as superseded.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := output.New(cmd)
+			if err != nil {
+				return err
+			}
 			req.Identity = args[0]
 			if lifetime != "" {
 				d, err := pki.ParseDuration(lifetime)
@@ -52,22 +59,33 @@ func newTokenCreate() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return writeToken(cmd, args[0], out, resp)
+				return writeToken(p, args[0], out, resp)
 			})
 		},
 	}
+	output.Flag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&lifetime, "lifetime", "", "how long it serves, such as 15m; at most 30d (default 1h)")
-	f.BoolVar(&req.Replace, "replace", false, "may enroll an identity that is enrolled already: its certificates are then revoked as superseded")
-	f.StringVar(&out, "out", "", "file to write, or - for standard output")
+	f.StringVar(&lifetime, "lifetime", "", "how long it is valid, such as 15m or 90d")
+	f.BoolVar(&req.Replace, "replace", false, "let the token enroll an identity that is enrolled already")
+	f.StringVar(&out, "out", "", "file to write; it must not exist")
 	_ = cmd.MarkFlagRequired("out")
 	return cmd
 }
 
-func writeToken(cmd *cobra.Command, name, out string, resp *brevetv1.CreateTokenResponse) error {
+// tokenRecord is a new token as --output json prints it. The secret is there only if standard output is where it goes.
+type tokenRecord struct {
+	TokenID    string    `json:"token_id"`
+	Identity   string    `json:"identity"`
+	ExpireTime time.Time `json:"expire_time"`
+	Out        string    `json:"out"`
+	Token      string    `json:"token,omitempty"`
+}
+
+func writeToken(p *output.Printer, name, out string, resp *brevetv1.CreateTokenResponse) error {
+	r := tokenRecord{TokenID: resp.GetTokenId(), Identity: name, ExpireTime: resp.GetExpireTime().AsTime(), Out: out}
 	if out == "-" {
-		_, err := fmt.Fprintln(cmd.OutOrStdout(), resp.GetToken())
-		return err
+		r.Token = resp.GetToken()
+		return p.Sentence(r, resp.GetToken())
 	}
 	if err := file.WriteNew(out, []byte(resp.GetToken()+"\n"), 0o600); err != nil {
 		return err
@@ -80,7 +98,6 @@ func writeToken(cmd *cobra.Command, name, out string, resp *brevetv1.CreateToken
 	if strings.HasPrefix(path, authz.OperatorPath) {
 		next = "as the operator: brevet login"
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Token %s in %s serves once, until %s.\nNext, %s --token-file %s\n",
-		resp.GetTokenId(), out, resp.GetExpireTime().AsTime().Local().Format(time.RFC1123), next, out)
-	return err
+	return p.Sentence(r, fmt.Sprintf("Token %s in %s serves once, until %s.\nNext, %s --token-file %s",
+		resp.GetTokenId(), out, resp.GetExpireTime().AsTime().Local().Format(time.RFC1123), next, out))
 }

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,14 +15,16 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
+var tokenHeading = []string{"TOKEN", "IDENTITY", "STATE", "EXPIRES", "CREATED BY", "REVOKED BECAUSE"}
+
 func newTokenList() *cobra.Command {
 	req := &brevetv1.ListTokensRequest{PageSize: listPage}
-	var state string
+	var state, from, until string
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the enrollment tokens, the newest first", Args: cobra.NoArgs,
-		Long: "list prints what is on record of enrollment tokens. Their secrets are not on record.\n" +
-			"A token is open, spent, revoked, expired, or stale when its identity has changed since it was made.",
-		Example: "  brevet token list --made-by brevet/operator/alice --state open",
+		Long: "list prints what is on record of enrollment tokens. Their secrets are not on record. The states are open, spent,\n" +
+			"revoked, expired, and stale: the identity has changed since the token was created.",
+		Example: "  brevet token list --created-by brevet/operator/alice --state open",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			one, err := readTokenState("--state", state)
 			if err != nil {
@@ -30,34 +33,33 @@ func newTokenList() *cobra.Command {
 			if req.States = nil; one != brevetv1.TokenState_TOKEN_STATE_UNSPECIFIED {
 				req.States = []brevetv1.TokenState{one}
 			}
-			p, err := output.New(cmd, "TOKEN", "IDENTITY", "STATE", "EXPIRES", "MADE BY", "REVOKED BECAUSE")
-			if err != nil {
+			if req.CreateStartTime, err = readTime("--created-from", from); err != nil {
 				return err
 			}
-			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				for c := brevetv1.NewTokenServiceClient(conn); ; {
-					resp, err := c.ListTokens(ctx, req)
-					if err != nil {
-						return err
-					}
-					for _, t := range resp.GetTokens() {
-						if err := printToken(p, t); err != nil {
-							return err
-						}
-					}
-					if req.PageToken = resp.GetNextPageToken(); req.GetPageToken() == "" {
-						return p.Close()
-					}
-				}
-			})
+			if req.CreateEndTime, err = readTime("--created-until", until); err != nil {
+				return err
+			}
+			return list(cmd, tokenHeading, func(ctx context.Context, conn *grpc.ClientConn, page string) ([]*brevetv1.EnrollmentToken, string, error) {
+				req.PageToken = page
+				resp, err := brevetv1.NewTokenServiceClient(conn).ListTokens(ctx, req)
+				return resp.GetTokens(), resp.GetNextPageToken(), err
+			}, printToken)
 		},
 	}
 	output.Flag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&req.CreatedBy, "made-by", "", "only those that this operator has made, such as brevet/operator/alice")
-	f.StringVar(&req.Identity, "identity", "", "only those that enroll this identity")
-	f.StringVar(&state, "state", "", "only those that are open, spent, revoked, expired or stale")
+	createdByFlag(cmd, &req.CreatedBy)
+	f.StringVar(&req.Identity, "identity", "", "identity, such as device/42")
+	stateFlag(cmd, &state)
+	f.StringVar(&from, "created-from", "", "created at this time or later")
+	f.StringVar(&until, "created-until", "", "created before this time")
 	return cmd
+}
+
+// createdByFlag adds the flag that names the operator who created tokens.
+func createdByFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "created-by", "", "operator who created the tokens, such as brevet/operator/alice")
+	cli.MovedFlags(cmd, map[string]string{"made-by": "--created-by"})
 }
 
 func printToken(p *output.Printer, t *brevetv1.EnrollmentToken) error {
@@ -72,32 +74,35 @@ func newTokenRevoke() *cobra.Command {
 	req := &brevetv1.RevokeTokenRequest{}
 	var createdBy string
 	cmd := &cobra.Command{
-		Use: "revoke (TOKEN | --made-by OPERATOR)", Short: "Revoke an enrollment token, or all that an operator has made so far", Args: cobra.MaximumNArgs(1),
-		Long: "revoke has tokens serve nobody any more, for ever. What was issued for spent ones stays: brevet cert revoke takes that back.\n" +
-			"Tokens are revoked with their maker, too: when it is suspended or retired, or one of its certificates is revoked\n" +
-			"for keyCompromise or privilegeWithdrawn.",
-		Example: "  brevet token revoke 5f2d0c9a77e1b340\n  brevet token revoke --made-by brevet/operator/alice",
+		Use: "revoke (TOKEN | --created-by OPERATOR)", Short: "Revoke an enrollment token, or all that an operator has created", Args: cobra.MaximumNArgs(1),
+		Long: "A revoked token enrolls no identity any more. Certificates that were issued for spent tokens stay: revoke them with\n" +
+			"brevet cert revoke. The tokens of an operator are also revoked when the operator is suspended or retired, or when\n" +
+			"one of its certificates is revoked for keyCompromise or privilegeWithdrawn.",
+		Example: "  brevet token revoke 5f2d0c9a77e1b340\n  brevet token revoke --created-by brevet/operator/alice",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) == 1) == (createdBy != "") {
-				return cli.WrongUse("name one token, or say --made-by")
+				return cli.WrongUse("name one token, or an operator with --created-by")
 			}
 			req.Tokens = &brevetv1.RevokeTokenRequest_CreatedBy{CreatedBy: createdBy}
 			if len(args) == 1 {
 				req.Tokens = &brevetv1.RevokeTokenRequest_TokenId{TokenId: args[0]}
+			}
+			p, err := output.New(cmd)
+			if err != nil {
+				return err
 			}
 			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
 				resp, err := brevetv1.NewTokenServiceClient(conn).RevokeToken(ctx, req)
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), revokedTokens(resp.GetRevoked()))
-				return err
+				return errors.Join(p.Record(resp, revokedTokens(resp.GetRevoked())), p.Close())
 			})
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&createdBy, "made-by", "", "all tokens that this operator has made so far, such as brevet/operator/alice")
-	f.StringVar(&req.Comment, "comment", "", "why, in words, for the log")
+	output.Flag(cmd)
+	createdByFlag(cmd, &createdBy)
+	commentFlag(cmd, &req.Comment)
 	return cmd
 }
 

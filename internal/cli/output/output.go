@@ -12,9 +12,7 @@ import (
 )
 
 // Flag adds --output to a command that prints records.
-func Flag(cmd *cobra.Command) {
-	cmd.Flags().String("output", "text", "text, or json: one object on a line for each record")
-}
+func Flag(cmd *cobra.Command) { cli.OutputFlag(cmd, new(string)) }
 
 // Printer writes records as a table or as JSON lines.
 type Printer struct {
@@ -29,17 +27,16 @@ func New(cmd *cobra.Command, heading ...string) (*Printer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Printer{out: cmd.OutOrStdout()}
-	switch format {
-	case "json":
-		p.JSON = true
-	case "text":
-		p.table = newTable(p.out)
-		if len(heading) > 0 {
-			return p, p.table.row(heading)
-		}
-	default:
-		return nil, cli.WrongUse(fmt.Sprintf("--output %q: use text or json", format))
+	if err := cli.CheckFormat(format); err != nil {
+		return nil, err
+	}
+	p := &Printer{out: cmd.OutOrStdout(), JSON: format == "json"}
+	if p.JSON {
+		return p, nil
+	}
+	p.table = newTable(p.out)
+	if len(heading) > 0 {
+		return p, p.table.row(heading)
 	}
 	return p, nil
 }
@@ -53,6 +50,31 @@ func (p *Printer) Record(m proto.Message, cells ...string) error {
 		return p.table.row(cells)
 	}
 	b, err := marshal(m)
+	if err != nil {
+		return err
+	}
+	return p.Raw(b)
+}
+
+// Object prints one record that is not a message: the object as JSON, or the cells as a row.
+func (p *Printer) Object(object any, cells ...string) error {
+	if !p.JSON {
+		return p.table.row(cells)
+	}
+	return p.encode(object)
+}
+
+// Sentence prints one record that has no columns: the object as JSON, or the text.
+func (p *Printer) Sentence(object any, text string) error {
+	if !p.JSON {
+		_, err := fmt.Fprintln(p.out, text)
+		return err
+	}
+	return p.encode(object)
+}
+
+func (p *Printer) encode(object any) error {
+	b, err := json.Marshal(object)
 	if err != nil {
 		return err
 	}
@@ -81,11 +103,7 @@ func (p *Printer) Close() error {
 // Emit prints one JSON object, or the rows of a table.
 func (p *Printer) Emit(object any, rows [][]string) error {
 	if p.JSON {
-		b, err := json.Marshal(object)
-		if err != nil {
-			return err
-		}
-		return p.Raw(b)
+		return p.encode(object)
 	}
 	for _, cells := range rows {
 		if err := p.table.row(cells); err != nil {

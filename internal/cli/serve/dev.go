@@ -46,7 +46,7 @@ func NewDev() *cobra.Command {
 		},
 	}
 	d.Flags(cmd)
-	cmd.Flags().StringVar(&d.TrustDomain, "trust-domain", devca.DefaultTrustDomain, "SPIFFE trust domain of a new CA")
+	cmd.Flags().StringVar(&d.TrustDomain, "trust-domain", devca.DefaultTrustDomain, "SPIFFE trust domain")
 	return cmd
 }
 

@@ -1,0 +1,50 @@
+package operator
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	"github.com/brevet-pki/brevet/internal/cli/client"
+	"github.com/brevet-pki/brevet/internal/cli/output"
+)
+
+// listPage is how many records a list requests at a time.
+const listPage = 500
+
+// list prints every record of a list, page by page. next returns the records of a page and the token of the page after it.
+func list[R any](cmd *cobra.Command, heading []string, next func(context.Context, *grpc.ClientConn, string) ([]R, string, error),
+	show func(*output.Printer, R) error,
+) error {
+	p, err := output.New(cmd, heading...)
+	if err != nil {
+		return err
+	}
+	return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+		for page := ""; ; {
+			records, following, err := next(ctx, conn, page)
+			if err != nil {
+				return err
+			}
+			for _, r := range records {
+				if err := show(p, r); err != nil {
+					return err
+				}
+			}
+			if page = following; page == "" {
+				return p.Close()
+			}
+		}
+	})
+}
+
+// notRenewedFlag adds the filter for holders that were issued no certificate since a time.
+func notRenewedFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "not-renewed-since", "", "only holders that were issued no certificate at this time or later")
+}
+
+// stateFlag adds the filter for records in one state. The help of the command names the states.
+func stateFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "state", "", "only records in this state")
+}

@@ -1,0 +1,109 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"maps"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	"github.com/brevet-pki/brevet/internal/cli"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+// update holds the flags of brevet identity update.
+type update struct {
+	profile     string
+	set         labels
+	remove      []string
+	dns, ips    []string
+	noDNS, noIP bool
+}
+
+// updateFlags lists the flags that change something.
+var updateFlags = []string{"profile", "label", "remove-label", "dns", "ip", "no-dns", "no-ip"}
+
+func newIdentityUpdate() *cobra.Command {
+	var u update
+	cmd := identityChange("update", "Change profile, labels or names of an identity",
+		func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
+			read, err := c.GetIdentity(ctx, &brevetv1.GetIdentityRequest{Id: id})
+			if err != nil {
+				return nil, err
+			}
+			resp, err := c.UpdateIdentity(ctx, u.request(id, read.GetIdentity()))
+			return resp.GetIdentity(), err
+		}, nil)
+	cmd.Long = "update changes what is on record of an identity. Its next certificates follow; those that it has keep what they say.\n" +
+		"Tokens that were created for it before can enroll it no more.\n\n" +
+		"--label sets one label and --remove-label removes one; the others stay. --dns replaces all DNS names and --ip all IP\n" +
+		"addresses; --no-dns and --no-ip remove them. If somebody else changes the identity meanwhile, update changes nothing."
+	cmd.Example = "  brevet identity update device/42 --label site=plant-9 --remove-label batch\n" +
+		"  brevet identity update web/1 --dns web.fleet.example --dns www.fleet.example"
+	f := cmd.Flags()
+	f.StringVar(&u.profile, "profile", "", "certificate profile")
+	f.Var(&u.set, "label", "label of the identity")
+	f.StringArrayVar(&u.remove, "remove-label", nil, "name of a label to remove; may be given again")
+	f.StringArrayVar(&u.dns, "dns", nil, "DNS name for the certificates; may be given again")
+	f.StringArrayVar(&u.ips, "ip", nil, "IP address for the certificates; may be given again")
+	f.BoolVar(&u.noDNS, "no-dns", false, "remove all DNS names")
+	f.BoolVar(&u.noIP, "no-ip", false, "remove all IP addresses")
+	cmd.MarkFlagsMutuallyExclusive("dns", "no-dns")
+	cmd.MarkFlagsMutuallyExclusive("ip", "no-ip")
+	inner := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		for _, name := range u.remove {
+			if _, both := u.set[name]; both {
+				return cli.WrongUse(fmt.Sprintf("--remove-label %s: --label sets it; give one of the two", name))
+			}
+		}
+		for _, name := range updateFlags {
+			if cmd.Flags().Changed(name) {
+				return inner(cmd, args)
+			}
+		}
+		return cli.WrongUse("say what to change: --profile, --label, --remove-label, --dns, --no-dns, --ip or --no-ip")
+	}
+	return cmd
+}
+
+// request returns the request that applies the flags to an identity as it was read.
+func (u *update) request(name string, id *brevetv1.Identity) *brevetv1.UpdateIdentityRequest {
+	req := &brevetv1.UpdateIdentityRequest{Id: name, Revision: id.GetRevision(), Spec: &brevetv1.IdentitySpec{Profile: u.profile}, UpdateMask: &fieldmaskpb.FieldMask{}}
+	mask := func(path string) { req.UpdateMask.Paths = append(req.UpdateMask.Paths, path) }
+	if u.profile != "" {
+		mask("profile")
+	}
+	if len(u.set)+len(u.remove) > 0 {
+		mask("labels")
+		all := maps.Clone(id.GetLabels())
+		if all == nil {
+			all = map[string]string{}
+		}
+		maps.Copy(all, u.set)
+		for _, name := range u.remove {
+			delete(all, name)
+		}
+		req.Spec.Labels = all
+	}
+	changesDNS, changesIP := u.noDNS || len(u.dns) > 0, u.noIP || len(u.ips) > 0
+	if changesDNS || changesIP {
+		mask("names")
+		req.Spec.Names = namesFrom(u.dns, u.ips)
+		for _, n := range id.GetNames() { // those of the kinds that stay
+			switch n.GetKind().(type) {
+			case *brevetv1.Name_Dns:
+				if changesDNS {
+					continue
+				}
+			case *brevetv1.Name_Ip:
+				if changesIP {
+					continue
+				}
+			}
+			req.Spec.Names = append(req.Spec.Names, n)
+		}
+	}
+	return req
+}
