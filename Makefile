@@ -47,7 +47,7 @@ test-containers: build ## as root, with buildah and debootstrap: build both imag
 	deploy/container/check.sh
 
 bench: setup-test build ## what the token signs, and a server issues, revokes and answers, on this machine: for minutes, best with nothing else running
-	bin/brevet-bench token
+	bin/brevet-bench hsm
 	bin/brevet-bench issue --callers 1
 	bin/brevet-bench issue --callers 64
 	bin/brevet-bench revoke

@@ -122,7 +122,7 @@ func (o BulkRequest) check(now time.Time) error {
 		return pki.Refuse(pki.RuleRequest, "select by issuer, identity, lineage, key, profile, label or time of issue",
 			"an empty selection would match all certificates")
 	}
-	if err := o.Selection.Check(); err != nil {
+	if err := o.Check(); err != nil {
 		return err
 	}
 	if _, err := pki.ReasonFromCode(int(o.Reason)); err != nil || o.Reason == pki.CertificateHold {

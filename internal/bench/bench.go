@@ -18,8 +18,8 @@ import (
 // Commands returns the commands that measure, and the hidden ones that are processes of a measurement.
 func Commands() []*cobra.Command {
 	return []*cobra.Command{
-		newToken(), newIssue(), newRevoke(), newCRL(), newOCSP(),
-		newServer(), newCRLRound(), newBare(), newSigning(),
+		newHSM(), newIssue(), newRevoke(), newCRL(), newOCSP(), renamedCommand("token", "hsm"),
+		newServer(), newCRLRound(), newBare(), newBareRPC(), newSigning(),
 	}
 }
 
@@ -27,7 +27,7 @@ func Commands() []*cobra.Command {
 type commonFlags struct {
 	duration string // empty where a measurement ends when it has done its work
 	rounds   int
-	inToken  int    // signatures at once; 0 for as many as the configuration has
+	inHSM    int    // signatures at once; 0 for as many as the configuration has
 	keyLabel string // an operator's own key, which takes no directory; empty for one that is thrown away
 }
 
@@ -42,6 +42,9 @@ func (f *commonFlags) measures(cmd *cobra.Command, check func() error, run func(
 		}
 		if f.rounds < 1 || f.rounds > 99 {
 			return cli.WrongUse(fmt.Sprintf("--rounds %d: give 1 to 99", f.rounds))
+		}
+		if err := checkRenamed(cmd); err != nil {
+			return err
 		}
 		if err := check(); err != nil {
 			return err

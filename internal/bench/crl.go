@@ -41,7 +41,7 @@ func newCRL() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "crl", Short: "Measure how long a full CRL takes, from the store to the published file", Args: cobra.NoArgs,
 		Long: "crl fills a store of its own with revoked certificates, and has a process of its own publish their full CRL: take\n" +
-			"a number, read the store, write, sign with the token, flush, record and rename. In turn with it, another one\n" +
+			"a number, read the store, write, sign with the HSM, flush, record and rename. In turn with it, another one\n" +
 			"does the same with a store in which nothing is revoked: crl_peak_mib is by how much the peaks of their resident\n" +
 			"memory (VmHWM) differ. What it made is removed again.",
 	}
@@ -188,7 +188,7 @@ func newCRLRound() *cobra.Command {
 			return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
 		},
 	}
-	cmd.Flags().StringVar(&config, "config", "", "configuration with the token")
+	cmd.Flags().StringVar(&config, "config", "", "configuration with the HSM")
 	return cmd
 }
 

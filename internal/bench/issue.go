@@ -40,13 +40,15 @@ func newIssue() *cobra.Command {
 	b := issueBench{commonFlags: commonFlags{rounds: 3}}
 	cmd := &cobra.Command{
 		Use: "issue", Short: "Measure how many certificates a second a server issues", Args: cobra.NoArgs,
-		Long: "issue starts a server process with a token and a store of its own in a temporary directory, and has operators order\n" +
-			"certificates for devices without pause, each over a connection that it keeps. In turn with it, it measures the floor, which\n" +
-			"is the same work with nothing of Brevet around it and no RPC, and the token alone; each takes as long again as\n" +
-			"--duration. Load and floor share this machine's cores with the server. Set TMPDIR to measure another disk.\n\n" +
+		Long: "issue starts a server process with an HSM and a store of its own in a temporary directory. Operators request\n" +
+			"certificates for devices without pause, each over one connection. In turn with it, it measures the floor, which is\n" +
+			"the same work without any code of Brevet and without RPC, the HSM alone, and bare RPCs: mutual-TLS unary RPCs with\n" +
+			"messages of the same size from the same callers. Each takes as long again as --duration. composed_ratio compares the\n" +
+			"server with the rate that floor and bare RPC allow together, 1 / (1/floor + 1/RPC). Load and floor share this\n" +
+			"machine's cores with the server. Set TMPDIR to measure another disk.\n\n" +
 			"With --new-connections each certificate takes a TLS handshake of its own, and handshake_ratio is its rate to that of\n" +
-			"an empty call in the place of the certificate. With --token-rate the token makes so many signatures a second at\n" +
-			"most, each after --token-latency: token_share is how much of that rate certificates reach, and open_loop_p99_ms is\n" +
+			"an empty call in the place of the certificate. With --hsm-rate the HSM makes at most that many signatures per\n" +
+			"second, each after --hsm-latency: hsm_share is the share of that rate that certificates reach, and open_loop_p99_ms is\n" +
 			"what one takes when requests come at random times at 80 % of it. With --bulk each caller is an operator's stream of\n" +
 			"orders, for 64 devices at once.",
 	}
@@ -74,7 +76,7 @@ func (b *issueBench) check() error {
 		return cli.WrongArgument(err)
 	}
 	if b.pace.latency > 0 && b.pace.rate == 0 {
-		return cli.WrongUse("--token-latency goes with --token-rate")
+		return cli.WrongUse("--hsm-latency goes with --hsm-rate")
 	}
 	given := 0
 	for _, is := range []bool{b.newConnections, !b.pace.isZero(), b.preload != 0, b.bulk} {
@@ -83,7 +85,7 @@ func (b *issueBench) check() error {
 		}
 	}
 	if given > 1 || b.preload < 0 {
-		return cli.WrongUse("--new-connections, --token-rate, --preload and --bulk measure different things: give one of them")
+		return cli.WrongUse("--new-connections, --hsm-rate, --preload and --bulk measure different things: give one of them")
 	}
 	if b.count < 0 || b.count > 0 && (!b.bulk || b.count < b.callers*ordersInFlight) {
 		return cli.WrongUse(fmt.Sprintf("--count goes with --bulk, and is at least %d for each caller", ordersInFlight))
@@ -97,17 +99,18 @@ type mode struct {
 	options []string // of the server
 	fields  []string
 	measure func(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error
+	anew    bool // each certificate takes a connection of its own
 	counted bool // a round is so many certificates, and none go before the first one
 }
 
 func (b *issueBench) mode() mode {
 	switch {
 	case b.newConnections:
-		return mode{put: each((*caller).issueAnew), fields: []string{"handshakes_per_second", "handshake_ratio"}, measure: measureHandshakes}
+		return mode{anew: true, put: each((*caller).issueAnew), fields: []string{"handshakes_per_second", "handshake_ratio"}, measure: measureHandshakes}
 	case !b.pace.isZero():
 		return mode{
-			put: each((*caller).issue), fields: []string{"token_share", "open_loop_p99_ms", "open_loop_latencies"}, measure: b.measureArrivals,
-			options: []string{"--token-rate", decimal(b.pace.rate), "--token-latency", b.pace.latency.String()},
+			put: each((*caller).issue), fields: []string{"hsm_share", "open_loop_p99_ms", "open_loop_latencies"}, measure: b.measureArrivals,
+			options: []string{"--hsm-rate", decimal(b.pace.rate), "--hsm-latency", b.pace.latency.String()},
 		}
 	case b.preload > 0:
 		return mode{put: each((*caller).issue), fields: []string{"growth_ratio", "empty_certificates_per_second"}, measure: measureEmpty}
@@ -143,16 +146,16 @@ func measureEmpty(ctx context.Context, r *issueRig, d time.Duration, values map[
 	return err
 }
 
-// openShare is how much of the token's rate requests come at that do not wait for each other.
+// openShare is the share of the HSM's rate at which requests arrive in the open loop.
 const openShare = 0.8
 
 // measureArrivals has requests come at random times.
 func (b *issueBench) measureArrivals(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
 	l, err := arrive(ctx, r.callers, openShare*b.pace.rate, d)
 	if over := new(overrun); errors.As(err, &over) {
-		return fmt.Errorf("%w; give a --token-rate of %.0f or less, which it keeps up with", err, over.reached)
+		return fmt.Errorf("%w; give a --hsm-rate of %.0f or less, which it keeps up with", err, over.reached)
 	}
-	values["token_share"] = values["certificates_per_second"] / b.pace.rate
+	values["hsm_share"] = values["certificates_per_second"] / b.pace.rate
 	values["open_loop_p99_ms"] = l.quantile(0.99)
 	values["open_loop_latencies"] = l.quantile(0.99) / max(1, float64(b.pace.latency)/float64(time.Millisecond))
 	return err
@@ -165,6 +168,7 @@ type issueRig struct {
 	*party
 	empty      *party // with --preload, what the first one is compared with
 	floor      *floor.Floor
+	rpc        *bareRPC
 	goroutines int // that the floor is fastest with
 }
 
@@ -194,7 +198,7 @@ func (p *party) close() error {
 
 // issueFields are what a round measures, in the order that they are shown in.
 var issueFields = []string{
-	"certificates_per_second", "p50_ms", "p99_ms", "token_signatures_per_second", "floor_per_second", "floor_ratio",
+	"certificates_per_second", "p50_ms", "p99_ms", "hsm_signatures_per_second", "floor_per_second", "floor_ratio", "rpc_per_second", "composed_ratio",
 	"floor_reach", "rss_mib", "bytes_per_certificate", "server_cpu_us", "load_cpu_us", "floor_cpu_us",
 }
 
@@ -216,6 +220,9 @@ func (b *issueBench) run(ctx context.Context, place *bench) (err error) {
 	if rig.floor, err = place.floor(ctx); err != nil {
 		return err
 	}
+	if rig.rpc, err = rig.openBareRPC(ctx, b.callers); err != nil {
+		return err
+	}
 	measured, err := rig.rounds(ctx, b.rounds, d)
 	if err != nil {
 		return err
@@ -228,7 +235,7 @@ func (r *issueRig) close() error {
 	if r.floor != nil {
 		err = r.floor.Close()
 	}
-	return errors.Join(err, r.party.close(), r.empty.close())
+	return errors.Join(err, r.rpc.close(), r.party.close(), r.empty.close())
 }
 
 // open starts a server, on a store that holds so many certificates, and enrolls its callers.
@@ -301,10 +308,13 @@ func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float
 	if err != nil {
 		return nil, err
 	}
-	if values["token_signatures_per_second"], err = signatureRate(ctx, r.key, r.like.HSM.Sessions, d); err != nil {
+	if values["hsm_signatures_per_second"], err = signatureRate(ctx, r.key, r.like.HSM.Sessions, d); err != nil {
 		return nil, err
 	}
 	if err := r.compare(ctx, d, values); err != nil {
+		return nil, err
+	}
+	if err := r.compose(ctx, d, values); err != nil {
 		return nil, err
 	}
 	after, err := r.server.stored()
@@ -358,6 +368,21 @@ func (r *issueRig) compare(ctx context.Context, d time.Duration, values map[stri
 	r.say("floor, one certificate: check %s, sign %s, write %s", cost.Check, cost.Sign, cost.Write)
 	values["floor_per_second"], values["floor_ratio"] = rate, values["certificates_per_second"]/rate
 	values["floor_reach"], values["floor_cpu_us"] = rate/cost.Bound(), micros(after-before)/(rate*d.Seconds())
+	return nil
+}
+
+// compose measures the bare RPC, and compares the server with what floor and bare RPC allow together.
+func (r *issueRig) compose(ctx context.Context, d time.Duration, values map[string]float64) error {
+	exchange := (*caller).exchange
+	if r.anew {
+		exchange = (*caller).exchangeAnew
+	}
+	l, err := putLoad(ctx, r.rpc.callers, exchange, d)
+	if err != nil {
+		return fmt.Errorf("bare RPC: %w", err)
+	}
+	values["rpc_per_second"] = l.rate
+	values["composed_ratio"] = values["certificates_per_second"] * (1/values["floor_per_second"] + 1/l.rate)
 	return nil
 }
 

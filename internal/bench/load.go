@@ -33,6 +33,7 @@ type caller struct {
 	conn    *grpc.ClientConn
 	client  brevetv1.CertificateServiceClient
 	devices *deviceSupply
+	payload []byte // of a bare RPC
 }
 
 // certificatesEach is how many certificates one device of a deviceSupply gets. Operators may give it 96 by default.
@@ -127,9 +128,7 @@ func (c *caller) issue(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	begin := time.Now()
-	answer, err := c.orderOne(ctx, &brevetv1.IssueCertificatesRequest{
-		RequestId: id.Bytes(), Identity: device.id, Csr: device.csr, Registration: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE},
-	})
+	answer, err := c.orderOne(ctx, orderFor(id, device))
 	took := time.Since(begin)
 	if err != nil {
 		return 0, enroll.CallError(c.pair.Origin.Server, err)

@@ -33,7 +33,7 @@ func (c *caller) greetAnew(ctx context.Context) (time.Duration, error) {
 
 func (c *caller) anew(ctx context.Context, do func(*caller) error) (time.Duration, error) {
 	begin := time.Now()
-	again := &caller{pair: c.pair, devices: c.devices}
+	again := &caller{pair: c.pair, devices: c.devices, payload: c.payload}
 	if err := again.open(ctx); err != nil {
 		return 0, err
 	}

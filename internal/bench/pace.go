@@ -13,26 +13,28 @@ import (
 	"github.com/brevet-pki/brevet/hsm"
 )
 
-// pace makes a token as slow as one behind a network, for measurements. The zero value is the token as it is.
+// pace makes an HSM as slow as one behind a network, for measurements. The zero value does not slow it down.
 type pace struct {
 	rate    float64       // signatures a second, at most; zero for no limit
-	latency time.Duration // of each, before the token is asked
+	latency time.Duration // of each, before the HSM gets the request
 }
 
 func (p *pace) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.Float64Var(&p.rate, "token-rate", 0, "signatures a second that the token makes at most (default: no limit)")
-	f.DurationVar(&p.latency, "token-latency", 0, "how long the token waits before each signature, with --token-rate")
+	f.Float64Var(&p.rate, "hsm-rate", 0, "maximum signatures per second of the HSM (default: no limit)")
+	renamedFlag(cmd, "token-rate", "hsm-rate")
+	renamedFlag(cmd, "token-latency", "hsm-latency")
+	f.DurationVar(&p.latency, "hsm-latency", 0, "how long the HSM waits before each signature, with --hsm-rate")
 }
 
 func (p pace) isZero() bool { return p == pace{} }
 
 func (p pace) check() error {
 	if p.rate < 0 || p.latency < 0 {
-		return errors.New("--token-rate and --token-latency are not below zero")
+		return errors.New("--hsm-rate and --hsm-latency are not below zero")
 	}
 	if p.rate*p.latency.Seconds() > hsm.DefaultSessions {
-		return fmt.Errorf("--token-rate %g with --token-latency %s takes more than %d sessions", p.rate, p.latency, hsm.DefaultSessions)
+		return fmt.Errorf("--hsm-rate %g with --hsm-latency %s takes more than %d sessions", p.rate, p.latency, hsm.DefaultSessions)
 	}
 	return nil
 }
@@ -49,7 +51,7 @@ func (p pace) signer(key crypto.Signer) crypto.Signer {
 type pacedSigner struct {
 	crypto.Signer
 	pace     pace
-	sessions chan struct{} // a slot is held while the token has a request
+	sessions chan struct{} // a slot is held while the HSM has a request
 
 	mu   sync.Mutex
 	next time.Time // when the next signature may begin

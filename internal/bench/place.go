@@ -24,36 +24,36 @@ const (
 	// namePrefix begins the name of every directory, and the label of every key, that a measurement makes: the two have
 	// one name, so that whoever finds the one knows the other.
 	namePrefix = "brevet-bench-"
-	// hsmLabel is a token that is made for a measurement.
+	// hsmLabel is an HSM that is made for a measurement.
 	hsmLabel = "brevet-bench"
 	// diskRoom is what a server needs on its disk to call itself ready.
 	diskRoom = 64 << 20
 )
 
-// bench is a measurement, and the place of it: a directory, and a key in a token. Both go with it. What a killed one has
+// bench is a measurement, and the place of it: a directory, and a key in an HSM. Both go with it. What a killed one has
 // left goes with the next one in the same place: a directory is locked for as long as a process of its measurement lives.
 type bench struct {
 	*output.Printer
 	log    io.Writer
-	config string      // path of the operator's configuration; empty for a token and a place of its own
+	config string      // path of the operator's configuration; empty for an HSM and a place of its own
 	like   node.Config // what it says
 	parent string      // of dir
 	dir    string
 	lock   *os.File
 	pin    hsm.PIN
-	token  *hsm.HSM
+	hsm    *hsm.HSM
 	key    *hsm.Key // P-256, and named like the directory
 }
 
 func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.log, format+"\n", args...) }
 
-// placeFlag adds --config to a measurement whose result depends on an operator's token and disk.
+// placeFlag adds --config to a measurement whose result depends on an operator's HSM and disk.
 func placeFlag(cmd *cobra.Command) {
 	node.ConfigFlag(cmd)
-	cmd.Flags().Lookup("config").Usage = "configuration file whose token, and whose directory's disk, are measured (default: a token of its own, and TMPDIR)"
-	cmd.Long += "\n\nWith --config it measures an operator's own token, with as many sessions as configured, and own disk, in a directory of\n" +
+	cmd.Flags().Lookup("config").Usage = "configuration file whose HSM, and whose directory's disk, are measured (default: an HSM of its own, and TMPDIR)"
+	cmd.Long += "\n\nWith --config it measures an operator's own HSM, with as many sessions as configured, and own disk, in a directory of\n" +
 		"its own inside of the configured one. Of the other settings profiles and crl.partitions hold; rate_limits, server_names,\n" +
-		"addresses, log, tracing and further CRL directories do not. It signs with a P-256 key that it makes in the token and destroys, both\n" +
+		"addresses, log, tracing and further CRL directories do not. It signs with a P-256 key that it makes in the HSM and destroys, both\n" +
 		"named brevet-bench-…, and touches neither store nor log nor issuing keys, so that a server may be running."
 }
 
@@ -66,8 +66,8 @@ func (b *bench) configured(cmd *cobra.Command, f *commonFlags) (err error) {
 	if b.like, err = placeConfig(b.config); err != nil {
 		return err
 	}
-	if f.inToken > 0 {
-		b.like.HSM.Sessions = f.inToken
+	if f.inHSM > 0 {
+		b.like.HSM.Sessions = f.inHSM
 	}
 	if b.config == "" {
 		return nil
@@ -94,10 +94,10 @@ func (b *bench) open(cmd *cobra.Command, f *commonFlags) (err error) {
 		return err
 	}
 	if f.keyLabel != "" {
-		if b.token, err = node.OpenHSM(ctx, b.like.HSM, b.pin); err != nil {
+		if b.hsm, err = node.OpenHSM(ctx, b.like.HSM, b.pin); err != nil {
 			return err
 		}
-		b.key, err = b.token.Find(ctx, hsm.KeyRef{Label: f.keyLabel})
+		b.key, err = b.hsm.Find(ctx, hsm.KeyRef{Label: f.keyLabel})
 		return err
 	}
 	return b.explain(b.make(ctx))
@@ -113,21 +113,21 @@ func (b *bench) make(ctx context.Context) (err error) {
 		return fmt.Errorf("make a directory to measure in: %w", err)
 	}
 	if b.config == "" {
-		if err := b.initToken(ctx); err != nil {
+		if err := b.initHSM(ctx); err != nil {
 			return err
 		}
 	}
-	if b.token, err = node.OpenHSM(ctx, b.like.HSM, b.pin); err != nil {
+	if b.hsm, err = node.OpenHSM(ctx, b.like.HSM, b.pin); err != nil {
 		return err
 	}
 	if err := b.sweep(ctx); err != nil {
 		return fmt.Errorf("remove what a killed measurement left: %w", err)
 	}
-	b.key, err = b.token.Generate(ctx, filepath.Base(b.dir), hsm.P256)
+	b.key, err = b.hsm.Generate(ctx, filepath.Base(b.dir), hsm.P256)
 	return err
 }
 
-// checkOwn refuses to work in somebody else's directory: files of root's in a server's token or directory are such that the
+// checkOwn refuses to work in somebody else's directory: files of root's in a server's HSM or directory are such that the
 // server cannot read.
 func checkOwn(dir string) error {
 	info, err := os.Stat(dir)
@@ -180,9 +180,9 @@ func lockDirectory(dir string) (*os.File, error) {
 	return nil, err
 }
 
-// initToken makes a SoftHSM token in the directory, whatever the user's own configuration of SoftHSM says. The processes
+// initHSM makes a SoftHSM in the directory, whatever the user's own configuration of SoftHSM says. The processes
 // of the measurement inherit where it is.
-func (b *bench) initToken(ctx context.Context) error {
+func (b *bench) initHSM(ctx context.Context) error {
 	if err := devca.UseSoftHSM(filepath.Join(b.dir, "token")); err != nil {
 		return err
 	}
@@ -217,7 +217,7 @@ func (b *bench) sweep(ctx context.Context) error {
 			continue
 		}
 		b.say("removing %s, which a killed measurement left", dir)
-		err = b.token.Destroy(ctx, e.Name())
+		err = b.hsm.Destroy(ctx, e.Name())
 		if err == nil {
 			err = os.RemoveAll(dir)
 		}
@@ -228,20 +228,20 @@ func (b *bench) sweep(ctx context.Context) error {
 	return nil
 }
 
-// close takes everything away. It goes on where the command was interrupted. Where the operator's token cannot be reached, the
+// close takes everything away. It goes on where the command was interrupted. Where the operator's HSM cannot be reached, the
 // directory stays, and with it the knowledge of what else has to go.
 func (b *bench) close() error {
 	var err error
-	if b.token != nil {
+	if b.hsm != nil {
 		if b.config != "" && b.dir != "" {
 			ctx, cancel := context.WithTimeout(context.Background(), 3*hsm.DefaultWait)
 			defer cancel()
-			if derr := b.token.Destroy(ctx, filepath.Base(b.dir)); derr != nil {
-				err = fmt.Errorf("the key %s may be left in the token: the next measurement with this configuration removes it, and %s: %w",
+			if derr := b.hsm.Destroy(ctx, filepath.Base(b.dir)); derr != nil {
+				err = fmt.Errorf("the key %s may be left in the HSM: the next measurement with this configuration removes it, and %s: %w",
 					filepath.Base(b.dir), b.dir, derr)
 			}
 		}
-		err = errors.Join(err, b.token.Close())
+		err = errors.Join(err, b.hsm.Close())
 	}
 	if b.dir != "" && err == nil {
 		err = os.RemoveAll(b.dir)
@@ -268,7 +268,7 @@ func (b *bench) explain(err error) error {
 	return err
 }
 
-// floor is what issuing is compared with, on the same token and disk.
+// floor is what issuing is compared with, on the same HSM and disk.
 func (b *bench) floor(ctx context.Context) (*floor.Floor, error) {
 	dir := filepath.Join(b.dir, "floor")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -279,9 +279,9 @@ func (b *bench) floor(ctx context.Context) (*floor.Floor, error) {
 		return nil, err
 	}
 	c := floor.Config{
-		Directory: dir, Module: path, TokenLabel: b.like.HSM.Label, TokenSerial: b.like.HSM.Serial, KeyLabel: b.key.Label(), Sessions: floor.MaxGoroutines,
+		Directory: dir, Module: path, Label: b.like.HSM.Label, Serial: b.like.HSM.Serial, KeyLabel: b.key.Label(), Sessions: floor.MaxGoroutines,
 	}
-	if b.config != "" { // the operator says what the token bears
+	if b.config != "" { // the operator says what the HSM bears
 		c.Sessions = b.like.HSM.Sessions
 	}
 	return floor.Open(ctx, c)

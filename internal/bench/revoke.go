@@ -51,7 +51,7 @@ func newRevoke() *cobra.Command {
 	b := revokeBench{commonFlags: commonFlags{rounds: 1}}
 	cmd := &cobra.Command{
 		Use: "revoke", Short: "Measure how long it takes to revoke many certificates at once", Args: cobra.NoArgs,
-		Long: "revoke starts a server process with a token and a store of its own in a temporary directory, and fills the store\n" +
+		Long: "revoke starts a server process with an HSM and a store of its own in a temporary directory, and fills the store\n" +
 			"with --count certificates, each of a device of its own, all with one label. While requests for certificates come at\n" +
 			"random times, 200 a second, it revokes by the label: revoke_seconds is until the call has returned, and OCSP is asked\n" +
 			"about some of the certificates right after it, which have to be revoked. entries_seconds is from the order until all\n" +

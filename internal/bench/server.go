@@ -40,13 +40,13 @@ type serverProcess struct {
 }
 
 // newServer is the server that is measured, in a process of its own: that of a development CA whose issuing key is in
-// the token that is measured.
+// the HSM that is measured.
 func newServer() *cobra.Command {
 	var d devca.CA
 	var slow pace
 	var config string
 	cmd := &cobra.Command{
-		Use: "server", Short: "Be the server that is measured, with the token's PIN on standard input", Args: cobra.NoArgs, Hidden: true,
+		Use: "server", Short: "Be the server that is measured, with the HSM's PIN on standard input", Args: cobra.NoArgs, Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			pin, err := hsm.ReceivePIN(cmd.InOrStdin())
 			if err != nil {
@@ -71,7 +71,7 @@ func newServer() *cobra.Command {
 	slow.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&d.KeyLabel, "key-label", "", "label of the issuing key")
-	f.StringVar(&config, "config", "", "configuration with the token")
+	f.StringVar(&config, "config", "", "configuration with the HSM")
 	return cmd
 }
 

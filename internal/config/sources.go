@@ -64,7 +64,7 @@ func (e Environment) Check(of any, environ []string) error {
 			return &Error{Source: "$" + name, Problem: "a secret does not belong into the environment, where other processes may read it: " + where}
 		}
 		if known := slices.Sorted(maps.Values(variables)); !slices.Contains(known, name) {
-			return &Error{Source: "$" + name, Problem: e.unknown(of, short, name, known)}
+			return &Error{Source: "$" + name, Problem: e.unknown(of, name, known)}
 		}
 	}
 	return nil
@@ -76,7 +76,7 @@ func matches(pattern, name string) bool {
 }
 
 // unknown returns the problem of an unknown variable. A key that has several parts, such as a profile, has no variable.
-func (e Environment) unknown(of any, short, name string, known []string) string {
+func (e Environment) unknown(of any, name string, known []string) string {
 	for key := range fieldsOf(typeOf(of)) {
 		inside := e.variable(key)
 		if (name == inside || strings.HasPrefix(name, inside+"_")) && e.isCompound(of, key) {

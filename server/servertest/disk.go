@@ -5,12 +5,12 @@ import (
 	"sync/atomic"
 )
 
-// Disk says of a World's disk what its test wants. Its zero value has room.
+// Disk is the disk of a World. The zero value has free space.
 type Disk struct {
 	full, readOnly atomic.Bool
 }
 
-// Fill leaves no room on the disk, or makes room again.
+// Fill fills the disk, or frees it again.
 func (d *Disk) Fill(full bool) { d.full.Store(full) }
 
 // Protect makes the disk read-only, or writable again.

@@ -26,7 +26,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Refused checks that a call failed with exactly this code and, in its details, this rule: "" for no Refusal at all.
+// Refused checks that a call failed with this code and with this rule in its details. The rule "" means no Refusal.
 func Refused(t testing.TB, err error, code codes.Code, rule pki.Rule) {
 	t.Helper()
 	if got := RuleOf(err); status.Code(err) != code || got != rule {
@@ -34,12 +34,12 @@ func Refused(t testing.TB, err error, code codes.Code, rule pki.Rule) {
 	}
 	for _, detail := range status.Convert(err).Details() {
 		if r, ok := detail.(*brevetv1.Refusal); ok && (r.GetDetail() == "" || r.GetHint() == "") {
-			t.Errorf("the refusal says not what was found or not what would pass: %v", r)
+			t.Errorf("the refusal lacks what was found or what would pass: %v", r)
 		}
 	}
 }
 
-// RuleOf returns the rule that a call's error names, or "".
+// RuleOf returns the rule in a call's error, or "".
 func RuleOf(err error) pki.Rule {
 	for _, detail := range status.Convert(err).Details() {
 		if r, ok := detail.(*brevetv1.Refusal); ok {
@@ -49,7 +49,7 @@ func RuleOf(err error) pki.Rule {
 	return ""
 }
 
-// Inventory returns every certificate on record, the newest first, also those that were never released.
+// Inventory returns every certificate on record, newest first, including those that were never delivered.
 func (w *World) Inventory(t testing.TB) []ra.Certificate {
 	t.Helper()
 	var all []ra.Certificate
@@ -63,7 +63,7 @@ func (w *World) Inventory(t testing.TB) []ra.Certificate {
 	}
 }
 
-// Entries returns the log's entries after the first ones, as an operator reads them.
+// Entries returns the log's entries after the first ones, as an operator gets them.
 func (w *World) Entries(t testing.TB, after int) []translog.Entry {
 	t.Helper()
 	stream := Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{Start: &brevetv1.LogPosition{Index: int64(after) + 1}}))(t)
@@ -85,13 +85,14 @@ func Find(entries []translog.Entry, action translog.Action, identity string) []t
 	})
 }
 
-// OCSP asks the responder about a certificate. While that says tryLater, because the clock was set, it asks again.
+// OCSP returns the responder's response about a certificate. It repeats the request while the response is tryLater,
+// which it is for a moment after the clock was set.
 func (w *World) OCSP(t testing.TB, c *x509.Certificate) *ocsp.Response {
 	t.Helper()
 	return Must(ocsp.ParseResponseForCert(w.answer(t, c), c, w.Issuing))(t)
 }
 
-// answer is the response in DER, signed by whatever kind of key.
+// answer returns the response in DER, which a key of any kind may have signed.
 func (w *World) answer(t testing.TB, c *x509.Certificate) []byte {
 	t.Helper()
 	request := Must(ocsp.CreateRequest(c, w.Issuing, nil))(t)
@@ -107,7 +108,7 @@ func (w *World) answer(t testing.TB, c *x509.Certificate) []byte {
 	}
 }
 
-// Status checks what the responder says of a certificate: good, or a reason of RFC 5280.
+// Status checks the status of a certificate in OCSP: good, or revoked with a reason of RFC 5280.
 func (w *World) Status(t testing.TB, c *x509.Certificate, want string) {
 	t.Helper()
 	a := w.OCSP(t, c)
@@ -119,11 +120,11 @@ func (w *World) Status(t testing.TB, c *x509.Certificate, want string) {
 		got = Must(pki.ReasonFromCode(a.RevocationReason))(t).String()
 	}
 	if got != want {
-		t.Errorf("OCSP says of certificate %s: %s, want %s", Serial(c), got, want)
+		t.Errorf("the OCSP status of certificate %s is %s, want %s", Serial(c), got, want)
 	}
 }
 
-// auditFiles verifies the archive's chain, and looks for secrets in all that the world has written.
+// auditFiles verifies the archive's chain, and searches all files of the world for secrets.
 func (w *World) auditFiles(t testing.TB) {
 	t.Helper()
 	archive := Must(os.Open(w.archivePath()))(t)
@@ -145,18 +146,19 @@ func (w *World) auditFiles(t testing.TB) {
 	for name, content := range files {
 		for _, secret := range w.secrets {
 			if Leaks(content, secret) {
-				t.Errorf("%s holds a token's secret", name)
+				t.Errorf("%s contains a token's secret", name)
 			}
 		}
 	}
 }
 
-// Leaks reports whether a content holds a secret in any form.
+// Leaks reports whether a content contains a secret in any form.
 func Leaks(content, secret []byte) bool {
 	return slices.ContainsFunc(forms(secret), func(form []byte) bool { return bytes.Contains(content, form) })
 }
 
-// forms is how a secret may lie in a file: raw, in hexadecimal, and in base64 at any place of what was encoded.
+// forms returns the forms that a secret may have in a file: raw, hexadecimal, and base64 at any offset in the encoded
+// data.
 func forms(secret []byte) [][]byte {
 	digits := hex.EncodeToString(secret)
 	all := [][]byte{secret, []byte(digits), []byte(strings.ToUpper(digits))}

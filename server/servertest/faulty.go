@@ -13,28 +13,28 @@ import (
 	"github.com/brevet-pki/brevet/server"
 )
 
-// Internals is what the faults say of themselves. No caller may see it.
+// Internals is the error text of the faults. No caller may see it.
 const Internals = "the disk at /var/lib/brevet burns"
 
-// RetryAfter is what the faults ask their callers to wait.
+// RetryAfter is the retry delay of the faults.
 const RetryAfter = 1500 * time.Millisecond
 
-// Faulty is a real store that can be made to fail. Its zero value does not.
+// Faulty is a real store that can be made to fail. The zero value does not fail.
 type Faulty struct {
-	writes   atomic.Int64 // of the journal, that still fail
-	reads    atomic.Bool  // of identities, fail
-	panics   atomic.Bool  // where identities are listed, or it is read how requests stand
-	refusals atomic.Bool  // cannot be logged
+	writes   atomic.Int64 // number of writes of the journal that will fail
+	reads    atomic.Bool  // reads of identities fail
+	panics   atomic.Bool  // listing identities and reading the issuance state panic
+	refusals atomic.Bool  // logging refusals fails
 	held     atomic.Pointer[chan struct{}]
 	writing  atomic.Pointer[chan struct{}]
 	decided  atomic.Int64
 }
 
-// FailWrites makes the next writes of the journal fail as a full disk does: for now, and without effect.
+// FailWrites makes the next writes of the journal fail temporarily and without effect, as on a full disk.
 func (f *Faulty) FailWrites(n int64) { f.writes.Store(n) }
 
-// HoldRecords makes the journal wait with certificates that are signed, until release is called: they are not on record
-// before that. The first one to wait is announced on arrived.
+// HoldRecords makes the journal wait before it records signed certificates, until release is called. A value on arrived
+// says that the first one waits.
 func (f *Faulty) HoldRecords() (arrived <-chan struct{}, release func()) {
 	gate := make(chan struct{}) // as in Hold
 	f.decided.Store(0)
@@ -42,7 +42,7 @@ func (f *Faulty) HoldRecords() (arrived <-chan struct{}, release func()) {
 	return gate, func() { f.writing.Store(nil); close(gate) }
 }
 
-// AwaitDecided returns when so many requests since HoldRecords have been decided, and are about to be signed.
+// AwaitDecided returns when n requests since HoldRecords have been decided, and are about to be signed.
 func (f *Faulty) AwaitDecided(n int64) {
 	for f.decided.Load() < n {
 		time.Sleep(time.Millisecond)
@@ -52,20 +52,20 @@ func (f *Faulty) AwaitDecided(n int64) {
 // FailReads makes reading identities fail, or work again.
 func (f *Faulty) FailReads(fail bool) { f.reads.Store(fail) }
 
-// Panic makes listing identities, and reading how requests stand, panic or work again.
+// Panic makes listing identities and reading the issuance state panic, or work again.
 func (f *Faulty) Panic(panics bool) { f.panics.Store(panics) }
 
 // FailRefusals makes logging refusals fail, or work again.
 func (f *Faulty) FailRefusals(fail bool) { f.refusals.Store(fail) }
 
-// Hold makes listing identities wait until release is called. Whoever waits is announced on arrived.
+// Hold makes listing identities wait until release is called. A value on arrived says that a caller waits.
 func (f *Faulty) Hold() (arrived <-chan struct{}, release func()) {
-	gate := make(chan struct{}) // one value to announce the caller, and closed to let it go
+	gate := make(chan struct{}) // gets one value for the caller that waits, and is closed to release it
 	f.held.Store(&gate)
 	return gate, func() { f.held.Store(nil); close(gate) }
 }
 
-// Wrap is an Options.Wrap.
+// Wrap is a value for Options.Wrap.
 func (f *Faulty) Wrap(s server.Stores) server.Stores {
 	s.CA, s.RA, s.Audit = faultyJournal{s.CA, f}, faultyRecords{s.RA, f}, faultyAudit{s.Audit, f}
 	return s

@@ -22,14 +22,14 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// ocspBatch is how many certificates one OCSP request of the judges is about.
+// ocspBatch is the number of certificates in one OCSP request of a tool.
 const ocspBatch = 8
 
-// ahead is how far a clock may run ahead for GnuTLS, which knows no other time than the machine's.
+// ahead is how far the clock may be ahead for GnuTLS, which uses the machine's time.
 const ahead = 10 * time.Second
 
-// judge holds everything that the world has issued against zlint, OpenSSL and GnuTLS: each certificate on record, each
-// CRL, and the responder's answer about each certificate that has not expired.
+// judge checks everything that the world has issued with zlint, OpenSSL and GnuTLS: each certificate on record, each
+// CRL, and the OCSP response about each unexpired certificate.
 func (w *World) judge(t testing.TB) {
 	t.Helper()
 	c := w.newCourt(t)
@@ -38,14 +38,14 @@ func (w *World) judge(t testing.TB) {
 	}
 }
 
-// court is a judgement: what is judged, as files.
+// court holds the files that the tools check.
 type court struct {
 	*World
 	dir                string
-	root, issuing, crl string // PEM files; the last holds the CRLs of both
+	root, issuing, crl string // PEM files; crl contains both CRLs
 	issuingCRL         []byte
-	released           []exhibit // certificates that have not expired are the first ones
-	current            int       // how many those are
+	released           []exhibit // the delivered certificates, with the unexpired ones first
+	current            int       // number of unexpired ones
 	unreleased         []ra.Certificate
 }
 
@@ -94,9 +94,9 @@ func (c *court) pem(t testing.TB, name string, ders ...[]byte) string {
 	return path
 }
 
-// awaitCRL fetches the issuing CA's CRL once it holds everything that was revoked or put on hold, and is not expired.
-// What was never released may be on it too, and what ended after it was revoked, or before: it stays for a CRL beyond its end
-// (RFC 5280 section 3.3). Nobody waits for that.
+// awaitCRL fetches the issuing CA's CRL, once it is valid and contains every certificate that is revoked or on hold. It
+// may also contain certificates that were never delivered, and expired ones: an entry stays for one CRL beyond the
+// certificate's expiry (RFC 5280 section 3.3). awaitCRL does not wait for those.
 func (c *court) awaitCRL(t testing.TB) []byte {
 	t.Helper()
 	want, may := map[string]bool{}, map[string]bool{}
@@ -137,7 +137,8 @@ func (c *court) awaitCRL(t testing.TB) []byte {
 	return nil
 }
 
-// awaitUnreleased returns when the responder has heard of what was never released: the log tells it, a little later.
+// awaitUnreleased returns when the responder knows the certificates that were never delivered. It reads them from the
+// log.
 func (c *court) awaitUnreleased(t testing.TB) {
 	t.Helper()
 	for _, u := range c.unreleased {
@@ -147,7 +148,7 @@ func (c *court) awaitUnreleased(t testing.TB) {
 	}
 }
 
-// fetch gets what the server publishes at a path, or nil where that is not there yet.
+// fetch returns what the server publishes at a path, or nil if there is nothing yet.
 func (c *court) fetch(t testing.TB, path string) []byte {
 	t.Helper()
 	resp := Must(c.http.Get("http://" + c.HTTP + path))(t)
@@ -163,7 +164,7 @@ func (c *court) fetch(t testing.TB, path string) []byte {
 	return nil
 }
 
-// lint is zlint's judgement.
+// lint checks certificates and CRLs with zlint.
 func (c *court) lint(t testing.TB) {
 	t.Helper()
 	for _, der := range append([][]byte{c.Root.Raw, c.Issuing.Raw}, ders(c.released)...) {
@@ -194,8 +195,8 @@ func files(exhibits []exhibit) []string {
 	return all
 }
 
-// verify is OpenSSL's judgement of the certificates: all of them without regard to time, and those that have not
-// expired together with the CRLs.
+// verify verifies the certificates with OpenSSL: all of them without regard to time, and the unexpired ones with the
+// CRLs.
 func (c *court) verify(t testing.TB) {
 	t.Helper()
 	common := []string{"verify", "-x509_strict", "-CAfile", c.root, "-untrusted", c.issuing}
@@ -208,18 +209,18 @@ func (c *court) verify(t testing.TB) {
 	revoked := 0
 	for _, e := range c.released[:c.current] {
 		if fine := strings.Contains(out, e.file+": OK"); fine != (e.Status.State == pki.Good) {
-			t.Errorf("openssl verify -crl_check_all of %s, which is %s, says OK: %v\n%s", e.file, e.Status.State, fine, out)
+			t.Errorf("openssl verify -crl_check_all of %s, whose status is %s, prints OK: %v\n%s", e.file, e.Status.State, fine, out)
 		}
 		if e.Status.State != pki.Good {
 			revoked++
 		}
 	}
 	if strings.Count(out, "depth lookup") != revoked || strings.Count(out, "error 23 at 0 depth lookup: certificate revoked") != revoked {
-		t.Errorf("openssl verify -crl_check_all does not find %d certificates revoked, and nothing else:\n%s", revoked, out)
+		t.Errorf("openssl verify -crl_check_all does not report exactly %d certificates as revoked:\n%s", revoked, out)
 	}
 }
 
-// crls is what OpenSSL and GnuTLS say of the CRLs.
+// crls checks the CRLs with OpenSSL and GnuTLS.
 func (c *court) crls(t testing.TB) {
 	t.Helper()
 	for name, l := range map[string]struct {
@@ -244,14 +245,14 @@ func (c *court) crls(t testing.TB) {
 	}
 }
 
-// late reports whether the world's clock runs so far ahead that what it signs is of the future for GnuTLS.
+// late reports whether the world's clock is so far ahead that its signatures are in the future for GnuTLS.
 func (c *court) late() bool { return time.Until(c.Clock.Now()) > ahead }
 
-// openSSLAsks has OpenSSL ask the responder.
+// openSSLAsks requests the statuses with OpenSSL.
 func (c *court) openSSLAsks(t testing.TB) {
 	t.Helper()
 	type question struct {
-		args []string // names the certificate
+		args []string // identify the certificate
 		name string   // how OpenSSL prints it
 		want pki.Status
 	}
@@ -264,7 +265,7 @@ func (c *court) openSSLAsks(t testing.TB) {
 		questions = append(questions, question{[]string{"-serial", serial}, serial, u.Status})
 	}
 	if len(c.released) > 0 {
-		c.answer(t, parse(t, c.released[0].DER)) // returns when the responder's knowledge is current
+		c.answer(t, parse(t, c.released[0].DER)) // returns when the responder is synchronized
 	}
 	c.awaitUnreleased(t)
 	for len(questions) > 0 {
@@ -285,13 +286,13 @@ func (c *court) openSSLAsks(t testing.TB) {
 				want = q.name + ": revoked\n"
 			}
 			if !strings.Contains(out, want) {
-				t.Errorf("openssl ocsp does not say %q:\n%s", want, out)
+				t.Errorf("openssl ocsp does not print %q:\n%s", want, out)
 			}
 		}
 	}
 }
 
-// gnuTLSReads has certtool read every certificate, and verify its chain where the time allows.
+// gnuTLSReads parses every certificate with certtool, and verifies its chain if the time allows.
 func (c *court) gnuTLSReads(t testing.TB) {
 	t.Helper()
 	if len(c.released) == 0 {
@@ -313,7 +314,7 @@ func (c *court) gnuTLSReads(t testing.TB) {
 	}
 }
 
-// gnuTLSAsks has ocsptool ask the responder about the newest certificate of each status.
+// gnuTLSAsks requests the status of the newest certificate of each status with ocsptool.
 func (c *court) gnuTLSAsks(t testing.TB) {
 	t.Helper()
 	if c.late() {
@@ -331,13 +332,13 @@ func (c *court) gnuTLSAsks(t testing.TB) {
 		}
 		out, _ := c.run(t, "ocsptool", "--ask=http://"+c.HTTP+"/ocsp", "--load-cert", e.file, "--load-issuer", c.issuing, "--load-trust", c.issuing)
 		if !strings.Contains(out, want) || e.Status.State == pki.Good && !strings.Contains(out, "Verifying OCSP Response: Success") {
-			t.Errorf("ocsptool does not say %q:\n%s", want, out)
+			t.Errorf("ocsptool does not print %q:\n%s", want, out)
 		}
 	}
 }
 
-// run runs a judge, and returns what it printed and its exit code. What it says of errors comes after the rest: in one
-// stream the two would be mixed where the tool's buffer ends, in the middle of a line.
+// run runs a tool, and returns its output and exit code. Standard error comes after standard output: in one stream they
+// would be mixed in the middle of a line.
 func (c *court) run(t testing.TB, name string, args ...string) (string, int) {
 	t.Helper()
 	path, err := exec.LookPath(name)

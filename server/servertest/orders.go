@@ -11,7 +11,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// Order is a new request for a certificate of a device, which is registered with it. Sent again, it is the same request.
+// Order returns a new issue request for a device, which it also registers. A client can send it repeatedly.
 func Order(t testing.TB, id string, key crypto.Signer) *brevetv1.IssueCertificatesRequest {
 	t.Helper()
 	return &brevetv1.IssueCertificatesRequest{
@@ -19,15 +19,15 @@ func Order(t testing.TB, id string, key crypto.Signer) *brevetv1.IssueCertificat
 	}
 }
 
-// Answers is what came of orders, by their request IDs.
+// Answers holds the responses to issue requests by request ID.
 type Answers map[string]*brevetv1.IssueCertificatesResponse
 
-// Of returns the certificate that answered a request, or the failure as the error of a call.
+// Of returns the certificate in the response to a request, or its failure as an error.
 func (a Answers) Of(req *brevetv1.IssueCertificatesRequest) ([]byte, error) {
 	return a[string(req.GetRequestId())].GetCertificate(), FailureOf(a[string(req.GetRequestId())])
 }
 
-// FailureOf is the error that a call would have ended with where it had this answer.
+// FailureOf returns the failure in a response as the error of an RPC.
 func FailureOf(a *brevetv1.IssueCertificatesResponse) error {
 	if a.GetError() == nil {
 		return nil
@@ -35,24 +35,25 @@ func FailureOf(a *brevetv1.IssueCertificatesResponse) error {
 	return status.ErrorProto(a.GetError())
 }
 
-// Orders sends requests on one stream, and returns the answers, one to each, once the stream has ended well.
+// Orders sends requests on one stream and returns the responses, one for each, once the stream has ended without an
+// error.
 func (c *Caller) Orders(t testing.TB, reqs ...*brevetv1.IssueCertificatesRequest) Answers {
 	t.Helper()
 	answers, err := Deliver(t, Must(c.IssueCertificates(t.Context()))(t), reqs...)
 	check(t, err)
 	if len(answers) != len(reqs) {
-		t.Errorf("%d answers to %d requests", len(answers), len(reqs))
+		t.Errorf("%d responses to %d requests", len(answers), len(reqs))
 	}
 	return answers
 }
 
-// Deliver sends requests, reads all answers meanwhile, and returns the error that the stream ended with.
+// Deliver sends requests and reads all responses in parallel. It returns the error that the stream ended with.
 func Deliver(t testing.TB, stream brevetv1.CertificateService_IssueCertificatesClient, reqs ...*brevetv1.IssueCertificatesRequest) (Answers, error) {
 	t.Helper()
 	go func() {
 		for _, req := range reqs {
 			if stream.Send(req) != nil {
-				return // Recv says why
+				return // Recv returns the reason
 			}
 		}
 		_ = stream.CloseSend()
@@ -70,12 +71,12 @@ func Deliver(t testing.TB, stream brevetv1.CertificateService_IssueCertificatesC
 	}
 }
 
-// Take notes an answer, which has to be the only one to its request.
+// Take stores a response, which must be the only one to its request.
 func (a Answers) Take(t testing.TB, answer *brevetv1.IssueCertificatesResponse) {
 	t.Helper()
 	id := string(answer.GetRequestId())
 	if a[id] != nil {
-		t.Errorf("request %x is answered twice", id)
+		t.Errorf("request %x has two responses", id)
 	}
 	a[id] = answer
 }

@@ -18,7 +18,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// Caller speaks to the server under one certificate, or none.
+// Caller calls the server with one certificate, or without.
 type Caller struct {
 	Conn *grpc.ClientConn
 	brevetv1.EnrollmentServiceClient
@@ -39,7 +39,7 @@ type Holder struct {
 	Certificate *x509.Certificate
 }
 
-// Caller connects with a client certificate, or with none where it is nil.
+// Caller connects with a client certificate, or without if it is nil.
 func (w *World) Caller(t testing.TB, certificate *tls.Certificate, options ...grpc.DialOption) *Caller {
 	t.Helper()
 	if certificate == nil {
@@ -58,7 +58,7 @@ func (w *World) Caller(t testing.TB, certificate *tls.Certificate, options ...gr
 	}
 }
 
-// Holder connects as the holder of a certificate in DER.
+// Holder connects with a certificate in DER and its key.
 func (w *World) Holder(t testing.TB, der []byte, key crypto.Signer) *Holder {
 	t.Helper()
 	h := &Holder{Key: key, Certificate: parse(t, der)}
@@ -90,7 +90,7 @@ func (w *World) Token(t testing.TB, id string, replace bool) []byte {
 	return w.Secret(t, resp.GetToken())
 }
 
-// Secret returns the secret in a token's text. The world's files are searched for it in the end.
+// Secret returns the secret in a token's text. At the end, the world's files are searched for it.
 func (w *World) Secret(t testing.TB, text string) []byte {
 	t.Helper()
 	secret := Must(enroll.ParseToken(text))(t).Secret.Bytes()
@@ -106,52 +106,52 @@ func (w *World) Enrolled(t testing.TB, kind, path string, edits ...func(*brevetv
 	return w.Enroll(t, w.Token(t, w.Register(t, kind, path, edits...), false), Key(t))
 }
 
-// Enroll trades a token for a certificate.
+// Enroll enrolls with a token and returns the holder of the certificate.
 func (w *World) Enroll(t testing.TB, token []byte, key crypto.Signer) *Holder {
 	t.Helper()
 	resp := Must(w.Caller(t, nil).Enroll(t.Context(), Enrollment(t, token, key)))(t)
 	return w.Holder(t, resp.GetCredential().GetCertificate(), key)
 }
 
-// NewOperator makes an operator as the ceremony does.
+// NewOperator creates an operator as a ceremony does.
 func (w *World) NewOperator(t testing.TB, name string) *Holder {
 	t.Helper()
 	return w.Enroll(t, w.Secret(t, Must(w.Server.OperatorToken(t.Context(), name, pki.ActorCommand("ceremony install")))(t)), Key(t))
 }
 
-// Enrollment is a new request for a token and a key. Sent again, it is the same request.
+// Enrollment returns a new request for a token and a key. A client can send it repeatedly.
 func Enrollment(t testing.TB, token []byte, key crypto.Signer) *brevetv1.EnrollRequest {
 	t.Helper()
 	return &brevetv1.EnrollRequest{RequestId: RequestID(), Evidence: TokenEvidence(token), Csr: CSR(t, key)}
 }
 
-// Renewal is a new request for a key. Sent again, it is the same request.
+// Renewal returns a new request for a key. A client can send it repeatedly.
 func Renewal(t testing.TB, key crypto.Signer) *brevetv1.RenewRequest {
 	t.Helper()
 	return &brevetv1.RenewRequest{RequestId: RequestID(), Csr: CSR(t, key)}
 }
 
-// Renewed is the holder of what a renewal answered.
+// Renewed renews a certificate and returns the holder of the new one.
 func (w *World) Renewed(t testing.TB, h *Holder, key crypto.Signer) *Holder {
 	t.Helper()
 	resp := Must(h.Renew(t.Context(), Renewal(t, key)))(t)
 	return w.Holder(t, resp.GetCredential().GetCertificate(), key)
 }
 
-// RequestID draws a request ID.
+// RequestID returns a random request ID.
 func RequestID() []byte {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id)
 	return id
 }
 
-// Key makes a P-256 key.
+// Key generates a P-256 key.
 func Key(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	return Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 }
 
-// CSR makes a certification request. Edits change the template first.
+// CSR makes a CSR. Edits change the template first.
 func CSR(t testing.TB, key crypto.Signer, edits ...func(*x509.CertificateRequest)) []byte {
 	t.Helper()
 	template := &x509.CertificateRequest{}
@@ -161,22 +161,22 @@ func CSR(t testing.TB, key crypto.Signer, edits ...func(*x509.CertificateRequest
 	return Must(x509.CreateCertificateRequest(rand.Reader, template, key))(t)
 }
 
-// Serial is a certificate's serial number as the API has it.
+// Serial returns a certificate's serial number in the form of the API.
 func Serial(c *x509.Certificate) string { return strings.ToUpper(c.SerialNumber.Text(16)) }
 
-// Suspend, Resume, Retire and Revoke are an operator's orders that have to succeed.
+// Suspend suspends an identity. It must succeed, like the following methods.
 func (w *World) Suspend(t testing.TB, id string) {
 	t.Helper()
 	Must(w.Operator.SuspendIdentity(t.Context(), &brevetv1.SuspendIdentityRequest{Id: id}))(t)
 }
 
-// Resume releases an identity.
+// Resume resumes an identity.
 func (w *World) Resume(t testing.TB, id string) {
 	t.Helper()
 	Must(w.Operator.ResumeIdentity(t.Context(), &brevetv1.ResumeIdentityRequest{Id: id}))(t)
 }
 
-// Retire ends an identity.
+// Retire retires an identity.
 func (w *World) Retire(t testing.TB, id string) {
 	t.Helper()
 	Must(w.Operator.RetireIdentity(t.Context(), &brevetv1.RetireIdentityRequest{Id: id}))(t)

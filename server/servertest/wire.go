@@ -7,7 +7,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// Kind returns a kind of identity on the wire; an unknown value for a name that is none's.
+// Kind returns a kind of identity on the wire, or an unknown value for another name.
 func Kind(name string) brevetv1.IdentityKind {
 	for kind, is := range map[brevetv1.IdentityKind]string{
 		brevetv1.IdentityKind_IDENTITY_KIND_UNSPECIFIED: "", brevetv1.IdentityKind_IDENTITY_KIND_DEVICE: "device",
@@ -21,7 +21,7 @@ func Kind(name string) brevetv1.IdentityKind {
 	return 99
 }
 
-// Reason returns a reason of RFC 5280 section 5.3.1 on the wire; an unknown value for a name that is none's.
+// Reason returns a reason of RFC 5280 §5.3.1 on the wire, or an unknown value for another name.
 func Reason(name string) brevetv1.RevocationReason {
 	if name == "" {
 		return brevetv1.RevocationReason_REVOCATION_REASON_UNSPECIFIED

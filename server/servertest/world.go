@@ -1,9 +1,9 @@
-// Package servertest builds whole CAs for tests: a server over the real store, with keys in a real token, that speaks
-// gRPC over TLS and plain HTTP on loopback. When a test ends, everything that its world made is held against outside
-// judges, its log is verified, and its files are searched for secrets.
+// Package servertest builds complete CAs for tests: a server with a real store and keys in a real HSM token, which
+// serves gRPC over TLS and plain HTTP on loopback. At the end of a test, other projects' tools check everything that
+// its world issued, its log is verified, and its files are searched for secrets.
 //
-// It refuses to be part of a program: only test files import it, and they bring the token and the store, which the
-// layers of package server do not know.
+// Only test files may import the package. They provide the HSM token and the store, which package server does not
+// depend on.
 package servertest
 
 import (
@@ -34,22 +34,22 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// TrustDomain is that of every World.
+// TrustDomain is the trust domain of every World.
 const TrustDomain = "fleet.example"
 
-// publicURL goes into certificates. Nobody resolves it: the judges are told where to ask.
+// publicURL is the URL in certificates. It is never resolved: the tools get the address as an option.
 const publicURL = "http://pki.fleet.example"
 
 // issuingLabel is the label under which the issuing key is installed.
 const issuingLabel = "issuing"
 
-// Ground is what a World stands on, and its test brings along.
+// Ground holds what a test provides for its Worlds.
 type Ground struct {
 	// Root and Issuing are keys in a token. Worlds share them.
 	Root, Issuing crypto.Signer
-	// Token is where the issuing key is.
+	// Token is the HSM token with the issuing key.
 	Token telemetry.HSM
-	// Open opens the store at a path, or makes it.
+	// Open opens or creates the store at a path.
 	Open func(ctx context.Context, path string) (Store, error)
 }
 
@@ -60,33 +60,33 @@ type Store interface {
 	Close() error
 }
 
-// Options change how a World is built. The zero value is the usual one.
+// Options change how a World is built.
 type Options struct {
-	// Names are those of the server's certificate besides localhost.
+	// Names are additional names in the server's certificate, beside localhost.
 	Names []string
-	// Ahead is what the clock is set ahead by from the beginning.
+	// Ahead is how far the clock is ahead from the start.
 	Ahead time.Duration
-	// Wrap comes between the server and its store, to make it fail.
+	// Wrap wraps the store, to make it fail.
 	Wrap func(server.Stores) server.Stores
-	// Token takes the place of the ground's, for whoever watches it. Nothing is signed by it.
+	// Token replaces the monitored token of the ground. It signs nothing.
 	Token telemetry.HSM
-	// FurtherHSMs are HSMs beside it.
+	// FurtherHSMs are additional HSMs.
 	FurtherHSMs []telemetry.IssuingHSM
-	// Traces says where traces go.
+	// Traces configures the export of traces.
 	Traces telemetry.Traces
-	// OCSP says how relying parties are answered.
+	// OCSP configures OCSP responses.
 	OCSP server.OCSP
-	// Partitions is how many parts each CRL has; zero is the default.
+	// Partitions is the number of partitions of each CRL; zero is the default.
 	Partitions int
-	// Profile changes a default profile, which it is told by name.
+	// Profile changes a default profile, whose name it gets.
 	Profile func(name string, c *ca.ProfileConfig)
-	// DelegateKeys are the keys of the profile ocsp, where they are others than the default's.
+	// DelegateKeys are the keys of the profile ocsp, if they differ from the default.
 	DelegateKeys []string
-	// Limits are how often callers may call, where that is not without end for a test.
+	// Limits are the rate limits; zero means no limit.
 	Limits *server.Limits
 }
 
-// World is a whole CA with a running server. Its methods may be called by many goroutines, Stop and Restart excepted.
+// World is a complete CA with a running server. Its methods are safe for concurrent use, except Stop and Restart.
 type World struct {
 	Ground        Ground
 	Dir           string // of the store, the archive and the server's own credentials
@@ -112,16 +112,16 @@ type World struct {
 	secrets [][]byte
 }
 
-// Clock is the time of a World: the machine's, and what it was set ahead by.
+// Clock is the clock of a World: the machine's time, plus an offset.
 type Clock struct{ ahead atomic.Int64 }
 
-// Now returns the time.
+// Now returns the current time.
 func (c *Clock) Now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
 
-// Advance sets the clock ahead.
+// Advance moves the clock forward.
 func (c *Clock) Advance(d time.Duration) { c.ahead.Add(int64(d)) }
 
-// Log is what a World's server has logged, as JSON. It is safe for concurrent use.
+// Log holds the log of a World's server as JSON. It is safe for concurrent use.
 type Log struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -134,23 +134,23 @@ func (l *Log) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-// String returns all of it.
+// String returns the whole log.
 func (l *Log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
 }
 
-// New builds a World and starts its server. When the test ends it is judged and stopped.
+// New builds a World and starts its server. At the end of the test it is checked and stopped.
 func New(t testing.TB, g Ground, o Options) *World {
 	t.Helper()
 	w := &World{Ground: g, Dir: t.TempDir(), Clock: &Clock{}, Disk: &Disk{}, Log: &Log{}}
 	w.Clock.Advance(o.Ahead)
-	w.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // no connection outlives its answer
+	w.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // a connection for each request
 	w.ceremony(t)
 	w.open(t)
 	w.install(t)
-	t.Cleanup(func() { w.auditFiles(t) }) // in the opposite order of this
+	t.Cleanup(func() { w.auditFiles(t) }) // cleanups run in reverse order
 	t.Cleanup(func() { w.Stop(t) })
 	w.Serve(t, o)
 	t.Cleanup(func() {
@@ -208,7 +208,7 @@ func (w *World) install(t testing.TB) {
 	check(t, w.Stores.CRLs.PutCRLs(t.Context(), []crl.CRL{crl.Imported(pki.IssuerOf(w.Root), list)}, by, now))
 }
 
-// Config is what the world's server is made of, with new listeners.
+// Config returns the configuration of the world's server, with new listeners.
 func (w *World) Config(t testing.TB, o Options) server.Config {
 	t.Helper()
 	profiles := map[string]*ca.Profile{}
@@ -246,7 +246,7 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	}
 }
 
-// Serve starts a server where none runs.
+// Serve starts a server if none is running.
 func (w *World) Serve(t testing.TB, o Options) {
 	t.Helper()
 	c := w.Config(t, o)
@@ -267,7 +267,7 @@ func (w *World) Serve(t testing.TB, o Options) {
 	}
 }
 
-// StopServer stops the server, and waits until nothing of it is left.
+// StopServer stops the server and waits until it has ended.
 func (w *World) StopServer(t testing.TB) {
 	t.Helper()
 	if w.stopped == nil {
@@ -277,11 +277,11 @@ func (w *World) StopServer(t testing.TB) {
 	check(t, <-w.stopped)
 	w.stopped = nil
 	if w.Operator != nil {
-		_ = w.Operator.Conn.Close() // it leads nowhere
+		_ = w.Operator.Conn.Close() // the server is gone
 	}
 }
 
-// Stop stops the server and closes what it stood on.
+// Stop stops the server and closes its store, archive and token.
 func (w *World) Stop(t testing.TB) {
 	t.Helper()
 	w.StopServer(t)
@@ -289,7 +289,7 @@ func (w *World) Stop(t testing.TB) {
 	check(t, w.store.Close())
 }
 
-// Restart stops everything, and starts a new server on what the old one left.
+// Restart stops everything, and starts a new server with the same files.
 func (w *World) Restart(t testing.TB, o Options) {
 	t.Helper()
 	w.Stop(t)
@@ -303,13 +303,13 @@ func listen(t testing.TB) net.Listener {
 	return Must(lc.Listen(t.Context(), "tcp", "127.0.0.1:0"))(t)
 }
 
-// OwnPair reads the credential of one of the server's own roles, such as "server".
+// OwnPair reads the credential of one of the server's own identities, such as "server".
 func (w *World) OwnPair(t testing.TB, role string) *enroll.Pair {
 	t.Helper()
 	return Must(enroll.ReadPair(filepath.Join(w.Dir, "own", role)))(t)
 }
 
-// DelegateDir is the directory of the issuing CA's OCSP delegate, for OwnPair.
+// DelegateDir returns the directory of the issuing CA's OCSP delegate, for OwnPair.
 func (w *World) DelegateDir() string { return "va-" + pki.IssuerOf(w.Issuing).Short() }
 
 func check(t testing.TB, err error) {
@@ -319,7 +319,7 @@ func check(t testing.TB, err error) {
 	}
 }
 
-// Must turns the results of a call that has to succeed into its value: Must(f())(t).
+// Must returns the value of a call that must succeed: Must(f())(t).
 func Must[T any](v T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
 		t.Helper()

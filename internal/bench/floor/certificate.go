@@ -107,7 +107,7 @@ func selfSigned(s *session) (*x509.Certificate, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, s.public, s)
 	if err != nil {
-		return nil, errors.Join(errors.New("the token's key does not make a CA"), err)
+		return nil, errors.Join(errors.New("the HSM's key does not make a CA"), err)
 	}
 	return x509.ParseCertificate(der)
 }

@@ -2,7 +2,7 @@
 // own rate is compared with this rate. For each certificate, the floor does the following:
 //
 //   - parse a PKCS #10 request and verify its signature (RFC 2986)
-//   - build a certificate (RFC 5280), sign it in an HSM token and verify the signature
+//   - build a certificate (RFC 5280), sign it in an HSM and verify the signature
 //   - write the rows that Brevet's store writes, in a durable SQLite transaction that many certificates share
 //
 // The package imports nothing of ca, ra, store and hsm, since the comparison measures their cost. It writes what they
@@ -29,29 +29,30 @@ const (
 	ahead = 8 * maxBatch
 )
 
-// Config configures a floor. The process must be logged in to the token: in PKCS#11 (v2.40 section 5.6) a login holds
+// Config configures a floor. The process must be logged in to the HSM: in PKCS#11 (v2.40 section 5.6) a login holds
 // for the whole process, so the floor needs no PIN.
 type Config struct {
-	Directory               string // of the database; must be empty
-	Module                  string // path of the PKCS#11 library
-	TokenLabel, TokenSerial string // one of them is set
-	KeyLabel                string // a P-256 key pair in the token
-	Sessions                int    // maximum number of concurrent signatures in the token, and at most the number of goroutines
+	Directory     string // of the database; must be empty
+	Module        string // path of the PKCS#11 library
+	Label, Serial string // one of them is set
+	KeyLabel      string // a P-256 key pair in the HSM
+	Sessions      int    // maximum number of concurrent signatures in the HSM, and at most the number of goroutines
 }
 
 // Floor issues certificates with the minimum of work. Its methods must be called by one goroutine at a time.
 type Floor struct {
-	token    *token
+	hsm      *device
 	journal  *journal
 	issuer   *x509.Certificate
 	requests []request // one for each goroutine
 	sessions int       // maximum
 }
 
-// Cost holds the durations of the operations for one certificate, each measured alone.
+// Cost holds the durations of the operations for one certificate, each measured while all cores are busy. Cores that share
+// caches, memory or execution units are then slower than one core alone.
 type Cost struct {
 	Check time.Duration // parse a request and verify its signature
-	Sign  time.Duration // build a certificate, sign it in the token and verify the signature
+	Sign  time.Duration // build a certificate, sign it in the HSM and verify the signature
 	Write time.Duration // write its rows, in a transaction of 64 certificates
 }
 
@@ -61,13 +62,13 @@ func (c Cost) Sum() time.Duration { return c.Check + c.Sign + c.Write }
 // Bound returns the number of certificates per second if all cores did only these operations.
 func (c Cost) Bound() float64 { return float64(runtime.GOMAXPROCS(0)) / c.Sum().Seconds() }
 
-// Open finds the key in the token and creates the database.
+// Open finds the key in the HSM and creates the database.
 func Open(ctx context.Context, c Config) (*Floor, error) {
-	t, err := openToken(c)
+	t, err := openHSM(c)
 	if err != nil {
 		return nil, fmt.Errorf("floor: %w", err)
 	}
-	f := &Floor{token: t, sessions: c.Sessions}
+	f := &Floor{hsm: t, sessions: c.Sessions}
 	if err := f.open(ctx, c.Directory); err != nil {
 		return nil, fmt.Errorf("floor: %w", errors.Join(err, f.Close()))
 	}
@@ -75,7 +76,7 @@ func Open(ctx context.Context, c Config) (*Floor, error) {
 }
 
 func (f *Floor) open(ctx context.Context, directory string) error {
-	s, err := f.token.session()
+	s, err := f.hsm.session()
 	if err != nil {
 		return err
 	}
@@ -100,7 +101,7 @@ func (f *Floor) Close() error {
 	if f.journal != nil {
 		err = f.journal.close()
 	}
-	return errors.Join(err, f.token.close())
+	return errors.Join(err, f.hsm.close())
 }
 
 // Best measures with 1, 2, 4 and so on up to 64 goroutines, for d in total, and returns the number with the highest
@@ -121,7 +122,7 @@ func (f *Floor) Best(ctx context.Context, d time.Duration) (goroutines int, err 
 
 // Rate issues with 1 to 64 goroutines for d. It returns the number of durable certificates per second.
 func (f *Floor) Rate(ctx context.Context, goroutines int, d time.Duration) (float64, error) {
-	sessions, err := f.token.sessions(min(goroutines, f.sessions))
+	sessions, err := f.hsm.sessions(min(goroutines, f.sessions))
 	if err != nil {
 		return 0, fmt.Errorf("floor: %w", err)
 	}
@@ -168,29 +169,56 @@ func (f *Floor) issue(ctx context.Context, r request, sessions chan *session, qu
 	return nil
 }
 
-// Cost measures the operations, for d in total.
+// Cost measures the operations, for d in total. All cores are busy meanwhile: with the measured operation, or while one
+// writes, with making certificates.
 func (f *Floor) Cost(ctx context.Context, d time.Duration) (Cost, error) {
-	s, err := f.token.session()
+	c, err := f.cost(ctx, min(runtime.GOMAXPROCS(0), MaxGoroutines), d/3)
 	if err != nil {
-		return Cost{}, fmt.Errorf("floor: %w", err)
+		return c, fmt.Errorf("floor: %w", err)
 	}
-	defer s.close()
-	r := f.requests[0]
-	key, err := r.check()
-	if err != nil {
-		return Cost{}, fmt.Errorf("floor: %w", err)
-	}
-	var c Cost
-	c.Check, err = each(ctx, d/3, func() error { _, err := r.check(); return err })
+	return c, nil
+}
+
+func (f *Floor) cost(ctx context.Context, cores int, d time.Duration) (c Cost, err error) {
+	key, err := f.requests[0].check()
 	if err != nil {
 		return c, err
 	}
-	c.Sign, err = each(ctx, d/3, func() error { _, err := r.certify(f.issuer, key, s); return err })
+	var sessions []*session
+	defer func() {
+		for _, s := range sessions {
+			s.close()
+		}
+	}()
+	for range cores {
+		s, err := f.hsm.session()
+		if err != nil {
+			return c, err
+		}
+		sessions = append(sessions, s)
+	}
+	c.Check, err = each(ctx, cores, d, func(i int) error { _, err := f.requests[i].check(); return err })
 	if err != nil {
 		return c, err
 	}
-	c.Write, err = f.costOfWriting(ctx, d/3, key, s)
-	return c, err
+	c.Sign, err = each(ctx, cores, d, func(i int) error { _, err := f.requests[i].certify(f.issuer, key, sessions[i]); return err })
+	if err != nil {
+		return c, err
+	}
+	busy, stop := context.WithCancel(ctx)
+	var others sync.WaitGroup
+	errs := make([]error, cores)
+	for i := 1; i < cores; i++ {
+		others.Go(func() {
+			for busy.Err() == nil && errs[i] == nil {
+				_, errs[i] = f.requests[i].certify(f.issuer, key, sessions[i])
+			}
+		})
+	}
+	c.Write, err = f.costOfWriting(ctx, d, key, sessions[0])
+	stop()
+	others.Wait()
+	return c, errors.Join(append(errs, err)...)
 }
 
 // costOfWriting returns the cost for one certificate of a full batch. It does not include making the rows.
@@ -205,12 +233,12 @@ func (f *Floor) costOfWriting(ctx context.Context, d time.Duration, key crypto.P
 		for i := range batch {
 			var err error
 			if batch[i], err = f.requests[i%MaxGoroutines].certify(f.issuer, key, s); err != nil {
-				return 0, fmt.Errorf("floor: %w", err)
+				return 0, err
 			}
 		}
 		begin := time.Now()
 		if err := f.journal.write(batch); err != nil {
-			return 0, fmt.Errorf("floor: %w", err)
+			return 0, err
 		}
 		spent += time.Since(begin)
 		rows += len(batch)
@@ -218,17 +246,31 @@ func (f *Floor) costOfWriting(ctx context.Context, d time.Duration, key crypto.P
 	return spent / time.Duration(rows), nil
 }
 
-// each repeats an operation for d, and returns the mean duration.
-func each(ctx context.Context, d time.Duration, do func() error) (time.Duration, error) {
-	begin, n := time.Now(), 0
-	for n == 0 || time.Since(begin) < d {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		if err := do(); err != nil {
-			return 0, fmt.Errorf("floor: %w", err)
-		}
-		n++
+// each repeats an operation for d on each of n cores, and returns its mean duration.
+func each(ctx context.Context, n int, d time.Duration, do func(core int) error) (time.Duration, error) {
+	made, errs := make([]int, n), make([]error, n)
+	var all sync.WaitGroup
+	begin := time.Now()
+	for i := range n {
+		all.Go(func() {
+			for made[i] == 0 || time.Since(begin) < d {
+				if errs[i] = ctx.Err(); errs[i] != nil {
+					return
+				}
+				if errs[i] = do(i); errs[i] != nil {
+					return
+				}
+				made[i]++
+			}
+		})
 	}
-	return time.Since(begin) / time.Duration(n), nil
+	all.Wait()
+	took, total := time.Since(begin), 0
+	for _, m := range made {
+		total += m
+	}
+	if err := errors.Join(errs...); err != nil {
+		return 0, err
+	}
+	return took * time.Duration(n) / time.Duration(total), nil
 }

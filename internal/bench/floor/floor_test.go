@@ -180,18 +180,18 @@ func open(t *testing.T) *Floor {
 	if _, err := token.Generate(t.Context(), "key", hsm.P256); err != nil {
 		t.Fatal(err)
 	}
-	c := Config{Directory: t.TempDir(), Module: module, TokenLabel: "floor", KeyLabel: "key", Sessions: 8}
+	c := Config{Directory: t.TempDir(), Module: module, Label: "floor", KeyLabel: "key", Sessions: 8}
 	f, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	bySerial := Config{Module: module, TokenSerial: serial, KeyLabel: "key"}
-	if same, err := openToken(bySerial); err != nil || same.slot != f.token.slot || !same.public.Equal(f.token.public) {
-		t.Errorf("the token with serial %s: %v", serial, err)
+	bySerial := Config{Module: module, Serial: serial, KeyLabel: "key"}
+	if same, err := openHSM(bySerial); err != nil || same.slot != f.hsm.slot || !same.public.Equal(f.hsm.public) {
+		t.Errorf("the HSM with serial %s: %v", serial, err)
 	}
-	bySerial.TokenSerial = "0"
-	if other, err := openToken(bySerial); err == nil {
-		t.Errorf("a token with serial 0: slot %d", other.slot)
+	bySerial.Serial = "0"
+	if other, err := openHSM(bySerial); err == nil {
+		t.Errorf("an HSM with serial 0: slot %d", other.slot)
 	}
 	t.Cleanup(func() {
 		if err := errors.Join(f.Close(), token.Close()); err != nil {

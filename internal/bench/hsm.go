@@ -23,34 +23,34 @@ import (
 // and begins with 0x30. An operator's own issuing key may sign it.
 const signedText = "brevet-bench: this signature attests nothing\x00"
 
-// tokenBench is a measurement of a token's key.
-type tokenBench struct {
+// hsmBench is a measurement of a key in an HSM.
+type hsmBench struct {
 	commonFlags
 	sessions []int
 }
 
-func newToken() *cobra.Command {
-	b := tokenBench{commonFlags: commonFlags{rounds: 3}}
+func newHSM() *cobra.Command {
+	b := hsmBench{commonFlags: commonFlags{rounds: 3}}
 	cmd := &cobra.Command{
-		Use: "token", Short: "Measure how many signatures a second a token makes", Args: cobra.NoArgs,
-		Long: "token measures a P-256 key in a SoftHSM token of its own, which it removes again. With --config it measures a\n" +
-			"key in the token of that configuration, which signs nothing but the SHA-256 of a fixed text: no certificate.",
+		Use: "hsm", Short: "Measure how many signatures per second an HSM makes", Args: cobra.NoArgs,
+		Long: "hsm measures a P-256 key in a SoftHSM of its own, which it removes again. With --config it measures a key in the HSM\n" +
+			"of that configuration, which signs nothing but the SHA-256 of a fixed text: no certificate.",
 	}
 	node.ConfigFlag(cmd)
-	cmd.Flags().Lookup("config").Usage = "configuration file with the token to measure (default: a token of its own)"
+	cmd.Flags().Lookup("config").Usage = "configuration file with the HSM to measure (default: an HSM of its own)"
 	cmd.Flags().StringVar(&b.keyLabel, "key-label", "", "label of the key to measure, with --config")
-	cmd.Flags().IntSliceVar(&b.sessions, "sessions", []int{1, 2, 4, 8}, "how many signatures are in the token at once")
+	cmd.Flags().IntSliceVar(&b.sessions, "sessions", []int{1, 2, 4, 8}, "numbers of concurrent signatures")
 	b.timed(cmd, "2s", "how long each number of sessions is measured, in all rounds together")
 	b.measures(cmd, func() error { return b.check(cmd) }, b.run, "SESSIONS", "SIGNATURES/S", "MIN", "MAX")
 	return cmd
 }
 
-func (b *tokenBench) check(cmd *cobra.Command) error {
+func (b *hsmBench) check(cmd *cobra.Command) error {
 	if _, err := b.round(leastRound); err != nil {
 		return err
 	}
 	if cmd.Flags().Changed("config") != (b.keyLabel != "") {
-		return cli.WrongUse("--config and --key-label go together: they name the token and the key to measure")
+		return cli.WrongUse("--config and --key-label go together: they name the HSM and the key to measure")
 	}
 	if len(b.sessions) == 0 {
 		return cli.WrongUse("--sessions: give at least one number")
@@ -60,18 +60,18 @@ func (b *tokenBench) check(cmd *cobra.Command) error {
 			return cli.WrongUse(fmt.Sprintf("--sessions %d: give 1 to %d", n, hsm.MaxSessions))
 		}
 	}
-	b.inToken = slices.Max(b.sessions)
+	b.inHSM = slices.Max(b.sessions)
 	return nil
 }
 
-// tokenRate is what was measured with one number of sessions.
-type tokenRate struct {
+// hsmRate is what was measured with one number of sessions.
+type hsmRate struct {
 	Sessions   int     `json:"sessions"`
 	Signatures float64 `json:"signatures_per_second"`
 	Spread     spread  `json:"spread"`
 }
 
-func (b *tokenBench) run(ctx context.Context, place *bench) error {
+func (b *hsmBench) run(ctx context.Context, place *bench) error {
 	round, err := b.round(leastRound)
 	if err != nil {
 		return err
@@ -88,8 +88,8 @@ func (b *tokenBench) run(ctx context.Context, place *bench) error {
 		}
 	}
 	result := struct {
-		Algorithm string      `json:"algorithm"`
-		Rates     []tokenRate `json:"rates"`
+		Algorithm string    `json:"algorithm"`
+		Rates     []hsmRate `json:"rates"`
 	}{Algorithm: place.key.Algorithm().String()}
 	var rows [][]string
 	for i, n := range b.sessions {
@@ -97,7 +97,7 @@ func (b *tokenBench) run(ctx context.Context, place *bench) error {
 		if err != nil {
 			return err
 		}
-		result.Rates = append(result.Rates, tokenRate{n, s.Median, s})
+		result.Rates = append(result.Rates, hsmRate{n, s.Median, s})
 		rows = append(rows, []string{strconv.Itoa(n), decimal(s.Median), decimal(s.Min), decimal(s.Max)})
 	}
 	return place.Emit(result, rows)

@@ -15,8 +15,8 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// token is a token that this process is logged in to, and its key.
-type token struct {
+// device is an HSM that this process is logged in to, and its key.
+type device struct {
 	lib    *pkcs11.Ctx
 	ours   bool // whether Open initialized the library, and Close must finalize it
 	slot   uint
@@ -25,8 +25,8 @@ type token struct {
 	public *ecdsa.PublicKey
 }
 
-func openToken(c Config) (*token, error) {
-	t := &token{lib: pkcs11.New(c.Module)}
+func openHSM(c Config) (*device, error) {
+	t := &device{lib: pkcs11.New(c.Module)}
 	if t.lib == nil {
 		return nil, fmt.Errorf("%s is not a PKCS#11 library", c.Module)
 	}
@@ -41,7 +41,7 @@ func openToken(c Config) (*token, error) {
 	return t, nil
 }
 
-func (t *token) open(c Config) error {
+func (t *device) open(c Config) error {
 	var err error
 	if t.slot, err = t.find(c); err != nil {
 		return err
@@ -68,7 +68,7 @@ func (t *token) open(c Config) error {
 	return err
 }
 
-func (t *token) find(c Config) (uint, error) {
+func (t *device) find(c Config) (uint, error) {
 	slots, err := t.lib.GetSlotList(true)
 	if err != nil {
 		return 0, err
@@ -76,16 +76,16 @@ func (t *token) find(c Config) (uint, error) {
 	for _, slot := range slots {
 		info, err := t.lib.GetTokenInfo(slot)
 		if err != nil {
-			continue // another token that does not matter here
+			continue // another HSM that does not matter here
 		}
-		if c.TokenSerial != "" && info.SerialNumber == c.TokenSerial || c.TokenSerial == "" && info.Label == c.TokenLabel {
+		if c.Serial != "" && info.SerialNumber == c.Serial || c.Serial == "" && info.Label == c.Label {
 			return slot, nil
 		}
 	}
-	return 0, fmt.Errorf("there is no token with label %q, serial %q", c.TokenLabel, c.TokenSerial)
+	return 0, fmt.Errorf("there is no HSM with label %q, serial %q", c.Label, c.Serial)
 }
 
-func (t *token) object(class uint, label string) (pkcs11.ObjectHandle, error) {
+func (t *device) object(class uint, label string) (pkcs11.ObjectHandle, error) {
 	template := []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_LABEL, label)}
 	if err := t.lib.FindObjectsInit(t.anchor, template); err != nil {
 		return 0, err
@@ -95,12 +95,12 @@ func (t *token) object(class uint, label string) (pkcs11.ObjectHandle, error) {
 		return 0, err
 	}
 	if len(found) != 1 {
-		return 0, fmt.Errorf("the token has %d keys with the label %q in one class, not 1", len(found), label)
+		return 0, fmt.Errorf("the HSM has %d keys with the label %q in one class, not 1", len(found), label)
 	}
 	return found[0], nil
 }
 
-func (t *token) close() error {
+func (t *device) close() error {
 	if t.anchor != 0 {
 		_ = t.lib.CloseSession(t.anchor) // the process ends anyway
 	}
@@ -112,12 +112,12 @@ func (t *token) close() error {
 
 // session signs for one goroutine at a time.
 type session struct {
-	*token
+	*device
 	h pkcs11.SessionHandle
 }
 
 // sessions opens n sessions.
-func (t *token) sessions(n int) (chan *session, error) {
+func (t *device) sessions(n int) (chan *session, error) {
 	all := make(chan *session, n)
 	for range n {
 		s, err := t.session()
@@ -138,7 +138,7 @@ func closeSessions(all chan *session) {
 	}
 }
 
-func (t *token) session() (*session, error) {
+func (t *device) session() (*session, error) {
 	h, err := t.lib.OpenSession(t.slot, pkcs11.CKF_SERIAL_SESSION)
 	return &session{t, h}, err
 }
