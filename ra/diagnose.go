@@ -12,7 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Hints about what requests pass.
+// Hints of refused certification requests.
 const (
 	fixDER       = "send one PKCS #10 certification request in DER (RFC 2986), with nothing after it"
 	fixKey       = "use a P-256 key, or another kind that the profile allows"
@@ -20,8 +20,8 @@ const (
 	fixPSS       = "sign with PKCS #1 v1.5, or with SHA-256, SHA-384 or SHA-512, MGF1 of the same hash, and a salt of the hash's length"
 )
 
-// diagnose returns the refusal of a certification request that crypto/x509 does not read, with its error if there is one. That error
-// does not name algorithms, so diagnose reads the parts of the request itself (RFC 2986 §4).
+// diagnose returns a refusal that explains why crypto/x509 cannot parse a certification request. The error of crypto/x509,
+// err, may be nil. It does not name algorithms, so diagnose parses the request itself (RFC 2986 §4).
 func diagnose(der []byte, err error) *pki.Refusal {
 	if refusal := diagnoseText(der); refusal != nil {
 		return refusal
@@ -43,7 +43,7 @@ func diagnose(der []byte, err error) *pki.Refusal {
 		return malformed("the DER that was sent is a certificate and not a certification request")
 	case !info.ReadASN1Integer(&version):
 		return malformed("the DER that was sent is not a certification request")
-	case version != 0: // RFC 2986 §4.1 has no other
+	case version != 0: // RFC 2986 §4.1 defines only version 0
 		return malformed("the certification request has the version %d, not 0", version)
 	case !info.SkipASN1(cryptobyte_asn1.SEQUENCE) || !info.ReadASN1(&key, cryptobyte_asn1.SEQUENCE):
 		return malformed("the subject or the public key of the certification request cannot be read")
@@ -58,7 +58,7 @@ func diagnose(der []byte, err error) *pki.Refusal {
 	return malformed("the certification request does not parse: %v", err)
 }
 
-// diagnoseText recognises PEM, and base64 without its frame.
+// diagnoseText refuses a request in PEM, or in base64 without PEM headers. It returns nil for anything else.
 func diagnoseText(der []byte) *pki.Refusal {
 	fix := "send the DER that it encodes (openssl req -outform DER)"
 	text := bytes.TrimSpace(der)
@@ -72,7 +72,8 @@ func diagnoseText(der []byte) *pki.Refusal {
 	}
 }
 
-// diagnoseKey names a kind of key that is not read (RFC 5280 §4.1.2.7).
+// diagnoseKey refuses a public key (RFC 5280 §4.1.2.7) of an unsupported algorithm, curve or encoding. It returns nil for
+// any other key.
 func diagnoseKey(key cryptobyte.String) *pki.Refusal {
 	var algorithm, point cryptobyte.String
 	var id, curve asn1.ObjectIdentifier
@@ -117,12 +118,12 @@ func diagnoseSignature(der []byte) *pki.Refusal {
 	return pki.Refuse(pki.RuleCSRSignature, fixSignature, "the request is signed with %s", algorithmName(id))
 }
 
-// pssParameters describes the parameters of RSASSA-PSS (RFC 4055 §3.1): the hash and the length of the salt.
+// pssParameters formats the hash and the salt length in the parameters of RSASSA-PSS (RFC 4055 §3.1).
 func pssParameters(algorithm cryptobyte.String) string {
 	var parameters, hash cryptobyte.String
 	var hasHash bool
 	tag := func(n uint8) cryptobyte_asn1.Tag { return cryptobyte_asn1.Tag(n).ContextSpecific().Constructed() }
-	id, salt := oidSHA1, int64(20) // the defaults
+	id, salt := oidSHA1, int64(20) // the defaults of RFC 4055 §3.1
 	unreadable := "with parameters that cannot be read"
 	if !algorithm.ReadASN1(&parameters, cryptobyte_asn1.SEQUENCE) || !parameters.ReadOptionalASN1(&hash, &hasHash, tag(0)) {
 		return unreadable
