@@ -23,7 +23,7 @@ type retiredWord struct {
 
 // plain lists the folders and documents that use field words only. A folder includes the folders below it.
 var plain = []string{
-	"audit", "ca", "enroll", "fair", "files", "hsm", "pki", "revocation", "server/admission", "server/authz", "server/servertest", "server/telemetry", "store/retention", "store/sqlite/internal",
+	"audit", "ca", "enroll", "fair", "files", "hsm", "pki", "revocation", "ra", "server/admission", "server/authz", "server/servertest", "server/telemetry", "store/retention", "store/sqlite/internal",
 	"translog", "internal/bench/floor", "internal/cli/devca", "internal/cli/file", "internal/cli/output",
 	"docs/architecture.md", "docs/code-map.md", "docs/decisions", "docs/glossary.md", "docs/relying-parties.md", "docs/threat-model.md",
 }

@@ -40,14 +40,14 @@ type csr struct {
 // parseCSR parses a PKCS #10 request in DER and verifies its proof of possession (RFC 2986 §4.2).
 func parseCSR(der []byte) (csr, error) {
 	if len(der) == 0 || len(der) > MaxCSR {
-		return csr{}, pki.Refuse(pki.RuleCSR, fixDER+", of 16 KiB at most", "the certification request has %d bytes", len(der))
+		return csr{}, pki.Refuse(pki.RuleCSR, hintDER+", of 16 KiB at most", "the certification request has %d bytes", len(der))
 	}
 	req, err := x509.ParseCertificateRequest(der)
 	if err != nil || req.Version != 0 || !signs(req.PublicKey) {
 		return csr{}, diagnose(der, err)
 	}
 	if k, ok := req.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > maxRSA {
-		return csr{}, pki.Refuse(pki.RuleKeyType, fixKey, "the key is RSA with %d bits", k.N.BitLen())
+		return csr{}, pki.Refuse(pki.RuleKeyType, hintKey, "the key is RSA with %d bits", k.N.BitLen())
 	} else if ok && k.E < 3 {
 		return csr{}, pki.Refuse(pki.RuleKeyWeak, "use 65537", "the RSA exponent is %d", k.E) // with exponent 1, a signature needs no private key
 	}
@@ -55,13 +55,13 @@ func parseCSR(der []byte) (csr, error) {
 		return csr{}, diagnoseSignature(der)
 	}
 	if err := req.CheckSignature(); err != nil {
-		return csr{}, pki.Refuse(pki.RuleCSRSignature, fixSignature,
+		return csr{}, pki.Refuse(pki.RuleCSRSignature, hintSignature,
 			"the signature of the request, %s, does not verify with the key in it", req.SignatureAlgorithm)
 	}
 	hash, err := pki.HashKey(req.PublicKey)
 	if err != nil || hash != pki.HashSPKI(req.RawSubjectPublicKeyInfo) {
 		// The certificate holds a new encoding of the key. If it differed from the request's, one key would have two hashes.
-		return csr{}, pki.Refuse(pki.RuleCSR, fixDER+", whose public key has its one DER encoding", "the public key is not encoded in DER")
+		return csr{}, pki.Refuse(pki.RuleCSR, hintDER+", whose public key has its one DER encoding", "the public key is not encoded in DER")
 	}
 	return csr{key: req.PublicKey, keyHash: hash, request: req}, nil
 }
@@ -151,7 +151,7 @@ func (c csr) checkAttributes(refuse func(string, ...any) error) error {
 			return refuse("the request has the attribute %s", id)
 		}
 		if !values.SkipASN1(cryptobyte_asn1.SEQUENCE) || !values.Empty() {
-			return refuse("an attribute of the request has not one value")
+			return refuse("an attribute of the request does not have exactly one value")
 		}
 	}
 	return nil

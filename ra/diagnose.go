@@ -14,10 +14,10 @@ import (
 
 // Hints of refused certification requests.
 const (
-	fixDER       = "send one PKCS #10 certification request in DER (RFC 2986), with nothing after it"
-	fixKey       = "use a P-256 key, or another kind that the profile allows"
-	fixSignature = "sign the request with the private key of the key in it, with SHA-256, SHA-384 or SHA-512"
-	fixPSS       = "sign with PKCS #1 v1.5, or with SHA-256, SHA-384 or SHA-512, MGF1 of the same hash, and a salt of the hash's length"
+	hintDER       = "send one PKCS #10 certification request in DER (RFC 2986), with nothing after it"
+	hintKey       = "use a P-256 key, or another kind that the profile allows"
+	hintSignature = "sign the request with the private key of the key in it, with SHA-256, SHA-384 or SHA-512"
+	hintPSS       = "sign with PKCS #1 v1.5, or with SHA-256, SHA-384 or SHA-512, MGF1 of the same hash, and a salt of the hash's length"
 )
 
 // diagnose returns a refusal that explains why crypto/x509 cannot parse a certification request. The error of crypto/x509,
@@ -26,7 +26,9 @@ func diagnose(der []byte, err error) *pki.Refusal {
 	if refusal := diagnoseText(der); refusal != nil {
 		return refusal
 	}
-	malformed := func(detail string, args ...any) *pki.Refusal { return pki.Refuse(pki.RuleCSR, fixDER, detail, args...) }
+	malformed := func(detail string, args ...any) *pki.Refusal {
+		return pki.Refuse(pki.RuleCSR, hintDER, detail, args...)
+	}
 	input := cryptobyte.String(der)
 	var request, info, key cryptobyte.String
 	var version int64
@@ -78,23 +80,23 @@ func diagnoseKey(key cryptobyte.String) *pki.Refusal {
 	var algorithm, point cryptobyte.String
 	var id, curve asn1.ObjectIdentifier
 	if !key.ReadASN1(&algorithm, cryptobyte_asn1.SEQUENCE) || !algorithm.ReadASN1ObjectIdentifier(&id) {
-		return pki.Refuse(pki.RuleCSR, fixDER, "the public key of the certification request cannot be read")
+		return pki.Refuse(pki.RuleCSR, hintDER, "the public key of the certification request cannot be read")
 	}
 	switch {
 	case id.Equal(oidRSAPSS):
 		return pki.Refuse(pki.RuleKeyType, "write the key as rsaEncryption (openssl genpkey -algorithm RSA), or use a P-256 key",
 			"the key is RSA restricted to %s", algorithmName(id))
 	case !slices.ContainsFunc(supportedKeys, id.Equal):
-		return pki.Refuse(pki.RuleKeyType, fixKey, "the key is of the algorithm %s", algorithmName(id))
+		return pki.Refuse(pki.RuleKeyType, hintKey, "the key is of the algorithm %s", algorithmName(id))
 	case !id.Equal(oidECKey):
 		return nil
 	case algorithm.PeekASN1Tag(cryptobyte_asn1.SEQUENCE):
 		return pki.Refuse(pki.RuleKeyType, "name the curve (openssl -pkeyopt ec_param_enc:named_curve), such as P-256",
 			"the key of the algorithm %s has explicit curve parameters", algorithmName(id))
 	case !algorithm.ReadASN1ObjectIdentifier(&curve):
-		return pki.Refuse(pki.RuleKeyType, fixKey, "the key of the algorithm %s names no curve", algorithmName(id))
+		return pki.Refuse(pki.RuleKeyType, hintKey, "the key of the algorithm %s names no curve", algorithmName(id))
 	case !slices.ContainsFunc(supportedCurves, curve.Equal):
-		return pki.Refuse(pki.RuleKeyType, fixKey, "the key is on the curve %s", algorithmName(curve))
+		return pki.Refuse(pki.RuleKeyType, hintKey, "the key is on the curve %s", algorithmName(curve))
 	case key.ReadASN1(&point, cryptobyte_asn1.BIT_STRING) && len(point) > 1 && point[0] == 0 && point[1] != 4:
 		return pki.Refuse(pki.RuleCSR, "write the point uncompressed, which begins with 04 (SEC 1 section 2.3.3)",
 			"the point of the key on the curve %s begins with %02x", algorithmName(curve), point[1])
@@ -110,12 +112,12 @@ func diagnoseSignature(der []byte) *pki.Refusal {
 	var id asn1.ObjectIdentifier
 	if !request.ReadASN1(&request, cryptobyte_asn1.SEQUENCE) || !request.SkipASN1(cryptobyte_asn1.SEQUENCE) ||
 		!request.ReadASN1(&algorithm, cryptobyte_asn1.SEQUENCE) || !algorithm.ReadASN1ObjectIdentifier(&id) {
-		return pki.Refuse(pki.RuleCSR, fixDER, "the signature algorithm of the certification request cannot be read")
+		return pki.Refuse(pki.RuleCSR, hintDER, "the signature algorithm of the certification request cannot be read")
 	}
 	if id.Equal(oidRSAPSS) {
-		return pki.Refuse(pki.RuleCSRSignature, fixPSS, "the request is signed with %s, %s", algorithmName(id), pssParameters(algorithm))
+		return pki.Refuse(pki.RuleCSRSignature, hintPSS, "the request is signed with %s, %s", algorithmName(id), pssParameters(algorithm))
 	}
-	return pki.Refuse(pki.RuleCSRSignature, fixSignature, "the request is signed with %s", algorithmName(id))
+	return pki.Refuse(pki.RuleCSRSignature, hintSignature, "the request is signed with %s", algorithmName(id))
 }
 
 // pssParameters formats the hash and the salt length in the parameters of RSASSA-PSS (RFC 4055 §3.1).

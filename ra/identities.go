@@ -55,7 +55,7 @@ func (r *Registrar) CreateIdentity(ctx context.Context, n NewIdentity, by pki.Ac
 			err = pki.Refuse(pki.RuleReserved, "choose a path that does not begin with brevet", "%s is reserved", id)
 		}
 	default:
-		err = pki.Refuse(pki.RuleReserved, "use the kind device, workload or operator", "identities of the kind %s make themselves", n.Kind)
+		err = pki.Refuse(pki.RuleReserved, "use the kind device, workload or operator", "the server itself registers identities of the kind %s", n.Kind)
 	}
 	if err != nil {
 		return Identity{}, asRefusal(pki.RuleRequest, err)
@@ -187,7 +187,7 @@ func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, life
 		lifetime = DefaultTokenLifetime
 	}
 	if lifetime < time.Second || lifetime > maxTokenLifetime {
-		return none, Token{}, pki.Refuse(pki.RuleLifetime, "choose one second to 30 days", "a token cannot live %s", lifetime)
+		return none, Token{}, pki.Refuse(pki.RuleLifetime, "choose one second to 30 days", "a token cannot be valid for %s", lifetime)
 	}
 	id, err := r.store.Identity(ctx, identity)
 	if err != nil {
@@ -197,9 +197,9 @@ func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, life
 	case id.State == pki.Suspended:
 		return none, Token{}, pki.Refuse(pki.RuleIdentityState, "resume it first (brevet identity resume)", "%s is suspended", id.ID)
 	case id.State == pki.Retired:
-		return none, Token{}, pki.Refuse(pki.RuleIdentityState, "register another one: this one has ended", "%s is retired", id.ID)
+		return none, Token{}, pki.Refuse(pki.RuleIdentityState, "register another identity", "%s is retired", id.ID)
 	case id.State == pki.Enrolled && !replace:
-		return none, Token{}, pki.Refuse(pki.RuleAlreadyEnrolled, "say --replace to revoke what it has when the token is used", "%s is enrolled already", id.ID)
+		return none, Token{}, pki.Refuse(pki.RuleAlreadyEnrolled, "use --replace to revoke its certificates when the token is used", "%s is already enrolled", id.ID)
 	}
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process if it cannot read random bytes
@@ -241,7 +241,7 @@ func checkLabels(labels map[string]string) error {
 	}
 	for k, v := range labels {
 		if k == "" {
-			return pki.Refuse(pki.RuleRequest, "give it one", "a label has no name")
+			return pki.Refuse(pki.RuleRequest, "give every label a name", "a label has no name")
 		}
 		if err := errors.Join(pki.CheckText("a label's name", k), pki.CheckText("a label's value", v)); err != nil {
 			return err

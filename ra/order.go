@@ -36,7 +36,7 @@ func (r *Registrar) Issue(ctx context.Context, o IssueRequest) (ca.Certificate, 
 		return none, err
 	}
 	if id.Reserved() {
-		return none, pki.Refuse(pki.RuleReserved, "order for devices and workloads; an operator enrolls with a token", "%s is reserved", id)
+		return none, pki.Refuse(pki.RuleReserved, "request certificates of devices and workloads; an operator enrolls with a token", "%s is reserved", id)
 	}
 	c, err := parseCSR(o.CSR)
 	if err != nil {
@@ -80,7 +80,7 @@ func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueR
 	}
 	n := *o.Register
 	if n.Kind != pki.Device && n.Kind != pki.Workload {
-		return st, pki.Refuse(pki.RuleReserved, "use the kind device or workload", "identities of the kind %s are not for ordering", n.Kind)
+		return st, pki.Refuse(pki.RuleReserved, "use the kind device or workload", "an issue request cannot register an identity of the kind %s", n.Kind)
 	}
 	want, err := r.identityOf(q.Identity, n)
 	if err != nil {

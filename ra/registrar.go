@@ -142,8 +142,8 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e EnrollRe
 		return none, err
 	}
 	if id.State == pki.Enrolled && !claim.Replace {
-		return none, pki.Refuse(pki.RuleAlreadyEnrolled, "make a token with --replace, which revokes the certificates it has",
-			"%s is enrolled already", id.ID)
+		return none, pki.Refuse(pki.RuleAlreadyEnrolled, "create a token with --replace, which revokes the certificates it has",
+			"%s is already enrolled", id.ID)
 	}
 	if err := r.bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, id, r.clock()}); err != nil {
 		return none, err
@@ -291,7 +291,7 @@ func issueFor(id Identity) (pki.IssuerID, error) {
 // answered returns the certificate that was issued for the same request ID. It refuses if that was for another key.
 func answered(a *PriorIssuance, key pki.KeyHash) (ca.Certificate, error) {
 	if a.Key != key {
-		return ca.Certificate{}, pki.Refuse(pki.RuleRequestIDReused, "draw a new request ID for a new key",
+		return ca.Certificate{}, pki.Refuse(pki.RuleRequestIDReused, "generate a new request ID for a new key",
 			"the request ID was used for another key")
 	}
 	return a.Certificate, nil

@@ -93,7 +93,7 @@ func (r *Registrar) tooEarly(ref pki.CertRef, p Predecessor) error {
 	}
 	return &tooEarlyError{
 		pki.Refuse(pki.RuleRenewalTooEarly, "renew from "+at.UTC().Format(time.RFC3339)+" on, or have max_unexpired of the profile raised",
-			"certificate %s has not lived half of its life, and its identity has as many unexpired certificates as its profile allows", ref.Serial),
+			"certificate %s has not reached half of its lifetime, and its identity has as many unexpired certificates as its profile allows", ref.Serial),
 		max(at.Sub(r.clock()), time.Second),
 	}
 }
