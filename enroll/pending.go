@@ -108,7 +108,7 @@ func (d *Directory) readPending() (pending, error) {
 }
 
 // removePending removes the record of the request in progress. A record that reappears after a power failure is harmless,
-// because pend ignores one with another authorization.
+// because preparePending ignores one with another authorization.
 func (d *Directory) removePending() error {
 	if err := d.disk(change{kind: remove, path: filepath.Join(d.path, pendingName)}); err != nil {
 		return fmt.Errorf("remove the record of the request: %w", err)

@@ -1,11 +1,14 @@
 package pki
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Actor identifies the cause of a change, as the log records it. An Actor is one of:
 //
 //   - an identity, which a certificate or a request names
-//   - an enrollment token
+//   - evidence of an enrollment, such as an enrollment token
 //   - the holder of a private key
 //   - a part of Brevet itself
 //   - an offline command
@@ -40,8 +43,14 @@ func ActorCaller(id SPIFFEID, certificate CertRef) Actor {
 // ActorIdentity returns the actor for an identity, without a certificate.
 func ActorIdentity(id SPIFFEID) Actor { return Actor{text: id.String()} }
 
+// ActorEvidence returns the actor for a caller that presented evidence. The name identifies the evidence among those of
+// its kind; it is not a secret.
+func ActorEvidence(kind EvidenceKind, name string) Actor {
+	return Actor{text: kind.String() + ":" + name}
+}
+
 // ActorToken returns the actor for a caller that presented an enrollment token.
-func ActorToken(id TokenID) Actor { return Actor{text: "token:" + id.String()} }
+func ActorToken(id TokenID) Actor { return ActorEvidence(EvidenceToken, id.String()) }
 
 // ActorKey returns the actor for a caller that proved possession of a private key, and nothing else.
 func ActorKey(key KeyHash) Actor { return Actor{text: "key:" + key.String()[:16]} }
@@ -63,7 +72,8 @@ func ActorFromText(text string) Actor {
 	return Actor{text: text}
 }
 
-// String formats the actor: a SPIFFE ID, or one of token:…, key:…, system:…, command:…, or "unknown".
+// String formats the actor: a SPIFFE ID, or one of key:…, system:…, command:…, the kind of evidence and its name such as
+// token:…, or "unknown".
 func (a Actor) String() string {
 	if a.text == "" {
 		return unknown
@@ -84,10 +94,11 @@ func (a Actor) Request() Request { return a.request }
 func (a Actor) Caller() Caller { return a.caller }
 
 // NeedsAuthorization reports whether a store must authorize the change that the actor causes. System parts and offline
-// commands need none, since they have access to the CA's keys. A token or a signature is checked as evidence instead.
+// commands need none, since they have access to the CA's keys. Evidence of an enrollment and the signature of a key are
+// checked by themselves.
 func (a Actor) NeedsAuthorization() bool {
 	kind, _, ok := strings.Cut(a.text, ":")
-	return !ok || kind != "system" && kind != "command" && kind != "token" && kind != "key"
+	return !ok || kind != "system" && kind != "command" && kind != "key" && !slices.Contains(evidenceNames, kind)
 }
 
 // Named returns the actor without its certificate: the value that a store reads back from the log.

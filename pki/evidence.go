@@ -10,12 +10,24 @@ const (
 	EvidenceToken EvidenceKind = iota + 1 // the 32 bytes of an enrollment token's secret
 )
 
+// evidenceNames are the names of the kinds, in their order from 1 on. Actors have them as prefixes.
+var evidenceNames = []string{"token"}
+
+// EvidenceKinds returns all kinds.
+func EvidenceKinds() []EvidenceKind {
+	kinds := make([]EvidenceKind, len(evidenceNames))
+	for i := range kinds {
+		kinds[i] = EvidenceKind(i + 1) //nolint:gosec // there are few
+	}
+	return kinds
+}
+
 // String returns the kind's name.
 func (k EvidenceKind) String() string {
-	if k == EvidenceToken {
-		return "token"
+	if k == 0 || int(k) > len(evidenceNames) {
+		return fmt.Sprintf("evidence(%d)", uint8(k))
 	}
-	return fmt.Sprintf("evidence(%d)", uint8(k))
+	return evidenceNames[k-1]
 }
 
 // Evidence is one piece of evidence. It formats as its kind alone, to keep secrets out of logs.

@@ -2,6 +2,9 @@ package ra
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -72,9 +75,18 @@ func (r *Registrar) Challenge(ctx context.Context, c ChallengeRequest) ([]byte, 
 func (r *Registrar) authenticator(kind pki.EvidenceKind) (Authenticator, error) {
 	a, ok := r.authenticators[kind]
 	if !ok {
-		return nil, pki.Refuse(pki.RuleEvidenceKind, "enroll with an enrollment token", "evidence of the kind %s is not accepted here", kind)
+		return nil, pki.Refuse(pki.RuleEvidenceKind, "enroll with evidence of the kind "+r.acceptedEvidence(), "evidence of the kind %s is not accepted here", kind)
 	}
 	return a, nil
+}
+
+// acceptedEvidence returns the names of the kinds of evidence that are accepted.
+func (r *Registrar) acceptedEvidence() string {
+	var names []string
+	for _, kind := range slices.Sorted(maps.Keys(r.authenticators)) {
+		names = append(names, kind.String())
+	}
+	return strings.Join(names, " or ")
 }
 
 // identify verifies all pieces of evidence and returns their combined claim. The pieces must be of different kinds and

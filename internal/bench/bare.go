@@ -27,7 +27,7 @@ import (
 	"github.com/brevet-pki/brevet/server"
 )
 
-// What the bare handler says of its answers: the header fields of real ones, and values of their lengths.
+// The header fields of the bare handler's responses. Their values are as long as those of the OCSP responder.
 var (
 	bareType     = []string{"application/ocsp-response"}
 	bareCache    = []string{"public, max-age=60, no-transform, must-revalidate"}
@@ -36,7 +36,7 @@ var (
 	bareTag      = []string{`"00112233445566778899aabbccddeeff"`}
 )
 
-// bareHandler answers with the same bytes, whatever it is asked.
+// bareHandler returns a handler that responds to every request with the same size bytes.
 func bareHandler(size int) http.Handler {
 	body := string(bytes.Repeat([]byte{'.'}, size))
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -49,7 +49,7 @@ func bareHandler(size int) http.Handler {
 	})
 }
 
-// newBare is what brevet-bench ocsp runs beside the server.
+// newBare returns the hidden command that serves the bare handler for brevet-bench ocsp.
 func newBare() *cobra.Command {
 	size := 0
 	cmd := &cobra.Command{
@@ -71,11 +71,11 @@ func newBare() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().IntVar(&size, "size", 0, "bytes of an answer")
+	cmd.Flags().IntVar(&size, "size", 0, "bytes of a response")
 	return cmd
 }
 
-// newSigning is what brevet-bench ocsp runs to learn how fast a delegate signs.
+// newSigning returns the hidden command that measures for brevet-bench ocsp how fast a delegate's key signs.
 func newSigning() *cobra.Command {
 	var d time.Duration
 	cmd := &cobra.Command{
@@ -109,8 +109,8 @@ func newSigning() *cobra.Command {
 	return cmd
 }
 
-// delegateRate is how many signatures a second a process makes that does nothing else, on all cores, and the microseconds
-// of processor time that one takes.
+// delegateRate runs a process that only signs, on all cores, for d. It returns the signatures per second, and the
+// microseconds of processor time per signature.
 func (b *bench) delegateRate(ctx context.Context, d time.Duration) (rate, cpu float64, err error) {
 	cmd, err := b.process(ctx, "signing", "--duration", d.String())
 	if err != nil {
@@ -124,12 +124,12 @@ func (b *bench) delegateRate(ctx context.Context, d time.Duration) (rate, cpu fl
 	return rate, micros(cpuOfEnded(cmd)) / (rate * d.Seconds()), err
 }
 
-// cpuOfEnded is the processor time that a process has used which has ended.
+// cpuOfEnded returns the processor time that a process used. The process must have ended.
 func cpuOfEnded(cmd *exec.Cmd) time.Duration {
 	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 }
 
-// bareServer is a process with the bare handler.
+// bareServer is a process that serves the bare handler.
 type bareServer struct {
 	cmd     *exec.Cmd
 	address string
@@ -151,13 +151,13 @@ func (b *bench) startBareServer(ctx context.Context, size int) (*bareServer, err
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("what the server is compared with does not start: %w", err), s.stop())
+		return nil, errors.Join(fmt.Errorf("start the bare HTTP server: %w", err), s.stop())
 	}
 	s.address = strings.TrimSpace(line)
 	return s, nil
 }
 
-// stop ends it. It has nothing to finish, and how it ends says nothing.
+// stop kills the process, which has nothing to finish.
 func (s *bareServer) stop() error {
 	err := s.cmd.Process.Kill()
 	_ = s.cmd.Wait()

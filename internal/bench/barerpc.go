@@ -27,10 +27,11 @@ import (
 // exchangeMethod is the full name of the bare RPC.
 const exchangeMethod = "/brevet.bench.Bare/Exchange"
 
-// bytesValueOverhead is the size of a BytesValue beside its bytes: a tag, and a length of two bytes for 128 to 16383 bytes.
+// bytesValueOverhead is the size of a BytesValue beside its bytes: a tag, and a length of two bytes for 128 to 16383
+// bytes.
 const bytesValueOverhead = 3
 
-// bareRPC is a process with a bare gRPC server, and the callers of its RPC. The server does nothing but respond.
+// bareRPC is a process with a bare gRPC server, and the callers of its RPC. The server only responds.
 type bareRPC struct {
 	cmd     *exec.Cmd
 	callers []*caller
@@ -104,8 +105,8 @@ func messageSizes(ctx context.Context, operator *enroll.Pair) (request, response
 	if err != nil {
 		return 0, 0, err
 	}
-	req := orderFor(id, device)
-	resp, err := c.orderOne(ctx, req)
+	req := requestFor(id, device)
+	resp, err := c.requestOne(ctx, req)
 	if err != nil {
 		return 0, 0, enroll.CallError(operator.Origin.Server, err)
 	}
@@ -115,8 +116,8 @@ func messageSizes(ctx context.Context, operator *enroll.Pair) (request, response
 	return proto.Size(req), proto.Size(resp), nil
 }
 
-// orderFor returns a request for a certificate of a device that is registered with it.
-func orderFor(id pki.RequestID, device orderedDevice) *brevetv1.IssueCertificatesRequest {
+// requestFor returns a request for a certificate of a device that is registered with it.
+func requestFor(id pki.RequestID, device requestedDevice) *brevetv1.IssueCertificatesRequest {
 	return &brevetv1.IssueCertificatesRequest{
 		RequestId: id.Bytes(), Identity: device.id, Csr: device.csr, Registration: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE},
 	}
@@ -130,9 +131,9 @@ func (c *caller) exchange(ctx context.Context) (time.Duration, error) {
 	return time.Since(begin), err
 }
 
-// exchangeAnew makes one bare RPC over a connection of its own.
-func (c *caller) exchangeAnew(ctx context.Context) (time.Duration, error) {
-	return c.anew(ctx, func(c *caller) error {
+// exchangeOverNewConnection makes one bare RPC over a new connection.
+func (c *caller) exchangeOverNewConnection(ctx context.Context) (time.Duration, error) {
+	return c.newConnection(ctx, func(c *caller) error {
 		_, err := c.exchange(ctx)
 		return err
 	})
@@ -169,7 +170,7 @@ func newBareRPC() *cobra.Command {
 	return cmd
 }
 
-// exchangeService responds to each request with so many bytes.
+// exchangeService returns a service that responds to each request with size bytes.
 func exchangeService(size int) *grpc.ServiceDesc {
 	response := wrapperspb.Bytes(make([]byte, size))
 	return &grpc.ServiceDesc{

@@ -15,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Commands returns the commands that measure, and the hidden ones that are processes of a measurement.
+// Commands returns the commands of brevet-bench. The hidden ones are processes that a measurement starts.
 func Commands() []*cobra.Command {
 	return []*cobra.Command{
 		newHSM(), newIssue(), newRevoke(), newCRL(), newOCSP(), renamedCommand("token", "hsm"),
@@ -23,17 +23,18 @@ func Commands() []*cobra.Command {
 	}
 }
 
-// commonFlags are what measurements have in common.
+// commonFlags holds the flags that several measurements have.
 type commonFlags struct {
-	duration string // empty where a measurement ends when it has done its work
+	duration string // of all rounds; empty if the work, not a time, ends a round
 	rounds   int
-	inHSM    int    // signatures at once; 0 for as many as the configuration has
-	keyLabel string // an operator's own key, which takes no directory; empty for one that is thrown away
+	inHSM    int    // concurrent signatures; 0 for those of the configuration
+	keyLabel string // the operator's key to measure, without a directory; empty for a new key, which is destroyed at the end
 }
 
-// measures makes a command measure: check looks at the flags, and run measures in a place that goes with it.
+// measures makes cmd run a measurement: check validates the flags, and run measures with a directory and key that are
+// removed afterwards.
 func (f *commonFlags) measures(cmd *cobra.Command, check func() error, run func(context.Context, *bench) error, heading ...string) {
-	cmd.Flags().IntVar(&f.rounds, "rounds", f.rounds, "rounds, 1 to 99: what is compared takes turns")
+	cmd.Flags().IntVar(&f.rounds, "rounds", f.rounds, "rounds, 1 to 99; each measures everything that is compared once")
 	output.Flag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		p, err := output.New(cmd, heading...)
@@ -61,34 +62,35 @@ func (f *commonFlags) measures(cmd *cobra.Command, check func() error, run func(
 	}
 }
 
-// timed adds the flag that says how long to measure.
+// timed adds the flag --duration, with its default and usage text.
 func (f *commonFlags) timed(cmd *cobra.Command, duration, what string) {
 	cmd.Flags().StringVar(&f.duration, "duration", duration, what)
 }
 
-// round returns how long each part of a round is to take.
-func (f *commonFlags) round(least time.Duration) (time.Duration, error) {
+// round returns how long each measurement of a round takes. It must be at least minimum.
+func (f *commonFlags) round(minimum time.Duration) (time.Duration, error) {
 	d, err := pki.ParseDuration(f.duration)
 	if err != nil {
 		return 0, cli.WrongFlag("--duration", err)
 	}
-	if d /= time.Duration(f.rounds); d < least {
-		return 0, cli.WrongUse(fmt.Sprintf("--duration %s: give at least %s for each round", f.duration, least))
+	if d /= time.Duration(f.rounds); d < minimum {
+		return 0, cli.WrongUse(fmt.Sprintf("--duration %s: give at least %s for each round", f.duration, minimum))
 	}
 	return d, nil
 }
 
-// spread is what rounds have measured of one thing.
+// spread summarizes the values of one field over all rounds.
 type spread struct {
 	Min    float64 `json:"min"`
 	Median float64 `json:"median"`
 	Max    float64 `json:"max"`
 }
 
-// spreadOf refuses what was not measured: there is nothing here whose value could be zero.
+// spreadOf returns the spread of values. It returns an error if a value is not above zero: every measured field is, so
+// such a value was not measured.
 func spreadOf(name string, values []float64) (spread, error) {
 	for _, v := range values {
-		if !(v > 0) || math.IsInf(v, 0) { // not a number is not above zero either
+		if !(v > 0) || math.IsInf(v, 0) { // v > 0 is false for NaN, too
 			return spread{}, fmt.Errorf("%s was not measured: give a longer --duration", name)
 		}
 	}
@@ -104,13 +106,13 @@ func spreadOf(name string, values []float64) (spread, error) {
 	return spread{rounded(values[0]), rounded(median), rounded(values[len(values)-1])}, nil
 }
 
-// rounded keeps four significant digits, or all before the point: more would claim more than was measured.
+// rounded rounds v to four significant digits, or to an integer if that has more. Measurements are not more precise.
 func rounded(v float64) float64 {
 	scale := math.Pow(10, max(0, 3-math.Floor(math.Log10(v))))
 	return math.Round(v*scale) / scale
 }
 
-// rounds are what each round has measured, by name.
+// rounds holds the values of each field, one for each round.
 type rounds map[string][]float64
 
 func (r rounds) add(values map[string]float64) {
@@ -119,7 +121,7 @@ func (r rounds) add(values map[string]float64) {
 	}
 }
 
-// report prints an object with the medians of fields, and their spread. A field that was not measured fails it.
+// report prints object with the median and the spread of each field. If a field was not measured, it returns an error.
 func (b *bench) report(object map[string]any, measured rounds, fields []string) error {
 	spreads := map[string]spread{}
 	object["spread"] = spreads

@@ -31,21 +31,21 @@ func TestSpread(t *testing.T) {
 	}
 	for _, values := range [][]float64{nil, {1, 0}, {1, -1}, {math.NaN()}, {math.Inf(1)}} {
 		if got, err := spreadOf("x", values); err == nil {
-			t.Errorf("spreadOf(%v) = %v, and it was not measured", values, got)
+			t.Errorf("spreadOf(%v) = %v, want an error, because a value was not measured", values, got)
 		}
 	}
 }
 
-func TestBenchTextIsNoDER(t *testing.T) {
+func TestSignedTextIsNotDER(t *testing.T) {
 	if signedText[0] == 0x30 || signedText[len(signedText)-1] != 0 {
-		t.Error("what a measurement signs could be the beginning of something that X.509 signs")
+		t.Error("the signed text begins as DER does, or does not end with a zero byte")
 	}
 }
 
 func TestQuantile(t *testing.T) {
 	var l load
 	if !math.IsNaN(l.quantile(0.5)) {
-		t.Error("no calls have a median")
+		t.Error("the quantile without RPCs is not NaN")
 	}
 	for ms := range 200 {
 		l.latencies = append(l.latencies, time.Duration(ms+1)*time.Millisecond)
@@ -57,14 +57,14 @@ func TestQuantile(t *testing.T) {
 	}
 }
 
-func TestWithoutWrk(t *testing.T) {
+func TestMissingWrkIsAnErrorThatSaysHowToInstallIt(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	if path, err := findWrk(); err == nil || !strings.Contains(err.Error(), "apt-get install wrk") {
-		t.Errorf("findWrk() = %q, %v: want how to install it", path, err)
+		t.Errorf("findWrk() = %q, %v, want an error with the command that installs wrk", path, err)
 	}
 }
 
-// TestReport: each field comes with its spread, in one object, and one that was not measured leaves nothing to be read.
+// A report is one object, with the spread of each field. If a field was not measured, report prints nothing.
 func TestReport(t *testing.T) {
 	var out bytes.Buffer
 	cmd := &cobra.Command{}
@@ -93,36 +93,36 @@ func TestReport(t *testing.T) {
 	measured.add(map[string]float64{"b": 0})
 	for _, fields := range [][]string{{"a", "b"}, {"a", "c"}} {
 		if err := b.report(map[string]any{}, measured, fields); err == nil || out.Len() > 0 {
-			t.Errorf("%q: %v, and prints %q", fields, err, &out)
+			t.Errorf("report of the fields %q: error %v, output %q, want an error and no output", fields, err, &out)
 		}
 	}
 }
 
-// TestWhoHasADirectory: one that a measurement has is no other's, nor is one of another account or one that is gone.
-func TestWhoHasADirectory(t *testing.T) {
+// A measurement removes only directories of its own account that no running measurement has locked.
+func TestDirectoryLock(t *testing.T) {
 	dir := t.TempDir()
 	lock, err := lockDirectory(dir)
 	if err != nil || lock == nil {
 		t.Fatal(lock, err)
 	}
 	if again, err := lockDirectory(dir); err != nil || again != nil {
-		t.Errorf("the lock of a measurement that goes on: %v, %v", again, err)
+		t.Errorf("locking a locked directory: %v, %v, want nil and no error", again, err)
 	}
 	if err := lock.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if lock, err = lockDirectory(dir); err != nil || lock == nil {
-		t.Errorf("the lock of one that has ended: %v, %v", lock, err)
+		t.Errorf("locking an unlocked directory: %v, %v", lock, err)
 	}
 	if gone, err := lockDirectory(filepath.Join(dir, "gone")); err != nil || gone != nil {
-		t.Errorf("the lock of nothing: %v, %v", gone, err)
+		t.Errorf("locking a directory that does not exist: %v, %v, want nil and no error", gone, err)
 	}
 	link := filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink(dir, link); err != nil {
 		t.Fatal(err)
 	}
 	if f, err := lockDirectory(link); err == nil {
-		t.Errorf("the lock of a link: %v", f)
+		t.Errorf("locking a symbolic link: %v, want an error", f)
 	}
 
 	other := "/"
@@ -133,16 +133,16 @@ func TestWhoHasADirectory(t *testing.T) {
 		}
 	}
 	if err := checkOwn(other); err == nil || !strings.Contains(err.Error(), "measure as that") {
-		t.Errorf("another account's: %v", err)
+		t.Errorf("checkOwn of another account's directory: %v", err)
 	}
 	if err := checkOwn(dir); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestAFullDiskIsNamed(t *testing.T) {
+func TestErrorsNameAFullDisk(t *testing.T) {
 	why := errors.New("why")
-	full := &bench{parent: "/proc"} // a file system that has no room for anything
+	full := &bench{parent: "/proc"} // a file system without free space
 	if err := full.explain(why); !errors.Is(err, why) || !strings.Contains(err.Error(), "set TMPDIR") {
 		t.Error(err)
 	}

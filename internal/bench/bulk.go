@@ -13,41 +13,43 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// ordersInFlight is how many orders a stream has under way. Each is for a device of its own, since orders for one take turns.
-const ordersInFlight = 64
+// requestsInFlight is the number of requests that a stream has in progress. Each is for another device, because the
+// server handles requests for one device one after the other.
+const requestsInFlight = 64
 
-// orderer is a caller with a stream of orders.
-type orderer struct {
+// bulkCaller is a caller that sends many requests for certificates over one stream.
+type bulkCaller struct {
 	*caller
-	devices []*deviceSupply // one for each order under way
+	devices []*deviceSupply // one for each request in progress
 }
 
-type orderedDevice struct {
+// requestedDevice is the device that a request names, and the device's CSR.
+type requestedDevice struct {
 	id  string
 	csr []byte
 }
 
-// openStreams connects as the operator, once for each stream, and orders a first certificate for each device.
-func openStreams(ctx context.Context, operator *enroll.Pair, n int) (all []*orderer, err error) {
+// openStreams connects as the operator, once for each stream, and requests a first certificate for each device.
+func openStreams(ctx context.Context, operator *enroll.Pair, n int) (all []*bulkCaller, err error) {
 	for i := range n {
-		o := &orderer{caller: &caller{pair: operator}}
-		for j := range ordersInFlight {
+		o := &bulkCaller{caller: &caller{pair: operator}}
+		for j := range requestsInFlight {
 			o.devices = append(o.devices, &deviceSupply{prefix: fmt.Sprintf("device/%d-%d", i+1, j+1)})
 		}
 		if err := o.open(ctx); err != nil {
 			return all, err
 		}
 		all = append(all, o)
-		if _, err := o.order(ctx, func() bool { return false }); err != nil {
+		if _, err := o.requestWhile(ctx, func() bool { return false }); err != nil {
 			return all, err
 		}
 	}
 	return all, nil
 }
 
-// order keeps one order for each device under way until there shall be no more, and returns how long each took. An order
-// that fails is an error of all.
-func (o *orderer) order(ctx context.Context, more func() bool) ([]time.Duration, error) {
+// requestWhile keeps one request for each device in progress while more returns true. It returns the latency of each
+// request. If a request fails, it stops and returns an error.
+func (o *bulkCaller) requestWhile(ctx context.Context, more func() bool) ([]time.Duration, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stream, err := o.client.IssueCertificates(ctx)
@@ -76,7 +78,7 @@ func (o *orderer) order(ctx context.Context, more func() bool) ([]time.Duration,
 	go func() {
 		for _, d := range o.devices {
 			if send(d) != nil {
-				return // Recv says why
+				return // Recv returns the error
 			}
 		}
 		for d := range free {
@@ -88,22 +90,22 @@ func (o *orderer) order(ctx context.Context, more func() bool) ([]time.Duration,
 	}()
 	var latencies []time.Duration
 	for left := len(o.devices); ; {
-		answer, err := stream.Recv()
+		resp, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return latencies, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		if f := answer.GetError(); f != nil {
-			return nil, fmt.Errorf("an order failed: %s", f.GetMessage())
+		if f := resp.GetError(); f != nil {
+			return nil, fmt.Errorf("a request failed: %s", f.GetMessage())
 		}
 		mu.Lock()
-		was, ok := begun[string(answer.GetRequestId())]
-		delete(begun, string(answer.GetRequestId()))
+		was, ok := begun[string(resp.GetRequestId())]
+		delete(begun, string(resp.GetRequestId()))
 		mu.Unlock()
-		if !ok || len(answer.GetCertificate()) == 0 {
-			return nil, errors.New("the server answered an order that was not made, or without a certificate")
+		if !ok || len(resp.GetCertificate()) == 0 {
+			return nil, errors.New("the server responded to a request that was not sent, or without a certificate")
 		}
 		latencies = append(latencies, time.Since(was.at))
 		if more() {
@@ -114,29 +116,30 @@ func (o *orderer) order(ctx context.Context, more func() bool) ([]time.Duration,
 	}
 }
 
-// sent is an order under way.
+// sent is a request in progress.
 type sent struct {
 	device *deviceSupply
 	at     time.Time
 }
 
-// putOrders has all streams order for d, or so many certificates in all.
-func putOrders(ctx context.Context, streams []*orderer, count int, d time.Duration) (load, error) {
+// putBulkLoad requests certificates on all streams, for d. If count is not 0, it requests count certificates in total
+// instead.
+func putBulkLoad(ctx context.Context, streams []*bulkCaller, count int, d time.Duration) (load, error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	latencies := make([][]time.Duration, len(streams))
 	var all sync.WaitGroup
-	var ordered atomic.Int64
-	ordered.Store(int64(len(streams) * ordersInFlight)) // each begins with those
+	var requested atomic.Int64
+	requested.Store(int64(len(streams) * requestsInFlight)) // the first requests of each stream
 	begin := time.Now()
 	more := func() bool { return time.Since(begin) < d }
 	if count > 0 {
-		more = func() bool { return ordered.Add(1) <= int64(count) }
+		more = func() bool { return requested.Add(1) <= int64(count) }
 	}
 	for i, o := range streams {
 		all.Go(func() {
 			var err error
-			if latencies[i], err = o.order(ctx, more); err != nil {
+			if latencies[i], err = o.requestWhile(ctx, more); err != nil {
 				fail(err)
 			}
 		})

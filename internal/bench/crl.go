@@ -27,10 +27,10 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// maxBenchEntries bounds what a measurement fills a store with.
+// maxBenchEntries limits --entries.
 const maxBenchEntries = 100_000_000
 
-// crlBench is a measurement of making a CRL.
+// crlBench measures how long a full CRL takes, and how much memory.
 type crlBench struct {
 	commonFlags
 	entries int
@@ -40,13 +40,13 @@ func newCRL() *cobra.Command {
 	b := crlBench{commonFlags: commonFlags{rounds: 5}}
 	cmd := &cobra.Command{
 		Use: "crl", Short: "Measure how long a full CRL takes, from the store to the published file", Args: cobra.NoArgs,
-		Long: "crl fills a store of its own with revoked certificates, and has a process of its own publish their full CRL: take\n" +
-			"a number, read the store, write, sign with the HSM, flush, record and rename. In turn with it, another one\n" +
-			"does the same with a store in which nothing is revoked: crl_peak_mib is by how much the peaks of their resident\n" +
-			"memory (VmHWM) differ. What it made is removed again.",
+		Long: "crl fills a new store with revoked certificates. A process publishes their full CRL: it takes a CRL number, reads the\n" +
+			"store, writes the CRL, signs it with the HSM, flushes, records and renames it. Alternating with it, another process\n" +
+			"does the same with an empty store. crl_peak_mib is the difference between their peaks of resident memory (VmHWM).\n" +
+			"The stores and CRLs are removed at the end.",
 	}
-	cmd.Flags().IntVar(&b.entries, "entries", 1_000_000, "how many certificates are revoked")
-	placeFlag(cmd)
+	cmd.Flags().IntVar(&b.entries, "entries", 1_000_000, "revoked certificates in the store")
+	configFlag(cmd)
 	b.measures(cmd, b.check, b.run, "MEASURE", "MEDIAN", "MIN", "MAX")
 	return cmd
 }
@@ -58,7 +58,7 @@ func (b *crlBench) check() error {
 	return nil
 }
 
-// crlRound is what one process has measured.
+// crlRound is the result of one process.
 type crlRound struct {
 	Seconds float64 `json:"seconds"`
 	PeakMiB float64 `json:"peak_mib"`
@@ -66,27 +66,27 @@ type crlRound struct {
 	Size    int64   `json:"size"`
 }
 
-func (b *crlBench) run(ctx context.Context, place *bench) error {
-	if err := place.prepareCRLs(ctx, b.entries); err != nil {
+func (b *crlBench) run(ctx context.Context, env *bench) error {
+	if err := env.prepareCRLs(ctx, b.entries); err != nil {
 		return err
 	}
 	var seconds, peaks []float64
 	var last crlRound
 	for round := range b.rounds {
-		empty, err := place.crlRound(ctx, emptyStore)
+		empty, err := env.crlRound(ctx, emptyStore)
 		if err != nil {
 			return err
 		}
-		if last, err = place.crlRound(ctx, fullStore); err != nil {
+		if last, err = env.crlRound(ctx, fullStore); err != nil {
 			return err
 		}
 		if last.Entries != int64(b.entries) || empty.Entries != 0 {
-			return fmt.Errorf("the CRLs have %d and %d entries, and not %d and none", last.Entries, empty.Entries, b.entries)
+			return fmt.Errorf("the CRLs have %d and %d entries, want %d and 0", last.Entries, empty.Entries, b.entries)
 		}
-		place.say("round %d of %d: %.3f s, peak %.1f MiB, and %.1f MiB with nothing revoked", round+1, b.rounds, last.Seconds, last.PeakMiB, empty.PeakMiB)
+		env.logf("round %d of %d: %.3f s, peak %.1f MiB, and %.1f MiB with nothing revoked", round+1, b.rounds, last.Seconds, last.PeakMiB, empty.PeakMiB)
 		seconds, peaks = append(seconds, last.Seconds), append(peaks, last.PeakMiB-empty.PeakMiB)
 	}
-	return emitCRLBench(place.Printer, seconds, peaks, last)
+	return emitCRLBench(env.Printer, seconds, peaks, last)
 }
 
 func emitCRLBench(p *output.Printer, seconds, peaks []float64, last crlRound) error {
@@ -96,7 +96,7 @@ func emitCRLBench(p *output.Printer, seconds, peaks []float64, last crlRound) er
 	}
 	peak, err := spreadOf("crl_peak_mib", peaks)
 	if err != nil {
-		return fmt.Errorf("crl_peak_mib was not measured, since so few entries take less than what two processes differ by: give more --entries (%w)", err)
+		return fmt.Errorf("crl_peak_mib was not measured, because so few entries take less memory than two equal processes differ by: give more --entries (%w)", err)
 	}
 	result := struct {
 		Size    int64             `json:"bytes"`
@@ -114,14 +114,14 @@ func emitCRLBench(p *output.Printer, seconds, peaks []float64, last crlRound) er
 	})
 }
 
-// Where a measurement of CRLs has what, below its directory.
+// The stores and the CA certificate, below the directory of the measurement.
 const (
 	emptyStore = "empty"
 	fullStore  = "full"
 	benchCA    = "ca.crt"
 )
 
-// prepareCRLs makes a CA, and two stores.
+// prepareCRLs makes a CA, an empty store, and a store with revoked certificates.
 func (b *bench) prepareCRLs(ctx context.Context, entries int) error {
 	name, err := ceremony.ParseSubject("CN=Brevet Bench CA")
 	if err != nil {
@@ -143,14 +143,14 @@ func (b *bench) prepareCRLs(ctx context.Context, entries int) error {
 		if err := node.MakeDirectory(store); err != nil {
 			return err
 		}
-		if err := fillRevoked(ctx, filepath.Join(store, "store.db"), pki.IssuerOf(cert), n, b.say); err != nil {
+		if err := fillRevoked(ctx, filepath.Join(store, "store.db"), pki.IssuerOf(cert), n, b.logf); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// crlRound has a process make a CRL from a store, and returns what it says of that.
+// crlRound runs a process that makes a CRL from a store, and returns the process's result.
 func (b *bench) crlRound(ctx context.Context, store string) (crlRound, error) {
 	cmd, err := b.process(ctx, "crl-round", b.dir, store, "--config", b.config)
 	if err != nil {
@@ -160,24 +160,24 @@ func (b *bench) crlRound(ctx context.Context, store string) (crlRound, error) {
 	cmd.Stderr = &failed
 	out, err := cmd.Output()
 	if err != nil {
-		return crlRound{}, fmt.Errorf("the process to measure fails: %w: %s", err, failed.String())
+		return crlRound{}, fmt.Errorf("the measured process failed: %w: %s", err, failed.String())
 	}
 	var r crlRound
 	err = json.Unmarshal(out, &r)
 	return r, err
 }
 
-// newCRLRound is the process that is measured.
+// newCRLRound returns the hidden command of the process that crlRound measures.
 func newCRLRound() *cobra.Command {
 	var config string
 	cmd := &cobra.Command{
-		Use: "crl-round DIRECTORY STORE", Short: "Make one CRL, and say what that took", Args: cobra.ExactArgs(2), Hidden: true,
+		Use: "crl-round DIRECTORY STORE", Short: "Make one CRL, and print its time and memory", Args: cobra.ExactArgs(2), Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pin, err := hsm.ReceivePIN(cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
-			c, err := placeConfig(config)
+			c, err := readBenchConfig(config)
 			if err != nil {
 				return err
 			}
@@ -193,7 +193,7 @@ func newCRLRound() *cobra.Command {
 }
 
 func makeBenchCRL(ctx context.Context, c node.HSMConfig, pin hsm.PIN, dir, store string) (r crlRound, err error) {
-	node.BoundGarbage(ctx) // as the server has it
+	node.BoundGarbage(ctx) // as brevet serve does
 	cert, err := file.ReadCertificate(filepath.Join(dir, benchCA))
 	if err != nil {
 		return r, err
@@ -243,7 +243,7 @@ func makeBenchCRL(ctx context.Context, c node.HSMConfig, pin hsm.PIN, dir, store
 	return r, err
 }
 
-// peakMiB is the most resident memory that this process has had (proc(5), VmHWM).
+// peakMiB returns the peak of this process's resident memory (proc(5), VmHWM).
 func peakMiB() (float64, error) {
 	return statusMiB("/proc/self/status", "VmHWM:")
 }

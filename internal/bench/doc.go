@@ -1,5 +1,6 @@
 // Package bench measures what a machine and its HSM can do. The commands of brevet-bench are [Commands].
 //
-// A measurement runs in a directory and with a key of its own, and removes both. The server that it measures is a process
-// of the same binary, composed of the parts that brevet serve runs. Package floor holds what issuing is compared with.
+// Each measurement makes a directory and a key, and removes both at the end. The measured server is a process of the
+// same binary, composed of the parts that brevet serve runs. Package floor does the same work without code of Brevet,
+// for comparison with the server.
 package bench

@@ -19,11 +19,11 @@ import (
 	"github.com/brevet-pki/brevet/internal/cli/node"
 )
 
-// signedText is the only thing that a measurement signs. It cannot be taken for anything that X.509 signs: that is DER
-// and begins with 0x30. An operator's own issuing key may sign it.
+// signedText is the only text that a measurement signs with an operator's key, which may be an issuing key. The text is
+// not valid as a structure that X.509 signs: those are DER and begin with 0x30.
 const signedText = "brevet-bench: this signature attests nothing\x00"
 
-// hsmBench is a measurement of a key in an HSM.
+// hsmBench measures how fast a key in an HSM signs.
 type hsmBench struct {
 	commonFlags
 	sessions []int
@@ -33,11 +33,11 @@ func newHSM() *cobra.Command {
 	b := hsmBench{commonFlags: commonFlags{rounds: 3}}
 	cmd := &cobra.Command{
 		Use: "hsm", Short: "Measure how many signatures per second an HSM makes", Args: cobra.NoArgs,
-		Long: "hsm measures a P-256 key in a SoftHSM of its own, which it removes again. With --config it measures a key in the HSM\n" +
-			"of that configuration, which signs nothing but the SHA-256 of a fixed text: no certificate.",
+		Long: "hsm measures a P-256 key in a new SoftHSM, which it removes at the end. With --config it measures a key in the HSM of\n" +
+			"that configuration. The key signs only the SHA-256 of a fixed text, never a certificate.",
 	}
 	node.ConfigFlag(cmd)
-	cmd.Flags().Lookup("config").Usage = "configuration file with the HSM to measure (default: an HSM of its own)"
+	cmd.Flags().Lookup("config").Usage = "configuration file with the HSM to measure (default: a new SoftHSM)"
 	cmd.Flags().StringVar(&b.keyLabel, "key-label", "", "label of the key to measure, with --config")
 	cmd.Flags().IntSliceVar(&b.sessions, "sessions", []int{1, 2, 4, 8}, "numbers of concurrent signatures")
 	b.timed(cmd, "2s", "how long each number of sessions is measured, in all rounds together")
@@ -46,7 +46,7 @@ func newHSM() *cobra.Command {
 }
 
 func (b *hsmBench) check(cmd *cobra.Command) error {
-	if _, err := b.round(leastRound); err != nil {
+	if _, err := b.round(minRound); err != nil {
 		return err
 	}
 	if cmd.Flags().Changed("config") != (b.keyLabel != "") {
@@ -64,33 +64,33 @@ func (b *hsmBench) check(cmd *cobra.Command) error {
 	return nil
 }
 
-// hsmRate is what was measured with one number of sessions.
+// hsmRate is the rate with one number of sessions.
 type hsmRate struct {
 	Sessions   int     `json:"sessions"`
 	Signatures float64 `json:"signatures_per_second"`
 	Spread     spread  `json:"spread"`
 }
 
-func (b *hsmBench) run(ctx context.Context, place *bench) error {
-	round, err := b.round(leastRound)
+func (b *hsmBench) run(ctx context.Context, env *bench) error {
+	round, err := b.round(minRound)
 	if err != nil {
 		return err
 	}
 	measured := make([][]float64, len(b.sessions))
 	for r := range b.rounds {
 		for i, n := range b.sessions {
-			rate, err := signatureRate(ctx, place.key, n, round)
+			rate, err := signatureRate(ctx, env.key, n, round)
 			if err != nil {
 				return err
 			}
-			place.say("round %d of %d: %d sessions, %.0f signatures a second", r+1, b.rounds, n, rate)
+			env.logf("round %d of %d: %d sessions, %.0f signatures a second", r+1, b.rounds, n, rate)
 			measured[i] = append(measured[i], rate)
 		}
 	}
 	result := struct {
 		Algorithm string    `json:"algorithm"`
 		Rates     []hsmRate `json:"rates"`
-	}{Algorithm: place.key.Algorithm().String()}
+	}{Algorithm: env.key.Algorithm().String()}
 	var rows [][]string
 	for i, n := range b.sessions {
 		s, err := spreadOf("signatures_per_second", measured[i])
@@ -100,12 +100,12 @@ func (b *hsmBench) run(ctx context.Context, place *bench) error {
 		result.Rates = append(result.Rates, hsmRate{n, s.Median, s})
 		rows = append(rows, []string{strconv.Itoa(n), decimal(s.Median), decimal(s.Min), decimal(s.Max)})
 	}
-	return place.Emit(result, rows)
+	return env.Emit(result, rows)
 }
 
 func decimal(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
 
-// signatureRate signs for d with so many signatures under way at once, and returns the signatures of a second.
+// signatureRate signs for d, with as many concurrent signatures as sessions. It returns the signatures per second.
 func signatureRate(ctx context.Context, key *hsm.Key, sessions int, d time.Duration) (float64, error) {
 	digest := sha256.Sum256([]byte(signedText))
 	message, opts := digest[:], crypto.SHA256

@@ -15,17 +15,17 @@ import (
 	"github.com/brevet-pki/brevet/internal/cli"
 )
 
-// maxCallers is how many connections a measurement holds.
+// maxCallers limits --callers, and with it the connections of a measurement.
 const maxCallers = 1024
 
-// leastRound is the shortest round.
-const leastRound = 20 * time.Millisecond
+// minRound is the minimum duration of a measurement in one round.
+const minRound = 20 * time.Millisecond
 
-// floorReach is what a floor has to reach of the rate at which all cores do its single operations: one that is slower
-// waits for something that it need not, and is no floor.
+// floorReach is the share that a valid floor must reach of its bound, the rate at which all cores perform its single
+// operations. A slower floor waited for something else, and is too low to compare with.
 const floorReach = 0.85
 
-// issueBench is a measurement of a whole server.
+// issueBench measures how fast a whole server issues certificates.
 type issueBench struct {
 	commonFlags
 	callers        int
@@ -40,33 +40,33 @@ func newIssue() *cobra.Command {
 	b := issueBench{commonFlags: commonFlags{rounds: 3}}
 	cmd := &cobra.Command{
 		Use: "issue", Short: "Measure how many certificates a second a server issues", Args: cobra.NoArgs,
-		Long: "issue starts a server process with an HSM and a store of its own in a temporary directory. Operators request\n" +
-			"certificates for devices without pause, each over one connection. In turn with it, it measures the floor, which is\n" +
-			"the same work without any code of Brevet and without RPC, the HSM alone, and bare RPCs: mutual-TLS unary RPCs with\n" +
-			"messages of the same size from the same callers. Each takes as long again as --duration. composed_ratio compares the\n" +
-			"server with the rate that floor and bare RPC allow together, 1 / (1/floor + 1/RPC). Load and floor share this\n" +
-			"machine's cores with the server. Set TMPDIR to measure another disk.\n\n" +
-			"With --new-connections each certificate takes a TLS handshake of its own, and handshake_ratio is its rate to that of\n" +
-			"an empty call in the place of the certificate. With --hsm-rate the HSM makes at most that many signatures per\n" +
-			"second, each after --hsm-latency: hsm_share is the share of that rate that certificates reach, and open_loop_p99_ms is\n" +
-			"what one takes when requests come at random times at 80 % of it. With --bulk each caller is an operator's stream of\n" +
-			"orders, for 64 devices at once.",
+		Long: "issue starts a server process with a new HSM and a new store in a temporary directory. Operators request certificates\n" +
+			"for devices without pause, each over one connection. Alternating with that, it measures three more rates:\n" +
+			"the floor, which is the same work without any code of Brevet and without RPC; the HSM alone; and bare RPCs, which are\n" +
+			"unary RPCs over mutual TLS with messages of the same size from the same callers. Each of them takes --duration, too.\n" +
+			"composed_ratio is the server's rate divided by the rate that floor and bare RPC allow together,\n" +
+			"1 / (1/floor + 1/RPC). Load and floor share this machine's cores with the server. Set TMPDIR to measure another disk.\n\n" +
+			"With --new-connections each certificate needs a new TLS connection. handshake_ratio is the rate of certificates\n" +
+			"divided by the rate of empty RPCs over new connections. With --hsm-rate the HSM makes at most that many signatures per\n" +
+			"second, each after --hsm-latency. hsm_share is the share of that rate that certificates reach; open_loop_p99_ms is the\n" +
+			"latency of a certificate when requests come at random times at 80 % of that rate. With --bulk each caller is a stream\n" +
+			"of an operator, with requests for 64 devices in progress.",
 	}
 	f := cmd.Flags()
-	f.IntVar(&b.callers, "callers", 16, "operators that order at once")
+	f.IntVar(&b.callers, "callers", 16, "concurrent connections of operators")
 	f.BoolVar(&b.newConnections, "new-connections", false, "a new connection for each certificate")
-	f.BoolVar(&b.bulk, "bulk", false, "callers are streams of orders, each with 64 under way")
-	f.IntVar(&b.count, "count", 0, "with --bulk, how many certificates are issued in each round, however long that takes")
-	f.IntVar(&b.preload, "preload", 0, "certificates that the store holds beforehand; a server with an empty one is measured in turn")
+	f.BoolVar(&b.bulk, "bulk", false, "callers are streams, each with 64 requests in progress")
+	f.IntVar(&b.count, "count", 0, "with --bulk, certificates to issue in each round, instead of --duration")
+	f.IntVar(&b.preload, "preload", 0, "certificates in the store at the start; a server with an empty store is measured alternately")
 	b.pace.flags(cmd)
 	b.timed(cmd, "10s", "how long certificates are issued, in all rounds together")
-	placeFlag(cmd)
+	configFlag(cmd)
 	b.measures(cmd, b.check, b.run, "MEASURE", "MEDIAN", "MIN", "MAX")
 	return cmd
 }
 
 func (b *issueBench) check() error {
-	if _, err := b.round(leastRound); err != nil {
+	if _, err := b.round(minRound); err != nil {
 		return err
 	}
 	if b.callers < 1 || b.callers > maxCallers {
@@ -87,26 +87,26 @@ func (b *issueBench) check() error {
 	if given > 1 || b.preload < 0 {
 		return cli.WrongUse("--new-connections, --hsm-rate, --preload and --bulk measure different things: give one of them")
 	}
-	if b.count < 0 || b.count > 0 && (!b.bulk || b.count < b.callers*ordersInFlight) {
-		return cli.WrongUse(fmt.Sprintf("--count goes with --bulk, and is at least %d for each caller", ordersInFlight))
+	if b.count < 0 || b.count > 0 && (!b.bulk || b.count < b.callers*requestsInFlight) {
+		return cli.WrongUse(fmt.Sprintf("--count goes with --bulk, and is at least %d for each caller", requestsInFlight))
 	}
 	return nil
 }
 
-// mode is one way to ask for certificates, and what it measures beside what all do.
+// mode is one way to request certificates, with the additional fields that it measures.
 type mode struct {
-	put     func(ctx context.Context, p *party, d time.Duration) (load, error)
-	options []string // of the server
-	fields  []string
-	measure func(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error
-	anew    bool // each certificate takes a connection of its own
-	counted bool // a round is so many certificates, and none go before the first one
+	put           func(ctx context.Context, p *party, d time.Duration) (load, error)
+	options       []string // of the server
+	fields        []string
+	measure       func(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error
+	newConnection bool // each certificate needs a new connection
+	counted       bool // a round is a number of certificates, without a warm-up
 }
 
 func (b *issueBench) mode() mode {
 	switch {
 	case b.newConnections:
-		return mode{anew: true, put: each((*caller).issueAnew), fields: []string{"handshakes_per_second", "handshake_ratio"}, measure: measureHandshakes}
+		return mode{newConnection: true, put: each((*caller).issueOverNewConnection), fields: []string{"handshakes_per_second", "handshake_ratio"}, measure: measureHandshakes}
 	case !b.pace.isZero():
 		return mode{
 			put: each((*caller).issue), fields: []string{"hsm_share", "open_loop_p99_ms", "open_loop_latencies"}, measure: b.measureArrivals,
@@ -116,14 +116,14 @@ func (b *issueBench) mode() mode {
 		return mode{put: each((*caller).issue), fields: []string{"growth_ratio", "empty_certificates_per_second"}, measure: measureEmpty}
 	case b.bulk:
 		return mode{measure: measureNothing, counted: b.count > 0, put: func(ctx context.Context, p *party, d time.Duration) (load, error) {
-			return putOrders(ctx, p.streams, b.count, d)
+			return putBulkLoad(ctx, p.streams, b.count, d)
 		}}
 	default:
 		return mode{put: each((*caller).issue), measure: measureNothing}
 	}
 }
 
-// each has all callers make a call, over and over.
+// each returns a load in which all callers repeat an RPC.
 func each(call func(*caller, context.Context) (time.Duration, error)) func(context.Context, *party, time.Duration) (load, error) {
 	return func(ctx context.Context, p *party, d time.Duration) (load, error) {
 		return putLoad(ctx, p.callers, call, d)
@@ -132,28 +132,28 @@ func each(call func(*caller, context.Context) (time.Duration, error)) func(conte
 
 func measureNothing(context.Context, *issueRig, time.Duration, map[string]float64) error { return nil }
 
-// measureHandshakes makes empty calls over new connections.
+// measureHandshakes makes empty RPCs over new connections.
 func measureHandshakes(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
-	l, err := putLoad(ctx, r.callers, (*caller).greetAnew, d)
+	l, err := putLoad(ctx, r.callers, (*caller).checkOverNewConnection, d)
 	values["handshakes_per_second"], values["handshake_ratio"] = l.rate, values["certificates_per_second"]/l.rate
 	return err
 }
 
-// measureEmpty has the callers of the server whose store was not filled ask for certificates.
+// measureEmpty requests certificates from the server whose store was empty at the start.
 func measureEmpty(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
 	l, err := r.put(ctx, r.empty, d)
 	values["empty_certificates_per_second"], values["growth_ratio"] = l.rate, values["certificates_per_second"]/l.rate
 	return err
 }
 
-// openShare is the share of the HSM's rate at which requests arrive in the open loop.
+// openShare is the rate of requests in the open loop, as a share of the HSM's rate.
 const openShare = 0.8
 
-// measureArrivals has requests come at random times.
+// measureArrivals sends requests at random times, and measures their latencies.
 func (b *issueBench) measureArrivals(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
 	l, err := arrive(ctx, r.callers, openShare*b.pace.rate, d)
 	if over := new(overrun); errors.As(err, &over) {
-		return fmt.Errorf("%w; give a --hsm-rate of %.0f or less, which it keeps up with", err, over.reached)
+		return fmt.Errorf("%w; give a --hsm-rate of %.0f or less, which this machine can handle", err, over.reached)
 	}
 	values["hsm_share"] = values["certificates_per_second"] / b.pace.rate
 	values["open_loop_p99_ms"] = l.quantile(0.99)
@@ -161,22 +161,22 @@ func (b *issueBench) measureArrivals(ctx context.Context, r *issueRig, d time.Du
 	return err
 }
 
-// issueRig is everything that is measured.
+// issueRig holds everything that brevet-bench issue measures.
 type issueRig struct {
 	mode
 	*bench
 	*party
-	empty      *party // with --preload, what the first one is compared with
+	empty      *party // with --preload, the server with an empty store; else nil
 	floor      *floor.Floor
 	rpc        *bareRPC
-	goroutines int // that the floor is fastest with
+	goroutines int // with which the floor is fastest
 }
 
 // party is a server and its callers.
 type party struct {
 	server  *serverProcess
 	callers []*caller
-	streams []*orderer // with --bulk, in the place of callers
+	streams []*bulkCaller // with --bulk, instead of callers
 }
 
 func (p *party) close() error {
@@ -196,18 +196,18 @@ func (p *party) close() error {
 	return err
 }
 
-// issueFields are what a round measures, in the order that they are shown in.
+// issueFields are the fields that each round measures, in the order of the output.
 var issueFields = []string{
 	"certificates_per_second", "p50_ms", "p99_ms", "hsm_signatures_per_second", "floor_per_second", "floor_ratio", "rpc_per_second", "composed_ratio",
 	"floor_reach", "rss_mib", "bytes_per_certificate", "server_cpu_us", "load_cpu_us", "floor_cpu_us",
 }
 
-func (b *issueBench) run(ctx context.Context, place *bench) (err error) {
-	d, err := b.round(leastRound)
+func (b *issueBench) run(ctx context.Context, env *bench) (err error) {
+	d, err := b.round(minRound)
 	if err != nil {
 		return err
 	}
-	rig := &issueRig{mode: b.mode(), bench: place}
+	rig := &issueRig{mode: b.mode(), bench: env}
 	defer func() { err = errors.Join(err, rig.close()) }()
 	if rig.party, err = b.open(ctx, rig, "server", b.preload); err != nil {
 		return err
@@ -217,7 +217,7 @@ func (b *issueBench) run(ctx context.Context, place *bench) (err error) {
 			return err
 		}
 	}
-	if rig.floor, err = place.floor(ctx); err != nil {
+	if rig.floor, err = env.floor(ctx); err != nil {
 		return err
 	}
 	if rig.rpc, err = rig.openBareRPC(ctx, b.callers); err != nil {
@@ -238,7 +238,7 @@ func (r *issueRig) close() error {
 	return errors.Join(err, r.rpc.close(), r.party.close(), r.empty.close())
 }
 
-// open starts a server, on a store that holds so many certificates, and enrolls its callers.
+// open starts a server on a store with some certificates, and connects its callers.
 func (b *issueBench) open(ctx context.Context, rig *issueRig, name string, certificates int) (p *party, err error) {
 	p = &party{}
 	defer func() {
@@ -247,7 +247,7 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, name string, certi
 			p = nil
 		}
 	}()
-	rig.say("starting a server of its own")
+	rig.logf("starting the server to measure")
 	d, err := rig.newDev(ctx, name)
 	if err != nil {
 		return p, err
@@ -264,7 +264,7 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, name string, certi
 	if err != nil {
 		return p, err
 	}
-	rig.say("connecting %d callers", b.callers)
+	rig.logf("connecting %d callers", b.callers)
 	if b.bulk {
 		p.streams, err = openStreams(ctx, operator, b.callers)
 		return p, err
@@ -275,7 +275,7 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, name string, certi
 
 func (r *issueRig) rounds(ctx context.Context, n int, d time.Duration) (rounds, error) {
 	var err error
-	if !r.counted { // files and caches grow to their size
+	if !r.counted { // a warm-up: files and caches grow to their size
 		if _, err = r.put(ctx, r.party, d); err != nil {
 			return nil, err
 		}
@@ -283,7 +283,7 @@ func (r *issueRig) rounds(ctx context.Context, n int, d time.Duration) (rounds, 
 	if r.goroutines, err = r.floor.Best(ctx, d); err != nil {
 		return nil, err
 	}
-	r.say("the floor is fastest with %d goroutines", r.goroutines)
+	r.logf("the floor is fastest with %d goroutines", r.goroutines)
 	measured := rounds{}
 	for i := range n {
 		values, err := r.round(ctx, d)
@@ -291,13 +291,13 @@ func (r *issueRig) rounds(ctx context.Context, n int, d time.Duration) (rounds, 
 			return nil, err
 		}
 		measured.add(values)
-		r.say("round %d of %d: %.0f certificates a second, floor %.0f", i+1, n, values["certificates_per_second"], values["floor_per_second"])
+		r.logf("round %d of %d: %.0f certificates a second, floor %.0f", i+1, n, values["certificates_per_second"], values["floor_per_second"])
 	}
 	return measured, nil
 }
 
-// round measures everything once. What the server has stored is looked at after the floor, by when its log is in the
-// archive too.
+// round measures everything once. It reads the size of the server's files after the floor, because the server has
+// archived its log by then.
 func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float64, error) {
 	before, err := r.server.stored()
 	if err != nil {
@@ -325,7 +325,7 @@ func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float
 	return values, r.measure(ctx, r, d, values)
 }
 
-// load has the callers ask for certificates, and says how many they got.
+// load requests certificates for d, and returns how many were issued.
 func (r *issueRig) load(ctx context.Context, d time.Duration, values map[string]float64) (int, error) {
 	before, err := r.cpu()
 	if err != nil {
@@ -347,7 +347,7 @@ func (r *issueRig) load(ctx context.Context, d time.Duration, values map[string]
 	return n, err
 }
 
-// compare measures the floor.
+// compare measures the floor, and compares the server's rate with it.
 func (r *issueRig) compare(ctx context.Context, d time.Duration, values map[string]float64) error {
 	cost, err := r.floor.Cost(ctx, d/3)
 	if err != nil {
@@ -365,17 +365,17 @@ func (r *issueRig) compare(ctx context.Context, d time.Duration, values map[stri
 	if err != nil {
 		return err
 	}
-	r.say("floor, one certificate: check %s, sign %s, write %s", cost.Check, cost.Sign, cost.Write)
+	r.logf("floor, one certificate: check %s, sign %s, write %s", cost.Check, cost.Sign, cost.Write)
 	values["floor_per_second"], values["floor_ratio"] = rate, values["certificates_per_second"]/rate
 	values["floor_reach"], values["floor_cpu_us"] = rate/cost.Bound(), micros(after-before)/(rate*d.Seconds())
 	return nil
 }
 
-// compose measures the bare RPC, and compares the server with what floor and bare RPC allow together.
+// compose measures the bare RPC, and compares the server's rate with the rate that floor and bare RPC allow together.
 func (r *issueRig) compose(ctx context.Context, d time.Duration, values map[string]float64) error {
 	exchange := (*caller).exchange
-	if r.anew {
-		exchange = (*caller).exchangeAnew
+	if r.newConnection {
+		exchange = (*caller).exchangeOverNewConnection
 	}
 	l, err := putLoad(ctx, r.rpc.callers, exchange, d)
 	if err != nil {
@@ -386,8 +386,8 @@ func (r *issueRig) compose(ctx context.Context, d time.Duration, values map[stri
 	return nil
 }
 
-// spentCPU is the processor time that the server, and this process, have used so far. What a certificate costs in it
-// says more than a rate where others use the machine too.
+// spentCPU is the processor time that the server and this process have used so far. If other programs use the machine,
+// the processor time of a certificate is a better measure than the rate.
 type spentCPU struct{ server, load time.Duration }
 
 func (r *issueRig) cpu() (c spentCPU, err error) {
@@ -398,6 +398,7 @@ func (r *issueRig) cpu() (c spentCPU, err error) {
 	return c, err
 }
 
+// ownCPU returns the processor time that this process has used so far.
 func ownCPU() (time.Duration, error) {
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
@@ -414,8 +415,8 @@ func (b *issueBench) report(rig *issueRig, measured rounds) error {
 		return err
 	}
 	if reach.Median < floorReach {
-		rig.say("warning: the floor reaches %.2f of what its single operations allow, under %.2f: it does not count as one, and floor_ratio "+
-			"flatters the server; measure with nothing else running, and longer; it stays so where processors are threads of one core", reach.Median, floorReach)
+		rig.logf("warning: the floor reaches %.2f of its bound, less than %.2f, and is not valid: floor_ratio is too high; "+
+			"stop other programs and measure longer; if two processors are threads of one core, the floor stays below that", reach.Median, floorReach)
 	}
 	return rig.report(map[string]any{
 		"callers": b.callers, "rounds": b.rounds, "floor_goroutines": rig.goroutines, "floor_counts": reach.Median >= floorReach,

@@ -23,11 +23,11 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// loadWindow is how many bytes a server may send ahead on a connection of the load.
+// loadWindow is the HTTP/2 flow-control window of a caller's connection and streams, in bytes.
 const loadWindow = 64 << 10
 
-// caller is an operator that orders certificates without pause over a connection that it keeps, each with a call of its own
-// and a new request ID. A device that renewed without pause would be refused (max_unexpired).
+// caller is an operator that requests certificates without pause over one connection, each in a new RPC with a new
+// request ID. Devices that renew without pause cannot be the load, because the server refuses them (max_unexpired).
 type caller struct {
 	pair    *enroll.Pair // authenticates the connection
 	conn    *grpc.ClientConn
@@ -36,28 +36,29 @@ type caller struct {
 	payload []byte // of a bare RPC
 }
 
-// certificatesEach is how many certificates one device of a deviceSupply gets. Operators may give it 96 by default.
+// certificatesEach is the number of certificates of one device in a deviceSupply. The server's default limit is 96.
 const certificatesEach = 64
 
-// deviceSupply names the devices that certificates are ordered for, one after the other. It is safe for concurrent use.
+// deviceSupply yields the devices that certificates are requested for, one after the other. It is safe for concurrent
+// use.
 type deviceSupply struct {
 	prefix string
 
 	mu     sync.Mutex
-	named  int // certificates
-	device orderedDevice
+	named  int // calls of next
+	device requestedDevice
 }
 
 // next returns the device of the next certificate.
-func (s *deviceSupply) next() (orderedDevice, error) {
+func (s *deviceSupply) next() (requestedDevice, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.named%certificatesEach == 0 {
 		_, csr, err := newKeyAndCSR()
 		if err != nil {
-			return orderedDevice{}, err
+			return requestedDevice{}, err
 		}
-		s.device = orderedDevice{fmt.Sprintf("%s-%d", s.prefix, s.named/certificatesEach+1), csr}
+		s.device = requestedDevice{fmt.Sprintf("%s-%d", s.prefix, s.named/certificatesEach+1), csr}
 	}
 	s.named++
 	return s.device, nil
@@ -90,9 +91,9 @@ func openCallers(ctx context.Context, operator *enroll.Pair, n int) (callers []*
 	return callers, nil
 }
 
-// open makes the connection.
+// open connects to the server, and waits until the connection is ready.
 func (c *caller) open(ctx context.Context) (err error) {
-	// Windows of a fixed size: a client that measures the line sends a ping with each answer.
+	// The windows have a fixed size, because grpc's dynamic windows send a ping with each response.
 	if c.conn, err = client.Connect(c.pair.Origin.Server, c.pair, grpc.WithStaticConnWindowSize(loadWindow), grpc.WithStaticStreamWindowSize(loadWindow)); err != nil {
 		return err
 	}
@@ -117,7 +118,7 @@ func (c *caller) close() error {
 	return err
 }
 
-// issue gets one certificate with one call, and says how long the call took.
+// issue requests one certificate with one RPC, and returns the RPC's duration.
 func (c *caller) issue(ctx context.Context) (time.Duration, error) {
 	id, err := newRequestID()
 	if err != nil {
@@ -128,49 +129,50 @@ func (c *caller) issue(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	begin := time.Now()
-	answer, err := c.orderOne(ctx, orderFor(id, device))
+	resp, err := c.requestOne(ctx, requestFor(id, device))
 	took := time.Since(begin)
 	if err != nil {
 		return 0, enroll.CallError(c.pair.Origin.Server, err)
 	}
-	if f := answer.GetError(); f != nil {
-		return 0, fmt.Errorf("an order failed: %s", f.GetMessage())
+	if f := resp.GetError(); f != nil {
+		return 0, fmt.Errorf("a request failed: %s", f.GetMessage())
 	}
-	if len(answer.GetCertificate()) == 0 {
-		return 0, errors.New("the server answered without a certificate")
+	if len(resp.GetCertificate()) == 0 {
+		return 0, errors.New("the server responded without a certificate")
 	}
 	return took, nil
 }
 
-// orderOne makes a call with one order, which costs what a unary call does.
-func (c *caller) orderOne(ctx context.Context, req *brevetv1.IssueCertificatesRequest) (*brevetv1.IssueCertificatesResponse, error) {
+// requestOne sends one request on a new stream, which costs as much as a unary RPC, and returns the response.
+func (c *caller) requestOne(ctx context.Context, req *brevetv1.IssueCertificatesRequest) (*brevetv1.IssueCertificatesResponse, error) {
 	stream, err := c.client.IssueCertificates(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := stream.Send(req); err != nil && !errors.Is(err, io.EOF) { // then Recv says why
+	if err := stream.Send(req); err != nil && !errors.Is(err, io.EOF) { // after io.EOF, Recv returns the error
 		return nil, err
 	}
 	if err := stream.CloseSend(); err != nil {
 		return nil, err
 	}
-	answer, err := stream.Recv()
+	resp, err := stream.Recv()
 	if err != nil {
 		return nil, err
 	}
 	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("the stream of one order does not end: %w", err)
+		return nil, fmt.Errorf("the stream does not end after its only response: %w", err)
 	}
-	return answer, nil
+	return resp, nil
 }
 
-// load is what callers got.
+// load is the result of a load.
 type load struct {
-	rate      float64         // certificates of a second
-	latencies []time.Duration // one for each certificate, the shortest first
+	rate      float64         // RPCs or certificates per second
+	latencies []time.Duration // one for each of them, the shortest first
 }
 
-// putLoad has all callers make calls for d, each one after the other. An error of one is an error of all.
+// putLoad makes RPCs for d: all callers at once, and each caller one after the other. If an RPC fails, it stops all
+// callers and returns the error.
 func putLoad(ctx context.Context, callers []*caller, call func(*caller, context.Context) (time.Duration, error), d time.Duration) (load, error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
@@ -181,7 +183,7 @@ func putLoad(ctx context.Context, callers []*caller, call func(*caller, context.
 		all.Go(func() {
 			for time.Since(begin) < d && ctx.Err() == nil {
 				took, err := call(c, ctx)
-				if turnedAway(err) {
+				if isOverloaded(err) {
 					err = fmt.Errorf("%w; %d callers are too many: give fewer --callers", err, len(callers))
 				}
 				if err != nil {
@@ -200,14 +202,14 @@ func putLoad(ctx context.Context, callers []*caller, call func(*caller, context.
 	return loadOf(took, latencies...), nil
 }
 
-// loadOf is what callers got in so long.
+// loadOf returns the load of callers with latencies that took so long in total.
 func loadOf(took time.Duration, latencies ...[]time.Duration) load {
 	all := slices.Concat(latencies...)
 	slices.Sort(all)
 	return load{rate: float64(len(all)) / took.Seconds(), latencies: all}
 }
 
-// quantile is the latency that a share of the calls does not exceed, in milliseconds; not a number where there were none.
+// quantile returns the latency that a share of the RPCs does not exceed, in milliseconds, or NaN without RPCs.
 func (l load) quantile(share float64) float64 {
 	if len(l.latencies) == 0 {
 		return math.NaN()

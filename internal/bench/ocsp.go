@@ -19,16 +19,16 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// Of the certificates that are issued for a measurement of OCSP, these parts are revoked, and asked about.
+// One in revokedPart of the issued certificates is revoked, and one in askedPart is requested.
 const (
 	revokedPart = 100
 	askedPart   = 10
 )
 
-// leastIssued has one certificate revoked, and enough asked about for a mean.
-const leastIssued = 1000
+// minIssued is the minimum of --issued: one certificate is revoked, and enough are requested for a mean.
+const minIssued = 1000
 
-// ocspBench is a measurement of how a server answers OCSP.
+// ocspBench measures how fast a server answers OCSP requests.
 type ocspBench struct {
 	commonFlags
 	issued int
@@ -39,16 +39,16 @@ func newOCSP() *cobra.Command {
 	b := ocspBench{commonFlags: commonFlags{rounds: 3}}
 	cmd := &cobra.Command{
 		Use: "ocsp", Short: "Measure how many OCSP requests a second a server answers", Args: cobra.NoArgs,
-		Long: "ocsp fills the store of a server process with certificates, revokes a hundredth of them, asks about a tenth once,\n" +
-			"and has wrk ask about random ones of those over connections that it keeps: by GET, by POST, and by POST with a\n" +
-			"nonce, for which each answer is signed. In turn with it wrk asks a process that does nothing but write bytes of\n" +
-			"an answer's size, as net/http does it at its best, and a process signs as an OCSP delegate does, on all cores.\n" +
-			"static_ratio_get and static_ratio_post are the shares of the bare handler's rate that the server reaches, and\n" +
-			"signed_ratio is its share of what answering and signing, one after the other, come to. Each of the six takes\n" +
-			"as long as --duration. wrk shares this machine's cores with what it asks.",
+		Long: "ocsp fills the store of a server process with certificates, revokes a hundredth of them, and requests the status of a\n" +
+			"tenth once. Then wrk requests the statuses of random ones of that tenth over persistent connections: by GET, by POST,\n" +
+			"and by POST with a nonce, for which each response is signed. Alternating with that, wrk sends requests to a bare\n" +
+			"net/http handler that only writes responses of the same size, and a process signs as an OCSP delegate does, on all\n" +
+			"cores. static_ratio_get and static_ratio_post are the server's rates divided by the bare handler's. signed_ratio is\n" +
+			"the server's rate of signed responses divided by the rate that the bare handler and signing allow together. Each of\n" +
+			"the six measurements takes --duration. wrk shares this machine's cores with the servers.",
 	}
-	cmd.Flags().IntVar(&b.issued, "issued", maxIssued, "certificates that the store holds")
-	b.timed(cmd, "30s", "how long each way of asking is measured, in all rounds together")
+	cmd.Flags().IntVar(&b.issued, "issued", maxIssued, "certificates in the store")
+	b.timed(cmd, "30s", "how long each kind of request is measured, in all rounds together")
 	b.measures(cmd, b.check, b.run, "MEASURE", "MEDIAN", "MIN", "MAX")
 	return cmd
 }
@@ -57,25 +57,26 @@ func (b *ocspBench) check() error {
 	if _, err := b.round(wrkRound); err != nil {
 		return err
 	}
-	if b.issued < leastIssued || b.issued > maxIssued {
-		return cli.WrongUse(fmt.Sprintf("--issued %d: give %d to %d", b.issued, leastIssued, maxIssued))
+	if b.issued < minIssued || b.issued > maxIssued {
+		return cli.WrongUse(fmt.Sprintf("--issued %d: give %d to %d", b.issued, minIssued, maxIssued))
 	}
 	var err error
 	b.wrk, err = findWrk()
 	return err
 }
 
-// maxIssued is for what a responder keeps of the answers: a tenth of it, and room beside it.
+// maxIssued is the maximum of --issued. The responder's cache must hold a response for each certificate in a tenth of
+// it.
 const maxIssued = 1_000_000
 
-// ocspRig is everything that is measured.
+// ocspRig holds everything that brevet-bench ocsp measures.
 type ocspRig struct {
 	*bench
-	wrk    string
-	server *serverProcess
-	bare   *bareServer
-	ways   []*way
-	octets float64 // of an answer, on average
+	wrk      string
+	server   *serverProcess
+	bare     *bareServer
+	kinds    []*requestKind
+	bodySize float64 // bytes of a response's body, on average
 }
 
 func (r *ocspRig) close() error {
@@ -89,12 +90,12 @@ func (r *ocspRig) close() error {
 	return err
 }
 
-func (b *ocspBench) run(ctx context.Context, place *bench) (err error) {
+func (b *ocspBench) run(ctx context.Context, env *bench) (err error) {
 	d, err := b.round(wrkRound)
 	if err != nil {
 		return err
 	}
-	rig := &ocspRig{bench: place, wrk: b.wrk}
+	rig := &ocspRig{bench: env, wrk: b.wrk}
 	defer func() { err = errors.Join(err, rig.close()) }()
 	if err := b.prepare(ctx, rig); err != nil {
 		return err
@@ -106,18 +107,18 @@ func (b *ocspBench) run(ctx context.Context, place *bench) (err error) {
 			return err
 		}
 		measured.add(values)
-		rig.say("round %d of %d: %.0f GET, %.0f POST, %.0f nonces a second: %.2f, %.2f, %.2f of what is possible", n+1, b.rounds,
+		rig.logf("round %d of %d: %.0f GET, %.0f POST, %.0f nonces a second: %.2f, %.2f, %.2f of the bounds", n+1, b.rounds,
 			values["get_per_second"], values["post_per_second"], values["nonce_per_second"],
 			values["static_ratio_get"], values["static_ratio_post"], values["signed_ratio"])
 	}
-	return place.report(map[string]any{
+	return env.report(map[string]any{
 		"issued": b.issued, "revoked": b.issued / revokedPart, "asked": b.issued / askedPart, "connections": wrkConnections, "rounds": b.rounds,
 	}, measured, ocspFields)
 }
 
-// prepare fills a server's store, has the server answer what will be asked once, and starts the bare one.
+// prepare fills a server's store, sends each request to the server once, and starts the bare server.
 func (b *ocspBench) prepare(ctx context.Context, rig *ocspRig) error {
-	rig.say("starting a server of its own")
+	rig.logf("starting the server to measure")
 	d, err := rig.newDev(ctx, "server")
 	if err != nil {
 		return err
@@ -128,7 +129,7 @@ func (b *ocspBench) prepare(ctx context.Context, rig *ocspRig) error {
 	}); err != nil {
 		return err
 	}
-	rig.say("revoking %d of them", b.issued/revokedPart)
+	rig.logf("revoking %d of them", b.issued/revokedPart)
 	shuffle(issued)
 	if err := revokeAll(ctx, d, issued[:b.issued/revokedPart]); err != nil {
 		return err
@@ -141,25 +142,25 @@ func (b *ocspBench) prepare(ctx context.Context, rig *ocspRig) error {
 	if err != nil {
 		return err
 	}
-	if rig.ways, err = writeWays(rig.dir, issuing, issued[:b.issued/askedPart]); err != nil {
+	if rig.kinds, err = writeRequests(rig.dir, issuing, issued[:b.issued/askedPart]); err != nil {
 		return err
 	}
-	rig.say("asking about %d once", b.issued/askedPart)
-	for _, w := range rig.ways {
+	rig.logf("requesting %d statuses once", b.issued/askedPart)
+	for _, w := range rig.kinds {
 		if err := w.tryOut(ctx, d.HTTP); err != nil {
 			return err
 		}
 	}
-	rig.octets = rig.ways[0].body
-	rig.bare, err = rig.startBareServer(ctx, int(rig.octets))
+	rig.bodySize = rig.kinds[0].bodySize
+	rig.bare, err = rig.startBareServer(ctx, int(rig.bodySize))
 	return err
 }
 
 func shuffle(refs []pki.CertRef) {
-	rand.Shuffle(len(refs), func(i, j int) { refs[i], refs[j] = refs[j], refs[i] }) //nolint:gosec // of no use to anybody who guesses it
+	rand.Shuffle(len(refs), func(i, j int) { refs[i], refs[j] = refs[j], refs[i] }) //nolint:gosec // the order is not secret
 }
 
-// revokers is how many orders share transactions.
+// revokers is the number of concurrent revocations, which share transactions.
 const revokers = 128
 
 // revokeAll revokes certificates in the store of a development CA that is not running.
@@ -183,12 +184,12 @@ func revokeAll(ctx context.Context, d devca.CA, refs []pki.CertRef) (err error) 
 	return group.Wait()
 }
 
-// round measures everything once: what is compared comes after each other.
+// round measures everything once, each server after the one that it is compared with.
 func (r *ocspRig) round(ctx context.Context, d time.Duration) (map[string]float64, error) {
-	values := map[string]float64{"answer_octets": r.octets}
+	values := map[string]float64{"answer_octets": r.bodySize}
 	var err error
-	for _, w := range r.ways {
-		l, err := r.ask(ctx, w, r.server.dev.HTTP, r.server.cmd.Process, w.octets, d)
+	for _, w := range r.kinds {
+		l, err := r.runWrk(ctx, w, r.server.dev.HTTP, r.server.cmd.Process, w.size, d)
 		if err != nil {
 			return nil, err
 		}
@@ -197,7 +198,7 @@ func (r *ocspRig) round(ctx context.Context, d time.Duration) (map[string]float6
 		if !w.compared {
 			continue
 		}
-		bare, err := r.ask(ctx, w, r.bare.address, r.bare.cmd.Process, 0, d)
+		bare, err := r.runWrk(ctx, w, r.bare.address, r.bare.cmd.Process, 0, d)
 		if err != nil {
 			return nil, err
 		}
@@ -207,14 +208,14 @@ func (r *ocspRig) round(ctx context.Context, d time.Duration) (map[string]float6
 	if values["signatures_per_second"], values["signature_cpu_us"], err = r.delegateRate(ctx, d); err != nil {
 		return nil, err
 	}
-	// A signed answer takes a POST's time and a signature's.
+	// A signed response takes the time of a POST and the time of a signature.
 	values["signed_bound_per_second"] = 1 / (1/values["bare_post_per_second"] + 1/values["signatures_per_second"])
 	values["signed_ratio"] = values["nonce_per_second"] / values["signed_bound_per_second"]
 	values["rss_mib"], err = r.server.residentMiB()
 	return values, err
 }
 
-// ocspFields are what a round measures, in the order that they are shown in.
+// ocspFields are the fields that each round measures, in the order of the output.
 var ocspFields = []string{
 	"static_ratio_get", "static_ratio_post", "signed_ratio", "get_per_second", "get_p50_ms", "get_p99_ms", "bare_get_per_second",
 	"post_per_second", "post_p50_ms", "post_p99_ms", "bare_post_per_second", "nonce_per_second", "nonce_p50_ms", "nonce_p99_ms",

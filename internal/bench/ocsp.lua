@@ -1,5 +1,5 @@
--- wrk runs this: it sends random ones of the requests in a file, which go over the line as they are there, each after its
--- length, and prints what came of it as one object of JSON.
+-- wrk runs this script. It sends random requests from a file, unchanged, and prints the result as one JSON object. In the file,
+-- each request follows its length in bytes.
 
 local requests = {}
 

@@ -14,24 +14,25 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// issueAnew gets one certificate over a connection of its own, as a device that wakes up does, and says how long that
-// took, handshake included.
-func (c *caller) issueAnew(ctx context.Context) (time.Duration, error) {
-	return c.anew(ctx, func(c *caller) error {
+// issueOverNewConnection requests one certificate over a new connection, as a device does that wakes up. It returns how
+// long that took, including the TLS handshake.
+func (c *caller) issueOverNewConnection(ctx context.Context) (time.Duration, error) {
+	return c.newConnection(ctx, func(c *caller) error {
 		_, err := c.issue(ctx)
 		return err
 	})
 }
 
-// greetAnew makes an empty call over a connection of its own: what a handshake and a call cost without a certificate.
-func (c *caller) greetAnew(ctx context.Context) (time.Duration, error) {
-	return c.anew(ctx, func(c *caller) error {
+// checkOverNewConnection makes an empty RPC over a new connection, to measure handshake and RPC without a certificate.
+func (c *caller) checkOverNewConnection(ctx context.Context) (time.Duration, error) {
+	return c.newConnection(ctx, func(c *caller) error {
 		_, err := healthv1.NewHealthClient(c.conn).Check(ctx, &healthv1.HealthCheckRequest{})
 		return err
 	})
 }
 
-func (c *caller) anew(ctx context.Context, do func(*caller) error) (time.Duration, error) {
+// newConnection runs do with a new connection, and returns how long connection and do took.
+func (c *caller) newConnection(ctx context.Context, do func(*caller) error) (time.Duration, error) {
 	begin := time.Now()
 	again := &caller{pair: c.pair, devices: c.devices, payload: c.payload}
 	if err := again.open(ctx); err != nil {
@@ -44,16 +45,17 @@ func (c *caller) anew(ctx context.Context, do func(*caller) error) (time.Duratio
 	return took, again.close()
 }
 
-// arrive has requests for certificates come at random times, so many a second on average (a Poisson process), whether
-// those before are answered or not, and says how long each waited from when it came. Callers take turns.
+// arrive sends requests for certificates at random times for d: a Poisson process with rate requests per second. It
+// does not wait for the responses to earlier requests. Each caller in turn sends one request. A latency counts from the
+// time at which the request was due.
 func arrive(ctx context.Context, callers []*caller, rate float64, d time.Duration) (load, error) {
 	return arriveWhile(ctx, callers, rate, func(at time.Duration) bool { return at < d })
 }
 
-// overrun says that requests came faster than a server answers them.
+// overrun is the error when requests come faster than the server responds.
 type overrun struct {
-	rate, reached float64 // a second
-	err           error   // of the first that was turned away
+	rate, reached float64 // requests per second: sent, and answered
+	err           error   // of the first request that was rejected
 }
 
 func (e *overrun) Error() string {
@@ -62,21 +64,22 @@ func (e *overrun) Error() string {
 
 func (e *overrun) Unwrap() error { return e.err }
 
-// turnedAway reports whether a call was refused because too many wait.
-func turnedAway(err error) bool {
+// isOverloaded reports whether the server rejected an RPC because too many RPCs wait.
+func isOverloaded(err error) bool {
 	why := new(pki.Refusal)
 	return errors.As(err, &why) && why.Rule == pki.RuleOverloaded
 }
 
-// Bounds on requests that have come and are not answered: those that the server has, of which it takes 64 of one operator, and
-// all.
+// arrivedAtOnce limits the requests in progress on the server, which accepts 64 from one operator. maxArrived limits
+// all requests without a response.
 const (
 	arrivedAtOnce = 64
 	maxArrived    = 1024
 )
 
-// arriveWhile has requests come as arrive does, while going says so of the time since the first. When one is turned away
-// because too many wait, it sends no more, has those answered that were sent, and returns an overrun.
+// arriveWhile sends requests as arrive does, while going returns true for the time since the first request. If the
+// server rejects a request because too many wait, arriveWhile sends no more, waits for the other responses, and returns
+// an overrun.
 func arriveWhile(ctx context.Context, callers []*caller, rate float64, going func(at time.Duration) bool) (load, error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
@@ -99,7 +102,7 @@ func arriveWhile(ctx context.Context, callers []*caller, rate float64, going fun
 			places <- struct{}{}
 			defer func() { <-places; waiting.Add(-1) }()
 			if _, err := c.issue(ctx); err != nil {
-				if turnedAway(err) {
+				if isOverloaded(err) {
 					over.CompareAndSwap(nil, &overrun{rate: rate, err: err})
 				} else {
 					fail(err)
@@ -111,7 +114,7 @@ func arriveWhile(ctx context.Context, callers []*caller, rate float64, going fun
 			defer mu.Unlock()
 			latencies = append(latencies, took)
 		})
-		at += time.Duration(rand.ExpFloat64() / rate * float64(time.Second)) //nolint:gosec // of no use to anybody who guesses it
+		at += time.Duration(rand.ExpFloat64() / rate * float64(time.Second)) //nolint:gosec // the times are not secret
 	}
 	all.Wait()
 	if ctx.Err() != nil {

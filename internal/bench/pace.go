@@ -13,10 +13,10 @@ import (
 	"github.com/brevet-pki/brevet/hsm"
 )
 
-// pace makes an HSM as slow as one behind a network, for measurements. The zero value does not slow it down.
+// pace slows an HSM down to that of one behind a network. The zero value does not slow it down.
 type pace struct {
-	rate    float64       // signatures a second, at most; zero for no limit
-	latency time.Duration // of each, before the HSM gets the request
+	rate    float64       // maximum signatures per second; zero for no limit
+	latency time.Duration // delay before each signature
 }
 
 func (p *pace) flags(cmd *cobra.Command) {
@@ -31,7 +31,7 @@ func (p pace) isZero() bool { return p == pace{} }
 
 func (p pace) check() error {
 	if p.rate < 0 || p.latency < 0 {
-		return errors.New("--hsm-rate and --hsm-latency are not below zero")
+		return errors.New("--hsm-rate and --hsm-latency must not be negative")
 	}
 	if p.rate*p.latency.Seconds() > hsm.DefaultSessions {
 		return fmt.Errorf("--hsm-rate %g with --hsm-latency %s takes more than %d sessions", p.rate, p.latency, hsm.DefaultSessions)
@@ -39,7 +39,7 @@ func (p pace) check() error {
 	return nil
 }
 
-// signer puts the pace before a key. What waits for its turn does so in the order that it came.
+// signer returns a signer that signs with key at the pace, in the order of the requests.
 func (p pace) signer(key crypto.Signer) crypto.Signer {
 	if p.isZero() {
 		return key
@@ -47,14 +47,14 @@ func (p pace) signer(key crypto.Signer) crypto.Signer {
 	return &pacedSigner{Signer: key, pace: p, sessions: make(chan struct{}, hsm.DefaultSessions)}
 }
 
-// pacedSigner is a key whose signatures begin no sooner than the pace allows.
+// pacedSigner delays each signature until the pace allows it.
 type pacedSigner struct {
 	crypto.Signer
 	pace     pace
-	sessions chan struct{} // a slot is held while the HSM has a request
+	sessions chan struct{} // one element for each signature in progress
 
 	mu   sync.Mutex
-	next time.Time // when the next signature may begin
+	next time.Time // the earliest start of the next signature
 }
 
 // Sign implements crypto.Signer.
@@ -65,7 +65,7 @@ func (s *pacedSigner) Sign(random io.Reader, digest []byte, opts crypto.SignerOp
 	return s.Signer.Sign(random, digest, opts)
 }
 
-// turn takes the next place. A key that was idle has saved nothing up.
+// turn returns the earliest start of this signature, and schedules the next one after it. Idle time is not made up for.
 func (s *pacedSigner) turn() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -24,28 +24,28 @@ import (
 )
 
 const (
-	// perIdentity is how many certificates an identity has in a store that was filled.
+	// perIdentity is the number of certificates of each identity in a filled store.
 	perIdentity = 100
-	// preloadMakers is how many identities are registered at once: they share transactions.
+	// preloadMakers is the number of identities that are registered concurrently, in shared transactions.
 	preloadMakers = 32
-	// preloadBatch is how many certificates a transaction records.
+	// preloadBatch is the number of certificates in a transaction.
 	preloadBatch = 256
 )
 
-// preloadActor is who fills a store.
+// preloadActor is the actor in the log entries of filling a store.
 var preloadActor = pki.ActorCommand("bench")
 
-// filling is what a store is filled with.
+// filling describes the records that a store is filled with.
 type filling struct {
 	certificates int
 	perIdentity  int
 	labels       map[string]string // of each identity
-	made         func(pki.CertRef) // is told of each certificate; nil for nobody. It is called by one goroutine at a time
+	made         func(pki.CertRef) // if not nil, called for each certificate, by one goroutine at a time
 }
 
-// preload fills the store of a development CA that is not running: certificates of the size of real ones, each of a key
-// of its own, signed by a key of this process, with everything that issuing writes.
-func preload(ctx context.Context, d devca.CA, f filling, say func(string, ...any)) (err error) {
+// preload fills the store of a development CA that is not running. It writes everything that issuing writes. Each
+// certificate has a new key and the size of a real one, and is signed with a key of this process.
+func preload(ctx context.Context, d devca.CA, f filling, logf func(string, ...any)) (err error) {
 	issuing, err := file.ReadCertificate(d.IssuingFile())
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func preload(ctx context.Context, d devca.CA, f filling, say func(string, ...any
 		}
 		return makers.Wait()
 	})
-	group.Go(func() error { return p.write(ctx, records, say) })
+	group.Go(func() error { return p.write(ctx, records, logf) })
 	return group.Wait()
 }
 
@@ -157,8 +157,9 @@ func (p *preloader) record(id pki.SPIFFEID) (ca.Record, error) {
 	}, err
 }
 
-// write records what is made, in batches that are announced and settled as the server's are, and sequences the log.
-func (p *preloader) write(ctx context.Context, records <-chan ca.Record, say func(string, ...any)) error {
+// write records the certificates in batches, with an intent before each batch as the server does, and sequences the
+// log.
+func (p *preloader) write(ctx context.Context, records <-chan ca.Record, logf func(string, ...any)) error {
 	n := p.certificates
 	var open []ca.BatchCommit
 	for done := 0; done < n || len(open) > 0; {
@@ -176,21 +177,21 @@ func (p *preloader) write(ctx context.Context, records <-chan ca.Record, say fun
 			}
 		}
 		done += len(next.Records)
-		var announce []ca.Intent
+		var intents []ca.Intent
 		if len(next.Records) > 0 {
-			announce = []ca.Intent{next.Intent}
+			intents = []ca.Intent{next.Intent}
 		}
-		if _, err := p.db.CA().Write(ctx, p.epoch, open, announce); err != nil {
+		if _, err := p.db.CA().Write(ctx, p.epoch, open, intents); err != nil {
 			return err
 		}
-		if open = open[:0]; len(announce) > 0 {
+		if open = open[:0]; len(intents) > 0 {
 			open = []ca.BatchCommit{next}
 		}
 		if _, err := p.db.Log().Sequence(ctx, 2*preloadBatch); err != nil {
 			return err
 		}
 		if done/100_000 != (done-len(next.Records))/100_000 {
-			say("%d certificates are in the store", done)
+			logf("%d certificates are in the store", done)
 		}
 	}
 	return nil

@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// process is one that a measurement takes: this binary again, with the arguments of a hidden command. It gets the HSM's
-// PIN on its standard input, where nobody else sees it. It ends with the context, and with this process, however that
-// ends; until then it holds the lock of the directory, too.
+// process returns a process of the measurement: this binary with the arguments of a hidden command. It gets the HSM's
+// PIN on standard input, which other processes cannot read. It ends with ctx, and when this process ends for any
+// reason. Until then it holds the lock of the directory, too.
 func (b *bench) process(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {

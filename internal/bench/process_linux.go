@@ -5,6 +5,7 @@ import (
 	"syscall"
 )
 
-// endWithParent has the kernel end a process when this one is gone (prctl(2), PR_SET_PDEATHSIG): it is told when the thread
-// that started it ends, and Go keeps its threads but those that a goroutine was locked to, of which there is none here.
+// endWithParent makes the kernel send SIGTERM to the process when this process ends (prctl(2), PR_SET_PDEATHSIG). The
+// kernel sends it when the thread ends that started the process. Go ends a thread only if a goroutine was locked to it,
+// and no goroutine here is.
 func endWithParent(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} }

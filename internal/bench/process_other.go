@@ -4,5 +4,5 @@ package bench
 
 import "os/exec"
 
-// endWithParent does nothing where the kernel has no such thing. What bench reads of processes, only Linux has either.
+// endWithParent does nothing, because only Linux has PR_SET_PDEATHSIG. The measurements also need Linux's proc(5).
 func endWithParent(*exec.Cmd) {}

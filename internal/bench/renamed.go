@@ -19,7 +19,7 @@ func renamedFlag(cmd *cobra.Command, name, now string) {
 	f.Hidden, f.Annotations = true, map[string][]string{renamedAs: {now}}
 }
 
-// checkRenamed returns wrong use that names the new flag if a renamed flag is set.
+// checkRenamed returns an error that names the new flag if a renamed flag is set.
 func checkRenamed(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if now := f.Annotations[renamedAs]; now != nil {
@@ -29,7 +29,7 @@ func checkRenamed(cmd *cobra.Command) (err error) {
 	return err
 }
 
-// renamedCommand returns a hidden command whose use is wrong, and names the new one.
+// renamedCommand returns a hidden command that fails with an error that names the new command.
 func renamedCommand(name, now string) *cobra.Command {
 	return &cobra.Command{
 		Use: name, Short: "Renamed: run " + now, Hidden: true, DisableFlagParsing: true, Args: cobra.ArbitraryArgs,

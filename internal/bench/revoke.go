@@ -25,23 +25,23 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// How a revocation is measured.
+// The parameters of the measurement.
 const (
-	revokeRate    = 200.0                  // certificates a second that are issued meanwhile, whether those before are answered or not
-	revokeCallers = 32                     // devices that ask for them
-	revokeWarmUp  = 3 * time.Second        // before the order
-	revokeProbes  = 32                     // members that OCSP is asked about
-	crlPoll       = 250 * time.Millisecond // between two looks at the CRL
+	revokeRate    = 200.0                  // requests per second meanwhile, sent without waiting for earlier responses
+	revokeCallers = 32                     // connections that send them
+	revokeWarmUp  = 3 * time.Second        // before the revocation
+	revokeProbes  = 32                     // certificates whose OCSP status is checked
+	crlPoll       = 250 * time.Millisecond // pause between two downloads of the CRL
 	maxPolledCRL  = 1 << 30                // bytes
 	minCRLEntry   = 35                     // bytes: a serial number of 20 and a UTCTime of 13, each with its tag
 	labelName     = "batch"
 	labelValue    = "stolen"
 )
 
-// maxRevoked bounds --count: a CRL takes some 40 bytes for each, and has to fit in memory.
+// maxRevoked limits --count. A CRL takes about 40 bytes for each certificate, and must fit in memory.
 const maxRevoked = 1_000_000
 
-// revokeBench is a measurement of one order about many certificates.
+// revokeBench measures a bulk revocation.
 type revokeBench struct {
 	commonFlags
 	count int
@@ -51,16 +51,15 @@ func newRevoke() *cobra.Command {
 	b := revokeBench{commonFlags: commonFlags{rounds: 1}}
 	cmd := &cobra.Command{
 		Use: "revoke", Short: "Measure how long it takes to revoke many certificates at once", Args: cobra.NoArgs,
-		Long: "revoke starts a server process with an HSM and a store of its own in a temporary directory, and fills the store\n" +
-			"with --count certificates, each of a device of its own, all with one label. While requests for certificates come at\n" +
-			"random times, 200 a second, it revokes by the label: revoke_seconds is until the call has returned, and OCSP is asked\n" +
-			"about some of the certificates right after it, which have to be revoked. entries_seconds is from the order until all\n" +
-			"are in the CRL that the server publishes, and issue_p99_ms what a certificate took in that time; before_p99_ms is that\n" +
-			"of the seconds before. Each round has a server of its own. The load shares this machine's cores with the server. Set\n" +
-			"TMPDIR to measure another disk.",
+		Long: "revoke starts a server process with a new HSM and a new store in a temporary directory. It fills the store with --count\n" +
+			"certificates of as many devices, all with one label. While requests for certificates come at random times, 200 per\n" +
+			"second, it revokes all certificates of devices with the label. revoke_seconds is how long the RPC takes; after it, the\n" +
+			"OCSP status of a sample must be revoked. entries_seconds is the time until the published CRL lists all of them.\n" +
+			"issue_p99_ms is the latency of issuing in that time, and before_p99_ms that in the seconds before. Each round starts a\n" +
+			"new server. The load shares this machine's cores with the server. Set TMPDIR to measure another disk.",
 	}
-	cmd.Flags().IntVar(&b.count, "count", 100_000, "certificates that are revoked")
-	placeFlag(cmd)
+	cmd.Flags().IntVar(&b.count, "count", 100_000, "certificates to revoke")
+	configFlag(cmd)
 	b.measures(cmd, b.check, b.run, "MEASURE", "MEDIAN", "MIN", "MAX")
 	return cmd
 }
@@ -72,34 +71,34 @@ func (b *revokeBench) check() error {
 	return nil
 }
 
-// revokeFields are what a round measures, in the order that they are shown in.
+// revokeFields are the fields that each round measures, in the order of the output.
 var revokeFields = []string{
 	"revoke_seconds", "entries_seconds", "issue_p99_ms", "issue_p50_ms", "issue_per_second", "before_p99_ms", "before_p50_ms", "rss_mib",
 }
 
-func (b *revokeBench) run(ctx context.Context, place *bench) error {
+func (b *revokeBench) run(ctx context.Context, env *bench) error {
 	measured := rounds{}
 	for n := range b.rounds {
-		rig := &revokeRig{bench: place, count: b.count}
+		rig := &revokeRig{bench: env, count: b.count}
 		values, err := rig.round(ctx, fmt.Sprint(n))
 		if err != nil {
 			return err
 		}
 		measured.add(values)
-		rig.say("round %d of %d: in effect after %.3f s, in the CRL after %.1f s", n+1, b.rounds, values["revoke_seconds"], values["entries_seconds"])
+		rig.logf("round %d of %d: in effect after %.3f s, in the CRL after %.1f s", n+1, b.rounds, values["revoke_seconds"], values["entries_seconds"])
 	}
-	return place.report(map[string]any{"count": b.count, "rounds": b.rounds, "rate": revokeRate}, measured, revokeFields)
+	return env.report(map[string]any{"count": b.count, "rounds": b.rounds, "rate": revokeRate}, measured, revokeFields)
 }
 
-// pollInterval is how often a bulk revocation is asked how far its records are.
+// pollInterval is the pause between two requests for the state of the bulk revocation.
 const pollInterval = 200 * time.Millisecond
 
-// revokeRig is one server, and what it is asked.
+// revokeRig is a server, with the certificates to revoke.
 type revokeRig struct {
 	*bench
 	count  int
 	party  party
-	probes []pki.Serial // members, drawn at random
+	probes []pki.Serial // of random certificates, for OCSP
 	issuer *x509.Certificate
 }
 
@@ -128,9 +127,9 @@ func (r *revokeRig) round(ctx context.Context, name string) (values map[string]f
 	return values, nil
 }
 
-// open fills a server's store, starts it, and enrolls its callers.
+// open fills a server's store, starts the server, and connects the callers.
 func (r *revokeRig) open(ctx context.Context, name string) error {
-	r.say("starting a server of its own")
+	r.logf("starting the server to measure")
 	d, err := r.newDev(ctx, name)
 	if err != nil {
 		return err
@@ -138,10 +137,10 @@ func (r *revokeRig) open(ctx context.Context, name string) error {
 	seen := 0
 	err = r.fillStore(ctx, d, filling{
 		certificates: r.count, perIdentity: 1, labels: map[string]string{labelName: labelValue},
-		made: func(ref pki.CertRef) { // each of them is a probe with the same probability
+		made: func(ref pki.CertRef) { // reservoir sampling: each is a probe with the same probability
 			if seen++; len(r.probes) < revokeProbes {
 				r.probes = append(r.probes, ref.Serial)
-			} else if i := rand.IntN(seen); i < revokeProbes { //nolint:gosec // of no use to anybody who guesses it
+			} else if i := rand.IntN(seen); i < revokeProbes { //nolint:gosec // the sample is not secret
 				r.probes[i] = ref.Serial
 			}
 		},
@@ -159,12 +158,12 @@ func (r *revokeRig) open(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	r.say("connecting %d callers", revokeCallers)
+	r.logf("connecting %d callers", revokeCallers)
 	r.party.callers, err = openCallers(ctx, operator, revokeCallers)
 	return err
 }
 
-// revoke gives the order while certificates are issued, and waits for the CRL.
+// revoke revokes the certificates while others are issued, and waits for the CRL.
 func (r *revokeRig) revoke(ctx context.Context, conn *grpc.ClientConn) (map[string]float64, error) {
 	if err := r.probe(ctx, ocsp.Good); err != nil {
 		return nil, err
@@ -178,7 +177,7 @@ func (r *revokeRig) revoke(ctx context.Context, conn *grpc.ClientConn) (map[stri
 		loaded <- err
 	}()
 	values := map[string]float64{}
-	err := r.order(ctx, brevetv1.NewRevocationServiceClient(conn), values)
+	err := r.bulkRevoke(ctx, brevetv1.NewRevocationServiceClient(conn), values)
 	ended.Store(true)
 	if err := errors.Join(err, <-loaded); err != nil {
 		return nil, err
@@ -188,7 +187,9 @@ func (r *revokeRig) revoke(ctx context.Context, conn *grpc.ClientConn) (map[stri
 	return values, err
 }
 
-func (r *revokeRig) order(ctx context.Context, c brevetv1.RevocationServiceClient, values map[string]float64) error {
+// bulkRevoke creates the bulk revocation, checks its effect by OCSP, and waits until the published CRL lists all
+// certificates.
+func (r *revokeRig) bulkRevoke(ctx context.Context, c brevetv1.RevocationServiceClient, values map[string]float64) error {
 	begin := time.Now()
 	resp, err := c.CreateBulkRevocation(ctx, &brevetv1.CreateBulkRevocationRequest{
 		Selection: &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: labelName, Value: labelValue}},
@@ -201,21 +202,21 @@ func (r *revokeRig) order(ctx context.Context, c brevetv1.RevocationServiceClien
 	if err := r.probe(ctx, ocsp.Revoked); err != nil {
 		return err
 	}
-	set := resp.GetBulkRevocation()
-	if set.GetTotal() != int64(r.count) {
-		return fmt.Errorf("the order is about %d certificates, and %d have the label", set.GetTotal(), r.count)
+	bulk := resp.GetBulkRevocation()
+	if bulk.GetTotal() != int64(r.count) {
+		return fmt.Errorf("the bulk revocation matches %d certificates, and %d have the label", bulk.GetTotal(), r.count)
 	}
-	for set.GetState() != brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE {
+	for bulk.GetState() != brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE {
 		if err := rest(ctx, pollInterval); err != nil {
 			return err
 		}
-		resp, err := c.GetBulkRevocation(ctx, &brevetv1.GetBulkRevocationRequest{Id: set.GetId()})
+		resp, err := c.GetBulkRevocation(ctx, &brevetv1.GetBulkRevocationRequest{Id: bulk.GetId()})
 		if err != nil {
 			return err
 		}
-		set = resp.GetBulkRevocation()
+		bulk = resp.GetBulkRevocation()
 	}
-	r.say("their records say so after %.1f s", time.Since(begin).Seconds())
+	r.logf("applied to all records after %.1f s", time.Since(begin).Seconds())
 	for {
 		n, err := r.published(ctx)
 		if err != nil {
@@ -240,13 +241,13 @@ func rest(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// published counts the entries of the CRL that the server publishes.
+// published returns the number of entries in the published CRL, or 0 if the CRL is too small for all of them.
 func (r *revokeRig) published(ctx context.Context) (int, error) {
 	der, err := r.fetch(ctx, http.MethodGet, "/crl/"+pki.IssuerOf(r.issuer).Short()+".crl", nil)
 	if err != nil {
 		return 0, err
 	}
-	if len(der) < r.count*minCRLEntry { // parsing it would cost those who wait for certificates more than it costs the server to make it
+	if len(der) < r.count*minCRLEntry { // do not parse it: that would slow down issuing on this machine more than signing the CRL does
 		return 0, nil
 	}
 	crl, err := x509.ParseRevocationList(der)
@@ -256,7 +257,7 @@ func (r *revokeRig) published(ctx context.Context) (int, error) {
 	return len(crl.RevokedCertificateEntries), crl.CheckSignatureFrom(r.issuer)
 }
 
-// probe asks OCSP about some of the certificates, which all have to have one status.
+// probe returns an error unless OCSP reports the status want for all probes.
 func (r *revokeRig) probe(ctx context.Context, want int) error {
 	for _, serial := range r.probes {
 		req, err := ocsp.CreateRequest(&x509.Certificate{SerialNumber: new(big.Int).SetBytes(serial.Bytes())}, r.issuer, nil)
@@ -272,7 +273,7 @@ func (r *revokeRig) probe(ctx context.Context, want int) error {
 			return err
 		}
 		if resp.Status != want {
-			return fmt.Errorf("OCSP says %d of certificate %s, and not %d (RFC 6960)", resp.Status, serial, want)
+			return fmt.Errorf("the OCSP status of certificate %s is %d, want %d (0 good, 1 revoked, 2 unknown)", serial, resp.Status, want)
 		}
 	}
 	return nil
@@ -292,7 +293,7 @@ func (r *revokeRig) fetch(ctx context.Context, method, path string, body []byte)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s", path, resp.Status)
+		return nil, fmt.Errorf("%s responded with HTTP %s", path, resp.Status)
 	}
 	return io.ReadAll(io.LimitReader(resp.Body, maxPolledCRL))
 }

@@ -15,15 +15,15 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// revokedEach is how many certificates one identity gets, and loses with one order.
+// revokedEach is the number of certificates of one identity, which are revoked together.
 const revokedEach = 4000
 
-// standInSize is the size of what stands for a certificate in a store of revoked ones: no CRL depends on it.
+// standInSize is the size in bytes of the placeholder for a certificate's DER. CRLs do not depend on the DER.
 const standInSize = 32
 
-// fillRevoked fills a new store with revoked certificates, with everything that issuing and revoking write, and packs them
-// as the server does in time.
-func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, say func(string, ...any)) (err error) {
+// fillRevoked fills a new store with n revoked certificates. It writes everything that issuing and revoking write, and
+// then compacts the index of revoked certificates, as the server does.
+func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, logf func(string, ...any)) (err error) {
 	db, err := sqlite.Open(ctx, path)
 	if err != nil {
 		return err
@@ -56,11 +56,11 @@ func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, s
 		if _, err := db.CA().Write(ctx, epoch, nil, []ca.Intent{s.Intent}); err != nil {
 			return err
 		}
-		verdicts, err := db.CA().Write(ctx, epoch, []ca.BatchCommit{s}, nil)
+		results, err := db.CA().Write(ctx, epoch, []ca.BatchCommit{s}, nil)
 		if err != nil {
 			return err
 		}
-		for _, v := range verdicts[0] {
+		for _, v := range results[0] {
 			if v.Refusal != nil {
 				return v.Refusal
 			}
@@ -72,20 +72,20 @@ func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, s
 		if err != nil {
 			return err
 		}
-		for set := (revocation.BulkRevocation{ID: out.BulkRevocation}); set.ID != 0 && !set.Done; { // of many, the records follow
-			if _, set, err = db.Revocation().ApplyBulk(ctx, out.BulkRevocation, part, at); err != nil {
+		for bulk := (revocation.BulkRevocation{ID: out.BulkRevocation}); bulk.ID != 0 && !bulk.Done; { // a revocation of many certificates is applied to the records in steps
+			if _, bulk, err = db.Revocation().ApplyBulk(ctx, out.BulkRevocation, part, at); err != nil {
 				return err
 			}
 		}
 		if done/100_000 != (done+part)/100_000 {
-			say("%d certificates are revoked", done+part)
+			logf("%d certificates are revoked", done+part)
 		}
 		done += part
 	}
 	return db.Revocation().Compact(ctx, issuer)
 }
 
-// standIn is the record of a certificate that nobody has.
+// standIn returns the record of a certificate with a placeholder instead of its DER.
 func standIn(id pki.SPIFFEID, issuer pki.IssuerID, at time.Time) (ca.Record, error) {
 	var noise [pki.SerialRandomSize + standInSize + 32]byte
 	_, _ = rand.Read(noise[:]) // never fails

@@ -27,32 +27,32 @@ import (
 	"github.com/brevet-pki/brevet/server"
 )
 
-// processTimeout bounds the start and the end of a measured server. One whose store was filled brings its archive up to
-// date first.
+// processTimeout limits how long a measured server takes to start and to stop. If its store was filled, the server
+// first archives the log.
 const processTimeout = 30 * time.Minute
 
-// serverProcess is a development CA in a process of its own.
+// serverProcess is a development CA in another process.
 type serverProcess struct {
 	dev   devca.CA
 	cmd   *exec.Cmd
 	ended chan struct{}
-	err   error // of the process; after ended
+	err   error // how the process ended; set before ended is closed
 }
 
-// newServer is the server that is measured, in a process of its own: that of a development CA whose issuing key is in
-// the HSM that is measured.
+// newServer returns the hidden command that runs the measured server: a development CA with its issuing key in the
+// measured HSM.
 func newServer() *cobra.Command {
 	var d devca.CA
 	var slow pace
 	var config string
 	cmd := &cobra.Command{
-		Use: "server", Short: "Be the server that is measured, with the HSM's PIN on standard input", Args: cobra.NoArgs, Hidden: true,
+		Use: "server", Short: "Run the measured server; it reads the HSM's PIN from standard input", Args: cobra.NoArgs, Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			pin, err := hsm.ReceivePIN(cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
-			like, err := placeConfig(config)
+			like, err := readBenchConfig(config)
 			if err != nil {
 				return err
 			}
@@ -104,8 +104,8 @@ func serveMeasured(cmd *cobra.Command, d devca.CA, c node.Config, pin hsm.PIN, s
 	return d.Serve(cmd, s)
 }
 
-// newDev makes a development CA below the directory, on addresses that nobody listens on. They are in its certificates.
-// The root's key is nowhere once they are made.
+// newDev makes a development CA below the directory, on free addresses, which its certificates contain. The root's key
+// is dropped when the certificates are made.
 func (b *bench) newDev(ctx context.Context, name string) (devca.CA, error) {
 	addresses, err := devca.FreeAddresses(ctx, 2)
 	if err != nil {
@@ -122,8 +122,8 @@ func (b *bench) newDev(ctx context.Context, name string) (devca.CA, error) {
 	return d, d.Certify(d.CeremonyDir(), root, b.key)
 }
 
-// startServer starts the server of a development CA, and waits until it serves. It ends with the context, or by stop.
-// What it logs goes where the measurement says how it goes on.
+// startServer starts the server of a development CA, and waits until it serves. The server ends with ctx or by stop. It
+// logs to the standard error of the measurement.
 func (b *bench) startServer(ctx context.Context, d devca.CA, options ...string) (*serverProcess, error) {
 	args := append([]string{"server", "--directory", d.Dir, "--grpc", d.GRPC, "--http", d.HTTP, "--key-label", d.KeyLabel, "--config", b.config}, options...)
 	s := &serverProcess{dev: d, ended: make(chan struct{})}
@@ -145,13 +145,13 @@ func (b *bench) startServer(ctx context.Context, d devca.CA, options ...string) 
 	case <-up:
 		return s, nil
 	case <-s.ended:
-		return nil, errors.Join(errors.New("the server to measure does not start"), s.err)
+		return nil, errors.Join(errors.New("the server to measure ended during its start"), s.err)
 	case <-time.After(processTimeout):
-		return nil, errors.Join(errors.New("the server to measure does not come up"), s.stop())
+		return nil, errors.Join(errors.New("the server to measure did not start in time"), s.stop())
 	}
 }
 
-// fillStore fills the store of a CA that has not run yet. A server makes it first.
+// fillStore fills the store of a CA that has not run yet. It starts and stops a server first, which makes the store.
 func (b *bench) fillStore(ctx context.Context, d devca.CA, f filling) error {
 	first, err := b.startServer(ctx, d)
 	if err != nil {
@@ -160,26 +160,28 @@ func (b *bench) fillStore(ctx context.Context, d devca.CA, f filling) error {
 	if err := first.stop(); err != nil {
 		return err
 	}
-	b.say("filling its store with %d certificates", f.certificates)
-	return preload(ctx, d, f, b.say)
+	b.logf("filling its store with %d certificates", f.certificates)
+	return preload(ctx, d, f, b.logf)
 }
 
-// follow reads what the server prints, which says first that it is up, and waits for its end.
+// follow closes up when the server prints its first line, which it does when it serves. It then waits for the server's
+// end.
 func (s *serverProcess) follow(out io.Reader, up chan<- struct{}) {
 	lines := bufio.NewScanner(out)
 	if lines.Scan() {
 		close(up)
 	}
-	_, _ = io.Copy(io.Discard, out) // until it is closed
+	_, _ = io.Copy(io.Discard, out) // until the server closes it
 	s.err = s.cmd.Wait()
 	close(s.ended)
 }
 
-// stop has the server finish. It may have ended by itself, which is an error here.
+// stop stops the server, and waits for its end. If the server ended before without being stopped, stop returns an
+// error.
 func (s *serverProcess) stop() error {
 	select {
 	case <-s.ended:
-		if errors.Is(s.err, context.Canceled) { // it was told to, and did
+		if errors.Is(s.err, context.Canceled) { // the context ended, and stopped it
 			return nil
 		}
 		return errors.Join(errors.New("the measured server ended by itself"), s.err)
@@ -193,18 +195,18 @@ func (s *serverProcess) stop() error {
 		if s.err == nil || errors.Is(s.err, context.Canceled) {
 			return nil
 		}
-		return fmt.Errorf("the measured server does not end well, see above: %w", s.err)
+		return fmt.Errorf("the measured server failed when it stopped, its log has the cause: %w", s.err)
 	case <-time.After(processTimeout):
-		return errors.Join(errors.New("the measured server does not stop, and is killed"), s.cmd.Process.Kill())
+		return errors.Join(errors.New("the measured server did not stop in time and was killed"), s.cmd.Process.Kill())
 	}
 }
 
-// residentMiB is the server's resident memory now (proc(5), VmRSS).
+// residentMiB returns the server's current resident memory (proc(5), VmRSS).
 func (s *serverProcess) residentMiB() (float64, error) {
 	return statusMiB(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid), "VmRSS:")
 }
 
-// statusMiB reads a size in kB from what the kernel says of a process.
+// statusMiB reads a size in kB from a status file of a process (proc(5)), and returns it in MiB.
 func statusMiB(path, field string) (float64, error) {
 	status, err := os.ReadFile(path)
 	if err != nil {
@@ -219,20 +221,22 @@ func statusMiB(path, field string) (float64, error) {
 	return 0, fmt.Errorf("memory was not measured: %s has no %s", path, field)
 }
 
-// clockTicks are those of a second in proc(5): USER_HZ, which is 100 on every architecture that Go runs on.
+// clockTicks is the number of clock ticks per second in proc(5): USER_HZ, which is 100 on every architecture that Go
+// supports.
 const clockTicks = 100
 
-// cpu is the processor time that the server has used so far.
+// cpu returns the processor time that the server has used so far.
 func (s *serverProcess) cpu() (time.Duration, error) { return cpuOf(s.cmd.Process) }
 
-// cpuOf is the processor time that a process has used so far (proc(5), utime and stime), to a hundredth of a second.
+// cpuOf returns the processor time that a process has used so far (proc(5), utime and stime), to a hundredth of a
+// second.
 func cpuOf(p *os.Process) (time.Duration, error) {
 	path := fmt.Sprintf("/proc/%d/stat", p.Pid)
 	stat, err := os.ReadFile(path)
 	if err != nil {
 		return 0, fmt.Errorf("processor time was not measured: %w", err)
 	}
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // from the third on: a name may have spaces
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // from field 3 on; field 2, the name, may contain spaces
 	if len(fields) < 13 {
 		return 0, fmt.Errorf("processor time was not measured: %s has %d fields", path, len(fields))
 	}
@@ -244,7 +248,7 @@ func cpuOf(p *os.Process) (time.Duration, error) {
 	return time.Duration(user+system) * time.Second / clockTicks, err
 }
 
-// stored is what the server keeps about certificates, in bytes: store, its write-ahead log, and the log's archive.
+// stored returns the total size in bytes of the store, its write-ahead log, and the archive of the log.
 func (s *serverProcess) stored() (float64, error) {
 	c := node.Config{StateDir: s.dev.Dir}
 	var total int64

@@ -21,9 +21,9 @@ func TestChanged(t *testing.T) {
 	after := outer{Age: 2, Log: inner{Level: 4, Names: []string{"a", "b"}}, Kinds: map[string]inner{"same": {}, "other": {Level: 4}, "new": {}}}
 	want := []string{"age", "log.level", "log.names", "kinds.gone", "kinds.new", "kinds.other"}
 	if got := Changed(before, after); !slices.Equal(got, want) {
-		t.Errorf("changed are %q, want %q", got, want)
+		t.Errorf("changed keys are %q, want %q", got, want)
 	}
 	if got := Changed(before, before); got != nil {
-		t.Errorf("%q changed between equal configurations", got)
+		t.Errorf("changed keys of equal configurations are %q, want none", got)
 	}
 }

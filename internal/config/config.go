@@ -1,9 +1,9 @@
-// Package config reads the configuration of a Brevet binary: one YAML file, decoded strictly into a struct, and values from
-// environment variables and flags, which override those of the file.
+// Package config reads the configuration of a Brevet binary: one YAML file, decoded strictly into a struct, and values
+// from environment variables and flags, which override those of the file.
 //
-// It refuses unknown and repeated keys, values of another type, durations without a unit, aliases and merge keys, several
-// documents in one file, and files over 1 MiB. It refuses unknown environment variables with the binary's prefix, and
-// those that would hold a secret. Every refusal is an [*Error]. Fields are named by their `yaml` tags.
+// It refuses unknown and repeated keys, values of the wrong type, durations without a unit, aliases and merge keys,
+// several documents in one file, and files over 1 MiB. It refuses unknown environment variables with the binary's
+// prefix, and those that would hold a secret. Every refusal is an [*Error]. Fields are named by their `yaml` tags.
 package config
 
 import (
@@ -20,7 +20,7 @@ import (
 // maxFile is the maximum size of a configuration file in bytes.
 const maxFile = 1 << 20
 
-// Error says what is wrong in a configuration.
+// Error is an error in a configuration.
 type Error struct {
 	Source  string // the file, the environment variable as "$NAME", or the flag as "--name"; empty if unknown
 	Line    int    // in the file, from 1; 0 if unknown
@@ -29,7 +29,7 @@ type Error struct {
 	Instead string // the key that takes the place of Key if Key was renamed; empty otherwise
 }
 
-// Error formats as "source:line: key: problem", without the parts that are unknown.
+// Error returns "source:line: key: problem", without the unknown parts.
 func (e *Error) Error() string {
 	var b strings.Builder
 	if e.Source != "" {
@@ -50,7 +50,7 @@ func (e *Error) Error() string {
 	return b.String() + e.Problem
 }
 
-// Renamer is a configuration with keys that had another name in the past. Decoding an old key fails with an [*Error] that
+// Renamer is a configuration with renamed keys. Decoding an old key fails with an [*Error] that
 // names the new key.
 type Renamer interface {
 	// RenamedKeys returns the new path of each old path.
@@ -96,7 +96,7 @@ func DecodeYAML(data []byte, into any) error {
 	return decode(document.Content[0], into)
 }
 
-// syntaxError takes the line out of yaml's message, which starts "yaml: line 3: ".
+// syntaxError returns an [*Error] for an error of the yaml package, whose message starts with "yaml: line 3: ".
 func syntaxError(err error) error {
 	e := &Error{Problem: strings.TrimPrefix(err.Error(), "yaml: ")}
 	if _, scanErr := fmt.Sscanf(e.Problem, "line %d:", &e.Line); scanErr == nil {

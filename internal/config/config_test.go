@@ -103,7 +103,7 @@ func (*sample) RenamedKeys() map[string]string {
 	return map[string]string{"dir": "directory", "grpc.at": "grpc.address"}
 }
 
-func TestRefusals(t *testing.T) {
+func TestInvalidFilesAreRefused(t *testing.T) {
 	for text, message := range map[string]string{
 		"directry: x":                       "line 1: directry: there is no such key; the nearest is directory",
 		"grpc_port: 1":                      "line 1: grpc_port: there is no such key; the nearest is grpc",
@@ -146,7 +146,7 @@ func TestRefusals(t *testing.T) {
 	var got sample
 	for _, into := range []any{nil, got, new(int)} {
 		if err := config.DecodeYAML([]byte("name: x"), into); err == nil {
-			t.Errorf("decoded into %T", into)
+			t.Errorf("decoding into %T succeeded", into)
 		}
 	}
 }
@@ -155,13 +155,13 @@ func TestLoad(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.yaml")
 	var got sample
 	if err := config.Load(path, &got); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("no file: %v", err)
+		t.Errorf("loading a missing file: %v, want ErrNotExist", err)
 	}
 	if err := os.WriteFile(path, []byte("name: x\nnme: y\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := config.Load(path, &got); err == nil || err.Error() != path+":2: nme: there is no such key; the nearest is name" {
-		t.Errorf("Load: %v", err)
+		t.Errorf("loading a file with an unknown key: %v, want the path and line", err)
 	}
 }
 
@@ -172,7 +172,7 @@ func FuzzDecodeYAML(f *testing.F) {
 		var got sample
 		var typed *config.Error
 		if err := config.DecodeYAML(data, &got); err != nil && !errors.As(err, &typed) {
-			t.Errorf("%v is not typed", err)
+			t.Errorf("the error %v is not a *config.Error", err)
 		}
 	})
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// LogFormat is how log records are written.
+// LogFormat is the format of log records.
 type LogFormat string
 
 // The formats.
@@ -36,7 +36,7 @@ func (f LogFormat) Logger(w io.Writer, least slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
-// LogLevel is one of slog's levels, without those between. The zero value is info.
+// LogLevel is one of slog's four named levels. The zero value is info.
 type LogLevel slog.Level
 
 // UnmarshalText reads debug, info, warn or error.

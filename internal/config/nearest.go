@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// unknown returns the problem of a name that is not among the sorted names of its kind, "key" or "variable". It names the
-// nearest one, and all of them if none is near.
+// unknown returns the problem of a name that is not among the sorted names of its kind, "key" or "variable". It names
+// the nearest one, and all of them if none is near.
 func unknown(kind, name string, names []string) string {
 	if len(names) == 0 {
 		return "there is no such " + kind + ", and none belongs here"
@@ -15,7 +15,7 @@ func unknown(kind, name string, names []string) string {
 	for _, candidate := range names {
 		d := distance(strings.ToLower(name), strings.ToLower(candidate))
 		if strings.HasPrefix(candidate, name) || strings.HasPrefix(name, candidate) {
-			d = min(d, 2) // a word more or less
+			d = min(d, 2) // a missing or additional word at the end counts little
 		}
 		if d < least {
 			best, least = candidate, d
@@ -27,7 +27,7 @@ func unknown(kind, name string, names []string) string {
 	return fmt.Sprintf("there is no such %s; the nearest is %s, of %s", kind, best, strings.Join(names, ", "))
 }
 
-// distance counts the characters to insert, drop or replace to make b of a (Levenshtein).
+// distance returns the Levenshtein distance of a and b: the number of bytes to insert, delete or replace.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -16,8 +16,8 @@ type Setting struct {
 	Value string // as a file would have it
 }
 
-// Settings lists the keys of a configuration with their values, in the order of the fields. Keys of a map follow each other
-// by name. A list of groups is one value for each key of each group, such as "further_hsms[0].label".
+// Settings returns the keys of a configuration with their values, in the order of the fields. The keys of a map are
+// sorted. A list of groups is one value for each key of each group, such as "further_hsms[0].label".
 func Settings(of any) []Setting { return settings("", reflect.ValueOf(of)) }
 
 func settings(path string, v reflect.Value) []Setting {
@@ -51,7 +51,7 @@ func entries(v reflect.Value) map[string]bool {
 	return names
 }
 
-// Text returns a value as a configuration file would have it, and "" for the empty text.
+// Text returns a value as a configuration file would have it. For an empty string it returns "".
 func Text(v reflect.Value) string {
 	if d, ok := v.Interface().(time.Duration); ok {
 		return durationText(d)

@@ -51,7 +51,8 @@ func (e Environment) variable(key string) string {
 }
 
 // Check returns an [*Error] for a variable of the environment, in the form of [os.Environ], that has the prefix and is
-// unknown, or that would hold a secret. An empty variable counts as not set. The error never contains the variable's value.
+// unknown, or that would hold a secret. An empty variable counts as not set. The error never contains the variable's
+// value.
 func (e Environment) Check(of any, environ []string) error {
 	variables := e.Variables(of)
 	for _, entry := range slices.Sorted(slices.Values(environ)) {
@@ -108,7 +109,7 @@ func (e Environment) Values(of any, lookup func(string) string) []Value {
 	return values
 }
 
-// Override decodes values into a pointer to a struct, one after the other, by the rules of the file.
+// Override decodes values into a pointer to a struct, one after the other, by the rules for the file.
 func Override(into any, values []Value) error {
 	keys := scalars(typeOf(into), "")
 	for _, v := range values {
@@ -177,8 +178,8 @@ func typeOf(of any) reflect.Type {
 	return t
 }
 
-// Attribute adds to an [*Error] about a key the source of the key's value: the variable or flag that set it, or else the
-// file. It returns any other error as it is.
+// Attribute adds to an [*Error] about a key the source of the key's value: the variable or flag that set it, or else
+// the file. It returns any other error as it is.
 func Attribute(err error, file string, values []Value) error {
 	var e *Error
 	if !errors.As(err, &e) {

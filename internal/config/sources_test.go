@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/internal/config"
 )
 
-// settable has a key of every form.
+// settable has a key of every kind.
 type settable struct {
 	Name    string            `yaml:"name"`
 	Count   int               `yaml:"count"`
@@ -96,7 +96,7 @@ func TestValuesOverrideByTheRulesOfTheFile(t *testing.T) {
 	}
 	flag := config.Value{Key: "groups", Text: "x", Origin: config.FromFlag, Name: "--groups"}
 	if err := config.Override(&c, []config.Value{flag}); err == nil || err.Error() != "--groups: groups: this key is set by the configuration file alone" {
-		t.Errorf("a list of groups from a flag: %v", err)
+		t.Errorf("setting a list of groups by a flag: %v", err)
 	}
 }
 

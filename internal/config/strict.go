@@ -22,8 +22,8 @@ var (
 	unmarshalerType = reflect.TypeFor[yaml.Unmarshaler]()
 )
 
-// decode checks a tree of nodes against the type of into, which also brings durations into the form that yaml reads,
-// and then has yaml decode it.
+// decode checks a tree of nodes against the type of into, and then decodes it with yaml. The check rewrites durations
+// to the form that yaml reads.
 func decode(root *yaml.Node, into any) error {
 	target := reflect.TypeOf(into)
 	if target == nil || target.Kind() != reflect.Pointer || target.Elem().Kind() != reflect.Struct {
@@ -51,13 +51,13 @@ func nameRenamed(err error, into any) error {
 	return err
 }
 
-// check walks node and type side by side.
+// check returns an error if a node does not match the type t. path is the key of the node.
 func check(n *yaml.Node, t reflect.Type, path string) error {
 	if n.Kind == yaml.AliasNode || n.Anchor != "" {
 		return fault(n, path, "aliases and anchors are not taken: write the value out")
 	}
 	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" {
-		return nil // "key:" and nothing else: the field keeps its value
+		return nil // a key without a value: the field keeps its value
 	}
 	switch {
 	case t == durationType:
@@ -99,7 +99,7 @@ func checkStruct(n *yaml.Node, t reflect.Type, path string) error {
 	})
 }
 
-// checkPairs hands the pairs of a mapping on, each with its path, and refuses a key that repeats.
+// checkPairs calls each for the pairs of a mapping, with the path of each key. It refuses repeated keys.
 func checkPairs(n *yaml.Node, path string, each func(key, value *yaml.Node, path string) error) error {
 	if n.Kind != yaml.MappingNode {
 		return fault(n, path, "keys with values belong here, such as \"key: value\"")
@@ -122,7 +122,8 @@ func checkPairs(n *yaml.Node, path string, each func(key, value *yaml.Node, path
 	return nil
 }
 
-// checkDuration reads 90s, 1h30m or 7d, and leaves in the node what time.ParseDuration reads.
+// checkDuration parses a duration such as 90s, 1h30m or 7d, and rewrites the node to a text that time.ParseDuration
+// parses.
 func checkDuration(n *yaml.Node, path string) error {
 	d, err := pki.ParseDuration(n.Value)
 	if n.Kind != yaml.ScalarNode || err != nil {
@@ -132,7 +133,7 @@ func checkDuration(n *yaml.Node, path string) error {
 	return nil
 }
 
-// checkScalar has yaml decode one value by itself, so that the error can name its key.
+// checkScalar decodes a single value with yaml, so that the error can name its key.
 func checkScalar(n *yaml.Node, t reflect.Type, path string) error {
 	wants := map[reflect.Kind]string{reflect.Bool: "true or false", reflect.String: "a text", reflect.Int: "a whole number", reflect.Float64: "a number"}[t.Kind()]
 	if wants == "" {
@@ -159,7 +160,8 @@ func describe(n *yaml.Node) string {
 	}
 }
 
-// fieldsOf maps the keys of a struct to the types of their values. Embedded structs count when they are inline.
+// fieldsOf returns the keys of a struct with the types of their values. It includes the keys of structs that are marked
+// inline.
 func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	fields := make(map[string]reflect.Type)
 	for f := range t.Fields() {
@@ -179,6 +181,7 @@ func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	return fields
 }
 
+// fault returns an [*Error] at the line of a node.
 func fault(n *yaml.Node, path, problem string) error {
 	return &Error{Line: n.Line, Key: path, Problem: problem}
 }

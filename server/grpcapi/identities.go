@@ -137,7 +137,7 @@ func (s *Identities) updateIn(req *brevetv1.UpdateIdentityRequest) (ra.IdentityU
 	if req.GetRevision() < 1 {
 		return u, pki.Refuse(pki.RuleRequest, "send the revision of the identity as GetIdentity returns it", "revision is %d", req.GetRevision())
 	}
-	u.Revision = uint64(req.GetRevision())
+	u.Revision = uint64(req.GetRevision()) //nolint:gosec // at least 1
 	if len(req.GetUpdateMask().GetPaths()) == 0 {
 		return u, pki.Refuse(pki.RuleRequest, "name profile, labels or names", "update_mask names no attribute")
 	}

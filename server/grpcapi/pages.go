@@ -47,16 +47,18 @@ var errPageToken = errors.New("malformed page token")
 
 // pageToken returns the token of the page that begins after a sort key.
 func pageToken(req listRequest, key []byte) string {
-	return base64.RawURLEncoding.EncodeToString(append(filterHash(req), key...))
+	filter, _ := filterHash(req) // pageAfter has computed it before
+	return base64.RawURLEncoding.EncodeToString(append(filter, key...))
 }
 
 // pageAfter reads the sort key in a request's page token; it returns the zero value for the first page. It refuses a token
 // of a list with another filter.
 func pageAfter[K any](req listRequest, parse func(key []byte) (K, error)) (K, error) {
 	var none K
+	filter, err := filterHash(req)
 	text := req.GetPageToken()
-	if text == "" {
-		return none, nil
+	if text == "" || err != nil {
+		return none, err
 	}
 	malformed := pki.Refuse(pki.RuleRequest, "send the next_page_token of the page before", "the page token is malformed")
 	if len(text) > maxPageToken {
@@ -66,7 +68,7 @@ func pageAfter[K any](req listRequest, parse func(key []byte) (K, error)) (K, er
 	if err != nil || len(token) < filterSize {
 		return none, malformed
 	}
-	if !bytes.Equal(token[:filterSize], filterHash(req)) {
+	if !bytes.Equal(token[:filterSize], filter) {
 		return none, pki.Refuse(pki.RuleRequest, "repeat the filter of the first page, or list from the first page again",
 			"the page token is of a list with another filter")
 	}
@@ -78,14 +80,14 @@ func pageAfter[K any](req listRequest, parse func(key []byte) (K, error)) (K, er
 }
 
 // filterHash identifies a list and its filter: the request without its page.
-func filterHash(req listRequest) []byte {
-	h := contentHash(req, "page_size", "page_token")
-	return h[:filterSize]
+func filterHash(req listRequest) ([]byte, error) {
+	h, err := contentHash(req, "page_size", "page_token")
+	return h[:filterSize], err
 }
 
 // timeKey returns a time as the beginning of a sort key, in milliseconds.
 func timeKey(t time.Time) []byte {
-	return binary.BigEndian.AppendUint64(nil, uint64(t.UnixMilli())) //nolint:gosec // cutTime reverses it
+	return binary.BigEndian.AppendUint64(nil, uint64(t.UnixMilli()))
 }
 
 // cutTime reads the time at the beginning of a sort key, and returns the rest.

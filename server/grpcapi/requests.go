@@ -26,11 +26,12 @@ func actorOf(ctx context.Context, req changingRequest) (pki.Actor, error) {
 	if err != nil {
 		return actor, pki.Refuse(pki.RuleRequest, "send 16 bytes drawn at random, or leave it out", "request_id is malformed")
 	}
-	return actor.WithRequest(pki.Request{ID: id, Content: contentHash(req, "request_id")}), nil
+	content, err := contentHash(req, "request_id")
+	return actor.WithRequest(pki.Request{ID: id, Content: content}), err
 }
 
 // contentHash returns the SHA-256 of a request without some fields. It depends on the request's type, and so on the RPC.
-func contentHash(req proto.Message, without ...protoreflect.Name) [sha256.Size]byte {
+func contentHash(req proto.Message, without ...protoreflect.Name) (hash [sha256.Size]byte, err error) {
 	content := proto.Clone(req).ProtoReflect()
 	for _, field := range without {
 		content.Clear(content.Descriptor().Fields().ByName(field))
@@ -39,9 +40,6 @@ func contentHash(req proto.Message, without ...protoreflect.Name) [sha256.Size]b
 	h.Write([]byte(content.Descriptor().FullName()))
 	h.Write([]byte{0})
 	encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(content.Interface())
-	if err != nil {
-		panic(err) // what was decoded can be encoded
-	}
 	h.Write(encoded)
-	return [sha256.Size]byte(h.Sum(nil))
+	return [sha256.Size]byte(h.Sum(nil)), err
 }

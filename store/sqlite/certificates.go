@@ -124,7 +124,7 @@ func selectCertificates(ctx context.Context, tx *sql.Tx, q *clause, open openSet
 // matchCertificate adds the condition under which a filter matches the certificate c, its state apart.
 func matchCertificate(q *clause, s *setRow, f ra.CertificateFilter) {
 	q.add(`1`)
-	if !f.Selection.IsZero() {
+	if !f.IsZero() {
 		q.add(` AND `)
 		s.selected(q, "c", f.Label)
 	}

@@ -1,2 +1,3 @@
-// Package ceremony holds the commands that make roots and issuing CAs offline, install them, and take them away again.
+// Package ceremony holds the commands that make roots and issuing CAs offline, install and
+// remove them, and initialize and show the HSMs that hold their keys.
 package ceremony

@@ -25,8 +25,8 @@ import (
 	"github.com/brevet-pki/brevet/store/retention"
 )
 
-// Check verifies every value without touching anything outside, and sets the defaults that depend on other values. It
-// returns a [*config.Error] for the first value that does not pass.
+// Check verifies every value without reading files or the network, and sets the defaults that depend on other values.
+// It returns a [*config.Error] for the first value that does not pass.
 func (c *Config) Check() error {
 	for _, k := range []struct {
 		key   string
@@ -52,7 +52,7 @@ func (c *Config) Check() error {
 			return &config.Error{Key: k.key, Problem: err.Error()}
 		}
 	}
-	if _, err := c.profiles(); err != nil { // an error that begins with the key
+	if _, err := c.profiles(); err != nil { // the error begins with the key
 		return &config.Error{Problem: err.Error()}
 	}
 	return nil
@@ -105,7 +105,8 @@ func (c *Config) checkAdvertiseAddress() error {
 	return enroll.CheckServer(c.AdvertiseAddress)
 }
 
-// LookForDirectories returns an error if a directory is missing or this account cannot write there. A running server retries.
+// LookForDirectories returns an error if a directory is missing or this account cannot write there. A running server
+// retries.
 func (c CRLConfig) LookForDirectories() error {
 	for _, path := range c.Directories {
 		if err := unix.Access(path, unix.W_OK|unix.X_OK); err != nil {

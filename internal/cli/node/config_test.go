@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/internal/config/configtest"
 )
 
-var update = flag.Bool("update", false, "write the reference of the configuration, where it is not current")
+var update = flag.Bool("update", false, "update docs/configuration.md if it is not current")
 
 func TestReferenceIsCurrent(t *testing.T) {
 	profiles, err := os.ReadFile("../../../ca/profiles.yaml")
@@ -32,20 +32,20 @@ func TestExampleLoads(t *testing.T) {
 	}
 	for _, k := range keys {
 		switch k.Path {
-		case "hsm", "hsm.label", "hsm.serial": // one of two, which the cases of wrong configurations have
+		case "hsm", "hsm.label", "hsm.serial": // exactly one of label and serial is required; TestWrongConfigurationsNameTheKey tests that
 			continue
 		}
 		_, err := ReadConfig(example.Without(t, "hsm.serial", k.Path))
 		if k.Required != (err != nil) {
-			t.Errorf("without %s, which is required: %v, the error is %v", k.Path, k.Required, err)
+			t.Errorf("a file without %s (required: %v): error %v", k.Path, k.Required, err)
 		}
 		if name := strings.ReplaceAll(k.Path, configtest.AnyName, "sensor"); err != nil && !strings.Contains(err.Error(), ": "+name) {
-			t.Errorf("without %s: %v", name, err)
+			t.Errorf("a file without %s: the error does not name it: %v", name, err)
 		}
 	}
 }
 
-// A configuration that holds; a case changes one line of it, or adds one.
+// sound is a valid configuration. Each test case replaces one line of it, or adds one.
 const sound = `trust_domain: fleet.example
 state_dir: /var/lib/brevet
 server_names: [ca.fleet.example, "2001:db8::1"]

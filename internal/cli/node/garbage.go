@@ -10,9 +10,9 @@ import (
 )
 
 // The garbage collector's target, as growth of the heap over its live part. The live heap is small compared with the
-// short-lived memory of issuing, so the heap may grow by garbageShare, but by at most maxGarbage bytes. With a large live
-// heap, such as a hundred thousand cached OCSP responses, it may grow by minGarbageShare: frequent collections would cost
-// more than the cache saves.
+// short-lived memory of issuing, so the heap may grow by garbageShare, but by at most maxGarbage bytes. With a large
+// live heap, such as a hundred thousand cached OCSP responses, it may grow by minGarbageShare: frequent collections
+// would cost more than the cache saves.
 const (
 	garbageShare    = 200 // per cent of the live heap
 	maxGarbage      = 32 << 20

@@ -7,7 +7,8 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// InstalledCAs returns the installed CAs in the store of a configuration, removed ones included. A server may be running.
+// InstalledCAs returns the installed CAs in the store of a configuration, removed ones included. A server may be
+// running.
 func InstalledCAs(ctx context.Context, c Config) ([]ca.InstalledCA, error) {
 	return sqlite.PeekInstalled(ctx, c.StorePath())
 }

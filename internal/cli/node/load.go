@@ -60,8 +60,8 @@ func LoadConfig(cmd *cobra.Command) (Config, error) {
 	return l.Config, err
 }
 
-// Load reads the configuration of a command: the file, then the environment, then flags, each of which overrides the one
-// before. It decodes strictly, and verifies what it can without touching anything else.
+// Load reads the configuration of a command: the file, then the environment, then flags, each of which overrides the
+// one before. It decodes strictly, and verifies what it can without touching anything else.
 func Load(cmd *cobra.Command) (Loaded, error) {
 	path, err := cmd.Flags().GetString("config")
 	if err != nil {
@@ -90,8 +90,8 @@ func load(named string, flags *pflag.FlagSet) (Loaded, error) {
 	return l, err
 }
 
-// findConfig returns viper for the named configuration file, or for the first default one. Viper gets whole paths: a search
-// by name takes any file that is called brevet, with any extension or none, for the configuration.
+// findConfig returns viper for the named configuration file, or for the first default one. Viper gets whole paths: a
+// search by name takes any file that is called brevet, with any extension or none, for the configuration.
 func findConfig(named string) (*viper.Viper, error) {
 	paths := defaultConfigPaths[:]
 	if named != "" {
@@ -168,8 +168,8 @@ func overrides(v *viper.Viper, flags *pflag.FlagSet) ([]config.Value, error) {
 	return values, nil
 }
 
-// Print writes each key of the configuration with its value and origin: file, environment, flag or default. No key holds
-// a secret: PINs are in files of their own.
+// Print writes each key of the configuration with its value and origin: file, environment, flag or default. No key
+// holds a secret: PINs are in files of their own.
 func (l *Loaded) Print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range config.Settings(l.Config) {

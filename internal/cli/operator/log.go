@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -193,19 +192,24 @@ func newLogVerify() *cobra.Command {
 		Long: "verify reads every entry from the server, computes the chain itself, and compares its end with the head that the\n" +
 			"server's archive has. With --archive it checks an archive file instead, without a server.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := output.New(cmd)
+			if err != nil {
+				return err
+			}
 			if archive != "" {
-				return verifyArchive(cmd.OutOrStdout(), archive)
+				return verifyArchive(p, archive)
 			}
 			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				return verifyServer(ctx, cmd.OutOrStdout(), brevetv1.NewLogServiceClient(conn))
+				return verifyServer(ctx, p, brevetv1.NewLogServiceClient(conn))
 			})
 		},
 	}
+	output.Flag(cmd)
 	cmd.Flags().StringVar(&archive, "archive", "", "archive file to check instead")
 	return cmd
 }
 
-func verifyArchive(out io.Writer, path string) error {
+func verifyArchive(p *output.Printer, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -215,16 +219,22 @@ func verifyArchive(out io.Writer, path string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return printHead(out, head, epoch.String(), path)
+	return printHead(p, head, epoch.String(), path)
 }
 
-func printHead(out io.Writer, head translog.Head, epoch, where string) error {
-	_, err := fmt.Fprintf(out, "%d entries in %s, without gap or change.\nThe last one chains to %s: keep it, and a later verification proves that nothing before it was rewritten.\nThe epoch of the log is %s.\n",
-		head.Size, where, head.Chain, epoch)
-	return err
+// headRecord is the verified end of a log as --output json prints it.
+type headRecord struct {
+	Epoch   string `json:"epoch"`
+	Entries uint64 `json:"entries"`
+	Chain   string `json:"chain"`
 }
 
-func verifyServer(ctx context.Context, out io.Writer, c brevetv1.LogServiceClient) error {
+func printHead(p *output.Printer, head translog.Head, epoch, where string) error {
+	return p.Sentence(headRecord{Epoch: epoch, Entries: head.Size, Chain: head.Chain.String()}, fmt.Sprintf("%d entries in %s, without gap or change.\nThe last one chains to %s: keep it, and a later verification proves that nothing before it was rewritten.\nThe epoch of the log is %s.",
+		head.Size, where, head.Chain, epoch))
+}
+
+func verifyServer(ctx context.Context, p *output.Printer, c brevetv1.LogServiceClient) error {
 	want, err := c.GetHead(ctx, &brevetv1.GetHeadRequest{})
 	if err != nil {
 		return err
@@ -252,5 +262,5 @@ func verifyServer(ctx context.Context, out io.Writer, c brevetv1.LogServiceClien
 		return fmt.Errorf("the log and its archive differ: the log ends at %d in %s, the archive at %d in %x: keep both, and find out who changed which",
 			head.Size, head.Chain, want.GetPosition().GetIndex(), want.GetChain())
 	}
-	return printHead(out, head, hex.EncodeToString(want.GetPosition().GetEpoch()), "the log and the archive")
+	return printHead(p, head, hex.EncodeToString(want.GetPosition().GetEpoch()), "the log and the archive")
 }

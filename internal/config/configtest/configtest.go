@@ -1,5 +1,5 @@
-// Package configtest holds docs/configuration.md and the example files against the configuration types: the comments of
-// their fields are the reference, and there is no other. It is for tests.
+// Package configtest helps tests to compare docs/configuration.md and the example files with the configuration types.
+// The comments of the types' fields are the text of docs/configuration.md.
 package configtest
 
 import (
@@ -20,7 +20,7 @@ import (
 
 const module = "github.com/brevet-pki/brevet/"
 
-// moduleRoot returns the directory of go.mod: the package under test is somewhere below it.
+// moduleRoot returns the directory of go.mod, which is the working directory or above it.
 func moduleRoot(t *testing.T) string {
 	t.Helper()
 	dir, err := os.Getwd()
@@ -38,20 +38,20 @@ func moduleRoot(t *testing.T) string {
 	}
 }
 
-// AnyName stands in a path for a name that the operator chooses.
+// AnyName is the element of a [Key]'s path that stands for a name that the operator chooses.
 const AnyName = "NAME"
 
 // A Key is one key of a configuration file, or a group of them.
 type Key struct {
 	Path     string // such as "hsm.sessions" or "profiles.NAME.kinds"
 	Type     string // in words; empty for a group
-	Default  string // empty where there is none
+	Default  string // empty if the key has none
 	Required bool
 	Doc      string
 }
 
-// Keys lists the keys of a configuration with its defaults, in the order of the type. Every field needs a comment; one
-// that begins with "Required." is about a key that cannot be left out.
+// Keys returns the keys of a configuration with its defaults, in the order of the type. Every field must have a
+// comment. If the comment begins with "Required.", a file must contain the key.
 func Keys(t *testing.T, defaults any) []Key {
 	t.Helper()
 	return keysOf(t, reflect.ValueOf(defaults), "")
@@ -80,7 +80,7 @@ func keysOf(t *testing.T, of reflect.Value, prefix string) []Key {
 	return keys
 }
 
-// commentsOf reads what a struct's source says about its fields.
+// commentsOf returns the comments of a struct's fields, by the names of the fields. It reads them from the source.
 func commentsOf(t *testing.T, of reflect.Type) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(moduleRoot(t), strings.TrimPrefix(of.PkgPath(), module), "*.go"))
@@ -131,7 +131,7 @@ func inWords(of reflect.Type) string {
 	return of.String()
 }
 
-// written is a value as a file would have it, or nothing for one that says nothing.
+// written returns a default as a file would have it, or "" if the key has no default.
 func written(v reflect.Value) string {
 	_, duration := v.Interface().(time.Duration)
 	_, named := v.Interface().(fmt.Stringer)
@@ -143,8 +143,8 @@ func written(v reflect.Value) string {
 	return config.Text(v)
 }
 
-// Reference checks that docs/configuration.md has, under a heading of the second level, what the keys and the text after
-// them make. With update it writes that instead.
+// Reference checks that the section of docs/configuration.md under a heading of the second level consists of the keys
+// and the text after them. With update it writes the section instead.
 func Reference(t *testing.T, heading string, keys []Key, after string, update bool) {
 	t.Helper()
 	path := filepath.Join(moduleRoot(t), "docs", "configuration.md")
@@ -164,7 +164,7 @@ func Reference(t *testing.T, heading string, keys []Key, after string, update bo
 	switch {
 	case want == string(text):
 	case !update:
-		t.Errorf("%s is not what the comments of the configuration's types say: run make generate", path)
+		t.Errorf("%s differs from the comments of the configuration's types: run make generate", path)
 	default:
 		if err := os.WriteFile(path, []byte(want), 0o600); err != nil {
 			t.Fatal(err)

@@ -15,15 +15,15 @@ import (
 	"github.com/brevet-pki/brevet/internal/config"
 )
 
-// An Example is a configuration file in deploy/. A comment in it begins with "# "; a "#" before a key, at the beginning
-// of the line, turns a setting off.
+// An Example is a configuration file in deploy/. A comment in it begins with "# ". A "#" at the beginning of a line,
+// directly before a key, disables the setting.
 type Example struct {
 	path string
-	all  map[string]any // with every setting on
+	all  map[string]any // with every setting enabled
 }
 
-// ReadExample reads an example. With every setting on, it has to be a file that decodes into a configuration with the
-// given defaults, name every key, and give those with a default that very one.
+// ReadExample reads an example. With every setting enabled, the file must decode, contain every key, and set keys with
+// a default to the default.
 func ReadExample[T any](t *testing.T, name string, defaults T, keys []Key) Example {
 	t.Helper()
 	e := Example{path: filepath.Join(moduleRoot(t), "deploy", name)}
@@ -34,7 +34,7 @@ func ReadExample[T any](t *testing.T, name string, defaults T, keys []Key) Examp
 	on := regexp.MustCompile(`(?m)^#( *[a-z_]+:)`).ReplaceAll(text, []byte("$1"))
 	var c T
 	if err := config.DecodeYAML(on, &c); err != nil {
-		t.Fatalf("%s, every setting on: %v", e.path, err)
+		t.Fatalf("%s with every setting enabled: %v", e.path, err)
 	}
 	if err := yaml.Unmarshal(on, &e.all); err != nil {
 		t.Fatal(err)
@@ -45,26 +45,27 @@ func ReadExample[T any](t *testing.T, name string, defaults T, keys []Key) Examp
 	}
 	for _, k := range keys {
 		if _, _, there := find(e.all, k.Path); !there {
-			t.Errorf("%s does not name %s", e.path, k.Path)
+			t.Errorf("%s does not contain %s", e.path, k.Path)
 		}
 		if k.Default != "" && values[k.Path] != k.Default {
-			t.Errorf("%s: %s is %s, and its default is %s", e.path, k.Path, values[k.Path], k.Default)
+			t.Errorf("%s: %s is %s, want its default %s", e.path, k.Path, values[k.Path], k.Default)
 		}
 	}
 	return e
 }
 
-// Path is where the example is.
+// Path returns the path of the example.
 func (e Example) Path() string { return e.path }
 
-// Without writes the example with every setting on but those that are named, and returns where.
+// Without writes a copy of the example with every setting enabled, but without the given paths. It returns the copy's
+// path.
 func (e Example) Without(t *testing.T, paths ...string) string {
 	t.Helper()
 	all := clone(e.all)
 	for _, path := range paths {
 		in, key, there := find(all, path)
 		if !there {
-			t.Fatalf("%s does not name %s", e.path, path)
+			t.Fatalf("%s does not contain %s", e.path, path)
 		}
 		delete(in, key)
 	}
@@ -89,7 +90,7 @@ func clone(m map[string]any) map[string]any {
 	return out
 }
 
-// find returns the innermost mapping of a path, and the key in it. Where the path has AnyName, it takes the first name.
+// find returns the innermost mapping of a path, and the key in it. For AnyName in the path it takes the first name.
 func find(in map[string]any, path string) (map[string]any, string, bool) {
 	first, rest, nested := strings.Cut(path, ".")
 	if first == AnyName {

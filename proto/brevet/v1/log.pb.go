@@ -438,8 +438,8 @@ func (x *GetHeadResponse) GetChain() []byte {
 type LogEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Time  int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
-	// Who did it: a SPIFFE ID, "token:…", "key:…", "system:…", "command:…" or "unknown". Unset if the identity itself
-	// did. If identity is unset too, the actor is unknown.
+	// Who did it: a SPIFFE ID, a kind of evidence as in "token:…", "key:…", "system:…", "command:…" or "unknown". Unset if
+	// the identity itself did. If identity is unset too, the actor is unknown.
 	Actor string `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
 	// What was done. A reader that does not know the value must refuse the entry, because it cannot tell what it means.
 	Action Action `protobuf:"varint,3,opt,name=action,proto3,enum=brevet.v1.Action" json:"action,omitempty"`

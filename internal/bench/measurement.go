@@ -21,49 +21,50 @@ import (
 )
 
 const (
-	// namePrefix begins the name of every directory, and the label of every key, that a measurement makes: the two have
-	// one name, so that whoever finds the one knows the other.
+	// namePrefix begins the name of a measurement's directory. Its key has the same name as label, so that an operator
+	// who finds one of them can find the other.
 	namePrefix = "brevet-bench-"
-	// hsmLabel is an HSM that is made for a measurement.
+	// hsmLabel is the label of the SoftHSM that a measurement makes.
 	hsmLabel = "brevet-bench"
-	// diskRoom is what a server needs on its disk to call itself ready.
+	// diskRoom is the free space in bytes below which a server is not ready.
 	diskRoom = 64 << 20
 )
 
-// bench is a measurement, and the place of it: a directory, and a key in an HSM. Both go with it. What a killed one has
-// left goes with the next one in the same place: a directory is locked for as long as a process of its measurement lives.
+// bench is a measurement with its directory and its key in an HSM. close removes both. If a measurement was killed, the
+// next one with the same parent directory removes them: a directory is in use while a process of its measurement holds
+// its lock.
 type bench struct {
 	*output.Printer
 	log    io.Writer
-	config string      // path of the operator's configuration; empty for an HSM and a place of its own
-	like   node.Config // what it says
+	config string      // path of the operator's configuration; empty for a new SoftHSM in TMPDIR
+	like   node.Config // the configuration: config's, or the default
 	parent string      // of dir
 	dir    string
 	lock   *os.File
 	pin    hsm.PIN
 	hsm    *hsm.HSM
-	key    *hsm.Key // P-256, and named like the directory
+	key    *hsm.Key // P-256, with the directory's name as label
 }
 
-func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.log, format+"\n", args...) }
+func (b *bench) logf(format string, args ...any) { fmt.Fprintf(b.log, format+"\n", args...) }
 
-// placeFlag adds --config to a measurement whose result depends on an operator's HSM and disk.
-func placeFlag(cmd *cobra.Command) {
+// configFlag adds the flag --config to a command whose result depends on HSM and disk.
+func configFlag(cmd *cobra.Command) {
 	node.ConfigFlag(cmd)
-	cmd.Flags().Lookup("config").Usage = "configuration file whose HSM, and whose directory's disk, are measured (default: an HSM of its own, and TMPDIR)"
-	cmd.Long += "\n\nWith --config it measures an operator's own HSM, with as many sessions as configured, and own disk, in a directory of\n" +
-		"its own inside of the configured one. Of the other settings profiles and crl.partitions hold; rate_limits, server_names,\n" +
-		"addresses, log, tracing and further CRL directories do not. It signs with a P-256 key that it makes in the HSM and destroys, both\n" +
-		"named brevet-bench-…, and touches neither store nor log nor issuing keys, so that a server may be running."
+	cmd.Flags().Lookup("config").Usage = "configuration file with the HSM and the state_dir to measure (default: a new SoftHSM, and TMPDIR)"
+	cmd.Long += "\n\nWith --config it measures the configured HSM with hsm.sessions, and the disk of state_dir, in a new directory there.\n" +
+		"profiles and crl.partitions apply, too. rate_limits, server_names, addresses, log, tracing and crl.directories do not.\n" +
+		"It signs with a new P-256 key in the HSM. Directory and key are named brevet-bench-… and removed at the end. Store, log\n" +
+		"and issuing keys are not used, so a server may be running."
 }
 
-// configured reports where a measurement takes place, by the configuration or by default.
+// configured reads the configuration and its PIN, or sets the defaults.
 func (b *bench) configured(cmd *cobra.Command, f *commonFlags) (err error) {
 	b.parent = os.TempDir()
 	if flag := cmd.Flags().Lookup("config"); flag != nil && flag.Changed {
 		b.config = flag.Value.String()
 	}
-	if b.like, err = placeConfig(b.config); err != nil {
+	if b.like, err = readBenchConfig(b.config); err != nil {
 		return err
 	}
 	if f.inHSM > 0 {
@@ -77,8 +78,9 @@ func (b *bench) configured(cmd *cobra.Command, f *commonFlags) (err error) {
 	return err
 }
 
-// placeConfig is what a measurement, or a process of it, takes from a configuration; without one, what it has of its own.
-func placeConfig(path string) (node.Config, error) {
+// readBenchConfig returns the configuration of a measurement and its processes: that in the file, or the default if
+// path is empty.
+func readBenchConfig(path string) (node.Config, error) {
 	if path != "" {
 		return node.ReadConfig(path)
 	}
@@ -87,7 +89,7 @@ func placeConfig(path string) (node.Config, error) {
 	return c, nil
 }
 
-// open makes the place. What it has made when it fails, close takes away.
+// open makes the directory and the key. The caller must call close, even if open fails.
 func (b *bench) open(cmd *cobra.Command, f *commonFlags) (err error) {
 	ctx := cmd.Context()
 	if err := b.configured(cmd, f); err != nil {
@@ -103,6 +105,7 @@ func (b *bench) open(cmd *cobra.Command, f *commonFlags) (err error) {
 	return b.explain(b.make(ctx))
 }
 
+// make makes the directory, opens the HSM, removes what killed measurements left, and makes the key.
 func (b *bench) make(ctx context.Context) (err error) {
 	if b.config != "" {
 		if err := checkOwn(b.parent); err != nil {
@@ -127,8 +130,8 @@ func (b *bench) make(ctx context.Context) (err error) {
 	return err
 }
 
-// checkOwn refuses to work in somebody else's directory: files of root's in a server's HSM or directory are such that the
-// server cannot read.
+// checkOwn returns an error if dir belongs to another account. A server could not read files that root makes in its
+// directory or its SoftHSM.
 func checkOwn(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -140,7 +143,8 @@ func checkOwn(dir string) error {
 	return nil
 }
 
-// makeDirectory makes one that is locked. Between the two steps another measurement may take it for a killed one's.
+// makeDirectory makes and locks a directory. Before it is locked, another measurement may remove it as left by a killed
+// one; makeDirectory then retries.
 func (b *bench) makeDirectory() error {
 	for {
 		dir, err := os.MkdirTemp(b.parent, namePrefix)
@@ -155,11 +159,11 @@ func (b *bench) makeDirectory() error {
 	}
 }
 
-// lockDirectory locks a directory of this account's, or returns nil where another process has it, or it is gone.
+// lockDirectory locks a directory. It returns nil if another process has locked it, or if it does not exist.
 func lockDirectory(dir string) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil //nolint:nilnil // that there is none is an answer
+		return nil, nil //nolint:nilnil // no lock is not an error
 	}
 	if err != nil {
 		return nil, err
@@ -180,8 +184,8 @@ func lockDirectory(dir string) (*os.File, error) {
 	return nil, err
 }
 
-// initHSM makes a SoftHSM in the directory, whatever the user's own configuration of SoftHSM says. The processes
-// of the measurement inherit where it is.
+// initHSM makes a SoftHSM in the directory, and sets SoftHSM's environment variable for this process and the processes
+// of the measurement.
 func (b *bench) initHSM(ctx context.Context) error {
 	if err := devca.UseSoftHSM(filepath.Join(b.dir, "token")); err != nil {
 		return err
@@ -197,8 +201,8 @@ func (b *bench) initHSM(ctx context.Context) error {
 	return err
 }
 
-// sweep takes away what measurements in the same place have left that were killed: the key first, which only the
-// directory tells of.
+// sweep removes the keys and directories of killed measurements with the same parent directory. It destroys the key
+// first, because only the directory's name identifies it.
 func (b *bench) sweep(ctx context.Context) error {
 	found, err := os.ReadDir(b.parent)
 	if err != nil {
@@ -216,7 +220,7 @@ func (b *bench) sweep(ctx context.Context) error {
 		if lock == nil {
 			continue
 		}
-		b.say("removing %s, which a killed measurement left", dir)
+		b.logf("removing %s, which a killed measurement left", dir)
 		err = b.hsm.Destroy(ctx, e.Name())
 		if err == nil {
 			err = os.RemoveAll(dir)
@@ -228,8 +232,8 @@ func (b *bench) sweep(ctx context.Context) error {
 	return nil
 }
 
-// close takes everything away. It goes on where the command was interrupted. Where the operator's HSM cannot be reached, the
-// directory stays, and with it the knowledge of what else has to go.
+// close removes key and directory, even if the command was interrupted. If the key cannot be destroyed in an operator's
+// HSM, the directory stays, so that the next measurement destroys the key.
 func (b *bench) close() error {
 	var err error
 	if b.hsm != nil {
@@ -252,7 +256,7 @@ func (b *bench) close() error {
 	return err
 }
 
-// explain adds to an error that the disk is full, where it is: what failed of that is of many kinds.
+// explain returns err, and adds that the disk is full if it is. A full disk causes many kinds of errors.
 func (b *bench) explain(err error) error {
 	var disk unix.Statfs_t
 	if err == nil || unix.Statfs(b.parent, &disk) != nil {
@@ -268,7 +272,7 @@ func (b *bench) explain(err error) error {
 	return err
 }
 
-// floor is what issuing is compared with, on the same HSM and disk.
+// floor opens the floor of issuing, on the same HSM and disk.
 func (b *bench) floor(ctx context.Context) (*floor.Floor, error) {
 	dir := filepath.Join(b.dir, "floor")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -281,7 +285,7 @@ func (b *bench) floor(ctx context.Context) (*floor.Floor, error) {
 	c := floor.Config{
 		Directory: dir, Module: path, Label: b.like.HSM.Label, Serial: b.like.HSM.Serial, KeyLabel: b.key.Label(), Sessions: floor.MaxGoroutines,
 	}
-	if b.config != "" { // the operator says what the HSM bears
+	if b.config != "" { // an operator's HSM may have fewer sessions
 		c.Sessions = b.like.HSM.Sessions
 	}
 	return floor.Open(ctx, c)
