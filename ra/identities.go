@@ -232,7 +232,11 @@ func (r *Registrar) Tokens(ctx context.Context, f TokenFilter, after TokenPlace,
 
 // Identities returns a page of identities that match f now. See IdentityStore.Identities.
 func (r *Registrar) Identities(ctx context.Context, f IdentityFilter, after pki.SPIFFEID, limit int) ([]Identity, pki.SPIFFEID, error) {
-	return r.store.Identities(ctx, f, r.clock(), after, limit)
+	now := r.clock()
+	if err := checkNotRenewedSince(f.NotRenewedSince, now); err != nil {
+		return nil, pki.SPIFFEID{}, err
+	}
+	return r.store.Identities(ctx, f, now, after, limit)
 }
 
 func checkLabels(labels map[string]string) error {

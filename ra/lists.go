@@ -1,6 +1,7 @@
 package ra
 
 import (
+	"context"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -67,3 +68,23 @@ func (c *Certificate) Place() CertificatePlace { return CertificatePlace{c.Issue
 
 // IsZero reports whether p is the start of the list.
 func (p CertificatePlace) IsZero() bool { return p.Serial.IsZero() }
+
+// Certificates returns a page of certificates, as [CertificateStore] has it. It refuses a NotRenewedSince in the future.
+func (r *Registrar) Certificates(
+	ctx context.Context, f CertificateFilter, after CertificatePlace, limit int,
+) ([]Certificate, CertificatePlace, error) {
+	if err := checkNotRenewedSince(f.NotRenewedSince, r.clock()); err != nil {
+		return nil, CertificatePlace{}, err
+	}
+	return r.store.Certificates(ctx, f, after, limit)
+}
+
+// checkNotRenewedSince refuses a time in the future. Every certificate was issued before it, so the store would read all
+// unexpired certificates of an identity for each record that it looks at.
+func checkNotRenewedSince(since, now time.Time) error {
+	if !since.After(now) {
+		return nil
+	}
+	return pki.Refuse(pki.RuleRequest, "send a time that has passed", "not_renewed_since_time %s is in the future (server time is %s)",
+		since.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+}

@@ -39,7 +39,7 @@ func TestListCertificatesByFilter(t *testing.T) {
 		"expiry":    {&brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, ExpireEndTime: ends}, []*servertest.Holder{renewed, north}},
 		"no expiry": {&brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, ExpireStartTime: ends}, nil},
 		"successor": {&brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Profile: "device"}, WithoutSuccessor: true}, []*servertest.Holder{renewed}},
-		"renewals":  {&brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: south.ID}, NotRenewedSinceTime: timestamppb.New(time.Now().Add(time.Hour))}, []*servertest.Holder{south}},
+		"renewals":  {&brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: south.ID}, NotRenewedSinceTime: timestamppb.Now()}, []*servertest.Holder{south}},
 		"renewed":   {&brevetv1.ListCertificatesRequest{NotRenewedSinceTime: began}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -64,6 +64,11 @@ func TestListCertificatesByFilter(t *testing.T) {
 	}
 	_, err := w.Operator.ListCertificates(t.Context(), &brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: "device/none"}})
 	servertest.Refused(t, err, codes.NotFound, pki.RuleIdentity)
+	future := timestamppb.New(w.Clock.Now().Add(time.Hour))
+	_, err = w.Operator.ListCertificates(t.Context(), &brevetv1.ListCertificatesRequest{NotRenewedSinceTime: future})
+	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
+	_, err = w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{NotRenewedSinceTime: future})
+	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
 }
 
 // TestPageTokensServeTheirFilter checks that a page token outlives the server, and is refused for another filter.

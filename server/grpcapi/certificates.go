@@ -59,7 +59,7 @@ func (s *Certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 	if err != nil {
 		return nil, err
 	}
-	list, next, err := s.Registrar.Store().Certificates(ctx, f, after, size)
+	list, next, err := s.Registrar.Certificates(ctx, f, after, size)
 	if err != nil {
 		return nil, err
 	}

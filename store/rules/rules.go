@@ -70,6 +70,13 @@ func NeverDelivered(serial pki.Serial) *pki.Refusal {
 	return pki.Refuse(pki.RuleNotFound, "name one that was delivered", "certificate %s was never delivered", serial)
 }
 
+// LongLineage returns the refusal of a lineage that is among more certificates of its identity than one read or one
+// transaction walks through.
+func LongLineage(serial pki.Serial) *pki.Refusal {
+	return pki.Refuse(pki.RuleOverloaded, "select by the identity and the time of issue instead",
+		"the identity of certificate %s has too many certificates to find its renewals", serial)
+}
+
 // NoIssuer returns the refusal of a CA that issued no certificate on record.
 func NoIssuer(id pki.IssuerID) *pki.Refusal {
 	return pki.Refuse(pki.RuleNotFound, "see which there are with brevet crl list --output json",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -79,8 +80,8 @@ func (r *RA) Certificates(ctx context.Context, f ra.CertificateFilter, after ra.
 	return page, next, nil
 }
 
-// selectCertificates adds the query for lookUp. An identity has few certificates: those that the selection matches are
-// found as bulk revocations find them, and sorted.
+// selectCertificates adds the query for lookUp. If an identity has at most ra.MaxLooked certificates on record, the query
+// finds those of the identity and sorts them. Otherwise it reads all certificates in the order of the list.
 func selectCertificates(ctx context.Context, tx *sql.Tx, q *clause, open openSets, f ra.CertificateFilter, after ra.CertificatePlace) error {
 	s := setRow{BulkRevocation: revocation.BulkRevocation{BulkRequest: revocation.BulkRequest{Selection: f.Selection, Action: revocation.Revoke}}, mark: 1<<63 - 1}
 	if err := s.checkNamed(ctx, tx); err != nil {
@@ -90,28 +91,14 @@ func selectCertificates(ctx context.Context, tx *sql.Tx, q *clause, open openSet
 	open.mask(q)
 	q.add(`, (`)
 	matchCertificate(q, &s, f)
-	if s.OfOneIdentity() {
-		few, err := s.few(ctx, tx)
-		if err != nil {
-			return err
-		}
-		var ids []int64
-		for _, c := range few {
-			ids = append(ids, c.id)
-		}
-		list, err := idsIn(ids)
-		if err != nil {
-			return err
-		}
-		q.add(`) FROM json_each(?) j CROSS JOIN certificates c ON c.id = j.value WHERE 1`, list)
-	} else {
-		q.add(`) FROM certificates c INDEXED BY certificates_by_issue WHERE 1`)
-		if !f.IssuedFrom.IsZero() {
-			q.add(` AND c.issued_at >= ?`, ceilMillis(f.IssuedFrom))
-		}
-		if !f.IssuedUntil.IsZero() {
-			q.add(` AND c.issued_at < ?`, ceilMillis(f.IssuedUntil))
-		}
+	if err := s.listFrom(ctx, tx, q); err != nil {
+		return err
+	}
+	if !f.IssuedFrom.IsZero() {
+		q.add(` AND c.issued_at >= ?`, ceilMillis(f.IssuedFrom))
+	}
+	if !f.IssuedUntil.IsZero() {
+		q.add(` AND c.issued_at < ?`, ceilMillis(f.IssuedUntil))
 	}
 	if !after.IsZero() {
 		at := engine.Millis(after.IssuedAt)
@@ -119,6 +106,37 @@ func selectCertificates(ctx context.Context, tx *sql.Tx, q *clause, open openSet
 	}
 	q.add(` ORDER BY c.issued_at DESC, c.serial DESC LIMIT ?`, ra.MaxLooked+1)
 	return nil
+}
+
+// listFrom ends the match of the query of a list, and adds the index that it reads.
+func (s *setRow) listFrom(ctx context.Context, tx *sql.Tx, q *clause) error {
+	if !s.OfOneIdentity() {
+		q.add(`) FROM certificates c INDEXED BY certificates_by_issue WHERE 1`)
+		return nil
+	}
+	id, first, err := s.owner(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if first.id != 0 {
+		line, err := boundedLineage(ctx, tx, first)
+		if err != nil {
+			return err
+		}
+		list, err := idsIn(slices.Collect(maps.Keys(line)))
+		if err != nil {
+			return err
+		}
+		q.add(`) FROM json_each(?) j CROSS JOIN certificates c ON c.id = j.value WHERE 1`, list)
+		return nil
+	}
+	large, err := isLarge(ctx, tx, id, 0)
+	if large {
+		q.add(`) FROM certificates c INDEXED BY certificates_by_issue WHERE 1`)
+	} else {
+		q.add(`) FROM certificates c INDEXED BY certificates_by_identity WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?)`, id.String())
+	}
+	return err
 }
 
 // matchCertificate adds the condition under which a filter matches the certificate c, its state apart.

@@ -40,12 +40,13 @@ func TokensQuery(f ra.TokenFilter, after ra.TokenPlace) (string, error) {
 	return q.text.String(), err
 }
 
-// The statements of a step of a sweep, and what counts certificates.
+// The statements of a step of a sweep, what counts certificates, and what a repeat of CreateToken runs.
 const (
-	SelectExpired = selectExpired
-	DeleteExpired = deleteExpired
-	DeleteTokens  = deleteTokens
-	CountRange    = countRange
+	SelectExpired       = selectExpired
+	DeleteExpired       = deleteExpired
+	DeleteTokens        = deleteTokens
+	CountRange          = countRange
+	ReplaceRequestToken = replaceRequestToken
 )
 
 // WorthPacking is how many changes are packed beside so many records, and how many are looked at.

@@ -281,6 +281,42 @@ func readIssuers(ctx context.Context, q engine.Querier) (map[int64]pki.IssuerID,
 	return issuers, err
 }
 
+// owner returns the identity to which all certificates of a selection of one identity belong, and the certificate that its
+// lineage begins with, if it has one.
+func (s *setRow) owner(ctx context.Context, q engine.Querier) (identity pki.SPIFFEID, first subject, err error) {
+	identity = s.Identity
+	if !s.LineageOf.IsZero() {
+		if first, err = readSubject(ctx, q, s.LineageOf); err != nil {
+			return identity, first, err
+		}
+		if !first.key.Valid {
+			return identity, first, rules.NeverDelivered(s.LineageOf.Serial)
+		}
+		identity = first.Identity
+	}
+	if s.Key.IsZero() {
+		return identity, first, nil
+	}
+	key, err := readKey(ctx, q, s.Key)
+	if identity.IsZero() {
+		identity = key.identity
+	}
+	return identity, first, err
+}
+
+// boundedLineage returns the rows of a certificate and of those that were renewed from it. It refuses a lineage that is
+// among too many certificates to walk through.
+func boundedLineage(ctx context.Context, q engine.Querier, first subject) (map[int64]bool, error) {
+	large, err := isLarge(ctx, q, first.Identity, first.id)
+	if err != nil {
+		return nil, err
+	}
+	if large {
+		return nil, rules.LongLineage(first.Ref.Serial)
+	}
+	return lineage(ctx, q, first.id)
+}
+
 // lineage returns the rows of a certificate and of those that were renewed from it.
 func lineage(ctx context.Context, q engine.Querier, first int64) (map[int64]bool, error) {
 	var links []rules.Link[int64]
@@ -298,28 +334,12 @@ func lineage(ctx context.Context, q engine.Querier, first int64) (map[int64]bool
 	return rules.Lineage(links), err
 }
 
-// few returns the certificates of one identity that a set selects, whatever else it selects by.
+// few returns the certificates of one identity that a set selects, whatever else it selects by. The caller has found that
+// they are not too many (isMany).
 func (s *setRow) few(ctx context.Context, q engine.Querier) ([]subject, error) {
-	identity := s.Identity
-	var first subject
-	var err error
-	if !s.LineageOf.IsZero() {
-		if first, err = readSubject(ctx, q, s.LineageOf); err != nil {
-			return nil, err
-		}
-		if !first.key.Valid {
-			return nil, rules.NeverDelivered(s.LineageOf.Serial)
-		}
-		identity = first.Identity
-	}
-	if !s.Key.IsZero() {
-		key, err := readKey(ctx, q, s.Key)
-		if err != nil {
-			return nil, err
-		}
-		if identity.IsZero() {
-			identity = key.identity
-		}
+	identity, first, err := s.owner(ctx, q)
+	if err != nil {
+		return nil, err
 	}
 	all, err := readSubjects(ctx, q, identity, s.reach)
 	if err != nil || len(all) == 0 {

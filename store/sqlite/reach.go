@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
@@ -36,30 +37,51 @@ func countUnexpired(ctx context.Context, q engine.Querier, identity int64, after
 	return n, err
 }
 
-// isMany reports whether a set that selects by identity or key may be about more certificates than one transaction changes.
-// A lineage is found by walking through it, and never is.
-func (s *setRow) isMany(ctx context.Context, q engine.Querier) (bool, error) {
-	if !s.LineageOf.IsZero() {
-		return false, nil
+// maxOfLineage is how many certificates an identity can have in reach if one transaction changes those of a lineage.
+const maxOfLineage = 1024
+
+// maxCounted bounds how many entries of the index isLarge reads to find a part of them.
+const maxCounted = 10 * ra.MaxLooked
+
+// isLarge reports whether an identity has more certificates on record than one read looks at, ra.MaxLooked. Those before a
+// row do not count, unless the identity has more than maxCounted in all.
+func isLarge(ctx context.Context, q engine.Querier, id pki.SPIFFEID, from int64) (bool, error) {
+	most := ra.MaxLooked
+	if from > 0 {
+		most = maxCounted
 	}
-	identity := s.Identity
-	if !s.Key.IsZero() {
-		key, err := readKey(ctx, q, s.Key)
-		if err != nil {
-			return false, err
-		}
-		if identity.IsZero() {
-			identity = key.identity
+	var n, all int
+	err := q.QueryRowContext(ctx, `
+		SELECT coalesce(sum(id >= ?), 0), count(*) FROM (
+			SELECT id FROM certificates INDEXED BY certificates_by_identity
+			WHERE identity = (SELECT id FROM identities WHERE spiffe_id = ?) LIMIT ?)`,
+		from, id.String(), most+1).Scan(&n, &all)
+	return n > ra.MaxLooked || all > most, err
+}
+
+// isMany reports whether a set that selects by identity or key may be about more certificates than one transaction changes.
+// A set that selects a lineage cannot change so many: the records cannot follow, since a lineage is found by walking through
+// it. Of that, one transaction changes more.
+func (s *setRow) isMany(ctx context.Context, q engine.Querier) (bool, error) {
+	identity, first, err := s.owner(ctx, q)
+	if err != nil {
+		return false, err
+	}
+	most := maxAtOnce
+	if first.id != 0 {
+		most = maxOfLineage
+		if large, err := isLarge(ctx, q, identity, first.id); err != nil || large {
+			return large, err
 		}
 	}
 	var n int
-	err := q.QueryRowContext(ctx, `
+	err = q.QueryRowContext(ctx, `
 		SELECT count(*) FROM (
 			SELECT 1 FROM certificates INDEXED BY certificates_by_identity
 			WHERE identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND not_after >= ? LIMIT ?)`,
-		identity.String(), engine.Millis(s.reach), maxAtOnce+1).Scan(&n)
-	if err != nil || n > maxAtOnce || s.Action == revocation.Revoke {
-		return n > maxAtOnce, err
+		identity.String(), engine.Millis(s.reach), most+1).Scan(&n)
+	if err != nil || n > most || s.Action == revocation.Revoke {
+		return n > most, err
 	}
 	return isHolding(ctx, q, identity)
 }

@@ -31,7 +31,7 @@ func (r *Revocation) Apply(ctx context.Context, o revocation.Change) (revocation
 		}
 		return rules.OutcomeOf(out, o.At), err
 	}, func(ctx context.Context, tx *writeTx, have rules.Outcome) error {
-		scope, err := tx.scope(ctx, o)
+		scope, err := tx.scope(ctx, o, have)
 		out = have.Repeated(scope)
 		return err
 	})
@@ -41,21 +41,33 @@ func (r *Revocation) Apply(ctx context.Context, o revocation.Change) (revocation
 	return out, nil
 }
 
-// scope returns the current statuses of the certificates that a change of a certificate or an identity is about.
-func (tx *writeTx) scope(ctx context.Context, o revocation.Change) ([]pki.StatusChange, error) {
-	from, err := reach(ctx, tx, o.At)
+// scope returns the current statuses of the certificates that a change of a certificate or an identity is about. Where they
+// are many, their records follow, and whoever has them follow tells their statuses: scope has none of them.
+func (tx *writeTx) scope(ctx context.Context, o revocation.Change, have rules.Outcome) ([]pki.StatusChange, error) {
+	var all []subject
+	identity := o.Identity
+	if !o.Certificate.IsZero() {
+		c, err := readSubject(ctx, tx, o.Certificate)
+		if err != nil {
+			return nil, err
+		}
+		all, identity = append(all, c), c.Identity
+	}
+	s, err := newSet(ctx, tx, rules.BulkOf(o, pki.Selection{Identity: identity}))
 	if err != nil {
 		return nil, err
 	}
-	var all []subject
-	if o.Certificate.IsZero() {
-		all, err = readSubjects(ctx, tx, o.Identity, from)
-	} else {
-		var c subject
-		if c, err = readSubject(ctx, tx, o.Certificate); err == nil && rules.CompromisesKeys(o) && c.key.Valid {
-			all, err = readKeySubjects(ctx, tx, c.key.Int64, c.id, from)
-		}
-		all = append(all, c)
+	many, err := s.isMany(ctx, tx)
+	switch {
+	case err != nil:
+		return nil, err
+	case many || have.Bulk != 0:
+	case o.Certificate.IsZero():
+		all, err = readSubjects(ctx, tx, identity, s.reach)
+	case rules.CompromisesKeys(o) && all[0].key.Valid:
+		var others []subject
+		others, err = readKeySubjects(ctx, tx, all[0].key.Int64, all[0].id, s.reach)
+		all = append(others, all...)
 	}
 	var scope []pki.StatusChange
 	for i := range all {

@@ -83,7 +83,16 @@ func (r *Revocation) CountBulk(ctx context.Context, o revocation.BulkRequest) (r
 		if err := tx.QueryRowContext(ctx, newestCertificate).Scan(&s.mark); err != nil {
 			return err
 		}
+		many := true
 		if o.OfOneIdentity() {
+			if many, err = s.isMany(ctx, tx); err != nil {
+				return err
+			}
+			if many && !o.LineageOf.IsZero() {
+				return rules.LongLineage(o.LineageOf.Serial)
+			}
+		}
+		if !many {
 			few, err := s.few(ctx, tx)
 			for _, c := range few {
 				if _, changed := s.next(c.Status); changed {
@@ -152,10 +161,14 @@ func (r *Revocation) CreateBulk(ctx context.Context, o revocation.BulkRequest) (
 	return s.BulkRevocation, standing, nil
 }
 
-// reread returns a set, and if it is done and of one identity, the statuses of all that it selects.
+// reread returns a set, and if it is done and selects few certificates of one identity, the statuses of those. If its
+// records have followed since, every step has told the statuses.
 func (tx *writeTx) reread(ctx context.Context, id int64) (setRow, []pki.StatusChange, error) {
 	s, err := readSet(ctx, tx, id)
 	if err != nil || !s.Done || !s.OfOneIdentity() {
+		return s, nil, err
+	}
+	if many, err := s.isMany(ctx, tx); err != nil || many {
 		return s, nil, err
 	}
 	few, err := s.few(ctx, tx)
@@ -178,6 +191,9 @@ func (tx *writeTx) createBulk(ctx context.Context, o revocation.BulkRequest) (s 
 	if o.OfOneIdentity() {
 		if many, err = s.isMany(ctx, tx); err != nil {
 			return s, nil, err
+		}
+		if many && !o.LineageOf.IsZero() {
+			return s, nil, rules.LongLineage(o.LineageOf.Serial)
 		}
 	}
 	s.Done = !many

@@ -19,6 +19,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/store/sqlite"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/crlindex"
 )
@@ -251,10 +252,11 @@ func TestQueriesUseIndexes(t *testing.T) {
 		crlindex.SelectRecords + `AND not_after >= ? ORDER BY changed, id`:                                        "certificates_changed",
 		`SELECT EXISTS (SELECT 1 FROM certificates WHERE issuer = ? AND crl_partition = ? AND changed > ?)`:       "certificates_changed",
 		`SELECT serial FROM certificates c JOIN issuers i ON i.id = c.issuer WHERE c.serial = ? AND i.issuer = ?`: "sqlite_autoindex_certificates_1",
-		sqlite.SelectExpired: "certificates_by_expiry",
-		sqlite.DeleteExpired: "certificates_by_expiry",
-		sqlite.CountRange:    "certificates_by_expiry",
-		sqlite.DeleteTokens:  "tokens_by_expiry",
+		sqlite.SelectExpired:       "certificates_by_expiry",
+		sqlite.DeleteExpired:       "certificates_by_expiry",
+		sqlite.CountRange:          "certificates_by_expiry",
+		sqlite.DeleteTokens:        "tokens_by_expiry",
+		sqlite.ReplaceRequestToken: "sqlite_autoindex_operator_requests_1",
 		`SELECT log.id FROM log LEFT JOIN chain ON chain.id = log.id WHERE log.id > ? AND log.id <= ? ORDER BY log.id`:             "INTEGER PRIMARY KEY",
 		`SELECT spiffe_id FROM identities WHERE spiffe_id > ? ORDER BY spiffe_id LIMIT ?`:                                          "sqlite_autoindex_identities_1",
 		`SELECT c.id FROM certificates c WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? `: "certificates_by_identity",
@@ -283,14 +285,15 @@ func TestListsUseIndexes(t *testing.T) {
 		"a profile":    {ra.CertificateFilter{Selection: pki.Selection{Profile: "device"}}, "SEARCH c USING INDEX certificates_by_issue (issued_at<?)"},
 		"a time":       {ra.CertificateFilter{Selection: pki.Selection{IssuedFrom: at, IssuedUntil: at.Add(1)}}, "SEARCH c USING INDEX certificates_by_issue (issued_at>? AND issued_at<?)"},
 		"not renewed":  {ra.CertificateFilter{NotRenewedSince: at}, "SEARCH m USING INDEX certificates_by_identity (identity=? AND not_after>?)"},
-		"one identity": {ra.CertificateFilter{Selection: pki.Selection{Identity: id}}, "SEARCH c USING INTEGER PRIMARY KEY"},
+		"one identity": {ra.CertificateFilter{Selection: pki.Selection{Identity: id}}, "SEARCH c USING INDEX certificates_by_identity (identity=?)"},
+		"a lineage":    {ra.CertificateFilter{Selection: pki.Selection{LineageOf: r.Ref}}, "SEARCH c USING INTEGER PRIMARY KEY"},
 	} {
 		query, err := m.db.CertificatesQuery(context.Background(), c.f, place)
 		if err != nil {
 			t.Fatal(err)
 		}
 		plan := explain(t, raw(t, path), query)
-		if !strings.Contains(plan, c.index) || strings.Contains(plan, "SCAN c") || c.f.Identity.IsZero() && strings.Contains(plan, "TEMP B-TREE FOR ORDER BY") {
+		if !strings.Contains(plan, c.index) || strings.Contains(plan, "SCAN c") || !c.f.OfOneIdentity() && strings.Contains(plan, "TEMP B-TREE FOR ORDER BY") {
 			t.Errorf("a page of %s runs as\n%s", name, plan)
 		}
 	}
@@ -332,6 +335,75 @@ func TestListsLookAtABoundedNumber(t *testing.T) {
 	if !slices.Equal(lengths, []int{0, 0, 1}) {
 		t.Errorf("the pages have %v identities, want two empty ones and one of one", lengths)
 	}
+}
+
+// TestIdentitiesWithManyCertificatesAreBounded checks that a page of one identity's certificates looks at a bounded number,
+// and that a lineage among too many certificates is refused.
+func TestIdentitiesWithManyCertificatesAreBounded(t *testing.T) {
+	m := newMill(t, filepath.Join(t.TempDir(), "brevet.db"))
+	ctx := context.Background()
+	first := m.issue([]pki.SPIFFEID{m.identity(1)}, nil)
+	add := func(n int) {
+		t.Helper()
+		err := m.db.OnWriter(ctx, fmt.Sprintf(`
+			WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < %d)
+			INSERT INTO certificates (serial, issuer, identity, request, key, profile, issued_at, not_before, not_after, crl_partition, state, reason, version, der)
+			SELECT CAST(substr(c.serial, 1, 8) || randomblob(12) AS BLOB), c.issuer, c.identity, randomblob(16), c.key, c.profile, c.issued_at + n.i, c.not_before,
+			       c.not_after + n.i, c.crl_partition, 1, 0, 1, c.der
+			FROM n CROSS JOIN certificates c WHERE c.id = (SELECT max(id) FROM certificates)`, n))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	pages := func(f ra.CertificateFilter, limit int) (lengths []int) {
+		t.Helper()
+		for after := (ra.CertificatePlace{}); ; {
+			page, next, err := m.db.RA().Certificates(ctx, f, after, limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if lengths = append(lengths, len(page)); next.IsZero() {
+				return lengths
+			}
+			after = next
+		}
+	}
+	ofIdentity := ra.CertificateFilter{Selection: pki.Selection{Identity: first[0].Identity}}
+	rare := ra.CertificateFilter{Selection: ofIdentity.Selection, ExpiresUntil: first[0].NotAfter.Add(1)}
+	lineage := pki.Selection{LineageOf: first[0].Ref}
+	o := revocation.BulkRequest{Selection: lineage, Action: revocation.Revoke, Reason: pki.Superseded, Actor: pki.ActorCommand("test"), At: m.at}
+
+	add(ra.MaxLooked - 1)
+	if got := pages(rare, 10); !slices.Equal(got, []int{1}) {
+		t.Errorf("beside as many as a page looks at, the pages have %v certificates, want one of one", got)
+	}
+	if got := pages(ra.CertificateFilter{Selection: lineage}, 10); !slices.Equal(got, []int{1}) {
+		t.Errorf("the pages of the lineage have %v certificates, want one of one", got)
+	}
+	if _, _, err := m.db.Revocation().CreateBulk(ctx, o); !isRefusal(err, pki.RuleOverloaded) {
+		t.Errorf("a bulk revocation of a lineage among as many: %v", err)
+	}
+
+	add(1)
+	if got := pages(rare, 10); !slices.Equal(got, []int{0, 1}) {
+		t.Errorf("beside more than a page looks at, the pages have %v certificates, want none and one", got)
+	}
+	if got := pages(ofIdentity, 6000); !slices.Equal(got, []int{6000, ra.MaxLooked + 1 - 6000}) {
+		t.Errorf("the pages of the identity have %v certificates", got)
+	}
+	_, _, listed := m.db.RA().Certificates(ctx, ra.CertificateFilter{Selection: lineage}, ra.CertificatePlace{}, 10)
+	_, counted := m.db.Revocation().CountBulk(ctx, o)
+	_, _, created := m.db.Revocation().CreateBulk(ctx, o)
+	for what, err := range map[string]error{"list": listed, "dry run": counted, "bulk revocation": created} {
+		if !isRefusal(err, pki.RuleOverloaded) {
+			t.Errorf("a %s of a lineage among too many certificates: %v", what, err)
+		}
+	}
+}
+
+func isRefusal(err error, rule pki.Rule) bool {
+	var refusal *pki.Refusal
+	return errors.As(err, &refusal) && refusal.Rule == rule
 }
 
 func explain(t *testing.T, db *sql.DB, query string) string {

@@ -56,8 +56,13 @@ func (tx *writeTx) replaceToken(ctx context.Context, first pki.TokenID, next ra.
 	if err := tx.createToken(ctx, &next); err != nil {
 		return ra.Token{}, err
 	}
-	return next, tx.ExecOne(ctx, `UPDATE operator_requests SET token = ? WHERE token = ?`, next.ID.Bytes(), first.Bytes())
+	return next, tx.ExecOne(ctx, replaceRequestToken, next.ID.Bytes(), next.CreatedBy.Caller().Identity.String(), next.CreatedBy.Request().ID.Bytes())
 }
+
+// replaceRequestToken records another token for a request of a caller. Few of many requests have created a token, so no
+// index has the tokens.
+const replaceRequestToken = `
+	UPDATE operator_requests SET token = ? WHERE caller = (SELECT id FROM identities WHERE spiffe_id = ?) AND request = ?`
 
 func (tx *writeTx) insertToken(ctx context.Context, t ra.Token) error {
 	var identity int64

@@ -23,6 +23,7 @@ func testMany(t *testing.T, open func(t *testing.T) Store) {
 		"a renewal that is found again by its key":   foundRenewal,
 		"how many certificates have not ended":       countUnexpired,
 		"a certificate beside what is held and free": holdBesideMany,
+		"a repeated request about many certificates": repeatMany,
 	})
 }
 
@@ -107,6 +108,32 @@ func retireMany(t *testing.T, w *world) {
 	w.follow(t, out.BulkRevocation)
 	w.mustAll(t, records, revoked)
 	mustEqual(t, "how many statuses it returns later", len(w.mustChangeNothing(t, retire).Unchanged), len(records))
+}
+
+// A repeat of a request about many certificates reads none of them: each step has told the statuses.
+func repeatMany(t *testing.T, w *world) {
+	id := w.many(t, pki.KeyHash{})[0].Identity
+	by := callerOf(w.issued(t))
+	retire := revocation.Change{
+		Action: revoke, Reason: pki.CessationOfOperation, Identity: id, State: pki.Retired, Actor: by.WithRequest(w.newRequest(t, "retire")), At: w.now,
+	}
+	first, err := w.Orders.Apply(t.Context(), retire)
+	must(t, err)
+	w.followAll(t)
+	again, err := w.Orders.Apply(t.Context(), retire)
+	must(t, err)
+	mustEqual(t, "the set of the repeat", again.BulkRevocation, first.BulkRevocation)
+	mustEqual(t, "how many statuses the repeat returns", len(again.All()), 0)
+
+	o := w.batch("", pki.KeyCompromise)
+	o.Selection, o.Actor = pki.Selection{Identity: id}, by.WithRequest(w.newRequest(t, "revoke"))
+	set, _, err := w.Revocation.CreateBulk(t.Context(), o)
+	must(t, err)
+	w.followAll(t)
+	repeated, standing, err := w.Revocation.CreateBulk(t.Context(), o)
+	must(t, err)
+	mustEqual(t, "the ID of the repeated set", repeated.ID, set.ID)
+	mustEqual(t, "how many statuses its repeat returns", len(standing), 0)
 }
 
 // A resumption that comes before the records say that they are on hold comes after them.

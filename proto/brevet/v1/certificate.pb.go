@@ -461,7 +461,8 @@ type ListCertificatesRequest struct {
 	ExpireEndTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_end_time,json=expireEndTime,proto3" json:"expire_end_time,omitempty"`
 	// Only certificates that were not renewed.
 	WithoutSuccessor bool `protobuf:"varint,7,opt,name=without_successor,json=withoutSuccessor,proto3" json:"without_successor,omitempty"`
-	// Only certificates whose holder was issued no certificate at this time or later: who has not renewed since.
+	// Only certificates whose holder was issued no certificate at this time or later: who has not renewed since. A time
+	// in the future is refused.
 	NotRenewedSinceTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=not_renewed_since_time,json=notRenewedSinceTime,proto3" json:"not_renewed_since_time,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache

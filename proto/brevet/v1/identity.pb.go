@@ -537,7 +537,7 @@ type ListIdentitiesRequest struct {
 	// Only identities whose certificates, in whatever state, have all expired by the server's clock, or that have none.
 	WithoutUnexpiredCertificate bool `protobuf:"varint,7,opt,name=without_unexpired_certificate,json=withoutUnexpiredCertificate,proto3" json:"without_unexpired_certificate,omitempty"`
 	// Only identities that were issued no certificate at this time or later. With the state ENROLLED: who has not renewed
-	// since.
+	// since. A time in the future is refused.
 	NotRenewedSinceTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=not_renewed_since_time,json=notRenewedSinceTime,proto3" json:"not_renewed_since_time,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
