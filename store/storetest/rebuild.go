@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/big"
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
@@ -77,10 +76,8 @@ func (h *history) attributes(t *rapid.T, id *ra.Identity) {
 func (h *history) register(t *rapid.T) {
 	id := h.w.newIdentity(t)
 	id.Kind = rapid.SampledFrom([]pki.Kind{pki.Device, pki.Workload, pki.VA}).Draw(t, "kind")
-	if id.Kind == pki.VA { // it has a reserved path, and others have none
-		var err error
-		id.ID, err = pki.SPIFFEIDIn(id.ID.TrustDomain(), "brevet/va/"+strings.ReplaceAll(id.ID.Path(), "/", "-"))
-		must(t, err)
+	if id.Kind == pki.VA {
+		id.ID = delegateID(t, id.ID)
 	}
 	h.attributes(t, &id)
 	_, err := h.w.RA.CreateIdentity(context.Background(), id, operator)
