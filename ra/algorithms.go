@@ -13,19 +13,19 @@ var (
 	oidSHA1    = asn1.ObjectIdentifier{1, 3, 14, 3, 2, 26}
 )
 
-// supportedKeys and supportedCurves are what crypto/x509 reads of public keys that sign. Which of them are certified, the profile says.
+// supportedKeys and supportedCurves list the signing keys that crypto/x509 can parse. The profile chooses among them.
 var (
 	supportedKeys   = []asn1.ObjectIdentifier{oidRSA, oidECKey, oidEd25519}
 	supportedCurves = []asn1.ObjectIdentifier{{1, 3, 132, 0, 33}, {1, 2, 840, 10045, 3, 1, 7}, {1, 3, 132, 0, 34}, {1, 3, 132, 0, 35}}
 )
 
-// supportedSignatures are the algorithms in which a request proves the possession of its key.
+// supportedSignatures lists the signature algorithms accepted in a request as proof of possession.
 var supportedSignatures = []x509.SignatureAlgorithm{
 	x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA, x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS,
 	x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512, x509.PureEd25519,
 }
 
-// algorithmNames are the names of algorithms and curves that requests come with, by their object identifiers in text.
+// algorithmNames maps the object identifiers of algorithms and curves to their names, for error messages.
 var algorithmNames = map[string]string{
 	// keys
 	"1.2.840.113549.1.1.1": "rsaEncryption", "1.2.840.113549.1.1.10": "RSASSA-PSS", "1.2.840.113549.1.1.7": "RSAES-OAEP",
@@ -55,7 +55,8 @@ var algorithmNames = map[string]string{
 	"2.16.840.1.101.3.4.2.10": "SHA3-512",
 }
 
-// algorithmName returns an algorithm's name and object identifier, or the latter alone if the name is not known.
+// algorithmName returns the name and the object identifier of an algorithm, or only the object identifier if the name is
+// not in algorithmNames.
 func algorithmName(id asn1.ObjectIdentifier) string {
 	text := id.String()
 	if name := algorithmNames[text]; name != "" {

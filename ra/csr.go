@@ -18,10 +18,10 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// MaxCSR is the size of the largest certification request that is read, in bytes.
+// MaxCSR is the maximum size of a certification request in bytes.
 const MaxCSR = 16 << 10
 
-// maxRSA bounds the work of checking a signature, in bits of the modulus.
+// maxRSA is the maximum size of an RSA modulus in bits. It bounds the work of verifying a signature.
 const maxRSA = 8192
 
 var (
@@ -30,43 +30,43 @@ var (
 	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
 )
 
-// csr is a certification request whose proof of possession holds.
+// csr is a certification request whose signature has been verified with the public key in it.
 type csr struct {
 	key     crypto.PublicKey
 	keyHash pki.KeyHash
 	request *x509.CertificateRequest
 }
 
-// parseCSR reads a PKCS #10 request in DER and checks its proof of possession (RFC 2986 §4.2), once.
+// parseCSR parses a PKCS #10 request in DER and verifies its proof of possession (RFC 2986 §4.2).
 func parseCSR(der []byte) (csr, error) {
 	if len(der) == 0 || len(der) > MaxCSR {
-		return csr{}, pki.Refuse(pki.RuleCSR, fixDER+", of 16 KiB at most", "the certification request has %d bytes", len(der))
+		return csr{}, pki.Refuse(pki.RuleCSR, hintDER+", of 16 KiB at most", "the certification request has %d bytes", len(der))
 	}
 	req, err := x509.ParseCertificateRequest(der)
 	if err != nil || req.Version != 0 || !signs(req.PublicKey) {
 		return csr{}, diagnose(der, err)
 	}
 	if k, ok := req.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > maxRSA {
-		return csr{}, pki.Refuse(pki.RuleKeyType, fixKey, "the key is RSA with %d bits", k.N.BitLen())
+		return csr{}, pki.Refuse(pki.RuleKeyType, hintKey, "the key is RSA with %d bits", k.N.BitLen())
 	} else if ok && k.E < 3 {
-		return csr{}, pki.Refuse(pki.RuleKeyWeak, "use 65537", "the RSA exponent is %d", k.E) // with 1, anybody can sign
+		return csr{}, pki.Refuse(pki.RuleKeyWeak, "use 65537", "the RSA exponent is %d", k.E) // with exponent 1, a signature needs no private key
 	}
 	if !slices.Contains(supportedSignatures, req.SignatureAlgorithm) {
 		return csr{}, diagnoseSignature(der)
 	}
 	if err := req.CheckSignature(); err != nil {
-		return csr{}, pki.Refuse(pki.RuleCSRSignature, fixSignature,
+		return csr{}, pki.Refuse(pki.RuleCSRSignature, hintSignature,
 			"the signature of the request, %s, does not verify with the key in it", req.SignatureAlgorithm)
 	}
 	hash, err := pki.HashKey(req.PublicKey)
 	if err != nil || hash != pki.HashSPKI(req.RawSubjectPublicKeyInfo) {
-		// The certificate will hold the key as it is encoded anew; one key has one hash.
-		return csr{}, pki.Refuse(pki.RuleCSR, fixDER+", whose public key has its one DER encoding", "the public key is not encoded in DER")
+		// The certificate holds a new encoding of the key. If it differed from the request's, one key would have two hashes.
+		return csr{}, pki.Refuse(pki.RuleCSR, hintDER+", whose public key has its one DER encoding", "the public key is not encoded in DER")
 	}
 	return csr{key: req.PublicKey, keyHash: hash, request: req}, nil
 }
 
-// signs reports whether a public key is of a kind that can prove its possession by a signature.
+// signs reports whether key belongs to a signature algorithm, so that a signature can prove possession.
 func signs(key crypto.PublicKey) bool {
 	switch key.(type) {
 	case *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey:
@@ -76,8 +76,8 @@ func signs(key crypto.PublicKey) bool {
 	}
 }
 
-// checkContent refuses a request that asks for what the identity was not granted. Nothing of it reaches the
-// certificate either way, but a client that asks for more than it gets should know.
+// checkContent refuses a request for names or extensions that were not granted to the identity. The certificate never
+// takes them from the request, but the refusal tells the client that it would not get what it requested.
 func (c csr) checkContent(id Identity) error {
 	fix := "ask for the key alone, or for exactly what the identity was registered with"
 	refuse := func(detail string, args ...any) error { return pki.Refuse(pki.RuleCSRContent, fix, detail, args...) }
@@ -86,7 +86,7 @@ func (c csr) checkContent(id Identity) error {
 	}
 	for _, e := range c.request.Extensions {
 		if e.Id.Equal(oidSubjectKeyID) {
-			continue // it grants nothing, and the certificate has one of its own
+			continue // has no effect: the CA computes the subject key identifier
 		}
 		if !e.Id.Equal(oidSubjectAltName) {
 			return refuse("the request asks for the extension %s", e.Id)
@@ -117,7 +117,8 @@ func (c csr) checkContent(id Identity) error {
 	return c.checkAttributes(refuse)
 }
 
-// checkSubject allows an empty subject, or the identity's path as the only attribute, whichever of the two the profile has it in.
+// checkSubject allows an empty subject, and a subject whose only attribute is a UID or common name with the identity's
+// path. It allows both attributes, whichever the profile uses.
 func (c csr) checkSubject(id Identity) error {
 	names := c.request.Subject.Names
 	if len(names) == 0 {
@@ -129,8 +130,8 @@ func (c csr) checkSubject(id Identity) error {
 	return pki.Refuse(pki.RuleCSRContent, "leave the subject empty, or use UID="+id.ID.Path(), "the request asks for another subject")
 }
 
-// checkAttributes allows requests for extensions alone, of one value each (RFC 2986 §4.1). crypto/x509 passes over every
-// attribute and every further value that it does not know, so the bytes themselves are read.
+// checkAttributes allows only extensionRequest attributes, each with a single value (RFC 2986 §4.1). It parses the DER
+// itself, because crypto/x509 ignores unknown attributes and additional values.
 func (c csr) checkAttributes(refuse func(string, ...any) error) error {
 	info := cryptobyte.String(c.request.RawTBSCertificateRequest)
 	var attributes cryptobyte.String
@@ -150,14 +151,14 @@ func (c csr) checkAttributes(refuse func(string, ...any) error) error {
 			return refuse("the request has the attribute %s", id)
 		}
 		if !values.SkipASN1(cryptobyte_asn1.SEQUENCE) || !values.Empty() {
-			return refuse("an attribute of the request has not one value")
+			return refuse("an attribute of the request does not have exactly one value")
 		}
 	}
 	return nil
 }
 
-// knownNames reports whether a subject alternative name holds only kinds of names that checkContent compares: email
-// addresses, DNS names, URIs and IP addresses (RFC 5280 §4.2.1.6). crypto/x509 passes over the others.
+// knownNames reports whether a subject alternative name holds only the kinds of names that checkContent compares: email
+// addresses, DNS names, URIs and IP addresses (RFC 5280 §4.2.1.6). crypto/x509 ignores other kinds.
 func knownNames(san []byte) bool {
 	var names cryptobyte.String
 	value := cryptobyte.String(san)

@@ -19,10 +19,10 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// fuzzKey signs in every process alike: seeds of one are good in another.
+// fuzzKey is a fixed key, so that the seeds of one process are valid in another.
 var fuzzKey = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 
-// fuzzIdentity is whom every request is for.
+// fuzzIdentity returns the identity that all requests are checked for.
 func fuzzIdentity(t testing.TB) Identity {
 	t.Helper()
 	id, err := pki.ParseSPIFFEID("spiffe://fleet.example/device/1")
@@ -35,7 +35,7 @@ func fuzzIdentity(t testing.TB) Identity {
 	}
 }
 
-// fuzzRequests are requests that pass, and some that ask for more.
+// fuzzRequests returns certification requests that are accepted, and some for names or extensions that are not granted.
 func fuzzRequests(t testing.TB) [][]byte {
 	t.Helper()
 	id := fuzzIdentity(t)
@@ -52,7 +52,7 @@ func fuzzRequests(t testing.TB) [][]byte {
 		{EmailAddresses: []string{"a@fleet.example"}, DNSNames: []string{"*.fleet.example"}},
 		{ExtraExtensions: []pkix.Extension{{Id: []int{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xff}}}},
 	} {
-		der, err := x509.CreateCertificateRequest(nil, template, fuzzKey) // Ed25519 draws nothing
+		der, err := x509.CreateCertificateRequest(nil, template, fuzzKey) // Ed25519 needs no random bytes
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,19 +61,20 @@ func fuzzRequests(t testing.TB) [][]byte {
 	return requests
 }
 
-// weigh reads a request as Enroll and Renew do: it is refused with a rule, or asks for nothing that was not granted.
-func weigh(t *testing.T, der []byte, id Identity) {
+// checkParse parses a request as Enroll and Renew do. It fails unless the request is refused with a rule, or requests only granted
+// names.
+func checkParse(t *testing.T, der []byte, id Identity) {
 	t.Helper()
 	c, err := parseCSR(der)
 	if err == nil {
 		if again, herr := pki.HashKey(c.key); herr != nil || again != c.keyHash {
-			t.Fatalf("the key's hash is %s, and %s encoded anew, %v", c.keyHash, again, herr)
+			t.Fatalf("the hash of the key is %s, and %s after encoding it again: %v", c.keyHash, again, herr)
 		}
 		err = c.checkContent(id)
 	}
 	if err != nil {
 		if r, ok := pki.AsRefusal(err); !ok || r.Rule == "" || r.Detail == "" || r.Hint == "" {
-			t.Fatalf("%v is not a whole refusal", err)
+			t.Fatalf("%v is not a refusal with rule, detail and hint", err)
 		}
 		return
 	}
@@ -87,12 +88,12 @@ func weigh(t *testing.T, der []byte, id Identity) {
 	for _, name := range asked {
 		granted := func(have string) bool { return strings.EqualFold(have, name) }
 		if !slices.ContainsFunc([]string{id.ID.String(), "one.fleet.example", "192.0.2.1", "2001:db8::1"}, granted) {
-			t.Fatalf("a request for %q passes", name)
+			t.Fatalf("a request for %q is accepted", name)
 		}
 	}
 	for _, e := range c.request.Extensions {
 		if !e.Id.Equal(oidSubjectAltName) && !e.Id.Equal(oidSubjectKeyID) {
-			t.Fatalf("a request for the extension %s passes", e.Id)
+			t.Fatalf("a request for the extension %s is accepted", e.Id)
 		}
 	}
 }
@@ -105,10 +106,11 @@ func FuzzCSR(f *testing.F) {
 		f.Add(der[:len(der)/2])
 	}
 	f.Add([]byte{0x30, 0x80, 0, 0})
-	f.Fuzz(func(t *testing.T, der []byte) { weigh(t, der, id) })
+	f.Fuzz(func(t *testing.T, der []byte) { checkParse(t, der, id) })
 }
 
-// FuzzSignedCSR has any subject and attributes under a signature that holds: what FuzzCSR changes is stopped there.
+// FuzzSignedCSR fuzzes the subject and the attributes, and signs the result. A change that FuzzCSR makes is already refused
+// because of its signature.
 func FuzzSignedCSR(f *testing.F) {
 	id := fuzzIdentity(f)
 	for _, der := range fuzzRequests(f) {
@@ -121,10 +123,10 @@ func FuzzSignedCSR(f *testing.F) {
 		}
 		f.Add([]byte(subject), []byte(attributes))
 	}
-	f.Fuzz(func(t *testing.T, subject, attributes []byte) { weigh(t, signedCSR(t, subject, attributes), id) })
+	f.Fuzz(func(t *testing.T, subject, attributes []byte) { checkParse(t, signedCSR(t, subject, attributes), id) })
 }
 
-// signedCSR is a request (RFC 2986 §4) with the given octets in it.
+// signedCSR returns a signed request (RFC 2986 §4) with a subject and attributes in DER.
 func signedCSR(t *testing.T, subject, attributes []byte) []byte {
 	t.Helper()
 	spki, err := x509.MarshalPKIXPublicKey(fuzzKey.Public())

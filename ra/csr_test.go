@@ -8,7 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	_ "crypto/sha1" // what nobody should sign with
+	_ "crypto/sha1" // for a signature that is refused
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -44,20 +44,20 @@ var (
 	oidEd25519           = asn1.ObjectIdentifier{1, 3, 101, 112}
 )
 
-// attribute is one of a request (RFC 2986 §4.1).
+// attribute is an attribute of a certification request (RFC 2986 §4.1).
 type attribute struct {
 	ID     asn1.ObjectIdentifier
 	Values []any `asn1:"set"`
 }
 
-// handmade is a request that crypto/x509 would not make: with any attributes, signed with any hash.
+// handmade returns a request with any attributes, signed with any hash. crypto/x509 cannot create such a request.
 func handmade(t *testing.T, hash crypto.Hash, algorithm asn1.ObjectIdentifier, attributes ...attribute) []byte {
 	t.Helper()
 	key := servertest.Key(t)
 	return handmadeFor(t, key, servertest.Must(x509.MarshalPKIXPublicKey(key.Public()))(t), hash, algorithm, attributes...)
 }
 
-// longKey is a request whose public key has an element too many, which encoding/asn1 passes over: the same key with
+// longKey returns a request whose public key has an additional element, which encoding/asn1 ignores. So the same key has
 // another hash.
 func longKey(t *testing.T) []byte {
 	t.Helper()
@@ -82,7 +82,7 @@ func signedBy(t *testing.T, key *ecdsa.PrivateKey, hash crypto.Hash) func(info [
 	}
 }
 
-// versioned is a request of a version that there may be one day; 0 is the one of RFC 2986.
+// versioned returns a request with the given version. RFC 2986 defines only version 0.
 func versioned(t *testing.T, version int) []byte {
 	t.Helper()
 	key := servertest.Key(t)
@@ -90,7 +90,7 @@ func versioned(t *testing.T, version int) []byte {
 	return assembled(t, version, spki, oidECDSAWithSHA256, signedBy(t, key, crypto.SHA256))
 }
 
-// assembled is a request for a key in DER, with whatever signature (RFC 2986 §4).
+// assembled returns a request (RFC 2986 §4) for a public key in DER, signed by sign.
 func assembled(t *testing.T, version int, spki []byte, algorithm asn1.ObjectIdentifier, sign func(info []byte) []byte, attributes ...attribute) []byte {
 	t.Helper()
 	var list []byte
@@ -111,7 +111,8 @@ func assembled(t *testing.T, version int, spki []byte, algorithm asn1.ObjectIden
 	}{asn1.RawValue{FullBytes: info}, pkix.AlgorithmIdentifier{Algorithm: algorithm}, asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}}))(t)
 }
 
-// neutral is a request under the neutral point of Ed25519, with the signature of everything that anybody can write.
+// neutral returns a request whose key is the neutral element of Ed25519. Its signature is valid for every message, and needs no
+// private key.
 func neutral(t *testing.T) []byte {
 	t.Helper()
 	point := append([]byte{1}, make([]byte, ed25519.PublicKeySize-1)...)
@@ -119,7 +120,7 @@ func neutral(t *testing.T) []byte {
 	return assembled(t, 0, spki, oidEd25519, func([]byte) []byte { return append(point, make([]byte, ed25519.PublicKeySize)...) })
 }
 
-// pointed is a request under a P-256 key whose point is written in another way.
+// pointed returns a request for a P-256 key, with the point encoded by write.
 func pointed(t *testing.T, write func(uncompressed []byte) []byte) []byte {
 	t.Helper()
 	key := servertest.Key(t)
@@ -138,7 +139,7 @@ func withAttributes(t *testing.T, attributes ...attribute) []byte {
 	return handmade(t, crypto.SHA256, oidECDSAWithSHA256, attributes...)
 }
 
-// extensions is one value of an extension request.
+// extensions returns one value of an extensionRequest attribute, with a DNS name for each name.
 func extensions(t *testing.T, names ...string) any {
 	t.Helper()
 	var sans []asn1.RawValue
@@ -148,7 +149,7 @@ func extensions(t *testing.T, names ...string) any {
 	return []pkix.Extension{{Id: oidSubjectAltName, Value: servertest.Must(asn1.Marshal(sans))(t)}}
 }
 
-// san is a subject alternative name with one name of a kind.
+// san adds a subject alternative name extension with one name of the given tag.
 func san(t *testing.T, tag int, constructed bool, value []byte) func(*x509.CertificateRequest) {
 	t.Helper()
 	der := servertest.Must(asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: tag, IsCompound: constructed, Bytes: value}}))(t)
@@ -161,7 +162,7 @@ func extension(id asn1.ObjectIdentifier, value []byte) func(*x509.CertificateReq
 	}
 }
 
-// exponent3 makes an RSA key of 3072 bits with the public exponent 3, which crypto/rsa makes none of.
+// exponent3 generates an RSA key of 3072 bits with the public exponent 3. crypto/rsa does not generate such keys.
 func exponent3(t *testing.T) *rsa.PrivateKey {
 	t.Helper()
 	one, three := big.NewInt(1), big.NewInt(3)
@@ -179,7 +180,7 @@ func exponent3(t *testing.T) *rsa.PrivateKey {
 	}
 }
 
-// exponent1 is a request under an RSA key with the public exponent 1: its signature is what is to be signed.
+// exponent1 returns a request for an RSA key with the public exponent 1. The signature equals the padded digest.
 func exponent1(t *testing.T) []byte {
 	t.Helper()
 	key := servertest.Must(rsa.GenerateKey(rand.Reader, 2048))(t).PublicKey
@@ -187,7 +188,8 @@ func exponent1(t *testing.T) []byte {
 	return handmadeFor(t, servertest.Key(t), servertest.Must(x509.MarshalPKIXPublicKey(&key))(t), crypto.SHA256, oidECDSAWithSHA256)
 }
 
-// huge is a request under an RSA key that takes long to check a signature with. That is not done, so there is none.
+// huge returns a request for an RSA key so large that verifying its signature takes long. The server must not verify it, so
+// the signature is empty.
 func huge(t *testing.T) []byte {
 	t.Helper()
 	n := new(big.Int).SetBit(big.NewInt(1), 16383, 1)
@@ -201,33 +203,33 @@ func selfSigned(t *testing.T) []byte {
 	return servertest.Must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))(t)
 }
 
-// csrCase is a request that is refused.
+// csrCase is a certification request that is refused.
 type csrCase struct {
 	name string
 	csr  []byte
 	rule pki.Rule
 }
 
-// malformedCases are about the form and the proof of possession.
+// malformedCases returns requests with a wrong encoding or proof of possession.
 func malformedCases(t *testing.T) []csrCase {
 	t.Helper()
 	fine := servertest.CSR(t, servertest.Key(t))
 	broken, truncated := bytes.Clone(fine), fine[:len(fine)-1]
 	broken[len(broken)-1] ^= 1
-	stranger := bytes.Clone(fine) // the signature stays, the key is another's
+	stranger := bytes.Clone(fine) // another key, with the signature of the first
 	at := bytes.Index(stranger, []byte{0x00, 0x04}) + 2
 	public := servertest.Must(servertest.Key(t).PublicKey.Bytes())(t)
 	copy(stranger[at:], public[1:])
 	return []csrCase{
 		{"nothing", nil, pki.RuleCSR},
 		{"a sentence", []byte("please sign this"), pki.RuleCSR},
-		{"a key with an element too many", longKey(t), pki.RuleCSR},
+		{"a key with an additional element", longKey(t), pki.RuleCSR},
 		{"a certificate", selfSigned(t), pki.RuleCSR},
 		{"16 KiB and one byte", make([]byte, 16<<10+1), pki.RuleCSR},
 		{"another version", versioned(t, 1), pki.RuleCSR},
-		{"something after it", append(bytes.Clone(fine), 0), pki.RuleCSR},
-		{"two of them", append(bytes.Clone(fine), fine...), pki.RuleCSR},
-		{"its end missing", truncated, pki.RuleCSR},
+		{"trailing data", append(bytes.Clone(fine), 0), pki.RuleCSR},
+		{"two requests", append(bytes.Clone(fine), fine...), pki.RuleCSR},
+		{"truncated", truncated, pki.RuleCSR},
 		{"an indefinite length", slices.Concat([]byte{0x30, 0x80}, fine[bytes.IndexByte(fine[1:], 0x30)+1:], []byte{0, 0}), pki.RuleCSR},
 		{"a point that is on no curve", pointed(t, func(p []byte) []byte { p[len(p)-1] ^= 1; return p }), pki.RuleCSR},
 		{"a compressed point", pointed(t, func(p []byte) []byte { return append([]byte{2 | p[64]&1}, p[1:33]...) }), pki.RuleCSR},
@@ -239,7 +241,7 @@ func malformedCases(t *testing.T) []csrCase {
 	}
 }
 
-// keyCases are about the key.
+// keyCases returns requests whose key is refused.
 func keyCases(t *testing.T) []csrCase {
 	t.Helper()
 	onCurve := func(c elliptic.Curve) []byte {
@@ -249,17 +251,17 @@ func keyCases(t *testing.T) []csrCase {
 	return []csrCase{
 		{"RSA-1024", ofBits(1024), pki.RuleKeyType},
 		{"RSA-2047", ofBits(2047), pki.RuleKeyType},
-		{"RSA-2048, which the profile leaves out", ofBits(2048), pki.RuleKeyType},
+		{"RSA-2048, not in the profile", ofBits(2048), pki.RuleKeyType},
 		{"RSA with exponent 1", exponent1(t), pki.RuleKeyWeak},
 		{"RSA with exponent 3", servertest.CSR(t, exponent3(t)), pki.RuleKeyWeak},
 		{"RSA-16384", huge(t), pki.RuleKeyType},
-		{"an Ed25519 key that everybody has", neutral(t), pki.RuleKeyWeak},
+		{"an Ed25519 key that is the neutral element", neutral(t), pki.RuleKeyWeak},
 		{"P-224", onCurve(elliptic.P224()), pki.RuleKeyType},
 		{"P-521", onCurve(elliptic.P521()), pki.RuleKeyType},
 	}
 }
 
-// contentCases ask for what nobody granted.
+// contentCases returns requests for subjects, names or extensions that were not granted.
 func contentCases(t *testing.T) []csrCase {
 	t.Helper()
 	asking := func(edits ...func(*x509.CertificateRequest)) []byte {
@@ -288,11 +290,11 @@ func contentCases(t *testing.T) []csrCase {
 		{name: "an operator's URI beside its own", csr: asking(uri("spiffe://fleet.example/device/pump"), uri("spiffe://fleet.example/brevet/operator/alice"))},
 		{name: "a look-alike of its own URI", csr: asking(uri("spiffe://fleet.example/device/p\u0443mp"))},
 		{name: "its own URI with a NUL", csr: asking(san(t, 6, false, []byte("spiffe://fleet.example/device/pump%00")))},
-		{name: "its own DNS name with a point", csr: asking(san(t, 2, false, []byte("pump.fleet.example.")))},
+		{name: "its own DNS name with a trailing dot", csr: asking(san(t, 2, false, []byte("pump.fleet.example.")))},
 		{name: "a common name with a NUL", csr: asking(subject(pkix.Name{CommonName: "device/pump\x00"}))},
-		{name: "a common name from right to left", csr: asking(subject(pkix.Name{CommonName: "device/pump\u202e"}))},
-		{name: "the server's URI with a slash too many", csr: asking(uri("spiffe://fleet.example//brevet/server"))},
-		{name: "the server's URI with a slash behind it", csr: asking(uri("spiffe://fleet.example/brevet/server/"))},
+		{name: "a common name with a right-to-left override", csr: asking(subject(pkix.Name{CommonName: "device/pump\u202e"}))},
+		{name: "the server's URI with a double slash", csr: asking(uri("spiffe://fleet.example//brevet/server"))},
+		{name: "the server's URI with a trailing slash", csr: asking(uri("spiffe://fleet.example/brevet/server/"))},
 		{name: "the server's URI with an escaped slash", csr: asking(uri("spiffe://fleet.example/brevet%2fserver"))},
 		{name: "the server's common name", csr: asking(subject(pkix.Name{CommonName: "brevet/server"}))},
 		{name: "a look-alike of the server's common name", csr: asking(subject(pkix.Name{CommonName: "br\u0435vet/server"}))},
@@ -300,9 +302,9 @@ func contentCases(t *testing.T) []csrCase {
 		{name: "the server's URI", csr: asking(uri("spiffe://fleet.example/brevet/server"))},
 		{name: "a kind of URI", csr: asking(uri("https://fleet.example"))},
 		{name: "a thousand names", csr: asking(func(r *x509.CertificateRequest) { r.DNSNames = names[:1000] })},
-		{name: "something after its names", csr: asking(extension(oidSubjectAltName, []byte{0x30, 0, 0}))},
+		{name: "trailing data in its names", csr: asking(extension(oidSubjectAltName, []byte{0x30, 0, 0}))},
 		{name: "a directory name", csr: asking(san(t, 4, true, []byte{0x30, 0}))},
-		{name: "another name", csr: asking(san(t, 0, true, []byte{0x06, 1, 0x2a, 0xa0, 2, 0x05, 0}))},
+		{name: "an otherName", csr: asking(san(t, 0, true, []byte{0x06, 1, 0x2a, 0xa0, 2, 0x05, 0}))},
 		{name: "a registered ID", csr: asking(san(t, 8, false, []byte{0x2a}))},
 		{name: "CA:TRUE", csr: asking(extension(oidBasicConstraints, []byte{0x30, 3, 1, 1, 0xff}))},
 		{name: "CA:FALSE", csr: asking(extension(oidBasicConstraints, []byte{0x30, 0}))},
@@ -312,7 +314,7 @@ func contentCases(t *testing.T) []csrCase {
 		{name: "its user identifier twice", csr: asking(subject(pkix.Name{ExtraNames: slices.Repeat(userID("device/pump").ExtraNames, 2)}))},
 		{name: "its user identifier and a common name", csr: asking(subject(pkix.Name{CommonName: "bank.example", ExtraNames: userID("device/pump").ExtraNames}))},
 		{name: "its path as organization", csr: asking(subject(pkix.Name{Organization: []string{"device/pump"}}))},
-		{name: "a user identifier that is no text", csr: asking(subject(pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{{Type: ca.OIDUserID, Value: 7}}}))},
+		{name: "a user identifier that is not a string", csr: asking(subject(pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{{Type: ca.OIDUserID, Value: 7}}}))},
 		{name: "an organization", csr: asking(subject(pkix.Name{Organization: []string{"Fleet"}}))},
 		{name: "its name and an organization", csr: asking(subject(pkix.Name{CommonName: "device/pump", Organization: []string{"Fleet"}}))},
 		{name: "a challenge password", csr: withAttributes(t, attribute{oidChallengePassword, []any{"secret"}})},
@@ -326,7 +328,7 @@ func contentCases(t *testing.T) []csrCase {
 	return append(cases, csrCase{"ten thousand names", asking(func(r *x509.CertificateRequest) { r.DNSNames = names }), pki.RuleCSR})
 }
 
-func TestCSRsThatAreRefused(t *testing.T) {
+func TestRefusedCSRs(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	outer, nobody := t, w.Caller(t, nil)
@@ -340,17 +342,17 @@ func TestCSRsThatAreRefused(t *testing.T) {
 			_, err = pump.Renew(t.Context(), &brevetv1.RenewRequest{RequestId: servertest.RequestID(), Csr: c.csr})
 			servertest.Refused(t, err, codes.InvalidArgument, c.rule)
 			if n, intents := rows(t, w, "certificates"), rows(t, w, "intents"); n != certificates || intents != 0 {
-				t.Errorf("%d certificates and %d intents are on record, want %d and none", n, intents, certificates)
+				t.Errorf("%d certificates and %d intents are on record, want %d and 0", n, intents, certificates)
 			}
-			w.Status(t, pump.Certificate, "good")         // nothing was replaced
-			next := w.Enroll(t, token, servertest.Key(t)) // the token serves a right one
+			w.Status(t, pump.Certificate, "good")         // the token did not revoke it
+			next := w.Enroll(t, token, servertest.Key(t)) // the token is not spent
 			pump = w.Holder(outer, next.Certificate.Raw, next.Key)
 		})
 	}
 }
 
-// TestTheRequestThatKeytoolMakes enrolls with what keytool -certreq made with -dname CN=java/1. It asks for a subject key identifier.
-func TestTheRequestThatKeytoolMakes(t *testing.T) {
+// TestKeytoolCSR enrolls with a request of keytool -certreq -dname CN=java/1. It contains a subject key identifier.
+func TestKeytoolCSR(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	csr := servertest.Must(base64.StdEncoding.DecodeString(string(servertest.Must(os.ReadFile("testdata/keytool.csr.b64"))(t))))(t)
@@ -363,12 +365,12 @@ func TestTheRequestThatKeytoolMakes(t *testing.T) {
 	}
 }
 
-// userID is a subject of one user identifier (RFC 4519 §2.39).
+// userID returns a subject whose only attribute is a user identifier (RFC 4519 §2.39).
 func userID(text string) pkix.Name {
 	return pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{{Type: ca.OIDUserID, Value: text}}}
 }
 
-// subjectOf is a certificate's subject as OpenSSL shows it.
+// subjectOf returns the subject of a certificate in the format of OpenSSL.
 func subjectOf(t *testing.T, c *x509.Certificate) string {
 	t.Helper()
 	cmd := exec.Command("openssl", "x509", "-inform", "DER", "-noout", "-subject")
@@ -384,7 +386,7 @@ func granted(r *brevetv1.CreateIdentityRequest) {
 	r.Spec.Names = servertest.Names([]string{"pump.fleet.example"}, []string{"192.0.2.7"})
 }
 
-func TestCSRsThatAskForWhatWasGranted(t *testing.T) {
+func TestCSRsForGrantedNames(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	asking := func(edits ...func(*x509.CertificateRequest)) []byte {
@@ -395,7 +397,7 @@ func TestCSRsThatAskForWhatWasGranted(t *testing.T) {
 		asking(),
 		asking(func(r *x509.CertificateRequest) { r.Subject.CommonName = "device/3" }),
 		asking(func(r *x509.CertificateRequest) { r.Subject = userID("device/3") }),
-		asking(extension(oidSubjectKeyID, []byte{4, 2, 1, 2})), // keytool always asks for one
+		asking(extension(oidSubjectKeyID, []byte{4, 2, 1, 2})), // keytool always requests one
 		asking(extension(oidSubjectKeyID, []byte("no octet string"))),
 		asking(func(r *x509.CertificateRequest) { r.DNSNames = []string{"PUMP.fleet.example"} }),
 		asking(func(r *x509.CertificateRequest) { r.IPAddresses = []net.IP{net.IPv4(192, 0, 2, 7)} }),

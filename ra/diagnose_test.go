@@ -18,7 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// openssl runs OpenSSL and returns its output.
+// openssl runs OpenSSL and returns its standard output.
 func openssl(t *testing.T, args ...string) []byte {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "openssl", args...)
@@ -31,7 +31,7 @@ func openssl(t *testing.T, args ...string) []byte {
 	return out
 }
 
-// keyFile has OpenSSL make a private key.
+// keyFile generates a private key with OpenSSL, and returns the name of the file.
 func keyFile(t *testing.T, args ...string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "key.pem")
@@ -39,13 +39,13 @@ func keyFile(t *testing.T, args ...string) string {
 	return path
 }
 
-// request has OpenSSL sign a request in DER.
+// request returns a certification request that OpenSSL signed, in DER.
 func request(t *testing.T, key string, args ...string) []byte {
 	t.Helper()
 	return openssl(t, append([]string{"req", "-new", "-key", key, "-subj", "/", "-outform", "DER"}, args...)...)
 }
 
-// withoutAttributes makes a request that ends with its key.
+// withoutAttributes returns a request without the attributes field.
 func withoutAttributes(t *testing.T) []byte {
 	t.Helper()
 	spki, err := x509.MarshalPKIXPublicKey(fuzzKey.Public())
@@ -73,7 +73,7 @@ func withoutAttributes(t *testing.T) []byte {
 	return whole.BytesOrPanic()
 }
 
-// TestRefusalsNameTheCause has OpenSSL make requests that nothing is issued for. The refusal says what was found, and what would pass.
+// TestRefusalsNameTheCause refuses requests made with OpenSSL. Each refusal must say what was found, and what would be accepted.
 func TestRefusalsNameTheCause(t *testing.T) {
 	t.Parallel()
 	ec := keyFile(t, "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
@@ -132,8 +132,8 @@ func TestRefusalsNameTheCause(t *testing.T) {
 	}
 }
 
-// TestPSSWithTheUsualSalt: the salt of the hash's length is the one that RFC 8017 recommends, and crypto/x509 reads it.
-func TestPSSWithTheUsualSalt(t *testing.T) {
+// TestPSSWithHashLengthSalt accepts RSASSA-PSS with a salt as long as the hash, the typical length in RFC 8017 §9.1.
+func TestPSSWithHashLengthSalt(t *testing.T) {
 	t.Parallel()
 	rsa := keyFile(t, "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048")
 	for _, hash := range []string{"-sha256", "-sha384", "-sha512"} {
@@ -143,7 +143,7 @@ func TestPSSWithTheUsualSalt(t *testing.T) {
 	}
 }
 
-// convert writes a key in another form.
+// convert rewrites a key with OpenSSL options.
 func convert(t *testing.T, key string, args ...string) string {
 	t.Helper()
 	return write(t, openssl(t, append([]string{"ec", "-in", key}, args...)...))
@@ -158,7 +158,7 @@ func write(t *testing.T, text []byte) string {
 	return path
 }
 
-// long makes a request whose key is of an algorithm with a number as long as a request can be.
+// long returns a request whose key has an algorithm identifier nearly as long as the largest request.
 func long(t *testing.T) []byte {
 	t.Helper()
 	id := asn1.ObjectIdentifier{2, 999}

@@ -1,10 +1,13 @@
-// Package ra is the registration authority: it decides who may have which certificate. An Authenticator turns evidence
-// into a claim, the policy turns the claim and the certification request into a ca.Request with guards, and the
-// Registrar runs both, for first certificates and for renewals, and keeps identities and enrollment tokens.
+// Package ra implements the registration authority (RA). The RA decides which identity may have which certificate.
 //
-// It refuses whatever nobody granted: identities that are not registered, names and extensions in a certification
-// request beyond the identity's own, keys that belong to a CA or to somebody else or were ever compromised, and
-// everything under /brevet/, which only Brevet's own parts can have.
+// A [Registrar] handles requests for first certificates ([Registrar.Enroll]), for renewals ([Registrar.Renew]) and
+// operators' requests ([Registrar.Issue]). An [Authenticator] verifies the evidence of an enrollment and returns a
+// [Claim]. The policy then turns the claim and the certification request (RFC 2986) into a [ca.Request] with guards. The
+// Registrar also manages identities, which are named by SPIFFE IDs, and enrollment tokens.
 //
-// Certification requests follow RFC 2986, identities the SPIFFE ID specification.
+// Everything that was not granted is refused:
+//   - identities that are not registered
+//   - names and extensions in a certification request that the identity does not have
+//   - keys of a CA, keys of another identity, and keys that were ever compromised
+//   - identities under /brevet/, which are reserved for operators and the parts of Brevet itself
 package ra

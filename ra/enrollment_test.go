@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/mattn/go-sqlite3" // counts rows past the store
+	_ "github.com/mattn/go-sqlite3" // counts rows without the store
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -26,7 +26,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// rows counts a table's rows without asking the store.
+// rows returns the number of rows in a table. It reads the database file, not the store.
 func rows(t *testing.T, w *servertest.World, table string) int {
 	t.Helper()
 	db := servertest.Must(sql.Open("sqlite3", "file:"+w.Dir+"/store.db?mode=ro"))(t)
@@ -38,7 +38,7 @@ func rows(t *testing.T, w *servertest.World, table string) int {
 	return n
 }
 
-// together calls f at the same instant from n goroutines.
+// together calls f concurrently from n goroutines, and returns the results.
 func together[T any](n int, f func(i int) T) []T {
 	results := make([]T, n)
 	start := make(chan struct{})
@@ -54,13 +54,13 @@ func together[T any](n int, f func(i int) T) []T {
 	return results
 }
 
-// answer is what a call for a certificate came to.
+// answer is the response to a request for a certificate, or its error.
 type answer struct {
 	der []byte
 	err error
 }
 
-func TestEnrollGivesWhatWasGranted(t *testing.T) {
+func TestEnrollIssuesGrantedNames(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	id := w.Register(t, "device", "device/pump-1", func(r *brevetv1.CreateIdentityRequest) {
@@ -73,20 +73,20 @@ func TestEnrollGivesWhatWasGranted(t *testing.T) {
 	resp := servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t).GetCredential()
 	chain, roots := resp.GetChain().GetCertificates(), resp.GetTrustBundle().GetRoots()
 	if len(chain) != 1 || !bytes.Equal(chain[0], w.Issuing.Raw) || len(roots) != 1 || !bytes.Equal(roots[0], w.Root.Raw) {
-		t.Error("the chain is not the issuing CA alone, or the roots are not the root alone")
+		t.Error("the chain is not exactly the issuing CA, or the roots are not exactly the root")
 	}
 	c := servertest.Must(x509.ParseCertificate(resp.GetCertificate()))(t)
 	if !key.PublicKey.Equal(c.PublicKey) || subjectOf(t, c) != "UID = device/pump-1" || len(c.URIs) != 1 || c.URIs[0].String() != id {
-		t.Errorf("the certificate is of %s, %v, or another key's", c.Subject, c.URIs)
+		t.Errorf("the certificate has the subject %s and URIs %v, or another key", c.Subject, c.URIs)
 	}
 	if !slices.Equal(c.DNSNames, []string{"a.fleet.example", "pump-1.fleet.example"}) || fmt.Sprint(c.IPAddresses) != "[192.0.2.7 2001:db8::7]" || c.EmailAddresses != nil {
-		t.Errorf("the certificate names %v, %v, %v", c.DNSNames, c.IPAddresses, c.EmailAddresses)
+		t.Errorf("the certificate has the DNS names %v, IP addresses %v and email addresses %v", c.DNSNames, c.IPAddresses, c.EmailAddresses)
 	}
 	if c.IsCA || c.KeyUsage != x509.KeyUsageDigitalSignature || !slices.Equal(c.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}) {
-		t.Errorf("the certificate is for %v, %v, CA %v", c.KeyUsage, c.ExtKeyUsage, c.IsCA)
+		t.Errorf("the certificate has the key usage %v, extended key usage %v, CA %v", c.KeyUsage, c.ExtKeyUsage, c.IsCA)
 	}
 	if life := c.NotAfter.Sub(c.NotBefore); life != 48*time.Hour+time.Minute {
-		t.Errorf("it lives %v, want the 48 h that were asked for and a minute of back-dating", life)
+		t.Errorf("the certificate is valid for %v, want the requested 48 h and 1 min of backdating", life)
 	}
 	w.Status(t, c, "good")
 	got := servertest.Must(w.Operator.GetIdentity(t.Context(), &brevetv1.GetIdentityRequest{Id: id}))(t).GetIdentity()
@@ -108,13 +108,13 @@ func TestEnrollWithEveryKindOfKey(t *testing.T) {
 	} {
 		h := w.Enroll(t, w.Token(t, w.Register(t, "device", "device/"+name), false), key)
 		if public := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !public.Equal(h.Certificate.PublicKey) {
-			t.Errorf("%s: the certificate is for another key", name)
+			t.Errorf("%s: the certificate has another key", name)
 		}
 		w.Renewed(t, h, servertest.Key(t)) // the key works in TLS
 	}
 }
 
-func TestTheSameRequestGetsTheSameCertificate(t *testing.T) {
+func TestRepeatedRequestReturnsSameCertificate(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	id := w.Register(t, "device", "device/1")
@@ -124,21 +124,21 @@ func TestTheSameRequestGetsTheSameCertificate(t *testing.T) {
 	}
 	first := ask()
 	if !bytes.Equal(ask(), first) {
-		t.Error("the same request was given another certificate")
+		t.Error("a repeated request returned another certificate")
 	}
 	w.Restart(t, servertest.Options{})
 	if !bytes.Equal(ask(), first) {
-		t.Error("the same request was given another certificate after a restart")
+		t.Error("after a restart, a repeated request returned another certificate")
 	}
 	if n := rows(t, w, "certificates WHERE identity = (SELECT id FROM identities WHERE spiffe_id = '"+id+"')"); n != 1 {
-		t.Errorf("%d certificates are on record, want one", n)
+		t.Errorf("%d certificates are on record, want 1", n)
 	}
-	w.Clock.Advance(time.Hour + time.Minute) // the token dies, and with it its request
+	w.Clock.Advance(time.Hour + time.Minute) // the token expires
 	_, err := w.Caller(t, nil).Enroll(t.Context(), req)
 	servertest.Refused(t, err, codes.Unauthenticated, pki.RuleToken)
 }
 
-func TestATokenServesOneRequestAndKey(t *testing.T) {
+func TestTokenIsBoundToOneRequestAndKey(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	for i, c := range []struct {
@@ -152,19 +152,19 @@ func TestATokenServesOneRequestAndKey(t *testing.T) {
 		}, codes.PermissionDenied, pki.RuleTokenBound},
 		{func(r *brevetv1.EnrollRequest) { r.Csr = servertest.CSR(t, servertest.Key(t)) }, codes.FailedPrecondition, pki.RuleRequestIDReused},
 	} {
-		// It allows replacing, so that only the binding stands in the way of a second use.
+		// The token allows replacing, so that only its binding prevents a second use.
 		token := w.Token(t, w.Register(t, "device", fmt.Sprintf("device/%d", i)), true)
 		req := servertest.Enrollment(t, token, servertest.Key(t))
 		der := servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t).GetCredential().GetCertificate()
 		c.again(req)
 		_, err := w.Caller(t, nil).Enroll(t.Context(), req)
 		servertest.Refused(t, err, c.code, c.rule)
-		w.Status(t, servertest.Must(x509.ParseCertificate(der))(t), "good") // and so did not replace anything
+		w.Status(t, servertest.Must(x509.ParseCertificate(der))(t), "good") // the second use did not revoke it
 	}
 }
 
-// A token is bound before anything is signed, so that it serves one request also when that one failed.
-func TestATokenIsBoundEvenWhereNothingWasIssued(t *testing.T) {
+// A token is bound before a certificate is signed, so that it stays bound to its request if signing fails.
+func TestTokenIsBoundEvenIfIssuingFails(t *testing.T) {
 	t.Parallel()
 	journal := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: journal.Wrap})
@@ -177,7 +177,7 @@ func TestATokenIsBoundEvenWhereNothingWasIssued(t *testing.T) {
 	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t)
 }
 
-func TestOneTokenAndEightKeysAtOnce(t *testing.T) {
+func TestConcurrentEnrollmentsWithOneToken(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	id := w.Register(t, "device", "device/1")
@@ -200,12 +200,12 @@ func TestOneTokenAndEightKeysAtOnce(t *testing.T) {
 		servertest.Refused(t, a.err, codes.PermissionDenied, pki.RuleTokenBound)
 	}
 	if n := rows(t, w, "certificates WHERE identity = (SELECT id FROM identities WHERE spiffe_id = '"+id+"')"); winners != 1 || n != 1 {
-		t.Errorf("%d callers got a certificate, and %d are on record; want one", winners, n)
+		t.Errorf("%d callers received a certificate and %d are on record, want 1", winners, n)
 	}
 }
 
-// A client that has given up waiting asks again while its first call is still under way.
-func TestOneEnrollmentEightTimesAtOnce(t *testing.T) {
+// A client that timed out repeats its request while the server still works on the first.
+func TestConcurrentRepeatsOfOneEnrollment(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	nobody := w.Caller(t, nil)
@@ -225,18 +225,18 @@ func TestOneEnrollmentEightTimesAtOnce(t *testing.T) {
 	w.Status(t, holder.Certificate, "superseded")
 }
 
-// sameForAll returns the one certificate that all answers have to hold.
+// sameForAll checks that all answers hold the same certificate, and returns it.
 func sameForAll(t *testing.T, answers []answer) *x509.Certificate {
 	t.Helper()
 	for _, a := range answers {
 		if a.err != nil || !bytes.Equal(a.der, answers[0].der) {
-			t.Fatalf("not the same certificate for all: %v", a.err)
+			t.Fatalf("an answer has another certificate, or the error: %v", a.err)
 		}
 	}
 	return servertest.Must(x509.ParseCertificate(answers[0].der))(t)
 }
 
-func TestTokensThatDoNotServe(t *testing.T) {
+func TestInvalidTokens(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	enroll := func(token []byte, code codes.Code, rule pki.Rule) {
@@ -245,7 +245,7 @@ func TestTokensThatDoNotServe(t *testing.T) {
 		_, err := w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, token, servertest.Key(t)))
 		servertest.Refused(t, err, code, rule)
 		if n := rows(t, w, "certificates"); n != before {
-			t.Errorf("%d certificates more are on record", n-before)
+			t.Errorf("%d certificates were added", n-before)
 		}
 	}
 	for _, token := range [][]byte{nil, make([]byte, 32), bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{1}, 31), bytes.Repeat([]byte{1}, 33)} {
@@ -257,7 +257,7 @@ func TestTokensThatDoNotServe(t *testing.T) {
 	w.Suspend(t, id)
 	enroll(token, codes.FailedPrecondition, pki.RuleIdentityState)
 	w.Resume(t, id)
-	enroll(token, codes.Unauthenticated, pki.RuleToken) // who made it knew of no suspension
+	enroll(token, codes.Unauthenticated, pki.RuleToken) // created before the suspension
 	w.Enroll(t, w.Token(t, id, false), servertest.Key(t))
 
 	id = w.Register(t, "device", "device/retired")
@@ -288,7 +288,7 @@ func TestTokensThatDoNotServe(t *testing.T) {
 	}
 }
 
-func TestReplacingRevokesWhatWasThere(t *testing.T) {
+func TestReplacingTokenRevokesCertificates(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	old := w.Enrolled(t, "device", "device/1")
@@ -304,7 +304,7 @@ func TestReplacingRevokesWhatWasThere(t *testing.T) {
 	w.Renewed(t, next, servertest.Key(t))
 }
 
-// lifetimesOutside are those that a profile with a maximum does not allow, and some that are none.
+// lifetimesOutside returns lifetimes that a profile with the maximum most refuses. Some are not valid durations.
 func lifetimesOutside(most time.Duration) []*durationpb.Duration {
 	return []*durationpb.Duration{
 		durationpb.New(most + time.Second), durationpb.New(time.Second - 1), durationpb.New(0), durationpb.New(-time.Hour),
@@ -334,7 +334,7 @@ func TestLifetimesAreBounded(t *testing.T) {
 		servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
 		refusals++
 	}
-	for _, who := range []string{id, holder.ID} { // the token names whom it was made for
+	for _, who := range []string{id, holder.ID} { // a refused enrollment is attributed to the identity of its token
 		if n := len(servertest.Find(w.Entries(t, before), translog.RequestRefused, who)); n != refusals {
 			t.Errorf("the log has %d refusals of %s, want %d", n, who, refusals)
 		}

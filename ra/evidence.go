@@ -10,56 +10,56 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Claim is what evidence proved: which identity the caller may enroll.
+// Claim is the result of verifying evidence. It names the identity that the caller may enroll.
 type Claim struct {
 	Identity pki.SPIFFEID
-	// Token is set where the evidence is a one-time token; the certificate's guard spends it.
+	// Token identifies the enrollment token, if the evidence is one. The guard of the certificate spends it.
 	Token pki.TokenID
-	// Replace allows enrolling an identity that is enrolled already.
+	// Replace allows the caller to enroll an identity that is already enrolled.
 	Replace bool
-	// Actor is who the log says it was.
+	// Actor is recorded in the log as the author of the enrollment.
 	Actor pki.Actor
 }
 
-// Binding is the one request that single-use evidence serves.
+// Binding identifies the one request that single-use evidence can be used for.
 type Binding struct {
 	Request pki.RequestID
 	Key     pki.KeyHash
-	// Identity is the record of the claimed identity, as the decision about the request rests on it.
+	// Identity is the record of the claimed identity that the decision about the request was based on.
 	Identity Identity
 	At       time.Time
 }
 
-// Authenticator turns one kind of evidence into a Claim. Methods are safe for concurrent use. They return a *pki.Refusal
-// for evidence that proves nothing.
+// Authenticator verifies one kind of evidence. Its methods return a [*pki.Refusal] for evidence that is not valid. They
+// are safe for concurrent use.
 type Authenticator interface {
-	// Identify returns whom the evidence speaks for. It changes nothing. A Claim beside a refusal names the identity that
-	// the evidence would have spoken for, for the log.
+	// Identify verifies the evidence and returns the claim that it proves. It changes nothing. If it returns a refusal, the
+	// Claim names the identity that the evidence was made for, if known, so that the log can attribute the refusal.
 	Identify(ctx context.Context, evidence []byte, at time.Time) (Claim, error)
-	// Bind refuses evidence that was made for another state of the identity, and ties single-use evidence to one request,
-	// durably, before anything is signed for it. Evidence that is tied to another request already is refused.
+	// Bind durably binds single-use evidence to one request, before anything is signed for it. It refuses evidence that is
+	// bound to another request, and evidence that was made for another revision of the identity.
 	Bind(ctx context.Context, evidence []byte, b Binding) error
 }
 
-// Challenger is an Authenticator whose evidence answers a challenge. One that does not implement it needs none.
+// Challenger is implemented by an Authenticator whose evidence responds to a challenge.
 type Challenger interface {
-	// Challenge returns a sealed challenge for one request: it holds all that Identify must know to check the answer, so
-	// that any server can. It changes nothing.
+	// Challenge returns a sealed challenge for one request. The challenge contains everything that Identify needs to verify
+	// the response, so that any server can do it. Challenge changes nothing.
 	Challenge(ctx context.Context, c ChallengeRequest, at time.Time) ([]byte, error)
 }
 
 // ChallengeRequest asks for a challenge.
 type ChallengeRequest struct {
 	Kind    pki.EvidenceKind
-	Request pki.RequestID // of the Enroll call that follows
-	Key     pki.KeyHash   // to be certified
-	Public  []byte        // the public part of the evidence, as the kind's authenticator reads it
+	Request pki.RequestID // of the EnrollRequest that will contain the response
+	Key     pki.KeyHash   // of the key to certify
+	Public  []byte        // the public part of the evidence, in the encoding of its Authenticator
 }
 
-// maxEvidence bounds the pieces of evidence of one request.
+// maxEvidence is the maximum number of pieces of evidence in one request.
 const maxEvidence = 2
 
-// Challenge returns a sealed challenge for one request, and refuses kinds of evidence that need none.
+// Challenge returns a sealed challenge for one request. It refuses kinds of evidence that need no challenge.
 func (r *Registrar) Challenge(ctx context.Context, c ChallengeRequest) ([]byte, error) {
 	a, err := r.authenticator(c.Kind)
 	if err != nil {
@@ -89,8 +89,8 @@ func (r *Registrar) acceptedEvidence() string {
 	return strings.Join(names, " or ")
 }
 
-// identify returns the claim that all pieces of evidence make together. They must be of different kinds and prove the same
-// identity. A Claim beside a refusal is as for Authenticator.Identify.
+// identify verifies all pieces of evidence and returns their combined claim. The pieces must be of different kinds and
+// prove the same identity. If it returns a refusal, the claim is as described for Authenticator.Identify.
 func (r *Registrar) identify(ctx context.Context, evidence []pki.Evidence) (Claim, error) {
 	if len(evidence) == 0 || len(evidence) > maxEvidence {
 		return Claim{}, pki.Refuse(pki.RuleRequest, "send one piece of evidence, or two of different kinds", "the request has %d pieces of evidence", len(evidence))
@@ -121,7 +121,7 @@ func (r *Registrar) identify(ctx context.Context, evidence []pki.Evidence) (Clai
 	return all, nil
 }
 
-// with returns the claim that two claims for the same identity make together.
+// with returns the combination of two claims for the same identity.
 func (c Claim) with(other Claim) Claim {
 	if c.Token.IsZero() {
 		c.Token = other.Token

@@ -11,7 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// A proof is an Authenticator whose evidence is the path of the identity that it proves.
+// proof is an Authenticator. It accepts the path of an identity as evidence for this identity.
 type proof struct {
 	claim Claim
 	bound *[]Binding
@@ -20,7 +20,7 @@ type proof struct {
 func (p proof) Identify(_ context.Context, evidence []byte, _ time.Time) (Claim, error) {
 	id, err := pki.SPIFFEIDIn("fleet.example", string(evidence))
 	if err != nil {
-		return Claim{}, pki.Refuse(pki.RuleToken, "try again", "it proves nothing")
+		return Claim{}, pki.Refuse(pki.RuleToken, "send a path", "the evidence is not a path")
 	}
 	c := p.claim
 	c.Identity = id
@@ -32,14 +32,14 @@ func (p proof) Bind(_ context.Context, _ []byte, b Binding) error {
 	return nil
 }
 
-// A challengedProof is one that answers a challenge.
+// challengedProof is a proof that requires a challenge.
 type challengedProof struct{ proof }
 
 func (challengedProof) Challenge(_ context.Context, c ChallengeRequest, _ time.Time) ([]byte, error) {
 	return fmt.Appendf(nil, "%s %s %s", c.Request, c.Key, c.Public), nil
 }
 
-// The kinds of evidence that the tests have besides tokens.
+// Kinds of evidence that exist only in tests.
 const kindA, kindB pki.EvidenceKind = 100, 101
 
 func registrarOf(t *testing.T) (*Registrar, *[]Binding) {
@@ -59,22 +59,22 @@ func TestEvidenceIsCombined(t *testing.T) {
 	both := []pki.Evidence{{Kind: kindB, Value: []byte("device/1")}, {Kind: kindA, Value: []byte("device/1")}}
 	claim, err := r.identify(t.Context(), both)
 	if err != nil || claim.Identity.Path() != "device/1" || claim.Token.IsZero() || !claim.Replace {
-		t.Errorf("two kinds prove %+v: %v", claim, err)
+		t.Errorf("the combined claim is %+v: %v", claim, err)
 	}
 	if err := r.bind(t.Context(), both, Binding{}); err != nil || len(*bound) != 2 {
-		t.Errorf("%d pieces of evidence are bound: %v", len(*bound), err)
+		t.Errorf("%d pieces of evidence were bound, want 2: %v", len(*bound), err)
 	}
 	for name, c := range map[string]struct {
 		evidence []pki.Evidence
 		rule     pki.Rule
 	}{
-		"none":               {nil, pki.RuleRequest},
-		"three":              {append(both, both[0]), pki.RuleRequest},
-		"two of one kind":    {[]pki.Evidence{both[0], both[0]}, pki.RuleRequest},
-		"of no kind":         {[]pki.Evidence{{}}, pki.RuleEvidenceKind},
-		"a token":            {[]pki.Evidence{{Kind: pki.EvidenceToken, Value: []byte("device/1")}}, pki.RuleEvidenceKind},
-		"of two identities":  {[]pki.Evidence{both[0], {Kind: kindA, Value: []byte("device/2")}}, pki.RuleEvidenceMismatch},
-		"one proves nothing": {[]pki.Evidence{both[0], {Kind: kindA, Value: []byte("//")}}, pki.RuleToken},
+		"none":              {nil, pki.RuleRequest},
+		"three":             {append(both, both[0]), pki.RuleRequest},
+		"two of one kind":   {[]pki.Evidence{both[0], both[0]}, pki.RuleRequest},
+		"without a kind":    {[]pki.Evidence{{}}, pki.RuleEvidenceKind},
+		"a token":           {[]pki.Evidence{{Kind: pki.EvidenceToken, Value: []byte("device/1")}}, pki.RuleEvidenceKind},
+		"of two identities": {[]pki.Evidence{both[0], {Kind: kindA, Value: []byte("device/2")}}, pki.RuleEvidenceMismatch},
+		"one is not valid":  {[]pki.Evidence{both[0], {Kind: kindA, Value: []byte("//")}}, pki.RuleToken},
 	} {
 		claim, err := r.identify(t.Context(), c.evidence)
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != c.rule {
@@ -83,7 +83,7 @@ func TestEvidenceIsCombined(t *testing.T) {
 	}
 }
 
-func TestOnlySomeEvidenceAnswersAChallenge(t *testing.T) {
+func TestChallenge(t *testing.T) {
 	r, _ := registrarOf(t)
 	for kind, rule := range map[pki.EvidenceKind]pki.Rule{kindA: pki.RuleChallenge, pki.EvidenceToken: pki.RuleEvidenceKind, 0: pki.RuleEvidenceKind, kindB: ""} {
 		sealed, err := r.Challenge(t.Context(), ChallengeRequest{Kind: kind, Public: []byte("public")})
@@ -94,10 +94,10 @@ func TestOnlySomeEvidenceAnswersAChallenge(t *testing.T) {
 	}
 }
 
-func TestRenewalWindowLiesInTheLife(t *testing.T) {
+func TestRenewalWindow(t *testing.T) {
 	issued := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 	start, end := RenewalWindow(ca.Certificate{IssuedAt: issued, NotAfter: issued.Add(1000 * time.Hour)})
 	if !start.Equal(issued.Add(600*time.Hour)) || end.Sub(issued).Round(time.Hour) != 733*time.Hour {
-		t.Errorf("the window is %s to %s after the issue", start.Sub(issued), end.Sub(issued))
+		t.Errorf("the renewal window starts %s and ends %s after the issue time", start.Sub(issued), end.Sub(issued))
 	}
 }

@@ -16,30 +16,30 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Bounds on what one identity can carry.
+// Limits of one identity.
 const (
 	maxLabels = 64
-	maxNames  = 100 // DNS names, and as many IP addresses
+	maxNames  = 100 // of DNS names, and of IP addresses
 )
 
-// Bounds on how long an enrollment token lives, and how long it does when nobody says.
+// Default and maximum lifetime of an enrollment token.
 const (
 	DefaultTokenLifetime = time.Hour
 	maxTokenLifetime     = 30 * 24 * time.Hour
 )
 
-// NewIdentity is a wish to register an identity.
+// NewIdentity is a request to register an identity.
 type NewIdentity struct {
-	// Name is a path such as device/42 or a full SPIFFE ID; for an operator the name alone.
+	// Name is a path such as device/42, or a full SPIFFE ID. For an operator it is only the operator's name.
 	Name        string
 	Kind        pki.Kind
-	Profile     string // empty for the profile that has the kind's name
+	Profile     string // empty for the profile with the name of the kind
 	Labels      map[string]string
 	DNSNames    []string
 	IPAddresses []netip.Addr
 }
 
-// CreateIdentity registers a device, workload or operator. Brevet's own identities come from Reserve.
+// CreateIdentity registers a device, workload or operator. Identities of Brevet itself are registered with Reserve.
 func (r *Registrar) CreateIdentity(ctx context.Context, n NewIdentity, by pki.Actor) (Identity, error) {
 	var id pki.SPIFFEID
 	var err error
@@ -55,7 +55,7 @@ func (r *Registrar) CreateIdentity(ctx context.Context, n NewIdentity, by pki.Ac
 			err = pki.Refuse(pki.RuleReserved, "choose a path that does not begin with brevet", "%s is reserved", id)
 		}
 	default:
-		err = pki.Refuse(pki.RuleReserved, "use the kind device, workload or operator", "identities of the kind %s make themselves", n.Kind)
+		err = pki.Refuse(pki.RuleReserved, "use the kind device, workload or operator", "the server itself registers identities of the kind %s", n.Kind)
 	}
 	if err != nil {
 		return Identity{}, asRefusal(pki.RuleRequest, err)
@@ -63,8 +63,8 @@ func (r *Registrar) CreateIdentity(ctx context.Context, n NewIdentity, by pki.Ac
 	return r.register(ctx, id, n, by)
 }
 
-// Reserve registers one of Brevet's own identities, or brings its names up to date with the configuration. Nothing a
-// caller from outside sends reaches it.
+// Reserve registers an identity of Brevet itself, or updates its attributes to those in n, from the configuration. No RPC
+// calls it.
 func (r *Registrar) Reserve(ctx context.Context, id pki.SPIFFEID, n NewIdentity, by pki.Actor) (Identity, error) {
 	if !id.Reserved() {
 		return Identity{}, fmt.Errorf("%s is not a reserved identity", id)
@@ -75,7 +75,7 @@ func (r *Registrar) Reserve(ctx context.Context, id pki.SPIFFEID, n NewIdentity,
 		if err != nil {
 			return Identity{}, err
 		}
-		want.Revision = 0 // whatever it is
+		want.Revision = 0 // update any revision
 		return r.store.UpdateIdentity(ctx, want, by, r.clock())
 	}
 	return have, err
@@ -84,16 +84,16 @@ func (r *Registrar) Reserve(ctx context.Context, id pki.SPIFFEID, n NewIdentity,
 // IdentityUpdate is a request to change attributes of an identity.
 type IdentityUpdate struct {
 	ID pki.SPIFFEID
-	// Revision is the one that the caller read.
+	// Revision is the revision that the caller has read.
 	Revision uint64
-	// The new attributes; nil for those that stay.
+	// The new attributes. A nil field leaves the attribute unchanged.
 	Profile *string
 	Labels  *map[string]string
 	Names   *ca.Names
 }
 
-// UpdateIdentity changes attributes of a device, workload or operator. It refuses an update of a revision that is not the
-// newest (identity.revision).
+// UpdateIdentity changes attributes of a device, workload or operator. If the identity has changed since the revision in
+// u, it refuses the update (rule identity.revision).
 func (r *Registrar) UpdateIdentity(ctx context.Context, u IdentityUpdate, by pki.Actor) (Identity, error) {
 	have, err := r.store.Identity(ctx, u.ID)
 	if err != nil {
@@ -102,7 +102,7 @@ func (r *Registrar) UpdateIdentity(ctx context.Context, u IdentityUpdate, by pki
 	if have.Kind == pki.Server || have.Kind == pki.VA {
 		return Identity{}, pki.Refuse(pki.RuleReserved, "change the configuration of the server", "%s is part of the CA itself", have.ID)
 	}
-	if u.Revision > have.Revision { // what stays is of the revision that was read
+	if u.Revision > have.Revision { // unchanged attributes would be taken from an older revision than the caller read
 		return Identity{}, have.CheckRevision(u.Revision)
 	}
 	n := NewIdentity{Kind: have.Kind, Profile: have.Profile, Labels: have.Labels, DNSNames: have.DNSNames, IPAddresses: have.IPAddresses}
@@ -161,7 +161,7 @@ func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error)
 	}, nil
 }
 
-// ParseID reads a path or a full SPIFFE ID of this trust domain.
+// ParseID parses a path, such as device/42, or a full SPIFFE ID. It refuses an ID of another trust domain.
 func (r *Registrar) ParseID(text string) (pki.SPIFFEID, error) {
 	id, err := pki.ParseSPIFFEID(text)
 	if !strings.HasPrefix(text, "spiffe:") {
@@ -176,18 +176,18 @@ func (r *Registrar) ParseID(text string) (pki.SPIFFEID, error) {
 	return id, nil
 }
 
-// Store returns the inventory, for reading.
+// Store returns the store of the Registrar. Callers must only read from it.
 func (r *Registrar) Store() Store { return r.store }
 
-// CreateToken makes a one-time enrollment token for an identity. The secret is in the answer and nowhere else. A
-// lifetime of zero means an hour; at most it is 30 days.
+// CreateToken creates a single-use enrollment token for an identity and returns its secret, which is not stored. The
+// lifetime is between one second and 30 days. If it is zero, DefaultTokenLifetime is used.
 func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, lifetime time.Duration, replace bool, by pki.Actor) (pki.TokenSecret, Token, error) {
 	none := pki.TokenSecret{}
 	if lifetime == 0 {
 		lifetime = DefaultTokenLifetime
 	}
 	if lifetime < time.Second || lifetime > maxTokenLifetime {
-		return none, Token{}, pki.Refuse(pki.RuleLifetime, "choose one second to 30 days", "a token cannot live %s", lifetime)
+		return none, Token{}, pki.Refuse(pki.RuleLifetime, "choose one second to 30 days", "a token cannot be valid for %s", lifetime)
 	}
 	id, err := r.store.Identity(ctx, identity)
 	if err != nil {
@@ -197,12 +197,12 @@ func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, life
 	case id.State == pki.Suspended:
 		return none, Token{}, pki.Refuse(pki.RuleIdentityState, "resume it first (brevet identity resume)", "%s is suspended", id.ID)
 	case id.State == pki.Retired:
-		return none, Token{}, pki.Refuse(pki.RuleIdentityState, "register another one: this one has ended", "%s is retired", id.ID)
+		return none, Token{}, pki.Refuse(pki.RuleIdentityState, "register another identity", "%s is retired", id.ID)
 	case id.State == pki.Enrolled && !replace:
-		return none, Token{}, pki.Refuse(pki.RuleAlreadyEnrolled, "say --replace to revoke what it has when the token is used", "%s is enrolled already", id.ID)
+		return none, Token{}, pki.Refuse(pki.RuleAlreadyEnrolled, "use --replace to revoke its certificates when the token is used", "%s is already enrolled", id.ID)
 	}
 	var random [32]byte
-	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process where there is no randomness
+	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process if it cannot read random bytes
 	secret, err := pki.TokenSecretFromBytes(random[:])
 	if err != nil {
 		return none, Token{}, err
@@ -216,7 +216,7 @@ func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, life
 	return secret, t, err
 }
 
-// RevokeTokens revokes tokens, and returns how many of them could have been used.
+// RevokeTokens revokes tokens. It returns the number of those that were open, as TokenInventory.RevokeTokens does.
 func (r *Registrar) RevokeTokens(ctx context.Context, v TokenRevocation) (int, error) {
 	if err := pki.CheckText("the comment", v.Comment); err != nil {
 		return 0, err
@@ -225,12 +225,12 @@ func (r *Registrar) RevokeTokens(ctx context.Context, v TokenRevocation) (int, e
 	return r.store.RevokeTokens(ctx, v)
 }
 
-// Tokens returns a page of tokens, as TokenInventory does, with their states now.
+// Tokens returns a page of tokens with their current states. See TokenInventory.Tokens.
 func (r *Registrar) Tokens(ctx context.Context, f TokenFilter, after TokenPlace, limit int) ([]ListedToken, TokenPlace, error) {
 	return r.store.Tokens(ctx, f, r.clock(), after, limit)
 }
 
-// Identities returns a page of identities, as IdentityStore does, as of now.
+// Identities returns a page of identities that match f now. See IdentityStore.Identities.
 func (r *Registrar) Identities(ctx context.Context, f IdentityFilter, after pki.SPIFFEID, limit int) ([]Identity, pki.SPIFFEID, error) {
 	return r.store.Identities(ctx, f, r.clock(), after, limit)
 }
@@ -241,7 +241,7 @@ func checkLabels(labels map[string]string) error {
 	}
 	for k, v := range labels {
 		if k == "" {
-			return pki.Refuse(pki.RuleRequest, "give it one", "a label has no name")
+			return pki.Refuse(pki.RuleRequest, "give every label a name", "a label has no name")
 		}
 		if err := errors.Join(pki.CheckText("a label's name", k), pki.CheckText("a label's value", v)); err != nil {
 			return err
@@ -250,7 +250,8 @@ func checkLabels(labels map[string]string) error {
 	return nil
 }
 
-// CheckNames normalises and checks the names that stand beside a SPIFFE ID: DNS names as IDNA 2008 has them for look-ups, in ASCII, without wildcards.
+// CheckNames checks the DNS names and IP addresses of an identity, and returns them normalized, sorted and without
+// duplicates. DNS names must be valid for registration under IDNA 2008 (RFC 5891 §4), in ASCII, and without wildcards.
 func CheckNames(dns []string, ips []netip.Addr) ([]string, []netip.Addr, error) {
 	if len(dns) > maxNames || len(ips) > maxNames {
 		return nil, nil, pki.Refuse(pki.RuleNames, fmt.Sprintf("use %d at most", maxNames), "%d DNS names and %d IP addresses", len(dns), len(ips))
@@ -278,7 +279,7 @@ func CheckNames(dns []string, ips []netip.Addr) ([]string, []netip.Addr, error) 
 	return slices.Compact(names), slices.Compact(addrs), nil
 }
 
-// hostName checks letters, digits and hyphens in labels of 1 to 63 octets (RFC 1123 §2.1).
+// hostName reports whether each label of name has 1 to 63 letters, digits and inner hyphens (RFC 1123 §2.1).
 func hostName(name string) bool {
 	for _, label := range strings.Split(name, ".") {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
@@ -293,8 +294,8 @@ func hostName(name string) bool {
 	return true
 }
 
-// readsAsIPv4 reports whether clients could read a name as an IPv4 address, in a form of inet_aton(3) or of browsers, which are
-// laxer: the last label is a decimal, octal or hexadecimal number.
+// readsAsIPv4 reports whether the last label of name is a decimal, octal or hexadecimal number. Browsers and
+// inet_aton(3) could parse such a name as an IPv4 address.
 func readsAsIPv4(name string) bool {
 	label := strings.ToLower(name[strings.LastIndexByte(name, '.')+1:])
 	digits, hexadecimal := strings.CutPrefix(label, "0x")
@@ -303,6 +304,7 @@ func readsAsIPv4(name string) bool {
 	})
 }
 
+// asRefusal returns err if it is a refusal, and otherwise a refusal with its text.
 func asRefusal(rule pki.Rule, err error) error {
 	if _, ok := pki.AsRefusal(err); ok {
 		return err

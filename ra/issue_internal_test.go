@@ -9,27 +9,27 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// answeredMeanwhile is an issuer whose journal finds that the request was answered.
+// answeredMeanwhile is a CA that refuses to issue because the request ID was used concurrently.
 type answeredMeanwhile struct{ CA }
 
 func (answeredMeanwhile) Issue(context.Context, *ca.Draft) (ca.Certificate, error) {
-	return ca.Certificate{}, pki.Refuse(pki.RuleRequestIDReused, "ask again", "the request was answered")
+	return ca.Certificate{}, pki.Refuse(pki.RuleRequestIDReused, "repeat the request", "the request ID was used")
 }
 
-// unreadable are records that cannot be read now.
+// unreadable is a store whose IssuanceState fails.
 type unreadable struct{ Store }
 
-var errUnreadable = errors.New("the disk is away")
+var errUnreadable = errors.New("disk unavailable")
 
 func (unreadable) IssuanceState(context.Context, IssuanceQuery) (IssuanceState, error) {
 	return IssuanceState{}, errUnreadable
 }
 
-// A caller who hears that its request was used for another answer forgets the request, and its key. It must not hear
-// that because the answer could not be read.
-func TestAnAnswerThatCannotBeReadIsNotARefusal(t *testing.T) {
+// A client that gets request_id.reused discards its request ID and key. It must not get this refusal only because the prior
+// certificate could not be read.
+func TestUnreadablePriorIssuanceIsNotRefusal(t *testing.T) {
 	r := &Registrar{ca: answeredMeanwhile{}, store: unreadable{}}
 	if _, err := r.issue(t.Context(), nil, IssuanceQuery{}); !errors.Is(err, errUnreadable) {
-		t.Errorf("the caller hears %v", err)
+		t.Errorf("the error is %v, want errUnreadable", err)
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// Each request proves that its sender has the key: that it must not be certified is all there is against it.
-func TestKeysThatAreNotTheCallersAlone(t *testing.T) {
+// Each request has a valid proof of possession. It is refused only because its key must not be certified for this identity.
+func TestKeysInUseAreRefused(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	other, stolen := w.Enrolled(t, "device", "device/other"), w.Enrolled(t, "device", "device/stolen")
@@ -41,9 +41,9 @@ func TestKeysThatAreNotTheCallersAlone(t *testing.T) {
 			servertest.Refused(t, err, codes.PermissionDenied, c.rule)
 			_, err = renewing.Renew(t.Context(), servertest.Renewal(t, c.key))
 			servertest.Refused(t, err, codes.PermissionDenied, c.rule)
-			refusedOrder(t, w, servertest.Order(t, fmt.Sprintf("device/%d", i), c.key), codes.PermissionDenied, c.rule)
+			refusedIssue(t, w, servertest.Order(t, fmt.Sprintf("device/%d", i), c.key), codes.PermissionDenied, c.rule)
 			if n := rows(t, w, "certificates"); n != certificates || rows(t, w, "intents") != 0 {
-				t.Errorf("%d certificates more are on record, and %d intents", n-certificates, rows(t, w, "intents"))
+				t.Errorf("%d certificates were added, and %d intents are left", n-certificates, rows(t, w, "intents"))
 			}
 			w.Enroll(t, token, servertest.Key(t)) // the token has not been spent
 		})
@@ -51,11 +51,12 @@ func TestKeysThatAreNotTheCallersAlone(t *testing.T) {
 	w.Renewed(t, renewing, servertest.Key(t))
 }
 
-func TestAKeyRevokedAsCompromisedStaysSo(t *testing.T) {
+func TestCompromisedKeyStaysRefused(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	h := w.Enrolled(t, "device", "device/1")
-	// Its own key may be certified again, until it is known to be compromised, and be it after a revocation for another reason.
+	// An identity can enroll its own key again until the key is compromised. That also holds if the certificate was first revoked
+	// for another reason.
 	h = w.Enroll(t, w.Token(t, h.ID, true), h.Key)
 	w.Revoke(t, h.Certificate, "superseded")
 	w.Revoke(t, h.Certificate, "keyCompromise")

@@ -6,7 +6,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// MaxLooked bounds how many records a store looks at for one page of a list.
+// MaxLooked is the maximum number of records that a store reads for one page of a list.
 const MaxLooked = 10_000
 
 // IdentityFilter matches the identities that satisfy every field that is set. The zero value matches all.
@@ -15,55 +15,55 @@ type IdentityFilter struct {
 	States  []pki.IdentityState
 	Profile string
 	Label   pki.Label
-	// WithoutUnexpired matches identities without a certificate that ends after the time of the list.
+	// WithoutUnexpired matches identities that have no certificate with a NotAfter later than the time of the list.
 	WithoutUnexpired bool
-	// NotRenewedSince matches identities that were issued no certificate at this time or later.
+	// NotRenewedSince matches identities whose certificates were all issued before this time.
 	NotRenewedSince time.Time
 }
 
 // TokenFilter matches the tokens that satisfy every field that is set. The zero value matches all.
 type TokenFilter struct {
 	CreatedBy pki.SPIFFEID
-	Identity  pki.SPIFFEID // that the token enrolls
+	Identity  pki.SPIFFEID // the identity that the token enrolls
 	States    []TokenState
-	// CreatedFrom and CreatedUntil bound the time of creation, the first included and the second not.
+	// CreatedFrom (inclusive) and CreatedUntil (exclusive) bound the time of creation.
 	CreatedFrom, CreatedUntil time.Time
 }
 
-// TokenPlace is a place in the list of tokens: that of a token in the order of creation and ID. The zero value is the
-// beginning.
+// TokenPlace is a position in the list of tokens, which is issueNew by creation time and ID. The zero value is the start
+// of the list.
 type TokenPlace struct {
 	CreatedAt time.Time
 	ID        pki.TokenID
 }
 
-// PlaceOf returns the place of a token.
+// PlaceOf returns the position of t in the list of tokens.
 func PlaceOf(t *Token) TokenPlace { return TokenPlace{t.CreatedAt, t.ID} }
 
-// IsZero reports whether the place is the beginning.
+// IsZero reports whether p is the start of the list.
 func (p TokenPlace) IsZero() bool { return p.ID.IsZero() }
 
 // CertificateFilter matches the certificates that satisfy every field that is set. The zero value matches all.
 type CertificateFilter struct {
 	pki.Selection
 	States []pki.State
-	// ExpiresFrom and ExpiresUntil bound the end of a certificate, the first included and the second not.
+	// ExpiresFrom (inclusive) and ExpiresUntil (exclusive) bound the NotAfter of the certificate.
 	ExpiresFrom, ExpiresUntil time.Time
 	// WithoutSuccessor matches delivered certificates that were not renewed.
 	WithoutSuccessor bool
-	// NotRenewedSince matches certificates whose holder was issued none at this time or later.
+	// NotRenewedSince matches certificates whose identity has been issued no certificate at or after this time.
 	NotRenewedSince time.Time
 }
 
-// CertificatePlace is a place in the list of certificates: that of a certificate in the order of issue and serial number.
-// The zero value is the beginning.
+// CertificatePlace is a position in the list of certificates, which is issueNew by issue time and serial number. The zero
+// value is the start of the list.
 type CertificatePlace struct {
 	IssuedAt time.Time
 	Serial   pki.Serial
 }
 
-// Place returns the place of the certificate.
+// Place returns the position of c in the list of certificates.
 func (c *Certificate) Place() CertificatePlace { return CertificatePlace{c.IssuedAt, c.Ref.Serial} }
 
-// IsZero reports whether the place is the beginning.
+// IsZero reports whether p is the start of the list.
 func (p CertificatePlace) IsZero() bool { return p.Serial.IsZero() }

@@ -17,7 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// ground is what the worlds of this package stand on: one SoftHSM token, and stores of SQLite.
+// ground holds the SoftHSM token and opens the SQLite stores that the tests of this package use.
 var ground servertest.Ground
 
 func TestMain(m *testing.M) {
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// run makes the token, runs the tests, and looks for goroutines that they left.
+// run creates the SoftHSM token, runs the tests, and checks that they left no goroutines.
 func run(m *testing.M) (code int, err error) {
 	dir, err := os.MkdirTemp("", "ra-test")
 	if err != nil {
@@ -51,7 +51,7 @@ func run(m *testing.M) (code int, err error) {
 	}
 	ground = servertest.Ground{Root: root, Issuing: issuing, Token: hsm.Watched{HSM: token, Keys: []*hsm.Key{issuing}}, Open: openStore}
 	if code = m.Run(); code != 0 {
-		return code, token.Close() // a test that fails leaves things behind
+		return code, token.Close() // a failed test may leave goroutines
 	}
 	return code, errors.Join(token.Close(), goleak.Find())
 }
@@ -79,7 +79,7 @@ func newToken(dir string) (*hsm.HSM, error) {
 	return hsm.Open(ctx, hsm.Config{Module: module, Label: "test"}, pin)
 }
 
-// store is a servertest.Store of SQLite.
+// store implements servertest.Store with SQLite.
 type store struct{ *sqlite.DB }
 
 func openStore(ctx context.Context, path string) (servertest.Store, error) {

@@ -8,23 +8,27 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// IssueRequest asks, on an operator's word, for a certificate of an identity, for a key that its sender has made or was given.
+// IssueRequest is an operator's request for a certificate of an identity. The CSR proves possession of the key, so the
+// operator either has the private key or was given the CSR.
 type IssueRequest struct {
 	RequestID pki.RequestID
 	Name      string // of the identity, as NewIdentity has it
 	CSR       []byte
 	Lifetime  time.Duration
-	// Register is what the identity is registered with where it does not exist yet; nil where it has to. The name in it
-	// is not read.
+	// Register describes the identity to register if it does not exist yet. If Register is nil, the identity must exist.
+	// Register.Name is ignored.
 	Register *NewIdentity
 	Actor    pki.Actor
 }
 
-// Issue issues a certificate to whom an operator names. It takes no evidence but the operator's word, and it waits where
-// Enroll and Renew would be told that the server is busy. An identity that is only registered is enrolled, which voids
-// the tokens made for it; an enrolled one gets a further certificate, and keeps those it has.
+// Issue issues a certificate for the identity that an operator names. It needs no evidence. If the queues for signing are
+// full, Issue waits, where Enroll and Renew fail with server.overloaded.
 //
-// An order that has been decided is carried out, however long its caller listens: asked again, it is on record.
+// An identity that is only registered becomes enrolled, which makes its open tokens stale. An enrolled identity gets an
+// additional certificate and keeps the others.
+//
+// Once Issue has decided to issue, it continues even if ctx is canceled. A repeat of the request then returns the recorded
+// certificate.
 func (r *Registrar) Issue(ctx context.Context, o IssueRequest) (ca.Certificate, error) {
 	none := ca.Certificate{}
 	id, err := r.ParseID(o.Name)
@@ -32,7 +36,7 @@ func (r *Registrar) Issue(ctx context.Context, o IssueRequest) (ca.Certificate, 
 		return none, err
 	}
 	if id.Reserved() {
-		return none, pki.Refuse(pki.RuleReserved, "order for devices and workloads; an operator enrolls with a token", "%s is reserved", id)
+		return none, pki.Refuse(pki.RuleReserved, "request certificates of devices and workloads; an operator enrolls with a token", "%s is reserved", id)
 	}
 	c, err := parseCSR(o.CSR)
 	if err != nil {
@@ -65,8 +69,8 @@ func (r *Registrar) decideIssue(ctx context.Context, st IssuanceState, c csr, o 
 	})
 }
 
-// stateForIssue is what the decision about an order rests on, once its identity is registered as the order has it. For an
-// order that asks for what it cannot have nobody is registered.
+// stateForIssue registers the identity of o if necessary, and returns the state that the decision is based on. It
+// registers nothing if the request would be refused.
 func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueRequest, c csr) (IssuanceState, error) {
 	st, err := r.store.IssuanceState(ctx, q)
 	refusal, _ := pki.AsRefusal(err)
@@ -76,7 +80,7 @@ func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueR
 	}
 	n := *o.Register
 	if n.Kind != pki.Device && n.Kind != pki.Workload {
-		return st, pki.Refuse(pki.RuleReserved, "use the kind device or workload", "identities of the kind %s are not for ordering", n.Kind)
+		return st, pki.Refuse(pki.RuleReserved, "use the kind device or workload", "an issue request cannot register an identity of the kind %s", n.Kind)
 	}
 	want, err := r.identityOf(q.Identity, n)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// ordered is the holder of what an order is answered with.
-func ordered(t *testing.T, w *servertest.World, id string) *servertest.Holder {
+// issueNew issues a certificate with an issue request, and returns its holder.
+func issueNew(t *testing.T, w *servertest.World, id string) *servertest.Holder {
 	t.Helper()
 	key := servertest.Key(t)
 	req := servertest.Order(t, id, key)
@@ -25,28 +25,28 @@ func ordered(t *testing.T, w *servertest.World, id string) *servertest.Holder {
 	return w.Holder(t, der, key)
 }
 
-// refusedOrder is what refuses an order, which leaves neither a certificate nor an identity.
-func refusedOrder(t *testing.T, w *servertest.World, req *brevetv1.IssueCertificatesRequest, code codes.Code, rule pki.Rule) {
+// refusedIssue sends an issue request. It checks that the request is refused, and adds neither a certificate nor an identity.
+func refusedIssue(t *testing.T, w *servertest.World, req *brevetv1.IssueCertificatesRequest, code codes.Code, rule pki.Rule) {
 	t.Helper()
 	before, identities := rows(t, w, "certificates"), rows(t, w, "identities")
 	_, err := w.Operator.Orders(t, req).Of(req)
 	servertest.Refused(t, err, code, rule)
 	if n := rows(t, w, "certificates"); n != before {
-		t.Errorf("%d certificates more are on record", n-before)
+		t.Errorf("%d certificates were added", n-before)
 	}
 	if n := rows(t, w, "identities"); n != identities {
-		t.Errorf("%d identities more are registered", n-identities)
+		t.Errorf("%d identities were added", n-identities)
 	}
 }
 
-func TestAnOrderEnrolls(t *testing.T) {
+func TestIssueEnrolls(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	id := w.Register(t, "device", "device/1")
 	token := w.Token(t, id, false)
-	device := ordered(t, w, id)
+	device := issueNew(t, w, id)
 	w.Status(t, device.Certificate, "good")
-	// The token was made for an identity that nobody had enrolled.
+	// The token was created before the identity was enrolled, so it cannot be used any more.
 	_, err := w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, token, servertest.Key(t)))
 	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleAlreadyEnrolled)
 	w.Renewed(t, device, servertest.Key(t))
@@ -56,7 +56,7 @@ func TestAnOrderEnrolls(t *testing.T) {
 	}
 }
 
-func TestAnOrderRegisters(t *testing.T) {
+func TestIssueRegisters(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	req := servertest.Order(t, "workload/1", servertest.Key(t))
@@ -65,84 +65,84 @@ func TestAnOrderRegisters(t *testing.T) {
 	servertest.Refused(t, err, codes.OK, "")
 	c := servertest.Must(x509.ParseCertificate(der))(t)
 	if fmt.Sprint(c.DNSNames, c.IPAddresses) != "[one.fleet.example] [192.0.2.1]" {
-		t.Errorf("the certificate is for %v, %v", c.DNSNames, c.IPAddresses)
+		t.Errorf("the certificate has the DNS names %v and IP addresses %v", c.DNSNames, c.IPAddresses)
 	}
 	have := servertest.Must(w.Operator.GetIdentity(t.Context(), &brevetv1.GetIdentityRequest{Id: "workload/1"}))(t).GetIdentity()
 	if have.GetState() != brevetv1.IdentityState_IDENTITY_STATE_ENROLLED || have.GetKind() != brevetv1.IdentityKind_IDENTITY_KIND_WORKLOAD || have.GetProfile() != "server" || have.GetLabels()["line"] != "3" {
-		t.Errorf("registered was %v", have)
+		t.Errorf("the identity is %v", have)
 	}
 	entries := servertest.Find(w.Entries(t, 0), translog.IdentityRegistered, have.GetId())
 	if len(entries) != 1 || entries[0].Actor.String() != w.Operator.ID {
 		t.Errorf("the log has %+v", entries)
 	}
 
-	// The same once more, with another request: it is registered already.
+	// Another request with the same registration succeeds, because the registered identity is equal.
 	again := servertest.Order(t, "workload/1", servertest.Key(t))
 	again.Registration = req.GetRegistration()
 	_, err = w.Operator.Orders(t, again).Of(again)
 	servertest.Refused(t, err, codes.OK, "")
 	other := servertest.Order(t, "workload/1", servertest.Key(t))
 	other.Registration = &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_WORKLOAD, Profile: "server"}
-	refusedOrder(t, w, other, codes.FailedPrecondition, pki.RuleIdentityExists)
-	other.Registration = nil // as it is
+	refusedIssue(t, w, other, codes.FailedPrecondition, pki.RuleIdentityExists)
+	other.Registration = nil // whatever is registered
 	_, err = w.Operator.Orders(t, other).Of(other)
 	servertest.Refused(t, err, codes.OK, "")
 }
 
-// A fleet moves to new keys while its devices go on with their old ones.
-func TestAnOrderForAnEnrolledIdentity(t *testing.T) {
+// A fleet can migrate to new keys while the old certificates remain in use.
+func TestIssueForEnrolledIdentity(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	old := w.Enrolled(t, "device", "device/1")
-	further := ordered(t, w, old.ID)
+	further := issueNew(t, w, old.ID)
 	w.Status(t, old.Certificate, "good")
 	w.Status(t, further.Certificate, "good")
 	w.Renewed(t, old, servertest.Key(t))
 	w.Renewed(t, further, servertest.Key(t))
 }
 
-func TestARepeatedOrder(t *testing.T) {
+func TestRepeatedIssueRequest(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	req := servertest.Order(t, "device/1", servertest.Key(t))
 	der, err := w.Operator.Orders(t, req).Of(req)
 	servertest.Refused(t, err, codes.OK, "")
-	again, err := w.NewOperator(t, "bob").Orders(t, req).Of(req) // whoever asks
+	again, err := w.NewOperator(t, "bob").Orders(t, req).Of(req) // another operator
 	servertest.Refused(t, err, codes.OK, "")
 	if !bytes.Equal(der, again) {
-		t.Error("the same request was given another certificate")
+		t.Error("a repeated request returned another certificate")
 	}
 	req.Csr = servertest.CSR(t, servertest.Key(t))
-	refusedOrder(t, w, req, codes.FailedPrecondition, pki.RuleRequestIDReused)
+	refusedIssue(t, w, req, codes.FailedPrecondition, pki.RuleRequestIDReused)
 }
 
-func TestWhoCannotBeOrdered(t *testing.T) {
+func TestIssueRefusesIdentities(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	suspended, retired := w.Enrolled(t, "device", "device/1"), w.Enrolled(t, "device", "device/2")
 	w.Suspend(t, suspended.ID)
 	w.Retire(t, retired.ID)
 	for _, id := range []string{suspended.ID, retired.ID} {
-		refusedOrder(t, w, servertest.Order(t, id, servertest.Key(t)), codes.FailedPrecondition, pki.RuleIdentityState)
+		refusedIssue(t, w, servertest.Order(t, id, servertest.Key(t)), codes.FailedPrecondition, pki.RuleIdentityState)
 	}
 	for _, id := range []string{w.Operator.ID, "brevet/server", "brevet/operator/eve", "Brevet/server", w.OwnPair(t, w.DelegateDir()).ID().String()} {
 		req := servertest.Order(t, id, servertest.Key(t))
-		refusedOrder(t, w, req, codes.PermissionDenied, pki.RuleReserved)
+		refusedIssue(t, w, req, codes.PermissionDenied, pki.RuleReserved)
 		req.Registration = nil
-		refusedOrder(t, w, req, codes.PermissionDenied, pki.RuleReserved)
+		refusedIssue(t, w, req, codes.PermissionDenied, pki.RuleReserved)
 	}
 	for _, kind := range []string{"operator", "server", "va"} {
 		req := servertest.Order(t, "device/3", servertest.Key(t))
 		req.Registration.Kind = servertest.Kind(kind)
-		refusedOrder(t, w, req, codes.PermissionDenied, pki.RuleReserved)
+		refusedIssue(t, w, req, codes.PermissionDenied, pki.RuleReserved)
 	}
 	unknown := servertest.Order(t, "device/3", servertest.Key(t))
 	unknown.Registration = nil
-	refusedOrder(t, w, unknown, codes.NotFound, pki.RuleIdentity)
+	refusedIssue(t, w, unknown, codes.NotFound, pki.RuleIdentity)
 }
 
-// What is refused of a request is refused of an order too, and registers nobody.
-func TestOrdersThatAskForTooMuch(t *testing.T) {
+// An issue request with a refused CSR is refused as well, and registers no identity.
+func TestIssueRefusesRequests(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	w.Enrolled(t, "device", "device/pump", granted)
@@ -151,22 +151,22 @@ func TestOrdersThatAskForTooMuch(t *testing.T) {
 			for _, id := range []string{"device/pump", "device/new"} {
 				req := servertest.Order(t, id, servertest.Key(t))
 				req.Csr, req.Registration.Names = c.csr, servertest.Names([]string{"pump.fleet.example"}, []string{"192.0.2.7"})
-				refusedOrder(t, w, req, codes.InvalidArgument, c.rule)
+				refusedIssue(t, w, req, codes.InvalidArgument, c.rule)
 			}
 		})
 	}
 	for _, d := range lifetimesOutside(30 * 24 * time.Hour) {
 		req := servertest.Order(t, "device/new", servertest.Key(t))
 		req.Lifetime = d
-		refusedOrder(t, w, req, codes.InvalidArgument, pki.RuleLifetime)
+		refusedIssue(t, w, req, codes.InvalidArgument, pki.RuleLifetime)
 	}
-	req := servertest.Order(t, "device/new", servertest.Key(t)) // nothing is left in the way of a right one
+	req := servertest.Order(t, "device/new", servertest.Key(t)) // the refused requests have no effect on a valid one
 	_, err := w.Operator.Orders(t, req).Of(req)
 	servertest.Refused(t, err, codes.OK, "")
 }
 
-// Of orders, enrollments and renewals of one identity at once, each is decided on what the one before has left.
-func TestOrdersBesideAnEnrollment(t *testing.T) {
+// Concurrent issue requests and enrollments for one identity are serialized. Each is decided on the result of the previous one.
+func TestConcurrentIssueAndEnrollment(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	id := w.Register(t, "device", "device/1")
@@ -186,7 +186,7 @@ func TestOrdersBesideAnEnrollment(t *testing.T) {
 		_, err := answers.Of(req)
 		servertest.Refused(t, err, codes.OK, "")
 	}
-	if err := <-enrolled; err != nil { // it came too late
+	if err := <-enrolled; err != nil { // an issue request was first
 		servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleAlreadyEnrolled)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Identity is a machine or person that may have certificates.
+// Identity is the record of a device, workload, operator or part of Brevet that may have certificates.
 type Identity struct {
 	ID          pki.SPIFFEID
 	Kind        pki.Kind
@@ -21,19 +21,18 @@ type Identity struct {
 	DNSNames    []string
 	IPAddresses []netip.Addr
 	State       pki.IdentityState
-	// Revision counts the updates, enrollments, suspensions, resumptions and retirements, from 1.
+	// Revision starts at 1 and grows with each update, enrollment, suspension, resumption and retirement.
 	Revision  uint64
 	CreatedAt time.Time
 }
 
-// SameAttributes reports whether two identities have the same profile, labels and names. The order of names has no
-// meaning.
+// SameAttributes reports whether two identities have the same profile, labels and names, in any order.
 func (i Identity) SameAttributes(o Identity) bool {
 	return i.Profile == o.Profile && maps.Equal(i.Labels, o.Labels) &&
 		sameElements(i.DNSNames, o.DNSNames, cmp.Compare[string]) && sameElements(i.IPAddresses, o.IPAddresses, netip.Addr.Compare)
 }
 
-// CheckRevision returns the refusal of an update that was decided on another revision, or nil.
+// CheckRevision refuses an update that was based on another revision than that of i.
 func (i Identity) CheckRevision(decided uint64) error {
 	if decided == i.Revision {
 		return nil
@@ -46,39 +45,39 @@ func sameElements[T comparable](a, b []T, compare func(T, T) int) bool {
 	return slices.Equal(slices.SortedFunc(slices.Values(a), compare), slices.SortedFunc(slices.Values(b), compare))
 }
 
-// Token is the record of an enrollment token: everything but its secret.
+// Token is the record of an enrollment token. It does not contain the secret.
 type Token struct {
 	ID       pki.TokenID
 	Identity pki.SPIFFEID
-	// IdentityRevision is that of the identity when the token was made.
+	// IdentityRevision is the revision of the identity when the token was created.
 	IdentityRevision uint64
 	Profile          string
 	ExpiresAt        time.Time
-	// Replace allows the token to enroll an identity that is enrolled already.
+	// Replace allows the token to enroll an identity that is already enrolled.
 	Replace   bool
 	CreatedBy pki.Actor
 	CreatedAt time.Time
-	// Request and Key are what the token is bound to once somebody has presented it; zero before.
+	// Request and Key identify the request that the token is bound to. They are zero until the token is presented.
 	Request pki.RequestID
 	Key     pki.KeyHash
-	// Spent says that a certificate was issued for it.
+	// Spent is true once a certificate has been issued for the token.
 	Spent bool
-	// CreatorCertificate is the certificate that its maker had; zero for a part of the system.
+	// CreatorCertificate is the certificate of the operator who created the token. It is zero if a part of Brevet did.
 	CreatorCertificate pki.CertRef
-	// RevokedBecause says why it was revoked before it was spent; empty where it was not.
+	// RevokedBecause is the reason for which the token was revoked before it was spent. It is empty if it was not revoked.
 	RevokedBecause string
 }
 
-// hintToken is the next step after a token that does not serve.
+// hintToken is the hint of a refused token.
 const hintToken = "ask an operator for a new token (brevet token create)"
 
-// RefuseToken returns the refusal of a token that is unknown, expired or spent. It does not say which, so that a caller
-// learns nothing about a token that it does not hold.
+// RefuseToken returns the refusal of a token that is unknown, expired or spent. The refusal does not say which of the
+// three, so that a caller learns nothing about a token that it does not have.
 func RefuseToken() *pki.Refusal {
 	return pki.Refuse(pki.RuleToken, hintToken, "the enrollment token is unknown, expired or spent")
 }
 
-// CheckRevoked returns the refusal of a token that was revoked, or nil.
+// CheckRevoked refuses a token that was revoked.
 func (t Token) CheckRevoked() error {
 	if t.RevokedBecause == "" {
 		return nil
@@ -86,7 +85,7 @@ func (t Token) CheckRevoked() error {
 	return pki.Refuse(pki.RuleTokenRevoked, hintToken, "the enrollment token was revoked: %s", t.RevokedBecause)
 }
 
-// CheckRevision returns the refusal of a token whose identity has changed since the token was made, or nil.
+// CheckRevision refuses a token whose identity has changed since the token was created.
 func (t Token) CheckRevision(id Identity) error {
 	if t.IdentityRevision == id.Revision {
 		return nil
@@ -94,7 +93,7 @@ func (t Token) CheckRevision(id Identity) error {
 	return pki.Refuse(pki.RuleToken, hintToken, "%s changed since the enrollment token was made", id.ID)
 }
 
-// CheckBound returns the refusal of a token for a request and key that it is not bound to, or nil.
+// CheckBound refuses a token that is bound to another request or key.
 func (t Token) CheckBound(request pki.RequestID, key pki.KeyHash) error {
 	if t.Request == request && t.Key == key {
 		return nil
@@ -103,10 +102,10 @@ func (t Token) CheckBound(request pki.RequestID, key pki.KeyHash) error {
 		"the enrollment token was presented before, with another request or key")
 }
 
-// TokenState says what a token is good for.
+// TokenState is the state of an enrollment token. Only an open token can enroll an identity.
 type TokenState string
 
-// A token is open until it is spent, revoked or expired, or its identity has changed since it was made, which is stale.
+// The states of a token. A token is open at first. It becomes stale if its identity changes after the token was created.
 const (
 	TokenOpen    TokenState = "open"
 	TokenSpent   TokenState = "spent"
@@ -115,7 +114,7 @@ const (
 	TokenStale   TokenState = "stale"
 )
 
-// ParseTokenState reads the name of a state.
+// ParseTokenState returns the state with the name text, or a refusal if there is none.
 func ParseTokenState(text string) (TokenState, error) {
 	switch s := TokenState(text); s {
 	case TokenOpen, TokenSpent, TokenRevoked, TokenExpired, TokenStale:
@@ -124,18 +123,19 @@ func ParseTokenState(text string) (TokenState, error) {
 	return "", pki.Refuse(pki.RuleRequest, "use open, spent, revoked, expired or stale", "%.64q is not a token's state", text)
 }
 
-// ListedToken is a token with its state at the time of the list.
+// ListedToken is an entry of a list of tokens. State is the token's state at the time of the list.
 type ListedToken struct {
 	Token
 	State TokenState
 }
 
-// TokenRevocation revokes one token, or all that an identity has made so far. Exactly one of ID and MadeBy is set.
+// TokenRevocation is a request to revoke one token, or all tokens that an identity has created so far. Exactly one of ID
+// and CreatedBy is set.
 type TokenRevocation struct {
-	ID        string // as pki.TokenID.String formats it
+	ID        string // in the format of pki.TokenID.String
 	CreatedBy pki.SPIFFEID
 	By        pki.Actor
-	// Comment is a comment for the log.
+	// Comment is recorded in the log.
 	Comment string
 	At      time.Time
 }
@@ -143,68 +143,68 @@ type TokenRevocation struct {
 // Certificate is the record of one certificate.
 type Certificate struct {
 	Ref       pki.CertRef
-	Identity  pki.SPIFFEID // zero for a serial that was never released
+	Identity  pki.SPIFFEID // zero if the certificate was never delivered
 	Profile   string
 	KeyHash   pki.KeyHash
-	IssuedAt  time.Time // to the millisecond
+	IssuedAt  time.Time // in whole milliseconds
 	NotBefore time.Time
 	NotAfter  time.Time
 	Status    pki.Status
-	// InvalidSince is when it is known or suspected to have become invalid; zero where nobody said.
+	// InvalidSince is when the key is known or suspected to have become invalid (invalidityDate, RFC 5280 §5.3.2). It is
+	// zero if the revocation did not specify it.
 	InvalidSince time.Time
-	// DER is empty for a serial that was never released.
+	// DER is empty if the certificate was never delivered.
 	DER       []byte
 	Delivered bool
 	RequestID pki.RequestID
-	// Successor is the key with which the certificate was renewed; zero if it was not.
+	// Successor is the hash of the key in the certificate's renewal. It is zero if the certificate was not renewed.
 	Successor pki.KeyHash
 }
 
-// IssuanceQuery is what is asked of the records about a request for a certificate.
+// IssuanceQuery selects the records that are needed to decide about a request for a certificate.
 type IssuanceQuery struct {
 	Identity pki.SPIFFEID
-	// Predecessor is the certificate to renew; zero for none.
+	// Predecessor is the certificate to renew. It is zero if the request is not a renewal.
 	Predecessor pki.CertRef
 	Request     pki.RequestID
 	Key         pki.KeyHash
 }
 
-// IssuanceState is what a decision about a request rests on.
+// IssuanceState holds the records that a decision about a request for a certificate is based on.
 type IssuanceState struct {
 	Identity Identity
-	// Predecessor says how the certificate to renew stands; zero where the question names none.
+	// Predecessor is the state of the certificate to renew. It is zero if the query names none.
 	Predecessor Predecessor
-	// Prior is what the request was answered with before; nil where it was not.
+	// Prior is the certificate that was issued for the same request ID, or nil.
 	Prior *PriorIssuance
-	// KeyRefusal refuses the key, as a guard for it and this identity would; nil where nothing is against it.
+	// KeyRefusal is the refusal that a guard for the key and this identity would return, or nil.
 	KeyRefusal *pki.Refusal
 }
 
-// Predecessor is a certificate that is to be renewed.
+// Predecessor is the state of a certificate that a renewal request names.
 type Predecessor struct {
 	Status pki.Status
-	// Successor is the key with which it was renewed before; zero if it was not.
-	Successor pki.KeyHash
-	// IssuedAt and NotAfter are the beginning and the end of its life.
+	// Successor is the hash of the key in an earlier renewal of the certificate. It is zero if there was none.
+	Successor          pki.KeyHash
 	IssuedAt, NotAfter time.Time
-	// Superseded says that its renewal revoked it, as pki.Guard has it.
+	// Superseded is true if the renewal of the certificate revoked it. See pki.Guard.Supersedes.
 	Superseded bool
 }
 
-// PriorIssuance is the certificate that a request was answered with, and the key that it was for.
+// PriorIssuance is the certificate that was issued for an earlier request, and the hash of its key.
 type PriorIssuance struct {
 	Certificate ca.Certificate
 	Key         pki.KeyHash
-	// Supersedes says that the certificate renewed the predecessor that the question names, and that this one was
-	// revoked for it.
+	// Supersedes is true if the certificate renewed the predecessor in the query, and this renewal revoked the predecessor.
 	Supersedes bool
 }
 
-// MaxTokensCounted bounds how many tokens of a maker, the newest first, a revocation looks at to count those that it reaches.
+// MaxTokensCounted is the maximum number of tokens, newest first, that RevokeTokens reads to count the revoked ones.
 const MaxTokensCounted = 10_000
 
-// Store is what the registration authority remembers. Methods are safe for concurrent use. A change and its log
-// entry are one durable transaction. What does not exist is a *pki.Refusal of the class Missing.
+// Store is the database of the registration authority. A method that changes a record writes the record and its log entry
+// in one durable transaction. A method that finds no record returns a [*pki.Refusal] of the class NotFound. Methods are
+// safe for concurrent use.
 type Store interface {
 	IdentityStore
 	TokenStore
@@ -213,66 +213,73 @@ type Store interface {
 
 // IdentityStore keeps identities.
 type IdentityStore interface {
-	// CreateIdentity registers an identity in generation 1. One that exists with the same kind, profile, labels and
-	// names is returned as it stands; one that differs is refused (identity.exists).
+	// CreateIdentity registers an identity with revision 1. If the identity exists with the same kind, profile, labels and
+	// names, CreateIdentity returns its record. If it exists and differs, it is refused (rule identity.exists).
 	CreateIdentity(ctx context.Context, id Identity, by pki.Actor) (Identity, error)
-	// UpdateIdentity replaces the profile, labels and names of an identity that is not retired, in a new revision, and
-	// returns it (log action identity.updated). Its kind, state and creation time stay. Nothing to change is success. If
-	// id has a revision and that is not the one on record, the update is refused (identity.revision).
+	// UpdateIdentity replaces the profile, labels and names of an identity that is not retired, and returns the new
+	// revision (log action identity.updated). The kind, state and creation time do not change. If the attributes are equal
+	// already, UpdateIdentity succeeds and changes nothing. If id.Revision is not zero and not the revision on record, the
+	// update is refused (rule identity.revision).
 	UpdateIdentity(ctx context.Context, id Identity, by pki.Actor, at time.Time) (Identity, error)
 	Identity(ctx context.Context, id pki.SPIFFEID) (Identity, error)
-	// Identities returns up to limit identities that a filter matches at a time, in the order of their IDs, after the given
-	// ID, and the ID after which the next page begins; zero if there is none. Like every list of the store, it looks at no
-	// more than MaxLooked records, so a page that others follow can be short or empty.
+	// Identities returns up to limit identities that match f at the given time, in the order of their IDs. The page starts
+	// after the ID after. The second result is the ID after which the next page starts, and zero if there is none.
+	//
+	// Like every list of the store, it reads at most MaxLooked records. So any page can be short or empty, even if it is
+	// not the last one.
 	Identities(ctx context.Context, f IdentityFilter, at time.Time, after pki.SPIFFEID, limit int) ([]Identity, pki.SPIFFEID, error)
 }
 
-// TokenStore keeps enrollment tokens, by the hash of their secret.
+// TokenStore keeps enrollment tokens by the hash of their secret.
 //
-// All tokens that an identity has made so far are revoked, for ever, in the transaction that suspends or retires it, that
-// revokes one of its certificates for keyCompromise or privilegeWithdrawn, or that orders a bulk revocation which does.
+// The following changes permanently revoke all tokens that an identity has created, in the same transaction:
+//   - suspending or retiring the identity
+//   - revoking one of its certificates for keyCompromise or privilegeWithdrawn
+//   - recording a bulk revocation that matches one of its certificates, for one of these reasons
 type TokenStore interface {
-	// CreateToken records a token and returns it as it is recorded. A repeat of the request that created a token revokes
-	// that token if it is open and was not presented, and records t with the same expiry in its place. Otherwise the repeat
-	// is refused (request_id.reused).
+	// CreateToken records a token and returns the record. If a token was created under the same request ID, and it is open
+	// and was never presented, CreateToken revokes it and records t with its expiry. Any other repeat is refused
+	// (rule request_id.reused).
 	CreateToken(ctx context.Context, t Token) (Token, error)
 	Token(ctx context.Context, id pki.TokenID) (Token, error)
-	// BindToken binds a token that is bound to nothing yet, durably, and returns its record, which says what it is
-	// bound to now: the first caller's request and key. A revoked token is refused (token.revoked).
+	// BindToken durably binds a token to a request and key, if it is not bound yet. It returns the record of the token,
+	// with the request and key that it is bound to. A revoked token is refused (rule token.revoked).
 	BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (Token, error)
 	TokenInventory
 }
 
 // TokenInventory lists enrollment tokens and revokes them.
 type TokenInventory interface {
-	// Tokens returns up to limit tokens that a filter matches at a time, with their states then, the newest first, after
-	// the given place, and the place after which the next page begins; zero if there is none.
+	// Tokens returns up to limit tokens that match f at the given time, newest first, with their states at that time. The
+	// page starts after the given position. The second result is the position after which the next page starts, and zero if
+	// there is none.
 	Tokens(ctx context.Context, f TokenFilter, at time.Time, after TokenPlace, limit int) ([]ListedToken, TokenPlace, error)
-	// RevokeTokens revokes tokens (log action token.revoked) and returns how many of them could have been used, among
-	// the newest MaxTokensCounted of the maker. None is success, and changes nothing.
+	// RevokeTokens revokes tokens (log action token.revoked). It returns how many of the newest MaxTokensCounted tokens
+	// were open. If no token was open, RevokeTokens succeeds and changes nothing.
 	RevokeTokens(ctx context.Context, r TokenRevocation) (int, error)
 }
 
 // CertificateStore reads the inventory of certificates.
 type CertificateStore interface {
 	Certificate(ctx context.Context, ref pki.CertRef) (Certificate, error)
-	// CertificateBySerial finds a certificate without naming its issuer.
+	// CertificateBySerial returns the certificate with the serial number, of any issuing CA.
 	CertificateBySerial(ctx context.Context, serial pki.Serial) (Certificate, error)
-	// Certificates returns up to limit certificates that a filter matches, the newest first, after the given place, and the
-	// place after which the next page begins; zero if there is none. What the selection names has to be on record.
+	// Certificates returns up to limit certificates that match f, newest first. The page starts after the given position.
+	// The second result is the position after which the next page starts, and zero if there is none. Certificates refuses
+	// a selection that names an issuing CA, identity or certificate that is not on record.
 	Certificates(ctx context.Context, f CertificateFilter, after CertificatePlace, limit int) ([]Certificate, CertificatePlace, error)
 	IssuanceStore
 }
 
-// IssuanceStore reads what a request for a certificate is decided by. Few requests need more than Standing: those that come
-// early, or again.
+// IssuanceStore reads the records that decide about a request for a certificate. Most requests need only IssuanceState.
+// Early and repeated renewals need the other methods too.
 type IssuanceStore interface {
-	// IssuanceState answers a question, all of it as of one moment. An identity that is not registered, and a predecessor that
-	// was not released to it, are refused.
+	// IssuanceState returns a consistent snapshot of the records that q selects. It refuses an identity that is not
+	// registered, and a predecessor that was not delivered to the identity.
 	IssuanceState(ctx context.Context, q IssuanceQuery) (IssuanceState, error)
-	// Unexpired counts the certificates of an identity that end after a time, in whatever state, up to most.
+	// Unexpired counts the certificates of an identity, in any state, whose NotAfter is later than at. It stops at most.
 	Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most int) (int, error)
-	// Renewed returns the newest certificate of a question's identity and key that was recorded after the question's
-	// predecessor, is good and ends after a time; nil where there is none.
+	// Renewed returns the newest certificate of the identity and key in q that was recorded after the predecessor in q, is
+	// good, and has a NotAfter later than at. It returns nil if there is none.
 	Renewed(ctx context.Context, q IssuanceQuery, at time.Time) (*PriorIssuance, error)
 }

@@ -12,39 +12,39 @@ import (
 
 // CA signs and records certificates: a *ca.Authority. It is safe for concurrent use.
 type CA interface {
-	// Draft returns what Issue will sign for the request, or the refusal of it, and changes nothing.
+	// Draft returns the certificate that Issue would sign for the request, or a refusal. It changes nothing.
 	Draft(req ca.Request) (*ca.Draft, error)
 	Issue(ctx context.Context, d *ca.Draft) (ca.Certificate, error)
 	Profile(name string) (*ca.Profile, error)
-	// CheckNames refuses names that the current CA may not certify, whatever the profile.
+	// CheckNames refuses names that the name constraints of the current CA exclude.
 	CheckNames(id pki.SPIFFEID, n ca.Names) error
 }
 
-// Superseder revokes the certificates of an identity that enrolls anew. It is safe for concurrent use.
+// Superseder revokes the certificates of an identity that enrolls again. It is safe for concurrent use.
 type Superseder interface {
-	// Supersede revokes every unexpired certificate of the identity as superseded. When it has returned, no responder
-	// of this process calls one of them good.
+	// Supersede revokes every unexpired certificate of the identity as superseded. After it has returned, the OCSP responder
+	// of this process reports none of them as good.
 	Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor) error
 }
 
 // Auditor records refusals. It is safe for concurrent use.
 type Auditor interface {
-	// Record writes a refusal to the log if its caller is known. It returns the error, marked so that recording it again does
-	// nothing. Other errors are returned as they are. A failure to write is logged, and not returned.
+	// Record writes a refusal to the log if its caller is known. It returns err, marked so that a second Record has no
+	// effect. If err is not a refusal, Record returns it unchanged. If the write fails, Record logs the failure.
 	Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error
-	// RecordOnce does so once for a certificate. Later refusals about it are only marked.
+	// RecordOnce is like Record, but writes only one refusal for each certificate.
 	RecordOnce(ctx context.Context, by pki.Actor, id pki.SPIFFEID, certificate pki.Serial, err error) error
 }
 
-// Config is what a Registrar is made of. All fields are needed.
+// Config configures a Registrar. All fields are required.
 type Config struct {
 	TrustDomain string
 	Store       Store
 	CA          CA
 	Superseder  Superseder
-	// Authenticators are the kinds of evidence that are accepted, and what checks each.
+	// Authenticators maps each accepted kind of evidence to the Authenticator that verifies it.
 	Authenticators map[pki.EvidenceKind]Authenticator
-	// Retired are the CAs from which nothing is issued any more. Their certificates are renewed at any time.
+	// Retired lists the issuing CAs that no longer issue certificates. Their certificates can be renewed at any time.
 	Retired []pki.IssuerID
 	Clock   func() time.Time
 	Auditor Auditor
@@ -72,30 +72,32 @@ func New(c Config) *Registrar {
 type EnrollRequest struct {
 	RequestID pki.RequestID
 	Evidence  []pki.Evidence // one piece, or two of different kinds
-	CSR       []byte         // PKCS #10 in DER
+	CSR       []byte         // PKCS #10, DER
 	Lifetime  time.Duration
 }
 
-// RenewRequest asks for the successor of a certificate whose holder has proved to have its key, and which the caller of
-// Renew has found to be issued by this CA to this identity, for client authentication, in its time. Its status is looked
-// at by Renew.
+// RenewRequest asks for the successor of a certificate. The caller of Renew must have verified that the client has the
+// private key of the predecessor, and that the predecessor was issued to Identity by this CA, is within its validity
+// period and allows client authentication. Renew checks the revocation status.
 type RenewRequest struct {
 	RequestID   pki.RequestID
 	Identity    pki.SPIFFEID
 	Predecessor pki.CertRef
 	CSR         []byte
 	Lifetime    time.Duration
-	// Superseded says that the predecessor is known to be superseded: nothing will be issued, so the call waits for no turn.
+	// Superseded is true if the predecessor is known to be superseded. Then Renew can only repeat an earlier response, so
+	// it does not wait for other requests of the identity.
 	Superseded bool
 }
 
-// Enroll trades evidence for a certificate. Its steps are 1 and 2 of docs/code-map.md, "The life of a certificate".
+// Enroll issues a certificate to a caller that proves an identity with evidence. It implements steps 1 and 2 of "The life
+// of a certificate" in docs/code-map.md.
 func (r *Registrar) Enroll(ctx context.Context, e EnrollRequest) (ca.Certificate, error) {
 	claim, cert, err := r.enroll(ctx, e)
 	return cert, r.auditor.Record(ctx, claim.Actor, claim.Identity, err)
 }
 
-// NoteEvidence records the refusal of an enrollment that does not reach Enroll, as Enroll would.
+// NoteEvidence writes a refused enrollment to the log if the server refuses it before it calls Enroll.
 func (r *Registrar) NoteEvidence(ctx context.Context, evidence []pki.Evidence, err error) error {
 	claim, _ := r.identify(ctx, evidence) // zero if the evidence names no identity
 	return r.auditor.Record(ctx, claim.Actor, claim.Identity, err)
@@ -111,7 +113,8 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (Claim, ca.Cert
 	if err != nil {
 		return claim, none, err
 	}
-	// Of two enrollments at once, the second would supersede what the first was given, even if it repeats the first.
+	// Without the lock, the second of two concurrent enrollments would supersede the certificate of the first, even if it is
+	// a repeat of the same request.
 	done, err := r.perIdentity.take(ctx, claim.Identity)
 	if err != nil {
 		return claim, none, err
@@ -139,16 +142,16 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e EnrollRe
 		return none, err
 	}
 	if id.State == pki.Enrolled && !claim.Replace {
-		return none, pki.Refuse(pki.RuleAlreadyEnrolled, "make a token with --replace, which revokes the certificates it has",
-			"%s is enrolled already", id.ID)
+		return none, pki.Refuse(pki.RuleAlreadyEnrolled, "create a token with --replace, which revokes the certificates it has",
+			"%s is already enrolled", id.ID)
 	}
 	if err := r.bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, id, r.clock()}); err != nil {
 		return none, err
 	}
-	// From here on the caller's patience ends nothing: the turn is over when it is known what was issued.
+	// From here on, a canceled request does not stop the work. The lock is held until the outcome is recorded.
 	ctx = context.WithoutCancel(ctx)
 	if id.State == pki.Enrolled {
-		// The old certificates go before the new one comes: at no time do two holders have a good one.
+		// The old certificates are revoked before the new one is issued, so that two holders never both have a good one.
 		if err := r.superseder.Supersede(ctx, id.ID, claim.Actor); err != nil {
 			return none, fmt.Errorf("supersede the certificates of %s: %w", id.ID, err)
 		}
@@ -165,7 +168,7 @@ func (r *Registrar) Renew(ctx context.Context, n RenewRequest) (ca.Certificate, 
 	return cert, r.auditor.Record(ctx, pki.ActorIdentity(n.Identity), n.Identity, err)
 }
 
-// renew takes turns by identity, as enroll does: a client that asks many times at once costs one signature.
+// renew holds the lock of the identity, as enroll does. So concurrent repeats of one request cost one signature.
 func (r *Registrar) renew(ctx context.Context, n RenewRequest) (ca.Certificate, error) {
 	c, err := parseCSR(n.CSR)
 	if err != nil {
@@ -202,7 +205,7 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Cert
 	if st.Identity.State != pki.Enrolled {
 		return none, pki.Refuse(pki.RuleIdentityState, "ask an operator", "%s is %s", n.Identity, st.Identity.State)
 	}
-	if old.Successor == c.keyHash { // the device has lost the answer, and the request ID with it
+	if old.Successor == c.keyHash { // the device has lost the response and the request ID
 		if a, err := r.store.Renewed(ctx, q, r.clock()); err != nil || a != nil {
 			return a.certificate(), err
 		}
@@ -215,13 +218,13 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Cert
 		return none, err
 	}
 	cert, err := r.issue(ctx, d, q)
-	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleMaxUnexpired { // others were faster
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleMaxUnexpired { // concurrent requests were recorded first
 		err = r.tooEarly(n.Predecessor, old)
 	}
 	return cert, err
 }
 
-// certificate returns the certificate of an answer, and the zero value for none.
+// certificate returns the certificate of a, and the zero value if a is nil.
 func (a *PriorIssuance) certificate() ca.Certificate {
 	if a == nil {
 		return ca.Certificate{}
@@ -229,11 +232,13 @@ func (a *PriorIssuance) certificate() ca.Certificate {
 	return a.Certificate
 }
 
-// repeatSuperseded is what the holder of a certificate that is good no longer hears. Nothing is issued to it. One that its renewal has
-// revoked may not have heard the answer, and hears it again under the same request ID, for the same key.
+// repeatSuperseded answers Renew if the predecessor is no longer good. It never issues a certificate.
+//
+// If the renewal of the predecessor revoked it, the device may have lost the response. In this case repeatSuperseded
+// returns the same certificate again, provided that the request ID and the key are the same. Otherwise it refuses.
 func repeatSuperseded(st IssuanceState, key pki.KeyHash, predecessor pki.CertRef) (ca.Certificate, error) {
 	old := st.Predecessor
-	if old.Superseded && old.Status.Reason == pki.Superseded { // and no other reason has followed
+	if old.Superseded && old.Status.Reason == pki.Superseded { // the reason has not changed since
 		if a := st.Prior; a != nil && a.Supersedes && a.Key == key {
 			return a.Certificate, nil
 		}
@@ -248,8 +253,8 @@ func (p Predecessor) renewedWithAnother(key pki.KeyHash) bool {
 	return !p.Successor.IsZero() && p.Successor != key
 }
 
-// issue has a certificate issued. Where the same request was being answered meanwhile, or the predecessor was renewed with
-// the same key, the answer is the same.
+// issue signs and records the certificate. If a concurrent request with the same ID, or a concurrent renewal of the
+// predecessor with the same key, was recorded first, issue returns the certificate of that request.
 func (r *Registrar) issue(ctx context.Context, d *ca.Draft, q IssuanceQuery) (ca.Certificate, error) {
 	cert, err := r.ca.Issue(ctx, d)
 	refusal, _ := pki.AsRefusal(err)
@@ -260,7 +265,7 @@ func (r *Registrar) issue(ctx context.Context, d *ca.Draft, q IssuanceQuery) (ca
 	}
 	if refusal != nil && refusal.Rule == pki.RuleRequestIDReused {
 		st, serr := r.store.IssuanceState(ctx, q)
-		if serr != nil { // the refusal would have the caller forget a request that was answered
+		if serr != nil { // with the refusal, the caller would discard a request ID that has a certificate
 			return ca.Certificate{}, serr
 		}
 		if st.Prior != nil {
@@ -270,11 +275,12 @@ func (r *Registrar) issue(ctx context.Context, d *ca.Draft, q IssuanceQuery) (ca
 	return cert, err
 }
 
-// IssuerLabel is the label of a validation authority's identity that names, in hexadecimal, the issuing CA it answers for.
+// IssuerLabel is the name of a label on the identity of a validation authority. Its value is the ID, in hexadecimal, of
+// the issuing CA whose OCSP responses the validation authority signs.
 const IssuerLabel = "issuer"
 
-// issueFor returns the CA that a validation authority answers for, which has to be the one that certifies its key
-// (RFC 6960 §4.2.2.2). Everybody else's certificates come from the current CA.
+// issueFor returns the issuing CA for a certificate of id. A validation authority needs a certificate from the CA whose
+// OCSP responses it signs (RFC 6960 §4.2.2.2). For other identities it returns zero, which means the current CA.
 func issueFor(id Identity) (pki.IssuerID, error) {
 	if id.Kind != pki.VA {
 		return pki.IssuerID{}, nil
@@ -282,17 +288,18 @@ func issueFor(id Identity) (pki.IssuerID, error) {
 	return pki.ParseIssuerID(id.Labels[IssuerLabel])
 }
 
-// answered repeats what the identity's request was answered with before.
+// answered returns the certificate that was issued for the same request ID. It refuses if that was for another key.
 func answered(a *PriorIssuance, key pki.KeyHash) (ca.Certificate, error) {
 	if a.Key != key {
-		return ca.Certificate{}, pki.Refuse(pki.RuleRequestIDReused, "draw a new request ID for a new key",
+		return ca.Certificate{}, pki.Refuse(pki.RuleRequestIDReused, "generate a new request ID for a new key",
 			"the request ID was used for another key")
 	}
 	return a.Certificate, nil
 }
 
-// decide is the policy: what this identity may have for this key now, and what must still hold when it is recorded. The
-// request comes with what its caller has to say: who asks, for how long, and the guards of the kind of request.
+// decide applies the policy. It returns the certificate that the identity may have for the key, or a refusal. The caller
+// sets the fields of req that depend on the kind of request: the actor, the lifetime and some guards. decide sets the
+// others. The guards are the conditions that are checked again when the certificate is recorded.
 func (r *Registrar) decide(ctx context.Context, st IssuanceState, c csr, req ca.Request) (*ca.Draft, error) {
 	id := st.Identity
 	if refusal := id.ID.CheckMayHold(id.State); refusal != nil {

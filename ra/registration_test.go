@@ -19,7 +19,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-func TestIdentitiesThatAreNotRegistered(t *testing.T) {
+func TestCreateIdentityRefuses(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{Profile: commonNames})
 	w.Register(t, "device", "device/taken")
@@ -60,7 +60,7 @@ func TestIdentitiesThatAreNotRegistered(t *testing.T) {
 		{addressed("fe80::1%eth0"), codes.InvalidArgument, pki.RuleNames},
 		{addressed("224.0.0.1"), codes.InvalidArgument, pki.RuleNames},
 		{addressed("192.0.2.256"), codes.InvalidArgument, pki.RuleNames},
-		{named("10.0.0.1"), codes.InvalidArgument, pki.RuleNames}, // an address, as inet_aton(3) has it, and the next
+		{named("10.0.0.1"), codes.InvalidArgument, pki.RuleNames}, // inet_aton(3) parses this and the next as an address
 		{named("127.1"), codes.InvalidArgument, pki.RuleNames},
 		{named("2130706433"), codes.InvalidArgument, pki.RuleNames},
 		{named("0177.0.0.1"), codes.InvalidArgument, pki.RuleNames},
@@ -76,20 +76,20 @@ func TestIdentitiesThatAreNotRegistered(t *testing.T) {
 		{workload("10.0.0.1"), codes.InvalidArgument, pki.RuleNames},
 		{workload("127.1"), codes.InvalidArgument, pki.RuleNames},
 		{workload("localhost"), codes.InvalidArgument, pki.RuleNames},
-		{workload("a_b.example"), codes.InvalidArgument, pki.RuleNames}, // no host name, but clients compare it
+		{workload("a_b.example"), codes.InvalidArgument, pki.RuleNames}, // not a host name, but clients would compare it
 		{workload("web/" + strings.Repeat("x", 61)), codes.InvalidArgument, pki.RuleNames},
 	} {
 		_, err := w.Operator.CreateIdentity(t.Context(), c.req)
 		if servertest.Refused(t, err, c.code, c.rule); t.Failed() {
-			t.Fatalf("after %v", c.req)
+			t.Fatalf("the request was %v", c.req)
 		}
 	}
 	if n := rows(t, w, "identities"); n != before {
-		t.Errorf("%d identities more are registered", n-before)
+		t.Errorf("%d identities were added", n-before)
 	}
 }
 
-// commonNames has workloads with their paths as common names.
+// commonNames configures the profile of workloads to put the path in the common name.
 func commonNames(name string, c *ca.ProfileConfig) {
 	if name == "workload" {
 		c.Subject = "common_name"
@@ -100,8 +100,8 @@ func workload(id string, dns ...string) *brevetv1.CreateIdentityRequest {
 	return &brevetv1.CreateIdentityRequest{Id: id, Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_WORKLOAD, Names: servertest.Names(dns, nil)}}
 }
 
-// What reads like a host may be a common name where it was granted, and a number may be part of a host's name.
-func TestNamesThatAreRegistered(t *testing.T) {
+// A path that looks like a host name can be a common name if it was granted as a DNS name. A host name can contain digits.
+func TestCreateIdentityAcceptsNames(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{Profile: commonNames})
 	for _, req := range []*brevetv1.CreateIdentityRequest{
@@ -116,8 +116,9 @@ func TestNamesThatAreRegistered(t *testing.T) {
 	}
 }
 
-// An identity that was registered before its profile said common_name gets no certificate, and the refusal says what to do.
-func TestACommonNameThatCameLater(t *testing.T) {
+// If a profile changes to common_name, identities registered earlier may have paths that it does not allow. Their requests are
+// refused, and the hint names the fix.
+func TestProfileChangesToCommonName(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	bank, other := w.Enrolled(t, "workload", "bank.example"), w.Enrolled(t, "workload", "web/1")
@@ -134,8 +135,7 @@ func device(id string) *brevetv1.CreateIdentityRequest {
 	return &brevetv1.CreateIdentityRequest{Id: id, Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE}}
 }
 
-// spellings of names under /brevet/, and what refuses them where they would be given to somebody: those that are read as such, and
-// those that a reader could take for them.
+// spellings maps names under /brevet/, and names that look like them, to the rule that refuses them.
 var spellings = map[string]pki.Rule{
 	"brevet/server": pki.RuleReserved, "/brevet/va/1": pki.RuleReserved, "brevet": pki.RuleReserved, "brevet/operator/eve": pki.RuleReserved,
 	"Brevet/server": pki.RuleReserved, "BREVET/operator/eve": pki.RuleReserved, "brevet/operator/alice/x": pki.RuleReserved,
@@ -151,8 +151,8 @@ var spellings = map[string]pki.Rule{
 	"spiffe://other.example/brevet/server": pki.RuleTrustDomain,
 }
 
-// Whatever is done with an identity of Brevet's own, in whatever spelling, is refused, and nothing is left behind.
-func TestNobodyIsCalledLikeBrevet(t *testing.T) {
+// Every operation on a reserved identity is refused, in every spelling, and changes no record.
+func TestReservedNamesAreRefused(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	op, ctx := w.Operator, t.Context()
@@ -180,18 +180,18 @@ func TestNobodyIsCalledLikeBrevet(t *testing.T) {
 		} {
 			switch got := servertest.RuleOf(err); {
 			case got == rule:
-			case got == pki.RuleReserved && (way == "server" || way == "va"): // which make themselves
-			case got == pki.RuleIdentity && rule == pki.RuleReserved && slices.Contains([]string{"suspend", "resume", "retire", "token"}, way): // nobody has it
+			case got == pki.RuleReserved && (way == "server" || way == "va"): // only the server registers these
+			case got == pki.RuleIdentity && rule == pki.RuleReserved && slices.Contains([]string{"suspend", "resume", "retire", "token"}, way): // not registered
 			default:
 				t.Errorf("%s %q: %v, want %s", way, name, err, rule)
 			}
 		}
 	}
 	if after := fmt.Sprint(rows(t, w, "identities"), rows(t, w, "tokens"), rows(t, w, "certificates")); after != before {
-		t.Errorf("identities, tokens and certificates: %s are on record, want %s", after, before)
+		t.Errorf("numbers of identities, tokens and certificates: %s, want %s", after, before)
 	}
 	if n := rows(t, w, "certificates WHERE state <> 1"); n != states {
-		t.Errorf("%d certificates are revoked", n-states)
+		t.Errorf("%d certificates were revoked, want 0", n-states)
 	}
 }
 
@@ -203,8 +203,8 @@ func addressed(ip string) *brevetv1.CreateIdentityRequest {
 	return &brevetv1.CreateIdentityRequest{Id: "d", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Names: servertest.Names(nil, []string{ip})}}
 }
 
-// A caller who hangs up before the refusal is written is in the log all the same.
-func TestGivingUpKeepsNobodyOutOfTheLog(t *testing.T) {
+// A refusal is written to the log even if the caller cancels the request first.
+func TestRefusalIsLoggedAfterCancellation(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
@@ -215,7 +215,7 @@ func TestGivingUpKeepsNobodyOutOfTheLog(t *testing.T) {
 	cancel()
 	refusal := pki.Refuse(pki.RuleRenewalKeyConflict, "", "two parties hold it")
 	if err := r.Record(gone, pki.ActorIdentity(id), id, refusal); !isRefusal(err, refusal) {
-		t.Errorf("Record returns %v", err)
+		t.Errorf("Record returned %v", err)
 	}
 	entries := servertest.Find(w.Entries(t, 0), translog.RequestRefused, device.ID)
 	if len(entries) != 1 || entries[0].Facts()["rule"] != string(pki.RuleRenewalKeyConflict) {

@@ -25,21 +25,21 @@ func TestRenewal(t *testing.T) {
 	der := servertest.Must(first.Renew(t.Context(), req))(t).GetCredential().GetCertificate()
 	again := servertest.Must(first.Renew(t.Context(), req))(t).GetCredential().GetCertificate()
 	if !bytes.Equal(again, der) {
-		t.Error("the same request was given another certificate")
+		t.Error("a repeated request returned another certificate")
 	}
 	second := w.Holder(t, der, key)
 	if second.ID != first.ID || second.Certificate.SerialNumber.Cmp(first.Certificate.SerialNumber) == 0 || !key.PublicKey.Equal(second.Certificate.PublicKey) {
 		t.Error("the successor is not a new certificate of the same identity for the new key")
 	}
-	w.Status(t, first.Certificate, "good") // until it ends: connections made with it go on
+	w.Status(t, first.Certificate, "good") // it stays valid until it expires, for open connections
 	w.Status(t, second.Certificate, "good")
 	third := w.Renewed(t, second, key) // the same key
 	if !key.PublicKey.Equal(third.Certificate.PublicKey) {
-		t.Error("a renewal with the same key is for another")
+		t.Error("a renewal with the same key has another key")
 	}
-	// The predecessor may be renewed again with the key that followed it: an answer may have been lost for ever.
+	// The predecessor can be renewed again with the key of its successor, because the response may have been lost.
 	if found := w.Renewed(t, first, key); found.Certificate.SerialNumber.Cmp(third.Certificate.SerialNumber) != 0 {
-		t.Error("a lost renewal is not found by its key")
+		t.Error("the lost renewal was not found by its key")
 	}
 
 	req.Csr = servertest.CSR(t, servertest.Key(t))
@@ -47,7 +47,7 @@ func TestRenewal(t *testing.T) {
 	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleRequestIDReused)
 }
 
-func TestRenewalWithTwoKeysIsAClone(t *testing.T) {
+func TestRenewalWithTwoKeysConflicts(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
@@ -57,7 +57,7 @@ func TestRenewalWithTwoKeysIsAClone(t *testing.T) {
 	_, err := device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRenewalKeyConflict)
 	if n := rows(t, w, "certificates"); n != before {
-		t.Errorf("%d certificates more are on record", n-before)
+		t.Errorf("%d certificates were added", n-before)
 	}
 	entries := servertest.Find(w.Entries(t, seen), translog.RequestRefused, device.ID)
 	if len(entries) != 1 || entries[0].Facts()["rule"] != string(pki.RuleRenewalKeyConflict) || entries[0].Actor.String() != device.ID || entries[0].Outcome != translog.Refused {
@@ -66,7 +66,7 @@ func TestRenewalWithTwoKeysIsAClone(t *testing.T) {
 	w.Renewed(t, honest, servertest.Key(t))
 }
 
-func TestOneRenewalEightTimesAtOnce(t *testing.T) {
+func TestConcurrentRepeatsOfOneRenewal(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device, req := w.Enrolled(t, "device", "device/1"), servertest.Renewal(t, servertest.Key(t))
@@ -77,7 +77,7 @@ func TestOneRenewalEightTimesAtOnce(t *testing.T) {
 	w.Status(t, sameForAll(t, answers), "good")
 }
 
-func TestEightClonesAtOnce(t *testing.T) {
+func TestConcurrentRenewalsWithDifferentKeys(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
@@ -97,13 +97,13 @@ func TestEightClonesAtOnce(t *testing.T) {
 		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRenewalKeyConflict)
 	}
 	if winners != 1 {
-		t.Errorf("%d of eight keys followed one certificate", winners)
+		t.Errorf("renewals with %d of 8 keys succeeded, want 1", winners)
 	}
 }
 
-// A client gives up while its certificate is signed and not yet on record, and another request is decided meanwhile:
-// the guards see what the decision could not.
-func TestDecidedWhileTheFirstIsBeingRecorded(t *testing.T) {
+// A client cancels its request after its certificate is signed and before it is recorded. Meanwhile another renewal is decided.
+// That decision cannot see the first certificate, but its guards do.
+func TestGuardsSeeConcurrentRenewal(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
@@ -141,12 +141,12 @@ func TestDecidedWhileTheFirstIsBeingRecorded(t *testing.T) {
 		w.Status(t, servertest.Must(x509.ParseCertificate(der))(t), "good")
 		released := rows(t, w, "certificates WHERE identity = (SELECT id FROM identities WHERE spiffe_id = '"+device.ID+"')")
 		if released != 2 {
-			t.Errorf("%d certificates of the device were released, want its first and its second", released)
+			t.Errorf("%d certificates of the device were delivered, want 2", released)
 		}
 	}
 }
 
-func TestWhoMayNotRenew(t *testing.T) {
+func TestRefusedRenewals(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	renew := func(h *servertest.Holder) error {

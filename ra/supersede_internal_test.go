@@ -8,8 +8,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// What a certificate that is good no longer hears does not rest on what the gate has looked at: its status may have changed since.
-func TestWhoHearsAnAnswerAfterwards(t *testing.T) {
+// repeatSuperseded decides by the status in the records, because it may have changed since the caller was authenticated.
+func TestRepeatSuperseded(t *testing.T) {
 	t.Parallel()
 	key, other := pki.HashSPKI([]byte{1}), pki.HashSPKI([]byte{2})
 	answer := &PriorIssuance{Certificate: ca.Certificate{DER: []byte("renewed")}, Key: key, Supersedes: true}
@@ -18,11 +18,11 @@ func TestWhoHearsAnAnswerAfterwards(t *testing.T) {
 		old    Predecessor
 		answer *PriorIssuance
 		key    pki.KeyHash
-		want   pki.Rule // none where it is answered
+		want   pki.Rule // empty if the certificate is returned
 	}{
 		"its renewal's request":        {Predecessor{revoked(pki.Superseded), key, time.Time{}, time.Time{}, true}, answer, key, ""},
 		"another request":              {Predecessor{revoked(pki.Superseded), key, time.Time{}, time.Time{}, true}, nil, key, pki.RuleRevoked},
-		"another certificate's":        {Predecessor{revoked(pki.Superseded), key, time.Time{}, time.Time{}, true}, &PriorIssuance{Key: key}, key, pki.RuleRevoked},
+		"renewal of another one":       {Predecessor{revoked(pki.Superseded), key, time.Time{}, time.Time{}, true}, &PriorIssuance{Key: key}, key, pki.RuleRevoked},
 		"another key":                  {Predecessor{revoked(pki.Superseded), key, time.Time{}, time.Time{}, true}, answer, other, pki.RuleRenewalKeyConflict},
 		"compromised since":            {Predecessor{revoked(pki.KeyCompromise), key, time.Time{}, time.Time{}, true}, answer, key, pki.RuleRevoked},
 		"superseded by an operator":    {Predecessor{revoked(pki.Superseded), key, time.Time{}, time.Time{}, false}, answer, key, pki.RuleRevoked},
@@ -35,9 +35,9 @@ func TestWhoHearsAnAnswerAfterwards(t *testing.T) {
 			refusal, refused := pki.AsRefusal(err)
 			switch {
 			case c.want == "" && (err != nil || string(cert.DER) != "renewed"):
-				t.Errorf("it hears %q, %v", cert.DER, err)
+				t.Errorf("got %q, %v, want the certificate", cert.DER, err)
 			case c.want != "" && (!refused || refusal.Rule != c.want || cert.DER != nil):
-				t.Errorf("it hears %q, %v, want a refusal by %s", cert.DER, err, c.want)
+				t.Errorf("got %q, %v, want a refusal with the rule %s", cert.DER, err, c.want)
 			}
 		})
 	}

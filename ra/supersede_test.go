@@ -22,19 +22,19 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// revoking is a world in which renewals revoke what they renew, of devices and operators.
+// revoking configures the profiles of devices and operators so that a renewal revokes the predecessor.
 var revoking = servertest.Options{Profile: func(name string, c *ca.ProfileConfig) {
 	c.RenewalRevokes = name == "device" || name == "operator"
 }}
 
-// renewed sends a renewal as the holder of a certificate, and returns the certificate it is answered with.
+// renewed renews the certificate of h, and returns the new certificate in DER.
 func renewed(t *testing.T, h *servertest.Holder, req *brevetv1.RenewRequest) []byte {
 	t.Helper()
 	return servertest.Must(h.Renew(t.Context(), req))(t).GetCredential().GetCertificate()
 }
 
-// keptOut checks that a holder is answered with nothing, whatever it repeats or asks anew, and that nothing is issued.
-func keptOut(t *testing.T, w *servertest.World, h *servertest.Holder, requests map[*brevetv1.RenewRequest]pki.Rule) {
+// checkRefused checks that each renewal request of h is refused with the given rule, and that no certificate is issued.
+func checkRefused(t *testing.T, w *servertest.World, h *servertest.Holder, requests map[*brevetv1.RenewRequest]pki.Rule) {
 	t.Helper()
 	before := rows(t, w, "certificates")
 	for req, rule := range requests {
@@ -42,11 +42,11 @@ func keptOut(t *testing.T, w *servertest.World, h *servertest.Holder, requests m
 		servertest.Refused(t, err, codes.PermissionDenied, rule)
 	}
 	if n := rows(t, w, "certificates"); n != before {
-		t.Errorf("%d certificates more are on record", n-before)
+		t.Errorf("%d certificates were added", n-before)
 	}
 }
 
-func TestARenewalRevokesItsPredecessor(t *testing.T) {
+func TestRenewalRevokesPredecessor(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, revoking)
 	first := w.Enrolled(t, "device", "device/1")
@@ -60,15 +60,15 @@ func TestARenewalRevokesItsPredecessor(t *testing.T) {
 	if len(entries) != 1 || len(issued) != 1 || len(issued[0].Changes) != 2 || issued[0].Changes[1].Status.Reason != pki.Superseded {
 		t.Errorf("the log has %+v, want one entry with both certificates", entries)
 	}
-	third := w.Renewed(t, second, second.Key) // with the key it has
+	third := w.Renewed(t, second, second.Key) // with the same key
 	w.Status(t, second.Certificate, "superseded")
 	w.Status(t, third.Certificate, "good")
 
-	workload := w.Enrolled(t, "workload", "workload/1") // of another profile
+	workload := w.Enrolled(t, "workload", "workload/1") // a profile whose renewals revoke nothing
 	w.Renewed(t, workload, servertest.Key(t))
 	w.Status(t, workload.Certificate, "good")
 
-	// Calls on connections that are open are refused too, but for the renewal.
+	// On an open connection, all RPCs except Renew are refused once the certificate is superseded.
 	old := w.NewOperator(t, "bob")
 	servertest.Must(old.ListCRLs(t.Context(), &brevetv1.ListCRLsRequest{}))(t)
 	now := w.Renewed(t, old, servertest.Key(t))
@@ -77,49 +77,50 @@ func TestARenewalRevokesItsPredecessor(t *testing.T) {
 	servertest.Must(now.ListCRLs(t.Context(), &brevetv1.ListCRLsRequest{}))(t)
 }
 
-// A device that has not heard the answer to its renewal has a superseded certificate alone. It is told again, before and after
-// a restart, and nobody else is.
-func TestALostAnswerIsRepeated(t *testing.T) {
+// If the response to a renewal is lost, the device has only a superseded certificate. A repeat of the same request returns the
+// new certificate, before and after a restart. Any other request is refused.
+func TestLostResponseIsRepeated(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, revoking)
 	first, key := w.Enrolled(t, "device", "device/1"), servertest.Key(t)
 	req := servertest.Renewal(t, key)
 	der := renewed(t, first, req)
 	if !bytes.Equal(renewed(t, first, req), der) {
-		t.Error("the same request was given another certificate")
+		t.Error("a repeated request returned another certificate")
 	}
 	another := servertest.Renewal(t, servertest.Key(t))
 	another.RequestId = req.GetRequestId()
 	others := map[*brevetv1.RenewRequest]pki.Rule{
 		servertest.Renewal(t, key):               pki.RuleRevoked,            // another request ID
-		servertest.Renewal(t, servertest.Key(t)): pki.RuleRenewalKeyConflict, // of somebody else with a copy
-		servertest.Renewal(t, first.Key):         pki.RuleRenewalKeyConflict, // the key it has
-		another:                                  pki.RuleRenewalKeyConflict, // the same request ID, for another key
+		servertest.Renewal(t, servertest.Key(t)): pki.RuleRenewalKeyConflict, // another key, as from a clone
+		servertest.Renewal(t, first.Key):         pki.RuleRenewalKeyConflict, // the old key
+		another:                                  pki.RuleRenewalKeyConflict, // the same request ID with another key
 	}
-	keptOut(t, w, first, others)
+	checkRefused(t, w, first, others)
 
 	w.Restart(t, revoking)
 	first = w.Holder(t, first.Certificate.Raw, first.Key)
 	if !bytes.Equal(renewed(t, first, req), der) {
-		t.Error("after a restart the same request was given another certificate")
+		t.Error("after a restart, a repeated request returned another certificate")
 	}
-	keptOut(t, w, first, others)
+	checkRefused(t, w, first, others)
 
-	// What came of it renews as ever, and the first hears of its own renewal alone, be it with the same key.
+	// The new certificate can be renewed as usual. The first certificate still gets only its own renewal, even if the second
+	// renewal has the same key.
 	second := w.Holder(t, der, key)
 	next := servertest.Renewal(t, key)
 	third := renewed(t, second, next)
 	if !bytes.Equal(renewed(t, second, next), third) || !bytes.Equal(renewed(t, first, req), der) {
-		t.Error("after the second renewal, a repeated request was given another certificate")
+		t.Error("after the second renewal, a repeated request returned another certificate")
 	}
 	others[next] = pki.RuleRevoked
-	keptOut(t, w, first, others)
-	keptOut(t, w, second, map[*brevetv1.RenewRequest]pki.Rule{req: pki.RuleRevoked, servertest.Renewal(t, key): pki.RuleRevoked})
+	checkRefused(t, w, first, others)
+	checkRefused(t, w, second, map[*brevetv1.RenewRequest]pki.Rule{req: pki.RuleRevoked, servertest.Renewal(t, key): pki.RuleRevoked})
 }
 
-// The client gives up, and the server stops, while the certificate is signed and not yet on record: whatever became of it, the same
-// request gets one certificate.
-func TestAnAnswerThatIsLostWithTheServer(t *testing.T) {
+// The client cancels its request, and the server stops, after the certificate is signed and before it is recorded. A repeat of
+// the request returns one certificate.
+func TestResponseLostInRestart(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	faulty := revoking
@@ -135,20 +136,20 @@ func TestAnAnswerThatIsLostWithTheServer(t *testing.T) {
 		gaveUp <- err
 	}()
 	<-arrived
-	w.Status(t, first.Certificate, "good") // as long as nothing is on record
+	w.Status(t, first.Certificate, "good") // the renewal is not recorded yet
 	giveUp()
 	servertest.Refused(t, <-gaveUp, codes.Canceled, "")
 	release()
-	w.Restart(t, revoking) // which records what is signed, and stops
+	w.Restart(t, revoking) // records the signed certificate, and stops
 	w.Status(t, first.Certificate, "superseded")
 	der := renewed(t, w.Holder(t, first.Certificate.Raw, first.Key), req)
 	w.Status(t, w.Holder(t, der, key).Certificate, "good")
 	if n := rows(t, w, "certificates WHERE der IS NOT NULL AND identity = (SELECT id FROM identities WHERE spiffe_id = '"+first.ID+"')"); n != 2 {
-		t.Errorf("%d certificates of the device were released, want its first and its second", n)
+		t.Errorf("%d certificates of the device were delivered, want 2", n)
 	}
 }
 
-func TestOneSupersedingRenewalEightTimesAtOnce(t *testing.T) {
+func TestConcurrentSupersedingRenewals(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, revoking)
 	device, req := w.Enrolled(t, "device", "device/1"), servertest.Renewal(t, servertest.Key(t))
@@ -170,12 +171,13 @@ func TestOneSupersedingRenewalEightTimesAtOnce(t *testing.T) {
 		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRenewalKeyConflict)
 	}
 	if winners != 1 {
-		t.Errorf("%d of eight keys followed one certificate", winners)
+		t.Errorf("renewals with %d of 8 keys succeeded, want 1", winners)
 	}
 }
 
-// Whom an operator has taken the certificate from is told nothing, be it superseded and be there an answer.
-func TestRevokedByAnOperator(t *testing.T) {
+// If an operator revoked the certificate, every renewal is refused, even if the reason is superseded or the request has a
+// prior certificate.
+func TestRenewalAfterOperatorRevoked(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, revoking)
 	fresh := func() *brevetv1.RenewRequest { return servertest.Renewal(t, servertest.Key(t)) }
@@ -185,14 +187,14 @@ func TestRevokedByAnOperator(t *testing.T) {
 		for _, r := range requests {
 			all[r] = pki.RuleRevoked
 		}
-		keptOut(t, w, h, all)
+		checkRefused(t, w, h, all)
 	}
 
 	never := w.Enrolled(t, "device", "device/never-renewed")
 	w.Revoke(t, never.Certificate, "superseded")
 	out(never, fresh())
 
-	workload, req := w.Enrolled(t, "workload", "workload/1"), fresh() // whose renewals revoke nothing
+	workload, req := w.Enrolled(t, "workload", "workload/1"), fresh() // its renewals revoke nothing
 	renewed(t, workload, req)
 	w.Revoke(t, workload.Certificate, "superseded")
 	out(workload, req)
@@ -201,14 +203,14 @@ func TestRevokedByAnOperator(t *testing.T) {
 	req = fresh()
 	renewed(t, replaced, req)
 	w.Enroll(t, w.Token(t, replaced.ID, true), servertest.Key(t))
-	out(replaced, req, fresh()) // which is no clone's: an operator has seen to it
+	out(replaced, req, fresh()) // no key conflict: the replacing token revoked it
 
 	compromised, req := w.Enrolled(t, "device", "device/compromised"), fresh()
 	renewed(t, compromised, req)
-	w.Revoke(t, compromised.Certificate, "keyCompromise") // later than superseded
+	w.Revoke(t, compromised.Certificate, "keyCompromise") // after superseded
 	out(compromised, req, fresh())
 
-	// Who is suspended hears of the certificate that is on hold, and is issued nothing.
+	// A suspended device gets the certificate of its repeated request, which is on hold, and no new certificate.
 	held, req := w.Enrolled(t, "device", "device/held"), fresh()
 	der := renewed(t, held, req)
 	w.Suspend(t, held.ID)
@@ -220,13 +222,13 @@ func TestRevokedByAnOperator(t *testing.T) {
 
 var errLost = errors.New("connection reset by peer")
 
-// deaf is a server whose first answers to renewals are lost on the way.
-type deaf struct {
+// lossyClient is a client that loses the responses to its first renewals.
+type lossyClient struct {
 	*enroll.Client
 	loses int
 }
 
-func (d *deaf) Renew(ctx context.Context, r enroll.RenewRequest) (enroll.Credential, error) {
+func (d *lossyClient) Renew(ctx context.Context, r enroll.RenewRequest) (enroll.Credential, error) {
 	c, err := d.Client.Renew(ctx, r)
 	if d.loses--; err == nil && d.loses >= 0 {
 		return enroll.Credential{}, errLost
@@ -234,19 +236,19 @@ func (d *deaf) Renew(ctx context.Context, r enroll.RenewRequest) (enroll.Credent
 	return c, err
 }
 
-// The agent itself gets through, and is given one certificate.
-func TestAnAgentThatLosesTheAnswer(t *testing.T) {
+// An agent that loses two responses obtains its new certificate, and only one is issued.
+func TestAgentLosesResponse(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{Profile: func(name string, c *ca.ProfileConfig) {
-		if name == "device" { // with two thirds of its life behind it, so that the agent renews at once
+		if name == "device" { // backdated, so that the agent renews immediately
 			c.RenewalRevokes, c.Lifetime, c.MaxLifetime, c.Backdate = true, "10m", "10m", "55m"
 		}
 	}})
 	resp := servertest.Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: w.Register(t, "device", "device/1")}))(t)
 	w.Secret(t, resp.GetToken())
-	authority := &deaf{servertest.Must(enroll.NewClient(w.GRPC))(t), 2}
+	authority := &lossyClient{servertest.Must(enroll.NewClient(w.GRPC))(t), 2}
 	path, log := t.TempDir(), slog.New(slog.DiscardHandler)
-	// run starts the agent, has it do its work and stops it, as a device does that wakes up for a moment.
+	// run starts the agent, calls work and stops the agent, like a device that wakes up briefly.
 	run := func(work func(*enroll.Agent) error) *x509.Certificate {
 		t.Helper()
 		dir := servertest.Must(enroll.OpenDirectory(path, log))(t)
@@ -259,7 +261,7 @@ func TestAnAgentThatLosesTheAnswer(t *testing.T) {
 	first := run(func(a *enroll.Agent) error {
 		return a.Enroll(t.Context(), servertest.Must(enroll.ParseToken(resp.GetToken()))(t))
 	})
-	// A device that does not know when its certificate arrived, nor when to renew it, goes by the certificate.
+	// Without the time of delivery and the renewal window, the agent computes the time of renewal from the certificate.
 	origins := servertest.Must(filepath.Glob(filepath.Join(path, "*", "origin.json")))(t)
 	origin := servertest.Must(os.ReadFile(origins[0]))(t)
 	if err := os.WriteFile(origins[0], regexp.MustCompile(`,\s*"(obtained":\s*"[^"]*"|renewal_window":\s*\{[^}]*\})`).ReplaceAll(origin, nil), 0o600); err != nil {
@@ -268,20 +270,20 @@ func TestAnAgentThatLosesTheAnswer(t *testing.T) {
 	for range 2 {
 		if now := run(func(a *enroll.Agent) error {
 			if err := a.Refresh(t.Context()); !errors.Is(err, errLost) {
-				return fmt.Errorf("the answer was lost, and the agent says %w", err)
+				return fmt.Errorf("the error of an agent that lost a response: %w", err)
 			}
 			return nil
 		}); !now.Equal(first) {
-			t.Error("the agent has a certificate that it was never given")
+			t.Error("the agent has a certificate although the response was lost")
 		}
 		w.Status(t, first, "superseded")
 	}
 	second := run(func(a *enroll.Agent) error { return a.Refresh(t.Context()) })
 	if second.Equal(first) {
-		t.Error("the agent has the certificate that it had")
+		t.Error("the agent still has the old certificate")
 	}
 	w.Status(t, second, "good")
 	if n := rows(t, w, "certificates WHERE profile = 'device'"); n != 2 {
-		t.Errorf("%d certificates are on record for an enrollment and a renewal", n)
+		t.Errorf("%d certificates are on record after an enrollment and a renewal, want 2", n)
 	}
 }

@@ -8,16 +8,18 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// keyedMutex has those who work on one identity do it one after the other, in the order in which they asked. So nobody who asks
-// again and again, such as the holder of a spent token, keeps another from its turn. It is safe for concurrent use.
+// keyedMutex is a mutex for each identity. Callers get it in the order in which they called take, so that a client that
+// repeats its requests quickly cannot starve another one. It is safe for concurrent use.
 type keyedMutex struct {
-	mu      sync.Mutex
-	waiting map[pki.SPIFFEID][]chan struct{} // of each identity whose turn is taken; closed when the turn passes on
+	mu sync.Mutex
+	// waiting has a key for each locked identity. The value is the queue of waiting callers. Closing the channel of a caller
+	// passes the lock to it.
+	waiting map[pki.SPIFFEID][]chan struct{}
 }
 
 func newKeyedMutex() *keyedMutex { return &keyedMutex{waiting: map[pki.SPIFFEID][]chan struct{}{}} }
 
-// take waits until it is the caller's turn, or until ctx ends, and returns what ends the turn.
+// take locks id and returns a function that unlocks it. It fails if ctx ends first.
 func (t *keyedMutex) take(ctx context.Context, id pki.SPIFFEID) (done func(), err error) {
 	done = func() { t.end(id) }
 	t.mu.Lock()
@@ -35,13 +37,13 @@ func (t *keyedMutex) take(ctx context.Context, id pki.SPIFFEID) (done func(), er
 		return done, nil
 	case <-ctx.Done():
 	}
-	if !t.withdraw(id, mine) { // the turn came at the same moment
+	if !t.withdraw(id, mine) { // the lock was passed to this caller at the same time
 		done()
 	}
 	return nil, ctx.Err()
 }
 
-// withdraw takes a caller out of the queue, and reports whether it was still there.
+// withdraw removes a caller from the queue. It returns false if the caller is not in the queue any more.
 func (t *keyedMutex) withdraw(id pki.SPIFFEID, mine chan struct{}) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -54,7 +56,7 @@ func (t *keyedMutex) withdraw(id pki.SPIFFEID, mine chan struct{}) bool {
 	return true
 }
 
-// end passes the turn to who has waited longest.
+// end passes the lock to the first caller in the queue, or unlocks id if the queue is empty.
 func (t *keyedMutex) end(id pki.SPIFFEID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

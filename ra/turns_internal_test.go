@@ -10,9 +10,9 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Many who ask for one identity's turn again and again serve one who asks once in its order, and who gives up loses nothing
-// for the others.
-func TestTurnsComeInTheOrderOfAsking(t *testing.T) {
+// Callers get the lock in the order in which they waited for it. A caller that locks again goes to the end of the queue, and a
+// canceled caller leaves the queue.
+func TestKeyedMutexIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		id, err := pki.ParseSPIFFEID("spiffe://fleet.example/device/1")
 		if err != nil {
@@ -34,13 +34,13 @@ func TestTurnsComeInTheOrderOfAsking(t *testing.T) {
 				done, err := all.take(ctx, id)
 				if err != nil {
 					if !errors.Is(err, context.Canceled) || n%3 != 1 {
-						t.Errorf("caller %d is refused: %v", n, err)
+						t.Errorf("caller %d failed: %v", n, err)
 					}
 					return
 				}
 				order = append(order, n)
 				done()
-				if n == 0 { // asks again, ahead of nobody
+				if n == 0 { // locks again, behind all others
 					if done, err = all.take(ctx, id); err == nil {
 						order = append(order, 100)
 						done()
@@ -54,10 +54,10 @@ func TestTurnsComeInTheOrderOfAsking(t *testing.T) {
 		first()
 		synctest.Wait()
 		if want := []int{0, 2, 3, 5, 6, 8, 9, 100}; !slices.Equal(order, want) {
-			t.Errorf("the turns came in the order %v, want %v", order, want)
+			t.Errorf("the callers got the lock in the order %v, want %v", order, want)
 		}
 		if len(all.waiting) != 0 {
-			t.Errorf("%d identities are remembered when all is over", len(all.waiting))
+			t.Errorf("%d identities are locked at the end, want 0", len(all.waiting))
 		}
 	})
 }

@@ -9,15 +9,15 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// operatorFactor is how many times the profile's max_unexpired an identity may have where an operator asks for one more: with
-// a token that replaces, or with an order.
+// operatorFactor multiplies the profile's max_unexpired for certificates that an operator authorizes, with an issue
+// request or with a token that replaces certificates.
 const operatorFactor = 16
 
-// minRenewal is the shortest lifetime that a renewal may ask for, unless the profile's own is shorter. Two renewals pass in
-// each, however many certificates there are.
+// minRenewal is the minimum lifetime that a renewal can request, unless the lifetime of the profile is shorter. A renewal
+// past half of the lifetime is not counted by max_unexpired, so a very short lifetime would evade that limit.
 const minRenewal = time.Minute
 
-// checkRenewalLifetime refuses a renewal that asks for too short a lifetime.
+// checkRenewalLifetime refuses a renewal that requests a lifetime shorter than minRenewal.
 func checkRenewalLifetime(p *ca.Profile, req ca.Request) error {
 	least := min(minRenewal, p.Lifetime())
 	if req.Guard.Predecessor.IsZero() || req.Lifetime == 0 || req.Lifetime >= least {
@@ -27,9 +27,13 @@ func checkRenewalLifetime(p *ca.Profile, req ca.Request) error {
 		"profile %s does not allow a renewal for %s", p.Name(), req.Lifetime)
 }
 
-// bound returns how many unexpired certificates the identity of a request may have, the new one included, or zero where the
-// request passes however many there are. Those are an identity's first certificate, and the first renewal of a predecessor
-// past half of its life, or of a retired CA. So each certificate passes once.
+// bound returns the maximum number of unexpired certificates of the identity, including the new one. It returns zero if
+// there is no maximum for the request, which is the case for:
+//   - the first certificate of an identity
+//   - the first renewal of a certificate that is past half of its lifetime
+//   - the first renewal of a certificate of a retired CA
+//
+// So each certificate leads to at most one renewal that the maximum does not limit.
 func (r *Registrar) bound(st IssuanceState, p *ca.Profile, req ca.Request) int {
 	before := req.Guard.Predecessor
 	if before.IsZero() {
@@ -45,13 +49,13 @@ func (r *Registrar) bound(st IssuanceState, p *ca.Profile, req ca.Request) int {
 	return p.MaxUnexpired()
 }
 
-// halfLife returns the middle of a certificate's life. That begins when the certificate was issued: what its profile backdates is
-// no part of it.
+// halfLife returns the middle of the lifetime of p. The lifetime starts at p.IssuedAt and not at NotBefore, which the
+// profile may backdate.
 func halfLife(p Predecessor) time.Time {
 	return p.IssuedAt.Add(p.NotAfter.Sub(p.IssuedAt) / 2)
 }
 
-// checkBound refuses a request of an identity that has as many unexpired certificates as the bound allows.
+// checkBound refuses a request if the identity already has the maximum number of unexpired certificates.
 func (r *Registrar) checkBound(ctx context.Context, st IssuanceState, req ca.Request) error {
 	most := req.Guard.MaxUnexpired
 	if most == 0 {
@@ -67,19 +71,20 @@ func (r *Registrar) checkBound(ctx context.Context, st IssuanceState, req ca.Req
 	return r.tooEarly(req.Guard.Predecessor, st.Predecessor)
 }
 
-// tooEarlyError is the refusal of a renewal that passes later.
+// tooEarlyError is the refusal of a renewal that will be allowed later.
 type tooEarlyError struct {
 	*pki.Refusal
 	after time.Duration
 }
 
-// Unwrap returns the refusal.
+// Unwrap returns the refusal that e wraps.
 func (e *tooEarlyError) Unwrap() error { return e.Refusal }
 
-// RetryAfter returns how long it takes until the renewal passes.
+// RetryAfter returns the time until the renewal will be allowed.
 func (e *tooEarlyError) RetryAfter() time.Duration { return e.after }
 
-// tooEarly refuses a renewal at the bound. One whose predecessor was renewed before does not pass later by itself.
+// tooEarly returns the refusal of a renewal whose identity has the maximum number of unexpired certificates. If the
+// predecessor was renewed before, waiting does not help, so the refusal has no retry time.
 func (r *Registrar) tooEarly(ref pki.CertRef, p Predecessor) error {
 	at := halfLife(p)
 	if !p.Successor.IsZero() {
@@ -88,7 +93,7 @@ func (r *Registrar) tooEarly(ref pki.CertRef, p Predecessor) error {
 	}
 	return &tooEarlyError{
 		pki.Refuse(pki.RuleRenewalTooEarly, "renew from "+at.UTC().Format(time.RFC3339)+" on, or have max_unexpired of the profile raised",
-			"certificate %s has not lived half of its life, and its identity has as many unexpired certificates as its profile allows", ref.Serial),
+			"certificate %s has not reached half of its lifetime, and its identity has as many unexpired certificates as its profile allows", ref.Serial),
 		max(at.Sub(r.clock()), time.Second),
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// TestBoundOfRetiredCAs looks at a renewal right after the predecessor was issued: by the CA that issues now, by another one,
-// and by a retired one.
+// TestBoundOfRetiredCAs checks the limit for a renewal immediately after its predecessor was issued by the current CA, by another
+// CA, or by a retired CA.
 func TestBoundOfRetiredCAs(t *testing.T) {
 	configs, err := ca.DefaultProfiles()
 	if err != nil {
@@ -36,7 +36,7 @@ func TestBoundOfRetiredCAs(t *testing.T) {
 		req := ca.Request{IssuingCA: issuer(1), Guard: pki.Guard{Predecessor: pki.CertRef{Issuer: issuer(n), Serial: serial}}}
 		st := IssuanceState{Identity: Identity{State: pki.Enrolled}, Predecessor: Predecessor{IssuedAt: now, NotAfter: now.Add(24 * time.Hour)}}
 		if got := r.bound(st, profile, req); got != want {
-			t.Errorf("a predecessor of CA %d is renewed up to %d certificates, want %d", n, got, want)
+			t.Errorf("the limit for a predecessor of CA %d is %d certificates, want %d", n, got, want)
 		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// retryAfter is what a refusal asks its caller to wait, or zero.
+// retryAfter returns the retry delay in a refusal, or zero.
 func retryAfter(err error) time.Duration {
 	for _, d := range status.Convert(err).Details() {
 		if r, ok := d.(*errdetails.RetryInfo); ok {
@@ -28,8 +28,8 @@ func retryAfter(err error) time.Duration {
 	return 0
 }
 
-// A device that renews what it was just given, for ever, gets as many certificates as its profile allows, revoked ones
-// included. Past half of the last one's life it goes on.
+// A device that renews each new certificate immediately reaches max_unexpired of its profile. Revoked certificates count too.
+// Past half of the lifetime of the last certificate, it can renew again.
 func TestEarlyRenewalsAreBounded(t *testing.T) {
 	t.Parallel()
 	for name, revokes := range map[string]bool{"renewals leave": false, "renewals revoke": true} {
@@ -38,8 +38,8 @@ func TestEarlyRenewalsAreBounded(t *testing.T) {
 			w := servertest.New(t, ground, servertest.Options{Ahead: -20 * time.Hour, Profile: func(name string, c *ca.ProfileConfig) {
 				c.RenewalRevokes = revokes && name == "device"
 			}})
-			device := w.Enrolled(t, "device", "device/1") // for 24 hours
-			for range 5 {                                 // six are the default
+			device := w.Enrolled(t, "device", "device/1") // valid for 24 hours
+			for range 5 {                                 // max_unexpired is 6 by default
 				device = w.Renewed(t, device, servertest.Key(t))
 			}
 			before, logged := rows(t, w, "certificates"), len(w.Entries(t, 0))
@@ -47,14 +47,14 @@ func TestEarlyRenewalsAreBounded(t *testing.T) {
 				_, err := device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 				servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleRenewalTooEarly)
 				if after := retryAfter(err); after < 11*time.Hour || after > 12*time.Hour {
-					t.Errorf("the device is asked to wait for %s, want half of its certificate's life", after)
+					t.Errorf("the retry delay is %s, want half of the certificate's lifetime", after)
 				}
 			}
 			if n := rows(t, w, "certificates"); n != before {
-				t.Errorf("%d certificates more are on record", n-before)
+				t.Errorf("%d certificates were added", n-before)
 			}
 			if entries := servertest.Find(w.Entries(t, logged), translog.RequestRefused, device.ID); len(entries) != 1 {
-				t.Errorf("three refusals of one certificate left %d log entries, want 1", len(entries))
+				t.Errorf("three refused renewals of one certificate wrote %d log entries, want 1", len(entries))
 			}
 			w.Clock.Advance(12*time.Hour + time.Minute)
 			next := w.Renewed(t, device, servertest.Key(t))
@@ -64,7 +64,7 @@ func TestEarlyRenewalsAreBounded(t *testing.T) {
 	}
 }
 
-// Many renewals of one identity at the same time pass the bound no more than one after the other.
+// Concurrent renewals of one identity cannot exceed max_unexpired.
 func TestParallelRenewalsAreBounded(t *testing.T) {
 	t.Parallel()
 	const most, parallel = 12, 64
@@ -85,12 +85,12 @@ func TestParallelRenewalsAreBounded(t *testing.T) {
 		}
 	}
 	if n := rows(t, w, "certificates WHERE der IS NOT NULL"); n != before+2 {
-		t.Errorf("%d renewals at once got %d certificates, want the 2 up to the bound", parallel, n-before)
+		t.Errorf("%d concurrent renewals returned %d certificates, want the 2 that max_unexpired allows", parallel, n-before)
 	}
 }
 
-// A device that has lost the answer and the request ID gets the certificate that it has, for the same key.
-func TestALostRenewalIsFoundByItsKey(t *testing.T) {
+// A device that lost the response and the request ID gets the same certificate again if it renews with the same key.
+func TestLostRenewalIsFoundByKey(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device, key := w.Enrolled(t, "device", "device/1"), servertest.Key(t)
@@ -99,30 +99,30 @@ func TestALostRenewalIsFoundByItsKey(t *testing.T) {
 	for range 10 {
 		again := servertest.Must(device.Renew(t.Context(), servertest.Renewal(t, key)))(t).GetCredential().GetCertificate()
 		if !bytes.Equal(again, first) {
-			t.Fatal("the same predecessor and key got another certificate")
+			t.Fatal("a renewal with the same predecessor and key returned another certificate")
 		}
 	}
 	if n, entries := rows(t, w, "certificates"), len(w.Entries(t, 0)); n != before || entries != logged {
-		t.Errorf("%d certificates and %d log entries more are on record", n-before, entries-logged)
+		t.Errorf("%d certificates and %d log entries were added, want none", n-before, entries-logged)
 	}
-	// What it was renewed into is no answer once it is revoked.
+	// A revoked successor is not returned.
 	w.Revoke(t, w.Holder(t, first, key).Certificate, "superseded")
 	next := servertest.Must(device.Renew(t.Context(), servertest.Renewal(t, key)))(t).GetCredential().GetCertificate()
 	if bytes.Equal(next, first) {
-		t.Error("the device was given a certificate that is revoked")
+		t.Error("the renewal returned a revoked certificate")
 	}
 }
 
-// A certificate passes the bound once past half of its life: renewed again for the same key whenever the last answer has
-// ended, it gets no more than its profile allows.
-func TestARenewalThatIsRepeatedIsBounded(t *testing.T) {
+// A certificate past half of its lifetime has one renewal that max_unexpired does not limit. Further renewals of it, with the
+// same key after the previous result expired, are limited.
+func TestRepeatedRenewalsAreBounded(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{Ahead: -20 * time.Hour})
-	device, key := w.Enrolled(t, "device", "device/1"), servertest.Key(t) // for 24 hours
+	device, key := w.Enrolled(t, "device", "device/1"), servertest.Key(t) // valid for 24 hours
 	w.Clock.Advance(13 * time.Hour)
 	var refused error
 	got := 0
-	for range 8 { // six are the default
+	for range 8 { // max_unexpired is 6 by default
 		short := servertest.Renewal(t, key)
 		short.Lifetime = durationpb.New(time.Minute)
 		resp, err := device.Renew(t.Context(), short)
@@ -130,18 +130,18 @@ func TestARenewalThatIsRepeatedIsBounded(t *testing.T) {
 			break
 		}
 		w.Clock.Advance(50 * time.Second)
-		w.Renewed(t, w.Holder(t, resp.GetCredential().GetCertificate(), key), servertest.Key(t)) // for 24 hours
+		w.Renewed(t, w.Holder(t, resp.GetCredential().GetCertificate(), key), servertest.Key(t)) // valid for 24 hours
 		w.Clock.Advance(20 * time.Second)
 		got++
 	}
 	servertest.Refused(t, refused, codes.ResourceExhausted, pki.RuleMaxUnexpired)
 	if got != 5 {
-		t.Errorf("a device with one certificate got %d more, want the 5 up to the bound", got)
+		t.Errorf("a device with one certificate got %d more, want the 5 that max_unexpired allows", got)
 	}
 }
 
-// A renewal that asks for a few seconds would pass half of its life at once.
-func TestRenewalsForSecondsAreRefused(t *testing.T) {
+// A certificate for a few seconds would reach half of its lifetime immediately, and so evade max_unexpired.
+func TestShortRenewalsAreRefused(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
@@ -155,8 +155,8 @@ func TestRenewalsForSecondsAreRefused(t *testing.T) {
 	servertest.Must(device.Renew(t.Context(), renewal))(t)
 }
 
-// Operators are bounded too, by a higher number.
-func TestOrdersForOneIdentityAreBounded(t *testing.T) {
+// Issue requests of operators are limited too, by a multiple of max_unexpired.
+func TestIssueRequestsAreBounded(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{Profile: func(_ string, c *ca.ProfileConfig) { c.MaxUnexpired = 1 }})
 	device := w.Enrolled(t, "device", "device/1")
@@ -172,9 +172,9 @@ func TestOrdersForOneIdentityAreBounded(t *testing.T) {
 		}
 	}
 	if fmt.Sprint(refused) != fmt.Sprintf("map[%s:5]", pki.RuleMaxUnexpired) {
-		t.Errorf("of 20 orders beside one certificate were refused %v, want 5", refused)
+		t.Errorf("%v of 20 issue requests for an identity with one certificate were refused, want 5", refused)
 	}
 	_, err := w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, w.Token(t, device.ID, true), servertest.Key(t)))
 	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleMaxUnexpired)
-	w.Status(t, device.Certificate, "good") // a token that does not serve replaces nothing
+	w.Status(t, device.Certificate, "good") // a refused token revokes nothing
 }
