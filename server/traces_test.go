@@ -172,7 +172,8 @@ func TestUnresponsiveCollectorDelaysNothing(t *testing.T) {
 	w.Enrolled(t, "device", "device/1")
 	unready(t, w, "")
 	w.StopServer(t)
-	if !strings.Contains(w.Log.String(), "trace collector unavailable") {
+	// The export and the shutdown end at the same deadline. Whichever ends first logs before the server has stopped.
+	if log := w.Log.String(); !strings.Contains(log, "trace collector unavailable") && !strings.Contains(log, "sending the last traces failed") {
 		t.Error("the log does not report that traces are lost")
 	}
 	w.Serve(t, servertest.Options{})
