@@ -67,7 +67,7 @@ func (c *CA) Write(ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit,
 			return err
 		}
 		for i, s := range settle {
-			if err := tx.settle(ctx, s, verdicts[i]); err != nil {
+			if err := tx.commitBatch(ctx, s, verdicts[i]); err != nil {
 				return fmt.Errorf("commit batch %s: %w", s.Intent.Batch, err)
 			}
 		}

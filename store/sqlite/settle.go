@@ -15,12 +15,12 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// settle removes the items of a batch from their durable intent, and records every one of them. A certificate whose guard
+// commitBatch removes the items of a batch from their durable intent, and records every one of them. A certificate whose guard
 // holds is issued. Every other item becomes a revoked record that was never delivered.
 //
 // A refused record does not affect the others and needs no savepoint. Its guard is checked before anything is written for
 // it. Only the first write can violate a constraint, and SQLite rolls back that statement alone.
-func (tx *writeTx) settle(ctx context.Context, s ca.BatchCommit, verdicts ca.Results) error {
+func (tx *writeTx) commitBatch(ctx context.Context, s ca.BatchCommit, verdicts ca.Results) error {
 	items, err := tx.takeItems(ctx, s.Intent)
 	if err != nil {
 		return err
