@@ -3,6 +3,7 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -149,13 +150,78 @@ func (AddPoints) operation()            {}
 func (Expire) operation()               {}
 
 // Replay returns the operations that restore the records of the log entry with the given index. The entry of a refusal has
-// no operations.
+// no operations. Replay returns an error if the entry's event does not belong to its action and outcome, which are what a
+// reader of the log sees.
 func Replay(index uint64, e translog.Entry) ([]Operation, error) {
-	ops, err := replay(index, e)
+	var ops []Operation
+	err := checkEvent(e)
+	if err == nil {
+		ops, err = replay(index, e)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("replay log entry %d, %s: %w", index, e.Action, err)
 	}
 	return ops, nil
+}
+
+// checkEvent returns an error if an entry has another event than its action, or was refused and has an event that
+// recorded something.
+func checkEvent(e translog.Entry) error {
+	matches, recorded := false, true
+	switch event := e.Event.(type) {
+	case *translog.Refusal:
+		matches, recorded = e.Action == translog.RequestRefused, false
+	case *translog.IssuedCertificate:
+		matches = e.Action == translog.CertificateIssued
+	case *translog.AbandonedCertificates:
+		matches, recorded = e.Action == translog.CertificateAbandoned, event.Duplicate.IsZero()
+	case *translog.IdentityAttributes:
+		matches = e.Action == translog.IdentityRegistered || e.Action == translog.IdentityUpdated
+	case *translog.CreatedToken:
+		matches = e.Action == translog.TokenCreated
+	case *translog.BoundToken:
+		matches = e.Action == translog.TokenBound
+	case *translog.RevokedTokens:
+		matches = e.Action == translog.TokenRevoked
+	case *translog.StatusOrder:
+		matches = slices.Contains(statusActions, e.Action)
+	case *translog.BulkRevocation:
+		matches = e.Action == translog.BulkRevocationCreated
+	case *translog.BulkStep:
+		matches = e.Action == translog.BulkRevocationCounted || slices.Contains(statusActions, e.Action)
+	case *translog.CACertificate:
+		matches = e.Action == translog.CAInstalled || e.Action == translog.CARetired || e.Action == translog.CARemoved
+	case *translog.CRLNumber:
+		matches = e.Action == translog.CRLNumberTaken
+	case *translog.PublishedCRL:
+		matches = e.Action == translog.CRLPublished
+	case translog.DistributionPoints:
+		matches = e.Action == translog.DistributionPointsRecorded
+	case *translog.ExpiredRecords:
+		matches = e.Action == translog.RecordsExpired
+	default:
+		return errors.New("it has no event")
+	}
+	if refused := e.Outcome == translog.Refused; !matches || refused == recorded {
+		return fmt.Errorf("an entry with the action %s and the outcome %s cannot have the event %T", e.Action, e.Outcome, e.Event)
+	}
+	return nil
+}
+
+// statusActions are the actions of changes of certificates' statuses, alone, in bulk or with their identity.
+var statusActions = []translog.Action{
+	translog.CertificateRevoked, translog.CertificateHeld, translog.CertificateUnheld, translog.IdentitySuspended,
+	translog.IdentityResumed, translog.IdentityRetired, translog.IdentityReplaced,
+}
+
+// checkKind returns an error if an identity is of another kind than its path: operators and parts of Brevet have reserved
+// paths, and no other identity has one.
+func checkKind(id pki.SPIFFEID, kind pki.Kind) error {
+	reserved := kind == pki.Operator || kind == pki.Server || kind == pki.VA
+	if reserved != id.Reserved() || id.IsOperator() != (kind == pki.Operator) {
+		return fmt.Errorf("%s cannot be of the kind %s", id, kind)
+	}
+	return nil
 }
 
 func replay(index uint64, e translog.Entry) ([]Operation, error) {
@@ -246,6 +312,9 @@ func replayAbandoned(index uint64, e translog.Entry, event *translog.AbandonedCe
 }
 
 func replayIdentity(e translog.Entry, event *translog.IdentityAttributes) ([]Operation, error) {
+	if err := checkKind(e.Identity, event.Kind); err != nil {
+		return nil, err
+	}
 	id := ra.Identity{
 		ID: e.Identity, Kind: event.Kind, Profile: event.Profile, Labels: event.Labels, DNSNames: event.DNSNames,
 		IPAddresses: event.IPAddresses, State: pki.Registered, Revision: event.Revision, CreatedAt: e.Time,

@@ -76,6 +76,9 @@ func (h *history) attributes(t *rapid.T, id *ra.Identity) {
 func (h *history) register(t *rapid.T) {
 	id := h.w.newIdentity(t)
 	id.Kind = rapid.SampledFrom([]pki.Kind{pki.Device, pki.Workload, pki.VA}).Draw(t, "kind")
+	if id.Kind == pki.VA {
+		id.ID = delegateID(t, id.ID)
+	}
 	h.attributes(t, &id)
 	_, err := h.w.RA.CreateIdentity(context.Background(), id, operator)
 	must(t, err)
