@@ -142,7 +142,7 @@ func (h *history) abandon(t *rapid.T) {
 	if len(h.records) > 0 && rapid.Bool().Draw(t, "duplicate") {
 		intended[0].Ref = rapid.SampledFrom(h.records).Draw(t, "duplicate of").Ref
 	}
-	h.w.settle(t, h.w.announce(t, intended...))
+	h.w.commitBatch(t, h.w.writeIntent(t, intended...))
 }
 
 func (h *history) token(t *rapid.T) {
