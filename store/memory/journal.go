@@ -256,8 +256,8 @@ func (s *state) insert(c cert) {
 	s.certs = append(s.certs, c)
 }
 
-// abandon records items as revoked certificates that were never delivered. It calls the function entry with the recorded
-// items to create the log entry.
+// abandon stores each intended certificate as one that was revoked and never delivered. It calls entry with those that it
+// stored, to create the log entry.
 func (s *state) abandon(
 	at time.Time, items []ca.IntentItem, entry func([]ca.IntentItem, []pki.StatusChange) translog.Entry,
 ) error {

@@ -75,7 +75,7 @@ func NeverDelivered(serial pki.Serial) *pki.Refusal {
 	return pki.Refuse(pki.RuleNotFound, "name one that was delivered", "certificate %s was never delivered", serial)
 }
 
-// NoIssuer returns the refusal of a CA that issued no certificate on record.
+// NoIssuer returns the refusal of a request that names a CA of which no certificate is recorded.
 func NoIssuer(id pki.IssuerID) *pki.Refusal {
 	return pki.Refuse(pki.RuleNotFound, "see which there are with brevet crl list --output json",
 		"no certificate of the issuer %s is on record", id)

@@ -112,8 +112,8 @@ func (tx *writeTx) announce(ctx context.Context, epoch ca.Epoch, intent ca.Inten
 	return err
 }
 
-// State reads the states of batches. A batch that was committed more than settledKept batches before the last Write is
-// reported as absent.
+// State returns the state of each batch. It knows only the last settledKept committed batches, and reports older ones as
+// absent.
 func (c *CA) State(ctx context.Context, epoch ca.Epoch, batches []ca.BatchID) ([]ca.BatchState, error) {
 	states := make([]ca.BatchState, len(batches))
 	err := c.db.file.Read(ctx, "read the journal", func(ctx context.Context, tx *sql.Tx) error {

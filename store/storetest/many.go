@@ -29,7 +29,7 @@ func testMany(t *testing.T, open func(t *testing.T) Store) {
 // manyCertificates is more than one transaction changes.
 const manyCertificates = 150
 
-// many issues many certificates to one identity, in one batch.
+// many issues manyCertificates certificates to one identity, in one batch.
 func (w *world) many(t *testing.T, key pki.KeyHash) []ca.Record {
 	t.Helper()
 	first := w.issued(t)
