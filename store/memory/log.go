@@ -10,7 +10,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Sequence implements translog.Records.
+// Sequence implements translog.Store.
 func (st *Store) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, error) {
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, err
@@ -39,7 +39,7 @@ func (s *state) entry(index uint64) translog.Sequenced {
 	return translog.Sequenced{Index: index, Entry: s.log[index-1], Chain: s.sequenced[index-1]}
 }
 
-// Head implements translog.Records.
+// Head implements translog.Store.
 func (st *Store) Head(ctx context.Context) (translog.Head, error) {
 	var head translog.Head
 	err := st.read(ctx, func(s *state) error {
@@ -54,7 +54,7 @@ func (st *Store) Epoch(ctx context.Context) (translog.Epoch, error) {
 	var epoch translog.Epoch
 	err := st.write(ctx, func(s *state) error {
 		if s.logEpoch == (translog.Epoch{}) {
-			_, _ = rand.Read(s.logEpoch[:]) // never fails: crypto/rand ends the process if it has no randomness
+			_, _ = rand.Read(s.logEpoch[:]) // never fails: crypto/rand ends the process if it cannot read random bytes
 		}
 		epoch = s.logEpoch
 		return nil
@@ -62,7 +62,7 @@ func (st *Store) Epoch(ctx context.Context) (translog.Epoch, error) {
 	return epoch, err
 }
 
-// Written implements translog.Records.
+// Written implements translog.Store.
 func (st *Store) Written(ctx context.Context) (uint64, error) {
 	var n uint64
 	err := st.read(ctx, func(s *state) error {
@@ -72,7 +72,7 @@ func (st *Store) Written(ctx context.Context) (uint64, error) {
 	return n, err
 }
 
-// Entries implements translog.Records.
+// Entries implements translog.Store.
 func (st *Store) Entries(ctx context.Context, from uint64, limit int) ([]translog.Sequenced, error) {
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, err

@@ -24,7 +24,7 @@ func (r *RA) Certificate(ctx context.Context, ref pki.CertRef) (ra.Certificate, 
 	return r.certificate(ctx, rules.NoCertificate(ref.Serial), `WHERE c.serial = ? AND i.issuer = ?`, ref.Serial.Bytes(), ref.Issuer.Bytes())
 }
 
-// CertificateBySerial finds a certificate without naming its issuer.
+// CertificateBySerial returns the record of the certificate with a serial number, of any issuing CA.
 func (r *RA) CertificateBySerial(ctx context.Context, serial pki.Serial) (ra.Certificate, error) {
 	return r.certificate(ctx, rules.NoCertificate(serial), `WHERE c.serial = ?`, serial.Bytes())
 }
@@ -47,7 +47,7 @@ func (r *RA) certificate(ctx context.Context, missing *pki.Refusal, where string
 	return c, err
 }
 
-// Certificates returns a page of certificates, the newest first.
+// Certificates returns a page of certificates, newest first.
 func (r *RA) Certificates(ctx context.Context, f ra.CertificateFilter, after ra.CertificatePlace, limit int) ([]ra.Certificate, ra.CertificatePlace, error) {
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, ra.CertificatePlace{}, err
@@ -79,8 +79,8 @@ func (r *RA) Certificates(ctx context.Context, f ra.CertificateFilter, after ra.
 	return page, next, nil
 }
 
-// selectCertificates adds the query for lookUp. An identity has few certificates: those that the selection matches are
-// found as bulk revocations find them, and sorted.
+// selectCertificates adds the query for lookUp. An identity has few certificates, so a selection by identity finds them in
+// the same way as a bulk revocation, and sorts them.
 func selectCertificates(ctx context.Context, tx *sql.Tx, q *clause, open openSets, f ra.CertificateFilter, after ra.CertificatePlace) error {
 	s := setRow{BulkRevocation: revocation.BulkRevocation{BulkRequest: revocation.BulkRequest{Selection: f.Selection, Action: revocation.Revoke}}, mark: 1<<63 - 1}
 	if err := s.checkNamed(ctx, tx); err != nil {
@@ -121,7 +121,7 @@ func selectCertificates(ctx context.Context, tx *sql.Tx, q *clause, open openSet
 	return nil
 }
 
-// matchCertificate adds the condition under which a filter matches the certificate c, its state apart.
+// matchCertificate adds the condition that the certificate c matches the filter, except for its state.
 func matchCertificate(q *clause, s *setRow, f ra.CertificateFilter) {
 	q.add(`1`)
 	if !f.IsZero() {
@@ -143,7 +143,8 @@ func matchCertificate(q *clause, s *setRow, f ra.CertificateFilter) {
 	notRenewed(q, `c.identity`, f.NotRenewedSince)
 }
 
-// scanCertificatePlace reads a row of selectCertificates. The state is the one with the open bulk revocations applied.
+// scanCertificatePlace reads a row of selectCertificates. It compares the effective state, with the open bulk revocations
+// applied, with the filter.
 func scanCertificatePlace(rows *sql.Rows, open openSets, states []pki.State) (looked[ra.CertificatePlace], error) {
 	var f looked[ra.CertificatePlace]
 	var issued, state, reason, version int64
@@ -162,7 +163,7 @@ func scanCertificatePlace(rows *sql.Rows, open openSets, states []pki.State) (lo
 	return f, err
 }
 
-// readCertificates reads the certificates in some rows, in the order of lists.
+// readCertificates reads the certificates with the given row IDs, in the order of lists.
 func readCertificates(ctx context.Context, tx *sql.Tx, ids []int64) ([]ra.Certificate, error) {
 	list, err := idsIn(ids)
 	if err != nil {
@@ -182,7 +183,7 @@ func readCertificates(ctx context.Context, tx *sql.Tx, ids []int64) ([]ra.Certif
 	return page, addSets(ctx, tx, page, ids)
 }
 
-// addSets adds to certificates what sets of revocations say whose records are to follow.
+// addSets applies the open bulk revocations to certificates.
 func addSets(ctx context.Context, tx *sql.Tx, page []ra.Certificate, ids []int64) error {
 	open, err := readOpenSets(ctx, tx)
 	if err != nil || open.none() || len(page) == 0 {
@@ -197,7 +198,7 @@ func addSets(ctx context.Context, tx *sql.Tx, page []ra.Certificate, ids []int64
 	return err
 }
 
-// scanCertificate reads a row of selectCertificate, and its id.
+// scanCertificate reads a row of selectCertificate, and returns the certificate and its row ID.
 func scanCertificate(row engine.Scanner) (ra.Certificate, int64, error) {
 	var c ra.Certificate
 	var id, issuedAt, notAfter int64

@@ -58,7 +58,7 @@ func statusCommand(args []string, s streams) error {
 	}
 	output := value(flags, "output")
 	if output != "text" && output != "json" {
-		return misusef("status: --output %q is no format: use text or json", output)
+		return misusef("status: --output %q is not a format: use text or json", output)
 	}
 	r := set.report(time.Now())
 	if output == "json" {
