@@ -15,17 +15,17 @@ func (st *Store) Sequence(ctx context.Context, limit int) ([]translog.Sequenced,
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, err
 	}
-	var found []translog.Sequenced
+	page := translog.NewPage(limit)
 	err := st.write(ctx, func(s *state) error {
-		for len(s.sequenced) < len(s.log) && len(found) < limit {
+		for len(s.sequenced) < len(s.log) && !page.IsFull() {
 			head := s.head()
 			entry := s.log[head.Size]
 			s.sequenced = append(s.sequenced[:head.Size:head.Size], translog.Chain(head.Chain, entry))
-			found = append(found, s.entry(head.Size+1))
+			page.Add(s.entry(head.Size + 1))
 		}
 		return nil
 	})
-	return found, err
+	return page.Entries, err
 }
 
 func (s *state) head() translog.Head {
@@ -77,14 +77,14 @@ func (st *Store) Entries(ctx context.Context, from uint64, limit int) ([]translo
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, err
 	}
-	var found []translog.Sequenced
+	page := translog.NewPage(limit)
 	err := st.read(ctx, func(s *state) error {
-		for index := max(from, 1); index <= s.head().Size && len(found) < limit; index++ {
-			found = append(found, s.entry(index))
+		for index := max(from, 1); index <= s.head().Size && !page.IsFull(); index++ {
+			page.Add(s.entry(index))
 		}
 		return nil
 	})
-	return found, err
+	return page.Entries, err
 }
 
 // Snapshot implements responder.Feed.
@@ -111,18 +111,23 @@ func (st *Store) Snapshot(ctx context.Context, at time.Time, visit func(pki.Stat
 
 // Changes implements responder.Feed.
 func (st *Store) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
-	entries, err := st.Entries(ctx, after+1, limit)
-	if err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, after, err
 	}
 	var changes []pki.StatusChange
 	last := after
-	for _, s := range entries {
-		e, err := translog.ParseEntry(s.Entry)
-		if err != nil {
-			return nil, after, err
+	err := st.read(ctx, func(s *state) error {
+		for n := 0; n < limit && last < s.head().Size; n++ {
+			e, err := translog.ParseEntry(s.entry(last + 1).Entry)
+			if err != nil {
+				return err
+			}
+			changes, last = append(changes, e.Changes...), last+1
 		}
-		changes, last = append(changes, e.Changes...), s.Index
+		return nil
+	})
+	if err != nil {
+		return nil, after, err
 	}
 	return changes, last, nil
 }

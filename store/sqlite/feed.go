@@ -1,12 +1,14 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 // Snapshot calls visit with the status of every certificate that has not expired at the given time. That includes
@@ -64,13 +66,13 @@ func (r *Revocation) Changes(ctx context.Context, after uint64, limit int) ([]pk
 	var changes []pki.StatusChange
 	last := after
 	err := r.db.file.Read(ctx, "read the status changes", func(ctx context.Context, tx *sql.Tx) error {
-		entries, err := readEntries(ctx, tx, after+1, limit)
-		if err != nil || len(entries) == 0 {
-			return err
-		}
-		last = entries[len(entries)-1].Index
-		changes, err = changesOf(entries)
-		return err
+		var unreadable error
+		err := eachEntry(ctx, tx, after+1, limit, func(s translog.Sequenced) (more bool) {
+			of, err := changesOf(s)
+			changes, last, unreadable = append(changes, of...), s.Index, err
+			return err == nil
+		})
+		return cmp.Or(err, unreadable) // an altered entry is named as such
 	})
 	if err != nil {
 		return nil, after, err

@@ -93,16 +93,25 @@ func (l *Log) unsequenced(ctx context.Context, limit int) (head translog.Head, f
 		if head, err = readHead(ctx, tx); err != nil {
 			return err
 		}
+		page := translog.NewPage(limit)
 		rows := engine.Query(ctx, tx, `SELECT id, entry, NULL FROM log WHERE id > ? ORDER BY id LIMIT ?`, int64(head.Size), limit) //nolint:gosec // an id
-		found, err = chained(rows, head)
+		_, err = chained(rows, head, func(s translog.Sequenced, _ bool) (more bool) {
+			page.Add(s)
+			return !page.IsFull()
+		})
+		found = page.Entries
 		return err
 	})
 	return head, found, err
 }
 
-// chained reads rows of IDs, entries and chain values (NULL if not stored), in order, and chains the entries to head.
-func chained(rows engine.Rows, head translog.Head) ([]translog.Sequenced, error) {
-	var found []translog.Sequenced
+// errEnough ends a query whose remaining rows are not needed.
+var errEnough = errors.New("the remaining rows are not needed")
+
+// chained reads rows of IDs, entries and chain values (NULL if not stored), in order, and chains the entries to head. It
+// calls take with each entry, and whether its chain value is stored, until take returns false. It returns the head after
+// the last entry that it read.
+func chained(rows engine.Rows, head translog.Head, take func(s translog.Sequenced, recorded bool) (more bool)) (translog.Head, error) {
 	err := rows.Each(func(rows *sql.Rows) error {
 		var s translog.Sequenced
 		var recorded []byte
@@ -118,10 +127,15 @@ func chained(rows engine.Rows, head translog.Head) ([]translog.Sequenced, error)
 				"one of them was altered", recorded, s.Chain)}
 		}
 		head = translog.Head{Size: s.Index, Chain: s.Chain}
-		found = append(found, s)
+		if !take(s, recorded != nil) {
+			return errEnough
+		}
 		return nil
 	})
-	return found, err
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return head, err
 }
 
 // Head returns the end of the sequenced log.
@@ -175,63 +189,69 @@ func scanHead(row *sql.Row) (translog.Head, error) {
 	return head, nil
 }
 
-// Entries returns up to limit sequenced entries in order, starting with the index from.
+// Entries returns a page of up to limit sequenced entries in order, starting with the index from.
 func (l *Log) Entries(ctx context.Context, from uint64, limit int) ([]translog.Sequenced, error) {
-	var found []translog.Sequenced
+	page := translog.NewPage(limit)
 	err := l.db.file.Read(ctx, "read the log", func(ctx context.Context, tx *sql.Tx) error {
-		var err error
-		found, err = readEntries(ctx, tx, from, limit)
-		return err
+		return eachEntry(ctx, tx, from, limit, func(s translog.Sequenced) (more bool) {
+			page.Add(s)
+			return !page.IsFull()
+		})
 	})
 	if err != nil {
 		return nil, err
 	}
-	return found, nil
+	return page.Entries, nil
 }
 
-func readEntries(ctx context.Context, tx *sql.Tx, from uint64, limit int) ([]translog.Sequenced, error) {
+// eachEntry calls take with up to limit sequenced entries in order, starting with the index from, until take returns false. If
+// eachEntry returns a ChainError, the entries that take got may be altered.
+func eachEntry(ctx context.Context, tx *sql.Tx, from uint64, limit int, take func(translog.Sequenced) (more bool)) error {
 	if err := rules.CheckLimit(limit); err != nil {
-		return nil, err
+		return err
 	}
 	if from > 1<<62 {
-		return nil, nil // greater than any row ID
+		return nil // greater than any row ID
 	}
 	from = max(from, 1)
 	head, err := readHead(ctx, tx)
 	if err != nil || from > head.Size {
-		return nil, err
+		return err
 	}
 	before, err := scanHead(tx.QueryRowContext(ctx, `SELECT id, value FROM chain WHERE id < ? ORDER BY id DESC LIMIT 1`, int64(from)))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// Read up to the next stored chain value, so that every entry of the result is verified against one.
 	to, last := min(head.Size, from+uint64(limit)-1), uint64(0)                                                       //nolint:gosec // checked above
 	if err := tx.QueryRowContext(ctx, `SELECT min(id) FROM chain WHERE id >= ?`, int64(to)).Scan(&last); err != nil { //nolint:gosec // an id
-		return nil, err
+		return err
 	}
 	rows := engine.Query(ctx, tx, `
 		SELECT log.id, log.entry, chain.value FROM log LEFT JOIN chain ON chain.id = log.id
 		WHERE log.id > ? AND log.id <= ? ORDER BY log.id`, int64(before.Size), int64(last)) //nolint:gosec // ids
-	found, err := chained(rows, before)
+	more, verified := true, false
+	end, err := chained(rows, before, func(s translog.Sequenced, recorded bool) bool {
+		if s.Index >= from && s.Index <= to && more {
+			more = take(s)
+		}
+		verified = recorded
+		return more || !verified
+	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if end := before.Size + uint64(len(found)); end != last {
-		return nil, &translog.ChainError{Index: end + 1, Detail: "it is missing"}
+	if end.Size != last && (more || !verified) {
+		return &translog.ChainError{Index: end.Size + 1, Detail: "it is missing"}
 	}
-	return found[from-before.Size-1 : to-before.Size], nil
+	return nil
 }
 
-// changesOf returns the status changes that entries record.
-func changesOf(entries []translog.Sequenced) ([]pki.StatusChange, error) {
-	var changes []pki.StatusChange
-	for _, s := range entries {
-		e, err := translog.ParseEntry(s.Entry)
-		if err != nil {
-			return nil, fmt.Errorf("log entry %d: %w", s.Index, err)
-		}
-		changes = append(changes, e.Changes...)
+// changesOf returns the status changes that an entry records.
+func changesOf(s translog.Sequenced) ([]pki.StatusChange, error) {
+	e, err := translog.ParseEntry(s.Entry)
+	if err != nil {
+		return nil, fmt.Errorf("log entry %d: %w", s.Index, err)
 	}
-	return changes, nil
+	return e.Changes, nil
 }

@@ -276,7 +276,7 @@ func (w *world) sequence(t rapid.TB) {
 	for {
 		batch, err := w.Log.Sequence(context.Background(), 100)
 		must(t, err)
-		if len(batch) < 100 {
+		if len(batch) == 0 {
 			return
 		}
 	}
